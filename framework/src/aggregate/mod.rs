@@ -1,0 +1,105 @@
+//! What users write for aggregates, and what the derive fills in.
+//!
+//! Called by the [actor](crate::actor) that runs an aggregate. Calls user code.
+//! A handler decides on `&self`: it can neither change state nor wait.
+
+use crate::actor::{About, Effects, Plan, Stateful};
+use crate::message::{Command, Event, Rejection};
+
+/// An event-sourced actor that guards one consistency boundary. Derived with `#[derive(Aggregate)]`.
+pub trait Aggregate: Stateful {}
+
+/// Decides on a command.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not handle `{C}`",
+    label = "listed in `handles(…)`, but not handled",
+    note = "write `impl Handle<{C}> for {Self} {{ fn handle(&self, command: {C}, effects: &mut Effects<Self>) -> Result<…, Rejection> {{ … }} }}`"
+)]
+pub trait Handle<C: Command>: Stateful {
+    /// Decides on `command`: records events and sends commands through `effects`, then replies; or rejects.
+    ///
+    /// Nothing of what `effects` was asked for has happened when this returns. A rejection throws it all away.
+    /// A panic counts as a failed delivery.
+    ///
+    /// # Errors
+    /// A [`Rejection`] is the domain's final "no"; it is stored as the command's reply and never retried.
+    fn handle(&self, command: C, effects: &mut Effects<Self>) -> Result<C::Reply, Rejection>;
+}
+
+/// Changes the state by a recorded event. Runs once when the event is recorded and again at every rebuild.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not apply `{E}`",
+    label = "listed in `applies(…)`, but not applied",
+    note = "write `impl Apply<{E}> for {Self} {{ fn apply(&mut self, event: &{E}) {{ … }} }}`"
+)]
+pub trait Apply<E: Event>: Stateful {
+    /// Changes the state. Must not fail, and must give the same state from the same events.
+    fn apply(&mut self, event: &E);
+}
+
+/// Says that an actor lists `E` in `applies(…)`; the derives implement it.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot record `{E}`",
+    label = "not listed in `applies(…)` of `{Self}`",
+    note = "add `{E}` to `applies(…)` and write `impl Apply<{E}> for {Self}`"
+)]
+pub trait Applies<E: Event>: Apply<E> {}
+
+/// Reacts to an event of any domain, its own included. Sagas orchestrate with it; aggregates may take part in a choreography.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not react to `{E}`",
+    label = "listed in `reacts(…)`, but there is no reaction",
+    note = "write `impl React<{E}> for {Self} {{ fn react(&self, event: {E}, effects: &mut Effects<Self>) {{ … }} }}`"
+)]
+pub trait React<E: Event>: Stateful {
+    /// The key of the actor that takes the event; `None` if none does. By default the key of the stream it was recorded in.
+    fn key(event: &E, about: &About) -> Option<String> {
+        let _ = event;
+        Some(about.key.clone())
+    }
+
+    /// Reacts: records events, sends commands, sets timers through `effects`. A panic counts as a failed delivery.
+    fn react(&self, event: E, effects: &mut Effects<Self>);
+}
+
+/// Takes the reply to a command that this actor sent.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not take replies to `{C}`",
+    label = "listed in `replies(…)`, but not taken",
+    note = "write `impl OnReply<{C}> for {Self} {{ fn on_reply(&self, reply: Result<…, Rejection>, effects: &mut Effects<Self>) {{ … }} }}`"
+)]
+pub trait OnReply<C: Command>: Stateful {
+    /// Takes the reply: records events, sends commands, sets timers through `effects`.
+    fn on_reply(&self, reply: Result<C::Reply, Rejection>, effects: &mut Effects<Self>);
+}
+
+impl<A: Stateful> Plan<A> {
+    /// Lists a command that the actor handles.
+    pub fn handles<C: Command>(&mut self)
+    where
+        A: Handle<C>,
+    {
+    }
+
+    /// Lists an event that changes the actor's state.
+    pub fn applies<E: Event>(&mut self)
+    where
+        A: Apply<E>,
+    {
+    }
+
+    /// Lists an event that the actor reacts to.
+    pub fn reacts<E: Event>(&mut self)
+    where
+        A: React<E>,
+    {
+    }
+
+    /// Lists a command whose replies the actor takes.
+    pub fn replies<C: Command>(&mut self)
+    where
+        A: OnReply<C>,
+    {
+    }
+}

@@ -1,0 +1,87 @@
+//! What can go wrong with a bridge.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A bridge that could not do what it was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BridgeError {
+    /// The broker cannot be reached. What stands in an outbox stays there and is sent once it can.
+    #[error("{broker} cannot be reached: {reason}")]
+    Unreachable {
+        /// The broker's address, without credentials.
+        broker: String,
+        /// What the connection said.
+        reason: String,
+    },
+    /// The broker refuses the credentials or the certificate. Nothing was sent; mend the configuration.
+    #[error("{broker} refuses this node: {reason}")]
+    Refused {
+        /// The broker's address, without credentials.
+        broker: String,
+        /// What it said.
+        reason: String,
+    },
+    /// Something with the needed name exists and is configured otherwise. Nothing was changed.
+    #[error("{what} exists with {setting} = {found}, needed is {wanted}")]
+    Mismatch {
+        /// The stream or consumer.
+        what: String,
+        /// The setting that differs.
+        setting: String,
+        /// Its value there.
+        found: String,
+        /// The value needed.
+        wanted: String,
+    },
+    /// No node owns the domain at present. Nothing was handled.
+    #[error("nobody owns domain `{domain}` at present")]
+    NoOwner {
+        /// The domain.
+        domain: String,
+    },
+    /// No answer came in time. The question may or may not have been handled: ask again with the same id.
+    #[error("no answer from domain `{domain}` within {deadline:?}")]
+    NoAnswer {
+        /// The domain asked.
+        domain: String,
+        /// How long was waited.
+        deadline: Duration,
+    },
+    /// The message is larger than the broker takes. It was not sent.
+    #[error("the envelope has {bytes} bytes, more than the {limit} the broker takes")]
+    Oversize {
+        /// How many bytes it has.
+        bytes: usize,
+        /// How many it may have.
+        limit: usize,
+    },
+    /// What came in is no message of whizbang. It was put aside.
+    #[error("not a message: {reason}")]
+    Malformed {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The bridge is not attached, or detached again.
+    #[error("the bridge is closed")]
+    Closed,
+    /// The broker's client library failed.
+    #[error("{doing} failed: {source}")]
+    Broker {
+        /// What the bridge was doing.
+        doing: String,
+        /// What the library said.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl BridgeError {
+    /// Whether the same call may succeed later without anybody's help.
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::NoOwner { .. } | Self::NoAnswer { .. } | Self::Broker { .. }
+        )
+    }
+}

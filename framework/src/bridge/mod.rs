@@ -1,0 +1,199 @@
+//! One node's connection to other services: commands to their owner, events to their subscribers, replies back.
+//!
+//! Called by the relay (outgoing) and the client; calls the node's [door](Inbound) with what comes in.
+//! It moves bytes and knows no actor. It may lose, repeat and reorder: order and once-ness come from the numbers inside.
+
+mod error;
+
+pub use error::BridgeError;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use crate::message::{Envelope, Name, ShardId};
+
+/// A connection to a broker, both directions.
+///
+/// What it promises: what it accepted it delivers at least once while it is connected, or the sender's shard notices by the
+/// numbers and sends it again. What it need not promise: order, once-ness, durability.
+///
+/// Implementations pass the conformance suite in `whizbang::testing::bridge`.
+pub trait Bridge: Send + Sync + 'static {
+    /// Connects a node: from now on what concerns it arrives at `door`. Called once, before anything is sent.
+    ///
+    /// # Errors
+    /// [`BridgeError`] says what is wrong with the server, the credentials or what already exists there.
+    fn attach<'a>(&'a self, card: NodeCard, door: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>>;
+
+    /// Sends a command or a reply, one way, towards the owner of `envelope.to`. Returns once the courier has taken it;
+    /// calls made without waiting for the earlier ones keep their order as far as the courier can.
+    fn send(&self, envelope: Envelope) -> BoxFuture<'_, Result<(), BridgeError>>;
+
+    /// Fans an event out to every subscribing service.
+    fn publish(&self, event: Envelope) -> BoxFuture<'_, Result<(), BridgeError>>;
+
+    /// Asks the owner of a domain (or, for a query, a host of its view) and waits for the answer, `deadline` at most.
+    fn ask(&self, to: Asked, deadline: Duration) -> BoxFuture<'_, Result<Answer, BridgeError>>;
+
+    /// Tells the owner of a shard something that may get lost.
+    fn tell(&self, tidings: Tidings) -> BoxFuture<'_, Result<(), BridgeError>>;
+
+    /// What the courier survives, in words: a line for the log at start.
+    fn durability(&self) -> String;
+
+    /// Takes nothing more in, sends what it still holds and ends.
+    fn detach(&self) -> BoxFuture<'_, Result<(), BridgeError>>;
+}
+
+/// What a bridge must know of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeCard {
+    /// The service the node is of: nodes of one service share the work.
+    pub service: Name,
+    /// The domains the service owns, with their number of shards.
+    pub owns: Vec<(Name, u16)>,
+    /// The domains whose events it takes, with their number of shards and the names of those events.
+    pub subscribes: Vec<(Name, u16, Vec<Name>)>,
+    /// The queries it answers: domain and name.
+    pub answers: Vec<(Name, Name)>,
+}
+
+/// A question to the owner of a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// A command of a caller from outside; the answer is its reply.
+    Command(Envelope),
+    /// A query; the answer is its reply.
+    Query(Envelope),
+    /// The events of a shard above a position: gaps and history.
+    Events {
+        /// The shard.
+        shard: ShardId,
+        /// The last position already known.
+        after: u64,
+        /// The most events to answer with.
+        limit: u32,
+    },
+    /// The outbox entries of `from` for `to` above a sequence: gaps.
+    Outbox {
+        /// The sending shard.
+        from: ShardId,
+        /// The receiving shard.
+        to: ShardId,
+        /// The last sequence already known.
+        after: u64,
+        /// The most entries to answer with.
+        limit: u32,
+    },
+    /// How far `to` has committed what `from` sent it.
+    Watermark {
+        /// The sending shard.
+        from: ShardId,
+        /// The receiving shard.
+        to: ShardId,
+    },
+}
+
+impl Asked {
+    /// The domain whose owner is asked; for a query the domain it belongs to.
+    pub fn domain(&self) -> &Name {
+        match self {
+            Self::Command(envelope) | Self::Query(envelope) => &envelope.domain,
+            Self::Events { shard, .. } => &shard.domain,
+            Self::Outbox { from, .. } => &from.domain,
+            Self::Watermark { to, .. } => &to.domain,
+        }
+    }
+}
+
+/// The answer to a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The encoded `Result<Reply, Rejection>`, written in the codec of the question.
+    Reply(Bytes),
+    /// Envelopes in their order, and the last position or sequence there is.
+    Envelopes(Vec<Envelope>, u64),
+    /// A watermark.
+    Watermark(u64),
+    /// The owner cannot answer.
+    Refused(Refusal),
+}
+
+/// Why an owner does not answer a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The node has no room for more turns; nothing was done. Ask again later.
+    Busy,
+    /// The node stops, or does not own the shard (any more); nothing was done. Ask again.
+    NotHere,
+    /// Nobody handles such a message; nothing was done.
+    Unhandled(String),
+    /// The payload cannot be read; nothing was done.
+    Undecodable(String),
+    /// The same id came with another payload; nothing was done.
+    Conflict,
+    /// The id is older than the time replies are kept; nothing was done now.
+    Expired,
+    /// The deadline had passed before the turn began; nothing was done.
+    Late,
+    /// The message is a dead letter now.
+    DeadLetter(String),
+    /// The turn ran and its commit is unknown. Ask again with the same id.
+    Unknown(String),
+}
+
+/// News that may get lost, because the next one makes up for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tidings {
+    /// `to` has committed all that `from` sent it up to and including `through`.
+    Committed {
+        /// The sending shard, whose owner is told.
+        from: ShardId,
+        /// The receiving shard.
+        to: ShardId,
+        /// The last sequence committed.
+        through: u64,
+    },
+    /// A shard's log has grown up to `position`; told to its subscribers, so that a lost last event is noticed.
+    Head {
+        /// The shard.
+        shard: ShardId,
+        /// The position of its last event.
+        position: u64,
+    },
+}
+
+/// The node's door for what comes in. Called on any thread; never blocks.
+pub trait Inbound: Send + Sync {
+    /// A command or a reply for a shard this service owns. The future ends once its effect is committed (or it is known to
+    /// be a duplicate), so that the courier may forget it; [`Settled::Later`] asks for it again.
+    fn direct(&self, envelope: Envelope) -> BoxFuture<'static, Settled>;
+
+    /// An event of a domain this service subscribes to. Ends once all subscribers here have committed it.
+    fn event(&self, envelope: Envelope) -> BoxFuture<'static, Settled>;
+
+    /// A question.
+    fn asked(&self, asked: Asked) -> BoxFuture<'static, Answer>;
+
+    /// News.
+    fn told(&self, tidings: Tidings);
+
+    /// The connection was lost and is back, or the broker has forgotten what it had: look after the gaps.
+    fn reconnected(&self);
+
+    /// How many more messages the node can take now. A bridge pulls no more than that.
+    fn room(&self) -> usize;
+}
+
+/// What has become of a message that came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// Its effect is committed, or it is a duplicate, or it is a dead letter: forget it.
+    Done,
+    /// It was not taken: bring it again after a while.
+    Later,
+}

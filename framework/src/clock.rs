@@ -1,0 +1,91 @@
+//! Where product code gets the time from, so that a whole cluster can run on simulated time.
+//!
+//! Used by every room. Waiting goes through tokio's timer, which the simulation pauses; the wall clock comes from here.
+//! Nothing orders messages, drops duplicates or holds a lease by the wall clock: it is written down for people.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// A moment of the wall clock: milliseconds since 1970-01-01T00:00:00Z.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// A moment from milliseconds since 1970-01-01T00:00:00Z.
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis)
+    }
+
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    pub const fn as_millis(self) -> u64 {
+        self.0
+    }
+
+    /// The moment `span` later; stops at the last one that can be written.
+    pub fn after(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// How much later `self` is than `earlier`; zero if it is not later.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// A source of wall-clock time. Cheap to clone.
+///
+/// Waiting is never done with it: loops wait on tokio's monotonic timer.
+#[derive(Clone, Debug)]
+pub struct Clock(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    System,
+    Manual(Arc<AtomicU64>),
+}
+
+impl Clock {
+    /// The clock of the operating system.
+    pub const fn system() -> Self {
+        Self(Source::System)
+    }
+
+    /// A clock that stands still until it is [set](ManualClock::set).
+    pub fn manual(start: Timestamp) -> (Self, ManualClock) {
+        let millis = Arc::new(AtomicU64::new(start.0));
+        (Self(Source::Manual(Arc::clone(&millis))), ManualClock(millis))
+    }
+
+    /// The present moment.
+    pub fn now(&self) -> Timestamp {
+        match &self.0 {
+            // A clock before 1970 reads as 1970: nothing depends on it but what people read.
+            Source::System => Timestamp(
+                SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .map_or(0, |span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
+            ),
+            Source::Manual(millis) => Timestamp(millis.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+/// The hand that moves a [manual clock](Clock::manual). Jumps in both directions are allowed.
+#[derive(Clone, Debug)]
+pub struct ManualClock(Arc<AtomicU64>);
+
+impl ManualClock {
+    /// Moves the clock to `now`.
+    pub fn set(&self, now: Timestamp) {
+        self.0.store(now.0, Ordering::Relaxed);
+    }
+
+    /// Moves the clock forward.
+    pub fn advance(&self, span: Duration) {
+        let now = Timestamp(self.0.load(Ordering::Relaxed)).after(span);
+        self.set(now);
+    }
+}

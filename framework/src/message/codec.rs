@@ -1,0 +1,177 @@
+//! How messages become bytes and bytes become messages again.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The most bytes a message may have, in its envelope and in the store: 512 KiB, half of what a NATS server takes by default.
+pub const MAX_PAYLOAD_BYTES: usize = 512 * 1024;
+
+/// How the messages of a domain are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Codec {
+    /// bincode 2 with serde, standard configuration: small and fast, for services written in Rust.
+    ///
+    /// Types must not be recursive: hostile bytes could nest them deeper than the stack.
+    Bincode,
+    /// JSON, at most 128 levels deep, for domains that services in other languages take part in.
+    Json,
+}
+
+impl Codec {
+    /// The number that stands for the codec in the store and on the wire.
+    pub const fn id(self) -> u8 {
+        match self {
+            Self::Bincode => 1,
+            Self::Json => 2,
+        }
+    }
+
+    /// The codec with that number.
+    pub const fn from_id(id: u8) -> Option<Self> {
+        match id {
+            1 => Some(Self::Bincode),
+            2 => Some(Self::Json),
+            _ => None,
+        }
+    }
+
+    /// The media type that stands for the codec in an envelope's `datacontenttype`.
+    pub const fn media_type(self) -> &'static str {
+        match self {
+            Self::Bincode => "application/x-bincode",
+            Self::Json => "application/json",
+        }
+    }
+
+    /// The codec with that media type.
+    pub fn from_media_type(text: &str) -> Option<Self> {
+        match text.split(';').next().map(str::trim) {
+            Some("application/x-bincode") => Some(Self::Bincode),
+            Some("application/json") => Some(Self::Json),
+            _ => None,
+        }
+    }
+
+    /// Appends the bytes of `value` to `into`. On an error `into` is as long as before.
+    ///
+    /// # Errors
+    /// [`CodecError::Encode`] if the type cannot be written (bincode knows no `flatten` or untagged enums);
+    /// [`CodecError::Oversize`] past [`MAX_PAYLOAD_BYTES`].
+    pub fn encode<T: Serialize>(self, value: &T, into: &mut Vec<u8>) -> Result<(), CodecError> {
+        let start = into.len();
+        let written = match self {
+            Self::Bincode => {
+                bincode::serde::encode_into_std_write(value, &mut *into, bincode::config::standard())
+                    .map(|_| ())
+                    .map_err(|error| CodecError::Encode { reason: error.to_string() })
+            }
+            Self::Json => serde_json::to_writer(&mut *into, value)
+                .map_err(|error| CodecError::Encode { reason: error.to_string() }),
+        };
+        let bytes = into.len() - start;
+        let checked = written.and_then(|()| {
+            if bytes > MAX_PAYLOAD_BYTES { Err(CodecError::Oversize { bytes, limit: MAX_PAYLOAD_BYTES }) } else { Ok(()) }
+        });
+        if checked.is_err() {
+            into.truncate(start);
+        }
+        checked
+    }
+
+    /// Reads a value from all of `bytes`.
+    ///
+    /// # Errors
+    /// [`CodecError::Oversize`] before anything is read or allocated; [`CodecError::Decode`] if the bytes are no such value
+    /// or go on behind it.
+    pub fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, CodecError> {
+        if bytes.len() > MAX_PAYLOAD_BYTES {
+            return Err(CodecError::Oversize { bytes: bytes.len(), limit: MAX_PAYLOAD_BYTES });
+        }
+        match self {
+            Self::Bincode => {
+                let config = bincode::config::standard().with_limit::<{ 4 * MAX_PAYLOAD_BYTES }>();
+                let (value, read) = bincode::serde::decode_from_slice(bytes, config)
+                    .map_err(|error| CodecError::Decode { reason: error.to_string() })?;
+                if read == bytes.len() {
+                    Ok(value)
+                } else {
+                    Err(CodecError::Decode { reason: format!("{} bytes are left over", bytes.len() - read) })
+                }
+            }
+            Self::Json => {
+                serde_json::from_slice(bytes).map_err(|error| CodecError::Decode { reason: error.to_string() })
+            }
+        }
+    }
+}
+
+/// A message that cannot be written or read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CodecError {
+    /// The value's type has a form the codec cannot write. Nothing was sent or stored; change the type.
+    #[error("cannot be encoded: {reason}")]
+    Encode {
+        /// What the codec says.
+        reason: String,
+    },
+    /// The bytes are no such message. The message goes to the dead letters; send it again once the cause is mended.
+    #[error("cannot be decoded: {reason}")]
+    Decode {
+        /// What the codec says.
+        reason: String,
+    },
+    /// The message is larger than allowed. It was neither sent nor read; send a reference to the data instead.
+    #[error("has {bytes} bytes, more than the {limit} allowed")]
+    Oversize {
+        /// How many bytes it has.
+        bytes: usize,
+        /// How many it may have.
+        limit: usize,
+    },
+    /// The message was written with a schema version this program has no upcaster for.
+    /// The message goes to the dead letters; redrive it after deploying a program that knows the version.
+    #[error("`{name}` has schema version {found}, this program knows {known} and what it has upcasters for")]
+    Version {
+        /// The message's name.
+        name: &'static str,
+        /// The version found.
+        found: u32,
+        /// The version this program writes.
+        known: u32,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_behind_a_value_are_refused() {
+        let mut bytes = Vec::new();
+        Codec::Bincode.encode(&7u64, &mut bytes).unwrap();
+        bytes.push(0);
+        assert!(matches!(Codec::Bincode.decode::<u64>(&bytes), Err(CodecError::Decode { .. })));
+        assert!(matches!(Codec::Json.decode::<u64>(b"7 8"), Err(CodecError::Decode { .. })));
+    }
+
+    #[test]
+    fn oversize_is_refused_in_both_directions_and_leaves_the_buffer_as_it_was() {
+        let large = "a".repeat(MAX_PAYLOAD_BYTES + 1);
+        for codec in [Codec::Bincode, Codec::Json] {
+            let mut bytes = vec![1];
+            assert!(matches!(codec.encode(&large, &mut bytes), Err(CodecError::Oversize { .. })));
+            assert_eq!(bytes, [1]);
+            assert!(matches!(codec.decode::<String>(large.as_bytes()), Err(CodecError::Oversize { .. })));
+        }
+    }
+
+    #[test]
+    fn a_length_that_lies_is_refused_without_allocating_it() {
+        // A vector that claims 2^60 elements.
+        let bytes = [253, 0, 0, 0, 0, 0, 0, 0, 16];
+        assert!(Codec::Bincode.decode::<Vec<u64>>(&bytes).is_err());
+        assert!(Codec::Bincode.decode::<String>(&bytes).is_err());
+    }
+}

@@ -1,0 +1,74 @@
+//! Domains and the shards their keys are spread over.
+
+use std::fmt;
+
+use super::{Codec, Name};
+
+/// A named set of message types with one owner. Derived with `#[derive(Domain)]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a domain",
+    label = "expected a domain",
+    note = "derive it: `#[derive(Domain)] struct {Self};`"
+)]
+pub trait Domain: 'static {
+    /// The domain's name on the wire and in the store. `[A-Za-z0-9_-]{1,64}`; the derive takes the type's name in lower case.
+    const NAME: &'static str;
+    /// How many shards its keys are spread over: 1 to 1,024, by default 16. Fixed for ever once something is stored.
+    const SHARDS: u16 = 16;
+    /// How its messages become bytes, by default [`Codec::Bincode`].
+    const CODEC: Codec = Codec::Bincode;
+}
+
+/// The number of a shard inside its domain, from 0.
+pub type Shard = u16;
+
+/// One shard of one domain.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShardId {
+    /// The domain.
+    pub domain: Name,
+    /// The number of the shard.
+    pub shard: Shard,
+}
+
+impl ShardId {
+    /// Names one shard of a domain.
+    pub fn new(domain: Name, shard: Shard) -> Self {
+        Self { domain, shard }
+    }
+}
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.domain, self.shard)
+    }
+}
+
+impl fmt::Debug for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The shard of `key` in a domain of `shards` shards: CRC-32 (IEEE) of the key's UTF-8 bytes, modulo the number of shards.
+///
+/// CRC-32 because it never changes and every language has it, so that a client in any of them finds the same shard.
+pub fn shard_of(key: &str, shards: u16) -> Shard {
+    let hash = crc32fast::hash(key.as_bytes());
+    // The remainder is below `shards`, so it fits.
+    u16::try_from(hash % u32::from(shards.max(1))).unwrap_or(0)
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_the_same_for_ever() {
+        // Python: zlib.crc32(b"ada") % 16
+        assert_eq!(shard_of("ada", 16), u16::try_from(crc32fast::hash(b"ada") % 16).unwrap());
+        assert_eq!(crc32fast::hash(b"123456789"), 0xCBF4_3926);
+        assert_eq!(shard_of("anything", 1), 0);
+    }
+}

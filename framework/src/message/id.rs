@@ -1,0 +1,194 @@
+//! Message ids and where they come from.
+
+use std::cell::Cell;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{Clock, Timestamp};
+
+/// Names one envelope; the key of deduplication. 128 bits, written like a UUID.
+///
+/// An id made by an [`IdSource`] is a version 7 UUID and so holds the time at which it was made; an id derived from an
+/// idempotency key or from another id is a version 5 UUID and holds none.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct MessageId(u128);
+
+impl MessageId {
+    /// An id from its 128 bits.
+    pub const fn from_u128(bits: u128) -> Self {
+        Self(bits)
+    }
+
+    /// The 128 bits.
+    pub const fn as_u128(self) -> u128 {
+        self.0
+    }
+
+    /// The id that a caller's idempotency key stands for, in one domain.
+    pub fn from_idempotency_key(domain: &str, key: &str) -> Self {
+        Self::hashed(&[b"key", domain.as_bytes(), key.as_bytes()])
+    }
+
+    /// The id of the `index`-th thing that came of the message `self` in the stream `stream`: the same in every replay.
+    pub fn derive(self, stream: &str, index: u32) -> Self {
+        Self::hashed(&[b"of", &self.0.to_be_bytes(), stream.as_bytes(), &index.to_be_bytes()])
+    }
+
+    fn hashed(parts: &[&[u8]]) -> Self {
+        // Every part goes in behind its length, so that no two lists of parts make the same text.
+        let mut text = Vec::with_capacity(64);
+        for part in parts {
+            text.extend_from_slice(&(part.len() as u64).to_be_bytes());
+            text.extend_from_slice(part);
+        }
+        Self(uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, &text).as_u128())
+    }
+
+    /// When the id was made, if it holds that.
+    pub fn time(self) -> Option<Timestamp> {
+        let version = (self.0 >> 76) & 0xF;
+        (version == 7).then(|| Timestamp::from_millis((self.0 >> 80) as u64))
+    }
+
+    /// Reads an id as written by `Display`.
+    pub fn parse(text: &str) -> Option<Self> {
+        uuid::Uuid::try_parse(text).ok().map(|id| Self(id.as_u128()))
+    }
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        uuid::Uuid::from_u128(self.0).hyphenated().fmt(f)
+    }
+}
+
+impl fmt::Debug for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Makes message ids and random numbers: from the operating system's randomness, or all from one seed.
+///
+/// One per thread; not `Sync`. Ids of one source rise strictly, even when the wall clock steps back.
+#[derive(Debug)]
+pub struct IdSource {
+    clock: Clock,
+    state: Cell<u64>,
+    last: Cell<u128>,
+}
+
+impl IdSource {
+    /// A source seeded by the operating system.
+    pub fn random(clock: Clock) -> Self {
+        use std::hash::{BuildHasher, Hasher};
+        // `RandomState` is seeded by the operating system; its hash of nothing is 64 random bits.
+        let seed = std::collections::hash_map::RandomState::new().build_hasher().finish();
+        Self::seeded(clock, seed)
+    }
+
+    /// A source whose numbers all follow from `seed`.
+    pub fn seeded(clock: Clock, seed: u64) -> Self {
+        Self { clock, state: Cell::new(seed), last: Cell::new(0) }
+    }
+
+    /// The clock the ids are made with.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// A source for another thread, whose numbers follow from this one's.
+    pub fn fork(&self) -> Self {
+        Self::seeded(self.clock.clone(), self.next_u64())
+    }
+
+    /// The next random number (SplitMix64, Steele et al., OOPSLA 2014).
+    pub fn next_u64(&self) -> u64 {
+        let state = self.state.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
+        self.state.set(state);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// A random number in `0..bound`; 0 if `bound` is 0.
+    pub fn below(&self, bound: u64) -> u64 {
+        ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
+    }
+
+    /// A new message id (UUID version 7, RFC 9562).
+    pub fn message_id(&self) -> MessageId {
+        self.message_id_at(self.clock.now())
+    }
+
+    /// A new message id for the moment `now`, for callers that have just read the clock.
+    pub fn message_id_at(&self, now: Timestamp) -> MessageId {
+        let random = self.next_u64();
+        let fresh = (u128::from(now.as_millis() & 0xFFFF_FFFF_FFFF) << 80)
+            | (0x7 << 76)
+            | (u128::from(random & 0x0FFF) << 64)
+            | (0b10 << 62)
+            | u128::from(random >> 2);
+        // Inside one millisecond, or when the clock stepped back, the last id plus a random step keeps the order.
+        // The step is added to the lowest 62 bits; a carry may run into the fixed bits, which are then set again.
+        let last = self.last.get();
+        let id = if fresh > last {
+            fresh
+        } else {
+            let next = last + 1 + u128::from(random & 0xFFFF_FFFF);
+            (next & !(0xF << 76) & !(0b11 << 62)) | (0x7 << 76) | (0b10 << 62)
+        };
+        let id = if id > last { id } else { last + (1 << 80) };
+        self.last.set(id);
+        MessageId(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_one_source_rise_even_when_the_clock_steps_back() {
+        let (clock, hand) = Clock::manual(Timestamp::from_millis(1_000_000));
+        let ids = IdSource::seeded(clock, 7);
+        let mut last = ids.message_id();
+        for step in 0..100_000u64 {
+            if step % 1000 == 0 {
+                hand.set(Timestamp::from_millis(1_000_000 - step / 10));
+            }
+            let next = ids.message_id();
+            assert!(next > last, "{next} after {last}");
+            assert!(next.time().is_some());
+            last = next;
+        }
+    }
+
+    #[test]
+    fn the_same_seed_makes_the_same_ids() {
+        let (clock, _) = Clock::manual(Timestamp::from_millis(5));
+        let one = IdSource::seeded(clock.clone(), 42);
+        let two = IdSource::seeded(clock, 42);
+        assert_eq!(one.message_id(), two.message_id());
+        assert_eq!(one.next_u64(), two.next_u64());
+    }
+
+    #[test]
+    fn derived_ids_depend_on_every_part() {
+        let id = MessageId::from_u128(9);
+        assert_eq!(id.derive("a", 1), id.derive("a", 1));
+        assert_ne!(id.derive("a", 1), id.derive("a", 2));
+        assert_ne!(id.derive("a", 1), id.derive("b", 1));
+        assert_ne!(MessageId::from_idempotency_key("ab", "c"), MessageId::from_idempotency_key("a", "bc"));
+        assert_eq!(id.derive("a", 1).time(), None);
+    }
+
+    #[test]
+    fn ids_are_read_as_they_are_written() {
+        let id = IdSource::random(Clock::system()).message_id();
+        assert_eq!(MessageId::parse(&id.to_string()), Some(id));
+        assert_eq!(MessageId::parse("nothing"), None);
+    }
+}

@@ -1,0 +1,92 @@
+//! The words that travel: messages, their envelopes, their names and ids, and how they become bytes.
+//!
+//! Used by every room. Calls nothing but the [clock](crate::clock).
+//! It knows no actor, no store and no broker.
+
+mod codec;
+mod domain;
+mod envelope;
+mod id;
+mod key;
+mod name;
+mod reply;
+
+pub use codec::{Codec, CodecError, MAX_PAYLOAD_BYTES};
+pub use domain::{Domain, Shard, ShardId, shard_of};
+pub use envelope::{Envelope, Kind, Origin, Wants};
+pub use id::{IdSource, MessageId};
+pub use key::Key;
+pub use name::{Name, NameError};
+pub use reply::Rejection;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A typed value that travels: a [command](Command), an [event](Event), a [query](Query) or a [document](Document).
+///
+/// Derived with `#[derive(Command)]` and its sisters; there is no need to write it by hand.
+pub trait Message: Serialize + DeserializeOwned + Send + 'static {
+    /// The domain this message belongs to.
+    type Domain: Domain;
+    /// Its name on the wire and in the store, unique in its domain. Independent of the Rust type's path.
+    const NAME: &'static str;
+    /// What kind of message it is.
+    const KIND: Kind;
+    /// The version of its schema, from 1. Messages stored with an older version are upcast when they are read.
+    const VERSION: u32 = 1;
+
+    /// Reads a message that was written with schema version `version`.
+    ///
+    /// The derives fill this in when `upcast(1 = OldType)` is given.
+    ///
+    /// # Errors
+    /// [`CodecError::Version`] if there is no way from `version` to [`Self::VERSION`]; otherwise what the codec says.
+    fn decode(version: u32, codec: Codec, bytes: &[u8]) -> Result<Self, CodecError> {
+        if version == Self::VERSION {
+            codec.decode(bytes)
+        } else {
+            Err(CodecError::Version { name: Self::NAME, found: version, known: Self::VERSION })
+        }
+    }
+}
+
+/// Asks the owner of a domain to do something. Exactly one handler; may be rejected.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a command",
+    label = "expected a command",
+    note = "derive it: `#[derive(Command, Serialize, Deserialize)] #[command(domain = …, reply = …)]`"
+)]
+pub trait Command: Message {
+    /// What the sender gets back when the command is not rejected.
+    type Reply: Serialize + DeserializeOwned + Send + 'static;
+
+    /// The key of the aggregate that handles it: the field marked `#[key]`.
+    fn key(&self) -> Key<'_>;
+}
+
+/// A fact already recorded. Any number of sagas and projections take it; it is never rejected.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event",
+    label = "expected an event",
+    note = "derive it: `#[derive(Event, Serialize, Deserialize)] #[event(domain = …)]`"
+)]
+pub trait Event: Message {}
+
+/// Asks a view for one answer. No effect.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a query",
+    label = "expected a query",
+    note = "derive it: `#[derive(Query, Serialize, Deserialize)] #[query(domain = …, reply = …)]`"
+)]
+pub trait Query: Message {
+    /// The answer.
+    type Reply: Serialize + DeserializeOwned + Send + 'static;
+}
+
+/// Data handed over; it claims nothing happened. Sagas use documents as their timers' content.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a document",
+    label = "expected a document",
+    note = "derive it: `#[derive(Document, Serialize, Deserialize)] #[document(domain = …)]`"
+)]
+pub trait Document: Message {}

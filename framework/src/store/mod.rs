@@ -1,0 +1,163 @@
+//! The durable home: every shard's log of turns, and what is derived from it.
+//!
+//! Called by actors (append, load), the relay (events, outbox) and projections (views). Calls nothing but messages.
+//! The shard logs are the truth. Positions in a shard are 1, 2, 3 … without gaps; a turn is in the log whole or not at all.
+//! It never looks inside a payload.
+
+mod error;
+pub mod memory;
+mod turn;
+
+pub use error::StoreError;
+pub use turn::{
+    DeadLetter, DeadLetterReason, EventWrite, Lane, Mark, Note, OutboxEntry, OutboxWrite, Snapshot, Source, StoredEvent,
+    StoredTurn, StreamState, Timer, TimerWrite, Turn, View, Watermark,
+};
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use crate::clock::Timestamp;
+use crate::message::{MessageId, Name, ShardId};
+
+/// A store: opens shards, keeps views, says what it promises.
+///
+/// Implementations pass the conformance suite in `whizbang::testing::store`.
+pub trait Store: Send + Sync + 'static {
+    /// Takes ownership of a shard: raises its epoch, so that whoever had it before can commit no more, and recovers it.
+    ///
+    /// `shards` is how many shards the domain has; it is fixed with the first opening.
+    /// `listener` hears of commits; all shards opened with the same listener share one rising row of tickets.
+    ///
+    /// # Errors
+    /// [`StoreError::Shards`] if the domain was created with another number of shards, and what reading can meet.
+    fn open<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        shards: u16,
+        listener: Arc<dyn CommitListener>,
+    ) -> BoxFuture<'a, Result<ShardHandle, StoreError>>;
+
+    /// The stored view of a projection, if there is one.
+    fn view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Option<View>, StoreError>>;
+
+    /// Replaces the view of a projection together with its checkpoint: both or neither. Durable when it returns.
+    fn save_view<'a>(&'a self, projection: &'a Name, view: View) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// What a commit survives, in words: a line for the log at start.
+    fn durability(&self) -> &'static str;
+
+    /// Makes all that was appended durable and lets go of files and locks. Appends after it are refused as closed.
+    fn close(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+}
+
+/// An opened shard: one writer, any number of readers.
+pub struct ShardHandle {
+    /// The one writer. It lives on the thread of the shard's actors.
+    pub writer: Box<dyn ShardWriter>,
+    /// Readers see what is committed and nothing else.
+    pub reader: Arc<dyn ShardReader>,
+}
+
+/// The number of an append; rises by one with each. What [`CommitListener::committed`] names is durable up to there.
+pub type Ticket = u64;
+
+/// Number of an ownership of a shard; a commit of an older one is refused.
+pub type Epoch = u64;
+
+/// Hears from the store's writer, on whatever thread that runs. Must not block.
+pub trait CommitListener: Send + Sync {
+    /// Everything up to and including `through` is durable.
+    fn committed(&self, through: Ticket);
+
+    /// Nothing that was appended and not reported as committed will be. Its fate is unknown until the shard is opened again.
+    fn failed(&self, error: StoreError);
+}
+
+/// What an append has brought about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The append's number.
+    pub ticket: Ticket,
+    /// The position of the shard's last event, this turn's included.
+    pub position: u64,
+    /// Whether it is durable already. If not, the listener will hear of it.
+    pub committed: bool,
+}
+
+/// The one writer of a shard. Not shared: appends are in the order of the calls.
+pub trait ShardWriter: Send {
+    /// The epoch under which this writer commits.
+    fn epoch(&self) -> Epoch;
+
+    /// Puts a turn at the end of the log, atomically; gives its events the next positions and its outbox entries the next
+    /// sequences. Returns at once: durability comes with the ticket.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] if a younger owner exists, [`StoreError::Oversize`], [`StoreError::Full`], or what broke the
+    /// store. After an error nothing of the turn is in the log.
+    fn append(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError>;
+
+    /// Writes down how far this shard has taken from a source, when no turn is there to carry the mark.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    fn advance(&mut self, watermark: &Watermark) -> Result<Appended, StoreError>;
+
+    /// Writes down that the destination has committed all outbox entries up to and including `through`.
+    /// May be written late: entries that come back after a crash are sent again and dropped as duplicates.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    fn sent(&mut self, to: &ShardId, through: u64) -> Result<Appended, StoreError>;
+
+    /// Keeps a snapshot of a stream. A cache: it may be lost, and is never needed. It is not newer than the log: a store
+    /// ignores one whose turn is not committed when it is read.
+    fn save_snapshot(&mut self, actor: &Name, key: &str, snapshot: Snapshot);
+}
+
+/// Reads what is committed in a shard. Any thread.
+pub trait ShardReader: Send + Sync {
+    /// The position of the last committed event; 0 if there is none.
+    fn position(&self) -> u64;
+
+    /// A stream's newest snapshot and the turns after it, oldest first. An unknown stream is empty, not an error.
+    fn load<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<StreamState, StoreError>>;
+
+    /// All turns of a stream from its first, for history; the snapshot is not used.
+    fn history<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<Vec<StoredTurn>, StoreError>>;
+
+    /// Up to `limit` events with positions above `after`, in their order.
+    fn events(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredEvent>, StoreError>>;
+
+    /// Up to `limit` outbox entries for `to` with sequences above `after`, in their order.
+    fn outbox<'a>(
+        &'a self,
+        to: &'a ShardId,
+        after: u64,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<OutboxEntry>, StoreError>>;
+
+    /// For each destination: up to where it has committed, and the last sequence given out.
+    fn outbox_heads(&self) -> Vec<(ShardId, u64, u64)>;
+
+    /// How far this shard has taken from each of its sources.
+    fn watermarks(&self) -> Vec<Watermark>;
+
+    /// Up to `limit` timers that are due at `now`, earliest first.
+    fn timers_due(&self, now: Timestamp, limit: usize) -> Vec<Timer>;
+
+    /// When the next timer is due.
+    fn next_timer(&self) -> Option<Timestamp>;
+
+    /// Up to `limit` unresolved dead letters with ids above `after`, by id.
+    fn dead_letters(
+        &self,
+        after: Option<MessageId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<DeadLetter>, StoreError>>;
+
+    /// Every stream of the shard: actor type and key, in no order. For checks and rebuilds; cost grows with the keys.
+    fn streams(&self) -> BoxFuture<'_, Result<Vec<(Name, String)>, StoreError>>;
+}
