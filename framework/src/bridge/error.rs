@@ -79,9 +79,6 @@ pub enum BridgeError {
 impl BridgeError {
     /// Whether the same call may succeed later without anybody's help.
     pub fn is_transient(&self) -> bool {
-        matches!(
-            self,
-            Self::Unreachable { .. } | Self::NoOwner { .. } | Self::NoAnswer { .. } | Self::Broker { .. }
-        )
+        matches!(self, Self::Unreachable { .. } | Self::NoOwner { .. } | Self::NoAnswer { .. } | Self::Broker { .. })
     }
 }

@@ -61,18 +61,17 @@ impl Codec {
     pub fn encode<T: Serialize>(self, value: &T, into: &mut Vec<u8>) -> Result<(), CodecError> {
         let start = into.len();
         let written = match self {
-            Self::Bincode => {
-                bincode::serde::encode_into_std_write(value, &mut *into, bincode::config::standard())
-                    .map(|_| ())
-                    .map_err(|error| CodecError::Encode { reason: error.to_string() })
-            }
+            Self::Bincode => bincode::serde::encode_into_std_write(value, &mut *into, bincode::config::standard())
+                .map(|_| ())
+                .map_err(|error| CodecError::Encode { reason: error.to_string() }),
             Self::Json => serde_json::to_writer(&mut *into, value)
                 .map_err(|error| CodecError::Encode { reason: error.to_string() }),
         };
         let bytes = into.len() - start;
-        let checked = written.and_then(|()| {
-            if bytes > MAX_PAYLOAD_BYTES { Err(CodecError::Oversize { bytes, limit: MAX_PAYLOAD_BYTES }) } else { Ok(()) }
-        });
+        let checked = match written {
+            Ok(()) if bytes > MAX_PAYLOAD_BYTES => Err(CodecError::Oversize { bytes, limit: MAX_PAYLOAD_BYTES }),
+            other => other,
+        };
         if checked.is_err() {
             into.truncate(start);
         }

@@ -59,7 +59,6 @@ pub fn shard_of(key: &str, shards: u16) -> Shard {
     u16::try_from(hash % u32::from(shards.max(1))).unwrap_or(0)
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

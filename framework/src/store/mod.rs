@@ -10,8 +10,8 @@ mod turn;
 
 pub use error::StoreError;
 pub use turn::{
-    DeadLetter, DeadLetterReason, EventWrite, Lane, Mark, Note, OutboxEntry, OutboxWrite, Snapshot, Source, StoredEvent,
-    StoredTurn, StreamState, Timer, TimerWrite, Turn, View, Watermark,
+    DeadLetter, DeadLetterReason, EventWrite, Lane, Mark, Note, OutboxEntry, OutboxWrite, Snapshot, Source,
+    StoredEvent, StoredTurn, StreamState, Timer, TimerWrite, Turn, View, Watermark,
 };
 
 use std::sync::Arc;

@@ -1,1 +1,3 @@
+//! The first thing to read: one aggregate, one command.
+
 fn main() {}

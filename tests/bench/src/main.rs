@@ -1,1 +1,3 @@
+//! Measures whizbang against its limits.
+
 fn main() {}
