@@ -84,6 +84,7 @@ impl IdSource {
     pub fn random(clock: Clock) -> Self {
         use std::hash::{BuildHasher, Hasher};
         // `RandomState` is seeded by the operating system; its hash of nothing is 64 random bits.
+        #[expect(clippy::disallowed_methods, reason = "the one place where a node's seed comes from outside")]
         let seed = std::collections::hash_map::RandomState::new().build_hasher().finish();
         Self::seeded(clock, seed)
     }
