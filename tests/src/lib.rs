@@ -1,1 +1,5 @@
 //! The harness of the black-box tests: real servers, real processes, and the checker.
+
+mod eventually;
+
+pub use eventually::eventually;

@@ -1,0 +1,277 @@
+//! What the documentation says of the code can be read off the code: versions, tests, files, links, dependencies.
+
+use std::collections::BTreeSet;
+
+use crate::source::{File, Finding, assert_none, file, repository, top};
+
+/// A value of Cargo.toml, by the path to it.
+fn cargo(path: &[&str]) -> String {
+    let manifest: toml::Table = file("Cargo.toml").text.parse().expect("Cargo.toml is TOML");
+    let mut value = &toml::Value::Table(manifest);
+    for step in path {
+        value = value.get(step).unwrap_or_else(|| panic!("Cargo.toml has no {path:?}"));
+    }
+    value.as_str().expect("a string").to_owned()
+}
+
+fn is_page(file: &&File) -> bool {
+    file.path.ends_with(".md")
+}
+
+/// Versions that a page tells its readers to write or to install.
+fn stale_versions(files: &[File], version: &str, rust: &str) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for file in files.iter().filter(|file| is_page(file) && file.path != "CHANGELOG.md") {
+        for (at, line) in file.lines() {
+            if line.starts_with("whizbang") && line.contains('=') {
+                let said = line.split_once("version = ").map_or(line, |(_, rest)| rest).split('"').nth(1);
+                if let Some(said) = said.filter(|said| !version.starts_with(said) || said.is_empty()) {
+                    findings.push(file.finding(at, format!("says version {said}, Cargo.toml says {version}")));
+                }
+            }
+            for (_, rest) in line.match_indices("Rust 1.").map(|(at, _)| line.split_at(at + "Rust ".len())) {
+                let said: String = rest.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+                let said = said.trim_end_matches('.');
+                if said != rust {
+                    findings.push(file.finding(at, format!("says Rust {said}, Cargo.toml says {rust}")));
+                }
+            }
+        }
+    }
+    findings
+}
+
+/// Links to files that are not there.
+fn dead_links(files: &[File], exists: impl Fn(&str) -> bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for file in files.iter().filter(is_page) {
+        for (at, _) in file.text.match_indices("](") {
+            let target = file.text[at + 2..].split([')', '#', ' ', '\n']).next().unwrap_or_default();
+            if target.is_empty() || target.contains("://") || target.starts_with("mailto:") {
+                continue;
+            }
+            let folder = file.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+            if !exists(&plain_path(folder, target)) {
+                findings.push(file.finding(at, format!("links to `{target}`, which is not there")));
+            }
+        }
+    }
+    findings
+}
+
+/// Paths in code marks that are not there.
+fn dead_paths(files: &[File], exists: impl Fn(&str) -> bool) -> Vec<Finding> {
+    const TOPS: [&str; 6] = ["framework/", "macros/", "samples/", "tests/", "docs/", ".ci/"];
+    let mut findings = Vec::new();
+    for file in files.iter().filter(|file| is_page(file) && file.path != "CHANGELOG.md") {
+        for (at, line) in file.lines() {
+            for path in line.split('`').skip(1).step_by(2) {
+                let path = path.split([' ', ':']).next().unwrap_or_default();
+                let is_pattern = path.contains(['*', '<', '{', '…']);
+                if TOPS.iter().any(|top| path.starts_with(top)) && !is_pattern && !exists(path.trim_end_matches('/')) {
+                    findings.push(file.finding(at, format!("names `{path}`, which is not there")));
+                }
+            }
+        }
+    }
+    findings
+}
+
+/// A path from the top of the repository, without `.` and `..`.
+fn plain_path(folder: &str, target: &str) -> String {
+    let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
+    for part in target.split('/') {
+        match part {
+            "." | "" => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+/// The invariants that docs/guarantees.md must have, and the tests it names: in code marks, `path::name_of_the_test`.
+fn broken_guarantees(page: &File, files: &[File]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (at, line) in page.lines().filter(|(_, line)| line.starts_with("| I")) {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [number, sentence, tests] = cells[..] else {
+            findings.push(page.finding(at, "not three cells: number, sentence, tests"));
+            continue;
+        };
+        seen.insert(number.to_owned());
+        if sentence.is_empty() {
+            findings.push(page.finding(at, format!("{number} says nothing")));
+        }
+        let named: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        if named.is_empty() && !tests.starts_with("none yet") {
+            findings
+                .push(page.finding(at, format!("{number} names no test; if there is none, say `none yet` and why")));
+        }
+        for test in named {
+            let there = test.rsplit_once("::").is_some_and(|(path, name)| {
+                files.iter().any(|file| {
+                    let stands = format!("fn {name}(");
+                    file.path == path && file.code().contains(&stands)
+                })
+            });
+            if !there {
+                findings.push(page.finding(at, format!("{number} names the test `{test}`, which is not there")));
+            }
+        }
+    }
+    for number in (1..=14).map(|number| format!("I{number}")).filter(|number| !seen.contains(number)) {
+        findings.push(page.finding_at_top(format!("{number} has no row")));
+    }
+    findings
+}
+
+/// Direct dependencies without a line in docs/dependencies.md, and lines without a dependency.
+fn unexplained_dependencies(manifest: &toml::Table, page: &File) -> Vec<Finding> {
+    let direct: BTreeSet<&str> = manifest["workspace"]["dependencies"]
+        .as_table()
+        .expect("a table")
+        .keys()
+        .map(String::as_str)
+        .filter(|name| !name.starts_with("whizbang"))
+        .collect();
+    let mut findings = Vec::new();
+    let mut explained = BTreeSet::new();
+    for (at, line) in page.lines().filter(|(_, line)| line.starts_with("| `")) {
+        let name = line.split('`').nth(1).unwrap_or_default();
+        explained.insert(name);
+        if !direct.contains(name) {
+            findings.push(page.finding(at, format!("`{name}` is no direct dependency")));
+        }
+    }
+    for name in direct.difference(&explained) {
+        findings.push(page.finding_at_top(format!("`{name}` is a direct dependency and has no line that says why")));
+    }
+    findings
+}
+
+/// Notes on changes: each begins with its kind, and a breaking one says what to do.
+fn shapeless_changes(files: &[File]) -> Vec<Finding> {
+    const KINDS: [&str; 4] = ["added: ", "changed: ", "fixed: ", "**breaking**: "];
+    let is_change = |file: &&File| file.path.starts_with("changes/unreleased/") && is_page(file);
+    let shapeless = |file: &&File| !KINDS.iter().any(|kind| file.text.starts_with(kind));
+    files
+        .iter()
+        .filter(is_change)
+        .filter(shapeless)
+        .map(|file| file.finding_at_top(format!("begins with none of {KINDS:?}")))
+        .collect()
+}
+
+/// Decision records whose numbers do not run 0001, 0002, …
+fn gaps_in_decisions(files: &[File]) -> Vec<Finding> {
+    let records: Vec<&File> =
+        files.iter().filter(|file| file.path.starts_with("docs/decisions/0") && is_page(file)).collect();
+    let wrong = |(index, file): &(usize, &&File)| !file.path.starts_with(&format!("docs/decisions/{:04}-", index + 1));
+    records
+        .iter()
+        .enumerate()
+        .filter(wrong)
+        .map(|(index, file)| file.finding_at_top(format!("decision {:04} is missing before it", index + 1)))
+        .collect()
+}
+
+fn exists(path: &str) -> bool {
+    top().join(path).exists()
+}
+
+#[test]
+fn versions_in_the_documentation_are_those_of_the_code() {
+    let version = cargo(&["workspace", "package", "version"]);
+    assert_eq!(version, cargo(&["workspace", "dependencies", "whizbang", "version"]));
+    assert_eq!(format!("={version}"), cargo(&["workspace", "dependencies", "whizbang-macros", "version"]));
+    assert_none(&stale_versions(&repository(), &version, &cargo(&["workspace", "package", "rust-version"])));
+}
+
+#[test]
+fn links_and_paths_in_the_documentation_lead_somewhere() {
+    let files = repository();
+    assert_none(&dead_links(&files, exists));
+    assert_none(&dead_paths(&files, exists));
+}
+
+#[test]
+fn every_guarantee_names_tests_that_exist() {
+    assert_none(&broken_guarantees(&file("docs/guarantees.md"), &repository()));
+}
+
+#[test]
+fn every_direct_dependency_has_its_reason() {
+    let manifest = file("Cargo.toml").text.parse().expect("Cargo.toml is TOML");
+    assert_none(&unexplained_dependencies(&manifest, &file("docs/dependencies.md")));
+}
+
+#[test]
+fn every_note_on_a_change_begins_with_its_kind() {
+    assert_none(&shapeless_changes(&repository()));
+}
+
+#[test]
+fn decision_records_are_numbered_without_gaps() {
+    assert_none(&gaps_in_decisions(&repository()));
+}
+
+#[test]
+fn a_stale_version_is_found() {
+    let found = |text: &str| stale_versions(&[File::new("README.md", text)], "0.3.1", "1.95").len();
+    assert_eq!(found("whizbang = \"0.2\"\n"), 1);
+    assert_eq!(found("whizbang = { version = \"0.3.0\", features = [\"nats\"] }\n"), 1);
+    assert_eq!(found("needs Rust 1.94.\n"), 1);
+    assert_eq!(found("whizbang = \"0.3\"\nwhizbang = { features = [], version = \"0.3.1\" }\nneeds Rust 1.95.\n"), 0);
+}
+
+#[test]
+fn a_dead_link_and_a_dead_path_are_found() {
+    let exists = |path: &str| path == "docs/a.md" || path == "README.md" || path == "tests/run";
+    let found = |text: &str| {
+        let files = [File::new("docs/a.md", text)];
+        (dead_links(&files, exists).len(), dead_paths(&files, exists).len())
+    };
+    assert_eq!(found("[x](b.md) [y](../docs/c.md#part) `docs/c.md` `tests/runs --long`"), (2, 2));
+    assert_eq!(
+        found("[x](a.md#p) [y](../README.md) [z](https://a.b) `docs/a.md` `tests/run --long` `docs/*.md`"),
+        (0, 0)
+    );
+}
+
+#[test]
+fn a_guarantee_without_a_test_is_found() {
+    let rows = |first: &str| (2..=14).fold(first.to_owned(), |page, n| format!("{page}\n| I{n} | x | none yet |"));
+    let files = [File::new("tests/tests/a.rs", "#[test]\nfn it_holds() {}\n// fn it_does_not_hold() {}")];
+    let found = |page: &str| broken_guarantees(&File::new("docs/guarantees.md", page), &files).len();
+    assert_eq!(found(&rows("| I1 | x | `tests/tests/a.rs::it_holds` |")), 0);
+    assert_eq!(found(&rows("| I1 | x | `tests/tests/a.rs::it_does_not_hold` |")), 1);
+    assert_eq!(found(&rows("| I1 | x | `tests/tests/b.rs::it_holds` |")), 1);
+    assert_eq!(found(&rows("| I1 | x | surely |")), 1);
+    assert_eq!(found(&rows("| I1 | | none yet |")), 1);
+    assert_eq!(found(&rows("")), 1);
+}
+
+#[test]
+fn an_unexplained_dependency_and_a_stale_explanation_are_found() {
+    let manifest = "[workspace.dependencies]\nserde = \"1\"\nwhizbang = \"1\"".parse().expect("TOML");
+    let found = |page: &str| unexplained_dependencies(&manifest, &File::new("docs/dependencies.md", page)).len();
+    assert_eq!(found("| `serde` | reads and writes |"), 0);
+    assert_eq!(found("nothing"), 1);
+    assert_eq!(found("| `serde` | x |\n| `left-pad` | y |"), 1);
+}
+
+#[test]
+fn a_shapeless_change_is_found() {
+    let found = |text: &str| shapeless_changes(&[File::new("changes/unreleased/a.md", text)]).len();
+    assert_eq!(found("added: a thing"), 0);
+    assert_eq!(found("Some thing"), 1);
+}
+
+#[test]
+fn a_gap_in_the_decisions_is_found() {
+    let record = |path: &str| File::new(path, "");
+    assert_eq!(gaps_in_decisions(&[record("docs/decisions/0001-a.md"), record("docs/decisions/0002-b.md")]).len(), 0);
+    assert_eq!(gaps_in_decisions(&[record("docs/decisions/0001-a.md"), record("docs/decisions/0003-b.md")]).len(), 1);
+}

@@ -1,0 +1,13 @@
+//! Rules that a reader may rely on and a compiler does not check, read from the text of the repository.
+//!
+//! Each rule is a function from files to findings. Beside the test that the repository has none stands a test that a bad
+//! file has some: a rule that cannot fail is no rule. An exception is a line in a list, with its reason, and goes when it is
+//! no longer needed.
+
+mod dependencies;
+mod docs;
+mod doors;
+mod habits;
+mod rooms;
+mod source;
+mod words;

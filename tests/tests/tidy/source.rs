@@ -1,0 +1,275 @@
+//! The repository as text: its files, their code without comments and strings, and what was found in them.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A text file of the repository.
+pub(crate) struct File {
+    /// Its path from the top of the repository, with `/`.
+    pub(crate) path: String,
+    /// All of it.
+    pub(crate) text: String,
+}
+
+/// A place where a rule is broken.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Finding {
+    path: String,
+    line: usize,
+    what: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}", self.path, self.line, self.what)
+    }
+}
+
+impl File {
+    /// A file that exists only in a test.
+    pub(crate) fn new(path: &str, text: &str) -> Self {
+        Self { path: path.to_owned(), text: text.to_owned() }
+    }
+
+    /// Whether it is Rust.
+    pub(crate) fn is_rust(&self) -> bool {
+        self.path.ends_with(".rs")
+    }
+
+    /// Whether it is part of the framework as it is released.
+    pub(crate) fn is_product(&self) -> bool {
+        self.path.starts_with("framework/src/") && self.is_rust() && !self.path.ends_with("/tests.rs")
+    }
+
+    /// Rust code with blanks for comments and for the content of strings; every byte keeps its place.
+    pub(crate) fn code(&self) -> String {
+        blank_prose(&self.text)
+    }
+
+    /// [`code`](Self::code) with blanks for `#[cfg(test)]` modules as well.
+    pub(crate) fn product_code(&self) -> String {
+        blank_tests(blank_prose(&self.text))
+    }
+
+    /// A finding at a byte.
+    pub(crate) fn finding(&self, at: usize, what: impl Into<String>) -> Finding {
+        let line = self.text[..at].matches('\n').count() + 1;
+        Finding { path: self.path.clone(), line, what: what.into() }
+    }
+
+    /// A finding about the file as a whole.
+    pub(crate) fn finding_at_top(&self, what: impl Into<String>) -> Finding {
+        self.finding(0, what)
+    }
+
+    /// The lines with the byte at which each begins.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.text.split_inclusive('\n').scan(0, |next, line| {
+            let at = *next;
+            *next += line.len();
+            Some((at, line.trim_end_matches(['\n', '\r'])))
+        })
+    }
+}
+
+/// Fails with all findings, one a line.
+#[track_caller]
+pub(crate) fn assert_none(findings: &[Finding]) {
+    assert!(findings.is_empty(), "\n{}\n", findings.iter().map(|f| format!("  {f}\n")).collect::<String>());
+}
+
+/// The top folder of the repository.
+pub(crate) fn top() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ stands in the top folder").to_owned()
+}
+
+/// All text files of the repository, in the order of their paths.
+pub(crate) fn repository() -> Vec<File> {
+    let top = top();
+    let ignored = fs::read_to_string(top.join(".gitignore")).unwrap_or_default();
+    let ignored: Vec<&str> = ignored.lines().map(|line| line.trim_matches('/')).collect();
+    let mut files = Vec::new();
+    let mut folders = vec![top.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder of the repository can be read") {
+            let path = entry.expect("a folder of the repository can be read").path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            // A build folder marks itself, whatever its name.
+            if name == ".git" || ignored.contains(&name) || path.join("CACHEDIR.TAG").exists() {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else if let Ok(text) = fs::read_to_string(&path) {
+                let path = path.strip_prefix(&top).expect("it was found below").to_string_lossy().replace('\\', "/");
+                files.push(File { path, text });
+            }
+        }
+    }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    assert!(files.iter().any(|file| file.path == "framework/src/lib.rs"), "this is not the repository");
+    files
+}
+
+/// One file of the repository.
+pub(crate) fn file(path: &str) -> File {
+    let text = fs::read_to_string(top().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    File { path: path.to_owned(), text }
+}
+
+/// Whether a byte can be part of a Rust name.
+pub(crate) fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
+}
+
+/// Every place where `word` stands in `code` and is not part of a longer name.
+pub(crate) fn places(code: &str, word: &str) -> Vec<usize> {
+    let bytes = code.as_bytes();
+    let first = word.as_bytes().first().copied().is_some_and(is_name_byte);
+    let last = word.as_bytes().last().copied().is_some_and(is_name_byte);
+    code.match_indices(word)
+        .map(|(at, _)| at)
+        .filter(|&at| {
+            let before = at.checked_sub(1).map(|at| bytes[at]);
+            let after = bytes.get(at + word.len()).copied();
+            !(first && before.is_some_and(is_name_byte) || last && after.is_some_and(is_name_byte))
+        })
+        .collect()
+}
+
+/// The name that begins at a byte; empty if none does.
+pub(crate) fn name_at(code: &str, at: usize) -> &str {
+    let rest = &code[at..];
+    let end = rest.bytes().position(|byte| !is_name_byte(byte)).unwrap_or(rest.len());
+    &rest[..end]
+}
+
+/// Puts blanks where comments and the contents of string literals are.
+fn blank_prose(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = bytes.to_vec();
+    let mut at = 0;
+    while at < bytes.len() {
+        let rest = &text[at..];
+        let (keep, end) = if rest.starts_with("//") {
+            (0, at + rest.find('\n').unwrap_or(rest.len()))
+        } else if rest.starts_with("/*") {
+            (0, at + block_comment(rest))
+        } else if let Some(length) = raw_string(rest).filter(|_| at == 0 || !is_name_byte(bytes[at - 1])) {
+            (1, at + length)
+        } else if rest.starts_with('"') {
+            (1, at + quoted(rest, b'"'))
+        } else if rest.starts_with('\'') && is_char(rest) {
+            (1, at + quoted(rest, b'\''))
+        } else {
+            at += rest.chars().next().map_or(1, char::len_utf8);
+            continue;
+        };
+        for byte in &mut out[at + keep..end - keep] {
+            if *byte != b'\n' {
+                *byte = b' ';
+            }
+        }
+        at = end;
+    }
+    String::from_utf8(out).expect("whole characters were replaced")
+}
+
+/// How long the block comment at the beginning is, nested ones included.
+fn block_comment(rest: &str) -> usize {
+    let (mut depth, mut at) = (0_usize, 0);
+    while at < rest.len() {
+        match &rest.as_bytes()[at..rest.len().min(at + 2)] {
+            b"/*" => (depth, at) = (depth + 1, at + 2),
+            b"*/" => (depth, at) = (depth - 1, at + 2),
+            _ => at += 1,
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    at
+}
+
+/// How long the raw string at the beginning is, if there is one.
+fn raw_string(rest: &str) -> Option<usize> {
+    let prefix = ["r", "br", "cr"]
+        .into_iter()
+        .find(|prefix| rest.strip_prefix(prefix).is_some_and(|rest| rest.trim_start_matches('#').starts_with('"')))?;
+    let hashes = rest[prefix.len()..].bytes().take_while(|&byte| byte == b'#').count();
+    let open = prefix.len() + hashes + 1;
+    let close = format!("\"{}", "#".repeat(hashes));
+    Some(rest[open..].find(&close).map_or(rest.len(), |at| open + at + close.len()))
+}
+
+/// How long the quoted literal at the beginning is.
+fn quoted(rest: &str, quote: u8) -> usize {
+    let bytes = rest.as_bytes();
+    let mut at = 1;
+    while at < bytes.len() && bytes[at] != quote {
+        at += if bytes[at] == b'\\' { 2 } else { 1 };
+    }
+    (at + 1).min(bytes.len())
+}
+
+/// Whether the quote at the beginning opens a character, not a lifetime.
+fn is_char(rest: &str) -> bool {
+    let mut chars = rest.chars().skip(1);
+    match chars.next() {
+        Some('\\') => true,
+        Some(_) => chars.next() == Some('\''),
+        None => false,
+    }
+}
+
+/// Puts blanks where modules and functions for tests are, in code without comments and strings.
+fn blank_tests(code: String) -> String {
+    let mut out = code.clone().into_bytes();
+    for (at, _) in code.match_indices("#[cfg(test)]") {
+        let Some(open) = code[at..].find(['{', ';']).map(|open| at + open) else { continue };
+        let end = if code.as_bytes()[open] == b';' { open + 1 } else { closing(&code, open) };
+        for byte in &mut out[at..end] {
+            if *byte != b'\n' {
+                *byte = b' ';
+            }
+        }
+    }
+    String::from_utf8(out).expect("only whole items were replaced")
+}
+
+/// The byte behind the brace that closes the one at `open`.
+pub(crate) fn closing(code: &str, open: usize) -> usize {
+    let mut depth = 0_usize;
+    for (at, byte) in code.bytes().enumerate().skip(open) {
+        match byte {
+            b'{' => depth += 1,
+            b'}' => depth = depth.saturating_sub(1),
+            _ => continue,
+        }
+        if depth == 0 {
+            return at + 1;
+        }
+    }
+    code.len()
+}
+
+#[test]
+fn comments_strings_and_characters_are_blanked_and_all_else_keeps_its_place() {
+    let text = r####"let a = "x // {"; // gone " {
+/* gone /* nested */ still gone */ let b = r#"raw " {"#; let c = '{'; let d = '\''; fn e<'a>(x: &'a str) {}
+let f = b"bytes\" {"; let for_real = "é";"####;
+    let code = blank_prose(text);
+    assert_eq!(code.len(), text.len());
+    assert_eq!(code.matches('{').count(), 1, "{code}");
+    assert!(!code.contains("gone") && !code.contains("raw") && !code.contains("bytes"), "{code}");
+    assert!(code.contains("fn e<'a>(x: &'a str) {}") && code.contains("let for_real = \""), "{code}");
+}
+
+#[test]
+fn modules_for_tests_are_no_product_code() {
+    let file =
+        File::new("framework/src/a.rs", "fn kept() {}\n#[cfg(test)]\nmod tests { fn x() { y() } }\nfn also() {}");
+    let code = file.product_code();
+    assert!(code.contains("kept") && code.contains("also") && !code.contains("tests") && !code.contains("y()"));
+}
