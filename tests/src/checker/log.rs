@@ -1,0 +1,87 @@
+//! What the log of one shard holds, read through the public traits of the store.
+
+use whizbang::message::{Name, ShardId};
+use whizbang::store::{DeadLetter, ShardReader, StoreError, StoredEvent, StoredTurn, Watermark};
+
+/// How many rows are read at once.
+const PAGE: usize = 1_000;
+
+/// All that the log of one shard holds.
+#[derive(Clone, Debug)]
+pub struct ShardLog {
+    /// The shard.
+    pub shard: ShardId,
+    /// The position of the last event, as the store says.
+    pub position: u64,
+    /// Its events, in the order in which the store lists them.
+    pub events: Vec<StoredEvent>,
+    /// Its streams with all their turns.
+    pub streams: Vec<StreamLog>,
+    /// For each destination: up to where it has committed, and the last sequence given out.
+    pub outbox_heads: Vec<(ShardId, u64, u64)>,
+    /// How far the shard has taken from each of its sources.
+    pub watermarks: Vec<Watermark>,
+    /// Its unresolved dead letters, as the store lists them.
+    pub dead_letters: Vec<DeadLetter>,
+}
+
+/// All turns of one stream.
+#[derive(Clone, Debug)]
+pub struct StreamLog {
+    /// The actor's type.
+    pub actor: Name,
+    /// The actor's key.
+    pub key: String,
+    /// Its turns, in the order in which the store lists them.
+    pub turns: Vec<StoredTurn>,
+}
+
+impl ShardLog {
+    /// Reads all that a shard holds. Meant for a shard to which nobody writes meanwhile.
+    ///
+    /// # Errors
+    /// What the store says if it cannot be read.
+    pub async fn read(shard: &ShardId, reader: &dyn ShardReader) -> Result<Self, StoreError> {
+        let mut events = Vec::new();
+        loop {
+            let after = events.last().map_or(0, |event: &StoredEvent| event.position);
+            let page = reader.events(after, PAGE).await?;
+            let goes_on = page.last().is_some_and(|event| event.position > after);
+            events.extend(page);
+            if !goes_on {
+                break;
+            }
+        }
+        let mut dead_letters: Vec<DeadLetter> = Vec::new();
+        loop {
+            let after = dead_letters.last().map(|letter| letter.envelope.id);
+            let page = reader.dead_letters(after, PAGE).await?;
+            let goes_on = page.last().is_some_and(|letter| Some(letter.envelope.id) > after);
+            dead_letters.extend(page);
+            if !goes_on {
+                break;
+            }
+        }
+        let mut streams = Vec::new();
+        for (actor, key) in reader.streams().await? {
+            let turns = reader.history(&actor, &key).await?;
+            streams.push(StreamLog { actor, key, turns });
+        }
+        Ok(Self {
+            shard: shard.clone(),
+            position: reader.position(),
+            events,
+            streams,
+            outbox_heads: reader.outbox_heads(),
+            watermarks: reader.watermarks(),
+            dead_letters,
+        })
+    }
+}
+
+impl StreamLog {
+    /// How a finding names the stream.
+    pub(super) fn named(&self, shard: &ShardId) -> String {
+        format!("{shard} {}/{}", self.actor, self.key)
+    }
+}
