@@ -29,10 +29,13 @@ impl Applied {
     }
 }
 
+/// Says by domain and name whether a subscriber takes an event.
+type Takes = dyn Fn(&str, &str) -> bool;
+
 /// A subscriber, what it takes and what it has applied.
 pub(super) struct Subscriber {
     name: String,
-    takes: Box<dyn Fn(&str, &str) -> bool>,
+    takes: Box<Takes>,
     pub(super) applied: Vec<Applied>,
 }
 
