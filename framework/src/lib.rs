@@ -27,19 +27,18 @@ pub mod bridge;
 pub mod projection;
 pub mod worker;
 
+#[doc(hidden)]
+pub mod derive;
+mod derives;
+pub mod prelude;
+
+// The derives' output names the framework from outside; the framework's own tests use it as well.
+extern crate self as whizbang;
+
 pub use actor::{About, Effects};
 pub use aggregate::{Aggregate, Apply, Handle, OnReply, React};
+pub use derives::{Aggregate, Command, Document, Domain, Event, Projection, Query, Saga, Worker, main, test};
 pub use message::{Command, Document, Domain, Event, Message, Query, Rejection};
 pub use projection::{Answer, Project, Projection};
 pub use saga::{Saga, Wake};
 pub use worker::{Job, On, Perform, WorkError, Worker};
-
-/// What the derives' output names. Not for people; it may change at any time.
-#[doc(hidden)]
-pub mod derive {
-    pub use crate::actor::{Plan, Role, Stateful};
-    pub use crate::aggregate::Applies;
-    pub use crate::message::{Codec, CodecError, Key, Kind, Name};
-    pub use crate::projection::ProjectionPlan;
-    pub use crate::worker::WorkerPlan;
-}

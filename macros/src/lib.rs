@@ -1,1 +1,106 @@
-//! The derives of whizbang.
+//! The derives of whizbang. They describe; the traits beside them do.
+//!
+//! Each reads one attribute, collects all mistakes in it and tells each once, at the user's token, beside a stub that keeps
+//! everything else quiet. Users meet them through the crate `whizbang`, which documents them; their output names only
+//! `::whizbang::derive`.
+
+mod actor;
+mod attribute;
+mod domain;
+mod entry;
+mod message;
+mod mistakes;
+mod names;
+mod nesting;
+mod projection;
+mod serial;
+mod shape;
+mod worker;
+
+use proc_macro::TokenStream;
+use syn::DeriveInput;
+
+fn derive(input: TokenStream, expand: impl FnOnce(&DeriveInput) -> proc_macro2::TokenStream) -> TokenStream {
+    match syn::parse::<DeriveInput>(input) {
+        Ok(input) => expand(&input).into(),
+        Err(error) => error.to_compile_error().into(),
+    }
+}
+
+#[allow(missing_docs, reason = "documented where the framework exports it")]
+#[proc_macro_derive(Domain, attributes(domain))]
+pub fn domain(input: TokenStream) -> TokenStream {
+    derive(input, domain::expand)
+}
+
+#[allow(missing_docs, reason = "documented where the framework exports it")]
+#[proc_macro_derive(Command, attributes(command, key, event, query, document))]
+pub fn command(input: TokenStream) -> TokenStream {
+    derive(input, |input| message::expand(message::Kind::Command, input))
+}
+
+#[allow(missing_docs, reason = "documented where the framework exports it")]
+#[proc_macro_derive(Event, attributes(event, key, command, query, document))]
+pub fn event(input: TokenStream) -> TokenStream {
+    derive(input, |input| message::expand(message::Kind::Event, input))
+}
+
+#[allow(missing_docs, reason = "documented where the framework exports it")]
+#[proc_macro_derive(Query, attributes(query, key, command, event, document))]
+pub fn query(input: TokenStream) -> TokenStream {
+    derive(input, |input| message::expand(message::Kind::Query, input))
+}
+
+#[allow(missing_docs, reason = "documented where the framework exports it")]
+#[proc_macro_derive(Document, attributes(document, key, command, event, query))]
+pub fn document(input: TokenStream) -> TokenStream {
+    derive(input, |input| message::expand(message::Kind::Document, input))
+}
+
+#[allow(missing_docs, reason = "documented where the framework exports it")]
+#[proc_macro_derive(Aggregate, attributes(aggregate, saga))]
+pub fn aggregate(input: TokenStream) -> TokenStream {
+    derive(input, |input| actor::expand(actor::Role::Aggregate, input))
+}
+
+#[allow(missing_docs, reason = "documented where the framework exports it")]
+#[proc_macro_derive(Saga, attributes(saga, aggregate))]
+pub fn saga(input: TokenStream) -> TokenStream {
+    derive(input, |input| actor::expand(actor::Role::Saga, input))
+}
+
+#[allow(missing_docs, reason = "documented where the framework exports it")]
+#[proc_macro_derive(Projection, attributes(projection))]
+pub fn projection(input: TokenStream) -> TokenStream {
+    derive(input, projection::expand)
+}
+
+#[allow(missing_docs, reason = "documented where the framework exports it")]
+#[proc_macro_derive(Worker, attributes(worker))]
+pub fn worker(input: TokenStream) -> TokenStream {
+    derive(input, worker::expand)
+}
+
+#[allow(missing_docs, reason = "documented where the framework exports it")]
+#[proc_macro_derive(Serialize, attributes(serde))]
+pub fn serialize(input: TokenStream) -> TokenStream {
+    derive(input, |input| serial::expand(serial::Direction::Serialize, input))
+}
+
+#[allow(missing_docs, reason = "documented where the framework exports it")]
+#[proc_macro_derive(Deserialize, attributes(serde))]
+pub fn deserialize(input: TokenStream) -> TokenStream {
+    derive(input, |input| serial::expand(serial::Direction::Deserialize, input))
+}
+
+#[allow(missing_docs, reason = "documented where the framework exports it")]
+#[proc_macro_attribute]
+pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    entry::expand(entry::Entry::Main, arguments.into(), item.into()).into()
+}
+
+#[allow(missing_docs, reason = "documented where the framework exports it")]
+#[proc_macro_attribute]
+pub fn test(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    entry::expand(entry::Entry::Test, arguments.into(), item.into()).into()
+}

@@ -4,6 +4,7 @@
 //! A handler decides on `&self`: it can neither change state nor wait.
 
 use crate::actor::{About, Effects, Plan, Stateful};
+use crate::derive::Of;
 use crate::message::{Command, Event, Rejection};
 
 /// An event-sourced actor that guards one consistency boundary. Derived with `#[derive(Aggregate)]`.
@@ -76,16 +77,16 @@ pub trait OnReply<C: Command>: Stateful {
 
 impl<A: Stateful> Plan<A> {
     /// Lists a command that the actor handles.
-    pub fn handles<C: Command>(&mut self)
+    pub fn handles<C: Command + Of<A::Domain>>(&mut self)
     where
         A: Handle<C>,
     {
     }
 
     /// Lists an event that changes the actor's state.
-    pub fn applies<E: Event>(&mut self)
+    pub fn applies<E: Event + Of<A::Domain>>(&mut self)
     where
-        A: Apply<E>,
+        A: Applies<E>,
     {
     }
 

@@ -22,10 +22,21 @@ pub use reply::Rejection;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+/// A type that a [`Codec`] writes and reads: any that derives `Serialize` and `Deserialize`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be written and read",
+    label = "lacks `Serialize`, `Deserialize` or both",
+    note = "derive both: `#[derive(Serialize, Deserialize)]`"
+)]
+pub trait Coded: Serialize + DeserializeOwned {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Serialize + DeserializeOwned> Coded for T {}
+
 /// A typed value that travels: a [command](Command), an [event](Event), a [query](Query) or a [document](Document).
 ///
 /// Derived with `#[derive(Command)]` and its sisters; there is no need to write it by hand.
-pub trait Message: Serialize + DeserializeOwned + Send + 'static {
+pub trait Message: Coded + Send + 'static {
     /// The domain this message belongs to.
     type Domain: Domain;
     /// Its name on the wire and in the store, unique in its domain. Independent of the Rust type's path.
@@ -58,7 +69,7 @@ pub trait Message: Serialize + DeserializeOwned + Send + 'static {
 )]
 pub trait Command: Message {
     /// What the sender gets back when the command is not rejected.
-    type Reply: Serialize + DeserializeOwned + Send + 'static;
+    type Reply: Coded + Send + 'static;
 
     /// The key of the aggregate that handles it: the field marked `#[key]`.
     fn key(&self) -> Key<'_>;
@@ -80,7 +91,7 @@ pub trait Event: Message {}
 )]
 pub trait Query: Message {
     /// The answer.
-    type Reply: Serialize + DeserializeOwned + Send + 'static;
+    type Reply: Coded + Send + 'static;
 }
 
 /// Data handed over; it claims nothing happened. Sagas use documents as their timers' content.

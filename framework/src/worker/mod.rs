@@ -5,6 +5,7 @@
 
 use std::future::Future;
 
+use crate::derive::Of;
 use crate::message::{Command, Domain, Event, MessageId, Rejection};
 
 /// A pool of async handlers. Derived with `#[derive(Worker)]`.
@@ -77,7 +78,7 @@ pub struct WorkerPlan<W: ?Sized>(std::marker::PhantomData<W>);
 
 impl<W: Worker> WorkerPlan<W> {
     /// Lists a command that is performed.
-    pub fn performs<C: Command>(&mut self)
+    pub fn performs<C: Command + Of<W::Domain>>(&mut self)
     where
         W: Perform<C>,
     {

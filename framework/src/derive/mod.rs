@@ -1,0 +1,43 @@
+//! What the derives' output names. Not for people; it may change at any time.
+//!
+//! Called by the code that the derives write into users' programs. Calls the traits of [message](crate::message),
+//! [actor](crate::actor), [projection](crate::projection) and [worker](crate::worker).
+//! It decides nothing: it checks what was listed, so that a mistake is one error at the listed type.
+
+mod check;
+mod run;
+mod saved;
+
+pub use check::{KeyField, Of, Upcast};
+pub use run::block_on;
+pub use saved::{Saved, never_saved};
+/// serde, for programs that do not list it themselves.
+pub use serde;
+
+pub use crate::actor::{Plan, Role, Stateful};
+pub use crate::aggregate::{Aggregate, Applies, Apply};
+pub use crate::message::{Codec, CodecError, Coded, Command, Document, Domain, Event, Key, Kind, Message, Name, Query};
+pub use crate::projection::{Projection, ProjectionPlan};
+pub use crate::saga::Saga;
+pub use crate::worker::{Worker, WorkerPlan};
+
+/// Reads a message of the current version.
+///
+/// # Errors
+/// What the codec says.
+pub fn decode<M: Message>(codec: Codec, bytes: &[u8]) -> Result<M, CodecError> {
+    codec.decode(bytes)
+}
+
+/// Reads a message of an older version and makes the current one of it.
+///
+/// # Errors
+/// What the codec says about the older type.
+pub fn upcast<Old: Upcast<New>, New>(codec: Codec, bytes: &[u8]) -> Result<New, CodecError> {
+    Old::upcast(codec, bytes)
+}
+
+/// Says that a message was written with a version this program does not know.
+pub fn unknown_version<M: Message>(found: u32) -> CodecError {
+    CodecError::Version { name: M::NAME, found, known: M::VERSION }
+}

@@ -1,0 +1,14 @@
+//! What a file that declares messages and actors imports: `use whizbang::prelude::*;`.
+//!
+//! Holds the traits that users implement, their derives, and serde's `Serialize` and `Deserialize` with derives that work
+//! without serde in the program's Cargo.toml. An explicit `use serde::{Deserialize, Serialize};` takes precedence.
+//! It collides with nothing in actix's prelude.
+
+pub use serde::de::Deserialize;
+pub use serde::ser::Serialize;
+
+pub use crate::derives::{Deserialize, Serialize};
+pub use crate::{
+    About, Aggregate, Answer, Apply, Command, Document, Domain, Effects, Event, Handle, Job, On, OnReply, Perform,
+    Project, Projection, Query, React, Rejection, Saga, Wake, WorkError, Worker,
+};

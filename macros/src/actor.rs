@@ -1,0 +1,188 @@
+//! `#[derive(Aggregate)]` and `#[derive(Saga)]`.
+//!
+//! Called by the entry points. Calls [attribute](crate::attribute) for what the user wrote.
+//! The output only lists what the actor takes; a list that no trait stands behind is an error at the listed type.
+
+use proc_macro2::TokenStream;
+use quote::{quote, quote_spanned};
+use syn::ext::IdentExt;
+use syn::spanned::Spanned;
+use syn::{DeriveInput, Type};
+
+use crate::attribute::{Form, Given, Known, read};
+use crate::mistakes::Mistakes;
+use crate::{names, shape};
+
+/// Which of the two a type becomes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Aggregate,
+    Saga,
+}
+
+const DOMAIN: Known = Known { name: "domain", form: Form::Path, write: "domain = Bank" };
+const NAME: Known = Known { name: "name", form: Form::Name, write: "name = \"account\"" };
+const HANDLES: Known = Known { name: "handles", form: Form::Paths, write: "handles(Deposit, Withdraw)" };
+const APPLIES: Known = Known { name: "applies", form: Form::Paths, write: "applies(Deposited, Withdrawn)" };
+const REACTS: Known = Known { name: "reacts", form: Form::Paths, write: "reacts(OrderPlaced)" };
+const REPLIES: Known = Known { name: "replies", form: Form::Paths, write: "replies(Reserve)" };
+const TIMERS: Known = Known { name: "timers", form: Form::Paths, write: "timers(PaymentOverdue)" };
+const SNAPSHOT: Known =
+    Known { name: "snapshot", form: Form::Nested(SNAPSHOT_KEYS), write: "snapshot(every = 200, schema = 1)" };
+const SNAPSHOT_KEYS: &[Known] = &[
+    Known { name: "every", form: Form::Number { least: 1, most: 1_000_000 }, write: "every = 200" },
+    Known { name: "schema", form: Form::Number { least: 1, most: u32::MAX }, write: "schema = 1" },
+];
+const KEYS: &[Known] = &[DOMAIN, NAME, HANDLES, APPLIES, REACTS, REPLIES, TIMERS, SNAPSHOT];
+
+/// How many turns lie between two snapshots if `every` is not given: rebuilding 200 events takes well under a millisecond.
+const SNAPSHOT_EVERY: u32 = 200;
+
+impl Role {
+    /// The attribute, which is also the word for it in errors.
+    fn attribute(self) -> &'static str {
+        match self {
+            Self::Aggregate => "aggregate",
+            Self::Saga => "saga",
+        }
+    }
+
+    fn ident(self) -> TokenStream {
+        match self {
+            Self::Aggregate => quote!(Aggregate),
+            Self::Saga => quote!(Saga),
+        }
+    }
+
+    /// The lists of which one at least must be given, or the actor would never run.
+    fn wakes(self) -> (&'static [&'static str], &'static str) {
+        match self {
+            Self::Aggregate => {
+                (&["handles", "reacts"], "list its commands: `handles(Deposit)`, or events: `reacts(OrderPlaced)`")
+            }
+            Self::Saga => (&["reacts", "handles"], "list the events that start it: `reacts(OrderPlaced)`"),
+        }
+    }
+}
+
+/// Expands one of the two derives.
+pub(crate) fn expand(role: Role, input: &DeriveInput) -> TokenStream {
+    let mut mistakes = Mistakes::default();
+    let word = role.attribute();
+    if shape::refuse_union(input, word, &mut mistakes) {
+        return mistakes.into_tokens();
+    }
+    let sister = match role {
+        Role::Aggregate => Role::Saga,
+        Role::Saga => Role::Aggregate,
+    };
+    let given = read(&input.attrs, word, &[sister.attribute()], KEYS, &mut mistakes);
+    shape::refuse_generics(input, word, "its name in the store would stand for several types", &mut mistakes);
+    let ident = &input.ident;
+    let name = shape::name(&given, ident, names::kebab(&ident.unraw().to_string()), &mut mistakes);
+    let told = mistakes.count();
+    let (wakes, how) = role.wakes();
+    if told == 0 && wakes.iter().all(|list| given.key(list).is_none()) && given.key("domain").is_some() {
+        mistakes.add(ident.span(), format!("the {word} `{ident}` takes nothing, so it would never run; {how}"));
+    }
+    let domain = shape::domain(&given, ident, word, &mut mistakes);
+    let correct = mistakes.is_empty() && told == 0 && given.ty("domain").is_some();
+
+    let stub = quote!(::core::default::Default + 'static);
+    let stateful = shape::header(input, &quote!(::whizbang::derive::Stateful), &stub);
+    let role_ident = role.ident();
+    let marker = shape::header(input, &quote!(::whizbang::derive::#role_ident), &stub);
+    let (wire, applies) = match correct {
+        true => (wire(&given), applies(&given, input)),
+        // The stub lists nothing, so that nothing is missing, and lets handlers record whatever is applied.
+        false => (TokenStream::new(), applies_everything(input)),
+    };
+    let (snapshot, saved) = match given.key("snapshot") {
+        Some(_) if correct => snapshot(&given, input),
+        _ => (TokenStream::new(), TokenStream::new()),
+    };
+    let mistakes = mistakes.into_tokens();
+    quote! {
+        #[automatically_derived]
+        #stateful {
+            type Domain = #domain;
+            const NAME: &'static str = #name;
+            const ROLE: ::whizbang::derive::Role = ::whizbang::derive::Role::#role_ident;
+            #snapshot
+            fn wire(plan: &mut ::whizbang::derive::Plan<Self>) {
+                let _ = &plan;
+                #wire
+            }
+        }
+        #[automatically_derived]
+        #marker {}
+        #applies
+        #saved
+        #mistakes
+    }
+}
+
+/// The calls that list what the actor takes, each spanned at the listed type.
+fn wire(given: &Given) -> TokenStream {
+    let mut calls = TokenStream::new();
+    for (list, call) in [
+        ("handles", quote!(handles)),
+        ("applies", quote!(applies)),
+        ("reacts", quote!(reacts)),
+        ("replies", quote!(replies)),
+        ("timers", quote!(timers)),
+    ] {
+        for listed in given.types(list) {
+            calls.extend(quote_spanned!(listed.span()=> plan.#call::<#listed>();));
+        }
+    }
+    calls
+}
+
+fn applies(given: &Given, input: &DeriveInput) -> TokenStream {
+    let implement = |event: &Type| {
+        // Spanned at the listed event: a missing `Apply` is reported where this implementation says it is about.
+        let mut ident = input.ident.clone();
+        ident.set_span(event.span());
+        quote_spanned!(event.span()=> #[automatically_derived] impl ::whizbang::derive::Applies<#event> for #ident {})
+    };
+    given.types("applies").iter().map(implement).collect()
+}
+
+fn applies_everything(input: &DeriveInput) -> TokenStream {
+    let ident = &input.ident;
+    let mut generics = input.generics.clone();
+    generics.params.push(syn::parse_quote!(WhizbangEvent: ::whizbang::derive::Event));
+    generics.make_where_clause().predicates.push(syn::parse_quote!(Self: ::whizbang::derive::Apply<WhizbangEvent>));
+    let (generics, _, bounds) = generics.split_for_impl();
+    let (_, arguments, _) = input.generics.split_for_impl();
+    quote! {
+        #[automatically_derived]
+        impl #generics ::whizbang::derive::Applies<WhizbangEvent> for #ident #arguments #bounds {}
+    }
+}
+
+/// What stands in `Stateful` for snapshots, and the implementation that demands serde of the state.
+fn snapshot(given: &Given, input: &DeriveInput) -> (TokenStream, TokenStream) {
+    let (Some(nested), Some(key)) = (given.nested("snapshot"), given.key("snapshot")) else {
+        return (TokenStream::new(), TokenStream::new());
+    };
+    let every = nested.number("every").map_or(SNAPSHOT_EVERY, |(every, _)| every);
+    let schema = nested.number("schema").map_or(1, |(schema, _)| schema);
+    let mut ident = input.ident.clone();
+    ident.set_span(key.span());
+    let saved = quote_spanned!(key.span()=> #[automatically_derived] impl ::whizbang::derive::Saved for #ident {});
+    let methods = quote! {
+        const SNAPSHOT_EVERY: u32 = #every;
+        const SNAPSHOT_SCHEMA: u32 = #schema;
+        fn save(&self) -> ::core::option::Option<
+            ::core::result::Result<::std::vec::Vec<u8>, ::whizbang::derive::CodecError>
+        > {
+            ::core::option::Option::Some(::whizbang::derive::Saved::save(self))
+        }
+        fn restore(bytes: &[u8]) -> ::core::option::Option<Self> {
+            ::core::result::Result::ok(::whizbang::derive::Saved::restore(bytes))
+        }
+    };
+    (methods, saved)
+}

@@ -1,0 +1,451 @@
+//! Reads what stands in `#[command(…)]` and its sisters, against the list of keys that a derive knows.
+//!
+//! Called by the derives. Calls [names](crate::names) for the word that a misspelt key was meant to be.
+//! It never stops at a mistake: the key is told and left out, or taken as what it was probably meant to be, and reading
+//! goes on behind the next comma.
+
+use proc_macro2::{Span, TokenTree};
+use quote::ToTokens;
+use syn::ext::IdentExt;
+use syn::parse::{ParseBuffer, ParseStream, Parser};
+use syn::spanned::Spanned;
+use syn::{Attribute, Ident, LitInt, LitStr, Meta, Token, Type, parenthesized, token};
+
+use crate::mistakes::{Mistakes, next_token, shown};
+use crate::names;
+
+/// A key that a derive knows.
+pub(crate) struct Known {
+    /// The key.
+    pub(crate) name: &'static str,
+    /// What stands behind it.
+    pub(crate) form: Form,
+    /// How it is written; errors show it.
+    pub(crate) write: &'static str,
+}
+
+/// What may stand behind a key.
+pub(crate) enum Form {
+    /// `= "text"`, a name of 1 to 64 plain characters.
+    Name,
+    /// `= 16`.
+    Number { least: u32, most: u32 },
+    /// `= word`, one of these.
+    Word(&'static [&'static str]),
+    /// `= Type`, named by a path.
+    Path,
+    /// `= Type`, any.
+    Type,
+    /// `(Type, Type)`, each named by a path, none twice.
+    Paths,
+    /// `(1 = Type, 2 = Type)`.
+    Upcasts,
+    /// Nothing, or `(key = value, …)`.
+    Nested(&'static [Known]),
+}
+
+/// What stood behind a key.
+enum Value {
+    Name(LitStr),
+    Number(u32, Span),
+    Word(Ident),
+    Type(Type),
+    Types(Vec<Type>),
+    Upcasts(Vec<Upcast>),
+    Nested(Given),
+}
+
+/// One `1 = OldType` of `upcast(…)`.
+pub(crate) struct Upcast {
+    /// The older version.
+    pub(crate) version: u32,
+    /// Where it stands.
+    pub(crate) span: Span,
+    /// The type that messages of this version have.
+    pub(crate) old: Type,
+}
+
+/// Everything that was given in an attribute.
+#[derive(Default)]
+pub(crate) struct Given(Vec<(&'static str, Ident, Option<Value>)>);
+
+impl Given {
+    /// The key as the user wrote it, if it was given at all, with whatever value.
+    pub(crate) fn key(&self, name: &str) -> Option<&Ident> {
+        self.0.iter().find(|(known, ..)| *known == name).map(|(_, key, _)| key)
+    }
+
+    fn value(&self, name: &str) -> Option<&Value> {
+        self.0.iter().find(|(known, ..)| *known == name).and_then(|(.., value)| value.as_ref())
+    }
+
+    /// The text of a [`Form::Name`].
+    pub(crate) fn name(&self, name: &str) -> Option<String> {
+        match self.value(name) {
+            Some(Value::Name(text)) => Some(text.value()),
+            _ => None,
+        }
+    }
+
+    /// The number of a [`Form::Number`] and where it stands.
+    pub(crate) fn number(&self, name: &str) -> Option<(u32, Span)> {
+        match self.value(name) {
+            Some(Value::Number(number, span)) => Some((*number, *span)),
+            _ => None,
+        }
+    }
+
+    /// The word of a [`Form::Word`].
+    pub(crate) fn word(&self, name: &str) -> Option<&Ident> {
+        match self.value(name) {
+            Some(Value::Word(word)) => Some(word),
+            _ => None,
+        }
+    }
+
+    /// The type of a [`Form::Path`] or a [`Form::Type`].
+    pub(crate) fn ty(&self, name: &str) -> Option<&Type> {
+        match self.value(name) {
+            Some(Value::Type(ty)) => Some(ty),
+            _ => None,
+        }
+    }
+
+    /// The types of a [`Form::Paths`]; none if the key was not given.
+    pub(crate) fn types(&self, name: &str) -> &[Type] {
+        match self.value(name) {
+            Some(Value::Types(types)) => types,
+            _ => &[],
+        }
+    }
+
+    /// The versions of a [`Form::Upcasts`]; none if the key was not given.
+    pub(crate) fn upcasts(&self, name: &str) -> &[Upcast] {
+        match self.value(name) {
+            Some(Value::Upcasts(upcasts)) => upcasts,
+            _ => &[],
+        }
+    }
+
+    /// What was given in a [`Form::Nested`].
+    pub(crate) fn nested(&self, name: &str) -> Option<&Given> {
+        match self.value(name) {
+            Some(Value::Nested(given)) => Some(given),
+            _ => None,
+        }
+    }
+}
+
+/// Reads all `#[name(…)]` of an item. `sisters` are attributes that belong to derives which exclude this one.
+pub(crate) fn read(
+    attributes: &[Attribute],
+    name: &'static str,
+    sisters: &[&str],
+    known: &'static [Known],
+    mistakes: &mut Mistakes,
+) -> Given {
+    let mut given = Given::default();
+    for attribute in attributes {
+        let Some(found) = attribute.path().get_ident().map(Ident::to_string) else { continue };
+        if found == name {
+            read_one(attribute, name, known, &mut given, mistakes);
+        } else if sisters.contains(&found.as_str()) {
+            mistakes.add(
+                attribute.path().span(),
+                format!("found `#[{found}(…)]` on what the derive makes a {name}; write `#[{name}(…)]`"),
+            );
+            // What it says is probably meant for this derive; its own mistakes would be told against the wrong keys.
+            read_one(attribute, name, known, &mut given, &mut Mistakes::default());
+        } else if names::nearest(&found, [name]).is_some() {
+            // The compiler itself names the misspelt attribute; a second error about what it should have said adds nothing.
+            read_one(attribute, name, known, &mut given, &mut Mistakes::default());
+        }
+    }
+    given
+}
+
+fn read_one(attribute: &Attribute, name: &str, known: &'static [Known], given: &mut Given, mistakes: &mut Mistakes) {
+    let example = known.first().map_or("…", |key| key.write);
+    match &attribute.meta {
+        Meta::List(list) => {
+            let read = |input: ParseStream<'_>| {
+                read_keys(input, &format!("`#[{name}(…)]`"), known, given, mistakes);
+                Ok(())
+            };
+            if let Err(error) = read.parse2(list.tokens.clone()) {
+                mistakes.add(error.span(), error);
+            }
+        }
+        Meta::Path(path) => mistakes.add(
+            path.span(),
+            format!("found `#[{name}]` with nothing behind it; expected its keys; write `#[{name}({example})]`"),
+        ),
+        Meta::NameValue(pair) => mistakes.add(
+            pair.path.span(),
+            format!("found `#[{name} = …]`; expected its keys in parentheses; write `#[{name}({example})]`"),
+        ),
+    }
+}
+
+/// Reads `key = value, key(value), …` to the end of `input`.
+fn read_keys(input: ParseStream<'_>, place: &str, known: &'static [Known], given: &mut Given, mistakes: &mut Mistakes) {
+    while !input.is_empty() {
+        let before = input.span();
+        match input.call(Ident::parse_any) {
+            Ok(key) => read_key(key, input, place, known, given, mistakes),
+            Err(_) => {
+                let found = next_token(input);
+                mistakes.add(before, format!("found {found}; expected a key of {place}: {}", list(known)));
+                skip_to_comma(input);
+            }
+        }
+        if !input.is_empty() && input.parse::<Token![,]>().is_err() {
+            let found = next_token(input);
+            mistakes.add(input.span(), format!("found {found}; expected `,` or the end of {place}"));
+            skip_to_comma(input);
+            let _ = input.parse::<Token![,]>();
+        }
+    }
+}
+
+fn read_key(
+    key: Ident,
+    input: ParseStream<'_>,
+    place: &str,
+    known: &'static [Known],
+    given: &mut Given,
+    mistakes: &mut Mistakes,
+) {
+    let word = key.to_string();
+    if let Some(known) = known.iter().find(|known| known.name == word) {
+        let told = mistakes.count();
+        if given.key(known.name).is_some() {
+            mistakes.add(key.span(), format!("`{word}` is given twice; keep one of the two"));
+            // The second value may have mistakes of its own, but they go away with it.
+            read_value(&key, input, known, &mut Mistakes::default());
+        } else {
+            let value = read_value(&key, input, known, mistakes);
+            given.0.push((known.name, key, value));
+        }
+        if mistakes.count() == told && !input.is_empty() && !input.peek(Token![,]) {
+            let found = next_token(input);
+            let write = known.write;
+            mistakes.add(
+                input.span(),
+                format!("found {found} behind the value of `{word}`; expected `,` or the end; write `{write}`"),
+            );
+        }
+        skip_to_comma(input);
+        return;
+    }
+    let nearest = names::nearest(&word, known.iter().map(|known| known.name));
+    let meant = nearest.and_then(|name| known.iter().find(|known| known.name == name));
+    let advice = match meant {
+        Some(meant) => format!("; did you mean `{}`?", meant.name),
+        None => String::new(),
+    };
+    mistakes.add(key.span(), format!("unknown key `{word}` in {place}; known keys: {}{advice}", list(known)));
+    // Taking it as what it was meant to be keeps the rest of the program free of errors that follow from this one.
+    match meant {
+        Some(meant) if given.key(meant.name).is_none() => {
+            let value = read_value(&key, input, meant, &mut Mistakes::default());
+            given.0.push((meant.name, key, value));
+        }
+        _ => {}
+    }
+    skip_to_comma(input);
+}
+
+fn read_value(key: &Ident, input: ParseStream<'_>, known: &Known, mistakes: &mut Mistakes) -> Option<Value> {
+    let write = known.write;
+    if matches!(known.form, Form::Paths | Form::Upcasts | Form::Nested(_)) {
+        if let Form::Nested(_) = known.form {
+            if input.is_empty() || input.peek(Token![,]) {
+                return Some(Value::Nested(Given::default()));
+            }
+        }
+        if !input.peek(token::Paren) {
+            mistakes.add(key.span(), format!("`{key}` has no list; expected one in parentheses; write `{write}`"));
+            return None;
+        }
+        let content = open(input).ok()?;
+        return match &known.form {
+            Form::Nested(keys) => {
+                let mut given = Given::default();
+                read_keys(&content, &format!("`{key}(…)`"), keys, &mut given, mistakes);
+                Some(Value::Nested(given))
+            }
+            Form::Upcasts => read_upcasts(key, &content, write, mistakes).map(Value::Upcasts),
+            _ => read_paths(key, &content, write, mistakes).map(Value::Types),
+        };
+    }
+    if input.parse::<Token![=]>().is_err() {
+        mistakes.add(key.span(), format!("`{key}` has no value; expected one behind `=`; write `{write}`"));
+        return None;
+    }
+    if input.is_empty() || input.peek(Token![,]) {
+        mistakes.add(key.span(), format!("`{key}` has no value behind its `=`; write `{write}`"));
+        return None;
+    }
+    let span = input.span();
+    match &known.form {
+        Form::Name => read_name(input, write, mistakes).map(Value::Name),
+        Form::Number { least, most } => {
+            let found = next_token(input);
+            let number = read_number(input).filter(|number| (*least..=*most).contains(number));
+            if number.is_none() {
+                let range = match *most {
+                    u32::MAX => format!("from {least} up"),
+                    most => format!("from {least} to {most}"),
+                };
+                mistakes.add(span, format!("found {found}; expected a number {range}; write `{write}`"));
+            }
+            number.map(|number| Value::Number(number, span))
+        }
+        Form::Word(words) => {
+            let found = next_token(input);
+            let word = input.parse::<Ident>().ok().filter(|word| words.iter().any(|known| word == known));
+            if word.is_none() {
+                let words: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+                mistakes.add(span, format!("found {found}; expected {}; write `{write}`", words.join(" or ")));
+            }
+            word.map(Value::Word)
+        }
+        form => {
+            let any = matches!(form, Form::Type);
+            read_type(input, any, write, mistakes).map(Value::Type)
+        }
+    }
+}
+
+/// What stands inside the parenthesis that comes next.
+fn open(input: ParseStream<'_>) -> syn::Result<ParseBuffer<'_>> {
+    let content;
+    parenthesized!(content in input);
+    Ok(content)
+}
+
+fn read_name(input: ParseStream<'_>, write: &str, mistakes: &mut Mistakes) -> Option<LitStr> {
+    let span = input.span();
+    let found = next_token(input);
+    match input.parse::<LitStr>() {
+        Ok(text) if names::is_valid(&text.value()) => Some(text),
+        Ok(text) => {
+            let length = text.value().len();
+            let found = shown(&text.value());
+            mistakes.add(span, format!("{found} ({length} bytes) is no name: use {}; write `{write}`", names::RULE));
+            None
+        }
+        Err(_) => {
+            mistakes.add(span, format!("found {found}; expected a name in quotes; write `{write}`"));
+            None
+        }
+    }
+}
+
+fn read_number(input: ParseStream<'_>) -> Option<u32> {
+    let number = input.parse::<LitInt>().ok()?;
+    if number.suffix().is_empty() { number.base10_parse().ok() } else { None }
+}
+
+/// Reads a type; with `any` unset only one that is named by a path.
+fn read_type(input: ParseStream<'_>, any: bool, write: &str, mistakes: &mut Mistakes) -> Option<Type> {
+    let span = input.span();
+    let found = next_token(input);
+    if let Ok(text) = input.parse::<LitStr>() {
+        mistakes.add(span, format!("found {found} in quotes; expected a type; write `{write}`"));
+        return text.parse().ok();
+    }
+    match input.parse::<Type>() {
+        Ok(ty @ Type::Path(_)) => Some(ty),
+        Ok(Type::Infer(_) | Type::ImplTrait(_)) | Err(_) => {
+            mistakes.add(span, format!("found {found}; expected a type; write `{write}`"));
+            None
+        }
+        Ok(ty) if any => Some(ty),
+        Ok(_) => {
+            mistakes.add(span, format!("found {found}; expected the name of a type; write `{write}`"));
+            None
+        }
+    }
+}
+
+fn read_paths(key: &Ident, input: ParseStream<'_>, write: &str, mistakes: &mut Mistakes) -> Option<Vec<Type>> {
+    if input.is_empty() {
+        mistakes.add(key.span(), format!("`{key}()` lists nothing; list a type or leave it out; write `{write}`"));
+        return None;
+    }
+    let mut types: Vec<Type> = Vec::new();
+    while !input.is_empty() {
+        let span = input.span();
+        let told = mistakes.count();
+        if let Some(ty) = read_type(input, false, write, mistakes) {
+            let text = ty.to_token_stream().to_string();
+            if types.iter().any(|before| before.to_token_stream().to_string() == text) {
+                mistakes.add(span, format!("found the same type twice in `{key}(…)`; keep one of the two"));
+            } else {
+                types.push(ty);
+            }
+        }
+        end_of_element(key, input, write, mistakes.count() > told, mistakes);
+    }
+    Some(types)
+}
+
+fn read_upcasts(key: &Ident, input: ParseStream<'_>, write: &str, mistakes: &mut Mistakes) -> Option<Vec<Upcast>> {
+    if input.is_empty() {
+        mistakes.add(
+            key.span(),
+            format!("`{key}()` lists nothing; list the older versions or leave it out; write `{write}`"),
+        );
+        return None;
+    }
+    let mut upcasts = Vec::new();
+    while !input.is_empty() {
+        let span = input.span();
+        let told = mistakes.count();
+        let found = next_token(input);
+        match read_number(input) {
+            Some(version) if input.parse::<Token![=]>().is_ok() => {
+                if let Some(old) = read_type(input, false, write, mistakes) {
+                    upcasts.push(Upcast { version, span, old });
+                }
+            }
+            Some(version) => mistakes.add(
+                span,
+                format!("found version {version} without a type; expected the type that it had; write `{write}`"),
+            ),
+            None => {
+                mistakes.add(span, format!("found {found}; expected an older version and its type; write `{write}`"))
+            }
+        }
+        end_of_element(key, input, write, mistakes.count() > told, mistakes);
+    }
+    Some(upcasts)
+}
+
+/// Behind an element of a list: a comma, the end, or a mistake.
+fn end_of_element(key: &Ident, input: ParseStream<'_>, write: &str, told: bool, mistakes: &mut Mistakes) {
+    if input.is_empty() || input.parse::<Token![,]>().is_ok() {
+        return;
+    }
+    if !told {
+        let found = next_token(input);
+        mistakes.add(input.span(), format!("found {found} in `{key}(…)`; expected `,` or its end; write `{write}`"));
+    }
+    skip_to_comma(input);
+    let _ = input.parse::<Token![,]>();
+}
+
+fn skip_to_comma(input: ParseStream<'_>) {
+    while !input.is_empty() && !input.peek(Token![,]) {
+        if input.parse::<TokenTree>().is_err() {
+            return;
+        }
+    }
+}
+
+fn list(known: &[Known]) -> String {
+    let names: Vec<String> = known.iter().map(|known| format!("`{}`", known.name)).collect();
+    names.join(", ")
+}

@@ -1,0 +1,53 @@
+//! `#[derive(Domain)]`.
+//!
+//! Called by the entry point. Calls [attribute](crate::attribute) for what the user wrote.
+
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote};
+use syn::ext::IdentExt;
+use syn::spanned::Spanned;
+use syn::{Data, DeriveInput};
+
+use crate::attribute::{Form, Known, read};
+use crate::mistakes::Mistakes;
+use crate::{names, shape};
+
+const KEYS: &[Known] = &[
+    Known { name: "name", form: Form::Name, write: "name = \"bank\"" },
+    Known { name: "shards", form: Form::Number { least: 1, most: 1024 }, write: "shards = 16" },
+    Known { name: "codec", form: Form::Word(&["json", "bincode"]), write: "codec = json" },
+];
+
+/// Expands the derive.
+pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
+    let mut mistakes = Mistakes::default();
+    let given = read(&input.attrs, "domain", &[], KEYS, &mut mistakes);
+    if !shape::refuse_union(input, "domain", &mut mistakes) {
+        shape::refuse_enum(input, "domain", &mut mistakes);
+    }
+    shape::refuse_generics(input, "domain", "it stands for one name", &mut mistakes);
+    if let Data::Struct(data) = &input.data {
+        if let Some(field) = data.fields.iter().next() {
+            let ident = &input.ident;
+            mistakes.add(field.span(), format!("found a field; a domain holds no data: write `struct {ident};`"));
+        }
+    }
+    let name = shape::name(&given, &input.ident, names::kebab(&input.ident.unraw().to_string()), &mut mistakes);
+    let shards = given.number("shards").map(|(shards, _)| shards).and_then(|shards| u16::try_from(shards).ok());
+    let shards = shards.map(|shards| quote!(const SHARDS: u16 = #shards;));
+    let codec = given.word("codec").map(|codec| {
+        let codec = if codec == "json" { format_ident!("Json") } else { format_ident!("Bincode") };
+        quote!(const CODEC: ::whizbang::derive::Codec = ::whizbang::derive::Codec::#codec;)
+    });
+    let header = shape::header(input, &quote!(::whizbang::derive::Domain), &quote!('static));
+    let mistakes = mistakes.into_tokens();
+    quote! {
+        #[automatically_derived]
+        #header {
+            const NAME: &'static str = #name;
+            #shards
+            #codec
+        }
+        #mistakes
+    }
+}

@@ -1,0 +1,85 @@
+//! `#[derive(Projection)]`.
+//!
+//! Called by the entry point. Calls [attribute](crate::attribute) for what the user wrote.
+
+use proc_macro2::TokenStream;
+use quote::{quote, quote_spanned};
+use syn::DeriveInput;
+use syn::ext::IdentExt;
+use syn::spanned::Spanned;
+
+use crate::attribute::{Form, Known, read};
+use crate::mistakes::Mistakes;
+use crate::{names, shape};
+
+const KEYS: &[Known] = &[
+    Known { name: "projects", form: Form::Paths, write: "projects(Deposited)" },
+    Known { name: "answers", form: Form::Paths, write: "answers(BalanceOf)" },
+    Known { name: "name", form: Form::Name, write: "name = \"balances\"" },
+    Known { name: "schema", form: Form::Number { least: 1, most: u32::MAX }, write: "schema = 1" },
+];
+
+/// Expands the derive.
+pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
+    let mut mistakes = Mistakes::default();
+    if shape::refuse_union(input, "projection", &mut mistakes) {
+        return mistakes.into_tokens();
+    }
+    let given = read(&input.attrs, "projection", &[], KEYS, &mut mistakes);
+    shape::refuse_generics(input, "projection", "its name in the store would stand for several types", &mut mistakes);
+    let ident = &input.ident;
+    let name = shape::name(&given, ident, names::kebab(&ident.unraw().to_string()), &mut mistakes);
+    if mistakes.is_empty() && given.key("projects").is_none() {
+        mistakes.add(
+            ident.span(),
+            format!(
+                "the projection `{ident}` projects nothing; write `#[projection(projects(Deposited))]` with its events"
+            ),
+        );
+    }
+    let schema = given.number("schema").map_or(1, |(schema, _)| schema);
+    let correct = mistakes.is_empty();
+    let mut wire = TokenStream::new();
+    if correct {
+        for (list, call) in [("projects", quote!(projects)), ("answers", quote!(answers))] {
+            for listed in given.types(list) {
+                wire.extend(quote_spanned!(listed.span()=> plan.#call::<#listed>();));
+            }
+        }
+    }
+    let header = shape::header(
+        input,
+        &quote!(::whizbang::derive::Projection),
+        &quote!(::core::default::Default + ::core::marker::Send + 'static),
+    );
+    let saved = match correct {
+        true => quote!(#[automatically_derived] impl ::whizbang::derive::Saved for #ident {}),
+        false => TokenStream::new(),
+    };
+    let (save, restore) = match correct {
+        true => (quote!(::whizbang::derive::Saved::save(self)), quote!(::whizbang::derive::Saved::restore(bytes))),
+        false => (
+            quote!(::whizbang::derive::never_saved()),
+            quote!({
+                let _ = bytes;
+                ::whizbang::derive::never_saved()
+            }),
+        ),
+    };
+    let mistakes = mistakes.into_tokens();
+    quote! {
+        #[automatically_derived]
+        #header {
+            const NAME: &'static str = #name;
+            const SCHEMA: u32 = #schema;
+            fn wire(plan: &mut ::whizbang::derive::ProjectionPlan<Self>) {
+                let _ = &plan;
+                #wire
+            }
+            fn save(&self) -> ::core::result::Result<::std::vec::Vec<u8>, ::whizbang::derive::CodecError> { #save }
+            fn restore(bytes: &[u8]) -> ::core::result::Result<Self, ::whizbang::derive::CodecError> { #restore }
+        }
+        #saved
+        #mistakes
+    }
+}

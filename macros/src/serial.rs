@@ -1,0 +1,150 @@
+//! `#[derive(Serialize)]` and `#[derive(Deserialize)]` as the prelude exports them: serde's own, for programs that do not
+//! list serde in their Cargo.toml.
+//!
+//! Called by the entry points; calls serde's derives.
+//! serde's derives name the crate `serde`, which the program may not have, unless an attribute on the type says otherwise; and
+//! a derive cannot add an attribute to the type. So they get a copy of the type that carries the attribute, and write for the
+//! original what they read off the copy (serde calls that a remote derive). Every serde attribute works as documented.
+
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote};
+use syn::ext::IdentExt;
+use syn::spanned::Spanned;
+use syn::{Attribute, Data, DeriveInput, GenericParam};
+
+use crate::mistakes::Mistakes;
+
+/// Which of the two traits is derived.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Serialize,
+    Deserialize,
+}
+
+/// Expands one of the two derives.
+pub(crate) fn expand(direction: Direction, input: &DeriveInput) -> TokenStream {
+    let mut mistakes = Mistakes::default();
+    if direction == Direction::Deserialize {
+        if let Some(lifetime) = input.generics.lifetimes().next() {
+            mistakes.add(
+                lifetime.span(),
+                format!(
+                    "found the lifetime `{}`; whizbang's `Deserialize` is for owned data: write `String` for `&str`, \
+                     or add serde to Cargo.toml and write `#[derive(serde::Deserialize)]`",
+                    lifetime.lifetime
+                ),
+            );
+            return mistakes.into_tokens();
+        }
+    }
+    let ident = &input.ident;
+    let name = ident.unraw().to_string();
+    let copy_ident = format_ident!("__Whizbang{}", ident.unraw());
+    let mut copy = input.clone();
+    copy.ident = copy_ident.clone();
+    copy.vis = syn::Visibility::Inherited;
+    keep_serde(&mut copy.attrs);
+    match &mut copy.data {
+        Data::Struct(data) => data.fields.iter_mut().for_each(|field| keep_serde(&mut field.attrs)),
+        Data::Enum(data) => {
+            for variant in &mut data.variants {
+                keep_serde(&mut variant.attrs);
+                variant.fields.iter_mut().for_each(|field| keep_serde(&mut field.attrs));
+            }
+        }
+        Data::Union(_) => {}
+    }
+    let (_, arguments, _) = input.generics.split_for_impl();
+    let original = quote!(#ident #arguments).to_string();
+    let rename = match renames(&copy.attrs) {
+        true => TokenStream::new(),
+        false => quote!(#[serde(rename = #name)]),
+    };
+    let mut bounded = input.generics.clone();
+    let bound = match direction {
+        Direction::Serialize => quote!(::whizbang::derive::serde::ser::Serialize),
+        Direction::Deserialize => quote!(::whizbang::derive::serde::de::DeserializeOwned),
+    };
+    let parameters: Vec<_> = input.generics.type_params().map(|parameter| parameter.ident.clone()).collect();
+    if !parameters.is_empty() {
+        let bounds = &mut bounded.make_where_clause().predicates;
+        bounds.extend(
+            parameters.iter().map(|parameter| -> syn::WherePredicate { syn::parse_quote!(#parameter: #bound) }),
+        );
+    }
+    let (derive, implementation) = match direction {
+        Direction::Serialize => {
+            let (generics, arguments, bounds) = bounded.split_for_impl();
+            let turbofish = arguments.as_turbofish();
+            (
+                quote!(Serialize),
+                quote! {
+                    impl #generics ::whizbang::derive::serde::ser::Serialize for #ident #arguments #bounds {
+                        fn serialize<WhizbangTo: ::whizbang::derive::serde::ser::Serializer>(
+                            &self,
+                            to: WhizbangTo,
+                        ) -> ::core::result::Result<WhizbangTo::Ok, WhizbangTo::Error> {
+                            #copy_ident #turbofish ::serialize(self, to)
+                        }
+                    }
+                },
+            )
+        }
+        Direction::Deserialize => {
+            let mut with_lifetime = bounded.clone();
+            let lifetime: GenericParam = syn::parse_quote!('whizbang);
+            with_lifetime.params.insert(0, lifetime);
+            let (generics, _, bounds) = with_lifetime.split_for_impl();
+            let (_, arguments, _) = bounded.split_for_impl();
+            let turbofish = arguments.as_turbofish();
+            (
+                quote!(Deserialize),
+                quote! {
+                    impl #generics ::whizbang::derive::serde::de::Deserialize<'whizbang> for #ident #arguments #bounds {
+                        fn deserialize<WhizbangFrom: ::whizbang::derive::serde::de::Deserializer<'whizbang>>(
+                            from: WhizbangFrom,
+                        ) -> ::core::result::Result<Self, WhizbangFrom::Error> {
+                            #copy_ident #turbofish ::deserialize(from)
+                        }
+                    }
+                },
+            )
+        }
+    };
+    quote! {
+        #[doc(hidden)]
+        #[allow(non_camel_case_types, dead_code, clippy::all, clippy::pedantic)]
+        const _: () = {
+            #[derive(::whizbang::derive::serde::#derive)]
+            #[serde(crate = "::whizbang::derive::serde", remote = #original)]
+            #rename
+            #copy
+            #[automatically_derived]
+            #implementation
+        };
+    }
+}
+
+fn keep_serde(attributes: &mut Vec<Attribute>) {
+    attributes.retain(|attribute| attribute.path().is_ident("serde"));
+}
+
+/// Whether the user has given the container a name.
+fn renames(attributes: &[Attribute]) -> bool {
+    attributes.iter().any(|attribute| {
+        let mut renamed = false;
+        // Whatever serde does not understand it tells itself.
+        let _ = attribute.parse_nested_meta(|meta| {
+            renamed |= meta.path.is_ident("rename");
+            if meta.input.peek(syn::Token![=]) {
+                meta.value()?.parse::<syn::Expr>()?;
+            } else if meta.input.peek(syn::token::Paren) {
+                let content;
+                syn::parenthesized!(content in meta.input);
+                content.parse::<TokenStream>()?;
+            }
+            Ok(())
+        });
+        renamed
+    })
+}

@@ -1,0 +1,103 @@
+//! What all derives ask of an item: its kind, its generics, its name and its domain.
+//!
+//! Called by the derives. Calls [names](crate::names).
+
+use proc_macro2::TokenStream;
+use quote::{ToTokens, quote};
+use syn::spanned::Spanned;
+use syn::{Data, DeriveInput, Ident};
+
+use crate::attribute::Given;
+use crate::mistakes::Mistakes;
+use crate::names;
+
+/// Tells that a union cannot be a `word`; true if it is one. There is no stub for it, because nothing about it would hold.
+pub(crate) fn refuse_union(input: &DeriveInput, word: &str, mistakes: &mut Mistakes) -> bool {
+    let Data::Union(data) = &input.data else { return false };
+    let ident = &input.ident;
+    mistakes.add(
+        data.union_token.span(),
+        format!("found a union; {} `{ident}` cannot be one: write `struct {ident}`", with_article(word)),
+    );
+    true
+}
+
+/// Tells that an enum cannot be a `word`.
+pub(crate) fn refuse_enum(input: &DeriveInput, word: &str, mistakes: &mut Mistakes) {
+    if let Data::Enum(data) = &input.data {
+        let ident = &input.ident;
+        mistakes.add(
+            data.enum_token.span(),
+            format!("found an enum; {} `{ident}` cannot be one: write `struct {ident}`", with_article(word)),
+        );
+    }
+}
+
+/// Tells that a `word` has no generic parameters.
+pub(crate) fn refuse_generics(input: &DeriveInput, word: &str, why: &str, mistakes: &mut Mistakes) {
+    if let Some(first) = input.generics.params.first() {
+        let ident = &input.ident;
+        let found = match first {
+            syn::GenericParam::Lifetime(lifetime) => lifetime.lifetime.to_string(),
+            syn::GenericParam::Type(ty) => ty.ident.to_string(),
+            syn::GenericParam::Const(constant) => constant.ident.to_string(),
+        };
+        mistakes.add(
+            first.span(),
+            format!(
+                "found the generic parameter `{found}`; {} has none, because {why}: \
+                 write `struct {ident}` for one concrete type",
+                with_article(word)
+            ),
+        );
+    }
+}
+
+/// The name that was given, or the default.
+pub(crate) fn name(given: &Given, ident: &Ident, default: String, mistakes: &mut Mistakes) -> String {
+    if let Some(name) = given.name("name") {
+        return name;
+    }
+    if given.key("name").is_none() && !names::is_valid(&default) {
+        mistakes.add(
+            ident.span(),
+            format!(
+                "`{default}` ({} bytes) is no name: use {}; write `name = \"…\"` in the attribute",
+                default.len(),
+                names::RULE
+            ),
+        );
+    }
+    default
+}
+
+/// The domain that was given; else a type that the compiler stays quiet about.
+pub(crate) fn domain(given: &Given, ident: &Ident, word: &str, mistakes: &mut Mistakes) -> TokenStream {
+    if let Some(domain) = given.ty("domain") {
+        return domain.to_token_stream();
+    }
+    if given.key("domain").is_none() {
+        mistakes.add(
+            ident.span(),
+            format!("the {word} `{ident}` has no domain; write `#[{word}(domain = Bank)]` with the type that derives `Domain`"),
+        );
+    }
+    mistakes.in_place_of_type()
+}
+
+/// `a command`, `an event`.
+pub(crate) fn with_article(word: &str) -> String {
+    let article = if word.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+    format!("{article} {word}")
+}
+
+/// `impl … for Type`. A type with generic parameters is a mistake that was told; `stub` is what its stub needs to hold.
+pub(crate) fn header(input: &DeriveInput, of: &TokenStream, stub: &TokenStream) -> TokenStream {
+    let ident = &input.ident;
+    let mut generics = input.generics.clone();
+    if !generics.params.is_empty() {
+        generics.make_where_clause().predicates.push(syn::parse_quote!(Self: #stub));
+    }
+    let (generics, arguments, bounds) = generics.split_for_impl();
+    quote!(impl #generics #of for #ident #arguments #bounds)
+}

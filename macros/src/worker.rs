@@ -1,0 +1,68 @@
+//! `#[derive(Worker)]`.
+//!
+//! Called by the entry point. Calls [attribute](crate::attribute) for what the user wrote.
+
+use proc_macro2::TokenStream;
+use quote::{quote, quote_spanned};
+use syn::DeriveInput;
+use syn::ext::IdentExt;
+use syn::spanned::Spanned;
+
+use crate::attribute::{Form, Known, read};
+use crate::mistakes::Mistakes;
+use crate::{names, shape};
+
+const KEYS: &[Known] = &[
+    Known { name: "domain", form: Form::Path, write: "domain = Payments" },
+    Known { name: "performs", form: Form::Paths, write: "performs(Charge)" },
+    Known { name: "on", form: Form::Paths, write: "on(OrderShipped)" },
+    Known { name: "name", form: Form::Name, write: "name = \"card-charger\"" },
+];
+
+/// Expands the derive.
+pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
+    let mut mistakes = Mistakes::default();
+    if shape::refuse_union(input, "worker", &mut mistakes) {
+        return mistakes.into_tokens();
+    }
+    let given = read(&input.attrs, "worker", &[], KEYS, &mut mistakes);
+    shape::refuse_generics(input, "worker", "its name in the store would stand for several types", &mut mistakes);
+    let ident = &input.ident;
+    let name = shape::name(&given, ident, names::kebab(&ident.unraw().to_string()), &mut mistakes);
+    let idle = given.key("performs").is_none() && given.key("on").is_none();
+    if mistakes.is_empty() && idle && given.key("domain").is_some() {
+        mistakes.add(
+            ident.span(),
+            format!("the worker `{ident}` takes nothing; list its commands: `performs(Charge)`, or events: `on(OrderShipped)`"),
+        );
+    }
+    let mut correct = mistakes.is_empty();
+    let domain = shape::domain(&given, ident, "worker", &mut mistakes);
+    correct &= given.ty("domain").is_some();
+    let mut wire = TokenStream::new();
+    if correct {
+        for (list, call) in [("performs", quote!(performs)), ("on", quote!(on))] {
+            for listed in given.types(list) {
+                wire.extend(quote_spanned!(listed.span()=> plan.#call::<#listed>();));
+            }
+        }
+    }
+    let header = shape::header(
+        input,
+        &quote!(::whizbang::derive::Worker),
+        &quote!(::core::marker::Send + ::core::marker::Sync + 'static),
+    );
+    let mistakes = mistakes.into_tokens();
+    quote! {
+        #[automatically_derived]
+        #header {
+            type Domain = #domain;
+            const NAME: &'static str = #name;
+            fn wire(plan: &mut ::whizbang::derive::WorkerPlan<Self>) {
+                let _ = &plan;
+                #wire
+            }
+        }
+        #mistakes
+    }
+}
