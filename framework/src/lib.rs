@@ -29,7 +29,6 @@ pub mod worker;
 
 #[doc(hidden)]
 pub mod derive;
-mod derives;
 pub mod prelude;
 
 // The derives' output names the framework from outside; the framework's own tests use it as well.
@@ -37,7 +36,7 @@ extern crate self as whizbang;
 
 pub use actor::{About, Effects};
 pub use aggregate::{Aggregate, Apply, Handle, OnReply, React};
-pub use derives::{Aggregate, Command, Document, Domain, Event, Projection, Query, Saga, Worker, main, test};
+pub use derive::derives::{Aggregate, Command, Document, Domain, Event, Projection, Query, Saga, Worker, main, test};
 pub use message::{Command, Document, Domain, Event, Message, Query, Rejection};
 pub use projection::{Answer, Project, Projection};
 pub use saga::{Saga, Wake};

@@ -7,7 +7,7 @@
 pub use serde::de::Deserialize;
 pub use serde::ser::Serialize;
 
-pub use crate::derives::{Deserialize, Serialize};
+pub use crate::derive::derives::{Deserialize, Serialize};
 pub use crate::{
     About, Aggregate, Answer, Apply, Command, Document, Domain, Effects, Event, Handle, Job, On, OnReply, Perform,
     Project, Projection, Query, React, Rejection, Saga, Wake, WorkError, Worker,

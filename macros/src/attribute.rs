@@ -49,7 +49,7 @@ enum Value {
     Name(LitStr),
     Number(u32, Span),
     Word(Ident),
-    Type(Type),
+    Type(Box<Type>),
     Types(Vec<Type>),
     Upcasts(Vec<Upcast>),
     Nested(Given),
@@ -259,10 +259,8 @@ fn read_key(
 fn read_value(key: &Ident, input: ParseStream<'_>, known: &Known, mistakes: &mut Mistakes) -> Option<Value> {
     let write = known.write;
     if matches!(known.form, Form::Paths | Form::Upcasts | Form::Nested(_)) {
-        if let Form::Nested(_) = known.form {
-            if input.is_empty() || input.peek(Token![,]) {
-                return Some(Value::Nested(Given::default()));
-            }
+        if matches!(known.form, Form::Nested(_)) && (input.is_empty() || input.peek(Token![,])) {
+            return Some(Value::Nested(Given::default()));
         }
         if !input.peek(token::Paren) {
             mistakes.add(key.span(), format!("`{key}` has no list; expected one in parentheses; write `{write}`"));
@@ -313,7 +311,7 @@ fn read_value(key: &Ident, input: ParseStream<'_>, known: &Known, mistakes: &mut
         }
         form => {
             let any = matches!(form, Form::Type);
-            read_type(input, any, write, mistakes).map(Value::Type)
+            read_type(input, any, write, mistakes).map(|ty| Value::Type(Box::new(ty)))
         }
     }
 }

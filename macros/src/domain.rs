@@ -26,11 +26,11 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
         shape::refuse_enum(input, "domain", &mut mistakes);
     }
     shape::refuse_generics(input, "domain", "it stands for one name", &mut mistakes);
-    if let Data::Struct(data) = &input.data {
-        if let Some(field) = data.fields.iter().next() {
-            let ident = &input.ident;
-            mistakes.add(field.span(), format!("found a field; a domain holds no data: write `struct {ident};`"));
-        }
+    if let Data::Struct(data) = &input.data
+        && let Some(field) = data.fields.iter().next()
+    {
+        let ident = &input.ident;
+        mistakes.add(field.span(), format!("found a field; a domain holds no data: write `struct {ident};`"));
     }
     let name = shape::name(&given, &input.ident, names::kebab(&input.ident.unraw().to_string()), &mut mistakes);
     let shards = given.number("shards").map(|(shards, _)| shards).and_then(|shards| u16::try_from(shards).ok());

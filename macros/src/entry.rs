@@ -57,7 +57,7 @@ pub(crate) fn expand(entry: Entry, arguments: TokenStream, item: TokenStream) ->
             plain.sig.inputs.clear();
             plain.sig.generics = syn::Generics::default();
             plain.sig.output = syn::ReturnType::Default;
-            plain.block = Box::new(syn::parse_quote!({}));
+            *plain.block = syn::parse_quote!({});
         }
         return quote!(#told #plain);
     }

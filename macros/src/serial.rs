@@ -24,18 +24,18 @@ pub(crate) enum Direction {
 /// Expands one of the two derives.
 pub(crate) fn expand(direction: Direction, input: &DeriveInput) -> TokenStream {
     let mut mistakes = Mistakes::default();
-    if direction == Direction::Deserialize {
-        if let Some(lifetime) = input.generics.lifetimes().next() {
-            mistakes.add(
-                lifetime.span(),
-                format!(
-                    "found the lifetime `{}`; whizbang's `Deserialize` is for owned data: write `String` for `&str`, \
+    if direction == Direction::Deserialize
+        && let Some(lifetime) = input.generics.lifetimes().next()
+    {
+        mistakes.add(
+            lifetime.span(),
+            format!(
+                "found the lifetime `{}`; whizbang's `Deserialize` is for owned data: write `String` for `&str`, \
                      or add serde to Cargo.toml and write `#[derive(serde::Deserialize)]`",
-                    lifetime.lifetime
-                ),
-            );
-            return mistakes.into_tokens();
-        }
+                lifetime.lifetime
+            ),
+        );
+        return mistakes.into_tokens();
     }
     let ident = &input.ident;
     let name = ident.unraw().to_string();

@@ -4,8 +4,7 @@
 //! A handler decides on `&self`: it can neither change state nor wait.
 
 use crate::actor::{About, Effects, Plan, Stateful};
-use crate::derive::Of;
-use crate::message::{Command, Event, Rejection};
+use crate::message::{Command, Event, Of, Rejection};
 
 /// An event-sourced actor that guards one consistency boundary. Derived with `#[derive(Aggregate)]`.
 pub trait Aggregate: Stateful {}

@@ -2,17 +2,7 @@
 
 use serde::de::DeserializeOwned;
 
-use crate::message::{Codec, CodecError, Key, Message};
-
-/// A message of the domain `D`.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` does not belong to the domain `{D}`",
-    label = "belongs to another domain",
-    note = "`handles(…)`, `applies(…)` and `performs(…)` list messages of the own domain; other domains' events go into `reacts(…)` or `on(…)`"
-)]
-pub trait Of<D> {}
-
-impl<M: Message> Of<M::Domain> for M {}
+use crate::message::{Codec, CodecError, Key};
 
 /// The type of a field marked `#[key]`.
 #[diagnostic::on_unimplemented(

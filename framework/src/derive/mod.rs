@@ -5,10 +5,11 @@
 //! It decides nothing: it checks what was listed, so that a mistake is one error at the listed type.
 
 mod check;
+pub(crate) mod derives;
 mod run;
 mod saved;
 
-pub use check::{KeyField, Of, Upcast};
+pub use check::{KeyField, Upcast};
 pub use run::block_on;
 pub use saved::{Saved, never_saved};
 /// serde, for programs that do not list it themselves.

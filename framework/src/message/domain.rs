@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Codec, Name};
+use super::{Codec, Message, Name};
 
 /// A named set of message types with one owner. Derived with `#[derive(Domain)]`.
 #[diagnostic::on_unimplemented(
@@ -18,6 +18,17 @@ pub trait Domain: 'static {
     /// How its messages become bytes, by default [`Codec::Bincode`].
     const CODEC: Codec = Codec::Bincode;
 }
+
+/// A message that belongs to the domain `D`. Implemented by all of them; it is there to say what is wrong with a list.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not belong to the domain `{D}`",
+    label = "belongs to another domain",
+    note = "`handles(…)`, `applies(…)` and `performs(…)` list messages of the own domain; other domains' events go into `reacts(…)` or `on(…)`"
+)]
+pub trait Of<D> {}
+
+impl<M: Message> Of<M::Domain> for M {}
 
 /// The number of a shard inside its domain, from 0.
 pub type Shard = u16;

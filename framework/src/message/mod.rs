@@ -12,7 +12,7 @@ mod name;
 mod reply;
 
 pub use codec::{Codec, CodecError, MAX_PAYLOAD_BYTES};
-pub use domain::{Domain, Shard, ShardId, shard_of};
+pub use domain::{Domain, Of, Shard, ShardId, shard_of};
 pub use envelope::{Envelope, Kind, Origin, Wants};
 pub use id::{IdSource, MessageId};
 pub use key::Key;

@@ -5,8 +5,7 @@
 
 use std::future::Future;
 
-use crate::derive::Of;
-use crate::message::{Command, Domain, Event, MessageId, Rejection};
+use crate::message::{Command, Domain, Event, MessageId, Of, Rejection};
 
 /// A pool of async handlers. Derived with `#[derive(Worker)]`.
 pub trait Worker: Send + Sync + 'static {
