@@ -2,5 +2,9 @@
 
 pub mod checker;
 mod eventually;
+mod fuzz;
+mod long;
 
 pub use eventually::eventually;
+pub use fuzz::{Fuzz, Outcome};
+pub use long::{brief_or_long, is_long};

@@ -12,7 +12,8 @@ pub const MAX_PAYLOAD_BYTES: usize = 512 * 1024;
 pub enum Codec {
     /// bincode 2 with serde, standard configuration: small and fast, for services written in Rust.
     ///
-    /// Types must not be recursive: hostile bytes could nest them deeper than the stack.
+    /// Types must not be recursive: hostile bytes could nest them deeper than the stack. Nor may they hold lists of values
+    /// without content, such as `Vec<()>`: nine hostile bytes could announce 2^64 of them.
     Bincode,
     /// JSON, at most 128 levels deep, for domains that services in other languages take part in.
     Json,

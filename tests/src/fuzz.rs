@@ -1,0 +1,316 @@
+//! Feeds a decoder with spoilt input and finds what makes it panic, overflow its stack or hang.
+//!
+//! Needs no nightly compiler and no instrumentation: it takes valid samples apart and puts them together wrongly, from a fixed
+//! seed, so that every run is the same. What a decoder still accepts becomes a sample, so spoiling goes on from there.
+//! A failing input is made short and printed; kept as a file in `tests/corpus/<name>/`, it is tried first for ever.
+
+use std::fs;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use whizbang::clock::{Clock, Timestamp};
+use whizbang::message::IdSource;
+
+use crate::long::brief_or_long;
+
+/// A decoder must do with this: hostile bytes must not nest calls without end.
+const STACK_BYTES: usize = 512 * 1024;
+
+/// No input grows past this many bytes.
+const INPUT_BYTES: usize = 16 * 1024;
+
+/// How many inputs that were accepted are kept as samples beside the given ones.
+const KEPT: usize = 64;
+
+/// How often the input is tried while it is made short.
+const SHORTENINGS: usize = 2_000;
+
+/// One input must not take longer than this; a decoder is meant to take microseconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The name of the thread whose panics are expected.
+const THREAD: &str = "fuzz";
+
+/// A search for input that a decoder cannot take.
+#[derive(Clone, Debug)]
+pub struct Fuzz {
+    name: &'static str,
+    samples: Vec<Vec<u8>>,
+    rounds: u64,
+}
+
+/// How a search has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// How many inputs were accepted.
+    pub accepted: u64,
+    /// How many were refused.
+    pub refused: u64,
+}
+
+impl Fuzz {
+    /// A search that starts from valid `samples`, and from the files in `tests/corpus/<name>/`, which hold bytes in hex.
+    ///
+    /// # Panics
+    /// If there is no sample, or a file that holds no hex.
+    pub fn new(name: &'static str, samples: impl IntoIterator<Item = Vec<u8>>) -> Self {
+        let mut samples: Vec<Vec<u8>> = samples.into_iter().collect();
+        samples.extend(kept_inputs(&corpus(name)));
+        assert!(!samples.is_empty(), "{name}: without a sample there is nothing to spoil");
+        Self { name, samples, rounds: brief_or_long(100_000, 2_000_000) }
+    }
+
+    /// Sets how many inputs are tried. By default 100,000, and 2,000,000 under `tests/run --long`.
+    pub fn rounds(mut self, brief: u64, long: u64) -> Self {
+        self.rounds = brief_or_long(brief, long);
+        self
+    }
+
+    /// Feeds `accepts` with input; it says whether the input was accepted, and panics if a property does not hold.
+    ///
+    /// # Panics
+    /// If an input makes `accepts` panic, with the shortest such input that was found; and if nothing was accepted or nothing
+    /// refused, because then the search has not looked at anything.
+    pub fn run(self, accepts: impl Fn(&[u8]) -> bool + Send + 'static) -> Outcome {
+        let name = self.name;
+        quiet_expected_panics();
+        let trying = Arc::new(Mutex::new(Vec::new()));
+        let (beat, beats) = mpsc::channel();
+        let search = {
+            let trying = Arc::clone(&trying);
+            let thread = thread::Builder::new().name(THREAD.to_owned()).stack_size(STACK_BYTES);
+            thread.spawn(move || self.search(&accepts, &trying, &beat)).expect("a thread can be started")
+        };
+        loop {
+            match beats.recv_timeout(PATIENCE) {
+                Ok(()) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    let input = trying.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    panic!("{name}: {}", kept(name, &input, &format!("take longer than {PATIENCE:?}")));
+                }
+            }
+        }
+        match search.join().expect("the search itself does not panic") {
+            Ok(outcome) => {
+                assert!(outcome.accepted > 0 && outcome.refused > 0, "{name}: nothing was searched: {outcome:?}");
+                outcome
+            }
+            Err((input, panic)) => panic!("{name}: {}", kept(name, &input, &format!("make it panic: {panic}"))),
+        }
+    }
+
+    /// Leaves the input that is tried in `trying`, and sends a `beat` after each.
+    fn search(
+        mut self,
+        accepts: &dyn Fn(&[u8]) -> bool,
+        trying: &Mutex<Vec<u8>>,
+        beat: &Sender<()>,
+    ) -> Result<Outcome, (Vec<u8>, String)> {
+        let chance = IdSource::seeded(Clock::manual(Timestamp::default()).0, 0x5EED);
+        let given = self.samples.len();
+        let mut outcome = Outcome { accepted: 0, refused: 0 };
+        let whole: Vec<Vec<u8>> = self.samples.clone();
+        let spoilt = (0..self.rounds).map(|_| None);
+        for input in whole.into_iter().map(Some).chain(spoilt) {
+            let (input, is_spoilt) = match input {
+                Some(input) => (input, false),
+                None => (spoil(&self.samples, &chance), true),
+            };
+            trying.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&input);
+            let tried = attempt(accepts, &input);
+            // Nobody listens any more once the search has taken too long.
+            let _ = beat.send(());
+            match tried {
+                Ok(true) => {
+                    outcome.accepted += 1;
+                    if is_spoilt && self.samples.len() < given + KEPT {
+                        self.samples.push(input);
+                    } else if is_spoilt {
+                        let at = given + at(&chance, KEPT);
+                        self.samples[at] = input;
+                    }
+                }
+                Ok(false) => outcome.refused += 1,
+                Err(panic) => return Err(shorten(accepts, input, panic)),
+            }
+        }
+        Ok(outcome)
+    }
+}
+
+/// A place below `bound`.
+fn at(chance: &IdSource, bound: usize) -> usize {
+    chance.below(bound as u64) as usize
+}
+
+/// What `accepts` says, or what its panic says.
+fn attempt(accepts: &dyn Fn(&[u8]) -> bool, input: &[u8]) -> Result<bool, String> {
+    panic::catch_unwind(AssertUnwindSafe(|| accepts(input))).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".to_owned())
+    })
+}
+
+/// One or a few mistakes in a sample.
+fn spoil(samples: &[Vec<u8>], chance: &IdSource) -> Vec<u8> {
+    let mut input = samples[at(chance, samples.len())].clone();
+    for _ in 0..=at(chance, 4) {
+        spoil_once(&mut input, samples, chance);
+    }
+    input.truncate(INPUT_BYTES);
+    input
+}
+
+fn spoil_once(input: &mut Vec<u8>, samples: &[Vec<u8>], chance: &IdSource) {
+    // Bytes at which encodings change their mind: ends of ranges, marks of long integers, quotes and braces.
+    const TELLING: [u8; 20] =
+        [0, 1, 2, 0x7F, 0x80, 0x81, 0xFE, 0xFF, 250, 251, 252, 253, b'"', b'\\', b'{', b'[', b'}', b'\n', b'-', b'.'];
+    let place = at(chance, input.len() + 1);
+    let end = place + at(chance, (input.len() - place).min(64) + 1);
+    match chance.below(10) {
+        0 => input.truncate(place),
+        1 => drop(input.drain(place..end)),
+        2 if place < input.len() => input[place] ^= 1 << chance.below(8),
+        3 if place < input.len() => input[place] = TELLING[at(chance, TELLING.len())],
+        4 => input.insert(place, TELLING[at(chance, TELLING.len())]),
+        5 => drop(input.splice(place..end, std::iter::repeat_n(TELLING[at(chance, TELLING.len())], end - place))),
+        // A part doubled: lists grow, braces nest.
+        6 => {
+            let part = input[place..end].to_vec();
+            let times = 1 + at(chance, 8);
+            drop(input.splice(place..place, part.repeat(times)));
+        }
+        // A number that is too large for what follows, in either order of bytes.
+        7 => {
+            let number = u64::MAX >> chance.below(64);
+            let bytes = if chance.below(2) == 0 { number.to_le_bytes() } else { number.to_be_bytes() };
+            let width = [1, 2, 4, 8][at(chance, 4)];
+            let bytes = if chance.below(2) == 0 { &bytes[..width] } else { &bytes[8 - width..] };
+            let end = (place + width).min(input.len());
+            drop(input.splice(place..end, bytes.iter().copied()));
+        }
+        // The rest of another sample.
+        8 => {
+            let other = &samples[at(chance, samples.len())];
+            input.truncate(place);
+            input.extend_from_slice(&other[at(chance, other.len() + 1)..]);
+        }
+        _ => {
+            for byte in &mut input[place..end] {
+                *byte = chance.next_u64() as u8;
+            }
+        }
+    }
+}
+
+/// The shortest input found that still panics, and what it says.
+fn shorten(accepts: &dyn Fn(&[u8]) -> bool, mut input: Vec<u8>, mut panic: String) -> (Vec<u8>, String) {
+    let mut tries = SHORTENINGS;
+    let mut length = input.len().next_power_of_two();
+    while length > 0 && tries > 0 {
+        let mut place = 0;
+        while place < input.len() && tries > 0 {
+            let mut shorter = input.clone();
+            shorter.drain(place..(place + length).min(input.len()));
+            tries -= 1;
+            match attempt(accepts, &shorter) {
+                Err(text) => (input, panic) = (shorter, text),
+                Ok(_) => place += length,
+            }
+        }
+        length /= 2;
+    }
+    (input, panic)
+}
+
+/// What is wrong with an input, and how to keep it.
+fn kept(name: &str, input: &[u8], wrong: &str) -> String {
+    let file: String = wrong.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(40).collect();
+    format!("{} bytes {wrong}\nKeep them: printf {} > tests/corpus/{name}/{file}.hex", input.len(), hex(input))
+}
+
+fn corpus(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name)
+}
+
+/// The inputs kept in a folder, in the order of their files' names; none if there is no such folder.
+fn kept_inputs(folder: &Path) -> Vec<Vec<u8>> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("a folder can be read").path()).collect();
+    paths.sort();
+    let read = |path: &PathBuf| {
+        let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        unhex(&text).unwrap_or_else(|| panic!("{} holds no hex", path.display()))
+    };
+    paths.iter().map(read).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits: Vec<u32> =
+        text.chars().filter(|c| !c.is_whitespace()).map(|c| c.to_digit(16)).collect::<Option<_>>()?;
+    digits.len().is_multiple_of(2).then(|| digits.chunks(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect())
+}
+
+/// Keeps panics of the search out of the output: the one that counts is reported in words.
+fn quiet_expected_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if thread::current().name() != Some(THREAD) {
+                before(info);
+            }
+        }));
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_planted_panic_is_found_and_made_short() {
+        // Accepts a length and that many bytes; trusts a length of 0xFF.
+        let decode = |input: &[u8]| match input.split_first() {
+            Some((0xFF, rest)) => rest[254] == 0,
+            Some((length, rest)) => rest.len() == usize::from(*length),
+            None => false,
+        };
+        let search = Fuzz::new("planted", [vec![3, 1, 2, 3], vec![0]]).rounds(20_000, 20_000);
+        let failed = panic::catch_unwind(|| search.run(decode)).unwrap_err();
+        let said = failed.downcast_ref::<String>().unwrap();
+        assert!(said.contains("planted: 1 bytes make it panic") && said.contains("printf ff >"), "{said}");
+    }
+
+    #[test]
+    fn a_sound_decoder_passes_the_same_way_every_time() {
+        let decode =
+            |input: &[u8]| input.split_first().is_some_and(|(length, rest)| rest.len() == usize::from(*length));
+        let run = || Fuzz::new("sound", [vec![3, 1, 2, 3], vec![0]]).rounds(5_000, 5_000).run(decode);
+        assert_eq!(run(), run());
+    }
+
+    #[test]
+    #[should_panic(expected = "nothing was searched")]
+    fn a_search_that_meets_only_refusals_proves_nothing() {
+        Fuzz::new("deaf", [vec![1]]).rounds(100, 100).run(|_| false);
+    }
+
+    #[test]
+    fn hex_is_read_as_it_is_written() {
+        let all: Vec<u8> = (0..=255).collect();
+        assert_eq!(unhex(&hex(&all)), Some(all));
+        assert_eq!(unhex("0 1\n"), Some(vec![1]));
+        assert_eq!(unhex("123"), None);
+        assert_eq!(unhex("xy"), None);
+    }
+}

@@ -1,0 +1,11 @@
+//! How much a test does: little by default, much under `tests/run --long`.
+
+/// Whether `tests/run --long` runs: the environment has `WHIZBANG_LONG=1`.
+pub fn is_long() -> bool {
+    std::env::var("WHIZBANG_LONG").is_ok_and(|value| value == "1")
+}
+
+/// `brief` by default, `long` under `tests/run --long`.
+pub fn brief_or_long<T>(brief: T, long: T) -> T {
+    if is_long() { long } else { brief }
+}
