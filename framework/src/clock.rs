@@ -74,6 +74,11 @@ impl Clock {
     }
 }
 
+/// The present moment of the timer that loops wait on. The simulation pauses it; it never steps back.
+pub(crate) fn monotonic() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}
+
 /// The hand that moves a [manual clock](Clock::manual). Jumps in both directions are allowed.
 #[derive(Clone, Debug)]
 pub struct ManualClock(Arc<AtomicU64>);

@@ -27,6 +27,9 @@ pub mod bridge;
 pub mod projection;
 pub mod worker;
 
+#[cfg(feature = "testing")]
+pub mod testing;
+
 #[doc(hidden)]
 pub mod derive;
 pub mod prelude;

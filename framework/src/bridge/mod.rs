@@ -4,6 +4,9 @@
 //! It moves bytes and knows no actor. It may lose, repeat and reorder: order and once-ness come from the numbers inside.
 
 mod error;
+pub mod loopback;
+pub mod subject;
+pub mod wire;
 
 pub use error::BridgeError;
 

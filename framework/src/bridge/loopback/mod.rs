@@ -1,0 +1,343 @@
+//! The bridge inside one process: nodes of different services meet at a hub, through the same encoding as on the wire.
+//!
+//! Used by programs that run all their services in one process, and by tests. Calls the doors of the attached nodes.
+//! Nothing survives the process, and nothing needs to: what a node missed it gets from the logs of the others.
+
+#[cfg(feature = "testing")]
+mod faults;
+mod member;
+mod queue;
+mod route;
+
+#[cfg(feature = "testing")]
+pub use faults::Faults;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt, join_all, ready};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::oneshot;
+
+use self::member::{Member, Membership, Parcel, Question, What};
+use self::queue::Pushed;
+use self::route::Routes;
+use super::wire::Packet;
+use super::{Answer, Asked, Bridge, BridgeError, Inbound, NodeCard, Refusal, Tidings};
+use crate::message::{Envelope, Name};
+
+/// How many messages wait for a node before its senders are held back.
+const QUEUE: usize = 4096;
+/// How long a full queue may hold an event back before its subscriber counts as lagging and gets the rest from the log.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// How many refused packets a hub remembers.
+const REFUSED: usize = 1000;
+/// What the hub is called in errors.
+const BROKER: &str = "the loopback hub";
+
+/// Where nodes of one process meet. Clones are the same hub.
+///
+/// ```
+/// use whizbang::bridge::loopback::LoopbackHub;
+///
+/// let hub = LoopbackHub::new();
+/// let (orders, payments) = (hub.bridge(), hub.bridge());
+/// # let _ = (orders, payments);
+/// ```
+#[derive(Clone, Default)]
+pub struct LoopbackHub(Arc<Hub>);
+
+#[derive(Default)]
+struct Hub {
+    routes: RwLock<Arc<Routes>>,
+    members: Mutex<(u64, Vec<Arc<Member>>)>,
+    refused: Mutex<VecDeque<RefusedPacket>>,
+    #[cfg(feature = "testing")]
+    dice: Mutex<Option<faults::Dice>>,
+}
+
+/// A packet that came in and was no message.
+#[derive(Clone, Debug)]
+pub struct RefusedPacket {
+    /// The service that refused it.
+    pub service: Name,
+    /// Why.
+    pub error: BridgeError,
+    /// What came in.
+    pub packet: Packet,
+}
+
+impl LoopbackHub {
+    /// A hub without nodes.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A bridge for one more node. It must be attached inside a `LocalSet` (every actix arbiter and `#[whizbang::main]` is
+    /// one): what comes in is handed over there.
+    pub fn bridge(&self) -> LoopbackBridge {
+        LoopbackBridge { hub: Arc::clone(&self.0), member: RwLock::new(None) }
+    }
+
+    /// The last packets, up to 1,000, that were refused because they were no messages.
+    pub fn refused(&self) -> Vec<RefusedPacket> {
+        self.0.refused.lock().iter().cloned().collect()
+    }
+}
+
+#[cfg(feature = "testing")]
+impl LoopbackHub {
+    /// From now on maltreats what travels, as `faults` says and `ids` draws.
+    pub fn set_faults(&self, faults: Faults, ids: crate::message::IdSource) {
+        *self.0.dice.lock() = Some(faults::Dice::new(faults, ids));
+    }
+
+    /// From now on delivers everything, once and in order.
+    pub fn clear_faults(&self) {
+        *self.0.dice.lock() = None;
+    }
+
+    /// Puts a packet before the owner of a domain as if it were a command, whatever is in it.
+    ///
+    /// # Errors
+    /// [`BridgeError::NoOwner`].
+    pub async fn inject(&self, domain: &Name, packet: Packet) -> Result<(), BridgeError> {
+        let member = self.0.routes().owner(domain, 0).ok_or_else(|| no_owner(domain))?;
+        self.0.post(&[member], What::Direct, packet, domain).await
+    }
+}
+
+impl Hub {
+    fn routes(&self) -> Arc<Routes> {
+        Arc::clone(&self.routes.read())
+    }
+
+    fn join(&self, card: NodeCard, door: Arc<dyn Inbound>) -> Arc<Member> {
+        let mut members = self.members.lock();
+        members.0 += 1;
+        let member = Arc::new(Member::new(members.0, card, door));
+        members.1.push(Arc::clone(&member));
+        *self.routes.write() = Arc::new(Routes::new(&members.1));
+        member
+    }
+
+    fn leave(&self, leaver: &Member) {
+        let mut members = self.members.lock();
+        members.1.retain(|member| member.number != leaver.number);
+        *self.routes.write() = Arc::new(Routes::new(&members.1));
+    }
+
+    fn refuse(&self, member: &Member, packet: Packet, error: BridgeError) {
+        tracing::warn!(service = %member.card.service, %error, "refused what came in");
+        let mut refused = self.refused.lock();
+        if refused.len() == REFUSED {
+            refused.pop_front();
+        }
+        refused.push_back(RefusedPacket { service: member.card.service.clone(), error, packet });
+    }
+
+    /// For each copy of a message that will arrive: how long it is held back.
+    fn throw(&self) -> Vec<Duration> {
+        #[cfg(feature = "testing")]
+        if let Some(dice) = &*self.dice.lock() {
+            return dice.throw();
+        }
+        vec![Duration::ZERO]
+    }
+
+    /// Puts a packet into the queues of `to`, in this call; the future waits until it is inside their bounds.
+    fn post(
+        &self,
+        to: &[Arc<Member>],
+        what: What,
+        packet: Packet,
+        domain: &Name,
+    ) -> BoxFuture<'static, Result<(), BridgeError>> {
+        let mut waits = Vec::new();
+        for member in to {
+            if member.is_cut() {
+                continue;
+            }
+            for held_back in self.throw() {
+                let parcel = Parcel { what, packet: packet.clone(), held_back, deliveries: 0 };
+                match what {
+                    What::Direct => match member.parcels.push(parcel) {
+                        Pushed::Taken => {}
+                        Pushed::Waits(inside) => {
+                            let domain = domain.clone();
+                            waits.push(async move { inside.await.map_err(|_| no_owner(&domain)) }.boxed());
+                        }
+                        Pushed::Closed => return ready(Err(no_owner(domain))).boxed(),
+                    },
+                    What::Event => {
+                        if let Pushed::Waits(inside) = member.push_event(parcel) {
+                            waits.push(be_patient(Arc::clone(member), inside).boxed());
+                        }
+                    }
+                    // News may get lost: it never holds anybody back.
+                    What::Tidings => drop(member.parcels.push_if_room(parcel)),
+                }
+            }
+        }
+        if waits.is_empty() {
+            return ready(Ok(())).boxed();
+        }
+        async move { join_all(waits).await.into_iter().collect() }.boxed()
+    }
+}
+
+async fn be_patient(member: Arc<Member>, inside: oneshot::Receiver<()>) -> Result<(), BridgeError> {
+    // A subscriber that has gone holds nobody back either.
+    if tokio::time::timeout(PATIENCE, inside).await.is_err() {
+        tracing::warn!(service = %member.card.service, "lags behind; it gets the rest from the log");
+        member.lagging.store(true, Ordering::Relaxed);
+        member.parcels.nudge();
+    }
+    Ok(())
+}
+
+fn no_owner(domain: &Name) -> BridgeError {
+    BridgeError::NoOwner { domain: domain.to_string() }
+}
+
+fn unreachable() -> BridgeError {
+    BridgeError::Unreachable { broker: BROKER.to_owned(), reason: "this node is cut off".to_owned() }
+}
+
+/// One node's connection to a [`LoopbackHub`].
+pub struct LoopbackBridge {
+    hub: Arc<Hub>,
+    member: RwLock<Option<Arc<Member>>>,
+}
+
+impl LoopbackBridge {
+    fn member(&self) -> Result<Arc<Member>, BridgeError> {
+        let member = self.member.read().clone().ok_or(BridgeError::Closed)?;
+        if member.is_cut() { Err(unreachable()) } else { Ok(member) }
+    }
+}
+
+#[cfg(feature = "testing")]
+impl LoopbackBridge {
+    /// Cuts the node off: nothing reaches it and nothing leaves it, until [`mend`](Self::mend).
+    pub fn cut(&self) {
+        if let Some(member) = &*self.member.read() {
+            member.cut.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Connects the node again and tells it so.
+    pub fn mend(&self) {
+        let member = self.member.read().clone();
+        if let Some(member) = member.filter(|member| member.cut.swap(false, Ordering::Relaxed)) {
+            member.door.reconnected();
+        }
+    }
+}
+
+impl Bridge for LoopbackBridge {
+    fn attach<'a>(&'a self, card: NodeCard, door: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
+        let mut own = self.member.write();
+        if own.is_some() {
+            return ready(Err(BridgeError::Closed)).boxed();
+        }
+        let member = self.hub.join(card, door);
+        *own = Some(Arc::clone(&member));
+        drop(own);
+        // Its owner is `detach`, which waits for it; a crash of the node drops it with the `LocalSet`.
+        tokio::task::spawn_local(member::deliver(Membership { hub: Arc::clone(&self.hub), member }));
+        ready(Ok(())).boxed()
+    }
+
+    fn send(&self, envelope: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
+        let sent = self.member().and_then(|_| {
+            let packet = Packet::from_envelope(&envelope)?;
+            let (domain, shard) = match &envelope.to {
+                Some(to) => (&to.domain, to.shard),
+                None => (&envelope.domain, 0),
+            };
+            let owner = self.hub.routes().owner(domain, shard).ok_or_else(|| no_owner(domain))?;
+            Ok(self.hub.post(&[owner], What::Direct, packet, domain))
+        });
+        sent.unwrap_or_else(|error| ready(Err(error)).boxed())
+    }
+
+    fn publish(&self, event: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
+        let sent = self.member().and_then(|_| {
+            let packet = Packet::from_envelope(&event)?;
+            let shard = event.origin.as_ref().map_or(0, |origin| origin.shard.shard);
+            let subscribers = self.hub.routes().subscribers(&event.domain, shard);
+            Ok(self.hub.post(&subscribers, What::Event, packet, &event.domain))
+        });
+        sent.unwrap_or_else(|error| ready(Err(error)).boxed())
+    }
+
+    fn ask(&self, to: Asked, deadline: Duration) -> BoxFuture<'_, Result<Answer, BridgeError>> {
+        async move {
+            self.member()?;
+            let packet = Packet::from_asked(&to)?;
+            let routes = self.hub.routes();
+            let member = match &to {
+                Asked::Command(envelope) => {
+                    routes.owner(to.domain(), envelope.to.as_ref().map_or(0, |shard| shard.shard))
+                }
+                Asked::Query(envelope) => routes.host(&envelope.domain, &envelope.name),
+                Asked::Events { shard, .. } => routes.owner(&shard.domain, shard.shard),
+                Asked::Outbox { from, .. } => routes.owner(&from.domain, from.shard),
+                Asked::Watermark { to, .. } => routes.owner(&to.domain, to.shard),
+            };
+            let member = member.ok_or_else(|| no_owner(to.domain()))?;
+            let (answer, answered) = oneshot::channel();
+            // A question is never doubled: whoever asks again does so with the same id.
+            let held_back = self.hub.throw().first().copied();
+            let _lost;
+            match held_back {
+                Some(held_back) if !member.is_cut() => {
+                    if member.questions.push_if_room(Question { packet, held_back, answer }).is_err() {
+                        return Ok(Answer::Refused(Refusal::Busy));
+                    }
+                }
+                // Kept until the deadline, so that the asker waits for an answer that never comes.
+                _ => _lost = answer,
+            }
+            let no_answer = || BridgeError::NoAnswer { domain: to.domain().to_string(), deadline };
+            match tokio::time::timeout(deadline, answered).await {
+                Ok(Ok(packet)) => packet.answer(),
+                Ok(Err(_)) | Err(_) => Err(no_answer()),
+            }
+        }
+        .boxed()
+    }
+
+    fn tell(&self, tidings: Tidings) -> BoxFuture<'_, Result<(), BridgeError>> {
+        let sent = self.member().map(|_| {
+            let packet = Packet::from_tidings(&tidings);
+            let routes = self.hub.routes();
+            let (to, domain) = match &tidings {
+                Tidings::Committed { from, .. } => {
+                    (routes.owner(&from.domain, from.shard).into_iter().collect(), &from.domain)
+                }
+                Tidings::Head { shard, .. } => (routes.subscribers(&shard.domain, shard.shard), &shard.domain),
+            };
+            self.hub.post(&to, What::Tidings, packet, domain)
+        });
+        sent.unwrap_or_else(|error| ready(Err(error)).boxed())
+    }
+
+    fn durability(&self) -> String {
+        "loopback: messages live in this process only; what is lost with it is sent again from the logs".to_owned()
+    }
+
+    fn detach(&self) -> BoxFuture<'_, Result<(), BridgeError>> {
+        async move {
+            let member = self.member.write().take().ok_or(BridgeError::Closed)?;
+            member.leaving.store(true, Ordering::Release);
+            member.parcels.nudge();
+            member.left.notified().await;
+            Ok(())
+        }
+        .boxed()
+    }
+}

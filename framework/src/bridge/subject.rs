@@ -1,0 +1,290 @@
+//! Where each message goes on a broker: subjects, and the names of streams, under one namespace.
+//!
+//! Called by bridges. A subject says who is allowed to write to it: the sender's own domain stands in it, so that a broker's
+//! permissions can keep one service from speaking for another, and a receiver refuses what says otherwise inside.
+//! Every token is a checked [`Name`], a number or a fixed word: no text of a user ever becomes part of a subject unchecked.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use crate::message::{Name, NameError, Shard, ShardId};
+
+/// Keeps several installations apart on one server: `[A-Za-z0-9]{1,32}`, by default `whizbang`.
+///
+/// No `_` or `-`: the names of streams are made of a namespace and a domain, and must not be readable in two ways.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Namespace(Cow<'static, str>);
+
+impl Namespace {
+    /// The most bytes a namespace may have.
+    pub const MAX_BYTES: usize = 32;
+
+    /// Checks a namespace.
+    ///
+    /// # Errors
+    /// [`NamespaceError`] if it is no [`Name`] at all, is longer than [`MAX_BYTES`](Self::MAX_BYTES) or holds `_` or `-`.
+    pub fn new(text: &str) -> Result<Self, NamespaceError> {
+        let name = Name::new(text).map_err(NamespaceError::Name)?;
+        if text.len() > Self::MAX_BYTES || !text.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return Err(NamespaceError::Namespace(name));
+        }
+        Ok(Self(Cow::Owned(text.to_owned())))
+    }
+
+    /// The namespace as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self(Cow::Borrowed("whizbang"))
+    }
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A text that cannot be a [`Namespace`]. Choose another.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NamespaceError {
+    /// It is no name.
+    #[error(transparent)]
+    Name(NameError),
+    /// It is a name, but no namespace.
+    #[error("`{0}` is no namespace: use 1 to 32 of A-Z a-z 0-9")]
+    Namespace(Name),
+}
+
+/// What a subject says: who speaks, to whom, about what.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// A command or a reply for a shard, from a shard or from outside.
+    Direct {
+        /// The shard it is for.
+        to: ShardId,
+        /// The shard that sends it; none if no actor does.
+        from: Option<ShardId>,
+    },
+    /// An event of a shard.
+    Event {
+        /// The shard that recorded it.
+        shard: ShardId,
+        /// Its name.
+        name: Name,
+    },
+    /// A command whose caller waits for the reply.
+    AskCommand {
+        /// The domain.
+        domain: Name,
+        /// The shard of its key, if the caller knows it.
+        shard: Option<Shard>,
+    },
+    /// A query.
+    AskQuery {
+        /// The domain.
+        domain: Name,
+        /// Its name.
+        name: Name,
+    },
+    /// Events of a shard above a position.
+    AskEvents(ShardId),
+    /// Outbox entries of a shard above a sequence.
+    AskOutbox(ShardId),
+    /// How far a shard has committed what another has sent it.
+    AskWatermark(ShardId),
+    /// `to` tells `from` how far it has committed.
+    Committed {
+        /// The sending shard, which is told.
+        from: ShardId,
+        /// The receiving shard, which tells.
+        to: ShardId,
+    },
+    /// A shard tells how far its log has grown.
+    Head(ShardId),
+}
+
+impl Namespace {
+    /// The subject of a place.
+    pub fn subject(&self, place: &Place) -> String {
+        let ns = &self.0;
+        match place {
+            Place::Direct { to, from: Some(from) } => {
+                format!("{ns}.cmd.{}.{}.{}.{}", to.domain, to.shard, from.domain, from.shard)
+            }
+            Place::Direct { to, from: None } => format!("{ns}.cmd.{}.{}.outside", to.domain, to.shard),
+            Place::Event { shard, name } => format!("{ns}.evt.{}.{}.{name}", shard.domain, shard.shard),
+            Place::AskCommand { domain, shard: Some(shard) } => format!("{ns}.ask.{domain}.cmd.{shard}"),
+            Place::AskCommand { domain, shard: None } => format!("{ns}.ask.{domain}.cmd.any"),
+            Place::AskQuery { domain, name } => format!("{ns}.qry.{domain}.{name}"),
+            Place::AskEvents(shard) => format!("{ns}.ask.{}.evt.{}", shard.domain, shard.shard),
+            Place::AskOutbox(shard) => format!("{ns}.ask.{}.out.{}", shard.domain, shard.shard),
+            Place::AskWatermark(shard) => format!("{ns}.ask.{}.mark.{}", shard.domain, shard.shard),
+            Place::Committed { from, to } => {
+                format!("{ns}.done.{}.{}.{}.{}", from.domain, from.shard, to.domain, to.shard)
+            }
+            Place::Head(shard) => format!("{ns}.head.{}.{}", shard.domain, shard.shard),
+        }
+    }
+
+    /// The place a subject names; `None` if it is not one of this namespace.
+    pub fn place(&self, subject: &str) -> Option<Place> {
+        let rest = subject.strip_prefix(self.as_str())?.strip_prefix('.')?;
+        let tokens: Vec<&str> = rest.split('.').take(6).collect();
+        Some(match tokens.as_slice() {
+            ["cmd", domain, shard, "outside"] => Place::Direct { to: shard_id(domain, shard)?, from: None },
+            ["cmd", domain, shard, from, from_shard] => {
+                Place::Direct { to: shard_id(domain, shard)?, from: Some(shard_id(from, from_shard)?) }
+            }
+            ["evt", domain, shard, name] => {
+                Place::Event { shard: shard_id(domain, shard)?, name: Name::new(name).ok()? }
+            }
+            ["ask", domain, "cmd", "any"] => Place::AskCommand { domain: Name::new(domain).ok()?, shard: None },
+            ["ask", domain, "cmd", shard] => {
+                let at = shard_id(domain, shard)?;
+                Place::AskCommand { domain: at.domain, shard: Some(at.shard) }
+            }
+            ["qry", domain, name] => Place::AskQuery { domain: Name::new(domain).ok()?, name: Name::new(name).ok()? },
+            ["ask", domain, "evt", shard] => Place::AskEvents(shard_id(domain, shard)?),
+            ["ask", domain, "out", shard] => Place::AskOutbox(shard_id(domain, shard)?),
+            ["ask", domain, "mark", shard] => Place::AskWatermark(shard_id(domain, shard)?),
+            ["done", from, from_shard, to, to_shard] => {
+                Place::Committed { from: shard_id(from, from_shard)?, to: shard_id(to, to_shard)? }
+            }
+            ["head", domain, shard] => Place::Head(shard_id(domain, shard)?),
+            _ => return None,
+        })
+    }
+
+    /// All commands and replies for a domain.
+    pub fn direct_filter(&self, domain: &Name) -> String {
+        format!("{self}.cmd.{domain}.>")
+    }
+
+    /// All events of a domain.
+    pub fn event_filter(&self, domain: &Name) -> String {
+        format!("{self}.evt.{domain}.>")
+    }
+
+    /// All questions to the owner of a domain.
+    pub fn ask_filter(&self, domain: &Name) -> String {
+        format!("{self}.ask.{domain}.>")
+    }
+
+    /// All that receivers tell the shards of a domain.
+    pub fn committed_filter(&self, domain: &Name) -> String {
+        format!("{self}.done.{domain}.>")
+    }
+
+    /// All that the shards of a domain tell of their logs.
+    pub fn head_filter(&self, domain: &Name) -> String {
+        format!("{self}.head.{domain}.*")
+    }
+
+    /// The stream that holds the commands and replies for a domain.
+    pub fn direct_stream(&self, domain: &Name) -> String {
+        format!("{self}_commands_{domain}")
+    }
+
+    /// The stream that holds the events of a domain.
+    pub fn event_stream(&self, domain: &Name) -> String {
+        format!("{self}_events_{domain}")
+    }
+
+    /// The stream that holds what was refused.
+    pub fn refused_stream(&self) -> String {
+        format!("{self}_refused")
+    }
+
+    /// Where a service puts what it refused.
+    pub fn refused_subject(&self, service: &Name) -> String {
+        format!("{self}.refused.{service}")
+    }
+}
+
+/// A shard from two tokens; the number must be written as `Display` writes it, so that one shard has one subject.
+fn shard_id(domain: &str, shard: &str) -> Option<ShardId> {
+    let number: Shard = shard.parse().ok()?;
+    let plain = !shard.starts_with('+') && (shard.len() == 1 || !shard.starts_with('0'));
+    Some(ShardId::new(Name::new(domain).ok().filter(|_| plain)?, number))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn name() -> impl Strategy<Value = Name> {
+        prop_oneof![
+            "[A-Za-z0-9_-]{1,64}".prop_map(|text| Name::new(&text).unwrap()),
+            prop::sample::select(vec!["cmd", "evt", "any", "outside", "events", "_", "-", "0", "whizbang"])
+                .prop_map(|text| Name::new(text).unwrap()),
+        ]
+    }
+
+    fn shard() -> impl Strategy<Value = ShardId> {
+        (name(), any::<u16>()).prop_map(|(domain, shard)| ShardId::new(domain, shard))
+    }
+
+    fn place() -> impl Strategy<Value = Place> {
+        prop_oneof![
+            (shard(), prop::option::of(shard())).prop_map(|(to, from)| Place::Direct { to, from }),
+            (shard(), name()).prop_map(|(shard, name)| Place::Event { shard, name }),
+            (name(), prop::option::of(any::<u16>())).prop_map(|(domain, shard)| Place::AskCommand { domain, shard }),
+            (name(), name()).prop_map(|(domain, name)| Place::AskQuery { domain, name }),
+            shard().prop_map(Place::AskEvents),
+            shard().prop_map(Place::AskOutbox),
+            shard().prop_map(Place::AskWatermark),
+            (shard(), shard()).prop_map(|(from, to)| Place::Committed { from, to }),
+            shard().prop_map(Place::Head),
+        ]
+    }
+
+    #[test]
+    fn a_namespace_holds_letters_and_digits() {
+        assert_eq!(Namespace::default().as_str(), "whizbang");
+        for text in ["", "a_b", "a-b", "a.b", "a*", ">", "a b", "é", &"a".repeat(33)] {
+            assert!(Namespace::new(text).is_err(), "{text}");
+        }
+        assert!(Namespace::new(&"a".repeat(32)).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn a_place_comes_back_from_its_subject(namespace in "[A-Za-z0-9]{1,32}", place in place()) {
+            let namespace = Namespace::new(&namespace).unwrap();
+            let subject = namespace.subject(&place);
+            prop_assert!(subject.len() <= 255, "{} bytes", subject.len());
+            prop_assert!(subject.split('.').all(Name::is_valid), "{subject}");
+            prop_assert_eq!(namespace.place(&subject), Some(place));
+        }
+
+        #[test]
+        fn no_two_streams_share_a_name(
+            one in ("[a-c]{1,2}", "[ab_]{1,2}(_events_|_commands_)?[ab_]{1,2}"),
+            other in ("[a-c]{1,2}", "[ab_]{1,2}(_events_|_commands_)?[ab_]{1,2}"),
+        ) {
+            let names = |(namespace, domain): &(String, String)| {
+                let (namespace, domain) = (Namespace::new(namespace).unwrap(), Name::new(domain).unwrap());
+                [namespace.event_stream(&domain), namespace.direct_stream(&domain), namespace.refused_stream()]
+            };
+            if one != other {
+                prop_assert_ne!(&names(&one)[..2], &names(&other)[..2]);
+                prop_assert!(names(&one)[..2].iter().all(|name| !names(&other)[..2].contains(name)));
+            }
+        }
+
+        #[test]
+        fn any_text_is_a_place_or_none(text in "whizbang[.a-z0-9>* +]{0,40}") {
+            if let Some(place) = Namespace::default().place(&text) {
+                prop_assert_eq!(Namespace::default().subject(&place), text);
+            }
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Questions, answers and tidings as packets.
+//!
+//! Called by bridges. A command or a query asked is its envelope's packet, and its reply is a payload behind a short header, so
+//! that any language can ask; the rest is frames, told from packets of the first kind by the header `whizbang-frame`.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+use super::frame::{Reader, Writer};
+use super::{BridgeError, Packet, malformed, shown};
+use crate::bridge::{Answer, Asked, Refusal, Tidings};
+use crate::message::{Kind, MAX_PAYLOAD_BYTES};
+
+/// Marks a payload that is a frame; its value says of what.
+const FRAME: &str = "whizbang-frame";
+/// Says what kind of answer the payload is.
+const ANSWER: &str = "whizbang-answer";
+
+fn framed(what: &'static str, frame: Writer) -> Packet {
+    Packet { headers: vec![(Cow::Borrowed(FRAME), what.to_owned())], payload: frame.end() }
+}
+
+/// The only value of `name`; more than one is malformed.
+fn only<'a>(headers: &[(&'a str, &'a str)], name: &str) -> Result<Option<&'a str>, BridgeError> {
+    let mut found = headers.iter().filter(|(known, _)| *known == name).map(|(_, value)| value.trim());
+    let first = found.next();
+    if found.next().is_some() {
+        return Err(malformed(format!("header `{name}` is there twice")));
+    }
+    Ok(first)
+}
+
+impl Packet {
+    fn pairs(&self) -> Vec<(&str, &str)> {
+        self.headers.iter().map(|(name, value)| (name.as_ref(), value.as_str())).collect()
+    }
+
+    /// A question.
+    ///
+    /// # Errors
+    /// As [`from_envelope`](Self::from_envelope).
+    pub fn from_asked(asked: &Asked) -> Result<Self, BridgeError> {
+        let mut frame = Writer::new();
+        match asked {
+            Asked::Command(envelope) | Asked::Query(envelope) => return Self::from_envelope(envelope),
+            Asked::Events { shard, after, limit } => {
+                frame.byte(1);
+                frame.shard(shard);
+                frame.number(*after);
+                frame.number(u64::from(*limit));
+            }
+            Asked::Outbox { from, to, after, limit } => {
+                frame.byte(2);
+                frame.shard(from);
+                frame.shard(to);
+                frame.number(*after);
+                frame.number(u64::from(*limit));
+            }
+            Asked::Watermark { from, to } => {
+                frame.byte(3);
+                frame.shard(from);
+                frame.shard(to);
+            }
+        }
+        Ok(framed("asked", frame))
+    }
+
+    /// The question in a packet.
+    ///
+    /// # Errors
+    /// [`BridgeError::Malformed`] or [`BridgeError::Oversize`].
+    pub fn asked(&self) -> Result<Asked, BridgeError> {
+        Self::read_asked(&self.pairs(), self.payload.clone())
+    }
+
+    /// The question in headers and a payload.
+    ///
+    /// # Errors
+    /// [`BridgeError::Malformed`] or [`BridgeError::Oversize`].
+    pub fn read_asked(headers: &[(&str, &str)], payload: Bytes) -> Result<Asked, BridgeError> {
+        match only(headers, FRAME)? {
+            None => {
+                let envelope = Self::read_envelope(headers.iter().copied(), payload)?;
+                match envelope.kind {
+                    Kind::Command => Ok(Asked::Command(envelope)),
+                    Kind::Query => Ok(Asked::Query(envelope)),
+                    other => Err(malformed(format!("a {} is no question", other.as_str()))),
+                }
+            }
+            Some("asked") => {
+                let mut frame = Reader::new(payload)?;
+                let asked = match frame.byte()? {
+                    1 => Asked::Events { shard: frame.shard()?, after: frame.number()?, limit: frame.u32()? },
+                    2 => Asked::Outbox {
+                        from: frame.shard()?,
+                        to: frame.shard()?,
+                        after: frame.number()?,
+                        limit: frame.u32()?,
+                    },
+                    3 => Asked::Watermark { from: frame.shard()?, to: frame.shard()? },
+                    other => return Err(malformed(format!("question {other} is not known"))),
+                };
+                frame.end()?;
+                Ok(asked)
+            }
+            Some(other) => Err(malformed(format!("a frame of `{}` is no question", shown(other)))),
+        }
+    }
+
+    /// An answer. A list of envelopes is cut so that the packet has at most `max_bytes`; whoever asked asks on.
+    pub fn from_answer(answer: &Answer, max_bytes: usize) -> Self {
+        let mut frame = Writer::new();
+        let (what, payload) = match answer {
+            Answer::Reply(reply) => ("reply", reply.clone()),
+            Answer::Envelopes(envelopes, last) => {
+                frame.number(*last);
+                // The header and the bytes that a broker adds.
+                frame.envelopes(envelopes, max_bytes.saturating_sub(64));
+                ("envelopes", frame.end())
+            }
+            Answer::Watermark(through) => {
+                frame.number(*through);
+                ("watermark", frame.end())
+            }
+            Answer::Refused(refusal) => refusal_parts(refusal),
+        };
+        Self { headers: vec![(Cow::Borrowed(ANSWER), what.to_owned())], payload }
+    }
+
+    /// The answer in a packet.
+    ///
+    /// # Errors
+    /// [`BridgeError::Malformed`] or [`BridgeError::Oversize`].
+    pub fn answer(&self) -> Result<Answer, BridgeError> {
+        Self::read_answer(&self.pairs(), self.payload.clone())
+    }
+
+    /// The answer in headers and a payload.
+    ///
+    /// # Errors
+    /// [`BridgeError::Malformed`] or [`BridgeError::Oversize`].
+    pub fn read_answer(headers: &[(&str, &str)], payload: Bytes) -> Result<Answer, BridgeError> {
+        let what = only(headers, ANSWER)?.ok_or_else(|| malformed(format!("header `{ANSWER}` is missing")))?;
+        match what {
+            "reply" if payload.len() > MAX_PAYLOAD_BYTES => {
+                Err(BridgeError::Oversize { bytes: payload.len(), limit: MAX_PAYLOAD_BYTES })
+            }
+            "reply" => Ok(Answer::Reply(payload)),
+            "envelopes" => {
+                let mut frame = Reader::new(payload)?;
+                let last = frame.number()?;
+                let envelopes = frame.envelopes()?;
+                frame.end()?;
+                Ok(Answer::Envelopes(envelopes, last))
+            }
+            "watermark" => {
+                let mut frame = Reader::new(payload)?;
+                let through = frame.number()?;
+                frame.end()?;
+                Ok(Answer::Watermark(through))
+            }
+            other => {
+                let text = || String::from_utf8_lossy(&payload).into_owned();
+                Ok(Answer::Refused(match other {
+                    "busy" => Refusal::Busy,
+                    "not-here" => Refusal::NotHere,
+                    "unhandled" => Refusal::Unhandled(text()),
+                    "undecodable" => Refusal::Undecodable(text()),
+                    "conflict" => Refusal::Conflict,
+                    "expired" => Refusal::Expired,
+                    "late" => Refusal::Late,
+                    "dead-letter" => Refusal::DeadLetter(text()),
+                    "unknown" => Refusal::Unknown(text()),
+                    other => return Err(malformed(format!("an answer `{}` is not known", shown(other)))),
+                }))
+            }
+        }
+    }
+
+    /// News.
+    pub fn from_tidings(tidings: &Tidings) -> Self {
+        let mut frame = Writer::new();
+        match tidings {
+            Tidings::Committed { from, to, through } => {
+                frame.byte(1);
+                frame.shard(from);
+                frame.shard(to);
+                frame.number(*through);
+            }
+            Tidings::Head { shard, position } => {
+                frame.byte(2);
+                frame.shard(shard);
+                frame.number(*position);
+            }
+        }
+        framed("tidings", frame)
+    }
+
+    /// The news in a packet.
+    ///
+    /// # Errors
+    /// [`BridgeError::Malformed`].
+    pub fn tidings(&self) -> Result<Tidings, BridgeError> {
+        Self::read_tidings(&self.pairs(), self.payload.clone())
+    }
+
+    /// The news in headers and a payload.
+    ///
+    /// # Errors
+    /// [`BridgeError::Malformed`].
+    pub fn read_tidings(headers: &[(&str, &str)], payload: Bytes) -> Result<Tidings, BridgeError> {
+        if only(headers, FRAME)? != Some("tidings") {
+            return Err(malformed("no tidings"));
+        }
+        let mut frame = Reader::new(payload)?;
+        let tidings = match frame.byte()? {
+            1 => Tidings::Committed { from: frame.shard()?, to: frame.shard()?, through: frame.number()? },
+            2 => Tidings::Head { shard: frame.shard()?, position: frame.number()? },
+            other => return Err(malformed(format!("tidings {other} are not known"))),
+        };
+        frame.end()?;
+        Ok(tidings)
+    }
+}
+
+fn refusal_parts(refusal: &Refusal) -> (&'static str, Bytes) {
+    let (what, text) = match refusal {
+        Refusal::Busy => ("busy", ""),
+        Refusal::NotHere => ("not-here", ""),
+        Refusal::Unhandled(text) => ("unhandled", text.as_str()),
+        Refusal::Undecodable(text) => ("undecodable", text.as_str()),
+        Refusal::Conflict => ("conflict", ""),
+        Refusal::Expired => ("expired", ""),
+        Refusal::Late => ("late", ""),
+        Refusal::DeadLetter(text) => ("dead-letter", text.as_str()),
+        Refusal::Unknown(text) => ("unknown", text.as_str()),
+    };
+    (what, Bytes::copy_from_slice(text.as_bytes()))
+}

@@ -1,0 +1,274 @@
+//! The compact form of what only nodes say to each other: questions, answers, tidings, lists of envelopes.
+//!
+//! Called by [`Packet`] and by bridges. A frame is a version byte, then fields in a fixed order: numbers as LEB128, texts and
+//! bytes behind their length, options behind a byte 0 or 1. Nothing is allocated on a length that the bytes do not back.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{BridgeError, headers, malformed};
+use crate::clock::Timestamp;
+use crate::message::{Codec, Envelope, Kind, MessageId, Name, Origin, ShardId, Wants};
+
+/// The version of the frames this program writes, and the only one it reads.
+const VERSION: u8 = 1;
+
+/// Fewer bytes no envelope has in a frame; a claimed count of envelopes is checked against it.
+const LEAST_ENVELOPE_BYTES: usize = 48;
+
+/// Writes the fields of a frame.
+pub(crate) struct Writer(BytesMut);
+
+impl Writer {
+    pub(crate) fn new() -> Self {
+        let mut bytes = BytesMut::with_capacity(64);
+        bytes.put_u8(VERSION);
+        Self(bytes)
+    }
+
+    pub(crate) fn end(self) -> Bytes {
+        self.0.freeze()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn byte(&mut self, byte: u8) {
+        self.0.put_u8(byte);
+    }
+
+    pub(crate) fn number(&mut self, mut number: u64) {
+        while number >= 0x80 {
+            self.0.put_u8((number & 0x7F) as u8 | 0x80);
+            number >>= 7;
+        }
+        self.0.put_u8(number as u8);
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.0.put_slice(bytes);
+    }
+
+    pub(crate) fn text(&mut self, text: &str) {
+        self.bytes(text.as_bytes());
+    }
+
+    pub(crate) fn id(&mut self, id: MessageId) {
+        self.0.put_u128(id.as_u128());
+    }
+
+    pub(crate) fn shard(&mut self, shard: &ShardId) {
+        self.text(&shard.domain);
+        self.number(u64::from(shard.shard));
+    }
+
+    fn option<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Self, T)) {
+        self.byte(u8::from(value.is_some()));
+        if let Some(value) = value {
+            write(self, value);
+        }
+    }
+
+    pub(crate) fn envelope(&mut self, envelope: &Envelope) {
+        self.id(envelope.id);
+        self.byte(envelope.kind.id());
+        self.text(&envelope.name);
+        self.number(u64::from(envelope.version));
+        self.text(&envelope.domain);
+        self.option(envelope.to.as_ref(), Self::shard);
+        self.text(&envelope.key);
+        self.option(envelope.actor.as_ref(), |to, actor| to.text(actor));
+        self.option(envelope.origin.as_ref(), |to, origin| {
+            to.shard(&origin.shard);
+            to.text(&origin.actor);
+            to.text(&origin.key);
+            to.number(origin.sequence);
+            to.number(origin.version);
+        });
+        self.id(envelope.correlation);
+        self.option(envelope.causation, Self::id);
+        self.number(envelope.time.as_millis());
+        self.option(envelope.deadline, |to, deadline| to.number(deadline.as_millis()));
+        self.byte(envelope.wants.id());
+        self.option(envelope.traceparent.as_deref(), Self::text);
+        self.number(envelope.headers.len() as u64);
+        for (name, value) in &envelope.headers {
+            self.text(name);
+            self.text(value);
+        }
+        self.byte(envelope.codec.id());
+        self.bytes(&envelope.payload);
+    }
+
+    /// As many envelopes of the list's front as fit into `max_bytes` for the whole frame.
+    pub(crate) fn envelopes(&mut self, envelopes: &[Envelope], max_bytes: usize) {
+        let mut list = Writer(BytesMut::with_capacity(envelopes.len().min(1024) * 256));
+        let mut count = 0u64;
+        // The count in front of the list has at most ten bytes.
+        let room = max_bytes.saturating_sub(self.len() + 10);
+        for envelope in envelopes {
+            let before = list.len();
+            list.envelope(envelope);
+            if list.len() > room {
+                list.0.truncate(before);
+                break;
+            }
+            count += 1;
+        }
+        self.number(count);
+        self.0.unsplit(list.0);
+    }
+}
+
+/// Reads the fields of a frame. Payloads are slices of the frame: no copy.
+pub(crate) struct Reader {
+    bytes: Bytes,
+    at: usize,
+}
+
+impl Reader {
+    pub(crate) fn new(bytes: Bytes) -> Result<Self, BridgeError> {
+        let mut reader = Self { bytes, at: 0 };
+        match reader.byte()? {
+            VERSION => Ok(reader),
+            other => Err(malformed(format!("a frame of version {other}, this program knows {VERSION}"))),
+        }
+    }
+
+    /// Checks that nothing is left over.
+    pub(crate) fn end(self) -> Result<(), BridgeError> {
+        let left = self.left();
+        if left == 0 { Ok(()) } else { Err(malformed(format!("{left} bytes are left over behind a frame"))) }
+    }
+
+    fn left(&self) -> usize {
+        self.bytes.len().saturating_sub(self.at)
+    }
+
+    fn take(&mut self, count: usize) -> Result<Bytes, BridgeError> {
+        if count > self.left() {
+            return Err(malformed("a frame ends too early"));
+        }
+        let taken = self.bytes.slice(self.at..self.at + count);
+        self.at += count;
+        Ok(taken)
+    }
+
+    pub(crate) fn byte(&mut self) -> Result<u8, BridgeError> {
+        let byte = self.bytes.get(self.at).copied().ok_or_else(|| malformed("a frame ends too early"))?;
+        self.at += 1;
+        Ok(byte)
+    }
+
+    pub(crate) fn number(&mut self) -> Result<u64, BridgeError> {
+        let mut number = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            let bits = u64::from(byte & 0x7F);
+            // The tenth byte has one bit left.
+            if shift == 63 && bits > 1 {
+                break;
+            }
+            number |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Ok(number);
+            }
+        }
+        Err(malformed("a number in a frame has more than 64 bits"))
+    }
+
+    fn small<T: TryFrom<u64>>(&mut self) -> Result<T, BridgeError> {
+        T::try_from(self.number()?).map_err(|_| malformed("a number in a frame is too large"))
+    }
+
+    pub(crate) fn u32(&mut self) -> Result<u32, BridgeError> {
+        self.small()
+    }
+
+    pub(crate) fn bytes(&mut self) -> Result<Bytes, BridgeError> {
+        let count = self.small()?;
+        self.take(count)
+    }
+
+    pub(crate) fn text(&mut self) -> Result<String, BridgeError> {
+        let bytes = self.bytes()?;
+        std::str::from_utf8(&bytes).map(str::to_owned).map_err(|_| malformed("a text in a frame is not UTF-8"))
+    }
+
+    pub(crate) fn name(&mut self) -> Result<Name, BridgeError> {
+        let bytes = self.bytes()?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| malformed("a name in a frame is not UTF-8"))?;
+        Name::new(text).map_err(|error| malformed(error.to_string()))
+    }
+
+    pub(crate) fn id(&mut self) -> Result<MessageId, BridgeError> {
+        let bytes = self.take(16)?;
+        let bytes: [u8; 16] = bytes.as_ref().try_into().map_err(|_| malformed("a frame ends too early"))?;
+        Ok(MessageId::from_u128(u128::from_be_bytes(bytes)))
+    }
+
+    pub(crate) fn shard(&mut self) -> Result<ShardId, BridgeError> {
+        Ok(ShardId::new(self.name()?, self.small()?))
+    }
+
+    fn option<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, BridgeError>) -> Result<Option<T>, BridgeError> {
+        match self.byte()? {
+            0 => Ok(None),
+            1 => read(self).map(Some),
+            other => Err(malformed(format!("an option in a frame is marked {other}"))),
+        }
+    }
+
+    fn numbered<T>(&mut self, what: &str, of: impl FnOnce(u8) -> Option<T>) -> Result<T, BridgeError> {
+        let number = self.byte()?;
+        of(number).ok_or_else(|| malformed(format!("{what} {number} in a frame is not known")))
+    }
+
+    pub(crate) fn envelope(&mut self) -> Result<Envelope, BridgeError> {
+        let envelope = Envelope {
+            id: self.id()?,
+            kind: self.numbered("kind", Kind::from_id)?,
+            name: self.name()?,
+            version: self.u32()?,
+            domain: self.name()?,
+            to: self.option(Self::shard)?,
+            key: self.text()?,
+            actor: self.option(Self::name)?,
+            origin: self.option(|from| {
+                Ok(Origin {
+                    shard: from.shard()?,
+                    actor: from.name()?,
+                    key: from.text()?,
+                    sequence: from.number()?,
+                    version: from.number()?,
+                })
+            })?,
+            correlation: self.id()?,
+            causation: self.option(Self::id)?,
+            time: Timestamp::from_millis(self.number()?),
+            deadline: self.option(Self::number)?.map(Timestamp::from_millis),
+            wants: self.numbered("wish for a reply", Wants::from_id)?,
+            traceparent: self.option(Self::text)?,
+            headers: {
+                let count: usize = self.small()?;
+                if count > headers::MAX_HEADERS {
+                    return Err(malformed(format!("{count} unknown headers, more than {}", headers::MAX_HEADERS)));
+                }
+                (0..count).map(|_| Ok((self.text()?, self.text()?))).collect::<Result<_, BridgeError>>()?
+            },
+            codec: self.numbered("codec", Codec::from_id)?,
+            payload: self.bytes()?,
+        };
+        headers::check(&envelope)?;
+        Ok(envelope)
+    }
+
+    pub(crate) fn envelopes(&mut self) -> Result<Vec<Envelope>, BridgeError> {
+        let count: usize = self.small()?;
+        if count > self.left() / LEAST_ENVELOPE_BYTES {
+            return Err(malformed(format!("a frame claims {count} envelopes in {} bytes", self.left())));
+        }
+        (0..count).map(|_| self.envelope()).collect()
+    }
+}

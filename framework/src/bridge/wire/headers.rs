@@ -1,0 +1,341 @@
+//! One envelope as CloudEvents 1.0 headers and a payload, and back.
+//!
+//! Called by [`Packet`]. The table of headers is in docs/wire.md; a header stands once or not at all.
+//! Headers this room does not know pass through; those that command the broker (`Nats-…`) neither come in nor go out.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+use super::{BridgeError, Packet, instant, malformed, percent, shown};
+use crate::clock::Timestamp;
+use crate::message::{Codec, Envelope, Key, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, ShardId, Wants};
+
+/// How many headers whizbang does not know an envelope may carry along.
+pub const MAX_HEADERS: usize = 64;
+/// How many bytes the names and values of those headers may have together.
+pub const MAX_HEADER_BYTES: usize = 16 * 1024;
+
+const SPECVERSION: &str = "ce-specversion";
+const ID: &str = "ce-id";
+const TYPE: &str = "ce-type";
+const SOURCE: &str = "ce-source";
+const TIME: &str = "ce-time";
+const SUBJECT: &str = "ce-subject";
+const PARTITION_KEY: &str = "ce-partitionkey";
+const SEQUENCE: &str = "ce-sequence";
+const CONTENT_TYPE: &str = "ce-datacontenttype";
+const KIND: &str = "ce-kind";
+const DOMAIN: &str = "ce-domain";
+const SCHEMA_VERSION: &str = "ce-schemaversion";
+const CORRELATION: &str = "ce-correlationid";
+const CAUSATION: &str = "ce-causationid";
+const ACTOR: &str = "ce-actor";
+const ORIGIN_KEY: &str = "ce-originkey";
+const STREAM_VERSION: &str = "ce-streamversion";
+const DEADLINE: &str = "ce-deadline";
+const WANTS: &str = "ce-wants";
+const TRACEPARENT: &str = "traceparent";
+
+/// The `ce-source` of what no actor sent.
+const OUTSIDE: &str = "/";
+
+pub(super) fn write(envelope: &Envelope) -> Result<Packet, BridgeError> {
+    check(envelope)?;
+    let mut headers = Headers(Vec::with_capacity(18 + envelope.headers.len()));
+    headers.put(SPECVERSION, "1.0");
+    headers.put(ID, envelope.id.to_string());
+    headers.put(TYPE, format!("{}.{}", envelope.domain, envelope.name));
+    headers.put(TIME, instant::write(envelope.time));
+    headers.put(CONTENT_TYPE, envelope.codec.media_type());
+    headers.put(KIND, envelope.kind.as_str());
+    headers.put(DOMAIN, envelope.domain.as_str());
+    headers.put(SCHEMA_VERSION, envelope.version.to_string());
+    headers.put(CORRELATION, envelope.correlation.to_string());
+    if let Some(causation) = envelope.causation {
+        headers.put(CAUSATION, causation.to_string());
+    }
+    let mut subject = envelope.key.as_str();
+    let mut shard = envelope.to.as_ref();
+    match &envelope.origin {
+        None => headers.put(SOURCE, OUTSIDE),
+        Some(origin) => {
+            headers.put(SOURCE, format!("/{}/{}/{}", origin.shard.domain, origin.shard.shard, origin.actor));
+            // Twenty digits, so that the order of the text is the order of the numbers, as the CloudEvents extension asks.
+            headers.put(SEQUENCE, format!("{:020}", origin.sequence));
+            if origin.version > 0 {
+                headers.put(STREAM_VERSION, origin.version.to_string());
+            }
+            if is_plain_event(envelope) {
+                subject = &origin.key;
+                shard = Some(&origin.shard);
+            } else {
+                headers.put(ORIGIN_KEY, percent::encode(&origin.key));
+            }
+        }
+    }
+    if !subject.is_empty() {
+        headers.put(SUBJECT, percent::encode(subject));
+    }
+    if let Some(shard) = shard {
+        headers.put(PARTITION_KEY, shard.to_string());
+    }
+    if let Some(actor) = &envelope.actor {
+        headers.put(ACTOR, actor.as_str());
+    }
+    if let Some(deadline) = envelope.deadline {
+        headers.put(DEADLINE, instant::write(deadline));
+    }
+    match envelope.wants {
+        Wants::Nothing => {}
+        Wants::Rejection => headers.put(WANTS, "rejection"),
+        Wants::Reply => headers.put(WANTS, "reply"),
+    }
+    // A trace context that is none is left out: no message is lost for the sake of a trace.
+    if let Some(traceparent) = envelope.traceparent.as_deref().filter(|text| is_traceparent(text)) {
+        headers.put(TRACEPARENT, traceparent.to_owned());
+    }
+    for (name, value) in &envelope.headers {
+        headers.0.push((Cow::Owned(name.clone()), value.clone()));
+    }
+    Ok(Packet { headers: headers.0, payload: envelope.payload.clone() })
+}
+
+struct Headers(Vec<(Cow<'static, str>, String)>);
+
+impl Headers {
+    fn put(&mut self, name: &'static str, value: impl Into<String>) {
+        self.0.push((Cow::Borrowed(name), value.into()));
+    }
+}
+
+/// An event as a log holds it: known by its stream, without a destination.
+fn is_plain_event(envelope: &Envelope) -> bool {
+    envelope.kind == Kind::Event && envelope.key.is_empty() && envelope.to.is_none()
+}
+
+/// What must hold of every envelope that travels, in whatever form.
+pub(super) fn check(envelope: &Envelope) -> Result<(), BridgeError> {
+    if envelope.payload.len() > MAX_PAYLOAD_BYTES {
+        return Err(BridgeError::Oversize { bytes: envelope.payload.len(), limit: MAX_PAYLOAD_BYTES });
+    }
+    if envelope.key.len() > Key::MAX_BYTES {
+        return Err(malformed(format!("the key has {} bytes, more than {}", envelope.key.len(), Key::MAX_BYTES)));
+    }
+    if let Some(origin) = &envelope.origin {
+        if origin.key.is_empty() || origin.key.len() > Key::MAX_BYTES {
+            return Err(malformed(format!("the origin's key has {} bytes", origin.key.len())));
+        }
+        if origin.sequence == 0 {
+            return Err(malformed("the origin's sequence is 0"));
+        }
+    }
+    if envelope.headers.len() > MAX_HEADERS {
+        return Err(malformed(format!("{} unknown headers, more than {MAX_HEADERS}", envelope.headers.len())));
+    }
+    let bytes: usize = envelope.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > MAX_HEADER_BYTES {
+        return Err(BridgeError::Oversize { bytes, limit: MAX_HEADER_BYTES });
+    }
+    for (at, (name, value)) in envelope.headers.iter().enumerate() {
+        if !is_header_name(name) || is_known(name) || commands_the_broker(name) {
+            return Err(malformed(format!("`{}` cannot be the name of a header", shown(name))));
+        }
+        if value.chars().any(char::is_control) || value.trim() != value {
+            return Err(malformed(format!("header `{name}` holds control characters or outer spaces")));
+        }
+        if envelope.headers.iter().take(at).any(|(other, _)| other == name) {
+            return Err(malformed(format!("header `{name}` is there twice")));
+        }
+    }
+    Ok(())
+}
+
+fn is_header_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$&'*+-.^_`|~".contains(&byte))
+}
+
+/// `Nats-Rollup` empties a stream, `Nats-Msg-Id` makes another's message a duplicate: neither may ride along.
+fn commands_the_broker(name: &str) -> bool {
+    name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"))
+}
+
+fn is_traceparent(text: &str) -> bool {
+    text.len() == 55
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            2 | 35 | 52 => byte == b'-',
+            _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        })
+}
+
+/// The headers of one packet, as they stand there.
+#[derive(Default)]
+struct Known<'a> {
+    slots: [Option<&'a str>; 20],
+}
+
+/// Position of each header in [`Known::slots`].
+const NAMES: [&str; 20] = [
+    SPECVERSION,
+    ID,
+    TYPE,
+    SOURCE,
+    TIME,
+    SUBJECT,
+    PARTITION_KEY,
+    SEQUENCE,
+    CONTENT_TYPE,
+    KIND,
+    DOMAIN,
+    SCHEMA_VERSION,
+    CORRELATION,
+    CAUSATION,
+    ACTOR,
+    ORIGIN_KEY,
+    STREAM_VERSION,
+    DEADLINE,
+    WANTS,
+    TRACEPARENT,
+];
+
+fn slot(name: &str) -> Option<usize> {
+    NAMES.iter().position(|known| *known == name)
+}
+
+fn is_known(name: &str) -> bool {
+    slot(name).is_some()
+}
+
+impl<'a> Known<'a> {
+    fn get(&self, name: &'static str) -> Option<&'a str> {
+        slot(name).and_then(|at| self.slots.get(at).copied().flatten())
+    }
+
+    fn need(&self, name: &'static str) -> Result<&'a str, BridgeError> {
+        self.get(name).ok_or_else(|| malformed(format!("header `{name}` is missing")))
+    }
+
+    fn read<T>(&self, name: &'static str, read: impl FnOnce(&'a str) -> Option<T>) -> Result<Option<T>, BridgeError> {
+        self.get(name).map(|value| read(value).ok_or_else(|| wrong(name, value))).transpose()
+    }
+}
+
+fn wrong(name: &str, value: &str) -> BridgeError {
+    malformed(format!("header `{name}` cannot be `{}`", shown(value)))
+}
+
+pub(super) fn read<'a>(
+    headers: impl IntoIterator<Item = (&'a str, &'a str)>,
+    payload: Bytes,
+) -> Result<Envelope, BridgeError> {
+    let mut known = Known::default();
+    let mut unknown: Vec<(String, String)> = Vec::new();
+    for (name, value) in headers {
+        let value = value.trim();
+        if let Some(place) = slot(name).and_then(|at| known.slots.get_mut(at)) {
+            if place.replace(value).is_some() {
+                return Err(malformed(format!("header `{name}` is there twice")));
+            }
+        } else if !commands_the_broker(name) {
+            // Counted before anything is kept: the rest is checked with the whole envelope.
+            if unknown.len() == MAX_HEADERS || name.len() + value.len() > MAX_HEADER_BYTES {
+                return Err(malformed("too many or too long headers"));
+            }
+            unknown.push((name.to_owned(), value.to_owned()));
+        }
+    }
+
+    if known.need(SPECVERSION)? != "1.0" {
+        return Err(wrong(SPECVERSION, known.need(SPECVERSION)?));
+    }
+    let id = known.read(ID, MessageId::parse)?.ok_or_else(|| malformed("header `ce-id` is missing"))?;
+    let (domain, name) = read_type(known.need(TYPE)?)?;
+    if known.get(DOMAIN).is_some_and(|text| text != domain.as_str()) {
+        return Err(malformed("headers `ce-domain` and `ce-type` name different domains"));
+    }
+    let kind = known.read(KIND, read_kind)?.ok_or_else(|| malformed("header `ce-kind` is missing"))?;
+    let codec = known
+        .read(CONTENT_TYPE, Codec::from_media_type)?
+        .ok_or_else(|| malformed("header `ce-datacontenttype` is missing"))?;
+    let mut key = known.read(SUBJECT, percent::decode)?.unwrap_or_default().into_owned();
+    let mut to = known.read(PARTITION_KEY, read_shard)?;
+    let source = known.need(SOURCE)?;
+    let origin = match known.read(SEQUENCE, read_number)? {
+        None => None,
+        Some(sequence) => {
+            let (shard, actor) = read_source(source).ok_or_else(|| wrong(SOURCE, source))?;
+            let version = known.read(STREAM_VERSION, read_number)?.unwrap_or(0);
+            let key = match known.read(ORIGIN_KEY, percent::decode)? {
+                Some(key) => key.into_owned(),
+                None if kind == Kind::Event => {
+                    if to.take().is_some_and(|named| named != shard) {
+                        return Err(malformed("headers `ce-source` and `ce-partitionkey` name different shards"));
+                    }
+                    std::mem::take(&mut key)
+                }
+                None => return Err(malformed("header `ce-originkey` is missing")),
+            };
+            Some(Origin { shard, actor, key, sequence, version })
+        }
+    };
+    let envelope = Envelope {
+        id,
+        kind,
+        name,
+        version: known.read(SCHEMA_VERSION, |text| text.parse().ok())?.unwrap_or(1),
+        domain,
+        to,
+        key,
+        actor: known.read(ACTOR, |text| Name::new(text).ok())?,
+        origin,
+        correlation: known.read(CORRELATION, MessageId::parse)?.unwrap_or(id),
+        causation: known.read(CAUSATION, MessageId::parse)?,
+        time: known.read(TIME, instant::read)?.or_else(|| id.time()).unwrap_or(Timestamp::from_millis(0)),
+        deadline: known.read(DEADLINE, instant::read)?,
+        wants: known.read(WANTS, read_wants)?.unwrap_or_default(),
+        traceparent: known.get(TRACEPARENT).filter(|text| is_traceparent(text)).map(str::to_owned),
+        headers: unknown,
+        codec,
+        payload,
+    };
+    check(&envelope)?;
+    Ok(envelope)
+}
+
+fn read_type(text: &str) -> Result<(Name, Name), BridgeError> {
+    let (domain, name) = text.split_once('.').ok_or_else(|| wrong(TYPE, text))?;
+    let read = |part| Name::new(part).map_err(|_| wrong(TYPE, text));
+    Ok((read(domain)?, read(name)?))
+}
+
+fn read_kind(text: &str) -> Option<Kind> {
+    [Kind::Command, Kind::Event, Kind::Query, Kind::Document, Kind::Reply]
+        .into_iter()
+        .find(|kind| kind.as_str() == text)
+}
+
+fn read_wants(text: &str) -> Option<Wants> {
+    match text {
+        "nothing" => Some(Wants::Nothing),
+        "rejection" => Some(Wants::Rejection),
+        "reply" => Some(Wants::Reply),
+        _ => None,
+    }
+}
+
+/// A decimal number without sign; `str::parse` alone would take `+1`.
+fn read_number(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// `domain/shard`.
+fn read_shard(text: &str) -> Option<ShardId> {
+    let (domain, shard) = text.split_once('/')?;
+    Some(ShardId::new(Name::new(domain).ok()?, u16::try_from(read_number(shard)?).ok()?))
+}
+
+/// `/domain/shard/actor`.
+fn read_source(text: &str) -> Option<(ShardId, Name)> {
+    let (shard, actor) = text.strip_prefix('/')?.rsplit_once('/')?;
+    Some((read_shard(shard)?, Name::new(actor).ok()?))
+}

@@ -1,0 +1,414 @@
+//! Round trips of everything that travels, and bytes that were never meant to.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::{Packet, instant};
+use crate::bridge::{Answer, Asked, BridgeError, Refusal, Tidings};
+use crate::clock::Timestamp;
+use crate::message::{Codec, Envelope, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, ShardId, Wants};
+
+fn name() -> impl Strategy<Value = Name> {
+    "[A-Za-z0-9_-]{1,64}".prop_map(|text| Name::new(&text).unwrap())
+}
+
+fn shard() -> impl Strategy<Value = ShardId> {
+    (name(), any::<u16>()).prop_map(|(domain, shard)| ShardId::new(domain, shard))
+}
+
+/// Any text of 1 to 256 bytes.
+fn key() -> impl Strategy<Value = String> {
+    any::<String>().prop_map(|mut text| {
+        while text.len() > 256 {
+            text.pop();
+        }
+        if text.is_empty() { "\r\n%".to_owned() } else { text }
+    })
+}
+
+fn moment() -> impl Strategy<Value = Timestamp> {
+    (0..=instant::LAST.as_millis()).prop_map(Timestamp::from_millis)
+}
+
+fn id() -> impl Strategy<Value = MessageId> {
+    any::<u128>().prop_map(MessageId::from_u128)
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    prop::sample::select(vec![Kind::Command, Kind::Event, Kind::Query, Kind::Document, Kind::Reply])
+}
+
+fn origin() -> impl Strategy<Value = Origin> {
+    (shard(), name(), key(), 1..=u64::MAX, any::<u64>()).prop_map(|(shard, actor, key, sequence, version)| Origin {
+        shard,
+        actor,
+        key,
+        sequence,
+        version,
+    })
+}
+
+fn headers() -> impl Strategy<Value = Vec<(String, String)>> {
+    prop::collection::btree_map("x-[A-Za-z0-9.~^-]{1,20}", "([!-~é🦀]([ -~é🦀]{0,30}[!-~é🦀])?)?", 0..8)
+        .prop_map(|map| map.into_iter().collect())
+}
+
+fn traceparent() -> impl Strategy<Value = Option<String>> {
+    prop::option::of("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}".prop_map(|text| text))
+}
+
+fn payload() -> impl Strategy<Value = Bytes> {
+    prop::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from)
+}
+
+fn envelope() -> impl Strategy<Value = Envelope> {
+    let place = (prop::option::of(shard()), prop_oneof![Just(String::new()), key()], prop::option::of(name()));
+    let ids = (id(), id(), prop::option::of(id()));
+    let times = (moment(), prop::option::of(moment()));
+    let wants = prop::sample::select(vec![Wants::Nothing, Wants::Rejection, Wants::Reply]);
+    let codec = prop::sample::select(vec![Codec::Bincode, Codec::Json]);
+    let what = (kind(), name(), any::<u32>(), name(), prop::option::of(origin()));
+    (place, ids, times, what, (wants, codec, traceparent(), headers(), payload())).prop_map(
+        |(
+            (to, key, actor),
+            (id, correlation, causation),
+            (time, deadline),
+            (kind, name, version, domain, origin),
+            (wants, codec, traceparent, headers, payload),
+        )| Envelope {
+            id,
+            kind,
+            name,
+            version,
+            domain,
+            to,
+            key,
+            actor,
+            origin,
+            correlation,
+            causation,
+            time,
+            deadline,
+            wants,
+            traceparent,
+            headers,
+            codec,
+            payload,
+        },
+    )
+}
+
+fn asked() -> impl Strategy<Value = Asked> {
+    prop_oneof![
+        envelope().prop_map(|mut envelope| {
+            envelope.kind = Kind::Command;
+            Asked::Command(envelope)
+        }),
+        envelope().prop_map(|mut envelope| {
+            envelope.kind = Kind::Query;
+            Asked::Query(envelope)
+        }),
+        (shard(), any::<u64>(), any::<u32>()).prop_map(|(shard, after, limit)| Asked::Events { shard, after, limit }),
+        (shard(), shard(), any::<u64>(), any::<u32>()).prop_map(|(from, to, after, limit)| Asked::Outbox {
+            from,
+            to,
+            after,
+            limit
+        }),
+        (shard(), shard()).prop_map(|(from, to)| Asked::Watermark { from, to }),
+    ]
+}
+
+fn refusal() -> impl Strategy<Value = Refusal> {
+    prop_oneof![
+        prop::sample::select(vec![Refusal::Busy, Refusal::NotHere, Refusal::Conflict, Refusal::Expired, Refusal::Late]),
+        any::<String>().prop_map(Refusal::Unhandled),
+        any::<String>().prop_map(Refusal::Undecodable),
+        any::<String>().prop_map(Refusal::DeadLetter),
+        any::<String>().prop_map(Refusal::Unknown),
+    ]
+}
+
+fn answer() -> impl Strategy<Value = Answer> {
+    prop_oneof![
+        payload().prop_map(Answer::Reply),
+        (prop::collection::vec(envelope(), 0..5), any::<u64>())
+            .prop_map(|(envelopes, last)| Answer::Envelopes(envelopes, last)),
+        any::<u64>().prop_map(Answer::Watermark),
+        refusal().prop_map(Answer::Refused),
+    ]
+}
+
+fn tidings() -> impl Strategy<Value = Tidings> {
+    prop_oneof![
+        (shard(), shard(), any::<u64>()).prop_map(|(from, to, through)| Tidings::Committed { from, to, through }),
+        (shard(), any::<u64>()).prop_map(|(shard, position)| Tidings::Head { shard, position }),
+    ]
+}
+
+/// A packet as hostile hands make it from a good one: one header changed, dropped, doubled or added, bytes cut or flipped.
+fn broken(packet: Packet) -> impl Strategy<Value = Packet> {
+    let size = packet.headers.len();
+    (0..6u8, 0..size.max(1), any::<String>(), any::<prop::sample::Index>(), any::<u8>()).prop_map(
+        move |(how, at, text, index, byte)| {
+            let mut packet = packet.clone();
+            match how {
+                0 if at < packet.headers.len() => packet.headers[at].1 = text,
+                1 if at < packet.headers.len() => drop(packet.headers.remove(at)),
+                2 if at < packet.headers.len() => packet.headers.push(packet.headers[at].clone()),
+                3 => packet.headers.push((Cow::Owned(text.clone()), text)),
+                4 => packet.payload = packet.payload.slice(..index.index(packet.payload.len() + 1)),
+                _ if !packet.payload.is_empty() => {
+                    let mut bytes = packet.payload.to_vec();
+                    let at = index.index(bytes.len());
+                    bytes[at] ^= byte | 1;
+                    packet.payload = bytes.into();
+                }
+                _ => {}
+            }
+            packet
+        },
+    )
+}
+
+/// What every decoder may say of whatever comes in.
+fn read_or_refused<T>(result: Result<T, BridgeError>) -> bool {
+    matches!(result, Ok(_) | Err(BridgeError::Malformed { .. } | BridgeError::Oversize { .. }))
+}
+
+proptest! {
+    #[test]
+    fn an_envelope_comes_back_from_its_headers(envelope in envelope()) {
+        let packet = Packet::from_envelope(&envelope).unwrap();
+        for (name, value) in &packet.headers {
+            prop_assert!(!value.contains(['\r', '\n', '\0']), "{name}: {value:?}");
+        }
+        prop_assert_eq!(packet.envelope().unwrap(), envelope);
+    }
+
+    #[test]
+    fn a_question_comes_back(asked in asked()) {
+        prop_assert_eq!(Packet::from_asked(&asked).unwrap().asked().unwrap(), asked);
+    }
+
+    #[test]
+    fn an_answer_comes_back(answer in answer()) {
+        let packet = Packet::from_answer(&answer, 1024 * 1024);
+        prop_assert_eq!(packet.answer().unwrap(), answer);
+    }
+
+    #[test]
+    fn a_list_that_does_not_fit_is_cut_and_never_larger_than_allowed(
+        envelopes in prop::collection::vec(envelope(), 0..8),
+        max in 64usize..8192,
+    ) {
+        let packet = Packet::from_answer(&Answer::Envelopes(envelopes.clone(), 77), max);
+        prop_assert!(packet.size() <= max.max(96), "{} > {max}", packet.size());
+        let Answer::Envelopes(front, 77) = packet.answer().unwrap() else { panic!("another answer") };
+        prop_assert!(envelopes.starts_with(&front));
+    }
+
+    #[test]
+    fn tidings_come_back(tidings in tidings()) {
+        prop_assert_eq!(Packet::from_tidings(&tidings).tidings().unwrap(), tidings);
+    }
+
+    #[test]
+    fn broken_packets_are_read_or_refused(
+        packet in prop_oneof![
+            envelope().prop_map(|envelope| Packet::from_envelope(&envelope).unwrap()),
+            asked().prop_map(|asked| Packet::from_asked(&asked).unwrap()),
+            answer().prop_map(|answer| Packet::from_answer(&answer, 1024 * 1024)),
+            tidings().prop_map(|tidings| Packet::from_tidings(&tidings)),
+        ].prop_flat_map(broken)
+    ) {
+        prop_assert!(read_or_refused(packet.envelope()));
+        prop_assert!(read_or_refused(packet.asked()));
+        prop_assert!(read_or_refused(packet.answer()));
+        prop_assert!(read_or_refused(packet.tidings()));
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused(
+        what in prop::sample::select(vec!["envelopes", "watermark", "reply", "busy", "unknown", "else"]),
+        bytes in prop::collection::vec(any::<u8>(), 0..2000),
+    ) {
+        let bytes = Bytes::from(bytes);
+        prop_assert!(read_or_refused(Packet::read_answer(&[("whizbang-answer", what)], bytes.clone())));
+        prop_assert!(read_or_refused(Packet::read_asked(&[("whizbang-frame", "asked")], bytes.clone())));
+        prop_assert!(read_or_refused(Packet::read_tidings(&[("whizbang-frame", "tidings")], bytes)));
+    }
+}
+
+fn sample() -> Envelope {
+    Envelope {
+        id: MessageId::from_u128(7),
+        kind: Kind::Command,
+        name: Name::new("Deposit").unwrap(),
+        version: 1,
+        domain: Name::new("bank").unwrap(),
+        to: Some(ShardId::new(Name::new("bank").unwrap(), 3)),
+        key: "ada".to_owned(),
+        actor: None,
+        origin: None,
+        correlation: MessageId::from_u128(7),
+        causation: None,
+        time: Timestamp::from_millis(0),
+        deadline: None,
+        wants: Wants::Nothing,
+        traceparent: None,
+        headers: Vec::new(),
+        codec: Codec::Json,
+        payload: Bytes::from_static(b"{}"),
+    }
+}
+
+fn refused_because(packet: &Packet) -> String {
+    match packet.envelope() {
+        Err(BridgeError::Malformed { reason }) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_client_in_any_language_needs_few_headers() {
+    let id = MessageId::from_u128(9);
+    let id_text = id.to_string();
+    let headers = [
+        ("ce-specversion", "1.0"),
+        ("ce-id", id_text.as_str()),
+        ("ce-type", "bank.Deposit"),
+        ("ce-source", "/python"),
+        ("ce-kind", "command"),
+        ("ce-subject", "ada"),
+        ("ce-datacontenttype", "application/json; charset=utf-8"),
+        ("tracestate", "vendor=1"),
+    ];
+    let envelope = Packet::read_envelope(headers, Bytes::from_static(b"{}")).unwrap();
+    assert_eq!((envelope.id, envelope.correlation), (id, id));
+    assert_eq!((envelope.key.as_str(), envelope.version, &envelope.to, &envelope.origin), ("ada", 1, &None, &None));
+    assert_eq!(envelope.headers, [("tracestate".to_owned(), "vendor=1".to_owned())]);
+}
+
+#[test]
+fn each_missing_or_doubled_header_is_named() {
+    for name in ["ce-specversion", "ce-id", "ce-type", "ce-source", "ce-kind", "ce-datacontenttype"] {
+        let mut packet = Packet::from_envelope(&sample()).unwrap();
+        packet.headers.retain(|(known, _)| known != name);
+        assert_eq!(refused_because(&packet), format!("header `{name}` is missing"));
+    }
+    let good = Packet::from_envelope(&sample()).unwrap();
+    for (name, value) in &good.headers {
+        let mut packet = good.clone();
+        packet.headers.push((name.clone(), value.clone()));
+        assert_eq!(refused_because(&packet), format!("header `{name}` is there twice"));
+    }
+}
+
+#[test]
+fn values_that_are_none_are_refused_by_name() {
+    for (name, value) in [
+        ("ce-specversion", "0.3"),
+        ("ce-id", "1"),
+        ("ce-type", "Deposit"),
+        ("ce-type", "bank.>"),
+        ("ce-type", "bank.Deposit.more"),
+        ("ce-kind", "Command"),
+        ("ce-datacontenttype", "text/plain"),
+        ("ce-subject", "%ff"),
+        ("ce-partitionkey", "bank"),
+        ("ce-partitionkey", "bank/65536"),
+        ("ce-partitionkey", "bank/+1"),
+        ("ce-time", "yesterday"),
+        ("ce-schemaversion", "-1"),
+        ("ce-correlationid", "x"),
+        ("ce-domain", "shop"),
+        ("ce-sequence", "1e3"),
+        ("ce-wants", "all"),
+    ] {
+        let mut packet = Packet::from_envelope(&sample()).unwrap();
+        packet.headers.retain(|(known, _)| known != name);
+        packet.headers.push((Cow::Borrowed(name), value.to_owned()));
+        let reason = refused_because(&packet);
+        assert!(reason.contains(name), "{name} = {value}: {reason}");
+    }
+}
+
+#[test]
+fn an_event_whose_source_and_partition_disagree_is_refused() {
+    let mut event = sample();
+    event.kind = Kind::Event;
+    event.key = String::new();
+    event.to = None;
+    event.origin = Some(Origin {
+        shard: ShardId::new(Name::new("bank").unwrap(), 3),
+        actor: Name::new("Account").unwrap(),
+        key: "ada".to_owned(),
+        sequence: 12,
+        version: 4,
+    });
+    let mut packet = Packet::from_envelope(&event).unwrap();
+    assert_eq!(packet.envelope().unwrap(), event);
+    for (name, value) in &mut packet.headers {
+        if name == "ce-partitionkey" {
+            *value = "bank/4".to_owned();
+        }
+    }
+    assert!(refused_because(&packet).contains("different shards"));
+}
+
+#[test]
+fn headers_that_command_the_broker_neither_come_in_nor_go_out() {
+    let mut packet = Packet::from_envelope(&sample()).unwrap();
+    packet.headers.push((Cow::Borrowed("Nats-Rollup"), "all".to_owned()));
+    packet.headers.push((Cow::Borrowed("nats-msg-id"), "1".to_owned()));
+    assert_eq!(packet.envelope().unwrap(), sample());
+
+    for (name, value) in [("Nats-Rollup", "all"), ("ce-id", "x"), ("a b", "x"), ("x", "a\r\nb"), ("", "x"), ("é", "x")]
+    {
+        let mut envelope = sample();
+        envelope.headers = vec![(name.to_owned(), value.to_owned())];
+        assert!(matches!(Packet::from_envelope(&envelope), Err(BridgeError::Malformed { .. })), "{name}: {value}");
+    }
+}
+
+#[test]
+fn sizes_are_checked_in_both_directions() {
+    let mut envelope = sample();
+    envelope.payload = vec![0; MAX_PAYLOAD_BYTES + 1].into();
+    assert!(matches!(
+        Packet::from_envelope(&envelope),
+        Err(BridgeError::Oversize { bytes, limit: MAX_PAYLOAD_BYTES }) if bytes == MAX_PAYLOAD_BYTES + 1
+    ));
+    let mut packet = Packet::from_envelope(&sample()).unwrap();
+    packet.payload = vec![0; MAX_PAYLOAD_BYTES + 1].into();
+    assert!(matches!(packet.envelope(), Err(BridgeError::Oversize { .. })));
+
+    let mut envelope = sample();
+    envelope.headers = (0..65).map(|at| (format!("x-{at}"), String::new())).collect();
+    assert!(Packet::from_envelope(&envelope).is_err());
+    envelope.headers = vec![("x".to_owned(), "a".repeat(16 * 1024))];
+    assert!(matches!(Packet::from_envelope(&envelope), Err(BridgeError::Oversize { .. })));
+    envelope.headers.clear();
+    envelope.key = "k".repeat(257);
+    assert!(Packet::from_envelope(&envelope).is_err());
+}
+
+#[test]
+fn a_frame_that_claims_more_than_it_holds_is_refused_without_allocating_it() {
+    // Version 1, last position 0, 2^60 envelopes.
+    let bytes = Bytes::from_static(&[1, 0, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10]);
+    assert!(matches!(
+        Packet::read_answer(&[("whizbang-answer", "envelopes")], bytes),
+        Err(BridgeError::Malformed { .. })
+    ));
+}
+
+#[test]
+fn an_invalid_trace_context_costs_no_message() {
+    let mut packet = Packet::from_envelope(&sample()).unwrap();
+    packet.headers.push((Cow::Borrowed("traceparent"), "00-XYZ".to_owned()));
+    assert_eq!(packet.envelope().unwrap(), sample());
+}

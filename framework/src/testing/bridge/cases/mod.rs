@@ -1,0 +1,12 @@
+//! The cases, each a sentence about what every bridge does.
+
+mod answers;
+mod flow;
+mod sample;
+mod trouble;
+mod ways;
+
+pub use answers::*;
+pub use flow::*;
+pub use trouble::*;
+pub use ways::*;

@@ -1,0 +1,83 @@
+//! The messages that the cases send.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
+use super::super::node::named;
+use crate::clock::Timestamp;
+use crate::message::{Codec, Envelope, Kind, MessageId, Origin, ShardId, Wants, shard_of};
+
+/// A shard of a domain.
+pub(super) fn shard(domain: &'static str, number: u16) -> ShardId {
+    ShardId::new(named(domain), number)
+}
+
+/// A command number `sequence` from `from` for `to`.
+pub(super) fn command(from: &ShardId, to: &ShardId, sequence: u64) -> Envelope {
+    let id = MessageId::from_u128(u128::from(sequence) << 64 | u128::from(crc(from)) << 32 | u128::from(crc(to)));
+    Envelope {
+        id,
+        kind: Kind::Command,
+        name: named("Do"),
+        version: 1,
+        domain: to.domain.clone(),
+        to: Some(to.clone()),
+        key: format!("key {sequence}"),
+        actor: None,
+        origin: Some(Origin {
+            shard: from.clone(),
+            actor: named("Sender"),
+            key: "sender".to_owned(),
+            sequence,
+            version: 0,
+        }),
+        correlation: id,
+        causation: None,
+        time: Timestamp::from_millis(1_700_000_000_000),
+        deadline: None,
+        wants: Wants::Reply,
+        traceparent: None,
+        headers: Vec::new(),
+        codec: Codec::Bincode,
+        payload: Bytes::from(sequence.to_be_bytes().to_vec()),
+    }
+}
+
+fn crc(shard: &ShardId) -> u32 {
+    u32::from(shard_of(&shard.to_string(), u16::MAX))
+}
+
+/// A command number `number` that no actor sent.
+pub(super) fn outside(to: &ShardId, number: u64) -> Envelope {
+    Envelope { origin: None, ..command(to, to, number) }
+}
+
+/// The event of a shard at a position.
+pub(super) fn event(shard: &ShardId, position: u64) -> Envelope {
+    Envelope {
+        kind: Kind::Event,
+        name: named("Happened"),
+        to: None,
+        key: String::new(),
+        wants: Wants::Nothing,
+        origin: Some(Origin {
+            shard: shard.clone(),
+            actor: named("Recorder"),
+            key: "stream".to_owned(),
+            sequence: position,
+            version: position,
+        }),
+        ..command(shard, shard, position)
+    }
+}
+
+/// The effects of what came: each way and number once.
+pub(super) fn effects(envelopes: &[Envelope]) -> BTreeSet<(String, u64)> {
+    let way = |origin: &Origin, to: &Option<ShardId>| match to {
+        Some(to) => format!("{} -> {to}", origin.shard),
+        None => origin.shard.to_string(),
+    };
+    let with_origin = envelopes.iter().filter_map(|envelope| Some((envelope.origin.as_ref()?, &envelope.to)));
+    with_origin.map(|(origin, to)| (way(origin, to), origin.sequence)).collect()
+}

@@ -1,0 +1,238 @@
+//! A node as a bridge sees it: a card and a door that writes down what comes in.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use super::Fixture;
+use crate::bridge::{Answer, Asked, Bridge, BridgeError, Inbound, NodeCard, Refusal, Settled, Tidings};
+use crate::message::{Envelope, Name};
+
+/// How long a test waits for what must come.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What has come in at a door.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) direct: Vec<Envelope>,
+    pub(super) events: Vec<Envelope>,
+    pub(super) asked: Vec<Asked>,
+    pub(super) told: Vec<Tidings>,
+    pub(super) reconnected: usize,
+    /// How many messages are being handled now, and how many were at most.
+    pub(super) handling: usize,
+    pub(super) most: usize,
+}
+
+type Answering = dyn Fn(Asked) -> BoxFuture<'static, Answer> + Send + Sync;
+type Settling = dyn Fn(&Envelope, &Seen) -> Settled + Send + Sync;
+
+pub(super) struct Door {
+    seen: Mutex<Seen>,
+    changed: Notify,
+    room: usize,
+    /// Messages are settled while it is open.
+    gate: watch::Sender<bool>,
+    answering: Box<Answering>,
+    settling: Box<Settling>,
+    this: std::sync::Weak<Door>,
+}
+
+/// How a node of a test behaves.
+pub(super) struct Manners {
+    pub(super) room: usize,
+    pub(super) open: bool,
+    pub(super) answering: Box<Answering>,
+    pub(super) settling: Box<Settling>,
+}
+
+impl Default for Manners {
+    fn default() -> Self {
+        Self {
+            room: 1024,
+            open: true,
+            answering: Box::new(|_| Box::pin(async { Answer::Refused(Refusal::NotHere) })),
+            settling: Box::new(|_, _| Settled::Done),
+        }
+    }
+}
+
+impl Door {
+    fn new(manners: Manners) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            seen: Mutex::default(),
+            changed: Notify::new(),
+            room: manners.room,
+            gate: watch::channel(manners.open).0,
+            answering: manners.answering,
+            settling: manners.settling,
+            this: this.clone(),
+        })
+    }
+
+    fn note<T>(&self, write: impl FnOnce(&mut Seen) -> T) -> T {
+        let written = write(&mut self.seen.lock());
+        self.changed.notify_waiters();
+        written
+    }
+
+    fn take(&self, envelope: Envelope, list: fn(&mut Seen) -> &mut Vec<Envelope>) -> BoxFuture<'static, Settled> {
+        let settled = self.note(|seen| {
+            let settled = (self.settling)(&envelope, seen);
+            list(seen).push(envelope);
+            seen.handling += 1;
+            seen.most = seen.most.max(seen.handling);
+            settled
+        });
+        let mut gate = self.gate.subscribe();
+        let this = self.this.clone();
+        Box::pin(async move {
+            // The door lives as long as the test; without it nobody looks at the outcome.
+            let _ = gate.wait_for(|open| *open).await;
+            if let Some(door) = this.upgrade() {
+                door.note(|seen| seen.handling -= 1);
+            }
+            settled
+        })
+    }
+}
+
+impl Inbound for Door {
+    fn direct(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
+        self.take(envelope, |seen| &mut seen.direct)
+    }
+
+    fn event(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
+        self.take(envelope, |seen| &mut seen.events)
+    }
+
+    fn asked(&self, asked: Asked) -> BoxFuture<'static, Answer> {
+        self.note(|seen| seen.asked.push(asked.clone()));
+        (self.answering)(asked)
+    }
+
+    fn told(&self, tidings: Tidings) {
+        self.note(|seen| seen.told.push(tidings));
+    }
+
+    fn reconnected(&self) {
+        self.note(|seen| seen.reconnected += 1);
+    }
+
+    fn room(&self) -> usize {
+        self.room.saturating_sub(self.seen.lock().handling)
+    }
+}
+
+/// One node of a test.
+pub(super) struct TestNode {
+    pub(super) bridge: Arc<dyn Bridge>,
+    door: Arc<Door>,
+}
+
+impl TestNode {
+    /// A node of `service` that owns, subscribes and answers as `card` says.
+    pub(super) async fn start(fixture: &dyn Fixture, card: NodeCard) -> Self {
+        Self::start_with(fixture, card, Manners::default()).await
+    }
+
+    pub(super) async fn start_with(fixture: &dyn Fixture, card: NodeCard, manners: Manners) -> Self {
+        let node = Self { bridge: fixture.bridge().await, door: Door::new(manners) };
+        node.attach(card).await.expect("attaches");
+        node
+    }
+
+    async fn attach(&self, card: NodeCard) -> Result<(), BridgeError> {
+        self.bridge.attach(card, Arc::clone(&self.door) as Arc<dyn Inbound>).await
+    }
+
+    pub(super) fn look<T>(&self, at: impl FnOnce(&Seen) -> T) -> T {
+        at(&self.door.seen.lock())
+    }
+
+    /// Lets the door settle what it has taken and will take.
+    pub(super) fn open(&self) {
+        self.door.gate.send_replace(true);
+    }
+
+    /// Waits until `holds`; fails the test if it does not within [`PATIENCE`].
+    pub(super) async fn until(&self, what: &str, holds: impl Fn(&Seen) -> bool) {
+        let waiting = async {
+            loop {
+                let changed = self.door.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                if self.look(&holds) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
+            panic!("{what}: not within {PATIENCE:?}; seen {}", self.look(summary));
+        }
+    }
+
+    /// Repeats `deed` until `holds`: for what a courier may lose.
+    pub(super) async fn insist<F>(&self, what: &str, mut deed: impl FnMut() -> F, holds: impl Fn(&Seen) -> bool)
+    where
+        F: Future<Output = Result<(), BridgeError>>,
+    {
+        let waiting = async {
+            while !self.look(&holds) {
+                // What goes wrong on the way is what is insisted against.
+                let _ = deed().await;
+                let changed = self.door.changed.notified();
+                let _ = tokio::time::timeout(Duration::from_millis(50), changed).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
+            panic!("{what}: not within {PATIENCE:?}; seen {}", self.look(summary));
+        }
+    }
+
+    pub(super) async fn stop(self) {
+        self.bridge.detach().await.expect("detaches");
+    }
+}
+
+fn summary(seen: &Seen) -> String {
+    format!(
+        "{} commands, {} events, {} questions, {} tidings, {} reconnections, {} in hand",
+        seen.direct.len(),
+        seen.events.len(),
+        seen.asked.len(),
+        seen.told.len(),
+        seen.reconnected,
+        seen.handling
+    )
+}
+
+/// A card of a service that does nothing yet.
+pub(super) fn service(name: &'static str) -> NodeCard {
+    NodeCard { service: named(name), owns: Vec::new(), subscribes: Vec::new(), answers: Vec::new() }
+}
+
+pub(super) fn named(name: &'static str) -> Name {
+    Name::from_static(name).expect("a name")
+}
+
+impl NodeCard {
+    pub(super) fn owning(mut self, domain: &'static str) -> Self {
+        self.owns.push((named(domain), super::SHARDS));
+        self
+    }
+
+    pub(super) fn taking(mut self, domain: &'static str) -> Self {
+        self.subscribes.push((named(domain), super::SHARDS, vec![named("Happened")]));
+        self
+    }
+
+    pub(super) fn answering(mut self, domain: &'static str, query: &'static str) -> Self {
+        self.answers.push((named(domain), named(query)));
+        self
+    }
+}

@@ -1,0 +1,3 @@
+//! What tests of services, stores and bridges need. Feature `testing`.
+
+pub mod bridge;

@@ -1,0 +1,285 @@
+//! The bridge inside one process: the suite every bridge passes, and what a courier may do to messages.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt};
+use tokio::sync::Notify;
+use whizbang::bridge::loopback::{Faults, LoopbackBridge, LoopbackHub};
+use whizbang::bridge::wire::Packet;
+use whizbang::bridge::{Answer, Asked, Bridge, BridgeError, Inbound, NodeCard, Settled, Tidings};
+use whizbang::clock::{Clock, Timestamp};
+use whizbang::message::{Codec, Envelope, IdSource, Kind, MessageId, Name, ShardId, Wants};
+use whizbang::testing::bridge::Fixture;
+
+#[derive(Default)]
+struct Loopback {
+    hub: LoopbackHub,
+    bridges: Mutex<Vec<Arc<LoopbackBridge>>>,
+}
+
+impl Fixture for Loopback {
+    fn bridge(&self) -> BoxFuture<'_, Arc<dyn Bridge>> {
+        let bridge = Arc::new(self.hub.bridge());
+        self.bridges.lock().unwrap().push(Arc::clone(&bridge));
+        async move { bridge as Arc<dyn Bridge> }.boxed()
+    }
+
+    fn interrupt(&self) -> BoxFuture<'_, ()> {
+        for bridge in self.bridges.lock().unwrap().iter() {
+            bridge.cut();
+            bridge.mend();
+        }
+        async {}.boxed()
+    }
+
+    fn inject(&self, to: ShardId, packet: Packet) -> BoxFuture<'_, ()> {
+        async move { self.hub.inject(&to.domain, packet).await.unwrap() }.boxed()
+    }
+
+    fn refused(&self) -> BoxFuture<'_, usize> {
+        async { self.hub.refused().len() }.boxed()
+    }
+}
+
+whizbang::bridge_suite!(Loopback::default());
+
+/// Writes down the keys of the commands that come in.
+#[derive(Default)]
+struct Ledger {
+    keys: Mutex<Vec<String>>,
+    changed: Notify,
+    reconnected: AtomicUsize,
+}
+
+impl Inbound for Ledger {
+    fn direct(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
+        self.keys.lock().unwrap().push(envelope.key);
+        self.changed.notify_one();
+        async { Settled::Done }.boxed()
+    }
+
+    fn event(&self, _: Envelope) -> BoxFuture<'static, Settled> {
+        async { Settled::Done }.boxed()
+    }
+
+    fn asked(&self, _: Asked) -> BoxFuture<'static, Answer> {
+        async { Answer::Watermark(7) }.boxed()
+    }
+
+    fn told(&self, _: Tidings) {}
+
+    fn reconnected(&self) {
+        self.reconnected.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn room(&self) -> usize {
+        1024
+    }
+}
+
+impl Ledger {
+    async fn until(&self, count: usize) -> Vec<String> {
+        loop {
+            let keys = self.keys.lock().unwrap().clone();
+            if keys.len() >= count {
+                return keys;
+            }
+            self.changed.notified().await;
+        }
+    }
+}
+
+fn name(text: &'static str) -> Name {
+    Name::from_static(text).unwrap()
+}
+
+async fn attach(hub: &LoopbackHub) -> (LoopbackBridge, Arc<Ledger>) {
+    let (bridge, ledger) = (hub.bridge(), Arc::new(Ledger::default()));
+    let card =
+        NodeCard { service: name("bank"), owns: vec![(name("bank"), 1)], subscribes: Vec::new(), answers: Vec::new() };
+    bridge.attach(card, Arc::clone(&ledger) as Arc<dyn Inbound>).await.unwrap();
+    (bridge, ledger)
+}
+
+fn command(number: u32) -> Envelope {
+    let id = MessageId::from_u128(u128::from(number));
+    Envelope {
+        id,
+        kind: Kind::Command,
+        name: name("Do"),
+        version: 1,
+        domain: name("bank"),
+        to: Some(ShardId::new(name("bank"), 0)),
+        key: number.to_string(),
+        actor: None,
+        origin: None,
+        correlation: id,
+        causation: None,
+        time: Timestamp::from_millis(0),
+        deadline: None,
+        wants: Wants::Nothing,
+        traceparent: None,
+        headers: Vec::new(),
+        codec: Codec::Json,
+        payload: Bytes::new(),
+    }
+}
+
+fn seed(seed: u64) -> IdSource {
+    IdSource::seeded(Clock::manual(Timestamp::from_millis(0)).0, seed)
+}
+
+/// The keys that arrive of 200 sent under `faults`; what is sent after them closes the list.
+async fn arrivals(faults: Faults, from: u64) -> Vec<String> {
+    let hub = LoopbackHub::new();
+    let (bridge, ledger) = attach(&hub).await;
+    hub.set_faults(faults, seed(from));
+    for number in 0..200 {
+        bridge.send(command(number)).await.unwrap();
+    }
+    hub.clear_faults();
+    // Longer than anything is held back; the time is paused, so nobody waits. In steps, so that each wakes who is due.
+    for _ in 0..50 {
+        tokio::time::advance(Duration::from_millis(1)).await;
+    }
+    bridge.send(command(200)).await.unwrap();
+    loop {
+        let keys = ledger.until(1).await;
+        if keys.last().is_some_and(|key| key == "200") {
+            bridge.detach().await.unwrap();
+            return keys;
+        }
+        ledger.changed.notified().await;
+    }
+}
+
+/// Runs a test on one thread with paused time.
+fn paused(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, test);
+}
+
+fn in_order(keys: &[String]) -> bool {
+    keys.is_sorted_by_key(|key| key.parse::<u32>().unwrap())
+}
+
+#[test]
+fn faults_lose_double_and_reorder_what_they_say() {
+    paused(async {
+        let lost = arrivals(Faults { drop: 0.5, ..Faults::default() }, 1).await;
+        assert!((60..140).contains(&lost.len()) && in_order(&lost), "{}", lost.len());
+        let doubled = arrivals(Faults { duplicate: 1.0, ..Faults::default() }, 1).await;
+        assert_eq!(doubled.len(), 401);
+        let mut mixed = arrivals(Faults { reorder: 0.5, ..Faults::default() }, 1).await;
+        assert!(!in_order(&mixed));
+        mixed.sort();
+        mixed.dedup();
+        assert_eq!(mixed.len(), 201);
+    });
+}
+
+#[test]
+fn the_same_seed_does_the_same_to_the_same_messages() {
+    paused(async {
+        let faults = Faults { drop: 0.2, duplicate: 0.2, reorder: 0.3, ..Faults::default() };
+        let first = arrivals(faults, 42).await;
+        assert_eq!(arrivals(faults, 42).await, first);
+        assert_ne!(arrivals(faults, 43).await, first);
+    });
+}
+
+#[test]
+fn a_node_that_is_cut_off_neither_sends_nor_receives() {
+    paused(async {
+        let hub = LoopbackHub::new();
+        let (bank, ledger) = attach(&hub).await;
+        let client = hub.bridge();
+        let card = NodeCard { service: name("shop"), owns: vec![], subscribes: vec![], answers: vec![] };
+        client.attach(card, Arc::new(Ledger::default())).await.unwrap();
+        let watermark = || Asked::Watermark { from: ShardId::new(name("shop"), 0), to: ShardId::new(name("bank"), 0) };
+
+        bank.cut();
+        client.send(command(1)).await.unwrap();
+        let answer = client.ask(watermark(), Duration::from_secs(1)).await;
+        assert!(matches!(answer, Err(BridgeError::NoAnswer { .. })), "{answer:?}");
+        assert!(matches!(bank.send(command(2)).await, Err(BridgeError::Unreachable { .. })));
+        assert_eq!(ledger.reconnected.load(Ordering::Relaxed), 0);
+
+        bank.mend();
+        assert_eq!(ledger.reconnected.load(Ordering::Relaxed), 1);
+        client.send(command(3)).await.unwrap();
+        assert_eq!(ledger.until(1).await, ["3"]);
+        assert_eq!(client.ask(watermark(), Duration::from_secs(1)).await.unwrap(), Answer::Watermark(7));
+    });
+}
+
+#[test]
+fn a_node_that_crashes_is_forgotten() {
+    let hub = LoopbackHub::new();
+    let mut client = None;
+    paused(async {
+        let (bridge, _) = attach(&hub).await;
+        bridge.send(command(1)).await.unwrap();
+        client = Some(bridge);
+        // The end of this block drops the `LocalSet` with the node's delivery in it.
+    });
+    paused(async {
+        let bridge = hub.bridge();
+        let card = NodeCard { service: name("shop"), owns: vec![], subscribes: vec![], answers: vec![] };
+        bridge.attach(card, Arc::new(Ledger::default())).await.unwrap();
+        let sent = bridge.send(command(2)).await;
+        assert!(matches!(sent, Err(BridgeError::NoOwner { .. })), "{sent:?}");
+    });
+}
+
+#[test]
+fn a_subscriber_that_takes_nothing_holds_nobody_back_for_long() {
+    struct Stuck(Arc<Ledger>);
+    impl Inbound for Stuck {
+        fn direct(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
+            self.0.direct(envelope)
+        }
+        fn event(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
+            self.0.event(envelope)
+        }
+        fn asked(&self, asked: Asked) -> BoxFuture<'static, Answer> {
+            self.0.asked(asked)
+        }
+        fn told(&self, _: Tidings) {}
+        fn reconnected(&self) {
+            self.0.reconnected();
+        }
+        fn room(&self) -> usize {
+            usize::from(!self.0.keys.lock().unwrap().is_empty())
+        }
+    }
+    paused(async {
+        let hub = LoopbackHub::new();
+        let (bank, _) = attach(&hub).await;
+        let ledger = Arc::new(Ledger::default());
+        let card = NodeCard {
+            service: name("slow"),
+            owns: vec![],
+            subscribes: vec![(name("bank"), 1, vec![name("Done")])],
+            answers: vec![],
+        };
+        let slow = hub.bridge();
+        slow.attach(card, Arc::new(Stuck(Arc::clone(&ledger)))).await.unwrap();
+        let start = tokio::time::Instant::now();
+        for number in 0..20_000 {
+            bank.publish(Envelope { kind: Kind::Event, name: name("Done"), to: None, ..command(number) })
+                .await
+                .unwrap();
+        }
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        assert_eq!(ledger.reconnected.load(Ordering::Relaxed), 0);
+        // It has room again: once it has caught up with what waited, it is told to look after the rest.
+        ledger.keys.lock().unwrap().push("room".to_owned());
+        while ledger.reconnected.load(Ordering::Relaxed) == 0 {
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+    });
+}
