@@ -4,6 +4,7 @@ pub mod checker;
 mod eventually;
 mod fuzz;
 mod long;
+pub mod nats;
 
 pub use eventually::eventually;
 pub use fuzz::{Fuzz, Outcome};

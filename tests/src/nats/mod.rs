@@ -1,0 +1,238 @@
+//! Real nats-servers: each test starts its own, on a free port, in a temporary folder.
+//!
+//! Called by the black-box tests and the benchmark. A server dies with the thread that started it, whatever happens to that.
+//! Where a server is missing the test fails and says so: a green run has really talked to one.
+
+mod certificates;
+mod config;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+pub use certificates::Certificates;
+pub use config::NatsConfig;
+
+use crate::eventually;
+
+/// How long a server may take to start; it takes 14 ms when the machine is idle.
+const START: Duration = Duration::from_secs(20);
+
+/// Which nats-server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// The distribution's: 2.9.10 in Debian 12, the oldest that is supported.
+    Distribution,
+    /// A modern one, pinned by hash in tests/servers.txt.
+    Pinned,
+}
+
+impl Release {
+    /// Where its program is.
+    ///
+    /// # Panics
+    /// If it is not installed.
+    pub fn program(self) -> PathBuf {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let places = match self {
+            Self::Distribution => vec![PathBuf::from("/usr/sbin/nats-server"), PathBuf::from("/usr/bin/nats-server")],
+            Self::Pinned => vec![root.join(".tools/python/bin/nats-server")],
+        };
+        places.iter().find(|place| place.is_file()).cloned().unwrap_or_else(|| {
+            panic!("no nats-server ({self:?}) in {places:?}: run tests/install, which fetches what the tests need")
+        })
+    }
+}
+
+/// A running nats-server, killed when it is dropped.
+pub struct NatsServer {
+    release: Release,
+    config: NatsConfig,
+    folder: TempDir,
+    port: u16,
+    process: Option<Child>,
+}
+
+impl NatsServer {
+    /// Starts a server with JetStream and nothing else.
+    pub fn start(release: Release) -> Self {
+        Self::start_with(release, NatsConfig::default())
+    }
+
+    /// Starts a server.
+    ///
+    /// # Panics
+    /// If it is not installed or does not start; its log is in the message.
+    pub fn start_with(release: Release, config: NatsConfig) -> Self {
+        // Directly below /tmp, so that the paths of sockets and stores stay short.
+        let folder = tempfile::Builder::new().prefix("whizbang-nats-").tempdir_in("/tmp").expect("a folder in /tmp");
+        let mut server = Self { release, config, folder, port: 0, process: None };
+        server.run();
+        server
+    }
+
+    fn run(&mut self) {
+        let folder = self.folder.path();
+        let file = folder.join("nats.conf");
+        let port = if self.port == 0 { -1 } else { i32::from(self.port) };
+        fs::write(&file, self.config.text(port, folder)).expect("a configuration file");
+        let mut log = fs::OpenOptions::new();
+        let log = log.create(true).append(true).open(self.log_file()).expect("a log file");
+        // The kernel kills the server when this thread ends, however it ends; a test that is killed leaves nothing behind.
+        let mut child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(self.release.program())
+            .arg("-c")
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("setpriv: {error}; run tests/install"));
+        let ports = folder.join(format!("nats-server_{}.ports", child.id()));
+        self.port = eventually("nats-server to listen", START, || {
+            if let Some(status) = child.try_wait().expect("the state of a child") {
+                panic!("nats-server ended with {status}:\n{}", self.log());
+            }
+            read_port(&ports)
+        });
+        self.process = Some(child);
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.path().join("nats.log")
+    }
+
+    /// What the server has written to its log.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// Which one it is.
+    pub fn release(&self) -> Release {
+        self.release
+    }
+
+    /// Where it listens: `nats://127.0.0.1:PORT`, or `tls://localhost:PORT`.
+    pub fn url(&self) -> String {
+        if self.config.certificates.is_some() {
+            format!("tls://localhost:{}", self.port)
+        } else {
+            format!("nats://127.0.0.1:{}", self.port)
+        }
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its process.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("a running server").id()
+    }
+
+    /// Kills it with SIGKILL. Nothing happens if it does not run.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("kills its child");
+            process.wait().expect("the end of a child");
+        }
+    }
+
+    /// Starts it again after [`kill`](Self::kill), at the same port, with what its store holds.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.run();
+    }
+
+    /// Starts it again with an empty store: all streams, consumers and messages are gone.
+    pub fn restart_empty(&mut self) {
+        self.kill();
+        let store = self.folder.path().join("store");
+        if store.exists() {
+            fs::remove_dir_all(store).expect("removes the store");
+        }
+        self.run();
+    }
+
+    /// Starts it again with another configuration, at the same port.
+    pub fn restart_with(&mut self, config: NatsConfig) {
+        self.kill();
+        self.config = config;
+        self.run();
+    }
+
+    /// Copies the store, which [`restore`](Self::restore) brings back. The server must not run.
+    pub fn back_up(&self) -> TempDir {
+        assert!(self.process.is_none(), "a store is copied while nobody writes it");
+        let copy = tempfile::tempdir_in("/tmp").expect("a folder in /tmp");
+        copy_folder(&self.folder.path().join("store"), copy.path());
+        copy
+    }
+
+    /// Replaces the store by an older copy. The server must not run.
+    pub fn restore(&self, copy: &TempDir) {
+        assert!(self.process.is_none(), "a store is replaced while nobody writes it");
+        let store = self.folder.path().join("store");
+        fs::remove_dir_all(&store).expect("removes the store");
+        copy_folder(copy.path(), &store);
+    }
+
+    /// Stops it where it is, with SIGSTOP: connections stay open and nothing answers.
+    pub fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args(["-s", signal, &self.pid().to_string()]).status().expect("runs kill");
+        assert!(status.success(), "kill -s {signal}: {status}");
+    }
+}
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        if let Some(process) = &mut self.process {
+            // It may have ended by itself.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        if std::thread::panicking() {
+            let log = self.log();
+            let last: Vec<&str> = log.lines().rev().take(30).collect();
+            eprintln!("the end of nats-server's log ({:?}):", self.release);
+            last.iter().rev().for_each(|line| eprintln!("  {line}"));
+        }
+    }
+}
+
+/// The port in the file that the server writes once it listens.
+fn read_port(file: &Path) -> Option<u16> {
+    let ports: serde_json::Value = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+    let url = ports.get("nats")?.get(0)?.as_str()?;
+    url.rsplit(':').next()?.parse().ok()
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("reads a folder") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("copies a file");
+        }
+    }
+}
