@@ -4,4 +4,5 @@
 fn a_correct_program_compiles_and_runs() {
     let cases = trybuild::TestCases::new();
     cases.pass("tests/ui/pass/*.rs");
+    cases.compile_fail("tests/ui/fail/*.rs");
 }

@@ -35,6 +35,15 @@ const SNAPSHOT_KEYS: &[Known] = &[
 ];
 const KEYS: &[Known] = &[DOMAIN, NAME, HANDLES, APPLIES, REACTS, REPLIES, TIMERS, SNAPSHOT];
 
+/// The lists, and the kind of message in each.
+const LISTS: &[(&str, &str)] = &[
+    ("handles", "command"),
+    ("applies", "event"),
+    ("reacts", "event"),
+    ("replies", "command"),
+    ("timers", "document"),
+];
+
 /// How many turns lie between two snapshots if `every` is not given: rebuilding 200 events takes well under a millisecond.
 const SNAPSHOT_EVERY: u32 = 200;
 
@@ -88,65 +97,56 @@ pub(crate) fn expand(role: Role, input: &DeriveInput) -> TokenStream {
     let domain = shape::domain(&given, ident, word, &mut mistakes);
     let correct = mistakes.is_empty() && told == 0 && given.ty("domain").is_some();
 
-    let stub = quote!(::core::default::Default + 'static);
+    let stub = quote!('static);
     let stateful = shape::header(input, &quote!(::whizbang::derive::Stateful), &stub);
     let role_ident = role.ident();
     let marker = shape::header(input, &quote!(::whizbang::derive::#role_ident), &stub);
-    let (wire, applies) = match correct {
-        true => (wire(&given), applies(&given, input)),
+    let ((wire, aliases), applies) = match correct {
+        true => (shape::wire(&given, LISTS), applies(&given, input)),
         // The stub lists nothing, so that nothing is missing, and lets handlers record whatever is applied.
-        false => (TokenStream::new(), applies_everything(input)),
+        false => (Default::default(), applies_everything(input)),
     };
-    let (snapshot, saved) = match given.key("snapshot") {
+    let (snapshot, asked) = match given.key("snapshot") {
         Some(_) if correct => snapshot(&given, input),
         _ => (TokenStream::new(), TokenStream::new()),
     };
+    let initial = shape::initial(ident, correct);
     let mistakes = mistakes.into_tokens();
     quote! {
-        #[automatically_derived]
-        #stateful {
-            type Domain = #domain;
-            const NAME: &'static str = #name;
-            const ROLE: ::whizbang::derive::Role = ::whizbang::derive::Role::#role_ident;
-            #snapshot
-            fn wire(plan: &mut ::whizbang::derive::Plan<Self>) {
-                let _ = &plan;
-                #wire
+        #[allow(non_camel_case_types)]
+        const _: () = {
+            #asked
+            #aliases
+            #[automatically_derived]
+            #stateful {
+                type Domain = #domain;
+                const NAME: &'static str = #name;
+                const ROLE: ::whizbang::derive::Role = ::whizbang::derive::Role::#role_ident;
+                #snapshot
+                #initial
+                fn wire(plan: &mut ::whizbang::derive::Plan<Self>) {
+                    let _ = &plan;
+                    #wire
+                }
             }
-        }
-        #[automatically_derived]
-        #marker {}
-        #applies
-        #saved
+            #[automatically_derived]
+            #marker {}
+            #applies
+        };
         #mistakes
     }
 }
 
-/// The calls that list what the actor takes, each spanned at the listed type.
-fn wire(given: &Given) -> TokenStream {
-    let mut calls = TokenStream::new();
-    for (list, call) in [
-        ("handles", quote!(handles)),
-        ("applies", quote!(applies)),
-        ("reacts", quote!(reacts)),
-        ("replies", quote!(replies)),
-        ("timers", quote!(timers)),
-    ] {
-        for listed in given.types(list) {
-            calls.extend(quote_spanned!(listed.span()=> plan.#call::<#listed>();));
-        }
-    }
-    calls
-}
-
 fn applies(given: &Given, input: &DeriveInput) -> TokenStream {
-    let implement = |event: &Type| {
+    let implement = |(at, event): (usize, &Type)| {
         // Spanned at the listed event: a missing `Apply` is reported where this implementation says it is about.
+        let span = event.span();
         let mut ident = input.ident.clone();
-        ident.set_span(event.span());
-        quote_spanned!(event.span()=> #[automatically_derived] impl ::whizbang::derive::Applies<#event> for #ident {})
+        ident.set_span(span);
+        let event = shape::alias("applies", at, span);
+        quote_spanned!(span=> #[automatically_derived] impl ::whizbang::derive::Applies<#event> for #ident {})
     };
-    given.types("applies").iter().map(implement).collect()
+    given.types("applies").iter().enumerate().map(implement).collect()
 }
 
 fn applies_everything(input: &DeriveInput) -> TokenStream {
@@ -169,20 +169,18 @@ fn snapshot(given: &Given, input: &DeriveInput) -> (TokenStream, TokenStream) {
     };
     let every = nested.number("every").map_or(SNAPSHOT_EVERY, |(every, _)| every);
     let schema = nested.number("schema").map_or(1, |(schema, _)| schema);
-    let mut ident = input.ident.clone();
-    ident.set_span(key.span());
-    let saved = quote_spanned!(key.span()=> #[automatically_derived] impl ::whizbang::derive::Saved for #ident {});
+    let asked = shape::ask_for_coding(&input.ident, key.span());
     let methods = quote! {
         const SNAPSHOT_EVERY: u32 = #every;
         const SNAPSHOT_SCHEMA: u32 = #schema;
         fn save(&self) -> ::core::option::Option<
             ::core::result::Result<::std::vec::Vec<u8>, ::whizbang::derive::CodecError>
         > {
-            ::core::option::Option::Some(::whizbang::derive::Saved::save(self))
+            ::core::option::Option::Some(WHIZBANG_CODING.save(self))
         }
         fn restore(bytes: &[u8]) -> ::core::option::Option<Self> {
-            ::core::result::Result::ok(::whizbang::derive::Saved::restore(bytes))
+            ::core::result::Result::ok(WHIZBANG_CODING.restore(bytes))
         }
     };
-    (methods, saved)
+    (methods, asked)
 }

@@ -26,7 +26,8 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
         shape::refuse_enum(input, "domain", &mut mistakes);
     }
     shape::refuse_generics(input, "domain", "it stands for one name", &mut mistakes);
-    if let Data::Struct(data) = &input.data
+    if input.generics.params.is_empty()
+        && let Data::Struct(data) = &input.data
         && let Some(field) = data.fields.iter().next()
     {
         let ident = &input.ident;

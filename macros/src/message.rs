@@ -4,7 +4,7 @@
 //! The output names a domain, a name and a version; how a message becomes bytes is serde's and the codec's matter.
 
 use proc_macro2::TokenStream;
-use quote::{quote, quote_spanned};
+use quote::{format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Field};
@@ -57,12 +57,13 @@ impl Kind {
         }
     }
 
-    fn ident(self) -> TokenStream {
+    /// The trait's name.
+    fn name(self) -> &'static str {
         match self {
-            Self::Command => quote!(Command),
-            Self::Event => quote!(Event),
-            Self::Query => quote!(Query),
-            Self::Document => quote!(Document),
+            Self::Command => "Command",
+            Self::Event => "Event",
+            Self::Query => "Query",
+            Self::Document => "Document",
         }
     }
 }
@@ -82,6 +83,9 @@ pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
     let name = shape::name(&given, ident, ident.unraw().to_string(), &mut mistakes);
     let version = given.number("version").map_or(1, |(version, _)| version);
     check_versions(&given, version, &mut mistakes);
+    if kind != Kind::Command {
+        refuse_keys(input, word, &mut mistakes);
+    }
     let body = match kind {
         Kind::Command => {
             let key = key(input, &mut mistakes);
@@ -101,26 +105,50 @@ pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
         }
         Kind::Event | Kind::Document => TokenStream::new(),
     };
+    let of = of(&given, input);
     let domain = shape::domain(&given, ident, word, &mut mistakes);
-    let decode = decode(&given, version);
-    let kind = kind.ident();
-    let stub = quote!(::whizbang::derive::Coded + ::core::marker::Send + 'static);
+    let correct = mistakes.is_empty() && given.ty("domain").is_some();
+    let asked = correct.then(|| shape::ask_for_coding(ident, ident.span()));
+    let coding = coding(&given, version, correct);
+    let kind = format_ident!("{}", kind.name());
+    let stub = quote!(::core::marker::Send + 'static);
     let message = shape::header(input, &quote!(::whizbang::derive::Message), &stub);
     let sort = shape::header(input, &quote!(::whizbang::derive::#kind), &stub);
     let mistakes = mistakes.into_tokens();
     quote! {
-        #[automatically_derived]
-        #message {
-            type Domain = #domain;
-            const NAME: &'static str = #name;
-            const KIND: ::whizbang::derive::Kind = ::whizbang::derive::Kind::#kind;
-            const VERSION: u32 = #version;
-            #decode
-        }
-        #[automatically_derived]
-        #sort { #body }
+        const _: () = {
+            #asked
+            #[automatically_derived]
+            #message {
+                type Domain = #domain;
+                const NAME: &'static str = #name;
+                const KIND: ::whizbang::derive::Kind = ::whizbang::derive::Kind::#kind;
+                const VERSION: u32 = #version;
+                #coding
+            }
+            #[automatically_derived]
+            #sort { #body }
+            #of
+        };
         #mistakes
     }
+}
+
+/// Says which domain may list the message. One whose domain is not known belongs to all, so that no list is wrong about it.
+fn of(given: &Given, input: &DeriveInput) -> TokenStream {
+    let mut input = input.clone();
+    let header = match given.ty("domain") {
+        Some(domain) => shape::header(&input, &quote!(::whizbang::derive::Of<#domain>), &quote!('static)),
+        None => {
+            let (_, arguments, _) = input.generics.split_for_impl();
+            let arguments = quote!(#arguments);
+            input.generics.params.push(syn::parse_quote!(WhizbangDomain));
+            let ident = &input.ident;
+            let (generics, _, bounds) = input.generics.split_for_impl();
+            quote!(impl #generics ::whizbang::derive::Of<WhizbangDomain> for #ident #arguments #bounds)
+        }
+    };
+    quote!(#[automatically_derived] #header {})
 }
 
 fn reply_of_query(given: &Given, input: &DeriveInput, mistakes: &mut Mistakes) -> TokenStream {
@@ -190,10 +218,25 @@ fn key(input: &DeriveInput, mistakes: &mut Mistakes) -> TokenStream {
     }
 }
 
+/// Tells a `#[key]` on a message that no aggregate handles.
+fn refuse_keys(input: &DeriveInput, word: &str, mistakes: &mut Mistakes) {
+    let fields: Vec<&Field> = match &input.data {
+        Data::Struct(data) => data.fields.iter().collect(),
+        Data::Enum(data) => data.variants.iter().flat_map(|variant| variant.fields.iter()).collect(),
+        Data::Union(_) => return,
+    };
+    let marks = fields.iter().flat_map(|field| &field.attrs).filter(|attribute| attribute.path().is_ident("key"));
+    for mark in marks {
+        mistakes.add(
+            mark.path().span(),
+            format!("found `#[key]` in {}; only a command has a key: leave it out", shape::with_article(word)),
+        );
+    }
+}
+
 /// Every version from 1 to the one before the current has exactly one upcaster.
 fn check_versions(given: &Given, version: u32, mistakes: &mut Mistakes) {
     let upcasts = given.upcasts("upcast");
-    let told = mistakes.count();
     for (at, upcast) in upcasts.iter().enumerate() {
         let found = upcast.version;
         if found == 0 {
@@ -208,7 +251,7 @@ fn check_versions(given: &Given, version: u32, mistakes: &mut Mistakes) {
         }
     }
     // What is missing is only clear once what is there is.
-    if mistakes.count() > told || (upcasts.is_empty() && given.key("upcast").is_some()) {
+    if !mistakes.is_empty() {
         return;
     }
     let known: std::collections::BTreeSet<u32> = upcasts.iter().map(|upcast| upcast.version).collect();
@@ -228,25 +271,46 @@ fn check_versions(given: &Given, version: u32, mistakes: &mut Mistakes) {
     }
 }
 
-/// The reading of older versions; nothing if there is none.
-fn decode(given: &Given, version: u32) -> TokenStream {
-    let upcasts = given.upcasts("upcast");
-    if upcasts.is_empty() {
-        return TokenStream::new();
+/// How the message becomes bytes and comes back, older versions included.
+fn coding(given: &Given, version: u32, correct: bool) -> TokenStream {
+    if !correct {
+        return quote! {
+            fn encode(
+                &self,
+                _: ::whizbang::derive::Codec,
+                _: &mut ::std::vec::Vec<u8>,
+            ) -> ::core::result::Result<(), ::whizbang::derive::CodecError> {
+                ::whizbang::derive::never_coded()
+            }
+            fn decode(
+                _: u32,
+                _: ::whizbang::derive::Codec,
+                _: &[u8],
+            ) -> ::core::result::Result<Self, ::whizbang::derive::CodecError> {
+                ::whizbang::derive::never_coded()
+            }
+        };
     }
-    let arms = upcasts.iter().filter(|upcast| upcast.version < version).map(|upcast| {
+    let arms = given.upcasts("upcast").iter().map(|upcast| {
         let (older, old) = (upcast.version, &upcast.old);
         let read = quote_spanned!(old.span()=> ::whizbang::derive::upcast::<#old, Self>(codec, bytes));
         quote!(#older => #read,)
     });
     quote! {
+        fn encode(
+            &self,
+            codec: ::whizbang::derive::Codec,
+            into: &mut ::std::vec::Vec<u8>,
+        ) -> ::core::result::Result<(), ::whizbang::derive::CodecError> {
+            WHIZBANG_CODING.encode(self, codec, into)
+        }
         fn decode(
             version: u32,
             codec: ::whizbang::derive::Codec,
             bytes: &[u8],
         ) -> ::core::result::Result<Self, ::whizbang::derive::CodecError> {
             match version {
-                #version => ::whizbang::derive::decode(codec, bytes),
+                #version => WHIZBANG_CODING.decode(codec, bytes),
                 #(#arms)*
                 found => ::core::result::Result::Err(::whizbang::derive::unknown_version::<Self>(found)),
             }

@@ -37,7 +37,7 @@ impl Mistakes {
         match self.0.pop() {
             Some(mistake) => {
                 let text = mistake.to_string();
-                quote_spanned!(mistake.span()=> ::core::compile_error! { #text })
+                quote_spanned!(mistake.span()=> [(); ::core::compile_error! { #text }])
             }
             None => quote!(()),
         }

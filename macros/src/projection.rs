@@ -3,10 +3,9 @@
 //! Called by the entry point. Calls [attribute](crate::attribute) for what the user wrote.
 
 use proc_macro2::TokenStream;
-use quote::{quote, quote_spanned};
+use quote::quote;
 use syn::DeriveInput;
 use syn::ext::IdentExt;
-use syn::spanned::Spanned;
 
 use crate::attribute::{Form, Known, read};
 use crate::mistakes::Mistakes;
@@ -18,6 +17,9 @@ const KEYS: &[Known] = &[
     Known { name: "name", form: Form::Name, write: "name = \"balances\"" },
     Known { name: "schema", form: Form::Number { least: 1, most: u32::MAX }, write: "schema = 1" },
 ];
+
+/// The lists, and the kind of message in each.
+const LISTS: &[(&str, &str)] = &[("projects", "event"), ("answers", "query")];
 
 /// Expands the derive.
 pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
@@ -39,47 +41,45 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
     }
     let schema = given.number("schema").map_or(1, |(schema, _)| schema);
     let correct = mistakes.is_empty();
-    let mut wire = TokenStream::new();
-    if correct {
-        for (list, call) in [("projects", quote!(projects)), ("answers", quote!(answers))] {
-            for listed in given.types(list) {
-                wire.extend(quote_spanned!(listed.span()=> plan.#call::<#listed>();));
-            }
-        }
-    }
-    let header = shape::header(
-        input,
-        &quote!(::whizbang::derive::Projection),
-        &quote!(::core::default::Default + ::core::marker::Send + 'static),
-    );
-    let saved = match correct {
-        true => quote!(#[automatically_derived] impl ::whizbang::derive::Saved for #ident {}),
-        false => TokenStream::new(),
+    let ((wire, aliases), asked) = match correct {
+        true => (shape::wire(&given, LISTS), shape::ask_for_coding(ident, ident.span())),
+        false => Default::default(),
     };
     let (save, restore) = match correct {
-        true => (quote!(::whizbang::derive::Saved::save(self)), quote!(::whizbang::derive::Saved::restore(bytes))),
+        true => (quote!(WHIZBANG_CODING.save(self)), quote!(WHIZBANG_CODING.restore(bytes))),
         false => (
-            quote!(::whizbang::derive::never_saved()),
+            quote!(::whizbang::derive::never_coded()),
             quote!({
                 let _ = bytes;
-                ::whizbang::derive::never_saved()
+                ::whizbang::derive::never_coded()
             }),
         ),
     };
+    let initial = shape::initial(ident, correct);
+    let header = shape::header(input, &quote!(::whizbang::derive::Projection), &quote!(::core::marker::Send + 'static));
     let mistakes = mistakes.into_tokens();
     quote! {
-        #[automatically_derived]
-        #header {
-            const NAME: &'static str = #name;
-            const SCHEMA: u32 = #schema;
-            fn wire(plan: &mut ::whizbang::derive::ProjectionPlan<Self>) {
-                let _ = &plan;
-                #wire
+        #[allow(non_camel_case_types)]
+        const _: () = {
+            #asked
+            #aliases
+            #[automatically_derived]
+            #header {
+                const NAME: &'static str = #name;
+                const SCHEMA: u32 = #schema;
+                #initial
+                fn wire(plan: &mut ::whizbang::derive::ProjectionPlan<Self>) {
+                    let _ = &plan;
+                    #wire
+                }
+                fn save(&self) -> ::core::result::Result<::std::vec::Vec<u8>, ::whizbang::derive::CodecError> {
+                    #save
+                }
+                fn restore(bytes: &[u8]) -> ::core::result::Result<Self, ::whizbang::derive::CodecError> {
+                    #restore
+                }
             }
-            fn save(&self) -> ::core::result::Result<::std::vec::Vec<u8>, ::whizbang::derive::CodecError> { #save }
-            fn restore(bytes: &[u8]) -> ::core::result::Result<Self, ::whizbang::derive::CodecError> { #restore }
-        }
-        #saved
+        };
         #mistakes
     }
 }

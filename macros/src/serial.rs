@@ -6,11 +6,11 @@
 //! a derive cannot add an attribute to the type. So they get a copy of the type that carries the attribute, and write for the
 //! original what they read off the copy (serde calls that a remote derive). Every serde attribute works as documented.
 
-use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
+use proc_macro2::{Group, TokenStream, TokenTree};
+use quote::{ToTokens, format_ident, quote};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Attribute, Data, DeriveInput, GenericParam};
+use syn::{Attribute, Data, DeriveInput, Field, GenericParam, Type};
 
 use crate::mistakes::Mistakes;
 
@@ -44,18 +44,24 @@ pub(crate) fn expand(direction: Direction, input: &DeriveInput) -> TokenStream {
     copy.ident = copy_ident.clone();
     copy.vis = syn::Visibility::Inherited;
     keep_serde(&mut copy.attrs);
+    let (_, arguments, _) = input.generics.split_for_impl();
+    let receiver = quote!(#ident #arguments);
+    let clean = |field: &mut Field| {
+        keep_serde(&mut field.attrs);
+        let ty = without_self(field.ty.to_token_stream(), &receiver);
+        field.ty = Type::Verbatim(ty);
+    };
     match &mut copy.data {
-        Data::Struct(data) => data.fields.iter_mut().for_each(|field| keep_serde(&mut field.attrs)),
+        Data::Struct(data) => data.fields.iter_mut().for_each(clean),
         Data::Enum(data) => {
             for variant in &mut data.variants {
                 keep_serde(&mut variant.attrs);
-                variant.fields.iter_mut().for_each(|field| keep_serde(&mut field.attrs));
+                variant.fields.iter_mut().for_each(clean);
             }
         }
         Data::Union(_) => {}
     }
-    let (_, arguments, _) = input.generics.split_for_impl();
-    let original = quote!(#ident #arguments).to_string();
+    let original = ident.to_string();
     let rename = match renames(&copy.attrs) {
         true => TokenStream::new(),
         false => quote!(#[serde(rename = #name)]),
@@ -84,6 +90,7 @@ pub(crate) fn expand(direction: Direction, input: &DeriveInput) -> TokenStream {
                             &self,
                             to: WhizbangTo,
                         ) -> ::core::result::Result<WhizbangTo::Ok, WhizbangTo::Error> {
+                            use ::whizbang::derive::serial::Serialized as _;
                             #copy_ident #turbofish ::serialize(self, to)
                         }
                     }
@@ -104,6 +111,7 @@ pub(crate) fn expand(direction: Direction, input: &DeriveInput) -> TokenStream {
                         fn deserialize<WhizbangFrom: ::whizbang::derive::serde::de::Deserializer<'whizbang>>(
                             from: WhizbangFrom,
                         ) -> ::core::result::Result<Self, WhizbangFrom::Error> {
+                            use ::whizbang::derive::serial::Deserialized as _;
                             #copy_ident #turbofish ::deserialize(from)
                         }
                     }
@@ -123,6 +131,20 @@ pub(crate) fn expand(direction: Direction, input: &DeriveInput) -> TokenStream {
             #implementation
         };
     }
+}
+
+/// `tokens` with the original's name in the place of `Self`, which in the copy would be the copy.
+fn without_self(tokens: TokenStream, receiver: &TokenStream) -> TokenStream {
+    let replace = |token: TokenTree| match token {
+        TokenTree::Ident(word) if word == "Self" => receiver.clone(),
+        TokenTree::Group(group) => {
+            let mut replaced = Group::new(group.delimiter(), without_self(group.stream(), receiver));
+            replaced.set_span(group.span());
+            TokenTree::Group(replaced).into()
+        }
+        token => token.into(),
+    };
+    tokens.into_iter().flat_map(replace).collect()
 }
 
 fn keep_serde(attributes: &mut Vec<Attribute>) {

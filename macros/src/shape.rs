@@ -2,8 +2,8 @@
 //!
 //! Called by the derives. Calls [names](crate::names).
 
-use proc_macro2::TokenStream;
-use quote::{ToTokens, quote};
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Ident};
 
@@ -100,4 +100,49 @@ pub(crate) fn header(input: &DeriveInput, of: &TokenStream, stub: &TokenStream) 
     }
     let (generics, arguments, bounds) = generics.split_for_impl();
     quote!(impl #generics #of for #ident #arguments #bounds)
+}
+
+/// The one place where the output asks for serde's traits. What it defines is used without asking again.
+pub(crate) fn ask_for_coding(ident: &Ident, span: Span) -> TokenStream {
+    let mut ident = ident.clone();
+    ident.set_span(span);
+    quote_spanned!(span=>
+        const WHIZBANG_CODING: ::whizbang::derive::Coding<#ident> = ::whizbang::derive::coding::<#ident>();
+    )
+}
+
+/// The one place where the output asks for `Default`.
+pub(crate) fn initial(ident: &Ident, correct: bool) -> TokenStream {
+    let body = match correct {
+        true => quote_spanned!(ident.span()=> ::core::default::Default::default()),
+        // It never runs, because an item with a mistake does not compile, and asks for nothing.
+        false => quote!(loop {}),
+    };
+    quote!(fn initial() -> Self { #body })
+}
+
+/// The calls that list messages, each spanned at the listed type, and an alias for each of those.
+///
+/// The first alias is the one place that names the type, the second the one that checks its kind: a type that does not exist
+/// or is of another kind is one error, and the compiler asks nothing else of it.
+pub(crate) fn wire(given: &Given, lists: &[(&str, &str)]) -> (TokenStream, TokenStream) {
+    let (mut calls, mut aliases) = (TokenStream::new(), TokenStream::new());
+    for (list, kind) in lists {
+        for (at, listed) in given.types(list).iter().enumerate() {
+            let span = listed.span();
+            let (call, check) = (Ident::new(list, span), Ident::new(kind, span));
+            let (alias, named) = (alias(list, at, span), alias(&format!("named_{list}"), at, span));
+            aliases.extend(quote_spanned! {span=>
+                type #named = #listed;
+                type #alias = <#named as ::whizbang::derive::Listed<{ ::whizbang::derive::#check::<#named>() }>>::It;
+            });
+            calls.extend(quote_spanned!(span=> plan.#call::<#alias>();));
+        }
+    }
+    (calls, aliases)
+}
+
+/// The alias of the type that is listed in `list` as the one `at`.
+pub(crate) fn alias(list: &str, at: usize, span: Span) -> Ident {
+    Ident::new(&format!("Whizbang_{list}_{at}"), span)
 }

@@ -3,10 +3,9 @@
 //! Called by the entry point. Calls [attribute](crate::attribute) for what the user wrote.
 
 use proc_macro2::TokenStream;
-use quote::{quote, quote_spanned};
+use quote::quote;
 use syn::DeriveInput;
 use syn::ext::IdentExt;
-use syn::spanned::Spanned;
 
 use crate::attribute::{Form, Known, read};
 use crate::mistakes::Mistakes;
@@ -18,6 +17,9 @@ const KEYS: &[Known] = &[
     Known { name: "on", form: Form::Paths, write: "on(OrderShipped)" },
     Known { name: "name", form: Form::Name, write: "name = \"card-charger\"" },
 ];
+
+/// The lists, and the kind of message in each.
+const LISTS: &[(&str, &str)] = &[("performs", "command"), ("on", "event")];
 
 /// Expands the derive.
 pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
@@ -39,14 +41,7 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
     let mut correct = mistakes.is_empty();
     let domain = shape::domain(&given, ident, "worker", &mut mistakes);
     correct &= given.ty("domain").is_some();
-    let mut wire = TokenStream::new();
-    if correct {
-        for (list, call) in [("performs", quote!(performs)), ("on", quote!(on))] {
-            for listed in given.types(list) {
-                wire.extend(quote_spanned!(listed.span()=> plan.#call::<#listed>();));
-            }
-        }
-    }
+    let (wire, aliases) = if correct { shape::wire(&given, LISTS) } else { Default::default() };
     let header = shape::header(
         input,
         &quote!(::whizbang::derive::Worker),
@@ -54,15 +49,19 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
     );
     let mistakes = mistakes.into_tokens();
     quote! {
-        #[automatically_derived]
-        #header {
-            type Domain = #domain;
-            const NAME: &'static str = #name;
-            fn wire(plan: &mut ::whizbang::derive::WorkerPlan<Self>) {
-                let _ = &plan;
-                #wire
+        #[allow(non_camel_case_types)]
+        const _: () = {
+            #aliases
+            #[automatically_derived]
+            #header {
+                type Domain = #domain;
+                const NAME: &'static str = #name;
+                fn wire(plan: &mut ::whizbang::derive::WorkerPlan<Self>) {
+                    let _ = &plan;
+                    #wire
+                }
             }
-        }
+        };
         #mistakes
     }
 }

@@ -20,7 +20,7 @@ pub enum Role {
     message = "`{Self}` is neither an aggregate nor a saga",
     note = "derive it: `#[derive(Aggregate, Default)] #[aggregate(domain = …, handles(…), applies(…))]`"
 )]
-pub trait Stateful: Default + 'static {
+pub trait Stateful: Sized + 'static {
     /// The domain whose shard logs hold its events.
     type Domain: Domain;
     /// Its name in the store, unique in its domain.
@@ -31,6 +31,9 @@ pub trait Stateful: Default + 'static {
     const SNAPSHOT_EVERY: u32 = 0;
     /// The schema of its snapshots; another one in the store is ignored.
     const SNAPSHOT_SCHEMA: u32 = 1;
+
+    /// The state before the first event: its `Default`.
+    fn initial() -> Self;
 
     /// Lists what it takes.
     fn wire(plan: &mut Plan<Self>);

@@ -2,7 +2,7 @@
 
 use serde::de::DeserializeOwned;
 
-use crate::message::{Codec, CodecError, Key};
+use crate::message::{Codec, CodecError, Command, Document, Event, Key, Query};
 
 /// The type of a field marked `#[key]`.
 #[diagnostic::on_unimplemented(
@@ -44,4 +44,36 @@ impl<Old: DeserializeOwned + Into<New>, New> Upcast<New> for Old {
     fn upcast(codec: Codec, bytes: &[u8]) -> Result<New, CodecError> {
         codec.decode::<Old>(bytes).map(Old::into)
     }
+}
+
+/// A listed type behind a check of its kind: `<Deposit as Listed<{ command::<Deposit>() }>>::It` is `Deposit`.
+///
+/// If the check fails the compiler has told it, and asks nothing else of a type whose parts it could not compute.
+pub trait Listed<const CHECKED: usize> {
+    /// The type itself.
+    type It;
+}
+
+impl<T, const CHECKED: usize> Listed<CHECKED> for T {
+    type It = T;
+}
+
+/// Checks that `M` is a command.
+pub const fn command<M: Command>() -> usize {
+    0
+}
+
+/// Checks that `M` is an event.
+pub const fn event<M: Event>() -> usize {
+    0
+}
+
+/// Checks that `M` is a query.
+pub const fn query<M: Query>() -> usize {
+    0
+}
+
+/// Checks that `M` is a document.
+pub const fn document<M: Document>() -> usize {
+    0
 }

@@ -5,30 +5,25 @@
 //! It decides nothing: it checks what was listed, so that a mistake is one error at the listed type.
 
 mod check;
+mod coding;
 pub(crate) mod derives;
 mod run;
-mod saved;
+pub mod serial;
 
-pub use check::{KeyField, Upcast};
+pub use check::{KeyField, Listed, Upcast, command, document, event, query};
+pub use coding::{Coding, coding, never_coded};
 pub use run::block_on;
-pub use saved::{Saved, never_saved};
 /// serde, for programs that do not list it themselves.
 pub use serde;
 
 pub use crate::actor::{Plan, Role, Stateful};
 pub use crate::aggregate::{Aggregate, Applies, Apply};
-pub use crate::message::{Codec, CodecError, Coded, Command, Document, Domain, Event, Key, Kind, Message, Name, Query};
+pub use crate::message::{
+    Codec, CodecError, Coded, Command, Document, Domain, Event, Key, Kind, Message, Name, Of, Query,
+};
 pub use crate::projection::{Projection, ProjectionPlan};
 pub use crate::saga::Saga;
 pub use crate::worker::{Worker, WorkerPlan};
-
-/// Reads a message of the current version.
-///
-/// # Errors
-/// What the codec says.
-pub fn decode<M: Message>(codec: Codec, bytes: &[u8]) -> Result<M, CodecError> {
-    codec.decode(bytes)
-}
 
 /// Reads a message of an older version and makes the current one of it.
 ///

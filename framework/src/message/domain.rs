@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Codec, Message, Name};
+use super::{Codec, Name};
 
 /// A named set of message types with one owner. Derived with `#[derive(Domain)]`.
 #[diagnostic::on_unimplemented(
@@ -19,7 +19,7 @@ pub trait Domain: 'static {
     const CODEC: Codec = Codec::Bincode;
 }
 
-/// A message that belongs to the domain `D`. Implemented by all of them; it is there to say what is wrong with a list.
+/// A message that belongs to the domain `D`. The derives implement it beside [`Message`](super::Message); it says what is wrong with a list.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not belong to the domain `{D}`",
@@ -27,8 +27,6 @@ pub trait Domain: 'static {
     note = "`handles(…)`, `applies(…)` and `performs(…)` list messages of the own domain; other domains' events go into `reacts(…)` or `on(…)`"
 )]
 pub trait Of<D> {}
-
-impl<M: Message> Of<M::Domain> for M {}
 
 /// The number of a shard inside its domain, from 0.
 pub type Shard = u16;

@@ -4,6 +4,7 @@
 //! It knows no actor, no store and no broker.
 
 mod codec;
+mod coded;
 mod domain;
 mod envelope;
 mod id;
@@ -12,6 +13,7 @@ mod name;
 mod reply;
 
 pub use codec::{Codec, CodecError, MAX_PAYLOAD_BYTES};
+pub use coded::Coded;
 pub use domain::{Domain, Of, Shard, ShardId, shard_of};
 pub use envelope::{Envelope, Kind, Origin, Wants};
 pub use id::{IdSource, MessageId};
@@ -19,24 +21,10 @@ pub use key::Key;
 pub use name::{Name, NameError};
 pub use reply::Rejection;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
-/// A type that a [`Codec`] writes and reads: any that derives `Serialize` and `Deserialize`.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be written and read",
-    label = "lacks `Serialize`, `Deserialize` or both",
-    note = "derive both: `#[derive(Serialize, Deserialize)]`"
-)]
-pub trait Coded: Serialize + DeserializeOwned {}
-
-#[diagnostic::do_not_recommend]
-impl<T: Serialize + DeserializeOwned> Coded for T {}
-
 /// A typed value that travels: a [command](Command), an [event](Event), a [query](Query) or a [document](Document).
 ///
 /// Derived with `#[derive(Command)]` and its sisters; there is no need to write it by hand.
-pub trait Message: Coded + Send + 'static {
+pub trait Message: Sized + Send + 'static {
     /// The domain this message belongs to.
     type Domain: Domain;
     /// Its name on the wire and in the store, unique in its domain. Independent of the Rust type's path.
@@ -46,19 +34,19 @@ pub trait Message: Coded + Send + 'static {
     /// The version of its schema, from 1. Messages stored with an older version are upcast when they are read.
     const VERSION: u32 = 1;
 
-    /// Reads a message that was written with schema version `version`.
-    ///
-    /// The derives fill this in when `upcast(1 = OldType)` is given.
+    /// Appends the message's bytes to `into`. On an error `into` is as long as before.
     ///
     /// # Errors
-    /// [`CodecError::Version`] if there is no way from `version` to [`Self::VERSION`]; otherwise what the codec says.
-    fn decode(version: u32, codec: Codec, bytes: &[u8]) -> Result<Self, CodecError> {
-        if version == Self::VERSION {
-            codec.decode(bytes)
-        } else {
-            Err(CodecError::Version { name: Self::NAME, found: version, known: Self::VERSION })
-        }
-    }
+    /// What [`Codec::encode`] says.
+    fn encode(&self, codec: Codec, into: &mut Vec<u8>) -> Result<(), CodecError>;
+
+    /// Reads a message that was written with schema version `version`.
+    ///
+    /// The derives upcast the older versions that are listed in `upcast(1 = OldType)`.
+    ///
+    /// # Errors
+    /// [`CodecError::Version`] if there is no way from `version` to [`Self::VERSION`]; otherwise what [`Codec::decode`] says.
+    fn decode(version: u32, codec: Codec, bytes: &[u8]) -> Result<Self, CodecError>;
 }
 
 /// Asks the owner of a domain to do something. Exactly one handler; may be rejected.

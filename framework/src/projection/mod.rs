@@ -10,11 +10,15 @@ use crate::message::{CodecError, Event, Query};
 ///
 /// The struct is the view. It is kept in memory and saved with its checkpoint; what came after the last save is projected
 /// again after a restart.
-pub trait Projection: Default + Send + 'static {
+pub trait Projection: Sized + Send + 'static {
     /// Its name in the store, unique in its service.
     const NAME: &'static str;
     /// The schema of the view: raise it when the struct changes, and the view is rebuilt from the first event.
     const SCHEMA: u32 = 1;
+
+    /// The view before the first event: its `Default`.
+    #[doc(hidden)]
+    fn initial() -> Self;
 
     /// Lists what it takes.
     #[doc(hidden)]

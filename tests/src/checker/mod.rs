@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use bytes::Bytes;
-use whizbang::message::{MessageId, Rejection};
+use whizbang::message::{Coded, MessageId, Rejection};
 use whizbang::{Command, Domain, Message};
 
 pub use log::{ShardLog, StreamLog};
@@ -233,7 +233,8 @@ impl fmt::Display for Verdict {
 /// If the reply cannot be encoded.
 pub fn reply_bytes<C: Command>(reply: &Result<C::Reply, Rejection>) -> Bytes {
     let mut bytes = Vec::new();
-    <<C as Message>::Domain as Domain>::CODEC.encode(reply, &mut bytes).expect("a reply that was received can be sent");
+    let codec = <<C as Message>::Domain as Domain>::CODEC;
+    C::Reply::write_reply(reply, codec, &mut bytes).expect("a reply that was received can be sent");
     Bytes::from(bytes)
 }
 

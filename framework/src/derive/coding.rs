@@ -1,0 +1,57 @@
+//! The one place in which a derive asks for serde's traits.
+
+use crate::message::{Codec, CodecError, Coded};
+
+/// How values of `T` become bytes and back. Having one proves that `T` is [`Coded`].
+pub struct Coding<T> {
+    write: fn(&T, Codec, &mut Vec<u8>) -> Result<(), CodecError>,
+    read: fn(Codec, &[u8]) -> Result<T, CodecError>,
+}
+
+/// The coding of `T`. A function and no method: for those the compiler has an error text of its own.
+pub const fn coding<T: Coded>() -> Coding<T> {
+    Coding { write: T::write, read: T::read }
+}
+
+impl<T> Coding<T> {
+    /// Appends the bytes of `value` to `into`.
+    ///
+    /// # Errors
+    /// What the codec says.
+    pub fn encode(&self, value: &T, codec: Codec, into: &mut Vec<u8>) -> Result<(), CodecError> {
+        (self.write)(value, codec, into)
+    }
+
+    /// Reads a value.
+    ///
+    /// # Errors
+    /// What the codec says.
+    pub fn decode(&self, codec: Codec, bytes: &[u8]) -> Result<T, CodecError> {
+        (self.read)(codec, bytes)
+    }
+
+    /// A state as bytes: a snapshot or a view.
+    ///
+    /// # Errors
+    /// [`CodecError`] if the type has a form that bincode cannot write, or the state is too large.
+    pub fn save(&self, state: &T) -> Result<Vec<u8>, CodecError> {
+        let mut bytes = Vec::new();
+        self.encode(state, Codec::Bincode, &mut bytes).map(|()| bytes)
+    }
+
+    /// A state from bytes.
+    ///
+    /// # Errors
+    /// [`CodecError`] if they are no such state.
+    pub fn restore(&self, bytes: &[u8]) -> Result<T, CodecError> {
+        self.decode(Codec::Bincode, bytes)
+    }
+}
+
+/// Stands where an item with a mistake in it would be written or read. It never runs, because such an item does not compile.
+///
+/// # Errors
+/// Always.
+pub fn never_coded<T>() -> Result<T, CodecError> {
+    Err(CodecError::Encode { reason: "the derive reported a mistake".to_owned() })
+}

@@ -1,0 +1,60 @@
+//! What a codec can write and read, asked for in one place per type.
+//!
+//! serde's traits are no supertraits of a message: the compiler would repeat a missing one at every use of the message. The
+//! derives ask once, at the type, and keep the answer.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Codec, CodecError, Rejection};
+
+/// A type that a [`Codec`] writes and reads: any that derives `Serialize` and `Deserialize`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be written and read",
+    label = "lacks `Serialize`, `Deserialize` or both",
+    note = "derive both for `{Self}`: `#[derive(Serialize, Deserialize)]`"
+)]
+pub trait Coded: Sized {
+    /// Appends its bytes to `into`.
+    ///
+    /// # Errors
+    /// What [`Codec::encode`] says.
+    fn write(&self, codec: Codec, into: &mut Vec<u8>) -> Result<(), CodecError>;
+
+    /// Reads it from all of `bytes`.
+    ///
+    /// # Errors
+    /// What [`Codec::decode`] says.
+    fn read(codec: Codec, bytes: &[u8]) -> Result<Self, CodecError>;
+
+    /// Appends the bytes of a reply envelope's payload to `into`.
+    ///
+    /// # Errors
+    /// What [`Codec::encode`] says.
+    fn write_reply(reply: &Result<Self, Rejection>, codec: Codec, into: &mut Vec<u8>) -> Result<(), CodecError>;
+
+    /// Reads a reply envelope's payload.
+    ///
+    /// # Errors
+    /// What [`Codec::decode`] says.
+    fn read_reply(codec: Codec, bytes: &[u8]) -> Result<Result<Self, Rejection>, CodecError>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: Serialize + DeserializeOwned> Coded for T {
+    fn write(&self, codec: Codec, into: &mut Vec<u8>) -> Result<(), CodecError> {
+        codec.encode(self, into)
+    }
+
+    fn read(codec: Codec, bytes: &[u8]) -> Result<Self, CodecError> {
+        codec.decode(bytes)
+    }
+
+    fn write_reply(reply: &Result<Self, Rejection>, codec: Codec, into: &mut Vec<u8>) -> Result<(), CodecError> {
+        codec.encode(reply, into)
+    }
+
+    fn read_reply(codec: Codec, bytes: &[u8]) -> Result<Result<Self, Rejection>, CodecError> {
+        codec.decode(bytes)
+    }
+}

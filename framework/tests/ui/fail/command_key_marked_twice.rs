@@ -1,0 +1,15 @@
+use whizbang::prelude::*;
+
+#[derive(Domain)]
+struct Bank;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Bank, reply = u64)]
+struct Deposit {
+    #[key]
+    #[key]
+    account: String,
+    cents: u64,
+}
+
+fn main() {}

@@ -1,0 +1,8 @@
+use whizbang::prelude::*;
+
+#[derive(Deserialize)]
+struct Line<'a> {
+    text: &'a str,
+}
+
+fn main() {}

@@ -1,0 +1,6 @@
+use whizbang::prelude::*;
+
+#[derive(Domain)]
+struct Straße;
+
+fn main() {}

@@ -1,0 +1,6 @@
+use whizbang::prelude::*;
+
+#[derive(Domain)]
+struct Bank<T>(std::marker::PhantomData<T>);
+
+fn main() {}

@@ -1,0 +1,16 @@
+use whizbang::prelude::*;
+
+#[derive(Domain)]
+struct Bank {
+    name: String,
+}
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Bank, reply = u64)]
+struct Deposit {
+    #[key]
+    account: String,
+    cents: u64,
+}
+
+fn main() {}

@@ -1,0 +1,3 @@
+
+#[whizbang::main]
+async fn main<T>() {}

@@ -1,0 +1,3 @@
+
+#[whizbang::main]
+fn main() {}

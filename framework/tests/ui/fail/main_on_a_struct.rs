@@ -1,0 +1,5 @@
+
+#[whizbang::main]
+struct Main;
+
+fn main() {}

@@ -1,0 +1,5 @@
+
+#[whizbang::main]
+async fn main() -> Result<(), std::io::Error> {
+    7
+}

@@ -1,0 +1,5 @@
+
+#[whizbang::main]
+async fn main(arguments: Vec<String>) {
+    drop(arguments);
+}

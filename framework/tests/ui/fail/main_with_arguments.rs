@@ -1,0 +1,3 @@
+
+#[whizbang::main(threads = 4)]
+async fn main() {}

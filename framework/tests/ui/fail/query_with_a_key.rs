@@ -1,0 +1,13 @@
+use whizbang::prelude::*;
+
+#[derive(Domain)]
+struct Bank;
+
+#[derive(Query, Serialize, Deserialize)]
+#[query(domain = Bank, reply = u64)]
+struct BalanceOf {
+    #[key]
+    account: String,
+}
+
+fn main() {}

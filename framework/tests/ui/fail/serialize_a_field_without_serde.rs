@@ -1,0 +1,10 @@
+use whizbang::prelude::*;
+
+struct Cents(u64);
+
+#[derive(Serialize)]
+struct Line {
+    cents: Cents,
+}
+
+fn main() {}

@@ -1,0 +1,24 @@
+use whizbang::prelude::*;
+
+#[derive(Domain)]
+struct Bank;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Bank, reply = u64)]
+struct Deposit {
+    #[key]
+    account: String,
+    cents: u64,
+}
+
+#[derive(Worker)]
+#[worker(performs(Deposit))]
+struct Teller;
+
+impl Perform<Deposit> for Teller {
+    async fn perform(&self, deposit: Deposit, _job: Job) -> Result<u64, WorkError> {
+        Ok(deposit.cents)
+    }
+}
+
+fn main() {}
