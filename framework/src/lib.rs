@@ -15,7 +15,12 @@
 )]
 
 pub mod clock;
+mod retry;
+pub mod telemetry;
+
 pub mod message;
+
+pub mod router;
 
 pub mod actor;
 pub mod aggregate;
@@ -23,6 +28,8 @@ pub mod saga;
 pub mod store;
 
 pub mod bridge;
+
+pub mod inbox;
 
 pub mod projection;
 pub mod worker;
@@ -41,6 +48,7 @@ pub use actor::{About, Effects};
 pub use aggregate::{Aggregate, Apply, Handle, OnReply, React};
 pub use derive::derives::{Aggregate, Command, Document, Domain, Event, Projection, Query, Saga, Worker, main, test};
 pub use message::{Command, Document, Domain, Event, Message, Query, Rejection};
+pub use retry::Retry;
 pub use projection::{Answer, Project, Projection};
 pub use saga::{Saga, Wake};
 pub use worker::{Job, On, Perform, WorkError, Worker};

@@ -1,6 +1,346 @@
 //! What a handler asks for: nothing has happened yet.
 
-use std::marker::PhantomData;
+use std::any::TypeId;
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Duration;
 
-/// What a handler asks for: record, send, schedule. Nothing of it has happened before the turn is committed.
-pub struct Effects<A: ?Sized>(PhantomData<A>);
+use bytes::Bytes;
+
+use super::plan::{Plan, Role, Stateful};
+use super::undo::{PlannedCommand, Undo, UndoChange};
+use crate::clock::Timestamp;
+use crate::message::{
+    Codec, CodecError, Command, Document, Domain, Envelope, Event, Kind, Message, MessageId, Name, Rejection, ShardId,
+    Wants, shard_of,
+};
+
+/// What a handler asks for: record, send, schedule. Nothing of it has happened before the turn is committed, and then all of
+/// it has; a rejection throws it away.
+///
+/// Handlers have no other way to the world: time and ids come from here, so that a replay in a test gives the same.
+pub struct Effects<A: Stateful> {
+    pub(crate) turn: TurnFacts,
+    pub(crate) plan: Rc<Plan<A>>,
+    pub(crate) payloads: Vec<u8>,
+    pub(crate) events: Vec<EventSlot>,
+    pub(crate) apply: Vec<Box<dyn FnOnce(&mut A)>>,
+    pub(crate) outgoing: Vec<Outgoing>,
+    pub(crate) timers: Vec<TimerSlot>,
+    pub(crate) undo: Vec<UndoChange>,
+    /// The steps as they are once this turn is appended.
+    pub(crate) undo_after: Option<Undo>,
+    pub(crate) reply: Vec<u8>,
+    pub(crate) rejected: bool,
+    pub(crate) ended: bool,
+    pub(crate) error: Option<CodecError>,
+    fresh_ids: u32,
+}
+
+/// What is known about the turn that is taken.
+#[derive(Clone, Debug)]
+pub(crate) struct TurnFacts {
+    pub(crate) id: MessageId,
+    pub(crate) correlation: MessageId,
+    pub(crate) traceparent: Option<Box<str>>,
+    pub(crate) time: Timestamp,
+    pub(crate) key: Rc<str>,
+}
+
+/// An event that is to be recorded; its bytes are in the effects' payloads.
+pub(crate) struct EventSlot {
+    pub(crate) name: &'static str,
+    pub(crate) version: u32,
+    pub(crate) payload: Range<usize>,
+}
+
+/// A message that is to be sent.
+pub(crate) struct Outgoing {
+    pub(crate) to: ShardId,
+    pub(crate) envelope: Envelope,
+}
+
+/// A timer that is to be set or cleared.
+pub(crate) enum TimerSlot {
+    Set { name: &'static str, due: Timestamp, version: u32, codec: Codec, payload: Range<usize> },
+    Clear { name: &'static str },
+}
+
+impl<A: Stateful> Effects<A> {
+    pub(crate) fn new(plan: Rc<Plan<A>>) -> Self {
+        Self {
+            turn: TurnFacts {
+                id: MessageId::from_u128(0),
+                correlation: MessageId::from_u128(0),
+                traceparent: None,
+                time: Timestamp::default(),
+                key: Rc::from(""),
+            },
+            plan,
+            payloads: Vec::new(),
+            events: Vec::new(),
+            apply: Vec::new(),
+            outgoing: Vec::new(),
+            timers: Vec::new(),
+            undo: Vec::new(),
+            undo_after: None,
+            reply: Vec::new(),
+            rejected: false,
+            ended: false,
+            error: None,
+            fresh_ids: 0,
+        }
+    }
+
+    pub(crate) fn begin(&mut self, turn: TurnFacts) {
+        self.discard();
+        self.turn = turn;
+        self.reply.clear();
+        self.rejected = false;
+        self.error = None;
+        self.fresh_ids = 0;
+    }
+
+    /// Throws away what was asked for so far, the reply not.
+    fn discard(&mut self) {
+        self.payloads.clear();
+        self.events.clear();
+        self.apply.clear();
+        self.outgoing.clear();
+        self.timers.clear();
+        self.undo.clear();
+        self.undo_after = None;
+        self.ended = false;
+    }
+
+    /// Takes down the outcome of a command's handler.
+    pub(crate) fn replied<C: Command>(&mut self, reply: &Result<C::Reply, Rejection>) {
+        if reply.is_err() {
+            self.discard();
+            self.rejected = true;
+        }
+        self.reply.clear();
+        if let Err(error) = <C::Domain as Domain>::CODEC.encode(reply, &mut self.reply) {
+            self.error.get_or_insert(error);
+        }
+    }
+
+    fn put<M: Message>(&mut self, codec: Codec, message: &M) -> Range<usize> {
+        let start = self.payloads.len();
+        if let Err(error) = codec.encode(message, &mut self.payloads) {
+            self.error.get_or_insert(error);
+        }
+        start..self.payloads.len()
+    }
+
+    /// Records an event. It changes the state, is stored, and is published once the turn is committed.
+    ///
+    /// An event that cannot be encoded, or is larger than 512 KiB, makes the whole turn fail: the message becomes a dead letter.
+    pub fn record<E: Event>(&mut self, event: E)
+    where
+        A: crate::aggregate::Applies<E>,
+    {
+        let payload = self.put(A::Domain::CODEC, &event);
+        self.events.push(EventSlot { name: E::NAME, version: E::VERSION, payload });
+        self.apply.push(Box::new(move |state| state.apply(&event)));
+    }
+
+    /// Sends a command to the owner of its domain once the turn is committed.
+    ///
+    /// It is sent until the owner has committed it, and handled once. A saga hears of the reply through
+    /// [`OnReply`](crate::OnReply) if it lists the command in `replies(…)`; if it does not and the command is rejected, the
+    /// saga [compensates](Self::compensate).
+    ///
+    /// A key that is empty or too long, or a command that cannot be encoded, makes the whole turn fail.
+    pub fn send<C: Command>(&mut self, command: C) -> Sent<'_, A> {
+        let wants = if self.plan.wants_reply(TypeId::of::<C>()) {
+            Wants::Reply
+        } else if A::ROLE == Role::Saga {
+            Wants::Rejection
+        } else {
+            Wants::Nothing
+        };
+        let id = self.derived_id();
+        if let Some(planned) = self.planned(&command) {
+            self.dispatch(id, planned, wants);
+        }
+        Sent { effects: self, command: id }
+    }
+
+    fn derived_id(&self) -> MessageId {
+        let index = u32::try_from(self.outgoing.len()).unwrap_or(u32::MAX);
+        self.turn.id.derive(&format!("{}/{}/{}", A::Domain::NAME, A::NAME, self.turn.key), index)
+    }
+
+    /// Writes a command down; `None` if that is impossible, which fails the turn.
+    fn planned<C: Command>(&mut self, command: &C) -> Option<PlannedCommand> {
+        let key = command.key();
+        let mut payload = Vec::new();
+        let codec = <C::Domain as Domain>::CODEC;
+        let written = if key.is_valid() {
+            codec.encode(command, &mut payload)
+        } else {
+            Err(CodecError::Encode {
+                reason: format!("the key of `{}` has {} bytes, allowed are 1 to 256", C::NAME, key.as_str().len()),
+            })
+        };
+        if let Err(error) = written {
+            self.error.get_or_insert(error);
+            return None;
+        }
+        Some(PlannedCommand {
+            domain: C::Domain::NAME.to_owned(),
+            shard: shard_of(key.as_str(), C::Domain::SHARDS),
+            key: key.into_string(),
+            name: C::NAME.to_owned(),
+            version: C::VERSION,
+            codec: codec.id(),
+            payload,
+        })
+    }
+
+    pub(crate) fn dispatch(&mut self, id: MessageId, planned: PlannedCommand, wants: Wants) {
+        let (Ok(domain), Ok(name)) = (Name::new(&planned.domain), Name::new(&planned.name)) else {
+            self.error.get_or_insert(CodecError::Encode {
+                reason: format!("`{}.{}` is no name", planned.domain, planned.name),
+            });
+            return;
+        };
+        let to = ShardId::new(domain.clone(), planned.shard);
+        let envelope = Envelope {
+            id,
+            kind: Kind::Command,
+            name,
+            version: planned.version,
+            domain,
+            to: Some(to.clone()),
+            codec: planned.codec(),
+            key: planned.key,
+            actor: None,
+            origin: None,
+            correlation: self.turn.correlation,
+            causation: Some(self.turn.id),
+            time: self.turn.time,
+            deadline: None,
+            wants,
+            traceparent: self.turn.traceparent.as_deref().map(str::to_owned),
+            headers: Vec::new(),
+            payload: Bytes::from(planned.payload),
+        };
+        self.outgoing.push(Outgoing { to, envelope });
+    }
+
+    /// Sends a planned undoing command; its reply is waited for.
+    pub(crate) fn send_undo(&mut self, planned: PlannedCommand) {
+        let id = self.derived_id();
+        self.dispatch(id, planned, Wants::Reply);
+        self.undo.push(UndoChange::Sent { command: id });
+    }
+
+    pub(crate) fn send_planned(&mut self, planned: PlannedCommand) {
+        let id = self.derived_id();
+        self.dispatch(id, planned, Wants::Nothing);
+    }
+
+    /// Sets a timer: the actor wakes with `timer` once `after` has passed, even if the node was stopped meanwhile. There is
+    /// one timer of a type; setting it again replaces it.
+    pub fn set_timer<T: Document>(&mut self, timer: &T, after: Duration)
+    where
+        A: crate::saga::Wake<T>,
+    {
+        let codec = <T::Domain as Domain>::CODEC;
+        let payload = self.put(codec, timer);
+        let due = self.turn.time.after(after);
+        self.timers.push(TimerSlot::Set { name: T::NAME, due, version: T::VERSION, codec, payload });
+    }
+
+    /// Takes a timer back. No error if it is not set; it will not ring after this turn is committed.
+    pub fn clear_timer<T: Document>(&mut self)
+    where
+        A: crate::saga::Wake<T>,
+    {
+        self.timers.push(TimerSlot::Clear { name: T::NAME });
+    }
+
+    /// Ends the saga. What comes later does nothing; its timers are cleared.
+    pub fn complete(&mut self) {
+        self.ended = true;
+    }
+
+    /// Undoes the steps that were sent with [`undo_with`](Sent::undo_with), in reverse: each once, the next when the one
+    /// before has replied, and only those that were done. Then the saga ends. Meanwhile events and timers do nothing.
+    ///
+    /// An undoing command that is rejected becomes a dead letter of this saga: a person must look.
+    pub fn compensate(&mut self) -> Compensating<'_, A> {
+        self.undo.push(UndoChange::Begin { finally: Vec::new() });
+        Compensating { effects: self }
+    }
+
+    /// The moment of this turn. The same throughout the turn.
+    pub fn now(&self) -> Timestamp {
+        self.turn.time
+    }
+
+    /// A new id, derived from this turn's message: the same if the turn is taken again.
+    pub fn new_id(&mut self) -> MessageId {
+        self.fresh_ids += 1;
+        self.turn.id.derive("id", self.fresh_ids)
+    }
+
+    /// The actor's key.
+    pub fn key(&self) -> &str {
+        &self.turn.key
+    }
+
+    /// The id of the message this turn handles.
+    pub fn message_id(&self) -> MessageId {
+        self.turn.id
+    }
+
+    /// The correlation id of the message this turn handles.
+    pub fn correlation(&self) -> MessageId {
+        self.turn.correlation
+    }
+}
+
+/// A command that is to be sent.
+pub struct Sent<'a, A: Stateful> {
+    effects: &'a mut Effects<A>,
+    command: MessageId,
+}
+
+impl<A: Stateful> Sent<'_, A> {
+    /// Names the command that undoes this one, in case the saga [compensates](Effects::compensate).
+    pub fn undo_with<C: Command>(self, undo: C) -> Self {
+        if let Some(undo) = self.effects.planned(&undo) {
+            // Whether the step was done decides whether it is undone, so its reply must be known in any case.
+            if let Some(sent) = self.effects.outgoing.last_mut() {
+                sent.envelope.wants = Wants::Reply;
+            }
+            self.effects.undo.push(UndoChange::Step { command: self.command, undo });
+        }
+        self
+    }
+
+    /// The id under which it is sent: the same in every replay.
+    pub fn id(&self) -> MessageId {
+        self.command
+    }
+}
+
+/// A compensation that is to begin.
+pub struct Compensating<'a, A: Stateful> {
+    effects: &'a mut Effects<A>,
+}
+
+impl<A: Stateful> Compensating<'_, A> {
+    /// Sends this command once everything is undone.
+    pub fn then<C: Command>(self, command: C) -> Self {
+        if let Some(planned) = self.effects.planned(&command)
+            && let Some(UndoChange::Begin { finally }) = self.effects.undo.last_mut()
+        {
+            finally.push(planned);
+        }
+        self
+    }
+}

@@ -3,8 +3,18 @@
 //! Called by the router's doors; calls the [store](crate::store). One live actor per key; one turn at a time.
 //! A reply never leaves before its turn is committed. A panic in user code fails one turn and nothing else.
 
+mod attempt;
+mod decide;
+mod door;
 mod effects;
+mod host;
+mod keyed;
 mod plan;
+mod state;
+mod turn;
+mod undo;
 
-pub use effects::Effects;
+pub(crate) use door::{TypeDoor, TypedDoor};
+pub use effects::{Compensating, Effects, Sent};
+pub(crate) use host::{Host, HostSettings, ShardCell};
 pub use plan::{About, Plan, Role, Stateful};

@@ -1,9 +1,16 @@
 //! What the derives say about an actor type: who it is and what it takes.
 
-use std::marker::PhantomData;
+use std::any::TypeId;
+use std::collections::HashMap;
+use std::rc::Rc;
 
+use foldhash::fast::FixedState;
+
+use super::Effects;
+use super::door::TypeDoor;
 use crate::clock::Timestamp;
-use crate::message::{CodecError, Domain, MessageId, Name};
+use crate::message::{Codec, CodecError, Domain, Envelope, Message, MessageId, Name};
+use crate::router::{ActorCard, LocalRoutes, MessageCard};
 
 /// What an actor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +28,7 @@ pub enum Role {
     note = "derive it: `#[derive(Aggregate, Default)] #[aggregate(domain = …, handles(…), applies(…))]`"
 )]
 pub trait Stateful: Sized + 'static {
+pub trait Stateful: Default + Unpin + 'static {
     /// The domain whose shard logs hold its events.
     type Domain: Domain;
     /// Its name in the store, unique in its domain.
@@ -49,10 +57,6 @@ pub trait Stateful: Sized + 'static {
     }
 }
 
-/// The list that [`Stateful::wire`] fills.
-#[doc(hidden)]
-pub struct Plan<A>(PhantomData<A>);
-
 /// What is known about an event besides its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct About {
@@ -70,4 +74,100 @@ pub struct About {
     pub time: Timestamp,
     /// The correlation id.
     pub correlation: MessageId,
+}
+
+impl About {
+    /// What an event's envelope says about it.
+    pub(crate) fn of(event: &Envelope) -> Self {
+        let origin = event.origin.as_ref();
+        Self {
+            domain: event.domain.clone(),
+            key: origin.map_or_else(String::new, |origin| origin.key.clone()),
+            version: origin.map_or(0, |origin| origin.version),
+            shard: origin.map_or(0, |origin| origin.shard.shard),
+            position: origin.map_or(0, |origin| origin.sequence),
+            time: event.time,
+            correlation: event.correlation,
+        }
+    }
+}
+
+/// Lets an actor decide on a message: fills the effects, reply included. The error says what cannot be read.
+pub(crate) type Decide<A> = Box<dyn Fn(&A, &Envelope, &mut Effects<A>) -> Result<(), CodecError>>;
+type ApplyStored<A> = fn(&mut A, u32, Codec, &[u8]) -> Result<(), CodecError>;
+type KeyOf = fn(&Envelope) -> Result<Option<String>, CodecError>;
+type AddRoute<A> = Box<dyn Fn(&Rc<TypeDoor<A>>, &mut LocalRoutes)>;
+type ByName<T> = HashMap<&'static str, T, FixedState>;
+type ByDomainAndName<T> = HashMap<(&'static str, &'static str), T, FixedState>;
+
+/// The list that [`Stateful::wire`] fills.
+#[doc(hidden)]
+pub struct Plan<A: Stateful> {
+    pub(crate) commands: ByName<Decide<A>>,
+    pub(crate) applies: ByName<ApplyStored<A>>,
+    pub(crate) reacts: ByDomainAndName<(KeyOf, Decide<A>)>,
+    pub(crate) replies: ByDomainAndName<Decide<A>>,
+    pub(crate) replied: Vec<TypeId>,
+    pub(crate) timers: ByName<Decide<A>>,
+    pub(crate) routes: Vec<AddRoute<A>>,
+    pub(crate) card: ActorCard,
+    pub(crate) reply_shards: Vec<(&'static str, u16)>,
+}
+
+impl<A: Stateful> Plan<A> {
+    /// The filled list of an actor type.
+    pub(crate) fn of() -> Self {
+        let mut plan = Self {
+            commands: HashMap::default(),
+            applies: HashMap::default(),
+            reacts: HashMap::default(),
+            replies: HashMap::default(),
+            replied: Vec::new(),
+            timers: HashMap::default(),
+            routes: Vec::new(),
+            card: ActorCard {
+                name: A::NAME.to_owned(),
+                role: match A::ROLE {
+                    Role::Aggregate => "aggregate",
+                    Role::Saga => "saga",
+                },
+                ..ActorCard::default()
+            },
+            reply_shards: Vec::new(),
+        };
+        A::wire(&mut plan);
+        plan
+    }
+
+    pub(crate) fn add_command<M: Message>(&mut self, decide: Decide<A>, route: AddRoute<A>) {
+        self.card.handles.push(MessageCard::of::<M>());
+        self.commands.insert(M::NAME, decide);
+        self.routes.push(route);
+    }
+
+    pub(crate) fn add_apply<M: Message>(&mut self, apply: ApplyStored<A>) {
+        self.card.records.push(MessageCard::of::<M>());
+        self.applies.insert(M::NAME, apply);
+    }
+
+    pub(crate) fn add_react<M: Message>(&mut self, key_of: KeyOf, decide: Decide<A>) {
+        self.card.takes.push(MessageCard::of::<M>());
+        self.reacts.insert((M::Domain::NAME, M::NAME), (key_of, decide));
+    }
+
+    pub(crate) fn add_reply<M: Message>(&mut self, decide: Decide<A>) {
+        self.card.replies.push(MessageCard::of::<M>());
+        self.replied.push(TypeId::of::<M>());
+        self.replies.insert((M::Domain::NAME, M::NAME), decide);
+        self.reply_shards.push((M::Domain::NAME, M::Domain::SHARDS));
+    }
+
+    pub(crate) fn add_timer<M: Message>(&mut self, decide: Decide<A>) {
+        self.card.timers.push(MessageCard::of::<M>());
+        self.timers.insert(M::NAME, decide);
+    }
+
+    pub(crate) fn wants_reply(&self, command: TypeId) -> bool {
+        self.replied.contains(&command)
+    }
 }

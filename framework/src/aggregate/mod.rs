@@ -3,7 +3,9 @@
 //! Called by the [actor](crate::actor) that runs an aggregate. Calls user code.
 //! A handler decides on `&self`: it can neither change state nor wait.
 
-use crate::actor::{About, Effects, Plan, Stateful};
+use std::rc::Rc;
+
+use crate::actor::{About, Effects, Plan, Stateful, TypedDoor};
 use crate::message::{Command, Event, Of, Rejection};
 
 /// An event-sourced actor that guards one consistency boundary. Derived with `#[derive(Aggregate)]`.
@@ -80,6 +82,17 @@ impl<A: Stateful> Plan<A> {
     where
         A: Handle<C>,
     {
+        self.add_command::<C>(
+            Box::new(|user, envelope, effects| {
+                let command = C::decode(envelope.version, envelope.codec, &envelope.payload)?;
+                let reply = user.handle(command, effects);
+                effects.replied::<C>(&reply);
+                Ok(())
+            }),
+            Box::new(|door, routes| {
+                routes.add::<C>(Rc::new(TypedDoor { door: Rc::clone(door), run: <A as Handle<C>>::handle }));
+            }),
+        );
     }
 
     /// Lists an event that changes the actor's state.
@@ -87,6 +100,10 @@ impl<A: Stateful> Plan<A> {
     where
         A: Applies<E>,
     {
+        self.add_apply::<E>(|user, version, codec, bytes| {
+            user.apply(&E::decode(version, codec, bytes)?);
+            Ok(())
+        });
     }
 
     /// Lists an event that the actor reacts to.
@@ -94,6 +111,16 @@ impl<A: Stateful> Plan<A> {
     where
         A: React<E>,
     {
+        self.add_react::<E>(
+            |envelope| {
+                let event = E::decode(envelope.version, envelope.codec, &envelope.payload)?;
+                Ok(<A as React<E>>::key(&event, &About::of(envelope)))
+            },
+            Box::new(|user, envelope, effects| {
+                user.react(E::decode(envelope.version, envelope.codec, &envelope.payload)?, effects);
+                Ok(())
+            }),
+        );
     }
 
     /// Lists a command whose replies the actor takes.
@@ -101,5 +128,9 @@ impl<A: Stateful> Plan<A> {
     where
         A: OnReply<C>,
     {
+        self.add_reply::<C>(Box::new(|user, envelope, effects| {
+            user.on_reply(envelope.codec.decode(&envelope.payload)?, effects);
+            Ok(())
+        }));
     }
 }

@@ -63,7 +63,7 @@ pub enum Wants {
     /// None: the sender goes by events.
     #[default]
     Nothing,
-    /// Only a rejection or a dead letter.
+    /// Only a rejection.
     Rejection,
     /// Every reply.
     Reply,

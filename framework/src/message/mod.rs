@@ -19,7 +19,7 @@ pub use envelope::{Envelope, Kind, Origin, Wants};
 pub use id::{IdSource, MessageId};
 pub use key::Key;
 pub use name::{Name, NameError};
-pub use reply::Rejection;
+pub use reply::{Rejection, rejection_in};
 
 /// A typed value that travels: a [command](Command), an [event](Event), a [query](Query) or a [document](Document).
 ///

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Codec, CodecError};
+
 /// The domain's final "no" to a command: a stable code for programs and a text for people. Never retried.
 ///
 /// ```
@@ -35,6 +37,24 @@ impl Rejection {
     }
 }
 
+/// The rejection in an encoded `Result<Reply, Rejection>`, whatever the reply's type; `None` if it is a reply.
+///
+/// # Errors
+/// What the codec says if the bytes are neither.
+pub fn rejection_in(codec: Codec, bytes: &[u8]) -> Result<Option<Rejection>, CodecError> {
+    match codec {
+        // bincode writes the variant's number first: 0 is `Ok`, 1 is `Err`. It cannot skip a value of unknown type.
+        Codec::Bincode => match bytes.split_first() {
+            Some((0, _)) => Ok(None),
+            Some((1, rest)) => codec.decode(rest).map(Some),
+            _ => Err(CodecError::Decode { reason: "neither a reply nor a rejection".to_owned() }),
+        },
+        Codec::Json => {
+            codec.decode::<Result<serde::de::IgnoredAny, Rejection>>(bytes).map(|reply| reply.err())
+        }
+    }
+}
+
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.text, self.code)
@@ -42,3 +62,22 @@ impl fmt::Display for Rejection {
 }
 
 impl std::error::Error for Rejection {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rejection_is_found_whatever_the_reply_would_have_been() {
+        for codec in [Codec::Bincode, Codec::Json] {
+            let no = Rejection::new("a.b", "text");
+            let mut bytes = Vec::new();
+            codec.encode(&Err::<Vec<String>, _>(no.clone()), &mut bytes).unwrap();
+            assert_eq!(rejection_in(codec, &bytes), Ok(Some(no)));
+            bytes.clear();
+            codec.encode(&Ok::<_, Rejection>((1u8, "x")), &mut bytes).unwrap();
+            assert_eq!(rejection_in(codec, &bytes), Ok(None));
+            assert!(rejection_in(codec, b"\x07").is_err());
+        }
+    }
+}

@@ -26,5 +26,9 @@ impl<A: Stateful> Plan<A> {
     where
         A: Wake<T>,
     {
+        self.add_timer::<T>(Box::new(|user, envelope, effects| {
+            user.wake(T::decode(envelope.version, envelope.codec, &envelope.payload)?, effects);
+            Ok(())
+        }));
     }
 }

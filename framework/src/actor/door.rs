@@ -1,0 +1,231 @@
+//! The door of one actor type on one thread: finds the live actor of a key, or starts it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use actix::{Actor, Addr};
+use foldhash::fast::RandomState;
+use tokio::sync::oneshot;
+
+use super::effects::Effects;
+use super::host::{Host, ShardCell};
+use super::keyed::{Delivered, Here, KeyActor, TypedTurn};
+use super::plan::{Plan, Stateful};
+use crate::message::{Command, Domain, Envelope, Key, Name, Rejection, shard_of};
+use crate::router::{ActorDoor, Ask, AskMeta, Delivery, Outcome, SendError, TypedReply};
+
+/// The door of one actor type on one thread.
+pub(crate) struct TypeDoor<A: Stateful> {
+    pub(crate) host: Rc<Host>,
+    pub(crate) plan: Rc<Plan<A>>,
+    pub(crate) domain: Name,
+    pub(crate) actor: Name,
+    /// By number; `None` for those that live on another thread.
+    pub(crate) shards: Vec<Option<Rc<ShardCell>>>,
+    keys: RefCell<HashMap<Rc<str>, Entry<A>, RandomState>>,
+    effects: RefCell<Option<Box<Effects<A>>>>,
+}
+
+struct Entry<A: Stateful> {
+    addr: Addr<KeyActor<A>>,
+    load: Rc<Load>,
+}
+
+/// How busy an actor is, shared between its door and what is in flight for it.
+#[derive(Default)]
+pub(crate) struct Load {
+    queued: Cell<u32>,
+    touched: Cell<u64>,
+}
+
+/// The right to have one turn in flight. It is given back when the turn is settled, whatever happens to it.
+pub(crate) struct Permit {
+    host: Rc<Host>,
+    load: Rc<Load>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.host.in_flight.set(self.host.in_flight.get() - 1);
+        self.load.queued.set(self.load.queued.get() - 1);
+    }
+}
+
+enum Refused {
+    Busy,
+    Stopped,
+    Key,
+    NotHere,
+}
+
+impl<A: Stateful> TypeDoor<A> {
+    pub(crate) fn new(
+        host: Rc<Host>,
+        plan: Rc<Plan<A>>,
+        domain: Name,
+        actor: Name,
+        shards: Vec<Option<Rc<ShardCell>>>,
+    ) -> Rc<Self> {
+        Rc::new(Self { host, plan, domain, actor, shards, keys: RefCell::default(), effects: RefCell::default() })
+    }
+
+    /// Buffers for one turn; taken while it runs, so that their memory is used again.
+    pub(crate) fn take_effects(&self) -> Box<Effects<A>> {
+        self.effects.borrow_mut().take().unwrap_or_else(|| Box::new(Effects::new(Rc::clone(&self.plan))))
+    }
+
+    pub(crate) fn put_effects(&self, effects: Box<Effects<A>>) {
+        *self.effects.borrow_mut() = Some(effects);
+    }
+
+    /// The address of the key's actor and a permit for one turn.
+    fn admit(self: &Rc<Self>, key: &Key<'_>, inside: bool) -> Result<(Addr<KeyActor<A>>, Permit), Refused> {
+        let host = &self.host;
+        if host.stopped.get() {
+            return Err(Refused::Stopped);
+        }
+        // What the node itself brings (events, its own timers) was bounded where it was pulled in.
+        if !inside && host.in_flight.get() >= host.settings.in_flight {
+            host.counts.busy.one();
+            return Err(Refused::Busy);
+        }
+        if let Some(entry) = self.keys.borrow().get(key.as_str()) {
+            if !inside && entry.load.queued.get() >= host.settings.in_flight_per_key {
+                host.counts.busy.one();
+                return Err(Refused::Busy);
+            }
+            return Ok((entry.addr.clone(), self.permit(&entry.load)));
+        }
+        if !key.is_valid() {
+            return Err(Refused::Key);
+        }
+        let shards = u16::try_from(self.shards.len()).unwrap_or(u16::MAX);
+        let shard = usize::from(shard_of(key.as_str(), shards));
+        let Some(Some(shard)) = self.shards.get(shard) else { return Err(Refused::NotHere) };
+        let key: Rc<str> = Rc::from(key.as_str());
+        let load = Rc::new(Load::default());
+        let addr = KeyActor::new(Rc::clone(self), Rc::clone(shard), Rc::clone(&key)).start();
+        let permit = self.permit(&load);
+        host.counts.activations.one();
+        self.keys.borrow_mut().insert(key, Entry { addr: addr.clone(), load });
+        Ok((addr, permit))
+    }
+
+    fn permit(&self, load: &Rc<Load>) -> Permit {
+        self.host.in_flight.set(self.host.in_flight.get() + 1);
+        load.queued.set(load.queued.get() + 1);
+        load.touched.set(self.host.sweeps.get());
+        Permit { host: Rc::clone(&self.host), load: Rc::clone(load) }
+    }
+
+    /// Forgets an actor that could not be started, so that the next message tries again.
+    pub(crate) fn forget(&self, key: &str) {
+        let gone = self.keys.borrow_mut().remove(key);
+        drop(gone);
+    }
+}
+
+impl<A: Stateful> ActorDoor for Rc<TypeDoor<A>> {
+    fn deliver(&self, delivery: Delivery) {
+        let inside = !matches!(delivery.arrival, crate::router::Arrival::Outside);
+        match self.admit(&Key::from(delivery.envelope.key.as_str()), inside) {
+            Ok((addr, permit)) => addr.do_send(Here::new(Delivered { delivery, permit })),
+            Err(refused) => {
+                let outcome = match refused {
+                    Refused::Busy => Outcome::Busy,
+                    Refused::Stopped | Refused::NotHere => Outcome::Stopped,
+                    Refused::Key => Outcome::Undecodable("a key has 1 to 256 bytes".to_owned()),
+                };
+                (delivery.settle)(outcome);
+            }
+        }
+    }
+
+    fn key_of(&self, event: &Envelope) -> Result<Option<String>, String> {
+        match self.plan.reacts.get(&(event.domain.as_str(), event.name.as_str())) {
+            Some((key_of, _)) => key_of(event).map_err(|error| error.to_string()),
+            None => Ok(None),
+        }
+    }
+
+    fn live(&self) -> usize {
+        self.keys.borrow().len()
+    }
+
+    fn sweep(&self, idle_sweeps: u64, cap: usize) {
+        let now = self.host.sweeps.get();
+        let mut gone = Vec::new();
+        {
+            let mut keys = self.keys.borrow_mut();
+            let mut resting = |entry: &Entry<A>, touched_before: u64| {
+                entry.load.queued.get() == 0 && entry.load.touched.get() <= touched_before
+            };
+            let oldest = now.checked_sub(idle_sweeps);
+            if let Some(oldest) = oldest {
+                gone.extend(keys.extract_if(|_, entry| resting(entry, oldest)).map(|(_, entry)| entry));
+            }
+            if keys.len() > cap {
+                // Find the touch time below which enough are resting; a count per sweep, not a sort of all keys.
+                let mut excess = keys.len() - cap;
+                let mut by_touch = std::collections::BTreeMap::<u64, usize>::new();
+                for entry in keys.values().filter(|entry| entry.load.queued.get() == 0) {
+                    *by_touch.entry(entry.load.touched.get()).or_default() += 1;
+                }
+                let mut limit = None;
+                let mut sum = 0;
+                for (touched, count) in by_touch {
+                    if sum >= excess {
+                        break;
+                    }
+                    sum += count;
+                    limit = Some(touched);
+                }
+                if let Some(limit) = limit {
+                    gone.extend(
+                        keys.extract_if(|_, entry| {
+                            let goes = excess > 0 && resting(entry, limit);
+                            excess -= usize::from(goes);
+                            goes
+                        })
+                        .map(|(_, entry)| entry),
+                    );
+                }
+            }
+        }
+        self.host.counts.passivations.many(gone.len() as u64);
+        // Dropping the last address ends the actor. None has anything queued, and nobody else holds an address.
+        drop(gone);
+    }
+
+    fn reset(&self) {
+        let gone: Vec<_> = self.keys.borrow_mut().drain().collect();
+        drop(gone);
+    }
+}
+
+/// The typed door of one command.
+pub(crate) struct TypedDoor<A: Stateful, C: Command> {
+    pub(crate) door: Rc<TypeDoor<A>>,
+    pub(crate) run: Run<A, C>,
+}
+
+/// A command's handler.
+pub(crate) type Run<A, C> = fn(&A, C, &mut Effects<A>) -> Result<<C as Command>::Reply, Rejection>;
+
+impl<A: Stateful, C: Command> Ask<C> for TypedDoor<A, C> {
+    fn ask(&self, command: C, meta: AskMeta) -> Result<oneshot::Receiver<TypedReply<C>>, SendError> {
+        let admitted = self.door.admit(&command.key(), false);
+        match admitted {
+            Ok((addr, permit)) => {
+                let (reply, receiver) = oneshot::channel();
+                // `do_send` ignores the mailbox's capacity; the permit is what bounds it.
+                addr.do_send(Here::new(TypedTurn { command, meta, run: self.run, reply, permit }));
+                Ok(receiver)
+            }
+            Err(Refused::Busy) => Err(SendError::Busy { domain: C::Domain::NAME.to_owned() }),
+            Err(Refused::Stopped | Refused::NotHere) => Err(SendError::Stopped),
+            Err(Refused::Key) => Err(SendError::Key { bytes: command.key().as_str().len() }),
+        }
+    }
+}

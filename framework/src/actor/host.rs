@@ -1,0 +1,165 @@
+//! One thread's share of a node: its shards, what waits for a commit, how much is in flight.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::message::{IdSource, ShardId};
+use crate::retry::Retry;
+use crate::router::NodeId;
+use crate::store::{Appended, CommitListener, ShardReader, ShardWriter, StoreError, Ticket};
+use crate::telemetry::Counts;
+
+/// What a host is told at start.
+#[derive(Clone, Debug)]
+pub(crate) struct HostSettings {
+    /// Turns in flight at most, queued or waiting for their commit.
+    pub(crate) in_flight: usize,
+    /// The same for one key.
+    pub(crate) in_flight_per_key: u32,
+    /// How failed deliveries are tried again.
+    pub(crate) retry: Retry,
+    /// How long the ids of callers from outside are kept.
+    pub(crate) remember: Duration,
+}
+
+/// One thread's share of a node.
+pub(crate) struct Host {
+    pub(crate) node: NodeId,
+    pub(crate) ids: IdSource,
+    pub(crate) settings: HostSettings,
+    pub(crate) counts: Arc<Counts>,
+    pub(crate) commits: Arc<Commits>,
+    /// Rises when commits have failed: what an older actor still has queued is answered, not handled.
+    pub(crate) generation: Cell<u64>,
+    /// Counts the sweeps, as the clock of idleness.
+    pub(crate) sweeps: Cell<u64>,
+    pub(crate) stopped: Cell<bool>,
+    /// Woken when something was committed that somebody may have to be told of.
+    pub(crate) relay: Rc<Notify>,
+    /// Woken when a timer was set.
+    pub(crate) timers: Rc<Notify>,
+    pub(crate) in_flight: Cell<usize>,
+    waiting: RefCell<VecDeque<(Ticket, Release)>>,
+    pub(crate) scratch: RefCell<Vec<u8>>,
+}
+
+type Release = Box<dyn FnOnce(Result<(), StoreError>)>;
+
+impl Host {
+    pub(crate) fn new(node: NodeId, ids: IdSource, settings: HostSettings, counts: Arc<Counts>) -> Rc<Self> {
+        Rc::new(Self {
+            node,
+            ids,
+            settings,
+            counts,
+            commits: Arc::default(),
+            generation: Cell::new(0),
+            sweeps: Cell::new(0),
+            stopped: Cell::new(false),
+            relay: Rc::default(),
+            timers: Rc::default(),
+            in_flight: Cell::new(0),
+            waiting: RefCell::default(),
+            scratch: RefCell::default(),
+        })
+    }
+
+    /// Calls `then` once the append is durable: at once if it is.
+    pub(crate) fn after(&self, appended: Appended, then: impl FnOnce(Result<(), StoreError>) + 'static) {
+        if appended.committed {
+            then(Ok(()));
+        } else {
+            self.after_ticket(appended.ticket, then);
+        }
+    }
+
+    /// Calls `then` once everything up to `ticket` is durable.
+    pub(crate) fn after_ticket(&self, ticket: Ticket, then: impl FnOnce(Result<(), StoreError>) + 'static) {
+        if ticket <= self.commits.through.load(Ordering::Acquire) {
+            then(Ok(()));
+        } else {
+            self.waiting.borrow_mut().push_back((ticket, Box::new(then)));
+        }
+    }
+
+    /// Releases what the store has made durable since; runs for as long as the host lives.
+    ///
+    /// Returns the error when commits have failed; what waited has been told.
+    pub(crate) async fn release(&self) -> StoreError {
+        loop {
+            self.commits.changed.notified().await;
+            self.release_now();
+            if let Some(error) = self.commits.failed.lock().clone() {
+                self.generation.set(self.generation.get() + 1);
+                let lost = std::mem::take(&mut *self.waiting.borrow_mut());
+                for (_, release) in lost {
+                    release(Err(error.clone()));
+                }
+                return error;
+            }
+        }
+    }
+
+    fn release_now(&self) {
+        let through = self.commits.through.load(Ordering::Acquire);
+        loop {
+            // One at a time, with the borrow ended: a release may append, and so come back here.
+            let next = {
+                let mut waiting = self.waiting.borrow_mut();
+                match waiting.front() {
+                    Some((ticket, _)) if *ticket <= through => waiting.pop_front(),
+                    _ => None,
+                }
+            };
+            let Some((_, release)) = next else { break };
+            release(Ok(()));
+        }
+    }
+}
+
+/// Hears of commits on the store's thread and wakes the host's.
+#[derive(Default)]
+pub(crate) struct Commits {
+    through: AtomicU64,
+    failed: Mutex<Option<StoreError>>,
+    changed: Notify,
+}
+
+impl Commits {
+    /// Forgets a failure, after the shards were opened again. What was appended before counts as settled.
+    pub(crate) fn recovered(&self) {
+        *self.failed.lock() = None;
+    }
+}
+
+impl CommitListener for Commits {
+    fn committed(&self, through: Ticket) {
+        self.through.fetch_max(through, Ordering::Release);
+        self.changed.notify_one();
+    }
+
+    fn failed(&self, error: StoreError) {
+        self.failed.lock().get_or_insert(error);
+        self.changed.notify_one();
+    }
+}
+
+/// One shard on its thread.
+pub(crate) struct ShardCell {
+    pub(crate) id: ShardId,
+    pub(crate) writer: RefCell<Box<dyn ShardWriter>>,
+    pub(crate) reader: RefCell<Arc<dyn ShardReader>>,
+}
+
+impl ShardCell {
+    pub(crate) fn reader(&self) -> Arc<dyn ShardReader> {
+        Arc::clone(&self.reader.borrow())
+    }
+}

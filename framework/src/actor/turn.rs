@@ -1,0 +1,323 @@
+//! One turn: decide, apply, append. What leaves the actor leaves after the commit.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::effects::{Effects, Outgoing, TimerSlot, TurnFacts};
+use super::keyed::KeyActor;
+use super::plan::Stateful;
+use super::state::KeyState;
+use super::undo::{UndoChange, UndoNext};
+use crate::message::{Codec, CodecError, Domain};
+use crate::router::Floor;
+use crate::store::{Appended, EventWrite, Mark, Note, OutboxWrite, Source, StoreError, TimerWrite, Turn};
+
+/// How a turn's message is marked as handled.
+pub(crate) enum Marked {
+    /// It is not.
+    None,
+    /// By its id.
+    Outside { digest: u64 },
+    /// By its place.
+    From { source: Rc<Source>, sequence: u64, floor: Rc<dyn Floor> },
+    /// By the timer's name.
+    Timer { name: String },
+}
+
+/// A turn that was appended.
+pub(crate) struct Turned {
+    pub(crate) appended: Appended,
+    pub(crate) reply: Bytes,
+}
+
+/// Why a turn has not been taken. Nothing of it is stored.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// User code panicked.
+    Panic(String),
+    /// The message cannot be read.
+    Undecodable(String),
+    /// What the handler asked for cannot be written.
+    Effects(String),
+    /// Nobody handles it.
+    Unhandled,
+    /// A command that undoes a saga's step was rejected.
+    Compensation(String),
+    /// The store refused the turn.
+    Store(StoreError),
+}
+
+/// The digest of a payload: its length and its CRC-32. It tells an honest caller that it mixed up its ids; it is no signature.
+pub(crate) fn digest(payload: &[u8]) -> u64 {
+    (payload.len() as u64) << 32 | u64::from(crc32fast::hash(payload))
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &Box<dyn Any + Send>) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no text".to_owned())
+}
+
+impl<A: Stateful> KeyActor<A> {
+    /// Takes one turn: `decide` fills the effects from the state, they change the state, and all is appended as one record.
+    ///
+    /// After a failure the state is as before, or the actor is told to load again.
+    pub(crate) fn turn(
+        &mut self,
+        facts: TurnFacts,
+        marked: Marked,
+        mut notes: Vec<Note>,
+        with_reply: bool,
+        decide: impl FnOnce(&KeyState<A>, &mut Effects<A>) -> Result<(), Failure>,
+    ) -> Result<Turned, Failure> {
+        let mut effects = self.door.take_effects();
+        effects.begin(facts);
+        let decided = catch_unwind(AssertUnwindSafe(|| decide(&self.state, &mut effects)));
+        let checked = match decided {
+            Ok(Ok(())) => match effects.error.take() {
+                None => Ok(()),
+                Some(error) => Err(Failure::Effects(error.to_string())),
+            },
+            Ok(Err(failure)) => Err(failure),
+            Err(panic) => Err(self.panicked(&panic)),
+        };
+        let appended = checked.and_then(|()| self.finish(&mut effects, &marked, &mut notes));
+        let turned = appended.map(|appended| Turned {
+            appended,
+            // Only those who answer with bytes need them; the straight way has the reply itself.
+            reply: if with_reply { Bytes::copy_from_slice(&effects.reply) } else { Bytes::new() },
+        });
+        self.door.put_effects(effects);
+        turned
+    }
+
+    fn panicked(&self, panic: &Box<dyn Any + Send>) -> Failure {
+        self.door.host.counts.panics.one();
+        Failure::Panic(panic_text(panic))
+    }
+
+    fn finish(
+        &mut self,
+        effects: &mut Effects<A>,
+        marked: &Marked,
+        notes: &mut Vec<Note>,
+    ) -> Result<Appended, Failure> {
+        self.advance_undo(effects, notes).map_err(|error| Failure::Effects(error.to_string()))?;
+        // The state changes before the append: a panic in `apply` must not leave a record behind that can never be read.
+        let user = &mut self.state.user;
+        if !effects.apply.is_empty() {
+            let applied = catch_unwind(AssertUnwindSafe(|| {
+                for apply in effects.apply.drain(..) {
+                    apply(user);
+                }
+            }));
+            if let Err(panic) = applied {
+                self.broken = Some(StoreError::Closed);
+                return Err(self.panicked(&panic));
+            }
+        }
+        let appended = self.append(effects, marked, notes);
+        match appended {
+            Ok(appended) => {
+                self.remember(effects, marked, notes, appended);
+                Ok(appended)
+            }
+            Err(error) => {
+                // The state has changed and the log has not: the actor must be rebuilt before its next turn.
+                if !effects.events.is_empty() {
+                    self.broken = Some(error.clone());
+                }
+                Err(Failure::Store(error))
+            }
+        }
+    }
+
+    fn append(&mut self, effects: &Effects<A>, marked: &Marked, notes: &[Note]) -> Result<Appended, StoreError> {
+        let codec = A::Domain::CODEC;
+        let payload = |range: &std::ops::Range<usize>| effects.payloads.get(range.clone()).unwrap_or_default();
+        let write = |slot: &super::effects::EventSlot| EventWrite {
+            name: slot.name,
+            version: slot.version,
+            codec,
+            payload: payload(&slot.payload),
+        };
+        // Nearly every turn records one event or none: those need no vector.
+        let (one, many);
+        let events: &[EventWrite<'_>] = match effects.events.as_slice() {
+            [] => &[],
+            [slot] => {
+                one = [write(slot)];
+                &one
+            }
+            slots => {
+                many = slots.iter().map(write).collect::<Vec<_>>();
+                &many
+            }
+        };
+        let outbox: Vec<_> =
+            effects.outgoing.iter().map(|Outgoing { to, envelope }| OutboxWrite { to, envelope }).collect();
+        let timers: Vec<_> = effects
+            .timers
+            .iter()
+            .map(|timer| match timer {
+                TimerSlot::Set { name, due, version, codec, payload: range } => TimerWrite::Set {
+                    name,
+                    due: *due,
+                    version: *version,
+                    codec: *codec,
+                    payload: payload(range),
+                },
+                TimerSlot::Clear { name } => TimerWrite::Clear { name },
+            })
+            .collect();
+        let mark = match marked {
+            Marked::None => Mark::None,
+            Marked::Outside { digest } => Mark::Outside { digest: *digest },
+            Marked::From { source, sequence, floor } => {
+                Mark::From { source, sequence: *sequence, floor: floor.appended(*sequence) }
+            }
+            Marked::Timer { name } => Mark::Timer { name },
+        };
+        let turn = Turn {
+            actor: &self.door.actor,
+            key: &self.key,
+            number: self.state.turns + 1,
+            version: self.state.version,
+            time: effects.turn.time,
+            id: effects.turn.id,
+            correlation: effects.turn.correlation,
+            traceparent: effects.turn.traceparent.as_deref(),
+            mark,
+            reply: &effects.reply,
+            reply_codec: codec,
+            events,
+            outbox: &outbox,
+            timers: &timers,
+            notes,
+        };
+        self.shard.writer.borrow_mut().append(&turn)
+    }
+
+    /// Takes down in memory what was appended.
+    fn remember(&mut self, effects: &mut Effects<A>, marked: &Marked, notes: &[Note], appended: Appended) {
+        let host = Rc::clone(&self.door.host);
+        let state = &mut self.state;
+        let events = effects.events.len() as u64;
+        state.version += events;
+        state.turns += 1;
+        match marked {
+            Marked::None => {}
+            Marked::Outside { digest } => {
+                state.seen.id(effects.turn.id, *digest, &effects.reply, A::Domain::CODEC);
+                state.failing = None;
+            }
+            Marked::From { source, sequence, .. } => {
+                state.seen.place(source, *sequence);
+                state.failing = None;
+            }
+            Marked::Timer { name } => {
+                state.timers.remove(name);
+                state.failing = None;
+            }
+        }
+        for timer in &effects.timers {
+            match timer {
+                TimerSlot::Set { name, .. } => {
+                    state.timers.insert((*name).to_owned(), state.turns);
+                }
+                TimerSlot::Clear { name } => {
+                    state.timers.remove(*name);
+                }
+            }
+        }
+        if let Some(undo) = effects.undo_after.take() {
+            state.undo = undo;
+        }
+        for note in notes {
+            // Own notes were applied when they were made.
+            if !matches!(note, Note::Own(_)) {
+                drop(state.note(note));
+            }
+        }
+        self.last.set((!appended.committed).then_some(appended.ticket));
+        host.counts.turns.one();
+        host.counts.events.many(events);
+        if effects.rejected {
+            host.counts.rejections.one();
+        }
+        if events > 0 || !effects.outgoing.is_empty() {
+            host.after(appended, {
+                let relay = Rc::clone(&host.relay);
+                move |_| relay.notify_one()
+            });
+        }
+        if !effects.timers.is_empty() {
+            host.timers.notify_one();
+        }
+        let every = u64::from(A::SNAPSHOT_EVERY);
+        if every > 0 && self.state.turns % every == 0 {
+            match self.state.save() {
+                Some(Ok(snapshot)) => {
+                    self.shard.writer.borrow_mut().save_snapshot(&self.door.actor, &self.key, snapshot);
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(target: crate::telemetry::TARGET, actor = %self.door.actor, %error, "a snapshot cannot be written");
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Goes on undoing as far as this turn allows: what was asked for in it, and what the replies so far permit.
+    fn advance_undo(&mut self, effects: &mut Effects<A>, notes: &mut Vec<Note>) -> Result<(), CodecError> {
+        if effects.undo.is_empty() && !effects.ended && !self.state.undo.is_undoing() {
+            return Ok(());
+        }
+        // On a copy: if the turn is not appended, nothing has changed.
+        let mut undo = self.state.undo.clone();
+        let mut changes = std::mem::take(&mut effects.undo);
+        for change in &changes {
+            undo.change(change);
+        }
+        if undo.is_undoing() && !effects.ended {
+            match undo.next() {
+                UndoNext::Wait => {}
+                UndoNext::Send(planned) => effects.send_undo(planned),
+                UndoNext::Finish(finally) => {
+                    for planned in finally {
+                        effects.send_planned(planned);
+                    }
+                    effects.undo.push(UndoChange::Finished);
+                    effects.ended = true;
+                }
+            }
+        }
+        for change in &effects.undo {
+            undo.change(change);
+        }
+        changes.append(&mut effects.undo);
+        for change in &changes {
+            let mut bytes = Vec::new();
+            Codec::Bincode.encode(change, &mut bytes)?;
+            notes.push(Note::Own(Bytes::from(bytes)));
+        }
+        if effects.ended {
+            notes.push(Note::Ended);
+            // Cleared in the store as well: an ended saga's timers must not ring for ever.
+            let names: Vec<_> = self.state.timers.keys().cloned().collect();
+            for name in names {
+                if let Some((known, _)) = self.door.plan.timers.get_key_value(name.as_str()) {
+                    effects.timers.push(TimerSlot::Clear { name: known });
+                }
+            }
+        }
+        effects.undo_after = Some(undo);
+        Ok(())
+    }
+}

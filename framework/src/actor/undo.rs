@@ -1,0 +1,200 @@
+//! What a saga has done and how it is undone: steps in order, compensation in reverse, each once.
+
+use serde::{Deserialize, Serialize};
+
+use crate::message::{Codec, MessageId};
+
+/// A command written down for later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PlannedCommand {
+    pub(crate) domain: String,
+    pub(crate) shard: u16,
+    pub(crate) key: String,
+    pub(crate) name: String,
+    pub(crate) version: u32,
+    pub(crate) codec: u8,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl PlannedCommand {
+    pub(crate) fn codec(&self) -> Codec {
+        // Written by this module from a codec, so the number is known; bincode stands in if the log was made elsewhere.
+        Codec::from_id(self.codec).unwrap_or(Codec::Bincode)
+    }
+}
+
+/// One change of an [`Undo`], as the turn's note keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum UndoChange {
+    /// A command was sent that can be undone.
+    Step { command: MessageId, undo: PlannedCommand },
+    /// Its owner has done it.
+    Done { command: MessageId },
+    /// Its owner has refused it: nothing to undo.
+    Refused { command: MessageId },
+    /// From now on steps are undone.
+    Begin { finally: Vec<PlannedCommand> },
+    /// The undoing command of the last step not yet undone was sent.
+    Sent { command: MessageId },
+    /// It has been done.
+    Undone { command: MessageId },
+    /// The undoing command was rejected, and a person wants it sent again.
+    Again { command: MessageId },
+    /// All is undone; the last commands were sent.
+    Finished,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum StepState {
+    Sent,
+    Done,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Step {
+    command: MessageId,
+    undo: PlannedCommand,
+    state: StepState,
+}
+
+/// The steps of one saga and how far they are undone. Rebuilt from its notes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Undo {
+    steps: Vec<Step>,
+    undoing: Option<Undoing>,
+    finished: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Undoing {
+    finally: Vec<PlannedCommand>,
+    waiting: Option<MessageId>,
+}
+
+/// What a saga that undoes has to do now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum UndoNext {
+    /// Send this command, and wait for its reply.
+    Send(PlannedCommand),
+    /// Wait for a reply.
+    Wait,
+    /// Send these and end.
+    Finish(Vec<PlannedCommand>),
+}
+
+impl Undo {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.undoing.is_none()
+    }
+
+    pub(crate) fn is_undoing(&self) -> bool {
+        self.undoing.is_some() && !self.finished
+    }
+
+    /// Whether `command` is a step whose reply is awaited.
+    pub(crate) fn is_step(&self, command: MessageId) -> bool {
+        self.steps.iter().any(|step| step.command == command && step.state == StepState::Sent)
+    }
+
+    /// Whether `command` undoes the last step and its reply is awaited.
+    pub(crate) fn is_waiting_for(&self, command: MessageId) -> bool {
+        self.undoing.as_ref().is_some_and(|undoing| undoing.waiting == Some(command))
+    }
+
+    pub(crate) fn change(&mut self, change: &UndoChange) {
+        match change {
+            UndoChange::Step { command, undo } => {
+                self.steps.push(Step { command: *command, undo: undo.clone(), state: StepState::Sent });
+            }
+            UndoChange::Done { command } => {
+                for step in self.steps.iter_mut().filter(|step| step.command == *command) {
+                    step.state = StepState::Done;
+                }
+            }
+            UndoChange::Refused { command } => self.steps.retain(|step| step.command != *command),
+            UndoChange::Begin { finally } => {
+                self.undoing = Some(Undoing { finally: finally.clone(), waiting: None });
+            }
+            UndoChange::Sent { command } => {
+                if let Some(undoing) = &mut self.undoing {
+                    undoing.waiting = Some(*command);
+                }
+            }
+            UndoChange::Undone { command } => {
+                if let Some(undoing) = &mut self.undoing
+                    && undoing.waiting == Some(*command)
+                {
+                    undoing.waiting = None;
+                    self.steps.pop();
+                }
+            }
+            UndoChange::Again { command } => {
+                if let Some(undoing) = &mut self.undoing
+                    && undoing.waiting == Some(*command)
+                {
+                    undoing.waiting = None;
+                }
+            }
+            UndoChange::Finished => self.finished = true,
+        }
+    }
+
+    /// What to do now, if the saga undoes.
+    ///
+    /// A step whose reply has not come is waited for: it may or may not have been done, so it must neither be undone
+    /// before it is known (the undoing would overtake it) nor be skipped (it would stay).
+    pub(crate) fn next(&self) -> UndoNext {
+        let Some(undoing) = &self.undoing else { return UndoNext::Wait };
+        if undoing.waiting.is_some() || self.steps.iter().any(|step| step.state == StepState::Sent) {
+            return UndoNext::Wait;
+        }
+        match self.steps.last() {
+            Some(step) => UndoNext::Send(step.undo.clone()),
+            None => UndoNext::Finish(undoing.finally.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u128) -> MessageId {
+        MessageId::from_u128(n)
+    }
+
+    fn command(name: &str) -> PlannedCommand {
+        PlannedCommand {
+            domain: "stock".into(),
+            shard: 0,
+            key: "k".into(),
+            name: name.into(),
+            version: 1,
+            codec: 1,
+            payload: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn steps_are_undone_in_reverse_each_once_and_refused_ones_never() {
+        let mut undo = Undo::default();
+        for n in 1..=3 {
+            undo.change(&UndoChange::Step { command: id(n), undo: command(&format!("undo{n}")) });
+        }
+        undo.change(&UndoChange::Done { command: id(1) });
+        undo.change(&UndoChange::Done { command: id(3) });
+        undo.change(&UndoChange::Begin { finally: vec![command("cancel")] });
+        assert_eq!(undo.next(), UndoNext::Wait, "the second step's reply is awaited");
+        undo.change(&UndoChange::Refused { command: id(2) });
+        assert_eq!(undo.next(), UndoNext::Send(command("undo3")));
+        undo.change(&UndoChange::Sent { command: id(13) });
+        assert_eq!(undo.next(), UndoNext::Wait);
+        undo.change(&UndoChange::Undone { command: id(13) });
+        assert_eq!(undo.next(), UndoNext::Send(command("undo1")));
+        undo.change(&UndoChange::Sent { command: id(11) });
+        undo.change(&UndoChange::Undone { command: id(99) });
+        assert_eq!(undo.next(), UndoNext::Wait, "a foreign reply changes nothing");
+        undo.change(&UndoChange::Undone { command: id(11) });
+        assert_eq!(undo.next(), UndoNext::Finish(vec![command("cancel")]));
+    }
+}

@@ -1,0 +1,274 @@
+//! What one actor remembers of the messages it has handled, so that a duplicate is known for what it is.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::message::{Codec, MessageId, Name, ShardId};
+use crate::store::{Lane, Source, StoredTurn};
+
+/// How many ids that hold their time an actor keeps in memory. Older ones are looked up in the log.
+const RECENT: usize = 32;
+
+/// How many ids without a time (idempotency keys) an actor keeps in memory. Older ones are looked up in the log.
+const KEYED: usize = 16_384;
+
+/// What one actor remembers of the messages it has handled.
+///
+/// Messages of actors and events are known by their place: of each source only the last place is kept, because an actor
+/// takes what one source sends it in order. There is no time window and the memory is one number per source.
+///
+/// Messages from outside are known by their id. Ids that hold their time are forgotten smallest first: an id above the last
+/// one forgotten that is not in memory is certainly new, whatever the clocks say; one below it is looked up in the log.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    places: Vec<(Source, u64)>,
+    recent: VecDeque<SeenId>,
+    forgotten: Option<MessageId>,
+    keyed: VecDeque<SeenId>,
+    keyed_forgotten: bool,
+}
+
+/// An id that was handled, and what was replied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenId {
+    id: MessageId,
+    digest: u64,
+    reply: SmallReply,
+    codec: Codec,
+}
+
+/// A stored reply; most are so short that they need no allocation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum SmallReply {
+    Inline(u8, [u8; 22]),
+    Heap(Box<[u8]>),
+}
+
+impl SmallReply {
+    fn new(bytes: &[u8]) -> Self {
+        let mut inline = [0; 22];
+        match (u8::try_from(bytes.len()), inline.get_mut(..bytes.len())) {
+            (Ok(length), Some(room)) => {
+                room.copy_from_slice(bytes);
+                Self::Inline(length, inline)
+            }
+            _ => Self::Heap(bytes.into()),
+        }
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Inline(length, bytes) => bytes.get(..usize::from(*length)).unwrap_or_default(),
+            Self::Heap(bytes) => bytes,
+        }
+    }
+}
+
+/// Whether a message was handled before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It was not.
+    New,
+    /// It was; here is the reply.
+    Duplicate(Bytes, Codec),
+    /// Its id was, with another payload.
+    Conflict,
+    /// Memory does not say: look into the log.
+    LookUp,
+}
+
+impl Seen {
+    /// Whether what stands at `sequence` of `source` was handled.
+    pub fn admit_place(&self, source: &Source, sequence: u64) -> bool {
+        self.places.iter().find(|(known, _)| known == source).is_none_or(|(_, last)| sequence > *last)
+    }
+
+    /// Remembers what stands at `sequence` of `source`.
+    pub fn place(&mut self, source: &Source, sequence: u64) {
+        match self.places.iter_mut().find(|(known, _)| known == source) {
+            Some((_, last)) => *last = (*last).max(sequence),
+            None => self.places.push((source.clone(), sequence)),
+        }
+    }
+
+    /// Whether the message `id` from outside, with a payload of this digest, was handled.
+    pub fn admit_id(&self, id: MessageId, digest: u64) -> Admission {
+        let timed = id.time().is_some();
+        let found = if timed {
+            match self.recent.back() {
+                Some(last) if last.id < id => None,
+                _ => self.recent.binary_search_by_key(&id, |seen| seen.id).ok().and_then(|at| self.recent.get(at)),
+            }
+        } else {
+            self.keyed.iter().rev().find(|seen| seen.id == id)
+        };
+        match found {
+            Some(seen) if seen.digest == digest => {
+                Admission::Duplicate(Bytes::copy_from_slice(seen.reply.as_slice()), seen.codec)
+            }
+            Some(_) => Admission::Conflict,
+            None if timed && self.forgotten.is_some_and(|forgotten| id <= forgotten) => Admission::LookUp,
+            None if !timed && self.keyed_forgotten => Admission::LookUp,
+            None => Admission::New,
+        }
+    }
+
+    /// Remembers the message `id` from outside and its reply. A dead letter has no reply until it is redriven: then the reply
+    /// takes its place.
+    pub fn id(&mut self, id: MessageId, digest: u64, reply: &[u8], codec: Codec) {
+        let seen = SeenId { id, digest, reply: SmallReply::new(reply), codec };
+        if id.time().is_none() {
+            if let Some(known) = self.keyed.iter_mut().rev().find(|known| known.id == id) {
+                *known = seen;
+                return;
+            }
+            if self.keyed.len() >= KEYED {
+                self.keyed.pop_front();
+                self.keyed_forgotten = true;
+            }
+            self.keyed.push_back(seen);
+            return;
+        }
+        // Ids rise nearly always, so this is a push at the end.
+        match self.recent.back() {
+            Some(last) if last.id >= id => {
+                match self.recent.binary_search_by_key(&id, |seen| seen.id) {
+                    Ok(at) => self.recent.iter_mut().skip(at).take(1).for_each(|known| *known = seen.clone()),
+                    Err(at) => self.recent.insert(at, seen),
+                }
+            }
+            _ => self.recent.push_back(seen),
+        }
+        if self.recent.len() > RECENT
+            && let Some(gone) = self.recent.pop_front()
+        {
+            self.forgotten = self.forgotten.max(Some(gone.id));
+        }
+    }
+
+    /// Remembers a turn read back from the log.
+    pub fn turn(&mut self, turn: &StoredTurn) {
+        if let Some((source, sequence)) = &turn.from {
+            self.place(source, *sequence);
+        }
+        if let Some(digest) = turn.digest {
+            self.id(turn.id, digest, &turn.reply, turn.reply_codec);
+        }
+    }
+
+    /// What is kept in a snapshot.
+    pub fn save(&self) -> SavedSeen {
+        let save = |seen: &SeenId| (seen.id, seen.digest, seen.reply.as_slice().to_vec(), seen.codec.id());
+        SavedSeen {
+            places: self
+                .places
+                .iter()
+                .map(|(source, last)| {
+                    let subscriber = match &source.lane {
+                        Lane::Direct => None,
+                        Lane::Events { subscriber } => Some(subscriber.to_string()),
+                    };
+                    (source.shard.domain.to_string(), source.shard.shard, subscriber, *last)
+                })
+                .collect(),
+            recent: self.recent.iter().map(save).collect(),
+            forgotten: self.forgotten,
+            keyed: self.keyed.iter().map(save).collect(),
+            keyed_forgotten: self.keyed_forgotten,
+        }
+    }
+
+    /// From a snapshot; `None` if it cannot be used.
+    pub fn restore(saved: SavedSeen) -> Option<Self> {
+        let restore = |(id, digest, reply, codec): (MessageId, u64, Vec<u8>, u8)| {
+            Some(SeenId { id, digest, reply: SmallReply::new(&reply), codec: Codec::from_id(codec)? })
+        };
+        let places = saved.places.into_iter().map(|(domain, shard, subscriber, last)| {
+            let lane = match subscriber {
+                None => Lane::Direct,
+                Some(name) => Lane::Events { subscriber: Name::new(&name).ok()? },
+            };
+            Some((Source { shard: ShardId::new(Name::new(&domain).ok()?, shard), lane }, last))
+        });
+        Some(Self {
+            places: places.collect::<Option<_>>()?,
+            recent: saved.recent.into_iter().map(restore).collect::<Option<_>>()?,
+            forgotten: saved.forgotten,
+            keyed: saved.keyed.into_iter().map(restore).collect::<Option<_>>()?,
+            keyed_forgotten: saved.keyed_forgotten,
+        })
+    }
+}
+
+/// What an actor remembers, as a snapshot keeps it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedSeen {
+    places: Vec<(String, u16, Option<String>, u64)>,
+    recent: Vec<(MessageId, u64, Vec<u8>, u8)>,
+    forgotten: Option<MessageId>,
+    keyed: Vec<(MessageId, u64, Vec<u8>, u8)>,
+    keyed_forgotten: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, Timestamp};
+    use crate::message::IdSource;
+
+    fn ids() -> IdSource {
+        IdSource::seeded(Clock::manual(Timestamp::from_millis(1_700_000_000_000)).0, 3)
+    }
+
+    #[test]
+    fn every_id_is_a_duplicate_or_looked_up_and_never_new_again() {
+        let ids = ids();
+        let all: Vec<_> = (0..10 * RECENT).map(|_| ids.message_id()).collect();
+        let mut seen = Seen::default();
+        // Out of order, as several callers' clocks make it.
+        for chunk in all.chunks(7) {
+            for id in chunk.iter().rev() {
+                assert_eq!(seen.admit_id(*id, 1), Admission::New, "{id}");
+                seen.id(*id, 1, b"yes", Codec::Bincode);
+                assert_eq!(seen.admit_id(*id, 1), Admission::Duplicate(Bytes::from_static(b"yes"), Codec::Bincode));
+                assert_eq!(seen.admit_id(*id, 2), Admission::Conflict);
+            }
+        }
+        for id in &all {
+            assert_ne!(seen.admit_id(*id, 1), Admission::New, "{id}");
+        }
+        assert_eq!(seen.admit_id(ids.message_id(), 1), Admission::New);
+    }
+
+    #[test]
+    fn idempotency_keys_are_kept_apart_and_never_new_again() {
+        let ids = ids();
+        let mut seen = Seen::default();
+        for n in 0..KEYED + 10 {
+            seen.id(MessageId::from_idempotency_key("bank", &n.to_string()), 1, &[7; 40], Codec::Json);
+        }
+        assert_eq!(seen.admit_id(MessageId::from_idempotency_key("bank", "0"), 1), Admission::LookUp);
+        let last = MessageId::from_idempotency_key("bank", &(KEYED + 9).to_string());
+        assert_eq!(seen.admit_id(last, 1), Admission::Duplicate(Bytes::from_static(&[7; 40]), Codec::Json));
+        assert_eq!(seen.admit_id(ids.message_id(), 1), Admission::New);
+    }
+
+    #[test]
+    fn a_place_is_admitted_once() {
+        let shard = ShardId::new(Name::from_static("bank").unwrap(), 3);
+        let direct = Source { shard: shard.clone(), lane: Lane::Direct };
+        let events = Source { shard, lane: Lane::Events { subscriber: Name::from_static("saga").unwrap() } };
+        let mut seen = Seen::default();
+        assert!(seen.admit_place(&direct, 1));
+        seen.place(&direct, 5);
+        assert!(!seen.admit_place(&direct, 5));
+        assert!(!seen.admit_place(&direct, 1));
+        assert!(seen.admit_place(&direct, 6));
+        assert!(seen.admit_place(&events, 1));
+        let again = Seen::restore(seen.save()).unwrap();
+        assert!(!again.admit_place(&direct, 5));
+        assert!(again.admit_place(&events, 1));
+    }
+}

@@ -1,0 +1,97 @@
+//! One message on its way to one actor, and what has become of it.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use crate::message::{Codec, Envelope, MessageId};
+use crate::store::{Source, StoreError};
+
+/// What an actor is to do with a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Handle a command.
+    Handle,
+    /// React to an event.
+    React,
+    /// Take the reply to a command it sent.
+    Reply,
+    /// Wake by a timer, if it is still the one set in that turn.
+    Wake {
+        /// The turn that set the timer.
+        turn: u64,
+    },
+    /// Handle its parked messages again, oldest first.
+    Redrive,
+    /// Throw a dead letter away.
+    Discard {
+        /// The dead letter's message.
+        message: MessageId,
+    },
+}
+
+/// By what a repeated message is known.
+#[derive(Clone)]
+pub enum Arrival {
+    /// By its id: it came from outside.
+    Outside,
+    /// By its place in a source.
+    From {
+        /// The source.
+        source: Rc<Source>,
+        /// The place.
+        sequence: u64,
+        /// Who counts what has been taken.
+        floor: Rc<dyn Floor>,
+    },
+    /// By the actor itself: a timer, a redrive.
+    Inside,
+}
+
+/// Counts, for one source of one shard, what has been appended.
+pub trait Floor {
+    /// The message at `sequence` is about to be appended: up to where is everything from the source appended then?
+    fn appended(&self, sequence: u64) -> u64;
+}
+
+/// One message on its way to one actor.
+pub struct Delivery {
+    /// What the actor is to do.
+    pub work: Work,
+    /// The message.
+    pub envelope: Envelope,
+    /// By what it is known.
+    pub arrival: Arrival,
+    /// Whom to tell once it is settled.
+    pub settle: Settle,
+}
+
+/// Called once with what has become of a message, after the commit.
+pub type Settle = Box<dyn FnOnce(Outcome)>;
+
+/// What has become of a message.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// Its effect is committed, now or by an earlier delivery; here is its reply, `Result<Reply, Rejection>` encoded.
+    Done(Bytes, Codec),
+    /// It is a dead letter, or parked behind one.
+    DeadLetter(String),
+    /// The actor takes no more at present; nothing was done.
+    Busy,
+    /// Nobody handles such a message; nothing was done.
+    Unhandled,
+    /// The same id came with another payload; nothing was done.
+    Conflict,
+    /// The id is older than the time for which ids are kept; nothing was done now.
+    Expired,
+    /// The deadline had passed; nothing was done.
+    Late,
+    /// It cannot be read; nothing was done.
+    Undecodable(String),
+    /// The store refused it before anything was written.
+    Refused(StoreError),
+    /// The turn ran and its commit failed: whether it is stored is unknown until the shard is opened again.
+    Unknown(StoreError),
+    /// The node stops; nothing was done.
+    Stopped,
+}

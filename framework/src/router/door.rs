@@ -1,0 +1,64 @@
+//! The doors through which messages reach actors.
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use super::{Delivery, SendError};
+use crate::message::{Command, Envelope, MessageId};
+
+/// The door of one actor type on one thread.
+pub trait ActorDoor {
+    /// Hands a message to the actor with the envelope's key, starting it if need be.
+    fn deliver(&self, delivery: Delivery);
+
+    /// The key of the actor that takes this event; `None` if none does, an error if the event cannot be read.
+    ///
+    /// # Errors
+    /// The text says what cannot be read.
+    fn key_of(&self, event: &Envelope) -> Result<Option<String>, String>;
+
+    /// How many actors of the type are live.
+    fn live(&self) -> usize;
+
+    /// Puts actors to rest that were idle since `idle_sweeps` sweeps, and the longest idle ones above `cap`.
+    fn sweep(&self, idle_sweeps: u64, cap: usize);
+
+    /// Lets every actor forget its state and fails what is queued: commits have failed.
+    fn reset(&self);
+}
+
+/// What travels with a typed command inside one thread.
+#[derive(Clone, Debug, Default)]
+pub struct AskMeta {
+    /// The command's id; `None` lets the actor's thread make one.
+    pub id: Option<MessageId>,
+    /// The correlation id, if it is part of something larger.
+    pub correlation: Option<MessageId>,
+    /// The trace context.
+    pub traceparent: Option<Box<str>>,
+}
+
+/// What a typed command comes back with.
+pub type TypedReply<C> = Result<<C as Command>::Reply, SendError>;
+
+/// The typed door of a command on the thread of its actors: no bytes on the way in, none on the way out.
+pub trait Ask<C: Command> {
+    /// Queues the command with its actor at once. The receiver gets the reply after the commit.
+    ///
+    /// # Errors
+    /// [`SendError::Busy`], [`SendError::Stopped`] or [`SendError::Key`]; nothing was done.
+    fn ask(&self, command: C, meta: AskMeta) -> Result<oneshot::Receiver<TypedReply<C>>, SendError>;
+}
+
+/// How what cannot be done on this thread leaves it: other threads of the node and other services.
+pub trait Remote: Send + Sync {
+    /// Sends a command and waits for its reply: `Result<Reply, Rejection>`, encoded in the envelope's codec.
+    fn ask(&self, envelope: Envelope) -> BoxFuture<'static, Result<Bytes, SendError>>;
+
+    /// Hands a command over to be handled some time.
+    fn post(&self, envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>>;
+
+    /// Asks a query; the answer is encoded in the envelope's codec.
+    fn query(&self, envelope: Envelope) -> BoxFuture<'static, Result<Bytes, SendError>>;
+}

@@ -1,0 +1,16 @@
+//! Who takes a message: frozen routes, the doors of actors, and what a sender is told.
+//!
+//! Called by the client, the inbox and the relay; calls the doors that actors hang in.
+//! It is frozen when the node starts: routing takes no lock and never changes under a message.
+
+mod delivery;
+mod door;
+mod error;
+mod local;
+mod manifest;
+
+pub use delivery::{Arrival, Delivery, Floor, Outcome, Settle, Work};
+pub use door::{ActorDoor, Ask, AskMeta, Remote, TypedReply};
+pub use error::SendError;
+pub use local::{LocalRoutes, NodeId};
+pub use manifest::{ActorCard, DomainCard, Manifest, MessageCard};

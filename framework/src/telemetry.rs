@@ -1,0 +1,58 @@
+//! The words of logs, spans and metrics, in one place.
+//!
+//! Used by every room. Spans carry `message`, `correlation` and `key` fields; a payload is never logged.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The target of all spans and log lines.
+pub const TARGET: &str = "whizbang";
+
+/// A number that one thread counts up and any thread may read.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Counts one more. Only the owning thread calls it, so that no locked instruction is needed.
+    pub fn one(&self) {
+        self.many(1);
+    }
+
+    /// Counts `n` more.
+    pub fn many(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// The number so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What one thread of a node counts.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Turns committed or on their way.
+    pub turns: Count,
+    /// Events recorded.
+    pub events: Count,
+    /// Rejections given.
+    pub rejections: Count,
+    /// Duplicates dropped.
+    pub duplicates: Count,
+    /// Deliveries that failed and will be tried again.
+    pub retries: Count,
+    /// Messages that became dead letters.
+    pub dead_letters: Count,
+    /// Panics in user code.
+    pub panics: Count,
+    /// Messages refused because there was no room.
+    pub busy: Count,
+    /// Actors started.
+    pub activations: Count,
+    /// Actors put to rest.
+    pub passivations: Count,
+    /// Gaps noticed in what came in.
+    pub gaps: Count,
+    /// Events and commands handed to the bridge.
+    pub sent: Count,
+}
