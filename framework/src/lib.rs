@@ -16,9 +16,12 @@
 
 pub mod clock;
 mod retry;
+mod spawn;
 pub mod telemetry;
 
 pub mod message;
+
+pub mod client;
 
 pub mod router;
 
@@ -26,6 +29,8 @@ pub mod actor;
 pub mod aggregate;
 pub mod saga;
 pub mod store;
+
+mod relay;
 
 pub mod bridge;
 
@@ -36,6 +41,7 @@ pub mod worker;
 
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod node;
 
 #[doc(hidden)]
 pub mod derive;
@@ -49,6 +55,8 @@ pub use aggregate::{Aggregate, Apply, Handle, OnReply, React};
 pub use derive::derives::{Aggregate, Command, Document, Domain, Event, Projection, Query, Saga, Worker, main, test};
 pub use message::{Command, Document, Domain, Event, Message, Query, Rejection};
 pub use retry::Retry;
+pub use client::{Client, SendError};
+pub use node::{ConfigError, Error, Health, Metrics, Node, NodeBuilder, NodeConfig, StartError};
 pub use projection::{Answer, Project, Projection};
 pub use saga::{Saga, Wake};
 pub use worker::{Job, On, Perform, WorkError, Worker};

@@ -22,6 +22,11 @@ impl Count {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
+    /// Sets the number.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
     /// The number so far.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -31,6 +36,8 @@ impl Count {
 /// What one thread of a node counts.
 #[derive(Debug, Default)]
 pub struct Counts {
+    /// Turns in flight now.
+    pub in_flight: Count,
     /// Turns committed or on their way.
     pub turns: Count,
     /// Events recorded.

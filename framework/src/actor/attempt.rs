@@ -107,7 +107,13 @@ impl<A: Stateful> KeyActor<A> {
             Failure::Undecodable(reason) if outside => {
                 self.mend(ctx, move |_, _| finish(delivery, permit, Outcome::Undecodable(reason)));
             }
-            Failure::Store(error) => self.mend(ctx, move |_, _| finish(delivery, permit, Outcome::Refused(error))),
+            Failure::Store(error) if outside => {
+                self.mend(ctx, move |_, _| finish(delivery, permit, Outcome::Refused(error)));
+            }
+            // Not counted as an attempt: it is the store that fails, not the message.
+            Failure::Store(_) => {
+                self.mend(ctx, move |this, ctx| this.take_later(Delivered { delivery, permit }, ctx));
+            }
             failure => {
                 let id = delivery.envelope.id;
                 let before = self.state.failing.filter(|(message, _)| *message == id).map_or(0, |(_, count)| count);

@@ -47,7 +47,12 @@ pub(crate) struct Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.host.in_flight.set(self.host.in_flight.get() - 1);
+        let in_flight = self.host.in_flight.get() - 1;
+        self.host.in_flight.set(in_flight);
+        self.host.counts.in_flight.set(in_flight as u64);
+        if in_flight == 0 && self.host.draining.get() {
+            self.host.quiet.notify_one();
+        }
         self.load.queued.set(self.load.queued.get() - 1);
     }
 }
@@ -82,7 +87,7 @@ impl<A: Stateful> TypeDoor<A> {
     /// The address of the key's actor and a permit for one turn.
     fn admit(self: &Rc<Self>, key: &Key<'_>, inside: bool) -> Result<(Addr<KeyActor<A>>, Permit), Refused> {
         let host = &self.host;
-        if host.stopped.get() {
+        if host.stopped.get() || (host.draining.get() && !inside) {
             return Err(Refused::Stopped);
         }
         // What the node itself brings (events, its own timers) was bounded where it was pulled in.
@@ -113,16 +118,12 @@ impl<A: Stateful> TypeDoor<A> {
     }
 
     fn permit(&self, load: &Rc<Load>) -> Permit {
-        self.host.in_flight.set(self.host.in_flight.get() + 1);
+        let in_flight = self.host.in_flight.get() + 1;
+        self.host.in_flight.set(in_flight);
+        self.host.counts.in_flight.set(in_flight as u64);
         load.queued.set(load.queued.get() + 1);
         load.touched.set(self.host.sweeps.get());
         Permit { host: Rc::clone(&self.host), load: Rc::clone(load) }
-    }
-
-    /// Forgets an actor that could not be started, so that the next message tries again.
-    pub(crate) fn forget(&self, key: &str) {
-        let gone = self.keys.borrow_mut().remove(key);
-        drop(gone);
     }
 }
 

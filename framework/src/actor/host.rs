@@ -41,6 +41,10 @@ pub(crate) struct Host {
     /// Counts the sweeps, as the clock of idleness.
     pub(crate) sweeps: Cell<u64>,
     pub(crate) stopped: Cell<bool>,
+    /// Nothing new is taken in any more.
+    pub(crate) draining: Cell<bool>,
+    /// Woken when nothing is in flight any more.
+    pub(crate) quiet: Notify,
     /// Woken when something was committed that somebody may have to be told of.
     pub(crate) relay: Rc<Notify>,
     /// Woken when a timer was set.
@@ -63,6 +67,8 @@ impl Host {
             generation: Cell::new(0),
             sweeps: Cell::new(0),
             stopped: Cell::new(false),
+            draining: Cell::new(false),
+            quiet: Notify::new(),
             relay: Rc::default(),
             timers: Rc::default(),
             in_flight: Cell::new(0),
@@ -156,6 +162,8 @@ pub(crate) struct ShardCell {
     pub(crate) id: ShardId,
     pub(crate) writer: RefCell<Box<dyn ShardWriter>>,
     pub(crate) reader: RefCell<Arc<dyn ShardReader>>,
+    /// Something was appended that the relay has not looked at.
+    pub(crate) dirty: Cell<bool>,
 }
 
 impl ShardCell {

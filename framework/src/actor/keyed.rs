@@ -128,7 +128,7 @@ impl<A: Stateful> KeyActor<A> {
         Ok(())
     }
 
-    /// Answers what comes with the error, and lets the door forget this actor, so that a later message tries again.
+    /// Remembers the error; the next message tries again.
     fn fail_to_load(
         &mut self,
         error: StoreError,
@@ -137,7 +137,6 @@ impl<A: Stateful> KeyActor<A> {
     ) {
         tracing::error!(target: TARGET, actor = %self.door.actor, %error, "an actor cannot be rebuilt");
         self.broken = Some(error);
-        self.door.forget(&self.key);
         then(self, ctx);
     }
 
@@ -156,21 +155,42 @@ impl<A: Stateful> KeyActor<A> {
         }
     }
 
-    /// Why this actor can take no message, if so.
-    fn unable(&self) -> Option<Outcome> {
-        if self.generation != self.door.host.generation.get() || self.door.host.stopped.get() {
-            return Some(Outcome::Stopped);
-        }
-        self.broken.clone().map(Outcome::Refused)
+    /// Whether this actor must not take anything any more: the node stops, or commits have failed and the shard is opened anew.
+    fn is_stopped(&self) -> bool {
+        self.generation != self.door.host.generation.get() || self.door.host.stopped.get()
+    }
+
+    /// Tries to rebuild the state before it takes a message that came while it could not be rebuilt.
+    fn take_after_load(&mut self, delivered: Delivered, ctx: &mut Context<Self>) {
+        self.broken = None;
+        self.load(ctx, move |this, ctx| match this.broken.clone() {
+            None => this.take(delivered, ctx),
+            Some(error) => match delivered.delivery.arrival {
+                Arrival::Outside => (delivered.delivery.settle)(Outcome::Refused(error)),
+                // What came from an actor or a log is known by its place, and what comes behind it would hide it: it must be
+                // taken before anything else of this key, however long that takes.
+                Arrival::From { .. } | Arrival::Inside => this.take_later(delivered, ctx),
+            },
+        });
+    }
+
+    /// Holds the mailbox back for a while, then takes the message.
+    pub(crate) fn take_later(&mut self, delivered: Delivered, ctx: &mut Context<Self>) {
+        let host = &self.door.host;
+        let wait = tokio::time::sleep(host.settings.retry.wait(3, &host.ids));
+        ctx.wait(wait.into_actor(self).map(move |(), this, ctx| this.take(delivered, ctx)));
     }
 
     /// Takes a message: settles duplicates, parks what waits behind a dead letter, and gives the rest to its turn.
     pub(crate) fn take(&mut self, delivered: Delivered, ctx: &mut Context<Self>) {
-        let Delivered { delivery, permit } = delivered;
-        if let Some(outcome) = self.unable() {
-            (delivery.settle)(outcome);
+        if self.is_stopped() {
+            (delivered.delivery.settle)(Outcome::Stopped);
             return;
         }
+        if self.broken.is_some() {
+            return self.take_after_load(delivered, ctx);
+        }
+        let Delivered { delivery, permit } = delivered;
         let host = Rc::clone(&self.door.host);
         match &delivery.arrival {
             Arrival::From { source, sequence, floor } => {
@@ -319,7 +339,7 @@ impl<A: Stateful, C: Command> Handler<Here<TypedTurn<A, C>>> for KeyActor<A> {
         let digest = digest(&payload);
 
         // The straight way: a live, unparked actor and an id nobody can have used before.
-        if fresh && self.state.parked.is_empty() && self.unable().is_none() {
+        if fresh && self.state.parked.is_empty() && self.broken.is_none() && !self.is_stopped() {
             let facts = super::effects::TurnFacts {
                 id,
                 correlation: typed.meta.correlation.unwrap_or(id),

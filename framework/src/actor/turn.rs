@@ -252,13 +252,18 @@ impl<A: Stateful> KeyActor<A> {
             host.counts.rejections.one();
         }
         if events > 0 || !effects.outgoing.is_empty() {
+            self.shard.dirty.set(true);
             host.after(appended, {
                 let relay = Rc::clone(&host.relay);
                 move |_| relay.notify_one()
             });
         }
         if !effects.timers.is_empty() {
-            host.timers.notify_one();
+            // The timer is seen once it is committed.
+            host.after(appended, {
+                let timers = Rc::clone(&host.timers);
+                move |_| timers.notify_one()
+            });
         }
         let every = u64::from(A::SNAPSHOT_EVERY);
         if every > 0 && self.state.turns % every == 0 {

@@ -8,6 +8,7 @@ pub mod loopback;
 pub mod subject;
 pub mod wire;
 
+pub use crate::router::Settled;
 pub use error::BridgeError;
 
 use std::sync::Arc;
@@ -192,11 +193,3 @@ pub trait Inbound: Send + Sync {
     fn room(&self) -> usize;
 }
 
-/// What has become of a message that came in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
-    /// Its effect is committed, or it is a duplicate, or it is a dead letter: forget it.
-    Done,
-    /// It was not taken: bring it again after a while.
-    Later,
-}

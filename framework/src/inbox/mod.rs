@@ -1,8 +1,17 @@
 //! Admits each message once, in order, and notices what is missing.
 //!
-//! Called by the bridge's door and by actors; calls the doors of actors, and the bridge to fill gaps.
+//! Called by the bridge's door and by actors; calls the doors of actors, and asks for what is missing.
 //! Nothing here has a time window: everything follows from positions and sequences.
 
+mod feed;
+mod gate;
 mod seen;
+mod track;
 
+pub(crate) use feed::{Feed, Pages, Taker};
+pub(crate) use gate::Gate;
 pub use seen::{Admission, SavedSeen, Seen};
+pub(crate) use track::{ActorTaker, Track};
+
+/// Called once when a message needs no more looking after.
+pub(crate) type Done = Box<dyn FnOnce()>;

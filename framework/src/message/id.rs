@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::ShardId;
 use crate::clock::{Clock, Timestamp};
 
 /// Names one envelope; the key of deduplication. 128 bits, written like a UUID.
@@ -33,6 +34,12 @@ impl MessageId {
     /// The id of the `index`-th thing that came of the message `self` in the stream `stream`: the same in every replay.
     pub fn derive(self, stream: &str, index: u32) -> Self {
         Self::hashed(&[b"of", &self.0.to_be_bytes(), stream.as_bytes(), &index.to_be_bytes()])
+    }
+
+    /// The id of the event at `position` of a shard's log, which came of the message `cause`.
+    pub fn of_event(shard: &ShardId, position: u64, cause: Self) -> Self {
+        let place = [&shard.shard.to_be_bytes()[..], &position.to_be_bytes()[..]].concat();
+        Self::hashed(&[b"event", shard.domain.as_bytes(), &place, &cause.0.to_be_bytes()])
     }
 
     fn hashed(parts: &[&[u8]]) -> Self {

@@ -95,3 +95,12 @@ pub enum Outcome {
     /// The node stops; nothing was done.
     Stopped,
 }
+
+/// What a courier is told of a message that it brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// Its effect is committed, or it is a duplicate, or it is a dead letter: forget it.
+    Done,
+    /// It was not taken: bring it again after a while.
+    Later,
+}

@@ -1,5 +1,7 @@
 //! The doors through which messages reach actors.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
@@ -54,11 +56,11 @@ pub trait Ask<C: Command> {
 /// How what cannot be done on this thread leaves it: other threads of the node and other services.
 pub trait Remote: Send + Sync {
     /// Sends a command and waits for its reply: `Result<Reply, Rejection>`, encoded in the envelope's codec.
-    fn ask(&self, envelope: Envelope) -> BoxFuture<'static, Result<Bytes, SendError>>;
+    fn ask(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>>;
 
     /// Hands a command over to be handled some time.
     fn post(&self, envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>>;
 
     /// Asks a query; the answer is encoded in the envelope's codec.
-    fn query(&self, envelope: Envelope) -> BoxFuture<'static, Result<Bytes, SendError>>;
+    fn query(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>>;
 }

@@ -9,7 +9,7 @@ mod error;
 mod local;
 mod manifest;
 
-pub use delivery::{Arrival, Delivery, Floor, Outcome, Settle, Work};
+pub use delivery::{Arrival, Delivery, Floor, Outcome, Settle, Settled, Work};
 pub use door::{ActorDoor, Ask, AskMeta, Remote, TypedReply};
 pub use error::SendError;
 pub use local::{LocalRoutes, NodeId};

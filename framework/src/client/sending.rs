@@ -1,0 +1,262 @@
+//! A command or a query on its way, and the wait for its reply.
+
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use super::{Client, DEADLINE};
+use crate::message::{
+    Codec, Command, Domain, Envelope, Key, Kind, Message, MessageId, Name, Query, Rejection, ShardId, Wants, shard_of,
+};
+use crate::router::{AskMeta, LocalRoutes, SendError, TypedReply};
+use crate::telemetry::TARGET;
+
+/// A command on its way to the owner of its domain. Await it for the reply.
+#[must_use = "a command is sent when it is awaited"]
+pub struct Sending<C> {
+    client: Client,
+    command: C,
+    meta: AskMeta,
+    deadline: Option<Duration>,
+}
+
+impl<C: Command> Sending<C> {
+    pub(super) fn new(client: Client, command: C) -> Self {
+        Self { client, command, meta: AskMeta::default(), deadline: None }
+    }
+
+    /// How long to wait for the reply. Default: 30 s if another node has to answer; no limit if the actor lives in this
+    /// process, where every command comes to its end.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Gives the command an id of the caller's choosing: sent again with the same id it is handled once, and answered with
+    /// the first reply. Ids are remembered for 7 days; an older one is refused as expired.
+    pub fn id(mut self, id: MessageId) -> Self {
+        self.meta.id = Some(id);
+        self
+    }
+
+    /// Gives the command a key of the caller's choosing, unique in its domain: sent again with the same key it is handled
+    /// once, and answered with the first reply. The same key with another payload is [`SendError::Conflict`].
+    pub fn idempotency_key(self, key: &str) -> Self {
+        let id = MessageId::from_idempotency_key(C::Domain::NAME, key);
+        self.id(id)
+    }
+
+    /// Makes the command part of something larger.
+    pub fn correlation(mut self, correlation: MessageId) -> Self {
+        self.meta.correlation = Some(correlation);
+        self
+    }
+
+    /// Continues a W3C trace context.
+    pub fn traceparent(mut self, traceparent: &str) -> Self {
+        self.meta.traceparent = Some(traceparent.into());
+        self
+    }
+}
+
+impl<C: Command> IntoFuture for Sending<C> {
+    type Output = TypedReply<C>;
+    type IntoFuture = Replying<C>;
+
+    fn into_future(self) -> Replying<C> {
+        let Self { client, command, mut meta, deadline } = self;
+        if deadline.is_some() {
+            // Whoever waits in vain is told the id to ask again with.
+            meta.id.get_or_insert_with(|| client.new_id());
+        }
+        let id = meta.id;
+        let local = LocalRoutes::with(client.inner.node, command, |door, command| door.ask(command, meta.clone()));
+        match local {
+            Ok(Ok(receiver)) => match deadline {
+                None => Replying(State::Here(receiver)),
+                Some(deadline) => {
+                    let id = id.unwrap_or_else(|| client.new_id());
+                    let late = SendError::NoReply { domain: C::Domain::NAME.to_owned(), deadline, id };
+                    Replying(State::Boxed(Box::pin(async move {
+                        match tokio::time::timeout(deadline, receiver).await {
+                            Ok(reply) => reply.unwrap_or(Err(SendError::Stopped)),
+                            Err(_) => Err(late),
+                        }
+                    })))
+                }
+            },
+            Ok(Err(error)) => Replying(State::Ready(Some(Err(error)))),
+            Err(command) => {
+                let deadline = deadline.unwrap_or(DEADLINE);
+                let envelope = match envelope(&client, &command, Kind::Command, Some(command.key()), &meta, deadline) {
+                    Ok(envelope) => envelope,
+                    Err(error) => return Replying(State::Ready(Some(Err(error)))),
+                };
+                let codec = envelope.codec;
+                let answer = client.inner.remote.ask(envelope, deadline);
+                Replying(State::Boxed(Box::pin(async move { decode::<C>(codec, &answer.await?) })))
+            }
+        }
+    }
+}
+
+fn decode<C: Command>(codec: Codec, reply: &[u8]) -> TypedReply<C> {
+    match codec.decode::<Result<C::Reply, Rejection>>(reply) {
+        Ok(reply) => reply.map_err(SendError::Rejected),
+        Err(error) => Err(SendError::Reply(error)),
+    }
+}
+
+/// The wait for the reply to a command.
+#[must_use = "a reply comes to who awaits it"]
+pub struct Replying<C: Command>(State<TypedReply<C>>);
+
+enum State<T> {
+    Ready(Option<T>),
+    Here(oneshot::Receiver<T>),
+    Boxed(BoxFuture<'static, T>),
+}
+
+// Nothing in it is pinned in place: the box is pinned by itself.
+impl<C: Command> Unpin for Replying<C> {}
+
+impl<C: Command> Future for Replying<C> {
+    type Output = TypedReply<C>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            State::Here(receiver) => {
+                Pin::new(receiver).poll(cx).map(|reply| reply.unwrap_or(Err(SendError::Stopped)))
+            }
+            State::Boxed(future) => future.as_mut().poll(cx),
+            State::Ready(reply) => Poll::Ready(reply.take().unwrap_or(Err(SendError::Stopped))),
+        }
+    }
+}
+
+fn envelope<M: Message>(
+    client: &Client,
+    message: &M,
+    kind: Kind,
+    key: Option<Key<'_>>,
+    meta: &AskMeta,
+    deadline: Duration,
+) -> Result<Envelope, SendError> {
+    let no_name = |name: &str| SendError::Encode(crate::message::CodecError::Encode { reason: format!("`{name}` is no name") });
+    let domain = Name::from_static(M::Domain::NAME).map_err(|_| no_name(M::Domain::NAME))?;
+    let name = Name::from_static(M::NAME).map_err(|_| no_name(M::NAME))?;
+    if let Some(key) = key.as_ref().filter(|key| !key.is_valid()) {
+        return Err(SendError::Key { bytes: key.as_str().len() });
+    }
+    let codec = <M::Domain as Domain>::CODEC;
+    let mut payload = Vec::new();
+    codec.encode(message, &mut payload).map_err(SendError::Encode)?;
+    let now = client.inner.clock.now();
+    let id = meta.id.unwrap_or_else(|| client.new_id());
+    let span = tracing::debug_span!(target: TARGET, "send", room = "client", message = M::NAME, %id);
+    span.in_scope(|| tracing::debug!(target: TARGET, "leaves this thread"));
+    Ok(Envelope {
+        id,
+        kind,
+        name,
+        version: M::VERSION,
+        to: key.as_ref().map(|key| ShardId::new(domain.clone(), shard_of(key.as_str(), M::Domain::SHARDS))),
+        key: key.map(Key::into_string).unwrap_or_default(),
+        domain,
+        actor: None,
+        origin: None,
+        correlation: meta.correlation.unwrap_or(id),
+        causation: None,
+        time: now,
+        deadline: Some(now.after(deadline)),
+        wants: Wants::Nothing,
+        traceparent: meta.traceparent.as_deref().map(str::to_owned),
+        headers: Vec::new(),
+        codec,
+        payload: Bytes::from(payload),
+    })
+}
+
+/// A command that is handed over. Await it to know that it is accepted.
+#[must_use = "a command is handed over when it is awaited"]
+pub struct Posting<C>(Sending<C>);
+
+impl<C: Command> Posting<C> {
+    pub(super) fn new(client: Client, command: C) -> Self {
+        Self(Sending::new(client, command))
+    }
+
+    /// As [`Sending::id`].
+    pub fn id(self, id: MessageId) -> Self {
+        Self(self.0.id(id))
+    }
+
+    /// As [`Sending::idempotency_key`].
+    pub fn idempotency_key(self, key: &str) -> Self {
+        Self(self.0.idempotency_key(key))
+    }
+
+    /// As [`Sending::correlation`].
+    pub fn correlation(self, correlation: MessageId) -> Self {
+        Self(self.0.correlation(correlation))
+    }
+}
+
+impl<C: Command> IntoFuture for Posting<C> {
+    type Output = Result<(), SendError>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Sending { client, command, meta, .. } = self.0;
+        match envelope(&client, &command, Kind::Command, Some(command.key()), &meta, DEADLINE) {
+            Ok(mut envelope) => {
+                // It may be handled at any time: nobody waits.
+                envelope.deadline = None;
+                client.inner.remote.post(envelope)
+            }
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
+}
+
+/// A query on its way to a view. Await it for the answer.
+#[must_use = "a query is asked when it is awaited"]
+pub struct Querying<Q> {
+    client: Client,
+    query: Q,
+    deadline: Duration,
+}
+
+impl<Q: Query> Querying<Q> {
+    pub(super) fn new(client: Client, query: Q) -> Self {
+        Self { client, query, deadline: DEADLINE }
+    }
+
+    /// How long to wait for the answer. Default 30 s.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+}
+
+impl<Q: Query> IntoFuture for Querying<Q> {
+    type Output = Result<Q::Reply, SendError>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let meta = AskMeta::default();
+        match envelope(&self.client, &self.query, Kind::Query, None, &meta, self.deadline) {
+            Ok(envelope) => {
+                let codec = envelope.codec;
+                let answer = self.client.inner.remote.query(envelope, self.deadline);
+                Box::pin(async move { codec.decode(&answer.await?).map_err(SendError::Reply) })
+            }
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The events of one source shard, in order and without gaps, for everyone on this thread who takes them.
+//!
+//! Live events come from the bridge; whatever is missing, and the whole history of a late subscriber, is read from the owner's
+//! log. Both are one path: an event is dispatched when it is the next one.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures_util::future::LocalBoxFuture;
+use tokio::sync::Notify;
+
+use super::Done;
+use crate::message::{Envelope, IdSource, Name, Shard, ShardId};
+use crate::retry::Retry;
+use crate::spawn::{self, Task};
+use crate::store::Source;
+use crate::telemetry::{Counts, TARGET};
+
+/// How many live events are kept while something before them is missing. More are dropped: the log has them.
+const HELD: usize = 1024;
+/// How many events are read from a log at a time.
+const PAGE: usize = 256;
+/// How many events are dispatched and not settled, at most.
+const IN_FLIGHT: usize = 1024;
+
+/// Takes the events of one source shard, once each and in order.
+pub(crate) trait Taker {
+    /// The position up to which it has everything.
+    fn floor(&self) -> u64;
+    /// Whether it takes events of this name.
+    fn takes(&self, event: &Name) -> bool;
+    /// Takes the event. `done` is called once it needs no more looking after.
+    fn take(&self, event: &Envelope, done: Done);
+    /// Floors that the store should be told: the shard, the source, the floor.
+    fn unstored(&self) -> Vec<(Shard, Source, u64)> {
+        Vec::new()
+    }
+}
+
+/// Reads events of a shard above a position from its owner's log: the events, and the position of the log's last one.
+pub(crate) type Pages = Rc<dyn Fn(ShardId, u64, usize) -> LocalBoxFuture<'static, Result<(Vec<Envelope>, u64), String>>>;
+
+/// The events of one source shard on one thread.
+pub(crate) struct Feed {
+    pub(crate) source: ShardId,
+    takers: RefCell<Vec<Box<dyn Taker>>>,
+    /// The last position dispatched.
+    pub(crate) last: Rc<Cell<u64>>,
+    /// A position that is known to exist.
+    known: Cell<u64>,
+    held: RefCell<BTreeMap<u64, (Envelope, Done)>>,
+    filling: Cell<bool>,
+    in_flight: Rc<Cell<usize>>,
+    landed: Rc<Notify>,
+    pages: Pages,
+    counts: Arc<Counts>,
+    task: RefCell<Option<Task>>,
+}
+
+impl Feed {
+    pub(crate) fn new(source: ShardId, pages: Pages, counts: Arc<Counts>) -> Rc<Self> {
+        Rc::new(Self {
+            source,
+            takers: RefCell::default(),
+            last: Rc::default(),
+            known: Cell::new(0),
+            held: RefCell::default(),
+            filling: Cell::new(false),
+            in_flight: Rc::default(),
+            landed: Rc::default(),
+            pages,
+            counts,
+            task: RefCell::default(),
+        })
+    }
+
+    /// Sets who takes the events; the feed goes on from where the last of them is.
+    pub(crate) fn takers(&self, takers: Vec<Box<dyn Taker>>) {
+        let floor = takers.iter().map(|taker| taker.floor()).min().unwrap_or(u64::MAX);
+        self.last.set(if floor == u64::MAX { 0 } else { floor });
+        *self.takers.borrow_mut() = takers;
+        let held = std::mem::take(&mut *self.held.borrow_mut());
+        drop(held);
+    }
+
+    /// Ends what runs in the background and forgets what is held: the thread's share of the node ends or starts anew.
+    pub(crate) fn close(&self) {
+        let task = self.task.borrow_mut().take();
+        drop(task);
+        self.filling.set(false);
+        self.in_flight.set(0);
+        let takers = std::mem::take(&mut *self.takers.borrow_mut());
+        let held = std::mem::take(&mut *self.held.borrow_mut());
+        drop((takers, held));
+    }
+
+    /// How many events are dispatched and not settled.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.get()
+    }
+
+    /// An event that came live. `done` is called once it is settled here.
+    pub(crate) fn event(self: &Rc<Self>, event: Envelope, done: Done) {
+        let Some(position) = event.origin.as_ref().map(|origin| origin.sequence) else { return done() };
+        self.known.set(self.known.get().max(position));
+        let last = self.last.get();
+        if position <= last {
+            self.counts.duplicates.one();
+            return done();
+        }
+        if position == last + 1 && !self.filling.get() && self.in_flight.get() < IN_FLIGHT {
+            self.dispatch(&event, position, done);
+            self.drain();
+            return;
+        }
+        let mut held = self.held.borrow_mut();
+        let room = held.len() < HELD;
+        if room && !held.contains_key(&position) {
+            held.insert(position, (event, done));
+            drop(held);
+        } else {
+            drop(held);
+            done();
+        }
+        if position > last + 1 && !self.filling.get() {
+            self.counts.gaps.one();
+            tracing::debug!(target: TARGET, source = %self.source, last, position, "a gap: reading the owner's log");
+        }
+        self.fill();
+    }
+
+    /// The owner's log is known to reach up to `position`.
+    pub(crate) fn head(self: &Rc<Self>, position: u64) {
+        self.known.set(self.known.get().max(position));
+        if position > self.last.get() {
+            self.fill();
+        }
+    }
+
+    fn dispatch(&self, event: &Envelope, position: u64, done: Done) {
+        self.last.set(position);
+        self.in_flight.set(self.in_flight.get() + 1);
+        // One event, several takers: it is settled when the last of them is done.
+        let (in_flight, landed) = (Rc::clone(&self.in_flight), Rc::clone(&self.landed));
+        let rest = Rc::new(Cell::new(1usize));
+        let done = Rc::new(Cell::new(Some(done)));
+        let finished = move |rest: &Cell<usize>| {
+            rest.set(rest.get() - 1);
+            if rest.get() == 0 {
+                in_flight.set(in_flight.get() - 1);
+                landed.notify_one();
+                if let Some(done) = done.take() {
+                    done();
+                }
+            }
+        };
+        for taker in self.takers.borrow().iter().filter(|taker| taker.takes(&event.name)) {
+            rest.set(rest.get() + 1);
+            let (rest, finished) = (Rc::clone(&rest), finished.clone());
+            taker.take(event, Box::new(move || finished(&rest)));
+        }
+        finished(&rest);
+    }
+
+    /// Dispatches what was held back and is next now.
+    fn drain(&self) {
+        while self.in_flight.get() < IN_FLIGHT {
+            let next = {
+                let mut held = self.held.borrow_mut();
+                let last = self.last.get();
+                // What the log has brought meanwhile is settled.
+                while let Some(entry) = held.first_entry().filter(|entry| *entry.key() <= last) {
+                    let (_, done) = entry.remove();
+                    done();
+                }
+                held.first_entry().filter(|entry| *entry.key() == last + 1).map(|entry| entry.remove_entry())
+            };
+            let Some((position, (event, done))) = next else { break };
+            self.dispatch(&event, position, done);
+        }
+    }
+
+    /// Reads what is missing from the owner's log, in the background, until nothing is.
+    pub(crate) fn fill(self: &Rc<Self>) {
+        if self.filling.replace(true) {
+            return;
+        }
+        let feed = Rc::clone(self);
+        let task = spawn::local(async move {
+            let ids = IdSource::seeded(crate::clock::Clock::system(), feed.last.get());
+            let retry = Retry { attempts: u32::MAX, ..Retry::default() };
+            let mut failures = 0;
+            loop {
+                let after = feed.last.get();
+                match (feed.pages)(feed.source.clone(), after, PAGE).await {
+                    Ok((events, head)) => {
+                        failures = 0;
+                        feed.known.set(feed.known.get().max(head));
+                        let full = events.len() >= PAGE;
+                        for event in events {
+                            feed.landing().await;
+                            let position = event.origin.as_ref().map_or(0, |origin| origin.sequence);
+                            // Another page, or a live event, may have been quicker.
+                            if position == feed.last.get() + 1 {
+                                feed.dispatch(&event, position, Box::new(|| {}));
+                            }
+                        }
+                        feed.landing().await;
+                        feed.drain();
+                        let missing = feed.known.get() > feed.last.get() || !feed.held.borrow().is_empty();
+                        if !full && !(missing && feed.last.get() > after) {
+                            break;
+                        }
+                    }
+                    Err(reason) => {
+                        failures += 1;
+                        tracing::debug!(target: TARGET, source = %feed.source, reason, "the owner's log cannot be read");
+                        tokio::time::sleep(retry.wait(failures, &ids)).await;
+                    }
+                }
+            }
+            feed.filling.set(false);
+            // Nothing is awaited between the last look and this, so nothing can have come in between.
+        });
+        *self.task.borrow_mut() = Some(task);
+    }
+
+    /// Waits until there is room for one more event in flight.
+    async fn landing(&self) {
+        while self.in_flight.get() >= IN_FLIGHT {
+            self.landed.notified().await;
+        }
+    }
+
+    /// Floors that the store should be told.
+    pub(crate) fn unstored(&self) -> Vec<(usize, Shard, Source, u64)> {
+        let takers = self.takers.borrow();
+        let floors = takers.iter().enumerate();
+        floors
+            .flat_map(|(at, taker)| taker.unstored().into_iter().map(move |(shard, source, floor)| (at, shard, source, floor)))
+            .collect()
+    }
+}

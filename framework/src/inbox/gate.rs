@@ -1,0 +1,155 @@
+//! What one shard sends to another, admitted in order.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::Track;
+use crate::message::{Envelope, Kind, ShardId};
+use crate::router::{ActorDoor, Arrival, Delivery, Floor, Outcome, Settled, Work};
+use crate::store::{Lane, Source};
+use crate::telemetry::{Counts, TARGET};
+
+/// How many messages are kept while one before them is missing.
+const HELD: usize = 1024;
+/// How many are dispatched and not settled, at most.
+const IN_FLIGHT: usize = 1024;
+
+/// Called once with what has become of a message.
+type Settle = Box<dyn FnOnce(Settled)>;
+/// Finds the door for a message.
+pub(crate) type Doors = Rc<dyn Fn(&Envelope) -> Rc<dyn ActorDoor>>;
+/// Told that something is missing above a sequence.
+pub(crate) type Missing = Rc<dyn Fn(&Gate, u64)>;
+/// Told up to where everything is committed.
+pub(crate) type Committed = Rc<dyn Fn(&ShardId, &ShardId, u64)>;
+
+/// What one shard sends to another, admitted in order: contiguous sequences, so that every duplicate and every gap is seen.
+pub(crate) struct Gate {
+    pub(crate) from: ShardId,
+    pub(crate) to: ShardId,
+    track: Rc<Track>,
+    last: Rc<Cell<u64>>,
+    unsettled: RefCell<BTreeSet<u64>>,
+    held: RefCell<BTreeMap<u64, (Envelope, Settle)>>,
+    pub(crate) filling: Cell<bool>,
+    doors: Doors,
+    missing: Missing,
+    committed: Committed,
+    counts: Arc<Counts>,
+}
+
+impl Gate {
+    pub(crate) fn new(
+        from: ShardId,
+        to: ShardId,
+        floor: u64,
+        doors: Doors,
+        missing: Missing,
+        committed: Committed,
+        counts: Arc<Counts>,
+    ) -> Rc<Self> {
+        let source = Rc::new(Source { shard: from.clone(), lane: Lane::Direct });
+        let last = Rc::new(Cell::new(floor));
+        Rc::new(Self {
+            from,
+            to,
+            track: Track::new(source, Rc::clone(&last), floor),
+            last,
+            unsettled: RefCell::default(),
+            held: RefCell::default(),
+            filling: Cell::new(false),
+            doors,
+            missing,
+            committed,
+            counts,
+        })
+    }
+
+    /// All up to and including this sequence is committed.
+    pub(crate) fn through(&self) -> u64 {
+        match self.unsettled.borrow().first() {
+            Some(first) => first.saturating_sub(1),
+            None => self.last.get(),
+        }
+    }
+
+    /// The last sequence dispatched.
+    pub(crate) fn last(&self) -> u64 {
+        self.last.get()
+    }
+
+    /// A message that came in.
+    pub(crate) fn admit(self: &Rc<Self>, envelope: Envelope, settle: Settle) {
+        let Some(sequence) = envelope.origin.as_ref().map(|origin| origin.sequence) else { return settle(Settled::Done) };
+        let last = self.last.get();
+        if sequence <= last {
+            self.counts.duplicates.one();
+            if self.unsettled.borrow().contains(&sequence) {
+                return settle(Settled::Later);
+            }
+            // The sender has not heard that it is committed, or would not have sent it again.
+            (self.committed)(&self.from, &self.to, self.through());
+            return settle(Settled::Done);
+        }
+        if self.unsettled.borrow().len() >= IN_FLIGHT {
+            return settle(Settled::Later);
+        }
+        if sequence == last + 1 {
+            self.dispatch(sequence, envelope, settle);
+            loop {
+                let next = {
+                    let mut held = self.held.borrow_mut();
+                    held.first_entry()
+                        .filter(|entry| *entry.key() == self.last.get() + 1)
+                        .map(|entry| entry.remove_entry())
+                };
+                let Some((sequence, (envelope, settle))) = next else { break };
+                self.dispatch(sequence, envelope, settle);
+            }
+            return;
+        }
+        {
+            let mut held = self.held.borrow_mut();
+            if held.len() >= HELD || held.contains_key(&sequence) {
+                drop(held);
+                settle(Settled::Later);
+            } else {
+                held.insert(sequence, (envelope, settle));
+            }
+        }
+        if !self.filling.replace(true) {
+            self.counts.gaps.one();
+            tracing::debug!(target: TARGET, from = %self.from, to = %self.to, last, sequence, "a gap: asking the sender");
+            (self.missing)(self, last);
+        }
+    }
+
+    fn dispatch(self: &Rc<Self>, sequence: u64, envelope: Envelope, settle: Settle) {
+        self.last.set(sequence);
+        self.unsettled.borrow_mut().insert(sequence);
+        self.track.opened(sequence);
+        let arrival = Arrival::From {
+            source: Rc::clone(&self.track.source),
+            sequence,
+            floor: Rc::clone(&self.track) as Rc<dyn Floor>,
+        };
+        let door = (self.doors)(&envelope);
+        let work = match envelope.kind {
+            Kind::Reply => Work::Reply,
+            _ => Work::Handle,
+        };
+        let gate = Rc::clone(self);
+        let settled = Box::new(move |outcome: Outcome| match outcome {
+            // The shard is to be opened again, or the node stops: the sender keeps it and sends it again.
+            Outcome::Stopped | Outcome::Unknown(_) | Outcome::Busy | Outcome::Refused(_) => settle(Settled::Later),
+            _ => {
+                gate.unsettled.borrow_mut().remove(&sequence);
+                (gate.committed)(&gate.from, &gate.to, gate.through());
+                settle(Settled::Done);
+            }
+        });
+        door.deliver(Delivery { work, envelope, arrival, settle: settled });
+    }
+}

@@ -1,0 +1,144 @@
+//! Counts, for one source of one shard, what was dispatched and what of it is appended.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use super::{Done, Taker};
+use crate::message::{Envelope, Name, Shard, ShardId, shard_of};
+use crate::router::{ActorDoor, Arrival, Delivery, Floor, Outcome, Work};
+use crate::store::{Lane, Source};
+use crate::telemetry::TARGET;
+
+/// Counts, for one source of one shard, what was dispatched and what of it is appended.
+pub(crate) struct Track {
+    pub(crate) source: Rc<Source>,
+    /// The last place dispatched, to whichever shard.
+    dispatched: Rc<Cell<u64>>,
+    /// Dispatched to this shard and not yet appended.
+    open: RefCell<BTreeSet<u64>>,
+    /// The floor that the store knows.
+    stored: Cell<u64>,
+}
+
+impl Track {
+    pub(crate) fn new(source: Rc<Source>, dispatched: Rc<Cell<u64>>, stored: u64) -> Rc<Self> {
+        Rc::new(Self { source, dispatched, open: RefCell::default(), stored: Cell::new(stored) })
+    }
+
+    pub(crate) fn opened(&self, sequence: u64) {
+        self.open.borrow_mut().insert(sequence);
+    }
+
+    /// All places up to and including this one are appended.
+    pub(crate) fn floor(&self) -> u64 {
+        match self.open.borrow().first() {
+            Some(first) => first.saturating_sub(1),
+            None => self.dispatched.get(),
+        }
+    }
+
+    /// The floor, if the store does not know it yet and should.
+    pub(crate) fn unstored(&self) -> Option<u64> {
+        let floor = self.floor();
+        (floor > self.stored.get()).then_some(floor)
+    }
+
+    pub(crate) fn stored(&self) -> u64 {
+        self.stored.get()
+    }
+
+    pub(crate) fn set_stored(&self, floor: u64) {
+        self.stored.set(self.stored.get().max(floor));
+    }
+}
+
+impl Floor for Track {
+    fn appended(&self, sequence: u64) -> u64 {
+        self.open.borrow_mut().remove(&sequence);
+        let floor = self.floor();
+        self.set_stored(floor);
+        floor
+    }
+}
+
+/// Gives the events of one source shard to the actors of one type on this thread.
+pub(crate) struct ActorTaker {
+    pub(crate) actor: Name,
+    pub(crate) door: Rc<dyn ActorDoor>,
+    pub(crate) events: Vec<Name>,
+    /// By the number of the actors' shard; `None` for those of other threads.
+    pub(crate) tracks: Vec<Option<Rc<Track>>>,
+}
+
+impl ActorTaker {
+    /// A taker whose tracks start from what the store knows.
+    pub(crate) fn new(
+        actor: Name,
+        door: Rc<dyn ActorDoor>,
+        events: Vec<Name>,
+        source: &ShardId,
+        dispatched: &Rc<Cell<u64>>,
+        floors: &[Option<u64>],
+    ) -> Self {
+        let lane = Lane::Events { subscriber: actor.clone() };
+        let source = Rc::new(Source { shard: source.clone(), lane });
+        let tracks = floors
+            .iter()
+            .map(|floor| floor.map(|floor| Track::new(Rc::clone(&source), Rc::clone(dispatched), floor)))
+            .collect();
+        Self { actor, door, events, tracks }
+    }
+}
+
+impl Taker for ActorTaker {
+    fn floor(&self) -> u64 {
+        self.tracks.iter().flatten().map(|track| track.stored()).min().unwrap_or(u64::MAX)
+    }
+
+    fn takes(&self, event: &Name) -> bool {
+        self.events.contains(event)
+    }
+
+    fn take(&self, event: &Envelope, done: Done) {
+        let Some(origin) = &event.origin else { return done() };
+        let key = match self.door.key_of(event) {
+            Ok(Some(key)) => key,
+            Ok(None) => return done(),
+            // It cannot be read, so nobody knows whose it is: it goes to the actor that has the key of its stream, whose turn
+            // will fail in the same way and make it a dead letter that a person sees.
+            Err(_) => origin.key.clone(),
+        };
+        let shards = u16::try_from(self.tracks.len()).unwrap_or(u16::MAX);
+        let shard = shard_of(&key, shards);
+        let Some(Some(track)) = self.tracks.get(usize::from(shard)) else { return done() };
+        if origin.sequence <= track.stored() {
+            return done();
+        }
+        let sequence = origin.sequence;
+        track.opened(sequence);
+        let mut envelope = event.clone();
+        envelope.key = key;
+        let arrival =
+            Arrival::From { source: Rc::clone(&track.source), sequence, floor: Rc::clone(track) as Rc<dyn Floor> };
+        let settle = Box::new(move |outcome: Outcome| {
+            if let Outcome::Stopped | Outcome::Unknown(_) = outcome {
+                tracing::debug!(target: TARGET, ?outcome, "an event was not taken; it will be read again from its log");
+            }
+            done();
+        });
+        self.door.deliver(Delivery { work: Work::React, envelope, arrival, settle });
+    }
+
+    fn unstored(&self) -> Vec<(Shard, Source, u64)> {
+        let tracks = self.tracks.iter().enumerate();
+        tracks
+            .filter_map(|(shard, track)| {
+                let track = track.as_ref()?;
+                let floor = track.unstored()?;
+                track.set_stored(floor);
+                Some((u16::try_from(shard).ok()?, Source::clone(&track.source), floor))
+            })
+            .collect()
+    }
+}

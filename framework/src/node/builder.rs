@@ -1,0 +1,291 @@
+//! Describes a node, checks the description, and starts it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use super::hosted::{Hosted, HostedType, Unrouted};
+use super::inbound::Door;
+use super::outward::Outward;
+use super::share::Share;
+use super::spec::{Links, Spec, Type};
+use super::{Node, NodeConfig, StartError};
+use crate::actor::Stateful;
+use crate::bridge::{Bridge, NodeCard};
+use crate::client::Client;
+use crate::clock::Clock;
+use crate::message::{IdSource, Name};
+use crate::retry::Retry;
+use crate::router::{DomainCard, Manifest, MessageCard};
+use crate::store::Store;
+
+/// Describes a node; [`start`](Self::start) checks everything at once.
+#[must_use = "a node is described, not started"]
+pub struct NodeBuilder {
+    service: String,
+    store: Arc<dyn Store>,
+    bridge: Option<Arc<dyn Bridge>>,
+    config: NodeConfig,
+    types: Vec<Arc<dyn HostedType>>,
+    clock: Clock,
+    seed: Option<u64>,
+}
+
+impl NodeBuilder {
+    pub(super) fn new(service: &str, store: Arc<dyn Store>) -> Self {
+        Self {
+            service: service.to_owned(),
+            store,
+            bridge: None,
+            config: NodeConfig::default(),
+            types: Vec::new(),
+            clock: Clock::system(),
+            seed: None,
+        }
+    }
+
+    /// Hosts an aggregate or a saga. The node's service owns its domain.
+    pub fn host<A: Stateful>(mut self) -> Self {
+        self.types.push(Arc::new(Hosted::<A>::new()));
+        self
+    }
+
+    /// Connects the node to other services. Default: none, the node is alone.
+    pub fn bridge(mut self, bridge: impl Bridge) -> Self {
+        self.bridge = Some(Arc::new(bridge));
+        self
+    }
+
+    /// Sets everything that can be set. Default: [`NodeConfig::default`].
+    pub fn config(mut self, config: NodeConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Sets how many threads the actors run on; 0, the default, is the thread that starts the node.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.config.threads = threads;
+        self
+    }
+
+    /// Sets how failed deliveries are tried again.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.config.retry = retry;
+        self
+    }
+
+    /// Sets where the node gets the time from. Default: the operating system's clock.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Makes all ids and random numbers of the node follow from a seed, for simulations. Default: the operating system's
+    /// randomness.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Checks the description, opens the shards, attaches the bridge, and takes messages from then on.
+    ///
+    /// Needs a tokio `LocalSet` around it; `#[whizbang::main]` gives one.
+    ///
+    /// # Errors
+    /// [`StartError`] says what is wrong; nothing was handled.
+    pub async fn start(self) -> Result<Node, StartError> {
+        static NODES: AtomicU64 = AtomicU64::new(1);
+        self.config.check()?;
+        let service = Name::new(&self.service)?;
+        let mut types = self.types;
+        let manifest = manifest(&self.service, &types)?;
+        let mut domains = BTreeMap::new();
+        for domain in &manifest.domains {
+            domains.insert(Name::new(&domain.name)?, domain.shards);
+        }
+        let mut described = Vec::new();
+        let mut sources = BTreeMap::new();
+        for hosted in types.drain(..) {
+            let card = hosted.card();
+            let mut takes = Vec::new();
+            for taken in &card.takes {
+                let domain = Name::new(&taken.domain)?;
+                sources.insert(domain.clone(), taken.shards);
+                takes.push((domain, Name::new(&taken.name)?));
+            }
+            described.push(Type {
+                domain: Name::from_static(hosted.domain().0)?,
+                actor: Name::new(&card.name)?,
+                handles: card.handles.iter().map(|card| Name::new(&card.name)).collect::<Result<_, _>>()?,
+                takes,
+                hosted,
+            });
+        }
+        for domain in domains.keys() {
+            described.push(Type {
+                domain: domain.clone(),
+                actor: Name::from_static(Unrouted::NAME)?,
+                hosted: Arc::new(Hosted::<Unrouted>::new()),
+                handles: Vec::new(),
+                takes: Vec::new(),
+            });
+        }
+        let card = NodeCard {
+            service,
+            owns: domains.iter().map(|(name, shards)| (name.clone(), *shards)).collect(),
+            subscribes: subscribes(&described, &sources, &domains),
+            answers: Vec::new(),
+        };
+        let ids = match self.seed {
+            Some(seed) => IdSource::seeded(self.clock.clone(), seed),
+            None => IdSource::random(self.clock.clone()),
+        };
+        let spec = Arc::new(Spec {
+            id: NODES.fetch_add(1, Ordering::Relaxed),
+            manifest,
+            counts: (0..self.config.threads.max(1)).map(|_| Arc::default()).collect(),
+            config: self.config,
+            store: self.store,
+            bridge: self.bridge,
+            clock: self.clock,
+            types: described,
+            domains,
+            sources,
+            readers: Mutex::default(),
+            draining: AtomicBool::new(false),
+            broken: Mutex::default(),
+        });
+        let links = start_shares(&spec, &ids).await?;
+        if let Some(bridge) = &spec.bridge {
+            bridge.attach(card, Arc::new(Door::new(Arc::clone(&spec), links.clone()))).await?;
+            tracing::info!(target: crate::telemetry::TARGET, courier = bridge.durability(), "the bridge is attached");
+        }
+        links.run_all(Share::go);
+        tracing::info!(
+            target: crate::telemetry::TARGET, service = spec.manifest.service, store = spec.store.durability(),
+            "the node has started",
+        );
+        let remote = Arc::new(Outward::new(Arc::clone(&spec), links.clone()));
+        let client = Client::new(spec.id, remote, ids.fork());
+        Ok(Node { spec, client, links })
+    }
+}
+
+/// The domains whose events come over the bridge: those that are taken and not owned here.
+fn subscribes(
+    types: &[Type],
+    sources: &BTreeMap<Name, u16>,
+    owned: &BTreeMap<Name, u16>,
+) -> Vec<(Name, u16, Vec<Name>)> {
+    sources
+        .iter()
+        .filter(|(domain, _)| !owned.contains_key(*domain))
+        .map(|(domain, shards)| {
+            let taken = types.iter().flat_map(|hosted| &hosted.takes).filter(|(source, _)| source == domain);
+            let names: BTreeSet<_> = taken.map(|(_, name)| name.clone()).collect();
+            (domain.clone(), *shards, names.into_iter().collect())
+        })
+        .collect()
+}
+
+/// What the node is made of, checked for contradictions.
+fn manifest(service: &str, types: &[Arc<dyn HostedType>]) -> Result<Manifest, StartError> {
+    let mut domains: BTreeMap<&'static str, DomainCard> = BTreeMap::new();
+    let mut handlers: HashMap<(String, String), String> = HashMap::new();
+    let mut names: HashMap<(String, String), &'static str> = HashMap::new();
+    let mut shards: HashMap<String, u16> = HashMap::new();
+    for hosted in types {
+        let (name, count) = hosted.domain();
+        Name::from_static(name)?;
+        same_shards(&mut shards, name, count)?;
+        let card = hosted.card();
+        Name::new(&card.name)?;
+        let domain = domains.entry(name).or_insert_with(|| DomainCard {
+            name: name.to_owned(),
+            shards: count,
+            actors: Vec::new(),
+        });
+        if card.name == Unrouted::NAME || domain.actors.iter().any(|actor| actor.name == card.name) {
+            return Err(StartError::DoubleActor { domain: name.to_owned(), actor: card.name });
+        }
+        let messages =
+            [&card.handles, &card.records, &card.takes, &card.replies, &card.timers].into_iter().flatten();
+        for message in messages {
+            same_type(&mut names, message)?;
+            same_shards(&mut shards, &message.domain, message.shards)?;
+        }
+        for command in &card.handles {
+            let place = (command.domain.clone(), command.name.clone());
+            if let Some(one) = handlers.insert(place, card.name.clone()) {
+                return Err(StartError::DoubleHandler {
+                    domain: command.domain.clone(),
+                    command: command.name.clone(),
+                    one,
+                    other: card.name,
+                });
+            }
+        }
+        domain.actors.push(card);
+    }
+    Ok(Manifest { service: service.to_owned(), domains: domains.into_values().collect(), projections: Vec::new() })
+}
+
+fn same_shards(known: &mut HashMap<String, u16>, domain: &str, shards: u16) -> Result<(), StartError> {
+    let one = *known.entry(domain.to_owned()).or_insert(shards);
+    if one == shards {
+        Ok(())
+    } else {
+        Err(StartError::Shards { domain: domain.to_owned(), one, other: shards })
+    }
+}
+
+fn same_type(known: &mut HashMap<(String, String), &'static str>, message: &MessageCard) -> Result<(), StartError> {
+    Name::new(&message.name)?;
+    let place = (message.domain.clone(), message.name.clone());
+    let one = *known.entry(place).or_insert(message.type_name);
+    if one == message.type_name {
+        Ok(())
+    } else {
+        Err(StartError::DoubleName {
+            domain: message.domain.clone(),
+            name: message.name.clone(),
+            one,
+            other: message.type_name,
+        })
+    }
+}
+
+/// Starts the shares: one on this thread, or each on a thread of its own.
+async fn start_shares(spec: &Arc<Spec>, ids: &IdSource) -> Result<Links, StartError> {
+    let (senders, receivers): (Vec<_>, Vec<_>) = (0..spec.shares()).map(|_| mpsc::unbounded_channel()).unzip();
+    let links = Links::new(senders);
+    let spec_threads = spec.config.threads;
+    let mut ready = Vec::new();
+    for (index, jobs) in receivers.into_iter().enumerate() {
+        let (spec, links, ids) = (Arc::clone(spec), links.clone(), ids.fork());
+        let (started, wait) = oneshot::channel();
+        let run = move |ids: IdSource| async move {
+            match Share::open(spec, index, links, ids).await {
+                Ok(share) => {
+                    drop(started.send(Ok(())));
+                    share.run(jobs).await;
+                }
+                Err(error) => drop(started.send(Err(error))),
+            }
+        };
+        if spec_threads == 0 {
+            // It ends with the node: `Node` tells it to when it is dropped.
+            crate::spawn::detached(run(ids));
+        } else {
+            crate::spawn::thread(&format!("whizbang-{index}"), move || run(ids)).map_err(|_| StartError::Thread)?;
+        }
+        ready.push(wait);
+    }
+    for wait in ready {
+        wait.await.map_err(|_| StartError::Thread)??;
+    }
+    Ok(links)
+}

@@ -1,0 +1,210 @@
+//! What can be set on a node: from code, from a TOML file, from the environment.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::retry::Retry;
+
+/// What can be set on a node. Every value has a default that is good for most.
+///
+/// In a file, durations are numbers of milliseconds and the key says so: `passivate_after_ms = 60000`. In the environment the
+/// same keys are upper case behind `WHIZBANG_`: `WHIZBANG_PASSIVATE_AFTER_MS=60000`. Unknown keys are errors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// Threads for the actors; 0 (the default) runs them on the thread that starts the node. At most 1,024.
+    pub threads: usize,
+    /// Turns in flight at most on each thread, queued or waiting for their commit; more are answered `Busy`. Default 16,384.
+    pub in_flight: usize,
+    /// The same for one key. Default 1,024.
+    pub in_flight_per_key: u32,
+    /// How long an idle actor stays live. Default 5 min; at least 1 s.
+    pub passivate_after: Duration,
+    /// How many actors of one type stay live on each thread; the longest idle ones are put to rest first. Default 100,000.
+    pub live_actors: usize,
+    /// How long the ids of callers from outside are remembered with their replies. Default 7 days; at least 1 min.
+    pub remember: Duration,
+    /// How failed deliveries are tried again.
+    pub retry: Retry,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            threads: 0,
+            in_flight: 16_384,
+            in_flight_per_key: 1024,
+            passivate_after: Duration::from_secs(300),
+            live_actors: 100_000,
+            remember: Duration::from_secs(7 * 24 * 3600),
+            retry: Retry::default(),
+        }
+    }
+}
+
+/// The same as it stands in a file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileConfig {
+    threads: Option<usize>,
+    in_flight: Option<usize>,
+    in_flight_per_key: Option<u32>,
+    passivate_after_ms: Option<u64>,
+    live_actors: Option<usize>,
+    remember_ms: Option<u64>,
+    retry_attempts: Option<u32>,
+    retry_first_ms: Option<u64>,
+    retry_longest_ms: Option<u64>,
+}
+
+const PREFIX: &str = "WHIZBANG_";
+
+impl NodeConfig {
+    /// The defaults, changed by what a TOML file says.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file, the line and the key.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        Self::default().with_toml(&text)
+    }
+
+    /// Changed by what a TOML text says.
+    ///
+    /// # Errors
+    /// [`ConfigError::Toml`] names the line and the key.
+    pub fn with_toml(self, text: &str) -> Result<Self, ConfigError> {
+        let file: FileConfig =
+            toml::from_str(text).map_err(|error| ConfigError::Toml { reason: error.to_string() })?;
+        Ok(self.changed(file))
+    }
+
+    /// Changed by the environment's variables that begin with `WHIZBANG_`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the variable.
+    pub fn with_environment(
+        self,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        // Read as one TOML text, so that keys and values are checked in one place.
+        let mut text = String::new();
+        for (name, value) in variables {
+            if let Some(key) = name.strip_prefix(PREFIX) {
+                if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_') {
+                    return Err(ConfigError::Variable { name: name.clone(), value });
+                }
+                text.push_str(&format!("{} = {value}\n", key.to_ascii_lowercase()));
+            }
+        }
+        self.with_toml(&text)
+    }
+
+    fn changed(mut self, file: FileConfig) -> Self {
+        let millis = Duration::from_millis;
+        self.threads = file.threads.unwrap_or(self.threads);
+        self.in_flight = file.in_flight.unwrap_or(self.in_flight);
+        self.in_flight_per_key = file.in_flight_per_key.unwrap_or(self.in_flight_per_key);
+        self.passivate_after = file.passivate_after_ms.map_or(self.passivate_after, millis);
+        self.live_actors = file.live_actors.unwrap_or(self.live_actors);
+        self.remember = file.remember_ms.map_or(self.remember, millis);
+        self.retry.attempts = file.retry_attempts.unwrap_or(self.retry.attempts);
+        self.retry.first = file.retry_first_ms.map_or(self.retry.first, millis);
+        self.retry.longest = file.retry_longest_ms.map_or(self.retry.longest, millis);
+        self
+    }
+
+    /// Checks the ranges.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let checks = [
+            ("threads", self.threads <= 1024, "0 to 1024"),
+            ("in_flight", (1..=16_777_216).contains(&self.in_flight), "1 to 16,777,216"),
+            ("in_flight_per_key", self.in_flight_per_key >= 1, "at least 1"),
+            ("passivate_after", self.passivate_after >= Duration::from_secs(1), "at least 1 s"),
+            ("live_actors", self.live_actors >= 1, "at least 1"),
+            ("remember", self.remember >= Duration::from_secs(60), "at least 1 min"),
+            ("retry.attempts", self.retry.attempts >= 1, "at least 1"),
+            ("retry.longest", self.retry.longest >= self.retry.first, "at least retry.first"),
+        ];
+        match checks.into_iter().find(|(_, holds, _)| !holds) {
+            Some((key, _, range)) => Err(ConfigError::Range { key, range }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A configuration that is wrong. The node did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{} cannot be read: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The text is no configuration: a key is unknown or a value of the wrong kind.
+    #[error("the configuration is wrong: {reason}")]
+    Toml {
+        /// Where and what.
+        reason: String,
+    },
+    /// A variable's value is no number.
+    #[error("the variable {name} is `{value}`, expected a number")]
+    Variable {
+        /// The variable.
+        name: String,
+        /// Its value.
+        value: String,
+    },
+    /// A value is out of its range.
+    #[error("`{key}` is out of range: {range}")]
+    Range {
+        /// The key.
+        key: &'static str,
+        /// What is allowed.
+        range: &'static str,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_changes_what_it_names() {
+        let config = NodeConfig::default().with_toml("threads = 2\nretry_first_ms = 5\n").unwrap();
+        assert_eq!(config.threads, 2);
+        assert_eq!(config.retry.first, Duration::from_millis(5));
+        assert_eq!(config.live_actors, NodeConfig::default().live_actors);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        let error = NodeConfig::default().with_toml("thread = 2").unwrap_err().to_string();
+        assert!(error.contains("`thread`") && error.contains("threads"), "{error}");
+        let variables = [("WHIZBANG_THREAD".to_owned(), "2".to_owned())];
+        let error = NodeConfig::default().with_environment(variables).unwrap_err().to_string();
+        assert!(error.contains("`thread`"), "{error}");
+    }
+
+    #[test]
+    fn the_environment_changes_what_it_names_and_nothing_can_be_smuggled_in() {
+        let variables = [("WHIZBANG_THREADS", "3"), ("HOME", "/")].map(|(name, value)| (name.into(), value.into()));
+        assert_eq!(NodeConfig::default().with_environment(variables).unwrap().threads, 3);
+        let variables = [("WHIZBANG_THREADS".to_owned(), "3\nin_flight = 1".to_owned())];
+        assert!(matches!(NodeConfig::default().with_environment(variables), Err(ConfigError::Variable { .. })));
+    }
+
+    #[test]
+    fn ranges_are_checked() {
+        let config = NodeConfig { passivate_after: Duration::from_millis(1), ..NodeConfig::default() };
+        assert!(matches!(config.check(), Err(ConfigError::Range { key: "passivate_after", .. })));
+        assert!(NodeConfig::default().check().is_ok());
+    }
+}

@@ -1,0 +1,80 @@
+//! One hosted actor type, before its threads exist.
+
+use std::marker::PhantomData;
+use std::rc::Rc;
+
+use crate::actor::{Host, Plan, ShardCell, Stateful, TypeDoor};
+use crate::message::{Domain, Name};
+use crate::router::{ActorCard, ActorDoor, LocalRoutes};
+
+/// One hosted actor type, before its threads exist.
+pub(super) trait HostedType: Send + Sync {
+    fn domain(&self) -> (&'static str, u16);
+    fn card(&self) -> ActorCard;
+    /// Hangs its doors in on one thread.
+    fn install(
+        &self,
+        host: &Rc<Host>,
+        domain: Name,
+        actor: Name,
+        shards: Vec<Option<Rc<ShardCell>>>,
+        routes: &mut LocalRoutes,
+    ) -> Rc<dyn ActorDoor>;
+}
+
+pub(super) struct Hosted<A>(PhantomData<fn() -> A>);
+
+impl<A> Hosted<A> {
+    pub(super) fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<A: Stateful> HostedType for Hosted<A> {
+    fn domain(&self) -> (&'static str, u16) {
+        (A::Domain::NAME, A::Domain::SHARDS)
+    }
+
+    fn card(&self) -> ActorCard {
+        Plan::<A>::of().card
+    }
+
+    fn install(
+        &self,
+        host: &Rc<Host>,
+        domain: Name,
+        actor: Name,
+        shards: Vec<Option<Rc<ShardCell>>>,
+        routes: &mut LocalRoutes,
+    ) -> Rc<dyn ActorDoor> {
+        let plan = Rc::new(Plan::<A>::of());
+        let door = TypeDoor::new(Rc::clone(host), Rc::clone(&plan), domain, actor, shards);
+        for add in &plan.routes {
+            add(&door, routes);
+        }
+        Rc::new(door)
+    }
+}
+
+/// Takes what no actor of the domain takes, to make a dead letter of it that a person sees.
+#[derive(Default)]
+pub(super) struct Unrouted;
+
+/// The domain of [`Unrouted`]; the real one is given when it is installed.
+pub(super) struct Anywhere;
+
+impl Domain for Anywhere {
+    const NAME: &'static str = "anywhere";
+}
+
+impl Unrouted {
+    /// Its name in the store; no actor type may take it.
+    pub(super) const NAME: &'static str = "unrouted";
+}
+
+impl Stateful for Unrouted {
+    type Domain = Anywhere;
+    const NAME: &'static str = "unrouted";
+    const ROLE: crate::actor::Role = crate::actor::Role::Aggregate;
+    fn wire(_plan: &mut Plan<Self>) {}
+}

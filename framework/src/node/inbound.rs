@@ -1,0 +1,158 @@
+//! The node's door for what comes over the bridge.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use super::outward::{answer_of, ask_share};
+use super::spec::{Links, Spec};
+use crate::bridge::{Answer, Asked, Inbound, Refusal, Settled, Tidings};
+use crate::message::Envelope;
+use crate::relay::envelope_of;
+
+/// The most events or outbox entries in one answer, whatever is asked for.
+const MOST: usize = 1024;
+
+/// The node's door for what comes over the bridge.
+pub(super) struct Door {
+    spec: Arc<Spec>,
+    links: Links,
+}
+
+impl Door {
+    pub(super) fn new(spec: Arc<Spec>, links: Links) -> Self {
+        Self { spec, links }
+    }
+}
+
+impl Inbound for Door {
+    fn direct(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
+        let home = envelope.to.as_ref().map_or(0, |to| self.spec.home(to.shard));
+        let (settle, settled) = oneshot::channel();
+        self.links.run(
+            home,
+            Box::new(move |share| share.direct(envelope, Box::new(move |settled| drop(settle.send(settled))))),
+        );
+        Box::pin(async move { settled.await.unwrap_or(Settled::Later) })
+    }
+
+    fn event(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
+        let mut waits = Vec::with_capacity(1);
+        for share in 0..self.spec.shares() {
+            let (done, wait) = oneshot::channel();
+            let envelope = envelope.clone();
+            self.links.run(
+                share,
+                Box::new(move |share| {
+                    let source = envelope.origin.as_ref().map(|origin| origin.shard.clone());
+                    match source.and_then(|source| share.feeds.get(&source)) {
+                        Some(feed) => feed.event(envelope, Box::new(move || drop(done.send(())))),
+                        // Not subscribed to (any more): nothing to do.
+                        None => drop(done.send(())),
+                    }
+                }),
+            );
+            waits.push(wait);
+        }
+        Box::pin(async move {
+            for wait in waits {
+                if wait.await.is_err() {
+                    return Settled::Later;
+                }
+            }
+            Settled::Done
+        })
+    }
+
+    fn asked(&self, asked: Asked) -> BoxFuture<'static, Answer> {
+        match asked {
+            Asked::Command(envelope) => {
+                let codec = envelope.codec;
+                if self.spec.owns(&envelope.domain).is_none() {
+                    return Box::pin(async { Answer::Refused(Refusal::NotHere) });
+                }
+                let outcome = ask_share(&self.spec, &self.links, envelope);
+                Box::pin(async move { answer_of(outcome.await, codec) })
+            }
+            Asked::Query(envelope) => {
+                let name = envelope.name.to_string();
+                Box::pin(async move { Answer::Refused(Refusal::Unhandled(name)) })
+            }
+            Asked::Events { shard, after, limit } => {
+                let reader = self.spec.reader(&shard);
+                let limit = usize::try_from(limit).unwrap_or(MOST).min(MOST);
+                Box::pin(async move {
+                    let Some(reader) = reader else { return Answer::Refused(Refusal::NotHere) };
+                    match reader.events(after, limit).await {
+                        Ok(events) => {
+                            let envelopes = events.into_iter().map(|event| envelope_of(&shard, event)).collect();
+                            Answer::Envelopes(envelopes, reader.position())
+                        }
+                        Err(error) => Answer::Refused(Refusal::Unknown(error.to_string())),
+                    }
+                })
+            }
+            Asked::Outbox { from, to, after, limit } => {
+                let reader = self.spec.reader(&from);
+                let limit = usize::try_from(limit).unwrap_or(MOST).min(MOST);
+                Box::pin(async move {
+                    let Some(reader) = reader else { return Answer::Refused(Refusal::NotHere) };
+                    let head = reader.outbox_heads().into_iter().find(|(known, _, _)| *known == to);
+                    match reader.outbox(&to, after, limit).await {
+                        Ok(entries) => Answer::Envelopes(
+                            entries.into_iter().map(|entry| entry.envelope).collect(),
+                            head.map_or(0, |(_, _, head)| head),
+                        ),
+                        Err(error) => Answer::Refused(Refusal::Unknown(error.to_string())),
+                    }
+                })
+            }
+            Asked::Watermark { from, to } => {
+                let (tell, told) = oneshot::channel();
+                let home = self.spec.home(to.shard);
+                let owned = self.spec.owns(&to.domain).is_some();
+                self.links.run(home, Box::new(move |share| drop(tell.send(share.committed(&from, &to)))));
+                Box::pin(async move {
+                    match told.await {
+                        Ok(through) if owned => Answer::Watermark(through),
+                        _ => Answer::Refused(Refusal::NotHere),
+                    }
+                })
+            }
+        }
+    }
+
+    fn told(&self, tidings: Tidings) {
+        match tidings {
+            Tidings::Committed { from, to, through } => {
+                let home = self.spec.home(from.shard);
+                self.links.run(home, Box::new(move |share| share.heard_committed(&from, &to, through)));
+            }
+            Tidings::Head { shard, position } => self.links.run_all(move |share| {
+                if let Some(feed) = share.feeds.get(&shard) {
+                    feed.head(position);
+                }
+            }),
+        }
+    }
+
+    fn reconnected(&self) {
+        self.links.run_all(|share| {
+            for lanes in share.lanes.values() {
+                lanes.hurry();
+            }
+            share.catch_up();
+        });
+    }
+
+    fn room(&self) -> usize {
+        if self.spec.draining.load(Ordering::Relaxed) {
+            return 0;
+        }
+        let in_flight: u64 = self.spec.counts.iter().map(|counts| counts.in_flight.get()).sum();
+        let limit = self.spec.config.in_flight * self.spec.shares();
+        limit.saturating_sub(usize::try_from(in_flight).unwrap_or(usize::MAX))
+    }
+}

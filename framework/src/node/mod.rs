@@ -1,0 +1,164 @@
+//! A node: what it hosts, how it is configured, in which order it starts and stops.
+//!
+//! Called by users. Builds all other rooms and wires them; afterwards messages do not pass through here.
+
+mod builder;
+mod config;
+mod error;
+mod hosted;
+mod inbound;
+mod outward;
+mod share;
+mod spec;
+mod tasks;
+
+pub use builder::NodeBuilder;
+pub use config::{ConfigError, NodeConfig};
+pub use error::{Error, StartError};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::client::Client;
+use crate::router::Manifest;
+use crate::store::Store;
+use spec::{Links, Spec};
+
+/// One running process of a service.
+///
+/// It works as long as it is kept: dropping it ends it at once, as a crash would; [`stop`](Self::stop) ends it in order.
+/// Either way nothing that was acknowledged is lost.
+pub struct Node {
+    spec: Arc<Spec>,
+    client: Client,
+    links: Links,
+}
+
+impl Node {
+    /// Begins to describe a node of `service`, which keeps what it owns in `store`.
+    ///
+    /// ```
+    /// # use whizbang::doc_fixtures::*;
+    /// # whizbang::derive::block_on(async {
+    /// use whizbang::prelude::*;
+    /// let node = Node::builder("bank", MemoryStore::new()).host::<Account>().start().await?;
+    /// node.stop().await
+    /// # }).unwrap();
+    /// ```
+    pub fn builder(service: &str, store: impl Store) -> NodeBuilder {
+        NodeBuilder::new(service, Arc::new(store))
+    }
+
+    /// A client that reaches this node's domains directly and others through its bridge.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// What the node is made of. It can be printed.
+    pub fn manifest(&self) -> &Manifest {
+        &self.spec.manifest
+    }
+
+    /// Whether the node works and can take messages.
+    pub fn health(&self) -> Health {
+        self.spec.health()
+    }
+
+    /// What the node has counted since it started.
+    pub fn metrics(&self) -> Metrics {
+        self.spec.metrics()
+    }
+
+    /// Takes nothing new in, finishes the turns it has begun, hands over what is committed, saves views and closes the store.
+    /// Takes 10 s at most; what is not finished by then is as after a crash: nothing that was acknowledged is lost.
+    ///
+    /// # Errors
+    /// [`Error::Store`] if the store could not be closed in order.
+    pub async fn stop(self) -> Result<(), Error> {
+        self.links.drain(&self.spec, Duration::from_secs(10)).await;
+        if let Some(bridge) = &self.spec.bridge
+            && let Err(error) = bridge.detach().await
+        {
+            tracing::warn!(target: crate::telemetry::TARGET, %error, "the bridge could not be detached in order");
+        }
+        self.links.end().await;
+        self.spec.store.close().await?;
+        Ok(())
+    }
+
+    /// Works until the process is told to end (SIGTERM or SIGINT), then [stops](Self::stop).
+    ///
+    /// # Errors
+    /// As [`stop`](Self::stop); [`Error::Signal`] if the operating system gives no signals.
+    pub async fn run(self) -> Result<(), Error> {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            let mut term = signal(SignalKind::terminate()).map_err(Error::Signal)?;
+            let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signal)?;
+            tokio::select! {
+                biased;
+                _ = term.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        #[cfg(not(unix))]
+        tokio::signal::ctrl_c().await.map_err(Error::Signal)?;
+        self.stop().await
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // After `stop` this finds nothing left to end.
+        self.links.run_all(|share| share.end());
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("service", &self.spec.manifest.service).finish_non_exhaustive()
+    }
+}
+
+/// Whether a node works.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Health {
+    /// The process should be kept: its threads answer and its store can be opened.
+    pub live: bool,
+    /// It takes messages.
+    pub ready: bool,
+    /// Why it is not live or not ready.
+    pub reasons: Vec<String>,
+}
+
+/// What a node has counted since it started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Metrics {
+    /// Turns appended.
+    pub turns: u64,
+    /// Events recorded.
+    pub events: u64,
+    /// Rejections given.
+    pub rejections: u64,
+    /// Duplicates dropped.
+    pub duplicates: u64,
+    /// Deliveries that failed and were tried again.
+    pub retries: u64,
+    /// Messages that became dead letters.
+    pub dead_letters: u64,
+    /// Panics in user code.
+    pub panics: u64,
+    /// Messages refused because there was no room.
+    pub busy: u64,
+    /// Actors started.
+    pub activations: u64,
+    /// Actors put to rest.
+    pub passivations: u64,
+    /// Gaps noticed in what came in.
+    pub gaps: u64,
+    /// Events and outbox entries handed on.
+    pub sent: u64,
+}

@@ -1,0 +1,149 @@
+//! The client's ways that leave its thread: to the node's own shards, and over the bridge to others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use super::spec::{Links, Spec};
+use crate::bridge::{Answer, Asked, BridgeError, Refusal};
+use crate::message::{Codec, Envelope, MessageId};
+use crate::router::{Outcome, Remote, SendError};
+use crate::store::StoreError;
+
+/// The client's ways that leave its thread.
+pub(super) struct Outward {
+    spec: Arc<Spec>,
+    links: Links,
+}
+
+impl Outward {
+    pub(super) fn new(spec: Arc<Spec>, links: Links) -> Self {
+        Self { spec, links }
+    }
+}
+
+/// Gives a command to the thread of its shard and waits for what becomes of it.
+pub(super) fn ask_share(
+    spec: &Spec,
+    links: &Links,
+    envelope: Envelope,
+) -> impl Future<Output = Outcome> + Send + 'static {
+    let home = envelope.to.as_ref().map_or(0, |to| spec.home(to.shard));
+    let (settle, outcome) = oneshot::channel();
+    links.run(
+        home,
+        Box::new(move |share| share.outside(envelope, Box::new(move |outcome| drop(settle.send(outcome))))),
+    );
+    async move { outcome.await.unwrap_or(Outcome::Stopped) }
+}
+
+impl Remote for Outward {
+    fn ask(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
+        let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
+        if self.spec.owns(&domain).is_some() {
+            let outcome = ask_share(&self.spec, &self.links, envelope);
+            return Box::pin(async move {
+                match tokio::time::timeout(deadline, outcome).await {
+                    Ok(outcome) => SendError::of(outcome, &domain, &name, id).map(|(reply, _)| reply),
+                    Err(_) => Err(SendError::NoReply { domain, deadline, id }),
+                }
+            });
+        }
+        let bridge = self.spec.bridge.clone();
+        Box::pin(async move {
+            let Some(bridge) = bridge else { return Err(alone(domain)) };
+            let answer = bridge.ask(Asked::Command(envelope), deadline).await;
+            told(answer, &domain, &name, id, deadline)
+        })
+    }
+
+    fn post(&self, envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>> {
+        let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
+        if self.spec.owns(&domain).is_some() {
+            let outcome = ask_share(&self.spec, &self.links, envelope);
+            return Box::pin(async move { SendError::of(outcome.await, &domain, &name, id).map(drop) });
+        }
+        let bridge = self.spec.bridge.clone();
+        Box::pin(async move {
+            let Some(bridge) = bridge else { return Err(alone(domain)) };
+            bridge.send(envelope).await.map_err(|error| failed(error, &domain, id, Duration::ZERO))
+        })
+    }
+
+    fn query(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
+        let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
+        let bridge = self.spec.bridge.clone();
+        Box::pin(async move {
+            let Some(bridge) = bridge else { return Err(SendError::Unhandled { domain, name }) };
+            let answer = bridge.ask(Asked::Query(envelope), deadline).await;
+            told(answer, &domain, &name, id, deadline)
+        })
+    }
+}
+
+fn alone(domain: String) -> SendError {
+    SendError::NoOwner { domain, reason: "this node does not own it and has no bridge".to_owned() }
+}
+
+fn failed(error: BridgeError, domain: &str, id: MessageId, deadline: Duration) -> SendError {
+    let domain = domain.to_owned();
+    match error {
+        BridgeError::NoAnswer { deadline, .. } => SendError::NoReply { domain, deadline, id },
+        BridgeError::Oversize { bytes, limit } => {
+            SendError::Encode(crate::message::CodecError::Oversize { bytes, limit })
+        }
+        BridgeError::Broker { .. } => SendError::NoReply { domain, deadline, id },
+        error => SendError::NoOwner { domain, reason: error.to_string() },
+    }
+}
+
+/// What a sender is told about an answer.
+fn told(
+    answer: Result<Answer, BridgeError>,
+    domain: &str,
+    name: &str,
+    id: MessageId,
+    deadline: Duration,
+) -> Result<Bytes, SendError> {
+    let owned = domain.to_owned();
+    match answer {
+        Ok(Answer::Reply(reply)) => Ok(reply),
+        Ok(Answer::Refused(refusal)) => Err(match refusal {
+            Refusal::Busy => SendError::Busy { domain: owned },
+            Refusal::NotHere => {
+                SendError::NoOwner { domain: owned, reason: "the owner stops or has changed".to_owned() }
+            }
+            Refusal::Unhandled(_) => SendError::Unhandled { domain: owned, name: name.to_owned() },
+            Refusal::Undecodable(reason) => SendError::Undecodable { domain: owned, reason },
+            Refusal::Conflict => SendError::Conflict,
+            Refusal::Expired => SendError::Expired,
+            Refusal::Late => SendError::Late,
+            Refusal::DeadLetter(reason) => SendError::DeadLetter { reason },
+            Refusal::Unknown(reason) => {
+                SendError::Unknown { id, source: StoreError::io("the owner's commit", std::io::Error::other(reason)) }
+            }
+        }),
+        Ok(_) => Err(SendError::NoReply { domain: owned, deadline, id }),
+        Err(error) => Err(failed(error, domain, id, deadline)),
+    }
+}
+
+/// What a caller over the bridge is answered.
+pub(super) fn answer_of(outcome: Outcome, codec: Codec) -> Answer {
+    Answer::Refused(match outcome {
+        Outcome::Done(reply, written) if written == codec => return Answer::Reply(reply),
+        Outcome::Done(..) => Refusal::Undecodable("the reply is written in another codec".to_owned()),
+        Outcome::DeadLetter(reason) => Refusal::DeadLetter(reason),
+        Outcome::Busy => Refusal::Busy,
+        Outcome::Unhandled => Refusal::Unhandled("nobody here handles it".to_owned()),
+        Outcome::Conflict => Refusal::Conflict,
+        Outcome::Expired => Refusal::Expired,
+        Outcome::Late => Refusal::Late,
+        Outcome::Undecodable(reason) => Refusal::Undecodable(reason),
+        Outcome::Refused(_) | Outcome::Stopped => Refusal::NotHere,
+        Outcome::Unknown(error) => Refusal::Unknown(error.to_string()),
+    })
+}

@@ -1,0 +1,470 @@
+//! One thread's share of a node: its shards with all that belongs to them, wired.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::spec::{Job, Links, Spec};
+use super::{StartError, tasks};
+use crate::actor::{Host, HostSettings, ShardCell};
+use crate::bridge::{Answer, Asked};
+use crate::inbox::{ActorTaker, Feed, Gate, Pages, Taker};
+use crate::message::{Envelope, IdSource, Name, ShardId};
+use crate::relay::{Lanes, envelope_of};
+use crate::router::{ActorDoor, Arrival, Delivery, LocalRoutes, Outcome, Settle, Settled, Work};
+use crate::spawn::Task;
+use crate::store::{CommitListener, Lane, StoreError, Watermark};
+
+pub(super) type Doors = HashMap<(Name, Name), Rc<dyn ActorDoor>, FixedState>;
+type Gates = HashMap<(ShardId, ShardId), Rc<Gate>, FixedState>;
+
+/// One thread's share of a node.
+pub(super) struct Share {
+    pub(super) spec: Arc<Spec>,
+    pub(super) index: usize,
+    pub(super) links: Links,
+    pub(super) host: Rc<Host>,
+    pub(super) shards: BTreeMap<ShardId, Rc<ShardCell>>,
+    /// By domain and actor type.
+    pub(super) doors: Doors,
+    /// By domain and command.
+    commands: Doors,
+    gates: RefCell<Gates>,
+    pub(super) feeds: BTreeMap<ShardId, Rc<Feed>>,
+    pub(super) lanes: BTreeMap<ShardId, Rc<Lanes>>,
+    /// What other services' shards are to be told: how far this node's have committed what they sent.
+    pub(super) told: RefCell<BTreeMap<(ShardId, ShardId), u64>>,
+    pub(super) tasks: RefCell<Vec<Task>>,
+    ended: Notify,
+    has_ended: Cell<bool>,
+    me: RefCell<std::rc::Weak<Share>>,
+}
+
+impl Share {
+    /// Opens the shards of this thread and hangs the doors in. Nothing runs yet.
+    pub(super) async fn open(
+        spec: Arc<Spec>,
+        index: usize,
+        links: Links,
+        ids: IdSource,
+    ) -> Result<Rc<Self>, StartError> {
+        let settings = HostSettings {
+            in_flight: spec.config.in_flight,
+            in_flight_per_key: spec.config.in_flight_per_key,
+            retry: spec.config.retry,
+            remember: spec.config.remember,
+        };
+        let counts = spec.counts.get(index).cloned().unwrap_or_default();
+        let host = Host::new(spec.id, ids, settings, Arc::clone(&counts));
+        let mut shards = BTreeMap::new();
+        for (domain, count) in &spec.domains {
+            for shard in (0..*count).filter(|shard| spec.home(*shard) == index) {
+                let id = ShardId::new(domain.clone(), shard);
+                let listener: Arc<dyn CommitListener> = Arc::clone(&host.commits) as _;
+                let handle = spec.store.open(&id, *count, listener).await?;
+                spec.readers.lock().insert(id.clone(), Arc::clone(&handle.reader));
+                let cell = ShardCell {
+                    id: id.clone(),
+                    writer: RefCell::new(handle.writer),
+                    reader: RefCell::new(handle.reader),
+                    dirty: Cell::new(true),
+                };
+                shards.insert(id, Rc::new(cell));
+            }
+        }
+        let (mut doors, mut commands, mut routes) = (Doors::default(), Doors::default(), LocalRoutes::default());
+        for hosted in &spec.types {
+            let count = spec.owns(&hosted.domain).unwrap_or(1);
+            let mine = (0..count).map(|shard| shards.get(&ShardId::new(hosted.domain.clone(), shard)).cloned()).collect();
+            let door =
+                hosted.hosted.install(&host, hosted.domain.clone(), hosted.actor.clone(), mine, &mut routes);
+            for command in &hosted.handles {
+                commands.insert((hosted.domain.clone(), command.clone()), Rc::clone(&door));
+            }
+            doors.insert((hosted.domain.clone(), hosted.actor.clone()), door);
+        }
+        // With several threads a key may live on another one; the typed way works only where all are here.
+        if spec.shares() == 1 {
+            routes.publish(spec.id);
+        }
+        let mut feeds = BTreeMap::new();
+        for (domain, count) in &spec.sources {
+            for shard in 0..*count {
+                let source = ShardId::new(domain.clone(), shard);
+                feeds.insert(source.clone(), Feed::new(source, pages(&spec), Arc::clone(&counts)));
+            }
+        }
+        let lanes = shards.keys().map(|id| (id.clone(), Lanes::new(id.clone(), Arc::clone(&counts)))).collect();
+        let share = Rc::new(Self {
+            spec,
+            index,
+            links,
+            host,
+            shards,
+            doors,
+            commands,
+            gates: RefCell::default(),
+            feeds,
+            lanes,
+            told: RefCell::default(),
+            tasks: RefCell::default(),
+            ended: Notify::new(),
+            has_ended: Cell::new(false),
+            me: RefCell::default(),
+        });
+        *share.me.borrow_mut() = Rc::downgrade(&share);
+        share.set_takers();
+        Ok(share)
+    }
+
+    /// Does what is sent to this thread until the share ends.
+    pub(super) async fn run(self: Rc<Self>, mut jobs: mpsc::UnboundedReceiver<Job>) {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.ended.notified() => break,
+                job = jobs.recv() => match job {
+                    Some(job) => job(&self),
+                    None => break,
+                },
+            }
+        }
+        self.end();
+    }
+
+    /// Starts what works in the background.
+    pub(super) fn go(self: &Rc<Self>) {
+        let mut running = self.tasks.borrow_mut();
+        running.push(crate::spawn::local(tasks::release(Rc::downgrade(self))));
+        running.push(crate::spawn::local(tasks::relay(Rc::downgrade(self))));
+        running.push(crate::spawn::local(tasks::timers(Rc::downgrade(self))));
+        running.push(crate::spawn::local(tasks::sweep(Rc::downgrade(self))));
+        drop(running);
+        self.catch_up();
+    }
+
+    /// Looks after everything that may be missing or waiting.
+    pub(super) fn catch_up(&self) {
+        for feed in self.feeds.values() {
+            feed.fill();
+        }
+        for shard in self.shards.values() {
+            shard.dirty.set(true);
+        }
+        self.host.relay.notify_one();
+        self.host.timers.notify_one();
+    }
+
+    /// Tells each feed who takes its events and from where, by what the store knows.
+    fn set_takers(&self) {
+        let mut known: HashMap<(ShardId, ShardId, Name), u64, FixedState> = HashMap::default();
+        for (id, shard) in &self.shards {
+            for Watermark { source, through } in shard.reader().watermarks() {
+                if let Lane::Events { subscriber } = source.lane {
+                    known.insert((id.clone(), source.shard, subscriber), through);
+                }
+            }
+        }
+        for (source, feed) in &self.feeds {
+            let mut takers: Vec<Box<dyn Taker>> = Vec::new();
+            for hosted in &self.spec.types {
+                let events: Vec<_> = hosted
+                    .takes
+                    .iter()
+                    .filter(|(domain, _)| *domain == source.domain)
+                    .map(|(_, name)| name.clone())
+                    .collect();
+                let door = self.doors.get(&(hosted.domain.clone(), hosted.actor.clone()));
+                let (Some(door), false) = (door, events.is_empty()) else { continue };
+                let count = self.spec.owns(&hosted.domain).unwrap_or(1);
+                let floors: Vec<_> = (0..count)
+                    .map(|shard| {
+                        let to = ShardId::new(hosted.domain.clone(), shard);
+                        self.shards.contains_key(&to).then(|| {
+                            known.get(&(to, source.clone(), hosted.actor.clone())).copied().unwrap_or(0)
+                        })
+                    })
+                    .collect();
+                let taker =
+                    ActorTaker::new(hosted.actor.clone(), Rc::clone(door), events, source, &feed.last, &floors);
+                takers.push(Box::new(taker));
+            }
+            feed.takers(takers);
+        }
+    }
+
+    fn door_of(&self, envelope: &Envelope) -> Option<Rc<dyn ActorDoor>> {
+        let domain = envelope.to.as_ref().map_or(&envelope.domain, |to| &to.domain);
+        let found = match &envelope.actor {
+            Some(actor) => self.doors.get(&(domain.clone(), actor.clone())),
+            None => self.commands.get(&(domain.clone(), envelope.name.clone())),
+        };
+        let unrouted = || self.doors.iter().find(|((of, actor), _)| of == domain && actor.as_str() == "unrouted");
+        found.or_else(|| unrouted().map(|(_, door)| door)).cloned()
+    }
+
+    /// Gives a command from outside to its actor.
+    pub(super) fn outside(&self, envelope: Envelope, settle: Settle) {
+        match self.door_of(&envelope) {
+            Some(door) => {
+                door.deliver(Delivery { work: Work::Handle, envelope, arrival: Arrival::Outside, settle });
+            }
+            None => settle(Outcome::Stopped),
+        }
+    }
+
+    /// Gives a message to the actor with its key, by actor type.
+    pub(super) fn inside(&self, actor: &Name, work: Work, envelope: Envelope, settle: Settle) {
+        match self.doors.get(&(envelope.domain.clone(), actor.clone())) {
+            Some(door) => door.deliver(Delivery { work, envelope, arrival: Arrival::Inside, settle }),
+            None => settle(Outcome::Unhandled),
+        }
+    }
+
+    /// Takes a message that was sent to one of this thread's shards.
+    pub(super) fn direct(self: &Rc<Self>, envelope: Envelope, settle: Box<dyn FnOnce(Settled)>) {
+        let Some(to) = envelope.to.clone().filter(|to| self.shards.contains_key(to)) else {
+            return settle(Settled::Later);
+        };
+        if self.has_ended.get() || self.host.draining.get() {
+            return settle(Settled::Later);
+        }
+        match &envelope.origin {
+            Some(origin) => {
+                let gate = self.gate(&origin.shard.clone(), &to);
+                gate.admit(envelope, settle);
+            }
+            None => self.outside(
+                envelope,
+                Box::new(move |outcome| {
+                    settle(match outcome {
+                        Outcome::Busy | Outcome::Stopped | Outcome::Refused(_) | Outcome::Unknown(_) => Settled::Later,
+                        _ => Settled::Done,
+                    });
+                }),
+            ),
+        }
+    }
+
+    fn gate(self: &Rc<Self>, from: &ShardId, to: &ShardId) -> Rc<Gate> {
+        let place = (from.clone(), to.clone());
+        if let Some(gate) = self.gates.borrow().get(&place) {
+            return Rc::clone(gate);
+        }
+        let floor = self.watermark(from, to);
+        let me = Rc::downgrade(self);
+        let doors = {
+            let me = me.clone();
+            Rc::new(move |envelope: &Envelope| {
+                let found = me.upgrade().and_then(|share| share.door_of(envelope));
+                found.unwrap_or_else(|| Rc::new(NoDoor))
+            })
+        };
+        let missing = {
+            let me = me.clone();
+            Rc::new(move |gate: &Gate, after: u64| {
+                if let Some(share) = me.upgrade() {
+                    share.fetch_missing(gate.from.clone(), gate.to.clone(), after);
+                }
+            })
+        };
+        let committed = Rc::new(move |from: &ShardId, to: &ShardId, through: u64| {
+            if let Some(share) = me.upgrade() {
+                share.tell_committed(from, to, through);
+            }
+        });
+        let gate =
+            Gate::new(from.clone(), to.clone(), floor, doors, missing, committed, Arc::clone(&self.host.counts));
+        self.gates.borrow_mut().insert(place, Rc::clone(&gate));
+        gate
+    }
+
+    fn watermark(&self, from: &ShardId, to: &ShardId) -> u64 {
+        let Some(shard) = self.shards.get(to) else { return 0 };
+        let marks = shard.reader().watermarks();
+        let found = marks.into_iter().find(|mark| mark.source.lane == Lane::Direct && mark.source.shard == *from);
+        found.map_or(0, |mark| mark.through)
+    }
+
+    /// How far this thread's shard has committed what `from` sent it.
+    pub(super) fn committed(&self, from: &ShardId, to: &ShardId) -> u64 {
+        let gate = self.gates.borrow().get(&(from.clone(), to.clone())).cloned();
+        gate.map_or_else(|| self.watermark(from, to), |gate| gate.through())
+    }
+
+    /// Asks the sending shard's owner for what is missing.
+    fn fetch_missing(self: &Rc<Self>, from: ShardId, to: ShardId, after: u64) {
+        let me = Rc::downgrade(self);
+        let bridge = self.spec.bridge.clone();
+        crate::spawn::detached(async move {
+            let asked = Asked::Outbox { from: from.clone(), to: to.clone(), after, limit: 256 };
+            let answer = match &bridge {
+                Some(bridge) => bridge.ask(asked, tasks::ASK).await.ok(),
+                None => None,
+            };
+            let Some(share) = me.upgrade() else { return };
+            let gate = share.gate(&from, &to);
+            gate.filling.set(false);
+            if let Some(Answer::Envelopes(envelopes, _)) = answer {
+                for envelope in envelopes {
+                    share.direct(envelope, Box::new(|_| {}));
+                }
+            }
+        });
+    }
+
+    /// Tells the sending shard's owner how far this node has committed what it sent.
+    fn tell_committed(self: &Rc<Self>, from: &ShardId, to: &ShardId, through: u64) {
+        if self.spec.owns(&from.domain).is_some() {
+            let home = self.spec.home(from.shard);
+            if home == self.index {
+                self.heard_committed(from, to, through);
+            } else {
+                let (from, to) = (from.clone(), to.clone());
+                self.links.run(home, Box::new(move |share| share.heard_committed(&from, &to, through)));
+            }
+        } else {
+            // Told by the relay, which makes one of many.
+            self.told.borrow_mut().insert((from.clone(), to.clone()), through);
+            self.host.relay.notify_one();
+        }
+    }
+
+    /// A destination has committed what one of this thread's shards sent it.
+    pub(super) fn heard_committed(&self, from: &ShardId, to: &ShardId, through: u64) {
+        let news = self.lanes.get(from).is_some_and(|lanes| lanes.committed(to, through));
+        if news && let Some(shard) = self.shards.get(from) {
+            shard.dirty.set(true);
+            self.host.relay.notify_one();
+        }
+    }
+
+    /// Opens the shards again after a commit has failed: everything uncommitted is forgotten, here and in memory.
+    pub(super) async fn recover(self: &Rc<Self>) -> Result<(), StoreError> {
+        self.forget();
+        for (id, cell) in &self.shards {
+            let listener: Arc<dyn CommitListener> = Arc::clone(&self.host.commits) as _;
+            let count = self.spec.owns(&id.domain).unwrap_or(1);
+            let handle = self.spec.store.open(id, count, listener).await?;
+            self.spec.readers.lock().insert(id.clone(), Arc::clone(&handle.reader));
+            *cell.writer.borrow_mut() = handle.writer;
+            *cell.reader.borrow_mut() = handle.reader;
+        }
+        self.host.commits.recovered();
+        self.set_takers();
+        self.catch_up();
+        Ok(())
+    }
+
+    fn forget(&self) {
+        for feed in self.feeds.values() {
+            feed.close();
+        }
+        let gates = std::mem::take(&mut *self.gates.borrow_mut());
+        drop(gates);
+        for lanes in self.lanes.values() {
+            lanes.reset();
+        }
+        for door in self.doors.values() {
+            door.reset();
+        }
+    }
+
+    /// Tells the store how far this thread has come with what came in and what went out.
+    pub(super) fn store_floors(&self, at_least: u64) {
+        for (source, feed) in &self.feeds {
+            for (_, shard, mark, through) in feed.unstored() {
+                let subscriber = match &mark.lane {
+                    Lane::Events { subscriber } => subscriber.clone(),
+                    Lane::Direct => continue,
+                };
+                let hosted = self.spec.types.iter().find(|hosted| {
+                    hosted.actor == subscriber && hosted.takes.iter().any(|(domain, _)| *domain == source.domain)
+                });
+                let Some(hosted) = hosted else { continue };
+                if let Some(cell) = self.shards.get(&ShardId::new(hosted.domain.clone(), shard)) {
+                    drop(cell.writer.borrow_mut().advance(&Watermark { source: mark, through }));
+                }
+            }
+        }
+        for (id, lanes) in &self.lanes {
+            for (to, through) in lanes.unstored(at_least) {
+                if let Some(cell) = self.shards.get(id) {
+                    drop(cell.writer.borrow_mut().sent(&to, through));
+                }
+            }
+        }
+    }
+
+    /// Takes nothing new in; `done` is told when nothing is in flight any more.
+    pub(super) fn drain(self: &Rc<Self>, done: oneshot::Sender<()>) {
+        self.host.draining.set(true);
+        let me = Rc::clone(self);
+        crate::spawn::detached(async move {
+            while me.host.in_flight.get() > 0 {
+                me.host.quiet.notified().await;
+            }
+            me.store_floors(1);
+            drop(done.send(()));
+        });
+    }
+
+    /// Ends at once: tasks, doors, actors.
+    pub(super) fn end(&self) {
+        if self.has_ended.replace(true) {
+            return;
+        }
+        self.host.stopped.set(true);
+        LocalRoutes::withdraw(self.spec.id);
+        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
+        drop(tasks);
+        self.forget();
+        self.ended.notify_one();
+    }
+}
+
+/// The door when there is none.
+struct NoDoor;
+
+impl ActorDoor for NoDoor {
+    fn deliver(&self, delivery: Delivery) {
+        (delivery.settle)(Outcome::Stopped);
+    }
+    fn key_of(&self, _event: &Envelope) -> Result<Option<String>, String> {
+        Ok(None)
+    }
+    fn live(&self) -> usize {
+        0
+    }
+    fn sweep(&self, _idle_sweeps: u64, _cap: usize) {}
+    fn reset(&self) {}
+}
+
+/// Reads events from a log: this node's own, or the owner's over the bridge.
+fn pages(spec: &Arc<Spec>) -> Pages {
+    let spec = Arc::clone(spec);
+    Rc::new(move |source, after, limit| {
+        let spec = Arc::clone(&spec);
+        Box::pin(async move {
+            if let Some(reader) = spec.reader(&source) {
+                let events = reader.events(after, limit).await.map_err(|error| error.to_string())?;
+                let envelopes = events.into_iter().map(|event| envelope_of(&source, event)).collect();
+                return Ok((envelopes, reader.position()));
+            }
+            let Some(bridge) = &spec.bridge else {
+                // Nobody can be asked. The manifest shows that the source has no owner here.
+                return Ok((Vec::new(), 0));
+            };
+            let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+            match bridge.ask(Asked::Events { shard: source, after, limit }, tasks::ASK).await {
+                Ok(Answer::Envelopes(envelopes, head)) => Ok((envelopes, head)),
+                Ok(other) => Err(format!("{other:?}")),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+    })
+}

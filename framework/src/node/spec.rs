@@ -1,0 +1,166 @@
+//! What all threads of a node share: frozen when it starts.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use foldhash::fast::FixedState;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use super::hosted::HostedType;
+use super::share::Share;
+use super::{Health, Metrics, NodeConfig};
+use crate::bridge::Bridge;
+use crate::clock::Clock;
+use crate::message::{Name, ShardId};
+use crate::router::{Manifest, NodeId};
+use crate::store::{ShardReader, Store};
+use crate::telemetry::Counts;
+
+/// What all threads of a node share.
+pub(super) struct Spec {
+    pub(super) id: NodeId,
+    pub(super) manifest: Manifest,
+    pub(super) config: NodeConfig,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) bridge: Option<Arc<dyn Bridge>>,
+    pub(super) clock: Clock,
+    pub(super) types: Vec<Type>,
+    /// Owned domains and their number of shards.
+    pub(super) domains: BTreeMap<Name, u16>,
+    /// Domains whose events are taken, with their number of shards.
+    pub(super) sources: BTreeMap<Name, u16>,
+    pub(super) readers: Mutex<HashMap<ShardId, Arc<dyn ShardReader>, FixedState>>,
+    pub(super) counts: Vec<Arc<Counts>>,
+    pub(super) draining: AtomicBool,
+    pub(super) broken: Mutex<Option<String>>,
+}
+
+/// One hosted actor type.
+pub(super) struct Type {
+    pub(super) domain: Name,
+    pub(super) actor: Name,
+    pub(super) hosted: Arc<dyn HostedType>,
+    /// The commands it handles.
+    pub(super) handles: Vec<Name>,
+    /// The events it takes: source domain and name.
+    pub(super) takes: Vec<(Name, Name)>,
+}
+
+impl Spec {
+    /// How many threads have a share of the node.
+    pub(super) fn shares(&self) -> usize {
+        self.counts.len().max(1)
+    }
+
+    /// The thread that has a shard.
+    pub(super) fn home(&self, shard: u16) -> usize {
+        usize::from(shard) % self.shares()
+    }
+
+    pub(super) fn owns(&self, domain: &str) -> Option<u16> {
+        self.domains.get(domain).copied()
+    }
+
+    pub(super) fn reader(&self, shard: &ShardId) -> Option<Arc<dyn ShardReader>> {
+        self.readers.lock().get(shard).cloned()
+    }
+
+    pub(super) fn health(&self) -> Health {
+        let mut reasons = Vec::new();
+        if let Some(reason) = self.broken.lock().clone() {
+            reasons.push(reason);
+        }
+        let live = reasons.is_empty();
+        if self.draining.load(Ordering::Relaxed) {
+            reasons.push("the node stops".to_owned());
+        }
+        Health { live, ready: reasons.is_empty(), reasons }
+    }
+
+    pub(super) fn metrics(&self) -> Metrics {
+        let sum = |of: fn(&Counts) -> u64| self.counts.iter().map(|counts| of(counts)).sum();
+        Metrics {
+            turns: sum(|counts| counts.turns.get()),
+            events: sum(|counts| counts.events.get()),
+            rejections: sum(|counts| counts.rejections.get()),
+            duplicates: sum(|counts| counts.duplicates.get()),
+            retries: sum(|counts| counts.retries.get()),
+            dead_letters: sum(|counts| counts.dead_letters.get()),
+            panics: sum(|counts| counts.panics.get()),
+            busy: sum(|counts| counts.busy.get()),
+            activations: sum(|counts| counts.activations.get()),
+            passivations: sum(|counts| counts.passivations.get()),
+            gaps: sum(|counts| counts.gaps.get()),
+            sent: sum(|counts| counts.sent.get()),
+        }
+    }
+}
+
+/// Something to be done on a thread of the node.
+pub(super) type Job = Box<dyn FnOnce(&std::rc::Rc<Share>) + Send>;
+
+/// The ways onto the threads of a node.
+#[derive(Clone)]
+pub(super) struct Links {
+    senders: Vec<mpsc::UnboundedSender<Job>>,
+}
+
+impl Links {
+    pub(super) fn new(senders: Vec<mpsc::UnboundedSender<Job>>) -> Self {
+        Self { senders }
+    }
+
+    /// Does `job` on a thread; `false` if the node has ended.
+    pub(super) fn run(&self, share: usize, job: Job) -> bool {
+        self.senders.get(share).is_some_and(|sender| sender.send(job).is_ok())
+    }
+
+    /// Does the same on every thread.
+    pub(super) fn run_all(&self, job: impl Fn(&std::rc::Rc<Share>) + Clone + Send + 'static) {
+        for share in 0..self.senders.len() {
+            let job = job.clone();
+            self.run(share, Box::new(move |share| job(share)));
+        }
+    }
+
+    /// Takes nothing new in and waits until what was begun is finished, `limit` at most.
+    pub(super) async fn drain(&self, spec: &Spec, limit: Duration) {
+        spec.draining.store(true, Ordering::Relaxed);
+        let drained = async {
+            let mut waits = Vec::new();
+            for share in 0..self.senders.len() {
+                let (done, wait) = oneshot::channel();
+                self.run(share, Box::new(move |share| share.drain(done)));
+                waits.push(wait);
+            }
+            for wait in waits {
+                drop(wait.await);
+            }
+        };
+        if tokio::time::timeout(limit, drained).await.is_err() {
+            tracing::warn!(target: crate::telemetry::TARGET, "the node did not finish its turns in time");
+        }
+    }
+
+    /// Ends every thread's share.
+    pub(super) async fn end(&self) {
+        let mut waits = Vec::new();
+        for share in 0..self.senders.len() {
+            let (done, wait) = oneshot::channel::<()>();
+            self.run(
+                share,
+                Box::new(move |share| {
+                    share.end();
+                    drop(done);
+                }),
+            );
+            waits.push(wait);
+        }
+        for wait in waits {
+            drop(wait.await);
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! What works in the background on each thread: releasing commits, relaying, ringing timers, putting actors to rest.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashSet};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use super::share::Share;
+use crate::bridge::Tidings;
+use crate::message::{Envelope, Kind, MessageId, ShardId, Wants};
+use crate::relay::{Onward, envelope_of};
+use crate::router::Work;
+use crate::store::{StoreError, Timer};
+use crate::telemetry::TARGET;
+
+/// How long another node is waited for when something is missing.
+pub(super) const ASK: Duration = Duration::from_secs(10);
+/// How many events are read and published at a time.
+const PAGE: usize = 256;
+/// How often the idle are looked for, as parts of the time they may be idle.
+const SWEEPS: u32 = 8;
+
+/// Releases what was committed; opens the shards again when commits have failed.
+pub(super) async fn release(share: Weak<Share>) {
+    loop {
+        let Some(host) = share.upgrade().map(|share| Rc::clone(&share.host)) else { return };
+        let error = host.release().await;
+        let Some(share) = share.upgrade() else { return };
+        tracing::error!(target: TARGET, %error, "commits have failed, opening the shards again");
+        let mut failures = 0;
+        loop {
+            match share.recover().await {
+                Ok(()) => break,
+                Err(error @ (StoreError::Io { .. } | StoreError::Full { .. })) if failures < 8 => {
+                    failures += 1;
+                    let wait = host.settings.retry.wait(failures, &host.ids);
+                    tracing::error!(target: TARGET, %error, ?wait, "the shards cannot be opened again yet");
+                    tokio::time::sleep(wait).await;
+                }
+                Err(error) => {
+                    tracing::error!(target: TARGET, %error, "the node can commit no more: start it again");
+                    *share.spec.broken.lock() = Some(format!("the store failed: {error}"));
+                    host.stopped.set(true);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Moves what was committed to where it belongs.
+pub(super) async fn relay(share: Weak<Share>) {
+    let mut published: BTreeMap<ShardId, u64> = BTreeMap::new();
+    if let Some(share) = share.upgrade() {
+        // What was committed before is history: subscribers read it from the log.
+        published = share.shards.iter().map(|(id, cell)| (id.clone(), cell.reader().position())).collect();
+    }
+    let mut again: Option<Instant> = None;
+    loop {
+        let Some(host) = share.upgrade().map(|share| Rc::clone(&share.host)) else { return };
+        match again {
+            Some(at) => {
+                tokio::select! {
+                    biased;
+                    () = host.relay.notified() => {}
+                    () = tokio::time::sleep_until(at) => {}
+                }
+            }
+            None => host.relay.notified().await,
+        }
+        let Some(share) = share.upgrade() else { return };
+        again = relay_once(&share, &mut published).await;
+    }
+}
+
+async fn relay_once(share: &Rc<Share>, published: &mut BTreeMap<ShardId, u64>) -> Option<Instant> {
+    let mut again = None;
+    let outgoing: Rc<RefCell<Vec<Envelope>>> = Rc::default();
+    let onward = onward(share, &outgoing);
+    for (id, cell) in &share.shards {
+        let lanes = share.lanes.get(id);
+        let due = lanes.and_then(|lanes| lanes.impatience());
+        let soon = |at: Option<Instant>| at.is_some_and(|at| at <= Instant::now());
+        if !cell.dirty.replace(false) && !soon(due) {
+            again = earliest(again, due);
+            continue;
+        }
+        let reader = cell.reader();
+        if let Some(lanes) = lanes {
+            if let Err(error) = lanes.pump(&reader, &onward).await {
+                tracing::warn!(target: TARGET, shard = %id, %error, "the outbox cannot be read");
+                cell.dirty.set(true);
+                again = earliest(again, Some(Instant::now() + Duration::from_secs(1)));
+            }
+            again = earliest(again, lanes.impatience());
+        }
+        let position = reader.position();
+        let last = published.entry(id.clone()).or_insert(0);
+        if position > *last {
+            if share.feeds.contains_key(id) {
+                // Every thread may have actors that take them; each reads them from the log.
+                let source = id.clone();
+                share.links.run_all(move |share| {
+                    if let Some(feed) = share.feeds.get(&source) {
+                        feed.head(position);
+                    }
+                });
+            }
+            if publish(share, id, last, position).await.is_err() {
+                cell.dirty.set(true);
+                again = earliest(again, Some(Instant::now() + Duration::from_secs(1)));
+            }
+        }
+        let batch = std::mem::take(&mut *outgoing.borrow_mut());
+        send(share, batch).await;
+    }
+    tell(share).await;
+    share.store_floors(1024);
+    again
+}
+
+fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// Hands an outbox entry to its gate on this node, or puts it with what leaves the node.
+fn onward(share: &Rc<Share>, outgoing: &Rc<RefCell<Vec<Envelope>>>) -> Onward {
+    let (share, outgoing) = (Rc::clone(share), Rc::clone(outgoing));
+    Rc::new(move |envelope| {
+        let Some(to) = envelope.to.clone() else { return };
+        if share.spec.owns(&to.domain).is_none() {
+            outgoing.borrow_mut().push(envelope);
+        } else if share.spec.home(to.shard) == share.index {
+            share.direct(envelope, Box::new(|_| {}));
+        } else {
+            let home = share.spec.home(to.shard);
+            share.links.run(home, Box::new(move |share| share.direct(envelope, Box::new(|_| {}))));
+        }
+    })
+}
+
+/// Sends what leaves the node. What does not get through stays in the outbox and is sent again.
+async fn send(share: &Rc<Share>, batch: Vec<Envelope>) {
+    let Some(bridge) = share.spec.bridge.as_ref().filter(|_| !batch.is_empty()) else { return };
+    for result in join_all(batch.into_iter().map(|envelope| bridge.send(envelope))).await {
+        if let Err(error) = result {
+            tracing::debug!(target: TARGET, %error, "an outbox entry was not taken, it is sent again");
+        }
+    }
+}
+
+/// Publishes the events up to `position`. `last` follows.
+async fn publish(share: &Rc<Share>, id: &ShardId, last: &mut u64, position: u64) -> Result<(), ()> {
+    let Some(bridge) = &share.spec.bridge else {
+        *last = position;
+        return Ok(());
+    };
+    let reader = match share.shards.get(id) {
+        Some(cell) => cell.reader(),
+        None => return Ok(()),
+    };
+    while *last < position {
+        let events = reader.events(*last, PAGE).await.map_err(|error| {
+            tracing::warn!(target: TARGET, shard = %id, %error, "the log cannot be read");
+        })?;
+        let Some(end) = events.last().map(|event| event.position) else { return Ok(()) };
+        let count = events.len() as u64;
+        let sent = join_all(events.into_iter().map(|event| bridge.publish(envelope_of(id, event)))).await;
+        if let Some(Err(error)) = sent.into_iter().find(Result::is_err) {
+            tracing::debug!(target: TARGET, shard = %id, %error, "events were not taken, they are published again");
+            return Err(());
+        }
+        share.host.counts.sent.many(count);
+        *last = end;
+    }
+    Ok(())
+}
+
+/// Tells other services' shards how far this node has committed what they sent.
+async fn tell(share: &Rc<Share>) {
+    let told = std::mem::take(&mut *share.told.borrow_mut());
+    let Some(bridge) = share.spec.bridge.as_ref().filter(|_| !told.is_empty()) else { return };
+    for ((from, to), through) in told {
+        if let Err(error) = bridge.tell(Tidings::Committed { from, to, through }).await {
+            tracing::debug!(target: TARGET, %error, "a watermark was not told; the next one will be");
+        }
+    }
+}
+
+/// Rings timers when they are due.
+pub(super) async fn timers(share: Weak<Share>) {
+    type Ringing = Rc<RefCell<HashSet<(ShardId, String, String, u64), foldhash::fast::FixedState>>>;
+    let ringing: Ringing = Rc::default();
+    loop {
+        let Some(host) = share.upgrade().map(|share| Rc::clone(&share.host)) else { return };
+        let now = host.ids.clock().now();
+        let wait = {
+            let Some(share) = share.upgrade() else { return };
+            let mut wait = Duration::from_secs(30);
+            for (id, cell) in &share.shards {
+                let reader = cell.reader();
+                for timer in reader.timers_due(now, PAGE) {
+                    let place = (id.clone(), timer.key.clone(), timer.name.clone(), timer.turn);
+                    if !ringing.borrow_mut().insert(place.clone()) {
+                        continue;
+                    }
+                    let (ringing, host) = (Rc::clone(&ringing), Rc::clone(&host));
+                    ring(&share, id, timer, move || {
+                        ringing.borrow_mut().remove(&place);
+                        host.timers.notify_one();
+                    });
+                }
+                if let Some(next) = reader.next_timer() {
+                    // Those that ring already will say when they are done; do not look again before.
+                    let until = next.since(now);
+                    if until > Duration::ZERO || ringing.borrow().is_empty() {
+                        wait = wait.min(until.max(Duration::from_millis(1)));
+                    }
+                }
+            }
+            wait
+        };
+        tokio::select! {
+            biased;
+            () = host.timers.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+fn ring(share: &Rc<Share>, id: &ShardId, timer: Timer, done: impl FnOnce() + 'static) {
+    let label = format!("timer/{}/{}/{}/{}", timer.actor, timer.key, timer.name, timer.turn);
+    let Ok(name) = crate::message::Name::new(&timer.name) else { return done() };
+    let envelope = Envelope {
+        id: MessageId::from_idempotency_key(&id.domain, &label),
+        kind: Kind::Document,
+        name,
+        version: timer.version,
+        domain: id.domain.clone(),
+        to: Some(id.clone()),
+        key: timer.key,
+        actor: Some(timer.actor.clone()),
+        origin: None,
+        correlation: timer.correlation,
+        causation: None,
+        time: timer.due,
+        deadline: None,
+        wants: Wants::Nothing,
+        traceparent: None,
+        headers: Vec::new(),
+        codec: timer.codec,
+        payload: timer.payload,
+    };
+    share.inside(&timer.actor, Work::Wake { turn: timer.turn }, envelope, Box::new(move |_| done()));
+}
+
+/// Puts idle actors to rest, and tells the store how far this thread has come.
+pub(super) async fn sweep(share: Weak<Share>) {
+    loop {
+        let Some((every, cap)) = share.upgrade().map(|share| {
+            (share.spec.config.passivate_after / SWEEPS, share.spec.config.live_actors)
+        }) else {
+            return;
+        };
+        tokio::time::sleep(every).await;
+        let Some(share) = share.upgrade() else { return };
+        share.host.sweeps.set(share.host.sweeps.get() + 1);
+        for door in share.doors.values() {
+            door.sweep(u64::from(SWEEPS), cap);
+        }
+        share.store_floors(1);
+    }
+}

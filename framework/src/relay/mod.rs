@@ -1,0 +1,41 @@
+//! Moves what a shard has committed to where it belongs: outbox entries to their destination, events to their subscribers.
+//!
+//! Called by nobody: it wakes on commits. Reads the [store](crate::store), hands over to gates and feeds of this node and to
+//! the [bridge](crate::bridge). An entry stays until its *destination* has committed it; no courier's word counts for that.
+
+mod lane;
+
+pub(crate) use lane::{Lanes, Onward};
+
+use crate::message::{Envelope, Kind, MessageId, Origin, ShardId, Wants};
+use crate::store::StoredEvent;
+
+/// A stored event as it travels.
+pub(crate) fn envelope_of(shard: &ShardId, event: StoredEvent) -> Envelope {
+    Envelope {
+        id: MessageId::of_event(shard, event.position, event.cause),
+        kind: Kind::Event,
+        name: event.name,
+        version: event.version,
+        domain: shard.domain.clone(),
+        to: None,
+        key: event.key.clone(),
+        actor: None,
+        origin: Some(Origin {
+            shard: shard.clone(),
+            actor: event.actor,
+            key: event.key,
+            sequence: event.position,
+            version: event.stream_version,
+        }),
+        correlation: event.correlation,
+        causation: Some(event.cause),
+        time: event.time,
+        deadline: None,
+        wants: Wants::Nothing,
+        traceparent: event.traceparent,
+        headers: Vec::new(),
+        codec: event.codec,
+        payload: event.payload,
+    }
+}

@@ -1,0 +1,37 @@
+//! The one door through which tasks are started.
+//!
+//! Used by every room. Tasks stay on the thread that starts them, so that a whole cluster can run on one.
+
+use std::future::Future;
+
+/// A task that ends when this handle is dropped.
+#[derive(Debug)]
+pub(crate) struct Task(tokio::task::JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Starts a task that ends by itself.
+pub(crate) fn detached(future: impl Future<Output = ()> + 'static) {
+    drop(tokio::task::spawn_local(future));
+}
+
+/// Starts a thread with a runtime of its own that runs one future to its end.
+pub(crate) fn thread<F: Future<Output = ()>>(
+    name: &str,
+    make: impl FnOnce() -> F + Send + 'static,
+) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        tokio::task::LocalSet::new().block_on(&runtime, make());
+    })?;
+    Ok(())
+}
+
+/// Starts a task on this thread's `LocalSet`.
+pub(crate) fn local(future: impl Future<Output = ()> + 'static) -> Task {
+    Task(tokio::task::spawn_local(future))
+}
