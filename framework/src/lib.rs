@@ -45,6 +45,9 @@ pub mod node;
 
 #[doc(hidden)]
 pub mod derive;
+#[doc(hidden)]
+#[allow(missing_docs)]
+pub mod doc_fixtures;
 pub mod prelude;
 
 // The derives' output names the framework from outside; the framework's own tests use it as well.
@@ -52,11 +55,12 @@ extern crate self as whizbang;
 
 pub use actor::{About, Effects};
 pub use aggregate::{Aggregate, Apply, Handle, OnReply, React};
+pub use client::{Client, SendError};
 pub use derive::derives::{Aggregate, Command, Document, Domain, Event, Projection, Query, Saga, Worker, main, test};
 pub use message::{Command, Document, Domain, Event, Message, Query, Rejection};
-pub use retry::Retry;
-pub use client::{Client, SendError};
 pub use node::{ConfigError, Error, Health, Metrics, Node, NodeBuilder, NodeConfig, StartError};
 pub use projection::{Answer, Project, Projection};
+pub use retry::Retry;
 pub use saga::{Saga, Wake};
+pub use store::memory::MemoryStore;
 pub use worker::{Job, On, Perform, WorkError, Worker};

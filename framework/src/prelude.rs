@@ -9,6 +9,6 @@ pub use serde::ser::Serialize;
 
 pub use crate::derive::derives::{Deserialize, Serialize};
 pub use crate::{
-    About, Aggregate, Answer, Apply, Client, Command, Document, Domain, Effects, Event, Handle, Job, Node, On, OnReply, Perform,
-    Project, Projection, Query, React, Rejection, Saga, Wake, WorkError, Worker,
+    About, Aggregate, Answer, Apply, Client, Command, Document, Domain, Effects, Event, Handle, Job, MemoryStore, Node,
+    On, OnReply, Perform, Project, Projection, Query, React, Rejection, Saga, Wake, WorkError, Worker,
 };

@@ -150,12 +150,7 @@ impl<A: Stateful> KeyActor<A> {
         ctx.wait(wait.into_actor(self).map(move |(), this, ctx| this.take(Delivered { delivery, permit }, ctx)));
     }
 
-    fn note_down(
-        &mut self,
-        envelope: &Envelope,
-        marked: Marked,
-        note: Note,
-    ) -> Result<Appended, Outcome> {
+    fn note_down(&mut self, envelope: &Envelope, marked: Marked, note: Note) -> Result<Appended, Outcome> {
         let facts = self.facts(envelope);
         match self.turn(facts, marked, vec![note], false, |_, _| Ok(())) {
             Ok(turned) => Ok(turned.appended),

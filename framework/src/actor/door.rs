@@ -131,6 +131,7 @@ impl<A: Stateful> ActorDoor for Rc<TypeDoor<A>> {
     fn deliver(&self, delivery: Delivery) {
         let inside = !matches!(delivery.arrival, crate::router::Arrival::Outside);
         match self.admit(&Key::from(delivery.envelope.key.as_str()), inside) {
+            #[expect(clippy::disallowed_methods, reason = "the permit bounds what is queued; see `admit`")]
             Ok((addr, permit)) => addr.do_send(Here::new(Delivered { delivery, permit })),
             Err(refused) => {
                 let outcome = match refused {
@@ -159,7 +160,7 @@ impl<A: Stateful> ActorDoor for Rc<TypeDoor<A>> {
         let mut gone = Vec::new();
         {
             let mut keys = self.keys.borrow_mut();
-            let mut resting = |entry: &Entry<A>, touched_before: u64| {
+            let resting = |entry: &Entry<A>, touched_before: u64| {
                 entry.load.queued.get() == 0 && entry.load.touched.get() <= touched_before
             };
             let oldest = now.checked_sub(idle_sweeps);
@@ -220,7 +221,7 @@ impl<A: Stateful, C: Command> Ask<C> for TypedDoor<A, C> {
         match admitted {
             Ok((addr, permit)) => {
                 let (reply, receiver) = oneshot::channel();
-                // `do_send` ignores the mailbox's capacity; the permit is what bounds it.
+                #[expect(clippy::disallowed_methods, reason = "the permit bounds what is queued; see `admit`")]
                 addr.do_send(Here::new(TypedTurn { command, meta, run: self.run, reply, permit }));
                 Ok(receiver)
             }

@@ -24,7 +24,7 @@ pub struct Effects<A: Stateful> {
     pub(crate) plan: Rc<Plan<A>>,
     pub(crate) payloads: Vec<u8>,
     pub(crate) events: Vec<EventSlot>,
-    pub(crate) apply: Vec<Box<dyn FnOnce(&mut A)>>,
+    pub(crate) apply: Vec<ApplyLater<A>>,
     pub(crate) outgoing: Vec<Outgoing>,
     pub(crate) timers: Vec<TimerSlot>,
     pub(crate) undo: Vec<UndoChange>,
@@ -36,6 +36,9 @@ pub struct Effects<A: Stateful> {
     pub(crate) error: Option<CodecError>,
     fresh_ids: u32,
 }
+
+/// Applies one recorded event to the state.
+type ApplyLater<A> = Box<dyn FnOnce(&mut A)>;
 
 /// What is known about the turn that is taken.
 #[derive(Clone, Debug)]

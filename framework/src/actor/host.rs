@@ -12,7 +12,6 @@ use tokio::sync::Notify;
 
 use crate::message::{IdSource, ShardId};
 use crate::retry::Retry;
-use crate::router::NodeId;
 use crate::store::{Appended, CommitListener, ShardReader, ShardWriter, StoreError, Ticket};
 use crate::telemetry::Counts;
 
@@ -31,7 +30,6 @@ pub(crate) struct HostSettings {
 
 /// One thread's share of a node.
 pub(crate) struct Host {
-    pub(crate) node: NodeId,
     pub(crate) ids: IdSource,
     pub(crate) settings: HostSettings,
     pub(crate) counts: Arc<Counts>,
@@ -57,9 +55,8 @@ pub(crate) struct Host {
 type Release = Box<dyn FnOnce(Result<(), StoreError>)>;
 
 impl Host {
-    pub(crate) fn new(node: NodeId, ids: IdSource, settings: HostSettings, counts: Arc<Counts>) -> Rc<Self> {
+    pub(crate) fn new(ids: IdSource, settings: HostSettings, counts: Arc<Counts>) -> Rc<Self> {
         Rc::new(Self {
-            node,
             ids,
             settings,
             counts,

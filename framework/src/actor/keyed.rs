@@ -13,7 +13,7 @@ use super::plan::Stateful;
 use super::state::KeyState;
 use super::turn::{Marked, digest};
 use crate::inbox::Admission;
-use crate::message::{Codec, Command, Domain, Envelope, Kind, Message as _, MessageId, Name};
+use crate::message::{Codec, Command, Domain, Envelope, Kind, MessageId, Name};
 use crate::router::{Arrival, AskMeta, Delivery, Outcome, SendError, TypedReply, Work};
 use crate::store::{StoreError, StreamState, Ticket};
 use crate::telemetry::TARGET;
@@ -111,9 +111,8 @@ impl<A: Stateful> KeyActor<A> {
 
     fn rebuild(&mut self, stored: &StreamState) -> Result<(), StoreError> {
         // A panic in a user's `apply` while the stream is read must not take the thread with it.
-        let rebuilt = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            KeyState::rebuild(&self.door.plan, stored)
-        }));
+        let rebuilt =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| KeyState::rebuild(&self.door.plan, stored)));
         match rebuilt {
             Ok(state) => self.state = state?,
             Err(panic) => {
@@ -144,7 +143,9 @@ impl<A: Stateful> KeyActor<A> {
     fn committed(&self) -> impl Future<Output = Result<(), StoreError>> + 'static {
         let receiver = self.last.get().map(|ticket| {
             let (sender, receiver) = oneshot::channel();
-            self.door.host.after_ticket(ticket, move |result| drop(sender.send(result)));
+            self.door.host.after_ticket(ticket, move |result| {
+                let _ = sender.send(result);
+            });
             receiver
         });
         async move {
@@ -333,7 +334,7 @@ impl<A: Stateful, C: Command> Handler<Here<TypedTurn<A, C>>> for KeyActor<A> {
         payload.clear();
         if let Err(error) = codec.encode(&typed.command, &mut payload) {
             host.scratch.replace(payload);
-            drop(typed.reply.send(Err(SendError::Encode(error))));
+            let _ = typed.reply.send(Err(SendError::Encode(error)));
             return;
         }
         let digest = digest(&payload);
@@ -423,7 +424,9 @@ fn delivery<C: Command>(envelope: Envelope, reply: oneshot::Sender<TypedReply<C>
         work: Work::Handle,
         envelope,
         arrival: Arrival::Outside,
-        settle: Box::new(move |outcome| drop(reply.send(typed_reply::<C>(id, outcome)))),
+        settle: Box::new(move |outcome| {
+            let _ = reply.send(typed_reply::<C>(id, outcome));
+        }),
     }
 }
 

@@ -166,13 +166,9 @@ impl<A: Stateful> KeyActor<A> {
             .timers
             .iter()
             .map(|timer| match timer {
-                TimerSlot::Set { name, due, version, codec, payload: range } => TimerWrite::Set {
-                    name,
-                    due: *due,
-                    version: *version,
-                    codec: *codec,
-                    payload: payload(range),
-                },
+                TimerSlot::Set { name, due, version, codec, payload: range } => {
+                    TimerWrite::Set { name, due: *due, version: *version, codec: *codec, payload: payload(range) }
+                }
                 TimerSlot::Clear { name } => TimerWrite::Clear { name },
             })
             .collect();
@@ -266,7 +262,7 @@ impl<A: Stateful> KeyActor<A> {
             });
         }
         let every = u64::from(A::SNAPSHOT_EVERY);
-        if every > 0 && self.state.turns % every == 0 {
+        if every > 0 && self.state.turns.is_multiple_of(every) {
             match self.state.save() {
                 Some(Ok(snapshot)) => {
                     self.shard.writer.borrow_mut().save_snapshot(&self.door.actor, &self.key, snapshot);

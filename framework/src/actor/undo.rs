@@ -83,10 +83,6 @@ pub(crate) enum UndoNext {
 }
 
 impl Undo {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.steps.is_empty() && self.undoing.is_none()
-    }
-
     pub(crate) fn is_undoing(&self) -> bool {
         self.undoing.is_some() && !self.finished
     }

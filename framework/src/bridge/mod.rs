@@ -192,4 +192,3 @@ pub trait Inbound: Send + Sync {
     /// How many more messages the node can take now. A bridge pulls no more than that.
     fn room(&self) -> usize;
 }
-

@@ -130,9 +130,7 @@ impl<C: Command> Future for Replying<C> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
-            State::Here(receiver) => {
-                Pin::new(receiver).poll(cx).map(|reply| reply.unwrap_or(Err(SendError::Stopped)))
-            }
+            State::Here(receiver) => Pin::new(receiver).poll(cx).map(|reply| reply.unwrap_or(Err(SendError::Stopped))),
             State::Boxed(future) => future.as_mut().poll(cx),
             State::Ready(reply) => Poll::Ready(reply.take().unwrap_or(Err(SendError::Stopped))),
         }
@@ -147,7 +145,8 @@ fn envelope<M: Message>(
     meta: &AskMeta,
     deadline: Duration,
 ) -> Result<Envelope, SendError> {
-    let no_name = |name: &str| SendError::Encode(crate::message::CodecError::Encode { reason: format!("`{name}` is no name") });
+    let no_name =
+        |name: &str| SendError::Encode(crate::message::CodecError::Encode { reason: format!("`{name}` is no name") });
     let domain = Name::from_static(M::Domain::NAME).map_err(|_| no_name(M::Domain::NAME))?;
     let name = Name::from_static(M::NAME).map_err(|_| no_name(M::NAME))?;
     if let Some(key) = key.as_ref().filter(|key| !key.is_valid()) {

@@ -40,7 +40,8 @@ pub(crate) trait Taker {
 }
 
 /// Reads events of a shard above a position from its owner's log: the events, and the position of the log's last one.
-pub(crate) type Pages = Rc<dyn Fn(ShardId, u64, usize) -> LocalBoxFuture<'static, Result<(Vec<Envelope>, u64), String>>>;
+pub(crate) type Pages =
+    Rc<dyn Fn(ShardId, u64, usize) -> LocalBoxFuture<'static, Result<(Vec<Envelope>, u64), String>>>;
 
 /// The events of one source shard on one thread.
 pub(crate) struct Feed {
@@ -94,11 +95,6 @@ impl Feed {
         let takers = std::mem::take(&mut *self.takers.borrow_mut());
         let held = std::mem::take(&mut *self.held.borrow_mut());
         drop((takers, held));
-    }
-
-    /// How many events are dispatched and not settled.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight.get()
     }
 
     /// An event that came live. `done` is called once it is settled here.
@@ -210,7 +206,9 @@ impl Feed {
                         feed.landing().await;
                         feed.drain();
                         let missing = feed.known.get() > feed.last.get() || !feed.held.borrow().is_empty();
-                        if !full && !(missing && feed.last.get() > after) {
+                        let moved = feed.last.get() > after;
+                        let more = full || (missing && moved);
+                        if !more {
                             break;
                         }
                     }
@@ -239,7 +237,9 @@ impl Feed {
         let takers = self.takers.borrow();
         let floors = takers.iter().enumerate();
         floors
-            .flat_map(|(at, taker)| taker.unstored().into_iter().map(move |(shard, source, floor)| (at, shard, source, floor)))
+            .flat_map(|(at, taker)| {
+                taker.unstored().into_iter().map(move |(shard, source, floor)| (at, shard, source, floor))
+            })
             .collect()
     }
 }

@@ -75,14 +75,11 @@ impl Gate {
         }
     }
 
-    /// The last sequence dispatched.
-    pub(crate) fn last(&self) -> u64 {
-        self.last.get()
-    }
-
     /// A message that came in.
     pub(crate) fn admit(self: &Rc<Self>, envelope: Envelope, settle: Settle) {
-        let Some(sequence) = envelope.origin.as_ref().map(|origin| origin.sequence) else { return settle(Settled::Done) };
+        let Some(sequence) = envelope.origin.as_ref().map(|origin| origin.sequence) else {
+            return settle(Settled::Done);
+        };
         let last = self.last.get();
         if sequence <= last {
             self.counts.duplicates.one();

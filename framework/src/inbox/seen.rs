@@ -32,7 +32,7 @@ pub struct Seen {
 
 /// An id that was handled, and what was replied.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SeenId {
+struct SeenId {
     id: MessageId,
     digest: u64,
     reply: SmallReply,
@@ -133,12 +133,10 @@ impl Seen {
         }
         // Ids rise nearly always, so this is a push at the end.
         match self.recent.back() {
-            Some(last) if last.id >= id => {
-                match self.recent.binary_search_by_key(&id, |seen| seen.id) {
-                    Ok(at) => self.recent.iter_mut().skip(at).take(1).for_each(|known| *known = seen.clone()),
-                    Err(at) => self.recent.insert(at, seen),
-                }
-            }
+            Some(last) if last.id >= id => match self.recent.binary_search_by_key(&id, |seen| seen.id) {
+                Ok(at) => self.recent.iter_mut().skip(at).take(1).for_each(|known| *known = seen.clone()),
+                Err(at) => self.recent.insert(at, seen),
+            },
             _ => self.recent.push_back(seen),
         }
         if self.recent.len() > RECENT

@@ -64,7 +64,6 @@ impl Floor for Track {
 
 /// Gives the events of one source shard to the actors of one type on this thread.
 pub(crate) struct ActorTaker {
-    pub(crate) actor: Name,
     pub(crate) door: Rc<dyn ActorDoor>,
     pub(crate) events: Vec<Name>,
     /// By the number of the actors' shard; `None` for those of other threads.
@@ -74,7 +73,7 @@ pub(crate) struct ActorTaker {
 impl ActorTaker {
     /// A taker whose tracks start from what the store knows.
     pub(crate) fn new(
-        actor: Name,
+        actor: &Name,
         door: Rc<dyn ActorDoor>,
         events: Vec<Name>,
         source: &ShardId,
@@ -87,7 +86,7 @@ impl ActorTaker {
             .iter()
             .map(|floor| floor.map(|floor| Track::new(Rc::clone(&source), Rc::clone(dispatched), floor)))
             .collect();
-        Self { actor, door, events, tracks }
+        Self { door, events, tracks }
     }
 }
 

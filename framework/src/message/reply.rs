@@ -49,9 +49,7 @@ pub fn rejection_in(codec: Codec, bytes: &[u8]) -> Result<Option<Rejection>, Cod
             Some((1, rest)) => codec.decode(rest).map(Some),
             _ => Err(CodecError::Decode { reason: "neither a reply nor a rejection".to_owned() }),
         },
-        Codec::Json => {
-            codec.decode::<Result<serde::de::IgnoredAny, Rejection>>(bytes).map(|reply| reply.err())
-        }
+        Codec::Json => codec.decode::<Result<serde::de::IgnoredAny, Rejection>>(bytes).map(|reply| reply.err()),
     }
 }
 

@@ -150,7 +150,6 @@ impl NodeBuilder {
             config: self.config,
             store: self.store,
             bridge: self.bridge,
-            clock: self.clock,
             types: described,
             domains,
             sources,
@@ -211,8 +210,7 @@ fn manifest(service: &str, types: &[Arc<dyn HostedType>]) -> Result<Manifest, St
         if card.name == Unrouted::NAME || domain.actors.iter().any(|actor| actor.name == card.name) {
             return Err(StartError::DoubleActor { domain: name.to_owned(), actor: card.name });
         }
-        let messages =
-            [&card.handles, &card.records, &card.takes, &card.replies, &card.timers].into_iter().flatten();
+        let messages = [&card.handles, &card.records, &card.takes, &card.replies, &card.timers].into_iter().flatten();
         for message in messages {
             same_type(&mut names, message)?;
             same_shards(&mut shards, &message.domain, message.shards)?;
@@ -235,11 +233,7 @@ fn manifest(service: &str, types: &[Arc<dyn HostedType>]) -> Result<Manifest, St
 
 fn same_shards(known: &mut HashMap<String, u16>, domain: &str, shards: u16) -> Result<(), StartError> {
     let one = *known.entry(domain.to_owned()).or_insert(shards);
-    if one == shards {
-        Ok(())
-    } else {
-        Err(StartError::Shards { domain: domain.to_owned(), one, other: shards })
-    }
+    if one == shards { Ok(()) } else { Err(StartError::Shards { domain: domain.to_owned(), one, other: shards }) }
 }
 
 fn same_type(known: &mut HashMap<(String, String), &'static str>, message: &MessageCard) -> Result<(), StartError> {
@@ -270,7 +264,7 @@ async fn start_shares(spec: &Arc<Spec>, ids: &IdSource) -> Result<Links, StartEr
         let run = move |ids: IdSource| async move {
             match Share::open(spec, index, links, ids).await {
                 Ok(share) => {
-                    drop(started.send(Ok(())));
+                    let _ = started.send(Ok(()));
                     share.run(jobs).await;
                 }
                 Err(error) => drop(started.send(Err(error))),

@@ -77,8 +77,7 @@ impl NodeConfig {
     /// # Errors
     /// [`ConfigError::Toml`] names the line and the key.
     pub fn with_toml(self, text: &str) -> Result<Self, ConfigError> {
-        let file: FileConfig =
-            toml::from_str(text).map_err(|error| ConfigError::Toml { reason: error.to_string() })?;
+        let file: FileConfig = toml::from_str(text).map_err(|error| ConfigError::Toml { reason: error.to_string() })?;
         Ok(self.changed(file))
     }
 
@@ -86,10 +85,7 @@ impl NodeConfig {
     ///
     /// # Errors
     /// [`ConfigError`] names the variable.
-    pub fn with_environment(
-        self,
-        variables: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, ConfigError> {
+    pub fn with_environment(self, variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         // Read as one TOML text, so that keys and values are checked in one place.
         let mut text = String::new();
         for (name, value) in variables {

@@ -33,7 +33,14 @@ impl Inbound for Door {
         let (settle, settled) = oneshot::channel();
         self.links.run(
             home,
-            Box::new(move |share| share.direct(envelope, Box::new(move |settled| drop(settle.send(settled))))),
+            Box::new(move |share| {
+                share.direct(
+                    envelope,
+                    Box::new(move |settled| {
+                        let _ = settle.send(settled);
+                    }),
+                )
+            }),
         );
         Box::pin(async move { settled.await.unwrap_or(Settled::Later) })
     }
@@ -48,7 +55,12 @@ impl Inbound for Door {
                 Box::new(move |share| {
                     let source = envelope.origin.as_ref().map(|origin| origin.shard.clone());
                     match source.and_then(|source| share.feeds.get(&source)) {
-                        Some(feed) => feed.event(envelope, Box::new(move || drop(done.send(())))),
+                        Some(feed) => feed.event(
+                            envelope,
+                            Box::new(move || {
+                                let _ = done.send(());
+                            }),
+                        ),
                         // Not subscribed to (any more): nothing to do.
                         None => drop(done.send(())),
                     }
@@ -113,7 +125,12 @@ impl Inbound for Door {
                 let (tell, told) = oneshot::channel();
                 let home = self.spec.home(to.shard);
                 let owned = self.spec.owns(&to.domain).is_some();
-                self.links.run(home, Box::new(move |share| drop(tell.send(share.committed(&from, &to)))));
+                self.links.run(
+                    home,
+                    Box::new(move |share| {
+                        let _ = tell.send(share.committed(&from, &to));
+                    }),
+                );
                 Box::pin(async move {
                     match told.await {
                         Ok(through) if owned => Answer::Watermark(through),

@@ -35,7 +35,14 @@ pub(super) fn ask_share(
     let (settle, outcome) = oneshot::channel();
     links.run(
         home,
-        Box::new(move |share| share.outside(envelope, Box::new(move |outcome| drop(settle.send(outcome))))),
+        Box::new(move |share| {
+            share.outside(
+                envelope,
+                Box::new(move |outcome| {
+                    let _ = settle.send(outcome);
+                }),
+            )
+        }),
     );
     async move { outcome.await.unwrap_or(Outcome::Stopped) }
 }

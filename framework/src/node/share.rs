@@ -59,7 +59,7 @@ impl Share {
             remember: spec.config.remember,
         };
         let counts = spec.counts.get(index).cloned().unwrap_or_default();
-        let host = Host::new(spec.id, ids, settings, Arc::clone(&counts));
+        let host = Host::new(ids, settings, Arc::clone(&counts));
         let mut shards = BTreeMap::new();
         for (domain, count) in &spec.domains {
             for shard in (0..*count).filter(|shard| spec.home(*shard) == index) {
@@ -79,9 +79,9 @@ impl Share {
         let (mut doors, mut commands, mut routes) = (Doors::default(), Doors::default(), LocalRoutes::default());
         for hosted in &spec.types {
             let count = spec.owns(&hosted.domain).unwrap_or(1);
-            let mine = (0..count).map(|shard| shards.get(&ShardId::new(hosted.domain.clone(), shard)).cloned()).collect();
-            let door =
-                hosted.hosted.install(&host, hosted.domain.clone(), hosted.actor.clone(), mine, &mut routes);
+            let mine =
+                (0..count).map(|shard| shards.get(&ShardId::new(hosted.domain.clone(), shard)).cloned()).collect();
+            let door = hosted.hosted.install(&host, hosted.domain.clone(), hosted.actor.clone(), mine, &mut routes);
             for command in &hosted.handles {
                 commands.insert((hosted.domain.clone(), command.clone()), Rc::clone(&door));
             }
@@ -98,7 +98,7 @@ impl Share {
                 feeds.insert(source.clone(), Feed::new(source, pages(&spec), Arc::clone(&counts)));
             }
         }
-        let lanes = shards.keys().map(|id| (id.clone(), Lanes::new(id.clone(), Arc::clone(&counts)))).collect();
+        let lanes = shards.keys().map(|id| (id.clone(), Lanes::new(Arc::clone(&counts)))).collect();
         let share = Rc::new(Self {
             spec,
             index,
@@ -184,13 +184,12 @@ impl Share {
                 let floors: Vec<_> = (0..count)
                     .map(|shard| {
                         let to = ShardId::new(hosted.domain.clone(), shard);
-                        self.shards.contains_key(&to).then(|| {
-                            known.get(&(to, source.clone(), hosted.actor.clone())).copied().unwrap_or(0)
-                        })
+                        self.shards
+                            .contains_key(&to)
+                            .then(|| known.get(&(to, source.clone(), hosted.actor.clone())).copied().unwrap_or(0))
                     })
                     .collect();
-                let taker =
-                    ActorTaker::new(hosted.actor.clone(), Rc::clone(door), events, source, &feed.last, &floors);
+                let taker = ActorTaker::new(&hosted.actor, Rc::clone(door), events, source, &feed.last, &floors);
                 takers.push(Box::new(taker));
             }
             feed.takers(takers);
@@ -277,8 +276,7 @@ impl Share {
                 share.tell_committed(from, to, through);
             }
         });
-        let gate =
-            Gate::new(from.clone(), to.clone(), floor, doors, missing, committed, Arc::clone(&self.host.counts));
+        let gate = Gate::new(from.clone(), to.clone(), floor, doors, missing, committed, Arc::clone(&self.host.counts));
         self.gates.borrow_mut().insert(place, Rc::clone(&gate));
         gate
     }
@@ -409,7 +407,7 @@ impl Share {
                 me.host.quiet.notified().await;
             }
             me.store_floors(1);
-            drop(done.send(()));
+            let _ = done.send(());
         });
     }
 

@@ -13,7 +13,6 @@ use super::hosted::HostedType;
 use super::share::Share;
 use super::{Health, Metrics, NodeConfig};
 use crate::bridge::Bridge;
-use crate::clock::Clock;
 use crate::message::{Name, ShardId};
 use crate::router::{Manifest, NodeId};
 use crate::store::{ShardReader, Store};
@@ -26,7 +25,6 @@ pub(super) struct Spec {
     pub(super) config: NodeConfig,
     pub(super) store: Arc<dyn Store>,
     pub(super) bridge: Option<Arc<dyn Bridge>>,
-    pub(super) clock: Clock,
     pub(super) types: Vec<Type>,
     /// Owned domains and their number of shards.
     pub(super) domains: BTreeMap<Name, u16>,

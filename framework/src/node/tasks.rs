@@ -263,9 +263,9 @@ fn ring(share: &Rc<Share>, id: &ShardId, timer: Timer, done: impl FnOnce() + 'st
 /// Puts idle actors to rest, and tells the store how far this thread has come.
 pub(super) async fn sweep(share: Weak<Share>) {
     loop {
-        let Some((every, cap)) = share.upgrade().map(|share| {
-            (share.spec.config.passivate_after / SWEEPS, share.spec.config.live_actors)
-        }) else {
+        let Some((every, cap)) =
+            share.upgrade().map(|share| (share.spec.config.passivate_after / SWEEPS, share.spec.config.live_actors))
+        else {
             return;
         };
         tokio::time::sleep(every).await;

@@ -37,14 +37,13 @@ struct Lane {
 
 /// The lanes of one shard.
 pub(crate) struct Lanes {
-    pub(crate) shard: ShardId,
     lanes: RefCell<BTreeMap<ShardId, Lane>>,
     counts: Arc<Counts>,
 }
 
 impl Lanes {
-    pub(crate) fn new(shard: ShardId, counts: Arc<Counts>) -> Rc<Self> {
-        Rc::new(Self { shard, lanes: RefCell::default(), counts })
+    pub(crate) fn new(counts: Arc<Counts>) -> Rc<Self> {
+        Rc::new(Self { lanes: RefCell::default(), counts })
     }
 
     /// What is on its way may have been lost: it is handed on again at the next look.

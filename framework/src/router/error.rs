@@ -113,7 +113,9 @@ impl SendError {
     /// Whether sending again, with the same id, may succeed without anybody's help.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Busy { .. } | Self::NoOwner { .. } | Self::NoReply { .. } | Self::Unknown { .. } | Self::Stopped => true,
+            Self::Busy { .. } | Self::NoOwner { .. } | Self::NoReply { .. } | Self::Unknown { .. } | Self::Stopped => {
+                true
+            }
             Self::Refused(error) => error.is_transient(),
             _ => false,
         }

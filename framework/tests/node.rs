@@ -1,0 +1,217 @@
+//! A node by itself: turns, duplicates, panics, dead letters, sagas, timers, restarts.
+
+mod bank;
+
+use std::time::Duration;
+
+use bank::*;
+use whizbang::prelude::*;
+use whizbang::{Retry, SendError};
+
+fn quick() -> Retry {
+    Retry { attempts: 3, first: Duration::from_millis(1), longest: Duration::from_millis(4) }
+}
+
+#[whizbang::test]
+async fn a_command_is_handled_and_its_reply_comes_back() {
+    let node = start(MemoryStore::new()).await;
+    let client = node.client();
+    assert_eq!(client.send(deposit("ada", 500)).await.unwrap(), 500);
+    assert_eq!(client.send(deposit("ada", 20)).await.unwrap(), 520);
+    assert_eq!(client.send(deposit("bob", 1)).await.unwrap(), 1);
+    node.stop().await.unwrap();
+}
+
+#[whizbang::test]
+async fn a_rejection_is_the_final_no_and_changes_nothing() {
+    let node = start(MemoryStore::new()).await;
+    let client = node.client();
+    client.send(deposit("ada", 5)).await.unwrap();
+    let no = client.send(withdraw("ada", 6, "t")).await.unwrap_err();
+    assert_eq!(no.rejection().map(Rejection::code), Some("bank.insufficient-funds"));
+    assert_eq!(client.send(deposit("ada", 0)).await.unwrap(), 5);
+}
+
+#[whizbang::test]
+async fn a_node_started_again_knows_everything() {
+    let store = MemoryStore::new();
+    let node = start(store.clone()).await;
+    for cents in 1..=10 {
+        node.client().send(deposit("ada", cents)).await.unwrap();
+    }
+    drop(node);
+    let node = start(store).await;
+    assert_eq!(node.client().send(deposit("ada", 0)).await.unwrap(), 55);
+}
+
+#[whizbang::test]
+async fn a_repeated_id_gets_the_first_reply_and_another_payload_is_a_conflict() {
+    let store = MemoryStore::new();
+    let node = start(store.clone()).await;
+    let client = node.client();
+    let id = client.new_id();
+    assert_eq!(client.send(deposit("ada", 5)).id(id).await.unwrap(), 5);
+    assert_eq!(client.send(deposit("ada", 5)).id(id).await.unwrap(), 5);
+    assert!(matches!(client.send(deposit("ada", 6)).id(id).await, Err(SendError::Conflict)));
+    for n in 0..200 {
+        client.send(deposit("ada", 1)).idempotency_key(&n.to_string()).await.unwrap();
+        client.send(deposit("ada", 1)).await.unwrap();
+    }
+    // Forgotten in memory, found in the log.
+    assert_eq!(client.send(deposit("ada", 5)).id(id).await.unwrap(), 5);
+    drop(node);
+    let node = start(store).await;
+    let client = node.client();
+    assert_eq!(client.send(deposit("ada", 5)).id(id).await.unwrap(), 5);
+    assert_eq!(client.send(deposit("ada", 1)).idempotency_key("7").await.unwrap(), 5 + 15);
+    assert_eq!(client.send(deposit("ada", 0)).await.unwrap(), 405);
+}
+
+#[whizbang::test]
+async fn a_panic_fails_one_turn_then_makes_a_dead_letter_and_parks_its_key_alone() {
+    let store = MemoryStore::new();
+    let node = Node::builder("bank", store.clone()).host::<Account>().retry(quick()).start().await.unwrap();
+    let client = node.client();
+    client.send(deposit("ada", 5)).await.unwrap();
+    let error = client.send(Explode { account: "ada".into() }).await.unwrap_err();
+    assert!(matches!(&error, SendError::DeadLetter { reason } if reason.contains("boom")), "{error}");
+    // Its key waits in order, others go on.
+    assert!(matches!(client.send(deposit("ada", 1)).await, Err(SendError::DeadLetter { .. })));
+    assert_eq!(client.send(deposit("bob", 2)).await.unwrap(), 2);
+    let metrics = node.metrics();
+    assert_eq!((metrics.panics, metrics.retries, metrics.dead_letters), (3, 2, 1));
+    drop(node);
+    let node = Node::builder("bank", store).host::<Account>().retry(quick()).start().await.unwrap();
+    assert!(matches!(node.client().send(deposit("ada", 1)).await, Err(SendError::DeadLetter { .. })));
+}
+
+#[whizbang::test]
+async fn a_saga_moves_money_between_two_accounts() {
+    let node = start(MemoryStore::new()).await;
+    let client = node.client();
+    client.send(deposit("ada", 100)).await.unwrap();
+    client.send(transfer("t1", "ada", "bob", 30)).await.unwrap();
+    eventually(async || client.send(deposit("bob", 0)).await.unwrap() == 30).await;
+    assert_eq!(client.send(deposit("ada", 0)).await.unwrap(), 70);
+}
+
+#[whizbang::test]
+async fn a_saga_undoes_what_it_has_done_when_a_step_is_rejected() {
+    let store = MemoryStore::new();
+    let node = start(store.clone()).await;
+    let client = node.client();
+    client.send(deposit("ada", 100)).await.unwrap();
+    client.send(Close { account: "bob".into() }).await.unwrap();
+    client.send(transfer("t1", "ada", "bob", 30)).await.unwrap();
+    eventually(async || client.send(outcome("t1")).await.unwrap() == "failed").await;
+    assert_eq!(client.send(deposit("ada", 0)).await.unwrap(), 100);
+    client.send(transfer("t2", "ada", "cy", 300)).await.unwrap();
+    eventually(async || client.send(outcome("t2")).await.unwrap() == "failed").await;
+    assert_eq!(client.send(deposit("ada", 0)).await.unwrap(), 100);
+}
+
+#[whizbang::test]
+async fn a_saga_goes_on_after_the_node_was_killed_at_any_moment() {
+    let store = MemoryStore::new();
+    {
+        let node = start(store.clone()).await;
+        for n in 0..50 {
+            node.client().send(deposit(&format!("from{n}"), 100)).await.unwrap();
+        }
+    }
+    for n in 0..50u64 {
+        let node = start(store.clone()).await;
+        node.client().send(transfer(&format!("t{n}"), &format!("from{n}"), "bob", 10)).await.unwrap();
+        for _ in 0..n {
+            tokio::task::yield_now().await;
+        }
+        drop(node);
+        tokio::task::yield_now().await;
+    }
+    let node = start(store).await;
+    let client = node.client();
+    eventually(async || client.send(deposit("bob", 0)).await.unwrap() == 500).await;
+    for n in 0..50 {
+        assert_eq!(client.send(deposit(&format!("from{n}"), 0)).await.unwrap(), 90);
+    }
+}
+
+#[whizbang::test]
+async fn a_timer_rings_once_it_is_due_even_if_the_node_was_stopped_meanwhile() {
+    let (clock, hand) = whizbang::clock::Clock::manual(whizbang::clock::Timestamp::from_millis(1_800_000_000_000));
+    let store = MemoryStore::new();
+    let transfers = || Node::builder("transfers", store.clone()).host::<Transfer>().clock(clock.clone());
+    let node = transfers().start().await.unwrap();
+    // Nobody owns the accounts, so the withdrawal stays in the outbox and the transfer waits an hour.
+    node.client().send(transfer("t1", "ada", "bob", 30)).await.unwrap();
+    drop(node);
+    hand.advance(Duration::from_secs(3599));
+    let node = transfers().start().await.unwrap();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(node.client().send(outcome("t1")).await.unwrap(), "open");
+    drop(node);
+    hand.advance(Duration::from_secs(2));
+    let node = transfers().start().await.unwrap();
+    let client = node.client();
+    eventually(async || client.send(outcome("t1")).await.unwrap() == "failed").await;
+    // It rang once: another start finds no timer.
+    drop(node);
+    hand.advance(Duration::from_secs(7200));
+    let node = transfers().start().await.unwrap();
+    assert_eq!(node.client().send(outcome("t1")).await.unwrap(), "failed");
+}
+
+#[whizbang::test]
+async fn many_callers_on_many_threads_get_their_own_replies() {
+    let node = Node::builder("bank", MemoryStore::new())
+        .host::<Account>()
+        .host::<Transfer>()
+        .threads(2)
+        .start()
+        .await
+        .unwrap();
+    let client = node.client();
+    let callers: Vec<_> = (0..64)
+        .map(|caller| {
+            let client = client.clone();
+            std::thread::spawn(move || {
+                whizbang::derive::block_on(async move {
+                    for n in 1..=50u64 {
+                        let balance = client.send(deposit(&format!("key{caller}"), 1)).await.unwrap();
+                        assert_eq!(balance, n);
+                    }
+                });
+            })
+        })
+        .collect();
+    for caller in callers {
+        while !caller.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        caller.join().unwrap();
+    }
+    client.send(transfer("t1", "key0", "key1", 7)).await.unwrap();
+    eventually(async || client.send(deposit("key1", 0)).await.unwrap() == 57).await;
+    node.stop().await.unwrap();
+}
+
+#[whizbang::test]
+async fn too_much_at_once_is_answered_busy_and_nothing_is_lost() {
+    let config = whizbang::NodeConfig { in_flight: 10, ..whizbang::NodeConfig::default() };
+    let node = Node::builder("bank", MemoryStore::new()).host::<Account>().config(config).start().await.unwrap();
+    let client = node.client();
+    let asked: Vec<_> =
+        (0..100).map(|_| std::future::IntoFuture::into_future(client.send(deposit("ada", 1)))).collect();
+    let (mut done, mut busy) = (0, 0);
+    for reply in asked {
+        match reply.await {
+            Ok(_) => done += 1,
+            Err(SendError::Busy { .. }) => busy += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!((done, busy), (10, 90));
+    assert_eq!(client.send(deposit("ada", 0)).await.unwrap(), 10);
+}
