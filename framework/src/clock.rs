@@ -95,3 +95,8 @@ impl ManualClock {
         self.set(now);
     }
 }
+
+/// The present moment of tokio's monotonic timer, which simulations pause: for measuring how long something takes.
+pub(crate) fn instant() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}

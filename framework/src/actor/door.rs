@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use actix::{Actor, Addr};
-use foldhash::fast::RandomState;
+use foldhash::fast::FixedState;
 use tokio::sync::oneshot;
 
 use super::effects::Effects;
@@ -23,7 +23,7 @@ pub(crate) struct TypeDoor<A: Stateful> {
     pub(crate) actor: Name,
     /// By number; `None` for those that live on another thread.
     pub(crate) shards: Vec<Option<Rc<ShardCell>>>,
-    keys: RefCell<HashMap<Rc<str>, Entry<A>, RandomState>>,
+    keys: RefCell<HashMap<Rc<str>, Entry<A>, FixedState>>,
     effects: RefCell<Option<Box<Effects<A>>>>,
 }
 
@@ -72,7 +72,9 @@ impl<A: Stateful> TypeDoor<A> {
         actor: Name,
         shards: Vec<Option<Rc<ShardCell>>>,
     ) -> Rc<Self> {
-        Rc::new(Self { host, plan, domain, actor, shards, keys: RefCell::default(), effects: RefCell::default() })
+        // Keys come from outside: the seed makes it hard to choose many that collide.
+        let keys = RefCell::new(HashMap::with_hasher(FixedState::with_seed(host.ids.next_u64())));
+        Rc::new(Self { host, plan, domain, actor, shards, keys, effects: RefCell::default() })
     }
 
     /// Buffers for one turn; taken while it runs, so that their memory is used again.

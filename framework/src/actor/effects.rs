@@ -3,7 +3,6 @@
 use std::any::TypeId;
 use std::ops::Range;
 use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -11,8 +10,7 @@ use super::plan::{Plan, Role, Stateful};
 use super::undo::{PlannedCommand, Undo, UndoChange};
 use crate::clock::Timestamp;
 use crate::message::{
-    Codec, CodecError, Command, Document, Domain, Envelope, Event, Kind, Message, MessageId, Name, Rejection, ShardId,
-    Wants, shard_of,
+    Codec, CodecError, Command, Domain, Envelope, Kind, Message, MessageId, Name, Rejection, ShardId, Wants, shard_of,
 };
 
 /// What a handler asks for: record, send, schedule. Nothing of it has happened before the turn is committed, and then all of
@@ -128,24 +126,13 @@ impl<A: Stateful> Effects<A> {
         }
     }
 
-    fn put<M: Message>(&mut self, codec: Codec, message: &M) -> Range<usize> {
+    /// Writes a message down; its place is among the payloads. An error fails the turn.
+    pub(crate) fn put<M: Message>(&mut self, codec: Codec, message: &M) -> Range<usize> {
         let start = self.payloads.len();
         if let Err(error) = codec.encode(message, &mut self.payloads) {
             self.error.get_or_insert(error);
         }
         start..self.payloads.len()
-    }
-
-    /// Records an event. It changes the state, is stored, and is published once the turn is committed.
-    ///
-    /// An event that cannot be encoded, or is larger than 512 KiB, makes the whole turn fail: the message becomes a dead letter.
-    pub fn record<E: Event>(&mut self, event: E)
-    where
-        A: crate::aggregate::Applies<E>,
-    {
-        let payload = self.put(A::Domain::CODEC, &event);
-        self.events.push(EventSlot { name: E::NAME, version: E::VERSION, payload });
-        self.apply.push(Box::new(move |state| state.apply(&event)));
     }
 
     /// Sends a command to the owner of its domain once the turn is committed.
@@ -243,26 +230,6 @@ impl<A: Stateful> Effects<A> {
     pub(crate) fn send_planned(&mut self, planned: PlannedCommand) {
         let id = self.derived_id();
         self.dispatch(id, planned, Wants::Nothing);
-    }
-
-    /// Sets a timer: the actor wakes with `timer` once `after` has passed, even if the node was stopped meanwhile. There is
-    /// one timer of a type; setting it again replaces it.
-    pub fn set_timer<T: Document>(&mut self, timer: &T, after: Duration)
-    where
-        A: crate::saga::Wake<T>,
-    {
-        let codec = <T::Domain as Domain>::CODEC;
-        let payload = self.put(codec, timer);
-        let due = self.turn.time.after(after);
-        self.timers.push(TimerSlot::Set { name: T::NAME, due, version: T::VERSION, codec, payload });
-    }
-
-    /// Takes a timer back. No error if it is not set; it will not ring after this turn is committed.
-    pub fn clear_timer<T: Document>(&mut self)
-    where
-        A: crate::saga::Wake<T>,
-    {
-        self.timers.push(TimerSlot::Clear { name: T::NAME });
     }
 
     /// Ends the saga. What comes later does nothing; its timers are cleared.

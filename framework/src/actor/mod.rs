@@ -16,5 +16,6 @@ mod undo;
 
 pub(crate) use door::{TypeDoor, TypedDoor};
 pub use effects::{Compensating, Effects, Sent};
+pub(crate) use effects::{EventSlot, TimerSlot};
 pub(crate) use host::{Host, HostSettings, ShardCell};
 pub use plan::{About, Plan, Role, Stateful};

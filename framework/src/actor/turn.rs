@@ -50,11 +50,6 @@ pub(crate) enum Failure {
     Store(StoreError),
 }
 
-/// The digest of a payload: its length and its CRC-32. It tells an honest caller that it mixed up its ids; it is no signature.
-pub(crate) fn digest(payload: &[u8]) -> u64 {
-    (payload.len() as u64) << 32 | u64::from(crc32fast::hash(payload))
-}
-
 /// What a panic said.
 pub(crate) fn panic_text(panic: &Box<dyn Any + Send>) -> String {
     panic

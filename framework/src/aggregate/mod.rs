@@ -5,8 +5,8 @@
 
 use std::rc::Rc;
 
-use crate::actor::{About, Effects, Plan, Stateful, TypedDoor};
-use crate::message::{Command, Event, Of, Rejection};
+use crate::actor::{About, Effects, EventSlot, Plan, Stateful, TypedDoor};
+use crate::message::{Command, Domain, Event, Of, Rejection};
 
 /// An event-sourced actor that guards one consistency boundary. Derived with `#[derive(Aggregate)]`.
 pub trait Aggregate: Stateful {}
@@ -132,5 +132,19 @@ impl<A: Stateful> Plan<A> {
             user.on_reply(envelope.codec.decode(&envelope.payload)?, effects);
             Ok(())
         }));
+    }
+}
+
+impl<A: Stateful> Effects<A> {
+    /// Records an event. It changes the state, is stored, and is published once the turn is committed.
+    ///
+    /// An event that cannot be encoded, or is larger than 512 KiB, makes the whole turn fail: the message becomes a dead letter.
+    pub fn record<E: Event>(&mut self, event: E)
+    where
+        A: Applies<E>,
+    {
+        let payload = self.put(A::Domain::CODEC, &event);
+        self.events.push(EventSlot { name: E::NAME, version: E::VERSION, payload });
+        self.apply.push(Box::new(move |state| state.apply(&event)));
     }
 }

@@ -14,6 +14,7 @@ mod reply;
 
 pub use codec::{Codec, CodecError, MAX_PAYLOAD_BYTES};
 pub use coded::Coded;
+pub(crate) use domain::digest;
 pub use domain::{Domain, Of, Shard, ShardId, shard_of};
 pub use envelope::{Envelope, Kind, Origin, Wants};
 pub use id::{IdSource, MessageId};

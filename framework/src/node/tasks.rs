@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::share::Share;
 use crate::bridge::Tidings;
+use crate::clock::instant;
 use crate::message::{Envelope, Kind, MessageId, ShardId, Wants};
 use crate::relay::{Onward, envelope_of};
 use crate::router::Work;
@@ -83,7 +84,7 @@ async fn relay_once(share: &Rc<Share>, published: &mut BTreeMap<ShardId, u64>) -
     for (id, cell) in &share.shards {
         let lanes = share.lanes.get(id);
         let due = lanes.and_then(|lanes| lanes.impatience());
-        let soon = |at: Option<Instant>| at.is_some_and(|at| at <= Instant::now());
+        let soon = |at: Option<Instant>| at.is_some_and(|at| at <= instant());
         if !cell.dirty.replace(false) && !soon(due) {
             again = earliest(again, due);
             continue;
@@ -93,7 +94,7 @@ async fn relay_once(share: &Rc<Share>, published: &mut BTreeMap<ShardId, u64>) -
             if let Err(error) = lanes.pump(&reader, &onward).await {
                 tracing::warn!(target: TARGET, shard = %id, %error, "the outbox cannot be read");
                 cell.dirty.set(true);
-                again = earliest(again, Some(Instant::now() + Duration::from_secs(1)));
+                again = earliest(again, Some(instant() + Duration::from_secs(1)));
             }
             again = earliest(again, lanes.impatience());
         }
@@ -111,7 +112,7 @@ async fn relay_once(share: &Rc<Share>, published: &mut BTreeMap<ShardId, u64>) -
             }
             if publish(share, id, last, position).await.is_err() {
                 cell.dirty.set(true);
-                again = earliest(again, Some(Instant::now() + Duration::from_secs(1)));
+                again = earliest(again, Some(instant() + Duration::from_secs(1)));
             }
         }
         let batch = std::mem::take(&mut *outgoing.borrow_mut());

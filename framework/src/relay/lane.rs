@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::clock::instant;
 use crate::message::{Envelope, ShardId};
 use crate::store::{ShardReader, StoreError};
 use crate::telemetry::Counts;
@@ -48,7 +49,7 @@ impl Lanes {
 
     /// What is on its way may have been lost: it is handed on again at the next look.
     pub(crate) fn hurry(&self) {
-        let now = Instant::now();
+        let now = instant();
         for lane in self.lanes.borrow_mut().values_mut() {
             lane.again = now;
         }
@@ -69,13 +70,13 @@ impl Lanes {
                         offered: done,
                         committed: done,
                         stored: done,
-                        again: Instant::now() + PATIENCE,
+                        again: instant() + PATIENCE,
                         patience: PATIENCE,
                     });
                     lane.committed = lane.committed.max(done);
                     lane.stored = lane.stored.max(done);
                     if lane.offered == lane.committed {
-                        lane.again = Instant::now() + lane.patience;
+                        lane.again = instant() + lane.patience;
                     }
                     (lane.offered, (lane.committed + WINDOW).saturating_sub(lane.offered))
                 };
@@ -114,7 +115,7 @@ impl Lanes {
         lane.committed = through;
         lane.offered = lane.offered.max(through);
         lane.patience = PATIENCE;
-        lane.again = Instant::now() + PATIENCE;
+        lane.again = instant() + PATIENCE;
         true
     }
 
@@ -133,7 +134,7 @@ impl Lanes {
 
     /// Lets lanes without progress start again from what is committed; when to look next.
     pub(crate) fn impatience(&self) -> Option<Instant> {
-        let now = Instant::now();
+        let now = instant();
         let mut next = None;
         for lane in self.lanes.borrow_mut().values_mut().filter(|lane| lane.offered > lane.committed) {
             if lane.again <= now {

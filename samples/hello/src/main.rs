@@ -1,3 +1,5 @@
+//! One aggregate, one command: the first thing to read.
+
 use whizbang::prelude::*;
 
 #[derive(Domain)]
