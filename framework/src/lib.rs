@@ -39,9 +39,9 @@ pub mod inbox;
 pub mod projection;
 pub mod worker;
 
+pub mod node;
 #[cfg(feature = "testing")]
 pub mod testing;
-pub mod node;
 
 #[doc(hidden)]
 pub mod derive;
