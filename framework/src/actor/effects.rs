@@ -10,7 +10,8 @@ use super::plan::{Plan, Role, Stateful};
 use super::undo::{PlannedCommand, Undo, UndoChange};
 use crate::clock::Timestamp;
 use crate::message::{
-    Codec, CodecError, Command, Domain, Envelope, Kind, Message, MessageId, Name, Rejection, ShardId, Wants, shard_of,
+    Codec, CodecError, Coded, Command, Domain, Envelope, Kind, Message, MessageId, Name, Rejection, ShardId, Wants,
+    shard_of,
 };
 
 /// What a handler asks for: record, send, schedule. Nothing of it has happened before the turn is committed, and then all of
@@ -121,7 +122,7 @@ impl<A: Stateful> Effects<A> {
             self.rejected = true;
         }
         self.reply.clear();
-        if let Err(error) = <C::Domain as Domain>::CODEC.encode(reply, &mut self.reply) {
+        if let Err(error) = C::Reply::write_reply(reply, <C::Domain as Domain>::CODEC, &mut self.reply) {
             self.error.get_or_insert(error);
         }
     }
@@ -129,7 +130,7 @@ impl<A: Stateful> Effects<A> {
     /// Writes a message down; its place is among the payloads. An error fails the turn.
     pub(crate) fn put<M: Message>(&mut self, codec: Codec, message: &M) -> Range<usize> {
         let start = self.payloads.len();
-        if let Err(error) = codec.encode(message, &mut self.payloads) {
+        if let Err(error) = message.encode(codec, &mut self.payloads) {
             self.error.get_or_insert(error);
         }
         start..self.payloads.len()
@@ -168,7 +169,7 @@ impl<A: Stateful> Effects<A> {
         let mut payload = Vec::new();
         let codec = <C::Domain as Domain>::CODEC;
         let written = if key.is_valid() {
-            codec.encode(command, &mut payload)
+            command.encode(codec, &mut payload)
         } else {
             Err(CodecError::Encode {
                 reason: format!("the key of `{}` has {} bytes, allowed are 1 to 256", C::NAME, key.as_str().len()),

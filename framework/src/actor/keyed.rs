@@ -13,7 +13,7 @@ use super::plan::Stateful;
 use super::state::KeyState;
 use super::turn::Marked;
 use crate::inbox::Admission;
-use crate::message::{Codec, Command, Domain, Envelope, Kind, MessageId, Name, digest};
+use crate::message::{Codec, Coded, Command, Domain, Envelope, Kind, MessageId, Name, digest};
 use crate::router::{Arrival, AskMeta, Delivery, Outcome, SendError, TypedReply, Work};
 use crate::store::{StoreError, StreamState, Ticket};
 use crate::telemetry::TARGET;
@@ -332,7 +332,7 @@ impl<A: Stateful, C: Command> Handler<Here<TypedTurn<A, C>>> for KeyActor<A> {
         // The payload's bytes are needed for the digest, and for the dead letter if it comes to that.
         let mut payload = host.scratch.take();
         payload.clear();
-        if let Err(error) = codec.encode(&typed.command, &mut payload) {
+        if let Err(error) = typed.command.encode(codec, &mut payload) {
             host.scratch.replace(payload);
             let _ = typed.reply.send(Err(SendError::Encode(error)));
             return;
@@ -433,7 +433,7 @@ fn delivery<C: Command>(envelope: Envelope, reply: oneshot::Sender<TypedReply<C>
 /// What the sender of a command is told about an outcome.
 pub(crate) fn typed_reply<C: Command>(id: MessageId, outcome: Outcome) -> TypedReply<C> {
     match SendError::of(outcome, C::Domain::NAME, C::NAME, id) {
-        Ok((bytes, codec)) => match codec.decode::<Result<C::Reply, crate::message::Rejection>>(&bytes) {
+        Ok((bytes, codec)) => match C::Reply::read_reply(codec, &bytes) {
             Ok(reply) => reply.map_err(SendError::Rejected),
             Err(error) => Err(SendError::Reply(error)),
         },

@@ -27,8 +27,7 @@ pub enum Role {
     message = "`{Self}` is neither an aggregate nor a saga",
     note = "derive it: `#[derive(Aggregate, Default)] #[aggregate(domain = …, handles(…), applies(…))]`"
 )]
-pub trait Stateful: Sized + 'static {
-pub trait Stateful: Default + Unpin + 'static {
+pub trait Stateful: Sized + Unpin + 'static {
     /// The domain whose shard logs hold its events.
     type Domain: Domain;
     /// Its name in the store, unique in its domain.

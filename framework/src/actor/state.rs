@@ -32,7 +32,7 @@ pub(crate) struct KeyState<A> {
 impl<A: Stateful> Default for KeyState<A> {
     fn default() -> Self {
         Self {
-            user: A::default(),
+            user: A::initial(),
             version: 0,
             turns: 0,
             seen: Seen::default(),

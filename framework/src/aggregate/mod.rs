@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use crate::actor::{About, Effects, EventSlot, Plan, Stateful, TypedDoor};
-use crate::message::{Command, Domain, Event, Of, Rejection};
+use crate::message::{Coded, Command, Domain, Event, Of, Rejection};
 
 /// An event-sourced actor that guards one consistency boundary. Derived with `#[derive(Aggregate)]`.
 pub trait Aggregate: Stateful {}
@@ -129,7 +129,7 @@ impl<A: Stateful> Plan<A> {
         A: OnReply<C>,
     {
         self.add_reply::<C>(Box::new(|user, envelope, effects| {
-            user.on_reply(envelope.codec.decode(&envelope.payload)?, effects);
+            user.on_reply(C::Reply::read_reply(envelope.codec, &envelope.payload)?, effects);
             Ok(())
         }));
     }

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::{Client, DEADLINE};
 use crate::message::{
-    Codec, Command, Domain, Envelope, Key, Kind, Message, MessageId, Name, Query, Rejection, ShardId, Wants, shard_of,
+    Codec, Coded, Command, Domain, Envelope, Key, Kind, Message, MessageId, Name, Query, ShardId, Wants, shard_of,
 };
 use crate::router::{AskMeta, LocalRoutes, SendError, TypedReply};
 use crate::telemetry::TARGET;
@@ -106,7 +106,7 @@ impl<C: Command> IntoFuture for Sending<C> {
 }
 
 fn decode<C: Command>(codec: Codec, reply: &[u8]) -> TypedReply<C> {
-    match codec.decode::<Result<C::Reply, Rejection>>(reply) {
+    match C::Reply::read_reply(codec, reply) {
         Ok(reply) => reply.map_err(SendError::Rejected),
         Err(error) => Err(SendError::Reply(error)),
     }
@@ -154,7 +154,7 @@ fn envelope<M: Message>(
     }
     let codec = <M::Domain as Domain>::CODEC;
     let mut payload = Vec::new();
-    codec.encode(message, &mut payload).map_err(SendError::Encode)?;
+    message.encode(codec, &mut payload).map_err(SendError::Encode)?;
     let now = client.inner.clock.now();
     let id = meta.id.unwrap_or_else(|| client.new_id());
     let span = tracing::debug_span!(target: TARGET, "send", room = "client", message = M::NAME, %id);
@@ -253,7 +253,7 @@ impl<Q: Query> IntoFuture for Querying<Q> {
             Ok(envelope) => {
                 let codec = envelope.codec;
                 let answer = self.client.inner.remote.query(envelope, self.deadline);
-                Box::pin(async move { codec.decode(&answer.await?).map_err(SendError::Reply) })
+                Box::pin(async move { Q::Reply::read(codec, &answer.await?).map_err(SendError::Reply) })
             }
             Err(error) => Box::pin(std::future::ready(Err(error))),
         }

@@ -57,7 +57,6 @@ impl<A: Stateful> HostedType for Hosted<A> {
 }
 
 /// Takes what no actor of the domain takes, to make a dead letter of it that a person sees.
-#[derive(Default)]
 pub(super) struct Unrouted;
 
 /// The domain of [`Unrouted`]; the real one is given when it is installed.
@@ -76,5 +75,8 @@ impl Stateful for Unrouted {
     type Domain = Anywhere;
     const NAME: &'static str = "unrouted";
     const ROLE: crate::actor::Role = crate::actor::Role::Aggregate;
+    fn initial() -> Self {
+        Self
+    }
     fn wire(_plan: &mut Plan<Self>) {}
 }
