@@ -42,8 +42,11 @@ fn room(file: &File) -> Option<&str> {
 fn uses(file: &File) -> Vec<(String, usize)> {
     let code = file.product_code();
     let mut uses = Vec::new();
-    for at in places(&code, "crate::") {
-        names_behind(&code, at + "crate::".len(), &mut uses);
+    // The crate calls itself `whizbang` as well, for the derives' output.
+    for root in ["crate::", "whizbang::"] {
+        for at in places(&code, root) {
+            names_behind(&code, at + root.len(), &mut uses);
+        }
     }
     // `super::` chains that climb to the root reach the same modules under another name.
     let mut depth = file.path.trim_start_matches("framework/src/").split('/').count();
@@ -180,6 +183,7 @@ fn a_use_that_the_table_forbids_is_found_however_it_is_written() {
     assert_eq!(found(store, "use crate::{message::Name, actor::{Effects, Plan}};"), 1);
     assert_eq!(found(store, "fn f(x: &crate::actor::Effects) {}"), 1);
     assert_eq!(found(store, "use super::super::actor::Effects;"), 1);
+    assert_eq!(found(store, "use ::whizbang::actor::Effects;"), 1);
     assert_eq!(found(store, "use super::Turn;"), 0);
     assert_eq!(found(store, "use crate::Effects;"), 1);
     assert_eq!(found(store, "#[cfg(test)]\nmod tests { use crate::actor::Effects; }"), 0);
