@@ -3,3 +3,4 @@
 //! Brief by default; `tests/run --long` looks twenty times longer. What was found once stays in `tests/corpus/`.
 
 mod messages;
+mod wire;

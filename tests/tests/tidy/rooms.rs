@@ -66,7 +66,10 @@ fn uses(file: &File) -> Vec<(String, usize)> {
 fn names_behind(code: &str, at: usize, into: &mut Vec<(String, usize)>) {
     let name = name_at(code, at);
     if !name.is_empty() {
-        into.push((name.to_owned(), at));
+        // An exported macro lives at the root, whatever room it is written in.
+        if !code[at + name.len()..].starts_with('!') {
+            into.push((name.to_owned(), at));
+        }
         return;
     }
     let (mut depth, mut expects_name) = (0_usize, false);
@@ -185,6 +188,7 @@ fn a_use_that_the_table_forbids_is_found_however_it_is_written() {
     assert_eq!(found(store, "use super::super::actor::Effects;"), 1);
     assert_eq!(found(store, "use ::whizbang::actor::Effects;"), 1);
     assert_eq!(found(store, "use super::Turn;"), 0);
+    assert_eq!(found(store, "macro_rules! m { () => { $crate::m!() } }"), 0);
     assert_eq!(found(store, "use crate::Effects;"), 1);
     assert_eq!(found(store, "#[cfg(test)]\nmod tests { use crate::actor::Effects; }"), 0);
     assert_eq!(found("framework/src/cellar/mod.rs", ""), 1);
