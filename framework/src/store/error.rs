@@ -26,6 +26,15 @@ pub enum StoreError {
         /// The folder or table.
         at: String,
     },
+    /// The turn does not follow the last one of its stream: whoever wrote it did not know all of the stream. Nothing of it is
+    /// stored. Load the stream again and handle the message on what is there.
+    #[error("a turn of a stream in shard {shard} is out of turn: number {expected} comes next")]
+    OutOfTurn {
+        /// The shard.
+        shard: ShardId,
+        /// The number the stream's next turn has.
+        expected: u64,
+    },
     /// The turn is larger than a store takes. It was refused; record or send less in one turn.
     #[error("the turn has {bytes} bytes, more than the {limit} allowed")]
     Oversize {

@@ -5,10 +5,26 @@
 //! It never looks inside a payload.
 
 mod error;
+#[cfg_attr(
+    not(all(feature = "embedded", feature = "testing")),
+    allow(dead_code, reason = "some stores need only a part")
+)]
+mod index;
 pub mod memory;
+#[cfg_attr(
+    not(all(feature = "embedded", feature = "testing")),
+    allow(dead_code, reason = "some stores need only a part")
+)]
+mod record;
 mod turn;
+#[cfg_attr(
+    not(all(feature = "embedded", feature = "testing")),
+    allow(dead_code, reason = "some stores need only a part")
+)]
+mod walk;
 
 pub use error::StoreError;
+pub use record::MAX_TURN_BYTES;
 pub use turn::{
     DeadLetter, DeadLetterReason, EventWrite, Lane, Mark, Note, OutboxEntry, OutboxWrite, Snapshot, Source,
     StoredEvent, StoredTurn, StreamState, Timer, TimerWrite, Turn, View, Watermark,

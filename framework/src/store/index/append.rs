@@ -1,0 +1,169 @@
+//! Gives an append its numbers, writes its record, and notes what it changes.
+
+use super::{Change, Committed, Head, Index, OutOfTurn, POSITIONS_A_MARK, Pending};
+use crate::message::ShardId;
+use crate::store::record::{Location, Place, write_advance, write_sent, write_turn};
+use crate::store::{Epoch, Mark, Note, Source, Timer, TimerWrite, Turn, Watermark};
+
+use super::stream::Stream;
+
+/// Where a record goes, and under whose name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct At {
+    /// The shard's number in the log.
+    pub(crate) tag: u32,
+    /// The writer's epoch.
+    pub(crate) epoch: Epoch,
+    /// Where the record begins.
+    pub(crate) location: Location,
+    /// Whether it is committed with that.
+    pub(crate) committed: bool,
+}
+
+impl Index {
+    /// Appends a turn's record to `into`; the position of the shard's last event.
+    ///
+    /// # Errors
+    /// If the turn does not follow its stream's last one. Then nothing has changed.
+    pub(crate) fn append_turn(&mut self, turn: &Turn<'_>, at: At, into: &mut Vec<u8>) -> Result<u64, OutOfTurn> {
+        let stream = self.hasher.stream(turn.actor, turn.key);
+        let before = self.put_head(stream, turn.number, at.location)?;
+        let (position, events) = (self.position, self.events);
+        let mut sent = std::mem::take(&mut self.sent);
+        sent.clear();
+        sent.extend(turn.outbox.iter().map(|entry| self.outbox.next(entry.to, at.location, at.committed)));
+        let place = Place {
+            tag: at.tag,
+            epoch: at.epoch,
+            location: at.location,
+            stream: before.map_or(0, |head| head.location),
+            position,
+            events,
+            sent: &sent,
+        };
+        write_turn(into, turn, &place);
+        self.sent = sent;
+        self.put_events(turn.events.len() as u64, at.location);
+        if at.committed {
+            self.note(at.location);
+            self.changes_of(turn, |index, change| index.change(Some(stream), at.location, change));
+        } else {
+            let mut changes = Vec::new();
+            self.changes_of(turn, |_, change| changes.push(change));
+            self.put_pending(at.location, Some(stream), before, changes);
+        }
+        Ok(self.position)
+    }
+
+    /// Appends a watermark's record to `into`; the position of the shard's last event.
+    pub(crate) fn append_advance(&mut self, watermark: &Watermark, at: At, into: &mut Vec<u8>) -> u64 {
+        write_advance(into, watermark, at.tag, at.epoch);
+        let source = self.source(&watermark.source);
+        self.put_change(Change::Watermark { source, through: watermark.through }, at)
+    }
+
+    /// Appends the record that `to` has committed `through`; the position of the shard's last event.
+    pub(crate) fn append_sent(&mut self, to: &ShardId, through: u64, at: At, into: &mut Vec<u8>) -> u64 {
+        write_sent(into, to, through, at.tag, at.epoch);
+        let destination = self.outbox.number(to);
+        self.put_change(Change::Through { destination, through }, at)
+    }
+
+    fn put_change(&mut self, change: Change, at: At) -> u64 {
+        if at.committed {
+            self.note(at.location);
+            self.change(None, at.location, change);
+        } else {
+            self.put_pending(at.location, None, None, vec![change]);
+        }
+        self.position
+    }
+
+    pub(super) fn put_head(
+        &mut self,
+        stream: Stream,
+        number: u64,
+        location: Location,
+    ) -> Result<Option<Head>, OutOfTurn> {
+        let head = Head { location, number };
+        if let Some(slot) = self.heads.get_mut(&stream) {
+            let before = *slot;
+            if before.number.checked_add(1) != Some(number) {
+                return Err(OutOfTurn { expected: before.number.saturating_add(1) });
+            }
+            *slot = head;
+            return Ok(Some(before));
+        }
+        if number != 1 {
+            return Err(OutOfTurn { expected: 1 });
+        }
+        self.heads.insert(stream, head);
+        Ok(None)
+    }
+
+    pub(super) fn put_events(&mut self, count: u64, location: Location) {
+        if count > 0 {
+            self.position += count;
+            self.events = location;
+            while (self.marks.len() as u64) * POSITIONS_A_MARK < self.position {
+                self.marks.push(location);
+            }
+        }
+    }
+
+    /// Everything up to the record at `location` is committed; nothing is pending.
+    pub(super) fn note(&mut self, location: Location) {
+        self.committed = Committed { through: location + 1, position: self.position, events: self.events };
+    }
+
+    fn put_pending(&mut self, location: Location, stream: Option<Stream>, before: Option<Head>, changes: Vec<Change>) {
+        let (position, events) = (self.position, self.events);
+        self.pending.push_back(Pending { location, stream, before, position, events, changes });
+    }
+
+    pub(super) fn source(&mut self, source: &Source) -> usize {
+        if let Some(number) = self.sources.get(source) {
+            return *number;
+        }
+        let number = self.watermarks.len();
+        self.sources.insert(source.clone(), number);
+        self.watermarks.push(Watermark { source: source.clone(), through: 0 });
+        number
+    }
+
+    fn changes_of(&mut self, turn: &Turn<'_>, mut each: impl FnMut(&mut Self, Change)) {
+        match &turn.mark {
+            Mark::None | Mark::Outside { .. } => {}
+            Mark::From { source, floor, .. } => {
+                let source = self.source(source);
+                each(self, Change::Watermark { source, through: *floor });
+            }
+            // A timer that rang is done with, unless the turn sets it again.
+            Mark::Timer { name } => each(self, Change::TimerCleared((*name).into())),
+        }
+        for timer in turn.timers {
+            let change = match timer {
+                TimerWrite::Set { name, due, version, codec, payload } => Change::TimerSet(Box::new(Timer {
+                    actor: turn.actor.clone(),
+                    key: turn.key.to_owned(),
+                    name: (*name).to_owned(),
+                    turn: turn.number,
+                    due: *due,
+                    version: *version,
+                    codec: *codec,
+                    payload: bytes::Bytes::copy_from_slice(payload),
+                    correlation: turn.correlation,
+                })),
+                TimerWrite::Clear { name } => Change::TimerCleared((*name).into()),
+            };
+            each(self, change);
+        }
+        for note in turn.notes {
+            match note {
+                Note::DeadLetter(letter) => each(self, Change::Letter(letter.envelope.id)),
+                Note::Resolved { message } => each(self, Change::Resolved(*message)),
+                Note::Attempt { .. } | Note::Ended | Note::Own(_) => {}
+            }
+        }
+    }
+}

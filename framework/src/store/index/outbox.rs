@@ -1,0 +1,133 @@
+//! For each destination: what it was sent, how far it has committed, and where in the log the entries are.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::super::record::{Location, Sent};
+use crate::message::ShardId;
+
+/// One in so many sequences has its place remembered, for ever: a destination that comes back from an old backup asks for
+/// what it had already. From there the links lead on.
+const SEQUENCES_A_MARK: u64 = 256;
+
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    by_id: HashMap<ShardId, usize, foldhash::fast::FixedState>,
+    destinations: Vec<Destination>,
+}
+
+/// What is known about one destination.
+#[derive(Debug)]
+pub(crate) struct Destination {
+    pub(super) id: ShardId,
+    /// The last sequence given out, and where its record is.
+    pub(super) last: u64,
+    pub(super) tail: Location,
+    /// Up to where the destination has committed.
+    pub(super) through: u64,
+    /// The last sequence that is committed here, and where its record is.
+    pub(super) committed: u64,
+    pub(super) committed_tail: Location,
+    /// The appends behind that: where, and the last sequence given out in it.
+    appended: VecDeque<(Location, u64)>,
+    /// Where the records with the sequences 1, 1 + 256, 1 + 512 … are.
+    pub(super) marks: Vec<Location>,
+}
+
+impl Destination {
+    /// The last committed sequence.
+    pub(crate) fn last(&self) -> u64 {
+        self.committed
+    }
+
+    /// The record from which the links lead back to sequence `to`, which is committed.
+    pub(crate) fn from(&self, to: u64) -> Location {
+        let mark = to.div_ceil(SEQUENCES_A_MARK);
+        if mark * SEQUENCES_A_MARK < self.committed {
+            let mark = usize::try_from(mark).ok().and_then(|mark| self.marks.get(mark));
+            return mark.copied().unwrap_or(self.committed_tail);
+        }
+        self.committed_tail
+    }
+
+    /// The next sequence, for an entry in the record at `location`.
+    fn next(&mut self, location: Location, committed: bool) -> Sent {
+        let before = if self.tail == location { 0 } else { self.tail };
+        self.last += 1;
+        self.mark(location);
+        if committed {
+            self.committed = self.last;
+            self.committed_tail = location;
+        } else {
+            match self.appended.back_mut() {
+                Some((at, last)) if *at == location => *last = self.last,
+                _ => self.appended.push_back((location, self.last)),
+            }
+        }
+        self.tail = location;
+        Sent { sequence: self.last, before }
+    }
+
+    fn mark(&mut self, location: Location) {
+        if self.marks.len() as u64 * SEQUENCES_A_MARK < self.last {
+            self.marks.push(location);
+        }
+    }
+
+    fn settle(&mut self, through: Location) {
+        while let Some((location, last)) = self.appended.pop_front_if(|(location, _)| *location < through) {
+            self.committed = last;
+            self.committed_tail = location;
+        }
+    }
+}
+
+impl Outbox {
+    /// The number by which a destination is known here; a new one if it is not yet.
+    pub(super) fn number(&mut self, to: &ShardId) -> usize {
+        if let Some(number) = self.by_id.get(to) {
+            return *number;
+        }
+        let number = self.destinations.len();
+        self.by_id.insert(to.clone(), number);
+        self.destinations.push(Destination {
+            id: to.clone(),
+            last: 0,
+            tail: 0,
+            through: 0,
+            committed: 0,
+            committed_tail: 0,
+            appended: VecDeque::new(),
+            marks: Vec::new(),
+        });
+        number
+    }
+
+    /// Gives an entry for `to` in the record at `location` its sequence.
+    pub(super) fn next(&mut self, to: &ShardId, location: Location, committed: bool) -> Sent {
+        let number = self.number(to);
+        self.destinations.get_mut(number).map_or(Sent { sequence: 0, before: 0 }, |to| to.next(location, committed))
+    }
+
+    /// Brings what readers see up to the records before `through`.
+    pub(super) fn settle(&mut self, through: Location) {
+        for destination in &mut self.destinations {
+            destination.settle(through);
+        }
+    }
+
+    /// Notes that a destination has committed `through`.
+    pub(super) fn through(&mut self, number: usize, through: u64) {
+        if let Some(destination) = self.destinations.get_mut(number) {
+            destination.through = destination.through.max(through);
+        }
+    }
+
+    pub(super) fn destination(&self, to: &ShardId) -> Option<&Destination> {
+        self.by_id.get(to).and_then(|number| self.destinations.get(*number))
+    }
+
+    pub(super) fn heads(&self) -> Vec<(ShardId, u64, u64)> {
+        let known = self.destinations.iter().filter(|to| to.committed > 0 || to.through > 0);
+        known.map(|to| (to.id.clone(), to.through, to.committed)).collect()
+    }
+}

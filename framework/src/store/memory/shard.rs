@@ -1,0 +1,277 @@
+//! One shard in memory: its records, its index, its snapshots, behind one lock that is rarely contended.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, ready};
+use parking_lot::{Mutex, MutexGuard};
+
+use super::super::index::append::At;
+use super::super::index::{Index, OutOfTurn, Stream, StreamHasher};
+use super::super::record::{Location, MAX_TURN_BYTES, turn_bound};
+use super::super::walk::{self, Placed};
+use super::arena::Arena;
+use super::{Listening, MemoryStore};
+use crate::clock::Timestamp;
+use crate::message::{MessageId, Name, ShardId};
+use crate::store::{
+    Appended, DeadLetter, Epoch, OutboxEntry, ShardReader, ShardWriter, Snapshot, StoreError, StoredEvent, StoredTurn,
+    StreamState, Timer, Turn, Watermark,
+};
+
+/// Records other than turns are small.
+const SMALL_RECORD_BYTES: usize = 512;
+
+pub(super) struct MemoryShard {
+    pub(super) id: ShardId,
+    state: Mutex<State>,
+}
+
+pub(super) struct State {
+    epoch: Epoch,
+    /// Whether the owner may append: not before an opening, nor after a failure or a closing.
+    accepting: bool,
+    pub(super) arena: Arena,
+    pub(super) index: Index,
+    snapshots: HashMap<Stream, Placed, foldhash::fast::FixedState>,
+}
+
+impl MemoryShard {
+    pub(super) fn new(id: ShardId) -> Self {
+        let state = State {
+            epoch: 0,
+            accepting: false,
+            arena: Arena::default(),
+            index: Index::new(hasher()),
+            snapshots: HashMap::default(),
+        };
+        Self { id, state: Mutex::new(state) }
+    }
+
+    /// Takes ownership: the new epoch.
+    pub(super) fn take(&self) -> Epoch {
+        let mut state = self.state.lock();
+        state.epoch += 1;
+        state.accepting = true;
+        state.epoch
+    }
+
+    /// Appends are refused until the shard is opened again.
+    pub(super) fn refuse(&self) {
+        self.state.lock().accepting = false;
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+}
+
+fn hasher() -> StreamHasher {
+    // The keys of a store in memory are not kept, so the seed need not be secret for longer than the process lives; a fixed
+    // one makes every run the same.
+    StreamHasher::new(0x5EED)
+}
+
+impl State {
+    fn accept(&self, shard: &ShardId, mine: Epoch) -> Result<(), StoreError> {
+        if self.epoch != mine {
+            return Err(StoreError::Fenced { shard: shard.clone(), mine, current: self.epoch });
+        }
+        if self.accepting { Ok(()) } else { Err(StoreError::Closed) }
+    }
+
+    /// Forgets all records from `location` on, as a crash would.
+    #[cfg(feature = "testing")]
+    pub(super) fn lose_from(&mut self, location: Location) {
+        use super::super::record::{Names, Record};
+        self.accepting = false;
+        self.arena.cut(location);
+        let mut index = Index::new(hasher());
+        let mut names = Names::default();
+        for (location, bytes) in self.arena.records() {
+            if let Ok((_, _, record)) = Record::read(&bytes, location) {
+                // What was written here can be read here.
+                let applied = index.apply(&record, location, &mut names);
+                debug_assert_eq!(applied, Ok(()));
+            }
+        }
+        self.index = index;
+        let State { index, snapshots, .. } = self;
+        snapshots.retain(|stream, placed| index.head(*stream).is_some_and(|head| head.number >= placed.snapshot.turn));
+    }
+}
+
+pub(super) struct MemoryWriter {
+    store: MemoryStore,
+    shard: Arc<MemoryShard>,
+    epoch: Epoch,
+    listening: Arc<Listening>,
+}
+
+impl MemoryWriter {
+    pub(super) fn new(store: MemoryStore, shard: Arc<MemoryShard>, epoch: Epoch, listening: Arc<Listening>) -> Self {
+        Self { store, shard, epoch, listening }
+    }
+
+    fn put(
+        &self,
+        bound: usize,
+        write: impl FnOnce(&mut Index, At, &mut Vec<u8>) -> Result<u64, OutOfTurn>,
+    ) -> Result<Appended, StoreError> {
+        let mut state = self.shard.state.lock();
+        state.accept(&self.shard.id, self.epoch)?;
+        #[cfg(feature = "testing")]
+        let committed = self.store.0.faults.admit()?;
+        #[cfg(not(feature = "testing"))]
+        let committed = true;
+        let State { arena, index, .. } = &mut *state;
+        let (location, into) = arena.begin(bound);
+        let at = At { tag: 0, epoch: self.epoch, location, committed };
+        let position = match write(index, at, into) {
+            Ok(position) => position,
+            Err(OutOfTurn { expected }) => {
+                arena.cut(location);
+                return Err(StoreError::OutOfTurn { shard: self.shard.id.clone(), expected });
+            }
+        };
+        arena.finish(location);
+        // Drawn with the shard's lock held, so that a shard's tickets rise in the order of its log.
+        let ticket = self.listening.tickets.fetch_add(1, Ordering::Relaxed) + 1;
+        #[cfg(feature = "testing")]
+        if !committed {
+            self.store.0.faults.hold_back(&self.shard, location, &self.listening, ticket);
+        }
+        Ok(Appended { ticket, position, committed })
+    }
+}
+
+impl ShardWriter for MemoryWriter {
+    fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    fn append(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {
+        let bytes = turn_bound(turn);
+        if bytes > MAX_TURN_BYTES {
+            return Err(StoreError::Oversize { bytes, limit: MAX_TURN_BYTES });
+        }
+        self.put(bytes, |index, at, into| index.append_turn(turn, at, into))
+    }
+
+    fn advance(&mut self, watermark: &Watermark) -> Result<Appended, StoreError> {
+        self.put(SMALL_RECORD_BYTES, |index, at, into| Ok(index.append_advance(watermark, at, into)))
+    }
+
+    fn sent(&mut self, to: &ShardId, through: u64) -> Result<Appended, StoreError> {
+        self.put(SMALL_RECORD_BYTES, |index, at, into| Ok(index.append_sent(to, through, at, into)))
+    }
+
+    fn save_snapshot(&mut self, actor: &Name, key: &str, snapshot: Snapshot) {
+        let mut state = self.shard.state.lock();
+        let stream = state.index.stream(actor, key);
+        let location = match state.index.newest(stream) {
+            Some(head) if head.number == snapshot.turn => head.location,
+            Some(head) if head.number > snapshot.turn => 0,
+            // Newer than the log: it cannot be true.
+            _ => return,
+        };
+        if state.epoch == self.epoch && state.accepting {
+            state.snapshots.insert(stream, Placed { location, snapshot });
+        }
+    }
+}
+
+pub(super) struct MemoryReader {
+    shard: Arc<MemoryShard>,
+}
+
+impl MemoryReader {
+    pub(super) fn new(shard: Arc<MemoryShard>) -> Self {
+        Self { shard }
+    }
+
+    fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&mut State) -> Result<T, StoreError>,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        ready(read(&mut self.shard.state.lock())).boxed()
+    }
+}
+
+impl ShardReader for MemoryReader {
+    fn position(&self) -> u64 {
+        self.shard.state.lock().index.position()
+    }
+
+    fn load<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<StreamState, StoreError>> {
+        self.read(|state| {
+            let stream = state.index.stream(actor, key);
+            let snapshot = state.snapshots.get(&stream).cloned();
+            walk::load(&state.arena, state.index.head(stream), actor, key, snapshot)
+        })
+    }
+
+    fn history<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<Vec<StoredTurn>, StoreError>> {
+        self.read(|state| {
+            let head = state.index.head(state.index.stream(actor, key));
+            Ok(walk::load(&state.arena, head, actor, key, None)?.turns)
+        })
+    }
+
+    fn events(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredEvent>, StoreError>> {
+        self.read(|state| {
+            let to = after.saturating_add(limit as u64).min(state.index.position());
+            if to <= after {
+                return Ok(Vec::new());
+            }
+            walk::events(&state.arena, state.index.events_from(to), after, to)
+        })
+    }
+
+    fn outbox<'a>(
+        &'a self,
+        to: &'a ShardId,
+        after: u64,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<OutboxEntry>, StoreError>> {
+        self.read(|state| {
+            let Some(destination) = state.index.destination(to) else { return Ok(Vec::new()) };
+            let last = after.saturating_add(limit as u64).min(destination.last());
+            if last <= after {
+                return Ok(Vec::new());
+            }
+            let from = destination.from(last);
+            walk::outbox(&state.arena, &self.shard.id, to, from, after, last)
+        })
+    }
+
+    fn outbox_heads(&self) -> Vec<(ShardId, u64, u64)> {
+        self.shard.state.lock().index.destinations()
+    }
+
+    fn watermarks(&self) -> Vec<Watermark> {
+        self.shard.state.lock().index.watermarks()
+    }
+
+    fn timers_due(&self, now: Timestamp, limit: usize) -> Vec<Timer> {
+        self.shard.state.lock().index.timers_due(now, limit)
+    }
+
+    fn next_timer(&self) -> Option<Timestamp> {
+        self.shard.state.lock().index.next_timer()
+    }
+
+    fn dead_letters(
+        &self,
+        after: Option<MessageId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<DeadLetter>, StoreError>> {
+        self.read(|state| walk::letters(&state.arena, &state.index.letters(after, limit)))
+    }
+
+    fn streams(&self) -> BoxFuture<'_, Result<Vec<(Name, String)>, StoreError>> {
+        self.read(|state| walk::streams(&state.arena, &state.index.heads()))
+    }
+}

@@ -1,0 +1,37 @@
+//! A turn as bytes: what stands in a shard's log, in every store that keeps one.
+//!
+//! Called by the stores (write) and by whatever reads a log: loading, recovery, the [index](super::index). One record holds
+//! one turn, whole. Reading borrows, checks every length before it believes it, and never panics, whatever the bytes are.
+//! The first byte is the format, the second the kind; a format once released is read for ever.
+
+mod envelope;
+mod put;
+mod read;
+mod stored;
+mod take;
+mod write;
+
+pub(crate) use read::{MarkRecord, NoteRecord, Record, TurnRecord};
+pub(crate) use stored::Names;
+pub(crate) use write::{Place, Sent, turn_bound, write_advance, write_sent, write_turn};
+
+/// The most bytes one turn may have in a store: 2 MiB. Events, outbox entries, timers, notes and reply count together.
+pub const MAX_TURN_BYTES: usize = 2 * 1024 * 1024;
+
+/// Where a record begins in its log: a number that rises with each record and is never 0.
+pub(crate) type Location = u64;
+
+/// The format this program writes.
+pub(crate) const FORMAT: u8 = 1;
+
+const KIND_TURN: u8 = 1;
+const KIND_ADVANCE: u8 = 2;
+const KIND_SENT: u8 = 3;
+const KIND_OPENED: u8 = 4;
+
+/// Bytes that are no record, and what is wrong with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Malformed(pub(crate) &'static str);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,291 @@
+//! Writes records. Nothing is allocated here but what the buffer needs to grow.
+
+use super::envelope::{self, Given};
+use super::{FORMAT, KIND_ADVANCE, KIND_SENT, KIND_TURN, Location, put};
+use crate::message::ShardId;
+use crate::store::{DeadLetter, Epoch, Lane, Mark, Note, Source, TimerWrite, Turn, Watermark};
+
+pub(super) const CORRELATION: u8 = 1;
+pub(super) const TRACEPARENT: u8 = 1 << 1;
+pub(super) const REPLY: u8 = 1 << 2;
+pub(super) const EVENTS: u8 = 1 << 3;
+pub(super) const OUTBOX: u8 = 1 << 4;
+pub(super) const TIMERS: u8 = 1 << 5;
+pub(super) const NOTES: u8 = 1 << 6;
+
+pub(super) const MARK_NONE: u8 = 0;
+pub(super) const MARK_OUTSIDE: u8 = 1;
+pub(super) const MARK_FROM: u8 = 2;
+pub(super) const MARK_TIMER: u8 = 3;
+
+pub(super) const TIMER_CLEAR: u8 = 0;
+pub(super) const TIMER_SET: u8 = 1;
+
+pub(super) const NOTE_ATTEMPT: u8 = 1;
+pub(super) const NOTE_DEAD_LETTER: u8 = 2;
+pub(super) const NOTE_RESOLVED: u8 = 3;
+pub(super) const NOTE_ENDED: u8 = 4;
+pub(super) const NOTE_OWN: u8 = 5;
+
+/// Where a record stands, and what only the store knows about it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    /// The shard's number in this log.
+    pub(crate) tag: u32,
+    /// The epoch of the writer.
+    pub(crate) epoch: Epoch,
+    /// Where the record begins.
+    pub(crate) location: Location,
+    /// Where the stream's turn before it is; 0 if it is the first.
+    pub(crate) stream: Location,
+    /// The position of the shard's last event before it.
+    pub(crate) position: u64,
+    /// Where the shard's record with that event is; 0 if there is none.
+    pub(crate) events: Location,
+    /// What the outbox entries get, one for each.
+    pub(crate) sent: &'a [Sent],
+}
+
+/// What the store gives an outbox entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sent {
+    /// Its sequence.
+    pub(crate) sequence: u64,
+    /// Where the record with the entry before it is; the same record, or 0 if it is the first.
+    pub(crate) before: Location,
+}
+
+/// At most this many bytes a turn will have as a record. Cheap: it looks at lengths only.
+pub(crate) fn turn_bound(turn: &Turn<'_>) -> usize {
+    let mut bound = 256 + turn.actor.len() + turn.key.len() + turn.reply.len() + turn.traceparent.map_or(0, str::len);
+    bound += match turn.mark {
+        Mark::None | Mark::Outside { .. } => 0,
+        Mark::From { source, .. } => source_bound(source),
+        Mark::Timer { name } => name.len(),
+    };
+    for event in turn.events {
+        bound += 32 + event.name.len() + event.payload.len();
+    }
+    for entry in turn.outbox {
+        bound += 64 + entry.to.domain.len() + envelope::bound(entry.envelope);
+    }
+    for timer in turn.timers {
+        bound += match timer {
+            TimerWrite::Set { name, payload, .. } => 64 + name.len() + payload.len(),
+            TimerWrite::Clear { name } => 16 + name.len(),
+        };
+    }
+    for note in turn.notes {
+        bound += 32
+            + match note {
+                Note::DeadLetter(letter) => {
+                    64 + letter.actor.len() + letter.key.len() + letter.error.len() + envelope::bound(&letter.envelope)
+                }
+                Note::Own(bytes) => bytes.len(),
+                Note::Attempt { .. } | Note::Resolved { .. } | Note::Ended => 0,
+            };
+    }
+    bound
+}
+
+fn source_bound(source: &Source) -> usize {
+    let lane = match &source.lane {
+        Lane::Direct => 0,
+        Lane::Events { subscriber } => subscriber.len(),
+    };
+    32 + source.shard.domain.len() + lane
+}
+
+/// Appends a turn.
+pub(crate) fn write_turn(into: &mut Vec<u8>, turn: &Turn<'_>, place: &Place<'_>) {
+    let mut flags = 0;
+    for (is, flag) in [
+        (turn.correlation != turn.id, CORRELATION),
+        (turn.traceparent.is_some(), TRACEPARENT),
+        (!turn.reply.is_empty(), REPLY),
+        (!turn.events.is_empty(), EVENTS),
+        (!turn.outbox.is_empty(), OUTBOX),
+        (!turn.timers.is_empty(), TIMERS),
+        (!turn.notes.is_empty(), NOTES),
+    ] {
+        if is {
+            flags |= flag;
+        }
+    }
+    head(into, KIND_TURN, place.tag, place.epoch);
+    into.push(flags);
+    put::link(into, place.location, place.stream);
+    put::text(into, turn.actor);
+    put::text(into, turn.key);
+    put::number(into, turn.number);
+    put::number(into, turn.version);
+    put::number(into, turn.time.as_millis());
+    put::number(into, place.position);
+    put::id(into, turn.id);
+    if flags & CORRELATION != 0 {
+        put::id(into, turn.correlation);
+    }
+    if let Some(traceparent) = turn.traceparent {
+        put::text(into, traceparent);
+    }
+    match &turn.mark {
+        Mark::None => into.push(MARK_NONE),
+        Mark::Outside { digest } => {
+            into.push(MARK_OUTSIDE);
+            into.extend_from_slice(&digest.to_le_bytes());
+        }
+        Mark::From { source, sequence, floor } => {
+            into.push(MARK_FROM);
+            put_source(into, source);
+            put::number(into, *sequence);
+            put::number(into, *floor);
+        }
+        Mark::Timer { name } => {
+            into.push(MARK_TIMER);
+            put::text(into, name);
+        }
+    }
+    if flags & REPLY != 0 {
+        into.push(turn.reply_codec.id());
+        put::bytes(into, turn.reply);
+    }
+    if flags & EVENTS != 0 {
+        put::link(into, place.location, place.events);
+        put::number(into, turn.events.len() as u64);
+        for event in turn.events {
+            put::text(into, event.name);
+            put::number(into, u64::from(event.version));
+            into.push(event.codec.id());
+            put::bytes(into, event.payload);
+        }
+    }
+    if flags & OUTBOX != 0 {
+        put_outbox(into, turn, place);
+    }
+    if flags & TIMERS != 0 {
+        put_timers(into, turn.timers);
+    }
+    if flags & NOTES != 0 {
+        put_notes(into, turn);
+    }
+}
+
+fn put_outbox(into: &mut Vec<u8>, turn: &Turn<'_>, place: &Place<'_>) {
+    put::number(into, turn.outbox.len() as u64);
+    for (entry, sent) in turn.outbox.iter().zip(place.sent) {
+        put::text(into, &entry.to.domain);
+        put::number(into, u64::from(entry.to.shard));
+        put::number(into, sent.sequence);
+        put::link(into, place.location, sent.before);
+        // Whoever only builds the index steps over the envelope by its length, which is known once it is written.
+        behind_length(into, |into| {
+            let given = Given { to: Some(entry.to), correlation: turn.correlation };
+            envelope::write(into, entry.envelope, given, None);
+        });
+    }
+}
+
+fn put_timers(into: &mut Vec<u8>, timers: &[TimerWrite<'_>]) {
+    put::number(into, timers.len() as u64);
+    for timer in timers {
+        match timer {
+            TimerWrite::Set { name, due, version, codec, payload } => {
+                into.push(TIMER_SET);
+                put::text(into, name);
+                put::number(into, due.as_millis());
+                put::number(into, u64::from(*version));
+                into.push(codec.id());
+                put::bytes(into, payload);
+            }
+            TimerWrite::Clear { name } => {
+                into.push(TIMER_CLEAR);
+                put::text(into, name);
+            }
+        }
+    }
+}
+
+fn put_notes(into: &mut Vec<u8>, turn: &Turn<'_>) {
+    put::number(into, turn.notes.len() as u64);
+    for note in turn.notes {
+        match note {
+            Note::Attempt { message, attempt } => {
+                into.push(NOTE_ATTEMPT);
+                put::id(into, *message);
+                put::number(into, u64::from(*attempt));
+            }
+            Note::DeadLetter(letter) => {
+                into.push(NOTE_DEAD_LETTER);
+                put_dead_letter(into, letter, turn);
+            }
+            Note::Resolved { message } => {
+                into.push(NOTE_RESOLVED);
+                put::id(into, *message);
+            }
+            Note::Ended => into.push(NOTE_ENDED),
+            Note::Own(bytes) => {
+                into.push(NOTE_OWN);
+                put::bytes(into, bytes);
+            }
+        }
+    }
+}
+
+fn put_dead_letter(into: &mut Vec<u8>, letter: &DeadLetter, turn: &Turn<'_>) {
+    put::text(into, &letter.actor);
+    put::text(into, &letter.key);
+    into.push(letter.reason.id());
+    put::text(into, &letter.error);
+    put::number(into, u64::from(letter.attempts));
+    put::number(into, letter.time.as_millis());
+    behind_length(into, |into| {
+        let given = Given { to: None, correlation: turn.correlation };
+        envelope::write(into, &letter.envelope, given, letter.envelope.origin.as_ref());
+    });
+}
+
+/// Writes something behind its length in four bytes.
+fn behind_length(into: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let start = into.len();
+    into.extend_from_slice(&[0; 4]);
+    write(into);
+    let length = into.len() - start - 4;
+    if let Some(slot) = into.get_mut(start..start + 4) {
+        // A turn has at most `MAX_TURN_BYTES`, so the length fits.
+        slot.copy_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
+    }
+}
+
+fn put_source(into: &mut Vec<u8>, source: &Source) {
+    put::text(into, &source.shard.domain);
+    put::number(into, u64::from(source.shard.shard));
+    // A name is never empty, so an empty text stands for the lane that has none.
+    put::text(
+        into,
+        match &source.lane {
+            Lane::Direct => "",
+            Lane::Events { subscriber } => subscriber,
+        },
+    );
+}
+
+/// Appends how far a shard has taken from a source.
+pub(crate) fn write_advance(into: &mut Vec<u8>, watermark: &Watermark, tag: u32, epoch: Epoch) {
+    head(into, KIND_ADVANCE, tag, epoch);
+    put_source(into, &watermark.source);
+    put::number(into, watermark.through);
+}
+
+/// Appends how far a destination has committed.
+pub(crate) fn write_sent(into: &mut Vec<u8>, to: &ShardId, through: u64, tag: u32, epoch: Epoch) {
+    head(into, KIND_SENT, tag, epoch);
+    put::text(into, &to.domain);
+    put::number(into, u64::from(to.shard));
+    put::number(into, through);
+}
+
+fn head(into: &mut Vec<u8>, kind: u8, tag: u32, epoch: Epoch) {
+    into.extend_from_slice(&[FORMAT, kind]);
+    put::number(into, u64::from(tag));
+    put::number(into, epoch);
+}

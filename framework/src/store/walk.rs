@@ -1,0 +1,187 @@
+//! Reads a shard's log along its links: from the newest record of a stream, of the events or of a destination to the older
+//! ones.
+//!
+//! Called by the readers of the stores that keep a log, which say through [`Log`] how a record is read. Every record met is
+//! checked against what led to it: a record of another stream or with another number is damage, never an answer.
+
+use bytes::Bytes;
+
+use super::index::Head;
+use super::record::{Location, Malformed, Names, NoteRecord, Record, TurnRecord};
+use super::{DeadLetter, OutboxEntry, Snapshot, StoreError, StoredEvent, StreamState};
+use crate::message::{MessageId, Name, ShardId};
+
+/// How records are read.
+pub(crate) trait Log {
+    /// The bytes of the record at `location`.
+    fn read(&self, location: Location) -> Result<Bytes, StoreError>;
+
+    /// The error for bytes at `location` that cannot be.
+    fn damaged(&self, location: Location, reason: Malformed) -> StoreError;
+}
+
+/// A snapshot, and where the last turn it contains is; 0 if that is not known.
+#[derive(Clone, Debug)]
+pub(crate) struct Placed {
+    pub(crate) location: Location,
+    pub(crate) snapshot: Snapshot,
+}
+
+const OTHER_STREAM: Malformed = Malformed("the links of a stream lead to another one");
+const NO_TURN: Malformed = Malformed("a link does not lead to a turn");
+const NUMBERS: Malformed = Malformed("the numbers or versions of a stream's turns have a gap");
+
+fn turn<'a>(log: &impl Log, bytes: &'a Bytes, location: Location) -> Result<TurnRecord<'a>, StoreError> {
+    match Record::read(bytes, location) {
+        Ok((_, _, Record::Turn(turn))) => Ok(turn),
+        Ok(_) => Err(log.damaged(location, NO_TURN)),
+        Err(malformed) => Err(log.damaged(location, malformed)),
+    }
+}
+
+/// A stream up to `head`: from the snapshot if it fits, otherwise from the first turn.
+pub(crate) fn load(
+    log: &impl Log,
+    head: Option<Head>,
+    actor: &str,
+    key: &str,
+    snapshot: Option<Placed>,
+) -> Result<StreamState, StoreError> {
+    let mut state = StreamState::default();
+    let Some(head) = head else { return Ok(state) };
+    let snapshot = snapshot.filter(|placed| placed.snapshot.turn <= head.number);
+    let mut names = Names::default();
+    let (mut location, mut number) = (head.location, head.number);
+    while number > 0 {
+        if let Some(placed) = &snapshot
+            && placed.snapshot.turn == number
+            && (placed.location == location || placed.location == 0)
+        {
+            state.snapshot = Some(placed.snapshot.clone());
+            break;
+        }
+        let bytes = log.read(location)?;
+        let record = turn(log, &bytes, location)?;
+        if record.actor != actor || record.key != key {
+            return Err(log.damaged(location, OTHER_STREAM));
+        }
+        let stored = record.to_turn(&bytes, &mut names).map_err(|reason| log.damaged(location, reason))?;
+        let follows =
+            state.turns.last().is_none_or(|after| stored.version + stored.events.len() as u64 == after.version);
+        if record.number != number || !follows || (record.stream == 0) != (number == 1) {
+            return Err(log.damaged(location, NUMBERS));
+        }
+        (location, number) = (record.stream, number - 1);
+        state.turns.push(stored);
+    }
+    state.turns.reverse();
+    Ok(state)
+}
+
+/// The events with positions above `after` up to and including `to`; the links are followed from the record at `from`.
+pub(crate) fn events(log: &impl Log, from: Location, after: u64, to: u64) -> Result<Vec<StoredEvent>, StoreError> {
+    let mut found: Vec<(Location, Bytes)> = Vec::new();
+    let mut location = from;
+    while location != 0 {
+        let bytes = log.read(location)?;
+        let record = turn(log, &bytes, location)?;
+        let (before, first) = (record.events_before, record.position);
+        if first < to {
+            found.push((location, bytes));
+        }
+        if first <= after {
+            break;
+        }
+        location = before;
+    }
+    let mut names = Names::default();
+    let mut events = Vec::new();
+    for (location, bytes) in found.iter().rev() {
+        let record = turn(log, bytes, *location)?;
+        record.push_events(bytes, &mut names, &mut events).map_err(|reason| log.damaged(*location, reason))?;
+    }
+    events.retain(|event| event.position > after && event.position <= to);
+    let whole = events.iter().zip(after + 1..).all(|(event, position)| event.position == position);
+    if !whole || events.len() as u64 != to.saturating_sub(after) {
+        return Err(log.damaged(from, Malformed("the positions of the shard have a gap")));
+    }
+    Ok(events)
+}
+
+/// The outbox entries of `shard` for `to` with sequences above `after` up to and including `last`; the links are followed
+/// from the record at `from`.
+pub(crate) fn outbox(
+    log: &impl Log,
+    shard: &ShardId,
+    to: &ShardId,
+    from: Location,
+    after: u64,
+    last: u64,
+) -> Result<Vec<OutboxEntry>, StoreError> {
+    let mut found: Vec<(Location, Bytes)> = Vec::new();
+    let mut location = from;
+    let is_to = |domain: &str, number: u16| domain == to.domain.as_str() && number == to.shard;
+    while location != 0 {
+        let bytes = log.read(location)?;
+        let record = turn(log, &bytes, location)?;
+        let first = record.outbox().find(|entry| is_to(entry.domain, entry.shard));
+        let Some(first) = first else {
+            return Err(log.damaged(location, Malformed("a link does not lead to an entry for the destination")));
+        };
+        let (sequence, before) = (first.sequence, first.before);
+        if sequence <= last {
+            found.push((location, bytes));
+        }
+        if sequence <= after + 1 {
+            break;
+        }
+        location = before;
+    }
+    let mut names = Names::default();
+    let mut entries = Vec::new();
+    for (location, bytes) in found.iter().rev() {
+        let record = turn(log, bytes, *location)?;
+        for entry in record.outbox().filter(|entry| is_to(entry.domain, entry.shard)) {
+            if entry.sequence > after && entry.sequence <= last {
+                let entry = record.to_outbox_entry(entry, shard, bytes, &mut names);
+                entries.push(entry.map_err(|reason| log.damaged(*location, reason))?);
+            }
+        }
+    }
+    let whole = entries.iter().zip(after + 1..).all(|(entry, sequence)| entry.sequence == sequence);
+    if !whole || entries.len() as u64 != last.saturating_sub(after) {
+        return Err(log.damaged(from, Malformed("the sequences for a destination have a gap")));
+    }
+    Ok(entries)
+}
+
+/// The dead letters in these places.
+pub(crate) fn letters(log: &impl Log, places: &[(MessageId, Location)]) -> Result<Vec<DeadLetter>, StoreError> {
+    let mut names = Names::default();
+    let mut letters = Vec::new();
+    for (id, location) in places {
+        let bytes = log.read(*location)?;
+        let record = turn(log, &bytes, *location)?;
+        let letter = record.notes().find_map(|note| match note {
+            NoteRecord::DeadLetter(letter) if letter.id == *id => Some(letter),
+            _ => None,
+        });
+        let letter = letter.ok_or_else(|| log.damaged(*location, Malformed("a dead letter is not where it was")))?;
+        letters
+            .push(record.to_dead_letter(letter, &bytes, &mut names).map_err(|reason| log.damaged(*location, reason))?);
+    }
+    Ok(letters)
+}
+
+/// The actor types and keys of the streams whose newest turns are in these places.
+pub(crate) fn streams(log: &impl Log, heads: &[Location]) -> Result<Vec<(Name, String)>, StoreError> {
+    let mut names = Names::default();
+    let mut streams = Vec::with_capacity(heads.len());
+    for location in heads {
+        let bytes = log.read(*location)?;
+        let record = turn(log, &bytes, *location)?;
+        let actor = names.get(record.actor).map_err(|reason| log.damaged(*location, reason))?;
+        streams.push((actor, record.key.to_owned()));
+    }
+    Ok(streams)
+}
