@@ -20,13 +20,13 @@ pub(super) struct Outbox {
 pub(crate) struct Destination {
     pub(super) id: ShardId,
     /// The last sequence given out, and where its record is.
-    pub(super) last: u64,
+    pub(super) given: u64,
     pub(super) tail: Location,
     /// Up to where the destination has committed.
     pub(super) through: u64,
     /// The last sequence that is committed here, and where its record is.
-    pub(super) committed: u64,
-    pub(super) committed_tail: Location,
+    pub(super) last: u64,
+    pub(super) last_tail: Location,
     /// The appends behind that: where, and the last sequence given out in it.
     appended: VecDeque<(Location, u64)>,
     /// Where the records with the sequences 1, 1 + 256, 1 + 512 … are.
@@ -36,47 +36,47 @@ pub(crate) struct Destination {
 impl Destination {
     /// The last committed sequence.
     pub(crate) fn last(&self) -> u64 {
-        self.committed
+        self.last
     }
 
     /// The record from which the links lead back to sequence `to`, which is committed.
     pub(crate) fn from(&self, to: u64) -> Location {
         let mark = to.div_ceil(SEQUENCES_A_MARK);
-        if mark * SEQUENCES_A_MARK < self.committed {
+        if mark * SEQUENCES_A_MARK < self.last {
             let mark = usize::try_from(mark).ok().and_then(|mark| self.marks.get(mark));
-            return mark.copied().unwrap_or(self.committed_tail);
+            return mark.copied().unwrap_or(self.last_tail);
         }
-        self.committed_tail
+        self.last_tail
     }
 
     /// The next sequence, for an entry in the record at `location`.
     fn next(&mut self, location: Location, committed: bool) -> Sent {
         let before = if self.tail == location { 0 } else { self.tail };
-        self.last += 1;
+        self.given += 1;
         self.mark(location);
         if committed {
-            self.committed = self.last;
-            self.committed_tail = location;
+            self.last = self.given;
+            self.last_tail = location;
         } else {
             match self.appended.back_mut() {
-                Some((at, last)) if *at == location => *last = self.last,
-                _ => self.appended.push_back((location, self.last)),
+                Some((at, last)) if *at == location => *last = self.given,
+                _ => self.appended.push_back((location, self.given)),
             }
         }
         self.tail = location;
-        Sent { sequence: self.last, before }
+        Sent { sequence: self.given, before }
     }
 
     fn mark(&mut self, location: Location) {
-        if self.marks.len() as u64 * SEQUENCES_A_MARK < self.last {
+        if self.marks.len() as u64 * SEQUENCES_A_MARK < self.given {
             self.marks.push(location);
         }
     }
 
     fn settle(&mut self, through: Location) {
         while let Some((location, last)) = self.appended.pop_front_if(|(location, _)| *location < through) {
-            self.committed = last;
-            self.committed_tail = location;
+            self.last = last;
+            self.last_tail = location;
         }
     }
 }
@@ -91,11 +91,11 @@ impl Outbox {
         self.by_id.insert(to.clone(), number);
         self.destinations.push(Destination {
             id: to.clone(),
-            last: 0,
+            given: 0,
             tail: 0,
             through: 0,
-            committed: 0,
-            committed_tail: 0,
+            last: 0,
+            last_tail: 0,
             appended: VecDeque::new(),
             marks: Vec::new(),
         });
@@ -127,7 +127,7 @@ impl Outbox {
     }
 
     pub(super) fn heads(&self) -> Vec<(ShardId, u64, u64)> {
-        let known = self.destinations.iter().filter(|to| to.committed > 0 || to.through > 0);
-        known.map(|to| (to.id.clone(), to.through, to.committed)).collect()
+        let known = self.destinations.iter().filter(|to| to.last > 0 || to.through > 0);
+        known.map(|to| (to.id.clone(), to.through, to.last)).collect()
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use super::super::index::append::At;
 use super::super::index::{Index, OutOfTurn, Stream, StreamHasher};
@@ -63,7 +63,8 @@ impl MemoryShard {
         self.state.lock().accepting = false;
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    #[cfg(feature = "testing")]
+    pub(super) fn state(&self) -> parking_lot::MutexGuard<'_, State> {
         self.state.lock()
     }
 }
@@ -104,6 +105,7 @@ impl State {
 }
 
 pub(super) struct MemoryWriter {
+    #[cfg_attr(not(feature = "testing"), expect(dead_code, reason = "only faults are looked up in it"))]
     store: MemoryStore,
     shard: Arc<MemoryShard>,
     epoch: Epoch,

@@ -14,6 +14,7 @@ use crate::store::{DeadLetterReason, Epoch, TimerWrite};
 /// What a record says.
 #[derive(Clone, Debug)]
 #[allow(dead_code, reason = "only a log on disk holds openings")]
+#[allow(clippy::large_enum_variant, reason = "nearly every record is a turn, and it is never kept")]
 pub(crate) enum Record<'a> {
     /// One message through one actor.
     Turn(TurnRecord<'a>),
