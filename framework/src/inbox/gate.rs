@@ -75,6 +75,11 @@ impl Gate {
         }
     }
 
+    /// Whether what comes after this sequence is still missing, and something waits for it.
+    pub(crate) fn lacks(&self, after: u64) -> bool {
+        self.last.get() == after && !self.held.borrow().is_empty()
+    }
+
     /// A message that came in.
     pub(crate) fn admit(self: &Rc<Self>, envelope: Envelope, settle: Settle) {
         let Some(sequence) = envelope.origin.as_ref().map(|origin| origin.sequence) else {

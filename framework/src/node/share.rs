@@ -144,6 +144,14 @@ impl Share {
         running.push(crate::spawn::local(tasks::timers(Rc::downgrade(self))));
         running.push(crate::spawn::local(tasks::sweep(Rc::downgrade(self))));
         drop(running);
+        // Those who have sent to this node before are told that it is back.
+        for (to, shard) in &self.shards {
+            for mark in shard.reader().watermarks() {
+                if mark.source.lane == Lane::Direct && self.spec.owns(&mark.source.shard.domain).is_none() {
+                    self.told.borrow_mut().insert((mark.source.shard, to.clone()), mark.through);
+                }
+            }
+        }
         self.catch_up();
     }
 
@@ -299,17 +307,25 @@ impl Share {
         let me = Rc::downgrade(self);
         let bridge = self.spec.bridge.clone();
         crate::spawn::detached(async move {
-            let asked = Asked::Outbox { from: from.clone(), to: to.clone(), after, limit: 256 };
-            let answer = match &bridge {
-                Some(bridge) => bridge.ask(asked, tasks::ASK).await.ok(),
-                None => None,
-            };
-            let Some(share) = me.upgrade() else { return };
-            let gate = share.gate(&from, &to);
-            gate.filling.set(false);
-            if let Some(Answer::Envelopes(envelopes, _)) = answer {
-                for envelope in envelopes {
-                    share.direct(envelope, Box::new(|_| {}));
+            let Some(bridge) = bridge else { return };
+            // Asked again while something waits behind the gap: a question and its answer may get lost as well.
+            loop {
+                let asked = Asked::Outbox { from: from.clone(), to: to.clone(), after, limit: 256 };
+                let answer = bridge.ask(asked, tasks::ASK).await;
+                let Some(share) = me.upgrade() else { return };
+                let gate = share.gate(&from, &to);
+                gate.filling.set(false);
+                match answer {
+                    Ok(Answer::Envelopes(envelopes, _)) => {
+                        for envelope in envelopes {
+                            share.direct(envelope, Box::new(|_| {}));
+                        }
+                        return;
+                    }
+                    // The sender sends again what was not committed, so this need not go on for ever.
+                    _ if !gate.lacks(after) || share.has_ended.get() || gate.filling.replace(true) => return,
+                    Err(error) if !error.is_transient() => return,
+                    _ => {}
                 }
             }
         });
@@ -334,11 +350,14 @@ impl Share {
 
     /// A destination has committed what one of this thread's shards sent it.
     pub(super) fn heard_committed(&self, from: &ShardId, to: &ShardId, through: u64) {
-        let news = self.lanes.get(from).is_some_and(|lanes| lanes.committed(to, through));
-        if news && let Some(shard) = self.shards.get(from) {
-            shard.dirty.set(true);
-            self.host.relay.notify_one();
+        let Some((lanes, shard)) = self.lanes.get(from).zip(self.shards.get(from)) else { return };
+        if !lanes.committed(to, through) {
+            // Nothing new, so why was it told? The destination has started again, or was sent a duplicate: what it lacks is
+            // handed on without waiting for patience to end.
+            lanes.hurry_to(to);
         }
+        shard.dirty.set(true);
+        self.host.relay.notify_one();
     }
 
     /// Opens the shards again after a commit has failed: everything uncommitted is forgotten, here and in memory.

@@ -17,8 +17,8 @@ use crate::router::Work;
 use crate::store::{StoreError, Timer};
 use crate::telemetry::TARGET;
 
-/// How long another node is waited for when something is missing.
-pub(super) const ASK: Duration = Duration::from_secs(10);
+/// How long another node is waited for when something is missing. Short: asking again costs little, waiting holds things up.
+pub(super) const ASK: Duration = Duration::from_secs(1);
 /// How many events are read and published at a time.
 const PAGE: usize = 256;
 /// How often the idle are looked for, as parts of the time they may be idle.
@@ -60,6 +60,7 @@ pub(super) async fn relay(share: Weak<Share>) {
         published = share.shards.iter().map(|(id, cell)| (id.clone(), cell.reader().position())).collect();
     }
     let mut again: Option<Instant> = None;
+    let mut heads = Heads::default();
     loop {
         let Some(host) = share.upgrade().map(|share| Rc::clone(&share.host)) else { return };
         match again {
@@ -73,19 +74,51 @@ pub(super) async fn relay(share: Weak<Share>) {
             None => host.relay.notified().await,
         }
         let Some(share) = share.upgrade() else { return };
-        again = relay_once(&share, &mut published).await;
+        again = relay_once(&share, &mut published, &mut heads).await;
+        again = earliest(again, heads.tell(&share).await);
     }
 }
 
-async fn relay_once(share: &Rc<Share>, published: &mut BTreeMap<ShardId, u64>) -> Option<Instant> {
+/// After what times without a new event subscribers are told how far a log reaches: whoever has lost the last events, and
+/// the tidings before, notices by the next ones.
+const HEADS: [Duration; 4] =
+    [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(300)];
+
+/// The logs whose ends are to be told.
+#[derive(Default)]
+struct Heads(BTreeMap<ShardId, (u64, usize, Option<Instant>)>);
+
+impl Heads {
+    fn grown(&mut self, shard: &ShardId, position: u64) {
+        self.0.insert(shard.clone(), (position, 0, HEADS.first().map(|wait| instant() + *wait)));
+    }
+
+    async fn tell(&mut self, share: &Share) -> Option<Instant> {
+        let bridge = share.spec.bridge.as_ref()?;
+        let now = instant();
+        let mut next = None;
+        for (shard, (position, told, at)) in &mut self.0 {
+            if at.is_some_and(|at| at <= now) {
+                if let Err(error) = bridge.tell(Tidings::Head { shard: shard.clone(), position: *position }).await {
+                    tracing::debug!(target: TARGET, %error, "the end of a log was not told; it will be");
+                }
+                *told += 1;
+                *at = HEADS.get(*told).map(|wait| now + *wait);
+            }
+            next = earliest(next, *at);
+        }
+        next
+    }
+}
+
+async fn relay_once(share: &Rc<Share>, published: &mut BTreeMap<ShardId, u64>, heads: &mut Heads) -> Option<Instant> {
     let mut again = None;
     let outgoing: Rc<RefCell<Vec<Envelope>>> = Rc::default();
     let onward = onward(share, &outgoing);
     for (id, cell) in &share.shards {
         let lanes = share.lanes.get(id);
-        let due = lanes.and_then(|lanes| lanes.impatience());
-        let soon = |at: Option<Instant>| at.is_some_and(|at| at <= instant());
-        if !cell.dirty.replace(false) && !soon(due) {
+        let (restarted, due) = lanes.map_or((false, None), |lanes| lanes.impatience());
+        if !cell.dirty.replace(false) && !restarted {
             again = earliest(again, due);
             continue;
         }
@@ -96,11 +129,12 @@ async fn relay_once(share: &Rc<Share>, published: &mut BTreeMap<ShardId, u64>) -
                 cell.dirty.set(true);
                 again = earliest(again, Some(instant() + Duration::from_secs(1)));
             }
-            again = earliest(again, lanes.impatience());
+            again = earliest(again, lanes.impatience().1);
         }
         let position = reader.position();
         let last = published.entry(id.clone()).or_insert(0);
         if position > *last {
+            heads.grown(id, position);
             if share.feeds.contains_key(id) {
                 // Every thread may have actors that take them; each reads them from the log.
                 let source = id.clone();

@@ -19,7 +19,7 @@ const WINDOW: u64 = 1024;
 const PAGE: usize = 128;
 /// After what time without progress a lane's entries are sent again; it doubles up to [`LONGEST`].
 const PATIENCE: Duration = Duration::from_secs(2);
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// Hands an entry on; whether it was taken. The destination's commit is told to [`Lanes::committed`].
 pub(crate) type Onward = Rc<dyn Fn(Envelope)>;
@@ -51,6 +51,18 @@ impl Lanes {
     pub(crate) fn hurry(&self) {
         let now = instant();
         for lane in self.lanes.borrow_mut().values_mut() {
+            lane.again = now;
+        }
+    }
+
+    /// The same for what is on its way to one destination, unless that was just handed on.
+    pub(crate) fn hurry_to(&self, to: &ShardId) {
+        let now = instant();
+        if let Some(lane) = self.lanes.borrow_mut().get_mut(to)
+            && lane.again > now + PATIENCE / 2
+            && lane.patience > PATIENCE
+        {
+            lane.patience = PATIENCE;
             lane.again = now;
         }
     }
@@ -132,18 +144,19 @@ impl Lanes {
             .collect()
     }
 
-    /// Lets lanes without progress start again from what is committed; when to look next.
-    pub(crate) fn impatience(&self) -> Option<Instant> {
+    /// Lets lanes without progress start again from what is committed: whether any does, and when to look next.
+    pub(crate) fn impatience(&self) -> (bool, Option<Instant>) {
         let now = instant();
-        let mut next = None;
+        let (mut restarted, mut next) = (false, None);
         for lane in self.lanes.borrow_mut().values_mut().filter(|lane| lane.offered > lane.committed) {
             if lane.again <= now {
+                restarted = true;
                 lane.offered = lane.committed;
                 lane.patience = (lane.patience * 2).min(LONGEST);
                 lane.again = now + lane.patience;
             }
             next = Some(next.map_or(lane.again, |next: Instant| next.min(lane.again)));
         }
-        next
+        (restarted, next)
     }
 }

@@ -299,9 +299,14 @@ pub async fn start(store: MemoryStore) -> Node {
 
 /// Waits until `holds`, 10 s at most.
 pub async fn eventually(holds: impl AsyncFn() -> bool) {
+    eventually_within(10, holds).await;
+}
+
+/// Waits until `holds`, so many seconds at most.
+pub async fn eventually_within(seconds: u64, holds: impl AsyncFn() -> bool) {
     let begun = tokio::time::Instant::now();
     while !holds().await {
-        assert!(begun.elapsed() < Duration::from_secs(10), "it never came to hold");
+        assert!(begun.elapsed() < Duration::from_secs(seconds), "it never came to hold");
         tokio::task::yield_now().await;
     }
 }

@@ -1,0 +1,104 @@
+//! Nodes of different services over the loopback: commands find their owner, events their subscribers, replies their caller.
+
+mod bank;
+
+use bank::*;
+use whizbang::bridge::loopback::LoopbackHub;
+use whizbang::prelude::*;
+
+async fn accounts(store: &MemoryStore, hub: &LoopbackHub) -> Node {
+    Node::builder("accounts", store.clone()).host::<Account>().bridge(hub.bridge()).start().await.unwrap()
+}
+
+async fn transfers(store: &MemoryStore, hub: &LoopbackHub) -> Node {
+    Node::builder("transfers", store.clone()).host::<Transfer>().bridge(hub.bridge()).start().await.unwrap()
+}
+
+#[whizbang::test]
+async fn a_command_finds_its_owner_and_its_reply_comes_back() {
+    let hub = LoopbackHub::new();
+    let (money, moves) = (MemoryStore::new(), MemoryStore::new());
+    let (accounts, transfers) = (accounts(&money, &hub).await, transfers(&moves, &hub).await);
+    // Each node's client reaches the other's domain.
+    assert_eq!(transfers.client().send(deposit("ada", 5)).await.unwrap(), 5);
+    assert_eq!(accounts.client().send(outcome("none")).await.unwrap(), "open");
+    let no = transfers.client().send(withdraw("ada", 6, "")).await.unwrap_err();
+    assert_eq!(no.rejection().map(Rejection::code), Some("bank.insufficient-funds"));
+}
+
+#[whizbang::test]
+async fn a_saga_moves_money_between_accounts_of_another_service() {
+    let hub = LoopbackHub::new();
+    let (money, moves) = (MemoryStore::new(), MemoryStore::new());
+    let (accounts, transfers) = (accounts(&money, &hub).await, transfers(&moves, &hub).await);
+    let client = accounts.client();
+    client.send(deposit("ada", 100)).await.unwrap();
+    client.send(transfer("t1", "ada", "bob", 30)).await.unwrap();
+    client.send(Close { account: "cy".into() }).await.unwrap();
+    client.send(transfer("t2", "ada", "cy", 30)).await.unwrap();
+    eventually(async || client.send(outcome("t1")).await.unwrap() == "done").await;
+    eventually(async || client.send(outcome("t2")).await.unwrap() == "failed").await;
+    assert_eq!(client.send(deposit("bob", 0)).await.unwrap(), 30);
+    assert_eq!(client.send(deposit("ada", 0)).await.unwrap(), 70);
+    transfers.stop().await.unwrap();
+    accounts.stop().await.unwrap();
+}
+
+#[whizbang::test]
+async fn what_was_sent_while_the_owner_was_away_arrives_once_it_is_back() {
+    let hub = LoopbackHub::new();
+    let (money, moves) = (MemoryStore::new(), MemoryStore::new());
+    let transfers = transfers(&moves, &hub).await;
+    for n in 0..20 {
+        transfers.client().send(transfer(&format!("t{n}"), "ada", "bob", 5)).await.unwrap();
+    }
+    {
+        let alone = Node::builder("accounts", money.clone()).host::<Account>().start().await.unwrap();
+        alone.client().send(deposit("ada", 1000)).await.unwrap();
+    }
+    let accounts = accounts(&money, &hub).await;
+    let client = accounts.client();
+    eventually(async || client.send(deposit("bob", 0)).await.unwrap() == 100).await;
+    assert_eq!(client.send(deposit("ada", 0)).await.unwrap(), 900);
+}
+
+#[cfg(feature = "testing")]
+#[whizbang::test]
+async fn a_courier_that_loses_repeats_and_reorders_changes_nothing() {
+    use whizbang::bridge::loopback::Faults;
+    use whizbang::clock::Clock;
+    use whizbang::message::IdSource;
+
+    for seed in 0..4 {
+        let hub = LoopbackHub::new();
+        let (money, moves) = (MemoryStore::new(), MemoryStore::new());
+        let (accounts, transfers) = (accounts(&money, &hub).await, transfers(&moves, &hub).await);
+        for n in 0..20 {
+            accounts.client().send(deposit(&format!("from{n}"), 100)).await.unwrap();
+        }
+        let faults = Faults { drop: 0.2, duplicate: 0.3, reorder: 0.3, ..Faults::default() };
+        hub.set_faults(faults, IdSource::seeded(Clock::system(), seed));
+        for n in 0..100 {
+            let client = transfers.client();
+            client.send(transfer(&format!("t{n}"), &format!("from{}", n % 20), "bob", 10)).await.unwrap();
+        }
+        eventually_within(60, async || {
+            let mut done = 0;
+            for n in 0..100 {
+                let state = transfers.client().send(outcome(&format!("t{n}"))).await.unwrap();
+                assert_ne!(state, "failed");
+                done += u32::from(state == "done");
+            }
+            done == 100
+        })
+        .await;
+        hub.clear_faults();
+        assert_eq!(accounts.client().send(deposit("bob", 0)).await.unwrap(), 1000);
+        for n in 0..20 {
+            assert_eq!(accounts.client().send(deposit(&format!("from{n}"), 0)).await.unwrap(), 50);
+        }
+        let seen = accounts.metrics().duplicates + transfers.metrics().duplicates;
+        let gaps = accounts.metrics().gaps + transfers.metrics().gaps;
+        assert!(seen > 0 && gaps > 0, "the faults did not fire: {seen} duplicates, {gaps} gaps");
+    }
+}
