@@ -18,7 +18,7 @@ const WINDOW: u64 = 1024;
 /// How many entries are read at a time.
 const PAGE: usize = 128;
 /// After what time without progress a lane's entries are sent again; it doubles up to [`LONGEST`].
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// Hands an entry on; whether it was taken. The destination's commit is told to [`Lanes::committed`].
