@@ -5,7 +5,9 @@ mod eventually;
 mod fuzz;
 mod long;
 pub mod nats;
+mod panics;
 
 pub use eventually::eventually;
 pub use fuzz::{Fuzz, Outcome};
 pub use long::{brief_or_long, is_long};
+pub use panics::Panics;

@@ -1,8 +1,8 @@
 //! How much a test does: little by default, much under `tests/run --long`.
 
-/// Whether `tests/run --long` runs: the environment has `WHIZBANG_LONG=1`.
+/// Whether `tests/run --long` runs: the environment has `TESTS_LONG=1`. Not `WHIZBANG_…`: those variables configure nodes.
 pub fn is_long() -> bool {
-    std::env::var("WHIZBANG_LONG").is_ok_and(|value| value == "1")
+    std::env::var("TESTS_LONG").is_ok_and(|value| value == "1")
 }
 
 /// `brief` by default, `long` under `tests/run --long`.

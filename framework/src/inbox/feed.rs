@@ -53,7 +53,8 @@ pub(crate) struct Feed {
     known: Cell<u64>,
     held: RefCell<BTreeMap<u64, (Envelope, Done)>>,
     filling: Cell<bool>,
-    in_flight: Rc<Cell<usize>>,
+    /// Dispatched and not settled. Closing begins a new count: what was under way settles later and counts down the old one.
+    in_flight: RefCell<Rc<Cell<usize>>>,
     landed: Rc<Notify>,
     pages: Pages,
     counts: Arc<Counts>,
@@ -69,7 +70,7 @@ impl Feed {
             known: Cell::new(0),
             held: RefCell::default(),
             filling: Cell::new(false),
-            in_flight: Rc::default(),
+            in_flight: RefCell::default(),
             landed: Rc::default(),
             pages,
             counts,
@@ -91,7 +92,7 @@ impl Feed {
         let task = self.task.borrow_mut().take();
         drop(task);
         self.filling.set(false);
-        self.in_flight.set(0);
+        self.in_flight.take();
         let takers = std::mem::take(&mut *self.takers.borrow_mut());
         let held = std::mem::take(&mut *self.held.borrow_mut());
         drop((takers, held));
@@ -106,7 +107,7 @@ impl Feed {
             self.counts.duplicates.one();
             return done();
         }
-        if position == last + 1 && !self.filling.get() && self.in_flight.get() < IN_FLIGHT {
+        if position == last + 1 && !self.filling.get() && self.has_room() {
             self.dispatch(&event, position, done);
             self.drain();
             return;
@@ -137,9 +138,9 @@ impl Feed {
 
     fn dispatch(&self, event: &Envelope, position: u64, done: Done) {
         self.last.set(position);
-        self.in_flight.set(self.in_flight.get() + 1);
+        let (in_flight, landed) = (Rc::clone(&self.in_flight.borrow()), Rc::clone(&self.landed));
+        in_flight.set(in_flight.get() + 1);
         // One event, several takers: it is settled when the last of them is done.
-        let (in_flight, landed) = (Rc::clone(&self.in_flight), Rc::clone(&self.landed));
         let rest = Rc::new(Cell::new(1usize));
         let done = Rc::new(Cell::new(Some(done)));
         let finished = move |rest: &Cell<usize>| {
@@ -162,7 +163,7 @@ impl Feed {
 
     /// Dispatches what was held back and is next now.
     fn drain(&self) {
-        while self.in_flight.get() < IN_FLIGHT {
+        while self.has_room() {
             let next = {
                 let mut held = self.held.borrow_mut();
                 let last = self.last.get();
@@ -227,9 +228,13 @@ impl Feed {
 
     /// Waits until there is room for one more event in flight.
     async fn landing(&self) {
-        while self.in_flight.get() >= IN_FLIGHT {
+        while !self.has_room() {
             self.landed.notified().await;
         }
+    }
+
+    fn has_room(&self) -> bool {
+        self.in_flight.borrow().get() < IN_FLIGHT
     }
 
     /// Floors that the store should be told.

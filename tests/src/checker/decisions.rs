@@ -6,7 +6,7 @@ use bytes::Bytes;
 use whizbang::message::MessageId;
 use whizbang::store::{Note, StoredTurn};
 
-use super::{Broken, Found, Ledger, Stage, Told};
+use super::{Broken, Found, Known, Ledger, Stage, Told};
 
 /// What the logs say about one message from outside.
 #[derive(Debug, Default)]
@@ -64,12 +64,12 @@ pub(super) fn check(ledger: &Ledger, stage: Stage, found: &mut Found) -> usize {
         {
             found.add(Broken::Doubled, format!("command {id} is decided in {place} and is a dead letter"));
         }
-        if !ledger.told.contains_key(id) {
+        if !ledger.commands.contains_key(id) {
             found.add(Broken::Phantom, format!("nobody sent {id}, and yet the logs know it"));
         }
     }
-    for (id, told) in &ledger.told {
-        check_told(*id, told, outside.get(id), stage, found);
+    for (id, known) in &ledger.commands {
+        check_told(*id, known, outside.get(id), stage, found);
     }
     for id in &ledger.contradicted {
         found.add(Broken::Phantom, format!("command {id} got two different replies"));
@@ -77,11 +77,11 @@ pub(super) fn check(ledger: &Ledger, stage: Stage, found: &mut Found) -> usize {
     decisions
 }
 
-fn check_told(id: MessageId, told: &Told, decided: Option<&Decided>, stage: Stage, found: &mut Found) {
+fn check_told(id: MessageId, known: &Known, decided: Option<&Decided>, stage: Stage, found: &mut Found) {
     let replies = decided.map(|decided| decided.decisions.as_slice()).unwrap_or_default();
     let is_dead_letter = decided.is_some_and(|decided| decided.dead_letters > 0);
     let was_dead_letter = decided.is_some();
-    match told {
+    match &known.told {
         Told::Reply(_) if replies.is_empty() => {
             found.add(Broken::Lost, format!("command {id} was answered and no log holds its decision"));
         }
@@ -93,13 +93,13 @@ fn check_told(id: MessageId, told: &Told, decided: Option<&Decided>, stage: Stag
         Told::Accepted if replies.is_empty() && !is_dead_letter && stage == Stage::Quiet => {
             found.add(Broken::Lost, format!("command {id} was accepted and was never decided"));
         }
-        Told::Refused if !replies.is_empty() || is_dead_letter => {
-            found.add(Broken::Phantom, format!("command {id} was refused, and yet the logs hold it"));
-        }
         // Resolved in the meantime is fine: a person may have thrown it away.
         Told::DeadLetter if !was_dead_letter => {
             found.add(Broken::Lost, format!("command {id} was called a dead letter and no log holds it"));
         }
-        Told::Unknown | Told::Accepted | Told::Refused | Told::DeadLetter => {}
+        Told::Unknown if known.is_refused() && (!replies.is_empty() || is_dead_letter) => {
+            found.add(Broken::Phantom, format!("command {id} was refused, and yet the logs hold it"));
+        }
+        Told::Unknown | Told::Accepted | Told::DeadLetter => {}
     }
 }

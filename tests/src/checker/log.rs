@@ -1,7 +1,12 @@
 //! What the log of one shard holds, read through the public traits of the store.
 
+use std::sync::Arc;
+
+use whizbang::Domain;
 use whizbang::message::{Name, ShardId};
-use whizbang::store::{DeadLetter, ShardReader, StoreError, StoredEvent, StoredTurn, Watermark};
+use whizbang::store::{
+    CommitListener, DeadLetter, ShardHandle, ShardReader, Store, StoreError, StoredEvent, StoredTurn, Ticket, Watermark,
+};
 
 /// How many rows are read at once.
 const PAGE: usize = 1_000;
@@ -36,7 +41,33 @@ pub struct StreamLog {
     pub turns: Vec<StoredTurn>,
 }
 
+/// Nothing is appended by whoever only reads.
+struct Deaf;
+
+impl CommitListener for Deaf {
+    fn committed(&self, _through: Ticket) {}
+    fn failed(&self, _error: StoreError) {}
+}
+
 impl ShardLog {
+    /// Opens every shard of a domain and reads all that it holds. Whoever had the shards before can commit no more.
+    ///
+    /// # Errors
+    /// What the store says if it cannot be read.
+    ///
+    /// # Panics
+    /// If the domain's name is none.
+    pub async fn read_domain<D: Domain>(store: &dyn Store) -> Result<Vec<Self>, StoreError> {
+        let domain = Name::from_static(D::NAME).expect("a domain has a name");
+        let mut logs = Vec::new();
+        for number in 0..D::SHARDS {
+            let shard = ShardId::new(domain.clone(), number);
+            let ShardHandle { reader, .. } = store.open(&shard, D::SHARDS, Arc::new(Deaf)).await?;
+            logs.push(Self::read(&shard, &*reader).await?);
+        }
+        Ok(logs)
+    }
+
     /// Reads all that a shard holds. Meant for a shard to which nobody writes meanwhile.
     ///
     /// # Errors

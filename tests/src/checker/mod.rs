@@ -24,19 +24,36 @@ use whizbang::{Command, Domain, Message};
 pub use log::{ShardLog, StreamLog};
 pub use subscribers::Applied;
 
-/// What a client was told about a command it sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What clients know of a command.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Known {
+    /// How often it was sent.
+    sent: u32,
+    /// How many of these times it was refused.
+    refused: u32,
+    /// The most that was told.
+    told: Told,
+}
+
+/// What a client was told about a command it sent; what comes later in this list says more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Told {
     /// Nothing that says how it ended: no answer in time, a connection that broke, a process that was killed.
+    #[default]
     Unknown,
-    /// It was handled, and this is the encoded reply.
-    Reply(Bytes),
     /// It is stored and will be handled.
     Accepted,
-    /// It was not handled and never will be.
-    Refused,
     /// It is a dead letter.
     DeadLetter,
+    /// It was handled, and this is the encoded reply.
+    Reply(Bytes),
+}
+
+impl Known {
+    /// Whether it cannot have been handled: it was refused each time.
+    fn is_refused(&self) -> bool {
+        self.told == Told::Unknown && self.sent > 0 && self.refused >= self.sent
+    }
 }
 
 /// How much must hold.
@@ -51,7 +68,7 @@ pub enum Stage {
 /// What is known of a run.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    told: BTreeMap<MessageId, Told>,
+    commands: BTreeMap<MessageId, Known>,
     /// Replies that contradict an earlier one to the same command.
     contradicted: BTreeSet<MessageId>,
     logs: Vec<ShardLog>,
@@ -89,6 +106,8 @@ pub struct Verdict {
     pub commands: usize,
     /// How many of them were acknowledged: answered, accepted or known as a dead letter.
     pub acknowledged: usize,
+    /// How many were refused each time they were sent.
+    pub refused: usize,
     /// How many decisions the logs hold, those on events and on other actors' commands included.
     pub decisions: usize,
     /// How many events the logs hold.
@@ -105,41 +124,38 @@ impl Ledger {
         Self::default()
     }
 
-    /// A client is about to send a command. Until it is told more, the command may or may not be handled.
+    /// A client is about to send a command, for the first time or again with the same id. Until it is told more, the command
+    /// may or may not be handled.
     pub fn sends(&mut self, id: MessageId) {
-        self.told.entry(id).or_insert(Told::Unknown);
+        self.commands.entry(id).or_default().sent += 1;
     }
 
-    /// The client got this reply. The same for a reply to the same id asked for again: it must be the same reply.
-    pub fn replied(&mut self, id: MessageId, reply: Bytes) {
-        let told = Told::Reply(reply);
-        let before = self.told.insert(id, told.clone());
-        if before.is_some_and(|before| matches!(before, Told::Reply(_)) && before != told) {
-            self.contradicted.insert(id);
-        }
+    /// A client was told that the command was not handled this time.
+    pub fn refused(&mut self, id: MessageId) {
+        self.commands.entry(id).or_default().refused += 1;
     }
 
-    /// The client was told that the command is stored and will be handled.
+    /// A client was told that the command is stored and will be handled.
     pub fn accepted(&mut self, id: MessageId) {
         self.tell(id, Told::Accepted);
     }
 
-    /// The client was told that the command was not handled. If it sends it again, it [says so](Self::sends) with a new id.
-    pub fn refused(&mut self, id: MessageId) {
-        self.tell(id, Told::Refused);
-    }
-
-    /// The client was told that the command is a dead letter.
+    /// A client was told that the command is a dead letter.
     pub fn is_dead_letter(&mut self, id: MessageId) {
         self.tell(id, Told::DeadLetter);
     }
 
+    /// A client got this reply. Whoever sends the same id again must get the same reply.
+    pub fn replied(&mut self, id: MessageId, reply: Bytes) {
+        self.tell(id, Told::Reply(reply));
+    }
+
     fn tell(&mut self, id: MessageId, told: Told) {
-        let before = self.told.entry(id).or_insert(Told::Unknown);
-        // A reply is the most that can be known.
-        if !matches!(before, Told::Reply(_)) {
-            *before = told;
+        let known = self.commands.entry(id).or_default();
+        if matches!((&known.told, &told), (Told::Reply(before), Told::Reply(now)) if before != now) {
+            self.contradicted.insert(id);
         }
+        known.told = std::mem::take(&mut known.told).max(told);
     }
 
     /// Adds what the log of one shard holds. Give all shards of a run: what a shard sends is looked for in the others.
@@ -175,8 +191,9 @@ impl Ledger {
         found.0.dedup();
         Verdict {
             violations: found.0,
-            commands: self.told.len(),
-            acknowledged: self.told.values().filter(|told| !matches!(told, Told::Unknown | Told::Refused)).count(),
+            commands: self.commands.len(),
+            acknowledged: self.commands.values().filter(|known| known.told != Told::Unknown).count(),
+            refused: self.commands.values().filter(|known| known.is_refused()).count(),
             decisions,
             events: self.logs.iter().map(|log| log.events.len()).sum(),
             dead_letters: self.logs.iter().map(|log| log.dead_letters.len()).sum(),
@@ -209,10 +226,10 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { commands, acknowledged, decisions, events, dead_letters, applied, .. } = self;
+        let Self { commands, acknowledged, refused, decisions, events, dead_letters, applied, .. } = self;
         writeln!(
             f,
-            "{commands} commands sent, {acknowledged} acknowledged; {decisions} decisions, {events} events, \
+            "{commands} commands sent, {acknowledged} acknowledged, {refused} refused; {decisions} decisions, {events} events, \
              {dead_letters} dead letters in the logs; {applied} events applied by subscribers"
         )?;
         for broken in [Broken::Lost, Broken::Doubled, Broken::Misordered, Broken::Phantom] {

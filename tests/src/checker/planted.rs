@@ -468,6 +468,14 @@ fn a_shard_that_was_read_twice_is_found() {
 }
 
 #[test]
+fn a_command_that_was_refused_only_once_may_have_been_handled_the_other_time() {
+    let mut world = World::healthy();
+    world.told.push((id(9), "refused"));
+    world.told.push((id(2), "refused"));
+    world.check(Stage::Quiet).assert_clean();
+}
+
+#[test]
 fn a_dead_letter_that_was_driven_again_is_one_decision() {
     let mut world = World::healthy();
     let again = StoredTurn { notes: vec![Note::Resolved { message: id(6) }], ..outside(6, "ok") };

@@ -2,5 +2,6 @@
 //!
 //! Brief by default; `tests/run --long` looks twenty times longer. What was found once stays in `tests/corpus/`.
 
+mod config;
 mod messages;
 mod wire;

@@ -1,0 +1,33 @@
+//! Panics that nobody sees: a runtime catches those of its tasks, and the test goes on as if nothing had happened.
+
+use std::panic;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Every panic of this process since it was made.
+#[derive(Clone, Debug)]
+pub struct Panics(Arc<Mutex<Vec<String>>>);
+
+impl Panics {
+    /// Begins to write panics down, in all threads. They are printed as before.
+    pub fn watch() -> Self {
+        let seen = Self(Arc::default());
+        let (writes, before) = (seen.clone(), panic::take_hook());
+        panic::set_hook(Box::new(move |info| {
+            writes.0.lock().unwrap_or_else(PoisonError::into_inner).push(info.to_string());
+            before(info);
+        }));
+        seen
+    }
+
+    /// Fails if there was a panic whose text contains none of `planned`.
+    ///
+    /// # Panics
+    /// With the texts of all unplanned panics.
+    #[track_caller]
+    pub fn assert_only(&self, planned: &[&str]) {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let unplanned: Vec<_> =
+            seen.iter().filter(|text| !planned.iter().any(|planned| text.contains(planned))).collect();
+        assert!(unplanned.is_empty(), "{} unplanned panics, the first: {}", unplanned.len(), unplanned[0]);
+    }
+}

@@ -1,0 +1,15 @@
+//! The watch over panics, alone in its process because it sees all of them.
+
+use std::panic;
+
+use whizbang_tests::Panics;
+
+#[test]
+fn a_panic_that_was_caught_is_seen_all_the_same() {
+    let panics = Panics::watch();
+    let caught = panic::catch_unwind(|| panic!("planned: a handler fails"));
+    assert!(caught.is_err());
+    panics.assert_only(&["planned: "]);
+    let failed = panic::catch_unwind(|| panics.assert_only(&[])).unwrap_err();
+    assert!(failed.downcast_ref::<String>().unwrap().contains("1 unplanned panics"));
+}
