@@ -1,3 +1,5 @@
+//! What tells one stream from another in the index.
+
 use super::*;
 
 #[test]

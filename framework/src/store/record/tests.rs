@@ -1,3 +1,5 @@
+//! Records are read as they were written, and spoilt ones are refused.
+
 use bytes::Bytes;
 use proptest::prelude::*;
 
