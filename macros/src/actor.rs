@@ -88,7 +88,7 @@ pub(crate) fn expand(role: Role, input: &DeriveInput) -> TokenStream {
     let given = read(&input.attrs, word, &[sister.attribute()], KEYS, &mut mistakes);
     shape::refuse_generics(input, word, "its name in the store would stand for several types", &mut mistakes);
     let ident = &input.ident;
-    let name = shape::name(&given, ident, names::kebab(&ident.unraw().to_string()), &mut mistakes);
+    let name = shape::name(&given, ident, word, names::kebab(&ident.unraw().to_string()), &mut mistakes);
     let told = mistakes.count();
     let (wakes, how) = role.wakes();
     if told == 0 && wakes.iter().all(|list| given.key(list).is_none()) && given.key("domain").is_some() {
@@ -113,7 +113,6 @@ pub(crate) fn expand(role: Role, input: &DeriveInput) -> TokenStream {
     let initial = shape::initial(ident, correct);
     let mistakes = mistakes.into_tokens();
     quote! {
-        #[allow(non_camel_case_types)]
         const _: () = {
             #asked
             #aliases

@@ -4,7 +4,7 @@
 //! It never stops at a mistake: the key is told and left out, or taken as what it was probably meant to be, and reading
 //! goes on behind the next comma.
 
-use proc_macro2::{Span, TokenTree};
+use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::parse::{ParseBuffer, ParseStream, Parser};
@@ -13,6 +13,7 @@ use syn::{Attribute, Ident, LitInt, LitStr, Meta, Token, Type, parenthesized, to
 
 use crate::mistakes::{Mistakes, next_token, shown};
 use crate::names;
+use crate::shape::with_article;
 
 /// A key that a derive knows.
 pub(crate) struct Known {
@@ -152,7 +153,7 @@ pub(crate) fn read(
         } else if sisters.contains(&found.as_str()) {
             mistakes.add(
                 attribute.path().span(),
-                format!("found `#[{found}(…)]` on what the derive makes a {name}; write `#[{name}(…)]`"),
+                format!("found `#[{found}(…)]` on {}; write `#[{name}(…)]`", with_article(name)),
             );
             // What it says is probably meant for this derive; its own mistakes would be told against the wrong keys.
             read_one(attribute, name, known, &mut given, &mut Mistakes::default());
@@ -354,10 +355,11 @@ fn read_type(input: ParseStream<'_>, any: bool, write: &str, mistakes: &mut Mist
         mistakes.add(span, format!("found {found} in quotes; expected a type; write `{write}`"));
         return text.parse().ok();
     }
+    let broken = shown(&up_to_comma(input));
     match input.parse::<Type>() {
         Ok(ty @ Type::Path(_)) => Some(ty),
         Ok(Type::Infer(_) | Type::ImplTrait(_)) | Err(_) => {
-            mistakes.add(span, format!("found {found}; expected a type; write `{write}`"));
+            mistakes.add(span, format!("found {broken}; expected a type; write `{write}`"));
             None
         }
         Ok(ty) if any => Some(ty),
@@ -433,6 +435,17 @@ fn end_of_element(key: &Ident, input: ParseStream<'_>, write: &str, told: bool, 
     }
     skip_to_comma(input);
     let _ = input.parse::<Token![,]>();
+}
+
+/// The text of what comes before the next comma, without consuming it.
+fn up_to_comma(input: ParseStream<'_>) -> String {
+    let fork = input.fork();
+    let mut tokens = TokenStream::new();
+    while !fork.is_empty() && !fork.peek(Token![,]) {
+        let Ok(token) = fork.parse::<TokenTree>() else { break };
+        tokens.extend([token]);
+    }
+    tokens.to_string()
 }
 
 fn skip_to_comma(input: ParseStream<'_>) {

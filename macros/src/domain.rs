@@ -33,7 +33,8 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
         let ident = &input.ident;
         mistakes.add(field.span(), format!("found a field; a domain holds no data: write `struct {ident};`"));
     }
-    let name = shape::name(&given, &input.ident, names::kebab(&input.ident.unraw().to_string()), &mut mistakes);
+    let name =
+        shape::name(&given, &input.ident, "domain", names::kebab(&input.ident.unraw().to_string()), &mut mistakes);
     let shards = given.number("shards").map(|(shards, _)| shards).and_then(|shards| u16::try_from(shards).ok());
     let shards = shards.map(|shards| quote!(const SHARDS: u16 = #shards;));
     let codec = given.word("codec").map(|codec| {

@@ -3,10 +3,10 @@
 //! Called by the entry points. Calls nothing.
 //! The user's function stays as it is and is called from a plain one, so its errors point into the user's own code.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{ItemFn, Signature};
+use syn::{ItemFn, Signature, Token};
 
 use crate::mistakes::Mistakes;
 
@@ -30,46 +30,41 @@ impl Entry {
 pub(crate) fn expand(entry: Entry, arguments: TokenStream, item: TokenStream) -> TokenStream {
     let mut mistakes = Mistakes::default();
     let attribute = entry.attribute();
-    let Ok(function) = syn::parse2::<ItemFn>(item.clone()) else {
-        let span = item.clone().into_iter().next().map_or_else(proc_macro2::Span::call_site, |token| token.span());
-        mistakes.add(
-            span,
-            format!("{attribute} stands on something that is no function; write `async fn name() {{ … }}` below it"),
-        );
-        let mistakes = mistakes.into_tokens();
-        return quote!(#mistakes #item);
+    let mut function = match syn::parse2::<ItemFn>(item.clone()) {
+        Ok(function) => function,
+        Err(error) => {
+            no_function(attribute, &item, &error, &mut mistakes);
+            let mistakes = mistakes.into_tokens();
+            return quote!(#mistakes #item);
+        }
     };
     if let Some(argument) = arguments.into_iter().next() {
         mistakes
             .add(argument.span(), format!("found `{argument}` in {attribute}; it takes nothing: write `{attribute}`"));
     }
     check(&function.sig, attribute, &mut mistakes);
-    let mistakes_told = !mistakes.is_empty();
-    let told = mistakes.into_tokens();
-    if function.sig.asyncness.is_none() || !function.sig.inputs.is_empty() || !function.sig.generics.params.is_empty() {
-        // It cannot be called as it is, so what other code sees of it stays the user's own.
-        let mut plain = function;
-        plain.sig.asyncness = None;
-        if mistakes_told
-            && entry == Entry::Main
-            && (!plain.sig.inputs.is_empty() || !plain.sig.generics.params.is_empty())
-        {
-            plain.sig.inputs.clear();
-            plain.sig.generics = syn::Generics::default();
-            plain.sig.output = syn::ReturnType::Default;
-            *plain.block = syn::parse_quote!({});
-        }
-        return quote!(#told #plain);
-    }
+    let mistakes = mistakes.into_tokens();
+    // One that is not async was told so; as if it were, whatever it awaits is no second error.
+    let fn_token = function.sig.fn_token;
+    function.sig.asyncness.get_or_insert_with(|| Token![async](fn_token.span));
     let ItemFn { attrs, vis, sig, block, .. } = &function;
-    let name = &sig.ident;
-    let output = &sig.output;
+    let (name, output) = (&sig.ident, &sig.output);
+    if !sig.inputs.is_empty() || !sig.generics.params.is_empty() {
+        return quote! {
+            #mistakes
+            #vis fn #name() {
+                #[allow(dead_code)]
+                #(#attrs)*
+                #sig #block
+            }
+        };
+    }
     let test = match entry {
         Entry::Main => TokenStream::new(),
         Entry::Test => quote_spanned!(name.span()=> #[::core::prelude::v1::test]),
     };
     quote! {
-        #told
+        #mistakes
         #test
         #(#attrs)*
         #vis fn #name() #output {
@@ -77,6 +72,20 @@ pub(crate) fn expand(entry: Entry, arguments: TokenStream, item: TokenStream) ->
             ::whizbang::derive::block_on(#name())
         }
     }
+}
+
+/// Tells why the item is none that can be run.
+fn no_function(attribute: &str, item: &TokenStream, error: &syn::Error, mistakes: &mut Mistakes) {
+    let mut tokens = item.clone().into_iter();
+    if tokens.any(|token| matches!(token, TokenTree::Ident(word) if word == "fn")) {
+        mistakes.add(error.span(), error);
+        return;
+    }
+    let span = item.clone().into_iter().next().map_or_else(Span::call_site, |token| token.span());
+    mistakes.add(
+        span,
+        format!("{attribute} stands on something that is no function; write `async fn name() {{ … }}` below it"),
+    );
 }
 
 fn check(signature: &Signature, attribute: &str, mistakes: &mut Mistakes) {

@@ -7,7 +7,7 @@ use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Data, DeriveInput, Field};
+use syn::{Data, DeriveInput, Field, Member};
 
 use crate::attribute::{Form, Given, Known, read};
 use crate::mistakes::Mistakes;
@@ -80,7 +80,7 @@ pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
     nesting::refuse(input, word, &mut mistakes);
 
     let ident = &input.ident;
-    let name = shape::name(&given, ident, ident.unraw().to_string(), &mut mistakes);
+    let name = shape::name(&given, ident, word, ident.unraw().to_string(), &mut mistakes);
     let version = given.number("version").map_or(1, |(version, _)| version);
     check_versions(&given, version, &mut mistakes);
     if kind != Kind::Command {
@@ -201,14 +201,16 @@ fn key(input: &DeriveInput, mistakes: &mut Mistakes) -> TokenStream {
     }
     match marked {
         Some((at, field)) => {
-            let member = match &field.ident {
-                Some(name) => quote!(#name),
-                None => {
-                    let at = syn::Index::from(at);
-                    quote!(#at)
-                }
-            };
             let span = field.ty.span();
+            let member = match &field.ident {
+                // Spanned at the type, because that is what is wrong if it cannot be a key.
+                Some(name) => {
+                    let mut name = name.clone();
+                    name.set_span(span);
+                    Member::Named(name)
+                }
+                None => Member::from(at),
+            };
             quote_spanned!(span=> ::whizbang::derive::KeyField::key(&self.#member))
         }
         None => {

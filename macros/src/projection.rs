@@ -30,7 +30,7 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
     let given = read(&input.attrs, "projection", &[], KEYS, &mut mistakes);
     shape::refuse_generics(input, "projection", "its name in the store would stand for several types", &mut mistakes);
     let ident = &input.ident;
-    let name = shape::name(&given, ident, names::kebab(&ident.unraw().to_string()), &mut mistakes);
+    let name = shape::name(&given, ident, "projection", names::kebab(&ident.unraw().to_string()), &mut mistakes);
     if mistakes.is_empty() && given.key("projects").is_none() {
         mistakes.add(
             ident.span(),
@@ -59,7 +59,6 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
     let header = shape::header(input, &quote!(::whizbang::derive::Projection), &quote!(::core::marker::Send + 'static));
     let mistakes = mistakes.into_tokens();
     quote! {
-        #[allow(non_camel_case_types)]
         const _: () = {
             #asked
             #aliases

@@ -10,7 +10,10 @@ use proc_macro2::{Group, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Attribute, Data, DeriveInput, Field, GenericParam, Type};
+use syn::{
+    Attribute, Data, DeriveInput, Expr, Field, GenericParam, Generics, Ident, Token, Type, Visibility, WherePredicate,
+    parenthesized, token,
+};
 
 use crate::mistakes::Mistakes;
 
@@ -31,25 +34,54 @@ pub(crate) fn expand(direction: Direction, input: &DeriveInput) -> TokenStream {
             lifetime.span(),
             format!(
                 "found the lifetime `{}`; whizbang's `Deserialize` is for owned data: write `String` for `&str`, \
-                     or add serde to Cargo.toml and write `#[derive(serde::Deserialize)]`",
+                 or add serde to Cargo.toml and write `#[derive(serde::Deserialize)]`",
                 lifetime.lifetime
             ),
         );
         return mistakes.into_tokens();
     }
+    let copy = copy(input);
+    let original = input.ident.to_string();
+    let rename = match has_key(&copy.attrs, "rename") {
+        true => TokenStream::new(),
+        false => {
+            let name = input.ident.unraw().to_string();
+            quote!(#[serde(rename = #name)])
+        }
+    };
+    // serde asks the copy for the `Default` that it then takes from the original.
+    let default = (direction == Direction::Deserialize && has_key(&copy.attrs, "default")).then(|| default(&copy));
+    let (derive, implementation) = match direction {
+        Direction::Serialize => (quote!(Serialize), serialize(input, &copy.ident)),
+        Direction::Deserialize => (quote!(Deserialize), deserialize(input, &copy.ident)),
+    };
+    quote! {
+        #[doc(hidden)]
+        #[allow(non_camel_case_types, dead_code, clippy::all, clippy::pedantic)]
+        const _: () = {
+            #[derive(::whizbang::derive::serde::#derive)]
+            #[serde(crate = "::whizbang::derive::serde", remote = #original)]
+            #rename
+            #copy
+            #default
+            #[automatically_derived]
+            #implementation
+        };
+    }
+}
+
+/// The type once more under another name, with nothing on it but what is serde's.
+fn copy(input: &DeriveInput) -> DeriveInput {
     let ident = &input.ident;
-    let name = ident.unraw().to_string();
-    let copy_ident = format_ident!("__Whizbang{}", ident.unraw());
-    let mut copy = input.clone();
-    copy.ident = copy_ident.clone();
-    copy.vis = syn::Visibility::Inherited;
-    keep_serde(&mut copy.attrs);
     let (_, arguments, _) = input.generics.split_for_impl();
     let receiver = quote!(#ident #arguments);
+    let mut copy = input.clone();
+    copy.ident = format_ident!("__Whizbang{}", ident.unraw());
+    copy.vis = Visibility::Inherited;
+    keep_serde(&mut copy.attrs);
     let clean = |field: &mut Field| {
         keep_serde(&mut field.attrs);
-        let ty = without_self(field.ty.to_token_stream(), &receiver);
-        field.ty = Type::Verbatim(ty);
+        field.ty = Type::Verbatim(without_self(field.ty.to_token_stream(), &receiver));
     };
     match &mut copy.data {
         Data::Struct(data) => data.fields.iter_mut().for_each(clean),
@@ -61,75 +93,69 @@ pub(crate) fn expand(direction: Direction, input: &DeriveInput) -> TokenStream {
         }
         Data::Union(_) => {}
     }
-    let original = ident.to_string();
-    let rename = match renames(&copy.attrs) {
-        true => TokenStream::new(),
-        false => quote!(#[serde(rename = #name)]),
-    };
-    let mut bounded = input.generics.clone();
-    let bound = match direction {
-        Direction::Serialize => quote!(::whizbang::derive::serde::ser::Serialize),
-        Direction::Deserialize => quote!(::whizbang::derive::serde::de::DeserializeOwned),
-    };
-    let parameters: Vec<_> = input.generics.type_params().map(|parameter| parameter.ident.clone()).collect();
+    copy
+}
+
+/// The original's generics with `bound` on each type parameter, as serde's derives put it where the parameter is used.
+fn bounded(input: &DeriveInput, bound: &TokenStream) -> Generics {
+    let mut generics = input.generics.clone();
+    let parameters: Vec<Ident> = generics.type_params().map(|parameter| parameter.ident.clone()).collect();
     if !parameters.is_empty() {
-        let bounds = &mut bounded.make_where_clause().predicates;
-        bounds.extend(
-            parameters.iter().map(|parameter| -> syn::WherePredicate { syn::parse_quote!(#parameter: #bound) }),
-        );
+        let bounds = &mut generics.make_where_clause().predicates;
+        bounds.extend(parameters.iter().map(|of| -> WherePredicate { syn::parse_quote!(#of: #bound) }));
     }
-    let (derive, implementation) = match direction {
-        Direction::Serialize => {
-            let (generics, arguments, bounds) = bounded.split_for_impl();
-            let turbofish = arguments.as_turbofish();
-            (
-                quote!(Serialize),
-                quote! {
-                    impl #generics ::whizbang::derive::serde::ser::Serialize for #ident #arguments #bounds {
-                        fn serialize<WhizbangTo: ::whizbang::derive::serde::ser::Serializer>(
-                            &self,
-                            to: WhizbangTo,
-                        ) -> ::core::result::Result<WhizbangTo::Ok, WhizbangTo::Error> {
-                            use ::whizbang::derive::serial::Serialized as _;
-                            #copy_ident #turbofish ::serialize(self, to)
-                        }
-                    }
-                },
-            )
-        }
-        Direction::Deserialize => {
-            let mut with_lifetime = bounded.clone();
-            let lifetime: GenericParam = syn::parse_quote!('whizbang);
-            with_lifetime.params.insert(0, lifetime);
-            let (generics, _, bounds) = with_lifetime.split_for_impl();
-            let (_, arguments, _) = bounded.split_for_impl();
-            let turbofish = arguments.as_turbofish();
-            (
-                quote!(Deserialize),
-                quote! {
-                    impl #generics ::whizbang::derive::serde::de::Deserialize<'whizbang> for #ident #arguments #bounds {
-                        fn deserialize<WhizbangFrom: ::whizbang::derive::serde::de::Deserializer<'whizbang>>(
-                            from: WhizbangFrom,
-                        ) -> ::core::result::Result<Self, WhizbangFrom::Error> {
-                            use ::whizbang::derive::serial::Deserialized as _;
-                            #copy_ident #turbofish ::deserialize(from)
-                        }
-                    }
-                },
-            )
-        }
-    };
+    generics
+}
+
+fn serialize(input: &DeriveInput, copy: &Ident) -> TokenStream {
+    let ident = &input.ident;
+    let generics = bounded(input, &quote!(::whizbang::derive::serde::ser::Serialize));
+    let (generics, arguments, bounds) = generics.split_for_impl();
+    let turbofish = arguments.as_turbofish();
     quote! {
-        #[doc(hidden)]
-        #[allow(non_camel_case_types, dead_code, clippy::all, clippy::pedantic)]
-        const _: () = {
-            #[derive(::whizbang::derive::serde::#derive)]
-            #[serde(crate = "::whizbang::derive::serde", remote = #original)]
-            #rename
-            #copy
-            #[automatically_derived]
-            #implementation
-        };
+        impl #generics ::whizbang::derive::serde::ser::Serialize for #ident #arguments #bounds {
+            fn serialize<WhizbangTo: ::whizbang::derive::serde::ser::Serializer>(
+                &self,
+                to: WhizbangTo,
+            ) -> ::core::result::Result<WhizbangTo::Ok, WhizbangTo::Error> {
+                use ::whizbang::derive::serial::Serialized as _;
+                #copy #turbofish ::serialize(self, to)
+            }
+        }
+    }
+}
+
+fn deserialize(input: &DeriveInput, copy: &Ident) -> TokenStream {
+    let ident = &input.ident;
+    let mut generics = bounded(input, &quote!(::whizbang::derive::serde::de::Deserialize<'whizbang>));
+    let (_, arguments, _) = input.generics.split_for_impl();
+    let turbofish = arguments.as_turbofish();
+    let lifetime: GenericParam = syn::parse_quote!('whizbang);
+    generics.params.insert(0, lifetime);
+    let (generics, _, bounds) = generics.split_for_impl();
+    quote! {
+        impl #generics ::whizbang::derive::serde::de::Deserialize<'whizbang> for #ident #arguments #bounds {
+            fn deserialize<WhizbangFrom: ::whizbang::derive::serde::de::Deserializer<'whizbang>>(
+                from: WhizbangFrom,
+            ) -> ::core::result::Result<Self, WhizbangFrom::Error> {
+                use ::whizbang::derive::serial::Deserialized as _;
+                #copy #turbofish ::deserialize(from)
+            }
+        }
+    }
+}
+
+/// A `Default` of the copy that is asked for and never called.
+fn default(copy: &DeriveInput) -> TokenStream {
+    let ident = &copy.ident;
+    let (generics, arguments, bounds) = copy.generics.split_for_impl();
+    quote! {
+        #[automatically_derived]
+        impl #generics ::core::default::Default for #ident #arguments #bounds {
+            fn default() -> Self {
+                loop {}
+            }
+        }
     }
 }
 
@@ -151,22 +177,22 @@ fn keep_serde(attributes: &mut Vec<Attribute>) {
     attributes.retain(|attribute| attribute.path().is_ident("serde"));
 }
 
-/// Whether the user has given the container a name.
-fn renames(attributes: &[Attribute]) -> bool {
-    attributes.iter().any(|attribute| {
-        let mut renamed = false;
+/// Whether the user has given `key` in a serde attribute.
+fn has_key(attributes: &[Attribute], key: &str) -> bool {
+    let mut found = false;
+    for attribute in attributes {
         // Whatever serde does not understand it tells itself.
         let _ = attribute.parse_nested_meta(|meta| {
-            renamed |= meta.path.is_ident("rename");
-            if meta.input.peek(syn::Token![=]) {
-                meta.value()?.parse::<syn::Expr>()?;
-            } else if meta.input.peek(syn::token::Paren) {
+            found |= meta.path.is_ident(key);
+            if meta.input.peek(Token![=]) {
+                meta.value()?.parse::<Expr>()?;
+            } else if meta.input.peek(token::Paren) {
                 let content;
-                syn::parenthesized!(content in meta.input);
+                parenthesized!(content in meta.input);
                 content.parse::<TokenStream>()?;
             }
             Ok(())
         });
-        renamed
-    })
+    }
+    found
 }

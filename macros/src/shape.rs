@@ -5,7 +5,7 @@
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Data, DeriveInput, Ident};
+use syn::{Data, DeriveInput, GenericParam, Ident};
 
 use crate::attribute::Given;
 use crate::mistakes::Mistakes;
@@ -37,16 +37,16 @@ pub(crate) fn refuse_enum(input: &DeriveInput, word: &str, mistakes: &mut Mistak
 pub(crate) fn refuse_generics(input: &DeriveInput, word: &str, why: &str, mistakes: &mut Mistakes) {
     if let Some(first) = input.generics.params.first() {
         let ident = &input.ident;
-        let found = match first {
-            syn::GenericParam::Lifetime(lifetime) => lifetime.lifetime.to_string(),
-            syn::GenericParam::Type(ty) => ty.ident.to_string(),
-            syn::GenericParam::Const(constant) => constant.ident.to_string(),
+        let (found, instead) = match first {
+            GenericParam::Lifetime(lifetime) => (lifetime.lifetime.to_string(), "with owned fields such as `String`"),
+            GenericParam::Type(ty) => (ty.ident.to_string(), "for one concrete type"),
+            GenericParam::Const(constant) => (constant.ident.to_string(), "for one concrete value"),
         };
         mistakes.add(
             first.span(),
             format!(
                 "found the generic parameter `{found}`; {} has none, because {why}: \
-                 write `struct {ident}` for one concrete type",
+                 write `struct {ident}` {instead}",
                 with_article(word)
             ),
         );
@@ -54,7 +54,7 @@ pub(crate) fn refuse_generics(input: &DeriveInput, word: &str, why: &str, mistak
 }
 
 /// The name that was given, or the default.
-pub(crate) fn name(given: &Given, ident: &Ident, default: String, mistakes: &mut Mistakes) -> String {
+pub(crate) fn name(given: &Given, ident: &Ident, word: &str, default: String, mistakes: &mut Mistakes) -> String {
     if let Some(name) = given.name("name") {
         return name;
     }
@@ -62,7 +62,7 @@ pub(crate) fn name(given: &Given, ident: &Ident, default: String, mistakes: &mut
         mistakes.add(
             ident.span(),
             format!(
-                "`{default}` ({} bytes) is no name: use {}; write `name = \"…\"` in the attribute",
+                "`{default}` ({} bytes) is no name: use {}; write `#[{word}(name = \"…\")]`",
                 default.len(),
                 names::RULE
             ),
@@ -131,7 +131,7 @@ pub(crate) fn wire(given: &Given, lists: &[(&str, &str)]) -> (TokenStream, Token
         for (at, listed) in given.types(list).iter().enumerate() {
             let span = listed.span();
             let (call, check) = (Ident::new(list, span), Ident::new(kind, span));
-            let (alias, named) = (alias(list, at, span), alias(&format!("named_{list}"), at, span));
+            let (alias, named) = (alias(list, at, span), named(list, at, span));
             aliases.extend(quote_spanned! {span=>
                 type #named = #listed;
                 type #alias = <#named as ::whizbang::derive::Listed<{ ::whizbang::derive::#check::<#named>() }>>::It;
@@ -142,7 +142,17 @@ pub(crate) fn wire(given: &Given, lists: &[(&str, &str)]) -> (TokenStream, Token
     (calls, aliases)
 }
 
-/// The alias of the type that is listed in `list` as the one `at`.
+/// The alias of the type that is listed in `list` as the one `at`, once its kind is checked.
 pub(crate) fn alias(list: &str, at: usize, span: Span) -> Ident {
-    Ident::new(&format!("Whizbang_{list}_{at}"), span)
+    Ident::new(&format!("Whizbang{}{at}", capitalized(list)), span)
+}
+
+/// The alias of the type as the user named it.
+fn named(list: &str, at: usize, span: Span) -> Ident {
+    Ident::new(&format!("WhizbangNamedIn{}{at}", capitalized(list)), span)
+}
+
+fn capitalized(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect()
 }

@@ -30,7 +30,7 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
     let given = read(&input.attrs, "worker", &[], KEYS, &mut mistakes);
     shape::refuse_generics(input, "worker", "its name in the store would stand for several types", &mut mistakes);
     let ident = &input.ident;
-    let name = shape::name(&given, ident, names::kebab(&ident.unraw().to_string()), &mut mistakes);
+    let name = shape::name(&given, ident, "worker", names::kebab(&ident.unraw().to_string()), &mut mistakes);
     let idle = given.key("performs").is_none() && given.key("on").is_none();
     if mistakes.is_empty() && idle && given.key("domain").is_some() {
         mistakes.add(
@@ -49,7 +49,6 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
     );
     let mistakes = mistakes.into_tokens();
     quote! {
-        #[allow(non_camel_case_types)]
         const _: () = {
             #aliases
             #[automatically_derived]

@@ -6,11 +6,13 @@ use crate::message::{Codec, CodecError, Coded};
 pub struct Coding<T> {
     write: fn(&T, Codec, &mut Vec<u8>) -> Result<(), CodecError>,
     read: fn(Codec, &[u8]) -> Result<T, CodecError>,
+    save: fn(&T) -> Result<Vec<u8>, CodecError>,
+    restore: fn(&[u8]) -> Result<T, CodecError>,
 }
 
 /// The coding of `T`. A function and no method: for those the compiler has an error text of its own.
 pub const fn coding<T: Coded>() -> Coding<T> {
-    Coding { write: T::write, read: T::read }
+    Coding { write: T::write, read: T::read, save: T::save, restore: T::restore }
 }
 
 impl<T> Coding<T> {
@@ -35,8 +37,7 @@ impl<T> Coding<T> {
     /// # Errors
     /// [`CodecError`] if the type has a form that bincode cannot write, or the state is too large.
     pub fn save(&self, state: &T) -> Result<Vec<u8>, CodecError> {
-        let mut bytes = Vec::new();
-        self.encode(state, Codec::Bincode, &mut bytes).map(|()| bytes)
+        (self.save)(state)
     }
 
     /// A state from bytes.
@@ -44,7 +45,7 @@ impl<T> Coding<T> {
     /// # Errors
     /// [`CodecError`] if they are no such state.
     pub fn restore(&self, bytes: &[u8]) -> Result<T, CodecError> {
-        self.decode(Codec::Bincode, bytes)
+        (self.restore)(bytes)
     }
 }
 

@@ -6,6 +6,10 @@ use serde::de::DeserializeOwned;
 /// The most bytes a message may have, in its envelope and in the store: 512 KiB, half of what a NATS server takes by default.
 pub const MAX_PAYLOAD_BYTES: usize = 512 * 1024;
 
+/// The most bytes the state of an aggregate or a saga in its snapshot, or a projection's view, may have: 256 MiB. It is kept
+/// in memory and never travels, so this only keeps a damaged length from asking for all memory there is.
+pub const MAX_STATE_BYTES: usize = 256 * 1024 * 1024;
+
 /// How the messages of a domain are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -60,23 +64,12 @@ impl Codec {
     /// [`CodecError::Encode`] if the type cannot be written (bincode knows no `flatten` or untagged enums);
     /// [`CodecError::Oversize`] past [`MAX_PAYLOAD_BYTES`].
     pub fn encode<T: Serialize>(self, value: &T, into: &mut Vec<u8>) -> Result<(), CodecError> {
-        let start = into.len();
-        let written = match self {
-            Self::Bincode => bincode::serde::encode_into_std_write(value, &mut *into, bincode::config::standard())
-                .map(|_| ())
-                .map_err(|error| CodecError::Encode { reason: error.to_string() }),
-            Self::Json => serde_json::to_writer(&mut *into, value)
-                .map_err(|error| CodecError::Encode { reason: error.to_string() }),
-        };
-        let bytes = into.len() - start;
-        let checked = match written {
-            Ok(()) if bytes > MAX_PAYLOAD_BYTES => Err(CodecError::Oversize { bytes, limit: MAX_PAYLOAD_BYTES }),
-            other => other,
-        };
-        if checked.is_err() {
-            into.truncate(start);
+        match self {
+            Self::Bincode => bounded(into, MAX_PAYLOAD_BYTES, |into| to_bincode(value, into)),
+            Self::Json => bounded(into, MAX_PAYLOAD_BYTES, |into| {
+                serde_json::to_writer(into, value).map_err(|error| CodecError::Encode { reason: error.to_string() })
+            }),
         }
-        checked
     }
 
     /// Reads a value from all of `bytes`.
@@ -89,20 +82,61 @@ impl Codec {
             return Err(CodecError::Oversize { bytes: bytes.len(), limit: MAX_PAYLOAD_BYTES });
         }
         match self {
-            Self::Bincode => {
-                let config = bincode::config::standard().with_limit::<{ 4 * MAX_PAYLOAD_BYTES }>();
-                let (value, read) = bincode::serde::decode_from_slice(bytes, config)
-                    .map_err(|error| CodecError::Decode { reason: error.to_string() })?;
-                if read == bytes.len() {
-                    Ok(value)
-                } else {
-                    Err(CodecError::Decode { reason: format!("{} bytes are left over", bytes.len() - read) })
-                }
-            }
+            Self::Bincode => from_bincode::<T, { 4 * MAX_PAYLOAD_BYTES }>(bytes),
             Self::Json => {
                 serde_json::from_slice(bytes).map_err(|error| CodecError::Decode { reason: error.to_string() })
             }
         }
+    }
+}
+
+/// Appends the bytes of a state to `into`: bincode, up to [`MAX_STATE_BYTES`]. On an error `into` is as long as before.
+pub(super) fn encode_state<T: Serialize>(state: &T, into: &mut Vec<u8>) -> Result<(), CodecError> {
+    bounded(into, MAX_STATE_BYTES, |into| to_bincode(state, into))
+}
+
+/// Reads a state from all of `bytes`.
+pub(super) fn decode_state<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    if bytes.len() > MAX_STATE_BYTES {
+        return Err(CodecError::Oversize { bytes: bytes.len(), limit: MAX_STATE_BYTES });
+    }
+    from_bincode::<T, { 4 * MAX_STATE_BYTES }>(bytes)
+}
+
+/// Lets `write` append to `into`, and takes back what it has written if it fails or writes more than `limit` bytes.
+fn bounded(
+    into: &mut Vec<u8>,
+    limit: usize,
+    write: impl FnOnce(&mut Vec<u8>) -> Result<(), CodecError>,
+) -> Result<(), CodecError> {
+    let start = into.len();
+    let written = write(into);
+    let bytes = into.len() - start;
+    let checked = match written {
+        Ok(()) if bytes > limit => Err(CodecError::Oversize { bytes, limit }),
+        written => written,
+    };
+    if checked.is_err() {
+        into.truncate(start);
+    }
+    checked
+}
+
+fn to_bincode<T: Serialize>(value: &T, into: &mut Vec<u8>) -> Result<(), CodecError> {
+    bincode::serde::encode_into_std_write(value, into, bincode::config::standard())
+        .map(|_| ())
+        .map_err(|error| CodecError::Encode { reason: error.to_string() })
+}
+
+/// Reads a value from all of `bytes`; `LIMIT` bounds what a length in them may claim.
+fn from_bincode<T: DeserializeOwned, const LIMIT: usize>(bytes: &[u8]) -> Result<T, CodecError> {
+    let config = bincode::config::standard().with_limit::<LIMIT>();
+    let (value, read) = bincode::serde::decode_from_slice(bytes, config)
+        .map_err(|error| CodecError::Decode { reason: error.to_string() })?;
+    if read == bytes.len() {
+        Ok(value)
+    } else {
+        Err(CodecError::Decode { reason: format!("{} bytes are left over", bytes.len() - read) })
     }
 }
 
@@ -165,6 +199,18 @@ mod tests {
             assert_eq!(bytes, [1]);
             assert!(matches!(codec.decode::<String>(large.as_bytes()), Err(CodecError::Oversize { .. })));
         }
+    }
+
+    #[test]
+    fn a_state_may_be_larger_than_a_message() {
+        let large = "a".repeat(3 * MAX_PAYLOAD_BYTES);
+        let mut bytes = Vec::new();
+        encode_state(&large, &mut bytes).unwrap();
+        assert_eq!(decode_state::<String>(&bytes).unwrap(), large);
+        bytes.push(0);
+        assert!(decode_state::<String>(&bytes).is_err());
+        // A text that claims 2^60 bytes.
+        assert!(decode_state::<String>(&[253, 0, 0, 0, 0, 0, 0, 0, 16]).is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Codec, CodecError, Rejection};
+use super::{Codec, CodecError, Rejection, codec};
 
 /// A type that a [`Codec`] writes and reads: any that derives `Serialize` and `Deserialize`.
 #[diagnostic::on_unimplemented(
@@ -38,6 +38,18 @@ pub trait Coded: Sized {
     /// # Errors
     /// What [`Codec::decode`] says.
     fn read_reply(codec: Codec, bytes: &[u8]) -> Result<Result<Self, Rejection>, CodecError>;
+
+    /// It as the state in a snapshot or a view, of up to [`MAX_STATE_BYTES`](super::MAX_STATE_BYTES).
+    ///
+    /// # Errors
+    /// [`CodecError`] if the type has a form that bincode cannot write, or the state is too large.
+    fn save(&self) -> Result<Vec<u8>, CodecError>;
+
+    /// The state from a snapshot or a view.
+    ///
+    /// # Errors
+    /// [`CodecError`] if the bytes are no such state.
+    fn restore(bytes: &[u8]) -> Result<Self, CodecError>;
 }
 
 #[diagnostic::do_not_recommend]
@@ -56,5 +68,14 @@ impl<T: Serialize + DeserializeOwned> Coded for T {
 
     fn read_reply(codec: Codec, bytes: &[u8]) -> Result<Result<Self, Rejection>, CodecError> {
         codec.decode(bytes)
+    }
+
+    fn save(&self) -> Result<Vec<u8>, CodecError> {
+        let mut bytes = Vec::new();
+        codec::encode_state(self, &mut bytes).map(|()| bytes)
+    }
+
+    fn restore(bytes: &[u8]) -> Result<Self, CodecError> {
+        codec::decode_state(bytes)
     }
 }

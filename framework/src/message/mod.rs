@@ -12,7 +12,7 @@ mod key;
 mod name;
 mod reply;
 
-pub use codec::{Codec, CodecError, MAX_PAYLOAD_BYTES};
+pub use codec::{Codec, CodecError, MAX_PAYLOAD_BYTES, MAX_STATE_BYTES};
 pub use coded::Coded;
 pub(crate) use domain::digest;
 pub use domain::{Domain, Of, Shard, ShardId, shard_of};

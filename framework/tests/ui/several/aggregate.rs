@@ -1,4 +1,4 @@
-//! The messages and the aggregate of the first sample.
+// 5 mistakes, told together.
 
 use whizbang::prelude::*;
 
@@ -7,15 +7,23 @@ struct Bank;
 
 #[derive(Command, Serialize, Deserialize)]
 #[command(domain = Bank, reply = u64)]
-struct Deposit { #[key] account: String, cents: u64 }
+struct Deposit {
+    #[key]
+    account: String,
+    cents: u64,
+}
 
 #[derive(Event, Serialize, Deserialize)]
 #[event(domain = Bank)]
-struct Deposited { cents: u64 }
+struct Deposited {
+    cents: u64,
+}
 
 #[derive(Aggregate, Default)]
-#[aggregate(domain = Bank, handles(Deposit), applies(Deposited))]
-struct Account { cents: u64 }
+#[aggregate(domain = "Bank", handles(Deposit, 7), applies(Deposited Deposited), snapshot(every = 0, often = yes))]
+struct Account {
+    cents: u64,
+}
 
 impl Handle<Deposit> for Account {
     fn handle(&self, deposit: Deposit, _effects: &mut Effects<Self>) -> Result<u64, Rejection> {
@@ -24,11 +32,9 @@ impl Handle<Deposit> for Account {
 }
 
 impl Apply<Deposited> for Account {
-    fn apply(&mut self, deposited: &Deposited) { self.cents += deposited.cents; }
+    fn apply(&mut self, deposited: &Deposited) {
+        self.cents += deposited.cents;
+    }
 }
 
-#[whizbang::main]
-async fn main() -> Result<(), std::io::Error> {
-    assert_eq!(<Bank as Domain>::NAME, "bank");
-    Ok(())
-}
+fn main() {}
