@@ -97,7 +97,7 @@ pub(crate) fn expand(role: Role, input: &DeriveInput) -> TokenStream {
     let domain = shape::domain(&given, ident, word, &mut mistakes);
     let correct = mistakes.is_empty() && told == 0 && given.ty("domain").is_some();
 
-    let stub = quote!('static);
+    let stub = quote!(::core::marker::Unpin + 'static);
     let stateful = shape::header(input, &quote!(::whizbang::derive::Stateful), &stub);
     let role_ident = role.ident();
     let marker = shape::header(input, &quote!(::whizbang::derive::#role_ident), &stub);

@@ -41,12 +41,27 @@ pub trait Apply<E: Event>: Stateful {
 
 /// Says that an actor lists `E` in `applies(…)`; the derives implement it.
 #[doc(hidden)]
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot record `{E}`",
-    label = "not listed in `applies(…)` of `{Self}`",
-    note = "add `{E}` to `applies(…)` and write `impl Apply<{E}> for {Self}`"
-)]
 pub trait Applies<E: Event>: Apply<E> {}
+
+/// An event that the actor `A` may record, because it applies it. Said of the event and not of the actor, because the
+/// compiler looks for what is wrong with an actor before it knows the event, and could not name it.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "`{A}` cannot record `{Self}`",
+    label = "not listed in `applies(…)` of `{A}`",
+    note = "add `{Self}` to `applies(…)` and write `impl Apply<{Self}> for {A}`"
+)]
+pub trait RecordedBy<A>: Event {
+    /// Changes the state of the actor.
+    fn apply_to(&self, state: &mut A);
+}
+
+#[diagnostic::do_not_recommend]
+impl<A: Applies<E>, E: Event> RecordedBy<A> for E {
+    fn apply_to(&self, state: &mut A) {
+        state.apply(self);
+    }
+}
 
 /// Reacts to an event of any domain, its own included. Sagas orchestrate with it; aggregates may take part in a choreography.
 #[diagnostic::on_unimplemented(
@@ -139,12 +154,9 @@ impl<A: Stateful> Effects<A> {
     /// Records an event. It changes the state, is stored, and is published once the turn is committed.
     ///
     /// An event that cannot be encoded, or is larger than 512 KiB, makes the whole turn fail: the message becomes a dead letter.
-    pub fn record<E: Event>(&mut self, event: E)
-    where
-        A: Applies<E>,
-    {
+    pub fn record<E: RecordedBy<A>>(&mut self, event: E) {
         let payload = self.put(A::Domain::CODEC, &event);
         self.events.push(EventSlot { name: E::NAME, version: E::VERSION, payload });
-        self.apply.push(Box::new(move |state| state.apply(&event)));
+        self.apply.push(Box::new(move |state| event.apply_to(state)));
     }
 }

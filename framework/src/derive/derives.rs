@@ -191,8 +191,6 @@ pub use whizbang_macros::Document;
 ///
 /// impl Handle<Deposit> for Account {
 ///     fn handle(&self, deposit: Deposit, effects: &mut Effects<Self>) -> Result<u64, Rejection> {
-/// #       let _ = (effects, deposit.account);
-/// #       #[cfg(any())]
 ///         effects.record(Deposited { cents: deposit.cents });
 ///         Ok(self.cents + deposit.cents)
 ///     }

@@ -1,0 +1,18 @@
+use whizbang::prelude::*;
+
+#[derive(Domain)]
+struct Bank;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Bank, reply = u64)]
+struct Deposit {
+    #[key]
+    account: String,
+    cents: u64,
+}
+
+async fn start() {
+    let _ = Node::builder("bank", MemoryStore::new()).host::<Deposit>().start().await;
+}
+
+fn main() {}
