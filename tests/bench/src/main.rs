@@ -1,3 +1,27 @@
-//! Measures whizbang against its limits.
+//! Measures whizbang against its limits: each row with its anchor, measured in turn in the same run.
+//!
+//! `cargo run --release -p whizbang-bench [-- ROW ...]` prints one JSON object per line: bench, value, unit, anchor,
+//! anchor_value, ratio (the median of the paired ratios). Rows: see `ROWS`.
 
-fn main() {}
+mod account;
+mod anchor;
+mod report;
+mod turn;
+
+type Row = (&'static str, fn());
+
+const ROWS: &[Row] = &[
+    ("turn_1_key", turn::one_key),
+    ("turn_10k_keys", turn::ten_thousand_keys),
+    ("turn_256_in_flight", turn::in_flight),
+];
+
+fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    for (name, run) in ROWS {
+        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
+            eprintln!("{name} …");
+            run();
+        }
+    }
+}
