@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use crate::message::{IdSource, ShardId};
 use crate::retry::Retry;
-use crate::store::{Appended, CommitListener, ShardReader, ShardWriter, StoreError, Ticket};
+use crate::store::{Appended, CommitListener, ShardHandle, ShardReader, ShardWriter, StoreError, Ticket};
 use crate::telemetry::Counts;
 
 /// What a host is told at start.
@@ -43,6 +43,8 @@ pub(crate) struct Host {
     pub(crate) draining: Cell<bool>,
     /// Woken when nothing is in flight any more.
     pub(crate) quiet: Notify,
+    /// What the relay is to look at.
+    dirty: RefCell<Vec<Rc<ShardCell>>>,
     /// Woken when something was committed that somebody may have to be told of.
     pub(crate) relay: Rc<Notify>,
     /// Woken when a timer was set.
@@ -66,6 +68,7 @@ impl Host {
             stopped: Cell::new(false),
             draining: Cell::new(false),
             quiet: Notify::new(),
+            dirty: RefCell::default(),
             relay: Rc::default(),
             timers: Rc::default(),
             in_flight: Cell::new(0),
@@ -108,6 +111,15 @@ impl Host {
                 return error;
             }
         }
+    }
+
+    /// Takes what the relay is to look at.
+    pub(crate) fn take_dirty(&self) -> Vec<Rc<ShardCell>> {
+        let dirty = std::mem::take(&mut *self.dirty.borrow_mut());
+        for cell in &dirty {
+            cell.dirty.set(false);
+        }
+        dirty
     }
 
     fn release_now(&self) {
@@ -159,11 +171,31 @@ pub(crate) struct ShardCell {
     pub(crate) id: ShardId,
     pub(crate) writer: RefCell<Box<dyn ShardWriter>>,
     pub(crate) reader: RefCell<Arc<dyn ShardReader>>,
-    /// Something was appended that the relay has not looked at.
-    pub(crate) dirty: Cell<bool>,
+    /// Whether anybody but the stream's own actor takes the shard's events.
+    pub(crate) relays_events: bool,
+    /// The relay is to look at it, and knows.
+    dirty: Cell<bool>,
 }
 
 impl ShardCell {
+    pub(crate) fn new(id: ShardId, handle: ShardHandle, relays_events: bool) -> Rc<Self> {
+        Rc::new(Self {
+            id,
+            writer: RefCell::new(handle.writer),
+            reader: RefCell::new(handle.reader),
+            relays_events,
+            dirty: Cell::new(false),
+        })
+    }
+
+    /// Lets the relay look at the shard.
+    pub(crate) fn soil(self: &Rc<Self>, host: &Host) {
+        if !self.dirty.replace(true) {
+            host.dirty.borrow_mut().push(Rc::clone(self));
+        }
+        host.relay.notify_one();
+    }
+
     pub(crate) fn reader(&self) -> Arc<dyn ShardReader> {
         Arc::clone(&self.reader.borrow())
     }

@@ -242,12 +242,9 @@ impl<A: Stateful> KeyActor<A> {
         if effects.rejected {
             host.counts.rejections.one();
         }
-        if events > 0 || !effects.outgoing.is_empty() {
-            self.shard.dirty.set(true);
-            host.after(appended, {
-                let relay = Rc::clone(&host.relay);
-                move |_| relay.notify_one()
-            });
+        if (events > 0 && self.shard.relays_events) || !effects.outgoing.is_empty() {
+            let (shard, soiled) = (Rc::clone(&self.shard), Rc::clone(&host));
+            host.after(appended, move |_| shard.soil(&soiled));
         }
         if !effects.timers.is_empty() {
             // The timer is seen once it is committed.

@@ -67,13 +67,8 @@ impl Share {
                 let listener: Arc<dyn CommitListener> = Arc::clone(&host.commits) as _;
                 let handle = spec.store.open(&id, *count, listener).await?;
                 spec.readers.lock().insert(id.clone(), Arc::clone(&handle.reader));
-                let cell = ShardCell {
-                    id: id.clone(),
-                    writer: RefCell::new(handle.writer),
-                    reader: RefCell::new(handle.reader),
-                    dirty: Cell::new(true),
-                };
-                shards.insert(id, Rc::new(cell));
+                let relays = spec.bridge.is_some() || spec.sources.contains_key(domain);
+                shards.insert(id.clone(), ShardCell::new(id, handle, relays));
             }
         }
         let (mut doors, mut commands, mut routes) = (Doors::default(), Doors::default(), LocalRoutes::default());
@@ -161,9 +156,8 @@ impl Share {
             feed.fill();
         }
         for shard in self.shards.values() {
-            shard.dirty.set(true);
+            shard.soil(&self.host);
         }
-        self.host.relay.notify_one();
         self.host.timers.notify_one();
     }
 
@@ -356,8 +350,7 @@ impl Share {
             // handed on without waiting for patience to end.
             lanes.hurry_to(to);
         }
-        shard.dirty.set(true);
-        self.host.relay.notify_one();
+        shard.soil(&self.host);
     }
 
     /// Opens the shards again after a commit has failed: everything uncommitted is forgotten, here and in memory.

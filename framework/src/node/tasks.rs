@@ -9,6 +9,7 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::share::Share;
+use crate::actor::{Host, ShardCell};
 use crate::bridge::Tidings;
 use crate::clock::instant;
 use crate::message::{Envelope, Kind, MessageId, ShardId, Wants};
@@ -63,19 +64,32 @@ pub(super) async fn relay(share: Weak<Share>) {
     let mut heads = Heads::default();
     loop {
         let Some(host) = share.upgrade().map(|share| Rc::clone(&share.host)) else { return };
-        match again {
-            Some(at) => {
-                tokio::select! {
-                    biased;
-                    () = host.relay.notified() => {}
-                    () = tokio::time::sleep_until(at) => {}
-                }
+        let patience_ends = async {
+            match again {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
             }
-            None => host.relay.notified().await,
-        }
+        };
+        let all = tokio::select! {
+            biased;
+            () = host.relay.notified() => false,
+            () = patience_ends => true,
+        };
         let Some(share) = share.upgrade() else { return };
-        again = relay_once(&share, &mut published, &mut heads).await;
-        again = earliest(again, heads.tell(&share).await);
+        if all {
+            // Some lane has waited long enough; which one is found by looking at all.
+            again = None;
+            for (id, lanes) in &share.lanes {
+                let (restarted, next) = lanes.impatience();
+                if let Some(cell) = share.shards.get(id).filter(|_| restarted) {
+                    cell.soil(&host);
+                }
+                again = earliest(again, next);
+            }
+            share.store_floors(1024);
+        }
+        let next = relay_once(&share, &mut published, &mut heads).await;
+        again = earliest(earliest(again, next), heads.tell(&share).await);
     }
 }
 
@@ -115,21 +129,16 @@ async fn relay_once(share: &Rc<Share>, published: &mut BTreeMap<ShardId, u64>, h
     let mut again = None;
     let outgoing: Rc<RefCell<Vec<Envelope>>> = Rc::default();
     let onward = onward(share, &outgoing);
-    for (id, cell) in &share.shards {
+    for cell in share.host.take_dirty() {
+        let id = &cell.id;
         let lanes = share.lanes.get(id);
-        let (restarted, due) = lanes.map_or((false, None), |lanes| lanes.impatience());
-        if !cell.dirty.replace(false) && !restarted {
-            again = earliest(again, due);
-            continue;
-        }
         let reader = cell.reader();
         if let Some(lanes) = lanes {
             if let Err(error) = lanes.pump(&reader, &onward).await {
                 tracing::warn!(target: TARGET, shard = %id, %error, "the outbox cannot be read");
-                cell.dirty.set(true);
-                again = earliest(again, Some(instant() + Duration::from_secs(1)));
+                retry(&share.host, &cell);
             }
-            again = earliest(again, lanes.impatience().1);
+            again = earliest(again, lanes.next_impatience());
         }
         let position = reader.position();
         let last = published.entry(id.clone()).or_insert(0);
@@ -145,16 +154,23 @@ async fn relay_once(share: &Rc<Share>, published: &mut BTreeMap<ShardId, u64>, h
                 });
             }
             if publish(share, id, last, position).await.is_err() {
-                cell.dirty.set(true);
-                again = earliest(again, Some(instant() + Duration::from_secs(1)));
+                retry(&share.host, &cell);
             }
         }
         let batch = std::mem::take(&mut *outgoing.borrow_mut());
         send(share, batch).await;
     }
     tell(share).await;
-    share.store_floors(1024);
     again
+}
+
+/// Lets the relay look at a shard again after a while.
+fn retry(host: &Rc<Host>, cell: &Rc<ShardCell>) {
+    let (host, cell) = (Rc::clone(host), Rc::clone(cell));
+    crate::spawn::detached(async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        cell.soil(&host);
+    });
 }
 
 fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {

@@ -47,11 +47,16 @@ impl Lanes {
         Rc::new(Self { lanes: RefCell::default(), counts })
     }
 
+    /// When to look for lanes without progress.
+    pub(crate) fn next_impatience(&self) -> Option<Instant> {
+        let lanes = self.lanes.borrow();
+        lanes.values().filter(|lane| lane.offered > lane.committed).map(|lane| lane.again).min()
+    }
+
     /// What is on its way may have been lost: it is handed on again at the next look.
     pub(crate) fn hurry(&self) {
-        let now = instant();
         for lane in self.lanes.borrow_mut().values_mut() {
-            lane.again = now;
+            lane.offered = lane.committed;
         }
     }
 
@@ -63,7 +68,7 @@ impl Lanes {
             && lane.patience > PATIENCE
         {
             lane.patience = PATIENCE;
-            lane.again = now;
+            lane.offered = lane.committed;
         }
     }
 

@@ -105,8 +105,12 @@ pub(crate) fn in_flight() {
             each
         });
         let ours = block_on(async {
-            let node =
-                Node::builder("bank", MemoryStore::new()).host::<Account>().threads(1).start().await.expect("it starts");
+            let node = Node::builder("bank", MemoryStore::new())
+                .host::<Account>()
+                .threads(1)
+                .start()
+                .await
+                .expect("it starts");
             let client = node.client();
             for key in 0..KEYS {
                 client.send(deposit(&format!("account-{key}"))).await.expect("it is handled");
