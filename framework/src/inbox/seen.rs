@@ -95,6 +95,9 @@ impl Seen {
 
     /// Whether the message `id` from outside, with a payload of this digest, was handled.
     pub fn admit_id(&self, id: MessageId, digest: u64) -> Admission {
+        if cfg!(plant = "ids_are_not_remembered") {
+            return Admission::New;
+        }
         let timed = id.time().is_some();
         let found = if timed {
             match self.recent.back() {
