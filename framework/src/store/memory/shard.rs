@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::super::index::append::At;
 use super::super::index::{Index, OutOfTurn, Stream, StreamHasher};
-use super::super::record::{Location, MAX_TURN_BYTES, turn_bound};
+use super::super::record::{MAX_TURN_BYTES, turn_bound};
 use super::super::walk::{self, Placed};
 use super::arena::Arena;
 use super::{Listening, MemoryStore};
@@ -85,7 +85,7 @@ impl State {
 
     /// Forgets all records from `location` on, as a crash would.
     #[cfg(feature = "testing")]
-    pub(super) fn lose_from(&mut self, location: Location) {
+    pub(super) fn lose_from(&mut self, location: super::super::record::Location) {
         use super::super::record::{Names, Record};
         self.accepting = false;
         self.arena.cut(location);

@@ -1,0 +1,145 @@
+//! When something is committed, who hears of it, and what is read then.
+
+use std::sync::Arc;
+
+use super::super::draft::{name, shard};
+use super::super::{Draft, Ears, Fixture, Owner, SHARDS};
+use crate::store::StoreError;
+
+/// Reports rise, and the last one covers the last append.
+pub async fn commits_are_reported_in_order(fixture: &impl Fixture) {
+    let store = fixture.store().await;
+    let mut owner = Owner::take(&store, &shard("bank", 0)).await;
+    let mut ticket = 0;
+    let mut last = None;
+    for turn in 0..500u64 {
+        let draft = Draft::new("Account", "ada", turn).at(turn + 1, turn).event("Happened", "x");
+        let appended = owner.append(&draft).unwrap();
+        assert_eq!(appended.position, turn + 1);
+        assert!(appended.ticket > ticket, "tickets rise");
+        ticket = appended.ticket;
+        last = Some(appended);
+    }
+    owner.settled(last.unwrap()).await;
+    let reports = owner.ears.reports();
+    assert!(reports.is_sorted());
+    assert!(reports.last().is_none_or(|report| *report <= ticket), "nothing is reported that was not appended");
+    assert_eq!(owner.reader.position(), 500);
+    assert!(owner.ears.error().is_none());
+}
+
+/// So that one number says how far everything of a listener is committed.
+pub async fn shards_with_one_listener_share_one_row_of_tickets(fixture: &impl Fixture) {
+    let store = fixture.store().await;
+    let ears = Arc::new(Ears::default());
+    let mut owners = Vec::new();
+    for number in 0..SHARDS {
+        owners.push(Owner::take_with(&store, &shard("bank", number), Arc::clone(&ears)).await);
+    }
+    let mut alone = Owner::take(&store, &shard("shop", 0)).await;
+    let mut tickets = Vec::new();
+    for turn in 0..50u64 {
+        for owner in &mut owners {
+            let draft = Draft::new("Account", "ada", turn).at(turn + 1, turn).event("Happened", "x");
+            tickets.push(owner.append(&draft).unwrap());
+        }
+        alone.commit(&Draft::new("Order", "o", turn).at(turn + 1, 0)).await;
+    }
+    for (one, next) in tickets.iter().zip(tickets.iter().skip(1)) {
+        assert_eq!(one.ticket + 1, next.ticket);
+    }
+    owners[0].settled(*tickets.last().unwrap()).await;
+    for owner in &owners {
+        assert_eq!(owner.reader.position(), 50);
+    }
+}
+
+/// Once an append was reported every reader finds it; and nothing is read half.
+pub async fn what_was_reported_can_be_read(fixture: &impl Fixture) {
+    let store = fixture.store().await;
+    let shop = shard("shop", 0);
+    let mut owner = Owner::take(&store, &shard("bank", 0)).await;
+    for turn in 0..100u64 {
+        let mut draft = Draft::new("Account", "ada", turn).at(turn + 1, 3 * turn).send(&shop, turn);
+        for _ in 0..3 {
+            draft = draft.event("Happened", turn.to_string());
+        }
+        let appended = owner.append(&draft).unwrap();
+        // Not committed yet, maybe: what is read is whole in any case.
+        let seen = owner.load("Account", "ada").await.turns.len() as u64;
+        assert!(seen == turn || seen == turn + 1);
+        assert!(owner.reader.position().is_multiple_of(3));
+        let page = owner.events(0, usize::MAX).await.len() as u64;
+        assert!(page == 3 * turn || page == 3 * turn + 3);
+        owner.settled(appended).await;
+        assert_eq!(owner.reader.position(), appended.position);
+        assert_eq!(owner.load("Account", "ada").await.turns.len() as u64, turn + 1);
+        assert_eq!(owner.events(appended.position - 3, 10).await.len(), 3);
+        assert_eq!(owner.reader.outbox_heads(), [(shop.clone(), 0, turn + 1)]);
+        assert_eq!(owner.reader.outbox(&shop, turn, 10).await.unwrap().len(), 1);
+    }
+}
+
+/// Owners on different threads, each with its own shard, and readers on yet another.
+pub async fn shards_on_many_threads_do_not_disturb_each_other(fixture: &impl Fixture) {
+    const TURNS: u64 = 2_000;
+    let store = fixture.store().await;
+    let mut owners = Vec::new();
+    for number in 0..SHARDS {
+        owners.push(Owner::take(&store, &shard("bank", number)).await);
+    }
+    let readers: Vec<_> = owners.iter().map(|owner| Arc::clone(&owner.reader)).collect();
+    let threads: Vec<_> = owners
+        .into_iter()
+        .map(|mut owner| {
+            std::thread::spawn(move || {
+                futures_util::FutureExt::now_or_never(async {
+                    for turn in 0..TURNS {
+                        let key = ["ada", "bob"][usize::from(turn % 2 == 1)];
+                        let draft = Draft::new("Account", key, turn).at(turn / 2 + 1, turn / 2);
+                        owner.append(&draft.event("Happened", turn.to_string())).expect("the turn is appended");
+                    }
+                });
+                owner
+            })
+        })
+        .collect();
+    while threads.iter().any(|thread| !thread.is_finished()) {
+        for reader in &readers {
+            let position = reader.position();
+            let events = reader.events(position.saturating_sub(5), 10).await.unwrap();
+            assert!(events.len() as u64 >= position.min(5));
+            assert!(events.iter().all(|event| event.payload == (event.position - 1).to_string()));
+        }
+        tokio::task::yield_now().await;
+    }
+    for thread in threads {
+        let mut owner = thread.join().expect("the thread ends well");
+        let last = owner.append(&Draft::new("Account", "end", 1)).unwrap();
+        owner.settled(last).await;
+        assert_eq!(owner.reader.position(), TURNS);
+        for key in ["ada", "bob"] {
+            let history = owner.reader.history(&name("Account"), key).await.unwrap();
+            assert_eq!(history.len() as u64, TURNS / 2);
+        }
+    }
+}
+
+/// After closing nothing is taken in, and what was appended before is committed.
+pub async fn a_closed_store_refuses_what_comes(fixture: &impl Fixture) {
+    let store = fixture.store().await;
+    let bank = shard("bank", 0);
+    let mut owner = Owner::take(&store, &bank).await;
+    let draft = Draft::new("Account", "ada", 1).event("Happened", "x");
+    let appended = owner.append(&draft).unwrap();
+    store.close().await.unwrap();
+    assert!(matches!(owner.append(&draft.at(2, 1)), Err(StoreError::Closed)));
+    if !appended.committed {
+        assert!(owner.ears.through() >= appended.ticket, "closing commits what was appended");
+    }
+    store.close().await.unwrap();
+    drop((store, owner));
+    let store = fixture.store().await;
+    let owner = Owner::take(&store, &bank).await;
+    assert_eq!(owner.reader.position(), 1);
+}

@@ -1,0 +1,21 @@
+//! The cases, each a sentence about what every store does.
+
+mod commits;
+mod letters;
+mod outbox;
+mod owners;
+mod reading;
+mod timers;
+mod turns;
+mod views;
+mod watermarks;
+
+pub use commits::*;
+pub use letters::*;
+pub use outbox::*;
+pub use owners::*;
+pub use reading::*;
+pub use timers::*;
+pub use turns::*;
+pub use views::*;
+pub use watermarks::*;

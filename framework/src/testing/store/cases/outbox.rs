@@ -1,0 +1,90 @@
+//! What a shard sends: numbered for each destination, kept until the destination has it.
+
+use super::super::draft::{command, id, name, shard};
+use super::super::{Draft, Fixture, Owner};
+use crate::message::Origin;
+
+/// 1, 2, 3 … for each destination, in the order of the log.
+pub async fn outbox_entries_are_numbered_for_each_destination(fixture: &impl Fixture) {
+    let store = fixture.store().await;
+    let (shop, mail) = (shard("shop", 0), shard("mail", 3));
+    let mut owner = Owner::take(&store, &shard("bank", 0)).await;
+    owner.commit(&Draft::new("Transfer", "a", 1).send(&shop, 1).send(&mail, 2).send(&shop, 3)).await;
+    owner.commit(&Draft::new("Transfer", "b", 2)).await;
+    owner.commit(&Draft::new("Transfer", "c", 3).send(&mail, 4).send(&mail, 5)).await;
+    owner.commit(&Draft::new("Transfer", "d", 4).send(&shop, 6)).await;
+    for (to, ids) in [(&shop, [1, 3, 6]), (&mail, [2, 4, 5])] {
+        let entries = owner.reader.outbox(to, 0, 10).await.unwrap();
+        assert_eq!(entries.iter().map(|entry| entry.sequence).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(entries.iter().map(|entry| entry.envelope.id).collect::<Vec<_>>(), ids.map(id));
+    }
+    let mut heads = owner.reader.outbox_heads();
+    heads.sort();
+    assert_eq!(heads, [(mail, 0, 3), (shop, 0, 3)]);
+    assert_eq!(owner.reader.outbox(&shard("shop", 1), 0, 10).await.unwrap(), []);
+}
+
+/// What a destination has committed is noted, never goes back, and later entries stay.
+pub async fn an_outbox_entry_waits_until_its_destination_has_committed(fixture: &impl Fixture) {
+    let store = fixture.store().await;
+    let shop = shard("shop", 0);
+    let mut owner = Owner::take(&store, &shard("bank", 0)).await;
+    let mut draft = Draft::new("Transfer", "a", 1);
+    for number in 1..=5 {
+        draft = draft.send(&shop, number);
+    }
+    owner.commit(&draft).await;
+    owner.sent(&shop, 3).await;
+    assert_eq!(owner.reader.outbox_heads(), [(shop.clone(), 3, 5)]);
+    owner.sent(&shop, 2).await;
+    assert_eq!(owner.reader.outbox_heads(), [(shop.clone(), 3, 5)]);
+    let entries = owner.reader.outbox(&shop, 3, 10).await.unwrap();
+    assert_eq!(entries.iter().map(|entry| entry.sequence).collect::<Vec<_>>(), [4, 5]);
+    owner.sent(&shop, 5).await;
+    assert_eq!(owner.reader.outbox_heads(), [(shop.clone(), 5, 5)]);
+    assert_eq!(owner.reader.outbox(&shop, 5, 10).await.unwrap(), []);
+    owner.commit(&Draft::new("Transfer", "b", 2).send(&shop, 6)).await;
+    assert_eq!(owner.reader.outbox_heads(), [(shop, 5, 6)]);
+}
+
+/// Pages are right wherever they begin, and whatever else was sent in between.
+pub async fn every_page_of_a_long_outbox_is_right(fixture: &impl Fixture) {
+    let store = fixture.store().await;
+    let (shop, mail) = (shard("shop", 0), shard("mail", 1));
+    let mut owner = Owner::take(&store, &shard("bank", 0)).await;
+    let mut last = None;
+    for turn in 0..600u64 {
+        let mut draft = Draft::new("Transfer", "a", turn).at(turn + 1, 0).send(&shop, 2 * turn + 1);
+        if turn % 7 == 0 {
+            draft = draft.send(&mail, turn);
+        }
+        last = Some(owner.append(&draft.send(&shop, 2 * turn + 2)).unwrap());
+    }
+    owner.settled(last.unwrap()).await;
+    for after in (0..1_210).step_by(23).chain([255, 256, 257, 511, 512, 513, 1_199, 1_200]) {
+        for limit in [0usize, 1, 5, 300] {
+            let page = owner.reader.outbox(&shop, after, limit).await.unwrap();
+            assert_eq!(page.len() as u64, 1_200u64.saturating_sub(after).min(limit as u64));
+            for (entry, sequence) in page.iter().zip(after + 1..) {
+                assert_eq!((entry.sequence, entry.envelope.id), (sequence, id(sequence)));
+            }
+        }
+    }
+    let mail = owner.reader.outbox(&mail, 0, 1_000).await.unwrap();
+    let ids: Vec<_> = mail.iter().map(|entry| entry.envelope.id).collect();
+    assert_eq!(ids, (0..600).step_by(7).map(id).collect::<Vec<_>>());
+}
+
+/// An envelope comes back as it was sent, and with the place it was sent from.
+pub async fn an_outbox_entry_knows_its_origin(fixture: &impl Fixture) {
+    let store = fixture.store().await;
+    let (bank, shop) = (shard("bank", 2), shard("shop", 0));
+    let mut owner = Owner::take(&store, &bank).await;
+    owner.commit(&Draft::new("Transfer", "a", 1).send(&shop, 1).send(&shop, 2)).await;
+    let entries = owner.reader.outbox(&shop, 1, 10).await.unwrap();
+    let mut expected = command(&shop, 2);
+    let origin = Origin { shard: bank, actor: name("Transfer"), key: "a".to_owned(), sequence: 2, version: 0 };
+    expected.origin = Some(origin);
+    assert_eq!(entries.len(), 1);
+    assert_eq!(entries[0].envelope, expected);
+}

@@ -1,0 +1,75 @@
+//! Timers: set, replaced, cleared, rung.
+
+use super::super::draft::{id, shard};
+use super::super::{Draft, Fixture, Owner};
+use crate::clock::Timestamp;
+use crate::message::Codec;
+
+fn at(millis: u64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
+
+fn due(owner: &Owner, now: u64, limit: usize) -> Vec<(String, String, u64)> {
+    let timers = owner.reader.timers_due(at(now), limit);
+    timers.into_iter().map(|timer| (timer.key, timer.name, timer.due.as_millis())).collect()
+}
+
+/// Earliest first, up to now, no more than asked for.
+pub async fn a_timer_is_due_when_its_time_has_come(fixture: &impl Fixture) {
+    let store = fixture.store().await;
+    let mut owner = Owner::take(&store, &shard("bank", 0)).await;
+    assert_eq!(owner.reader.next_timer(), None);
+    owner.commit(&Draft::new("Saga", "a", 1).set("late", 300).set("early", 100)).await;
+    owner.commit(&Draft::new("Saga", "b", 2).set("middle", 200)).await;
+    assert_eq!(owner.reader.next_timer(), Some(at(100)));
+    assert_eq!(due(&owner, 99, 10), []);
+    let timers = owner.reader.timers_due(at(100), 10);
+    let [timer] = &timers[..] else { panic!("{} timers", timers.len()) };
+    assert_eq!((timer.actor.as_str(), timer.key.as_str(), timer.name.as_str()), ("Saga", "a", "early"));
+    assert_eq!((timer.turn, timer.due, timer.version, timer.codec), (1, at(100), 4, Codec::Json));
+    assert_eq!((&timer.payload[..], timer.correlation), (&b"\"wake\""[..], id(99)));
+    let names = |limit| due(&owner, 300, limit).into_iter().map(|(_, name, _)| name).collect::<Vec<_>>();
+    assert_eq!(names(10), ["early", "middle", "late"]);
+    assert_eq!(names(2), ["early", "middle"]);
+    assert_eq!(names(0), Vec::<String>::new());
+}
+
+/// The second setting replaces the first, and says which turn it was.
+pub async fn a_timer_set_again_is_another_one(fixture: &impl Fixture) {
+    let store = fixture.store().await;
+    let mut owner = Owner::take(&store, &shard("bank", 0)).await;
+    owner.commit(&Draft::new("Saga", "a", 1).set("pay", 100)).await;
+    owner.commit(&Draft::new("Saga", "a", 2).at(2, 0).set("pay", 500)).await;
+    assert_eq!(due(&owner, 499, 10), []);
+    assert_eq!(owner.reader.next_timer(), Some(at(500)));
+    assert_eq!(owner.reader.timers_due(at(500), 10)[0].turn, 2);
+    owner.commit(&Draft::new("Saga", "a", 3).at(3, 0).set("pay", 50)).await;
+    assert_eq!(due(&owner, 1_000, 10), [("a".to_owned(), "pay".to_owned(), 50)]);
+}
+
+/// Ringing uses a timer up; the same turn may set it again.
+pub async fn a_timer_that_rang_or_was_cleared_is_gone(fixture: &impl Fixture) {
+    let store = fixture.store().await;
+    let mut owner = Owner::take(&store, &shard("bank", 0)).await;
+    owner.commit(&Draft::new("Saga", "a", 1).set("one", 1).set("two", 2).set("three", 3)).await;
+    owner.commit(&Draft::new("Saga", "a", 2).at(2, 0).clear("two").clear("never")).await;
+    owner.commit(&Draft::new("Saga", "a", 3).at(3, 0).rang("one")).await;
+    owner.commit(&Draft::new("Saga", "a", 4).at(4, 0).rang("three").set("three", 30)).await;
+    assert_eq!(due(&owner, 100, 10), [("a".to_owned(), "three".to_owned(), 30)]);
+    let turns = owner.load("Saga", "a").await.turns;
+    assert_eq!(turns[2].timer.as_deref(), Some("one"));
+}
+
+/// A name is a timer's name for one actor only.
+pub async fn timers_of_different_actors_are_kept_apart(fixture: &impl Fixture) {
+    let store = fixture.store().await;
+    let mut owner = Owner::take(&store, &shard("bank", 0)).await;
+    owner.commit(&Draft::new("Saga", "a", 1).set("pay", 1)).await;
+    owner.commit(&Draft::new("Saga", "b", 2).set("pay", 1)).await;
+    owner.commit(&Draft::new("Other", "a", 3).set("pay", 1)).await;
+    owner.commit(&Draft::new("Saga", "a", 4).at(2, 0).clear("pay")).await;
+    let left: Vec<_> = owner.reader.timers_due(at(1), 10).into_iter().map(|timer| (timer.actor, timer.key)).collect();
+    assert_eq!(left.len(), 2);
+    assert!(left.iter().any(|(actor, key)| (actor.as_str(), key.as_str()) == ("Saga", "b")));
+    assert!(left.iter().any(|(actor, key)| (actor.as_str(), key.as_str()) == ("Other", "a")));
+}

@@ -1,0 +1,50 @@
+//! How far a shard has taken from its sources.
+
+use super::super::draft::{name, shard};
+use super::super::{Draft, Fixture, Owner};
+use crate::store::{Lane, Source, Watermark};
+
+fn direct() -> Source {
+    Source { shard: shard("shop", 1), lane: Lane::Direct }
+}
+
+/// A turn carries the mark; without a turn it is written alone.
+pub async fn a_watermark_rises_with_turns_and_by_itself(fixture: &impl Fixture) {
+    let store = fixture.store().await;
+    let mut owner = Owner::take(&store, &shard("bank", 0)).await;
+    assert_eq!(owner.reader.watermarks(), []);
+    owner.commit(&Draft::new("Account", "ada", 1).from(&direct(), 4, 2)).await;
+    assert_eq!(owner.reader.watermarks(), [Watermark { source: direct(), through: 2 }]);
+    owner.advance(&Watermark { source: direct(), through: 9 }).await;
+    assert_eq!(owner.reader.watermarks(), [Watermark { source: direct(), through: 9 }]);
+}
+
+/// Turns of different keys may be committed in another order than their messages came.
+pub async fn a_watermark_never_falls(fixture: &impl Fixture) {
+    let store = fixture.store().await;
+    let mut owner = Owner::take(&store, &shard("bank", 0)).await;
+    owner.advance(&Watermark { source: direct(), through: 9 }).await;
+    owner.advance(&Watermark { source: direct(), through: 3 }).await;
+    owner.commit(&Draft::new("Account", "ada", 1).from(&direct(), 8, 8)).await;
+    assert_eq!(owner.reader.watermarks(), [Watermark { source: direct(), through: 9 }]);
+}
+
+/// The direct lane of a shard and each subscriber to its events count apart.
+pub async fn lanes_and_subscribers_have_watermarks_of_their_own(fixture: &impl Fixture) {
+    let store = fixture.store().await;
+    let mut owner = Owner::take(&store, &shard("bank", 0)).await;
+    let lane = |subscriber: &str| Lane::Events { subscriber: name(subscriber) };
+    let marks = [
+        Watermark { source: Source { shard: shard("shop", 1), lane: Lane::Direct }, through: 1 },
+        Watermark { source: Source { shard: shard("shop", 1), lane: lane("Saga") }, through: 2 },
+        Watermark { source: Source { shard: shard("shop", 1), lane: lane("Audit") }, through: 3 },
+        Watermark { source: Source { shard: shard("shop", 2), lane: Lane::Direct }, through: 4 },
+        Watermark { source: Source { shard: shard("mail", 1), lane: Lane::Direct }, through: 5 },
+    ];
+    for mark in &marks {
+        owner.advance(mark).await;
+    }
+    let mut found = owner.reader.watermarks();
+    found.sort_by_key(|mark| mark.through);
+    assert_eq!(found, marks);
+}

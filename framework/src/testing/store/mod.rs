@@ -1,0 +1,108 @@
+//! The conformance suite of stores: what actors, relay and projections may rely on, wherever their turns are kept.
+//!
+//! An implementation gives a [`Fixture`] and calls [`store_suite!`](whizbang::store_suite), which makes a test of each of the
+//! [cases]. The suite waits for commits and never for time; it knows nothing of how a store keeps what it is given.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a case fails by panicking, as every test does"
+)]
+
+pub mod cases;
+mod draft;
+mod ears;
+mod owner;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+pub use self::draft::Draft;
+pub use self::ears::Ears;
+pub use self::owner::Owner;
+use crate::store::Store;
+
+/// How many shards the domains of the suite have.
+pub const SHARDS: u16 = 4;
+
+/// After this long a case is given up.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A store under test, empty at the start of each case.
+pub trait Fixture {
+    /// The store. Called again after the last one was closed and dropped, it opens the same data.
+    fn store(&self) -> BoxFuture<'_, Arc<dyn Store>>;
+}
+
+/// Runs one case on a thread of its own, with a current-thread runtime, as an arbiter has.
+pub fn run<T>(case: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let case = async { tokio::time::timeout(PATIENCE, case).await.expect("the case goes on for ever") };
+    tokio::task::LocalSet::new().block_on(&runtime, case)
+}
+
+/// Makes a test of each case of the store suite; the argument is an expression that makes a [`Fixture`].
+#[macro_export]
+macro_rules! store_suite {
+    ($fixture:expr) => {
+        ::whizbang::store_suite!(@ $fixture;
+            a_turn_is_read_as_it_was_written
+            a_turn_with_nothing_but_a_mark_is_kept
+            the_largest_payload_is_kept
+            what_is_too_large_is_refused
+            a_turn_out_of_turn_is_refused
+            a_refused_turn_leaves_no_trace
+            positions_are_contiguous_over_all_streams_of_a_shard
+            shards_and_domains_are_counted_apart
+            streams_of_the_same_key_are_kept_apart
+            any_text_is_a_key
+            an_unknown_stream_is_empty
+            a_stream_is_loaded_from_its_newest_snapshot
+            a_snapshot_newer_than_the_log_is_not_used
+            history_goes_back_to_the_first_turn
+            events_come_in_pages
+            every_page_of_a_long_log_is_right
+            every_stream_is_listed
+            outbox_entries_are_numbered_for_each_destination
+            an_outbox_entry_waits_until_its_destination_has_committed
+            every_page_of_a_long_outbox_is_right
+            an_outbox_entry_knows_its_origin
+            a_watermark_rises_with_turns_and_by_itself
+            a_watermark_never_falls
+            lanes_and_subscribers_have_watermarks_of_their_own
+            a_timer_is_due_when_its_time_has_come
+            a_timer_set_again_is_another_one
+            a_timer_that_rang_or_was_cleared_is_gone
+            timers_of_different_actors_are_kept_apart
+            a_dead_letter_is_listed_until_it_is_resolved
+            dead_letters_come_in_pages_by_id
+            one_message_may_be_the_dead_letter_of_two_actors
+            an_older_owner_is_fenced
+            a_younger_owner_finds_what_the_older_one_appended
+            the_number_of_shards_is_fixed
+            everything_is_found_after_a_restart
+            a_restarted_store_goes_on_where_it_was
+            commits_are_reported_in_order
+            shards_with_one_listener_share_one_row_of_tickets
+            what_was_reported_can_be_read
+            shards_on_many_threads_do_not_disturb_each_other
+            a_closed_store_refuses_what_comes
+            a_view_is_replaced_with_its_checkpoint
+            views_are_found_after_a_restart
+        );
+    };
+    (@ $fixture:expr; $($case:ident)*) => { $(
+        // By its path, so that checks of this repository that look for tests do not take the macro for one.
+        #[::core::prelude::v1::test]
+        fn $case() {
+            $crate::testing::store::run(async {
+                let fixture = $fixture;
+                $crate::testing::store::cases::$case(&fixture).await;
+            });
+        }
+    )* };
+}

@@ -1,0 +1,268 @@
+//! The store in memory: the suite every store passes, and the faults it can be made to have.
+#![cfg(feature = "testing")]
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt, ready};
+use proptest::prelude::*;
+use whizbang::MemoryStore;
+use whizbang::clock::Timestamp;
+use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, ShardId, Wants};
+use whizbang::store::memory::Faults;
+use whizbang::store::{DeadLetter, DeadLetterReason, Lane, Note, Source, Store, StoreError};
+use whizbang::testing::store::{Draft, Fixture, Owner, run};
+
+#[derive(Default)]
+struct Memory(MemoryStore);
+
+impl Fixture for Memory {
+    fn store(&self) -> BoxFuture<'_, Arc<dyn Store>> {
+        ready(Arc::new(self.0.clone()) as Arc<dyn Store>).boxed()
+    }
+}
+
+whizbang::store_suite!(Memory::default());
+
+fn shard(domain: &str, number: u16) -> ShardId {
+    ShardId::new(Name::new(domain).unwrap(), number)
+}
+
+fn turn(key: &str, number: u64) -> Draft {
+    Draft::new("Account", key, number).at(number, number - 1).event("Happened", number.to_string())
+}
+
+async fn faulty() -> (Arc<dyn Store>, Faults, Owner) {
+    let (store, faults) = MemoryStore::faulty();
+    let store = Arc::new(store) as Arc<dyn Store>;
+    let owner = Owner::take(&store, &shard("bank", 0)).await;
+    (store, faults, owner)
+}
+
+#[test]
+fn a_turn_held_back_is_seen_by_nobody_until_it_is_committed() {
+    run(async {
+        let (store, faults, mut owner) = faulty().await;
+        owner.commit(&turn("ada", 1)).await;
+        faults.hold();
+        let shop = shard("shop", 0);
+        for number in 2..=4 {
+            let appended = owner.append(&turn("ada", number).send(&shop, number).set("pay", number)).unwrap();
+            assert!(!appended.committed);
+            assert_eq!(appended.position, number);
+        }
+        assert_eq!((faults.waiting(), owner.reader.position()), (3, 1));
+        assert_eq!(owner.load("Account", "ada").await.turns.len(), 1);
+        assert_eq!((owner.reader.outbox_heads(), owner.reader.next_timer()), (vec![], None));
+        assert_eq!(faults.commit(2), 2);
+        assert_eq!(owner.ears.reports(), [3]);
+        assert_eq!(owner.load("Account", "ada").await.turns.len(), 3);
+        assert_eq!(owner.reader.outbox_heads(), [(shop, 0, 2)]);
+        assert_eq!(owner.reader.next_timer(), Some(Timestamp::from_millis(3)));
+        faults.go_on();
+        assert_eq!(owner.ears.reports(), [3, 4]);
+        assert!(owner.append(&turn("ada", 5)).unwrap().committed);
+        drop(store);
+    });
+}
+
+#[test]
+fn a_failed_commit_loses_what_was_not_committed_and_the_next_owner_goes_on() {
+    run(async {
+        let (store, faults, mut owner) = faulty().await;
+        owner.commit(&turn("ada", 1)).await;
+        faults.hold();
+        for number in 2..=5 {
+            owner.append(&turn("ada", number)).unwrap();
+        }
+        owner.snapshot("Account", "ada", 5, b"speculative");
+        faults.fail(1, StoreError::Closed);
+        assert!(owner.ears.error().is_some());
+        assert!(owner.ears.reports().is_empty());
+        assert!(matches!(owner.append(&turn("ada", 6)), Err(StoreError::Closed)));
+        let mut next = Owner::take(&store, &owner.shard).await;
+        let state = next.load("Account", "ada").await;
+        assert_eq!((state.turns.len(), state.snapshot), (2, None));
+        for number in 3..=6 {
+            next.commit(&turn("ada", number)).await;
+        }
+        // The lost fifth turn's snapshot must not come back with the new fifth turn.
+        assert_eq!(next.load("Account", "ada").await.snapshot, None);
+        assert!(matches!(owner.append(&turn("ada", 7)), Err(StoreError::Fenced { .. })));
+    });
+}
+
+#[test]
+fn refusals_come_as_often_as_was_said_and_leave_nothing() {
+    run(async {
+        let (_store, faults, mut owner) = faulty().await;
+        faults.refuse(2, StoreError::Full { at: "here".to_owned() });
+        for _ in 0..2 {
+            assert!(matches!(owner.append(&turn("ada", 1)), Err(StoreError::Full { .. })));
+        }
+        assert_eq!(owner.commit(&turn("ada", 1)).await.position, 1);
+    });
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append { key: usize, events: usize, sends: Vec<u16>, timer: Option<u64>, letter: bool, from: Option<u64> },
+    Sent(u64),
+    Commit(usize),
+    Fail(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let append = (
+        0..4usize,
+        0..4usize,
+        proptest::collection::vec(0..3u16, 0..4),
+        proptest::option::of(0..50u64),
+        any::<bool>(),
+        proptest::option::of(0..100u64),
+    );
+    prop_oneof![
+        12 => append.prop_map(|(key, events, sends, timer, letter, from)| Step::Append {
+            key, events, sends, timer, letter, from
+        }),
+        1 => (0..30u64).prop_map(Step::Sent),
+        4 => (0..5usize).prop_map(Step::Commit),
+        1 => (0..5usize).prop_map(Step::Fail),
+    ]
+}
+
+const KEYS: [&str; 4] = ["ada", "bob", "eve", "dan"];
+
+/// What was appended, so that it can be appended again elsewhere.
+#[derive(Clone)]
+enum Written {
+    Turn(Draft),
+    Sent(u64),
+}
+
+/// All that readers can see.
+async fn seen(owner: &Owner) -> String {
+    let mut all = String::new();
+    for key in KEYS {
+        write!(all, "{:?}", owner.reader.history(&Name::new("Account").unwrap(), key).await.unwrap()).unwrap();
+    }
+    for to in 0..3 {
+        write!(all, "{:?}", owner.reader.outbox(&shard("shop", to), 0, 1_000).await.unwrap()).unwrap();
+    }
+    let mut heads = owner.reader.outbox_heads();
+    heads.sort();
+    let mut streams = owner.reader.streams().await.unwrap();
+    streams.sort();
+    let timers = owner.reader.timers_due(Timestamp::from_millis(1_000), 1_000);
+    let letters = owner.reader.dead_letters(None, 1_000).await.unwrap();
+    let reader = &owner.reader;
+    write!(all, "{heads:?}{streams:?}{timers:?}{letters:?}{:?}{:?}", reader.watermarks(), reader.position()).unwrap();
+    write!(all, "{:?}", owner.events(0, 10_000).await).unwrap();
+    all
+}
+
+fn letter(key: &str, number: u64) -> Note {
+    let envelope = Envelope {
+        id: MessageId::from_u128(u128::from(number)),
+        kind: Kind::Event,
+        name: Name::new("E").unwrap(),
+        version: 1,
+        domain: Name::new("shop").unwrap(),
+        to: None,
+        key: key.to_owned(),
+        actor: None,
+        origin: None,
+        correlation: MessageId::from_u128(1),
+        causation: None,
+        time: Timestamp::from_millis(1),
+        deadline: None,
+        wants: Wants::Nothing,
+        traceparent: None,
+        headers: Vec::new(),
+        codec: Codec::Json,
+        payload: Bytes::new(),
+    };
+    Note::DeadLetter(Box::new(DeadLetter {
+        actor: Name::new("Account").unwrap(),
+        key: key.to_owned(),
+        reason: DeadLetterReason::Attempts,
+        error: "no".to_owned(),
+        attempts: 1,
+        time: Timestamp::from_millis(2),
+        envelope,
+    }))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// The oracle of the oracle: with commits late or lost, readers see what a store shows that was given the committed
+    /// turns and no others.
+    #[test]
+    fn readers_see_the_committed_turns_and_no_others(steps in proptest::collection::vec(step(), 1..40)) {
+        run(async {
+            let (store, faults, mut owner) = faulty().await;
+            faults.hold();
+            let source = Source { shard: shard("shop", 1), lane: Lane::Direct };
+            let (mut written, mut committed): (Vec<Written>, usize) = (Vec::new(), 0);
+            for step in steps {
+                match step {
+                    Step::Append { key, events, sends, timer, letter: dead, from } => {
+                        let of_key = written.iter().filter_map(|written| match written {
+                            Written::Turn(draft) if draft.key() == KEYS[key] => Some(draft.events_count()),
+                            _ => None,
+                        });
+                        let (number, version) = of_key.fold((1, 0), |(number, version), events| (number + 1, version + events as u64));
+                        let id = written.len() as u64;
+                        let mut draft = Draft::new("Account", KEYS[key], id).at(number, version);
+                        for event in 0..events {
+                            draft = draft.event("Happened", format!("{id}/{event}"));
+                        }
+                        for to in sends {
+                            draft = draft.send(&shard("shop", to), id);
+                        }
+                        draft = match timer {
+                            Some(due) if due % 5 == 0 => draft.clear("pay"),
+                            Some(due) => draft.set("pay", due),
+                            None => draft,
+                        };
+                        if dead {
+                            draft = draft.note(letter(KEYS[key], id % 5));
+                        } else {
+                            draft = draft.note(Note::Resolved { message: MessageId::from_u128(u128::from(id % 5)) });
+                        }
+                        if let Some(floor) = from {
+                            draft = draft.from(&source, floor, floor);
+                        }
+                        let appended = owner.append(&draft).unwrap();
+                        prop_assert!(!appended.committed);
+                        written.push(Written::Turn(draft));
+                    }
+                    Step::Sent(through) => {
+                        owner.writer.sent(&shard("shop", 0), through).unwrap();
+                        written.push(Written::Sent(through));
+                    }
+                    Step::Commit(appends) => committed += faults.commit(appends),
+                    Step::Fail(kept) => {
+                        committed = written.len().min(committed + kept);
+                        faults.fail(kept, StoreError::Closed);
+                        written.truncate(committed);
+                        owner = Owner::take(&store, &owner.shard).await;
+                        faults.hold();
+                    }
+                }
+                let plain = Arc::new(MemoryStore::new()) as Arc<dyn Store>;
+                let mut other = Owner::take(&plain, &owner.shard).await;
+                for written in &written[..committed] {
+                    match written {
+                        Written::Turn(draft) => drop(other.commit(draft).await),
+                        Written::Sent(through) => other.sent(&shard("shop", 0), *through).await,
+                    }
+                }
+                prop_assert_eq!(seen(&owner).await, seen(&other).await);
+            }
+            Ok(())
+        })?;
+    }
+}
