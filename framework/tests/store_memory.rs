@@ -137,7 +137,7 @@ const KEYS: [&str; 4] = ["ada", "bob", "eve", "dan"];
 /// What was appended, so that it can be appended again elsewhere.
 #[derive(Clone)]
 enum Written {
-    Turn(Draft),
+    Turn(Box<Draft>),
     Sent(u64),
 }
 
@@ -237,7 +237,7 @@ proptest! {
                         }
                         let appended = owner.append(&draft).unwrap();
                         prop_assert!(!appended.committed);
-                        written.push(Written::Turn(draft));
+                        written.push(Written::Turn(Box::new(draft)));
                     }
                     Step::Sent(through) => {
                         owner.writer.sent(&shard("shop", 0), through).unwrap();

@@ -34,7 +34,7 @@ const DOORS: &[Door] = &[
     },
     Door {
         name: "std::thread",
-        inside: &["store/embedded/", "spawn.rs"],
+        inside: &["store/embedded/", "spawn.rs", "testing/store/"],
         why: "a simulated cluster runs on one thread",
     },
     Door { name: "Arbiter", inside: &["node/"], why: "a simulated cluster runs on one thread" },
