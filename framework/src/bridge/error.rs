@@ -57,6 +57,12 @@ pub enum BridgeError {
         /// How many it may have.
         limit: usize,
     },
+    /// As many messages are under way as the bridge holds. It was not sent; try again later.
+    #[error("{waiting} messages wait to be sent")]
+    Busy {
+        /// How many.
+        waiting: usize,
+    },
     /// What came in is no message of whizbang. It was put aside.
     #[error("not a message: {reason}")]
     Malformed {
@@ -79,6 +85,13 @@ pub enum BridgeError {
 impl BridgeError {
     /// Whether the same call may succeed later without anybody's help.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::NoOwner { .. } | Self::NoAnswer { .. } | Self::Broker { .. })
+        matches!(
+            self,
+            Self::Unreachable { .. }
+                | Self::Busy { .. }
+                | Self::NoOwner { .. }
+                | Self::NoAnswer { .. }
+                | Self::Broker { .. }
+        )
     }
 }

@@ -5,6 +5,9 @@
 
 mod error;
 pub mod loopback;
+#[cfg(feature = "nats")]
+pub mod nats;
+mod queue;
 pub mod subject;
 pub mod wire;
 

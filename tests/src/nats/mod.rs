@@ -5,6 +5,7 @@
 
 mod certificates;
 mod config;
+mod fixture;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use tempfile::TempDir;
 
 pub use certificates::Certificates;
 pub use config::NatsConfig;
+pub use fixture::{NatsFixture, PATIENCE};
 
 use crate::eventually;
 
@@ -210,9 +212,10 @@ impl Drop for NatsServer {
         }
         if std::thread::panicking() {
             let log = self.log();
-            let last: Vec<&str> = log.lines().rev().take(30).collect();
-            eprintln!("the end of nats-server's log ({:?}):", self.release);
-            last.iter().rev().for_each(|line| eprintln!("  {line}"));
+            // What it says while it starts is the same every time.
+            let said = log.lines().filter(|line| !line.contains("[INF]"));
+            eprintln!("what nats-server ({:?}) has complained of:", self.release);
+            said.take(50).for_each(|line| eprintln!("  {line}"));
         }
     }
 }

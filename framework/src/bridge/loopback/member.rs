@@ -16,8 +16,8 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::queue::{Pushed, Queue};
 use super::{Hub, QUEUE};
+use crate::bridge::queue::{Pushed, Queue};
 use crate::bridge::wire::Packet;
 use crate::bridge::{Answer, BridgeError, Inbound, NodeCard, Refusal, Settled};
 use crate::clock::monotonic;

@@ -6,7 +6,7 @@
 #[cfg(feature = "testing")]
 mod faults;
 mod member;
-mod queue;
+
 mod route;
 
 #[cfg(feature = "testing")]
@@ -22,10 +22,10 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
 use self::member::{Member, Membership, Parcel, Question, What};
-use self::queue::Pushed;
 use self::route::Routes;
 use super::wire::Packet;
 use super::{Answer, Asked, Bridge, BridgeError, Inbound, NodeCard, Refusal, Tidings};
+use crate::bridge::queue::Pushed;
 use crate::message::{Envelope, Name};
 
 /// How many messages wait for a node before its senders are held back.

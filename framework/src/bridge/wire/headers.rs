@@ -278,6 +278,8 @@ pub(super) fn read<'a>(
             Some(Origin { shard, actor, key, sequence, version })
         }
     };
+    // Brokers keep no order among headers; sorted, the same message is the same on every way.
+    unknown.sort_unstable();
     let envelope = Envelope {
         id,
         kind,

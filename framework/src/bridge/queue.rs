@@ -1,7 +1,6 @@
-//! What waits for one node: first in, first out, with a bound that holds senders back instead of losing what they send.
+//! What waits to be carried: first in, first out, with a bound that holds senders back instead of losing what they send.
 //!
-//! Filled by other nodes' bridges on any thread; emptied by the node's own delivery loop.
-//! The place in the queue is taken in the call, so calls keep their order whether or not they are awaited.
+//! Filled on any thread; emptied by one loop. The place in the queue is taken in the call, so calls keep their order whether or not they are awaited.
 
 use std::collections::VecDeque;
 
@@ -9,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 /// A bounded queue with one reader.
-pub(super) struct Queue<T> {
+pub(crate) struct Queue<T> {
     state: Mutex<State<T>>,
     filled: Notify,
     capacity: usize,
@@ -21,7 +20,7 @@ struct State<T> {
 }
 
 /// How a push went.
-pub(super) enum Pushed {
+pub(crate) enum Pushed {
     /// The item is inside the bound.
     Taken,
     /// The item stands behind the bound; the receiver fires once it is inside, and fails if the reader has gone.
@@ -31,7 +30,7 @@ pub(super) enum Pushed {
 }
 
 impl<T> Queue<T> {
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize) -> Self {
         Self {
             state: Mutex::new(State { items: VecDeque::new(), closed: false }),
             filled: Notify::new(),
@@ -40,7 +39,7 @@ impl<T> Queue<T> {
     }
 
     /// Puts an item at the end. Whoever does not await what [`Pushed::Waits`] holds is not held back.
-    pub(super) fn push(&self, item: T) -> Pushed {
+    pub(crate) fn push(&self, item: T) -> Pushed {
         let mut state = self.state.lock();
         if state.closed {
             return Pushed::Closed;
@@ -59,7 +58,7 @@ impl<T> Queue<T> {
     }
 
     /// Puts an item at the end if it is inside the bound there; otherwise gives it back.
-    pub(super) fn push_if_room(&self, item: T) -> Result<(), T> {
+    pub(crate) fn push_if_room(&self, item: T) -> Result<(), T> {
         let mut state = self.state.lock();
         if state.closed || state.items.len() >= self.capacity {
             return Err(item);
@@ -70,7 +69,7 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    pub(super) fn pop(&self) -> Option<T> {
+    pub(crate) fn pop(&self) -> Option<T> {
         let mut state = self.state.lock();
         let (item, _) = state.items.pop_front()?;
         let last_inside = self.capacity - 1;
@@ -81,22 +80,22 @@ impl<T> Queue<T> {
         Some(item)
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.state.lock().items.len()
     }
 
     /// Waits until something was pushed since the last wait ended.
-    pub(super) async fn filled(&self) {
+    pub(crate) async fn filled(&self) {
         self.filled.notified().await;
     }
 
     /// Wakes the reader.
-    pub(super) fn nudge(&self) {
+    pub(crate) fn nudge(&self) {
         self.filled.notify_one();
     }
 
     /// Refuses further pushes and drops what waits; senders held back hear of it.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
         let dropped = std::mem::take(&mut state.items);

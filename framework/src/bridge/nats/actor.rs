@@ -1,0 +1,90 @@
+//! The actor that owns the bridge's loops: what goes out, what comes in, and what the server denies.
+//!
+//! Started by attach on the node's `LocalSet`; ended by detach. Its mailbox is for what happens to the bridge as a whole;
+//! messages do not pass through it, because the two loops bound what is under way by windows of their own.
+
+use std::sync::Arc;
+
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture, WrapFuture};
+use async_nats::{Client, Subscriber};
+use tokio::sync::{mpsc, oneshot};
+
+use super::connection::round_trip;
+use super::intake::Intake;
+use super::outgoing::Outgoing;
+
+pub(super) struct NatsActor {
+    pub(super) client: Client,
+    pub(super) outgoing: Arc<Outgoing>,
+    /// What is given to the loops at start.
+    pub(super) loops: Option<Loops>,
+    /// Tells the intake to end.
+    pub(super) closing: Option<oneshot::Sender<()>>,
+    /// Fires when both loops have ended.
+    ended: Option<oneshot::Receiver<()>>,
+}
+
+/// What the loops take with them.
+pub(super) struct Loops {
+    pub(super) answers: Subscriber,
+    pub(super) intake: Intake,
+    pub(super) denials: mpsc::Receiver<String>,
+}
+
+impl NatsActor {
+    pub(super) fn new(client: Client, outgoing: Arc<Outgoing>, loops: Loops, closing: oneshot::Sender<()>) -> Self {
+        Self { client, outgoing, loops: Some(loops), closing: Some(closing), ended: None }
+    }
+}
+
+impl Actor for NatsActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        let Some(Loops { answers, intake, mut denials }) = self.loops.take() else { return };
+        let (end, ended) = oneshot::channel();
+        self.ended = Some(ended);
+        let outgoing = Arc::clone(&self.outgoing);
+        let client = self.client.clone();
+        let both = async move {
+            tokio::join!(intake.run(), outgoing.run(client.clone(), answers));
+            // Tidings and acknowledgements that were written last must leave before the connection ends.
+            round_trip(&client).await;
+            // Nobody may be waiting for it.
+            let _ = end.send(());
+        };
+        context.spawn(both.into_actor(self).map(|(), _, context| context.stop()));
+        let outgoing = Arc::clone(&self.outgoing);
+        let denied = async move {
+            while let Some(subject) = denials.recv().await {
+                outgoing.deny(&subject);
+            }
+        };
+        context.spawn(denied.into_actor(self));
+    }
+}
+
+/// Takes nothing more in, sends what is still held, and ends.
+pub(super) struct Detach;
+
+impl Message for Detach {
+    type Result = ();
+}
+
+impl Handler<Detach> for NatsActor {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, Detach: Detach, _: &mut Self::Context) -> Self::Result {
+        self.outgoing.close();
+        if let Some(closing) = self.closing.take() {
+            // The intake may have ended with the client.
+            let _ = closing.send(());
+        }
+        let ended = self.ended.take();
+        Box::pin(async move {
+            if let Some(ended) = ended {
+                let _ = ended.await;
+            }
+        })
+    }
+}

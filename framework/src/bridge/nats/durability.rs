@@ -1,0 +1,83 @@
+//! What the server survives and whether it is fit, in words for the log at start.
+
+use async_nats::ServerInfo;
+
+use super::config::NatsBuilder;
+use crate::message::MAX_PAYLOAD_BYTES;
+
+/// What headers may add to a payload.
+const HEADERS: usize = 32 * 1024;
+
+/// Major, minor and patch of a server's version; zeros where it cannot be read.
+pub(super) fn version(text: &str) -> (u32, u32, u32) {
+    let mut numbers = text.trim_start_matches('v').split(['.', '-']).map(|part| part.parse().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    (next(), next(), next())
+}
+
+/// What an acknowledgement of the server is worth.
+pub(super) fn in_words(config: &NatsBuilder, info: &ServerInfo) -> String {
+    let kept = if config.replicas > 1 {
+        format!(
+            "each stream is kept by {} servers and survives the loss of {}",
+            config.replicas,
+            (config.replicas - 1) / 2
+        )
+    } else {
+        "each stream is kept by one server".to_owned()
+    };
+    format!(
+        "nats-server {}: {kept}; it acknowledges before its disk has synced, so a crash of the server process loses nothing and \
+         a power cut may lose the last seconds to minutes; whatever it loses is sent again from the services' logs",
+        info.version
+    )
+}
+
+/// What a person should know about this server.
+pub(super) fn warnings(info: &ServerInfo) -> Vec<String> {
+    let mut warnings = Vec::new();
+    // Releases without known holes at the time of writing: 2.11.16, 2.12.7, 2.14.0.
+    let is_sound = match version(&info.version) {
+        (2, 11, patch) => patch >= 16,
+        (2, 12, patch) => patch >= 7,
+        found => found >= (2, 14, 0),
+    };
+    if !is_sound {
+        warnings.push(format!(
+            "nats-server {} has known security holes (mended in 2.11.16, 2.12.7 and 2.14.0): keep strangers from its port",
+            info.version
+        ));
+    }
+    if info.max_payload < MAX_PAYLOAD_BYTES + HEADERS {
+        warnings.push(format!(
+            "the server takes messages of {} bytes at most (`max_payload`), this node's may have {} and headers",
+            info.max_payload, MAX_PAYLOAD_BYTES
+        ));
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read() {
+        for (text, found) in
+            [("2.9.10", (2, 9, 10)), ("v2.12.8", (2, 12, 8)), ("2.14.0-RC.1", (2, 14, 0)), ("", (0, 0, 0))]
+        {
+            assert_eq!(version(text), found);
+        }
+    }
+
+    #[test]
+    fn an_old_server_is_warned_of() {
+        let info =
+            |version: &str| ServerInfo { version: version.to_owned(), max_payload: 1 << 20, ..ServerInfo::default() };
+        for (version, count) in
+            [("2.9.10", 1), ("2.11.15", 1), ("2.11.16", 0), ("2.12.8", 0), ("2.13.9", 1), ("2.15.1", 0)]
+        {
+            assert_eq!(warnings(&info(version)).len(), count, "{version}");
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Packets as NATS headers and back.
+//!
+//! Called by what sends and takes in. The codec knows no broker and this file knows no envelope.
+
+use std::str::FromStr;
+
+use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::bridge::BridgeError;
+use crate::bridge::wire::Packet;
+
+/// The headers of a packet. The codec has checked every name and value, so none is refused.
+pub(super) fn to_nats(packet: &Packet) -> Result<HeaderMap, BridgeError> {
+    let mut map = HeaderMap::new();
+    for (name, value) in &packet.headers {
+        let name = match name {
+            std::borrow::Cow::Borrowed(name) => HeaderName::from_static(name),
+            std::borrow::Cow::Owned(name) => HeaderName::from_str(name).map_err(|error| unusable(&error))?,
+        };
+        map.insert(name, HeaderValue::from_str(value).map_err(|error| unusable(&error))?);
+    }
+    Ok(map)
+}
+
+fn unusable(error: &dyn std::fmt::Display) -> BridgeError {
+    BridgeError::Malformed { reason: format!("a header: {error}") }
+}
+
+/// The headers that came with a message; a name that stands twice comes twice.
+pub(super) fn from_nats(map: Option<&HeaderMap>) -> impl Iterator<Item = (&str, &str)> {
+    map.into_iter()
+        .flat_map(HeaderMap::iter)
+        .flat_map(|(name, values)| values.iter().map(move |value| (AsRef::<str>::as_ref(name), value.as_str())))
+}

@@ -1,0 +1,468 @@
+//! What comes in: pulled in batches as large as the node has room for, handed to its door, acknowledged after the commit.
+//!
+//! One loop, which the bridge's actor owns. Calls the door; writes acknowledgements and answers.
+//! What cannot be read, or says otherwise than its subject, is put aside with its reason and never comes again.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Client, HeaderMap, Message, StatusCode, Subject, Subscriber};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, SelectAll, StreamExt};
+use futures_util::{FutureExt, Stream};
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use super::connection::{Link, round_trip};
+use super::headers;
+use super::jetstream::{Incarnation, JetStream, Wanted};
+use super::lane::{Lane, State};
+use super::reading::{self, shown};
+use super::streams::Cargo;
+use crate::bridge::subject::Namespace;
+use crate::bridge::wire::Packet;
+use crate::bridge::{Answer, BridgeError, Inbound, Refusal, Settled};
+use crate::clock::monotonic;
+use crate::message::Name;
+
+/// The most messages and questions being handled at once, whatever room the node says it has.
+const WINDOW: usize = 4096;
+/// A node without room is asked again after this time, or as soon as it has ended something of ours.
+const NO_ROOM: Duration = Duration::from_millis(5);
+/// A message that a node did not take comes again after this time, doubled each time up to [`LATEST`].
+const SOONEST: Duration = Duration::from_millis(50);
+const LATEST: Duration = Duration::from_secs(5);
+
+/// Where a message came in.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Gate {
+    Lane(usize),
+    Questions,
+    Tidings,
+}
+
+/// A subscription that says where its messages came in.
+pub(super) struct Gated {
+    gate: Gate,
+    subscriber: Subscriber,
+}
+
+impl Gated {
+    pub(super) fn new(gate: Gate, subscriber: Subscriber) -> Self {
+        Self { gate, subscriber }
+    }
+}
+
+impl Stream for Gated {
+    type Item = (Gate, Message);
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        let gate = self.gate;
+        self.subscriber.poll_next_unpin(context).map(|message| message.map(|message| (gate, message)))
+    }
+}
+
+/// A message that is with the node or waits for it.
+struct InHand {
+    /// Where its acknowledgement goes.
+    reply: Subject,
+    /// When the server heard of it last.
+    since: Instant,
+}
+
+/// What is to be written: acknowledgements, answers, requests.
+struct Letter {
+    subject: Subject,
+    reply: Option<Subject>,
+    headers: HeaderMap,
+    payload: Bytes,
+}
+
+impl Letter {
+    fn word(subject: Subject, word: impl Into<Bytes>) -> Self {
+        Self { subject, reply: None, headers: HeaderMap::new(), payload: word.into() }
+    }
+}
+
+enum Done {
+    Settled(u64, Settled),
+    Answered(Subject, Answer),
+    /// A lane, or none for the streams that are only written to.
+    Checked(Option<usize>, Result<Option<Incarnation>, BridgeError>),
+}
+
+pub(super) struct Intake {
+    pub(super) client: Client,
+    pub(super) jetstream: JetStream,
+    pub(super) namespace: Namespace,
+    pub(super) service: Name,
+    pub(super) door: Arc<dyn Inbound>,
+    pub(super) link: watch::Receiver<Link>,
+    pub(super) ack_wait: Duration,
+    pub(super) lanes: Vec<Lane>,
+    /// The streams that this node only writes to.
+    pub(super) written: Arc<Vec<Wanted>>,
+    pub(super) gates: SelectAll<Gated>,
+    pub(super) closing: oneshot::Receiver<()>,
+}
+
+/// What is under way.
+#[derive(Default)]
+struct Hands {
+    doing: FuturesUnordered<BoxFuture<'static, Done>>,
+    in_hand: BTreeMap<u64, InHand>,
+    next: u64,
+    /// How many of what is being done are messages or questions of the node.
+    busy: usize,
+    letters: VecDeque<Letter>,
+    /// How many streams are still to be looked at before the node hears that the connection is back.
+    unchecked: usize,
+    /// When the server must hear of what is in hand.
+    keep: Option<Instant>,
+    /// The lane that was served last.
+    turn: usize,
+}
+
+impl Intake {
+    /// Takes in until `closing` fires, then ends what it has begun.
+    pub(super) async fn run(mut self) {
+        let mut hands = Hands::default();
+        let mut epoch = self.link.borrow().epoch;
+        loop {
+            let now = monotonic();
+            let up = self.link.borrow_and_update().up;
+            let mut starved = self.hand_over(&mut hands);
+            if up {
+                starved |= self.pull(&mut hands, now);
+                self.keep(&mut hands, now);
+                self.write(&mut hands).await;
+            }
+            let wake = self.wakes(&hands, now, starved, up);
+            tokio::select! {
+                biased;
+                _ = &mut self.closing => break,
+                changed = self.link.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                }
+                Some(done) = hands.doing.next() => self.settle(&mut hands, done),
+                Some((gate, message)) = self.gates.next() => self.receive(&mut hands, gate, message),
+                () = sleep_until(wake) => {}
+            }
+            // What else is there by now, so that room is asked for, and letters are written, once for all of it.
+            while let Some(Some(done)) = hands.doing.next().now_or_never() {
+                self.settle(&mut hands, done);
+            }
+            for _ in 0..WINDOW {
+                let Some(Some((gate, message))) = self.gates.next().now_or_never() else { break };
+                self.receive(&mut hands, gate, message);
+            }
+            let link = *self.link.borrow();
+            if link.up && link.epoch != epoch {
+                epoch = link.epoch;
+                self.look_after_all(&mut hands);
+            }
+        }
+        self.end(hands).await;
+    }
+
+    fn receive(&mut self, hands: &mut Hands, gate: Gate, message: Message) {
+        match gate {
+            Gate::Lane(at) => self.receive_in_lane(hands, at, message),
+            Gate::Questions => self.receive_question(hands, &message),
+            Gate::Tidings => match reading::tidings(&self.namespace, &message) {
+                Ok(tidings) => self.door.told(tidings),
+                Err(error) => tracing::warn!(subject = shown(&message.subject), %error, "tidings were dropped"),
+            },
+        }
+    }
+
+    fn receive_in_lane(&mut self, hands: &mut Hands, at: usize, message: Message) {
+        let Some(lane) = self.lanes.get_mut(at) else { return };
+        let now = monotonic();
+        if let Some(status) = message.status.filter(|status| *status != StatusCode::OK) {
+            if lane.ended(status.as_u16(), message.description.as_deref().unwrap_or_default(), now) {
+                tracing::warn!(stream = lane.source.stream, "stream or consumer are gone; looking for them");
+                self.look_after(hands, at);
+            }
+            return;
+        }
+        // Only JetStream writes here; what cannot be acknowledged did not come from it.
+        let Some(reply) = message.reply.clone().filter(|reply| reply.starts_with("$JS.ACK.")) else {
+            tracing::warn!(stream = lane.source.stream, "a message that JetStream did not deliver was dropped");
+            return;
+        };
+        hands.next += 1;
+        hands.in_hand.insert(hands.next, InHand { reply, since: now });
+        hands.keep.get_or_insert(now + self.ack_wait / 3);
+        lane.take(hands.next, message);
+    }
+
+    fn receive_question(&mut self, hands: &mut Hands, message: &Message) {
+        // An answer goes only where answers are awaited: with this node's rights nobody shall write where he may not himself.
+        let Some(reply) = message.reply.clone().filter(|reply| reply.starts_with("_INBOX")) else {
+            tracing::warn!(subject = shown(&message.subject), "a question without an inbox for its answer was dropped");
+            return;
+        };
+        match reading::question(&self.namespace, message) {
+            Ok(_) if hands.busy >= WINDOW => self.answer(hands, reply, &Answer::Refused(Refusal::Busy)),
+            Ok(asked) => {
+                hands.busy += 1;
+                let answer = self.door.asked(asked);
+                hands.doing.push(answer.map(|answer| Done::Answered(reply, answer)).boxed());
+            }
+            Err(error) => {
+                tracing::warn!(subject = shown(&message.subject), %error, "refused a question");
+                self.answer(hands, reply, &Answer::Refused(Refusal::Undecodable(error.to_string())));
+            }
+        }
+    }
+
+    fn answer(&self, hands: &mut Hands, reply: Subject, answer: &Answer) {
+        let limit = self.client.max_payload();
+        let mut packet = Packet::from_answer(answer, limit);
+        if packet.size() > limit {
+            let reason = format!("the answer has {} bytes, more than the {limit} the broker takes", packet.size());
+            packet = Packet::from_answer(&Answer::Refused(Refusal::Unknown(reason)), limit);
+        }
+        match headers::to_nats(&packet) {
+            Ok(headers) => {
+                hands.letters.push_back(Letter { subject: reply, reply: None, headers, payload: packet.payload });
+            }
+            Err(error) => tracing::error!(%error, "an answer cannot be written"),
+        }
+    }
+
+    /// Hands over as many messages as the node has room for, lane by lane. True if some are left.
+    fn hand_over(&mut self, hands: &mut Hands) -> bool {
+        if self.lanes.iter().all(|lane| lane.waiting.is_empty()) {
+            return false;
+        }
+        let mut room = self.door.room().min(WINDOW.saturating_sub(hands.busy));
+        let mut empty = 0;
+        while room > 0 && empty < self.lanes.len() {
+            hands.turn = (hands.turn + 1) % self.lanes.len();
+            let Some(lane) = self.lanes.get_mut(hands.turn) else { break };
+            let Some((number, message)) = lane.waiting.pop_front() else {
+                empty += 1;
+                continue;
+            };
+            empty = 0;
+            match reading::envelope(&self.namespace, &lane.source, &message) {
+                Ok(envelope) => {
+                    room -= 1;
+                    hands.busy += 1;
+                    let settled = match lane.source.cargo {
+                        Cargo::Direct => self.door.direct(envelope),
+                        Cargo::Events => self.door.event(envelope),
+                    };
+                    hands.doing.push(settled.map(move |settled| Done::Settled(number, settled)).boxed());
+                }
+                Err(error) => self.put_aside(hands, number, &message, &error),
+            }
+        }
+        self.lanes.iter().any(|lane| !lane.waiting.is_empty())
+    }
+
+    fn put_aside(&self, hands: &mut Hands, number: u64, message: &Message, error: &BridgeError) {
+        tracing::warn!(service = %self.service, subject = shown(&message.subject), %error, "put aside what came in");
+        let (headers, payload) = reading::remains(message, error);
+        let subject = Subject::from(self.namespace.refused_subject(&self.service));
+        hands.letters.push_back(Letter { subject, reply: None, headers, payload });
+        if let Some(in_hand) = hands.in_hand.remove(&number) {
+            hands.letters.push_back(Letter::word(in_hand.reply, "+TERM"));
+        }
+    }
+
+    fn settle(&mut self, hands: &mut Hands, done: Done) {
+        match done {
+            Done::Settled(number, settled) => {
+                hands.busy -= 1;
+                let Some(in_hand) = hands.in_hand.remove(&number) else { return };
+                let word = match settled {
+                    Settled::Done => Bytes::from_static(b"+ACK"),
+                    Settled::Later => later(&in_hand.reply),
+                };
+                hands.letters.push_back(Letter::word(in_hand.reply, word));
+            }
+            Done::Answered(reply, answer) => {
+                hands.busy -= 1;
+                self.answer(hands, reply, &answer);
+            }
+            Done::Checked(lane, checked) => self.checked(hands, lane, checked),
+        }
+    }
+
+    /// Asks for messages as far as the node has room. True if it has none.
+    fn pull(&mut self, hands: &mut Hands, now: Instant) -> bool {
+        if self.lanes.is_empty() {
+            return false;
+        }
+        let room = self.door.room().min(WINDOW.saturating_sub(hands.busy));
+        for at in 0..self.lanes.len() {
+            let Some(lane) = self.lanes.get_mut(at) else { break };
+            if matches!(lane.state, State::Missing(again) if again <= now) {
+                self.look_after(hands, at);
+            } else if let Some(count) = lane.wants(room, now) {
+                hands.letters.push_back(Letter {
+                    subject: lane.next.clone(),
+                    reply: Some(lane.inbox.clone()),
+                    headers: HeaderMap::new(),
+                    payload: lane.ask(count, now).into(),
+                });
+            }
+        }
+        room == 0
+    }
+
+    /// Tells the server what is still in hand, before it delivers it again.
+    fn keep(&self, hands: &mut Hands, now: Instant) {
+        if hands.keep.is_none_or(|keep| keep > now) {
+            return;
+        }
+        let third = self.ack_wait / 3;
+        for in_hand in hands.in_hand.values_mut().filter(|in_hand| in_hand.since + third <= now) {
+            in_hand.since = now;
+            hands.letters.push_back(Letter::word(in_hand.reply.clone(), "+WPI"));
+        }
+        hands.keep = (!hands.in_hand.is_empty()).then_some(now + third);
+    }
+
+    /// Writes the letters. One that is lost with the connection costs a redelivery.
+    async fn write(&mut self, hands: &mut Hands) {
+        while let Some(letter) = hands.letters.pop_front() {
+            let Letter { subject, reply, headers, payload } = letter;
+            let client = &self.client;
+            let published = async {
+                match reply {
+                    Some(reply) => client.publish_with_reply_and_headers(subject, reply, headers, payload).await,
+                    None => client.publish_with_headers(subject, headers, payload).await,
+                }
+            };
+            tokio::select! {
+                biased;
+                published = published => {
+                    if let Err(error) = published {
+                        tracing::error!(%error, "an acknowledgement or answer cannot be written");
+                    }
+                }
+                // The client takes nothing while it reconnects once its own queue is full.
+                _ = self.link.wait_for(|link| !link.up) => return,
+            }
+        }
+    }
+
+    fn wakes(&self, hands: &Hands, now: Instant, starved: bool, up: bool) -> Option<Instant> {
+        let lanes = self.lanes.iter().filter(|_| up).filter_map(|lane| lane.wakes(now));
+        let keep = hands.keep.filter(|_| up);
+        lanes.chain(keep).chain(starved.then(|| now + NO_ROOM)).min()
+    }
+
+    /// The connection is back: is everything still there?
+    fn look_after_all(&mut self, hands: &mut Hands) {
+        for at in 0..self.lanes.len() {
+            self.look_after(hands, at);
+        }
+        hands.unchecked += 1;
+        let (jetstream, written) = (self.jetstream.clone(), Arc::clone(&self.written));
+        let checking = async move {
+            for wanted in written.iter() {
+                if let Err(error) = jetstream.ensure_stream(wanted).await {
+                    return Done::Checked(None, Err(error));
+                }
+            }
+            Done::Checked(None, Ok(None))
+        };
+        hands.doing.push(checking.boxed());
+    }
+
+    fn look_after(&mut self, hands: &mut Hands, at: usize) {
+        let Some(lane) = self.lanes.get_mut(at) else { return };
+        if lane.state == State::Checking {
+            return;
+        }
+        lane.state = State::Checking;
+        hands.unchecked += 1;
+        let (jetstream, source) = (self.jetstream.clone(), Arc::clone(&lane.source));
+        hands.doing.push(async move { Done::Checked(Some(at), jetstream.ensure_source(&source).await) }.boxed());
+    }
+
+    fn checked(&mut self, hands: &mut Hands, at: Option<usize>, checked: Result<Option<Incarnation>, BridgeError>) {
+        hands.unchecked = hands.unchecked.saturating_sub(1);
+        let lane = at.and_then(|at| self.lanes.get_mut(at));
+        match (lane, checked) {
+            (Some(lane), Ok(Some(incarnation))) => lane.open(incarnation),
+            (Some(lane), Ok(None)) => {
+                tracing::info!(stream = lane.source.stream, "the stream is not there yet; its owner makes it");
+                lane.miss();
+            }
+            (Some(lane), Err(error)) => {
+                tracing::error!(stream = lane.source.stream, %error, "cannot be taken from; trying again");
+                lane.miss();
+            }
+            (None, Err(error)) => tracing::error!(%error, "a stream cannot be written to"),
+            (None, Ok(_)) => {}
+        }
+        let opened = self.lanes.iter().any(|lane| lane.state == State::Open) || self.lanes.is_empty();
+        if hands.unchecked == 0 && opened {
+            self.door.reconnected();
+        }
+    }
+
+    /// Takes nothing more in, gives back what was not handed over, and waits for what was.
+    async fn end(mut self, mut hands: Hands) {
+        for gated in self.gates.iter_mut() {
+            // The subscription ends with the connection otherwise.
+            let _ = gated.subscriber.unsubscribe().await;
+        }
+        round_trip(&self.client).await;
+        while let Some(Some((gate, message))) = self.gates.next().now_or_never() {
+            match (gate, message.reply.clone()) {
+                (Gate::Questions, Some(reply)) if reply.starts_with("_INBOX") => {
+                    self.answer(&mut hands, reply, &Answer::Refused(Refusal::NotHere));
+                }
+                (Gate::Lane(at), _) => self.receive_in_lane(&mut hands, at, message),
+                _ => {}
+            }
+        }
+        for (number, _) in self.lanes.iter_mut().flat_map(|lane| lane.waiting.drain(..)) {
+            if let Some(in_hand) = hands.in_hand.remove(&number) {
+                hands.letters.push_back(Letter::word(in_hand.reply, "-NAK"));
+            }
+        }
+        while let Some(done) = hands.doing.next().await {
+            if !matches!(done, Done::Checked(..)) {
+                self.settle(&mut hands, done);
+            }
+            self.keep(&mut hands, monotonic());
+            if self.link.borrow().up {
+                self.write(&mut hands).await;
+            }
+        }
+        if self.link.borrow().up {
+            self.write(&mut hands).await;
+            round_trip(&self.client).await;
+        }
+    }
+}
+
+/// Asks for a message again after a while; the more often it came, the longer.
+fn later(reply: &Subject) -> Bytes {
+    let doubled = reading::numbers(reply).0.saturating_sub(1).min(10);
+    let delay = SOONEST.saturating_mul(1 << doubled).min(LATEST);
+    Bytes::from(format!("-NAK {{\"delay\":{}}}", delay.as_nanos()))
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(wake) => tokio::time::sleep_until(wake).await,
+        None => pending().await,
+    }
+}

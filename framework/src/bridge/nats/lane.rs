@@ -1,0 +1,171 @@
+//! One stream's messages on their way to the door: what was asked for, what has come, what is in hand.
+//!
+//! Used by the intake. Pulls in requests of a size; the server tells which of them it has given up. Nothing is polled: a
+//! request waits at the server until there is something.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Message, Subject};
+use tokio::time::Instant;
+
+use super::jetstream::Incarnation;
+use super::reading;
+use super::streams::Source;
+use crate::clock::monotonic;
+
+/// How long a request waits at the server for messages.
+const EXPIRES: Duration = Duration::from_secs(30);
+/// A request that the server has not ended this long after it expired is forgotten: it was lost on the way.
+const GRACE: Duration = Duration::from_secs(5);
+/// The most messages of one request.
+const MAX_BATCH: usize = 512;
+/// After a request was turned down, and after a stream was not found, the next try waits; doubled each time up to [`LONGEST`].
+const SHORTEST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// Whether a lane can be pulled from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Open,
+    /// Stream or consumer are being looked at.
+    Checking,
+    /// Stream or consumer are missing; they are looked for again then.
+    Missing(Instant),
+}
+
+pub(super) struct Lane {
+    pub(super) source: Arc<Source>,
+    /// Where messages come to.
+    pub(super) inbox: Subject,
+    /// Where requests for them go.
+    pub(super) next: Subject,
+    /// The stream as it was when it was looked at last.
+    incarnation: Incarnation,
+    pub(super) state: State,
+    /// What has come and was not handed over yet: the number in hand, and the message.
+    pub(super) waiting: VecDeque<(u64, Message)>,
+    /// Requests at the server, oldest first: messages still to come, and when it ends at the latest.
+    requests: VecDeque<(usize, Instant)>,
+    /// No request before then.
+    rests: Option<Instant>,
+    pause: Duration,
+}
+
+impl Lane {
+    /// A lane of a stream that was found, or is still to be.
+    pub(super) fn new(source: Source, inbox: Subject, incarnation: Option<Incarnation>) -> Self {
+        Self {
+            next: Subject::from(format!("$JS.API.CONSUMER.MSG.NEXT.{}", source.consumer.path)),
+            source: Arc::new(source),
+            inbox,
+            state: if incarnation.is_some() { State::Open } else { State::Missing(monotonic() + SHORTEST) },
+            incarnation: incarnation.unwrap_or_default(),
+            waiting: VecDeque::new(),
+            requests: VecDeque::new(),
+            rests: None,
+            pause: SHORTEST,
+        }
+    }
+
+    /// How many messages were asked for and have not come.
+    pub(super) fn asked(&self) -> usize {
+        self.requests.iter().map(|(count, _)| count).sum()
+    }
+
+    /// How many messages to ask for now, given the node's room; none if enough are under way.
+    pub(super) fn wants(&mut self, room: usize, now: Instant) -> Option<usize> {
+        while self.requests.front().is_some_and(|(_, end)| *end <= now) {
+            self.requests.pop_front();
+        }
+        if self.state != State::Open || !self.waiting.is_empty() || self.rests.is_some_and(|until| until > now) {
+            return None;
+        }
+        let enough = room.min(MAX_BATCH);
+        let asked = self.asked();
+        // Asked for again at half, so that messages come without a pause and not one by one.
+        (enough > 0 && asked <= enough / 2).then(|| enough - asked)
+    }
+
+    /// Notes a request, and gives back its body.
+    pub(super) fn ask(&mut self, count: usize, now: Instant) -> String {
+        self.requests.push_back((count, now + EXPIRES + GRACE));
+        format!("{{\"batch\":{count},\"expires\":{}}}", EXPIRES.as_nanos())
+    }
+
+    /// A message has come: the oldest request has one less to bring.
+    pub(super) fn take(&mut self, number: u64, message: Message) {
+        self.pause = SHORTEST;
+        let (_, in_stream) = reading::numbers(message.reply.as_deref().unwrap_or_default());
+        self.incarnation.last = self.incarnation.last.max(in_stream);
+        if let Some((count, _)) = self.requests.front_mut() {
+            *count -= 1;
+            if *count == 0 {
+                self.requests.pop_front();
+            }
+        }
+        self.waiting.push_back((number, message));
+    }
+
+    /// The server says that a request has ended, for what reason. True if stream or consumer are gone.
+    pub(super) fn ended(&mut self, status: u16, description: &str, now: Instant) -> bool {
+        match status {
+            // A sign of life.
+            100 => false,
+            // Expired, or nothing there.
+            404 | 408 => {
+                self.requests.pop_front();
+                false
+            }
+            // Nobody listens, or the server says that the consumer is no more.
+            503 => self.lose(),
+            409 if description.to_ascii_lowercase().contains("deleted") => self.lose(),
+            // The leader changed, too many requests, too much in hand: again after a while.
+            _ => {
+                tracing::debug!(stream = self.source.stream, status, description, "a request was turned down");
+                self.requests.pop_front();
+                self.rests = Some(now + self.pause);
+                self.pause = (self.pause * 2).min(LONGEST);
+                false
+            }
+        }
+    }
+
+    fn lose(&mut self) -> bool {
+        self.requests.clear();
+        self.state == State::Open
+    }
+
+    /// Stream or consumer could not be found: looked for again after a while.
+    pub(super) fn miss(&mut self) {
+        self.state = State::Missing(monotonic() + self.pause);
+        self.pause = (self.pause * 2).min(LONGEST);
+    }
+
+    /// Stream and consumer are there.
+    pub(super) fn open(&mut self, found: Incarnation) {
+        let stream = &self.source.stream;
+        if self.incarnation != Incarnation::default() && !self.incarnation.continues(&found) {
+            tracing::warn!(stream, "the stream was made anew or has lost its end; what is missing comes from the logs");
+        }
+        self.incarnation = found;
+        self.state = State::Open;
+        self.pause = SHORTEST;
+        self.rests = None;
+        // Requests that were under way ended with what was there before.
+        self.requests.clear();
+    }
+
+    /// When something must be done for the lane though nothing has come.
+    pub(super) fn wakes(&self, now: Instant) -> Option<Instant> {
+        match self.state {
+            State::Open => {
+                let end = self.requests.front().map(|(_, end)| *end);
+                end.into_iter().chain(self.rests.filter(|until| *until > now)).min()
+            }
+            State::Checking => None,
+            State::Missing(again) => Some(again),
+        }
+    }
+}

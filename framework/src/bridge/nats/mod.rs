@@ -1,0 +1,352 @@
+//! The bridge to a NATS server with JetStream: commands and events through streams, questions by request and reply.
+//!
+//! Called by the relay and the client; calls the node's door. The only place that knows NATS. docs/wire.md describes
+//! subjects, streams and headers for operators and for clients in other languages.
+//! The server is a courier: what it loses, the numbers inside the messages show, and the services' logs make good.
+
+mod actor;
+mod config;
+mod connection;
+mod durability;
+mod headers;
+mod intake;
+mod jetstream;
+mod lane;
+mod outgoing;
+mod reading;
+mod streams;
+
+pub use config::NatsBuilder;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Addr};
+use async_nats::{Client, Message, Subscriber};
+use futures_util::future::{BoxFuture, FutureExt, ready};
+use futures_util::stream::SelectAll;
+use parking_lot::RwLock;
+use serde::Deserialize;
+use tokio::sync::oneshot;
+
+use self::actor::{Detach, Loops, NatsActor};
+use self::connection::{Connection, round_trip};
+use self::intake::{Gate, Gated, Intake};
+use self::jetstream::JetStream;
+use self::lane::Lane;
+use self::outgoing::{Answering, Awaits, Outgoing, has_no_responder};
+use super::subject::{Namespace, Place};
+use super::wire::Packet;
+use super::{Answer, Asked, Bridge, BridgeError, Inbound, NodeCard, Tidings};
+use crate::message::Envelope;
+
+/// How long a stream may take to acknowledge a message before it counts as not sent.
+const ACKNOWLEDGE: Duration = Duration::from_secs(5);
+
+/// A node's connection to a NATS server.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), whizbang::bridge::BridgeError> {
+/// let bridge = whizbang::bridge::nats::NatsBridge::connect("nats://127.0.0.1:4222").await?;
+/// # let _ = bridge;
+/// # Ok(())
+/// # }
+/// ```
+pub struct NatsBridge {
+    config: NatsBuilder,
+    durability: String,
+    attached: RwLock<Attached>,
+}
+
+enum Attached {
+    NotYet,
+    Attaching,
+    To(Line),
+    NoMore,
+}
+
+/// What sending needs.
+#[derive(Clone)]
+struct Line {
+    client: Client,
+    outgoing: Arc<Outgoing>,
+    broker: Arc<str>,
+    actor: Addr<NatsActor>,
+}
+
+impl NatsBridge {
+    /// Describes a bridge to the server at `url`, or to the servers of a cluster, with commas between.
+    pub fn builder(url: &str) -> NatsBuilder {
+        NatsBuilder::new(url)
+    }
+
+    /// A bridge to the server at `url`, without password and in the namespace `whizbang`.
+    ///
+    /// # Errors
+    /// As [`NatsBuilder::connect`].
+    pub async fn connect(url: &str) -> Result<Self, BridgeError> {
+        Self::builder(url).connect().await
+    }
+
+    async fn open(config: NatsBuilder) -> Result<Self, BridgeError> {
+        let connection = Connection::open(&config, "whizbang").await?;
+        let info = connection.client.server_info();
+        if durability::version(&info.version) < (2, 9, 0) || !info.jetstream {
+            let reason = if info.jetstream {
+                format!("nats-server {} is older than 2.9", info.version)
+            } else {
+                "the server runs without JetStream: start it with `-js`".to_owned()
+            };
+            return Err(BridgeError::Refused { broker: connection.broker.to_string(), reason });
+        }
+        let durability = durability::in_words(&config, &info);
+        Ok(Self { config, durability, attached: RwLock::new(Attached::NotYet) })
+    }
+
+    fn namespace(&self) -> &Namespace {
+        &self.config.namespace
+    }
+
+    fn line(&self) -> Result<Line, BridgeError> {
+        match &*self.attached.read() {
+            Attached::To(line) => Ok(line.clone()),
+            _ => Err(BridgeError::Closed),
+        }
+    }
+
+    async fn start(&self, card: NodeCard, door: Arc<dyn Inbound>) -> Result<Line, BridgeError> {
+        let config = &self.config;
+        let who = format!("{}_{}", config.namespace, card.service);
+        let mut connection = Connection::open(config, &who).await?;
+        connection.settle().await;
+        let client = connection.client.clone();
+        for warning in durability::warnings(&client.server_info()) {
+            tracing::warn!(broker = &*connection.broker, "{warning}");
+        }
+        let jetstream = JetStream::new(client.clone(), Arc::clone(&connection.broker));
+        let written = streams::written(config, &card);
+        for wanted in &written {
+            jetstream.ensure_stream(wanted).await?;
+        }
+        let inbox = client.new_inbox();
+        let answers = subscribe(&client, format!("{inbox}.r.*"), None).await?;
+        let mut gates = SelectAll::new();
+        let mut lanes = Vec::new();
+        for (at, source) in streams::sources(config, &card).into_iter().enumerate() {
+            let incarnation = jetstream.ensure_source(&source).await?;
+            let pulled = format!("{inbox}.p.{at}");
+            gates.push(Gated::new(Gate::Lane(at), subscribe(&client, pulled.clone(), None).await?));
+            lanes.push(Lane::new(source, pulled.into(), incarnation));
+        }
+        for (gate, subject, shared) in subscriptions(&config.namespace, &card) {
+            // Of all nodes that could answer a question one gets it.
+            let group = shared.then(|| "whizbang".to_owned());
+            gates.push(Gated::new(gate, subscribe(&client, subject, group).await?));
+        }
+        // What is subscribed counts once the server has read it, and what it denies it has said by then.
+        round_trip(&client).await;
+        round_trip(&client).await;
+        if let Ok(subject) = connection.denials.try_recv() {
+            let reason = format!("this user may not use `{subject}`");
+            return Err(BridgeError::Refused { broker: connection.broker.to_string(), reason });
+        }
+        if !connection.link.borrow().up {
+            return Err(connection.unreachable("the connection was lost while starting"));
+        }
+        let outgoing =
+            Arc::new(Outgoing::new(format!("{inbox}.r"), connection.link.clone(), Arc::clone(&connection.broker)));
+        let (closing, closed) = oneshot::channel();
+        let intake = Intake {
+            client: client.clone(),
+            jetstream,
+            namespace: config.namespace.clone(),
+            service: card.service,
+            door,
+            link: connection.link,
+            ack_wait: config.ack_wait,
+            lanes,
+            written: Arc::new(written),
+            gates,
+            closing: closed,
+        };
+        let loops = Loops { answers, intake, denials: connection.denials };
+        let actor = NatsActor::new(client.clone(), Arc::clone(&outgoing), loops, closing).start();
+        Ok(Line { client, outgoing, broker: connection.broker, actor })
+    }
+}
+
+/// The subjects a node listens to besides its streams, and whether one node of several gets each message.
+fn subscriptions(namespace: &Namespace, card: &NodeCard) -> Vec<(Gate, String, bool)> {
+    let mut subscriptions = Vec::new();
+    for (domain, _) in &card.owns {
+        subscriptions.push((Gate::Questions, namespace.ask_filter(domain), true));
+        subscriptions.push((Gate::Tidings, namespace.committed_filter(domain), false));
+    }
+    for (domain, _, _) in &card.subscribes {
+        subscriptions.push((Gate::Tidings, namespace.head_filter(domain), false));
+    }
+    for (domain, query) in &card.answers {
+        subscriptions.push((Gate::Questions, namespace.query_subject(domain, query), true));
+    }
+    subscriptions
+}
+
+async fn subscribe(client: &Client, subject: String, group: Option<String>) -> Result<Subscriber, BridgeError> {
+    let doing = format!("subscribing to `{subject}`");
+    let subscribed = match group {
+        Some(group) => client.queue_subscribe(subject, group).await,
+        None => client.subscribe(subject).await,
+    };
+    subscribed.map_err(|error| BridgeError::Broker { doing, source: Arc::new(error) })
+}
+
+impl Line {
+    fn post(&self, packet: Packet, subject: String, awaits: Awaits) -> Result<Answering, BridgeError> {
+        self.check_size(&packet)?;
+        self.outgoing.post(subject, Some(headers::to_nats(&packet)?), packet.payload, awaits)
+    }
+
+    fn check_size(&self, packet: &Packet) -> Result<(), BridgeError> {
+        let (bytes, limit) = (packet.size(), self.client.max_payload());
+        if bytes > limit { Err(BridgeError::Oversize { bytes, limit }) } else { Ok(()) }
+    }
+
+    async fn acknowledged(self, answering: Answering, domain: String) -> Result<(), BridgeError> {
+        let Some(answer) = answering.within(ACKNOWLEDGE).await else {
+            let reason = format!("no acknowledgement within {ACKNOWLEDGE:?}");
+            return Err(BridgeError::Unreachable { broker: self.broker.to_string(), reason });
+        };
+        read_acknowledgement(&answer?, domain)
+    }
+}
+
+/// What a stream says to a message. Fields that are not needed are left out.
+#[derive(Deserialize)]
+struct Acknowledgement {
+    error: Option<StreamError>,
+}
+
+/// Why a stream does not take a message.
+#[derive(Debug, Deserialize, thiserror::Error)]
+#[error("{description} ({err_code})")]
+struct StreamError {
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+fn read_acknowledgement(answer: &Message, domain: String) -> Result<(), BridgeError> {
+    // No stream takes the subject: its owner, who would have made it, was never here.
+    if has_no_responder(answer) {
+        return Err(BridgeError::NoOwner { domain });
+    }
+    let broken = |source| BridgeError::Broker { doing: "publishing to a stream".to_owned(), source };
+    let read: Acknowledgement = serde_json::from_slice(&answer.payload).map_err(|error| broken(Arc::new(error)))?;
+    match read.error {
+        None => Ok(()),
+        Some(error) => Err(broken(Arc::new(error))),
+    }
+}
+
+/// A message that is nowhere addressed.
+fn without_place(what: &str) -> BridgeError {
+    BridgeError::Malformed { reason: format!("{what}: it cannot be addressed") }
+}
+
+impl Bridge for NatsBridge {
+    fn attach<'a>(&'a self, card: NodeCard, door: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
+        async move {
+            {
+                let mut attached = self.attached.write();
+                if !matches!(*attached, Attached::NotYet) {
+                    return Err(BridgeError::Closed);
+                }
+                *attached = Attached::Attaching;
+            }
+            let started = self.start(card, door).await;
+            let mut attached = self.attached.write();
+            match started {
+                Ok(line) => {
+                    *attached = Attached::To(line);
+                    Ok(())
+                }
+                Err(error) => {
+                    *attached = Attached::NotYet;
+                    Err(error)
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn send(&self, envelope: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
+        let posted = self.line().and_then(|line| {
+            let place = Place::of_direct(&envelope).ok_or_else(|| without_place("no shard to send it to"))?;
+            let packet = Packet::from_envelope(&envelope)?;
+            let answering = line.post(packet, self.namespace().subject(&place), Awaits::Acknowledgement)?;
+            let domain = envelope.to.as_ref().map_or(&envelope.domain, |to| &to.domain).to_string();
+            Ok((line, answering, domain))
+        });
+        match posted {
+            Ok((line, answering, domain)) => line.acknowledged(answering, domain).boxed(),
+            Err(error) => ready(Err(error)).boxed(),
+        }
+    }
+
+    fn publish(&self, event: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
+        let posted = self.line().and_then(|line| {
+            let place = Place::of_event(&event).ok_or_else(|| without_place("an event without a log"))?;
+            let packet = Packet::from_envelope(&event)?;
+            let answering = line.post(packet, self.namespace().subject(&place), Awaits::Acknowledgement)?;
+            Ok((line, answering))
+        });
+        match posted {
+            Ok((line, answering)) => line.acknowledged(answering, event.domain.to_string()).boxed(),
+            Err(error) => ready(Err(error)).boxed(),
+        }
+    }
+
+    fn ask(&self, to: Asked, deadline: Duration) -> BoxFuture<'_, Result<Answer, BridgeError>> {
+        async move {
+            let packet = self.line().and_then(|line| Ok((line, Packet::from_asked(&to)?)));
+            let subject = self.namespace().subject(&Place::of_question(&to));
+            let answering = packet.and_then(|(line, packet)| line.post(packet, subject, Awaits::Answer))?;
+            let domain = to.domain().to_string();
+            match answering.within(deadline).await {
+                None => Err(BridgeError::NoAnswer { domain, deadline }),
+                Some(Err(error)) => Err(error),
+                Some(Ok(answer)) if has_no_responder(&answer) => Err(BridgeError::NoOwner { domain }),
+                Some(Ok(answer)) => {
+                    let headers: Vec<_> = headers::from_nats(answer.headers.as_ref()).collect();
+                    Packet::read_answer(&headers, answer.payload.clone())
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn tell(&self, tidings: Tidings) -> BoxFuture<'_, Result<(), BridgeError>> {
+        let told = self.line().and_then(|line| {
+            let packet = Packet::from_tidings(&tidings);
+            let subject = self.namespace().subject(&Place::of_tidings(&tidings));
+            line.outgoing.drop_in(subject, Some(headers::to_nats(&packet)?), packet.payload)
+        });
+        ready(told).boxed()
+    }
+
+    fn durability(&self) -> String {
+        self.durability.clone()
+    }
+
+    fn detach(&self) -> BoxFuture<'_, Result<(), BridgeError>> {
+        async move {
+            let line = self.line()?;
+            *self.attached.write() = Attached::NoMore;
+            // An actor that is gone has nothing left to end.
+            let _ = line.actor.send(Detach).await;
+            Ok(())
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,128 @@
+//! Reads what came in, and refuses what says otherwise inside than its subject does.
+//!
+//! Called by the intake. The server's permissions decide who may write to a subject; so whoever forges an origin inside a
+//! message is found out by the subject he had to use.
+
+use async_nats::{HeaderMap, Message};
+use bytes::Bytes;
+
+use super::headers;
+use super::streams::{Cargo, Source};
+use crate::bridge::subject::{Namespace, Place};
+use crate::bridge::wire::Packet;
+use crate::bridge::{Asked, BridgeError, Tidings};
+use crate::message::{Envelope, Kind};
+
+/// How much of what was refused is kept. The rest would only fill the stream.
+const KEPT: usize = 64 * 1024;
+
+/// The envelope in a message of a stream.
+pub(super) fn envelope(namespace: &Namespace, source: &Source, message: &Message) -> Result<Envelope, BridgeError> {
+    let place = namespace.place(&message.subject).ok_or_else(|| contradiction("the subject"))?;
+    let mut envelope = Packet::read_envelope(headers::from_nats(message.headers.as_ref()), message.payload.clone())?;
+    let origin = envelope.origin.as_ref().map(|origin| &origin.shard);
+    match (source.cargo, place) {
+        (Cargo::Direct, Place::Direct { to, from }) => {
+            let is_direct = matches!(envelope.kind, Kind::Command | Kind::Reply | Kind::Document);
+            check(is_direct, "the kind")?;
+            check(to.domain == source.domain && to.shard < source.shards, "the destination")?;
+            check(envelope.to.as_ref().is_none_or(|said| *said == to), "the destination")?;
+            check(envelope.kind != Kind::Command || envelope.domain == to.domain, "the domain")?;
+            check(origin == from.as_ref(), "the origin")?;
+            envelope.to = Some(to);
+        }
+        (Cargo::Events, Place::Event { shard, name }) => {
+            check(envelope.kind == Kind::Event, "the kind")?;
+            check(shard.domain == source.domain && shard.shard < source.shards, "the shard")?;
+            check(origin == Some(&shard), "the origin")?;
+            check(envelope.name == name && envelope.domain == shard.domain, "the name")?;
+        }
+        _ => return Err(contradiction("the subject")),
+    }
+    Ok(envelope)
+}
+
+/// A question.
+pub(super) fn question(namespace: &Namespace, message: &Message) -> Result<Asked, BridgeError> {
+    let place = namespace.place(&message.subject).ok_or_else(|| contradiction("the subject"))?;
+    let headers: Vec<_> = headers::from_nats(message.headers.as_ref()).collect();
+    let asked = Packet::read_asked(&headers, message.payload.clone())?;
+    let (said, meant) = (Place::of_question(&asked), place);
+    let agrees = match (&said, &meant) {
+        // A caller that does not know the number of shards leaves the shard out.
+        (Place::AskCommand { domain, shard: None }, Place::AskCommand { domain: other, .. }) => domain == other,
+        _ => said == meant,
+    };
+    check(agrees, "the subject")?;
+    if let Asked::Command(envelope) | Asked::Query(envelope) = &asked {
+        // Whoever asks is no actor: actors send, and hear by message.
+        check(envelope.origin.is_none(), "the origin")?;
+    }
+    Ok(asked)
+}
+
+/// Tidings.
+pub(super) fn tidings(namespace: &Namespace, message: &Message) -> Result<Tidings, BridgeError> {
+    let headers: Vec<_> = headers::from_nats(message.headers.as_ref()).collect();
+    let tidings = Packet::read_tidings(&headers, message.payload.clone())?;
+    check(namespace.place(&message.subject) == Some(Place::of_tidings(&tidings)), "the subject")?;
+    Ok(tidings)
+}
+
+fn check(agrees: bool, what: &str) -> Result<(), BridgeError> {
+    if agrees { Ok(()) } else { Err(contradiction(what)) }
+}
+
+fn contradiction(what: &str) -> BridgeError {
+    BridgeError::Malformed { reason: format!("{what} inside is not that of the subject it came by") }
+}
+
+/// What is kept of a refused message: its bytes and headers as far as they go, where it came in, and why it was refused.
+pub(super) fn remains(message: &Message, error: &BridgeError) -> (HeaderMap, Bytes) {
+    let mut kept = HeaderMap::new();
+    let mut size = 0;
+    for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
+        let name_text: &str = name.as_ref();
+        // The broker must not take the headers of a stranger for commands of ours.
+        let is_command = name_text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"));
+        for value in values.iter().filter(|_| !is_command) {
+            size += name_text.len() + value.as_str().len();
+            if size <= KEPT {
+                kept.append(name.clone(), value.clone());
+            }
+        }
+    }
+    kept.insert("whizbang-refused", shown(&error.to_string()).as_str());
+    kept.insert("whizbang-subject", shown(&message.subject).as_str());
+    (kept, message.payload.slice(..message.payload.len().min(KEPT)))
+}
+
+/// A text of a stranger, short enough and harmless enough for logs and headers.
+pub(super) fn shown(text: &str) -> String {
+    text.chars().take(300).flat_map(char::escape_debug).collect()
+}
+
+/// How often JetStream has delivered a message, and its number in the stream, from the subject of its acknowledgement.
+pub(super) fn numbers(reply: &str) -> (u32, u64) {
+    // `$JS.ACK.stream.consumer.deliveries.number…`; later servers may put a domain and an account before the stream.
+    let tokens: Vec<&str> = reply.split('.').collect();
+    let at = if tokens.len() > 9 { 6 } else { 4 };
+    let deliveries = tokens.get(at).and_then(|token| token.parse().ok()).unwrap_or(1);
+    (deliveries, tokens.get(at + 1).and_then(|token| token.parse().ok()).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_from_both_forms_of_an_acknowledgement() {
+        for (reply, found) in [
+            ("$JS.ACK.stream.consumer.3.10.7.1700000000000000000.5", (3, 10)),
+            ("$JS.ACK.hub.ABCDEF.stream.consumer.4.11.7.1700000000000000000.5.x", (4, 11)),
+            ("$JS.ACK", (1, 0)),
+        ] {
+            assert_eq!(numbers(reply), found, "{reply}");
+        }
+    }
+}

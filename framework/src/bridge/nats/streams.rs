@@ -1,0 +1,137 @@
+//! Which streams and consumers a node needs, and how they are set.
+//!
+//! Called at attach and after each reconnection. docs/wire.md has the same as a table for people.
+
+use serde_json::json;
+
+use super::config::NatsBuilder;
+use super::jetstream::Wanted;
+use crate::bridge::NodeCard;
+use crate::message::Name;
+
+/// How many messages of one consumer may be with nodes, not acknowledged. More than any node takes at once.
+const MAX_ACK_PENDING: u32 = 10_000;
+
+/// Settings with which a stream would keep, drop or change messages otherwise than agreed.
+const STREAM_UNSET: &[&str] = &["sealed", "mirror", "sources", "max_msg_size", "subject_transform", "republish"];
+/// Settings with which a consumer would leave messages out, slow down, or vanish.
+const CONSUMER_UNSET: &[&str] = &[
+    "filter_subject",
+    "filter_subjects",
+    "headers_only",
+    "inactive_threshold",
+    "backoff",
+    "rate_limit_bps",
+    "deliver_subject",
+    "max_batch",
+    "max_expires",
+    "max_bytes",
+    "priority_groups",
+    "pause_until",
+];
+
+/// What comes in on a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cargo {
+    /// Commands and replies for a domain this service owns.
+    Direct,
+    /// Events of a domain this service takes.
+    Events,
+}
+
+/// One stream this node takes from.
+pub(super) struct Source {
+    pub(super) cargo: Cargo,
+    pub(super) domain: Name,
+    pub(super) shards: u16,
+    pub(super) stream: String,
+    /// The stream, if this service makes it; the events of others are theirs to make.
+    pub(super) makes: Option<Wanted>,
+    pub(super) consumer: Wanted,
+}
+
+/// All streams a node takes from, and those it only writes to.
+pub(super) fn sources(config: &NatsBuilder, card: &NodeCard) -> Vec<Source> {
+    let own = card.owns.iter().map(|(domain, shards)| Source {
+        cargo: Cargo::Direct,
+        domain: domain.clone(),
+        shards: *shards,
+        stream: config.namespace.direct_stream(domain),
+        makes: Some(direct_stream(config, domain)),
+        consumer: consumer(config, &config.namespace.direct_stream(domain), &card.service),
+    });
+    let others = card.subscribes.iter().map(|(domain, shards, _)| Source {
+        cargo: Cargo::Events,
+        domain: domain.clone(),
+        shards: *shards,
+        stream: config.namespace.event_stream(domain),
+        makes: None,
+        consumer: consumer(config, &config.namespace.event_stream(domain), &card.service),
+    });
+    own.chain(others).collect()
+}
+
+/// The streams a node writes to and nobody else makes.
+pub(super) fn written(config: &NatsBuilder, card: &NodeCard) -> Vec<Wanted> {
+    let events = card.owns.iter().map(|(domain, _)| event_stream(config, domain));
+    events.chain([refused_stream(config, &card.service)]).collect()
+}
+
+fn direct_stream(config: &NatsBuilder, domain: &Name) -> Wanted {
+    let subjects = config.namespace.direct_filter(domain);
+    // Removed once acknowledged; a full stream refuses, and the sender's outbox waits.
+    stream(config, config.namespace.direct_stream(domain), &subjects, "workqueue", "new", 0)
+}
+
+fn event_stream(config: &NatsBuilder, domain: &Name) -> Wanted {
+    let subjects = config.namespace.event_filter(domain);
+    let age = u64::try_from(config.event_age.as_nanos()).unwrap_or(u64::MAX);
+    stream(config, config.namespace.event_stream(domain), &subjects, "limits", "old", age)
+}
+
+fn refused_stream(config: &NatsBuilder, service: &Name) -> Wanted {
+    let name = config.namespace.refused_stream(service);
+    let week = 7 * 24 * 60 * 60 * 1_000_000_000;
+    let mut wanted = stream(config, name, &config.namespace.refused_subject(service), "limits", "old", week);
+    if let Some(settings) = wanted.settings.as_object_mut() {
+        settings.insert("max_bytes".to_owned(), json!(16 * 1024 * 1024));
+    }
+    wanted
+}
+
+fn stream(config: &NatsBuilder, name: String, subjects: &str, retention: &str, discard: &str, max_age: u64) -> Wanted {
+    let settings = json!({
+        "name": name,
+        "subjects": [subjects],
+        "retention": retention,
+        "discard": discard,
+        "storage": "file",
+        "max_bytes": config.stream_bytes,
+        "max_age": max_age,
+        "max_msgs": -1,
+        "max_msgs_per_subject": -1,
+        "max_consumers": -1,
+        "num_replicas": config.replicas,
+        "no_ack": false,
+    });
+    Wanted { what: format!("stream `{name}`"), path: name, settings, unset: STREAM_UNSET }
+}
+
+fn consumer(config: &NatsBuilder, stream: &str, service: &Name) -> Wanted {
+    let settings = json!({
+        "durable_name": service.as_str(),
+        "deliver_policy": "all",
+        "replay_policy": "instant",
+        "ack_policy": "explicit",
+        "ack_wait": u64::try_from(config.ack_wait.as_nanos()).unwrap_or(u64::MAX),
+        // For ever: attempts are counted, durably, by the node, and it decides what is a dead letter.
+        "max_deliver": -1,
+        "max_ack_pending": MAX_ACK_PENDING,
+    });
+    Wanted {
+        what: format!("consumer `{service}` of stream `{stream}`"),
+        path: format!("{stream}.{service}"),
+        settings,
+        unset: CONSUMER_UNSET,
+    }
+}

@@ -1,0 +1,80 @@
+//! A nats-server as the bridge suite wants it: empty, with ways to trouble it.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_nats::jetstream;
+use futures_util::future::{BoxFuture, FutureExt};
+use whizbang::bridge::Bridge;
+use whizbang::bridge::nats::NatsBridge;
+use whizbang::bridge::subject::Namespace;
+use whizbang::bridge::wire::Packet;
+use whizbang::message::ShardId;
+use whizbang::testing::bridge::Fixture;
+
+use super::{NatsServer, Release};
+
+/// A server of its own for each case.
+pub struct NatsFixture(Mutex<NatsServer>);
+
+impl NatsFixture {
+    /// Starts a server.
+    pub fn start(release: Release) -> Self {
+        Self(Mutex::new(NatsServer::start(release)))
+    }
+
+    fn url(&self) -> String {
+        self.0.lock().expect("no test has panicked").url()
+    }
+
+    async fn client(&self) -> async_nats::Client {
+        async_nats::connect(self.url()).await.expect("connects")
+    }
+}
+
+impl Fixture for NatsFixture {
+    fn bridge(&self) -> BoxFuture<'_, Arc<dyn Bridge>> {
+        async {
+            let bridge = NatsBridge::connect(&self.url()).await.expect("connects");
+            Arc::new(bridge) as Arc<dyn Bridge>
+        }
+        .boxed()
+    }
+
+    fn interrupt(&self) -> BoxFuture<'_, ()> {
+        async { self.0.lock().expect("no test has panicked").restart() }.boxed()
+    }
+
+    fn inject(&self, to: ShardId, packet: Packet) -> BoxFuture<'_, ()> {
+        async move {
+            let mut headers = async_nats::HeaderMap::new();
+            for (name, value) in &packet.headers {
+                headers.append(name.as_ref(), value.as_str());
+            }
+            let subject = format!("{}.cmd.{}.{}.outside", Namespace::default(), to.domain, to.shard);
+            let stream = jetstream::new(self.client().await);
+            let taken = stream.publish_with_headers(subject, headers, packet.payload).await.expect("publishes");
+            taken.await.expect("is acknowledged");
+        }
+        .boxed()
+    }
+
+    fn refused(&self) -> BoxFuture<'_, usize> {
+        async {
+            let context = jetstream::new(self.client().await);
+            let mut count = 0;
+            let mut names = std::pin::pin!(context.stream_names());
+            while let Some(Ok(name)) = futures_util::StreamExt::next(&mut names).await {
+                if name.starts_with("whizbang_refused_") {
+                    let mut stream = context.get_stream(name).await.expect("a stream");
+                    count += usize::try_from(stream.info().await.expect("its state").state.messages).expect("fits");
+                }
+            }
+            count
+        }
+        .boxed()
+    }
+}
+
+/// How long tests of bridges wait for what must come.
+pub const PATIENCE: Duration = Duration::from_secs(30);
