@@ -63,3 +63,15 @@ pub struct Counts {
     /// Events and commands handed to the bridge.
     pub sent: Count,
 }
+
+/// Says that a message passes a room. With these a message can be followed through the node; a test holds the architecture's
+/// page against them.
+macro_rules! passes {
+    ($room:literal, $message:expr, $id:expr, $correlation:expr) => {
+        tracing::trace!(
+            target: $crate::telemetry::TARGET, room = $room, message = %$message, id = %$id, correlation = %$correlation,
+            "passes",
+        )
+    };
+}
+pub(crate) use passes;

@@ -14,6 +14,7 @@ use super::undo::{UndoChange, UndoNext};
 use crate::message::{Codec, CodecError, Domain};
 use crate::router::Floor;
 use crate::store::{Appended, EventWrite, Mark, Note, OutboxWrite, Source, StoreError, TimerWrite, Turn};
+use crate::telemetry::passes;
 
 /// How a turn's message is marked as handled.
 pub(crate) enum Marked {
@@ -71,6 +72,7 @@ impl<A: Stateful> KeyActor<A> {
         with_reply: bool,
         decide: impl FnOnce(&KeyState<A>, &mut Effects<A>) -> Result<(), Failure>,
     ) -> Result<Turned, Failure> {
+        passes!("actor", A::NAME, facts.id, facts.correlation);
         let mut effects = self.door.take_effects();
         effects.begin(facts);
         let decided = catch_unwind(AssertUnwindSafe(|| decide(&self.state, &mut effects)));

@@ -14,7 +14,7 @@ use crate::message::{
     Codec, Coded, Command, Domain, Envelope, Key, Kind, Message, MessageId, Name, Query, ShardId, Wants, shard_of,
 };
 use crate::router::{AskMeta, LocalRoutes, SendError, TypedReply};
-use crate::telemetry::TARGET;
+use crate::telemetry::passes;
 
 /// A command on its way to the owner of its domain. Await it for the reply.
 #[must_use = "a command is sent when it is awaited"]
@@ -157,8 +157,7 @@ fn envelope<M: Message>(
     message.encode(codec, &mut payload).map_err(SendError::Encode)?;
     let now = client.inner.clock.now();
     let id = meta.id.unwrap_or_else(|| client.new_id());
-    let span = tracing::debug_span!(target: TARGET, "send", room = "client", message = M::NAME, %id);
-    span.in_scope(|| tracing::debug!(target: TARGET, "leaves this thread"));
+    passes!("client", M::NAME, id, meta.correlation.unwrap_or(id));
     Ok(Envelope {
         id,
         kind,

@@ -16,7 +16,7 @@ use crate::message::{Envelope, IdSource, Name, Shard, ShardId};
 use crate::retry::Retry;
 use crate::spawn::{self, Task};
 use crate::store::Source;
-use crate::telemetry::{Counts, TARGET};
+use crate::telemetry::{Counts, TARGET, passes};
 
 /// How many live events are kept while something before them is missing. More are dropped: the log has them.
 const HELD: usize = 1024;
@@ -137,6 +137,7 @@ impl Feed {
     }
 
     fn dispatch(&self, event: &Envelope, position: u64, done: Done) {
+        passes!("inbox", event.name, event.id, event.correlation);
         self.last.set(position);
         let (in_flight, landed) = (Rc::clone(&self.in_flight.borrow()), Rc::clone(&self.landed));
         in_flight.set(in_flight.get() + 1);

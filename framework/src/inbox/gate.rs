@@ -9,7 +9,7 @@ use super::Track;
 use crate::message::{Envelope, Kind, ShardId};
 use crate::router::{ActorDoor, Arrival, Delivery, Floor, Outcome, Settled, Work};
 use crate::store::{Lane, Source};
-use crate::telemetry::{Counts, TARGET};
+use crate::telemetry::{Counts, TARGET, passes};
 
 /// How many messages are kept while one before them is missing.
 const HELD: usize = 1024;
@@ -129,6 +129,7 @@ impl Gate {
     }
 
     fn dispatch(self: &Rc<Self>, sequence: u64, envelope: Envelope, settle: Settle) {
+        passes!("inbox", envelope.name, envelope.id, envelope.correlation);
         self.last.set(sequence);
         self.unsettled.borrow_mut().insert(sequence);
         self.track.opened(sequence);
@@ -152,6 +153,6 @@ impl Gate {
                 settle(Settled::Done);
             }
         });
-        door.deliver(Delivery { work, envelope, arrival, settle: settled });
+        door.deliver(Delivery::new(work, envelope, arrival, settled));
     }
 }

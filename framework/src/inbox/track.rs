@@ -126,7 +126,7 @@ impl Taker for ActorTaker {
             }
             done();
         });
-        self.door.deliver(Delivery { work: Work::React, envelope, arrival, settle });
+        self.door.deliver(Delivery::new(Work::React, envelope, arrival, settle));
     }
 
     fn unstored(&self) -> Vec<(Shard, Source, u64)> {

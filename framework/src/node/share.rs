@@ -212,7 +212,7 @@ impl Share {
     pub(super) fn outside(&self, envelope: Envelope, settle: Settle) {
         match self.door_of(&envelope) {
             Some(door) => {
-                door.deliver(Delivery { work: Work::Handle, envelope, arrival: Arrival::Outside, settle });
+                door.deliver(Delivery::new(Work::Handle, envelope, Arrival::Outside, settle));
             }
             None => settle(Outcome::Stopped),
         }
@@ -221,7 +221,7 @@ impl Share {
     /// Gives a message to the actor with its key, by actor type.
     pub(super) fn inside(&self, actor: &Name, work: Work, envelope: Envelope, settle: Settle) {
         match self.doors.get(&(envelope.domain.clone(), actor.clone())) {
-            Some(door) => door.deliver(Delivery { work, envelope, arrival: Arrival::Inside, settle }),
+            Some(door) => door.deliver(Delivery::new(work, envelope, Arrival::Inside, settle)),
             None => settle(Outcome::Unhandled),
         }
     }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::clock::instant;
 use crate::message::{Envelope, ShardId};
 use crate::store::{ShardReader, StoreError};
-use crate::telemetry::Counts;
+use crate::telemetry::{Counts, passes};
 
 /// How many entries of a lane are on their way, at most.
 const WINDOW: u64 = 1024;
@@ -115,7 +115,9 @@ impl Lanes {
                         lane.offered = entry.sequence;
                     }
                     self.counts.sent.one();
-                    onward(entry.envelope);
+                    let envelope = entry.envelope;
+                    passes!("relay", envelope.name, envelope.id, envelope.correlation);
+                    onward(envelope);
                 }
             }
         }

@@ -9,11 +9,14 @@ pub(crate) use lane::{Lanes, Onward};
 
 use crate::message::{Envelope, Kind, MessageId, Origin, ShardId, Wants};
 use crate::store::StoredEvent;
+use crate::telemetry::passes;
 
 /// A stored event as it travels.
 pub(crate) fn envelope_of(shard: &ShardId, event: StoredEvent) -> Envelope {
+    let id = MessageId::of_event(shard, event.position, event.cause);
+    passes!("relay", event.name, id, event.correlation);
     Envelope {
-        id: MessageId::of_event(shard, event.position, event.cause),
+        id,
         kind: Kind::Event,
         name: event.name,
         version: event.version,

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::message::{Codec, Envelope, MessageId};
 use crate::store::{Source, StoreError};
+use crate::telemetry::passes;
 
 /// What an actor is to do with a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +65,14 @@ pub struct Delivery {
     pub arrival: Arrival,
     /// Whom to tell once it is settled.
     pub settle: Settle,
+}
+
+impl Delivery {
+    /// One message on its way to one actor.
+    pub fn new(work: Work, envelope: Envelope, arrival: Arrival, settle: Settle) -> Self {
+        passes!("router", envelope.name, envelope.id, envelope.correlation);
+        Self { work, envelope, arrival, settle }
+    }
 }
 
 /// Called once with what has become of a message, after the commit.

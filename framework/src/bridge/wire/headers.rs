@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::{BridgeError, Packet, instant, malformed, percent, shown};
 use crate::clock::Timestamp;
 use crate::message::{Codec, Envelope, Key, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, ShardId, Wants};
+use crate::telemetry::passes;
 
 /// How many headers whizbang does not know an envelope may carry along.
 pub const MAX_HEADERS: usize = 64;
@@ -42,6 +43,7 @@ const OUTSIDE: &str = "/";
 
 pub(super) fn write(envelope: &Envelope) -> Result<Packet, BridgeError> {
     check(envelope)?;
+    passes!("bridge", envelope.name, envelope.id, envelope.correlation);
     let mut headers = Headers(Vec::with_capacity(18 + envelope.headers.len()));
     headers.put(SPECVERSION, "1.0");
     headers.put(ID, envelope.id.to_string());

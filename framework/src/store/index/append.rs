@@ -4,6 +4,7 @@ use super::{Change, Committed, Head, Index, OutOfTurn, POSITIONS_A_MARK, Pending
 use crate::message::ShardId;
 use crate::store::record::{Location, Place, write_advance, write_sent, write_turn};
 use crate::store::{Epoch, Mark, Note, Source, Timer, TimerWrite, Turn, Watermark};
+use crate::telemetry::passes;
 
 use super::stream::Stream;
 
@@ -26,6 +27,7 @@ impl Index {
     /// # Errors
     /// If the turn does not follow its stream's last one. Then nothing has changed.
     pub(crate) fn append_turn(&mut self, turn: &Turn<'_>, at: At, into: &mut Vec<u8>) -> Result<u64, OutOfTurn> {
+        passes!("store", turn.actor, turn.id, turn.correlation);
         let stream = self.hasher.stream(turn.actor, turn.key);
         let before = self.put_head(stream, turn.number, at.location)?;
         let (position, events) = (self.position, self.events);
