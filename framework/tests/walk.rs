@@ -12,9 +12,12 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::prelude::*;
 
-/// By correlation, the rooms and the message in the order of passing.
+/// The rooms that a command has passed, each with the message that passed it.
+type Way = Vec<(String, String)>;
+
+/// By correlation, the ways.
 #[derive(Clone, Default)]
-struct Passed(Arc<Mutex<BTreeMap<String, Vec<(String, String)>>>>);
+struct Passed(Arc<Mutex<BTreeMap<String, Way>>>);
 
 #[derive(Default)]
 struct Fields {
