@@ -1,0 +1,127 @@
+//! The sums that must come out even once everything has come to its end.
+
+use whizbang::prelude::*;
+
+use super::Analytics;
+use crate::inventory::{Released, Reserved, TakenAway};
+use crate::orders::{OrderCancelled, OrderConfirmed, OrderPlaced};
+use crate::payments::{PaymentBegun, PaymentDeclined, PaymentRefunded, PaymentTaken};
+
+/// Asks for the sums.
+#[derive(Query, Debug, Serialize, Deserialize)]
+#[query(domain = Analytics, reply = Sums)]
+pub struct AskBooks {}
+
+/// The sums over all services.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sums {
+    /// Orders placed and neither confirmed nor cancelled.
+    pub open: i64,
+    /// Pieces reserved that were neither put back nor taken away.
+    pub reserved: i64,
+    /// Payments begun that were neither taken nor declined.
+    pub unpaid: i64,
+    /// Charged, less given back, less revenue.
+    pub owed_cents: i64,
+}
+
+impl Sums {
+    /// Whether nothing is under way.
+    pub fn are_even(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The view behind [`AskBooks`]. It hears the services one after the other, so its sums may be uneven for a while, on either
+/// side of zero.
+#[derive(Projection, Default, Serialize, Deserialize)]
+#[projection(
+    projects(
+        OrderPlaced,
+        OrderConfirmed,
+        OrderCancelled,
+        Reserved,
+        Released,
+        TakenAway,
+        PaymentBegun,
+        PaymentTaken,
+        PaymentDeclined,
+        PaymentRefunded
+    ),
+    answers(AskBooks)
+)]
+pub struct Books {
+    sums: Sums,
+}
+
+impl Answer<AskBooks> for Books {
+    fn answer(&self, _: AskBooks) -> Sums {
+        self.sums
+    }
+}
+
+fn signed(cents: u64) -> i64 {
+    i64::try_from(cents).unwrap_or(i64::MAX)
+}
+
+impl Project<OrderPlaced> for Books {
+    fn project(&mut self, _: &OrderPlaced, _: &About) {
+        self.sums.open += 1;
+    }
+}
+
+impl Project<OrderConfirmed> for Books {
+    fn project(&mut self, confirmed: &OrderConfirmed, _: &About) {
+        self.sums.open -= 1;
+        self.sums.owed_cents -= signed(confirmed.cart.total_cents());
+    }
+}
+
+impl Project<OrderCancelled> for Books {
+    fn project(&mut self, _: &OrderCancelled, _: &About) {
+        self.sums.open -= 1;
+    }
+}
+
+impl Project<Reserved> for Books {
+    fn project(&mut self, reserved: &Reserved, _: &About) {
+        self.sums.reserved += i64::from(reserved.quantity);
+    }
+}
+
+impl Project<Released> for Books {
+    fn project(&mut self, released: &Released, _: &About) {
+        self.sums.reserved -= i64::from(released.quantity);
+    }
+}
+
+impl Project<TakenAway> for Books {
+    fn project(&mut self, taken: &TakenAway, _: &About) {
+        self.sums.reserved -= i64::from(taken.quantity);
+    }
+}
+
+impl Project<PaymentBegun> for Books {
+    fn project(&mut self, _: &PaymentBegun, _: &About) {
+        self.sums.unpaid += 1;
+    }
+}
+
+impl Project<PaymentTaken> for Books {
+    fn project(&mut self, taken: &PaymentTaken, _: &About) {
+        self.sums.unpaid -= 1;
+        self.sums.owed_cents += signed(taken.cents);
+    }
+}
+
+impl Project<PaymentDeclined> for Books {
+    fn project(&mut self, _: &PaymentDeclined, _: &About) {
+        self.sums.unpaid -= 1;
+    }
+}
+
+impl Project<PaymentRefunded> for Books {
+    fn project(&mut self, refunded: &PaymentRefunded, _: &About) {
+        self.sums.owed_cents -= signed(refunded.cents);
+    }
+}

@@ -1,0 +1,79 @@
+//! The way of an order as a page: a column for each service, time goes down. One file, nothing is loaded from anywhere.
+
+use std::fmt::Write;
+
+use super::Flow;
+use crate::service::Service;
+
+/// The services that have a column: those that keep a log of the order.
+const COLUMNS: [Service; 4] = [Service::Orders, Service::Inventory, Service::Payments, Service::Shipping];
+
+const STYLE: &str = "
+:root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
+body { margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
+table { border-collapse: collapse; width: 100%; table-layout: fixed; }
+th { position: sticky; top: 0; background: Canvas; text-align: left; padding: .4rem .6rem; border-bottom: 2px solid GrayText; }
+td { vertical-align: top; padding: .25rem .6rem; border-left: 1px solid color-mix(in srgb, GrayText 35%, transparent); }
+td.at, th.at { width: 5.5rem; text-align: right; font-variant-numeric: tabular-nums; border-left: 0; }
+.step { border-radius: .4rem; padding: .35rem .6rem; background: color-mix(in srgb, #3b7dd8 16%, Canvas); overflow-wrap: anywhere; }
+.step.no { background: color-mix(in srgb, #d8483b 22%, Canvas); }
+.step.end { background: color-mix(in srgb, #2f9e5b 22%, Canvas); }
+.who { font-weight: 600; } .because { opacity: .7; font-size: .87em; }
+";
+
+impl Flow {
+    /// The page.
+    pub fn page(&self) -> String {
+        let order = escaped(&self.order);
+        let mut page = format!(
+            "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" \
+             content=\"width=device-width\">\n<title>Order {order}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
+             <h1>The way of order {order}</h1>\n<table>\n<thead><tr><th class=\"at\">ms</th>"
+        );
+        for service in COLUMNS {
+            let _ = write!(page, "<th>{}</th>", service.name());
+        }
+        page.push_str("</tr></thead>\n<tbody>\n");
+        for step in &self.steps {
+            let _ = write!(page, "<tr><td class=\"at\">{}</td>", step.at_ms);
+            for service in COLUMNS {
+                page.push_str("<td>");
+                if service == step.service {
+                    let kind = match &step.what {
+                        what if what.iter().any(|what| what.starts_with("says no")) => " no",
+                        what if what.iter().any(|what| what == "ends") => " end",
+                        _ => "",
+                    };
+                    let (who, because) = (escaped(&step.who), escaped(&step.because));
+                    let what = step.what.iter().map(|what| escaped(what)).collect::<Vec<_>>().join("<br>");
+                    let _ = write!(
+                        page,
+                        "<div class=\"step{kind}\"><div class=\"who\">{who}</div>{what}\
+                         <div class=\"because\">because of {because}</div></div>"
+                    );
+                }
+                page.push_str("</td>");
+            }
+            page.push_str("</tr>\n");
+        }
+        page.push_str("</tbody>\n</table>\n</body>\n</html>\n");
+        page
+    }
+}
+
+/// Text as it may stand in a page: keys come from outside.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_from_outside_is_text_in_the_page_and_nothing_else() {
+        let flow = Flow { order: "<script>\"&".to_owned(), steps: Vec::new() };
+        let page = flow.page();
+        assert!(page.contains("&lt;script&gt;&quot;&amp;") && !page.contains("<script>"));
+    }
+}

@@ -1,0 +1,100 @@
+//! Writes an e-mail for every order that has ended.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use lettre::message::header::ContentType;
+use lettre::{FileTransport, Message, Transport};
+use whizbang::prelude::*;
+
+use super::Notifications;
+use crate::orders::{OrderCancelled, OrderConfirmed};
+
+/// Writes e-mails into a folder.
+#[derive(Worker)]
+#[worker(domain = Notifications, on(OrderConfirmed, OrderCancelled))]
+pub struct Mailer {
+    folder: PathBuf,
+    drafts: PathBuf,
+    transport: FileTransport,
+}
+
+impl Mailer {
+    /// A mailer into `folder`, which is created if it is not there.
+    ///
+    /// # Errors
+    /// What creating a folder can meet.
+    pub fn new(folder: &Path) -> io::Result<Self> {
+        let drafts = folder.join("drafts");
+        std::fs::create_dir_all(&drafts)?;
+        Ok(Self { folder: folder.to_owned(), transport: FileTransport::new(&drafts), drafts })
+    }
+
+    /// Writes one e-mail. Written again under the same key it replaces itself, so that nobody gets it twice.
+    fn mail(&self, customer: &str, subject: String, text: String, job: &Job) -> Result<(), WorkError> {
+        let key = job.idempotency_key;
+        let message = Message::builder()
+            .from(mailbox("The shop", "orders")?)
+            .to(mailbox(customer, &address(customer))?)
+            .subject(subject)
+            .message_id(Some(format!("<{key}@shop.example>")))
+            .header(ContentType::TEXT_PLAIN)
+            .body(text)
+            .map_err(|error| WorkError::Fail(error.into()))?;
+        let draft = self.transport.send(&message).map_err(|error| WorkError::Retry(error.into()))?;
+        let draft = self.drafts.join(format!("{draft}.eml"));
+        std::fs::rename(draft, self.folder.join(format!("{key}.eml"))).map_err(|error| WorkError::Retry(error.into()))
+    }
+}
+
+impl On<OrderConfirmed> for Mailer {
+    async fn on(&self, confirmed: OrderConfirmed, job: Job) -> Result<(), WorkError> {
+        let OrderConfirmed { order, cart, tracking } = confirmed;
+        let total = cart.total_cents();
+        let mut text = format!("Hello {},\n\nyour order {order} is on its way to {}:\n\n", cart.customer, cart.city);
+        for line in &cart.lines {
+            text.push_str(&format!("  {} x {}\n", line.quantity, line.product));
+        }
+        text.push_str(&format!("\nTotal {}.{:02}, tracking number {tracking}.\n", total / 100, total % 100));
+        self.mail(&cart.customer, format!("Order {order} is on its way"), text, &job)
+    }
+}
+
+impl On<OrderCancelled> for Mailer {
+    async fn on(&self, cancelled: OrderCancelled, job: Job) -> Result<(), WorkError> {
+        let OrderCancelled { order, customer, reason } = cancelled;
+        let text = format!(
+            "Hello {customer},\n\nwe are sorry, your order {order} was cancelled: {}.\nYou pay nothing.\n",
+            reason.text()
+        );
+        self.mail(&customer, format!("Order {order} was cancelled"), text, &job)
+    }
+}
+
+fn mailbox(name: &str, local: &str) -> Result<lettre::message::Mailbox, WorkError> {
+    let address = lettre::Address::new(local, "shop.example").map_err(|error| WorkError::Fail(error.into()))?;
+    Ok(lettre::message::Mailbox::new(Some(name.to_owned()), address))
+}
+
+/// A customer's address: letters and digits of the name, for customers may be called anything.
+fn address(customer: &str) -> String {
+    let plain: String = customer.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(64).collect();
+    let plain = plain.trim_matches('-');
+    if plain.is_empty() { "customer".to_owned() } else { plain.to_owned() }
+}
+
+/// How many e-mails lie in a folder.
+///
+/// # Errors
+/// What reading a folder can meet; no folder is no e-mail.
+pub fn count(folder: &Path) -> io::Result<u64> {
+    let files = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        files => files?,
+    };
+    let mut count = 0;
+    for file in files {
+        count += u64::from(file?.path().extension().is_some_and(|extension| extension == "eml"));
+    }
+    Ok(count)
+}

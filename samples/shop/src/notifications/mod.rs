@@ -1,0 +1,11 @@
+//! Notifications: e-mail to customers, one when an order is confirmed or cancelled.
+
+mod mailer;
+
+pub use mailer::{Mailer, count};
+
+use whizbang::prelude::*;
+
+/// E-mail to customers.
+#[derive(Domain)]
+pub struct Notifications;

@@ -1,0 +1,59 @@
+//! How many orders there are, and how many have ended.
+
+use whizbang::prelude::*;
+
+use super::{OrderCancelled, OrderConfirmed, OrderPlaced, Orders};
+
+/// Asks how far the orders are.
+#[derive(Query, Debug, Serialize, Deserialize)]
+#[query(domain = Orders, reply = Counts)]
+pub struct AskProgress {}
+
+/// How far the orders are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Orders placed.
+    pub placed: u64,
+    /// Of these, confirmed.
+    pub confirmed: u64,
+    /// Of these, cancelled.
+    pub cancelled: u64,
+}
+
+impl Counts {
+    /// Orders that have come to an end.
+    pub fn ended(&self) -> u64 {
+        self.confirmed + self.cancelled
+    }
+}
+
+/// The view behind [`AskProgress`].
+#[derive(Projection, Default, Serialize, Deserialize)]
+#[projection(projects(OrderPlaced, OrderConfirmed, OrderCancelled), answers(AskProgress))]
+pub struct Progress {
+    counts: Counts,
+}
+
+impl Project<OrderPlaced> for Progress {
+    fn project(&mut self, _: &OrderPlaced, _: &About) {
+        self.counts.placed += 1;
+    }
+}
+
+impl Project<OrderConfirmed> for Progress {
+    fn project(&mut self, _: &OrderConfirmed, _: &About) {
+        self.counts.confirmed += 1;
+    }
+}
+
+impl Project<OrderCancelled> for Progress {
+    fn project(&mut self, _: &OrderCancelled, _: &About) {
+        self.counts.cancelled += 1;
+    }
+}
+
+impl Answer<AskProgress> for Progress {
+    fn answer(&self, _: AskProgress) -> Counts {
+        self.counts
+    }
+}
