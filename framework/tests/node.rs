@@ -86,6 +86,36 @@ async fn a_panic_fails_one_turn_then_makes_a_dead_letter_and_parks_its_key_alone
 }
 
 #[whizbang::test]
+async fn a_parked_key_goes_on_in_order_once_its_dead_letter_is_discarded_and_the_rest_is_redriven() {
+    let store = MemoryStore::new();
+    let node = Node::builder("bank", store.clone()).host::<Account>().retry(Retry::NEVER).start().await.unwrap();
+    let client = node.client();
+    client.send(Explode { account: "ada".into() }).await.unwrap_err();
+    let waiting = client.new_id();
+    for id in [waiting, client.new_id()] {
+        assert!(matches!(client.send(deposit("ada", 7)).id(id).await, Err(SendError::DeadLetter { .. })));
+    }
+    let letters = node.dead_letters().await.unwrap();
+    assert_eq!(letters.len(), 3);
+    let exploded = letters.iter().find(|letter| letter.envelope.name.as_str() == "Explode").unwrap();
+    assert_eq!((exploded.reason.as_str(), exploded.attempts, exploded.key.as_str()), ("attempts", 1, "ada"));
+    // It fails again, so what waits behind it goes on waiting.
+    assert!(matches!(node.redrive(exploded).await, Err(SendError::DeadLetter { .. })));
+    assert_eq!(node.dead_letters().await.unwrap().len(), 3);
+    node.discard(exploded).await.unwrap();
+    assert!(matches!(node.discard(exploded).await, Err(SendError::Unhandled { .. })));
+    node.redrive(exploded).await.unwrap();
+    assert_eq!(node.dead_letters().await.unwrap(), []);
+    assert_eq!(client.send(deposit("ada", 0)).await.unwrap(), 14);
+    // Whoever asks again with the id of a parked command gets its reply.
+    assert_eq!(client.send(deposit("ada", 7)).id(waiting).await.unwrap(), 7);
+    drop(node);
+    let node = start(store).await;
+    assert_eq!(node.client().send(deposit("ada", 7)).id(waiting).await.unwrap(), 7);
+    assert_eq!(node.client().send(deposit("ada", 0)).await.unwrap(), 14);
+}
+
+#[whizbang::test]
 async fn a_saga_moves_money_between_two_accounts() {
     let node = start(MemoryStore::new()).await;
     let client = node.client();

@@ -76,6 +76,11 @@ impl Client {
         Querying::new(self.clone(), query)
     }
 
+    /// The present moment of this client's clock.
+    pub(crate) fn now(&self) -> crate::clock::Timestamp {
+        self.inner.clock.now()
+    }
+
     /// A new message id, for [`Sending::id`].
     pub fn new_id(&self) -> MessageId {
         self.inner.ids.lock().message_id()

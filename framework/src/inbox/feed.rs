@@ -53,6 +53,7 @@ pub(crate) struct Feed {
     known: Cell<u64>,
     held: RefCell<BTreeMap<u64, (Envelope, Done)>>,
     filling: Cell<bool>,
+    paused: Cell<bool>,
     /// Dispatched and not settled. Closing begins a new count: what was under way settles later and counts down the old one.
     in_flight: RefCell<Rc<Cell<usize>>>,
     landed: Rc<Notify>,
@@ -70,6 +71,7 @@ impl Feed {
             known: Cell::new(0),
             held: RefCell::default(),
             filling: Cell::new(false),
+            paused: Cell::new(false),
             in_flight: RefCell::default(),
             landed: Rc::default(),
             pages,
@@ -87,6 +89,13 @@ impl Feed {
         drop(held);
     }
 
+    /// Dispatches nothing more; what is dispatched may finish.
+    pub(crate) fn pause(&self) {
+        self.paused.set(true);
+        let task = self.task.borrow_mut().take();
+        drop(task);
+    }
+
     /// Ends what runs in the background and forgets what is held: the thread's share of the node ends or starts anew.
     pub(crate) fn close(&self) {
         let task = self.task.borrow_mut().take();
@@ -101,6 +110,10 @@ impl Feed {
     /// An event that came live. `done` is called once it is settled here.
     pub(crate) fn event(self: &Rc<Self>, event: Envelope, done: Done) {
         let Some(position) = event.origin.as_ref().map(|origin| origin.sequence) else { return done() };
+        if self.paused.get() {
+            // It is in its log, and read from there when the node starts again.
+            return done();
+        }
         self.known.set(self.known.get().max(position));
         let last = self.last.get();
         if position <= last {
@@ -182,7 +195,7 @@ impl Feed {
 
     /// Reads what is missing from the owner's log, in the background, until nothing is.
     pub(crate) fn fill(self: &Rc<Self>) {
-        if self.filling.replace(true) {
+        if self.paused.get() || self.filling.replace(true) {
             return;
         }
         let feed = Rc::clone(self);

@@ -7,6 +7,7 @@ mod config;
 mod error;
 mod hosted;
 mod inbound;
+mod letters;
 mod outward;
 mod share;
 mod spec;

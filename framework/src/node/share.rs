@@ -413,6 +413,9 @@ impl Share {
     /// Takes nothing new in; `done` is told when nothing is in flight any more.
     pub(super) fn drain(self: &Rc<Self>, done: oneshot::Sender<()>) {
         self.host.draining.set(true);
+        for feed in self.feeds.values() {
+            feed.pause();
+        }
         let me = Rc::clone(self);
         crate::spawn::detached(async move {
             while me.host.in_flight.get() > 0 {

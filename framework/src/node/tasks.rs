@@ -14,7 +14,7 @@ use crate::bridge::Tidings;
 use crate::clock::instant;
 use crate::message::{Envelope, Kind, MessageId, ShardId, Wants};
 use crate::relay::{Onward, envelope_of};
-use crate::router::Work;
+use crate::router::{Outcome, Work};
 use crate::store::{StoreError, Timer};
 use crate::telemetry::TARGET;
 
@@ -308,7 +308,17 @@ fn ring(share: &Rc<Share>, id: &ShardId, timer: Timer, done: impl FnOnce() + 'st
         codec: timer.codec,
         payload: timer.payload,
     };
-    share.inside(&timer.actor, Work::Wake { turn: timer.turn }, envelope, Box::new(move |_| done()));
+    let settle = Box::new(move |outcome| match outcome {
+        Outcome::Done(..) | Outcome::DeadLetter(_) => done(),
+        // The actor type is not hosted here any more. The timer stays set; it is not rung in circles.
+        Outcome::Unhandled => tracing::warn!(target: TARGET, timer = %label, "nobody here takes this timer"),
+        // The shard is being opened again, or the node stops: rung again after a while.
+        _ => crate::spawn::detached(async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            done();
+        }),
+    });
+    share.inside(&timer.actor, Work::Wake { turn: timer.turn }, envelope, settle);
 }
 
 /// Puts idle actors to rest, and tells the store how far this thread has come.

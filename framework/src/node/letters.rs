@@ -1,0 +1,109 @@
+//! Dead letters, for those who look after a node: list them, drive a key again, throw one away.
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::{Error, Node};
+use crate::message::{Codec, Envelope, Kind, MessageId, Name, ShardId, Wants, shard_of};
+use crate::router::{Outcome, SendError, Work};
+use crate::store::DeadLetter;
+
+/// How many dead letters are read at a time.
+const PAGE: usize = 256;
+
+impl Node {
+    /// The unresolved dead letters of the domains this node owns, those that wait behind one included. Cost grows with their
+    /// number.
+    ///
+    /// # Errors
+    /// [`Error::Store`] if they cannot be read.
+    pub async fn dead_letters(&self) -> Result<Vec<DeadLetter>, Error> {
+        let mut letters = Vec::new();
+        for (domain, shards) in &self.spec.domains {
+            for shard in 0..*shards {
+                let Some(reader) = self.spec.reader(&ShardId::new(domain.clone(), shard)) else { continue };
+                let mut after = None;
+                loop {
+                    let page = reader.dead_letters(after, PAGE).await?;
+                    let full = page.len() >= PAGE;
+                    after = page.last().map(|letter| letter.envelope.id).or(after);
+                    letters.extend(page);
+                    if !full {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(letters)
+    }
+
+    /// Handles the dead letters of one key again, oldest first, and what waits behind them; then the key goes on. Stops at the
+    /// first that fails again: it stays a dead letter and the key stays parked.
+    ///
+    /// # Errors
+    /// [`SendError::DeadLetter`] with the reason if one failed again; [`SendError::Unhandled`] if this node hosts no such actor.
+    pub async fn redrive(&self, letter: &DeadLetter) -> Result<(), SendError> {
+        self.tend(letter, Work::Redrive).await
+    }
+
+    /// Throws one dead letter away: it will never be handled, and the key goes on if it was the last. The letter stays
+    /// readable in the key's history.
+    ///
+    /// # Errors
+    /// [`SendError::Unhandled`] if there is no such dead letter (any more).
+    pub async fn discard(&self, letter: &DeadLetter) -> Result<(), SendError> {
+        self.tend(letter, Work::Discard { message: letter.envelope.id }).await
+    }
+
+    async fn tend(&self, letter: &DeadLetter, work: Work) -> Result<(), SendError> {
+        // An event's envelope names the domain it comes from; the letter is in the domain of the actor that takes it.
+        let found = self.spec.types.iter().find(|hosted| {
+            hosted.actor == letter.actor
+                && self.spec.owns(&hosted.domain).is_some()
+                && letter.envelope.to.as_ref().is_none_or(|to| to.domain == hosted.domain)
+        });
+        let unhandled =
+            || SendError::Unhandled { domain: letter.envelope.domain.to_string(), name: letter.actor.to_string() };
+        let domain = found.map(|hosted| hosted.domain.clone()).ok_or_else(unhandled)?;
+        let shard = shard_of(&letter.key, self.spec.owns(&domain).unwrap_or(1));
+        let id = self.client.new_id();
+        let envelope = errand(id, domain.clone(), shard, letter, self.client.now());
+        let (tell, told) = oneshot::channel();
+        let actor = letter.actor.clone();
+        self.links.run(
+            self.spec.home(shard),
+            Box::new(move |share| {
+                let settle = Box::new(move |outcome| {
+                    let _ = tell.send(outcome);
+                });
+                share.inside(&actor, work, envelope, settle);
+            }),
+        );
+        let outcome = told.await.unwrap_or(Outcome::Stopped);
+        SendError::of(outcome, &domain, &letter.actor, id).map(drop)
+    }
+}
+
+/// The envelope of an errand of the node itself to one of its actors.
+fn errand(id: MessageId, domain: Name, shard: u16, letter: &DeadLetter, now: crate::clock::Timestamp) -> Envelope {
+    Envelope {
+        id,
+        kind: Kind::Document,
+        name: letter.envelope.name.clone(),
+        version: letter.envelope.version,
+        to: Some(ShardId::new(domain.clone(), shard)),
+        domain,
+        key: letter.key.clone(),
+        actor: Some(letter.actor.clone()),
+        origin: None,
+        correlation: letter.envelope.correlation,
+        causation: Some(letter.envelope.id),
+        time: now,
+        deadline: None,
+        wants: Wants::Nothing,
+        traceparent: None,
+        headers: Vec::new(),
+        codec: Codec::Bincode,
+        payload: Bytes::new(),
+    }
+}
