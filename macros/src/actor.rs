@@ -44,7 +44,8 @@ const LISTS: &[(&str, &str)] = &[
     ("timers", "document"),
 ];
 
-/// How many turns lie between two snapshots if `every` is not given: rebuilding 200 events takes well under a millisecond.
+/// How many turns lie between two snapshots if `every` is not given: often enough that a rebuild reads few events, seldom
+/// enough that most turns write none.
 const SNAPSHOT_EVERY: u32 = 200;
 
 impl Role {
@@ -89,13 +90,12 @@ pub(crate) fn expand(role: Role, input: &DeriveInput) -> TokenStream {
     shape::refuse_generics(input, word, "its name in the store would stand for several types", &mut mistakes);
     let ident = &input.ident;
     let name = shape::name(&given, ident, word, names::kebab(&ident.unraw().to_string()), &mut mistakes);
-    let told = mistakes.count();
     let (wakes, how) = role.wakes();
-    if told == 0 && wakes.iter().all(|list| given.key(list).is_none()) && given.key("domain").is_some() {
+    if mistakes.is_empty() && wakes.iter().all(|list| given.key(list).is_none()) && given.key("domain").is_some() {
         mistakes.add(ident.span(), format!("the {word} `{ident}` takes nothing, so it would never run; {how}"));
     }
+    let correct = mistakes.is_empty() && given.ty("domain").is_some();
     let domain = shape::domain(&given, ident, word, &mut mistakes);
-    let correct = mistakes.is_empty() && told == 0 && given.ty("domain").is_some();
 
     let stub = quote!(::core::marker::Unpin + 'static);
     let stateful = shape::header(input, &quote!(::whizbang::derive::Stateful), &stub);
@@ -136,6 +136,7 @@ pub(crate) fn expand(role: Role, input: &DeriveInput) -> TokenStream {
     }
 }
 
+/// What lets handlers record the listed events.
 fn applies(given: &Given, input: &DeriveInput) -> TokenStream {
     let implement = |(at, event): (usize, &Type)| {
         // Spanned at the listed event: a missing `Apply` is reported where this implementation says it is about.
@@ -148,6 +149,7 @@ fn applies(given: &Given, input: &DeriveInput) -> TokenStream {
     given.types("applies").iter().enumerate().map(implement).collect()
 }
 
+/// What lets handlers record every event that is applied, listed or not.
 fn applies_everything(input: &DeriveInput) -> TokenStream {
     let ident = &input.ident;
     let mut generics = input.generics.clone();
@@ -161,7 +163,7 @@ fn applies_everything(input: &DeriveInput) -> TokenStream {
     }
 }
 
-/// What stands in `Stateful` for snapshots, and the implementation that demands serde of the state.
+/// What stands in `Stateful` for snapshots, and what asks serde of the state, at the key that makes it necessary.
 fn snapshot(given: &Given, input: &DeriveInput) -> (TokenStream, TokenStream) {
     let (Some(nested), Some(key)) = (given.nested("snapshot"), given.key("snapshot")) else {
         return (TokenStream::new(), TokenStream::new());

@@ -15,6 +15,8 @@ mod nesting;
 mod projection;
 mod serial;
 mod shape;
+#[cfg(test)]
+mod spoilt;
 mod worker;
 
 use proc_macro::TokenStream;

@@ -106,8 +106,9 @@ pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
         Kind::Event | Kind::Document => TokenStream::new(),
     };
     let of = of(&given, input);
+    let correct =
+        mistakes.is_empty() && given.ty("domain").is_some() && (kind != Kind::Query || given.ty("reply").is_some());
     let domain = shape::domain(&given, ident, word, &mut mistakes);
-    let correct = mistakes.is_empty() && given.ty("domain").is_some();
     let asked = correct.then(|| shape::ask_for_coding(ident, ident.span()));
     let coding = coding(&given, version, correct);
     let kind = format_ident!("{}", kind.name());

@@ -161,16 +161,23 @@ fn default(copy: &DeriveInput) -> TokenStream {
 
 /// `tokens` with the original's name in the place of `Self`, which in the copy would be the copy.
 fn without_self(tokens: TokenStream, receiver: &TokenStream) -> TokenStream {
-    let replace = |token: TokenTree| match token {
-        TokenTree::Ident(word) if word == "Self" => receiver.clone(),
+    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    let begins =
+        |at: usize, mark: char| matches!(tokens.get(at), Some(TokenTree::Punct(punct)) if punct.as_char() == mark);
+    let replace = |(at, token): (usize, &TokenTree)| match token {
+        TokenTree::Ident(word) if word == "Self" && begins(at + 1, ':') => quote!(<#receiver>),
+        // `Self<…>` and `'Self` mean nothing, and the compiler says so.
+        TokenTree::Ident(word) if word == "Self" && !begins(at + 1, '<') && !begins(at.wrapping_sub(1), '\'') => {
+            receiver.clone()
+        }
         TokenTree::Group(group) => {
             let mut replaced = Group::new(group.delimiter(), without_self(group.stream(), receiver));
             replaced.set_span(group.span());
             TokenTree::Group(replaced).into()
         }
-        token => token.into(),
+        token => token.clone().into(),
     };
-    tokens.into_iter().flat_map(replace).collect()
+    tokens.iter().enumerate().flat_map(replace).collect()
 }
 
 fn keep_serde(attributes: &mut Vec<Attribute>) {

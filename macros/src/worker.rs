@@ -38,9 +38,8 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
             format!("the worker `{ident}` takes nothing; list its commands: `performs(Charge)`, or events: `on(OrderShipped)`"),
         );
     }
-    let mut correct = mistakes.is_empty();
+    let correct = mistakes.is_empty() && given.ty("domain").is_some();
     let domain = shape::domain(&given, ident, "worker", &mut mistakes);
-    correct &= given.ty("domain").is_some();
     let (wire, aliases) = if correct { shape::wire(&given, LISTS) } else { Default::default() };
     let header = shape::header(
         input,

@@ -24,7 +24,8 @@ pub use reply::{Rejection, rejection_in};
 
 /// A typed value that travels: a [command](Command), an [event](Event), a [query](Query) or a [document](Document).
 ///
-/// Derived with `#[derive(Command)]` and its sisters; there is no need to write it by hand.
+/// Derived with `#[derive(Command)]` and its sisters; there is no need to write it by hand, and lists such as `handles(…)`
+/// take derived messages only.
 pub trait Message: Sized + Send + 'static {
     /// The domain this message belongs to.
     type Domain: Domain;
