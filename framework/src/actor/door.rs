@@ -9,7 +9,7 @@ use foldhash::fast::FixedState;
 use tokio::sync::oneshot;
 
 use super::effects::Effects;
-use super::host::{Host, ShardCell};
+use super::host::{Flight, Host, ShardCell};
 use super::keyed::{Delivered, Here, KeyActor, TypedTurn};
 use super::plan::{Plan, Stateful};
 use crate::message::{Command, Domain, Envelope, Key, Name, Rejection, shard_of};
@@ -41,18 +41,12 @@ pub(crate) struct Load {
 
 /// The right to have one turn in flight. It is given back when the turn is settled, whatever happens to it.
 pub(crate) struct Permit {
-    host: Rc<Host>,
+    _flight: Flight,
     load: Rc<Load>,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let in_flight = self.host.in_flight.get() - 1;
-        self.host.in_flight.set(in_flight);
-        self.host.counts.in_flight.set(in_flight as u64);
-        if in_flight == 0 && self.host.draining.get() {
-            self.host.quiet.notify_one();
-        }
         self.load.queued.set(self.load.queued.get() - 1);
     }
 }
@@ -120,12 +114,9 @@ impl<A: Stateful> TypeDoor<A> {
     }
 
     fn permit(&self, load: &Rc<Load>) -> Permit {
-        let in_flight = self.host.in_flight.get() + 1;
-        self.host.in_flight.set(in_flight);
-        self.host.counts.in_flight.set(in_flight as u64);
         load.queued.set(load.queued.get() + 1);
         load.touched.set(self.host.sweeps.get());
-        Permit { host: Rc::clone(&self.host), load: Rc::clone(load) }
+        Permit { _flight: self.host.flight(), load: Rc::clone(load) }
     }
 }
 

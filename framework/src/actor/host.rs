@@ -10,6 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::inbox::Quiet;
 use crate::message::{IdSource, ShardId};
 use crate::retry::Retry;
 use crate::store::{Appended, CommitListener, ShardHandle, ShardReader, ShardWriter, StoreError, Ticket};
@@ -41,10 +42,12 @@ pub(crate) struct Host {
     pub(crate) stopped: Cell<bool>,
     /// Nothing new is taken in any more.
     pub(crate) draining: Cell<bool>,
-    /// Woken when nothing is in flight any more.
-    pub(crate) quiet: Notify,
     /// What the relay is to look at.
     dirty: RefCell<Vec<Rc<ShardCell>>>,
+    /// Woken when draining begins.
+    pub(crate) drains: Notify,
+    /// Looked at when nothing is in flight any more.
+    pub(crate) quiet: Rc<Quiet>,
     /// Woken when something was committed that somebody may have to be told of.
     pub(crate) relay: Rc<Notify>,
     /// Woken when a timer was set.
@@ -67,14 +70,23 @@ impl Host {
             sweeps: Cell::new(0),
             stopped: Cell::new(false),
             draining: Cell::new(false),
-            quiet: Notify::new(),
             dirty: RefCell::default(),
+            drains: Notify::new(),
+            quiet: Rc::default(),
             relay: Rc::default(),
             timers: Rc::default(),
             in_flight: Cell::new(0),
             waiting: RefCell::default(),
             scratch: RefCell::default(),
         })
+    }
+
+    /// Counts one more in flight, until the flight is dropped.
+    pub(crate) fn flight(self: &Rc<Self>) -> Flight {
+        let in_flight = self.in_flight.get() + 1;
+        self.in_flight.set(in_flight);
+        self.counts.in_flight.set(in_flight as u64);
+        Flight(Rc::clone(self))
     }
 
     /// Calls `then` once the append is durable: at once if it is.
@@ -113,6 +125,11 @@ impl Host {
         }
     }
 
+    /// Whether the relay has looked at everything.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.dirty.borrow().is_empty()
+    }
+
     /// Takes what the relay is to look at.
     pub(crate) fn take_dirty(&self) -> Vec<Rc<ShardCell>> {
         let dirty = std::mem::take(&mut *self.dirty.borrow_mut());
@@ -135,6 +152,20 @@ impl Host {
             };
             let Some((_, release)) = next else { break };
             release(Ok(()));
+        }
+    }
+}
+
+/// One thing in flight. It ends when the message is settled, whatever happens to it.
+pub(crate) struct Flight(Rc<Host>);
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let in_flight = self.0.in_flight.get() - 1;
+        self.0.in_flight.set(in_flight);
+        self.0.counts.in_flight.set(in_flight as u64);
+        if in_flight == 0 {
+            self.0.quiet.look();
         }
     }
 }

@@ -18,4 +18,6 @@ pub(crate) use door::{TypeDoor, TypedDoor};
 pub use effects::{Compensating, Effects, Sent};
 pub(crate) use effects::{EventSlot, TimerSlot};
 pub(crate) use host::{Host, HostSettings, ShardCell};
+pub(crate) use keyed::Here;
 pub use plan::{About, Plan, Role, Stateful};
+pub(crate) use turn::panic_text;

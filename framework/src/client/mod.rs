@@ -81,6 +81,12 @@ impl Client {
         self.inner.clock.now()
     }
 
+    /// Ends the connection of a client that was made with [`connect`](Self::connect); what it has posted is handed over first.
+    /// Clones of it reach nobody any more. A node's client has no connection of its own: for it this does nothing.
+    pub async fn disconnect(self) {
+        self.inner.remote.disconnect().await;
+    }
+
     /// A new message id, for [`Sending::id`].
     pub fn new_id(&self) -> MessageId {
         self.inner.ids.lock().message_id()

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::Notify;
 
-use super::Done;
+use super::{Done, Quiet};
 use crate::message::{Envelope, IdSource, Name, Shard, ShardId};
 use crate::retry::Retry;
 use crate::spawn::{self, Task};
@@ -57,13 +57,16 @@ pub(crate) struct Feed {
     /// Dispatched and not settled. Closing begins a new count: what was under way settles later and counts down the old one.
     in_flight: RefCell<Rc<Cell<usize>>>,
     landed: Rc<Notify>,
+    /// It takes nothing any more.
+    shut: Cell<bool>,
     pages: Pages,
     counts: Arc<Counts>,
+    quiet: Rc<Quiet>,
     task: RefCell<Option<Task>>,
 }
 
 impl Feed {
-    pub(crate) fn new(source: ShardId, pages: Pages, counts: Arc<Counts>) -> Rc<Self> {
+    pub(crate) fn new(source: ShardId, pages: Pages, counts: Arc<Counts>, quiet: Rc<Quiet>) -> Rc<Self> {
         Rc::new(Self {
             source,
             takers: RefCell::default(),
@@ -74,8 +77,10 @@ impl Feed {
             paused: Cell::new(false),
             in_flight: RefCell::default(),
             landed: Rc::default(),
+            shut: Cell::new(false),
             pages,
             counts,
+            quiet,
             task: RefCell::default(),
         })
     }
@@ -107,11 +112,24 @@ impl Feed {
         drop((takers, held));
     }
 
+    /// Takes nothing any more: who took from it stands still. What comes is settled at once; the log keeps it.
+    pub(crate) fn shut(&self) {
+        self.shut.set(true);
+        self.close();
+        self.quiet.look();
+    }
+
+    /// Whether everything that is known to exist has been taken.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let caught_up = !self.filling.get() && self.last.get() >= self.known.get() && self.held.borrow().is_empty();
+        self.shut.get() || self.paused.get() || (caught_up && self.in_flight.borrow().get() == 0)
+    }
+
     /// An event that came live. `done` is called once it is settled here.
     pub(crate) fn event(self: &Rc<Self>, event: Envelope, done: Done) {
         let Some(position) = event.origin.as_ref().map(|origin| origin.sequence) else { return done() };
-        if self.paused.get() {
-            // It is in its log, and read from there when the node starts again.
+        if self.paused.get() || self.shut.get() {
+            // It is in its log, and read from there when the node, or who stands still, starts again.
             return done();
         }
         self.known.set(self.known.get().max(position));
@@ -152,7 +170,8 @@ impl Feed {
     fn dispatch(&self, event: &Envelope, position: u64, done: Done) {
         passes!("inbox", event.name, event.id, event.correlation);
         self.last.set(position);
-        let (in_flight, landed) = (Rc::clone(&self.in_flight.borrow()), Rc::clone(&self.landed));
+        let in_flight = Rc::clone(&self.in_flight.borrow());
+        let (landed, quiet) = (Rc::clone(&self.landed), Rc::clone(&self.quiet));
         in_flight.set(in_flight.get() + 1);
         // One event, several takers: it is settled when the last of them is done.
         let rest = Rc::new(Cell::new(1usize));
@@ -162,6 +181,7 @@ impl Feed {
             if rest.get() == 0 {
                 in_flight.set(in_flight.get() - 1);
                 landed.notify_one();
+                quiet.look();
                 if let Some(done) = done.take() {
                     done();
                 }
@@ -195,7 +215,7 @@ impl Feed {
 
     /// Reads what is missing from the owner's log, in the background, until nothing is.
     pub(crate) fn fill(self: &Rc<Self>) {
-        if self.paused.get() || self.filling.replace(true) {
+        if self.paused.get() || self.shut.get() || self.filling.replace(true) {
             return;
         }
         let feed = Rc::clone(self);
@@ -236,6 +256,7 @@ impl Feed {
             }
             feed.filling.set(false);
             // Nothing is awaited between the last look and this, so nothing can have come in between.
+            feed.quiet.look();
         });
         *self.task.borrow_mut() = Some(task);
     }

@@ -5,12 +5,14 @@
 
 mod feed;
 mod gate;
+mod quiet;
 mod seen;
 mod track;
 
 pub(crate) use feed::{Feed, Pages, Taker};
 pub(crate) use gate::Gate;
-pub use seen::{Admission, SavedSeen, Seen};
+pub(crate) use quiet::Quiet;
+pub use seen::{Admission, SavedSeen, Seen, SeenOf};
 pub(crate) use track::{ActorTaker, Track};
 
 /// Called once when a message needs no more looking after.

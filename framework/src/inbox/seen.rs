@@ -8,9 +8,6 @@ use serde::{Deserialize, Serialize};
 use crate::message::{Codec, MessageId, Name, ShardId};
 use crate::store::{Lane, Source, StoredTurn};
 
-/// How many ids that hold their time an actor keeps in memory. Older ones are looked up in the log.
-const RECENT: usize = 32;
-
 /// How many ids without a time (idempotency keys) an actor keeps in memory. Older ones are looked up in the log.
 const KEYED: usize = 16_384;
 
@@ -21,14 +18,19 @@ const KEYED: usize = 16_384;
 ///
 /// Messages from outside are known by their id. Ids that hold their time are forgotten smallest first: an id above the last
 /// one forgotten that is not in memory is certainly new, whatever the clocks say; one below it is looked up in the log.
+///
+/// `RECENT` is how many ids that hold their time are kept in memory. Older ones are looked up in the log.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct SeenOf<const RECENT: usize> {
     places: Vec<(Source, u64)>,
     recent: VecDeque<SeenId>,
     forgotten: Option<MessageId>,
     keyed: VecDeque<SeenId>,
     keyed_forgotten: bool,
 }
+
+/// What one aggregate or saga remembers of the messages it has handled.
+pub type Seen = SeenOf<32>;
 
 /// An id that was handled, and what was replied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +81,7 @@ pub enum Admission {
     LookUp,
 }
 
-impl Seen {
+impl<const RECENT: usize> SeenOf<RECENT> {
     /// Whether what stands at `sequence` of `source` was handled.
     pub fn admit_place(&self, source: &Source, sequence: u64) -> bool {
         self.places.iter().find(|(known, _)| known == source).is_none_or(|(_, last)| sequence > *last)
@@ -216,6 +218,8 @@ pub struct SavedSeen {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const RECENT: usize = 32;
     use crate::clock::{Clock, Timestamp};
     use crate::message::IdSource;
 
@@ -227,7 +231,7 @@ mod tests {
     fn every_id_is_a_duplicate_or_looked_up_and_never_new_again() {
         let ids = ids();
         let all: Vec<_> = (0..10 * RECENT).map(|_| ids.message_id()).collect();
-        let mut seen = Seen::default();
+        let mut seen: Seen = SeenOf::default();
         // Out of order, as several callers' clocks make it.
         for chunk in all.chunks(7) {
             for id in chunk.iter().rev() {
@@ -246,7 +250,7 @@ mod tests {
     #[test]
     fn idempotency_keys_are_kept_apart_and_never_new_again() {
         let ids = ids();
-        let mut seen = Seen::default();
+        let mut seen: Seen = SeenOf::default();
         for n in 0..KEYED + 10 {
             seen.id(MessageId::from_idempotency_key("bank", &n.to_string()), 1, &[7; 40], Codec::Json);
         }
@@ -261,7 +265,7 @@ mod tests {
         let shard = ShardId::new(Name::from_static("bank").unwrap(), 3);
         let direct = Source { shard: shard.clone(), lane: Lane::Direct };
         let events = Source { shard, lane: Lane::Events { subscriber: Name::from_static("saga").unwrap() } };
-        let mut seen = Seen::default();
+        let mut seen: Seen = SeenOf::default();
         assert!(seen.admit_place(&direct, 1));
         seen.place(&direct, 5);
         assert!(!seen.admit_place(&direct, 5));

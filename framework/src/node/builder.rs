@@ -11,15 +11,16 @@ use super::hosted::{Hosted, HostedType, Unrouted};
 use super::inbound::Door;
 use super::outward::Outward;
 use super::share::Share;
-use super::spec::{Links, Spec, Type};
+use super::spec::{Links, Spec, Type, Viewed};
 use super::{Node, NodeConfig, StartError};
 use crate::actor::Stateful;
 use crate::bridge::{Bridge, NodeCard};
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::message::{IdSource, Name};
+use crate::projection::{Projected, Projection, ViewType};
 use crate::retry::Retry;
-use crate::router::{DomainCard, Manifest, MessageCard};
+use crate::router::{ActorCard, DomainCard, Manifest, MessageCard};
 use crate::store::Store;
 
 /// Describes a node; [`start`](Self::start) checks everything at once.
@@ -30,6 +31,7 @@ pub struct NodeBuilder {
     bridge: Option<Arc<dyn Bridge>>,
     config: NodeConfig,
     types: Vec<Arc<dyn HostedType>>,
+    views: Vec<Arc<dyn ViewType>>,
     clock: Clock,
     seed: Option<u64>,
 }
@@ -42,6 +44,7 @@ impl NodeBuilder {
             bridge: None,
             config: NodeConfig::default(),
             types: Vec::new(),
+            views: Vec::new(),
             clock: Clock::system(),
             seed: None,
         }
@@ -50,6 +53,12 @@ impl NodeBuilder {
     /// Hosts an aggregate or a saga. The node's service owns its domain.
     pub fn host<A: Stateful>(mut self) -> Self {
         self.types.push(Arc::new(Hosted::<A>::new()));
+        self
+    }
+
+    /// Hosts a projection: its view follows the events it takes, of any domain, and answers queries.
+    pub fn projection<P: Projection>(mut self) -> Self {
+        self.views.push(Arc::new(Projected::<P>::new()));
         self
     }
 
@@ -101,7 +110,7 @@ impl NodeBuilder {
         self.config.check()?;
         let service = Name::new(&self.service)?;
         let mut types = self.types;
-        let manifest = manifest(&self.service, &types)?;
+        let manifest = manifest(&self.service, &types, &self.views)?;
         let mut domains = BTreeMap::new();
         for domain in &manifest.domains {
             domains.insert(Name::new(&domain.name)?, domain.shards);
@@ -119,6 +128,7 @@ impl NodeBuilder {
             described.push(Type {
                 domain: Name::from_static(hosted.domain().0)?,
                 actor: Name::new(&card.name)?,
+                apart: false,
                 handles: card.handles.iter().map(|card| Name::new(&card.name)).collect::<Result<_, _>>()?,
                 takes,
                 hosted,
@@ -131,13 +141,30 @@ impl NodeBuilder {
                 hosted: Arc::new(Hosted::<Unrouted>::new()),
                 handles: Vec::new(),
                 takes: Vec::new(),
+                apart: false,
             });
         }
+        let (mut views, mut answers) = (Vec::new(), HashMap::default());
+        for hosted in self.views {
+            let card = hosted.card();
+            for answered in &card.answers {
+                answers.insert((Name::new(&answered.domain)?, Name::new(&answered.name)?), views.len());
+            }
+            let mut takes = Vec::new();
+            for taken in &card.takes {
+                let domain = Name::new(&taken.domain)?;
+                sources.insert(domain.clone(), taken.shards);
+                takes.push((domain, Name::new(&taken.name)?));
+            }
+            views.push(Viewed { name: Name::new(&card.name)?, hosted, takes });
+        }
+        let taken = described.iter().flat_map(|hosted: &Type| &hosted.takes);
+        let taken: Vec<_> = taken.chain(views.iter().flat_map(|viewed| &viewed.takes)).cloned().collect();
         let card = NodeCard {
             service,
             owns: domains.iter().map(|(name, shards)| (name.clone(), *shards)).collect(),
-            subscribes: subscribes(&described, &sources, &domains),
-            answers: Vec::new(),
+            subscribes: subscribes(&taken, &sources, &domains),
+            answers: answers.keys().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
         };
         let ids = match self.seed {
             Some(seed) => IdSource::seeded(self.clock.clone(), seed),
@@ -151,6 +178,9 @@ impl NodeBuilder {
             store: self.store,
             bridge: self.bridge,
             types: described,
+            views,
+            answers,
+            standing: Arc::default(),
             domains,
             sources,
             readers: Mutex::default(),
@@ -175,7 +205,7 @@ impl NodeBuilder {
 
 /// The domains whose events come over the bridge: those that are taken and not owned here.
 fn subscribes(
-    types: &[Type],
+    taken: &[(Name, Name)],
     sources: &BTreeMap<Name, u16>,
     owned: &BTreeMap<Name, u16>,
 ) -> Vec<(Name, u16, Vec<Name>)> {
@@ -183,15 +213,15 @@ fn subscribes(
         .iter()
         .filter(|(domain, _)| !owned.contains_key(*domain))
         .map(|(domain, shards)| {
-            let taken = types.iter().flat_map(|hosted| &hosted.takes).filter(|(source, _)| source == domain);
-            let names: BTreeSet<_> = taken.map(|(_, name)| name.clone()).collect();
+            let names = taken.iter().filter(|(source, _)| source == domain).map(|(_, name)| name.clone());
+            let names: BTreeSet<_> = names.collect();
             (domain.clone(), *shards, names.into_iter().collect())
         })
         .collect()
 }
 
 /// What the node is made of, checked for contradictions.
-fn manifest(service: &str, types: &[Arc<dyn HostedType>]) -> Result<Manifest, StartError> {
+fn manifest(service: &str, types: &[Arc<dyn HostedType>], views: &[Arc<dyn ViewType>]) -> Result<Manifest, StartError> {
     let mut domains: BTreeMap<&'static str, DomainCard> = BTreeMap::new();
     let mut handlers: HashMap<(String, String), String> = HashMap::new();
     let mut names: HashMap<(String, String), &'static str> = HashMap::new();
@@ -228,7 +258,27 @@ fn manifest(service: &str, types: &[Arc<dyn HostedType>]) -> Result<Manifest, St
         }
         domain.actors.push(card);
     }
-    Ok(Manifest { service: service.to_owned(), domains: domains.into_values().collect(), projections: Vec::new() })
+    let mut projections: Vec<ActorCard> = Vec::new();
+    let mut answers: HashMap<(String, String), String> = HashMap::new();
+    for card in views.iter().map(|hosted| hosted.card()) {
+        Name::new(&card.name)?;
+        if projections.iter().any(|known| known.name == card.name) {
+            return Err(StartError::DoubleProjection { projection: card.name });
+        }
+        for message in card.takes.iter().chain(&card.answers) {
+            same_type(&mut names, message)?;
+            same_shards(&mut shards, &message.domain, message.shards)?;
+        }
+        for query in &card.answers {
+            let place = (query.domain.clone(), query.name.clone());
+            if let Some(one) = answers.insert(place, card.name.clone()) {
+                let (domain, query, other) = (query.domain.clone(), query.name.clone(), card.name);
+                return Err(StartError::DoubleAnswer { domain, query, one, other });
+            }
+        }
+        projections.push(card);
+    }
+    Ok(Manifest { service: service.to_owned(), domains: domains.into_values().collect(), projections })
 }
 
 fn same_shards(known: &mut HashMap<String, u16>, domain: &str, shards: u16) -> Result<(), StartError> {

@@ -27,6 +27,8 @@ pub struct NodeConfig {
     pub remember: Duration,
     /// How failed deliveries are tried again.
     pub retry: Retry,
+    /// How many jobs of one worker run at once on each thread; more wait. Default 64; at least 1.
+    pub jobs: usize,
 }
 
 impl Default for NodeConfig {
@@ -39,6 +41,7 @@ impl Default for NodeConfig {
             live_actors: 100_000,
             remember: Duration::from_secs(7 * 24 * 3600),
             retry: Retry::default(),
+            jobs: 64,
         }
     }
 }
@@ -56,6 +59,7 @@ struct FileConfig {
     retry_attempts: Option<u32>,
     retry_first_ms: Option<u64>,
     retry_longest_ms: Option<u64>,
+    jobs: Option<usize>,
 }
 
 const PREFIX: &str = "WHIZBANG_";
@@ -110,6 +114,7 @@ impl NodeConfig {
         self.retry.attempts = file.retry_attempts.unwrap_or(self.retry.attempts);
         self.retry.first = file.retry_first_ms.map_or(self.retry.first, millis);
         self.retry.longest = file.retry_longest_ms.map_or(self.retry.longest, millis);
+        self.jobs = file.jobs.unwrap_or(self.jobs);
         self
     }
 
@@ -122,6 +127,7 @@ impl NodeConfig {
             ("passivate_after", self.passivate_after >= Duration::from_secs(1), "at least 1 s"),
             ("live_actors", self.live_actors >= 1, "at least 1"),
             ("remember", self.remember >= Duration::from_secs(60), "at least 1 min"),
+            ("jobs", self.jobs >= 1, "at least 1"),
             ("retry.attempts", self.retry.attempts >= 1, "at least 1"),
             ("retry.longest", self.retry.longest >= self.retry.first, "at least retry.first"),
         ];

@@ -36,6 +36,24 @@ pub enum StartError {
         /// The other.
         other: String,
     },
+    /// Two projections have the same name. Rename one with `name = "…"`.
+    #[error("two projections are named `{projection}`")]
+    DoubleProjection {
+        /// The name.
+        projection: String,
+    },
+    /// Two projections answer the same query. A query has one answer.
+    #[error("`{domain}.{query}` is answered by `{one}` and by `{other}`")]
+    DoubleAnswer {
+        /// The domain.
+        domain: String,
+        /// The query.
+        query: String,
+        /// One projection.
+        one: String,
+        /// The other.
+        other: String,
+    },
     /// Two message types have the same name in one domain. Rename one with `name = "…"`.
     #[error("`{domain}.{name}` is the name of `{one}` and of `{other}`")]
     DoubleName {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
-use super::outward::{answer_of, ask_share};
+use super::outward::{answer_of, ask_share, ask_view};
 use super::spec::{Links, Spec};
 use crate::bridge::{Answer, Asked, Inbound, Refusal, Settled, Tidings};
 use crate::message::Envelope;
@@ -53,17 +53,10 @@ impl Inbound for Door {
             self.links.run(
                 share,
                 Box::new(move |share| {
-                    let source = envelope.origin.as_ref().map(|origin| origin.shard.clone());
-                    match source.and_then(|source| share.feeds.get(&source)) {
-                        Some(feed) => feed.event(
-                            envelope,
-                            Box::new(move || {
-                                let _ = done.send(());
-                            }),
-                        ),
-                        // Not subscribed to (any more): nothing to do.
-                        None => drop(done.send(())),
-                    }
+                    let settled = move || {
+                        let _ = done.send(());
+                    };
+                    share.event(envelope, Box::new(settled));
                 }),
             );
             waits.push(wait);
@@ -89,8 +82,14 @@ impl Inbound for Door {
                 Box::pin(async move { answer_of(outcome.await, codec) })
             }
             Asked::Query(envelope) => {
-                let name = envelope.name.to_string();
-                Box::pin(async move { Answer::Refused(Refusal::Unhandled(name)) })
+                let codec = envelope.codec;
+                match ask_view(&self.spec, &self.links, &envelope) {
+                    Some(outcome) => Box::pin(async move { answer_of(outcome.await, codec) }),
+                    None => {
+                        let name = envelope.name.to_string();
+                        Box::pin(async move { Answer::Refused(Refusal::Unhandled(name)) })
+                    }
+                }
             }
             Asked::Events { shard, after, limit } => {
                 let reader = self.spec.reader(&shard);
@@ -147,11 +146,7 @@ impl Inbound for Door {
                 let home = self.spec.home(from.shard);
                 self.links.run(home, Box::new(move |share| share.heard_committed(&from, &to, through)));
             }
-            Tidings::Head { shard, position } => self.links.run_all(move |share| {
-                if let Some(feed) = share.feeds.get(&shard) {
-                    feed.head(position);
-                }
-            }),
+            Tidings::Head { shard, position } => self.links.run_all(move |share| share.head(&shard, position)),
         }
     }
 

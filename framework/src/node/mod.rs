@@ -4,6 +4,7 @@
 
 mod builder;
 mod config;
+mod connect;
 mod error;
 mod hosted;
 mod inbound;
@@ -60,6 +61,25 @@ impl Node {
     /// What the node is made of. It can be printed.
     pub fn manifest(&self) -> &Manifest {
         &self.spec.manifest
+    }
+
+    /// Waits until nothing is under way on this node: no turn and no job, everything sent is committed by its receiver, every
+    /// event that exists when this is called is taken by who takes it here and is in its view. What others send meanwhile may
+    /// begin anew.
+    ///
+    /// For tests, and for whoever wants to read what was just written. It does not end while another node that is waited for
+    /// is away, and not while a dead letter's message is tried again: give it a time-out if that may be. Timers that are not
+    /// due are nothing to wait for.
+    pub async fn quiet(&self) {
+        let mut before = None;
+        loop {
+            // Twice, with nothing done in between: while one thread was looked at, another may have given it something.
+            let now = Some(self.links.at_rest().await);
+            if now == before {
+                return;
+            }
+            before = now;
+        }
     }
 
     /// Whether the node works and can take messages.

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
-use super::spec::{Links, Spec};
-use crate::bridge::{Answer, Asked, BridgeError, Refusal};
+use super::spec::{Links, Spec, VIEWS};
+use crate::bridge::{Answer, Asked, Bridge, BridgeError, Refusal};
 use crate::message::{Codec, Envelope, MessageId};
-use crate::router::{Outcome, Remote, SendError};
+use crate::router::{Outcome, Remote, SendError, Settle};
 use crate::store::StoreError;
 
 /// The client's ways that leave its thread.
@@ -82,12 +82,58 @@ impl Remote for Outward {
 
     fn query(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
         let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
+        if let Some(outcome) = ask_view(&self.spec, &self.links, &envelope) {
+            return Box::pin(async move {
+                match tokio::time::timeout(deadline, outcome).await {
+                    Ok(outcome) => SendError::of(outcome, &domain, &name, id).map(|(answer, _)| answer),
+                    Err(_) => Err(SendError::NoReply { domain, deadline, id }),
+                }
+            });
+        }
         let bridge = self.spec.bridge.clone();
         Box::pin(async move {
             let Some(bridge) = bridge else { return Err(SendError::Unhandled { domain, name }) };
-            let answer = bridge.ask(Asked::Query(envelope), deadline).await;
-            told(answer, &domain, &name, id, deadline)
+            query_over(&*bridge, envelope, deadline).await
         })
+    }
+}
+
+/// Gives a query to the thread of the view that answers it, if this node has one.
+pub(super) fn ask_view(
+    spec: &Spec,
+    links: &Links,
+    query: &Envelope,
+) -> Option<impl Future<Output = Outcome> + Send + 'static> {
+    let view = *spec.answers.get(&(query.domain.clone(), query.name.clone()))?;
+    let (settle, outcome) = oneshot::channel();
+    let query = query.clone();
+    links.run(
+        VIEWS,
+        Box::new(move |share| {
+            let settle: Settle = Box::new(move |outcome| drop(settle.send(outcome)));
+            match share.views.get(view) {
+                Some(view) => view.query(query, settle),
+                None => settle(Outcome::Stopped),
+            }
+        }),
+    );
+    Some(async move { outcome.await.unwrap_or(Outcome::Stopped) })
+}
+
+/// Asks whoever answers a query over the bridge.
+pub(super) async fn query_over(bridge: &dyn Bridge, query: Envelope, deadline: Duration) -> Result<Bytes, SendError> {
+    let (id, domain, name) = (query.id, query.domain.to_string(), query.name.to_string());
+    let answer = bridge.ask(Asked::Query(query), deadline).await;
+    match told(answer, &domain, &name, id, deadline) {
+        // A query commits nothing, so this is about its answer.
+        Err(SendError::Unknown { source: StoreError::Io { source, .. }, .. }) => {
+            Err(SendError::Unanswered { domain, name, reason: source.to_string() })
+        }
+        Err(SendError::NoOwner { domain, reason: _ }) => {
+            let reason = format!("nobody who answers `{name}` is connected at present");
+            Err(SendError::NoOwner { domain, reason })
+        }
+        told => told,
     }
 }
 
@@ -95,7 +141,7 @@ fn alone(domain: String) -> SendError {
     SendError::NoOwner { domain, reason: "this node does not own it and has no bridge".to_owned() }
 }
 
-fn failed(error: BridgeError, domain: &str, id: MessageId, deadline: Duration) -> SendError {
+pub(super) fn failed(error: BridgeError, domain: &str, id: MessageId, deadline: Duration) -> SendError {
     let domain = domain.to_owned();
     match error {
         BridgeError::NoAnswer { deadline, .. } => SendError::NoReply { domain, deadline, id },
@@ -108,7 +154,7 @@ fn failed(error: BridgeError, domain: &str, id: MessageId, deadline: Duration) -
 }
 
 /// What a sender is told about an answer.
-fn told(
+pub(super) fn told(
     answer: Result<Answer, BridgeError>,
     domain: &str,
     name: &str,
@@ -151,6 +197,7 @@ pub(super) fn answer_of(outcome: Outcome, codec: Codec) -> Answer {
         Outcome::Late => Refusal::Late,
         Outcome::Undecodable(reason) => Refusal::Undecodable(reason),
         Outcome::Refused(_) | Outcome::Stopped => Refusal::NotHere,
+        Outcome::Unanswered(reason) => Refusal::Unknown(reason),
         Outcome::Unknown(error) => Refusal::Unknown(error.to_string()),
     })
 }

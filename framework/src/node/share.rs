@@ -1,19 +1,20 @@
 //! One thread's share of a node: its shards with all that belongs to them, wired.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::spec::{Job, Links, Spec};
+use super::spec::{Job, Links, Spec, VIEWS};
 use super::{StartError, tasks};
 use crate::actor::{Host, HostSettings, ShardCell};
 use crate::bridge::{Answer, Asked};
 use crate::inbox::{ActorTaker, Feed, Gate, Pages, Taker};
 use crate::message::{Envelope, IdSource, Name, ShardId};
+use crate::projection::{ViewContext, ViewDoor};
 use crate::relay::{Lanes, envelope_of};
 use crate::router::{ActorDoor, Arrival, Delivery, LocalRoutes, Outcome, Settle, Settled, Work};
 use crate::spawn::Task;
@@ -34,7 +35,12 @@ pub(super) struct Share {
     /// By domain and command.
     commands: Doors,
     gates: RefCell<Gates>,
-    pub(super) feeds: BTreeMap<ShardId, Rc<Feed>>,
+    /// Everyone's feeds, by source shard.
+    feeds: BTreeMap<ShardId, Vec<Rc<Feed>>>,
+    groups: Vec<Group>,
+    pub(super) views: Vec<Rc<dyn ViewDoor>>,
+    /// The relay is at work.
+    pub(super) relaying: Cell<bool>,
     pub(super) lanes: BTreeMap<ShardId, Rc<Lanes>>,
     /// What other services' shards are to be told: how far this node's have committed what they sent.
     pub(super) told: RefCell<BTreeMap<(ShardId, ShardId), u64>>,
@@ -86,12 +92,12 @@ impl Share {
         if spec.shares() == 1 {
             routes.publish(spec.id);
         }
-        let mut feeds = BTreeMap::new();
-        for (domain, count) in &spec.sources {
-            for shard in 0..*count {
-                let source = ShardId::new(domain.clone(), shard);
-                feeds.insert(source.clone(), Feed::new(source, pages(&spec), Arc::clone(&counts)));
-            }
+        let groups = groups(&spec, &host);
+        let views = views(&spec, index, &host).await?;
+        let mut feeds: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        let theirs = groups.iter().map(|group| &group.feeds).chain(views.iter().map(|view| view.feeds()));
+        for (source, feed) in theirs.flatten() {
+            feeds.entry(source.clone()).or_default().push(Rc::clone(feed));
         }
         let lanes = shards.keys().map(|id| (id.clone(), Lanes::new(Arc::clone(&counts)))).collect();
         let share = Rc::new(Self {
@@ -104,6 +110,9 @@ impl Share {
             commands,
             gates: RefCell::default(),
             feeds,
+            groups,
+            views,
+            relaying: Cell::new(false),
             lanes,
             told: RefCell::default(),
             tasks: RefCell::default(),
@@ -152,7 +161,7 @@ impl Share {
 
     /// Looks after everything that may be missing or waiting.
     pub(super) fn catch_up(&self) {
-        for feed in self.feeds.values() {
+        for feed in self.feeds.values().flatten() {
             feed.fill();
         }
         for shard in self.shards.values() {
@@ -171,9 +180,9 @@ impl Share {
                 }
             }
         }
-        for (source, feed) in &self.feeds {
+        for (source, feed, types) in self.groups.iter().flat_map(Group::each) {
             let mut takers: Vec<Box<dyn Taker>> = Vec::new();
-            for hosted in &self.spec.types {
+            for hosted in types.iter().filter_map(|at| self.spec.types.get(*at)) {
                 let events: Vec<_> = hosted
                     .takes
                     .iter()
@@ -371,7 +380,8 @@ impl Share {
     }
 
     fn forget(&self) {
-        for feed in self.feeds.values() {
+        // The views keep theirs: what they have taken is committed, whatever has failed.
+        for feed in self.groups.iter().flat_map(|group| group.feeds.values()) {
             feed.close();
         }
         let gates = std::mem::take(&mut *self.gates.borrow_mut());
@@ -386,7 +396,7 @@ impl Share {
 
     /// Tells the store how far this thread has come with what came in and what went out.
     pub(super) fn store_floors(&self, at_least: u64) {
-        for (source, feed) in &self.feeds {
+        for (source, feed, _) in self.groups.iter().flat_map(Group::each) {
             for (_, shard, mark, through) in feed.unstored() {
                 let subscriber = match &mark.lane {
                     Lane::Events { subscriber } => subscriber.clone(),
@@ -413,15 +423,17 @@ impl Share {
     /// Takes nothing new in; `done` is told when nothing is in flight any more.
     pub(super) fn drain(self: &Rc<Self>, done: oneshot::Sender<()>) {
         self.host.draining.set(true);
-        for feed in self.feeds.values() {
+        self.host.drains.notify_waiters();
+        for feed in self.feeds.values().flatten() {
             feed.pause();
         }
         let me = Rc::clone(self);
         crate::spawn::detached(async move {
-            while me.host.in_flight.get() > 0 {
-                me.host.quiet.notified().await;
-            }
+            me.host.quiet.until(|| me.host.in_flight.get() == 0).await;
             me.store_floors(1);
+            for view in &me.views {
+                view.drain().await;
+            }
             let _ = done.send(());
         });
     }
@@ -436,8 +448,137 @@ impl Share {
         let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
         drop(tasks);
         self.forget();
+        for view in &self.views {
+            view.end();
+        }
+        self.host.quiet.look();
         self.ended.notify_one();
     }
+
+    /// An event that came over the bridge. `done` is called once everyone on this thread who takes it has settled it.
+    pub(super) fn event(&self, event: Envelope, done: Box<dyn FnOnce()>) {
+        let feeds = event.origin.as_ref().and_then(|origin| self.feeds.get(&origin.shard));
+        let Some([feed, others @ ..]) = feeds.map(Vec::as_slice) else {
+            // Not subscribed to (any more): nothing to do.
+            return done();
+        };
+        if others.is_empty() {
+            return feed.event(event, done);
+        }
+        // Dropped, and so called, by the last of them.
+        let all = Rc::new(Cell::new(Some(done)));
+        let rest = Rc::new(Cell::new(others.len() + 1));
+        for feed in std::iter::once(feed).chain(others) {
+            let (all, rest) = (Rc::clone(&all), Rc::clone(&rest));
+            let one = move || {
+                rest.set(rest.get() - 1);
+                if rest.get() == 0
+                    && let Some(done) = all.take()
+                {
+                    done();
+                }
+            };
+            feed.event(event.clone(), Box::new(one));
+        }
+    }
+
+    /// The log of a source is known to reach up to `position`.
+    pub(super) fn head(&self, source: &ShardId, position: u64) {
+        for feed in self.feeds.get(source).into_iter().flatten() {
+            feed.head(position);
+        }
+    }
+
+    /// Looks after everything that may be missing; `done` is told once nothing is under way: a number that changes with
+    /// whatever is done here.
+    pub(super) fn rest(self: &Rc<Self>, done: oneshot::Sender<u64>) {
+        self.catch_up();
+        let me = Rc::clone(self);
+        crate::spawn::detached(async move {
+            me.host.quiet.until(|| me.is_at_rest()).await;
+            let counts = &me.host.counts;
+            let taken: u64 = me.feeds.values().flatten().map(|feed| feed.last.get()).sum();
+            let _ = done.send(counts.turns.get() + counts.sent.get() + taken);
+        });
+    }
+
+    fn is_at_rest(&self) -> bool {
+        if self.has_ended.get() || self.host.stopped.get() {
+            return true;
+        }
+        let relayed = !self.relaying.get() && self.host.is_clean();
+        let sent = self.lanes.iter().all(|(id, lanes)| {
+            self.shards.get(id).is_none_or(|shard| lanes.is_at_rest(&shard.reader().outbox_heads()))
+        });
+        let taken = self.feeds.values().flatten().all(|feed| feed.is_at_rest());
+        self.host.in_flight.get() == 0 && relayed && sent && taken && self.told.borrow().is_empty()
+    }
+}
+
+/// Actor types that take their events through the same feeds.
+struct Group {
+    /// By their place in the description.
+    types: Vec<usize>,
+    feeds: BTreeMap<ShardId, Rc<Feed>>,
+}
+
+impl Group {
+    fn each(&self) -> impl Iterator<Item = (&ShardId, &Rc<Feed>, &Vec<usize>)> {
+        self.feeds.iter().map(|(source, feed)| (source, feed, &self.types))
+    }
+}
+
+/// Aggregates and sagas share their feeds; whoever may be slow has feeds of its own and holds nobody else back.
+fn groups(spec: &Arc<Spec>, host: &Host) -> Vec<Group> {
+    let takes = |at: &usize| spec.types.get(*at).is_some_and(|hosted| !hosted.takes.is_empty());
+    let apart = |at: &usize| spec.types.get(*at).is_some_and(|hosted| hosted.apart);
+    let (alone, together): (Vec<_>, Vec<_>) = (0..spec.types.len()).filter(takes).partition(apart);
+    let lists = std::iter::once(together).chain(alone.into_iter().map(|at| vec![at]));
+    lists
+        .filter(|types| !types.is_empty())
+        .map(|types| {
+            let taken = types.iter().filter_map(|at| spec.types.get(*at)).flat_map(|hosted| &hosted.takes);
+            let feeds = feeds(spec, host, taken);
+            Group { types, feeds }
+        })
+        .collect()
+}
+
+/// A feed for each shard of the domains in `taken`.
+fn feeds<'a>(
+    spec: &Arc<Spec>,
+    host: &Host,
+    taken: impl Iterator<Item = &'a (Name, Name)>,
+) -> BTreeMap<ShardId, Rc<Feed>> {
+    let domains: BTreeSet<_> = taken.map(|(domain, _)| domain).collect();
+    let shards = domains.into_iter().flat_map(|domain| {
+        let count = spec.sources.get(domain).copied().unwrap_or(0);
+        (0..count).map(|shard| ShardId::new(domain.clone(), shard))
+    });
+    let feed = |source: ShardId| {
+        let feed = Feed::new(source.clone(), pages(spec), Arc::clone(&host.counts), Rc::clone(&host.quiet));
+        (source, feed)
+    };
+    shards.map(feed).collect()
+}
+
+/// Starts the projections, if this is their thread.
+async fn views(spec: &Arc<Spec>, index: usize, host: &Host) -> Result<Vec<Rc<dyn ViewDoor>>, StoreError> {
+    let mut views = Vec::new();
+    for viewed in spec.views.iter().filter(|_| index == VIEWS) {
+        let context = ViewContext {
+            name: viewed.name.clone(),
+            store: Arc::clone(&spec.store),
+            feeds: feeds(spec, host, viewed.takes.iter()),
+            retry: spec.config.retry,
+            ids: host.ids.fork(),
+            counts: Arc::clone(&host.counts),
+            standing: Arc::clone(&spec.standing),
+            queries: spec.config.in_flight,
+        };
+        views.push(viewed.hosted.open(context).await?);
+    }
+    Ok(views)
 }
 
 /// The door when there is none.

@@ -14,9 +14,13 @@ use super::share::Share;
 use super::{Health, Metrics, NodeConfig};
 use crate::bridge::Bridge;
 use crate::message::{Name, ShardId};
+use crate::projection::ViewType;
 use crate::router::{Manifest, NodeId};
 use crate::store::{ShardReader, Store};
 use crate::telemetry::Counts;
+
+/// The thread that has the projections.
+pub(super) const VIEWS: usize = 0;
 
 /// What all threads of a node share.
 pub(super) struct Spec {
@@ -26,6 +30,11 @@ pub(super) struct Spec {
     pub(super) store: Arc<dyn Store>,
     pub(super) bridge: Option<Arc<dyn Bridge>>,
     pub(super) types: Vec<Type>,
+    pub(super) views: Vec<Viewed>,
+    /// Which projection answers a query, by domain and name.
+    pub(super) answers: HashMap<(Name, Name), usize, FixedState>,
+    /// The projections that stand still, and why.
+    pub(super) standing: Arc<Mutex<BTreeMap<Name, String>>>,
     /// Owned domains and their number of shards.
     pub(super) domains: BTreeMap<Name, u16>,
     /// Domains whose events are taken, with their number of shards.
@@ -43,6 +52,16 @@ pub(super) struct Type {
     pub(super) hosted: Arc<dyn HostedType>,
     /// The commands it handles.
     pub(super) handles: Vec<Name>,
+    /// The events it takes: source domain and name.
+    pub(super) takes: Vec<(Name, Name)>,
+    /// It takes events through feeds of its own, because it may be slow.
+    pub(super) apart: bool,
+}
+
+/// One hosted projection.
+pub(super) struct Viewed {
+    pub(super) name: Name,
+    pub(super) hosted: Arc<dyn ViewType>,
     /// The events it takes: source domain and name.
     pub(super) takes: Vec<(Name, Name)>,
 }
@@ -75,6 +94,7 @@ impl Spec {
         if self.draining.load(Ordering::Relaxed) {
             reasons.push("the node stops".to_owned());
         }
+        reasons.extend(self.standing.lock().values().cloned());
         Health { live, ready: reasons.is_empty(), reasons }
     }
 
@@ -122,6 +142,21 @@ impl Links {
             let job = job.clone();
             self.run(share, Box::new(move |share| job(share)));
         }
+    }
+
+    /// Waits until every thread is at rest: a number for each that changes with whatever is done there.
+    pub(super) async fn at_rest(&self) -> Vec<u64> {
+        let mut waits = Vec::new();
+        for share in 0..self.senders.len() {
+            let (done, wait) = oneshot::channel();
+            self.run(share, Box::new(move |share| share.rest(done)));
+            waits.push(wait);
+        }
+        let mut done = Vec::new();
+        for wait in waits {
+            done.push(wait.await.unwrap_or(0));
+        }
+        done
     }
 
     /// Takes nothing new in and waits until what was begun is finished, `limit` at most.

@@ -88,8 +88,11 @@ pub(super) async fn relay(share: Weak<Share>) {
             }
             share.store_floors(1024);
         }
+        share.relaying.set(true);
         let next = relay_once(&share, &mut published, &mut heads).await;
         again = earliest(earliest(again, next), heads.tell(&share).await);
+        share.relaying.set(false);
+        host.quiet.look();
     }
 }
 
@@ -144,14 +147,10 @@ async fn relay_once(share: &Rc<Share>, published: &mut BTreeMap<ShardId, u64>, h
         let last = published.entry(id.clone()).or_insert(0);
         if position > *last {
             heads.grown(id, position);
-            if share.feeds.contains_key(id) {
-                // Every thread may have actors that take them; each reads them from the log.
+            if share.spec.sources.contains_key(&id.domain) {
+                // Every thread may have somebody who takes them; each reads them from the log.
                 let source = id.clone();
-                share.links.run_all(move |share| {
-                    if let Some(feed) = share.feeds.get(&source) {
-                        feed.head(position);
-                    }
-                });
+                share.links.run_all(move |share| share.head(&source, position));
             }
             if publish(share, id, last, position).await.is_err() {
                 retry(&share.host, &cell);

@@ -1,19 +1,69 @@
 //! Code that projects events into a view, and the view that answers queries.
 //!
-//! Called by the node with events in their order; calls the [store](crate::store) for the view and its checkpoint.
-//! View and checkpoint are saved together or not at all.
+//! Called by the node's feeds with events in their order, and by whoever asks; calls the [store](crate::store) for the view and
+//! its checkpoint. View and checkpoint are saved together or not at all, and no event is ever skipped.
+//! Read on in `view.rs`: one actor per projection has the view.
+
+mod door;
+mod plan;
+mod view;
+
+pub(crate) use door::{Projected, ViewContext, ViewDoor, ViewType};
+pub use plan::ProjectionPlan;
 
 use crate::actor::About;
 use crate::message::{CodecError, Event, Query};
 
-/// A view that events are projected into. Derived with `#[derive(Projection)]`.
+/// A view that events are projected into. Derived with `#[derive(Projection)]`, hosted with
+/// [`NodeBuilder::projection`](crate::NodeBuilder::projection).
 ///
-/// The struct is the view. It is kept in memory and saved with its checkpoint; what came after the last save is projected
-/// again after a restart.
+/// The struct is the view. It takes events of any domain, of this node and of others, from the first one on, each once and in
+/// the order of its shard. It is kept in memory and saved as a whole with its checkpoint, after as many events as make that
+/// cheap and at the latest some seconds after a change; what came after the last save is projected again after a restart. It
+/// may have [`MAX_STATE_BYTES`](crate::message::MAX_STATE_BYTES) bytes.
+///
+/// A panic in [`project`](Project::project) is tried again from the last save on. If the same event fails in every try, or
+/// cannot be read, the projection stands still: it answers from its last save, the node's [health](crate::Node::health) says
+/// so, and a deployment that can project the event goes on from there. Other projections do not notice.
+///
+/// ```
+/// # use whizbang::doc_fixtures::{Bank, Account, Deposit, Deposited};
+/// use std::collections::BTreeMap;
+/// use whizbang::prelude::*;
+///
+/// #[derive(Query, Serialize, Deserialize)]
+/// #[query(domain = Bank, reply = u64)]
+/// struct BalanceOf { account: String }
+///
+/// #[derive(Projection, Default, Serialize, Deserialize)]
+/// #[projection(projects(Deposited), answers(BalanceOf))]
+/// struct Balances { cents: BTreeMap<String, u64> }
+///
+/// impl Project<Deposited> for Balances {
+///     fn project(&mut self, deposited: &Deposited, about: &About) {
+///         *self.cents.entry(about.key.clone()).or_default() += deposited.cents;
+///     }
+/// }
+///
+/// impl Answer<BalanceOf> for Balances {
+///     fn answer(&self, query: BalanceOf) -> u64 {
+///         self.cents.get(&query.account).copied().unwrap_or(0)
+///     }
+/// }
+///
+/// # whizbang::derive::block_on(async {
+/// let node = Node::builder("bank", MemoryStore::new()).host::<Account>().projection::<Balances>().start().await?;
+/// node.client().send(Deposit { account: "ada".into(), cents: 500 }).await?;
+/// node.quiet().await; // A view follows its events; a test waits until it has.
+/// assert_eq!(node.client().query(BalanceOf { account: "ada".into() }).await?, 500);
+/// node.stop().await
+/// # }).unwrap();
+/// ```
 pub trait Projection: Sized + Send + 'static {
     /// Its name in the store, unique in its service.
     const NAME: &'static str;
-    /// The schema of the view: raise it when the struct changes, and the view is rebuilt from the first event.
+    /// The schema of the view: raise it when the struct, or what is projected, changes, and the view is rebuilt from the first
+    /// event.
     const SCHEMA: u32 = 1;
 
     /// The view before the first event: its `Default`.
@@ -40,7 +90,8 @@ pub trait Projection: Sized + Send + 'static {
     note = "write `impl Project<{E}> for {Self} {{ fn project(&mut self, event: &{E}, about: &About) {{ … }} }}`"
 )]
 pub trait Project<E: Event>: Projection {
-    /// Changes the view by `event`. Called once for each event, in the order of its shard.
+    /// Changes the view by `event`. Called once for each event, in the order of its shard: the view and how far it has come are
+    /// saved together, so an event that is projected again after a restart meets a view without it.
     fn project(&mut self, event: &E, about: &About);
 }
 
@@ -51,26 +102,6 @@ pub trait Project<E: Event>: Projection {
     note = "write `impl Answer<{Q}> for {Self} {{ fn answer(&self, query: {Q}) -> … {{ … }} }}`"
 )]
 pub trait Answer<Q: Query>: Projection {
-    /// The answer, from what has been projected so far.
+    /// The answer, from what has been projected so far. A panic is told to whoever asked, and changes nothing.
     fn answer(&self, query: Q) -> Q::Reply;
-}
-
-/// The list that [`Projection::wire`] fills.
-#[doc(hidden)]
-pub struct ProjectionPlan<P>(std::marker::PhantomData<P>);
-
-impl<P: Projection> ProjectionPlan<P> {
-    /// Lists an event that is projected.
-    pub fn projects<E: Event>(&mut self)
-    where
-        P: Project<E>,
-    {
-    }
-
-    /// Lists a query that is answered.
-    pub fn answers<Q: Query>(&mut self)
-    where
-        P: Answer<Q>,
-    {
-    }
 }

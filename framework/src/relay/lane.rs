@@ -138,6 +138,12 @@ impl Lanes {
         true
     }
 
+    /// Whether all that was ever sent is committed by its destination, by what the store says was sent.
+    pub(crate) fn is_at_rest(&self, heads: &[(ShardId, u64, u64)]) -> bool {
+        let lanes = self.lanes.borrow();
+        heads.iter().all(|(to, done, head)| lanes.get(to).map_or(*done, |lane| lane.committed.max(*done)) >= *head)
+    }
+
     /// What the store should be told: the destination and how far it has committed.
     pub(crate) fn unstored(&self, at_least: u64) -> Vec<(ShardId, u64)> {
         let mut lanes = self.lanes.borrow_mut();

@@ -97,6 +97,8 @@ pub enum Outcome {
     Late,
     /// It cannot be read; nothing was done.
     Undecodable(String),
+    /// A query whose answer failed: the view's code panicked, or the answer cannot be written.
+    Unanswered(String),
     /// The store refused it before anything was written.
     Refused(StoreError),
     /// The turn ran and its commit failed: whether it is stored is unknown until the shard is opened again.

@@ -63,4 +63,9 @@ pub trait Remote: Send + Sync {
 
     /// Asks a query; the answer is encoded in the envelope's codec.
     fn query(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>>;
+
+    /// Takes nothing more, if there is no node behind it whose business that is.
+    fn disconnect(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }

@@ -93,6 +93,16 @@ pub enum SendError {
         /// What failed.
         source: StoreError,
     },
+    /// A query only: the view's code panicked, or its answer cannot be written. A query has no effect.
+    #[error("`{name}` of domain `{domain}` was not answered: {reason}")]
+    Unanswered {
+        /// The domain.
+        domain: String,
+        /// The query's name.
+        name: String,
+        /// What the view's node says.
+        reason: String,
+    },
     /// The node stops. Nothing was done.
     #[error("the node stops")]
     Stopped,
@@ -145,6 +155,9 @@ impl SendError {
             Outcome::Expired => Self::Expired,
             Outcome::Late => Self::Late,
             Outcome::Undecodable(reason) => Self::Undecodable { domain: domain.to_owned(), reason },
+            Outcome::Unanswered(reason) => {
+                Self::Unanswered { domain: domain.to_owned(), name: name.to_owned(), reason }
+            }
             Outcome::Refused(error) => Self::Refused(error),
             Outcome::Unknown(source) => Self::Unknown { id, source },
             Outcome::Stopped => Self::Stopped,

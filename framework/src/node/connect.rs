@@ -1,0 +1,110 @@
+//! A process that hosts nothing: a client whose every message leaves over a bridge.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, ready};
+
+use super::StartError;
+use super::outward::{failed, query_over, told};
+use crate::bridge::{Answer, Asked, Bridge, Inbound, NodeCard, Refusal, Settled, Tidings};
+use crate::client::Client;
+use crate::clock::Clock;
+use crate::message::{Envelope, IdSource, Name};
+use crate::router::{Remote, SendError};
+use crate::telemetry::TARGET;
+
+/// No node has this number: what is sent never finds a door on its thread.
+const NOBODY: u64 = 0;
+
+impl Client {
+    /// Connects a process that hosts nothing: a client whose messages all leave over `bridge`. `name` says in the broker's
+    /// and the other nodes' logs who it is.
+    ///
+    /// ```
+    /// # use whizbang::doc_fixtures::{Account, Deposit};
+    /// # whizbang::derive::block_on(async {
+    /// use whizbang::bridge::loopback::LoopbackHub;
+    /// use whizbang::prelude::*;
+    ///
+    /// let hub = LoopbackHub::new();
+    /// let node = Node::builder("bank", MemoryStore::new()).host::<Account>().bridge(hub.bridge()).start().await?;
+    ///
+    /// let client = Client::connect("cashier", hub.bridge()).await?;
+    /// assert_eq!(client.send(Deposit { account: "ada".into(), cents: 500 }).await?, 500);
+    /// client.disconnect().await;
+    /// node.stop().await
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`StartError::Name`] and [`StartError::Bridge`].
+    pub async fn connect(name: &str, bridge: impl Bridge) -> Result<Self, StartError> {
+        let bridge: Arc<dyn Bridge> = Arc::new(bridge);
+        let card =
+            NodeCard { service: Name::new(name)?, owns: Vec::new(), subscribes: Vec::new(), answers: Vec::new() };
+        bridge.attach(card, Arc::new(NoNode)).await?;
+        let remote = Arc::new(Away(bridge));
+        Ok(Self::new(NOBODY, remote, IdSource::random(Clock::system())))
+    }
+}
+
+/// The client's only way: over the bridge.
+struct Away(Arc<dyn Bridge>);
+
+impl Remote for Away {
+    fn ask(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
+        let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
+        let bridge = Arc::clone(&self.0);
+        Box::pin(async move {
+            let answer = bridge.ask(Asked::Command(envelope), deadline).await;
+            told(answer, &domain, &name, id, deadline)
+        })
+    }
+
+    fn post(&self, envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>> {
+        let (id, domain) = (envelope.id, envelope.domain.to_string());
+        let bridge = Arc::clone(&self.0);
+        Box::pin(async move { bridge.send(envelope).await.map_err(|error| failed(error, &domain, id, Duration::ZERO)) })
+    }
+
+    fn query(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
+        let bridge = Arc::clone(&self.0);
+        Box::pin(async move { query_over(&*bridge, envelope, deadline).await })
+    }
+
+    fn disconnect(&self) -> BoxFuture<'static, ()> {
+        let bridge = Arc::clone(&self.0);
+        Box::pin(async move {
+            if let Err(error) = bridge.detach().await {
+                tracing::debug!(target: TARGET, %error, "the bridge could not be detached in order");
+            }
+        })
+    }
+}
+
+/// The door of a process that hosts nothing.
+struct NoNode;
+
+impl Inbound for NoNode {
+    fn direct(&self, _envelope: Envelope) -> BoxFuture<'static, Settled> {
+        Box::pin(ready(Settled::Later))
+    }
+
+    fn event(&self, _envelope: Envelope) -> BoxFuture<'static, Settled> {
+        Box::pin(ready(Settled::Done))
+    }
+
+    fn asked(&self, _asked: Asked) -> BoxFuture<'static, Answer> {
+        Box::pin(ready(Answer::Refused(Refusal::NotHere)))
+    }
+
+    fn told(&self, _tidings: Tidings) {}
+
+    fn reconnected(&self) {}
+
+    fn room(&self) -> usize {
+        1
+    }
+}

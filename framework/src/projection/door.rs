@@ -1,0 +1,144 @@
+//! What the node knows of a projection: how it is started, given events, asked and put to rest.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix::{Actor, Addr, AsyncContext};
+use futures_util::future::LocalBoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::view::{ViewActor, restore};
+use super::{Projection, ProjectionPlan};
+use crate::actor::Here;
+use crate::inbox::Feed;
+use crate::message::{Envelope, IdSource, Name, ShardId};
+use crate::retry::Retry;
+use crate::router::{ActorCard, Outcome, Settle};
+use crate::store::{Store, StoreError};
+use crate::telemetry::Counts;
+
+/// A projection before it is started.
+pub(crate) trait ViewType: Send + Sync {
+    /// What it takes and answers.
+    fn card(&self) -> ActorCard;
+
+    /// Reads the stored view and starts the actor on this thread. It takes nothing before its feeds are filled.
+    fn open(&self, context: ViewContext) -> LocalBoxFuture<'static, Result<Rc<dyn ViewDoor>, StoreError>>;
+}
+
+/// What a projection works with.
+pub(crate) struct ViewContext {
+    pub(crate) name: Name,
+    pub(crate) store: Arc<dyn Store>,
+    /// A feed for each source shard, for this projection alone: one that is slow, or rebuilt, holds nobody else back.
+    pub(crate) feeds: BTreeMap<ShardId, Rc<Feed>>,
+    pub(crate) retry: Retry,
+    pub(crate) ids: IdSource,
+    pub(crate) counts: Arc<Counts>,
+    /// The projections that stand still, and why.
+    pub(crate) standing: Arc<Mutex<BTreeMap<Name, String>>>,
+    /// How many queries may wait for an answer.
+    pub(crate) queries: usize,
+}
+
+/// A projection on its thread.
+pub(crate) trait ViewDoor {
+    /// Its feeds.
+    fn feeds(&self) -> &BTreeMap<ShardId, Rc<Feed>>;
+
+    /// Answers a query.
+    fn query(&self, envelope: Envelope, settle: Settle);
+
+    /// Takes nothing more and saves the view.
+    fn drain(&self) -> LocalBoxFuture<'static, ()>;
+
+    /// Takes nothing more.
+    fn end(&self);
+}
+
+/// A projection type before it is started.
+pub(crate) struct Projected<P>(PhantomData<fn() -> P>);
+
+impl<P> Projected<P> {
+    pub(crate) fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<P: Projection> ViewType for Projected<P> {
+    fn card(&self) -> ActorCard {
+        ProjectionPlan::<P>::of().card
+    }
+
+    fn open(&self, context: ViewContext) -> LocalBoxFuture<'static, Result<Rc<dyn ViewDoor>, StoreError>> {
+        Box::pin(async move {
+            let restored = restore::<P>(&context).await?;
+            let (feeds, limit) = (context.feeds.clone(), context.queries);
+            let view = ViewActor::create(|ctx| {
+                let mut actor = ViewActor::new(context, restored);
+                actor.set_takers(&ctx.address());
+                actor
+            });
+            Ok(Rc::new(Door { view, feeds, limit, waiting: Rc::default() }) as Rc<dyn ViewDoor>)
+        })
+    }
+}
+
+struct Door<P: Projection> {
+    view: Addr<ViewActor<P>>,
+    feeds: BTreeMap<ShardId, Rc<Feed>>,
+    limit: usize,
+    waiting: Rc<Cell<usize>>,
+}
+
+/// A query on its way to its view.
+pub(super) struct Asking {
+    pub(super) envelope: Envelope,
+    pub(super) settle: Settle,
+    pub(super) _place: Place,
+}
+
+/// A query's place among those that wait.
+pub(super) struct Place(Rc<Cell<usize>>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// The view is to be saved; whoever sent it is told.
+pub(super) struct SaveNow(pub(super) oneshot::Sender<()>);
+
+impl<P: Projection> ViewDoor for Door<P> {
+    fn feeds(&self) -> &BTreeMap<ShardId, Rc<Feed>> {
+        &self.feeds
+    }
+
+    fn query(&self, envelope: Envelope, settle: Settle) {
+        if self.waiting.get() >= self.limit {
+            return settle(Outcome::Busy);
+        }
+        self.waiting.set(self.waiting.get() + 1);
+        let asking = Asking { envelope, settle, _place: Place(Rc::clone(&self.waiting)) };
+        #[expect(clippy::disallowed_methods, reason = "`limit` bounds how many wait")]
+        self.view.do_send(Here::new(asking));
+    }
+
+    fn drain(&self) -> LocalBoxFuture<'static, ()> {
+        let (saved, wait) = oneshot::channel();
+        #[expect(clippy::disallowed_methods, reason = "sent once, when the node stops")]
+        self.view.do_send(Here::new(SaveNow(saved)));
+        Box::pin(async move { drop(wait.await) })
+    }
+
+    fn end(&self) {
+        for feed in self.feeds.values() {
+            feed.shut();
+        }
+    }
+}

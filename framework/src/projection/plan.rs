@@ -1,0 +1,71 @@
+//! What the derive says about a projection: the events it takes and the queries it answers.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use foldhash::fast::FixedState;
+
+use super::{Answer, Project, Projection};
+use crate::actor::About;
+use crate::message::{CodecError, Coded, Domain, Envelope, Event, Message, Query};
+use crate::router::{ActorCard, MessageCard};
+
+/// Projects an event; the error says why it cannot be read.
+type Projecting<P> = fn(&mut P, &Envelope) -> Result<(), CodecError>;
+/// Answers a query.
+type Answering<P> = fn(&P, &Envelope) -> Result<Bytes, Unanswered>;
+
+/// Why there is no answer.
+pub(crate) enum Unanswered {
+    /// The query cannot be read.
+    Undecodable(CodecError),
+    /// The answer cannot be written.
+    Unwritable(CodecError),
+}
+
+/// The list that [`Projection::wire`] fills.
+#[doc(hidden)]
+pub struct ProjectionPlan<P> {
+    pub(crate) projects: HashMap<(&'static str, &'static str), Projecting<P>, FixedState>,
+    pub(crate) answers: HashMap<(&'static str, &'static str), Answering<P>, FixedState>,
+    pub(crate) card: ActorCard,
+}
+
+impl<P: Projection> ProjectionPlan<P> {
+    /// The filled list of a projection.
+    pub(crate) fn of() -> Self {
+        let card = ActorCard { name: P::NAME.to_owned(), role: "projection", ..ActorCard::default() };
+        let mut plan = Self { projects: HashMap::default(), answers: HashMap::default(), card };
+        P::wire(&mut plan);
+        plan
+    }
+
+    /// Lists an event that is projected.
+    pub fn projects<E: Event>(&mut self)
+    where
+        P: Project<E>,
+    {
+        self.card.takes.push(MessageCard::of::<E>());
+        self.projects.insert((<E::Domain as Domain>::NAME, E::NAME), |view, envelope| {
+            let event = <E as Message>::decode(envelope.version, envelope.codec, &envelope.payload)?;
+            view.project(&event, &About::of(envelope));
+            Ok(())
+        });
+    }
+
+    /// Lists a query that is answered.
+    pub fn answers<Q: Query>(&mut self)
+    where
+        P: Answer<Q>,
+    {
+        self.card.answers.push(MessageCard::of::<Q>());
+        self.answers.insert((<Q::Domain as Domain>::NAME, Q::NAME), |view, envelope| {
+            let query = <Q as Message>::decode(envelope.version, envelope.codec, &envelope.payload)
+                .map_err(Unanswered::Undecodable)?;
+            let answer = view.answer(query);
+            let mut bytes = Vec::new();
+            answer.write(envelope.codec, &mut bytes).map_err(Unanswered::Unwritable)?;
+            Ok(Bytes::from(bytes))
+        });
+    }
+}
