@@ -12,6 +12,7 @@ mod letters;
 mod outward;
 mod share;
 mod spec;
+mod taking;
 mod tasks;
 
 pub use builder::NodeBuilder;

@@ -1,0 +1,209 @@
+//! Who takes events on one thread, from which feeds, and whether everything there is taken.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use tokio::sync::oneshot;
+
+use super::share::Share;
+use super::spec::{Spec, VIEWS};
+use super::tasks;
+use crate::actor::Host;
+use crate::bridge::{Answer, Asked};
+use crate::inbox::{ActorTaker, Feed, Pages, Taker};
+use crate::message::{Envelope, Name, ShardId};
+use crate::projection::{ViewContext, ViewDoor};
+use crate::relay::envelope_of;
+use crate::store::{Lane, StoreError, Watermark};
+
+/// Actor types that take their events through the same feeds.
+pub(super) struct Group {
+    /// By their place in the description.
+    types: Vec<usize>,
+    pub(super) feeds: BTreeMap<ShardId, Rc<Feed>>,
+}
+
+impl Group {
+    pub(super) fn each(&self) -> impl Iterator<Item = (&ShardId, &Rc<Feed>, &Vec<usize>)> {
+        self.feeds.iter().map(|(source, feed)| (source, feed, &self.types))
+    }
+}
+
+/// Aggregates and sagas share their feeds; whoever may be slow has feeds of its own and holds nobody else back.
+pub(super) fn groups(spec: &Arc<Spec>, host: &Host) -> Vec<Group> {
+    let takes = |at: &usize| spec.types.get(*at).is_some_and(|hosted| !hosted.takes.is_empty());
+    let apart = |at: &usize| spec.types.get(*at).is_some_and(|hosted| hosted.apart);
+    let (alone, together): (Vec<_>, Vec<_>) = (0..spec.types.len()).filter(takes).partition(apart);
+    let lists = std::iter::once(together).chain(alone.into_iter().map(|at| vec![at]));
+    lists
+        .filter(|types| !types.is_empty())
+        .map(|types| {
+            let taken = types.iter().filter_map(|at| spec.types.get(*at)).flat_map(|hosted| &hosted.takes);
+            let feeds = feeds(spec, host, taken);
+            Group { types, feeds }
+        })
+        .collect()
+}
+
+/// A feed for each shard of the domains in `taken`.
+fn feeds<'a>(
+    spec: &Arc<Spec>,
+    host: &Host,
+    taken: impl Iterator<Item = &'a (Name, Name)>,
+) -> BTreeMap<ShardId, Rc<Feed>> {
+    let domains: BTreeSet<_> = taken.map(|(domain, _)| domain).collect();
+    let shards = domains.into_iter().flat_map(|domain| {
+        let count = spec.sources.get(domain).copied().unwrap_or(0);
+        (0..count).map(|shard| ShardId::new(domain.clone(), shard))
+    });
+    let feed = |source: ShardId| {
+        let feed = Feed::new(source.clone(), pages(spec), Arc::clone(&host.counts), Rc::clone(&host.quiet));
+        (source, feed)
+    };
+    shards.map(feed).collect()
+}
+
+/// Starts the projections, if this is their thread.
+pub(super) async fn views(spec: &Arc<Spec>, index: usize, host: &Host) -> Result<Vec<Rc<dyn ViewDoor>>, StoreError> {
+    let mut views = Vec::new();
+    for viewed in spec.views.iter().filter(|_| index == VIEWS) {
+        let context = ViewContext {
+            name: viewed.name.clone(),
+            store: Arc::clone(&spec.store),
+            feeds: feeds(spec, host, viewed.takes.iter()),
+            retry: spec.config.retry,
+            ids: host.ids.fork(),
+            counts: Arc::clone(&host.counts),
+            standing: Arc::clone(&spec.standing),
+            queries: spec.config.in_flight,
+        };
+        views.push(viewed.hosted.open(context).await?);
+    }
+    Ok(views)
+}
+
+impl Share {
+    /// Tells each feed who takes its events and from where, by what the store knows.
+    pub(super) fn set_takers(&self) {
+        let mut known: HashMap<(ShardId, ShardId, Name), u64, FixedState> = HashMap::default();
+        for (id, shard) in &self.shards {
+            for Watermark { source, through } in shard.reader().watermarks() {
+                if let Lane::Events { subscriber } = source.lane {
+                    known.insert((id.clone(), source.shard, subscriber), through);
+                }
+            }
+        }
+        for (source, feed, types) in self.groups.iter().flat_map(Group::each) {
+            let mut takers: Vec<Box<dyn Taker>> = Vec::new();
+            for hosted in types.iter().filter_map(|at| self.spec.types.get(*at)) {
+                let events: Vec<_> = hosted
+                    .takes
+                    .iter()
+                    .filter(|(domain, _)| *domain == source.domain)
+                    .map(|(_, name)| name.clone())
+                    .collect();
+                let door = self.doors.get(&(hosted.domain.clone(), hosted.actor.clone()));
+                let (Some(door), false) = (door, events.is_empty()) else { continue };
+                let count = self.spec.owns(&hosted.domain).unwrap_or(1);
+                let floors: Vec<_> = (0..count)
+                    .map(|shard| {
+                        let to = ShardId::new(hosted.domain.clone(), shard);
+                        self.shards
+                            .contains_key(&to)
+                            .then(|| known.get(&(to, source.clone(), hosted.actor.clone())).copied().unwrap_or(0))
+                    })
+                    .collect();
+                let taker = ActorTaker::new(&hosted.actor, Rc::clone(door), events, source, &feed.last, &floors);
+                takers.push(Box::new(taker));
+            }
+            feed.takers(takers);
+        }
+    }
+
+    /// An event that came over the bridge. `done` is called once everyone on this thread who takes it has settled it.
+    pub(super) fn event(&self, event: Envelope, done: Box<dyn FnOnce()>) {
+        let feeds = event.origin.as_ref().and_then(|origin| self.feeds.get(&origin.shard));
+        let Some([feed, others @ ..]) = feeds.map(Vec::as_slice) else {
+            // Not subscribed to (any more): nothing to do.
+            return done();
+        };
+        if others.is_empty() {
+            return feed.event(event, done);
+        }
+        // Dropped, and so called, by the last of them.
+        let all = Rc::new(Cell::new(Some(done)));
+        let rest = Rc::new(Cell::new(others.len() + 1));
+        for feed in std::iter::once(feed).chain(others) {
+            let (all, rest) = (Rc::clone(&all), Rc::clone(&rest));
+            let one = move || {
+                rest.set(rest.get() - 1);
+                if rest.get() == 0
+                    && let Some(done) = all.take()
+                {
+                    done();
+                }
+            };
+            feed.event(event.clone(), Box::new(one));
+        }
+    }
+
+    /// The log of a source is known to reach up to `position`.
+    pub(super) fn head(&self, source: &ShardId, position: u64) {
+        for feed in self.feeds.get(source).into_iter().flatten() {
+            feed.head(position);
+        }
+    }
+
+    /// Looks after everything that may be missing; `done` is told once nothing is under way: a number that changes with
+    /// whatever is done here.
+    pub(super) fn rest(self: &Rc<Self>, done: oneshot::Sender<u64>) {
+        self.catch_up();
+        let me = Rc::clone(self);
+        crate::spawn::detached(async move {
+            me.host.quiet.until(|| me.is_at_rest()).await;
+            let counts = &me.host.counts;
+            let taken: u64 = me.feeds.values().flatten().map(|feed| feed.last.get()).sum();
+            let _ = done.send(counts.turns.get() + counts.sent.get() + taken);
+        });
+    }
+
+    fn is_at_rest(&self) -> bool {
+        if self.has_ended.get() || self.host.stopped.get() {
+            return true;
+        }
+        let relayed = !self.relaying.get() && self.host.is_clean();
+        let sent = self.lanes.iter().all(|(id, lanes)| {
+            self.shards.get(id).is_none_or(|shard| lanes.is_at_rest(&shard.reader().outbox_heads()))
+        });
+        let taken = self.feeds.values().flatten().all(|feed| feed.is_at_rest());
+        self.host.in_flight.get() == 0 && relayed && sent && taken && self.told.borrow().is_empty()
+    }
+}
+
+/// Reads events from a log: this node's own, or the owner's over the bridge.
+fn pages(spec: &Arc<Spec>) -> Pages {
+    let spec = Arc::clone(spec);
+    Rc::new(move |source, after, limit| {
+        let spec = Arc::clone(&spec);
+        Box::pin(async move {
+            if let Some(reader) = spec.reader(&source) {
+                let events = reader.events(after, limit).await.map_err(|error| error.to_string())?;
+                let envelopes = events.into_iter().map(|event| envelope_of(&source, event)).collect();
+                return Ok((envelopes, reader.position()));
+            }
+            let Some(bridge) = &spec.bridge else {
+                // Nobody can be asked. The manifest shows that the source has no owner here.
+                return Ok((Vec::new(), 0));
+            };
+            let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+            match bridge.ask(Asked::Events { shard: source, after, limit }, tasks::ASK).await {
+                Ok(Answer::Envelopes(envelopes, head)) => Ok((envelopes, head)),
+                Ok(other) => Err(format!("{other:?}")),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+    })
+}
