@@ -190,6 +190,13 @@ impl NatsServer {
     /// Stops it where it is, with SIGSTOP: connections stay open and nothing answers.
     pub fn pause(&self) {
         self.signal("STOP");
+        // The signal is sent when `kill` returns, and works a moment later, thread by thread.
+        let threads = PathBuf::from(format!("/proc/{}/task", self.pid()));
+        eventually("nats-server to stand still", START, || {
+            let mut states =
+                fs::read_dir(&threads).ok()?.flatten().map(|thread| fs::read_to_string(thread.path().join("stat")));
+            states.all(|stat| stat.is_ok_and(|stat| stat.contains(") T "))).then_some(())
+        });
     }
 
     /// Lets it go on.
@@ -215,7 +222,7 @@ impl Drop for NatsServer {
             // What it says while it starts is the same every time.
             let said = log.lines().filter(|line| !line.contains("[INF]"));
             eprintln!("what nats-server ({:?}) has complained of:", self.release);
-            said.take(50).for_each(|line| eprintln!("  {line}"));
+            said.take(10).for_each(|line| eprintln!("  {line}"));
         }
     }
 }

@@ -188,10 +188,7 @@ impl Intake {
         let Some(lane) = self.lanes.get_mut(at) else { return };
         let now = monotonic();
         if let Some(status) = message.status.filter(|status| *status != StatusCode::OK) {
-            if lane.ended(status.as_u16(), message.description.as_deref().unwrap_or_default(), now) {
-                tracing::warn!(stream = lane.source.stream, "stream or consumer are gone; looking for them");
-                self.look_after(hands, at);
-            }
+            lane.ended(status.as_u16(), message.description.as_deref().unwrap_or_default(), now);
             return;
         }
         // Only JetStream writes here; what cannot be acknowledged did not come from it.

@@ -24,6 +24,9 @@ const MAX_BATCH: usize = 512;
 /// After a request was turned down, and after a stream was not found, the next try waits; doubled each time up to [`LONGEST`].
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
+/// A stream that was deleted is made again after this time. The server (seen in 2.9.10) answers before it has removed the
+/// files; made at once, the new stream loses its folder with the old one and stores nothing until the server restarts.
+const DELETION: Duration = Duration::from_secs(1);
 
 /// Whether a lane can be pulled from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,33 +111,34 @@ impl Lane {
         self.waiting.push_back((number, message));
     }
 
-    /// The server says that a request has ended, for what reason. True if stream or consumer are gone.
-    pub(super) fn ended(&mut self, status: u16, description: &str, now: Instant) -> bool {
+    /// The server says that a request has ended, for what reason.
+    pub(super) fn ended(&mut self, status: u16, description: &str, now: Instant) {
         match status {
             // A sign of life.
-            100 => false,
+            100 => {}
             // Expired, or nothing there.
             404 | 408 => {
                 self.requests.pop_front();
-                false
             }
             // Nobody listens, or the server says that the consumer is no more.
-            503 => self.lose(),
-            409 if description.to_ascii_lowercase().contains("deleted") => self.lose(),
+            503 => self.lose(now),
+            409 if description.to_ascii_lowercase().contains("deleted") => self.lose(now),
             // The leader changed, too many requests, too much in hand: again after a while.
             _ => {
                 tracing::debug!(stream = self.source.stream, status, description, "a request was turned down");
                 self.requests.pop_front();
                 self.rests = Some(now + self.pause);
                 self.pause = (self.pause * 2).min(LONGEST);
-                false
             }
         }
     }
 
-    fn lose(&mut self) -> bool {
+    fn lose(&mut self, now: Instant) {
         self.requests.clear();
-        self.state == State::Open
+        if self.state == State::Open {
+            tracing::warn!(stream = self.source.stream, "stream or consumer are gone; they are looked for");
+            self.state = State::Missing(now + DELETION);
+        }
     }
 
     /// Stream or consumer could not be found: looked for again after a while.

@@ -11,7 +11,7 @@
 )]
 
 pub mod cases;
-mod node;
+pub mod node;
 
 use std::sync::Arc;
 

@@ -12,25 +12,34 @@ use crate::bridge::{Answer, Asked, Bridge, BridgeError, Inbound, NodeCard, Refus
 use crate::message::{Envelope, Name};
 
 /// How long a test waits for what must come.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What has come in at a door.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
-    pub(super) direct: Vec<Envelope>,
-    pub(super) events: Vec<Envelope>,
-    pub(super) asked: Vec<Asked>,
-    pub(super) told: Vec<Tidings>,
-    pub(super) reconnected: usize,
-    /// How many messages are being handled now, and how many were at most.
-    pub(super) handling: usize,
-    pub(super) most: usize,
+pub struct Seen {
+    /// Commands and replies.
+    pub direct: Vec<Envelope>,
+    /// Events.
+    pub events: Vec<Envelope>,
+    /// Questions.
+    pub asked: Vec<Asked>,
+    /// Tidings.
+    pub told: Vec<Tidings>,
+    /// How often the connection was said to be back.
+    pub reconnected: usize,
+    /// How many messages are being handled now.
+    pub handling: usize,
+    /// How many messages were being handled at most.
+    pub most: usize,
 }
 
-type Answering = dyn Fn(Asked) -> BoxFuture<'static, Answer> + Send + Sync;
-type Settling = dyn Fn(&Envelope, &Seen) -> Settled + Send + Sync;
+/// Answers a question.
+pub type Answering = dyn Fn(Asked) -> BoxFuture<'static, Answer> + Send + Sync;
+/// Decides what becomes of a message.
+pub type Settling = dyn Fn(&Envelope, &Seen) -> Settled + Send + Sync;
 
-pub(super) struct Door {
+/// The door of a test's node.
+pub struct Door {
     seen: Mutex<Seen>,
     changed: Notify,
     room: usize,
@@ -42,11 +51,15 @@ pub(super) struct Door {
 }
 
 /// How a node of a test behaves.
-pub(super) struct Manners {
-    pub(super) room: usize,
-    pub(super) open: bool,
-    pub(super) answering: Box<Answering>,
-    pub(super) settling: Box<Settling>,
+pub struct Manners {
+    /// How many messages it takes at once.
+    pub room: usize,
+    /// Whether it settles what it takes at once, or first when it is [opened](TestNode::open).
+    pub open: bool,
+    /// What it answers.
+    pub answering: Box<Answering>,
+    /// What becomes of a message, given what was seen before it.
+    pub settling: Box<Settling>,
 }
 
 impl Default for Manners {
@@ -128,38 +141,45 @@ impl Inbound for Door {
 }
 
 /// One node of a test.
-pub(super) struct TestNode {
-    pub(super) bridge: Arc<dyn Bridge>,
+pub struct TestNode {
+    /// Its bridge.
+    pub bridge: Arc<dyn Bridge>,
     door: Arc<Door>,
 }
 
 impl TestNode {
     /// A node of `service` that owns, subscribes and answers as `card` says.
-    pub(super) async fn start(fixture: &dyn Fixture, card: NodeCard) -> Self {
+    pub async fn start(fixture: &dyn Fixture, card: NodeCard) -> Self {
         Self::start_with(fixture, card, Manners::default()).await
     }
 
-    pub(super) async fn start_with(fixture: &dyn Fixture, card: NodeCard, manners: Manners) -> Self {
-        let node = Self { bridge: fixture.bridge().await, door: Door::new(manners) };
-        node.attach(card).await.expect("attaches");
-        node
+    /// A node that behaves as `manners` say.
+    pub async fn start_with(fixture: &dyn Fixture, card: NodeCard, manners: Manners) -> Self {
+        Self::attach(fixture.bridge().await, card, manners).await.expect("attaches")
     }
 
-    async fn attach(&self, card: NodeCard) -> Result<(), BridgeError> {
-        self.bridge.attach(card, Arc::clone(&self.door) as Arc<dyn Inbound>).await
+    /// A node with a bridge of its own making.
+    ///
+    /// # Errors
+    /// What attaching says.
+    pub async fn attach(bridge: Arc<dyn Bridge>, card: NodeCard, manners: Manners) -> Result<Self, BridgeError> {
+        let node = Self { bridge, door: Door::new(manners) };
+        node.bridge.attach(card, Arc::clone(&node.door) as Arc<dyn Inbound>).await?;
+        Ok(node)
     }
 
-    pub(super) fn look<T>(&self, at: impl FnOnce(&Seen) -> T) -> T {
+    /// Looks at what has come in.
+    pub fn look<T>(&self, at: impl FnOnce(&Seen) -> T) -> T {
         at(&self.door.seen.lock())
     }
 
     /// Lets the door settle what it has taken and will take.
-    pub(super) fn open(&self) {
+    pub fn open(&self) {
         self.door.gate.send_replace(true);
     }
 
     /// Waits until `holds`; fails the test if it does not within [`PATIENCE`].
-    pub(super) async fn until(&self, what: &str, holds: impl Fn(&Seen) -> bool) {
+    pub async fn until(&self, what: &str, holds: impl Fn(&Seen) -> bool) {
         let waiting = async {
             loop {
                 let changed = self.door.changed.notified();
@@ -177,7 +197,7 @@ impl TestNode {
     }
 
     /// Repeats `deed` until `holds`: for what a courier may lose.
-    pub(super) async fn insist<F>(&self, what: &str, mut deed: impl FnMut() -> F, holds: impl Fn(&Seen) -> bool)
+    pub async fn insist<F>(&self, what: &str, mut deed: impl FnMut() -> F, holds: impl Fn(&Seen) -> bool)
     where
         F: Future<Output = Result<(), BridgeError>>,
     {
@@ -194,7 +214,14 @@ impl TestNode {
         }
     }
 
-    pub(super) async fn stop(self) {
+    /// Waits until something comes in, `span` at most: between two tries of what may fail.
+    pub async fn insist_once(&self, span: Duration) {
+        // Either is fine.
+        let _ = tokio::time::timeout(span, self.door.changed.notified()).await;
+    }
+
+    /// Detaches its bridge.
+    pub async fn stop(self) {
         self.bridge.detach().await.expect("detaches");
     }
 }
@@ -212,26 +239,30 @@ fn summary(seen: &Seen) -> String {
 }
 
 /// A card of a service that does nothing yet.
-pub(super) fn service(name: &'static str) -> NodeCard {
+pub fn service(name: &'static str) -> NodeCard {
     NodeCard { service: named(name), owns: Vec::new(), subscribes: Vec::new(), answers: Vec::new() }
 }
 
-pub(super) fn named(name: &'static str) -> Name {
+/// A name.
+pub fn named(name: &'static str) -> Name {
     Name::from_static(name).expect("a name")
 }
 
 impl NodeCard {
-    pub(super) fn owning(mut self, domain: &'static str) -> Self {
+    /// Owns a domain as well.
+    pub fn owning(mut self, domain: &'static str) -> Self {
         self.owns.push((named(domain), super::SHARDS));
         self
     }
 
-    pub(super) fn taking(mut self, domain: &'static str) -> Self {
+    /// Takes the events of a domain as well.
+    pub fn taking(mut self, domain: &'static str) -> Self {
         self.subscribes.push((named(domain), super::SHARDS, vec![named("Happened")]));
         self
     }
 
-    pub(super) fn answering(mut self, domain: &'static str, query: &'static str) -> Self {
+    /// Answers a query as well.
+    pub fn answering(mut self, domain: &'static str, query: &'static str) -> Self {
         self.answers.push((named(domain), named(query)));
         self
     }

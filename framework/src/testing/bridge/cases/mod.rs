@@ -2,7 +2,7 @@
 
 mod answers;
 mod flow;
-mod sample;
+pub mod sample;
 mod trouble;
 mod ways;
 

@@ -1,4 +1,4 @@
-//! The messages that the cases send.
+//! The messages that the cases send, and what of them arrives.
 
 use std::collections::BTreeSet;
 
@@ -9,12 +9,12 @@ use crate::clock::Timestamp;
 use crate::message::{Codec, Envelope, Kind, MessageId, Origin, ShardId, Wants, shard_of};
 
 /// A shard of a domain.
-pub(super) fn shard(domain: &'static str, number: u16) -> ShardId {
+pub fn shard(domain: &'static str, number: u16) -> ShardId {
     ShardId::new(named(domain), number)
 }
 
 /// A command number `sequence` from `from` for `to`.
-pub(super) fn command(from: &ShardId, to: &ShardId, sequence: u64) -> Envelope {
+pub fn command(from: &ShardId, to: &ShardId, sequence: u64) -> Envelope {
     let id = MessageId::from_u128(u128::from(sequence) << 64 | u128::from(crc(from)) << 32 | u128::from(crc(to)));
     Envelope {
         id,
@@ -49,12 +49,12 @@ fn crc(shard: &ShardId) -> u32 {
 }
 
 /// A command number `number` that no actor sent.
-pub(super) fn outside(to: &ShardId, number: u64) -> Envelope {
+pub fn outside(to: &ShardId, number: u64) -> Envelope {
     Envelope { origin: None, ..command(to, to, number) }
 }
 
 /// The event of a shard at a position.
-pub(super) fn event(shard: &ShardId, position: u64) -> Envelope {
+pub fn event(shard: &ShardId, position: u64) -> Envelope {
     Envelope {
         kind: Kind::Event,
         name: named("Happened"),
@@ -73,7 +73,7 @@ pub(super) fn event(shard: &ShardId, position: u64) -> Envelope {
 }
 
 /// The effects of what came: each way and number once.
-pub(super) fn effects(envelopes: &[Envelope]) -> BTreeSet<(String, u64)> {
+pub fn effects(envelopes: &[Envelope]) -> BTreeSet<(String, u64)> {
     let way = |origin: &Origin, to: &Option<ShardId>| match to {
         Some(to) => format!("{} -> {to}", origin.shard),
         None => origin.shard.to_string(),
