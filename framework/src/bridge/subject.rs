@@ -95,10 +95,20 @@ pub enum Place {
     },
     /// Events of a shard above a position.
     AskEvents(ShardId),
-    /// Outbox entries of a shard above a sequence.
-    AskOutbox(ShardId),
-    /// How far a shard has committed what another has sent it.
-    AskWatermark(ShardId),
+    /// Outbox entries of `from` for `to`, whose owner asks.
+    AskOutbox {
+        /// The sending shard, which is asked.
+        from: ShardId,
+        /// The receiving shard, which asks.
+        to: ShardId,
+    },
+    /// How far `to` has committed what `from`, whose owner asks, has sent it.
+    AskWatermark {
+        /// The sending shard, which asks.
+        from: ShardId,
+        /// The receiving shard, which is asked.
+        to: ShardId,
+    },
     /// `to` tells `from` how far it has committed.
     Committed {
         /// The sending shard, which is told.
@@ -132,8 +142,8 @@ impl Place {
             },
             Asked::Query(envelope) => Self::AskQuery { domain: envelope.domain.clone(), name: envelope.name.clone() },
             Asked::Events { shard, .. } => Self::AskEvents(shard.clone()),
-            Asked::Outbox { from, .. } => Self::AskOutbox(from.clone()),
-            Asked::Watermark { to, .. } => Self::AskWatermark(to.clone()),
+            Asked::Outbox { from, to, .. } => Self::AskOutbox { from: from.clone(), to: to.clone() },
+            Asked::Watermark { from, to } => Self::AskWatermark { from: from.clone(), to: to.clone() },
         }
     }
 
@@ -160,8 +170,12 @@ impl Namespace {
             Place::AskCommand { domain, shard: None } => format!("{ns}.ask.{domain}.cmd.any"),
             Place::AskQuery { domain, name } => format!("{ns}.qry.{domain}.{name}"),
             Place::AskEvents(shard) => format!("{ns}.ask.{}.evt.{}", shard.domain, shard.shard),
-            Place::AskOutbox(shard) => format!("{ns}.ask.{}.out.{}", shard.domain, shard.shard),
-            Place::AskWatermark(shard) => format!("{ns}.ask.{}.mark.{}", shard.domain, shard.shard),
+            Place::AskOutbox { from, to } => {
+                format!("{ns}.ask.{}.out.{}.{}.{}", from.domain, from.shard, to.domain, to.shard)
+            }
+            Place::AskWatermark { from, to } => {
+                format!("{ns}.ask.{}.mark.{}.{}.{}", to.domain, to.shard, from.domain, from.shard)
+            }
             Place::Committed { from, to } => {
                 format!("{ns}.done.{}.{}.{}.{}", from.domain, from.shard, to.domain, to.shard)
             }
@@ -172,7 +186,7 @@ impl Namespace {
     /// The place a subject names; `None` if it is not one of this namespace.
     pub fn place(&self, subject: &str) -> Option<Place> {
         let rest = subject.strip_prefix(self.as_str())?.strip_prefix('.')?;
-        let tokens: Vec<&str> = rest.split('.').take(6).collect();
+        let tokens: Vec<&str> = rest.split('.').take(7).collect();
         Some(match tokens.as_slice() {
             ["cmd", domain, shard, "outside"] => Place::Direct { to: shard_id(domain, shard)?, from: None },
             ["cmd", domain, shard, from, from_shard] => {
@@ -188,8 +202,12 @@ impl Namespace {
             }
             ["qry", domain, name] => Place::AskQuery { domain: Name::new(domain).ok()?, name: Name::new(name).ok()? },
             ["ask", domain, "evt", shard] => Place::AskEvents(shard_id(domain, shard)?),
-            ["ask", domain, "out", shard] => Place::AskOutbox(shard_id(domain, shard)?),
-            ["ask", domain, "mark", shard] => Place::AskWatermark(shard_id(domain, shard)?),
+            ["ask", from, "out", from_shard, to, to_shard] => {
+                Place::AskOutbox { from: shard_id(from, from_shard)?, to: shard_id(to, to_shard)? }
+            }
+            ["ask", to, "mark", to_shard, from, from_shard] => {
+                Place::AskWatermark { from: shard_id(from, from_shard)?, to: shard_id(to, to_shard)? }
+            }
             ["done", from, from_shard, to, to_shard] => {
                 Place::Committed { from: shard_id(from, from_shard)?, to: shard_id(to, to_shard)? }
             }
@@ -281,8 +299,8 @@ mod tests {
             (name(), prop::option::of(any::<u16>())).prop_map(|(domain, shard)| Place::AskCommand { domain, shard }),
             (name(), name()).prop_map(|(domain, name)| Place::AskQuery { domain, name }),
             shard().prop_map(Place::AskEvents),
-            shard().prop_map(Place::AskOutbox),
-            shard().prop_map(Place::AskWatermark),
+            (shard(), shard()).prop_map(|(from, to)| Place::AskOutbox { from, to }),
+            (shard(), shard()).prop_map(|(from, to)| Place::AskWatermark { from, to }),
             (shard(), shard()).prop_map(|(from, to)| Place::Committed { from, to }),
             shard().prop_map(Place::Head),
         ]

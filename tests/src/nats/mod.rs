@@ -6,6 +6,7 @@
 mod certificates;
 mod config;
 mod fixture;
+mod identity;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use tempfile::TempDir;
 pub use certificates::Certificates;
 pub use config::NatsConfig;
 pub use fixture::{NatsFixture, PATIENCE};
+pub use identity::{Operator, user_key};
 
 use crate::eventually;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture, WrapFuture};
 use async_nats::{Client, Subscriber};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, oneshot};
 
 use super::connection::round_trip;
 use super::intake::Intake;
@@ -28,7 +28,7 @@ pub(super) struct NatsActor {
 pub(super) struct Loops {
     pub(super) answers: Subscriber,
     pub(super) intake: Intake,
-    pub(super) denials: mpsc::Receiver<String>,
+    pub(super) denials: broadcast::Receiver<String>,
 }
 
 impl NatsActor {
@@ -56,8 +56,12 @@ impl Actor for NatsActor {
         context.spawn(both.into_actor(self).map(|(), _, context| context.stop()));
         let outgoing = Arc::clone(&self.outgoing);
         let denied = async move {
-            while let Some(subject) = denials.recv().await {
-                outgoing.deny(&subject);
+            loop {
+                match denials.recv().await {
+                    Ok(subject) => outgoing.deny(&subject),
+                    Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => break,
+                }
             }
         };
         context.spawn(denied.into_actor(self));

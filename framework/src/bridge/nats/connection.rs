@@ -9,10 +9,13 @@ use std::time::Duration;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerError};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, watch};
 
 use super::config::{Login, NatsBuilder};
 use crate::bridge::BridgeError;
+use crate::bridge::subject::Namespace;
+use crate::bridge::wire::percent;
+use crate::message::Name;
 
 /// How long a connection, TLS and login included, may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -20,7 +23,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 const PING: Duration = Duration::from_secs(10);
 /// A lost connection is tried again at once, then after 20 ms, doubled each time up to this.
 const RECONNECT_AT_MOST: Duration = Duration::from_secs(2);
-/// How many refusals of the server wait to be looked at.
+/// How many denials of the server wait to be looked at; who misses one runs into a deadline instead.
 const DENIALS: usize = 64;
 
 /// Whether the connection is up, and how often it has been made.
@@ -36,7 +39,7 @@ pub(super) struct Connection {
     /// Changes when the connection is lost or back.
     pub(super) link: watch::Receiver<Link>,
     /// Subjects that the server does not let this user publish or subscribe to, as it refuses them.
-    pub(super) denials: mpsc::Receiver<String>,
+    pub(super) denials: broadcast::Sender<String>,
     /// The server's address without credentials.
     pub(super) broker: Arc<str>,
 }
@@ -46,9 +49,10 @@ impl Connection {
     pub(super) async fn open(config: &NatsBuilder, who: &str) -> Result<Self, BridgeError> {
         let broker: Arc<str> = redacted(&config.url).into();
         let (link_writer, link) = watch::channel(Link::default());
-        let (denial_writer, denials) = mpsc::channel(DENIALS);
+        let denials = broadcast::Sender::new(DENIALS);
+        let denial_writer = denials.clone();
         let shown = Arc::clone(&broker);
-        let options = options(config, &broker)?
+        let options = options(config, &login(config), &broker)?
             .name(who)
             .custom_inbox_prefix(format!("_INBOX_{who}"))
             .connection_timeout(CONNECT)
@@ -67,7 +71,7 @@ impl Connection {
                 note(&event, &shown, &link_writer, &denial_writer);
                 async {}
             });
-        let servers: Vec<&str> = config.url.split(',').map(str::trim).collect();
+        let servers: Vec<&str> = broker.split(',').collect();
         let client = options.connect(servers).await.map_err(|error| refused(&broker, &error))?;
         Ok(Self { client, link, denials, broker })
     }
@@ -94,9 +98,14 @@ pub(super) async fn round_trip(client: &Client) {
     let _ = tokio::time::timeout(Duration::from_secs(1), there_and_back).await;
 }
 
-fn options(config: &NatsBuilder, broker: &str) -> Result<ConnectOptions, BridgeError> {
+/// What a service's connection is called, and its inboxes end with.
+pub(super) fn who(namespace: &Namespace, service: &Name) -> String {
+    format!("{namespace}_{service}")
+}
+
+fn options(config: &NatsBuilder, login: &Login, broker: &str) -> Result<ConnectOptions, BridgeError> {
     let unusable = |reason: String| BridgeError::Refused { broker: broker.to_owned(), reason };
-    let mut options = match &config.login {
+    let mut options = match login {
         Login::None => ConnectOptions::new(),
         Login::UserPassword(user, password) => ConnectOptions::with_user_and_password(user.clone(), password.clone()),
         Login::Token(token) => ConnectOptions::with_token(token.clone()),
@@ -116,7 +125,7 @@ fn options(config: &NatsBuilder, broker: &str) -> Result<ConnectOptions, BridgeE
     Ok(options)
 }
 
-fn note(event: &Event, broker: &str, link: &watch::Sender<Link>, denials: &mpsc::Sender<String>) {
+fn note(event: &Event, broker: &str, link: &watch::Sender<Link>, denials: &broadcast::Sender<String>) {
     match event {
         Event::Connected => {
             link.send_modify(|link| *link = Link { up: true, epoch: link.epoch + 1 });
@@ -129,8 +138,8 @@ fn note(event: &Event, broker: &str, link: &watch::Sender<Link>, denials: &mpsc:
         Event::ServerError(ServerError::Other(text)) => match denied_subject(text) {
             Some(subject) => {
                 tracing::error!(broker, subject, "the server does not permit it: {}", shown(text));
-                // One that finds no place is in the log; who waits for it runs into its own deadline.
-                let _ = denials.try_send(subject.to_owned());
+                // Nobody may be waiting for anything.
+                let _ = denials.send(subject.to_owned());
             }
             None => tracing::warn!(broker, "the server says: {}", shown(text)),
         },
@@ -152,6 +161,25 @@ fn denied_subject(text: &str) -> Option<&str> {
 /// What a server says, without what could disturb a log.
 fn shown(text: &str) -> String {
     text.chars().take(300).flat_map(char::escape_debug).collect()
+}
+
+/// As whom to log in: as the builder says, otherwise as the address says (`user:password@` or `token@`).
+///
+/// The client library does not look at the address for it.
+fn login(config: &NatsBuilder) -> Login {
+    let in_address = || {
+        let (before, _) = config.url.split(',').find_map(|url| url.rsplit_once('@'))?;
+        let user = before.rsplit_once("://").map_or(before, |(_, user)| user);
+        let text = |part: &str| percent::decode(part.trim()).map(std::borrow::Cow::into_owned);
+        match user.split_once(':') {
+            Some((user, password)) => Some(Login::UserPassword(text(user)?, text(password)?)),
+            None => Some(Login::Token(text(user)?)),
+        }
+    };
+    match &config.login {
+        Login::None => in_address().unwrap_or(Login::None),
+        given => given.clone(),
+    }
 }
 
 /// Addresses without user and password.
@@ -194,6 +222,21 @@ mod tests {
         assert_eq!(redacted("nats://127.0.0.1:4222"), "nats://127.0.0.1:4222");
         assert_eq!(redacted("nats://me:p@ss@host:1, me:x@other"), "nats://host:1,other");
         assert_eq!(redacted("tls://token@host"), "tls://host");
+    }
+
+    #[test]
+    fn the_login_in_an_address_is_used_where_none_is_given() {
+        let found = |url: &str| match login(&NatsBuilder::new(url)) {
+            Login::None => String::new(),
+            Login::UserPassword(user, password) => format!("{user}/{password}"),
+            Login::Token(token) => token,
+            Login::NKey(_) | Login::Credentials(_) => unreachable!(),
+        };
+        assert_eq!(found("nats://127.0.0.1:4222"), "");
+        assert_eq!(found("nats://host, nats://ada:love%40lace@other:1"), "ada/love@lace");
+        assert_eq!(found("tls://s3cret@host"), "s3cret");
+        let given = NatsBuilder::new("nats://ada:x@host").token("other");
+        assert!(matches!(login(&given), Login::Token(token) if token == "other"));
     }
 
     #[test]

@@ -3,12 +3,16 @@
 //! Called at attach and after each reconnection. Written against the API itself, so that a setting which a server does not
 //! know and drops in silence is found by comparing what it echoes, on every version alike.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, Request, RequestErrorKind};
 use serde_json::{Value, json};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
 
+use super::connection::Connection;
 use super::streams::Source;
 use crate::bridge::BridgeError;
 
@@ -63,11 +67,16 @@ enum Failure {
 pub(super) struct JetStream {
     client: Client,
     broker: Arc<str>,
+    denials: broadcast::Sender<String>,
 }
 
 impl JetStream {
-    pub(super) fn new(client: Client, broker: Arc<str>) -> Self {
-        Self { client, broker }
+    pub(super) fn new(connection: &Connection) -> Self {
+        Self {
+            client: connection.client.clone(),
+            broker: Arc::clone(&connection.broker),
+            denials: connection.denials.clone(),
+        }
     }
 
     /// Makes a stream unless it exists; then compares it.
@@ -147,7 +156,26 @@ impl JetStream {
     async fn ask(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         let payload = if body.is_null() { String::new() } else { body.to_string() };
         let request = Request::new().payload(payload.into()).timeout(Some(REQUEST));
-        let answer = match self.client.send_request(format!("$JS.API.{path}"), request).await {
+        let subject = format!("$JS.API.{path}");
+        let mut denials = self.denials.subscribe();
+        let denied = async {
+            loop {
+                match denials.recv().await {
+                    Ok(denied) if denied == subject => return,
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => pending().await,
+                }
+            }
+        };
+        let asked = tokio::select! {
+            biased;
+            asked = self.client.send_request(subject.clone(), request) => asked,
+            () = denied => {
+                let reason = format!("this user may not publish to `{subject}`");
+                return Err(Failure::Final(BridgeError::Refused { broker: self.broker.to_string(), reason }));
+            }
+        };
+        let answer = match asked {
             Ok(answer) => answer,
             Err(error) if error.kind() == RequestErrorKind::NoResponders => {
                 // A server without JetStream says so at once, and so does a cluster that has no leader yet.

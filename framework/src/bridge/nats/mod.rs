@@ -13,10 +13,12 @@ mod intake;
 mod jetstream;
 mod lane;
 mod outgoing;
+mod permissions;
 mod reading;
 mod streams;
 
 pub use config::NatsBuilder;
+pub use permissions::NatsPermissions;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +32,7 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 
 use self::actor::{Detach, Loops, NatsActor};
-use self::connection::{Connection, round_trip};
+use self::connection::{Connection, round_trip, who};
 use self::intake::{Gate, Gated, Intake};
 use self::jetstream::JetStream;
 use self::lane::Lane;
@@ -116,14 +118,14 @@ impl NatsBridge {
 
     async fn start(&self, card: NodeCard, door: Arc<dyn Inbound>) -> Result<Line, BridgeError> {
         let config = &self.config;
-        let who = format!("{}_{}", config.namespace, card.service);
-        let mut connection = Connection::open(config, &who).await?;
+        let mut connection = Connection::open(config, &who(&config.namespace, &card.service)).await?;
         connection.settle().await;
         let client = connection.client.clone();
+        let mut denials = connection.denials.subscribe();
         for warning in durability::warnings(&client.server_info()) {
             tracing::warn!(broker = &*connection.broker, "{warning}");
         }
-        let jetstream = JetStream::new(client.clone(), Arc::clone(&connection.broker));
+        let jetstream = JetStream::new(&connection);
         let written = streams::written(config, &card);
         for wanted in &written {
             jetstream.ensure_stream(wanted).await?;
@@ -146,7 +148,7 @@ impl NatsBridge {
         // What is subscribed counts once the server has read it, and what it denies it has said by then.
         round_trip(&client).await;
         round_trip(&client).await;
-        if let Ok(subject) = connection.denials.try_recv() {
+        if let Ok(subject) = denials.try_recv() {
             let reason = format!("this user may not use `{subject}`");
             return Err(BridgeError::Refused { broker: connection.broker.to_string(), reason });
         }
@@ -169,7 +171,7 @@ impl NatsBridge {
             gates,
             closing: closed,
         };
-        let loops = Loops { answers, intake, denials: connection.denials };
+        let loops = Loops { answers, intake, denials };
         let actor = NatsActor::new(client.clone(), Arc::clone(&outgoing), loops, closing).start();
         Ok(Line { client, outgoing, broker: connection.broker, actor })
     }

@@ -15,6 +15,8 @@ use crate::message::{Envelope, Kind};
 
 /// How much of what was refused is kept. The rest would only fill the stream.
 const KEPT: usize = 64 * 1024;
+/// How much of its headers. A stream takes 64 KiB of them at most.
+const KEPT_HEADERS: usize = 16 * 1024;
 
 /// The envelope in a message of a stream.
 pub(super) fn envelope(namespace: &Namespace, source: &Source, message: &Message) -> Result<Envelope, BridgeError> {
@@ -87,7 +89,7 @@ pub(super) fn remains(message: &Message, error: &BridgeError) -> (HeaderMap, Byt
         let is_command = name_text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"));
         for value in values.iter().filter(|_| !is_command) {
             size += name_text.len() + value.as_str().len();
-            if size <= KEPT {
+            if size <= KEPT_HEADERS {
                 kept.append(name.clone(), value.clone());
             }
         }

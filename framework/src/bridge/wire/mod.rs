@@ -9,7 +9,7 @@ mod ask;
 pub(crate) mod frame;
 mod headers;
 mod instant;
-mod percent;
+pub(crate) mod percent;
 
 use std::borrow::Cow;
 

@@ -31,7 +31,7 @@ pub(super) fn encode(text: &str) -> String {
 }
 
 /// The text in a header; `None` if an escape is cut off, is not hexadecimal, or the bytes are not UTF-8.
-pub(super) fn decode(value: &str) -> Option<Cow<'_, str>> {
+pub(crate) fn decode(value: &str) -> Option<Cow<'_, str>> {
     if !value.contains('%') {
         return Some(Cow::Borrowed(value));
     }

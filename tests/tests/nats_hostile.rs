@@ -1,0 +1,215 @@
+//! Strangers on the server: forged origins, reply addresses that are traps, and bytes that are no messages.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{HeaderMap, jetstream};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use whizbang::bridge::nats::NatsBridge;
+use whizbang::bridge::wire::Packet;
+use whizbang::bridge::{Answer, Asked, Bridge, Refusal, Tidings};
+use whizbang::message::{Envelope, Kind};
+use whizbang::testing::bridge::cases::sample::{command, event, outside, shard};
+use whizbang::testing::bridge::node::{Manners, TestNode, named, service};
+use whizbang::testing::bridge::run;
+use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
+
+const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
+
+fn headers(packet: &Packet) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &packet.headers {
+        headers.append(name.as_ref(), value.as_str());
+    }
+    headers
+}
+
+/// A server that takes more than a bridge does, and the node of a bank on it.
+async fn start(release: Release) -> (NatsServer, TestNode, async_nats::Client) {
+    let config = NatsConfig { max_payload: Some(4 << 20), ..NatsConfig::default() };
+    let server = NatsServer::start_with(release, config);
+    let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
+    let answering = |asked: Asked| -> futures_util::future::BoxFuture<'static, Answer> {
+        let Asked::Command(envelope) = asked else { return Box::pin(async { Answer::Watermark(0) }) };
+        Box::pin(async move { Answer::Reply(envelope.payload) })
+    };
+    let manners = Manners { answering: Box::new(answering), ..Manners::default() };
+    let card = service("bank").owning("bank").taking("shop");
+    let node = TestNode::attach(bridge, card, manners).await.expect("attaches");
+    let stranger = async_nats::connect(server.url()).await.expect("connects");
+    (server, node, stranger)
+}
+
+/// What a service has put aside: the reason and the subject of each.
+async fn put_aside(server: &NatsServer, count: usize) -> Vec<(String, String, usize)> {
+    let context = jetstream::new(async_nats::connect(server.url()).await.expect("connects"));
+    let stream = context.get_stream("whizbang_refused_bank").await.expect("a stream");
+    let consumer = stream.create_consumer(jetstream::consumer::pull::Config::default()).await.expect("a consumer");
+    let messages = consumer.messages().await.expect("messages").take(count);
+    let read = messages.map(|message| {
+        let message = message.expect("a message");
+        let header = |name: &str| {
+            message.headers.as_ref().and_then(|map| map.get(name)).map(ToString::to_string).unwrap_or_default()
+        };
+        (header("whizbang-subject"), header("whizbang-refused"), message.payload.len())
+    });
+    tokio::time::timeout(Duration::from_secs(20), read.collect()).await.expect("in time")
+}
+
+#[test]
+fn what_says_otherwise_than_its_subject_is_put_aside_with_the_reason() {
+    for release in BOTH {
+        run(async {
+            let (server, node, stranger) = start(release).await;
+            let (bank, shop) = (shard("bank", 1), shard("shop", 0));
+            let packet = |envelope: &Envelope| Packet::from_envelope(envelope).expect("can be written");
+            let reply = Envelope { kind: Kind::Reply, domain: named("shop"), ..command(&shop, &bank, 1) };
+            let mut far = command(&shop, &bank, 1);
+            far.to = Some(shard("bank", 4));
+            let mut other = command(&shop, &bank, 1);
+            other.domain = named("shop");
+            let cases: Vec<(&str, Packet, &str)> = vec![
+                // An origin that the subject does not have, and one that is another's.
+                ("whizbang.cmd.bank.1.outside", packet(&command(&shop, &bank, 1)), "the origin"),
+                ("whizbang.cmd.bank.1.mail.0", packet(&command(&shop, &bank, 1)), "the origin"),
+                ("whizbang.cmd.bank.1.mail.0", packet(&reply), "the origin"),
+                ("whizbang.cmd.bank.1.shop.0", packet(&outside(&bank, 1)), "the origin"),
+                // A destination that is not that of the subject, or is none.
+                ("whizbang.cmd.bank.2.shop.0", packet(&command(&shop, &bank, 1)), "the destination"),
+                ("whizbang.cmd.bank.4.shop.0", packet(&far), "the destination"),
+                ("whizbang.cmd.bank.99999.shop.0", packet(&command(&shop, &bank, 1)), "the subject"),
+                ("whizbang.cmd.bank.1.shop", packet(&command(&shop, &bank, 1)), "the subject"),
+                ("whizbang.cmd.bank.1.shop.0", packet(&other), "the domain"),
+                // Something else than a command.
+                ("whizbang.cmd.bank.1.shop.0", packet(&event(&shop, 1)), "the kind"),
+                ("whizbang.cmd.bank.1.outside", Packet::default(), "ce-specversion"),
+            ];
+            let context = jetstream::new(stranger.clone());
+            let publish = async |subject: &str, headers: HeaderMap, payload: Bytes| {
+                let taken = context.publish_with_headers(subject.to_owned(), headers, payload).await.expect("writes");
+                taken.await.expect("is acknowledged");
+            };
+            for (subject, packet, _) in &cases {
+                publish(subject, headers(packet), packet.payload.clone()).await;
+            }
+            // More than a bridge takes, though the server does; of that only the beginning is kept.
+            let large = packet(&outside(&bank, 1));
+            publish("whizbang.cmd.bank.1.outside", headers(&large), vec![0; 3 << 20].into()).await;
+            let mut many = headers(&large);
+            for at in 0..500 {
+                many.append(format!("x-{at}").as_str(), "y".repeat(100).as_str());
+            }
+            publish("whizbang.cmd.bank.1.outside", many, Bytes::new()).await;
+            // What commands the server rides along in vain.
+            let mut rollup = headers(&large);
+            rollup.append("Nats-Expected-Stream", "whizbang_commands_bank");
+            publish("whizbang.cmd.bank.1.outside", rollup, large.payload.clone()).await;
+
+            node.until("the only good one", |seen| seen.direct.len() == 1).await;
+            let aside = put_aside(&server, cases.len() + 2).await;
+            for ((subject, _, reason), found) in cases.iter().zip(&aside) {
+                assert_eq!(found.0, *subject);
+                assert!(found.1.contains(reason), "{subject}: {}", found.1);
+            }
+            let [large, many] = &aside[cases.len()..] else { panic!("{}", aside.len()) };
+            assert!(large.1.contains("3145728 bytes") && large.2 <= 64 * 1024, "{large:?}");
+            assert!(many.1.contains("headers"), "{many:?}");
+            node.look(|seen| assert!(seen.direct.len() == 1 && seen.direct[0].headers.is_empty(), "{:?}", seen.direct));
+            node.stop().await;
+        });
+    }
+}
+
+#[test]
+fn a_question_whose_answer_would_go_elsewhere_than_to_an_inbox_gets_none() {
+    for release in BOTH {
+        run(async {
+            let (_server, node, stranger) = start(release).await;
+            let mut traps = Vec::new();
+            let subjects = ["whizbang.evt.bank.1.Happened", "$JS.API.STREAM.PURGE.whizbang_events_bank", "somewhere"];
+            for subject in subjects {
+                traps.push(stranger.subscribe(subject).await.expect("subscribes"));
+            }
+            stranger.flush().await.expect("flushes");
+            let packet = Packet::from_envelope(&outside(&shard("bank", 1), 1)).expect("can be written");
+            let to = "whizbang.ask.bank.cmd.1";
+            for reply in subjects {
+                stranger
+                    .publish_with_reply_and_headers(to, reply, headers(&packet), packet.payload.clone())
+                    .await
+                    .expect("writes");
+            }
+            // One that is honest, behind them.
+            let answer =
+                stranger.request_with_headers(to, headers(&packet), packet.payload.clone()).await.expect("answers");
+            assert_eq!(answer.payload, packet.payload);
+            node.look(|seen| assert_eq!(seen.asked.len(), 1));
+            for trap in &mut traps {
+                let nothing = tokio::time::timeout(Duration::from_millis(50), trap.next()).await;
+                assert!(nothing.is_err(), "{nothing:?}");
+            }
+            node.stop().await;
+        });
+    }
+}
+
+#[test]
+fn questions_that_are_none_are_answered_so() {
+    for release in BOTH {
+        run(async {
+            let (_server, node, stranger) = start(release).await;
+            let good = Packet::from_envelope(&outside(&shard("bank", 1), 1)).expect("can be written");
+            let sent =
+                Packet::from_envelope(&command(&shard("shop", 0), &shard("bank", 1), 1)).expect("can be written");
+            for (subject, packet) in [
+                ("whizbang.ask.bank.cmd.1", Packet::default()),
+                ("whizbang.ask.bank.cmd.2", good.clone()),
+                ("whizbang.ask.bank.evt.1", good.clone()),
+                ("whizbang.ask.bank.nonsense", good.clone()),
+                // Whoever asks is no actor.
+                ("whizbang.ask.bank.cmd.1", sent),
+            ] {
+                let answer = stranger
+                    .request_with_headers(subject, headers(&packet), packet.payload.clone())
+                    .await
+                    .expect("answers");
+                let pairs: Vec<(String, String)> = answer
+                    .headers
+                    .iter()
+                    .flat_map(HeaderMap::iter)
+                    .map(|(name, values)| (name.to_string(), values[0].to_string()))
+                    .collect();
+                let pairs: Vec<_> = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+                let answer = Packet::read_answer(&pairs, answer.payload).expect("an answer");
+                assert!(matches!(answer, Answer::Refused(Refusal::Undecodable(_))), "{subject}: {answer:?}");
+            }
+            node.look(|seen| assert!(seen.asked.is_empty()));
+            node.stop().await;
+        });
+    }
+}
+
+#[test]
+fn tidings_in_anothers_name_are_dropped() {
+    for release in BOTH {
+        run(async {
+            let (_server, node, stranger) = start(release).await;
+            // A watermark that would make the bank forget what nobody has taken.
+            let forged = Tidings::Committed { from: shard("bank", 0), to: shard("shop", 0), through: u64::MAX };
+            let packet = Packet::from_tidings(&forged);
+            let publish = async |subject: &'static str, packet: &Packet| {
+                stranger.publish_with_headers(subject, headers(packet), packet.payload.clone()).await.expect("writes");
+            };
+            publish("whizbang.done.bank.0.mail.0", &packet).await;
+            publish("whizbang.done.bank.1.shop.0", &packet).await;
+            publish("whizbang.done.bank.0.shop.0", &Packet::default()).await;
+            publish("whizbang.head.shop.0", &packet).await;
+            let honest = Tidings::Committed { from: shard("bank", 0), to: shard("shop", 0), through: 7 };
+            publish("whizbang.done.bank.0.shop.0", &Packet::from_tidings(&honest)).await;
+            node.until("the honest ones", |seen| seen.told.contains(&honest)).await;
+            node.look(|seen| assert_eq!(seen.told.len(), 1));
+            node.stop().await;
+        });
+    }
+}

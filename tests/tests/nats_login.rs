@@ -1,0 +1,203 @@
+//! Who may connect, how, and what is said where it fails.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use whizbang::bridge::nats::{NatsBridge, NatsBuilder};
+use whizbang::bridge::{Bridge, BridgeError};
+use whizbang::testing::bridge::cases::sample::{command, shard};
+use whizbang::testing::bridge::node::{Manners, TestNode, service};
+use whizbang::testing::bridge::run;
+use whizbang_tests::nats::{Certificates, NatsConfig, NatsServer, Operator, Release, user_key};
+
+const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
+
+/// Connects and sends a command through.
+async fn works(builder: NatsBuilder) {
+    let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
+    let bank = TestNode::attach(bridge, service("bank").owning("bank"), Manners::default()).await.expect("attaches");
+    bank.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 1)).await.expect("sends");
+    bank.until("the command", |seen| seen.direct.len() == 1).await;
+    bank.stop().await;
+}
+
+async fn refused(builder: NatsBuilder) -> String {
+    match builder.connect().await.map(|_| ()) {
+        Err(BridgeError::Refused { broker, reason }) => {
+            assert!(broker.starts_with("nats://127.0.0.1:") || broker.starts_with("tls://localhost:"), "{broker}");
+            reason
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_user_with_a_password_connects_and_a_wrong_password_does_not() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start_with(release, NatsConfig::authorization("user: ada\npassword: lovelace"));
+            let builder = || NatsBridge::builder(&server.url());
+            works(builder().user("ada", "lovelace")).await;
+            for login in [builder(), builder().user("ada", "hunter2-secret"), builder().token("lovelace")] {
+                let reason = refused(login).await;
+                assert!(reason.contains("authorization violation"), "{reason}");
+                assert!(!reason.contains("hunter2"), "{reason}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_password_in_the_address_works_and_is_shown_nowhere() {
+    run(async {
+        let server =
+            NatsServer::start_with(Release::Pinned, NatsConfig::authorization("user: ada\npassword: lovelace"));
+        let address = |password: &str| format!("nats://ada:{password}@127.0.0.1:{}", server.port());
+        works(NatsBridge::builder(&address("lovelace"))).await;
+        let builder = NatsBridge::builder(&address("hunter2"));
+        assert!(!format!("{builder:?}").contains("hunter2"));
+        let error = builder.connect().await.map(|_| ()).expect_err("is refused");
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+    });
+}
+
+#[test]
+fn a_token_connects() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start_with(release, NatsConfig::authorization("token: \"s3cret\""));
+            works(NatsBridge::builder(&server.url()).token("s3cret")).await;
+            refused(NatsBridge::builder(&server.url()).token("guessed")).await;
+        });
+    }
+}
+
+#[test]
+fn an_nkey_connects_and_a_strange_or_broken_one_does_not() {
+    for release in BOTH {
+        run(async {
+            let (public, seed) = user_key();
+            let config = NatsConfig::authorization(&format!("users: [ {{ nkey: {public} }} ]"));
+            let server = NatsServer::start_with(release, config);
+            works(NatsBridge::builder(&server.url()).nkey(seed)).await;
+            refused(NatsBridge::builder(&server.url()).nkey(user_key().1)).await;
+            refused(NatsBridge::builder(&server.url()).nkey("no seed")).await;
+        });
+    }
+}
+
+#[test]
+fn credentials_of_an_operators_user_connect_and_those_of_another_operator_do_not() {
+    for release in BOTH {
+        run(async {
+            let (operator, other) = (Operator::generate(), Operator::generate());
+            let server = NatsServer::start_with(release, NatsConfig { more: operator.config, ..NatsConfig::default() });
+            works(NatsBridge::builder(&server.url()).credentials(operator.credentials)).await;
+            refused(NatsBridge::builder(&server.url()).credentials(other.credentials)).await;
+            let reason = refused(NatsBridge::builder(&server.url()).credentials("nothing")).await;
+            assert!(reason.contains("credentials"), "{reason}");
+        });
+    }
+}
+
+#[test]
+fn tls_works_with_the_known_authority_and_with_no_other() {
+    for release in BOTH {
+        run(async {
+            let (certificates, strangers) = (Certificates::generate(), Certificates::generate());
+            let server = NatsServer::start_with(release, NatsConfig::tls(&certificates));
+            works(NatsBridge::builder(&server.url()).root_certificate(certificates.authority())).await;
+            let reason = refused(NatsBridge::builder(&server.url()).root_certificate(strangers.authority())).await;
+            assert!(reason.contains("certificate"), "{reason}");
+            // The system's authorities do not know it either.
+            refused(NatsBridge::builder(&server.url())).await;
+        });
+    }
+}
+
+#[test]
+fn a_server_that_wants_the_clients_certificate_gets_it() {
+    run(async {
+        let certificates = Certificates::generate();
+        let config = NatsConfig { verify_clients: true, ..NatsConfig::tls(&certificates) };
+        let server = NatsServer::start_with(Release::Pinned, config);
+        let builder = || NatsBridge::builder(&server.url()).root_certificate(certificates.authority());
+        works(builder().certificate(certificates.client_certificate(), certificates.client_key())).await;
+        assert!(builder().connect().await.is_err());
+    });
+}
+
+#[test]
+fn a_server_without_tls_is_refused_where_tls_is_required() {
+    run(async {
+        let server = NatsServer::start(Release::Pinned);
+        let start = tokio::time::Instant::now();
+        let error = NatsBridge::builder(&server.url()).require_tls().connect().await.map(|_| ()).expect_err("fails");
+        assert!(matches!(error, BridgeError::Refused { .. } | BridgeError::Unreachable { .. }), "{error:?}");
+        assert!(start.elapsed() < Duration::from_secs(10));
+    });
+}
+
+#[test]
+fn where_no_server_is_the_address_and_the_reason_are_said() {
+    run(async {
+        // A port that was free a moment ago.
+        let port = NatsServer::start(Release::Pinned).port();
+        let start = tokio::time::Instant::now();
+        match NatsBridge::connect(&format!("nats://127.0.0.1:{port}")).await.map(|_| ()) {
+            Err(BridgeError::Unreachable { broker, reason }) => {
+                assert_eq!(broker, format!("nats://127.0.0.1:{port}"));
+                assert!(reason.contains("refused"), "{reason}");
+            }
+            other => panic!("{other:?}"),
+        }
+        for address in
+            ["nats://no-such-host.invalid:4222", "", "nats://", "http://127.0.0.1:1", "nats://127.0.0.1:99999"]
+        {
+            let error = NatsBridge::connect(address).await.map(|_| ()).expect_err("fails");
+            assert!(
+                matches!(error, BridgeError::Unreachable { .. } | BridgeError::Refused { .. }),
+                "{address}: {error:?}"
+            );
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    });
+}
+
+#[test]
+fn a_server_that_goes_silent_or_dies_while_a_node_starts_is_said_in_time() {
+    run(async {
+        let mut server = NatsServer::start(Release::Distribution);
+        let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
+        server.pause();
+        let start = tokio::time::Instant::now();
+        let attached = TestNode::attach(bridge, service("bank").owning("bank"), Manners::default()).await;
+        assert!(matches!(attached.map(|_| ()), Err(BridgeError::Unreachable { .. })));
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        server.resume();
+
+        let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
+        server.kill();
+        let attached = TestNode::attach(bridge, service("bank").owning("bank"), Manners::default()).await;
+        assert!(matches!(attached.map(|_| ()), Err(BridgeError::Unreachable { .. })));
+    });
+}
+
+#[test]
+fn a_password_that_changes_under_way_cuts_off_until_it_is_right_again() {
+    run(async {
+        let right = NatsConfig::authorization("user: ada\npassword: lovelace");
+        let mut server = NatsServer::start_with(Release::Pinned, right.clone());
+        let builder = NatsBridge::builder(&server.url()).user("ada", "lovelace");
+        let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
+        let bank =
+            TestNode::attach(bridge, service("bank").owning("bank"), Manners::default()).await.expect("attaches");
+        server.restart_with(NatsConfig::authorization("user: ada\npassword: changed"));
+        let refused = bank.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 1)).await;
+        assert!(refused.is_err());
+        server.restart_with(right);
+        let send = || bank.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 2));
+        bank.insist("a command", send, |seen| !seen.direct.is_empty()).await;
+        bank.stop().await;
+    });
+}

@@ -1,0 +1,196 @@
+//! What a bridge finds on a server: nothing, its own, or something else; and what it says of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::{self, consumer, stream};
+use whizbang::bridge::nats::NatsBridge;
+use whizbang::bridge::subject::Namespace;
+use whizbang::bridge::{Bridge, BridgeError, NodeCard};
+use whizbang::message::Envelope;
+use whizbang::testing::bridge::cases::sample::{command, shard};
+use whizbang::testing::bridge::node::{Manners, TestNode, service};
+use whizbang::testing::bridge::run;
+use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
+
+const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
+
+async fn attach(server: &NatsServer, card: NodeCard) -> Result<TestNode, BridgeError> {
+    let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await?);
+    TestNode::attach(bridge, card, Manners::default()).await
+}
+
+async fn operator(server: &NatsServer) -> jetstream::Context {
+    jetstream::new(async_nats::connect(server.url()).await.expect("connects"))
+}
+
+/// The difference that attaching names.
+async fn difference(server: &NatsServer) -> (String, String, String, String) {
+    match attach(server, service("bank").owning("bank")).await.map(|_| ()) {
+        Err(BridgeError::Mismatch { what, setting, found, wanted }) => (what, setting, found, wanted),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_stream_that_is_set_otherwise_is_named_with_the_difference_and_left_alone() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let operator = operator(&server).await;
+            let name = "whizbang_commands_bank";
+            let foreign = stream::Config {
+                name: name.to_owned(),
+                subjects: vec!["whizbang.cmd.bank.>".to_owned()],
+                retention: stream::RetentionPolicy::Limits,
+                ..stream::Config::default()
+            };
+            operator.create_stream(foreign.clone()).await.expect("creates");
+            let found = difference(&server).await;
+            assert_eq!(found.0, format!("stream `{name}`"));
+            // The first that differs, in the order of the alphabet.
+            assert_eq!((found.1.as_str(), found.2.as_str(), found.3.as_str()), ("discard", "\"old\"", "\"new\""));
+            let left = operator.get_stream(name).await.expect("a stream");
+            assert_eq!(left.cached_info().config.retention, stream::RetentionPolicy::Limits);
+        });
+    }
+}
+
+#[test]
+fn a_stream_of_another_that_holds_the_subjects_is_said() {
+    run(async {
+        let server = NatsServer::start(Release::Pinned);
+        let greedy = stream::Config {
+            name: "audit".to_owned(),
+            subjects: vec!["whizbang.>".to_owned()],
+            ..stream::Config::default()
+        };
+        operator(&server).await.create_stream(greedy).await.expect("creates");
+        match attach(&server, service("bank").owning("bank")).await.map(|_| ()) {
+            Err(BridgeError::Refused { reason, .. }) => assert!(reason.contains("overlap"), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
+#[test]
+fn a_consumer_that_would_leave_messages_out_is_named() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let node = attach(&server, service("bank").owning("bank")).await.expect("attaches");
+            node.stop().await;
+            let stream = operator(&server).await.get_stream("whizbang_commands_bank").await.expect("a stream");
+            stream.delete_consumer("bank").await.expect("deletes");
+            let foreign = consumer::pull::Config {
+                durable_name: Some("bank".to_owned()),
+                filter_subject: "whizbang.cmd.bank.3.>".to_owned(),
+                max_ack_pending: 10_000,
+                ..consumer::pull::Config::default()
+            };
+            stream.create_consumer(foreign).await.expect("creates");
+            let (what, setting, found, wanted) = difference(&server).await;
+            assert_eq!(what, "consumer `bank` of stream `whizbang_commands_bank`");
+            assert_eq!(setting, "filter_subject");
+            assert_eq!((found.as_str(), wanted.as_str()), ("\"whizbang.cmd.bank.3.>\"", "nothing"));
+        });
+    }
+}
+
+#[test]
+fn the_same_card_finds_what_it_has_made() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            for _ in 0..2 {
+                let node = attach(&server, service("bank").owning("bank").taking("bank")).await.expect("attaches");
+                node.bridge.send(command(&shard("bank", 0), &shard("bank", 0), 1)).await.expect("sends");
+                node.until("the command", |seen| seen.direct.len() == 1).await;
+                node.stop().await;
+            }
+        });
+    }
+}
+
+#[test]
+fn a_server_without_jetstream_is_refused_with_what_to_do() {
+    for release in BOTH {
+        run(async {
+            let config = NatsConfig { without_jetstream: true, ..NatsConfig::default() };
+            let server = NatsServer::start_with(release, config);
+            match NatsBridge::connect(&server.url()).await.map(|_| ()) {
+                Err(BridgeError::Refused { reason, .. }) => assert!(reason.contains("-js"), "{reason}"),
+                other => panic!("{other:?}"),
+            }
+        });
+    }
+}
+
+#[test]
+fn a_server_without_room_for_the_streams_is_said_at_once() {
+    run(async {
+        let server = NatsServer::start(Release::Pinned);
+        let builder = NatsBridge::builder(&server.url()).stream_bytes(1 << 40);
+        let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
+        let start = tokio::time::Instant::now();
+        match TestNode::attach(bridge, service("bank").owning("bank"), Manners::default()).await.map(|_| ()) {
+            Err(BridgeError::Refused { reason, .. }) => assert!(reason.contains("insufficient storage"), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    });
+}
+
+#[test]
+fn a_server_that_takes_less_than_a_message_refuses_the_large_and_carries_the_small() {
+    for release in BOTH {
+        run(async {
+            let config = NatsConfig { max_payload: Some(10_000), ..NatsConfig::default() };
+            let server = NatsServer::start_with(release, config);
+            let node = attach(&server, service("bank").owning("bank")).await.expect("attaches");
+            let small = command(&shard("bank", 0), &shard("bank", 1), 1);
+            let large = Envelope { payload: vec![0; 10_000].into(), ..small.clone() };
+            let refused = node.bridge.send(large).await;
+            assert!(
+                matches!(refused, Err(BridgeError::Oversize { bytes, limit: 10_000 }) if bytes > 10_000),
+                "{refused:?}"
+            );
+            node.bridge.send(small).await.expect("sends");
+            node.until("the small one", |seen| seen.direct.len() == 1).await;
+            node.stop().await;
+        });
+    }
+}
+
+#[test]
+fn two_namespaces_on_one_server_do_not_meet() {
+    run(async {
+        let server = NatsServer::start(Release::Pinned);
+        let start = async |namespace: &str| {
+            let builder = NatsBridge::builder(&server.url()).namespace(Namespace::new(namespace).expect("a namespace"));
+            let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
+            TestNode::attach(bridge, service("bank").owning("bank"), Manners::default()).await.expect("attaches")
+        };
+        let (test, production) = (start("test").await, start("production").await);
+        test.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 1)).await.expect("sends");
+        test.until("its own", |seen| seen.direct.len() == 1).await;
+        production.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 2)).await.expect("sends");
+        production.until("its own", |seen| seen.direct.len() == 1).await;
+        test.stop().await;
+        production.look(|seen| assert_eq!(seen.direct.len(), 1));
+        production.stop().await;
+    });
+}
+
+#[test]
+fn what_the_server_survives_is_said_in_words() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let bridge = NatsBridge::connect(&server.url()).await.expect("connects");
+            let words = bridge.durability();
+            println!("{words}");
+            assert!(words.contains("before its disk has synced") && words.contains("nats-server 2."), "{words}");
+        });
+    }
+}
