@@ -54,6 +54,7 @@ impl<A: Stateful> TypeDoor<A> {
                 let decide = self.plan.timers.get(envelope.name.as_str()).ok_or(Failure::Unhandled)?;
                 decide(&state.user, envelope, effects)?;
             }
+            Work::Refuse(reason) => return Err(Failure::Undecodable(reason.clone())),
             Work::Reply => self.decide_reply(state, envelope, effects, redriven)?,
             Work::React | Work::Wake { .. } | Work::Redrive | Work::Discard { .. } => {}
         }

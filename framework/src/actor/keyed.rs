@@ -237,7 +237,7 @@ impl<A: Stateful> KeyActor<A> {
                     return self.settle_after_commit(delivery, Outcome::Done(bytes::Bytes::new(), Codec::Bincode));
                 }
             }
-            Work::Handle | Work::React | Work::Reply => {}
+            Work::Handle | Work::React | Work::Refuse(_) | Work::Reply => {}
         }
         if self.state.parked.is_empty() {
             self.attempt(delivery, permit, ctx);

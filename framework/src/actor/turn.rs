@@ -173,7 +173,7 @@ impl<A: Stateful> KeyActor<A> {
             Marked::None => Mark::None,
             Marked::Outside { digest } => Mark::Outside { digest: *digest },
             Marked::From { source, sequence, floor } => {
-                Mark::From { source, sequence: *sequence, floor: floor.appended(*sequence) }
+                Mark::From { source, sequence: *sequence, floor: floor.once_appended(*sequence) }
             }
             Marked::Timer { name } => Mark::Timer { name },
         };
@@ -210,7 +210,9 @@ impl<A: Stateful> KeyActor<A> {
                 state.seen.id(effects.turn.id, *digest, &effects.reply, A::Domain::CODEC);
                 state.failing = None;
             }
-            Marked::From { source, sequence, .. } => {
+            Marked::From { source, sequence, floor } => {
+                // Only now: a floor above a message that is not in the log would lose it.
+                floor.appended(*sequence);
                 state.seen.place(source, *sequence);
                 state.failing = None;
             }

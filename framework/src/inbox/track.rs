@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::{Done, Taker};
-use crate::message::{Envelope, Name, Shard, ShardId, shard_of};
+use crate::message::{Envelope, Key, Name, Shard, ShardId, shard_of};
 use crate::router::{ActorDoor, Arrival, Delivery, Floor, Outcome, Work};
 use crate::store::{Lane, Source};
 use crate::telemetry::TARGET;
@@ -54,11 +54,16 @@ impl Track {
 }
 
 impl Floor for Track {
-    fn appended(&self, sequence: u64) -> u64 {
+    fn once_appended(&self, sequence: u64) -> u64 {
+        match self.open.borrow().iter().find(|open| **open != sequence) {
+            Some(first) => first.saturating_sub(1),
+            None => self.dispatched.get(),
+        }
+    }
+
+    fn appended(&self, sequence: u64) {
         self.open.borrow_mut().remove(&sequence);
-        let floor = self.floor();
-        self.set_stored(floor);
-        floor
+        self.set_stored(self.floor());
     }
 }
 
@@ -101,12 +106,12 @@ impl Taker for ActorTaker {
 
     fn take(&self, event: &Envelope, done: Done) {
         let Some(origin) = &event.origin else { return done() };
-        let key = match self.door.key_of(event) {
-            Ok(Some(key)) => key,
+        let (key, work) = match self.door.key_of(event) {
+            Ok(Some(key)) if Key::from(&key).is_valid() => (key, Work::React),
             Ok(None) => return done(),
-            // It cannot be read, so nobody knows whose it is: it goes to the actor that has the key of its stream, whose turn
-            // will fail in the same way and make it a dead letter that a person sees.
-            Err(_) => origin.key.clone(),
+            // Nobody knows whose it is: the actor that has the key of its stream makes it a dead letter that a person sees.
+            Ok(Some(key)) => (origin.key.clone(), Work::Refuse(format!("asks for a key of {} bytes", key.len()))),
+            Err(error) => (origin.key.clone(), Work::Refuse(error)),
         };
         let shards = u16::try_from(self.tracks.len()).unwrap_or(u16::MAX);
         let shard = shard_of(&key, shards);
@@ -126,7 +131,7 @@ impl Taker for ActorTaker {
             }
             done();
         });
-        self.door.deliver(Delivery::new(Work::React, envelope, arrival, settle));
+        self.door.deliver(Delivery::new(work, envelope, arrival, settle));
     }
 
     fn unstored(&self) -> Vec<(Shard, Source, u64)> {

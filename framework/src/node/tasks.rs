@@ -62,6 +62,10 @@ pub(super) async fn relay(share: Weak<Share>) {
     }
     let mut again: Option<Instant> = None;
     let mut heads = Heads::default();
+    // Whoever missed the last events before this start is told how far the logs reach.
+    for (id, position) in published.iter().filter(|(_, position)| **position > 0) {
+        heads.grown(id, *position);
+    }
     loop {
         let Some(host) = share.upgrade().map(|share| Rc::clone(&share.host)) else { return };
         let patience_ends = async {

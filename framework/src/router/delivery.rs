@@ -15,6 +15,8 @@ pub enum Work {
     Handle,
     /// React to an event.
     React,
+    /// Make a dead letter of an event of which nobody knows whose it is: the text says why.
+    Refuse(String),
     /// Take the reply to a command it sent.
     Reply,
     /// Wake by a timer, if it is still the one set in that turn.
@@ -51,8 +53,11 @@ pub enum Arrival {
 
 /// Counts, for one source of one shard, what has been appended.
 pub trait Floor {
-    /// The message at `sequence` is about to be appended: up to where is everything from the source appended then?
-    fn appended(&self, sequence: u64) -> u64;
+    /// Up to where is everything from the source appended, once the message at `sequence` is?
+    fn once_appended(&self, sequence: u64) -> u64;
+
+    /// The message at `sequence` is appended, or was before.
+    fn appended(&self, sequence: u64);
 }
 
 /// One message on its way to one actor.
