@@ -1,19 +1,25 @@
-//! Two aggregates and a saga: money moves from account to account, and comes back if it cannot arrive.
+//! Two aggregates, a saga and a projection: money moves from account to account, and comes back if it cannot arrive.
 
 mod accounts;
+mod balances;
 mod transfers;
-
-use std::time::Duration;
 
 use whizbang::prelude::*;
 
 use accounts::{Account, Close, Deposit};
-use transfers::{CheckTransfer, Move, RequestTransfer, Transfer};
+use balances::{AskBalances, Balances};
+use transfers::{Move, OutcomeOf, Outcomes, RequestTransfer, Transfer};
 
 #[whizbang::main]
 async fn main() -> Result<(), whizbang::Error> {
-    let node =
-        Node::builder("bank", MemoryStore::new()).host::<Account>().host::<Transfer>().host::<Move>().start().await?;
+    let node = Node::builder("bank", MemoryStore::new())
+        .host::<Account>()
+        .host::<Transfer>()
+        .host::<Move>()
+        .projection::<Outcomes>()
+        .projection::<Balances>()
+        .start()
+        .await?;
     let bank = node.client();
 
     bank.send(Deposit { account: "ada".into(), cents: 500 }).await?;
@@ -25,21 +31,13 @@ async fn main() -> Result<(), whizbang::Error> {
     {
         let request = RequestTransfer { transfer: transfer.into(), from: from.into(), to: to.into(), cents };
         bank.send(request).await?;
-        println!("{transfer}: {cents} cents from {from} to {to}: {}", outcome(&bank, transfer).await?);
+        // The request is accepted; the saga works on. This waits until it has nothing left to do.
+        node.quiet().await;
+        let outcome = bank.query(OutcomeOf { transfer: transfer.into() }).await?;
+        println!("{transfer}: {cents} cents from {from} to {to}: {outcome}");
     }
-    for account in ["ada", "bob"] {
-        let balance = bank.send(Deposit { account: account.into(), cents: 0 }).await?;
-        println!("{account} has {balance} cents");
+    for (account, cents) in bank.query(AskBalances {}).await? {
+        println!("{account} has {cents} cents");
     }
     node.stop().await
-}
-
-/// Waits for the end of a transfer.
-async fn outcome(bank: &Client, transfer: &str) -> Result<String, whizbang::Error> {
-    loop {
-        if let Some(outcome) = bank.send(CheckTransfer { transfer: transfer.into() }).await? {
-            return Ok(outcome);
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
 }

@@ -1,4 +1,6 @@
-//! Transfers: an aggregate that knows what became of each, and a saga that moves the money.
+//! Transfers: an aggregate that knows each, a saga that moves the money, and a projection that tells what became of them.
+
+use std::collections::BTreeMap;
 
 use whizbang::prelude::*;
 
@@ -25,14 +27,6 @@ pub(crate) struct EndTransfer {
     pub(crate) outcome: String,
 }
 
-/// Asks what became of a transfer. `None`: it is still under way.
-#[derive(Command, Serialize, Deserialize)]
-#[command(domain = Transfers, reply = Option<String>)]
-pub(crate) struct CheckTransfer {
-    #[key]
-    pub(crate) transfer: String,
-}
-
 #[derive(Event, Serialize, Deserialize)]
 #[event(domain = Transfers)]
 pub(crate) struct TransferRequested {
@@ -50,12 +44,12 @@ pub(crate) struct TransferEnded {
 #[derive(Aggregate, Default)]
 #[aggregate(
     domain = Transfers,
-    handles(RequestTransfer, EndTransfer, CheckTransfer),
+    handles(RequestTransfer, EndTransfer),
     applies(TransferRequested, TransferEnded)
 )]
 pub(crate) struct Transfer {
     requested: bool,
-    outcome: Option<String>,
+    ended: bool,
 }
 
 impl Handle<RequestTransfer> for Transfer {
@@ -71,14 +65,10 @@ impl Handle<RequestTransfer> for Transfer {
 
 impl Handle<EndTransfer> for Transfer {
     fn handle(&self, end: EndTransfer, effects: &mut Effects<Self>) -> Result<(), Rejection> {
-        effects.record(TransferEnded { outcome: end.outcome });
+        if !self.ended {
+            effects.record(TransferEnded { outcome: end.outcome });
+        }
         Ok(())
-    }
-}
-
-impl Handle<CheckTransfer> for Transfer {
-    fn handle(&self, _check: CheckTransfer, _: &mut Effects<Self>) -> Result<Option<String>, Rejection> {
-        Ok(self.outcome.clone())
     }
 }
 
@@ -89,8 +79,8 @@ impl Apply<TransferRequested> for Transfer {
 }
 
 impl Apply<TransferEnded> for Transfer {
-    fn apply(&mut self, ended: &TransferEnded) {
-        self.outcome = Some(ended.outcome.clone());
+    fn apply(&mut self, _: &TransferEnded) {
+        self.ended = true;
     }
 }
 
@@ -151,5 +141,31 @@ impl Move {
     fn give_up(&self, no: &Rejection, effects: &mut Effects<Self>) {
         let transfer = effects.key().to_owned();
         effects.compensate().then(EndTransfer { transfer, outcome: format!("failed: {}", no.text()) });
+    }
+}
+
+/// Asks what became of a transfer.
+#[derive(Query, Serialize, Deserialize)]
+#[query(domain = Transfers, reply = String)]
+pub(crate) struct OutcomeOf {
+    pub(crate) transfer: String,
+}
+
+/// What became of the transfers.
+#[derive(Projection, Default, Serialize, Deserialize)]
+#[projection(projects(TransferEnded), answers(OutcomeOf))]
+pub(crate) struct Outcomes {
+    of: BTreeMap<String, String>,
+}
+
+impl Project<TransferEnded> for Outcomes {
+    fn project(&mut self, ended: &TransferEnded, about: &About) {
+        self.of.insert(about.key.clone(), ended.outcome.clone());
+    }
+}
+
+impl Answer<OutcomeOf> for Outcomes {
+    fn answer(&self, question: OutcomeOf) -> String {
+        self.of.get(&question.transfer).cloned().unwrap_or_else(|| "under way".to_owned())
     }
 }
