@@ -69,7 +69,7 @@ fn several_mistakes_are_told_together() {
 #[test]
 fn no_error_shows_what_the_derives_keep_to_themselves() {
     for (path, expected) in programs("fail").into_iter().chain(programs("several")) {
-        for hidden in ["WHIZBANG_CODING", "WhizbangNamed", "__Whizbang"] {
+        for hidden in ["WHIZBANG_CODING", "WhizbangNamed", "WhizbangOf", "WhizbangChecked", "__Whizbang"] {
             assert!(!expected.contains(hidden), "{} shows `{hidden}`", path.display());
         }
     }

@@ -102,7 +102,7 @@ pub(crate) fn expand(role: Role, input: &DeriveInput) -> TokenStream {
     let role_ident = role.ident();
     let marker = shape::header(input, &quote!(::whizbang::derive::#role_ident), &stub);
     let ((wire, aliases), applies) = match correct {
-        true => (shape::wire(&given, LISTS), applies(&given, input)),
+        true => (shape::wire(&given, ident, LISTS), applies(&given, input)),
         // The stub lists nothing, so that nothing is missing, and lets handlers record whatever is applied.
         false => (Default::default(), applies_everything(input)),
     };
@@ -143,7 +143,7 @@ fn applies(given: &Given, input: &DeriveInput) -> TokenStream {
         let span = event.span();
         let mut ident = input.ident.clone();
         ident.set_span(span);
-        let event = shape::alias("applies", at, span);
+        let event = shape::checked("applies", at, span);
         quote_spanned!(span=> #[automatically_derived] impl ::whizbang::derive::Applies<#event> for #ident {})
     };
     given.types("applies").iter().enumerate().map(implement).collect()

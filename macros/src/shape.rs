@@ -121,35 +121,39 @@ pub(crate) fn initial(ident: &Ident, correct: bool) -> TokenStream {
     quote!(fn initial() -> Self { #body })
 }
 
-/// The calls that list messages, each spanned at the listed type, and an alias for each of those.
+/// The calls that list messages, and aliases of the listed types.
 ///
-/// The first alias is the one place that names the type, the second the one that checks its kind: a type that does not exist
-/// or is of another kind is one error, and the compiler asks nothing else of it.
-pub(crate) fn wire(given: &Given, lists: &[(&str, &str)]) -> (TokenStream, TokenStream) {
+/// The first alias is the one place that names the type, the second checks its kind, the third the trait that its list stands
+/// for. So a type that does not exist, one of another kind and one without the trait are one error each, at the listed type,
+/// and the compiler asks nothing else of them.
+pub(crate) fn wire(given: &Given, ident: &Ident, lists: &[(&str, &str)]) -> (TokenStream, TokenStream) {
     let (mut calls, mut aliases) = (TokenStream::new(), TokenStream::new());
     for (list, kind) in lists {
         for (at, listed) in given.types(list).iter().enumerate() {
             let span = listed.span();
-            let (call, check) = (Ident::new(list, span), Ident::new(kind, span));
-            let (alias, named) = (alias(list, at, span), named(list, at, span));
+            let (call, kind) = (Ident::new(list, span), Ident::new(kind, span));
+            let [named, of_kind, checked] = ["Named", "OfKind", "Checked"].map(|step| alias(step, list, at, span));
+            let mut ident = ident.clone();
+            ident.set_span(span);
             aliases.extend(quote_spanned! {span=>
                 type #named = #listed;
-                type #alias = <#named as ::whizbang::derive::Listed<{ ::whizbang::derive::#check::<#named>() }>>::It;
+                type #of_kind = <#named as ::whizbang::derive::Listed<{ ::whizbang::derive::#kind::<#named>() }>>::It;
+                type #checked =
+                    <#of_kind as ::whizbang::derive::Listed<{ ::whizbang::derive::#call::<#ident, #of_kind>() }>>::It;
             });
-            calls.extend(quote_spanned!(span=> plan.#call::<#alias>();));
+            calls.extend(quote_spanned!(span=> plan.#call::<#checked>();));
         }
     }
     (calls, aliases)
 }
 
-/// The alias of the type that is listed in `list` as the one `at`, once its kind is checked.
-pub(crate) fn alias(list: &str, at: usize, span: Span) -> Ident {
-    Ident::new(&format!("Whizbang{}{at}", capitalized(list)), span)
+/// The last alias of the type that is listed in `list` as the one `at`.
+pub(crate) fn checked(list: &str, at: usize, span: Span) -> Ident {
+    alias("Checked", list, at, span)
 }
 
-/// The alias of the type as the user named it.
-fn named(list: &str, at: usize, span: Span) -> Ident {
-    Ident::new(&format!("WhizbangNamedIn{}{at}", capitalized(list)), span)
+fn alias(step: &str, list: &str, at: usize, span: Span) -> Ident {
+    Ident::new(&format!("Whizbang{step}In{}{at}", capitalized(list)), span)
 }
 
 fn capitalized(word: &str) -> String {

@@ -40,7 +40,7 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
     }
     let correct = mistakes.is_empty() && given.ty("domain").is_some();
     let domain = shape::domain(&given, ident, "worker", &mut mistakes);
-    let (wire, aliases) = if correct { shape::wire(&given, LISTS) } else { Default::default() };
+    let (wire, aliases) = if correct { shape::wire(&given, ident, LISTS) } else { Default::default() };
     let header = shape::header(
         input,
         &quote!(::whizbang::derive::Worker),

@@ -2,7 +2,12 @@
 
 use serde::de::DeserializeOwned;
 
-use crate::message::{Codec, CodecError, Command, Document, Event, Key, Query};
+use crate::actor::Stateful;
+use crate::aggregate::{Apply, Handle, OnReply, React};
+use crate::message::{Codec, CodecError, Command, Document, Event, Key, Of, Query};
+use crate::projection::{Answer, Project};
+use crate::saga::Wake;
+use crate::worker::{On, Perform, Worker};
 
 /// The type of a field marked `#[key]`.
 #[diagnostic::on_unimplemented(
@@ -46,7 +51,7 @@ impl<Old: DeserializeOwned + Into<New>, New> Upcast<New> for Old {
     }
 }
 
-/// A listed type behind a check of its kind: `<Deposit as Listed<{ command::<Deposit>() }>>::It` is `Deposit`.
+/// A listed type behind a check: `<Deposit as Listed<{ command::<Deposit>() }>>::It` is `Deposit`.
 ///
 /// If the check fails the compiler has told it, and asks nothing else of a type whose parts it could not compute.
 pub trait Listed<const CHECKED: usize> {
@@ -75,5 +80,50 @@ pub const fn query<M: Query>() -> usize {
 
 /// Checks that `M` is a document.
 pub const fn document<M: Document>() -> usize {
+    0
+}
+
+/// Checks an entry of `handles(…)`.
+pub const fn handles<A: Stateful + Handle<M>, M: Command + Of<A::Domain>>() -> usize {
+    0
+}
+
+/// Checks an entry of `applies(…)`.
+pub const fn applies<A: Stateful + Apply<M>, M: Event + Of<A::Domain>>() -> usize {
+    0
+}
+
+/// Checks an entry of `reacts(…)`.
+pub const fn reacts<A: React<M>, M: Event>() -> usize {
+    0
+}
+
+/// Checks an entry of `replies(…)`.
+pub const fn replies<A: OnReply<M>, M: Command>() -> usize {
+    0
+}
+
+/// Checks an entry of `timers(…)`.
+pub const fn timers<A: Wake<M>, M: Document>() -> usize {
+    0
+}
+
+/// Checks an entry of `projects(…)`.
+pub const fn projects<P: Project<M>, M: Event>() -> usize {
+    0
+}
+
+/// Checks an entry of `answers(…)`.
+pub const fn answers<P: Answer<M>, M: Query>() -> usize {
+    0
+}
+
+/// Checks an entry of `performs(…)`.
+pub const fn performs<W: Worker + Perform<M>, M: Command + Of<W::Domain>>() -> usize {
+    0
+}
+
+/// Checks an entry of `on(…)`.
+pub const fn on<W: On<M>, M: Event>() -> usize {
     0
 }

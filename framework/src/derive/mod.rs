@@ -10,7 +10,10 @@ pub(crate) mod derives;
 mod run;
 pub mod serial;
 
-pub use check::{KeyField, Listed, Upcast, command, document, event, query};
+pub use check::{
+    KeyField, Listed, Upcast, answers, applies, command, document, event, handles, on, performs, projects, query,
+    reacts, replies, timers,
+};
 pub use coding::{Coding, coding, never_coded};
 pub use run::block_on;
 /// serde, for programs that do not list it themselves.
