@@ -25,6 +25,8 @@ pub(crate) struct HostSettings {
     pub(crate) in_flight_per_key: u32,
     /// How failed deliveries are tried again.
     pub(crate) retry: Retry,
+    /// How many jobs of one worker run at once.
+    pub(crate) jobs: usize,
     /// How long the ids of callers from outside are kept.
     pub(crate) remember: Duration,
 }

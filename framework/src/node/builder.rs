@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use super::hosted::{Hosted, HostedType, Unrouted};
+use super::hosted::{Hosted, HostedType, HostedWorker, Unrouted};
 use super::inbound::Door;
 use super::outward::Outward;
 use super::share::Share;
@@ -22,6 +22,7 @@ use crate::projection::{Projected, Projection, ViewType};
 use crate::retry::Retry;
 use crate::router::{ActorCard, DomainCard, Manifest, MessageCard};
 use crate::store::Store;
+use crate::worker::Worker;
 
 /// Describes a node; [`start`](Self::start) checks everything at once.
 #[must_use = "a node is described, not started"]
@@ -59,6 +60,12 @@ impl NodeBuilder {
     /// Hosts a projection: its view follows the events it takes, of any domain, and answers queries.
     pub fn projection<P: Projection>(mut self) -> Self {
         self.views.push(Arc::new(Projected::<P>::new()));
+        self
+    }
+
+    /// Hosts a worker: it performs commands of its domain, which the node's service owns, and does something on events.
+    pub fn worker(mut self, worker: impl Worker) -> Self {
+        self.types.push(Arc::new(HostedWorker::new(worker)));
         self
     }
 
@@ -128,7 +135,7 @@ impl NodeBuilder {
             described.push(Type {
                 domain: Name::from_static(hosted.domain().0)?,
                 actor: Name::new(&card.name)?,
-                apart: false,
+                apart: hosted.apart(),
                 handles: card.handles.iter().map(|card| Name::new(&card.name)).collect::<Result<_, _>>()?,
                 takes,
                 hosted,

@@ -2,15 +2,21 @@
 
 use std::marker::PhantomData;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::actor::{Host, Plan, ShardCell, Stateful, TypeDoor};
 use crate::message::{Domain, Name};
 use crate::router::{ActorCard, ActorDoor, LocalRoutes};
+use crate::worker::{Worker, WorkerDoor, WorkerPlan};
 
 /// One hosted actor type, before its threads exist.
 pub(super) trait HostedType: Send + Sync {
     fn domain(&self) -> (&'static str, u16);
     fn card(&self) -> ActorCard;
+    /// Whether it takes events through feeds of its own, because it may be slow.
+    fn apart(&self) -> bool {
+        false
+    }
     /// Hangs its doors in on one thread.
     fn install(
         &self,
@@ -53,6 +59,40 @@ impl<A: Stateful> HostedType for Hosted<A> {
             add(&door, routes);
         }
         Rc::new(door)
+    }
+}
+
+/// One hosted worker, before its threads exist. They share the worker itself.
+pub(super) struct HostedWorker<W>(Arc<W>);
+
+impl<W> HostedWorker<W> {
+    pub(super) fn new(worker: W) -> Self {
+        Self(Arc::new(worker))
+    }
+}
+
+impl<W: Worker> HostedType for HostedWorker<W> {
+    fn domain(&self) -> (&'static str, u16) {
+        (W::Domain::NAME, W::Domain::SHARDS)
+    }
+
+    fn card(&self) -> ActorCard {
+        WorkerPlan::<W>::of().card
+    }
+
+    fn apart(&self) -> bool {
+        true
+    }
+
+    fn install(
+        &self,
+        host: &Rc<Host>,
+        domain: Name,
+        actor: Name,
+        shards: Vec<Option<Rc<ShardCell>>>,
+        _routes: &mut LocalRoutes,
+    ) -> Rc<dyn ActorDoor> {
+        Rc::new(WorkerDoor::new(Rc::clone(host), Arc::clone(&self.0), domain, actor, shards))
     }
 }
 

@@ -63,6 +63,7 @@ impl Share {
             in_flight: spec.config.in_flight,
             in_flight_per_key: spec.config.in_flight_per_key,
             retry: spec.config.retry,
+            jobs: spec.config.jobs,
             remember: spec.config.remember,
         };
         let counts = spec.counts.get(index).cloned().unwrap_or_default();

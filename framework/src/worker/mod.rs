@@ -1,13 +1,59 @@
 //! Stateless async handlers that do I/O, as competing consumers.
 //!
-//! Called by the node with commands and events; call whatever user code calls.
-//! Outside effects are at-least-once: each job carries an idempotency key that is the same in every delivery.
+//! Called by the router's doors with commands and events; calls user code, then the [store](crate::store): the mark that a job
+//! is done, and its reply, are committed together, after it. So an outside effect happens at least once, each time with the
+//! same idempotency key; what a job replies is stored once. Jobs are not in any order among each other.
+//! Read on in `job.rs`: the way of one job.
+
+mod door;
+mod job;
+mod ledger;
+mod plan;
+
+pub(crate) use door::WorkerDoor;
+pub use plan::WorkerPlan;
 
 use std::future::Future;
 
-use crate::message::{Command, Domain, Event, MessageId, Of, Rejection};
+use crate::message::{Command, Domain, Event, MessageId, Rejection};
 
-/// A pool of async handlers. Derived with `#[derive(Worker)]`.
+/// A pool of async handlers. Derived with `#[derive(Worker)]`, hosted with [`NodeBuilder::worker`](crate::NodeBuilder::worker).
+///
+/// Up to [`jobs`](crate::NodeConfig::jobs) messages are worked on at once on each of the node's threads, in no order. A job
+/// that fails with [`WorkError::Retry`], or panics, is done again after a while as the node's [`Retry`](crate::Retry) says, then
+/// it is a dead letter; other jobs do not wait for it. A job that was under way when its process ended is done again.
+///
+/// ```
+/// use whizbang::prelude::*;
+///
+/// #[derive(Domain)]
+/// struct Payments;
+///
+/// #[derive(Command, Serialize, Deserialize)]
+/// #[command(domain = Payments, reply = String)]
+/// struct Charge { #[key] order: String, cents: u64 }
+///
+/// #[derive(Worker)]
+/// #[worker(domain = Payments, performs(Charge))]
+/// struct Charger { limit: u64 }
+///
+/// impl Perform<Charge> for Charger {
+///     async fn perform(&self, charge: Charge, job: Job) -> Result<String, WorkError> {
+///         if charge.cents > self.limit {
+///             return Err(Rejection::new("payments.limit", "the amount is too large").into());
+///         }
+///         // Here a provider is called; it gets the key, and charges once however often it is called.
+///         Ok(format!("receipt {}", job.idempotency_key))
+///     }
+/// }
+///
+/// # whizbang::derive::block_on(async {
+/// let node = Node::builder("payments", MemoryStore::new()).worker(Charger { limit: 10_000 }).start().await?;
+/// let receipt = node.client().send(Charge { order: "o1".into(), cents: 500 }).await?;
+/// assert!(receipt.starts_with("receipt "));
+/// node.stop().await
+/// # }).unwrap();
+/// ```
 pub trait Worker: Send + Sync + 'static {
     /// The domain whose commands it performs.
     type Domain: Domain;
@@ -69,24 +115,4 @@ pub trait Perform<C: Command>: Worker {
 pub trait On<E: Event>: Worker {
     /// Does the job. Runs on the node's own thread: wait with `.await`, block never.
     fn on(&self, event: E, job: Job) -> impl Future<Output = Result<(), WorkError>>;
-}
-
-/// The list that [`Worker::wire`] fills.
-#[doc(hidden)]
-pub struct WorkerPlan<W: ?Sized>(std::marker::PhantomData<W>);
-
-impl<W: Worker> WorkerPlan<W> {
-    /// Lists a command that is performed.
-    pub fn performs<C: Command + Of<W::Domain>>(&mut self)
-    where
-        W: Perform<C>,
-    {
-    }
-
-    /// Lists an event that something is done on.
-    pub fn on<E: Event>(&mut self)
-    where
-        W: On<E>,
-    {
-    }
 }

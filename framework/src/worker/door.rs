@@ -1,0 +1,169 @@
+//! The door of one worker on one thread: lets messages in and starts their jobs.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use tokio::sync::Semaphore;
+
+use super::job::Book;
+use super::{Worker, WorkerPlan};
+use crate::actor::{Flight, Host, ShardCell};
+use crate::message::{Envelope, Key, Name, shard_of};
+use crate::router::{ActorDoor, Arrival, Delivery, Outcome, Settle, Work};
+use crate::spawn::Task;
+use crate::store::StoreError;
+
+/// The door of one worker on one thread.
+pub(crate) struct WorkerDoor<W: Worker> {
+    pub(super) host: Rc<Host>,
+    pub(super) plan: WorkerPlan<W>,
+    pub(super) worker: Arc<W>,
+    pub(super) domain: Name,
+    pub(super) actor: Name,
+    /// By number; `None` for those that live on another thread.
+    shards: Vec<Option<Rc<ShardCell>>>,
+    /// One for each job that may run at once.
+    pub(super) slots: Semaphore,
+    /// By stream.
+    pub(super) books: RefCell<HashMap<String, Rc<Book>, FixedState>>,
+    jobs: RefCell<HashMap<Number, Running, FixedState>>,
+    next: Cell<Number>,
+}
+
+/// Names one job of a door.
+pub(super) type Number = u64;
+
+/// A message that was let in and is not settled.
+struct Running {
+    _task: Task,
+    /// User code has begun: whatever comes, something may have happened outside.
+    begun: bool,
+    /// Whoever brought it, and brought it again meanwhile.
+    settle: Vec<Settle>,
+    _flights: Vec<Flight>,
+}
+
+impl<W: Worker> WorkerDoor<W> {
+    pub(crate) fn new(
+        host: Rc<Host>,
+        worker: Arc<W>,
+        domain: Name,
+        actor: Name,
+        shards: Vec<Option<Rc<ShardCell>>>,
+    ) -> Rc<Self> {
+        let slots = Semaphore::new(host.settings.jobs);
+        Rc::new(Self {
+            host,
+            plan: WorkerPlan::of(),
+            worker,
+            domain,
+            actor,
+            shards,
+            slots,
+            books: RefCell::default(),
+            jobs: RefCell::default(),
+            next: Cell::new(1),
+        })
+    }
+
+    /// What the message must wait for before it is let in, if it cannot be.
+    fn refused(&self, delivery: &Delivery) -> Option<Outcome> {
+        let outside = matches!(delivery.arrival, Arrival::Outside);
+        if self.host.stopped.get() || self.host.draining.get() {
+            return Some(Outcome::Stopped);
+        }
+        // What the node itself brings (events, redrives) was bounded where it was pulled in.
+        if outside && self.host.in_flight.get() >= self.host.settings.in_flight {
+            self.host.counts.busy.one();
+            return Some(Outcome::Busy);
+        }
+        let key = Key::from(delivery.envelope.key.as_str());
+        (!key.is_valid()).then(|| Outcome::Undecodable("a key has 1 to 256 bytes".to_owned()))
+    }
+
+    fn shard(&self, key: &str) -> Option<&Rc<ShardCell>> {
+        let shards = u16::try_from(self.shards.len()).unwrap_or(u16::MAX);
+        self.shards.get(usize::from(shard_of(key, shards)))?.as_ref()
+    }
+
+    /// User code begins.
+    pub(super) fn begin(&self, job: Number) {
+        if let Some(running) = self.jobs.borrow_mut().get_mut(&job) {
+            running.begun = true;
+        }
+    }
+
+    /// The message came again while its job is under way: it gets the same outcome.
+    pub(super) fn join(&self, again: Number, first: Number) {
+        let mut jobs = self.jobs.borrow_mut();
+        let Some(mut running) = jobs.remove(&again) else { return };
+        if let Some(first) = jobs.get_mut(&first) {
+            first.settle.append(&mut running.settle);
+            first._flights.append(&mut running._flights);
+        }
+        drop(jobs);
+        drop(running);
+    }
+
+    /// Tells whoever brought the message what has become of it.
+    pub(super) fn settle(&self, job: Number, outcome: &Outcome) {
+        let Some(running) = self.jobs.borrow_mut().remove(&job) else { return };
+        let Running { _task, settle, _flights, .. } = running;
+        // The flight ends first: whoever is told may look at once whether all is quiet.
+        drop(_flights);
+        for settle in settle {
+            settle(outcome.clone());
+        }
+    }
+}
+
+impl<W: Worker> ActorDoor for Rc<WorkerDoor<W>> {
+    fn deliver(&self, delivery: Delivery) {
+        if let Some(outcome) = self.refused(&delivery) {
+            return (delivery.settle)(outcome);
+        }
+        let Delivery { work, envelope, arrival, settle } = delivery;
+        let Some(shard) = self.shard(&envelope.key) else { return settle(Outcome::Stopped) };
+        let number = self.next.replace(self.next.get() + 1);
+        let flights = vec![self.host.flight()];
+        let (door, shard) = (Rc::clone(self), Rc::clone(shard));
+        let task = crate::spawn::local(async move {
+            match work {
+                Work::Redrive => door.redrive(number, &shard, envelope).await,
+                Work::Discard { message } => door.discard(number, &shard, envelope, message).await,
+                _ => door.take(number, shard, envelope, arrival).await,
+            }
+        });
+        let running = Running { _task: task, begun: false, settle: vec![settle], _flights: flights };
+        self.jobs.borrow_mut().insert(number, running);
+    }
+
+    fn key_of(&self, event: &Envelope) -> Result<Option<String>, String> {
+        let taken = self.plan.on.contains_key(&(&*event.domain, &*event.name));
+        Ok(event.origin.as_ref().filter(|_| taken).map(|origin| origin.key.clone()))
+    }
+
+    fn live(&self) -> usize {
+        self.jobs.borrow().len()
+    }
+
+    fn sweep(&self, _idle_sweeps: u64, _cap: usize) {
+        // One book per shard stays; those of single messages go with their job.
+    }
+
+    fn reset(&self) {
+        let jobs = std::mem::take(&mut *self.jobs.borrow_mut());
+        self.books.borrow_mut().clear();
+        for running in jobs.into_values() {
+            let outcome = if running.begun { Outcome::Unknown(StoreError::Closed) } else { Outcome::Stopped };
+            // The job ends before anybody is told, and so may send again.
+            drop(running._task);
+            for settle in running.settle {
+                settle(outcome.clone());
+            }
+        }
+    }
+}

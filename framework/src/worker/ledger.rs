@@ -1,0 +1,174 @@
+//! What one stream of a worker remembers of the messages it has done: places, ids, failed deliveries.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::inbox::{SavedSeen, SeenOf};
+use crate::message::{CodecError, Coded, MessageId, Name, ShardId};
+use crate::store::{Lane, Note, Snapshot, Source, StoredTurn, StreamState, Watermark};
+
+/// How many ids of callers from outside are kept in memory; older ones are looked up in the log. Many, because jobs of all
+/// keys come here and end out of order.
+const RECENT: usize = 4096;
+/// The schema of snapshots.
+const SCHEMA: u32 = 1;
+
+/// What one stream of a worker remembers.
+///
+/// Jobs end out of order, so of each source it keeps the floor up to which all is done and, above it, what is done one by one.
+/// How many that are is bounded by how many a gate or a feed has in flight.
+#[derive(Default)]
+pub(super) struct Ledger {
+    pub(super) turns: u64,
+    floors: BTreeMap<Source, u64>,
+    above: BTreeMap<Source, BTreeSet<u64>>,
+    pub(super) seen: SeenOf<RECENT>,
+    /// How often the delivery of a message has failed.
+    pub(super) failing: BTreeMap<MessageId, u32>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    above: Vec<(String, u16, Option<String>, Vec<u64>)>,
+    seen: SavedSeen,
+    failing: Vec<(MessageId, u32)>,
+}
+
+impl Ledger {
+    /// From the log: the stream's turns, and how far its shard has taken from each source.
+    pub(super) fn rebuild(stored: &StreamState, watermarks: Vec<Watermark>) -> Self {
+        let restored = stored.snapshot.as_ref().filter(|snapshot| snapshot.schema == SCHEMA);
+        let mut ledger = restored.and_then(Self::restore).unwrap_or_default();
+        let known = ledger.turns;
+        for turn in stored.turns.iter().filter(|turn| turn.number > known) {
+            ledger.turn(turn);
+        }
+        for Watermark { source, through } in watermarks {
+            ledger.floor(&source, through);
+        }
+        ledger
+    }
+
+    /// Whether a snapshot can be used; if not, the whole stream must be read.
+    pub(super) fn accepts(snapshot: &Snapshot) -> bool {
+        snapshot.schema == SCHEMA && Self::restore(snapshot).is_some()
+    }
+
+    fn turn(&mut self, turn: &StoredTurn) {
+        self.turns = turn.number;
+        if let Some((source, sequence)) = &turn.from {
+            self.above.entry(source.clone()).or_default().insert(*sequence);
+        }
+        if let Some(digest) = turn.digest {
+            self.seen.id(turn.id, digest, &turn.reply, turn.reply_codec);
+        }
+        if turn.from.is_some() || turn.digest.is_some() {
+            self.failing.remove(&turn.id);
+        }
+        for note in &turn.notes {
+            if let Note::Attempt { message, attempt } = note {
+                self.failing.insert(*message, *attempt);
+            }
+        }
+    }
+
+    /// Whether what stands at `sequence` of `source` was done.
+    pub(super) fn has(&self, source: &Source, sequence: u64) -> bool {
+        self.floors.get(source).is_some_and(|floor| sequence <= *floor)
+            || self.above.get(source).is_some_and(|above| above.contains(&sequence))
+    }
+
+    /// What stands at `sequence` of `source` is done, and so is everything up to `floor`.
+    pub(super) fn place(&mut self, source: &Source, sequence: u64, floor: u64) {
+        if sequence > floor {
+            self.above.entry(source.clone()).or_default().insert(sequence);
+        }
+        self.floor(source, floor);
+    }
+
+    fn floor(&mut self, source: &Source, floor: u64) {
+        match self.floors.get_mut(source) {
+            Some(known) => *known = (*known).max(floor),
+            None => drop(self.floors.insert(source.clone(), floor)),
+        }
+        if let Some(above) = self.above.get_mut(source) {
+            *above = above.split_off(&floor.saturating_add(1));
+        }
+    }
+
+    /// What is kept in a snapshot. The floors are not: the shard knows them.
+    pub(super) fn save(&self) -> Result<Snapshot, CodecError> {
+        let above = self.above.iter().filter(|(_, above)| !above.is_empty()).map(|(source, above)| {
+            let subscriber = match &source.lane {
+                Lane::Direct => None,
+                Lane::Events { subscriber } => Some(subscriber.to_string()),
+            };
+            (source.shard.domain.to_string(), source.shard.shard, subscriber, above.iter().copied().collect())
+        });
+        let saved = Saved {
+            above: above.collect(),
+            seen: self.seen.save(),
+            failing: self.failing.iter().map(|(id, count)| (*id, *count)).collect(),
+        };
+        Ok(Snapshot { turn: self.turns, version: 0, schema: SCHEMA, bytes: Bytes::from(Coded::save(&saved)?) })
+    }
+
+    fn restore(snapshot: &Snapshot) -> Option<Self> {
+        let saved: Saved = Coded::restore(&snapshot.bytes).ok()?;
+        let above = saved.above.into_iter().map(|(domain, shard, subscriber, above)| {
+            let lane = match subscriber {
+                None => Lane::Direct,
+                Some(name) => Lane::Events { subscriber: Name::new(&name).ok()? },
+            };
+            let shard = ShardId::new(Name::new(&domain).ok()?, shard);
+            Some((Source { shard, lane }, above.into_iter().collect()))
+        });
+        Some(Self {
+            turns: snapshot.turn,
+            floors: BTreeMap::new(),
+            above: above.collect::<Option<_>>()?,
+            seen: SeenOf::restore(saved.seen)?,
+            failing: saved.failing.into_iter().collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inbox::Admission;
+    use crate::message::Codec;
+
+    fn source() -> Source {
+        Source { shard: ShardId::new(Name::from_static("bank").unwrap(), 3), lane: Lane::Direct }
+    }
+
+    #[test]
+    fn places_done_out_of_order_are_known_and_forgotten_below_the_floor() {
+        let mut ledger = Ledger::default();
+        ledger.place(&source(), 3, 0);
+        ledger.place(&source(), 1, 1);
+        assert!(ledger.has(&source(), 1) && !ledger.has(&source(), 2) && ledger.has(&source(), 3));
+        ledger.place(&source(), 2, 3);
+        assert!(ledger.has(&source(), 3) && !ledger.has(&source(), 4));
+        assert!(ledger.above[&source()].is_empty());
+    }
+
+    #[test]
+    fn a_snapshot_with_the_shards_floor_knows_what_it_knew() {
+        let mut ledger = Ledger { turns: 7, ..Ledger::default() };
+        ledger.place(&source(), 9, 4);
+        ledger.seen.id(MessageId::from_u128(5), 1, b"yes", Codec::Json);
+        ledger.failing.insert(MessageId::from_u128(6), 2);
+        let snapshot = ledger.save().unwrap();
+        assert!(Ledger::accepts(&snapshot));
+        let stored = StreamState { snapshot: Some(snapshot), turns: Vec::new() };
+        let again = Ledger::rebuild(&stored, vec![Watermark { source: source(), through: 4 }]);
+        assert_eq!(again.turns, 7);
+        assert!(again.has(&source(), 4) && !again.has(&source(), 5) && again.has(&source(), 9));
+        assert!(matches!(again.seen.admit_id(MessageId::from_u128(5), 1), Admission::Duplicate(..)));
+        assert_eq!(again.failing.get(&MessageId::from_u128(6)), Some(&2));
+    }
+}

@@ -1,0 +1,107 @@
+//! What the derive says about a worker: the commands it performs and the events it does something on.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use futures_util::future::LocalBoxFuture;
+
+use super::{Job, On, Perform, WorkError, Worker};
+use crate::message::{CodecError, Coded, Command, Domain, Envelope, Event, Message, Of};
+use crate::router::{ActorCard, MessageCard};
+
+/// Does one job.
+type Doing<W> = fn(Arc<W>, Envelope, Job) -> LocalBoxFuture<'static, Result<Done, Undone>>;
+type ByName<T> = HashMap<(&'static str, &'static str), T, FixedState>;
+
+/// A job that is done.
+pub(crate) struct Done {
+    /// The encoded `Result<Reply, Rejection>`.
+    pub(crate) reply: Vec<u8>,
+    pub(crate) rejected: bool,
+}
+
+/// Why a job is not done.
+pub(crate) enum Undone {
+    /// The message cannot be read; nothing was done.
+    Undecodable(CodecError),
+    /// It may end better the next time.
+    Retry(String),
+    /// It will not.
+    Fail(String),
+}
+
+impl Undone {
+    fn of(error: Box<dyn Error + Send + Sync>, make: fn(String) -> Self) -> Self {
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(error) = source {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            source = error.source();
+        }
+        make(text)
+    }
+}
+
+/// The list that [`Worker::wire`] fills.
+#[doc(hidden)]
+pub struct WorkerPlan<W: ?Sized> {
+    pub(crate) performs: ByName<Doing<W>>,
+    pub(crate) on: ByName<Doing<W>>,
+    pub(crate) card: ActorCard,
+}
+
+impl<W: Worker> WorkerPlan<W> {
+    /// The filled list of a worker.
+    pub(crate) fn of() -> Self {
+        let card = ActorCard { name: W::NAME.to_owned(), role: "worker", ..ActorCard::default() };
+        let mut plan = Self { performs: HashMap::default(), on: HashMap::default(), card };
+        W::wire(&mut plan);
+        plan
+    }
+
+    /// Lists a command that is performed.
+    pub fn performs<C: Command + Of<W::Domain>>(&mut self)
+    where
+        W: Perform<C>,
+    {
+        self.card.handles.push(MessageCard::of::<C>());
+        self.performs.insert((<C::Domain as Domain>::NAME, C::NAME), |worker, envelope, job| {
+            Box::pin(async move {
+                let command = <C as Message>::decode(envelope.version, envelope.codec, &envelope.payload)
+                    .map_err(Undone::Undecodable)?;
+                reply::<W, C::Reply>(worker.perform(command, job).await)
+            })
+        });
+    }
+
+    /// Lists an event that something is done on.
+    pub fn on<E: Event>(&mut self)
+    where
+        W: On<E>,
+    {
+        self.card.takes.push(MessageCard::of::<E>());
+        self.on.insert((<E::Domain as Domain>::NAME, E::NAME), |worker, envelope, job| {
+            Box::pin(async move {
+                let event = <E as Message>::decode(envelope.version, envelope.codec, &envelope.payload)
+                    .map_err(Undone::Undecodable)?;
+                reply::<W, ()>(worker.on(event, job).await)
+            })
+        });
+    }
+}
+
+fn reply<W: Worker, R: Coded>(result: Result<R, WorkError>) -> Result<Done, Undone> {
+    let reply = match result {
+        Ok(reply) => Ok(reply),
+        Err(WorkError::Rejected(rejection)) => Err(rejection),
+        Err(WorkError::Retry(error)) => return Err(Undone::of(error, Undone::Retry)),
+        Err(WorkError::Fail(error)) => return Err(Undone::of(error, Undone::Fail)),
+    };
+    let rejected = reply.is_err();
+    let mut bytes = Vec::new();
+    R::write_reply(&reply, W::Domain::CODEC, &mut bytes).map_err(|error| Undone::Fail(format!("the reply {error}")))?;
+    Ok(Done { reply: bytes, rejected })
+}

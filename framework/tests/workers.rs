@@ -1,0 +1,488 @@
+//! Workers: jobs with I/O, done at least once with a stable key, replied once, retried, put aside, never in each other's way.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Mutex, Notify};
+use whizbang::bridge::loopback::LoopbackHub;
+use whizbang::prelude::*;
+use whizbang::{NodeConfig, Retry, SendError};
+
+#[derive(Domain)]
+#[domain(name = "payments")]
+struct Payments;
+
+#[derive(Domain)]
+#[domain(name = "orders")]
+struct Orders;
+
+#[derive(Command, Clone, Debug, Serialize, Deserialize)]
+#[command(domain = Payments, reply = String)]
+struct Charge {
+    #[key]
+    order: String,
+    cents: u64,
+}
+
+#[derive(Command, Clone, Debug, Serialize, Deserialize)]
+#[command(domain = Orders)]
+struct Place {
+    #[key]
+    order: String,
+    cents: u64,
+}
+
+#[derive(Command, Clone, Debug, Serialize, Deserialize)]
+#[command(domain = Orders, reply = String)]
+struct State {
+    #[key]
+    order: String,
+}
+
+#[derive(Event, Clone, Debug, Serialize, Deserialize)]
+#[event(domain = Orders)]
+struct Placed {
+    cents: u64,
+}
+
+#[derive(Event, Clone, Debug, Serialize, Deserialize)]
+#[event(domain = Orders)]
+struct Settled {
+    state: String,
+}
+
+/// An order that has its money charged.
+#[derive(Saga, Debug, Default)]
+#[saga(domain = Orders, handles(Place, State), applies(Placed, Settled), replies(Charge))]
+struct Order {
+    state: String,
+}
+
+impl Handle<Place> for Order {
+    fn handle(&self, place: Place, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        effects.record(Placed { cents: place.cents });
+        effects.send(Charge { order: place.order, cents: place.cents });
+        Ok(())
+    }
+}
+
+impl Handle<State> for Order {
+    fn handle(&self, _state: State, _effects: &mut Effects<Self>) -> Result<String, Rejection> {
+        Ok(self.state.clone())
+    }
+}
+
+impl OnReply<Charge> for Order {
+    fn on_reply(&self, reply: Result<String, Rejection>, effects: &mut Effects<Self>) {
+        let state = reply.map_or_else(|no| no.code().to_owned(), |_| "paid".to_owned());
+        effects.record(Settled { state });
+    }
+}
+
+impl Apply<Placed> for Order {
+    fn apply(&mut self, _placed: &Placed) {
+        self.state = "placed".to_owned();
+    }
+}
+
+impl Apply<Settled> for Order {
+    fn apply(&mut self, settled: &Settled) {
+        self.state = settled.state.clone();
+    }
+}
+
+/// The world outside: what it was asked, by idempotency key, and how it behaves.
+#[derive(Default)]
+struct World {
+    calls: Mutex<BTreeMap<String, Vec<(String, u32)>>>,
+    fails: AtomicUsize,
+    /// Every call waits, or those that are listed, until they are released.
+    holds: AtomicBool,
+    held: Mutex<Vec<String>>,
+    go: Notify,
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl World {
+    /// Does something outside for `what`, if nothing goes wrong.
+    async fn call(&self, what: &str, job: &Job) -> Result<(), WorkError> {
+        let now = self.now.fetch_add(1, Ordering::Relaxed) + 1;
+        self.most.fetch_max(now, Ordering::Relaxed);
+        struct Leave<'a>(&'a AtomicUsize);
+        impl Drop for Leave<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        let _leave = Leave(&self.now);
+        self.calls
+            .lock()
+            .await
+            .entry(what.to_owned())
+            .or_default()
+            .push((job.idempotency_key.to_string(), job.delivery));
+        while self.holds.load(Ordering::Relaxed) && self.holds_back(what).await {
+            self.go.notified().await;
+        }
+        tokio::task::yield_now().await;
+        if self.fails.load(Ordering::Relaxed) > 0 {
+            self.fails.fetch_sub(1, Ordering::Relaxed);
+            return Err(WorkError::Retry("the provider does not answer".into()));
+        }
+        Ok(())
+    }
+
+    async fn holds_back(&self, what: &str) -> bool {
+        let held = self.held.lock().await;
+        held.is_empty() || held.iter().any(|held| held == what)
+    }
+
+    async fn calls(&self, what: &str) -> Vec<(String, u32)> {
+        self.calls.lock().await.get(what).cloned().unwrap_or_default()
+    }
+
+    async fn called(&self, what: &str) -> bool {
+        !self.calls(what).await.is_empty()
+    }
+
+    fn release(&self) {
+        self.holds.store(false, Ordering::Relaxed);
+        self.go.notify_waiters();
+    }
+}
+
+#[derive(Worker)]
+#[worker(domain = Payments, performs(Charge))]
+struct Charger(Arc<World>);
+
+impl Perform<Charge> for Charger {
+    async fn perform(&self, charge: Charge, job: Job) -> Result<String, WorkError> {
+        let what = if charge.order == "o" { format!("o {}", charge.cents) } else { charge.order };
+        self.0.call(&what, &job).await?;
+        match charge.cents {
+            0 => Err(Rejection::new("payments.nothing", "nothing to charge").into()),
+            13 => panic!("unlucky"),
+            666 => Err(WorkError::Fail("the account is blocked".into())),
+            cents => Ok(format!("{cents} charged")),
+        }
+    }
+}
+
+#[derive(Worker)]
+#[worker(domain = Payments, on(Placed))]
+struct Mailer(Arc<World>);
+
+impl On<Placed> for Mailer {
+    async fn on(&self, placed: Placed, job: Job) -> Result<(), WorkError> {
+        self.0.call(&format!("mail {}", placed.cents), &job).await
+    }
+}
+
+fn charge(order: &str, cents: u64) -> Charge {
+    Charge { order: order.into(), cents }
+}
+
+fn place(order: &str, cents: u64) -> Place {
+    Place { order: order.into(), cents }
+}
+
+fn state(order: &str) -> State {
+    State { order: order.into() }
+}
+
+fn quick() -> Retry {
+    Retry { attempts: 3, first: Duration::from_millis(1), longest: Duration::from_millis(4) }
+}
+
+async fn start(store: &MemoryStore, world: &Arc<World>) -> Node {
+    Node::builder("shop", store.clone())
+        .host::<Order>()
+        .worker(Charger(Arc::clone(world)))
+        .worker(Mailer(Arc::clone(world)))
+        .retry(quick())
+        .start()
+        .await
+        .unwrap()
+}
+
+/// Waits until `holds`, 10 s at most.
+async fn eventually(holds: impl AsyncFn() -> bool) {
+    let begun = tokio::time::Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < Duration::from_secs(10), "it never came to hold");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Lets `future` run in the background.
+fn background<T: 'static>(future: impl IntoFuture<Output = T> + 'static) -> tokio::task::JoinHandle<T> {
+    let future = future.into_future();
+    tokio::task::spawn_local(future)
+}
+
+#[whizbang::test]
+async fn a_command_is_performed_and_its_reply_comes_back() {
+    let (store, world) = (MemoryStore::new(), Arc::default());
+    let node = start(&store, &world).await;
+    assert_eq!(node.client().send(charge("o1", 5)).await.unwrap(), "5 charged");
+    let no = node.client().send(charge("o2", 0)).await.unwrap_err();
+    assert_eq!(no.rejection().map(Rejection::code), Some("payments.nothing"));
+    assert_eq!(world.calls("o2").await.len(), 1, "a rejection is final");
+    node.client().post(charge("o3", 5)).await.unwrap();
+    node.quiet().await;
+    assert_eq!(world.calls("o3").await.len(), 1);
+    let text = node.manifest().to_string();
+    assert!(text.contains("worker charger") && text.contains("worker mailer"), "{text}");
+    node.stop().await.unwrap();
+}
+
+#[whizbang::test]
+async fn a_repeated_id_or_key_gets_the_first_reply_and_nothing_is_done_again() {
+    let (store, world) = (MemoryStore::new(), Arc::default());
+    let node = start(&store, &world).await;
+    let client = node.client();
+    let id = client.new_id();
+    for _ in 0..3 {
+        assert_eq!(client.send(charge("o1", 5)).id(id).await.unwrap(), "5 charged");
+        assert_eq!(client.send(charge("o2", 6)).idempotency_key("k").await.unwrap(), "6 charged");
+    }
+    assert!(matches!(client.send(charge("o1", 7)).id(id).await, Err(SendError::Conflict)));
+    assert!(matches!(client.send(charge("o2", 7)).idempotency_key("k").await, Err(SendError::Conflict)));
+    drop(node);
+    let node = start(&store, &world).await;
+    assert_eq!(node.client().send(charge("o1", 5)).id(id).await.unwrap(), "5 charged");
+    assert_eq!(node.client().send(charge("o2", 6)).idempotency_key("k").await.unwrap(), "6 charged");
+    assert_eq!((world.calls("o1").await.len(), world.calls("o2").await.len()), (1, 1));
+}
+
+#[whizbang::test]
+async fn a_message_that_comes_again_while_its_job_is_under_way_waits_for_it() {
+    let (store, world) = (MemoryStore::new(), Arc::<World>::default());
+    world.holds.store(true, Ordering::Relaxed);
+    let node = start(&store, &world).await;
+    let client = node.client();
+    let first = background(client.send(charge("o1", 5)).idempotency_key("k"));
+    eventually(async || world.called("o1").await).await;
+    let again = background(client.send(charge("o1", 5)).idempotency_key("k"));
+    assert!(matches!(client.send(charge("o1", 6)).idempotency_key("k").await, Err(SendError::Conflict)));
+    world.release();
+    assert_eq!(first.await.unwrap().unwrap(), "5 charged");
+    assert_eq!(again.await.unwrap().unwrap(), "5 charged");
+    assert_eq!(world.calls("o1").await.len(), 1);
+}
+
+#[whizbang::test]
+async fn a_job_that_fails_is_done_again_with_the_same_key() {
+    let (store, world) = (MemoryStore::new(), Arc::<World>::default());
+    world.fails.store(2, Ordering::Relaxed);
+    let node = start(&store, &world).await;
+    assert_eq!(node.client().send(charge("o1", 5)).await.unwrap(), "5 charged");
+    let calls = world.calls("o1").await;
+    assert_eq!(calls.iter().map(|(_, delivery)| *delivery).collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(calls.iter().all(|(key, _)| *key == calls[0].0), "{calls:?}");
+    assert_eq!(node.metrics().retries, 2);
+}
+
+#[whizbang::test]
+async fn a_job_that_fails_in_every_try_is_a_dead_letter_that_can_be_driven_again() {
+    let (store, world) = (MemoryStore::new(), Arc::<World>::default());
+    world.fails.store(usize::MAX, Ordering::Relaxed);
+    let node = start(&store, &world).await;
+    let error = node.client().send(charge("o1", 5)).idempotency_key("k").await.unwrap_err();
+    assert!(matches!(&error, SendError::DeadLetter { reason } if reason.contains("does not answer")), "{error}");
+    node.client().send(place("o2", 7)).await.unwrap();
+    node.quiet().await;
+    assert_eq!(node.client().send(state("o2")).await.unwrap(), "placed");
+    world.fails.store(0, Ordering::Relaxed);
+    // Nothing is parked behind it.
+    assert_eq!(node.client().send(charge("o1", 6)).await.unwrap(), "6 charged");
+    let letters = node.dead_letters().await.unwrap();
+    assert_eq!(letters.len(), 3, "the charge from outside, the saga's charge, the mail");
+    for letter in &letters {
+        node.redrive(letter).await.unwrap();
+    }
+    node.quiet().await;
+    assert_eq!(node.dead_letters().await.unwrap(), []);
+    assert_eq!(node.client().send(state("o2")).await.unwrap(), "paid");
+    assert_eq!(node.client().send(charge("o1", 5)).idempotency_key("k").await.unwrap(), "5 charged");
+    assert_eq!(world.calls("o1").await.len(), 3 + 1 + 1);
+}
+
+#[whizbang::test]
+async fn a_dead_letter_that_is_discarded_stays_undone() {
+    let (store, world) = (MemoryStore::new(), Arc::<World>::default());
+    let node = start(&store, &world).await;
+    assert!(matches!(node.client().send(charge("o1", 666)).await, Err(SendError::DeadLetter { .. })));
+    assert_eq!(world.calls("o1").await.len(), 1, "what will not pass is not tried again");
+    let letters = node.dead_letters().await.unwrap();
+    node.discard(&letters[0]).await.unwrap();
+    assert_eq!(node.dead_letters().await.unwrap(), []);
+    assert!(matches!(node.discard(&letters[0]).await, Err(SendError::Unhandled { .. })));
+}
+
+#[whizbang::test]
+async fn a_panic_in_a_job_counts_as_a_failure_and_nobody_else_notices() {
+    let (store, world) = (MemoryStore::new(), Arc::default());
+    let node = start(&store, &world).await;
+    let client = node.client();
+    let unlucky = background(client.send(charge("o1", 13)));
+    assert_eq!(client.send(charge("o2", 5)).await.unwrap(), "5 charged");
+    let error = unlucky.await.unwrap().unwrap_err();
+    assert!(matches!(&error, SendError::DeadLetter { reason } if reason.contains("unlucky")), "{error}");
+    assert_eq!(node.metrics().panics, 3);
+}
+
+#[whizbang::test]
+async fn attempts_are_counted_across_crashes() {
+    let (store, world) = (MemoryStore::new(), Arc::<World>::default());
+    world.fails.store(1, Ordering::Relaxed);
+    let slow = Retry { attempts: 3, first: Duration::from_secs(3600), longest: Duration::from_secs(3600) };
+    let node = Node::builder("shop", store.clone())
+        .host::<Order>()
+        .worker(Charger(Arc::clone(&world)))
+        .retry(slow)
+        .start()
+        .await
+        .unwrap();
+    node.client().send(place("o1", 5)).await.unwrap();
+    eventually(async || node.metrics().retries == 1).await;
+    drop(node);
+    let node = start(&store, &world).await;
+    eventually(async || node.client().send(state("o1")).await.unwrap() == "paid").await;
+    let calls = world.calls("o1").await;
+    assert_eq!(calls.iter().map(|(_, delivery)| *delivery).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(calls[0].0, calls[1].0);
+}
+
+#[whizbang::test]
+async fn a_job_under_way_when_its_node_is_killed_is_done_again_with_the_same_key() {
+    let (store, world) = (MemoryStore::new(), Arc::<World>::default());
+    world.holds.store(true, Ordering::Relaxed);
+    let node = start(&store, &world).await;
+    node.client().send(place("o1", 5)).await.unwrap();
+    eventually(async || world.called("o1").await && world.called("mail 5").await).await;
+    drop(node);
+    let node = start(&store, &world).await;
+    world.release();
+    node.quiet().await;
+    assert_eq!(node.client().send(state("o1")).await.unwrap(), "paid");
+    for what in ["o1", "mail 5"] {
+        let calls = world.calls(what).await;
+        assert_eq!(calls.len(), 2, "{what}: {calls:?}");
+        assert_eq!(calls[0].0, calls[1].0, "{what}");
+    }
+}
+
+#[whizbang::test]
+async fn jobs_that_end_out_of_order_are_each_known_after_a_crash() {
+    let (store, world) = (MemoryStore::new(), Arc::<World>::default());
+    let node = start(&store, &world).await;
+    // One order, so all its charges come over one lane and all its events from one log; the first of each is held.
+    world.holds.store(true, Ordering::Relaxed);
+    *world.held.lock().await = vec!["o 1001".to_owned(), "mail 1001".to_owned()];
+    for n in 1..=1500u64 {
+        node.client().send(place("o", 1000 + n)).await.unwrap();
+    }
+    eventually(async || world.called("o 2000").await && world.called("mail 2000").await).await;
+    drop(node);
+    let node = start(&store, &world).await;
+    world.release();
+    node.quiet().await;
+    for n in 1..=1500u64 {
+        for what in [format!("o {}", 1000 + n), format!("mail {}", 1000 + n)] {
+            let calls = world.calls(&what).await;
+            assert!(calls.iter().all(|(key, _)| *key == calls[0].0), "{what}: {calls:?}");
+            let again = calls.len() - 1;
+            assert!(again == usize::from(n == 1) || (again == 1 && n > 900), "{what}: {calls:?}");
+        }
+    }
+    let before: BTreeMap<_, _> = world.calls.lock().await.clone();
+    node.stop().await.unwrap();
+    let node = start(&store, &world).await;
+    node.quiet().await;
+    assert_eq!(*world.calls.lock().await, before, "what is done is not done again");
+}
+
+#[whizbang::test]
+async fn no_more_jobs_run_at_once_than_the_configuration_says() {
+    let (store, world) = (MemoryStore::new(), Arc::<World>::default());
+    let node = Node::builder("shop", store)
+        .worker(Charger(Arc::clone(&world)))
+        .config(NodeConfig { jobs: 3, ..NodeConfig::default() })
+        .start()
+        .await
+        .unwrap();
+    world.holds.store(true, Ordering::Relaxed);
+    let client = node.client();
+    let all: Vec<_> = (0..50).map(|n| background(client.send(charge(&format!("o{n}"), 5)))).collect();
+    eventually(async || world.now.load(Ordering::Relaxed) == 3).await;
+    world.release();
+    for one in all {
+        assert_eq!(one.await.unwrap().unwrap(), "5 charged");
+    }
+    assert_eq!(world.most.load(Ordering::Relaxed), 3);
+}
+
+#[whizbang::test]
+async fn a_node_that_stops_waits_for_its_jobs_and_begins_no_more() {
+    let (store, world) = (MemoryStore::new(), Arc::<World>::default());
+    let node = start(&store, &world).await;
+    world.holds.store(true, Ordering::Relaxed);
+    let first = background(node.client().send(charge("o1", 5)));
+    eventually(async || world.called("o1").await).await;
+    let client = node.client();
+    let stopping = background(node.stop());
+    eventually(async || client.send(charge("o2", 5)).await.is_err()).await;
+    world.release();
+    assert_eq!(first.await.unwrap().unwrap(), "5 charged");
+    stopping.await.unwrap().unwrap();
+    assert!(!world.called("o2").await);
+}
+
+#[whizbang::test]
+async fn a_saga_and_its_worker_work_together_over_a_bridge() {
+    let (hub, world) = (LoopbackHub::new(), Arc::<World>::default());
+    let orders =
+        Node::builder("orders", MemoryStore::new()).host::<Order>().bridge(hub.bridge()).start().await.unwrap();
+    let payments = Node::builder("payments", MemoryStore::new())
+        .worker(Charger(Arc::clone(&world)))
+        .worker(Mailer(Arc::clone(&world)))
+        .threads(2)
+        .bridge(hub.bridge())
+        .start()
+        .await
+        .unwrap();
+    let outside = Client::connect("till", hub.bridge()).await.unwrap();
+    for n in 0..40u64 {
+        outside.send(place(&format!("o{n}"), n)).await.unwrap();
+    }
+    assert_eq!(outside.send(charge("x", 5)).idempotency_key("k").await.unwrap(), "5 charged");
+    assert_eq!(outside.send(charge("x", 5)).idempotency_key("k").await.unwrap(), "5 charged");
+    assert_eq!(world.calls("x").await.len(), 1);
+    let open = Cell::new(0);
+    eventually(async || {
+        open.set(0);
+        for n in 0..40u64 {
+            let expected = match n {
+                0 => "payments.nothing",
+                13 => "placed",
+                _ => "paid",
+            };
+            if orders.client().send(state(&format!("o{n}"))).await.unwrap() != expected {
+                open.set(open.get() + 1);
+            }
+        }
+        open.get() == 0
+    })
+    .await;
+    payments.quiet().await;
+    for n in 0..40u64 {
+        assert_eq!(world.calls(&format!("mail {n}")).await.len(), 1);
+    }
+    payments.stop().await.unwrap();
+    orders.stop().await.unwrap();
+}
