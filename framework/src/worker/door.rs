@@ -8,7 +8,7 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use tokio::sync::Semaphore;
 
-use super::job::Book;
+use super::commit::Book;
 use super::{Worker, WorkerPlan};
 use crate::actor::{Flight, Host, ShardCell};
 use crate::message::{Envelope, Key, Name, shard_of};

@@ -1,66 +1,24 @@
 //! The way of one job: let in once, worked on, committed, told.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use foldhash::fast::FixedState;
 use futures_util::FutureExt;
 use tokio::sync::OnceCell;
 
+use super::commit::{Book, End, Entry};
 use super::door::{Number, WorkerDoor};
 use super::ledger::Ledger;
 use super::plan::{Done, Undone};
 use super::{Job, Worker};
 use crate::actor::{ShardCell, panic_text, replied_before};
 use crate::inbox::Admission;
-use crate::message::{Codec, Domain, Envelope, Kind, MessageId, ShardId, Wants, digest};
+use crate::message::{Codec, Domain, Envelope, Kind, MessageId, digest};
 use crate::router::{Arrival, Outcome};
-use crate::store::{
-    Appended, DeadLetter, DeadLetterReason, Mark, Note, OutboxWrite, StoreError, StreamState, Ticket, Turn,
-};
+use crate::store::{DeadLetter, DeadLetterReason, Note, StoreError, StreamState};
 use crate::telemetry::TARGET;
-
-/// After how many turns of a stream a snapshot of its ledger is kept.
-const SNAPSHOT_EVERY: u64 = 1024;
-/// How many dead letters are read at a time.
-const PAGE: usize = 256;
-
-/// One stream of a worker: one per shard, and one per idempotency key, so that a key is found in one read however long ago
-/// it was used.
-pub(super) struct Book {
-    shard: Rc<ShardCell>,
-    key: String,
-    /// It is of one idempotency key, and is forgotten when its job ends.
-    single: bool,
-    ledger: OnceCell<RefCell<Ledger>>,
-    /// The jobs under way, with the digest of their message.
-    running: RefCell<HashMap<MessageId, (Number, u64), FixedState>>,
-    /// The last append that may not be durable yet.
-    last: Cell<Option<Ticket>>,
-}
-
-/// How a turn ends a message, or does not.
-#[derive(Clone, Copy)]
-enum End<'a> {
-    /// The message is done or put aside.
-    Marked(&'a Arrival),
-    /// A dead letter is done after all, or thrown away.
-    Resolved,
-    /// The message is not at its end.
-    Not,
-}
-
-/// What is written about a message.
-struct Entry<'a> {
-    envelope: &'a Envelope,
-    end: End<'a>,
-    reply: &'a [u8],
-    rejected: bool,
-    notes: &'a [Note],
-}
 
 impl<W: Worker> WorkerDoor<W> {
     /// Takes a message from its delivery to its outcome.
@@ -91,7 +49,7 @@ impl<W: Worker> WorkerDoor<W> {
     }
 
     /// The stream in which the message is written down.
-    fn book(&self, shard: &Rc<ShardCell>, envelope: &Envelope) -> Rc<Book> {
+    pub(super) fn book(&self, shard: &Rc<ShardCell>, envelope: &Envelope) -> Rc<Book> {
         let single = envelope.kind == Kind::Command && envelope.origin.is_none() && envelope.id.time().is_none();
         let key = if single { format!("key-{}", envelope.id) } else { format!("shard-{}", shard.id.shard) };
         let mut books = self.books.borrow_mut();
@@ -108,7 +66,7 @@ impl<W: Worker> WorkerDoor<W> {
         Rc::clone(book)
     }
 
-    async fn ledger<'a>(&self, book: &'a Book) -> Result<&'a RefCell<Ledger>, StoreError> {
+    pub(super) async fn ledger<'a>(&self, book: &'a Book) -> Result<&'a RefCell<Ledger>, StoreError> {
         let load = || async {
             let reader = book.shard.reader();
             let mut stored = reader.load(&self.actor, &book.key).await?;
@@ -277,7 +235,7 @@ impl<W: Worker> WorkerDoor<W> {
     }
 
     /// Calls user code once.
-    async fn once(&self, envelope: &Envelope, delivery: u32) -> Result<Done, Failure> {
+    pub(super) async fn once(&self, envelope: &Envelope, delivery: u32) -> Result<Done, Failure> {
         let list = if envelope.kind == Kind::Event { &self.plan.on } else { &self.plan.performs };
         let run = list.get(&(&*envelope.domain, &*envelope.name)).ok_or(Failure::Unhandled)?;
         tracing::debug!(
@@ -326,139 +284,8 @@ impl<W: Worker> WorkerDoor<W> {
         self.commit(book, ledger, &entry, Outcome::DeadLetter(failure.text().to_owned())).await
     }
 
-    /// Writes a turn, and waits until it is durable. What cannot be written for the moment is tried again: what was done
-    /// outside is done, and only the writing is missing.
-    async fn commit(&self, book: &Book, ledger: &RefCell<Ledger>, entry: &Entry<'_>, outcome: Outcome) -> Outcome {
-        let outside = matches!(entry.end, End::Marked(Arrival::Outside));
-        let mut failures = 0;
-        let appended = loop {
-            match self.append(book, ledger, entry) {
-                Ok(appended) => break appended,
-                Err(error) if outside || !error.is_transient() => return Outcome::Unknown(error),
-                Err(error) => {
-                    failures += 1;
-                    tracing::warn!(target: TARGET, worker = %self.actor, %error, "a job is done and cannot be committed yet");
-                    tokio::time::sleep(self.host.settings.retry.wait(failures, &self.host.ids)).await;
-                }
-            }
-        };
-        self.after((!appended.committed).then_some(appended.ticket), outcome).await
-    }
-
-    /// The outcome once everything up to `ticket` is durable.
-    async fn after(&self, ticket: Option<Ticket>, outcome: Outcome) -> Outcome {
-        let Some(ticket) = ticket else { return outcome };
-        let (tell, told) = tokio::sync::oneshot::channel();
-        self.host.after_ticket(ticket, move |committed| {
-            let _ = tell.send(committed);
-        });
-        match told.await {
-            Ok(Ok(())) => outcome,
-            Ok(Err(error)) => Outcome::Unknown(error),
-            Err(_) => Outcome::Unknown(StoreError::Closed),
-        }
-    }
-
-    fn append(&self, book: &Book, ledger: &RefCell<Ledger>, entry: &Entry<'_>) -> Result<Appended, StoreError> {
-        let envelope = entry.envelope;
-        let time = self.host.ids.clock().now();
-        let reply = self.reply_to_origin(entry, time);
-        let outbox: Vec<_> = reply.iter().map(|(to, envelope)| OutboxWrite { to, envelope }).collect();
-        let digest = digest(&envelope.payload);
-        let mark = match entry.end {
-            End::Marked(Arrival::Outside) => Mark::Outside { digest },
-            End::Marked(Arrival::From { source, sequence, floor }) => {
-                Mark::From { source, sequence: *sequence, floor: floor.once_appended(*sequence) }
-            }
-            // Marked again, so that the sender who asks again gets the reply.
-            End::Resolved if !entry.reply.is_empty() && is_from_outside(envelope) => Mark::Outside { digest },
-            End::Marked(Arrival::Inside) | End::Resolved | End::Not => Mark::None,
-        };
-        let mut ledger = ledger.borrow_mut();
-        let turn = Turn {
-            actor: &self.actor,
-            key: &book.key,
-            number: ledger.turns + 1,
-            version: 0,
-            time,
-            id: envelope.id,
-            correlation: envelope.correlation,
-            traceparent: envelope.traceparent.as_deref(),
-            mark,
-            reply: entry.reply,
-            reply_codec: W::Domain::CODEC,
-            events: &[],
-            outbox: &outbox,
-            timers: &[],
-            notes: entry.notes,
-        };
-        let appended = book.shard.writer.borrow_mut().append(&turn)?;
-        ledger.turns += 1;
-        match &turn.mark {
-            Mark::Outside { digest } => ledger.seen.id(envelope.id, *digest, entry.reply, W::Domain::CODEC),
-            Mark::From { source, sequence, floor } => ledger.place(source, *sequence, *floor),
-            Mark::None | Mark::Timer { .. } => {}
-        }
-        if let End::Marked(Arrival::From { sequence, floor, .. }) = entry.end {
-            // Only now: a floor above a message that is not in the log would lose it.
-            floor.appended(*sequence);
-        }
-        if !matches!(entry.end, End::Not) {
-            ledger.failing.remove(&envelope.id);
-        }
-        book.last.set((!appended.committed).then_some(appended.ticket));
-        self.host.counts.turns.one();
-        if !outbox.is_empty() {
-            let (shard, host) = (Rc::clone(&book.shard), Rc::clone(&self.host));
-            self.host.after(appended, move |_| shard.soil(&host));
-        }
-        if ledger.turns.is_multiple_of(SNAPSHOT_EVERY) {
-            match ledger.save() {
-                Ok(snapshot) => book.shard.writer.borrow_mut().save_snapshot(&self.actor, &book.key, snapshot),
-                Err(error) => {
-                    tracing::warn!(target: TARGET, worker = %self.actor, %error, "a snapshot cannot be written");
-                }
-            }
-        }
-        Ok(appended)
-    }
-
-    /// The reply for the actor that sent the command, if it wants one.
-    fn reply_to_origin(&self, entry: &Entry<'_>, time: crate::clock::Timestamp) -> Option<(ShardId, Envelope)> {
-        let envelope = entry.envelope;
-        let wanted = match envelope.wants {
-            Wants::Nothing => false,
-            Wants::Rejection => entry.rejected,
-            Wants::Reply => true,
-        };
-        let wanted = wanted && envelope.kind == Kind::Command && !entry.reply.is_empty();
-        let origin = envelope.origin.as_ref().filter(|_| wanted)?;
-        let to = origin.shard.clone();
-        let reply = Envelope {
-            id: envelope.id.derive("reply", 0),
-            kind: Kind::Reply,
-            name: envelope.name.clone(),
-            version: envelope.version,
-            domain: self.domain.clone(),
-            to: Some(to.clone()),
-            key: origin.key.clone(),
-            actor: Some(origin.actor.clone()),
-            origin: None,
-            correlation: envelope.correlation,
-            causation: Some(envelope.id),
-            time,
-            deadline: None,
-            wants: Wants::Nothing,
-            traceparent: envelope.traceparent.clone(),
-            headers: Vec::new(),
-            codec: W::Domain::CODEC,
-            payload: Bytes::copy_from_slice(entry.reply),
-        };
-        Some((to, reply))
-    }
-
     /// The message is not under way any more.
-    fn close(&self, book: &Rc<Book>, id: MessageId, number: Number) {
+    pub(super) fn close(&self, book: &Rc<Book>, id: MessageId, number: Number) {
         let mut running = book.running.borrow_mut();
         if running.get(&id).is_some_and(|(first, _)| *first == number) {
             running.remove(&id);
@@ -470,105 +297,6 @@ impl<W: Worker> WorkerDoor<W> {
             }
         }
     }
-
-    /// Does the jobs of a key's dead letters again, oldest first, until one fails again.
-    pub(super) async fn redrive(self: &Rc<Self>, number: Number, shard: &Rc<ShardCell>, errand: Envelope) {
-        let outcome = match self.letters(shard, &errand.key).await {
-            Ok(letters) => self.redrive_all(number, shard, letters).await,
-            Err(error) => Outcome::Refused(error),
-        };
-        self.settle(number, &outcome);
-    }
-
-    async fn redrive_all(self: &Rc<Self>, number: Number, shard: &Rc<ShardCell>, letters: Vec<DeadLetter>) -> Outcome {
-        for letter in letters {
-            let envelope = &letter.envelope;
-            let book = self.book(shard, envelope);
-            let ledger = match self.ledger(&book).await {
-                Ok(ledger) => ledger,
-                Err(error) => return Outcome::Refused(error),
-            };
-            if book.running.borrow().contains_key(&envelope.id) {
-                return Outcome::Busy;
-            }
-            book.running.borrow_mut().insert(envelope.id, (number, digest(&envelope.payload)));
-            let outcome = self.redrive_one(number, &book, ledger, &letter).await;
-            self.close(&book, envelope.id, number);
-            if !matches!(outcome, Outcome::Done(..)) {
-                return outcome;
-            }
-        }
-        Outcome::Done(Bytes::new(), Codec::Bincode)
-    }
-
-    async fn redrive_one(&self, number: Number, book: &Book, ledger: &RefCell<Ledger>, letter: &DeadLetter) -> Outcome {
-        let envelope = &letter.envelope;
-        let done = {
-            let Ok(_slot) = self.slots.acquire().await else { return Outcome::Stopped };
-            self.begin(number);
-            self.once(envelope, letter.attempts + 1).await
-        };
-        match done {
-            Ok(Done { reply, rejected }) => {
-                let notes = [Note::Resolved { message: envelope.id }];
-                let entry = Entry { envelope, end: End::Resolved, reply: &reply, rejected, notes: &notes };
-                self.commit(book, ledger, &entry, Outcome::Done(Bytes::new(), Codec::Bincode)).await
-            }
-            Err(failure) => Outcome::DeadLetter(failure.text().to_owned()),
-        }
-    }
-
-    /// Throws a dead letter away.
-    pub(super) async fn discard(
-        self: &Rc<Self>,
-        number: Number,
-        shard: &Rc<ShardCell>,
-        errand: Envelope,
-        message: MessageId,
-    ) {
-        let outcome = match self.letters(shard, &errand.key).await {
-            Ok(letters) => match letters.into_iter().find(|letter| letter.envelope.id == message) {
-                Some(letter) => {
-                    let book = self.book(shard, &letter.envelope);
-                    let outcome = match self.ledger(&book).await {
-                        Ok(ledger) => {
-                            let notes = [Note::Resolved { message }];
-                            let (envelope, end) = (&letter.envelope, End::Resolved);
-                            let entry = Entry { envelope, end, reply: &[], rejected: false, notes: &notes };
-                            self.commit(&book, ledger, &entry, Outcome::Done(Bytes::new(), Codec::Bincode)).await
-                        }
-                        Err(error) => Outcome::Refused(error),
-                    };
-                    self.close(&book, message, number);
-                    outcome
-                }
-                None => Outcome::Unhandled,
-            },
-            Err(error) => Outcome::Refused(error),
-        };
-        self.settle(number, &outcome);
-    }
-
-    /// The dead letters of a key, oldest first.
-    async fn letters(&self, shard: &ShardCell, key: &str) -> Result<Vec<DeadLetter>, StoreError> {
-        let reader = shard.reader();
-        let (mut letters, mut after) = (Vec::new(), None);
-        loop {
-            let page = reader.dead_letters(after, PAGE).await?;
-            let full = page.len() >= PAGE;
-            after = page.last().map(|letter| letter.envelope.id).or(after);
-            letters.extend(page.into_iter().filter(|letter| letter.actor == self.actor && letter.key == key));
-            if !full {
-                break;
-            }
-        }
-        letters.sort_by_key(|letter| letter.time);
-        Ok(letters)
-    }
-}
-
-fn is_from_outside(envelope: &Envelope) -> bool {
-    envelope.kind == Kind::Command && envelope.origin.is_none()
 }
 
 /// Whether a message is let in.
@@ -580,7 +308,7 @@ enum Admitted {
 }
 
 /// Why a job is not done.
-enum Failure {
+pub(super) enum Failure {
     Undecodable(String),
     Unhandled,
     Retry(String),
@@ -588,7 +316,7 @@ enum Failure {
 }
 
 impl Failure {
-    fn text(&self) -> &str {
+    pub(super) fn text(&self) -> &str {
         match self {
             Self::Undecodable(text) | Self::Retry(text) | Self::Fail(text) => text,
             Self::Unhandled => "nobody here handles such a message",

@@ -1,0 +1,198 @@
+//! What is written about a job once it is done, and waiting until that is durable.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use foldhash::fast::FixedState;
+use tokio::sync::OnceCell;
+
+use super::Worker;
+use super::door::{Number, WorkerDoor};
+use super::ledger::Ledger;
+use crate::actor::ShardCell;
+use crate::clock::Timestamp;
+use crate::message::{Domain, Envelope, Kind, MessageId, ShardId, Wants, digest};
+use crate::router::{Arrival, Outcome};
+use crate::store::{Appended, Mark, Note, OutboxWrite, StoreError, Ticket, Turn};
+use crate::telemetry::TARGET;
+
+/// After how many turns of a stream a snapshot of its ledger is kept.
+const SNAPSHOT_EVERY: u64 = 1024;
+/// One stream of a worker: one per shard, and one per idempotency key, so that a key is found in one read however long ago
+/// it was used.
+pub(super) struct Book {
+    pub(super) shard: Rc<ShardCell>,
+    pub(super) key: String,
+    /// It is of one idempotency key, and is forgotten when its job ends.
+    pub(super) single: bool,
+    pub(super) ledger: OnceCell<RefCell<Ledger>>,
+    /// The jobs under way, with the digest of their message.
+    pub(super) running: RefCell<HashMap<MessageId, (Number, u64), FixedState>>,
+    /// The last append that may not be durable yet.
+    pub(super) last: Cell<Option<Ticket>>,
+}
+
+/// How a turn ends a message, or does not.
+#[derive(Clone, Copy)]
+pub(super) enum End<'a> {
+    /// The message is done or put aside.
+    Marked(&'a Arrival),
+    /// A dead letter is done after all, or thrown away.
+    Resolved,
+    /// The message is not at its end.
+    Not,
+}
+
+/// What is written about a message.
+pub(super) struct Entry<'a> {
+    pub(super) envelope: &'a Envelope,
+    pub(super) end: End<'a>,
+    pub(super) reply: &'a [u8],
+    pub(super) rejected: bool,
+    pub(super) notes: &'a [Note],
+}
+
+impl<W: Worker> WorkerDoor<W> {
+    /// Writes a turn, and waits until it is durable. What cannot be written for the moment is tried again: what was done
+    /// outside is done, and only the writing is missing.
+    pub(super) async fn commit(
+        &self,
+        book: &Book,
+        ledger: &RefCell<Ledger>,
+        entry: &Entry<'_>,
+        outcome: Outcome,
+    ) -> Outcome {
+        let outside = matches!(entry.end, End::Marked(Arrival::Outside));
+        let mut failures = 0;
+        let appended = loop {
+            match self.append(book, ledger, entry) {
+                Ok(appended) => break appended,
+                Err(error) if outside || !error.is_transient() => return Outcome::Unknown(error),
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(target: TARGET, worker = %self.actor, %error, "a job is done and cannot be committed yet");
+                    tokio::time::sleep(self.host.settings.retry.wait(failures, &self.host.ids)).await;
+                }
+            }
+        };
+        self.after((!appended.committed).then_some(appended.ticket), outcome).await
+    }
+
+    /// The outcome once everything up to `ticket` is durable.
+    pub(super) async fn after(&self, ticket: Option<Ticket>, outcome: Outcome) -> Outcome {
+        let Some(ticket) = ticket else { return outcome };
+        let (tell, told) = tokio::sync::oneshot::channel();
+        self.host.after_ticket(ticket, move |committed| {
+            let _ = tell.send(committed);
+        });
+        match told.await {
+            Ok(Ok(())) => outcome,
+            Ok(Err(error)) => Outcome::Unknown(error),
+            Err(_) => Outcome::Unknown(StoreError::Closed),
+        }
+    }
+
+    fn append(&self, book: &Book, ledger: &RefCell<Ledger>, entry: &Entry<'_>) -> Result<Appended, StoreError> {
+        let envelope = entry.envelope;
+        let time = self.host.ids.clock().now();
+        let reply = self.reply_to_origin(entry, time);
+        let outbox: Vec<_> = reply.iter().map(|(to, envelope)| OutboxWrite { to, envelope }).collect();
+        let digest = digest(&envelope.payload);
+        let mark = match entry.end {
+            End::Marked(Arrival::Outside) => Mark::Outside { digest },
+            End::Marked(Arrival::From { source, sequence, floor }) => {
+                Mark::From { source, sequence: *sequence, floor: floor.once_appended(*sequence) }
+            }
+            // Marked again, so that the sender who asks again gets the reply.
+            End::Resolved if !entry.reply.is_empty() && is_from_outside(envelope) => Mark::Outside { digest },
+            End::Marked(Arrival::Inside) | End::Resolved | End::Not => Mark::None,
+        };
+        let mut ledger = ledger.borrow_mut();
+        let turn = Turn {
+            actor: &self.actor,
+            key: &book.key,
+            number: ledger.turns + 1,
+            version: 0,
+            time,
+            id: envelope.id,
+            correlation: envelope.correlation,
+            traceparent: envelope.traceparent.as_deref(),
+            mark,
+            reply: entry.reply,
+            reply_codec: W::Domain::CODEC,
+            events: &[],
+            outbox: &outbox,
+            timers: &[],
+            notes: entry.notes,
+        };
+        let appended = book.shard.writer.borrow_mut().append(&turn)?;
+        ledger.turns += 1;
+        match &turn.mark {
+            Mark::Outside { digest } => ledger.seen.id(envelope.id, *digest, entry.reply, W::Domain::CODEC),
+            Mark::From { source, sequence, floor } => ledger.place(source, *sequence, *floor),
+            Mark::None | Mark::Timer { .. } => {}
+        }
+        if let End::Marked(Arrival::From { sequence, floor, .. }) = entry.end {
+            // Only now: a floor above a message that is not in the log would lose it.
+            floor.appended(*sequence);
+        }
+        if !matches!(entry.end, End::Not) {
+            ledger.failing.remove(&envelope.id);
+        }
+        book.last.set((!appended.committed).then_some(appended.ticket));
+        self.host.counts.turns.one();
+        if !outbox.is_empty() {
+            let (shard, host) = (Rc::clone(&book.shard), Rc::clone(&self.host));
+            self.host.after(appended, move |_| shard.soil(&host));
+        }
+        if ledger.turns.is_multiple_of(SNAPSHOT_EVERY) {
+            match ledger.save() {
+                Ok(snapshot) => book.shard.writer.borrow_mut().save_snapshot(&self.actor, &book.key, snapshot),
+                Err(error) => {
+                    tracing::warn!(target: TARGET, worker = %self.actor, %error, "a snapshot cannot be written");
+                }
+            }
+        }
+        Ok(appended)
+    }
+
+    /// The reply for the actor that sent the command, if it wants one.
+    fn reply_to_origin(&self, entry: &Entry<'_>, time: Timestamp) -> Option<(ShardId, Envelope)> {
+        let envelope = entry.envelope;
+        let wanted = match envelope.wants {
+            Wants::Nothing => false,
+            Wants::Rejection => entry.rejected,
+            Wants::Reply => true,
+        };
+        let wanted = wanted && envelope.kind == Kind::Command && !entry.reply.is_empty();
+        let origin = envelope.origin.as_ref().filter(|_| wanted)?;
+        let to = origin.shard.clone();
+        let reply = Envelope {
+            id: envelope.id.derive("reply", 0),
+            kind: Kind::Reply,
+            name: envelope.name.clone(),
+            version: envelope.version,
+            domain: self.domain.clone(),
+            to: Some(to.clone()),
+            key: origin.key.clone(),
+            actor: Some(origin.actor.clone()),
+            origin: None,
+            correlation: envelope.correlation,
+            causation: Some(envelope.id),
+            time,
+            deadline: None,
+            wants: Wants::Nothing,
+            traceparent: envelope.traceparent.clone(),
+            headers: Vec::new(),
+            codec: W::Domain::CODEC,
+            payload: Bytes::copy_from_slice(entry.reply),
+        };
+        Some((to, reply))
+    }
+}
+
+fn is_from_outside(envelope: &Envelope) -> bool {
+    envelope.kind == Kind::Command && envelope.origin.is_none()
+}
