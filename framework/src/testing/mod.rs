@@ -1,4 +1,8 @@
 //! What tests of services, stores and bridges need. Feature `testing`.
 
+pub mod scenario;
+
 pub mod bridge;
 pub mod store;
+
+pub use scenario::Scenario;
