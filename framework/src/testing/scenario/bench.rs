@@ -2,7 +2,6 @@
 
 #![expect(clippy::expect_used, reason = "what cannot fail in memory ends the test if it does")]
 
-use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -121,12 +120,7 @@ impl<A: Stateful> Bench<A> {
         let host = Host::new(self.ids.fork(), settings, Arc::default());
         let opened = MemoryStore::new().open(&id, shards, Arc::clone(&host.commits) as _).now_or_never();
         let handle = opened.expect("memory does not wait").expect("an empty store opens");
-        let cell = Rc::new(ShardCell {
-            id: id.clone(),
-            writer: RefCell::new(handle.writer),
-            reader: RefCell::new(handle.reader),
-            dirty: Cell::new(false),
-        });
+        let cell = ShardCell::new(id.clone(), handle, false);
         let cells = (0..shards).map(|shard| (shard == id.shard).then(|| Rc::clone(&cell))).collect();
         let door = TypeDoor::new(host, Rc::new(Plan::of()), self.domain.clone(), self.actor.clone(), cells);
         Live { key: key.to_owned(), cell, door }
