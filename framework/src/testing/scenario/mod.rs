@@ -41,7 +41,6 @@ pub struct NoCommand;
 /// events are compared at all must record exactly those; the same holds for the commands it sends.
 ///
 /// It has a small runtime of its own, so it is used in plain `#[test]` functions, not in async ones.
-#[must_use = "a scenario without a step tests nothing"]
 pub struct Scenario<A: Stateful, C = NoCommand> {
     run: Run<A>,
     command: PhantomData<fn(C)>,

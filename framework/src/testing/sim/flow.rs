@@ -152,7 +152,7 @@ where
             (Some(case), _) => {
                 let (seed, path) = case.split_once('/').unwrap_or((case, ""));
                 let seed = seed.parse().unwrap_or_else(|_| panic!("{REPLAY}: `{seed}` is no seed"));
-                match self.replay(seed, path) {
+                match self.play(seed, path) {
                     Ok(run) => panic!("{REPLAY}: the case holds now\n{}", run.trace),
                     Err(text) => panic!("{text}"),
                 }
@@ -226,8 +226,11 @@ where
         })
     }
 
-    /// Plays a shortened case again: the path says how each attempt at shortening it ended.
-    fn replay(&self, seed: u64, path: &str) -> Result<Run, String> {
+    /// Plays a shortened case again: seed and path as the line says that plays it again.
+    ///
+    /// # Errors
+    /// The story, if it does not hold.
+    pub fn play(&self, seed: u64, path: &str) -> Result<Run, String> {
         let mut tree = self.tree(seed);
         for ended in path.chars() {
             match ended {

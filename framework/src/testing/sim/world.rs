@@ -247,7 +247,8 @@ impl World {
         ended
     }
 
-    async fn strike(&self, fault: &Fault) {
+    /// Lets something go wrong now. Ends when it is over.
+    pub async fn strike(&self, fault: &Fault) {
         let count = self.0.services.len().max(1);
         let told = fault.told(&self.0.names);
         match fault {
