@@ -45,6 +45,12 @@ pub struct Clock(Source);
 enum Source {
     System,
     Manual(Arc<AtomicU64>),
+    #[cfg(feature = "testing")]
+    Ticking {
+        start: Timestamp,
+        began: tokio::time::Instant,
+        jumped: Arc<std::sync::atomic::AtomicI64>,
+    },
 }
 
 impl Clock {
@@ -59,6 +65,13 @@ impl Clock {
         (Self(Source::Manual(Arc::clone(&millis))), ManualClock(millis))
     }
 
+    /// A clock that says `start` now and goes with tokio's timer, which simulations pause, until it [jumps](Jumps::jump).
+    #[cfg(feature = "testing")]
+    pub fn ticking(start: Timestamp) -> (Self, Jumps) {
+        let jumped = Arc::new(std::sync::atomic::AtomicI64::new(0));
+        (Self(Source::Ticking { start, began: monotonic(), jumped: Arc::clone(&jumped) }), Jumps(jumped))
+    }
+
     /// The present moment.
     #[expect(clippy::disallowed_methods, reason = "the one place where the wall clock is read")]
     pub fn now(&self) -> Timestamp {
@@ -70,7 +83,29 @@ impl Clock {
                     .map_or(0, |span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
             ),
             Source::Manual(millis) => Timestamp(millis.load(Ordering::Relaxed)),
+            #[cfg(feature = "testing")]
+            Source::Ticking { start, began, jumped } => {
+                Timestamp(start.after(began.elapsed()).0.saturating_add_signed(jumped.load(Ordering::Relaxed)))
+            }
         }
+    }
+}
+
+/// Makes a [ticking clock](Clock::ticking) jump, as an administrator or a time server may.
+#[cfg(feature = "testing")]
+#[derive(Clone, Debug)]
+pub struct Jumps(Arc<std::sync::atomic::AtomicI64>);
+
+#[cfg(feature = "testing")]
+impl Jumps {
+    /// Moves the clock by this many milliseconds, forward or back.
+    pub fn jump(&self, millis: i64) {
+        self.0.fetch_add(millis, Ordering::Relaxed);
+    }
+
+    /// Sets the clock right again.
+    pub fn mend(&self) {
+        self.0.store(0, Ordering::Relaxed);
     }
 }
 

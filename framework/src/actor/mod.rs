@@ -11,6 +11,8 @@ mod host;
 mod keyed;
 mod plan;
 mod state;
+#[cfg(feature = "testing")]
+mod stored;
 mod turn;
 mod undo;
 
@@ -21,3 +23,5 @@ pub(crate) use host::{Flight, Host, HostSettings, ShardCell};
 pub(crate) use keyed::{Here, replied_before};
 pub use plan::{About, Plan, Role, Stateful};
 pub(crate) use turn::panic_text;
+#[cfg(feature = "testing")]
+pub(crate) use stored::{begins_undo, finished_undo, user_state};

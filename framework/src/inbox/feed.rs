@@ -215,7 +215,8 @@ impl Feed {
 
     /// Reads what is missing from the owner's log, in the background, until nothing is.
     pub(crate) fn fill(self: &Rc<Self>) {
-        if self.paused.get() || self.shut.get() || self.filling.replace(true) {
+        let closed = self.paused.get() || self.shut.get() || cfg!(plant = "gaps_are_not_filled");
+        if closed || self.filling.replace(true) {
             return;
         }
         let feed = Rc::clone(self);

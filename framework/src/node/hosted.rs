@@ -17,6 +17,11 @@ pub(super) trait HostedType: Send + Sync {
     fn apart(&self) -> bool {
         false
     }
+    /// The key of the actor that takes an event, if one does.
+    #[cfg(feature = "testing")]
+    fn key_of(&self, _event: &crate::message::Envelope) -> Option<String> {
+        None
+    }
     /// Hangs its doors in on one thread.
     fn install(
         &self,
@@ -43,6 +48,13 @@ impl<A: Stateful> HostedType for Hosted<A> {
 
     fn card(&self) -> ActorCard {
         Plan::<A>::of().card
+    }
+
+    #[cfg(feature = "testing")]
+    fn key_of(&self, event: &crate::message::Envelope) -> Option<String> {
+        let plan = Plan::<A>::of();
+        let (key_of, _) = plan.reacts.get(&(event.domain.as_str(), event.name.as_str()))?;
+        key_of(event).ok().flatten()
     }
 
     fn install(

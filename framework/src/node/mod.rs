@@ -93,6 +93,23 @@ impl Node {
         self.spec.metrics()
     }
 
+    /// Who takes an event here: domain, actor type and key.
+    #[cfg(feature = "testing")]
+    pub(crate) fn takers(
+        &self,
+        shard: &crate::message::ShardId,
+        event: &crate::store::StoredEvent,
+    ) -> Vec<(crate::message::Name, crate::message::Name, String)> {
+        let event = crate::relay::envelope_of(shard, event.clone());
+        let takes = |hosted: &&spec::Type| {
+            hosted.takes.iter().any(|(domain, name)| *domain == event.domain && *name == event.name)
+        };
+        let takers = self.spec.types.iter().filter(takes);
+        takers
+            .filter_map(|hosted| Some((hosted.domain.clone(), hosted.actor.clone(), hosted.hosted.key_of(&event)?)))
+            .collect()
+    }
+
     /// Takes nothing new in, finishes the turns it has begun, hands over what is committed, saves views and closes the store.
     /// Takes 10 s at most; what is not finished by then is as after a crash: nothing that was acknowledged is lost.
     ///

@@ -1,4 +1,10 @@
 //! What tests of services, stores and bridges need. Feature `testing`.
 
+pub mod scenario;
+pub mod sim;
+
 pub mod bridge;
 pub mod store;
+
+pub use scenario::Scenario;
+pub use sim::{Fault, Flow, Sim, Weather, World};

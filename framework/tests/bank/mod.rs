@@ -71,8 +71,8 @@ pub struct Closed {}
 #[derive(Aggregate, Debug, Default)]
 #[aggregate(domain = Bank, handles(Deposit, Withdraw, Close, Hold, Explode), applies(Deposited, Withdrawn, Closed))]
 pub struct Account {
-    cents: u64,
-    closed: bool,
+    pub cents: u64,
+    pub closed: bool,
 }
 
 impl Handle<Deposit> for Account {

@@ -1,0 +1,30 @@
+//! What tests read from the stored turns of an actor.
+
+use super::plan::{Plan, Stateful};
+use super::state::KeyState;
+use super::undo::UndoChange;
+use crate::message::{Codec, CodecError};
+use crate::store::{Note, StoredTurn, StreamState};
+
+/// The user's state, rebuilt from all turns of its stream.
+pub(crate) fn user_state<A: Stateful>(turns: &[StoredTurn]) -> Result<A, CodecError> {
+    let stored = StreamState { snapshot: None, turns: turns.to_vec() };
+    KeyState::rebuild(&Plan::of(), &stored).map(|state| state.user)
+}
+
+fn undo_change(note: &Note) -> Option<UndoChange> {
+    match note {
+        Note::Own(bytes) => Codec::Bincode.decode(bytes).ok(),
+        _ => None,
+    }
+}
+
+/// Whether a note says that the saga begins to undo its steps.
+pub(crate) fn begins_undo(note: &Note) -> bool {
+    matches!(undo_change(note), Some(UndoChange::Begin { .. }))
+}
+
+/// Whether a note says that all steps are undone.
+pub(crate) fn finished_undo(note: &Note) -> bool {
+    matches!(undo_change(note), Some(UndoChange::Finished))
+}

@@ -1,0 +1,297 @@
+//! What must hold of every simulated cluster, read from the stores once nothing is under way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+
+use super::World;
+use crate::message::{MessageId, Name, ShardId};
+use crate::store::{Lane, Note, ShardReader, Source, StoredEvent, StoredTurn};
+
+/// All streams of a shard, by actor type and key.
+pub(super) fn streams(reader: &Arc<dyn ShardReader>) -> Vec<(Name, String)> {
+    let mut streams = reader.streams().now_or_never().and_then(Result::ok).unwrap_or_default();
+    streams.sort();
+    streams
+}
+
+pub(super) fn history(reader: &Arc<dyn ShardReader>, actor: &Name, key: &str) -> Vec<StoredTurn> {
+    reader.history(actor, key).now_or_never().and_then(Result::ok).unwrap_or_default()
+}
+
+fn events(reader: &Arc<dyn ShardReader>) -> Vec<StoredEvent> {
+    reader.events(0, usize::MAX).now_or_never().and_then(Result::ok).unwrap_or_default()
+}
+
+type Shards = BTreeMap<ShardId, Arc<dyn ShardReader>>;
+
+fn shards(world: &World) -> Shards {
+    world.services().iter().flat_map(|service| world.shards_of(service)).collect()
+}
+
+fn through(reader: &Arc<dyn ShardReader>, source: &Source) -> u64 {
+    reader.watermarks().into_iter().find(|mark| mark.source == *source).map_or(0, |mark| mark.through)
+}
+
+/// What is still to be done, if anything is.
+pub(super) fn unsettled(world: &World) -> Option<String> {
+    let shards = shards(world);
+    for (from, reader) in &shards {
+        for (to, done, head) in reader.outbox_heads() {
+            let source = Source { shard: from.clone(), lane: Lane::Direct };
+            let taken = shards.get(&to).map_or(0, |to| through(to, &source));
+            if taken < head {
+                return Some(format!("{to} has taken {taken} of {head} messages from {from}"));
+            }
+            if done < head {
+                return Some(format!(
+                    "{from} still keeps what it sent to {to}: {done} of {head} are known to be taken"
+                ));
+            }
+        }
+    }
+    for service in world.services() {
+        let hosts = service.hosts.borrow();
+        for domain in hosts.iter().flat_map(|hosts| &hosts.domains) {
+            for actor in &domain.actors {
+                let Ok(subscriber) = Name::new(&actor.name) else { continue };
+                let taken: BTreeSet<_> = actor.takes.iter().map(|card| card.domain.as_str()).collect();
+                for (from, reader) in shards.iter().filter(|(from, _)| taken.contains(from.domain.as_str())) {
+                    let source = Source { shard: from.clone(), lane: Lane::Events { subscriber: subscriber.clone() } };
+                    let position = reader.position();
+                    for (to, reader) in shards.iter().filter(|(to, _)| to.domain.as_str() == domain.name) {
+                        let floor = if position > 0 { through(reader, &source) } else { 0 };
+                        if floor < position {
+                            return Some(format!(
+                                "{subscriber} in {to} has taken {floor} of {position} events of {from}"
+                            ));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    None
+}
+
+/// A turn and where it stands.
+struct Placed {
+    shard: ShardId,
+    actor: Name,
+    key: String,
+    turn: StoredTurn,
+}
+
+/// Everything that must hold once nothing is under way.
+pub(super) fn all(world: &World) -> Result<(), String> {
+    let shards = shards(world);
+    let mut turns = Vec::new();
+    for (shard, reader) in &shards {
+        let mut logged = BTreeMap::new();
+        for (event, expected) in events(reader).into_iter().zip(1..) {
+            if event.position != expected {
+                return Err(format!("I5: {shard} has an event at position {} in place {expected}", event.position));
+            }
+            logged.insert(event.position, event);
+        }
+        for (actor, key) in streams(reader) {
+            let stream = history(reader, &actor, &key);
+            contiguous(shard, &actor, &key, &stream, &mut logged)?;
+            turns.extend(stream.into_iter().map(|turn| Placed {
+                shard: shard.clone(),
+                actor: actor.clone(),
+                key: key.clone(),
+                turn,
+            }));
+        }
+        if let Some(event) = logged.values().next() {
+            return Err(format!("I5: the event at {shard} {} belongs to no turn", event.position));
+        }
+    }
+    decided_once(&turns)?;
+    acknowledged(world, &turns)?;
+    sent_once(&turns)?;
+    taken_once(world, &shards, &turns)?;
+    published(world, &shards)?;
+    ended(world, &shards, &turns)
+}
+
+/// I5: a stream's turns and versions are 1, 2, 3 …, and its events stand in the log.
+fn contiguous(
+    shard: &ShardId,
+    actor: &Name,
+    key: &str,
+    stream: &[StoredTurn],
+    logged: &mut BTreeMap<u64, StoredEvent>,
+) -> Result<(), String> {
+    let mut version = 0;
+    for (turn, number) in stream.iter().zip(1..) {
+        if turn.number != number || turn.version != version {
+            return Err(format!(
+                "I5: {actor} `{key}` in {shard} has turn {} at version {} where turn {number} at version {version} belongs",
+                turn.number, turn.version
+            ));
+        }
+        for event in &turn.events {
+            version += 1;
+            if event.stream_version != version {
+                return Err(format!("I5: {actor} `{key}` has version {} in place {version}", event.stream_version));
+            }
+            if logged.remove(&event.position).as_ref() != Some(event) {
+                return Err(format!("I5: {actor} `{key}` version {version} is not in the log of {shard}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// I2: no message has two decisions.
+fn decided_once(turns: &[Placed]) -> Result<(), String> {
+    let mut outside: BTreeMap<MessageId, &Placed> = BTreeMap::new();
+    let mut placed: BTreeMap<(&ShardId, &Source, u64), &Placed> = BTreeMap::new();
+    for at in turns {
+        let described = |other: &Placed| {
+            format!(
+                "turn {} of {} `{}` and turn {} of {} `{}`",
+                other.turn.number, other.actor, other.key, at.turn.number, at.actor, at.key
+            )
+        };
+        // A dead letter has no reply; the decision comes when it is redriven.
+        if at.turn.digest.is_some()
+            && !at.turn.reply.is_empty()
+            && let Some(other) = outside.insert(at.turn.id, at)
+        {
+            return Err(format!("I2: command {} was decided twice: {}", at.turn.id, described(other)));
+        }
+        if let Some((source, sequence)) = &at.turn.from
+            && let Some(other) = placed.insert((&at.shard, source, *sequence), at)
+        {
+            return Err(format!("I2: message {sequence} of {} was taken twice: {}", source.shard, described(other)));
+        }
+    }
+    Ok(())
+}
+
+/// I1 and I4: what a client was told is what is stored.
+fn acknowledged(world: &World, turns: &[Placed]) -> Result<(), String> {
+    let stored: BTreeMap<MessageId, &Placed> = turns
+        .iter()
+        .filter(|at| !at.turn.reply.is_empty() && at.turn.digest.is_some())
+        .map(|at| (at.turn.id, at))
+        .collect();
+    for ack in world.acks().iter() {
+        let told = format!("{}.{} {} for `{}`", ack.domain, ack.name, ack.id, ack.key);
+        match stored.get(&ack.id) {
+            None => return Err(format!("I1: {told} was acknowledged and is not in the store")),
+            Some(at) if at.turn.reply != ack.reply => {
+                return Err(format!("I4: {told} was replied to with something else than what is stored"));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// I3 and I12: what an actor has sent was taken by its destination, once.
+fn sent_once(turns: &[Placed]) -> Result<(), String> {
+    let direct = turns.iter().filter(|at| matches!(&at.turn.from, Some((source, _)) if source.lane == Lane::Direct));
+    let mut taken: BTreeMap<MessageId, u32> = BTreeMap::new();
+    for at in direct {
+        *taken.entry(at.turn.id).or_default() += 1;
+    }
+    for at in turns {
+        for (id, _) in &at.turn.sent {
+            match taken.get(id) {
+                Some(1) => {}
+                Some(times) => {
+                    return Err(format!("I2: {id}, sent by {} `{}`, was taken {times} times", at.actor, at.key));
+                }
+                None => {
+                    return Err(format!(
+                        "I3: {id}, sent by {} `{}` in turn {}, was taken by nobody and is in no outbox",
+                        at.actor, at.key, at.turn.number
+                    ));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// I7: each event was taken by everyone who takes it. (That nobody took it twice is I2.)
+fn taken_once(world: &World, shards: &Shards, turns: &[Placed]) -> Result<(), String> {
+    let taken: BTreeSet<(&str, &str, &str, &ShardId, u64)> = turns
+        .iter()
+        .filter_map(|at| {
+            let (source, position) = at.turn.from.as_ref()?;
+            let Lane::Events { subscriber } = &source.lane else { return None };
+            Some((at.shard.domain.as_str(), subscriber.as_str(), at.key.as_str(), &source.shard, *position))
+        })
+        .collect();
+    for (shard, reader) in shards {
+        for event in events(reader) {
+            for (domain, actor, key) in world.takers(shard, &event) {
+                if !taken.contains(&(domain.as_str(), actor.as_str(), key.as_str(), shard, event.position)) {
+                    return Err(format!("I7: {actor} `{key}` never took {} at {shard} {}", event.name, event.position));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// I6: what was published is what is stored.
+fn published(world: &World, shards: &Shards) -> Result<(), String> {
+    let logs: BTreeMap<&ShardId, Vec<StoredEvent>> =
+        shards.iter().map(|(shard, reader)| (shard, events(reader))).collect();
+    for (shard, position, id) in world.courier().published() {
+        let log = logs.get(&shard);
+        let event = log.and_then(|log| log.get(usize::try_from(position).unwrap_or(usize::MAX).checked_sub(1)?));
+        let stored = event.map(|event| MessageId::of_event(&shard, position, event.cause));
+        if stored != Some(id) {
+            return Err(format!("I6: the event published as {shard} {position} is not what is stored there"));
+        }
+    }
+    Ok(())
+}
+
+/// I10: sagas have ended; and nothing waits for a person.
+fn ended(world: &World, shards: &Shards, turns: &[Placed]) -> Result<(), String> {
+    let letters = world.dead_letters();
+    if world.wants_no_dead_letters()
+        && let Some(letter) = letters.first()
+    {
+        return Err(format!(
+            "{} `{}` has a dead letter, {}: {}",
+            letter.actor, letter.key, letter.envelope.name, letter.error
+        ));
+    }
+    if !world.wants_ended_sagas() {
+        return Ok(());
+    }
+    let mut sagas = BTreeSet::new();
+    for service in world.services() {
+        for domain in service.hosts.borrow().iter().flat_map(|hosts| &hosts.domains) {
+            let roles = domain.actors.iter().filter(|actor| actor.role == "saga");
+            sagas.extend(roles.map(|actor| (domain.name.clone(), actor.name.clone())));
+        }
+    }
+    let mut open: BTreeMap<(&ShardId, &Name, &str), bool> = BTreeMap::new();
+    for at in turns {
+        if sagas.contains(&(at.shard.domain.to_string(), at.actor.to_string())) && shards.contains_key(&at.shard) {
+            let begun = open.entry((&at.shard, &at.actor, &at.key)).or_default();
+            *begun |= !at.turn.events.is_empty() || !at.turn.sent.is_empty();
+        }
+    }
+    for at in turns.iter().filter(|at| at.turn.notes.contains(&Note::Ended)) {
+        open.remove(&(&at.shard, &at.actor, at.key.as_str()));
+    }
+    for letter in &letters {
+        open.retain(|(_, actor, key), _| **actor != letter.actor || *key != letter.key);
+    }
+    match open.into_iter().find(|(_, begun)| *begun) {
+        Some(((shard, actor, key), _)) => Err(format!("I10: the {actor} `{key}` in {shard} has not ended")),
+        None => Ok(()),
+    }
+}

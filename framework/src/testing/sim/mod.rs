@@ -1,0 +1,191 @@
+//! A whole cluster in one seed: services, their stores, a courier and clients on one thread, in virtual time.
+//!
+//! Called by users' tests. Builds real nodes with the user's own builder code; only clock, ids, store and bridge are simulated.
+//! From the same description and seed follows the same run, byte for byte. The framework's own invariants are always checked.
+
+#![expect(clippy::expect_used, reason = "what cannot fail without input and output ends the test if it does")]
+
+mod check;
+mod courier;
+mod disk;
+mod flow;
+mod op;
+mod trace;
+mod weather;
+mod world;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+pub use flow::{Flow, Found, Plan};
+pub use weather::{Fault, Weather};
+pub use world::World;
+
+use crate::node::NodeBuilder;
+
+/// Completes the description of a node: what it hosts, how it is configured.
+pub(super) type Build = Rc<dyn Fn(NodeBuilder) -> NodeBuilder>;
+/// Something that must hold, with what is wrong if it does not.
+pub(super) type Rule = Rc<dyn Fn(&World) -> Result<(), String>>;
+
+/// How long the story may last in virtual time before it counts as stuck.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// A simulated cluster, described.
+///
+/// ```
+/// # use whizbang::doc_fixtures::*;
+/// use whizbang::testing::{Sim, Weather};
+///
+/// let run = Sim::new(7)
+///     .service("bank", |node| node.host::<Account>())
+///     .weather(Weather { lose: 100, repeat: 100, delay: 20, disk: 5 })
+///     .at_end(|world| match world.state::<Account>("ada").cents {
+///         500 => Ok(()),
+///         cents => Err(format!("ada has {cents}")),
+///     })
+///     .run(async |world| {
+///         world.send(Deposit { account: "ada".into(), cents: 500 }).await.unwrap();
+///     });
+/// assert!(run.is_ok());
+/// ```
+#[must_use = "a cluster is described, not run"]
+#[derive(Clone)]
+pub struct Sim {
+    seed: u64,
+    services: Vec<(String, Build)>,
+    weather: Weather,
+    faults: Vec<(Duration, Fault)>,
+    always: Vec<Rule>,
+    at_end: Vec<Rule>,
+    dead_letters: bool,
+    lasting: bool,
+}
+
+impl Sim {
+    /// A cluster without services, in fair weather, whose every draw follows from `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            services: Vec::new(),
+            weather: Weather::FAIR,
+            faults: Vec::new(),
+            always: Vec::new(),
+            at_end: Vec::new(),
+            dead_letters: false,
+            lasting: false,
+        }
+    }
+
+    /// Adds a service of one node. `build` says what it hosts; store, bridge, clock and seed are set already.
+    pub fn service(mut self, name: &str, build: impl Fn(NodeBuilder) -> NodeBuilder + 'static) -> Self {
+        self.services.push((name.to_owned(), Rc::new(build)));
+        self
+    }
+
+    /// Sets how the cluster is maltreated all the time. Default: [`Weather::FAIR`].
+    pub fn weather(mut self, weather: Weather) -> Self {
+        self.weather = weather;
+        self
+    }
+
+    /// Adds something that goes wrong at a moment of virtual time.
+    pub fn fault(mut self, at: Duration, fault: Fault) -> Self {
+        self.faults.push((at, fault));
+        self
+    }
+
+    /// Adds what must hold after every commit.
+    pub fn always(mut self, rule: impl Fn(&World) -> Result<(), String> + 'static) -> Self {
+        self.always.push(Rc::new(rule));
+        self
+    }
+
+    /// Adds what must hold once faults have stopped and nothing is under way any more, all timers included.
+    pub fn at_end(mut self, rule: impl Fn(&World) -> Result<(), String> + 'static) -> Self {
+        self.at_end.push(Rc::new(rule));
+        self
+    }
+
+    /// Dead letters do not count as a violation: the flow is meant to have some.
+    pub fn dead_letters_may_stay(mut self) -> Self {
+        self.dead_letters = true;
+        self
+    }
+
+    /// Sagas that have not ended do not count as a violation.
+    pub fn sagas_may_go_on(mut self) -> Self {
+        self.lasting = true;
+        self
+    }
+
+    /// Runs the cluster: starts the nodes, tells the story, stops the faults, waits until nothing is under way, lets all timers
+    /// ring, and checks.
+    ///
+    /// # Errors
+    /// [`Broken`] says what does not hold, and how it came to it.
+    ///
+    /// # Panics
+    /// Inside another runtime. Use it in plain `#[test]` functions.
+    pub fn run(self, story: impl AsyncFnOnce(&World)) -> Result<Run, Broken> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime without input and output needs nothing");
+        let tasks = tokio::task::LocalSet::new();
+        let run = tasks.block_on(&runtime, self.live(story));
+        // Tasks hold the world and the world holds nodes: they end here, inside their runtime.
+        let _inside = runtime.enter();
+        drop(tasks);
+        run
+    }
+
+    async fn live(self, story: impl AsyncFnOnce(&World)) -> Result<Run, Broken> {
+        let seed = self.seed;
+        let began = crate::clock::instant();
+        let world = World::begin(self);
+        let told = tokio::time::timeout(LONGEST, async {
+            world.start_all().await;
+            let faults = world.rain();
+            story(&world).await;
+            world.settle_faults(faults).await;
+        });
+        let ended = match told.await {
+            Ok(()) => world.end().await,
+            Err(_) => Err(format!("the story does not end within {LONGEST:?}")),
+        };
+        // What always holds and did not is nearer to the cause than what is wrong at the end.
+        let broken = world.broken().or_else(|| ended.err());
+        let (trace, steps) = world.close();
+        match broken {
+            None => Ok(Run { seed, trace, steps, lasted: began.elapsed() }),
+            Some(reason) => Err(Broken { seed, reason, trace }),
+        }
+    }
+}
+
+/// A run in which everything held.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The seed.
+    pub seed: u64,
+    /// What happened, line by line. The same for the same description and seed.
+    pub trace: String,
+    /// How many lines that are.
+    pub steps: usize,
+    /// How much virtual time has passed.
+    pub lasted: Duration,
+}
+
+/// A run in which something did not hold.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("seed {seed}: {reason}")]
+pub struct Broken {
+    /// The seed.
+    pub seed: u64,
+    /// What does not hold.
+    pub reason: String,
+    /// What happened, line by line.
+    pub trace: String,
+}
