@@ -112,6 +112,7 @@ impl<A: Stateful> Bench<A> {
         let shards = A::Domain::SHARDS;
         let id = ShardId::new(self.domain.clone(), shard_of(key, shards));
         let settings = HostSettings {
+            jobs: 1,
             in_flight: usize::MAX,
             in_flight_per_key: u32::MAX,
             retry: Retry::NEVER,
