@@ -3,14 +3,26 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use whizbang::Retry;
 use whizbang::bridge::Bridge;
 use whizbang::prelude::*;
 
+use crate::analytics::{Books, Revenue};
 use crate::inventory::Stock;
-use crate::orders::{Fulfilment, Order};
-use crate::payments::{Habits, Payment, Provider};
+use crate::notifications::Mailer;
+use crate::orders::{Fulfilment, Order, Progress};
+use crate::payments::{Cashier, Habits, Payment, Provider};
 use crate::shipping::Shipment;
+
+/// The provider may be away for a minute before a payment becomes a dead letter.
+const PATIENT: Retry = Retry { attempts: 40, first: Duration::from_millis(100), longest: Duration::from_secs(2) };
+
+/// Where the e-mails lie.
+const MAILS: &str = "mails";
+/// The payment provider's ledger.
+const LEDGER: &str = "provider.ledger";
 
 /// The services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,11 +65,12 @@ impl Service {
     pub async fn start(self, home: &Home, bridge: impl Bridge) -> Result<Node, ShopError> {
         let node = Node::builder(self.name(), home.store(self)?).bridge(bridge);
         let node = match self {
-            Self::Orders => node.host::<Order>().host::<Fulfilment>(),
+            Self::Orders => node.host::<Order>().host::<Fulfilment>().projection::<Progress>(),
             Self::Inventory => node.host::<Stock>(),
-            Self::Payments => node.host::<Payment>(),
+            Self::Payments => node.host::<Payment>().worker(Cashier::new(home.provider()?)).retry(PATIENT),
             Self::Shipping => node.host::<Shipment>(),
-            Self::Notifications | Self::Analytics => node,
+            Self::Notifications => node.worker(Mailer::new(&home.mails())?),
+            Self::Analytics => node.projection::<Revenue>().projection::<Books>(),
         };
         Ok(node.start().await?)
     }
@@ -70,12 +83,18 @@ pub struct Home {
 }
 
 impl Home {
-    /// A home in a folder, which is created if it is not there.
+    /// A home in a folder, which is created if it is not there. The stores are kept in memory, so what lies there from before
+    /// belongs to orders that nobody knows any more, and is removed.
     ///
     /// # Errors
     /// What creating a folder can meet.
     pub fn open(folder: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
+        // The ledger is the sign that the rest is a shop's, too.
+        if folder.join(LEDGER).exists() {
+            std::fs::remove_dir_all(folder.join(MAILS))?;
+            std::fs::remove_file(folder.join(LEDGER))?;
+        }
         let stores = Service::ALL.into_iter().map(|service| (service, MemoryStore::new())).collect();
         Ok(Self { folder: folder.to_owned(), stores })
     }
@@ -90,7 +109,7 @@ impl Home {
 
     /// The folder of the e-mails.
     pub fn mails(&self) -> PathBuf {
-        self.folder.join("mails")
+        self.folder.join(MAILS)
     }
 
     /// The payment provider, with its ledger.
@@ -98,7 +117,7 @@ impl Home {
     /// # Errors
     /// What opening a file can meet.
     pub fn provider(&self) -> io::Result<Provider> {
-        Provider::open(&self.folder.join("provider.ledger"), Habits::default())
+        Provider::open(&self.folder.join(LEDGER), Habits::default())
     }
 }
 

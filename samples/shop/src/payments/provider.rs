@@ -37,7 +37,7 @@ impl Default for Habits {
             late: Duration::from_millis(40),
             loses_answers: 4,
             falls_silent: 2,
-            silence: Duration::from_secs(5),
+            silence: Duration::from_secs(6),
         }
     }
 }

@@ -1,0 +1,163 @@
+//! Places orders and waits until all of them have come to their end.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::Instant;
+use whizbang::SendError;
+use whizbang::prelude::*;
+
+use crate::analytics::{AskBooks, AskRevenue, Sales};
+use crate::intake::{CATALOG, product};
+use crate::inventory::Restock;
+use crate::notifications;
+use crate::orders::{AskProgress, Counts, PlaceOrder, Placing};
+use crate::service::{Home, ShopError};
+
+/// How many orders are open at a time: more of them would only wait in line.
+const OPEN: u64 = 128;
+/// How many orders are placed at once.
+const AT_ONCE: u64 = 32;
+/// How often the progress is looked at.
+const LOOK: Duration = Duration::from_millis(2);
+/// How long nothing may move before waiting ends.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What has become of placing orders.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Placed {
+    /// Placed now.
+    pub new: u64,
+    /// Placed before, by the same document.
+    pub known: u64,
+    /// Refused: the order's id is taken.
+    pub refused: u64,
+}
+
+impl Placed {
+    /// Adds what has become of more.
+    pub fn add(&mut self, more: Self) {
+        self.new += more.new;
+        self.known += more.known;
+        self.refused += more.refused;
+    }
+}
+
+/// Places orders through a client of any of the services.
+pub struct Counter<'a> {
+    client: Client,
+    /// Hears how far the orders are.
+    watch: &'a mut dyn FnMut(Counts),
+}
+
+impl<'a> Counter<'a> {
+    /// A counter that places orders and tells `watch` how far they are.
+    pub fn new(client: Client, watch: &'a mut dyn FnMut(Counts)) -> Self {
+        Self { client, watch }
+    }
+
+    /// Fills every shelf of the catalog, once for each delivery note.
+    ///
+    /// # Errors
+    /// What sending can meet.
+    pub async fn restock(&self, note: &str, quantity: u64) -> Result<(), ShopError> {
+        let products = (1..=CATALOG).map(product);
+        let restocks = products.map(|product| {
+            patiently(move || self.client.send(Restock { product: product.clone(), note: note.to_owned(), quantity }))
+        });
+        join_all(restocks).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(())
+    }
+
+    /// Places orders, not more than so many open at a time. `refused` hears of those whose id is taken.
+    ///
+    /// # Errors
+    /// What sending can meet.
+    pub async fn place(
+        &mut self,
+        orders: impl Iterator<Item = PlaceOrder>,
+        mut refused: impl FnMut(&Rejection),
+    ) -> Result<Placed, ShopError> {
+        let mut orders = orders.peekable();
+        let mut placed = Placed::default();
+        let before = self.progress().await?;
+        while orders.peek().is_some() {
+            let counts = self.progress().await?;
+            let open = (before.placed + placed.new).saturating_sub(counts.ended());
+            let room = OPEN.saturating_sub(open).min(AT_ONCE);
+            if room == 0 {
+                tokio::time::sleep(LOOK).await;
+                continue;
+            }
+            let some = orders.by_ref().take(usize::try_from(room).unwrap_or(1));
+            let client = &self.client;
+            // An order sent twice is known the second time, so it may be sent until there is an answer.
+            let sent = some.map(|order| patiently(move || client.send(order.clone())));
+            for answer in join_all(sent).await {
+                match answer {
+                    Ok(Placing::New) => placed.new += 1,
+                    Ok(Placing::Known) => placed.known += 1,
+                    Err(SendError::Rejected(no)) => {
+                        placed.refused += 1;
+                        refused(&no);
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(placed)
+    }
+
+    /// Waits until every order has ended, all sums are even and everybody has mail. Gives up when nothing moves any more: the
+    /// report says then what is open.
+    ///
+    /// # Errors
+    /// What asking can meet.
+    pub async fn wait(&mut self, home: &Home) -> Result<(), ShopError> {
+        let mut last = None;
+        let mut moved = Instant::now();
+        loop {
+            let counts = self.progress().await?;
+            let sums = patiently(|| self.client.query(AskBooks {})).await?;
+            let mails = notifications::count(&home.mails())?;
+            let now = (counts, sums, mails);
+            if sums.are_even() && counts.placed == counts.ended() && mails >= counts.ended() {
+                return Ok(());
+            }
+            if last != Some(now) {
+                last = Some(now);
+                moved = Instant::now();
+            } else if moved.elapsed() > PATIENCE {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK * 5).await;
+        }
+    }
+
+    /// What was sold so far.
+    ///
+    /// # Errors
+    /// What asking can meet.
+    pub async fn sales(&self) -> Result<Sales, ShopError> {
+        Ok(patiently(|| self.client.query(AskRevenue {})).await?)
+    }
+
+    async fn progress(&mut self) -> Result<Counts, ShopError> {
+        let counts = patiently(|| self.client.query(AskProgress {})).await?;
+        (self.watch)(counts);
+        Ok(counts)
+    }
+}
+
+/// Sends or asks again as long as it may help: a service may be away for a while.
+async fn patiently<T, F: IntoFuture<Output = Result<T, SendError>>>(ask: impl Fn() -> F) -> Result<T, SendError> {
+    let begun = Instant::now();
+    loop {
+        match ask().await {
+            Err(error) if error.is_transient() && begun.elapsed() < PATIENCE => {
+                tokio::time::sleep(LOOK * 10).await;
+            }
+            answer => return answer,
+        }
+    }
+}
