@@ -141,7 +141,6 @@ mod hasty {
     /// Pays before it knows that the money was withdrawn.
     #[derive(Saga, Debug, Default)]
     #[saga(domain = Transfers, handles(StartTransfer), applies(TransferStarted, TransferDone), replies(Deposit, Withdraw))]
-
     pub struct Hasty {
         done: bool,
     }

@@ -22,6 +22,6 @@ pub(crate) use effects::{EventSlot, TimerSlot};
 pub(crate) use host::{Flight, Host, HostSettings, ShardCell};
 pub(crate) use keyed::{Here, replied_before};
 pub use plan::{About, Plan, Role, Stateful};
-pub(crate) use turn::panic_text;
 #[cfg(feature = "testing")]
 pub(crate) use stored::{begins_undo, finished_undo, user_state};
+pub(crate) use turn::panic_text;

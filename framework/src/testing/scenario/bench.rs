@@ -59,9 +59,11 @@ struct Live<A: Stateful> {
 struct NoFloor;
 
 impl Floor for NoFloor {
-    fn appended(&self, sequence: u64) -> u64 {
+    fn once_appended(&self, sequence: u64) -> u64 {
         sequence
     }
+
+    fn appended(&self, _sequence: u64) {}
 }
 
 impl<A: Stateful> Bench<A> {
