@@ -232,9 +232,7 @@ impl<A: Stateful> KeyActor<A> {
                 return self.discard(message, delivery);
             }
             Work::Wake { turn } => {
-                if self.state.timers.get(delivery.envelope.name.as_str()) != Some(turn)
-                    && !cfg!(plant = "late_timers_ring")
-                {
+                if self.state.timers.get(delivery.envelope.name.as_str()) != Some(turn) {
                     // Set again or cleared since: a late timer does nothing.
                     return self.settle_after_commit(delivery, Outcome::Done(bytes::Bytes::new(), Codec::Bincode));
                 }

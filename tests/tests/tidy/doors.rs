@@ -34,7 +34,7 @@ const DOORS: &[Door] = &[
     },
     Door {
         name: "std::thread",
-        inside: &["store/embedded/", "spawn.rs", "testing/store/"],
+        inside: &["store/embedded/", "spawn.rs", "testing/store/", "testing/scenario/"],
         why: "a simulated cluster runs on one thread",
     },
     Door { name: "Arbiter", inside: &["node/"], why: "a simulated cluster runs on one thread" },
@@ -42,7 +42,11 @@ const DOORS: &[Door] = &[
     Door { name: "std::fs", inside: &["store/embedded/", "node/config.rs"], why: "the simulation has its own disk" },
     Door { name: "std::net", inside: &["admin/", "bridge/nats"], why: "the simulation has its own network" },
     Door { name: "tokio::net", inside: &["admin/", "bridge/nats"], why: "the simulation has its own network" },
-    Door { name: "std::env", inside: &["node/"], why: "only a node's configuration reads the environment" },
+    Door {
+        name: "std::env",
+        inside: &["node/", "testing/sim/"],
+        why: "only a node's configuration reads the environment, and the line that replays a simulated case",
+    },
     Door { name: "std::process", inside: &["node/"], why: "a library does not end its process" },
     Door { name: "tokio::signal", inside: &["node/"], why: "the node decides when to stop" },
     Door { name: "getrandom", inside: &[], why: "randomness comes from the seed" },
