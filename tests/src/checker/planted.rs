@@ -168,7 +168,9 @@ impl World {
         }
         add(&mut saga, "saga", "ada", StoredTurn { timer: Some("late".into()), ..turn(150) }, 0);
         for n in 1..=4 {
-            add(&mut bank, "account", "ada", from(200 + u128::from(n), direct(saga.shard.clone()), n), 1);
+            let mut handling = from(200 + u128::from(n), direct(saga.shard.clone()), n);
+            handling.sent = vec![(id(300 + u128::from(n)), Wants::Nothing)];
+            add(&mut bank, "account", "ada", handling, 1);
             add(&mut saga, "saga", "ada", from(300 + u128::from(n), direct(bank.shard.clone()), n), 0);
         }
         saga.outbox_heads = vec![(bank.shard.clone(), 3, 4)];
@@ -423,12 +425,28 @@ const ALWAYS: &[Planted] = &[
         },
         Broken::Phantom,
     ),
+    (
+        "a message that a turn has sent is not in the outbox",
+        |w| {
+            w.saga().turns[0].sent.push((id(777), Wants::Nothing));
+        },
+        Broken::Lost,
+    ),
+    ("the outbox holds a message that no turn has sent", |w| w.saga().turns[0].sent.clear(), Broken::Phantom),
 ];
 
 /// Spoilt runs that are right as long as something is under way.
 const WHEN_QUIET: &[Planted] = &[
     ("an accepted command was never decided", |w| w.told.push((id(77), "accepted")), Broken::Lost),
-    ("a sent command has not arrived", |w| w.bonus.outbox_heads[0].2 = 5, Broken::Lost),
+    (
+        "a sent command has not arrived",
+        |w| {
+            w.bonus.outbox_heads[0].2 = 5;
+            w.saga().turns[0].sent.push((id(1), Wants::Nothing));
+        },
+        Broken::Lost,
+    ),
+    ("another command has arrived than was sent", |w| w.saga().turns[0].sent[0].0 = id(777), Broken::Lost),
     ("a sender believes too much", |w| w.bonus.outbox_heads[0] = (bank(), 5, 4), Broken::Phantom),
     ("a subscriber has not applied the newest event", |w| drop(w.view.pop()), Broken::Lost),
     ("a subscriber has applied nothing", |w| w.view.clear(), Broken::Lost),
