@@ -31,12 +31,21 @@ struct Plan {
     services: &'static [&'static str],
     /// Whether commits come late, so that a kill loses some.
     late_commits: bool,
+    /// Whether each node's wall clock jumps, by up to two hours in either direction.
+    clocks_jump: bool,
     /// What the courier does.
     faults: Option<Faults>,
 }
 
-const ALONE: Plan =
-    Plan { rounds: 20, commands: 30, deliveries: 1, services: &["bank"], late_commits: false, faults: None };
+const ALONE: Plan = Plan {
+    rounds: 20,
+    commands: 30,
+    deliveries: 1,
+    services: &["bank"],
+    late_commits: false,
+    clocks_jump: false,
+    faults: None,
+};
 
 const PAIR: Plan = Plan { rounds: 10, services: &["accounts", "transfers"], ..ALONE };
 
@@ -100,7 +109,13 @@ fn a_courier_that_loses_repeats_and_reorders_changes_nothing() {
 }
 
 #[test]
+fn wall_clocks_that_jump_change_no_order_and_no_deduplication() {
+    check(Plan { clocks_jump: true, deliveries: 3, commands: 10, ..ALONE }, seeds(5_000));
+    check(Plan { clocks_jump: true, deliveries: 2, commands: 15, ..PAIR }, seeds(6_000));
+}
+
+#[test]
 fn all_faults_together_lose_double_and_invent_nothing() {
     let faults = Faults { drop: 0.1, duplicate: 0.2, reorder: 0.3, ..Faults::default() };
-    check(Plan { faults: Some(faults), late_commits: true, deliveries: 2, ..PAIR }, seeds(5_000));
+    check(Plan { faults: Some(faults), late_commits: true, clocks_jump: true, deliveries: 2, ..PAIR }, seeds(7_000));
 }

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use whizbang::bridge::loopback::LoopbackHub;
+use whizbang::clock::{Clock, ManualClock, Timestamp};
 use whizbang::message::IdSource;
 use whizbang::prelude::*;
 use whizbang::store::StoreError;
@@ -17,11 +18,19 @@ use crate::{Plan, chance};
 /// How long everything may take to come to its end once faults have stopped, in virtual time.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// What the wall clocks show at first.
+const NOON: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+
+/// How far they jump at most, in either direction.
+const JUMP: Duration = Duration::from_secs(2 * 3600);
+
 /// A service with its store, and its node while that lives.
 struct Place {
     service: &'static str,
     store: MemoryStore,
     faults: Faults,
+    clock: Clock,
+    hand: ManualClock,
     node: Option<Node>,
 }
 
@@ -39,7 +48,8 @@ impl World {
     pub(crate) fn new(plan: Plan, seed: u64) -> Self {
         let place = |service: &&'static str| {
             let (store, faults) = MemoryStore::faulty();
-            Place { service, store, faults, node: None }
+            let (clock, hand) = Clock::manual(NOON);
+            Place { service, store, faults, clock, hand, node: None }
         };
         let hub = LoopbackHub::new();
         if let Some(faults) = plan.faults {
@@ -70,6 +80,12 @@ impl World {
         let longest = 1 << self.chance.below(9);
         for _ in 0..self.chance.below(longest) {
             tokio::task::yield_now().await;
+            if self.plan.clocks_jump && self.chance.below(3) == 0 {
+                let at = self.any_place();
+                let early = Timestamp::from_millis(NOON.as_millis() - JUMP.as_millis() as u64);
+                let millis = 2 * JUMP.as_millis() as u64;
+                self.places[at].hand.set(early.after(Duration::from_millis(self.chance.below(millis))));
+            }
             if self.plan.late_commits && self.chance.below(3) == 0 {
                 let at = self.any_place();
                 self.places[at].faults.commit(1 + self.chance.below(20) as usize);
@@ -99,6 +115,7 @@ impl World {
     async fn start(&mut self) {
         for place in self.places.iter_mut().filter(|place| place.node.is_none()) {
             let node = Node::builder(place.service, place.store.clone()).seed(self.chance.next_u64());
+            let node = node.clock(place.clock.clone());
             let node = match place.service {
                 "accounts" => node.host::<Account>().bridge(self.hub.bridge()),
                 "transfers" => node.host::<Transfer>().bridge(self.hub.bridge()),
@@ -121,6 +138,8 @@ impl World {
     /// Stops the faults, lets everything come to its end, then reads the logs and compares.
     pub(crate) async fn verdict(mut self) -> Verdict {
         self.hub.clear_faults();
+        // Late enough for every timer that was set.
+        self.places.iter().for_each(|place| place.hand.set(NOON.after(2 * JUMP)));
         self.start().await;
         let begun = self.callers.begun.take();
         assert!(!begun.is_empty(), "no transfer has begun");
