@@ -68,6 +68,20 @@ fn a_turn_held_back_is_seen_by_nobody_until_it_is_committed() {
 }
 
 #[test]
+fn what_is_committed_at_once_stands_behind_what_was_held_back() {
+    run(async {
+        let (_store, faults, mut owner) = faulty().await;
+        let shop = shard("shop", 0);
+        faults.hold();
+        owner.append(&turn("ada", 1).send(&shop, 1)).unwrap();
+        faults.go_on();
+        // No reader has looked between the two.
+        assert!(owner.append(&turn("ada", 2).send(&shop, 2)).unwrap().committed);
+        assert_eq!(owner.reader.outbox_heads(), [(shop, 0, 2)]);
+    });
+}
+
+#[test]
 fn a_failed_commit_loses_what_was_not_committed_and_the_next_owner_goes_on() {
     run(async {
         let (store, faults, mut owner) = faulty().await;

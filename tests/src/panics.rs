@@ -1,7 +1,7 @@
 //! Panics that nobody sees: a runtime catches those of its tasks, and the test goes on as if nothing had happened.
 
-use std::panic;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::{panic, thread};
 
 /// Every panic of this process since it was made.
 #[derive(Clone, Debug)]
@@ -10,10 +10,22 @@ pub struct Panics(Arc<Mutex<Vec<String>>>);
 impl Panics {
     /// Begins to write panics down, in all threads. They are printed as before.
     pub fn watch() -> Self {
+        Self::watch_where(|| true)
+    }
+
+    /// The same for this thread only: other tests of the process may panic as they like.
+    pub fn watch_here() -> Self {
+        let here = thread::current().id();
+        Self::watch_where(move || thread::current().id() == here)
+    }
+
+    fn watch_where(concerns: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         let seen = Self(Arc::default());
         let (writes, before) = (seen.clone(), panic::take_hook());
         panic::set_hook(Box::new(move |info| {
-            writes.0.lock().unwrap_or_else(PoisonError::into_inner).push(info.to_string());
+            if concerns() {
+                writes.0.lock().unwrap_or_else(PoisonError::into_inner).push(info.to_string());
+            }
             before(info);
         }));
         seen

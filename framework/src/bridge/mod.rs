@@ -53,6 +53,10 @@ pub trait Bridge: Send + Sync + 'static {
 
     /// Takes nothing more in, sends what it still holds and ends.
     fn detach(&self) -> BoxFuture<'_, Result<(), BridgeError>>;
+
+    /// Ends at once and without a word, as the end of the process would: the node was dropped without being stopped. What was
+    /// under way is lost and comes again. Does nothing if the bridge is not attached, or detached already.
+    fn abandon(&self) {}
 }
 
 /// What a bridge must know of a node.

@@ -152,6 +152,9 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         // After `stop` this finds nothing left to end.
+        if let Some(bridge) = &self.spec.bridge {
+            bridge.abandon();
+        }
         self.links.run_all(|share| share.end());
     }
 }

@@ -17,6 +17,7 @@ use crate::inbox::{Feed, Gate};
 use crate::message::{Envelope, IdSource, Name, ShardId};
 use crate::projection::ViewDoor;
 use crate::relay::Lanes;
+use crate::retry::Retry;
 use crate::router::{ActorDoor, Arrival, Delivery, LocalRoutes, Outcome, Settle, Settled, Work};
 use crate::spawn::Task;
 use crate::store::{CommitListener, Lane, StoreError, Watermark};
@@ -277,7 +278,8 @@ impl Share {
         crate::spawn::detached(async move {
             let Some(bridge) = bridge else { return };
             // Asked again while something waits behind the gap: a question and its answer may get lost as well.
-            loop {
+            let retry = Retry { longest: tasks::ASK, ..Retry::default() };
+            for failures in 1.. {
                 let asked = Asked::Outbox { from: from.clone(), to: to.clone(), after, limit: 256 };
                 let answer = bridge.ask(asked, tasks::ASK).await;
                 let Some(share) = me.upgrade() else { return };
@@ -291,9 +293,14 @@ impl Share {
                         return;
                     }
                     // The sender sends again what was not committed, so this need not go on for ever.
-                    _ if !gate.lacks(after) || share.has_ended.get() || gate.filling.replace(true) => return,
                     Err(error) if !error.is_transient() => return,
-                    _ => {}
+                    _ if !gate.lacks(after) || share.has_ended.get() || gate.filling.replace(true) => return,
+                    // An owner that is away is said at once: without a wait this would ask for ever and never let go.
+                    _ => {
+                        let wait = retry.wait(failures, &share.host.ids);
+                        drop((share, gate));
+                        tokio::time::sleep(wait).await;
+                    }
                 }
             }
         });

@@ -1,8 +1,8 @@
 //! Shards against shards: what one has sent or recorded is taken by the other once, in order, and exists.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use whizbang::message::{Name, ShardId};
+use whizbang::message::{MessageId, Name, ShardId};
 use whizbang::store::{Lane, Source};
 
 use super::row::contiguous;
@@ -56,9 +56,40 @@ pub(super) fn check(logs: &[ShardLog], stage: Stage, found: &mut Found) {
         }
     }
     for log in logs {
+        check_outbox(log, found);
         check_watermarks(log, &by_shard, &taken, found);
         if stage == Stage::Quiet {
             check_arrivals(log, &by_shard, found);
+        }
+    }
+    if stage == Stage::Quiet {
+        check_sent(logs, &by_shard, found);
+    }
+}
+
+/// Each message that a turn has sent has its number in the outbox.
+fn check_outbox(log: &ShardLog, found: &mut Found) {
+    let sent: usize = log.streams.iter().flat_map(|stream| &stream.turns).map(|turn| turn.sent.len()).sum();
+    let given: u64 = log.outbox_heads.iter().map(|(_, _, last)| last).sum();
+    if given != sent as u64 {
+        let broken = if given < sent as u64 { Broken::Lost } else { Broken::Phantom };
+        found.add(broken, format!("the turns of {} have sent {sent} messages, its outbox counts {given}", log.shard));
+    }
+}
+
+/// Each message that a turn has sent is the message of another turn.
+fn check_sent(logs: &[ShardLog], by_shard: &BTreeMap<&ShardId, &ShardLog>, found: &mut Found) {
+    let turns = || logs.iter().flat_map(|log| &log.streams).flat_map(|stream| &stream.turns);
+    let taken: BTreeSet<MessageId> = turns().map(|turn| turn.id).collect();
+    // A turn does not say where it sent what: with a destination whose log is not known, anything may be there.
+    for log in logs.iter().filter(|log| log.outbox_heads.iter().all(|(to, ..)| by_shard.contains_key(to))) {
+        for stream in &log.streams {
+            for turn in &stream.turns {
+                for (id, _) in turn.sent.iter().filter(|(id, _)| !taken.contains(id)) {
+                    let place = format!("{} turn {}", stream.named(&log.shard), turn.number);
+                    found.add(Broken::Lost, format!("{place} has sent {id}, which nobody has taken"));
+                }
+            }
         }
     }
 }

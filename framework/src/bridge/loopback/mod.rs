@@ -340,4 +340,12 @@ impl Bridge for LoopbackBridge {
         }
         .boxed()
     }
+
+    fn abandon(&self) {
+        let Some(member) = self.member.write().take() else { return };
+        member.cut.store(true, Ordering::Relaxed);
+        member.leaving.store(true, Ordering::Release);
+        self.hub.leave(&member);
+        member.parcels.nudge();
+    }
 }

@@ -55,6 +55,8 @@ impl Destination {
         self.given += 1;
         self.mark(location);
         if committed {
+            // Then nothing is pending; what has not been settled yet must not set the last one back.
+            self.appended.clear();
             self.last = self.given;
             self.last_tail = location;
         } else {
