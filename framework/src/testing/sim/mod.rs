@@ -7,6 +7,7 @@
 
 mod check;
 mod courier;
+mod cut;
 mod disk;
 mod flow;
 mod op;
