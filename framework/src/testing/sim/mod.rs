@@ -10,6 +10,7 @@ mod courier;
 mod cut;
 mod disk;
 mod flow;
+mod look;
 mod op;
 mod trace;
 mod weather;
