@@ -6,7 +6,7 @@ use crate::prelude::*;
 #[domain(name = "bank")]
 pub struct Bank;
 
-#[derive(Command, Serialize, Deserialize)]
+#[derive(Command, Clone, Serialize, Deserialize)]
 #[command(domain = Bank, reply = u64)]
 pub struct Deposit {
     #[key]

@@ -1,7 +1,7 @@
 //! A saga flow as a property: commands, weather and faults are drawn, and what fails is made as short as it can be.
 //!
-//! Called by users' tests. Draws with proptest, so commands shrink as their strategies say and schedules lose what they do not
-//! need; the case that is left is told as a story, with the line that plays it again.
+//! Called by users' tests. Draws with proptest; a case that fails loses steps, faults and bad weather as long as it still fails
+//! in the same way, and what is left is told as a story, with the line that plays it again.
 
 #![expect(clippy::panic, reason = "a property that does not hold fails by panicking, as every test does")]
 
@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use proptest::prelude::*;
-use proptest::strategy::{BoxedStrategy, ValueTree};
+use proptest::strategy::{BoxedStrategy, ValueTree as _};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
+use super::cut::Cut;
 use super::{Broken, Fault, Run, Sim, Weather, World};
 
 /// The variable that names one case to play again.
@@ -35,19 +36,15 @@ pub struct Plan<T> {
     pub weather: Weather,
     /// What goes wrong, and when.
     pub faults: Vec<(Duration, Fault)>,
-    /// What is done, and how long after the step before it.
+    /// What is done, and when.
     pub steps: Vec<(Duration, T)>,
 }
 
 impl<T: fmt::Debug> fmt::Display for Plan<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "  the weather is {}", self.weather)?;
-        let mut at = Duration::ZERO;
-        let mut lines = Vec::new();
-        for (gap, step) in &self.steps {
-            at += *gap;
-            lines.push((at, format!("{step:?}")));
-        }
+        let steps = self.steps.iter().map(|(at, step)| (*at, format!("{step:?}")));
+        let mut lines: Vec<_> = steps.collect();
         lines.extend(self.faults.iter().map(|(at, fault)| (*at, format!("FAULT {fault:?}"))));
         lines.sort_by_key(|(at, _)| *at);
         for (at, line) in lines {
@@ -55,6 +52,21 @@ impl<T: fmt::Debug> fmt::Display for Plan<T> {
         }
         Ok(())
     }
+}
+
+impl<T: Clone> Plan<T> {
+    fn cut(&self, cut: &Cut) -> Self {
+        Self {
+            weather: cut.weather(self.weather),
+            faults: cut.faults.iter().filter_map(|at| self.faults.get(*at).cloned()).collect(),
+            steps: cut.steps.iter().filter_map(|at| self.steps.get(*at).cloned()).collect(),
+        }
+    }
+}
+
+/// A reason without its numbers: two cases fail in the same way if they agree in that.
+fn kind(reason: &str) -> String {
+    reason.chars().filter(|char| !char.is_ascii_digit()).collect()
 }
 
 /// A flow of several services as a property.
@@ -84,7 +96,7 @@ where
         steps: Range<usize>,
         perform: F,
     ) -> Self {
-        let gap = (0u64..400).prop_map(Duration::from_millis);
+        let gap = spans(400, 20);
         Self {
             name,
             sim: Rc::new(sim),
@@ -117,24 +129,30 @@ where
     fn plans(&self) -> BoxedStrategy<Plan<T>> {
         let weather = prop_oneof![
             1 => Just(Weather::FAIR),
-            3 => (0u16..300, 0u16..300, 0u16..100, 0u16..30)
+            3 => (levels(300, 50), levels(300, 50), levels(100, 10), levels(30, 5))
                 .prop_map(|(lose, repeat, delay, disk)| Weather { lose, repeat, delay, disk }),
         ];
         let services = (self.sim)(Sim::new(0)).services.len().max(1);
-        let millis = |most: u64| (0..most).prop_map(Duration::from_millis);
         let far = i64::try_from(self.jumps.as_millis()).unwrap_or(i64::MAX).max(1);
         let fault = prop_oneof![
-            5 => (0..services, 0u8..60, millis(3000))
+            5 => (0..services, 0u8..60, spans(3000, 250))
                 .prop_map(|(service, steps, down)| Fault::Crash { service, steps, down }),
-            2 => (0..services, -far..far, millis(10_000))
+            2 => (0..services, -far..far, spans(10_000, 500))
                 .prop_map(|(service, millis, lasts)| Fault::Jump { service, millis, lasts }),
-            2 => (0..services, 0..services, millis(10_000)).prop_map(|(from, to, lasts)| Fault::Cut { from, to, lasts }),
+            2 => (0..services, 0..services, spans(10_000, 500)).prop_map(|(from, to, lasts)| Fault::Cut { from, to, lasts }),
             1 => Just(Fault::EmptyCourier),
             1 => (0..services).prop_map(|service| Fault::FailCommits { service }),
         ];
-        let faults = prop::collection::vec((millis(5000), fault), 0..self.faults + 1);
+        let faults = prop::collection::vec((spans(5000, 50), fault), 0..self.faults + 1);
         (weather, faults, self.steps.clone())
-            .prop_map(|(weather, faults, steps)| Plan { weather, faults, steps })
+            .prop_map(|(weather, faults, steps)| {
+                let mut now = Duration::ZERO;
+                let timed = steps.into_iter().map(|(gap, step)| {
+                    now += gap;
+                    (now, step)
+                });
+                Plan { weather, faults, steps: timed.collect() }
+            })
             .boxed()
     }
 
@@ -177,10 +195,11 @@ where
     /// # Errors
     /// [`Broken`] if it does not hold.
     pub fn run(&self, seed: u64) -> Result<Run, Broken> {
-        self.live(seed, &self.tree(seed).current())
+        self.live(seed, &self.draw(seed))
     }
 
-    fn tree(&self, seed: u64) -> Box<dyn ValueTree<Value = Plan<T>>> {
+    /// The case of a seed.
+    fn draw(&self, seed: u64) -> Plan<T> {
         let mut bytes = [7; 32];
         for (byte, of) in bytes.iter_mut().zip(seed.to_le_bytes()) {
             *byte = of;
@@ -188,7 +207,7 @@ where
         let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
         let mut runner = TestRunner::new_with_rng(Config { failure_persistence: None, ..Config::default() }, rng);
         match self.plans().new_tree(&mut runner) {
-            Ok(tree) => tree,
+            Ok(tree) => tree.current(),
             Err(reason) => panic!("no case can be drawn: {reason}"),
         }
     }
@@ -207,9 +226,7 @@ where
         let perform = Rc::clone(&self.perform);
         let lived = catch_unwind(AssertUnwindSafe(|| {
             sim.run(async move |world| {
-                let mut at = Duration::ZERO;
-                let performed = steps.into_iter().map(|(gap, step)| {
-                    at += gap;
+                let performed = steps.into_iter().map(|(at, step)| {
                     let perform = Rc::clone(&perform);
                     async move {
                         tokio::time::sleep(at).await;
@@ -231,14 +248,9 @@ where
     /// # Errors
     /// The story, if it does not hold.
     pub fn play(&self, seed: u64, path: &str) -> Result<Run, String> {
-        let mut tree = self.tree(seed);
-        for ended in path.chars() {
-            match ended {
-                'f' => drop(tree.simplify()),
-                _ => drop(tree.complicate()),
-            }
-        }
-        let plan = tree.current();
+        let drawn = self.draw(seed);
+        let cut = path.parse().unwrap_or_else(|_| Cut::whole(drawn.steps.len(), drawn.faults.len()));
+        let plan = drawn.cut(&cut);
         self.live(seed, &plan)
             .map_err(|broken| self.told(&Found { seed, path: path.to_owned(), runs: 1, plan, broken }))
     }
@@ -249,29 +261,27 @@ where
 
     /// The shortest case found from this seed on, if its case does not hold.
     fn shortest(&self, seed: u64) -> Option<Found<T>> {
-        let mut tree = self.tree(seed);
-        let plan = tree.current();
-        let broken = self.live(seed, &plan).err()?;
-        let mut found = Found { seed, path: String::new(), runs: 1, plan, broken };
-        let mut path = String::new();
-        let mut fails = true;
-        while found.runs < SHRINKS {
-            // `f` and `c` stand for what was asked of the tree, so that a replay asks the same.
-            let moved = if fails { tree.simplify() } else { tree.complicate() };
-            path.push(if fails { 'f' } else { 'c' });
-            if !moved {
-                break;
-            }
-            found.runs += 1;
-            let plan = tree.current();
-            match self.live(seed, &plan) {
-                Err(broken) => {
-                    fails = true;
-                    (found.plan, found.broken) = (plan, broken);
-                    found.path.clone_from(&path);
+        let drawn = self.draw(seed);
+        let broken = self.live(seed, &drawn).err()?;
+        let mut cut = Cut::whole(drawn.steps.len(), drawn.faults.len());
+        let mut found = Found { seed, path: cut.to_string(), runs: 1, plan: drawn.clone(), broken };
+        let alike = kind(&found.broken.reason);
+        'shorter: loop {
+            for shorter in cut.shorter() {
+                if found.runs >= SHRINKS {
+                    break 'shorter;
                 }
-                Ok(_) => fails = false,
+                found.runs += 1;
+                let plan = drawn.cut(&shorter);
+                if let Err(broken) = self.live(seed, &plan)
+                    && alike == kind(&broken.reason)
+                {
+                    (found.path, found.plan, found.broken) = (shorter.to_string(), plan, broken);
+                    cut = shorter;
+                    continue 'shorter;
+                }
             }
+            break;
         }
         Some(found)
     }
@@ -290,12 +300,21 @@ where
     }
 }
 
+/// Spans of time up to `most` milliseconds. In coarse steps: fewer runs make a case short.
+fn spans(most: u64, step: u64) -> impl Strategy<Value = Duration> {
+    (0..=most / step).prop_map(move |steps| Duration::from_millis(steps * step))
+}
+
+fn levels(most: u16, step: u16) -> impl Strategy<Value = u16> {
+    (0..=most / step).prop_map(move |steps| steps * step)
+}
+
 /// A case that does not hold.
 #[derive(Clone, Debug)]
 pub struct Found<T> {
     /// The seed it was drawn from.
     pub seed: u64,
-    /// How it was made shorter; part of the line that plays it again.
+    /// What is kept of it; part of the line that plays it again.
     pub path: String,
     /// How many runs that took.
     pub runs: usize,

@@ -7,8 +7,10 @@
 
 mod check;
 mod courier;
+mod cut;
 mod disk;
 mod flow;
+mod look;
 mod op;
 mod trace;
 mod weather;

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use send_wrapper::SendWrapper;
 
 use super::courier::Courier;
@@ -13,20 +12,18 @@ use super::disk::Disk;
 use super::trace::Trace;
 use super::weather::{Fault, Weather};
 use super::{Sim, check};
-use crate::actor::{Stateful, user_state};
 use crate::client::SendError;
 use crate::clock::{Clock, Jumps, Timestamp};
-use crate::message::{Coded, Command, Domain, IdSource, MessageId, Name, ShardId};
+use crate::message::{Coded, Command, Domain, IdSource, MessageId};
 use crate::node::{Node, NodeConfig};
 use crate::spawn::Task;
-use crate::store::{DeadLetter, ShardReader, StoredEvent, StoredTurn};
 
 /// 2026-01-01T00:00:00Z.
 const BEGIN: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 /// How long a client waits for a reply before it asks again with the same id.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long nothing may be under way at the latest after the faults have stopped. Courier and relay wait up to minutes.
-const SETTLED: Duration = Duration::from_secs(1800);
+const SETTLED: Duration = Duration::from_secs(1200);
 /// How many timers are waited for at the end.
 const TIMERS: usize = 200;
 
@@ -64,8 +61,9 @@ pub(super) struct Service {
     pub(super) disk: Disk,
     pub(super) clock: Clock,
     pub(super) jumps: Jumps,
-    node: RefCell<Option<Node>>,
+    pub(super) node: RefCell<Option<Node>>,
     lives: Cell<u64>,
+    starting: Cell<bool>,
     /// What it hosts, as it was described when it was started first.
     pub(super) hosts: RefCell<Option<crate::router::Manifest>>,
 }
@@ -88,6 +86,7 @@ impl World {
                     jumps,
                     node: RefCell::default(),
                     lives: Cell::new(0),
+                    starting: Cell::new(false),
                     hosts: RefCell::default(),
                 }
             })
@@ -184,6 +183,10 @@ impl World {
 
     async fn start(&self, at: usize) {
         let (Some(service), Some((_, build))) = (self.0.services.get(at), self.0.sim.services.get(at)) else { return };
+        // Two crashes may overlap; there is one node of a service all the same.
+        if service.starting.replace(true) {
+            return;
+        }
         let lives = service.lives.get() + 1;
         service.lives.set(lives);
         // Each life has its own randomness, and the same in each run.
@@ -195,7 +198,9 @@ impl World {
             .bridge(self.0.courier.bridge(at))
             .clock(service.clock.clone())
             .seed(seed);
-        match build(builder).start().await {
+        let started = build(builder).start().await;
+        service.starting.set(false);
+        match started {
             Ok(node) => {
                 self.0.trace.add(format_args!("{} starts", service.name));
                 service.hosts.borrow_mut().get_or_insert_with(|| node.manifest().clone());
@@ -363,7 +368,7 @@ impl World {
                 Some(_) => {}
             }
             tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(Duration::from_secs(1));
+            wait = (wait * 2).min(Duration::from_secs(10));
         }
     }
 
@@ -442,60 +447,6 @@ impl World {
     /// Writes a line of the story.
     pub fn note(&self, what: &str) {
         self.0.trace.add(format_args!("{what}"));
-    }
-
-    /// Who takes an event: for each actor type of a domain, the key.
-    pub(super) fn takers(&self, shard: &ShardId, event: &StoredEvent) -> Vec<(Name, Name, String)> {
-        let nodes = self.0.services.iter().map(|service| service.node.borrow());
-        nodes.flat_map(|node| node.as_ref().map(|node| node.takers(shard, event)).unwrap_or_default()).collect()
-    }
-
-    /// The shards of a service's store, read from what is committed.
-    pub(super) fn shards_of(&self, service: &Service) -> Vec<(ShardId, Arc<dyn ShardReader>)> {
-        service.disk.readers()
-    }
-
-    fn turns_of(&self, domain: &str, actor: &Name) -> Vec<(String, Vec<StoredTurn>)> {
-        let mut streams = Vec::new();
-        for service in &self.0.services {
-            for (_, reader) in self.shards_of(service).into_iter().filter(|(id, _)| id.domain.as_str() == domain) {
-                streams.extend(check::streams(&reader).into_iter().filter(|(of, _)| of == actor).map(|(of, key)| {
-                    let turns = check::history(&reader, &of, &key);
-                    (key, turns)
-                }));
-            }
-        }
-        streams.sort_by(|one, other| one.0.cmp(&other.0));
-        streams
-    }
-
-    /// The states of all aggregates or sagas of a type by key, as far as they are committed.
-    ///
-    /// # Panics
-    /// If stored events cannot be applied.
-    pub fn states<A: Stateful>(&self) -> Vec<(String, A)> {
-        let actor = Name::new(A::NAME).expect("the derive has checked the name");
-        let turns = self.turns_of(A::Domain::NAME, &actor);
-        turns.into_iter().map(|(key, turns)| (key, user_state(&turns).expect("stored events can be applied"))).collect()
-    }
-
-    /// The state of one aggregate or saga, as far as it is committed; the initial one if nothing is.
-    ///
-    /// # Panics
-    /// If stored events cannot be applied.
-    pub fn state<A: Stateful>(&self, key: &str) -> A {
-        self.states::<A>().into_iter().find(|(known, _)| known == key).map_or_else(A::initial, |(_, state)| state)
-    }
-
-    /// The unresolved dead letters of all services.
-    pub fn dead_letters(&self) -> Vec<DeadLetter> {
-        let readers = self.0.services.iter().flat_map(|service| self.shards_of(service));
-        readers
-            .flat_map(|(_, reader)| {
-                let read = reader.dead_letters(None, usize::MAX).now_or_never();
-                read.and_then(Result::ok).unwrap_or_default()
-            })
-            .collect()
     }
 
     pub(super) fn wants_no_dead_letters(&self) -> bool {

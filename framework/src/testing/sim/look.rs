@@ -1,0 +1,69 @@
+//! What can be seen of a simulated cluster: its stores, as far as they are committed.
+
+#![expect(clippy::expect_used, reason = "what cannot fail in memory ends the test if it does")]
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+
+use super::world::Service;
+use super::{World, check};
+use crate::actor::{Stateful, user_state};
+use crate::message::{Domain, Name, ShardId};
+use crate::store::{DeadLetter, ShardReader, StoredEvent, StoredTurn};
+
+impl World {
+    /// Who takes an event: for each actor type of a domain, the key.
+    pub(super) fn takers(&self, shard: &ShardId, event: &StoredEvent) -> Vec<(Name, Name, String)> {
+        let nodes = self.services().iter().map(|service| service.node.borrow());
+        nodes.flat_map(|node| node.as_ref().map(|node| node.takers(shard, event)).unwrap_or_default()).collect()
+    }
+
+    /// The shards of a service's store, read from what is committed.
+    pub(super) fn shards_of(&self, service: &Service) -> Vec<(ShardId, Arc<dyn ShardReader>)> {
+        service.disk.readers()
+    }
+
+    fn turns_of(&self, domain: &str, actor: &Name) -> Vec<(String, Vec<StoredTurn>)> {
+        let mut streams = Vec::new();
+        for service in self.services() {
+            for (_, reader) in self.shards_of(service).into_iter().filter(|(id, _)| id.domain.as_str() == domain) {
+                streams.extend(check::streams(&reader).into_iter().filter(|(of, _)| of == actor).map(|(of, key)| {
+                    let turns = check::history(&reader, &of, &key);
+                    (key, turns)
+                }));
+            }
+        }
+        streams.sort_by(|one, other| one.0.cmp(&other.0));
+        streams
+    }
+
+    /// The states of all aggregates or sagas of a type by key, as far as they are committed.
+    ///
+    /// # Panics
+    /// If stored events cannot be applied.
+    pub fn states<A: Stateful>(&self) -> Vec<(String, A)> {
+        let actor = Name::new(A::NAME).expect("the derive has checked the name");
+        let turns = self.turns_of(A::Domain::NAME, &actor);
+        turns.into_iter().map(|(key, turns)| (key, user_state(&turns).expect("stored events can be applied"))).collect()
+    }
+
+    /// The state of one aggregate or saga, as far as it is committed; the initial one if nothing is.
+    ///
+    /// # Panics
+    /// If stored events cannot be applied.
+    pub fn state<A: Stateful>(&self, key: &str) -> A {
+        self.states::<A>().into_iter().find(|(known, _)| known == key).map_or_else(A::initial, |(_, state)| state)
+    }
+
+    /// The unresolved dead letters of all services.
+    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        let readers = self.services().iter().flat_map(|service| self.shards_of(service));
+        readers
+            .flat_map(|(_, reader)| {
+                let read = reader.dead_letters(None, usize::MAX).now_or_never();
+                read.and_then(Result::ok).unwrap_or_default()
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,329 @@
+//! The code of docs/testing-sagas.md: a saga with a bug, the case that shows it, and the fix.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use whizbang::prelude::*;
+use whizbang::testing::{Flow, Scenario, Sim, World};
+
+#[derive(Domain)]
+struct Money;
+
+#[derive(Domain)]
+struct Shop;
+
+#[derive(Command, Clone, Debug, Serialize, Deserialize)]
+#[command(domain = Money)]
+struct Charge {
+    #[key]
+    card: String,
+    cents: u64,
+}
+
+#[derive(Command, Clone, Debug, Serialize, Deserialize)]
+#[command(domain = Money)]
+struct Refund {
+    #[key]
+    card: String,
+    cents: u64,
+}
+
+#[derive(Event, Debug, Serialize, Deserialize)]
+#[event(domain = Money)]
+struct Charged {
+    cents: u64,
+}
+
+#[derive(Event, Debug, Serialize, Deserialize)]
+#[event(domain = Money)]
+struct Refunded {
+    cents: u64,
+}
+
+#[derive(Aggregate, Default)]
+#[aggregate(domain = Money, handles(Charge, Refund), applies(Charged, Refunded))]
+struct Card {
+    spent: u64,
+}
+
+impl Handle<Charge> for Card {
+    fn handle(&self, charge: Charge, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        if self.spent + charge.cents > 1000 {
+            return Err(Rejection::new("money.limit", "the card is at its limit"));
+        }
+        effects.record(Charged { cents: charge.cents });
+        Ok(())
+    }
+}
+
+impl Handle<Refund> for Card {
+    fn handle(&self, refund: Refund, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        effects.record(Refunded { cents: refund.cents });
+        Ok(())
+    }
+}
+
+impl Apply<Charged> for Card {
+    fn apply(&mut self, charged: &Charged) {
+        self.spent += charged.cents;
+    }
+}
+
+impl Apply<Refunded> for Card {
+    fn apply(&mut self, refunded: &Refunded) {
+        self.spent -= refunded.cents;
+    }
+}
+
+#[derive(Command, Clone, Debug, Serialize, Deserialize)]
+#[command(domain = Shop)]
+struct PlaceOrder {
+    #[key]
+    order: String,
+    card: String,
+    cents: u64,
+}
+
+#[derive(Event, Clone, Debug, Serialize, Deserialize)]
+#[event(domain = Shop)]
+struct OrderPlaced {
+    card: String,
+    cents: u64,
+}
+
+#[derive(Event, Debug, Serialize, Deserialize)]
+#[event(domain = Shop)]
+struct OrderPaid {}
+
+#[derive(Event, Debug, Serialize, Deserialize)]
+#[event(domain = Shop)]
+struct OrderCancelled {}
+
+#[derive(Document, Serialize, Deserialize)]
+#[document(domain = Shop)]
+struct GiveUp {}
+
+mod wrong {
+    use super::*;
+
+    #[derive(Saga, Default)]
+    #[saga(
+        domain = Shop,
+        handles(PlaceOrder),
+        applies(OrderPlaced, OrderPaid, OrderCancelled),
+        replies(Charge),
+        timers(GiveUp)
+    )]
+    pub(super) struct Order {
+        cents: u64,
+        paid: bool,
+    }
+
+    impl Handle<PlaceOrder> for Order {
+        fn handle(&self, place: PlaceOrder, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+            let PlaceOrder { card, cents, .. } = place;
+            effects.send(Charge { card: card.clone(), cents });
+            effects.set_timer(&GiveUp {}, Duration::from_secs(5));
+            effects.record(OrderPlaced { card, cents });
+            Ok(())
+        }
+    }
+
+    impl OnReply<Charge> for Order {
+        fn on_reply(&self, reply: Result<(), Rejection>, effects: &mut Effects<Self>) {
+            match reply {
+                Ok(()) => effects.record(OrderPaid {}),
+                Err(_) => effects.record(OrderCancelled {}),
+            }
+            effects.complete();
+        }
+    }
+
+    impl Wake<GiveUp> for Order {
+        fn wake(&self, _timer: GiveUp, effects: &mut Effects<Self>) {
+            effects.record(OrderCancelled {});
+            effects.complete();
+        }
+    }
+
+    impl Apply<OrderPlaced> for Order {
+        fn apply(&mut self, placed: &OrderPlaced) {
+            self.cents = placed.cents;
+        }
+    }
+
+    impl Apply<OrderPaid> for Order {
+        fn apply(&mut self, _paid: &OrderPaid) {
+            self.paid = true;
+        }
+    }
+
+    impl Apply<OrderCancelled> for Order {
+        fn apply(&mut self, _cancelled: &OrderCancelled) {}
+    }
+
+    #[test]
+    fn an_order_is_paid_or_given_up() {
+        let placed = || {
+            Scenario::<Order>::new()
+                .when(PlaceOrder { order: "o1".into(), card: "ada".into(), cents: 300 })
+                .records(OrderPlaced { card: "ada".into(), cents: 300 })
+                .sends(Charge { card: "ada".into(), cents: 300 })
+                .sets_timer::<GiveUp>(Duration::from_secs(5))
+        };
+        placed().on_reply::<Charge>(Ok(())).records(OrderPaid {}).ends_completed();
+        placed().wake::<GiveUp>().records(OrderCancelled {}).ends_completed();
+    }
+
+    fn cluster(sim: Sim) -> Sim {
+        sim.service("money", |node| node.host::<Card>()).service("shop", |node| node.host::<Order>())
+    }
+
+    fn what_is_charged_is_paid_for(world: &World, _orders: &[PlaceOrder]) -> Result<(), String> {
+        let charged: u64 = world.states::<Card>().iter().map(|(_, card)| card.spent).sum();
+        let paid: u64 =
+            world.states::<Order>().iter().filter(|(_, order)| order.paid).map(|(_, order)| order.cents).sum();
+        if charged == paid {
+            Ok(())
+        } else {
+            Err(format!("{charged} cents are charged, and orders for {paid} are paid"))
+        }
+    }
+
+    #[test]
+    #[should_panic = "cents are charged, and orders for"]
+    fn orders_hold_under_all_faults() {
+        Flow::new("orders", cluster, orders(), 1..10, place).at_end(what_is_charged_is_paid_for).check(0..200);
+    }
+
+    #[test]
+    fn the_shortest_case_is_short() {
+        let flow = Flow::new("orders", cluster, orders(), 1..10, place).at_end(what_is_charged_is_paid_for);
+        let found = flow.first_broken(0..200).expect("it is found");
+        assert!(found.plan.steps.len() + found.plan.faults.len() <= 10, "{}", found.plan);
+        let story = flow.play(found.seed, &found.path).expect_err("it is found again");
+        assert!(story.contains(&found.broken.trace[found.broken.trace.len() - 1000..]), "another run: {story}");
+    }
+}
+
+fn orders() -> impl Strategy<Value = PlaceOrder> {
+    (any::<u64>(), 0..3u8, 1..600u64).prop_map(|(order, card, cents)| PlaceOrder {
+        order: format!("order{order}"),
+        card: format!("card{card}"),
+        cents,
+    })
+}
+
+async fn place(world: &World, order: PlaceOrder) {
+    world.send(order).await.expect("an order can always be placed");
+}
+
+mod right {
+    use super::*;
+
+    #[derive(Saga, Default)]
+    #[saga(
+        domain = Shop,
+        handles(PlaceOrder),
+        applies(OrderPlaced, OrderPaid, OrderCancelled),
+        replies(Charge),
+        timers(GiveUp)
+    )]
+    pub(super) struct Order {
+        cents: u64,
+        paid: bool,
+    }
+
+    impl Handle<PlaceOrder> for Order {
+        fn handle(&self, place: PlaceOrder, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+            let PlaceOrder { card, cents, .. } = place;
+            effects.send(Charge { card: card.clone(), cents }).undo_with(Refund { card: card.clone(), cents });
+            effects.set_timer(&GiveUp {}, Duration::from_secs(5));
+            effects.record(OrderPlaced { card, cents });
+            Ok(())
+        }
+    }
+
+    impl OnReply<Charge> for Order {
+        fn on_reply(&self, reply: Result<(), Rejection>, effects: &mut Effects<Self>) {
+            match reply {
+                Ok(()) => effects.record(OrderPaid {}),
+                Err(_) => effects.record(OrderCancelled {}),
+            }
+            effects.complete();
+        }
+    }
+
+    impl Wake<GiveUp> for Order {
+        fn wake(&self, _timer: GiveUp, effects: &mut Effects<Self>) {
+            effects.record(OrderCancelled {});
+            effects.compensate();
+        }
+    }
+
+    impl Apply<OrderPlaced> for Order {
+        fn apply(&mut self, placed: &OrderPlaced) {
+            self.cents = placed.cents;
+        }
+    }
+
+    impl Apply<OrderPaid> for Order {
+        fn apply(&mut self, _paid: &OrderPaid) {
+            self.paid = true;
+        }
+    }
+
+    impl Apply<OrderCancelled> for Order {
+        fn apply(&mut self, _cancelled: &OrderCancelled) {}
+    }
+
+    #[test]
+    fn a_late_charge_is_refunded() {
+        Scenario::<Order>::new()
+            .when(PlaceOrder { order: "o1".into(), card: "ada".into(), cents: 300 })
+            .wake::<GiveUp>()
+            .records(OrderCancelled {})
+            .sends_nothing()
+            .on_reply::<Charge>(Ok(()))
+            .sends(Refund { card: "ada".into(), cents: 300 })
+            .on_reply::<Refund>(Ok(()))
+            .ends_compensated();
+    }
+
+    fn cluster(sim: Sim) -> Sim {
+        sim.service("money", |node| node.host::<Card>()).service("shop", |node| node.host::<Order>())
+    }
+
+    fn what_is_charged_is_paid_for(world: &World, _orders: &[PlaceOrder]) -> Result<(), String> {
+        let charged: u64 = world.states::<Card>().iter().map(|(_, card)| card.spent).sum();
+        let paid: u64 =
+            world.states::<Order>().iter().filter(|(_, order)| order.paid).map(|(_, order)| order.cents).sum();
+        if charged == paid {
+            Ok(())
+        } else {
+            Err(format!("{charged} cents are charged, and orders for {paid} are paid"))
+        }
+    }
+
+    #[test]
+    fn orders_hold_under_all_faults() {
+        Flow::new("orders", cluster, orders(), 1..10, place).at_end(what_is_charged_is_paid_for).check(0..200);
+    }
+}
+
+#[test]
+fn every_block_of_the_tutorial_stands_here() {
+    let tutorial = include_str!("../../docs/testing-sagas.md");
+    let dense = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let code = dense(include_str!("testing_sagas.rs"));
+    let mut blocks = 0;
+    for block in tutorial.split("```rust\n").skip(1) {
+        let block = block.split("```").next().unwrap_or_default();
+        // `…` stands for what is left out.
+        for part in block.split('…') {
+            assert!(code.contains(dense(part).trim_start_matches("// ").trim()), "not in the code:\n{part}");
+        }
+        blocks += 1;
+    }
+    assert!(blocks >= 6, "{blocks} blocks");
+}
