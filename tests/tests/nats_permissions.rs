@@ -133,7 +133,6 @@ fn every_foreign_publish_and_subscribe_is_denied() {
                 "whizbang.head.bank.0",
                 "whizbang.cmd.shop.0.bank.0",
                 "whizbang.cmd.bank.0.bank.0",
-                "whizbang.cmd.bank.0.outside",
                 "whizbang.done.shop.0.bank.0",
                 "whizbang.done.other.0.bank.0",
                 "whizbang.ask.bank.out.0.other.0",

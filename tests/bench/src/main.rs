@@ -5,6 +5,7 @@
 
 mod account;
 mod anchor;
+mod nats;
 mod report;
 mod turn;
 
@@ -14,6 +15,11 @@ const ROWS: &[Row] = &[
     ("turn_1_key", turn::one_key),
     ("turn_10k_keys", turn::ten_thousand_keys),
     ("turn_256_in_flight", turn::in_flight),
+    ("nats_command_latency", nats::command_alone),
+    ("nats_command_256", nats::command_256),
+    ("nats_events_1", nats::events_1),
+    ("nats_events_4", nats::events_4),
+    ("nats_events_16", nats::events_16),
 ];
 
 fn main() {

@@ -19,9 +19,9 @@ use tokio::time::Instant;
 use super::{Hub, QUEUE};
 use crate::bridge::queue::{Pushed, Queue};
 use crate::bridge::wire::Packet;
-use crate::bridge::{Answer, BridgeError, Inbound, NodeCard, Refusal, Settled};
+use crate::bridge::{Answer, Asked, BridgeError, Inbound, NodeCard, Refusal, Settled};
 use crate::clock::monotonic;
-use crate::message::MAX_PAYLOAD_BYTES;
+use crate::message::{MAX_PAYLOAD_BYTES, ShardId, shard_of};
 
 /// The most messages of one node that are being handled at once, whatever room the node says it has.
 const WINDOW: usize = 4096;
@@ -87,6 +87,16 @@ impl Member {
 
     pub(super) fn is_cut(&self) -> bool {
         self.cut.load(Ordering::Relaxed)
+    }
+
+    /// A caller that does not know the number of shards leaves the destination to the owner.
+    fn with_shard(&self, mut asked: Asked) -> Asked {
+        if let Asked::Command(envelope) = &mut asked
+            && let Some((domain, shards)) = self.card.owns.iter().find(|(domain, _)| *domain == envelope.domain)
+        {
+            envelope.to.get_or_insert_with(|| ShardId::new(domain.clone(), shard_of(&envelope.key, *shards)));
+        }
+        asked
     }
 
     /// Puts an event into the queue. A node that lags does not hold the others back: what it misses it gets from the log.
@@ -227,7 +237,7 @@ fn hand(hub: &Arc<Hub>, member: &Arc<Member>, parcel: Parcel) -> Option<BoxFutur
 }
 
 fn answer(hub: &Arc<Hub>, member: &Arc<Member>, question: Question) -> BoxFuture<'static, Done> {
-    let asked = question.packet.asked();
+    let asked = question.packet.asked().map(|asked| member.with_shard(asked));
     let (hub, member) = (Arc::clone(hub), Arc::clone(member));
     Box::pin(async move {
         tokio::time::sleep(question.held_back).await;

@@ -102,6 +102,8 @@ pub(super) struct Intake {
     pub(super) jetstream: JetStream,
     pub(super) namespace: Namespace,
     pub(super) service: Name,
+    /// The domains this node owns, with their number of shards.
+    pub(super) owns: Vec<(Name, u16)>,
     pub(super) door: Arc<dyn Inbound>,
     pub(super) link: watch::Receiver<Link>,
     pub(super) ack_wait: Duration,
@@ -208,7 +210,7 @@ impl Intake {
             tracing::warn!(subject = shown(&message.subject), "a question without an inbox for its answer was dropped");
             return;
         };
-        match reading::question(&self.namespace, message) {
+        match reading::question(&self.namespace, &self.owns, message) {
             Ok(_) if hands.busy >= WINDOW => self.answer(hands, reply, &Answer::Refused(Refusal::Busy)),
             Ok(asked) => {
                 hands.busy += 1;

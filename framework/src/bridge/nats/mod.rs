@@ -72,7 +72,6 @@ enum Attached {
 struct Line {
     client: Client,
     outgoing: Arc<Outgoing>,
-    broker: Arc<str>,
     actor: Addr<NatsActor>,
 }
 
@@ -163,6 +162,7 @@ impl NatsBridge {
             jetstream,
             namespace: config.namespace.clone(),
             service: card.service,
+            owns: card.owns,
             door,
             link: connection.link,
             ack_wait: config.ack_wait,
@@ -173,7 +173,7 @@ impl NatsBridge {
         };
         let loops = Loops { answers, intake, denials };
         let actor = NatsActor::new(client.clone(), Arc::clone(&outgoing), loops, closing).start();
-        Ok(Line { client, outgoing, broker: connection.broker, actor })
+        Ok(Line { client, outgoing, actor })
     }
 }
 
@@ -214,11 +214,11 @@ impl Line {
     }
 
     async fn acknowledged(self, answering: Answering, domain: String) -> Result<(), BridgeError> {
-        let Some(answer) = answering.within(ACKNOWLEDGE).await else {
-            let reason = format!("no acknowledgement within {ACKNOWLEDGE:?}");
-            return Err(BridgeError::Unreachable { broker: self.broker.to_string(), reason });
-        };
-        read_acknowledgement(&answer?, domain)
+        match answering.within(ACKNOWLEDGE).await? {
+            Some(answer) => read_acknowledgement(&answer, domain),
+            // It may be in the stream; who sends it again does so with the same id.
+            None => Err(BridgeError::NoAnswer { domain, deadline: ACKNOWLEDGE }),
+        }
     }
 }
 
@@ -315,11 +315,10 @@ impl Bridge for NatsBridge {
             let subject = self.namespace().subject(&Place::of_question(&to));
             let answering = packet.and_then(|(line, packet)| line.post(packet, subject, Awaits::Answer))?;
             let domain = to.domain().to_string();
-            match answering.within(deadline).await {
+            match answering.within(deadline).await? {
                 None => Err(BridgeError::NoAnswer { domain, deadline }),
-                Some(Err(error)) => Err(error),
-                Some(Ok(answer)) if has_no_responder(&answer) => Err(BridgeError::NoOwner { domain }),
-                Some(Ok(answer)) => {
+                Some(answer) if has_no_responder(&answer) => Err(BridgeError::NoOwner { domain }),
+                Some(answer) => {
                     let headers: Vec<_> = headers::from_nats(answer.headers.as_ref()).collect();
                     Packet::read_answer(&headers, answer.payload.clone())
                 }

@@ -45,7 +45,16 @@ struct Awaited {
     subject: Subject,
     awaits: Awaits,
     written: bool,
-    done: oneshot::Sender<Result<Message, BridgeError>>,
+    done: oneshot::Sender<Result<Message, Unanswered>>,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Unanswered {
+    /// It was not sent.
+    NotSent(BridgeError),
+    /// It was sent, and the connection was lost before an answer came: it may have arrived.
+    Lost,
 }
 
 #[derive(Default)]
@@ -151,7 +160,8 @@ impl Outgoing {
         for awaited in denied {
             let reason = format!("this user may not publish to `{subject}`");
             // Whoever has stopped waiting does not mind.
-            let _ = awaited.done.send(Err(BridgeError::Refused { broker: self.broker.to_string(), reason }));
+            let refused = BridgeError::Refused { broker: self.broker.to_string(), reason };
+            let _ = awaited.done.send(Err(Unanswered::NotSent(refused)));
         }
     }
 
@@ -226,7 +236,7 @@ impl Outgoing {
                 _ = link.wait_for(|link| !link.up) => Err(self.lost()),
             };
             if let Err(error) = written {
-                self.fail(number, error);
+                self.fail(number, Unanswered::NotSent(error));
             }
             // Answers are not looked at in here, so the link must not change unseen.
             if link.has_changed().unwrap_or(true) {
@@ -235,17 +245,17 @@ impl Outgoing {
         }
     }
 
-    fn fail(&self, number: Option<u64>, error: BridgeError) {
+    fn fail(&self, number: Option<u64>, why: Unanswered) {
         let awaited = number.and_then(|number| self.open.lock().remove(number));
         if let Some(awaited) = awaited {
-            let _ = awaited.done.send(Err(error));
+            let _ = awaited.done.send(Err(why));
         }
     }
 
     /// The connection is lost: what waits to be written, and what waits for an acknowledgement, is sent again by its sender.
     fn give_up(&self) {
         while let Some(letter) = self.urgent.pop().or_else(|| self.letters.pop()) {
-            self.fail(letter.number, self.lost());
+            self.fail(letter.number, Unanswered::NotSent(self.lost()));
         }
         let acknowledgements: Vec<u64> = {
             let open = self.open.lock();
@@ -254,7 +264,7 @@ impl Outgoing {
             open.awaited.iter().filter_map(waits).collect()
         };
         for number in acknowledgements {
-            self.fail(Some(number), self.lost());
+            self.fail(Some(number), Unanswered::Lost);
         }
     }
 
@@ -281,22 +291,30 @@ async fn publish(client: &Client, inbox: &str, letter: Letter) -> Result<(), Bri
 pub(super) struct Answering {
     outgoing: Arc<Outgoing>,
     number: u64,
-    answer: oneshot::Receiver<Result<Message, BridgeError>>,
+    answer: oneshot::Receiver<Result<Message, Unanswered>>,
 }
 
 impl Answering {
-    /// The answer, or none if it does not come in time. What has no responder is an answer with that status.
-    pub(super) async fn within(self, deadline: Duration) -> Option<Result<Message, BridgeError>> {
-        tokio::time::timeout(deadline, self).await.ok()
+    /// The answer, or none if it does not come in time: what was sent may have arrived. What has no responder is an answer
+    /// with that status.
+    ///
+    /// # Errors
+    /// Why it was not sent.
+    pub(super) async fn within(self, deadline: Duration) -> Result<Option<Message>, BridgeError> {
+        match tokio::time::timeout(deadline, self).await {
+            Ok(Ok(answer)) => Ok(Some(answer)),
+            Ok(Err(Unanswered::NotSent(error))) => Err(error),
+            Ok(Err(Unanswered::Lost)) | Err(_) => Ok(None),
+        }
     }
 }
 
 impl Future for Answering {
-    type Output = Result<Message, BridgeError>;
+    type Output = Result<Message, Unanswered>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         // The other end is dropped only with the loop.
-        self.answer.poll_unpin(context).map(|answer| answer.unwrap_or(Err(BridgeError::Closed)))
+        self.answer.poll_unpin(context).map(|answer| answer.unwrap_or(Err(Unanswered::Lost)))
     }
 }
 

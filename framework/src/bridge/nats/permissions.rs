@@ -6,6 +6,7 @@
 use std::fmt::Write;
 
 use super::connection::who;
+use super::streams::takes_in;
 use crate::bridge::NodeCard;
 use crate::bridge::subject::Namespace;
 use crate::message::Name;
@@ -42,12 +43,16 @@ impl NatsPermissions {
     pub fn for_card(card: &NodeCard, namespace: &Namespace) -> Self {
         let ns = namespace;
         let inbox = format!("_INBOX_{}.>", who(ns, &card.service));
-        let mut publish = vec![inbox.clone(), ns.refused_subject(&card.service)];
+        let mut publish = vec![inbox.clone()];
         let mut subscribe = vec![inbox];
-        // Anybody may ask for a reply or an answer; the owner of the domain decides what he says.
+        // Anybody may send a command that no actor sends, and ask; the owner of the domain decides what he says to it.
+        publish.push(format!("{ns}.cmd.*.*.outside"));
         publish.push(format!("{ns}.ask.*.cmd.*"));
         publish.push(format!("{ns}.qry.*.*"));
-        publish.extend(made(&ns.refused_stream(&card.service)));
+        if takes_in(card) {
+            publish.push(ns.refused_subject(&card.service));
+            publish.extend(made(&ns.refused_stream(&card.service)));
+        }
         for (domain, _) in &card.owns {
             // Commands and replies to anybody, but only in the name of its own shards.
             publish.push(format!("{ns}.cmd.*.*.{domain}.*"));

@@ -11,7 +11,7 @@ use super::streams::{Cargo, Source};
 use crate::bridge::subject::{Namespace, Place};
 use crate::bridge::wire::Packet;
 use crate::bridge::{Asked, BridgeError, Tidings};
-use crate::message::{Envelope, Kind};
+use crate::message::{Envelope, Kind, Name, ShardId, shard_of};
 
 /// How much of what was refused is kept. The rest would only fill the stream.
 const KEPT: usize = 64 * 1024;
@@ -31,6 +31,8 @@ pub(super) fn envelope(namespace: &Namespace, source: &Source, message: &Message
             check(envelope.to.as_ref().is_none_or(|said| *said == to), "the destination")?;
             check(envelope.kind != Kind::Command || envelope.domain == to.domain, "the domain")?;
             check(origin == from.as_ref(), "the origin")?;
+            // Handled in another shard than its own, a key would have two histories.
+            check(shard_of(&envelope.key, source.shards) == to.shard, "the shard of the key")?;
             envelope.to = Some(to);
         }
         (Cargo::Events, Place::Event { shard, name }) => {
@@ -45,10 +47,12 @@ pub(super) fn envelope(namespace: &Namespace, source: &Source, message: &Message
 }
 
 /// A question.
-pub(super) fn question(namespace: &Namespace, message: &Message) -> Result<Asked, BridgeError> {
+///
+/// A command whose caller does not know the number of shards gets the shard of its key; `owns` has the domains' shards.
+pub(super) fn question(namespace: &Namespace, owns: &[(Name, u16)], message: &Message) -> Result<Asked, BridgeError> {
     let place = namespace.place(&message.subject).ok_or_else(|| contradiction("the subject"))?;
     let headers: Vec<_> = headers::from_nats(message.headers.as_ref()).collect();
-    let asked = Packet::read_asked(&headers, message.payload.clone())?;
+    let mut asked = Packet::read_asked(&headers, message.payload.clone())?;
     let (said, meant) = (Place::of_question(&asked), place);
     let agrees = match (&said, &meant) {
         // A caller that does not know the number of shards leaves the shard out.
@@ -59,6 +63,12 @@ pub(super) fn question(namespace: &Namespace, message: &Message) -> Result<Asked
     if let Asked::Command(envelope) | Asked::Query(envelope) = &asked {
         // Whoever asks is no actor: actors send, and hear by message.
         check(envelope.origin.is_none(), "the origin")?;
+    }
+    if let Asked::Command(envelope) = &mut asked {
+        let owned = owns.iter().find(|(domain, _)| *domain == envelope.domain);
+        let shard = owned.map(|(domain, shards)| ShardId::new(domain.clone(), shard_of(&envelope.key, *shards)));
+        check(envelope.to.is_none() || envelope.to == shard, "the shard of the key")?;
+        envelope.to = shard;
     }
     Ok(asked)
 }

@@ -74,7 +74,12 @@ pub(super) fn sources(config: &NatsBuilder, card: &NodeCard) -> Vec<Source> {
 /// The streams a node writes to and nobody else makes.
 pub(super) fn written(config: &NatsBuilder, card: &NodeCard) -> Vec<Wanted> {
     let events = card.owns.iter().map(|(domain, _)| event_stream(config, domain));
-    events.chain([refused_stream(config, &card.service)]).collect()
+    events.chain(takes_in(card).then(|| refused_stream(config, &card.service))).collect()
+}
+
+/// Whether messages come to a service that it may have to put aside. A mere client gets none.
+pub(super) fn takes_in(card: &NodeCard) -> bool {
+    !card.owns.is_empty() || !card.subscribes.is_empty()
 }
 
 fn direct_stream(config: &NatsBuilder, domain: &Name) -> Wanted {

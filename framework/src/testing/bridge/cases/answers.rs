@@ -15,7 +15,9 @@ use crate::testing::bridge::node::{Manners, TestNode, named, service};
 pub async fn every_kind_of_question_is_answered(fixture: &dyn Fixture) {
     let answering = |asked: Asked| -> BoxFuture<'static, Answer> {
         let answer = match asked {
-            Asked::Command(envelope) if envelope.key == "key 2" => Answer::Refused(Refusal::Busy),
+            Asked::Command(envelope) if envelope.payload == 2u64.to_be_bytes().as_slice() => {
+                Answer::Refused(Refusal::Busy)
+            }
             Asked::Command(envelope) => Answer::Reply(envelope.payload),
             Asked::Query(envelope) => {
                 Answer::Refused(Refusal::Unhandled(format!("{} of {}", envelope.name, envelope.domain)))

@@ -6,11 +6,20 @@ use bytes::Bytes;
 
 use super::super::node::named;
 use crate::clock::Timestamp;
-use crate::message::{Codec, Envelope, Kind, MessageId, Origin, ShardId, Wants, shard_of};
+use crate::message::{Codec, Envelope, Kind, MessageId, Origin, Shard, ShardId, Wants, shard_of};
+use crate::testing::bridge::SHARDS;
 
 /// A shard of a domain.
 pub fn shard(domain: &'static str, number: u16) -> ShardId {
     ShardId::new(named(domain), number)
+}
+
+/// A key of a shard, another for each number.
+pub fn key_in(shard: Shard, number: u64) -> String {
+    let mut tries = 0u64..;
+    let mut keys = tries.by_ref().map(|salt| format!("key {number} {salt}"));
+    // A quarter of all keys fits, so this ends soon.
+    keys.find(|key| shard_of(key, SHARDS) == shard % SHARDS).unwrap_or_default()
 }
 
 /// A command number `sequence` from `from` for `to`.
@@ -23,7 +32,7 @@ pub fn command(from: &ShardId, to: &ShardId, sequence: u64) -> Envelope {
         version: 1,
         domain: to.domain.clone(),
         to: Some(to.clone()),
-        key: format!("key {sequence}"),
+        key: key_in(to.shard, sequence),
         actor: None,
         origin: Some(Origin {
             shard: from.clone(),

@@ -3,7 +3,7 @@
 use super::sample::{command, effects, event, shard};
 use crate::bridge::Tidings;
 use crate::clock::Timestamp;
-use crate::message::{Codec, Envelope, MessageId, Name, Wants};
+use crate::message::{Codec, Envelope, MessageId, Name, Wants, shard_of};
 use crate::testing::bridge::node::{Seen, TestNode, named, service};
 use crate::testing::bridge::{Fixture, SHARDS};
 
@@ -28,7 +28,8 @@ pub async fn a_command_arrives_as_it_was_sent(fixture: &dyn Fixture) {
     for (number, key) in
         ["ada", "a.b>*", " \r\n\t\0%25", "é€🦀", "$JS.API", "\u{202e}x", &"k".repeat(256)].iter().enumerate()
     {
-        let mut envelope = command(&shard("bank", 0), &shard("bank", 1), number as u64 + 1);
+        let to = shard("bank", shard_of(key, SHARDS));
+        let mut envelope = command(&shard("bank", 0), &to, number as u64 + 1);
         envelope.key = (*key).to_owned();
         envelope.origin.as_mut().unwrap().key = (*key).to_owned();
         envelope.actor = Some(named("Transfer"));

@@ -1,0 +1,127 @@
+//! Commands and events between nodes over a nats-server, against the NATS client alone.
+//!
+//! Caller and owner, source and subscribers have a thread each and connections of their own; the server is a process.
+
+mod ours;
+mod raw;
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use whizbang::derive::block_on;
+use whizbang_tests::nats::{NatsServer, Release};
+
+use crate::report::{REPETITIONS, report};
+
+/// The bytes of a message.
+const BYTES: usize = 200;
+const RELEASE: Release = Release::Distribution;
+
+/// What a run of commands measures.
+struct Measured {
+    rate: f64,
+    p50_us: f64,
+}
+
+pub(crate) fn command_alone() {
+    commands("nats_command_latency", 1, 3000, "us p50", |measured| measured.p50_us);
+}
+
+pub(crate) fn command_256() {
+    commands("nats_command_256_in_flight", 256, 300, "commands/s", |measured| measured.rate);
+}
+
+fn commands(bench: &str, in_flight: usize, each: usize, unit: &str, figure: fn(&Measured) -> f64) {
+    let server = NatsServer::start(RELEASE);
+    let pairs: Vec<_> = (0..=REPETITIONS)
+        .map(|_| {
+            let raw = raw::commands(&server.url(), in_flight, each);
+            let ours = ours::commands(&server.url(), in_flight, each);
+            (figure(&ours), figure(&raw))
+        })
+        .collect();
+    report(bench, unit, "raw JetStream publish, pull, core reply, ack", pairs.get(1..).unwrap_or_default());
+}
+
+pub(crate) fn events_1() {
+    events("nats_events_1_subscriber", 1, 100_000);
+}
+
+pub(crate) fn events_4() {
+    events("nats_events_4_subscribers", 4, 50_000);
+}
+
+pub(crate) fn events_16() {
+    events("nats_events_16_subscribers", 16, 20_000);
+}
+
+fn events(bench: &str, subscribers: usize, count: usize) {
+    let server = NatsServer::start(RELEASE);
+    let pairs: Vec<_> = (0..=REPETITIONS)
+        .map(|_| {
+            let raw = raw::events(&server.url(), subscribers, count);
+            (ours::events(&server.url(), subscribers, count), raw)
+        })
+        .collect();
+    report(bench, "deliveries/s", "raw pull consumers with a set of ids", pairs.get(1..).unwrap_or_default());
+}
+
+/// Runs `each` asks in each of `tasks` tasks.
+async fn in_flight<F: Future<Output = ()> + 'static>(
+    tasks: usize,
+    each: usize,
+    ask: impl Fn(usize) -> F + 'static,
+) -> Measured {
+    let ask = Rc::new(ask);
+    let next = Rc::new(Cell::new(0));
+    // The first of each task warms up.
+    let begun = Instant::now();
+    let running: Vec<_> = (0..tasks)
+        .map(|_| {
+            let (ask, next) = (Rc::clone(&ask), Rc::clone(&next));
+            tokio::task::spawn_local(async move {
+                let mut spans = Vec::with_capacity(each);
+                for _ in 0..each {
+                    let number = next.replace(next.get() + 1);
+                    let begun = Instant::now();
+                    ask(number).await;
+                    spans.push(begun.elapsed());
+                }
+                spans
+            })
+        })
+        .collect();
+    let mut spans: Vec<Duration> = Vec::new();
+    for task in running {
+        spans.extend(task.await.expect("it ends"));
+    }
+    Measured { rate: spans.len() as f64 / begun.elapsed().as_secs_f64(), p50_us: raw::p50(&spans) }
+}
+
+/// A thread with something that runs until it is ended.
+struct Running {
+    end: oneshot::Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Running {
+    fn end(self) {
+        let _ = self.end.send(());
+        self.thread.join().expect("it ends");
+    }
+}
+
+/// Starts something on a thread of its own and waits until it is ready.
+fn thread<F: Future<Output = ()> + 'static>(
+    url: &str,
+    run: impl FnOnce(String, std::sync::mpsc::Sender<()>, oneshot::Receiver<()>) -> F + Send + 'static,
+) -> Running {
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let (end, ended) = oneshot::channel();
+    let url = url.to_owned();
+    let thread = std::thread::spawn(move || block_on(run(url, ready, ended)));
+    is_ready.recv().expect("it starts");
+    Running { end, thread }
+}

@@ -1,0 +1,175 @@
+//! The same with nodes.
+
+use std::collections::BTreeMap;
+use std::future::IntoFuture;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use whizbang::bridge::nats::NatsBridge;
+use whizbang::bridge::subject::Namespace;
+use whizbang::derive::block_on;
+use whizbang::prelude::*;
+
+use super::{BYTES, Measured, thread};
+
+#[derive(Domain)]
+struct Notes;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Notes, reply = u64)]
+struct Write {
+    #[key]
+    book: String,
+    text: Vec<u8>,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Notes)]
+struct Written {
+    text: Vec<u8>,
+}
+
+#[derive(Aggregate, Default)]
+#[aggregate(domain = Notes, handles(Write), applies(Written))]
+struct Book {
+    notes: u64,
+}
+
+impl Handle<Write> for Book {
+    fn handle(&self, write: Write, effects: &mut Effects<Self>) -> Result<u64, Rejection> {
+        effects.record(Written { text: write.text });
+        Ok(self.notes + 1)
+    }
+}
+
+impl Apply<Written> for Book {
+    fn apply(&mut self, _: &Written) {
+        self.notes += 1;
+    }
+}
+
+#[derive(Query, Serialize, Deserialize)]
+#[query(domain = Notes, reply = u64)]
+struct HowMany {}
+
+/// How many events all subscribers have projected.
+static PROJECTED: AtomicU64 = AtomicU64::new(0);
+
+#[derive(Projection, Default, Serialize, Deserialize)]
+#[projection(projects(Written), answers(HowMany))]
+struct Reader {
+    books: BTreeMap<String, u64>,
+}
+
+impl Project<Written> for Reader {
+    fn project(&mut self, _: &Written, about: &About) {
+        *self.books.entry(about.key.clone()).or_default() += 1;
+        PROJECTED.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Answer<HowMany> for Reader {
+    fn answer(&self, _: HowMany) -> u64 {
+        self.books.values().sum()
+    }
+}
+
+fn write(book: usize) -> Write {
+    Write { book: format!("book-{book}"), text: vec![7; BYTES] }
+}
+
+async fn bridge(url: &str, run: u64) -> NatsBridge {
+    // A namespace for each run: what the last one left on the server is not in the way.
+    let namespace = Namespace::new(&format!("run{run}")).expect("a namespace");
+    NatsBridge::builder(url).namespace(namespace).stream_bytes(64 << 20).connect().await.expect("connects")
+}
+
+fn next_run() -> u64 {
+    static RUNS: AtomicU64 = AtomicU64::new(0);
+    RUNS.fetch_add(1, Ordering::Relaxed)
+}
+
+pub(super) fn commands(url: &str, in_flight: usize, each: usize) -> Measured {
+    let run = next_run();
+    let owner = thread(url, move |url, ready, ended| async move {
+        let bridge = bridge(&url, run).await;
+        let node =
+            Node::builder("notes", MemoryStore::new()).host::<Book>().bridge(bridge).start().await.expect("starts");
+        let _ = ready.send(());
+        let _ = ended.await;
+        node.stop().await.expect("stops");
+    });
+    let measured = block_on(async {
+        let client = Client::connect("caller", bridge(url, run).await).await.expect("connects");
+        for book in 0..1000 {
+            client.send(write(book)).await.expect("is handled");
+        }
+        let caller = client.clone();
+        let measured = super::in_flight(in_flight, each, move |number| {
+            let sending = caller.send(write(number % 1000)).into_future();
+            async move {
+                sending.await.expect("is handled");
+            }
+        })
+        .await;
+        client.disconnect().await;
+        measured
+    });
+    owner.end();
+    measured
+}
+
+pub(super) fn events(url: &str, subscribers: usize, count: usize) -> f64 {
+    let run = next_run();
+    PROJECTED.store(0, Ordering::Relaxed);
+    let wanted = (count * subscribers) as u64;
+    let (span, _) = block_on(async {
+        let source = Node::builder("notes", MemoryStore::new())
+            .host::<Book>()
+            .bridge(bridge(url, run).await)
+            .start()
+            .await
+            .expect("starts");
+        let taking = thread(url, move |url, ready, ended| async move {
+            let mut nodes = Vec::new();
+            for number in 0..subscribers {
+                let service = format!("reader-{number}");
+                let node = Node::builder(&service, MemoryStore::new())
+                    .projection::<Reader>()
+                    .bridge(bridge(&url, run).await)
+                    .start()
+                    .await
+                    .expect("starts");
+                nodes.push(node);
+            }
+            let _ = ready.send(());
+            let _ = ended.await;
+            for node in nodes {
+                let applied = node.client().query(HowMany {}).await.expect("answers");
+                assert_eq!(applied, count as u64, "each event once");
+                node.stop().await.expect("stops");
+            }
+        });
+        let client = source.client();
+        let begun = Instant::now();
+        super::in_flight(256, count.div_ceil(256), move |number| {
+            let sending = (number < count).then(|| client.send(write(number % 1000)).into_future());
+            async move {
+                if let Some(sending) = sending {
+                    sending.await.expect("is handled");
+                }
+            }
+        })
+        .await;
+        while PROJECTED.load(Ordering::Relaxed) < wanted {
+            tokio::task::yield_now().await;
+            tokio::time::timeout(std::time::Duration::from_millis(1), std::future::pending::<()>()).await.ok();
+            assert!(begun.elapsed().as_secs() < 120, "{} of {wanted}", PROJECTED.load(Ordering::Relaxed));
+        }
+        let span = begun.elapsed();
+        taking.end();
+        source.stop().await.expect("stops");
+        (span, ())
+    });
+    wanted as f64 / span.as_secs_f64()
+}
