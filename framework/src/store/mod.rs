@@ -4,6 +4,8 @@
 //! The shard logs are the truth. Positions in a shard are 1, 2, 3 … without gaps; a turn is in the log whole or not at all.
 //! It never looks inside a payload.
 
+#[cfg(feature = "embedded")]
+pub mod embedded;
 mod error;
 #[cfg_attr(
     not(all(feature = "embedded", feature = "testing")),

@@ -23,6 +23,10 @@ impl Letters {
         self.0.remove(&(id, stream));
     }
 
+    pub(super) fn all(&self) -> Vec<(MessageId, Stream, Location)> {
+        self.0.iter().map(|((id, stream), location)| (*id, *stream, *location)).collect()
+    }
+
     /// All letters of one id come together, even if that makes one page longer than `limit`: the next page starts behind
     /// the id, so what is left of it would never be seen.
     pub(super) fn after(&self, after: Option<MessageId>, limit: usize) -> Vec<(MessageId, Location)> {

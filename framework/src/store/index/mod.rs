@@ -9,6 +9,7 @@ pub(crate) mod append;
 mod apply;
 mod letters;
 mod outbox;
+mod save;
 mod stream;
 mod timers;
 
@@ -145,6 +146,11 @@ impl Index {
             (Change::Resolved(id), Some(stream)) => self.letters.resolve(id, stream),
             (_, None) => {}
         }
+    }
+
+    /// Every record before this is committed and known here.
+    pub(crate) fn committed(&self) -> Location {
+        self.committed.through
     }
 
     /// The position of the last committed event.

@@ -2,7 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::super::record::{Location, Sent};
+use super::super::record::take::Take;
+use super::super::record::{Location, Malformed, Names, Sent, put};
+use super::save::{put_marks, put_shard, take_marks};
 use crate::message::ShardId;
 
 /// One in so many sequences has its place remembered, for ever: a destination that comes back from an old backup asks for
@@ -126,6 +128,34 @@ impl Outbox {
 
     pub(super) fn destination(&self, to: &ShardId) -> Option<&Destination> {
         self.by_id.get(to).and_then(|number| self.destinations.get(*number))
+    }
+
+    /// Appends what is committed to `into`.
+    pub(super) fn save(&self, into: &mut Vec<u8>) {
+        put::number(into, self.destinations.len() as u64);
+        for to in &self.destinations {
+            put_shard(into, &to.id);
+            put::number(into, to.through);
+            put::number(into, to.last);
+            put::number(into, to.last_tail);
+            let marks = usize::try_from(to.last.div_ceil(SEQUENCES_A_MARK)).unwrap_or(usize::MAX);
+            put_marks(into, to.marks.get(..marks).unwrap_or(&to.marks));
+        }
+    }
+
+    /// Reads what [`save`](Self::save) has written.
+    pub(super) fn restore(&mut self, take: &mut Take<'_>, names: &mut Names) -> Result<(), Malformed> {
+        for _ in 0..take.count()? {
+            let id = ShardId::new(names.get(take.text()?)?, take.shard()?);
+            let number = self.number(&id);
+            let (through, last, tail) = (take.number()?, take.number()?, take.number()?);
+            let marks = take_marks(take)?;
+            if let Some(to) = self.destinations.get_mut(number) {
+                (to.through, to.last, to.last_tail, to.given, to.tail) = (through, last, tail, last, tail);
+                to.marks = marks;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn heads(&self) -> Vec<(ShardId, u64, u64)> {

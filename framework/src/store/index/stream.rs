@@ -9,6 +9,18 @@ use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Stream(pub(super) u64, pub(super) u64);
 
+impl Stream {
+    /// The two halves, to be kept.
+    pub(crate) fn halves(self) -> (u64, u64) {
+        (self.0, self.1)
+    }
+
+    /// From two halves that were kept.
+    pub(crate) fn from_halves(first: u64, second: u64) -> Self {
+        Self(first, second)
+    }
+}
+
 impl Hash for Stream {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.0);

@@ -32,6 +32,17 @@ impl Timers {
         }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.by_due.len()
+    }
+
+    /// In the order in which they ring, so that setting them again in this order keeps it.
+    pub(super) fn all(&self) -> impl Iterator<Item = (Stream, &Timer)> {
+        let streams: HashMap<Place, Stream> =
+            self.by_name.iter().map(|((stream, _), place)| (*place, *stream)).collect();
+        self.by_due.iter().filter_map(move |(place, timer)| Some((*streams.get(place)?, timer)))
+    }
+
     pub(super) fn due(&self, now: Timestamp, limit: usize) -> Vec<Timer> {
         self.by_due.range(..=(now, u64::MAX)).take(limit).map(|(_, timer)| timer.clone()).collect()
     }

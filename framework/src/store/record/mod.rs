@@ -5,14 +5,16 @@
 //! The first byte is the format, the second the kind; a format once released is read for ever.
 
 mod envelope;
-mod put;
+pub(in crate::store) mod put;
 mod read;
 mod stored;
-mod take;
+pub(in crate::store) mod take;
 mod write;
 
-pub(crate) use read::{MarkRecord, NoteRecord, Record, TurnRecord};
+pub(crate) use read::{MarkRecord, NoteRecord, Record, SourceRecord, TurnRecord};
 pub(crate) use stored::Names;
+#[cfg(feature = "embedded")]
+pub(crate) use write::write_opened;
 pub(crate) use write::{Place, Sent, turn_bound, write_advance, write_sent, write_turn};
 
 /// The most bytes one turn may have in a store: 2 MiB. Events, outbox entries, timers, notes and reply count together.

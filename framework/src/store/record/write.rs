@@ -1,7 +1,7 @@
 //! Writes records. Nothing is allocated here but what the buffer needs to grow.
 
 use super::envelope::{self, Given};
-use super::{FORMAT, KIND_ADVANCE, KIND_SENT, KIND_TURN, Location, put};
+use super::{FORMAT, KIND_ADVANCE, KIND_OPENED, KIND_SENT, KIND_TURN, Location, put};
 use crate::message::ShardId;
 use crate::store::{DeadLetter, Epoch, Lane, Mark, Note, Source, TimerWrite, Turn, Watermark};
 
@@ -282,6 +282,14 @@ pub(crate) fn write_sent(into: &mut Vec<u8>, to: &ShardId, through: u64, tag: u3
     put::text(into, &to.domain);
     put::number(into, u64::from(to.shard));
     put::number(into, through);
+}
+
+/// Appends that a shard was taken by a new owner; gives the shard its number in this log.
+pub(crate) fn write_opened(into: &mut Vec<u8>, shard: &ShardId, shards: u16, tag: u32, epoch: Epoch) {
+    head(into, KIND_OPENED, tag, epoch);
+    put::text(into, &shard.domain);
+    put::number(into, u64::from(shard.shard));
+    put::number(into, u64::from(shards));
 }
 
 fn head(into: &mut Vec<u8>, kind: u8, tag: u32, epoch: Epoch) {

@@ -1,0 +1,205 @@
+//! Files as the store needs them: the seam between the log and the operating system.
+//!
+//! Called by everything in this room, calls the operating system. Tests put a disk of their own here, which tears writes,
+//! loses what was not flushed, and fails on demand.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+#[cfg(unix)]
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+
+#[cfg(not(unix))]
+compile_error!("the embedded store needs a unix system; build without the feature `embedded`");
+
+/// One folder with the files of a store.
+pub trait Disk: Send + Sync + 'static {
+    /// Keeps everybody else out until the disk is dropped or [unlocked](Self::unlock). `false` if somebody is in.
+    fn lock(&self) -> io::Result<bool>;
+
+    /// Lets others in.
+    fn unlock(&self);
+
+    /// The names of all files.
+    fn names(&self) -> io::Result<Vec<String>>;
+
+    /// A new, empty file; an old one of the name is emptied. It may be gone after a crash until [`sync`](Self::sync).
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// A file that exists.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Gives a file another name, in one step; a file that had it is gone.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Takes a file away.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes creating, renaming and removing durable.
+    fn sync(&self) -> io::Result<()>;
+
+    /// What people call a file; the folder for the empty name.
+    fn path(&self, name: &str) -> PathBuf;
+}
+
+/// A file, read and written anywhere by any thread.
+pub trait DiskFile: Send + Sync {
+    /// How many bytes it has.
+    fn length(&self) -> io::Result<u64>;
+
+    /// Reads up to all of `bytes`; fewer only at the end of the file.
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes all of `bytes`.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Makes what was written durable.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// A folder of the operating system.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    /// Locked as long as it is open.
+    lock: Mutex<Option<File>>,
+}
+
+const LOCK: &str = "lock";
+
+impl Folder {
+    /// The folder at `path`, created for nobody but this user if it is not there.
+    pub(super) fn new(path: &Path) -> io::Result<Self> {
+        if !path.is_dir() {
+            DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                File::open(parent)?.sync_all()?;
+            }
+        }
+        Ok(Self { path: path.to_owned(), lock: Mutex::new(None) })
+    }
+
+    fn options() -> OpenOptions {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).mode(0o600);
+        options
+    }
+}
+
+impl Disk for Folder {
+    fn lock(&self) -> io::Result<bool> {
+        let file = Self::options().create(true).truncate(false).open(self.path(LOCK))?;
+        match file.try_lock() {
+            Ok(()) => {
+                *self.lock.lock() = Some(file);
+                Ok(true)
+            }
+            Err(fs::TryLockError::WouldBlock) => Ok(false),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn unlock(&self) {
+        *self.lock.lock() = None;
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            // What is no text was not written by a store.
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(OnDisk(Self::options().create(true).truncate(true).open(self.path(name))?)))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(OnDisk(Self::options().open(self.path(name))?)))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path(from), self.path(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path(name))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        if name.is_empty() { self.path.clone() } else { self.path.join(name) }
+    }
+}
+
+struct OnDisk(File);
+
+impl DiskFile for OnDisk {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut read = 0;
+        while let Some(rest) = bytes.get_mut(read..).filter(|rest| !rest.is_empty()) {
+            match self.0.read_at(rest, offset + read as u64) {
+                Ok(0) => break,
+                Ok(more) => read += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(read)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
+/// Whether an error says that there is no room left, for this user or at all.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+}
+
+/// Writes a small file whole or not at all, durably.
+pub(super) fn replace(disk: &dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let new = format!("{name}.new");
+    let written = (|| {
+        let file = disk.create(&new)?;
+        file.write_at(bytes, 0)?;
+        file.sync()?;
+        disk.rename(&new, name)?;
+        disk.sync()
+    })();
+    if written.is_err() {
+        // Half a file helps nobody and takes room; that it cannot be removed changes nothing about the error.
+        let _ = disk.remove(&new);
+    }
+    written
+}
+
+/// All bytes of a file.
+pub(super) fn read_all(disk: &dyn Disk, name: &str) -> io::Result<Vec<u8>> {
+    let file = disk.open(name)?;
+    let length = usize::try_from(file.length()?).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+    let mut bytes = vec![0; length];
+    let read = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(read);
+    Ok(bytes)
+}

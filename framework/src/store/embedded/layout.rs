@@ -1,0 +1,61 @@
+//! The file that says what the folder holds: the format, and the number everything in it is mixed with.
+
+use std::sync::Arc;
+
+use super::disk::{Disk, read_all, replace};
+use super::failure;
+use crate::store::StoreError;
+
+/// The newest format this program knows. It writes no other.
+pub(super) const FORMAT: u32 = 1;
+
+const NAME: &str = "whizbang";
+const TITLE: &str = "whizbang store";
+
+/// Reads the seed of the store, or makes the folder one with `seed`.
+pub(super) fn open(disk: &Arc<dyn Disk>, seed: u64) -> Result<u64, StoreError> {
+    let names = disk.names().map_err(failure("listing the store's folder"))?;
+    if names.iter().any(|name| name == NAME) {
+        let bytes = read_all(&**disk, NAME).map_err(failure("reading the store's format"))?;
+        return parse(disk, &bytes);
+    }
+    if names.iter().any(|name| name.starts_with("log-")) {
+        return Err(damaged(disk, "it is missing, though there are log files"));
+    }
+    let text = format!("{TITLE}\nformat {FORMAT}\nseed {seed:016x}\n");
+    replace(&**disk, NAME, text.as_bytes()).map_err(|error| {
+        if super::disk::is_full(&error) {
+            StoreError::Full { at: disk.path("").display().to_string() }
+        } else {
+            StoreError::io("creating the store", error)
+        }
+    })?;
+    Ok(seed)
+}
+
+fn parse(disk: &Arc<dyn Disk>, bytes: &[u8]) -> Result<u64, StoreError> {
+    let text = std::str::from_utf8(bytes).map_err(|_| damaged(disk, "it is no text"))?;
+    let mut lines = text.lines();
+    if lines.next() != Some(TITLE) {
+        return Err(damaged(disk, "it does not begin as it should"));
+    }
+    let field = |line: Option<&str>, name: &str| {
+        line.and_then(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned))
+    };
+    let format = field(lines.next(), "format").and_then(|number| number.parse().ok());
+    match format {
+        None => Err(damaged(disk, "it names no format")),
+        Some(found) if found > FORMAT => {
+            Err(StoreError::Newer { at: disk.path("").display().to_string(), found, known: FORMAT })
+        }
+        // There is no older format yet.
+        Some(found) if found < FORMAT => Err(damaged(disk, "it names a format that never was")),
+        Some(_) => field(lines.next(), "seed")
+            .and_then(|seed| u64::from_str_radix(&seed, 16).ok())
+            .ok_or_else(|| damaged(disk, "it names no seed")),
+    }
+}
+
+fn damaged(disk: &Arc<dyn Disk>, reason: &str) -> StoreError {
+    StoreError::Corrupt { file: disk.path(NAME), offset: 0, reason: reason.to_owned() }
+}

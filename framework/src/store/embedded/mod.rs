@@ -1,0 +1,320 @@
+//! On the local disk: the shards' logs are the database, everything else is a cache that follows from them.
+//!
+//! Called like any store. All shards share one journal in segment files; appends go into a buffer, one thread writes and
+//! flushes what has gathered and reports it. Opening reads the end of the log, cuts off what a crash has left unfinished, and
+//! refuses what is damaged by name. No actor's thread ever waits for a flush; what was reported is never lost.
+//! Begin reading with the [journal](self::journal), the [frames](self::frame) and the [scan](self::scan).
+
+mod checkpoint;
+mod config;
+#[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "only tests bring disks of their own"))]
+mod disk;
+mod frame;
+mod inner;
+mod journal;
+mod keeper;
+mod layout;
+mod log;
+mod preparer;
+mod recover;
+mod scan;
+mod segment;
+mod shard;
+mod snapshots;
+mod views;
+mod writer;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+
+pub use self::config::EmbeddedConfig;
+#[cfg(not(feature = "testing"))]
+use self::disk::Disk;
+use self::disk::Folder;
+#[cfg(feature = "testing")]
+pub use self::disk::{Disk, DiskFile};
+use self::inner::{Inner, Registry};
+use self::journal::Journal;
+use self::keeper::Keeper;
+use self::preparer::Preparer;
+use self::segment::Segments;
+use self::shard::{Reader, Shard};
+use self::snapshots::Snapshots;
+use super::index::StreamHasher;
+use super::record::Location;
+use super::{CommitListener, ShardHandle, Store, StoreError, View};
+use crate::clock::Clock;
+use crate::message::{IdSource, Name, ShardId};
+
+/// A store in a folder of the local disk.
+///
+/// One process at a time has it. What was reported as committed survives the crash of the process and of the machine.
+///
+/// ```no_run
+/// use whizbang::store::embedded::EmbeddedStore;
+///
+/// let store = EmbeddedStore::open("data")?;
+/// # Ok::<(), whizbang::store::StoreError>(())
+/// ```
+pub struct EmbeddedStore {
+    inner: Arc<Inner>,
+    threads: Mutex<Option<Threads>>,
+}
+
+struct Threads {
+    writer: JoinHandle<()>,
+    preparer: JoinHandle<()>,
+    keeper: JoinHandle<()>,
+}
+
+/// Who does the work behind the appends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hands {
+    Threads,
+    #[cfg_attr(not(feature = "testing"), expect(dead_code, reason = "only tests take the work into their own hands"))]
+    Caller,
+}
+
+/// An error of the disk, with what the store was doing.
+fn failure(doing: &'static str) -> impl FnOnce(io::Error) -> StoreError {
+    move |error| StoreError::io(doing, error)
+}
+
+impl EmbeddedStore {
+    /// Opens the store in `folder`, or makes a new one there. Blocks while it reads the end of the log.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] if another process has it, [`StoreError::Newer`] if a newer version wrote it,
+    /// [`StoreError::Corrupt`] if it is damaged, [`StoreError::Full`], [`StoreError::Io`]. Nothing was changed then, but that
+    /// the unfinished end of the log may have been cut off.
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self, StoreError> {
+        Self::open_with(folder, &EmbeddedConfig::default())
+    }
+
+    /// As [`open`](Self::open), with other sizes.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(folder: impl AsRef<Path>, config: &EmbeddedConfig) -> Result<Self, StoreError> {
+        let folder = Folder::new(folder.as_ref()).map_err(failure("opening the store's folder"))?;
+        Self::start(Arc::new(folder), config, IdSource::random(Clock::system()), Hands::Threads)
+    }
+
+    /// Opens the store on any disk. With a seed the store works only when it is [stepped](Self::step), and every run with the
+    /// same seed and steps is the same.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    #[cfg(feature = "testing")]
+    pub fn open_on(disk: Arc<dyn Disk>, config: &EmbeddedConfig, seed: Option<u64>) -> Result<Self, StoreError> {
+        match seed {
+            Some(seed) => Self::start(disk, config, IdSource::seeded(Clock::system(), seed), Hands::Caller),
+            None => Self::start(disk, config, IdSource::random(Clock::system()), Hands::Threads),
+        }
+    }
+
+    /// Writes, flushes and reports what was appended, and keeps the caches. Does nothing in a store that does so by itself.
+    #[cfg(feature = "testing")]
+    pub fn step(&self) {
+        self.inner.step();
+    }
+
+    /// Writes a checkpoint now, so that the next opening is fast. Otherwise it is written when the log has grown.
+    ///
+    /// Blocks until it is written; that it cannot be written is logged, for it is a cache.
+    pub fn checkpoint(&self) {
+        self.inner.keeper.checkpoint(&self.inner);
+    }
+
+    fn start(disk: Arc<dyn Disk>, config: &EmbeddedConfig, ids: IdSource, hands: Hands) -> Result<Self, StoreError> {
+        let at = disk.path("").display().to_string();
+        if !disk.lock().map_err(failure("locking the store's folder"))? {
+            return Err(StoreError::InUse { at });
+        }
+        let started = Self::start_locked(&disk, config, ids, hands, at);
+        if started.is_err() {
+            disk.unlock();
+        }
+        started
+    }
+
+    fn start_locked(
+        disk: &Arc<dyn Disk>,
+        config: &EmbeddedConfig,
+        ids: IdSource,
+        hands: Hands,
+        at: String,
+    ) -> Result<Self, StoreError> {
+        let seed = layout::open(disk, ids.next_u64())?;
+        let hasher = StreamHasher::new(seed);
+        let segments = Arc::new(Segments::find(disk)?);
+        let mut found = recover::recover(disk, &segments, &hasher, config, || ids.next_u64())?;
+        let shards = &mut found.shards;
+        let snapshots = Snapshots::open(disk, seed, found.snapshots_from, |named, stored| {
+            let shard = usize::try_from(named.tag).ok().and_then(|tag| shards.get_mut(tag));
+            if let Some(shard) = shard {
+                shard.snapshots.insert(hasher.stream(&named.actor, &named.key), stored);
+            }
+        });
+        let snapshots = snapshots.map_err(failure("reading the snapshots"))?;
+        let live = found.shards.iter().flat_map(|shard| shard.snapshots.values()).map(|stored| stored.length).sum();
+        let mut registry = Registry { domains: found.domains, ..Registry::default() };
+        for (log, tag) in found.shards.into_iter().zip(0..) {
+            let shard = Arc::new(Shard::recovered(log, tag));
+            registry.by_id.insert(shard.id.clone(), Arc::clone(&shard));
+            registry.list.push(shard);
+        }
+        let keeper = Arc::new(Keeper::new(found.checkpoint, found.since_checkpoint, config.checkpoint_bytes, live));
+        let journal = Arc::new(Journal::new(found.segment, found.offset, found.last, found.spare, at));
+        let writer = writer::Writer::new(Arc::clone(&journal), Arc::clone(&segments), Arc::clone(&keeper), found.batch);
+        let preparer = Preparer::new(Arc::clone(&journal), Arc::clone(&segments), config.clone(), ids);
+        let (by_hand, writer) = match hands {
+            Hands::Threads => (None, Some(writer)),
+            Hands::Caller => (Some(Mutex::new(writer)), None),
+        };
+        let inner = Arc::new(Inner {
+            disk: Arc::clone(disk),
+            config: config.clone(),
+            hasher,
+            segments,
+            journal,
+            preparer,
+            snapshots,
+            keeper,
+            registry: Mutex::new(registry),
+            by_hand,
+        });
+        let threads = writer.map(|writer| Threads::start(writer, &inner)).transpose();
+        let threads = threads.map_err(failure("starting the store's threads"))?;
+        Ok(Self { inner, threads: Mutex::new(threads) })
+    }
+
+    async fn take(
+        &self,
+        id: &ShardId,
+        shards: u16,
+        listener: Arc<dyn CommitListener>,
+    ) -> Result<ShardHandle, StoreError> {
+        let (shard, epoch, location) = self.inner.take(id, shards)?;
+        self.inner.step();
+        self.settle(self.inner.journal.durable(location + 1)).await?;
+        let writer = shard::Writer::new(Arc::clone(&self.inner), Arc::clone(&shard), epoch, listener);
+        let reader = Reader::new(Arc::clone(&self.inner), shard);
+        Ok(ShardHandle { writer: Box::new(writer), reader: Arc::new(reader) })
+    }
+
+    async fn settle<T>(&self, told: tokio::sync::oneshot::Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {
+        told.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Lets go of everything once nothing is written any more. Blocks for as long as that takes.
+    fn end(&self) {
+        self.inner.journal.close();
+        let threads = self.threads.lock().take();
+        match threads {
+            Some(threads) => {
+                let _ = threads.writer.join();
+                self.last_works();
+                let _ = threads.keeper.join();
+                let _ = threads.preparer.join();
+            }
+            None => {
+                if let Some(writer) = &self.inner.by_hand
+                    && !self.inner.journal.is_closed()
+                {
+                    self.inner.step();
+                    writer.lock().finish();
+                    self.last_works();
+                    self.inner.keeper.step(&self.inner);
+                }
+            }
+        }
+        self.inner.disk.unlock();
+    }
+
+    fn last_works(&self) {
+        self.inner.keep_all();
+        if self.inner.keeper.is_worth_it(&self.inner) {
+            self.inner.keeper.checkpoint(&self.inner);
+        }
+        self.inner.keeper.stop();
+    }
+}
+
+impl Threads {
+    fn start(writer: writer::Writer, inner: &Arc<Inner>) -> io::Result<Self> {
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let (preparing, keeping) = (Arc::clone(inner), Arc::clone(inner));
+        // If a later one cannot be started the earlier ones end with the journal.
+        let started = (|| {
+            let preparer = thread("whizbang-room").spawn(move || preparing.preparer.run())?;
+            let keeper = thread("whizbang-keeper").spawn(move || Arc::clone(&keeping.keeper).run(&keeping))?;
+            let writer = thread("whizbang-log").spawn(move || writer.run())?;
+            Ok(Self { writer, preparer, keeper })
+        })();
+        if started.is_err() {
+            inner.journal.close();
+            inner.keeper.stop();
+        }
+        started
+    }
+}
+
+impl Store for EmbeddedStore {
+    fn open<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        shards: u16,
+        listener: Arc<dyn CommitListener>,
+    ) -> BoxFuture<'a, Result<ShardHandle, StoreError>> {
+        self.take(shard, shards, listener).boxed()
+    }
+
+    fn view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Option<View>, StoreError>> {
+        async { views::load(&self.inner.disk, projection) }.boxed()
+    }
+
+    fn save_view<'a>(&'a self, projection: &'a Name, view: View) -> BoxFuture<'a, Result<(), StoreError>> {
+        async move {
+            let told = self.inner.keeper.view(projection, view);
+            self.inner.step();
+            self.settle(told).await
+        }
+        .boxed()
+    }
+
+    fn durability(&self) -> &'static str {
+        "on the local disk: a commit survives the crash of the process and of the machine (flushed before it is reported)"
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        async {
+            self.inner.journal.close();
+            if self.inner.by_hand.is_none() {
+                // Everything is written once this comes back; what is left to do is short.
+                let _ = self.settle(self.inner.journal.durable(Location::MAX)).await;
+            }
+            self.end();
+            self.inner.journal.failure().map_or(Ok(()), Err)
+        }
+        .boxed()
+    }
+}
+
+impl Drop for EmbeddedStore {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl std::fmt::Debug for EmbeddedStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EmbeddedStore").field("at", &self.inner.journal.at()).finish_non_exhaustive()
+    }
+}

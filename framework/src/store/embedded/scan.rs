@@ -1,0 +1,201 @@
+//! Reads the log from one batch to the next, and tells an unfinished end from damage.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::super::record::Location;
+use super::disk::DiskFile;
+use super::failure;
+use super::frame::{self, BATCH_BYTES, BatchHead};
+use super::segment::{FIRST_OFFSET, Segment, Segments};
+use crate::store::StoreError;
+
+const WINDOW_BYTES: usize = 1024 * 1024;
+
+/// A place in the log where a batch begins, and the number it must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) segment: u64,
+    pub(super) offset: u64,
+    pub(super) batch: u64,
+}
+
+impl Place {
+    pub(super) const FIRST: Self = Self { segment: 1, offset: FIRST_OFFSET, batch: 1 };
+}
+
+/// How a log ends.
+#[derive(Clone, Debug)]
+pub(super) struct End {
+    /// Where the next batch goes.
+    pub(super) place: Place,
+    /// Where the last batch begins, if this scan met one.
+    pub(super) last: Option<Place>,
+    /// Whether a mark says that the last batch is durable.
+    pub(super) marked: bool,
+}
+
+/// Reads all batches from `from` on and gives their records to `take`, in their order.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] if something is damaged that was whole once, and what `take` finds wrong.
+pub(super) fn scan(
+    segments: &Segments,
+    from: Place,
+    mut take: impl FnMut(Location, &[u8]) -> Result<(), StoreError>,
+) -> Result<End, StoreError> {
+    let all = segments.all();
+    let mut rest = all.iter().skip_while(|segment| segment.number < from.segment).peekable();
+    let mut place = from;
+    let mut end = End { place, last: None, marked: false };
+    let Some(mut segment) = rest.next() else { return Ok(end) };
+    let mut window = Window::open(segments, segment)?;
+    loop {
+        match window.batch(place)? {
+            Found::Batch { length, records } => {
+                let frames = window.get(place.offset + BATCH_BYTES as u64, length)?;
+                for (location, range) in records {
+                    take(location, frames.get(range).unwrap_or_default())?;
+                }
+                let last = Some(place);
+                place.offset += (BATCH_BYTES + length) as u64;
+                place.batch += 1;
+                end = End { place, last, marked: false };
+            }
+            found => {
+                end.marked = matches!(found, Found::Mark);
+                // The batch may be in the next segment, if there was no room for it here.
+                let Some(next) = rest.peek() else { break };
+                let there = Place { segment: next.number, offset: FIRST_OFFSET, batch: place.batch };
+                let mut next_window = Window::open(segments, next)?;
+                if !matches!(next_window.batch(there)?, Found::Batch { .. }) {
+                    break;
+                }
+                (place, segment, window) = (there, next, next_window);
+                rest.next();
+            }
+        }
+    }
+    if let Some(Sign { segment: other, offset, number }) = sign_of_life(segments, &all, place)? {
+        let reason = format!(
+            "batch {} is damaged: it was durable once, as what stands at byte {offset} of {} with number {number} shows",
+            place.batch,
+            segments.path(&other),
+        );
+        return Err(segments.damaged(segment.start + place.offset, &reason));
+    }
+    Ok(end)
+}
+
+/// Something that was written after a batch was durable.
+struct Sign {
+    segment: Arc<Segment>,
+    offset: u64,
+    number: u64,
+}
+
+/// Something at or behind `place` that was written after the batch which should be there.
+fn sign_of_life(segments: &Segments, all: &[Arc<Segment>], place: Place) -> Result<Option<Sign>, StoreError> {
+    for segment in all.iter().filter(|segment| segment.number >= place.segment) {
+        let mut window = Window::open(segments, segment)?;
+        let mut offset = if segment.number == place.segment { place.offset } else { FIRST_OFFSET };
+        while offset + BATCH_BYTES as u64 <= segment.size {
+            let Some(next) = window.next_nonzero(offset)? else { break };
+            offset = next;
+            if let Some(head) = window.head(offset)? {
+                let later = if head.length == 0 { head.number >= place.batch } else { head.number > place.batch };
+                if later {
+                    return Ok(Some(Sign { segment: Arc::clone(segment), offset, number: head.number }));
+                }
+            }
+            offset += 1;
+        }
+    }
+    Ok(None)
+}
+
+enum Found {
+    Batch { length: usize, records: Vec<(Location, Range<usize>)> },
+    Mark,
+    Nothing,
+}
+
+/// A segment's file, read in large pieces.
+pub(super) struct Window {
+    segment: Arc<Segment>,
+    file: Arc<dyn DiskFile>,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window {
+    pub(super) fn open(segments: &Segments, segment: &Arc<Segment>) -> Result<Self, StoreError> {
+        let file = segments.file(segment).map_err(failure("opening a segment"))?;
+        Ok(Self { segment: Arc::clone(segment), file, start: 0, bytes: Vec::new() })
+    }
+
+    /// Up to `length` bytes from `offset` on; fewer only at the end of the segment.
+    pub(super) fn get(&mut self, offset: u64, length: usize) -> Result<&[u8], StoreError> {
+        let length = length.min(usize::try_from(self.segment.size.saturating_sub(offset)).unwrap_or(usize::MAX));
+        let end = offset + length as u64;
+        if offset < self.start || end > self.start + self.bytes.len() as u64 {
+            self.fill(offset, length.max(WINDOW_BYTES)).map_err(failure("reading a segment"))?;
+        }
+        let from = usize::try_from(offset - self.start).unwrap_or(usize::MAX);
+        Ok(self.bytes.get(from..from + length).unwrap_or_default())
+    }
+
+    fn fill(&mut self, offset: u64, length: usize) -> io::Result<()> {
+        let length = length.min(usize::try_from(self.segment.size.saturating_sub(offset)).unwrap_or(usize::MAX));
+        self.bytes.resize(length, 0);
+        let read = self.file.read_at(&mut self.bytes, offset)?;
+        self.bytes.truncate(read);
+        self.start = offset;
+        Ok(())
+    }
+
+    fn head(&mut self, offset: u64) -> Result<Option<BatchHead>, StoreError> {
+        let (salt, location) = (self.segment.salt, self.segment.start + offset);
+        Ok(BatchHead::read(self.get(offset, BATCH_BYTES)?, salt, location))
+    }
+
+    /// What stands at `place`: the whole batch, with the number it must have, or the mark behind the last one.
+    fn batch(&mut self, place: Place) -> Result<Found, StoreError> {
+        let Some(head) = self.head(place.offset)? else { return Ok(Found::Nothing) };
+        if head.length == 0 {
+            let marks = head.number.checked_add(1) == Some(place.batch);
+            return Ok(if marks { Found::Mark } else { Found::Nothing });
+        }
+        let length = usize::try_from(head.length).unwrap_or(usize::MAX);
+        let offset = place.offset + BATCH_BYTES as u64;
+        let (salt, location, size) = (self.segment.salt, self.segment.start + offset, self.segment.size);
+        if head.number != place.batch || offset + length as u64 > size {
+            return Ok(Found::Nothing);
+        }
+        let frames = self.get(offset, length)?;
+        match frame::records(frames, salt, location) {
+            Some(records) if frames.len() == length => Ok(Found::Batch { length, records }),
+            _ => Ok(Found::Nothing),
+        }
+    }
+
+    /// Where the next byte that is not zero is, at or behind `offset`.
+    pub(super) fn next_nonzero(&mut self, mut offset: u64) -> Result<Option<u64>, StoreError> {
+        const BLOCK: usize = 4096;
+        const ZEROS: [u8; BLOCK] = [0; BLOCK];
+        while offset < self.segment.size {
+            // Blocks are looked at as a whole first: a segment is empty for the most part.
+            let block = self.get(offset, BLOCK)?;
+            if block.is_empty() {
+                return Ok(None);
+            }
+            if ZEROS.get(..block.len()) != Some(block) {
+                let nth = block.iter().position(|byte| *byte != 0).unwrap_or(0);
+                return Ok(Some(offset + nth as u64));
+            }
+            offset += block.len() as u64;
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,200 @@
+//! The files the log consists of: numbered, of a fixed size, filled with zeros before anything is written to them.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+
+use super::super::record::Location;
+use super::disk::{Disk, DiskFile};
+use super::frame::sum;
+use super::{EmbeddedConfig, failure};
+use crate::store::StoreError;
+
+/// Records begin behind the block with the segment's head.
+pub(super) const FIRST_OFFSET: u64 = 512;
+
+/// At most so many files of full segments are kept open.
+const OPEN_FILES: usize = 32;
+
+const HEAD_BYTES: usize = 52;
+const MAGIC: [u8; 8] = *b"whizlog\x01";
+const PREFIX: &str = "log-";
+const UNFINISHED: &str = "log.new";
+
+/// One file of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Segment {
+    /// From 1.
+    pub(super) number: u64,
+    /// The location of its first byte.
+    pub(super) start: Location,
+    /// How many bytes it has.
+    pub(super) size: u64,
+    /// What its checksums are mixed with.
+    pub(super) salt: u64,
+}
+
+impl Segment {
+    /// The location behind its last byte.
+    pub(super) fn end(&self) -> Location {
+        self.start + self.size
+    }
+
+    pub(super) fn name(&self) -> String {
+        name(self.number)
+    }
+
+    fn head(&self) -> Vec<u8> {
+        let mut head = MAGIC.to_vec();
+        for number in [self.number, self.start, self.size, self.salt] {
+            head.extend_from_slice(&number.to_le_bytes());
+        }
+        let sum = sum(0, 0, 0, &head);
+        head.extend_from_slice(&[0; 8]);
+        head.extend_from_slice(&sum.to_le_bytes());
+        head
+    }
+
+    fn read(head: &[u8]) -> Option<Self> {
+        let (content, rest) = head.split_at_checked(40)?;
+        let (magic, content_rest) = content.split_first_chunk::<8>()?;
+        let (padding, found) = rest.split_at_checked(8)?;
+        if *magic != MAGIC || padding != [0; 8] || found != sum(0, 0, 0, content).to_le_bytes() {
+            return None;
+        }
+        let (numbers, _) = content_rest.as_chunks::<8>();
+        let [number, start, size, salt] = <[[u8; 8]; 4]>::try_from(numbers).ok()?.map(u64::from_le_bytes);
+        start.checked_add(size).filter(|_| size > FIRST_OFFSET)?;
+        Some(Self { number, start, size, salt })
+    }
+}
+
+fn name(number: u64) -> String {
+    format!("{PREFIX}{number:010}")
+}
+
+/// All segments, and the files of those that are used.
+pub(super) struct Segments {
+    disk: Arc<dyn Disk>,
+    all: RwLock<Vec<Arc<Segment>>>,
+    open: Mutex<VecDeque<(u64, Arc<dyn DiskFile>)>>,
+}
+
+impl Segments {
+    /// Finds the segments that are there.
+    pub(super) fn find(disk: &Arc<dyn Disk>) -> Result<Self, StoreError> {
+        let names = disk.names().map_err(failure("listing the store's folder"))?;
+        if names.iter().any(|name| name == UNFINISHED) {
+            disk.remove(UNFINISHED).map_err(failure("removing an unfinished segment"))?;
+        }
+        let mut numbers: Vec<u64> = names.iter().filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok()).collect();
+        numbers.sort_unstable();
+        let segments = Self {
+            disk: Arc::clone(disk),
+            all: RwLock::default(),
+            open: Mutex::new(VecDeque::with_capacity(OPEN_FILES)),
+        };
+        let mut start = 0;
+        for (number, expected) in numbers.iter().zip(1..) {
+            if *number != expected {
+                return Err(damaged(disk, expected, 0, "the file is missing, though later ones are there"));
+            }
+            let segment = segments.look(*number)?;
+            if segment.number != *number || segment.start != start {
+                return Err(damaged(disk, *number, 0, "it is not the segment its name says"));
+            }
+            start = segment.end();
+            segments.all.write().push(Arc::new(segment));
+        }
+        Ok(segments)
+    }
+
+    fn look(&self, number: u64) -> Result<Segment, StoreError> {
+        let file = self.disk.open(&name(number)).map_err(failure("opening a segment"))?;
+        let mut head = [0; HEAD_BYTES];
+        let read = file.read_at(&mut head, 0).map_err(failure("reading a segment's head"))?;
+        let segment = head.get(..read).and_then(Segment::read);
+        let segment = segment.ok_or_else(|| damaged(&self.disk, number, 0, "the segment's head is damaged"))?;
+        let length = file.length().map_err(failure("reading a segment's length"))?;
+        if length < segment.size {
+            return Err(damaged(&self.disk, number, length, "the file is shorter than it was made"));
+        }
+        Ok(segment)
+    }
+
+    /// Makes the next segment: it appears whole or not at all.
+    pub(super) fn prepare(&self, config: &EmbeddedConfig, salt: u64) -> io::Result<Arc<Segment>> {
+        let (number, start) = self.all.read().last().map_or((1, 0), |last| (last.number + 1, last.end()));
+        let segment = Arc::new(Segment { number, start, size: config.size_of_segment(number), salt });
+        let made = self.make(&segment);
+        if made.is_err() {
+            // What is half made takes room that may be all that is missing.
+            let _ = self.disk.remove(UNFINISHED);
+        }
+        made?;
+        self.all.write().push(Arc::clone(&segment));
+        Ok(segment)
+    }
+
+    fn make(&self, segment: &Segment) -> io::Result<()> {
+        static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+        let file = self.disk.create(UNFINISHED)?;
+        let mut offset = 0;
+        // Zeros are written, not only allocated: otherwise the first write to each block changes the file's metadata as
+        // well, and a flush costs twice as much.
+        while offset < segment.size {
+            let length = usize::try_from(segment.size - offset).unwrap_or(usize::MAX).min(ZEROS.len());
+            file.write_at(ZEROS.get(..length).unwrap_or_default(), offset)?;
+            offset += length as u64;
+        }
+        file.write_at(&segment.head(), 0)?;
+        file.sync()?;
+        self.disk.rename(UNFINISHED, &segment.name())?;
+        self.disk.sync()
+    }
+
+    /// All of them, oldest first.
+    pub(super) fn all(&self) -> Vec<Arc<Segment>> {
+        self.all.read().clone()
+    }
+
+    /// The segment with `location` in it.
+    pub(super) fn at(&self, location: Location) -> Option<Arc<Segment>> {
+        let all = self.all.read();
+        let nth = all.partition_point(|segment| segment.start <= location).checked_sub(1)?;
+        all.get(nth).filter(|segment| location < segment.end()).cloned()
+    }
+
+    /// A segment's file.
+    pub(super) fn file(&self, segment: &Segment) -> io::Result<Arc<dyn DiskFile>> {
+        let mut open = self.open.lock();
+        if let Some((_, file)) = open.iter().find(|(number, _)| *number == segment.number) {
+            return Ok(Arc::clone(file));
+        }
+        let file = self.disk.open(&segment.name())?;
+        if open.len() >= OPEN_FILES {
+            open.pop_front();
+        }
+        open.push_back((segment.number, Arc::clone(&file)));
+        Ok(file)
+    }
+
+    /// What people call a segment.
+    pub(super) fn path(&self, segment: &Segment) -> String {
+        self.disk.path(&segment.name()).display().to_string()
+    }
+
+    /// The error for bytes that cannot be at `location`.
+    pub(super) fn damaged(&self, location: Location, reason: &str) -> StoreError {
+        match self.at(location) {
+            Some(segment) => damaged(&self.disk, segment.number, location - segment.start, reason),
+            None => StoreError::Corrupt { file: self.disk.path(""), offset: location, reason: reason.to_owned() },
+        }
+    }
+}
+
+fn damaged(disk: &Arc<dyn Disk>, number: u64, offset: u64, reason: &str) -> StoreError {
+    StoreError::Corrupt { file: disk.path(&name(number)), offset, reason: reason.to_owned() }
+}

@@ -1,0 +1,282 @@
+//! One shard on disk: its index and its snapshots in memory, its records in the log.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, ready};
+use parking_lot::Mutex;
+
+use super::super::index::append::At;
+use super::super::index::{Index, OutOfTurn, Stream};
+use super::super::record::{Location, MAX_TURN_BYTES, turn_bound};
+use super::super::walk::{self, Placed};
+use super::inner::Inner;
+use super::journal::Refused;
+use super::log::LogReader;
+use super::recover::ShardLog;
+use super::snapshots::{Named, Stored};
+use crate::clock::Timestamp;
+use crate::message::{MessageId, Name, ShardId};
+use crate::store::{
+    Appended, CommitListener, DeadLetter, Epoch, OutboxEntry, ShardReader, ShardWriter, Snapshot, StoreError,
+    StoredEvent, StoredTurn, StreamState, Timer, Turn, Watermark,
+};
+
+/// Records other than turns are small.
+const SMALL_RECORD_BYTES: usize = 512;
+
+/// So many snapshots of a shard wait for the commit of their turn; more are not kept.
+const FRESH_SNAPSHOTS: usize = 256;
+
+pub(super) struct Shard {
+    pub(super) id: ShardId,
+    /// How many shards the domain has.
+    pub(super) shards: u16,
+    /// Its number in the log.
+    pub(super) tag: u32,
+    /// Where the log says so for the first time.
+    pub(super) born: Location,
+    pub(super) state: Mutex<State>,
+}
+
+pub(super) struct State {
+    pub(super) epoch: Epoch,
+    pub(super) index: Index,
+    /// The newest snapshots that are in the snapshots' files.
+    pub(super) stored: HashMap<Stream, Stored>,
+    /// Snapshots that are not there yet.
+    pub(super) fresh: HashMap<Stream, Named>,
+    /// Those of them whose turn is not committed yet, and where the log was when they were made.
+    waiting: VecDeque<(Location, Stream)>,
+}
+
+impl Shard {
+    /// A shard that nobody has opened yet.
+    pub(super) fn new(id: ShardId, shards: u16, tag: u32, born: Location, epoch: Epoch, index: Index) -> Self {
+        let state = State { epoch, index, stored: HashMap::new(), fresh: HashMap::new(), waiting: VecDeque::new() };
+        Self { id, shards, tag, born, state: Mutex::new(state) }
+    }
+
+    pub(super) fn recovered(log: ShardLog, tag: u32) -> Self {
+        let shard = Self::new(log.id, log.shards, tag, 0, log.epoch, log.index);
+        shard.state.lock().stored = log.snapshots;
+        shard
+    }
+}
+
+impl State {
+    /// The streams whose snapshots may be written, because their turns are committed.
+    pub(super) fn ripe(&mut self) -> Vec<Stream> {
+        let committed = self.index.committed();
+        let mut ripe = Vec::new();
+        while let Some((_, stream)) = self.waiting.pop_front_if(|(location, _)| *location < committed) {
+            ripe.push(stream);
+        }
+        ripe
+    }
+}
+
+pub(super) struct Writer {
+    store: Arc<Inner>,
+    shard: Arc<Shard>,
+    epoch: Epoch,
+    row: usize,
+    /// The journal reports to it as long as it is kept here.
+    _listener: Arc<dyn CommitListener>,
+}
+
+impl Writer {
+    pub(super) fn new(store: Arc<Inner>, shard: Arc<Shard>, epoch: Epoch, listener: Arc<dyn CommitListener>) -> Self {
+        let row = store.journal.row(&listener);
+        Self { store, shard, epoch, row, _listener: listener }
+    }
+
+    fn put(
+        &self,
+        bound: usize,
+        write: impl Fn(&mut Index, At, &mut Vec<u8>) -> Result<u64, OutOfTurn>,
+    ) -> Result<Appended, StoreError> {
+        loop {
+            let mut state = self.shard.state.lock();
+            if state.epoch != self.epoch {
+                let (shard, current) = (self.shard.id.clone(), state.epoch);
+                return Err(StoreError::Fenced { shard, mine: self.epoch, current });
+            }
+            state.index.commit(self.store.journal.committed());
+            if !state.waiting.is_empty() {
+                self.store.keep(&self.shard, &mut state);
+            }
+            let (tag, epoch) = (self.shard.tag, self.epoch);
+            let appended = self.store.journal.append(bound, Some(self.row), |location, into| {
+                write(&mut state.index, At { tag, epoch, location, committed: false }, into)
+            });
+            drop(state);
+            match appended {
+                Ok((ticket, position)) => return Ok(Appended { ticket, position, committed: false }),
+                Err(Refused::OutOfTurn(OutOfTurn { expected })) => {
+                    return Err(StoreError::OutOfTurn { shard: self.shard.id.clone(), expected });
+                }
+                // Not with the shard's lock held: readers need it.
+                Err(refused) => self.store.get_room(refused)?,
+            }
+        }
+    }
+}
+
+impl ShardWriter for Writer {
+    fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    fn append(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {
+        let (bytes, limit) = (turn_bound(turn), self.store.largest_turn().min(MAX_TURN_BYTES));
+        if bytes > limit {
+            return Err(StoreError::Oversize { bytes, limit });
+        }
+        self.put(bytes, |index, at, into| index.append_turn(turn, at, into))
+    }
+
+    fn advance(&mut self, watermark: &Watermark) -> Result<Appended, StoreError> {
+        self.put(SMALL_RECORD_BYTES, |index, at, into| Ok(index.append_advance(watermark, at, into)))
+    }
+
+    fn sent(&mut self, to: &ShardId, through: u64) -> Result<Appended, StoreError> {
+        self.put(SMALL_RECORD_BYTES, |index, at, into| Ok(index.append_sent(to, through, at, into)))
+    }
+
+    fn save_snapshot(&mut self, actor: &Name, key: &str, snapshot: Snapshot) {
+        let mut state = self.shard.state.lock();
+        if state.epoch != self.epoch || state.waiting.len() >= FRESH_SNAPSHOTS {
+            return;
+        }
+        let stream = state.index.stream(actor, key);
+        // Newer than the log: it cannot be true.
+        let Some(head) = state.index.newest(stream).filter(|head| head.number >= snapshot.turn) else { return };
+        let location = if head.number == snapshot.turn { head.location } else { 0 };
+        let placed = Placed { location, snapshot };
+        let named = Named { tag: self.shard.tag, actor: actor.to_string(), key: key.to_owned(), placed };
+        state.fresh.insert(stream, named);
+        state.waiting.push_back((head.location, stream));
+        state.index.commit(self.store.journal.committed());
+        self.store.keep(&self.shard, &mut state);
+    }
+}
+
+pub(super) struct Reader {
+    store: Arc<Inner>,
+    shard: Arc<Shard>,
+}
+
+impl Reader {
+    pub(super) fn new(store: Arc<Inner>, shard: Arc<Shard>) -> Self {
+        Self { store, shard }
+    }
+
+    /// Looks at the index, brought up to what is committed.
+    fn look<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.shard.state.lock();
+        state.index.commit(self.store.journal.committed());
+        look(&mut state)
+    }
+
+    fn log(&self) -> LogReader<'_> {
+        LogReader::new(&self.store.segments)
+    }
+
+    fn load_now(&self, actor: &str, key: &str, use_snapshot: bool) -> Result<StreamState, StoreError> {
+        let (head, fresh, stored) = self.look(|state| {
+            let stream = state.index.stream(actor, key);
+            let head = state.index.head(stream);
+            // The stream's names are compared where the snapshot is used: a hash is no name.
+            let fresh = state.fresh.get(&stream).filter(|named| {
+                let turn = named.placed.snapshot.turn;
+                named.actor == actor && named.key == key && head.is_some_and(|head| head.number >= turn)
+            });
+            (head, fresh.map(|named| named.placed.clone()), state.stored.get(&stream).copied())
+        });
+        let snapshot = match (use_snapshot, fresh, stored) {
+            (false, ..) => None,
+            (true, Some(fresh), _) => Some(fresh),
+            (true, None, stored) => stored.and_then(|stored| self.store.snapshots.read(stored, actor, key)),
+        };
+        walk::load(&self.log(), head, actor, key, snapshot)
+    }
+
+    fn events_now(&self, after: u64, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
+        let (to, from) = self.look(|state| {
+            let to = after.saturating_add(limit as u64).min(state.index.position());
+            (to, state.index.events_from(to))
+        });
+        if to <= after { Ok(Vec::new()) } else { walk::events(&self.log(), from, after, to) }
+    }
+
+    fn outbox_now(&self, to: &ShardId, after: u64, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
+        let found = self.look(|state| {
+            let destination = state.index.destination(to)?;
+            let last = after.saturating_add(limit as u64).min(destination.last());
+            Some((last, destination.from(last)))
+        });
+        match found {
+            Some((last, from)) if last > after => walk::outbox(&self.log(), &self.shard.id, to, from, after, last),
+            _ => Ok(Vec::new()),
+        }
+    }
+}
+
+impl ShardReader for Reader {
+    fn position(&self) -> u64 {
+        self.look(|state| state.index.position())
+    }
+
+    fn load<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<StreamState, StoreError>> {
+        ready(self.load_now(actor, key, true)).boxed()
+    }
+
+    fn history<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<Vec<StoredTurn>, StoreError>> {
+        ready(self.load_now(actor, key, false).map(|state| state.turns)).boxed()
+    }
+
+    fn events(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredEvent>, StoreError>> {
+        ready(self.events_now(after, limit)).boxed()
+    }
+
+    fn outbox<'a>(
+        &'a self,
+        to: &'a ShardId,
+        after: u64,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<OutboxEntry>, StoreError>> {
+        ready(self.outbox_now(to, after, limit)).boxed()
+    }
+
+    fn outbox_heads(&self) -> Vec<(ShardId, u64, u64)> {
+        self.look(|state| state.index.destinations())
+    }
+
+    fn watermarks(&self) -> Vec<Watermark> {
+        self.look(|state| state.index.watermarks())
+    }
+
+    fn timers_due(&self, now: Timestamp, limit: usize) -> Vec<Timer> {
+        self.look(|state| state.index.timers_due(now, limit))
+    }
+
+    fn next_timer(&self) -> Option<Timestamp> {
+        self.look(|state| state.index.next_timer())
+    }
+
+    fn dead_letters(
+        &self,
+        after: Option<MessageId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<DeadLetter>, StoreError>> {
+        let places = self.look(|state| state.index.letters(after, limit));
+        ready(walk::letters(&self.log(), &places)).boxed()
+    }
+
+    fn streams(&self) -> BoxFuture<'_, Result<Vec<(Name, String)>, StoreError>> {
+        let heads = self.look(|state| state.index.heads());
+        ready(walk::streams(&self.log(), &heads)).boxed()
+    }
+}

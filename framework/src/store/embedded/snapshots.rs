@@ -1,0 +1,225 @@
+//! The files with the snapshots: a cache beside the log.
+//!
+//! Called by the [keeper](super::keeper), which writes a snapshot once its turn is committed, and by readers. Nothing waits
+//! for it, nothing is flushed for it, and whatever cannot be read is not there. A file that holds mostly snapshots which were
+//! replaced is copied and taken away.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::super::record::take::Take;
+use super::super::record::{Malformed, put};
+use super::super::walk::Placed;
+use super::disk::{Disk, DiskFile};
+use super::frame::{FRAME_BYTES, close_frame, frame_length, open_frame, seal_frames};
+use crate::store::Snapshot;
+
+const PREFIX: &str = "snapshots-";
+
+/// Where a snapshot is, and the last turn in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub(super) file: u64,
+    pub(super) offset: u64,
+    pub(super) length: u64,
+    pub(super) turn: u64,
+}
+
+/// A snapshot with the stream it belongs to.
+#[derive(Clone, Debug)]
+pub(super) struct Named {
+    /// The shard's number in the log.
+    pub(super) tag: u32,
+    pub(super) actor: String,
+    pub(super) key: String,
+    pub(super) placed: Placed,
+}
+
+pub(super) struct Snapshots {
+    disk: Arc<dyn Disk>,
+    seed: u64,
+    state: Mutex<State>,
+}
+
+struct State {
+    files: HashMap<u64, Arc<dyn DiskFile>>,
+    /// The file that is written to, and where.
+    current: u64,
+    offset: u64,
+}
+
+fn name(number: u64) -> String {
+    format!("{PREFIX}{number:010}")
+}
+
+impl Snapshots {
+    /// Opens the files and gives every snapshot behind `from`, file and offset, to `found`.
+    pub(super) fn open(
+        disk: &Arc<dyn Disk>,
+        seed: u64,
+        from: (u64, u64),
+        mut found: impl FnMut(Named, Stored),
+    ) -> io::Result<Self> {
+        let mut numbers: Vec<u64> =
+            disk.names()?.iter().filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok()).collect();
+        numbers.sort_unstable();
+        let mut state = State { files: HashMap::new(), current: 0, offset: 0 };
+        for number in numbers {
+            let file = disk.open(&name(number))?;
+            let start = if number == from.0 { from.1 } else { 0 };
+            state.current = number;
+            state.offset = start.min(file.length()?);
+            if number >= from.0 {
+                scan(&*file, seed ^ number, &mut state.offset, |named, offset, length| {
+                    let stored = Stored { file: number, offset, length, turn: named.placed.snapshot.turn };
+                    found(named, stored);
+                })?;
+            }
+            state.files.insert(number, file);
+        }
+        Ok(Self { disk: Arc::clone(disk), seed, state: Mutex::new(state) })
+    }
+
+    /// Appends a snapshot.
+    pub(super) fn write(&self, named: &Named) -> io::Result<Stored> {
+        let mut frame = vec![0; FRAME_BYTES];
+        put_named(&mut frame, named);
+        close_frame(&mut frame, 0);
+        let mut state = self.state.lock();
+        if state.current == 0 {
+            state.begin(&*self.disk)?;
+        }
+        let (file, offset) = (state.current, state.offset);
+        let Some(open) = state.files.get(&file).cloned() else { return Err(io::ErrorKind::NotFound.into()) };
+        drop(state);
+        seal_frames(&mut frame, self.seed ^ file, offset);
+        open.write_at(&frame, offset)?;
+        // Only the keeper writes, so nobody else has moved it meanwhile.
+        self.state.lock().offset += frame.len() as u64;
+        Ok(Stored { file, offset, length: frame.len() as u64, turn: named.placed.snapshot.turn })
+    }
+
+    /// Reads a snapshot of a stream; `None` if it cannot be used, whyever.
+    pub(super) fn read(&self, stored: Stored, actor: &str, key: &str) -> Option<Placed> {
+        let named = self.look(stored)?;
+        let fits = named.actor == actor && named.key == key && named.placed.snapshot.turn == stored.turn;
+        fits.then_some(named.placed)
+    }
+
+    fn look(&self, stored: Stored) -> Option<Named> {
+        let file = self.state.lock().files.get(&stored.file).cloned()?;
+        let mut frame = vec![0; usize::try_from(stored.length).ok()?];
+        let read = file.read_at(&mut frame, stored.offset).ok()?;
+        frame.truncate(read);
+        let frame = Bytes::from(frame);
+        let record = open_frame(&frame, self.seed ^ stored.file, stored.offset)?;
+        take_named(record, &frame).ok()
+    }
+
+    /// Writes from now on to a new file; the number of the old one.
+    pub(super) fn turn_over(&self) -> io::Result<u64> {
+        let mut state = self.state.lock();
+        let old = state.current;
+        state.begin(&*self.disk)?;
+        Ok(old)
+    }
+
+    /// Copies a snapshot from an old file to the current one.
+    pub(super) fn copy(&self, stored: Stored) -> Option<Stored> {
+        self.write(&self.look(stored)?).ok()
+    }
+
+    /// Takes away every file before the current one.
+    pub(super) fn remove_old(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let current = state.current;
+        let old: Vec<u64> = state.files.keys().copied().filter(|number| *number < current).collect();
+        for number in old {
+            self.disk.remove(&name(number))?;
+            state.files.remove(&number);
+        }
+        Ok(())
+    }
+
+    /// The file that is written to, and how far it is written.
+    pub(super) fn place(&self) -> (u64, u64) {
+        let state = self.state.lock();
+        (state.current, state.offset)
+    }
+
+    /// Makes durable what is in the current file.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        let state = self.state.lock();
+        let file = state.files.get(&state.current).cloned();
+        drop(state);
+        file.map_or(Ok(()), |file| file.sync())
+    }
+}
+
+impl State {
+    fn begin(&mut self, disk: &dyn Disk) -> io::Result<()> {
+        let number = self.current + 1;
+        let file = disk.create(&name(number))?;
+        self.files.insert(number, file);
+        (self.current, self.offset) = (number, 0);
+        Ok(())
+    }
+}
+
+/// Walks over the frames of a file from `offset` to the first one that is none; `offset` is left there.
+fn scan(file: &dyn DiskFile, salt: u64, offset: &mut u64, mut found: impl FnMut(Named, u64, u64)) -> io::Result<()> {
+    const PIECE: usize = 1024 * 1024;
+    let mut piece: Vec<u8> = Vec::new();
+    let mut start = *offset;
+    loop {
+        let at = usize::try_from(*offset - start).unwrap_or(usize::MAX);
+        let rest = piece.get(at..).unwrap_or_default();
+        let need = frame_length(rest).map_or(FRAME_BYTES, |length| length.saturating_add(FRAME_BYTES));
+        if rest.len() < need {
+            if need > 2 * crate::store::MAX_TURN_BYTES {
+                return Ok(());
+            }
+            let had = rest.len();
+            piece.resize(need.max(PIECE), 0);
+            let read = file.read_at(&mut piece, *offset)?;
+            piece.truncate(read);
+            start = *offset;
+            if piece.len() <= had && piece.len() < need {
+                return Ok(());
+            }
+            continue;
+        }
+        let Some(record) = open_frame(rest, salt, *offset) else { return Ok(()) };
+        let length = (FRAME_BYTES + record.len()) as u64;
+        let Ok(named) = take_named(record, &Bytes::new()) else { return Ok(()) };
+        found(named, *offset, length);
+        *offset += length;
+    }
+}
+
+fn put_named(into: &mut Vec<u8>, named: &Named) {
+    let Placed { location, snapshot } = &named.placed;
+    put::number(into, u64::from(named.tag));
+    put::text(into, &named.actor);
+    put::text(into, &named.key);
+    for number in [*location, snapshot.turn, snapshot.version, u64::from(snapshot.schema)] {
+        put::number(into, number);
+    }
+    put::bytes(into, &snapshot.bytes);
+}
+
+/// The snapshot's bytes are shared with `frame` if they lie in it.
+fn take_named(record: &[u8], frame: &Bytes) -> Result<Named, Malformed> {
+    let take = &mut Take(record);
+    let tag = take.small()?;
+    let (actor, key) = (take.text()?.to_owned(), take.text()?.to_owned());
+    let (location, turn, version, schema) = (take.number()?, take.number()?, take.number()?, take.small()?);
+    let bytes = take.bytes()?;
+    let inside = frame.as_ptr_range().contains(&bytes.as_ptr());
+    let bytes = if inside { frame.slice_ref(bytes) } else { Bytes::copy_from_slice(bytes) };
+    Ok(Named { tag, actor, key, placed: Placed { location, snapshot: Snapshot { turn, version, schema, bytes } } })
+}

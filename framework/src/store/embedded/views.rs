@@ -1,0 +1,77 @@
+//! Views, each in a file of its own that is replaced as a whole.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::super::record::take::Take;
+use super::super::record::{Malformed, Names, put};
+use super::disk::{Disk, is_full, read_all, replace};
+use super::failure;
+use crate::message::{Name, ShardId};
+use crate::store::{StoreError, View};
+
+const MAGIC: [u8; 8] = *b"whizview";
+
+fn file(projection: &Name) -> String {
+    format!("view-{projection}")
+}
+
+/// Replaces a view, durably.
+pub(super) fn save(disk: &Arc<dyn Disk>, projection: &Name, view: &View) -> Result<(), StoreError> {
+    let mut content = Vec::with_capacity(view.bytes.len() + 256);
+    put::number(&mut content, u64::from(view.schema));
+    put::number(&mut content, view.checkpoint.len() as u64);
+    for (shard, position) in &view.checkpoint {
+        put::text(&mut content, &shard.domain);
+        put::number(&mut content, u64::from(shard.shard));
+        put::number(&mut content, *position);
+    }
+    put::bytes(&mut content, &view.bytes);
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend_from_slice(&crc32fast::hash(&content).to_le_bytes());
+    bytes.extend_from_slice(&content);
+    replace(&**disk, &file(projection), &bytes).map_err(|error| {
+        if is_full(&error) {
+            StoreError::Full { at: disk.path("").display().to_string() }
+        } else {
+            StoreError::io(format!("saving the view `{projection}`"), error)
+        }
+    })
+}
+
+/// Reads a view; a damaged one is not there, for it can be built again.
+pub(super) fn load(disk: &Arc<dyn Disk>, projection: &Name) -> Result<Option<View>, StoreError> {
+    let name = file(projection);
+    if !disk.names().map_err(failure("listing the store's folder"))?.contains(&name) {
+        return Ok(None);
+    }
+    let bytes = Bytes::from(read_all(&**disk, &name).map_err(failure("reading a view"))?);
+    match parse(&bytes) {
+        Ok(view) => Ok(Some(view)),
+        Err(Malformed(reason)) => {
+            tracing::warn!(target: crate::telemetry::TARGET, %projection, reason, "a saved view cannot be used");
+            Ok(None)
+        }
+    }
+}
+
+fn parse(bytes: &Bytes) -> Result<View, Malformed> {
+    let take = &mut Take(bytes);
+    if take.array()? != MAGIC {
+        return Err(Malformed("it is no view"));
+    }
+    let sum: [u8; 4] = take.array()?;
+    if crc32fast::hash(take.0) != u32::from_le_bytes(sum) {
+        return Err(Malformed("its checksum is wrong"));
+    }
+    let mut names = Names::default();
+    let schema = take.small()?;
+    let count = take.count()?;
+    let mut checkpoint = Vec::with_capacity(count);
+    for _ in 0..count {
+        checkpoint.push((ShardId::new(names.get(take.text()?)?, take.shard()?), take.number()?));
+    }
+    let bytes = bytes.slice_ref(take.bytes()?);
+    if take.is_empty() { Ok(View { schema, checkpoint, bytes }) } else { Err(Malformed("bytes are left over")) }
+}

@@ -1,0 +1,121 @@
+//! The one writer of a store: a batch, one write, one flush, one report.
+//!
+//! Runs on a thread of its own, or by hand in tests. The first error ends it for good: after a failed flush nobody knows what
+//! the disk holds, and asking again would be answered with a lie.
+
+use std::io;
+use std::sync::Arc;
+
+use super::disk::DiskFile;
+use super::frame::{BATCH_BYTES, BatchHead, seal_frames};
+use super::journal::{Journal, Part};
+use super::keeper::Keeper;
+use super::segment::{Segment, Segments};
+use crate::store::StoreError;
+
+pub(super) struct Writer {
+    journal: Arc<Journal>,
+    segments: Arc<Segments>,
+    keeper: Arc<Keeper>,
+    /// The number of the last batch that was written.
+    batch: u64,
+    file: Option<(u64, Arc<dyn DiskFile>)>,
+    /// Where the last batch ended, if no mark stands there yet.
+    unmarked: Option<(Arc<Segment>, u64)>,
+}
+
+impl Writer {
+    pub(super) fn new(journal: Arc<Journal>, segments: Arc<Segments>, keeper: Arc<Keeper>, batch: u64) -> Self {
+        Self { journal, segments, keeper, batch, file: None, unmarked: None }
+    }
+
+    /// Writes until the journal is closed.
+    pub(super) fn run(mut self) {
+        while let Some(part) = self.journal.wait_for_part() {
+            if !self.write(part) {
+                return;
+            }
+        }
+        self.finish();
+    }
+
+    /// Writes what is there now; whether there was anything.
+    pub(super) fn step(&mut self) -> bool {
+        match self.journal.take_part() {
+            Some(part) => self.write(part),
+            None => false,
+        }
+    }
+
+    /// Leaves a durable mark behind the last batch and ends.
+    pub(super) fn finish(&mut self) {
+        if let Err(error) = self.mark(true) {
+            tracing::warn!(target: crate::telemetry::TARGET, %error, "the end of the log could not be marked");
+        }
+        self.journal.closed();
+    }
+
+    /// Whether it went well.
+    fn write(&mut self, mut part: Part) -> bool {
+        match self.flush(&mut part) {
+            Ok(()) => {
+                self.unmarked = Some((Arc::clone(&part.segment), part.offset + part.bytes.len() as u64));
+                let bytes = part.bytes.len() as u64;
+                self.journal.written(part, self.batch);
+                self.keeper.grown(bytes);
+                // Nobody waits for the mark, so it is written when there is nothing better to do, and not flushed.
+                if self.journal.is_idle() && self.mark(false).is_err() {
+                    // The next flush will say it again.
+                    self.unmarked = None;
+                }
+                true
+            }
+            Err(error) => {
+                let error = StoreError::io(format!("writing to {}", part.segment.name()), error);
+                tracing::error!(target: crate::telemetry::TARGET, %error, "the store has failed and takes nothing in");
+                self.journal.fail(&error);
+                false
+            }
+        }
+    }
+
+    fn flush(&mut self, part: &mut Part) -> io::Result<()> {
+        let Part { segment, offset, bytes, .. } = part;
+        let location = segment.start + *offset;
+        let (head, frames) = bytes.split_at_mut(BATCH_BYTES);
+        seal_frames(frames, segment.salt, location + BATCH_BYTES as u64);
+        let length = u32::try_from(frames.len()).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        BatchHead { number: self.batch + 1, length }.write(head, segment.salt, location);
+        let file = self.file(segment)?;
+        file.write_at(bytes, *offset)?;
+        file.sync()?;
+        self.batch += 1;
+        Ok(())
+    }
+
+    fn mark(&mut self, flush: bool) -> io::Result<()> {
+        if let Some((segment, offset)) = self.unmarked.take() {
+            let mut mark = [0; BATCH_BYTES];
+            BatchHead { number: self.batch, length: 0 }.write(&mut mark, segment.salt, segment.start + offset);
+            let file = self.file(&segment)?;
+            file.write_at(&mark, offset)?;
+            if flush {
+                file.sync()?;
+            } else {
+                self.unmarked = Some((segment, offset));
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, segment: &Segment) -> io::Result<Arc<dyn DiskFile>> {
+        match &self.file {
+            Some((number, file)) if *number == segment.number => Ok(Arc::clone(file)),
+            _ => {
+                let file = self.segments.file(segment)?;
+                self.file = Some((segment.number, Arc::clone(&file)));
+                Ok(file)
+            }
+        }
+    }
+}
