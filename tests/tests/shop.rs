@@ -1,10 +1,12 @@
-//! The shop, run as a person runs it: every order ends, and its balances hold.
+//! The shop, run as a person runs it: its balances hold, whoever is killed.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use whizbang_tests::eventually;
 use whizbang_tests::nats::{NatsServer, Release};
 
 /// A shop with a folder of its own.
@@ -28,13 +30,30 @@ impl Shop {
         command
     }
 
-    /// Runs it, and reads the report that it writes and what it says. Its exit code must be `code`.
-    fn report(&self, arguments: &[&str], code: i32) -> (Value, String) {
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs it, and reads the report that it writes. Its exit code must be `code`.
+    fn report(&self, arguments: &[&str], code: i32) -> Value {
         let file = self.folder.path().join("report.json");
         let mut command = self.command(arguments);
         let output = command.arg("--json").arg(&file).output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{}", said(&output));
-        (serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap(), said(&output))
+        serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
+    }
+
+    fn start(&self, arguments: &[&str]) -> Child {
+        self.command(arguments).stdout(Stdio::null()).spawn().unwrap()
+    }
+
+    /// How many e-mails were written: a sign of how far it is that can be seen from outside.
+    fn mails(&self) -> usize {
+        std::fs::read_dir(self.data().join("mails")).map_or(0, |files| files.count())
+    }
+
+    fn wait_for_mails(&self, count: usize) {
+        eventually("e-mails are written", Duration::from_secs(120), || (self.mails() >= count).then_some(()));
     }
 }
 
@@ -74,7 +93,7 @@ fn assert_balanced(report: &Value, placed: u64) {
 #[test]
 fn in_one_process_every_order_ends_and_all_balances_hold() {
     let shop = Shop::new();
-    let (report, _) = shop.report(&["--orders", "300", "--seed", "7"], 0);
+    let report = shop.report(&["--orders", "300", "--seed", "7"], 0);
     assert_balanced(&report, 300);
     for code in ["payments.declined", "shipping.unserved"] {
         assert!(report["cancelled_because"][code].as_u64().unwrap() > 0, "{report:#}");
@@ -84,8 +103,45 @@ fn in_one_process_every_order_ends_and_all_balances_hold() {
 #[test]
 fn over_nats_every_order_ends_and_all_balances_hold() {
     let server = NatsServer::start(Release::Distribution);
-    let (report, _) = Shop::new().report(&["--orders", "200", "--nats", &server.url()], 0);
+    let report = Shop::new().report(&["--orders", "200", "--nats", &server.url()], 0);
     assert_balanced(&report, 200);
+}
+
+#[test]
+fn as_processes_every_order_ends_and_all_balances_hold() {
+    let report = Shop::new().report(&["--orders", "200", "--processes"], 0);
+    assert_balanced(&report, 200);
+}
+
+#[test]
+fn killed_at_any_moment_and_started_again_it_goes_on_and_ends_with_the_same_balance() {
+    let shop = Shop::new();
+    for mails in [0, 1, 20, 60, 120] {
+        let mut killed = shop.start(&["--orders", "300", "--seed", "3"]);
+        shop.wait_for_mails(mails);
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+    }
+    let report = shop.report(&["--orders", "300", "--seed", "3"], 0);
+    assert_balanced(&report, 300);
+    // Once more: nothing is left to do, and the report is the same.
+    assert_eq!(shop.report(&["--orders", "300", "--seed", "3"], 0), report);
+    assert_eq!(shop.report(&["report"], 0), report);
+}
+
+#[test]
+fn each_service_in_turn_is_killed_in_mid_run_and_the_balances_hold() {
+    let shop = Shop::new();
+    let mut run = shop.start(&["--orders", "300", "--processes"]);
+    let mut mails = 10;
+    for service in ["orders", "inventory", "payments", "shipping", "notifications", "analytics"] {
+        shop.wait_for_mails(mails);
+        let pid = std::fs::read_to_string(shop.data().join(format!("{service}.pid"))).unwrap();
+        assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+        mails += 30;
+    }
+    assert_eq!(run.wait().unwrap().code(), Some(0));
+    assert_balanced(&shop.report(&["report"], 0), 300);
 }
 
 #[test]
@@ -110,12 +166,30 @@ fn orders_of_a_file_are_placed_and_each_mistake_is_named() {
         spoilt("ord-98765", "ord-3").replace("evt-a1b2c3d4", "evt-3"),
     ];
     std::fs::write(&file, lines.join("\n")).unwrap();
-    let (report, said) = shop.report(&[file.to_str().unwrap()], 3);
+    let output = shop.run(&[file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+    let said = said(&output);
     for (line, what) in [(2, "-2 pieces"), (3, "EOF"), (5, "a price of"), (6, "the city is missing")] {
         assert!(said.contains(&format!("orders.json:{line}:")) && said.contains(what), "{what}: {said}");
     }
     assert!(said.contains("document evt-a1b2c3d4 has already placed an order ord-98765"), "{said}");
+    let report = shop.report(&["report"], 0);
     assert_eq!((&report["orders"]["placed"], &report["orders"]["confirmed"]), (&Value::from(3), &Value::from(2)));
     assert_eq!(report["cancelled_because"]["inventory.unknown-product"], 1);
     assert_eq!(report["money"]["revenue_cents"], 2 * 14_948);
+}
+
+#[test]
+fn the_way_of_an_order_is_told_with_its_causes() {
+    let shop = Shop::new();
+    shop.report(&["--orders", "5"], 0);
+    let page = shop.folder.path().join("flow.html");
+    let output = shop.run(&["flow", "ord-1-0000001", "--html", page.to_str().unwrap()]);
+    let said = said(&output);
+    assert!(output.status.success(), "{said}");
+    for step in ["OrderPlaced  <- a client", "Reserved", "PaymentBegun", "Shipped", "OrderConfirmed"] {
+        assert!(said.contains(step), "{step}: {said}");
+    }
+    assert!(std::fs::read_to_string(page).unwrap().contains("<table>"));
+    assert_eq!(shop.run(&["flow", "ord-nobody-knows"]).status.code(), Some(1));
 }

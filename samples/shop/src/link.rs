@@ -1,6 +1,7 @@
 //! How the services meet: inside this process, or over a NATS server.
 
 use std::io;
+use std::path::Path;
 
 use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::bridge::nats::NatsBridge;
@@ -25,14 +26,14 @@ pub enum Link {
 }
 
 impl Link {
-    /// Over the server at `url`, or inside this process if there is none.
+    /// Over the server at `url`, or inside this process if there is none. The shop in `folder` has a namespace of its own.
     ///
     /// # Errors
-    /// None: a namespace that is made up is one.
-    pub fn new(url: Option<&str>) -> io::Result<Self> {
+    /// What reading and writing a file can meet.
+    pub fn new(url: Option<&str>, folder: &Path) -> io::Result<Self> {
         Ok(match url {
             None => Self::Here(LoopbackHub::new()),
-            Some(url) => Self::Nats { url: url.to_owned(), namespace: namespace()? },
+            Some(url) => Self::Nats { url: url.to_owned(), namespace: namespace(folder)? },
         })
     }
 
@@ -64,7 +65,17 @@ async fn connect(url: &str, namespace: &Namespace) -> Result<NatsBridge, ShopErr
     bridge.map_err(|error| ShopError::Node(error.into()))
 }
 
-/// The namespace of a shop with new stores: what another shop has left on the server is not ours.
-fn namespace() -> io::Result<Namespace> {
-    Namespace::new(&format!("shop{:016x}", IdSource::random(Clock::system()).next_u64())).map_err(io::Error::other)
+/// The namespace of the shop in a folder: made up once, for what another shop has left on the server is not ours.
+fn namespace(folder: &Path) -> io::Result<Namespace> {
+    let file = folder.join("namespace");
+    let text = match std::fs::read_to_string(&file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let text = format!("shop{:016x}", IdSource::random(Clock::system()).next_u64());
+            std::fs::create_dir_all(folder)?;
+            std::fs::write(&file, &text)?;
+            text
+        }
+        text => text?,
+    };
+    Namespace::new(text.trim()).map_err(io::Error::other)
 }

@@ -3,10 +3,12 @@
 mod arguments;
 mod bar;
 mod placing;
+mod processes;
 
 use std::process::ExitCode;
 
 use shop::analytics::Sales;
+use shop::flow::Flow;
 use shop::link::Link;
 use shop::report::tally;
 use shop::run::Counter;
@@ -16,6 +18,7 @@ use whizbang::bridge::loopback::LoopbackHub;
 use arguments::{Arguments, Task};
 use bar::Bar;
 use placing::{Complaints, place};
+use processes::Processes;
 
 #[whizbang::main]
 async fn main() -> ExitCode {
@@ -32,6 +35,11 @@ async fn main() -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
         Task::Run => run(&arguments).await,
+        Task::Processes => run_processes(&arguments).await,
+        Task::Serve(service) => serve(&arguments, *service).await,
+        Task::Place => place_only(&arguments).await,
+        Task::Report => report(&arguments, &Complaints::default()).await,
+        Task::Flow(order) => flow(&arguments, order).await,
     };
     done.unwrap_or_else(|error| {
         eprintln!("shop: {error}");
@@ -42,7 +50,7 @@ async fn main() -> ExitCode {
 /// Six services in this process.
 async fn run(arguments: &Arguments) -> Result<ExitCode, ShopError> {
     let home = Home::open(&arguments.data)?;
-    let link = Link::new(arguments.nats.as_deref())?;
+    let link = Link::new(arguments.nats.as_deref(), &arguments.data)?;
     let mut nodes = Vec::new();
     for service in Service::ALL {
         nodes.push(link.start(service, &home).await?);
@@ -52,6 +60,57 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, ShopError> {
         node.stop().await?;
     }
     report_on(arguments, &home, &complaints).await
+}
+
+/// Six processes and a server.
+async fn run_processes(arguments: &Arguments) -> Result<ExitCode, ShopError> {
+    let processes = Processes::start(&arguments.data)?;
+    let home = Home::open(&arguments.data)?;
+    let link = Link::new(Some(processes.url()), &arguments.data)?;
+    let complaints = place_and_wait(arguments, &home, &link).await?;
+    processes.stop().await?;
+    report_on(arguments, &home, &complaints).await
+}
+
+/// One service, until the process is told to end.
+async fn serve(arguments: &Arguments, service: Service) -> Result<ExitCode, ShopError> {
+    let home = Home::open(&arguments.data)?;
+    let link = Link::new(arguments.nats.as_deref(), &arguments.data)?;
+    // Where whoever wants to stop it finds it.
+    std::fs::write(arguments.data.join(format!("{}.pid", service.name())), std::process::id().to_string())?;
+    let node = link.start(service, &home).await?;
+    println!("{} serves", service.name());
+    node.run().await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Orders for services that run elsewhere.
+async fn place_only(arguments: &Arguments) -> Result<ExitCode, ShopError> {
+    let home = Home::open(&arguments.data)?;
+    let link = Link::new(arguments.nats.as_deref(), &arguments.data)?;
+    let complaints = place_and_wait(arguments, &home, &link).await?;
+    println!("all orders have ended; stop the services and see `shop report`");
+    Ok(complaints.code())
+}
+
+/// The report of what has happened so far.
+async fn report(arguments: &Arguments, complaints: &Complaints) -> Result<ExitCode, ShopError> {
+    let home = Home::open(&arguments.data)?;
+    report_on(arguments, &home, complaints).await
+}
+
+/// The way of an order.
+async fn flow(arguments: &Arguments, order: &str) -> Result<ExitCode, ShopError> {
+    let home = Home::open(&arguments.data)?;
+    let Some(flow) = Flow::of(&home, order).await? else {
+        eprintln!("shop: there is no order {order} in {}", arguments.data.display());
+        return Ok(ExitCode::FAILURE);
+    };
+    print!("{flow}");
+    if let Some(file) = &arguments.html {
+        std::fs::write(file, flow.page())?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn place_and_wait(arguments: &Arguments, home: &Home, link: &Link) -> Result<Complaints, ShopError> {

@@ -1,0 +1,163 @@
+//! Each service as a process of its own, and a nats-server between them. Whoever dies is started again.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
+use std::time::Duration;
+
+use shop::service::Service;
+use tokio::time::Instant;
+
+/// How often it is looked whether everybody lives.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long a process may take to end in order.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The processes of the shop. Dropped, they are killed.
+pub(crate) struct Processes {
+    kept: Rc<Kept>,
+    url: String,
+}
+
+struct Kept {
+    processes: RefCell<Vec<Process>>,
+    stopping: Cell<bool>,
+}
+
+struct Process {
+    name: &'static str,
+    program: PathBuf,
+    arguments: Vec<String>,
+    child: Child,
+}
+
+impl Processes {
+    /// Starts a nats-server on a free port and the six services.
+    pub(crate) fn start(data: &Path) -> io::Result<Self> {
+        std::fs::create_dir_all(data)?;
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let url = format!("nats://127.0.0.1:{port}");
+        let folder = data.display().to_string();
+        let server = ["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd", &format!("{folder}/nats")];
+        let mut processes = vec![Process::start("nats-server", &nats_server()?, &server)?];
+        let shop = std::env::current_exe()?;
+        for service in Service::ALL {
+            let name = service.name();
+            processes.push(Process::start(name, &shop, &["serve", name, "--nats", &url, "--data", &folder])?);
+        }
+        let kept = Rc::new(Kept { processes: RefCell::new(processes), stopping: Cell::new(false) });
+        // It ends with `stop`, or with the shop.
+        tokio::task::spawn_local(tend(Rc::clone(&kept)));
+        Ok(Self { kept, url })
+    }
+
+    /// Where the nats-server is.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Stops the services, then the server, each in order.
+    pub(crate) async fn stop(self) -> io::Result<()> {
+        self.kept.stopping.set(true);
+        let mut processes = std::mem::take(&mut *self.kept.processes.borrow_mut());
+        let server = processes.remove(0);
+        for process in &processes {
+            process.terminate()?;
+        }
+        for process in processes {
+            process.end().await?;
+        }
+        server.terminate()?;
+        server.end().await
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        self.kept.stopping.set(true);
+        for process in self.kept.processes.borrow_mut().iter_mut() {
+            // What has ended by itself cannot be killed, which is just as well.
+            let _ = process.child.kill();
+            let _ = process.child.wait();
+        }
+    }
+}
+
+/// Starts again who has died.
+async fn tend(kept: Rc<Kept>) {
+    while !kept.stopping.get() {
+        for process in kept.processes.borrow_mut().iter_mut() {
+            if let Ok(Some(status)) = process.child.try_wait() {
+                eprintln!("shop: {} ended ({status}) and is started again", process.name);
+                match spawn(&process.program, &process.arguments) {
+                    Ok(child) => process.child = child,
+                    Err(error) => eprintln!("shop: {} cannot be started: {error}", process.name),
+                }
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+impl Process {
+    fn start(name: &'static str, program: &Path, arguments: &[&str]) -> io::Result<Self> {
+        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let child = spawn(program, &arguments)?;
+        Ok(Self { name, program: program.to_owned(), arguments, child })
+    }
+
+    /// Asks it to end.
+    fn terminate(&self) -> io::Result<()> {
+        Command::new("kill").args(["-TERM", &self.child.id().to_string()]).stderr(Stdio::null()).status().map(drop)
+    }
+
+    /// Waits for its end.
+    async fn end(mut self) -> io::Result<()> {
+        let begun = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            if begun.elapsed() > PATIENCE {
+                eprintln!("shop: {} does not end and is killed", self.name);
+                self.child.kill()?;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+}
+
+/// Starts a program that dies with this one.
+fn spawn(program: &Path, arguments: &[String]) -> io::Result<Child> {
+    let mut command = match find("setpriv") {
+        // Killed with -9 this process can take nobody along; the operating system does it.
+        Some(setpriv) => {
+            let mut command = Command::new(setpriv);
+            command.args(["--pdeathsig", "KILL"]).arg(program);
+            command
+        }
+        None => Command::new(program),
+    };
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+    if program.file_name().is_some_and(|name| name == "nats-server") {
+        command.stderr(Stdio::null());
+    }
+    command.spawn()
+}
+
+fn nats_server() -> io::Result<PathBuf> {
+    find("nats-server").ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            "there is no nats-server: install it (Debian: apt-get install nats-server)",
+        )
+    })
+}
+
+/// A program in the usual places; servers may lie in sbin, which users have not in their PATH.
+fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    folders.map(|folder| folder.join(program)).find(|file| file.is_file())
+}
