@@ -101,7 +101,7 @@ fn on_cpu() -> u64 {
 
 mod futures {
     /// The futures of a store in memory are ready at once.
-    pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
         let mut future = std::pin::pin!(future);
         match future.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
             std::task::Poll::Ready(value) => value,
