@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_nats::jetstream;
 use futures_util::future::join_all;
 use whizbang::bridge::nats::{NatsBridge, NatsBuilder};
-use whizbang::bridge::{Bridge, NodeCard, Settled};
+use whizbang::bridge::{Bridge, BridgeError, NodeCard, Settled};
 use whizbang::message::Envelope;
 use whizbang::testing::bridge::cases::sample::{command, effects, event, shard};
 use whizbang::testing::bridge::node::{Manners, TestNode, service};
@@ -283,6 +283,43 @@ fn a_stream_that_is_full_makes_senders_wait_and_loses_nothing() {
             shop.until("all", |seen| effects(&seen.direct).len() == 100).await;
             bank.stop().await;
             shop.stop().await;
+        });
+    }
+}
+
+#[test]
+fn a_bridge_that_is_abandoned_ends_its_connection_and_leaves_its_work_to_the_next() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let builder = || NatsBridge::builder(&server.url()).ack_wait(Duration::from_secs(1));
+            let bank = start_with(builder(), service("bank").owning("bank"), Manners::default()).await;
+            let without = server.sockets();
+            let stuck = Manners { open: false, ..Manners::default() };
+            let shop = start_with(builder(), service("shop").owning("shop"), stuck).await;
+            relay(&bank, (1..=50).map(|at| command(&shard("bank", 0), &shard("shop", 0), at))).await;
+            shop.until("all", |seen| seen.direct.len() == 50).await;
+            assert!(server.sockets() > without);
+            let sending = shop.bridge.send(command(&shard("shop", 0), &shard("bank", 0), 1));
+            shop.bridge.abandon();
+            // What was under way hears at once that nobody knows, and nothing is sent any more.
+            let told = tokio::time::timeout(Duration::from_secs(1), sending).await.expect("at once");
+            assert!(matches!(told, Err(BridgeError::NoAnswer { .. })), "{told:?}");
+            let closed = shop.bridge.send(command(&shard("shop", 0), &shard("bank", 0), 2)).await;
+            assert!(matches!(closed, Err(BridgeError::Closed)), "{closed:?}");
+            assert!(matches!(shop.bridge.detach().await, Err(BridgeError::Closed)));
+            shop.bridge.abandon();
+            let gone = async {
+                while server.sockets() > without {
+                    bank.insist_once(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(10), gone).await.expect("the connection ends");
+            let next = start_with(builder(), service("shop").owning("shop"), Manners::default()).await;
+            next.until("all", |seen| effects(&seen.direct).len() == 50).await;
+            bank.look(|seen| assert_eq!(seen.direct.len(), 0));
+            next.stop().await;
+            bank.stop().await;
         });
     }
 }

@@ -142,6 +142,16 @@ impl NatsServer {
         self.process.as_ref().expect("a running server").id()
     }
 
+    /// How many sockets it has: its own, and one for each client.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn sockets(&self) -> usize {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("a running server");
+        let targets = open.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+        targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
+    }
+
     /// Kills it with SIGKILL. Nothing happens if it does not run.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {

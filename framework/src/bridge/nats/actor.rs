@@ -1,13 +1,13 @@
 //! The actor that owns the bridge's loops: what goes out, what comes in, and what the server denies.
 //!
-//! Started by attach on the node's `LocalSet`; ended by detach. Its mailbox is for what happens to the bridge as a whole;
+//! Started by attach on the node's `LocalSet`; ended by detach, or where it stands by abandon. Its mailbox is for what happens to the bridge as a whole;
 //! messages do not pass through it, because the two loops bound what is under way by windows of their own.
 
 use std::sync::Arc;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture, WrapFuture};
 use async_nats::{Client, Subscriber};
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{Notify, broadcast, oneshot};
 
 use super::connection::round_trip;
 use super::intake::Intake;
@@ -20,6 +20,8 @@ pub(super) struct NatsActor {
     pub(super) loops: Option<Loops>,
     /// Tells the intake to end.
     pub(super) closing: Option<oneshot::Sender<()>>,
+    /// Ends both loops where they stand.
+    abandoned: Arc<Notify>,
     /// Fires when both loops have ended.
     ended: Option<oneshot::Receiver<()>>,
 }
@@ -32,8 +34,14 @@ pub(super) struct Loops {
 }
 
 impl NatsActor {
-    pub(super) fn new(client: Client, outgoing: Arc<Outgoing>, loops: Loops, closing: oneshot::Sender<()>) -> Self {
-        Self { client, outgoing, loops: Some(loops), closing: Some(closing), ended: None }
+    pub(super) fn new(
+        client: Client,
+        outgoing: Arc<Outgoing>,
+        loops: Loops,
+        closing: oneshot::Sender<()>,
+        abandoned: Arc<Notify>,
+    ) -> Self {
+        Self { client, outgoing, loops: Some(loops), closing: Some(closing), abandoned, ended: None }
     }
 }
 
@@ -53,7 +61,15 @@ impl Actor for NatsActor {
             // Nobody may be waiting for it.
             let _ = end.send(());
         };
-        context.spawn(both.into_actor(self).map(|(), _, context| context.stop()));
+        let abandoned = Arc::clone(&self.abandoned);
+        let until_abandoned = async move {
+            tokio::select! {
+                biased;
+                () = abandoned.notified() => {}
+                () = both => {}
+            }
+        };
+        context.spawn(until_abandoned.into_actor(self).map(|(), _, context| context.stop()));
         let outgoing = Arc::clone(&self.outgoing);
         let denied = async move {
             loop {

@@ -29,7 +29,7 @@ use futures_util::future::{BoxFuture, FutureExt, ready};
 use futures_util::stream::SelectAll;
 use parking_lot::RwLock;
 use serde::Deserialize;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use self::actor::{Detach, Loops, NatsActor};
 use self::connection::{Connection, round_trip, who};
@@ -73,6 +73,7 @@ struct Line {
     client: Client,
     outgoing: Arc<Outgoing>,
     actor: Addr<NatsActor>,
+    abandoned: Arc<Notify>,
 }
 
 impl NatsBridge {
@@ -172,8 +173,10 @@ impl NatsBridge {
             closing: closed,
         };
         let loops = Loops { answers, intake, denials };
-        let actor = NatsActor::new(client.clone(), Arc::clone(&outgoing), loops, closing).start();
-        Ok(Line { client, outgoing, actor })
+        let abandoned = Arc::<Notify>::default();
+        let actor =
+            NatsActor::new(client.clone(), Arc::clone(&outgoing), loops, closing, Arc::clone(&abandoned)).start();
+        Ok(Line { client, outgoing, actor, abandoned })
     }
 }
 
@@ -349,5 +352,12 @@ impl Bridge for NatsBridge {
             Ok(())
         }
         .boxed()
+    }
+
+    fn abandon(&self) {
+        let Ok(line) = self.line() else { return };
+        *self.attached.write() = Attached::NoMore;
+        line.outgoing.abandon();
+        line.abandoned.notify_one();
     }
 }

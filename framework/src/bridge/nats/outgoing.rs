@@ -171,6 +171,15 @@ impl Outgoing {
         self.letters.nudge();
     }
 
+    /// Forgets everything at once; whoever waits is told that it may or may not have arrived.
+    pub(super) fn abandon(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.letters.close();
+        self.urgent.close();
+        let open = std::mem::take(&mut *self.open.lock());
+        drop(open);
+    }
+
     fn is_done(&self) -> bool {
         self.closing.load(Ordering::Acquire)
             && self.letters.len() == 0
