@@ -138,7 +138,9 @@ impl Feed {
             self.counts.duplicates.one();
             return done();
         }
-        if position == last + 1 && !self.filling.get() && self.has_room() {
+        // Also while the log is read, or an owner is waited for that could be asked: what is next is next wherever it comes
+        // from, and the reading leaves out what it finds taken.
+        if position == last + 1 && self.has_room() {
             self.dispatch(&event, position, done);
             self.drain();
             return;

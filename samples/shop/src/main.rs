@@ -64,7 +64,7 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, ShopError> {
 
 /// Six processes and a server.
 async fn run_processes(arguments: &Arguments) -> Result<ExitCode, ShopError> {
-    let processes = Processes::start(&arguments.data)?;
+    let processes = Processes::start(&arguments.data).await?;
     let home = Home::open(&arguments.data)?;
     let link = Link::new(Some(processes.url()), &arguments.data)?;
     let complaints = place_and_wait(arguments, &home, &link).await?;

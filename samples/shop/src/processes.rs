@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
@@ -36,17 +35,29 @@ struct Process {
 
 impl Processes {
     /// Starts a nats-server on a free port and the six services.
-    pub(crate) fn start(data: &Path) -> io::Result<Self> {
-        std::fs::create_dir_all(data)?;
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    pub(crate) async fn start(data: &Path) -> io::Result<Self> {
+        let server = nats_server()?;
+        let folder = data.join("nats");
+        std::fs::create_dir_all(&folder)?;
+        let mut server = Process::start("nats-server", &server, &server_on("-1", &folder))?;
+        let port = match server.port(&folder).await {
+            Ok(port) => port,
+            Err(error) => {
+                let _ = server.child.kill();
+                let _ = server.child.wait();
+                return Err(error);
+            }
+        };
+        // Started again, it is found where it was.
+        server.arguments = server_on(&port, &folder);
         let url = format!("nats://127.0.0.1:{port}");
-        let folder = data.display().to_string();
-        let server = ["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd", &format!("{folder}/nats")];
-        let mut processes = vec![Process::start("nats-server", &nats_server()?, &server)?];
+        let mut processes = vec![server];
         let shop = std::env::current_exe()?;
+        let data = data.display().to_string();
         for service in Service::ALL {
             let name = service.name();
-            processes.push(Process::start(name, &shop, &["serve", name, "--nats", &url, "--data", &folder])?);
+            let arguments = ["serve", name, "--nats", &url, "--data", &data].map(str::to_owned);
+            processes.push(Process::start(name, &shop, &arguments)?);
         }
         let kept = Rc::new(Kept { processes: RefCell::new(processes), stopping: Cell::new(false) });
         // It ends with `stop`, or with the shop.
@@ -103,10 +114,29 @@ async fn tend(kept: Rc<Kept>) {
 }
 
 impl Process {
-    fn start(name: &'static str, program: &Path, arguments: &[&str]) -> io::Result<Self> {
-        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        let child = spawn(program, &arguments)?;
-        Ok(Self { name, program: program.to_owned(), arguments, child })
+    fn start(name: &'static str, program: &Path, arguments: &[String]) -> io::Result<Self> {
+        let child = spawn(program, arguments)?;
+        Ok(Self { name, program: program.to_owned(), arguments: arguments.to_vec(), child })
+    }
+
+    /// The port on which a nats-server listens, from the file that it writes once it does.
+    async fn port(&mut self, folder: &Path) -> io::Result<String> {
+        let file = folder.join(format!("nats-server_{}.ports", self.child.id()));
+        let begun = Instant::now();
+        loop {
+            if let Ok(text) = std::fs::read_to_string(&file)
+                && let Some(port) = port_in(&text)
+            {
+                return Ok(port);
+            }
+            if let Some(status) = self.child.try_wait()? {
+                return Err(io::Error::other(format!("nats-server does not start ({status})")));
+            }
+            if begun.elapsed() > PATIENCE {
+                return Err(io::Error::other("nats-server does not listen"));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Asks it to end.
@@ -126,6 +156,18 @@ impl Process {
         }
         Ok(())
     }
+}
+
+/// How a nats-server is called that keeps its things in `folder`.
+fn server_on(port: &str, folder: &Path) -> Vec<String> {
+    let folder = folder.display().to_string();
+    ["-js", "-a", "127.0.0.1", "-p", port, "-sd", &folder, "--ports_file_dir", &folder].map(str::to_owned).to_vec()
+}
+
+/// The port in a file of ports, which looks like `{"nats":["nats://127.0.0.1:4222"]}`.
+fn port_in(text: &str) -> Option<String> {
+    let ports: serde_json::Value = serde_json::from_str(text).ok()?;
+    Some(ports.get("nats")?.get(0)?.as_str()?.rsplit(':').next()?.to_owned())
 }
 
 /// Starts a program that dies with this one.

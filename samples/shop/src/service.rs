@@ -1,13 +1,15 @@
 //! Puts each service on a node: the only place that knows nodes, stores and bridges.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use whizbang::Retry;
 use whizbang::bridge::Bridge;
 use whizbang::prelude::*;
+use whizbang::store::StoreError;
+use whizbang::store::embedded::EmbeddedStore;
 
 use crate::analytics::{Books, Revenue};
 use crate::inventory::Stock;
@@ -18,6 +20,11 @@ use crate::shipping::Shipment;
 
 /// The provider may be away for a minute before a payment becomes a dead letter.
 const PATIENT: Retry = Retry { attempts: 40, first: Duration::from_millis(100), longest: Duration::from_secs(2) };
+
+/// How long a store that somebody works with is waited for: who was killed a moment ago is not quite gone.
+const LETTING_GO: Duration = Duration::from_secs(2);
+/// How often it is looked meanwhile.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Where the e-mails lie.
 const MAILS: &str = "mails";
@@ -63,7 +70,7 @@ impl Service {
     /// # Errors
     /// What opening its files or starting a node can meet.
     pub async fn start(self, home: &Home, bridge: impl Bridge) -> Result<Node, ShopError> {
-        let node = Node::builder(self.name(), home.store(self)?).bridge(bridge);
+        let node = Node::builder(self.name(), home.store(self).await?).bridge(bridge);
         let node = match self {
             Self::Orders => node.host::<Order>().host::<Fulfilment>().projection::<Progress>(),
             Self::Inventory => node.host::<Stock>(),
@@ -79,32 +86,32 @@ impl Service {
 /// Where the shop keeps everything.
 pub struct Home {
     folder: PathBuf,
-    stores: BTreeMap<Service, MemoryStore>,
 }
 
 impl Home {
-    /// A home in a folder, which is created if it is not there. The stores are kept in memory, so what lies there from before
-    /// belongs to orders that nobody knows any more, and is removed.
+    /// A home in a folder, which is created if it is not there.
     ///
     /// # Errors
     /// What creating a folder can meet.
     pub fn open(folder: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
-        // The ledger is the sign that the rest is a shop's, too.
-        if folder.join(LEDGER).exists() {
-            std::fs::remove_dir_all(folder.join(MAILS))?;
-            std::fs::remove_file(folder.join(LEDGER))?;
-        }
-        let stores = Service::ALL.into_iter().map(|service| (service, MemoryStore::new())).collect();
-        Ok(Self { folder: folder.to_owned(), stores })
+        Ok(Self { folder: folder.to_owned() })
     }
 
-    /// The store of a service.
+    /// Opens the store of a service. One process at a time has it; a killed one may take a moment to let go of it.
     ///
     /// # Errors
-    /// What opening a store can meet.
-    pub fn store(&self, service: Service) -> Result<MemoryStore, ShopError> {
-        Ok(self.stores.get(&service).cloned().unwrap_or_default())
+    /// [`ShopError::Busy`] if somebody works with it, and what opening a store can meet.
+    pub async fn store(&self, service: Service) -> Result<EmbeddedStore, ShopError> {
+        let begun = Instant::now();
+        loop {
+            match EmbeddedStore::open(self.folder.join(service.name())) {
+                Ok(store) => return Ok(store),
+                Err(StoreError::InUse { .. }) if begun.elapsed() < LETTING_GO => tokio::time::sleep(LOOK).await,
+                Err(StoreError::InUse { .. }) => return Err(ShopError::Busy { service: service.name() }),
+                Err(error) => return Err(ShopError::Node(error.into())),
+            }
+        }
     }
 
     /// The folder of the e-mails.
@@ -131,6 +138,12 @@ pub enum ShopError {
     /// A file cannot be opened, read or written.
     #[error(transparent)]
     File(#[from] io::Error),
+    /// Another process works with the store of a service. It must be stopped first.
+    #[error("another process works with the store of {service}: stop it first")]
+    Busy {
+        /// The service.
+        service: &'static str,
+    },
     /// A log holds what its own service cannot read.
     #[error("the log of {service} cannot be read: {reason}")]
     Log {

@@ -240,7 +240,10 @@ fn answer(hub: &Arc<Hub>, member: &Arc<Member>, question: Question) -> BoxFuture
     let asked = question.packet.asked().map(|asked| member.with_shard(asked));
     let (hub, member) = (Arc::clone(hub), Arc::clone(member));
     Box::pin(async move {
-        tokio::time::sleep(question.held_back).await;
+        // A sleep takes a tick of the timer even if it is for no time.
+        if !question.held_back.is_zero() {
+            tokio::time::sleep(question.held_back).await;
+        }
         let answer = match asked {
             Ok(asked) => member.door.asked(asked).await,
             Err(error) => {

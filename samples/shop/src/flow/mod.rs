@@ -94,7 +94,7 @@ impl Flow {
 async fn turns<A: Stateful>(home: &Home, service: Service, key: &str) -> Result<Vec<Found>, ShopError> {
     let broken = |reason: String| ShopError::Log { service: A::Domain::NAME, reason };
     let shard = shard_of(key, A::Domain::SHARDS);
-    let store = home.store(service)?;
+    let store = home.store(service).await?;
     let (shard, reader) = open_shard::<A::Domain>(&store, shard).await?;
     let actor = Name::new(A::NAME).map_err(|error| broken(error.to_string()))?;
     let turns = reader.history(&actor, key).await.map_err(|error| broken(error.to_string()))?;

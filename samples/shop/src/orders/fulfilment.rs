@@ -11,7 +11,7 @@ use crate::payments::{PaymentDeclined, PaymentTaken, RefundPayment, TakePayment}
 use crate::shipping::Ship;
 
 /// How long a payment may take before the order is cancelled.
-pub const PAYMENT_PATIENCE: Duration = Duration::from_secs(4);
+pub const PAYMENT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The saga of one order; its key is the order's.
 #[derive(Saga, Default)]

@@ -8,7 +8,7 @@ use super::provider::{Provider, ProviderError};
 use super::{Charge, Payments, ReturnMoney};
 
 /// How long one answer of the provider is waited for.
-const PATIENCE: Duration = Duration::from_millis(800);
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Talks to the payment provider.
 #[derive(Worker)]

@@ -3,9 +3,9 @@
 //!
 //! It is no part of the shop and knows nothing of it. What it does follows from the order's name, so that runs can be repeated.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -37,7 +37,7 @@ impl Default for Habits {
             late: Duration::from_millis(40),
             loses_answers: 4,
             falls_silent: 2,
-            silence: Duration::from_secs(6),
+            silence: Duration::from_secs(3),
         }
     }
 }
@@ -61,7 +61,9 @@ pub struct Provider {
 
 struct Books {
     ledger: Option<File>,
-    known: HashMap<String, Entry>,
+    /// The keys that were asked with.
+    known: HashSet<String>,
+    balance_cents: i64,
     silent_until: HashMap<String, tokio::time::Instant>,
 }
 
@@ -76,7 +78,7 @@ struct Entry {
 impl Provider {
     /// A provider that remembers nothing when the process ends.
     pub fn in_memory(habits: Habits) -> Self {
-        let books = Books { ledger: None, known: HashMap::new(), silent_until: HashMap::new() };
+        let books = Books { ledger: None, known: HashSet::new(), balance_cents: 0, silent_until: HashMap::new() };
         Self { habits, books: Mutex::new(books) }
     }
 
@@ -85,25 +87,26 @@ impl Provider {
     /// # Errors
     /// What reading or creating the file can meet.
     pub fn open(path: &Path, habits: Habits) -> std::io::Result<Self> {
-        let mut known = HashMap::new();
-        if path.exists() {
-            for line in BufReader::new(File::open(path)?).lines() {
-                // The last line may be half written: then nobody was told of it.
-                if let Ok(entry) = serde_json::from_str::<Entry>(&line?) {
-                    known.insert(entry.key.clone(), entry);
-                }
-            }
+        let mut ledger = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+        let mut bytes = Vec::new();
+        ledger.read_to_end(&mut bytes)?;
+        // The last line may be half written: then nobody was told of it.
+        let entries = bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Entry>(line).ok());
+        let (mut known, mut balance_cents) = (HashSet::new(), 0);
+        for entry in entries {
+            balance_cents += entry.cents;
+            known.insert(entry.key);
         }
-        let mut ledger = OpenOptions::new().create(true).append(true).open(path)?;
-        // Ends a half-written line.
-        ledger.write_all(b"\n")?;
-        let books = Books { ledger: Some(ledger), known, silent_until: HashMap::new() };
+        if bytes.last().is_some_and(|byte| *byte != b'\n') {
+            ledger.write_all(b"\n")?;
+        }
+        let books = Books { ledger: Some(ledger), known, balance_cents, silent_until: HashMap::new() };
         Ok(Self { habits, books: Mutex::new(books) })
     }
 
     /// What it has charged, less what it has given back, in cents.
     pub fn balance_cents(&self) -> i64 {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner).known.values().map(|entry| entry.cents).sum()
+        self.books.lock().unwrap_or_else(PoisonError::into_inner).balance_cents
     }
 
     /// Charges an order, once for each key, and answers with a receipt.
@@ -151,7 +154,7 @@ impl Provider {
     /// Writes a line into the ledger unless its key is known. Whether it was new.
     fn enter(&self, key: &str, order: &str, cents: i64) -> Result<bool, ProviderError> {
         let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
-        if books.known.contains_key(key) {
+        if books.known.contains(key) {
             return Ok(false);
         }
         let entry = Entry { key: key.to_owned(), order: order.to_owned(), cents };
@@ -160,7 +163,8 @@ impl Provider {
             line.push('\n');
             ledger.write_all(line.as_bytes())?;
         }
-        books.known.insert(key.to_owned(), entry);
+        books.known.insert(entry.key);
+        books.balance_cents += cents;
         Ok(true)
     }
 }

@@ -21,20 +21,20 @@ use crate::shipping::{ParcelSent, Shipping};
 /// What reading a store can meet.
 pub async fn tally(home: &Home, believed: &Sales) -> Result<Report, ShopError> {
     let mut sold = Sold::default();
-    let mut dead = each_event::<Orders>(&home.store(Service::Orders)?, |event| sold.count(event)).await?;
+    let mut dead = each_event::<Orders>(&home.store(Service::Orders).await?, |event| sold.count(event)).await?;
 
     let mut shelves = Shelves::default();
-    dead += each_event::<Inventory>(&home.store(Service::Inventory)?, |event| shelves.count(event)).await?;
+    dead += each_event::<Inventory>(&home.store(Service::Inventory).await?, |event| shelves.count(event)).await?;
 
     let mut sent = 0;
-    dead += each_event::<Shipping>(&home.store(Service::Shipping)?, |event| {
+    dead += each_event::<Shipping>(&home.store(Service::Shipping).await?, |event| {
         sent += read::<ParcelSent>(event)?.map_or(0, |parcel| u64::from(parcel.quantity));
         Ok(())
     })
     .await?;
 
     let (mut charged_cents, mut refunded_cents) = (0, 0);
-    dead += each_event::<Payments>(&home.store(Service::Payments)?, |event| {
+    dead += each_event::<Payments>(&home.store(Service::Payments).await?, |event| {
         charged_cents += read::<PaymentTaken>(event)?.map_or(0, |taken| taken.cents);
         refunded_cents += read::<PaymentRefunded>(event)?.map_or(0, |refunded| refunded.cents);
         Ok(())
