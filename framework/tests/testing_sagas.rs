@@ -193,12 +193,16 @@ mod wrong {
     #[test]
     #[should_panic = "cents are charged, and orders for"]
     fn orders_hold_under_all_faults() {
-        Flow::new("orders", cluster, orders(), 1..10, place).at_end(what_is_charged_is_paid_for).check(0..200);
+        Flow::new("orders", cluster, orders(), 1..10, place)
+            .at_end(what_is_charged_is_paid_for)
+            .no_regressions()
+            .check(0..200);
     }
 
     #[test]
     fn the_shortest_case_is_short() {
-        let flow = Flow::new("orders", cluster, orders(), 1..10, place).at_end(what_is_charged_is_paid_for);
+        let flow =
+            Flow::new("orders", cluster, orders(), 1..10, place).at_end(what_is_charged_is_paid_for).no_regressions();
         let found = flow.first_broken(0..200).expect("it is found");
         assert!(found.plan.steps.len() + found.plan.faults.len() <= 10, "{}", found.plan);
         let story = flow.play(found.seed, &found.path).expect_err("it is found again");

@@ -37,6 +37,8 @@ impl<A: Stateful> TypeDoor<A> {
         effects: &mut Effects<A>,
         redriven: bool,
     ) -> Result<(), Failure> {
+        #[cfg(feature = "testing")]
+        super::Trips::trip(A::Domain::NAME, envelope.id);
         // An ended saga, and one that undoes, takes note of what comes and does nothing.
         let deaf = state.ended || state.undo.is_undoing();
         match work {

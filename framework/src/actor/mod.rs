@@ -13,6 +13,8 @@ mod plan;
 mod state;
 #[cfg(feature = "testing")]
 mod stored;
+#[cfg(feature = "testing")]
+mod trips;
 mod turn;
 mod undo;
 
@@ -24,4 +26,6 @@ pub(crate) use keyed::{Here, replied_before};
 pub use plan::{About, Plan, Role, Stateful};
 #[cfg(feature = "testing")]
 pub(crate) use stored::{begins_undo, finished_undo, user_state};
+#[cfg(feature = "testing")]
+pub(crate) use trips::Trips;
 pub(crate) use turn::panic_text;

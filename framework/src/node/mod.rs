@@ -72,14 +72,22 @@ impl Node {
     /// is away, and not while a dead letter's message is tried again: give it a time-out if that may be. Timers that are not
     /// due are nothing to wait for.
     pub async fn quiet(&self) {
-        let mut before = None;
-        loop {
-            // Twice, with nothing done in between: while one thread was looked at, another may have given it something.
-            let now = Some(self.links.at_rest().await);
-            if now == before {
-                return;
+        self.quieted().await;
+    }
+
+    /// The same, without holding the node: it may be dropped meanwhile.
+    pub(crate) fn quieted(&self) -> impl Future<Output = ()> + use<> {
+        let links = self.links.clone();
+        async move {
+            let mut before = None;
+            loop {
+                // Twice, with nothing done in between: while one thread was looked at, another may have given it something.
+                let now = Some(links.at_rest().await);
+                if now == before {
+                    return;
+                }
+                before = now;
             }
-            before = now;
         }
     }
 

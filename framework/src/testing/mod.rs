@@ -7,4 +7,4 @@ pub mod bridge;
 pub mod store;
 
 pub use scenario::Scenario;
-pub use sim::{Fault, Flow, Sim, Weather, World};
+pub use sim::{Coverage, Fault, Flow, Sim, Weather, World};

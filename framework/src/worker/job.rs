@@ -244,7 +244,12 @@ impl<W: Worker> WorkerDoor<W> {
         );
         let job = Job { idempotency_key: envelope.id, delivery, correlation: envelope.correlation };
         let (worker, message) = (std::sync::Arc::clone(&self.worker), envelope.clone());
-        match AssertUnwindSafe(async move { run(worker, message, job).await }).catch_unwind().await {
+        let running = async move {
+            #[cfg(feature = "testing")]
+            crate::actor::Trips::trip(W::Domain::NAME, message.id);
+            run(worker, message, job).await
+        };
+        match AssertUnwindSafe(running).catch_unwind().await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(Undone::Undecodable(error))) => Err(Failure::Undecodable(error.to_string())),
             Ok(Err(Undone::Retry(text))) => Err(Failure::Retry(text)),

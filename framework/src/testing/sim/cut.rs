@@ -2,7 +2,12 @@
 //!
 //! Steps, faults and kinds of bad weather are left out, and everything that is left stays as it was drawn, at its moment: so
 //! what is tried next differs from what failed in one thing only. (Trees of values that shrink element by element would move
-//! everything behind what they take away.)
+//! everything behind what they take away.) The values of a step shrink by themselves; how far is written down as moves.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use proptest::strategy::ValueTree;
 
 use super::Weather;
 
@@ -13,14 +18,75 @@ pub(super) struct Cut {
     pub(super) faults: Vec<usize>,
     /// One bit for each kind of bad weather that is kept.
     weather: u8,
+    /// How far the values of a step are shrunk.
+    moves: BTreeMap<usize, Moves>,
 }
 
-/// All four kinds of bad weather.
-const FULL: u8 = 0b1111;
+/// All kinds of bad weather.
+const FULL: u8 = 0b1_1111;
+
+/// How a tree of values was walked: `true` is one step simpler, `false` one step back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Moves(Vec<bool>);
+
+impl Moves {
+    pub(super) fn push(&mut self, simpler: bool) {
+        self.0.push(simpler);
+    }
+
+    pub(super) fn walk<T: fmt::Debug>(&self, tree: &mut dyn ValueTree<Value = T>) {
+        for simpler in &self.0 {
+            if *simpler {
+                tree.simplify()
+            } else {
+                tree.complicate()
+            };
+        }
+    }
+}
+
+/// Four moves are one digit; a one stands before the first, so that leading moves back are not lost.
+impl fmt::Display for Moves {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bits: Vec<bool> = vec![true];
+        bits.extend(&self.0);
+        let mut padded = vec![false; (4 - bits.len() % 4) % 4];
+        padded.extend(bits);
+        for digit in padded.chunks(4) {
+            write!(f, "{:x}", digit.iter().fold(0, |sum, bit| 2 * sum + u8::from(*bit)))?;
+        }
+        Ok(())
+    }
+}
+
+impl std::str::FromStr for Moves {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut bits = Vec::new();
+        for digit in text.chars() {
+            let digit = u8::from_str_radix(digit.encode_utf8(&mut [0; 4]), 16)?;
+            bits.extend([8, 4, 2, 1].map(|bit| digit & bit != 0));
+        }
+        Ok(Self(bits.into_iter().skip_while(|bit| !bit).skip(1).collect()))
+    }
+}
 
 impl Cut {
     pub(super) fn whole(steps: usize, faults: usize) -> Self {
-        Self { steps: (0..steps).collect(), faults: (0..faults).collect(), weather: FULL }
+        Self { steps: (0..steps).collect(), faults: (0..faults).collect(), weather: FULL, moves: BTreeMap::new() }
+    }
+
+    /// How far the values of a step are shrunk.
+    pub(super) fn moves(&self, step: usize) -> Moves {
+        self.moves.get(&step).cloned().unwrap_or_default()
+    }
+
+    /// The same with the values of a step shrunk so far.
+    pub(super) fn moved(&self, step: usize, moves: Moves) -> Self {
+        let mut moved = self.clone();
+        moved.moves.insert(step, moves);
+        moved
     }
 
     pub(super) fn weather(&self, drawn: Weather) -> Weather {
@@ -30,6 +96,7 @@ impl Cut {
             repeat: kept(2, drawn.repeat),
             delay: kept(4, drawn.delay),
             disk: kept(8, drawn.disk),
+            load: kept(16, drawn.load),
         }
     }
 
@@ -38,7 +105,7 @@ impl Cut {
         let mut shorter = Vec::new();
         shorter.extend(without(&self.faults).into_iter().map(|faults| Self { faults, ..self.clone() }));
         shorter.extend(without(&self.steps).into_iter().map(|steps| Self { steps, ..self.clone() }));
-        let bits = [FULL, 1, 2, 4, 8].into_iter().filter(|bit| self.weather & bit != 0);
+        let bits = [FULL, 1, 2, 4, 8, 16].into_iter().filter(|bit| self.weather & bit != 0);
         shorter.extend(bits.map(|bit| Self { weather: self.weather & !bit, ..self.clone() }));
         shorter
     }
@@ -58,10 +125,14 @@ fn without(kept: &[usize]) -> Vec<Vec<usize>> {
     lists
 }
 
-impl std::fmt::Display for Cut {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |kept: &[usize]| kept.iter().map(usize::to_string).collect::<Vec<_>>().join(".");
-        write!(f, "{}-{}-{}", list(&self.steps), list(&self.faults), self.weather)
+        write!(f, "{}-{}-{}", list(&self.steps), list(&self.faults), self.weather)?;
+        for (step, moves) in self.moves.iter().filter(|(step, _)| self.steps.contains(step)) {
+            write!(f, "-{step}:{moves}")?;
+        }
+        Ok(())
     }
 }
 
@@ -73,11 +144,14 @@ impl std::str::FromStr for Cut {
         let list = |part: Option<&str>| -> Result<Vec<usize>, Self::Err> {
             part.unwrap_or_default().split('.').filter(|number| !number.is_empty()).map(str::parse).collect()
         };
-        Ok(Self {
-            steps: list(parts.next())?,
-            faults: list(parts.next())?,
-            weather: parts.next().unwrap_or_default().parse()?,
-        })
+        let (steps, faults) = (list(parts.next())?, list(parts.next())?);
+        let weather = parts.next().unwrap_or_default().parse()?;
+        let mut moves = BTreeMap::new();
+        for part in parts {
+            let (step, walked) = part.split_once(':').unwrap_or((part, ""));
+            moves.insert(step.parse()?, walked.parse()?);
+        }
+        Ok(Self { steps, faults, weather, moves })
     }
 }
 
@@ -93,11 +167,20 @@ mod tests {
     }
 
     #[test]
+    fn moves_are_read_as_they_are_written() {
+        for moves in [vec![], vec![true], vec![false, false, true], vec![true; 9]].map(Moves) {
+            let cut = Cut::whole(3, 0).moved(1, moves.clone());
+            assert_eq!(moves.to_string().parse(), Ok(moves));
+            assert_eq!(cut.to_string().parse(), Ok(cut));
+        }
+    }
+
+    #[test]
     fn every_single_thing_can_be_left_out() {
         let shorter = Cut::whole(3, 2).shorter();
         for step in 0..3 {
             assert!(shorter.iter().any(|cut| cut.steps.len() == 2 && !cut.steps.contains(&step)));
         }
-        assert!(Cut { steps: Vec::new(), faults: Vec::new(), weather: 0 }.shorter().is_empty());
+        assert!(Cut { weather: 0, ..Cut::whole(0, 0) }.shorter().is_empty());
     }
 }

@@ -11,6 +11,8 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::op::{Op, OwnedTurn};
+use super::reader::{Pace, SlowReader};
+use super::seen::Seen;
 use super::trace::Trace;
 use crate::message::{IdSource, Name, ShardId};
 use crate::store::memory::MemoryStore;
@@ -33,7 +35,9 @@ struct Shared {
     dice: Mutex<IdSource>,
     /// The longest time a commit takes, in milliseconds.
     slowest: Mutex<u16>,
+    pace: Pace,
     trace: Trace,
+    seen: Seen,
     watcher: Mutex<Option<Watcher>>,
     readers: Mutex<BTreeMap<ShardId, Arc<dyn ShardReader>>>,
 }
@@ -59,21 +63,26 @@ impl CommitListener for Deaf {
 }
 
 impl Disk {
-    pub(super) fn new(service: &str, dice: IdSource, trace: Trace) -> Self {
+    pub(super) fn new(service: &str, dice: IdSource, trace: Trace, seen: Seen) -> Self {
+        let reading = dice.fork();
         Self(Arc::new(Shared {
             service: service.to_owned(),
             memory: MemoryStore::new(),
             journal: Mutex::default(),
             dice: Mutex::new(dice),
             slowest: Mutex::new(0),
+            pace: Pace::new(reading),
             trace,
+            seen,
             watcher: Mutex::new(None),
             readers: Mutex::default(),
         }))
     }
 
-    pub(super) fn set_slowest(&self, millis: u16) {
-        *self.0.slowest.lock() = millis;
+    /// Sets how long a commit and a reading take at most, in milliseconds.
+    pub(super) fn set_slowest(&self, commit: u16, load: u16) {
+        *self.0.slowest.lock() = commit;
+        self.0.pace.set(load);
     }
 
     pub(super) fn watch(&self, watcher: Watcher) {
@@ -130,8 +139,12 @@ impl Shared {
             through = ticket;
             let Some(writer) = journal.writers.get_mut(&shard) else { continue };
             op.trace(&self.trace, &self.service, &shard);
-            if let Err(error) = op.apply(writer.as_mut()) {
-                self.trace.add(format_args!("{} cannot commit to {shard}: {error}", self.service));
+            match (op.apply(writer.as_mut()), &op) {
+                (Ok(Some(appended)), Op::Turn(turn)) => self.seen.committed(&shard, turn, appended.position),
+                (Ok(_), _) => {}
+                (Err(error), _) => {
+                    self.trace.add(format_args!("{} cannot commit to {shard}: {error}", self.service));
+                }
             }
         }
         through
@@ -210,7 +223,8 @@ impl Store for Disk {
                 journal.writers.insert(id.clone(), handle.writer);
             }
             let writer = Pen { shared: Arc::clone(shared), journal, id: id.clone(), epoch };
-            Ok(ShardHandle { writer: Box::new(writer), reader: handle.reader })
+            let reader = SlowReader::new(handle.reader, shared.pace.clone());
+            Ok(ShardHandle { writer: Box::new(writer), reader: Arc::new(reader) })
         })
     }
 
@@ -272,7 +286,9 @@ impl ShardWriter for Pen {
     }
 
     fn append(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {
-        self.append_op(Op::Turn(Box::new(OwnedTurn::of(turn))))
+        let turn = OwnedTurn::of(turn);
+        self.shared.seen.appended(&turn);
+        self.append_op(Op::Turn(Box::new(turn)))
     }
 
     fn advance(&mut self, watermark: &Watermark) -> Result<Appended, StoreError> {

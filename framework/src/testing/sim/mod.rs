@@ -5,21 +5,43 @@
 
 #![expect(clippy::expect_used, reason = "what cannot fail without input and output ends the test if it does")]
 
-mod check;
-mod courier;
-mod cut;
-mod disk;
-mod flow;
-mod look;
-mod op;
-mod trace;
-mod weather;
 mod world;
 
+mod quiet;
+mod sending;
+mod storm;
+mod weather;
+
+mod courier;
+mod disk;
+mod op;
+mod reader;
+
+mod check;
+mod look;
+mod seen;
+mod trace;
+
+mod coverage;
+mod picture;
+
+mod cut;
+mod flow;
+mod plan;
+mod regressions;
+mod shrink;
+mod story;
+
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::time::Duration;
 
-pub use flow::{Flow, Found, Plan};
+use futures_util::FutureExt;
+
+pub use coverage::{Coverage, Covered, Path};
+pub use flow::Flow;
+pub use plan::Plan;
+pub use shrink::Found;
 pub use weather::{Fault, Weather};
 pub use world::World;
 
@@ -41,7 +63,7 @@ const LONGEST: Duration = Duration::from_secs(3600);
 ///
 /// let run = Sim::new(7)
 ///     .service("bank", |node| node.host::<Account>())
-///     .weather(Weather { lose: 100, repeat: 100, delay: 20, disk: 5 })
+///     .weather(Weather { lose: 100, repeat: 100, delay: 20, disk: 5, load: 5 })
 ///     .at_end(|world| match world.state::<Account>("ada").cents {
 ///         500 => Ok(()),
 ///         cents => Err(format!("ada has {cents}")),
@@ -59,6 +81,7 @@ pub struct Sim {
     weather: Weather,
     faults: Vec<(Duration, Fault)>,
     always: Vec<Rule>,
+    eventually: Vec<Rule>,
     at_end: Vec<Rule>,
     dead_letters: bool,
     lasting: bool,
@@ -73,6 +96,7 @@ impl Sim {
             weather: Weather::FAIR,
             faults: Vec::new(),
             always: Vec::new(),
+            eventually: Vec::new(),
             at_end: Vec::new(),
             dead_letters: false,
             lasting: false,
@@ -100,6 +124,12 @@ impl Sim {
     /// Adds what must hold after every commit.
     pub fn always(mut self, rule: impl Fn(&World) -> Result<(), String> + 'static) -> Self {
         self.always.push(Rc::new(rule));
+        self
+    }
+
+    /// Adds what must come to hold at some moment, after a commit or at the end. It need not hold for long.
+    pub fn eventually(mut self, rule: impl Fn(&World) -> Result<(), String> + 'static) -> Self {
+        self.eventually.push(Rc::new(rule));
         self
     }
 
@@ -147,22 +177,29 @@ impl Sim {
         let seed = self.seed;
         let began = crate::clock::instant();
         let world = World::begin(self);
-        let told = tokio::time::timeout(LONGEST, async {
-            world.start_all().await;
-            let faults = world.rain();
-            story(&world).await;
-            world.settle_faults(faults).await;
-        });
-        let ended = match told.await {
-            Ok(()) => world.end().await,
-            Err(_) => Err(format!("the story does not end within {LONGEST:?}")),
+        let told = async {
+            let told = tokio::time::timeout(LONGEST, async {
+                world.start_all().await;
+                let faults = world.rain();
+                story(&world).await;
+                world.settle_faults(faults).await;
+            });
+            match told.await {
+                Ok(()) => world.end().await,
+                Err(_) => Err(format!("the story does not end within {LONGEST:?}")),
+            }
         };
+        // A panic of the story or of a rule is one more thing that is wrong, and what led to it is wanted, too.
+        let ended = AssertUnwindSafe(told).catch_unwind().await;
+        let ended = ended.unwrap_or_else(|panic| Err(format!("a panic: {}", crate::actor::panic_text(&panic))));
         // What always holds and did not is nearer to the cause than what is wrong at the end.
         let broken = world.broken().or_else(|| ended.err());
+        let turns = world.turns_taken();
+        let coverage = world.coverage(&turns);
         let (trace, steps) = world.close();
         match broken {
-            None => Ok(Run { seed, trace, steps, lasted: began.elapsed() }),
-            Some(reason) => Err(Broken { seed, reason, trace }),
+            None => Ok(Run { seed, trace, steps, lasted: began.elapsed(), coverage }),
+            Some(reason) => Err(Broken::new(seed, reason, trace, &turns)),
         }
     }
 }
@@ -178,6 +215,8 @@ pub struct Run {
     pub steps: usize,
     /// How much virtual time has passed.
     pub lasted: Duration,
+    /// Which paths it took.
+    pub coverage: Coverage,
 }
 
 /// A run in which something did not hold.
@@ -190,4 +229,12 @@ pub struct Broken {
     pub reason: String,
     /// What happened, line by line.
     pub trace: String,
+    /// What each actor did, actor by actor.
+    pub deeds: String,
+}
+
+impl Broken {
+    fn new(seed: u64, reason: String, trace: String, turns: &[seen::Taken]) -> Self {
+        Self { seed, reason, trace, deeds: story::deeds(turns) }
+    }
 }

@@ -4,7 +4,8 @@ use super::trace::Trace;
 use crate::clock::Timestamp;
 use crate::message::{Codec, Envelope, MessageId, Name, ShardId};
 use crate::store::{
-    EventWrite, Mark, Note, OutboxWrite, ShardWriter, Snapshot, Source, StoreError, TimerWrite, Turn, Watermark,
+    Appended, EventWrite, Mark, Note, OutboxWrite, ShardWriter, Snapshot, Source, StoreError, TimerWrite, Turn,
+    Watermark,
 };
 
 /// One append.
@@ -23,14 +24,15 @@ impl Op {
         }
     }
 
-    pub(super) fn apply(self, writer: &mut dyn ShardWriter) -> Result<(), StoreError> {
+    /// Appends it; what the store says, if it is one that it says something about.
+    pub(super) fn apply(&self, writer: &mut dyn ShardWriter) -> Result<Option<Appended>, StoreError> {
         match self {
-            Self::Turn(turn) => turn.with(|turn| writer.append(turn)).map(drop),
-            Self::Advance(watermark) => writer.advance(&watermark).map(drop),
-            Self::Sent(to, through) => writer.sent(&to, through).map(drop),
+            Self::Turn(turn) => turn.with(|turn| writer.append(turn)).map(Some),
+            Self::Advance(watermark) => writer.advance(watermark).map(Some),
+            Self::Sent(to, through) => writer.sent(to, *through).map(Some),
             Self::Snapshot(actor, key, snapshot) => {
-                writer.save_snapshot(&actor, &key, snapshot);
-                Ok(())
+                writer.save_snapshot(actor, key, snapshot.clone());
+                Ok(None)
             }
         }
     }
@@ -65,35 +67,37 @@ fn told(note: &Note) -> Option<String> {
     }
 }
 
-enum OwnedMark {
+/// How a turn's message is marked as handled, owned.
+pub(super) enum MarkedAs {
     None,
     Outside(u64),
     From(Source, u64, u64),
     Timer(String),
 }
 
-enum OwnedTimer {
+/// A timer set or cleared, owned.
+pub(super) enum OwnedTimer {
     Set(String, Timestamp, u32, Codec, Vec<u8>),
     Clear(String),
 }
 
 /// A [`Turn`] that borrows nothing.
 pub(super) struct OwnedTurn {
-    actor: Name,
-    key: String,
-    number: u64,
+    pub(super) actor: Name,
+    pub(super) key: String,
+    pub(super) number: u64,
     version: u64,
     time: Timestamp,
-    id: MessageId,
+    pub(super) id: MessageId,
     correlation: MessageId,
     traceparent: Option<String>,
-    mark: OwnedMark,
-    reply: Vec<u8>,
-    reply_codec: Codec,
-    events: Vec<(String, u32, Codec, Vec<u8>)>,
-    outbox: Vec<(ShardId, Envelope)>,
-    timers: Vec<OwnedTimer>,
-    notes: Vec<Note>,
+    pub(super) mark: MarkedAs,
+    pub(super) reply: Vec<u8>,
+    pub(super) reply_codec: Codec,
+    pub(super) events: Vec<(String, u32, Codec, Vec<u8>)>,
+    pub(super) outbox: Vec<(ShardId, Envelope)>,
+    pub(super) timers: Vec<OwnedTimer>,
+    pub(super) notes: Vec<Note>,
 }
 
 impl OwnedTurn {
@@ -108,10 +112,10 @@ impl OwnedTurn {
             correlation: turn.correlation,
             traceparent: turn.traceparent.map(str::to_owned),
             mark: match &turn.mark {
-                Mark::None => OwnedMark::None,
-                Mark::Outside { digest } => OwnedMark::Outside(*digest),
-                Mark::From { source, sequence, floor } => OwnedMark::From((*source).clone(), *sequence, *floor),
-                Mark::Timer { name } => OwnedMark::Timer((*name).to_owned()),
+                Mark::None => MarkedAs::None,
+                Mark::Outside { digest } => MarkedAs::Outside(*digest),
+                Mark::From { source, sequence, floor } => MarkedAs::From((*source).clone(), *sequence, *floor),
+                Mark::Timer { name } => MarkedAs::Timer((*name).to_owned()),
             },
             reply: turn.reply.to_vec(),
             reply_codec: turn.reply_codec,
@@ -162,10 +166,10 @@ impl OwnedTurn {
             correlation: self.correlation,
             traceparent: self.traceparent.as_deref(),
             mark: match &self.mark {
-                OwnedMark::None => Mark::None,
-                OwnedMark::Outside(digest) => Mark::Outside { digest: *digest },
-                OwnedMark::From(source, sequence, floor) => Mark::From { source, sequence: *sequence, floor: *floor },
-                OwnedMark::Timer(name) => Mark::Timer { name },
+                MarkedAs::None => Mark::None,
+                MarkedAs::Outside(digest) => Mark::Outside { digest: *digest },
+                MarkedAs::From(source, sequence, floor) => Mark::From { source, sequence: *sequence, floor: *floor },
+                MarkedAs::Timer(name) => Mark::Timer { name },
             },
             reply: &self.reply,
             reply_codec: self.reply_codec,

@@ -14,11 +14,13 @@ pub struct Weather {
     pub delay: u16,
     /// The longest time a commit takes, in milliseconds: what is not committed is lost in a crash.
     pub disk: u16,
+    /// The longest time reading from a store takes, in milliseconds. What is read may be as old as that.
+    pub load: u16,
 }
 
 impl Weather {
     /// Everything arrives, once, in order and at once.
-    pub const FAIR: Self = Self { lose: 0, repeat: 0, delay: 0, disk: 0 };
+    pub const FAIR: Self = Self { lose: 0, repeat: 0, delay: 0, disk: 0, load: 0 };
 }
 
 impl fmt::Display for Weather {
@@ -28,8 +30,8 @@ impl fmt::Display for Weather {
         }
         write!(
             f,
-            "{} ‰ lost, {} ‰ twice, up to {} ms under way, commits take up to {} ms",
-            self.lose, self.repeat, self.delay, self.disk
+            "{} ‰ lost, {} ‰ twice, up to {} ms under way, commits take up to {} ms, loads up to {} ms",
+            self.lose, self.repeat, self.delay, self.disk, self.load
         )
     }
 }
@@ -69,6 +71,14 @@ pub enum Fault {
     },
     /// Everything that is under way is lost.
     EmptyCourier,
+    /// The next messages that the service's handlers take make them panic, each before it is tried again with better luck. No
+    /// message suffers it more than twice.
+    Panic {
+        /// The service.
+        service: usize,
+        /// How many times.
+        times: u8,
+    },
     /// The store of the service fails: nothing that waits is known to be committed, and the shards must be opened again.
     FailCommits {
         /// The service.
@@ -89,6 +99,7 @@ impl Fault {
                 format!("nothing gets from {} to {} for {lasts:?}", name(from), name(to))
             }
             Self::EmptyCourier => "the courier loses all it has".to_owned(),
+            Self::Panic { service, times } => format!("{times} handlers of {} will panic", name(service)),
             Self::FailCommits { service } => format!("the store of {} fails", name(service)),
         }
     }

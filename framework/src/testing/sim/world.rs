@@ -9,42 +9,40 @@ use send_wrapper::SendWrapper;
 
 use super::courier::Courier;
 use super::disk::Disk;
+use super::seen::{Seen, Taken};
 use super::trace::Trace;
-use super::weather::{Fault, Weather};
-use super::{Sim, check};
-use crate::client::SendError;
+use super::weather::Weather;
+use super::{Coverage, Sim};
+use crate::actor::Trips;
 use crate::clock::{Clock, Jumps, Timestamp};
-use crate::message::{Coded, Command, Domain, IdSource, MessageId};
+use crate::message::{IdSource, MessageId};
 use crate::node::{Node, NodeConfig};
 use crate::spawn::Task;
 
 /// 2026-01-01T00:00:00Z.
 const BEGIN: Timestamp = Timestamp::from_millis(1_767_225_600_000);
-/// How long a client waits for a reply before it asks again with the same id.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// How long nothing may be under way at the latest after the faults have stopped. Courier and relay wait up to minutes.
-const SETTLED: Duration = Duration::from_secs(1200);
-/// How many timers are waited for at the end.
-const TIMERS: usize = 200;
 
 /// A simulated cluster while it runs. Clones are the same.
 #[derive(Clone)]
-pub struct World(Rc<Inner>);
+pub struct World(pub(super) Rc<Inner>);
 
-struct Inner {
-    sim: Sim,
-    names: Vec<String>,
-    trace: Trace,
-    courier: Courier,
-    services: Vec<Service>,
-    client: RefCell<Option<Node>>,
-    ids: RefCell<IdSource>,
+pub(super) struct Inner {
+    pub(super) sim: Sim,
+    pub(super) names: Vec<String>,
+    pub(super) trace: Trace,
+    pub(super) seen: Seen,
+    pub(super) courier: Courier,
+    pub(super) services: Vec<Service>,
+    pub(super) client: RefCell<Option<Node>>,
+    pub(super) ids: RefCell<IdSource>,
     client_clock: Clock,
-    acks: RefCell<Vec<Ack>>,
+    pub(super) acks: RefCell<Vec<Ack>>,
     broken: RefCell<Option<String>>,
     watching: Cell<bool>,
-    calm: Cell<bool>,
-    tasks: RefCell<Vec<Task>>,
+    /// What must come to hold and has not: the rule's number, and why not.
+    awaited: RefCell<Vec<(usize, String)>>,
+    pub(super) calm: Cell<bool>,
+    pub(super) tasks: RefCell<Vec<Task>>,
 }
 
 /// What a client was told.
@@ -70,7 +68,10 @@ pub(super) struct Service {
 
 impl World {
     pub(super) fn begin(sim: Sim) -> Self {
+        // What an earlier cluster on this thread has left behind is none of this one's.
+        Trips::clear();
         let trace = Trace::new();
+        let seen = Seen::new();
         let (client_clock, _) = Clock::ticking(BEGIN);
         let ids = IdSource::seeded(client_clock.clone(), sim.seed);
         let courier = Courier::new(ids.fork(), trace.clone());
@@ -81,7 +82,7 @@ impl World {
                 let (clock, jumps) = Clock::ticking(BEGIN);
                 Service {
                     name: name.clone(),
-                    disk: Disk::new(name, ids.fork(), trace.clone()),
+                    disk: Disk::new(name, ids.fork(), trace.clone(), seen.clone()),
                     clock,
                     jumps,
                     node: RefCell::default(),
@@ -94,9 +95,13 @@ impl World {
         let names = sim.services.iter().map(|(name, _)| name.clone()).collect();
         trace.add(format_args!("the weather is {}", sim.weather));
         let world = Self(Rc::new(Inner {
+            awaited: RefCell::new(
+                (0..sim.eventually.len()).map(|rule| (rule, "nothing happened".to_owned())).collect(),
+            ),
             sim,
             names,
             trace,
+            seen,
             courier,
             services,
             client: RefCell::default(),
@@ -108,7 +113,7 @@ impl World {
             calm: Cell::new(false),
             tasks: RefCell::default(),
         }));
-        if !world.0.sim.always.is_empty() {
+        if !world.0.sim.always.is_empty() || !world.0.sim.eventually.is_empty() {
             for service in &world.0.services {
                 let inner = SendWrapper::new(Rc::downgrade(&world.0));
                 service.disk.watch(Arc::new(move || {
@@ -121,8 +126,8 @@ impl World {
         world
     }
 
-    /// Checks what must always hold.
-    fn look(&self) {
+    /// Checks what must always hold, and whether what must come to hold does.
+    pub(super) fn look(&self) {
         if self.0.broken.borrow().is_some() || self.0.watching.replace(true) {
             return;
         }
@@ -132,10 +137,25 @@ impl World {
                 break;
             }
         }
+        self.0.awaited.borrow_mut().retain_mut(|(number, reason)| match self.0.sim.eventually.get(*number) {
+            Some(rule) => match rule(self) {
+                Ok(()) => false,
+                Err(why) => {
+                    *reason = why;
+                    true
+                }
+            },
+            None => false,
+        });
         self.0.watching.set(false);
     }
 
-    fn violated(&self, reason: String) {
+    /// What should have come to hold and never did.
+    pub(super) fn awaited(&self) -> Option<String> {
+        self.0.awaited.borrow().first().map(|(_, reason)| reason.clone())
+    }
+
+    pub(super) fn violated(&self, reason: String) {
         self.0.trace.add(format_args!("VIOLATED: {reason}"));
         self.0.broken.borrow_mut().get_or_insert(reason);
     }
@@ -156,10 +176,10 @@ impl World {
         self.0.acks.borrow()
     }
 
-    fn set_weather(&self, weather: Weather) {
+    pub(super) fn set_weather(&self, weather: Weather) {
         self.0.courier.set_weather(weather);
         for service in &self.0.services {
-            service.disk.set_slowest(weather.disk);
+            service.disk.set_slowest(weather.disk, weather.load);
         }
     }
 
@@ -232,208 +252,6 @@ impl World {
         }
     }
 
-    /// Lets the weather begin, and the faults come when they are due.
-    pub(super) fn rain(&self) -> Vec<tokio::sync::oneshot::Receiver<()>> {
-        self.set_weather(self.0.sim.weather);
-        let mut ended = Vec::new();
-        for (at, fault) in self.0.sim.faults.clone() {
-            let (end, wait) = tokio::sync::oneshot::channel();
-            let world = self.clone();
-            let task = crate::spawn::local(async move {
-                tokio::time::sleep(at).await;
-                if !world.0.calm.get() {
-                    world.strike(&fault).await;
-                }
-                let _ = end.send(());
-            });
-            self.0.tasks.borrow_mut().push(task);
-            ended.push(wait);
-        }
-        ended
-    }
-
-    /// Lets something go wrong now. Ends when it is over.
-    pub async fn strike(&self, fault: &Fault) {
-        let count = self.0.services.len().max(1);
-        let told = fault.told(&self.0.names);
-        match fault {
-            Fault::Crash { service, steps, down } => {
-                for _ in 0..*steps {
-                    tokio::task::yield_now().await;
-                }
-                self.0.trace.add(format_args!("FAULT: {told}"));
-                self.kill(service % count);
-                tokio::time::sleep(*down).await;
-                self.restart(service % count).await;
-            }
-            Fault::Jump { service, millis, lasts } => {
-                self.0.trace.add(format_args!("FAULT: {told}"));
-                if let Some(service) = self.0.services.get(service % count) {
-                    service.jumps.jump(*millis);
-                    tokio::time::sleep(*lasts).await;
-                    service.jumps.jump(-*millis);
-                }
-            }
-            Fault::Cut { from, to, lasts } => {
-                self.0.trace.add(format_args!("FAULT: {told}"));
-                self.0.courier.cut(from % count, to % count);
-                tokio::time::sleep(*lasts).await;
-                self.0.courier.mend(from % count, to % count);
-            }
-            Fault::EmptyCourier => {
-                self.0.trace.add(format_args!("FAULT: {told}"));
-                self.0.courier.empty();
-            }
-            Fault::FailCommits { service } => {
-                self.0.trace.add(format_args!("FAULT: {told}"));
-                if let Some(service) =
-                    self.0.services.get(service % count).filter(|service| service.node.borrow().is_some())
-                {
-                    service.disk.fail();
-                }
-            }
-        }
-    }
-
-    /// Waits for the faults that have begun; those that have not do not come any more.
-    pub(super) async fn settle_faults(&self, faults: Vec<tokio::sync::oneshot::Receiver<()>>) {
-        for fault in faults {
-            // Faults that lie behind the end of the story come all the same: the cluster has work left.
-            drop(fault.await);
-        }
-        self.0.calm.set(true);
-        self.set_weather(Weather::FAIR);
-        for service in &self.0.services {
-            service.jumps.mend();
-        }
-        for service in 0..self.0.services.len() {
-            self.restart(service).await;
-        }
-        self.0.trace.add(format_args!("the faults have stopped"));
-    }
-
-    /// Waits until nothing is under way any more; lets all timers ring; checks; kills all, starts them again and checks again.
-    pub(super) async fn end(&self) -> Result<(), String> {
-        self.quiet().await?;
-        for _ in 0..TIMERS {
-            let next = self.next_timer();
-            let Some((service, due)) = next else { break };
-            let Some(now) = self.0.services.get(service).map(|service| service.clock.now()) else { break };
-            tokio::time::sleep(due.since(now) + Duration::from_millis(1)).await;
-            self.quiet().await?;
-        }
-        check::all(self)?;
-        for service in 0..self.0.services.len() {
-            self.kill(service);
-        }
-        tokio::task::yield_now().await;
-        for service in 0..self.0.services.len() {
-            self.restart(service).await;
-        }
-        self.quiet().await?;
-        check::all(self)?;
-        for rule in &self.0.sim.at_end {
-            rule(self).map_err(|reason| format!("at the end: {reason}"))?;
-        }
-        Ok(())
-    }
-
-    fn next_timer(&self) -> Option<(usize, Timestamp)> {
-        let services = self.0.services.iter().enumerate();
-        let next = services.flat_map(|(at, service)| {
-            self.shards_of(service).into_iter().filter_map(move |(_, reader)| reader.next_timer().map(|due| (at, due)))
-        });
-        next.min_by_key(|(at, due)| (*due, *at))
-    }
-
-    /// Waits until nothing is under way: no message, no commit, no outbox entry, no event that a subscriber lacks.
-    ///
-    /// Virtual time passes meanwhile; timers that are not due do not count.
-    pub async fn settle(&self) {
-        if let Err(reason) = self.quiet().await {
-            self.violated(reason);
-        }
-    }
-
-    async fn quiet(&self) -> Result<(), String> {
-        let begun = crate::clock::instant();
-        let mut wait = Duration::from_millis(20);
-        loop {
-            let busy = self.busy();
-            match busy {
-                None => return Ok(()),
-                Some(reason) if begun.elapsed() > SETTLED => {
-                    return Err(format!("it never becomes quiet: {reason}"));
-                }
-                Some(_) => {}
-            }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(Duration::from_secs(10));
-        }
-    }
-
-    fn busy(&self) -> Option<String> {
-        if !self.0.courier.is_idle() {
-            return Some("messages are under way".to_owned());
-        }
-        if let Some(service) = self.0.services.iter().find(|service| !service.disk.is_idle()) {
-            return Some(format!("{} has uncommitted appends", service.name));
-        }
-        check::unsettled(self)
-    }
-
-    /// Sends a command and waits for its reply, as a patient client does: asks again with the same id until the outcome is
-    /// known.
-    ///
-    /// # Errors
-    /// [`SendError`] if asking again does not help: a rejection, a dead letter, a message that cannot be read.
-    pub async fn send<C: Command + Clone>(&self, command: C) -> Result<C::Reply, SendError> {
-        let id = self.0.ids.borrow().message_id();
-        loop {
-            let client = match &*self.0.client.borrow() {
-                Some(node) => node.client(),
-                None => return Err(SendError::Stopped),
-            };
-            match client.send(command.clone()).id(id).deadline(PATIENCE).await {
-                Err(error) if error.is_transient() || matches!(error, SendError::Late) => {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-                told => {
-                    let told = match told {
-                        Err(SendError::Rejected(no)) => Ok(Err(no)),
-                        Ok(reply) => Ok(Ok(reply)),
-                        Err(error) => Err(error),
-                    };
-                    if let Ok(reply) = &told {
-                        self.acknowledged(id, &command, reply);
-                    }
-                    return told.and_then(|reply| reply.map_err(SendError::Rejected));
-                }
-            }
-        }
-    }
-
-    fn acknowledged<C: Command>(
-        &self,
-        id: MessageId,
-        command: &C,
-        reply: &Result<C::Reply, crate::message::Rejection>,
-    ) {
-        let mut bytes = Vec::new();
-        if C::Reply::write_reply(reply, C::Domain::CODEC, &mut bytes).is_err() {
-            return;
-        }
-        let verdict = if reply.is_ok() { "a reply" } else { "a rejection" };
-        self.0.trace.add(format_args!("a client hears {verdict} to {} {id}", C::NAME));
-        self.0.acks.borrow_mut().push(Ack {
-            id,
-            domain: C::Domain::NAME.to_owned(),
-            key: command.key().as_str().to_owned(),
-            name: C::NAME,
-            reply: bytes,
-        });
-    }
-
     /// Lets virtual time pass.
     pub async fn sleep(&self, span: Duration) {
         tokio::time::sleep(span).await;
@@ -457,8 +275,18 @@ impl World {
         !self.0.sim.lasting
     }
 
+    pub(super) fn turns_taken(&self) -> Vec<Taken> {
+        self.0.seen.taken()
+    }
+
+    pub(super) fn coverage(&self, turns: &[Taken]) -> Coverage {
+        let manifests: Vec<_> = self.0.services.iter().filter_map(|service| service.hosts.borrow().clone()).collect();
+        Coverage::of_run(manifests.iter(), turns)
+    }
+
     /// Ends the cluster; what happened.
     pub(super) fn close(&self) -> (String, usize) {
+        Trips::clear();
         self.0.tasks.borrow_mut().clear();
         for service in &self.0.services {
             let node = service.node.borrow_mut().take();

@@ -1,0 +1,158 @@
+//! One case of a flow, and how it is drawn from a seed.
+//!
+//! Weather, faults and moments come from one source of randomness, each step from one of its own: so each can be left out, or
+//! its values made smaller, while everything else stays as it was drawn.
+
+#![expect(clippy::panic, reason = "a strategy that gives no values is a mistake in the test")]
+
+use std::fmt;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::strategy::{BoxedStrategy, ValueTree};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+use super::cut::Cut;
+use super::{Fault, Weather};
+
+/// One case: what is done, and what goes wrong meanwhile.
+#[derive(Clone, Debug)]
+pub struct Plan<T> {
+    /// How everything is maltreated all the time.
+    pub weather: Weather,
+    /// What goes wrong, and when.
+    pub faults: Vec<(Duration, Fault)>,
+    /// What is done, and when.
+    pub steps: Vec<(Duration, T)>,
+}
+
+impl<T> Plan<T> {
+    /// How many things are left in it: commands and faults.
+    pub fn size(&self) -> usize {
+        self.steps.len() + self.faults.len()
+    }
+}
+
+impl<T: fmt::Debug> fmt::Display for Plan<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  the weather is {}", self.weather)?;
+        let steps = self.steps.iter().map(|(at, step)| (*at, format!("{step:?}")));
+        let mut lines: Vec<_> = steps.collect();
+        lines.extend(self.faults.iter().map(|(at, fault)| (*at, format!("FAULT {fault:?}"))));
+        lines.sort_by_key(|(at, _)| *at);
+        for (at, line) in lines {
+            writeln!(f, "  at {at:>8.3?} {line}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What a flow draws its cases from.
+pub(super) struct Source<T> {
+    pub(super) frame: BoxedStrategy<Frame>,
+    pub(super) step: BoxedStrategy<T>,
+}
+
+/// A case without its steps: the time before each is in `gaps`.
+#[derive(Clone, Debug)]
+pub(super) struct Frame {
+    weather: Weather,
+    faults: Vec<(Duration, Fault)>,
+    gaps: Vec<Duration>,
+}
+
+impl Frame {
+    pub(super) fn whole(&self) -> Cut {
+        Cut::whole(self.gaps.len(), self.faults.len())
+    }
+}
+
+/// How large the parts of a case may be.
+#[derive(Clone, Debug)]
+pub(super) struct Bounds {
+    pub(super) services: usize,
+    pub(super) steps: std::ops::Range<usize>,
+    pub(super) faults: usize,
+    /// The farthest jump of a clock.
+    pub(super) jumps: Duration,
+    pub(super) panics: bool,
+}
+
+impl Bounds {
+    pub(super) fn frame(&self) -> BoxedStrategy<Frame> {
+        let weather = prop_oneof![
+            1 => Just(Weather::FAIR),
+            3 => (levels(300, 50), levels(300, 50), levels(100, 10), levels(30, 5), levels(40, 5))
+                .prop_map(|(lose, repeat, delay, disk, load)| Weather { lose, repeat, delay, disk, load }),
+        ];
+        let services = self.services.max(1);
+        let far = i64::try_from(self.jumps.as_millis()).unwrap_or(i64::MAX).max(1);
+        let fault = prop_oneof![
+            5 => (0..services, 0u8..60, spans(3000, 250))
+                .prop_map(|(service, steps, down)| Fault::Crash { service, steps, down }),
+            2 => (0..services, -far..far, spans(10_000, 500))
+                .prop_map(|(service, millis, lasts)| Fault::Jump { service, millis, lasts }),
+            2 => (0..services, 0..services, spans(10_000, 500)).prop_map(|(from, to, lasts)| Fault::Cut { from, to, lasts }),
+            1 => Just(Fault::EmptyCourier),
+            1 => (0..services).prop_map(|service| Fault::FailCommits { service }),
+            u32::from(self.panics) => (0..services, 1u8..4).prop_map(|(service, times)| Fault::Panic { service, times }),
+        ];
+        let faults = prop::collection::vec((spans(5000, 50), fault), 0..=self.faults);
+        let gaps = prop::collection::vec(spans(400, 20), self.steps.clone());
+        (weather, faults, gaps).prop_map(|(weather, faults, gaps)| Frame { weather, faults, gaps }).boxed()
+    }
+}
+
+impl<T: Clone + fmt::Debug + 'static> Source<T> {
+    /// The frame of a seed.
+    pub(super) fn draw(&self, seed: u64) -> Frame {
+        tree(&self.frame, seed, 0).current()
+    }
+
+    /// The tree from which the value of one step comes.
+    pub(super) fn tree(&self, seed: u64, step: usize) -> Box<dyn ValueTree<Value = T>> {
+        tree(&self.step, seed, step as u64 + 1)
+    }
+
+    /// What is left of a seed's case.
+    pub(super) fn plan(&self, seed: u64, frame: &Frame, cut: &Cut) -> Plan<T> {
+        let mut now = Duration::ZERO;
+        let mut moments = Vec::new();
+        for gap in &frame.gaps {
+            now += *gap;
+            moments.push(now);
+        }
+        let step = |number: usize| {
+            let mut tree = self.tree(seed, number);
+            cut.moves(number).walk(tree.as_mut());
+            Some((*moments.get(number)?, tree.current()))
+        };
+        Plan {
+            weather: cut.weather(frame.weather),
+            faults: cut.faults.iter().filter_map(|at| frame.faults.get(*at).cloned()).collect(),
+            steps: cut.steps.iter().filter_map(|number| step(*number)).collect(),
+        }
+    }
+}
+
+fn tree<T: fmt::Debug + 'static>(strategy: &BoxedStrategy<T>, seed: u64, part: u64) -> Box<dyn ValueTree<Value = T>> {
+    let mut bytes = [7; 32];
+    for (byte, of) in bytes.iter_mut().zip(seed.to_le_bytes().into_iter().chain(part.to_le_bytes())) {
+        *byte = of;
+    }
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(Config { failure_persistence: None, ..Config::default() }, rng);
+    match strategy.new_tree(&mut runner) {
+        Ok(tree) => Box::new(tree),
+        Err(reason) => panic!("no case can be drawn: {reason}"),
+    }
+}
+
+/// Spans of time up to `most` milliseconds. In coarse steps: fewer runs make a case short.
+fn spans(most: u64, step: u64) -> impl Strategy<Value = Duration> {
+    (0..=most / step).prop_map(move |steps| Duration::from_millis(steps * step))
+}
+
+fn levels(most: u16, step: u16) -> impl Strategy<Value = u16> {
+    (0..=most / step).prop_map(move |steps| steps * step)
+}

@@ -1,0 +1,108 @@
+//! How a simulated cluster comes to rest, and what is looked at then.
+
+use std::time::Duration;
+
+use super::{World, check};
+use crate::clock::Timestamp;
+
+/// How long nothing may be under way at the latest after the faults have stopped. Courier and relay wait up to minutes.
+const SETTLED: Duration = Duration::from_secs(1200);
+/// How long a node may take to say that it is at rest before all is looked at again.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How many timers are waited for at the end.
+const TIMERS: usize = 200;
+
+impl World {
+    /// Waits until nothing is under way any more; lets all timers ring; checks; kills all, starts them again and checks again.
+    pub(super) async fn end(&self) -> Result<(), String> {
+        self.quiet().await?;
+        for _ in 0..TIMERS {
+            let next = self.next_timer();
+            let Some((service, due)) = next else { break };
+            let Some(now) = self.0.services.get(service).map(|service| service.clock.now()) else { break };
+            tokio::time::sleep(due.since(now) + Duration::from_millis(1)).await;
+            self.quiet().await?;
+        }
+        check::all(self)?;
+        for service in 0..self.0.services.len() {
+            self.kill(service);
+        }
+        tokio::task::yield_now().await;
+        for service in 0..self.0.services.len() {
+            self.restart(service).await;
+        }
+        self.quiet().await?;
+        check::all(self)?;
+        self.look();
+        if let Some(reason) = self.awaited() {
+            return Err(format!("eventually: {reason}"));
+        }
+        for rule in &self.0.sim.at_end {
+            rule(self).map_err(|reason| format!("at the end: {reason}"))?;
+        }
+        Ok(())
+    }
+
+    fn next_timer(&self) -> Option<(usize, Timestamp)> {
+        let services = self.0.services.iter().enumerate();
+        let next = services.flat_map(|(at, service)| {
+            self.shards_of(service).into_iter().filter_map(move |(_, reader)| reader.next_timer().map(|due| (at, due)))
+        });
+        next.min_by_key(|(at, due)| (*due, *at))
+    }
+
+    /// Waits until nothing is under way: no message, no commit, no outbox entry, no event that a subscriber lacks.
+    ///
+    /// Virtual time passes meanwhile; timers that are not due do not count.
+    pub async fn settle(&self) {
+        if let Err(reason) = self.quiet().await {
+            self.violated(reason);
+        }
+    }
+
+    pub(super) async fn quiet(&self) -> Result<(), String> {
+        let begun = crate::clock::instant();
+        let mut wait = Duration::from_millis(20);
+        loop {
+            let busy = match self.busy() {
+                None => self.views_behind().await,
+                busy => busy,
+            };
+            match busy {
+                None => return Ok(()),
+                Some(reason) if begun.elapsed() > SETTLED => {
+                    return Err(format!("it never becomes quiet: {reason}"));
+                }
+                Some(_) => {}
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(Duration::from_secs(10));
+        }
+    }
+
+    /// Views are in no log: their nodes say whether they have followed.
+    async fn views_behind(&self) -> Option<String> {
+        for service in &self.0.services {
+            if service.hosts.borrow().as_ref().is_none_or(|hosts| hosts.projections.is_empty()) {
+                continue;
+            }
+            let quieted = service.node.borrow().as_ref().map(crate::node::Node::quieted);
+            if let Some(quieted) = quieted
+                && tokio::time::timeout(PATIENCE, quieted).await.is_err()
+            {
+                return Some(format!("{} has work left, or views that have not followed", service.name));
+            }
+        }
+        None
+    }
+
+    fn busy(&self) -> Option<String> {
+        if !self.0.courier.is_idle() {
+            return Some("messages are under way".to_owned());
+        }
+        if let Some(service) = self.0.services.iter().find(|service| !service.disk.is_idle()) {
+            return Some(format!("{} has uncommitted appends", service.name));
+        }
+        check::unsettled(self)
+    }
+}

@@ -1,0 +1,266 @@
+//! What the actors of a simulated cluster have done, turn by turn, in words: what coverage, pictures and stories are made of.
+//!
+//! Called by the stores when something is appended and committed, and by clients when they ask. Messages are known by their ids;
+//! here they get their names back.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::op::{MarkedAs, OwnedTimer, OwnedTurn};
+use crate::actor::{begins_undo, finished_undo};
+use crate::clock::instant;
+use crate::message::{Kind, MessageId, Name, ShardId, rejection_in};
+use crate::store::{Lane, Note};
+
+/// The name of a message with its domain: `payments.Charge`.
+pub(super) type FullName = String;
+
+/// What a turn was taken for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Cause {
+    /// A command, handled.
+    Command(FullName),
+    /// A command, rejected with this code.
+    Rejected(FullName, String),
+    /// An event.
+    Event(FullName),
+    /// The reply to a command that this actor sent.
+    Reply(FullName),
+    /// The rejection of a command that this actor sent.
+    Rejection(FullName),
+    /// A timer.
+    Timer(String),
+}
+
+impl Cause {
+    /// The cause in words, the name without the domain if that is `home`.
+    pub(super) fn told(&self, home: &str) -> String {
+        let name = |full: &str| short(full, home).to_owned();
+        match self {
+            Self::Command(of) => name(of),
+            Self::Rejected(of, code) => format!("{} rejected as {code}", name(of)),
+            Self::Event(of) => name(of),
+            Self::Reply(of) => format!("reply to {}", name(of)),
+            Self::Rejection(of) => format!("rejection of {}", name(of)),
+            Self::Timer(of) => format!("timer {of}"),
+        }
+    }
+}
+
+/// A name without its domain if that is `home`.
+pub(super) fn short<'a>(full: &'a str, home: &str) -> &'a str {
+    full.strip_prefix(home).and_then(|rest| rest.strip_prefix('.')).unwrap_or(full)
+}
+
+/// Where a saga stands when it takes a message. Aggregates are always open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Phase {
+    /// It goes on.
+    #[default]
+    Open,
+    /// It undoes its steps.
+    Undoing,
+    /// It has ended.
+    Ended,
+}
+
+/// How a saga has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum End {
+    Completed,
+    Compensated,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Completed => "ends",
+            Self::Compensated => "ends, all undone",
+        })
+    }
+}
+
+/// One committed turn.
+#[derive(Clone, Debug)]
+pub(super) struct Taken {
+    pub(super) at: Duration,
+    pub(super) domain: String,
+    pub(super) actor: String,
+    pub(super) key: String,
+    pub(super) cause: Cause,
+    pub(super) phase: Phase,
+    /// The last event recorded before it.
+    pub(super) from: Option<String>,
+    pub(super) records: Vec<String>,
+    /// The commands sent.
+    pub(super) sends: Vec<FullName>,
+    pub(super) sets: Vec<String>,
+    pub(super) clears: Vec<String>,
+    pub(super) undoes: bool,
+    pub(super) ends: Option<End>,
+}
+
+impl Taken {
+    /// What came of it, in words.
+    pub(super) fn effects(&self) -> String {
+        let mut parts = Vec::new();
+        let mut part = |verb: &str, names: &[String]| {
+            let mut names: Vec<_> = names.iter().map(|name| short(name, &self.domain)).collect();
+            names.dedup();
+            if !names.is_empty() {
+                parts.push(format!("{verb} {}", names.join(", ")));
+            }
+        };
+        part("sends", &self.sends);
+        part("sets", &self.sets);
+        part("clears", &self.clears);
+        if self.undoes {
+            parts.push("begins to undo".to_owned());
+        }
+        parts.extend(self.ends.map(|end| end.to_string()));
+        parts.join(", ")
+    }
+}
+
+/// What the actors have done. Clones write into the same.
+#[derive(Clone)]
+pub(super) struct Seen(Arc<Mutex<Book>>);
+
+struct Book {
+    began: tokio::time::Instant,
+    said: BTreeMap<MessageId, Said>,
+    events: BTreeMap<(ShardId, u64), FullName>,
+    stands: BTreeMap<(ShardId, Name, String), Stand>,
+    taken: Vec<Taken>,
+}
+
+/// What is known of a message by its id.
+struct Said {
+    kind: Kind,
+    name: FullName,
+    rejected: bool,
+}
+
+/// Where an actor stands.
+#[derive(Clone, Default)]
+struct Stand {
+    phase: Phase,
+    undone: bool,
+    last: Option<String>,
+}
+
+impl Seen {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Book {
+            began: instant(),
+            said: BTreeMap::new(),
+            events: BTreeMap::new(),
+            stands: BTreeMap::new(),
+            taken: Vec::new(),
+        })))
+    }
+
+    /// A client asks.
+    pub(super) fn asked(&self, id: MessageId, domain: &str, name: &str) {
+        let said = Said { kind: Kind::Command, name: format!("{domain}.{name}"), rejected: false };
+        self.0.lock().said.insert(id, said);
+    }
+
+    /// A turn was appended: what it sends is known by name from now on, whether it gets committed or not.
+    pub(super) fn appended(&self, turn: &OwnedTurn) {
+        let mut book = self.0.lock();
+        for (_, envelope) in &turn.outbox {
+            let rejected = envelope.kind == Kind::Reply
+                && rejection_in(envelope.codec, &envelope.payload).is_ok_and(|rejection| rejection.is_some());
+            let name = format!("{}.{}", envelope.domain, envelope.name);
+            book.said.insert(envelope.id, Said { kind: envelope.kind, name, rejected });
+        }
+    }
+
+    /// A turn was committed; `position` is that of its shard's last event then.
+    pub(super) fn committed(&self, shard: &ShardId, turn: &OwnedTurn, position: u64) {
+        let book = &mut *self.0.lock();
+        let records: Vec<String> = turn.events.iter().map(|(name, ..)| name.clone()).collect();
+        let first = position.saturating_sub(records.len() as u64);
+        for (name, position) in records.iter().zip(first + 1..) {
+            book.events.insert((shard.clone(), position), format!("{}.{name}", shard.domain));
+        }
+        let stand = book.stands.entry((shard.clone(), turn.actor.clone(), turn.key.clone())).or_default();
+        let before = stand.clone();
+        stand.last = records.last().cloned().or_else(|| before.last.clone());
+        let undoes = turn.notes.iter().any(begins_undo);
+        if undoes {
+            stand.phase = Phase::Undoing;
+        }
+        stand.undone |= turn.notes.iter().any(finished_undo);
+        let ends = turn.notes.contains(&Note::Ended).then(|| {
+            stand.phase = Phase::Ended;
+            if stand.undone { End::Compensated } else { End::Completed }
+        });
+        let Some(cause) = cause(&book.said, &book.events, turn) else { return };
+        let mut sends: Vec<_> = turn.outbox.iter().filter(|(_, envelope)| envelope.kind == Kind::Command).collect();
+        sends.sort_by_key(|(_, envelope)| (envelope.domain.clone(), envelope.name.clone()));
+        let (mut sets, mut clears) = (Vec::new(), Vec::new());
+        for timer in &turn.timers {
+            match timer {
+                OwnedTimer::Set(name, ..) => sets.push(name.clone()),
+                OwnedTimer::Clear(name) => clears.push(name.clone()),
+            }
+        }
+        book.taken.push(Taken {
+            at: book.began.elapsed(),
+            domain: shard.domain.to_string(),
+            actor: turn.actor.to_string(),
+            key: turn.key.clone(),
+            cause,
+            phase: before.phase,
+            from: before.last,
+            records,
+            sends: sends.iter().map(|(_, envelope)| format!("{}.{}", envelope.domain, envelope.name)).collect(),
+            sets,
+            clears,
+            undoes,
+            ends,
+        });
+    }
+
+    /// Everything committed so far, in the order of the commits.
+    pub(super) fn taken(&self) -> Vec<Taken> {
+        self.0.lock().taken.clone()
+    }
+}
+
+/// What a turn was taken for; nothing if it only takes note of something, or finishes nothing.
+fn cause(
+    said: &BTreeMap<MessageId, Said>,
+    events: &BTreeMap<(ShardId, u64), FullName>,
+    turn: &OwnedTurn,
+) -> Option<Cause> {
+    let aside = |note: &Note| matches!(note, Note::Attempt { .. } | Note::DeadLetter(_));
+    if turn.notes.iter().any(aside) {
+        return None;
+    }
+    let named = said.get(&turn.id);
+    Some(match &turn.mark {
+        MarkedAs::Timer(name) => Cause::Timer(name.clone()),
+        MarkedAs::From(source, place, _) if matches!(source.lane, Lane::Events { .. }) => {
+            Cause::Event(events.get(&(source.shard.clone(), *place))?.clone())
+        }
+        MarkedAs::From(..) | MarkedAs::Outside(_) => {
+            let named = named?;
+            match named.kind {
+                Kind::Reply if named.rejected => Cause::Rejection(named.name.clone()),
+                Kind::Reply => Cause::Reply(named.name.clone()),
+                _ => match rejection_in(turn.reply_codec, &turn.reply).ok().flatten() {
+                    Some(no) => Cause::Rejected(named.name.clone(), no.code().to_owned()),
+                    None => Cause::Command(named.name.clone()),
+                },
+            }
+        }
+        MarkedAs::None => return None,
+    })
+}

@@ -1,0 +1,57 @@
+//! What the runs have reached and what never, and the pictures drawn from it.
+
+use whizbang::testing::{Coverage, Sim};
+
+use crate::bank::*;
+use crate::{cluster, transfers};
+
+fn one_transfer() -> Coverage {
+    let run = cluster(Sim::new(1)).run(async |world| {
+        world.send(deposit("ada", 100)).await.unwrap();
+        world.send(transfer("good", "ada", "bob", 30)).await.unwrap();
+        world.settle().await;
+        world.send(transfer("poor", "ada", "bob", 300)).await.unwrap();
+    });
+    run.expect("nothing goes wrong").coverage
+}
+
+#[test]
+fn what_was_reached_is_counted_by_message_and_phase() {
+    let coverage = one_transfer();
+    let transfer = coverage.of::<Transfer>();
+    assert_eq!(transfer.command::<StartTransfer>().count(), 2);
+    assert_eq!(transfer.event::<Withdrawn>().count(), 1);
+    assert_eq!(transfer.rejection::<Withdraw>().while_open().count(), 1);
+    assert_eq!((transfer.completed(), transfer.compensated()), (1, 1));
+    transfer.timer::<Overdue>().never_reached();
+    assert_eq!(coverage.of::<Account>().rejects::<Withdraw>().count(), 1);
+}
+
+#[test]
+fn what_was_never_reached_is_said() {
+    let coverage = one_transfer();
+    let never = coverage.never();
+    for what in [
+        "transfer: timer Overdue",
+        "transfer: rejection of bank.Deposit",
+        "transfer: bank.Withdrawn after its end",
+        "account: Close",
+    ] {
+        assert!(never.iter().any(|line| line == what), "{what} is not in {never:#?}");
+    }
+    let panicked = std::panic::catch_unwind(|| coverage.of::<Transfer>().timer::<Overdue>().at_least(1));
+    let text = panicked.expect_err("it was not reached").downcast_ref::<String>().cloned().unwrap();
+    assert!(text.starts_with("transfer: timer Overdue was reached 0 times, 1 are wanted"), "{text}");
+}
+
+#[test]
+fn two_hundred_seeds_reach_the_late_paths_of_a_transfer() {
+    let coverage = transfers().check(0..200);
+    let transfer = coverage.of::<Transfer>();
+    transfer.reply::<Deposit>().at_least(100);
+    transfer.rejection::<Withdraw>().at_least(100);
+    transfer.rejection::<Deposit>().while_open().at_least(5);
+    transfer.reply::<Deposit>().while_undoing().at_least(5);
+    assert!(transfer.completed() > 100 && transfer.compensated() > 100, "{transfer}");
+    println!("{coverage}\n{}\n{}\n{}", transfer.mermaid(), transfer.dot(), coverage.mermaid());
+}

@@ -1,0 +1,96 @@
+//! What must hold always, eventually and at the end; handlers that panic.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use whizbang::testing::{Fault, Flow, Sim, Weather};
+
+use crate::bank::*;
+use crate::{Step, cluster, perform, steps};
+
+#[test]
+fn what_must_eventually_hold_may_hold_for_a_moment_only() {
+    let run = |wanted: u64| {
+        cluster(Sim::new(1))
+            .eventually(move |world| match world.state::<Account>("ada").cents {
+                cents if cents == wanted => Ok(()),
+                cents => Err(format!("ada never had {wanted} cents but {cents}")),
+            })
+            .run(async |world| {
+                world.send(deposit("ada", 70)).await.unwrap();
+                world.send(withdraw("ada", 70, "")).await.unwrap();
+            })
+    };
+    assert!(run(70).is_ok());
+    let broken = run(71).expect_err("she never had that much");
+    assert_eq!(broken.reason, "eventually: ada never had 71 cents but 0");
+}
+
+#[test]
+fn what_must_always_hold_is_looked_at_after_every_commit() {
+    let run = cluster(Sim::new(1))
+        .always(|world| match world.state::<Account>("ada").cents {
+            70 => Err("ada has 70 cents".to_owned()),
+            _ => Ok(()),
+        })
+        .run(async |world| {
+            world.send(deposit("ada", 70)).await.unwrap();
+            world.send(withdraw("ada", 70, "")).await.unwrap();
+        });
+    assert_eq!(run.expect_err("for a moment she has them").reason, "always: ada has 70 cents");
+}
+
+#[test]
+fn rules_of_a_flow_know_what_is_done() {
+    let looked = Rc::new(Cell::new(0));
+    let counted = Rc::clone(&looked);
+    let flow = Flow::new("rules", cluster, steps(), 1..6, perform)
+        .always(move |world, steps| {
+            counted.set(counted.get() + 1);
+            let most: u64 =
+                steps.iter().map(|step| if let Step::Deposit { cents, .. } = step { (*cents).into() } else { 0 }).sum();
+            let held: u64 = world.states::<Account>().iter().map(|(_, account)| account.cents).sum();
+            if held <= most { Ok(()) } else { Err(format!("{held} cents are held and {most} were paid in")) }
+        })
+        .eventually(|world, steps| {
+            let transfers = steps.iter().filter(|step| matches!(step, Step::Transfer { .. })).count();
+            let known = world.states::<Transfer>().len();
+            if known == transfers { Ok(()) } else { Err(format!("{known} of {transfers} transfers are known")) }
+        });
+    let coverage = flow.check(0..10);
+    assert!(looked.get() > 50, "{} times", looked.get());
+    coverage.of::<Transfer>().command::<StartTransfer>().at_least(10);
+}
+
+#[test]
+fn handlers_that_panic_are_tried_again_and_nothing_is_lost() {
+    let run = cluster(Sim::new(5))
+        .weather(Weather { disk: 5, ..Weather::FAIR })
+        .fault(Duration::from_millis(5), Fault::Panic { service: 0, times: 2 })
+        .fault(Duration::from_millis(5), Fault::Panic { service: 1, times: 2 })
+        .at_end(|world| match world.state::<Account>("bob").cents {
+            30 => Ok(()),
+            cents => Err(format!("bob has {cents} cents")),
+        })
+        .run(async |world| {
+            world.sleep(Duration::from_millis(10)).await;
+            world.send(deposit("ada", 100)).await.unwrap();
+            world.send(transfer("t1", "ada", "bob", 30)).await.unwrap();
+        });
+    let run = run.unwrap_or_else(|broken| panic!("{broken}\n{}", broken.trace));
+    assert_eq!(run.trace.matches("delivery 1 failed").count(), 2, "{}", run.trace);
+    assert_eq!(run.trace.matches("delivery 2 failed").count(), 2, "{}", run.trace);
+}
+
+#[test]
+fn a_panic_of_the_story_is_told_with_what_led_to_it() {
+    let run = cluster(Sim::new(1)).run(async |world| {
+        world.send(deposit("ada", 70)).await.unwrap();
+        assert_eq!(world.state::<Account>("ada").cents, 71);
+    });
+    let broken = run.expect_err("70 is not 71");
+    assert!(broken.reason.contains("left: 70"), "{}", broken.reason);
+    assert!(broken.trace.contains("[Deposited]"), "{}", broken.trace);
+    assert!(broken.deeds.contains("bank.account `ada`") && broken.deeds.contains("Deposited"), "{}", broken.deeds);
+}
