@@ -19,7 +19,8 @@ use tokio::time::Instant;
 use super::connection::{Link, round_trip};
 use super::headers;
 use super::jetstream::{Incarnation, JetStream, Wanted};
-use super::lane::{Lane, State};
+use super::lane::{DELETION, Lane, State};
+use super::outgoing::Outgoing;
 use super::reading::{self, shown};
 use super::streams::Cargo;
 use crate::bridge::subject::Namespace;
@@ -105,6 +106,7 @@ pub(super) struct Intake {
     /// The domains this node owns, with their number of shards.
     pub(super) owns: Vec<(Name, u16)>,
     pub(super) door: Arc<dyn Inbound>,
+    pub(super) outgoing: Arc<Outgoing>,
     pub(super) link: watch::Receiver<Link>,
     pub(super) ack_wait: Duration,
     pub(super) lanes: Vec<Lane>,
@@ -125,6 +127,8 @@ struct Hands {
     letters: VecDeque<Letter>,
     /// How many streams are still to be looked at before the node hears that the connection is back.
     unchecked: usize,
+    /// When the streams that are only written to are looked at, because one is missing.
+    look: Option<Instant>,
     /// When the server must hear of what is in hand.
     keep: Option<Instant>,
     /// The lane that was served last.
@@ -143,6 +147,9 @@ impl Intake {
             if up {
                 starved |= self.pull(&mut hands, now);
                 self.keep(&mut hands, now);
+                if hands.look.is_some_and(|look| look <= now) {
+                    self.look_after_written(&mut hands);
+                }
                 self.write(&mut hands).await;
             }
             let wake = self.wakes(&hands, now, starved, up);
@@ -156,6 +163,9 @@ impl Intake {
                 }
                 Some(done) = hands.doing.next() => self.settle(&mut hands, done),
                 Some((gate, message)) = self.gates.next() => self.receive(&mut hands, gate, message),
+                () = self.outgoing.missing.notified() => {
+                    hands.look.get_or_insert(monotonic() + DELETION);
+                }
                 () = sleep_until(wake) => {}
             }
             // What else is there by now, so that room is asked for, and letters are written, once for all of it.
@@ -360,8 +370,8 @@ impl Intake {
 
     fn wakes(&self, hands: &Hands, now: Instant, starved: bool, up: bool) -> Option<Instant> {
         let lanes = self.lanes.iter().filter(|_| up).filter_map(|lane| lane.wakes(now));
-        let keep = hands.keep.filter(|_| up);
-        lanes.chain(keep).chain(starved.then(|| now + NO_ROOM)).min()
+        let due = hands.keep.into_iter().chain(hands.look).filter(|_| up);
+        lanes.chain(due).chain(starved.then(|| now + NO_ROOM)).min()
     }
 
     /// The connection is back: is everything still there?
@@ -369,6 +379,11 @@ impl Intake {
         for at in 0..self.lanes.len() {
             self.look_after(hands, at);
         }
+        self.look_after_written(hands);
+    }
+
+    fn look_after_written(&self, hands: &mut Hands) {
+        hands.look = None;
         hands.unchecked += 1;
         let (jetstream, written) = (self.jetstream.clone(), Arc::clone(&self.written));
         let checking = async move {

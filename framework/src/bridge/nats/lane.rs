@@ -26,7 +26,7 @@ const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
 /// A stream that was deleted is made again after this time. The server (seen in 2.9.10) answers before it has removed the
 /// files; made at once, the new stream loses its folder with the old one and stores nothing until the server restarts.
-const DELETION: Duration = Duration::from_secs(1);
+pub(super) const DELETION: Duration = Duration::from_secs(1);
 
 /// Whether a lane can be pulled from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -165,6 +165,7 @@ impl NatsBridge {
             service: card.service,
             owns: card.owns,
             door,
+            outgoing: Arc::clone(&outgoing),
             link: connection.link,
             ack_wait: config.ack_wait,
             lanes,
@@ -307,7 +308,16 @@ impl Bridge for NatsBridge {
             Ok((line, answering))
         });
         match posted {
-            Ok((line, answering)) => line.acknowledged(answering, event.domain.to_string()).boxed(),
+            Ok((line, answering)) => async move {
+                let outgoing = Arc::clone(&line.outgoing);
+                let published = line.acknowledged(answering, event.domain.to_string()).await;
+                if matches!(published, Err(BridgeError::NoOwner { .. })) {
+                    // The owner is this node: it made the stream when it started, and somebody has deleted it since.
+                    outgoing.missing.notify_one();
+                }
+                published
+            }
+            .boxed(),
             Err(error) => ready(Err(error)).boxed(),
         }
     }

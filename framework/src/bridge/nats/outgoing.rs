@@ -14,7 +14,7 @@ use async_nats::{Client, HeaderMap, Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::connection::Link;
 use crate::bridge::BridgeError;
@@ -81,6 +81,8 @@ pub(super) struct Outgoing {
     open: Mutex<Open>,
     numbers: AtomicU64,
     closing: AtomicBool,
+    /// A stream of this node's own events does not take them: it is no more.
+    pub(super) missing: Notify,
     link: watch::Receiver<Link>,
     broker: Arc<str>,
     /// Answers come to this subject and a number.
@@ -95,6 +97,7 @@ impl Outgoing {
             open: Mutex::default(),
             numbers: AtomicU64::new(0),
             closing: AtomicBool::new(false),
+            missing: Notify::new(),
             link,
             broker,
             inbox,

@@ -1,0 +1,95 @@
+//! A subscriber that writes down every event it is given, with its place, for the checker.
+
+use whizbang::message::{Name, ShardId};
+use whizbang::prelude::*;
+use whizbang_tests::checker::Applied;
+
+use crate::bank::{Closed, Deposited, TransferDone, TransferFailed, TransferStarted, Withdrawn};
+
+/// Domain, shard, position, key and version of an event.
+type Entry = (String, u16, u64, String, u64);
+
+/// Asks for what is written down, from an entry on.
+#[derive(Query, Serialize, Deserialize)]
+#[query(domain = Diaries, reply = Vec<Entry>)]
+pub(crate) struct Read {
+    from: usize,
+}
+
+#[derive(Domain)]
+pub(crate) struct Diaries;
+
+#[derive(Projection, Default, Serialize, Deserialize)]
+#[projection(projects(Deposited, Withdrawn, Closed, TransferStarted, TransferDone, TransferFailed), answers(Read))]
+pub(crate) struct Diary {
+    entries: Vec<Entry>,
+}
+
+impl Diary {
+    fn note(&mut self, about: &About) {
+        let domain = about.domain.to_string();
+        self.entries.push((domain, about.shard, about.position, about.key.clone(), about.version));
+    }
+}
+
+impl Project<Deposited> for Diary {
+    fn project(&mut self, _: &Deposited, about: &About) {
+        self.note(about);
+    }
+}
+
+impl Project<Withdrawn> for Diary {
+    fn project(&mut self, _: &Withdrawn, about: &About) {
+        self.note(about);
+    }
+}
+
+impl Project<Closed> for Diary {
+    fn project(&mut self, _: &Closed, about: &About) {
+        self.note(about);
+    }
+}
+
+impl Project<TransferStarted> for Diary {
+    fn project(&mut self, _: &TransferStarted, about: &About) {
+        self.note(about);
+    }
+}
+
+impl Project<TransferDone> for Diary {
+    fn project(&mut self, _: &TransferDone, about: &About) {
+        self.note(about);
+    }
+}
+
+impl Project<TransferFailed> for Diary {
+    fn project(&mut self, _: &TransferFailed, about: &About) {
+        self.note(about);
+    }
+}
+
+impl Answer<Read> for Diary {
+    fn answer(&self, read: Read) -> Vec<Entry> {
+        // As many as fit into a message.
+        self.entries.iter().skip(read.from).take(5_000).cloned().collect()
+    }
+}
+
+/// All that is written down.
+pub(crate) async fn read(client: &Client) -> Vec<Applied> {
+    let mut entries: Vec<Entry> = Vec::new();
+    loop {
+        let page = client.query(Read { from: entries.len() }).await.expect("answers");
+        if page.is_empty() {
+            break;
+        }
+        entries.extend(page);
+    }
+    let applied = |(domain, shard, position, key, version): Entry| Applied {
+        shard: ShardId::new(Name::new(&domain).expect("a name"), shard),
+        position,
+        key,
+        version,
+    };
+    entries.into_iter().map(applied).collect()
+}

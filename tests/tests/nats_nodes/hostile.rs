@@ -1,0 +1,1 @@
+//! Strangers on the server write what no node would.

@@ -1,0 +1,36 @@
+//! A node that is dropped without being stopped.
+
+use whizbang::prelude::*;
+use whizbang::testing::bridge::run;
+use whizbang_tests::nats::NatsServer;
+
+use crate::bank::{Account, deposit};
+use crate::town::bridge;
+use crate::{BOTH, until};
+
+#[test]
+fn a_node_that_is_dropped_ends_its_connection_and_its_successor_goes_on_at_once() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let store = MemoryStore::new();
+            let client = Client::connect("caller", bridge(&server.url()).await).await.expect("connects");
+            let without = server.sockets();
+            for round in 1..=3 {
+                let node = Node::builder("bank", store.clone()).host::<Account>().bridge(bridge(&server.url()).await);
+                let node = node.start().await.expect("starts");
+                assert_eq!(client.send(deposit("ada", 1)).await.expect("is handled"), 2 * round - 1);
+                client.post(deposit("ada", 1)).await.expect("is accepted");
+                until("what was handed over", async || {
+                    node.client().send(deposit("ada", 0)).await.is_ok_and(|balance| balance == 2 * round)
+                })
+                .await;
+                drop(node);
+                until("the end of its connection", async || server.sockets() <= without).await;
+                // Nobody answers in its name any more.
+                let error = client.send(deposit("ada", 1)).await.expect_err("nobody is there");
+                assert!(matches!(error, whizbang::SendError::NoOwner { .. }), "{error}");
+            }
+        });
+    }
+}

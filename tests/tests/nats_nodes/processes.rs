@@ -1,0 +1,51 @@
+//! Callers that are processes of their own: they share nothing with the node but the server.
+
+use std::process::Command;
+
+use whizbang::prelude::*;
+use whizbang::store::embedded::EmbeddedStore;
+use whizbang::testing::bridge::run;
+use whizbang_tests::nats::NatsServer;
+
+use crate::bank::{Account, deposit};
+use crate::town::bridge;
+use crate::{BOTH, until};
+
+/// Calls from another process and gives what it prints.
+async fn call(server: &NatsServer, key: &str, account: &str, cents: u64) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_caller"));
+    command.args([&server.url(), key, account, &cents.to_string()]);
+    // The node lives on this thread and must answer meanwhile.
+    let calling = std::thread::spawn(move || command.output().expect("runs"));
+    until("the end of a caller", async || calling.is_finished()).await;
+    let output = calling.join().expect("ends");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text").trim().to_owned()
+}
+
+#[test]
+fn a_caller_in_another_process_gets_the_same_reply_when_it_repeats_its_key() {
+    for release in BOTH {
+        run(async {
+            let mut server = NatsServer::start(release);
+            let folder = tempfile::tempdir().expect("a folder");
+            let start = async |server: &NatsServer| {
+                let store = EmbeddedStore::open(folder.path()).expect("opens");
+                let node = Node::builder("bank", store).host::<Account>().bridge(bridge(&server.url()).await);
+                node.start().await.expect("starts")
+            };
+            let node = start(&server).await;
+            assert_eq!(call(&server, "invoice-1", "ada", 500).await, "500");
+            node.client().send(deposit("ada", 11)).await.expect("is handled");
+            assert_eq!(call(&server, "invoice-1", "ada", 500).await, "500");
+            assert_eq!(call(&server, "invoice-1", "ada", 501).await, "the id was used before with another payload");
+            // Neither the node's memory nor the server's is what remembers.
+            node.stop().await.expect("stops");
+            server.restart_empty();
+            let node = start(&server).await;
+            assert_eq!(call(&server, "invoice-1", "ada", 500).await, "500");
+            assert_eq!(call(&server, "invoice-2", "ada", 500).await, "1011");
+            node.stop().await.expect("stops");
+        });
+    }
+}

@@ -1,0 +1,124 @@
+//! Three services over one server: accounts, transfers between them, and a diary of all that happens.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use whizbang::bridge::nats::{NatsBridge, NatsBuilder};
+use whizbang::prelude::*;
+use whizbang_tests::checker::{ShardLog, Stage, Verdict};
+use whizbang_tests::nats::NatsServer;
+
+use crate::bank::{Account, Bank, Transfer, Transfers, deposit, outcome, transfer};
+use crate::callers::Callers;
+use crate::diary::{self, Diary};
+use crate::until;
+
+/// How long everything may take to come to rest once faults have stopped.
+const REST: Duration = Duration::from_secs(60);
+
+/// The services, their stores, and those who call them.
+pub(crate) struct Town {
+    url: String,
+    money: MemoryStore,
+    moves: MemoryStore,
+    pub(crate) accounts: Node,
+    pub(crate) transfers: Node,
+    pub(crate) diary: Node,
+    pub(crate) callers: Rc<Callers>,
+}
+
+/// How much callers ask for.
+#[derive(Clone, Copy)]
+pub(crate) struct Wishes {
+    pub(crate) callers: usize,
+    pub(crate) each: usize,
+    /// Whether some commands are handed to the courier: what a courier loses of them is lost.
+    pub(crate) posts: bool,
+}
+
+/// A bridge whose server delivers again after a second.
+pub(crate) async fn bridge(url: &str) -> NatsBridge {
+    builder(url).connect().await.expect("connects")
+}
+
+pub(crate) fn builder(url: &str) -> NatsBuilder {
+    NatsBridge::builder(url).ack_wait(Duration::from_secs(1))
+}
+
+impl Town {
+    pub(crate) async fn start(server: &NatsServer) -> Self {
+        let url = server.url();
+        let (money, moves) = (MemoryStore::new(), MemoryStore::new());
+        let accounts = Node::builder("accounts", money.clone()).host::<Account>().bridge(bridge(&url).await).start();
+        let accounts = accounts.await.expect("starts");
+        let transfers = Node::builder("transfers", moves.clone()).host::<Transfer>().bridge(bridge(&url).await).start();
+        let transfers = transfers.await.expect("starts");
+        let diary = Node::builder("diary", MemoryStore::new()).projection::<Diary>().bridge(bridge(&url).await).start();
+        let diary = diary.await.expect("starts");
+        Self { url, money, moves, accounts, transfers, diary, callers: Rc::default() }
+    }
+
+    /// Lets callers send all they wish, while something happens besides.
+    pub(crate) async fn call(&self, wishes: Wishes, meanwhile: impl Future<Output = ()>) {
+        let mut clients = Vec::new();
+        for number in 0..4 {
+            let name = format!("caller-{number}");
+            clients.push(Client::connect(&name, bridge(&self.url).await).await.expect("connects"));
+        }
+        let calling = (0..wishes.callers).map(|caller| {
+            let client = clients[caller % clients.len()].clone();
+            async move {
+                for number in 0..wishes.each {
+                    self.wish(&client, caller, number, wishes.posts).await;
+                }
+            }
+        });
+        tokio::join!(join_all(calling), meanwhile);
+        for client in clients {
+            client.disconnect().await;
+        }
+    }
+
+    async fn wish(&self, client: &Client, caller: usize, number: usize, posts: bool) {
+        let mine = format!("account{caller}");
+        match number % 10 {
+            0 => {
+                let (name, other) = (format!("t{caller}-{number}"), format!("account{}", (caller + 1) % 100));
+                if self.callers.insist(client, transfer(&name, &mine, &other, 7)).await.is_some() {
+                    self.callers.begun.borrow_mut().push(name);
+                }
+            }
+            1..=3 if posts => self.callers.post(client, deposit(&mine, 1)).await,
+            _ => drop(self.callers.insist(client, deposit(&mine, 5)).await),
+        }
+    }
+
+    /// Waits until everything has come to its end, stops the services, and compares what they hold.
+    pub(crate) async fn verdict(self) -> Verdict {
+        let client = self.transfers.client();
+        let begun = self.callers.begun.take();
+        assert!(!begun.is_empty(), "no transfer has begun");
+        for name in &begun {
+            let ended = async || self.callers.insist(&client, outcome(name)).await.is_some_and(|is| is != "open");
+            until(&format!("the end of transfer {name}"), ended).await;
+        }
+        for _ in 0..2 {
+            for node in [&self.transfers, &self.accounts, &self.diary] {
+                assert!(tokio::time::timeout(REST, node.quiet()).await.is_ok(), "{node:?} does not come to rest");
+            }
+        }
+        let applied = diary::read(&self.diary.client()).await;
+        let gaps = self.accounts.metrics().gaps + self.transfers.metrics().gaps + self.diary.metrics().gaps;
+        println!("{} commands were sent again, {gaps} gaps were seen", self.callers.again.get());
+        for node in [self.transfers, self.accounts, self.diary] {
+            node.stop().await.expect("stops");
+        }
+        let mut ledger = self.callers.ledger.take();
+        let mut logs = ShardLog::read_domain::<Bank>(&self.money).await.expect("the store can be read");
+        logs.extend(ShardLog::read_domain::<Transfers>(&self.moves).await.expect("the store can be read"));
+        logs.into_iter().for_each(|log| ledger.log(log));
+        ledger.subscriber("the diary", |domain, _| domain == "bank" || domain == "transfers", applied);
+        ledger.check(Stage::Quiet)
+    }
+}
