@@ -323,3 +323,26 @@ fn a_bridge_that_is_abandoned_ends_its_connection_and_leaves_its_work_to_the_nex
         });
     }
 }
+
+#[test]
+fn a_bridge_that_cannot_end_in_order_can_still_be_abandoned() {
+    run(async {
+        let server = NatsServer::start(Release::Pinned);
+        let without = server.sockets();
+        let stuck = Manners { open: false, ..Manners::default() };
+        let bank = start(&server, service("bank").owning("bank"), stuck).await;
+        relay(&bank, [command(&shard("bank", 0), &shard("bank", 1), 1)]).await;
+        bank.until("the command", |seen| seen.handling == 1).await;
+        let mut detaching = std::pin::pin!(bank.bridge.detach());
+        assert!(tokio::time::timeout(Duration::from_millis(200), &mut detaching).await.is_err());
+        bank.bridge.abandon();
+        let ended = tokio::time::timeout(Duration::from_secs(5), detaching).await;
+        assert!(matches!(ended, Ok(Ok(()))), "{ended:?}");
+        let gone = async {
+            while server.sockets() > without {
+                bank.insist_once(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), gone).await.expect("the connection ends");
+    });
+}

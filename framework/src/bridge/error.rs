@@ -69,6 +69,12 @@ pub enum BridgeError {
         /// What is wrong with it.
         reason: String,
     },
+    /// What came in is a message that nobody here can take. It was put aside.
+    #[error("not taken: {reason}")]
+    Unwanted {
+        /// Why nobody can.
+        reason: String,
+    },
     /// The bridge is not attached, or detached again.
     #[error("the bridge is closed")]
     Closed,

@@ -94,11 +94,13 @@ impl Feed {
         drop(held);
     }
 
-    /// Dispatches nothing more; what is dispatched may finish.
+    /// Dispatches nothing more; what is dispatched may finish. What is held back behind a gap is let go: the log has it.
     pub(crate) fn pause(&self) {
         self.paused.set(true);
         let task = self.task.borrow_mut().take();
         drop(task);
+        let held = std::mem::take(&mut *self.held.borrow_mut());
+        held.into_values().for_each(|(_, done)| done());
     }
 
     /// Ends what runs in the background and forgets what is held: the thread's share of the node ends or starts anew.

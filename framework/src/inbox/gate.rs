@@ -80,6 +80,12 @@ impl Gate {
         self.last.get() == after && !self.held.borrow().is_empty()
     }
 
+    /// Lets go what is held back behind a gap: it comes again. Whoever stops must not wait for what may never come.
+    pub(crate) fn let_go(&self) {
+        let held = std::mem::take(&mut *self.held.borrow_mut());
+        held.into_values().for_each(|(_, settle)| settle(Settled::Later));
+    }
+
     /// A message that came in.
     pub(crate) fn admit(self: &Rc<Self>, envelope: Envelope, settle: Settle) {
         let Some(sequence) = envelope.origin.as_ref().map(|origin| origin.sequence) else {

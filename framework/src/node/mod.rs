@@ -27,7 +27,13 @@ use serde::Serialize;
 use crate::client::Client;
 use crate::router::Manifest;
 use crate::store::Store;
+use crate::telemetry::TARGET;
 use spec::{Links, Spec};
+
+/// How long a node that stops waits for its turns to finish.
+const DRAIN: Duration = Duration::from_secs(10);
+/// How long it takes leave of the broker at least.
+const DETACH: Duration = Duration::from_secs(1);
 
 /// One running process of a service.
 ///
@@ -119,16 +125,24 @@ impl Node {
     }
 
     /// Takes nothing new in, finishes the turns it has begun, hands over what is committed, saves views and closes the store.
-    /// Takes 10 s at most; what is not finished by then is as after a crash: nothing that was acknowledged is lost.
+    /// Takes 10 s at most, and one more to take leave of the broker; what is not finished by then is as after a crash: nothing that was acknowledged is lost.
     ///
     /// # Errors
     /// [`Error::Store`] if the store could not be closed in order.
     pub async fn stop(self) -> Result<(), Error> {
-        self.links.drain(&self.spec, Duration::from_secs(10)).await;
-        if let Some(bridge) = &self.spec.bridge
-            && let Err(error) = bridge.detach().await
-        {
-            tracing::warn!(target: crate::telemetry::TARGET, %error, "the bridge could not be detached in order");
+        let begun = crate::clock::instant();
+        self.links.drain(&self.spec, DRAIN).await;
+        if let Some(bridge) = &self.spec.bridge {
+            // What was not finished in time is not waited for a second time.
+            let limit = DRAIN.saturating_sub(begun.elapsed()).max(DETACH);
+            match tokio::time::timeout(limit, bridge.detach()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(target: TARGET, %error, "the bridge could not be detached in order"),
+                Err(_) => {
+                    tracing::warn!(target: TARGET, "the bridge was not detached in time");
+                    bridge.abandon();
+                }
+            }
         }
         self.links.end().await;
         self.spec.store.close().await?;

@@ -219,7 +219,14 @@ impl Share {
                 Box::new(move |outcome| {
                     settle(match outcome {
                         Outcome::Busy | Outcome::Stopped | Outcome::Refused(_) | Outcome::Unknown(_) => Settled::Later,
-                        _ => Settled::Done,
+                        // Handed over without a reply, it was accepted: it must not vanish unseen.
+                        Outcome::Unhandled => Settled::Refused("nobody here handles such a message".to_owned()),
+                        Outcome::Undecodable(reason) => Settled::Refused(format!("the message {reason}")),
+                        Outcome::Conflict => Settled::Refused("its id was used before with another payload".to_owned()),
+                        Outcome::Expired => Settled::Refused("its id is older than ids are remembered".to_owned()),
+                        Outcome::Late => Settled::Refused("its deadline had passed".to_owned()),
+                        Outcome::Unanswered(reason) => Settled::Refused(reason),
+                        Outcome::Done(..) | Outcome::DeadLetter(_) => Settled::Done,
                     });
                 }),
             ),
@@ -399,6 +406,8 @@ impl Share {
         for feed in self.feeds.values().flatten() {
             feed.pause();
         }
+        let gates: Vec<_> = self.gates.borrow().values().cloned().collect();
+        gates.iter().for_each(|gate| gate.let_go());
         let me = Rc::clone(self);
         crate::spawn::detached(async move {
             me.host.quiet.until(|| me.host.in_flight.get() == 0).await;

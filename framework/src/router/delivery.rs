@@ -113,10 +113,12 @@ pub enum Outcome {
 }
 
 /// What a courier is told of a message that it brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settled {
     /// Its effect is committed, or it is a duplicate, or it is a dead letter: forget it.
     Done,
     /// It was not taken: bring it again after a while.
     Later,
+    /// Nobody here can ever take it, for this reason, and nobody waits to hear so: put it aside where a person finds it.
+    Refused(String),
 }

@@ -35,28 +35,17 @@ impl Callers {
         loop {
             self.ledger.borrow_mut().sends(id);
             let told = client.send(command.clone()).id(id).deadline(DEADLINE).await;
-            let mut ledger = self.ledger.borrow_mut();
             match told {
                 Ok(reply) => {
-                    ledger.replied(id, reply_bytes::<C>(&Ok(reply.clone())));
-                    drop(ledger);
-                    self.heard();
+                    self.heard(|ledger| ledger.replied(id, reply_bytes::<C>(&Ok(reply.clone()))));
                     return Some(reply);
                 }
                 Err(SendError::Rejected(no)) => {
-                    ledger.replied(id, reply_bytes::<C>(&Err(no)));
-                    drop(ledger);
-                    self.heard();
+                    self.heard(|ledger| ledger.replied(id, reply_bytes::<C>(&Err(no))));
                     return None;
                 }
-                Err(error) if error.is_transient() => {
-                    if !error.may_have_happened() {
-                        ledger.refused(id);
-                    }
-                }
-                Err(error) => panic!("{error}"),
+                Err(error) => self.failed(id, &error),
             }
-            drop(ledger);
             self.wait().await;
         }
     }
@@ -67,25 +56,24 @@ impl Callers {
         loop {
             self.ledger.borrow_mut().sends(id);
             match client.post(command.clone()).id(id).await {
-                Ok(()) => {
-                    self.ledger.borrow_mut().accepted(id);
-                    self.heard();
-                    return;
-                }
-                Err(error) if error.is_transient() => {
-                    if !error.may_have_happened() {
-                        self.ledger.borrow_mut().refused(id);
-                    }
-                }
-                Err(error) => panic!("{error}"),
+                Ok(()) => return self.heard(|ledger| ledger.accepted(id)),
+                Err(error) => self.failed(id, &error),
             }
             self.wait().await;
         }
     }
 
-    fn heard(&self) {
+    fn heard(&self, note: impl FnOnce(&mut Ledger)) {
+        note(&mut self.ledger.borrow_mut());
         self.told.set(self.told.get() + 1);
         self.news.notify_waiters();
+    }
+
+    fn failed(&self, id: MessageId, error: &SendError) {
+        assert!(error.is_transient(), "{error}");
+        if !error.may_have_happened() {
+            self.ledger.borrow_mut().refused(id);
+        }
     }
 
     /// The time until a command is sent again: until another was answered, a little while at most.

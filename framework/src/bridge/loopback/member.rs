@@ -149,14 +149,14 @@ pub(super) async fn deliver(membership: Membership) {
         let wake = if starved { Some(monotonic() + NO_ROOM).into_iter().chain(due).min() } else { due };
         tokio::select! {
             biased;
-            Some(done) = handling.next() => settle(done, &mut held),
+            Some(done) = handling.next() => settle(hub, member, done, &mut held),
             () = member.parcels.filled() => {}
             () = member.questions.filled() => {}
             () = sleep_until(wake) => {}
         }
         // What else is done by now, so that the node's room is asked for once per batch.
         while let Some(Some(done)) = futures_util::FutureExt::now_or_never(handling.next()) {
-            settle(done, &mut held);
+            settle(hub, member, done, &mut held);
         }
     }
     // Senders must not find the node any more while it ends what it has begun.
@@ -171,11 +171,17 @@ async fn sleep_until(wake: Option<Instant>) {
     }
 }
 
-fn settle(done: Done, held: &mut Held) {
-    if let Done::Parcel(mut parcel, Settled::Later) = done {
-        parcel.deliveries += 1;
-        let delay = SOONEST.saturating_mul(1 << (parcel.deliveries - 1).min(10)).min(LATEST);
-        held.hold(parcel, monotonic() + delay);
+fn settle(hub: &Hub, member: &Member, done: Done, held: &mut Held) {
+    match done {
+        Done::Parcel(mut parcel, Settled::Later) => {
+            parcel.deliveries += 1;
+            let delay = SOONEST.saturating_mul(1 << (parcel.deliveries - 1).min(10)).min(LATEST);
+            held.hold(parcel, monotonic() + delay);
+        }
+        Done::Parcel(parcel, Settled::Refused(reason)) => {
+            hub.refuse(member, parcel.packet, BridgeError::Unwanted { reason });
+        }
+        Done::Parcel(_, Settled::Done) | Done::Question => {}
     }
 }
 

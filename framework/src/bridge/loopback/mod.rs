@@ -81,7 +81,7 @@ impl LoopbackHub {
         LoopbackBridge { hub: Arc::clone(&self.0), member: RwLock::new(None) }
     }
 
-    /// The last packets, up to 1,000, that were refused because they were no messages.
+    /// The last packets, up to 1,000, that were refused because they were no messages, or because nobody could take them.
     pub fn refused(&self) -> Vec<RefusedPacket> {
         self.0.refused.lock().iter().cloned().collect()
     }

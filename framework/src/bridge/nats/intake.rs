@@ -93,6 +93,8 @@ impl Letter {
 
 enum Done {
     Settled(u64, Settled),
+    /// Nobody can take it, and why.
+    Unwanted(u64, Box<Message>, String),
     Answered(Subject, Answer),
     /// A lane, or none for the streams that are only written to.
     Checked(Option<usize>, Result<Option<Incarnation>, BridgeError>),
@@ -272,7 +274,11 @@ impl Intake {
                         Cargo::Direct => self.door.direct(envelope),
                         Cargo::Events => self.door.event(envelope),
                     };
-                    hands.doing.push(settled.map(move |settled| Done::Settled(number, settled)).boxed());
+                    let done = settled.map(move |settled| match settled {
+                        Settled::Refused(reason) => Done::Unwanted(number, Box::new(message), reason),
+                        settled => Done::Settled(number, settled),
+                    });
+                    hands.doing.push(done.boxed());
                 }
                 Err(error) => self.put_aside(hands, number, &message, &error),
             }
@@ -292,12 +298,16 @@ impl Intake {
 
     fn settle(&mut self, hands: &mut Hands, done: Done) {
         match done {
+            Done::Unwanted(number, message, reason) => {
+                hands.busy -= 1;
+                self.put_aside(hands, number, &message, &BridgeError::Unwanted { reason });
+            }
             Done::Settled(number, settled) => {
                 hands.busy -= 1;
                 let Some(in_hand) = hands.in_hand.remove(&number) else { return };
                 let word = match settled {
-                    Settled::Done => Bytes::from_static(b"+ACK"),
                     Settled::Later => later(&in_hand.reply),
+                    _ => Bytes::from_static(b"+ACK"),
                 };
                 hands.letters.push_back(Letter::word(in_hand.reply, word));
             }

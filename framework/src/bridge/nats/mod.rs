@@ -64,6 +64,8 @@ enum Attached {
     NotYet,
     Attaching,
     To(Line),
+    /// It ends what it has begun.
+    Leaving(Line),
     NoMore,
 }
 
@@ -356,18 +358,21 @@ impl Bridge for NatsBridge {
     fn detach(&self) -> BoxFuture<'_, Result<(), BridgeError>> {
         async move {
             let line = self.line()?;
-            *self.attached.write() = Attached::NoMore;
+            *self.attached.write() = Attached::Leaving(line.clone());
             // An actor that is gone has nothing left to end.
             let _ = line.actor.send(Detach).await;
+            *self.attached.write() = Attached::NoMore;
             Ok(())
         }
         .boxed()
     }
 
     fn abandon(&self) {
-        let Ok(line) = self.line() else { return };
-        *self.attached.write() = Attached::NoMore;
-        line.outgoing.abandon();
-        line.abandoned.notify_one();
+        let mut attached = self.attached.write();
+        if let Attached::To(line) | Attached::Leaving(line) = &*attached {
+            line.outgoing.abandon();
+            line.abandoned.notify_one();
+            *attached = Attached::NoMore;
+        }
     }
 }

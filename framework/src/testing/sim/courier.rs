@@ -205,7 +205,7 @@ impl Courier {
                 What::Direct => member.door.direct(envelope),
                 What::Event => member.door.event(envelope),
             };
-            if let Ok(Settled::Done) = tokio::time::timeout(ACK_WAIT, settled).await {
+            if let Ok(Settled::Done | Settled::Refused(_)) = tokio::time::timeout(ACK_WAIT, settled).await {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10 << delivery)).await;
