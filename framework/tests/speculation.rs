@@ -4,11 +4,12 @@
 mod bank;
 
 use std::future::IntoFuture;
+use std::time::Duration;
 
 use bank::*;
 use whizbang::prelude::*;
 use whizbang::store::StoreError;
-use whizbang::{SendError, client::Replying};
+use whizbang::{Retry, SendError, client::Replying};
 
 fn broken() -> StoreError {
     StoreError::io("flushing", std::io::Error::other("the disk is gone"))
@@ -128,5 +129,128 @@ async fn a_refused_append_is_not_taken_for_done_whenever_the_node_dies() {
     eventually(async || client.send(deposit("bob", 0)).await.unwrap() == 20 * ROUNDS as u64).await;
     for account in &accounts {
         assert_eq!(client.send(deposit(account, 0)).await.unwrap(), 90, "{account}");
+    }
+}
+
+#[whizbang::test]
+async fn who_waits_for_a_commit_when_the_node_dies_is_told_that_it_may_have_happened() {
+    let (store, faults) = MemoryStore::faulty();
+    let node = start(store.clone()).await;
+    let client = node.client();
+    client.send(deposit("ada", 0)).await.unwrap();
+    faults.hold();
+    let fresh = client.send(deposit("ada", 1)).into_future();
+    let id = client.new_id();
+    let named = client.send(deposit("ada", 2)).id(id).into_future();
+    turn_over().await;
+    assert_eq!(faults.waiting(), 2);
+    drop(node);
+    for reply in [fresh, named] {
+        let error = reply.await.unwrap_err();
+        assert!(error.may_have_happened(), "{error}");
+    }
+    faults.go_on();
+    let node = start(store).await;
+    let client = node.client();
+    assert_eq!(client.send(deposit("ada", 2)).id(id).await.unwrap(), 3, "it had happened");
+    assert_eq!(client.send(deposit("ada", 0)).await.unwrap(), 3);
+}
+
+/// Messages between two actors of which one fails, on a disk that is full just then.
+mod stumbling {
+    use std::cell::RefCell;
+
+    use whizbang::prelude::*;
+    use whizbang::store::StoreError;
+    use whizbang::store::memory::Faults;
+
+    thread_local! {
+        /// How often the handler still panics, and the store whose next append it refuses then.
+        pub(super) static STUMBLES: RefCell<(u32, Option<Faults>)> = const { RefCell::new((0, None)) };
+    }
+
+    #[derive(Domain)]
+    #[domain(name = "walkers")]
+    pub(super) struct Walkers;
+
+    #[derive(Command, Serialize, Deserialize)]
+    #[command(domain = Walkers)]
+    pub(super) struct Push {
+        #[key]
+        pub walker: String,
+        pub other: String,
+        pub steps: u64,
+    }
+
+    #[derive(Command, Serialize, Deserialize)]
+    #[command(domain = Walkers, reply = u64)]
+    pub(super) struct Step {
+        #[key]
+        pub walker: String,
+        pub steps: u64,
+    }
+
+    #[derive(Event, Serialize, Deserialize)]
+    #[event(domain = Walkers)]
+    pub(super) struct Stepped {
+        steps: u64,
+    }
+
+    #[derive(Aggregate, Default)]
+    #[aggregate(domain = Walkers, handles(Push, Step), applies(Stepped))]
+    pub(super) struct Walker {
+        steps: u64,
+    }
+
+    impl Handle<Push> for Walker {
+        fn handle(&self, push: Push, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+            for _ in 0..push.steps {
+                effects.send(Step { walker: push.other.clone(), steps: 1 });
+            }
+            Ok(())
+        }
+    }
+
+    impl Handle<Step> for Walker {
+        fn handle(&self, step: Step, effects: &mut Effects<Self>) -> Result<u64, Rejection> {
+            let stumbles = STUMBLES.with_borrow_mut(|(left, faults)| {
+                let stumbles = step.steps > 0 && *left > 0;
+                if stumbles {
+                    *left -= 1;
+                    if let Some(faults) = faults {
+                        faults.refuse(1, StoreError::Full { at: "memory".to_owned() });
+                    }
+                }
+                stumbles
+            });
+            assert!(!stumbles, "stumbled");
+            effects.record(Stepped { steps: step.steps });
+            Ok(self.steps + step.steps)
+        }
+    }
+
+    impl Apply<Stepped> for Walker {
+        fn apply(&mut self, stepped: &Stepped) {
+            self.steps += stepped.steps;
+        }
+    }
+}
+
+#[whizbang::test]
+async fn a_message_whose_failed_attempt_cannot_be_written_down_is_not_passed_over() {
+    use stumbling::{Push, STUMBLES, Step, Walker};
+
+    // Refused is the note of the attempt if there may be another one, and the dead letter if not.
+    for attempts in [3, 1] {
+        let (store, faults) = MemoryStore::faulty();
+        let retry = Retry { attempts, first: Duration::from_millis(1), longest: Duration::from_millis(4) };
+        let node = Node::builder("walks", store).host::<Walker>().retry(retry).start().await.unwrap();
+        let client = node.client();
+        let steps = async || client.send(Step { walker: "ada".into(), steps: 0 }).await.unwrap();
+        steps().await;
+        STUMBLES.set((2, Some(faults)));
+        client.send(Push { walker: "bob".into(), other: "ada".into(), steps: 3 }).await.unwrap();
+        eventually(async || steps().await == 3).await;
+        assert_eq!(STUMBLES.with_borrow(|(left, _)| *left), 0, "it never stumbled");
     }
 }

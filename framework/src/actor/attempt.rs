@@ -14,7 +14,7 @@ use super::plan::Stateful;
 use super::turn::{Failure, Marked};
 use crate::message::{Domain, Envelope, MessageId, digest};
 use crate::router::{Arrival, Delivery, Outcome, Work};
-use crate::store::{Appended, DeadLetter, DeadLetterReason, Note};
+use crate::store::{Appended, DeadLetter, DeadLetterReason, Note, StoreError};
 use crate::telemetry::TARGET;
 
 impl Failure {
@@ -29,6 +29,14 @@ impl Failure {
             Self::Undecodable(_) => DeadLetterReason::Undecodable,
             Self::Unhandled => DeadLetterReason::Unhandled,
             Self::Compensation(_) => DeadLetterReason::Compensation,
+        }
+    }
+
+    /// What a person who asked for the turn is told.
+    fn told(self) -> Outcome {
+        match self {
+            Self::Store(error) => Outcome::Refused(error),
+            failure => Outcome::DeadLetter(failure.text()),
         }
     }
 
@@ -107,13 +115,7 @@ impl<A: Stateful> KeyActor<A> {
             Failure::Undecodable(reason) if outside => {
                 self.mend(ctx, move |_, _| finish(delivery, permit, Outcome::Undecodable(reason)));
             }
-            Failure::Store(error) if outside => {
-                self.mend(ctx, move |_, _| finish(delivery, permit, Outcome::Refused(error)));
-            }
-            // Not counted as an attempt: it is the store that fails, not the message.
-            Failure::Store(_) => {
-                self.mend(ctx, move |this, ctx| this.take_later(Delivered { delivery, permit }, ctx));
-            }
+            Failure::Store(error) => self.refused(delivery, permit, error, ctx),
             failure => {
                 let id = delivery.envelope.id;
                 let before = self.state.failing.filter(|(message, _)| *message == id).map_or(0, |(_, count)| count);
@@ -126,9 +128,21 @@ impl<A: Stateful> KeyActor<A> {
                 if failure.is_transient() && attempt < retry.attempts.max(1) {
                     self.mend(ctx, move |this, ctx| this.again(delivery, permit, attempt, ctx));
                 } else {
-                    self.mend(ctx, move |this, _| this.dead_letter(delivery, permit, &failure, attempt));
+                    self.mend(ctx, move |this, ctx| this.dead_letter(delivery, permit, &failure, attempt, ctx));
                 }
             }
+        }
+    }
+
+    /// Keeps a message that the store would not take. Not counted as an attempt: it is the store that fails, not the message.
+    fn refused(&mut self, delivery: Delivery, permit: Permit, error: StoreError, ctx: &mut Context<Self>) {
+        if self.is_stopped() {
+            finish(delivery, permit, Outcome::Stopped);
+        } else if matches!(delivery.arrival, Arrival::Outside) {
+            self.mend(ctx, move |_, _| finish(delivery, permit, Outcome::Refused(error)));
+        } else {
+            // What comes behind it from the same place would hide it: it is taken before anything else of this key.
+            self.mend(ctx, move |this, ctx| this.take_later(Delivered { delivery, permit }, ctx));
         }
     }
 
@@ -143,20 +157,18 @@ impl<A: Stateful> KeyActor<A> {
         host.counts.retries.one();
         let note = Note::Attempt { message: delivery.envelope.id, attempt };
         // Counted in the log before the next try: a crash loop must come to its end, too.
-        if let Err(failure) = self.note_down(&delivery.envelope, Marked::None, note) {
-            return finish(delivery, permit, failure);
+        match self.note_down(&delivery.envelope, Marked::None, note) {
+            Ok(_) => {}
+            Err(Failure::Store(error)) => return self.refused(delivery, permit, error, ctx),
+            Err(failure) => return finish(delivery, permit, Outcome::DeadLetter(failure.text())),
         }
         let wait = tokio::time::sleep(host.settings.retry.wait(attempt, &host.ids));
         ctx.wait(wait.into_actor(self).map(move |(), this, ctx| this.take(Delivered { delivery, permit }, ctx)));
     }
 
-    fn note_down(&mut self, envelope: &Envelope, marked: Marked, note: Note) -> Result<Appended, Outcome> {
+    fn note_down(&mut self, envelope: &Envelope, marked: Marked, note: Note) -> Result<Appended, Failure> {
         let facts = self.facts(envelope);
-        match self.turn(facts, marked, vec![note], false, |_, _| Ok(())) {
-            Ok(turned) => Ok(turned.appended),
-            Err(Failure::Store(error)) => Err(Outcome::Refused(error)),
-            Err(failure) => Err(Outcome::DeadLetter(failure.text())),
-        }
+        self.turn(facts, marked, vec![note], false, |_, _| Ok(())).map(|turned| turned.appended)
     }
 
     fn letter(&self, envelope: Envelope, reason: DeadLetterReason, error: String, attempts: u32) -> Note {
@@ -172,24 +184,40 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Puts a message aside after its last delivery; from now on its key is parked.
-    fn dead_letter(&mut self, delivery: Delivery, permit: Permit, failure: &Failure, attempts: u32) {
-        self.door.host.counts.dead_letters.one();
+    fn dead_letter(
+        &mut self,
+        delivery: Delivery,
+        permit: Permit,
+        failure: &Failure,
+        attempts: u32,
+        ctx: &mut Context<Self>,
+    ) {
         tracing::error!(
             target: TARGET, actor = %self.door.actor, message = %delivery.envelope.name, id = %delivery.envelope.id,
             attempts, error = failure.text(), "a message is a dead letter now, its key is parked",
         );
         let note = self.letter(delivery.envelope.clone(), failure.reason(), failure.text(), attempts);
-        self.put_aside(delivery, permit, note, failure.text());
+        if self.put_aside(delivery, permit, note, failure.text(), ctx) {
+            self.door.host.counts.dead_letters.one();
+        }
     }
 
     /// Puts a message behind the dead letter of its key, in order.
-    pub(crate) fn park(&mut self, delivery: Delivery, permit: Permit) {
+    pub(crate) fn park(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Context<Self>) {
         let error = "its key is parked behind a dead letter".to_owned();
         let note = self.letter(delivery.envelope.clone(), DeadLetterReason::Behind, error.clone(), 0);
-        self.put_aside(delivery, permit, note, error);
+        self.put_aside(delivery, permit, note, error, ctx);
     }
 
-    fn put_aside(&mut self, delivery: Delivery, permit: Permit, note: Note, error: String) {
+    /// Whether it is put aside now; if not, it has been refused or comes again.
+    fn put_aside(
+        &mut self,
+        delivery: Delivery,
+        permit: Permit,
+        note: Note,
+        error: String,
+        ctx: &mut Context<Self>,
+    ) -> bool {
         let marked = Self::marked(&delivery);
         match self.note_down(&delivery.envelope, marked, note) {
             Ok(appended) => {
@@ -201,17 +229,24 @@ impl<A: Stateful> KeyActor<A> {
                         Err(error) => Outcome::Unknown(error),
                     });
                 });
+                return true;
             }
-            Err(outcome) => finish(delivery, permit, outcome),
+            Err(Failure::Store(error)) => self.refused(delivery, permit, error, ctx),
+            Err(failure) => finish(delivery, permit, Outcome::DeadLetter(failure.text())),
         }
+        false
     }
 
     /// Takes the turns of the parked messages, oldest first, until one fails again.
     pub(crate) fn redrive(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Context<Self>) {
+        let committed = self.committed();
         let reader = self.shard.reader();
         let (actor, key) = (self.door.actor.clone(), Rc::clone(&self.key));
-        let reading = async move { reader.history(&actor, &key).await };
-        ctx.wait(reading.into_actor(self).map(move |turns, this, ctx| {
+        let reading = async move {
+            committed.await?;
+            reader.history(&actor, &key).await
+        };
+        ctx.wait(reading.into_actor(self).map(move |turns: Result<Vec<_>, StoreError>, this, ctx| {
             let turns = match turns {
                 Ok(turns) => turns,
                 Err(error) => return finish(delivery, permit, Outcome::Refused(error)),
@@ -252,7 +287,7 @@ impl<A: Stateful> KeyActor<A> {
                 door.decide(state, &work_of(envelope), envelope, effects, true)
             });
             if let Err(failure) = turned {
-                return self.mend(ctx, move |_, _| finish(delivery, permit, Outcome::DeadLetter(failure.text())));
+                return self.mend(ctx, move |_, _| finish(delivery, permit, failure.told()));
             }
         }
         let done = Outcome::Done(Bytes::new(), A::Domain::CODEC);
@@ -267,7 +302,7 @@ impl<A: Stateful> KeyActor<A> {
         }
         match self.note_down(&delivery.envelope, Marked::None, Note::Resolved { message }) {
             Ok(_) => self.settle_after_commit(delivery, Outcome::Done(Bytes::new(), A::Domain::CODEC)),
-            Err(outcome) => (delivery.settle)(outcome),
+            Err(failure) => (delivery.settle)(failure.told()),
         }
     }
 }

@@ -117,13 +117,18 @@ impl Host {
             self.commits.changed.notified().await;
             self.release_now();
             if let Some(error) = self.commits.failed.lock().clone() {
-                self.generation.set(self.generation.get() + 1);
-                let lost = std::mem::take(&mut *self.waiting.borrow_mut());
-                for (_, release) in lost {
-                    release(Err(error.clone()));
-                }
+                self.give_up(&error);
                 return error;
             }
+        }
+    }
+
+    /// Tells all that wait for a commit that nobody will hear of it any more: it may have been written or not.
+    pub(crate) fn give_up(&self, error: &StoreError) {
+        self.generation.set(self.generation.get() + 1);
+        let lost = std::mem::take(&mut *self.waiting.borrow_mut());
+        for (_, release) in lost {
+            release(Err(error.clone()));
         }
     }
 

@@ -140,7 +140,7 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Ends once everything this actor has appended is durable.
-    fn committed(&self) -> impl Future<Output = Result<(), StoreError>> + 'static {
+    pub(crate) fn committed(&self) -> impl Future<Output = Result<(), StoreError>> + 'static {
         let receiver = self.last.get().map(|ticket| {
             let (sender, receiver) = oneshot::channel();
             self.door.host.after_ticket(ticket, move |result| {
@@ -157,8 +157,13 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Whether this actor must not take anything any more: the node stops, or commits have failed and the shard is opened anew.
-    fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.generation != self.door.host.generation.get() || self.door.host.stopped.get()
+    }
+
+    /// Why no turn can be taken now, if none can.
+    pub(crate) fn unfit(&self) -> Option<StoreError> {
+        if self.is_stopped() { Some(StoreError::Closed) } else { self.broken.clone() }
     }
 
     /// Tries to rebuild the state before it takes a message that came while it could not be rebuilt.
@@ -242,7 +247,7 @@ impl<A: Stateful> KeyActor<A> {
         if self.state.parked.is_empty() {
             self.attempt(delivery, permit, ctx);
         } else {
-            self.park(delivery, permit);
+            self.park(delivery, permit, ctx);
         }
     }
 

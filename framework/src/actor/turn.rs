@@ -72,6 +72,10 @@ impl<A: Stateful> KeyActor<A> {
         with_reply: bool,
         decide: impl FnOnce(&KeyState<A>, &mut Effects<A>) -> Result<(), Failure>,
     ) -> Result<Turned, Failure> {
+        // Whatever it has waited for meanwhile: on a state that is not the log's nothing is decided, and nothing is written.
+        if let Some(error) = self.unfit() {
+            return Err(Failure::Store(error));
+        }
         passes!("actor", A::NAME, facts.id, facts.correlation);
         let mut effects = self.door.take_effects();
         effects.begin(facts);

@@ -428,6 +428,8 @@ impl Share {
         LocalRoutes::withdraw(self.spec.id);
         let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
         drop(tasks);
+        // Before anything is dropped: who waits for a commit must not be told that nothing was done.
+        self.host.give_up(&StoreError::Closed);
         self.forget();
         for view in &self.views {
             view.end();
