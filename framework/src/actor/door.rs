@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use actix::{Actor, Addr};
+use actix::{Actor, Addr, Context, Handler};
 use foldhash::fast::FixedState;
 use tokio::sync::oneshot;
 
@@ -80,37 +80,57 @@ impl<A: Stateful> TypeDoor<A> {
         *self.effects.borrow_mut() = Some(effects);
     }
 
-    /// The address of the key's actor and a permit for one turn.
-    fn admit(self: &Rc<Self>, key: &Key<'_>, inside: bool) -> Result<(Addr<KeyActor<A>>, Permit), Refused> {
+    /// Sends `what`, with a permit for one turn, to the actor of its key, which is started if need be.
+    ///
+    /// It is not done with a clone of the address, because a clone allocates.
+    ///
+    /// # Errors
+    /// Why it is refused, and `what` again.
+    fn admit<T, M>(
+        self: &Rc<Self>,
+        what: T,
+        key: impl Fn(&T) -> Key<'_>,
+        inside: bool,
+        message: impl FnOnce(T, Permit) -> M,
+    ) -> Result<(), (Refused, T)>
+    where
+        KeyActor<A>: Actor<Context = Context<KeyActor<A>>> + Handler<Here<M>>,
+        M: 'static,
+    {
         let host = &self.host;
         if host.stopped.get() || (host.draining.get() && !inside) {
-            return Err(Refused::Stopped);
+            return Err((Refused::Stopped, what));
         }
         // What the node itself brings (events, its own timers) was bounded where it was pulled in.
         if !inside && host.in_flight.get() >= host.settings.in_flight {
             host.counts.busy.one();
-            return Err(Refused::Busy);
+            return Err((Refused::Busy, what));
         }
-        if let Some(entry) = self.keys.borrow().get(key.as_str()) {
+        if let Some(entry) = self.keys.borrow().get(key(&what).as_str()) {
             if !inside && entry.load.queued.get() >= host.settings.in_flight_per_key {
                 host.counts.busy.one();
-                return Err(Refused::Busy);
+                return Err((Refused::Busy, what));
             }
-            return Ok((entry.addr.clone(), self.permit(&entry.load)));
+            // Sending queues the message and wakes a task: nothing comes back here while the map is borrowed.
+            send(&entry.addr, message(what, self.permit(&entry.load)));
+            return Ok(());
         }
-        if !key.is_valid() {
-            return Err(Refused::Key);
+        let named = key(&what);
+        if !named.is_valid() {
+            drop(named);
+            return Err((Refused::Key, what));
         }
         let shards = u16::try_from(self.shards.len()).unwrap_or(u16::MAX);
-        let shard = usize::from(shard_of(key.as_str(), shards));
-        let Some(Some(shard)) = self.shards.get(shard) else { return Err(Refused::NotHere) };
-        let key: Rc<str> = Rc::from(key.as_str());
+        let shard = usize::from(shard_of(named.as_str(), shards));
+        let name: Rc<str> = Rc::from(named.as_str());
+        drop(named);
+        let Some(Some(shard)) = self.shards.get(shard) else { return Err((Refused::NotHere, what)) };
         let load = Rc::new(Load::default());
-        let addr = KeyActor::new(Rc::clone(self), Rc::clone(shard), Rc::clone(&key)).start();
-        let permit = self.permit(&load);
+        let addr = KeyActor::new(Rc::clone(self), Rc::clone(shard), Rc::clone(&name)).start();
+        send(&addr, message(what, self.permit(&load)));
         host.counts.activations.one();
-        self.keys.borrow_mut().insert(key, Entry { addr: addr.clone(), load });
-        Ok((addr, permit))
+        self.keys.borrow_mut().insert(name, Entry { addr, load });
+        Ok(())
     }
 
     fn permit(&self, load: &Rc<Load>) -> Permit {
@@ -120,20 +140,28 @@ impl<A: Stateful> TypeDoor<A> {
     }
 }
 
+fn send<A: Stateful, M: 'static>(addr: &Addr<KeyActor<A>>, message: M)
+where
+    KeyActor<A>: Actor<Context = Context<KeyActor<A>>> + Handler<Here<M>>,
+{
+    #[expect(clippy::disallowed_methods, reason = "the permit bounds what is queued; see `admit`")]
+    addr.do_send(Here::new(message));
+}
+
 impl<A: Stateful> ActorDoor for Rc<TypeDoor<A>> {
     fn deliver(&self, delivery: Delivery) {
         let inside = !matches!(delivery.arrival, crate::router::Arrival::Outside);
-        match self.admit(&Key::from(delivery.envelope.key.as_str()), inside) {
-            #[expect(clippy::disallowed_methods, reason = "the permit bounds what is queued; see `admit`")]
-            Ok((addr, permit)) => addr.do_send(Here::new(Delivered { delivery, permit })),
-            Err(refused) => {
-                let outcome = match refused {
-                    Refused::Busy => Outcome::Busy,
-                    Refused::Stopped | Refused::NotHere => Outcome::Stopped,
-                    Refused::Key => Outcome::Undecodable("a key has 1 to 256 bytes".to_owned()),
-                };
-                (delivery.settle)(outcome);
-            }
+        fn key(delivery: &Delivery) -> Key<'_> {
+            Key::from(delivery.envelope.key.as_str())
+        }
+        let admitted = self.admit(delivery, key, inside, |delivery, permit| Delivered { delivery, permit });
+        if let Err((refused, delivery)) = admitted {
+            let outcome = match refused {
+                Refused::Busy => Outcome::Busy,
+                Refused::Stopped | Refused::NotHere => Outcome::Stopped,
+                Refused::Key => Outcome::Undecodable("a key has 1 to 256 bytes".to_owned()),
+            };
+            (delivery.settle)(outcome);
         }
     }
 
@@ -210,17 +238,13 @@ pub(crate) type Run<A, C> = fn(&A, C, &mut Effects<A>) -> Result<<C as Command>:
 
 impl<A: Stateful, C: Command> Ask<C> for TypedDoor<A, C> {
     fn ask(&self, command: C, meta: AskMeta) -> Result<oneshot::Receiver<TypedReply<C>>, SendError> {
-        let admitted = self.door.admit(&command.key(), false);
-        match admitted {
-            Ok((addr, permit)) => {
-                let (reply, receiver) = oneshot::channel();
-                #[expect(clippy::disallowed_methods, reason = "the permit bounds what is queued; see `admit`")]
-                addr.do_send(Here::new(TypedTurn { command, meta, run: self.run, reply, permit }));
-                Ok(receiver)
-            }
-            Err(Refused::Busy) => Err(SendError::Busy { domain: C::Domain::NAME.to_owned() }),
-            Err(Refused::Stopped | Refused::NotHere) => Err(SendError::Stopped),
-            Err(Refused::Key) => Err(SendError::Key { bytes: command.key().as_str().len() }),
-        }
+        let (reply, receiver) = oneshot::channel();
+        let run = self.run;
+        let turn = |command, permit| TypedTurn { command, meta, run, reply, permit };
+        self.door.admit(command, C::key, false, turn).map(|()| receiver).map_err(|(refused, command)| match refused {
+            Refused::Busy => SendError::Busy { domain: C::Domain::NAME.to_owned() },
+            Refused::Stopped | Refused::NotHere => SendError::Stopped,
+            Refused::Key => SendError::Key { bytes: command.key().as_str().len() },
+        })
     }
 }

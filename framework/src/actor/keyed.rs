@@ -276,10 +276,13 @@ impl<A: Stateful> KeyActor<A> {
                 (delivery.settle)(replied_before(turn.reply, turn.reply_codec));
             }
             Ok(Some(_)) => (delivery.settle)(Outcome::Conflict),
-            Ok(None) => match this.too_late(&delivery.envelope) {
-                Some(outcome) => (delivery.settle)(outcome),
-                None => this.begin(delivery, permit, ctx),
-            },
+            Ok(None) => {
+                this.state.seen.looked_up();
+                match this.too_late(&delivery.envelope) {
+                    Some(outcome) => (delivery.settle)(outcome),
+                    None => this.begin(delivery, permit, ctx),
+                }
+            }
             Err(error) => (delivery.settle)(Outcome::Refused(error)),
         }));
     }

@@ -11,6 +11,9 @@ use crate::store::{Lane, Source, StoredTurn};
 /// How many ids without a time (idempotency keys) an actor keeps in memory. Older ones are looked up in the log.
 const KEYED: usize = 16_384;
 
+/// How many ids with a time an actor keeps in memory at most.
+const MOST_RECENT: usize = 1024;
+
 /// What one actor remembers of the messages it has handled.
 ///
 /// Messages of actors and events are known by their place: of each source only the last place is kept, because an actor
@@ -19,18 +22,23 @@ const KEYED: usize = 16_384;
 /// Messages from outside are known by their id. Ids that hold their time are forgotten smallest first: an id above the last
 /// one forgotten that is not in memory is certainly new, whatever the clocks say; one below it is looked up in the log.
 ///
-/// `RECENT` is how many ids that hold their time are kept in memory. Older ones are looked up in the log.
+/// `RECENT` is how many ids that hold their time are kept in memory at first. Older ones are looked up in the log. Where
+/// many callers at once make ids come far out of order, more are kept, up to 1,024: see [`looked_up`](Self::looked_up).
 #[derive(Clone, Debug, Default)]
 pub struct SeenOf<const RECENT: usize> {
     places: Vec<(Source, u64)>,
     recent: VecDeque<SeenId>,
+    /// How many ids are kept, if more than `RECENT`.
+    room: usize,
     forgotten: Option<MessageId>,
     keyed: VecDeque<SeenId>,
     keyed_forgotten: bool,
 }
 
 /// What one aggregate or saga remembers of the messages it has handled.
-pub type Seen = SeenOf<32>;
+///
+/// Few ids at first: there may be a million keys, and an id with its reply takes 64 bytes.
+pub type Seen = SeenOf<8>;
 
 /// An id that was handled, and what was replied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,19 +144,39 @@ impl<const RECENT: usize> SeenOf<RECENT> {
             self.keyed.push_back(seen);
             return;
         }
-        // Ids rise nearly always, so this is a push at the end.
+        // Ids rise nearly always, so this is a push at the end. Room is made first, so that the buffer never grows past it.
+        let full = self.recent.len() >= self.room.max(RECENT);
         match self.recent.back() {
             Some(last) if last.id >= id => match self.recent.binary_search_by_key(&id, |seen| seen.id) {
                 Ok(at) => self.recent.iter_mut().skip(at).take(1).for_each(|known| *known = seen.clone()),
-                Err(at) => self.recent.insert(at, seen),
+                // Below all that are remembered: it would be the next to go.
+                Err(0) if full => self.forgotten = self.forgotten.max(Some(id)),
+                Err(at) => {
+                    if full {
+                        self.forget_first();
+                    }
+                    self.recent.insert(at - usize::from(full), seen);
+                }
             },
-            _ => self.recent.push_back(seen),
+            _ => {
+                if full {
+                    self.forget_first();
+                }
+                self.recent.push_back(seen);
+            }
         }
-        if self.recent.len() > RECENT
-            && let Some(gone) = self.recent.pop_front()
-        {
+    }
+
+    fn forget_first(&mut self) {
+        if let Some(gone) = self.recent.pop_front() {
             self.forgotten = self.forgotten.max(Some(gone.id));
         }
+    }
+
+    /// An id had to be looked up and turned out to be new: ids come further out of order than memory reaches, so from now on
+    /// twice as many are kept.
+    pub fn looked_up(&mut self) {
+        self.room = (self.room.max(RECENT) * 2).min(MOST_RECENT);
     }
 
     /// Remembers a turn read back from the log.
@@ -197,6 +225,7 @@ impl<const RECENT: usize> SeenOf<RECENT> {
         });
         Some(Self {
             places: places.collect::<Option<_>>()?,
+            room: saved.recent.len(),
             recent: saved.recent.into_iter().map(restore).collect::<Option<_>>()?,
             forgotten: saved.forgotten,
             keyed: saved.keyed.into_iter().map(restore).collect::<Option<_>>()?,
@@ -219,7 +248,7 @@ pub struct SavedSeen {
 mod tests {
     use super::*;
 
-    const RECENT: usize = 32;
+    const RECENT: usize = 8;
     use crate::clock::{Clock, Timestamp};
     use crate::message::IdSource;
 
@@ -245,6 +274,31 @@ mod tests {
             assert_ne!(seen.admit_id(*id, 1), Admission::New, "{id}");
         }
         assert_eq!(seen.admit_id(ids.message_id(), 1), Admission::New);
+    }
+
+    #[test]
+    fn more_is_remembered_where_ids_come_far_out_of_order() {
+        let ids = ids();
+        let mut seen: Seen = SeenOf::default();
+        let mut looked_up = 0;
+        // As many callers as this at once, for as long as this.
+        let (callers, rounds) = (200, 20);
+        for _ in 0..rounds {
+            let chunk: Vec<_> = (0..callers).map(|_| ids.message_id()).collect();
+            for id in chunk.iter().rev() {
+                match seen.admit_id(*id, 1) {
+                    Admission::New => {}
+                    Admission::LookUp => {
+                        looked_up += 1;
+                        seen.looked_up();
+                    }
+                    known => panic!("{known:?}"),
+                }
+                seen.id(*id, 1, b"yes", Codec::Bincode);
+            }
+        }
+        assert!(looked_up > 0 && looked_up <= callers, "{looked_up} of {} ids", callers * rounds);
+        assert!(seen.recent.len() <= MOST_RECENT);
     }
 
     #[test]

@@ -122,9 +122,22 @@ fn bounded(
     checked
 }
 
+/// The end of a buffer, as bincode writes to it: it cannot fail, and nothing need be counted.
+struct End<'a>(&'a mut Vec<u8>);
+
+impl bincode::enc::write::Writer for End<'_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> Result<(), bincode::error::EncodeError> {
+        match bytes {
+            [byte] => self.0.push(*byte),
+            bytes => self.0.extend_from_slice(bytes),
+        }
+        Ok(())
+    }
+}
+
 fn to_bincode<T: Serialize>(value: &T, into: &mut Vec<u8>) -> Result<(), CodecError> {
-    bincode::serde::encode_into_std_write(value, into, bincode::config::standard())
-        .map(|_| ())
+    bincode::serde::encode_into_writer(value, End(into), bincode::config::standard())
         .map_err(|error| CodecError::Encode { reason: error.to_string() })
 }
 

@@ -3,12 +3,29 @@
 use crate::message::MessageId;
 
 /// Seven bits a byte, lowest first; the highest bit says that more follow.
-pub(in crate::store) fn number(into: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        into.push((value as u8) | 0x80);
-        value >>= 7;
+#[inline]
+pub(in crate::store) fn number(into: &mut Vec<u8>, value: u64) {
+    if value < 0x80 {
+        into.push(value as u8);
+    } else {
+        long_number(into, value);
     }
-    into.push(value as u8);
+}
+
+fn long_number(into: &mut Vec<u8>, mut value: u64) {
+    // All at once: a push looks at the buffer's room each time.
+    let mut bytes = [0; 10];
+    let mut length = 0;
+    for byte in &mut bytes {
+        length += 1;
+        *byte = value as u8 | 0x80;
+        value >>= 7;
+        if value == 0 {
+            *byte &= 0x7F;
+            break;
+        }
+    }
+    into.extend_from_slice(bytes.get(..length).unwrap_or_default());
 }
 
 /// Bytes behind their length.
