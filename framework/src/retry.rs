@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::message::IdSource;
+use crate::message::{Domain, Envelope, IdSource, Message};
 
 /// How often a message is delivered before it becomes a dead letter, and how long is waited between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,39 @@ impl Retry {
         let half = full / 2;
         let nanos = u64::try_from(half.as_nanos()).unwrap_or(u64::MAX);
         half + Duration::from_nanos(random.below(nanos.saturating_add(1)))
+    }
+}
+
+/// How the failed deliveries of a node are tried again: in one way for all, in ways of their own for some messages.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Retries {
+    pub(crate) all: Retry,
+    /// By domain and name. A node has few of them.
+    some: Vec<(&'static str, &'static str, Retry)>,
+}
+
+impl From<Retry> for Retries {
+    fn from(all: Retry) -> Self {
+        Self { all, some: Vec::new() }
+    }
+}
+
+impl Retries {
+    /// The same with another way for all.
+    pub(crate) fn with_all(self, all: Retry) -> Self {
+        Self { all, some: self.some }
+    }
+
+    /// The last word on a message counts.
+    pub(crate) fn set<M: Message>(&mut self, retry: Retry) {
+        self.some.retain(|(domain, name, _)| (*domain, *name) != (M::Domain::NAME, M::NAME));
+        self.some.push((M::Domain::NAME, M::NAME, retry));
+    }
+
+    pub(crate) fn of(&self, envelope: &Envelope) -> Retry {
+        let mut some = self.some.iter();
+        let found = some.find(|(domain, name, _)| *domain == &*envelope.domain && *name == &*envelope.name);
+        found.map_or(self.all, |(_, _, retry)| *retry)
     }
 }
 

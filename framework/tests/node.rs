@@ -86,6 +86,20 @@ async fn a_panic_fails_one_turn_then_makes_a_dead_letter_and_parks_its_key_alone
 }
 
 #[whizbang::test]
+async fn one_message_may_be_tried_again_in_a_way_of_its_own() {
+    let builder = Node::builder("bank", MemoryStore::new()).host::<Account>().retry(quick());
+    let node = builder.retry_of::<Explode>(Retry { attempts: 7, ..quick() }).start().await.unwrap();
+    let client = node.client();
+    client.send(Explode { account: "ada".into() }).await.unwrap_err();
+    let metrics = node.metrics();
+    assert_eq!((metrics.panics, metrics.retries, metrics.dead_letters), (7, 6, 1));
+    let builder = Node::builder("bank", MemoryStore::new()).host::<Account>().retry(quick());
+    let node = builder.retry_of::<Deposit>(Retry::NEVER).start().await.unwrap();
+    node.client().send(Explode { account: "ada".into() }).await.unwrap_err();
+    assert_eq!(node.metrics().panics, 3, "another message's way is not its own");
+}
+
+#[whizbang::test]
 async fn a_parked_key_goes_on_in_order_once_its_dead_letter_is_discarded_and_the_rest_is_redriven() {
     let store = MemoryStore::new();
     let node = Node::builder("bank", store.clone()).host::<Account>().retry(Retry::NEVER).start().await.unwrap();

@@ -27,6 +27,26 @@ async fn a_command_finds_its_owner_and_its_reply_comes_back() {
 }
 
 #[whizbang::test]
+async fn a_deadline_holds_between_clocks_that_differ_and_long_ago_is_too_late() {
+    use whizbang::SendError;
+    use whizbang::clock::{Clock, Timestamp};
+
+    // By how many seconds the owner's clock is ahead of the sender's.
+    for (ahead, late) in [(0, false), (-240, false), (60, false), (299, false), (400, true)] {
+        let hub = LoopbackHub::new();
+        let now = Timestamp::from_millis(1_700_000_000_000);
+        let theirs = Timestamp::from_millis(now.as_millis().saturating_add_signed(ahead * 1000));
+        let accounts = Node::builder("accounts", MemoryStore::new()).host::<Account>().clock(Clock::manual(theirs).0);
+        let _accounts = accounts.bridge(hub.bridge()).start().await.unwrap();
+        let transfers = Node::builder("transfers", MemoryStore::new()).host::<Transfer>().clock(Clock::manual(now).0);
+        let transfers = transfers.bridge(hub.bridge()).start().await.unwrap();
+        let reply = transfers.client().send(deposit("ada", 5)).deadline(std::time::Duration::from_secs(5)).await;
+        assert_eq!(matches!(reply, Err(SendError::Late)), late, "{ahead} s ahead: {reply:?}");
+        assert_eq!(reply.is_ok(), !late, "{ahead} s ahead: {reply:?}");
+    }
+}
+
+#[whizbang::test]
 async fn a_saga_moves_money_between_accounts_of_another_service() {
     let hub = LoopbackHub::new();
     let (money, moves) = (MemoryStore::new(), MemoryStore::new());

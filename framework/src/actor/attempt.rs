@@ -120,7 +120,7 @@ impl<A: Stateful> KeyActor<A> {
                 let id = delivery.envelope.id;
                 let before = self.state.failing.filter(|(message, _)| *message == id).map_or(0, |(_, count)| count);
                 let attempt = before + 1;
-                let retry = self.door.host.settings.retry;
+                let retry = self.door.host.settings.retry.of(&delivery.envelope);
                 tracing::warn!(
                     target: TARGET, actor = %self.door.actor, message = %delivery.envelope.name, %id, attempt,
                     error = failure.text(), "a delivery failed",
@@ -162,7 +162,7 @@ impl<A: Stateful> KeyActor<A> {
             Err(Failure::Store(error)) => return self.refused(delivery, permit, error, ctx),
             Err(failure) => return finish(delivery, permit, Outcome::DeadLetter(failure.text())),
         }
-        let wait = tokio::time::sleep(host.settings.retry.wait(attempt, &host.ids));
+        let wait = tokio::time::sleep(host.settings.retry.of(&delivery.envelope).wait(attempt, &host.ids));
         ctx.wait(wait.into_actor(self).map(move |(), this, ctx| this.take(Delivered { delivery, permit }, ctx)));
     }
 

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use crate::inbox::Quiet;
 use crate::message::{IdSource, ShardId};
-use crate::retry::Retry;
+use crate::retry::Retries;
 use crate::store::{Appended, CommitListener, ShardHandle, ShardReader, ShardWriter, StoreError, Ticket};
 use crate::telemetry::Counts;
 
@@ -24,7 +24,7 @@ pub(crate) struct HostSettings {
     /// The same for one key.
     pub(crate) in_flight_per_key: u32,
     /// How failed deliveries are tried again.
-    pub(crate) retry: Retry,
+    pub(crate) retry: Retries,
     /// How many jobs of one worker run at once.
     pub(crate) jobs: usize,
     /// How long the ids of callers from outside are kept.

@@ -183,7 +183,7 @@ impl<A: Stateful> KeyActor<A> {
     /// Holds the mailbox back for a while, then takes the message.
     pub(crate) fn take_later(&mut self, delivered: Delivered, ctx: &mut Context<Self>) {
         let host = &self.door.host;
-        let wait = tokio::time::sleep(host.settings.retry.wait(3, &host.ids));
+        let wait = tokio::time::sleep(host.settings.retry.all.wait(3, &host.ids));
         ctx.wait(wait.into_actor(self).map(move |(), this, ctx| this.take(delivered, ctx)));
     }
 

@@ -17,9 +17,9 @@ use crate::actor::Stateful;
 use crate::bridge::{Bridge, NodeCard};
 use crate::client::Client;
 use crate::clock::Clock;
-use crate::message::{IdSource, Name};
+use crate::message::{IdSource, Message, Name};
 use crate::projection::{Projected, Projection, ViewType};
-use crate::retry::Retry;
+use crate::retry::{Retries, Retry};
 use crate::router::{ActorCard, DomainCard, Manifest, MessageCard};
 use crate::store::Store;
 use crate::worker::Worker;
@@ -31,6 +31,7 @@ pub struct NodeBuilder {
     store: Arc<dyn Store>,
     bridge: Option<Arc<dyn Bridge>>,
     config: NodeConfig,
+    retries: Retries,
     types: Vec<Arc<dyn HostedType>>,
     views: Vec<Arc<dyn ViewType>>,
     clock: Clock,
@@ -44,6 +45,7 @@ impl NodeBuilder {
             store,
             bridge: None,
             config: NodeConfig::default(),
+            retries: Retries::default(),
             types: Vec::new(),
             views: Vec::new(),
             clock: Clock::system(),
@@ -90,6 +92,13 @@ impl NodeBuilder {
     /// Sets how failed deliveries are tried again.
     pub fn retry(mut self, retry: Retry) -> Self {
         self.config.retry = retry;
+        self
+    }
+
+    /// Sets how failed deliveries of one message (a command, an event) are tried again, whoever takes it on this node. The
+    /// replies to a command count as the command. Default: as all others, see [`retry`](Self::retry).
+    pub fn retry_of<M: Message>(mut self, retry: Retry) -> Self {
+        self.retries.set::<M>(retry);
         self
     }
 
@@ -181,6 +190,7 @@ impl NodeBuilder {
             id: NODES.fetch_add(1, Ordering::Relaxed),
             manifest,
             counts: (0..self.config.threads.max(1)).map(|_| Arc::default()).collect(),
+            retries: self.retries.with_all(self.config.retry),
             config: self.config,
             store: self.store,
             bridge: self.bridge,

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use foldhash::fast::FixedState;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -63,7 +64,7 @@ impl Share {
         let settings = HostSettings {
             in_flight: spec.config.in_flight,
             in_flight_per_key: spec.config.in_flight_per_key,
-            retry: spec.config.retry,
+            retry: spec.retries.clone(),
             jobs: spec.config.jobs,
             remember: spec.config.remember,
         };
@@ -184,7 +185,14 @@ impl Share {
     }
 
     /// Gives a command from outside to its actor.
-    pub(super) fn outside(&self, envelope: Envelope, settle: Settle) {
+    pub(super) fn outside(&self, mut envelope: Envelope, settle: Settle) {
+        if let Some(deadline) = envelope.deadline {
+            // The sender wrote it by its own clock. How long it waits is known all the same: both times are of that clock.
+            let now = self.host.ids.clock().now();
+            if now <= deadline.after(CLOCKS_DIFFER) {
+                envelope.deadline = Some(now.after(deadline.since(envelope.time)));
+            }
+        }
         match self.door_of(&envelope) {
             Some(door) => {
                 door.deliver(Delivery::new(Work::Handle, envelope, Arrival::Outside, settle));
@@ -438,6 +446,10 @@ impl Share {
         self.ended.notify_one();
     }
 }
+
+/// How far the clocks of two nodes may differ before a deadline is taken for passed that is not: 5 minutes, as Kerberos has it
+/// (RFC 4120).
+const CLOCKS_DIFFER: Duration = Duration::from_secs(300);
 
 /// The door when there is none.
 struct NoDoor;

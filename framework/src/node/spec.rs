@@ -15,6 +15,7 @@ use super::{Health, Metrics, NodeConfig};
 use crate::bridge::Bridge;
 use crate::message::{Name, ShardId};
 use crate::projection::ViewType;
+use crate::retry::Retries;
 use crate::router::{Manifest, NodeId};
 use crate::store::{ShardReader, Store};
 use crate::telemetry::Counts;
@@ -27,6 +28,7 @@ pub(super) struct Spec {
     pub(super) id: NodeId,
     pub(super) manifest: Manifest,
     pub(super) config: NodeConfig,
+    pub(super) retries: Retries,
     pub(super) store: Arc<dyn Store>,
     pub(super) bridge: Option<Arc<dyn Bridge>>,
     pub(super) types: Vec<Type>,

@@ -38,7 +38,7 @@ pub(super) async fn release(share: Weak<Share>) {
                 Ok(()) => break,
                 Err(error @ (StoreError::Io { .. } | StoreError::Full { .. })) if failures < 8 => {
                     failures += 1;
-                    let wait = host.settings.retry.wait(failures, &host.ids);
+                    let wait = host.settings.retry.all.wait(failures, &host.ids);
                     tracing::error!(target: TARGET, %error, ?wait, "the shards cannot be opened again yet");
                     tokio::time::sleep(wait).await;
                 }

@@ -73,7 +73,7 @@ impl<W: Worker> WorkerDoor<W> {
                 Err(error) => {
                     failures += 1;
                     tracing::warn!(target: TARGET, worker = %self.actor, %error, "a job is done and cannot be committed yet");
-                    tokio::time::sleep(self.host.settings.retry.wait(failures, &self.host.ids)).await;
+                    tokio::time::sleep(self.host.settings.retry.all.wait(failures, &self.host.ids)).await;
                 }
             }
         };

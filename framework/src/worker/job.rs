@@ -40,7 +40,7 @@ impl<W: Worker> WorkerDoor<W> {
                 Err(error) if matches!(arrival, Arrival::Outside) => break Outcome::Refused(error),
                 Err(error) => {
                     tracing::warn!(target: TARGET, worker = %self.actor, %error, "a worker's stream cannot be read yet");
-                    tokio::time::sleep(self.host.settings.retry.wait(3, &self.host.ids)).await;
+                    tokio::time::sleep(self.host.settings.retry.all.wait(3, &self.host.ids)).await;
                 }
             }
         };
@@ -169,7 +169,7 @@ impl<W: Worker> WorkerDoor<W> {
         envelope: &Envelope,
         arrival: &Arrival,
     ) -> Outcome {
-        let retry = self.host.settings.retry;
+        let retry = self.host.settings.retry.of(envelope);
         let mut failed = ledger.borrow().failing.get(&envelope.id).copied().unwrap_or(0);
         loop {
             let done = {

@@ -117,7 +117,7 @@ impl<A: Stateful> Bench<A> {
             jobs: 1,
             in_flight: usize::MAX,
             in_flight_per_key: u32::MAX,
-            retry: Retry::NEVER,
+            retry: Retry::NEVER.into(),
             remember: Duration::from_secs(7 * 24 * 3600),
         };
         let host = Host::new(self.ids.fork(), settings, Arc::default());
