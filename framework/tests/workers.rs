@@ -288,6 +288,22 @@ async fn a_job_that_fails_is_done_again_with_the_same_key() {
 }
 
 #[whizbang::test]
+async fn a_job_that_never_ends_is_dropped_and_done_again_with_the_same_key() {
+    let (store, world) = (MemoryStore::new(), Arc::<World>::default());
+    world.holds.store(true, Ordering::Relaxed);
+    let config = NodeConfig { job_limit: Duration::from_millis(20), retry: quick(), jobs: 1, ..NodeConfig::default() };
+    let node = Node::builder("shop", store).worker(Charger(Arc::clone(&world))).config(config).start().await.unwrap();
+    let error = node.client().send(charge("o1", 5)).await.unwrap_err();
+    assert!(matches!(&error, SendError::DeadLetter { reason } if reason.contains("longer than 20ms")), "{error}");
+    let calls = world.calls("o1").await;
+    assert_eq!(calls.iter().map(|(_, delivery)| *delivery).collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(calls.iter().all(|(key, _)| *key == calls[0].0), "{calls:?}");
+    assert_eq!(world.now.load(Ordering::Relaxed), 0, "what was dropped has let go");
+    world.release();
+    assert_eq!(node.client().send(charge("o2", 6)).await.unwrap(), "6 charged", "the slot is free again");
+}
+
+#[whizbang::test]
 async fn a_job_that_fails_in_every_try_is_a_dead_letter_that_can_be_driven_again() {
     let (store, world) = (MemoryStore::new(), Arc::<World>::default());
     world.fails.store(usize::MAX, Ordering::Relaxed);

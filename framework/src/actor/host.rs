@@ -27,6 +27,8 @@ pub(crate) struct HostSettings {
     pub(crate) retry: Retries,
     /// How many jobs of one worker run at once.
     pub(crate) jobs: usize,
+    /// How long one of them may take.
+    pub(crate) job_limit: Duration,
     /// How long the ids of callers from outside are kept.
     pub(crate) remember: Duration,
 }

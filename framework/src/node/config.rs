@@ -29,6 +29,9 @@ pub struct NodeConfig {
     pub retry: Retry,
     /// How many jobs of one worker run at once on each thread; more wait. Default 64; at least 1.
     pub jobs: usize,
+    /// How long one job may take. One that takes longer is dropped where it waits and counts as failed: it is tried again with
+    /// the same idempotency key, as [`retry`](Self::retry) says. Default 5 min; at least 1 ms.
+    pub job_limit: Duration,
 }
 
 impl Default for NodeConfig {
@@ -42,6 +45,7 @@ impl Default for NodeConfig {
             remember: Duration::from_secs(7 * 24 * 3600),
             retry: Retry::default(),
             jobs: 64,
+            job_limit: Duration::from_secs(300),
         }
     }
 }
@@ -60,6 +64,7 @@ struct FileConfig {
     retry_first_ms: Option<u64>,
     retry_longest_ms: Option<u64>,
     jobs: Option<usize>,
+    job_limit_ms: Option<u64>,
 }
 
 const PREFIX: &str = "WHIZBANG_";
@@ -115,6 +120,7 @@ impl NodeConfig {
         self.retry.first = file.retry_first_ms.map_or(self.retry.first, millis);
         self.retry.longest = file.retry_longest_ms.map_or(self.retry.longest, millis);
         self.jobs = file.jobs.unwrap_or(self.jobs);
+        self.job_limit = file.job_limit_ms.map_or(self.job_limit, millis);
         self
     }
 
@@ -128,6 +134,7 @@ impl NodeConfig {
             ("live_actors", self.live_actors >= 1, "at least 1"),
             ("remember", self.remember >= Duration::from_secs(60), "at least 1 min"),
             ("jobs", self.jobs >= 1, "at least 1"),
+            ("job_limit", self.job_limit >= Duration::from_millis(1), "at least 1 ms"),
             ("retry.attempts", self.retry.attempts >= 1, "at least 1"),
             ("retry.longest", self.retry.longest >= self.retry.first, "at least retry.first"),
         ];

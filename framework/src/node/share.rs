@@ -66,6 +66,7 @@ impl Share {
             in_flight_per_key: spec.config.in_flight_per_key,
             retry: spec.retries.clone(),
             jobs: spec.config.jobs,
+            job_limit: spec.config.job_limit,
             remember: spec.config.remember,
         };
         let counts = spec.counts.get(index).cloned().unwrap_or_default();

@@ -249,7 +249,11 @@ impl<W: Worker> WorkerDoor<W> {
             crate::actor::Trips::trip(W::Domain::NAME, message.id);
             run(worker, message, job).await
         };
-        match AssertUnwindSafe(running).catch_unwind().await {
+        let limit = self.host.settings.job_limit;
+        let Ok(ended) = tokio::time::timeout(limit, AssertUnwindSafe(running).catch_unwind()).await else {
+            return Err(Failure::Retry(format!("the job took longer than {limit:?}")));
+        };
+        match ended {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(Undone::Undecodable(error))) => Err(Failure::Undecodable(error.to_string())),
             Ok(Err(Undone::Retry(text))) => Err(Failure::Retry(text)),

@@ -115,6 +115,7 @@ impl<A: Stateful> Bench<A> {
         let id = ShardId::new(self.domain.clone(), shard_of(key, shards));
         let settings = HostSettings {
             jobs: 1,
+            job_limit: std::time::Duration::MAX,
             in_flight: usize::MAX,
             in_flight_per_key: u32::MAX,
             retry: Retry::NEVER.into(),
