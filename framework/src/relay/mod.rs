@@ -22,7 +22,8 @@ pub(crate) fn envelope_of(shard: &ShardId, event: StoredEvent) -> Envelope {
         version: event.version,
         domain: shard.domain.clone(),
         to: None,
-        key: event.key.clone(),
+        // It has no destination: who takes it finds the key of its own inside.
+        key: String::new(),
         actor: None,
         origin: Some(Origin {
             shard: shard.clone(),

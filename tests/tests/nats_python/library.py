@@ -1,0 +1,141 @@
+"""A client of the library, written from docs/wire.md alone: asks, posts, queries, and hears events with a durable of its own.
+
+    library.py URL TURN
+
+prints one JSON object per line. Needs nats-py.
+"""
+
+import asyncio
+import json
+import sys
+import urllib.parse
+import uuid
+import zlib
+
+import nats
+from nats.js.api import AckPolicy, ConsumerConfig
+
+NS = "whizbang"
+DOMAIN = "library"
+SHARDS = 16
+
+
+def say(**what):
+    print(json.dumps(what), flush=True)
+
+
+def encoded(text):
+    """Percent-encoding as in the CloudEvents bindings: every byte outside 0x21-0x7E, and the quote and the percent sign."""
+    keep = [byte for byte in range(0x21, 0x7F) if byte not in b'"%']
+    return "".join(chr(byte) if byte in keep else f"%{byte:02X}" for byte in text.encode())
+
+
+def decoded(text):
+    return urllib.parse.unquote(text)
+
+
+def headers(kind, name, key=None, id=None):
+    found = {
+        "ce-specversion": "1.0",
+        "ce-id": id or str(uuid.uuid4()),
+        "ce-type": f"{DOMAIN}.{name}",
+        "ce-source": "/a-python-client",
+        "ce-kind": kind,
+        "ce-datacontenttype": "application/json",
+    }
+    if key is not None:
+        found["ce-subject"] = encoded(key)
+    return found
+
+
+def shard(key):
+    return zlib.crc32(key.encode()) % SHARDS
+
+
+async def ask(nc, name, key, body, id=None):
+    answer = await nc.request(
+        f"{NS}.ask.{DOMAIN}.cmd.any", json.dumps(body).encode(), timeout=10, headers=headers("command", name, key, id)
+    )
+    word = answer.headers["whizbang-answer"]
+    return word, json.loads(answer.data) if word == "reply" else answer.data.decode()
+
+
+async def query(nc, name, body):
+    answer = await nc.request(
+        f"{NS}.qry.{DOMAIN}.{name}", json.dumps(body).encode(), timeout=10, headers=headers("query", name)
+    )
+    return answer.headers["whizbang-answer"], json.loads(answer.data)
+
+
+async def post(js, name, key, body, id=None):
+    subject = f"{NS}.cmd.{DOMAIN}.{shard(key)}.outside"
+    await js.publish(subject, json.dumps(body).encode(), timeout=10, headers=headers("command", name, key, id))
+
+
+class Ear:
+    """Hears events, each once and in the order of its shard."""
+
+    def __init__(self):
+        self.seen = {}
+
+    async def hear(self, js, count):
+        config = ConsumerConfig(durable_name="python", ack_policy=AckPolicy.EXPLICIT, ack_wait=30)
+        pulled = await js.pull_subscribe(f"{NS}.evt.{DOMAIN}.>", durable="python", stream=f"{NS}_events_{DOMAIN}", config=config)
+        heard = 0
+        while heard < count:
+            for message in await pulled.fetch(batch=10, timeout=10):
+                place, sequence = message.headers["ce-partitionkey"], int(message.headers["ce-sequence"])
+                last = self.seen.get(place, sequence - 1)
+                if sequence > last + 1:
+                    say(gap=place, last=last, sequence=sequence)
+                if sequence == last + 1:
+                    self.seen[place] = sequence
+                    heard += 1
+                    say(
+                        event=message.headers["ce-type"],
+                        key=decoded(message.headers["ce-subject"]),
+                        version=int(message.headers["ce-streamversion"]),
+                        body=json.loads(message.data),
+                    )
+                else:
+                    say(duplicate=sequence)
+                await message.ack()
+
+
+async def first_turn(nc, js):
+    moby, id = "Moby Dick, é and %", str(uuid.uuid4())
+    for body in ({"book": moby, "reader": "ada"}, {"book": moby, "reader": "ada"}, {"book": moby, "reader": "bob"}):
+        word, reply = await ask(nc, "Lend", moby, body, id)
+        say(answer=word, reply=reply)
+    word, reply = await ask(nc, "Lend", moby, {"book": moby, "reader": "bob"})
+    say(answer=word, reply=reply)
+    word, _ = await ask(nc, "Burn", moby, {})
+    say(answer=word)
+    word, _ = await ask(nc, "Lend", moby, {"paper": 1})
+    say(answer=word)
+    id = str(uuid.uuid4())
+    for _ in range(3):
+        await post(js, "Return", moby, {"book": moby}, id)
+    say(posted=3)
+    await Ear().hear(js, 2)
+
+
+async def second_turn(nc, js):
+    # The durable goes on where the first turn left it.
+    await Ear().hear(js, 3)
+    # A view follows its events.
+    for _ in range(100):
+        word, reply = await query(nc, "Out", {})
+        if word != "reply" or len(reply) == 3:
+            break
+        await asyncio.sleep(0.05)
+    say(answer=word, reply=sorted(reply))
+
+
+async def main(url, turn):
+    nc = await nats.connect(url, connect_timeout=10)
+    await {"first": first_turn, "second": second_turn}[turn](nc, nc.jetstream())
+    await nc.close()
+
+
+asyncio.run(main(sys.argv[1], sys.argv[2]))

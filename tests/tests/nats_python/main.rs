@@ -1,0 +1,166 @@
+//! A client in Python takes part, with nats-py and what docs/wire.md says: it asks and posts, and hears events.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+use whizbang::bridge::nats::NatsBridge;
+use whizbang::prelude::*;
+use whizbang::testing::bridge::run;
+use whizbang_tests::nats::{NatsServer, Release};
+
+#[derive(Domain)]
+#[domain(codec = json)]
+struct Library;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Library, reply = u64)]
+struct Lend {
+    #[key]
+    book: String,
+    reader: String,
+}
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Library)]
+struct Return {
+    #[key]
+    book: String,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Library)]
+struct Lent {
+    reader: String,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Library)]
+struct Returned {}
+
+#[derive(Query, Serialize, Deserialize)]
+#[query(domain = Library, reply = Vec<String>)]
+struct Out {}
+
+#[derive(Aggregate, Default)]
+#[aggregate(domain = Library, handles(Lend, Return), applies(Lent, Returned))]
+struct Book {
+    lent: u64,
+    reader: Option<String>,
+}
+
+impl Handle<Lend> for Book {
+    fn handle(&self, lend: Lend, effects: &mut Effects<Self>) -> Result<u64, Rejection> {
+        if let Some(reader) = &self.reader {
+            return Err(Rejection::new("library.lent", format!("{reader} has it")));
+        }
+        effects.record(Lent { reader: lend.reader });
+        Ok(self.lent + 1)
+    }
+}
+
+impl Handle<Return> for Book {
+    fn handle(&self, _: Return, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        effects.record(Returned {});
+        Ok(())
+    }
+}
+
+impl Apply<Lent> for Book {
+    fn apply(&mut self, lent: &Lent) {
+        self.lent += 1;
+        self.reader = Some(lent.reader.clone());
+    }
+}
+
+impl Apply<Returned> for Book {
+    fn apply(&mut self, _: &Returned) {
+        self.reader = None;
+    }
+}
+
+#[derive(Projection, Default, Serialize, Deserialize)]
+#[projection(projects(Lent, Returned), answers(Out))]
+struct Shelves {
+    out: Vec<String>,
+}
+
+impl Project<Lent> for Shelves {
+    fn project(&mut self, _: &Lent, about: &About) {
+        self.out.push(about.key.clone());
+    }
+}
+
+impl Project<Returned> for Shelves {
+    fn project(&mut self, _: &Returned, about: &About) {
+        self.out.retain(|book| *book != about.key);
+    }
+}
+
+impl Answer<Out> for Shelves {
+    fn answer(&self, _: Out) -> Vec<String> {
+        self.out.clone()
+    }
+}
+
+/// Lets the client take a turn, and gives what it says.
+async fn python(server: &NatsServer, turn: &str) -> Vec<Value> {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let packages = tests.join("../.tools/python");
+    assert!(packages.join("nats").is_dir(), "no nats-py in {packages:?}: run tests/install");
+    let mut command = Command::new("python3");
+    command.arg(tests.join("tests/nats_python/library.py")).args([&server.url(), turn]).env("PYTHONPATH", packages);
+    let (ended, end) = tokio::sync::oneshot::channel();
+    // The node lives on this thread and must answer meanwhile.
+    std::thread::spawn(move || ended.send(command.output().expect("python3 runs")));
+    let output = end.await.expect("it ends");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let said = String::from_utf8(output.stdout).expect("text");
+    said.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+#[test]
+fn a_client_in_python_asks_posts_and_hears_with_what_the_page_on_the_wire_says() {
+    for release in [Release::Distribution, Release::Pinned] {
+        run(async {
+            let server = NatsServer::start(release);
+            let bridge = NatsBridge::connect(&server.url()).await.expect("connects");
+            let node = Node::builder("library", MemoryStore::new()).host::<Book>().projection::<Shelves>();
+            let node = node.bridge(bridge).start().await.expect("starts");
+            let moby = "Moby Dick, é and %";
+            let said = python(&server, "first").await;
+            let undecodable = said.get(5).cloned();
+            assert_eq!(
+                said.iter().filter(|line| Some(*line) != undecodable.as_ref()).collect::<Vec<_>>(),
+                [
+                    &json!({ "answer": "reply", "reply": { "Ok": 1 } }),
+                    // The same id again: the first reply. With another payload: a conflict.
+                    &json!({ "answer": "reply", "reply": { "Ok": 1 } }),
+                    &json!({ "answer": "conflict", "reply": "" }),
+                    &json!({ "answer": "reply", "reply": { "Err": { "code": "library.lent", "text": "ada has it" } } }),
+                    &json!({ "answer": "unhandled" }),
+                    // Three times the same id: handled once.
+                    &json!({ "posted": 3 }),
+                    &json!({ "event": "library.Lent", "key": moby, "version": 1, "body": { "reader": "ada" } }),
+                    &json!({ "event": "library.Returned", "key": moby, "version": 2, "body": {} }),
+                ],
+                "{said:#?}"
+            );
+            assert_eq!(undecodable, Some(json!({ "answer": "undecodable" })));
+            // What this side records meanwhile is there when the client comes back, and nothing of before.
+            for reader in ["cy", "di", "eve"] {
+                let lend = Lend { book: format!("{reader}'s book"), reader: reader.to_owned() };
+                node.client().send(lend).await.expect("is handled");
+            }
+            let mut said = python(&server, "second").await;
+            let out = said.pop().expect("an answer");
+            assert_eq!(out, json!({ "answer": "reply", "reply": ["cy's book", "di's book", "eve's book"] }));
+            said.sort_by_key(|event| event["key"].to_string());
+            let lent = |reader: &str| json!({ "event": "library.Lent", "key": format!("{reader}'s book"), "version": 1, "body": { "reader": reader } });
+            assert_eq!(said, [lent("cy"), lent("di"), lent("eve")]);
+            assert_eq!(node.metrics().dead_letters, 0);
+            node.stop().await.expect("stops");
+        });
+    }
+}
