@@ -6,8 +6,10 @@ mod fuzz;
 mod long;
 pub mod nats;
 mod panics;
+mod sample;
 
 pub use eventually::eventually;
 pub use fuzz::{Fuzz, Outcome};
 pub use long::{brief_or_long, is_long};
 pub use panics::Panics;
+pub use sample::{root, sample};

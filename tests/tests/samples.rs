@@ -1,29 +1,15 @@
 //! The samples print what stands beside them in `expected.txt`.
 
-use std::path::PathBuf;
 use std::process::Command;
 
+use whizbang_tests::{root, sample};
+
 /// Builds a sample, runs it and compares what it prints.
-fn prints_what_is_expected(sample: &str) {
-    let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo)
-        .args(["build", "--quiet", "--locked", "--package", sample, "--message-format=json-render-diagnostics"])
-        .current_dir(&root)
-        .output()
-        .unwrap();
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    // The folder of the programs may be set from outside, so cargo says where it has put this one.
-    let program = String::from_utf8(built.stdout)
-        .unwrap()
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .find_map(|line| line["executable"].as_str().map(PathBuf::from))
-        .expect("cargo names the program");
-    let ran = Command::new(program).output().unwrap();
+fn prints_what_is_expected(name: &str) {
+    let ran = Command::new(sample(name)).output().unwrap();
     let errors = String::from_utf8_lossy(&ran.stderr);
-    assert!(ran.status.success(), "{sample} ended with {}: {errors}", ran.status);
-    let expected = std::fs::read_to_string(root.join("samples").join(sample).join("expected.txt")).unwrap();
+    assert!(ran.status.success(), "{name} ended with {}: {errors}", ran.status);
+    let expected = std::fs::read_to_string(root().join("samples").join(name).join("expected.txt")).unwrap();
     assert_eq!(String::from_utf8(ran.stdout).unwrap(), expected, "{errors}");
 }
 

@@ -1,5 +1,9 @@
-//! Two services in one process: a command goes to the other, an event comes back. Each has its node, domain and store.
+//! Two services: a command goes to the other, an event comes back. Each has its node, domain and store.
+//!
+//! Without arguments both run in this process. With arguments each is a process of its own, on any machine, and they meet over
+//! a NATS server: `two-services machine URL`, and `two-services counter URL GUEST DRINK`. The services are the same code.
 
+mod apart;
 mod counter;
 mod machine;
 
@@ -13,27 +17,41 @@ use machine::Machine;
 
 #[whizbang::main]
 async fn main() -> Result<(), whizbang::Error> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] => together().await,
+        ["machine", url] => apart::machine(url).await,
+        ["counter", url, guest, drink] => apart::counter(url, guest, drink).await,
+        _ => {
+            eprintln!("usage: two-services [machine URL | counter URL GUEST DRINK]");
+            std::process::exit(2);
+        }
+    }
+}
+
+/// Both in this process.
+async fn together() -> Result<(), whizbang::Error> {
     let hub = LoopbackHub::new();
     let counter = Node::builder("counter", MemoryStore::new()).host::<Guest>().bridge(hub.bridge()).start().await?;
     // Nobody brews yet: the command waits in the counter's outbox.
     counter.client().send(Order { guest: "ada".into(), drink: "espresso".into() }).await?;
 
     let machine = Node::builder("machine", MemoryStore::new()).host::<Machine>().bridge(hub.bridge()).start().await?;
-    println!("ada got {}", served(&counter.client(), "ada").await?);
+    println!("ada got {}", served(&counter.client(), "ada", "").await?);
 
     // A client reaches every service through its node.
     machine.client().send(Order { guest: "bob".into(), drink: "mocha".into() }).await?;
-    println!("bob got {}", served(&machine.client(), "bob").await?);
+    println!("bob got {}", served(&machine.client(), "bob", "").await?);
 
     counter.stop().await?;
     machine.stop().await
 }
 
-/// Waits until a guest has something.
-async fn served(client: &Client, guest: &str) -> Result<String, whizbang::Error> {
+/// Waits until a guest has something else than before.
+async fn served(client: &Client, guest: &str, before: &str) -> Result<String, whizbang::Error> {
     loop {
         let got = client.send(Look { guest: guest.into() }).await?;
-        if !got.is_empty() {
+        if got != before {
             return Ok(got);
         }
         tokio::time::sleep(Duration::from_millis(1)).await;

@@ -5,6 +5,7 @@
 
 mod account;
 mod anchor;
+mod idle;
 mod nats;
 mod report;
 mod turn;
@@ -20,6 +21,8 @@ const ROWS: &[Row] = &[
     ("nats_events_1", nats::events_1),
     ("nats_events_4", nats::events_4),
     ("nats_events_16", nats::events_16),
+    ("idle_alone", idle::alone),
+    ("idle_over_nats", idle::over_nats),
 ];
 
 fn main() {

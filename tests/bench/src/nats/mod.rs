@@ -5,6 +5,8 @@
 mod ours;
 mod raw;
 
+pub(crate) use ours::{Book, Reader, bridge, next_run, write};
+
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};

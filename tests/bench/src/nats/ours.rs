@@ -13,11 +13,11 @@ use whizbang::prelude::*;
 use super::{BYTES, Measured, thread};
 
 #[derive(Domain)]
-struct Notes;
+pub(crate) struct Notes;
 
 #[derive(Command, Serialize, Deserialize)]
 #[command(domain = Notes, reply = u64)]
-struct Write {
+pub(crate) struct Write {
     #[key]
     book: String,
     text: Vec<u8>,
@@ -25,13 +25,13 @@ struct Write {
 
 #[derive(Event, Serialize, Deserialize)]
 #[event(domain = Notes)]
-struct Written {
+pub(crate) struct Written {
     text: Vec<u8>,
 }
 
 #[derive(Aggregate, Default)]
 #[aggregate(domain = Notes, handles(Write), applies(Written))]
-struct Book {
+pub(crate) struct Book {
     notes: u64,
 }
 
@@ -50,14 +50,14 @@ impl Apply<Written> for Book {
 
 #[derive(Query, Serialize, Deserialize)]
 #[query(domain = Notes, reply = u64)]
-struct HowMany {}
+pub(crate) struct HowMany {}
 
 /// How many events all subscribers have projected.
 static PROJECTED: AtomicU64 = AtomicU64::new(0);
 
 #[derive(Projection, Default, Serialize, Deserialize)]
 #[projection(projects(Written), answers(HowMany))]
-struct Reader {
+pub(crate) struct Reader {
     books: BTreeMap<String, u64>,
 }
 
@@ -74,17 +74,17 @@ impl Answer<HowMany> for Reader {
     }
 }
 
-fn write(book: usize) -> Write {
+pub(crate) fn write(book: usize) -> Write {
     Write { book: format!("book-{book}"), text: vec![7; BYTES] }
 }
 
-async fn bridge(url: &str, run: u64) -> NatsBridge {
+pub(crate) async fn bridge(url: &str, run: u64) -> NatsBridge {
     // A namespace for each run: what the last one left on the server is not in the way.
     let namespace = Namespace::new(&format!("run{run}")).expect("a namespace");
     NatsBridge::builder(url).namespace(namespace).stream_bytes(64 << 20).connect().await.expect("connects")
 }
 
-fn next_run() -> u64 {
+pub(crate) fn next_run() -> u64 {
     static RUNS: AtomicU64 = AtomicU64::new(0);
     RUNS.fetch_add(1, Ordering::Relaxed)
 }
