@@ -98,7 +98,7 @@ impl<A: Stateful> TypeDoor<A> {
         }
         match self.plan.replies.get(&(envelope.domain.as_str(), envelope.name.as_str())) {
             Some(decide) => decide(&state.user, envelope, effects)?,
-            None if rejection.is_some() && A::ROLE == Role::Saga => drop(effects.compensate()),
+            None if rejection.is_some() && A::ROLE == Role::Saga => drop(effects.begin_undo()),
             None => {}
         }
         Ok(())

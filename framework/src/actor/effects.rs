@@ -233,16 +233,8 @@ impl<A: Stateful> Effects<A> {
         self.dispatch(id, planned, Wants::Nothing);
     }
 
-    /// Ends the saga. What comes later does nothing; its timers are cleared.
-    pub fn complete(&mut self) {
-        self.ended = true;
-    }
-
-    /// Undoes the steps that were sent with [`undo_with`](Sent::undo_with), in reverse: each once, the next when the one
-    /// before has replied, and only those that were done. Then the saga ends. Meanwhile events and timers do nothing.
-    ///
-    /// An undoing command that is rejected becomes a dead letter of this saga: a person must look.
-    pub fn compensate(&mut self) -> Compensating<'_, A> {
+    /// Begins to undo the steps so far.
+    pub(crate) fn begin_undo(&mut self) -> Compensating<'_, A> {
         self.undo.push(UndoChange::Begin { finally: Vec::new() });
         Compensating { effects: self }
     }
@@ -281,8 +273,8 @@ pub struct Sent<'a, A: Stateful> {
 }
 
 impl<A: Stateful> Sent<'_, A> {
-    /// Names the command that undoes this one, in case the saga [compensates](Effects::compensate).
-    pub fn undo_with<C: Command>(self, undo: C) -> Self {
+    /// Takes down the command that undoes this one.
+    pub(crate) fn take_undo<C: Command>(self, undo: C) -> Self {
         if let Some(undo) = self.effects.planned(&undo) {
             // Whether the step was done decides whether it is undone, so its reply must be known in any case.
             if let Some(sent) = self.effects.outgoing.last_mut() {

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use crate::actor::{Effects, Plan, Stateful, TimerSlot};
-use crate::message::{Document, Domain};
+use crate::actor::{Compensating, Effects, Plan, Sent, Stateful, TimerSlot};
+use crate::message::{Command, Document, Domain};
 
 /// An event-sourced actor that reacts to events by sending commands. Derived with `#[derive(Saga)]`.
 pub trait Saga: Stateful {}
@@ -54,5 +54,27 @@ impl<A: Stateful> Effects<A> {
         A: Wake<T>,
     {
         self.timers.push(TimerSlot::Clear { name: T::NAME });
+    }
+}
+
+impl<A: Saga> Effects<A> {
+    /// Ends the saga. What comes later does nothing; its timers are cleared.
+    pub fn complete(&mut self) {
+        self.ended = true;
+    }
+
+    /// Undoes the steps that were sent with [`undo_with`](Sent::undo_with), in reverse: each once, the next when the one
+    /// before has replied, and only those that were done. Then the saga ends. Meanwhile events and timers do nothing.
+    ///
+    /// An undoing command that is rejected becomes a dead letter of this saga: a person must look.
+    pub fn compensate(&mut self) -> Compensating<'_, A> {
+        self.begin_undo()
+    }
+}
+
+impl<A: Saga> Sent<'_, A> {
+    /// Names the command that undoes this one, in case the saga [compensates](Effects::compensate).
+    pub fn undo_with<C: Command>(self, undo: C) -> Self {
+        self.take_undo(undo)
     }
 }
