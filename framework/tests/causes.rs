@@ -43,11 +43,11 @@ async fn causes_and_correlation_are_kept_over_three_hops() {
     let to = turns(&money, "bank", "account", "bob").await;
     // Client -> saga -> account -> saga -> account: everything has the first command's id as its correlation.
     let started = saga.iter().find(|turn| turn.id == id).expect("the saga has the command");
-    let withdraw = started.sent.first().expect("it sends the withdrawal").0;
+    let withdraw = started.sent.first().expect("it sends the withdrawal").id;
     let withdrawn = from.iter().find(|turn| turn.id == withdraw).expect("the account has handled that withdrawal");
     let event = withdrawn.events.first().expect("it records the event");
     assert_eq!(event.cause, withdraw);
-    let reacted = saga.iter().find(|turn| turn.sent.iter().any(|(id, _)| to.iter().any(|turn| turn.id == *id)));
+    let reacted = saga.iter().find(|turn| turn.sent.iter().any(|sent| to.iter().any(|turn| turn.id == sent.id)));
     assert!(reacted.is_some(), "the saga's deposit is the one that the other account has handled");
     for turn in saga.iter().skip_while(|turn| turn.id != id).take_while(|turn| !turn.events.is_empty()) {
         assert_eq!(turn.correlation, id);

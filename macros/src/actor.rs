@@ -24,6 +24,7 @@ const DOMAIN: Known = Known { name: "domain", form: Form::Path, write: "domain =
 const NAME: Known = Known { name: "name", form: Form::Name, write: "name = \"account\"" };
 const HANDLES: Known = Known { name: "handles", form: Form::Paths, write: "handles(Deposit, Withdraw)" };
 const APPLIES: Known = Known { name: "applies", form: Form::Paths, write: "applies(Deposited, Withdrawn)" };
+const RECORDS: Known = Known { name: "records", form: Form::Paths, write: "records(StatementSent)" };
 const REACTS: Known = Known { name: "reacts", form: Form::Paths, write: "reacts(OrderPlaced)" };
 const REPLIES: Known = Known { name: "replies", form: Form::Paths, write: "replies(Reserve)" };
 const TIMERS: Known = Known { name: "timers", form: Form::Paths, write: "timers(PaymentOverdue)" };
@@ -33,12 +34,13 @@ const SNAPSHOT_KEYS: &[Known] = &[
     Known { name: "every", form: Form::Number { least: 1, most: 1_000_000 }, write: "every = 200" },
     Known { name: "schema", form: Form::Number { least: 1, most: u32::MAX }, write: "schema = 1" },
 ];
-const KEYS: &[Known] = &[DOMAIN, NAME, HANDLES, APPLIES, REACTS, REPLIES, TIMERS, SNAPSHOT];
+const KEYS: &[Known] = &[DOMAIN, NAME, HANDLES, APPLIES, RECORDS, REACTS, REPLIES, TIMERS, SNAPSHOT];
 
 /// The lists, and the kind of message in each.
 const LISTS: &[(&str, &str)] = &[
     ("handles", "command"),
     ("applies", "event"),
+    ("records", "event"),
     ("reacts", "event"),
     ("replies", "command"),
     ("timers", "document"),
@@ -138,15 +140,27 @@ pub(crate) fn expand(role: Role, input: &DeriveInput) -> TokenStream {
 
 /// What lets handlers record the listed events.
 fn applies(given: &Given, input: &DeriveInput) -> TokenStream {
-    let implement = |(at, event): (usize, &Type)| {
+    let implement = |list: &'static str, (at, event): (usize, &Type)| {
         // Spanned at the listed event: a missing `Apply` is reported where this implementation says it is about.
         let span = event.span();
         let mut ident = input.ident.clone();
         ident.set_span(span);
-        let event = shape::checked("applies", at, span);
-        quote_spanned!(span=> #[automatically_derived] impl ::whizbang::derive::Applies<#event> for #ident {})
+        let checked = shape::checked(list, at, span);
+        let nothing = (list == "records").then(|| {
+            quote_spanned! {span=>
+                #[automatically_derived]
+                impl ::whizbang::derive::Apply<#checked> for #ident {
+                    fn apply(&mut self, _: &#checked) {}
+                }
+            }
+        });
+        quote_spanned! {span=>
+            #[automatically_derived] impl ::whizbang::derive::Applies<#checked> for #ident {}
+            #nothing
+        }
     };
-    given.types("applies").iter().enumerate().map(implement).collect()
+    let list = |list: &'static str| given.types(list).iter().enumerate().map(move |event| implement(list, event));
+    list("applies").chain(list("records")).collect()
 }
 
 /// What lets handlers record every event that is applied, listed or not.

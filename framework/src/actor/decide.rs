@@ -114,7 +114,7 @@ impl<A: Stateful> TypeDoor<A> {
         let Some(origin) = envelope.origin.as_ref().filter(|_| wanted) else { return };
         let to = origin.shard.clone();
         let reply = Envelope {
-            id: effects.turn.id.derive("reply", 0),
+            id: MessageId::of_reply(effects.turn.id),
             kind: Kind::Reply,
             name: envelope.name.clone(),
             version: envelope.version,

@@ -49,7 +49,7 @@ pub trait Applies<E: Event>: Apply<E> {}
 #[diagnostic::on_unimplemented(
     message = "`{A}` cannot record `{Self}`",
     label = "not listed in `applies(…)` of `{A}`",
-    note = "add `{Self}` to `applies(…)` and write `impl Apply<{Self}> for {A}`"
+    note = "add `{Self}` to `applies(…)` and write `impl Apply<{Self}> for {A}`; or to `records(…)`, if it changes nothing in `{A}`"
 )]
 pub trait RecordedBy<A>: Event {
     /// Changes the state of the actor.
@@ -119,6 +119,14 @@ impl<A: Stateful> Plan<A> {
             user.apply(&E::decode(version, codec, bytes)?);
             Ok(())
         });
+    }
+
+    /// Lists an event that the actor records and that changes nothing in its state.
+    pub fn records<E: Event + Of<A::Domain>>(&mut self)
+    where
+        A: Applies<E>,
+    {
+        self.add_apply::<E>(|_, _, _, _| Ok(()));
     }
 
     /// Lists an event that the actor reacts to.

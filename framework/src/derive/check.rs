@@ -93,6 +93,11 @@ pub const fn applies<A: Stateful + Apply<M>, M: Event + Of<A::Domain>>() -> usiz
     0
 }
 
+/// Checks an entry of `records(…)`.
+pub const fn records<A: Stateful, M: Event + Of<A::Domain>>() -> usize {
+    0
+}
+
 /// Checks an entry of `reacts(…)`.
 pub const fn reacts<A: React<M>, M: Event>() -> usize {
     0

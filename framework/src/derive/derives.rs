@@ -159,6 +159,7 @@ pub use whizbang_macros::Document;
 /// | `name = "account"` | its name in the store; never change it once something is stored | 1 to 64 of `A-Z a-z 0-9 _ -` | the type's name, `BankAccount` as `bank-account` |
 /// | `handles(Deposit)` | commands of its domain, with [`Handle`](crate::Handle) | one or more | none |
 /// | `applies(Deposited)` | events of its domain that it records, with [`Apply`](crate::Apply) | one or more | none |
+/// | `records(StatementSent)` | events of its domain that it records and that change nothing in its state: others take them | one or more | none |
 /// | `reacts(OrderPlaced)` | events of any domain, with [`React`](crate::React) | one or more | none |
 /// | `replies(Reserve)` | commands it sends and whose replies it takes, with [`OnReply`](crate::OnReply) | one or more | none |
 /// | `timers(PaymentOverdue)` | documents that wake it, with [`Wake`](crate::Wake) | one or more | none |

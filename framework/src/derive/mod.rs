@@ -12,7 +12,7 @@ pub mod serial;
 
 pub use check::{
     KeyField, Listed, Upcast, answers, applies, command, document, event, handles, on, performs, projects, query,
-    reacts, replies, timers,
+    reacts, records, replies, timers,
 };
 pub use coding::{Coding, coding, never_coded};
 pub use run::block_on;

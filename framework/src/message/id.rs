@@ -36,6 +36,11 @@ impl MessageId {
         Self::hashed(&[b"of", &self.0.to_be_bytes(), stream.as_bytes(), &index.to_be_bytes()])
     }
 
+    /// The id of the reply to the command `command`.
+    pub fn of_reply(command: Self) -> Self {
+        command.derive("reply", 0)
+    }
+
     /// The id of the event at `position` of a shard's log, which came of the message `cause`.
     pub fn of_event(shard: &ShardId, position: u64, cause: Self) -> Self {
         let place = [&shard.shard.to_be_bytes()[..], &position.to_be_bytes()[..]].concat();

@@ -66,7 +66,7 @@ pub enum SendError {
         /// The command's id.
         id: MessageId,
     },
-    /// The deadline had passed before the command's turn began. Nothing was done.
+    /// The deadline had passed before the command's turn began. Nothing was done; send again if it still matters.
     #[error("the deadline had passed before the turn began")]
     Late,
     /// The command could not be handled and is a dead letter of the owner now; its key is parked. It will be handled when
@@ -123,9 +123,12 @@ impl SendError {
     /// Whether sending again, with the same id, may succeed without anybody's help.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Busy { .. } | Self::NoOwner { .. } | Self::NoReply { .. } | Self::Unknown { .. } | Self::Stopped => {
-                true
-            }
+            Self::Busy { .. }
+            | Self::NoOwner { .. }
+            | Self::NoReply { .. }
+            | Self::Late
+            | Self::Unknown { .. }
+            | Self::Stopped => true,
             Self::Refused(error) => error.is_transient(),
             _ => false,
         }

@@ -28,8 +28,8 @@ mod walk;
 pub use error::StoreError;
 pub use record::MAX_TURN_BYTES;
 pub use turn::{
-    DeadLetter, DeadLetterReason, EventWrite, Lane, Mark, Note, OutboxEntry, OutboxWrite, Snapshot, Source,
-    StoredEvent, StoredTurn, StreamState, Timer, TimerWrite, Turn, View, Watermark,
+    DeadLetter, DeadLetterReason, EventWrite, Lane, Mark, Note, OutboxEntry, OutboxWrite, SentMessage, Snapshot,
+    Source, StoredEvent, StoredTurn, StreamState, Timer, TimerWrite, Turn, View, Watermark,
 };
 
 use std::sync::Arc;
@@ -56,6 +56,13 @@ pub trait Store: Send + Sync + 'static {
         shards: u16,
         listener: Arc<dyn CommitListener>,
     ) -> BoxFuture<'a, Result<ShardHandle, StoreError>>;
+
+    /// Reads a shard without taking it: whoever owns it goes on owning it, and nothing is written. None if nobody ever has. For
+    /// reports and checks.
+    ///
+    /// # Errors
+    /// What reading can meet.
+    fn read<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<Option<Arc<dyn ShardReader>>, StoreError>>;
 
     /// The stored view of a projection, if there is one.
     fn view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Option<View>, StoreError>>;

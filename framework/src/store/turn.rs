@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::clock::Timestamp;
-use crate::message::{Codec, Envelope, MessageId, Name, ShardId, Wants};
+use crate::message::{Codec, Envelope, Kind, MessageId, Name, ShardId, Wants};
 
 /// One message through one actor, as it is written: all of it or nothing.
 #[derive(Clone, Debug)]
@@ -323,10 +323,23 @@ pub struct StoredTurn {
     pub events: Vec<StoredEvent>,
     /// The names of the timers set (`true`) or cleared (`false`).
     pub timers: Vec<(String, bool)>,
-    /// What was sent: the message ids, and which reply is wanted.
-    pub sent: Vec<(MessageId, Wants)>,
+    /// What was sent.
+    pub sent: Vec<SentMessage>,
     /// What else the actor must remember.
     pub notes: Vec<Note>,
+}
+
+/// A message that a turn has sent. The whole of it stands in the outbox until its receiver has committed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SentMessage {
+    /// Its id.
+    pub id: MessageId,
+    /// A command, or the reply to one.
+    pub kind: Kind,
+    /// The command's name, also if it is the reply.
+    pub name: Name,
+    /// Which reply is wanted.
+    pub wants: Wants,
 }
 
 /// What an actor is rebuilt from.

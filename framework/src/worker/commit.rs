@@ -170,7 +170,7 @@ impl<W: Worker> WorkerDoor<W> {
         let origin = envelope.origin.as_ref().filter(|_| wanted)?;
         let to = origin.shard.clone();
         let reply = Envelope {
-            id: envelope.id.derive("reply", 0),
+            id: MessageId::of_reply(envelope.id),
             kind: Kind::Reply,
             name: envelope.name.clone(),
             version: envelope.version,

@@ -12,7 +12,7 @@ use super::commit::{Book, End, Entry};
 use super::door::{Number, WorkerDoor};
 use super::ledger::Ledger;
 use super::plan::{Done, Undone};
-use super::{Job, Worker};
+use super::{Job, Worker, stream_of};
 use crate::actor::{ShardCell, panic_text, replied_before};
 use crate::inbox::Admission;
 use crate::message::{Codec, Domain, Envelope, Kind, MessageId, digest};
@@ -51,7 +51,7 @@ impl<W: Worker> WorkerDoor<W> {
     /// The stream in which the message is written down.
     pub(super) fn book(&self, shard: &Rc<ShardCell>, envelope: &Envelope) -> Rc<Book> {
         let single = envelope.kind == Kind::Command && envelope.origin.is_none() && envelope.id.time().is_none();
-        let key = if single { format!("key-{}", envelope.id) } else { format!("shard-{}", shard.id.shard) };
+        let key = if single { format!("key-{}", envelope.id) } else { stream_of(shard.id.shard) };
         let mut books = self.books.borrow_mut();
         let book = books.entry(key.clone()).or_insert_with(|| {
             Rc::new(Book {
@@ -242,7 +242,12 @@ impl<W: Worker> WorkerDoor<W> {
             target: TARGET, room = "worker", worker = %self.actor, message = %envelope.name, id = %envelope.id,
             correlation = %envelope.correlation, delivery, "a job begins",
         );
-        let job = Job { idempotency_key: envelope.id, delivery, correlation: envelope.correlation };
+        let job = Job {
+            idempotency_key: envelope.id,
+            delivery,
+            key: envelope.key.clone(),
+            correlation: envelope.correlation,
+        };
         let (worker, message) = (std::sync::Arc::clone(&self.worker), envelope.clone());
         let running = async move {
             #[cfg(feature = "testing")]

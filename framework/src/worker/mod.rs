@@ -17,7 +17,7 @@ pub use plan::WorkerPlan;
 
 use std::future::Future;
 
-use crate::message::{Command, Domain, Event, MessageId, Rejection};
+use crate::message::{Command, Domain, Event, MessageId, Rejection, Shard};
 
 /// A pool of async handlers. Derived with `#[derive(Worker)]`, hosted with [`NodeBuilder::worker`](crate::NodeBuilder::worker).
 ///
@@ -69,6 +69,13 @@ pub trait Worker: Send + Sync + 'static {
         Self: Sized;
 }
 
+/// The key of the stream that holds what a worker has done for one shard: a turn for each job, with the id of its message.
+///
+/// What was done under an idempotency key of a caller from outside is not in it.
+pub fn stream_of(shard: Shard) -> String {
+    format!("shard-{shard}")
+}
+
 /// What a worker is told about its job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
@@ -76,6 +83,8 @@ pub struct Job {
     pub idempotency_key: MessageId,
     /// Which delivery this is, from 1.
     pub delivery: u32,
+    /// The key: of a command the one it was sent to, of an event that of the actor which recorded it.
+    pub key: String,
     /// The correlation id.
     pub correlation: MessageId,
 }

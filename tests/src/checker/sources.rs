@@ -85,7 +85,7 @@ fn check_sent(logs: &[ShardLog], by_shard: &BTreeMap<&ShardId, &ShardLog>, found
     for log in logs.iter().filter(|log| log.outbox_heads.iter().all(|(to, ..)| by_shard.contains_key(to))) {
         for stream in &log.streams {
             for turn in &stream.turns {
-                for (id, _) in turn.sent.iter().filter(|(id, _)| !taken.contains(id)) {
+                for id in turn.sent.iter().map(|sent| sent.id).filter(|id| !taken.contains(id)) {
                     let place = format!("{} turn {}", stream.named(&log.shard), turn.number);
                     found.add(Broken::Lost, format!("{place} has sent {id}, which nobody has taken"));
                 }

@@ -48,7 +48,7 @@ use self::shard::{Reader, Shard};
 use self::snapshots::Snapshots;
 use super::index::StreamHasher;
 use super::record::Location;
-use super::{CommitListener, ShardHandle, Store, StoreError, View};
+use super::{CommitListener, ShardHandle, ShardReader, Store, StoreError, View};
 use crate::clock::Clock;
 use crate::message::{IdSource, Name, ShardId};
 
@@ -274,6 +274,12 @@ impl Store for EmbeddedStore {
         listener: Arc<dyn CommitListener>,
     ) -> BoxFuture<'a, Result<ShardHandle, StoreError>> {
         self.take(shard, shards, listener).boxed()
+    }
+
+    fn read<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<Option<Arc<dyn ShardReader>>, StoreError>> {
+        let found = self.inner.registry.lock().by_id.get(shard).cloned();
+        let reader = found.map(|shard| Arc::new(Reader::new(Arc::clone(&self.inner), shard)) as Arc<dyn ShardReader>);
+        async move { Ok(reader) }.boxed()
     }
 
     fn view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Option<View>, StoreError>> {

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 #[cfg(feature = "testing")]
 pub use self::faults::Faults;
 use self::shard::{MemoryReader, MemoryShard, MemoryWriter};
-use super::{CommitListener, ShardHandle, Store, StoreError, View};
+use super::{CommitListener, ShardHandle, ShardReader, Store, StoreError, View};
 use crate::message::{Name, ShardId};
 
 /// A store in memory. A clone shares the data, so a node started again with a clone finds everything.
@@ -104,6 +104,11 @@ impl Store for MemoryStore {
         listener: Arc<dyn CommitListener>,
     ) -> BoxFuture<'a, Result<ShardHandle, StoreError>> {
         ready(self.open_now(shard, shards, listener)).boxed()
+    }
+
+    fn read<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<Option<Arc<dyn ShardReader>>, StoreError>> {
+        let found = self.0.shards.lock().get(shard).cloned();
+        ready(Ok(found.map(|shard| Arc::new(MemoryReader::new(shard)) as Arc<dyn ShardReader>))).boxed()
     }
 
     fn view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Option<View>, StoreError>> {

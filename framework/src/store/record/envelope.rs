@@ -7,6 +7,7 @@ use super::take::Take;
 use super::{Malformed, put};
 use crate::clock::Timestamp;
 use crate::message::{Envelope, Kind, MessageId, Origin, ShardId, Wants};
+use crate::store::SentMessage;
 
 const TO: u16 = 1;
 const TO_GIVEN: u16 = 1 << 1;
@@ -120,12 +121,14 @@ pub(super) fn read_id(bytes: &[u8]) -> Result<MessageId, Malformed> {
     take.id()
 }
 
-/// Only the id and which reply is wanted.
-pub(super) fn read_sent(bytes: &[u8]) -> Result<(MessageId, Wants), Malformed> {
+/// Only its beginning.
+pub(super) fn read_sent(bytes: &[u8], names: &mut Names) -> Result<SentMessage, Malformed> {
     let mut take = Take(bytes);
-    take.exactly(3)?;
+    take.exactly(2)?;
+    let kind = Kind::from_id(take.byte()?).ok_or(Malformed("a kind of message is unknown"))?;
     let wants = Wants::from_id(take.byte()?).ok_or(Malformed("what the sender wants is unknown"))?;
-    Ok((read_id(bytes)?, wants))
+    take.codec()?;
+    Ok(SentMessage { kind, wants, id: take.id()?, name: names.get(take.text()?)? })
 }
 
 /// Reads what [`write`] has put there; all of `bytes`, which lie in `record`.

@@ -70,7 +70,7 @@ impl TurnRecord<'_> {
             });
         }
         for entry in self.outbox() {
-            turn.sent.push(envelope::read_sent(entry.envelope)?);
+            turn.sent.push(envelope::read_sent(entry.envelope, names)?);
         }
         for note in self.notes() {
             turn.notes.push(match note {

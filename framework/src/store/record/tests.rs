@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::clock::Timestamp;
 use crate::message::{Codec, Envelope, Kind, MessageId, Name, Origin, ShardId, Wants};
-use crate::store::{DeadLetter, DeadLetterReason, EventWrite, Lane, Mark, Note, OutboxWrite, Source, TimerWrite, Turn};
+use crate::store::{
+    DeadLetter, DeadLetterReason, EventWrite, Lane, Mark, Note, OutboxWrite, SentMessage, Source, TimerWrite, Turn,
+};
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -117,7 +119,7 @@ fn a_turn_with_everything_is_read_as_it_was_written() {
     assert_eq!(stored.events.iter().map(|event| event.position).collect::<Vec<_>>(), [101, 102]);
     assert_eq!(stored.events.iter().map(|event| event.stream_version).collect::<Vec<_>>(), [31, 32]);
     assert_eq!(stored.timers, [("pay".to_owned(), true), ("ship".to_owned(), false)]);
-    assert_eq!(stored.sent, [(sent.id, sent.wants)]);
+    assert_eq!(stored.sent, [SentMessage { id: sent.id, kind: sent.kind, name: sent.name.clone(), wants: sent.wants }]);
     assert_eq!(stored.notes[1], Note::DeadLetter(Box::new(letter)));
     assert_eq!(stored.notes.len(), 5);
     let from = ShardId::new(name("orders"), 1);

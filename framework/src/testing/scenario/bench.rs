@@ -294,7 +294,7 @@ impl<A: Stateful> Bench<A> {
         let shard = command.to.clone().expect("what an actor sends has a destination");
         let (source, sequence) = self.place(Source { shard, lane: Lane::Direct });
         let envelope = Envelope {
-            id: command.id.derive("reply", 0),
+            id: MessageId::of_reply(command.id),
             kind: Kind::Reply,
             causation: Some(command.id),
             key: self.live().key.clone(),
@@ -406,7 +406,7 @@ impl<A: Stateful> Bench<A> {
                 entries.insert(envelope.id, envelope);
             }
         }
-        let sent = turn.sent.iter().filter_map(|(id, _)| entries.remove(id));
+        let sent = turn.sent.iter().filter_map(|sent| entries.remove(&sent.id));
         sent.filter(|envelope| envelope.kind == Kind::Command).collect()
     }
 }

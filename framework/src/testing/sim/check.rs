@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 
 use super::World;
 use crate::message::{MessageId, Name, ShardId};
-use crate::store::{Lane, Note, ShardReader, Source, StoredEvent, StoredTurn};
+use crate::store::{Lane, Note, SentMessage, ShardReader, Source, StoredEvent, StoredTurn};
 
 /// All streams of a shard, by actor type and key.
 pub(super) fn streams(reader: &Arc<dyn ShardReader>) -> Vec<(Name, String)> {
@@ -201,7 +201,7 @@ fn sent_once(turns: &[Placed]) -> Result<(), String> {
         *taken.entry(at.turn.id).or_default() += 1;
     }
     for at in turns {
-        for (id, _) in &at.turn.sent {
+        for SentMessage { id, .. } in &at.turn.sent {
             match taken.get(id) {
                 Some(1) => {}
                 Some(times) => {

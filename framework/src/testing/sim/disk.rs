@@ -228,6 +228,10 @@ impl Store for Disk {
         })
     }
 
+    fn read<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<Option<Arc<dyn ShardReader>>, StoreError>> {
+        self.0.memory.read(shard)
+    }
+
     fn view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Option<View>, StoreError>> {
         self.0.memory.view(projection)
     }

@@ -84,6 +84,7 @@ macro_rules! store_suite {
             an_older_owner_is_fenced
             a_younger_owner_finds_what_the_older_one_appended
             the_number_of_shards_is_fixed
+            a_shard_is_read_without_being_taken
             everything_is_found_after_a_restart
             a_restarted_store_goes_on_where_it_was
             commits_are_reported_in_order

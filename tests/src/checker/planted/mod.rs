@@ -6,7 +6,7 @@
 mod world;
 
 use bytes::Bytes;
-use whizbang::message::{ShardId, Wants};
+use whizbang::message::{Kind, ShardId};
 use whizbang::store::{Note, StoredEvent, StoredTurn};
 
 use super::{Applied, Broken, Ledger, Stage, Verdict};
@@ -211,7 +211,7 @@ const ALWAYS: &[Planted] = &[
     (
         "a message that a turn has sent is not in the outbox",
         |w| {
-            w.saga().turns[0].sent.push((id(777), Wants::Nothing));
+            w.saga().turns[0].sent.push(sent(Kind::Reply, 777));
         },
         Broken::Lost,
     ),
@@ -225,11 +225,11 @@ const WHEN_QUIET: &[Planted] = &[
         "a sent command has not arrived",
         |w| {
             w.bonus.outbox_heads[0].2 = 5;
-            w.saga().turns[0].sent.push((id(1), Wants::Nothing));
+            w.saga().turns[0].sent.push(sent(Kind::Reply, 1));
         },
         Broken::Lost,
     ),
-    ("another command has arrived than was sent", |w| w.saga().turns[0].sent[0].0 = id(777), Broken::Lost),
+    ("another command has arrived than was sent", |w| w.saga().turns[0].sent[0].id = id(777), Broken::Lost),
     ("a sender believes too much", |w| w.bonus.outbox_heads[0] = (bank(), 5, 4), Broken::Phantom),
     ("a subscriber has not applied the newest event", |w| drop(w.view.pop()), Broken::Lost),
     ("a subscriber has applied nothing", |w| w.view.clear(), Broken::Lost),

@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use whizbang::clock::Timestamp;
 use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, ShardId, Wants};
-use whizbang::store::{DeadLetter, DeadLetterReason, Lane, Note, Source, StoredEvent, StoredTurn, Watermark};
+use whizbang::store::{
+    DeadLetter, DeadLetterReason, Lane, Note, SentMessage, Source, StoredEvent, StoredTurn, Watermark,
+};
 
 use super::super::{Applied, Ledger, ShardLog, Stage, StreamLog, Verdict};
 
@@ -159,14 +161,14 @@ impl World {
         // The saga reacts to the four events, sends a command for each, and takes its reply; one timer is set and rings.
         for n in 1..=4 {
             let mut reaction = from(100 + u128::from(n), events_for_saga(), n);
-            reaction.sent = vec![(id(200 + u128::from(n)), Wants::Reply)];
+            reaction.sent = vec![sent(Kind::Command, 200 + u128::from(n))];
             reaction.timers = if n == 1 { vec![("late".into(), true)] } else { Vec::new() };
             add(&mut saga, "saga", "ada", reaction, 1);
         }
         add(&mut saga, "saga", "ada", StoredTurn { timer: Some("late".into()), ..turn(150) }, 0);
         for n in 1..=4 {
             let mut handling = from(200 + u128::from(n), direct(saga.shard.clone()), n);
-            handling.sent = vec![(id(300 + u128::from(n)), Wants::Nothing)];
+            handling.sent = vec![sent(Kind::Reply, 300 + u128::from(n))];
             add(&mut bank, "account", "ada", handling, 1);
             add(&mut saga, "saga", "ada", from(300 + u128::from(n), direct(bank.shard.clone()), n), 0);
         }
@@ -224,4 +226,10 @@ impl World {
     pub(super) fn saga(&mut self) -> &mut StreamLog {
         &mut self.bonus.streams[0]
     }
+}
+
+/// A message that was sent.
+pub(super) fn sent(kind: Kind, number: u128) -> SentMessage {
+    let wants = if kind == Kind::Command { Wants::Reply } else { Wants::Nothing };
+    SentMessage { id: id(number), kind, name: name("Withdraw"), wants }
 }

@@ -52,6 +52,26 @@ pub async fn a_younger_owner_finds_what_the_older_one_appended(fixture: &impl Fi
     young.commit(&Draft::new("Account", "ada", 5).at(5, 4).event("Deposited", "5")).await;
 }
 
+/// Who only reads a shard takes it from nobody.
+pub async fn a_shard_is_read_without_being_taken(fixture: &impl Fixture) {
+    let store = fixture.store().await;
+    let bank = shard("bank", 0);
+    assert!(store.read(&bank).await.unwrap().is_none());
+    let mut owner = Owner::take(&store, &bank).await;
+    owner.commit(&Draft::new("Account", "ada", 1).event("Deposited", "1")).await;
+    let reader = store.read(&bank).await.unwrap().expect("the shard is there");
+    assert_eq!(reader.events(0, 10).await.unwrap(), owner.reader.events(0, 10).await.unwrap());
+    owner.commit(&Draft::new("Account", "ada", 2).at(2, 1).event("Deposited", "2")).await;
+    assert_eq!((owner.reader.position(), reader.position()), (2, 2));
+    store.close().await.unwrap();
+    drop((owner, reader, store));
+
+    let again = fixture.store().await;
+    let reader = again.read(&bank).await.unwrap().expect("the shard is there after a restart");
+    assert_eq!(reader.position(), 2);
+    assert!(again.read(&shard("bank", 1)).await.unwrap().is_none());
+}
+
 /// The first opening says how many shards a domain has; there is none beyond.
 pub async fn the_number_of_shards_is_fixed(fixture: &impl Fixture) {
     let store = fixture.store().await;

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::super::draft::{id, letter, name, shard};
 use super::super::{Draft, Fixture, Owner};
 use crate::clock::Timestamp;
-use crate::message::{Codec, MAX_PAYLOAD_BYTES, Wants};
+use crate::message::{Codec, Kind, MAX_PAYLOAD_BYTES, Wants};
 use crate::store::{Lane, MAX_TURN_BYTES, Note, Source, StoreError};
 
 /// Everything a turn can hold comes back.
@@ -40,7 +40,8 @@ pub async fn a_turn_is_read_as_it_was_written(fixture: &impl Fixture) {
     assert_eq!((turn.digest, &turn.timer), (None, &None));
     assert_eq!((&turn.reply[..], turn.reply_codec), (&b"yes"[..], Codec::Json));
     assert_eq!(turn.timers, [("pay".to_owned(), true), ("ship".to_owned(), false)]);
-    assert_eq!(turn.sent, [(id(70), Wants::Reply), (id(71), Wants::Reply)]);
+    let sent: Vec<_> = turn.sent.iter().map(|sent| (sent.id, sent.kind, sent.name.as_str(), sent.wants)).collect();
+    assert_eq!(sent, [70, 71].map(|number| (id(number), Kind::Command, "Do", Wants::Reply)));
     let notes = [
         Note::Attempt { message: id(3), attempt: 2 },
         letter("Account", "ada", 8),
