@@ -23,6 +23,7 @@ An order business of six services that meet only through messages.
     --json FILE   also writes the report as JSON
     --nats URL    the services meet over this NATS server, each with a connection of its own
     --processes   each service is a process of its own, with a nats-server between them that is started as well
+    --log LEVEL   what the framework says of its work goes to the standard error: error, warn, info, debug, trace
     --help        this
 
 Exit code: 0 all is well, 1 an order is open or a balance is off, 2 the call was wrong, 3 all is well but some orders of the
@@ -58,6 +59,7 @@ pub(crate) struct Arguments {
     pub(crate) json: Option<PathBuf>,
     pub(crate) html: Option<PathBuf>,
     pub(crate) nats: Option<String>,
+    pub(crate) log: Option<String>,
     pub(crate) files: Vec<PathBuf>,
 }
 
@@ -73,6 +75,7 @@ impl Arguments {
             json: None,
             html: None,
             nats: None,
+            log: None,
             files: Vec::new(),
         };
         if let Some(task) = words.peek().and_then(|word| task(word)) {
@@ -93,6 +96,7 @@ impl Arguments {
                 "--json" => arguments.json = Some(value()?.into()),
                 "--html" => arguments.html = Some(value()?.into()),
                 "--nats" => arguments.nats = Some(value()?),
+                "--log" => arguments.log = Some(level(&value()?)?),
                 "--processes" if arguments.task == Task::Run => arguments.task = Task::Processes,
                 "--help" | "-h" => arguments.task = Task::Help,
                 option if option.starts_with('-') => return Err(format!("there is no option {option} here")),
@@ -124,6 +128,13 @@ fn service(name: &str) -> Result<Service, String> {
         let names = Service::ALL.map(Service::name).join(", ");
         format!("there is no service `{name}`; the services are {names}")
     })
+}
+
+fn level(word: &str) -> Result<String, String> {
+    match word {
+        "error" | "warn" | "info" | "debug" | "trace" => Ok(word.to_owned()),
+        _ => Err(format!("--log is `{word}`, expected error, warn, info, debug or trace")),
+    }
 }
 
 fn number(option: &str, value: &str, most: u64) -> Result<u64, String> {

@@ -81,14 +81,36 @@ async fn connect(url: &str, namespace: &Namespace) -> Result<NatsBridge, ShopErr
 /// The namespace of the shop in a folder: made up once, for what another shop has left on the server is not ours.
 fn namespace(folder: &Path) -> io::Result<Namespace> {
     let file = folder.join("namespace");
-    let text = match std::fs::read_to_string(&file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let text = format!("shop{:016x}", IdSource::random(Clock::system()).next_u64());
-            std::fs::create_dir_all(folder)?;
-            std::fs::write(&file, &text)?;
-            text
+    if !file.exists() {
+        let mine = format!("shop{:016x}", IdSource::random(Clock::system()).next_u64());
+        let draft = folder.join(&mine);
+        std::fs::create_dir_all(folder)?;
+        std::fs::write(&draft, &mine)?;
+        // Several services may start at once, each with a draft: the first one appears, whole, and counts for all.
+        let linked = std::fs::hard_link(&draft, &file);
+        std::fs::remove_file(&draft)?;
+        linked.or_else(|error| if file.exists() { Ok(()) } else { Err(error) })?;
+    }
+    Namespace::new(std::fs::read_to_string(&file)?.trim()).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_that_start_at_once_agree_on_the_namespace() {
+        let folder = std::env::temp_dir().join(format!("shop-namespace-{}", std::process::id()));
+        for _ in 0..20 {
+            let starts: Vec<_> = (0..7)
+                .map(|_| {
+                    let folder = folder.clone();
+                    std::thread::spawn(move || namespace(&folder).unwrap())
+                })
+                .collect();
+            let found: Vec<_> = starts.into_iter().map(|start| start.join().unwrap()).collect();
+            assert!(found.windows(2).all(|two| two[0] == two[1]), "{found:?}");
+            std::fs::remove_dir_all(&folder).unwrap();
         }
-        text => text?,
-    };
-    Namespace::new(text.trim()).map_err(io::Error::other)
+    }
 }

@@ -29,6 +29,11 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Some(level) =
+        arguments.log.as_deref().and_then(|level| level.parse::<tracing_subscriber::filter::LevelFilter>().ok())
+    {
+        tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).init();
+    }
     let done = match &arguments.task {
         Task::Help => {
             print!("{}", arguments::HELP);
@@ -64,7 +69,7 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, ShopError> {
 
 /// Six processes and a server.
 async fn run_processes(arguments: &Arguments) -> Result<ExitCode, ShopError> {
-    let processes = Processes::start(&arguments.data).await?;
+    let processes = Processes::start(&arguments.data, arguments.log.as_deref()).await?;
     let home = Home::open(&arguments.data)?;
     let link = Link::new(Some(processes.url()), &arguments.data)?;
     let complaints = place_and_wait(arguments, &home, &link).await?;

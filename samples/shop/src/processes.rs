@@ -35,7 +35,7 @@ struct Process {
 
 impl Processes {
     /// Starts a nats-server on a free port and the six services.
-    pub(crate) async fn start(data: &Path) -> io::Result<Self> {
+    pub(crate) async fn start(data: &Path, log: Option<&str>) -> io::Result<Self> {
         let server = nats_server()?;
         let folder = data.join("nats");
         std::fs::create_dir_all(&folder)?;
@@ -56,7 +56,8 @@ impl Processes {
         let data = data.display().to_string();
         for service in Service::ALL {
             let name = service.name();
-            let arguments = ["serve", name, "--nats", &url, "--data", &data].map(str::to_owned);
+            let mut arguments = ["serve", name, "--nats", &url, "--data", &data].map(str::to_owned).to_vec();
+            arguments.extend(log.into_iter().flat_map(|level| ["--log".to_owned(), level.to_owned()]));
             processes.push(Process::start(name, &shop, &arguments)?);
         }
         let kept = Rc::new(Kept { processes: RefCell::new(processes), stopping: Cell::new(false) });

@@ -20,6 +20,8 @@ const OPEN: u64 = 128;
 const AT_ONCE: u64 = 32;
 /// How often the progress is looked at.
 const LOOK: Duration = Duration::from_millis(2);
+/// How long an answer is waited for before the same is asked again: who was killed does not answer any more.
+const ANSWER: Duration = Duration::from_secs(3);
 /// How long nothing may move before waiting ends.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -63,7 +65,10 @@ impl<'a> Counter<'a> {
     pub async fn restock(&self, note: &str, quantity: u64) -> Result<(), ShopError> {
         let products = (1..=CATALOG).map(product);
         let restocks = products.map(|product| {
-            patiently(move || self.client.send(Restock { product: product.clone(), note: note.to_owned(), quantity }))
+            patiently(move || {
+                let restock = Restock { product: product.clone(), note: note.to_owned(), quantity };
+                self.client.send(restock).deadline(ANSWER)
+            })
         });
         join_all(restocks).await.into_iter().collect::<Result<Vec<_>, _>>()?;
         Ok(())
@@ -92,7 +97,7 @@ impl<'a> Counter<'a> {
             let some = orders.by_ref().take(usize::try_from(room).unwrap_or(1));
             let client = &self.client;
             // An order sent twice is known the second time, so it may be sent until there is an answer.
-            let sent = some.map(|order| patiently(move || client.send(order.clone())));
+            let sent = some.map(|order| patiently(move || client.send(order.clone()).deadline(ANSWER)));
             for answer in join_all(sent).await {
                 match answer {
                     Ok(Placing::New) => placed.new += 1,
@@ -118,7 +123,7 @@ impl<'a> Counter<'a> {
         let mut moved = Instant::now();
         loop {
             let counts = self.progress().await?;
-            let sums = patiently(|| self.client.query(AskBooks {})).await?;
+            let sums = patiently(|| self.client.query(AskBooks {}).deadline(ANSWER)).await?;
             let mails = notifications::count(&home.mails())?;
             let now = (counts, sums, mails);
             if sums.are_even() && counts.placed == counts.ended() && mails >= counts.ended() {
@@ -139,11 +144,11 @@ impl<'a> Counter<'a> {
     /// # Errors
     /// What asking can meet.
     pub async fn sales(&self) -> Result<Sales, ShopError> {
-        Ok(patiently(|| self.client.query(AskRevenue {})).await?)
+        Ok(patiently(|| self.client.query(AskRevenue {}).deadline(ANSWER)).await?)
     }
 
     async fn progress(&mut self) -> Result<Counts, ShopError> {
-        let counts = patiently(|| self.client.query(AskProgress {})).await?;
+        let counts = patiently(|| self.client.query(AskProgress {}).deadline(ANSWER)).await?;
         (self.watch)(counts);
         Ok(counts)
     }

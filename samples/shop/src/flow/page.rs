@@ -6,7 +6,8 @@ use super::Flow;
 use crate::service::Service;
 
 /// The services that have a column: those that keep a log of the order.
-const COLUMNS: [Service; 4] = [Service::Orders, Service::Inventory, Service::Payments, Service::Shipping];
+const COLUMNS: [Service; 5] =
+    [Service::Orders, Service::Inventory, Service::Payments, Service::Shipping, Service::Notifications];
 
 const STYLE: &str = "
 :root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }

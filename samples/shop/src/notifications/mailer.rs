@@ -49,7 +49,8 @@ impl Mailer {
 
 impl On<OrderConfirmed> for Mailer {
     async fn on(&self, confirmed: OrderConfirmed, job: Job) -> Result<(), WorkError> {
-        let OrderConfirmed { order, cart, tracking } = confirmed;
+        let OrderConfirmed { cart, tracking } = confirmed;
+        let order = &job.key;
         let total = cart.total_cents();
         let mut text = format!("Hello {},\n\nyour order {order} is on its way to {}:\n\n", cart.customer, cart.city);
         for line in &cart.lines {
@@ -62,7 +63,8 @@ impl On<OrderConfirmed> for Mailer {
 
 impl On<OrderCancelled> for Mailer {
     async fn on(&self, cancelled: OrderCancelled, job: Job) -> Result<(), WorkError> {
-        let OrderCancelled { order, customer, reason } = cancelled;
+        let OrderCancelled { customer, reason } = cancelled;
+        let order = &job.key;
         let text = format!(
             "Hello {customer},\n\nwe are sorry, your order {order} was cancelled: {}.\nYou pay nothing.\n",
             reason.text()

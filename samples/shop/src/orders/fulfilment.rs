@@ -20,7 +20,8 @@ pub const PAYMENT_PATIENCE: Duration = Duration::from_secs(2);
     reacts(OrderPlaced, PaymentTaken, PaymentDeclined),
     replies(Reserve, Ship),
     timers(PaymentOverdue),
-    applies(FulfilmentBegun, LineReserved, FulfilmentPaid, FulfilmentGivenUp)
+    applies(FulfilmentBegun, LineReserved),
+    records(FulfilmentPaid, FulfilmentGivenUp)
 )]
 pub struct Fulfilment {
     cart: Option<Cart>,
@@ -142,12 +143,4 @@ impl Apply<LineReserved> for Fulfilment {
     fn apply(&mut self, _: &LineReserved) {
         self.reserved += 1;
     }
-}
-
-impl Apply<FulfilmentPaid> for Fulfilment {
-    fn apply(&mut self, _: &FulfilmentPaid) {}
-}
-
-impl Apply<FulfilmentGivenUp> for Fulfilment {
-    fn apply(&mut self, _: &FulfilmentGivenUp) {}
 }

@@ -106,8 +106,6 @@ pub struct OrderPlaced {
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
 #[event(domain = Orders)]
 pub struct OrderConfirmed {
-    /// The order.
-    pub order: String,
     /// What was ordered.
     pub cart: Cart,
     /// The number of the shipment.
@@ -118,8 +116,6 @@ pub struct OrderConfirmed {
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
 #[event(domain = Orders)]
 pub struct OrderCancelled {
-    /// The order.
-    pub order: String,
     /// Who had ordered.
     pub customer: String,
     /// Why.

@@ -43,7 +43,7 @@ impl Handle<PlaceOrder> for Order {
 impl Handle<ConfirmOrder> for Order {
     fn handle(&self, confirm: ConfirmOrder, effects: &mut Effects<Self>) -> Result<(), Rejection> {
         let cart = self.may_end(End::Confirmed)?;
-        effects.record(OrderConfirmed { order: confirm.order, cart: cart.clone(), tracking: confirm.tracking });
+        effects.record(OrderConfirmed { cart: cart.clone(), tracking: confirm.tracking });
         Ok(())
     }
 }
@@ -51,7 +51,7 @@ impl Handle<ConfirmOrder> for Order {
 impl Handle<CancelOrder> for Order {
     fn handle(&self, cancel: CancelOrder, effects: &mut Effects<Self>) -> Result<(), Rejection> {
         let customer = self.may_end(End::Cancelled)?.customer.clone();
-        effects.record(OrderCancelled { order: cancel.order, customer, reason: cancel.reason });
+        effects.record(OrderCancelled { customer, reason: cancel.reason });
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ mod provider;
 
 pub use cashier::Cashier;
 pub use payment::Payment;
-pub use provider::{Habits, Provider};
+pub use provider::{Habits, Mood, Provider};
 
 use whizbang::prelude::*;
 

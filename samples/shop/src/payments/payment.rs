@@ -13,7 +13,8 @@ use super::{
     domain = Payments,
     handles(TakePayment, RefundPayment),
     replies(Charge, ReturnMoney),
-    applies(PaymentBegun, PaymentTaken, PaymentDeclined, RefundBegun, PaymentRefunded)
+    applies(PaymentBegun, PaymentTaken, PaymentDeclined, RefundBegun),
+    records(PaymentRefunded)
 )]
 pub struct Payment {
     stage: Stage,
@@ -111,8 +112,4 @@ impl Apply<RefundBegun> for Payment {
     fn apply(&mut self, _: &RefundBegun) {
         self.refund = true;
     }
-}
-
-impl Apply<PaymentRefunded> for Payment {
-    fn apply(&mut self, _: &PaymentRefunded) {}
 }

@@ -21,7 +21,7 @@ pub struct Habits {
     pub answers_late: u32,
     /// How late.
     pub late: Duration,
-    /// It charges and its first answer gets lost.
+    /// It charges, and its first answer gets lost.
     pub loses_answers: u32,
     /// It is silent for [`silence`](Self::silence), whatever it is asked, and charges then.
     pub falls_silent: u32,
@@ -39,6 +39,41 @@ impl Default for Habits {
             falls_silent: 2,
             silence: Duration::from_secs(3),
         }
+    }
+}
+
+/// How the provider takes an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mood {
+    /// It charges and says so.
+    Good,
+    /// It declines.
+    Declines,
+    /// It charges and says so late.
+    AnswersLate,
+    /// It charges, and its first answer gets lost.
+    LosesAnswer,
+    /// It says nothing for long, and charges then.
+    FallsSilent,
+}
+
+impl Habits {
+    /// How the provider takes an order. It follows from the order's name.
+    pub fn mood(&self, order: &str) -> Mood {
+        let mut dice = crc32fast::hash(order.as_bytes()) % 1000;
+        let moods = [
+            (self.declines, Mood::Declines),
+            (self.answers_late, Mood::AnswersLate),
+            (self.falls_silent, Mood::FallsSilent),
+            (self.loses_answers, Mood::LosesAnswer),
+        ];
+        for (share, mood) in moods {
+            if dice < share {
+                return mood;
+            }
+            dice -= share;
+        }
+        Mood::Good
     }
 }
 
@@ -60,7 +95,7 @@ pub struct Provider {
 }
 
 struct Books {
-    ledger: Option<File>,
+    ledger: File,
     /// The keys that were asked with.
     known: HashSet<String>,
     balance_cents: i64,
@@ -76,12 +111,6 @@ struct Entry {
 }
 
 impl Provider {
-    /// A provider that remembers nothing when the process ends.
-    pub fn in_memory(habits: Habits) -> Self {
-        let books = Books { ledger: None, known: HashSet::new(), balance_cents: 0, silent_until: HashMap::new() };
-        Self { habits, books: Mutex::new(books) }
-    }
-
     /// A provider with a ledger in a file.
     ///
     /// # Errors
@@ -100,7 +129,7 @@ impl Provider {
         if bytes.last().is_some_and(|byte| *byte != b'\n') {
             ledger.write_all(b"\n")?;
         }
-        let books = Books { ledger: Some(ledger), known, balance_cents, silent_until: HashMap::new() };
+        let books = Books { ledger, known, balance_cents, silent_until: HashMap::new() };
         Ok(Self { habits, books: Mutex::new(books) })
     }
 
@@ -111,25 +140,15 @@ impl Provider {
 
     /// Charges an order, once for each key, and answers with a receipt.
     pub(super) async fn charge(&self, key: &str, order: &str, cents: u64) -> Result<String, ProviderError> {
-        let Habits { declines, answers_late, loses_answers, falls_silent, .. } = self.habits;
-        let mut mood = crc32fast::hash(order.as_bytes()) % 1000;
-        let mut is = |share: u32| {
-            let hit = mood < share;
-            mood = mood.wrapping_sub(share);
-            hit
-        };
-        if is(declines) {
-            return Err(ProviderError::Declined("the card is not covered"));
+        let mood = self.habits.mood(order);
+        match mood {
+            Mood::Declines => return Err(ProviderError::Declined("the card is not covered")),
+            Mood::AnswersLate => tokio::time::sleep(self.habits.late).await,
+            Mood::FallsSilent => self.silence(order).await,
+            Mood::LosesAnswer | Mood::Good => {}
         }
-        if is(answers_late) {
-            tokio::time::sleep(self.habits.late).await;
-        }
-        if is(falls_silent) {
-            self.silence(order).await;
-        }
-        let lost = is(loses_answers);
         let first = self.enter(key, order, i64::try_from(cents).unwrap_or(i64::MAX))?;
-        if lost && first {
+        if mood == Mood::LosesAnswer && first {
             std::future::pending::<()>().await;
         }
         Ok(format!("charged-{key}"))
@@ -158,11 +177,9 @@ impl Provider {
             return Ok(false);
         }
         let entry = Entry { key: key.to_owned(), order: order.to_owned(), cents };
-        if let Some(ledger) = &mut books.ledger {
-            let mut line = serde_json::to_string(&entry).map_err(std::io::Error::from)?;
-            line.push('\n');
-            ledger.write_all(line.as_bytes())?;
-        }
+        let mut line = serde_json::to_string(&entry).map_err(std::io::Error::from)?;
+        line.push('\n');
+        books.ledger.write_all(line.as_bytes())?;
         books.known.insert(entry.key);
         books.balance_cents += cents;
         Ok(true)

@@ -1,18 +1,17 @@
-//! Reads a service's logs from its store, when no node works on it.
+//! Reads a service's logs from its store, when no node works on it. Nothing is written.
 
 use std::sync::Arc;
 
 use whizbang::Domain;
 use whizbang::message::{Name, ShardId};
-use whizbang::store::{CommitListener, ShardReader, Store, StoreError, StoredEvent, Ticket};
+use whizbang::store::{ShardReader, Store, StoreError, StoredEvent};
 
 use crate::service::ShopError;
 
 /// How many events are read at a time.
 const PAGE: usize = 1000;
 
-/// Calls `each` with every event of a domain, shard by shard and in the order of their positions, then `shard` after each
-/// shard. Counts the dead letters.
+/// Calls `each` with every event of a domain, shard by shard and in the order of their positions. Counts the dead letters.
 ///
 /// # Errors
 /// What reading a store can meet.
@@ -23,7 +22,7 @@ pub async fn each_event<D: Domain>(
     let broken = |error: StoreError| ShopError::Log { service: D::NAME, reason: error.to_string() };
     let mut dead = 0;
     for shard in 0..D::SHARDS {
-        let (_, reader) = open_shard::<D>(store, shard).await?;
+        let Some((_, reader)) = shard_log::<D>(store, shard).await? else { continue };
         let mut after = 0;
         loop {
             let events = reader.events(after, PAGE).await.map_err(broken)?;
@@ -36,26 +35,17 @@ pub async fn each_event<D: Domain>(
     Ok(dead)
 }
 
-/// Opens a shard of a domain for reading.
+/// The log of a shard of a domain; none if nothing was ever in it.
 ///
 /// # Errors
-/// What opening a shard can meet.
-pub async fn open_shard<D: Domain>(
+/// What reading a store can meet.
+pub async fn shard_log<D: Domain>(
     store: &impl Store,
     shard: u16,
-) -> Result<(ShardId, Arc<dyn ShardReader>), ShopError> {
+) -> Result<Option<(ShardId, Arc<dyn ShardReader>)>, ShopError> {
     let broken = |reason: String| ShopError::Log { service: D::NAME, reason };
     let domain = Name::new(D::NAME).map_err(|error| broken(error.to_string()))?;
     let shard = ShardId::new(domain, shard);
-    let opened = store.open(&shard, D::SHARDS, Arc::new(Deaf)).await.map_err(|error| broken(error.to_string()))?;
-    Ok((shard, opened.reader))
-}
-
-/// Nothing is written here, so there is nothing to hear of.
-struct Deaf;
-
-impl CommitListener for Deaf {
-    fn committed(&self, _: Ticket) {}
-
-    fn failed(&self, _: StoreError) {}
+    let reader = store.read(&shard).await.map_err(|error| broken(error.to_string()))?;
+    Ok(reader.map(|reader| (shard, reader)))
 }

@@ -4,7 +4,7 @@ mod history;
 mod table;
 mod tally;
 
-pub use history::{each_event, open_shard};
+pub use history::{each_event, shard_log};
 pub use tally::tally;
 
 use std::collections::BTreeMap;

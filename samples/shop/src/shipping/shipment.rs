@@ -9,7 +9,7 @@ const UNSERVED: [&str; 2] = ["AQ", "BV"];
 
 /// The shipment of one order.
 #[derive(Aggregate, Default)]
-#[aggregate(domain = Shipping, handles(Ship), applies(Shipped, ParcelSent))]
+#[aggregate(domain = Shipping, handles(Ship), applies(Shipped), records(ParcelSent))]
 pub struct Shipment {
     tracking: Option<String>,
 }
@@ -38,8 +38,4 @@ impl Apply<Shipped> for Shipment {
     fn apply(&mut self, shipped: &Shipped) {
         self.tracking = Some(shipped.tracking.clone());
     }
-}
-
-impl Apply<ParcelSent> for Shipment {
-    fn apply(&mut self, _: &ParcelSent) {}
 }

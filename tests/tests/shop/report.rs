@@ -1,0 +1,82 @@
+//! The report: its form, and that it says what stands in the logs.
+
+use serde_json::{Value, json};
+
+use crate::recount::Recount;
+use crate::shop::Shop;
+
+#[test]
+fn the_report_says_what_is_counted_again_from_the_raw_logs() {
+    let shop = Shop::new();
+    let report = shop.report(&["--orders", "400", "--seed", "11"], 0);
+    let recount = Recount::of(&shop.data());
+    recount.assert_holds();
+    recount.assert_is(&report);
+}
+
+#[test]
+fn the_report_has_the_form_that_programs_rely_on() {
+    let report = Shop::new().report(&["--orders", "20"], 0);
+    assert_eq!(
+        shape(&report),
+        json!({
+            "orders": { "placed": "whole", "confirmed": "whole", "cancelled": "whole", "open": "whole" },
+            "cancelled_because": shape(&report["cancelled_because"]),
+            "stock": { "initial": "whole", "on_hand": "whole", "shipped": "whole", "reserved": "whole", "conserved": "bool" },
+            "money": { "charged_cents": "whole", "refunded_cents": "whole", "revenue_cents": "whole", "conserved": "bool" },
+            "emails": "whole",
+            "analytics": { "revenue_cents": "whole", "matches_log": "bool" },
+            "dead_letters": "whole",
+            "rate_orders_per_s": "number",
+            "latency_ms": { "p50": "whole", "p99": "whole" },
+        })
+    );
+}
+
+/// The same with the kind of each value in its place.
+fn shape(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), shape(value))).collect(),
+        Value::Bool(_) => "bool".into(),
+        Value::Number(number) if number.is_u64() => "whole".into(),
+        Value::Number(_) => "number".into(),
+        other => panic!("{other} in a report"),
+    }
+}
+
+#[test]
+fn a_ledger_that_says_otherwise_than_the_logs_is_a_fault() {
+    let shop = Shop::new();
+    shop.report(&["--orders", "20"], 0);
+    let ledger = shop.data().join("provider.ledger");
+    let mut text = std::fs::read_to_string(&ledger).unwrap();
+    text.push_str("{\"key\":\"nobody\",\"order\":\"ord-1-0000001\",\"cents\":1}\n");
+    std::fs::write(&ledger, text).unwrap();
+    let report = shop.report(&["report"], 1);
+    assert_eq!(report["money"]["conserved"], false);
+    let said = shop.says(&["report"], 1);
+    assert!(said.contains("the money is off") && said.contains("OFF"), "{said}");
+}
+
+#[test]
+fn a_missing_email_is_a_fault() {
+    let shop = Shop::new();
+    shop.report(&["--orders", "20"], 0);
+    let mails = std::fs::read_dir(shop.data().join("mails")).unwrap().flatten().map(|file| file.path());
+    let mail = mails.into_iter().find(|path| path.extension().is_some_and(|kind| kind == "eml")).unwrap();
+    std::fs::remove_file(mail).unwrap();
+    let said = shop.says(&["report"], 1);
+    assert!(said.contains("19 e-mails for 20 orders that ended"), "{said}");
+}
+
+#[test]
+fn killed_in_mid_run_the_report_says_what_is_open() {
+    let shop = Shop::new();
+    let run = shop.start(&["--orders", "400"]);
+    shop.wait_for_mails(20);
+    run.kill();
+    let report = shop.report(&["report"], 1);
+    assert!(report["orders"]["open"].as_u64().unwrap() > 0, "{report:#}");
+    let said = shop.says(&["report"], 1);
+    assert!(said.contains("orders are open"), "{said}");
+}
