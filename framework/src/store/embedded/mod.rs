@@ -3,7 +3,7 @@
 //! Called like any store. All shards share one journal in segment files; appends go into a buffer, one thread writes and
 //! flushes what has gathered and reports it. Opening reads the end of the log, cuts off what a crash has left unfinished, and
 //! refuses what is damaged by name. No actor's thread ever waits for a flush; what was reported is never lost.
-//! Begin reading with the [journal](self::journal), the [frames](self::frame) and the [scan](self::scan).
+//! Begin reading with `journal.rs`, `frame.rs` and `scan.rs`.
 
 mod checkpoint;
 mod config;
