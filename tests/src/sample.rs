@@ -1,4 +1,4 @@
-//! The programs of the samples, built as a person builds them.
+//! The programs of the samples.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +15,9 @@ pub fn root() -> PathBuf {
 pub fn sample(name: &str) -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
-        .args(["build", "--quiet", "--locked", "--package", name, "--message-format=json-render-diagnostics"])
+        // With the features that all tests are built with: what is built already is built once.
+        .args(["build", "--quiet", "--locked", "--workspace", "--all-features", "--bin", name])
+        .arg("--message-format=json-render-diagnostics")
         .current_dir(root())
         .output()
         .expect("cargo runs");
