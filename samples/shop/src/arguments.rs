@@ -166,6 +166,7 @@ mod tests {
     fn a_wrong_call_is_told_what_is_wrong() {
         assert!(read("--order 7").unwrap_err().contains("--order"));
         assert!(read("--orders many").unwrap_err().contains("`many`"));
+        assert!(read("--log loud").unwrap_err().contains("`loud`"));
         assert!(read("--json").unwrap_err().contains("needs a value"));
         assert!(read("serve kitchen").unwrap_err().contains("notifications"));
         assert!(read("place").unwrap_err().contains("--nats"));

@@ -5,6 +5,8 @@ mod bar;
 mod placing;
 mod processes;
 
+use std::fmt::Display;
+use std::io::Write;
 use std::process::ExitCode;
 
 use shop::analytics::Sales;
@@ -12,7 +14,7 @@ use shop::flow::Flow;
 use shop::link::Link;
 use shop::report::tally;
 use shop::run::Counter;
-use shop::service::{Home, Service, ShopError};
+use shop::service::{Home, Service, ShopError, at};
 use whizbang::bridge::loopback::LoopbackHub;
 
 use arguments::{Arguments, Task};
@@ -36,7 +38,7 @@ async fn main() -> ExitCode {
     }
     let done = match &arguments.task {
         Task::Help => {
-            print!("{}", arguments::HELP);
+            say(arguments::HELP);
             Ok(ExitCode::SUCCESS)
         }
         Task::Run => run(&arguments).await,
@@ -84,7 +86,7 @@ async fn serve(arguments: &Arguments, service: Service) -> Result<ExitCode, Shop
     // Where whoever wants to stop it finds it.
     std::fs::write(arguments.data.join(format!("{}.pid", service.name())), std::process::id().to_string())?;
     let node = link.start(service, &home).await?;
-    println!("{} serves", service.name());
+    say(format_args!("{} serves\n", service.name()));
     node.run().await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -94,26 +96,26 @@ async fn place_only(arguments: &Arguments) -> Result<ExitCode, ShopError> {
     let home = Home::open(&arguments.data)?;
     let link = Link::new(arguments.nats.as_deref(), &arguments.data)?;
     let complaints = place_and_wait(arguments, &home, &link).await?;
-    println!("all orders have ended; stop the services and see `shop report`");
+    say("all orders have ended; stop the services and see `shop report`\n");
     Ok(complaints.code())
 }
 
 /// The report of what has happened so far.
 async fn report(arguments: &Arguments, complaints: &Complaints) -> Result<ExitCode, ShopError> {
-    let home = Home::open(&arguments.data)?;
+    let home = Home::find(&arguments.data)?;
     report_on(arguments, &home, complaints).await
 }
 
 /// The way of an order.
 async fn flow(arguments: &Arguments, order: &str) -> Result<ExitCode, ShopError> {
-    let home = Home::open(&arguments.data)?;
+    let home = Home::find(&arguments.data)?;
     let Some(flow) = Flow::of(&home, order).await? else {
         eprintln!("shop: there is no order {order} in {}", arguments.data.display());
         return Ok(ExitCode::FAILURE);
     };
-    print!("{flow}");
+    say(&flow);
     if let Some(file) = &arguments.html {
-        std::fs::write(file, flow.page())?;
+        std::fs::write(file, flow.page()).map_err(at(file))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -125,11 +127,13 @@ async fn place_and_wait(arguments: &Arguments, home: &Home, link: &Link) -> Resu
     let mut counter = Counter::new(client.clone(), &mut watch);
     let complaints = Complaints::default();
     let placed = place(arguments, &mut counter, &complaints).await?;
-    counter.wait(home).await?;
+    // Made-up orders are all different; one in a file may be there twice.
+    let different = if arguments.files.is_empty() { placed.new + placed.known } else { placed.new };
+    counter.wait(home, different).await?;
     bar.end();
     client.disconnect().await;
     if placed.known > 0 {
-        println!("{} of these orders were known from before.\n", placed.known);
+        say(format_args!("{} of these orders were known from before.\n\n", placed.known));
     }
     Ok(complaints)
 }
@@ -137,10 +141,10 @@ async fn place_and_wait(arguments: &Arguments, home: &Home, link: &Link) -> Resu
 /// Counts and shows the report. Says how it went: 1 if something is open or off, otherwise what the complaints say.
 async fn report_on(arguments: &Arguments, home: &Home, complaints: &Complaints) -> Result<ExitCode, ShopError> {
     let report = tally(home, &believed(home).await?).await?;
-    print!("{report}");
+    say(&report);
     if let Some(file) = &arguments.json {
         let json = serde_json::to_string_pretty(&report).map_err(std::io::Error::from)?;
-        std::fs::write(file, json + "\n")?;
+        std::fs::write(file, json + "\n").map_err(at(file))?;
     }
     let faults = report.faults();
     for fault in &faults {
@@ -155,4 +159,9 @@ async fn believed(home: &Home) -> Result<Sales, ShopError> {
     let sales = Counter::new(analytics.client(), &mut |_| {}).sales().await?;
     analytics.stop().await?;
     Ok(sales)
+}
+
+/// Says something on the standard output. Whoever has stopped listening has heard enough.
+fn say(text: impl Display) {
+    let _ = write!(std::io::stdout().lock(), "{text}");
 }

@@ -36,7 +36,7 @@ struct Process {
 impl Processes {
     /// Starts a nats-server on a free port and the six services.
     pub(crate) async fn start(data: &Path, log: Option<&str>) -> io::Result<Self> {
-        let server = nats_server()?;
+        let server = nats_server(&places())?;
         let folder = data.join("nats");
         std::fs::create_dir_all(&folder)?;
         let mut server = Process::start("nats-server", &server, &server_on("-1", &folder))?;
@@ -173,7 +173,7 @@ fn port_in(text: &str) -> Option<String> {
 
 /// Starts a program that dies with this one.
 fn spawn(program: &Path, arguments: &[String]) -> io::Result<Child> {
-    let mut command = match find("setpriv") {
+    let mut command = match find("setpriv", &places()) {
         // Killed with -9 this process can take nobody along; the operating system does it.
         Some(setpriv) => {
             let mut command = Command::new(setpriv);
@@ -189,18 +189,38 @@ fn spawn(program: &Path, arguments: &[String]) -> io::Result<Child> {
     command.spawn()
 }
 
-fn nats_server() -> io::Result<PathBuf> {
-    find("nats-server").ok_or_else(|| {
+fn nats_server(places: &[PathBuf]) -> io::Result<PathBuf> {
+    find("nats-server", places).ok_or_else(|| {
         io::Error::new(
             io::ErrorKind::NotFound,
-            "there is no nats-server: install it (Debian: apt-get install nats-server)",
+            "there is no nats-server, which --processes needs: install it (Debian: apt-get install nats-server)",
         )
     })
 }
 
-/// A program in the usual places; servers may lie in sbin, which users have not in their PATH.
-fn find(program: &str) -> Option<PathBuf> {
+/// Where programs usually are; servers may lie in sbin, which users have not in their PATH.
+fn places() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
-    folders.map(|folder| folder.join(program)).find(|file| file.is_file())
+    std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from)).collect()
+}
+
+fn find(program: &str, places: &[PathBuf]) -> Option<PathBuf> {
+    places.iter().map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_nats_server_it_says_what_to_install() {
+        let wrong = nats_server(&[PathBuf::from("/nowhere")]).unwrap_err();
+        assert!(wrong.to_string().contains("apt-get install nats-server"), "{wrong}");
+    }
+
+    #[test]
+    fn the_port_is_read_from_what_the_server_writes_down() {
+        assert_eq!(port_in("{\"nats\":[\"nats://127.0.0.1:4222\"]}").as_deref(), Some("4222"));
+        assert_eq!(port_in("{\"nats\":["), None);
+    }
 }

@@ -94,8 +94,19 @@ impl Home {
     /// # Errors
     /// What creating a folder can meet.
     pub fn open(folder: &Path) -> io::Result<Self> {
-        std::fs::create_dir_all(folder)?;
+        std::fs::create_dir_all(folder).map_err(at(folder))?;
         Ok(Self { folder: folder.to_owned() })
+    }
+
+    /// The home that is in a folder already.
+    ///
+    /// # Errors
+    /// [`ShopError::Nobody`] if there is none.
+    pub fn find(folder: &Path) -> Result<Self, ShopError> {
+        match folder.join(Service::Orders.name()).is_dir() {
+            true => Ok(Self { folder: folder.to_owned() }),
+            false => Err(ShopError::Nobody { folder: folder.to_owned() }),
+        }
     }
 
     /// Opens the store of a service. One process at a time has it; a killed one may take a moment to let go of it.
@@ -128,6 +139,11 @@ impl Home {
     }
 }
 
+/// Names the file in an error about it.
+pub fn at(file: &Path) -> impl FnOnce(io::Error) -> io::Error + '_ {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", file.display()))
+}
+
 /// What can go wrong around the services.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -138,6 +154,12 @@ pub enum ShopError {
     /// A file cannot be opened, read or written.
     #[error(transparent)]
     File(#[from] io::Error),
+    /// No shop was ever in a folder.
+    #[error("there is no shop in {}", folder.display())]
+    Nobody {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// Another process works with the store of a service. It must be stopped first.
     #[error("another process works with the store of {service}: stop it first")]
     Busy {

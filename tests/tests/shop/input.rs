@@ -198,7 +198,11 @@ fn a_call_that_is_wrong_is_told_so() {
         assert!(said.contains(wrong) && said.contains("Exit code:"), "{said}");
         assert_eq!(shop.run_as_it_is(call).status.code(), Some(2));
     }
+    let said = shop.says(&["report"], 4);
+    assert!(said.contains("there is no shop in") && !shop.data().exists(), "{said}");
     assert!(shop.says(&["--help"], 0).contains("shop flow ORDER"));
     assert_eq!(shop.report(&["--orders", "0"], 0)["orders"]["placed"], 0);
     assert!(shop.says(&["flow", "ord-nobody-knows"], 1).contains("there is no order ord-nobody-knows"));
+    let said = shop.says(&["report", "--json", "/nowhere/report.json"], 4);
+    assert!(said.contains("shop: /nowhere/report.json: No such file"), "{said}");
 }

@@ -80,3 +80,14 @@ fn killed_in_mid_run_the_report_says_what_is_open() {
     let said = shop.says(&["report"], 1);
     assert!(said.contains("orders are open"), "{said}");
 }
+
+#[test]
+fn nobody_is_harmed_by_a_reader_who_stops_reading() {
+    let shop = Shop::new();
+    shop.report(&["--orders", "5"], 0);
+    let mut command = shop.command(&["report"]);
+    let mut report = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    drop(report.stdout.take());
+    let output = report.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}

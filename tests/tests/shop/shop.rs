@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use whizbang_tests::eventually;
+use whizbang_tests::{brief_or_long, eventually};
 
 /// How long anything may take on a machine with other things to do.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -151,6 +151,8 @@ fn program() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
         .args(["build", "--quiet", "--locked", "--package", "shop", "--message-format=json-render-diagnostics"])
+        // Made for speed where a test has very much to do.
+        .args(brief_or_long(None, Some("--release")))
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
         .output()
         .unwrap();

@@ -15,8 +15,12 @@ pub struct AskBooks {}
 /// The sums over all services.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sums {
+    /// Orders placed.
+    pub placed: u64,
     /// Orders placed and neither confirmed nor cancelled.
     pub open: i64,
+    /// Pieces in confirmed orders that were not taken away.
+    pub unsent: i64,
     /// Pieces reserved that were neither put back nor taken away.
     pub reserved: i64,
     /// Payments begun that were neither taken nor declined.
@@ -28,7 +32,7 @@ pub struct Sums {
 impl Sums {
     /// Whether nothing is under way.
     pub fn are_even(&self) -> bool {
-        *self == Self::default()
+        *self == Self { placed: self.placed, ..Self::default() }
     }
 }
 
@@ -66,6 +70,7 @@ fn signed(cents: u64) -> i64 {
 
 impl Project<OrderPlaced> for Books {
     fn project(&mut self, _: &OrderPlaced, _: &About) {
+        self.sums.placed += 1;
         self.sums.open += 1;
     }
 }
@@ -73,6 +78,7 @@ impl Project<OrderPlaced> for Books {
 impl Project<OrderConfirmed> for Books {
     fn project(&mut self, confirmed: &OrderConfirmed, _: &About) {
         self.sums.open -= 1;
+        self.sums.unsent += confirmed.cart.lines.iter().map(|line| i64::from(line.quantity)).sum::<i64>();
         self.sums.owed_cents -= signed(confirmed.cart.total_cents());
     }
 }
@@ -98,6 +104,7 @@ impl Project<Released> for Books {
 impl Project<TakenAway> for Books {
     fn project(&mut self, taken: &TakenAway, _: &About) {
         self.sums.reserved -= i64::from(taken.quantity);
+        self.sums.unsent -= i64::from(taken.quantity);
     }
 }
 

@@ -15,6 +15,8 @@ pub struct AskRevenue {}
 /// What was sold, in cents.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sales {
+    /// How many orders.
+    pub orders: u64,
     /// All of it.
     pub cents: u64,
     /// By product.
@@ -39,6 +41,7 @@ impl Project<OrderConfirmed> for Revenue {
         }
         *self.sales.by_city.entry(cart.city.clone()).or_default() += cart.total_cents();
         self.sales.cents += cart.total_cents();
+        self.sales.orders += 1;
     }
 }
 

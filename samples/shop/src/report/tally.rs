@@ -94,6 +94,7 @@ impl Sold {
             self.first = Some(self.first.map_or(now, |first| first.min(now)));
         } else if let Some(confirmed) = read::<OrderConfirmed>(event)? {
             self.counts.confirmed += 1;
+            self.sales.orders += 1;
             for line in &confirmed.cart.lines {
                 let cents = u64::from(line.quantity) * line.price_cents;
                 self.pieces += u64::from(line.quantity);
