@@ -12,4 +12,4 @@ pub use eventually::eventually;
 pub use fuzz::{Fuzz, Outcome};
 pub use long::{brief_or_long, is_long};
 pub use panics::Panics;
-pub use sample::{root, sample};
+pub use sample::{fast_sample, root, sample};

@@ -13,10 +13,23 @@ pub fn root() -> PathBuf {
 /// # Panics
 /// If it cannot be built.
 pub fn sample(name: &str) -> PathBuf {
+    build(name, None)
+}
+
+/// The same, made for speed: for tests that have very much to do.
+///
+/// # Panics
+/// If it cannot be built.
+pub fn fast_sample(name: &str) -> PathBuf {
+    build(name, Some("--release"))
+}
+
+fn build(name: &str, how: Option<&str>) -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
         // With the features that all tests are built with: what is built already is built once.
         .args(["build", "--quiet", "--locked", "--workspace", "--all-features", "--bin", name])
+        .args(how)
         .arg("--message-format=json-render-diagnostics")
         .current_dir(root())
         .output()

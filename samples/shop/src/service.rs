@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use whizbang::Retry;
 use whizbang::bridge::Bridge;
 use whizbang::prelude::*;
 use whizbang::store::StoreError;
 use whizbang::store::embedded::EmbeddedStore;
+use whizbang::{NodeConfig, Retry};
 
 use crate::analytics::{Books, Revenue};
 use crate::inventory::Stock;
@@ -18,6 +18,8 @@ use crate::orders::{Fulfilment, Order, Progress};
 use crate::payments::{Cashier, Habits, Payment, Provider};
 use crate::shipping::Shipment;
 
+/// Most actors are of one order, and have nothing more to do once it has ended: they go to rest soon, and make room.
+const REST: Duration = Duration::from_secs(2);
 /// The provider may be away for a minute before a payment becomes a dead letter.
 const PATIENT: Retry = Retry { attempts: 40, first: Duration::from_millis(100), longest: Duration::from_secs(2) };
 
@@ -70,7 +72,8 @@ impl Service {
     /// # Errors
     /// What opening its files or starting a node can meet.
     pub async fn start(self, home: &Home, bridge: impl Bridge) -> Result<Node, ShopError> {
-        let node = Node::builder(self.name(), home.store(self).await?).bridge(bridge);
+        let config = NodeConfig { passivate_after: REST, ..NodeConfig::default() };
+        let node = Node::builder(self.name(), home.store(self).await?).bridge(bridge).config(config);
         let node = match self {
             Self::Orders => node.host::<Order>().host::<Fulfilment>().projection::<Progress>(),
             Self::Inventory => node.host::<Stock>(),

@@ -1,12 +1,12 @@
 //! A shop with a folder of its own, run from its program.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use whizbang_tests::{brief_or_long, eventually};
+use whizbang_tests::{brief_or_long, eventually, fast_sample, sample};
 
 /// How long anything may take on a machine with other things to do.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -22,7 +22,10 @@ pub(crate) struct Shop {
 
 impl Shop {
     pub(crate) fn new() -> Self {
-        Self { program: program(), folder: tempfile::tempdir().unwrap() }
+        Self {
+            program: brief_or_long(sample as fn(&str) -> PathBuf, fast_sample)("shop"),
+            folder: tempfile::tempdir().unwrap(),
+        }
     }
 
     /// Where it keeps everything.
@@ -144,23 +147,6 @@ pub(crate) fn signal(pid: u32, signal: &str) {
 /// All that a program has said.
 pub(crate) fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-/// Builds the shop and says where it is.
-fn program() -> PathBuf {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo)
-        .args(["build", "--quiet", "--locked", "--package", "shop", "--message-format=json-render-diagnostics"])
-        // Made for speed where a test has very much to do.
-        .args(brief_or_long(None, Some("--release")))
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
-        .output()
-        .unwrap();
-    assert!(built.status.success(), "{}", said(&built));
-    let messages = String::from_utf8(built.stdout).unwrap();
-    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let mut programs = messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from));
-    programs.next().expect("cargo names the program")
 }
 
 /// Everything has ended and everything balances, by the shop's own report.
