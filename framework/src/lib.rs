@@ -55,6 +55,8 @@ extern crate self as whizbang;
 
 pub use actor::{About, Effects};
 pub use aggregate::{Aggregate, Apply, Handle, OnReply, React};
+#[cfg(feature = "nats")]
+pub use bridge::nats::NatsBridge;
 pub use client::{Client, SendError};
 pub use derive::derives::{Aggregate, Command, Document, Domain, Event, Projection, Query, Saga, Worker, main, test};
 pub use message::{Command, Document, Domain, Event, Message, Query, Rejection};
@@ -62,5 +64,12 @@ pub use node::{ConfigError, Error, Health, Metrics, Node, NodeBuilder, NodeConfi
 pub use projection::{Answer, Project, Projection};
 pub use retry::Retry;
 pub use saga::{Saga, Wake};
+#[cfg(feature = "embedded")]
+pub use store::embedded::EmbeddedStore;
 pub use store::memory::MemoryStore;
 pub use worker::{Job, On, Perform, WorkError, Worker};
+
+/// The programs of the README.
+#[cfg(all(doctest, feature = "embedded", feature = "nats"))]
+#[doc = include_str!("../../README.md")]
+struct Readme;

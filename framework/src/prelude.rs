@@ -7,6 +7,10 @@
 pub use serde::de::Deserialize;
 pub use serde::ser::Serialize;
 
+#[cfg(feature = "embedded")]
+pub use crate::EmbeddedStore;
+#[cfg(feature = "nats")]
+pub use crate::NatsBridge;
 pub use crate::derive::derives::{Deserialize, Serialize};
 pub use crate::{
     About, Aggregate, Answer, Apply, Client, Command, Document, Domain, Effects, Event, Handle, Job, MemoryStore, Node,

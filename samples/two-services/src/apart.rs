@@ -1,8 +1,6 @@
 //! Each service as a process of its own: other than in one process are the store, which outlives the process, and the bridge.
 
-use whizbang::bridge::nats::NatsBridge;
 use whizbang::prelude::*;
-use whizbang::store::embedded::EmbeddedStore;
 
 use crate::counter::{Guest, Look, Order};
 use crate::machine::Machine;
