@@ -213,3 +213,55 @@ fn tidings_in_anothers_name_are_dropped() {
         });
     }
 }
+
+#[test]
+fn a_pack_that_says_otherwise_than_its_subject_is_put_aside_as_a_whole() {
+    for release in BOTH {
+        run(async {
+            let (server, node, stranger) = start(release).await;
+            // The shop's stream is the shop's to make.
+            let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
+            let shop = TestNode::attach(bridge, service("shop").owning("shop"), Manners::default()).await;
+            let shop = shop.expect("attaches");
+            let (here, other) = (shard("shop", 1), shard("shop", 2));
+            let good = [event(&here, 1), event(&here, 2), event(&here, 3)];
+            let mut strange = event(&here, 2);
+            strange.domain = named("bank");
+            let cut = Packet::from_events(&good);
+            let cut = Packet { payload: cut.payload.slice(..cut.payload.len() - 1), ..cut };
+            let cases = [
+                ("whizbang.evt.shop.1", Packet::from_events(&[event(&here, 1), event(&other, 2)]), "the origin"),
+                ("whizbang.evt.shop.2", Packet::from_events(&good), "the origin"),
+                ("whizbang.evt.shop.1", Packet::from_events(&[event(&here, 1), command(&here, &other, 2)]), "the kind"),
+                ("whizbang.evt.shop.1", Packet::from_events(&[event(&here, 1), strange]), "the domain"),
+                ("whizbang.evt.shop.1", Packet::from_events(&[]), "without events"),
+                ("whizbang.evt.shop.1", cut, "too early"),
+                ("whizbang.evt.shop.1", Packet::from_envelope(&event(&here, 1)).expect("written"), "whizbang-frame"),
+                ("whizbang.evt.shop.99", Packet::from_events(&good), "the shard"),
+                ("whizbang.evt.shop.1.Happened", Packet::from_events(&good), "ce-specversion"),
+            ];
+            let context = jetstream::new(stranger);
+            for (subject, packet, _) in &cases {
+                let taken = context.publish_with_headers(*subject, headers(packet), packet.payload.clone()).await;
+                taken.expect("writes").await.expect("is acknowledged");
+            }
+            // A real one behind them: three events that wait together travel together.
+            let published =
+                futures_util::future::join_all(good.iter().cloned().map(|event| shop.bridge.publish(event)));
+            for published in published.await {
+                published.expect("publishes");
+            }
+            node.until("the good ones", |seen| seen.events.len() >= 3).await;
+            node.look(|seen| assert_eq!(seen.events, good));
+            for ((subject, _, reason), found) in cases.iter().zip(put_aside(&server, cases.len()).await) {
+                assert_eq!(found.0, *subject);
+                assert!(found.1.contains(reason), "{subject}: {} instead of {reason}", found.1);
+            }
+            let mut stream = context.get_stream("whizbang_events_shop").await.expect("a stream");
+            let messages = stream.info().await.expect("its state").state.messages;
+            assert_eq!(messages, cases.len() as u64 + 1, "three events in one message");
+            shop.stop().await;
+            node.stop().await;
+        });
+    }
+}

@@ -70,7 +70,13 @@ impl<T> Queue<T> {
     }
 
     pub(crate) fn pop(&self) -> Option<T> {
+        self.pop_if(|_| true)
+    }
+
+    /// Takes the first item if it is wanted.
+    pub(crate) fn pop_if(&self, wanted: impl FnOnce(&T) -> bool) -> Option<T> {
         let mut state = self.state.lock();
+        state.items.front().filter(|(first, _)| wanted(first))?;
         let (item, _) = state.items.pop_front()?;
         let last_inside = self.capacity - 1;
         if let Some(inside) = state.items.get_mut(last_inside).and_then(|(_, inside)| inside.take()) {

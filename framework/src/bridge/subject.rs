@@ -79,6 +79,8 @@ pub enum Place {
         /// Its name.
         name: Name,
     },
+    /// Several events of a shard in one message.
+    Events(ShardId),
     /// A command whose caller waits for the reply.
     AskCommand {
         /// The domain.
@@ -166,6 +168,7 @@ impl Namespace {
             }
             Place::Direct { to, from: None } => format!("{ns}.cmd.{}.{}.outside", to.domain, to.shard),
             Place::Event { shard, name } => format!("{ns}.evt.{}.{}.{name}", shard.domain, shard.shard),
+            Place::Events(shard) => format!("{ns}.evt.{}.{}", shard.domain, shard.shard),
             Place::AskCommand { domain, shard: Some(shard) } => format!("{ns}.ask.{domain}.cmd.{shard}"),
             Place::AskCommand { domain, shard: None } => format!("{ns}.ask.{domain}.cmd.any"),
             Place::AskQuery { domain, name } => format!("{ns}.qry.{domain}.{name}"),
@@ -195,6 +198,7 @@ impl Namespace {
             ["evt", domain, shard, name] => {
                 Place::Event { shard: shard_id(domain, shard)?, name: Name::new(name).ok()? }
             }
+            ["evt", domain, shard] => Place::Events(shard_id(domain, shard)?),
             ["ask", domain, "cmd", "any"] => Place::AskCommand { domain: Name::new(domain).ok()?, shard: None },
             ["ask", domain, "cmd", shard] => {
                 let at = shard_id(domain, shard)?;
@@ -296,6 +300,7 @@ mod tests {
         prop_oneof![
             (shard(), prop::option::of(shard())).prop_map(|(to, from)| Place::Direct { to, from }),
             (shard(), name()).prop_map(|(shard, name)| Place::Event { shard, name }),
+            shard().prop_map(Place::Events),
             (name(), prop::option::of(any::<u16>())).prop_map(|(domain, shard)| Place::AskCommand { domain, shard }),
             (name(), name()).prop_map(|(domain, name)| Place::AskQuery { domain, name }),
             shard().prop_map(Place::AskEvents),

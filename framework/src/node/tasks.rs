@@ -137,6 +137,7 @@ async fn relay_once(share: &Rc<Share>, published: &mut BTreeMap<ShardId, u64>, h
     let mut again = None;
     let outgoing: Rc<RefCell<Vec<Envelope>>> = Rc::default();
     let onward = onward(share, &outgoing);
+    let mut grown = Vec::new();
     for cell in share.host.take_dirty() {
         let id = &cell.id;
         let lanes = share.lanes.get(id);
@@ -149,20 +150,26 @@ async fn relay_once(share: &Rc<Share>, published: &mut BTreeMap<ShardId, u64>, h
             again = earliest(again, lanes.next_impatience());
         }
         let position = reader.position();
-        let last = published.entry(id.clone()).or_insert(0);
-        if position > *last {
+        let last = published.get(id).copied().unwrap_or(0);
+        if position > last {
             heads.grown(id, position);
             if share.spec.sources.contains_key(&id.domain) {
                 // Every thread may have somebody who takes them; each reads them from the log.
                 let source = id.clone();
                 share.links.run_all(move |share| share.head(&source, position));
             }
-            if publish(share, id, last, position).await.is_err() {
-                retry(&share.host, &cell);
-            }
+            grown.push((cell, last, position));
         }
-        let batch = std::mem::take(&mut *outgoing.borrow_mut());
-        send(share, batch).await;
+    }
+    // All shards' messages are under way together: the broker is waited for once, not shard by shard.
+    let batch = std::mem::take(&mut *outgoing.borrow_mut());
+    let publishing = grown.iter().map(|(cell, last, position)| publish(share, &cell.id, *last, *position));
+    let (ends, ()) = tokio::join!(join_all(publishing), send(share, batch));
+    for ((cell, _, position), end) in grown.into_iter().zip(ends) {
+        published.insert(cell.id.clone(), end);
+        if end < position {
+            retry(&share.host, &cell);
+        }
     }
     tell(share).await;
     again
@@ -210,31 +217,29 @@ async fn send(share: &Rc<Share>, batch: Vec<Envelope>) {
     }
 }
 
-/// Publishes the events up to `position`. `last` follows.
-async fn publish(share: &Rc<Share>, id: &ShardId, last: &mut u64, position: u64) -> Result<(), ()> {
-    let Some(bridge) = &share.spec.bridge else {
-        *last = position;
-        return Ok(());
-    };
-    let reader = match share.shards.get(id) {
-        Some(cell) => cell.reader(),
-        None => return Ok(()),
-    };
-    while *last < position {
-        let events = reader.events(*last, PAGE).await.map_err(|error| {
-            tracing::warn!(target: TARGET, shard = %id, %error, "the log cannot be read");
-        })?;
-        let Some(end) = events.last().map(|event| event.position) else { return Ok(()) };
+/// Publishes the events above `last` up to `position`, and says how far it has come.
+async fn publish(share: &Rc<Share>, id: &ShardId, mut last: u64, position: u64) -> u64 {
+    let (Some(bridge), Some(cell)) = (&share.spec.bridge, share.shards.get(id)) else { return position };
+    let reader = cell.reader();
+    while last < position {
+        let events = match reader.events(last, PAGE).await {
+            Ok(events) => events,
+            Err(error) => {
+                tracing::warn!(target: TARGET, shard = %id, %error, "the log cannot be read");
+                return last;
+            }
+        };
+        let Some(end) = events.last().map(|event| event.position) else { return last };
         let count = events.len() as u64;
         let sent = join_all(events.into_iter().map(|event| bridge.publish(envelope_of(id, event)))).await;
         if let Some(Err(error)) = sent.into_iter().find(Result::is_err) {
             tracing::debug!(target: TARGET, shard = %id, %error, "events were not taken, they are published again");
-            return Err(());
+            return last;
         }
         share.host.counts.sent.many(count);
-        *last = end;
+        last = end;
     }
-    Ok(())
+    last
 }
 
 /// Tells other services' shards how far this node has committed what they sent.

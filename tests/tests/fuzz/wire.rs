@@ -163,6 +163,28 @@ fn a_spoilt_answer_is_refused_or_is_an_answer() {
 }
 
 #[test]
+fn a_spoilt_pack_is_refused_or_is_a_pack() {
+    let [_, event, reply, _] = &envelopes()[..] else { panic!("four samples") };
+    let packs = [vec![event.clone()], vec![event.clone(), event.clone(), reply.clone()]];
+    let read = |packet: &Packet| {
+        let pairs: Vec<_> = packet.headers.iter().map(|(name, value)| (name.as_ref(), value.as_str())).collect();
+        Packet::read_events(&pairs, packet.payload.clone())
+    };
+    assert!(read(&Packet::from_events(&[])).is_err(), "a pack without events");
+    let samples = packs.iter().map(|events| flat(&Packet::from_events(events)));
+    Fuzz::new("pack", samples).run(move |input| match read(&unflat(input)) {
+        Ok(events) => {
+            assert_eq!(read(&Packet::from_events(&events)).expect("what was read can be sent on"), events);
+            true
+        }
+        Err(error) => {
+            assert!(is_harmless(&error), "{error}");
+            false
+        }
+    });
+}
+
+#[test]
 fn spoilt_tidings_are_refused_or_are_tidings() {
     let tidings = [
         Tidings::Committed { from: shard(3), to: shard(4), through: 1 << 40 },
@@ -191,6 +213,7 @@ fn a_spoilt_subject_is_refused_or_names_one_place() {
         Place::Direct { to: shard(3), from: Some(shard(4)) },
         Place::Direct { to: shard(3), from: None },
         Place::Event { shard: shard(3), name: name("Deposited") },
+        Place::Events(shard(3)),
         Place::AskCommand { domain: name("bank"), shard: Some(3) },
         Place::AskQuery { domain: name("bank"), name: name("Balance") },
         Place::AskEvents(shard(3)),

@@ -3,20 +3,18 @@
 //! One loop, which the bridge's actor owns. Calls the door; writes acknowledgements and answers.
 //! What cannot be read, or says otherwise than its subject, is put aside with its reason and never comes again.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, Message, StatusCode, Subject, Subscriber};
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesUnordered, SelectAll, StreamExt};
+use futures_util::stream::{SelectAll, StreamExt};
 use futures_util::{FutureExt, Stream};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::connection::{Link, round_trip};
+use super::hands::{Done, Hands, InHand, Letter};
 use super::headers;
 use super::jetstream::{Incarnation, JetStream, Wanted};
 use super::lane::{DELETION, Lane, State};
@@ -33,10 +31,6 @@ use crate::message::Name;
 const WINDOW: usize = 4096;
 /// A node without room is asked again after this time, or as soon as it has ended something of ours.
 const NO_ROOM: Duration = Duration::from_millis(5);
-/// A message that a node did not take comes again after this time, doubled each time up to [`LATEST`].
-const SOONEST: Duration = Duration::from_millis(50);
-const LATEST: Duration = Duration::from_secs(5);
-
 /// Where a message came in.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Gate {
@@ -69,37 +63,6 @@ impl Stream for Gated {
     }
 }
 
-/// A message that is with the node or waits for it.
-struct InHand {
-    /// Where its acknowledgement goes.
-    reply: Subject,
-    /// When the server heard of it last.
-    since: Instant,
-}
-
-/// What is to be written: acknowledgements, answers, requests.
-struct Letter {
-    subject: Subject,
-    reply: Option<Subject>,
-    headers: HeaderMap,
-    payload: Bytes,
-}
-
-impl Letter {
-    fn word(subject: Subject, word: impl Into<Bytes>) -> Self {
-        Self { subject, reply: None, headers: HeaderMap::new(), payload: word.into() }
-    }
-}
-
-enum Done {
-    Settled(u64, Settled),
-    /// Nobody can take it, and why.
-    Unwanted(u64, Box<Message>, String),
-    Answered(Subject, Answer),
-    /// A lane, or none for the streams that are only written to.
-    Checked(Option<usize>, Result<Option<Incarnation>, BridgeError>),
-}
-
 pub(super) struct Intake {
     pub(super) client: Client,
     pub(super) jetstream: JetStream,
@@ -116,25 +79,6 @@ pub(super) struct Intake {
     pub(super) written: Arc<Vec<Wanted>>,
     pub(super) gates: SelectAll<Gated>,
     pub(super) closing: oneshot::Receiver<()>,
-}
-
-/// What is under way.
-#[derive(Default)]
-struct Hands {
-    doing: FuturesUnordered<BoxFuture<'static, Done>>,
-    in_hand: BTreeMap<u64, InHand>,
-    next: u64,
-    /// How many of what is being done are messages or questions of the node.
-    busy: usize,
-    letters: VecDeque<Letter>,
-    /// How many streams are still to be looked at before the node hears that the connection is back.
-    unchecked: usize,
-    /// When the streams that are only written to are looked at, because one is missing.
-    look: Option<Instant>,
-    /// When the server must hear of what is in hand.
-    keep: Option<Instant>,
-    /// The lane that was served last.
-    turn: usize,
 }
 
 impl Intake {
@@ -211,7 +155,7 @@ impl Intake {
             return;
         };
         hands.next += 1;
-        hands.in_hand.insert(hands.next, InHand { reply, since: now });
+        hands.in_hand.insert(hands.next, InHand { reply, since: now, open: 1, again: false });
         hands.keep.get_or_insert(now + self.ack_wait / 3);
         lane.take(hands.next, message);
     }
@@ -253,7 +197,7 @@ impl Intake {
 
     /// Hands over as many messages as the node has room for, lane by lane. True if some are left.
     fn hand_over(&mut self, hands: &mut Hands) -> bool {
-        if self.lanes.iter().all(|lane| lane.waiting.is_empty()) {
+        if self.lanes.iter().all(Lane::is_empty) {
             return false;
         }
         let mut room = self.door.room().min(WINDOW.saturating_sub(hands.busy));
@@ -261,29 +205,39 @@ impl Intake {
         while room > 0 && empty < self.lanes.len() {
             hands.turn = (hands.turn + 1) % self.lanes.len();
             let Some(lane) = self.lanes.get_mut(hands.turn) else { break };
+            if let Some((number, envelope, message)) = lane.read.pop_front() {
+                empty = 0;
+                room -= 1;
+                hands.busy += 1;
+                let settled = match lane.source.cargo {
+                    Cargo::Direct => self.door.direct(envelope),
+                    Cargo::Events => self.door.event(envelope),
+                };
+                let done = settled.map(move |settled| match (settled, message) {
+                    (Settled::Refused(reason), Some(message)) => Done::Unwanted(number, Box::new(message), reason),
+                    (settled, _) => Done::Settled(number, settled),
+                });
+                hands.doing.push(done.boxed());
+                continue;
+            }
             let Some((number, message)) = lane.waiting.pop_front() else {
                 empty += 1;
                 continue;
             };
             empty = 0;
-            match reading::envelope(&self.namespace, &lane.source, &message) {
-                Ok(envelope) => {
-                    room -= 1;
-                    hands.busy += 1;
-                    let settled = match lane.source.cargo {
-                        Cargo::Direct => self.door.direct(envelope),
-                        Cargo::Events => self.door.event(envelope),
-                    };
-                    let done = settled.map(move |settled| match settled {
-                        Settled::Refused(reason) => Done::Unwanted(number, Box::new(message), reason),
-                        settled => Done::Settled(number, settled),
-                    });
-                    hands.doing.push(done.boxed());
+            match reading::envelopes(&self.namespace, &lane.source, &message) {
+                Ok(envelopes) => {
+                    if let Some(in_hand) = hands.in_hand.get_mut(&number) {
+                        in_hand.open = envelopes.len();
+                    }
+                    let mut message = (envelopes.len() == 1).then_some(message);
+                    let read = envelopes.into_iter().map(|envelope| (number, envelope, message.take()));
+                    lane.read.extend(read);
                 }
                 Err(error) => self.put_aside(hands, number, &message, &error),
             }
         }
-        self.lanes.iter().any(|lane| !lane.waiting.is_empty())
+        self.lanes.iter().any(|lane| !lane.is_empty())
     }
 
     fn put_aside(&self, hands: &mut Hands, number: u64, message: &Message, error: &BridgeError) {
@@ -304,12 +258,7 @@ impl Intake {
             }
             Done::Settled(number, settled) => {
                 hands.busy -= 1;
-                let Some(in_hand) = hands.in_hand.remove(&number) else { return };
-                let word = match settled {
-                    Settled::Later => later(&in_hand.reply),
-                    _ => Bytes::from_static(b"+ACK"),
-                };
-                hands.letters.push_back(Letter::word(in_hand.reply, word));
+                hands.settled(number, settled == Settled::Later);
             }
             Done::Answered(reply, answer) => {
                 hands.busy -= 1;
@@ -456,9 +405,11 @@ impl Intake {
                 _ => {}
             }
         }
-        for (number, _) in self.lanes.iter_mut().flat_map(|lane| lane.waiting.drain(..)) {
-            if let Some(in_hand) = hands.in_hand.remove(&number) {
-                hands.letters.push_back(Letter::word(in_hand.reply, "-NAK"));
+        for lane in &mut self.lanes {
+            let waiting = lane.waiting.drain(..).map(|(number, _)| number);
+            let read = lane.read.drain(..).map(|(number, ..)| number);
+            for number in waiting.chain(read) {
+                hands.settled(number, true);
             }
         }
         while let Some(done) = hands.doing.next().await {
@@ -475,13 +426,6 @@ impl Intake {
             round_trip(&self.client).await;
         }
     }
-}
-
-/// Asks for a message again after a while; the more often it came, the longer.
-fn later(reply: &Subject) -> Bytes {
-    let doubled = reading::numbers(reply).0.saturating_sub(1).min(10);
-    let delay = SOONEST.saturating_mul(1 << doubled).min(LATEST);
-    Bytes::from(format!("-NAK {{\"delay\":{}}}", delay.as_nanos()))
 }
 
 async fn sleep_until(wake: Option<Instant>) {

@@ -14,6 +14,7 @@ use super::jetstream::Incarnation;
 use super::reading;
 use super::streams::Source;
 use crate::clock::monotonic;
+use crate::message::Envelope;
 
 /// How long a request waits at the server for messages.
 const EXPIRES: Duration = Duration::from_secs(30);
@@ -49,6 +50,9 @@ pub(super) struct Lane {
     pub(super) state: State,
     /// What has come and was not handed over yet: the number in hand, and the message.
     pub(super) waiting: VecDeque<(u64, Message)>,
+    /// What has been read and was not handed over yet, before what waits: the number in hand, the envelope, and the message if
+    /// it holds nothing else.
+    pub(super) read: VecDeque<(u64, Envelope, Option<Message>)>,
     /// Requests at the server, oldest first: messages still to come, and when it ends at the latest.
     requests: VecDeque<(usize, Instant)>,
     /// No request before then.
@@ -66,10 +70,16 @@ impl Lane {
             state: if incarnation.is_some() { State::Open } else { State::Missing(monotonic() + SHORTEST) },
             incarnation: incarnation.unwrap_or_default(),
             waiting: VecDeque::new(),
+            read: VecDeque::new(),
             requests: VecDeque::new(),
             rests: None,
             pause: SHORTEST,
         }
+    }
+
+    /// Whether everything that has come was handed over.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.read.is_empty()
     }
 
     /// How many messages were asked for and have not come.
@@ -82,7 +92,7 @@ impl Lane {
         while self.requests.front().is_some_and(|(_, end)| *end <= now) {
             self.requests.pop_front();
         }
-        if self.state != State::Open || !self.waiting.is_empty() || self.rests.is_some_and(|until| until > now) {
+        if self.state != State::Open || !self.is_empty() || self.rests.is_some_and(|until| until > now) {
             return None;
         }
         let enough = room.min(MAX_BATCH);

@@ -4,10 +4,12 @@
 //! subjects, streams and headers for operators and for clients in other languages.
 //! The server is a courier: what it loses, the numbers inside the messages show, and the services' logs make good.
 
+mod acknowledgement;
 mod actor;
 mod config;
 mod connection;
 mod durability;
+mod hands;
 mod headers;
 mod intake;
 mod jetstream;
@@ -24,19 +26,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Addr};
-use async_nats::{Client, Message, Subscriber};
+use async_nats::{Client, Subscriber};
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use futures_util::stream::SelectAll;
 use parking_lot::RwLock;
-use serde::Deserialize;
 use tokio::sync::{Notify, oneshot};
 
+use self::acknowledgement::{Untaken, has_no_responder};
 use self::actor::{Detach, Loops, NatsActor};
 use self::connection::{Connection, round_trip, who};
 use self::intake::{Gate, Gated, Intake};
 use self::jetstream::JetStream;
 use self::lane::Lane;
-use self::outgoing::{Answering, Awaits, Outgoing, has_no_responder};
+use self::outgoing::{Answered, Answering, Awaits, Outgoing};
 use super::subject::{Namespace, Place};
 use super::wire::Packet;
 use super::{Answer, Asked, Bridge, BridgeError, Inbound, NodeCard, Tidings};
@@ -157,8 +159,12 @@ impl NatsBridge {
         if !connection.link.borrow().up {
             return Err(connection.unreachable("the connection was lost while starting"));
         }
-        let outgoing =
-            Arc::new(Outgoing::new(format!("{inbox}.r"), connection.link.clone(), Arc::clone(&connection.broker)));
+        let outgoing = Arc::new(Outgoing::new(
+            format!("{inbox}.r"),
+            config.namespace.clone(),
+            connection.link.clone(),
+            Arc::clone(&connection.broker),
+        ));
         let (closing, closed) = oneshot::channel();
         let intake = Intake {
             client: client.clone(),
@@ -211,7 +217,7 @@ async fn subscribe(client: &Client, subject: String, group: Option<String>) -> R
 impl Line {
     fn post(&self, packet: Packet, subject: String, awaits: Awaits) -> Result<Answering, BridgeError> {
         self.check_size(&packet)?;
-        self.outgoing.post(subject, Some(headers::to_nats(&packet)?), packet.payload, awaits)
+        self.outgoing.post(subject, headers::to_nats(&packet)?, packet.payload, awaits)
     }
 
     fn check_size(&self, packet: &Packet) -> Result<(), BridgeError> {
@@ -221,39 +227,15 @@ impl Line {
 
     async fn acknowledged(self, answering: Answering, domain: String) -> Result<(), BridgeError> {
         match answering.within(ACKNOWLEDGE).await? {
-            Some(answer) => read_acknowledgement(&answer, domain),
+            Some(Answered::Stream(Ok(())) | Answered::Message(_)) => Ok(()),
+            // No stream takes the subject: its owner, who would have made it, was never here.
+            Some(Answered::Stream(Err(Untaken::Missing))) => Err(BridgeError::NoOwner { domain }),
+            Some(Answered::Stream(Err(Untaken::Says(source)))) => {
+                Err(BridgeError::Broker { doing: "publishing to a stream".to_owned(), source })
+            }
             // It may be in the stream; who sends it again does so with the same id.
             None => Err(BridgeError::NoAnswer { domain, deadline: ACKNOWLEDGE }),
         }
-    }
-}
-
-/// What a stream says to a message. Fields that are not needed are left out.
-#[derive(Deserialize)]
-struct Acknowledgement {
-    error: Option<StreamError>,
-}
-
-/// Why a stream does not take a message.
-#[derive(Debug, Deserialize, thiserror::Error)]
-#[error("{description} ({err_code})")]
-struct StreamError {
-    #[serde(default)]
-    err_code: u64,
-    #[serde(default)]
-    description: String,
-}
-
-fn read_acknowledgement(answer: &Message, domain: String) -> Result<(), BridgeError> {
-    // No stream takes the subject: its owner, who would have made it, was never here.
-    if has_no_responder(answer) {
-        return Err(BridgeError::NoOwner { domain });
-    }
-    let broken = |source| BridgeError::Broker { doing: "publishing to a stream".to_owned(), source };
-    let read: Acknowledgement = serde_json::from_slice(&answer.payload).map_err(|error| broken(Arc::new(error)))?;
-    match read.error {
-        None => Ok(()),
-        Some(error) => Err(broken(Arc::new(error))),
     }
 }
 
@@ -304,15 +286,15 @@ impl Bridge for NatsBridge {
 
     fn publish(&self, event: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
         let posted = self.line().and_then(|line| {
-            let place = Place::of_event(&event).ok_or_else(|| without_place("an event without a log"))?;
-            let packet = Packet::from_envelope(&event)?;
-            let answering = line.post(packet, self.namespace().subject(&place), Awaits::Acknowledgement)?;
-            Ok((line, answering))
+            Packet::check(&event)?;
+            let domain = event.domain.to_string();
+            let answering = line.outgoing.post_event(event)?;
+            Ok((line, answering, domain))
         });
         match posted {
-            Ok((line, answering)) => async move {
+            Ok((line, answering, domain)) => async move {
                 let outgoing = Arc::clone(&line.outgoing);
-                let published = line.acknowledged(answering, event.domain.to_string()).await;
+                let published = line.acknowledged(answering, domain).await;
                 if matches!(published, Err(BridgeError::NoOwner { .. })) {
                     // The owner is this node: it made the stream when it started, and somebody has deleted it since.
                     outgoing.missing.notify_one();
@@ -332,8 +314,9 @@ impl Bridge for NatsBridge {
             let domain = to.domain().to_string();
             match answering.within(deadline).await? {
                 None => Err(BridgeError::NoAnswer { domain, deadline }),
-                Some(answer) if has_no_responder(&answer) => Err(BridgeError::NoOwner { domain }),
-                Some(answer) => {
+                Some(Answered::Stream(_)) => Err(BridgeError::NoAnswer { domain, deadline }),
+                Some(Answered::Message(answer)) if has_no_responder(&answer) => Err(BridgeError::NoOwner { domain }),
+                Some(Answered::Message(answer)) => {
                     let headers: Vec<_> = headers::from_nats(answer.headers.as_ref()).collect();
                     Packet::read_answer(&headers, answer.payload.clone())
                 }
@@ -346,7 +329,7 @@ impl Bridge for NatsBridge {
         let told = self.line().and_then(|line| {
             let packet = Packet::from_tidings(&tidings);
             let subject = self.namespace().subject(&Place::of_tidings(&tidings));
-            line.outgoing.drop_in(subject, Some(headers::to_nats(&packet)?), packet.payload)
+            line.outgoing.drop_in(subject, headers::to_nats(&packet)?, packet.payload)
         });
         ready(told).boxed()
     }

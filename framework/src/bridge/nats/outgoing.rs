@@ -10,20 +10,29 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, Message, StatusCode, Subject, Subscriber};
+use async_nats::{Client, HeaderMap, Message, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
+use super::acknowledgement::{self, Untaken};
 use super::connection::Link;
+use super::headers;
 use crate::bridge::BridgeError;
 use crate::bridge::queue::{Pushed, Queue};
+use crate::bridge::subject::{Namespace, Place};
+use crate::bridge::wire::Packet;
+use crate::message::{Codec, Envelope, Origin};
 
 /// How many messages may wait for their acknowledgement by a stream.
 const WINDOW: usize = 1024;
 /// How many messages may wait to be written. A sender that does not await what it sends meets this bound.
 const WAITING: usize = 64 * 1024;
+/// How many events, and how many bytes of them, travel in one message. Only what waits anyway is packed: nothing waits for a
+/// pack to fill.
+const PACK: usize = 128;
+const PACK_BYTES: usize = 32 * 1024;
 
 /// What is awaited after a message is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,22 +43,43 @@ pub(super) enum Awaits {
     Answer,
 }
 
-struct Letter {
+/// What waits to be written.
+enum Letter {
+    Ready(Written),
+    /// An event: it travels alone, or in a pack with those behind it, as it stands in the queue when it is written.
+    Event(Box<Envelope>, u64),
+}
+
+/// A message as it is written.
+struct Written {
     subject: Subject,
-    headers: Option<HeaderMap>,
+    headers: HeaderMap,
     payload: Bytes,
     number: Option<u64>,
 }
 
 struct Awaited {
-    subject: Subject,
+    /// Known once it is written.
+    subject: Option<Subject>,
     awaits: Awaits,
+    /// It counts in the window. Of a pack only the first does.
     written: bool,
-    done: oneshot::Sender<Result<Message, Unanswered>>,
+    /// What else is in the same pack: one answer is for all.
+    others: Vec<u64>,
+    done: oneshot::Sender<Result<Answered, Unanswered>>,
+}
+
+/// What came back.
+#[derive(Clone, Debug)]
+pub(super) enum Answered {
+    /// Somebody's answer.
+    Message(Message),
+    /// What the stream says.
+    Stream(Result<(), Untaken>),
 }
 
 /// Why there is no answer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Unanswered {
     /// It was not sent.
     NotSent(BridgeError),
@@ -85,12 +115,13 @@ pub(super) struct Outgoing {
     pub(super) missing: Notify,
     link: watch::Receiver<Link>,
     broker: Arc<str>,
+    namespace: Namespace,
     /// Answers come to this subject and a number.
     inbox: String,
 }
 
 impl Outgoing {
-    pub(super) fn new(inbox: String, link: watch::Receiver<Link>, broker: Arc<str>) -> Self {
+    pub(super) fn new(inbox: String, namespace: Namespace, link: watch::Receiver<Link>, broker: Arc<str>) -> Self {
         Self {
             letters: Queue::new(WAITING),
             urgent: Queue::new(WAITING),
@@ -100,6 +131,7 @@ impl Outgoing {
             missing: Notify::new(),
             link,
             broker,
+            namespace,
             inbox,
         }
     }
@@ -108,19 +140,33 @@ impl Outgoing {
     pub(super) fn post(
         self: &Arc<Self>,
         subject: String,
-        headers: Option<HeaderMap>,
+        headers: HeaderMap,
         payload: Bytes,
         awaits: Awaits,
     ) -> Result<Answering, BridgeError> {
+        let answering = self.answering(awaits)?;
+        let number = Some(answering.number);
+        let letter = Letter::Ready(Written { subject: Subject::from(subject), headers, payload, number });
+        let queue = if awaits == Awaits::Acknowledgement { &self.letters } else { &self.urgent };
+        self.push(queue, letter, answering)
+    }
+
+    /// The same for an event, which may travel with others.
+    pub(super) fn post_event(self: &Arc<Self>, event: Envelope) -> Result<Answering, BridgeError> {
+        let answering = self.answering(Awaits::Acknowledgement)?;
+        self.push(&self.letters, Letter::Event(Box::new(event), answering.number), answering)
+    }
+
+    fn answering(self: &Arc<Self>, awaits: Awaits) -> Result<Answering, BridgeError> {
         self.check()?;
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let (done, answer) = oneshot::channel();
-        let subject = Subject::from(subject);
-        let awaited = Awaited { subject: subject.clone(), awaits, written: false, done };
+        let awaited = Awaited { subject: None, awaits, written: false, others: Vec::new(), done };
         self.open.lock().awaited.insert(number, awaited);
-        let answering = Answering { outgoing: Arc::clone(self), number, answer };
-        let letter = Letter { subject, headers, payload, number: Some(number) };
-        let queue = if awaits == Awaits::Acknowledgement { &self.letters } else { &self.urgent };
+        Ok(Answering { outgoing: Arc::clone(self), number, answer })
+    }
+
+    fn push(&self, queue: &Queue<Letter>, letter: Letter, answering: Answering) -> Result<Answering, BridgeError> {
         match queue.push(letter) {
             Pushed::Taken => Ok(answering),
             // Behind the bound: it goes out all the same, but whoever goes on like this is told.
@@ -130,14 +176,9 @@ impl Outgoing {
     }
 
     /// Writes a message nobody answers; it may get lost.
-    pub(super) fn drop_in(
-        &self,
-        subject: String,
-        headers: Option<HeaderMap>,
-        payload: Bytes,
-    ) -> Result<(), BridgeError> {
+    pub(super) fn drop_in(&self, subject: String, headers: HeaderMap, payload: Bytes) -> Result<(), BridgeError> {
         self.check()?;
-        let letter = Letter { subject: Subject::from(subject), headers, payload, number: None };
+        let letter = Letter::Ready(Written { subject: Subject::from(subject), headers, payload, number: None });
         self.urgent.push_if_room(letter).map_err(|_| BridgeError::Busy { waiting: WAITING })
     }
 
@@ -154,17 +195,15 @@ impl Outgoing {
 
     /// Fails what waits for an answer on a subject that the server does not permit.
     pub(super) fn deny(&self, subject: &str) {
-        let denied: Vec<Awaited> = {
-            let mut open = self.open.lock();
-            let hit = |(number, awaited): (&u64, &Awaited)| (awaited.subject.as_str() == subject).then_some(*number);
-            let numbers: Vec<u64> = open.awaited.iter().filter_map(hit).collect();
-            numbers.into_iter().filter_map(|number| open.remove(number)).collect()
+        let denied: Vec<u64> = {
+            let is_denied = |awaited: &Awaited| awaited.subject.as_ref().is_some_and(|known| known.as_str() == subject);
+            let hit = |(number, awaited): (&u64, &Awaited)| is_denied(awaited).then_some(*number);
+            self.open.lock().awaited.iter().filter_map(hit).collect()
         };
-        for awaited in denied {
+        for number in denied {
             let reason = format!("this user may not publish to `{subject}`");
-            // Whoever has stopped waiting does not mind.
             let refused = BridgeError::Refused { broker: self.broker.to_string(), reason };
-            let _ = awaited.done.send(Err(Unanswered::NotSent(refused)));
+            self.resolve(number, Err(Unanswered::NotSent(refused)));
         }
     }
 
@@ -231,24 +270,32 @@ impl Outgoing {
                 },
                 None => return,
             };
-            if let Some(number) = letter.number {
+            let written = match letter {
+                Letter::Ready(written) => written,
+                Letter::Event(event, number) => match self.pack(*event, number, client.max_payload()) {
+                    Some(written) => written,
+                    None => continue,
+                },
+            };
+            let number = written.number;
+            if let Some(number) = number {
                 let mut open = self.open.lock();
                 // Nobody waits any more: it was given up before it was written.
                 let Some(awaited) = open.awaited.get_mut(&number) else { continue };
                 awaited.written = true;
+                awaited.subject = Some(written.subject.clone());
                 if awaited.awaits == Awaits::Acknowledgement {
                     open.unacknowledged += 1;
                 }
             }
-            let number = letter.number;
             let written = tokio::select! {
                 biased;
-                written = publish(client, &self.inbox, letter) => written,
+                written = publish(client, &self.inbox, written) => written,
                 // The client takes nothing while it reconnects once its own queue is full.
                 _ = link.wait_for(|link| !link.up) => Err(self.lost()),
             };
-            if let Err(error) = written {
-                self.fail(number, Unanswered::NotSent(error));
+            if let (Some(number), Err(error)) = (number, written) {
+                self.resolve(number, Err(Unanswered::NotSent(error)));
             }
             // Answers are not looked at in here, so the link must not change unseen.
             if link.has_changed().unwrap_or(true) {
@@ -257,17 +304,75 @@ impl Outgoing {
         }
     }
 
-    fn fail(&self, number: Option<u64>, why: Unanswered) {
-        let awaited = number.and_then(|number| self.open.lock().remove(number));
-        if let Some(awaited) = awaited {
-            let _ = awaited.done.send(Err(why));
+    /// An event as it is written, with those behind it that are of the same shard. None if it cannot be; then it is told so.
+    fn pack(&self, event: Envelope, number: u64, max_payload: usize) -> Option<Written> {
+        if !self.open.lock().awaited.contains_key(&number) {
+            // Nobody waits any more: it was given up before it was written.
+            return None;
         }
+        let mut events = vec![event];
+        let mut others = Vec::new();
+        let mut bytes = events.iter().map(Packet::bytes_in_pack).sum::<usize>();
+        let most = PACK_BYTES.min(max_payload / 2);
+        while let Some(first) = events.first().filter(|_| events.len() < PACK) {
+            let fits = |letter: &Letter| match letter {
+                Letter::Event(next, _) => is_of_the_pack(first, next) && bytes + Packet::bytes_in_pack(next) <= most,
+                Letter::Ready(_) => false,
+            };
+            let Some(Letter::Event(next, number)) = self.letters.pop_if(fits) else { break };
+            bytes += Packet::bytes_in_pack(&next);
+            events.push(*next);
+            others.push(number);
+        }
+        if let Some(awaited) = self.open.lock().awaited.get_mut(&number) {
+            awaited.others = others;
+        }
+        self.written(&events, number, max_payload)
+            .map_err(|error| self.resolve(number, Err(Unanswered::NotSent(error))))
+            .ok()
+    }
+
+    fn written(&self, events: &[Envelope], number: u64, max_payload: usize) -> Result<Written, BridgeError> {
+        let (place, packet) = match events {
+            [event] => (Place::of_event(event), Packet::from_envelope(event)?),
+            events => {
+                let shard = events.first().and_then(|event| event.origin.as_ref()).map(|origin| origin.shard.clone());
+                (shard.map(Place::Events), Packet::from_events(events))
+            }
+        };
+        let place = place.ok_or_else(|| BridgeError::Malformed { reason: "an event without a log".to_owned() })?;
+        if packet.size() > max_payload {
+            return Err(BridgeError::Oversize { bytes: packet.size(), limit: max_payload });
+        }
+        let subject = Subject::from(self.namespace.subject(&place));
+        Ok(Written { subject, headers: headers::to_nats(&packet)?, payload: packet.payload, number: Some(number) })
+    }
+
+    /// Tells whoever waits for an answer, and for that to what is in the same pack.
+    fn resolve(&self, number: u64, answered: Result<Answered, Unanswered>) {
+        let (first, others) = {
+            let mut open = self.open.lock();
+            let Some(first) = open.remove(number) else { return };
+            let others: Vec<Awaited> = first.others.iter().filter_map(|other| open.remove(*other)).collect();
+            (first, others)
+        };
+        // Whoever has stopped waiting does not mind.
+        for other in others {
+            let _ = other.done.send(answered.clone());
+        }
+        let _ = first.done.send(answered);
     }
 
     /// The connection is lost: what waits to be written, and what waits for an acknowledgement, is sent again by its sender.
     fn give_up(&self) {
         while let Some(letter) = self.urgent.pop().or_else(|| self.letters.pop()) {
-            self.fail(letter.number, Unanswered::NotSent(self.lost()));
+            let number = match letter {
+                Letter::Ready(written) => written.number,
+                Letter::Event(_, number) => Some(number),
+            };
+            if let Some(number) = number {
+                self.resolve(number, Err(Unanswered::NotSent(self.lost())));
+            }
         }
         let acknowledgements: Vec<u64> = {
             let open = self.open.lock();
@@ -276,25 +381,39 @@ impl Outgoing {
             open.awaited.iter().filter_map(waits).collect()
         };
         for number in acknowledgements {
-            self.fail(Some(number), Unanswered::Lost);
+            self.resolve(number, Err(Unanswered::Lost));
         }
     }
 
     fn take(&self, answer: Message) {
-        let number = answer.subject.rsplit('.').next().and_then(|token| token.parse().ok());
-        let Some(awaited) = number.and_then(|number: u64| self.open.lock().remove(number)) else { return };
-        let _ = awaited.done.send(Ok(answer));
+        let Some(number) = answer.subject.rsplit('.').next().and_then(|token| token.parse().ok()) else { return };
+        let awaits = self.open.lock().awaited.get(&number).map(|awaited| awaited.awaits);
+        let answered = match awaits {
+            None => return,
+            Some(Awaits::Answer) => Answered::Message(answer),
+            // Read once, though a pack's answer is for many.
+            Some(Awaits::Acknowledgement) => Answered::Stream(acknowledgement::read(&answer)),
+        };
+        self.resolve(number, Ok(answered));
     }
 }
 
-async fn publish(client: &Client, inbox: &str, letter: Letter) -> Result<(), BridgeError> {
-    let headers = letter.headers.unwrap_or_default();
-    let published = match letter.number {
+/// Whether an event may travel in one message with the first of a pack. In JSON it may be meant for other languages, which
+/// read one event a message.
+fn is_of_the_pack(first: &Envelope, next: &Envelope) -> bool {
+    let is_compact = first.codec == Codec::Bincode && next.codec == Codec::Bincode;
+    let of_one_shard = |one: &Origin, other: &Origin| one.shard == other.shard;
+    is_compact && first.origin.as_ref().zip(next.origin.as_ref()).is_some_and(|(one, other)| of_one_shard(one, other))
+}
+
+async fn publish(client: &Client, inbox: &str, written: Written) -> Result<(), BridgeError> {
+    let Written { subject, headers, payload, number } = written;
+    let published = match number {
         Some(number) => {
             let reply = Subject::from(format!("{inbox}.{number}"));
-            client.publish_with_reply_and_headers(letter.subject, reply, headers, letter.payload).await
+            client.publish_with_reply_and_headers(subject, reply, headers, payload).await
         }
-        None => client.publish_with_headers(letter.subject, headers, letter.payload).await,
+        None => client.publish_with_headers(subject, headers, payload).await,
     };
     published.map_err(|error| BridgeError::Broker { doing: "publishing".to_owned(), source: Arc::new(error) })
 }
@@ -303,7 +422,7 @@ async fn publish(client: &Client, inbox: &str, letter: Letter) -> Result<(), Bri
 pub(super) struct Answering {
     outgoing: Arc<Outgoing>,
     number: u64,
-    answer: oneshot::Receiver<Result<Message, Unanswered>>,
+    answer: oneshot::Receiver<Result<Answered, Unanswered>>,
 }
 
 impl Answering {
@@ -312,7 +431,7 @@ impl Answering {
     ///
     /// # Errors
     /// Why it was not sent.
-    pub(super) async fn within(self, deadline: Duration) -> Result<Option<Message>, BridgeError> {
+    pub(super) async fn within(self, deadline: Duration) -> Result<Option<Answered>, BridgeError> {
         match tokio::time::timeout(deadline, self).await {
             Ok(Ok(answer)) => Ok(Some(answer)),
             Ok(Err(Unanswered::NotSent(error))) => Err(error),
@@ -322,7 +441,7 @@ impl Answering {
 }
 
 impl Future for Answering {
-    type Output = Result<Message, Unanswered>;
+    type Output = Result<Answered, Unanswered>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         // The other end is dropped only with the loop.
@@ -332,15 +451,12 @@ impl Future for Answering {
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        let given_up = self.outgoing.open.lock().remove(self.number).is_some();
+        let given_up = self.outgoing.open.lock().awaited.contains_key(&self.number);
         if given_up {
+            // What is in the same pack waits for this one's answer, which nobody will look at.
+            self.outgoing.resolve(self.number, Err(Unanswered::Lost));
             // There may be room in the window now.
             self.outgoing.letters.nudge();
         }
     }
-}
-
-/// Whether nobody listens to the subject.
-pub(super) fn has_no_responder(message: &Message) -> bool {
-    message.status == Some(StatusCode::NO_RESPONDERS)
 }

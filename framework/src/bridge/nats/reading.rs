@@ -18,8 +18,8 @@ const KEPT: usize = 64 * 1024;
 /// How much of its headers. A stream takes 64 KiB of them at most.
 const KEPT_HEADERS: usize = 16 * 1024;
 
-/// The envelope in a message of a stream.
-pub(super) fn envelope(namespace: &Namespace, source: &Source, message: &Message) -> Result<Envelope, BridgeError> {
+/// The one envelope in a message of a stream.
+fn envelope(namespace: &Namespace, source: &Source, message: &Message) -> Result<Envelope, BridgeError> {
     let place = namespace.place(&message.subject).ok_or_else(|| contradiction("the subject"))?;
     let mut envelope = Packet::read_envelope(headers::from_nats(message.headers.as_ref()), message.payload.clone())?;
     let origin = envelope.origin.as_ref().map(|origin| &origin.shard);
@@ -44,6 +44,27 @@ pub(super) fn envelope(namespace: &Namespace, source: &Source, message: &Message
         _ => return Err(contradiction("the subject")),
     }
     Ok(envelope)
+}
+
+/// All envelopes in a message of a stream: one, or the events of a pack.
+pub(super) fn envelopes(
+    namespace: &Namespace,
+    source: &Source,
+    message: &Message,
+) -> Result<Vec<Envelope>, BridgeError> {
+    let shard = match (source.cargo, namespace.place(&message.subject)) {
+        (Cargo::Events, Some(Place::Events(shard))) => shard,
+        _ => return Ok(vec![envelope(namespace, source, message)?]),
+    };
+    check(shard.domain == source.domain && shard.shard < source.shards, "the shard")?;
+    let headers: Vec<_> = headers::from_nats(message.headers.as_ref()).collect();
+    let events = Packet::read_events(&headers, message.payload.clone())?;
+    for event in &events {
+        check(event.kind == Kind::Event, "the kind")?;
+        check(event.origin.as_ref().is_some_and(|origin| origin.shard == shard), "the origin")?;
+        check(event.domain == shard.domain, "the domain")?;
+    }
+    Ok(events)
 }
 
 /// A question.

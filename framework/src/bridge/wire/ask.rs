@@ -13,16 +13,16 @@ use crate::bridge::{Answer, Asked, Refusal, Tidings};
 use crate::message::{Kind, MAX_PAYLOAD_BYTES};
 
 /// Marks a payload that is a frame; its value says of what.
-const FRAME: &str = "whizbang-frame";
+pub(super) const FRAME: &str = "whizbang-frame";
 /// Says what kind of answer the payload is.
 const ANSWER: &str = "whizbang-answer";
 
-fn framed(what: &'static str, frame: Writer) -> Packet {
+pub(super) fn framed(what: &'static str, frame: Writer) -> Packet {
     Packet { headers: vec![(Cow::Borrowed(FRAME), what.to_owned())], payload: frame.end() }
 }
 
 /// The only value of `name`; more than one is malformed.
-fn only<'a>(headers: &[(&'a str, &'a str)], name: &str) -> Result<Option<&'a str>, BridgeError> {
+pub(super) fn only<'a>(headers: &[(&'a str, &'a str)], name: &str) -> Result<Option<&'a str>, BridgeError> {
     let mut found = headers.iter().filter(|(known, _)| *known == name).map(|(_, value)| value.trim());
     let first = found.next();
     if found.next().is_some() {

@@ -3,6 +3,8 @@
 //! Called by [`Packet`] and by bridges. A frame is a version byte, then fields in a fixed order: numbers as LEB128, texts and
 //! bytes behind their length, options behind a byte 0 or 1. Nothing is allocated on a length that the bytes do not back.
 
+use std::ops::Range;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{BridgeError, headers, malformed};
@@ -125,11 +127,16 @@ impl Writer {
 pub(crate) struct Reader {
     bytes: Bytes,
     at: usize,
+    /// The last names that were read: in a list of envelopes they repeat, and a clone costs less than a check.
+    names: Vec<Name>,
 }
+
+/// How many names a reader remembers.
+const NAMES: usize = 8;
 
 impl Reader {
     pub(crate) fn new(bytes: Bytes) -> Result<Self, BridgeError> {
-        let mut reader = Self { bytes, at: 0 };
+        let mut reader = Self { bytes, at: 0, names: Vec::new() };
         match reader.byte()? {
             VERSION => Ok(reader),
             other => Err(malformed(format!("a frame of version {other}, this program knows {VERSION}"))),
@@ -191,15 +198,35 @@ impl Reader {
         self.take(count)
     }
 
+    /// Where the bytes of a text are that stands here.
+    fn span(&mut self) -> Result<Range<usize>, BridgeError> {
+        let count: usize = self.small()?;
+        if count > self.left() {
+            return Err(malformed("a frame ends too early"));
+        }
+        let start = self.at;
+        self.at += count;
+        Ok(start..self.at)
+    }
+
     pub(crate) fn text(&mut self) -> Result<String, BridgeError> {
-        let bytes = self.bytes()?;
-        std::str::from_utf8(&bytes).map(str::to_owned).map_err(|_| malformed("a text in a frame is not UTF-8"))
+        let span = self.span()?;
+        let text = std::str::from_utf8(self.bytes.get(span).unwrap_or_default());
+        text.map(str::to_owned).map_err(|_| malformed("a text in a frame is not UTF-8"))
     }
 
     pub(crate) fn name(&mut self) -> Result<Name, BridgeError> {
-        let bytes = self.bytes()?;
-        let text = std::str::from_utf8(&bytes).map_err(|_| malformed("a name in a frame is not UTF-8"))?;
-        Name::new(text).map_err(|error| malformed(error.to_string()))
+        let span = self.span()?;
+        let bytes = self.bytes.get(span).unwrap_or_default();
+        if let Some(known) = self.names.iter().find(|known| known.as_bytes() == bytes) {
+            return Ok(known.clone());
+        }
+        let text = std::str::from_utf8(bytes).map_err(|_| malformed("a name in a frame is not UTF-8"))?;
+        let name = Name::new(text).map_err(|error| malformed(error.to_string()))?;
+        if self.names.len() < NAMES {
+            self.names.push(name.clone());
+        }
+        Ok(name)
     }
 
     pub(crate) fn id(&mut self) -> Result<MessageId, BridgeError> {

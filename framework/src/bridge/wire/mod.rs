@@ -9,6 +9,7 @@ mod ask;
 pub(crate) mod frame;
 mod headers;
 mod instant;
+mod pack;
 pub(crate) mod percent;
 
 use std::borrow::Cow;

@@ -1,0 +1,50 @@
+//! What a stream answers to a message that was published to it.
+//!
+//! Read once by what goes out, though the answer to a pack is for many.
+
+use std::sync::Arc;
+
+use async_nats::{Message, StatusCode};
+use serde::Deserialize;
+
+/// Why a stream did not take a message.
+#[derive(Clone, Debug)]
+pub(super) enum Untaken {
+    /// There is no such stream.
+    Missing,
+    /// What it says, or why that cannot be read.
+    Says(Arc<dyn std::error::Error + Send + Sync>),
+}
+
+/// What a stream says to a message. Fields that are not needed are left out.
+#[derive(Deserialize)]
+struct Acknowledgement {
+    error: Option<StreamError>,
+}
+
+/// Why a stream does not take a message, in its words.
+#[derive(Debug, Deserialize, thiserror::Error)]
+#[error("{description} ({err_code})")]
+struct StreamError {
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+/// Reads what a stream, or the server in its place, says.
+pub(super) fn read(answer: &Message) -> Result<(), Untaken> {
+    if has_no_responder(answer) {
+        return Err(Untaken::Missing);
+    }
+    match serde_json::from_slice::<Acknowledgement>(&answer.payload) {
+        Ok(Acknowledgement { error: None }) => Ok(()),
+        Ok(Acknowledgement { error: Some(error) }) => Err(Untaken::Says(Arc::new(error))),
+        Err(error) => Err(Untaken::Says(Arc::new(error))),
+    }
+}
+
+/// Whether nobody listens to the subject.
+pub(super) fn has_no_responder(message: &Message) -> bool {
+    message.status == Some(StatusCode::NO_RESPONDERS)
+}

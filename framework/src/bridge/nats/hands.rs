@@ -1,0 +1,96 @@
+//! What the intake has in its hands: messages that are with the node, what is being done, and what is to be written.
+//!
+//! Used by the intake alone. A message may hold several envelopes; it is acknowledged when the last of them is settled.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use async_nats::{HeaderMap, Message, Subject};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
+
+use super::jetstream::Incarnation;
+use super::reading;
+use crate::bridge::{Answer, BridgeError, Settled};
+
+/// A message that a node did not take comes again after this time, doubled each time up to [`LATEST`].
+const SOONEST: Duration = Duration::from_millis(50);
+const LATEST: Duration = Duration::from_secs(5);
+
+/// A message that is with the node or waits for it.
+pub(super) struct InHand {
+    /// Where its acknowledgement goes.
+    pub(super) reply: Subject,
+    /// When the server heard of it last.
+    pub(super) since: Instant,
+    /// How many of its envelopes are not settled. A message that is not read yet counts as one.
+    pub(super) open: usize,
+    /// One of them shall come again, and so all of them do.
+    pub(super) again: bool,
+}
+
+/// What is to be written: acknowledgements, answers, requests.
+pub(super) struct Letter {
+    pub(super) subject: Subject,
+    pub(super) reply: Option<Subject>,
+    pub(super) headers: HeaderMap,
+    pub(super) payload: Bytes,
+}
+
+impl Letter {
+    pub(super) fn word(subject: Subject, word: impl Into<Bytes>) -> Self {
+        Self { subject, reply: None, headers: HeaderMap::new(), payload: word.into() }
+    }
+}
+
+pub(super) enum Done {
+    Settled(u64, Settled),
+    /// Nobody can take it, and why.
+    Unwanted(u64, Box<Message>, String),
+    Answered(Subject, Answer),
+    /// A lane, or none for the streams that are only written to.
+    Checked(Option<usize>, Result<Option<Incarnation>, BridgeError>),
+}
+
+/// What is under way.
+#[derive(Default)]
+pub(super) struct Hands {
+    pub(super) doing: FuturesUnordered<BoxFuture<'static, Done>>,
+    pub(super) in_hand: BTreeMap<u64, InHand>,
+    pub(super) next: u64,
+    /// How many of what is being done are messages or questions of the node.
+    pub(super) busy: usize,
+    pub(super) letters: VecDeque<Letter>,
+    /// How many streams are still to be looked at before the node hears that the connection is back.
+    pub(super) unchecked: usize,
+    /// When the streams that are only written to are looked at, because one is missing.
+    pub(super) look: Option<Instant>,
+    /// When the server must hear of what is in hand.
+    pub(super) keep: Option<Instant>,
+    /// The lane that was served last.
+    pub(super) turn: usize,
+}
+
+impl Hands {
+    /// One envelope of a message is settled; with the last of them the message is acknowledged, or asked for again.
+    pub(super) fn settled(&mut self, number: u64, again: bool) {
+        let Some(in_hand) = self.in_hand.get_mut(&number) else { return };
+        in_hand.again |= again;
+        in_hand.open -= 1;
+        if in_hand.open > 0 {
+            return;
+        }
+        let Some(in_hand) = self.in_hand.remove(&number) else { return };
+        let word = if in_hand.again { later(&in_hand.reply) } else { Bytes::from_static(b"+ACK") };
+        self.letters.push_back(Letter::word(in_hand.reply, word));
+    }
+}
+
+/// Asks for a message again after a while; the more often it came, the longer.
+fn later(reply: &Subject) -> Bytes {
+    let doubled = reading::numbers(reply).0.saturating_sub(1).min(10);
+    let delay = SOONEST.saturating_mul(1 << doubled).min(LATEST);
+    Bytes::from(format!("-NAK {{\"delay\":{}}}", delay.as_nanos()))
+}
