@@ -25,14 +25,18 @@ impl Bar {
             return;
         }
         self.shown = Some(counts);
-        let all = self.expected.unwrap_or(counts.placed).max(counts.placed).max(1);
-        let done = counts.ended();
-        let filled = usize::try_from(done * WIDTH / all).unwrap_or(0);
-        let width = usize::try_from(WIDTH).unwrap_or(0);
         let mut out = std::io::stderr().lock();
         // A bar that cannot be shown is no reason to stop.
-        let _ = write!(out, "\r[{:<width$}] {done}/{all} orders, {} cancelled ", "#".repeat(filled), counts.cancelled);
+        let _ = write!(out, "\r{}", self.line(counts));
         let _ = out.flush();
+    }
+
+    fn line(&self, counts: Counts) -> String {
+        let all = self.expected.unwrap_or(counts.placed).max(counts.placed);
+        let done = counts.ended();
+        let filled = usize::try_from(done * WIDTH / all.max(1)).unwrap_or(0);
+        let width = usize::try_from(WIDTH).unwrap_or(0);
+        format!("[{:<width$}] {done}/{all} orders, {} cancelled ", "#".repeat(filled), counts.cancelled)
     }
 
     /// Leaves the line.
@@ -40,5 +44,19 @@ impl Bar {
         if self.shown.take().is_some() {
             eprintln!();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_is_filled_as_orders_end() {
+        let line = |expected, placed, confirmed| Bar::new(expected).line(Counts { placed, confirmed, cancelled: 1 });
+        assert_eq!(line(Some(8), 4, 1), format!("[{}{}] 2/8 orders, 1 cancelled ", "#".repeat(10), " ".repeat(30)));
+        // From files nobody knows how many will come.
+        assert_eq!(line(None, 4, 3), format!("[{}] 4/4 orders, 1 cancelled ", "#".repeat(40)));
+        assert!(Bar::new(Some(0)).line(Counts::default()).contains("0/0 orders"));
     }
 }

@@ -45,7 +45,7 @@ fn a_large_file_of_orders_takes_bounded_memory() {
     let (peak, code) = peak_mib(shop.start(&[&file]));
     assert_eq!(code, Some(0));
     assert_balanced(&shop.report(&["report"], 0), count);
-    let bound = brief_or_long(200, 2_000);
+    let bound = brief_or_long(100, 1_000);
     println!("{count} orders: at most {peak} MiB");
     assert!(peak < bound, "{peak} MiB for {count} orders, allowed are {bound}");
 }
