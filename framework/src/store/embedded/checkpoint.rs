@@ -25,7 +25,7 @@ const MAGIC: [u8; 8] = *b"whizidx\x01";
 /// What a checkpoint contains.
 #[derive(Default)]
 pub(super) struct Saved {
-    /// From 1; 0 if there is none.
+    /// The highest number of a checkpoint, whether it could be used or not; 0 if there is none.
     pub(super) number: u64,
     /// Where the last batch that was durable begins.
     pub(super) last: Option<Place>,
@@ -47,18 +47,24 @@ fn numbers(disk: &dyn Disk) -> io::Result<Vec<u64>> {
 
 /// The newest checkpoint that can be read.
 pub(super) fn newest(disk: &Arc<dyn Disk>, hasher: &StreamHasher) -> Result<Saved, StoreError> {
-    for number in numbers(&**disk).map_err(failure("listing the store's folder"))?.into_iter().rev() {
-        let bytes = read_all(&**disk, &name(number)).map_err(failure("reading a checkpoint"))?;
-        match read(&bytes, hasher) {
-            Ok(saved) => return Ok(Saved { number, ..saved }),
-            Err(Malformed(reason)) => {
+    let numbers = numbers(&**disk).map_err(failure("listing the store's folder"))?;
+    // The next one gets a higher number than one that cannot be used, and takes it away.
+    let newest = numbers.last().copied().unwrap_or(0);
+    for number in numbers.into_iter().rev() {
+        let saved = match read_all(&**disk, &name(number)) {
+            Ok(bytes) => read(&bytes, hasher).map_err(|Malformed(reason)| reason.to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        match saved {
+            Ok(saved) => return Ok(Saved { number: newest, ..saved }),
+            Err(reason) => {
                 let file = disk.path(&name(number));
                 let file = file.display();
                 tracing::warn!(target: crate::telemetry::TARGET, %file, reason, "a checkpoint cannot be used");
             }
         }
     }
-    Ok(Saved::default())
+    Ok(Saved { number: newest, ..Saved::default() })
 }
 
 fn read(bytes: &[u8], hasher: &StreamHasher) -> Result<Saved, Malformed> {
@@ -150,6 +156,12 @@ pub(super) fn put_shard<'a>(
             put::number(into, number);
         }
     }
+}
+
+/// Takes away what was begun and could not be finished: it takes room that may be all that is missing.
+pub(super) fn remove_unfinished(disk: &Arc<dyn Disk>) {
+    // That it cannot be removed, or was never there, changes nothing about why it is.
+    let _ = disk.remove(UNFINISHED);
 }
 
 /// A checkpoint that is being written, piece by piece.

@@ -74,13 +74,27 @@ const LOCK: &str = "lock";
 impl Folder {
     /// The folder at `path`, created for nobody but this user if it is not there.
     pub(super) fn new(path: &Path) -> io::Result<Self> {
-        if !path.is_dir() {
-            DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                File::open(parent)?.sync_all()?;
-            }
-        }
+        Self::make(path)?;
         Ok(Self { path: path.to_owned(), lock: Mutex::new(None) })
+    }
+
+    /// Makes the folder and those above it that are missing, each durably.
+    fn make(path: &Path) -> io::Result<()> {
+        // A path of one part lies in the working folder.
+        let above = path.parent().map(|above| if above.as_os_str().is_empty() { Path::new(".") } else { above });
+        if path.is_dir() {
+            // Whoever made it may have died before it was durable. It may lie where only others may look.
+            let _ = above.map(|above| File::open(above)?.sync_all());
+            return Ok(());
+        }
+        let Some(above) = above else { return Ok(()) };
+        Self::make(above)?;
+        match DirBuilder::new().mode(0o700).create(path) {
+            // Somebody else was quicker.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+            made => made?,
+        }
+        File::open(above)?.sync_all()
     }
 
     fn options() -> OpenOptions {

@@ -30,6 +30,8 @@ pub(super) struct Journal {
     room: Condvar,
     /// The preparer waits here until the next segment is wanted.
     wanted: Condvar,
+    /// Whoever pauses waits here for the end.
+    ended: Condvar,
     /// Every record before this location is durable.
     committed: AtomicU64,
     /// What people call the folder.
@@ -133,6 +135,7 @@ impl Journal {
             work: Condvar::new(),
             room: Condvar::new(),
             wanted: Condvar::new(),
+            ended: Condvar::new(),
             committed,
             at,
         }
@@ -251,10 +254,15 @@ impl Journal {
         tail.state == State::Open
     }
 
-    /// Waits for `pause`, or until the journal is closed.
+    /// Waits for `pause`, or until the journal is closed. Whoever wants a segment meanwhile does not make it longer.
     pub(super) fn pause(&self, pause: Duration) {
         let mut tail = self.tail.lock();
-        while tail.state == State::Open && !self.wanted.wait_for(&mut tail, pause).timed_out() {}
+        while tail.state == State::Open && !self.ended.wait_for(&mut tail, pause).timed_out() {}
+    }
+
+    /// The number of the segment that is appended to.
+    pub(super) fn segment(&self) -> u64 {
+        self.tail.lock().segment.number
     }
 
     /// Whether the next segment is there.
@@ -283,7 +291,7 @@ impl Journal {
         if location <= self.committed() {
             let _ = tell.send(Ok(()));
         } else if tail.state == State::Closed {
-            let _ = tell.send(Err(StoreError::Closed));
+            let _ = tell.send(Err(tail.failure.clone().unwrap_or(StoreError::Closed)));
         } else {
             tail.waiters.push((location, tell));
         }
@@ -301,6 +309,7 @@ impl Journal {
         self.work.notify_one();
         self.room.notify_all();
         self.wanted.notify_all();
+        self.ended.notify_all();
     }
 
     /// The next part to write; waits for one. `None` once the journal is closed and everything is written.
@@ -365,6 +374,7 @@ impl Journal {
         drop(tail);
         self.room.notify_all();
         self.wanted.notify_all();
+        self.ended.notify_all();
         for (_, tell) in waiters {
             let _ = tell.send(Err(error.clone()));
         }

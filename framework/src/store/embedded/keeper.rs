@@ -186,6 +186,7 @@ impl Keeper {
             }
             Err(error) => {
                 tracing::warn!(target: crate::telemetry::TARGET, %error, "a checkpoint was not kept");
+                checkpoint::remove_unfinished(&store.disk);
                 self.grown.fetch_add(grown / 2, Ordering::Relaxed);
             }
         }

@@ -10,6 +10,8 @@ mod config;
 #[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "only tests bring disks of their own"))]
 mod disk;
 mod frame;
+#[cfg(all(test, feature = "testing"))]
+mod hostile;
 mod inner;
 mod journal;
 mod keeper;

@@ -42,7 +42,7 @@ impl Preparer {
             return true;
         }
         let salt = self.salts.lock().next_u64();
-        match self.segments.prepare(&self.config, salt) {
+        match self.segments.prepare(self.journal.segment(), &self.config, salt) {
             Ok(segment) => {
                 self.journal.set_spare(Spare::Ready(segment));
                 true

@@ -9,7 +9,7 @@ use super::disk::Disk;
 use super::frame::{BATCH_BYTES, BatchHead};
 use super::journal::Spare;
 use super::scan::{self, End, Place, Window};
-use super::segment::{FIRST_OFFSET, Segment, Segments};
+use super::segment::{self, FIRST_OFFSET, Segment, Segments};
 use super::snapshots::Stored;
 use super::{EmbeddedConfig, checkpoint, failure};
 use crate::message::{Name, ShardId};
@@ -59,9 +59,9 @@ pub(super) fn recover(
     }
     if segments.all().is_empty() {
         if saved.last.is_some() {
-            return Err(shorter(disk, saved.number, from));
+            return Err(shorter(disk, from));
         }
-        segments.prepare(config, salt()).map_err(|error| match error {
+        segments.prepare(0, config, salt()).map_err(|error| match error {
             error if super::disk::is_full(&error) => StoreError::Full { at: disk.path("").display().to_string() },
             error => StoreError::io("creating the log", error),
         })?;
@@ -69,9 +69,8 @@ pub(super) fn recover(
     let end = scan::scan(segments, from, |location, record| log.take(location, record))?;
     if end.place == from && saved.last.is_some() {
         // The checkpoint was written after its batch was durable.
-        return Err(shorter(disk, saved.number, from));
+        return Err(shorter(disk, from));
     }
-    clean(segments, &end)?;
     let all = segments.all();
     let current = all.iter().position(|segment| segment.number == end.place.segment);
     let Some(segment) = current.and_then(|nth| all.get(nth)) else {
@@ -79,8 +78,12 @@ pub(super) fn recover(
     };
     let through = segment.start + end.place.offset;
     for shard in &mut log.shards {
+        if shard.index.committed() > through {
+            return Err(shorter(disk, end.place));
+        }
         shard.index.commit(through);
     }
+    clean(segments, &end)?;
     let spare = match current.and_then(|nth| all.get(nth + 1)) {
         Some(spare) => Spare::Ready(Arc::clone(spare)),
         None => Spare::Coming,
@@ -100,14 +103,12 @@ pub(super) fn recover(
     })
 }
 
-fn shorter(disk: &Arc<dyn Disk>, number: u64, place: Place) -> StoreError {
+/// The error for a log that ends before something that a checkpoint knows: it was written after that was durable.
+fn shorter(disk: &Arc<dyn Disk>, place: Place) -> StoreError {
     StoreError::Corrupt {
-        file: disk.path(""),
+        file: disk.path(&segment::name(place.segment)),
         offset: place.offset,
-        reason: format!(
-            "the log ends before batch {} in its segment {}, which checkpoint {number} has seen: part of it is missing",
-            place.batch, place.segment,
-        ),
+        reason: format!("the log ends here, before batch {}, though a checkpoint knows what follows", place.batch),
     }
 }
 
@@ -198,6 +199,7 @@ fn clean(segments: &Segments, end: &End) -> Result<(), StoreError> {
             let head = BatchHead { number: end.place.batch - 1, length: 0 };
             head.write(&mut mark, segment.salt, segment.start + end.place.offset);
             file.write_at(&mark, end.place.offset).map_err(doing())?;
+            file.sync().map_err(doing())?;
         }
     }
     Ok(())

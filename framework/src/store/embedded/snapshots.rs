@@ -69,17 +69,27 @@ impl Snapshots {
         numbers.sort_unstable();
         let mut state = State { files: HashMap::new(), current: 0, offset: 0 };
         for number in numbers {
-            let file = disk.open(&name(number))?;
-            let start = if number == from.0 { from.1 } else { 0 };
             state.current = number;
-            state.offset = start.min(file.length()?);
-            if number >= from.0 {
-                scan(&*file, seed ^ number, &mut state.offset, |named, offset, length| {
-                    let stored = Stored { file: number, offset, length, turn: named.placed.snapshot.turn };
-                    found(named, stored);
-                })?;
+            let mut look = || {
+                let file = disk.open(&name(number))?;
+                let start = if number == from.0 { from.1 } else { 0 };
+                state.offset = start.min(file.length()?);
+                if number >= from.0 {
+                    scan(&*file, seed ^ number, &mut state.offset, |named, offset, length| {
+                        let stored = Stored { file: number, offset, length, turn: named.placed.snapshot.turn };
+                        found(named, stored);
+                    })?;
+                }
+                io::Result::Ok(file)
+            };
+            match look() {
+                Ok(file) => drop(state.files.insert(number, file)),
+                Err(error) => {
+                    let file = disk.path(&name(number));
+                    let file = file.display();
+                    tracing::warn!(target: crate::telemetry::TARGET, %file, %error, "snapshots cannot be read");
+                }
             }
-            state.files.insert(number, file);
         }
         Ok(Self { disk: Arc::clone(disk), seed, state: Mutex::new(state) })
     }
@@ -90,7 +100,7 @@ impl Snapshots {
         put_named(&mut frame, named);
         close_frame(&mut frame, 0);
         let mut state = self.state.lock();
-        if state.current == 0 {
+        if !state.files.contains_key(&state.current) {
             state.begin(&*self.disk)?;
         }
         let (file, offset) = (state.current, state.offset);

@@ -88,7 +88,9 @@ impl Writer {
         BatchHead { number: self.batch + 1, length }.write(head, segment.salt, location);
         let file = self.file(segment)?;
         file.write_at(bytes, *offset)?;
-        file.sync()?;
+        if !cfg!(plant = "reported_before_the_flush") {
+            file.sync()?;
+        }
         self.batch += 1;
         Ok(())
     }

@@ -158,6 +158,12 @@ impl Draft {
         self
     }
 
+    /// Makes the message `number` a dead letter of its actor.
+    pub fn dead(self, number: u64) -> Self {
+        let letter = letter(self.actor.as_str(), &self.key, number);
+        self.note(letter)
+    }
+
     /// Marks a message from outside.
     pub fn outside(mut self, digest: u64) -> Self {
         self.mark = MarkDraft::Outside(digest);

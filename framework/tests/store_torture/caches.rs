@@ -1,0 +1,125 @@
+//! What follows from the log may be spoilt or gone, and nothing is lost; and the file that says what the folder holds.
+
+use std::collections::BTreeMap;
+
+use futures_util::FutureExt as _;
+use whizbang::store::embedded::EmbeddedStore;
+use whizbang::store::{Store, StoreError};
+
+use crate::brief_or_long;
+use crate::damage::{Became, Log};
+use crate::lives::{End, is_right_and_goes_on};
+use crate::machine::{Fault, Kind, Machine};
+use crate::story::small;
+
+/// Every way in which a file is spoilt here.
+fn spoilt(bytes: &[u8]) -> Vec<(String, Option<Vec<u8>>)> {
+    let mut ways = vec![("gone".to_owned(), None), ("emptied".to_owned(), Some(Vec::new()))];
+    ways.push(("doubled".to_owned(), Some(bytes.repeat(2))));
+    ways.push(("zeroed".to_owned(), Some(vec![0; bytes.len()])));
+    for at in (0..bytes.len()).step_by(brief_or_long(7, 1)) {
+        ways.push((format!("cut to {at} bytes"), Some(bytes[..at].to_vec())));
+        let mut flipped = bytes.to_vec();
+        flipped[at] ^= 1 << (at % 8);
+        ways.push((format!("flipped at {at}"), Some(flipped)));
+    }
+    ways
+}
+
+fn with(files: &BTreeMap<String, Vec<u8>>, name: &str, bytes: Option<Vec<u8>>) -> BTreeMap<String, Vec<u8>> {
+    let mut files = files.clone();
+    files.remove(name);
+    files.extend(bytes.map(|bytes| (name.to_owned(), bytes)));
+    files
+}
+
+fn spoil_every_file(prefix: &str) {
+    let log = Log::closed(1);
+    let mut tried = 0;
+    for (name, bytes) in log.files.iter().filter(|(name, _)| name.starts_with(prefix)) {
+        for (way, bytes) in spoilt(bytes) {
+            let files = with(&log.files, name, bytes);
+            assert_eq!(log.became(&files, &format!("{name} {way}")), Became::Whole);
+            tried += 1;
+        }
+    }
+    assert!(tried > 50, "only {tried} of {:?}", log.files.keys());
+}
+
+#[test]
+fn without_its_checkpoints_the_log_says_everything() {
+    spoil_every_file("index-");
+}
+
+#[test]
+fn without_its_snapshots_the_log_says_everything() {
+    spoil_every_file("snapshots-");
+}
+
+#[test]
+fn a_spoilt_view_is_no_view() {
+    let log = Log::closed(1);
+    let (name, bytes) = log.files.iter().find(|(name, _)| name.starts_with("view-")).unwrap();
+    let view = |bytes: Option<Vec<u8>>| {
+        let machine = Machine::with_files(&with(&log.files, name, bytes));
+        let store = EmbeddedStore::open_on(machine.disk(), &small(), Some(1)).unwrap();
+        let projection = whizbang::message::Name::new(name.strip_prefix("view-").unwrap()).unwrap();
+        store.view(&projection).now_or_never().unwrap().unwrap()
+    };
+    assert!(view(Some(bytes.clone())).is_some());
+    for (way, bytes) in spoilt(bytes) {
+        assert_eq!(view(bytes), None, "{name} {way}");
+    }
+}
+
+#[test]
+fn a_cache_that_cannot_be_read_does_not_keep_the_store_closed() {
+    let log = Log::closed(1);
+    let mut story = log.story.on(&log.files);
+    drop(story.open().unwrap());
+    let calls = story.machine.calls();
+    let is_cache = |(_, (kind, name)): &(usize, &(Kind, String))| {
+        matches!(kind, Kind::Read | Kind::Open | Kind::Length)
+            && (name.starts_with("index-") || name.starts_with("snapshots-"))
+    };
+    let reads: Vec<usize> = calls.iter().enumerate().filter(is_cache).map(|(call, _)| call).collect();
+    assert!(reads.len() >= 4, "{calls:?}");
+    for call in reads {
+        let mut story = log.story.on(&log.files);
+        story.machine.plan(call, Fault::Broken);
+        drop(story.look().unwrap());
+        assert!(story.machine.has_struck());
+        End::Kill.come(&story.machine);
+        is_right_and_goes_on(&mut story, 10);
+    }
+}
+
+#[test]
+fn the_file_that_says_what_the_folder_holds_is_checked_first() {
+    let log = Log::closed(1);
+    let open = |bytes: Option<Vec<u8>>| {
+        let machine = Machine::with_files(&with(&log.files, "whizbang", bytes));
+        let before = machine.files();
+        (EmbeddedStore::open_on(machine.disk(), &small(), Some(1)), before, machine)
+    };
+    for (way, bytes) in spoilt(&log.files["whizbang"].clone()) {
+        let (opened, before, machine) = open(bytes.clone());
+        match opened {
+            // Only the seed is different then, and what was mixed with it is a cache.
+            Ok(store) => {
+                drop(store);
+                assert_eq!(log.became(&with(&log.files, "whizbang", bytes), &way), Became::Whole);
+            }
+            Err(StoreError::Corrupt { file, .. }) => assert!(file.ends_with("whizbang"), "{way}: {}", file.display()),
+            Err(StoreError::Newer { .. }) => assert_eq!(machine.files(), before, "{way}"),
+            Err(error) => panic!("{way}: {error}"),
+        }
+    }
+    let text = String::from_utf8(log.files["whizbang"].clone()).unwrap();
+    let newer = text.replace("format 1", "format 2");
+    assert_ne!(newer, text);
+    let (opened, before, machine) = open(Some(newer.into_bytes()));
+    let error = opened.unwrap_err();
+    assert!(matches!(error, StoreError::Newer { found: 2, known: 1, .. }), "{error}");
+    assert_eq!(machine.files(), before, "nothing was touched");
+}

@@ -1,0 +1,93 @@
+//! A node of its own process, made to be killed: a bank in a folder, busy with commands of its own clients.
+//!
+//! `bank-node FOLDER LIFE` says on its output, line by line, what its clients know: `sends ID` before a command is sent,
+//! `replied ID BYTES` once it is acknowledged, `refused ID` if it was certainly not taken, `begun TRANSFER`; and `ready` once
+//! the node works. A line is written at once and whole, so that whoever reads it knows what was said before a kill.
+
+#[path = "../../../framework/tests/bank/mod.rs"]
+mod bank;
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use bank::{Account, Transfer, deposit, transfer, withdraw};
+use whizbang::client::Sending;
+use whizbang::message::MessageId;
+use whizbang::prelude::*;
+use whizbang::store::embedded::{EmbeddedConfig, EmbeddedStore};
+use whizbang::{Command, SendError};
+use whizbang_tests::checker::reply_bytes;
+
+/// So many clients wait for replies at the same time.
+const CLIENTS: u64 = 48;
+
+const ACCOUNTS: u64 = 9;
+
+fn say(line: &str) {
+    // One call of the operating system: another process sees all of it or nothing. Nobody reads any more if it fails.
+    let _ = std::io::stdout().lock().write_all(line.as_bytes());
+}
+
+/// A command that was certainly not taken: the node ends.
+struct Refused;
+
+/// Sends a command and says what becomes of it. Whether it was acknowledged with a reply that is no rejection.
+async fn send<C: Command>(id: MessageId, sending: Sending<C>) -> Result<bool, Refused>
+where
+    C::Reply: Clone,
+{
+    say(&format!("sends {id}\n"));
+    let reply = match sending.id(id).await {
+        Ok(reply) => Ok(reply),
+        Err(SendError::Rejected(no)) => Err(no),
+        Err(error) if error.may_have_happened() => return Ok(false),
+        Err(_) => {
+            say(&format!("refused {id}\n"));
+            return Err(Refused);
+        }
+    };
+    let mut line = format!("replied {id} ");
+    for byte in reply_bytes::<C>(&reply) {
+        let _ = write!(line, "{byte:02x}");
+    }
+    line.push('\n');
+    say(&line);
+    Ok(reply.is_ok())
+}
+
+async fn be_a_client(client: Client, life: u64, number: u64) -> Result<(), Refused> {
+    let account = |chance: u64| format!("account{}", chance % ACCOUNTS);
+    for turn in 0.. {
+        let chance = (life * 7_919 + number * 31 + turn).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33;
+        let (from, to, cents) = (account(chance), account(chance / ACCOUNTS), chance % 100);
+        match chance % 10 {
+            0..2 => {
+                let name = format!("t-{life}-{number}-{turn}");
+                if send(client.new_id(), client.send(transfer(&name, &from, &to, cents))).await? {
+                    say(&format!("begun {name}\n"));
+                }
+            }
+            2..4 => drop(send(client.new_id(), client.send(withdraw(&from, cents, ""))).await?),
+            _ => drop(send(client.new_id(), client.send(deposit(&from, cents))).await?),
+        }
+    }
+    Ok(())
+}
+
+#[whizbang::main]
+async fn main() -> Result<(), whizbang::Error> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, folder, life] = &arguments[..] else { panic!("bank-node FOLDER LIFE") };
+    let life = life.parse().expect("a number");
+    // Small files and many checkpoints, so that kills come in the midst of all the store does.
+    let config = EmbeddedConfig::default().segment_bytes(256 * 1024).checkpoint_bytes(128 * 1024);
+    let store = EmbeddedStore::open_with(folder, &config)?;
+    let node = Node::builder("bank", store).threads(1).host::<Account>().host::<Transfer>().start().await?;
+    say("ready\n");
+    for number in 0..CLIENTS {
+        tokio::task::spawn_local(be_a_client(node.client(), life, number));
+    }
+    node.run().await?;
+    say("stopped\n");
+    Ok(())
+}
