@@ -110,17 +110,17 @@ fn flip_bits(log: &Log, step: usize) {
             }
         }
     }
-    assert!(whole > 20 && refused > 500, "{whole} whole, {refused} refused");
+    assert!(whole > 20 && refused > 200, "{whole} whole, {refused} refused");
 }
 
 #[test]
 fn a_flipped_bit_is_found_wherever_it_is() {
-    flip_bits(&Log::closed(1), 3);
+    flip_bits(&Log::closed(1), 5);
 }
 
 #[test]
 fn a_flipped_bit_takes_nothing_with_it_but_what_was_never_reported() {
-    flip_bits(&Log::unreported(2), 23);
+    flip_bits(&Log::unreported(2), 41);
 }
 
 #[test]

@@ -10,8 +10,6 @@ mod config;
 #[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "only tests bring disks of their own"))]
 mod disk;
 mod frame;
-#[cfg(all(test, feature = "testing"))]
-mod hostile;
 mod inner;
 mod journal;
 mod keeper;
@@ -326,3 +324,7 @@ impl std::fmt::Debug for EmbeddedStore {
         f.debug_struct("EmbeddedStore").field("at", &self.inner.journal.at()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "testing")]
+mod tests;
