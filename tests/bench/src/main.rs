@@ -5,6 +5,7 @@
 
 mod account;
 mod anchor;
+mod durable;
 mod idle;
 mod nats;
 mod report;
@@ -16,6 +17,9 @@ const ROWS: &[Row] = &[
     ("turn_1_key", turn::one_key),
     ("turn_10k_keys", turn::ten_thousand_keys),
     ("turn_256_in_flight", turn::in_flight),
+    ("durable_alone", durable::alone),
+    ("durable_together", durable::together),
+    ("activation", durable::activation),
     ("nats_command_latency", nats::command_alone),
     ("nats_command_256", nats::command_256),
     ("nats_events_1", nats::events_1),

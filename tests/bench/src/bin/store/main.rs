@@ -1,4 +1,7 @@
-//! Measures the stores alone: what one append costs in memory, and how durable appends compare with a raw append and flush.
+//! Measures the stores alone: what one append costs in memory (`store [KEYS/SENDS]`), how durable appends compare with a raw
+//! append and flush (`store durable`), how long opening takes (`store recovery`).
+
+mod durable;
 
 use std::sync::Arc;
 
@@ -16,7 +19,11 @@ impl CommitListener for Deaf {
 }
 
 fn main() {
-    memory();
+    match std::env::args().nth(1).as_deref() {
+        Some("durable") => durable::appends(),
+        Some("recovery") => durable::recovery(),
+        _ => memory(),
+    }
 }
 
 /// One event of 32 bytes, inbox mark and reply, with and without an outbox entry, over so many keys.
