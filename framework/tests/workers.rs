@@ -93,6 +93,20 @@ async fn a_job_that_never_ends_is_dropped_and_done_again_with_the_same_key() {
 }
 
 #[whizbang::test]
+async fn who_waits_for_a_job_that_has_begun_is_not_told_by_a_node_that_stops_that_nothing_was_done() {
+    let (store, world) = (MemoryStore::new(), Arc::<World>::default());
+    world.fails.store(usize::MAX, Ordering::Relaxed);
+    let slow = Retry { attempts: 3, first: Duration::from_secs(60), longest: Duration::from_secs(60) };
+    let node = Node::builder("shop", store).worker(Charger(Arc::clone(&world))).retry(slow).start().await.unwrap();
+    let client = node.client();
+    let reply = background(client.send(charge("o1", 5)));
+    eventually(async || node.metrics().retries == 1).await;
+    node.stop().await.unwrap();
+    let error = reply.await.unwrap().unwrap_err();
+    assert!(error.may_have_happened(), "{error}");
+}
+
+#[whizbang::test]
 async fn a_job_that_fails_in_every_try_is_a_dead_letter_that_can_be_driven_again() {
     let (store, world) = (MemoryStore::new(), Arc::<World>::default());
     world.fails.store(usize::MAX, Ordering::Relaxed);

@@ -12,7 +12,7 @@ use super::effects::TurnFacts;
 use super::keyed::{Delivered, KeyActor};
 use super::plan::Stateful;
 use super::turn::{Failure, Marked};
-use crate::message::{Domain, Envelope, MessageId, digest};
+use crate::message::{Domain, Envelope, Kind, MessageId, digest};
 use crate::router::{Arrival, Delivery, Outcome, Work};
 use crate::store::{Appended, DeadLetter, DeadLetterReason, Note, StoreError};
 use crate::telemetry::TARGET;
@@ -65,7 +65,7 @@ impl<A: Stateful> KeyActor<A> {
 
     fn marked(delivery: &Delivery) -> Marked {
         match &delivery.arrival {
-            Arrival::Outside => Marked::Outside { digest: digest(&delivery.envelope.payload) },
+            Arrival::Outside => Marked::Outside { digest: digest(&delivery.envelope.name, &delivery.envelope.payload) },
             Arrival::From { source, sequence, floor } => {
                 Marked::From { source: Rc::clone(source), sequence: *sequence, floor: Rc::clone(floor) }
             }
@@ -115,7 +115,10 @@ impl<A: Stateful> KeyActor<A> {
             Failure::Undecodable(reason) if outside => {
                 self.mend(ctx, move |_, _| finish(delivery, permit, Outcome::Undecodable(reason)));
             }
-            Failure::Store(error) => self.refused(delivery, permit, error, ctx),
+            Failure::Store(error) if outside || !matches!(error, StoreError::Oversize { .. }) => {
+                self.refused(delivery, permit, error, ctx);
+            }
+            // A turn that is too large will never be smaller.
             failure => {
                 let id = delivery.envelope.id;
                 let before = self.state.failing.filter(|(message, _)| *message == id).map_or(0, |(_, count)| count);
@@ -274,18 +277,26 @@ impl<A: Stateful> KeyActor<A> {
     ) {
         while let Some(letter) = letters.pop_front() {
             let envelope = &letter.envelope;
+            if !self.state.parked.contains(&envelope.id) {
+                // A timer that was set or cleared by one before it.
+                continue;
+            }
             let marked = if envelope.origin.is_none() && work_of(envelope) == Work::Handle {
                 // Marked again, so that the sender who asks again gets the reply.
-                Marked::Outside { digest: digest(&envelope.payload) }
+                Marked::Outside { digest: digest(&envelope.name, &envelope.payload) }
             } else {
                 Marked::None
             };
             let notes = vec![Note::Resolved { message: envelope.id }];
             let facts = self.facts(envelope);
             let door = Rc::clone(&self.door);
+            let timers =
+                letters.iter().map(|letter| &letter.envelope).filter(|envelope| envelope.kind == Kind::Document);
+            self.parked_timers = timers.map(|timer| (timer.id, timer.name.clone())).collect();
             let turned = self.turn(facts, marked, notes, false, |state, effects| {
                 door.decide(state, &work_of(envelope), envelope, effects, true)
             });
+            self.parked_timers.clear();
             if let Err(failure) = turned {
                 return self.mend(ctx, move |_, _| finish(delivery, permit, failure.told()));
             }

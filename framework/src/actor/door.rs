@@ -12,7 +12,8 @@ use super::effects::Effects;
 use super::host::{Flight, Host, ShardCell};
 use super::keyed::{Delivered, Here, KeyActor, TypedTurn};
 use super::plan::{Plan, Stateful};
-use crate::message::{Command, Domain, Envelope, Key, Name, Rejection, shard_of};
+use super::turn::panic_text;
+use crate::message::{CodecError, Command, Domain, Envelope, Key, Name, Rejection, shard_of};
 use crate::router::{ActorDoor, Ask, AskMeta, Delivery, Outcome, SendError, TypedReply};
 
 /// The door of one actor type on one thread.
@@ -167,7 +168,13 @@ impl<A: Stateful> ActorDoor for Rc<TypeDoor<A>> {
 
     fn key_of(&self, event: &Envelope) -> Result<Option<String>, String> {
         match self.plan.reacts.get(&(event.domain.as_str(), event.name.as_str())) {
-            Some((key_of, _)) => key_of(event).map_err(|error| error.to_string()),
+            // It runs the user's code: a panic must cost this one event's way and nothing else.
+            Some((key_of, _)) => std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| key_of(event)))
+                .unwrap_or_else(|panic| {
+                    self.host.counts.panics.one();
+                    Err(CodecError::Decode { reason: format!("cannot be read: {}", panic_text(&panic)) })
+                })
+                .map_err(|error| error.to_string()),
             None => Ok(None),
         }
     }

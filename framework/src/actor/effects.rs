@@ -65,7 +65,7 @@ pub(crate) struct Outgoing {
 /// A timer that is to be set or cleared.
 pub(crate) enum TimerSlot {
     Set { name: &'static str, due: Timestamp, version: u32, codec: Codec, payload: Range<usize> },
-    Clear { name: &'static str },
+    Clear { name: std::borrow::Cow<'static, str> },
 }
 
 impl<A: Stateful> Effects<A> {

@@ -30,6 +30,8 @@ pub(crate) struct KeyActor<A: Stateful> {
     pub(crate) last: Cell<Option<Ticket>>,
     /// Why it could not be loaded; it answers with that and is forgotten by its door.
     pub(crate) broken: Option<StoreError>,
+    /// While parked messages are redriven: the parked timers behind the one whose turn it is.
+    pub(crate) parked_timers: Vec<(MessageId, Name)>,
 }
 
 /// A command on its way inside one thread.
@@ -64,7 +66,16 @@ pub(crate) struct Delivered {
 impl<A: Stateful> KeyActor<A> {
     pub(crate) fn new(door: Rc<TypeDoor<A>>, shard: Rc<ShardCell>, key: Rc<str>) -> Self {
         let generation = door.host.generation.get();
-        Self { door, shard, key, state: KeyState::default(), generation, last: Cell::new(None), broken: None }
+        Self {
+            door,
+            shard,
+            key,
+            state: KeyState::default(),
+            generation,
+            last: Cell::new(None),
+            broken: None,
+            parked_timers: Vec::new(),
+        }
     }
 
     /// Holds the mailbox back, waits until what was appended is durable, reads the stream and rebuilds the state; then goes on.
@@ -207,7 +218,7 @@ impl<A: Stateful> KeyActor<A> {
                 }
             }
             Arrival::Outside => {
-                let (id, digest) = (delivery.envelope.id, digest(&delivery.envelope.payload));
+                let (id, digest) = (delivery.envelope.id, digest(&delivery.envelope.name, &delivery.envelope.payload));
                 match self.state.seen.admit_id(id, digest) {
                     Admission::New => {
                         if let Some(outcome) = self.too_late(&delivery.envelope) {
@@ -345,7 +356,7 @@ impl<A: Stateful, C: Command> Handler<Here<TypedTurn<A, C>>> for KeyActor<A> {
             let _ = typed.reply.send(Err(SendError::Encode(error)));
             return;
         }
-        let digest = digest(&payload);
+        let digest = digest(C::NAME, &payload);
 
         // The straight way: a live, unparked actor and an id nobody can have used before.
         if fresh && self.state.parked.is_empty() && self.broken.is_none() && !self.is_stopped() {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::plan::{Plan, Stateful};
 use super::undo::{Undo, UndoChange};
 use crate::inbox::{SavedSeen, Seen};
-use crate::message::{Codec, CodecError, MessageId};
+use crate::message::{Codec, CodecError, Coded, MessageId};
 use crate::store::{Note, Snapshot, StoredTurn, StreamState};
 
 /// The state of one actor: the user's, and what the framework remembers with it.
@@ -61,9 +61,10 @@ impl<A: Stateful> KeyState<A> {
     /// Rebuilds the state. Sends nothing: what was sent stands in the outbox.
     pub(crate) fn rebuild(plan: &Plan<A>, stored: &StreamState) -> Result<Self, CodecError> {
         let mut state = Self::default();
-        let snapshot = stored.snapshot.as_ref().filter(|snapshot| snapshot.schema == A::SNAPSHOT_SCHEMA);
-        if let Some(snapshot) = snapshot {
-            state = Self::restore(snapshot).ok_or_else(|| CodecError::Decode {
+        if let Some(snapshot) = &stored.snapshot {
+            // The turns begin behind it: one that cannot be used is an error, and then the whole stream is read.
+            let usable = Some(snapshot).filter(|snapshot| snapshot.schema == A::SNAPSHOT_SCHEMA);
+            state = usable.and_then(Self::restore).ok_or_else(|| CodecError::Decode {
                 reason: format!("the snapshot of turn {} cannot be used", snapshot.turn),
             })?;
         }
@@ -75,6 +76,9 @@ impl<A: Stateful> KeyState<A> {
     }
 
     fn replay(&mut self, plan: &Plan<A>, turn: &StoredTurn) -> Result<(), CodecError> {
+        if turn.number != self.turns + 1 {
+            return Err(CodecError::Decode { reason: format!("turn {} follows turn {}", turn.number, self.turns) });
+        }
         for event in &turn.events {
             // An event that is no longer applied changes nothing; it stays in the log for those who take it.
             if let Some(apply) = plan.applies.get(event.name.as_str()) {
@@ -136,8 +140,7 @@ impl<A: Stateful> KeyState<A> {
             failing: self.failing,
             parked: self.parked.clone(),
         };
-        let mut bytes = Vec::new();
-        Some(Codec::Bincode.encode(&saved, &mut bytes).map(|()| Snapshot {
+        Some(Coded::save(&saved).map(|bytes| Snapshot {
             turn: self.turns,
             version: self.version,
             schema: A::SNAPSHOT_SCHEMA,
@@ -146,7 +149,7 @@ impl<A: Stateful> KeyState<A> {
     }
 
     fn restore(snapshot: &Snapshot) -> Option<Self> {
-        let saved: SavedState = Codec::Bincode.decode(&snapshot.bytes).ok()?;
+        let saved: SavedState = Coded::restore(&snapshot.bytes).ok()?;
         Some(Self {
             user: A::restore(&saved.user)?,
             version: snapshot.version,

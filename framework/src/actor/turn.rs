@@ -1,6 +1,7 @@
 //! One turn: decide, apply, append. What leaves the actor leaves after the commit.
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
@@ -110,6 +111,16 @@ impl<A: Stateful> KeyActor<A> {
         notes: &mut Vec<Note>,
     ) -> Result<Appended, Failure> {
         self.advance_undo(effects, notes).map_err(|error| Failure::Effects(error.to_string()))?;
+        // A timer that rang while its key was parked is as late as one that rings after it was cleared.
+        for (message, parked) in &self.parked_timers {
+            let is_set_or_cleared = effects.timers.iter().any(|timer| match timer {
+                TimerSlot::Set { name, .. } => *name == &**parked,
+                TimerSlot::Clear { name } => **name == **parked,
+            });
+            if is_set_or_cleared {
+                notes.push(Note::Resolved { message: *message });
+            }
+        }
         // The state changes before the append: a panic in `apply` must not leave a record behind that can never be read.
         let user = &mut self.state.user;
         if !effects.apply.is_empty() {
@@ -231,7 +242,7 @@ impl<A: Stateful> KeyActor<A> {
                     state.timers.insert((*name).to_owned(), state.turns);
                 }
                 TimerSlot::Clear { name } => {
-                    state.timers.remove(*name);
+                    state.timers.remove(&**name);
                 }
             }
         }
@@ -311,12 +322,14 @@ impl<A: Stateful> KeyActor<A> {
         if effects.ended {
             notes.push(Note::Ended);
             // Cleared in the store as well: an ended saga's timers must not ring for ever.
-            let names: Vec<_> = self.state.timers.keys().cloned().collect();
-            for name in names {
-                if let Some((known, _)) = self.door.plan.timers.get_key_value(name.as_str()) {
-                    effects.timers.push(TimerSlot::Clear { name: known });
-                }
-            }
+            // Those that this very turn has set as well, and those of types that are no longer listed.
+            let mut names: BTreeSet<std::borrow::Cow<'static, str>> =
+                self.state.timers.keys().map(|name| name.clone().into()).collect();
+            names.extend(effects.timers.drain(..).map(|timer| match timer {
+                TimerSlot::Set { name, .. } => name.into(),
+                TimerSlot::Clear { name } => name,
+            }));
+            effects.timers.extend(names.into_iter().map(|name| TimerSlot::Clear { name }));
         }
         effects.undo_after = Some(undo);
         Ok(())

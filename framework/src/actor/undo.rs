@@ -68,7 +68,15 @@ pub(crate) struct Undo {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Undoing {
     finally: Vec<PlannedCommand>,
-    waiting: Option<MessageId>,
+    waiting: Option<Waiting>,
+}
+
+/// An undoing command whose reply is awaited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Waiting {
+    undoing: MessageId,
+    /// The step it undoes. Steps that were sent since stand behind it.
+    step: Option<MessageId>,
 }
 
 /// What a saga that undoes has to do now.
@@ -94,7 +102,17 @@ impl Undo {
 
     /// Whether `command` undoes the last step and its reply is awaited.
     pub(crate) fn is_waiting_for(&self, command: MessageId) -> bool {
-        self.undoing.as_ref().is_some_and(|undoing| undoing.waiting == Some(command))
+        self.waiting().is_some_and(|waiting| waiting.undoing == command)
+    }
+
+    fn waiting(&self) -> Option<Waiting> {
+        self.undoing.as_ref().and_then(|undoing| undoing.waiting)
+    }
+
+    /// What was waited for, if it was the reply to `command`.
+    fn stop_waiting(&mut self, command: MessageId) -> Option<Waiting> {
+        let undoing = self.undoing.as_mut()?;
+        undoing.waiting.take_if(|waiting| waiting.undoing == command)
     }
 
     pub(crate) fn change(&mut self, change: &UndoChange) {
@@ -109,28 +127,24 @@ impl Undo {
             }
             UndoChange::Refused { command } => self.steps.retain(|step| step.command != *command),
             UndoChange::Begin { finally } => {
-                self.undoing = Some(Undoing { finally: finally.clone(), waiting: None });
+                // Asked for again while it goes on, it goes on: what is waited for stays. The last word on its end counts.
+                let undoing = self.undoing.get_or_insert_default();
+                if !finally.is_empty() {
+                    undoing.finally.clone_from(finally);
+                }
             }
             UndoChange::Sent { command } => {
+                let step = self.steps.last().map(|step| step.command);
                 if let Some(undoing) = &mut self.undoing {
-                    undoing.waiting = Some(*command);
+                    undoing.waiting = Some(Waiting { undoing: *command, step });
                 }
             }
             UndoChange::Undone { command } => {
-                if let Some(undoing) = &mut self.undoing
-                    && undoing.waiting == Some(*command)
-                {
-                    undoing.waiting = None;
-                    self.steps.pop();
+                if let Some(waiting) = self.stop_waiting(*command) {
+                    self.steps.retain(|step| Some(step.command) != waiting.step);
                 }
             }
-            UndoChange::Again { command } => {
-                if let Some(undoing) = &mut self.undoing
-                    && undoing.waiting == Some(*command)
-                {
-                    undoing.waiting = None;
-                }
-            }
+            UndoChange::Again { command } => drop(self.stop_waiting(*command)),
             UndoChange::Finished => self.finished = true,
         }
     }
@@ -191,6 +205,26 @@ mod tests {
         undo.change(&UndoChange::Undone { command: id(99) });
         assert_eq!(undo.next(), UndoNext::Wait, "a foreign reply changes nothing");
         undo.change(&UndoChange::Undone { command: id(11) });
+        assert_eq!(undo.next(), UndoNext::Finish(vec![command("cancel")]));
+    }
+
+    #[test]
+    fn asked_for_again_and_with_a_step_more_it_undoes_each_once_all_the_same() {
+        let mut undo = Undo::default();
+        undo.change(&UndoChange::Step { command: id(1), undo: command("undo1") });
+        undo.change(&UndoChange::Done { command: id(1) });
+        undo.change(&UndoChange::Begin { finally: Vec::new() });
+        undo.change(&UndoChange::Sent { command: id(11) });
+        // A command that the saga handles meanwhile asks once more, and takes one more step.
+        undo.change(&UndoChange::Begin { finally: vec![command("cancel")] });
+        undo.change(&UndoChange::Step { command: id(2), undo: command("undo2") });
+        assert_eq!(undo.next(), UndoNext::Wait, "the first step's undoing is awaited");
+        undo.change(&UndoChange::Undone { command: id(11) });
+        assert_eq!(undo.next(), UndoNext::Wait, "the second step's reply is awaited");
+        undo.change(&UndoChange::Done { command: id(2) });
+        assert_eq!(undo.next(), UndoNext::Send(command("undo2")));
+        undo.change(&UndoChange::Sent { command: id(12) });
+        undo.change(&UndoChange::Undone { command: id(12) });
         assert_eq!(undo.next(), UndoNext::Finish(vec![command("cancel")]));
     }
 }

@@ -68,9 +68,14 @@ pub fn shard_of(key: &str, shards: u16) -> Shard {
     u16::try_from(hash % u32::from(shards.max(1))).unwrap_or(0)
 }
 
-/// The digest of a payload: its length and its CRC-32. It tells an honest caller that it mixed up its ids; it is no signature.
-pub(crate) fn digest(payload: &[u8]) -> u64 {
-    (payload.len() as u64) << 32 | u64::from(crc32fast::hash(payload))
+/// The digest of a message: its payload's length, and the CRC-32 of payload and name. It tells an honest caller that it mixed up
+/// its ids; it is no signature.
+pub(crate) fn digest(name: &str, payload: &[u8]) -> u64 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(payload);
+    // Another command may have the same bytes.
+    hasher.update(name.as_bytes());
+    (payload.len() as u64) << 32 | u64::from(hasher.finalize())
 }
 
 #[cfg(test)]

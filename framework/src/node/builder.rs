@@ -204,9 +204,16 @@ impl NodeBuilder {
             draining: AtomicBool::new(false),
             broken: Mutex::default(),
         });
-        let links = start_shares(&spec, &ids).await?;
+        let links = match start_shares(&spec, &ids).await {
+            Ok(links) => links,
+            Err(error) => return Err(let_go(&spec, error).await),
+        };
         if let Some(bridge) = &spec.bridge {
-            bridge.attach(card, Arc::new(Door::new(Arc::clone(&spec), links.clone()))).await?;
+            let attached = bridge.attach(card, Arc::new(Door::new(Arc::clone(&spec), links.clone()))).await;
+            if let Err(error) = attached {
+                links.end().await;
+                return Err(let_go(&spec, error.into()).await);
+            }
             tracing::info!(target: crate::telemetry::TARGET, courier = bridge.durability(), "the bridge is attached");
         }
         links.run_all(Share::go);
@@ -218,6 +225,14 @@ impl NodeBuilder {
         let client = Client::new(spec.id, remote, ids.fork());
         Ok(Node { spec, client, links })
     }
+}
+
+/// Closes the store of a node that has not started: its ended threads may keep it a little longer, and it may be wanted again.
+async fn let_go(spec: &Spec, error: StartError) -> StartError {
+    if let Err(error) = spec.store.close().await {
+        tracing::warn!(target: crate::telemetry::TARGET, %error, "the store could not be closed in order");
+    }
+    error
 }
 
 /// The domains whose events come over the bridge: those that are taken and not owned here.
@@ -345,8 +360,13 @@ async fn start_shares(spec: &Arc<Spec>, ids: &IdSource) -> Result<Links, StartEr
         }
         ready.push(wait);
     }
+    let mut opened = Ok(());
     for wait in ready {
-        wait.await.map_err(|_| StartError::Thread)??;
+        let share = wait.await.map_err(|_| StartError::Thread).and_then(|started| started.map_err(StartError::from));
+        opened = opened.and(share);
     }
-    Ok(links)
+    if opened.is_err() {
+        links.end().await;
+    }
+    opened.map(|()| links)
 }

@@ -188,7 +188,7 @@ pub(super) fn told(
 pub(super) fn answer_of(outcome: Outcome, codec: Codec) -> Answer {
     Answer::Refused(match outcome {
         Outcome::Done(reply, written) if written == codec => return Answer::Reply(reply),
-        Outcome::Done(..) => Refusal::Undecodable("the reply is written in another codec".to_owned()),
+        Outcome::Done(..) => Refusal::Unknown("it was handled, and its reply is written in another codec".to_owned()),
         Outcome::DeadLetter(reason) => Refusal::DeadLetter(reason),
         Outcome::Busy => Refusal::Busy,
         Outcome::Unhandled => Refusal::Unhandled("nobody here handles it".to_owned()),

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::share::Share;
 use crate::actor::{Host, ShardCell};
 use crate::bridge::Tidings;
-use crate::clock::instant;
+use crate::clock::{Timestamp, instant};
 use crate::message::{Envelope, Kind, MessageId, ShardId, Wants};
 use crate::relay::{Onward, envelope_of};
 use crate::router::{Outcome, Work};
@@ -265,7 +265,9 @@ pub(super) async fn timers(share: Weak<Share>) {
             let mut wait = Duration::from_secs(30);
             for (id, cell) in &share.shards {
                 let reader = cell.reader();
-                for timer in reader.timers_due(now, PAGE) {
+                // Those that ring come first: asked for on top, so that however many they are the others ring as well.
+                let rings = |ringing: &Ringing| ringing.borrow().iter().filter(|(shard, ..)| shard == id).count();
+                for timer in reader.timers_due(now, PAGE + rings(&ringing)) {
                     let place = (id.clone(), timer.key.clone(), timer.name.clone(), timer.turn);
                     if !ringing.borrow_mut().insert(place.clone()) {
                         continue;
@@ -276,12 +278,20 @@ pub(super) async fn timers(share: Weak<Share>) {
                         host.timers.notify_one();
                     });
                 }
-                if let Some(next) = reader.next_timer() {
-                    // Those that ring already will say when they are done; do not look again before.
-                    let until = next.since(now);
-                    if until > Duration::ZERO || ringing.borrow().is_empty() {
-                        wait = wait.min(until.max(Duration::from_millis(1)));
+                // Those that ring already will say when they are done; do not look again before.
+                let next = match rings(&ringing) {
+                    0 => reader.next_timer(),
+                    rings => {
+                        let timers = reader.timers_due(Timestamp::from_millis(u64::MAX), rings + 1);
+                        let waits = |timer: &Timer| {
+                            let place = (id.clone(), timer.key.clone(), timer.name.clone(), timer.turn);
+                            !ringing.borrow().contains(&place)
+                        };
+                        timers.into_iter().find(waits).map(|timer| timer.due)
                     }
+                };
+                if let Some(next) = next {
+                    wait = wait.min(next.since(now).max(Duration::from_millis(1)));
                 }
             }
             wait

@@ -53,7 +53,7 @@ impl<A: Stateful> Effects<A> {
     where
         A: Wake<T>,
     {
-        self.timers.push(TimerSlot::Clear { name: T::NAME });
+        self.timers.push(TimerSlot::Clear { name: T::NAME.into() });
     }
 }
 

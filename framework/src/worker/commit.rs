@@ -99,7 +99,7 @@ impl<W: Worker> WorkerDoor<W> {
         let time = self.host.ids.clock().now();
         let reply = self.reply_to_origin(entry, time);
         let outbox: Vec<_> = reply.iter().map(|(to, envelope)| OutboxWrite { to, envelope }).collect();
-        let digest = digest(&envelope.payload);
+        let digest = digest(&envelope.name, &envelope.payload);
         let mark = match entry.end {
             End::Marked(Arrival::Outside) => Mark::Outside { digest },
             End::Marked(Arrival::From { source, sequence, floor }) => {

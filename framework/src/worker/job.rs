@@ -89,7 +89,7 @@ impl<W: Worker> WorkerDoor<W> {
         envelope: &Envelope,
         arrival: &Arrival,
     ) -> Admitted {
-        let (id, digest) = (envelope.id, digest(&envelope.payload));
+        let (id, digest) = (envelope.id, digest(&envelope.name, &envelope.payload));
         let mut looked_up = false;
         loop {
             if let Some((first, known)) = book.running.borrow().get(&id).copied() {
@@ -175,8 +175,9 @@ impl<W: Worker> WorkerDoor<W> {
             let done = {
                 let Ok(_slot) = self.slots.acquire().await else { return Outcome::Stopped };
                 if self.host.draining.get() || self.host.stopped.get() {
-                    // It stays where it is, and is done once the node has started again.
-                    return Outcome::Stopped;
+                    // It stays where it is, and is done once the node has started again. Whoever waits is not told that
+                    // nothing was done if something was.
+                    return if failed == 0 { Outcome::Stopped } else { Outcome::Unknown(StoreError::Closed) };
                 }
                 // It may have waited long for its slot.
                 let first = failed == 0 && matches!(arrival, Arrival::Outside);

@@ -39,7 +39,7 @@ impl<W: Worker> WorkerDoor<W> {
             if book.running.borrow().contains_key(&envelope.id) {
                 return Outcome::Busy;
             }
-            book.running.borrow_mut().insert(envelope.id, (number, digest(&envelope.payload)));
+            book.running.borrow_mut().insert(envelope.id, (number, digest(&envelope.name, &envelope.payload)));
             let outcome = self.redrive_one(number, &book, ledger, &letter).await;
             self.close(&book, envelope.id, number);
             if !matches!(outcome, Outcome::Done(..)) {

@@ -1,0 +1,324 @@
+//! What spoils a node that is not careful: a snapshot of another schema, user code that panics where it chooses a key, turns that
+//! are too large, timers set by the last turn, timers that rang behind a dead letter, a start that fails.
+#![cfg(all(feature = "testing", feature = "embedded"))]
+
+mod bank;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bank::eventually;
+use futures_util::future::{BoxFuture, FutureExt};
+use whizbang::bridge::{Answer, Asked, Bridge, BridgeError, Inbound, NodeCard, Tidings};
+use whizbang::clock::{Clock, Timestamp};
+use whizbang::message::{Envelope, Name, ShardId, shard_of};
+use whizbang::prelude::*;
+use whizbang::store::{CommitListener, Store, StoreError, Ticket};
+use whizbang::{Retry, SendError};
+
+#[derive(Domain)]
+#[domain(name = "tills")]
+struct Tills;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Tills, reply = u64)]
+struct Put {
+    #[key]
+    till: String,
+    cents: u64,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Tills)]
+struct Filled {
+    cents: u64,
+}
+
+/// The same aggregate as an older and a newer version of a program has it.
+macro_rules! till {
+    ($name:ident, $schema:literal) => {
+        #[derive(Aggregate, Default, Serialize, Deserialize)]
+        #[aggregate(
+                                            domain = Tills,
+                                            name = "till",
+                                            handles(Put),
+                                            applies(Filled),
+                                            snapshot(every = 10, schema = $schema)
+                                        )]
+        struct $name {
+            cents: u64,
+        }
+
+        impl Handle<Put> for $name {
+            fn handle(&self, put: Put, effects: &mut Effects<Self>) -> Result<u64, Rejection> {
+                effects.record(Filled { cents: put.cents });
+                Ok(self.cents + put.cents)
+            }
+        }
+
+        impl Apply<Filled> for $name {
+            fn apply(&mut self, filled: &Filled) {
+                self.cents += filled.cents;
+            }
+        }
+    };
+}
+
+till!(Older, 1);
+till!(Newer, 2);
+
+fn put(till: &str) -> Put {
+    Put { till: till.into(), cents: 1 }
+}
+
+#[whizbang::test]
+async fn a_snapshot_of_another_schema_is_not_used_and_the_whole_stream_is_read() {
+    // Behind the last snapshot, and at it.
+    for turns in [15, 20] {
+        let store = MemoryStore::new();
+        let id;
+        {
+            let node = Node::builder("tills", store.clone()).host::<Older>().start().await.unwrap();
+            id = node.client().new_id();
+            assert_eq!(node.client().send(put("a")).id(id).await.unwrap(), 1);
+            for _ in 1..turns {
+                node.client().send(put("a")).await.unwrap();
+            }
+        }
+        let node = Node::builder("tills", store.clone()).host::<Newer>().start().await.unwrap();
+        assert_eq!(node.client().send(put("a")).await.unwrap(), turns + 1);
+        assert_eq!(node.client().send(put("a")).id(id).await.unwrap(), 1, "what was handled is remembered");
+        drop(node);
+        let node = Node::builder("tills", store).host::<Newer>().start().await.unwrap();
+        assert_eq!(node.client().send(put("a")).await.unwrap(), turns + 2, "versions and numbers have gone on");
+    }
+}
+
+#[derive(Domain)]
+#[domain(name = "watch")]
+struct Watch;
+
+/// Where the code that chooses keys and handles bells stumbles, and how large its turns are.
+static STUMBLES: AtomicBool = AtomicBool::new(false);
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Watch, reply = String)]
+struct Look {
+    #[key]
+    watch: String,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Watch)]
+struct Seen {
+    what: String,
+}
+
+#[derive(Document, Serialize, Deserialize)]
+#[document(domain = Watch)]
+struct Bell {}
+
+#[derive(Saga, Default)]
+#[saga(domain = Watch, handles(Look), applies(Seen), reacts(Filled), timers(Bell))]
+struct Watcher {
+    seen: Vec<String>,
+}
+
+impl Handle<Look> for Watcher {
+    fn handle(&self, _look: Look, _effects: &mut Effects<Self>) -> Result<String, Rejection> {
+        Ok(self.seen.join(" "))
+    }
+}
+
+impl Apply<Seen> for Watcher {
+    fn apply(&mut self, seen: &Seen) {
+        self.seen.push(seen.what.chars().take(4).collect());
+    }
+}
+
+impl React<Filled> for Watcher {
+    fn key(filled: &Filled, about: &About) -> Option<String> {
+        assert!(filled.cents != 13, "unlucky");
+        Some(about.key.clone())
+    }
+
+    fn react(&self, filled: Filled, effects: &mut Effects<Self>) {
+        match filled.cents {
+            7 => {
+                effects.set_timer(&Bell {}, Duration::from_secs(60));
+                effects.complete();
+            }
+            8 => effects.set_timer(&Bell {}, Duration::from_secs(60)),
+            9 => {
+                assert!(!STUMBLES.load(Ordering::Relaxed), "stumbled");
+                effects.clear_timer::<Bell>();
+            }
+            20 => (0..5).for_each(|_| effects.record(Seen { what: "x".repeat(450 * 1024) })),
+            _ => {}
+        }
+        effects.record(Seen { what: filled.cents.to_string() });
+    }
+}
+
+impl Wake<Bell> for Watcher {
+    fn wake(&self, _bell: Bell, effects: &mut Effects<Self>) {
+        effects.record(Seen { what: "bell".to_owned() });
+    }
+}
+
+fn quick() -> Retry {
+    Retry { attempts: 2, first: Duration::from_millis(1), longest: Duration::from_millis(2) }
+}
+
+async fn watching(store: &MemoryStore, clock: &Clock) -> Node {
+    let builder = Node::builder("watch", store.clone()).host::<Older>().host::<Watcher>();
+    builder.retry(quick()).clock(clock.clone()).start().await.unwrap()
+}
+
+async fn fill(node: &Node, watch: &str, cents: u64) {
+    node.client().send(Put { till: watch.into(), cents }).await.unwrap();
+}
+
+async fn seen(node: &Node, watch: &str) -> String {
+    node.client().send(Look { watch: watch.into() }).await.unwrap()
+}
+
+fn morning() -> Timestamp {
+    Timestamp::from_millis(1_800_000_000_000)
+}
+
+#[whizbang::test]
+async fn an_event_whose_key_cannot_be_chosen_is_a_dead_letter_and_all_behind_it_are_taken() {
+    let (store, clock) = (MemoryStore::new(), Clock::manual(morning()).0);
+    let node = watching(&store, &clock).await;
+    for (watch, cents) in [("b", 1), ("a", 13), ("b", 2)] {
+        fill(&node, watch, cents).await;
+    }
+    node.quiet().await;
+    assert_eq!(seen(&node, "b").await, "1 2");
+    let letters = node.dead_letters().await.unwrap();
+    assert!(letters.len() == 1 && letters[0].error.contains("unlucky"), "{letters:?}");
+    drop(node);
+    // Neither is it lost after a restart, nor does it stop the node from there on.
+    let node = watching(&store, &clock).await;
+    fill(&node, "b", 3).await;
+    node.quiet().await;
+    assert_eq!((seen(&node, "b").await.as_str(), node.dead_letters().await.unwrap().len()), ("1 2 3", 1));
+}
+
+#[whizbang::test]
+async fn a_turn_that_is_too_large_makes_a_dead_letter_and_holds_nothing_up() {
+    let (store, clock) = (MemoryStore::new(), Clock::manual(morning()).0);
+    let node = watching(&store, &clock).await;
+    for (watch, cents) in [("a", 20), ("a", 1), ("b", 2)] {
+        fill(&node, watch, cents).await;
+    }
+    node.quiet().await;
+    assert_eq!(seen(&node, "b").await, "2");
+    let letters = node.dead_letters().await.unwrap();
+    assert_eq!(letters.len(), 2, "itself and what waits behind it: {letters:?}");
+    assert!(letters.iter().any(|letter| letter.error.contains("bytes")), "{letters:?}");
+}
+
+/// When the next timer of a watch's shard is due, as the store has it.
+async fn next_timer(store: &MemoryStore, watch: &str) -> Option<Timestamp> {
+    struct Nobody;
+    impl CommitListener for Nobody {
+        fn committed(&self, _through: Ticket) {}
+        fn failed(&self, _error: StoreError) {}
+    }
+    let shard = ShardId::new(Name::new("watch").unwrap(), shard_of(watch, Watch::SHARDS));
+    store.open(&shard, Watch::SHARDS, Arc::new(Nobody)).await.unwrap().reader.next_timer()
+}
+
+#[whizbang::test]
+async fn a_timer_set_in_the_turn_that_ends_the_saga_is_none() {
+    let (store, (clock, hand)) = (MemoryStore::new(), Clock::manual(morning()));
+    let node = watching(&store, &clock).await;
+    fill(&node, "a", 8).await;
+    node.quiet().await;
+    fill(&node, "a", 7).await;
+    node.quiet().await;
+    drop(node);
+    assert_eq!(next_timer(&store, "a").await, None);
+    hand.advance(Duration::from_secs(61));
+    let node = watching(&store, &clock).await;
+    node.quiet().await;
+    assert_eq!(seen(&node, "a").await, "8 7");
+}
+
+#[whizbang::test]
+async fn a_timer_that_rang_behind_a_dead_letter_does_nothing_if_that_clears_it() {
+    let (store, (clock, hand)) = (MemoryStore::new(), Clock::manual(morning()));
+    let node = watching(&store, &clock).await;
+    fill(&node, "a", 8).await;
+    node.quiet().await;
+    STUMBLES.store(true, Ordering::Relaxed);
+    fill(&node, "a", 9).await;
+    node.quiet().await;
+    hand.advance(Duration::from_secs(61));
+    drop(node);
+    let node = watching(&store, &clock).await;
+    eventually(async || node.dead_letters().await.unwrap().len() == 2).await;
+    STUMBLES.store(false, Ordering::Relaxed);
+    let letters = node.dead_letters().await.unwrap();
+    node.redrive(&letters[0]).await.unwrap();
+    assert_eq!(seen(&node, "a").await, "8 9", "the bell was cleared before it could be heard");
+    assert_eq!(node.dead_letters().await.unwrap(), []);
+}
+
+#[whizbang::test]
+async fn an_idempotency_key_that_was_used_for_another_command_is_a_conflict() {
+    let node = bank::start(MemoryStore::new()).await;
+    let client = node.client();
+    client.send(bank::Hold { account: "ada".into() }).idempotency_key("k").await.unwrap();
+    // The same bytes for the same key, but something else.
+    let error = client.send(bank::Close { account: "ada".into() }).idempotency_key("k").await.unwrap_err();
+    assert!(matches!(error, SendError::Conflict), "{error}");
+    assert_eq!(client.send(bank::deposit("ada", 1)).await.unwrap(), 1);
+}
+
+/// A bridge whose broker refuses every node.
+struct Closed;
+
+fn closed<T: Send + 'static>() -> BoxFuture<'static, Result<T, BridgeError>> {
+    let error = BridgeError::Refused { broker: "nowhere".to_owned(), reason: "closed".to_owned() };
+    std::future::ready(Err(error)).boxed()
+}
+
+impl Bridge for Closed {
+    fn attach<'a>(&'a self, _card: NodeCard, _door: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
+        closed()
+    }
+    fn send(&self, _envelope: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
+        closed()
+    }
+    fn publish(&self, _event: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
+        closed()
+    }
+    fn ask(&self, _to: Asked, _deadline: Duration) -> BoxFuture<'_, Result<Answer, BridgeError>> {
+        closed()
+    }
+    fn tell(&self, _tidings: Tidings) -> BoxFuture<'_, Result<(), BridgeError>> {
+        closed()
+    }
+    fn durability(&self) -> String {
+        "none".to_owned()
+    }
+    fn detach(&self) -> BoxFuture<'_, Result<(), BridgeError>> {
+        closed()
+    }
+}
+
+#[whizbang::test]
+async fn a_start_that_fails_lets_go_of_the_store() {
+    for threads in [0, 2] {
+        let folder = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            let store = EmbeddedStore::open(folder.path()).unwrap();
+            let node = Node::builder("tills", store).host::<Older>().bridge(Closed).threads(threads).start();
+            node.await.unwrap_err();
+        }
+    }
+}
