@@ -40,12 +40,12 @@ macro_rules! till {
     ($name:ident, $schema:literal) => {
         #[derive(Aggregate, Default, Serialize, Deserialize)]
         #[aggregate(
-                                            domain = Tills,
-                                            name = "till",
-                                            handles(Put),
-                                            applies(Filled),
-                                            snapshot(every = 10, schema = $schema)
-                                        )]
+                                                    domain = Tills,
+                                                    name = "till",
+                                                    handles(Put),
+                                                    applies(Filled),
+                                                    snapshot(every = 10, schema = $schema)
+                                                )]
         struct $name {
             cents: u64,
         }

@@ -362,7 +362,7 @@ async fn start_shares(spec: &Arc<Spec>, ids: &IdSource) -> Result<Links, StartEr
     }
     let mut opened = Ok(());
     for wait in ready {
-        let share = wait.await.map_err(|_| StartError::Thread).and_then(|started| started.map_err(StartError::from));
+        let share = wait.await.map_err(|_| StartError::Thread).and_then(|started| started);
         opened = opened.and(share);
     }
     if opened.is_err() {
