@@ -1,5 +1,5 @@
-//! What spoils a node that is not careful: a snapshot of another schema, user code that panics where it chooses a key, turns that
-//! are too large, timers set by the last turn, timers that rang behind a dead letter, a start that fails.
+//! What spoils a node that is not careful: a snapshot of another schema, user code that panics where it chooses a key, turns
+//! that are too large, timers set by the last turn, timers that rang behind a dead letter, a start that fails.
 #![cfg(all(feature = "testing", feature = "embedded"))]
 
 mod bank;
@@ -39,13 +39,7 @@ struct Filled {
 macro_rules! till {
     ($name:ident, $schema:literal) => {
         #[derive(Aggregate, Default, Serialize, Deserialize)]
-        #[aggregate(
-                                                    domain = Tills,
-                                                    name = "till",
-                                                    handles(Put),
-                                                    applies(Filled),
-                                                    snapshot(every = 10, schema = $schema)
-                                                )]
+        #[aggregate(domain = Tills, name = "t", handles(Put), applies(Filled), snapshot(every = 5, schema = $schema))]
         struct $name {
             cents: u64,
         }
@@ -75,7 +69,7 @@ fn put(till: &str) -> Put {
 #[whizbang::test]
 async fn a_snapshot_of_another_schema_is_not_used_and_the_whole_stream_is_read() {
     // Behind the last snapshot, and at it.
-    for turns in [15, 20] {
+    for turns in [13, 20] {
         let store = MemoryStore::new();
         let id;
         {

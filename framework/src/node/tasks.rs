@@ -103,8 +103,16 @@ pub(super) async fn relay(share: Weak<Share>) {
 
 /// After what times without a new event subscribers are told how far a log reaches: whoever has lost the last events, and
 /// the tidings before, notices by the next ones.
-const HEADS: [Duration; 4] =
-    [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(300)];
+const HEADS: [Duration; 8] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+    Duration::from_secs(15),
+    Duration::from_secs(30),
+    Duration::from_secs(60),
+    Duration::from_secs(300),
+];
 
 /// The logs whose ends are to be told.
 #[derive(Default)]
