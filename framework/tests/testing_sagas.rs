@@ -311,7 +311,13 @@ mod right {
 
     #[test]
     fn orders_hold_under_all_faults() {
-        Flow::new("orders", cluster, orders(), 1..10, place).at_end(what_is_charged_is_paid_for).check(0..200);
+        let coverage =
+            Flow::new("orders", cluster, orders(), 1..10, place).at_end(what_is_charged_is_paid_for).check(0..200);
+        let order = coverage.of::<Order>();
+        order.timer::<GiveUp>().while_open().at_least(1);
+        order.reply::<Charge>().while_undoing().at_least(1);
+        order.rejection::<Charge>().while_undoing().at_least(1);
+        order.event::<Charged>().never_reached();
     }
 }
 

@@ -92,6 +92,9 @@ pub enum Admission {
 impl<const RECENT: usize> SeenOf<RECENT> {
     /// Whether what stands at `sequence` of `source` was handled.
     pub fn admit_place(&self, source: &Source, sequence: u64) -> bool {
+        if cfg!(plant = "places_are_not_remembered") {
+            return true;
+        }
         self.places.iter().find(|(known, _)| known == source).is_none_or(|(_, last)| sequence > *last)
     }
 

@@ -96,10 +96,12 @@ impl Inbound for Door {
                 let limit = usize::try_from(limit).unwrap_or(MOST).min(MOST);
                 Box::pin(async move {
                     let Some(reader) = reader else { return Answer::Refused(Refusal::NotHere) };
+                    // Before it is read: what is committed meanwhile may not be among what is read.
+                    let head = reader.position();
                     match reader.events(after, limit).await {
                         Ok(events) => {
                             let envelopes = events.into_iter().map(|event| envelope_of(&shard, event)).collect();
-                            Answer::Envelopes(envelopes, reader.position())
+                            Answer::Envelopes(envelopes, head)
                         }
                         Err(error) => Answer::Refused(Refusal::Unknown(error.to_string())),
                     }

@@ -190,9 +190,10 @@ fn pages(spec: &Arc<Spec>) -> Pages {
         let spec = Arc::clone(&spec);
         Box::pin(async move {
             if let Some(reader) = spec.reader(&source) {
+                // Before it is read: what is committed meanwhile may not be among what is read, and is told of anew.
+                let head = reader.position();
                 let events = reader.events(after, limit).await.map_err(|error| error.to_string())?;
-                let envelopes = events.into_iter().map(|event| envelope_of(&source, event)).collect();
-                return Ok((envelopes, reader.position()));
+                return Ok((events.into_iter().map(|event| envelope_of(&source, event)).collect(), head));
             }
             let Some(bridge) = &spec.bridge else {
                 // Nobody can be asked. The manifest shows that the source has no owner here.

@@ -3,6 +3,7 @@
 #[path = "../bank/mod.rs"]
 mod bank;
 
+mod courier;
 mod coverage;
 mod regressions;
 mod rules;
@@ -93,6 +94,16 @@ fn transfers() -> Flow<Step, impl AsyncFn(&World, Step)> {
     Flow::new("transfers", cluster, steps(), 1..12, perform).at_end(conserved)
 }
 
+/// The same with the store on disk, on disks that lose what was not flushed.
+fn transfers_on_disk() -> Flow<Step, impl AsyncFn(&World, Step)> {
+    Flow::new("transfers-on-disk", |sim| cluster(sim).on_disk(), steps(), 1..12, perform).at_end(conserved)
+}
+
+#[test]
+fn two_hundred_seeds_of_transfers_hold_on_disks_that_lose_what_was_not_flushed() {
+    transfers_on_disk().check(0..200);
+}
+
 #[test]
 fn forty_seeds_of_transfers_hold() {
     transfers().check(0..40);
@@ -121,7 +132,8 @@ fn a_lost_last_event_is_noticed_although_its_owner_has_started_again() {
 
 /// The trace of some seeds, for comparison.
 fn traces() -> String {
-    (0..6).map(|seed| transfers().run(seed).expect("the flow holds").trace).collect()
+    let trace = |run: Result<whizbang::testing::sim::Run, _>| run.expect("the flow holds").trace;
+    (0..6).flat_map(|seed| [trace(transfers().run(seed)), trace(transfers_on_disk().run(seed))]).collect()
 }
 
 #[test]

@@ -85,3 +85,9 @@ fn the_line_at_the_end_plays_the_case_again() {
     // Without its mark nothing is checked: the case is another flow's.
     assert!(play("another/1/0-0-0", &format!("regressions::{name}")).0);
 }
+
+#[test]
+fn a_name_that_a_shell_would_not_take_as_one_word_is_refused() {
+    let told = panic_of(|| drop(broken("two words", 200)));
+    assert!(told.contains("`two words` cannot name a flow"), "{told}");
+}

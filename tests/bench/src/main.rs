@@ -9,6 +9,7 @@ mod durable;
 mod idle;
 mod nats;
 mod report;
+mod simulation;
 mod turn;
 
 type Row = (&'static str, fn());
@@ -25,6 +26,7 @@ const ROWS: &[Row] = &[
     ("nats_events_1", nats::events_1),
     ("nats_events_4", nats::events_4),
     ("nats_events_16", nats::events_16),
+    ("simulation_seed", simulation::seed),
     ("idle_alone", idle::alone),
     ("idle_over_nats", idle::over_nats),
 ];

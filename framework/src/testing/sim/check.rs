@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 
 use super::World;
 use crate::message::{MessageId, Name, ShardId};
-use crate::store::{Lane, Note, SentMessage, ShardReader, Source, StoredEvent, StoredTurn};
+use crate::store::{Lane, Note, SentMessage, ShardReader, Source, Store as _, StoredEvent, StoredTurn};
 
 /// All streams of a shard, by actor type and key.
 pub(super) fn streams(reader: &Arc<dyn ShardReader>) -> Vec<(Name, String)> {
@@ -20,7 +20,7 @@ pub(super) fn history(reader: &Arc<dyn ShardReader>, actor: &Name, key: &str) ->
     reader.history(actor, key).now_or_never().and_then(Result::ok).unwrap_or_default()
 }
 
-fn events(reader: &Arc<dyn ShardReader>) -> Vec<StoredEvent> {
+pub(super) fn events(reader: &Arc<dyn ShardReader>) -> Vec<StoredEvent> {
     reader.events(0, usize::MAX).now_or_never().and_then(Result::ok).unwrap_or_default()
 }
 
@@ -114,6 +114,7 @@ pub(super) fn all(world: &World) -> Result<(), String> {
     sent_once(&turns)?;
     taken_once(world, &shards, &turns)?;
     published(world, &shards)?;
+    projected(world, &shards)?;
     ended(world, &shards, &turns)
 }
 
@@ -234,6 +235,29 @@ fn taken_once(world: &World, shards: &Shards, turns: &[Placed]) -> Result<(), St
             for (domain, actor, key) in world.takers(shard, &event) {
                 if !taken.contains(&(domain.as_str(), actor.as_str(), key.as_str(), shard, event.position)) {
                     return Err(format!("I7: {actor} `{key}` never took {} at {shard} {}", event.name, event.position));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// I7: every view contains every event of its sources.
+fn projected(world: &World, shards: &Shards) -> Result<(), String> {
+    for service in world.services() {
+        for projection in service.hosts.borrow().iter().flat_map(|hosts| &hosts.projections) {
+            let Ok(name) = Name::new(&projection.name) else { continue };
+            let view = service.disk.view(&name).now_or_never().and_then(Result::ok).flatten();
+            let checkpoint: BTreeMap<_, _> = view.into_iter().flat_map(|view| view.checkpoint).collect();
+            for (shard, reader) in shards {
+                let taken = |event: &StoredEvent| {
+                    let mut takes = projection.takes.iter();
+                    takes.any(|card| card.domain == shard.domain.as_str() && card.name == event.name.as_str())
+                };
+                let last = events(reader).into_iter().rev().find(taken).map_or(0, |event| event.position);
+                let saved = checkpoint.get(shard).copied().unwrap_or(0);
+                if saved < last {
+                    return Err(format!("I7: the view {name} was saved at {saved}, and takes {shard} {last}"));
                 }
             }
         }

@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::trace::Trace;
 use super::weather::Weather;
 use crate::bridge::wire::Packet;
 use crate::bridge::{Answer, Asked, Bridge, BridgeError, Inbound, NodeCard, Refusal, Settled, Tidings};
+use crate::clock::instant;
 use crate::message::{Envelope, IdSource, MAX_PAYLOAD_BYTES, MessageId, Name, ShardId};
 
 /// How often a message is brought before the courier gives it up.
@@ -34,6 +36,10 @@ struct State {
     /// Rises when everything under way is lost.
     age: u64,
     under_way: usize,
+    /// Until when nothing is brought.
+    paused: Option<Instant>,
+    /// Until when nothing is taken in for sure.
+    refusing: Option<Instant>,
     /// The events that were published: where they stand in their log, and which they are.
     published: BTreeMap<(ShardId, u64), MessageId>,
 }
@@ -69,6 +75,8 @@ impl Courier {
             dice,
             age: 0,
             under_way: 0,
+            paused: None,
+            refusing: None,
             published: BTreeMap::new(),
         };
         Self(Arc::new(Mutex::new(state)), trace)
@@ -107,6 +115,34 @@ impl Courier {
         for door in doors {
             door.reconnected();
         }
+    }
+
+    /// Brings nothing for a while, and then everything.
+    pub(super) fn pause(&self, lasts: Duration) {
+        self.0.lock().paused = Some(instant() + lasts);
+    }
+
+    /// Takes nothing in for a while; what it refuses it may bring all the same.
+    pub(super) fn refuse(&self, lasts: Duration) {
+        self.0.lock().refusing = Some(instant() + lasts);
+    }
+
+    /// The pause is over.
+    async fn resumed(&self) {
+        let until = self.0.lock().paused;
+        if let Some(until) = until {
+            tokio::time::sleep_until(until).await;
+        }
+    }
+
+    /// Whether something is taken in, and with what the sender is answered.
+    fn takes_in(&self) -> (bool, Result<(), BridgeError>) {
+        let state = self.0.lock();
+        if state.refusing.is_none_or(|until| until <= instant()) {
+            return (true, Ok(()));
+        }
+        let reason = "its leader changes".to_owned();
+        (state.dice.below(2) == 1, Err(BridgeError::Unreachable { broker: "the simulated courier".to_owned(), reason }))
     }
 
     /// Loses everything under way. Nobody is told: the numbers must show it.
@@ -186,6 +222,7 @@ impl Courier {
 
     async fn bring(&self, from: usize, what: What, to: &To, packet: &Packet, way: Duration, age: u64) {
         pause(way).await;
+        self.resumed().await;
         for delivery in 1..=DELIVERIES {
             if self.0.lock().age != age {
                 return;
@@ -253,6 +290,7 @@ impl SimBridge {
         let whole = async {
             let way = courier.throw().first().copied()?;
             pause(way).await;
+            courier.resumed().await;
             if courier.is_cut(self.service, member.service) {
                 return None;
             }
@@ -313,8 +351,11 @@ impl Bridge for SimBridge {
                 envelope.id,
                 owner.card.service
             ));
-            courier.post(self.service, What::Direct, To::Owner(domain), &packet);
-            Ok(())
+            let (taken, answer) = courier.takes_in();
+            if taken {
+                courier.post(self.service, What::Direct, To::Owner(domain), &packet);
+            }
+            answer
         })
     }
 
@@ -327,6 +368,7 @@ impl Bridge for SimBridge {
             courier
                 .1
                 .add(format_args!("{} {} is published: {} {}", origin.shard, origin.sequence, event.name, event.id));
+            let (taken, answer) = courier.takes_in();
             let subscribers: Vec<usize> = {
                 let mut state = courier.0.lock();
                 state.published.insert((origin.shard.clone(), origin.sequence), event.id);
@@ -334,10 +376,10 @@ impl Bridge for SimBridge {
                     |member: &&Member| member.card.subscribes.iter().any(|(domain, ..)| *domain == event.domain);
                 state.members.values().filter(takes).map(|member| member.service).collect()
             };
-            for subscriber in subscribers {
+            for subscriber in subscribers.into_iter().filter(|_| taken) {
                 courier.post(self.service, What::Event, To::Subscriber(event.domain.clone(), subscriber), &packet);
             }
-            Ok(())
+            answer
         })
     }
 

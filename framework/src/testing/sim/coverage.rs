@@ -4,7 +4,7 @@
 
 #![expect(clippy::panic, reason = "a path that should be reached and is not fails the test")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::seen::{Cause, End, Phase, Taken};
@@ -189,19 +189,23 @@ impl Covered {
         taken.map(|(_, count)| count).sum()
     }
 
-    /// What could be taken, as the derive lists it.
-    fn possible(&self) -> Vec<Cause> {
+    /// What can be taken, as the derive lists it.
+    fn listed(&self) -> Vec<Cause> {
         let name = |card: &MessageCard| format!("{}.{}", card.domain, card.name);
         let card = &self.card;
         let mut causes: Vec<_> = card.handles.iter().map(|card| Cause::Command(name(card))).collect();
         causes.extend(card.takes.iter().map(|card| Cause::Event(name(card))));
         causes.extend(card.replies.iter().flat_map(|card| [Cause::Reply(name(card)), Cause::Rejection(name(card))]));
         causes.extend(card.timers.iter().map(|card| Cause::Timer(card.name.clone())));
-        // Rejections that came, and what came without being listed: replies that only say that an undoing is done.
+        causes
+    }
+
+    /// What is listed, and what came besides: rejections, and replies that only say that something is done or undone.
+    fn possible(&self) -> Vec<Cause> {
+        let mut causes = self.listed();
         let more = self.taken.keys().map(|(cause, _)| cause);
-        let more: Vec<_> = more.filter(|cause| !causes.contains(cause)).cloned().collect();
+        let more: BTreeSet<_> = more.filter(|cause| !causes.contains(cause)).cloned().collect();
         causes.extend(more);
-        causes.dedup();
         causes
     }
 
@@ -223,7 +227,7 @@ impl Covered {
 
     pub(super) fn never(&self) -> Vec<String> {
         let mut never = Vec::new();
-        for cause in self.possible() {
+        for cause in self.listed() {
             for phase in self.phases() {
                 // A timer whose saga has ended rings for nobody; nobody can miss that.
                 let silent = matches!(cause, Cause::Timer(_)) && phase == Phase::Ended;

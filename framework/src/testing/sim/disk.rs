@@ -1,21 +1,21 @@
 //! A store whose commits take time: what a crash finds uncommitted is lost, or is there without anybody knowing.
 //!
-//! Called by simulated nodes as their [`Store`]. Keeps what is committed in a [`MemoryStore`], and everything else in a journal
-//! that belongs to one life of a node. One commit is under way at a time; what arrives meanwhile goes with the next.
+//! Called by simulated nodes as their [`Store`]. What is appended goes to its [ground](super::ground) at once and is committed a
+//! while later; what arrives meanwhile goes with the next commit. A crash ends everything that uses it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
-use super::op::{Op, OwnedTurn};
+use super::ground::Ground;
 use super::reader::{Pace, SlowReader};
 use super::seen::Seen;
 use super::trace::Trace;
+use super::turn::OwnedTurn;
 use crate::message::{IdSource, Name, ShardId};
-use crate::store::memory::MemoryStore;
 use crate::store::{
     Appended, CommitListener, Epoch, ShardHandle, ShardReader, ShardWriter, Snapshot, Store, StoreError, Ticket, Turn,
     View, Watermark,
@@ -30,8 +30,10 @@ pub(super) struct Disk(Arc<Shared>);
 
 struct Shared {
     service: String,
-    memory: MemoryStore,
-    journal: Mutex<Arc<Mutex<Journal>>>,
+    ground: Ground,
+    /// What was being committed when the power failed: it is there once the store is opened again, or not.
+    unsure: Mutex<Vec<Waiting>>,
+    power: Mutex<Power>,
     dice: Mutex<IdSource>,
     /// The longest time a commit takes, in milliseconds.
     slowest: Mutex<u16>,
@@ -42,36 +44,50 @@ struct Shared {
     readers: Mutex<BTreeMap<ShardId, Arc<dyn ShardReader>>>,
 }
 
-/// What one life of a node has appended and not committed.
+/// Who uses the store since it was opened last.
+#[derive(Default)]
+struct Power {
+    on: bool,
+    flushing: bool,
+    lives: Vec<Arc<Life>>,
+}
+
+/// One listener, as the store knows it: one life of a node. It hears of the commits.
+struct Life {
+    shared: Weak<Shared>,
+    listener: Arc<dyn CommitListener>,
+    /// Tickets of one listener keep rising, also when the store is opened anew.
+    base: Ticket,
+    journal: Mutex<Journal>,
+}
+
+/// What a life has appended and not committed.
 #[derive(Default)]
 struct Journal {
-    waiting: VecDeque<(Ticket, ShardId, Op)>,
-    ticket: Ticket,
-    listener: Option<Arc<dyn CommitListener>>,
-    writers: BTreeMap<ShardId, Box<dyn ShardWriter>>,
-    positions: BTreeMap<ShardId, u64>,
-    flushing: bool,
+    waiting: VecDeque<Waiting>,
+    last: Ticket,
     closed: bool,
 }
 
-/// Hears nothing: the disk itself reports commits.
-struct Deaf;
-
-impl CommitListener for Deaf {
-    fn committed(&self, _through: Ticket) {}
-    fn failed(&self, _error: StoreError) {}
+struct Waiting {
+    ticket: Ticket,
+    shard: ShardId,
+    /// Nothing, if it is no turn but something that only saves work.
+    turn: Option<Box<OwnedTurn>>,
+    position: u64,
 }
 
 impl Disk {
-    pub(super) fn new(service: &str, dice: IdSource, trace: Trace, seen: Seen) -> Self {
-        let reading = dice.fork();
+    pub(super) fn new(service: &str, dice: IdSource, trace: Trace, seen: Seen, ground: Ground) -> Self {
+        let pace = Pace::new(dice.fork());
         Self(Arc::new(Shared {
             service: service.to_owned(),
-            memory: MemoryStore::new(),
-            journal: Mutex::default(),
+            ground,
+            unsure: Mutex::default(),
+            power: Mutex::default(),
             dice: Mutex::new(dice),
             slowest: Mutex::new(0),
-            pace: Pace::new(reading),
+            pace,
             trace,
             seen,
             watcher: Mutex::new(None),
@@ -95,70 +111,99 @@ impl Disk {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.0.journal.lock().lock().waiting.is_empty()
+        self.0.power.lock().waiting() == 0
     }
 
-    /// The node has died: some beginning of what it had not committed is in the log all the same.
+    /// The node has died: some of what it had not committed is in the log all the same.
     pub(super) fn crash(&self) {
-        let journal = Arc::clone(&self.0.journal.lock());
-        self.0.cut(&journal);
+        self.0.cut();
     }
 
     /// Fails what waits, as a crash would, and tells the node.
     pub(super) fn fail(&self) {
-        let journal = Arc::clone(&self.0.journal.lock());
-        self.0.cut(&journal);
-        let listener = journal.lock().listener.clone();
-        if let Some(listener) = listener {
-            listener.failed(StoreError::io("flushing", std::io::Error::other("a simulated disk has failed")));
+        for life in self.0.cut() {
+            life.listener.failed(StoreError::io("flushing", std::io::Error::other("a simulated disk has failed")));
         }
     }
 }
 
+impl Power {
+    fn waiting(&self) -> usize {
+        self.lives.iter().map(|life| life.journal.lock().waiting.len()).sum()
+    }
+}
+
 impl Shared {
-    fn cut(&self, journal: &Mutex<Journal>) {
-        let mut journal = journal.lock();
-        if std::mem::replace(&mut journal.closed, true) {
-            return;
+    /// All that uses the store is cut off: nothing of what waits is reported any more. Whom that hits.
+    fn cut(&self) -> Vec<Arc<Life>> {
+        let lives = {
+            let mut power = self.power.lock();
+            if !std::mem::replace(&mut power.on, false) {
+                return Vec::new();
+            }
+            power.lives.clone()
+        };
+        let mut waiting = Vec::new();
+        for life in &lives {
+            let mut journal = life.journal.lock();
+            journal.closed = true;
+            waiting.extend(journal.waiting.drain(..));
         }
-        let waiting = journal.waiting.len();
-        let kept = self.dice.lock().below(waiting as u64 + 1);
+        if self.ground.is_on_disk() {
+            if !waiting.is_empty() {
+                let count = waiting.len();
+                self.trace.add(format_args!("{} was writing {count} appends when the power failed", self.service));
+            }
+            let changes = self.dice.lock().below(6);
+            self.ground.fail(usize::MAX, changes);
+            self.unsure.lock().extend(waiting);
+            return lives;
+        }
+        let kept = self.dice.lock().below(waiting.len() as u64 + 1);
         let kept = usize::try_from(kept).unwrap_or(0);
-        if waiting > 0 {
-            self.trace.add(format_args!("{} had {waiting} appends uncommitted, {kept} are in the log", self.service));
+        if !waiting.is_empty() {
+            let count = waiting.len();
+            self.trace.add(format_args!("{} had {count} appends uncommitted, {kept} are in the log", self.service));
         }
-        self.apply(&mut journal, kept);
-        journal.waiting.clear();
+        self.ground.fail(kept, 0);
+        for waiting in waiting.iter().take(kept) {
+            self.told(waiting, waiting.position);
+        }
+        lives
     }
 
-    /// Moves the oldest appends into the log; the last ticket.
-    fn apply(&self, journal: &mut Journal, count: usize) -> Ticket {
-        let mut through = 0;
-        for _ in 0..count {
-            let Some((ticket, shard, op)) = journal.waiting.pop_front() else { break };
-            through = ticket;
-            let Some(writer) = journal.writers.get_mut(&shard) else { continue };
-            op.trace(&self.trace, &self.service, &shard);
-            match (op.apply(writer.as_mut()), &op) {
-                (Ok(Some(appended)), Op::Turn(turn)) => self.seen.committed(&shard, turn, appended.position),
-                (Ok(_), _) => {}
-                (Err(error), _) => {
-                    self.trace.add(format_args!("{} cannot commit to {shard}: {error}", self.service));
-                }
+    /// Something is committed.
+    fn told(&self, waiting: &Waiting, position: u64) {
+        if let Some(turn) = &waiting.turn {
+            turn.trace(&self.trace, &self.service, &waiting.shard);
+            self.seen.committed(&waiting.shard, turn, position);
+        }
+    }
+
+    /// Finds out which of the turns are there that were being written when the power failed.
+    async fn find_unsure(&self, shard: &ShardId, reader: &Arc<dyn ShardReader>) {
+        let unsure = std::mem::take(&mut *self.unsure.lock());
+        let (mine, others): (Vec<_>, Vec<_>) = unsure.into_iter().partition(|waiting| waiting.shard == *shard);
+        self.unsure.lock().extend(others);
+        for waiting in mine {
+            let Some(turn) = &waiting.turn else { continue };
+            let Ok(history) = reader.history(&turn.actor, &turn.key).await else { continue };
+            if history.iter().any(|stored| stored.number == turn.number && stored.id == turn.id) {
+                self.told(&waiting, waiting.position);
             }
         }
-        through
     }
 
-    async fn flush(self: Arc<Self>, journal: Arc<Mutex<Journal>>) {
+    async fn flush(self: Arc<Self>) {
         loop {
             let count = {
-                let mut journal = journal.lock();
-                if journal.waiting.is_empty() || journal.closed {
-                    journal.flushing = false;
+                let mut power = self.power.lock();
+                let count = power.waiting();
+                if count == 0 {
+                    power.flushing = false;
                     return;
                 }
-                journal.waiting.len()
+                count
             };
             let slowest = u64::from(*self.slowest.lock());
             let micros = self.dice.lock().below(slowest * 1000 + 1);
@@ -167,27 +212,81 @@ impl Shared {
             } else {
                 tokio::task::yield_now().await;
             }
-            let (through, listener) = {
-                let mut journal = journal.lock();
-                if journal.closed {
-                    journal.flushing = false;
-                    return;
-                }
-                (self.apply(&mut journal, count), journal.listener.clone())
-            };
-            if let Some(listener) = listener {
-                listener.committed(through);
-            }
-            let watcher = self.watcher.lock().clone();
-            if let Some(watcher) = watcher {
-                watcher();
-            }
+            // After a crash there is nothing of what waited; what came since waits its own time.
+            let count = count.min(self.power.lock().waiting());
+            self.ground.commit(count);
         }
+    }
+
+    /// Opens the store anew, if it was cut off.
+    fn switch_on(&self, power: &mut Power) -> Result<(), StoreError> {
+        if !power.on {
+            self.ground.renew()?;
+            power.lives.clear();
+            power.on = true;
+        }
+        Ok(())
+    }
+
+    /// The life of a listener: the one it has, or a new one, in a store that is opened anew if need be.
+    fn life_of(self: &Arc<Self>, listener: Arc<dyn CommitListener>) -> Result<Arc<Life>, StoreError> {
+        let mut power = self.power.lock();
+        let known = power.lives.iter().find(|life| life.is_of(&listener)).cloned();
+        let on = power.on;
+        self.switch_on(&mut power)?;
+        if let Some(known) = known.as_ref().filter(|_| on) {
+            return Ok(Arc::clone(known));
+        }
+        let base = known.map_or(0, |known| known.journal.lock().last);
+        let life = Life::new(Arc::downgrade(self), listener, base);
+        power.lives.push(Arc::clone(&life));
+        Ok(life)
     }
 }
 
-fn same(one: &Arc<dyn CommitListener>, other: &Arc<dyn CommitListener>) -> bool {
-    std::ptr::addr_eq(Arc::as_ptr(one), Arc::as_ptr(other))
+impl Life {
+    fn new(shared: Weak<Shared>, listener: Arc<dyn CommitListener>, base: Ticket) -> Arc<Self> {
+        let journal = Journal { last: base, ..Journal::default() };
+        Arc::new(Self { shared, listener, base, journal: Mutex::new(journal) })
+    }
+
+    fn is_of(&self, listener: &Arc<dyn CommitListener>) -> bool {
+        std::ptr::addr_eq(Arc::as_ptr(&self.listener), Arc::as_ptr(listener))
+    }
+
+    /// Takes what is committed up to a ticket, unless this life is over.
+    fn take(&self, through: Ticket) -> Option<Vec<Waiting>> {
+        let mut journal = self.journal.lock();
+        if journal.closed {
+            return None;
+        }
+        let mut taken = Vec::new();
+        while let Some(waiting) = journal.waiting.pop_front_if(|waiting| waiting.ticket <= through) {
+            taken.push(waiting);
+        }
+        Some(taken)
+    }
+}
+
+impl CommitListener for Life {
+    fn committed(&self, through: Ticket) {
+        let through = self.base + through;
+        let (Some(shared), Some(taken)) = (self.shared.upgrade(), self.take(through)) else { return };
+        for waiting in taken {
+            shared.told(&waiting, waiting.position);
+        }
+        self.listener.committed(through);
+        let watcher = shared.watcher.lock().clone();
+        if let Some(watcher) = watcher {
+            watcher();
+        }
+    }
+
+    fn failed(&self, error: StoreError) {
+        if !self.journal.lock().closed {
+            self.listener.failed(error);
+        }
+    }
 }
 
 impl Store for Disk {
@@ -199,45 +298,33 @@ impl Store for Disk {
     ) -> BoxFuture<'a, Result<ShardHandle, StoreError>> {
         Box::pin(async move {
             let shared = &self.0;
-            let journal = {
-                let mut current = shared.journal.lock();
-                let (known, closed, ticket) = {
-                    let journal = current.lock();
-                    let known = journal.listener.as_ref().is_some_and(|known| same(known, &listener));
-                    (known, journal.closed, journal.ticket)
-                };
-                if !known || closed {
-                    shared.cut(&current);
-                    // Tickets of one listener keep rising, also over a failure.
-                    let ticket = if known { ticket } else { 0 };
-                    *current = Arc::new(Mutex::new(Journal { ticket, listener: Some(listener), ..Journal::default() }));
-                }
-                Arc::clone(&current)
-            };
-            let handle = shared.memory.open(id, shards, Arc::new(Deaf)).await?;
-            let epoch = handle.writer.epoch();
+            let life = shared.life_of(listener)?;
+            let handle = shared.ground.open(id, shards, Arc::clone(&life) as _).await?;
+            shared.find_unsure(id, &handle.reader).await;
             shared.readers.lock().insert(id.clone(), Arc::clone(&handle.reader));
-            {
-                let mut journal = journal.lock();
-                journal.positions.insert(id.clone(), handle.reader.position());
-                journal.writers.insert(id.clone(), handle.writer);
-            }
-            let writer = Pen { shared: Arc::clone(shared), journal, id: id.clone(), epoch };
+            let writer = Pen { shared: Arc::clone(shared), life, id: id.clone(), inner: handle.writer };
             let reader = SlowReader::new(handle.reader, shared.pace.clone());
             Ok(ShardHandle { writer: Box::new(writer), reader: Arc::new(reader) })
         })
     }
 
     fn read<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<Option<Arc<dyn ShardReader>>, StoreError>> {
-        self.0.memory.read(shard)
+        Box::pin(async move {
+            self.0.switch_on(&mut self.0.power.lock())?;
+            self.0.ground.read(shard).await
+        })
     }
 
     fn view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Option<View>, StoreError>> {
-        self.0.memory.view(projection)
+        Box::pin(async move {
+            // A node without shards begins with its views.
+            self.0.switch_on(&mut self.0.power.lock())?;
+            self.0.ground.view(projection).await
+        })
     }
 
     fn save_view<'a>(&'a self, projection: &'a Name, view: View) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.0.memory.save_view(projection, view)
+        Box::pin(self.0.ground.save_view(projection, view))
     }
 
     fn durability(&self) -> &'static str {
@@ -249,62 +336,152 @@ impl Store for Disk {
             while !self.is_idle() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
+            let mut power = self.0.power.lock();
+            power.on = false;
+            for life in &power.lives {
+                life.journal.lock().closed = true;
+            }
             Ok(())
         })
     }
 }
 
-/// Writes into the journal of one life of a node.
+/// Writes for one life of a node.
 struct Pen {
     shared: Arc<Shared>,
-    journal: Arc<Mutex<Journal>>,
+    life: Arc<Life>,
     id: ShardId,
-    epoch: Epoch,
+    inner: Box<dyn ShardWriter>,
 }
 
 impl Pen {
-    fn append_op(&self, op: Op) -> Result<Appended, StoreError> {
-        let mut journal = self.journal.lock();
-        if journal.closed {
+    fn append_with(
+        &mut self,
+        turn: Option<Box<OwnedTurn>>,
+        append: impl FnOnce(&mut dyn ShardWriter) -> Result<Appended, StoreError>,
+    ) -> Result<Appended, StoreError> {
+        if self.life.journal.lock().closed {
             return Err(StoreError::Closed);
         }
-        journal.ticket += 1;
-        let position = journal.positions.entry(self.id.clone()).or_default();
-        *position += op.events();
-        let appended = Appended {
-            ticket: journal.ticket,
-            position: *journal.positions.entry(self.id.clone()).or_default(),
-            committed: false,
-        };
-        journal.waiting.push_back((appended.ticket, self.id.clone(), op));
-        if !std::mem::replace(&mut journal.flushing, true) {
-            crate::spawn::detached(Arc::clone(&self.shared).flush(Arc::clone(&self.journal)));
+        let appended = append(self.inner.as_mut())?;
+        let ticket = self.life.base + appended.ticket;
+        let mut journal = self.life.journal.lock();
+        journal.last = journal.last.max(ticket);
+        let shard = self.id.clone();
+        journal.waiting.push_back(Waiting { ticket, shard, turn, position: appended.position });
+        drop(journal);
+        if !std::mem::replace(&mut self.shared.power.lock().flushing, true) {
+            crate::spawn::detached(Arc::clone(&self.shared).flush());
         }
-        Ok(appended)
+        Ok(Appended { ticket, ..appended })
     }
 }
 
 impl ShardWriter for Pen {
     fn epoch(&self) -> Epoch {
-        self.epoch
+        self.inner.epoch()
     }
 
     fn append(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {
-        let turn = OwnedTurn::of(turn);
-        self.shared.seen.appended(&turn);
-        self.append_op(Op::Turn(Box::new(turn)))
+        let owned = OwnedTurn::of(turn);
+        self.shared.seen.appended(&owned);
+        self.append_with(Some(Box::new(owned)), |inner| inner.append(turn))
     }
 
     fn advance(&mut self, watermark: &Watermark) -> Result<Appended, StoreError> {
-        self.append_op(Op::Advance(watermark.clone()))
+        self.append_with(None, |inner| inner.advance(watermark))
     }
 
     fn sent(&mut self, to: &ShardId, through: u64) -> Result<Appended, StoreError> {
-        self.append_op(Op::Sent(to.clone(), through))
+        self.append_with(None, |inner| inner.sent(to, through))
     }
 
     fn save_snapshot(&mut self, actor: &Name, key: &str, snapshot: Snapshot) {
-        // A cache: a store that is closed has no use for it.
-        let _ = self.append_op(Op::Snapshot(actor.clone(), key.to_owned(), snapshot));
+        self.inner.save_snapshot(actor, key, snapshot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, Timestamp};
+    use crate::testing::store::Fixture;
+
+    /// A simulated store.
+    struct Simulated(Disk);
+
+    impl Simulated {
+        fn on(ground: impl FnOnce(&IdSource) -> Ground) -> Self {
+            let dice = IdSource::seeded(Clock::manual(Timestamp::from_millis(0)).0, 1);
+            let ground = ground(&dice);
+            let disk = Disk::new("suite", dice, Trace::new(), Seen::new(), ground);
+            disk.set_slowest(2, 2);
+            Self(disk)
+        }
+    }
+
+    impl Fixture for Simulated {
+        fn store(&self) -> BoxFuture<'_, Arc<dyn Store>> {
+            Box::pin(std::future::ready(Arc::new(self.0.clone()) as Arc<dyn Store>))
+        }
+    }
+
+    // All cases but that of many threads, for a simulated cluster runs on one, and that of views saved before anything is opened.
+    macro_rules! all_but_threads {
+        ($fixture:expr) => {
+            ::whizbang::store_suite!(@ $fixture;
+                a_turn_is_read_as_it_was_written
+                a_turn_with_nothing_but_a_mark_is_kept
+                what_is_too_large_is_refused
+                a_turn_out_of_turn_is_refused
+                a_refused_turn_leaves_no_trace
+                positions_are_contiguous_over_all_streams_of_a_shard
+                shards_and_domains_are_counted_apart
+                streams_of_the_same_key_are_kept_apart
+                any_text_is_a_key
+                an_unknown_stream_is_empty
+                a_stream_is_loaded_from_its_newest_snapshot
+                a_snapshot_newer_than_the_log_is_not_used
+                history_goes_back_to_the_first_turn
+                events_come_in_pages
+                every_page_of_a_long_log_is_right
+                every_stream_is_listed
+                outbox_entries_are_numbered_for_each_destination
+                an_outbox_entry_waits_until_its_destination_has_committed
+                every_page_of_a_long_outbox_is_right
+                an_outbox_entry_knows_its_origin
+                a_watermark_rises_with_turns_and_by_itself
+                a_watermark_never_falls
+                lanes_and_subscribers_have_watermarks_of_their_own
+                a_timer_is_due_when_its_time_has_come
+                a_timer_set_again_is_another_one
+                a_timer_that_rang_or_was_cleared_is_gone
+                timers_of_different_actors_are_kept_apart
+                a_dead_letter_is_listed_until_it_is_resolved
+                dead_letters_come_in_pages_by_id
+                one_message_may_be_the_dead_letter_of_two_actors
+                an_older_owner_is_fenced
+                a_younger_owner_finds_what_the_older_one_appended
+                the_number_of_shards_is_fixed
+                everything_is_found_after_a_restart
+                a_restarted_store_goes_on_where_it_was
+                commits_are_reported_in_order
+                shards_with_one_listener_share_one_row_of_tickets
+                what_was_reported_can_be_read
+                a_closed_store_refuses_what_comes
+                a_view_is_replaced_with_its_checkpoint
+            );
+        };
+    }
+
+    mod in_memory {
+        use super::*;
+        all_but_threads!(Simulated::on(|_| Ground::memory()));
+    }
+
+    #[cfg(feature = "embedded")]
+    mod on_disk {
+        use super::*;
+        all_but_threads!(Simulated::on(Ground::on_disk));
     }
 }

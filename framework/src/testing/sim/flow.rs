@@ -49,6 +49,9 @@ where
     ///
     /// `name` stands in the line that plays a case again, and in the file of regressions, `<test>.regressions` beside the file
     /// that calls this: a case that does not hold is written there, and run first from then on.
+    ///
+    /// # Panics
+    /// If the name is anything but letters, digits, `-` and `_`.
     #[track_caller]
     pub fn new(
         name: &'static str,
@@ -57,6 +60,11 @@ where
         steps: Range<usize>,
         perform: F,
     ) -> Self {
+        let plain = |char: char| char.is_ascii_alphanumeric() || char == '-' || char == '_';
+        assert!(
+            !name.is_empty() && name.chars().all(plain),
+            "`{name}` cannot name a flow: it stands in a line for the shell, so it has letters, digits, `-` and `_` only"
+        );
         let services = sim(Sim::new(0)).services.len();
         Self {
             name,

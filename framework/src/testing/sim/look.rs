@@ -9,8 +9,9 @@ use futures_util::FutureExt;
 use super::world::Service;
 use super::{World, check};
 use crate::actor::{Stateful, user_state};
-use crate::message::{Domain, Name, ShardId};
-use crate::store::{DeadLetter, ShardReader, StoredEvent, StoredTurn};
+use crate::message::{Domain, Event, Name, ShardId};
+use crate::projection::Projection;
+use crate::store::{DeadLetter, ShardReader, Store as _, StoredEvent, StoredTurn};
 
 impl World {
     /// Who takes an event: for each actor type of a domain, the key.
@@ -54,6 +55,37 @@ impl World {
     /// If stored events cannot be applied.
     pub fn state<A: Stateful>(&self, key: &str) -> A {
         self.states::<A>().into_iter().find(|(known, _)| known == key).map_or_else(A::initial, |(_, state)| state)
+    }
+
+    /// All events of a type with the keys of those who recorded them, as far as they are committed: shard by shard, in the order
+    /// of each.
+    ///
+    /// # Panics
+    /// If a stored event cannot be read.
+    pub fn events<E: Event>(&self) -> Vec<(String, E)> {
+        let readers = self.services().iter().flat_map(|service| self.shards_of(service));
+        let readers = readers.filter(|(shard, _)| shard.domain.as_str() == E::Domain::NAME);
+        let events = readers.flat_map(|(_, reader)| check::events(&reader));
+        events
+            .filter(|event| event.name.as_str() == E::NAME)
+            .map(|event| {
+                let read = E::decode(event.version, event.codec, &event.payload);
+                (event.key, read.expect("stored events can be read"))
+            })
+            .collect()
+    }
+
+    /// A projection's view as it was saved last; the initial one if it never was. Views are saved some seconds after a change
+    /// at the latest, and at the end of a run.
+    ///
+    /// # Panics
+    /// If the view cannot be read.
+    pub fn view<P: Projection>(&self) -> P {
+        let name = Name::new(P::NAME).expect("the derive has checked the name");
+        let views =
+            self.services().iter().filter_map(|service| service.disk.view(&name).now_or_never()?.ok().flatten());
+        let view = views.into_iter().find(|view| view.schema == P::SCHEMA);
+        view.map_or_else(P::initial, |view| P::restore(&view.bytes).expect("a saved view can be read"))
     }
 
     /// The unresolved dead letters of all services.

@@ -14,13 +14,16 @@ mod weather;
 
 mod courier;
 mod disk;
-mod op;
+mod ground;
+#[cfg(feature = "embedded")]
+mod platter;
 mod reader;
 
 mod check;
 mod look;
 mod seen;
 mod trace;
+mod turn;
 
 mod coverage;
 mod picture;
@@ -45,6 +48,8 @@ pub use shrink::Found;
 pub use weather::{Fault, Weather};
 pub use world::World;
 
+use self::ground::Ground;
+use crate::message::IdSource;
 use crate::node::NodeBuilder;
 
 /// Completes the description of a node: what it hosts, how it is configured.
@@ -85,6 +90,25 @@ pub struct Sim {
     at_end: Vec<Rule>,
     dead_letters: bool,
     lasting: bool,
+    keeps: Keeps,
+}
+
+/// Where services keep what is committed.
+#[derive(Clone, Copy)]
+enum Keeps {
+    InMemory,
+    #[cfg(feature = "embedded")]
+    OnDisk,
+}
+
+impl Keeps {
+    fn ground(self, dice: &IdSource) -> Ground {
+        match self {
+            Self::InMemory => Ground::memory(),
+            #[cfg(feature = "embedded")]
+            Self::OnDisk => Ground::on_disk(dice),
+        }
+    }
 }
 
 impl Sim {
@@ -100,12 +124,21 @@ impl Sim {
             at_end: Vec::new(),
             dead_letters: false,
             lasting: false,
+            keeps: Keeps::InMemory,
         }
     }
 
     /// Adds a service of one node. `build` says what it hosts; store, bridge, clock and seed are set already.
     pub fn service(mut self, name: &str, build: impl Fn(NodeBuilder) -> NodeBuilder + 'static) -> Self {
         self.services.push((name.to_owned(), Rc::new(build)));
+        self
+    }
+
+    /// Lets services keep what is committed in the [store on disk](crate::store::embedded::EmbeddedStore), on a disk that is
+    /// simulated: what was flushed survives a crash, and of the rest any sectors. Default: in memory, which is faster.
+    #[cfg(feature = "embedded")]
+    pub fn on_disk(mut self) -> Self {
+        self.keeps = Keeps::OnDisk;
         self
     }
 

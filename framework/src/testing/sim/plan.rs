@@ -95,9 +95,13 @@ impl Bounds {
             2 => (0..services, 0..services, spans(10_000, 500)).prop_map(|(from, to, lasts)| Fault::Cut { from, to, lasts }),
             1 => Just(Fault::EmptyCourier),
             1 => (0..services).prop_map(|service| Fault::FailCommits { service }),
+            1 => spans(5000, 250).prop_map(|lasts| Fault::PauseCourier { lasts }),
+            1 => spans(5000, 250).prop_map(|lasts| Fault::RefuseSends { lasts }),
             u32::from(self.panics) => (0..services, 1u8..4).prop_map(|(service, times)| Fault::Panic { service, times }),
         ];
-        let faults = prop::collection::vec((spans(5000, 50), fault), 0..=self.faults);
+        // Many faults take their time, or they would all hit a cluster that is down.
+        let span = 5000 * (self.faults as u64 / 6).max(1);
+        let faults = prop::collection::vec((spans(span, 50), fault), 0..=self.faults);
         let gaps = prop::collection::vec(spans(400, 20), self.steps.clone());
         (weather, faults, gaps).prop_map(|(weather, faults, gaps)| Frame { weather, faults, gaps }).boxed()
     }

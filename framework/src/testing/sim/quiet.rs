@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::world::Service;
 use super::{World, check};
 use crate::clock::Timestamp;
 
@@ -9,6 +10,8 @@ use crate::clock::Timestamp;
 const SETTLED: Duration = Duration::from_secs(1200);
 /// How long a node may take to say that it is at rest before all is looked at again.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long after its last change a view is saved, with something to spare.
+const SAVED: Duration = Duration::from_secs(10);
 /// How many timers are waited for at the end.
 const TIMERS: usize = 200;
 
@@ -23,6 +26,7 @@ impl World {
             tokio::time::sleep(due.since(now) + Duration::from_millis(1)).await;
             self.quiet().await?;
         }
+        self.save_views().await;
         check::all(self)?;
         for service in 0..self.0.services.len() {
             self.kill(service);
@@ -32,6 +36,7 @@ impl World {
             self.restart(service).await;
         }
         self.quiet().await?;
+        self.save_views().await;
         check::all(self)?;
         self.look();
         if let Some(reason) = self.awaited() {
@@ -77,6 +82,15 @@ impl World {
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(Duration::from_secs(10));
+        }
+    }
+
+    /// Views are saved a while after their last change.
+    async fn save_views(&self) {
+        let has_views =
+            |service: &Service| service.hosts.borrow().as_ref().is_some_and(|hosts| !hosts.projections.is_empty());
+        if self.0.services.iter().any(has_views) {
+            tokio::time::sleep(SAVED).await;
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::op::{MarkedAs, OwnedTimer, OwnedTurn};
+use super::turn::{MarkedAs, OwnedTurn};
 use crate::actor::{begins_undo, finished_undo};
 use crate::clock::instant;
 use crate::message::{Kind, MessageId, Name, ShardId, rejection_in};
@@ -173,7 +173,7 @@ impl Seen {
     /// A turn was appended: what it sends is known by name from now on, whether it gets committed or not.
     pub(super) fn appended(&self, turn: &OwnedTurn) {
         let mut book = self.0.lock();
-        for (_, envelope) in &turn.outbox {
+        for envelope in &turn.outbox {
             let rejected = envelope.kind == Kind::Reply
                 && rejection_in(envelope.codec, &envelope.payload).is_ok_and(|rejection| rejection.is_some());
             let name = format!("{}.{}", envelope.domain, envelope.name);
@@ -184,7 +184,7 @@ impl Seen {
     /// A turn was committed; `position` is that of its shard's last event then.
     pub(super) fn committed(&self, shard: &ShardId, turn: &OwnedTurn, position: u64) {
         let book = &mut *self.0.lock();
-        let records: Vec<String> = turn.events.iter().map(|(name, ..)| name.clone()).collect();
+        let records = turn.events.clone();
         let first = position.saturating_sub(records.len() as u64);
         for (name, position) in records.iter().zip(first + 1..) {
             book.events.insert((shard.clone(), position), format!("{}.{name}", shard.domain));
@@ -202,15 +202,10 @@ impl Seen {
             if stand.undone { End::Compensated } else { End::Completed }
         });
         let Some(cause) = cause(&book.said, &book.events, turn) else { return };
-        let mut sends: Vec<_> = turn.outbox.iter().filter(|(_, envelope)| envelope.kind == Kind::Command).collect();
-        sends.sort_by_key(|(_, envelope)| (envelope.domain.clone(), envelope.name.clone()));
-        let (mut sets, mut clears) = (Vec::new(), Vec::new());
-        for timer in &turn.timers {
-            match timer {
-                OwnedTimer::Set(name, ..) => sets.push(name.clone()),
-                OwnedTimer::Clear(name) => clears.push(name.clone()),
-            }
-        }
+        let mut sends: Vec<_> = turn.outbox.iter().filter(|envelope| envelope.kind == Kind::Command).collect();
+        sends.sort_by_key(|envelope| (envelope.domain.clone(), envelope.name.clone()));
+        let timers =
+            |set: bool| turn.timers.iter().filter(move |(_, is_set)| *is_set == set).map(|(name, _)| name.clone());
         book.taken.push(Taken {
             at: book.began.elapsed(),
             domain: shard.domain.to_string(),
@@ -220,9 +215,9 @@ impl Seen {
             phase: before.phase,
             from: before.last,
             records,
-            sends: sends.iter().map(|(_, envelope)| format!("{}.{}", envelope.domain, envelope.name)).collect(),
-            sets,
-            clears,
+            sends: sends.iter().map(|envelope| format!("{}.{}", envelope.domain, envelope.name)).collect(),
+            sets: timers(true).collect(),
+            clears: timers(false).collect(),
             undoes,
             ends,
         });
@@ -247,10 +242,10 @@ fn cause(
     let named = said.get(&turn.id);
     Some(match &turn.mark {
         MarkedAs::Timer(name) => Cause::Timer(name.clone()),
-        MarkedAs::From(source, place, _) if matches!(source.lane, Lane::Events { .. }) => {
+        MarkedAs::From(source, place) if matches!(source.lane, Lane::Events { .. }) => {
             Cause::Event(events.get(&(source.shard.clone(), *place))?.clone())
         }
-        MarkedAs::From(..) | MarkedAs::Outside(_) => {
+        MarkedAs::From(..) | MarkedAs::Outside => {
             let named = named?;
             match named.kind {
                 Kind::Reply if named.rejected => Cause::Rejection(named.name.clone()),
@@ -261,6 +256,6 @@ fn cause(
                 },
             }
         }
-        MarkedAs::None => return None,
+        MarkedAs::Not => return None,
     })
 }

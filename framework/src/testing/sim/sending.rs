@@ -9,6 +9,8 @@ use crate::message::{Coded, Command, Domain, MessageId, Query};
 
 /// How long a client waits for a reply before it asks again with the same id.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// After what time it asks again first, if it was told that nobody is there; then later and later.
+const SOON: Duration = Duration::from_millis(50);
 
 impl World {
     /// Sends a command and waits for its reply, as a patient client does: asks again with the same id until the outcome is
@@ -16,17 +18,23 @@ impl World {
     ///
     /// # Errors
     /// [`SendError`] if asking again does not help: a rejection, a dead letter, a message that cannot be read.
-    pub async fn send<C: Command + Clone>(&self, command: C) -> Result<C::Reply, SendError> {
-        let id = self.0.ids.borrow().message_id();
+    pub async fn send<C: Command>(&self, command: C) -> Result<C::Reply, SendError> {
+        let (id, codec) = (self.0.ids.borrow().message_id(), C::Domain::CODEC);
+        let mut bytes = Vec::new();
+        command.encode(codec, &mut bytes).map_err(SendError::Encode)?;
         self.0.seen.asked(id, C::Domain::NAME, C::NAME);
+        let mut wait = SOON;
         loop {
             let client = match &*self.0.client.borrow() {
                 Some(node) => node.client(),
                 None => return Err(SendError::Stopped),
             };
-            match client.send(command.clone()).id(id).deadline(PATIENCE).await {
+            // Each try needs a command of its own, and not all of them can be cloned.
+            let again = C::decode(C::VERSION, codec, &bytes).map_err(SendError::Encode)?;
+            match client.send(again).id(id).deadline(PATIENCE).await {
                 Err(error) if error.is_transient() || matches!(error, SendError::Late) => {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(PATIENCE);
                 }
                 told => {
                     let told = match told {
@@ -75,7 +83,7 @@ impl World {
                 None => return Err(SendError::Stopped),
             };
             match client.query(query.clone()).await {
-                Err(error) if error.is_transient() => tokio::time::sleep(Duration::from_millis(50)).await,
+                Err(error) if error.is_transient() => tokio::time::sleep(SOON).await,
                 answered => return answered,
             }
         }

@@ -57,6 +57,14 @@ impl World {
                 self.0.trace.add(format_args!("FAULT: {told}"));
                 self.0.courier.empty();
             }
+            Fault::PauseCourier { lasts } => {
+                self.0.trace.add(format_args!("FAULT: {told}"));
+                self.0.courier.pause(*lasts);
+            }
+            Fault::RefuseSends { lasts } => {
+                self.0.trace.add(format_args!("FAULT: {told}"));
+                self.0.courier.refuse(*lasts);
+            }
             Fault::Panic { service, times } => {
                 self.0.trace.add(format_args!("FAULT: {told}"));
                 if let Some(service) = self.0.services.get(service % count) {
@@ -91,6 +99,10 @@ impl World {
         }
         for service in 0..self.0.services.len() {
             self.restart(service).await;
+        }
+        for service in self.0.services.iter().filter(|service| service.node.borrow().is_none()) {
+            let why = service.refused.borrow().clone().unwrap_or_default();
+            self.violated(format!("{} cannot start again: {why}", service.name));
         }
         self.0.trace.add(format_args!("the faults have stopped"));
     }

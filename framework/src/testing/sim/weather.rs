@@ -71,6 +71,17 @@ pub enum Fault {
     },
     /// Everything that is under way is lost.
     EmptyCourier,
+    /// The courier brings nothing for a while, and then everything.
+    PauseCourier {
+        /// For how long.
+        lasts: Duration,
+    },
+    /// The courier takes nothing in for a while, as a broker whose leader changes; half of what it refuses it brings all the
+    /// same.
+    RefuseSends {
+        /// For how long.
+        lasts: Duration,
+    },
     /// The next messages that the service's handlers take make them panic, each before it is tried again with better luck. No
     /// message suffers it more than twice.
     Panic {
@@ -99,6 +110,8 @@ impl Fault {
                 format!("nothing gets from {} to {} for {lasts:?}", name(from), name(to))
             }
             Self::EmptyCourier => "the courier loses all it has".to_owned(),
+            Self::PauseCourier { lasts } => format!("the courier pauses for {lasts:?}"),
+            Self::RefuseSends { lasts } => format!("the courier's leader changes, for {lasts:?}"),
             Self::Panic { service, times } => format!("{times} handlers of {} will panic", name(service)),
             Self::FailCommits { service } => format!("the store of {} fails", name(service)),
         }

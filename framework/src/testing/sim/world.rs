@@ -62,6 +62,8 @@ pub(super) struct Service {
     pub(super) node: RefCell<Option<Node>>,
     lives: Cell<u64>,
     starting: Cell<bool>,
+    /// Why it could not be started, the last time that it could not.
+    pub(super) refused: RefCell<Option<String>>,
     /// What it hosts, as it was described when it was started first.
     pub(super) hosts: RefCell<Option<crate::router::Manifest>>,
 }
@@ -80,14 +82,17 @@ impl World {
             .iter()
             .map(|(name, _)| {
                 let (clock, jumps) = Clock::ticking(BEGIN);
+                let dice = ids.fork();
+                let ground = sim.keeps.ground(&dice);
                 Service {
                     name: name.clone(),
-                    disk: Disk::new(name, ids.fork(), trace.clone(), seen.clone()),
+                    disk: Disk::new(name, dice, trace.clone(), seen.clone(), ground),
                     clock,
                     jumps,
                     node: RefCell::default(),
                     lives: Cell::new(0),
                     starting: Cell::new(false),
+                    refused: RefCell::default(),
                     hosts: RefCell::default(),
                 }
             })
@@ -228,7 +233,10 @@ impl World {
             }
             // It died while it started, or its description is wrong.
             Err(error) if lives == 1 => self.violated(format!("{} cannot start: {error}", service.name)),
-            Err(error) => self.0.trace.add(format_args!("{} cannot start: {error}", service.name)),
+            Err(error) => {
+                self.0.trace.add(format_args!("{} cannot start: {error}", service.name));
+                *service.refused.borrow_mut() = Some(error.to_string());
+            }
         }
     }
 

@@ -1,0 +1,103 @@
+//! A payment that gives money back before it knows whether it has been charged.
+
+use shop::payments::{Charge, Payments, RefundPayment, ReturnMoney, TakePayment};
+use whizbang::prelude::*;
+
+// Named and written as the shop's events are.
+
+#[derive(Event, Clone, Debug, Serialize, Deserialize)]
+#[event(domain = Payments)]
+struct PaymentBegun {
+    cents: u64,
+}
+
+#[derive(Event, Clone, Debug, Serialize, Deserialize)]
+#[event(domain = Payments)]
+struct PaymentTaken {
+    cents: u64,
+    receipt: String,
+}
+
+#[derive(Event, Clone, Debug, Serialize, Deserialize)]
+#[event(domain = Payments)]
+struct PaymentDeclined {
+    reason: Rejection,
+}
+
+#[derive(Event, Clone, Debug, Serialize, Deserialize)]
+#[event(domain = Payments)]
+struct RefundBegun {}
+
+#[derive(Event, Clone, Debug, Serialize, Deserialize)]
+#[event(domain = Payments)]
+struct PaymentRefunded {
+    cents: u64,
+    receipt: String,
+}
+
+/// The payment of one order.
+#[derive(Aggregate, Default)]
+#[aggregate(
+    domain = Payments,
+    handles(TakePayment, RefundPayment),
+    replies(Charge, ReturnMoney),
+    applies(PaymentBegun, PaymentTaken, PaymentDeclined, RefundBegun, PaymentRefunded)
+)]
+pub(crate) struct Generous {
+    cents: u64,
+}
+
+impl Handle<TakePayment> for Generous {
+    fn handle(&self, take: TakePayment, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        effects.record(PaymentBegun { cents: take.cents });
+        effects.send(Charge { order: take.order, cents: take.cents });
+        Ok(())
+    }
+}
+
+impl Handle<RefundPayment> for Generous {
+    fn handle(&self, refund: RefundPayment, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        effects.record(RefundBegun {});
+        effects.send(ReturnMoney { order: refund.order, cents: self.cents });
+        Ok(())
+    }
+}
+
+impl OnReply<Charge> for Generous {
+    fn on_reply(&self, reply: Result<String, Rejection>, effects: &mut Effects<Self>) {
+        match reply {
+            Ok(receipt) => effects.record(PaymentTaken { cents: self.cents, receipt }),
+            Err(reason) => effects.record(PaymentDeclined { reason }),
+        }
+    }
+}
+
+impl OnReply<ReturnMoney> for Generous {
+    fn on_reply(&self, reply: Result<String, Rejection>, effects: &mut Effects<Self>) {
+        if let Ok(receipt) = reply {
+            effects.record(PaymentRefunded { cents: self.cents, receipt });
+        }
+    }
+}
+
+impl Apply<PaymentBegun> for Generous {
+    fn apply(&mut self, begun: &PaymentBegun) {
+        self.cents = begun.cents;
+    }
+}
+
+impl Apply<PaymentTaken> for Generous {
+    fn apply(&mut self, _: &PaymentTaken) {}
+}
+
+impl Apply<PaymentDeclined> for Generous {
+    fn apply(&mut self, _: &PaymentDeclined) {}
+}
+
+impl Apply<RefundBegun> for Generous {
+    fn apply(&mut self, _: &RefundBegun) {}
+}
+
+impl Apply<PaymentRefunded> for Generous {
+    fn apply(&mut self, _: &PaymentRefunded) {}
+}

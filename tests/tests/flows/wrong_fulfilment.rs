@@ -1,0 +1,254 @@
+//! Fulfilments that are wrong in one thing each, and payments that are. All of them must be found.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use shop::inventory::{Release, Reserve};
+use shop::orders::{CancelOrder, Cart, ConfirmOrder, Order, OrderConfirmed, OrderPlaced, Orders, PAYMENT_PATIENCE};
+use shop::payments::{
+    Charge, Payment, PaymentDeclined, PaymentTaken, Payments, RefundPayment, ReturnMoney, TakePayment,
+};
+use shop::shipping::Ship;
+use whizbang::prelude::*;
+use whizbang::testing::{Flow, Sim, World};
+use whizbang::{NodeBuilder, Retry};
+
+use crate::generous::Generous;
+use crate::is_found_and_short;
+use crate::shop_flow::{Step, money_is_conserved, orders_end, perform, services, steps, stock_is_conserved};
+
+#[derive(Event, Clone, Debug, Serialize, Deserialize)]
+#[event(domain = Orders)]
+struct Begun {
+    cart: Cart,
+}
+
+#[derive(Event, Clone, Debug, Serialize, Deserialize)]
+#[event(domain = Orders)]
+struct LineReserved {}
+
+#[derive(Document, Debug, Serialize, Deserialize)]
+#[document(domain = Orders)]
+struct Overdue {}
+
+/// What is wrong with a fulfilment.
+#[derive(Clone, Copy, PartialEq)]
+enum Bug {
+    None,
+    /// What was set aside is not given back.
+    ReleaseForgotten,
+    /// The timer of the payment is not cleared once it is paid.
+    TimerAfterTheEnd,
+}
+
+/// The shop's fulfilment, with a bug.
+macro_rules! fulfilment {
+    ($saga:ident, $bug:expr) => {
+        #[derive(Saga, Default)]
+        #[saga(
+                                                                    domain = Orders,
+                                                                    reacts(OrderPlaced, PaymentTaken, PaymentDeclined),
+                                                                    replies(Reserve, Ship),
+                                                                    timers(Overdue),
+                                                                    applies(Begun, LineReserved)
+                                                                )]
+        struct $saga {
+            cart: Option<Cart>,
+            reserved: usize,
+        }
+
+        impl React<OrderPlaced> for $saga {
+            fn react(&self, placed: OrderPlaced, effects: &mut Effects<Self>) {
+                let order = effects.key().to_owned();
+                for (number, line) in (0..).zip(&placed.cart.lines) {
+                    let (product, order, quantity) = (line.product.clone(), order.clone(), line.quantity);
+                    let reserve = Reserve { product: product.clone(), order: order.clone(), line: number, quantity };
+                    let sent = effects.send(reserve);
+                    if $bug != Bug::ReleaseForgotten {
+                        sent.undo_with(Release { product, order, line: number });
+                    }
+                }
+                effects.record(Begun { cart: placed.cart });
+            }
+        }
+
+        impl OnReply<Reserve> for $saga {
+            fn on_reply(&self, reply: Result<(), Rejection>, effects: &mut Effects<Self>) {
+                if let Err(no) = reply {
+                    return self.give_up(no, effects);
+                }
+                effects.record(LineReserved {});
+                let Some(cart) = &self.cart else { return };
+                if self.reserved + 1 == cart.lines.len() {
+                    let order = effects.key().to_owned();
+                    effects
+                        .send(TakePayment { order: order.clone(), cents: cart.total_cents() })
+                        .undo_with(RefundPayment { order });
+                    effects.set_timer(&Overdue {}, PAYMENT_PATIENCE);
+                }
+            }
+        }
+
+        impl React<PaymentTaken> for $saga {
+            fn react(&self, _: PaymentTaken, effects: &mut Effects<Self>) {
+                let Some(cart) = self.cart.clone() else { return };
+                if $bug != Bug::TimerAfterTheEnd {
+                    effects.clear_timer::<Overdue>();
+                }
+                let order = effects.key().to_owned();
+                effects.send(Ship { order, cart });
+            }
+        }
+
+        impl React<PaymentDeclined> for $saga {
+            fn react(&self, declined: PaymentDeclined, effects: &mut Effects<Self>) {
+                effects.clear_timer::<Overdue>();
+                self.give_up(declined.reason, effects);
+            }
+        }
+
+        impl Wake<Overdue> for $saga {
+            fn wake(&self, _: Overdue, effects: &mut Effects<Self>) {
+                self.give_up(Rejection::new("payments.overdue", "the payment took too long"), effects);
+            }
+        }
+
+        impl OnReply<Ship> for $saga {
+            fn on_reply(&self, reply: Result<String, Rejection>, effects: &mut Effects<Self>) {
+                match reply {
+                    Ok(tracking) => {
+                        effects.send(ConfirmOrder { order: effects.key().to_owned(), tracking });
+                        effects.complete();
+                    }
+                    Err(no) => self.give_up(no, effects),
+                }
+            }
+        }
+
+        impl $saga {
+            fn give_up(&self, reason: Rejection, effects: &mut Effects<Self>) {
+                let order = effects.key().to_owned();
+                effects.compensate().then(CancelOrder { order, reason });
+            }
+        }
+
+        impl Apply<Begun> for $saga {
+            fn apply(&mut self, begun: &Begun) {
+                self.cart = Some(begun.cart.clone());
+            }
+        }
+
+        impl Apply<LineReserved> for $saga {
+            fn apply(&mut self, _: &LineReserved) {
+                self.reserved += 1;
+            }
+        }
+    };
+}
+
+fulfilment!(Right, Bug::None);
+fulfilment!(Forgetful, Bug::ReleaseForgotten);
+fulfilment!(Alarmed, Bug::TimerAfterTheEnd);
+
+/// What a provider has in its books: cents by key.
+type Books = Arc<Mutex<BTreeMap<String, i64>>>;
+
+/// A cashier at a provider who is slow and declines some.
+#[derive(Worker)]
+#[worker(domain = Payments, performs(Charge, ReturnMoney))]
+struct Till {
+    books: Books,
+    /// Whether the provider is given a key that is the same each time.
+    derived: bool,
+}
+
+impl Till {
+    fn enter(&self, job: &Job, cents: i64) -> String {
+        let mut books = self.books.lock().unwrap();
+        let key = if self.derived { job.idempotency_key.to_string() } else { format!("{}", books.len()) };
+        books.insert(key.clone(), cents);
+        key
+    }
+}
+
+impl Perform<Charge> for Till {
+    async fn perform(&self, charge: Charge, job: Job) -> Result<String, WorkError> {
+        let slow = charge.order.ends_with(['1', '3', '5', '7']);
+        let declined = charge.order.ends_with('7');
+        let answer = if declined {
+            Err(Rejection::new("payments.declined", "the card is not covered").into())
+        } else {
+            Ok(self.enter(&job, charge.cents.try_into().unwrap()))
+        };
+        let silence = Duration::from_millis(if slow { 3000 } else { 20 });
+        // Nothing to wait for: the provider is just slow, in virtual time.
+        let _ = tokio::time::timeout(silence, std::future::pending::<()>()).await;
+        answer
+    }
+}
+
+impl Perform<ReturnMoney> for Till {
+    async fn perform(&self, money: ReturnMoney, job: Job) -> Result<String, WorkError> {
+        let cents: i64 = money.cents.try_into().unwrap();
+        Ok(self.enter(&job, -cents))
+    }
+}
+
+fn flow(
+    name: &'static str,
+    orders: fn(NodeBuilder) -> NodeBuilder,
+    payments: fn(NodeBuilder) -> NodeBuilder,
+    derived: bool,
+) -> Flow<Step, impl AsyncFn(&World, Step)> {
+    let cluster = move |sim: Sim| {
+        let books = Books::default();
+        let of_node = Arc::clone(&books);
+        services(sim, orders)
+            .service("payments", move |node| {
+                let till = Till { books: Arc::clone(&of_node), derived };
+                payments(node).worker(till).retry(Retry { attempts: 40, ..Retry::default() })
+            })
+            .at_end(move |world| {
+                let sold: u64 = world.events::<OrderConfirmed>().iter().map(|(_, sold)| sold.cart.total_cents()).sum();
+                match books.lock().unwrap().values().sum::<i64>() {
+                    balance if balance == i64::try_from(sold).unwrap() => Ok(()),
+                    balance => Err(format!("{sold} cents were sold and the provider holds {balance}")),
+                }
+            })
+    };
+    Flow::new(name, cluster, steps(), 1..10, perform)
+        .no_regressions()
+        .at_end(|world, _| stock_is_conserved(world))
+        .at_end(|world, _| money_is_conserved(world))
+        .at_end(|world, _| orders_end(world))
+}
+
+#[test]
+fn without_a_bug_the_same_flow_holds() {
+    flow("right", |node| node.host::<Order>().host::<Right>(), |node| node.host::<Payment>(), true).check(0..100);
+}
+
+#[test]
+fn a_release_that_is_forgotten_is_found() {
+    let flow = flow("forgetful", |node| node.host::<Order>().host::<Forgetful>(), |node| node.host::<Payment>(), true);
+    is_found_and_short(&flow, "set aside for a line");
+}
+
+#[test]
+fn a_timer_that_fires_after_the_end_is_found() {
+    let flow = flow("alarmed", |node| node.host::<Order>().host::<Alarmed>(), |node| node.host::<Payment>(), true);
+    is_found_and_short(&flow, "of");
+}
+
+#[test]
+fn a_refund_before_the_charge_is_known_is_found() {
+    let flow = flow("generous", |node| node.host::<Order>().host::<Right>(), |node| node.host::<Generous>(), true);
+    is_found_and_short(&flow, "cents were sold and the provider holds");
+}
+
+#[test]
+fn a_key_that_is_not_derived_from_the_command_is_found() {
+    let flow = flow("keyless", |node| node.host::<Order>().host::<Right>(), |node| node.host::<Payment>(), false);
+    is_found_and_short(&flow, "cents were sold and the provider holds");
+}
