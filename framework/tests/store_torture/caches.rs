@@ -1,15 +1,18 @@
 //! What follows from the log may be spoilt or gone, and nothing is lost; and the file that says what the folder holds.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use whizbang::store::embedded::EmbeddedStore;
 use whizbang::store::{Store, StoreError};
+use whizbang::testing::store::{Draft, Owner};
 
 use crate::brief_or_long;
 use crate::damage::{Became, Log};
 use crate::lives::{End, is_right_and_goes_on};
 use crate::machine::{Fault, Kind, Machine};
+use crate::picture::{now, shard};
 use crate::story::small;
 
 /// Every way in which a file is spoilt here.
@@ -122,4 +125,49 @@ fn the_file_that_says_what_the_folder_holds_is_checked_first() {
     let error = opened.unwrap_err();
     assert!(matches!(error, StoreError::Newer { found: 2, known: 1, .. }), "{error}");
     assert_eq!(machine.files(), before, "nothing was touched");
+}
+
+#[test]
+fn a_snapshot_of_a_turn_that_was_lost_is_not_taken_for_that_of_the_turn_in_its_place() {
+    let machine = Machine::new(1);
+    let open = || {
+        let store = Arc::new(EmbeddedStore::open_on(machine.disk(), &small(), Some(1)).unwrap());
+        let owner = now(Owner::take(&(Arc::clone(&store) as Arc<dyn Store>), &shard("bank", 0)));
+        (store, owner)
+    };
+    let draft = |number: u64, said: &str| {
+        let id = number + 10 * said.len() as u64;
+        Draft::new("Account", "a", id).at(number, number - 1).event("Happened", said)
+    };
+    let (store, mut owner) = open();
+    owner.append(&draft(1, "kept")).unwrap();
+    owner.snapshot("Account", "a", 1, b"one");
+    store.step();
+    // Now the first snapshot may be written, and a newer one has taken its place.
+    for number in 2..4 {
+        owner.append(&draft(number, "lost")).unwrap();
+    }
+    owner.snapshot("Account", "a", 2, b"lost");
+    machine.plan(machine.calls().len(), Fault::Broken);
+    store.step();
+    assert!(machine.has_struck() && owner.ears.error().is_some());
+    machine.kill();
+    drop((store, owner));
+
+    let (store, mut owner) = open();
+    assert_eq!(owner.reader.position(), 1, "what was not reported is there");
+    for number in 2..4 {
+        owner.append(&draft(number, "instead")).unwrap();
+    }
+    store.step();
+    let loaded = now(owner.load("Account", "a"));
+    assert_eq!(loaded.snapshot.map(|snapshot| snapshot.turn), None, "of a turn that was lost");
+    assert_eq!(loaded.turns.len(), 3);
+    // One whose turn is committed is kept.
+    owner.snapshot("Account", "a", 3, b"three");
+    store.step();
+    drop((store, owner));
+    machine.kill();
+    let snapshot = now(open().1.load("Account", "a")).snapshot.unwrap();
+    assert_eq!((snapshot.turn, &snapshot.bytes[..]), (3, &b"three"[..]));
 }

@@ -6,6 +6,7 @@ mod caches;
 mod crashes;
 mod damage;
 mod faults;
+mod growth;
 mod lives;
 mod machine;
 mod picture;

@@ -65,7 +65,10 @@ fn of_shard(reader: &dyn ShardReader) -> Result<String, StoreError> {
         writeln!(text, "{actor}/{key}").unwrap();
         lines(&mut text, &turns);
     }
-    for (to, through, last) in reader.outbox_heads() {
+    // In any order: a turn that was lost may have been the first to send to one of them, and a checkpoint knew it.
+    let mut heads = reader.outbox_heads();
+    heads.sort();
+    for (to, through, last) in heads {
         writeln!(text, "to {to}: {through} of {last}").unwrap();
         lines(&mut text, &now(reader.outbox(&to, through, 100_000))?);
     }
