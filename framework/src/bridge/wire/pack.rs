@@ -19,6 +19,7 @@ impl Packet {
     }
 
     /// How many bytes an event has in a pack, at most.
+    #[cfg(feature = "nats")]
     pub(crate) fn bytes_in_pack(event: &Envelope) -> usize {
         let origin = event.origin.as_ref().map_or(0, |origin| origin.key.len());
         let headers: usize = event.headers.iter().map(|(name, value)| name.len() + value.len() + 8).sum();

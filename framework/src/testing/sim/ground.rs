@@ -4,13 +4,14 @@
 
 use std::sync::Arc;
 
-use crate::message::{IdSource, Name, ShardId};
+use crate::message::{Name, ShardId};
 use crate::store::memory::{Faults, MemoryStore};
 use crate::store::{CommitListener, ShardHandle, ShardReader, Store, StoreError, View};
 
 #[cfg(feature = "embedded")]
 use {
     super::platter::Platter,
+    crate::message::IdSource,
     crate::store::embedded::{EmbeddedConfig, EmbeddedStore},
     parking_lot::Mutex,
 };

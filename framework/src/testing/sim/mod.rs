@@ -102,6 +102,7 @@ enum Keeps {
 }
 
 impl Keeps {
+    #[cfg_attr(not(feature = "embedded"), expect(unused_variables, reason = "only a disk draws its faults"))]
     fn ground(self, dice: &IdSource) -> Ground {
         match self {
             Self::InMemory => Ground::memory(),
