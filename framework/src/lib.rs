@@ -73,3 +73,8 @@ pub use worker::{Job, On, Perform, WorkError, Worker};
 #[cfg(all(doctest, feature = "embedded", feature = "nats"))]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// The program of the page on running a node.
+#[cfg(all(doctest, feature = "embedded"))]
+#[doc = include_str!("../../docs/running.md")]
+struct Running;

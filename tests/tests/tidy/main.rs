@@ -9,5 +9,6 @@ mod docs;
 mod doors;
 mod habits;
 mod rooms;
+mod running;
 mod source;
 mod words;
