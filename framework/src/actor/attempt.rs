@@ -302,17 +302,16 @@ impl<A: Stateful> KeyActor<A> {
             }
         }
         let done = Outcome::Done(Bytes::new(), A::Domain::CODEC);
-        self.settle_after_commit(delivery, done);
-        drop(permit);
+        self.settle_after_commit(delivery, permit, done);
     }
 
     /// Throws a dead letter away.
-    pub(crate) fn discard(&mut self, message: MessageId, delivery: Delivery) {
+    pub(crate) fn discard(&mut self, message: MessageId, delivery: Delivery, permit: Permit) {
         if !self.state.parked.contains(&message) {
             return (delivery.settle)(Outcome::Unhandled);
         }
         match self.note_down(&delivery.envelope, Marked::None, Note::Resolved { message }) {
-            Ok(_) => self.settle_after_commit(delivery, Outcome::Done(Bytes::new(), A::Domain::CODEC)),
+            Ok(_) => self.settle_after_commit(delivery, permit, Outcome::Done(Bytes::new(), A::Domain::CODEC)),
             Err(failure) => (delivery.settle)(failure.told()),
         }
     }

@@ -214,7 +214,11 @@ impl<A: Stateful> KeyActor<A> {
                 if !self.state.seen.admit_place(source, *sequence) {
                     floor.appended(*sequence);
                     host.counts.duplicates.one();
-                    return self.settle_after_commit(delivery, Outcome::Done(bytes::Bytes::new(), Codec::Bincode));
+                    return self.settle_after_commit(
+                        delivery,
+                        permit,
+                        Outcome::Done(bytes::Bytes::new(), Codec::Bincode),
+                    );
                 }
             }
             Arrival::Outside => {
@@ -228,7 +232,7 @@ impl<A: Stateful> KeyActor<A> {
                     }
                     Admission::Duplicate(reply, codec) => {
                         host.counts.duplicates.one();
-                        return self.settle_after_commit(delivery, replied_before(reply, codec));
+                        return self.settle_after_commit(delivery, permit, replied_before(reply, codec));
                     }
                     Admission::Conflict => return (delivery.settle)(Outcome::Conflict),
                     Admission::LookUp => return self.look_up(delivery, permit, digest, ctx),
@@ -245,12 +249,16 @@ impl<A: Stateful> KeyActor<A> {
             Work::Redrive => return self.redrive(delivery, permit, ctx),
             Work::Discard { message } => {
                 let message = *message;
-                return self.discard(message, delivery);
+                return self.discard(message, delivery, permit);
             }
             Work::Wake { turn } => {
                 if self.state.timers.get(delivery.envelope.name.as_str()) != Some(turn) {
                     // Set again or cleared since: a late timer does nothing.
-                    return self.settle_after_commit(delivery, Outcome::Done(bytes::Bytes::new(), Codec::Bincode));
+                    return self.settle_after_commit(
+                        delivery,
+                        permit,
+                        Outcome::Done(bytes::Bytes::new(), Codec::Bincode),
+                    );
                 }
             }
             Work::Handle | Work::React | Work::Refuse(_) | Work::Reply => {}
@@ -299,11 +307,15 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Settles once everything this actor has appended is durable: the first delivery may still be on its way to the disk.
-    pub(crate) fn settle_after_commit(&self, delivery: Delivery, outcome: Outcome) {
+    pub(crate) fn settle_after_commit(&self, delivery: Delivery, permit: Permit, outcome: Outcome) {
         let settle = delivery.settle;
-        let then = move |committed: Result<(), StoreError>| match committed {
-            Ok(()) => settle(outcome),
-            Err(error) => settle(Outcome::Unknown(error)),
+        let then = move |committed: Result<(), StoreError>| {
+            // Held until now: an actor with a permit out is not put to rest, and one that is rebuilt finds what it has written.
+            drop(permit);
+            match committed {
+                Ok(()) => settle(outcome),
+                Err(error) => settle(Outcome::Unknown(error)),
+            }
         };
         match self.last.get() {
             Some(ticket) => self.door.host.after_ticket(ticket, then),

@@ -1,0 +1,133 @@
+//! Idle actors are put to rest and come back as they were. The clock is paused: minutes take no time.
+#![cfg(feature = "testing")]
+
+mod bank;
+
+use std::future::IntoFuture;
+use std::time::Duration;
+
+use bank::*;
+use whizbang::prelude::*;
+use whizbang::{NodeConfig, Retry, SendError};
+
+async fn node(store: MemoryStore, config: NodeConfig) -> Node {
+    let builder = Node::builder("bank", store).config(config).retry(Retry::NEVER);
+    builder.host::<Account>().start().await.unwrap()
+}
+
+fn resting_after(span: Duration) -> NodeConfig {
+    NodeConfig { passivate_after: span, ..NodeConfig::default() }
+}
+
+/// Lets a span pass, with everything that is due in it.
+async fn pass(span: Duration) {
+    let mut left = span;
+    while !left.is_zero() {
+        let step = left.min(Duration::from_millis(100));
+        tokio::time::advance(step).await;
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        left -= step;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_actor_is_put_to_rest_and_comes_back_as_it_was() {
+    let test = async {
+        let node = node(MemoryStore::new(), resting_after(Duration::from_secs(60))).await;
+        let client = node.client();
+        for account in ["ada", "bob", "eve"] {
+            client.send(deposit(account, 5)).await.unwrap();
+        }
+        for _ in 0..3 {
+            pass(Duration::from_secs(30)).await;
+            client.send(deposit("eve", 1)).await.unwrap();
+        }
+        let metrics = node.metrics();
+        assert_eq!((metrics.activations, metrics.passivations), (3, 2), "eve was never idle for long");
+        for (account, cents) in [("ada", 6), ("bob", 6), ("eve", 9)] {
+            assert_eq!(client.send(deposit(account, 1)).await.unwrap(), cents);
+        }
+        assert_eq!(node.metrics().activations, 5);
+    };
+    tokio::task::LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn above_the_cap_the_longest_idle_rest_first() {
+    let test = async {
+        let config = NodeConfig { live_actors: 3, ..resting_after(Duration::from_secs(60)) };
+        let node = node(MemoryStore::new(), config).await;
+        let client = node.client();
+        for account in 0..10 {
+            client.send(deposit(&account.to_string(), 5)).await.unwrap();
+            // Ten of them fall into one span of idleness, but not into one look at it.
+            if account == 6 {
+                pass(Duration::from_secs(14)).await;
+            }
+        }
+        pass(Duration::from_secs(16)).await;
+        assert_eq!(node.metrics().passivations, 7);
+        for account in 7..10 {
+            client.send(deposit(&account.to_string(), 1)).await.unwrap();
+        }
+        assert_eq!(node.metrics().activations, 10, "the youngest three are still live");
+        assert_eq!(client.send(deposit("0", 1)).await.unwrap(), 6);
+        assert_eq!(node.metrics().activations, 11);
+    };
+    tokio::task::LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_actor_whose_turn_is_not_committed_does_not_rest() {
+    let test = async {
+        let (store, faults) = MemoryStore::faulty();
+        let node = node(store, resting_after(Duration::from_secs(1))).await;
+        let client = node.client();
+        client.send(deposit("ada", 5)).await.unwrap();
+        faults.hold();
+        let reply = tokio::task::spawn_local(client.send(deposit("ada", 1)).into_future());
+        pass(Duration::from_secs(5)).await;
+        assert_eq!((faults.waiting(), node.metrics().passivations), (1, 0));
+        faults.go_on();
+        assert_eq!(reply.await.unwrap().unwrap(), 6);
+        pass(Duration::from_secs(5)).await;
+        assert_eq!(node.metrics().passivations, 1);
+        assert_eq!(client.send(deposit("ada", 1)).await.unwrap(), 7);
+    };
+    tokio::task::LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_actor_whose_dead_letters_are_tended_does_not_rest_before_that_is_committed() {
+    let test = async {
+        let (store, faults) = MemoryStore::faulty();
+        let node = std::rc::Rc::new(node(store, resting_after(Duration::from_secs(1))).await);
+        let client = node.client();
+        client.send(Explode { account: "ada".into() }).await.unwrap_err();
+        assert!(matches!(client.send(deposit("ada", 5)).await, Err(SendError::DeadLetter { .. })));
+        let letters = node.dead_letters().await.unwrap();
+        let exploded = letters.iter().find(|letter| letter.envelope.name.as_str() == "Explode").unwrap();
+
+        faults.hold();
+        let (at, letter) = (std::rc::Rc::clone(&node), exploded.clone());
+        let discarding = tokio::task::spawn_local(async move { at.discard(&letter).await });
+        pass(Duration::from_secs(5)).await;
+        assert_eq!((faults.waiting(), node.metrics().passivations), (1, 0));
+        faults.go_on();
+        discarding.await.unwrap().unwrap();
+
+        faults.hold();
+        let (at, letter) = (std::rc::Rc::clone(&node), exploded.clone());
+        let redriving = tokio::task::spawn_local(async move { at.redrive(&letter).await });
+        pass(Duration::from_secs(5)).await;
+        assert_eq!((faults.waiting(), node.metrics().passivations), (1, 0));
+        let next = tokio::task::spawn_local(client.send(deposit("ada", 1)).into_future());
+        pass(Duration::from_secs(5)).await;
+        faults.go_on();
+        redriving.await.unwrap().unwrap();
+        assert_eq!(next.await.unwrap().unwrap(), 6, "it was decided on what is written");
+    };
+    tokio::task::LocalSet::new().run_until(test).await;
+}
