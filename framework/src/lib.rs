@@ -1,6 +1,77 @@
 //! Services made of actors: event-sourced aggregates and sagas that lose nothing, wired over NATS.
 //!
-//! The rooms, in the order of a command's way.
+//! Write plain structs, derive what they are, implement small traits, and host them on a [`Node`]:
+//!
+//! ```
+//! use whizbang::prelude::*;
+//!
+//! #[derive(Domain)]
+//! struct Bank;
+//!
+//! #[derive(Command, Serialize, Deserialize)]
+//! #[command(domain = Bank, reply = u64)]
+//! struct Deposit {
+//!     #[key]
+//!     account: String,
+//!     cents: u64,
+//! }
+//!
+//! #[derive(Event, Serialize, Deserialize)]
+//! #[event(domain = Bank)]
+//! struct Deposited {
+//!     cents: u64,
+//! }
+//!
+//! #[derive(Aggregate, Default)]
+//! #[aggregate(domain = Bank, handles(Deposit), applies(Deposited))]
+//! struct Account {
+//!     cents: u64,
+//! }
+//!
+//! impl Handle<Deposit> for Account {
+//!     fn handle(&self, deposit: Deposit, effects: &mut Effects<Self>) -> Result<u64, Rejection> {
+//!         effects.record(Deposited { cents: deposit.cents });
+//!         Ok(self.cents + deposit.cents)
+//!     }
+//! }
+//!
+//! impl Apply<Deposited> for Account {
+//!     fn apply(&mut self, deposited: &Deposited) {
+//!         self.cents += deposited.cents;
+//!     }
+//! }
+//!
+//! #[whizbang::main]
+//! async fn main() -> Result<(), whizbang::Error> {
+//!     let node = Node::builder("bank", MemoryStore::new()).host::<Account>().start().await?;
+//!     let client = node.client();
+//!     assert_eq!(client.send(Deposit { account: "ada".into(), cents: 500 }).await?, 500);
+//!     assert_eq!(client.send(Deposit { account: "ada".into(), cents: 20 }).await?, 520);
+//!     node.stop().await
+//! }
+//! ```
+//!
+//! | to write | see |
+//! |---|---|
+//! | an aggregate: decides on commands, records events | [`Aggregate`], [`Handle`], [`Apply`] |
+//! | a saga: leads a flow through several services, undoes it when it fails | [`Saga`], [`React`], [`OnReply`], [`Wake`] |
+//! | a projection: a view of events, and answers from it | [`Projection`], [`Project`], [`Answer`] |
+//! | a worker: does I/O | [`Worker`], [`Perform`], [`On`] |
+//! | a node, its configuration, its end | [`Node`], [`NodeConfig`] |
+//! | a caller | [`Client`], [`SendError`] |
+//! | a test of a flow | `testing` (feature of that name): scenarios and the simulated cluster |
+//!
+//! # Features
+//!
+//! - `embedded` (default): `EmbeddedStore`, logs on the local disk
+//! - `nats` (default): `NatsBridge`, nodes in different processes
+//! - `testing`: what tests of services need, and the suites that stores and bridges must pass
+//!
+//! Without any of them there are the store in memory and the bridge inside a process.
+//!
+//! # The rooms
+//!
+//! The modules stand in the order of a command's way; ARCHITECTURE.md in the repository walks it.
 
 // Nothing that comes in from outside may bring a node down, so nothing here panics; clippy.toml lets tests do it.
 #![deny(
