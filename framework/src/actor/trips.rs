@@ -28,6 +28,11 @@ impl Trips {
         TRIPS.with_borrow_mut(|trips| trips.armed.insert(domain.to_owned(), times));
     }
 
+    /// How many times a handler has panicked since [`clear`](Self::clear).
+    pub(crate) fn tripped() -> u64 {
+        TRIPS.with_borrow(|trips| trips.tripped.values().map(|times| u64::from(*times)).sum())
+    }
+
     /// Lets nothing panic any more.
     pub(crate) fn clear() {
         TRIPS.with_borrow_mut(|trips| *trips = Self::default());

@@ -4,7 +4,8 @@ pub mod scenario;
 pub mod sim;
 
 pub mod bridge;
+pub mod broker;
 pub mod store;
 
 pub use scenario::Scenario;
-pub use sim::{Coverage, Fault, Flow, Sim, Weather, World};
+pub use sim::{Coverage, Fault, Flow, Sim, Trouble, Way, Weather, World};

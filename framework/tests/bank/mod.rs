@@ -223,6 +223,8 @@ impl React<Withdrawn> for Transfer {
     }
 
     fn react(&self, event: Withdrawn, effects: &mut Effects<Self>) {
+        // From here on there is no way back but the payee's refusal: what has been paid out cannot be undone.
+        effects.clear_timer::<Overdue>();
         effects.send(Deposit { account: self.to.clone(), cents: event.cents });
     }
 }

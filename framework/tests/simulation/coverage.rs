@@ -55,3 +55,23 @@ fn two_hundred_seeds_reach_the_late_paths_of_a_transfer() {
     assert!(transfer.completed() > 100 && transfer.compensated() > 100, "{transfer}");
     println!("{coverage}\n{}\n{}\n{}", transfer.mermaid(), transfer.dot(), coverage.mermaid());
 }
+
+#[test]
+fn with_a_folder_in_the_environment_a_report_is_written_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = "coverage::two_hundred_seeds_reach_the_late_paths_of_a_transfer";
+    let mut program = std::process::Command::new(std::env::current_exe().unwrap());
+    let ran = program.args(["--exact", name]).env("WHIZBANG_SIM_REPORT", folder.path()).output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stdout));
+    let page = std::fs::read_to_string(folder.path().join("transfers.md")).unwrap();
+    for what in [
+        "## Never reached\n\n- ",
+        "stateDiagram-v2\n",
+        "flowchart LR\n",
+        "200 runs",
+        "- killed inside a commit: ",
+        "rejection of bank.Deposit",
+    ] {
+        assert!(page.contains(what), "`{what}` is not in\n{page}");
+    }
+}

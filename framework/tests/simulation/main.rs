@@ -3,7 +3,7 @@
 #[path = "../bank/mod.rs"]
 mod bank;
 
-mod courier;
+mod broker;
 mod coverage;
 mod regressions;
 mod rules;
@@ -120,7 +120,7 @@ fn a_lost_last_event_is_noticed_although_its_owner_has_started_again() {
         for number in 0..20 {
             perform(world, Step::Deposit { account: number, cents: 1 }).await;
             // About half of the events are still under way.
-            world.strike(&Fault::EmptyCourier).await;
+            world.strike(&Fault::EmptyStreams).await;
         }
         world.kill(0);
         world.restart(0).await;

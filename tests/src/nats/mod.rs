@@ -7,6 +7,7 @@ mod certificates;
 mod config;
 mod fixture;
 mod identity;
+mod jetstream;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ pub use certificates::Certificates;
 pub use config::NatsConfig;
 pub use fixture::{NatsFixture, PATIENCE};
 pub use identity::{Operator, user_key};
+pub use jetstream::JetStreamBroker;
 
 use crate::eventually;
 

@@ -1,24 +1,59 @@
-//! Many seeds with many crashes: hours of virtual time.
+//! Many seeds with many crashes: hours of virtual time. What it says under `tests/run --long` stands in docs/evidence.md.
 
-use std::time::Duration;
+use std::fmt::Debug;
+use std::time::{Duration, Instant};
 
+use whizbang::testing::{Coverage, Flow, Trouble, World};
 use whizbang_tests::{brief_or_long, is_long};
 
+use crate::shop_flow::fulfilment;
 use crate::transfer_flow::transfers;
 
-/// So many faults hit a run at most; half as many on average, and four in ten of them are crashes.
-const FAULTS: usize = 160;
+/// So many faults hit a run at most; half as many on average.
+const FAULTS: usize = 200;
+
+/// Runs many seeds, and says what they were.
+fn campaign<T, F>(name: &str, flow: Flow<T, F>) -> (Coverage, Duration)
+where
+    T: Clone + Debug + 'static,
+    F: AsyncFn(&World, T) + 'static,
+{
+    let flow = flow.faults(FAULTS);
+    let (begun, seeds) = (Instant::now(), brief_or_long(10, 10_000));
+    let (mut coverage, mut simulated) = (Coverage::default(), Duration::ZERO);
+    for seed in 0..seeds {
+        let run =
+            flow.run(seed).unwrap_or_else(|broken| panic!("{name}: {broken}\n{}\n{}", broken.deeds, broken.trace));
+        coverage.merge(&run.coverage);
+        simulated += run.lasted;
+    }
+    println!(
+        "{name}: {seeds} seeds, {:.1} simulated hours, {} crashes, {:.0} s",
+        simulated.as_secs_f64() / 3600.0,
+        coverage.crashes(),
+        begun.elapsed().as_secs_f64(),
+    );
+    for trouble in Trouble::ALL {
+        println!("  {:>9} {trouble}", coverage.troubles().get(trouble).copied().unwrap_or(0));
+    }
+    (coverage, simulated)
+}
 
 #[test]
 fn transfers_hold_while_nodes_crash_all_the_time() {
-    let flow = transfers().faults(FAULTS);
-    let (mut crashes, mut simulated) = (0, Duration::ZERO);
-    for seed in 0..brief_or_long(10, 10_000) {
-        let run = flow.run(seed).unwrap_or_else(|broken| panic!("{broken}\n{}\n{}", broken.deeds, broken.trace));
-        crashes += run.trace.matches(" is killed\n").count();
-        simulated += run.lasted;
+    let (coverage, simulated) = campaign("transfers", transfers());
+    let crashes = coverage.crashes();
+    assert!(crashes >= brief_or_long(100, 250_000), "{crashes}");
+    if is_long() {
+        assert!(simulated >= Duration::from_secs(24 * 3600), "{simulated:?}");
+        assert_eq!(coverage.untroubled(), []);
     }
-    println!("{crashes} crashes in {:.1} simulated hours", simulated.as_secs_f64() / 3600.0);
+}
+
+#[test]
+fn fulfilment_holds_while_nodes_crash_all_the_time() {
+    let (coverage, simulated) = campaign("fulfilment", fulfilment());
+    let crashes = coverage.crashes();
     assert!(crashes >= brief_or_long(100, 250_000), "{crashes}");
     if is_long() {
         assert!(simulated >= Duration::from_secs(24 * 3600), "{simulated:?}");

@@ -78,4 +78,6 @@ fn two_hundred_seeds_of_transfers_conserve_money() {
     saga.reply::<Withdraw>().after_the_end().at_least(1);
     assert!(saga.completed() > 100 && saga.compensated() > 100, "{saga}");
     saga.timer::<Overdue>().while_open().at_least(1);
+    // A fault that has hit nothing has proved nothing.
+    assert_eq!(coverage.untroubled(), []);
 }

@@ -67,6 +67,9 @@ macro_rules! transfer {
 
             fn react(&self, event: Withdrawn, effects: &mut Effects<Self>) {
                 if !self.to.is_empty() {
+                    if $bug != Bug::TimerAfterTheEnd {
+                        effects.clear_timer::<Overdue>();
+                    }
                     effects.send(Deposit { account: self.to.clone(), cents: event.cents });
                 }
             }

@@ -269,7 +269,7 @@ fn projected(world: &World, shards: &Shards) -> Result<(), String> {
 fn published(world: &World, shards: &Shards) -> Result<(), String> {
     let logs: BTreeMap<&ShardId, Vec<StoredEvent>> =
         shards.iter().map(|(shard, reader)| (shard, events(reader))).collect();
-    for (shard, position, id) in world.courier().published() {
+    for (shard, position, id) in world.broker().published() {
         let log = logs.get(&shard);
         let event = log.and_then(|log| log.get(usize::try_from(position).unwrap_or(usize::MAX).checked_sub(1)?));
         let stored = event.map(|event| MessageId::of_event(&shard, position, event.cause));

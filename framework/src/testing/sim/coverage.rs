@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use super::Trouble;
 use super::seen::{Cause, End, Phase, Taken};
 use crate::actor::Stateful;
 use crate::message::{Command, Domain, Event, Message};
@@ -19,6 +20,8 @@ use crate::router::{ActorCard, Manifest, MessageCard};
 #[derive(Clone, Debug, Default)]
 pub struct Coverage {
     runs: u64,
+    troubles: BTreeMap<Trouble, u64>,
+    crashes: u64,
     pub(super) actors: BTreeMap<(String, String), Covered>,
 }
 
@@ -47,8 +50,13 @@ pub(super) struct Edge {
 
 impl Coverage {
     /// What one run has seen.
-    pub(super) fn of_run<'a>(manifests: impl Iterator<Item = &'a Manifest>, turns: &[Taken]) -> Self {
-        let mut coverage = Self { runs: 1, actors: BTreeMap::new() };
+    pub(super) fn of_run<'a>(
+        manifests: impl Iterator<Item = &'a Manifest>,
+        turns: &[Taken],
+        troubles: BTreeMap<Trouble, u64>,
+        crashes: u64,
+    ) -> Self {
+        let mut coverage = Self { runs: 1, troubles, crashes, actors: BTreeMap::new() };
         for manifest in manifests {
             for domain in &manifest.domains {
                 for card in &domain.actors {
@@ -68,6 +76,10 @@ impl Coverage {
     /// Adds what other runs have seen.
     pub fn merge(&mut self, other: &Self) {
         self.runs += other.runs;
+        self.crashes += other.crashes;
+        for (trouble, count) in &other.troubles {
+            *self.troubles.entry(*trouble).or_default() += count;
+        }
         for (name, theirs) in &other.actors {
             self.actors.entry(name.clone()).or_default().merge(theirs);
         }
@@ -81,6 +93,21 @@ impl Coverage {
     pub fn of<A: Stateful>(&self) -> &Covered {
         let found = self.actors.get(&(A::Domain::NAME.to_owned(), A::NAME.to_owned()));
         found.unwrap_or_else(|| panic!("no service hosts `{}.{}`", A::Domain::NAME, A::NAME))
+    }
+
+    /// How often what has gone wrong, where it hit something.
+    pub fn troubles(&self) -> &BTreeMap<Trouble, u64> {
+        &self.troubles
+    }
+
+    /// How many nodes were killed, but for those that are killed at the end of every run.
+    pub fn crashes(&self) -> u64 {
+        self.crashes
+    }
+
+    /// What could have gone wrong and never has. A node whose handlers were not to panic, for example, has seen none.
+    pub fn untroubled(&self) -> Vec<Trouble> {
+        Trouble::ALL.iter().filter(|trouble| !self.troubles.contains_key(trouble)).copied().collect()
     }
 
     /// Everything that could have been taken and never was, one line each.

@@ -21,7 +21,7 @@ use super::plan::{Bounds, Plan, Source};
 use super::regressions::Regressions;
 use super::shrink::{Found, Shrinking};
 use super::story::{REPLAY, ending, replay};
-use super::{Broken, Coverage, Run, Sim, World};
+use super::{Broken, Coverage, Run, Sim, World, report};
 
 /// A rule that knows what was done.
 type StepsRule<T> = Rc<dyn Fn(&World, &[T]) -> Result<(), String>>;
@@ -129,10 +129,12 @@ where
 
     /// The cases kept in the file of regressions, and then those of these seeds; each must hold. Returns which paths they took.
     ///
-    /// With the variable `WHIZBANG_SIM` set to what an earlier failure printed, only that case.
+    /// With the variable `WHIZBANG_SIM` set to what an earlier failure printed, only that case. With `WHIZBANG_SIM_REPORT` set to
+    /// a folder, what was reached and what never is written there, with a picture of each saga, as `<flow>.md`.
     ///
     /// # Panics
-    /// If a case does not hold: with the shortest one found, what happened in it, and how to play it again.
+    /// If a case does not hold: with the shortest one found, what happened in it, and how to play it again. If the report
+    /// cannot be written.
     #[track_caller]
     pub fn check(&self, seeds: Range<u64>) -> Coverage {
         let wanted = std::env::var(REPLAY).ok();
@@ -162,6 +164,10 @@ where
                     }
                 }
             }
+        }
+        // Of another flow's case nothing was run.
+        if mine.is_some() || wanted.is_none() {
+            report::write(self.name, &coverage).unwrap_or_else(|error| panic!("{error}"));
         }
         coverage
     }

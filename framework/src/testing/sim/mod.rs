@@ -1,4 +1,4 @@
-//! A whole cluster in one seed: services, their stores, a courier and clients on one thread, in virtual time.
+//! A whole cluster in one seed: services, their stores, a broker and clients on one thread, in virtual time.
 //!
 //! Called by users' tests. Builds real nodes with the user's own builder code; only clock, ids, store and bridge are simulated.
 //! From the same description and seed follows the same run, byte for byte. The framework's own invariants are always checked.
@@ -12,9 +12,12 @@ mod sending;
 mod storm;
 mod weather;
 
-mod courier;
+mod broker;
 mod disk;
 mod ground;
+mod lane;
+mod line;
+mod ordeal;
 #[cfg(feature = "embedded")]
 mod platter;
 mod reader;
@@ -23,6 +26,7 @@ mod check;
 mod look;
 mod seen;
 mod trace;
+mod trouble;
 mod turn;
 
 mod coverage;
@@ -32,6 +36,7 @@ mod cut;
 mod flow;
 mod plan;
 mod regressions;
+mod report;
 mod shrink;
 mod story;
 
@@ -45,7 +50,8 @@ pub use coverage::{Coverage, Covered, Path};
 pub use flow::Flow;
 pub use plan::Plan;
 pub use shrink::Found;
-pub use weather::{Fault, Weather};
+pub use trouble::Trouble;
+pub use weather::{Fault, Way, Weather};
 pub use world::World;
 
 use self::ground::Ground;

@@ -13,7 +13,7 @@ use proptest::strategy::{BoxedStrategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::cut::Cut;
-use super::{Fault, Weather};
+use super::{Fault, Way, Weather};
 
 /// One case: what is done, and what goes wrong meanwhile.
 #[derive(Clone, Debug)]
@@ -93,10 +93,21 @@ impl Bounds {
             2 => (0..services, -far..far, spans(10_000, 500))
                 .prop_map(|(service, millis, lasts)| Fault::Jump { service, millis, lasts }),
             2 => (0..services, 0..services, spans(10_000, 500)).prop_map(|(from, to, lasts)| Fault::Cut { from, to, lasts }),
-            1 => Just(Fault::EmptyCourier),
+            1 => (0..services, prop_oneof![Just(Way::In), Just(Way::Out), Just(Way::Both)], spans(10_000, 500))
+                .prop_map(|(service, way, lasts)| Fault::Isolate { service, way, lasts }),
+            1 => Just(Fault::EmptyStreams),
+            1 => Just(Fault::LoseStreams),
             1 => (0..services).prop_map(|service| Fault::FailCommits { service }),
-            1 => spans(5000, 250).prop_map(|lasts| Fault::PauseCourier { lasts }),
-            1 => spans(5000, 250).prop_map(|lasts| Fault::RefuseSends { lasts }),
+            1 => spans(5000, 250).prop_map(|lasts| Fault::PauseBroker { lasts }),
+            1 => spans(5000, 250).prop_map(|lasts| Fault::ChangeLeader { lasts }),
+            1 => (spans(5000, 250), spans(10_000, 500)).prop_map(|(window, lasts)| Fault::DropRepeats { window, lasts }),
+            1 => spans(5000, 250).prop_map(|lasts| Fault::FailToStore { lasts }),
+            1 => (spans(200, 20), spans(5000, 250)).prop_map(|(wait, lasts)| Fault::HurryAcks { wait, lasts }),
+            1 => (1u16..4, spans(5000, 250)).prop_map(|(most, lasts)| Fault::FewInHand { most, lasts }),
+            1 => (0..services, spans(500, 50), spans(3000, 250))
+                .prop_map(|(service, each, lasts)| Fault::Slow { service, each, lasts }),
+            2 => (0..services, spans(5000, 250), spans(5000, 250))
+                .prop_map(|(service, cut_off, lingers)| Fault::HandOver { service, cut_off, lingers }),
             u32::from(self.panics) => (0..services, 1u8..4).prop_map(|(service, times)| Fault::Panic { service, times }),
         ];
         // Many faults take their time, or they would all hit a cluster that is down.

@@ -111,7 +111,7 @@ impl World {
     }
 
     fn busy(&self) -> Option<String> {
-        if !self.0.courier.is_idle() {
+        if !self.0.broker.is_idle() {
             return Some("messages are under way".to_owned());
         }
         if let Some(service) = self.0.services.iter().find(|service| !service.disk.is_idle()) {

@@ -1,7 +1,8 @@
 //! What goes wrong in a simulated cluster, brought about.
 
 use super::World;
-use super::weather::{Fault, Weather};
+use super::trouble::Trouble;
+use super::weather::{Fault, Way, Weather};
 use crate::actor::Trips;
 
 impl World {
@@ -37,33 +38,77 @@ impl World {
                 self.0.trace.add(format_args!("FAULT: {told}"));
                 self.kill(service % count);
                 tokio::time::sleep(*down).await;
-                self.restart(service % count).await;
+                self.start_with_bad_luck(service % count).await;
             }
             Fault::Jump { service, millis, lasts } => {
                 self.0.trace.add(format_args!("FAULT: {told}"));
                 if let Some(service) = self.0.services.get(service % count) {
                     service.jumps.jump(*millis);
+                    self.0.tally.one(Trouble::ClockJumped);
                     tokio::time::sleep(*lasts).await;
                     service.jumps.jump(-*millis);
                 }
             }
             Fault::Cut { from, to, lasts } => {
                 self.0.trace.add(format_args!("FAULT: {told}"));
-                self.0.courier.cut(from % count, to % count);
+                self.0.broker.cut(from % count, to % count);
                 tokio::time::sleep(*lasts).await;
-                self.0.courier.mend(from % count, to % count);
+                self.0.broker.mend(from % count, to % count);
             }
-            Fault::EmptyCourier => {
+            Fault::Isolate { service, way, lasts } => {
                 self.0.trace.add(format_args!("FAULT: {told}"));
-                self.0.courier.empty();
+                self.0.broker.isolate(service % count, *way != Way::Out, *way != Way::In);
+                tokio::time::sleep(*lasts).await;
+                self.0.broker.connect(service % count);
             }
-            Fault::PauseCourier { lasts } => {
+            Fault::EmptyStreams => {
                 self.0.trace.add(format_args!("FAULT: {told}"));
-                self.0.courier.pause(*lasts);
+                self.0.broker.empty();
             }
-            Fault::RefuseSends { lasts } => {
+            Fault::LoseStreams => {
                 self.0.trace.add(format_args!("FAULT: {told}"));
-                self.0.courier.refuse(*lasts);
+                self.0.broker.lose_streams();
+            }
+            Fault::PauseBroker { lasts } => {
+                self.0.trace.add(format_args!("FAULT: {told}"));
+                self.0.broker.pause(*lasts);
+                tokio::time::sleep(*lasts).await;
+            }
+            Fault::ChangeLeader { lasts } => {
+                self.0.trace.add(format_args!("FAULT: {told}"));
+                self.0.broker.elect(*lasts);
+                tokio::time::sleep(*lasts).await;
+            }
+            Fault::DropRepeats { window, lasts } => {
+                self.0.trace.add(format_args!("FAULT: {told}"));
+                self.0.broker.drop_repeats(*window, *lasts);
+                tokio::time::sleep(*lasts).await;
+            }
+            Fault::FailToStore { lasts } => {
+                self.0.trace.add(format_args!("FAULT: {told}"));
+                self.0.broker.fail_to_store(*lasts);
+                tokio::time::sleep(*lasts).await;
+            }
+            Fault::HurryAcks { wait, lasts } => {
+                self.0.trace.add(format_args!("FAULT: {told}"));
+                self.0.broker.set_ack_wait(Some(*wait));
+                tokio::time::sleep(*lasts).await;
+                self.0.broker.set_ack_wait(None);
+            }
+            Fault::FewInHand { most, lasts } => {
+                self.0.trace.add(format_args!("FAULT: {told}"));
+                self.0.broker.set_in_hand(Some(usize::from(*most).max(1)));
+                tokio::time::sleep(*lasts).await;
+                self.0.broker.set_in_hand(None);
+            }
+            Fault::Slow { service, each, lasts } => {
+                self.0.trace.add(format_args!("FAULT: {told}"));
+                self.0.broker.slow_down(service % count, *each, *lasts);
+                tokio::time::sleep(*lasts).await;
+            }
+            Fault::HandOver { service, cut_off, lingers } => {
+                self.0.trace.add(format_args!("FAULT: {told}"));
+                self.hand_over(service % count, *cut_off, *lingers).await;
             }
             Fault::Panic { service, times } => {
                 self.0.trace.add(format_args!("FAULT: {told}"));
@@ -76,13 +121,30 @@ impl World {
             }
             Fault::FailCommits { service } => {
                 self.0.trace.add(format_args!("FAULT: {told}"));
-                if let Some(service) =
-                    self.0.services.get(service % count).filter(|service| service.node.borrow().is_some())
-                {
-                    service.disk.fail();
+                let running = self.0.services.get(service % count).filter(|service| service.node.borrow().is_some());
+                if let Some(running) = running {
+                    // Who opens its shards again takes them: an old node must not.
+                    self.end_zombie(running);
+                    running.disk.fail();
                 }
             }
         }
+    }
+
+    /// Starts a node again, which is killed once more, now and then, while it starts.
+    async fn start_with_bad_luck(&self, service: usize) {
+        let unlucky = self.below(4) == 0;
+        let steps = self.below(10);
+        let once_more = async {
+            for _ in 0..steps {
+                tokio::task::yield_now().await;
+            }
+            if unlucky {
+                self.kill_if_it_starts(service);
+            }
+        };
+        tokio::join!(self.restart(service), once_more);
+        self.restart(service).await;
     }
 
     /// Waits for the faults that have begun; those that have not do not come any more.
@@ -92,7 +154,9 @@ impl World {
             drop(fault.await);
         }
         self.0.calm.set(true);
+        self.0.tally.add(Trouble::HandlerPanicked, Trips::tripped());
         Trips::clear();
+        self.0.broker.calm();
         self.set_weather(Weather::FAIR);
         for service in &self.0.services {
             service.jumps.mend();

@@ -6,9 +6,9 @@ use std::time::Duration;
 /// How a simulated cluster maltreats everything all the time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Weather {
-    /// How many messages of a thousand the courier loses. A question may be lost on both ways.
+    /// How many messages of a thousand are lost, on the way to the broker, there, or on the way from it, and how many of its answers.
     pub lose: u16,
-    /// How many of a thousand it brings twice.
+    /// How many of a thousand are stored or brought twice.
     pub repeat: u16,
     /// The longest time a message is under way; messages overtake each other within it. In milliseconds.
     pub delay: u16,
@@ -34,6 +34,17 @@ impl fmt::Display for Weather {
             self.lose, self.repeat, self.delay, self.disk, self.load
         )
     }
+}
+
+/// Which way is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Nothing gets to the node.
+    In,
+    /// Nothing gets from the node.
+    Out,
+    /// Nothing gets through.
+    Both,
 }
 
 /// Something that goes wrong at one moment. Services are numbered in the order in which they were described.
@@ -69,18 +80,74 @@ pub enum Fault {
         /// For how long.
         lasts: Duration,
     },
-    /// Everything that is under way is lost.
-    EmptyCourier,
-    /// The courier brings nothing for a while, and then everything.
-    PauseCourier {
+    /// What is said to a service's nodes, or what they say, is lost for a while.
+    Isolate {
+        /// The service.
+        service: usize,
+        /// Which way.
+        way: Way,
         /// For how long.
         lasts: Duration,
     },
-    /// The courier takes nothing in for a while, as a broker whose leader changes; half of what it refuses it brings all the
-    /// same.
-    RefuseSends {
+    /// All messages that the broker has, and all that are under way, are lost.
+    EmptyStreams,
+    /// The broker loses its streams with all messages and consumers. Whose they are makes them again.
+    LoseStreams,
+    /// The broker stands still for a while.
+    PauseBroker {
         /// For how long.
         lasts: Duration,
+    },
+    /// The broker's leader changes: for a while it takes nothing in, though half of what it refuses it brings all the same, and
+    /// it has forgotten what it was told last.
+    ChangeLeader {
+        /// For how long.
+        lasts: Duration,
+    },
+    /// Messages have ids for a while, and the broker drops those whose id it knows, whether it still has the message or not.
+    DropRepeats {
+        /// For how long an id is known.
+        window: Duration,
+        /// For how long messages have ids.
+        lasts: Duration,
+    },
+    /// Half of what the broker is to store it does not, and remembers the id all the same: sent again, it is a duplicate.
+    FailToStore {
+        /// For how long.
+        lasts: Duration,
+    },
+    /// The broker's patience is short: what is not settled soon comes again.
+    HurryAcks {
+        /// The ack wait.
+        wait: Duration,
+        /// For how long.
+        lasts: Duration,
+    },
+    /// The broker lets a service have only so many messages in hand.
+    FewInHand {
+        /// How many.
+        most: u16,
+        /// For how long.
+        lasts: Duration,
+    },
+    /// The service's handlers take their time for each message, one after the other.
+    Slow {
+        /// The service.
+        service: usize,
+        /// How long for each.
+        each: Duration,
+        /// For how long.
+        lasts: Duration,
+    },
+    /// The service's node is cut off, and another one takes over. Then the old one is connected again, and does not know that it
+    /// owns nothing any more. In the end it dies.
+    HandOver {
+        /// The service.
+        service: usize,
+        /// How long the old node is cut off.
+        cut_off: Duration,
+        /// How long it lives on after that.
+        lingers: Duration,
     },
     /// The next messages that the service's handlers take make them panic, each before it is tried again with better luck. No
     /// message suffers it more than twice.
@@ -109,9 +176,30 @@ impl Fault {
             Self::Cut { from, to, lasts } => {
                 format!("nothing gets from {} to {} for {lasts:?}", name(from), name(to))
             }
-            Self::EmptyCourier => "the courier loses all it has".to_owned(),
-            Self::PauseCourier { lasts } => format!("the courier pauses for {lasts:?}"),
-            Self::RefuseSends { lasts } => format!("the courier's leader changes, for {lasts:?}"),
+            Self::Isolate { service, way, lasts } => match way {
+                Way::In => format!("{} hears nothing, for {lasts:?}", name(service)),
+                Way::Out => format!("{} is not heard, for {lasts:?}", name(service)),
+                Way::Both => format!("{} is cut off, for {lasts:?}", name(service)),
+            },
+            Self::EmptyStreams => "the broker loses all messages".to_owned(),
+            Self::LoseStreams => "the broker loses all streams".to_owned(),
+            Self::PauseBroker { lasts } => format!("the broker stands still for {lasts:?}"),
+            Self::ChangeLeader { lasts } => format!("the broker's leader changes, for {lasts:?}"),
+            Self::DropRepeats { window, lasts } => {
+                format!("the broker drops what comes twice within {window:?}, for {lasts:?}")
+            }
+            Self::FailToStore { lasts } => format!("the broker fails to store, for {lasts:?}"),
+            Self::HurryAcks { wait, lasts } => format!("the broker waits {wait:?} for a node's word, for {lasts:?}"),
+            Self::FewInHand { most, lasts } => format!("the broker gives {most} messages at once, for {lasts:?}"),
+            Self::Slow { service, each, lasts } => {
+                format!("each message takes the handlers of {} {each:?}, for {lasts:?}", name(service))
+            }
+            Self::HandOver { service, cut_off, lingers } => {
+                format!(
+                    "{} is taken over; its old node is cut off for {cut_off:?} and dies {lingers:?} later",
+                    name(service)
+                )
+            }
             Self::Panic { service, times } => format!("{times} handlers of {} will panic", name(service)),
             Self::FailCommits { service } => format!("the store of {} fails", name(service)),
         }

@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use send_wrapper::SendWrapper;
+use tokio::sync::Notify;
 
-use super::courier::Courier;
+use super::broker::Broker;
 use super::disk::Disk;
+use super::line::Line;
 use super::seen::{Seen, Taken};
 use super::trace::Trace;
+use super::trouble::{Tally, Trouble};
 use super::weather::Weather;
 use super::{Coverage, Sim};
 use crate::actor::Trips;
@@ -31,7 +34,9 @@ pub(super) struct Inner {
     pub(super) names: Vec<String>,
     pub(super) trace: Trace,
     pub(super) seen: Seen,
-    pub(super) courier: Courier,
+    pub(super) broker: Broker,
+    pub(super) tally: Tally,
+    crashes: Cell<u64>,
     pub(super) services: Vec<Service>,
     pub(super) client: RefCell<Option<Node>>,
     pub(super) ids: RefCell<IdSource>,
@@ -62,10 +67,23 @@ pub(super) struct Service {
     pub(super) node: RefCell<Option<Node>>,
     lives: Cell<u64>,
     starting: Cell<bool>,
+    /// It is killed while it starts.
+    dying: Notify,
+    /// A node that owns nothing any more and does not know it.
+    zombie: RefCell<Option<Zombie>>,
+    /// The store as the present node has it.
+    plug: RefCell<Option<Disk>>,
     /// Why it could not be started, the last time that it could not.
     pub(super) refused: RefCell<Option<String>>,
     /// What it hosts, as it was described when it was started first.
     pub(super) hosts: RefCell<Option<crate::router::Manifest>>,
+}
+
+/// A node whose service was taken over by another.
+struct Zombie {
+    node: Node,
+    line: Arc<Line>,
+    plug: Option<Disk>,
 }
 
 impl World {
@@ -76,7 +94,8 @@ impl World {
         let seen = Seen::new();
         let (client_clock, _) = Clock::ticking(BEGIN);
         let ids = IdSource::seeded(client_clock.clone(), sim.seed);
-        let courier = Courier::new(ids.fork(), trace.clone());
+        let tally = Tally::default();
+        let broker = Broker::new(ids.fork(), trace.clone(), tally.clone());
         let services = sim
             .services
             .iter()
@@ -86,12 +105,15 @@ impl World {
                 let ground = sim.keeps.ground(&dice);
                 Service {
                     name: name.clone(),
-                    disk: Disk::new(name, dice, trace.clone(), seen.clone(), ground),
+                    disk: Disk::new(name, dice, trace.clone(), seen.clone(), tally.clone(), ground),
                     clock,
                     jumps,
                     node: RefCell::default(),
                     lives: Cell::new(0),
                     starting: Cell::new(false),
+                    dying: Notify::new(),
+                    zombie: RefCell::default(),
+                    plug: RefCell::default(),
                     refused: RefCell::default(),
                     hosts: RefCell::default(),
                 }
@@ -107,7 +129,9 @@ impl World {
             names,
             trace,
             seen,
-            courier,
+            broker,
+            tally,
+            crashes: Cell::new(0),
             services,
             client: RefCell::default(),
             ids: RefCell::new(ids),
@@ -169,8 +193,8 @@ impl World {
         self.0.broken.borrow().clone()
     }
 
-    pub(super) fn courier(&self) -> &Courier {
-        &self.0.courier
+    pub(super) fn broker(&self) -> &Broker {
+        &self.0.broker
     }
 
     pub(super) fn services(&self) -> &[Service] {
@@ -182,7 +206,7 @@ impl World {
     }
 
     pub(super) fn set_weather(&self, weather: Weather) {
-        self.0.courier.set_weather(weather);
+        self.0.broker.set_weather(weather);
         for service in &self.0.services {
             service.disk.set_slowest(weather.disk, weather.load);
         }
@@ -195,7 +219,7 @@ impl World {
         let clients = self.0.services.len();
         let ids = self.0.ids.borrow().next_u64();
         let started = Node::builder("clients", crate::store::memory::MemoryStore::new())
-            .bridge(self.0.courier.bridge(clients))
+            .bridge(self.0.broker.bridge(clients))
             .clock(self.0.client_clock.clone())
             .seed(ids)
             .start()
@@ -218,13 +242,25 @@ impl World {
         let seed = self.0.sim.seed.wrapping_mul(31).wrapping_add(at as u64).wrapping_mul(1009).wrapping_add(lives);
         // Actors are put to rest often, and what is only noted once in a while is noted soon: more happens in less time.
         let config = NodeConfig { passivate_after: Duration::from_secs(4), ..NodeConfig::default() };
-        let builder = Node::builder(&service.name, service.disk.clone())
+        let disk = service.disk.plugged();
+        *service.plug.borrow_mut() = Some(disk.clone());
+        let builder = Node::builder(&service.name, disk)
             .config(config)
-            .bridge(self.0.courier.bridge(at))
+            .bridge(self.0.broker.bridge(at))
             .clock(service.clock.clone())
             .seed(seed);
-        let started = build(builder).start().await;
+        let started = tokio::select! {
+            biased;
+            started = build(builder).start() => Some(started),
+            () = service.dying.notified() => None,
+        };
         service.starting.set(false);
+        let Some(started) = started else {
+            self.0.tally.one(Trouble::CrashWhileStarting);
+            self.0.trace.add(format_args!("{} is killed while it starts", service.name));
+            self.bury(service, at);
+            return;
+        };
         match started {
             Ok(node) => {
                 self.0.trace.add(format_args!("{} starts", service.name));
@@ -246,8 +282,74 @@ impl World {
         let node = dying.node.borrow_mut().take();
         if let Some(node) = node {
             self.0.trace.add(format_args!("{} is killed", dying.name));
-            self.0.courier.leave(service);
-            dying.disk.crash();
+            self.bury(dying, service);
+            drop(node);
+        } else {
+            self.kill_if_it_starts(service);
+        }
+    }
+
+    /// Kills a node of the service that is starting, if one is.
+    pub(super) fn kill_if_it_starts(&self, service: usize) {
+        if let Some(service) = self.0.services.get(service).filter(|service| service.starting.get()) {
+            service.dying.notify_waiters();
+        }
+    }
+
+    /// The service's node is dead: so are its connection and what it was writing.
+    fn bury(&self, dead: &Service, service: usize) {
+        if !self.0.calm.get() {
+            self.0.crashes.set(self.0.crashes.get() + 1);
+        }
+        let zombie = dead.zombie.borrow().as_ref().map(|zombie| zombie.line.number);
+        for line in self.0.broker.lines_of(service).into_iter().filter(|line| Some(line.number) != zombie) {
+            line.interrupted();
+            self.0.broker.leave(&line);
+        }
+        dead.disk.crash();
+        if let Some(plug) = dead.plug.borrow_mut().take() {
+            plug.unplug();
+        }
+    }
+
+    /// Lets another node take the service over while the old one is cut off; then the old one is connected again, and dies later.
+    pub(super) async fn hand_over(&self, at: usize, cut_off: Duration, lingers: Duration) {
+        let Some(service) = self.0.services.get(at) else { return };
+        if service.zombie.borrow().is_some() || service.starting.get() {
+            return;
+        }
+        let Some(line) = self.0.broker.lines_of(at).pop() else { return };
+        let Some(node) = service.node.borrow_mut().take() else { return };
+        line.isolate(true);
+        *service.zombie.borrow_mut() =
+            Some(Zombie { node, line: Arc::clone(&line), plug: service.plug.borrow_mut().take() });
+        self.start(at).await;
+        if service.node.borrow().is_some() {
+            self.0.tally.one(Trouble::HandedOver);
+        }
+        tokio::time::sleep(cut_off).await;
+        let is_mine = |zombie: &Zombie| zombie.line.number == line.number;
+        if service.zombie.borrow().as_ref().is_some_and(is_mine) {
+            self.0.trace.add(format_args!("the old node of {} is connected again", service.name));
+            line.isolate(false);
+        }
+        tokio::time::sleep(lingers).await;
+        if service.zombie.borrow().as_ref().is_some_and(is_mine) {
+            self.end_zombie(service);
+        }
+        // Whoever took over may have died meanwhile, and nobody else starts it.
+        self.restart(at).await;
+    }
+
+    /// An old node dies, if there is one.
+    pub(super) fn end_zombie(&self, service: &Service) {
+        let zombie = service.zombie.borrow_mut().take();
+        if let Some(Zombie { node, line, plug }) = zombie {
+            self.0.trace.add(format_args!("the old node of {} dies", service.name));
+            self.0.broker.leave(&line);
+            if let Some(plug) = plug {
+                plug.unplug();
+            }
             drop(node);
         }
     }
@@ -289,7 +391,7 @@ impl World {
 
     pub(super) fn coverage(&self, turns: &[Taken]) -> Coverage {
         let manifests: Vec<_> = self.0.services.iter().filter_map(|service| service.hosts.borrow().clone()).collect();
-        Coverage::of_run(manifests.iter(), turns)
+        Coverage::of_run(manifests.iter(), turns, self.0.tally.counts(), self.0.crashes.get())
     }
 
     /// Ends the cluster; what happened.
@@ -297,6 +399,7 @@ impl World {
         Trips::clear();
         self.0.tasks.borrow_mut().clear();
         for service in &self.0.services {
+            self.end_zombie(service);
             let node = service.node.borrow_mut().take();
             drop(node);
         }

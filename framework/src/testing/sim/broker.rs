@@ -1,0 +1,387 @@
+//! The broker of a simulated cluster: a JetStream in memory, and everything that may go wrong around it.
+//!
+//! Called by the [bridges](super::line) of simulated nodes, and by what [brings faults about](super::storm). Streams and consumers are
+//! those of the [model](crate::testing::broker::model); here are the ways to it, the chance, and who is cut off.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::line::{Line, SimBridge};
+use super::trace::Trace;
+use super::trouble::{Tally, Trouble};
+use super::weather::Weather;
+use crate::bridge::wire::Packet;
+use crate::clock::instant;
+use crate::message::{IdSource, MessageId, Name, ShardId};
+use crate::testing::broker::model::{Delivery, Model, Next};
+use crate::testing::broker::{ConsumerSettings, Full, Retention, StreamSettings, Untaken, Word};
+
+/// How long a message may be in hand before it comes again. As a NATS server's, but shorter: more happens.
+pub(super) const ACK_WAIT: Duration = Duration::from_secs(5);
+/// How many messages of a consumer may be in hand.
+pub(super) const IN_HAND: usize = 1000;
+/// For how long ids are known, while the broker drops repeats and nothing else is said.
+pub(super) const WINDOW: Duration = Duration::from_secs(120);
+
+/// A message in a stream, and who sent it.
+pub(super) struct Parcel {
+    pub(super) from: usize,
+    pub(super) packet: Packet,
+}
+
+/// The broker of one simulated cluster. Clones are the same.
+#[derive(Clone)]
+pub(super) struct Broker(Arc<Mutex<State>>, pub(super) Trace, pub(super) Tally);
+
+pub(super) struct State {
+    pub(super) model: Model<Arc<Parcel>>,
+    pub(super) lines: BTreeMap<u64, Arc<Line>>,
+    last: u64,
+    pub(super) weather: Weather,
+    pub(super) dice: IdSource,
+    pub(super) cuts: BTreeSet<(usize, usize)>,
+    /// Services that hear nothing, and such that are not heard.
+    pub(super) deaf: BTreeSet<usize>,
+    pub(super) mute: BTreeSet<usize>,
+    /// Rises when everything under way is lost.
+    pub(super) age: u64,
+    /// How much is on its way from or to a node.
+    pub(super) under_way: usize,
+    /// Until when the broker stands still.
+    pub(super) paused: Option<Instant>,
+    /// Until when it has no leader.
+    pub(super) electing: Option<Instant>,
+    /// Until when messages have ids, which the broker knows for a while.
+    pub(super) naming: Option<Instant>,
+    /// Until when storing may fail in the middle.
+    pub(super) failing: Option<Instant>,
+    pub(super) window: Duration,
+    pub(super) consumers: ConsumerSettings,
+    /// Until when handlers of a service take how long for each message, and until when they are busy.
+    pub(super) slow: BTreeMap<usize, (Instant, Duration)>,
+    pub(super) busy: BTreeMap<usize, Instant>,
+    bells: BTreeMap<String, Arc<Notify>>,
+    /// How many messages were put aside because they were none.
+    pub(super) refused: usize,
+    /// The events that were published: where they stand in their log, and which they are.
+    published: BTreeMap<(ShardId, u64), MessageId>,
+}
+
+/// What becomes of a message that has reached the broker.
+pub(super) enum Reached {
+    /// It is stored, or known.
+    Taken,
+    /// There is no such stream.
+    NoStream,
+    /// The broker refuses it; it may be stored all the same.
+    NoLeader,
+    /// The broker has failed while storing it.
+    Failed,
+}
+
+impl Broker {
+    pub(super) fn new(dice: IdSource, trace: Trace, tally: Tally) -> Self {
+        let state = State {
+            model: Model::default(),
+            lines: BTreeMap::new(),
+            last: 0,
+            weather: Weather::FAIR,
+            dice,
+            cuts: BTreeSet::new(),
+            deaf: BTreeSet::new(),
+            mute: BTreeSet::new(),
+            age: 0,
+            under_way: 0,
+            paused: None,
+            electing: None,
+            naming: None,
+            failing: None,
+            window: WINDOW,
+            consumers: ConsumerSettings { ack_wait: ACK_WAIT, max_in_hand: IN_HAND },
+            slow: BTreeMap::new(),
+            busy: BTreeMap::new(),
+            bells: BTreeMap::new(),
+            refused: 0,
+            published: BTreeMap::new(),
+        };
+        Self(Arc::new(Mutex::new(state)), trace, tally)
+    }
+
+    pub(super) fn bridge(&self, service: usize) -> SimBridge {
+        SimBridge::new(self.clone(), service)
+    }
+
+    pub(super) fn state(&self) -> parking_lot::MutexGuard<'_, State> {
+        self.0.lock()
+    }
+
+    pub(super) fn set_weather(&self, weather: Weather) {
+        self.state().weather = weather;
+    }
+
+    /// Adds a node.
+    pub(super) fn join(&self, line: impl FnOnce(u64) -> Arc<Line>) -> Arc<Line> {
+        let mut state = self.state();
+        state.last += 1;
+        let line = line(state.last);
+        state.lines.insert(line.number, Arc::clone(&line));
+        line
+    }
+
+    /// The nodes of a service, in the order in which they came.
+    pub(super) fn lines_of(&self, service: usize) -> Vec<Arc<Line>> {
+        self.state().lines.values().filter(|line| line.service == service).cloned().collect()
+    }
+
+    /// The node has died.
+    pub(super) fn leave(&self, line: &Line) {
+        self.state().lines.remove(&line.number);
+        line.end();
+        self.ring_all();
+    }
+
+    /// Whoever waits for something in a stream looks again.
+    pub(super) fn bell(&self, stream: &str) -> Arc<Notify> {
+        Arc::clone(self.state().bells.entry(stream.to_owned()).or_default())
+    }
+
+    pub(super) fn ring_all(&self) {
+        let bells: Vec<_> = self.state().bells.values().cloned().collect();
+        bells.iter().for_each(|bell| bell.notify_waiters());
+    }
+
+    fn is_over(until: Option<Instant>) -> bool {
+        until.is_none_or(|until| until <= instant())
+    }
+
+    /// Waits until the broker does not stand still.
+    pub(super) async fn resumed(&self) {
+        let until = self.state().paused.filter(|until| *until > instant());
+        if let Some(until) = until {
+            self.2.one(Trouble::BrokerStoodStill);
+            tokio::time::sleep_until(until).await;
+        }
+    }
+
+    /// How long a way takes.
+    pub(super) fn way(&self) -> Duration {
+        let state = self.state();
+        Duration::from_micros(state.dice.below(u64::from(state.weather.delay) * 1000 + 1))
+    }
+
+    /// Something sets out for the broker or for a node.
+    pub(super) fn sets_out(&self) -> Flight {
+        let mut state = self.state();
+        state.under_way += 1;
+        Flight(self.clone(), state.age)
+    }
+
+    fn happens(&self, of_thousand: u16) -> bool {
+        of_thousand > 0 && self.state().dice.below(1000) < u64::from(of_thousand)
+    }
+
+    /// Whether something is lost on its way.
+    pub(super) fn loses(&self) -> bool {
+        let lose = self.state().weather.lose;
+        self.happens(lose)
+    }
+
+    /// Whether something happens twice.
+    pub(super) fn repeats(&self) -> bool {
+        let repeat = self.state().weather.repeat;
+        self.happens(repeat)
+    }
+
+    /// One of `count` ways in which something goes wrong.
+    pub(super) fn draw(&self, count: u64) -> u64 {
+        self.state().dice.below(count)
+    }
+
+    /// Whether what a node says is heard.
+    pub(super) fn is_heard(&self, line: &Line) -> bool {
+        let heard = !line.is_isolated() && !self.state().mute.contains(&line.service);
+        if !heard {
+            self.2.one(Trouble::Unsaid);
+        }
+        heard
+    }
+
+    /// Whether a node hears what is said.
+    pub(super) fn hears(&self, line: &Line) -> bool {
+        let hears = !line.is_isolated() && !self.state().deaf.contains(&line.service);
+        if !hears {
+            self.2.one(Trouble::Unheard);
+        }
+        hears
+    }
+
+    /// Whether a node can ask for messages at all.
+    pub(super) fn can_pull(&self, line: &Line) -> bool {
+        !line.is_isolated() && !self.state().mute.contains(&line.service)
+    }
+
+    pub(super) fn is_cut(&self, from: usize, to: usize) -> bool {
+        let cut = self.state().cuts.contains(&(from, to));
+        if cut {
+            self.2.one(Trouble::CutOff);
+        }
+        cut
+    }
+
+    /// Stores what has reached the broker.
+    pub(super) fn store(&self, stream: &str, id: &str, parcel: &Arc<Parcel>) -> Reached {
+        let now = instant();
+        let electing = !Self::is_over(self.state().electing);
+        if electing {
+            self.2.one(Trouble::RefusedByTheLeader);
+            if self.draw(2) == 0 {
+                return Reached::NoLeader;
+            }
+            self.2.one(Trouble::RefusedAndStored);
+        }
+        let twice = self.repeats() && self.draw(2) == 0;
+        let stored = {
+            let mut state = self.state();
+            let id = Some(id).filter(|_| state.naming.is_some_and(|until| until > now));
+            if let Some(id) = id.filter(|id| state.model.is_falsely_known(stream, id, now)) {
+                self.2.one(Trouble::FalseDuplicate);
+                self.1.add(format_args!("  the broker takes it for a duplicate, and has not got it: {id}"));
+            }
+            let failing = state.failing.is_some_and(|until| until > now) && state.dice.below(2) == 0;
+            if let Some(id) = id.filter(|_| failing) {
+                if state.model.state(stream).is_none() {
+                    return Reached::NoStream;
+                }
+                state.model.remember(stream, id, now);
+                self.1.add(format_args!("  the broker fails while it stores it"));
+                return Reached::Failed;
+            }
+            let stored = state.model.publish(stream, id, Arc::clone(parcel), now);
+            if matches!(stored, Ok(stored) if twice && !stored.duplicate)
+                && state.model.publish(stream, id, Arc::clone(parcel), now).is_ok_and(|again| !again.duplicate)
+            {
+                self.2.one(Trouble::StoredTwice);
+                self.1.add(format_args!("  the broker stores it twice"));
+            }
+            stored
+        };
+        match stored {
+            Err(Untaken::Missing) => return Reached::NoStream,
+            Err(Untaken::Full) => return Reached::Failed,
+            Ok(stored) if stored.duplicate => {
+                self.2.one(Trouble::RepeatDropped);
+                self.1.add(format_args!("  the broker has it as {} already", stored.sequence));
+            }
+            Ok(_) => self.bell(stream).notify_waiters(),
+        }
+        if electing { Reached::NoLeader } else { Reached::Taken }
+    }
+
+    /// The next message for a service, or when to look again.
+    pub(super) fn next(&self, stream: &str, consumer: &Name) -> Next<Arc<Parcel>> {
+        let now = instant();
+        let mut state = self.state();
+        let still = [state.paused, state.electing].into_iter().flatten().filter(|until| *until > now).max();
+        if let Some(until) = still {
+            return Next::Nothing(Some(until));
+        }
+        let next = state.model.next(stream, consumer.as_str(), now);
+        match &next {
+            Next::Message(Delivery { is_late, is_overtaken, .. }) => {
+                if *is_late {
+                    self.2.one(Trouble::AckWaitOver);
+                }
+                if *is_overtaken {
+                    self.2.one(Trouble::Overtaken);
+                }
+            }
+            Next::HandsFull(_) => self.2.one(Trouble::HandsFull),
+            Next::Nothing(_) | Next::Missing => {}
+        }
+        next
+    }
+
+    /// A word about a message has reached the broker.
+    pub(super) fn settle(&self, stream: &str, consumer: &Name, sequence: u64, word: Word) {
+        self.state().model.settle(stream, consumer.as_str(), sequence, word, instant());
+        self.bell(stream).notify_waiters();
+    }
+
+    /// Makes the streams of a node, and its consumers as far as their streams are there. Whether all of them are.
+    pub(super) fn ensure(&self, line: &Line) -> bool {
+        let mut state = self.state();
+        let (window, consumers) = (state.window, state.consumers);
+        let service = line.card.service.as_str();
+        for (domain, _) in &line.card.owns {
+            let settings = |retention, full| StreamSettings { window, full, ..StreamSettings::of(retention) };
+            state.model.make_stream(&commands(domain), settings(Retention::WorkQueue, Full::Refuses));
+            state.model.make_stream(&events(domain), settings(Retention::Limits, Full::ForgetsItsOldest));
+            state.model.make_consumer(&commands(domain), service, consumers);
+        }
+        let mut taken = line.card.subscribes.iter();
+        let all = taken
+            .by_ref()
+            .fold(true, |all, (domain, ..)| state.model.make_consumer(&events(domain), service, consumers) && all);
+        drop(state);
+        self.ring_all();
+        all
+    }
+
+    pub(super) fn note_published(&self, shard: &ShardId, position: u64, id: MessageId) {
+        self.state().published.insert((shard.clone(), position), id);
+    }
+
+    pub(super) fn published(&self) -> Vec<(ShardId, u64, MessageId)> {
+        let state = self.state();
+        state.published.iter().map(|((shard, position), id)| (shard.clone(), *position, *id)).collect()
+    }
+
+    /// Whether nothing is under way, in hand or still to be delivered.
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.state();
+        state.under_way == 0 && state.model.unfinished().is_none()
+    }
+}
+
+/// Something that is on its way, until it is dropped: with a node that dies its messages are gone.
+pub(super) struct Flight(Broker, u64);
+
+impl Flight {
+    /// Whether it arrives: what was under way when the streams were emptied does not.
+    pub(super) fn arrives(self) -> bool {
+        self.0.state().age == self.1
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        if state.age == self.1 {
+            state.under_way -= 1;
+        }
+    }
+}
+
+impl State {
+    /// Sets all consumers as they are to be set now.
+    pub(super) fn retune(&mut self) {
+        let wanted = self.consumers;
+        self.model.tune(|_, consumers| consumers.iter_mut().for_each(|consumer| **consumer = wanted));
+        self.model.hurry(instant());
+    }
+}
+
+/// The stream of what is sent to a domain.
+pub(super) fn commands(domain: &Name) -> String {
+    format!("commands_{domain}")
+}
+
+/// The stream of a domain's events.
+pub(super) fn events(domain: &Name) -> String {
+    format!("events_{domain}")
+}

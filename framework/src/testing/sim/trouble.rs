@@ -1,0 +1,124 @@
+//! What has really gone wrong in a simulated cluster, counted: a fault that hits nothing proves nothing.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+macro_rules! troubles {
+    ($($(#[$doc:meta])* $name:ident $told:literal,)*) => {
+        /// Something that went wrong in a simulated cluster, where it hit.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum Trouble {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Trouble {
+            /// Everything that can go wrong.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+        }
+
+        impl fmt::Display for Trouble {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self {
+                    $(Self::$name => $told,)*
+                })
+            }
+        }
+    };
+}
+
+troubles! {
+    /// A message was lost on its way to the broker; its sender was told nothing.
+    LostOnTheWayIn "lost on the way to the broker",
+    /// A message was stored, and its sender was told nothing.
+    AcknowledgementLost "stored, and the acknowledgement was lost",
+    /// A message was acknowledged and never stored.
+    LostByTheBroker "acknowledged by the broker and lost",
+    /// A message was stored twice.
+    StoredTwice "stored twice",
+    /// A message was lost on its way from the broker to a node.
+    LostOnTheWayOut "lost on the way from the broker",
+    /// A delivery was brought twice.
+    BroughtTwice "brought twice",
+    /// A node's word about a message was lost on its way to the broker.
+    WordLost "a node's word to the broker was lost",
+    /// A question or its answer was lost.
+    QuestionLost "a question or its answer was lost",
+    /// A message came again because nobody had settled it within the ack wait.
+    AckWaitOver "came again after the ack wait",
+    /// A message came again behind newer ones.
+    Overtaken "came again behind newer ones",
+    /// A message waited because as many were in hand as may be.
+    HandsFull "waited because too many were in hand",
+    /// A message was dropped because its id was in the window.
+    RepeatDropped "dropped because its id was in the window",
+    /// A message was dropped because its id was in the window, though the stream did not have it any more.
+    FalseDuplicate "dropped as a duplicate though it was not in the stream",
+    /// A message was lost with everything in its stream.
+    EmptiedAway "lost with all in its stream",
+    /// A stream was lost with its consumers.
+    StreamLost "a stream was lost",
+    /// A message was refused because the broker's leader changed.
+    RefusedByTheLeader "refused while the leader changed",
+    /// A message was refused and stored all the same.
+    RefusedAndStored "refused while the leader changed, and stored",
+    /// The broker forgot that a message had been settled, and brought it again.
+    WordForgotten "came again because the leader had forgotten it was settled",
+    /// Something waited because the broker stood still.
+    BrokerStoodStill "waited because the broker stood still",
+    /// Something was lost between two services that were cut off from each other one way.
+    CutOff "lost between two services",
+    /// Something for a node that hears nothing was lost.
+    Unheard "lost on the way to a node that hears nothing",
+    /// Something from a node that is not heard was lost.
+    Unsaid "lost on the way from a node that is not heard",
+    /// A wall clock jumped.
+    ClockJumped "a clock jumped",
+    /// A handler panicked.
+    HandlerPanicked "a handler panicked",
+    /// A message waited for handlers that take their time.
+    HandlerSlow "waited for a slow handler",
+    /// A store failed.
+    StoreFailed "a store failed",
+    /// A node was killed while something waited for its commit.
+    CrashInACommit "killed inside a commit",
+    /// An append that waited for its commit was in the log after the crash, and nobody had been told.
+    CommittedByACrash "committed by a crash without a word",
+    /// An append that waited for its commit was lost in a crash.
+    UncommittedByACrash "not committed because of a crash",
+    /// A node was killed while it waited for the broker's answer to a message.
+    CrashInAPublication "killed inside a publication",
+    /// A node was killed while it handled a message that the broker had brought.
+    CrashInADelivery "killed while it handled a delivery",
+    /// A node was killed between the commit of a message's effect and the broker's hearing of it.
+    CrashInAnAcknowledgement "killed inside an acknowledgement",
+    /// A node was killed while it started.
+    CrashWhileStarting "killed while it started",
+    /// A service was handed over to another node while the one before lived on.
+    HandedOver "handed over while the old node lived on",
+    /// A node that had lost its shards tried to commit and was refused.
+    ZombieFenced "the old node was fenced",
+}
+
+/// How often what has gone wrong. Clones count together.
+#[derive(Clone, Default)]
+pub(super) struct Tally(Arc<Mutex<BTreeMap<Trouble, u64>>>);
+
+impl Tally {
+    pub(super) fn one(&self, trouble: Trouble) {
+        self.add(trouble, 1);
+    }
+
+    pub(super) fn add(&self, trouble: Trouble, times: u64) {
+        if times > 0 {
+            *self.0.lock().entry(trouble).or_default() += times;
+        }
+    }
+
+    pub(super) fn counts(&self) -> BTreeMap<Trouble, u64> {
+        self.0.lock().clone()
+    }
+}
