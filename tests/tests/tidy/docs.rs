@@ -23,7 +23,8 @@ fn stale_versions(files: &[File], version: &str, rust: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in files.iter().filter(|file| is_page(file) && file.path != "CHANGELOG.md") {
         for (at, line) in file.lines() {
-            if line.starts_with("whizbang") && line.contains('=') {
+            let has_path_only = line.contains("path = ") && !line.contains("version = ");
+            if line.starts_with("whizbang") && line.contains('=') && !has_path_only {
                 let said = line.split_once("version = ").map_or(line, |(_, rest)| rest).split('"').nth(1);
                 if let Some(said) = said.filter(|said| !version.starts_with(said) || said.is_empty()) {
                     findings.push(file.finding(at, format!("says version {said}, Cargo.toml says {version}")));
