@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::spec::Type;
 use super::{Error, Node};
 use crate::message::{Codec, Envelope, Kind, MessageId, Name, ShardId, Wants, shard_of};
 use crate::router::{Outcome, SendError, Work};
-use crate::store::DeadLetter;
+use crate::store::{DeadLetter, StoreError};
 
 /// How many dead letters are read at a time.
 const PAGE: usize = 256;
@@ -55,16 +56,35 @@ impl Node {
         self.tend(letter, Work::Discard { message: letter.envelope.id }).await
     }
 
+    /// The domain of the actor that should have taken a dead letter.
+    async fn domain_of(&self, letter: &DeadLetter) -> Result<Option<Name>, StoreError> {
+        // An event's envelope names the domain it comes from, and not the one it was for.
+        let may_be = |hosted: &&Type| {
+            hosted.actor == letter.actor && letter.envelope.to.as_ref().is_none_or(|to| to.domain == hosted.domain)
+        };
+        let id = letter.envelope.id;
+        let before = id.as_u128().checked_sub(1).map(MessageId::from_u128);
+        let mut first = None;
+        for hosted in self.spec.types.iter().filter(may_be) {
+            let Some(shards) = self.spec.owns(&hosted.domain) else { continue };
+            let shard = ShardId::new(hosted.domain.clone(), shard_of(&letter.key, shards));
+            let Some(reader) = self.spec.reader(&shard) else { continue };
+            // All letters of one id come together.
+            let letters = reader.dead_letters(before, 1).await?;
+            if letters.iter().any(|one| one.envelope.id == id && (&one.actor, &one.key) == (&letter.actor, &letter.key))
+            {
+                return Ok(Some(hosted.domain.clone()));
+            }
+            first.get_or_insert_with(|| hosted.domain.clone());
+        }
+        // It is resolved by now; its actor says so.
+        Ok(first)
+    }
+
     async fn tend(&self, letter: &DeadLetter, work: Work) -> Result<(), SendError> {
-        // An event's envelope names the domain it comes from; the letter is in the domain of the actor that takes it.
-        let found = self.spec.types.iter().find(|hosted| {
-            hosted.actor == letter.actor
-                && self.spec.owns(&hosted.domain).is_some()
-                && letter.envelope.to.as_ref().is_none_or(|to| to.domain == hosted.domain)
-        });
         let unhandled =
             || SendError::Unhandled { domain: letter.envelope.domain.to_string(), name: letter.actor.to_string() };
-        let domain = found.map(|hosted| hosted.domain.clone()).ok_or_else(unhandled)?;
+        let domain = self.domain_of(letter).await.map_err(SendError::Refused)?.ok_or_else(unhandled)?;
         let shard = shard_of(&letter.key, self.spec.owns(&domain).unwrap_or(1));
         let id = self.client.new_id();
         let envelope = errand(id, domain.clone(), shard, letter, self.client.now());
