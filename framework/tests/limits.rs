@@ -4,7 +4,7 @@
 mod bank;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bank::eventually_within;
@@ -126,8 +126,13 @@ async fn a_start_that_is_given_up_lets_go_of_the_store() {
     for threads in [0, 2] {
         let folder = tempfile::tempdir().unwrap();
         for _ in 0..2 {
-            eventually_within(5, async || EmbeddedStore::open(folder.path()).is_ok()).await;
-            let store = EmbeddedStore::open(folder.path()).unwrap();
+            let opened = std::cell::RefCell::new(None);
+            let opens = async || {
+                opened.replace(EmbeddedStore::open(folder.path()).ok());
+                opened.borrow().is_some()
+            };
+            eventually_within(5, opens).await;
+            let store = opened.take().unwrap();
             let bridge = Slow { never_attaches: true, ..Slow::default() };
             let start = Node::builder("tills", store).host::<Till>().bridge(bridge).threads(threads).start();
             assert!(tokio::time::timeout(Duration::from_millis(50), start).await.is_err());
@@ -214,7 +219,7 @@ async fn a_view_that_cannot_be_saved_holds_up_no_node_that_stops() {
     assert!((1..=3).contains(&saves), "{saves} saves");
 }
 
-static GATE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+static HELD_UP: AtomicBool = AtomicBool::new(true);
 
 #[derive(Command, Serialize, Deserialize)]
 #[command(domain = Desk)]
@@ -230,8 +235,8 @@ struct Blocker;
 
 impl Handle<Wait> for Blocker {
     fn handle(&self, wait: Wait, _effects: &mut Effects<Self>) -> Result<(), Rejection> {
-        if wait.blocks {
-            drop(GATE.lock());
+        while wait.blocks && HELD_UP.load(Ordering::Relaxed) {
+            std::thread::yield_now();
         }
         Ok(())
     }
@@ -242,7 +247,6 @@ async fn a_thread_that_is_held_up_is_busy_and_not_a_queue_without_end() {
     let config = NodeConfig { threads: 1, in_flight: 16, ..NodeConfig::default() };
     let node = Node::builder("desk", MemoryStore::new()).host::<Blocker>().config(config).start().await.unwrap();
     let client = node.client();
-    let closed = GATE.lock().unwrap();
     let blocked = client.send(Wait { paper: "a".into(), blocks: true }).into_future();
     let busy = Arc::new(AtomicUsize::new(0));
     let waiting: Vec<_> = (0..1000)
@@ -258,7 +262,7 @@ async fn a_thread_that_is_held_up_is_busy_and_not_a_queue_without_end() {
         .collect();
     let mut all_told = 0;
     eventually_within(3, async || busy.load(Ordering::Relaxed) >= 900).await;
-    drop(closed);
+    HELD_UP.store(false, Ordering::Relaxed);
     blocked.await.unwrap();
     for one in waiting {
         one.await.unwrap();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bank::{deposit, eventually, transfer};
 use futures_util::future::{BoxFuture, FutureExt};
 use whizbang::bridge::loopback::LoopbackHub;
-use whizbang::bridge::{Answer as Told, Asked, Bridge, BridgeError, Inbound, NodeCard, Settled, Tidings};
+use whizbang::bridge::{Answer as Told, Asked, Bridge, Inbound, NodeCard, Settled, Tidings};
 use whizbang::message::{Codec, Envelope, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, ShardId, Wants, shard_of};
 use whizbang::prelude::*;
 use whizbang::store::{Lane, Store};
@@ -104,6 +104,9 @@ macro_rules! watcher {
 watcher!(north, "north", 0);
 watcher!(south, "south", 1);
 
+/// The tests of the watchers make them stumble, one test at a time.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// A key of a shard.
 fn key_in(shard: u16) -> String {
     (0..).map(|n| format!("k{n}")).find(|key| shard_of(key, 2) == shard).unwrap()
@@ -125,6 +128,7 @@ async fn taken(store: &MemoryStore, domain: &str, shard: u16) -> u64 {
 
 #[whizbang::test]
 async fn actors_of_one_name_in_two_domains_do_not_take_each_others_events() {
+    let _alone = ALONE.lock().await;
     let store = MemoryStore::new();
     let patient = Retry { attempts: 100, first: Duration::from_secs(60), longest: Duration::from_secs(60) };
     let node = both(&store, patient).await;
@@ -144,6 +148,7 @@ async fn actors_of_one_name_in_two_domains_do_not_take_each_others_events() {
 
 #[whizbang::test]
 async fn a_dead_letter_of_either_of_two_actors_of_one_name_is_driven_again() {
+    let _alone = ALONE.lock().await;
     let store = MemoryStore::new();
     let node = both(&store, Retry::NEVER).await;
     south::STUMBLES.store(true, Ordering::Relaxed);
@@ -248,6 +253,7 @@ async fn stamps(node: &Node, paper: &str) -> u64 {
 
 #[whizbang::test]
 async fn what_was_committed_before_what_came_before_it_holds_nothing_up_after_two_restarts() {
+    let _alone = ALONE.lock().await;
     let store = MemoryStore::new();
     let patient = Retry { attempts: 100, first: Duration::from_secs(60), longest: Duration::from_secs(60) };
     STAMP_STUMBLES.store(true, Ordering::Relaxed);

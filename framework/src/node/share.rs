@@ -43,6 +43,8 @@ pub(super) struct Share {
     pub(super) feeds: BTreeMap<ShardId, Vec<Rc<Feed>>>,
     pub(super) groups: Vec<Group>,
     pub(super) views: Vec<Rc<dyn ViewDoor>>,
+    /// The last position of each shard when it was opened: what comes behind it is told to others as it comes.
+    pub(super) history: BTreeMap<ShardId, u64>,
     /// The relay is at work.
     pub(super) relaying: Cell<bool>,
     pub(super) lanes: BTreeMap<ShardId, Rc<Lanes>>,
@@ -105,6 +107,7 @@ impl Share {
         for (source, feed) in theirs.flatten() {
             feeds.entry(source.clone()).or_default().push(Rc::clone(feed));
         }
+        let history = shards.iter().map(|(id, cell)| (id.clone(), cell.reader().position())).collect();
         let lanes = shards.keys().map(|id| (id.clone(), Lanes::new(Arc::clone(&counts)))).collect();
         let share = Rc::new(Self {
             spec,
@@ -118,6 +121,7 @@ impl Share {
             feeds,
             groups,
             views,
+            history,
             relaying: Cell::new(false),
             lanes,
             told: RefCell::default(),

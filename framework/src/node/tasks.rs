@@ -58,7 +58,7 @@ pub(super) async fn relay(share: Weak<Share>) {
     let mut published: BTreeMap<ShardId, u64> = BTreeMap::new();
     if let Some(share) = share.upgrade() {
         // What was committed before is history: subscribers read it from the log.
-        published = share.shards.iter().map(|(id, cell)| (id.clone(), cell.reader().position())).collect();
+        published.clone_from(&share.history);
     }
     let mut again: Option<Instant> = None;
     let mut heads = Heads::default();
