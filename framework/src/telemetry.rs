@@ -64,6 +64,18 @@ pub struct Counts {
     pub sent: Count,
 }
 
+/// How many bytes of what user code says about its trouble are kept.
+const MOST_TEXT: usize = 4096;
+
+/// What user code says about its trouble, short enough for a log line, a dead letter and an answer.
+pub(crate) fn shortened(mut text: String) -> String {
+    if text.len() > MOST_TEXT {
+        text.truncate(text.floor_char_boundary(MOST_TEXT));
+        text.push('…');
+    }
+    text
+}
+
 /// Says that a message passes a room. With these a message can be followed through the node; a test holds the architecture's
 /// page against them.
 macro_rules! passes {

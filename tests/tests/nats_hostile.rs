@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use whizbang::bridge::nats::NatsBridge;
 use whizbang::bridge::wire::Packet;
 use whizbang::bridge::{Answer, Asked, Bridge, Refusal, Tidings};
-use whizbang::message::{Envelope, Kind};
+use whizbang::message::{Codec, Envelope, Kind};
 use whizbang::testing::bridge::cases::sample::{command, event, outside, shard};
 use whizbang::testing::bridge::node::{Manners, TestNode, named, service};
 use whizbang::testing::bridge::run;
@@ -81,8 +81,19 @@ fn what_says_otherwise_than_its_subject_is_put_aside_with_the_reason() {
                 ("whizbang.cmd.bank.99999.shop.0", packet(&command(&shop, &bank, 1)), "the subject"),
                 ("whizbang.cmd.bank.1.shop", packet(&command(&shop, &bank, 1)), "the subject"),
                 ("whizbang.cmd.bank.1.shop.0", packet(&other), "the domain"),
+                // A reply of somebody else's.
+                (
+                    "whizbang.cmd.bank.1.shop.0",
+                    packet(&Envelope { domain: named("mail"), ..reply.clone() }),
+                    "the domain",
+                ),
                 // Something else than a command.
                 ("whizbang.cmd.bank.1.shop.0", packet(&event(&shop, 1)), "the kind"),
+                (
+                    "whizbang.cmd.bank.1.outside",
+                    packet(&Envelope { kind: Kind::Reply, ..outside(&bank, 1) }),
+                    "the kind",
+                ),
                 ("whizbang.cmd.bank.1.outside", Packet::default(), "ce-specversion"),
             ];
             let context = jetstream::new(stranger.clone());
@@ -264,4 +275,84 @@ fn a_pack_that_says_otherwise_than_its_subject_is_put_aside_as_a_whole() {
             node.stop().await;
         });
     }
+}
+
+#[test]
+fn questions_that_nobody_has_answered_yet_hold_up_no_messages() {
+    run(async {
+        let server = NatsServer::start(Release::Distribution);
+        let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
+        let answers = Arc::new(tokio::sync::Semaphore::new(0));
+        let held = Arc::clone(&answers);
+        let answering = move |_: Asked| -> futures_util::future::BoxFuture<'static, Answer> {
+            let held = Arc::clone(&held);
+            Box::pin(async move {
+                let _never = held.acquire().await;
+                Answer::Refused(Refusal::NotHere)
+            })
+        };
+        let manners = Manners { answering: Box::new(answering), ..Manners::default() };
+        let node = TestNode::attach(bridge, service("bank").owning("bank"), manners).await.expect("attaches");
+        let stranger = async_nats::connect(server.url()).await.expect("connects");
+        let inbox = stranger.new_inbox();
+        let mut told = stranger.subscribe(inbox.clone()).await.expect("subscribes");
+        let packet = Packet::from_envelope(&outside(&shard("bank", 1), 1)).expect("can be written");
+        for _ in 0..5000 {
+            let (to, inbox) = ("whizbang.ask.bank.cmd.1", inbox.clone());
+            let asked = stranger.publish_with_reply_and_headers(to, inbox, headers(&packet), packet.payload.clone());
+            asked.await.expect("asks");
+        }
+        // As many as it looks at are in its hands once one more is told so.
+        let busy =
+            tokio::time::timeout(Duration::from_secs(20), told.next()).await.expect("in time").expect("an answer");
+        let header = busy.headers.as_ref().and_then(|map| map.get("whizbang-answer")).map(ToString::to_string);
+        assert_eq!(header.as_deref(), Some("busy"));
+        let context = jetstream::new(stranger.clone());
+        let subject = "whizbang.cmd.bank.1.outside";
+        let published = context.publish_with_headers(subject, headers(&packet), packet.payload.clone()).await;
+        published.expect("writes").await.expect("is acknowledged");
+        node.until("the command that came behind them", |seen| seen.direct.len() == 1).await;
+        answers.close();
+        node.stop().await;
+    });
+}
+
+#[test]
+fn events_that_wait_travel_in_packs_of_a_bounded_size() {
+    run(async {
+        let (server, node, stranger) = start(Release::Distribution).await;
+        let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
+        let shop =
+            TestNode::attach(bridge, service("shop").owning("shop"), Manners::default()).await.expect("attaches");
+        let source = shard("shop", 0);
+        let large =
+            |position| Envelope { payload: vec![0; 1024].into(), codec: Codec::Bincode, ..event(&source, position) };
+        let small = |position| Envelope { codec: Codec::Bincode, ..event(&source, position) };
+        let events = (1..=300).map(small).chain((301..=400).map(large));
+        let published = futures_util::future::join_all(events.map(|event| shop.bridge.publish(event))).await;
+        assert!(published.iter().all(Result::is_ok), "{published:?}");
+        node.until("all events", |seen| seen.events.len() == 400).await;
+
+        let context = jetstream::new(stranger.clone());
+        let mut stream = context.get_stream("whizbang_events_shop").await.expect("a stream");
+        let messages = stream.info().await.expect("is looked at").state.messages;
+        assert!((4..100).contains(&messages), "{messages} messages");
+        let mut found = 0;
+        for number in 1..=messages {
+            let message = stream.get_raw_message(number).await.expect("a message");
+            let of = |name: &str| message.headers.get(name).map(ToString::to_string);
+            if of("whizbang-frame").is_some() {
+                let pack =
+                    Packet::read_events(&[("whizbang-frame", "events")], message.payload.clone()).expect("a pack");
+                assert!((2..=128).contains(&pack.len()) && message.payload.len() <= 32 * 1024, "{} events", pack.len());
+                found += pack.len();
+            } else {
+                found += 1;
+            }
+        }
+        assert_eq!(found, 400);
+
+        shop.stop().await;
+        node.stop().await;
+    });
 }

@@ -15,7 +15,7 @@ use super::undo::{UndoChange, UndoNext};
 use crate::message::{Codec, CodecError, Domain};
 use crate::router::Floor;
 use crate::store::{Appended, EventWrite, Mark, Note, OutboxWrite, Source, StoreError, TimerWrite, Turn};
-use crate::telemetry::passes;
+use crate::telemetry::{passes, shortened};
 
 /// How a turn's message is marked as handled.
 pub(crate) enum Marked {
@@ -54,11 +54,12 @@ pub(crate) enum Failure {
 
 /// What a panic said.
 pub(crate) fn panic_text(panic: &Box<dyn Any + Send>) -> String {
-    panic
+    let text = panic
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no text".to_owned())
+        .unwrap_or_else(|| "no text".to_owned());
+    shortened(text)
 }
 
 impl<A: Stateful> KeyActor<A> {

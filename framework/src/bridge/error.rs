@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::message::Name;
+
 /// A bridge that could not do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -75,6 +77,15 @@ pub enum BridgeError {
         /// Why nobody can.
         reason: String,
     },
+    /// An answer came and cannot be read: who answered runs another version. What was asked may have been done: ask again with
+    /// the same id once both understand each other.
+    #[error("the answer of domain `{domain}` cannot be read: {reason}")]
+    Unreadable {
+        /// The domain asked.
+        domain: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The bridge is not attached, or detached again.
     #[error("the bridge is closed")]
     Closed,
@@ -89,6 +100,11 @@ pub enum BridgeError {
 }
 
 impl BridgeError {
+    /// What is wrong with an answer of `domain`. Not what was wrong with the question: that has been sent.
+    pub(crate) fn in_answer(self, domain: &Name) -> Self {
+        Self::Unreadable { domain: domain.to_string(), reason: self.to_string() }
+    }
+
     /// Whether the same call may succeed later without anybody's help.
     pub fn is_transient(&self) -> bool {
         matches!(

@@ -20,7 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use crate::message::{Envelope, Name, ShardId};
+use crate::message::{Envelope, Kind, Name, ShardId};
 
 /// A connection to a broker, both directions.
 ///
@@ -109,6 +109,25 @@ pub enum Asked {
 }
 
 impl Asked {
+    /// Whether an envelope may be in the answer: whoever is asked speaks for the shard that was asked for, and for no other.
+    pub(crate) fn admits(&self, envelope: &Envelope) -> bool {
+        let origin = envelope.origin.as_ref().map(|origin| &origin.shard);
+        match self {
+            Self::Events { shard, .. } => {
+                envelope.kind == Kind::Event && origin == Some(shard) && envelope.domain == shard.domain
+            }
+            Self::Outbox { from, to, .. } => {
+                let domain = match envelope.kind {
+                    Kind::Command => &to.domain,
+                    Kind::Reply => &from.domain,
+                    Kind::Event | Kind::Query | Kind::Document => return false,
+                };
+                origin == Some(from) && envelope.to.as_ref() == Some(to) && envelope.domain == *domain
+            }
+            Self::Command(_) | Self::Query(_) | Self::Watermark { .. } => false,
+        }
+    }
+
     /// The domain whose owner is asked; for a query the domain it belongs to.
     pub fn domain(&self) -> &Name {
         match self {

@@ -90,6 +90,12 @@ impl<T> Queue<T> {
         self.state.lock().items.len()
     }
 
+    /// Whether the reader has gone.
+    #[cfg(feature = "nats")]
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
     /// Waits until something was pushed since the last wait ended.
     pub(crate) async fn filled(&self) {
         self.filled.notified().await;

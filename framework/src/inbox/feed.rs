@@ -12,7 +12,7 @@ use futures_util::future::LocalBoxFuture;
 use tokio::sync::Notify;
 
 use super::{Done, Quiet};
-use crate::message::{Envelope, IdSource, Name, Shard, ShardId};
+use crate::message::{Envelope, IdSource, Name, ShardId};
 use crate::retry::Retry;
 use crate::spawn::{self, Task};
 use crate::store::Source;
@@ -27,14 +27,14 @@ const IN_FLIGHT: usize = 1024;
 
 /// Takes the events of one source shard, once each and in order.
 pub(crate) trait Taker {
-    /// The position up to which it has everything.
+    /// The position up to which it has everything; the greatest number there is if nothing is for it.
     fn floor(&self) -> u64;
     /// Whether it takes events of this name.
     fn takes(&self, event: &Name) -> bool;
     /// Takes the event. `done` is called once it needs no more looking after.
     fn take(&self, event: &Envelope, done: Done);
-    /// Floors that the store should be told: the shard, the source, the floor.
-    fn unstored(&self) -> Vec<(Shard, Source, u64)> {
+    /// Floors that the store should be told: the shard that has taken, the source, the floor.
+    fn unstored(&self) -> Vec<(ShardId, Source, u64)> {
         Vec::new()
     }
 }
@@ -88,7 +88,11 @@ impl Feed {
     /// Sets who takes the events; the feed goes on from where the last of them is.
     pub(crate) fn takers(&self, takers: Vec<Box<dyn Taker>>) {
         let floor = takers.iter().map(|taker| taker.floor()).min().unwrap_or(u64::MAX);
-        self.last.set(if floor == u64::MAX { 0 } else { floor });
+        if floor == u64::MAX {
+            // None of the shards that could take anything is of this thread: it need not read what is for nobody.
+            return self.shut();
+        }
+        self.last.set(floor);
         *self.takers.borrow_mut() = takers;
         let held = std::mem::take(&mut *self.held.borrow_mut());
         drop(held);
@@ -281,13 +285,32 @@ impl Feed {
     }
 
     /// Floors that the store should be told.
-    pub(crate) fn unstored(&self) -> Vec<(usize, Shard, Source, u64)> {
-        let takers = self.takers.borrow();
-        let floors = takers.iter().enumerate();
-        floors
-            .flat_map(|(at, taker)| {
-                taker.unstored().into_iter().map(move |(shard, source, floor)| (at, shard, source, floor))
-            })
-            .collect()
+    pub(crate) fn unstored(&self) -> Vec<(ShardId, Source, u64)> {
+        self.takers.borrow().iter().flat_map(|taker| taker.unstored()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_on_a_thread_takes_is_not_read_there() {
+        let asked = Rc::new(Cell::new(0));
+        let counts = Rc::clone(&asked);
+        let pages: Pages = Rc::new(move |_, _, _| {
+            counts.set(counts.get() + 1);
+            Box::pin(async { Ok((Vec::new(), 0)) })
+        });
+        let source = ShardId::new(Name::from_static("bank").unwrap(), 0);
+        let feed = Feed::new(source, pages, Arc::default(), Rc::default());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            feed.takers(Vec::new());
+            feed.head(5);
+            feed.fill();
+            tokio::task::yield_now().await;
+        });
+        assert!(asked.get() == 0 && feed.is_at_rest());
     }
 }

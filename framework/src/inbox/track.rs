@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::{Done, Taker};
-use crate::message::{Envelope, Key, Name, Shard, ShardId, shard_of};
+use crate::message::{Envelope, Key, Name, ShardId, shard_of};
 use crate::router::{ActorDoor, Arrival, Delivery, Floor, Outcome, Work};
 use crate::store::{Lane, Source};
 use crate::telemetry::TARGET;
@@ -72,6 +72,8 @@ impl Floor for Track {
 
 /// Gives the events of one source shard to the actors of one type on this thread.
 pub(crate) struct ActorTaker {
+    /// The actors' domain.
+    domain: Name,
     pub(crate) door: Rc<dyn ActorDoor>,
     pub(crate) events: Vec<Name>,
     /// By the number of the actors' shard; `None` for those of other threads.
@@ -81,7 +83,7 @@ pub(crate) struct ActorTaker {
 impl ActorTaker {
     /// A taker whose tracks start from what the store knows.
     pub(crate) fn new(
-        actor: &Name,
+        (domain, actor): (&Name, &Name),
         door: Rc<dyn ActorDoor>,
         events: Vec<Name>,
         source: &ShardId,
@@ -94,7 +96,7 @@ impl ActorTaker {
             .iter()
             .map(|floor| floor.map(|floor| Track::new(Rc::clone(&source), Rc::clone(dispatched), floor)))
             .collect();
-        Self { door, events, tracks }
+        Self { domain: domain.clone(), door, events, tracks }
     }
 }
 
@@ -137,14 +139,15 @@ impl Taker for ActorTaker {
         self.door.deliver(Delivery::new(work, envelope, arrival, settle));
     }
 
-    fn unstored(&self) -> Vec<(Shard, Source, u64)> {
+    fn unstored(&self) -> Vec<(ShardId, Source, u64)> {
         let tracks = self.tracks.iter().enumerate();
         tracks
             .filter_map(|(shard, track)| {
                 let track = track.as_ref()?;
                 let floor = track.unstored()?;
                 track.set_stored(floor);
-                Some((u16::try_from(shard).ok()?, Source::clone(&track.source), floor))
+                let shard = ShardId::new(self.domain.clone(), u16::try_from(shard).ok()?);
+                Some((shard, Source::clone(&track.source), floor))
             })
             .collect()
     }

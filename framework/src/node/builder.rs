@@ -204,8 +204,8 @@ impl NodeBuilder {
             draining: AtomicBool::new(false),
             broken: Mutex::default(),
         });
-        let links = match start_shares(&spec, &ids).await {
-            Ok(links) => links,
+        let (links, unstarted) = match start_shares(&spec, &ids).await {
+            Ok(started) => started,
             Err(error) => return Err(let_go(&spec, error).await),
         };
         if let Some(bridge) = &spec.bridge {
@@ -217,6 +217,7 @@ impl NodeBuilder {
             tracing::info!(target: crate::telemetry::TARGET, courier = bridge.durability(), "the bridge is attached");
         }
         links.run_all(Share::go);
+        unstarted.started();
         tracing::info!(
             target: crate::telemetry::TARGET, service = spec.manifest.service, store = spec.store.durability(),
             "the node has started",
@@ -335,9 +336,10 @@ fn same_type(known: &mut HashMap<(String, String), &'static str>, message: &Mess
 }
 
 /// Starts the shares: one on this thread, or each on a thread of its own.
-async fn start_shares(spec: &Arc<Spec>, ids: &IdSource) -> Result<Links, StartError> {
+async fn start_shares(spec: &Arc<Spec>, ids: &IdSource) -> Result<(Links, Unstarted), StartError> {
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..spec.shares()).map(|_| mpsc::unbounded_channel()).unzip();
-    let links = Links::new(senders);
+    let links = Links::new(senders, spec.config.in_flight);
+    let unstarted = Unstarted(Some(links.clone()));
     let spec_threads = spec.config.threads;
     let mut ready = Vec::new();
     for (index, jobs) in receivers.into_iter().enumerate() {
@@ -368,5 +370,24 @@ async fn start_shares(spec: &Arc<Spec>, ids: &IdSource) -> Result<Links, StartEr
     if opened.is_err() {
         links.end().await;
     }
-    opened.map(|()| links)
+    opened.map(|()| (links, unstarted))
+}
+
+/// The shares of a node that is not started yet. Whoever gives its start up drops this, and they end: otherwise they would
+/// keep each other, and the store, for ever.
+struct Unstarted(Option<Links>);
+
+impl Unstarted {
+    /// From now on the node ends them.
+    fn started(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unstarted {
+    fn drop(&mut self) {
+        if let Some(links) = self.0.take() {
+            links.run_all(|share| share.end());
+        }
+    }
 }

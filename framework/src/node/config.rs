@@ -27,7 +27,7 @@ pub struct NodeConfig {
     pub remember: Duration,
     /// How failed deliveries are tried again.
     pub retry: Retry,
-    /// How many jobs of one worker run at once on each thread; more wait. Default 64; at least 1.
+    /// How many jobs of one worker run at once on each thread; more wait. Default 64; 1 to 1,048,576.
     pub jobs: usize,
     /// How long one job may take. One that takes longer is dropped where it waits and counts as failed: it is tried again with
     /// the same idempotency key, as [`retry`](Self::retry) says. Default 5 min; at least 1 ms.
@@ -133,7 +133,7 @@ impl NodeConfig {
             ("passivate_after", self.passivate_after >= Duration::from_secs(1), "at least 1 s"),
             ("live_actors", self.live_actors >= 1, "at least 1"),
             ("remember", self.remember >= Duration::from_secs(60), "at least 1 min"),
-            ("jobs", self.jobs >= 1, "at least 1"),
+            ("jobs", (1..=1_048_576).contains(&self.jobs), "1 to 1,048,576"),
             ("job_limit", self.job_limit >= Duration::from_millis(1), "at least 1 ms"),
             ("retry.attempts", self.retry.attempts >= 1, "at least 1"),
             ("retry.longest", self.retry.longest >= self.retry.first, "at least retry.first"),

@@ -99,7 +99,13 @@ impl Node {
 
     /// Whether the node works and can take messages.
     pub fn health(&self) -> Health {
-        self.spec.health()
+        let mut health = self.spec.health();
+        if let Some(thread) = self.links.ended() {
+            health.live = false;
+            health.ready = false;
+            health.reasons.push(format!("thread {thread} of the node has ended"));
+        }
+        health
     }
 
     /// What the node has counted since it started.
@@ -190,7 +196,7 @@ impl std::fmt::Debug for Node {
 /// Whether a node works.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Health {
-    /// The process should be kept: its threads answer and its store can be opened.
+    /// The process should be kept: its threads run and its store can be opened.
     pub live: bool,
     /// It takes messages.
     pub ready: bool,

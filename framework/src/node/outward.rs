@@ -33,18 +33,15 @@ pub(super) fn ask_share(
 ) -> impl Future<Output = Outcome> + Send + 'static {
     let home = envelope.to.as_ref().map_or(0, |to| spec.home(to.shard));
     let (settle, outcome) = oneshot::channel();
-    links.run(
-        home,
-        Box::new(move |share| {
-            share.outside(
-                envelope,
-                Box::new(move |outcome| {
-                    let _ = settle.send(outcome);
-                }),
-            )
-        }),
-    );
-    async move { outcome.await.unwrap_or(Outcome::Stopped) }
+    let room = links.ask(home, move |share| {
+        share.outside(
+            envelope,
+            Box::new(move |outcome| {
+                let _ = settle.send(outcome);
+            }),
+        );
+    });
+    async move { if room { outcome.await.unwrap_or(Outcome::Stopped) } else { Outcome::Busy } }
 }
 
 impl Remote for Outward {
@@ -107,17 +104,14 @@ pub(super) fn ask_view(
     let view = *spec.answers.get(&(query.domain.clone(), query.name.clone()))?;
     let (settle, outcome) = oneshot::channel();
     let query = query.clone();
-    links.run(
-        VIEWS,
-        Box::new(move |share| {
-            let settle: Settle = Box::new(move |outcome| drop(settle.send(outcome)));
-            match share.views.get(view) {
-                Some(view) => view.query(query, settle),
-                None => settle(Outcome::Stopped),
-            }
-        }),
-    );
-    Some(async move { outcome.await.unwrap_or(Outcome::Stopped) })
+    let room = links.ask(VIEWS, move |share| {
+        let settle: Settle = Box::new(move |outcome| drop(settle.send(outcome)));
+        match share.views.get(view) {
+            Some(view) => view.query(query, settle),
+            None => settle(Outcome::Stopped),
+        }
+    });
+    Some(async move { if room { outcome.await.unwrap_or(Outcome::Stopped) } else { Outcome::Busy } })
 }
 
 /// Asks whoever answers a query over the bridge.
@@ -149,6 +143,10 @@ pub(super) fn failed(error: BridgeError, domain: &str, id: MessageId, deadline: 
             SendError::Encode(crate::message::CodecError::Oversize { bytes, limit })
         }
         BridgeError::Broker { .. } => SendError::NoReply { domain, deadline, id },
+        BridgeError::Unreadable { reason, .. } => SendError::Unknown {
+            id,
+            source: StoreError::io("reading the owner's answer", std::io::Error::other(reason)),
+        },
         error => SendError::NoOwner { domain, reason: error.to_string() },
     }
 }

@@ -15,13 +15,14 @@ use super::{StartError, tasks};
 use crate::actor::{Host, HostSettings, ShardCell};
 use crate::bridge::{Answer, Asked};
 use crate::inbox::{Feed, Gate};
-use crate::message::{Envelope, IdSource, Name, ShardId};
+use crate::message::{Envelope, IdSource, Name, ShardId, shard_of};
 use crate::projection::ViewDoor;
 use crate::relay::Lanes;
 use crate::retry::Retry;
 use crate::router::{ActorDoor, Arrival, Delivery, LocalRoutes, Outcome, Settle, Settled, Work};
 use crate::spawn::Task;
 use crate::store::{CommitListener, Lane, StoreError, Watermark};
+use crate::telemetry::TARGET;
 
 pub(super) type Doors = HashMap<(Name, Name), Rc<dyn ActorDoor>, FixedState>;
 type Gates = HashMap<(ShardId, ShardId), Rc<Gate>, FixedState>;
@@ -42,6 +43,8 @@ pub(super) struct Share {
     pub(super) feeds: BTreeMap<ShardId, Vec<Rc<Feed>>>,
     pub(super) groups: Vec<Group>,
     pub(super) views: Vec<Rc<dyn ViewDoor>>,
+    /// The last position of each shard when it was opened: what comes behind it is told to others as it comes.
+    pub(super) history: BTreeMap<ShardId, u64>,
     /// The relay is at work.
     pub(super) relaying: Cell<bool>,
     pub(super) lanes: BTreeMap<ShardId, Rc<Lanes>>,
@@ -93,17 +96,18 @@ impl Share {
             }
             doors.insert((hosted.domain.clone(), hosted.actor.clone()), door);
         }
+        let groups = groups(&spec, &host);
+        let views = views(&spec, index, &host).await?;
         // With several threads a key may live on another one; the typed way works only where all are here.
         if spec.shares() == 1 {
             routes.publish(spec.id);
         }
-        let groups = groups(&spec, &host);
-        let views = views(&spec, index, &host).await?;
         let mut feeds: BTreeMap<_, Vec<_>> = BTreeMap::new();
         let theirs = groups.iter().map(|group| &group.feeds).chain(views.iter().map(|view| view.feeds()));
         for (source, feed) in theirs.flatten() {
             feeds.entry(source.clone()).or_default().push(Rc::clone(feed));
         }
+        let history = shards.iter().map(|(id, cell)| (id.clone(), cell.reader().position())).collect();
         let lanes = shards.keys().map(|id| (id.clone(), Lanes::new(Arc::clone(&counts)))).collect();
         let share = Rc::new(Self {
             spec,
@@ -117,6 +121,7 @@ impl Share {
             feeds,
             groups,
             views,
+            history,
             relaying: Cell::new(false),
             lanes,
             told: RefCell::default(),
@@ -290,29 +295,27 @@ impl Share {
     /// Asks the sending shard's owner for what is missing.
     fn fetch_missing(self: &Rc<Self>, from: ShardId, to: ShardId, after: u64) {
         let me = Rc::downgrade(self);
-        let bridge = self.spec.bridge.clone();
+        let spec = Arc::clone(&self.spec);
         crate::spawn::detached(async move {
-            let Some(bridge) = bridge else { return };
             // Asked again while something waits behind the gap: a question and its answer may get lost as well.
             let retry = Retry { longest: tasks::ASK, ..Retry::default() };
             for failures in 1.. {
-                let asked = Asked::Outbox { from: from.clone(), to: to.clone(), after, limit: 256 };
-                let answer = bridge.ask(asked, tasks::ASK).await;
+                let answer = missing(&spec, &from, &to, after).await;
                 let Some(share) = me.upgrade() else { return };
                 let gate = share.gate(&from, &to);
                 gate.filling.set(false);
                 match answer {
-                    Ok(Answer::Envelopes(envelopes, _)) => {
+                    Ok(envelopes) => {
                         for envelope in envelopes {
                             share.direct(envelope, Box::new(|_| {}));
                         }
                         return;
                     }
                     // The sender sends again what was not committed, so this need not go on for ever.
-                    Err(error) if !error.is_transient() => return,
-                    _ if !gate.lacks(after) || share.has_ended.get() || gate.filling.replace(true) => return,
+                    Err(again) if !again => return,
+                    Err(_) if !gate.lacks(after) || share.has_ended.get() || gate.filling.replace(true) => return,
                     // An owner that is away is said at once: without a wait this would ask for ever and never let go.
-                    _ => {
+                    Err(_) => {
                         let wait = retry.wait(failures, &share.host.ids);
                         drop((share, gate));
                         tokio::time::sleep(wait).await;
@@ -342,7 +345,11 @@ impl Share {
     /// A destination has committed what one of this thread's shards sent it.
     pub(super) fn heard_committed(&self, from: &ShardId, to: &ShardId, through: u64) {
         let Some((lanes, shard)) = self.lanes.get(from).zip(self.shards.get(from)) else { return };
-        if !lanes.committed(to, through) {
+        let head = || {
+            let heads = shard.reader().outbox_heads();
+            heads.into_iter().find(|(known, ..)| known == to).map_or(0, |(_, _, head)| head)
+        };
+        if !lanes.committed(to, through, head) {
             // Nothing new, so why was it told? The destination has started again, or was sent a duplicate: what it lacks is
             // handed on without waiting for patience to end.
             lanes.hurry_to(to);
@@ -384,18 +391,10 @@ impl Share {
 
     /// Tells the store how far this thread has come with what came in and what went out.
     pub(super) fn store_floors(&self, at_least: u64) {
-        for (source, feed, _) in self.groups.iter().flat_map(Group::each) {
-            for (_, shard, mark, through) in feed.unstored() {
-                let subscriber = match &mark.lane {
-                    Lane::Events { subscriber } => subscriber.clone(),
-                    Lane::Direct => continue,
-                };
-                let hosted = self.spec.types.iter().find(|hosted| {
-                    hosted.actor == subscriber && hosted.takes.iter().any(|(domain, _)| *domain == source.domain)
-                });
-                let Some(hosted) = hosted else { continue };
-                if let Some(cell) = self.shards.get(&ShardId::new(hosted.domain.clone(), shard)) {
-                    drop(cell.writer.borrow_mut().advance(&Watermark { source: mark, through }));
+        for (_, feed, _) in self.groups.iter().flat_map(Group::each) {
+            for (shard, source, through) in feed.unstored() {
+                if let Some(cell) = self.shards.get(&shard) {
+                    drop(cell.writer.borrow_mut().advance(&Watermark { source, through }));
                 }
             }
         }
@@ -408,7 +407,7 @@ impl Share {
         }
     }
 
-    /// Takes nothing new in; `done` is told when nothing is in flight any more.
+    /// Takes nothing new in; `done` is told when nothing is in flight any more and what was committed is handed on.
     pub(super) fn drain(self: &Rc<Self>, done: oneshot::Sender<()>) {
         self.host.draining.set(true);
         self.host.drains.notify_waiters();
@@ -420,6 +419,8 @@ impl Share {
         let me = Rc::clone(self);
         crate::spawn::detached(async move {
             me.host.quiet.until(|| me.host.in_flight.get() == 0).await;
+            // What these turns have left behind leaves before the node takes leave of the bridge.
+            me.host.quiet.until(|| !me.relaying.get() && me.host.is_clean()).await;
             me.store_floors(1);
             for view in &me.views {
                 view.drain().await;
@@ -445,6 +446,31 @@ impl Share {
         }
         self.host.quiet.look();
         self.ended.notify_one();
+    }
+}
+
+/// What `from` has sent to `to` above a sequence: from this node's own log, or its owner's over the bridge. The error says
+/// whether to ask again.
+async fn missing(spec: &Spec, from: &ShardId, to: &ShardId, after: u64) -> Result<Vec<Envelope>, bool> {
+    const LIMIT: u16 = 256;
+    if let Some(reader) = spec.reader(from) {
+        let entries = reader.outbox(to, after, usize::from(LIMIT)).await.map_err(|_| true)?;
+        return Ok(entries.into_iter().map(|entry| entry.envelope).collect());
+    }
+    let Some(bridge) = &spec.bridge else { return Err(false) };
+    let asked = Asked::Outbox { from: from.clone(), to: to.clone(), after, limit: LIMIT.into() };
+    match bridge.ask(asked.clone(), tasks::ASK).await {
+        Ok(Answer::Envelopes(envelopes, _)) => {
+            let shards = spec.owns(&to.domain).unwrap_or(0);
+            let is_meant = |one: &Envelope| asked.admits(one) && shard_of(&one.key, shards) == to.shard;
+            if envelopes.iter().all(is_meant) {
+                return Ok(envelopes);
+            }
+            tracing::error!(target: TARGET, %from, %to, "its owner was asked for what it has sent, and answers for somebody else");
+            Err(false)
+        }
+        Ok(_) => Err(true),
+        Err(error) => Err(error.is_transient()),
     }
 }
 

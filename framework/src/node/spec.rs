@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use foldhash::fast::FixedState;
@@ -126,16 +126,43 @@ pub(super) type Job = Box<dyn FnOnce(&std::rc::Rc<Share>) + Send>;
 #[derive(Clone)]
 pub(super) struct Links {
     senders: Vec<mpsc::UnboundedSender<Job>>,
+    /// For each thread how many callers wait for it to look at what they ask.
+    waiting: Vec<Arc<AtomicUsize>>,
+    /// How many may.
+    room: usize,
 }
 
 impl Links {
-    pub(super) fn new(senders: Vec<mpsc::UnboundedSender<Job>>) -> Self {
-        Self { senders }
+    pub(super) fn new(senders: Vec<mpsc::UnboundedSender<Job>>, room: usize) -> Self {
+        let waiting = senders.iter().map(|_| Arc::default()).collect();
+        Self { senders, waiting, room }
     }
 
     /// Does `job` on a thread; `false` if the node has ended.
     pub(super) fn run(&self, share: usize, job: Job) -> bool {
         self.senders.get(share).is_some_and(|sender| sender.send(job).is_ok())
+    }
+
+    /// The same for callers, of whom nobody says how many there are; `false` if as many as may wait for the thread already.
+    pub(super) fn ask(&self, share: usize, job: impl FnOnce(&std::rc::Rc<Share>) + Send + 'static) -> bool {
+        let Some(waiting) = self.waiting.get(share).map(Arc::clone) else { return false };
+        if waiting.fetch_add(1, Ordering::Relaxed) >= self.room {
+            waiting.fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
+        self.run(
+            share,
+            Box::new(move |share| {
+                waiting.fetch_sub(1, Ordering::Relaxed);
+                job(share);
+            }),
+        );
+        true
+    }
+
+    /// A thread that does nothing any more though the node goes on, if there is one.
+    pub(super) fn ended(&self) -> Option<usize> {
+        self.senders.iter().position(mpsc::UnboundedSender::is_closed)
     }
 
     /// Does the same on every thread.
@@ -197,5 +224,20 @@ impl Links {
         for wait in waits {
             drop(wait.await);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_has_ended_is_known() {
+        let (one, _runs) = mpsc::unbounded_channel();
+        let (other, ended) = mpsc::unbounded_channel();
+        let links = Links::new(vec![one, other], 1);
+        assert_eq!(links.ended(), None);
+        drop(ended);
+        assert_eq!(links.ended(), Some(1));
     }
 }

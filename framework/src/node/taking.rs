@@ -116,7 +116,8 @@ impl Share {
                             .then(|| known.get(&(to, source.clone(), hosted.actor.clone())).copied().unwrap_or(0))
                     })
                     .collect();
-                let taker = ActorTaker::new(&hosted.actor, Rc::clone(door), events, source, &feed.last, &floors);
+                let whose = (&hosted.domain, &hosted.actor);
+                let taker = ActorTaker::new(whose, Rc::clone(door), events, source, &feed.last, &floors);
                 takers.push(Box::new(taker));
             }
             feed.takers(takers);
@@ -200,8 +201,12 @@ fn pages(spec: &Arc<Spec>) -> Pages {
                 return Ok((Vec::new(), 0));
             };
             let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-            match bridge.ask(Asked::Events { shard: source, after, limit }, tasks::ASK).await {
-                Ok(Answer::Envelopes(envelopes, head)) => Ok((envelopes, head)),
+            let asked = Asked::Events { shard: source, after, limit };
+            match bridge.ask(asked.clone(), tasks::ASK).await {
+                Ok(Answer::Envelopes(envelopes, head)) if envelopes.iter().all(|event| asked.admits(event)) => {
+                    Ok((envelopes, head))
+                }
+                Ok(Answer::Envelopes(..)) => Err("its owner answers for somebody else".to_owned()),
                 Ok(other) => Err(format!("{other:?}")),
                 Err(error) => Err(error.to_string()),
             }

@@ -12,7 +12,7 @@ use super::share::Share;
 use crate::actor::{Host, ShardCell};
 use crate::bridge::Tidings;
 use crate::clock::{Timestamp, instant};
-use crate::message::{Envelope, Kind, MessageId, ShardId, Wants};
+use crate::message::{Envelope, Kind, MessageId, Name, ShardId, Wants};
 use crate::relay::{Onward, envelope_of};
 use crate::router::{Outcome, Work};
 use crate::store::{StoreError, Timer};
@@ -58,7 +58,7 @@ pub(super) async fn relay(share: Weak<Share>) {
     let mut published: BTreeMap<ShardId, u64> = BTreeMap::new();
     if let Some(share) = share.upgrade() {
         // What was committed before is history: subscribers read it from the log.
-        published = share.shards.iter().map(|(id, cell)| (id.clone(), cell.reader().position())).collect();
+        published.clone_from(&share.history);
     }
     let mut again: Option<Instant> = None;
     let mut heads = Heads::default();
@@ -265,10 +265,18 @@ async fn tell(share: &Rc<Share>) {
     }
 }
 
+/// A timer that rings: actor type, key, name, and the turn that set it.
+type Place = (Name, String, String, u64);
+/// The timers of a shard that ring.
+type Ringing = Rc<RefCell<HashSet<Place, foldhash::fast::FixedState>>>;
+
+fn place_of(timer: &Timer) -> Place {
+    (timer.actor.clone(), timer.key.clone(), timer.name.clone(), timer.turn)
+}
+
 /// Rings timers when they are due.
 pub(super) async fn timers(share: Weak<Share>) {
-    type Ringing = Rc<RefCell<HashSet<(ShardId, String, String, u64), foldhash::fast::FixedState>>>;
-    let ringing: Ringing = Rc::default();
+    let mut ringing: BTreeMap<ShardId, Ringing> = BTreeMap::new();
     loop {
         let Some(host) = share.upgrade().map(|share| Rc::clone(&share.host)) else { return };
         let now = host.ids.clock().now();
@@ -277,28 +285,27 @@ pub(super) async fn timers(share: Weak<Share>) {
             let mut wait = Duration::from_secs(30);
             for (id, cell) in &share.shards {
                 let reader = cell.reader();
+                let ringing = ringing.entry(id.clone()).or_default();
                 // Those that ring come first: asked for on top, so that however many they are the others ring as well.
-                let rings = |ringing: &Ringing| ringing.borrow().iter().filter(|(shard, ..)| shard == id).count();
-                for timer in reader.timers_due(now, PAGE + rings(&ringing)) {
-                    let place = (id.clone(), timer.key.clone(), timer.name.clone(), timer.turn);
+                let rings = ringing.borrow().len();
+                for timer in reader.timers_due(now, PAGE + rings) {
+                    let place = place_of(&timer);
                     if !ringing.borrow_mut().insert(place.clone()) {
                         continue;
                     }
-                    let (ringing, host) = (Rc::clone(&ringing), Rc::clone(&host));
+                    let (ringing, host) = (Rc::clone(ringing), Rc::clone(&host));
                     ring(&share, id, timer, move || {
                         ringing.borrow_mut().remove(&place);
                         host.timers.notify_one();
                     });
                 }
                 // Those that ring already will say when they are done; do not look again before.
-                let next = match rings(&ringing) {
+                let rings = ringing.borrow().len();
+                let next = match rings {
                     0 => reader.next_timer(),
                     rings => {
                         let timers = reader.timers_due(Timestamp::from_millis(u64::MAX), rings + 1);
-                        let waits = |timer: &Timer| {
-                            let place = (id.clone(), timer.key.clone(), timer.name.clone(), timer.turn);
-                            !ringing.borrow().contains(&place)
-                        };
+                        let waits = |timer: &Timer| !ringing.borrow().contains(&place_of(timer));
                         timers.into_iter().find(waits).map(|timer| timer.due)
                     }
                 };
@@ -318,7 +325,7 @@ pub(super) async fn timers(share: Weak<Share>) {
 
 fn ring(share: &Rc<Share>, id: &ShardId, timer: Timer, done: impl FnOnce() + 'static) {
     let label = format!("timer/{}/{}/{}/{}", timer.actor, timer.key, timer.name, timer.turn);
-    let Ok(name) = crate::message::Name::new(&timer.name) else { return done() };
+    let Ok(name) = Name::new(&timer.name) else { return done() };
     let envelope = Envelope {
         id: MessageId::from_idempotency_key(&id.domain, &label),
         kind: Kind::Document,

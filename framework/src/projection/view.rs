@@ -293,6 +293,10 @@ impl<P: Projection> ViewActor<P> {
             if let Err(error) = saved {
                 tracing::warn!(target: TARGET, projection = %this.context.name, %error, "the view could not be saved, it will be tried again");
                 this.unsaved = this.unsaved.max(1);
+                if !this.drained.is_empty() {
+                    // The node stops and waits: what is not saved is projected again when it has started again.
+                    return this.saved();
+                }
             }
             if !this.drained.is_empty() && this.unsaved > 0 && !this.stands {
                 // Something was projected while the save before was under way.

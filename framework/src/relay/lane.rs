@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::clock::instant;
 use crate::message::{Envelope, ShardId};
 use crate::store::{ShardReader, StoreError};
-use crate::telemetry::{Counts, passes};
+use crate::telemetry::{Counts, TARGET, passes};
 
 /// How many entries of a lane are on their way, at most.
 const WINDOW: u64 = 1024;
@@ -95,7 +95,7 @@ impl Lanes {
                     if lane.offered == lane.committed {
                         lane.again = instant() + lane.patience;
                     }
-                    (lane.offered, (lane.committed + WINDOW).saturating_sub(lane.offered))
+                    (lane.offered, lane.committed.saturating_add(WINDOW).saturating_sub(lane.offered))
                 };
                 if after >= head || room == 0 {
                     break;
@@ -127,11 +127,21 @@ impl Lanes {
         Ok(())
     }
 
-    /// The destination has committed all up to and including `through`. Whether that was news.
-    pub(crate) fn committed(&self, to: &ShardId, through: u64) -> bool {
+    /// The destination has committed all up to and including `through`. Whether that was news. `head` is the last sequence
+    /// that was sent to it; it is looked up only if `through` is more than was handed on.
+    pub(crate) fn committed(&self, to: &ShardId, through: u64, head: impl FnOnce() -> u64) -> bool {
         let mut lanes = self.lanes.borrow_mut();
         let Some(lane) = lanes.get_mut(to) else { return false };
         if through <= lane.committed {
+            return false;
+        }
+        // It may have asked for more than was handed on, but never for more than there is.
+        if through > lane.offered && through > head() {
+            // Believed, what comes next would never be sent.
+            tracing::error!(
+                target: TARGET, %to, through, sent = lane.offered,
+                "claims to have committed what was never sent to it: is this store an older copy of the one it heard from?",
+            );
             return false;
         }
         lane.committed = through;

@@ -10,6 +10,7 @@ use futures_util::future::LocalBoxFuture;
 use super::{Job, On, Perform, WorkError, Worker};
 use crate::message::{CodecError, Coded, Command, Domain, Envelope, Event, Message, Of};
 use crate::router::{ActorCard, MessageCard};
+use crate::telemetry::shortened;
 
 /// Does one job.
 type Doing<W> = fn(Arc<W>, Envelope, Job) -> LocalBoxFuture<'static, Result<Done, Undone>>;
@@ -41,7 +42,7 @@ impl Undone {
             text.push_str(&error.to_string());
             source = error.source();
         }
-        make(text)
+        make(shortened(text))
     }
 }
 

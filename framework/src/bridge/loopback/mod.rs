@@ -304,7 +304,7 @@ impl Bridge for LoopbackBridge {
             }
             let no_answer = || BridgeError::NoAnswer { domain: to.domain().to_string(), deadline };
             match tokio::time::timeout(deadline, answered).await {
-                Ok(Ok(packet)) => packet.answer(),
+                Ok(Ok(packet)) => packet.answer().map_err(|error| error.in_answer(to.domain())),
                 Ok(Err(_)) | Err(_) => Err(no_answer()),
             }
         }

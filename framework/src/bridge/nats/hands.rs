@@ -60,8 +60,10 @@ pub(super) struct Hands {
     pub(super) doing: FuturesUnordered<BoxFuture<'static, Done>>,
     pub(super) in_hand: BTreeMap<u64, InHand>,
     pub(super) next: u64,
-    /// How many of what is being done are messages or questions of the node.
+    /// How many messages are with the node.
     pub(super) busy: usize,
+    /// How many questions are. Counted apart: however many wait for their answer, messages go on.
+    pub(super) asked: usize,
     pub(super) letters: VecDeque<Letter>,
     /// How many streams are still to be looked at before the node hears that the connection is back.
     pub(super) unchecked: usize,

@@ -27,7 +27,7 @@ use crate::bridge::{Answer, BridgeError, Inbound, Refusal, Settled};
 use crate::clock::monotonic;
 use crate::message::Name;
 
-/// The most messages and questions being handled at once, whatever room the node says it has.
+/// The most messages being handled at once, and the most questions, whatever room the node says it has.
 const WINDOW: usize = 4096;
 /// A node without room is asked again after this time, or as soon as it has ended something of ours.
 const NO_ROOM: Duration = Duration::from_millis(5);
@@ -167,9 +167,9 @@ impl Intake {
             return;
         };
         match reading::question(&self.namespace, &self.owns, message) {
-            Ok(_) if hands.busy >= WINDOW => self.answer(hands, reply, &Answer::Refused(Refusal::Busy)),
+            Ok(_) if hands.asked >= WINDOW => self.answer(hands, reply, &Answer::Refused(Refusal::Busy)),
             Ok(asked) => {
-                hands.busy += 1;
+                hands.asked += 1;
                 let answer = self.door.asked(asked);
                 hands.doing.push(answer.map(|answer| Done::Answered(reply, answer)).boxed());
             }
@@ -261,7 +261,7 @@ impl Intake {
                 hands.settled(number, settled == Settled::Later);
             }
             Done::Answered(reply, answer) => {
-                hands.busy -= 1;
+                hands.asked -= 1;
                 self.answer(hands, reply, &answer);
             }
             Done::Checked(lane, checked) => self.checked(hands, lane, checked),

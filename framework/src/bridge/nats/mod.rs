@@ -318,7 +318,8 @@ impl Bridge for NatsBridge {
                 Some(Answered::Message(answer)) if has_no_responder(&answer) => Err(BridgeError::NoOwner { domain }),
                 Some(Answered::Message(answer)) => {
                     let headers: Vec<_> = headers::from_nats(answer.headers.as_ref()).collect();
-                    Packet::read_answer(&headers, answer.payload.clone())
+                    let read = Packet::read_answer(&headers, answer.payload.clone());
+                    read.map_err(|error| error.in_answer(to.domain()))
                 }
             }
         }

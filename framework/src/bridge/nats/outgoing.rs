@@ -20,7 +20,7 @@ use super::acknowledgement::{self, Untaken};
 use super::connection::Link;
 use super::headers;
 use crate::bridge::BridgeError;
-use crate::bridge::queue::{Pushed, Queue};
+use crate::bridge::queue::Queue;
 use crate::bridge::subject::{Namespace, Place};
 use crate::bridge::wire::Packet;
 use crate::message::{Codec, Envelope, Origin};
@@ -167,11 +167,10 @@ impl Outgoing {
     }
 
     fn push(&self, queue: &Queue<Letter>, letter: Letter, answering: Answering) -> Result<Answering, BridgeError> {
-        match queue.push(letter) {
-            Pushed::Taken => Ok(answering),
-            // Behind the bound: it goes out all the same, but whoever goes on like this is told.
-            Pushed::Waits(_) => Err(BridgeError::Busy { waiting: WAITING }),
-            Pushed::Closed => Err(BridgeError::Closed),
+        match queue.push_if_room(letter) {
+            Ok(()) => Ok(answering),
+            Err(_) if queue.is_closed() => Err(BridgeError::Closed),
+            Err(_) => Err(BridgeError::Busy { waiting: WAITING }),
         }
     }
 
@@ -458,5 +457,26 @@ impl Drop for Answering {
             // There may be room in the window now.
             self.outgoing.letters.nudge();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_finds_no_room_is_refused_and_not_kept() {
+        let (_link, link) = watch::channel(Link { up: true, epoch: 1 });
+        let outgoing = Outgoing::new("inbox".to_owned(), Namespace::default(), link, "broker".into());
+        let outgoing = Arc::new(outgoing);
+        let post = || outgoing.post("a".to_owned(), HeaderMap::new(), Bytes::new(), Awaits::Acknowledgement);
+        let waiting: Vec<_> = (0..WAITING).map(|_| post().map_err(|error| error.to_string()).unwrap()).collect();
+        for _ in 0..10 {
+            assert!(matches!(post().map(drop), Err(BridgeError::Busy { .. })));
+        }
+        assert_eq!(outgoing.letters.len(), WAITING);
+        assert_eq!(outgoing.open.lock().awaited.len(), waiting.len());
+        outgoing.abandon();
+        assert!(matches!(post().map(drop), Err(BridgeError::Closed)));
     }
 }

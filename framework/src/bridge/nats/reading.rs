@@ -25,12 +25,18 @@ fn envelope(namespace: &Namespace, source: &Source, message: &Message) -> Result
     let origin = envelope.origin.as_ref().map(|origin| &origin.shard);
     match (source.cargo, place) {
         (Cargo::Direct, Place::Direct { to, from }) => {
-            let is_direct = matches!(envelope.kind, Kind::Command | Kind::Reply | Kind::Document);
+            // A reply belongs to what an actor has sent: nobody else has one to give.
+            let is_direct = match from {
+                Some(_) => matches!(envelope.kind, Kind::Command | Kind::Reply | Kind::Document),
+                None => matches!(envelope.kind, Kind::Command | Kind::Document),
+            };
             check(is_direct, "the kind")?;
             check(to.domain == source.domain && to.shard < source.shards, "the destination")?;
             check(envelope.to.as_ref().is_none_or(|said| *said == to), "the destination")?;
             check(envelope.kind != Kind::Command || envelope.domain == to.domain, "the domain")?;
             check(origin == from.as_ref(), "the origin")?;
+            let speaks_for_itself = from.as_ref().is_none_or(|from| from.domain == envelope.domain);
+            check(envelope.kind != Kind::Reply || speaks_for_itself, "the domain")?;
             // Handled in another shard than its own, a key would have two histories.
             check(shard_of(&envelope.key, source.shards) == to.shard, "the shard of the key")?;
             envelope.to = Some(to);

@@ -1,0 +1,272 @@
+//! What bounds a node and lets it begin and end: starts that are given up, stops, views that cannot be saved, callers without end.
+#![cfg(feature = "testing")]
+
+mod bank;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bank::eventually_within;
+use futures_util::future::{BoxFuture, FutureExt, join_all};
+use whizbang::NodeConfig;
+use whizbang::bridge::{Answer as Told, Asked, Bridge, BridgeError, Inbound, NodeCard, Tidings};
+use whizbang::message::{Envelope, Name, ShardId};
+use whizbang::prelude::*;
+use whizbang::store::{CommitListener, ShardHandle, ShardReader, Store, StoreError, View};
+
+#[derive(Domain)]
+#[domain(name = "tills", shards = 1)]
+struct Tills;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Tills)]
+struct Put {
+    #[key]
+    till: String,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Tills)]
+struct Filled {}
+
+#[derive(Aggregate, Default)]
+#[aggregate(domain = Tills, handles(Put), applies(Filled))]
+struct Till;
+
+impl Handle<Put> for Till {
+    fn handle(&self, _put: Put, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        effects.record(Filled {});
+        Ok(())
+    }
+}
+
+impl Apply<Filled> for Till {
+    fn apply(&mut self, _filled: &Filled) {}
+}
+
+#[derive(Domain)]
+#[domain(name = "desk", shards = 1)]
+struct Desk;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Desk)]
+struct Print {
+    #[key]
+    paper: String,
+}
+
+#[derive(Worker)]
+#[worker(domain = Desk, performs(Print))]
+struct Printer;
+
+impl Perform<Print> for Printer {
+    async fn perform(&self, _print: Print, _job: Job) -> Result<(), WorkError> {
+        Ok(())
+    }
+}
+
+/// A bridge that takes its time.
+#[derive(Default)]
+struct Slow {
+    never_attaches: bool,
+    published: Arc<AtomicUsize>,
+    at_detach: Arc<AtomicUsize>,
+}
+
+impl Bridge for Slow {
+    fn attach<'a>(&'a self, _card: NodeCard, _door: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
+        if self.never_attaches { std::future::pending().boxed() } else { std::future::ready(Ok(())).boxed() }
+    }
+    fn send(&self, _envelope: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+    fn publish(&self, _event: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
+        async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            self.published.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+        .boxed()
+    }
+    fn ask(&self, _to: Asked, _deadline: Duration) -> BoxFuture<'_, Result<Told, BridgeError>> {
+        std::future::ready(Err(BridgeError::NoOwner { domain: "x".into() })).boxed()
+    }
+    fn tell(&self, _tidings: Tidings) -> BoxFuture<'_, Result<(), BridgeError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+    fn durability(&self) -> String {
+        "none".to_owned()
+    }
+    fn detach(&self) -> BoxFuture<'_, Result<(), BridgeError>> {
+        self.at_detach.store(self.published.load(Ordering::Relaxed), Ordering::Relaxed);
+        std::future::ready(Ok(())).boxed()
+    }
+}
+
+#[whizbang::test]
+async fn a_node_that_stops_hands_over_what_is_committed_first() {
+    for threads in [0, 2] {
+        let bridge = Slow::default();
+        let at_detach = Arc::clone(&bridge.at_detach);
+        let node = Node::builder("tills", MemoryStore::new()).host::<Till>().bridge(bridge).threads(threads);
+        let node = node.start().await.unwrap();
+        let client = node.client();
+        for sent in join_all((0..600).map(|_| client.send(Put { till: "a".into() }).into_future())).await {
+            sent.unwrap();
+        }
+        node.stop().await.unwrap();
+        assert_eq!(at_detach.load(Ordering::Relaxed), 600, "{threads} threads");
+    }
+}
+
+#[cfg(feature = "embedded")]
+#[whizbang::test]
+async fn a_start_that_is_given_up_lets_go_of_the_store() {
+    for threads in [0, 2] {
+        let folder = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            let opened = std::cell::RefCell::new(None);
+            let opens = async || {
+                opened.replace(EmbeddedStore::open(folder.path()).ok());
+                opened.borrow().is_some()
+            };
+            eventually_within(5, opens).await;
+            let store = opened.take().unwrap();
+            let bridge = Slow { never_attaches: true, ..Slow::default() };
+            let start = Node::builder("tills", store).host::<Till>().bridge(bridge).threads(threads).start();
+            assert!(tokio::time::timeout(Duration::from_millis(50), start).await.is_err());
+        }
+    }
+}
+
+#[whizbang::test]
+async fn a_configuration_that_no_machine_can_bear_is_refused_by_name() {
+    let config = NodeConfig { jobs: usize::MAX, ..NodeConfig::default() };
+    let start = Node::builder("desk", MemoryStore::new()).worker(Printer).config(config).start().await;
+    let error = start.unwrap_err();
+    assert!(error.to_string().contains("`jobs`"), "{error:?}");
+}
+
+/// A store whose views cannot be saved.
+struct NoViews(MemoryStore, Arc<AtomicUsize>);
+
+impl Store for NoViews {
+    fn open<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        shards: u16,
+        listener: Arc<dyn CommitListener>,
+    ) -> BoxFuture<'a, Result<ShardHandle, StoreError>> {
+        self.0.open(shard, shards, listener)
+    }
+    fn read<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<Option<Arc<dyn ShardReader>>, StoreError>> {
+        self.0.read(shard)
+    }
+    fn view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Option<View>, StoreError>> {
+        self.0.view(projection)
+    }
+    fn save_view<'a>(&'a self, _projection: &'a Name, _view: View) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        async {
+            tokio::task::yield_now().await;
+            Err(StoreError::Full { at: "the disk".to_owned() })
+        }
+        .boxed()
+    }
+    fn durability(&self) -> &'static str {
+        self.0.durability()
+    }
+    fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.0.close()
+    }
+}
+
+#[derive(Query, Serialize, Deserialize)]
+#[query(domain = Tills, reply = u64)]
+struct Fillings {}
+
+#[derive(Projection, Default, Serialize, Deserialize)]
+#[projection(projects(Filled), answers(Fillings))]
+struct Counted {
+    fillings: u64,
+}
+
+impl Project<Filled> for Counted {
+    fn project(&mut self, _filled: &Filled, _about: &About) {
+        self.fillings += 1;
+    }
+}
+
+impl whizbang::Answer<Fillings> for Counted {
+    fn answer(&self, _query: Fillings) -> u64 {
+        self.fillings
+    }
+}
+
+#[whizbang::test]
+async fn a_view_that_cannot_be_saved_holds_up_no_node_that_stops() {
+    let saves = Arc::new(AtomicUsize::new(0));
+    let store = NoViews(MemoryStore::new(), Arc::clone(&saves));
+    let node = Node::builder("tills", store).host::<Till>().projection::<Counted>().start().await.unwrap();
+    node.client().send(Put { till: "a".into() }).await.unwrap();
+    node.quiet().await;
+    assert_eq!(node.client().query(Fillings {}).await.unwrap(), 1);
+    let begun = tokio::time::Instant::now();
+    node.stop().await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let saves = saves.load(Ordering::Relaxed);
+    assert!((1..=3).contains(&saves), "{saves} saves");
+}
+
+static HELD_UP: AtomicBool = AtomicBool::new(true);
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Desk)]
+struct Wait {
+    #[key]
+    paper: String,
+    blocks: bool,
+}
+
+#[derive(Aggregate, Default)]
+#[aggregate(domain = Desk, handles(Wait))]
+struct Blocker;
+
+impl Handle<Wait> for Blocker {
+    fn handle(&self, wait: Wait, _effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        while wait.blocks && HELD_UP.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+}
+
+#[whizbang::test]
+async fn a_thread_that_is_held_up_is_busy_and_not_a_queue_without_end() {
+    let config = NodeConfig { threads: 1, in_flight: 16, ..NodeConfig::default() };
+    let node = Node::builder("desk", MemoryStore::new()).host::<Blocker>().config(config).start().await.unwrap();
+    let client = node.client();
+    let blocked = client.send(Wait { paper: "a".into(), blocks: true }).into_future();
+    let busy = Arc::new(AtomicUsize::new(0));
+    let waiting: Vec<_> = (0..1000)
+        .map(|n| {
+            let (client, busy) = (client.clone(), Arc::clone(&busy));
+            tokio::task::spawn_local(async move {
+                match client.send(Wait { paper: format!("p{n}"), blocks: false }).await {
+                    Err(whizbang::SendError::Busy { .. }) => drop(busy.fetch_add(1, Ordering::Relaxed)),
+                    other => other.unwrap(),
+                }
+            })
+        })
+        .collect();
+    let mut all_told = 0;
+    eventually_within(3, async || busy.load(Ordering::Relaxed) >= 900).await;
+    HELD_UP.store(false, Ordering::Relaxed);
+    blocked.await.unwrap();
+    for one in waiting {
+        one.await.unwrap();
+        all_told += 1;
+    }
+    assert_eq!(all_told, 1000);
+}

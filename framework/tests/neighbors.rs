@@ -1,0 +1,437 @@
+//! What must not touch its neighbors: actors with one name in two domains, what a peer says that cannot be, texts without end.
+#![cfg(feature = "testing")]
+
+mod bank;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bank::{deposit, eventually, transfer};
+use futures_util::future::{BoxFuture, FutureExt};
+use whizbang::bridge::loopback::LoopbackHub;
+use whizbang::bridge::{Answer as Told, Asked, Bridge, Inbound, NodeCard, Settled, Tidings};
+use whizbang::message::{Codec, Envelope, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, ShardId, Wants, shard_of};
+use whizbang::prelude::*;
+use whizbang::store::{Lane, Store};
+use whizbang::{NodeConfig, Retry};
+
+#[derive(Domain)]
+#[domain(name = "tills", shards = 1)]
+struct Tills;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Tills)]
+struct Put {
+    #[key]
+    till: String,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Tills)]
+struct Filled {}
+
+#[derive(Aggregate, Default)]
+#[aggregate(domain = Tills, handles(Put), applies(Filled))]
+struct Till;
+
+impl Handle<Put> for Till {
+    fn handle(&self, _put: Put, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        effects.record(Filled {});
+        Ok(())
+    }
+}
+
+impl Apply<Filled> for Till {
+    fn apply(&mut self, _filled: &Filled) {}
+}
+
+/// A watcher called `watch` in a domain of its own.
+macro_rules! watcher {
+    ($module:ident, $name:literal, $shard:literal) => {
+        mod $module {
+            use super::*;
+
+            pub(super) static STUMBLES: AtomicBool = AtomicBool::new(false);
+
+            #[derive(Domain)]
+            #[domain(name = $name, shards = 2)]
+            pub(super) struct Home;
+
+            #[derive(Command, Serialize, Deserialize)]
+            #[command(domain = Home, reply = u64)]
+            pub(super) struct Look {
+                #[key]
+                pub(super) watch: String,
+            }
+
+            #[derive(Event, Serialize, Deserialize)]
+            #[event(domain = Home)]
+            pub(super) struct Seen {}
+
+            #[derive(Saga, Default)]
+            #[saga(domain = Home, name = "watch", handles(Look), applies(Seen), reacts(Filled))]
+            pub(super) struct Watch {
+                seen: u64,
+            }
+
+            impl Handle<Look> for Watch {
+                fn handle(&self, _look: Look, _effects: &mut Effects<Self>) -> Result<u64, Rejection> {
+                    Ok(self.seen)
+                }
+            }
+
+            impl Apply<Seen> for Watch {
+                fn apply(&mut self, _seen: &Seen) {
+                    self.seen += 1;
+                }
+            }
+
+            impl React<Filled> for Watch {
+                fn key(_filled: &Filled, _about: &About) -> Option<String> {
+                    Some(key_in($shard))
+                }
+
+                fn react(&self, _filled: Filled, effects: &mut Effects<Self>) {
+                    assert!(!STUMBLES.load(Ordering::Relaxed), "stumbled");
+                    effects.record(Seen {});
+                }
+            }
+        }
+    };
+}
+
+watcher!(north, "north", 0);
+watcher!(south, "south", 1);
+
+/// The tests of the watchers make them stumble, one test at a time.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// A key of a shard.
+fn key_in(shard: u16) -> String {
+    (0..).map(|n| format!("k{n}")).find(|key| shard_of(key, 2) == shard).unwrap()
+}
+
+async fn both(store: &MemoryStore, retry: Retry) -> Node {
+    let config = NodeConfig { passivate_after: Duration::from_secs(1), retry, ..NodeConfig::default() };
+    let builder = Node::builder("both", store.clone()).host::<Till>().host::<north::Watch>().host::<south::Watch>();
+    builder.config(config).start().await.unwrap()
+}
+
+/// How far a shard has taken the till's events.
+async fn taken(store: &MemoryStore, domain: &str, shard: u16) -> u64 {
+    let reader = store.read(&ShardId::new(Name::new(domain).unwrap(), shard)).await.unwrap();
+    let marks = reader.map(|reader| reader.watermarks()).unwrap_or_default();
+    let of_events = |lane: &Lane| matches!(lane, Lane::Events { .. });
+    marks.iter().find(|mark| of_events(&mark.source.lane)).map_or(0, |mark| mark.through)
+}
+
+#[whizbang::test]
+async fn actors_of_one_name_in_two_domains_do_not_take_each_others_events() {
+    let _alone = ALONE.lock().await;
+    let store = MemoryStore::new();
+    let patient = Retry { attempts: 100, first: Duration::from_secs(60), longest: Duration::from_secs(60) };
+    let node = both(&store, patient).await;
+    north::STUMBLES.store(true, Ordering::Relaxed);
+    node.client().send(Put { till: "a".into() }).await.unwrap();
+    eventually(async || node.client().send(south::Look { watch: key_in(1) }).await.unwrap() == 1).await;
+    // The shards that have nothing to do with the event are told that it is behind them.
+    eventually(async || taken(&store, "south", 0).await == 1 || taken(&store, "north", 0).await == 1).await;
+    assert_eq!(taken(&store, "north", 0).await, 0, "it has not taken the event");
+    drop(node);
+    north::STUMBLES.store(false, Ordering::Relaxed);
+    let node = both(&store, patient).await;
+    node.quiet().await;
+    assert_eq!(node.client().send(north::Look { watch: key_in(0) }).await.unwrap(), 1);
+    assert_eq!(node.client().send(south::Look { watch: key_in(1) }).await.unwrap(), 1);
+}
+
+#[whizbang::test]
+async fn a_dead_letter_of_either_of_two_actors_of_one_name_is_driven_again() {
+    let _alone = ALONE.lock().await;
+    let store = MemoryStore::new();
+    let node = both(&store, Retry::NEVER).await;
+    south::STUMBLES.store(true, Ordering::Relaxed);
+    node.client().send(Put { till: "a".into() }).await.unwrap();
+    node.quiet().await;
+    south::STUMBLES.store(false, Ordering::Relaxed);
+    let letters = node.dead_letters().await.unwrap();
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    node.redrive(&letters[0]).await.unwrap();
+    assert_eq!(node.dead_letters().await.unwrap(), []);
+    assert_eq!(node.client().send(south::Look { watch: key_in(1) }).await.unwrap(), 1);
+}
+
+static STAMP_STUMBLES: AtomicBool = AtomicBool::new(false);
+
+#[derive(Domain)]
+#[domain(name = "desk", shards = 1)]
+struct Desk;
+
+#[derive(Domain)]
+#[domain(name = "clerks", shards = 1)]
+struct Clerks;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Desk)]
+struct Stamp {
+    #[key]
+    paper: String,
+}
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Desk, reply = u64)]
+struct Stamps {
+    #[key]
+    paper: String,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Desk)]
+struct Stamped {}
+
+#[derive(Aggregate, Default)]
+#[aggregate(domain = Desk, handles(Stamp, Stamps), applies(Stamped))]
+struct Paper {
+    stamps: u64,
+}
+
+impl Handle<Stamp> for Paper {
+    fn handle(&self, stamp: Stamp, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        assert!(stamp.paper != "slow" || !STAMP_STUMBLES.load(Ordering::Relaxed), "stumbled");
+        assert!(stamp.paper != "endless", "{}", "x".repeat(3 << 20));
+        effects.record(Stamped {});
+        Ok(())
+    }
+}
+
+impl Handle<Stamps> for Paper {
+    fn handle(&self, _stamps: Stamps, _effects: &mut Effects<Self>) -> Result<u64, Rejection> {
+        Ok(self.stamps)
+    }
+}
+
+impl Apply<Stamped> for Paper {
+    fn apply(&mut self, _stamped: &Stamped) {
+        self.stamps += 1;
+    }
+}
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Clerks)]
+struct Do {
+    #[key]
+    clerk: String,
+    papers: Vec<String>,
+}
+
+#[derive(Saga, Default)]
+#[saga(domain = Clerks, handles(Do))]
+struct Clerk;
+
+impl Handle<Do> for Clerk {
+    fn handle(&self, work: Do, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        for paper in work.papers {
+            effects.send(Stamp { paper });
+        }
+        Ok(())
+    }
+}
+
+async fn desk(store: &MemoryStore, retry: Retry) -> Node {
+    Node::builder("desk", store.clone()).host::<Paper>().host::<Clerk>().retry(retry).start().await.unwrap()
+}
+
+async fn order(node: &Node, papers: &[&str]) {
+    let papers = papers.iter().map(|paper| (*paper).to_owned()).collect();
+    node.client().send(Do { clerk: "c".into(), papers }).await.unwrap();
+}
+
+async fn stamps(node: &Node, paper: &str) -> u64 {
+    node.client().send(Stamps { paper: paper.into() }).await.unwrap()
+}
+
+#[whizbang::test]
+async fn what_was_committed_before_what_came_before_it_holds_nothing_up_after_two_restarts() {
+    let _alone = ALONE.lock().await;
+    let store = MemoryStore::new();
+    let patient = Retry { attempts: 100, first: Duration::from_secs(60), longest: Duration::from_secs(60) };
+    STAMP_STUMBLES.store(true, Ordering::Relaxed);
+    let node = desk(&store, patient).await;
+    order(&node, &["slow", "quick"]).await;
+    eventually(async || stamps(&node, "quick").await == 1).await;
+    drop(node);
+    STAMP_STUMBLES.store(false, Ordering::Relaxed);
+    let node = desk(&store, patient).await;
+    eventually(async || stamps(&node, "slow").await == 1).await;
+    node.quiet().await;
+    node.stop().await.unwrap();
+    let reader = store.read(&ShardId::new(Name::new("desk").unwrap(), 0)).await.unwrap().unwrap();
+    assert_eq!(reader.watermarks()[0].through, 1, "the sender knows of two, the receiver's floor does not");
+    let node = desk(&store, patient).await;
+    order(&node, &["quick"]).await;
+    eventually(async || stamps(&node, "quick").await == 2).await;
+}
+
+#[whizbang::test]
+async fn a_panic_with_an_endless_text_makes_a_dead_letter_and_holds_nothing_up() {
+    let node = desk(&MemoryStore::new(), Retry::NEVER).await;
+    order(&node, &["endless", "other"]).await;
+    eventually(async || stamps(&node, "other").await == 1).await;
+    eventually(async || node.dead_letters().await.unwrap().len() == 1).await;
+    let error = node.client().send(Stamp { paper: "endless".into() }).await.unwrap_err();
+    assert!(matches!(error, whizbang::SendError::DeadLetter { .. }), "{error:?}");
+}
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Desk)]
+struct Print {
+    #[key]
+    paper: String,
+}
+
+#[derive(Worker)]
+#[worker(domain = Desk, performs(Print))]
+struct Printer;
+
+impl Perform<Print> for Printer {
+    async fn perform(&self, _print: Print, _job: Job) -> Result<(), WorkError> {
+        Err(WorkError::Fail("x".repeat(3 << 20).into()))
+    }
+}
+
+#[whizbang::test]
+async fn a_job_that_fails_with_an_endless_text_is_a_dead_letter() {
+    let node = Node::builder("desk", MemoryStore::new()).worker(Printer).start().await.unwrap();
+    let error = node.client().send(Print { paper: "a".into() }).await.unwrap_err();
+    assert!(matches!(error, whizbang::SendError::DeadLetter { .. }), "{:.200}", format!("{error:?}"));
+    assert_eq!(node.dead_letters().await.unwrap().len(), 1);
+}
+
+/// A service that says whatever it likes.
+struct Impostor {
+    answer: Told,
+    asked: AtomicUsize,
+}
+
+impl Impostor {
+    fn who_answers(answer: Told) -> Arc<Self> {
+        Arc::new(Self { answer, asked: AtomicUsize::new(0) })
+    }
+}
+
+impl Inbound for Impostor {
+    fn direct(&self, _envelope: Envelope) -> BoxFuture<'static, Settled> {
+        std::future::ready(Settled::Later).boxed()
+    }
+    fn event(&self, _envelope: Envelope) -> BoxFuture<'static, Settled> {
+        std::future::ready(Settled::Done).boxed()
+    }
+    fn asked(&self, _asked: Asked) -> BoxFuture<'static, Told> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        std::future::ready(self.answer.clone()).boxed()
+    }
+    fn told(&self, _tidings: Tidings) {}
+    fn reconnected(&self) {}
+    fn room(&self) -> usize {
+        1
+    }
+}
+
+fn card(service: &'static str, owns: &'static str) -> NodeCard {
+    let owns = vec![(Name::new(owns).unwrap(), 16)];
+    NodeCard { service: Name::new(service).unwrap(), owns, subscribes: Vec::new(), answers: Vec::new() }
+}
+
+#[whizbang::test]
+async fn a_reply_that_cannot_be_read_does_not_mean_that_nothing_was_done() {
+    let hub = LoopbackHub::new();
+    let impostor = hub.bridge();
+    let too_large = Told::Reply(vec![0; MAX_PAYLOAD_BYTES + 1].into());
+    impostor.attach(card("bank", "bank"), Impostor::who_answers(too_large)).await.unwrap();
+    let node = Node::builder("transfers", MemoryStore::new()).host::<bank::Transfer>().bridge(hub.bridge());
+    let node = node.start().await.unwrap();
+    let error = node.client().send(deposit("ada", 5)).await.unwrap_err();
+    assert!(error.may_have_happened(), "{error:?}");
+}
+
+#[whizbang::test]
+async fn a_peer_that_claims_to_have_committed_what_was_never_sent_loses_nothing() {
+    let hub = LoopbackHub::new();
+    let (money, moves) = (MemoryStore::new(), MemoryStore::new());
+    let accounts = Node::builder("accounts", money).host::<bank::Account>().bridge(hub.bridge()).start().await.unwrap();
+    let transfers = Node::builder("transfers", moves).host::<bank::Transfer>().bridge(hub.bridge());
+    let transfers = transfers.start().await.unwrap();
+    accounts.client().send(deposit("ada", 100)).await.unwrap();
+    let liar = hub.bridge();
+    liar.attach(card("liar", "lies"), Impostor::who_answers(Told::Watermark(0))).await.unwrap();
+    let client = transfers.client();
+    client.send(transfer("t1", "ada", "bob", 1)).await.unwrap();
+    eventually(async || client.send(bank::outcome("t1")).await.unwrap() == "done").await;
+    for through in [50, u64::MAX] {
+        for to in 0..16 {
+            let from = ShardId::new(Name::new("transfers").unwrap(), shard_of("t1", 16));
+            let to = ShardId::new(Name::new("bank").unwrap(), to);
+            liar.tell(Tidings::Committed { from, to, through }).await.unwrap();
+        }
+        // Another saga of the same shard.
+        let next = (0..).map(|n| format!("t{through}-{n}")).find(|key| shard_of(key, 16) == shard_of("t1", 16));
+        let next = next.unwrap();
+        // It is heard after what was told before it.
+        for _ in 0..20 {
+            client.send(bank::outcome(&next)).await.unwrap();
+        }
+        client.send(transfer(&next, "ada", "bob", 1)).await.unwrap();
+        eventually(async || client.send(bank::outcome(&next)).await.unwrap() == "done").await;
+    }
+    assert_eq!(accounts.client().send(deposit("bob", 0)).await.unwrap(), 3);
+}
+
+/// A deposit that an actor of a domain sends.
+fn deposit_from(domain: &str, sequence: u64) -> Envelope {
+    let name = |name: &str| Name::new(name).unwrap();
+    let mut payload = Vec::new();
+    Codec::Bincode.encode(&deposit("ada", 5), &mut payload).unwrap();
+    let shard = ShardId::new(name(domain), 0);
+    let origin = Origin { shard, actor: name("actor"), key: "k".to_owned(), sequence, version: 0 };
+    let id = MessageId::from_idempotency_key(domain, &sequence.to_string());
+    Envelope {
+        id,
+        kind: Kind::Command,
+        name: name("Deposit"),
+        version: 1,
+        domain: name("bank"),
+        to: Some(ShardId::new(name("bank"), shard_of("ada", 16))),
+        key: "ada".to_owned(),
+        actor: None,
+        origin: Some(origin),
+        correlation: id,
+        causation: None,
+        time: whizbang::clock::Timestamp::from_millis(0),
+        deadline: None,
+        wants: Wants::Nothing,
+        traceparent: None,
+        headers: Vec::new(),
+        codec: Codec::Bincode,
+        payload: payload.into(),
+    }
+}
+
+#[whizbang::test]
+async fn an_owner_that_is_asked_for_what_is_missing_cannot_speak_for_another() {
+    for (speaks_for, balance) in [("transfers", 0), ("lies", 10)] {
+        let hub = LoopbackHub::new();
+        let accounts = Node::builder("accounts", MemoryStore::new()).host::<bank::Account>().bridge(hub.bridge());
+        let accounts = accounts.start().await.unwrap();
+        let liar = hub.bridge();
+        let answers = Impostor::who_answers(Told::Envelopes(vec![deposit_from(speaks_for, 1)], 2));
+        liar.attach(card("liar", "lies"), Arc::clone(&answers) as Arc<dyn Inbound>).await.unwrap();
+        // The first is missing, so it is asked for.
+        liar.send(deposit_from("lies", 2)).await.unwrap();
+        eventually(async || answers.asked.load(Ordering::Relaxed) > 0).await;
+        for _ in 0..100 {
+            assert!(accounts.client().send(deposit("ada", 0)).await.unwrap() <= balance, "{speaks_for}");
+        }
+        eventually(async || accounts.client().send(deposit("ada", 0)).await.unwrap() == balance).await;
+    }
+}
