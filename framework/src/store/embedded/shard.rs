@@ -272,7 +272,7 @@ impl Reader {
             (true, Some(fresh), _) => Some(fresh),
             (true, None, stored) => stored.and_then(|stored| self.store.snapshot(stored, actor, key)),
         };
-        walk::load(&LogReader::together(&self.store.segments), head, actor, key, snapshot)
+        walk::load(&LogReader::together(self.store.segments()), head, actor, key, snapshot)
     }
 
     fn events_now(&self, after: u64, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
