@@ -86,6 +86,16 @@ enum Moved {
 #[event(domain = OrderDesk, name = "ordered", version = 1)]
 struct Ordered;
 
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Bank)]
+struct StatementSent {
+    page: u8,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Bank)]
+struct StatementLost;
+
 #[derive(Query, Serialize, Deserialize)]
 #[query(domain = Bank, reply = Option<u64>, name = "balance-of")]
 struct BalanceOf {
@@ -104,6 +114,7 @@ struct Overdue {
     name = "konto",
     handles(Deposit, Close),
     applies(Moved),
+    records(StatementSent, StatementLost),
     reacts(Ordered),
     replies(Order),
     timers(Overdue),
@@ -120,7 +131,12 @@ impl Handle<Deposit> for Account {
 }
 
 impl Handle<Close> for Account {
-    fn handle(&self, close: Close, _effects: &mut Effects<Self>) -> Result<(), Rejection> {
+    fn handle(&self, close: Close, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        if self.cents == 0 {
+            (1..=3).for_each(|page| effects.record(StatementSent { page }));
+            effects.record(StatementLost);
+            return Ok(());
+        }
         Err(Rejection::new("bank.never", format!("{} stays open", close.0)))
     }
 }
@@ -149,7 +165,7 @@ impl Wake<Overdue> for Account {
 
 /// A state that is an enum, with snapshots as they come.
 #[derive(Saga, Default, Serialize, Deserialize)]
-#[saga(domain = Bank, reacts(Moved, Ordered), handles(Close), applies(Moved), replies(Order, Deposit), timers(Overdue), snapshot)]
+#[saga(domain = Bank, reacts(Moved, Ordered), handles(Close), applies(Moved), records(StatementSent), replies(Order, Deposit), timers(Overdue), snapshot)]
 enum PaymentPlan {
     #[default]
     Open,
@@ -294,6 +310,23 @@ fn states_are_saved_and_restored() {
     let view = Projection::save(&Balances { orders: 3 }).unwrap();
     assert_eq!(<Balances as Projection>::restore(&view).unwrap().orders, 3);
     assert!(<Balances as Projection>::restore(b"").is_err());
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn what_is_only_recorded_is_stored_and_changes_nothing() {
+    whizbang::testing::Scenario::<Account>::new()
+        .given([Moved::In(5)])
+        .given([StatementSent { page: 1 }])
+        .given([StatementLost, StatementLost])
+        .state(|account| assert_eq!(account.cents, 5))
+        .given([Moved::Out { cents: 5 }])
+        .when(Close(7))
+        .records(StatementSent { page: 1 })
+        .records(StatementSent { page: 2 })
+        .records(StatementSent { page: 3 })
+        .records(StatementLost)
+        .state(|account| assert_eq!(account.cents, 0));
 }
 
 mod program {

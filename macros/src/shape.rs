@@ -125,7 +125,12 @@ pub(crate) fn initial(ident: &Ident, correct: bool) -> TokenStream {
 ///
 /// The first alias is the one place that names the type, the second checks its kind, the third the trait that its list stands
 /// for. So a type that does not exist, one of another kind and one without the trait are one error each, at the listed type,
-/// and the compiler asks nothing else of them.
+/// and the compiler asks nothing else of them: `<Deposit as WhizbangListed<{ command::<Deposit>() }>>::It` is `Deposit`, but if
+/// the check fails the compiler has told it, and is quiet about a type whose parts it could not compute.
+///
+/// The trait behind it is the item's own. If it stood in the framework, the framework might one day have another
+/// implementation of it for a type of a third crate, so that two listed types of that crate might turn out to be one, and
+/// what is implemented for each of them would conflict.
 pub(crate) fn wire(given: &Given, ident: &Ident, lists: &[(&str, &str)]) -> (TokenStream, TokenStream) {
     let (mut calls, mut aliases) = (TokenStream::new(), TokenStream::new());
     for (list, kind) in lists {
@@ -137,12 +142,23 @@ pub(crate) fn wire(given: &Given, ident: &Ident, lists: &[(&str, &str)]) -> (Tok
             ident.set_span(span);
             aliases.extend(quote_spanned! {span=>
                 type #named = #listed;
-                type #of_kind = <#named as ::whizbang::derive::Listed<{ ::whizbang::derive::#kind::<#named>() }>>::It;
-                type #checked =
-                    <#of_kind as ::whizbang::derive::Listed<{ ::whizbang::derive::#call::<#ident, #of_kind>() }>>::It;
+                type #of_kind = <#named as WhizbangListed<{ ::whizbang::derive::#kind::<#named>() }>>::It;
+                type #checked = <#of_kind as WhizbangListed<{ ::whizbang::derive::#call::<#ident, #of_kind>() }>>::It;
             });
             calls.extend(quote_spanned!(span=> plan.#call::<#checked>();));
         }
+    }
+    if !aliases.is_empty() {
+        aliases.extend(quote! {
+            #[allow(unreachable_pub)]
+            pub trait WhizbangListed<const CHECKED: usize> {
+                #[allow(missing_docs)]
+                type It;
+            }
+            impl<T, const CHECKED: usize> WhizbangListed<CHECKED> for T {
+                type It = T;
+            }
+        });
     }
     (calls, aliases)
 }

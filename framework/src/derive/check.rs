@@ -51,18 +51,6 @@ impl<Old: DeserializeOwned + Into<New>, New> Upcast<New> for Old {
     }
 }
 
-/// A listed type behind a check: `<Deposit as Listed<{ command::<Deposit>() }>>::It` is `Deposit`.
-///
-/// If the check fails the compiler has told it, and asks nothing else of a type whose parts it could not compute.
-pub trait Listed<const CHECKED: usize> {
-    /// The type itself.
-    type It;
-}
-
-impl<T, const CHECKED: usize> Listed<CHECKED> for T {
-    type It = T;
-}
-
 /// Checks that `M` is a command.
 pub const fn command<M: Command>() -> usize {
     0

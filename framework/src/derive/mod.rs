@@ -11,8 +11,8 @@ mod run;
 pub mod serial;
 
 pub use check::{
-    KeyField, Listed, Upcast, answers, applies, command, document, event, handles, on, performs, projects, query,
-    reacts, records, replies, timers,
+    KeyField, Upcast, answers, applies, command, document, event, handles, on, performs, projects, query, reacts,
+    records, replies, timers,
 };
 pub use coding::{Coding, coding, never_coded};
 pub use run::block_on;

@@ -1,39 +1,10 @@
 //! A payment that gives money back before it knows whether it has been charged.
 
-use shop::payments::{Charge, Payments, RefundPayment, ReturnMoney, TakePayment};
+use shop::payments::{
+    Charge, PaymentBegun, PaymentDeclined, PaymentRefunded, PaymentTaken, Payments, RefundBegun, RefundPayment,
+    ReturnMoney, TakePayment,
+};
 use whizbang::prelude::*;
-
-// Named and written as the shop's events are.
-
-#[derive(Event, Clone, Debug, Serialize, Deserialize)]
-#[event(domain = Payments)]
-struct PaymentBegun {
-    cents: u64,
-}
-
-#[derive(Event, Clone, Debug, Serialize, Deserialize)]
-#[event(domain = Payments)]
-struct PaymentTaken {
-    cents: u64,
-    receipt: String,
-}
-
-#[derive(Event, Clone, Debug, Serialize, Deserialize)]
-#[event(domain = Payments)]
-struct PaymentDeclined {
-    reason: Rejection,
-}
-
-#[derive(Event, Clone, Debug, Serialize, Deserialize)]
-#[event(domain = Payments)]
-struct RefundBegun {}
-
-#[derive(Event, Clone, Debug, Serialize, Deserialize)]
-#[event(domain = Payments)]
-struct PaymentRefunded {
-    cents: u64,
-    receipt: String,
-}
 
 /// The payment of one order.
 #[derive(Aggregate, Default)]

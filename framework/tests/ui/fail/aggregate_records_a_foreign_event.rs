@@ -1,0 +1,30 @@
+use whizbang::prelude::*;
+
+#[derive(Domain)]
+struct Bank;
+
+#[derive(Domain)]
+struct Shop;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Bank, reply = u64)]
+struct Deposit {
+    #[key]
+    account: String,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Shop)]
+struct StatementSent {}
+
+#[derive(Aggregate, Default)]
+#[aggregate(domain = Bank, handles(Deposit), records(StatementSent))]
+struct Account;
+
+impl Handle<Deposit> for Account {
+    fn handle(&self, _deposit: Deposit, _effects: &mut Effects<Self>) -> Result<u64, Rejection> {
+        Ok(0)
+    }
+}
+
+fn main() {}
