@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::plan::{Plan, Role, Stateful};
+use super::plan::{About, Plan, Role, Stateful};
 use super::undo::{PlannedCommand, Undo, UndoChange};
 use crate::clock::Timestamp;
 use crate::message::{
@@ -33,6 +33,10 @@ pub struct Effects<A: Stateful> {
     pub(crate) rejected: bool,
     pub(crate) ended: bool,
     pub(crate) error: Option<CodecError>,
+    /// What is known about the event that is reacted to.
+    pub(crate) about: Option<About>,
+    /// The command whose reply is taken.
+    pub(crate) answered: Option<MessageId>,
     fresh_ids: u32,
 }
 
@@ -90,6 +94,8 @@ impl<A: Stateful> Effects<A> {
             rejected: false,
             ended: false,
             error: None,
+            about: None,
+            answered: None,
             fresh_ids: 0,
         }
     }
@@ -100,6 +106,7 @@ impl<A: Stateful> Effects<A> {
         self.reply.clear();
         self.rejected = false;
         self.error = None;
+        (self.about, self.answered) = (None, None);
         self.fresh_ids = 0;
     }
 
@@ -264,6 +271,18 @@ impl<A: Stateful> Effects<A> {
     pub fn correlation(&self) -> MessageId {
         self.turn.correlation
     }
+
+    /// In [`React::react`](crate::React::react) what is known about the event besides its content: who recorded it, where and
+    /// when. `None` in every other turn.
+    pub fn about(&self) -> Option<&About> {
+        self.about.as_ref()
+    }
+
+    /// In [`OnReply::on_reply`](crate::OnReply::on_reply) the command that is answered, as [`Sent::id`] named it when it was
+    /// sent. `None` in every other turn.
+    pub fn answered(&self) -> Option<MessageId> {
+        self.answered
+    }
 }
 
 /// A command that is to be sent.
@@ -285,7 +304,7 @@ impl<A: Stateful> Sent<'_, A> {
         self
     }
 
-    /// The id under which it is sent: the same in every replay.
+    /// The id under which it is sent: the same in every replay. [`Effects::answered`] says it again when the reply comes.
     pub fn id(&self) -> MessageId {
         self.command
     }

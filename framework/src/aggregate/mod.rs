@@ -77,6 +77,8 @@ pub trait React<E: Event>: Stateful {
     }
 
     /// Reacts: records events, sends commands, sets timers through `effects`. A panic counts as a failed delivery.
+    ///
+    /// Who recorded the event, where and when says [`Effects::about`].
     fn react(&self, event: E, effects: &mut Effects<Self>);
 }
 
@@ -88,6 +90,8 @@ pub trait React<E: Event>: Stateful {
 )]
 pub trait OnReply<C: Command>: Stateful {
     /// Takes the reply: records events, sends commands, sets timers through `effects`.
+    ///
+    /// Which one is answered, if several were sent, says [`Effects::answered`].
     fn on_reply(&self, reply: Result<C::Reply, Rejection>, effects: &mut Effects<Self>);
 }
 
@@ -140,7 +144,9 @@ impl<A: Stateful> Plan<A> {
                 Ok(<A as React<E>>::key(&event, &About::of(envelope)))
             },
             Box::new(|user, envelope, effects| {
-                user.react(E::decode(envelope.version, envelope.codec, &envelope.payload)?, effects);
+                let event = E::decode(envelope.version, envelope.codec, &envelope.payload)?;
+                effects.about = Some(About::of(envelope));
+                user.react(event, effects);
                 Ok(())
             }),
         );
@@ -152,7 +158,9 @@ impl<A: Stateful> Plan<A> {
         A: OnReply<C>,
     {
         self.add_reply::<C>(Box::new(|user, envelope, effects| {
-            user.on_reply(C::Reply::read_reply(envelope.codec, &envelope.payload)?, effects);
+            let reply = C::Reply::read_reply(envelope.codec, &envelope.payload)?;
+            effects.answered = envelope.causation;
+            user.on_reply(reply, effects);
             Ok(())
         }));
     }

@@ -13,8 +13,8 @@ use crate::store::{DeadLetter, StoreError};
 const PAGE: usize = 256;
 
 impl Node {
-    /// The unresolved dead letters of the domains this node owns, those that wait behind one included. Cost grows with their
-    /// number.
+    /// The unresolved dead letters of the domains this node owns, those that wait behind one included. Each is addressed to the
+    /// shard that holds it, events too. Cost grows with their number.
     ///
     /// # Errors
     /// [`Error::Store`] if they cannot be read.
@@ -22,13 +22,14 @@ impl Node {
         let mut letters = Vec::new();
         for (domain, shards) in &self.spec.domains {
             for shard in 0..*shards {
-                let Some(reader) = self.spec.reader(&ShardId::new(domain.clone(), shard)) else { continue };
+                let shard = ShardId::new(domain.clone(), shard);
+                let Some(reader) = self.spec.reader(&shard) else { continue };
                 let mut after = None;
                 loop {
                     let page = reader.dead_letters(after, PAGE).await?;
                     let full = page.len() >= PAGE;
                     after = page.last().map(|letter| letter.envelope.id).or(after);
-                    letters.extend(page);
+                    letters.extend(page.into_iter().map(|letter| addressed(letter, &shard)));
                     if !full {
                         break;
                     }
@@ -102,6 +103,13 @@ impl Node {
         let outcome = told.await.unwrap_or(Outcome::Stopped);
         SendError::of(outcome, &domain, &letter.actor, id).map(drop)
     }
+}
+
+/// A dead letter with the shard in whose log it stands. An event is sent to nobody in particular, and several domains may have
+/// an actor of the name that could not take it.
+fn addressed(mut letter: DeadLetter, shard: &ShardId) -> DeadLetter {
+    letter.envelope.to.get_or_insert_with(|| shard.clone());
+    letter
 }
 
 /// The envelope of an errand of the node itself to one of its actors.
