@@ -13,6 +13,7 @@ pub use plan::ProjectionPlan;
 
 use crate::actor::About;
 use crate::message::{CodecError, Event, Query};
+use crate::store::View;
 
 /// A view that events are projected into. Derived with `#[derive(Projection)]`, hosted with
 /// [`NodeBuilder::projection`](crate::NodeBuilder::projection).
@@ -81,6 +82,12 @@ pub trait Projection: Sized + Send + 'static {
     /// The view from bytes.
     #[doc(hidden)]
     fn restore(bytes: &[u8]) -> Result<Self, CodecError>;
+}
+
+/// The view that was saved for a projection, for programs that look into a store that no node of theirs has; ask a node with
+/// a [query](crate::Client::query) otherwise. `None` if it was saved by a projection of another schema, or cannot be read.
+pub fn saved<P: Projection>(view: &View) -> Option<P> {
+    (view.schema == P::SCHEMA).then(|| P::restore(&view.bytes).ok()).flatten()
 }
 
 /// Projects an event into the view.

@@ -69,6 +69,12 @@ pub enum StoreError {
         /// The folder or database.
         at: String,
     },
+    /// There is no store to be read. Nothing was changed; name the folder of one.
+    #[error("there is no store in {at}")]
+    Missing {
+        /// The folder.
+        at: String,
+    },
     /// The store was written by a newer version. Nothing was changed; use that version.
     #[error("{at} has format {found}, this program knows up to {known}")]
     Newer {

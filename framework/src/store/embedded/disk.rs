@@ -7,6 +7,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -71,11 +72,38 @@ pub(super) struct Folder {
 
 const LOCK: &str = "lock";
 
+/// How often, and after how long, a lock that somebody has is asked for again.
+const LOOKS: usize = 10;
+const LOOK: Duration = Duration::from_millis(2);
+
 impl Folder {
     /// The folder at `path`, created for nobody but this user if it is not there.
     pub(super) fn new(path: &Path) -> io::Result<Self> {
         Self::make(path)?;
-        Ok(Self { path: path.to_owned(), lock: Mutex::new(None) })
+        Ok(Self::at(path))
+    }
+
+    /// The folder at `path` as it is, there or not.
+    pub(super) fn at(path: &Path) -> Self {
+        Self { path: path.to_owned(), lock: Mutex::new(None) }
+    }
+
+    /// Whether anybody keeps others out now. Nobody else who asks is in the way.
+    pub(super) fn is_in_use(&self) -> io::Result<bool> {
+        let file = match File::open(self.path(LOCK)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            file => file?,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(fs::TryLockError::WouldBlock) => Ok(true),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// A file that exists, and cannot be written to.
+    pub(super) fn open_to_read(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(OnDisk(File::open(self.path(name))?)))
     }
 
     /// Makes the folder and those above it that are missing, each durably.
@@ -107,14 +135,19 @@ impl Folder {
 impl Disk for Folder {
     fn lock(&self) -> io::Result<bool> {
         let file = Self::options().create(true).truncate(false).open(self.path(LOCK))?;
-        match file.try_lock() {
-            Ok(()) => {
-                *self.lock.lock() = Some(file);
-                Ok(true)
+        // Whoever only asks whether somebody is in has the lock as well, for as long as that takes.
+        for _ in 0..LOOKS {
+            match file.try_lock() {
+                Ok(()) => {
+                    *self.lock.lock() = Some(file);
+                    return Ok(true);
+                }
+                #[expect(clippy::disallowed_methods, reason = "opening blocks, and no file tells when it is unlocked")]
+                Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOOK),
+                Err(fs::TryLockError::Error(error)) => return Err(error),
             }
-            Err(fs::TryLockError::WouldBlock) => Ok(false),
-            Err(fs::TryLockError::Error(error)) => Err(error),
         }
+        Ok(false)
     }
 
     fn unlock(&self) {

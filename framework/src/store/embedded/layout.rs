@@ -1,5 +1,6 @@
 //! The file that says what the folder holds: the format, and the number everything in it is mixed with.
 
+use std::io;
 use std::sync::Arc;
 
 use super::disk::{Disk, read_all, replace};
@@ -16,8 +17,7 @@ const TITLE: &str = "whizbang store";
 pub(super) fn open(disk: &Arc<dyn Disk>, seed: u64) -> Result<u64, StoreError> {
     let names = disk.names().map_err(failure("listing the store's folder"))?;
     if names.iter().any(|name| name == NAME) {
-        let bytes = read_all(&**disk, NAME).map_err(failure("reading the store's format"))?;
-        return parse(disk, &bytes);
+        return read(disk);
     }
     if names.iter().any(|name| name.starts_with("log-")) {
         return Err(damaged(disk, "it is missing, though there are log files"));
@@ -31,6 +31,15 @@ pub(super) fn open(disk: &Arc<dyn Disk>, seed: u64) -> Result<u64, StoreError> {
         }
     })?;
     Ok(seed)
+}
+
+/// Reads the seed of a store that is there.
+pub(super) fn read(disk: &Arc<dyn Disk>) -> Result<u64, StoreError> {
+    let bytes = read_all(&**disk, NAME).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => StoreError::Missing { at: disk.path("").display().to_string() },
+        _ => StoreError::io("reading the store's format", error),
+    })?;
+    parse(disk, &bytes)
 }
 
 fn parse(disk: &Arc<dyn Disk>, bytes: &[u8]) -> Result<u64, StoreError> {

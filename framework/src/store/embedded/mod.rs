@@ -16,6 +16,7 @@ mod keeper;
 mod layout;
 mod log;
 mod preparer;
+mod read_only;
 mod recover;
 mod scan;
 mod segment;
@@ -43,6 +44,7 @@ use self::inner::{Inner, Registry};
 use self::journal::Journal;
 use self::keeper::Keeper;
 use self::preparer::Preparer;
+pub use self::read_only::ReadOnlyStore;
 use self::segment::Segments;
 use self::shard::{Reader, Shard};
 use self::snapshots::Snapshots;
@@ -54,7 +56,9 @@ use crate::message::{IdSource, Name, ShardId};
 
 /// A store in a folder of the local disk.
 ///
-/// One process at a time has it. What was reported as committed survives the crash of the process and of the machine.
+/// One process at a time has it; others may [read](Self::read_only) it meanwhile. What was reported as committed survives the
+/// crash of the process and of the machine. In memory it keeps where the newest turn of each stream is: 38 to 75 bytes for each
+/// stream that there ever was, and 8 bytes for each 256 events.
 ///
 /// ```no_run
 /// use whizbang::store::embedded::EmbeddedStore;
@@ -205,7 +209,7 @@ impl EmbeddedStore {
         self.inner.step();
         self.settle(self.inner.journal.durable(location + 1)).await?;
         let writer = shard::Writer::new(Arc::clone(&self.inner), Arc::clone(&shard), epoch, listener);
-        let reader = Reader::new(Arc::clone(&self.inner), shard);
+        let reader = Reader::new(Arc::clone(&self.inner) as _, shard);
         Ok(ShardHandle { writer: Box::new(writer), reader: Arc::new(reader) })
     }
 
@@ -278,7 +282,8 @@ impl Store for EmbeddedStore {
 
     fn read<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<Option<Arc<dyn ShardReader>>, StoreError>> {
         let found = self.inner.registry.lock().by_id.get(shard).cloned();
-        let reader = found.map(|shard| Arc::new(Reader::new(Arc::clone(&self.inner), shard)) as Arc<dyn ShardReader>);
+        let reader =
+            found.map(|shard| Arc::new(Reader::new(Arc::clone(&self.inner) as _, shard)) as Arc<dyn ShardReader>);
         async move { Ok(reader) }.boxed()
     }
 

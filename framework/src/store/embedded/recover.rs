@@ -53,10 +53,7 @@ pub(super) fn recover(
 ) -> Result<Recovered, StoreError> {
     let saved = checkpoint::newest(disk, hasher)?;
     let from = saved.last.unwrap_or(Place::FIRST);
-    let mut log = Log { segments, hasher, names: Names::default(), shards: saved.shards, domains: HashMap::new() };
-    for shard in &log.shards {
-        log.domains.insert(shard.id.domain.clone(), shard.shards);
-    }
+    let mut log = Log::new(segments, hasher, saved.shards);
     if segments.all().is_empty() {
         if saved.last.is_some() {
             return Err(shorter(disk, from));
@@ -104,7 +101,7 @@ pub(super) fn recover(
 }
 
 /// The error for a log that ends before something that a checkpoint knows: it was written after that was durable.
-fn shorter(disk: &Arc<dyn Disk>, place: Place) -> StoreError {
+pub(super) fn shorter(disk: &Arc<dyn Disk>, place: Place) -> StoreError {
     StoreError::Corrupt {
         file: disk.path(&segment::name(place.segment)),
         offset: place.offset,
@@ -112,16 +109,24 @@ fn shorter(disk: &Arc<dyn Disk>, place: Place) -> StoreError {
     }
 }
 
-struct Log<'a> {
+/// The shards as the log's records make them.
+pub(super) struct Log<'a> {
     segments: &'a Segments,
     hasher: &'a StreamHasher,
     names: Names,
-    shards: Vec<ShardLog>,
+    pub(super) shards: Vec<ShardLog>,
     domains: HashMap<Name, u16>,
 }
 
-impl Log<'_> {
-    fn take(&mut self, location: Location, bytes: &[u8]) -> Result<(), StoreError> {
+impl<'a> Log<'a> {
+    /// Goes on from the shards of a checkpoint.
+    pub(super) fn new(segments: &'a Segments, hasher: &'a StreamHasher, shards: Vec<ShardLog>) -> Self {
+        let domains = shards.iter().map(|shard| (shard.id.domain.clone(), shard.shards)).collect();
+        Self { segments, hasher, names: Names::default(), shards, domains }
+    }
+
+    /// Takes in the record at `location`, unless the checkpoint knew it.
+    pub(super) fn take(&mut self, location: Location, bytes: &[u8]) -> Result<(), StoreError> {
         self.apply(location, bytes).map_err(|Malformed(reason)| self.segments.damaged(location, reason))
     }
 

@@ -43,13 +43,29 @@ pub(super) struct End {
 pub(super) fn scan(
     segments: &Segments,
     from: Place,
+    take: impl FnMut(Location, &[u8]) -> Result<(), StoreError>,
+) -> Result<End, StoreError> {
+    let end = follow(segments, from, take)?;
+    match sign_of_life(segments, end.place)? {
+        Some(sign) => Err(damaged(segments, end.place, &sign)?),
+        None => Ok(end),
+    }
+}
+
+/// Reads all whole batches from `from` on up to the first that is not there, for whatever reason.
+///
+/// # Errors
+/// What `take` finds wrong.
+pub(super) fn follow(
+    segments: &Segments,
+    from: Place,
     mut take: impl FnMut(Location, &[u8]) -> Result<(), StoreError>,
 ) -> Result<End, StoreError> {
     let all = segments.all();
     let mut rest = all.iter().skip_while(|segment| segment.number < from.segment);
     let mut place = from;
     let mut end = End { place, last: None, marked: false };
-    let Some(mut segment) = rest.next() else { return Ok(end) };
+    let Some(segment) = rest.next() else { return Ok(end) };
     let mut window = Window::open(segments, segment)?;
     loop {
         match window.batch(place)? {
@@ -68,20 +84,23 @@ pub(super) fn scan(
                 // The batch may be in a later segment, if there was no room for it here.
                 let Some(next) = first_with(segments, rest.clone(), place.batch)? else { break };
                 place = Place { segment: next.number, offset: FIRST_OFFSET, batch: place.batch };
-                (segment, window) = (next, Window::open(segments, next)?);
+                window = Window::open(segments, next)?;
                 rest.by_ref().find(|segment| segment.number == next.number);
             }
         }
     }
-    if let Some(Sign { segment: other, offset, number }) = sign_of_life(segments, &all, place)? {
-        let reason = format!(
-            "batch {} is damaged: it was durable once, as what stands at byte {offset} of {} with number {number} shows",
-            place.batch,
-            segments.path(&other),
-        );
-        return Err(segments.damaged(segment.start + place.offset, &reason));
-    }
     Ok(end)
+}
+
+/// The error for a batch at `place` that was whole once, as `sign` shows.
+pub(super) fn damaged(segments: &Segments, place: Place, sign: &Sign) -> Result<StoreError, StoreError> {
+    let Sign { segment, offset, number } = sign;
+    let reason = format!(
+        "batch {} is damaged: it was durable once, as what stands at byte {offset} of {} with number {number} shows",
+        place.batch,
+        segments.path(segment),
+    );
+    Ok(segments.damaged(segments.location(place)?, &reason))
 }
 
 /// The segment that begins with the whole batch of this number. Segments with nothing in them may come before it: they were
@@ -102,15 +121,15 @@ fn first_with<'a>(
 }
 
 /// Something that was written after a batch was durable.
-struct Sign {
+pub(super) struct Sign {
     segment: Arc<Segment>,
     offset: u64,
     number: u64,
 }
 
 /// Something at or behind `place` that was written after the batch which should be there.
-fn sign_of_life(segments: &Segments, all: &[Arc<Segment>], place: Place) -> Result<Option<Sign>, StoreError> {
-    for segment in all.iter().filter(|segment| segment.number >= place.segment) {
+pub(super) fn sign_of_life(segments: &Segments, place: Place) -> Result<Option<Sign>, StoreError> {
+    for segment in segments.all().iter().filter(|segment| segment.number >= place.segment) {
         let mut window = Window::open(segments, segment)?;
         let mut offset = if segment.number == place.segment { place.offset } else { FIRST_OFFSET };
         while offset + BATCH_BYTES as u64 <= segment.size {

@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use super::super::record::Location;
 use super::disk::{Disk, DiskFile};
 use super::frame::sum;
+use super::scan::Place;
 use super::{EmbeddedConfig, failure};
 use crate::store::StoreError;
 
@@ -96,6 +97,12 @@ impl Segments {
         if !cfg!(plant = "names_are_trusted_at_the_start") {
             disk.sync().map_err(failure("flushing the store's folder"))?;
         }
+        Self::read(disk)
+    }
+
+    /// Finds the segments that are there, and changes nothing.
+    pub(super) fn read(disk: &Arc<dyn Disk>) -> Result<Self, StoreError> {
+        let names = disk.names().map_err(failure("listing the store's folder"))?;
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok()).collect();
         numbers.sort_unstable();
         let segments = Self {
@@ -177,6 +184,15 @@ impl Segments {
         let all = self.all.read();
         let nth = all.partition_point(|segment| segment.start <= location).checked_sub(1)?;
         all.get(nth).filter(|segment| location < segment.end()).cloned()
+    }
+
+    /// The location of a place.
+    pub(super) fn location(&self, place: Place) -> Result<Location, StoreError> {
+        let all = self.all.read();
+        let segment = all.iter().find(|segment| segment.number == place.segment);
+        // A log of nothing yet begins where its first segment will.
+        let start = segment.map(|segment| segment.start).or((place == Place::FIRST).then_some(0));
+        start.map(|start| start + place.offset).ok_or(StoreError::Closed)
     }
 
     /// A segment's file.

@@ -15,6 +15,7 @@ use super::inner::Inner;
 use super::journal::Refused;
 use super::log::LogReader;
 use super::recover::ShardLog;
+use super::segment::Segments;
 use super::snapshots::{Named, Stored};
 use crate::clock::Timestamp;
 use crate::message::{MessageId, Name, ShardId};
@@ -163,25 +164,48 @@ impl ShardWriter for Writer {
     }
 }
 
+/// Where the records behind an index are.
+pub(super) trait Source: Send + Sync {
+    fn segments(&self) -> &Segments;
+    /// Every record before this is committed.
+    fn committed(&self) -> Location;
+    /// A snapshot that is kept, if it can be read.
+    fn snapshot(&self, stored: Stored, actor: &str, key: &str) -> Option<Placed>;
+}
+
+impl Source for Inner {
+    fn segments(&self) -> &Segments {
+        &self.segments
+    }
+
+    fn committed(&self) -> Location {
+        self.journal.committed()
+    }
+
+    fn snapshot(&self, stored: Stored, actor: &str, key: &str) -> Option<Placed> {
+        self.snapshots.read(stored, actor, key)
+    }
+}
+
 pub(super) struct Reader {
-    store: Arc<Inner>,
+    store: Arc<dyn Source>,
     shard: Arc<Shard>,
 }
 
 impl Reader {
-    pub(super) fn new(store: Arc<Inner>, shard: Arc<Shard>) -> Self {
+    pub(super) fn new(store: Arc<dyn Source>, shard: Arc<Shard>) -> Self {
         Self { store, shard }
     }
 
     /// Looks at the index, brought up to what is committed.
     fn look<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.shard.state.lock();
-        state.index.commit(self.store.journal.committed());
+        state.index.commit(self.store.committed());
         look(&mut state)
     }
 
     fn log(&self) -> LogReader<'_> {
-        LogReader::new(&self.store.segments)
+        LogReader::new(self.store.segments())
     }
 
     fn load_now(&self, actor: &str, key: &str, use_snapshot: bool) -> Result<StreamState, StoreError> {
@@ -198,7 +222,7 @@ impl Reader {
         let snapshot = match (use_snapshot, fresh, stored) {
             (false, ..) => None,
             (true, Some(fresh), _) => Some(fresh),
-            (true, None, stored) => stored.and_then(|stored| self.store.snapshots.read(stored, actor, key)),
+            (true, None, stored) => stored.and_then(|stored| self.store.snapshot(stored, actor, key)),
         };
         walk::load(&self.log(), head, actor, key, snapshot)
     }
