@@ -11,8 +11,8 @@ An order business of six services that meet only through messages.
     shop [OPTIONS] [FILE...]
         Places the orders of the files, or made-up ones, waits until each is confirmed or cancelled, and reports. Stopped at
         any moment and started again with the same data it goes on.
-    shop flow ORDER [--html FILE]     the way of one order through all services
-    shop report                       the report of what has happened so far
+    shop flow ORDER [--html FILE]     the way of one order through all services, as far as it has come
+    shop report                       the report of what has happened so far, also while services are at work
     shop serve SERVICE --nats URL     one service, until it is told to end: orders, inventory, payments, shipping,
                                       notifications, analytics
     shop place --nats URL [FILE...]   places orders with services that run elsewhere, and waits for them
@@ -27,7 +27,7 @@ An order business of six services that meet only through messages.
     --help        this
 
 Exit code: 0 all is well, 1 an order is open or a balance is off, 2 the call was wrong, 3 all is well but some orders of the
-files were refused, 4 the shop could not work.
+files were refused, 4 the shop could not work, 5 services are at work and not everything has come to its end yet.
 ";
 
 /// What is to be done.

@@ -9,13 +9,11 @@ use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
 
-use shop::analytics::Sales;
 use shop::flow::Flow;
 use shop::link::Link;
 use shop::report::tally;
 use shop::run::Counter;
 use shop::service::{Home, Service, ShopError, at};
-use whizbang::bridge::loopback::LoopbackHub;
 
 use arguments::{Arguments, Task};
 use bar::Bar;
@@ -96,7 +94,7 @@ async fn place_only(arguments: &Arguments) -> Result<ExitCode, ShopError> {
     let home = Home::open(&arguments.data)?;
     let link = Link::new(arguments.nats.as_deref(), &arguments.data)?;
     let complaints = place_and_wait(arguments, &home, &link).await?;
-    say("all orders have ended; stop the services and see `shop report`\n");
+    say("all orders have ended; see `shop report`\n");
     Ok(complaints.code())
 }
 
@@ -138,27 +136,24 @@ async fn place_and_wait(arguments: &Arguments, home: &Home, link: &Link) -> Resu
     Ok(complaints)
 }
 
-/// Counts and shows the report. Says how it went: 1 if something is open or off, otherwise what the complaints say.
+/// Counts and shows the report. Says how it went: 5 if something may be under way, 1 if something is open or off, otherwise
+/// what the complaints say.
 async fn report_on(arguments: &Arguments, home: &Home, complaints: &Complaints) -> Result<ExitCode, ShopError> {
-    let report = tally(home, &believed(home).await?).await?;
+    let report = tally(home).await?;
     say(&report);
     if let Some(file) = &arguments.json {
         let json = serde_json::to_string_pretty(&report).map_err(std::io::Error::from)?;
         std::fs::write(file, json + "\n").map_err(at(file))?;
     }
     let faults = report.faults();
+    if report.is_under_way() {
+        say(format_args!("running: {} orders open\n", report.orders.open));
+        return Ok(ExitCode::from(5));
+    }
     for fault in &faults {
         eprintln!("shop: {fault}");
     }
     Ok(if faults.is_empty() { complaints.code() } else { ExitCode::FAILURE })
-}
-
-/// What analytics believes: its node is started alone and asked. Its views are those that it has saved.
-async fn believed(home: &Home) -> Result<Sales, ShopError> {
-    let analytics = Service::Analytics.start(home, LoopbackHub::new().bridge()).await?;
-    let sales = Counter::new(analytics.client(), &mut |_| {}).sales().await?;
-    analytics.stop().await?;
-    Ok(sales)
 }
 
 /// Says something on the standard output. Whoever has stopped listening has heard enough.

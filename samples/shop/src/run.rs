@@ -10,8 +10,8 @@ use whizbang::prelude::*;
 use crate::analytics::{AskBooks, AskRevenue, Sales};
 use crate::intake::{CATALOG, product};
 use crate::inventory::Restock;
-use crate::notifications;
 use crate::orders::{AskProgress, Counts, PlaceOrder, Placing};
+use crate::report::mails_in;
 use crate::service::{Home, ShopError};
 
 /// How many orders are open at a time: more of them would only wait in line.
@@ -129,7 +129,7 @@ impl<'a> Counter<'a> {
             let even = known && sums.are_even() && counts.placed == counts.ended();
             let ended = even && self.sales().await?.orders == counts.confirmed;
             // Looked for last: there may be very many.
-            let mails = if ended { notifications::count(&home.mails())? } else { 0 };
+            let mails = if ended { mails_in(&home.mails())? } else { 0 };
             if ended && mails >= counts.ended() {
                 return Ok(());
             }

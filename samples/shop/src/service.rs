@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use whizbang::bridge::Bridge;
 use whizbang::prelude::*;
 use whizbang::store::StoreError;
-use whizbang::store::embedded::EmbeddedStore;
+use whizbang::store::embedded::{EmbeddedStore, ReadOnlyStore};
 use whizbang::{NodeConfig, Retry};
 
 use crate::analytics::{Books, Revenue};
@@ -77,7 +77,10 @@ impl Service {
         let node = match self {
             Self::Orders => node.host::<Order>().host::<Fulfilment>().projection::<Progress>(),
             Self::Inventory => node.host::<Stock>(),
-            Self::Payments => node.host::<Payment>().worker(Cashier::new(home.provider()?)).retry(PATIENT),
+            Self::Payments => node
+                .host::<Payment>()
+                .worker(Cashier::new(Provider::open(&home.ledger(), Habits::default())?))
+                .retry(PATIENT),
             Self::Shipping => node.host::<Shipment>(),
             Self::Notifications => node.worker(Mailer::new(&home.mails())?),
             Self::Analytics => node.projection::<Revenue>().projection::<Books>(),
@@ -128,17 +131,26 @@ impl Home {
         }
     }
 
+    /// Looks into the store of a service, whoever works with it; `None` if the service has never been there.
+    ///
+    /// # Errors
+    /// What reading a store can meet.
+    pub fn look(&self, service: Service) -> Result<Option<ReadOnlyStore>, ShopError> {
+        match EmbeddedStore::read_only(self.folder.join(service.name())) {
+            Ok(store) => Ok(Some(store)),
+            Err(StoreError::Missing { .. }) => Ok(None),
+            Err(error) => Err(ShopError::Node(error.into())),
+        }
+    }
+
     /// The folder of the e-mails.
     pub fn mails(&self) -> PathBuf {
         self.folder.join(MAILS)
     }
 
-    /// The payment provider, with its ledger.
-    ///
-    /// # Errors
-    /// What opening a file can meet.
-    pub fn provider(&self) -> io::Result<Provider> {
-        Provider::open(&self.folder.join(LEDGER), Habits::default())
+    /// The file in which the payment provider keeps its ledger.
+    pub fn ledger(&self) -> PathBuf {
+        self.folder.join(LEDGER)
     }
 }
 

@@ -11,7 +11,9 @@ use shop::inventory::{Released, Reserved, Restock, Stock, TakenAway};
 use shop::orders::{
     Cart, Fulfilment, Line, Order, OrderCancelled, OrderConfirmed, PaymentOverdue, PlaceOrder, Progress,
 };
-use shop::payments::{Cashier, Habits, Payment, PaymentDeclined, PaymentRefunded, PaymentTaken, Provider};
+use shop::payments::{
+    Cashier, Habits, Payment, PaymentDeclined, PaymentRefunded, PaymentTaken, Provider, balance_cents,
+};
 use shop::payments::{RefundPayment, TakePayment};
 use shop::shipping::{ParcelSent, Ship, Shipment};
 use tempfile::TempDir;
@@ -96,8 +98,7 @@ fn cluster(sim: Sim) -> Sim {
         .service("analytics", |node| node.projection::<Revenue>())
         .at_end(move |world| {
             let sold: u64 = world.events::<OrderConfirmed>().iter().map(|(_, order)| order.cart.total_cents()).sum();
-            let provider = Provider::open(&folder.path().join("ledger"), HABITS).map_err(|error| error.to_string())?;
-            match provider.balance_cents() {
+            match balance_cents(&folder.path().join("ledger")).map_err(|error| error.to_string())? {
                 balance if balance == i64::try_from(sold).unwrap_or(i64::MAX) => Ok(()),
                 balance => Err(format!("{sold} cents were sold and the provider holds {balance}")),
             }

@@ -162,6 +162,9 @@ impl Recount {
         latencies.sort_unstable();
         // The nearest rank: the smallest value that so many of a hundred do not exceed.
         let rank = |part: usize| latencies[(latencies.len() * part).div_ceil(100) - 1];
+        let overdue = |story: &&OrderStory| story.cancelled_because.as_deref() == Some("payments.overdue");
+        let answered = self.orders.values().filter(|story| !overdue(story));
+        let answered = answered.map(|story| story.ended_at.saturating_sub(story.placed_at)).max().unwrap_or(0);
         let begin = self.orders.values().map(|story| story.placed_at).min().unwrap();
         let end = self.orders.values().map(|story| story.ended_at).max().unwrap();
         let counted = json!({
@@ -183,7 +186,8 @@ impl Recount {
             "emails": self.mails,
             "analytics": { "revenue_cents": revenue, "matches_log": true },
             "dead_letters": 0,
-            "latency_ms": { "p50": rank(50), "p99": rank(99) },
+            "running": false,
+            "latency_ms": { "p50": rank(50), "p99": rank(99), "max": rank(100), "max_answered": answered },
         });
         let mut reported = report.clone();
         let rate = reported.as_object_mut().unwrap().remove("rate_orders_per_s").unwrap().as_f64().unwrap();

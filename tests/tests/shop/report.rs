@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::recount::Recount;
-use crate::shop::Shop;
+use crate::shop::{Shop, assert_balanced, said};
 
 #[test]
 fn the_report_says_what_is_counted_again_from_the_raw_logs() {
@@ -28,7 +28,8 @@ fn the_report_has_the_form_that_programs_rely_on() {
             "analytics": { "revenue_cents": "whole", "matches_log": "bool" },
             "dead_letters": "whole",
             "rate_orders_per_s": "number",
-            "latency_ms": { "p50": "whole", "p99": "whole" },
+            "running": "bool",
+            "latency_ms": { "p50": "whole", "p99": "whole", "max": "whole", "max_answered": "whole" },
         })
     );
 }
@@ -79,6 +80,33 @@ fn killed_in_mid_run_the_report_says_what_is_open() {
     assert!(report["orders"]["open"].as_u64().unwrap() > 0, "{report:#}");
     let said = shop.says(&["report"], 1);
     assert!(said.contains("orders are open"), "{said}");
+}
+
+#[test]
+fn in_mid_run_the_report_and_the_way_of_an_order_say_how_far_it_is() {
+    let shop = Shop::new();
+    let run = shop.start(&["--orders", "600", "--processes"]);
+    let (mut last, mut reports) = (0, 0);
+    // Exit code 5: services are at work, and not everything has come to its end.
+    while shop.mails() < 300 {
+        let output = shop.run(&["report", "--json", shop.file("running.json").to_str().unwrap()]);
+        if matches!(output.status.code(), Some(0 | 4)) && last == 0 {
+            continue; // There is no shop yet, or no order in it.
+        }
+        assert_eq!(output.status.code(), Some(5), "{}", said(&output));
+        assert!(said(&output).contains("orders open") && !said(&output).contains("OFF"), "{}", said(&output));
+        let report: Value = serde_json::from_slice(&std::fs::read(shop.file("running.json")).unwrap()).unwrap();
+        assert_eq!(report["running"], true);
+        let placed = report["orders"]["placed"].as_u64().unwrap();
+        assert!(placed >= last, "it has had {last} orders and has {placed}");
+        last = placed;
+        reports += 1;
+    }
+    assert!(reports >= 2 && last > 0, "{reports} reports in mid-run");
+    let flow = shop.says(&["flow", "ord-1-0000001"], 0);
+    assert!(flow.contains("OrderPlaced") && flow.contains("Reserved"), "{flow}");
+    assert_eq!(run.end(), Some(0), "nobody has hindered it");
+    assert_balanced(&shop.report(&["report"], 0), 600);
 }
 
 #[test]

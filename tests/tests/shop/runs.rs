@@ -1,9 +1,13 @@
 //! All orders end and all balances hold: in one process, over NATS, as processes, and as parts that a person starts.
 
+use std::time::Duration;
+
+use serde_json::Value;
+use whizbang_tests::eventually;
 use whizbang_tests::nats::{NatsServer, Release};
 
 use crate::recount::Recount;
-use crate::shop::{SERVICES, Shop, assert_balanced};
+use crate::shop::{SERVICES, Shop, assert_balanced, said as said_by};
 
 #[test]
 fn in_one_process_every_order_ends_and_all_balances_hold() {
@@ -41,9 +45,16 @@ fn the_parts_of_the_shop_work_when_a_person_runs_them_by_hand() {
     let said = shop.says(&["place", "--orders", "50", "--nats", &server.url()], 0);
     assert!(said.contains("all orders have ended"), "{said}");
 
-    // Nobody reads the stores while the services have them.
-    let said = shop.says(&["report"], 4);
-    assert!(said.contains("another process works with the store of"), "{said}");
+    // What analytics has heard last is saved a moment later.
+    let report = eventually("the report of the running shop to be even", Duration::from_secs(60), || {
+        let report = shop.run(&["report", "--json", shop.file("running.json").to_str().unwrap()]);
+        matches!(report.status.code(), Some(0)).then_some(report)
+    });
+    assert!(said_by(&report).contains("balanced"), "{}", said_by(&report));
+    let report: Value = serde_json::from_slice(&std::fs::read(shop.file("running.json")).unwrap()).unwrap();
+    assert_eq!(report["running"], true, "{report:#}");
+    assert_balanced(&report, 50);
+    assert!(shop.says(&["flow", "ord-1-0000003"], 0).contains("OrderPlaced"), "while the services are at work");
 
     for service in services {
         assert_eq!(service.stop(), Some(0));

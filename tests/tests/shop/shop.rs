@@ -56,10 +56,15 @@ impl Shop {
         Command::new(&self.program).args(arguments).current_dir(self.folder.path()).output().unwrap()
     }
 
+    /// Runs it to its end, however it ends.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
     /// Runs it to its end, which must have this exit code; what it has said.
     #[track_caller]
     pub(crate) fn says(&self, arguments: &[&str], code: i32) -> String {
-        let output = self.command(arguments).output().unwrap();
+        let output = self.run(arguments);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", said(&output));
         said(&output)
     }

@@ -37,7 +37,7 @@ pub struct Step {
 }
 
 impl Flow {
-    /// Puts together the way of an order. `None`: there is no such order. No node may work on the stores meanwhile.
+    /// Puts together the way of an order, as far as it has come. `None`: there is no such order.
     ///
     /// # Errors
     /// What reading a store can meet.

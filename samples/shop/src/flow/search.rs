@@ -4,7 +4,8 @@ use whizbang::Message;
 use whizbang::actor::Stateful;
 use whizbang::message::{Name, ShardId, shard_of};
 use whizbang::prelude::*;
-use whizbang::store::{Store, StoredTurn};
+use whizbang::store::StoredTurn;
+use whizbang::store::embedded::ReadOnlyStore;
 use whizbang::worker::stream_of;
 
 use crate::inventory::Stock;
@@ -27,23 +28,23 @@ pub(super) struct Found {
 
 /// All turns for an order, the one that placed it first; none if there is no such order.
 pub(super) async fn search(home: &Home, order: &str) -> Result<Vec<Found>, ShopError> {
-    let orders = home.store(Service::Orders).await?;
+    let orders = home.look(Service::Orders)?;
     let mut found = of_actor::<Order>(&orders, Service::Orders, order).await?;
     let Some(first) = found.first().map(|found| found.turn.clone()) else { return Ok(found) };
     found.extend(of_actor::<Fulfilment>(&orders, Service::Orders, order).await?);
 
-    let inventory = home.store(Service::Inventory).await?;
+    let inventory = home.look(Service::Inventory)?;
     for product in products(&first)? {
         found.extend(of_actor::<Stock>(&inventory, Service::Inventory, &product).await?);
     }
-    let payments = home.store(Service::Payments).await?;
+    let payments = home.look(Service::Payments)?;
     found.extend(of_actor::<Payment>(&payments, Service::Payments, order).await?);
     found.extend(of_worker::<Cashier>(&payments, Service::Payments, order).await?);
 
-    let shipping = home.store(Service::Shipping).await?;
+    let shipping = home.look(Service::Shipping)?;
     found.extend(of_actor::<Shipment>(&shipping, Service::Shipping, order).await?);
 
-    let notifications = home.store(Service::Notifications).await?;
+    let notifications = home.look(Service::Notifications)?;
     found.extend(of_worker::<Mailer>(&notifications, Service::Notifications, order).await?);
 
     // The streams of products and workers have the turns of all orders.
@@ -52,25 +53,34 @@ pub(super) async fn search(home: &Home, order: &str) -> Result<Vec<Found>, ShopE
 }
 
 /// The turns of an aggregate or saga.
-async fn of_actor<A: Stateful>(store: &impl Store, service: Service, key: &str) -> Result<Vec<Found>, ShopError> {
+async fn of_actor<A: Stateful>(
+    store: &Option<ReadOnlyStore>,
+    service: Service,
+    key: &str,
+) -> Result<Vec<Found>, ShopError> {
     let shard = shard_of(key, A::Domain::SHARDS);
     turns::<A::Domain>(store, service, (A::NAME, key), (shard, key)).await
 }
 
 /// The turns of a worker that it took for the shard of a key.
-async fn of_worker<W: Worker>(store: &impl Store, service: Service, key: &str) -> Result<Vec<Found>, ShopError> {
+async fn of_worker<W: Worker>(
+    store: &Option<ReadOnlyStore>,
+    service: Service,
+    key: &str,
+) -> Result<Vec<Found>, ShopError> {
     let shard = shard_of(key, W::Domain::SHARDS);
     turns::<W::Domain>(store, service, (W::NAME, ""), (shard, &stream_of(shard))).await
 }
 
 async fn turns<D: Domain>(
-    store: &impl Store,
+    store: &Option<ReadOnlyStore>,
     service: Service,
     (actor, key): (&'static str, &str),
     (shard, stream): (u16, &str),
 ) -> Result<Vec<Found>, ShopError> {
     let broken = |reason: String| ShopError::Log { service: D::NAME, reason };
-    let Some((shard, log)) = shard_log::<D>(store, shard).await? else { return Ok(Vec::new()) };
+    let Some(store) = store else { return Ok(Vec::new()) };
+    let Some((shard, log)) = shard_log::<D>(store, shard)? else { return Ok(Vec::new()) };
     let name = Name::new(actor).map_err(|error| broken(error.to_string()))?;
     let turns = log.history(&name, stream).await.map_err(|error| broken(error.to_string()))?;
     let found = |turn| Found { service, shard: shard.clone(), actor, key: key.to_owned(), turn };

@@ -84,19 +84,3 @@ fn address(customer: &str) -> String {
     let plain = plain.trim_matches('-');
     if plain.is_empty() { "customer".to_owned() } else { plain.to_owned() }
 }
-
-/// How many e-mails lie in a folder.
-///
-/// # Errors
-/// What reading a folder can meet; no folder is no e-mail.
-pub fn count(folder: &Path) -> io::Result<u64> {
-    let files = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        files => files?,
-    };
-    let mut count = 0;
-    for file in files {
-        count += u64::from(file?.path().extension().is_some_and(|extension| extension == "eml"));
-    }
-    Ok(count)
-}

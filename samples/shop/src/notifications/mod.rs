@@ -2,7 +2,7 @@
 
 mod mailer;
 
-pub use mailer::{Mailer, count};
+pub use mailer::Mailer;
 
 use whizbang::prelude::*;
 

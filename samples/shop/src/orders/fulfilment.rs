@@ -13,6 +13,9 @@ use crate::shipping::Ship;
 /// How long a payment may take before the order is cancelled.
 pub const PAYMENT_PATIENCE: Duration = Duration::from_secs(2);
 
+/// The code of the reason if it has taken longer.
+pub const OVERDUE: &str = "payments.overdue";
+
 /// The saga of one order; its key is the order's.
 #[derive(Saga, Default)]
 #[saga(
@@ -108,7 +111,7 @@ impl React<PaymentDeclined> for Fulfilment {
 
 impl Wake<PaymentOverdue> for Fulfilment {
     fn wake(&self, _: PaymentOverdue, effects: &mut Effects<Self>) {
-        self.give_up(Rejection::new("payments.overdue", "the payment took too long"), effects);
+        self.give_up(Rejection::new(OVERDUE, "the payment took too long"), effects);
     }
 }
 

@@ -7,7 +7,7 @@ mod fulfilment;
 mod order;
 mod progress;
 
-pub use fulfilment::{Fulfilment, PAYMENT_PATIENCE, PaymentOverdue};
+pub use fulfilment::{Fulfilment, OVERDUE, PAYMENT_PATIENCE, PaymentOverdue};
 pub use order::Order;
 pub use progress::{AskProgress, Counts, Progress};
 

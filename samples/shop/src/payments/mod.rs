@@ -9,7 +9,7 @@ mod provider;
 
 pub use cashier::Cashier;
 pub use payment::Payment;
-pub use provider::{Habits, Mood, Provider};
+pub use provider::{Habits, Mood, Provider, balance_cents};
 
 use whizbang::prelude::*;
 

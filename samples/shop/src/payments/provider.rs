@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -85,7 +85,24 @@ pub(super) enum ProviderError {
     Declined(&'static str),
     /// It cannot right now.
     #[error("the provider's ledger cannot be written")]
-    Ledger(#[from] std::io::Error),
+    Ledger(#[from] io::Error),
+}
+
+/// The lines of a ledger. One that was half written when somebody was killed was told to nobody.
+fn entries(ledger: &File) -> impl Iterator<Item = io::Result<Entry>> {
+    let lines = BufReader::new(ledger).split(b'\n');
+    lines.filter_map(|line| line.map(|line| serde_json::from_slice(&line).ok()).transpose())
+}
+
+/// What a provider has charged by its ledger, less what it has given back, in cents. No ledger is no charge.
+///
+/// # Errors
+/// What reading a file can meet.
+pub fn balance_cents(ledger: &Path) -> io::Result<i64> {
+    match File::open(ledger) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        ledger => entries(&ledger?).map(|entry| Ok(entry?.cents)).sum(),
+    }
 }
 
 /// A payment provider.
@@ -98,7 +115,6 @@ struct Books {
     ledger: File,
     /// The keys that were asked with.
     known: HashSet<String>,
-    balance_cents: i64,
     silent_until: HashMap<String, tokio::time::Instant>,
 }
 
@@ -115,27 +131,20 @@ impl Provider {
     ///
     /// # Errors
     /// What reading or creating the file can meet.
-    pub fn open(path: &Path, habits: Habits) -> std::io::Result<Self> {
+    pub fn open(path: &Path, habits: Habits) -> io::Result<Self> {
         let mut ledger = OpenOptions::new().create(true).read(true).append(true).open(path)?;
-        let mut bytes = Vec::new();
-        ledger.read_to_end(&mut bytes)?;
-        // The last line may be half written: then nobody was told of it.
-        let entries = bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Entry>(line).ok());
-        let (mut known, mut balance_cents) = (HashSet::new(), 0);
-        for entry in entries {
-            balance_cents += entry.cents;
-            known.insert(entry.key);
+        let known = entries(&ledger).map(|entry| Ok(entry?.key)).collect::<io::Result<_>>()?;
+        // What is written next must not be taken for the rest of a half written line.
+        let mut last = [b'\n'];
+        if ledger.metadata()?.len() > 0 {
+            ledger.seek(SeekFrom::End(-1))?;
+            ledger.read_exact(&mut last)?;
         }
-        if bytes.last().is_some_and(|byte| *byte != b'\n') {
+        if last != [b'\n'] {
             ledger.write_all(b"\n")?;
         }
-        let books = Books { ledger, known, balance_cents, silent_until: HashMap::new() };
+        let books = Books { ledger, known, silent_until: HashMap::new() };
         Ok(Self { habits, books: Mutex::new(books) })
-    }
-
-    /// What it has charged, less what it has given back, in cents.
-    pub fn balance_cents(&self) -> i64 {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner).balance_cents
     }
 
     /// Charges an order, once for each key, and answers with a receipt.
@@ -177,11 +186,10 @@ impl Provider {
             return Ok(false);
         }
         let entry = Entry { key: key.to_owned(), order: order.to_owned(), cents };
-        let mut line = serde_json::to_string(&entry).map_err(std::io::Error::from)?;
+        let mut line = serde_json::to_string(&entry).map_err(io::Error::from)?;
         line.push('\n');
         books.ledger.write_all(line.as_bytes())?;
         books.known.insert(entry.key);
-        books.balance_cents += cents;
         Ok(true)
     }
 }

@@ -1,10 +1,11 @@
-//! Reads a service's logs from its store, when no node works on it. Nothing is written.
+//! Reads a service's logs from its store, also while a node works with it. Nothing is written.
 
 use std::sync::Arc;
 
 use whizbang::Domain;
 use whizbang::message::{Name, ShardId};
-use whizbang::store::{ShardReader, Store, StoreError, StoredEvent};
+use whizbang::store::embedded::ReadOnlyStore;
+use whizbang::store::{ShardReader, StoreError, StoredEvent};
 
 use crate::service::ShopError;
 
@@ -16,13 +17,13 @@ const PAGE: usize = 1000;
 /// # Errors
 /// What reading a store can meet.
 pub async fn each_event<D: Domain>(
-    store: &impl Store,
+    store: &ReadOnlyStore,
     mut each: impl FnMut(&StoredEvent) -> Result<(), ShopError>,
 ) -> Result<u64, ShopError> {
     let broken = |error: StoreError| ShopError::Log { service: D::NAME, reason: error.to_string() };
     let mut dead = 0;
     for shard in 0..D::SHARDS {
-        let Some((_, reader)) = shard_log::<D>(store, shard).await? else { continue };
+        let Some((_, reader)) = shard_log::<D>(store, shard)? else { continue };
         let mut after = 0;
         loop {
             let events = reader.events(after, PAGE).await.map_err(broken)?;
@@ -35,17 +36,15 @@ pub async fn each_event<D: Domain>(
     Ok(dead)
 }
 
+/// A shard and its log.
+pub type ShardLog = (ShardId, Arc<dyn ShardReader>);
+
 /// The log of a shard of a domain; none if nothing was ever in it.
 ///
 /// # Errors
 /// What reading a store can meet.
-pub async fn shard_log<D: Domain>(
-    store: &impl Store,
-    shard: u16,
-) -> Result<Option<(ShardId, Arc<dyn ShardReader>)>, ShopError> {
-    let broken = |reason: String| ShopError::Log { service: D::NAME, reason };
-    let domain = Name::new(D::NAME).map_err(|error| broken(error.to_string()))?;
+pub fn shard_log<D: Domain>(store: &ReadOnlyStore, shard: u16) -> Result<Option<ShardLog>, ShopError> {
+    let domain = Name::new(D::NAME).map_err(|error| ShopError::Log { service: D::NAME, reason: error.to_string() })?;
     let shard = ShardId::new(domain, shard);
-    let reader = store.read(&shard).await.map_err(|error| broken(error.to_string()))?;
-    Ok(reader.map(|reader| (shard, reader)))
+    Ok(store.read(&shard).map(|reader| (shard, reader)))
 }

@@ -1,10 +1,12 @@
 //! The report: what has happened, counted from the stores' logs and not from what anybody believes.
 
 mod history;
+mod mails;
 mod table;
 mod tally;
 
-pub use history::{each_event, shard_log};
+pub use history::{ShardLog, each_event, shard_log};
+pub use mails::mails_in;
 pub use tally::tally;
 
 use std::collections::BTreeMap;
@@ -28,6 +30,8 @@ pub struct Report {
     pub analytics: Analytics,
     /// Messages that nobody could handle.
     pub dead_letters: u64,
+    /// Whether services were at work when their logs were read: what is not even may be under way.
+    pub running: bool,
     /// Orders that ended, per second between the first placing and the last end.
     pub rate_orders_per_s: f64,
     /// From an order's placing to its end.
@@ -91,9 +95,18 @@ pub struct Latency {
     pub p50: u64,
     /// All but one of a hundred were faster.
     pub p99: u64,
+    /// The slowest of all.
+    pub max: u64,
+    /// The slowest of those that were not given up because the payment provider said nothing.
+    pub max_answered: u64,
 }
 
 impl Report {
+    /// Whether services are at work and have not done everything yet. A dead letter does not go away by waiting.
+    pub fn is_under_way(&self) -> bool {
+        self.running && self.dead_letters == 0 && !self.faults().is_empty()
+    }
+
     /// What is wrong, in words; empty if everything is as it should be.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();

@@ -6,7 +6,12 @@ use super::Report;
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { orders, stock, money, .. } = self;
+        let Self { orders, stock, money, latency_ms, .. } = self;
+        let verdict = |holds: bool| match (holds, self.running) {
+            (true, _) => "balanced",
+            (false, true) => "under way",
+            (false, false) => "OFF",
+        };
         let mut row = |name: &str, value: String, remark: &str| writeln!(f, "{name:<26}{value:>14}  {remark}");
         row("orders placed", number(orders.placed), "")?;
         row("  confirmed", number(orders.confirmed), "")?;
@@ -14,7 +19,15 @@ impl fmt::Display for Report {
         for (code, count) in &self.cancelled_because {
             row(&format!("    {code}"), number(*count), "")?;
         }
-        row("  open", number(orders.open), if orders.open == 0 { "" } else { "OPEN" })?;
+        row(
+            "  open",
+            number(orders.open),
+            match (orders.open, self.running) {
+                (0, _) => "",
+                (_, true) => "under way",
+                (_, false) => "OPEN",
+            },
+        )?;
         row("stock at first", number(stock.initial), "")?;
         row("  shipped", number(stock.shipped), "")?;
         row("  on hand", signed(stock.on_hand), "")?;
@@ -28,13 +41,18 @@ impl fmt::Display for Report {
             row("dead letters", number(self.dead_letters), "LOOK AT THEM")?;
         }
         row("orders per second", format!("{:.0}", self.rate_orders_per_s), "")?;
-        row("placing to end, half", format!("{} ms", number(self.latency_ms.p50)), "")?;
-        row("placing to end, 99 of 100", format!("{} ms", number(self.latency_ms.p99)), "")
+        row("placing to end, half", millis(latency_ms.p50), "")?;
+        row("  99 of 100", millis(latency_ms.p99), "")?;
+        row("  all that were answered", millis(latency_ms.max_answered), "")?;
+        if latency_ms.max > latency_ms.max_answered {
+            row("  all", millis(latency_ms.max), "the provider said nothing until the timer rang")?;
+        }
+        Ok(())
     }
 }
 
-fn verdict(holds: bool) -> &'static str {
-    if holds { "balanced" } else { "OFF" }
+fn millis(value: u64) -> String {
+    format!("{} ms", number(value))
 }
 
 /// A number with a comma after each thousand.

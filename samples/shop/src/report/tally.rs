@@ -2,47 +2,54 @@
 
 use std::collections::HashMap;
 
+use whizbang::message::Name;
 use whizbang::prelude::*;
+use whizbang::projection::saved;
 use whizbang::store::StoredEvent;
+use whizbang::store::embedded::ReadOnlyStore;
 
 use super::history::each_event;
+use super::mails::mails_in;
 use super::{Analytics, Latency, MoneySums, OrderCounts, Report, StockSums};
-use crate::analytics::Sales;
+use crate::analytics::{AskRevenue, Revenue, Sales};
 use crate::inventory::{Inventory, Released, Reserved, Restocked, TakenAway};
-use crate::notifications;
-use crate::orders::{OrderCancelled, OrderConfirmed, OrderPlaced, Orders};
-use crate::payments::{PaymentRefunded, PaymentTaken, Payments};
+use crate::orders::{OVERDUE, OrderCancelled, OrderConfirmed, OrderPlaced, Orders};
+use crate::payments::{PaymentRefunded, PaymentTaken, Payments, balance_cents};
 use crate::service::{Home, Service, ShopError};
 use crate::shipping::{ParcelSent, Shipping};
 
-/// Counts the report. No node may work on the stores meanwhile; `believed` is what analytics has answered before.
+/// Counts the report. While services work it tells what they had done when each of their logs was read, one after the other.
 ///
 /// # Errors
 /// What reading a store can meet.
-pub async fn tally(home: &Home, believed: &Sales) -> Result<Report, ShopError> {
+pub async fn tally(home: &Home) -> Result<Report, ShopError> {
+    let mut books = Books { home, dead_letters: 0, running: false };
     let mut sold = Sold::default();
-    let mut dead = each_event::<Orders>(&home.store(Service::Orders).await?, |event| sold.count(event)).await?;
+    books.read::<Orders>(Service::Orders, |event| sold.count(event)).await?;
 
     let mut shelves = Shelves::default();
-    dead += each_event::<Inventory>(&home.store(Service::Inventory).await?, |event| shelves.count(event)).await?;
+    books.read::<Inventory>(Service::Inventory, |event| shelves.count(event)).await?;
 
     let mut sent = 0;
-    dead += each_event::<Shipping>(&home.store(Service::Shipping).await?, |event| {
-        sent += read::<ParcelSent>(event)?.map_or(0, |parcel| u64::from(parcel.quantity));
-        Ok(())
-    })
-    .await?;
+    books
+        .read::<Shipping>(Service::Shipping, |event| {
+            sent += read::<ParcelSent>(event)?.map_or(0, |parcel| u64::from(parcel.quantity));
+            Ok(())
+        })
+        .await?;
 
     let (mut charged_cents, mut refunded_cents) = (0, 0);
-    dead += each_event::<Payments>(&home.store(Service::Payments).await?, |event| {
-        charged_cents += read::<PaymentTaken>(event)?.map_or(0, |taken| taken.cents);
-        refunded_cents += read::<PaymentRefunded>(event)?.map_or(0, |refunded| refunded.cents);
-        Ok(())
-    })
-    .await?;
+    books
+        .read::<Payments>(Service::Payments, |event| {
+            charged_cents += read::<PaymentTaken>(event)?.map_or(0, |taken| taken.cents);
+            refunded_cents += read::<PaymentRefunded>(event)?.map_or(0, |refunded| refunded.cents);
+            Ok(())
+        })
+        .await?;
 
     let revenue_cents = sold.sales.cents;
-    let ledger = home.provider()?.balance_cents();
+    let ledger = balance_cents(&home.ledger())?;
+    let believed = books.believed()?;
     let even = charged_cents.checked_sub(refunded_cents) == Some(revenue_cents);
     let agreed = shelves.shipped == sent && sent == sold.pieces;
     let stock = shelves.sums(agreed);
@@ -54,11 +61,48 @@ pub async fn tally(home: &Home, believed: &Sales) -> Result<Report, ShopError> {
             revenue_cents,
             conserved: even && u64::try_from(ledger) == Ok(revenue_cents),
         },
-        emails: notifications::count(&home.mails())?,
-        analytics: Analytics { revenue_cents: believed.cents, matches_log: *believed == sold.sales },
-        dead_letters: dead,
+        emails: mails_in(&home.mails())?,
+        analytics: Analytics { revenue_cents: believed.cents, matches_log: believed == sold.sales },
+        dead_letters: books.dead_letters,
+        running: books.running,
         ..sold.into_report()
     })
+}
+
+/// The stores of the services, read one after the other.
+struct Books<'a> {
+    home: &'a Home,
+    dead_letters: u64,
+    running: bool,
+}
+
+impl Books<'_> {
+    async fn read<D: Domain>(
+        &mut self,
+        service: Service,
+        each: impl FnMut(&StoredEvent) -> Result<(), ShopError>,
+    ) -> Result<(), ShopError> {
+        if let Some(store) = self.look(service)? {
+            self.dead_letters += each_event::<D>(&store, each).await?;
+        }
+        Ok(())
+    }
+
+    /// What analytics believes: the view that it has saved last.
+    fn believed(&mut self) -> Result<Sales, ShopError> {
+        let Some(store) = self.look(Service::Analytics)? else { return Ok(Sales::default()) };
+        let broken = |reason: String| ShopError::Log { service: Service::Analytics.name(), reason };
+        let name = Name::new(<Revenue as Projection>::NAME).map_err(|error| broken(error.to_string()))?;
+        let view = store.view(&name).map_err(|error| broken(error.to_string()))?;
+        let revenue = view.and_then(|view| saved::<Revenue>(&view)).unwrap_or_default();
+        Ok(revenue.answer(AskRevenue {}))
+    }
+
+    fn look(&mut self, service: Service) -> Result<Option<ReadOnlyStore>, ShopError> {
+        let store = self.home.look(service)?;
+        self.running |= store.as_ref().is_some_and(ReadOnlyStore::was_in_use);
+        Ok(store)
+    }
 }
 
 /// The event, if it is one of this type.
@@ -81,6 +125,8 @@ struct Sold {
     /// When the orders that are still open were placed.
     open: HashMap<String, u64>,
     latencies: Vec<u64>,
+    /// The longest of those that were not given up because the provider was silent.
+    answered_ms: u64,
     first: Option<u64>,
     last: u64,
 }
@@ -102,18 +148,21 @@ impl Sold {
                 *self.sales.by_product.entry(line.product.clone()).or_default() += cents;
                 *self.sales.by_city.entry(confirmed.cart.city.clone()).or_default() += cents;
             }
-            self.ended(&event.key, now);
+            self.ended(&event.key, now, true);
         } else if let Some(cancelled) = read::<OrderCancelled>(event)? {
             self.counts.cancelled += 1;
-            *self.because.entry(cancelled.reason.code().to_owned()).or_default() += 1;
-            self.ended(&event.key, now);
+            let code = cancelled.reason.code();
+            *self.because.entry(code.to_owned()).or_default() += 1;
+            self.ended(&event.key, now, code != OVERDUE);
         }
         Ok(())
     }
 
-    fn ended(&mut self, order: &str, now: u64) {
+    fn ended(&mut self, order: &str, now: u64, answered: bool) {
         if let Some(placed) = self.open.remove(order) {
-            self.latencies.push(now.saturating_sub(placed));
+            let took = now.saturating_sub(placed);
+            self.latencies.push(took);
+            self.answered_ms = self.answered_ms.max(if answered { took } else { 0 });
         }
         self.last = self.last.max(now);
     }
@@ -131,7 +180,7 @@ impl Sold {
         Report {
             orders: OrderCounts { open: self.open.len() as u64, ..self.counts.clone() },
             rate_orders_per_s: rate,
-            latency_ms: Latency { p50: at(50), p99: at(99) },
+            latency_ms: Latency { p50: at(50), p99: at(99), max: at(100), max_answered: self.answered_ms },
             cancelled_because: self.because,
             ..Report::default()
         }
