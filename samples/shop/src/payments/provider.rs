@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -105,10 +105,11 @@ pub fn balance_cents(ledger: &Path) -> io::Result<i64> {
     }
 }
 
-/// A payment provider.
+/// A payment provider. Clones are the same company, with the same books.
+#[derive(Clone)]
 pub struct Provider {
     habits: Habits,
-    books: Mutex<Books>,
+    books: Arc<Mutex<Books>>,
 }
 
 struct Books {
@@ -144,7 +145,7 @@ impl Provider {
             ledger.write_all(b"\n")?;
         }
         let books = Books { ledger, known, silent_until: HashMap::new() };
-        Ok(Self { habits, books: Mutex::new(books) })
+        Ok(Self { habits, books: Arc::new(Mutex::new(books)) })
     }
 
     /// Charges an order, once for each key, and answers with a receipt.
