@@ -80,7 +80,7 @@ impl Clock {
             Source::System => Timestamp(
                 SystemTime::now()
                     .duration_since(UNIX_EPOCH)
-                    .map_or(0, |span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
+                    .map_or(0, |span| span.as_secs().saturating_mul(1000) + u64::from(span.subsec_millis())),
             ),
             Source::Manual(millis) => Timestamp(millis.load(Ordering::Relaxed)),
             #[cfg(feature = "testing")]

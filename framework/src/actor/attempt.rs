@@ -86,7 +86,7 @@ impl<A: Stateful> KeyActor<A> {
         .entered();
         let facts = self.facts(envelope);
         let door = Rc::clone(&self.door);
-        let turned = self.turn(facts, Self::marked(&delivery), Vec::new(), true, |state, effects| {
+        let turned = self.turn(facts, &Self::marked(&delivery), Vec::new(), true, |state, effects| {
             door.decide(state, &delivery.work, &delivery.envelope, effects, false)
         });
         match turned {
@@ -121,7 +121,8 @@ impl<A: Stateful> KeyActor<A> {
             // A turn that is too large will never be smaller.
             failure => {
                 let id = delivery.envelope.id;
-                let before = self.state.failing.filter(|(message, _)| *message == id).map_or(0, |(_, count)| count);
+                let before =
+                    self.state.rest.failing.filter(|(message, _)| *message == id).map_or(0, |(_, count)| count);
                 let attempt = before + 1;
                 let retry = self.door.host.settings.retry.of(&delivery.envelope);
                 tracing::warn!(
@@ -171,7 +172,7 @@ impl<A: Stateful> KeyActor<A> {
 
     fn note_down(&mut self, envelope: &Envelope, marked: Marked, note: Note) -> Result<Appended, Failure> {
         let facts = self.facts(envelope);
-        self.turn(facts, marked, vec![note], false, |_, _| Ok(())).map(|turned| turned.appended)
+        self.turn(facts, &marked, vec![note], false, |_, _| Ok(())).map(|turned| turned.appended)
     }
 
     fn letter(&self, envelope: Envelope, reason: DeadLetterReason, error: String, attempts: u32) -> Note {
@@ -257,12 +258,12 @@ impl<A: Stateful> KeyActor<A> {
             let notes = turns.into_iter().flat_map(|turn| turn.notes);
             let mut letters: Vec<_> = notes
                 .filter_map(|note| match note {
-                    Note::DeadLetter(letter) if this.state.parked.contains(&letter.envelope.id) => Some(*letter),
+                    Note::DeadLetter(letter) if this.state.rest.parked.contains(&letter.envelope.id) => Some(*letter),
                     _ => None,
                 })
                 .collect();
             // A message that became a dead letter twice stands here twice: the later one tells how it stands.
-            letters.sort_by_key(|letter| this.state.parked.iter().position(|id| *id == letter.envelope.id));
+            letters.sort_by_key(|letter| this.state.rest.parked.iter().position(|id| *id == letter.envelope.id));
             letters.dedup_by_key(|letter| letter.envelope.id);
             this.redrive_next(letters.into(), delivery, permit, ctx);
         }));
@@ -277,7 +278,7 @@ impl<A: Stateful> KeyActor<A> {
     ) {
         while let Some(letter) = letters.pop_front() {
             let envelope = &letter.envelope;
-            if !self.state.parked.contains(&envelope.id) {
+            if !self.state.rest.parked.contains(&envelope.id) {
                 // A timer that was set or cleared by one before it.
                 continue;
             }
@@ -293,7 +294,7 @@ impl<A: Stateful> KeyActor<A> {
             let timers =
                 letters.iter().map(|letter| &letter.envelope).filter(|envelope| envelope.kind == Kind::Document);
             self.parked_timers = timers.map(|timer| (timer.id, timer.name.clone())).collect();
-            let turned = self.turn(facts, marked, notes, false, |state, effects| {
+            let turned = self.turn(facts, &marked, notes, false, |state, effects| {
                 door.decide(state, &work_of(envelope), envelope, effects, true)
             });
             self.parked_timers.clear();
@@ -307,7 +308,7 @@ impl<A: Stateful> KeyActor<A> {
 
     /// Throws a dead letter away.
     pub(crate) fn discard(&mut self, message: MessageId, delivery: Delivery, permit: Permit) {
-        if !self.state.parked.contains(&message) {
+        if !self.state.rest.parked.contains(&message) {
             return (delivery.settle)(Outcome::Unhandled);
         }
         match self.note_down(&delivery.envelope, Marked::None, Note::Resolved { message }) {

@@ -1,14 +1,12 @@
 //! Which of the user's functions takes a message, and what the framework adds to it.
 
-use bytes::Bytes;
-
 use super::door::TypeDoor;
 use super::effects::{Effects, Outgoing};
 use super::plan::{Role, Stateful};
 use super::state::KeyState;
 use super::turn::Failure;
 use super::undo::UndoChange;
-use crate::message::{CodecError, Domain, Envelope, Kind, MessageId, Wants, rejection_in};
+use crate::message::{CodecError, Domain, Envelope, Kind, MessageId, rejection_in};
 use crate::router::Work;
 
 impl From<CodecError> for Failure {
@@ -40,12 +38,17 @@ impl<A: Stateful> TypeDoor<A> {
         #[cfg(feature = "testing")]
         super::Trips::trip(A::Domain::NAME, envelope.id);
         // An ended saga, and one that undoes, takes note of what comes and does nothing.
-        let deaf = state.ended || state.undo.is_undoing();
+        let deaf = state.rest.ended || state.rest.undo.is_undoing();
         match work {
             Work::Handle => {
                 let decide = self.plan.commands.get(envelope.name.as_str()).ok_or(Failure::Unhandled)?;
                 decide(&state.user, envelope, effects)?;
-                self.reply_to_origin(envelope, effects);
+                let (time, codec) = (effects.turn.time, A::Domain::CODEC);
+                if let Some((to, envelope)) =
+                    envelope.reply(&self.domain, effects.rejected, time, codec, &effects.reply)
+                {
+                    effects.outgoing.push(Outgoing { to, envelope });
+                }
             }
             Work::React if !deaf => {
                 let name = (envelope.domain.as_str(), envelope.name.as_str());
@@ -73,7 +76,7 @@ impl<A: Stateful> TypeDoor<A> {
     ) -> Result<(), Failure> {
         let command = envelope.causation.unwrap_or(MessageId::from_u128(0));
         let rejection = rejection_in(envelope.codec, &envelope.payload)?;
-        let undo = &state.undo;
+        let undo = &state.rest.undo;
         if undo.is_waiting_for(command) {
             match rejection {
                 None => effects.undo.push(UndoChange::Undone { command }),
@@ -93,7 +96,7 @@ impl<A: Stateful> TypeDoor<A> {
                 Some(_) => UndoChange::Refused { command },
             });
         }
-        if undo.is_undoing() || state.ended {
+        if undo.is_undoing() || state.rest.ended {
             return Ok(());
         }
         match self.plan.replies.get(&(envelope.domain.as_str(), envelope.name.as_str())) {
@@ -102,37 +105,5 @@ impl<A: Stateful> TypeDoor<A> {
             None => {}
         }
         Ok(())
-    }
-
-    /// Adds the reply for the actor that sent the command, if it wants one.
-    fn reply_to_origin(&self, envelope: &Envelope, effects: &mut Effects<A>) {
-        let wanted = match envelope.wants {
-            Wants::Nothing => false,
-            Wants::Rejection => effects.rejected,
-            Wants::Reply => true,
-        };
-        let Some(origin) = envelope.origin.as_ref().filter(|_| wanted) else { return };
-        let to = origin.shard.clone();
-        let reply = Envelope {
-            id: MessageId::of_reply(effects.turn.id),
-            kind: Kind::Reply,
-            name: envelope.name.clone(),
-            version: envelope.version,
-            domain: self.domain.clone(),
-            to: Some(to.clone()),
-            key: origin.key.clone(),
-            actor: Some(origin.actor.clone()),
-            origin: None,
-            correlation: envelope.correlation,
-            causation: Some(envelope.id),
-            time: effects.turn.time,
-            deadline: None,
-            wants: Wants::Nothing,
-            traceparent: effects.turn.traceparent.as_deref().map(str::to_owned),
-            headers: Vec::new(),
-            codec: A::Domain::CODEC,
-            payload: Bytes::copy_from_slice(&effects.reply),
-        };
-        effects.outgoing.push(Outgoing { to, envelope: reply });
     }
 }

@@ -244,14 +244,18 @@ pub(crate) struct TypedDoor<A: Stateful, C: Command> {
 pub(crate) type Run<A, C> = fn(&A, C, &mut Effects<A>) -> Result<<C as Command>::Reply, Rejection>;
 
 impl<A: Stateful, C: Command> Ask<C> for TypedDoor<A, C> {
-    fn ask(&self, command: C, meta: AskMeta) -> Result<oneshot::Receiver<TypedReply<C>>, SendError> {
-        let (reply, receiver) = oneshot::channel();
+    fn ask(&self, command: C, meta: Option<Box<AskMeta>>, reply: oneshot::Sender<TypedReply<C>>) {
         let run = self.run;
-        let turn = |command, permit| TypedTurn { command, meta, run, reply, permit };
-        self.door.admit(command, C::key, false, turn).map(|()| receiver).map_err(|(refused, command)| match refused {
-            Refused::Busy => SendError::Busy { domain: C::Domain::NAME.to_owned() },
-            Refused::Stopped | Refused::NotHere => SendError::Stopped,
-            Refused::Key => SendError::Key { bytes: command.key().as_str().len() },
-        })
+        fn key<C: Command, R>((command, _): &(C, R)) -> Key<'_> {
+            command.key()
+        }
+        let turn = |(command, reply), permit| TypedTurn { command, meta, run, reply, permit };
+        if let Err((refused, (command, reply))) = self.door.admit((command, reply), key, false, turn) {
+            let _ = reply.send(Err(match refused {
+                Refused::Busy => SendError::Busy { domain: C::Domain::NAME.to_owned() },
+                Refused::Stopped | Refused::NotHere => SendError::Stopped,
+                Refused::Key => SendError::Key { bytes: command.key().as_str().len() },
+            }));
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What a handler asks for: nothing has happened yet.
 
-use std::any::TypeId;
+use std::any::{Any, TypeId};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -22,8 +22,11 @@ pub struct Effects<A: Stateful> {
     pub(crate) turn: TurnFacts,
     pub(crate) plan: Rc<Plan<A>>,
     pub(crate) payloads: Vec<u8>,
-    pub(crate) events: Vec<EventSlot>,
-    pub(crate) apply: Vec<ApplyLater<A>>,
+    pub(super) events: Vec<EventSlot>,
+    /// One for each of `events`; those behind are empty, and kept for the next turn.
+    recorded: Vec<Box<dyn Recorded<A>>>,
+    /// Whether those of this turn are applied, and so empty as well.
+    applied: bool,
     pub(crate) outgoing: Vec<Outgoing>,
     pub(crate) timers: Vec<TimerSlot>,
     pub(crate) undo: Vec<UndoChange>,
@@ -36,8 +39,33 @@ pub struct Effects<A: Stateful> {
     fresh_ids: u32,
 }
 
-/// Applies one recorded event to the state.
-type ApplyLater<A> = Box<dyn FnOnce(&mut A)>;
+/// The place of one recorded event until it is applied.
+trait Recorded<A>: Any {
+    /// Applies it to the state, if there still is one.
+    fn apply(&mut self, state: &mut A);
+    /// Throws it away.
+    fn clear(&mut self);
+}
+
+struct Place<A, M> {
+    event: Option<M>,
+    apply: fn(&M, &mut A),
+}
+
+impl<A: 'static, M: 'static> Recorded<A> for Place<A, M> {
+    fn apply(&mut self, state: &mut A) {
+        if let Some(event) = self.event.take() {
+            (self.apply)(&event, state);
+        }
+    }
+
+    fn clear(&mut self) {
+        self.event = None;
+    }
+}
+
+/// How many places of recorded events are kept for the next turn.
+const KEPT: usize = 16;
 
 /// What is known about the turn that is taken.
 #[derive(Clone, Debug)]
@@ -50,7 +78,7 @@ pub(crate) struct TurnFacts {
 }
 
 /// An event that is to be recorded; its bytes are in the effects' payloads.
-pub(crate) struct EventSlot {
+pub(super) struct EventSlot {
     pub(crate) name: &'static str,
     pub(crate) version: u32,
     pub(crate) payload: Range<usize>,
@@ -81,7 +109,8 @@ impl<A: Stateful> Effects<A> {
             plan,
             payloads: Vec::new(),
             events: Vec::new(),
-            apply: Vec::new(),
+            recorded: Vec::new(),
+            applied: false,
             outgoing: Vec::new(),
             timers: Vec::new(),
             undo: Vec::new(),
@@ -106,8 +135,11 @@ impl<A: Stateful> Effects<A> {
     /// Throws away what was asked for so far, the reply not.
     fn discard(&mut self) {
         self.payloads.clear();
+        if !std::mem::take(&mut self.applied) {
+            self.recorded.iter_mut().take(self.events.len()).for_each(|recorded| recorded.clear());
+        }
+        self.recorded.truncate(KEPT);
         self.events.clear();
-        self.apply.clear();
         self.outgoing.clear();
         self.timers.clear();
         self.undo.clear();
@@ -134,6 +166,29 @@ impl<A: Stateful> Effects<A> {
             self.error.get_or_insert(error);
         }
         start..self.payloads.len()
+    }
+
+    /// Takes down an event: its bytes for the log, itself for the state.
+    pub(crate) fn take_down<M: Message>(&mut self, event: M, apply: fn(&M, &mut A)) {
+        let payload = self.put(A::Domain::CODEC, &event);
+        // Nearly every turn records what the turn before it has recorded: its place needs no new allocation.
+        let place = self.recorded.get_mut(self.events.len()).map(|place| &mut **place as &mut dyn Any);
+        match place.and_then(|place| place.downcast_mut::<Place<A, M>>()) {
+            Some(place) => place.event = Some(event),
+            None => {
+                self.recorded.truncate(self.events.len());
+                self.recorded.push(Box::new(Place { event: Some(event), apply }));
+            }
+        }
+        self.events.push(EventSlot { name: M::NAME, version: M::VERSION, payload });
+    }
+
+    /// Applies what was recorded, in its order.
+    pub(crate) fn apply_to(&mut self, state: &mut A) {
+        for recorded in self.recorded.iter_mut().take(self.events.len()) {
+            recorded.apply(state);
+        }
+        self.applied = true;
     }
 
     /// Sends a command to the owner of its domain once the turn is committed.
@@ -199,24 +254,16 @@ impl<A: Stateful> Effects<A> {
         };
         let to = ShardId::new(domain.clone(), planned.shard);
         let envelope = Envelope {
-            id,
-            kind: Kind::Command,
-            name,
             version: planned.version,
-            domain,
             to: Some(to.clone()),
             codec: planned.codec(),
             key: planned.key,
-            actor: None,
-            origin: None,
             correlation: self.turn.correlation,
             causation: Some(self.turn.id),
-            time: self.turn.time,
-            deadline: None,
             wants,
             traceparent: self.turn.traceparent.as_deref().map(str::to_owned),
-            headers: Vec::new(),
             payload: Bytes::from(planned.payload),
+            ..Envelope::new(id, Kind::Command, domain, name, self.turn.time)
         };
         self.outgoing.push(Outgoing { to, envelope });
     }

@@ -13,7 +13,7 @@ use super::plan::Stateful;
 use super::state::KeyState;
 use super::turn::Marked;
 use crate::inbox::Admission;
-use crate::message::{Codec, Coded, Command, Domain, Envelope, Kind, MessageId, Name, digest};
+use crate::message::{Codec, Coded, Command, Domain, Envelope, Kind, MessageId, Name, digest, digest_of, name_digest};
 use crate::router::{Arrival, AskMeta, Delivery, Outcome, SendError, TypedReply, Work};
 use crate::store::{StoreError, StreamState, Ticket};
 use crate::telemetry::TARGET;
@@ -29,7 +29,7 @@ pub(crate) struct KeyActor<A: Stateful> {
     /// The last append that is not known to be durable.
     pub(crate) last: Cell<Option<Ticket>>,
     /// Why it could not be loaded; it answers with that and is forgotten by its door.
-    pub(crate) broken: Option<StoreError>,
+    pub(crate) broken: Option<Box<StoreError>>,
     /// While parked messages are redriven: the parked timers behind the one whose turn it is.
     pub(crate) parked_timers: Vec<(MessageId, Name)>,
 }
@@ -37,7 +37,7 @@ pub(crate) struct KeyActor<A: Stateful> {
 /// A command on its way inside one thread.
 pub(crate) struct TypedTurn<A: Stateful, C: Command> {
     pub(crate) command: C,
-    pub(crate) meta: AskMeta,
+    pub(crate) meta: Option<Box<AskMeta>>,
     pub(crate) run: Run<A, C>,
     pub(crate) reply: oneshot::Sender<TypedReply<C>>,
     pub(crate) permit: Permit,
@@ -146,7 +146,7 @@ impl<A: Stateful> KeyActor<A> {
         then: impl FnOnce(&mut Self, &mut Context<Self>),
     ) {
         tracing::error!(target: TARGET, actor = %self.door.actor, %error, "an actor cannot be rebuilt");
-        self.broken = Some(error);
+        self.broken = Some(Box::new(error));
         then(self, ctx);
     }
 
@@ -174,13 +174,13 @@ impl<A: Stateful> KeyActor<A> {
 
     /// Why no turn can be taken now, if none can.
     pub(crate) fn unfit(&self) -> Option<StoreError> {
-        if self.is_stopped() { Some(StoreError::Closed) } else { self.broken.clone() }
+        if self.is_stopped() { Some(StoreError::Closed) } else { self.broken.as_deref().cloned() }
     }
 
     /// Tries to rebuild the state before it takes a message that came while it could not be rebuilt.
     fn take_after_load(&mut self, delivered: Delivered, ctx: &mut Context<Self>) {
         self.broken = None;
-        self.load(ctx, move |this, ctx| match this.broken.clone() {
+        self.load(ctx, move |this, ctx| match this.broken.as_deref().cloned() {
             None => this.take(delivered, ctx),
             Some(error) => match delivered.delivery.arrival {
                 Arrival::Outside => (delivered.delivery.settle)(Outcome::Refused(error)),
@@ -252,7 +252,7 @@ impl<A: Stateful> KeyActor<A> {
                 return self.discard(message, delivery, permit);
             }
             Work::Wake { turn } => {
-                if self.state.timers.get(delivery.envelope.name.as_str()) != Some(turn) {
+                if self.state.rest.timers.get(delivery.envelope.name.as_str()) != Some(turn) {
                     // Set again or cleared since: a late timer does nothing.
                     return self.settle_after_commit(
                         delivery,
@@ -263,7 +263,7 @@ impl<A: Stateful> KeyActor<A> {
             }
             Work::Handle | Work::React | Work::Refuse(_) | Work::Reply => {}
         }
-        if self.state.parked.is_empty() {
+        if self.state.rest.parked.is_empty() {
             self.attempt(delivery, permit, ctx);
         } else {
             self.park(delivery, permit, ctx);
@@ -353,36 +353,34 @@ impl<A: Stateful, C: Command> Handler<Here<TypedTurn<A, C>>> for KeyActor<A> {
     type Result = ();
 
     fn handle(&mut self, typed: Here<TypedTurn<A, C>>, ctx: &mut Self::Context) {
-        let typed = typed.0.take();
+        let TypedTurn { command, meta, run, reply, permit } = typed.0.take();
         let host = Rc::clone(&self.door.host);
-        let codec = <C::Domain as Domain>::CODEC;
         let now = host.ids.clock().now();
-        let fresh = typed.meta.id.is_none();
-        let id = typed.meta.id.unwrap_or_else(|| host.ids.message_id_at(now));
+        let given = meta.as_ref().and_then(|meta| meta.id);
+        let id = given.unwrap_or_else(|| host.ids.message_id_at(now));
 
         // The payload's bytes are needed for the digest, and for the dead letter if it comes to that.
         let mut payload = host.scratch.take();
         payload.clear();
-        if let Err(error) = typed.command.encode(codec, &mut payload) {
+        if let Err(error) = command.encode(<C::Domain as Domain>::CODEC, &mut payload) {
             host.scratch.replace(payload);
-            let _ = typed.reply.send(Err(SendError::Encode(error)));
+            let _ = reply.send(Err(SendError::Encode(error)));
             return;
         }
-        let digest = digest(C::NAME, &payload);
 
         // The straight way: a live, unparked actor and an id nobody can have used before.
-        if fresh && self.state.parked.is_empty() && self.broken.is_none() && !self.is_stopped() {
+        if given.is_none() && self.state.rest.parked.is_empty() && self.broken.is_none() && !self.is_stopped() {
             let facts = super::effects::TurnFacts {
                 id,
-                correlation: typed.meta.correlation.unwrap_or(id),
-                traceparent: typed.meta.traceparent.clone(),
+                correlation: meta.as_ref().and_then(|meta| meta.correlation).unwrap_or(id),
+                traceparent: meta.as_ref().and_then(|meta| meta.traceparent.clone()),
                 time: now,
                 key: Rc::clone(&self.key),
             };
             let _span = tracing::debug_span!(target: TARGET, "turn", room = "actor", message = C::NAME, %id, correlation = %facts.correlation).entered();
+            let marked = Marked::Outside { digest: digest_of(const { name_digest(C::NAME) }, &payload) };
             let mut outcome = None;
-            let (run, command) = (typed.run, typed.command);
-            let turned = self.turn(facts, Marked::Outside { digest }, Vec::new(), false, |state, effects| {
+            let turned = self.turn(facts, &marked, Vec::new(), false, |state, effects| {
                 let reply = run(&state.user, command, effects);
                 effects.replied::<C>(&reply);
                 outcome = Some(reply);
@@ -391,7 +389,6 @@ impl<A: Stateful, C: Command> Handler<Here<TypedTurn<A, C>>> for KeyActor<A> {
             match (turned, outcome) {
                 (Ok(turned), Some(outcome)) => {
                     host.scratch.replace(payload);
-                    let (reply, permit) = (typed.reply, typed.permit);
                     host.after(turned.appended, move |committed| {
                         drop(permit);
                         drop(reply.send(match committed {
@@ -401,19 +398,17 @@ impl<A: Stateful, C: Command> Handler<Here<TypedTurn<A, C>>> for KeyActor<A> {
                     });
                 }
                 (Err(failure), _) => {
-                    let envelope = self.enveloped::<C>(id, &typed.meta, now, &payload);
+                    let envelope = self.enveloped::<C>(id, meta, now, &payload);
                     host.scratch.replace(payload);
-                    let delivery = delivery::<C>(envelope, typed.reply);
-                    self.failed(delivery, typed.permit, failure, ctx);
+                    self.failed(delivery::<C>(envelope, reply), permit, failure, ctx);
                 }
                 (Ok(_), None) => host.scratch.replace(payload).clear(),
             }
             return;
         }
-        let envelope = self.enveloped::<C>(id, &typed.meta, now, &payload);
+        let envelope = self.enveloped::<C>(id, meta, now, &payload);
         host.scratch.replace(payload);
-        let delivery = delivery::<C>(envelope, typed.reply);
-        self.take(Delivered { delivery, permit: typed.permit }, ctx);
+        self.take(Delivered { delivery: delivery::<C>(envelope, reply), permit }, ctx);
     }
 }
 
@@ -421,29 +416,21 @@ impl<A: Stateful> KeyActor<A> {
     fn enveloped<C: Command>(
         &self,
         id: MessageId,
-        meta: &AskMeta,
+        meta: Option<Box<AskMeta>>,
         now: crate::clock::Timestamp,
         payload: &[u8],
     ) -> Envelope {
+        let meta = *meta.unwrap_or_default();
+        let name = Name::from_static(C::NAME).unwrap_or_else(|_| self.door.actor.clone());
         Envelope {
-            id,
-            kind: Kind::Command,
-            name: Name::from_static(C::NAME).unwrap_or_else(|_| self.door.actor.clone()),
             version: C::VERSION,
-            domain: self.door.domain.clone(),
             to: Some(self.shard.id.clone()),
             key: self.key.to_string(),
-            actor: None,
-            origin: None,
             correlation: meta.correlation.unwrap_or(id),
-            causation: None,
-            time: now,
-            deadline: None,
-            wants: crate::message::Wants::Nothing,
-            traceparent: meta.traceparent.as_deref().map(str::to_owned),
-            headers: Vec::new(),
+            traceparent: meta.traceparent.map(String::from),
             codec: <C::Domain as Domain>::CODEC,
             payload: bytes::Bytes::copy_from_slice(payload),
+            ..Envelope::new(id, Kind::Command, self.door.domain.clone(), name, now)
         }
     }
 }

@@ -19,8 +19,8 @@ mod turn;
 mod undo;
 
 pub(crate) use door::{TypeDoor, TypedDoor};
+pub(crate) use effects::TimerSlot;
 pub use effects::{Compensating, Effects, Sent};
-pub(crate) use effects::{EventSlot, TimerSlot};
 pub(crate) use host::{Flight, Host, HostSettings, ShardCell};
 pub(crate) use keyed::{Here, replied_before};
 pub use plan::{About, Plan, Role, Stateful};

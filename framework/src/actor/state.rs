@@ -1,6 +1,7 @@
 //! What one actor is made of, rebuilt from snapshot and log.
 
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,12 @@ pub(crate) struct KeyState<A> {
     /// The count of turns.
     pub(crate) turns: u64,
     pub(crate) seen: Seen,
+    pub(crate) rest: Seldom,
+}
+
+/// What few actors have anything of.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Rest {
     /// By name, the turn that set the timer.
     pub(crate) timers: BTreeMap<String, u64>,
     pub(crate) undo: Undo,
@@ -29,19 +36,39 @@ pub(crate) struct KeyState<A> {
     pub(crate) parked: Vec<MessageId>,
 }
 
+/// A [`Rest`] that takes memory from its first change on: a million idle keys have none, and a turn looks at one word.
+#[derive(Default)]
+pub(crate) struct Seldom(Option<Box<Rest>>);
+
+static NOTHING: Rest =
+    Rest { timers: BTreeMap::new(), undo: Undo::new(), ended: false, failing: None, parked: Vec::new() };
+
+impl Deref for Seldom {
+    type Target = Rest;
+
+    fn deref(&self) -> &Rest {
+        self.0.as_deref().unwrap_or(&NOTHING)
+    }
+}
+
+impl DerefMut for Seldom {
+    fn deref_mut(&mut self) -> &mut Rest {
+        self.0.get_or_insert_default()
+    }
+}
+
+impl Seldom {
+    /// The message that was failing has come through.
+    pub(crate) fn recovered(&mut self) {
+        if let Some(rest) = &mut self.0 {
+            rest.failing = None;
+        }
+    }
+}
+
 impl<A: Stateful> Default for KeyState<A> {
     fn default() -> Self {
-        Self {
-            user: A::initial(),
-            version: 0,
-            turns: 0,
-            seen: Seen::default(),
-            timers: BTreeMap::new(),
-            undo: Undo::default(),
-            ended: false,
-            failing: None,
-            parked: Vec::new(),
-        }
+        Self { user: A::initial(), version: 0, turns: 0, seen: Seen::default(), rest: Seldom::default() }
     }
 }
 
@@ -50,11 +77,7 @@ impl<A: Stateful> Default for KeyState<A> {
 struct SavedState {
     user: Vec<u8>,
     seen: SavedSeen,
-    timers: BTreeMap<String, u64>,
-    undo: Undo,
-    ended: bool,
-    failing: Option<(MessageId, u32)>,
-    parked: Vec<MessageId>,
+    rest: Rest,
 }
 
 impl<A: Stateful> KeyState<A> {
@@ -89,16 +112,16 @@ impl<A: Stateful> KeyState<A> {
         self.turns = turn.number;
         self.seen.turn(turn);
         if turn.from.is_some() || turn.digest.is_some() || turn.timer.is_some() {
-            self.failing = None;
+            self.rest.recovered();
         }
         if let Some(timer) = &turn.timer {
-            self.timers.remove(timer);
+            self.rest.timers.remove(timer);
         }
         for (name, set) in &turn.timers {
             if *set {
-                self.timers.insert(name.clone(), turn.number);
+                self.rest.timers.insert(name.clone(), turn.number);
             } else {
-                self.timers.remove(name);
+                self.rest.timers.remove(name);
             }
         }
         for note in &turn.notes {
@@ -110,17 +133,17 @@ impl<A: Stateful> KeyState<A> {
     /// Takes down what a turn's note says.
     pub(crate) fn note(&mut self, note: &Note) -> Result<(), CodecError> {
         match note {
-            Note::Attempt { message, attempt } => self.failing = Some((*message, *attempt)),
+            Note::Attempt { message, attempt } => self.rest.failing = Some((*message, *attempt)),
             Note::DeadLetter(letter) => {
-                self.failing = None;
-                self.parked.push(letter.envelope.id);
+                self.rest.failing = None;
+                self.rest.parked.push(letter.envelope.id);
             }
-            Note::Resolved { message } => self.parked.retain(|parked| parked != message),
+            Note::Resolved { message } => self.rest.parked.retain(|parked| parked != message),
             Note::Ended => {
-                self.ended = true;
-                self.timers.clear();
+                self.rest.ended = true;
+                self.rest.timers.clear();
             }
-            Note::Own(bytes) => self.undo.change(&Codec::Bincode.decode::<UndoChange>(bytes)?),
+            Note::Own(bytes) => self.rest.undo.change(&Codec::Bincode.decode::<UndoChange>(bytes)?),
         }
         Ok(())
     }
@@ -131,15 +154,7 @@ impl<A: Stateful> KeyState<A> {
             Ok(user) => user,
             Err(error) => return Some(Err(error)),
         };
-        let saved = SavedState {
-            user,
-            seen: self.seen.save(),
-            timers: self.timers.clone(),
-            undo: self.undo.clone(),
-            ended: self.ended,
-            failing: self.failing,
-            parked: self.parked.clone(),
-        };
+        let saved = SavedState { user, seen: self.seen.save(), rest: self.rest.clone() };
         Some(Coded::save(&saved).map(|bytes| Snapshot {
             turn: self.turns,
             version: self.version,
@@ -155,11 +170,7 @@ impl<A: Stateful> KeyState<A> {
             version: snapshot.version,
             turns: snapshot.turn,
             seen: Seen::restore(saved.seen)?,
-            timers: saved.timers,
-            undo: saved.undo,
-            ended: saved.ended,
-            failing: saved.failing,
-            parked: saved.parked,
+            rest: Seldom((saved.rest != NOTHING).then(|| Box::new(saved.rest))),
         })
     }
 }

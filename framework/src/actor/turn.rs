@@ -69,7 +69,7 @@ impl<A: Stateful> KeyActor<A> {
     pub(crate) fn turn(
         &mut self,
         facts: TurnFacts,
-        marked: Marked,
+        marked: &Marked,
         mut notes: Vec<Note>,
         with_reply: bool,
         decide: impl FnOnce(&KeyState<A>, &mut Effects<A>) -> Result<(), Failure>,
@@ -90,7 +90,7 @@ impl<A: Stateful> KeyActor<A> {
             Ok(Err(failure)) => Err(failure),
             Err(panic) => Err(self.panicked(&panic)),
         };
-        let appended = checked.and_then(|()| self.finish(&mut effects, &marked, &mut notes));
+        let appended = checked.and_then(|()| self.finish(&mut effects, marked, &mut notes));
         let turned = appended.map(|appended| Turned {
             appended,
             // Only those who answer with bytes need them; the straight way has the reply itself.
@@ -124,14 +124,10 @@ impl<A: Stateful> KeyActor<A> {
         }
         // The state changes before the append: a panic in `apply` must not leave a record behind that can never be read.
         let user = &mut self.state.user;
-        if !effects.apply.is_empty() {
-            let applied = catch_unwind(AssertUnwindSafe(|| {
-                for apply in effects.apply.drain(..) {
-                    apply(user);
-                }
-            }));
+        if !effects.events.is_empty() {
+            let applied = catch_unwind(AssertUnwindSafe(|| effects.apply_to(user)));
             if let Err(panic) = applied {
-                self.broken = Some(StoreError::Closed);
+                self.broken = Some(Box::new(StoreError::Closed));
                 return Err(self.panicked(&panic));
             }
         }
@@ -144,7 +140,7 @@ impl<A: Stateful> KeyActor<A> {
             Err(error) => {
                 // The state has changed and the log has not: the actor must be rebuilt before its next turn.
                 if !effects.events.is_empty() {
-                    self.broken = Some(error.clone());
+                    self.broken = Some(Box::new(error.clone()));
                 }
                 Err(Failure::Store(error))
             }
@@ -224,31 +220,31 @@ impl<A: Stateful> KeyActor<A> {
             Marked::None => {}
             Marked::Outside { digest } => {
                 state.seen.id(effects.turn.id, *digest, &effects.reply, A::Domain::CODEC);
-                state.failing = None;
+                state.rest.recovered();
             }
             Marked::From { source, sequence, floor } => {
                 // Only now: a floor above a message that is not in the log would lose it.
                 floor.appended(*sequence);
                 state.seen.place(source, *sequence);
-                state.failing = None;
+                state.rest.recovered();
             }
             Marked::Timer { name } => {
-                state.timers.remove(name);
-                state.failing = None;
+                state.rest.timers.remove(name);
+                state.rest.recovered();
             }
         }
         for timer in &effects.timers {
             match timer {
                 TimerSlot::Set { name, .. } => {
-                    state.timers.insert((*name).to_owned(), state.turns);
+                    state.rest.timers.insert((*name).to_owned(), state.turns);
                 }
                 TimerSlot::Clear { name } => {
-                    state.timers.remove(&**name);
+                    state.rest.timers.remove(&**name);
                 }
             }
         }
         if let Some(undo) = effects.undo_after.take() {
-            state.undo = undo;
+            state.rest.undo = undo;
         }
         for note in notes {
             // Own notes were applied when they were made.
@@ -289,11 +285,11 @@ impl<A: Stateful> KeyActor<A> {
 
     /// Goes on undoing as far as this turn allows: what was asked for in it, and what the replies so far permit.
     fn advance_undo(&mut self, effects: &mut Effects<A>, notes: &mut Vec<Note>) -> Result<(), CodecError> {
-        if effects.undo.is_empty() && !effects.ended && !self.state.undo.is_undoing() {
+        if effects.undo.is_empty() && !effects.ended && !self.state.rest.undo.is_undoing() {
             return Ok(());
         }
         // On a copy: if the turn is not appended, nothing has changed.
-        let mut undo = self.state.undo.clone();
+        let mut undo = self.state.rest.undo.clone();
         let mut changes = std::mem::take(&mut effects.undo);
         for change in &changes {
             undo.change(change);
@@ -325,7 +321,7 @@ impl<A: Stateful> KeyActor<A> {
             // Cleared in the store as well: an ended saga's timers must not ring for ever.
             // Those that this very turn has set as well, and those of types that are no longer listed.
             let mut names: BTreeSet<std::borrow::Cow<'static, str>> =
-                self.state.timers.keys().map(|name| name.clone().into()).collect();
+                self.state.rest.timers.keys().map(|name| name.clone().into()).collect();
             names.extend(effects.timers.drain(..).map(|timer| match timer {
                 TimerSlot::Set { name, .. } => name.into(),
                 TimerSlot::Clear { name } => name,

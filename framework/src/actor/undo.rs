@@ -91,6 +91,10 @@ pub(crate) enum UndoNext {
 }
 
 impl Undo {
+    pub(crate) const fn new() -> Self {
+        Self { steps: Vec::new(), undoing: None, finished: false }
+    }
+
     pub(crate) fn is_undoing(&self) -> bool {
         self.undoing.is_some() && !self.finished
     }

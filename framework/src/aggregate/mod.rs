@@ -5,8 +5,8 @@
 
 use std::rc::Rc;
 
-use crate::actor::{About, Effects, EventSlot, Plan, Stateful, TypedDoor};
-use crate::message::{Coded, Command, Domain, Event, Of, Rejection};
+use crate::actor::{About, Effects, Plan, Stateful, TypedDoor};
+use crate::message::{Coded, Command, Event, Of, Rejection};
 
 /// An event-sourced actor that guards one consistency boundary. Derived with `#[derive(Aggregate)]`.
 pub trait Aggregate: Stateful {}
@@ -163,8 +163,6 @@ impl<A: Stateful> Effects<A> {
     ///
     /// An event that cannot be encoded, or is larger than 512 KiB, makes the whole turn fail: the message becomes a dead letter.
     pub fn record<E: RecordedBy<A>>(&mut self, event: E) {
-        let payload = self.put(A::Domain::CODEC, &event);
-        self.events.push(EventSlot { name: E::NAME, version: E::VERSION, payload });
-        self.apply.push(Box::new(move |state| event.apply_to(state)));
+        self.take_down(event, E::apply_to);
     }
 }

@@ -1,6 +1,6 @@
 //! How commands and queries get in: from inside a node, and from a process that hosts nothing.
 //!
-//! Called by users. Calls the router: the owner on this very thread is reached without a byte being written, everyone else
+//! Called by users. Calls the router: the owner in this very node is reached without a byte being written, everyone else
 //! through [`Remote`]. It never sends anything twice by itself.
 
 mod sending;

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::{Client, DEADLINE};
 use crate::message::{
-    Codec, Coded, Command, Domain, Envelope, Key, Kind, Message, MessageId, Name, Query, ShardId, Wants, shard_of,
+    Codec, Coded, Command, Domain, Envelope, Key, Kind, Message, MessageId, Name, Query, ShardId, shard_of,
 };
 use crate::router::{AskMeta, LocalRoutes, SendError, TypedReply};
 use crate::telemetry::passes;
@@ -21,13 +21,13 @@ use crate::telemetry::passes;
 pub struct Sending<C> {
     client: Client,
     command: C,
-    meta: AskMeta,
+    meta: Option<Box<AskMeta>>,
     deadline: Option<Duration>,
 }
 
 impl<C: Command> Sending<C> {
     pub(super) fn new(client: Client, command: C) -> Self {
-        Self { client, command, meta: AskMeta::default(), deadline: None }
+        Self { client, command, meta: None, deadline: None }
     }
 
     /// How long to wait for the reply. Default: 30 s if another node has to answer; no limit if the actor lives in this
@@ -40,7 +40,7 @@ impl<C: Command> Sending<C> {
     /// Gives the command an id of the caller's choosing: sent again with the same id it is handled once, and answered with
     /// the first reply. Ids are remembered for 7 days; an older one is refused as expired.
     pub fn id(mut self, id: MessageId) -> Self {
-        self.meta.id = Some(id);
+        self.meta().id = Some(id);
         self
     }
 
@@ -53,14 +53,18 @@ impl<C: Command> Sending<C> {
 
     /// Makes the command part of something larger.
     pub fn correlation(mut self, correlation: MessageId) -> Self {
-        self.meta.correlation = Some(correlation);
+        self.meta().correlation = Some(correlation);
         self
     }
 
     /// Continues a W3C trace context.
     pub fn traceparent(mut self, traceparent: &str) -> Self {
-        self.meta.traceparent = Some(traceparent.into());
+        self.meta().traceparent = Some(traceparent.into());
         self
+    }
+
+    fn meta(&mut self) -> &mut AskMeta {
+        self.meta.get_or_insert_default()
     }
 }
 
@@ -70,38 +74,37 @@ impl<C: Command> IntoFuture for Sending<C> {
 
     fn into_future(self) -> Replying<C> {
         let Self { client, command, mut meta, deadline } = self;
-        if deadline.is_some() {
-            // Whoever waits in vain is told the id to ask again with.
-            meta.id.get_or_insert_with(|| client.new_id());
+        // Whoever waits in vain is told the id to ask again with.
+        let limit = deadline
+            .map(|deadline| (deadline, *meta.get_or_insert_default().id.get_or_insert_with(|| client.new_id())));
+        if let Some(routes) = LocalRoutes::here(client.inner.node)
+            && let Some(door) = routes.door::<C>()
+        {
+            let (reply, receiver) = oneshot::channel();
+            door.ask(command, meta, reply);
+            return Replying::here(receiver, limit);
         }
-        let id = meta.id;
-        let local = LocalRoutes::with(client.inner.node, command, |door, command| door.ask(command, meta.clone()));
-        match local {
-            Ok(Ok(receiver)) => match deadline {
-                None => Replying(State::Here(receiver)),
-                Some(deadline) => {
-                    let id = id.unwrap_or_else(|| client.new_id());
-                    let late = SendError::NoReply { domain: C::Domain::NAME.to_owned(), deadline, id };
-                    Replying(State::Boxed(Box::pin(async move {
-                        match tokio::time::timeout(deadline, receiver).await {
-                            Ok(reply) => reply.unwrap_or(Err(SendError::Stopped)),
-                            Err(_) => Err(late),
-                        }
-                    })))
+        let remote = &client.inner.remote;
+        if let Some(home) = remote.home(C::Domain::NAME, C::NAME, command.key().as_str()) {
+            let (reply, receiver) = oneshot::channel();
+            let ask = move |routes: &LocalRoutes| {
+                // Without a door the node has ended, and `reply` is dropped.
+                if let Some(door) = routes.door::<C>() {
+                    door.ask(command, meta, reply);
                 }
-            },
-            Ok(Err(error)) => Replying(State::Ready(Some(Err(error)))),
-            Err(command) => {
-                let deadline = deadline.unwrap_or(DEADLINE);
-                let envelope = match envelope(&client, &command, Kind::Command, Some(command.key()), &meta, deadline) {
-                    Ok(envelope) => envelope,
-                    Err(error) => return Replying(State::Ready(Some(Err(error)))),
-                };
-                let codec = envelope.codec;
-                let answer = client.inner.remote.ask(envelope, deadline);
-                Replying(State::Boxed(Box::pin(async move { decode::<C>(codec, &answer.await?) })))
-            }
+            };
+            remote.at_home(home, Box::new(ask));
+            return Replying::here(receiver, limit);
         }
+        let deadline = deadline.unwrap_or(DEADLINE);
+        let meta = *meta.unwrap_or_default();
+        let envelope = match envelope(&client, &command, Kind::Command, Some(command.key()), meta, deadline) {
+            Ok(envelope) => envelope,
+            Err(error) => return Replying(State::Ready(Some(Err(error)))),
+        };
+        let codec = envelope.codec;
+        let answer = remote.ask(envelope, deadline);
+        Replying(State::Boxed(Box::pin(async move { decode::<C>(codec, &answer.await?) })))
     }
 }
 
@@ -125,6 +128,19 @@ enum State<T> {
 // Nothing in it is pinned in place: the box is pinned by itself.
 impl<C: Command> Unpin for Replying<C> {}
 
+impl<C: Command> Replying<C> {
+    /// The wait for an actor of this process, where every command comes to its end.
+    fn here(receiver: oneshot::Receiver<TypedReply<C>>, limit: Option<(Duration, MessageId)>) -> Self {
+        let Some((deadline, id)) = limit else { return Self(State::Here(receiver)) };
+        Self(State::Boxed(Box::pin(async move {
+            match tokio::time::timeout(deadline, receiver).await {
+                Ok(reply) => reply.unwrap_or(Err(SendError::Stopped)),
+                Err(_) => Err(SendError::NoReply { domain: C::Domain::NAME.to_owned(), deadline, id }),
+            }
+        })))
+    }
+}
+
 impl<C: Command> Future for Replying<C> {
     type Output = TypedReply<C>;
 
@@ -142,7 +158,7 @@ fn envelope<M: Message>(
     message: &M,
     kind: Kind,
     key: Option<Key<'_>>,
-    meta: &AskMeta,
+    meta: AskMeta,
     deadline: Duration,
 ) -> Result<Envelope, SendError> {
     let no_name =
@@ -159,24 +175,15 @@ fn envelope<M: Message>(
     let id = meta.id.unwrap_or_else(|| client.new_id());
     passes!("client", M::NAME, id, meta.correlation.unwrap_or(id));
     Ok(Envelope {
-        id,
-        kind,
-        name,
         version: M::VERSION,
         to: key.as_ref().map(|key| ShardId::new(domain.clone(), shard_of(key.as_str(), M::Domain::SHARDS))),
         key: key.map(Key::into_string).unwrap_or_default(),
-        domain,
-        actor: None,
-        origin: None,
         correlation: meta.correlation.unwrap_or(id),
-        causation: None,
-        time: now,
         deadline: Some(now.after(deadline)),
-        wants: Wants::Nothing,
-        traceparent: meta.traceparent.as_deref().map(str::to_owned),
-        headers: Vec::new(),
+        traceparent: meta.traceparent.map(String::from),
         codec,
         payload: Bytes::from(payload),
+        ..Envelope::new(id, kind, domain, name, now)
     })
 }
 
@@ -211,7 +218,7 @@ impl<C: Command> IntoFuture for Posting<C> {
 
     fn into_future(self) -> Self::IntoFuture {
         let Sending { client, command, meta, .. } = self.0;
-        match envelope(&client, &command, Kind::Command, Some(command.key()), &meta, DEADLINE) {
+        match envelope(&client, &command, Kind::Command, Some(command.key()), *meta.unwrap_or_default(), DEADLINE) {
             Ok(mut envelope) => {
                 // It may be handled at any time: nobody waits.
                 envelope.deadline = None;
@@ -247,8 +254,7 @@ impl<Q: Query> IntoFuture for Querying<Q> {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let meta = AskMeta::default();
-        match envelope(&self.client, &self.query, Kind::Query, None, &meta, self.deadline) {
+        match envelope(&self.client, &self.query, Kind::Query, None, AskMeta::default(), self.deadline) {
             Ok(envelope) => {
                 let codec = envelope.codec;
                 let answer = self.client.inner.remote.query(envelope, self.deadline);

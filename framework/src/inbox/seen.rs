@@ -30,14 +30,23 @@ pub struct SeenOf<const RECENT: usize> {
     recent: VecDeque<SeenId>,
     /// How many ids are kept, if more than `RECENT`.
     room: usize,
-    forgotten: Option<MessageId>,
-    keyed: VecDeque<SeenId>,
-    keyed_forgotten: bool,
+    /// No id above this one was forgotten; 0 if none was.
+    forgotten: u128,
+    /// Ids without a time.
+    keyed: Option<Box<Keyed>>,
+}
+
+/// The ids without a time that an actor remembers, oldest first.
+#[derive(Clone, Debug, Default)]
+struct Keyed {
+    ids: VecDeque<SeenId>,
+    /// Whether there were more.
+    forgotten: bool,
 }
 
 /// What one aggregate or saga remembers of the messages it has handled.
 ///
-/// Few ids at first: there may be a million keys, and an id with its reply takes 64 bytes.
+/// Few ids at first: there may be a million keys, and an id with its reply takes 48 bytes.
 pub type Seen = SeenOf<8>;
 
 /// An id that was handled, and what was replied.
@@ -46,32 +55,31 @@ struct SeenId {
     id: MessageId,
     digest: u64,
     reply: SmallReply,
-    codec: Codec,
 }
 
 /// A stored reply; most are so short that they need no allocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum SmallReply {
-    Inline(u8, [u8; 22]),
-    Heap(Box<[u8]>),
+    Inline(Codec, u8, [u8; 21]),
+    Heap(Codec, Box<[u8]>),
 }
 
 impl SmallReply {
-    fn new(bytes: &[u8]) -> Self {
-        let mut inline = [0; 22];
+    fn new(bytes: &[u8], codec: Codec) -> Self {
+        let mut inline = [0; 21];
         match (u8::try_from(bytes.len()), inline.get_mut(..bytes.len())) {
             (Ok(length), Some(room)) => {
                 room.copy_from_slice(bytes);
-                Self::Inline(length, inline)
+                Self::Inline(codec, length, inline)
             }
-            _ => Self::Heap(bytes.into()),
+            _ => Self::Heap(codec, bytes.into()),
         }
     }
 
-    fn as_slice(&self) -> &[u8] {
+    fn get(&self) -> (&[u8], Codec) {
         match self {
-            Self::Inline(length, bytes) => bytes.get(..usize::from(*length)).unwrap_or_default(),
-            Self::Heap(bytes) => bytes,
+            Self::Inline(codec, length, bytes) => (bytes.get(..usize::from(*length)).unwrap_or_default(), *codec),
+            Self::Heap(codec, bytes) => (bytes, *codec),
         }
     }
 }
@@ -118,15 +126,16 @@ impl<const RECENT: usize> SeenOf<RECENT> {
                 _ => self.recent.binary_search_by_key(&id, |seen| seen.id).ok().and_then(|at| self.recent.get(at)),
             }
         } else {
-            self.keyed.iter().rev().find(|seen| seen.id == id)
+            self.keyed.iter().flat_map(|keyed| keyed.ids.iter().rev()).find(|seen| seen.id == id)
         };
         match found {
             Some(seen) if seen.digest == digest => {
-                Admission::Duplicate(Bytes::copy_from_slice(seen.reply.as_slice()), seen.codec)
+                let (reply, codec) = seen.reply.get();
+                Admission::Duplicate(Bytes::copy_from_slice(reply), codec)
             }
             Some(_) => Admission::Conflict,
-            None if timed && self.forgotten.is_some_and(|forgotten| id <= forgotten) => Admission::LookUp,
-            None if !timed && self.keyed_forgotten => Admission::LookUp,
+            None if timed && id.as_u128() <= self.forgotten => Admission::LookUp,
+            None if !timed && self.keyed.as_ref().is_some_and(|keyed| keyed.forgotten) => Admission::LookUp,
             None => Admission::New,
         }
     }
@@ -134,18 +143,9 @@ impl<const RECENT: usize> SeenOf<RECENT> {
     /// Remembers the message `id` from outside and its reply. A dead letter has no reply until it is redriven: then the reply
     /// takes its place.
     pub fn id(&mut self, id: MessageId, digest: u64, reply: &[u8], codec: Codec) {
-        let seen = SeenId { id, digest, reply: SmallReply::new(reply), codec };
+        let seen = SeenId { id, digest, reply: SmallReply::new(reply, codec) };
         if id.time().is_none() {
-            if let Some(known) = self.keyed.iter_mut().rev().find(|known| known.id == id) {
-                *known = seen;
-                return;
-            }
-            if self.keyed.len() >= KEYED {
-                self.keyed.pop_front();
-                self.keyed_forgotten = true;
-            }
-            self.keyed.push_back(seen);
-            return;
+            return self.keyed.get_or_insert_default().id(seen);
         }
         // Ids rise nearly always, so this is a push at the end. Room is made first, so that the buffer never grows past it.
         let full = self.recent.len() >= self.room.max(RECENT);
@@ -153,7 +153,7 @@ impl<const RECENT: usize> SeenOf<RECENT> {
             Some(last) if last.id >= id => match self.recent.binary_search_by_key(&id, |seen| seen.id) {
                 Ok(at) => self.recent.iter_mut().skip(at).take(1).for_each(|known| *known = seen.clone()),
                 // Below all that are remembered: it would be the next to go.
-                Err(0) if full => self.forgotten = self.forgotten.max(Some(id)),
+                Err(0) if full => self.forgotten = self.forgotten.max(id.as_u128()),
                 Err(at) => {
                     if full {
                         self.forget_first();
@@ -172,7 +172,7 @@ impl<const RECENT: usize> SeenOf<RECENT> {
 
     fn forget_first(&mut self) {
         if let Some(gone) = self.recent.pop_front() {
-            self.forgotten = self.forgotten.max(Some(gone.id));
+            self.forgotten = self.forgotten.max(gone.id.as_u128());
         }
     }
 
@@ -194,7 +194,10 @@ impl<const RECENT: usize> SeenOf<RECENT> {
 
     /// What is kept in a snapshot.
     pub fn save(&self) -> SavedSeen {
-        let save = |seen: &SeenId| (seen.id, seen.digest, seen.reply.as_slice().to_vec(), seen.codec.id());
+        let save = |seen: &SeenId| {
+            let (reply, codec) = seen.reply.get();
+            (seen.id, seen.digest, reply.to_vec(), codec.id())
+        };
         SavedSeen {
             places: self
                 .places
@@ -208,16 +211,16 @@ impl<const RECENT: usize> SeenOf<RECENT> {
                 })
                 .collect(),
             recent: self.recent.iter().map(save).collect(),
-            forgotten: self.forgotten,
-            keyed: self.keyed.iter().map(save).collect(),
-            keyed_forgotten: self.keyed_forgotten,
+            forgotten: (self.forgotten > 0).then_some(MessageId::from_u128(self.forgotten)),
+            keyed: self.keyed.iter().flat_map(|keyed| &keyed.ids).map(save).collect(),
+            keyed_forgotten: self.keyed.as_ref().is_some_and(|keyed| keyed.forgotten),
         }
     }
 
     /// From a snapshot; `None` if it cannot be used.
     pub fn restore(saved: SavedSeen) -> Option<Self> {
         let restore = |(id, digest, reply, codec): (MessageId, u64, Vec<u8>, u8)| {
-            Some(SeenId { id, digest, reply: SmallReply::new(&reply), codec: Codec::from_id(codec)? })
+            Some(SeenId { id, digest, reply: SmallReply::new(&reply, Codec::from_id(codec)?) })
         };
         let places = saved.places.into_iter().map(|(domain, shard, subscriber, last)| {
             let lane = match subscriber {
@@ -226,14 +229,31 @@ impl<const RECENT: usize> SeenOf<RECENT> {
             };
             Some((Source { shard: ShardId::new(Name::new(&domain).ok()?, shard), lane }, last))
         });
+        let keyed = Keyed {
+            ids: saved.keyed.into_iter().map(restore).collect::<Option<_>>()?,
+            forgotten: saved.keyed_forgotten,
+        };
         Some(Self {
             places: places.collect::<Option<_>>()?,
             room: saved.recent.len(),
             recent: saved.recent.into_iter().map(restore).collect::<Option<_>>()?,
-            forgotten: saved.forgotten,
-            keyed: saved.keyed.into_iter().map(restore).collect::<Option<_>>()?,
-            keyed_forgotten: saved.keyed_forgotten,
+            forgotten: saved.forgotten.map_or(0, MessageId::as_u128),
+            keyed: (keyed.forgotten || !keyed.ids.is_empty()).then(|| Box::new(keyed)),
         })
+    }
+}
+
+impl Keyed {
+    fn id(&mut self, seen: SeenId) {
+        if let Some(known) = self.ids.iter_mut().rev().find(|known| known.id == seen.id) {
+            *known = seen;
+            return;
+        }
+        if self.ids.len() >= KEYED {
+            self.ids.pop_front();
+            self.forgotten = true;
+        }
+        self.ids.push_back(seen);
     }
 }
 

@@ -148,3 +148,61 @@ pub struct Envelope {
     /// The message's bytes.
     pub payload: Bytes,
 }
+
+impl Envelope {
+    /// A message without content that comes from nowhere, goes nowhere and belongs to nothing larger, to be filled in.
+    pub(crate) fn new(id: MessageId, kind: Kind, domain: Name, name: Name, time: Timestamp) -> Self {
+        Self {
+            id,
+            kind,
+            name,
+            version: 1,
+            domain,
+            to: None,
+            key: String::new(),
+            actor: None,
+            origin: None,
+            correlation: id,
+            causation: None,
+            time,
+            deadline: None,
+            wants: Wants::Nothing,
+            traceparent: None,
+            headers: Vec::new(),
+            codec: Codec::Bincode,
+            payload: Bytes::new(),
+        }
+    }
+
+    /// The reply of `domain` to this command for the actor that sent it, and where that is; `None` if no actor did, or if it
+    /// does not want to hear of this.
+    pub(crate) fn reply(
+        &self,
+        domain: &Name,
+        rejected: bool,
+        time: Timestamp,
+        codec: Codec,
+        reply: &[u8],
+    ) -> Option<(ShardId, Self)> {
+        let wanted = match self.wants {
+            Wants::Nothing => false,
+            Wants::Rejection => rejected,
+            Wants::Reply => true,
+        };
+        let origin = self.origin.as_ref().filter(|_| wanted)?;
+        let id = MessageId::of_reply(self.id);
+        let envelope = Self {
+            version: self.version,
+            to: Some(origin.shard.clone()),
+            key: origin.key.clone(),
+            actor: Some(origin.actor.clone()),
+            correlation: self.correlation,
+            causation: Some(self.id),
+            traceparent: self.traceparent.clone(),
+            codec,
+            payload: Bytes::copy_from_slice(reply),
+            ..Self::new(id, Kind::Reply, domain.clone(), self.name.clone(), time)
+        };
+        Some((origin.shard.clone(), envelope))
+    }
+}

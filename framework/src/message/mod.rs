@@ -14,8 +14,8 @@ mod reply;
 
 pub use codec::{Codec, CodecError, MAX_PAYLOAD_BYTES, MAX_STATE_BYTES};
 pub use coded::Coded;
-pub(crate) use domain::digest;
 pub use domain::{Domain, Of, Shard, ShardId, shard_of};
+pub(crate) use domain::{digest, digest_of, name_digest};
 pub use envelope::{Envelope, Kind, Origin, Wants};
 pub use id::{IdSource, MessageId};
 pub use key::Key;

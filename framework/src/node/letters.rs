@@ -1,11 +1,10 @@
 //! Dead letters, for those who look after a node: list them, drive a key again, throw one away.
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::spec::Type;
 use super::{Error, Node};
-use crate::message::{Codec, Envelope, Kind, MessageId, Name, ShardId, Wants, shard_of};
+use crate::message::{Envelope, Kind, MessageId, Name, ShardId, shard_of};
 use crate::router::{Outcome, SendError, Work};
 use crate::store::{DeadLetter, StoreError};
 
@@ -107,23 +106,12 @@ impl Node {
 /// The envelope of an errand of the node itself to one of its actors.
 fn errand(id: MessageId, domain: Name, shard: u16, letter: &DeadLetter, now: crate::clock::Timestamp) -> Envelope {
     Envelope {
-        id,
-        kind: Kind::Document,
-        name: letter.envelope.name.clone(),
         version: letter.envelope.version,
         to: Some(ShardId::new(domain.clone(), shard)),
-        domain,
         key: letter.key.clone(),
         actor: Some(letter.actor.clone()),
-        origin: None,
         correlation: letter.envelope.correlation,
         causation: Some(letter.envelope.id),
-        time: now,
-        deadline: None,
-        wants: Wants::Nothing,
-        traceparent: None,
-        headers: Vec::new(),
-        codec: Codec::Bincode,
-        payload: Bytes::new(),
+        ..Envelope::new(id, Kind::Document, domain, letter.envelope.name.clone(), now)
     }
 }

@@ -9,8 +9,8 @@ use tokio::sync::oneshot;
 
 use super::spec::{Links, Spec, VIEWS};
 use crate::bridge::{Answer, Asked, Bridge, BridgeError, Refusal};
-use crate::message::{Codec, Envelope, MessageId};
-use crate::router::{Outcome, Remote, SendError, Settle};
+use crate::message::{Codec, Envelope, MessageId, shard_of};
+use crate::router::{AtHome, Outcome, Remote, SendError, Settle};
 use crate::store::StoreError;
 
 /// The client's ways that leave its thread.
@@ -45,6 +45,18 @@ pub(super) fn ask_share(
 }
 
 impl Remote for Outward {
+    fn home(&self, domain: &str, command: &str, key: &str) -> Option<usize> {
+        let shards = self.spec.owns(domain)?;
+        // Workers take envelopes only.
+        let mut actors = self.spec.types.iter().filter(|hosted| !hosted.apart && hosted.domain.as_str() == domain);
+        actors.find(|hosted| hosted.handles.iter().any(|name| name.as_str() == command))?;
+        Some(self.spec.home(shard_of(key, shards)))
+    }
+
+    fn at_home(&self, home: usize, job: AtHome) {
+        self.links.run(home, Box::new(move |share| job(&share.routes)));
+    }
+
     fn ask(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
         let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
         if self.spec.owns(&domain).is_some() {

@@ -38,6 +38,8 @@ pub(super) struct Share {
     pub(super) doors: Doors,
     /// By domain and command.
     commands: Doors,
+    /// The doors of typed commands.
+    pub(super) routes: Rc<LocalRoutes>,
     gates: RefCell<Gates>,
     /// Everyone's feeds, by source shard.
     pub(super) feeds: BTreeMap<ShardId, Vec<Rc<Feed>>>,
@@ -98,9 +100,10 @@ impl Share {
         }
         let groups = groups(&spec, &host);
         let views = views(&spec, index, &host).await?;
-        // With several threads a key may live on another one; the typed way works only where all are here.
+        let routes = Rc::new(routes);
+        // With several threads a key may live on another one, and whoever sends must look where.
         if spec.shares() == 1 {
-            routes.publish(spec.id);
+            Rc::clone(&routes).publish(spec.id);
         }
         let mut feeds: BTreeMap<_, Vec<_>> = BTreeMap::new();
         let theirs = groups.iter().map(|group| &group.feeds).chain(views.iter().map(|view| view.feeds()));
@@ -117,6 +120,7 @@ impl Share {
             shards,
             doors,
             commands,
+            routes,
             gates: RefCell::default(),
             feeds,
             groups,

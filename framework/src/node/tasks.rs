@@ -12,7 +12,7 @@ use super::share::Share;
 use crate::actor::{Host, ShardCell};
 use crate::bridge::Tidings;
 use crate::clock::{Timestamp, instant};
-use crate::message::{Envelope, Kind, MessageId, Name, ShardId, Wants};
+use crate::message::{Envelope, Kind, MessageId, Name, ShardId};
 use crate::relay::{Onward, envelope_of};
 use crate::router::{Outcome, Work};
 use crate::store::{StoreError, Timer};
@@ -326,25 +326,16 @@ pub(super) async fn timers(share: Weak<Share>) {
 fn ring(share: &Rc<Share>, id: &ShardId, timer: Timer, done: impl FnOnce() + 'static) {
     let label = format!("timer/{}/{}/{}/{}", timer.actor, timer.key, timer.name, timer.turn);
     let Ok(name) = Name::new(&timer.name) else { return done() };
+    let message = MessageId::from_idempotency_key(&id.domain, &label);
     let envelope = Envelope {
-        id: MessageId::from_idempotency_key(&id.domain, &label),
-        kind: Kind::Document,
-        name,
         version: timer.version,
-        domain: id.domain.clone(),
         to: Some(id.clone()),
         key: timer.key,
         actor: Some(timer.actor.clone()),
-        origin: None,
         correlation: timer.correlation,
-        causation: None,
-        time: timer.due,
-        deadline: None,
-        wants: Wants::Nothing,
-        traceparent: None,
-        headers: Vec::new(),
         codec: timer.codec,
         payload: timer.payload,
+        ..Envelope::new(message, Kind::Document, id.domain.clone(), name, timer.due)
     };
     let settle = Box::new(move |outcome| match outcome {
         Outcome::Done(..) | Outcome::DeadLetter(_) => done(),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
-use super::{Delivery, SendError};
+use super::{Delivery, LocalRoutes, SendError};
 use crate::message::{Command, Envelope, MessageId};
 
 /// The door of one actor type on one thread.
@@ -30,7 +30,7 @@ pub trait ActorDoor {
     fn reset(&self);
 }
 
-/// What travels with a typed command inside one thread.
+/// What travels with a typed command inside one node, if anything does.
 #[derive(Clone, Debug, Default)]
 pub struct AskMeta {
     /// The command's id; `None` lets the actor's thread make one.
@@ -46,15 +46,27 @@ pub type TypedReply<C> = Result<<C as Command>::Reply, SendError>;
 
 /// The typed door of a command on the thread of its actors: no bytes on the way in, none on the way out.
 pub trait Ask<C: Command> {
-    /// Queues the command with its actor at once. The receiver gets the reply after the commit.
-    ///
-    /// # Errors
-    /// [`SendError::Busy`], [`SendError::Stopped`] or [`SendError::Key`]; nothing was done.
-    fn ask(&self, command: C, meta: AskMeta) -> Result<oneshot::Receiver<TypedReply<C>>, SendError>;
+    /// Queues the command with its actor at once. The reply is sent after the commit; at once if the command is refused:
+    /// [`SendError::Busy`], [`SendError::Stopped`] or [`SendError::Key`].
+    fn ask(&self, command: C, meta: Option<Box<AskMeta>>, reply: oneshot::Sender<TypedReply<C>>);
 }
+
+/// Something to be done where the actors live.
+pub type AtHome = Box<dyn FnOnce(&LocalRoutes) + Send>;
 
 /// How what cannot be done on this thread leaves it: other threads of the node and other services.
 pub trait Remote: Send + Sync {
+    /// The thread of this node on which the actor with this key takes the command; `None` if no actor of this node does.
+    fn home(&self, domain: &str, command: &str, key: &str) -> Option<usize> {
+        let _ = (domain, command, key);
+        None
+    }
+
+    /// Does `job` on that thread. It is dropped if the node has ended.
+    fn at_home(&self, home: usize, job: AtHome) {
+        let _ = (home, job);
+    }
+
     /// Sends a command and waits for its reply: `Result<Reply, Rejection>`, encoded in the envelope's codec.
     fn ask(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>>;
 

@@ -49,8 +49,8 @@ impl LocalRoutes {
     }
 
     /// Makes these routes known on this thread.
-    pub fn publish(self, node: NodeId) {
-        HERE.with(|here| here.borrow_mut().push((node, Rc::new(self))));
+    pub fn publish(self: Rc<Self>, node: NodeId) {
+        HERE.with(|here| here.borrow_mut().push((node, self)));
     }
 
     /// Takes a node's routes back on this thread.
@@ -64,18 +64,15 @@ impl LocalRoutes {
         drop(gone);
     }
 
-    /// Calls `then` with the door of `C` if the node has it on this thread; otherwise gives the command back.
-    ///
-    /// # Errors
-    /// The command, if it has to leave this thread.
-    pub fn with<C: Command, R>(node: NodeId, command: C, then: impl FnOnce(&dyn Ask<C>, C) -> R) -> Result<R, C> {
-        // The `Rc` is cloned out so that the door may come back here without meeting a borrow.
-        let found =
-            HERE.with(|here| here.borrow().iter().find(|(id, _)| *id == node).map(|(_, routes)| Rc::clone(routes)));
-        let Some(routes) = found else { return Err(command) };
-        match routes.typed.get(&TypeId::of::<C>()).and_then(|door| door.downcast_ref::<Rc<dyn Ask<C>>>()) {
-            Some(door) => Ok(then(door.as_ref(), command)),
-            None => Err(command),
-        }
+    /// The routes of a node on this thread, if it has made them known.
+    pub fn here(node: NodeId) -> Option<Rc<Self>> {
+        // Cloned out, so that a door may come back here without meeting a borrow.
+        HERE.with(|here| here.borrow().iter().find(|(id, _)| *id == node).map(|(_, routes)| Rc::clone(routes)))
+    }
+
+    /// The door of `C`, if an actor takes it.
+    pub fn door<C: Command>(&self) -> Option<&dyn Ask<C>> {
+        let door = self.typed.get(&TypeId::of::<C>())?;
+        door.downcast_ref::<Rc<dyn Ask<C>>>().map(Rc::as_ref)
     }
 }

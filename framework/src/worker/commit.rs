@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use bytes::Bytes;
 use foldhash::fast::FixedState;
 use tokio::sync::OnceCell;
 
@@ -12,8 +11,7 @@ use super::Worker;
 use super::door::{Number, WorkerDoor};
 use super::ledger::Ledger;
 use crate::actor::ShardCell;
-use crate::clock::Timestamp;
-use crate::message::{Domain, Envelope, Kind, MessageId, ShardId, Wants, digest};
+use crate::message::{Domain, Envelope, Kind, MessageId, digest};
 use crate::router::{Arrival, Outcome};
 use crate::store::{Appended, Mark, Note, OutboxWrite, StoreError, Ticket, Turn};
 use crate::telemetry::TARGET;
@@ -97,7 +95,12 @@ impl<W: Worker> WorkerDoor<W> {
     fn append(&self, book: &Book, ledger: &RefCell<Ledger>, entry: &Entry<'_>) -> Result<Appended, StoreError> {
         let envelope = entry.envelope;
         let time = self.host.ids.clock().now();
-        let reply = self.reply_to_origin(entry, time);
+        let answers = envelope.kind == Kind::Command && !entry.reply.is_empty();
+        let reply = if answers {
+            envelope.reply(&self.domain, entry.rejected, time, W::Domain::CODEC, entry.reply)
+        } else {
+            None
+        };
         let outbox: Vec<_> = reply.iter().map(|(to, envelope)| OutboxWrite { to, envelope }).collect();
         let digest = digest(&envelope.name, &envelope.payload);
         let mark = match entry.end {
@@ -156,40 +159,6 @@ impl<W: Worker> WorkerDoor<W> {
             }
         }
         Ok(appended)
-    }
-
-    /// The reply for the actor that sent the command, if it wants one.
-    fn reply_to_origin(&self, entry: &Entry<'_>, time: Timestamp) -> Option<(ShardId, Envelope)> {
-        let envelope = entry.envelope;
-        let wanted = match envelope.wants {
-            Wants::Nothing => false,
-            Wants::Rejection => entry.rejected,
-            Wants::Reply => true,
-        };
-        let wanted = wanted && envelope.kind == Kind::Command && !entry.reply.is_empty();
-        let origin = envelope.origin.as_ref().filter(|_| wanted)?;
-        let to = origin.shard.clone();
-        let reply = Envelope {
-            id: MessageId::of_reply(envelope.id),
-            kind: Kind::Reply,
-            name: envelope.name.clone(),
-            version: envelope.version,
-            domain: self.domain.clone(),
-            to: Some(to.clone()),
-            key: origin.key.clone(),
-            actor: Some(origin.actor.clone()),
-            origin: None,
-            correlation: envelope.correlation,
-            causation: Some(envelope.id),
-            time,
-            deadline: None,
-            wants: Wants::Nothing,
-            traceparent: envelope.traceparent.clone(),
-            headers: Vec::new(),
-            codec: W::Domain::CODEC,
-            payload: Bytes::copy_from_slice(entry.reply),
-        };
-        Some((to, reply))
     }
 }
 

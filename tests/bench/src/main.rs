@@ -7,6 +7,7 @@ mod account;
 mod anchor;
 mod durable;
 mod idle;
+mod memory;
 mod nats;
 mod report;
 mod simulation;
@@ -15,6 +16,8 @@ mod turn;
 type Row = (&'static str, fn());
 
 const ROWS: &[Row] = &[
+    // First, because it goes by the memory of the process: what other rows have given back would be used again, uncounted.
+    ("memory_per_idle_key", memory::idle_key),
     ("turn_1_key", turn::one_key),
     ("turn_10k_keys", turn::ten_thousand_keys),
     ("turn_256_in_flight", turn::in_flight),

@@ -31,13 +31,12 @@ impl Arena {
             let bytes = Vec::with_capacity(capacity.min(LARGEST_CHUNK_BYTES).max(need));
             self.chunks.push(Chunk { start: self.end(), bytes });
         }
-        let end = self.end();
         let last = self.chunks.len() - 1;
-        // There is a chunk: it was pushed above if there was none.
         #[expect(clippy::indexing_slicing, reason = "the chunk was pushed above if there was none")]
-        let bytes = &mut self.chunks[last].bytes;
+        let Chunk { start, bytes } = &mut self.chunks[last];
+        let location = *start + bytes.len() as u64;
         bytes.extend_from_slice(&[0; LENGTH_BYTES]);
-        (end, bytes)
+        (location, bytes)
     }
 
     /// The record begun at `location` is written.

@@ -4,7 +4,7 @@ use super::envelope;
 use super::take::Take;
 use super::write::{
     CORRELATION, EVENTS, MARK_FROM, MARK_NONE, MARK_OUTSIDE, MARK_TIMER, NOTE_ATTEMPT, NOTE_DEAD_LETTER, NOTE_ENDED,
-    NOTE_OWN, NOTE_RESOLVED, NOTES, OUTBOX, REPLY, TIMER_CLEAR, TIMER_SET, TIMERS, TRACEPARENT,
+    NOTE_OWN, NOTE_RESOLVED, NOTES, OUTBOX, REPLY, TIME_OF_ID, TIMER_CLEAR, TIMER_SET, TIMERS, TRACEPARENT,
 };
 use super::{FORMAT, KIND_ADVANCE, KIND_OPENED, KIND_SENT, KIND_TURN, Location, Malformed};
 use crate::clock::Timestamp;
@@ -215,9 +215,10 @@ fn take_turn<'a>(take: &mut Take<'a>, location: Location) -> Result<TurnRecord<'
     let key = take.text()?;
     let number = take.number()?;
     let version = take.number()?;
-    let time = Timestamp::from_millis(take.number()?);
+    let time = if has(TIME_OF_ID) { None } else { Some(Timestamp::from_millis(take.number()?)) };
     let position = take.number()?;
     let id = take.id()?;
+    let time = time.or_else(|| id.time()).ok_or(Malformed("its time is that of an id that has none"))?;
     let correlation = if has(CORRELATION) { take.id()? } else { id };
     let traceparent = if has(TRACEPARENT) { Some(take.text()?) } else { None };
     let mark = match take.byte()? {

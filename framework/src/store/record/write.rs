@@ -12,6 +12,8 @@ pub(super) const EVENTS: u8 = 1 << 3;
 pub(super) const OUTBOX: u8 = 1 << 4;
 pub(super) const TIMERS: u8 = 1 << 5;
 pub(super) const NOTES: u8 = 1 << 6;
+/// The turn's id was made at the time of the turn, so the time is not written.
+pub(super) const TIME_OF_ID: u8 = 1 << 7;
 
 pub(super) const MARK_NONE: u8 = 0;
 pub(super) const MARK_OUTSIDE: u8 = 1;
@@ -107,6 +109,7 @@ pub(crate) fn write_turn(into: &mut Vec<u8>, turn: &Turn<'_>, place: &Place<'_>)
         (!turn.outbox.is_empty(), OUTBOX),
         (!turn.timers.is_empty(), TIMERS),
         (!turn.notes.is_empty(), NOTES),
+        (turn.id.time() == Some(turn.time), TIME_OF_ID),
     ] {
         if is {
             flags |= flag;
@@ -119,7 +122,9 @@ pub(crate) fn write_turn(into: &mut Vec<u8>, turn: &Turn<'_>, place: &Place<'_>)
     put::text(into, turn.key);
     put::number(into, turn.number);
     put::number(into, turn.version);
-    put::number(into, turn.time.as_millis());
+    if flags & TIME_OF_ID == 0 {
+        put::number(into, turn.time.as_millis());
+    }
     put::number(into, place.position);
     put::id(into, turn.id);
     if flags & CORRELATION != 0 {

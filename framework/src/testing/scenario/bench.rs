@@ -201,25 +201,14 @@ impl<A: Stateful> Bench<A> {
             self.fail(&format!("{} {error}\n", M::NAME));
         }
         let id = self.ids.message_id();
+        let domain = Name::new(M::Domain::NAME).expect("the derive has checked the name");
+        let name = Name::new(M::NAME).expect("the derive has checked the name");
         Envelope {
-            id,
-            kind: M::KIND,
-            name: Name::new(M::NAME).expect("the derive has checked the name"),
             version: M::VERSION,
-            domain: Name::new(M::Domain::NAME).expect("the derive has checked the name"),
-            to: None,
             key: self.live().key.clone(),
-            actor: None,
-            origin: None,
-            correlation: id,
-            causation: None,
-            time: self.clock.now(),
-            deadline: None,
-            wants: Wants::Nothing,
-            traceparent: None,
-            headers: Vec::new(),
             codec: M::Domain::CODEC,
             payload: Bytes::from(payload),
+            ..Envelope::new(id, M::KIND, domain, name, self.clock.now())
         }
     }
 
@@ -317,24 +306,13 @@ impl<A: Stateful> Bench<A> {
         }
         let name = Name::new(T::NAME).expect("the derive has checked the name");
         let envelope = Envelope {
-            id: self.ids.message_id(),
-            kind: Kind::Document,
-            name,
             version: timer.version,
-            domain: self.domain.clone(),
-            to: None,
             key: timer.key,
             actor: Some(self.actor.clone()),
-            origin: None,
             correlation: timer.correlation,
-            causation: None,
-            time: timer.due,
-            deadline: None,
-            wants: Wants::Nothing,
-            traceparent: None,
-            headers: Vec::new(),
             codec: timer.codec,
             payload: timer.payload,
+            ..Envelope::new(self.ids.message_id(), Kind::Document, self.domain.clone(), name, timer.due)
         };
         self.step(Work::Wake { turn: timer.turn }, envelope, Arrival::Inside)
     }
