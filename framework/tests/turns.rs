@@ -158,3 +158,48 @@ async fn a_sender_is_told_the_same_on_every_thread() {
         assert!(matches!(late, Err(SendError::Stopped)), "{late:?}");
     }
 }
+
+/// A line that cannot be written down.
+#[derive(Clone, Deserialize)]
+struct Unspeakable;
+
+impl Serialize for Unspeakable {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        panic!("it must not be said");
+    }
+}
+
+#[derive(Command, Clone, Serialize, Deserialize)]
+#[command(domain = Diaries)]
+struct Whisper {
+    #[key]
+    diary: String,
+    what: Unspeakable,
+}
+
+#[derive(Aggregate, Default)]
+#[aggregate(domain = Diaries, handles(Whisper))]
+struct Listener;
+
+impl Handle<Whisper> for Listener {
+    fn handle(&self, _: Whisper, _: &mut Effects<Self>) -> Result<(), Rejection> {
+        Ok(())
+    }
+}
+
+#[whizbang::test]
+async fn a_command_whose_writing_panics_is_refused_and_its_actor_goes_on() {
+    let node = Node::builder("diaries", MemoryStore::new()).host::<Diary>().host::<Listener>().start().await.unwrap();
+    let client = node.client();
+    for _ in 0..2 {
+        let whisper = client.send(Whisper { diary: "ada".into(), what: Unspeakable });
+        let error = whisper.await.unwrap_err();
+        assert!(
+            matches!(&error, SendError::Encode(reason) if reason.to_string().contains("must not be said")),
+            "{error}"
+        );
+        assert!(!error.may_have_happened());
+    }
+    let metrics = node.metrics();
+    assert_eq!((metrics.panics, metrics.activations, metrics.turns), (2, 1, 0), "one actor, and it lives");
+}

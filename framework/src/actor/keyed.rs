@@ -1,6 +1,7 @@
 //! One live actor: takes one message after the other, in order, and is rebuilt when it must be.
 
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
@@ -11,9 +12,11 @@ use super::door::{Permit, Run, TypeDoor};
 use super::host::ShardCell;
 use super::plan::Stateful;
 use super::state::KeyState;
-use super::turn::Marked;
+use super::turn::{Marked, panic_text};
 use crate::inbox::Admission;
-use crate::message::{Codec, Coded, Command, Domain, Envelope, Kind, MessageId, Name, digest, digest_of, name_digest};
+use crate::message::{
+    Codec, CodecError, Coded, Command, Domain, Envelope, Kind, MessageId, Name, digest, digest_of, name_digest,
+};
 use crate::router::{Arrival, AskMeta, Delivery, Outcome, SendError, TypedReply, Work};
 use crate::store::{StoreError, StreamState, Ticket};
 use crate::telemetry::TARGET;
@@ -122,14 +125,13 @@ impl<A: Stateful> KeyActor<A> {
 
     fn rebuild(&mut self, stored: &StreamState) -> Result<(), StoreError> {
         // A panic in a user's `apply` while the stream is read must not take the thread with it.
-        let rebuilt =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| KeyState::rebuild(&self.door.plan, stored)));
+        let rebuilt = catch_unwind(AssertUnwindSafe(|| KeyState::rebuild(&self.door.plan, stored)));
         match rebuilt {
             Ok(state) => self.state = state?,
             Err(panic) => {
                 self.door.host.counts.panics.one();
-                return Err(crate::message::CodecError::Decode {
-                    reason: format!("applying the stream's events panicked: {}", super::turn::panic_text(&panic)),
+                return Err(CodecError::Decode {
+                    reason: format!("applying the stream's events panicked: {}", panic_text(&panic)),
                 }
                 .into());
             }
@@ -362,7 +364,13 @@ impl<A: Stateful, C: Command> Handler<Here<TypedTurn<A, C>>> for KeyActor<A> {
         // The payload's bytes are needed for the digest, and for the dead letter if it comes to that.
         let mut payload = host.scratch.take();
         payload.clear();
-        if let Err(error) = command.encode(<C::Domain as Domain>::CODEC, &mut payload) {
+        // It is the user's code: a panic must cost this one command and not the actor.
+        let encoded = catch_unwind(AssertUnwindSafe(|| command.encode(<C::Domain as Domain>::CODEC, &mut payload)));
+        let encoded = encoded.unwrap_or_else(|panic| {
+            host.counts.panics.one();
+            Err(CodecError::Encode { reason: format!("panicked: {}", panic_text(&panic)) })
+        });
+        if let Err(error) = encoded {
             host.scratch.replace(payload);
             let _ = reply.send(Err(SendError::Encode(error)));
             return;
