@@ -93,6 +93,12 @@ impl Host {
         Flight(Rc::clone(self))
     }
 
+    /// Whether the turn that is being taken is all there is in flight here. What was ready to run before it has run, so what
+    /// came together with it would be in flight as well.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.in_flight.get() == 1 && self.waiting.borrow().is_empty()
+    }
+
     /// Calls `then` once the append is durable: at once if it is.
     pub(crate) fn after(&self, appended: Appended, then: impl FnOnce(Result<(), StoreError>) + 'static) {
         if appended.committed || cfg!(plant = "replies_before_the_commit") {

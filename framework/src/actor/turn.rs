@@ -210,7 +210,8 @@ impl<A: Stateful> KeyActor<A> {
             timers: &timers,
             notes,
         };
-        self.shard.writer.borrow_mut().append(&turn)
+        let mut writer = self.shard.writer.borrow_mut();
+        if self.door.host.is_alone() { writer.append_alone(&turn) } else { writer.append(&turn) }
     }
 
     /// Takes down in memory what was appended.

@@ -124,6 +124,15 @@ pub trait ShardWriter: Send {
     /// store. After an error nothing of the turn is in the log.
     fn append(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError>;
 
+    /// As [`append`](Self::append), for a turn that nothing else is in flight with on its thread. The store may make it durable
+    /// right here, while the thread stands still, instead of waking a thread of its own for it; the answer says whether it has.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append). That it could not be made durable is no error here: the listener hears of it.
+    fn append_alone(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {
+        self.append(turn)
+    }
+
     /// Writes down how far this shard has taken from a source, when no turn is there to carry the mark.
     ///
     /// # Errors

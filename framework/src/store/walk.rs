@@ -27,6 +27,9 @@ pub(crate) struct Placed {
     pub(crate) snapshot: Snapshot,
 }
 
+/// Room is made at once for so many turns of a stream; for more of them it grows with what is read.
+const MOST_RESERVED: usize = 4096;
+
 const OTHER_STREAM: Malformed = Malformed("the links of a stream lead to another one");
 const NO_TURN: Malformed = Malformed("a link does not lead to a turn");
 const NUMBERS: Malformed = Malformed("the numbers or versions of a stream's turns have a gap");
@@ -52,6 +55,8 @@ pub(crate) fn load(
     let snapshot = snapshot.filter(|placed| placed.snapshot.turn <= head.number);
     let mut names = Names::default();
     let (mut location, mut number) = (head.location, head.number);
+    let turns = number.saturating_sub(snapshot.as_ref().map_or(0, |placed| placed.snapshot.turn));
+    state.turns.reserve(usize::try_from(turns).unwrap_or(usize::MAX).min(MOST_RESERVED));
     while number > 0 {
         if let Some(placed) = &snapshot
             && placed.snapshot.turn == number

@@ -161,8 +161,9 @@ fn a_snapshot_of_a_turn_that_was_lost_is_not_taken_for_that_of_the_turn_in_its_p
     }
     store.step();
     let loaded = now(owner.load("Account", "a"));
-    assert_eq!(loaded.snapshot.map(|snapshot| snapshot.turn), None, "of a turn that was lost");
-    assert_eq!(loaded.turns.len(), 3);
+    // The newer one waited for its turn, and has not kept the one before it from being written.
+    assert_eq!(loaded.snapshot.map(|snapshot| snapshot.turn), Some(1), "not that of a turn that was lost");
+    assert_eq!(loaded.turns.len(), 2);
     // One whose turn is committed is kept.
     owner.snapshot("Account", "a", 3, b"three");
     store.step();
@@ -170,4 +171,40 @@ fn a_snapshot_of_a_turn_that_was_lost_is_not_taken_for_that_of_the_turn_in_its_p
     machine.kill();
     let snapshot = now(open().1.load("Account", "a")).snapshot.unwrap();
     assert_eq!((snapshot.turn, &snapshot.bytes[..]), (3, &b"three"[..]));
+}
+
+#[test]
+fn a_snapshot_that_is_newer_than_an_older_copy_of_the_log_is_not_used() {
+    let machine = Machine::new(1);
+    let open = |machine: &Machine| {
+        let store = Arc::new(EmbeddedStore::open_on(machine.disk(), &small(), Some(1)).unwrap());
+        let owner = now(Owner::take(&(Arc::clone(&store) as Arc<dyn Store>), &shard("bank", 0)));
+        (store, owner)
+    };
+    let append = |owner: &mut Owner, numbers: std::ops::RangeInclusive<u64>, said: &str| {
+        for number in numbers {
+            owner.append(&Draft::new("Account", "a", number).at(number, number - 1).event("Happened", said)).unwrap();
+        }
+    };
+    let (store, mut owner) = open(&machine);
+    append(&mut owner, 1..=3, "early");
+    drop((store, owner));
+    machine.kill();
+    let early = machine.files();
+    let (store, mut owner) = open(&machine);
+    append(&mut owner, 4..=5, "late");
+    owner.snapshot("Account", "a", 4, b"late");
+    drop((store, owner));
+    machine.kill();
+    let mut files = machine.files();
+    assert!(files.iter().any(|(name, bytes)| name.starts_with("snapshots-") && !bytes.is_empty()));
+    // The log of an old backup beside the snapshots of a newer one.
+    files.retain(|name, _| name.starts_with("snapshots-"));
+    files.extend(early.into_iter().filter(|(name, _)| !name.starts_with("snapshots-")));
+
+    let (store, mut owner) = open(&Machine::with_files(&files));
+    append(&mut owner, 4..=6, "instead");
+    store.step();
+    let loaded = now(owner.load("Account", "a"));
+    assert_eq!((loaded.snapshot, loaded.turns.len()), (None, 6));
 }

@@ -102,8 +102,14 @@ fn with_its_own_threads_nothing_that_was_reported_is_lost_in_a_power_cut() {
                 let (key, turn) = (format!("key-{}", appended % KEYS), appended / KEYS);
                 let draft =
                     Draft::new("Account", &key, appended).at(turn + 1, turn).event("Happened", appended.to_string());
-                match draft.write(|turn| writer.append(turn)) {
-                    Ok(_) => appended += 1,
+                let alone = seed.is_multiple_of(2) && appended.is_multiple_of(3);
+                match draft.write(|turn| if alone { writer.append_alone(turn) } else { writer.append(turn) }) {
+                    Ok(told) => {
+                        appended += 1;
+                        if told.committed {
+                            assert_eq!(cutter.heard.load(Ordering::SeqCst) as u64, appended, "seed {seed}");
+                        }
+                    }
                     Err(StoreError::Closed | StoreError::Io { .. }) => break,
                     Err(error) => panic!("{error}"),
                 }

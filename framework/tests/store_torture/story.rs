@@ -175,8 +175,19 @@ impl Story {
             5 => draft.dead(self.ids),
             _ => draft,
         };
-        match draft.write(|turn| life.writers.get_mut(&shard).unwrap().append(turn)) {
-            Ok(appended) => self.appended(life, Entry::Turn(shard, Box::new(draft)), appended),
+        let writer = life.writers.get_mut(&shard).unwrap();
+        let alone = self.ids.is_multiple_of(3);
+        let appended = draft.write(|turn| if alone { writer.append_alone(turn) } else { writer.append(turn) });
+        match appended {
+            Ok(appended) => {
+                self.appended(life, Entry::Turn(shard, Box::new(draft)), appended)?;
+                if appended.committed {
+                    self.hear(life);
+                    assert_eq!(self.reported, self.entries.len(), "it says that it is durable, and is not");
+                }
+                // A turn alone is written at once, and so fails at once.
+                life.ears.error().map_or(Ok(()), Err)
+            }
             // A turn must fit into the smallest file, and here they are very small.
             Err(StoreError::Oversize { .. }) => Ok(()),
             Err(error) => Err(error),

@@ -20,7 +20,9 @@ const ROWS: &[Row] = &[
     ("turn_256_in_flight", turn::in_flight),
     ("durable_alone", durable::alone),
     ("durable_together", durable::together),
-    ("activation", durable::activation),
+    ("activation", durable::activation::from_events),
+    ("activation_with_snapshot", durable::activation::from_snapshot),
+    ("keys_1m", durable::keys::many),
     ("nats_command_latency", nats::command_alone),
     ("nats_command_256", nats::command_256),
     ("nats_events_1", nats::events_1),
@@ -33,6 +35,9 @@ const ROWS: &[Row] = &[
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if let [durable::keys::MEMORY, folder] = wanted.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        return durable::keys::memory(folder.as_ref());
+    }
     for (name, run) in ROWS {
         if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
             eprintln!("{name} …");

@@ -3,5 +3,6 @@
 //! Brief by default; `tests/run --long` looks twenty times longer. What was found once stays in `tests/corpus/`.
 
 mod config;
+mod log;
 mod messages;
 mod wire;

@@ -7,16 +7,16 @@ use parking_lot::Mutex;
 
 use super::super::index::{Index, StreamHasher};
 use super::super::record::{Location, write_opened};
-use super::EmbeddedConfig;
 use super::disk::Disk;
 use super::frame::{BATCH_BYTES, FRAME_BYTES};
-use super::journal::{Journal, Refused};
+use super::journal::{Hand, Journal, Refused};
 use super::keeper::Keeper;
 use super::preparer::Preparer;
 use super::segment::{FIRST_OFFSET, Segments};
 use super::shard::{Shard, State};
 use super::snapshots::Snapshots;
 use super::writer::Writer;
+use super::{EmbeddedConfig, Hands};
 use crate::message::{Name, ShardId};
 use crate::store::{Epoch, StoreError};
 
@@ -30,8 +30,8 @@ pub(super) struct Inner {
     pub(super) snapshots: Snapshots,
     pub(super) keeper: Arc<Keeper>,
     pub(super) registry: Mutex<Registry>,
-    /// The writer, if no thread runs it and it is driven by hand.
-    pub(super) by_hand: Option<Mutex<Writer>>,
+    pub(super) writer: Mutex<Writer>,
+    pub(super) hands: Hands,
 }
 
 /// All shards that the log knows.
@@ -87,7 +87,7 @@ impl Inner {
     }
 
     fn opened(&self, id: &ShardId, shards: u16, tag: u32, epoch: Epoch) -> Result<Location, Refused> {
-        let (_, location) = self.journal.append(OPENED_BYTES, None, |location, into| {
+        let (_, location) = self.journal.append(OPENED_BYTES, None, Hand::Thread, |location, into| {
             write_opened(into, id, shards, tag, epoch);
             Ok(location)
         })?;
@@ -97,7 +97,7 @@ impl Inner {
     /// After an append was refused: returns if it is worth trying again.
     pub(super) fn get_room(&self, refused: Refused) -> Result<(), StoreError> {
         match refused {
-            Refused::Wait if self.by_hand.is_some() => {
+            Refused::Wait if self.hands == Hands::Caller => {
                 self.preparer.prepare();
                 Ok(())
             }
@@ -105,7 +105,9 @@ impl Inner {
                 self.journal.wait_for_room();
                 Ok(())
             }
-            Refused::Store(error @ (StoreError::Full { .. } | StoreError::Io { .. })) if self.by_hand.is_some() => {
+            Refused::Store(error @ (StoreError::Full { .. } | StoreError::Io { .. }))
+                if self.hands == Hands::Caller =>
+            {
                 if self.preparer.prepare() {
                     Ok(())
                 } else {
@@ -147,10 +149,34 @@ impl Inner {
         smallest.saturating_sub(usize::try_from(FIRST_OFFSET).unwrap_or(0) + 2 * BATCH_BYTES + FRAME_BYTES)
     }
 
+    /// Writes what is appended, until the journal is closed.
+    pub(super) fn write(&self) {
+        while self.journal.wait_for_part() {
+            self.writer.lock().step();
+        }
+        self.writer.lock().finish();
+    }
+
+    /// Who writes a turn that nothing else is in flight with.
+    pub(super) fn hand(&self) -> Hand {
+        if self.journal.is_slow() && self.hands == Hands::Threads { Hand::Thread } else { Hand::Mine }
+    }
+
+    /// Writes what has gathered up to the record at `location` on the calling thread, or wakes the writing thread if somebody
+    /// is at it already; whether the record is durable.
+    pub(super) fn write_here(&self, location: Location) -> bool {
+        match self.writer.try_lock() {
+            Some(mut writer) => while self.journal.committed() <= location && writer.step() {},
+            // Whoever has the lock may have taken his part before the record was in it.
+            None => self.journal.wake(),
+        }
+        self.journal.committed() > location
+    }
+
     /// Does by hand what is to be done, as the threads would.
     pub(super) fn step(&self) {
-        if let Some(writer) = &self.by_hand {
-            let mut writer = writer.lock();
+        if self.hands == Hands::Caller {
+            let mut writer = self.writer.lock();
             while writer.step() {}
             drop(writer);
             self.keeper.step(self);

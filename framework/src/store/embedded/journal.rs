@@ -5,7 +5,7 @@
 //! under way is the next batch: no timer, no waiting for company.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub(super) struct Journal {
     ended: Condvar,
     /// Every record before this location is durable.
     committed: AtomicU64,
+    /// Whether the last flush was slow.
+    slow: AtomicBool,
     /// What people call the folder.
     at: String,
 }
@@ -51,7 +53,7 @@ struct Tail {
     buffers: Vec<Vec<u8>>,
     rows: Vec<Row>,
     waiters: Vec<(Location, oneshot::Sender<Result<(), StoreError>>)>,
-    /// Whether the writer waits.
+    /// Whether the writing thread waits.
     idle: bool,
     /// What has broken the store.
     failure: Option<StoreError>,
@@ -104,6 +106,15 @@ struct Row {
     given: Ticket,
 }
 
+/// Who writes what is appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hand {
+    /// The writing thread, which is woken.
+    Thread,
+    /// Whoever appends. It must write at once, or [wake](Journal::wake) the thread.
+    Mine,
+}
+
 /// Why nothing was appended.
 pub(super) enum Refused {
     /// The next segment is not ready: wait for it and come again.
@@ -137,8 +148,19 @@ impl Journal {
             wanted: Condvar::new(),
             ended: Condvar::new(),
             committed,
+            slow: AtomicBool::new(false),
             at,
         }
+    }
+
+    /// Whether the last flush was slow.
+    pub(super) fn is_slow(&self) -> bool {
+        self.slow.load(Ordering::Relaxed)
+    }
+
+    /// The last flush was slow, or was not.
+    pub(super) fn set_slow(&self, slow: bool) {
+        self.slow.store(slow, Ordering::Relaxed);
     }
 
     /// Every record before this location is durable.
@@ -164,6 +186,7 @@ impl Journal {
         &self,
         bound: usize,
         row: Option<usize>,
+        hand: Hand,
         write: impl FnOnce(Location, &mut Vec<u8>) -> Result<T, OutOfTurn>,
     ) -> Result<(Ticket, T), Refused> {
         let mut tail = self.tail.lock();
@@ -196,12 +219,20 @@ impl Journal {
                 None => part.tickets.push((number, ticket)),
             }
         }
-        let wake = std::mem::take(&mut tail.idle);
+        let wake = hand == Hand::Thread && std::mem::take(&mut tail.idle);
         drop(tail);
         if wake {
             self.work.notify_one();
         }
         Ok((ticket, written))
+    }
+
+    /// Has the thread write what is there.
+    pub(super) fn wake(&self) {
+        let wake = std::mem::take(&mut self.tail.lock().idle);
+        if wake {
+            self.work.notify_one();
+        }
     }
 
     /// Sees to it that there is a part with room for a record of up to `bound` bytes.
@@ -312,19 +343,17 @@ impl Journal {
         self.ended.notify_all();
     }
 
-    /// The next part to write; waits for one. `None` once the journal is closed and everything is written.
-    pub(super) fn wait_for_part(&self) -> Option<Part> {
+    /// Waits until there is a part to write. `false` once the journal is closed and every part is taken.
+    pub(super) fn wait_for_part(&self) -> bool {
         let mut tail = self.tail.lock();
-        loop {
-            if let Some(part) = tail.parts.pop_front() {
-                return Some(part);
-            }
+        while tail.parts.is_empty() {
             if tail.state != State::Open {
-                return None;
+                return false;
             }
             tail.idle = true;
             self.work.wait(&mut tail);
         }
+        true
     }
 
     /// The next part to write, if there is one.
@@ -372,6 +401,7 @@ impl Journal {
         let waiters = std::mem::take(&mut tail.waiters);
         let listeners: Vec<_> = tail.rows.iter().filter_map(|row| row.listener.upgrade()).collect();
         drop(tail);
+        self.work.notify_all();
         self.room.notify_all();
         self.wanted.notify_all();
         self.ended.notify_all();

@@ -12,7 +12,6 @@ use super::super::index::Stream;
 use super::checkpoint::{self, Writing};
 use super::inner::Inner;
 use super::shard::Shard;
-use super::snapshots::Named;
 use super::views;
 use crate::message::Name;
 use crate::store::{StoreError, View};
@@ -147,31 +146,21 @@ impl Keeper {
         }
     }
 
-    fn write_snapshot(&self, store: &Inner, shard: &Shard, stream: Stream) {
+    fn write_snapshot(&self, store: &Inner, shard: &Arc<Shard>, stream: Stream) {
         let mut work = self.work.lock();
-        let named = {
-            let mut state = shard.state.lock();
-            state.index.commit(store.journal.committed());
-            // A newer one may have taken the place of the one that was ripe. It has its own turn, once it is ripe itself: of a
-            // turn that is lost after all, it would be taken for a snapshot of the turn that comes in its place.
-            let head = state.index.head(stream).map_or(0, |head| head.number);
-            let is_committed = |named: &&Named| {
-                named.placed.snapshot.turn <= head || cfg!(plant = "a_snapshot_is_written_before_its_turn")
-            };
-            state.fresh.get(&stream).filter(is_committed).cloned()
-        };
         // Not with the shard's lock held: its actors need it.
+        let named = shard.state.lock().fresh.get(&stream).map(|fresh| fresh.next.clone());
         let Some(named) = named else { return };
         let written = store.snapshots.write(&named);
         let mut state = shard.state.lock();
-        let turn = named.placed.snapshot.turn;
-        if state.fresh.get(&stream).is_some_and(|fresh| fresh.placed.snapshot.turn == turn) {
-            state.fresh.remove(&stream);
-        }
+        state.done(stream);
+        let old = written.as_ref().ok().and_then(|stored| state.stored.insert(stream, *stored));
+        // The one behind it may be ripe as well.
+        state.index.commit(store.journal.committed());
+        store.keep(shard, &mut state);
+        drop(state);
         match written {
             Ok(stored) => {
-                let old = state.stored.insert(stream, stored);
-                drop(state);
                 work.live += stored.length;
                 if let Some(old) = old {
                     work.live = work.live.saturating_sub(old.length);

@@ -2,11 +2,13 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::super::record::{Location, Malformed};
 use super::super::walk::Log;
+use super::disk::DiskFile;
 use super::failure;
 use super::frame::{FRAME_BYTES, frame_length, open_frame};
 use super::segment::{Segment, Segments};
@@ -18,34 +20,47 @@ const FIRST_READ: usize = 1024;
 /// When records that are asked for lie close together, so much before them is read at once.
 const WINDOW: u64 = 64 * 1024;
 
+/// Farther apart each record is read by itself: to copy what lies between would take longer than to ask the system again.
+const CLOSE: u64 = 2 * 1024;
+
+/// So many bytes of records share one allocation, where they may.
+const PACK_BYTES: usize = 16 * 1024;
+
 /// One walk through the log.
 pub(super) struct LogReader<'a> {
     segments: &'a Segments,
-    window: RefCell<Window>,
+    reading: RefCell<Reading>,
 }
 
 impl<'a> LogReader<'a> {
+    /// Each record has memory of its own, so that whoever keeps one event does not keep its neighbors.
     pub(super) fn new(segments: &'a Segments) -> Self {
-        Self { segments, window: RefCell::default() }
+        Self { segments, reading: RefCell::default() }
+    }
+
+    /// Records share memory: for those who let go of all of them together.
+    pub(super) fn together(segments: &'a Segments) -> Self {
+        let reading = Reading { pack: Some(BytesMut::new()), ..Reading::default() };
+        Self { segments, reading: RefCell::new(reading) }
     }
 }
 
 impl Log for LogReader<'_> {
     fn read(&self, location: Location) -> Result<Bytes, StoreError> {
-        let Some(segment) = self.segments.at(location) else {
+        let reading = &mut *self.reading.borrow_mut();
+        let Some(home) = reading.home(self.segments, location).map_err(failure("opening the log"))? else {
             return Err(self.damaged(location, Malformed("a link leads out of the log")));
         };
-        let window = &mut *self.window.borrow_mut();
         let mut need = FIRST_READ;
         loop {
-            match window.look(&segment, location) {
-                Look::Record(record) => return Ok(record),
-                Look::Short(more) if more > need || !window.tried(location) => need = need.max(more),
+            match reading.window.look(&home.segment, location) {
+                Look::Record(record) => return Ok(copy(&mut reading.pack, record)),
+                Look::Short(more) if more > need || reading.window.asked != location => need = need.max(more),
                 Look::Short(_) | Look::Damaged => {
                     return Err(self.damaged(location, Malformed("a record's checksum is wrong")));
                 }
             }
-            window.fill(self.segments, &segment, location, need).map_err(failure("reading the log"))?;
+            reading.window.fill(&home, location, need).map_err(failure("reading the log"))?;
         }
     }
 
@@ -54,8 +69,45 @@ impl Log for LogReader<'_> {
     }
 }
 
-enum Look {
-    Record(Bytes),
+fn copy(pack: &mut Option<BytesMut>, record: &[u8]) -> Bytes {
+    let Some(pack) = pack else { return Bytes::copy_from_slice(record) };
+    if pack.capacity() < record.len() {
+        *pack = BytesMut::with_capacity(PACK_BYTES.max(record.len()));
+    }
+    pack.extend_from_slice(record);
+    pack.split().freeze()
+}
+
+#[derive(Default)]
+struct Reading {
+    home: Option<Home>,
+    window: Window,
+    pack: Option<BytesMut>,
+}
+
+/// The segment that was read last, and its file.
+#[derive(Clone)]
+struct Home {
+    segment: Arc<Segment>,
+    file: Arc<dyn DiskFile>,
+}
+
+impl Reading {
+    /// The segment with `location` in it, if there is one.
+    fn home(&mut self, segments: &Segments, location: Location) -> io::Result<Option<Home>> {
+        let is_in = |home: &&Home| (home.segment.start..home.segment.end()).contains(&location);
+        if let Some(home) = self.home.as_ref().filter(is_in) {
+            return Ok(Some(home.clone()));
+        }
+        let Some(segment) = segments.at(location) else { return Ok(None) };
+        let file = segments.file(&segment)?;
+        self.home = Some(Home { segment, file });
+        Ok(self.home.clone())
+    }
+}
+
+enum Look<'a> {
+    Record(&'a [u8]),
     /// The window has not all of the frame, which has at least so many bytes.
     Short(usize),
     Damaged,
@@ -71,32 +123,25 @@ struct Window {
 }
 
 impl Window {
-    fn look(&self, segment: &Segment, location: Location) -> Look {
+    fn look(&self, segment: &Segment, location: Location) -> Look<'_> {
         let at = location.checked_sub(self.start).and_then(|at| usize::try_from(at).ok());
         let Some(bytes) = at.and_then(|at| self.bytes.get(at..)) else { return Look::Short(FRAME_BYTES) };
         let Some(length) = frame_length(bytes) else { return Look::Short(FRAME_BYTES) };
         if bytes.len() - FRAME_BYTES.min(bytes.len()) < length {
             return Look::Short(length.saturating_add(FRAME_BYTES));
         }
-        match open_frame(bytes, segment.salt, location) {
-            // Copied, so that whoever keeps one event does not keep its neighbors.
-            Some(record) => Look::Record(Bytes::copy_from_slice(record)),
-            None => Look::Damaged,
-        }
+        open_frame(bytes, segment.salt, location).map_or(Look::Damaged, Look::Record)
     }
 
-    fn tried(&self, location: Location) -> bool {
-        self.asked == location
-    }
-
-    fn fill(&mut self, segments: &Segments, segment: &Segment, location: Location, need: usize) -> io::Result<()> {
+    fn fill(&mut self, home: &Home, location: Location, need: usize) -> io::Result<()> {
+        let segment = &home.segment;
         // The links lead backwards. If they have led only a little way, what is before will be wanted next.
-        let close = self.asked > location && self.asked - location < WINDOW / 4;
+        let close = self.asked > location && self.asked - location < CLOSE;
         let before = if close { WINDOW.min(location - segment.start) } else { 0 };
         let room = segment.end() - (location - before);
         let length = usize::try_from((before + need as u64).min(room)).unwrap_or(usize::MAX);
         self.bytes.resize(length, 0);
-        let read = segments.file(segment)?.read_at(&mut self.bytes, location - before - segment.start)?;
+        let read = home.file.read_at(&mut self.bytes, location - before - segment.start)?;
         self.bytes.truncate(read);
         (self.start, self.asked) = (location - before, location);
         Ok(())

@@ -2,7 +2,8 @@
 //!
 //! Called like any store. All shards share one journal in segment files; appends go into a buffer, one thread writes and
 //! flushes what has gathered and reports it. Opening reads the end of the log, cuts off what a crash has left unfinished, and
-//! refuses what is damaged by name. No actor's thread ever waits for a flush; what was reported is never lost.
+//! refuses what is damaged by name. What was reported is never lost. An actor's thread stands still for a flush only for a turn
+//! that nothing else is in flight with, and only while flushes are fast.
 //! Begin reading with `journal.rs`, `frame.rs` and `scan.rs`.
 
 mod checkpoint;
@@ -43,6 +44,7 @@ use self::inner::{Inner, Registry};
 use self::journal::Journal;
 use self::keeper::Keeper;
 use self::preparer::Preparer;
+use self::recover::ShardLog;
 use self::segment::Segments;
 use self::shard::{Reader, Shard};
 use self::snapshots::Snapshots;
@@ -77,7 +79,7 @@ struct Threads {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hands {
     Threads,
-    #[cfg_attr(not(feature = "testing"), expect(dead_code, reason = "only tests take the work into their own hands"))]
+    /// Only tests take the work into their own hands.
     Caller,
 }
 
@@ -158,8 +160,11 @@ impl EmbeddedStore {
         let shards = &mut found.shards;
         let snapshots = Snapshots::open(disk, seed, found.snapshots_from, |named, stored| {
             let shard = usize::try_from(named.tag).ok().and_then(|tag| shards.get_mut(tag));
-            if let Some(shard) = shard {
-                shard.snapshots.insert(hasher.stream(&named.actor, &named.key), stored);
+            let stream = hasher.stream(&named.actor, &named.key);
+            // One of a turn that the log does not hold belongs to another log, of which this one is an older copy.
+            let fits = |shard: &&mut ShardLog| shard.index.head(stream).is_some_and(|head| head.number >= stored.turn);
+            if let Some(shard) = shard.filter(fits) {
+                shard.snapshots.insert(stream, stored);
             }
         });
         let snapshots = snapshots.map_err(failure("reading the snapshots"))?;
@@ -174,10 +179,6 @@ impl EmbeddedStore {
         let journal = Arc::new(Journal::new(found.segment, found.offset, found.last, found.spare, at));
         let writer = writer::Writer::new(Arc::clone(&journal), Arc::clone(&segments), Arc::clone(&keeper), found.batch);
         let preparer = Preparer::new(Arc::clone(&journal), Arc::clone(&segments), config.clone(), ids);
-        let (by_hand, writer) = match hands {
-            Hands::Threads => (None, Some(writer)),
-            Hands::Caller => (Some(Mutex::new(writer)), None),
-        };
         let inner = Arc::new(Inner {
             disk: Arc::clone(disk),
             config: config.clone(),
@@ -188,10 +189,13 @@ impl EmbeddedStore {
             snapshots,
             keeper,
             registry: Mutex::new(registry),
-            by_hand,
+            writer: Mutex::new(writer),
+            hands,
         });
-        let threads = writer.map(|writer| Threads::start(writer, &inner)).transpose();
-        let threads = threads.map_err(failure("starting the store's threads"))?;
+        let threads = match hands {
+            Hands::Threads => Some(Threads::start(&inner).map_err(failure("starting the store's threads"))?),
+            Hands::Caller => None,
+        };
         Ok(Self { inner, threads: Mutex::new(threads) })
     }
 
@@ -224,16 +228,13 @@ impl EmbeddedStore {
                 let _ = threads.keeper.join();
                 let _ = threads.preparer.join();
             }
-            None => {
-                if let Some(writer) = &self.inner.by_hand
-                    && !self.inner.journal.is_closed()
-                {
-                    self.inner.step();
-                    writer.lock().finish();
-                    self.last_works();
-                    self.inner.keeper.step(&self.inner);
-                }
+            None if self.inner.hands == Hands::Caller && !self.inner.journal.is_closed() => {
+                self.inner.step();
+                self.inner.writer.lock().finish();
+                self.last_works();
+                self.inner.keeper.step(&self.inner);
             }
+            None => {}
         }
         self.inner.disk.unlock();
     }
@@ -248,14 +249,14 @@ impl EmbeddedStore {
 }
 
 impl Threads {
-    fn start(writer: writer::Writer, inner: &Arc<Inner>) -> io::Result<Self> {
+    fn start(inner: &Arc<Inner>) -> io::Result<Self> {
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
-        let (preparing, keeping) = (Arc::clone(inner), Arc::clone(inner));
+        let (preparing, keeping, writing) = (Arc::clone(inner), Arc::clone(inner), Arc::clone(inner));
         // If a later one cannot be started the earlier ones end with the journal.
         let started = (|| {
             let preparer = thread("whizbang-room").spawn(move || preparing.preparer.run())?;
             let keeper = thread("whizbang-keeper").spawn(move || Arc::clone(&keeping.keeper).run(&keeping))?;
-            let writer = thread("whizbang-log").spawn(move || writer.run())?;
+            let writer = thread("whizbang-log").spawn(move || writing.write())?;
             Ok(Self { writer, preparer, keeper })
         })();
         if started.is_err() {
@@ -302,7 +303,7 @@ impl Store for EmbeddedStore {
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         async {
             self.inner.journal.close();
-            if self.inner.by_hand.is_none() {
+            if self.inner.hands == Hands::Threads {
                 // Everything is written once this comes back; what is left to do is short.
                 let _ = self.settle(self.inner.journal.durable(Location::MAX)).await;
             }

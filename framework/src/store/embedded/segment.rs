@@ -18,6 +18,9 @@ pub(super) const FIRST_OFFSET: u64 = 512;
 /// At most so many files of full segments are kept open.
 const OPEN_FILES: usize = 32;
 
+/// So many zeros are flushed together: all of them at once would hold up the log's own flushes behind them.
+const FLUSHED_TOGETHER: u64 = 2 * 1024 * 1024;
+
 const HEAD_BYTES: usize = 52;
 const MAGIC: [u8; 8] = *b"whizlog\x01";
 const PREFIX: &str = "log-";
@@ -160,6 +163,9 @@ impl Segments {
             let length = usize::try_from(segment.size - offset).unwrap_or(usize::MAX).min(ZEROS.len());
             file.write_at(ZEROS.get(..length).unwrap_or_default(), offset)?;
             offset += length as u64;
+            if offset.is_multiple_of(FLUSHED_TOGETHER) {
+                file.sync()?;
+            }
         }
         file.write_at(&segment.head(), 0)?;
         file.sync()?;

@@ -12,7 +12,7 @@ use super::super::index::{Index, OutOfTurn, Stream};
 use super::super::record::{Location, MAX_TURN_BYTES, turn_bound};
 use super::super::walk::{self, Placed};
 use super::inner::Inner;
-use super::journal::Refused;
+use super::journal::{Hand, Refused};
 use super::log::LogReader;
 use super::recover::ShardLog;
 use super::snapshots::{Named, Stored};
@@ -46,9 +46,17 @@ pub(super) struct State {
     /// The newest snapshots that are in the snapshots' files.
     pub(super) stored: HashMap<Stream, Stored>,
     /// Snapshots that are not there yet.
-    pub(super) fresh: HashMap<Stream, Named>,
+    pub(super) fresh: HashMap<Stream, Fresh>,
     /// Those of them whose turn is not committed yet, and where the log was when they were made.
     waiting: VecDeque<(Location, Stream)>,
+}
+
+/// Snapshots of a stream that are not in a file yet.
+pub(super) struct Fresh {
+    /// The one that is written next. It keeps its place: a stream that saves one all the time would never have one written.
+    pub(super) next: Named,
+    /// The newest one behind it, and where the log was when it was made.
+    newest: Option<(Location, Named)>,
 }
 
 impl Shard {
@@ -69,11 +77,39 @@ impl State {
     /// The streams whose snapshots may be written, because their turns are committed.
     pub(super) fn ripe(&mut self) -> Vec<Stream> {
         let committed = self.index.committed();
+        // Of a turn that is lost after all it would be taken for a snapshot of the turn that comes in its place.
+        let is_ripe =
+            |location: Location| location < committed || cfg!(plant = "a_snapshot_is_written_before_its_turn");
         let mut ripe = Vec::new();
-        while let Some((_, stream)) = self.waiting.pop_front_if(|(location, _)| *location < committed) {
+        while let Some((_, stream)) = self.waiting.pop_front_if(|(location, _)| is_ripe(*location)) {
             ripe.push(stream);
         }
         ripe
+    }
+
+    /// Keeps a snapshot until it can be written; `location` is that of the stream's last turn.
+    fn keep(&mut self, stream: Stream, location: Location, named: Named) {
+        match self.fresh.get_mut(&stream) {
+            Some(fresh) => fresh.newest = Some((location, named)),
+            None => {
+                self.fresh.insert(stream, Fresh { next: named, newest: None });
+                self.waiting.push_back((location, stream));
+            }
+        }
+    }
+
+    /// The snapshot of a stream that was written next is written, or cannot be.
+    pub(super) fn done(&mut self, stream: Stream) {
+        if let Some(Fresh { newest: Some((location, next)), .. }) = self.fresh.remove(&stream) {
+            self.keep(stream, location, next);
+        }
+    }
+
+    /// The newest snapshot of a stream up to turn `number` that is in no file yet.
+    fn fresh(&self, stream: Stream, number: u64) -> Option<&Named> {
+        let Fresh { next, newest } = self.fresh.get(&stream)?;
+        let newest = newest.as_ref().map(|(_, named)| named);
+        newest.into_iter().chain([next]).find(|named| named.placed.snapshot.turn <= number)
     }
 }
 
@@ -95,6 +131,7 @@ impl Writer {
     fn put(
         &self,
         bound: usize,
+        hand: Hand,
         write: impl Fn(&mut Index, At, &mut Vec<u8>) -> Result<u64, OutOfTurn>,
     ) -> Result<Appended, StoreError> {
         loop {
@@ -108,19 +145,33 @@ impl Writer {
                 self.store.keep(&self.shard, &mut state);
             }
             let (tag, epoch) = (self.shard.tag, self.epoch);
-            let appended = self.store.journal.append(bound, Some(self.row), |location, into| {
-                write(&mut state.index, At { tag, epoch, location, committed: false }, into)
+            let appended = self.store.journal.append(bound, Some(self.row), hand, |location, into| {
+                let position = write(&mut state.index, At { tag, epoch, location, committed: false }, into)?;
+                Ok((location, position))
             });
+            // Nobody waits for a flush with the shard's lock held: readers need it.
             drop(state);
             match appended {
-                Ok((ticket, position)) => return Ok(Appended { ticket, position, committed: false }),
+                Ok((ticket, (location, position))) => {
+                    let committed = hand == Hand::Mine && self.store.write_here(location);
+                    return Ok(Appended { ticket, position, committed });
+                }
                 Err(Refused::OutOfTurn(OutOfTurn { expected })) => {
                     return Err(StoreError::OutOfTurn { shard: self.shard.id.clone(), expected });
                 }
-                // Not with the shard's lock held: readers need it.
                 Err(refused) => self.store.get_room(refused)?,
             }
         }
+    }
+}
+
+impl Writer {
+    fn put_turn(&self, turn: &Turn<'_>, hand: Hand) -> Result<Appended, StoreError> {
+        let (bytes, limit) = (turn_bound(turn), self.store.largest_turn().min(MAX_TURN_BYTES));
+        if bytes > limit {
+            return Err(StoreError::Oversize { bytes, limit });
+        }
+        self.put(bytes, hand, |index, at, into| index.append_turn(turn, at, into))
     }
 }
 
@@ -130,19 +181,19 @@ impl ShardWriter for Writer {
     }
 
     fn append(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {
-        let (bytes, limit) = (turn_bound(turn), self.store.largest_turn().min(MAX_TURN_BYTES));
-        if bytes > limit {
-            return Err(StoreError::Oversize { bytes, limit });
-        }
-        self.put(bytes, |index, at, into| index.append_turn(turn, at, into))
+        self.put_turn(turn, Hand::Thread)
+    }
+
+    fn append_alone(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {
+        self.put_turn(turn, self.store.hand())
     }
 
     fn advance(&mut self, watermark: &Watermark) -> Result<Appended, StoreError> {
-        self.put(SMALL_RECORD_BYTES, |index, at, into| Ok(index.append_advance(watermark, at, into)))
+        self.put(SMALL_RECORD_BYTES, Hand::Thread, |index, at, into| Ok(index.append_advance(watermark, at, into)))
     }
 
     fn sent(&mut self, to: &ShardId, through: u64) -> Result<Appended, StoreError> {
-        self.put(SMALL_RECORD_BYTES, |index, at, into| Ok(index.append_sent(to, through, at, into)))
+        self.put(SMALL_RECORD_BYTES, Hand::Thread, |index, at, into| Ok(index.append_sent(to, through, at, into)))
     }
 
     fn save_snapshot(&mut self, actor: &Name, key: &str, snapshot: Snapshot) {
@@ -156,8 +207,7 @@ impl ShardWriter for Writer {
         let location = if head.number == snapshot.turn { head.location } else { 0 };
         let placed = Placed { location, snapshot };
         let named = Named { tag: self.shard.tag, actor: actor.to_string(), key: key.to_owned(), placed };
-        state.fresh.insert(stream, named);
-        state.waiting.push_back((head.location, stream));
+        state.keep(stream, head.location, named);
         state.index.commit(self.store.journal.committed());
         self.store.keep(&self.shard, &mut state);
     }
@@ -189,10 +239,8 @@ impl Reader {
             let stream = state.index.stream(actor, key);
             let head = state.index.head(stream);
             // The stream's names are compared where the snapshot is used: a hash is no name.
-            let fresh = state.fresh.get(&stream).filter(|named| {
-                let turn = named.placed.snapshot.turn;
-                named.actor == actor && named.key == key && head.is_some_and(|head| head.number >= turn)
-            });
+            let fresh = head.and_then(|head| state.fresh(stream, head.number));
+            let fresh = fresh.filter(|named| named.actor == actor && named.key == key);
             (head, fresh.map(|named| named.placed.clone()), state.stored.get(&stream).copied())
         });
         let snapshot = match (use_snapshot, fresh, stored) {
@@ -200,7 +248,7 @@ impl Reader {
             (true, Some(fresh), _) => Some(fresh),
             (true, None, stored) => stored.and_then(|stored| self.store.snapshots.read(stored, actor, key)),
         };
-        walk::load(&self.log(), head, actor, key, snapshot)
+        walk::load(&LogReader::together(&self.store.segments), head, actor, key, snapshot)
     }
 
     fn events_now(&self, after: u64, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {

@@ -1,17 +1,24 @@
 //! The one writer of a store: a batch, one write, one flush, one report.
 //!
-//! Runs on a thread of its own, or by hand in tests. The first error ends it for good: after a failed flush nobody knows what
-//! the disk holds, and asking again would be answered with a lie.
+//! Whoever has its lock writes: a thread of the store, for what has gathered; the thread of an actor, for a turn that nothing
+//! else is in flight with; tests, by hand. Parts are taken with the lock held, so they are written in their order.
+//! The first error ends it for good: after a failed flush nobody knows what the disk holds, and asking again would be answered
+//! with a lie.
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::disk::DiskFile;
 use super::frame::{BATCH_BYTES, BatchHead, seal_frames};
 use super::journal::{Journal, Part};
 use super::keeper::Keeper;
 use super::segment::{Segment, Segments};
+use crate::clock::monotonic;
 use crate::store::StoreError;
+
+/// A flush that takes longer is too slow for the thread of an actor to stand still for it.
+const SLOW_FLUSH: Duration = Duration::from_micros(500);
 
 pub(super) struct Writer {
     journal: Arc<Journal>,
@@ -29,17 +36,7 @@ impl Writer {
         Self { journal, segments, keeper, batch, file: None, unmarked: None }
     }
 
-    /// Writes until the journal is closed.
-    pub(super) fn run(mut self) {
-        while let Some(part) = self.journal.wait_for_part() {
-            if !self.write(part) {
-                return;
-            }
-        }
-        self.finish();
-    }
-
-    /// Writes what is there now; whether there was anything.
+    /// Writes the next part, if there is one; whether there was, and it went well.
     pub(super) fn step(&mut self) -> bool {
         match self.journal.take_part() {
             Some(part) => self.write(part),
@@ -47,8 +44,11 @@ impl Writer {
         }
     }
 
-    /// Leaves a durable mark behind the last batch and ends.
+    /// Leaves a durable mark behind the last batch and ends, unless it has ended.
     pub(super) fn finish(&mut self) {
+        if self.journal.is_closed() {
+            return;
+        }
         if let Err(error) = self.mark(true) {
             tracing::warn!(target: crate::telemetry::TARGET, %error, "the end of the log could not be marked");
         }
@@ -87,10 +87,12 @@ impl Writer {
         let length = u32::try_from(frames.len()).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
         BatchHead { number: self.batch + 1, length }.write(head, segment.salt, location);
         let file = self.file(segment)?;
+        let begun = monotonic();
         file.write_at(bytes, *offset)?;
         if !cfg!(plant = "reported_before_the_flush") {
             file.sync()?;
         }
+        self.journal.set_slow(begun.elapsed() > SLOW_FLUSH);
         self.batch += 1;
         Ok(())
     }

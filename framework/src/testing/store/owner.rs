@@ -42,6 +42,14 @@ impl Owner {
         draft.write(|turn| self.writer.append(turn))
     }
 
+    /// Appends without waiting, while nothing else is in flight.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub fn append_alone(&mut self, draft: &Draft) -> Result<Appended, StoreError> {
+        draft.write(|turn| self.writer.append_alone(turn))
+    }
+
     /// Appends and waits for the commit.
     pub async fn commit(&mut self, draft: &Draft) -> Appended {
         let appended = self.append(draft).expect("the turn is appended");

@@ -1,17 +1,22 @@
-//! What it takes to bring an actor back to life from the store, and what a live one takes.
+//! What it takes to bring an actor back to life from the store: from all its events, and from a snapshot near the last one.
 
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::Instant;
 
 use whizbang::derive::block_on;
+use whizbang::message::{Name, ShardId};
 use whizbang::prelude::*;
+use whizbang::store::Store;
 use whizbang::store::embedded::EmbeddedStore;
 
 use crate::report::{REPETITIONS, median, report};
 
 const EVENTS: usize = 1000;
 const KEYS: usize = 40;
+
+/// The turn of the newest snapshot of a key that has some.
+const SNAPSHOT: usize = 990;
 
 #[derive(Domain)]
 struct Diary;
@@ -63,20 +68,68 @@ impl Apply<Noted> for Plain {
     }
 }
 
+#[derive(Domain)]
+struct Album;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Album, reply = u64)]
+struct Paste {
+    #[key]
+    album: String,
+    text: [u8; 24],
+}
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Album, reply = u64)]
+struct Leaf {
+    #[key]
+    album: String,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Album)]
+struct Pasted {
+    text: [u8; 24],
+}
+
+#[derive(Aggregate, Default, Serialize, Deserialize)]
+#[aggregate(domain = Album, handles(Paste, Leaf), applies(Pasted), snapshot(every = 110))]
+struct Kept {
+    leaves: u64,
+}
+
+impl Handle<Paste> for Kept {
+    fn handle(&self, paste: Paste, effects: &mut Effects<Self>) -> Result<u64, Rejection> {
+        effects.record(Pasted { text: paste.text });
+        Ok(self.leaves + 1)
+    }
+}
+
+impl Handle<Leaf> for Kept {
+    fn handle(&self, _: Leaf, _: &mut Effects<Self>) -> Result<u64, Rejection> {
+        Ok(self.leaves)
+    }
+}
+
+impl Apply<Pasted> for Kept {
+    fn apply(&mut self, _: &Pasted) {
+        self.leaves += 1;
+    }
+}
+
 async fn open(folder: &Path) -> Node {
     let store = EmbeddedStore::open(folder.join("store")).expect("it opens");
-    Node::builder("diary", store).host::<Plain>().start().await.expect("it starts")
+    Node::builder("diary", store).host::<Plain>().host::<Kept>().start().await.expect("it starts")
 }
 
 /// Keys with 1,000 events each, written round robin, so that the events of one lie apart.
-async fn fill(folder: &Path) {
+async fn fill<C: Command>(folder: &Path, command: fn(usize) -> C) {
     let node = open(folder).await;
     let tasks = (0..KEYS).map(|key| {
         let client = node.client();
         tokio::task::spawn_local(async move {
             for _ in 0..EVENTS {
-                let note = Note { diary: format!("diary-{key}"), text: [7; 24] };
-                client.send(note).await.expect("it is handled");
+                client.send(command(key)).await.expect("it is handled");
             }
         })
     });
@@ -86,21 +139,27 @@ async fn fill(folder: &Path) {
     node.stop().await.expect("it stops");
 }
 
-async fn asked(client: &Client, key: usize) -> f64 {
+/// All keys asked at once, so that they share their flushes: microseconds for each.
+async fn asked<C: Command<Reply = u64>>(node: &Node, command: fn(usize) -> C) -> f64 {
     let begun = Instant::now();
-    let notes = client.send(Count { diary: format!("diary-{key}") }).await.expect("it is handled");
-    assert_eq!(notes as usize, EVENTS);
-    begun.elapsed().as_secs_f64() * 1e6
+    let tasks = (0..KEYS).map(|key| {
+        let client = node.client();
+        tokio::task::spawn_local(async move { client.send(command(key)).await.expect("it is handled") })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        assert_eq!(task.await.expect("it ends") as usize, EVENTS);
+    }
+    begun.elapsed().as_secs_f64() * 1e6 / KEYS as f64
 }
 
-/// Reads as many records of as many bytes from the log's first file as one key has, each by itself, with its checksum.
-fn raw(folder: &Path, bytes: usize) -> f64 {
+/// Reads so many records of as many bytes from the log's first file as one key has, each by itself, with all of its bytes.
+fn raw(folder: &Path, bytes: usize, records: usize) -> f64 {
     let file = std::fs::File::open(folder.join("store/log-0000000001")).expect("a log");
     let length = file.metadata().expect("it has a length").len();
     let mut record = vec![0; bytes];
     let begun = Instant::now();
     let mut sum = 0u64;
-    for nth in 0..EVENTS as u64 {
+    for nth in 0..records as u64 {
         let offset = nth * (bytes * KEYS) as u64 % (length - bytes as u64);
         file.read_exact_at(&mut record, offset).expect("it is read");
         sum = sum.wrapping_add(record.iter().map(|byte| u64::from(*byte)).sum::<u64>());
@@ -109,25 +168,56 @@ fn raw(folder: &Path, bytes: usize) -> f64 {
     begun.elapsed().as_secs_f64() * 1e6
 }
 
-pub(crate) fn activation() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut pairs = Vec::new();
-    block_on(async {
-        fill(folder.path()).await;
-        for _ in 0..REPETITIONS {
-            let node = open(folder.path()).await;
-            let client = node.client();
-            let mut each = Vec::new();
-            for key in 0..KEYS {
-                let first = asked(&client, key).await;
-                // The second finds it live: what is left is the turn and its flush.
-                each.push(first - asked(&client, key).await);
-            }
-            node.stop().await.expect("it stops");
-            let bytes = super::bytes_each(folder.path(), KEYS * EVENTS);
-            let raw: Vec<f64> = (0..KEYS).map(|_| raw(folder.path(), bytes)).collect();
-            pairs.push((median(each.into_iter()), median(raw.into_iter())));
+/// How many keys have a snapshot.
+async fn snapshots(folder: &Path, domain: &str, shards: u16) -> usize {
+    let store = EmbeddedStore::open(folder.join("store")).expect("it opens");
+    let mut found = 0;
+    for number in 0..shards {
+        let shard = ShardId::new(Name::new(domain).expect("a name"), number);
+        let Some(reader) = store.read(&shard).await.expect("it is read") else { continue };
+        for (actor, key) in reader.streams().await.expect("they are read") {
+            let state = reader.load(&actor, &key).await.expect("it is loaded");
+            found += usize::from(state.snapshot.is_some_and(|snapshot| snapshot.turn as usize == SNAPSHOT));
         }
-    });
+    }
+    found
+}
+
+/// In turn: activations of all keys, and as many raw reads as one needs whose newest snapshot is of turn `snapshot`.
+async fn measure<C: Command, Q: Command<Reply = u64>>(
+    write: fn(usize) -> C,
+    ask: fn(usize) -> Q,
+    snapshot: usize,
+) -> Vec<(f64, f64)> {
+    let folder = tempfile::tempdir().expect("a folder");
+    fill(folder.path(), write).await;
+    let keys = snapshots(folder.path(), Q::Domain::NAME, Q::Domain::SHARDS).await;
+    assert_eq!(keys, if snapshot > 0 { KEYS } else { 0 });
+    let bytes = super::bytes_each(&folder.path().join("store"), KEYS * EVENTS);
+    let mut pairs = Vec::new();
+    for repetition in 0..=REPETITIONS {
+        let node = open(folder.path()).await;
+        let first = asked(&node, ask).await;
+        // Now they are live: what is left is the turn and its flush.
+        let second = asked(&node, ask).await;
+        node.stop().await.expect("it stops");
+        // Each repetition has left two turns without events behind, and the snapshot is a record as well.
+        let records = EVENTS + 2 * repetition - snapshot + usize::from(snapshot > 0);
+        let raw: Vec<f64> = (0..KEYS).map(|_| raw(folder.path(), bytes, records)).collect();
+        pairs.push((first - second, median(raw.into_iter())));
+    }
+    // The first warms up.
+    pairs.split_off(1)
+}
+
+pub(crate) fn from_events() {
+    let write = |key| Note { diary: format!("diary-{key}"), text: [7; 24] };
+    let pairs = block_on(measure(write, |key| Count { diary: format!("diary-{key}") }, 0));
     report("activation_1000_events", "us", "1,000 reads of as many bytes, spread over the log", &pairs);
+}
+
+pub(crate) fn from_snapshot() {
+    let write = |key| Paste { album: format!("album-{key}"), text: [7; 24] };
+    let pairs = block_on(measure(write, |key| Leaf { album: format!("album-{key}") }, SNAPSHOT));
+    report("activation_with_snapshot", "us", "as many reads as there are records to read", &pairs);
 }

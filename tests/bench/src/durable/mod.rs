@@ -4,10 +4,9 @@
 //! A busy core makes every flush wait for a tick of the scheduler, and then every ratio is 1: a repetition in which the raw
 //! flush alone takes longer than [`SLOWEST_FLUSH`] counts for nothing, and is said to.
 
-mod activation;
+pub(crate) mod activation;
+pub(crate) mod keys;
 mod raw;
-
-pub(crate) use activation::activation;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -41,7 +40,7 @@ async fn open(folder: &Path) -> Node {
 /// How many bytes of log a turn takes, with its part of the batch around it.
 fn bytes_each(folder: &Path, turns: usize) -> usize {
     let mut used = 0;
-    for entry in std::fs::read_dir(folder.join("store")).expect("a folder") {
+    for entry in std::fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("a file").path();
         if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("log-")) {
             let bytes = std::fs::read(path).expect("it can be read");
@@ -92,7 +91,7 @@ pub(crate) fn alone() {
             each
         };
         let ours = block_on(task);
-        let raw = raw::alone(folder.path(), bytes_each(folder.path(), TURNS + 1), TURNS);
+        let raw = raw::alone(folder.path(), bytes_each(&folder.path().join("store"), TURNS + 1), TURNS);
         pairs.push((median(ours.into_iter()), median(raw.into_iter())));
     }
     print("durable_alone", "us", "raw write and fdatasync of as many bytes, on the same thread", &pairs);
@@ -164,7 +163,7 @@ pub(crate) fn together() {
             many(KEYS, KEYS, 1, &node.client()).await;
             let ours = many(KEYS, KEYS, EACH, &node.client()).await;
             node.stop().await.expect("it stops");
-            let bytes = bytes_each(folder.path(), KEYS * (EACH + 1));
+            let bytes = bytes_each(&folder.path().join("store"), KEYS * (EACH + 1));
             std::fs::remove_dir_all(folder.path().join("store")).expect("it can go");
             let node = open(folder.path()).await;
             many(256, 1, 1, &node.client()).await;

@@ -28,6 +28,32 @@ pub async fn commits_are_reported_in_order(fixture: &impl Fixture) {
     assert!(owner.ears.error().is_none());
 }
 
+/// With others before and behind it, that are not.
+pub async fn a_turn_alone_is_durable_if_it_says_so(fixture: &impl Fixture) {
+    let store = fixture.store().await;
+    let bank = shard("bank", 0);
+    let mut owner = Owner::take(&store, &bank).await;
+    for turn in 0..200u64 {
+        let draft = Draft::new("Account", "ada", turn).at(turn + 1, turn).event("Happened", turn.to_string());
+        let alone = turn % 4 < 2;
+        let appended = if alone { owner.append_alone(&draft) } else { owner.append(&draft) }.unwrap();
+        assert_eq!((appended.ticket, appended.position), (turn + 1, turn + 1));
+        if appended.committed {
+            assert_eq!(owner.reader.position(), turn + 1);
+        } else if alone {
+            owner.settled(appended).await;
+        }
+    }
+    assert!(owner.ears.error().is_none() && owner.ears.reports().is_sorted());
+    store.close().await.unwrap();
+    drop((store, owner));
+    let store = fixture.store().await;
+    let owner = Owner::take(&store, &bank).await;
+    let events = owner.events(0, usize::MAX).await;
+    let said = events.iter().map(|event| event.payload.to_vec());
+    assert!(said.eq((0..200u64).map(|turn| turn.to_string().into_bytes())));
+}
+
 /// So that one number says how far everything of a listener is committed.
 pub async fn shards_with_one_listener_share_one_row_of_tickets(fixture: &impl Fixture) {
     let store = fixture.store().await;
@@ -97,7 +123,10 @@ pub async fn shards_on_many_threads_do_not_disturb_each_other(fixture: &impl Fix
                     for turn in 0..TURNS {
                         let key = ["ada", "bob"][usize::from(turn % 2 == 1)];
                         let draft = Draft::new("Account", key, turn).at(turn / 2 + 1, turn / 2);
-                        owner.append(&draft.event("Happened", turn.to_string())).expect("the turn is appended");
+                        let draft = draft.event("Happened", turn.to_string());
+                        let alone = turn % 50 == 0;
+                        let appended = if alone { owner.append_alone(&draft) } else { owner.append(&draft) };
+                        appended.expect("the turn is appended");
                     }
                 });
                 owner

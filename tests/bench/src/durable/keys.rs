@@ -1,0 +1,126 @@
+//! A store with many keys: what they take in memory, and whether they slow down the turns of those that are live.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use whizbang::derive::block_on;
+use whizbang::store::embedded::EmbeddedStore;
+use whizbang::{Client, Node, NodeConfig};
+
+use super::{Rate, bytes_each, is_quiet, measure, print};
+use crate::account::{Account, deposit};
+use crate::report::REPETITIONS;
+
+/// So many keys have turns in each of the two stores.
+const FEW: usize = 10_000;
+const MANY: usize = 1_000_000;
+
+/// So many turns are in flight.
+const TASKS: usize = 1_000;
+
+async fn open(folder: &Path) -> Node {
+    let store = EmbeddedStore::open(folder).expect("it opens");
+    // Those that are put to rest are those that are not asked again.
+    let config = NodeConfig { live_actors: 2 * FEW, passivate_after: Duration::from_secs(1), ..NodeConfig::default() };
+    Node::builder("bank", store).config(config).host::<Account>().start().await.expect("it starts")
+}
+
+/// `each` turns by each of the tasks; the keys they ask are told by `key` from a number that rises.
+async fn turns(client: &Client, each: usize, key: fn(usize) -> usize) -> Rate {
+    let ask = |task: usize| {
+        let client = client.clone();
+        async move {
+            let mut waits = Vec::with_capacity(each);
+            for nth in 0..each {
+                let name = format!("account-{}", key(nth * TASKS + task));
+                let begun = Instant::now();
+                client.send(deposit(&name)).await.expect("it is handled");
+                waits.push(begun.elapsed());
+            }
+            waits
+        }
+    };
+    measure(TASKS, ask).await
+}
+
+/// Turns of 10,000 live keys.
+async fn of_few(folder: &Path) -> Rate {
+    let node = open(folder).await;
+    turns(&node.client(), FEW / TASKS, |number| number % FEW).await;
+    let rate = turns(&node.client(), 300, |number| number % FEW).await;
+    node.stop().await.expect("it stops");
+    rate
+}
+
+/// Turns all over the keys, nearly each of which must be activated. Far steps, so that neighbors in the log come far apart.
+async fn of_all(folder: &Path) -> Rate {
+    let node = open(folder).await;
+    let rate = turns(&node.client(), 200, |number| (number * 382_981 + 17) % MANY).await;
+    node.stop().await.expect("it stops");
+    rate
+}
+
+fn fill(folder: &Path, keys: usize) {
+    block_on(async {
+        let node = open(folder).await;
+        let client = node.client();
+        match keys {
+            FEW => turns(&client, FEW / TASKS, |number| number).await,
+            _ => turns(&client, MANY / TASKS, |number| number).await,
+        };
+        node.stop().await.expect("it stops");
+    });
+}
+
+/// The bytes of memory that this process has now.
+fn resident() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells");
+    line.trim().trim_end_matches(" kB").trim().parse::<f64>().expect("a number") * 1024.0
+}
+
+/// A process of its own measures the memory: here much was given back already that it could use again.
+pub(crate) const MEMORY: &str = "keys_1m_memory";
+
+/// Opens the store in `folder` and prints what that takes, beside a map of as many hashes and places.
+pub(crate) fn memory(folder: &Path) {
+    let before = resident();
+    let store = EmbeddedStore::open(folder).expect("it opens");
+    let index = resident() - before;
+    let before = resident();
+    let raw: HashMap<[u64; 2], [u64; 2]> = (0..MANY as u64).map(|key| ([key, key], [key, key])).collect();
+    let map = resident() - before;
+    std::hint::black_box(&raw);
+    let pair = (index / MANY as f64, map / MANY as f64);
+    print(MEMORY, "bytes a key", "a map of 1,000,000 hashes of 16 bytes to places of 16 bytes", &[pair]);
+    eprintln!("  the whole process: {:.0} MB", resident() / 1e6);
+    drop(store);
+}
+
+pub(crate) fn many() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (few, many) = (folder.path().join("few"), folder.path().join("many"));
+    fill(&few, FEW);
+    let begun = Instant::now();
+    fill(&many, MANY);
+    let filled = begun.elapsed().as_secs_f64();
+    eprintln!("  {MANY} keys with a turn each made in {filled:.1} s, {} bytes of log each", bytes_each(&many, MANY));
+    let program = std::env::current_exe().expect("this program");
+    let told = std::process::Command::new(program).arg(MEMORY).arg(&many).status().expect("it runs");
+    assert!(told.success(), "the memory was not measured");
+    let (mut live, mut all) = (Vec::new(), Vec::new());
+    for _ in 0..=REPETITIONS {
+        if !is_quiet(folder.path()) {
+            continue;
+        }
+        let (of_few, of_many) = (block_on(of_few(&few)), block_on(self::of_few(&many)));
+        let of_all = block_on(of_all(&many));
+        live.push((of_many.each_second, of_few.each_second));
+        all.push((of_all.each_second, of_few.each_second));
+    }
+    // The first warms up.
+    let kept = |pairs: &[(f64, f64)]| pairs.get(1..).unwrap_or_default().to_vec();
+    print("keys_1m", "turns/s", "10,000 live keys of a store with no others", &kept(&live));
+    print("keys_1m_spread", "turns/s", "10,000 live keys of a store with no others", &kept(&all));
+}

@@ -1,0 +1,249 @@
+//! The files of a store on disk: opening recovers what they hold, or says by name what is damaged.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use whizbang::message::{Name, ShardId};
+use whizbang::store::embedded::{Disk, DiskFile, EmbeddedConfig, EmbeddedStore};
+use whizbang::store::{Snapshot, Store, StoreError};
+use whizbang::testing::store::{Draft, Ears, Owner, run};
+use whizbang_tests::Fuzz;
+
+/// So small that a few turns fill several files.
+const SEGMENT_BYTES: usize = 4096;
+
+const TURNS: u64 = 40;
+
+type Bytes = Arc<Mutex<Vec<u8>>>;
+
+/// Files in memory: thousands of stores are opened, and none of them needs a flush.
+#[derive(Clone, Default)]
+struct Files(Arc<Mutex<BTreeMap<String, Bytes>>>);
+
+struct InMemory(Bytes);
+
+impl Files {
+    fn of(contents: &BTreeMap<String, Vec<u8>>) -> Self {
+        let files = contents.iter().map(|(name, bytes)| (name.clone(), Arc::new(Mutex::new(bytes.clone()))));
+        Self(Arc::new(Mutex::new(files.collect())))
+    }
+
+    fn contents(&self) -> BTreeMap<String, Vec<u8>> {
+        let files = self.0.lock().unwrap();
+        files.iter().map(|(name, bytes)| (name.clone(), bytes.lock().unwrap().clone())).collect()
+    }
+
+    fn get(&self, name: &str) -> io::Result<Bytes> {
+        self.0.lock().unwrap().get(name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Disk for Files {
+    fn lock(&self) -> io::Result<bool> {
+        Ok(true)
+    }
+    fn unlock(&self) {}
+    fn names(&self) -> io::Result<Vec<String>> {
+        Ok(self.0.lock().unwrap().keys().cloned().collect())
+    }
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let bytes = Bytes::default();
+        self.0.lock().unwrap().insert(name.to_owned(), Arc::clone(&bytes));
+        Ok(Arc::new(InMemory(bytes)))
+    }
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(InMemory(self.get(name)?)))
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let bytes = self.get(from)?;
+        let mut files = self.0.lock().unwrap();
+        files.remove(from);
+        files.insert(to.to_owned(), bytes);
+        Ok(())
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.get(name)?;
+        self.0.lock().unwrap().remove(name);
+        Ok(())
+    }
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+    fn path(&self, name: &str) -> PathBuf {
+        PathBuf::from("/memory").join(name)
+    }
+}
+
+impl DiskFile for InMemory {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.0.lock().unwrap().len() as u64)
+    }
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        let file = self.0.lock().unwrap();
+        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(file.len());
+        let length = bytes.len().min(file.len() - from);
+        bytes[..length].copy_from_slice(&file[from..from + length]);
+        Ok(length)
+    }
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut file = self.0.lock().unwrap();
+        let (from, end) = (offset as usize, offset as usize + bytes.len());
+        let length = file.len().max(end);
+        file.resize(length, 0);
+        file[from..end].copy_from_slice(bytes);
+        Ok(())
+    }
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn bank() -> ShardId {
+    ShardId::new(Name::new("bank").unwrap(), 0)
+}
+
+fn config() -> EmbeddedConfig {
+    EmbeddedConfig::default().segment_bytes(SEGMENT_BYTES as u64).checkpoint_bytes(u64::MAX)
+}
+
+fn open(files: &Files) -> Result<EmbeddedStore, StoreError> {
+    EmbeddedStore::open_on(Arc::new(files.clone()), &config(), Some(1))
+}
+
+/// What event `number` says.
+fn text(number: u64) -> String {
+    format!("{number} ").repeat(1 + number as usize * 7 % 40)
+}
+
+/// What is written beside a log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    Log,
+    Caches,
+}
+
+/// The files of a store that was closed in order.
+fn written(keep: Keep) -> BTreeMap<String, Vec<u8>> {
+    let files = Files::default();
+    run(async {
+        let store = Arc::new(open(&files).unwrap());
+        let shared: Arc<dyn Store> = Arc::clone(&store) as _;
+        let mut owner = Owner::take_with(&shared, &bank(), Arc::new(Ears::default())).await;
+        for number in 0..TURNS {
+            let (key, before) = (["ada", "bob"][number as usize % 2], number / 2);
+            let draft = Draft::new("Account", key, number).at(before + 1, before).event("Happened", text(number));
+            let draft =
+                if number % 5 == 0 { draft.send(&ShardId::new(Name::new("post").unwrap(), 1), number) } else { draft };
+            owner.append(&draft).unwrap();
+            if number % 3 == 0 {
+                store.step();
+            }
+            if number == TURNS / 2 && keep == Keep::Caches {
+                let snapshot = Snapshot { turn: before, version: before, schema: 1, bytes: "saved".into() };
+                owner.writer.save_snapshot(&Name::new("Account").unwrap(), "ada", snapshot);
+                store.step();
+            }
+        }
+        store.step();
+        if keep == Keep::Caches {
+            store.checkpoint();
+        }
+        store.close().await.unwrap();
+    });
+    files.contents()
+}
+
+/// Opens a store and reads all of it; whether a snapshot was used. What is read is how the log was, up to some turn.
+fn read(files: &Files) -> Result<bool, StoreError> {
+    run(async {
+        let store: Arc<dyn Store> = Arc::new(open(files)?);
+        let mut with_snapshot = false;
+        if let Some(reader) = store.read(&bank()).await? {
+            let events = reader.events(0, usize::MAX).await?;
+            for (number, event) in (0..).zip(&events) {
+                assert_eq!((event.position, &event.payload[..]), (number + 1, text(number).as_bytes()));
+            }
+            let mut turns = 0;
+            for (actor, key) in reader.streams().await? {
+                turns += reader.history(&actor, &key).await?.len();
+                if let Some(snapshot) = reader.load(&actor, &key).await?.snapshot {
+                    assert_eq!(&snapshot.bytes[..], b"saved");
+                    with_snapshot = true;
+                }
+            }
+            assert_eq!(turns, events.len());
+            for (to, _, last) in reader.outbox_heads() {
+                assert_eq!(reader.outbox(&to, 0, usize::MAX).await?.len() as u64, last);
+            }
+        }
+        // And it goes on from there.
+        let mut owner = Owner::take_with(&store, &bank(), Arc::new(Ears::default())).await;
+        owner.append(&Draft::new("Account", "eve", 1).event("Happened", "more"))?;
+        Ok(with_snapshot)
+    })
+}
+
+/// Whether a store is read; if not, it says by name what is damaged.
+fn is_read(files: &Files) -> bool {
+    match read(files) {
+        Ok(_) => true,
+        Err(StoreError::Corrupt { file, .. }) => {
+            assert!(file.starts_with("/memory"), "{}", file.display());
+            false
+        }
+        Err(StoreError::Newer { .. }) => false,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Spoils one kind of files, put together to one input.
+fn spoil(
+    name: &'static str,
+    whole: BTreeMap<String, Vec<u8>>,
+    is_spoilt: fn(&str) -> bool,
+    accepts: fn(&Files) -> bool,
+) {
+    let of_kind = whole.iter().filter(|(name, _)| is_spoilt(name));
+    let spoilt: BTreeMap<String, Vec<u8>> = of_kind.map(|(name, bytes)| (name.clone(), bytes.clone())).collect();
+    let mut sample: Vec<u8> = spoilt.values().flatten().copied().collect();
+    assert!(!sample.is_empty() && accepts(&Files::of(&whole)));
+    // Behind the end a log is zeros, and so is what an input leaves out.
+    sample.truncate(sample.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+    Fuzz::new(name, [sample]).rounds(3_000, 100_000).run(move |input| {
+        let mut files = whole.clone();
+        let mut rest = input;
+        for (name, bytes) in &spoilt {
+            let (first, behind) = rest.split_at(rest.len().min(bytes.len()));
+            let mut first = first.to_vec();
+            if name.starts_with("log-") {
+                first.resize(bytes.len(), 0);
+            }
+            files.insert(name.clone(), first);
+            rest = behind;
+        }
+        accepts(&Files::of(&files))
+    });
+}
+
+#[test]
+fn a_spoilt_log_is_recovered_up_to_some_turn_or_refused_by_name() {
+    spoil("log", written(Keep::Log), |name| name.starts_with("log-"), is_read);
+}
+
+#[test]
+fn spoilt_snapshots_and_checkpoints_change_nothing_but_what_is_read_first() {
+    let is_used = |files: &Files| read(files).unwrap_or_else(|error| panic!("{error}"));
+    spoil(
+        "log-caches",
+        written(Keep::Caches),
+        |name| name.starts_with("snapshots-") || name.starts_with("index-"),
+        is_used,
+    );
+}
+
+#[test]
+fn a_spoilt_name_of_the_format_is_refused_or_says_the_same() {
+    spoil("log-format", written(Keep::Log), |name| name == "whizbang", is_read);
+}
