@@ -9,6 +9,7 @@ mod account;
 mod memory;
 mod ours;
 mod postgres;
+#[expect(dead_code, reason = "a part of it is for rows that are not here")]
 #[path = "../../bench/src/report.rs"]
 mod report;
 mod server;

@@ -20,8 +20,9 @@ const FIRST_READ: usize = 1024;
 /// When records that are asked for lie close together, so much before them is read at once.
 const WINDOW: u64 = 64 * 1024;
 
-/// Farther apart each record is read by itself: to copy what lies between would take longer than to ask the system again.
-const CLOSE: u64 = 2 * 1024;
+/// Farther apart each record is read by itself: to copy what lies between takes longer than to ask the system again. Measured: a
+/// read of 1 KiB takes 0.5 us, one of 64 KiB 2.5 us.
+const CLOSE: u64 = 12 * 1024;
 
 /// So many bytes of records share one allocation, where they may.
 const PACK_BYTES: usize = 16 * 1024;
