@@ -115,6 +115,7 @@ macro_rules! store_suite {
         case!(everything_is_found_after_a_restart);
         case!(a_restarted_store_goes_on_where_it_was);
         case!(commits_are_reported_in_order);
+        case!(a_turn_alone_is_durable_if_it_says_so);
         case!(shards_with_one_listener_share_one_row_of_tickets);
         case!(what_was_reported_can_be_read);
         case!(shards_on_many_threads_do_not_disturb_each_other);
