@@ -91,7 +91,7 @@ pub type Ticket = u64;
 /// Number of an ownership of a shard; a commit of an older one is refused.
 pub type Epoch = u64;
 
-/// Hears from the store's writer, on whatever thread that runs. Must not block.
+/// Hears from the store's writer, on whatever thread that runs: that of an append as well, before it returns. Must not block.
 pub trait CommitListener: Send + Sync {
     /// Everything up to and including `through` is durable.
     fn committed(&self, through: Ticket);

@@ -151,6 +151,10 @@ fn a_snapshot_of_a_turn_that_was_lost_is_not_taken_for_that_of_the_turn_in_its_p
     machine.plan(machine.calls().len(), Fault::Broken);
     store.step();
     assert!(machine.has_struck() && owner.ears.error().is_some());
+    let is_written = |(name, bytes): (&String, &Vec<u8>)| {
+        name.starts_with("snapshots-") && bytes.windows(4).any(|part| part == b"lost")
+    };
+    assert!(!machine.files().iter().any(is_written), "its turn is not committed");
     machine.kill();
     drop((store, owner));
 
