@@ -4,8 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Child, Command as Program, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
+use whizbang::Message;
 use whizbang::message::{Name, ShardId, shard_of};
 use whizbang::prelude::*;
 use whizbang::store::embedded::{EmbeddedConfig, ReadOnlyStore};
