@@ -6,7 +6,9 @@ use std::path::Path;
 use std::process::{Child, Command as Program, Stdio};
 use std::time::Duration;
 
-use whizbang::message::{Message, Name, ShardId, shard_of};
+use tokio::time::Instant;
+use whizbang::Message;
+use whizbang::message::{Name, ShardId, shard_of};
 use whizbang::prelude::*;
 use whizbang::store::embedded::{EmbeddedConfig, ReadOnlyStore};
 use whizbang::store::{StoreError, StoredEvent};
@@ -137,7 +139,7 @@ async fn while_another_process_writes_each_reading_is_a_prefix_and_none_is_short
     let mut last = [0, 0];
     let mut checkpoints = BTreeSet::new();
     let (mut readings, mut grown, mut lives) = (0, 0, 0);
-    let begun = tokio::time::Instant::now();
+    let begun = Instant::now();
     // Killed in between: the next one cleans the end of the log while it is read.
     while lives < 3 || grown < 50 || files(folder.path(), "log-").len() < 5 || checkpoints.len() < 5 {
         assert!(begun.elapsed() < Duration::from_secs(100), "{readings} readings, {grown} of them longer");

@@ -145,7 +145,7 @@ pub(crate) fn wire(given: &Given, ident: &Ident, lists: &[(&str, &str)]) -> (Tok
                 type #of_kind = <#named as WhizbangListed<{ ::whizbang::derive::#kind::<#named>() }>>::It;
                 type #checked = <#of_kind as WhizbangListed<{ ::whizbang::derive::#call::<#ident, #of_kind>() }>>::It;
             });
-            // Named where the function that has it is: a type that was handed to a user's macro comes from elsewhere.
+            // Named where the derive stands, as the parameter is: a listed type may come from the caller of a user's macro.
             let plan = Ident::new("plan", Span::call_site());
             calls.extend(quote_spanned!(span=> #plan.#call::<#checked>();));
         }
