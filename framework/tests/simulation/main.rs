@@ -2,6 +2,8 @@
 
 #[path = "../bank/mod.rs"]
 mod bank;
+#[path = "../bank/transfers.rs"]
+mod bank_transfers;
 
 mod broker;
 mod coverage;
@@ -11,66 +13,10 @@ mod rules;
 use std::time::Duration;
 
 use bank::*;
-use proptest::prelude::*;
+use bank_transfers::{Step, cluster, money_is_conserved, perform, steps};
 use whizbang::testing::{Fault, Flow, Sim, Weather, World};
 
 const ROUGH: Weather = Weather { lose: 100, repeat: 150, delay: 40, disk: 8, load: 8 };
-
-#[derive(Clone, Debug, PartialEq)]
-enum Step {
-    Deposit {
-        account: u8,
-        cents: u16,
-    },
-    Transfer {
-        from: u8,
-        to: u8,
-        cents: u16,
-    },
-    /// Nobody can pay into account 3 any more.
-    Close,
-}
-
-fn account(number: u8) -> String {
-    format!("account{number}")
-}
-
-async fn perform(world: &World, step: Step) {
-    match step {
-        Step::Deposit { account: number, cents } => {
-            world.send(deposit(&account(number), cents.into())).await.unwrap();
-        }
-        Step::Transfer { from, to, cents } => {
-            let name = format!("transfer{}", world.below(u64::MAX));
-            world.send(transfer(&name, &account(from), &account(to), cents.into())).await.unwrap();
-        }
-        Step::Close => world.send(Close { account: account(3) }).await.unwrap(),
-    }
-}
-
-fn steps() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        5 => (0u8..3, 1u16..500).prop_map(|(account, cents)| Step::Deposit { account, cents }),
-        5 => (0u8..3, 0u8..4, 1u16..300).prop_map(|(from, to, cents)| Step::Transfer { from, to, cents }),
-        1 => Just(Step::Close),
-    ]
-}
-
-fn cluster(sim: Sim) -> Sim {
-    sim.service("accounts", |node| node.host::<Account>()).service("transfers", |node| node.host::<Transfer>())
-}
-
-fn conserved(world: &World, steps: &[Step]) -> Result<(), String> {
-    let given: u64 = steps
-        .iter()
-        .map(|step| match step {
-            Step::Deposit { cents, .. } => u64::from(*cents),
-            Step::Transfer { .. } | Step::Close => 0,
-        })
-        .sum();
-    let held: u64 = world.states::<Account>().iter().map(|(_, account)| account.cents).sum();
-    if held == given { Ok(()) } else { Err(format!("{given} cents were paid in and {held} are held")) }
-}
 
 #[test]
 fn one_rough_run_holds() {
@@ -91,12 +37,12 @@ fn one_rough_run_holds() {
 }
 
 fn transfers() -> Flow<Step, impl AsyncFn(&World, Step)> {
-    Flow::new("transfers", cluster, steps(), 1..12, perform).at_end(conserved)
+    Flow::new("transfers", cluster, steps(), 1..12, perform).at_end(money_is_conserved)
 }
 
 /// The same with the store on disk, on disks that lose what was not flushed.
 fn transfers_on_disk() -> Flow<Step, impl AsyncFn(&World, Step)> {
-    Flow::new("transfers-on-disk", |sim| cluster(sim).on_disk(), steps(), 1..12, perform).at_end(conserved)
+    Flow::new("transfers-on-disk", |sim| cluster(sim).on_disk(), steps(), 1..12, perform).at_end(money_is_conserved)
 }
 
 #[test]
@@ -211,7 +157,7 @@ fn a_saga_that_pays_before_it_knows_is_found_and_the_case_is_short() {
     let cluster = |sim: Sim| {
         sim.service("accounts", |node| node.host::<Account>()).service("transfers", |node| node.host::<hasty::Hasty>())
     };
-    let flow = Flow::new("hasty", cluster, steps(), 1..12, perform).at_end(conserved).no_regressions();
+    let flow = Flow::new("hasty", cluster, steps(), 1..12, perform).at_end(money_is_conserved).no_regressions();
     let found = flow.first_broken(0..200).expect("it is found");
     let plan = &found.plan;
     assert!(found.broken.reason.contains("cents were paid in"), "{}", found.broken.reason);

@@ -4,6 +4,8 @@
 
 #[path = "../../../framework/tests/bank/mod.rs"]
 mod bank;
+#[path = "../../../framework/tests/bank/transfers.rs"]
+mod bank_transfers;
 
 mod generous;
 mod long;

@@ -1,8 +1,6 @@
 //! The shop's fulfilment: what was set aside is given back or has left the house, what was charged is kept or returned.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::rc::Rc;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -84,15 +82,12 @@ pub(crate) fn services(sim: Sim, orders: impl Fn(NodeBuilder) -> NodeBuilder + '
         .service("shipping", |node| node.host::<Shipment>())
 }
 
-fn cashier(folder: &Path) -> Cashier {
-    Cashier::new(Provider::open(&folder.join("ledger"), HABITS).expect("a ledger"))
-}
-
 fn cluster(sim: Sim) -> Sim {
-    let folder = Rc::new(TempDir::new().expect("a folder for the provider's ledger"));
-    let of_node = Rc::clone(&folder);
+    let folder = TempDir::new().expect("a folder for the provider's ledger");
+    // One company, whichever nodes deal with it: what one has asked for the other does not get again.
+    let provider = Provider::open(&folder.path().join("ledger"), HABITS).expect("a ledger");
     services(sim, |node| node.host::<Order>().host::<Fulfilment>().projection::<Progress>())
-        .service("payments", move |node| node.host::<Payment>().worker(cashier(of_node.path())).retry(PATIENT))
+        .service("payments", move |node| node.host::<Payment>().worker(Cashier::new(provider.clone())).retry(PATIENT))
         .service("analytics", |node| node.projection::<Revenue>())
         .at_end(move |world| {
             let sold: u64 = world.events::<OrderConfirmed>().iter().map(|(_, order)| order.cart.total_cents()).sum();

@@ -6,8 +6,8 @@ use whizbang::prelude::*;
 use whizbang::testing::{Flow, Sim};
 
 use crate::bank::{Account, Deposit, StartTransfer, TransferDone, TransferStarted, Transfers, Withdraw, Withdrawn};
+use crate::bank_transfers::{money_is_conserved, perform, steps};
 use crate::is_found_and_short;
-use crate::transfer_flow::{money_is_conserved, perform, steps};
 
 #[derive(Document, Debug, Serialize, Deserialize)]
 #[document(domain = Transfers)]

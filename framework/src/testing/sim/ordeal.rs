@@ -107,7 +107,8 @@ impl Broker {
 
     pub(super) fn set_ack_wait(&self, wait: Option<Duration>) {
         let mut state = self.state();
-        state.consumers.ack_wait = wait.unwrap_or(ACK_WAIT);
+        // With no patience at all a message would come again before anybody has looked at it, for ever in one moment.
+        state.consumers.ack_wait = wait.map_or(ACK_WAIT, |wait| wait.max(Duration::from_millis(1)));
         state.retune();
         drop(state);
         self.ring_all();

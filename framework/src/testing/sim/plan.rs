@@ -102,7 +102,8 @@ impl Bounds {
             1 => spans(5000, 250).prop_map(|lasts| Fault::ChangeLeader { lasts }),
             1 => (spans(5000, 250), spans(10_000, 500)).prop_map(|(window, lasts)| Fault::DropRepeats { window, lasts }),
             1 => spans(5000, 250).prop_map(|lasts| Fault::FailToStore { lasts }),
-            1 => (spans(200, 20), spans(5000, 250)).prop_map(|(wait, lasts)| Fault::HurryAcks { wait, lasts }),
+            1 => (1u64..=10, spans(5000, 250))
+                .prop_map(|(wait, lasts)| Fault::HurryAcks { wait: Duration::from_millis(20 * wait), lasts }),
             1 => (1u16..4, spans(5000, 250)).prop_map(|(most, lasts)| Fault::FewInHand { most, lasts }),
             1 => (0..services, spans(500, 50), spans(3000, 250))
                 .prop_map(|(service, each, lasts)| Fault::Slow { service, each, lasts }),

@@ -118,7 +118,7 @@ pub enum Fault {
     },
     /// The broker's patience is short: what is not settled soon comes again.
     HurryAcks {
-        /// The ack wait.
+        /// The ack wait, at least 1 ms.
         wait: Duration,
         /// For how long.
         lasts: Duration,

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -88,10 +88,11 @@ pub(super) enum ProviderError {
     Ledger(#[from] std::io::Error),
 }
 
-/// A payment provider.
+/// A payment provider. Clones are the same company, with the same books.
+#[derive(Clone)]
 pub struct Provider {
     habits: Habits,
-    books: Mutex<Books>,
+    books: Arc<Mutex<Books>>,
 }
 
 struct Books {
@@ -130,7 +131,7 @@ impl Provider {
             ledger.write_all(b"\n")?;
         }
         let books = Books { ledger, known, balance_cents, silent_until: HashMap::new() };
-        Ok(Self { habits, books: Mutex::new(books) })
+        Ok(Self { habits, books: Arc::new(Mutex::new(books)) })
     }
 
     /// What it has charged, less what it has given back, in cents.
