@@ -316,6 +316,7 @@ fn states_are_saved_and_restored() {
 #[test]
 fn what_is_only_recorded_is_stored_and_changes_nothing() {
     whizbang::testing::Scenario::<Account>::new()
+        .key("7")
         .given([Moved::In(5)])
         .given([StatementSent { page: 1 }])
         .given([StatementLost, StatementLost])

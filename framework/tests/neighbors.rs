@@ -265,6 +265,7 @@ async fn what_was_committed_before_what_came_before_it_holds_nothing_up_after_tw
     let node = desk(&store, patient).await;
     eventually(async || stamps(&node, "slow").await == 1).await;
     node.quiet().await;
+    assert_eq!(stamps(&node, "quick").await, 1, "it came a second time, and its key knows its place");
     node.stop().await.unwrap();
     let reader = store.read(&ShardId::new(Name::new("desk").unwrap(), 0)).await.unwrap().unwrap();
     assert_eq!(reader.watermarks()[0].through, 1, "the sender knows of two, the receiver's floor does not");

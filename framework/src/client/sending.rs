@@ -93,7 +93,9 @@ impl<C: Command> IntoFuture for Sending<C> {
                     door.ask(command, meta, reply);
                 }
             };
-            remote.at_home(home, Box::new(ask));
+            if !remote.at_home(home, Box::new(ask)) {
+                return Replying(State::Ready(Some(Err(SendError::Busy { domain: C::Domain::NAME.to_owned() }))));
+            }
             return Replying::here(receiver, limit);
         }
         let deadline = deadline.unwrap_or(DEADLINE);

@@ -53,8 +53,8 @@ impl Remote for Outward {
         Some(self.spec.home(shard_of(key, shards)))
     }
 
-    fn at_home(&self, home: usize, job: AtHome) {
-        self.links.run(home, Box::new(move |share| job(&share.routes)));
+    fn at_home(&self, home: usize, job: AtHome) -> bool {
+        self.links.ask(home, move |share| job(&share.routes))
     }
 
     fn ask(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {

@@ -62,9 +62,10 @@ pub trait Remote: Send + Sync {
         None
     }
 
-    /// Does `job` on that thread. It is dropped if the node has ended.
-    fn at_home(&self, home: usize, job: AtHome) {
+    /// Does `job` on that thread, or drops it if the node has ended; `false` if as many wait for that thread as may.
+    fn at_home(&self, home: usize, job: AtHome) -> bool {
         let _ = (home, job);
+        false
     }
 
     /// Sends a command and waits for its reply: `Result<Reply, Rejection>`, encoded in the envelope's codec.
