@@ -19,6 +19,9 @@ const MANY: usize = 1_000_000;
 /// So many turns are in flight.
 const TASKS: usize = 1_000;
 
+/// So many turns of keys at rest by each of the tasks.
+const SPREAD: usize = 20;
+
 async fn open(folder: &Path) -> Node {
     let store = EmbeddedStore::open(folder).expect("it opens");
     // Those that are put to rest are those that are not asked again.
@@ -56,7 +59,7 @@ async fn of_few(folder: &Path) -> Rate {
 /// Turns all over the keys, nearly each of which must be activated. Far steps, so that neighbors in the log come far apart.
 async fn of_all(folder: &Path) -> Rate {
     let node = open(folder).await;
-    let rate = turns(&node.client(), 200, |number| (number * 382_981 + 17) % MANY).await;
+    let rate = turns(&node.client(), SPREAD, |number| (number * 382_981 + 17) % MANY).await;
     node.stop().await.expect("it stops");
     rate
 }
@@ -98,7 +101,16 @@ pub(crate) fn memory(folder: &Path) {
     drop(store);
 }
 
-pub(crate) fn many() {
+pub(crate) fn live() {
+    compare("keys_1m", of_few);
+}
+
+pub(crate) fn spread() {
+    compare("keys_1m_spread", of_all);
+}
+
+/// What is done with the store of many keys, beside turns of few keys in a store with no others.
+fn compare(bench: &str, done: impl AsyncFn(&Path) -> Rate) {
     let folder = tempfile::tempdir().expect("a folder");
     let (few, many) = (folder.path().join("few"), folder.path().join("many"));
     fill(&few, FEW);
@@ -109,18 +121,15 @@ pub(crate) fn many() {
     let program = std::env::current_exe().expect("this program");
     let told = std::process::Command::new(program).arg(MEMORY).arg(&many).status().expect("it runs");
     assert!(told.success(), "the memory was not measured");
-    let (mut live, mut all) = (Vec::new(), Vec::new());
+    let mut pairs = Vec::new();
     for _ in 0..=REPETITIONS {
         if !is_quiet(folder.path()) {
             continue;
         }
-        let (of_few, of_many) = (block_on(of_few(&few)), block_on(self::of_few(&many)));
-        let of_all = block_on(of_all(&many));
-        live.push((of_many.each_second, of_few.each_second));
-        all.push((of_all.each_second, of_few.each_second));
+        let (of_few, of_many) = (block_on(of_few(&few)), block_on(done(&many)));
+        pairs.push((of_many.each_second, of_few.each_second));
     }
     // The first warms up.
-    let kept = |pairs: &[(f64, f64)]| pairs.get(1..).unwrap_or_default().to_vec();
-    print("keys_1m", "turns/s", "10,000 live keys of a store with no others", &kept(&live));
-    print("keys_1m_spread", "turns/s", "10,000 live keys of a store with no others", &kept(&all));
+    let kept = pairs.get(1..).unwrap_or_default();
+    print(bench, "turns/s", "10,000 live keys of a store with no others", kept);
 }
