@@ -51,7 +51,7 @@ async fn turns(client: &Client, each: usize, key: fn(usize) -> usize) -> Rate {
 async fn of_few(folder: &Path) -> Rate {
     let node = open(folder).await;
     turns(&node.client(), FEW / TASKS, |number| number % FEW).await;
-    let rate = turns(&node.client(), 300, |number| number % FEW).await;
+    let rate = turns(&node.client(), 100, |number| number % FEW).await;
     node.stop().await.expect("it stops");
     rate
 }
