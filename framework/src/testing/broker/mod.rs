@@ -1,6 +1,6 @@
 //! A broker that behaves like JetStream, in memory, and the suite that holds it to what real servers do.
 //!
-//! The [model](model) carries the messages of the [simulated cluster](crate::testing::sim). Real servers run the same
+//! The [model] carries the messages of the [simulated cluster](crate::testing::sim). Real servers run the same
 //! [cases], with the same expectations: where the model and a server differ, a test fails.
 
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a case fails by panicking, as every test does")]
