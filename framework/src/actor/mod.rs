@@ -25,7 +25,9 @@ pub(crate) use host::{Flight, Host, HostSettings, ShardCell};
 pub(crate) use keyed::{Here, replied_before};
 pub use plan::{About, Plan, Role, Stateful};
 #[cfg(feature = "testing")]
-pub(crate) use stored::{begins_undo, finished_undo, user_state};
+pub(crate) use stored::{begins_undo, finished_undo, undo_change, user_state};
 #[cfg(feature = "testing")]
 pub(crate) use trips::Trips;
 pub(crate) use turn::panic_text;
+#[cfg(feature = "testing")]
+pub(crate) use undo::{PlannedCommand, UndoChange};

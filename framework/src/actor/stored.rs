@@ -12,7 +12,8 @@ pub(crate) fn user_state<A: Stateful>(turns: &[StoredTurn]) -> Result<A, CodecEr
     KeyState::rebuild(&Plan::of(), &stored).map(|state| state.user)
 }
 
-fn undo_change(note: &Note) -> Option<UndoChange> {
+/// What a note says about the steps of a saga, if it says anything about them.
+pub(crate) fn undo_change(note: &Note) -> Option<UndoChange> {
     match note {
         Note::Own(bytes) => Codec::Bincode.decode(bytes).ok(),
         _ => None,

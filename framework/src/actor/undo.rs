@@ -129,7 +129,12 @@ impl Undo {
                     step.state = StepState::Done;
                 }
             }
-            UndoChange::Refused { command } => self.steps.retain(|step| step.command != *command),
+            UndoChange::Refused { command } => {
+                if cfg!(plant = "what_was_refused_is_undone") {
+                    return self.change(&UndoChange::Done { command: *command });
+                }
+                self.steps.retain(|step| step.command != *command);
+            }
             UndoChange::Begin { finally } => {
                 // Asked for again while it goes on, it goes on: what is waited for stays. The last word on its end counts.
                 let undoing = self.undoing.get_or_insert_default();
@@ -138,7 +143,7 @@ impl Undo {
                 }
             }
             UndoChange::Sent { command } => {
-                let step = self.steps.last().map(|step| step.command);
+                let step = self.to_undo().map(|step| step.command);
                 if let Some(undoing) = &mut self.undoing {
                     undoing.waiting = Some(Waiting { undoing: *command, step });
                 }
@@ -153,16 +158,25 @@ impl Undo {
         }
     }
 
+    /// The step that is undone next: the last one.
+    fn to_undo(&self) -> Option<&Step> {
+        if cfg!(plant = "steps_are_undone_in_their_own_order") { self.steps.first() } else { self.steps.last() }
+    }
+
     /// What to do now, if the saga undoes.
     ///
     /// A step whose reply has not come is waited for: it may or may not have been done, so it must neither be undone
     /// before it is known (the undoing would overtake it) nor be skipped (it would stay).
     pub(crate) fn next(&self) -> UndoNext {
         let Some(undoing) = &self.undoing else { return UndoNext::Wait };
-        if undoing.waiting.is_some() || self.steps.iter().any(|step| step.state == StepState::Sent) {
+        let unknown = self.steps.iter().any(|step| step.state == StepState::Sent);
+        if undoing.waiting.is_some() || unknown && !cfg!(plant = "undone_before_it_is_known") {
             return UndoNext::Wait;
         }
-        match self.steps.last() {
+        match self.to_undo() {
+            Some(_) if cfg!(plant = "the_first_step_is_not_undone") && self.steps.len() == 1 => {
+                UndoNext::Finish(undoing.finally.clone())
+            }
             Some(step) => UndoNext::Send(step.undo.clone()),
             None => UndoNext::Finish(undoing.finally.clone()),
         }

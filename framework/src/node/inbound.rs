@@ -165,8 +165,7 @@ impl Inbound for Door {
         if self.spec.draining.load(Ordering::Relaxed) {
             return 0;
         }
-        let in_flight: u64 = self.spec.counts.iter().map(|counts| counts.in_flight.get()).sum();
         let limit = self.spec.config.in_flight * self.spec.shares();
-        limit.saturating_sub(usize::try_from(in_flight).unwrap_or(usize::MAX))
+        limit.saturating_sub(usize::try_from(self.spec.in_flight()).unwrap_or(usize::MAX))
     }
 }

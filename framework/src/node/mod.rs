@@ -113,6 +113,12 @@ impl Node {
         self.spec.metrics()
     }
 
+    /// Turns in flight now.
+    #[cfg(feature = "testing")]
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.spec.in_flight()
+    }
+
     /// Who takes an event here: domain, actor type and key.
     #[cfg(feature = "testing")]
     pub(crate) fn takers(

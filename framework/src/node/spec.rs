@@ -100,6 +100,11 @@ impl Spec {
         Health { live, ready: reasons.is_empty(), reasons }
     }
 
+    /// Turns in flight now.
+    pub(super) fn in_flight(&self) -> u64 {
+        self.counts.iter().map(|counts| counts.in_flight.get()).sum()
+    }
+
     pub(super) fn metrics(&self) -> Metrics {
         let sum = |of: fn(&Counts) -> u64| self.counts.iter().map(|counts| of(counts)).sum();
         Metrics {

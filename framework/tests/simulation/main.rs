@@ -9,6 +9,7 @@ mod broker;
 mod coverage;
 mod regressions;
 mod rules;
+mod trips;
 
 use std::time::Duration;
 

@@ -108,6 +108,35 @@ fn the_case_of_another_flow_is_none_of_this_one() {
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
 }
 
+/// The seeds of the flow that says so, as its steps are counted; in a process that asks for other seeds than the code.
+#[test]
+fn a_flow_that_counts_its_seeds() {
+    let ran = Rc::new(Cell::new(0));
+    let counted = Rc::clone(&ran);
+    let flow = Flow::new("counting", cluster, steps(), 1..2, perform).at_end(move |_, _| {
+        counted.set(counted.get() + 1);
+        Ok(())
+    });
+    flow.no_regressions().check(0..3);
+    println!("{} seeds", ran.get());
+}
+
+#[test]
+fn other_seeds_than_those_in_the_code_can_be_asked_for() {
+    let asked = |seeds: &str| {
+        let mut program = Command::new(std::env::current_exe().unwrap());
+        let arguments = ["--exact", "regressions::a_flow_that_counts_its_seeds", "--nocapture"];
+        let ran = program.args(arguments).env("WHIZBANG_SIM_SEEDS", seeds).output().unwrap();
+        String::from_utf8(ran.stdout).unwrap() + &String::from_utf8(ran.stderr).unwrap()
+    };
+    assert!(asked("5").contains("5 seeds"));
+    assert!(asked("100..107").contains("7 seeds"));
+    for nonsense in ["", "many", "7..7", "9..3", "-1"] {
+        let told = asked(nonsense);
+        assert!(told.contains(&format!("WHIZBANG_SIM_SEEDS: `{nonsense}` are no seeds")), "{told}");
+    }
+}
+
 #[test]
 fn a_name_that_a_shell_would_not_take_as_one_word_is_refused() {
     let told = panic_of(|| drop(broken("two words", 200)));

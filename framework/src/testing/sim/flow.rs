@@ -20,7 +20,7 @@ use super::cut::Cut;
 use super::plan::{Bounds, Plan, Source};
 use super::regressions::Regressions;
 use super::shrink::{Found, Shrinking};
-use super::story::{REPLAY, ending, replay};
+use super::story::{REPLAY, SEEDS, ending, replay};
 use super::{Broken, Coverage, Run, Sim, World, report};
 
 /// A rule that knows what was done.
@@ -129,12 +129,14 @@ where
 
     /// The cases kept in the file of regressions, and then those of these seeds; each must hold. Returns which paths they took.
     ///
-    /// With the variable `WHIZBANG_SIM` set to what an earlier failure printed, only that case. With `WHIZBANG_SIM_REPORT` set to
-    /// a folder, what was reached and what never is written there, with a picture of each saga, as `<flow>.md`.
+    /// With the variable `WHIZBANG_SIM` set to what an earlier failure printed, only that case. With `WHIZBANG_SIM_SEEDS` set to
+    /// some seeds, `1000..2000` or the first `10000`, those and nothing else: kept cases are neither run nor added. With
+    /// `WHIZBANG_SIM_REPORT` set to a folder, what was reached and what never is written there, with a picture of each saga, as
+    /// `<flow>.md`.
     ///
     /// # Panics
     /// If a case does not hold: with the shortest one found, what happened in it, and how to play it again. If the report
-    /// cannot be written.
+    /// cannot be written. If a variable says what nobody understands.
     #[track_caller]
     pub fn check(&self, seeds: Range<u64>) -> Coverage {
         let wanted = std::env::var(REPLAY).ok();
@@ -149,16 +151,19 @@ where
             // Another flow's case.
             (None, Some(_)) => {}
             (None, None) => {
-                let kept = self.regressions.of(self.name).unwrap_or_else(|error| panic!("{error}"));
+                let asked = asked_seeds();
+                let nowhere = Regressions::nowhere();
+                let regressions = if asked.is_some() { &nowhere } else { &self.regressions };
+                let kept = regressions.of(self.name).unwrap_or_else(|error| panic!("{error}"));
                 for (seed, path) in kept {
                     coverage.merge(&self.played(seed, &path).coverage);
                 }
-                for seed in seeds {
+                for seed in asked.unwrap_or(seeds) {
                     match self.shortest(seed) {
                         Ok(run) => coverage.merge(&run.coverage),
                         Err(found) => {
                             let Found { seed, path, broken, .. } = &*found;
-                            let kept = self.regressions.keep(self.name, *seed, path, &broken.reason);
+                            let kept = regressions.keep(self.name, *seed, path, &broken.reason);
                             panic!("{}{kept}", self.told(&found));
                         }
                     }
@@ -265,5 +270,15 @@ where
             ending(trace),
             replay(name, *seed, path)
         )
+    }
+}
+
+/// The seeds that the environment asks for, if it does.
+fn asked_seeds() -> Option<Range<u64>> {
+    let asked = std::env::var(SEEDS).ok()?;
+    let (start, end) = asked.split_once("..").unwrap_or(("0", &asked));
+    match (start.parse(), end.parse()) {
+        (Ok(start), Ok(end)) if start < end => Some(start..end),
+        _ => panic!("{SEEDS}: `{asked}` are no seeds; `1000..2000` are, and the first `10000`"),
     }
 }

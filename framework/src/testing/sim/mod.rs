@@ -23,6 +23,8 @@ mod platter;
 mod reader;
 
 mod check;
+mod undoing;
+
 mod look;
 mod seen;
 mod trace;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::world::Service;
 use super::{World, check};
 use crate::clock::Timestamp;
+use crate::node::Node;
 
 /// How long nothing may be under way at the latest after the faults have stopped. Courier and relay wait up to minutes.
 const SETTLED: Duration = Duration::from_secs(1200);
@@ -100,7 +101,7 @@ impl World {
             if service.hosts.borrow().as_ref().is_none_or(|hosts| hosts.projections.is_empty()) {
                 continue;
             }
-            let quieted = service.node.borrow().as_ref().map(crate::node::Node::quieted);
+            let quieted = service.node.borrow().as_ref().map(Node::quieted);
             if let Some(quieted) = quieted
                 && tokio::time::timeout(PATIENCE, quieted).await.is_err()
             {
@@ -117,6 +118,20 @@ impl World {
         if let Some(service) = self.0.services.iter().find(|service| !service.disk.is_idle()) {
             return Some(format!("{} has uncommitted appends", service.name));
         }
+        if let Some((name, in_flight)) = self.in_flight() {
+            return Some(format!("{in_flight} messages are in flight on {name}"));
+        }
         check::unsettled(self)
+    }
+
+    /// A node that has something in flight. Whoever holds a place and never gives it back makes its node answer `Busy` one
+    /// day (I13).
+    fn in_flight(&self) -> Option<(&str, u64)> {
+        let services = self.0.services.iter().map(|service| (service.name.as_str(), &service.node));
+        let mut nodes = services.chain([("the clients' node", &self.0.client)]);
+        nodes.find_map(|(name, node)| {
+            let in_flight = node.borrow().as_ref().map_or(0, Node::in_flight);
+            (in_flight > 0).then_some((name, in_flight))
+        })
     }
 }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::turn::{MarkedAs, OwnedTurn};
 use crate::actor::{begins_undo, finished_undo};
 use crate::clock::instant;
-use crate::message::{Kind, MessageId, Name, ShardId, rejection_in};
+use crate::message::{Envelope, Kind, MessageId, Name, ShardId, rejection_in};
 use crate::store::{Lane, Note};
 
 /// The name of a message with its domain: `payments.Charge`.
@@ -136,6 +136,10 @@ struct Book {
     events: BTreeMap<(ShardId, u64), FullName>,
     stands: BTreeMap<(ShardId, Name, String), Stand>,
     taken: Vec<Taken>,
+    /// By the id of the reply whether a command was rejected.
+    replied: BTreeMap<MessageId, bool>,
+    /// What sagas have sent while they undid.
+    undoing: BTreeMap<MessageId, Envelope>,
 }
 
 /// What is known of a message by its id.
@@ -161,6 +165,8 @@ impl Seen {
             events: BTreeMap::new(),
             stands: BTreeMap::new(),
             taken: Vec::new(),
+            replied: BTreeMap::new(),
+            undoing: BTreeMap::new(),
         })))
     }
 
@@ -174,8 +180,7 @@ impl Seen {
     pub(super) fn appended(&self, turn: &OwnedTurn) {
         let mut book = self.0.lock();
         for envelope in &turn.outbox {
-            let rejected = envelope.kind == Kind::Reply
-                && rejection_in(envelope.codec, &envelope.payload).is_ok_and(|rejection| rejection.is_some());
+            let rejected = envelope.kind == Kind::Reply && is_rejection(envelope);
             let name = format!("{}.{}", envelope.domain, envelope.name);
             book.said.insert(envelope.id, Said { kind: envelope.kind, name, rejected });
         }
@@ -185,6 +190,13 @@ impl Seen {
     pub(super) fn committed(&self, shard: &ShardId, turn: &OwnedTurn, position: u64) {
         let book = &mut *self.0.lock();
         let records = turn.events.clone();
+        for envelope in turn.outbox.iter().filter(|envelope| envelope.kind == Kind::Reply) {
+            book.replied.insert(envelope.id, is_rejection(envelope));
+        }
+        if turn.notes.iter().any(|note| matches!(note, Note::Own(_))) {
+            let commands = turn.outbox.iter().filter(|envelope| envelope.kind == Kind::Command);
+            book.undoing.extend(commands.map(|envelope| (envelope.id, envelope.clone())));
+        }
         let first = position.saturating_sub(records.len() as u64);
         for (name, position) in records.iter().zip(first + 1..) {
             book.events.insert((shard.clone(), position), format!("{}.{name}", shard.domain));
@@ -223,10 +235,24 @@ impl Seen {
         });
     }
 
+    /// Whether the committed reply to a command rejects it; nothing if there is none.
+    pub(super) fn is_rejected(&self, command: MessageId) -> Option<bool> {
+        self.0.lock().replied.get(&MessageId::of_reply(command)).copied()
+    }
+
+    /// A command that a saga has sent in a turn in which it took note of its steps.
+    pub(super) fn sent_undoing(&self, command: MessageId) -> Option<Envelope> {
+        self.0.lock().undoing.get(&command).cloned()
+    }
+
     /// Everything committed so far, in the order of the commits.
     pub(super) fn taken(&self) -> Vec<Taken> {
         self.0.lock().taken.clone()
     }
+}
+
+fn is_rejection(reply: &Envelope) -> bool {
+    rejection_in(reply.codec, &reply.payload).is_ok_and(|rejection| rejection.is_some())
 }
 
 /// What a turn was taken for; nothing if it only takes note of something, or finishes nothing.

@@ -7,6 +7,8 @@ use super::seen::{Phase, Taken};
 
 /// The variable that names one case to play again.
 pub(super) const REPLAY: &str = "WHIZBANG_SIM";
+/// The variable that names the seeds to check instead of those in the code.
+pub(super) const SEEDS: &str = "WHIZBANG_SIM_SEEDS";
 /// How many lines of what happened are shown.
 const SHOWN: usize = 150;
 

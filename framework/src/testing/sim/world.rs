@@ -197,6 +197,10 @@ impl World {
         &self.0.broker
     }
 
+    pub(super) fn seen(&self) -> &Seen {
+        &self.0.seen
+    }
+
     pub(super) fn services(&self) -> &[Service] {
         &self.0.services
     }

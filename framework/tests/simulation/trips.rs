@@ -1,0 +1,237 @@
+//! A saga with several steps under way at once: all that is booked for a trip that is given up is cancelled, the last first.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use whizbang::prelude::*;
+use whizbang::testing::{Flow, Sim, World};
+
+#[derive(Domain)]
+struct Places;
+
+#[derive(Domain)]
+struct Trips;
+
+#[derive(Command, Clone, Debug, Serialize, Deserialize)]
+#[command(domain = Places)]
+struct Book {
+    #[key]
+    place: String,
+    trip: String,
+}
+
+#[derive(Command, Clone, Debug, Serialize, Deserialize)]
+#[command(domain = Places)]
+struct Cancel {
+    #[key]
+    place: String,
+    trip: String,
+}
+
+#[derive(Event, Debug, Serialize, Deserialize)]
+#[event(domain = Places)]
+struct Booked {
+    trip: String,
+}
+
+#[derive(Event, Debug, Serialize, Deserialize)]
+#[event(domain = Places)]
+struct Cancelled {
+    trip: String,
+}
+
+/// A place with two beds.
+#[derive(Aggregate, Default)]
+#[aggregate(domain = Places, handles(Book, Cancel), applies(Booked, Cancelled))]
+struct Place {
+    guests: BTreeSet<String>,
+}
+
+impl Handle<Book> for Place {
+    fn handle(&self, book: Book, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        if self.guests.len() >= 2 {
+            return Err(Rejection::new("places.full", "both beds are taken"));
+        }
+        effects.record(Booked { trip: book.trip });
+        Ok(())
+    }
+}
+
+impl Handle<Cancel> for Place {
+    fn handle(&self, cancel: Cancel, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        effects.record(Cancelled { trip: cancel.trip });
+        Ok(())
+    }
+}
+
+impl Apply<Booked> for Place {
+    fn apply(&mut self, booked: &Booked) {
+        self.guests.insert(booked.trip.clone());
+    }
+}
+
+impl Apply<Cancelled> for Place {
+    fn apply(&mut self, cancelled: &Cancelled) {
+        self.guests.remove(&cancelled.trip);
+    }
+}
+
+#[derive(Command, Clone, Debug, Serialize, Deserialize)]
+#[command(domain = Trips)]
+struct Plan {
+    #[key]
+    trip: String,
+    places: Vec<u8>,
+}
+
+#[derive(Event, Debug, Serialize, Deserialize)]
+#[event(domain = Trips)]
+struct Planned {
+    places: Vec<u8>,
+}
+
+#[derive(Event, Debug, Serialize, Deserialize)]
+#[event(domain = Trips)]
+struct PlaceBooked {}
+
+#[derive(Event, Debug, Serialize, Deserialize)]
+#[event(domain = Trips)]
+struct AllBooked {}
+
+#[derive(Document, Debug, Serialize, Deserialize)]
+#[document(domain = Trips)]
+struct TooLate {}
+
+/// What is wrong with a trip.
+#[derive(Clone, Copy, PartialEq)]
+enum Bug {
+    None,
+    /// It ends as soon as it has begun to undo.
+    EndsAtOnce,
+}
+
+macro_rules! trip {
+    ($saga:ident, $bug:expr) => {
+        #[derive(Saga, Default)]
+        #[saga(
+                                    domain = Trips,
+                                    handles(Plan),
+                                    replies(Book),
+                                    timers(TooLate),
+                                    applies(Planned, PlaceBooked, AllBooked)
+                                )]
+        struct $saga {
+            places: Vec<u8>,
+            booked: usize,
+        }
+
+        impl Handle<Plan> for $saga {
+            fn handle(&self, plan: Plan, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+                for place in &plan.places {
+                    let (place, trip) = (format!("place{place}"), plan.trip.clone());
+                    effects.send(Book { place: place.clone(), trip: trip.clone() }).undo_with(Cancel { place, trip });
+                }
+                effects.set_timer(&TooLate {}, Duration::from_millis(500));
+                effects.record(Planned { places: plan.places });
+                Ok(())
+            }
+        }
+
+        impl OnReply<Book> for $saga {
+            fn on_reply(&self, reply: Result<(), Rejection>, effects: &mut Effects<Self>) {
+                if reply.is_err() {
+                    return Self::give_up(effects);
+                }
+                effects.record(PlaceBooked {});
+                if self.booked + 1 == self.places.len() {
+                    effects.record(AllBooked {});
+                    effects.complete();
+                }
+            }
+        }
+
+        impl Wake<TooLate> for $saga {
+            fn wake(&self, _: TooLate, effects: &mut Effects<Self>) {
+                Self::give_up(effects);
+            }
+        }
+
+        impl $saga {
+            fn give_up(effects: &mut Effects<Self>) {
+                effects.compensate();
+                if $bug == Bug::EndsAtOnce {
+                    effects.complete();
+                }
+            }
+        }
+
+        impl Apply<Planned> for $saga {
+            fn apply(&mut self, planned: &Planned) {
+                self.places = planned.places.clone();
+            }
+        }
+
+        impl Apply<PlaceBooked> for $saga {
+            fn apply(&mut self, _: &PlaceBooked) {
+                self.booked += 1;
+            }
+        }
+
+        impl Apply<AllBooked> for $saga {
+            fn apply(&mut self, _: &AllBooked) {}
+        }
+    };
+}
+
+trip!(Trip, Bug::None);
+trip!(Hurried, Bug::EndsAtOnce);
+
+/// A trip goes to three places, each other than the others.
+fn plans() -> impl Strategy<Value = Plan> {
+    let places = Just(vec![0u8, 1, 2, 3]).prop_shuffle().prop_map(|places| places.into_iter().take(3).collect());
+    (any::<u64>(), places).prop_map(|(trip, places)| Plan { trip: format!("trip{trip}"), places })
+}
+
+async fn plan(world: &World, plan: Plan) {
+    world.send(plan).await.expect("a trip can always be planned");
+}
+
+/// Who stays somewhere has booked the whole trip.
+fn whole_trips(world: &World, _: &[Plan]) -> Result<(), String> {
+    let booked: BTreeSet<_> = world.events::<AllBooked>().into_iter().map(|(trip, _)| trip).collect();
+    for (place, Place { guests }) in world.states() {
+        if let Some(guest) = guests.iter().find(|guest| !booked.contains(*guest)) {
+            return Err(format!("{guest} has a bed in {place} and is not going anywhere"));
+        }
+    }
+    Ok(())
+}
+
+macro_rules! flow {
+    ($name:literal, $saga:ident) => {{
+        let cluster =
+            |sim: Sim| sim.service("places", |node| node.host::<Place>()).service("trips", |node| node.host::<$saga>());
+        Flow::new($name, cluster, plans(), 1..8, plan)
+    }};
+}
+
+#[test]
+fn two_hundred_seeds_of_trips_undo_what_was_done_in_reverse() {
+    let coverage = flow!("trips", Trip).at_end(whole_trips).check(0..200);
+    let trip = coverage.of::<Trip>();
+    assert!(trip.completed() > 50 && trip.compensated() > 50, "{trip}");
+    trip.reply::<Cancel>().while_undoing().at_least(50);
+    trip.reply::<Book>().while_undoing().at_least(50);
+    trip.rejection::<Book>().while_undoing().at_least(20);
+    trip.timer::<TooLate>().while_open().at_least(20);
+}
+
+#[test]
+fn a_saga_that_ends_while_it_undoes_is_found_without_a_rule() {
+    let found = flow!("hurried", Hurried).no_regressions().first_broken(0..200).expect("it is found");
+    let reason = &found.broken.reason;
+    assert!(reason.starts_with("I10: trips.hurried"), "{reason}");
+    assert!(reason.contains("has begun to undo and ends"), "{reason}");
+    assert!(found.plan.size() <= 10, "{}", found.plan);
+}
