@@ -155,6 +155,7 @@ async fn a_view_is_saved_when_the_node_stops_and_goes_on_where_it_was() {
     for _ in 0..10 {
         node.client().send(deposit("ada", 1)).await.unwrap();
     }
+    node.quiet().await;
     node.stop().await.unwrap();
     assert_eq!(checkpoint(&store, "balances").await, 10);
     let node = bank(&store).await;

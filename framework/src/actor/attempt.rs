@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use bytes::Bytes;
 
 use super::decide::work_of;
 use super::door::Permit;
 use super::effects::TurnFacts;
-use super::keyed::{Delivered, KeyActor};
+use super::keyed::KeyActor;
+use super::mailbox::{Ctx, Delivered};
 use super::plan::Stateful;
 use super::turn::{Failure, Marked};
 use crate::message::{Domain, Envelope, Kind, MessageId, digest};
@@ -77,7 +77,7 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Takes the turn of a message.
-    pub(crate) fn attempt(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Context<Self>) {
+    pub(crate) fn attempt(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx<A>) {
         let envelope = &delivery.envelope;
         let _span = tracing::debug_span!(
             target: TARGET, "turn", room = "actor", message = %envelope.name, id = %envelope.id,
@@ -105,7 +105,7 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Decides what becomes of a message whose turn has failed.
-    pub(crate) fn failed(&mut self, delivery: Delivery, permit: Permit, failure: Failure, ctx: &mut Context<Self>) {
+    pub(crate) fn failed(&mut self, delivery: Delivery, permit: Permit, failure: Failure, ctx: &mut Ctx<A>) {
         let outside = matches!(delivery.arrival, Arrival::Outside);
         match failure {
             // A sender from outside is there to be told; nothing was done.
@@ -139,7 +139,7 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Keeps a message that the store would not take. Not counted as an attempt: it is the store that fails, not the message.
-    fn refused(&mut self, delivery: Delivery, permit: Permit, error: StoreError, ctx: &mut Context<Self>) {
+    fn refused(&mut self, delivery: Delivery, permit: Permit, error: StoreError, ctx: &mut Ctx<A>) {
         if self.is_stopped() {
             finish(delivery, permit, Outcome::Stopped);
         } else if matches!(delivery.arrival, Arrival::Outside) {
@@ -151,12 +151,12 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Rebuilds the state if the failed turn has spoilt it, then goes on.
-    fn mend(&mut self, ctx: &mut Context<Self>, then: impl FnOnce(&mut Self, &mut Context<Self>) + 'static) {
+    fn mend(&mut self, ctx: &mut Ctx<A>, then: impl FnOnce(&mut Self, &mut Ctx<A>) + 'static) {
         if self.broken.take().is_some() { self.load(ctx, then) } else { then(self, ctx) }
     }
 
     /// Writes the failed attempt down, waits, and tries again. The mailbox waits with it: the key's order stays.
-    fn again(&mut self, delivery: Delivery, permit: Permit, attempt: u32, ctx: &mut Context<Self>) {
+    fn again(&mut self, delivery: Delivery, permit: Permit, attempt: u32, ctx: &mut Ctx<A>) {
         let host = Rc::clone(&self.door.host);
         host.counts.retries.one();
         let note = Note::Attempt { message: delivery.envelope.id, attempt };
@@ -167,7 +167,7 @@ impl<A: Stateful> KeyActor<A> {
             Err(failure) => return finish(delivery, permit, Outcome::DeadLetter(failure.text())),
         }
         let wait = tokio::time::sleep(host.settings.retry.of(&delivery.envelope).wait(attempt, &host.ids));
-        ctx.wait(wait.into_actor(self).map(move |(), this, ctx| this.take(Delivered { delivery, permit }, ctx)));
+        self.hold(ctx, wait, move |this, (), ctx| this.take(Delivered { delivery, permit }, ctx));
     }
 
     fn note_down(&mut self, envelope: &Envelope, marked: Marked, note: Note) -> Result<Appended, Failure> {
@@ -188,14 +188,7 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Puts a message aside after its last delivery; from now on its key is parked.
-    fn dead_letter(
-        &mut self,
-        delivery: Delivery,
-        permit: Permit,
-        failure: &Failure,
-        attempts: u32,
-        ctx: &mut Context<Self>,
-    ) {
+    fn dead_letter(&mut self, delivery: Delivery, permit: Permit, failure: &Failure, attempts: u32, ctx: &mut Ctx<A>) {
         tracing::error!(
             target: TARGET, actor = %self.door.actor, message = %delivery.envelope.name, id = %delivery.envelope.id,
             attempts, error = failure.text(), "a message is a dead letter now, its key is parked",
@@ -207,21 +200,14 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Puts a message behind the dead letter of its key, in order.
-    pub(crate) fn park(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Context<Self>) {
+    pub(crate) fn park(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx<A>) {
         let error = "its key is parked behind a dead letter".to_owned();
         let note = self.letter(delivery.envelope.clone(), DeadLetterReason::Behind, error.clone(), 0);
         self.put_aside(delivery, permit, note, error, ctx);
     }
 
     /// Whether it is put aside now; if not, it has been refused or comes again.
-    fn put_aside(
-        &mut self,
-        delivery: Delivery,
-        permit: Permit,
-        note: Note,
-        error: String,
-        ctx: &mut Context<Self>,
-    ) -> bool {
+    fn put_aside(&mut self, delivery: Delivery, permit: Permit, note: Note, error: String, ctx: &mut Ctx<A>) -> bool {
         let marked = Self::marked(&delivery);
         match self.note_down(&delivery.envelope, marked, note) {
             Ok(appended) => {
@@ -242,7 +228,7 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Takes the turns of the parked messages, oldest first, until one fails again.
-    pub(crate) fn redrive(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Context<Self>) {
+    pub(crate) fn redrive(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx<A>) {
         let committed = self.committed();
         let reader = self.shard.reader();
         let (actor, key) = (self.door.actor.clone(), Rc::clone(&self.key));
@@ -250,7 +236,7 @@ impl<A: Stateful> KeyActor<A> {
             committed.await?;
             reader.history(&actor, &key).await
         };
-        ctx.wait(reading.into_actor(self).map(move |turns: Result<Vec<_>, StoreError>, this, ctx| {
+        self.hold(ctx, reading, move |this, turns: Result<Vec<_>, StoreError>, ctx| {
             let turns = match turns {
                 Ok(turns) => turns,
                 Err(error) => return finish(delivery, permit, Outcome::Refused(error)),
@@ -266,7 +252,7 @@ impl<A: Stateful> KeyActor<A> {
             letters.sort_by_key(|letter| this.state.rest.parked.iter().position(|id| *id == letter.envelope.id));
             letters.dedup_by_key(|letter| letter.envelope.id);
             this.redrive_next(letters.into(), delivery, permit, ctx);
-        }));
+        });
     }
 
     fn redrive_next(
@@ -274,7 +260,7 @@ impl<A: Stateful> KeyActor<A> {
         mut letters: VecDeque<DeadLetter>,
         delivery: Delivery,
         permit: Permit,
-        ctx: &mut Context<Self>,
+        ctx: &mut Ctx<A>,
     ) {
         while let Some(letter) = letters.pop_front() {
             let envelope = &letter.envelope;

@@ -1,20 +1,21 @@
 //! The door of one actor type on one thread: finds the live actor of a key, or starts it.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::rc::Rc;
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
 
 use actix::{Actor, Addr, Context, Handler};
-use foldhash::fast::FixedState;
 use tokio::sync::oneshot;
 
 use super::effects::Effects;
 use super::host::{Flight, Host, ShardCell};
-use super::keyed::{Delivered, Here, KeyActor, TypedTurn};
+use super::keyed::KeyActor;
+use super::keys::Keys;
+use super::mailbox::{AnyLive, Delivered, Failed, Here, LiveActor, Mailbox, TypedTurn};
 use super::plan::{Plan, Stateful};
+use super::straight::{Taken, delivery};
 use super::turn::panic_text;
 use crate::message::{CodecError, Command, Domain, Envelope, Key, Name, Rejection, shard_of};
-use crate::router::{ActorDoor, Ask, AskMeta, Delivery, Outcome, SendError, TypedReply};
+use crate::router::{ActorDoor, Ask, AskMeta, Asked, Delivery, Outcome, SendError, TypedReply};
 
 /// The door of one actor type on one thread.
 pub(crate) struct TypeDoor<A: Stateful> {
@@ -24,31 +25,43 @@ pub(crate) struct TypeDoor<A: Stateful> {
     pub(crate) actor: Name,
     /// By number; `None` for those that live on another thread.
     pub(crate) shards: Vec<Option<Rc<ShardCell>>>,
-    keys: RefCell<HashMap<Rc<str>, Entry<A>, FixedState>>,
+    keys: RefCell<Keys<Entry<A>>>,
     effects: RefCell<Option<Box<Effects<A>>>>,
+    /// Whether what these actors append is committed at once.
+    commits_at_once: bool,
 }
 
+/// A live actor. Dropping the last address ends it, and with its mailbox it goes.
 struct Entry<A: Stateful> {
-    addr: Addr<KeyActor<A>>,
-    load: Rc<Load>,
+    addr: Addr<Mailbox<A>>,
+    live: Weak<LiveActor<A>>,
 }
 
-/// How busy an actor is, shared between its door and what is in flight for it.
-#[derive(Default)]
-pub(crate) struct Load {
-    queued: Cell<u32>,
-    touched: Cell<u64>,
+impl<A: Stateful> Entry<A> {
+    fn is_resting(&self, touched_before: u64) -> bool {
+        self.live.upgrade().is_none_or(|live| live.queued.get() == 0 && live.touched.get() <= touched_before)
+    }
+
+    /// Queues a message: it waits behind those that are in the mailbox.
+    fn send<M: 'static>(&self, live: &LiveActor<A>, message: M)
+    where
+        Mailbox<A>: Actor<Context = Context<Mailbox<A>>> + Handler<Here<M>>,
+    {
+        live.mails.set(live.mails.get() + 1);
+        #[expect(clippy::disallowed_methods, reason = "the permit bounds what is queued; see `admit`")]
+        self.addr.do_send(Here::new(message));
+    }
 }
 
 /// The right to have one turn in flight. It is given back when the turn is settled, whatever happens to it.
 pub(crate) struct Permit {
     _flight: Flight,
-    load: Rc<Load>,
+    live: Rc<AnyLive>,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.load.queued.set(self.load.queued.get() - 1);
+        self.live.queued.set(self.live.queued.get() - 1);
     }
 }
 
@@ -67,9 +80,9 @@ impl<A: Stateful> TypeDoor<A> {
         actor: Name,
         shards: Vec<Option<Rc<ShardCell>>>,
     ) -> Rc<Self> {
-        // Keys come from outside: the seed makes it hard to choose many that collide.
-        let keys = RefCell::new(HashMap::with_hasher(FixedState::with_seed(host.ids.next_u64())));
-        Rc::new(Self { host, plan, domain, actor, shards, keys, effects: RefCell::default() })
+        let keys = RefCell::new(Keys::new(host.ids.next_u64()));
+        let commits_at_once = shards.iter().flatten().all(|shard| shard.writer.borrow().commits_at_once());
+        Rc::new(Self { host, plan, domain, actor, shards, keys, effects: RefCell::default(), commits_at_once })
     }
 
     /// Buffers for one turn; taken while it runs, so that their memory is used again.
@@ -79,6 +92,11 @@ impl<A: Stateful> TypeDoor<A> {
 
     pub(crate) fn put_effects(&self, effects: Box<Effects<A>>) {
         *self.effects.borrow_mut() = Some(effects);
+    }
+
+    /// Whether there is room for one more.
+    fn has_room(&self) -> bool {
+        self.host.in_flight.get() < self.host.settings.in_flight
     }
 
     /// Sends `what`, with a permit for one turn, to the actor of its key, which is started if need be.
@@ -95,7 +113,7 @@ impl<A: Stateful> TypeDoor<A> {
         message: impl FnOnce(T, Permit) -> M,
     ) -> Result<(), (Refused, T)>
     where
-        KeyActor<A>: Actor<Context = Context<KeyActor<A>>> + Handler<Here<M>>,
+        Mailbox<A>: Actor<Context = Context<Mailbox<A>>> + Handler<Here<M>>,
         M: 'static,
     {
         let host = &self.host;
@@ -103,17 +121,19 @@ impl<A: Stateful> TypeDoor<A> {
             return Err((Refused::Stopped, what));
         }
         // What the node itself brings (events, its own timers) was bounded where it was pulled in.
-        if !inside && host.in_flight.get() >= host.settings.in_flight {
+        if !inside && !self.has_room() {
             host.counts.busy.one();
             return Err((Refused::Busy, what));
         }
-        if let Some(entry) = self.keys.borrow().get(key(&what).as_str()) {
-            if !inside && entry.load.queued.get() >= host.settings.in_flight_per_key {
+        if let Some(entry) = self.keys.borrow().get(key(&what).as_str())
+            && let Some(live) = entry.live.upgrade()
+        {
+            if !inside && live.queued.get() >= host.settings.in_flight_per_key {
                 host.counts.busy.one();
                 return Err((Refused::Busy, what));
             }
             // Sending queues the message and wakes a task: nothing comes back here while the map is borrowed.
-            send(&entry.addr, message(what, self.permit(&entry.load)));
+            entry.send(&live, message(what, self.permit(&live)));
             return Ok(());
         }
         let named = key(&what);
@@ -126,28 +146,75 @@ impl<A: Stateful> TypeDoor<A> {
         let name: Rc<str> = Rc::from(named.as_str());
         drop(named);
         let Some(Some(shard)) = self.shards.get(shard) else { return Err((Refused::NotHere, what)) };
-        let load = Rc::new(Load::default());
-        let addr = KeyActor::new(Rc::clone(self), Rc::clone(shard), Rc::clone(&name)).start();
-        send(&addr, message(what, self.permit(&load)));
+        let live = LiveActor::new(KeyActor::new(Rc::clone(self), Rc::clone(shard), Rc::clone(&name)));
+        let entry = Entry { addr: Mailbox(Rc::clone(&live)).start(), live: Rc::downgrade(&live) };
+        entry.send(&live, message(what, self.permit(&live)));
         host.counts.activations.one();
-        self.keys.borrow_mut().insert(name, Entry { addr, load });
+        self.keys.borrow_mut().add(name, entry);
         Ok(())
     }
 
-    fn permit(&self, load: &Rc<Load>) -> Permit {
-        load.queued.set(load.queued.get() + 1);
-        load.touched.set(self.host.sweeps.get());
-        Permit { _flight: self.host.flight(), load: Rc::clone(load) }
+    fn permit(&self, live: &Rc<LiveActor<A>>) -> Permit {
+        live.queued.set(live.queued.get() + 1);
+        live.touched.set(self.host.sweeps.get());
+        let live: Rc<LiveActor<A>> = Rc::clone(live);
+        Permit { _flight: self.host.flight(), live }
+    }
+
+    /// The actor of a key, if it is live and nothing is in its mailbox.
+    fn unoccupied(&self, key: &str) -> Option<Rc<LiveActor<A>>> {
+        let live = self.keys.borrow().get(key)?.live.upgrade()?;
+        (live.mails.get() == 0 && live.queued.get() < self.host.settings.in_flight_per_key).then_some(live)
+    }
+
+    /// Takes a command's turn here and now if nothing is before it, or gives the command back.
+    ///
+    /// While nothing is in flight on this thread a turn that has to wait for its commit is not taken at once: from the mailbox
+    /// it comes behind all that is ready to run, and so it is known whether it is [alone](Host::is_alone).
+    fn at_once<C: Command>(
+        self: &Rc<Self>,
+        command: C,
+        meta: Option<Box<AskMeta>>,
+        run: Run<A, C>,
+    ) -> Result<AtOnce<A, C>, Unasked<C>> {
+        let host = &self.host;
+        let is_open = !host.stopped.get() && !host.draining.get() && self.has_room();
+        // A handler that sends is a strange one. What it sends waits until its turn is over.
+        if !is_open || host.straight.get() || !(self.commits_at_once || host.in_flight.get() > 0) {
+            return Err((command, meta));
+        }
+        let Some(live) = self.unoccupied(command.key().as_str()) else { return Err((command, meta)) };
+        let Ok(mut actor) = live.actor.try_borrow_mut() else { return Err((command, meta)) };
+        if !actor.is_straight(meta.as_deref()) {
+            return Err((command, meta));
+        }
+        let permit = self.permit(&live);
+        host.straight.set(true);
+        let taken = actor.straight(command, meta, run);
+        host.straight.set(false);
+        drop(actor);
+        Ok(AtOnce { taken, permit, live })
+    }
+
+    /// Has something done about a turn that was taken at once and has failed. Nothing else of the key is taken before that.
+    fn mend(&self, live: &LiveActor<A>, failed: Failed) {
+        let key = Rc::clone(&live.actor.borrow().key);
+        match self.keys.borrow().get(&key) {
+            Some(entry) => entry.send(live, failed),
+            None => (failed.delivery.settle)(Outcome::Stopped),
+        }
     }
 }
 
-fn send<A: Stateful, M: 'static>(addr: &Addr<KeyActor<A>>, message: M)
-where
-    KeyActor<A>: Actor<Context = Context<KeyActor<A>>> + Handler<Here<M>>,
-{
-    #[expect(clippy::disallowed_methods, reason = "the permit bounds what is queued; see `admit`")]
-    addr.do_send(Here::new(message));
+/// A command that was taken at once.
+struct AtOnce<A: Stateful, C: Command> {
+    taken: Taken<C>,
+    permit: Permit,
+    live: Rc<LiveActor<A>>,
 }
+
+/// A command that was not.
+type Unasked<C> = (C, Option<Box<AskMeta>>);
 
 impl<A: Stateful> ActorDoor for Rc<TypeDoor<A>> {
     fn deliver(&self, delivery: Delivery) {
@@ -188,19 +255,17 @@ impl<A: Stateful> ActorDoor for Rc<TypeDoor<A>> {
         let mut gone = Vec::new();
         {
             let mut keys = self.keys.borrow_mut();
-            let resting = |entry: &Entry<A>, touched_before: u64| {
-                entry.load.queued.get() == 0 && entry.load.touched.get() <= touched_before
-            };
             let oldest = now.checked_sub(idle_sweeps);
             if let Some(oldest) = oldest {
-                gone.extend(keys.extract_if(|_, entry| resting(entry, oldest)).map(|(_, entry)| entry));
+                gone.extend(keys.extract(|entry| entry.is_resting(oldest)));
             }
             if keys.len() > cap {
                 // Find the touch time below which enough are resting; a count per sweep, not a sort of all keys.
                 let mut excess = keys.len() - cap;
                 let mut by_touch = std::collections::BTreeMap::<u64, usize>::new();
-                for entry in keys.values().filter(|entry| entry.load.queued.get() == 0) {
-                    *by_touch.entry(entry.load.touched.get()).or_default() += 1;
+                let live = keys.values().filter_map(|entry| entry.live.upgrade());
+                for resting in live.filter(|live| live.queued.get() == 0) {
+                    *by_touch.entry(resting.touched.get()).or_default() += 1;
                 }
                 let mut limit = None;
                 let mut sum = 0;
@@ -212,14 +277,11 @@ impl<A: Stateful> ActorDoor for Rc<TypeDoor<A>> {
                     limit = Some(touched);
                 }
                 if let Some(limit) = limit {
-                    gone.extend(
-                        keys.extract_if(|_, entry| {
-                            let goes = excess > 0 && resting(entry, limit);
-                            excess -= usize::from(goes);
-                            goes
-                        })
-                        .map(|(_, entry)| entry),
-                    );
+                    gone.extend(keys.extract(|entry| {
+                        let goes = excess > 0 && entry.is_resting(limit);
+                        excess -= usize::from(goes);
+                        goes
+                    }));
                 }
             }
         }
@@ -229,7 +291,7 @@ impl<A: Stateful> ActorDoor for Rc<TypeDoor<A>> {
     }
 
     fn reset(&self) {
-        let gone: Vec<_> = self.keys.borrow_mut().drain().collect();
+        let gone = self.keys.borrow_mut().extract(|_| true);
         drop(gone);
     }
 }
@@ -243,8 +305,8 @@ pub(crate) struct TypedDoor<A: Stateful, C: Command> {
 /// A command's handler.
 pub(crate) type Run<A, C> = fn(&A, C, &mut Effects<A>) -> Result<<C as Command>::Reply, Rejection>;
 
-impl<A: Stateful, C: Command> Ask<C> for TypedDoor<A, C> {
-    fn ask(&self, command: C, meta: Option<Box<AskMeta>>, reply: oneshot::Sender<TypedReply<C>>) {
+impl<A: Stateful, C: Command> TypedDoor<A, C> {
+    fn queue(&self, (command, meta): Unasked<C>, reply: oneshot::Sender<TypedReply<C>>) {
         let run = self.run;
         fn key<C: Command, R>((command, _): &(C, R)) -> Key<'_> {
             command.key()
@@ -256,6 +318,54 @@ impl<A: Stateful, C: Command> Ask<C> for TypedDoor<A, C> {
                 Refused::Stopped | Refused::NotHere => SendError::Stopped,
                 Refused::Key => SendError::Key { bytes: command.key().as_str().len() },
             }));
+        }
+    }
+}
+
+impl<A: Stateful, C: Command> Ask<C> for TypedDoor<A, C> {
+    fn ask(&self, command: C, meta: Option<Box<AskMeta>>, reply: Option<oneshot::Sender<TypedReply<C>>>) -> Asked<C> {
+        // Only who has to wait needs a channel.
+        let channel = |reply: Option<oneshot::Sender<TypedReply<C>>>| match reply {
+            Some(reply) => (reply, Asked::Elsewhere),
+            None => {
+                let (reply, receiver) = oneshot::channel();
+                (reply, Asked::Waits(receiver))
+            }
+        };
+        let AtOnce { taken, permit, live } = match self.door.at_once(command, meta, self.run) {
+            Ok(taken) => taken,
+            Err(unasked) => {
+                let (reply, asked) = channel(reply);
+                self.queue(unasked, reply);
+                return asked;
+            }
+        };
+        match taken {
+            Taken::Told(told) => {
+                drop(permit);
+                match reply {
+                    Some(reply) => {
+                        let _ = reply.send(told);
+                        Asked::Elsewhere
+                    }
+                    None => Asked::Told(told),
+                }
+            }
+            Taken::Appended(appended) => {
+                let (reply, asked) = channel(reply);
+                self.door.host.after_ticket(appended.ticket, move |committed| {
+                    drop(permit);
+                    let _ = reply.send(appended.told(committed));
+                });
+                asked
+            }
+            Taken::Failed(failed) => {
+                let (reply, asked) = channel(reply);
+                let (envelope, failure) = *failed;
+                let delivery = delivery::<C>(envelope, reply);
+                self.door.mend(&live, Failed { delivery, permit, failure });
+                asked
+            }
         }
     }
 }

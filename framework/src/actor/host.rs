@@ -57,6 +57,8 @@ pub(crate) struct Host {
     /// Woken when a timer was set.
     pub(crate) timers: Rc<Notify>,
     pub(crate) in_flight: Cell<usize>,
+    /// A turn is being taken that did not go through a mailbox.
+    pub(super) straight: Cell<bool>,
     waiting: RefCell<VecDeque<(Ticket, Release)>>,
     pub(crate) scratch: RefCell<Vec<u8>>,
 }
@@ -80,6 +82,7 @@ impl Host {
             relay: Rc::default(),
             timers: Rc::default(),
             in_flight: Cell::new(0),
+            straight: Cell::new(false),
             waiting: RefCell::default(),
             scratch: RefCell::default(),
         })
@@ -99,9 +102,14 @@ impl Host {
         self.in_flight.get() == 1 && self.waiting.borrow().is_empty()
     }
 
+    /// Whether nothing need be waited for after this append.
+    pub(crate) fn is_settled(appended: &Appended) -> bool {
+        appended.committed || cfg!(plant = "replies_before_the_commit")
+    }
+
     /// Calls `then` once the append is durable: at once if it is.
     pub(crate) fn after(&self, appended: Appended, then: impl FnOnce(Result<(), StoreError>) + 'static) {
-        if appended.committed || cfg!(plant = "replies_before_the_commit") {
+        if Self::is_settled(&appended) {
             then(Ok(()));
         } else {
             self.after_ticket(appended.ticket, then);

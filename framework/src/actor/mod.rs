@@ -9,10 +9,13 @@ mod door;
 mod effects;
 mod host;
 mod keyed;
+mod keys;
+mod mailbox;
 mod plan;
 mod state;
 #[cfg(feature = "testing")]
 mod stored;
+mod straight;
 #[cfg(feature = "testing")]
 mod trips;
 mod turn;
@@ -22,7 +25,8 @@ pub(crate) use door::{TypeDoor, TypedDoor};
 pub(crate) use effects::TimerSlot;
 pub use effects::{Compensating, Effects, Sent};
 pub(crate) use host::{Flight, Host, HostSettings, ShardCell};
-pub(crate) use keyed::{Here, replied_before};
+pub(crate) use keyed::replied_before;
+pub(crate) use mailbox::Here;
 pub use plan::{About, Plan, Role, Stateful};
 #[cfg(feature = "testing")]
 pub(crate) use stored::{begins_undo, finished_undo, undo_change, user_state};

@@ -192,6 +192,7 @@ impl<A: Stateful> KeyActor<A> {
         let turn = Turn {
             actor: &self.door.actor,
             key: &self.key,
+            stream: self.stream,
             number: self.state.turns + 1,
             version: self.state.version,
             time: effects.turn.time,
@@ -253,6 +254,7 @@ impl<A: Stateful> KeyActor<A> {
                 drop(state.note(note));
             }
         }
+        self.stream = appended.stream;
         self.last.set((!appended.committed).then_some(appended.ticket));
         host.counts.turns.one();
         host.counts.events.many(events);

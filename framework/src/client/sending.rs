@@ -2,18 +2,19 @@
 
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
+use tokio::task::coop::poll_proceed;
 
 use super::{Client, DEADLINE};
 use crate::message::{
     Codec, Coded, Command, Domain, Envelope, Key, Kind, Message, MessageId, Name, Query, ShardId, shard_of,
 };
-use crate::router::{AskMeta, LocalRoutes, SendError, TypedReply};
+use crate::router::{AskMeta, Asked, LocalRoutes, SendError, TypedReply};
 use crate::telemetry::passes;
 
 /// A command on its way to the owner of its domain. Await it for the reply.
@@ -80,9 +81,11 @@ impl<C: Command> IntoFuture for Sending<C> {
         if let Some(routes) = LocalRoutes::here(client.inner.node)
             && let Some(door) = routes.door::<C>()
         {
-            let (reply, receiver) = oneshot::channel();
-            door.ask(command, meta, reply);
-            return Replying::here(receiver, limit);
+            return match door.ask(command, meta, None) {
+                Asked::Told(reply) => Replying(State::Ready(Some(reply))),
+                Asked::Waits(receiver) => Replying::here(receiver, limit),
+                Asked::Elsewhere => Replying(State::Ready(Some(Err(SendError::Stopped)))),
+            };
         }
         let remote = &client.inner.remote;
         if let Some(home) = remote.home(C::Domain::NAME, C::NAME, command.key().as_str()) {
@@ -90,7 +93,7 @@ impl<C: Command> IntoFuture for Sending<C> {
             let ask = move |routes: &LocalRoutes| {
                 // Without a door the node has ended, and `reply` is dropped.
                 if let Some(door) = routes.door::<C>() {
-                    door.ask(command, meta, reply);
+                    door.ask(command, meta, Some(reply));
                 }
             };
             if !remote.at_home(home, Box::new(ask)) {
@@ -150,7 +153,11 @@ impl<C: Command> Future for Replying<C> {
         match &mut self.0 {
             State::Here(receiver) => Pin::new(receiver).poll(cx).map(|reply| reply.unwrap_or(Err(SendError::Stopped))),
             State::Boxed(future) => future.as_mut().poll(cx),
-            State::Ready(reply) => Poll::Ready(reply.take().unwrap_or(Err(SendError::Stopped))),
+            State::Ready(reply) => {
+                // Whoever asks over and over and never has to wait lets others run in between all the same.
+                ready!(poll_proceed(cx)).made_progress();
+                Poll::Ready(reply.take().unwrap_or(Err(SendError::Stopped)))
+            }
         }
     }
 }

@@ -46,9 +46,21 @@ pub type TypedReply<C> = Result<<C as Command>::Reply, SendError>;
 
 /// The typed door of a command on the thread of its actors: no bytes on the way in, none on the way out.
 pub trait Ask<C: Command> {
-    /// Queues the command with its actor at once. The reply is sent after the commit; at once if the command is refused:
-    /// [`SendError::Busy`], [`SendError::Stopped`] or [`SendError::Key`].
-    fn ask(&self, command: C, meta: Option<Box<AskMeta>>, reply: oneshot::Sender<TypedReply<C>>);
+    /// Takes the command's turn here and now if nothing is before it, else queues it with its actor. The reply comes after the
+    /// commit; at once if the command is refused: [`SendError::Busy`], [`SendError::Stopped`] or [`SendError::Key`].
+    ///
+    /// Who waits elsewhere gives `reply` for it.
+    fn ask(&self, command: C, meta: Option<Box<AskMeta>>, reply: Option<oneshot::Sender<TypedReply<C>>>) -> Asked<C>;
+}
+
+/// Where the reply to a command is to be had.
+pub enum Asked<C: Command> {
+    /// Here.
+    Told(TypedReply<C>),
+    /// Here, once the turn is committed.
+    Waits(oneshot::Receiver<TypedReply<C>>),
+    /// Where who asked has said.
+    Elsewhere,
 }
 
 /// Something to be done where the actors live.

@@ -10,7 +10,7 @@ mod local;
 mod manifest;
 
 pub use delivery::{Arrival, Delivery, Floor, Outcome, Settle, Settled, Work};
-pub use door::{ActorDoor, Ask, AskMeta, AtHome, Remote, TypedReply};
+pub use door::{ActorDoor, Ask, AskMeta, Asked, AtHome, Remote, TypedReply};
 pub use error::SendError;
 pub use local::{LocalRoutes, NodeId};
 pub use manifest::{ActorCard, DomainCard, Manifest, MessageCard};

@@ -109,12 +109,36 @@ pub struct Appended {
     pub position: u64,
     /// Whether it is durable already. If not, the listener will hear of it.
     pub committed: bool,
+    /// What spares the stream's next turn a search.
+    pub stream: StreamHint,
+}
+
+/// What a writer says about a stream with each of its turns, to be told it again with the next: where the stream is. It means
+/// something to that one writer only. A store need not give any, nor take notice of one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamHint(u64);
+
+impl StreamHint {
+    /// A hint with these bits; 0, the default, says nothing.
+    pub const fn new(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// The bits.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
 }
 
 /// The one writer of a shard. Not shared: appends are in the order of the calls.
 pub trait ShardWriter: Send {
     /// The epoch under which this writer commits.
     fn epoch(&self) -> Epoch;
+
+    /// Whether an append is committed when it returns. Then nothing is won by gathering turns before they are taken.
+    fn commits_at_once(&self) -> bool {
+        false
+    }
 
     /// Puts a turn at the end of the log, atomically; gives its events the next positions and its outbox entries the next
     /// sequences. Returns at once: durability comes with the ticket.

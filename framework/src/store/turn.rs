@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::StreamHint;
 use crate::clock::Timestamp;
 use crate::message::{Codec, Envelope, Kind, MessageId, Name, ShardId, Wants};
 
@@ -12,6 +13,8 @@ pub struct Turn<'a> {
     pub actor: &'a Name,
     /// The actor's key.
     pub key: &'a str,
+    /// What the writer said of the stream with the turn before, if it is known: it spares a search.
+    pub stream: StreamHint,
     /// Which turn of its stream this is, from 1: one more than the last.
     pub number: u64,
     /// The stream's version before it: the count of its events.

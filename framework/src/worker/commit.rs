@@ -13,7 +13,7 @@ use super::ledger::Ledger;
 use crate::actor::ShardCell;
 use crate::message::{Domain, Envelope, Kind, MessageId, digest};
 use crate::router::{Arrival, Outcome};
-use crate::store::{Appended, Mark, Note, OutboxWrite, StoreError, Ticket, Turn};
+use crate::store::{Appended, Mark, Note, OutboxWrite, StoreError, StreamHint, Ticket, Turn};
 use crate::telemetry::TARGET;
 
 /// After how many turns of a stream a snapshot of its ledger is kept.
@@ -116,6 +116,7 @@ impl<W: Worker> WorkerDoor<W> {
         let turn = Turn {
             actor: &self.actor,
             key: &book.key,
+            stream: StreamHint::default(),
             number: ledger.turns + 1,
             version: 0,
             time,

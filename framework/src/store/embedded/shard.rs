@@ -7,7 +7,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 use parking_lot::Mutex;
 
-use super::super::index::append::At;
+use super::super::index::append::{At, Numbers};
 use super::super::index::{Index, OutOfTurn, Stream};
 use super::super::record::{Location, MAX_TURN_BYTES, turn_bound};
 use super::super::walk::{self, Placed};
@@ -133,7 +133,7 @@ impl Writer {
         &self,
         bound: usize,
         hand: Hand,
-        write: impl Fn(&mut Index, At, &mut Vec<u8>) -> Result<u64, OutOfTurn>,
+        write: impl Fn(&mut Index, At, &mut Vec<u8>) -> Result<Numbers, OutOfTurn>,
     ) -> Result<Appended, StoreError> {
         loop {
             let mut state = self.shard.state.lock();
@@ -147,15 +147,15 @@ impl Writer {
             }
             let (tag, epoch) = (self.shard.tag, self.epoch);
             let appended = self.store.journal.append(bound, Some(self.row), hand, |location, into| {
-                let position = write(&mut state.index, At { tag, epoch, location, committed: false }, into)?;
-                Ok((location, position))
+                let numbers = write(&mut state.index, At { tag, epoch, location, committed: false }, into)?;
+                Ok((location, numbers))
             });
             // Nobody waits for a flush with the shard's lock held: readers need it.
             drop(state);
             match appended {
-                Ok((ticket, (location, position))) => {
+                Ok((ticket, (location, Numbers { position, stream }))) => {
                     let committed = hand == Hand::Mine && self.store.write_here(location);
-                    return Ok(Appended { ticket, position, committed });
+                    return Ok(Appended { ticket, position, committed, stream });
                 }
                 Err(Refused::OutOfTurn(OutOfTurn { expected })) => {
                     return Err(StoreError::OutOfTurn { shard: self.shard.id.clone(), expected });

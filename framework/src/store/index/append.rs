@@ -1,9 +1,10 @@
 //! Gives an append its numbers, writes its record, and notes what it changes.
 
+use super::heads::Heads;
 use super::{Change, Committed, Head, Index, OutOfTurn, POSITIONS_A_MARK, Pending};
 use crate::message::ShardId;
 use crate::store::record::{Location, Place, write_advance, write_sent, write_turn};
-use crate::store::{Epoch, Mark, Note, Source, Timer, TimerWrite, Turn, Watermark};
+use crate::store::{Epoch, Mark, Note, Source, StreamHint, Timer, TimerWrite, Turn, Watermark};
 use crate::telemetry::passes;
 
 use super::stream::Stream;
@@ -21,15 +22,27 @@ pub(crate) struct At {
     pub(crate) committed: bool,
 }
 
+/// What an append is told to who appends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Numbers {
+    /// The position of the shard's last event.
+    pub(crate) position: u64,
+    /// What finds the turn's stream the next time.
+    pub(crate) stream: StreamHint,
+}
+
 impl Index {
-    /// Appends a turn's record to `into`; the position of the shard's last event.
+    /// Appends a turn's record to `into`.
     ///
     /// # Errors
     /// If the turn does not follow its stream's last one. Then nothing has changed.
-    pub(crate) fn append_turn(&mut self, turn: &Turn<'_>, at: At, into: &mut Vec<u8>) -> Result<u64, OutOfTurn> {
+    pub(crate) fn append_turn(&mut self, turn: &Turn<'_>, at: At, into: &mut Vec<u8>) -> Result<Numbers, OutOfTurn> {
         passes!("store", turn.actor, turn.id, turn.correlation);
-        let stream = self.hasher.stream(turn.actor, turn.key);
-        let before = self.put_head(stream, turn.number, at.location)?;
+        let (stream, known) = match self.heads.hinted(turn.stream) {
+            Some((stream, number)) => (stream, Some(number)),
+            None => self.find(turn.actor, turn.key),
+        };
+        let (before, number) = self.put_head(stream, known, turn.number, at.location)?;
         let (position, events) = (self.position, self.events);
         let mut sent = std::mem::take(&mut self.sent);
         sent.clear();
@@ -54,53 +67,56 @@ impl Index {
             self.changes_of(turn, |_, change| changes.push(change));
             self.put_pending(at.location, Some(stream), before, changes);
         }
-        Ok(self.position)
+        Ok(Numbers { position: self.position, stream: Heads::hint(stream, number) })
     }
 
-    /// Appends a watermark's record to `into`; the position of the shard's last event.
-    pub(crate) fn append_advance(&mut self, watermark: &Watermark, at: At, into: &mut Vec<u8>) -> u64 {
+    /// Appends a watermark's record to `into`.
+    pub(crate) fn append_advance(&mut self, watermark: &Watermark, at: At, into: &mut Vec<u8>) -> Numbers {
         write_advance(into, watermark, at.tag, at.epoch);
         let source = self.source(&watermark.source);
         self.put_change(Change::Watermark { source, through: watermark.through }, at)
     }
 
-    /// Appends the record that `to` has committed `through`; the position of the shard's last event.
-    pub(crate) fn append_sent(&mut self, to: &ShardId, through: u64, at: At, into: &mut Vec<u8>) -> u64 {
+    /// Appends the record that `to` has committed `through`.
+    pub(crate) fn append_sent(&mut self, to: &ShardId, through: u64, at: At, into: &mut Vec<u8>) -> Numbers {
         write_sent(into, to, through, at.tag, at.epoch);
         let destination = self.outbox.number(to);
         self.put_change(Change::Through { destination, through }, at)
     }
 
-    fn put_change(&mut self, change: Change, at: At) -> u64 {
+    fn put_change(&mut self, change: Change, at: At) -> Numbers {
         if at.committed {
             self.note(at.location);
             self.change(None, at.location, change);
         } else {
             self.put_pending(at.location, None, None, vec![change]);
         }
-        self.position
+        Numbers { position: self.position, stream: StreamHint::default() }
     }
 
+    /// A stream by its names, and where its head is.
+    pub(super) fn find(&self, actor: &str, key: &str) -> (Stream, Option<u32>) {
+        let stream = self.hasher.stream(actor, key);
+        (stream, self.heads.number(stream))
+    }
+
+    /// Makes a turn the newest of its stream: what was it before, and where the head is.
     pub(super) fn put_head(
         &mut self,
         stream: Stream,
-        number: u64,
+        known: Option<u32>,
+        turn: u64,
         location: Location,
-    ) -> Result<Option<Head>, OutOfTurn> {
-        let head = Head { location, number };
-        if let Some(slot) = self.heads.get_mut(&stream) {
-            let before = *slot;
-            if before.number.checked_add(1) != Some(number) {
-                return Err(OutOfTurn { expected: before.number.saturating_add(1) });
-            }
-            *slot = head;
-            return Ok(Some(before));
+    ) -> Result<(Option<Head>, u32), OutOfTurn> {
+        let head = Head { location, number: turn };
+        let Some((number, (_, before))) = known.and_then(|number| Some((number, self.heads.at(number)?))) else {
+            return if turn == 1 { Ok((None, self.heads.add(stream, head))) } else { Err(OutOfTurn { expected: 1 }) };
+        };
+        if before.number.checked_add(1) != Some(turn) {
+            return Err(OutOfTurn { expected: before.number.saturating_add(1) });
         }
-        if number != 1 {
-            return Err(OutOfTurn { expected: 1 });
-        }
-        self.heads.insert(stream, head);
-        Ok(None)
+        self.heads.set(number, head);
+        Ok((Some(before), number))
     }
 
     pub(super) fn put_events(&mut self, count: u64, location: Location) {

@@ -33,15 +33,15 @@ impl Index {
     }
 
     fn apply_turn(&mut self, turn: &TurnRecord<'_>, location: Location, names: &mut Names) -> Result<(), Malformed> {
-        let stream = self.hasher.stream(turn.actor, turn.key);
+        let (stream, known) = self.find(turn.actor, turn.key);
         if turn.position != self.position {
             return Err(Malformed("its position does not follow the last one"));
         }
         if turn.events_count() > 0 && turn.events_before != self.events {
             return Err(Malformed("it does not lead back to the last event"));
         }
-        let before = self
-            .put_head(stream, turn.number, location)
+        let (before, _) = self
+            .put_head(stream, known, turn.number, location)
             .map_err(|_| Malformed("its number does not follow its stream's last one"))?;
         if turn.stream != before.map_or(0, |head| head.location) {
             return Err(Malformed("it does not lead back to its stream's last turn"));

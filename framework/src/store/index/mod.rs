@@ -7,6 +7,7 @@
 
 pub(crate) mod append;
 mod apply;
+mod heads;
 mod letters;
 mod outbox;
 mod save;
@@ -15,10 +16,10 @@ mod timers;
 
 use std::collections::{HashMap, VecDeque};
 
+use self::heads::Heads;
 use self::letters::Letters;
 pub(crate) use self::outbox::Destination;
 use self::outbox::Outbox;
-use self::stream::StreamKey;
 pub(crate) use self::stream::{Stream, StreamHasher};
 use self::timers::Timers;
 use super::record::{Location, Sent};
@@ -49,7 +50,7 @@ pub(crate) struct OutOfTurn {
 #[derive(Debug)]
 pub(crate) struct Index {
     hasher: StreamHasher,
-    heads: HashMap<Stream, Head, StreamKey>,
+    heads: Heads,
     /// The position of the last appended event, and where its record is.
     position: u64,
     events: Location,
@@ -102,7 +103,7 @@ impl Index {
     pub(crate) fn new(hasher: StreamHasher) -> Self {
         Self {
             hasher,
-            heads: HashMap::default(),
+            heads: Heads::default(),
             position: 0,
             events: 0,
             marks: Vec::new(),
@@ -165,7 +166,7 @@ impl Index {
 
     /// The newest committed turn of a stream.
     pub(crate) fn head(&self, stream: Stream) -> Option<Head> {
-        let head = *self.heads.get(&stream)?;
+        let head = self.heads.get(stream)?;
         if head.location < self.committed.through {
             return Some(head);
         }
@@ -176,12 +177,12 @@ impl Index {
 
     /// The newest appended turn of a stream, committed or not.
     pub(crate) fn newest(&self, stream: Stream) -> Option<Head> {
-        self.heads.get(&stream).copied()
+        self.heads.get(stream)
     }
 
     /// Where the newest committed turn of each stream is.
     pub(crate) fn heads(&self) -> Vec<Location> {
-        self.heads.keys().filter_map(|stream| self.head(*stream)).map(|head| head.location).collect()
+        self.heads.iter().filter_map(|(stream, _)| self.head(stream)).map(|head| head.location).collect()
     }
 
     /// The record from which the links lead back to position `to`, which is committed: that of the position itself or one

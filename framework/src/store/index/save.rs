@@ -53,9 +53,9 @@ impl Index {
         for (stream, before) in self.pending.iter().filter_map(|one| Some((one.stream?, one.before))) {
             pending.entry(stream).or_insert(before);
         }
-        let heads = self.heads.iter().filter_map(|(stream, head)| match pending.get(stream) {
-            Some(before) => before.map(|head| (*stream, head)),
-            None => Some((*stream, *head)),
+        let heads = self.heads.iter().filter_map(|(stream, head)| match pending.get(&stream) {
+            Some(before) => before.map(|head| (stream, head)),
+            None => Some((stream, head)),
         });
         let new = pending.values().filter(|before| before.is_none()).count();
         put::number(into, (self.heads.len() - new) as u64);
@@ -79,7 +79,11 @@ impl Index {
         index.heads.reserve(heads);
         for _ in 0..heads {
             let stream = take_stream(take)?;
-            index.heads.insert(stream, Head { location: take.number()?, number: take.number()? });
+            let head = Head { location: take.number()?, number: take.number()? };
+            match index.heads.number(stream) {
+                Some(number) => index.heads.set(number, head),
+                None => drop(index.heads.add(stream, head)),
+            }
         }
         index.marks = take_marks(take)?;
         index.outbox.restore(take, names)?;

@@ -1,6 +1,6 @@
 //! Streams by the hash of their name.
 
-use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher};
 
 /// A stream: 128 bits of hash of the actor's type and key, with a seed that nobody outside knows.
 ///
@@ -53,20 +53,3 @@ impl StreamHasher {
         Stream(feed(self.fast.build_hasher(), actor, key), feed(self.quality.build_hasher(), actor, key))
     }
 }
-
-/// Takes the first half of a [`Stream`] as its hash: hashing a hash again gains nothing.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct FirstHalf(u64);
-
-impl Hasher for FirstHalf {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, _: &[u8]) {}
-    fn write_u64(&mut self, half: u64) {
-        self.0 = half;
-    }
-}
-
-/// For maps whose keys begin with a [`Stream`].
-pub(super) type StreamKey = BuildHasherDefault<FirstHalf>;

@@ -8,7 +8,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 use parking_lot::Mutex;
 
-use super::super::index::append::At;
+use super::super::index::append::{At, Numbers};
 use super::super::index::{Index, OutOfTurn, Stream, StreamHasher};
 use super::super::record::{MAX_TURN_BYTES, turn_bound};
 use super::super::walk::{self, Placed};
@@ -120,7 +120,7 @@ impl MemoryWriter {
     fn put(
         &self,
         bound: usize,
-        write: impl FnOnce(&mut Index, At, &mut Vec<u8>) -> Result<u64, OutOfTurn>,
+        write: impl FnOnce(&mut Index, At, &mut Vec<u8>) -> Result<Numbers, OutOfTurn>,
     ) -> Result<Appended, StoreError> {
         let mut state = self.shard.state.lock();
         state.accept(&self.shard.id, self.epoch)?;
@@ -131,8 +131,8 @@ impl MemoryWriter {
         let State { arena, index, .. } = &mut *state;
         let (location, into) = arena.begin(bound);
         let at = At { tag: 0, epoch: self.epoch, location, committed };
-        let position = match write(index, at, into) {
-            Ok(position) => position,
+        let Numbers { position, stream } = match write(index, at, into) {
+            Ok(numbers) => numbers,
             Err(OutOfTurn { expected }) => {
                 arena.cut(location);
                 return Err(StoreError::OutOfTurn { shard: self.shard.id.clone(), expected });
@@ -145,13 +145,17 @@ impl MemoryWriter {
         if !committed {
             self.store.0.faults.hold_back(&self.shard, location, &self.listening, ticket);
         }
-        Ok(Appended { ticket, position, committed })
+        Ok(Appended { ticket, position, committed, stream })
     }
 }
 
 impl ShardWriter for MemoryWriter {
     fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    fn commits_at_once(&self) -> bool {
+        true
     }
 
     fn append(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {

@@ -9,7 +9,8 @@ use super::*;
 use crate::clock::{Clock, Timestamp};
 use crate::message::{Codec, Envelope, IdSource, Kind, MessageId, Name, Origin, ShardId, Wants};
 use crate::store::{
-    DeadLetter, DeadLetterReason, EventWrite, Lane, Mark, Note, OutboxWrite, SentMessage, Source, TimerWrite, Turn,
+    DeadLetter, DeadLetterReason, EventWrite, Lane, Mark, Note, OutboxWrite, SentMessage, Source, StreamHint,
+    TimerWrite, Turn,
 };
 
 fn name(text: &str) -> Name {
@@ -59,6 +60,7 @@ fn written() -> (Vec<u8>, Envelope, DeadLetter) {
     let turn = Turn {
         actor: &name("Account"),
         key: "ada",
+        stream: StreamHint::default(),
         number: 12,
         version: 30,
         time: Timestamp::from_millis(1_700_000_000_001),
@@ -138,6 +140,7 @@ fn a_time_that_the_id_holds_is_left_out_and_read_back() {
         let turn = Turn {
             actor: &name("Account"),
             key: "ada",
+            stream: StreamHint::default(),
             number: 1,
             version: 0,
             time,

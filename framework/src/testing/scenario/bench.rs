@@ -24,7 +24,7 @@ use crate::message::{
 use crate::retry::Retry;
 use crate::router::{ActorDoor, Arrival, Delivery, Floor, Outcome, Work};
 use crate::store::memory::MemoryStore;
-use crate::store::{EventWrite, Lane, Mark, Note, OutboxEntry, Source, Store, StoredTurn, Turn};
+use crate::store::{EventWrite, Lane, Mark, Note, OutboxEntry, Source, Store, StoredTurn, StreamHint, Turn};
 
 /// 2026-01-01T00:00:00Z, so that what is printed looks like a time.
 const BEGIN: Timestamp = Timestamp::from_millis(1_767_225_600_000);
@@ -170,6 +170,7 @@ impl<A: Stateful> Bench<A> {
             let turn = Turn {
                 actor: &self.actor,
                 key: &live.key,
+                stream: StreamHint::default(),
                 number: turns.len() as u64 + 1,
                 version: turns.iter().map(|turn| turn.events.len() as u64).sum(),
                 time: self.clock.now(),

@@ -4,7 +4,9 @@ use bytes::Bytes;
 
 use crate::clock::Timestamp;
 use crate::message::{Codec, Envelope, Kind, MessageId, Name, ShardId, Wants};
-use crate::store::{DeadLetter, DeadLetterReason, EventWrite, Mark, Note, OutboxWrite, Source, TimerWrite, Turn};
+use crate::store::{
+    DeadLetter, DeadLetterReason, EventWrite, Mark, Note, OutboxWrite, Source, StreamHint, TimerWrite, Turn,
+};
 
 /// A turn to be written that owns what it consists of. It begins with nothing but an actor, a key and an id.
 #[derive(Clone, Debug)]
@@ -191,6 +193,7 @@ impl Draft {
         write(&Turn {
             actor: &self.actor,
             key: &self.key,
+            stream: StreamHint::default(),
             number: self.number,
             version: self.version,
             time: Timestamp::from_millis(1_700_000_000_000u64.wrapping_add(self.number)),

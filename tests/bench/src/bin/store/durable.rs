@@ -12,7 +12,7 @@ use std::time::Instant;
 use whizbang::clock::Timestamp;
 use whizbang::message::{Codec, MessageId, Name, ShardId};
 use whizbang::store::embedded::{EmbeddedConfig, EmbeddedStore};
-use whizbang::store::{CommitListener, EventWrite, Mark, ShardWriter, Store, StoreError, Ticket, Turn};
+use whizbang::store::{CommitListener, EventWrite, Mark, ShardWriter, Store, StoreError, StreamHint, Ticket, Turn};
 
 const REPETITIONS: usize = 5;
 const PAYLOAD: usize = 200;
@@ -104,6 +104,7 @@ impl Appender {
         let turn = Turn {
             actor: &self.actor,
             key: &self.names[turn as usize % KEYS],
+            stream: StreamHint::default(),
             number: before + 1,
             version: before,
             time: Timestamp::from_millis(1_700_000_000_000),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use whizbang::MemoryStore;
 use whizbang::clock::Timestamp;
 use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, ShardId, Wants};
-use whizbang::store::{CommitListener, EventWrite, Mark, OutboxWrite, Store, StoreError, Ticket, Turn};
+use whizbang::store::{CommitListener, EventWrite, Mark, OutboxWrite, Store, StoreError, StreamHint, Ticket, Turn};
 
 struct Deaf;
 
@@ -81,6 +81,7 @@ fn memory_run(keys: usize, sends: bool) -> f64 {
             .append(&Turn {
                 actor: &actor,
                 key: &names[key],
+                stream: StreamHint::default(),
                 number: numbers[key],
                 version: numbers[key] - 1,
                 time: Timestamp::from_millis(1_700_000_000_000),
