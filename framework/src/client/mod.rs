@@ -51,7 +51,8 @@ impl Client {
 
     /// Sends a command to the owner of its domain. Await it for the reply.
     ///
-    /// The command is queued with its actor when it is first awaited. Dropping the future afterwards takes nothing back.
+    /// The command is given to its actor when it is first awaited: handled at once if the actor lives on this thread and nothing
+    /// is before it, else queued. Dropping the future afterwards takes nothing back.
     ///
     /// # Errors
     /// [`SendError`] says whether the command may have been handled. [`SendError::Rejected`] is the domain's "no".
