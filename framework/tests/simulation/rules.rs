@@ -94,3 +94,14 @@ fn a_panic_of_the_story_is_told_with_what_led_to_it() {
     assert!(broken.trace.contains("[Deposited]"), "{}", broken.trace);
     assert!(broken.deeds.contains("bank.account `ada`") && broken.deeds.contains("Deposited"), "{}", broken.deeds);
 }
+
+#[test]
+fn a_cluster_that_works_without_end_at_one_moment_is_found() {
+    let run = cluster(Sim::new(1)).run(async |_| {
+        loop {
+            tokio::task::yield_now().await;
+        }
+    });
+    let broken = run.expect_err("time stands still");
+    assert!(broken.reason.contains("works without end"), "{}", broken.reason);
+}

@@ -9,6 +9,7 @@ mod world;
 
 mod quiet;
 mod sending;
+mod standstill;
 mod storm;
 mod weather;
 
@@ -232,7 +233,7 @@ impl Sim {
             }
         };
         // A panic of the story or of a rule is one more thing that is wrong, and what led to it is wanted, too.
-        let ended = AssertUnwindSafe(told).catch_unwind().await;
+        let ended = AssertUnwindSafe(standstill::unless_time_stands_still(told)).catch_unwind().await;
         let ended = ended.unwrap_or_else(|panic| Err(format!("a panic: {}", crate::actor::panic_text(&panic))));
         // What always holds and did not is nearer to the cause than what is wrong at the end.
         let broken = world.broken().or_else(|| ended.err());
