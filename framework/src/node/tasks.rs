@@ -267,8 +267,14 @@ async fn tell(share: &Rc<Share>) {
 
 /// A timer that rings: actor type, key, name, and the turn that set it.
 type Place = (Name, String, String, u64);
-/// The timers of a shard that ring.
-type Ringing = Rc<RefCell<HashSet<Place, foldhash::fast::FixedState>>>;
+type Places = HashSet<Place, foldhash::fast::FixedState>;
+
+/// The timers of a shard that ring, and those that were answered since the last look.
+#[derive(Default)]
+struct Ringing {
+    under_way: Places,
+    answered: Places,
+}
 
 fn place_of(timer: &Timer) -> Place {
     (timer.actor.clone(), timer.key.clone(), timer.name.clone(), timer.turn)
@@ -276,7 +282,7 @@ fn place_of(timer: &Timer) -> Place {
 
 /// Rings timers when they are due.
 pub(super) async fn timers(share: Weak<Share>) {
-    let mut ringing: BTreeMap<ShardId, Ringing> = BTreeMap::new();
+    let mut ringing: BTreeMap<ShardId, Rc<RefCell<Ringing>>> = BTreeMap::new();
     loop {
         let Some(host) = share.upgrade().map(|share| Rc::clone(&share.host)) else { return };
         let now = host.ids.clock().now();
@@ -286,26 +292,38 @@ pub(super) async fn timers(share: Weak<Share>) {
             for (id, cell) in &share.shards {
                 let reader = cell.reader();
                 let ringing = ringing.entry(id.clone()).or_default();
+                let answered = std::mem::take(&mut ringing.borrow_mut().answered);
                 // Those that ring come first: asked for on top, so that however many they are the others ring as well.
-                let rings = ringing.borrow().len();
+                let rings = ringing.borrow().under_way.len();
                 for timer in reader.timers_due(now, PAGE + rings) {
                     let place = place_of(&timer);
-                    if !ringing.borrow_mut().insert(place.clone()) {
+                    if !ringing.borrow_mut().under_way.insert(place.clone()) {
                         continue;
                     }
                     let (ringing, host) = (Rc::clone(ringing), Rc::clone(&host));
+                    if answered.contains(&place) && !cfg!(plant = "timers_ring_in_circles") {
+                        // Answered, and set all the same: another node has taken over what this one still holds and set it. It
+                        // is not rung in circles until this one is told.
+                        after_a_while(move || {
+                            ringing.borrow_mut().under_way.remove(&place);
+                            host.timers.notify_one();
+                        });
+                        continue;
+                    }
                     ring(&share, id, timer, move || {
-                        ringing.borrow_mut().remove(&place);
+                        let mut ringing = ringing.borrow_mut();
+                        ringing.under_way.remove(&place);
+                        ringing.answered.insert(place);
                         host.timers.notify_one();
                     });
                 }
                 // Those that ring already will say when they are done; do not look again before.
-                let rings = ringing.borrow().len();
+                let rings = ringing.borrow().under_way.len();
                 let next = match rings {
                     0 => reader.next_timer(),
                     rings => {
                         let timers = reader.timers_due(Timestamp::from_millis(u64::MAX), rings + 1);
-                        let waits = |timer: &Timer| !ringing.borrow().contains(&place_of(timer));
+                        let waits = |timer: &Timer| !ringing.borrow().under_way.contains(&place_of(timer));
                         timers.into_iter().find(waits).map(|timer| timer.due)
                     }
                 };
@@ -342,12 +360,16 @@ fn ring(share: &Rc<Share>, id: &ShardId, timer: Timer, done: impl FnOnce() + 'st
         // The actor type is not hosted here any more. The timer stays set; it is not rung in circles.
         Outcome::Unhandled => tracing::warn!(target: TARGET, timer = %label, "nobody here takes this timer"),
         // The shard is being opened again, or the node stops: rung again after a while.
-        _ => crate::spawn::detached(async move {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            done();
-        }),
+        _ => after_a_while(done),
     });
     share.inside(&timer.actor, Work::Wake { turn: timer.turn }, envelope, settle);
+}
+
+fn after_a_while(done: impl FnOnce() + 'static) {
+    crate::spawn::detached(async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        done();
+    });
 }
 
 /// Puts idle actors to rest, and tells the store how far this thread has come.

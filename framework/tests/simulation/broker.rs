@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use whizbang::testing::sim::Run;
-use whizbang::testing::{Fault, Sim, Trouble, Way, Weather};
+use whizbang::testing::{Fault, Sim, Trouble, Way, Weather, Work};
 
 use crate::bank::*;
 use crate::cluster;
@@ -138,4 +138,26 @@ fn an_old_node_that_was_taken_over_commits_nothing_more() {
     let run = run.unwrap_or_else(|broken| panic!("{broken}\n{}", broken.trace));
     hit(&run, Trouble::HandedOver);
     hit(&run, Trouble::ZombieFenced);
+}
+
+#[test]
+fn a_node_is_killed_in_the_middle_of_what_the_fault_waits_for() {
+    for (work, trouble) in [
+        (Work::Commit, Trouble::CrashInACommit),
+        (Work::Publication, Trouble::CrashInAPublication),
+        (Work::Delivery, Trouble::CrashInADelivery),
+        (Work::Acknowledgement, Trouble::CrashInAnAcknowledgement),
+    ] {
+        let run = during(Fault::CrashIn { service: 0, work, steps: 0, down: A_WHILE });
+        hit(&run, trouble);
+        assert_eq!(run.coverage.crashes(), 1, "{}", run.trace);
+    }
+}
+
+#[test]
+fn a_crash_that_finds_nothing_to_interrupt_does_not_come() {
+    let crash = Fault::CrashIn { service: 0, work: Work::Commit, steps: 0, down: A_WHILE };
+    let run = cluster(Sim::new(2)).fault(Duration::from_secs(1), crash).run(async |_| {}).expect("nothing happens");
+    assert_eq!(run.coverage.crashes(), 0, "{}", run.trace);
+    assert!(run.lasted >= Fault::PATIENCE, "{:?}", run.lasted);
 }

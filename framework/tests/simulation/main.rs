@@ -10,6 +10,7 @@ mod coverage;
 mod regressions;
 mod rules;
 mod trips;
+mod zombies;
 
 use std::time::Duration;
 

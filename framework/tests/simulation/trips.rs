@@ -114,13 +114,7 @@ enum Bug {
 macro_rules! trip {
     ($saga:ident, $bug:expr) => {
         #[derive(Saga, Default)]
-        #[saga(
-                                    domain = Trips,
-                                    handles(Plan),
-                                    replies(Book),
-                                    timers(TooLate),
-                                    applies(Planned, PlaceBooked, AllBooked)
-                                )]
+        #[saga(domain = Trips, handles(Plan), replies(Book), timers(TooLate), applies(Planned, PlaceBooked, AllBooked))]
         struct $saga {
             places: Vec<u8>,
             booked: usize,

@@ -11,6 +11,8 @@ use crate::transfer_flow::transfers;
 
 /// So many faults hit a run at most; half as many on average.
 const FAULTS: usize = 200;
+/// So many things are done in a run at most: while the faults come there is work for them to hit.
+const STEPS: usize = 40;
 
 /// Runs many seeds, and says what they were.
 fn campaign<T, F>(name: &str, flow: Flow<T, F>) -> (Coverage, Duration)
@@ -18,7 +20,7 @@ where
     T: Clone + Debug + 'static,
     F: AsyncFn(&World, T) + 'static,
 {
-    let flow = flow.faults(FAULTS);
+    let flow = flow.faults(FAULTS).steps(1..STEPS);
     let (begun, seeds) = (Instant::now(), brief_or_long(10, 10_000));
     let (mut coverage, mut simulated) = (Coverage::default(), Duration::ZERO);
     for seed in 0..seeds {

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::begun::{Begun, Work};
 use super::line::{Line, SimBridge};
 use super::trace::Trace;
 use super::trouble::{Tally, Trouble};
@@ -66,6 +67,7 @@ pub(super) struct State {
     pub(super) slow: BTreeMap<usize, (Instant, Duration)>,
     pub(super) busy: BTreeMap<usize, Instant>,
     bells: BTreeMap<String, Arc<Notify>>,
+    begun: BTreeMap<usize, Begun>,
     /// How many messages were put aside because they were none.
     pub(super) refused: usize,
     /// The events that were published: where they stand in their log, and which they are.
@@ -106,6 +108,7 @@ impl Broker {
             slow: BTreeMap::new(),
             busy: BTreeMap::new(),
             bells: BTreeMap::new(),
+            begun: BTreeMap::new(),
             refused: 0,
             published: BTreeMap::new(),
         };
@@ -122,6 +125,18 @@ impl Broker {
 
     pub(super) fn set_weather(&self, weather: Weather) {
         self.state().weather = weather;
+    }
+
+    /// What the nodes of a service begin.
+    pub(super) fn begun(&self, service: usize) -> Begun {
+        self.state().begun.entry(service).or_default().clone()
+    }
+
+    /// A node of a service begins something.
+    pub(super) fn begins(&self, service: usize, work: Work) {
+        if let Some(begun) = self.state().begun.get(&service) {
+            begun.tell(work);
+        }
     }
 
     /// Adds a node.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
+use super::begun::{Begun, Work};
 use super::ground::Ground;
 use super::reader::{Pace, SlowReader};
 use super::seen::Seen;
@@ -43,6 +44,7 @@ struct Shared {
     trace: Trace,
     seen: Seen,
     tally: Tally,
+    begun: Begun,
     watcher: Mutex<Option<Watcher>>,
     readers: Mutex<BTreeMap<ShardId, Arc<dyn ShardReader>>>,
 }
@@ -81,7 +83,15 @@ struct Waiting {
 }
 
 impl Disk {
-    pub(super) fn new(service: &str, dice: IdSource, trace: Trace, seen: Seen, tally: Tally, ground: Ground) -> Self {
+    pub(super) fn new(
+        service: &str,
+        dice: IdSource,
+        trace: Trace,
+        seen: Seen,
+        tally: Tally,
+        begun: Begun,
+        ground: Ground,
+    ) -> Self {
         let pace = Pace::new(dice.fork());
         let shared = Shared {
             service: service.to_owned(),
@@ -94,6 +104,7 @@ impl Disk {
             trace,
             seen,
             tally,
+            begun,
             watcher: Mutex::new(None),
             readers: Mutex::default(),
         };
@@ -407,6 +418,9 @@ impl Pen {
                 self.shared.trace.add(format_args!("an old node of {} is fenced: {error}", self.shared.service));
             }
         })?;
+        if turn.is_some() {
+            self.shared.begun.tell(Work::Commit);
+        }
         let ticket = self.life.base + appended.ticket;
         let mut journal = self.life.journal.lock();
         journal.last = journal.last.max(ticket);
@@ -457,7 +471,7 @@ mod tests {
         fn on(ground: impl FnOnce(&IdSource) -> Ground) -> Self {
             let dice = IdSource::seeded(Clock::manual(Timestamp::from_millis(0)).0, 1);
             let ground = ground(&dice);
-            let disk = Disk::new("suite", dice, Trace::new(), Seen::new(), Tally::default(), ground);
+            let disk = Disk::new("suite", dice, Trace::new(), Seen::new(), Tally::default(), Begun::default(), ground);
             disk.set_slowest(2, 2);
             Self(disk)
         }

@@ -103,6 +103,12 @@ where
         self
     }
 
+    /// Sets how many things are done in a case. Default: as given to [`new`](Self::new).
+    pub fn steps(mut self, steps: Range<usize>) -> Self {
+        self.bounds.steps = steps;
+        self
+    }
+
     /// Sets how far wall clocks jump at most. Default: 2 h.
     pub fn jumps(mut self, farthest: Duration) -> Self {
         self.bounds.jumps = farthest;

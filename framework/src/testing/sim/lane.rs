@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::begun::Work;
 use super::broker::Parcel;
 use super::line::{DELETION, Line, Stand, pause};
 use super::trouble::Trouble;
@@ -174,6 +175,7 @@ impl Lane {
                 return self.put_aside(sequence, &error.to_string());
             }
         };
+        broker.begins(line.service, Work::Delivery);
         let settled = match self.cargo {
             Cargo::Direct => line.door.direct(envelope),
             Cargo::Events => line.door.event(envelope),
@@ -216,6 +218,7 @@ impl Lane {
         let broker = &line.broker;
         if is_last {
             line.words.fetch_add(1, Ordering::Relaxed);
+            broker.begins(line.service, Work::Acknowledgement);
         }
         let is_lost = broker.loses() && broker.draw(2) == 0;
         let (lane, way) = (Arc::clone(self), broker.way());

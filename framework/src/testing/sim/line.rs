@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use super::begun::Work;
 use super::broker::{Broker, Parcel, Reached, commands, events};
 use super::lane::{self, Cargo};
 use super::trouble::Trouble;
@@ -163,6 +164,7 @@ impl SimBridge {
         line.publications.fetch_add(1, Ordering::Relaxed);
         let _publication = Publication(line);
         let broker = &self.broker;
+        broker.begins(self.service, Work::Publication);
         let unanswered = async || {
             tokio::time::sleep(ACKNOWLEDGE).await;
             Err(BridgeError::NoAnswer { domain: domain.to_string(), deadline: ACKNOWLEDGE })

@@ -13,6 +13,7 @@ mod standstill;
 mod storm;
 mod weather;
 
+mod begun;
 mod broker;
 mod disk;
 mod ground;
@@ -49,6 +50,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 
+pub use begun::Work;
 pub use coverage::{Coverage, Covered, Path};
 pub use flow::Flow;
 pub use plan::Plan;

@@ -13,7 +13,7 @@ use proptest::strategy::{BoxedStrategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::cut::Cut;
-use super::{Fault, Way, Weather};
+use super::{Fault, Way, Weather, Work};
 
 /// One case: what is done, and what goes wrong meanwhile.
 #[derive(Clone, Debug)]
@@ -88,8 +88,10 @@ impl Bounds {
         let services = self.services.max(1);
         let far = i64::try_from(self.jumps.as_millis()).unwrap_or(i64::MAX).max(1);
         let fault = prop_oneof![
-            5 => (0..services, 0u8..60, spans(3000, 250))
+            3 => (0..services, 0u8..60, spans(3000, 250))
                 .prop_map(|(service, steps, down)| Fault::Crash { service, steps, down }),
+            4 => (0..services, prop::sample::select(&Work::ALL), 0u8..12, spans(3000, 250))
+                .prop_map(|(service, work, steps, down)| Fault::CrashIn { service, work, steps, down }),
             2 => (0..services, -far..far, spans(10_000, 500))
                 .prop_map(|(service, millis, lasts)| Fault::Jump { service, millis, lasts }),
             2 => (0..services, 0..services, spans(10_000, 500)).prop_map(|(from, to, lasts)| Fault::Cut { from, to, lasts }),
@@ -111,10 +113,11 @@ impl Bounds {
                 .prop_map(|(service, cut_off, lingers)| Fault::HandOver { service, cut_off, lingers }),
             u32::from(self.panics) => (0..services, 1u8..4).prop_map(|(service, times)| Fault::Panic { service, times }),
         ];
-        // Many faults take their time, or they would all hit a cluster that is down.
-        let span = 5000 * (self.faults as u64 / 6).max(1);
-        let faults = prop::collection::vec((spans(span, 50), fault), 0..=self.faults);
-        let gaps = prop::collection::vec(spans(400, 20), self.steps.clone());
+        // Many faults take their time, or they would all hit a cluster that is down; and as long there must be something to hit.
+        let longer = (self.faults as u64 / 6).max(1);
+        let faults = prop::collection::vec((spans(5000 * longer, 50), fault), 0..=self.faults);
+        let steps = u64::try_from(self.steps.end / 12).unwrap_or(1).max(1);
+        let gaps = prop::collection::vec(spans((400 * longer / steps).max(20), 20), self.steps.clone());
         (weather, faults, gaps).prop_map(|(weather, faults, gaps)| Frame { weather, faults, gaps }).boxed()
     }
 }

@@ -1,5 +1,7 @@
 //! What goes wrong in a simulated cluster, brought about.
 
+use std::time::Duration;
+
 use super::World;
 use super::trouble::Trouble;
 use super::weather::{Fault, Way, Weather};
@@ -31,14 +33,12 @@ impl World {
         let count = self.0.services.len().max(1);
         let told = fault.told(&self.0.names);
         match fault {
-            Fault::Crash { service, steps, down } => {
-                for _ in 0..*steps {
-                    tokio::task::yield_now().await;
+            Fault::Crash { service, steps, down } => self.crash(service % count, *steps, *down, &told).await,
+            Fault::CrashIn { service, work, steps, down } => {
+                let begun = self.0.broker.begun(service % count);
+                if tokio::time::timeout(Fault::PATIENCE, begun.next(*work)).await.is_ok() {
+                    self.crash(service % count, *steps, *down, &told).await;
                 }
-                self.0.trace.add(format_args!("FAULT: {told}"));
-                self.kill(service % count);
-                tokio::time::sleep(*down).await;
-                self.start_with_bad_luck(service % count).await;
             }
             Fault::Jump { service, millis, lasts } => {
                 self.0.trace.add(format_args!("FAULT: {told}"));
@@ -129,6 +129,17 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Kills a node after some steps of others, and starts it again after a while.
+    async fn crash(&self, service: usize, steps: u8, down: Duration, told: &str) {
+        for _ in 0..steps {
+            tokio::task::yield_now().await;
+        }
+        self.0.trace.add(format_args!("FAULT: {told}"));
+        self.kill(service);
+        tokio::time::sleep(down).await;
+        self.start_with_bad_luck(service).await;
     }
 
     /// Starts a node again, which is killed once more, now and then, while it starts.

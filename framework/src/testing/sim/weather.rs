@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::begun::Work;
+
 /// How a simulated cluster maltreats everything all the time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Weather {
@@ -57,6 +59,18 @@ pub enum Fault {
         /// The service.
         service: usize,
         /// How many other tasks take a step before it dies: the moment inside the moment.
+        steps: u8,
+        /// How long it stays down.
+        down: Duration,
+    },
+    /// A node of the service is killed in the middle of the next work of this kind, and started again after a while. If none begins
+    /// within [10 s](Fault::PATIENCE), nothing happens.
+    CrashIn {
+        /// The service.
+        service: usize,
+        /// In the middle of what.
+        work: Work,
+        /// How many other tasks take a step before it dies.
         steps: u8,
         /// How long it stays down.
         down: Duration,
@@ -165,11 +179,17 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// For so long a crash waits for what it is to interrupt.
+    pub const PATIENCE: Duration = Duration::from_secs(10);
+
     /// The fault in words, with the services by their names.
     pub(super) fn told(&self, services: &[String]) -> String {
         let name = |service: &usize| services.get(service % services.len().max(1)).map_or("nobody", String::as_str);
         match self {
             Self::Crash { service, down, .. } => format!("a node of {} is killed, for {down:?}", name(service)),
+            Self::CrashIn { service, work, down, .. } => {
+                format!("a node of {} is killed inside {}, for {down:?}", name(service), work.told())
+            }
             Self::Jump { service, millis, lasts } => {
                 format!("the clock of {} jumps by {millis} ms, for {lasts:?}", name(service))
             }

@@ -99,13 +99,14 @@ impl World {
         let services = sim
             .services
             .iter()
-            .map(|(name, _)| {
+            .enumerate()
+            .map(|(at, (name, _))| {
                 let (clock, jumps) = Clock::ticking(BEGIN);
                 let dice = ids.fork();
                 let ground = sim.keeps.ground(&dice);
                 Service {
                     name: name.clone(),
-                    disk: Disk::new(name, dice, trace.clone(), seen.clone(), tally.clone(), ground),
+                    disk: Disk::new(name, dice, trace.clone(), seen.clone(), tally.clone(), broker.begun(at), ground),
                     clock,
                     jumps,
                     node: RefCell::default(),

@@ -1,0 +1,74 @@
+//! Nodes whose service was taken over, and which live on.
+
+use std::time::Duration;
+
+use whizbang::prelude::*;
+use whizbang::testing::{Fault, Sim, Trouble};
+
+#[derive(Domain)]
+struct Reminders;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Reminders)]
+struct Remind {
+    #[key]
+    name: String,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Reminders)]
+struct Reminded {}
+
+#[derive(Document, Serialize, Deserialize)]
+#[document(domain = Reminders)]
+struct Due {}
+
+#[derive(Saga, Debug, Default)]
+#[saga(domain = Reminders, handles(Remind), applies(Reminded), timers(Due))]
+struct Reminder {
+    times: u32,
+}
+
+impl Handle<Remind> for Reminder {
+    fn handle(&self, _remind: Remind, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        effects.set_timer(&Due {}, Duration::from_secs(2));
+        Ok(())
+    }
+}
+
+impl Wake<Due> for Reminder {
+    fn wake(&self, _due: Due, effects: &mut Effects<Self>) {
+        effects.record(Reminded {});
+        effects.complete();
+    }
+}
+
+impl Apply<Reminded> for Reminder {
+    fn apply(&mut self, _reminded: &Reminded) {
+        self.times += 1;
+    }
+}
+
+#[test]
+fn a_timer_that_the_next_owner_set_rings_at_an_old_node_and_not_in_circles() {
+    let run = Sim::new(1)
+        .service("reminders", |node| node.host::<Reminder>())
+        .fault(
+            Duration::from_millis(100),
+            Fault::HandOver { service: 0, cut_off: Duration::from_secs(5), lingers: Duration::from_secs(5) },
+        )
+        // When the timer is due, nobody is there but the old node.
+        .fault(Duration::from_secs(2), Fault::Crash { service: 0, steps: 0, down: Duration::from_secs(3) })
+        .at_end(|world| match world.state::<Reminder>("a").times {
+            1 => Ok(()),
+            times => Err(format!("reminded {times} times")),
+        })
+        .run(async |world| {
+            // The old node knows the actor as it was before.
+            world.sleep(Duration::from_secs(1)).await;
+            world.send(Remind { name: "a".into() }).await.unwrap();
+        });
+    let run = run.unwrap_or_else(|broken| panic!("{broken}\n{}", broken.trace));
+    assert!(run.coverage.troubles().contains_key(&Trouble::HandedOver), "{}", run.trace);
+    assert_eq!(run.coverage.crashes(), 1, "{}", run.trace);
+}
