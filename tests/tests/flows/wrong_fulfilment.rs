@@ -43,16 +43,18 @@ enum Bug {
 }
 
 /// The shop's fulfilment, with a bug.
+// The formatter moves the attribute further to the right each time.
+#[rustfmt::skip]
 macro_rules! fulfilment {
     ($saga:ident, $bug:expr) => {
         #[derive(Saga, Default)]
         #[saga(
-                                                                    domain = Orders,
-                                                                    reacts(OrderPlaced, PaymentTaken, PaymentDeclined),
-                                                                    replies(Reserve, Ship),
-                                                                    timers(Overdue),
-                                                                    applies(Begun, LineReserved)
-                                                                )]
+            domain = Orders,
+            reacts(OrderPlaced, PaymentTaken, PaymentDeclined),
+            replies(Reserve, Ship),
+            timers(Overdue),
+            applies(Begun, LineReserved)
+        )]
         struct $saga {
             cart: Option<Cart>,
             reserved: usize,

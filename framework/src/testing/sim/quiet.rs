@@ -13,6 +13,8 @@ const SETTLED: Duration = Duration::from_secs(1200);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long after its last change a view is saved, with something to spare.
 const SAVED: Duration = Duration::from_secs(10);
+/// How long timers are given to ring once they are due. A node looks for them every 30 s at the latest.
+const LOOK: Duration = Duration::from_secs(1);
 /// How many timers are waited for at the end.
 const TIMERS: usize = 200;
 
@@ -24,7 +26,8 @@ impl World {
             let next = self.next_timer();
             let Some((service, due)) = next else { break };
             let Some(now) = self.0.services.get(service).map(|service| service.clock.now()) else { break };
-            tokio::time::sleep(due.since(now) + Duration::from_millis(1)).await;
+            // One that is due and has not rung waits for its node to look again, as after a jump of its clock.
+            tokio::time::sleep(due.since(now).max(LOOK)).await;
             self.quiet().await?;
         }
         self.save_views().await;
