@@ -200,7 +200,7 @@ impl<A: Stateful> KeyActor<A> {
         match &delivery.arrival {
             Arrival::From { source, sequence, floor } => {
                 if !self.state.seen.admit_place(source, *sequence) {
-                    floor.appended(*sequence);
+                    floor.known(*sequence);
                     host.counts.duplicates.one();
                     return self.settle_after_commit(
                         delivery,

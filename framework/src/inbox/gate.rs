@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::Track;
 use crate::message::{Envelope, Kind, ShardId};
 use crate::router::{ActorDoor, Arrival, Delivery, Floor, Outcome, Settled, Work};
-use crate::store::{Lane, Source};
+use crate::store::{Lane, Source, Watermark};
 use crate::telemetry::{Counts, TARGET, passes};
 
 /// How many messages are kept while one before them is missing.
@@ -73,6 +73,13 @@ impl Gate {
             Some(first) => first.saturating_sub(1),
             None => self.last.get(),
         }
+    }
+
+    /// How far everything is appended, if the store does not know it yet. From now on it counts as known.
+    pub(crate) fn unstored(&self) -> Option<Watermark> {
+        let through = self.track.unstored()?;
+        self.track.set_stored(through);
+        Some(Watermark { source: Source::clone(&self.track.source), through })
     }
 
     /// Whether what comes after this sequence is still missing, and something waits for it.

@@ -68,6 +68,10 @@ impl Floor for Track {
         self.open.borrow_mut().remove(&sequence);
         self.set_stored(self.floor());
     }
+
+    fn known(&self, sequence: u64) {
+        self.open.borrow_mut().remove(&sequence);
+    }
 }
 
 /// Gives the events of one source shard to the actors of one type on this thread.

@@ -402,6 +402,12 @@ impl Share {
                 }
             }
         }
+        for gate in self.gates.borrow().values() {
+            let (cell, floor) = (self.shards.get(&gate.to), gate.unstored());
+            if let Some((cell, floor)) = cell.zip(floor) {
+                drop(cell.writer.borrow_mut().advance(&floor));
+            }
+        }
         for (id, lanes) in &self.lanes {
             for (to, through) in lanes.unstored(at_least) {
                 if let Some(cell) = self.shards.get(id) {

@@ -56,8 +56,11 @@ pub trait Floor {
     /// Up to where is everything from the source appended, once the message at `sequence` is?
     fn once_appended(&self, sequence: u64) -> u64;
 
-    /// The message at `sequence` is appended, or was before.
+    /// The message at `sequence` is appended, with the floor that this gives.
     fn appended(&self, sequence: u64);
+
+    /// The message at `sequence` was appended before: nothing is written for it now, so the store does not know of a floor that rises.
+    fn known(&self, sequence: u64);
 }
 
 /// One message on its way to one actor.

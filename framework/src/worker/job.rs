@@ -103,7 +103,7 @@ impl<W: Worker> WorkerDoor<W> {
             match arrival {
                 Arrival::From { source, sequence, floor } => {
                     if ledger.borrow().has(source, *sequence) {
-                        floor.appended(*sequence);
+                        floor.known(*sequence);
                         self.host.counts.duplicates.one();
                         return Admitted::No(Outcome::Done(Bytes::new(), Codec::Bincode));
                     }

@@ -64,6 +64,8 @@ impl Floor for NoFloor {
     }
 
     fn appended(&self, _sequence: u64) {}
+
+    fn known(&self, _sequence: u64) {}
 }
 
 impl<A: Stateful> Bench<A> {
