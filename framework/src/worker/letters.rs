@@ -29,18 +29,22 @@ impl<W: Worker> WorkerDoor<W> {
     }
 
     async fn redrive_all(self: &Rc<Self>, number: Number, shard: &Rc<ShardCell>, letters: Vec<DeadLetter>) -> Outcome {
-        for letter in letters {
+        for letter in &letters {
             let envelope = &letter.envelope;
             let book = self.book(shard, envelope);
             let ledger = match self.ledger(&book).await {
                 Ok(ledger) => ledger,
                 Err(error) => return Outcome::Refused(error),
             };
-            if book.running.borrow().contains_key(&envelope.id) {
+            if !begin(&book, number, envelope) {
                 return Outcome::Busy;
             }
-            book.running.borrow_mut().insert(envelope.id, (number, digest(&envelope.name, &envelope.payload)));
-            let outcome = self.redrive_one(number, &book, ledger, &letter).await;
+            // Whoever had it until now may have brought it to its end since the letters were read.
+            let outcome = match self.is_unresolved(shard, letter).await {
+                Ok(true) => self.redrive_one(number, &book, ledger, letter).await,
+                Ok(false) => Outcome::Done(Bytes::new(), Codec::Bincode),
+                Err(error) => Outcome::Refused(error),
+            };
             self.close(&book, envelope.id, number);
             if !matches!(outcome, Outcome::Done(..)) {
                 return outcome;
@@ -74,27 +78,46 @@ impl<W: Worker> WorkerDoor<W> {
         errand: Envelope,
         message: MessageId,
     ) {
-        let outcome = match self.letters(shard, &errand.key).await {
-            Ok(letters) => match letters.into_iter().find(|letter| letter.envelope.id == message) {
-                Some(letter) => {
-                    let book = self.book(shard, &letter.envelope);
-                    let outcome = match self.ledger(&book).await {
-                        Ok(ledger) => {
-                            let notes = [Note::Resolved { message }];
-                            let (envelope, end) = (&letter.envelope, End::Resolved);
-                            let entry = Entry { envelope, end, reply: &[], rejected: false, notes: &notes };
-                            self.commit(&book, ledger, &entry, Outcome::Done(Bytes::new(), Codec::Bincode)).await
-                        }
-                        Err(error) => Outcome::Refused(error),
-                    };
-                    self.close(&book, message, number);
-                    outcome
-                }
-                None => Outcome::Unhandled,
-            },
+        let found = self.letters(shard, &errand.key).await;
+        let found = found.map(|letters| letters.into_iter().find(|letter| letter.envelope.id == message));
+        let outcome = match found {
+            Ok(Some(letter)) => self.discard_one(number, shard, &letter).await,
+            Ok(None) => Outcome::Unhandled,
             Err(error) => Outcome::Refused(error),
         };
         self.settle(number, &outcome);
+    }
+
+    async fn discard_one(&self, number: Number, shard: &Rc<ShardCell>, letter: &DeadLetter) -> Outcome {
+        let envelope = &letter.envelope;
+        let book = self.book(shard, envelope);
+        let ledger = match self.ledger(&book).await {
+            Ok(ledger) => ledger,
+            Err(error) => return Outcome::Refused(error),
+        };
+        // What is under way cannot be undone.
+        if !begin(&book, number, envelope) {
+            return Outcome::Busy;
+        }
+        let outcome = match self.is_unresolved(shard, letter).await {
+            Ok(true) => {
+                let notes = [Note::Resolved { message: envelope.id }];
+                let entry = Entry { envelope, end: End::Resolved, reply: &[], rejected: false, notes: &notes };
+                self.commit(&book, ledger, &entry, Outcome::Done(Bytes::new(), Codec::Bincode)).await
+            }
+            Ok(false) => Outcome::Unhandled,
+            Err(error) => Outcome::Refused(error),
+        };
+        self.close(&book, envelope.id, number);
+        outcome
+    }
+
+    /// Whether a dead letter that was read waits for its end still.
+    async fn is_unresolved(&self, shard: &ShardCell, letter: &DeadLetter) -> Result<bool, StoreError> {
+        let id = letter.envelope.id;
+        let before = id.as_u128().checked_sub(1).map(MessageId::from_u128);
+        let known = shard.reader().dead_letters(before, 1).await?;
+        Ok(known.iter().any(|known| known.envelope.id == id && known.actor == self.actor && known.key == letter.key))
     }
 
     /// The dead letters of a key, oldest first.
@@ -113,4 +136,14 @@ impl<W: Worker> WorkerDoor<W> {
         letters.sort_by_key(|letter| letter.time);
         Ok(letters)
     }
+}
+
+/// Marks a message as under way; `false` if it is already.
+fn begin(book: &Book, number: Number, envelope: &Envelope) -> bool {
+    let mut running = book.running.borrow_mut();
+    if running.contains_key(&envelope.id) {
+        return false;
+    }
+    running.insert(envelope.id, (number, digest(&envelope.name, &envelope.payload)));
+    true
 }
