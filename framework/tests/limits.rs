@@ -2,6 +2,7 @@
 #![cfg(feature = "testing")]
 
 mod bank;
+mod tills;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,41 +10,12 @@ use std::time::Duration;
 
 use bank::eventually_within;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
+use tills::{Filled, Till, Tills, put};
 use whizbang::NodeConfig;
 use whizbang::bridge::{Answer as Told, Asked, Bridge, BridgeError, Inbound, NodeCard, Tidings};
 use whizbang::message::{Envelope, Name, ShardId};
 use whizbang::prelude::*;
 use whizbang::store::{CommitListener, ShardHandle, ShardReader, Store, StoreError, View};
-
-#[derive(Domain)]
-#[domain(name = "tills", shards = 1)]
-struct Tills;
-
-#[derive(Command, Serialize, Deserialize)]
-#[command(domain = Tills)]
-struct Put {
-    #[key]
-    till: String,
-}
-
-#[derive(Event, Serialize, Deserialize)]
-#[event(domain = Tills)]
-struct Filled {}
-
-#[derive(Aggregate, Default)]
-#[aggregate(domain = Tills, handles(Put), applies(Filled))]
-struct Till;
-
-impl Handle<Put> for Till {
-    fn handle(&self, _put: Put, effects: &mut Effects<Self>) -> Result<(), Rejection> {
-        effects.record(Filled {});
-        Ok(())
-    }
-}
-
-impl Apply<Filled> for Till {
-    fn apply(&mut self, _filled: &Filled) {}
-}
 
 #[derive(Domain)]
 #[domain(name = "desk", shards = 1)]
@@ -112,7 +84,7 @@ async fn a_node_that_stops_hands_over_what_is_committed_first() {
         let node = Node::builder("tills", MemoryStore::new()).host::<Till>().bridge(bridge).threads(threads);
         let node = node.start().await.unwrap();
         let client = node.client();
-        for sent in join_all((0..600).map(|_| client.send(Put { till: "a".into() }).into_future())).await {
+        for sent in join_all((0..600).map(|_| client.send(put("a")).into_future())).await {
             sent.unwrap();
         }
         node.stop().await.unwrap();
@@ -209,7 +181,7 @@ async fn a_view_that_cannot_be_saved_holds_up_no_node_that_stops() {
     let saves = Arc::new(AtomicUsize::new(0));
     let store = NoViews(MemoryStore::new(), Arc::clone(&saves));
     let node = Node::builder("tills", store).host::<Till>().projection::<Counted>().start().await.unwrap();
-    node.client().send(Put { till: "a".into() }).await.unwrap();
+    node.client().send(put("a")).await.unwrap();
     node.quiet().await;
     assert_eq!(node.client().query(Fillings {}).await.unwrap(), 1);
     let begun = tokio::time::Instant::now();

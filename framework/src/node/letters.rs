@@ -58,14 +58,7 @@ impl Node {
     async fn tend(&self, letter: &DeadLetter, work: Work) -> Result<(), SendError> {
         // An event's envelope names the domain it comes from; the letter is in the domain of the actor that takes it, which is
         // where it is addressed to.
-        let found = self.spec.types.iter().find(|hosted| {
-            hosted.actor == letter.actor
-                && self.spec.owns(&hosted.domain).is_some()
-                && letter.envelope.to.as_ref().is_none_or(|to| to.domain == hosted.domain)
-        });
-        let unhandled =
-            || SendError::Unhandled { domain: letter.envelope.domain.to_string(), name: letter.actor.to_string() };
-        let domain = found.map(|hosted| hosted.domain.clone()).ok_or_else(unhandled)?;
+        let domain = letter.envelope.to.as_ref().map_or(&letter.envelope.domain, |to| &to.domain).clone();
         let shard = shard_of(&letter.key, self.spec.owns(&domain).unwrap_or(1));
         let id = self.client.new_id();
         let envelope = errand(id, domain.clone(), shard, letter, self.client.now());
