@@ -2,6 +2,7 @@
 #![cfg(feature = "testing")]
 
 mod bank;
+mod tills;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,42 +10,13 @@ use std::time::Duration;
 
 use bank::{deposit, eventually, transfer};
 use futures_util::future::{BoxFuture, FutureExt};
+use tills::{Filled, Till, put};
 use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::bridge::{Answer as Told, Asked, Bridge, Inbound, NodeCard, Settled, Tidings};
 use whizbang::message::{Codec, Envelope, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, ShardId, Wants, shard_of};
 use whizbang::prelude::*;
 use whizbang::store::{Lane, Store};
 use whizbang::{NodeConfig, Retry};
-
-#[derive(Domain)]
-#[domain(name = "tills", shards = 1)]
-struct Tills;
-
-#[derive(Command, Serialize, Deserialize)]
-#[command(domain = Tills)]
-struct Put {
-    #[key]
-    till: String,
-}
-
-#[derive(Event, Serialize, Deserialize)]
-#[event(domain = Tills)]
-struct Filled {}
-
-#[derive(Aggregate, Default)]
-#[aggregate(domain = Tills, handles(Put), applies(Filled))]
-struct Till;
-
-impl Handle<Put> for Till {
-    fn handle(&self, _put: Put, effects: &mut Effects<Self>) -> Result<(), Rejection> {
-        effects.record(Filled {});
-        Ok(())
-    }
-}
-
-impl Apply<Filled> for Till {
-    fn apply(&mut self, _filled: &Filled) {}
-}
 
 /// A watcher called `watch` in a domain of its own.
 macro_rules! watcher {
@@ -133,7 +105,7 @@ async fn actors_of_one_name_in_two_domains_do_not_take_each_others_events() {
     let patient = Retry { attempts: 100, first: Duration::from_secs(60), longest: Duration::from_secs(60) };
     let node = both(&store, patient).await;
     north::STUMBLES.store(true, Ordering::Relaxed);
-    node.client().send(Put { till: "a".into() }).await.unwrap();
+    node.client().send(put("a")).await.unwrap();
     eventually(async || node.client().send(south::Look { watch: key_in(1) }).await.unwrap() == 1).await;
     // The shards that have nothing to do with the event are told that it is behind them.
     eventually(async || taken(&store, "south", 0).await == 1 || taken(&store, "north", 0).await == 1).await;
@@ -152,7 +124,7 @@ async fn a_dead_letter_of_either_of_two_actors_of_one_name_is_driven_again() {
     let store = MemoryStore::new();
     let node = both(&store, Retry::NEVER).await;
     south::STUMBLES.store(true, Ordering::Relaxed);
-    node.client().send(Put { till: "a".into() }).await.unwrap();
+    node.client().send(put("a")).await.unwrap();
     node.quiet().await;
     south::STUMBLES.store(false, Ordering::Relaxed);
     let letters = node.dead_letters().await.unwrap();
@@ -438,4 +410,39 @@ async fn an_owner_that_is_asked_for_what_is_missing_cannot_speak_for_another() {
         }
         eventually(async || accounts.client().send(deposit("ada", 0)).await.unwrap() == balance).await;
     }
+}
+
+#[whizbang::test]
+async fn what_an_actor_sends_to_no_key_of_the_shard_is_a_dead_letter_and_holds_nothing_up() {
+    let hub = LoopbackHub::new();
+    let store = MemoryStore::new();
+    let accounts = async || {
+        let builder = Node::builder("accounts", store.clone()).host::<bank::Account>().threads(2);
+        builder.bridge(hub.bridge()).start().await.unwrap()
+    };
+    let node = accounts().await;
+    let sender = hub.bridge();
+    sender.attach(card("shop", "shop"), Impostor::who_answers(Told::Watermark(0))).await.unwrap();
+    // In a shard of another thread, and in another one of the same.
+    let home = shard_of("ada", 16);
+    let key_of = |shard: u16| (0..).map(|n| format!("k{n}")).find(|key| shard_of(key, 16) == shard % 16).unwrap();
+    let strays = [String::new(), key_of(home + 1), key_of(home + 2)];
+    let count = strays.len() as u64;
+    for (key, sequence) in strays.into_iter().zip(1..) {
+        sender.send(Envelope { key, ..deposit_from("shop", sequence) }).await.unwrap();
+    }
+    sender.send(deposit_from("shop", count + 1)).await.unwrap();
+    eventually(async || node.client().send(deposit("ada", 0)).await.unwrap() == 5).await;
+    eventually(async || node.dead_letters().await.unwrap().len() as u64 == count).await;
+    let letters = node.dead_letters().await.unwrap();
+    assert!(letters.iter().any(|letter| letter.error.contains("0 bytes")), "{letters:?}");
+    drop(node);
+    // They are taken once and for all.
+    let node = accounts().await;
+    sender.send(deposit_from("shop", count + 2)).await.unwrap();
+    eventually(async || node.client().send(deposit("ada", 0)).await.unwrap() == 10).await;
+    assert_eq!(node.dead_letters().await.unwrap().len() as u64, count);
+    let reader = store.read(&ShardId::new(Name::new("bank").unwrap(), home)).await.unwrap().unwrap();
+    let through: Vec<_> = reader.watermarks().iter().map(|mark| mark.through).collect();
+    assert_eq!(through, [count + 2], "all is counted where it was sent to");
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Track;
-use crate::message::{Envelope, Kind, ShardId};
+use crate::message::{Envelope, ShardId};
 use crate::router::{ActorDoor, Arrival, Delivery, Floor, Outcome, Settled, Work};
 use crate::store::{Lane, Source, Watermark};
 use crate::telemetry::{Counts, TARGET, passes};
@@ -18,8 +18,8 @@ const IN_FLIGHT: usize = 1024;
 
 /// Called once with what has become of a message.
 type Settle = Box<dyn FnOnce(Settled)>;
-/// Finds the door for a message.
-pub(crate) type Doors = Rc<dyn Fn(&Envelope) -> Rc<dyn ActorDoor>>;
+/// Finds the door for a message, and says what is to be done with it there.
+pub(crate) type Doors = Rc<dyn Fn(&mut Envelope) -> (Rc<dyn ActorDoor>, Work)>;
 /// Told that something is missing above a sequence.
 pub(crate) type Missing = Rc<dyn Fn(&Gate, u64)>;
 /// Told up to where everything is committed.
@@ -87,6 +87,16 @@ impl Gate {
         self.last.get() == after && !self.held.borrow().is_empty()
     }
 
+    /// Whether nothing is under way, and the store knows how far it is.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.only_waits() && self.held.borrow().is_empty() && self.track.unstored().is_none()
+    }
+
+    /// Whether nothing is dispatched and not settled.
+    pub(crate) fn only_waits(&self) -> bool {
+        self.unsettled.borrow().is_empty()
+    }
+
     /// Lets go what is held back behind a gap: it comes again. Whoever stops must not wait for what may never come.
     pub(crate) fn let_go(&self) {
         let held = std::mem::take(&mut *self.held.borrow_mut());
@@ -141,7 +151,7 @@ impl Gate {
         }
     }
 
-    fn dispatch(self: &Rc<Self>, sequence: u64, envelope: Envelope, settle: Settle) {
+    fn dispatch(self: &Rc<Self>, sequence: u64, mut envelope: Envelope, settle: Settle) {
         passes!("inbox", envelope.name, envelope.id, envelope.correlation);
         self.last.set(sequence);
         self.unsettled.borrow_mut().insert(sequence);
@@ -151,20 +161,17 @@ impl Gate {
             sequence,
             floor: Rc::clone(&self.track) as Rc<dyn Floor>,
         };
-        let door = (self.doors)(&envelope);
-        let work = match envelope.kind {
-            Kind::Reply => Work::Reply,
-            _ => Work::Handle,
-        };
+        let (door, work) = (self.doors)(&mut envelope);
         let gate = Rc::clone(self);
         let settled = Box::new(move |outcome: Outcome| match outcome {
-            // The shard is to be opened again, or the node stops: the sender keeps it and sends it again.
-            Outcome::Stopped | Outcome::Unknown(_) | Outcome::Busy | Outcome::Refused(_) => settle(Settled::Later),
-            _ => {
+            Outcome::Done(..) | Outcome::DeadLetter(_) => {
                 gate.unsettled.borrow_mut().remove(&sequence);
                 (gate.committed)(&gate.from, &gate.to, gate.through());
                 settle(Settled::Done);
             }
+            // The shard is to be opened again, or the node stops: the sender keeps it and sends it again. Whatever else may be
+            // said, nothing of it is committed.
+            _ => settle(Settled::Later),
         });
         door.deliver(Delivery::new(work, envelope, arrival, settled));
     }

@@ -6,6 +6,7 @@ mod builder;
 mod config;
 mod connect;
 mod error;
+mod gates;
 mod hosted;
 mod inbound;
 mod letters;

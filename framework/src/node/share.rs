@@ -9,23 +9,20 @@ use std::time::Duration;
 use foldhash::fast::FixedState;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::gates::Gates;
 use super::spec::{Job, Links, Spec};
 use super::taking::{Group, groups, views};
 use super::{StartError, tasks};
 use crate::actor::{Host, HostSettings, ShardCell};
-use crate::bridge::{Answer, Asked};
-use crate::inbox::{Feed, Gate};
-use crate::message::{Envelope, IdSource, Name, ShardId, shard_of};
+use crate::inbox::Feed;
+use crate::message::{Envelope, IdSource, Name, ShardId};
 use crate::projection::ViewDoor;
 use crate::relay::Lanes;
-use crate::retry::Retry;
-use crate::router::{ActorDoor, Arrival, Delivery, LocalRoutes, Outcome, Settle, Settled, Work};
+use crate::router::{ActorDoor, Arrival, Delivery, LocalRoutes, Outcome, Settle, Work};
 use crate::spawn::Task;
 use crate::store::{CommitListener, Lane, StoreError, Watermark};
-use crate::telemetry::TARGET;
 
 pub(super) type Doors = HashMap<(Name, Name), Rc<dyn ActorDoor>, FixedState>;
-type Gates = HashMap<(ShardId, ShardId), Rc<Gate>, FixedState>;
 
 /// One thread's share of a node.
 pub(super) struct Share {
@@ -40,7 +37,7 @@ pub(super) struct Share {
     commands: Doors,
     /// The doors of typed commands.
     pub(super) routes: Rc<LocalRoutes>,
-    gates: RefCell<Gates>,
+    pub(super) gates: RefCell<Gates>,
     /// Everyone's feeds, by source shard.
     pub(super) feeds: BTreeMap<ShardId, Vec<Rc<Feed>>>,
     pub(super) groups: Vec<Group>,
@@ -184,14 +181,13 @@ impl Share {
         self.host.timers.notify_one();
     }
 
-    fn door_of(&self, envelope: &Envelope) -> Option<Rc<dyn ActorDoor>> {
+    pub(super) fn door_of(&self, envelope: &Envelope) -> Option<Rc<dyn ActorDoor>> {
         let domain = envelope.to.as_ref().map_or(&envelope.domain, |to| &to.domain);
         let found = match &envelope.actor {
             Some(actor) => self.doors.get(&(domain.clone(), actor.clone())),
             None => self.commands.get(&(domain.clone(), envelope.name.clone())),
         };
-        let unrouted = || self.doors.iter().find(|((of, actor), _)| of == domain && actor.as_str() == "unrouted");
-        found.or_else(|| unrouted().map(|(_, door)| door)).cloned()
+        found.cloned().or_else(|| self.unrouted(domain))
     }
 
     /// Gives a command from outside to its actor.
@@ -217,148 +213,6 @@ impl Share {
             Some(door) => door.deliver(Delivery::new(work, envelope, Arrival::Inside, settle)),
             None => settle(Outcome::Unhandled),
         }
-    }
-
-    /// Takes a message that was sent to one of this thread's shards.
-    pub(super) fn direct(self: &Rc<Self>, envelope: Envelope, settle: Box<dyn FnOnce(Settled)>) {
-        let Some(to) = envelope.to.clone().filter(|to| self.shards.contains_key(to)) else {
-            return settle(Settled::Later);
-        };
-        if self.has_ended.get() || self.host.draining.get() {
-            return settle(Settled::Later);
-        }
-        match &envelope.origin {
-            Some(origin) => {
-                let gate = self.gate(&origin.shard.clone(), &to);
-                gate.admit(envelope, settle);
-            }
-            None => self.outside(
-                envelope,
-                Box::new(move |outcome| {
-                    settle(match outcome {
-                        Outcome::Busy | Outcome::Stopped | Outcome::Refused(_) | Outcome::Unknown(_) => Settled::Later,
-                        // Handed over without a reply, it was accepted: it must not vanish unseen.
-                        Outcome::Unhandled => Settled::Refused("nobody here handles such a message".to_owned()),
-                        Outcome::Undecodable(reason) => Settled::Refused(format!("the message {reason}")),
-                        Outcome::Conflict => Settled::Refused("its id was used before with another payload".to_owned()),
-                        Outcome::Expired => Settled::Refused("its id is older than ids are remembered".to_owned()),
-                        Outcome::Late => Settled::Refused("its deadline had passed".to_owned()),
-                        Outcome::Unanswered(reason) => Settled::Refused(reason),
-                        Outcome::Done(..) | Outcome::DeadLetter(_) => Settled::Done,
-                    });
-                }),
-            ),
-        }
-    }
-
-    fn gate(self: &Rc<Self>, from: &ShardId, to: &ShardId) -> Rc<Gate> {
-        let place = (from.clone(), to.clone());
-        if let Some(gate) = self.gates.borrow().get(&place) {
-            return Rc::clone(gate);
-        }
-        let floor = self.watermark(from, to);
-        let me = Rc::downgrade(self);
-        let doors = {
-            let me = me.clone();
-            Rc::new(move |envelope: &Envelope| {
-                let found = me.upgrade().and_then(|share| share.door_of(envelope));
-                found.unwrap_or_else(|| Rc::new(NoDoor))
-            })
-        };
-        let missing = {
-            let me = me.clone();
-            Rc::new(move |gate: &Gate, after: u64| {
-                if let Some(share) = me.upgrade() {
-                    share.fetch_missing(gate.from.clone(), gate.to.clone(), after);
-                }
-            })
-        };
-        let committed = Rc::new(move |from: &ShardId, to: &ShardId, through: u64| {
-            if let Some(share) = me.upgrade() {
-                share.tell_committed(from, to, through);
-            }
-        });
-        let gate = Gate::new(from.clone(), to.clone(), floor, doors, missing, committed, Arc::clone(&self.host.counts));
-        self.gates.borrow_mut().insert(place, Rc::clone(&gate));
-        gate
-    }
-
-    fn watermark(&self, from: &ShardId, to: &ShardId) -> u64 {
-        let Some(shard) = self.shards.get(to) else { return 0 };
-        let marks = shard.reader().watermarks();
-        let found = marks.into_iter().find(|mark| mark.source.lane == Lane::Direct && mark.source.shard == *from);
-        found.map_or(0, |mark| mark.through)
-    }
-
-    /// How far this thread's shard has committed what `from` sent it.
-    pub(super) fn committed(&self, from: &ShardId, to: &ShardId) -> u64 {
-        let gate = self.gates.borrow().get(&(from.clone(), to.clone())).cloned();
-        gate.map_or_else(|| self.watermark(from, to), |gate| gate.through())
-    }
-
-    /// Asks the sending shard's owner for what is missing.
-    fn fetch_missing(self: &Rc<Self>, from: ShardId, to: ShardId, after: u64) {
-        let me = Rc::downgrade(self);
-        let spec = Arc::clone(&self.spec);
-        crate::spawn::detached(async move {
-            // Asked again while something waits behind the gap: a question and its answer may get lost as well.
-            let retry = Retry { longest: tasks::ASK, ..Retry::default() };
-            for failures in 1.. {
-                let answer = missing(&spec, &from, &to, after).await;
-                let Some(share) = me.upgrade() else { return };
-                let gate = share.gate(&from, &to);
-                gate.filling.set(false);
-                match answer {
-                    Ok(envelopes) => {
-                        for envelope in envelopes {
-                            share.direct(envelope, Box::new(|_| {}));
-                        }
-                        return;
-                    }
-                    // The sender sends again what was not committed, so this need not go on for ever.
-                    Err(again) if !again => return,
-                    Err(_) if !gate.lacks(after) || share.has_ended.get() || gate.filling.replace(true) => return,
-                    // An owner that is away is said at once: without a wait this would ask for ever and never let go.
-                    Err(_) => {
-                        let wait = retry.wait(failures, &share.host.ids);
-                        drop((share, gate));
-                        tokio::time::sleep(wait).await;
-                    }
-                }
-            }
-        });
-    }
-
-    /// Tells the sending shard's owner how far this node has committed what it sent.
-    fn tell_committed(self: &Rc<Self>, from: &ShardId, to: &ShardId, through: u64) {
-        if self.spec.owns(&from.domain).is_some() {
-            let home = self.spec.home(from.shard);
-            if home == self.index {
-                self.heard_committed(from, to, through);
-            } else {
-                let (from, to) = (from.clone(), to.clone());
-                self.links.run(home, Box::new(move |share| share.heard_committed(&from, &to, through)));
-            }
-        } else {
-            // Told by the relay, which makes one of many.
-            self.told.borrow_mut().insert((from.clone(), to.clone()), through);
-            self.host.relay.notify_one();
-        }
-    }
-
-    /// A destination has committed what one of this thread's shards sent it.
-    pub(super) fn heard_committed(&self, from: &ShardId, to: &ShardId, through: u64) {
-        let Some((lanes, shard)) = self.lanes.get(from).zip(self.shards.get(from)) else { return };
-        let head = || {
-            let heads = shard.reader().outbox_heads();
-            heads.into_iter().find(|(known, ..)| known == to).map_or(0, |(_, _, head)| head)
-        };
-        if !lanes.committed(to, through, head) {
-            // Nothing new, so why was it told? The destination has started again, or was sent a duplicate: what it lacks is
-            // handed on without waiting for patience to end.
-            lanes.hurry_to(to);
-        }
-        shard.soil(&self.host);
     }
 
     /// Opens the shards again after a commit has failed: everything uncommitted is forgotten, here and in memory.
@@ -459,48 +313,6 @@ impl Share {
     }
 }
 
-/// What `from` has sent to `to` above a sequence: from this node's own log, or its owner's over the bridge. The error says
-/// whether to ask again.
-async fn missing(spec: &Spec, from: &ShardId, to: &ShardId, after: u64) -> Result<Vec<Envelope>, bool> {
-    const LIMIT: u16 = 256;
-    if let Some(reader) = spec.reader(from) {
-        let entries = reader.outbox(to, after, usize::from(LIMIT)).await.map_err(|_| true)?;
-        return Ok(entries.into_iter().map(|entry| entry.envelope).collect());
-    }
-    let Some(bridge) = &spec.bridge else { return Err(false) };
-    let asked = Asked::Outbox { from: from.clone(), to: to.clone(), after, limit: LIMIT.into() };
-    match bridge.ask(asked.clone(), tasks::ASK).await {
-        Ok(Answer::Envelopes(envelopes, _)) => {
-            let shards = spec.owns(&to.domain).unwrap_or(0);
-            let is_meant = |one: &Envelope| asked.admits(one) && shard_of(&one.key, shards) == to.shard;
-            if envelopes.iter().all(is_meant) {
-                return Ok(envelopes);
-            }
-            tracing::error!(target: TARGET, %from, %to, "its owner was asked for what it has sent, and answers for somebody else");
-            Err(false)
-        }
-        Ok(_) => Err(true),
-        Err(error) => Err(error.is_transient()),
-    }
-}
-
 /// How far the clocks of two nodes may differ before a deadline is taken for passed that is not: 5 minutes, as Kerberos has it
 /// (RFC 4120).
 const CLOCKS_DIFFER: Duration = Duration::from_secs(300);
-
-/// The door when there is none.
-struct NoDoor;
-
-impl ActorDoor for NoDoor {
-    fn deliver(&self, delivery: Delivery) {
-        (delivery.settle)(Outcome::Stopped);
-    }
-    fn key_of(&self, _event: &Envelope) -> Result<Option<String>, String> {
-        Ok(None)
-    }
-    fn live(&self) -> usize {
-        0
-    }
-    fn sweep(&self, _idle_sweeps: u64, _cap: usize) {}
-    fn reset(&self) {}
-}

@@ -203,6 +203,11 @@ pub trait ShardReader: Send + Sync {
     /// How far this shard has taken from each of its sources.
     fn watermarks(&self) -> Vec<Watermark>;
 
+    /// How far this shard has taken from one source; 0 if nothing.
+    fn watermark(&self, source: &Source) -> u64 {
+        self.watermarks().into_iter().find(|mark| mark.source == *source).map_or(0, |mark| mark.through)
+    }
+
     /// Up to `limit` timers that are due at `now`, earliest first.
     fn timers_due(&self, now: Timestamp, limit: usize) -> Vec<Timer>;
 

@@ -37,8 +37,9 @@ fn envelope(namespace: &Namespace, source: &Source, message: &Message) -> Result
             check(origin == from.as_ref(), "the origin")?;
             let speaks_for_itself = from.as_ref().is_none_or(|from| from.domain == envelope.domain);
             check(envelope.kind != Kind::Reply || speaks_for_itself, "the domain")?;
-            // Handled in another shard than its own, a key would have two histories.
-            check(shard_of(&envelope.key, source.shards) == to.shard, "the shard of the key")?;
+            // Handled in another shard than its own, a key would have two histories. What an actor sends so has its number among
+            // all that it sends, so it is not put aside here: it becomes a dead letter.
+            check(from.is_some() || shard_of(&envelope.key, source.shards) == to.shard, "the shard of the key")?;
             envelope.to = Some(to);
         }
         (Cargo::Events, Place::Event { shard, name }) => {

@@ -330,6 +330,10 @@ impl ShardReader for Reader {
         self.look(|state| state.index.watermarks())
     }
 
+    fn watermark(&self, source: &crate::store::Source) -> u64 {
+        self.look(|state| state.index.watermark(source))
+    }
+
     fn timers_due(&self, now: Timestamp, limit: usize) -> Vec<Timer> {
         self.look(|state| state.index.timers_due(now, limit))
     }

@@ -213,6 +213,11 @@ impl Index {
         self.watermarks.iter().filter(|watermark| watermark.through > 0).cloned().collect()
     }
 
+    /// How far the shard has taken from one source.
+    pub(crate) fn watermark(&self, source: &Source) -> u64 {
+        self.sources.get(source).and_then(|number| self.watermarks.get(*number)).map_or(0, |mark| mark.through)
+    }
+
     /// Up to `limit` timers that are due at `now`, earliest first.
     pub(crate) fn timers_due(&self, now: Timestamp, limit: usize) -> Vec<Timer> {
         self.timers.due(now, limit)

@@ -17,8 +17,8 @@ use super::{Listening, MemoryStore};
 use crate::clock::Timestamp;
 use crate::message::{MessageId, Name, ShardId};
 use crate::store::{
-    Appended, DeadLetter, Epoch, OutboxEntry, ShardReader, ShardWriter, Snapshot, StoreError, StoredEvent, StoredTurn,
-    StreamState, Timer, Turn, Watermark,
+    Appended, DeadLetter, Epoch, OutboxEntry, ShardReader, ShardWriter, Snapshot, Source, StoreError, StoredEvent,
+    StoredTurn, StreamState, Timer, Turn, Watermark,
 };
 
 /// Records other than turns are small.
@@ -259,6 +259,10 @@ impl ShardReader for MemoryReader {
 
     fn watermarks(&self) -> Vec<Watermark> {
         self.shard.state.lock().index.watermarks()
+    }
+
+    fn watermark(&self, source: &Source) -> u64 {
+        self.shard.state.lock().index.watermark(source)
     }
 
     fn timers_due(&self, now: Timestamp, limit: usize) -> Vec<Timer> {

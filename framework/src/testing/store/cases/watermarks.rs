@@ -17,6 +17,9 @@ pub async fn a_watermark_rises_with_turns_and_by_itself(fixture: &impl Fixture) 
     assert_eq!(owner.reader.watermarks(), [Watermark { source: direct(), through: 2 }]);
     owner.advance(&Watermark { source: direct(), through: 9 }).await;
     assert_eq!(owner.reader.watermarks(), [Watermark { source: direct(), through: 9 }]);
+    assert_eq!(owner.reader.watermark(&direct()), 9);
+    let other = Source { shard: shard("shop", 2), lane: Lane::Direct };
+    assert_eq!(owner.reader.watermark(&other), 0);
 }
 
 /// Turns of different keys may be committed in another order than their messages came.

@@ -1,0 +1,310 @@
+//! What shards send to each other, on the receiver's thread: through which gate it comes in, who takes it, what is told back.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+
+use super::hosted::Unrouted;
+use super::share::Share;
+use super::spec::Spec;
+use super::tasks;
+use crate::bridge::{Answer, Asked};
+use crate::inbox::Gate;
+use crate::message::{Envelope, Key, Kind, Name, ShardId, shard_of};
+use crate::retry::Retry;
+use crate::router::{ActorDoor, Delivery, Outcome, Settled, Work};
+use crate::store::{Lane, Source};
+use crate::telemetry::TARGET;
+
+/// How many gates a thread has. A sender may name as many shards as it likes, so there is an end to them.
+const GATES: usize = if cfg!(test) { 64 } else { 8192 };
+
+/// By sending and receiving shard.
+pub(super) type Gates = HashMap<(ShardId, ShardId), Rc<Gate>, FixedState>;
+
+impl Share {
+    /// The door for what no actor of a domain takes.
+    pub(super) fn unrouted(&self, domain: &Name) -> Option<Rc<dyn ActorDoor>> {
+        let found = self.doors.iter().find(|((of, actor), _)| of == domain && actor.as_str() == Unrouted::NAME);
+        found.map(|(_, door)| Rc::clone(door))
+    }
+
+    /// Who takes what an actor has sent to the shard `to`, and what he does with it.
+    fn way_of(&self, to: &ShardId, envelope: &mut Envelope) -> Option<(Rc<dyn ActorDoor>, Work)> {
+        let shards = self.spec.owns(&to.domain)?;
+        let valid = Key::from(envelope.key.as_str()).is_valid();
+        if valid && shard_of(&envelope.key, shards) == to.shard {
+            let work = if envelope.kind == Kind::Reply { Work::Reply } else { Work::Handle };
+            return Some((self.door_of(envelope)?, work));
+        }
+        let reason = if valid {
+            let key = envelope.key.escape_debug();
+            format!("has the key `{key}`, which is not of shard {to}: `{}` has {shards} shards", to.domain)
+        } else {
+            format!("has a key of {} bytes", envelope.key.len())
+        };
+        // No actor of this shard has that key. Who stands in for it must be of this shard, where the message is counted.
+        let stands_in = (0..=u32::MAX).map(|n| format!("stray-{n}")).find(|key| shard_of(key, shards) == to.shard);
+        envelope.key = stands_in?;
+        Some((self.unrouted(&to.domain)?, Work::Refuse(reason)))
+    }
+
+    /// Takes a message that was sent to one of this thread's shards.
+    pub(super) fn direct(self: &Rc<Self>, envelope: Envelope, settle: Box<dyn FnOnce(Settled)>) {
+        let Some(to) = envelope.to.clone().filter(|to| self.shards.contains_key(to)) else {
+            return settle(Settled::Later);
+        };
+        if self.has_ended.get() || self.host.draining.get() {
+            return settle(Settled::Later);
+        }
+        match &envelope.origin {
+            Some(origin) => match self.gate(&origin.shard.clone(), &to) {
+                Some(gate) => gate.admit(envelope, settle),
+                None => settle(Settled::Later),
+            },
+            None => self.outside(
+                envelope,
+                Box::new(move |outcome| {
+                    settle(match outcome {
+                        Outcome::Busy | Outcome::Stopped | Outcome::Refused(_) | Outcome::Unknown(_) => Settled::Later,
+                        // Handed over without a reply, it was accepted: it must not vanish unseen.
+                        Outcome::Unhandled => Settled::Refused("nobody here handles such a message".to_owned()),
+                        Outcome::Undecodable(reason) => Settled::Refused(format!("the message {reason}")),
+                        Outcome::Conflict => Settled::Refused("its id was used before with another payload".to_owned()),
+                        Outcome::Expired => Settled::Refused("its id is older than ids are remembered".to_owned()),
+                        Outcome::Late => Settled::Refused("its deadline had passed".to_owned()),
+                        Outcome::Unanswered(reason) => Settled::Refused(reason),
+                        Outcome::Done(..) | Outcome::DeadLetter(_) => Settled::Done,
+                    });
+                }),
+            ),
+        }
+    }
+
+    fn known_gate(&self, from: &ShardId, to: &ShardId) -> Option<Rc<Gate>> {
+        self.gates.borrow().get(&(from.clone(), to.clone())).cloned()
+    }
+
+    /// The gate between two shards; none if there are as many as there may be, and something is under way in all of them.
+    fn gate(self: &Rc<Self>, from: &ShardId, to: &ShardId) -> Option<Rc<Gate>> {
+        if let Some(gate) = self.known_gate(from, to) {
+            return Some(gate);
+        }
+        if self.gates.borrow().len() >= GATES && !self.make_room() {
+            return None;
+        }
+        let floor = self.watermark(from, to);
+        let me = Rc::downgrade(self);
+        let doors = {
+            let (me, to) = (me.clone(), to.clone());
+            Rc::new(move |envelope: &mut Envelope| {
+                let found = me.upgrade().and_then(|share| share.way_of(&to, envelope));
+                found.unwrap_or_else(|| (Rc::new(NoDoor), Work::Handle))
+            })
+        };
+        let missing = {
+            let me = me.clone();
+            Rc::new(move |gate: &Gate, after: u64| {
+                if let Some(share) = me.upgrade() {
+                    share.fetch_missing(gate.from.clone(), gate.to.clone(), after);
+                }
+            })
+        };
+        let committed = Rc::new(move |from: &ShardId, to: &ShardId, through: u64| {
+            if let Some(share) = me.upgrade() {
+                share.tell_committed(from, to, through);
+            }
+        });
+        let gate = Gate::new(from.clone(), to.clone(), floor, doors, missing, committed, Arc::clone(&self.host.counts));
+        self.gates.borrow_mut().insert((from.clone(), to.clone()), Rc::clone(&gate));
+        Some(gate)
+    }
+
+    /// Takes away the gates that are at rest: the store knows what they know. If none is, those that only wait for what is
+    /// missing; what they hold comes again.
+    fn make_room(&self) -> bool {
+        let mut gone: Vec<_> = self.gates.borrow_mut().extract_if(|_, gate| gate.is_at_rest()).collect();
+        if gone.is_empty() {
+            gone = self.gates.borrow_mut().extract_if(|_, gate| gate.only_waits()).collect();
+        }
+        gone.iter().for_each(|(_, gate)| gate.let_go());
+        !gone.is_empty()
+    }
+
+    fn watermark(&self, from: &ShardId, to: &ShardId) -> u64 {
+        let source = Source { shard: from.clone(), lane: Lane::Direct };
+        self.shards.get(to).map_or(0, |shard| shard.reader().watermark(&source))
+    }
+
+    /// How far this thread's shard has committed what `from` sent it.
+    pub(super) fn committed(&self, from: &ShardId, to: &ShardId) -> u64 {
+        let gate = self.known_gate(from, to);
+        gate.map_or_else(|| self.watermark(from, to), |gate| gate.through())
+    }
+
+    /// Asks the sending shard's owner for what is missing.
+    fn fetch_missing(self: &Rc<Self>, from: ShardId, to: ShardId, after: u64) {
+        let me = Rc::downgrade(self);
+        let spec = Arc::clone(&self.spec);
+        crate::spawn::detached(async move {
+            // Asked again while something waits behind the gap: a question and its answer may get lost as well.
+            let retry = Retry { longest: tasks::ASK, ..Retry::default() };
+            for failures in 1.. {
+                let answer = missing(&spec, &from, &to, after).await;
+                let Some(share) = me.upgrade() else { return };
+                let Some(gate) = share.known_gate(&from, &to) else { return };
+                gate.filling.set(false);
+                match answer {
+                    Ok(envelopes) => {
+                        for envelope in envelopes {
+                            share.direct(envelope, Box::new(|_| {}));
+                        }
+                        return;
+                    }
+                    // The sender sends again what was not committed, so this need not go on for ever.
+                    Err(again) if !again => return,
+                    Err(_) if !gate.lacks(after) || share.has_ended.get() || gate.filling.replace(true) => return,
+                    // An owner that is away is said at once: without a wait this would ask for ever and never let go.
+                    Err(_) => {
+                        let wait = retry.wait(failures, &share.host.ids);
+                        drop((share, gate));
+                        tokio::time::sleep(wait).await;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Tells the sending shard's owner how far this node has committed what it sent.
+    fn tell_committed(self: &Rc<Self>, from: &ShardId, to: &ShardId, through: u64) {
+        if self.spec.owns(&from.domain).is_some() {
+            let home = self.spec.home(from.shard);
+            if home == self.index {
+                self.heard_committed(from, to, through);
+            } else {
+                let (from, to) = (from.clone(), to.clone());
+                self.links.run(home, Box::new(move |share| share.heard_committed(&from, &to, through)));
+            }
+        } else {
+            // Told by the relay, which makes one of many.
+            self.told.borrow_mut().insert((from.clone(), to.clone()), through);
+            self.host.relay.notify_one();
+        }
+    }
+
+    /// A destination has committed what one of this thread's shards sent it.
+    pub(super) fn heard_committed(&self, from: &ShardId, to: &ShardId, through: u64) {
+        let Some((lanes, shard)) = self.lanes.get(from).zip(self.shards.get(from)) else { return };
+        let head = || {
+            let heads = shard.reader().outbox_heads();
+            heads.into_iter().find(|(known, ..)| known == to).map_or(0, |(_, _, head)| head)
+        };
+        if !lanes.committed(to, through, head) {
+            // Nothing new, so why was it told? The destination has started again, or was sent a duplicate: what it lacks is
+            // handed on without waiting for patience to end.
+            lanes.hurry_to(to);
+        }
+        shard.soil(&self.host);
+    }
+}
+
+/// What `from` has sent to `to` above a sequence: from this node's own log, or its owner's over the bridge. The error says
+/// whether to ask again.
+async fn missing(spec: &Spec, from: &ShardId, to: &ShardId, after: u64) -> Result<Vec<Envelope>, bool> {
+    const LIMIT: u16 = 256;
+    if let Some(reader) = spec.reader(from) {
+        let entries = reader.outbox(to, after, usize::from(LIMIT)).await.map_err(|_| true)?;
+        return Ok(entries.into_iter().map(|entry| entry.envelope).collect());
+    }
+    let Some(bridge) = &spec.bridge else { return Err(false) };
+    let asked = Asked::Outbox { from: from.clone(), to: to.clone(), after, limit: LIMIT.into() };
+    match bridge.ask(asked.clone(), tasks::ASK).await {
+        Ok(Answer::Envelopes(envelopes, _)) => {
+            if envelopes.iter().all(|one| asked.admits(one)) {
+                return Ok(envelopes);
+            }
+            tracing::error!(target: TARGET, %from, %to, "its owner was asked for what it has sent, and answers for somebody else");
+            Err(false)
+        }
+        Ok(_) => Err(true),
+        Err(error) => Err(error.is_transient()),
+    }
+}
+
+/// The door when there is none.
+struct NoDoor;
+
+impl ActorDoor for NoDoor {
+    fn deliver(&self, delivery: Delivery) {
+        (delivery.settle)(Outcome::Stopped);
+    }
+    fn key_of(&self, _event: &Envelope) -> Result<Option<String>, String> {
+        Ok(None)
+    }
+    fn live(&self) -> usize {
+        0
+    }
+    fn sweep(&self, _idle_sweeps: u64, _cap: usize) {}
+    fn reset(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::doc_fixtures::Account;
+    use crate::message::{MessageId, Origin};
+    use crate::node::Node;
+    use crate::store::memory::MemoryStore;
+
+    /// A command without a key from the shard `n` of what may be anybody.
+    fn from_shard(n: usize, sequence: u64, to: &ShardId) -> Envelope {
+        let name = |text: &str| Name::new(text).unwrap();
+        let shard = ShardId::new(name(&format!("d{}", n / 1000)), u16::try_from(n % 1000).unwrap());
+        let origin = Origin { shard, actor: name("a"), key: "k".to_owned(), sequence, version: 0 };
+        let time = crate::clock::Timestamp::from_millis(0);
+        let id = MessageId::from_idempotency_key("d", &format!("{n}/{sequence}"));
+        Envelope {
+            to: Some(to.clone()),
+            origin: Some(origin),
+            ..Envelope::new(id, Kind::Command, to.domain.clone(), name("Deposit"), time)
+        }
+    }
+
+    #[test]
+    fn a_sender_that_names_endless_shards_fills_no_memory_and_keeps_nobody_out() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let node = Node::builder("bank", MemoryStore::new()).host::<Account>().start().await.unwrap();
+            // What comes first is taken, and what comes behind a gap is held.
+            for sequence in [1, 3] {
+                let (done, wait) = oneshot::channel();
+                node.links.run(
+                    0,
+                    Box::new(move |share| {
+                        let to = share.shards.keys().next().cloned().unwrap();
+                        let (all, later) = (3 * GATES, Rc::new(Cell::new(0)));
+                        for n in 0..all {
+                            let later = Rc::clone(&later);
+                            let count = move |settled| later.set(later.get() + usize::from(settled == Settled::Later));
+                            share.direct(from_shard(n, sequence, &to), Box::new(count));
+                            assert!(share.gates.borrow().len() <= GATES);
+                        }
+                        assert!(share.gates.borrow().len() > GATES / 2, "{}", share.gates.borrow().len());
+                        done.send(later.get()).unwrap();
+                    }),
+                );
+                let later = wait.await.unwrap();
+                // Of what is taken as much is under way as there is room for, and what is held makes room for others.
+                assert!(later >= GATES, "{later} of {} come again", 3 * GATES);
+                node.quiet().await;
+            }
+            assert!(node.metrics().dead_letters > 0);
+        });
+    }
+}
