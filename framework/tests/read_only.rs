@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Child, Command as Program, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -253,4 +254,35 @@ async fn what_cannot_be_read_is_named_and_nothing_is_made() {
     std::fs::write(&format, text.replace("format 1", "format 2")).unwrap();
     let error = EmbeddedStore::read_only(folder.path()).unwrap_err();
     assert!(matches!(error, StoreError::Newer { found: 2, .. }), "{error}");
+}
+
+#[whizbang::test]
+async fn who_looks_keeps_nobody_from_opening() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(EmbeddedStore::open(folder.path()).unwrap());
+    // As a version has left it that knows of one lock only.
+    std::fs::remove_file(folder.path().join("lock-seen")).unwrap();
+    let opened = EmbeddedStore::open(folder.path()).unwrap();
+    assert!(EmbeddedStore::read_only(folder.path()).unwrap().was_in_use());
+    drop(opened);
+    let (stop, looks) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let look = || {
+        while !stop.load(Ordering::Relaxed) {
+            EmbeddedStore::read_only(folder.path()).unwrap();
+            looks.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(look);
+        scope.spawn(look);
+        for _ in 0..100 {
+            let opened = EmbeddedStore::open(folder.path());
+            let refused = EmbeddedStore::open(folder.path());
+            stop.fetch_or(opened.is_err(), Ordering::Relaxed);
+            opened.unwrap();
+            assert!(matches!(refused, Err(StoreError::InUse { .. })), "{refused:?}");
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(looks.load(Ordering::Relaxed) > 0, "nobody looked");
 }

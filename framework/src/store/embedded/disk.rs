@@ -7,7 +7,6 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -66,15 +65,15 @@ pub trait DiskFile: Send + Sync {
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
-    /// Locked as long as it is open.
-    lock: Mutex<Option<File>>,
+    /// Locked as long as they are open.
+    locks: Mutex<Option<[File; 2]>>,
 }
 
+/// Locked by whoever works with the folder, and touched by nobody else.
 const LOCK: &str = "lock";
-
-/// How often, and after how long, a lock that somebody has is asked for again.
-const LOOKS: usize = 10;
-const LOOK: Duration = Duration::from_millis(2);
+/// Locked by him as well, for others to see: who looks whether somebody is in holds it for a moment, together with others who
+/// look. That makes nobody else's opening fail: he waits until they have looked.
+const SEEN: &str = "lock-seen";
 
 impl Folder {
     /// The folder at `path`, created for nobody but this user if it is not there.
@@ -85,19 +84,30 @@ impl Folder {
 
     /// The folder at `path` as it is, there or not.
     pub(super) fn at(path: &Path) -> Self {
-        Self { path: path.to_owned(), lock: Mutex::new(None) }
+        Self { path: path.to_owned(), locks: Mutex::new(None) }
     }
 
     /// Whether anybody keeps others out now. Nobody else who asks is in the way.
     pub(super) fn is_in_use(&self) -> io::Result<bool> {
-        let file = match File::open(self.path(LOCK)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            file => file?,
+        let file = match self.open_lock(SEEN)? {
+            Some(file) => file,
+            // Whoever is in has a version that knows of one lock only.
+            None => match self.open_lock(LOCK)? {
+                Some(file) => file,
+                None => return Ok(false),
+            },
         };
         match file.try_lock_shared() {
             Ok(()) => Ok(false),
             Err(fs::TryLockError::WouldBlock) => Ok(true),
             Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn open_lock(&self, name: &str) -> io::Result<Option<File>> {
+        match File::open(self.path(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            file => file.map(Some),
         }
     }
 
@@ -134,24 +144,25 @@ impl Folder {
 
 impl Disk for Folder {
     fn lock(&self) -> io::Result<bool> {
-        let file = Self::options().create(true).truncate(false).open(self.path(LOCK))?;
-        // Whoever only asks whether somebody is in has the lock as well, for as long as that takes.
-        for _ in 0..LOOKS {
-            match file.try_lock() {
-                Ok(()) => {
-                    *self.lock.lock() = Some(file);
-                    return Ok(true);
-                }
-                #[expect(clippy::disallowed_methods, reason = "opening blocks, and no file tells when it is unlocked")]
-                Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOOK),
-                Err(fs::TryLockError::Error(error)) => return Err(error),
+        let open = |name| Self::options().create(true).truncate(false).open(self.path(name));
+        // The second one first: who looks finds it, and lets the other one alone.
+        let (seen, own) = (open(SEEN)?, open(LOCK)?);
+        match own.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Ok(false),
+            Err(fs::TryLockError::Error(error)) => return Err(error),
+        }
+        while let Err(error) = seen.lock() {
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
             }
         }
-        Ok(false)
+        *self.locks.lock() = Some([own, seen]);
+        Ok(true)
     }
 
     fn unlock(&self) {
-        *self.lock.lock() = None;
+        *self.locks.lock() = None;
     }
 
     fn names(&self) -> io::Result<Vec<String>> {
