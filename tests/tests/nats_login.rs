@@ -201,3 +201,25 @@ fn a_password_that_changes_under_way_cuts_off_until_it_is_right_again() {
         bank.stop().await;
     });
 }
+
+#[test]
+fn a_server_that_is_waited_for_may_come_later_and_one_that_refuses_is_not_waited_for() {
+    run(async {
+        let mut server = NatsServer::start(Release::Distribution);
+        let url = server.url();
+        server.kill();
+        assert!(matches!(NatsBridge::connect(&url).await.map(|_| ()), Err(BridgeError::Unreachable { .. })));
+        let minute = Duration::from_secs(60);
+        let waits = tokio::task::spawn_local(NatsBridge::builder(&url).wait_for_server(minute).connect());
+        tokio::task::yield_now().await;
+        assert!(!waits.is_finished());
+        server.restart();
+        waits.await.expect("it ends").expect("the server has come");
+
+        server.restart_with(NatsConfig::authorization("user: ada\npassword: lovelace"));
+        let begun = tokio::time::Instant::now();
+        let refused = NatsBridge::builder(&url).user("ada", "wrong").wait_for_server(minute).connect().await;
+        assert!(matches!(refused.map(|_| ()), Err(BridgeError::Refused { .. })));
+        assert!(begun.elapsed() < minute / 2, "{:?}", begun.elapsed());
+    });
+}

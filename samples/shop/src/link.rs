@@ -4,7 +4,6 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::time::Instant;
 use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::bridge::nats::NatsBridge;
 use whizbang::bridge::subject::Namespace;
@@ -16,8 +15,6 @@ use crate::service::{Home, Service, ShopError};
 
 /// How long a server that cannot be reached is waited for: it may be starting.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How often it is tried meanwhile.
-const AGAIN: Duration = Duration::from_millis(50);
 
 /// How the services meet.
 pub enum Link {
@@ -68,14 +65,8 @@ impl Link {
 }
 
 async fn connect(url: &str, namespace: &Namespace) -> Result<NatsBridge, ShopError> {
-    let begun = Instant::now();
-    loop {
-        match NatsBridge::builder(url).namespace(namespace.clone()).connect().await {
-            Ok(bridge) => return Ok(bridge),
-            Err(error) if error.is_transient() && begun.elapsed() < PATIENCE => tokio::time::sleep(AGAIN).await,
-            Err(error) => return Err(ShopError::Node(error.into())),
-        }
-    }
+    let builder = NatsBridge::builder(url).namespace(namespace.clone()).wait_for_server(PATIENCE);
+    builder.connect().await.map_err(|error| ShopError::Node(error.into()))
 }
 
 /// The namespace of the shop in a folder: made up once, for what another shop has left on the server is not ours.

@@ -36,6 +36,7 @@ pub struct NatsBuilder {
     pub(super) stream_bytes: u64,
     pub(super) event_age: Duration,
     pub(super) ack_wait: Duration,
+    pub(super) wait_for_server: Duration,
 }
 
 /// As whom the bridge connects.
@@ -63,6 +64,7 @@ impl NatsBuilder {
             event_age: Duration::from_secs(24 * 60 * 60),
             // A turn takes milliseconds, but a key may be parked behind a retry: redelivery is cheap, the inbox drops it.
             ack_wait: Duration::from_secs(30),
+            wait_for_server: Duration::ZERO,
         }
     }
 
@@ -137,6 +139,13 @@ impl NatsBuilder {
     /// Messages that are being handled longer are kept from it.
     pub fn ack_wait(mut self, span: Duration) -> Self {
         self.ack_wait = span.max(Duration::from_secs(1));
+        self
+    }
+
+    /// How long a server that cannot be reached is waited for when the bridge is connected: it may be starting, too. Default: not
+    /// at all, so that a wrong address is known at once. What a server refuses (a login, a name) is never waited for.
+    pub fn wait_for_server(mut self, span: Duration) -> Self {
+        self.wait_for_server = span;
         self
     }
 

@@ -42,8 +42,11 @@ use self::outgoing::{Answered, Answering, Awaits, Outgoing};
 use super::subject::{Namespace, Place};
 use super::wire::Packet;
 use super::{Answer, Asked, Bridge, BridgeError, Inbound, NodeCard, Tidings};
+use crate::clock::instant;
 use crate::message::Envelope;
 
+/// How often a server that is waited for is tried.
+const AGAIN: Duration = Duration::from_millis(50);
 /// How long a stream may take to acknowledge a message before it counts as not sent.
 const ACKNOWLEDGE: Duration = Duration::from_secs(5);
 
@@ -95,7 +98,16 @@ impl NatsBridge {
     }
 
     async fn open(config: NatsBuilder) -> Result<Self, BridgeError> {
-        let connection = Connection::open(&config, "whizbang").await?;
+        let begun = instant();
+        let connection = loop {
+            match Connection::open(&config, "whizbang").await {
+                Ok(connection) => break connection,
+                Err(BridgeError::Unreachable { .. }) if begun.elapsed() < config.wait_for_server => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                Err(error) => return Err(error),
+            }
+        };
         let info = connection.client.server_info();
         if durability::version(&info.version) < (2, 9, 0) || !info.jetstream {
             let reason = if info.jetstream {
