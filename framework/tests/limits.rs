@@ -15,7 +15,7 @@ use whizbang::NodeConfig;
 use whizbang::bridge::{Answer as Told, Asked, Bridge, BridgeError, Inbound, NodeCard, Tidings};
 use whizbang::message::{Envelope, Name, ShardId};
 use whizbang::prelude::*;
-use whizbang::store::{CommitListener, ShardHandle, ShardReader, Store, StoreError, View};
+use whizbang::store::{CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
 
 #[derive(Domain)]
 #[domain(name = "desk", shards = 1)]
@@ -138,7 +138,15 @@ impl Store for NoViews {
     fn view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Option<View>, StoreError>> {
         self.0.view(projection)
     }
-    fn save_view<'a>(&'a self, _projection: &'a Name, _view: View) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn take_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
+        self.0.take_view(projection)
+    }
+    fn save_view<'a>(
+        &'a self,
+        _projection: &'a Name,
+        _epoch: Epoch,
+        _view: View,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
         self.1.fetch_add(1, Ordering::Relaxed);
         async {
             tokio::task::yield_now().await;

@@ -13,8 +13,8 @@ use whizbang::clock::Timestamp;
 use whizbang::message::{MessageId, Name, ShardId};
 use whizbang::prelude::*;
 use whizbang::store::{
-    CommitListener, DeadLetter, OutboxEntry, ShardHandle, ShardReader, Store, StoreError, StoredEvent, StoredTurn,
-    StreamState, Timer, View, Watermark,
+    CommitListener, DeadLetter, Epoch, OutboxEntry, ShardHandle, ShardReader, Store, StoreError, StoredEvent,
+    StoredTurn, StreamState, Timer, View, Watermark,
 };
 
 /// Holds one reading of dead letters back, once they are read.
@@ -50,8 +50,16 @@ impl Store for SlowLetters {
     fn view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Option<View>, StoreError>> {
         self.0.view(projection)
     }
-    fn save_view<'a>(&'a self, projection: &'a Name, view: View) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.0.save_view(projection, view)
+    fn take_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
+        self.0.take_view(projection)
+    }
+    fn save_view<'a>(
+        &'a self,
+        projection: &'a Name,
+        epoch: Epoch,
+        view: View,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.0.save_view(projection, epoch, view)
     }
     fn durability(&self) -> &'static str {
         self.0.durability()

@@ -248,7 +248,7 @@ fn a_pack_that_says_otherwise_than_its_subject_is_put_aside_as_a_whole() {
                 ("whizbang.evt.shop.1", Packet::from_events(&[]), "without events"),
                 ("whizbang.evt.shop.1", cut, "too early"),
                 ("whizbang.evt.shop.1", Packet::from_envelope(&event(&here, 1)).expect("written"), "whizbang-frame"),
-                ("whizbang.evt.shop.99", Packet::from_events(&good), "the shard"),
+                ("whizbang.evt.shop.99", Packet::from_events(&good), "the origin"),
                 ("whizbang.evt.shop.1.Happened", Packet::from_events(&good), "ce-specversion"),
             ];
             let context = jetstream::new(stranger);

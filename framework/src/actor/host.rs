@@ -148,6 +148,13 @@ impl Host {
         }
     }
 
+    /// An append was refused. If that is because a younger owner has the shard, the node must not go on.
+    pub(crate) fn refused(&self, error: &StoreError) {
+        if let StoreError::Fenced { .. } = error {
+            self.commits.failed(error.clone());
+        }
+    }
+
     /// Whether the relay has looked at everything.
     pub(crate) fn is_clean(&self) -> bool {
         self.dirty.borrow().is_empty()

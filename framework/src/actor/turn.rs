@@ -138,6 +138,7 @@ impl<A: Stateful> KeyActor<A> {
                 Ok(appended)
             }
             Err(error) => {
+                self.door.host.refused(&error);
                 // The state has changed and the log has not: the actor must be rebuilt before its next turn.
                 if !effects.events.is_empty() {
                     self.broken = Some(Box::new(error.clone()));

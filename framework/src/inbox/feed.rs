@@ -4,14 +4,18 @@
 //! log. Both are one path: an event is dispatched when it is the next one.
 
 use std::cell::{Cell, RefCell};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
-use super::{Done, Quiet};
+use super::{Done, Quiet, Standing, Trail};
+use crate::clock::instant;
 use crate::message::{Envelope, IdSource, Name, ShardId};
 use crate::retry::Retry;
 use crate::spawn::{self, Task};
@@ -24,6 +28,8 @@ const HELD: usize = 1024;
 const PAGE: usize = 256;
 /// How many events are dispatched and not settled, at most.
 const IN_FLIGHT: usize = 1024;
+/// How often an owner is asked at most whether its log is still the one that was taken from.
+const DOUBT: Duration = Duration::from_secs(1);
 
 /// Takes the events of one source shard, once each and in order.
 pub(crate) trait Taker {
@@ -62,11 +68,23 @@ pub(crate) struct Feed {
     pages: Pages,
     counts: Arc<Counts>,
     quiet: Rc<Quiet>,
+    standing: Arc<Standing>,
+    trail: RefCell<Trail>,
+    /// Something came that may not be what was taken at its position; the owner is to be asked.
+    doubt: Cell<bool>,
+    /// When there was doubt last.
+    doubted: Cell<Option<Instant>>,
     task: RefCell<Option<Task>>,
 }
 
 impl Feed {
-    pub(crate) fn new(source: ShardId, pages: Pages, counts: Arc<Counts>, quiet: Rc<Quiet>) -> Rc<Self> {
+    pub(crate) fn new(
+        source: ShardId,
+        pages: Pages,
+        counts: Arc<Counts>,
+        quiet: Rc<Quiet>,
+        standing: Arc<Standing>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             source,
             takers: RefCell::default(),
@@ -81,6 +99,10 @@ impl Feed {
             pages,
             counts,
             quiet,
+            standing,
+            trail: RefCell::default(),
+            doubt: Cell::new(false),
+            doubted: Cell::new(None),
             task: RefCell::default(),
         })
     }
@@ -142,6 +164,12 @@ impl Feed {
         let last = self.last.get();
         if position <= last {
             self.counts.duplicates.one();
+            let known = self.trail.borrow().knows(position, event.id);
+            match known {
+                Some(true) => {}
+                Some(false) => self.contradicted(position),
+                None => self.doubts(),
+            }
             return done();
         }
         // Also while the log is read, or an owner is waited for that could be asked: what is next is next wherever it comes
@@ -170,14 +198,57 @@ impl Feed {
     /// The owner's log is known to reach up to `position`.
     pub(crate) fn head(self: &Rc<Self>, position: u64) {
         self.known.set(self.known.get().max(position));
-        if position > self.last.get() {
+        match position.cmp(&self.last.get()) {
+            Ordering::Greater => self.fill(),
+            Ordering::Equal => {}
+            // Told late, or by an owner whose log is an older copy.
+            Ordering::Less => self.doubts(),
+        }
+    }
+
+    /// The owner is asked what stands where this has come to; not all the time.
+    fn doubts(self: &Rc<Self>) {
+        let now = instant();
+        if self.doubted.get().is_none_or(|before| before + DOUBT < now) {
+            self.doubted.set(Some(now));
+            self.doubt.set(true);
             self.fill();
         }
+    }
+
+    /// Whether the owner's log holds what was taken from it last, as far as that is known.
+    async fn is_as_taken(&self) -> Result<bool, String> {
+        let last = self.last.get();
+        if last == 0 || !self.doubt.replace(false) {
+            return Ok(true);
+        }
+        let (events, head) = (self.pages)(self.source.clone(), last - 1, 1).await?;
+        let first = events.first().filter(|event| event.origin.as_ref().is_some_and(|origin| origin.sequence == last));
+        let known = first.and_then(|event| self.trail.borrow().knows(last, event.id));
+        Ok(head >= last && known != Some(false))
+    }
+
+    /// Another event stands where one was taken: the log is not the one it was. What comes is not what was missed, and taking
+    /// it would mix two stories; what does not come would be lost unseen. So nothing more is taken, and that is said.
+    fn contradicted(&self, position: u64) {
+        let source = &self.source;
+        let why = format!(
+            "events of {source} are not taken any more: its log is not the one whose position {position} was taken. \
+             Is it an older copy?"
+        );
+        if self.standing.stands(&format!("events of {source}"), why) {
+            tracing::error!(
+                target: TARGET, %source, position,
+                "its log is not the one that was taken from: is it an older copy? Nothing more is taken from it",
+            );
+        }
+        self.shut();
     }
 
     fn dispatch(&self, event: &Envelope, position: u64, done: Done) {
         passes!("inbox", event.name, event.id, event.correlation);
         self.last.set(position);
+        self.trail.borrow_mut().passed(position, event.id);
         let in_flight = Rc::clone(&self.in_flight.borrow());
         let (landed, quiet) = (Rc::clone(&self.landed), Rc::clone(&self.quiet));
         in_flight.set(in_flight.get() + 1);
@@ -233,8 +304,18 @@ impl Feed {
             let retry = Retry { attempts: u32::MAX, ..Retry::default() };
             let mut failures = 0;
             loop {
+                let as_taken = feed.is_as_taken().await;
                 let (after, known) = (feed.last.get(), feed.known.get());
-                match (feed.pages)(feed.source.clone(), after, PAGE).await {
+                let page = match as_taken {
+                    Ok(true) => (feed.pages)(feed.source.clone(), after, PAGE).await,
+                    Ok(false) => return feed.contradicted(after),
+                    Err(reason) => {
+                        feed.doubt.set(true);
+                        Err(reason)
+                    }
+                };
+                match page {
+                    Ok((_, head)) if head < after => return feed.contradicted(after),
                     Ok((events, head)) => {
                         failures = 0;
                         feed.known.set(feed.known.get().max(head));
@@ -254,7 +335,7 @@ impl Feed {
                         // What became known while the page was read may not be in it: nobody else comes to look for it.
                         let risen =
                             feed.known.get() > known.max(head) && !cfg!(plant = "what_comes_while_reading_is_missed");
-                        let more = full || (missing && (moved || risen));
+                        let more = full || feed.doubt.get() || (missing && (moved || risen));
                         if !more {
                             break;
                         }
@@ -303,7 +384,7 @@ mod tests {
             Box::pin(async { Ok((Vec::new(), 0)) })
         });
         let source = ShardId::new(Name::from_static("bank").unwrap(), 0);
-        let feed = Feed::new(source, pages, Arc::default(), Rc::default());
+        let feed = Feed::new(source, pages, Arc::default(), Rc::default(), Arc::default());
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         tokio::task::LocalSet::new().block_on(&runtime, async {
             feed.takers(Vec::new());

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::Track;
+use super::{Standing, Track, Trail};
 use crate::message::{Envelope, ShardId};
 use crate::router::{ActorDoor, Arrival, Delivery, Floor, Outcome, Settled, Work};
 use crate::store::{Lane, Source, Watermark};
@@ -38,17 +38,21 @@ pub(crate) struct Gate {
     missing: Missing,
     committed: Committed,
     counts: Arc<Counts>,
+    standing: Arc<Standing>,
+    trail: RefCell<Trail>,
+    /// What comes is not what it seems to be: nothing is taken any more.
+    shut: Cell<bool>,
 }
 
 impl Gate {
     pub(crate) fn new(
-        from: ShardId,
-        to: ShardId,
+        (from, to): (ShardId, ShardId),
         floor: u64,
         doors: Doors,
         missing: Missing,
         committed: Committed,
         counts: Arc<Counts>,
+        standing: Arc<Standing>,
     ) -> Rc<Self> {
         let source = Rc::new(Source { shard: from.clone(), lane: Lane::Direct });
         let last = Rc::new(Cell::new(floor));
@@ -64,6 +68,9 @@ impl Gate {
             missing,
             committed,
             counts,
+            standing,
+            trail: RefCell::default(),
+            shut: Cell::new(false),
         })
     }
 
@@ -89,7 +96,7 @@ impl Gate {
 
     /// Whether nothing is under way, and the store knows how far it is.
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.only_waits() && self.held.borrow().is_empty() && self.track.unstored().is_none()
+        self.only_waits() && !self.shut.get() && self.held.borrow().is_empty() && self.track.unstored().is_none()
     }
 
     /// Whether nothing is dispatched and not settled.
@@ -109,7 +116,14 @@ impl Gate {
             return settle(Settled::Done);
         };
         let last = self.last.get();
+        if self.shut.get() {
+            return settle(Settled::Later);
+        }
         if sequence <= last {
+            if self.trail.borrow().knows(sequence, envelope.id) == Some(false) {
+                self.contradicted(sequence);
+                return settle(Settled::Later);
+            }
             self.counts.duplicates.one();
             if self.unsettled.borrow().contains(&sequence) {
                 return settle(Settled::Later);
@@ -151,9 +165,28 @@ impl Gate {
         }
     }
 
+    /// Another message comes under a number that was taken: who sends it has put his log back to an older copy. Dropped as a
+    /// duplicate it would be lost unseen; so it stays with its sender, and what comes behind it, and that is said.
+    fn contradicted(&self, sequence: u64) {
+        let (from, to) = (&self.from, &self.to);
+        self.shut.set(true);
+        let why = format!(
+            "what {from} sends to {to} is not taken any more: its number {sequence} was another message before. \
+             Is its log an older copy?"
+        );
+        if self.standing.stands(&format!("{from} to {to}"), why) {
+            tracing::error!(
+                target: TARGET, %from, %to, sequence,
+                "sends another message under a number that was taken: is its log an older copy? Nothing more is taken",
+            );
+        }
+        self.let_go();
+    }
+
     fn dispatch(self: &Rc<Self>, sequence: u64, mut envelope: Envelope, settle: Settle) {
         passes!("inbox", envelope.name, envelope.id, envelope.correlation);
         self.last.set(sequence);
+        self.trail.borrow_mut().passed(sequence, envelope.id);
         self.unsettled.borrow_mut().insert(sequence);
         self.track.opened(sequence);
         let arrival = Arrival::From {

@@ -7,13 +7,17 @@ mod feed;
 mod gate;
 mod quiet;
 mod seen;
+mod standing;
 mod track;
+mod trail;
 
 pub(crate) use feed::{Feed, Pages, Taker};
 pub(crate) use gate::Gate;
 pub(crate) use quiet::Quiet;
 pub use seen::{Admission, SavedSeen, Seen, SeenOf};
+pub(crate) use standing::Standing;
 pub(crate) use track::{ActorTaker, Track};
+pub(crate) use trail::Trail;
 
 /// Called once when a message needs no more looking after.
 pub(crate) type Done = Box<dyn FnOnce()>;

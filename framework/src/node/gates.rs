@@ -13,9 +13,10 @@ use super::tasks;
 use crate::bridge::{Answer, Asked};
 use crate::inbox::Gate;
 use crate::message::{Envelope, Key, Kind, Name, ShardId, shard_of};
+use crate::relay::Claim;
 use crate::retry::Retry;
 use crate::router::{ActorDoor, Delivery, Outcome, Settled, Work};
-use crate::store::{Lane, Source};
+use crate::store::{Lane, ShardReader, Source};
 use crate::telemetry::TARGET;
 
 /// How many gates a thread has. A sender may name as many shards as it likes, so there is an end to them.
@@ -54,7 +55,7 @@ impl Share {
     /// Takes a message that was sent to one of this thread's shards.
     pub(super) fn direct(self: &Rc<Self>, envelope: Envelope, settle: Box<dyn FnOnce(Settled)>) {
         let Some(to) = envelope.to.clone().filter(|to| self.shards.contains_key(to)) else {
-            return settle(Settled::Later);
+            return settle(self.nowhere(&envelope));
         };
         if self.has_ended.get() || self.host.draining.get() {
             return settle(Settled::Later);
@@ -81,6 +82,27 @@ impl Share {
                 }),
             ),
         }
+    }
+
+    /// What becomes of a message to a shard that is not of this thread.
+    fn nowhere(&self, envelope: &Envelope) -> Settled {
+        let Some(to) = &envelope.to else { return Settled::Later };
+        let Some(shards) = self.spec.owns(&to.domain).filter(|shards| to.shard >= *shards) else {
+            return Settled::Later;
+        };
+        let domain = &to.domain;
+        let Some(origin) = &envelope.origin else {
+            return Settled::Refused(format!("`{domain}` has {shards} shards, and none with the number {}", to.shard));
+        };
+        // An actor keeps what it has sent: it is taken once the two agree.
+        let from = &origin.shard;
+        let why = format!(
+            "what {from} sends to {to} cannot be taken and stays there: `{domain}` has {shards} shards, its sender believes in more"
+        );
+        if self.spec.standing.stands(&format!("shards of {domain}"), why) {
+            tracing::error!(target: TARGET, %from, %to, shards, "something is sent to a shard that is not there");
+        }
+        Settled::Later
     }
 
     fn known_gate(&self, from: &ShardId, to: &ShardId) -> Option<Rc<Gate>> {
@@ -117,7 +139,8 @@ impl Share {
                 share.tell_committed(from, to, through);
             }
         });
-        let gate = Gate::new(from.clone(), to.clone(), floor, doors, missing, committed, Arc::clone(&self.host.counts));
+        let (counts, standing) = (Arc::clone(&self.host.counts), Arc::clone(&self.spec.standing));
+        let gate = Gate::new((from.clone(), to.clone()), floor, doors, missing, committed, counts, standing);
         self.gates.borrow_mut().insert((from.clone(), to.clone()), Rc::clone(&gate));
         Some(gate)
     }
@@ -187,27 +210,58 @@ impl Share {
                 let (from, to) = (from.clone(), to.clone());
                 self.links.run(home, Box::new(move |share| share.heard_committed(&from, &to, through)));
             }
-        } else {
-            // Told by the relay, which makes one of many.
+        } else if self.spec.bridge.is_some() {
+            // Told when something is carried, which makes one of many.
             self.told.borrow_mut().insert((from.clone(), to.clone()), through);
-            self.host.relay.notify_one();
+            self.abroad.wake();
         }
+    }
+
+    /// Asks the owner of a destination itself whether it has committed more than was ever sent to it. If it has, this log is not
+    /// the one it heard from: whatever is sent now would be dropped for a duplicate, so nothing is, and that is said.
+    fn make_sure(&self, from: &ShardId, to: &ShardId, reader: Arc<dyn ShardReader>) {
+        let (Some(bridge), Some(lanes)) = (self.spec.bridge.clone(), self.lanes.get(from).cloned()) else { return };
+        let (from, to, standing) = (from.clone(), to.clone(), Arc::clone(&self.spec.standing));
+        crate::spawn::detached(async move {
+            let asked = Asked::Watermark { from: from.clone(), to: to.clone() };
+            let Ok(Answer::Watermark(through)) = bridge.ask(asked, tasks::ASK).await else { return };
+            let sent = sent_to(&*reader, &to);
+            if through <= sent {
+                tracing::warn!(target: TARGET, %from, %to, "somebody claims for it to have taken what was never sent to it");
+                return;
+            }
+            lanes.stop(&to);
+            let why = format!(
+                "nothing is sent from {from} to {to} any more: it has taken {through} messages, and the log here knows of {sent}. \
+                 Is this store an older copy?"
+            );
+            if standing.stands(&format!("{from} to {to}"), why) {
+                tracing::error!(
+                    target: TARGET, %from, %to, through, sent,
+                    "has taken more than was ever sent to it: is this store an older copy? Nothing more is sent to it",
+                );
+            }
+        });
     }
 
     /// A destination has committed what one of this thread's shards sent it.
     pub(super) fn heard_committed(&self, from: &ShardId, to: &ShardId, through: u64) {
         let Some((lanes, shard)) = self.lanes.get(from).zip(self.shards.get(from)) else { return };
-        let head = || {
-            let heads = shard.reader().outbox_heads();
-            heads.into_iter().find(|(known, ..)| known == to).map_or(0, |(_, _, head)| head)
-        };
-        if !lanes.committed(to, through, head) {
+        let head = || sent_to(&*shard.reader(), to);
+        match lanes.committed(to, through, head) {
+            Claim::News => {}
             // Nothing new, so why was it told? The destination has started again, or was sent a duplicate: what it lacks is
             // handed on without waiting for patience to end.
-            lanes.hurry_to(to);
+            Claim::Known => lanes.hurry_to(to),
+            Claim::Impossible => self.make_sure(from, to, Arc::clone(&shard.reader())),
         }
         shard.soil(&self.host);
     }
+}
+
+/// The last sequence that a shard has sent to another.
+fn sent_to(reader: &dyn ShardReader, to: &ShardId) -> u64 {
+    reader.outbox_heads().into_iter().find(|(known, ..)| known == to).map_or(0, |(_, _, head)| head)
 }
 
 /// What `from` has sent to `to` above a sequence: from this node's own log, or its owner's over the bridge. The error says

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::outward::{answer_of, ask_share, ask_view};
 use super::spec::{Links, Spec};
 use crate::bridge::{Answer, Asked, Inbound, Refusal, Settled, Tidings};
-use crate::message::Envelope;
+use crate::message::{Envelope, ShardId, shard_of};
 use crate::relay::envelope_of;
 
 /// The most events or outbox entries in one answer, whatever is asked for.
@@ -73,11 +73,13 @@ impl Inbound for Door {
 
     fn asked(&self, asked: Asked) -> BoxFuture<'static, Answer> {
         match asked {
-            Asked::Command(envelope) => {
+            Asked::Command(mut envelope) => {
                 let codec = envelope.codec;
-                if self.spec.owns(&envelope.domain).is_none() {
+                let Some(shards) = self.spec.owns(&envelope.domain) else {
                     return Box::pin(async { Answer::Refused(Refusal::NotHere) });
-                }
+                };
+                // The caller may believe in another number of shards, or know of none.
+                envelope.to = Some(ShardId::new(envelope.domain.clone(), shard_of(&envelope.key, shards)));
                 let outcome = ask_share(&self.spec, &self.links, envelope);
                 Box::pin(async move { answer_of(outcome.await, codec) })
             }

@@ -2,6 +2,7 @@
 //!
 //! Called by users. Builds all other rooms and wires them; afterwards messages do not pass through here.
 
+mod abroad;
 mod builder;
 mod config;
 mod connect;
@@ -98,10 +99,14 @@ impl Node {
         }
     }
 
-    /// Whether the node works and can take messages.
+    /// Whether the node works and can take messages. One that finds at a commit that another node of its service has taken over
+    /// ends itself and is not live any more: drop it.
     pub fn health(&self) -> Health {
         let mut health = self.spec.health();
-        if let Some(thread) = self.links.ended() {
+        // Of a node that was taken over all threads have ended, and it is known why.
+        if health.live
+            && let Some(thread) = self.links.ended()
+        {
             health.live = false;
             health.ready = false;
             health.reasons.push(format!("thread {thread} of the node has ended"));

@@ -9,6 +9,7 @@ use std::time::Duration;
 use foldhash::fast::FixedState;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::abroad::{self, Abroad};
 use super::gates::Gates;
 use super::spec::{Job, Links, Spec};
 use super::taking::{Group, groups, views};
@@ -46,6 +47,7 @@ pub(super) struct Share {
     pub(super) history: BTreeMap<ShardId, u64>,
     /// The relay is at work.
     pub(super) relaying: Cell<bool>,
+    pub(super) abroad: Rc<Abroad>,
     pub(super) lanes: BTreeMap<ShardId, Rc<Lanes>>,
     /// What other services' shards are to be told: how far this node's have committed what they sent.
     pub(super) told: RefCell<BTreeMap<(ShardId, ShardId), u64>>,
@@ -124,6 +126,7 @@ impl Share {
             views,
             history,
             relaying: Cell::new(false),
+            abroad: Rc::default(),
             lanes,
             told: RefCell::default(),
             tasks: RefCell::default(),
@@ -156,13 +159,17 @@ impl Share {
         let mut running = self.tasks.borrow_mut();
         running.push(crate::spawn::local(tasks::release(Rc::downgrade(self))));
         running.push(crate::spawn::local(tasks::relay(Rc::downgrade(self))));
+        if self.spec.bridge.is_some() {
+            running.push(crate::spawn::local(abroad::carry(Rc::downgrade(self))));
+        }
         running.push(crate::spawn::local(tasks::timers(Rc::downgrade(self))));
         running.push(crate::spawn::local(tasks::sweep(Rc::downgrade(self))));
         drop(running);
         // Those who have sent to this node before are told that it is back.
         for (to, shard) in &self.shards {
             for mark in shard.reader().watermarks() {
-                if mark.source.lane == Lane::Direct && self.spec.owns(&mark.source.shard.domain).is_none() {
+                let abroad = self.spec.bridge.is_some() && !self.owns(&mark.source.shard);
+                if abroad && mark.source.lane == Lane::Direct {
                     self.told.borrow_mut().insert((mark.source.shard, to.clone()), mark.through);
                 }
             }
@@ -179,6 +186,17 @@ impl Share {
             shard.soil(&self.host);
         }
         self.host.timers.notify_one();
+    }
+
+    /// Whether a shard is of this node.
+    pub(super) fn owns(&self, shard: &ShardId) -> bool {
+        self.spec.owns(&shard.domain).is_some()
+    }
+
+    /// Whether everything that was committed is on its way.
+    pub(super) fn is_relayed(&self) -> bool {
+        let left = self.spec.bridge.is_none() || self.abroad.is_at_rest();
+        !self.relaying.get() && self.host.is_clean() && left
     }
 
     pub(super) fn door_of(&self, envelope: &Envelope) -> Option<Rc<dyn ActorDoor>> {
@@ -252,20 +270,23 @@ impl Share {
         for (_, feed, _) in self.groups.iter().flat_map(Group::each) {
             for (shard, source, through) in feed.unstored() {
                 if let Some(cell) = self.shards.get(&shard) {
-                    drop(cell.writer.borrow_mut().advance(&Watermark { source, through }));
+                    let advanced = cell.writer.borrow_mut().advance(&Watermark { source, through });
+                    drop(advanced.inspect_err(|error| self.host.refused(error)));
                 }
             }
         }
         for gate in self.gates.borrow().values() {
             let (cell, floor) = (self.shards.get(&gate.to), gate.unstored());
             if let Some((cell, floor)) = cell.zip(floor) {
-                drop(cell.writer.borrow_mut().advance(&floor));
+                let advanced = cell.writer.borrow_mut().advance(&floor);
+                drop(advanced.inspect_err(|error| self.host.refused(error)));
             }
         }
         for (id, lanes) in &self.lanes {
             for (to, through) in lanes.unstored(at_least) {
                 if let Some(cell) = self.shards.get(id) {
-                    drop(cell.writer.borrow_mut().sent(&to, through));
+                    let sent = cell.writer.borrow_mut().sent(&to, through);
+                    drop(sent.inspect_err(|error| self.host.refused(error)));
                 }
             }
         }
@@ -284,7 +305,7 @@ impl Share {
         crate::spawn::detached(async move {
             me.host.quiet.until(|| me.host.in_flight.get() == 0).await;
             // What these turns have left behind leaves before the node takes leave of the bridge.
-            me.host.quiet.until(|| !me.relaying.get() && me.host.is_clean()).await;
+            me.host.quiet.until(|| me.is_relayed()).await;
             me.store_floors(1);
             for view in &me.views {
                 view.drain().await;

@@ -13,11 +13,12 @@ use super::hosted::HostedType;
 use super::share::Share;
 use super::{Health, Metrics, NodeConfig};
 use crate::bridge::Bridge;
+use crate::inbox::Standing;
 use crate::message::{Name, ShardId};
 use crate::projection::ViewType;
 use crate::retry::Retries;
 use crate::router::{Manifest, NodeId};
-use crate::store::{ShardReader, Store};
+use crate::store::{ShardReader, Store, StoreError};
 use crate::telemetry::Counts;
 
 /// The thread that has the projections.
@@ -35,8 +36,7 @@ pub(super) struct Spec {
     pub(super) views: Vec<Viewed>,
     /// Which projection answers a query, by domain and name.
     pub(super) answers: HashMap<(Name, Name), usize, FixedState>,
-    /// The projections that stand still, and why.
-    pub(super) standing: Arc<Mutex<BTreeMap<Name, String>>>,
+    pub(super) standing: Arc<Standing>,
     /// Owned domains and their number of shards.
     pub(super) domains: BTreeMap<Name, u16>,
     /// Domains whose events are taken, with their number of shards.
@@ -87,6 +87,16 @@ impl Spec {
         self.readers.lock().get(shard).cloned()
     }
 
+    /// Ends the whole node, because another one of its service has taken over: it must not answer for what is not its own any
+    /// more. Taking the shards back would only have the two take them from each other in turns.
+    pub(super) fn retire(&self, links: &Links, why: &StoreError) {
+        self.broken.lock().get_or_insert_with(|| format!("another node has taken over: {why}"));
+        if let Some(bridge) = &self.bridge {
+            bridge.abandon();
+        }
+        links.run_all(|share| share.end());
+    }
+
     pub(super) fn health(&self) -> Health {
         let mut reasons = Vec::new();
         if let Some(reason) = self.broken.lock().clone() {
@@ -96,7 +106,7 @@ impl Spec {
         if self.draining.load(Ordering::Relaxed) {
             reasons.push("the node stops".to_owned());
         }
-        reasons.extend(self.standing.lock().values().cloned());
+        reasons.extend(self.standing.reasons());
         Health { live, ready: reasons.is_empty(), reasons }
     }
 

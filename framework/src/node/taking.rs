@@ -18,6 +18,7 @@ use crate::message::{Envelope, Name, ShardId};
 use crate::projection::{ViewContext, ViewDoor};
 use crate::relay::envelope_of;
 use crate::store::{Lane, StoreError, Watermark};
+use crate::telemetry::TARGET;
 
 /// Actor types that take their events through the same feeds.
 pub(super) struct Group {
@@ -60,7 +61,13 @@ fn feeds<'a>(
         (0..count).map(|shard| ShardId::new(domain.clone(), shard))
     });
     let feed = |source: ShardId| {
-        let feed = Feed::new(source.clone(), pages(spec), Arc::clone(&host.counts), Rc::clone(&host.quiet));
+        let feed = Feed::new(
+            source.clone(),
+            pages(spec),
+            Arc::clone(&host.counts),
+            Rc::clone(&host.quiet),
+            Arc::clone(&spec.standing),
+        );
         (source, feed)
     };
     shards.map(feed).collect()
@@ -128,7 +135,7 @@ impl Share {
     pub(super) fn event(&self, event: Envelope, done: Box<dyn FnOnce()>) {
         let feeds = event.origin.as_ref().and_then(|origin| self.feeds.get(&origin.shard));
         let Some([feed, others @ ..]) = feeds.map(Vec::as_slice) else {
-            // Not subscribed to (any more): nothing to do.
+            self.beyond(&event);
             return done();
         };
         if others.is_empty() {
@@ -148,6 +155,22 @@ impl Share {
                 }
             };
             feed.event(event.clone(), Box::new(one));
+        }
+    }
+
+    /// Nobody here takes events of the event's shard. If others of its domain are taken, this program knows of too few shards.
+    fn beyond(&self, event: &Envelope) {
+        let Some(source) = event.origin.as_ref().map(|origin| &origin.shard) else { return };
+        let Some(shards) = self.spec.sources.get(&source.domain).filter(|shards| source.shard >= **shards) else {
+            return;
+        };
+        let domain = &source.domain;
+        let why = format!(
+            "events of shard {} of `{domain}` are not taken: it has {shards} shards as this program knows it, and more in truth",
+            source.shard,
+        );
+        if self.spec.standing.stands(&format!("shards of {domain}"), why) {
+            tracing::error!(target: TARGET, %source, shards, "an event came from a shard that is not known here: it is not taken");
         }
     }
 
@@ -175,12 +198,11 @@ impl Share {
         if self.has_ended.get() || self.host.stopped.get() {
             return true;
         }
-        let relayed = !self.relaying.get() && self.host.is_clean();
         let sent = self.lanes.iter().all(|(id, lanes)| {
             self.shards.get(id).is_none_or(|shard| lanes.is_at_rest(&shard.reader().outbox_heads()))
         });
         let taken = self.feeds.values().flatten().all(|feed| feed.is_at_rest());
-        self.host.in_flight.get() == 0 && relayed && sent && taken && self.told.borrow().is_empty()
+        self.host.in_flight.get() == 0 && self.is_relayed() && sent && taken && self.told.borrow().is_empty()
     }
 }
 
@@ -198,7 +220,7 @@ fn pages(spec: &Arc<Spec>) -> Pages {
             }
             let Some(bridge) = &spec.bridge else {
                 // Nobody can be asked. The manifest shows that the source has no owner here.
-                return Ok((Vec::new(), 0));
+                return Ok((Vec::new(), after));
             };
             let limit = u32::try_from(limit).unwrap_or(u32::MAX);
             let asked = Asked::Events { shard: source, after, limit };

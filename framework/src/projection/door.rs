@@ -8,13 +8,12 @@ use std::sync::Arc;
 
 use actix::{Actor, Addr, AsyncContext};
 use futures_util::future::LocalBoxFuture;
-use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::view::{ViewActor, restore};
 use super::{Projection, ProjectionPlan};
 use crate::actor::Here;
-use crate::inbox::Feed;
+use crate::inbox::{Feed, Standing};
 use crate::message::{Envelope, IdSource, Name, ShardId};
 use crate::retry::Retry;
 use crate::router::{ActorCard, Outcome, Settle};
@@ -39,8 +38,7 @@ pub(crate) struct ViewContext {
     pub(crate) retry: Retry,
     pub(crate) ids: IdSource,
     pub(crate) counts: Arc<Counts>,
-    /// The projections that stand still, and why.
-    pub(crate) standing: Arc<Mutex<BTreeMap<Name, String>>>,
+    pub(crate) standing: Arc<Standing>,
     /// How many queries may wait for an answer.
     pub(crate) queries: usize,
 }
@@ -76,10 +74,11 @@ impl<P: Projection> ViewType for Projected<P> {
 
     fn open(&self, context: ViewContext) -> LocalBoxFuture<'static, Result<Rc<dyn ViewDoor>, StoreError>> {
         Box::pin(async move {
+            let epoch = context.store.take_view(&context.name).await?;
             let restored = restore::<P>(&context).await?;
             let (feeds, limit) = (context.feeds.clone(), context.queries);
             let view = ViewActor::create(|ctx| {
-                let mut actor = ViewActor::new(context, restored);
+                let mut actor = ViewActor::new(context, epoch, restored);
                 actor.set_takers(&ctx.address());
                 actor
             });

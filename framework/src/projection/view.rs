@@ -18,7 +18,7 @@ use crate::clock::instant;
 use crate::inbox::{Done, Taker};
 use crate::message::{Envelope, Name, ShardId};
 use crate::router::Outcome;
-use crate::store::{StoreError, View};
+use crate::store::{Epoch, StoreError, View};
 use crate::telemetry::TARGET;
 
 /// How many bytes are written for each event, on the average: a view of this many times `n` bytes is saved after `n` events.
@@ -68,6 +68,13 @@ pub(super) async fn restore<P: Projection>(context: &ViewContext) -> Result<Rest
     }
     match catch_unwind(|| P::restore(&stored.bytes)) {
         Ok(Ok(view)) => {
+            if let Some(shard) = newer_than_its_log(context, &stored.checkpoint).await? {
+                tracing::warn!(
+                    target: TARGET, projection = %context.name, %shard,
+                    "the view is newer than the log: is that an older copy? The view is rebuilt from the first event",
+                );
+                return Ok(empty());
+            }
             let positions = stored.checkpoint.into_iter().collect();
             Ok(Restored { view: Box::new(view), positions, bytes: stored.bytes.len() })
         }
@@ -83,10 +90,26 @@ pub(super) async fn restore<P: Projection>(context: &ViewContext) -> Result<Rest
     }
 }
 
+/// A shard of this store whose log does not reach as far as a view does, if there is one.
+async fn newer_than_its_log(
+    context: &ViewContext,
+    checkpoint: &[(ShardId, u64)],
+) -> Result<Option<ShardId>, StoreError> {
+    for (shard, position) in checkpoint {
+        let log = context.store.read(shard).await?;
+        if log.is_some_and(|log| log.position() < *position) {
+            return Ok(Some(shard.clone()));
+        }
+    }
+    Ok(None)
+}
+
 /// The actor that has a view.
 pub(super) struct ViewActor<P: Projection> {
     plan: ProjectionPlan<P>,
     context: Rc<ViewContext>,
+    /// Under which the view is saved.
+    epoch: Epoch,
     /// None while it is read from the store again.
     view: Option<Box<P>>,
     sources: Vec<Source>,
@@ -109,7 +132,7 @@ pub(super) struct ViewActor<P: Projection> {
 }
 
 impl<P: Projection> ViewActor<P> {
-    pub(super) fn new(context: ViewContext, restored: Restored<P>) -> Self {
+    pub(super) fn new(context: ViewContext, epoch: Epoch, restored: Restored<P>) -> Self {
         let sources = context.feeds.iter().map(|(shard, feed)| Source {
             shard: shard.clone(),
             dispatched: Rc::clone(&feed.last),
@@ -120,6 +143,7 @@ impl<P: Projection> ViewActor<P> {
             plan: ProjectionPlan::of(),
             sources: sources.collect(),
             context: Rc::new(context),
+            epoch,
             view: Some(restored.view),
             round: 0,
             failures: BTreeMap::new(),
@@ -208,7 +232,7 @@ impl<P: Projection> ViewActor<P> {
             let shard = event.origin.as_ref().map(|origin| origin.shard.to_string()).unwrap_or_default();
             tracing::error!(target: TARGET, projection = %name, message = %event.name, id = %event.id, shard, position, attempt, error, "an event cannot be projected, the projection stands still before it");
             let reason = format!("projection `{name}` stands still before position {position} of {shard}: {error}");
-            self.context.standing.lock().insert(name.clone(), reason);
+            self.context.standing.stands(name, reason);
             self.stands = true;
             for feed in self.context.feeds.values() {
                 feed.shut();
@@ -284,12 +308,15 @@ impl<P: Projection> ViewActor<P> {
         self.bytes = bytes.len();
         let checkpoint = self.sources.iter().map(|source| (source.shard.clone(), source.position())).collect();
         let view = View { schema: P::SCHEMA, checkpoint, bytes: Bytes::from(bytes) };
-        let context = Rc::clone(&self.context);
+        let (context, epoch) = (Rc::clone(&self.context), self.epoch);
         self.saving = true;
-        let saving = async move { context.store.save_view(&context.name, view).await };
+        let saving = async move { context.store.save_view(&context.name, epoch, view).await };
         ctx.spawn(saving.into_actor(self).map(move |saved, this, ctx| {
             this.saving = false;
             this.cost = begun.elapsed();
+            if let Err(error @ StoreError::ViewTaken { .. }) = saved {
+                return this.taken_over(&error);
+            }
             if let Err(error) = saved {
                 tracing::warn!(target: TARGET, projection = %this.context.name, %error, "the view could not be saved, it will be tried again");
                 this.unsaved = this.unsaved.max(1);
@@ -308,6 +335,18 @@ impl<P: Projection> ViewActor<P> {
                 this.save_if_due(ctx);
             }
         }));
+    }
+
+    /// Another node has the view now. What is followed here is of no use to anybody any more.
+    fn taken_over(&mut self, error: &StoreError) {
+        let name = &self.context.name;
+        tracing::error!(target: TARGET, projection = %name, %error, "another node has taken over the view");
+        self.context.standing.stands(name, format!("projection `{name}` stands still: {error}"));
+        self.stands = true;
+        for feed in self.context.feeds.values() {
+            feed.shut();
+        }
+        self.saved();
     }
 
     /// The view has a form that cannot be written: it works, and is rebuilt from the first event at every start.

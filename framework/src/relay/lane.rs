@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::clock::instant;
 use crate::message::{Envelope, ShardId};
 use crate::store::{ShardReader, StoreError};
-use crate::telemetry::{Counts, TARGET, passes};
+use crate::telemetry::{Counts, passes};
 
 /// How many entries of a lane are on their way, at most.
 const WINDOW: u64 = 1024;
@@ -24,6 +24,17 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// Hands an entry on; whether it was taken. The destination's commit is told to [`Lanes::committed`].
 pub(crate) type Onward = Rc<dyn Fn(Envelope)>;
 
+/// What a destination says that it has committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// More than before.
+    News,
+    /// What was known.
+    Known,
+    /// More than was ever sent to it. Believed, what comes next would never be sent.
+    Impossible,
+}
+
 struct Lane {
     /// The last sequence handed on.
     offered: u64,
@@ -34,6 +45,16 @@ struct Lane {
     /// When the entries on their way are handed on again.
     again: Instant,
     patience: Duration,
+    /// Nothing is sent any more, and nothing believed.
+    stopped: bool,
+}
+
+impl Lane {
+    /// A lane of which nothing is under way.
+    fn from(committed: u64) -> Self {
+        let again = instant() + PATIENCE;
+        Self { offered: committed, committed, stored: committed, again, patience: PATIENCE, stopped: false }
+    }
 }
 
 /// The lanes of one shard.
@@ -47,10 +68,11 @@ impl Lanes {
         Rc::new(Self { lanes: RefCell::default(), counts })
     }
 
-    /// When to look for lanes without progress.
-    pub(crate) fn next_impatience(&self) -> Option<Instant> {
+    /// When to look for lanes without progress to such destinations.
+    pub(crate) fn next_impatience(&self, of: impl Fn(&ShardId) -> bool) -> Option<Instant> {
         let lanes = self.lanes.borrow();
-        lanes.values().filter(|lane| lane.offered > lane.committed).map(|lane| lane.again).min()
+        let waiting = lanes.iter().filter(|(to, lane)| lane.offered > lane.committed && of(to));
+        waiting.map(|(_, lane)| lane.again).min()
     }
 
     /// What is on its way may have been lost: it is handed on again at the next look.
@@ -64,6 +86,7 @@ impl Lanes {
     pub(crate) fn hurry_to(&self, to: &ShardId) {
         let now = instant();
         if let Some(lane) = self.lanes.borrow_mut().get_mut(to)
+            && !lane.stopped
             && lane.again > now + PATIENCE / 2
             && lane.patience > PATIENCE
         {
@@ -77,19 +100,21 @@ impl Lanes {
         self.lanes.borrow_mut().clear();
     }
 
-    /// Hands on what the store has and the windows have room for.
-    pub(crate) async fn pump(&self, reader: &Arc<dyn ShardReader>, onward: &Onward) -> Result<(), StoreError> {
-        for (to, done, head) in reader.outbox_heads() {
+    /// Hands on what the store has for such destinations and the windows have room for.
+    pub(crate) async fn pump(
+        &self,
+        reader: &Arc<dyn ShardReader>,
+        onward: &Onward,
+        of: impl Fn(&ShardId) -> bool,
+    ) -> Result<(), StoreError> {
+        for (to, done, head) in reader.outbox_heads().into_iter().filter(|(to, ..)| of(to)) {
             loop {
                 let (after, room) = {
                     let mut lanes = self.lanes.borrow_mut();
-                    let lane = lanes.entry(to.clone()).or_insert_with(|| Lane {
-                        offered: done,
-                        committed: done,
-                        stored: done,
-                        again: instant() + PATIENCE,
-                        patience: PATIENCE,
-                    });
+                    let lane = lanes.entry(to.clone()).or_insert_with(|| Lane::from(done));
+                    if lane.stopped {
+                        break;
+                    }
                     lane.committed = lane.committed.max(done);
                     lane.stored = lane.stored.max(done);
                     if lane.offered == lane.committed {
@@ -127,28 +152,34 @@ impl Lanes {
         Ok(())
     }
 
-    /// The destination has committed all up to and including `through`. Whether that was news. `head` is the last sequence
-    /// that was sent to it; it is looked up only if `through` is more than was handed on.
-    pub(crate) fn committed(&self, to: &ShardId, through: u64, head: impl FnOnce() -> u64) -> bool {
+    /// The destination says that it has committed all up to and including `through`. `head` is the last sequence that was sent to
+    /// it; it is looked up only if `through` is more than was handed on.
+    pub(crate) fn committed(&self, to: &ShardId, through: u64, head: impl FnOnce() -> u64) -> Claim {
         let mut lanes = self.lanes.borrow_mut();
-        let Some(lane) = lanes.get_mut(to) else { return false };
-        if through <= lane.committed {
-            return false;
+        // Before anything is handed on, what the store knows is all that can be committed.
+        let Some(lane) = lanes.get_mut(to) else {
+            return if through > head() { Claim::Impossible } else { Claim::Known };
+        };
+        if through <= lane.committed || lane.stopped {
+            return Claim::Known;
         }
         // It may have asked for more than was handed on, but never for more than there is.
         if through > lane.offered && through > head() {
-            // Believed, what comes next would never be sent.
-            tracing::error!(
-                target: TARGET, %to, through, sent = lane.offered,
-                "claims to have committed what was never sent to it: is this store an older copy of the one it heard from?",
-            );
-            return false;
+            return Claim::Impossible;
         }
         lane.committed = through;
         lane.offered = lane.offered.max(through);
         lane.patience = PATIENCE;
         lane.again = instant() + PATIENCE;
-        true
+        Claim::News
+    }
+
+    /// Hands nothing on to a destination any more.
+    pub(crate) fn stop(&self, to: &ShardId) {
+        let mut lanes = self.lanes.borrow_mut();
+        let lane = lanes.entry(to.clone()).or_insert_with(|| Lane::from(0));
+        lane.stopped = true;
+        lane.offered = lane.committed;
     }
 
     /// Whether all that was ever sent is committed by its destination, by what the store says was sent.
@@ -170,11 +201,13 @@ impl Lanes {
             .collect()
     }
 
-    /// Lets lanes without progress start again from what is committed: whether any does, and when to look next.
-    pub(crate) fn impatience(&self) -> (bool, Option<Instant>) {
+    /// Lets lanes without progress to such destinations start again from what is committed: whether any does, and when to look
+    /// next.
+    pub(crate) fn impatience(&self, of: impl Fn(&ShardId) -> bool) -> (bool, Option<Instant>) {
         let now = instant();
         let (mut restarted, mut next) = (false, None);
-        for lane in self.lanes.borrow_mut().values_mut().filter(|lane| lane.offered > lane.committed) {
+        let mut lanes = self.lanes.borrow_mut();
+        for (_, lane) in lanes.iter_mut().filter(|(to, lane)| lane.offered > lane.committed && of(to)) {
             if lane.again <= now {
                 restarted = true;
                 lane.offered = lane.committed;

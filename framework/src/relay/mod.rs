@@ -5,7 +5,7 @@
 
 mod lane;
 
-pub(crate) use lane::{Lanes, Onward};
+pub(crate) use lane::{Claim, Lanes, Onward};
 
 use crate::message::{Envelope, Kind, MessageId, Origin, ShardId, Wants};
 use crate::store::StoredEvent;

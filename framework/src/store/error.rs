@@ -20,6 +20,17 @@ pub enum StoreError {
         /// The epoch that owns.
         current: Epoch,
     },
+    /// A younger owner has the view. What was to be saved was not, and never will be by this node; the new owner follows the
+    /// events itself.
+    #[error("the view of `{projection}` belongs to epoch {current}, not to {mine} any more")]
+    ViewTaken {
+        /// The projection.
+        projection: String,
+        /// The epoch that tried.
+        mine: Epoch,
+        /// The epoch that owns.
+        current: Epoch,
+    },
     /// The disk is full. The turn was refused and nothing of it is stored; reads go on. Make room, then send again.
     #[error("no room left in {at}")]
     Full {

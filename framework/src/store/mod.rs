@@ -67,8 +67,20 @@ pub trait Store: Send + Sync + 'static {
     /// The stored view of a projection, if there is one.
     fn view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Option<View>, StoreError>>;
 
+    /// Takes ownership of a projection's view: raises its epoch, so that whoever had it before can save it no more. What is there
+    /// when this returns is what is found by [`view`](Self::view) until the new owner saves.
+    ///
+    /// # Errors
+    /// What reading and writing can meet.
+    fn take_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>>;
+
     /// Replaces the view of a projection together with its checkpoint: both or neither. Durable when it returns.
-    fn save_view<'a>(&'a self, projection: &'a Name, view: View) -> BoxFuture<'a, Result<(), StoreError>>;
+    ///
+    /// # Errors
+    /// [`StoreError::ViewTaken`] if a younger owner has the view than the one of `epoch`, and what writing can meet. Nothing was
+    /// replaced then.
+    fn save_view<'a>(&'a self, projection: &'a Name, epoch: Epoch, view: View)
+    -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// What a commit survives, in words: a line for the log at start.
     fn durability(&self) -> &'static str;
@@ -88,7 +100,7 @@ pub struct ShardHandle {
 /// The number of an append; rises by one with each. What [`CommitListener::committed`] names is durable up to there.
 pub type Ticket = u64;
 
-/// Number of an ownership of a shard; a commit of an older one is refused.
+/// Number of an ownership of a shard, or of a view; a commit of an older one is refused.
 pub type Epoch = u64;
 
 /// Hears from the store's writer, on whatever thread that runs: that of an append as well, before it returns. Must not block.

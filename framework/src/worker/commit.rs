@@ -131,7 +131,8 @@ impl<W: Worker> WorkerDoor<W> {
             timers: &[],
             notes: entry.notes,
         };
-        let appended = book.shard.writer.borrow_mut().append(&turn)?;
+        let appended = book.shard.writer.borrow_mut().append(&turn);
+        let appended = appended.inspect_err(|error| self.host.refused(error))?;
         ledger.turns += 1;
         match &turn.mark {
             Mark::Outside { digest } => ledger.seen.id(envelope.id, *digest, entry.reply, W::Domain::CODEC),

@@ -203,7 +203,9 @@ impl Story {
 
     fn save_view(&mut self, life: &Life) -> Result<(), StoreError> {
         self.view.1 += 1;
-        now(life.store.save_view(&projection(), view(self.view.1)))?;
+        // It is always the same owner, and a store that is opened again has none.
+        let epoch = now(life.store.take_view(&projection()))?;
+        now(life.store.save_view(&projection(), epoch, view(self.view.1)))?;
         self.view.0 = self.view.1;
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Keeps the caches: snapshots, checkpoints, views. On a thread of its own, behind the log and never in its way.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use super::inner::Inner;
 use super::shard::Shard;
 use super::views;
 use crate::message::Name;
-use crate::store::{StoreError, View};
+use crate::store::{Epoch, StoreError, View};
 
 /// So many snapshots wait to be written; more are not kept.
 const SNAPSHOTS: usize = 1024;
@@ -33,6 +33,8 @@ pub(super) struct Keeper {
     grown: AtomicU64,
     enough: AtomicU64,
     work: Mutex<Work>,
+    /// The epochs of the views' owners.
+    views: Mutex<HashMap<Name, Epoch>>,
 }
 
 #[derive(Default)]
@@ -53,7 +55,7 @@ struct Work {
 
 enum Job {
     Snapshot(Arc<Shard>, Stream),
-    View(Name, View, oneshot::Sender<Result<(), StoreError>>),
+    View(Name, Epoch, View, oneshot::Sender<Result<(), StoreError>>),
 }
 
 impl Keeper {
@@ -64,6 +66,7 @@ impl Keeper {
             grown: AtomicU64::new(since),
             enough: AtomicU64::new(enough),
             work: Mutex::new(Work { checkpoint, live, dead: 0 }),
+            views: Mutex::default(),
         }
     }
 
@@ -80,14 +83,27 @@ impl Keeper {
         true
     }
 
+    /// Gives a view a new owner: the epoch.
+    pub(super) fn take_view(&self, projection: &Name) -> Epoch {
+        let mut views = self.views.lock();
+        let epoch = views.entry(projection.clone()).or_default();
+        *epoch += 1;
+        *epoch
+    }
+
     /// Has a view saved.
-    pub(super) fn view(&self, projection: &Name, view: View) -> oneshot::Receiver<Result<(), StoreError>> {
+    pub(super) fn view(
+        &self,
+        projection: &Name,
+        epoch: Epoch,
+        view: View,
+    ) -> oneshot::Receiver<Result<(), StoreError>> {
         let (tell, told) = oneshot::channel();
         let mut queue = self.queue.lock();
         if queue.stop {
             let _ = tell.send(Err(StoreError::Closed));
         } else {
-            queue.jobs.push_back(Job::View(projection.clone(), view, tell));
+            queue.jobs.push_back(Job::View(projection.clone(), epoch, view, tell));
         }
         drop(queue);
         self.wake.notify_one();
@@ -137,13 +153,24 @@ impl Keeper {
             drop(queue);
             match job {
                 Some(Job::Snapshot(shard, stream)) => self.write_snapshot(store, &shard, stream),
-                Some(Job::View(projection, view, tell)) => {
-                    let _ = tell.send(views::save(&store.disk, &projection, &view));
+                Some(Job::View(projection, epoch, view, tell)) => {
+                    let _ = tell.send(self.save_view(store, &projection, epoch, &view));
                 }
                 None if checkpoint => self.checkpoint(store),
                 None => return,
             }
         }
+    }
+
+    fn save_view(&self, store: &Inner, projection: &Name, mine: Epoch, view: &View) -> Result<(), StoreError> {
+        // Held while it is written: whoever takes the view finds what this leaves, and nobody overwrites it afterwards.
+        let mut views = self.views.lock();
+        // If nobody has taken it since the store was opened, it is still whose it was before.
+        let current = *views.entry(projection.clone()).or_insert(mine);
+        if current != mine {
+            return Err(StoreError::ViewTaken { projection: projection.to_string(), mine, current });
+        }
+        views::save(&store.disk, projection, view)
     }
 
     fn write_snapshot(&self, store: &Inner, shard: &Arc<Shard>, stream: Stream) {

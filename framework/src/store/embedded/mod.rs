@@ -52,7 +52,7 @@ use self::shard::{Reader, Shard};
 use self::snapshots::Snapshots;
 use super::index::StreamHasher;
 use super::record::Location;
-use super::{CommitListener, ShardHandle, ShardReader, Store, StoreError, View};
+use super::{CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
 use crate::clock::Clock;
 use crate::message::{IdSource, Name, ShardId};
 
@@ -292,9 +292,19 @@ impl Store for EmbeddedStore {
         async { views::load(&self.inner.disk, projection) }.boxed()
     }
 
-    fn save_view<'a>(&'a self, projection: &'a Name, view: View) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn take_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
+        // The folder is one process's, so that the others who may have the view are all in here.
+        async { Ok(self.inner.keeper.take_view(projection)) }.boxed()
+    }
+
+    fn save_view<'a>(
+        &'a self,
+        projection: &'a Name,
+        epoch: Epoch,
+        view: View,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
         async move {
-            let told = self.inner.keeper.view(projection, view);
+            let told = self.inner.keeper.view(projection, epoch, view);
             self.inner.step();
             self.settle(told).await
         }

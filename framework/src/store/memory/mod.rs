@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 #[cfg(feature = "testing")]
 pub use self::faults::Faults;
 use self::shard::{MemoryReader, MemoryShard, MemoryWriter};
-use super::{CommitListener, ShardHandle, ShardReader, Store, StoreError, View};
+use super::{CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
 use crate::message::{Name, ShardId};
 
 /// A store in memory. A clone shares the data, so a node started again with a clone finds everything.
@@ -38,7 +38,7 @@ struct Shared {
     shards: Mutex<HashMap<ShardId, Arc<MemoryShard>>>,
     domains: Mutex<HashMap<Name, u16>>,
     listeners: Mutex<Vec<Weak<Listening>>>,
-    views: Mutex<HashMap<Name, View>>,
+    views: Mutex<HashMap<Name, (Epoch, Option<View>)>>,
     #[cfg(feature = "testing")]
     faults: faults::Held,
 }
@@ -112,12 +112,31 @@ impl Store for MemoryStore {
     }
 
     fn view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Option<View>, StoreError>> {
-        ready(Ok(self.0.views.lock().get(projection).cloned())).boxed()
+        ready(Ok(self.0.views.lock().get(projection).and_then(|(_, view)| view.clone()))).boxed()
     }
 
-    fn save_view<'a>(&'a self, projection: &'a Name, view: View) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.0.views.lock().insert(projection.clone(), view);
-        ready(Ok(())).boxed()
+    fn take_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
+        let mut views = self.0.views.lock();
+        let (epoch, _) = views.entry(projection.clone()).or_default();
+        *epoch += 1;
+        ready(Ok(*epoch)).boxed()
+    }
+
+    fn save_view<'a>(
+        &'a self,
+        projection: &'a Name,
+        epoch: Epoch,
+        view: View,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let mut views = self.0.views.lock();
+        let (current, kept) = views.entry(projection.clone()).or_default();
+        let saved = if *current == epoch {
+            *kept = Some(view);
+            Ok(())
+        } else {
+            Err(StoreError::ViewTaken { projection: projection.to_string(), mine: epoch, current: *current })
+        };
+        ready(saved).boxed()
     }
 
     fn durability(&self) -> &'static str {

@@ -3,7 +3,7 @@
 //! Called by simulated nodes as their [`Store`]. What is appended goes to its [ground](super::ground) at once and is committed a
 //! while later; what arrives meanwhile goes with the next commit. A crash ends everything that uses it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use super::begun::{Begun, Work};
 use super::ground::Ground;
+use super::journal::{Journal, Waiting};
 use super::reader::{Pace, SlowReader};
 use super::seen::Seen;
 use super::trace::Trace;
@@ -66,22 +67,6 @@ struct Life {
     journal: Mutex<Journal>,
 }
 
-/// What a life has appended and not committed.
-#[derive(Default)]
-struct Journal {
-    waiting: VecDeque<Waiting>,
-    last: Ticket,
-    closed: bool,
-}
-
-struct Waiting {
-    ticket: Ticket,
-    shard: ShardId,
-    /// Nothing, if it is no turn but something that only saves work.
-    turn: Option<Box<OwnedTurn>>,
-    position: u64,
-}
-
 impl Disk {
     pub(super) fn new(
         service: &str,
@@ -123,6 +108,12 @@ impl Disk {
 
     fn alive(&self) -> Result<(), StoreError> {
         if self.1.load(Ordering::Relaxed) { Ok(()) } else { Err(StoreError::Closed) }
+    }
+
+    /// Lets a node begin, whatever it begins with: one without shards has its views only.
+    fn on(&self) -> Result<(), StoreError> {
+        self.alive()?;
+        self.0.switch_on(&mut self.0.power.lock())
     }
 
     /// Sets how long a commit and a reading take at most, in milliseconds.
@@ -352,27 +343,29 @@ impl Store for Disk {
 
     fn read<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<Option<Arc<dyn ShardReader>>, StoreError>> {
         Box::pin(async move {
-            self.alive()?;
-            self.0.switch_on(&mut self.0.power.lock())?;
+            self.on()?;
             self.0.ground.read(shard).await
         })
     }
 
     fn view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Option<View>, StoreError>> {
         Box::pin(async move {
-            self.alive()?;
-            // A node without shards begins with its views.
-            self.0.switch_on(&mut self.0.power.lock())?;
+            self.on()?;
             self.0.ground.view(projection).await
         })
     }
 
-    fn save_view<'a>(&'a self, projection: &'a Name, view: View) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn take_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
         Box::pin(async move {
-            self.alive()?;
-            // A node may have nothing but views.
-            self.0.switch_on(&mut self.0.power.lock())?;
-            self.0.ground.save_view(projection, view).await
+            self.on()?;
+            self.0.ground.take_view(projection).await
+        })
+    }
+
+    fn save_view<'a>(&'a self, name: &'a Name, epoch: Epoch, view: View) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.on()?;
+            self.0.ground.save_view(name, epoch, view).await
         })
     }
 

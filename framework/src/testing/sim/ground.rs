@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::message::{Name, ShardId};
 use crate::store::memory::{Faults, MemoryStore};
-use crate::store::{CommitListener, ShardHandle, ShardReader, Store, StoreError, View};
+use crate::store::{CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
 
 #[cfg(feature = "embedded")]
 use {
@@ -104,8 +104,12 @@ impl Ground {
         self.store()?.view(projection).await
     }
 
-    pub(super) async fn save_view(&self, projection: &Name, view: View) -> Result<(), StoreError> {
-        self.store()?.save_view(projection, view).await
+    pub(super) async fn take_view(&self, projection: &Name) -> Result<Epoch, StoreError> {
+        self.store()?.take_view(projection).await
+    }
+
+    pub(super) async fn save_view(&self, projection: &Name, epoch: Epoch, view: View) -> Result<(), StoreError> {
+        self.store()?.save_view(projection, epoch, view).await
     }
 
     /// Commits the first `appends` of what was appended, or more.

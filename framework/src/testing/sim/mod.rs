@@ -17,6 +17,7 @@ mod begun;
 mod broker;
 mod disk;
 mod ground;
+mod journal;
 mod lane;
 mod line;
 mod ordeal;

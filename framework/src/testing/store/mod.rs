@@ -122,5 +122,6 @@ macro_rules! store_suite {
         case!(a_closed_store_refuses_what_comes);
         case!(a_view_is_replaced_with_its_checkpoint);
         case!(views_are_found_after_a_restart);
+        case!(an_older_owner_of_a_view_is_fenced);
     };
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::super::Fixture;
 use super::super::draft::{name, shard};
-use crate::store::View;
+use crate::store::{StoreError, View};
 
 fn view(number: u64) -> View {
     View {
@@ -18,25 +18,50 @@ fn view(number: u64) -> View {
 pub async fn a_view_is_replaced_with_its_checkpoint(fixture: &impl Fixture) {
     let store = fixture.store().await;
     assert_eq!(store.view(&name("balances")).await.unwrap(), None);
+    let epoch = store.take_view(&name("balances")).await.unwrap();
     for number in [3, 1, 2] {
-        store.save_view(&name("balances"), view(number)).await.unwrap();
+        store.save_view(&name("balances"), epoch, view(number)).await.unwrap();
         assert_eq!(store.view(&name("balances")).await.unwrap(), Some(view(number)));
     }
     assert_eq!(store.view(&name("Balances")).await.unwrap(), None);
     let empty = View { schema: 0, checkpoint: Vec::new(), bytes: Bytes::new() };
-    store.save_view(&name("empty"), empty.clone()).await.unwrap();
+    let epoch = store.take_view(&name("empty")).await.unwrap();
+    store.save_view(&name("empty"), epoch, empty.clone()).await.unwrap();
     assert_eq!(store.view(&name("empty")).await.unwrap(), Some(empty));
 }
 
 /// A saved view is found by a store that is opened again.
 pub async fn views_are_found_after_a_restart(fixture: &impl Fixture) {
     let store = fixture.store().await;
-    store.save_view(&name("balances"), view(5)).await.unwrap();
-    store.save_view(&name("balances"), view(6)).await.unwrap();
-    store.save_view(&name("other"), view(1)).await.unwrap();
+    let epoch = store.take_view(&name("balances")).await.unwrap();
+    store.save_view(&name("balances"), epoch, view(5)).await.unwrap();
+    store.save_view(&name("balances"), epoch, view(6)).await.unwrap();
+    let other = store.take_view(&name("other")).await.unwrap();
+    store.save_view(&name("other"), other, view(1)).await.unwrap();
     store.close().await.unwrap();
     drop(store);
     let store = fixture.store().await;
     assert_eq!(store.view(&name("balances")).await.unwrap(), Some(view(6)));
     assert_eq!(store.view(&name("other")).await.unwrap(), Some(view(1)));
+}
+
+/// Whoever has lost a view saves it no more, and sets nothing back.
+pub async fn an_older_owner_of_a_view_is_fenced(fixture: &impl Fixture) {
+    let store = fixture.store().await;
+    let balances = name("balances");
+    let old = store.take_view(&balances).await.unwrap();
+    store.save_view(&balances, old, view(1)).await.unwrap();
+    let other = store.take_view(&name("other")).await.unwrap();
+    let young = store.take_view(&balances).await.unwrap();
+    assert!(young > old);
+    assert_eq!(store.view(&balances).await.unwrap(), Some(view(1)), "the new owner begins with what is there");
+    store.save_view(&balances, young, view(3)).await.unwrap();
+    match store.save_view(&balances, old, view(2)).await {
+        Err(StoreError::ViewTaken { projection, mine, current }) => {
+            assert_eq!((projection.as_str(), mine, current), ("balances", old, young));
+        }
+        saved => panic!("{saved:?}"),
+    }
+    assert_eq!(store.view(&balances).await.unwrap(), Some(view(3)));
+    store.save_view(&name("other"), other, view(1)).await.unwrap();
 }

@@ -1,0 +1,244 @@
+//! What leaves the node: outbox entries to their owners, events to their subscribers, how far this node has come.
+//!
+//! Woken by the relay, which has looked at a shard first. It alone waits for the broker, so nothing inside waits with it.
+//! Nothing gathers here while the broker hangs: only which shards are to be looked at again; the rest stays in their logs.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::share::Share;
+use crate::actor::{Host, ShardCell};
+use crate::bridge::Tidings;
+use crate::clock::instant;
+use crate::message::{Envelope, ShardId};
+use crate::relay::{Onward, envelope_of};
+use crate::telemetry::TARGET;
+
+/// How many events are read and published at a time.
+const PAGE: usize = 256;
+
+/// The shards of which something may have to leave the node.
+#[derive(Default)]
+pub(super) struct Abroad {
+    cells: RefCell<BTreeMap<ShardId, Rc<ShardCell>>>,
+    wake: Notify,
+    carrying: Cell<bool>,
+}
+
+impl Abroad {
+    pub(super) fn look_at(&self, cell: &Rc<ShardCell>) {
+        self.cells.borrow_mut().entry(cell.id.clone()).or_insert_with(|| Rc::clone(cell));
+        self.wake.notify_one();
+    }
+
+    /// There is something to be told.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Whether everything has been looked at, and what left is with the broker.
+    pub(super) fn is_at_rest(&self) -> bool {
+        !self.carrying.get() && self.cells.borrow().is_empty()
+    }
+}
+
+/// Carries what was committed to other services, over the bridge.
+pub(super) async fn carry(share: Weak<Share>) {
+    let mut published: BTreeMap<ShardId, u64> = BTreeMap::new();
+    if let Some(share) = share.upgrade() {
+        // What was committed before is history: subscribers read it from the log.
+        published.clone_from(&share.history);
+    }
+    let mut again: Option<Instant> = None;
+    let mut heads = Heads::default();
+    // Whoever missed the last events before this start is told how far the logs reach.
+    let silent = cfg!(plant = "ends_of_logs_are_not_told_at_the_start");
+    for (id, position) in published.iter().filter(|(_, position)| **position > 0 && !silent) {
+        heads.grown(id, *position);
+    }
+    loop {
+        let Some(abroad) = share.upgrade().map(|share| Rc::clone(&share.abroad)) else { return };
+        let impatient = tokio::select! {
+            biased;
+            () = abroad.wake.notified() => false,
+            () = until(again) => true,
+        };
+        let Some(share) = share.upgrade() else { return };
+        abroad.carrying.set(true);
+        if impatient {
+            again = impatience(&share, |to| !share.owns(to));
+            share.store_floors(1024);
+        }
+        let next = carry_once(&share, &mut published, &mut heads).await;
+        again = earliest(earliest(again, next), heads.tell(&share).await);
+        abroad.carrying.set(false);
+        share.host.quiet.look();
+    }
+}
+
+/// Some lane has waited long enough; which one is found by looking at all.
+pub(super) fn impatience(share: &Share, of: impl Fn(&ShardId) -> bool) -> Option<Instant> {
+    let mut again = None;
+    for (id, lanes) in &share.lanes {
+        let (restarted, next) = lanes.impatience(&of);
+        if let Some(cell) = share.shards.get(id).filter(|_| restarted) {
+            cell.soil(&share.host);
+        }
+        again = earliest(again, next);
+    }
+    again
+}
+
+/// After what times without a new event subscribers are told how far a log reaches: whoever has lost the last events, and
+/// the tidings before, notices by the next ones.
+const HEADS: [Duration; 8] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+    Duration::from_secs(15),
+    Duration::from_secs(30),
+    Duration::from_secs(60),
+    Duration::from_secs(300),
+];
+
+/// The logs whose ends are to be told.
+#[derive(Default)]
+struct Heads(BTreeMap<ShardId, (u64, usize, Option<Instant>)>);
+
+impl Heads {
+    fn grown(&mut self, shard: &ShardId, position: u64) {
+        self.0.insert(shard.clone(), (position, 0, HEADS.first().map(|wait| instant() + *wait)));
+    }
+
+    async fn tell(&mut self, share: &Share) -> Option<Instant> {
+        let bridge = share.spec.bridge.as_ref()?;
+        let now = instant();
+        let mut next = None;
+        for (shard, (position, told, at)) in &mut self.0 {
+            if at.is_some_and(|at| at <= now) {
+                if let Err(error) = bridge.tell(Tidings::Head { shard: shard.clone(), position: *position }).await {
+                    tracing::debug!(target: TARGET, %error, "the end of a log was not told; it will be");
+                }
+                *told += 1;
+                *at = HEADS.get(*told).map(|wait| now + *wait);
+            }
+            next = earliest(next, *at);
+        }
+        next
+    }
+}
+
+async fn carry_once(share: &Rc<Share>, published: &mut BTreeMap<ShardId, u64>, heads: &mut Heads) -> Option<Instant> {
+    let mut again = None;
+    let outgoing: Rc<RefCell<Vec<Envelope>>> = Rc::default();
+    let gather = Rc::clone(&outgoing);
+    let onward: Onward = Rc::new(move |envelope| gather.borrow_mut().push(envelope));
+    let mut grown = Vec::new();
+    let cells = std::mem::take(&mut *share.abroad.cells.borrow_mut());
+    for (id, cell) in cells {
+        let reader = cell.reader();
+        if let Some(lanes) = share.lanes.get(&id) {
+            if let Err(error) = lanes.pump(&reader, &onward, |to| !share.owns(to)).await {
+                tracing::warn!(target: TARGET, shard = %id, %error, "the outbox cannot be read");
+                retry(&share.host, &cell);
+            }
+            again = earliest(again, lanes.next_impatience(|to| !share.owns(to)));
+        }
+        let position = reader.position();
+        let last = published.get(&id).copied().unwrap_or(0);
+        if position > last {
+            grown.push((cell, last, position));
+        }
+    }
+    // All shards' messages are under way together: the broker is waited for once, not shard by shard.
+    let batch = std::mem::take(&mut *outgoing.borrow_mut());
+    let publishing = grown.iter().map(|(cell, last, position)| publish(share, &cell.id, *last, *position));
+    let (ends, ()) = tokio::join!(join_all(publishing), send(share, batch));
+    for ((cell, _, position), end) in grown.into_iter().zip(ends) {
+        published.insert(cell.id.clone(), end);
+        // What has come since the look may have been published with it.
+        heads.grown(&cell.id, position.max(end));
+        if end < position {
+            retry(&share.host, &cell);
+        }
+    }
+    tell(share).await;
+    again
+}
+
+/// Ends at `at`; never if there is no such moment.
+pub(super) async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Lets the relay look at a shard again after a while.
+pub(super) fn retry(host: &Rc<Host>, cell: &Rc<ShardCell>) {
+    let (host, cell) = (Rc::clone(host), Rc::clone(cell));
+    crate::spawn::detached(async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        cell.soil(&host);
+    });
+}
+
+pub(super) fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// Sends what leaves the node. What does not get through stays in the outbox and is sent again.
+async fn send(share: &Rc<Share>, batch: Vec<Envelope>) {
+    let Some(bridge) = share.spec.bridge.as_ref().filter(|_| !batch.is_empty()) else { return };
+    for result in join_all(batch.into_iter().map(|envelope| bridge.send(envelope))).await {
+        if let Err(error) = result {
+            tracing::debug!(target: TARGET, %error, "an outbox entry was not taken, it is sent again");
+        }
+    }
+}
+
+/// Publishes the events above `last` up to `position`, and says how far it has come.
+async fn publish(share: &Rc<Share>, id: &ShardId, mut last: u64, position: u64) -> u64 {
+    let (Some(bridge), Some(cell)) = (&share.spec.bridge, share.shards.get(id)) else { return position };
+    let reader = cell.reader();
+    while last < position {
+        let events = match reader.events(last, PAGE).await {
+            Ok(events) => events,
+            Err(error) => {
+                tracing::warn!(target: TARGET, shard = %id, %error, "the log cannot be read");
+                return last;
+            }
+        };
+        let Some(end) = events.last().map(|event| event.position) else { return last };
+        let count = events.len() as u64;
+        let sent = join_all(events.into_iter().map(|event| bridge.publish(envelope_of(id, event)))).await;
+        if let Some(Err(error)) = sent.into_iter().find(Result::is_err) {
+            tracing::debug!(target: TARGET, shard = %id, %error, "events were not taken, they are published again");
+            return last;
+        }
+        share.host.counts.sent.many(count);
+        last = end;
+    }
+    last
+}
+
+/// Tells other services' shards how far this node has committed what they sent.
+async fn tell(share: &Rc<Share>) {
+    let told = std::mem::take(&mut *share.told.borrow_mut());
+    let Some(bridge) = share.spec.bridge.as_ref().filter(|_| !told.is_empty()) else { return };
+    for ((from, to), through) in told {
+        if let Err(error) = bridge.tell(Tidings::Committed { from, to, through }).await {
+            tracing::debug!(target: TARGET, %error, "a watermark was not told; the next one will be");
+        }
+    }
+}

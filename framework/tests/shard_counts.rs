@@ -1,0 +1,217 @@
+//! Programs that do not agree on how many shards a domain has: refused by name, or said, and nothing lost.
+#![cfg(feature = "testing")]
+
+mod bank;
+
+use bank::eventually;
+use whizbang::StartError;
+use whizbang::bridge::loopback::LoopbackHub;
+use whizbang::message::shard_of;
+use whizbang::prelude::*;
+use whizbang::store::StoreError;
+
+/// A program that believes that the desk has so many shards.
+macro_rules! program {
+    ($module:ident, $shards:literal) => {
+        #[allow(dead_code, reason = "each program uses a part of it")]
+        mod $module {
+            use whizbang::prelude::*;
+
+            #[derive(Domain)]
+            #[domain(name = "desk", shards = $shards)]
+            pub(super) struct Desk;
+
+            #[derive(Command, Serialize, Deserialize)]
+            #[command(domain = Desk, reply = u64)]
+            pub(super) struct Stamp {
+                #[key]
+                pub(super) paper: String,
+            }
+
+            #[derive(Event, Serialize, Deserialize)]
+            #[event(domain = Desk)]
+            pub(super) struct Stamped {}
+
+            #[derive(Aggregate, Default)]
+            #[aggregate(domain = Desk, handles(Stamp), applies(Stamped))]
+            pub(super) struct Paper {
+                stamps: u64,
+            }
+
+            impl Handle<Stamp> for Paper {
+                fn handle(&self, _stamp: Stamp, effects: &mut Effects<Self>) -> Result<u64, Rejection> {
+                    effects.record(Stamped {});
+                    Ok(self.stamps + 1)
+                }
+            }
+
+            impl Apply<Stamped> for Paper {
+                fn apply(&mut self, _stamped: &Stamped) {
+                    self.stamps += 1;
+                }
+            }
+
+            #[derive(Domain)]
+            #[domain(name = "clerks", shards = 1)]
+            pub(super) struct Clerks;
+
+            #[derive(Command, Serialize, Deserialize)]
+            #[command(domain = Clerks)]
+            pub(super) struct Do {
+                #[key]
+                pub(super) clerk: String,
+                pub(super) papers: Vec<String>,
+            }
+
+            #[derive(Saga, Default)]
+            #[saga(domain = Clerks, handles(Do))]
+            pub(super) struct Clerk;
+
+            impl Handle<Do> for Clerk {
+                fn handle(&self, work: Do, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+                    for paper in work.papers {
+                        effects.send(Stamp { paper });
+                    }
+                    Ok(())
+                }
+            }
+
+            #[derive(Query, Serialize, Deserialize)]
+            #[query(domain = Clerks, reply = u64)]
+            pub(super) struct Seen {}
+
+            #[derive(Projection, Default, Serialize, Deserialize)]
+            #[projection(projects(Stamped), answers(Seen))]
+            pub(super) struct Watch {
+                seen: u64,
+            }
+
+            impl Project<Stamped> for Watch {
+                fn project(&mut self, _stamped: &Stamped, _about: &About) {
+                    self.seen += 1;
+                }
+            }
+
+            #[derive(Event, Serialize, Deserialize)]
+            #[event(domain = Desk)]
+            pub(super) struct Filed {}
+
+            #[derive(Projection, Default, Serialize, Deserialize)]
+            #[projection(projects(Filed))]
+            pub(super) struct Files {}
+
+            impl Project<Filed> for Files {
+                fn project(&mut self, _filed: &Filed, _about: &About) {}
+            }
+
+            impl whizbang::Answer<Seen> for Watch {
+                fn answer(&self, _query: Seen) -> u64 {
+                    self.seen
+                }
+            }
+        }
+    };
+}
+
+program!(two, 2);
+program!(four, 4);
+program!(eight, 8);
+
+/// A paper of each of eight shards; their shards of four and of two follow from that.
+fn papers() -> Vec<String> {
+    let of = |shard| (0..).map(|n| format!("p{n}")).find(|key| shard_of(key, 8) == shard).unwrap();
+    (0..8).map(of).collect()
+}
+
+/// The owner: the desk has four shards.
+async fn owner(hub: &LoopbackHub) -> Node {
+    let builder = Node::builder("desk", MemoryStore::new()).host::<four::Paper>().threads(2);
+    builder.bridge(hub.bridge()).start().await.unwrap()
+}
+
+fn says(node: &Node, text: &str) -> bool {
+    let health = node.health();
+    assert!(health.live, "{health:?}");
+    health.reasons.iter().any(|reason| reason.contains("`desk`") && reason.contains(text))
+}
+
+#[whizbang::test]
+async fn types_of_one_program_that_disagree_are_refused_at_the_start() {
+    let start =
+        Node::builder("desk", MemoryStore::new()).host::<four::Paper>().projection::<two::Files>().start().await;
+    assert!(matches!(start, Err(StartError::Shards { one: 4, other: 2, .. })), "{start:?}");
+}
+
+#[whizbang::test]
+async fn a_store_that_was_made_with_another_number_is_refused_at_the_start() {
+    let store = MemoryStore::new();
+    Node::builder("desk", store.clone()).host::<four::Paper>().start().await.unwrap().stop().await.unwrap();
+    let start = Node::builder("desk", store).host::<eight::Paper>().start().await;
+    let refused = matches!(start, Err(StartError::Store(StoreError::Shards { found: 4, wanted: 8, .. })));
+    assert!(refused, "{start:?}");
+}
+
+#[whizbang::test]
+async fn a_caller_that_believes_in_another_number_gets_its_reply() {
+    let hub = LoopbackHub::new();
+    let owner = owner(&hub).await;
+    let client = Client::connect("caller", hub.bridge()).await.unwrap();
+    for (n, paper) in papers().into_iter().enumerate() {
+        assert_eq!(client.send(two::Stamp { paper: paper.clone() }).await.unwrap(), 1, "{n}");
+        assert_eq!(client.send(eight::Stamp { paper: paper.clone() }).await.unwrap(), 2, "{n}");
+        assert_eq!(owner.client().send(four::Stamp { paper }).await.unwrap(), 3, "{n}");
+    }
+}
+
+#[whizbang::test]
+async fn who_takes_events_of_fewer_shards_than_there_are_says_so() {
+    let hub = LoopbackHub::new();
+    let owner = owner(&hub).await;
+    let builder = Node::builder("watch", MemoryStore::new()).projection::<two::Watch>();
+    let watch = builder.bridge(hub.bridge()).start().await.unwrap();
+    for paper in papers() {
+        owner.client().send(four::Stamp { paper }).await.unwrap();
+    }
+    eventually(async || watch.client().query(two::Seen {}).await.unwrap() == 4).await;
+    eventually(async || says(&watch, "2 shards")).await;
+}
+
+#[whizbang::test]
+async fn who_takes_events_of_more_shards_than_there_are_takes_them_all() {
+    let hub = LoopbackHub::new();
+    let owner = owner(&hub).await;
+    let builder = Node::builder("watch", MemoryStore::new()).projection::<eight::Watch>();
+    let watch = builder.bridge(hub.bridge()).start().await.unwrap();
+    for paper in papers() {
+        owner.client().send(four::Stamp { paper }).await.unwrap();
+    }
+    eventually(async || watch.client().query(eight::Seen {}).await.unwrap() == 8).await;
+    assert!(watch.health().ready, "{:?}", watch.health());
+}
+
+#[whizbang::test]
+async fn what_an_actor_sends_to_fewer_shards_than_there_are_is_taken_or_a_dead_letter() {
+    let hub = LoopbackHub::new();
+    let owner = owner(&hub).await;
+    let builder = Node::builder("clerks", MemoryStore::new()).host::<two::Clerk>();
+    let clerks = builder.bridge(hub.bridge()).start().await.unwrap();
+    clerks.client().send(two::Do { clerk: "c".into(), papers: papers() }).await.unwrap();
+    // Of eight papers, those whose shard is the same among two as among four.
+    eventually(async || owner.metrics().events == 4).await;
+    eventually(async || owner.dead_letters().await.unwrap().len() == 4).await;
+    let letters = owner.dead_letters().await.unwrap();
+    assert!(letters.iter().any(|letter| letter.error.contains("`desk` has 4 shards")), "{letters:?}");
+    clerks.quiet().await;
+}
+
+#[whizbang::test]
+async fn what_an_actor_sends_to_a_shard_that_is_not_there_stays_with_it_and_is_said() {
+    let hub = LoopbackHub::new();
+    let owner = owner(&hub).await;
+    let builder = Node::builder("clerks", MemoryStore::new()).host::<eight::Clerk>();
+    let clerks = builder.bridge(hub.bridge()).start().await.unwrap();
+    clerks.client().send(eight::Do { clerk: "c".into(), papers: papers() }).await.unwrap();
+    eventually(async || owner.metrics().events == 4).await;
+    eventually(async || says(&owner, "4 shards")).await;
+    assert_eq!(owner.dead_letters().await.unwrap(), []);
+}
