@@ -42,8 +42,8 @@ enum Bug {
     TimerAfterTheEnd,
 }
 
-/// The shop's fulfilment, with a bug.
 // The formatter moves the attribute further to the right each time.
+/// The shop's fulfilment, with a bug.
 #[rustfmt::skip]
 macro_rules! fulfilment {
     ($saga:ident, $bug:expr) => {
