@@ -42,9 +42,8 @@ enum Bug {
     TimerAfterTheEnd,
 }
 
-// The formatter moves the attribute further to the right each time.
 /// The shop's fulfilment, with a bug.
-#[rustfmt::skip]
+#[rustfmt::skip] // It would move the attribute further to the right each time.
 macro_rules! fulfilment {
     ($saga:ident, $bug:expr) => {
         #[derive(Saga, Default)]
