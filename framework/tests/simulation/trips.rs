@@ -1,11 +1,11 @@
 //! A saga with several steps under way at once: all that is booked for a trip that is given up is cancelled, the last first.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
 use whizbang::prelude::*;
-use whizbang::testing::{Flow, Sim, World};
+use whizbang::testing::{Fault, Flow, Sim, Trouble, World};
 
 #[derive(Domain)]
 struct Places;
@@ -182,9 +182,14 @@ trip!(Trip, Bug::None);
 trip!(Hurried, Bug::EndsAtOnce);
 
 /// A trip goes to three places, each other than the others.
-fn plans() -> impl Strategy<Value = Plan> {
-    let places = Just(vec![0u8, 1, 2, 3]).prop_shuffle().prop_map(|places| places.into_iter().take(3).collect());
-    (any::<u64>(), places).prop_map(|(trip, places)| Plan { trip: format!("trip{trip}"), places })
+impl Arbitrary for Plan {
+    type Parameters = ();
+    type Strategy = BoxedStrategy<Self>;
+
+    fn arbitrary_with((): ()) -> Self::Strategy {
+        let places = Just(vec![0u8, 1, 2, 3]).prop_shuffle().prop_map(|places| places.into_iter().take(3).collect());
+        (any::<u64>(), places).prop_map(|(trip, places)| Plan { trip: format!("trip{trip}"), places }).boxed()
+    }
 }
 
 async fn plan(world: &World, plan: Plan) {
@@ -206,7 +211,7 @@ macro_rules! flow {
     ($name:literal, $saga:ident) => {{
         let cluster =
             |sim: Sim| sim.service("places", |node| node.host::<Place>()).service("trips", |node| node.host::<$saga>());
-        Flow::new($name, cluster, plans(), 1..8, plan)
+        Flow::new($name, cluster, any::<Plan>(), 1..8, plan)
     }};
 }
 
@@ -228,4 +233,34 @@ fn a_saga_that_ends_while_it_undoes_is_found_without_a_rule() {
     assert!(reason.starts_with("I10: trips.hurried"), "{reason}");
     assert!(reason.contains("has begun to undo and ends"), "{reason}");
     assert!(found.plan.size() <= 10, "{}", found.plan);
+}
+
+#[test]
+fn commands_arrive_and_faults_strike_as_the_test_draws_them() {
+    let crash = (1..20u64).prop_map(|tenths| {
+        let fault = Fault::Crash { service: 0, steps: 0, down: Duration::from_millis(200) };
+        (Duration::from_millis(100 * tenths), fault)
+    });
+    let flow = flow!("trips-at-once", Trip).arrivals(Just(Duration::ZERO)).faults_from(crash).faults(3);
+    let coverage = flow.no_regressions().at_end(whole_trips).check(0..30);
+    // All trips come in the same instant, so that none has ended before the last begins; and nothing strikes but crashes.
+    let happened = |trouble| coverage.troubles().get(&trouble).copied().unwrap_or(0);
+    assert!(coverage.crashes() > 10, "{}", coverage.crashes());
+    assert_eq!(
+        (happened(Trouble::ClockJumped), happened(Trouble::HandedOver), happened(Trouble::StreamLost)),
+        (0, 0, 0)
+    );
+    let together = flow!("trips-at-once", Trip).arrivals(Just(Duration::ZERO)).faults(0).no_regressions();
+    let mut most = 0;
+    for seed in 0..10 {
+        let trace = together.run(seed).expect("it holds").trace;
+        // Who hears nothing asks again with the same id; what counts is when each was asked first.
+        let mut first: BTreeMap<_, _> = BTreeMap::new();
+        for line in trace.lines().filter(|line| line.contains("asks trips Plan")) {
+            first.entry(line.rsplit(' ').next()).or_insert_with(|| line.split_whitespace().next());
+        }
+        assert_eq!(first.values().collect::<BTreeSet<_>>().len(), 1, "{trace}");
+        most = most.max(first.len());
+    }
+    assert!(most >= 4, "{most} trips at once");
 }

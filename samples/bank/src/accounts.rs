@@ -21,6 +21,15 @@ pub(crate) struct Withdraw {
     pub(crate) cents: u64,
 }
 
+/// Undoes a withdrawal. What undoes must not be refused: an account that was closed meanwhile takes its own money back.
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Accounts)]
+pub(crate) struct TakeBack {
+    #[key]
+    pub(crate) account: String,
+    pub(crate) cents: u64,
+}
+
 #[derive(Command, Serialize, Deserialize)]
 #[command(domain = Accounts)]
 pub(crate) struct Close {
@@ -45,9 +54,9 @@ pub(crate) struct Withdrawn {
 pub(crate) struct Closed {}
 
 #[derive(Aggregate, Default)]
-#[aggregate(domain = Accounts, handles(Deposit, Withdraw, Close), applies(Deposited, Withdrawn, Closed))]
+#[aggregate(domain = Accounts, handles(Deposit, Withdraw, TakeBack, Close), applies(Deposited, Withdrawn, Closed))]
 pub(crate) struct Account {
-    cents: u64,
+    pub(crate) cents: u64,
     closed: bool,
 }
 
@@ -69,6 +78,13 @@ impl Handle<Withdraw> for Account {
         }
         effects.record(Withdrawn { cents: withdraw.cents });
         Ok(self.cents - withdraw.cents)
+    }
+}
+
+impl Handle<TakeBack> for Account {
+    fn handle(&self, back: TakeBack, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        effects.record(Deposited { cents: back.cents });
+        Ok(())
     }
 }
 

@@ -4,6 +4,9 @@ mod accounts;
 mod balances;
 mod transfers;
 
+#[cfg(test)]
+mod flow;
+
 use whizbang::prelude::*;
 
 use accounts::{Account, Close, Deposit};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use whizbang::prelude::*;
 
-use crate::accounts::{Deposit, Withdraw};
+use crate::accounts::{Deposit, TakeBack, Withdraw};
 
 #[derive(Domain)]
 pub(crate) struct Transfers;
@@ -103,7 +103,7 @@ pub(crate) struct Move {
 impl React<TransferRequested> for Move {
     fn react(&self, transfer: TransferRequested, effects: &mut Effects<Self>) {
         let TransferRequested { from, to, cents } = transfer;
-        effects.send(Withdraw { account: from.clone(), cents }).undo_with(Deposit { account: from, cents });
+        effects.send(Withdraw { account: from.clone(), cents }).undo_with(TakeBack { account: from, cents });
         effects.record(MoveBegun { to, cents });
     }
 }

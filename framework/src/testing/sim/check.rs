@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 
-use super::{World, undoing};
+use super::{World, taking, undoing};
 use crate::message::{MessageId, Name, ShardId};
 use crate::store::{Lane, Note, SentMessage, ShardReader, Source, Store as _, StoredEvent, StoredTurn};
 
@@ -119,8 +119,18 @@ pub(super) fn all(world: &World) -> Result<(), String> {
     acknowledged(world, &turns)?;
     sent_once(&turns)?;
     taken_once(world, &shards, &turns)?;
-    taken_in_order(&shards, &turns)?;
-    nothing_ahead(&shards)?;
+    let logs: BTreeMap<_, _> = shards.iter().map(|(shard, reader)| (shard.clone(), events(reader))).collect();
+    taking::in_order(&logs, turns.iter().map(|at| (&at.shard, &at.actor, at.key.as_str(), &at.turn)))?;
+    for (to, reader) in &shards {
+        for mark in reader.watermarks() {
+            let Some(from) = shards.get(&mark.source.shard) else { continue };
+            let head = match &mark.source.lane {
+                Lane::Events { .. } => from.position(),
+                Lane::Direct => from.outbox_heads().into_iter().find(|(of, ..)| of == to).map_or(0, |(.., head)| head),
+            };
+            taking::not_ahead(to, &mark, head)?;
+        }
+    }
     published(world, &shards)?;
     projected(world, &shards)?;
     ended(world, &shards, &turns)
@@ -244,56 +254,6 @@ fn taken_once(world: &World, shards: &Shards, turns: &[Placed]) -> Result<(), St
                 if !taken.contains(&(domain.as_str(), actor.as_str(), key.as_str(), shard, event.position)) {
                     return Err(format!("I7: {actor} `{key}` never took {} at {shard} {}", event.name, event.position));
                 }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// I8: whoever takes the events of a stream takes them in the order of their versions. (A gap is found as I7: what becomes a
-/// dead letter behind another is taken in its place, too.)
-fn taken_in_order(shards: &Shards, turns: &[Placed]) -> Result<(), String> {
-    let streams: BTreeMap<&ShardId, BTreeMap<u64, StoredEvent>> = shards
-        .iter()
-        .map(|(shard, reader)| (shard, events(reader).into_iter().map(|event| (event.position, event)).collect()))
-        .collect();
-    let mut last: BTreeMap<_, u64> = BTreeMap::new();
-    for at in turns {
-        let Some((source, position)) = &at.turn.from else { continue };
-        if source.lane == Lane::Direct {
-            continue;
-        }
-        let Some(event) = streams.get(&source.shard).and_then(|events| events.get(position)) else {
-            return Err(format!(
-                "I6: {} `{}` took an event at {} {position}, where none is stored",
-                at.actor, at.key, source.shard
-            ));
-        };
-        let stream = (&event.actor, &event.key);
-        let last = last.entry((&at.shard, &at.actor, &at.key, &source.shard, stream)).or_default();
-        if event.stream_version <= *last {
-            return Err(format!(
-                "I8: {} `{}` took version {} of {} `{}` after version {last}",
-                at.actor, at.key, event.stream_version, event.actor, event.key
-            ));
-        }
-        *last = event.stream_version;
-    }
-    Ok(())
-}
-
-/// I9: nobody has taken note of more than there is: what comes there later would never be seen.
-fn nothing_ahead(shards: &Shards) -> Result<(), String> {
-    for (to, reader) in shards {
-        for mark in reader.watermarks() {
-            let Some(from) = shards.get(&mark.source.shard) else { continue };
-            let head = match &mark.source.lane {
-                Lane::Events { .. } => from.position(),
-                Lane::Direct => from.outbox_heads().into_iter().find(|(of, ..)| of == to).map_or(0, |(.., head)| head),
-            };
-            if mark.through > head {
-                let from = &mark.source.shard;
-                return Err(format!("I9: {to} has taken {} messages from {from}, which has {head}", mark.through));
             }
         }
     }

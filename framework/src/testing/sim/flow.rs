@@ -21,7 +21,7 @@ use super::plan::{Bounds, Plan, Source};
 use super::regressions::Regressions;
 use super::shrink::{Found, Shrinking};
 use super::story::{REPLAY, SEEDS, ending, replay};
-use super::{Broken, Coverage, Run, Sim, World, report};
+use super::{Broken, Coverage, Fault, Run, Sim, World, report};
 
 /// A rule that knows what was done.
 type StepsRule<T> = Rc<dyn Fn(&World, &[T]) -> Result<(), String>>;
@@ -74,7 +74,7 @@ where
             always: Vec::new(),
             eventually: Vec::new(),
             at_end: Vec::new(),
-            bounds: Bounds { services, steps, faults: 6, jumps: Duration::from_secs(2 * 3600), panics: true },
+            bounds: Bounds::new(services, steps),
             regressions: Regressions::beside(Location::caller().file()),
         }
     }
@@ -112,6 +112,22 @@ where
     /// Sets how far wall clocks jump at most. Default: 2 h.
     pub fn jumps(mut self, farthest: Duration) -> Self {
         self.bounds.jumps = farthest;
+        self
+    }
+
+    /// Sets the time that passes before each step: how commands arrive. Default: up to 400 ms, in steps of 20 ms; longer if
+    /// there are many faults, shorter if there are many commands.
+    ///
+    /// Longer ones let timers ring in between; `Just(Duration::ZERO)` lets all commands come at once.
+    pub fn arrivals(mut self, gap: impl Strategy<Value = Duration> + 'static) -> Self {
+        self.bounds.gap = Some(gap.boxed());
+        self
+    }
+
+    /// Sets what goes wrong, and when, counted from the begin. Default: any [`Fault`] within 5 s; services are numbered in the
+    /// order in which the cluster names them. [`jumps`](Self::jumps) and [`no_panics`](Self::no_panics) do not concern these.
+    pub fn faults_from(mut self, fault: impl Strategy<Value = (Duration, Fault)> + 'static) -> Self {
+        self.bounds.own = Some(fault.boxed());
         self
     }
 

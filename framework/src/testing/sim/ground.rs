@@ -18,9 +18,9 @@ use {
 
 /// Segments and checkpoints are small: what happens at their borders happens often.
 #[cfg(feature = "embedded")]
-const SEGMENT_BYTES: u64 = 64 * 1024;
+const SEGMENT_BYTES: u64 = 16 * 1024;
 #[cfg(feature = "embedded")]
-const CHECKPOINT_BYTES: u64 = 16 * 1024;
+const CHECKPOINT_BYTES: u64 = 4 * 1024;
 
 /// Where what is committed is kept.
 pub(super) enum Ground {
@@ -143,7 +143,7 @@ impl Ground {
                 if let Some((life, store)) = store {
                     disk.platter.fail_after(changes);
                     store.step();
-                    disk.platter.power_off(life);
+                    disk.platter.end(life);
                 }
             }
         }

@@ -26,6 +26,7 @@ mod platter;
 mod reader;
 
 mod check;
+mod taking;
 mod undoing;
 
 mod look;
@@ -148,7 +149,9 @@ impl Sim {
     }
 
     /// Lets services keep what is committed in the [store on disk](crate::store::embedded::EmbeddedStore), on a disk that is
-    /// simulated: what was flushed survives a crash, and of the rest any sectors. Default: in memory, which is faster.
+    /// simulated. In two crashes of three the power fails: what was flushed survives, and of the rest any sectors. In the third
+    /// the node alone is killed: what it wrote is there, and may be lost in a later crash. Its files are small, so that their
+    /// ends are met often; a turn of more than some 15 KiB does not fit. Default: in memory, which is faster.
     #[cfg(feature = "embedded")]
     pub fn on_disk(mut self) -> Self {
         self.keeps = Keeps::OnDisk;

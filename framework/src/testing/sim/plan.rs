@@ -76,15 +76,40 @@ pub(super) struct Bounds {
     /// The farthest jump of a clock.
     pub(super) jumps: Duration,
     pub(super) panics: bool,
+    /// The time before a step, if users draw their own.
+    pub(super) gap: Option<BoxedStrategy<Duration>>,
+    /// A fault and its moment, if users draw their own.
+    pub(super) own: Option<BoxedStrategy<(Duration, Fault)>>,
 }
 
 impl Bounds {
+    pub(super) fn new(services: usize, steps: std::ops::Range<usize>) -> Self {
+        Self { services, steps, faults: 6, jumps: Duration::from_secs(2 * 3600), panics: true, gap: None, own: None }
+    }
+
     pub(super) fn frame(&self) -> BoxedStrategy<Frame> {
         let weather = prop_oneof![
             1 => Just(Weather::FAIR),
             3 => (levels(300, 50), levels(300, 50), levels(100, 10), levels(30, 5), levels(40, 5))
                 .prop_map(|(lose, repeat, delay, disk, load)| Weather { lose, repeat, delay, disk, load }),
         ];
+        let fault = self.own.clone().unwrap_or_else(|| self.fault());
+        let faults = prop::collection::vec(fault, 0..=self.faults);
+        let gap = self.gap.clone().unwrap_or_else(|| {
+            let steps = u64::try_from(self.steps.end / 12).unwrap_or(1).max(1);
+            spans((400 * self.longer() / steps).max(20), 20).boxed()
+        });
+        let gaps = prop::collection::vec(gap, self.steps.clone());
+        (weather, faults, gaps).prop_map(|(weather, faults, gaps)| Frame { weather, faults, gaps }).boxed()
+    }
+
+    /// Many faults take their time, or they would all hit a cluster that is down; and as long there must be something to hit.
+    fn longer(&self) -> u64 {
+        (self.faults as u64 / 6).max(1)
+    }
+
+    /// Any fault, at any moment.
+    fn fault(&self) -> BoxedStrategy<(Duration, Fault)> {
         let services = self.services.max(1);
         let far = i64::try_from(self.jumps.as_millis()).unwrap_or(i64::MAX).max(1);
         let fault = prop_oneof![
@@ -113,12 +138,7 @@ impl Bounds {
                 .prop_map(|(service, cut_off, lingers)| Fault::HandOver { service, cut_off, lingers }),
             u32::from(self.panics) => (0..services, 1u8..4).prop_map(|(service, times)| Fault::Panic { service, times }),
         ];
-        // Many faults take their time, or they would all hit a cluster that is down; and as long there must be something to hit.
-        let longer = (self.faults as u64 / 6).max(1);
-        let faults = prop::collection::vec((spans(5000 * longer, 50), fault), 0..=self.faults);
-        let steps = u64::try_from(self.steps.end / 12).unwrap_or(1).max(1);
-        let gaps = prop::collection::vec(spans((400 * longer / steps).max(20), 20), self.steps.clone());
-        (weather, faults, gaps).prop_map(|(weather, faults, gaps)| Frame { weather, faults, gaps }).boxed()
+        (spans(5000 * self.longer(), 50), fault).boxed()
     }
 }
 
