@@ -109,6 +109,24 @@ impl Cut {
         shorter.extend(bits.map(|bit| Self { weather: self.weather & !bit, ..self.clone() }));
         shorter
     }
+
+    /// Cases without two things each. What is left out changes what chance brings to all that is left, so two things may go
+    /// together of which neither can go alone.
+    pub(super) fn shorter_by_two(&self) -> Vec<Self> {
+        let count = self.faults.len() + self.steps.len();
+        let left = |kept: &[usize], from: usize, gone: [usize; 2]| {
+            let kept = kept.iter().enumerate().filter(|(at, _)| !gone.contains(&(from + at)));
+            kept.map(|(_, number)| *number).collect()
+        };
+        let pairs = (0..count).flat_map(|one| (one + 1..count).map(move |other| [one, other]));
+        pairs
+            .map(|gone| Self {
+                faults: left(&self.faults, 0, gone),
+                steps: left(&self.steps, self.faults.len(), gone),
+                ..self.clone()
+            })
+            .collect()
+    }
 }
 
 /// The list without one of its halves, its quarters … its single elements.
@@ -172,6 +190,17 @@ mod tests {
             let cut = Cut::whole(3, 0).moved(1, moves.clone());
             assert_eq!(moves.to_string().parse(), Ok(moves));
             assert_eq!(cut.to_string().parse(), Ok(cut));
+        }
+    }
+
+    #[test]
+    fn every_two_things_can_be_left_out_together() {
+        let cut = Cut::whole(3, 2);
+        let shorter = cut.shorter_by_two();
+        assert_eq!(shorter.len(), 10);
+        assert!(shorter.iter().all(|shorter| shorter.steps.len() + shorter.faults.len() == 3));
+        for (at, one) in shorter.iter().enumerate() {
+            assert!(shorter.iter().skip(at + 1).all(|other| one != other));
         }
     }
 

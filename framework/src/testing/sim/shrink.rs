@@ -82,7 +82,7 @@ where
 
     fn leave_out(&mut self) {
         'shorter: loop {
-            for shorter in self.cut.shorter() {
+            for shorter in self.cut.shorter().into_iter().chain(self.cut.shorter_by_two()) {
                 if self.found.runs >= RUNS {
                     return;
                 }
