@@ -23,7 +23,7 @@ pub(crate) type Doors = Rc<dyn Fn(&mut Envelope) -> (Rc<dyn ActorDoor>, Work)>;
 /// Told that something is missing above a sequence.
 pub(crate) type Missing = Rc<dyn Fn(&Gate, u64)>;
 /// Told up to where everything is committed.
-pub(crate) type Committed = Rc<dyn Fn(&ShardId, &ShardId, u64)>;
+pub(crate) type Committed = Rc<dyn Fn(&Gate)>;
 
 /// What one shard sends to another, admitted in order: contiguous sequences, so that every duplicate and every gap is seen.
 pub(crate) struct Gate {
@@ -129,7 +129,7 @@ impl Gate {
                 return settle(Settled::Later);
             }
             // The sender has not heard that it is committed, or would not have sent it again.
-            (self.committed)(&self.from, &self.to, self.through());
+            (self.committed)(self);
             return settle(Settled::Done);
         }
         if self.unsettled.borrow().len() >= IN_FLIGHT {
@@ -199,7 +199,7 @@ impl Gate {
         let settled = Box::new(move |outcome: Outcome| match outcome {
             Outcome::Done(..) | Outcome::DeadLetter(_) => {
                 gate.unsettled.borrow_mut().remove(&sequence);
-                (gate.committed)(&gate.from, &gate.to, gate.through());
+                (gate.committed)(&gate);
                 settle(Settled::Done);
             }
             // The shard is to be opened again, or the node stops: the sender keeps it and sends it again. Whatever else may be

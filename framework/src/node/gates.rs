@@ -134,15 +134,33 @@ impl Share {
                 }
             })
         };
-        let committed = Rc::new(move |from: &ShardId, to: &ShardId, through: u64| {
+        let committed = Rc::new(move |gate: &Gate| {
             if let Some(share) = me.upgrade() {
-                share.tell_committed(from, to, through);
+                share.tell_how_far(gate);
             }
         });
         let (counts, standing) = (Arc::clone(&self.host.counts), Arc::clone(&self.spec.standing));
         let gate = Gate::new((from.clone(), to.clone()), floor, doors, missing, committed, counts, standing);
         self.gates.borrow_mut().insert((from.clone(), to.clone()), Rc::clone(&gate));
         Some(gate)
+    }
+
+    /// Tells the sender how far all is committed, once the store here knows it too: what it was told of it does not keep.
+    fn tell_how_far(self: &Rc<Self>, gate: &Gate) {
+        let (from, to, through) = (gate.from.clone(), gate.to.clone(), gate.through());
+        // Most often the turn that took the last message has told the store. Of one that was taken before nothing is written.
+        let Some(floor) = gate.unstored() else { return self.tell_committed(&from, &to, through) };
+        let Some(cell) = self.shards.get(&to) else { return };
+        let appended = cell.writer.borrow_mut().advance(&floor);
+        let me = Rc::downgrade(self);
+        match appended {
+            Ok(appended) => self.host.after(appended, move |committed| {
+                if let Some(me) = me.upgrade().filter(|_| committed.is_ok()) {
+                    me.tell_committed(&from, &to, through);
+                }
+            }),
+            Err(error) => self.host.refused(&error),
+        }
     }
 
     /// Takes away the gates that are at rest: the store knows what they know. If none is, those that only wait for what is
