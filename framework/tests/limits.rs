@@ -250,3 +250,40 @@ async fn a_thread_that_is_held_up_is_busy_and_not_a_queue_without_end() {
     }
     assert_eq!(all_told, 1000);
 }
+
+#[derive(Domain)]
+struct Inking;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Inking)]
+struct Ink {
+    #[key]
+    paper: String,
+}
+
+/// A worker, and something of which it can be told whether it is still there.
+#[derive(Worker)]
+#[worker(domain = Inking, performs(Ink))]
+struct Inker {
+    _ink: Arc<()>,
+}
+
+impl Perform<Ink> for Inker {
+    async fn perform(&self, _command: Ink, _job: Job) -> Result<(), WorkError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_runtime_that_ends_with_a_node_in_it_keeps_nothing_of_it() {
+    let ink = Arc::new(());
+    let inker = Inker { _ink: Arc::clone(&ink) };
+    whizbang::derive::block_on(async {
+        let node = Node::builder("inking", MemoryStore::new()).worker(inker).start().await.unwrap();
+        node.client().send(Ink { paper: "a".into() }).await.unwrap();
+        assert!(Arc::strong_count(&ink) > 1);
+        // Nothing of it is polled any more: the runtime ends with this.
+        drop(node);
+    });
+    assert_eq!(Arc::strong_count(&ink), 1, "something of the node was kept");
+}

@@ -334,6 +334,13 @@ impl Share {
     }
 }
 
+/// Whatever ends a thread's work without letting it end itself, as a runtime that is dropped: its routes must not stay behind.
+impl Drop for Share {
+    fn drop(&mut self) {
+        LocalRoutes::withdraw(self.spec.id);
+    }
+}
+
 /// How far the clocks of two nodes may differ before a deadline is taken for passed that is not: 5 minutes, as Kerberos has it
 /// (RFC 4120).
 const CLOCKS_DIFFER: Duration = Duration::from_secs(300);

@@ -56,7 +56,8 @@ impl LocalRoutes {
     /// Takes a node's routes back on this thread.
     pub fn withdraw(node: NodeId) {
         // The routes are dropped after the borrow ends: dropping an actor's door may run user code.
-        let gone = HERE.with(|here| {
+        // A thread that ends has none any more.
+        let gone = HERE.try_with(|here| {
             let mut here = here.borrow_mut();
             let at = here.iter().position(|(id, _)| *id == node);
             at.map(|at| here.swap_remove(at))
