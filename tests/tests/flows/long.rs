@@ -1,4 +1,4 @@
-//! Many seeds with many crashes: hours of virtual time. With TESTS_FIRST_SEED it begins with that seed. What it says under `tests/run --long` stands in docs/evidence.md.
+//! Many seeds with many crashes: hours of virtual time. What it says under `tests/run --long` stands in docs/evidence.md.
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
@@ -23,8 +23,7 @@ where
     let flow = flow.faults(FAULTS).steps(1..STEPS);
     let (begun, seeds) = (Instant::now(), brief_or_long(10, 10_000));
     let (mut coverage, mut simulated) = (Coverage::default(), Duration::ZERO);
-    let first = std::env::var("TESTS_FIRST_SEED").map_or(0, |first| first.parse().expect("a number"));
-    for seed in first..seeds {
+    for seed in 0..seeds {
         let run =
             flow.run(seed).unwrap_or_else(|broken| panic!("{name}: {broken}\n{}\n{}", broken.deeds, broken.trace));
         coverage.merge(&run.coverage);
