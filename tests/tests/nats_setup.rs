@@ -7,7 +7,6 @@ use async_nats::jetstream::{self, consumer, stream};
 use whizbang::bridge::nats::NatsBridge;
 use whizbang::bridge::subject::Namespace;
 use whizbang::bridge::{Bridge, BridgeError, NodeCard};
-use whizbang::message::Envelope;
 use whizbang::testing::bridge::cases::sample::{command, shard};
 use whizbang::testing::bridge::node::{Manners, TestNode, service};
 use whizbang::testing::bridge::run;
@@ -142,23 +141,42 @@ fn a_server_without_room_for_the_streams_is_said_at_once() {
 }
 
 #[test]
-fn a_server_that_takes_less_than_a_message_refuses_the_large_and_carries_the_small() {
+fn server_with_small_max_payload_is_refused_at_connect() {
     for release in BOTH {
         run(async {
             let config = NatsConfig { max_payload: Some(10_000), ..NatsConfig::default() };
             let server = NatsServer::start_with(release, config);
-            let node = attach(&server, service("bank").owning("bank")).await.expect("attaches");
-            let small = command(&shard("bank", 0), &shard("bank", 1), 1);
-            let large = Envelope { payload: vec![0; 10_000].into(), ..small.clone() };
-            let refused = node.bridge.send(large).await;
-            assert!(
-                matches!(refused, Err(BridgeError::Oversize { bytes, limit: 10_000 }) if bytes > 10_000),
-                "{refused:?}"
-            );
-            node.bridge.send(small).await.expect("sends");
-            node.until("the small one", |seen| seen.direct.len() == 1).await;
-            node.stop().await;
+            match NatsBridge::connect(&server.url()).await.map(|_| ()) {
+                Err(BridgeError::Refused { reason, .. }) => assert!(reason.contains("max_payload"), "{reason}"),
+                other => panic!("{other:?}"),
+            }
         });
+    }
+}
+
+/// An operator gives a stream more room, or less: the node that finds it works, and goes on working after a restart of the server.
+#[test]
+fn resized_streams_are_used_as_they_are() {
+    for release in BOTH {
+        for bytes in [1 << 30, 1 << 20] {
+            run(async {
+                let mut server = NatsServer::start(release);
+                let node = attach(&server, service("bank").owning("bank").taking("bank")).await.expect("attaches");
+                for name in ["whizbang_commands_bank", "whizbang_events_bank"] {
+                    let operator = operator(&server).await;
+                    let mut config = operator.get_stream(name).await.expect("a stream").cached_info().config.clone();
+                    config.max_bytes = bytes;
+                    operator.update_stream(config).await.expect("updates");
+                }
+                server.restart();
+                let send = || node.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 1));
+                node.insist("a command", send, |seen| !seen.direct.is_empty()).await;
+                node.stop().await;
+                let again = attach(&server, service("bank").owning("bank").taking("bank")).await.expect("attaches");
+                assert_eq!(again.bridge.health(), whizbang::bridge::BridgeHealth::default());
+                again.stop().await;
+            });
+        }
     }
 }
 

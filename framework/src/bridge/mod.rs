@@ -4,6 +4,7 @@
 //! It moves bytes and knows no actor. It may lose, repeat and reorder: order and once-ness come from the numbers inside.
 
 mod error;
+mod health;
 pub mod loopback;
 #[cfg(feature = "nats")]
 pub mod nats;
@@ -13,6 +14,9 @@ pub mod wire;
 
 pub use crate::router::Settled;
 pub use error::BridgeError;
+pub use health::BridgeHealth;
+#[cfg(feature = "nats")]
+use health::Issues;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +54,12 @@ pub trait Bridge: Send + Sync + 'static {
 
     /// What the courier survives, in words: a line for the log at start.
     fn durability(&self) -> String;
+
+    /// The condition of the bridge now: broken connections, streams that cannot be used, refused messages. Called often and on
+    /// any thread, so it must not block. A bridge that cannot fail keeps the default, which reports no issue.
+    fn health(&self) -> BridgeHealth {
+        BridgeHealth::default()
+    }
 
     /// Takes nothing more in, sends what it still holds and ends.
     fn detach(&self) -> BoxFuture<'_, Result<(), BridgeError>>;

@@ -243,4 +243,9 @@ pub struct Metrics {
     pub gaps: u64,
     /// Events and outbox entries handed on.
     pub sent: u64,
+    /// Messages that the bridge moved to the service's refused stream: unreadable, or without a handler here. They wait there for
+    /// an operator.
+    pub refused: u64,
+    /// Consumers at the broker that stalled and were recreated.
+    pub recreated_consumers: u64,
 }

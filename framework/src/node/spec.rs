@@ -107,6 +107,9 @@ impl Spec {
             reasons.push("the node stops".to_owned());
         }
         reasons.extend(self.standing.reasons());
+        if let Some(bridge) = &self.bridge {
+            reasons.extend(bridge.health().issues);
+        }
         Health { live, ready: reasons.is_empty(), reasons }
     }
 
@@ -117,6 +120,7 @@ impl Spec {
 
     pub(super) fn metrics(&self) -> Metrics {
         let sum = |of: fn(&Counts) -> u64| self.counts.iter().map(|counts| of(counts)).sum();
+        let bridge = self.bridge.as_ref().map(|bridge| bridge.health()).unwrap_or_default();
         Metrics {
             turns: sum(|counts| counts.turns.get()),
             events: sum(|counts| counts.events.get()),
@@ -130,6 +134,8 @@ impl Spec {
             passivations: sum(|counts| counts.passivations.get()),
             gaps: sum(|counts| counts.gaps.get()),
             sent: sum(|counts| counts.sent.get()),
+            refused: bridge.refused,
+            recreated_consumers: bridge.recreated_consumers,
         }
     }
 }

@@ -1,36 +1,50 @@
 //! The connection to the server: how it is made, whether it is up, and what went wrong with it.
 //!
-//! Called by the bridge. The client reconnects by itself; what must be said or done again afterwards hears of it here.
-//! A password never stands in an error or a log: addresses are shown without what is before the `@`.
+//! Called by the bridge. The client reconnects by itself; the loops watch [`Link`] to repeat what a reconnection requires.
+//! Errors and logs never contain a password: they show addresses as [`Servers`] prints them.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerError};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 
 use super::config::{Login, NatsBuilder};
+use super::servers::Servers;
 use crate::bridge::BridgeError;
 use crate::bridge::subject::Namespace;
-use crate::bridge::wire::percent;
+use crate::clock::monotonic;
 use crate::message::Name;
 
 /// How long a connection, TLS and login included, may take.
 const CONNECT: Duration = Duration::from_secs(5);
 /// The server is asked for a sign of life this often; without two answers the connection counts as broken.
 const PING: Duration = Duration::from_secs(10);
-/// A lost connection is tried again at once, then after 20 ms, doubled each time up to this.
+/// The longest pause between two attempts to reconnect. The first follows at once, the second after 20 ms, and each further
+/// pause doubles. A random half of each pause keeps the clients of a restarted server from arriving together.
 const RECONNECT_AT_MOST: Duration = Duration::from_secs(2);
 /// How many denials of the server wait to be looked at; who misses one runs into a deadline instead.
 const DENIALS: usize = 64;
 
-/// Whether the connection is up, and how often it has been made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The state of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Link {
     pub(super) up: bool,
+    /// The number of times the connection has been made.
     pub(super) epoch: u64,
+    /// The moment of the last change.
+    pub(super) since: Instant,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self { up: false, epoch: 0, since: monotonic() }
+    }
 }
 
 /// A connection and what is known of it.
@@ -42,38 +56,40 @@ pub(super) struct Connection {
     pub(super) denials: broadcast::Sender<String>,
     /// The server's address without credentials.
     pub(super) broker: Arc<str>,
+    /// Set before this node closes the connection itself, so that the end is not logged as a loss.
+    pub(super) ending: Arc<AtomicBool>,
 }
 
 impl Connection {
     /// Connects. `who` names the connection for the server's operator and is the last part of its inboxes.
     pub(super) async fn open(config: &NatsBuilder, who: &str) -> Result<Self, BridgeError> {
-        let broker: Arc<str> = redacted(&config.url).into();
+        let servers = Servers::parse(&config.url)
+            .map_err(|reason| BridgeError::Refused { broker: "the configured address".to_owned(), reason })?;
+        let broker: Arc<str> = servers.to_string().into();
+        let ending = Arc::new(AtomicBool::new(false));
         let (link_writer, link) = watch::channel(Link::default());
         let denials = broadcast::Sender::new(DENIALS);
         let denial_writer = denials.clone();
-        let shown = Arc::clone(&broker);
-        let options = options(config, &login(config), &broker)?
+        let (shown, is_ending) = (Arc::clone(&broker), Arc::clone(&ending));
+        let login = match &config.login {
+            Login::None => servers.login.clone(),
+            given => given.clone(),
+        };
+        let options = options(config, &login, &broker)?
+            .require_tls(requires_tls(config, &servers))
             .name(who)
             .custom_inbox_prefix(format!("_INBOX_{who}"))
             .connection_timeout(CONNECT)
             .ping_interval(PING)
             // An address that a server announces may be anybody's: only those of the configuration get the password.
             .ignore_discovered_servers()
-            .reconnect_delay_callback(|attempts| {
-                let doubled = u32::try_from(attempts).unwrap_or(u32::MAX).saturating_sub(2).min(16);
-                if attempts < 2 {
-                    Duration::ZERO
-                } else {
-                    Duration::from_millis(20).saturating_mul(1 << doubled).min(RECONNECT_AT_MOST)
-                }
-            })
+            .reconnect_delay_callback(|attempts| reconnect_delay(attempts, RandomState::new().hash_one(attempts)))
             .event_callback(move |event| {
-                note(&event, &shown, &link_writer, &denial_writer);
+                note(&event, &shown, is_ending.load(Ordering::Relaxed), &link_writer, &denial_writer);
                 async {}
             });
-        let servers: Vec<&str> = broker.split(',').collect();
-        let client = options.connect(servers).await.map_err(|error| refused(&broker, &error))?;
-        Ok(Self { client, link, denials, broker })
+        let client = options.connect(servers.addresses).await.map_err(|error| refused(&broker, &error))?;
+        Ok(Self { client, link, denials, broker, ending })
     }
 
     /// Waits until the first connection is noted; it is made when `open` returns, the note may come a moment later.
@@ -119,32 +135,52 @@ fn options(config: &NatsBuilder, login: &Login, broker: &str) -> Result<ConnectO
     if let Some((certificate, key)) = &config.certificate {
         options = options.add_client_certificate(certificate.clone(), key.clone());
     }
-    if config.tls_required {
-        options = options.require_tls(true);
-    }
     Ok(options)
 }
 
-fn note(event: &Event, broker: &str, link: &watch::Sender<Link>, denials: &broadcast::Sender<String>) {
+/// Returns whether a server that does not speak TLS is refused.
+///
+/// One sign that TLS is meant is enough, for all servers: otherwise a password would travel in clear to the one address that
+/// was written without `tls://`, or to a server that only pretends not to know TLS.
+fn requires_tls(config: &NatsBuilder, servers: &Servers) -> bool {
+    config.tls_required || servers.tls || !config.root_certificates.is_empty() || config.certificate.is_some()
+}
+
+/// The pause before an attempt to reconnect: between half and all of the doubled one.
+fn reconnect_delay(attempts: usize, random: u64) -> Duration {
+    if attempts < 2 {
+        return Duration::ZERO;
+    }
+    let doublings = u32::try_from(attempts).unwrap_or(u32::MAX).saturating_sub(2).min(16);
+    let pause = Duration::from_millis(20).saturating_mul(1 << doublings).min(RECONNECT_AT_MOST);
+    let half = pause / 2;
+    half + Duration::from_nanos(random % u64::try_from(half.as_nanos()).unwrap_or(u64::MAX).max(1))
+}
+
+fn note(event: &Event, broker: &str, ending: bool, link: &watch::Sender<Link>, denials: &broadcast::Sender<String>) {
     match event {
         Event::Connected => {
-            link.send_modify(|link| *link = Link { up: true, epoch: link.epoch + 1 });
+            link.send_modify(|link| *link = Link { up: true, epoch: link.epoch + 1, since: monotonic() });
             tracing::debug!(broker, "connected");
         }
         Event::Disconnected | Event::Closed => {
-            link.send_modify(|link| link.up = false);
-            tracing::warn!(broker, "the connection is lost; what waits goes out when it is back");
+            link.send_modify(|link| *link = Link { up: false, since: monotonic(), ..*link });
+            if ending {
+                tracing::debug!(broker, "connection closed");
+            } else {
+                tracing::warn!(broker, "connection lost; waiting messages are sent after the reconnection");
+            }
         }
         Event::ServerError(ServerError::Other(text)) => match denied_subject(text) {
             Some(subject) => {
                 tracing::error!(broker, subject, "the server does not permit it: {}", shown(text));
-                // Nobody may be waiting for anything.
+                // No request may be waiting for it.
                 let _ = denials.send(subject.to_owned());
             }
             None => tracing::warn!(broker, "the server says: {}", shown(text)),
         },
         Event::SlowConsumer(_) => {
-            tracing::warn!(broker, "more came in than is taken; it is asked for again");
+            tracing::warn!(broker, "slow consumer: messages dropped, they will be redelivered");
         }
         Event::LameDuckMode => tracing::info!(broker, "the server is about to stop"),
         other => tracing::warn!(broker, "{other}"),
@@ -161,37 +197,6 @@ fn denied_subject(text: &str) -> Option<&str> {
 /// What a server says, without what could disturb a log.
 fn shown(text: &str) -> String {
     text.chars().take(300).flat_map(char::escape_debug).collect()
-}
-
-/// As whom to log in: as the builder says, otherwise as the address says (`user:password@` or `token@`).
-///
-/// The client library does not look at the address for it.
-fn login(config: &NatsBuilder) -> Login {
-    let in_address = || {
-        let (before, _) = config.url.split(',').find_map(|url| url.rsplit_once('@'))?;
-        let user = before.rsplit_once("://").map_or(before, |(_, user)| user);
-        let text = |part: &str| percent::decode(part.trim()).map(std::borrow::Cow::into_owned);
-        match user.split_once(':') {
-            Some((user, password)) => Some(Login::UserPassword(text(user)?, text(password)?)),
-            None => Some(Login::Token(text(user)?)),
-        }
-    };
-    match &config.login {
-        Login::None => in_address().unwrap_or(Login::None),
-        given => given.clone(),
-    }
-}
-
-/// Addresses without user and password.
-fn redacted(urls: &str) -> String {
-    let one = |url: &str| match url.rsplit_once('@') {
-        Some((before, host)) => match before.split_once("://") {
-            Some((scheme, _)) => format!("{scheme}://{host}"),
-            None => host.to_owned(),
-        },
-        None => url.to_owned(),
-    };
-    urls.split(',').map(|url| one(url.trim())).collect::<Vec<_>>().join(",")
 }
 
 fn refused(broker: &str, error: &async_nats::ConnectError) -> BridgeError {
@@ -218,25 +223,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_shown_without_their_passwords() {
-        assert_eq!(redacted("nats://127.0.0.1:4222"), "nats://127.0.0.1:4222");
-        assert_eq!(redacted("nats://me:p@ss@host:1, me:x@other"), "nats://host:1,other");
-        assert_eq!(redacted("tls://token@host"), "tls://host");
+    fn any_sign_of_tls_requires_it_for_all_servers() {
+        let requires = |builder: NatsBuilder| requires_tls(&builder, &Servers::parse(&builder.url).unwrap());
+        assert!(!requires(NatsBuilder::new("nats://host")));
+        assert!(requires(NatsBuilder::new("nats://host").require_tls()));
+        assert!(requires(NatsBuilder::new("nats://host").root_certificate("ca.pem")));
+        assert!(requires(NatsBuilder::new("nats://host").certificate("c.pem", "k.pem")));
+        assert!(requires(NatsBuilder::new("tls://host,nats://other")));
+        assert!(requires(NatsBuilder::new("nats://other, wss://host")));
     }
 
     #[test]
-    fn the_login_in_an_address_is_used_where_none_is_given() {
-        let found = |url: &str| match login(&NatsBuilder::new(url)) {
-            Login::None => String::new(),
-            Login::UserPassword(user, password) => format!("{user}/{password}"),
-            Login::Token(token) => token,
-            Login::NKey(_) | Login::Credentials(_) => "another".to_owned(),
-        };
-        assert_eq!(found("nats://127.0.0.1:4222"), "");
-        assert_eq!(found("nats://host, nats://ada:love%40lace@other:1"), "ada/love@lace");
-        assert_eq!(found("tls://s3cret@host"), "s3cret");
-        let given = NatsBuilder::new("nats://ada:x@host").token("other");
-        assert!(matches!(login(&given), Login::Token(token) if token == "other"));
+    fn reconnect_delay_doubles_with_jitter_up_to_a_limit() {
+        assert_eq!(reconnect_delay(1, 7), Duration::ZERO);
+        for (attempts, most) in [(2, 20), (3, 40), (5, 160), (30, 2_000), (usize::MAX, 2_000)] {
+            let most = Duration::from_millis(most);
+            let delays: Vec<_> =
+                [0, 1 << 20, 1 << 40, u64::MAX].iter().map(|random| reconnect_delay(attempts, *random)).collect();
+            assert!(delays.iter().all(|delay| *delay >= most / 2 && *delay <= most), "{attempts}: {delays:?}");
+            assert!(delays.iter().any(|delay| *delay != delays[0]), "{attempts}: no jitter");
+        }
     }
 
     #[test]

@@ -33,7 +33,21 @@ pub(super) fn in_words(config: &NatsBuilder, info: &ServerInfo) -> String {
     )
 }
 
-/// What a person should know about this server.
+/// Returns why the server cannot carry the messages of a node, if it cannot.
+///
+/// Refused when the bridge connects: a single large event would otherwise stop all subscribers of its shard.
+pub(super) fn too_small(info: &ServerInfo) -> Option<String> {
+    let needed = MAX_PAYLOAD_BYTES + HEADERS;
+    (info.max_payload < needed).then(|| {
+        format!(
+            "the server takes messages of {} bytes, messages of this node may have {needed}: set `max_payload` to at least \
+             {needed} in its configuration (default 1 MiB)",
+            info.max_payload
+        )
+    })
+}
+
+/// What an operator should know about this server.
 pub(super) fn warnings(info: &ServerInfo) -> Vec<String> {
     let mut warnings = Vec::new();
     // Releases without known holes at the time of writing: 2.11.16, 2.12.7, 2.14.0.
@@ -46,12 +60,6 @@ pub(super) fn warnings(info: &ServerInfo) -> Vec<String> {
         warnings.push(format!(
             "nats-server {} has known security holes (mended in 2.11.16, 2.12.7 and 2.14.0): keep strangers from its port",
             info.version
-        ));
-    }
-    if info.max_payload < MAX_PAYLOAD_BYTES + HEADERS {
-        warnings.push(format!(
-            "the server takes messages of {} bytes at most (`max_payload`), this node's may have {} and headers",
-            info.max_payload, MAX_PAYLOAD_BYTES
         ));
     }
     warnings

@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
-use super::jetstream::Incarnation;
+use super::jetstream::{ConsumerState, Incarnation};
 use super::reading;
 use crate::bridge::{Answer, BridgeError, Settled};
 
@@ -21,6 +21,8 @@ const LATEST: Duration = Duration::from_secs(5);
 
 /// A message that is with the node or waits for it.
 pub(super) struct InHand {
+    /// The lane it came by.
+    pub(super) lane: usize,
     /// Where its acknowledgement goes.
     pub(super) reply: Subject,
     /// When the server heard of it last.
@@ -47,9 +49,14 @@ impl Letter {
 
 pub(super) enum Done {
     Settled(u64, Settled),
-    /// Nobody can take it, and why.
+    /// No handler exists here, and why.
     Unwanted(u64, Box<Message>, String),
-    Answered(Subject, Answer),
+    /// A refused message was copied to the refused stream, or was not.
+    PutAside(u64, Result<(), BridgeError>),
+    /// The answer to a question, and whether it is a page of messages.
+    Answered(Subject, Answer, bool),
+    /// The state of a lane's consumer.
+    Looked(usize, Result<ConsumerState, BridgeError>),
     /// A lane, or none for the streams that are only written to.
     Checked(Option<usize>, Result<Option<Incarnation>, BridgeError>),
 }
@@ -60,8 +67,10 @@ pub(super) struct Hands {
     pub(super) doing: FuturesUnordered<BoxFuture<'static, Done>>,
     pub(super) in_hand: BTreeMap<u64, InHand>,
     pub(super) next: u64,
-    /// How many messages are with the node.
+    /// How many messages are with the node, of all lanes.
     pub(super) busy: usize,
+    /// How many questions for a page of messages are being answered.
+    pub(super) pages: usize,
     /// How many questions are. Counted apart: however many wait for their answer, messages go on.
     pub(super) asked: usize,
     pub(super) letters: VecDeque<Letter>,

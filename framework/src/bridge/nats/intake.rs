@@ -13,24 +13,34 @@ use futures_util::{FutureExt, Stream};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use super::Report;
 use super::connection::{Link, round_trip};
 use super::hands::{Done, Hands, InHand, Letter};
 use super::headers;
 use super::jetstream::{Incarnation, JetStream, Wanted};
-use super::lane::{DELETION, Lane, State};
+use super::lane::{DELETION, LANE_WINDOW, Lane, State};
 use super::outgoing::Outgoing;
 use super::reading::{self, shown};
 use super::streams::Cargo;
 use crate::bridge::subject::Namespace;
 use crate::bridge::wire::Packet;
-use crate::bridge::{Answer, BridgeError, Inbound, Refusal, Settled};
+use crate::bridge::{Answer, Asked, BridgeError, Inbound, Refusal, Settled};
 use crate::clock::monotonic;
 use crate::message::Name;
 
 /// The most messages being handled at once, and the most questions, whatever room the node says it has.
 const WINDOW: usize = 4096;
+/// The most pages of messages that are read or written at once, as answers to questions. A page has up to the server's
+/// `max_payload` bytes (1 MiB by default) and a question for it has forty, so these are bounded by bytes.
+const PAGES: usize = 8;
+/// Written bytes after which the intake waits until the client has handed them to the server.
+const UNFLUSHED: usize = 4 * 1024 * 1024;
 /// A node without room is asked again after this time, or as soon as it has ended something of ours.
 const NO_ROOM: Duration = Duration::from_millis(5);
+/// Streams that are only written to are looked at again after this time if something is wrong with one.
+const AGAIN: Duration = Duration::from_secs(5);
+/// The name of the issue about them.
+const WRITTEN: &str = "written";
 /// Where a message came in.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Gate {
@@ -79,6 +89,7 @@ pub(super) struct Intake {
     pub(super) written: Arc<Vec<Wanted>>,
     pub(super) gates: SelectAll<Gated>,
     pub(super) closing: oneshot::Receiver<()>,
+    pub(super) report: Arc<Report>,
 }
 
 impl Intake {
@@ -155,7 +166,7 @@ impl Intake {
             return;
         };
         hands.next += 1;
-        hands.in_hand.insert(hands.next, InHand { reply, since: now, open: 1, again: false });
+        hands.in_hand.insert(hands.next, InHand { lane: at, reply, since: now, open: 1, again: false });
         hands.keep.get_or_insert(now + self.ack_wait / 3);
         lane.take(hands.next, message);
     }
@@ -168,10 +179,15 @@ impl Intake {
         };
         match reading::question(&self.namespace, &self.owns, message) {
             Ok(_) if hands.asked >= WINDOW => self.answer(hands, reply, &Answer::Refused(Refusal::Busy)),
+            Ok(Asked::Events { .. } | Asked::Outbox { .. }) if hands.pages >= PAGES => {
+                self.answer(hands, reply, &Answer::Refused(Refusal::Busy));
+            }
             Ok(asked) => {
+                let is_page = matches!(asked, Asked::Events { .. } | Asked::Outbox { .. });
                 hands.asked += 1;
+                hands.pages += usize::from(is_page);
                 let answer = self.door.asked(asked);
-                hands.doing.push(answer.map(|answer| Done::Answered(reply, answer)).boxed());
+                hands.doing.push(answer.map(move |answer| Done::Answered(reply, answer, is_page)).boxed());
             }
             Err(error) => {
                 tracing::warn!(subject = shown(&message.subject), %error, "refused a question");
@@ -205,10 +221,15 @@ impl Intake {
         while room > 0 && empty < self.lanes.len() {
             hands.turn = (hands.turn + 1) % self.lanes.len();
             let Some(lane) = self.lanes.get_mut(hands.turn) else { break };
+            if lane.busy >= LANE_WINDOW {
+                empty += 1;
+                continue;
+            }
             if let Some((number, envelope, message)) = lane.read.pop_front() {
                 empty = 0;
                 room -= 1;
                 hands.busy += 1;
+                lane.busy += 1;
                 let settled = match lane.source.cargo {
                     Cargo::Direct => self.door.direct(envelope),
                     Cargo::Events => self.door.event(envelope),
@@ -237,34 +258,36 @@ impl Intake {
                 Err(error) => self.put_aside(hands, number, &message, &error),
             }
         }
-        self.lanes.iter().any(|lane| !lane.is_empty())
-    }
-
-    fn put_aside(&self, hands: &mut Hands, number: u64, message: &Message, error: &BridgeError) {
-        tracing::warn!(service = %self.service, subject = shown(&message.subject), %error, "put aside what came in");
-        let (headers, payload) = reading::remains(message, error);
-        let subject = Subject::from(self.namespace.refused_subject(&self.service));
-        hands.letters.push_back(Letter { subject, reply: None, headers, payload });
-        if let Some(in_hand) = hands.in_hand.remove(&number) {
-            hands.letters.push_back(Letter::word(in_hand.reply, "+TERM"));
-        }
+        self.lanes.iter().any(|lane| !lane.is_empty() && lane.busy < LANE_WINDOW)
     }
 
     fn settle(&mut self, hands: &mut Hands, done: Done) {
         match done {
             Done::Unwanted(number, message, reason) => {
-                hands.busy -= 1;
+                self.leave(hands, number);
                 self.put_aside(hands, number, &message, &BridgeError::Unwanted { reason });
             }
+            Done::PutAside(number, copied) => self.copied(hands, number, copied),
             Done::Settled(number, settled) => {
-                hands.busy -= 1;
+                self.leave(hands, number);
                 hands.settled(number, settled == Settled::Later);
             }
-            Done::Answered(reply, answer) => {
+            Done::Answered(reply, answer, is_page) => {
                 hands.asked -= 1;
+                hands.pages -= usize::from(is_page);
                 self.answer(hands, reply, &answer);
             }
             Done::Checked(lane, checked) => self.checked(hands, lane, checked),
+            Done::Looked(lane, state) => self.looked(hands, lane, state),
+        }
+    }
+
+    /// An envelope is no longer with the node.
+    fn leave(&mut self, hands: &mut Hands, number: u64) {
+        hands.busy -= 1;
+        let lane = hands.in_hand.get(&number).and_then(|in_hand| self.lanes.get_mut(in_hand.lane));
+        if let Some(lane) = lane {
+            lane.busy = lane.busy.saturating_sub(1);
         }
     }
 
@@ -278,7 +301,13 @@ impl Intake {
             let Some(lane) = self.lanes.get_mut(at) else { break };
             if matches!(lane.state, State::Missing(again) if again <= now) {
                 self.look_after(hands, at);
-            } else if let Some(count) = lane.wants(room, now) {
+                continue;
+            }
+            if lane.is_suspect {
+                self.look_at(hands, at);
+            }
+            let Some(lane) = self.lanes.get_mut(at) else { break };
+            if let Some(count) = lane.wants(room, now) {
                 hands.letters.push_back(Letter {
                     subject: lane.next.clone(),
                     reply: Some(lane.inbox.clone()),
@@ -304,21 +333,34 @@ impl Intake {
     }
 
     /// Writes the letters. One that is lost with the connection costs a redelivery.
+    ///
+    /// The client queues by count, so large answers are flushed after [`UNFLUSHED`] bytes: the memory they take is bounded by
+    /// bytes, whatever the questions were.
     async fn write(&mut self, hands: &mut Hands) {
+        let mut unflushed = 0;
         while let Some(letter) = hands.letters.pop_front() {
             let Letter { subject, reply, headers, payload } = letter;
             let client = &self.client;
+            unflushed += payload.len();
             let published = async {
                 match reply {
-                    Some(reply) => client.publish_with_reply_and_headers(subject, reply, headers, payload).await,
-                    None => client.publish_with_headers(subject, headers, payload).await,
+                    Some(reply) => client.publish_with_reply_and_headers(subject, reply, headers, payload).await?,
+                    None => client.publish_with_headers(subject, headers, payload).await?,
                 }
+                if unflushed >= UNFLUSHED {
+                    // An error is that of a lost connection, which the loop hears of by itself.
+                    let _ = client.flush().await;
+                }
+                Ok::<_, async_nats::PublishError>(())
             };
             tokio::select! {
                 biased;
                 published = published => {
+                    if unflushed >= UNFLUSHED {
+                        unflushed = 0;
+                    }
                     if let Err(error) = published {
-                        tracing::error!(%error, "an acknowledgement or answer cannot be written");
+                        tracing::error!(%error, "failed to write an acknowledgement or answer");
                     }
                 }
                 // The client takes nothing while it reconnects once its own queue is full.
@@ -371,17 +413,30 @@ impl Intake {
         hands.unchecked = hands.unchecked.saturating_sub(1);
         let lane = at.and_then(|at| self.lanes.get_mut(at));
         match (lane, checked) {
-            (Some(lane), Ok(Some(incarnation))) => lane.open(incarnation),
+            (Some(lane), Ok(Some(incarnation))) => {
+                self.report.issues.close(&lane.source.stream);
+                lane.open(incarnation);
+            }
             (Some(lane), Ok(None)) => {
-                tracing::info!(stream = lane.source.stream, "the stream is not there yet; its owner makes it");
+                tracing::info!(stream = lane.source.stream, "the stream does not exist yet; its owner creates it");
                 lane.miss();
             }
             (Some(lane), Err(error)) => {
-                tracing::error!(stream = lane.source.stream, %error, "cannot be taken from; trying again");
+                let stream = &lane.source.stream;
+                let text = format!("nothing is received by stream `{stream}`: {error}; it is tried again");
+                if self.report.issues.open(stream, text) {
+                    tracing::error!(stream, %error, "failed to open a stream; trying again");
+                }
                 lane.miss();
             }
-            (None, Err(error)) => tracing::error!(%error, "a stream cannot be written to"),
-            (None, Ok(_)) => {}
+            (None, Err(error)) => {
+                let text = format!("nothing can be published: {error}; it is tried again");
+                if self.report.issues.open(WRITTEN, text) {
+                    tracing::error!(%error, "failed to open a stream for writing; trying again");
+                }
+                hands.look.get_or_insert(monotonic() + AGAIN);
+            }
+            (None, Ok(_)) => drop(self.report.issues.close(WRITTEN)),
         }
         let opened = self.lanes.iter().any(|lane| lane.state == State::Open) || self.lanes.is_empty();
         if hands.unchecked == 0 && opened {
@@ -413,7 +468,7 @@ impl Intake {
             }
         }
         while let Some(done) = hands.doing.next().await {
-            if !matches!(done, Done::Checked(..)) {
+            if !matches!(done, Done::Checked(..) | Done::Looked(..)) {
                 self.settle(&mut hands, done);
             }
             self.keep(&mut hands, monotonic());

@@ -3,11 +3,13 @@
 //! Called at attach and after each reconnection. Written against the API itself, so that a setting which a server does not
 //! know and drops in silence is found by comparing what it echoes, on every version alike.
 
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, Request, RequestErrorKind};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -35,6 +37,8 @@ pub(super) struct Wanted {
     pub(super) path: String,
     pub(super) settings: Value,
     pub(super) unset: &'static [&'static str],
+    /// The settings that may differ: a difference is logged, and the stream or consumer is used as it is.
+    pub(super) adjustable: &'static [&'static str],
 }
 
 /// What is known of a stream that exists.
@@ -68,6 +72,41 @@ pub(super) struct JetStream {
     client: Client,
     broker: Arc<str>,
     denials: broadcast::Sender<String>,
+    /// The adjusted settings that were logged, by path.
+    adjusted: Arc<Mutex<BTreeMap<String, Vec<Adjusted>>>>,
+}
+
+/// An adjusted setting: its name, its value at the server, and the configured value.
+type Adjusted = (String, String, String);
+
+/// What a consumer has and has not delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ConsumerState {
+    /// Messages that it has not delivered yet.
+    pub(super) pending: u64,
+    /// Messages that it has delivered and that are not acknowledged.
+    pub(super) unacknowledged: u64,
+    /// The number of its last delivery.
+    pub(super) delivered: u64,
+    /// Everything up to this number is acknowledged.
+    pub(super) acknowledged: u64,
+}
+
+impl ConsumerState {
+    fn read(info: &Value) -> Self {
+        let number = |path: &str| info.pointer(path).and_then(Value::as_u64).unwrap_or(0);
+        Self {
+            pending: number("/num_pending"),
+            unacknowledged: number("/num_ack_pending"),
+            delivered: number("/delivered/consumer_seq"),
+            acknowledged: number("/ack_floor/consumer_seq"),
+        }
+    }
+
+    /// Returns whether there is something that the consumer should deliver.
+    pub(super) fn owes(&self) -> bool {
+        self.pending > 0 || self.unacknowledged > 0
+    }
 }
 
 impl JetStream {
@@ -76,6 +115,7 @@ impl JetStream {
             client: connection.client.clone(),
             broker: Arc::clone(&connection.broker),
             denials: connection.denials.clone(),
+            adjusted: Arc::default(),
         }
     }
 
@@ -125,11 +165,53 @@ impl JetStream {
             found => found,
         };
         match found {
-            Ok(info) => compare(wanted, &info).map(|()| info),
+            Ok(info) => compare(wanted, &info).map(|()| {
+                self.warn_of_adjusted(wanted, &info);
+                info
+            }),
             Err(Failure::Missing) => Err(BridgeError::Unreachable {
                 broker: self.broker.to_string(),
                 reason: format!("{} went away while it was made", wanted.what),
             }),
+            Err(Failure::Later(error) | Failure::Final(error)) => Err(error),
+        }
+    }
+
+    /// Logs settings that an operator, or an earlier configuration, has set otherwise. Once for each change, not each time.
+    fn warn_of_adjusted(&self, wanted: &Wanted, info: &Value) {
+        let different = adjusted(wanted, info);
+        let mut known = self.adjusted.lock();
+        if known.get(&wanted.path) != Some(&different) {
+            for (setting, found, configured) in &different {
+                tracing::warn!(
+                    broker = &*self.broker,
+                    setting,
+                    found,
+                    configured,
+                    "{} differs from this node's configuration and is used as it is; change it with `nats stream edit` or \
+                     `nats consumer edit` if the configuration is right",
+                    wanted.what
+                );
+            }
+            known.insert(wanted.path.clone(), different);
+        }
+    }
+
+    /// Returns the state of a consumer.
+    pub(super) async fn consumer_state(&self, path: &str) -> Result<ConsumerState, BridgeError> {
+        match self.insist(&format!("CONSUMER.INFO.{path}"), &Value::Null).await {
+            Ok(info) => Ok(ConsumerState::read(&info)),
+            // A missing consumer answers no pull; the lane hears of that by itself.
+            Err(Failure::Missing) => Ok(ConsumerState::default()),
+            Err(Failure::Later(error) | Failure::Final(error)) => Err(error),
+        }
+    }
+
+    /// Deletes the consumer of a source and makes it anew. Harmless to messages: the stream keeps what is not acknowledged, the
+    /// new consumer delivers it again, and the receiver drops what it has.
+    pub(super) async fn recreate_consumer(&self, source: &Source) -> Result<Option<Incarnation>, BridgeError> {
+        match self.insist(&format!("CONSUMER.DELETE.{}", source.consumer.path), &Value::Null).await {
+            Ok(_) | Err(Failure::Missing) => self.ensure_source(source).await,
             Err(Failure::Later(error) | Failure::Final(error)) => Err(error),
         }
     }
@@ -220,7 +302,20 @@ fn incarnation(info: &Value) -> Incarnation {
     }
 }
 
-/// Finds the first setting that differs.
+/// The adjustable settings that differ from the wanted ones. More room than wanted is no difference worth a word.
+fn adjusted(wanted: &Wanted, info: &Value) -> Vec<Adjusted> {
+    let found = |setting: &str| info.pointer("/config").and_then(|config| config.get(setting)).unwrap_or(&Value::Null);
+    let is_more = |found: &Value, wanted: &Value| match (found.as_i64(), wanted.as_i64()) {
+        (Some(found), Some(wanted)) => found > wanted && wanted > 0,
+        _ => false,
+    };
+    let settings = wanted.settings.as_object().into_iter().flatten();
+    let adjustable = settings.filter(|(setting, _)| wanted.adjustable.contains(&setting.as_str()));
+    let different = adjustable.filter(|(setting, value)| found(setting) != *value && !is_more(found(setting), value));
+    different.map(|(setting, value)| (setting.clone(), found(setting).to_string(), value.to_string())).collect()
+}
+
+/// Finds the first setting that differs and must not.
 fn compare(wanted: &Wanted, info: &Value) -> Result<(), BridgeError> {
     let config = info.get("config").unwrap_or(&Value::Null);
     let found = |setting: &str| config.get(setting).unwrap_or(&Value::Null);
@@ -233,7 +328,7 @@ fn compare(wanted: &Wanted, info: &Value) -> Result<(), BridgeError> {
     for (setting, value) in wanted.settings.as_object().into_iter().flatten() {
         // The server leaves out what is false.
         let is_default = *value == json!(false) && found(setting).is_null();
-        if found(setting) != value && !is_default {
+        if found(setting) != value && !is_default && !wanted.adjustable.contains(&setting.as_str()) {
             return Err(mismatch(setting, &value.to_string()));
         }
     }
@@ -261,6 +356,7 @@ mod tests {
             path: "x".to_owned(),
             settings: json!({ "subjects": ["a.>"], "max_age": 60, "no_ack": false }),
             unset: &["mirror", "sealed", "max_msg_size"],
+            adjustable: &[],
         };
         compare(&wanted, &json!({ "config": config })).map_err(|error| error.to_string())
     }
@@ -285,6 +381,26 @@ mod tests {
         ] {
             assert_eq!(compared(&config), Err(error.to_owned()));
         }
+    }
+
+    #[test]
+    fn adjustable_settings_may_differ_and_are_named() {
+        let wanted = Wanted {
+            what: "stream `x`".to_owned(),
+            path: "x".to_owned(),
+            settings: json!({ "subjects": ["a.>"], "max_age": 60, "max_bytes": 100, "num_replicas": 1 }),
+            unset: &[],
+            adjustable: &["max_age", "max_bytes", "num_replicas"],
+        };
+        let found = |config: Value| {
+            let info = json!({ "config": config });
+            compare(&wanted, &info).unwrap();
+            adjusted(&wanted, &info)
+        };
+        assert_eq!(found(json!({ "subjects": ["a.>"], "max_age": 60, "max_bytes": 200, "num_replicas": 3 })), []);
+        let less = json!({ "subjects": ["a.>"], "max_age": 0, "max_bytes": 50, "num_replicas": 1 });
+        let names: Vec<_> = found(less).into_iter().map(|(setting, ..)| setting).collect();
+        assert_eq!(names, ["max_age", "max_bytes"]);
     }
 
     #[test]

@@ -10,14 +10,14 @@ use std::time::Duration;
 use async_nats::{Message, Subject};
 use tokio::time::Instant;
 
-use super::jetstream::Incarnation;
+use super::jetstream::{ConsumerState, Incarnation};
 use super::reading;
 use super::streams::Source;
 use crate::clock::monotonic;
 use crate::message::Envelope;
 
-/// How long a request waits at the server for messages.
-const EXPIRES: Duration = Duration::from_secs(30);
+/// How long a request waits at the server for messages. A consumer that delivers nothing for two of them is looked at.
+const EXPIRES: Duration = Duration::from_secs(15);
 /// A request that the server has not ended this long after it expired is forgotten: it was lost on the way.
 const GRACE: Duration = Duration::from_secs(5);
 /// The most messages of one request.
@@ -58,7 +58,19 @@ pub(super) struct Lane {
     /// No request before then.
     rests: Option<Instant>,
     pause: Duration,
+    /// Messages of this lane that are with the node. Each lane has a window of its own, so that one whose messages wait, for a
+    /// slow job or behind a gap, leaves the others their room.
+    pub(super) busy: usize,
+    /// A request expired and nothing came since the one before: the consumer should be looked at.
+    pub(super) is_suspect: bool,
+    /// Nothing has come since the last request expired.
+    is_silent: bool,
+    /// What the consumer looked like when it was suspected last.
+    suspected: Option<ConsumerState>,
 }
+
+/// The most messages of one lane that are with the node.
+pub(super) const LANE_WINDOW: usize = 1024;
 
 impl Lane {
     /// A lane of a stream that was found, or is still to be.
@@ -74,6 +86,10 @@ impl Lane {
             requests: VecDeque::new(),
             rests: None,
             pause: SHORTEST,
+            busy: 0,
+            is_suspect: false,
+            is_silent: false,
+            suspected: None,
         }
     }
 
@@ -95,7 +111,7 @@ impl Lane {
         if self.state != State::Open || !self.is_empty() || self.rests.is_some_and(|until| until > now) {
             return None;
         }
-        let enough = room.min(MAX_BATCH);
+        let enough = room.min(MAX_BATCH).min(LANE_WINDOW.saturating_sub(self.busy));
         let asked = self.asked();
         // Asked for again at half, so that messages come without a pause and not one by one.
         (enough > 0 && asked <= enough / 2).then(|| enough - asked)
@@ -110,6 +126,7 @@ impl Lane {
     /// A message has come: the oldest request has one less to bring.
     pub(super) fn take(&mut self, number: u64, message: Message) {
         self.pause = SHORTEST;
+        (self.is_silent, self.is_suspect, self.suspected) = (false, false, None);
         let (_, in_stream) = reading::numbers(message.reply.as_deref().unwrap_or_default());
         self.incarnation.last = self.incarnation.last.max(in_stream);
         if let Some((count, _)) = self.requests.front_mut() {
@@ -129,6 +146,8 @@ impl Lane {
             // Expired, or nothing there.
             404 | 408 => {
                 self.requests.pop_front();
+                self.is_suspect = self.is_silent;
+                self.is_silent = true;
             }
             // Nobody listens, or the server says that the consumer is no more.
             503 => self.lose(now),
@@ -171,6 +190,20 @@ impl Lane {
         self.requests.clear();
     }
 
+    /// Compares what the consumer says with what it said before, after requests that brought nothing. Returns whether it has
+    /// stalled: it owes messages, and twice in a row a request that waited for [`EXPIRES`] got none of them.
+    ///
+    /// nats-server 2.9.10 was seen to do this after it was killed under load; it delivered again only once the consumer was
+    /// deleted.
+    pub(super) fn has_stalled(&mut self, state: ConsumerState) -> bool {
+        self.is_suspect = false;
+        // What this node has in hand it has not acknowledged either.
+        let owes = state.owes() && self.busy == 0 && self.is_empty();
+        let again = self.suspected == Some(state) && owes;
+        self.suspected = owes.then_some(state);
+        again
+    }
+
     /// When something must be done for the lane though nothing has come.
     pub(super) fn wakes(&self, now: Instant) -> Option<Instant> {
         match self.state {
@@ -181,5 +214,59 @@ impl Lane {
             State::Checking => None,
             State::Missing(again) => Some(again),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::NatsBuilder;
+    use super::super::streams;
+    use super::*;
+    use crate::bridge::NodeCard;
+    use crate::message::Name;
+
+    fn lane() -> Lane {
+        let bank = Name::new("bank").unwrap();
+        let card =
+            NodeCard { service: bank.clone(), owns: vec![(bank, 1)], subscribes: Vec::new(), answers: Vec::new() };
+        let source = streams::sources(&NatsBuilder::new("nats://host"), &card).remove(0);
+        Lane::new(source, "inbox".into(), Some(Incarnation::default()))
+    }
+
+    #[test]
+    fn a_consumer_is_suspected_after_two_silent_requests() {
+        let (mut lane, now) = (lane(), monotonic());
+        lane.ended(408, "", now);
+        assert!(!lane.is_suspect);
+        lane.ended(408, "", now);
+        assert!(lane.is_suspect);
+        let message = Message {
+            subject: "x".into(),
+            reply: Some("$JS.ACK.s.c.1.2.3.4.5".into()),
+            payload: Default::default(),
+            headers: None,
+            status: None,
+            description: None,
+            length: 0,
+        };
+        lane.take(1, message);
+        assert!(!lane.is_suspect);
+    }
+
+    #[test]
+    fn a_consumer_has_stalled_if_it_owes_the_same_twice() {
+        let mut lane = lane();
+        let owes = ConsumerState { pending: 3, delivered: 7, ..ConsumerState::default() };
+        assert!(!lane.has_stalled(owes));
+        // It has delivered since.
+        assert!(!lane.has_stalled(ConsumerState { delivered: 8, ..owes }));
+        assert!(lane.has_stalled(ConsumerState { delivered: 8, ..owes }));
+        let idle = ConsumerState { delivered: 8, ..ConsumerState::default() };
+        assert!(!lane.has_stalled(idle));
+        assert!(!lane.has_stalled(idle));
+        // Messages that are with this node are not owed.
+        lane.busy = 1;
+        assert!(!lane.has_stalled(owes));
+        assert!(!lane.has_stalled(owes));
     }
 }

@@ -17,12 +17,16 @@ mod lane;
 mod outgoing;
 mod permissions;
 mod reading;
+mod refused;
+mod servers;
 mod streams;
+mod watchdog;
 
 pub use config::NatsBuilder;
 pub use permissions::NatsPermissions;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, Addr};
@@ -30,23 +34,25 @@ use async_nats::{Client, Subscriber};
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use futures_util::stream::SelectAll;
 use parking_lot::RwLock;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 use self::acknowledgement::{Untaken, has_no_responder};
 use self::actor::{Detach, Loops, NatsActor};
-use self::connection::{Connection, round_trip, who};
+use self::connection::{Connection, Link, round_trip, who};
 use self::intake::{Gate, Gated, Intake};
 use self::jetstream::JetStream;
 use self::lane::Lane;
 use self::outgoing::{Answered, Answering, Awaits, Outgoing};
 use super::subject::{Namespace, Place};
 use super::wire::Packet;
-use super::{Answer, Asked, Bridge, BridgeError, Inbound, NodeCard, Tidings};
+use super::{Answer, Asked, Bridge, BridgeError, BridgeHealth, Inbound, Issues, NodeCard, Tidings};
 use crate::clock::instant;
 use crate::message::Envelope;
 
 /// How often a server that is waited for is tried.
 const AGAIN: Duration = Duration::from_millis(50);
+/// A connection that is down for longer is reported by [`Bridge::health`]; a server that restarts is back sooner.
+const DOWN: Duration = Duration::from_secs(5);
 /// How long a stream may take to acknowledge a message before it counts as not sent.
 const ACKNOWLEDGE: Duration = Duration::from_secs(5);
 
@@ -81,6 +87,18 @@ struct Line {
     outgoing: Arc<Outgoing>,
     actor: Addr<NatsActor>,
     abandoned: Arc<Notify>,
+    /// Set before this node closes the connection itself.
+    ending: Arc<AtomicBool>,
+    link: watch::Receiver<Link>,
+    report: Arc<Report>,
+}
+
+/// What the loops report about themselves.
+#[derive(Debug, Default)]
+struct Report {
+    issues: Issues,
+    refused: AtomicU64,
+    recreated_consumers: AtomicU64,
 }
 
 impl NatsBridge {
@@ -117,7 +135,12 @@ impl NatsBridge {
             };
             return Err(BridgeError::Refused { broker: connection.broker.to_string(), reason });
         }
+        if let Some(reason) = durability::too_small(&info) {
+            return Err(BridgeError::Refused { broker: connection.broker.to_string(), reason });
+        }
         let durability = durability::in_words(&config, &info);
+        // This connection was only a check.
+        connection.ending.store(true, Ordering::Relaxed);
         Ok(Self { config, durability, attached: RwLock::new(Attached::NotYet) })
     }
 
@@ -178,7 +201,10 @@ impl NatsBridge {
             Arc::clone(&connection.broker),
         ));
         let (closing, closed) = oneshot::channel();
+        let report = Arc::<Report>::default();
+        let link = connection.link.clone();
         let intake = Intake {
+            report: Arc::clone(&report),
             client: client.clone(),
             jetstream,
             namespace: config.namespace.clone(),
@@ -197,7 +223,7 @@ impl NatsBridge {
         let abandoned = Arc::<Notify>::default();
         let actor =
             NatsActor::new(client.clone(), Arc::clone(&outgoing), loops, closing, Arc::clone(&abandoned)).start();
-        Ok(Line { client, outgoing, actor, abandoned })
+        Ok(Line { client, outgoing, actor, abandoned, ending: connection.ending, link, report })
     }
 }
 
@@ -351,10 +377,34 @@ impl Bridge for NatsBridge {
         self.durability.clone()
     }
 
+    fn health(&self) -> BridgeHealth {
+        let line = match &*self.attached.read() {
+            Attached::To(line) | Attached::Leaving(line) => line.clone(),
+            Attached::NotYet | Attached::Attaching | Attached::NoMore => return BridgeHealth::default(),
+        };
+        let mut issues = line.report.issues.texts();
+        let link = *line.link.borrow();
+        let down = instant().saturating_duration_since(link.since);
+        if !link.up && down >= DOWN {
+            issues.push(format!(
+                "no connection to {} for {} s: nothing reaches or leaves other services; it is tried again without end, check \
+                 the server and the network",
+                line.outgoing.broker(),
+                down.as_secs()
+            ));
+        }
+        BridgeHealth {
+            issues,
+            refused: line.report.refused.load(Ordering::Relaxed),
+            recreated_consumers: line.report.recreated_consumers.load(Ordering::Relaxed),
+        }
+    }
+
     fn detach(&self) -> BoxFuture<'_, Result<(), BridgeError>> {
         async move {
             let line = self.line()?;
             *self.attached.write() = Attached::Leaving(line.clone());
+            line.ending.store(true, Ordering::Relaxed);
             // An actor that is gone has nothing left to end.
             let _ = line.actor.send(Detach).await;
             *self.attached.write() = Attached::NoMore;
@@ -366,6 +416,7 @@ impl Bridge for NatsBridge {
     fn abandon(&self) {
         let mut attached = self.attached.write();
         if let Attached::To(line) | Attached::Leaving(line) = &*attached {
+            line.ending.store(true, Ordering::Relaxed);
             line.outgoing.abandon();
             line.abandoned.notify_one();
             *attached = Attached::NoMore;

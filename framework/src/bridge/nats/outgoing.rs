@@ -181,6 +181,11 @@ impl Outgoing {
         self.urgent.push_if_room(letter).map_err(|_| BridgeError::Busy { waiting: WAITING })
     }
 
+    /// The servers' addresses without credentials.
+    pub(super) fn broker(&self) -> &str {
+        &self.broker
+    }
+
     fn check(&self) -> Result<(), BridgeError> {
         if self.closing.load(Ordering::Acquire) {
             return Err(BridgeError::Closed);
@@ -466,7 +471,7 @@ mod tests {
 
     #[test]
     fn what_finds_no_room_is_refused_and_not_kept() {
-        let (_link, link) = watch::channel(Link { up: true, epoch: 1 });
+        let (_link, link) = watch::channel(Link { up: true, epoch: 1, ..Link::default() });
         let outgoing = Outgoing::new("inbox".to_owned(), Namespace::default(), link, "broker".into());
         let outgoing = Arc::new(outgoing);
         let post = || outgoing.post("a".to_owned(), HeaderMap::new(), Bytes::new(), Awaits::Acknowledgement);

@@ -90,9 +90,11 @@ fn made(stream: &str) -> [String; 2] {
 }
 
 /// What a service needs to take from a stream, through the consumer of its own name.
-fn taken(stream: &str, service: &Name) -> [String; 4] {
+fn taken(stream: &str, service: &Name) -> [String; 5] {
     [
         format!("$JS.API.CONSUMER.CREATE.{stream}.{service}"),
+        // A consumer that has stalled is deleted and made again.
+        format!("$JS.API.CONSUMER.DELETE.{stream}.{service}"),
         format!("$JS.API.CONSUMER.INFO.{stream}.{service}"),
         format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{service}"),
         format!("$JS.ACK.{stream}.{service}.>"),

@@ -11,12 +11,12 @@ use super::streams::{Cargo, Source};
 use crate::bridge::subject::{Namespace, Place};
 use crate::bridge::wire::Packet;
 use crate::bridge::{Asked, BridgeError, Tidings};
-use crate::message::{Envelope, Kind, Name, ShardId, shard_of};
+use crate::message::{Envelope, Kind, MAX_PAYLOAD_BYTES, Name, ShardId, shard_of};
 
-/// How much of what was refused is kept. The rest would only fill the stream.
-const KEPT: usize = 64 * 1024;
-/// How much of its headers. A stream takes 64 KiB of them at most.
+/// The most bytes of headers that are copied with a refused message. A stream takes 64 KiB of them.
 const KEPT_HEADERS: usize = 16 * 1024;
+/// The bytes that are copied of a payload larger than [`MAX_PAYLOAD_BYTES`].
+const KEPT_OVERSIZE: usize = 64 * 1024;
 
 /// The one envelope in a message of a stream.
 fn envelope(namespace: &Namespace, source: &Source, message: &Message) -> Result<Envelope, BridgeError> {
@@ -118,7 +118,10 @@ fn contradiction(what: &str) -> BridgeError {
     BridgeError::Malformed { reason: format!("{what} inside is not that of the subject it came by") }
 }
 
-/// What is kept of a refused message: its bytes and headers as far as they go, where it came in, and why it was refused.
+/// The copy of a refused message: its payload and headers, the subject it came by, and why it was refused.
+///
+/// A message that a node can have sent is copied whole. Of a larger one only the start is kept, so that a few of them cannot fill
+/// the stream.
 pub(super) fn remains(message: &Message, error: &BridgeError) -> (HeaderMap, Bytes) {
     let mut kept = HeaderMap::new();
     let mut size = 0;
@@ -135,7 +138,8 @@ pub(super) fn remains(message: &Message, error: &BridgeError) -> (HeaderMap, Byt
     }
     kept.insert("whizbang-refused", shown(&error.to_string()).as_str());
     kept.insert("whizbang-subject", shown(&message.subject).as_str());
-    (kept, message.payload.slice(..message.payload.len().min(KEPT)))
+    let room = if message.payload.len() > MAX_PAYLOAD_BYTES { KEPT_OVERSIZE } else { MAX_PAYLOAD_BYTES };
+    (kept, message.payload.slice(..message.payload.len().min(room)))
 }
 
 /// A text of a stranger, short enough and harmless enough for logs and headers.

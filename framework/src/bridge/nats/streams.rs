@@ -12,6 +12,14 @@ use crate::message::Name;
 /// How many messages of one consumer may be with nodes, not acknowledged. More than any node takes at once.
 const MAX_ACK_PENDING: u32 = 10_000;
 
+/// The size of a service's stream of refused messages: 32 messages of the largest size, thousands of ordinary ones.
+const REFUSED_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Settings of a stream that an operator may change: they decide how much and how long it keeps, never what it means.
+const STREAM_ADJUSTABLE: &[&str] = &["max_bytes", "max_age", "num_replicas"];
+/// The same for a consumer.
+const CONSUMER_ADJUSTABLE: &[&str] = &["ack_wait", "max_ack_pending"];
+
 /// Settings with which a stream would keep, drop or change messages otherwise than agreed.
 const STREAM_UNSET: &[&str] = &["sealed", "mirror", "sources", "max_msg_size", "subject_transform", "republish"];
 /// Settings with which a consumer would leave messages out, slow down, or vanish.
@@ -94,13 +102,16 @@ fn event_stream(config: &NatsBuilder, domain: &Name) -> Wanted {
     stream(config, config.namespace.event_stream(domain), &subjects, "limits", "old", age)
 }
 
+/// The stream of refused messages. It holds what senders believe to be accepted, so it drops nothing: while it is full, the
+/// messages stay where they are and the node's health reports it.
 fn refused_stream(config: &NatsBuilder, service: &Name) -> Wanted {
     let name = config.namespace.refused_stream(service);
-    let week = 7 * 24 * 60 * 60 * 1_000_000_000;
-    let mut wanted = stream(config, name, &config.namespace.refused_subject(service), "limits", "old", week);
+    let mut wanted = stream(config, name, &config.namespace.refused_subject(service), "limits", "new", 0);
     if let Some(settings) = wanted.settings.as_object_mut() {
-        settings.insert("max_bytes".to_owned(), json!(16 * 1024 * 1024));
+        settings.insert("max_bytes".to_owned(), json!(REFUSED_BYTES));
     }
+    // One that an older version made discards its oldest messages: an operator should change it, and the node can start.
+    wanted.adjustable = &["max_bytes", "max_age", "num_replicas", "discard"];
     wanted
 }
 
@@ -119,7 +130,13 @@ fn stream(config: &NatsBuilder, name: String, subjects: &str, retention: &str, d
         "num_replicas": config.replicas,
         "no_ack": false,
     });
-    Wanted { what: format!("stream `{name}`"), path: name, settings, unset: STREAM_UNSET }
+    Wanted {
+        what: format!("stream `{name}`"),
+        path: name,
+        settings,
+        unset: STREAM_UNSET,
+        adjustable: STREAM_ADJUSTABLE,
+    }
 }
 
 fn consumer(config: &NatsBuilder, stream: &str, service: &Name) -> Wanted {
@@ -138,5 +155,6 @@ fn consumer(config: &NatsBuilder, stream: &str, service: &Name) -> Wanted {
         path: format!("{stream}.{service}"),
         settings,
         unset: CONSUMER_UNSET,
+        adjustable: CONSUMER_ADJUSTABLE,
     }
 }

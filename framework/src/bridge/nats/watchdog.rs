@@ -1,0 +1,50 @@
+//! Looks after consumers that deliver nothing though they have messages.
+//!
+//! Called by the intake when two requests in a row have expired without a message. [`Lane`](super::lane::Lane) decides.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::FutureExt;
+
+use super::hands::{Done, Hands};
+use super::intake::Intake;
+use super::jetstream::ConsumerState;
+use super::lane::State;
+use crate::bridge::BridgeError;
+
+impl Intake {
+    /// Looks at the consumer of a lane that has been silent for two requests.
+    pub(super) fn look_at(&mut self, hands: &mut Hands, at: usize) {
+        let Some(lane) = self.lanes.get_mut(at) else { return };
+        lane.is_suspect = false;
+        let (jetstream, source) = (self.jetstream.clone(), Arc::clone(&lane.source));
+        let looking = async move { Done::Looked(at, jetstream.consumer_state(&source.consumer.path).await) };
+        hands.doing.push(looking.boxed());
+    }
+
+    pub(super) fn looked(&mut self, hands: &mut Hands, at: usize, state: Result<ConsumerState, BridgeError>) {
+        let Some(lane) = self.lanes.get_mut(at) else { return };
+        let source = Arc::clone(&lane.source);
+        match state {
+            Ok(state) if lane.state == State::Open && lane.has_stalled(state) => {
+                tracing::error!(
+                    stream = source.stream,
+                    pending = state.pending,
+                    unacknowledged = state.unacknowledged,
+                    "consumer stalled: it has messages and delivers none; recreating it"
+                );
+                let text = format!("{} has stalled and is being recreated", source.consumer.what);
+                self.report.issues.open(&source.stream, text);
+                self.report.recreated_consumers.fetch_add(1, Ordering::Relaxed);
+                lane.state = State::Checking;
+                hands.unchecked += 1;
+                let jetstream = self.jetstream.clone();
+                let recreating = async move { Done::Checked(Some(at), jetstream.recreate_consumer(&source).await) };
+                hands.doing.push(recreating.boxed());
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(stream = source.stream, %error, "failed to read the state of a consumer"),
+        }
+    }
+}

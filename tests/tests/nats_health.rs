@@ -1,0 +1,247 @@
+//! What the bridge reports while something is wrong at the server, and that the report ends with its cause.
+
+use std::sync::Arc;
+
+use async_nats::jetstream::{self, consumer, stream};
+use futures_util::StreamExt;
+use whizbang::bridge::nats::NatsBridge;
+use whizbang::bridge::{Answer, Asked, Bridge, BridgeHealth, Refusal, Settled};
+use whizbang::message::Envelope;
+use whizbang::testing::bridge::cases::sample::{command, event, outside, shard};
+use whizbang::testing::bridge::node::{Manners, TestNode, service};
+use whizbang::testing::bridge::run;
+use whizbang_tests::nats::{NatsServer, Release};
+
+const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
+
+async fn bank(server: &NatsServer, manners: Manners) -> TestNode {
+    let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
+    let card = service("bank").owning("bank").taking("shop");
+    TestNode::attach(bridge, card, manners).await.expect("attaches")
+}
+
+async fn operator(server: &NatsServer) -> jetstream::Context {
+    jetstream::new(async_nats::connect(server.url()).await.expect("connects"))
+}
+
+/// Waits until the health is as wanted; messages that arrive meanwhile wake it.
+async fn until_health(node: &TestNode, what: &str, holds: impl Fn(&BridgeHealth) -> bool) {
+    let waiting = async {
+        while !holds(&node.bridge.health()) {
+            node.insist_once(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    if tokio::time::timeout(std::time::Duration::from_secs(120), waiting).await.is_err() {
+        panic!("{what}: {:?}", node.bridge.health());
+    }
+}
+
+#[test]
+fn lost_connection_is_reported_until_it_is_back() {
+    for release in BOTH {
+        run(async {
+            let mut server = NatsServer::start(release);
+            let node = bank(&server, Manners::default()).await;
+            assert_eq!(node.bridge.health(), BridgeHealth::default());
+            server.kill();
+            until_health(&node, "an issue", |health| {
+                health.issues.iter().any(|issue| issue.contains("no connection to nats://127.0.0.1"))
+            })
+            .await;
+            server.restart();
+            until_health(&node, "no issue", |health| health.issues.is_empty()).await;
+            node.stop().await;
+        });
+    }
+}
+
+#[test]
+fn wrong_stream_is_reported_until_it_is_repaired() {
+    for release in BOTH {
+        run(async {
+            let mut server = NatsServer::start(release);
+            let node = bank(&server, Manners::default()).await;
+            let name = "whizbang_commands_bank";
+            let admin = operator(&server).await;
+            admin.delete_stream(name).await.expect("deletes");
+            let wrong = stream::Config {
+                name: name.to_owned(),
+                subjects: vec!["whizbang.cmd.bank.>".to_owned()],
+                retention: stream::RetentionPolicy::Limits,
+                ..stream::Config::default()
+            };
+            admin.create_stream(wrong).await.expect("creates");
+            server.restart();
+            until_health(&node, "an issue", |health| {
+                health.issues.iter().any(|issue| issue.contains(name) && issue.contains("exists with"))
+            })
+            .await;
+            operator(&server).await.delete_stream(name).await.expect("deletes");
+            until_health(&node, "no issue", |health| health.issues.is_empty()).await;
+            let send = || node.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 1));
+            node.insist("a command", send, |seen| !seen.direct.is_empty()).await;
+            node.stop().await;
+        });
+    }
+}
+
+fn refusing() -> Manners {
+    Manners { settling: Box::new(|_, _| Settled::Refused("unknown here".to_owned())), ..Manners::default() }
+}
+
+fn large(number: u64) -> Envelope {
+    Envelope { payload: vec![7; 500_000].into(), ..outside(&shard("bank", 1), number) }
+}
+
+/// The payload sizes in the stream of refused messages.
+async fn refused_sizes(server: &NatsServer, count: usize) -> Vec<usize> {
+    let stream = operator(server).await.get_stream("whizbang_refused_bank").await.expect("a stream");
+    let consumer = stream.create_consumer(consumer::pull::Config::default()).await.expect("a consumer");
+    let messages = consumer.messages().await.expect("messages").take(count);
+    messages.map(|message| message.expect("a message").payload.len()).collect().await
+}
+
+#[test]
+fn refused_messages_are_copied_whole_and_counted() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let node = bank(&server, refusing()).await;
+            for number in 1..=3 {
+                node.bridge.send(large(number)).await.expect("sends");
+            }
+            until_health(&node, "three refused", |health| health.refused == 3).await;
+            assert_eq!(refused_sizes(&server, 3).await, [500_000; 3]);
+            assert!(node.bridge.health().issues.is_empty());
+            node.stop().await;
+        });
+    }
+}
+
+/// Without room in the refused stream a message stays in its own: it is not ended before its copy is acknowledged.
+#[test]
+fn refused_messages_stay_while_their_stream_is_full() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let node = bank(&server, refusing()).await;
+            let admin = operator(&server).await;
+            let name = "whizbang_refused_bank";
+            let mut config = admin.get_stream(name).await.expect("a stream").cached_info().config.clone();
+            config.max_bytes = 700_000;
+            admin.update_stream(&config).await.expect("updates");
+            for number in 1..=3 {
+                node.bridge.send(large(number)).await.expect("sends");
+            }
+            until_health(&node, "an issue", |health| {
+                health.issues.iter().any(|issue| issue.contains(name) && issue.contains("purge"))
+            })
+            .await;
+            assert_eq!(node.bridge.health().refused, 1);
+            let mut own = admin.get_stream("whizbang_commands_bank").await.expect("a stream");
+            assert_eq!(own.info().await.expect("its state").state.messages, 2, "two wait in their own stream");
+            config.max_bytes = 16 << 20;
+            admin.update_stream(&config).await.expect("updates");
+            until_health(&node, "all refused", |health| health.refused == 3 && health.issues.is_empty()).await;
+            assert_eq!(refused_sizes(&server, 3).await, [500_000; 3]);
+            node.stop().await;
+        });
+    }
+}
+
+/// Events that are not settled, for a slow job or behind a gap, leave the commands of the node their room.
+#[test]
+fn unsettled_events_leave_commands_their_room() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let shop_bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
+            let card = service("shop").owning("shop");
+            let shop = TestNode::attach(shop_bridge, card, Manners::default()).await.expect("attaches");
+            // Nothing is settled before the node is opened.
+            let node = bank(&server, Manners { room: 100_000, open: false, ..Manners::default() }).await;
+            for position in 1..=5_000 {
+                shop.bridge.publish(event(&shard("shop", 0), position)).await.expect("publishes");
+            }
+            node.until("a full window of events", |seen| seen.events.len() >= 1_024).await;
+            node.bridge.send(command(&shard("shop", 0), &shard("bank", 1), 1)).await.expect("sends");
+            node.until("the command", |seen| seen.direct.len() == 1).await;
+            node.look(|seen| assert!(seen.events.len() < 5_000, "the window of the events is bounded"));
+            node.open();
+            node.until("all events", |seen| seen.events.len() >= 5_000).await;
+            shop.stop().await;
+            node.stop().await;
+        });
+    }
+}
+
+/// A question of forty bytes asks for a page of up to a megabyte: only a few are answered at once, the rest is refused.
+#[test]
+fn questions_for_pages_are_bounded() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let (open, opened) = tokio::sync::watch::channel(false);
+            let answering = move |_: Asked| -> futures_util::future::BoxFuture<'static, Answer> {
+                let mut opened = opened.clone();
+                Box::pin(async move {
+                    // The sender lives as long as the test.
+                    let _ = opened.wait_for(|open| *open).await;
+                    Answer::Envelopes(Vec::new(), 0)
+                })
+            };
+            let node = bank(&server, Manners { answering: Box::new(answering), ..Manners::default() }).await;
+            let question = || Asked::Events { shard: shard("bank", 0), after: 0, limit: 1_000 };
+            let asking = (0..200).map(|_| node.bridge.ask(question(), std::time::Duration::from_secs(20)));
+            let busy = std::cell::Cell::new(0);
+            let answers = futures_util::future::join_all(asking.map(|answer| async {
+                let answer = answer.await.expect("an answer");
+                if answer == Answer::Refused(Refusal::Busy) {
+                    busy.set(busy.get() + 1);
+                    if busy.get() == 192 {
+                        open.send_replace(true);
+                    }
+                }
+                answer
+            }))
+            .await;
+            assert_eq!(answers.iter().filter(|answer| matches!(answer, Answer::Envelopes(..))).count(), 8);
+            node.look(|seen| assert_eq!(seen.asked.len(), 8));
+            node.stop().await;
+        });
+    }
+}
+
+/// A consumer that has messages and delivers none is recreated. A paused one looks like that; only the pinned release can pause.
+#[test]
+fn stalled_consumer_is_recreated() {
+    run(async {
+        let server = NatsServer::start(Release::Pinned);
+        let node = bank(&server, Manners::default()).await;
+        let admin = operator(&server).await;
+        let until = time_in_an_hour();
+        let paused = admin
+            .client()
+            .request(
+                "$JS.API.CONSUMER.PAUSE.whizbang_commands_bank.bank",
+                format!("{{\"pause_until\":\"{until}\"}}").into(),
+            )
+            .await
+            .expect("an answer");
+        assert!(String::from_utf8_lossy(&paused.payload).contains("\"paused\":true"), "{paused:?}");
+        node.bridge.send(command(&shard("shop", 0), &shard("bank", 1), 1)).await.expect("sends");
+        until_health(&node, "a recreated consumer", |health| health.recreated_consumers == 1).await;
+        node.until("the command", |seen| seen.direct.len() == 1).await;
+        until_health(&node, "no issue", |health| health.issues.is_empty()).await;
+        node.stop().await;
+    });
+}
+
+/// A time in RFC 3339 that is about an hour ahead.
+fn time_in_an_hour() -> String {
+    let output = std::process::Command::new("date")
+        .args(["-u", "-d", "+1 hour", "+%Y-%m-%dT%H:%M:%SZ"])
+        .output()
+        .expect("runs date");
+    String::from_utf8(output.stdout).expect("text").trim().to_owned()
+}
