@@ -89,6 +89,7 @@ pub mod clock;
 mod retry;
 mod spawn;
 pub mod telemetry;
+mod user_code;
 
 pub mod message;
 

@@ -31,6 +31,20 @@ pub(crate) fn thread<F: Future<Output = ()>>(
     Ok(())
 }
 
+/// Starts a thread that calls `tick` after every `step`, until it returns `false`. Its owner is what `tick` looks at.
+pub(crate) fn ticker(
+    name: &str,
+    step: std::time::Duration,
+    tick: impl Fn() -> bool + Send + 'static,
+) -> std::io::Result<()> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        while tick() {
+            std::thread::park_timeout(step);
+        }
+    })?;
+    Ok(())
+}
+
 /// Starts a task on this thread's `LocalSet`.
 pub(crate) fn local(future: impl Future<Output = ()> + 'static) -> Task {
     Task(tokio::task::spawn_local(future))

@@ -80,6 +80,54 @@ async fn above_the_cap_the_longest_idle_rest_first() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn live_actors_are_limited_while_keys_are_activated() {
+    let test = async {
+        let config = NodeConfig { live_actors: 10, ..NodeConfig::default() };
+        let node = node(MemoryStore::new(), config).await;
+        let client = node.client();
+        let live = || node.metrics().activations - node.metrics().passivations;
+        for account in 0..1000 {
+            client.send(deposit(&account.to_string(), 5)).await.unwrap();
+            assert!(live() <= 10, "{} live after {account}", live());
+        }
+        // A key that is used all the time stays, and one that was passivated comes back as it was.
+        let before = node.metrics().activations;
+        for account in 0..100 {
+            client.send(deposit("often", 1)).await.unwrap();
+            assert_eq!(client.send(deposit(&account.to_string(), 1)).await.unwrap(), 6);
+        }
+        assert_eq!(node.metrics().activations, before + 101);
+        assert!(live() <= 10);
+    };
+    tokio::task::LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn busy_actors_stay_above_the_limit_and_no_longer() {
+    let test = async {
+        let (store, faults) = MemoryStore::faulty();
+        let node = node(store, NodeConfig { live_actors: 10, ..NodeConfig::default() }).await;
+        let client = node.client();
+        let live = || node.metrics().activations - node.metrics().passivations;
+        faults.hold();
+        let replies: Vec<_> = (0..50)
+            .map(|n| tokio::task::spawn_local(client.send(deposit(&format!("busy {n}"), 5)).into_future()))
+            .collect();
+        pass(Duration::from_millis(100)).await;
+        assert_eq!((live(), faults.waiting()), (50, 50), "what is under way is not passivated, and nothing is refused");
+        faults.go_on();
+        for reply in replies {
+            assert_eq!(reply.await.unwrap().unwrap(), 5);
+        }
+        for account in 0..100 {
+            client.send(deposit(&account.to_string(), 5)).await.unwrap();
+        }
+        assert!(live() <= 10, "{} live", live());
+    };
+    tokio::task::LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_actor_whose_turn_is_not_committed_does_not_rest() {
     let test = async {
         let (store, faults) = MemoryStore::faulty();

@@ -37,12 +37,14 @@ impl<A: Stateful> TypeDoor<A> {
     ) -> Result<(), Failure> {
         #[cfg(feature = "testing")]
         super::Trips::trip(A::Domain::NAME, envelope.id);
+        let code = &self.host.code;
+        code.relabel(code.label(A::NAME, &envelope.name));
         // An ended saga, and one that undoes, takes note of what comes and does nothing.
         let deaf = state.rest.ended || state.rest.undo.is_undoing();
         match work {
             Work::Handle => {
                 let decide = self.plan.commands.get(envelope.name.as_str()).ok_or(Failure::Unhandled)?;
-                decide(&state.user, envelope, effects)?;
+                decide(state.user()?, envelope, effects)?;
                 let (time, codec) = (effects.turn.time, A::Domain::CODEC);
                 if let Some((to, envelope)) =
                     envelope.reply(&self.domain, effects.rejected, time, codec, &effects.reply)
@@ -53,11 +55,11 @@ impl<A: Stateful> TypeDoor<A> {
             Work::React if !deaf => {
                 let name = (envelope.domain.as_str(), envelope.name.as_str());
                 let (_, decide) = self.plan.reacts.get(&name).ok_or(Failure::Unhandled)?;
-                decide(&state.user, envelope, effects)?;
+                decide(state.user()?, envelope, effects)?;
             }
             Work::Wake { .. } if !deaf => {
                 let decide = self.plan.timers.get(envelope.name.as_str()).ok_or(Failure::Unhandled)?;
-                decide(&state.user, envelope, effects)?;
+                decide(state.user()?, envelope, effects)?;
             }
             Work::Refuse(reason) => return Err(Failure::Undecodable(reason.clone())),
             Work::Reply => self.decide_reply(state, envelope, effects, redriven)?,
@@ -100,7 +102,7 @@ impl<A: Stateful> TypeDoor<A> {
             return Ok(());
         }
         match self.plan.replies.get(&(envelope.domain.as_str(), envelope.name.as_str())) {
-            Some(decide) => decide(&state.user, envelope, effects)?,
+            Some(decide) => decide(state.user()?, envelope, effects)?,
             None if rejection.is_some() && A::ROLE == Role::Saga => drop(effects.begin_undo()),
             None => {}
         }

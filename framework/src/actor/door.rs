@@ -1,6 +1,6 @@
 //! The door of one actor type on one thread: finds the live actor of a key, or starts it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
 use actix::{Actor, Addr, Context, Handler};
@@ -13,9 +13,10 @@ use super::keys::Keys;
 use super::mailbox::{AnyLive, Delivered, Failed, Here, LiveActor, Mailbox, TypedTurn};
 use super::plan::{Plan, Stateful};
 use super::straight::{Taken, delivery};
-use super::turn::panic_text;
 use crate::message::{CodecError, Command, Domain, Envelope, Key, Name, Rejection, shard_of};
 use crate::router::{ActorDoor, Ask, AskMeta, Asked, Delivery, Outcome, SendError, TypedReply};
+use crate::telemetry::TARGET;
+use crate::user_code::{Label, Panicked};
 
 /// The door of one actor type on one thread.
 pub(crate) struct TypeDoor<A: Stateful> {
@@ -27,6 +28,8 @@ pub(crate) struct TypeDoor<A: Stateful> {
     pub(crate) shards: Vec<Option<Rc<ShardCell>>>,
     keys: RefCell<Keys<Entry<A>>>,
     effects: RefCell<Option<Box<Effects<A>>>>,
+    /// Under which its user code runs where no message is known.
+    pub(super) label: Label,
     /// Whether what these actors append is committed at once.
     commits_at_once: bool,
 }
@@ -37,7 +40,32 @@ struct Entry<A: Stateful> {
     live: Weak<LiveActor<A>>,
 }
 
+/// How many actors are looked at to find an idle one that was not used for long.
+const PROBES: usize = 16;
+
+/// What is found for a key.
+enum Looked<'a, A: Stateful> {
+    Live(&'a Entry<A>, Rc<LiveActor<A>>),
+    /// Nothing, or an entry whose actor is dead.
+    Absent {
+        key: Rc<str>,
+        died: bool,
+    },
+    /// No key has so many bytes.
+    Invalid(usize),
+}
+
 impl<A: Stateful> Entry<A> {
+    /// The actor, if it can still take messages.
+    fn live(&self) -> Option<Rc<LiveActor<A>>> {
+        self.live.upgrade().filter(|_| self.addr.connected())
+    }
+
+    /// When the actor was last used, counted in uses of all; `None` if it is busy.
+    fn idle_since(&self) -> Option<u64> {
+        self.live.upgrade().map_or(Some(0), |live| (live.queued.get() == 0).then(|| live.used.get()))
+    }
+
     fn is_resting(&self, touched_before: u64) -> bool {
         self.live.upgrade().is_none_or(|live| live.queued.get() == 0 && live.touched.get() <= touched_before)
     }
@@ -68,7 +96,10 @@ impl Drop for Permit {
 enum Refused {
     Busy,
     Stopped,
-    Key,
+    /// The key has so many bytes.
+    Key(usize),
+    /// Choosing the key panicked.
+    Panicked(Panicked),
     NotHere,
 }
 
@@ -82,7 +113,8 @@ impl<A: Stateful> TypeDoor<A> {
     ) -> Rc<Self> {
         let keys = RefCell::new(Keys::new(host.ids.next_u64()));
         let commits_at_once = shards.iter().flatten().all(|shard| shard.writer.borrow().commits_at_once());
-        Rc::new(Self { host, plan, domain, actor, shards, keys, effects: RefCell::default(), commits_at_once })
+        let label = host.code.label(A::NAME, "");
+        Rc::new(Self { host, plan, domain, actor, shards, keys, effects: RefCell::default(), label, commits_at_once })
     }
 
     /// Buffers for one turn; taken while it runs, so that their memory is used again.
@@ -125,38 +157,78 @@ impl<A: Stateful> TypeDoor<A> {
             host.counts.busy.one();
             return Err((Refused::Busy, what));
         }
-        if let Some(entry) = self.keys.borrow().get(key(&what).as_str())
-            && let Some(live) = entry.live.upgrade()
-        {
-            if !inside && live.queued.get() >= host.settings.in_flight_per_key {
-                host.counts.busy.one();
-                return Err((Refused::Busy, what));
+        let keys = self.keys.borrow();
+        let looked = host.code.call(self.label, || {
+            let key = key(&what);
+            let entry = keys.get(key.as_str());
+            match entry.and_then(|entry| Some((entry, entry.live()?))) {
+                Some((entry, live)) => Looked::Live(entry, live),
+                None if key.is_valid() => Looked::Absent { key: Rc::from(key.as_str()), died: entry.is_some() },
+                None => Looked::Invalid(key.as_str().len()),
             }
-            // Sending queues the message and wakes a task: nothing comes back here while the map is borrowed.
-            entry.send(&live, message(what, self.permit(&live)));
-            return Ok(());
-        }
-        let named = key(&what);
-        if !named.is_valid() {
-            drop(named);
-            return Err((Refused::Key, what));
-        }
+        });
+        let (key, died) = match looked {
+            Err(panicked) => return Err((Refused::Panicked(panicked), what)),
+            Ok(Looked::Invalid(bytes)) => return Err((Refused::Key(bytes), what)),
+            Ok(Looked::Live(entry, live)) => {
+                if !inside && live.queued.get() >= host.settings.in_flight_per_key {
+                    host.counts.busy.one();
+                    return Err((Refused::Busy, what));
+                }
+                // Sending queues the message and wakes a task: nothing comes back here while the map is borrowed.
+                entry.send(&live, message(what, self.permit(&live)));
+                return Ok(());
+            }
+            Ok(Looked::Absent { key, died }) => (key, died),
+        };
+        drop(keys);
         let shards = u16::try_from(self.shards.len()).unwrap_or(u16::MAX);
-        let shard = usize::from(shard_of(named.as_str(), shards));
-        let name: Rc<str> = Rc::from(named.as_str());
-        drop(named);
+        let shard = usize::from(shard_of(&key, shards));
         let Some(Some(shard)) = self.shards.get(shard) else { return Err((Refused::NotHere, what)) };
-        let live = LiveActor::new(KeyActor::new(Rc::clone(self), Rc::clone(shard), Rc::clone(&name)));
+        if died {
+            // Two entries of one key would be two actors that decide on one stream.
+            tracing::error!(target: TARGET, actor = %self.actor, %key, "live actor ended unexpectedly; activated again");
+            drop(self.keys.borrow_mut().remove(&key));
+        }
+        self.make_room();
+        let live = LiveActor::new(KeyActor::new(Rc::clone(self), Rc::clone(shard), Rc::clone(&key)));
         let entry = Entry { addr: Mailbox(Rc::clone(&live)).start(), live: Rc::downgrade(&live) };
         entry.send(&live, message(what, self.permit(&live)));
         host.counts.activations.one();
-        self.keys.borrow_mut().add(name, entry);
+        self.keys.borrow_mut().add(key, entry);
         Ok(())
+    }
+
+    /// Passivates idle actors so that one more can be live below `live_actors`.
+    ///
+    /// Busy actors stay, so there may be more of them than that; `in_flight` bounds those. For each that goes, the next
+    /// [`PROBES`] in a round of all are looked at and the one goes that was not used for longest: a sampled LRU, whose cost does
+    /// not grow with the number of actors. If all of these are busy none goes, which is made up for later, two at a time.
+    fn make_room(&self) {
+        let limit = self.host.settings.live_actors;
+        let mut gone = Vec::new();
+        {
+            let mut keys = self.keys.borrow_mut();
+            while keys.len() >= limit && gone.len() < 2 {
+                let mut oldest: Option<(u64, usize)> = None;
+                for _ in 0..PROBES {
+                    let (at, entry) = keys.turn_hand();
+                    let idle = entry.and_then(Entry::idle_since).map(|used| (used, at));
+                    oldest = idle.into_iter().chain(oldest).min();
+                }
+                let Some((_, at)) = oldest else { break };
+                gone.extend(keys.take_out(at));
+            }
+        }
+        self.host.counts.passivations.many(gone.len() as u64);
+        // Outside the borrow: dropping the last address ends the actor.
+        drop(gone);
     }
 
     fn permit(&self, live: &Rc<LiveActor<A>>) -> Permit {
         live.queued.set(live.queued.get() + 1);
         live.touched.set(self.host.sweeps.get());
+        live.used.set(self.host.uses.replace(self.host.uses.get() + 1));
         let live: Rc<LiveActor<A>> = Rc::clone(live);
         Permit { _flight: self.host.flight(), live }
     }
@@ -176,6 +248,7 @@ impl<A: Stateful> TypeDoor<A> {
         command: C,
         meta: Option<Box<AskMeta>>,
         run: Run<A, C>,
+        label: Label,
     ) -> Result<AtOnce<A, C>, Unasked<C>> {
         let host = &self.host;
         let is_open = !host.stopped.get() && !host.draining.get() && self.has_room();
@@ -183,16 +256,17 @@ impl<A: Stateful> TypeDoor<A> {
         if !is_open || host.straight.get() || !(self.commits_at_once || host.in_flight.get() > 0) {
             return Err((command, meta));
         }
-        let Some(live) = self.unoccupied(command.key().as_str()) else { return Err((command, meta)) };
+        let live = host.code.call(label, || self.unoccupied(command.key().as_str())).ok().flatten();
+        let Some(live) = live else { return Err((command, meta)) };
         let Ok(mut actor) = live.actor.try_borrow_mut() else { return Err((command, meta)) };
         if !actor.is_straight(meta.as_deref()) {
             return Err((command, meta));
         }
         let permit = self.permit(&live);
-        host.straight.set(true);
-        let taken = actor.straight(command, meta, run);
-        host.straight.set(false);
-        drop(actor);
+        // Reset however the turn ends: a panic here would close the direct way of the thread for good.
+        let open = Straight::close(&host.straight);
+        let taken = actor.straight(command, meta, run, label);
+        drop((open, actor));
         Ok(AtOnce { taken, permit, live })
     }
 
@@ -203,6 +277,22 @@ impl<A: Stateful> TypeDoor<A> {
             Some(entry) => entry.send(live, failed),
             None => (failed.delivery.settle)(Outcome::Stopped),
         }
+    }
+}
+
+/// While it lives no other turn is taken outside the mailboxes.
+struct Straight<'a>(&'a Cell<bool>);
+
+impl<'a> Straight<'a> {
+    fn close(straight: &'a Cell<bool>) -> Self {
+        straight.set(true);
+        Self(straight)
+    }
+}
+
+impl Drop for Straight<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
     }
 }
 
@@ -227,7 +317,8 @@ impl<A: Stateful> ActorDoor for Rc<TypeDoor<A>> {
             let outcome = match refused {
                 Refused::Busy => Outcome::Busy,
                 Refused::Stopped | Refused::NotHere => Outcome::Stopped,
-                Refused::Key => Outcome::Undecodable("a key has 1 to 256 bytes".to_owned()),
+                Refused::Key(_) => Outcome::Undecodable("a key has 1 to 256 bytes".to_owned()),
+                Refused::Panicked(panicked) => Outcome::Undecodable(format!("choosing the key {panicked}")),
             };
             (delivery.settle)(outcome);
         }
@@ -235,12 +326,11 @@ impl<A: Stateful> ActorDoor for Rc<TypeDoor<A>> {
 
     fn key_of(&self, event: &Envelope) -> Result<Option<String>, String> {
         match self.plan.reacts.get(&(event.domain.as_str(), event.name.as_str())) {
-            // It runs the user's code: a panic must cost this one event's way and nothing else.
-            Some((key_of, _)) => std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| key_of(event)))
-                .unwrap_or_else(|panic| {
-                    self.host.counts.panics.one();
-                    Err(CodecError::Decode { reason: format!("cannot be read: {}", panic_text(&panic)) })
-                })
+            Some((key_of, _)) => self
+                .host
+                .code
+                .call(self.label, || key_of(event))
+                .unwrap_or_else(|panicked| Err(CodecError::Decode { reason: format!("cannot be read: {panicked}") }))
                 .map_err(|error| error.to_string()),
             None => Ok(None),
         }
@@ -300,6 +390,8 @@ impl<A: Stateful> ActorDoor for Rc<TypeDoor<A>> {
 pub(crate) struct TypedDoor<A: Stateful, C: Command> {
     pub(crate) door: Rc<TypeDoor<A>>,
     pub(crate) run: Run<A, C>,
+    /// Under which the command's user code runs.
+    pub(crate) label: Label,
 }
 
 /// A command's handler.
@@ -307,16 +399,19 @@ pub(crate) type Run<A, C> = fn(&A, C, &mut Effects<A>) -> Result<<C as Command>:
 
 impl<A: Stateful, C: Command> TypedDoor<A, C> {
     fn queue(&self, (command, meta): Unasked<C>, reply: oneshot::Sender<TypedReply<C>>) {
-        let run = self.run;
+        let (run, label) = (self.run, self.label);
         fn key<C: Command, R>((command, _): &(C, R)) -> Key<'_> {
             command.key()
         }
-        let turn = |(command, reply), permit| TypedTurn { command, meta, run, reply, permit };
-        if let Err((refused, (command, reply))) = self.door.admit((command, reply), key, false, turn) {
+        let turn = |(command, reply), permit| TypedTurn { command, meta, run, label, reply, permit };
+        if let Err((refused, (_, reply))) = self.door.admit((command, reply), key, false, turn) {
             let _ = reply.send(Err(match refused {
                 Refused::Busy => SendError::Busy { domain: C::Domain::NAME.to_owned() },
                 Refused::Stopped | Refused::NotHere => SendError::Stopped,
-                Refused::Key => SendError::Key { bytes: command.key().as_str().len() },
+                Refused::Key(bytes) => SendError::Key { bytes },
+                Refused::Panicked(panicked) => {
+                    SendError::Encode(CodecError::Encode { reason: format!("choosing the key {panicked}") })
+                }
             }));
         }
     }
@@ -332,7 +427,7 @@ impl<A: Stateful, C: Command> Ask<C> for TypedDoor<A, C> {
                 (reply, Asked::Waits(receiver))
             }
         };
-        let AtOnce { taken, permit, live } = match self.door.at_once(command, meta, self.run) {
+        let AtOnce { taken, permit, live } = match self.door.at_once(command, meta, self.run, self.label) {
             Ok(taken) => taken,
             Err(unasked) => {
                 let (reply, asked) = channel(reply);

@@ -15,6 +15,7 @@ use crate::message::{IdSource, ShardId};
 use crate::retry::Retries;
 use crate::store::{Appended, CommitListener, ShardHandle, ShardReader, ShardWriter, StoreError, Ticket};
 use crate::telemetry::Counts;
+use crate::user_code::UserCode;
 
 /// What a host is told at start.
 #[derive(Clone, Debug)]
@@ -29,6 +30,8 @@ pub(crate) struct HostSettings {
     pub(crate) jobs: usize,
     /// How long one of them may take.
     pub(crate) job_limit: Duration,
+    /// How many actors of one type are live unless more are busy.
+    pub(crate) live_actors: usize,
     /// How long the ids of callers from outside are kept.
     pub(crate) remember: Duration,
 }
@@ -38,11 +41,15 @@ pub(crate) struct Host {
     pub(crate) ids: IdSource,
     pub(crate) settings: HostSettings,
     pub(crate) counts: Arc<Counts>,
+    /// How user code is called on this thread.
+    pub(crate) code: Arc<UserCode>,
     pub(crate) commits: Arc<Commits>,
     /// Rises when commits have failed: what an older actor still has queued is answered, not handled.
     pub(crate) generation: Cell<u64>,
     /// Counts the sweeps, as the clock of idleness.
     pub(crate) sweeps: Cell<u64>,
+    /// Counts the uses of all actors, as the clock of what was used last.
+    pub(super) uses: Cell<u64>,
     pub(crate) stopped: Cell<bool>,
     /// Nothing new is taken in any more.
     pub(crate) draining: Cell<bool>,
@@ -66,14 +73,16 @@ pub(crate) struct Host {
 type Release = Box<dyn FnOnce(Result<(), StoreError>)>;
 
 impl Host {
-    pub(crate) fn new(ids: IdSource, settings: HostSettings, counts: Arc<Counts>) -> Rc<Self> {
+    pub(crate) fn new(ids: IdSource, settings: HostSettings, code: Arc<UserCode>) -> Rc<Self> {
         Rc::new(Self {
             ids,
             settings,
-            counts,
+            counts: Arc::clone(&code.counts),
+            code,
             commits: Arc::default(),
             generation: Cell::new(0),
             sweeps: Cell::new(0),
+            uses: Cell::new(0),
             stopped: Cell::new(false),
             draining: Cell::new(false),
             dirty: RefCell::default(),

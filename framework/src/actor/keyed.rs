@@ -1,7 +1,6 @@
 //! One live actor: takes one message after the other, in order, and is rebuilt when it must be.
 
 use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use actix::AsyncContext;
@@ -13,7 +12,6 @@ use super::host::ShardCell;
 use super::mailbox::{Ctx, Delivered, Mailbox};
 use super::plan::Stateful;
 use super::state::KeyState;
-use super::turn::panic_text;
 use crate::inbox::Admission;
 use crate::message::{Codec, CodecError, Envelope, MessageId, Name, digest};
 use crate::router::{Arrival, Delivery, Outcome, Work};
@@ -115,16 +113,15 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     fn rebuild(&mut self, stored: &StreamState) -> Result<(), StoreError> {
-        // A panic in a user's `apply` while the stream is read must not take the thread with it.
-        let rebuilt = catch_unwind(AssertUnwindSafe(|| KeyState::rebuild(&self.door.plan, stored)));
-        match rebuilt {
-            Ok(state) => self.state = state?,
-            Err(panic) => {
-                self.door.host.counts.panics.one();
-                return Err(CodecError::Decode {
-                    reason: format!("applying the stream's events panicked: {}", panic_text(&panic)),
-                }
-                .into());
+        let (code, label) = (&self.door.host.code, self.door.label);
+        match code.call(label, || KeyState::rebuild(&self.door.plan, stored)) {
+            Ok(state) => {
+                let old = std::mem::replace(&mut self.state, state?);
+                let _ = code.call(label, move || drop(old));
+            }
+            Err(panicked) => {
+                let reason = format!("rebuilding the state {panicked}");
+                return Err(CodecError::Decode { reason }.into());
             }
         }
         self.broken = None;

@@ -16,6 +16,8 @@ pub(super) struct Keys<T> {
     list: Vec<Slot<T>>,
     numbers: HashTable<u32>,
     hasher: FixedState,
+    /// Where the next [turn of the hand](Self::turn_hand) looks.
+    hand: usize,
 }
 
 struct Slot<T> {
@@ -34,7 +36,7 @@ impl<T> Slot<T> {
 impl<T> Keys<T> {
     /// Nothing yet. Keys come from outside: a seed that nobody outside knows makes it hard to choose many that collide.
     pub(super) fn new(seed: u64) -> Self {
-        Self { list: Vec::new(), numbers: HashTable::new(), hasher: FixedState::with_seed(seed) }
+        Self { list: Vec::new(), numbers: HashTable::new(), hasher: FixedState::with_seed(seed), hand: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -53,7 +55,7 @@ impl<T> Keys<T> {
         start.iter_mut().zip(key.bytes()).for_each(|(slot, byte)| *slot = byte);
         // More keys than that would have to be live at once.
         let number = u32::try_from(self.list.len()).unwrap_or(u32::MAX);
-        let Self { list, numbers, hasher } = self;
+        let Self { list, numbers, hasher, .. } = self;
         let hash = hasher.hash_one(&*key);
         list.push(Slot { start, key, value });
         numbers.insert_unique(hash, number, |number| hash_of(list, hasher, *number as usize));
@@ -63,13 +65,35 @@ impl<T> Keys<T> {
         self.list.iter().map(|slot| &slot.value)
     }
 
+    /// The next of all in a round that never ends: its place, which holds until something is added or taken out.
+    pub(super) fn turn_hand(&mut self) -> (usize, Option<&T>) {
+        if self.hand >= self.list.len() {
+            self.hand = 0;
+        }
+        let at = self.hand;
+        self.hand += 1;
+        (at, self.list.get(at).map(|slot| &slot.value))
+    }
+
+    /// Takes out what is at a place.
+    pub(super) fn take_out(&mut self, at: usize) -> Option<T> {
+        (at < self.list.len()).then(|| self.swap_remove(at))
+    }
+
+    /// Takes out what is kept for a key.
+    pub(super) fn remove(&mut self, key: &str) -> Option<T> {
+        let is_it = |number: &u32| self.list.get(*number as usize).is_some_and(|slot| slot.is_of(key));
+        let at = *self.numbers.find(self.hasher.hash_one(key), is_it)?;
+        self.take_out(at as usize)
+    }
+
     /// Takes out whatever `goes`.
     pub(super) fn extract(&mut self, mut goes: impl FnMut(&T) -> bool) -> Vec<T> {
         let mut gone = Vec::new();
         let mut at = 0;
         while let Some(slot) = self.list.get(at) {
             if goes(&slot.value) {
-                gone.push(self.remove(at));
+                gone.push(self.swap_remove(at));
             } else {
                 at += 1;
             }
@@ -78,8 +102,8 @@ impl<T> Keys<T> {
     }
 
     /// Takes out one; the last of the list moves to its place.
-    fn remove(&mut self, at: usize) -> T {
-        let Self { list, numbers, hasher } = self;
+    fn swap_remove(&mut self, at: usize) -> T {
+        let Self { list, numbers, hasher, .. } = self;
         if let Ok(number) = numbers.find_entry(hash_of(list, hasher, at), |number| *number as usize == at) {
             number.remove();
         }
@@ -125,6 +149,25 @@ mod tests {
         assert!(!map.is_empty());
         assert_eq!(keys.extract(|_| true).len(), map.len());
         assert!(map.keys().all(|key| keys.get(key).is_none()));
+    }
+
+    #[test]
+    fn hand_comes_by_every_value_and_removed_keys_are_gone() {
+        let mut keys = Keys::new(3);
+        (0..100).for_each(|n| keys.add(Rc::from(format!("k{n}")), n));
+        let mut met: Vec<_> = (0..100).filter_map(|_| keys.turn_hand().1.copied()).collect();
+        met.sort_unstable();
+        assert_eq!(met, (0..100).collect::<Vec<_>>());
+        for n in (0..100).step_by(3) {
+            assert_eq!(keys.remove(&format!("k{n}")), Some(n));
+            assert_eq!(keys.remove(&format!("k{n}")), None);
+        }
+        let mut left = Vec::new();
+        while let (at, Some(_)) = keys.turn_hand() {
+            left.extend(keys.take_out(at));
+        }
+        left.sort_unstable();
+        assert_eq!(left, (0..100).filter(|n| n % 3 != 0).collect::<Vec<_>>());
     }
 
     #[test]

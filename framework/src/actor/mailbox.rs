@@ -17,6 +17,7 @@ use super::plan::Stateful;
 use super::turn::Failure;
 use crate::message::Command;
 use crate::router::{AskMeta, Delivery, TypedReply};
+use crate::user_code::Label;
 
 /// One live actor with what its door and its permits look at: one allocation, so that a turn touches few places.
 pub(crate) struct Live<T: ?Sized> {
@@ -26,6 +27,8 @@ pub(crate) struct Live<T: ?Sized> {
     pub(super) queued: Cell<u32>,
     /// The sweep in which it was last asked for anything.
     pub(super) touched: Cell<u64>,
+    /// When it was last asked for anything, counted in uses of all actors.
+    pub(super) used: Cell<u64>,
     pub(super) actor: T,
 }
 
@@ -39,7 +42,7 @@ pub(crate) type LiveActor<A> = Live<RefCell<KeyActor<A>>>;
 impl<A: Stateful> LiveActor<A> {
     pub(super) fn new(actor: KeyActor<A>) -> Rc<Self> {
         let (mails, queued) = (Cell::default(), Cell::default());
-        Rc::new(Self { mails, queued, touched: Cell::default(), actor: RefCell::new(actor) })
+        Rc::new(Self { mails, queued, touched: Cell::default(), used: Cell::default(), actor: RefCell::new(actor) })
     }
 }
 
@@ -86,6 +89,7 @@ pub(crate) struct TypedTurn<A: Stateful, C: Command> {
     pub(crate) command: C,
     pub(crate) meta: Option<Box<AskMeta>>,
     pub(crate) run: Run<A, C>,
+    pub(crate) label: Label,
     pub(crate) reply: oneshot::Sender<TypedReply<C>>,
     pub(crate) permit: Permit,
 }

@@ -32,6 +32,5 @@ pub use plan::{About, Plan, Role, Stateful};
 pub(crate) use stored::{begins_undo, finished_undo, undo_change, user_state};
 #[cfg(feature = "testing")]
 pub(crate) use trips::Trips;
-pub(crate) use turn::panic_text;
 #[cfg(feature = "testing")]
 pub(crate) use undo::{PlannedCommand, UndoChange};

@@ -7,14 +7,16 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Plan, Stateful};
+use super::turn::Failure;
 use super::undo::{Undo, UndoChange};
 use crate::inbox::{SavedSeen, Seen};
 use crate::message::{Codec, CodecError, Coded, MessageId};
-use crate::store::{Note, Snapshot, StoredTurn, StreamState};
+use crate::store::{Note, Snapshot, StoreError, StoredTurn, StreamState};
 
 /// The state of one actor: the user's, and what the framework remembers with it.
 pub(crate) struct KeyState<A> {
-    pub(crate) user: A,
+    /// None until it is rebuilt: its `Default` is user code and may panic.
+    pub(crate) user: Option<A>,
     /// The count of events.
     pub(crate) version: u64,
     /// The count of turns.
@@ -66,9 +68,9 @@ impl Seldom {
     }
 }
 
-impl<A: Stateful> Default for KeyState<A> {
+impl<A> Default for KeyState<A> {
     fn default() -> Self {
-        Self { user: A::initial(), version: 0, turns: 0, seen: Seen::default(), rest: Seldom::default() }
+        Self { user: None, version: 0, turns: 0, seen: Seen::default(), rest: Seldom::default() }
     }
 }
 
@@ -81,7 +83,15 @@ struct SavedState {
 }
 
 impl<A: Stateful> KeyState<A> {
-    /// Rebuilds the state. Sends nothing: what was sent stands in the outbox.
+    /// The user's state.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`] as long as it is not rebuilt; no turn is taken then.
+    pub(crate) fn user(&self) -> Result<&A, Failure> {
+        self.user.as_ref().ok_or(Failure::Store(StoreError::Closed))
+    }
+
+    /// Rebuilds the state. Sends nothing: what was sent stands in the outbox. Calls user code: the caller catches its panics.
     pub(crate) fn rebuild(plan: &Plan<A>, stored: &StreamState) -> Result<Self, CodecError> {
         let mut state = Self::default();
         if let Some(snapshot) = &stored.snapshot {
@@ -90,6 +100,8 @@ impl<A: Stateful> KeyState<A> {
             state = usable.and_then(Self::restore).ok_or_else(|| CodecError::Decode {
                 reason: format!("the snapshot of turn {} cannot be used", snapshot.turn),
             })?;
+        } else {
+            state.user = Some(A::initial());
         }
         let restored = state.turns;
         for turn in stored.turns.iter().filter(|turn| turn.number > restored) {
@@ -104,8 +116,10 @@ impl<A: Stateful> KeyState<A> {
         }
         for event in &turn.events {
             // An event that is no longer applied changes nothing; it stays in the log for those who take it.
-            if let Some(apply) = plan.applies.get(event.name.as_str()) {
-                apply(&mut self.user, event.version, event.codec, &event.payload)?;
+            if let Some(apply) = plan.applies.get(event.name.as_str())
+                && let Some(user) = &mut self.user
+            {
+                apply(user, event.version, event.codec, &event.payload)?;
             }
         }
         self.version += turn.events.len() as u64;
@@ -148,9 +162,9 @@ impl<A: Stateful> KeyState<A> {
         Ok(())
     }
 
-    /// The state as a snapshot, if the actor type keeps them.
+    /// The state as a snapshot, if the actor type keeps them. Calls user code: the caller catches its panics.
     pub(crate) fn save(&self) -> Option<Result<Snapshot, CodecError>> {
-        let user = match self.user.save()? {
+        let user = match self.user.as_ref()?.save()? {
             Ok(user) => user,
             Err(error) => return Some(Err(error)),
         };
@@ -166,7 +180,7 @@ impl<A: Stateful> KeyState<A> {
     fn restore(snapshot: &Snapshot) -> Option<Self> {
         let saved: SavedState = Coded::restore(&snapshot.bytes).ok()?;
         Some(Self {
-            user: A::restore(&saved.user)?,
+            user: Some(A::restore(&saved.user)?),
             version: snapshot.version,
             turns: snapshot.turn,
             seen: Seen::restore(saved.seen)?,

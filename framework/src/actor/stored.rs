@@ -5,11 +5,14 @@ use super::state::KeyState;
 use super::undo::UndoChange;
 use crate::message::{Codec, CodecError};
 use crate::store::{Note, StoredTurn, StreamState};
+use crate::user_code::user_code;
 
 /// The user's state, rebuilt from all turns of its stream.
 pub(crate) fn user_state<A: Stateful>(turns: &[StoredTurn]) -> Result<A, CodecError> {
     let stored = StreamState { snapshot: None, turns: turns.to_vec() };
-    KeyState::rebuild(&Plan::of(), &stored).map(|state| state.user)
+    let rebuilt = user_code(|| KeyState::rebuild(&Plan::of(), &stored));
+    let state = rebuilt.map_err(|panicked| CodecError::Decode { reason: panicked.to_string() })??;
+    state.user.ok_or_else(|| CodecError::Decode { reason: "no state was rebuilt".to_owned() })
 }
 
 /// What a note says about the steps of a saga, if it says anything about them.

@@ -3,7 +3,6 @@
 //! Called by the [door](super::door), if nothing is before the command, and else by the [mailbox](super::mailbox). It is for
 //! a new command to a live actor that has nothing to mend. All others become envelopes, and go the way of [`KeyActor::take`].
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -15,7 +14,7 @@ use super::host::Host;
 use super::keyed::KeyActor;
 use super::mailbox::{Ctx, Delivered, TypedTurn};
 use super::plan::Stateful;
-use super::turn::{Failure, Marked, panic_text};
+use super::turn::{Failure, Marked};
 use crate::clock::Timestamp;
 use crate::message::{
     CodecError, Coded as _, Command, Domain, Envelope, Kind, MessageId, Name, Rejection, digest_of, name_digest,
@@ -23,6 +22,7 @@ use crate::message::{
 use crate::router::{Arrival, AskMeta, Delivery, Outcome, SendError, TypedReply, Work};
 use crate::store::{StoreError, Ticket};
 use crate::telemetry::TARGET;
+use crate::user_code::Label;
 
 /// What has become of a command on the straight way.
 pub(crate) enum Taken<C: Command> {
@@ -62,7 +62,13 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Takes the turn of a command for which the way [is straight](Self::is_straight).
-    pub(crate) fn straight<C: Command>(&mut self, command: C, meta: Option<Box<AskMeta>>, run: Run<A, C>) -> Taken<C> {
+    pub(crate) fn straight<C: Command>(
+        &mut self,
+        command: C,
+        meta: Option<Box<AskMeta>>,
+        run: Run<A, C>,
+        label: Label,
+    ) -> Taken<C> {
         let payload = match self.written(&command) {
             Ok(payload) => payload,
             Err(error) => return Taken::Told(Err(SendError::Encode(error))),
@@ -80,8 +86,10 @@ impl<A: Stateful> KeyActor<A> {
         let _span = tracing::debug_span!(target: TARGET, "turn", room = "actor", message = C::NAME, %id, correlation = %facts.correlation).entered();
         let marked = Marked::Outside { digest: digest_of(const { name_digest(C::NAME) }, &payload) };
         let mut reply = None;
+        let code = &host.code;
         let turned = self.turn(facts, &marked, Vec::new(), false, |state, effects| {
-            let decided = run(&state.user, command, effects);
+            code.relabel(label);
+            let decided = run(state.user()?, command, effects);
             effects.replied::<C>(&decided);
             reply = Some(decided);
             Ok(())
@@ -104,9 +112,9 @@ impl<A: Stateful> KeyActor<A> {
 
     /// Takes a command out of the mailbox.
     pub(crate) fn take_typed<C: Command>(&mut self, turn: TypedTurn<A, C>, ctx: &mut Ctx<A>) {
-        let TypedTurn { command, meta, run, reply, permit } = turn;
+        let TypedTurn { command, meta, run, label, reply, permit } = turn;
         if self.is_straight(meta.as_deref()) {
-            match self.straight(command, meta, run) {
+            match self.straight(command, meta, run, label) {
                 Taken::Told(told) => {
                     drop(permit);
                     let _ = reply.send(told);
@@ -145,12 +153,8 @@ impl<A: Stateful> KeyActor<A> {
         let host = &self.door.host;
         let mut payload = host.scratch.take();
         payload.clear();
-        // It is the user's code: a panic must cost this one command and not the actor.
-        let encoded = catch_unwind(AssertUnwindSafe(|| command.encode(<C::Domain as Domain>::CODEC, &mut payload)));
-        let encoded = encoded.unwrap_or_else(|panic| {
-            host.counts.panics.one();
-            Err(CodecError::Encode { reason: format!("panicked: {}", panic_text(&panic)) })
-        });
+        let encoded = host.code.call(self.door.label, || command.encode(<C::Domain as Domain>::CODEC, &mut payload));
+        let encoded = encoded.unwrap_or_else(|panicked| Err(CodecError::Encode { reason: panicked.to_string() }));
         if let Err(error) = encoded {
             host.scratch.replace(payload);
             return Err(error);

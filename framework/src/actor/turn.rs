@@ -1,8 +1,6 @@
 //! One turn: decide, apply, append. What leaves the actor leaves after the commit.
 
-use std::any::Any;
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -15,7 +13,8 @@ use super::undo::{UndoChange, UndoNext};
 use crate::message::{Codec, CodecError, Domain};
 use crate::router::Floor;
 use crate::store::{Appended, EventWrite, Mark, Note, OutboxWrite, Source, StoreError, TimerWrite, Turn};
-use crate::telemetry::{passes, shortened};
+use crate::telemetry::{TARGET, passes};
+use crate::user_code::Panicked;
 
 /// How a turn's message is marked as handled.
 pub(crate) enum Marked {
@@ -52,14 +51,10 @@ pub(crate) enum Failure {
     Store(StoreError),
 }
 
-/// What a panic said.
-pub(crate) fn panic_text(panic: &Box<dyn Any + Send>) -> String {
-    let text = panic
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no text".to_owned());
-    shortened(text)
+impl From<Panicked> for Failure {
+    fn from(panicked: Panicked) -> Self {
+        Self::Panic(panicked.text().to_owned())
+    }
 }
 
 impl<A: Stateful> KeyActor<A> {
@@ -80,15 +75,18 @@ impl<A: Stateful> KeyActor<A> {
         }
         passes!("actor", A::NAME, facts.id, facts.correlation);
         let mut effects = self.door.take_effects();
-        effects.begin(facts);
-        let decided = catch_unwind(AssertUnwindSafe(|| decide(&self.state, &mut effects)));
+        let decided = self.door.host.code.call(self.door.label, || {
+            // Drops what the turn before has recorded: values of the user.
+            effects.begin(facts);
+            decide(&self.state, &mut effects)
+        });
         let checked = match decided {
             Ok(Ok(())) => match effects.error.take() {
                 None => Ok(()),
                 Some(error) => Err(Failure::Effects(error.to_string())),
             },
             Ok(Err(failure)) => Err(failure),
-            Err(panic) => Err(self.panicked(&panic)),
+            Err(panicked) => Err(panicked.into()),
         };
         let appended = checked.and_then(|()| self.finish(&mut effects, marked, &mut notes));
         let turned = appended.map(|appended| Turned {
@@ -98,11 +96,6 @@ impl<A: Stateful> KeyActor<A> {
         });
         self.door.put_effects(effects);
         turned
-    }
-
-    fn panicked(&self, panic: &Box<dyn Any + Send>) -> Failure {
-        self.door.host.counts.panics.one();
-        Failure::Panic(panic_text(panic))
     }
 
     fn finish(
@@ -123,12 +116,13 @@ impl<A: Stateful> KeyActor<A> {
             }
         }
         // The state changes before the append: a panic in `apply` must not leave a record behind that can never be read.
-        let user = &mut self.state.user;
-        if !effects.events.is_empty() {
-            let applied = catch_unwind(AssertUnwindSafe(|| effects.apply_to(user)));
-            if let Err(panic) = applied {
+        if !effects.events.is_empty()
+            && let Some(user) = &mut self.state.user
+        {
+            let applied = self.door.host.code.call(self.door.label, || effects.apply_to(user));
+            if let Err(panicked) = applied {
                 self.broken = Some(Box::new(StoreError::Closed));
-                return Err(self.panicked(&panic));
+                return Err(panicked.into());
             }
         }
         let appended = self.append(effects, marked, notes);
@@ -275,14 +269,25 @@ impl<A: Stateful> KeyActor<A> {
         }
         let every = u64::from(A::SNAPSHOT_EVERY);
         if every > 0 && self.state.turns.is_multiple_of(every) {
-            match self.state.save() {
-                Some(Ok(snapshot)) => {
-                    self.shard.writer.borrow_mut().save_snapshot(&self.door.actor, &self.key, snapshot);
-                }
-                Some(Err(error)) => {
-                    tracing::warn!(target: crate::telemetry::TARGET, actor = %self.door.actor, %error, "a snapshot cannot be written");
-                }
-                None => {}
+            self.save_snapshot();
+        }
+    }
+
+    /// Keeps a snapshot. The turn is appended already, so nothing that goes wrong here may change its outcome: a snapshot is a
+    /// cache, and without it the log says everything.
+    fn save_snapshot(&self) {
+        let actor = &self.door.actor;
+        match self.door.host.code.call(self.door.label, || self.state.save()) {
+            Ok(Some(Ok(snapshot))) => self.shard.writer.borrow_mut().save_snapshot(actor, &self.key, snapshot),
+            Ok(None) => {}
+            Ok(Some(Err(error))) => {
+                self.door.host.counts.snapshots_skipped.one();
+                tracing::warn!(target: TARGET, %actor, key = %self.key, %error, "snapshot skipped: it cannot be encoded");
+            }
+            Err(panicked) => {
+                self.door.host.counts.snapshots_skipped.one();
+                let error = panicked.text();
+                tracing::error!(target: TARGET, %actor, key = %self.key, error, "snapshot skipped: encoding it panicked");
             }
         }
     }

@@ -109,7 +109,8 @@ impl<A: Stateful> Plan<A> {
                 Ok(())
             }),
             Box::new(|door, routes| {
-                routes.add::<C>(Rc::new(TypedDoor { door: Rc::clone(door), run: <A as Handle<C>>::handle }));
+                let label = door.host.code.label(A::NAME, C::NAME);
+                routes.add::<C>(Rc::new(TypedDoor { door: Rc::clone(door), run: <A as Handle<C>>::handle, label }));
             }),
         );
     }

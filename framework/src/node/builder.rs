@@ -22,6 +22,7 @@ use crate::projection::{Projected, Projection, ViewType};
 use crate::retry::{Retries, Retry};
 use crate::router::{ActorCard, DomainCard, Manifest, MessageCard};
 use crate::store::Store;
+use crate::user_code::{TICK, Ticks, UserCode};
 use crate::worker::Worker;
 
 /// Describes a node; [`start`](Self::start) checks everything at once.
@@ -186,10 +187,12 @@ impl NodeBuilder {
             Some(seed) => IdSource::seeded(self.clock.clone(), seed),
             None => IdSource::random(self.clock.clone()),
         };
+        let ticks = ticks(self.seed)?;
         let spec = Arc::new(Spec {
             id: NODES.fetch_add(1, Ordering::Relaxed),
             manifest,
-            counts: (0..self.config.threads.max(1)).map(|_| Arc::default()).collect(),
+            codes: (0..self.config.threads.max(1)).map(|_| UserCode::new(&ticks)).collect(),
+            ticks,
             retries: self.retries.with_all(self.config.retry),
             config: self.config,
             store: self.store,
@@ -226,6 +229,18 @@ impl NodeBuilder {
         let client = Client::new(spec.id, remote, ids.fork());
         Ok(Node { spec, client, links })
     }
+}
+
+/// The clock that measures user code. It has a thread of its own, because the others may be blocked; a simulation, which has a
+/// seed, has none, and there no handler takes time.
+fn ticks(seed: Option<u64>) -> Result<Arc<Ticks>, StartError> {
+    let ticks = Arc::new(Ticks::default());
+    if seed.is_none() {
+        let node = Arc::downgrade(&ticks);
+        crate::spawn::ticker("whizbang-watch", TICK, move || node.upgrade().map(|ticks| ticks.tick()).is_some())
+            .map_err(|_| StartError::Thread)?;
+    }
+    Ok(ticks)
 }
 
 /// Closes the store of a node that has not started: its ended threads may keep it a little longer, and it may be wanted again.

@@ -21,7 +21,8 @@ pub struct NodeConfig {
     pub in_flight_per_key: u32,
     /// How long an idle actor stays live. Default 5 min; at least 1 s.
     pub passivate_after: Duration,
-    /// How many actors of one type stay live on each thread; the longest idle ones are put to rest first. Default 100,000.
+    /// How many actors of one type are live on each thread. Idle ones are passivated when another is activated, those that were
+    /// not used lately first; only actors with turns in flight, which `in_flight` bounds, may be live above it. Default 100,000.
     pub live_actors: usize,
     /// How long the ids of callers from outside are remembered with their replies. Default 7 days; at least 1 min.
     pub remember: Duration,
@@ -32,6 +33,9 @@ pub struct NodeConfig {
     /// How long one job may take. One that takes longer is dropped where it waits and counts as failed: it is tried again with
     /// the same idempotency key, as [`retry`](Self::retry) says. Default 5 min; at least 1 ms.
     pub job_limit: Duration,
+    /// How long user code may run on a thread of the node before the node's [health](crate::Node::health) calls the thread blocked
+    /// and names the actor type and the message. Nothing is interrupted. Default 2 s; at least 100 ms. Measured in steps of 50 ms.
+    pub blocked_after: Duration,
 }
 
 impl Default for NodeConfig {
@@ -46,6 +50,7 @@ impl Default for NodeConfig {
             retry: Retry::default(),
             jobs: 64,
             job_limit: Duration::from_secs(300),
+            blocked_after: Duration::from_secs(2),
         }
     }
 }
@@ -65,6 +70,7 @@ struct FileConfig {
     retry_longest_ms: Option<u64>,
     jobs: Option<usize>,
     job_limit_ms: Option<u64>,
+    blocked_after_ms: Option<u64>,
 }
 
 const PREFIX: &str = "WHIZBANG_";
@@ -121,6 +127,7 @@ impl NodeConfig {
         self.retry.longest = file.retry_longest_ms.map_or(self.retry.longest, millis);
         self.jobs = file.jobs.unwrap_or(self.jobs);
         self.job_limit = file.job_limit_ms.map_or(self.job_limit, millis);
+        self.blocked_after = file.blocked_after_ms.map_or(self.blocked_after, millis);
         self
     }
 
@@ -135,6 +142,7 @@ impl NodeConfig {
             ("remember", self.remember >= Duration::from_secs(60), "at least 1 min"),
             ("jobs", (1..=1_048_576).contains(&self.jobs), "1 to 1,048,576"),
             ("job_limit", self.job_limit >= Duration::from_millis(1), "at least 1 ms"),
+            ("blocked_after", self.blocked_after >= Duration::from_millis(100), "at least 100 ms"),
             ("retry.attempts", self.retry.attempts >= 1, "at least 1"),
             ("retry.longest", self.retry.longest >= self.retry.first, "at least retry.first"),
         ];

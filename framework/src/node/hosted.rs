@@ -54,7 +54,7 @@ impl<A: Stateful> HostedType for Hosted<A> {
     fn key_of(&self, event: &crate::message::Envelope) -> Option<String> {
         let plan = Plan::<A>::of();
         let (key_of, _) = plan.reacts.get(&(event.domain.as_str(), event.name.as_str()))?;
-        key_of(event).ok().flatten()
+        crate::user_code::user_code(|| key_of(event)).ok()?.ok().flatten()
     }
 
     fn install(

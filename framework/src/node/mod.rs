@@ -233,6 +233,10 @@ pub struct Metrics {
     pub dead_letters: u64,
     /// Panics in user code.
     pub panics: u64,
+    /// Snapshots that were not kept because the state could not be encoded. The key's next activation reads more of its log.
+    pub snapshots_skipped: u64,
+    /// The longest single call of user code so far, in steps of 50 ms; shorter calls count as zero.
+    pub longest_call: Duration,
     /// Messages refused because there was no room.
     pub busy: u64,
     /// Actors started.

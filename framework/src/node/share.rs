@@ -71,10 +71,12 @@ impl Share {
             retry: spec.retries.clone(),
             jobs: spec.config.jobs,
             job_limit: spec.config.job_limit,
+            live_actors: spec.config.live_actors,
             remember: spec.config.remember,
         };
-        let counts = spec.counts.get(index).cloned().unwrap_or_default();
-        let host = Host::new(ids, settings, Arc::clone(&counts));
+        let code = spec.code(index);
+        let counts = Arc::clone(&code.counts);
+        let host = Host::new(ids, settings, code);
         let mut shards = BTreeMap::new();
         for (domain, count) in &spec.domains {
             for shard in (0..*count).filter(|shard| spec.home(*shard) == index) {

@@ -20,6 +20,7 @@ use crate::retry::Retries;
 use crate::router::{Manifest, NodeId};
 use crate::store::{ShardReader, Store, StoreError};
 use crate::telemetry::Counts;
+use crate::user_code::{Ticks, UserCode};
 
 /// The thread that has the projections.
 pub(super) const VIEWS: usize = 0;
@@ -42,7 +43,10 @@ pub(super) struct Spec {
     /// Domains whose events are taken, with their number of shards.
     pub(super) sources: BTreeMap<Name, u16>,
     pub(super) readers: Mutex<HashMap<ShardId, Arc<dyn ShardReader>, FixedState>>,
-    pub(super) counts: Vec<Arc<Counts>>,
+    /// How user code is called, by thread; and with it what each thread counts.
+    pub(super) codes: Vec<Arc<UserCode>>,
+    /// Measures user code; stands still in a simulation.
+    pub(super) ticks: Arc<Ticks>,
     pub(super) draining: AtomicBool,
     pub(super) broken: Mutex<Option<String>>,
 }
@@ -71,7 +75,12 @@ pub(super) struct Viewed {
 impl Spec {
     /// How many threads have a share of the node.
     pub(super) fn shares(&self) -> usize {
-        self.counts.len().max(1)
+        self.codes.len().max(1)
+    }
+
+    /// How user code is called on a thread.
+    pub(super) fn code(&self, share: usize) -> Arc<UserCode> {
+        self.codes.get(share).cloned().unwrap_or_else(|| UserCode::new(&self.ticks))
     }
 
     /// The thread that has a shard.
@@ -110,16 +119,22 @@ impl Spec {
         if let Some(bridge) = &self.bridge {
             reasons.extend(bridge.health().issues);
         }
+        for (thread, code) in self.codes.iter().enumerate() {
+            if let Some((since, actor, message)) = code.blocked(self.config.blocked_after) {
+                reasons
+                    .push(format!("thread {thread} is blocked since {since:?} by user code: `{message}` at `{actor}`"));
+            }
+        }
         Health { live, ready: reasons.is_empty(), reasons }
     }
 
     /// Turns in flight now.
     pub(super) fn in_flight(&self) -> u64 {
-        self.counts.iter().map(|counts| counts.in_flight.get()).sum()
+        self.codes.iter().map(|code| code.counts.in_flight.get()).sum()
     }
 
     pub(super) fn metrics(&self) -> Metrics {
-        let sum = |of: fn(&Counts) -> u64| self.counts.iter().map(|counts| of(counts)).sum();
+        let sum = |of: fn(&Counts) -> u64| self.codes.iter().map(|code| of(&code.counts)).sum();
         let bridge = self.bridge.as_ref().map(|bridge| bridge.health()).unwrap_or_default();
         Metrics {
             turns: sum(|counts| counts.turns.get()),
@@ -129,6 +144,8 @@ impl Spec {
             retries: sum(|counts| counts.retries.get()),
             dead_letters: sum(|counts| counts.dead_letters.get()),
             panics: sum(|counts| counts.panics.get()),
+            snapshots_skipped: sum(|counts| counts.snapshots_skipped.get()),
+            longest_call: self.codes.iter().map(|code| code.longest()).max().unwrap_or_default(),
             busy: sum(|counts| counts.busy.get()),
             activations: sum(|counts| counts.activations.get()),
             passivations: sum(|counts| counts.passivations.get()),

@@ -83,7 +83,7 @@ pub(super) async fn views(spec: &Arc<Spec>, index: usize, host: &Host) -> Result
             feeds: feeds(spec, host, viewed.takes.iter()),
             retry: spec.config.retry,
             ids: host.ids.fork(),
-            counts: Arc::clone(&host.counts),
+            code: Arc::clone(&host.code),
             standing: Arc::clone(&spec.standing),
             queries: spec.config.in_flight,
         };

@@ -18,7 +18,7 @@ use crate::message::{Envelope, IdSource, Name, ShardId};
 use crate::retry::Retry;
 use crate::router::{ActorCard, Outcome, Settle};
 use crate::store::{Store, StoreError};
-use crate::telemetry::Counts;
+use crate::user_code::UserCode;
 
 /// A projection before it is started.
 pub(crate) trait ViewType: Send + Sync {
@@ -37,7 +37,7 @@ pub(crate) struct ViewContext {
     pub(crate) feeds: BTreeMap<ShardId, Rc<Feed>>,
     pub(crate) retry: Retry,
     pub(crate) ids: IdSource,
-    pub(crate) counts: Arc<Counts>,
+    pub(crate) code: Arc<UserCode>,
     pub(crate) standing: Arc<Standing>,
     /// How many queries may wait for an answer.
     pub(crate) queries: usize,

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,10 +12,10 @@ use tokio::sync::oneshot;
 use super::door::{Asking, SaveNow, ViewContext};
 use super::plan::Unanswered;
 use super::{Projection, ProjectionPlan};
-use crate::actor::{Here, panic_text};
+use crate::actor::Here;
 use crate::clock::instant;
 use crate::inbox::{Done, Taker};
-use crate::message::{Envelope, Name, ShardId};
+use crate::message::{CodecError, Envelope, Name, ShardId};
 use crate::router::Outcome;
 use crate::store::{Epoch, StoreError, View};
 use crate::telemetry::TARGET;
@@ -57,35 +56,41 @@ pub(super) struct Restored<P> {
 
 /// The stored view; an empty one if there is none that can be used.
 pub(super) async fn restore<P: Projection>(context: &ViewContext) -> Result<Restored<P>, StoreError> {
-    let empty = || Restored { view: Box::new(P::initial()), positions: BTreeMap::new(), bytes: 0 };
-    let Some(stored) = context.store.view(&context.name).await? else { return Ok(empty()) };
+    let code = &context.code;
+    let label = code.label(P::NAME, "");
+    let empty = || {
+        let initial = code.call(label, || Box::new(P::initial()));
+        let view = initial.map_err(|panicked| CodecError::Decode { reason: format!("`Default` {panicked}") })?;
+        Ok(Restored { view, positions: BTreeMap::new(), bytes: 0 })
+    };
+    let Some(stored) = context.store.view(&context.name).await? else { return empty() };
     if stored.schema != P::SCHEMA {
         tracing::info!(
             target: TARGET, projection = %context.name, stored = stored.schema, schema = P::SCHEMA,
             "the view has another schema, it is rebuilt from the first event",
         );
-        return Ok(empty());
+        return empty();
     }
-    match catch_unwind(|| P::restore(&stored.bytes)) {
+    match code.call(label, || P::restore(&stored.bytes)) {
         Ok(Ok(view)) => {
             if let Some(shard) = newer_than_its_log(context, &stored.checkpoint).await? {
                 tracing::warn!(
                     target: TARGET, projection = %context.name, %shard,
                     "the view is newer than the log: is that an older copy? The view is rebuilt from the first event",
                 );
-                return Ok(empty());
+                return empty();
             }
             let positions = stored.checkpoint.into_iter().collect();
             Ok(Restored { view: Box::new(view), positions, bytes: stored.bytes.len() })
         }
         Ok(Err(error)) => {
             tracing::warn!(target: TARGET, projection = %context.name, %error, "the stored view cannot be used, it is rebuilt from the first event");
-            Ok(empty())
+            empty()
         }
-        Err(panic) => {
-            let error = panic_text(&panic);
+        Err(panicked) => {
+            let error = panicked.text();
             tracing::warn!(target: TARGET, projection = %context.name, error, "the stored view cannot be used, it is rebuilt from the first event");
-            Ok(empty())
+            empty()
         }
     }
 }
@@ -190,7 +195,8 @@ impl<P: Projection> ViewActor<P> {
         )
         .entered();
         let Some(project) = self.plan.projects.get(&(&*event.domain, &*event.name)) else { return done() };
-        let failure = match catch_unwind(AssertUnwindSafe(|| project(view, &event))) {
+        let code = &self.context.code;
+        let failure = match code.call(code.label(P::NAME, &event.name), || project(view, &event)) {
             Ok(Ok(())) => {
                 if let Some(source) = self.sources.get_mut(at) {
                     source.projected = position;
@@ -201,10 +207,7 @@ impl<P: Projection> ViewActor<P> {
                 return done();
             }
             Ok(Err(error)) => Failure { text: format!("the event {error}"), may_pass: false },
-            Err(panic) => {
-                self.context.counts.panics.one();
-                Failure { text: format!("`project` panicked: {}", panic_text(&panic)), may_pass: true }
-            }
+            Err(panicked) => Failure { text: format!("`project` {panicked}"), may_pass: true },
         };
         // The panic may have come in the midst of a change: what is in memory is not used any more.
         self.view = None;
@@ -226,7 +229,7 @@ impl<P: Projection> ViewActor<P> {
         let again = failure.may_pass && attempt < retry.attempts.max(1);
         let error = failure.text;
         if again {
-            self.context.counts.retries.one();
+            self.context.code.counts.retries.one();
             tracing::warn!(target: TARGET, projection = %name, message = %event.name, id = %event.id, attempt, error, "an event could not be projected, it is tried again from the last save on");
         } else {
             let shard = event.origin.as_ref().map(|origin| origin.shard.to_string()).unwrap_or_default();
@@ -299,10 +302,10 @@ impl<P: Projection> ViewActor<P> {
         // Standing still, it answers from what is stored, and has nothing to add to it.
         let Some(view) = self.view.as_ref().filter(|_| !self.stands) else { return self.saved() };
         let begun = instant();
-        let bytes = match catch_unwind(AssertUnwindSafe(|| view.save())) {
+        let bytes = match self.context.code.call(self.context.code.label(P::NAME, ""), || view.save()) {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(error)) => return self.unsavable(error.to_string()),
-            Err(panic) => return self.unsavable(panic_text(&panic)),
+            Err(panicked) => return self.unsavable(panicked.text().to_owned()),
         };
         self.unsaved = 0;
         self.bytes = bytes.len();
@@ -399,14 +402,12 @@ impl<P: Projection> Handler<Here<Asking>> for ViewActor<P> {
             return settle(Outcome::Unhandled);
         };
         let Some(view) = &self.view else { return settle(Outcome::Stopped) };
-        settle(match catch_unwind(AssertUnwindSafe(|| answer(view, &envelope))) {
+        let code = &self.context.code;
+        settle(match code.call(code.label(P::NAME, &envelope.name), || answer(view, &envelope)) {
             Ok(Ok(bytes)) => Outcome::Done(bytes, envelope.codec),
             Ok(Err(Unanswered::Undecodable(error))) => Outcome::Undecodable(error.to_string()),
             Ok(Err(Unanswered::Unwritable(error))) => Outcome::Unanswered(format!("the answer {error}")),
-            Err(panic) => {
-                self.context.counts.panics.one();
-                Outcome::Unanswered(format!("`answer` panicked: {}", panic_text(&panic)))
-            }
+            Err(panicked) => Outcome::Unanswered(format!("`answer` {panicked}")),
         });
     }
 }

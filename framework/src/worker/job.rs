@@ -1,11 +1,9 @@
 //! The way of one job: let in once, worked on, committed, told.
 
 use std::cell::{Cell, RefCell};
-use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use tokio::sync::OnceCell;
 
 use super::commit::{Book, End, Entry};
@@ -13,7 +11,7 @@ use super::door::{Number, WorkerDoor};
 use super::ledger::Ledger;
 use super::plan::{Done, Undone};
 use super::{Job, Worker, stream_of};
-use crate::actor::{ShardCell, panic_text, replied_before};
+use crate::actor::{ShardCell, replied_before};
 use crate::inbox::Admission;
 use crate::message::{Codec, Domain, Envelope, Kind, MessageId, digest};
 use crate::router::{Arrival, Outcome};
@@ -256,7 +254,9 @@ impl<W: Worker> WorkerDoor<W> {
             run(worker, message, job).await
         };
         let limit = self.host.settings.job_limit;
-        let Ok(ended) = tokio::time::timeout(limit, AssertUnwindSafe(running).catch_unwind()).await else {
+        let code = &self.host.code;
+        let label = code.label(W::NAME, &envelope.name);
+        let Ok(ended) = tokio::time::timeout(limit, code.run(label, running)).await else {
             return Err(Failure::Retry(format!("the job took longer than {limit:?}")));
         };
         match ended {
@@ -264,10 +264,7 @@ impl<W: Worker> WorkerDoor<W> {
             Ok(Err(Undone::Undecodable(error))) => Err(Failure::Undecodable(error.to_string())),
             Ok(Err(Undone::Retry(text))) => Err(Failure::Retry(text)),
             Ok(Err(Undone::Fail(text))) => Err(Failure::Fail(text)),
-            Err(panic) => {
-                self.host.counts.panics.one();
-                Err(Failure::Retry(format!("the job panicked: {}", panic_text(&panic))))
-            }
+            Err(panicked) => Err(Failure::Retry(format!("the job {panicked}"))),
         }
     }
 

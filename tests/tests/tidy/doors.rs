@@ -38,6 +38,11 @@ const DOORS: &[Door] = &[
         inside: &["store/embedded/", "spawn.rs", "testing/store/", "testing/scenario/", "testing/sim/story.rs"],
         why: "a simulated cluster runs on one thread",
     },
+    Door {
+        name: "catch_unwind",
+        inside: &["user_code.rs"],
+        why: "all user code is called through one function, which counts panics and sees blocked threads",
+    },
     Door { name: "Arbiter", inside: &["node/"], why: "a simulated cluster runs on one thread" },
     Door { name: "spawn_blocking", inside: &[], why: "a simulated cluster runs on one thread" },
     Door {

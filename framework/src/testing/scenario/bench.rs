@@ -121,6 +121,7 @@ impl<A: Stateful> Bench<A> {
             in_flight: usize::MAX,
             in_flight_per_key: u32::MAX,
             retry: Retry::NEVER.into(),
+            live_actors: usize::MAX,
             remember: Duration::from_secs(7 * 24 * 3600),
         };
         let host = Host::new(self.ids.fork(), settings, Arc::default());

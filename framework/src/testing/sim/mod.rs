@@ -46,11 +46,8 @@ mod report;
 mod shrink;
 mod story;
 
-use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::time::Duration;
-
-use futures_util::FutureExt;
 
 pub use begun::Work;
 pub use coverage::{Coverage, Covered, Path};
@@ -64,6 +61,7 @@ pub use world::World;
 use self::ground::Ground;
 use crate::message::IdSource;
 use crate::node::NodeBuilder;
+use crate::user_code::{Label, UserCode};
 
 /// Completes the description of a node: what it hosts, how it is configured.
 pub(super) type Build = Rc<dyn Fn(NodeBuilder) -> NodeBuilder>;
@@ -239,8 +237,9 @@ impl Sim {
             }
         };
         // A panic of the story or of a rule is one more thing that is wrong, and what led to it is wanted, too.
-        let ended = AssertUnwindSafe(standstill::unless_time_stands_still(told)).catch_unwind().await;
-        let ended = ended.unwrap_or_else(|panic| Err(format!("a panic: {}", crate::actor::panic_text(&panic))));
+        let code = UserCode::default();
+        let ended = code.run(Label::default(), standstill::unless_time_stands_still(told)).await;
+        let ended = ended.unwrap_or_else(|panicked| Err(format!("a panic: {}", panicked.text())));
         // What always holds and did not is nearer to the cause than what is wrong at the end.
         let broken = world.broken().or_else(|| ended.err());
         let turns = world.turns_taken();

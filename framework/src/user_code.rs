@@ -1,0 +1,266 @@
+//! The one function through which user code is called.
+//!
+//! Called by every room that runs code of users: handlers, `apply`, `Default`, keys, snapshots, upcasters, views, jobs. It
+//! catches panics and notes which code runs since when, so that a blocked thread is seen from outside. It never decides what a
+//! panic means for a message: the caller does. A test forbids `catch_unwind` everywhere else.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::fmt;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use foldhash::fast::FixedState;
+use parking_lot::Mutex;
+
+use crate::telemetry::{Counts, shortened};
+
+/// The step of the clock that measures user code. A call that begins and ends within one step counts as zero: reading a precise
+/// clock twice would make a turn in memory a tenth slower.
+pub(crate) const TICK: Duration = Duration::from_millis(50);
+/// How many pairs of actor type and message have a name of their own; message names may come from outside. The rest is shown
+/// by actor type alone.
+const LABELS: usize = 4096;
+
+/// A panic of user code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Panicked(String);
+
+impl Panicked {
+    /// The text of the panic, shortened.
+    pub(crate) fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Panicked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "panicked: {}", self.0)
+    }
+}
+
+/// Calls user code and catches its panic. Only for code that runs outside a node; a node's threads use [`UserCode::call`].
+pub(crate) fn user_code<T>(code: impl FnOnce() -> T) -> Result<T, Panicked> {
+    catch_unwind(AssertUnwindSafe(code)).map_err(panic_of)
+}
+
+/// The typed error of a panic's payload, which is dropped.
+pub(crate) fn panic_of(payload: Box<dyn Any + Send>) -> Panicked {
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no text".to_owned());
+    // The payload is a value of the user as well: its `Drop` may panic again, and that payload is kept for good.
+    if let Err(again) = catch_unwind(AssertUnwindSafe(move || drop(payload))) {
+        std::mem::forget(again);
+    }
+    Panicked(shortened(text))
+}
+
+/// Counts steps of [`TICK`]; all threads of a node share it. It stands still in a simulation.
+#[derive(Debug)]
+pub(crate) struct Ticks(AtomicU64);
+
+impl Default for Ticks {
+    fn default() -> Self {
+        // Never zero: zero means that no user code runs.
+        Self(AtomicU64::new(1))
+    }
+}
+
+impl Ticks {
+    /// One step has passed.
+    pub(crate) fn tick(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Names the actor type and the message for which user code runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Label(u32);
+
+/// How user code is called on one thread of a node, and what is known about the call that runs now.
+#[derive(Debug, Default)]
+pub(crate) struct UserCode {
+    pub(crate) counts: Arc<Counts>,
+    ticks: Arc<Ticks>,
+    /// When the running call began, in ticks (upper half), and its label (lower half); zero if none runs. Only the owning thread
+    /// writes it, so no locked instruction is needed.
+    running: AtomicU64,
+    /// The longest call so far, in ticks.
+    longest: AtomicU64,
+    labels: Mutex<Labels>,
+}
+
+#[derive(Debug, Default)]
+struct Labels {
+    names: Vec<(String, String)>,
+    known: HashMap<String, HashMap<String, u32, FixedState>, FixedState>,
+}
+
+impl UserCode {
+    pub(crate) fn new(ticks: &Arc<Ticks>) -> Arc<Self> {
+        Arc::new(Self { ticks: Arc::clone(ticks), ..Self::default() })
+    }
+
+    /// The label of an actor type and a message; `message` is empty where there is none.
+    pub(crate) fn label(&self, actor: &str, message: &str) -> Label {
+        let labels = &mut *self.labels.lock();
+        if let Some(label) = labels.known.get(actor).and_then(|of| of.get(message)) {
+            return Label(*label);
+        }
+        let shown = if labels.names.len() < LABELS { message } else { "" };
+        if let Some(label) = labels.known.get(actor).and_then(|of| of.get(shown)) {
+            return Label(*label);
+        }
+        labels.names.push((actor.to_owned(), shown.to_owned()));
+        // From 1 on: 0 is the label of code that has none.
+        let label = u32::try_from(labels.names.len()).unwrap_or(0);
+        labels.known.entry(actor.to_owned()).or_default().insert(shown.to_owned(), label);
+        Label(label)
+    }
+
+    /// Calls user code. A panic is counted and becomes an error.
+    pub(crate) fn call<T>(&self, label: Label, code: impl FnOnce() -> T) -> Result<T, Panicked> {
+        let began = self.ticks.now() & u64::from(u32::MAX);
+        // A call inside a call: the outer one runs on afterwards.
+        let outer = self.running.load(Ordering::Relaxed);
+        self.running.store((began << 32) | u64::from(label.0), Ordering::Relaxed);
+        let ended = user_code(code);
+        self.running.store(outer, Ordering::Relaxed);
+        let took = (self.ticks.now() & u64::from(u32::MAX)).saturating_sub(began);
+        if took > 0 {
+            self.longest.fetch_max(took, Ordering::Relaxed);
+        }
+        ended.inspect_err(|_| self.counts.panics.one())
+    }
+
+    /// Names the running call more precisely than when it began.
+    pub(crate) fn relabel(&self, label: Label) {
+        let running = self.running.load(Ordering::Relaxed);
+        if running != 0 {
+            self.running.store((running & !u64::from(u32::MAX)) | u64::from(label.0), Ordering::Relaxed);
+        }
+    }
+
+    /// Runs a future of user code; each poll is one [call](Self::call).
+    pub(crate) async fn run<F: Future>(&self, label: Label, future: F) -> Result<F::Output, Panicked> {
+        let mut future: Pin<Box<F>> = Box::pin(future);
+        let ended = poll_fn(|cx| match self.call(label, || future.as_mut().poll(cx)) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(done)) => Poll::Ready(Ok(done)),
+            Err(panicked) => Poll::Ready(Err(panicked)),
+        })
+        .await;
+        // What the future holds is dropped here, and `Drop` is user code as well.
+        let _ = self.call(label, move || drop(future));
+        ended
+    }
+
+    /// The call that blocks the thread for longer than `limit`: since when, the actor type and the message.
+    pub(crate) fn blocked(&self, limit: Duration) -> Option<(Duration, String, String)> {
+        let running = self.running.load(Ordering::Relaxed);
+        if running == 0 {
+            return None;
+        }
+        let now = self.ticks.now() & u64::from(u32::MAX);
+        let since = TICK * u32::try_from(now.saturating_sub(running >> 32)).unwrap_or(u32::MAX);
+        let (actor, message) = usize::try_from(running & u64::from(u32::MAX))
+            .ok()
+            .and_then(|label| self.labels.lock().names.get(label.checked_sub(1)?).cloned())
+            .unwrap_or_default();
+        (since > limit).then_some((since, actor, message))
+    }
+
+    /// The longest call so far, in steps of [`TICK`].
+    pub(crate) fn longest(&self) -> Duration {
+        TICK * u32::try_from(self.longest.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code() -> (Arc<UserCode>, Arc<Ticks>) {
+        let ticks = Arc::new(Ticks::default());
+        (UserCode::new(&ticks), ticks)
+    }
+
+    #[test]
+    fn panic_becomes_counted_error_with_its_text() {
+        let (code, _) = code();
+        assert_eq!(code.call(Label::default(), || 7), Ok(7));
+        let panicked = code.call(Label::default(), || panic!("planned: a handler {}", "fails")).unwrap_err();
+        assert_eq!(panicked.to_string(), "panicked: planned: a handler fails");
+        assert_eq!(code.counts.panics.get(), 1);
+    }
+
+    #[test]
+    fn payload_that_panics_when_dropped_is_contained() {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("planned: a payload panics");
+            }
+        }
+        let panicked = user_code(|| std::panic::panic_any(Bomb)).unwrap_err();
+        assert_eq!(panicked.text(), "no text");
+    }
+
+    #[test]
+    fn blocked_call_is_named_and_forgotten_when_it_ends() {
+        let (code, ticks) = code();
+        let label = code.label("account", "Deposit");
+        assert_eq!(code.label("account", "Deposit"), label);
+        code.call(Label::default(), || {
+            code.relabel(label);
+            assert_eq!(code.blocked(TICK), None);
+            (0..3).for_each(|_| ticks.tick());
+            let blocked = code.blocked(TICK).unwrap();
+            assert_eq!(blocked, (TICK * 3, "account".to_owned(), "Deposit".to_owned()));
+            // A call inside it does not hide the outer one afterwards.
+            code.call(Label::default(), || ()).unwrap();
+            assert_eq!(code.blocked(TICK).unwrap().1, "account");
+        })
+        .unwrap();
+        assert_eq!(code.blocked(Duration::ZERO), None);
+        assert_eq!(code.longest(), TICK * 3);
+    }
+
+    #[test]
+    fn labels_from_outside_fill_no_memory() {
+        let (code, _) = code();
+        let first = code.label("account", "");
+        for n in 0..2 * LABELS {
+            code.label("account", &format!("m{n}"));
+        }
+        assert_eq!(code.labels.lock().names.len(), LABELS);
+        assert_eq!(code.label("account", "unknown"), first);
+    }
+
+    #[test]
+    fn future_that_panics_at_any_poll_ends_with_an_error() {
+        let (code, _) = code();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            assert_eq!(code.run(Label::default(), async { 3 }).await, Ok(3));
+            let late = async {
+                tokio::task::yield_now().await;
+                panic!("planned: at the second poll")
+            };
+            let ended: Result<(), _> = code.run(Label::default(), late).await;
+            assert_eq!(ended.unwrap_err().text(), "planned: at the second poll");
+        });
+    }
+}

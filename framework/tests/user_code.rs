@@ -1,0 +1,239 @@
+//! User code that panics or blocks where nothing expects it: while a snapshot is saved, in `Default`, in the choice of a key.
+
+mod bank;
+
+use std::cell::Cell;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use bank::eventually;
+use parking_lot::Mutex;
+use serde::Serializer;
+use whizbang::message::Key;
+use whizbang::prelude::*;
+use whizbang::{NodeConfig, Retry, SendError};
+
+#[derive(Domain)]
+#[domain(name = "shelves")]
+struct Shelves;
+
+/// Where the code stumbles.
+#[derive(Clone, Copy, PartialEq)]
+enum Stumble {
+    Nowhere,
+    Save,
+    Default,
+    Key,
+}
+
+thread_local! {
+    static STUMBLE: Cell<Stumble> = const { Cell::new(Stumble::Nowhere) };
+}
+
+fn stumble(at: Stumble) {
+    assert!(STUMBLE.get() != at, "planned: user code stumbles");
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Label(String);
+
+impl<'a> From<&'a Label> for Key<'a> {
+    fn from(label: &'a Label) -> Self {
+        stumble(Stumble::Key);
+        Key::from(label.0.as_str())
+    }
+}
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Shelves, reply = u64)]
+struct Put {
+    #[key]
+    shelf: Label,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Shelves)]
+struct Filled {}
+
+fn saved<S: Serializer>(books: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    stumble(Stumble::Save);
+    serializer.serialize_u64(*books)
+}
+
+#[derive(Aggregate, Serialize, Deserialize)]
+#[aggregate(domain = Shelves, handles(Put), applies(Filled), snapshot(every = 2))]
+struct Shelf {
+    #[serde(serialize_with = "saved")]
+    books: u64,
+}
+
+impl Default for Shelf {
+    fn default() -> Self {
+        stumble(Stumble::Default);
+        Self { books: 0 }
+    }
+}
+
+impl Handle<Put> for Shelf {
+    fn handle(&self, _put: Put, effects: &mut Effects<Self>) -> Result<u64, Rejection> {
+        effects.record(Filled {});
+        Ok(self.books + 1)
+    }
+}
+
+impl Apply<Filled> for Shelf {
+    fn apply(&mut self, _filled: &Filled) {
+        self.books += 1;
+    }
+}
+
+/// Has a book put on a shelf, so that the relay activates the shelf.
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Shelves, reply = ())]
+struct Order {
+    #[key]
+    desk: String,
+    shelf: String,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Shelves)]
+struct Ordered {}
+
+#[derive(Saga, Default)]
+#[saga(domain = Shelves, handles(Order), applies(Ordered))]
+struct Desk {}
+
+impl Handle<Order> for Desk {
+    fn handle(&self, order: Order, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        effects.record(Ordered {});
+        effects.send(put(&order.shelf));
+        Ok(())
+    }
+}
+
+impl Apply<Ordered> for Desk {
+    fn apply(&mut self, _ordered: &Ordered) {}
+}
+
+fn put(shelf: &str) -> Put {
+    Put { shelf: Label(shelf.to_owned()) }
+}
+
+fn quick() -> Retry {
+    Retry { attempts: 3, first: Duration::from_millis(1), longest: Duration::from_millis(4) }
+}
+
+async fn shelves() -> Node {
+    let builder = Node::builder("library", MemoryStore::new()).retry(quick());
+    builder.host::<Shelf>().host::<Desk>().start().await.unwrap()
+}
+
+#[whizbang::test]
+async fn panic_while_snapshot_is_saved_costs_the_snapshot_alone() {
+    let node = shelves().await;
+    let client = node.client();
+    STUMBLE.set(Stumble::Save);
+    for turn in 1..=20 {
+        // An id of its own sends the command through the mailbox; one without goes directly into the turn.
+        let sent = client.send(put("a"));
+        let sent = if turn % 4 < 2 { sent.id(client.new_id()) } else { sent };
+        assert_eq!(sent.await.unwrap(), turn, "a turn that is committed is answered with its reply");
+    }
+    let metrics = node.metrics();
+    assert_eq!((metrics.activations, metrics.turns, metrics.snapshots_skipped), (1, 20, 10));
+    assert_eq!(metrics.panics, 10);
+    STUMBLE.set(Stumble::Nowhere);
+    assert_eq!(client.send(put("a")).await.unwrap(), 21);
+    assert_eq!(client.send(put("a")).await.unwrap(), 22);
+    assert_eq!(node.metrics().snapshots_skipped, 10, "the next snapshot is kept");
+    assert_eq!(node.metrics().activations, 1, "one actor of the key was live throughout");
+    node.stop().await.unwrap();
+}
+
+#[whizbang::test]
+async fn panic_in_default_fails_one_key_and_no_other() {
+    let node = shelves().await;
+    let client = node.client();
+    client.send(Order { desk: "d".into(), shelf: "live".into() }).await.unwrap();
+    client.send(put("live")).await.unwrap();
+    node.quiet().await;
+    STUMBLE.set(Stumble::Default);
+    assert!(matches!(client.send(put("new")).await, Err(SendError::Refused(_) | SendError::DeadLetter { .. })));
+    // What an actor sends is moved by a task of the node, and it goes on moving the rest.
+    client.send(Order { desk: "d".into(), shelf: "new".into() }).await.unwrap();
+    for _ in 0..100 {
+        client.send(Order { desk: "d".into(), shelf: "live".into() }).await.unwrap();
+    }
+    eventually(async || client.send(put("live")).await.unwrap() > 102).await;
+    assert!(node.metrics().panics > 0);
+    STUMBLE.set(Stumble::Nowhere);
+    eventually(async || client.send(put("new")).await.is_ok()).await;
+    node.stop().await.unwrap();
+}
+
+#[whizbang::test]
+async fn panic_in_choice_of_key_is_told_to_its_caller() {
+    let node = shelves().await;
+    STUMBLE.set(Stumble::Key);
+    let refused = node.client().send(put("a")).await;
+    assert!(matches!(refused, Err(SendError::Encode(_))), "{refused:?}");
+    STUMBLE.set(Stumble::Nowhere);
+    assert_eq!(node.client().send(put("a")).await.unwrap(), 1);
+    node.stop().await.unwrap();
+}
+
+#[derive(Domain)]
+#[domain(name = "locks")]
+struct Locks;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Locks, reply = ())]
+struct Wait {
+    #[key]
+    lock: String,
+}
+
+#[derive(Aggregate, Default)]
+#[aggregate(domain = Locks, handles(Wait))]
+struct Lock {}
+
+/// The handler waits here, as one does that calls something slow.
+static GATE: Mutex<Option<mpsc::Receiver<()>>> = Mutex::new(None);
+
+impl Handle<Wait> for Lock {
+    fn handle(&self, _wait: Wait, _effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        if let Some(gate) = GATE.lock().take() {
+            let _ = gate.recv();
+        }
+        Ok(())
+    }
+}
+
+#[whizbang::test]
+async fn blocked_thread_is_named_in_health_until_it_runs_again() {
+    let config = NodeConfig { threads: 1, blocked_after: Duration::from_millis(100), ..NodeConfig::default() };
+    let node = Node::builder("locks", MemoryStore::new()).config(config).host::<Lock>().start().await.unwrap();
+    let client = node.client();
+    client.send(Wait { lock: "a".into() }).await.unwrap();
+    assert!(node.health().ready, "{:?}", node.health());
+    // Once by each way into a turn.
+    for own_id in [false, true] {
+        let (release, gate) = mpsc::channel();
+        *GATE.lock() = Some(gate);
+        let sent = client.send(Wait { lock: "a".into() });
+        let sent = if own_id { sent.id(client.new_id()) } else { sent };
+        let sending = tokio::task::spawn_local(std::future::IntoFuture::into_future(sent));
+        let said = |reason: &String| reason.contains("thread 0") && reason.contains("`Wait` at `lock`");
+        eventually(async || {
+            let health = node.health();
+            health.live && !health.ready && health.reasons.iter().any(said)
+        })
+        .await;
+        release.send(()).unwrap();
+        sending.await.unwrap().unwrap();
+        eventually(async || node.health().ready).await;
+        assert!(node.metrics().longest_call >= Duration::from_millis(100), "{:?}", node.metrics());
+    }
+    node.stop().await.unwrap();
+}
