@@ -113,7 +113,7 @@ impl Host {
 
     /// Whether nothing need be waited for after this append.
     pub(crate) fn is_settled(appended: &Appended) -> bool {
-        appended.committed || cfg!(plant = "replies_before_the_commit")
+        appended.committed
     }
 
     /// Calls `then` once the append is durable: at once if it is.

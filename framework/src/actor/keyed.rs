@@ -296,11 +296,7 @@ impl<A: Stateful> KeyActor<A> {
         let settle = delivery.settle;
         let then = move |committed: Result<(), StoreError>| {
             // Held until now: an actor with a permit out is not put to rest, and one that is rebuilt finds what it has written.
-            if cfg!(plant = "duplicates_keep_their_place") {
-                std::mem::forget(permit);
-            } else {
-                drop(permit);
-            }
+            drop(permit);
             match committed {
                 Ok(()) => settle(outcome),
                 Err(error) => settle(Outcome::Unknown(error)),

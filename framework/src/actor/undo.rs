@@ -130,9 +130,6 @@ impl Undo {
                 }
             }
             UndoChange::Refused { command } => {
-                if cfg!(plant = "what_was_refused_is_undone") {
-                    return self.change(&UndoChange::Done { command: *command });
-                }
                 self.steps.retain(|step| step.command != *command);
             }
             UndoChange::Begin { finally } => {
@@ -160,7 +157,7 @@ impl Undo {
 
     /// The step that is undone next: the last one.
     fn to_undo(&self) -> Option<&Step> {
-        if cfg!(plant = "steps_are_undone_in_their_own_order") { self.steps.first() } else { self.steps.last() }
+        self.steps.last()
     }
 
     /// What to do now, if the saga undoes.
@@ -170,13 +167,10 @@ impl Undo {
     pub(crate) fn next(&self) -> UndoNext {
         let Some(undoing) = &self.undoing else { return UndoNext::Wait };
         let unknown = self.steps.iter().any(|step| step.state == StepState::Sent);
-        if undoing.waiting.is_some() || unknown && !cfg!(plant = "undone_before_it_is_known") {
+        if undoing.waiting.is_some() || unknown {
             return UndoNext::Wait;
         }
         match self.to_undo() {
-            Some(_) if cfg!(plant = "the_first_step_is_not_undone") && self.steps.len() == 1 => {
-                UndoNext::Finish(undoing.finally.clone())
-            }
             Some(step) => UndoNext::Send(step.undo.clone()),
             None => UndoNext::Finish(undoing.finally.clone()),
         }

@@ -294,7 +294,7 @@ impl Feed {
 
     /// Reads what is missing from the owner's log, in the background, until nothing is.
     pub(crate) fn fill(self: &Rc<Self>) {
-        let closed = self.paused.get() || self.shut.get() || cfg!(plant = "gaps_are_not_filled");
+        let closed = self.paused.get() || self.shut.get();
         if closed || self.filling.replace(true) {
             return;
         }
@@ -333,8 +333,7 @@ impl Feed {
                         let missing = feed.known.get() > feed.last.get() || !feed.held.borrow().is_empty();
                         let moved = feed.last.get() > after;
                         // What became known while the page was read may not be in it: nobody else comes to look for it.
-                        let risen =
-                            feed.known.get() > known.max(head) && !cfg!(plant = "what_comes_while_reading_is_missed");
+                        let risen = feed.known.get() > known.max(head);
                         let more = full || feed.doubt.get() || (missing && (moved || risen));
                         if !more {
                             break;

@@ -100,9 +100,6 @@ pub enum Admission {
 impl<const RECENT: usize> SeenOf<RECENT> {
     /// Whether what stands at `sequence` of `source` was handled.
     pub fn admit_place(&self, source: &Source, sequence: u64) -> bool {
-        if cfg!(plant = "places_are_not_remembered") {
-            return true;
-        }
         self.places.iter().find(|(known, _)| known == source).is_none_or(|(_, last)| sequence > *last)
     }
 
@@ -116,9 +113,6 @@ impl<const RECENT: usize> SeenOf<RECENT> {
 
     /// Whether the message `id` from outside, with a payload of this digest, was handled.
     pub fn admit_id(&self, id: MessageId, digest: u64) -> Admission {
-        if cfg!(plant = "ids_are_not_remembered") {
-            return Admission::New;
-        }
         let timed = id.time().is_some();
         let found = if timed {
             match self.recent.back() {

@@ -58,8 +58,7 @@ pub(super) async fn carry(share: Weak<Share>) {
     let mut again: Option<Instant> = None;
     let mut heads = Heads::default();
     // Whoever missed the last events before this start is told how far the logs reach.
-    let silent = cfg!(plant = "ends_of_logs_are_not_told_at_the_start");
-    for (id, position) in published.iter().filter(|(_, position)| **position > 0 && !silent) {
+    for (id, position) in published.iter().filter(|(_, position)| **position > 0) {
         heads.grown(id, *position);
     }
     loop {

@@ -159,7 +159,7 @@ pub(super) async fn timers(share: Weak<Share>) {
                         continue;
                     }
                     let (ringing, host) = (Rc::clone(ringing), Rc::clone(&host));
-                    if answered.contains(&place) && !cfg!(plant = "timers_ring_in_circles") {
+                    if answered.contains(&place) {
                         // Answered, and set all the same: another node has taken over what this one still holds and set it. It
                         // is not rung in circles until this one is told.
                         after_a_while(move || {

@@ -138,9 +138,6 @@ impl Lanes {
                             continue;
                         }
                         lane.offered = entry.sequence;
-                        if cfg!(plant = "outbox_forgotten_when_sent") {
-                            lane.committed = entry.sequence;
-                        }
                     }
                     self.counts.sent.one();
                     let envelope = entry.envelope;

@@ -178,29 +178,6 @@ fn gaps_in_decisions(files: &[File]) -> Vec<Finding> {
         .collect()
 }
 
-/// Bugs planted in the code and not listed in tests/plants.txt, or the other way round.
-fn unlisted_plants(files: &[File], list: &File) -> Vec<Finding> {
-    let listed = |name: &str| list.text.lines().any(|line| line.split_whitespace().next() == Some(name));
-    let mut findings = Vec::new();
-    let mut planted = BTreeSet::new();
-    for file in files.iter().filter(|file| file.path.starts_with("framework/src/") && file.is_rust()) {
-        for (at, found) in file.text.match_indices("plant = \"") {
-            let name = file.text[at + found.len()..].split('"').next().unwrap_or_default();
-            planted.insert(name);
-            if !listed(name) {
-                findings.push(file.finding(at, format!("plants `{name}`, which is not in tests/plants.txt")));
-            }
-        }
-    }
-    for (at, line) in list.lines() {
-        let name = line.split_whitespace().next().unwrap_or("#");
-        if !name.starts_with('#') && !planted.contains(name) {
-            findings.push(list.finding(at, format!("`{name}` is planted nowhere")));
-        }
-    }
-    findings
-}
-
 fn exists(path: &str) -> bool {
     top().join(path).exists()
 }
@@ -239,20 +216,6 @@ fn every_note_on_a_change_begins_with_its_kind() {
 #[test]
 fn decision_records_are_numbered_without_gaps() {
     assert_none(&gaps_in_decisions(&repository()));
-}
-
-#[test]
-fn every_planted_bug_has_the_test_that_must_find_it() {
-    assert_none(&unlisted_plants(&repository(), &file("tests/plants.txt")));
-}
-
-#[test]
-fn a_planted_bug_that_nobody_looks_for_is_found() {
-    let files = [File::new("framework/src/a.rs", "fn f() { if cfg!(plant = \"x\") { g() } }")];
-    let found = |list: &str| unlisted_plants(&files, &File::new("tests/plants.txt", list)).len();
-    assert_eq!(found("# bugs\n\nx  -p whizbang y"), 0);
-    assert_eq!(found("# x"), 1);
-    assert_eq!(found("x y\nz y"), 1);
 }
 
 #[test]

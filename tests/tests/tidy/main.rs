@@ -8,6 +8,7 @@ mod dependencies;
 mod docs;
 mod doors;
 mod habits;
+mod mutations;
 mod rooms;
 mod running;
 mod source;

@@ -79,7 +79,6 @@ pub(super) fn open_frame(bytes: &[u8], salt: u64, location: Location) -> Option<
     let (found, _) = bytes.get(4..)?.split_first_chunk::<4>()?;
     let record = bytes.get(FRAME_BYTES..FRAME_BYTES.checked_add(length)?)?;
     let whole = u32::from_le_bytes(*found) == sum(salt, location, length as u64, record);
-    let whole = whole || cfg!(plant = "recovery_keeps_a_torn_batch");
     (whole && length > 0).then_some(record)
 }
 

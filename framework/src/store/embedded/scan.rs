@@ -110,8 +110,7 @@ fn first_with<'a>(
     later: impl Iterator<Item = &'a Arc<Segment>>,
     batch: u64,
 ) -> Result<Option<&'a Arc<Segment>>, StoreError> {
-    let far = if cfg!(plant = "only_the_next_segment_is_looked_at") { 1 } else { usize::MAX };
-    for segment in later.take(far) {
+    for segment in later {
         let place = Place { segment: segment.number, offset: FIRST_OFFSET, batch };
         if matches!(Window::open(segments, segment)?.batch(place)?, Found::Batch { .. }) {
             return Ok(Some(segment));

@@ -97,9 +97,7 @@ impl Segments {
         }
         // Whoever gave a file its name may have been killed before the name was durable, and what is written to the file
         // from now on will be relied on.
-        if !cfg!(plant = "names_are_trusted_at_the_start") {
-            disk.sync().map_err(failure("flushing the store's folder"))?;
-        }
+        disk.sync().map_err(failure("flushing the store's folder"))?;
         Self::read(disk)
     }
 

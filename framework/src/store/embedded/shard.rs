@@ -79,8 +79,7 @@ impl State {
     pub(super) fn ripe(&mut self) -> Vec<Stream> {
         let committed = self.index.committed();
         // Of a turn that is lost after all it would be taken for a snapshot of the turn that comes in its place.
-        let is_ripe =
-            |location: Location| location < committed || cfg!(plant = "a_snapshot_is_written_before_its_turn");
+        let is_ripe = |location: Location| location < committed;
         let mut ripe = Vec::new();
         while let Some((_, stream)) = self.waiting.pop_front_if(|(location, _)| is_ripe(*location)) {
             ripe.push(stream);

@@ -89,9 +89,7 @@ impl Writer {
         let file = self.file(segment)?;
         let begun = monotonic();
         file.write_at(bytes, *offset)?;
-        if !cfg!(plant = "reported_before_the_flush") {
-            file.sync()?;
-        }
+        file.sync()?;
         self.journal.set_slow(begun.elapsed() > SLOW_FLUSH);
         self.batch += 1;
         Ok(())

@@ -1,0 +1,120 @@
+//! The mutations in `tests/mutations`: each applies to the code as it is, changes product code alone, and names a test that
+//! exists. `tests/mutants` runs them.
+
+use std::process::Command;
+
+use super::source::{File, Finding, assert_none, repository, top};
+
+const FOLDER: &str = "tests/mutations/";
+const PRODUCT: [&str; 3] = ["framework/", "macros/src/", "samples/"];
+
+/// Mutations whose head or diff does not say what `tests/mutants` needs.
+fn shapeless_mutations(files: &[File]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for patch in files.iter().filter(|file| file.path.starts_with(FOLDER)) {
+        if !patch.path.ends_with(".patch") {
+            findings.push(patch.finding_at_top("is not named NAME.patch"));
+            continue;
+        }
+        let first = patch.text.lines().next().unwrap_or_default();
+        match first.strip_prefix("# detect: ").map(|arguments| arguments.split_whitespace().collect::<Vec<_>>()) {
+            Some(arguments) => match arguments[..] {
+                ["--test", target, filter] if !is_in_target(files, target, filter) => {
+                    findings.push(
+                        patch.finding_at_top(format!("no test of the target `{target}` has `{filter}` in its name")),
+                    );
+                }
+                ["--lib", filter] if !is_in_library(files, filter) => {
+                    findings.push(patch.finding_at_top(format!("no test of a library has `{filter}` in its name")));
+                }
+                ["--test", _, _] | ["--lib", _] => {}
+                _ => findings.push(patch.finding_at_top("expected `# detect: --test TARGET FILTER` or `--lib FILTER`")),
+            },
+            None => findings.push(patch.finding_at_top("the first line is not `# detect: --test TARGET FILTER`")),
+        }
+        for line in patch.text.lines().filter_map(|line| line.strip_prefix("+++ b/")) {
+            let is_test = line.contains("/tests/") || line.ends_with("/tests.rs");
+            if is_test || !PRODUCT.iter().any(|folder| line.starts_with(folder)) {
+                findings.push(patch.finding_at_top(format!("changes `{line}`, which is not product code")));
+            }
+        }
+    }
+    findings
+}
+
+fn is_in_target(files: &[File], target: &str, filter: &str) -> bool {
+    let (one, folder) = (format!("/tests/{target}.rs"), format!("/tests/{target}/"));
+    files.iter().filter(|file| file.path.ends_with(&one) || file.path.contains(&folder)).any(|file| names(file, filter))
+}
+
+fn is_in_library(files: &[File], filter: &str) -> bool {
+    files.iter().filter(|file| file.is_rust() && file.path.contains("src/")).any(|file| names(file, filter))
+}
+
+/// Whether a function has the filter, without the modules in front of it, in its name.
+fn names(file: &File, filter: &str) -> bool {
+    let filter = filter.rsplit("::").next().unwrap_or(filter);
+    let is_named = |rest: &str| rest.split('(').next().is_some_and(|name| name.contains(filter));
+    filter.is_empty() || file.text.split("fn ").skip(1).any(is_named)
+}
+
+/// Bugs planted in product code instead of in a patch.
+fn planted_bugs(files: &[File]) -> Vec<Finding> {
+    let product =
+        files.iter().filter(|file| file.is_rust() && PRODUCT.iter().any(|folder| file.path.starts_with(folder)));
+    product
+        .flat_map(|file| {
+            let code = file.code();
+            let found = code.match_indices("cfg!(plant").chain(code.match_indices("cfg(plant")).map(|(at, _)| at);
+            found.map(|at| file.finding(at, "plants a bug: make it a patch in tests/mutations")).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+#[test]
+fn mutations_change_product_code_and_name_tests() {
+    let files = repository();
+    assert!(files.iter().any(|file| file.path.starts_with(FOLDER)), "there are no mutations");
+    assert_none(&shapeless_mutations(&files));
+}
+
+#[test]
+fn mutations_apply_to_the_code() {
+    let mut stale = Vec::new();
+    for patch in repository().iter().filter(|file| file.path.starts_with(FOLDER)) {
+        let checked = Command::new("git")
+            .args(["apply", "--check", &patch.path])
+            .current_dir(top())
+            .output()
+            .expect("git is installed");
+        if !checked.status.success() {
+            let why = String::from_utf8_lossy(&checked.stderr);
+            stale.push(patch.finding_at_top(format!("does not apply: {}", why.trim())));
+        }
+    }
+    assert_none(&stale);
+}
+
+#[test]
+fn product_code_plants_no_bugs() {
+    assert_none(&planted_bugs(&repository()));
+    let bad = File::new("framework/src/a.rs", "fn f() { if cfg!(plant = \"x\") { g() } }");
+    assert_eq!(planted_bugs(&[bad]).len(), 1);
+}
+
+#[test]
+fn shapeless_mutation_is_found() {
+    let code = File::new("framework/tests/a.rs", "#[test]\nfn money_is_conserved() {}");
+    let product = "+++ b/framework/src/a.rs";
+    let found = |head: &str, changed: &str| {
+        let code = File::new(&code.path, &code.text);
+        shapeless_mutations(&[code, File::new("tests/mutations/x.patch", &format!("{head}\n{changed}\n"))]).len()
+    };
+    assert_eq!(found("# detect: --test a money_is", product), 0);
+    assert_eq!(found("# detect: --test b money_is", product), 1, "another target");
+    assert_eq!(found("# detect: --test a nothing_is", product), 1, "another name");
+    assert_eq!(found("diff --git", product), 1, "no head");
+    assert_eq!(found("# detect: money_is", product), 1, "no target");
+    assert_eq!(found("# detect: --test a money_is", "+++ b/framework/tests/a.rs"), 1, "changes a test");
+    assert_eq!(shapeless_mutations(&[File::new("tests/mutations/x.txt", "")]).len(), 1);
+}
