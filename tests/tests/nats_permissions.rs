@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::{Event, ServerError};
-use whizbang::bridge::nats::{NatsBridge, NatsPermissions};
+use whizbang::bridge::nats::{NatsBridge, NatsBuilder, NatsPermissions, StreamSetup};
 use whizbang::bridge::subject::Namespace;
+use whizbang::bridge::wire::Packet;
 use whizbang::bridge::{Answer, Asked, Bridge, BridgeError, NodeCard, Tidings};
 use whizbang::message::{Envelope, Kind};
 use whizbang::testing::bridge::cases::sample::{command, effects, event, outside, shard};
@@ -22,14 +23,30 @@ fn shop() -> NodeCard {
     service("e-shop").owning("shop").taking("bank")
 }
 
-/// A server on which each service has its own user and the permissions of its card.
-fn guarded(release: Release) -> NatsServer {
+/// A service that means harm. It takes its own events, so that it has a consumer of each kind.
+fn evil() -> NodeCard {
+    service("evil").owning("evil").taking("evil")
+}
+
+fn cards() -> [NodeCard; 3] {
+    [bank(), shop(), evil()]
+}
+
+/// A server on which each service has its own user and its runtime permissions, and streams that the setup user has created.
+async fn guarded(release: Release) -> NatsServer {
     let namespace = Namespace::default();
+    let permissions = cards().map(|card| NatsPermissions::runtime(&card, &namespace));
+    let server = server_with(release, permissions.into_iter().chain([NatsPermissions::setup(&cards(), &namespace)]));
+    login(&server, "setup").set_up(&cards()).await.expect("sets up");
+    server
+}
+
+fn server_with(release: Release, permissions: impl IntoIterator<Item = NatsPermissions>) -> NatsServer {
     let mut block = String::new();
     let mut users = String::new();
-    for card in [bank(), shop()] {
-        block += &NatsPermissions::for_card(&card, &namespace).to_string();
-        let name = &card.service;
+    for permissions in permissions {
+        block += &permissions.to_string();
+        let name = &permissions.identity;
         users += &format!("  {{ user: \"{name}\", password: \"secret of {name}\", permissions: $WHIZBANG_{name} }}\n");
     }
     // Looks on, and may do everything.
@@ -37,7 +54,15 @@ fn guarded(release: Release) -> NatsServer {
     NatsServer::start_with(release, NatsConfig::authorization(&format!("{block}users: [\n{users}]")))
 }
 
+fn login(server: &NatsServer, identity: &str) -> NatsBuilder {
+    NatsBridge::builder(&server.url()).user(identity, format!("secret of {identity}"))
+}
+
 async fn start(server: &NatsServer, card: NodeCard) -> TestNode {
+    start_as(server, card, StreamSetup::Existing).await
+}
+
+async fn start_as(server: &NatsServer, card: NodeCard, setup: StreamSetup) -> TestNode {
     let answering = |asked: Asked| -> futures_util::future::BoxFuture<'static, Answer> {
         Box::pin(async move {
             match asked {
@@ -48,7 +73,7 @@ async fn start(server: &NatsServer, card: NodeCard) -> TestNode {
         })
     };
     let name = card.service.to_string();
-    let builder = NatsBridge::builder(&server.url()).user(name.clone(), format!("secret of {name}"));
+    let builder = login(server, &name).stream_setup(setup);
     let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
     TestNode::attach(bridge, card, Manners { answering: Box::new(answering), ..Manners::default() })
         .await
@@ -59,8 +84,7 @@ async fn start(server: &NatsServer, card: NodeCard) -> TestNode {
 fn a_service_does_all_it_has_to_with_the_permissions_of_its_card() {
     for release in [Release::Distribution, Release::Pinned] {
         run(async {
-            let server = guarded(release);
-            // The subscriber first: it waits for a stream that it may not make.
+            let server = guarded(release).await;
             let shop = start(&server, shop()).await;
             let bank = start(&server, bank()).await;
             let (from, to) = (shard("bank", 1), shard("shop", 2));
@@ -100,7 +124,7 @@ fn a_service_does_all_it_has_to_with_the_permissions_of_its_card() {
 fn every_foreign_publish_and_subscribe_is_denied() {
     for release in [Release::Distribution, Release::Pinned] {
         run(async {
-            let server = guarded(release);
+            let server = guarded(release).await;
             let (bank_node, shop_node) = (start(&server, bank()).await, start(&server, shop()).await);
             bank_node.bridge.publish(event(&shard("bank", 0), 1)).await.expect("publishes");
             let denied = Arc::new(AtomicUsize::new(0));
@@ -147,6 +171,19 @@ fn every_foreign_publish_and_subscribe_is_denied() {
                 "$JS.API.STREAM.PURGE.whizbang_events_bank",
                 "$JS.API.STREAM.UPDATE.whizbang_events_bank",
                 "$JS.API.STREAM.CREATE.whizbang_events_bank",
+                // Nor may it create or change its own: a stream's body says what it reads and writes, and the server checks its
+                // name alone.
+                "$JS.API.STREAM.CREATE.whizbang_events_shop",
+                "$JS.API.STREAM.UPDATE.whizbang_commands_shop",
+                "$JS.API.STREAM.DELETE.whizbang_commands_shop",
+                "$JS.API.STREAM.PURGE.whizbang_commands_shop",
+                "$JS.API.CONSUMER.CREATE.whizbang_commands_shop.e-shop",
+                "$JS.API.CONSUMER.CREATE.whizbang_commands_shop",
+                "$JS.API.CONSUMER.DURABLE.CREATE.whizbang_commands_shop.e-shop",
+                "$JS.API.CONSUMER.DELETE.whizbang_commands_shop.e-shop",
+                "$JS.API.STREAM.MSG.GET.whizbang_events_bank",
+                "$JS.API.STREAM.SNAPSHOT.whizbang_commands_shop",
+                "$JS.API.STREAM.RESTORE.whizbang_commands_shop",
                 "$JS.API.STREAM.CREATE.whizbang_events_other",
                 "$JS.API.STREAM.MSG.DELETE.whizbang_events_bank",
                 "$JS.API.STREAM.MSG.GET.whizbang_commands_bank",
@@ -204,14 +241,14 @@ fn every_foreign_publish_and_subscribe_is_denied() {
 #[test]
 fn a_bridge_that_may_not_do_what_its_card_says_is_told_what_it_lacks() {
     run(async {
-        let server = guarded(Release::Pinned);
+        let server = guarded(Release::Pinned).await;
         // The shop's user, with a card that claims the bank's domain.
-        let builder = NatsBridge::builder(&server.url()).user("e-shop", "secret of e-shop");
+        let builder = login(&server, "e-shop").stream_setup(StreamSetup::Existing);
         let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
         let thief = service("e-shop").owning("bank");
         let attached = TestNode::attach(bridge, thief, Manners::default()).await;
         match attached.map(|_| ()) {
-            Err(BridgeError::Refused { reason, .. }) => assert!(reason.contains("whizbang_events_bank"), "{reason}"),
+            Err(BridgeError::Refused { reason, .. }) => assert!(reason.contains("_bank"), "{reason}"),
             other => panic!("{other:?}"),
         }
     });
@@ -220,7 +257,7 @@ fn a_bridge_that_may_not_do_what_its_card_says_is_told_what_it_lacks() {
 #[test]
 fn what_may_not_be_sent_is_refused_at_once_and_not_at_its_deadline() {
     run(async {
-        let server = guarded(Release::Pinned);
+        let server = guarded(Release::Pinned).await;
         let (bank, shop) = (start(&server, bank()).await, start(&server, shop()).await);
         let start = tokio::time::Instant::now();
         let forged = shop.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 1)).await;
@@ -232,4 +269,137 @@ fn what_may_not_be_sent_is_refused_at_once_and_not_at_its_deadline() {
         bank.stop().await;
         shop.stop().await;
     });
+}
+
+#[test]
+fn node_that_creates_its_streams_works_with_its_permissions() {
+    for release in [Release::Distribution, Release::Pinned] {
+        run(async {
+            let permissions = [bank(), shop()].map(|card| NatsPermissions::for_card(&card, &Namespace::default()));
+            let server = server_with(release, permissions);
+            // The subscriber first: it waits for a stream that it may not create.
+            let shop = start_as(&server, shop(), StreamSetup::Create).await;
+            let bank = start_as(&server, bank(), StreamSetup::Create).await;
+            bank.bridge.publish(event(&shard("bank", 1), 1)).await.expect("publishes");
+            shop.until("the event", |seen| seen.events.len() == 1).await;
+            assert_eq!(bank.bridge.last_published(&shard("bank", 1)).await.expect("reads"), Some(1));
+            bank.stop().await;
+            shop.stop().await;
+        });
+    }
+}
+
+#[test]
+fn missing_setup_is_refused_by_name() {
+    for release in [Release::Distribution, Release::Pinned] {
+        run(async {
+            let permissions = [NatsPermissions::runtime(&bank(), &Namespace::default())];
+            let server = server_with(release, permissions);
+            let builder = login(&server, "bank").stream_setup(StreamSetup::Existing);
+            let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
+            match TestNode::attach(bridge, bank(), Manners::default()).await.map(|_| ()) {
+                Err(BridgeError::Refused { reason, .. }) => {
+                    assert!(reason.contains("whizbang_events_bank") && reason.contains("set_up"), "{reason}");
+                }
+                other => panic!("{other:?}"),
+            }
+        });
+    }
+}
+
+/// Requests of a service with its runtime permissions, with hostile bodies and reply subjects: none changes a stream, and no other
+/// service handles anything because of them.
+#[test]
+fn hostile_bodies_change_no_stream_and_reach_no_service() {
+    for release in [Release::Distribution, Release::Pinned] {
+        run(async {
+            let server = guarded(release).await;
+            let (bank_node, shop_node) = (start(&server, bank()).await, start(&server, shop()).await);
+            let hostile = async_nats::ConnectOptions::with_user_and_password("evil".into(), "secret of evil".into())
+                .custom_inbox_prefix("_INBOX_whizbang_evil")
+                .connect(server.url())
+                .await
+                .expect("connects");
+            let state = async || {
+                let operator = async_nats::ConnectOptions::with_user_and_password("operator".into(), "operator".into());
+                let client = operator.connect(server.url()).await.expect("connects");
+                let answer = client.request("$JS.API.STREAM.LIST", "".into()).await.expect("an answer");
+                let list: serde_json::Value = serde_json::from_slice(&answer.payload).expect("JSON");
+                let streams = list["streams"].as_array().expect("streams").clone();
+                let mut configs: Vec<_> = streams
+                    .iter()
+                    .map(|stream| format!("{} {}", stream["config"], stream["state"]["consumer_count"]))
+                    .collect();
+                configs.sort_unstable();
+                configs
+            };
+            let before = state().await;
+            let own = "whizbang_events_evil";
+            let republish = r#""republish":{"src":"whizbang.evt.evil.*.*","dest":"whizbang.evt.bank.{{wildcard(1)}}.{{wildcard(2)}}"}"#;
+            let bodies = [
+                format!(r#"{{"name":"{own}","subjects":["whizbang.evt.evil.>"],{republish}}}"#),
+                format!(r#"{{"name":"{own}","subjects":["whizbang.ask.bank.>"]}}"#),
+                format!(r#"{{"name":"{own}","subjects":["_INBOX_whizbang_bank.>"]}}"#),
+                format!(r#"{{"name":"{own}","sources":[{{"name":"whizbang_events_bank"}}]}}"#),
+                format!(r#"{{"name":"{own}","mirror":{{"name":"whizbang_commands_bank"}}}}"#),
+                format!(
+                    r#"{{"name":"{own}","subjects":["x"],"subject_transform":{{"src":">","dest":"whizbang.evt.bank.0.Happened"}}}}"#
+                ),
+                format!(
+                    r#"{{"stream_name":"{own}","config":{{"durable_name":"evil","deliver_subject":"whizbang.evt.bank.0.Happened"}}}}"#
+                ),
+                "{}".to_owned(),
+            ];
+            for api in ["STREAM.CREATE", "STREAM.UPDATE", "STREAM.PURGE", "STREAM.DELETE", "STREAM.MSG.DELETE"] {
+                for body in &bodies {
+                    hostile.publish(format!("$JS.API.{api}.{own}"), body.clone().into()).await.expect("writes");
+                }
+            }
+            for api in ["CONSUMER.CREATE", "CONSUMER.DURABLE.CREATE", "CONSUMER.DELETE"] {
+                for body in &bodies {
+                    hostile.publish(format!("$JS.API.{api}.{own}.evil"), body.clone().into()).await.expect("writes");
+                }
+            }
+            hostile.flush().await.expect("flushes");
+            // Answers of the API, and deliveries, to a subject of another service instead of an inbox.
+            let forged = Packet::from_envelope(&event(&shard("bank", 0), 1)).expect("can be written");
+            let mut headers = async_nats::HeaderMap::new();
+            for (name, value) in &forged.headers {
+                headers.append(name.as_ref(), value.as_str());
+            }
+            for _ in 0..10 {
+                hostile
+                    .publish_with_headers("whizbang.cmd.evil.0.outside", headers.clone(), forged.payload.clone())
+                    .await
+                    .expect("writes");
+            }
+            hostile.flush().await.expect("flushes");
+            for target in ["whizbang.evt.bank.0.Happened", "whizbang.cmd.shop.0.bank.0", "whizbang.head.bank.0"] {
+                for request in [
+                    format!("$JS.API.STREAM.INFO.{own}"),
+                    format!("$JS.API.STREAM.MSG.GET.{own}"),
+                    "$JS.API.CONSUMER.MSG.NEXT.whizbang_commands_evil.evil".to_owned(),
+                ] {
+                    hostile.publish_with_reply(request, target, "1".into()).await.expect("writes");
+                }
+            }
+            hostile.flush().await.expect("flushes");
+            // The bank's own first event arrives as the only one.
+            bank_node.bridge.publish(event(&shard("bank", 0), 1)).await.expect("publishes");
+            bank_node.bridge.publish(event(&shard("bank", 1), 1)).await.expect("publishes");
+            shop_node.until("the bank's events", |seen| seen.events.len() >= 2).await;
+            assert_eq!(state().await, before);
+            // What the API wrote to two streams is unreadable, or says by its subject that it is not the bank's.
+            shop_node
+                .insist("six refused", || std::future::ready(Ok(())), |_| shop_node.bridge.health().refused == 6)
+                .await;
+            shop_node.look(|seen| {
+                assert_eq!(seen.events.len(), 2, "{:?}", seen.events);
+                assert!(seen.direct.is_empty() && seen.told.is_empty(), "{:?} {:?}", seen.direct, seen.told);
+            });
+            bank_node.look(|seen| assert!(seen.direct.is_empty() && seen.told.is_empty() && seen.asked.is_empty()));
+            bank_node.stop().await;
+            shop_node.stop().await;
+        });
+    }
 }

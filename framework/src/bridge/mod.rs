@@ -46,6 +46,18 @@ pub trait Bridge: Send + Sync + 'static {
     /// Fans an event out to every subscribing service.
     fn publish(&self, event: Envelope) -> BoxFuture<'_, Result<(), BridgeError>>;
 
+    /// Returns the position of the last event of a shard of this node that the broker holds, or `None` if it holds none or the
+    /// bridge cannot know. The node asks once when it starts, and publishes what its log has above that: events that were
+    /// committed and not published before a crash reach subscribers that read from the broker alone.
+    fn last_published<'a>(&'a self, _shard: &'a ShardId) -> BoxFuture<'a, Result<Option<u64>, BridgeError>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    /// Returns whether the broker keeps events, so that [`last_published`](Self::last_published) knows what it holds.
+    fn keeps_events(&self) -> bool {
+        false
+    }
+
     /// Asks the owner of a domain (or, for a query, a host of its view) and waits for the answer, `deadline` at most.
     fn ask(&self, to: Asked, deadline: Duration) -> BoxFuture<'_, Result<Answer, BridgeError>>;
 

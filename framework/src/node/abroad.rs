@@ -22,6 +22,9 @@ use crate::telemetry::TARGET;
 
 /// How many events are read and published at a time.
 const PAGE: usize = 256;
+/// The most events of a shard that are published again at start if the broker holds none of it. More than are ever on their way
+/// to the broker at once.
+const REPUBLISHED: u64 = 1024;
 
 /// The shards of which something may have to leave the node.
 #[derive(Default)]
@@ -50,15 +53,23 @@ impl Abroad {
 
 /// Carries what was committed to other services, over the bridge.
 pub(super) async fn carry(share: Weak<Share>) {
-    let mut published: BTreeMap<ShardId, u64> = BTreeMap::new();
+    let mut published = match share.upgrade() {
+        Some(share) => published_before(&share).await,
+        None => BTreeMap::new(),
+    };
+    // Shards whose events did not all reach the broker before the last end of this node are looked at once.
     if let Some(share) = share.upgrade() {
-        // What was committed before is history: subscribers read it from the log.
-        published.clone_from(&share.history);
+        for (id, cell) in &share.shards {
+            if published.get(id) < share.history.get(id) {
+                share.abroad.look_at(cell);
+            }
+        }
     }
     let mut again: Option<Instant> = None;
     let mut heads = Heads::default();
-    // Whoever missed the last events before this start is told how far the logs reach.
-    for (id, position) in published.iter().filter(|(_, position)| **position > 0) {
+    // Subscribers that missed the last events before this start are told how far the logs reach.
+    let history = share.upgrade().map(|share| share.history.clone()).unwrap_or_default();
+    for (id, position) in history.iter().filter(|(_, position)| **position > 0) {
         heads.grown(id, *position);
     }
     loop {
@@ -79,6 +90,35 @@ pub(super) async fn carry(share: Weak<Share>) {
         abroad.carrying.set(false);
         share.host.quiet.look();
     }
+}
+
+/// Finds for each shard of this thread up to where its events are published.
+///
+/// A crash between a commit and its publication leaves events in the log that the broker never got. Nodes of this framework read
+/// them from the log; other subscribers have the broker alone, so these events are published now. What the broker holds of a
+/// shard decides. If it holds nothing, because it was emptied or everything is older than it keeps, the last [`REPUBLISHED`]
+/// events are published: more would flood it with history, and subscribers drop duplicates by position.
+async fn published_before(share: &Share) -> BTreeMap<ShardId, u64> {
+    let mut published = share.history.clone();
+    let Some(bridge) = &share.spec.bridge else { return published };
+    let asking = published.iter().filter(|(_, position)| **position > 0).map(|(id, position)| async move {
+        let last = match bridge.last_published(id).await {
+            Ok(Some(last)) => last.min(*position),
+            Ok(None) if bridge.keeps_events() => position.saturating_sub(REPUBLISHED),
+            Ok(None) => *position,
+            Err(error) => {
+                tracing::warn!(
+                    target: TARGET, shard = %id, %error,
+                    "failed to read the last published event: events of a crash may be missing at the broker",
+                );
+                *position
+            }
+        };
+        (id.clone(), last)
+    });
+    let found = join_all(asking).await;
+    published.extend(found);
+    published
 }
 
 /// Some lane has waited long enough; which one is found by looking at all.

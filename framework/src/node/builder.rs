@@ -191,6 +191,7 @@ impl NodeBuilder {
         let spec = Arc::new(Spec {
             id: NODES.fetch_add(1, Ordering::Relaxed),
             manifest,
+            card: card.clone(),
             codes: (0..self.config.threads.max(1)).map(|_| UserCode::new(&ticks)).collect(),
             ticks,
             retries: self.retries.with_all(self.config.retry),

@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::bridge::NodeCard;
 use crate::client::Client;
 use crate::router::Manifest;
 use crate::store::Store;
@@ -70,6 +71,12 @@ impl Node {
     /// What the node is made of. It can be printed.
     pub fn manifest(&self) -> &Manifest {
         &self.spec.manifest
+    }
+
+    /// The node as a bridge sees it: its service, its domains, and what it receives from others. Permissions at a broker are made
+    /// from it; start the node without a bridge to get it before those exist.
+    pub fn card(&self) -> &NodeCard {
+        &self.spec.card
     }
 
     /// Waits until nothing is under way on this node: no turn and no job, everything sent is committed by its receiver, every

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::hosted::HostedType;
 use super::share::Share;
 use super::{Health, Metrics, NodeConfig};
-use crate::bridge::Bridge;
+use crate::bridge::{Bridge, NodeCard};
 use crate::inbox::Standing;
 use crate::message::{Name, ShardId};
 use crate::projection::ViewType;
@@ -29,6 +29,7 @@ pub(super) const VIEWS: usize = 0;
 pub(super) struct Spec {
     pub(super) id: NodeId,
     pub(super) manifest: Manifest,
+    pub(super) card: NodeCard,
     pub(super) config: NodeConfig,
     pub(super) retries: Retries,
     pub(super) store: Arc<dyn Store>,

@@ -10,6 +10,7 @@ mod hostile;
 mod leaving;
 mod log;
 mod processes;
+mod republish;
 mod starting;
 mod town;
 mod troubles;

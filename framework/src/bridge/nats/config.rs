@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::NatsBridge;
-use crate::bridge::BridgeError;
 use crate::bridge::subject::Namespace;
+use crate::bridge::{BridgeError, NodeCard};
 
 /// Describes a [`NatsBridge`] before it connects.
 ///
@@ -37,6 +37,19 @@ pub struct NatsBuilder {
     pub(super) event_age: Duration,
     pub(super) ack_wait: Duration,
     pub(super) wait_for_server: Duration,
+    pub(super) stream_setup: StreamSetup,
+}
+
+/// Whether a node creates the streams and consumers that it needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StreamSetup {
+    /// The node creates those that are missing. It needs permission to create streams, and a user with that permission can read
+    /// and forge the messages of every service in its account: the name of a stream says nothing about its subjects.
+    #[default]
+    Create,
+    /// The node creates nothing and fails to start while something is missing. [`NatsBuilder::set_up`] creates everything
+    /// beforehand, under an identity of its own. Use this with [`NatsPermissions::runtime`](super::NatsPermissions::runtime).
+    Existing,
 }
 
 /// As whom the bridge connects.
@@ -65,6 +78,7 @@ impl NatsBuilder {
             // A turn takes milliseconds, but a key may be parked behind a retry: redelivery is cheap, the inbox drops it.
             ack_wait: Duration::from_secs(30),
             wait_for_server: Duration::ZERO,
+            stream_setup: StreamSetup::default(),
         }
     }
 
@@ -147,6 +161,24 @@ impl NatsBuilder {
     pub fn wait_for_server(mut self, span: Duration) -> Self {
         self.wait_for_server = span;
         self
+    }
+
+    /// Whether the node creates streams and consumers. Default [`StreamSetup::Create`].
+    pub fn stream_setup(mut self, setup: StreamSetup) -> Self {
+        self.stream_setup = setup;
+        self
+    }
+
+    /// Creates the streams and consumers of these services, and compares those that exist. Run it once per deployment, with the
+    /// cards of all services of the namespace ([`Node::card`](crate::Node::card)) and the permissions of
+    /// [`NatsPermissions::setup`](super::NatsPermissions::setup); nodes with [`StreamSetup::Existing`] then need no permission to
+    /// create anything. Running it again changes nothing.
+    ///
+    /// # Errors
+    /// [`BridgeError::Unreachable`] or [`BridgeError::Refused`], and [`BridgeError::Mismatch`] if a stream exists with another
+    /// meaning. What was created before the error stays.
+    pub async fn set_up(self, cards: &[NodeCard]) -> Result<(), BridgeError> {
+        NatsBridge::set_up(&self, cards).await
     }
 
     /// Connects once, so that a wrong address or password is known now; the connection that works is made when the node starts.

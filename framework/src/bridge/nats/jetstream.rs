@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, Request, RequestErrorKind};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::config::StreamSetup;
 use super::connection::Connection;
 use super::streams::Source;
 use crate::bridge::BridgeError;
@@ -26,6 +28,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 const STREAM_NOT_FOUND: u64 = 10059;
 const CONSUMER_NOT_FOUND: u64 = 10014;
+const MESSAGE_NOT_FOUND: u64 = 10037;
 /// The request fits no node of the cluster, or the account: waiting does not help.
 const RESOURCES: [u64; 4] = [10023, 10028, 10047, 10074];
 
@@ -72,6 +75,7 @@ pub(super) struct JetStream {
     client: Client,
     broker: Arc<str>,
     denials: broadcast::Sender<String>,
+    setup: StreamSetup,
     /// The adjusted settings that were logged, by path.
     adjusted: Arc<Mutex<BTreeMap<String, Vec<Adjusted>>>>,
 }
@@ -110,8 +114,9 @@ impl ConsumerState {
 }
 
 impl JetStream {
-    pub(super) fn new(connection: &Connection) -> Self {
+    pub(super) fn new(connection: &Connection, setup: StreamSetup) -> Self {
         Self {
+            setup,
             client: connection.client.clone(),
             broker: Arc::clone(&connection.broker),
             denials: connection.denials.clone(),
@@ -155,6 +160,9 @@ impl JetStream {
     async fn ensure(&self, kind: &str, wanted: &Wanted, body: &Value) -> Result<Value, BridgeError> {
         let path = &wanted.path;
         let found = match self.insist(&format!("{kind}.INFO.{path}"), &Value::Null).await {
+            Err(Failure::Missing) if self.setup == StreamSetup::Existing => {
+                return Err(self.not_set_up(&wanted.what));
+            }
             Err(Failure::Missing) => {
                 let made = self.insist(&format!("{kind}.CREATE.{path}"), body).await;
                 if made.is_ok() {
@@ -197,6 +205,26 @@ impl JetStream {
         }
     }
 
+    fn not_set_up(&self, what: &str) -> BridgeError {
+        let reason =
+            format!("{what} does not exist and this node creates nothing: run the setup (`NatsBuilder::set_up`)");
+        BridgeError::Refused { broker: self.broker.to_string(), reason }
+    }
+
+    /// Returns headers and payload of the last message of a stream on a subject, which may have wildcards.
+    pub(super) async fn last_message(
+        &self,
+        stream: &str,
+        subject: &str,
+    ) -> Result<Option<(Vec<(String, String)>, Bytes)>, BridgeError> {
+        let asked = json!({ "last_by_subj": subject });
+        match self.insist(&format!("STREAM.MSG.GET.{stream}"), &asked).await {
+            Ok(answer) => Ok(stored_message(&answer)),
+            Err(Failure::Missing) => Ok(None),
+            Err(Failure::Later(error) | Failure::Final(error)) => Err(error),
+        }
+    }
+
     /// Returns the state of a consumer.
     pub(super) async fn consumer_state(&self, path: &str) -> Result<ConsumerState, BridgeError> {
         match self.insist(&format!("CONSUMER.INFO.{path}"), &Value::Null).await {
@@ -210,6 +238,13 @@ impl JetStream {
     /// Deletes the consumer of a source and makes it anew. Harmless to messages: the stream keeps what is not acknowledged, the
     /// new consumer delivers it again, and the receiver drops what it has.
     pub(super) async fn recreate_consumer(&self, source: &Source) -> Result<Option<Incarnation>, BridgeError> {
+        if self.setup == StreamSetup::Existing {
+            let consumer = &source.consumer.what;
+            let reason = format!(
+                "{consumer} has stalled and this node may not recreate it: delete it with `nats consumer rm` and run the setup"
+            );
+            return Err(BridgeError::Refused { broker: self.broker.to_string(), reason });
+        }
         match self.insist(&format!("CONSUMER.DELETE.{}", source.consumer.path), &Value::Null).await {
             Ok(_) | Err(Failure::Missing) => self.ensure_source(source).await,
             Err(Failure::Later(error) | Failure::Final(error)) => Err(error),
@@ -282,7 +317,7 @@ impl JetStream {
         })?;
         let Some(error) = answer.get("error") else { return Ok(answer) };
         let code = error.get("err_code").and_then(Value::as_u64).unwrap_or(0);
-        if code == STREAM_NOT_FOUND || code == CONSUMER_NOT_FOUND {
+        if [STREAM_NOT_FOUND, CONSUMER_NOT_FOUND, MESSAGE_NOT_FOUND].contains(&code) {
             return Err(Failure::Missing);
         }
         let text = error.get("description").and_then(Value::as_str).unwrap_or("no reason given").to_owned();
@@ -293,6 +328,18 @@ impl JetStream {
         let busy = error.get("code").and_then(Value::as_u64) == Some(503) && !RESOURCES.contains(&code);
         Err(if busy { Failure::Later(refused) } else { Failure::Final(refused) })
     }
+}
+
+/// Reads a stored message from the API's answer, which has headers and payload in base64.
+fn stored_message(answer: &Value) -> Option<(Vec<(String, String)>, Bytes)> {
+    let part = |name: &str| {
+        let text = answer.pointer(name).and_then(Value::as_str).unwrap_or_default();
+        data_encoding::BASE64.decode(text.as_bytes()).ok()
+    };
+    let headers = String::from_utf8(part("/message/hdrs")?).ok()?;
+    let lines = headers.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
+    let headers = lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
+    Some((headers, Bytes::from(part("/message/data")?)))
 }
 
 fn incarnation(info: &Value) -> Incarnation {

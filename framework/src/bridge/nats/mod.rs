@@ -22,7 +22,7 @@ mod servers;
 mod streams;
 mod watchdog;
 
-pub use config::NatsBuilder;
+pub use config::{NatsBuilder, StreamSetup};
 pub use permissions::NatsPermissions;
 
 use std::sync::Arc;
@@ -47,7 +47,7 @@ use super::subject::{Namespace, Place};
 use super::wire::Packet;
 use super::{Answer, Asked, Bridge, BridgeError, BridgeHealth, Inbound, Issues, NodeCard, Tidings};
 use crate::clock::instant;
-use crate::message::Envelope;
+use crate::message::{Envelope, ShardId};
 
 /// How often a server that is waited for is tried.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -91,6 +91,7 @@ struct Line {
     ending: Arc<AtomicBool>,
     link: watch::Receiver<Link>,
     report: Arc<Report>,
+    jetstream: JetStream,
 }
 
 /// What the loops report about themselves.
@@ -144,6 +145,27 @@ impl NatsBridge {
         Ok(Self { config, durability, attached: RwLock::new(Attached::NotYet) })
     }
 
+    /// Creates the streams and consumers of services, and compares those that exist.
+    async fn set_up(config: &NatsBuilder, cards: &[NodeCard]) -> Result<(), BridgeError> {
+        let connection = Connection::open(config, &format!("{}_setup", config.namespace)).await?;
+        let jetstream = JetStream::new(&connection, StreamSetup::Create);
+        // All streams first: a service may take the events of one that comes later in the list.
+        for card in cards {
+            let own = streams::sources(config, card).into_iter().filter_map(|source| source.makes);
+            for wanted in streams::written(config, card).into_iter().chain(own) {
+                jetstream.ensure_stream(&wanted).await?;
+            }
+        }
+        for source in cards.iter().flat_map(|card| streams::sources(config, card)) {
+            if jetstream.ensure_source(&source).await?.is_none() {
+                let reason = format!("stream `{}` does not exist: the card of its owner is missing", source.stream);
+                return Err(BridgeError::Refused { broker: connection.broker.to_string(), reason });
+            }
+        }
+        connection.ending.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
     fn namespace(&self) -> &Namespace {
         &self.config.namespace
     }
@@ -164,7 +186,7 @@ impl NatsBridge {
         for warning in durability::warnings(&client.server_info()) {
             tracing::warn!(broker = &*connection.broker, "{warning}");
         }
-        let jetstream = JetStream::new(&connection);
+        let jetstream = JetStream::new(&connection, config.stream_setup);
         let written = streams::written(config, &card);
         for wanted in &written {
             jetstream.ensure_stream(wanted).await?;
@@ -206,7 +228,7 @@ impl NatsBridge {
         let intake = Intake {
             report: Arc::clone(&report),
             client: client.clone(),
-            jetstream,
+            jetstream: jetstream.clone(),
             namespace: config.namespace.clone(),
             service: card.service,
             owns: card.owns,
@@ -223,7 +245,7 @@ impl NatsBridge {
         let abandoned = Arc::<Notify>::default();
         let actor =
             NatsActor::new(client.clone(), Arc::clone(&outgoing), loops, closing, Arc::clone(&abandoned)).start();
-        Ok(Line { client, outgoing, actor, abandoned, ending: connection.ending, link, report })
+        Ok(Line { client, outgoing, actor, abandoned, ending: connection.ending, link, report, jetstream })
     }
 }
 
@@ -342,6 +364,27 @@ impl Bridge for NatsBridge {
             .boxed(),
             Err(error) => ready(Err(error)).boxed(),
         }
+    }
+
+    fn last_published<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<Option<u64>, BridgeError>> {
+        async move {
+            let jetstream = self.line()?.jetstream;
+            let (stream, subject) = (self.namespace().event_stream(&shard.domain), Place::Events(shard.clone()));
+            let together = self.namespace().subject(&subject);
+            let mut last = None;
+            // Events travel alone, under their name, or several in one message.
+            for subject in [format!("{together}.*"), together] {
+                if let Some((headers, payload)) = jetstream.last_message(&stream, &subject).await? {
+                    last = last.max(reading::last_position(shard, &headers, payload));
+                }
+            }
+            Ok(last)
+        }
+        .boxed()
+    }
+
+    fn keeps_events(&self) -> bool {
+        true
     }
 
     fn ask(&self, to: Asked, deadline: Duration) -> BoxFuture<'_, Result<Answer, BridgeError>> {

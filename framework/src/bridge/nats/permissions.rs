@@ -1,7 +1,8 @@
-//! What a service may do on a server, and nothing more: the text of a permissions block, made from its card.
+//! The text of a permissions block for nats-server, made from the cards of services.
 //!
-//! Called by people and deployment scripts, not by a running node. A subject names who speaks, so these permissions keep a
-//! service from forging another's origin; what they allow is exactly what the bridge does.
+//! Called by operators and deployment scripts, not by a running node. A subject names its sender, so a service that may publish
+//! only to its own subjects cannot forge another's origin. That holds only while it cannot create streams: a stream may read
+//! every subject of the account, republish to any, and acknowledge requests that were meant for others.
 
 use std::fmt::Write;
 
@@ -11,7 +12,7 @@ use crate::bridge::NodeCard;
 use crate::bridge::subject::Namespace;
 use crate::message::Name;
 
-/// The least permissions with which a service works.
+/// The least permissions with which an identity works.
 ///
 /// ```
 /// use whizbang::bridge::NodeCard;
@@ -23,15 +24,18 @@ use crate::message::Name;
 /// let bank = Name::new("bank")?;
 /// let card =
 ///     NodeCard { service: bank.clone(), owns: vec![(bank, 16)], subscribes: Vec::new(), answers: Vec::new() };
-/// let text = NatsPermissions::for_card(&card, &Namespace::default()).to_string();
-/// assert!(text.contains("\"whizbang.evt.bank.>\""));
+/// let runtime = NatsPermissions::runtime(&card, &Namespace::default()).to_string();
+/// assert!(runtime.contains("\"whizbang.evt.bank.>\"") && !runtime.contains("CREATE"));
+/// let setup = NatsPermissions::setup(&[card], &Namespace::default()).to_string();
+/// assert!(setup.contains("CREATE") && !setup.contains("\"whizbang.evt.bank.>\""));
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct NatsPermissions {
-    /// The service.
-    pub service: Name,
+    /// The name of the identity: the service, or `setup`.
+    pub identity: String,
     /// The subjects it may publish to.
     pub publish: Vec<String>,
     /// The subjects it may subscribe to.
@@ -39,62 +43,123 @@ pub struct NatsPermissions {
 }
 
 impl NatsPermissions {
-    /// The permissions of the service that a card describes.
-    pub fn for_card(card: &NodeCard, namespace: &Namespace) -> Self {
+    /// The permissions of a node that creates nothing ([`StreamSetup::Existing`](super::StreamSetup::Existing)): its own
+    /// subjects, and reading and acknowledging what its own consumers deliver.
+    ///
+    /// With these a service cannot send, record or answer in the name of another, and cannot read what is not addressed to it.
+    pub fn runtime(card: &NodeCard, namespace: &Namespace) -> Self {
         let ns = namespace;
         let inbox = format!("_INBOX_{}.>", who(ns, &card.service));
         let mut publish = vec![inbox.clone()];
         let mut subscribe = vec![inbox];
-        // Anybody may send a command that no actor sends, and ask; the owner of the domain decides what he says to it.
+        // Commands and questions from outside are open to all: the owner of the domain decides about them.
         publish.push(format!("{ns}.cmd.*.*.outside"));
         publish.push(format!("{ns}.ask.*.cmd.*"));
         publish.push(format!("{ns}.qry.*.*"));
         if takes_in(card) {
             publish.push(ns.refused_subject(&card.service));
-            publish.extend(made(&ns.refused_stream(&card.service)));
+            publish.push(info(&ns.refused_stream(&card.service)));
         }
         for (domain, _) in &card.owns {
-            // Commands and replies to anybody, but only in the name of its own shards.
+            // Commands and replies to any domain, but only in the name of its own shards.
             publish.push(format!("{ns}.cmd.*.*.{domain}.*"));
             publish.push(ns.event_filter(domain));
             publish.push(ns.head_filter(domain));
             publish.push(format!("{ns}.done.*.*.{domain}.*"));
             publish.push(format!("{ns}.ask.*.out.*.{domain}.*"));
             publish.push(format!("{ns}.ask.*.mark.*.{domain}.*"));
-            publish.extend(made(&ns.event_stream(domain)));
-            publish.extend(made(&ns.direct_stream(domain)));
+            publish.push(info(&ns.event_stream(domain)));
+            // To find at start what of its own log was never published.
+            publish.push(format!("$JS.API.STREAM.MSG.GET.{}", ns.event_stream(domain)));
             publish.extend(taken(&ns.direct_stream(domain), &card.service));
             subscribe.push(ns.ask_filter(domain));
             subscribe.push(ns.committed_filter(domain));
         }
         for (domain, _, _) in &card.subscribes {
             publish.push(format!("{ns}.ask.{domain}.evt.*"));
-            publish.push(format!("$JS.API.STREAM.INFO.{}", ns.event_stream(domain)));
             publish.extend(taken(&ns.event_stream(domain), &card.service));
             subscribe.push(ns.head_filter(domain));
         }
         for (domain, query) in &card.answers {
             subscribe.push(ns.query_subject(domain, query));
         }
+        Self::of(card.service.to_string(), publish, subscribe)
+    }
+
+    /// The permissions of the identity that runs [`NatsBuilder::set_up`](super::NatsBuilder::set_up) for these services: it
+    /// creates their streams and consumers and takes part in nothing.
+    ///
+    /// It can read and forge everything in its account all the same, by the streams it may create: keep its login out of the
+    /// services.
+    pub fn setup(cards: &[NodeCard], namespace: &Namespace) -> Self {
+        let ns = namespace;
+        let inbox = format!("_INBOX_{ns}_setup.>");
+        let mut publish = vec![inbox.clone()];
+        for card in cards {
+            if takes_in(card) {
+                publish.extend(stream_created(&ns.refused_stream(&card.service)));
+            }
+            for (domain, _) in &card.owns {
+                publish.extend(stream_created(&ns.event_stream(domain)));
+                publish.extend(stream_created(&ns.direct_stream(domain)));
+                publish.extend(consumer_created(&ns.direct_stream(domain), &card.service));
+            }
+            for (domain, _, _) in &card.subscribes {
+                publish.push(info(&ns.event_stream(domain)));
+                publish.extend(consumer_created(&ns.event_stream(domain), &card.service));
+            }
+        }
+        Self::of("setup".to_owned(), publish, vec![inbox])
+    }
+
+    /// The permissions of a node that creates its own streams and consumers
+    /// ([`StreamSetup::Create`](super::StreamSetup::Create)).
+    ///
+    /// **They do not isolate services from each other**: the server checks the names of streams, not their subjects. They keep a
+    /// misconfigured service from disturbing others, and users without permissions out. For isolation use
+    /// [`runtime`](Self::runtime) and [`setup`](Self::setup), or one account per service.
+    pub fn for_card(card: &NodeCard, namespace: &Namespace) -> Self {
+        let ns = namespace;
+        let Self { mut publish, subscribe, identity } = Self::runtime(card, namespace);
+        publish.extend(Self::setup(std::slice::from_ref(card), namespace).publish);
+        publish.retain(|subject| !subject.starts_with(&format!("_INBOX_{ns}_setup")));
+        // A consumer that has stalled is deleted and created again.
+        for (domain, _) in &card.owns {
+            publish.push(format!("$JS.API.CONSUMER.DELETE.{}.{}", ns.direct_stream(domain), card.service));
+        }
+        for (domain, _, _) in &card.subscribes {
+            publish.push(format!("$JS.API.CONSUMER.DELETE.{}.{}", ns.event_stream(domain), card.service));
+        }
+        Self::of(identity, publish, subscribe)
+    }
+
+    fn of(identity: String, mut publish: Vec<String>, mut subscribe: Vec<String>) -> Self {
         for list in [&mut publish, &mut subscribe] {
             list.sort_unstable();
             list.dedup();
         }
-        Self { service: card.service.clone(), publish, subscribe }
+        Self { identity, publish, subscribe }
     }
 }
 
-/// What a service needs to make a stream and compare it.
-fn made(stream: &str) -> [String; 2] {
-    [format!("$JS.API.STREAM.CREATE.{stream}"), format!("$JS.API.STREAM.INFO.{stream}")]
+fn info(stream: &str) -> String {
+    format!("$JS.API.STREAM.INFO.{stream}")
 }
 
-/// What a service needs to take from a stream, through the consumer of its own name.
-fn taken(stream: &str, service: &Name) -> [String; 5] {
+/// The requests that create a stream and compare it.
+fn stream_created(stream: &str) -> [String; 2] {
+    [format!("$JS.API.STREAM.CREATE.{stream}"), info(stream)]
+}
+
+/// The requests that create a consumer and compare it.
+fn consumer_created(stream: &str, service: &Name) -> [String; 2] {
+    [format!("$JS.API.CONSUMER.CREATE.{stream}.{service}"), format!("$JS.API.CONSUMER.INFO.{stream}.{service}")]
+}
+
+/// The requests that read from a stream, through the consumer of the service's name.
+fn taken(stream: &str, service: &Name) -> [String; 4] {
     [
-        format!("$JS.API.CONSUMER.CREATE.{stream}.{service}"),
-        // A consumer that has stalled is deleted and made again.
-        format!("$JS.API.CONSUMER.DELETE.{stream}.{service}"),
+        info(stream),
         format!("$JS.API.CONSUMER.INFO.{stream}.{service}"),
         format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{service}"),
         format!("$JS.ACK.{stream}.{service}.>"),
@@ -111,11 +176,11 @@ impl std::fmt::Display for NatsPermissions {
                 text
             })
         };
-        let (service, publish, subscribe) = (&self.service, list(&self.publish), list(&self.subscribe));
-        // Answers go to whoever has asked, once, and not for ever.
+        let (service, publish, subscribe) = (&self.identity, list(&self.publish), list(&self.subscribe));
+        // An answer goes to the inbox of the question, once, and not for ever.
         write!(
             f,
-            "# What service `{service}` may do. Include this file inside `authorization` (or an account) and name it:\n\
+            "# What `{service}` may do. Include this file inside `authorization` (or an account) and name it:\n\
              #   users: [ {{ user: {service}, password: …, permissions: $WHIZBANG_{service} }} ]\n\
              WHIZBANG_{service}: {{\n  publish: {{\n    allow: [\n{publish}    ]\n  }}\n  subscribe: {{\n    allow: [\n{subscribe}    ]\n  }}\n  \
              allow_responses: {{ max: 1, expires: \"10m\" }}\n}}\n"

@@ -142,6 +142,17 @@ pub(super) fn remains(message: &Message, error: &BridgeError) -> (HeaderMap, Byt
     (kept, message.payload.slice(..message.payload.len().min(room)))
 }
 
+/// Returns the position of the last event of a shard in a stored message; `None` if it cannot be read.
+pub(super) fn last_position(shard: &ShardId, headers: &[(String, String)], payload: Bytes) -> Option<u64> {
+    let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let events = match Packet::read_events(&headers, payload.clone()) {
+        Ok(events) => events,
+        Err(_) => vec![Packet::read_envelope(headers.iter().copied(), payload).ok()?],
+    };
+    let origin = events.into_iter().filter_map(|event| event.origin).filter(|origin| origin.shard == *shard);
+    origin.map(|origin| origin.sequence).max()
+}
+
 /// A text of a stranger, short enough and harmless enough for logs and headers.
 pub(super) fn shown(text: &str) -> String {
     text.chars().take(300).flat_map(char::escape_debug).collect()
