@@ -91,6 +91,30 @@ impl Clock {
     }
 }
 
+/// The time of a running node that no jump of the wall clock changes: the wall clock as it was when the node started, and from
+/// then on the monotonic timer. Timers go by it. It counts as Linux counts `CLOCK_MONOTONIC`: without the time a machine sleeps.
+#[derive(Clone, Debug)]
+pub(crate) struct Steady {
+    clock: Clock,
+    start: Timestamp,
+    began: tokio::time::Instant,
+}
+
+impl Steady {
+    /// Begins to count.
+    pub(crate) fn of(clock: &Clock) -> Self {
+        Self { clock: clock.clone(), start: clock.now(), began: monotonic() }
+    }
+
+    /// The present moment. A [manual clock](Clock::manual) is all the time there is in its test, so it counts as it is.
+    pub(crate) fn now(&self) -> Timestamp {
+        match &self.clock.0 {
+            Source::Manual(_) => self.clock.now(),
+            _ => self.start.after(self.began.elapsed()),
+        }
+    }
+}
+
 /// Makes a [ticking clock](Clock::ticking) jump, as an administrator or a time server may.
 #[cfg(feature = "testing")]
 #[derive(Clone, Debug)]

@@ -4,6 +4,9 @@
 
 use std::future::Future;
 
+use crate::telemetry::TARGET;
+use crate::user_code::caught;
+
 /// A task that ends when this handle is dropped.
 #[derive(Debug)]
 pub(crate) struct Task(tokio::task::JoinHandle<()>);
@@ -14,9 +17,13 @@ impl Drop for Task {
     }
 }
 
-/// Starts a task that ends by itself.
+/// Starts a task that ends by itself. If it panics, that is logged.
 pub(crate) fn detached(future: impl Future<Output = ()> + 'static) {
-    drop(tokio::task::spawn_local(future));
+    drop(tokio::task::spawn_local(async move {
+        if let Err(panicked) = caught(future).await {
+            tracing::error!(target: TARGET, error = panicked.text(), "a background task failed");
+        }
+    }));
 }
 
 /// Starts a thread with a runtime of its own that runs one future to its end.

@@ -52,6 +52,8 @@ pub struct Counts {
     pub dead_letters: Count,
     /// Panics in user code.
     pub panics: Count,
+    /// Background tasks that ended unexpectedly.
+    pub failed_tasks: Count,
     /// Snapshots that were not kept because the state could not be encoded.
     pub snapshots_skipped: Count,
     /// Messages refused because there was no room.

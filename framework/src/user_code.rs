@@ -49,8 +49,19 @@ pub(crate) fn user_code<T>(code: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(code)).map_err(panic_of)
 }
 
+/// Runs a future and catches its panic, whichever poll it comes in. For tasks of the framework itself.
+pub(crate) async fn caught<F: Future>(future: F) -> Result<F::Output, Panicked> {
+    let mut future: Pin<Box<F>> = Box::pin(future);
+    poll_fn(|cx| match user_code(|| future.as_mut().poll(cx)) {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(done)) => Poll::Ready(Ok(done)),
+        Err(panicked) => Poll::Ready(Err(panicked)),
+    })
+    .await
+}
+
 /// The typed error of a panic's payload, which is dropped.
-pub(crate) fn panic_of(payload: Box<dyn Any + Send>) -> Panicked {
+fn panic_of(payload: Box<dyn Any + Send>) -> Panicked {
     let text = payload
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())

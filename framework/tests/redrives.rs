@@ -14,7 +14,7 @@ use whizbang::message::{MessageId, Name, ShardId};
 use whizbang::prelude::*;
 use whizbang::store::{
     CommitListener, DeadLetter, Epoch, OutboxEntry, ShardHandle, ShardReader, Store, StoreError, StoredEvent,
-    StoredTurn, StreamState, Timer, View, Watermark,
+    StoredTurn, StreamState, Timer, TimerPage, TimerPlace, View, Watermark,
 };
 
 /// Holds one reading of dead letters back, once they are read.
@@ -101,6 +101,12 @@ impl ShardReader for SlowReader {
     }
     fn next_timer(&self) -> Option<Timestamp> {
         self.0.next_timer()
+    }
+    fn timers_of(&self, actor: &Name, after: TimerPlace, now: Timestamp, limit: usize) -> TimerPage {
+        self.0.timers_of(actor, after, now, limit)
+    }
+    fn timer_counts(&self) -> Vec<(Name, usize)> {
+        self.0.timer_counts()
     }
     fn dead_letters(
         &self,

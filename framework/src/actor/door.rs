@@ -119,7 +119,10 @@ impl<A: Stateful> TypeDoor<A> {
 
     /// Buffers for one turn; taken while it runs, so that their memory is used again.
     pub(crate) fn take_effects(&self) -> Box<Effects<A>> {
-        self.effects.borrow_mut().take().unwrap_or_else(|| Box::new(Effects::new(Rc::clone(&self.plan))))
+        self.effects
+            .borrow_mut()
+            .take()
+            .unwrap_or_else(|| Box::new(Effects::new(Rc::clone(&self.plan), self.host.steady.clone())))
     }
 
     pub(crate) fn put_effects(&self, effects: Box<Effects<A>>) {

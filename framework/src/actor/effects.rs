@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::plan::{About, Plan, Role, Stateful};
 use super::undo::{PlannedCommand, Undo, UndoChange};
-use crate::clock::Timestamp;
+use crate::clock::{Steady, Timestamp};
 use crate::message::{
     Codec, CodecError, Coded, Command, Domain, Envelope, Kind, Message, MessageId, Name, Rejection, ShardId, Wants,
     shard_of,
@@ -20,6 +20,8 @@ use crate::message::{
 /// Handlers have no other way to the world: time and ids come from here, so that a replay in a test gives the same.
 pub struct Effects<A: Stateful> {
     pub(crate) turn: TurnFacts,
+    /// By which timers are due.
+    pub(crate) steady: Steady,
     pub(crate) plan: Rc<Plan<A>>,
     pub(crate) payloads: Vec<u8>,
     pub(super) events: Vec<EventSlot>,
@@ -101,7 +103,7 @@ pub(crate) enum TimerSlot {
 }
 
 impl<A: Stateful> Effects<A> {
-    pub(crate) fn new(plan: Rc<Plan<A>>) -> Self {
+    pub(crate) fn new(plan: Rc<Plan<A>>, steady: Steady) -> Self {
         Self {
             turn: TurnFacts {
                 id: MessageId::from_u128(0),
@@ -110,6 +112,7 @@ impl<A: Stateful> Effects<A> {
                 time: Timestamp::default(),
                 key: Rc::from(""),
             },
+            steady,
             plan,
             payloads: Vec::new(),
             events: Vec::new(),

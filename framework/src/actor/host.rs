@@ -10,6 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::clock::{Steady, Timestamp};
 use crate::inbox::Quiet;
 use crate::message::{IdSource, ShardId};
 use crate::retry::Retries;
@@ -39,6 +40,8 @@ pub(crate) struct HostSettings {
 /// One thread's share of a node.
 pub(crate) struct Host {
     pub(crate) ids: IdSource,
+    /// By which timers are due.
+    pub(crate) steady: Steady,
     pub(crate) settings: HostSettings,
     pub(crate) counts: Arc<Counts>,
     /// How user code is called on this thread.
@@ -75,6 +78,7 @@ type Release = Box<dyn FnOnce(Result<(), StoreError>)>;
 impl Host {
     pub(crate) fn new(ids: IdSource, settings: HostSettings, code: Arc<UserCode>) -> Rc<Self> {
         Rc::new(Self {
+            steady: Steady::of(ids.clock()),
             ids,
             settings,
             counts: Arc::clone(&code.counts),
@@ -245,6 +249,10 @@ pub(crate) struct ShardCell {
     pub(crate) relays_events: bool,
     /// The relay is to look at it, and knows.
     dirty: Cell<bool>,
+    /// When the next timer is due that is known to the task that fires them.
+    pub(crate) next_timer: Cell<Option<Timestamp>>,
+    /// The earliest of the timers that were set since that task last looked, and are due before `next_timer`.
+    pub(crate) timer_set: Cell<Option<Timestamp>>,
 }
 
 impl ShardCell {
@@ -255,7 +263,19 @@ impl ShardCell {
             reader: RefCell::new(handle.reader),
             relays_events,
             dirty: Cell::new(false),
+            next_timer: Cell::new(None),
+            timer_set: Cell::new(None),
         })
+    }
+
+    /// A timer was set and committed. The task that fires timers is woken only if it would come too late by itself, so most
+    /// turns that set a timer wake nothing.
+    pub(crate) fn timer_is_set(&self, due: Timestamp, timers: &Notify) {
+        if self.next_timer.get().is_none_or(|next| due < next) {
+            self.next_timer.set(Some(due));
+            self.timer_set.set(Some(self.timer_set.get().map_or(due, |earliest| earliest.min(due))));
+            timers.notify_one();
+        }
     }
 
     /// Lets the relay look at the shard.

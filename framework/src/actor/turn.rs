@@ -260,12 +260,14 @@ impl<A: Stateful> KeyActor<A> {
             let (shard, soiled) = (Rc::clone(&self.shard), Rc::clone(&host));
             host.after(appended, move |_| shard.soil(&soiled));
         }
-        if !effects.timers.is_empty() {
+        let set = effects.timers.iter().filter_map(|timer| match timer {
+            TimerSlot::Set { due, .. } => Some(*due),
+            TimerSlot::Clear { .. } => None,
+        });
+        if let Some(due) = set.min() {
             // The timer is seen once it is committed.
-            host.after(appended, {
-                let timers = Rc::clone(&host.timers);
-                move |_| timers.notify_one()
-            });
+            let (shard, timers) = (Rc::clone(&self.shard), Rc::clone(&host.timers));
+            host.after(appended, move |_| shard.timer_is_set(due, &timers));
         }
         let every = u64::from(A::SNAPSHOT_EVERY);
         if every > 0 && self.state.turns.is_multiple_of(every) {

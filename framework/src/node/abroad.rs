@@ -32,12 +32,19 @@ pub(super) struct Abroad {
     cells: RefCell<BTreeMap<ShardId, Rc<ShardCell>>>,
     wake: Notify,
     carrying: Cell<bool>,
+    /// Up to where the events of each shard are published. Kept here, so that it outlives a failed task.
+    published: RefCell<BTreeMap<ShardId, u64>>,
 }
 
 impl Abroad {
     pub(super) fn look_at(&self, cell: &Rc<ShardCell>) {
         self.cells.borrow_mut().entry(cell.id.clone()).or_insert_with(|| Rc::clone(cell));
         self.wake.notify_one();
+    }
+
+    /// The task that carries has failed.
+    pub(super) fn failed(&self) {
+        self.carrying.set(false);
     }
 
     /// There is something to be told.
@@ -53,14 +60,16 @@ impl Abroad {
 
 /// Carries what was committed to other services, over the bridge.
 pub(super) async fn carry(share: Weak<Share>) {
-    let mut published = match share.upgrade() {
-        Some(share) => published_before(&share).await,
-        None => BTreeMap::new(),
-    };
-    // Shards whose events did not all reach the broker before the last end of this node are looked at once.
     if let Some(share) = share.upgrade() {
+        // Known already if this task has failed and was started again.
+        let known = !share.abroad.published.borrow().is_empty();
+        if !known {
+            let published = published_before(&share).await;
+            *share.abroad.published.borrow_mut() = published;
+        }
+        // Shards whose events did not all reach the broker before the last end of this node are looked at once.
         for (id, cell) in &share.shards {
-            if published.get(id) < share.history.get(id) {
+            if share.abroad.published.borrow().get(id) < share.history.get(id) {
                 share.abroad.look_at(cell);
             }
         }
@@ -85,7 +94,7 @@ pub(super) async fn carry(share: Weak<Share>) {
             again = impatience(&share, |to| !share.owns(to));
             share.store_floors(1024);
         }
-        let next = carry_once(&share, &mut published, &mut heads).await;
+        let next = carry_once(&share, &mut heads).await;
         again = earliest(earliest(again, next), heads.tell(&share).await);
         abroad.carrying.set(false);
         share.host.quiet.look();
@@ -174,7 +183,7 @@ impl Heads {
     }
 }
 
-async fn carry_once(share: &Rc<Share>, published: &mut BTreeMap<ShardId, u64>, heads: &mut Heads) -> Option<Instant> {
+async fn carry_once(share: &Rc<Share>, heads: &mut Heads) -> Option<Instant> {
     let mut again = None;
     let outgoing: Rc<RefCell<Vec<Envelope>>> = Rc::default();
     let gather = Rc::clone(&outgoing);
@@ -191,7 +200,7 @@ async fn carry_once(share: &Rc<Share>, published: &mut BTreeMap<ShardId, u64>, h
             again = earliest(again, lanes.next_impatience(|to| !share.owns(to)));
         }
         let position = reader.position();
-        let last = published.get(&id).copied().unwrap_or(0);
+        let last = share.abroad.published.borrow().get(&id).copied().unwrap_or(0);
         if position > last {
             grown.push((cell, last, position));
         }
@@ -201,7 +210,7 @@ async fn carry_once(share: &Rc<Share>, published: &mut BTreeMap<ShardId, u64>, h
     let publishing = grown.iter().map(|(cell, last, position)| publish(share, &cell.id, *last, *position));
     let (ends, ()) = tokio::join!(join_all(publishing), send(share, batch));
     for ((cell, _, position), end) in grown.into_iter().zip(ends) {
-        published.insert(cell.id.clone(), end);
+        share.abroad.published.borrow_mut().insert(cell.id.clone(), end);
         // What has come since the look may have been published with it.
         heads.grown(&cell.id, position.max(end));
         if end < position {

@@ -14,8 +14,10 @@ mod letters;
 mod outward;
 mod share;
 mod spec;
+mod supervisor;
 mod taking;
 mod tasks;
+mod timers;
 
 pub use builder::NodeBuilder;
 pub use config::{ConfigError, NodeConfig};
@@ -219,7 +221,7 @@ pub struct Health {
     pub live: bool,
     /// It takes messages.
     pub ready: bool,
-    /// Why it is not live or not ready.
+    /// Why it is not live or not ready; behind that, what an operator should know though it is ready.
     pub reasons: Vec<String>,
 }
 
@@ -240,6 +242,8 @@ pub struct Metrics {
     pub dead_letters: u64,
     /// Panics in user code.
     pub panics: u64,
+    /// Background tasks of the node that ended unexpectedly; those that can be are started again.
+    pub failed_tasks: u64,
     /// Snapshots that were not kept because the state could not be encoded. The key's next activation reads more of its log.
     pub snapshots_skipped: u64,
     /// The longest single call of user code so far, in steps of 50 ms; shorter calls count as zero.

@@ -12,8 +12,9 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::abroad::{self, Abroad};
 use super::gates::Gates;
 use super::spec::{Job, Links, Spec};
+use super::supervisor::{Restart, supervise};
 use super::taking::{Group, groups, views};
-use super::{StartError, tasks};
+use super::{StartError, tasks, timers};
 use crate::actor::{Host, HostSettings, ShardCell};
 use crate::inbox::Feed;
 use crate::message::{Envelope, IdSource, Name, ShardId};
@@ -159,13 +160,14 @@ impl Share {
     /// Starts what works in the background.
     pub(super) fn go(self: &Rc<Self>) {
         let mut running = self.tasks.borrow_mut();
-        running.push(crate::spawn::local(tasks::release(Rc::downgrade(self))));
-        running.push(crate::spawn::local(tasks::relay(Rc::downgrade(self))));
+        // A panic in `release` loses what it was about to tell: callers would wait for ever.
+        running.push(supervise(self, "release", Restart::Never, tasks::release));
+        running.push(supervise(self, "relay", Restart::After(Share::relay_again), tasks::relay));
         if self.spec.bridge.is_some() {
-            running.push(crate::spawn::local(abroad::carry(Rc::downgrade(self))));
+            running.push(supervise(self, "carry", Restart::After(Share::relay_again), abroad::carry));
         }
-        running.push(crate::spawn::local(tasks::timers(Rc::downgrade(self))));
-        running.push(crate::spawn::local(tasks::sweep(Rc::downgrade(self))));
+        running.push(supervise(self, "timers", Restart::After(|_| {}), timers::fire));
+        running.push(supervise(self, "sweep", Restart::After(|_| {}), tasks::sweep));
         drop(running);
         // Those who have sent to this node before are told that it is back.
         for (to, shard) in &self.shards {
@@ -175,6 +177,16 @@ impl Share {
                     self.told.borrow_mut().insert((mark.source.shard, to.clone()), mark.through);
                 }
             }
+        }
+        self.catch_up();
+    }
+
+    /// Hands everything on again that a failed relay may have taken and not handed on: receivers know what they have.
+    fn relay_again(self: &Rc<Self>) {
+        self.relaying.set(false);
+        self.abroad.failed();
+        for lanes in self.lanes.values() {
+            lanes.hurry();
         }
         self.catch_up();
     }

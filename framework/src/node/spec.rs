@@ -126,7 +126,9 @@ impl Spec {
                     .push(format!("thread {thread} is blocked since {since:?} by user code: `{message}` at `{actor}`"));
             }
         }
-        Health { live, ready: reasons.is_empty(), reasons }
+        let ready = reasons.is_empty();
+        reasons.extend(self.standing.notes());
+        Health { live, ready, reasons }
     }
 
     /// Turns in flight now.
@@ -145,6 +147,7 @@ impl Spec {
             retries: sum(|counts| counts.retries.get()),
             dead_letters: sum(|counts| counts.dead_letters.get()),
             panics: sum(|counts| counts.panics.get()),
+            failed_tasks: sum(|counts| counts.failed_tasks.get()),
             snapshots_skipped: sum(|counts| counts.snapshots_skipped.get()),
             longest_call: self.codes.iter().map(|code| code.longest()).max().unwrap_or_default(),
             busy: sum(|counts| counts.busy.get()),

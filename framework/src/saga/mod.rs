@@ -36,15 +36,19 @@ impl<A: Stateful> Plan<A> {
 }
 
 impl<A: Stateful> Effects<A> {
-    /// Sets a timer: the actor wakes with `timer` once `after` has passed, even if the node was stopped meanwhile. There is
-    /// one timer of a type; setting it again replaces it.
+    /// Sets a timer: the actor wakes with `timer` once `after` has passed, even if the node was stopped in between. There is one
+    /// timer of a type; setting it again replaces it.
+    ///
+    /// As long as the node runs, `after` is measured by the monotonic clock: jumps of the wall clock change nothing, and the time
+    /// a machine is suspended does not count. A timer that is set when the node ends is due, after the next start, at the moment
+    /// of the wall clock at which it would have been due: there, a jump of the wall clock between the two starts counts.
     pub fn set_timer<T: Document>(&mut self, timer: &T, after: Duration)
     where
         A: Wake<T>,
     {
         let codec = <T::Domain as Domain>::CODEC;
         let payload = self.put(codec, timer);
-        let due = self.turn.time.after(after);
+        let due = self.steady.now().after(after);
         self.timers.push(TimerSlot::Set { name: T::NAME, due, version: T::VERSION, codec, payload });
     }
 

@@ -29,7 +29,7 @@ pub use error::StoreError;
 pub use record::MAX_TURN_BYTES;
 pub use turn::{
     DeadLetter, DeadLetterReason, EventWrite, Lane, Mark, Note, OutboxEntry, OutboxWrite, SentMessage, Snapshot,
-    Source, StoredEvent, StoredTurn, StreamState, Timer, TimerWrite, Turn, View, Watermark,
+    Source, StoredEvent, StoredTurn, StreamState, Timer, TimerPage, TimerPlace, TimerWrite, Turn, View, Watermark,
 };
 
 use std::sync::Arc;
@@ -225,6 +225,13 @@ pub trait ShardReader: Send + Sync {
 
     /// When the next timer is due.
     fn next_timer(&self) -> Option<Timestamp>;
+
+    /// Timers of one actor type behind `after`: up to `limit` that are due at `now`. The cost grows with `limit`, not with the
+    /// number of timers before or behind.
+    fn timers_of(&self, actor: &Name, after: TimerPlace, now: Timestamp, limit: usize) -> TimerPage;
+
+    /// How many timers are set, by actor type; types without timers are left out. The cost does not grow with the timers.
+    fn timer_counts(&self) -> Vec<(Name, usize)>;
 
     /// Up to `limit` unresolved dead letters with ids above `after`, by id.
     fn dead_letters(

@@ -167,6 +167,25 @@ pub struct Timer {
     pub correlation: MessageId,
 }
 
+/// The place of a timer among those of its actor type in a shard: by the moment it is due, and of two due at once the one set
+/// first. The default stands before all. Valid until the shard is opened again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TimerPlace {
+    /// When it is due.
+    pub due: Timestamp,
+    /// A number of the setting, from 1, given by the store.
+    pub number: u64,
+}
+
+/// Some timers of one actor type, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TimerPage {
+    /// Those that are due.
+    pub due: Vec<(TimerPlace, Timer)>,
+    /// When the next one behind them is due; `None` if there is none.
+    pub next: Option<Timestamp>,
+}
+
 /// What an actor must remember besides events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {

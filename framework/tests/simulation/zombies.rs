@@ -90,3 +90,26 @@ fn a_timer_that_the_next_owner_set_rings_at_an_old_node_and_not_in_circles() {
         assert!(run.coverage.crashes() >= 1, "{}", run.trace);
     }
 }
+
+#[test]
+fn clock_jumps_in_a_cluster_move_no_timer_of_a_live_node() {
+    for millis in [3_600_000, -3_600_000] {
+        for seed in 0..4 {
+            let run = Sim::new(seed)
+                .service("reminders", |node| node.host::<Reminder>())
+                .fault(Duration::from_millis(500), Fault::Jump { service: 0, millis, lasts: Duration::from_secs(600) })
+                .run(async |world| {
+                    world.send(Remind { name: "before".into() }).await.unwrap();
+                    world.sleep(Duration::from_secs(1)).await;
+                    let times = |name: &str| world.state::<Reminder>(name).times;
+                    assert_eq!(times("before"), 0, "early after {millis} ms");
+                    world.sleep(Duration::from_millis(900)).await;
+                    assert_eq!(times("before"), 0, "early after {millis} ms");
+                    world.sleep(Duration::from_millis(600)).await;
+                    assert_eq!(times("before"), 1, "late after {millis} ms");
+                });
+            let run = run.unwrap_or_else(|broken| panic!("{broken}\n{}", broken.trace));
+            assert!(run.coverage.troubles().contains_key(&Trouble::ClockJumped), "{}", run.trace);
+        }
+    }
+}

@@ -21,7 +21,7 @@ use crate::clock::Timestamp;
 use crate::message::{MessageId, Name, ShardId};
 use crate::store::{
     Appended, CommitListener, DeadLetter, Epoch, OutboxEntry, ShardReader, ShardWriter, Snapshot, StoreError,
-    StoredEvent, StoredTurn, StreamState, Timer, Turn, Watermark,
+    StoredEvent, StoredTurn, StreamState, Timer, TimerPage, TimerPlace, Turn, Watermark,
 };
 
 /// Records other than turns are small.
@@ -339,6 +339,14 @@ impl ShardReader for Reader {
 
     fn next_timer(&self) -> Option<Timestamp> {
         self.look(|state| state.index.next_timer())
+    }
+
+    fn timers_of(&self, actor: &Name, after: TimerPlace, now: Timestamp, limit: usize) -> TimerPage {
+        self.look(|state| state.index.timers_of(actor, after, now, limit))
+    }
+
+    fn timer_counts(&self) -> Vec<(Name, usize)> {
+        self.look(|state| state.index.timer_counts())
     }
 
     fn dead_letters(

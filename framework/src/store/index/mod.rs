@@ -24,8 +24,8 @@ pub(crate) use self::stream::{Stream, StreamHasher};
 use self::timers::Timers;
 use super::record::{Location, Sent};
 use crate::clock::Timestamp;
-use crate::message::{MessageId, ShardId};
-use crate::store::{Source, Timer, Watermark};
+use crate::message::{MessageId, Name, ShardId};
+use crate::store::{Source, Timer, TimerPage, TimerPlace, Watermark};
 
 /// One in so many positions has its place remembered; from there the links lead on.
 const POSITIONS_A_MARK: u64 = 256;
@@ -221,6 +221,16 @@ impl Index {
     /// Up to `limit` timers that are due at `now`, earliest first.
     pub(crate) fn timers_due(&self, now: Timestamp, limit: usize) -> Vec<Timer> {
         self.timers.due(now, limit)
+    }
+
+    /// Up to `limit` timers of an actor type that are due at `now`, behind `after`.
+    pub(crate) fn timers_of(&self, actor: &Name, after: TimerPlace, now: Timestamp, limit: usize) -> TimerPage {
+        self.timers.of(actor, after, now, limit)
+    }
+
+    /// How many timers are set, by actor type.
+    pub(crate) fn timer_counts(&self) -> Vec<(Name, usize)> {
+        self.timers.counts()
     }
 
     /// When the next timer is due.

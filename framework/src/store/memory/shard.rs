@@ -18,7 +18,7 @@ use crate::clock::Timestamp;
 use crate::message::{MessageId, Name, ShardId};
 use crate::store::{
     Appended, DeadLetter, Epoch, OutboxEntry, ShardReader, ShardWriter, Snapshot, Source, StoreError, StoredEvent,
-    StoredTurn, StreamState, Timer, Turn, Watermark,
+    StoredTurn, StreamState, Timer, TimerPage, TimerPlace, Turn, Watermark,
 };
 
 /// Records other than turns are small.
@@ -271,6 +271,14 @@ impl ShardReader for MemoryReader {
 
     fn next_timer(&self) -> Option<Timestamp> {
         self.shard.state.lock().index.next_timer()
+    }
+
+    fn timers_of(&self, actor: &Name, after: TimerPlace, now: Timestamp, limit: usize) -> TimerPage {
+        self.shard.state.lock().index.timers_of(actor, after, now, limit)
+    }
+
+    fn timer_counts(&self) -> Vec<(Name, usize)> {
+        self.shard.state.lock().index.timer_counts()
     }
 
     fn dead_letters(

@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 use crate::clock::Timestamp;
 use crate::message::{IdSource, MessageId, Name, ShardId};
 use crate::store::{
-    DeadLetter, OutboxEntry, ShardReader, StoreError, StoredEvent, StoredTurn, StreamState, Timer, Watermark,
+    DeadLetter, OutboxEntry, ShardReader, StoreError, StoredEvent, StoredTurn, StreamState, Timer, TimerPage,
+    TimerPlace, Watermark,
 };
 
 /// How long readings take. Clones are the same.
@@ -104,6 +105,14 @@ impl ShardReader for SlowReader {
 
     fn next_timer(&self) -> Option<Timestamp> {
         self.inner.next_timer()
+    }
+
+    fn timers_of(&self, actor: &Name, after: TimerPlace, now: Timestamp, limit: usize) -> TimerPage {
+        self.inner.timers_of(actor, after, now, limit)
+    }
+
+    fn timer_counts(&self) -> Vec<(Name, usize)> {
+        self.inner.timer_counts()
     }
 
     fn dead_letters(

@@ -105,6 +105,7 @@ macro_rules! store_suite {
         case!(a_timer_set_again_is_another_one);
         case!(a_timer_that_rang_or_was_cleared_is_gone);
         case!(timers_of_different_actors_are_kept_apart);
+        case!(timers_of_one_actor_type_are_read_page_by_page);
         case!(a_dead_letter_is_listed_until_it_is_resolved);
         case!(dead_letters_come_in_pages_by_id);
         case!(one_message_may_be_the_dead_letter_of_two_actors);

@@ -4,6 +4,7 @@ use super::super::draft::{id, shard};
 use super::super::{Draft, Fixture, Owner};
 use crate::clock::Timestamp;
 use crate::message::Codec;
+use crate::store::TimerPlace;
 
 fn at(millis: u64) -> Timestamp {
     Timestamp::from_millis(millis)
@@ -72,4 +73,35 @@ pub async fn timers_of_different_actors_are_kept_apart(fixture: &impl Fixture) {
     assert_eq!(left.len(), 2);
     assert!(left.iter().any(|(actor, key)| (actor.as_str(), key.as_str()) == ("Saga", "b")));
     assert!(left.iter().any(|(actor, key)| (actor.as_str(), key.as_str()) == ("Other", "a")));
+}
+
+/// Timers of one type are found behind a place, whatever timers of other types are due before them.
+pub async fn timers_of_one_actor_type_are_read_page_by_page(fixture: &impl Fixture) {
+    let store = fixture.store().await;
+    let mut owner = Owner::take(&store, &shard("bank", 0)).await;
+    for turn in 1..=5 {
+        owner.commit(&Draft::new("Gone", &format!("g{turn}"), turn).set("pay", turn)).await;
+        owner.commit(&Draft::new("Saga", &format!("s{turn}"), turn + 10).set("pay", 100 + turn)).await;
+    }
+    let saga = crate::message::Name::from_static("Saga").expect("a name");
+    let mut after = TimerPlace::default();
+    let mut keys = Vec::new();
+    loop {
+        let page = owner.reader.timers_of(&saga, after, at(104), 2);
+        let Some((last, _)) = page.due.last() else {
+            assert_eq!(page.next, Some(at(105)));
+            break;
+        };
+        assert!(page.due.len() <= 2 && page.next.is_some());
+        after = *last;
+        keys.extend(page.due.into_iter().map(|(_, timer)| timer.key));
+    }
+    assert_eq!(keys, ["s1", "s2", "s3", "s4"]);
+    let mut counts: Vec<_> =
+        owner.reader.timer_counts().into_iter().map(|(actor, count)| (actor.to_string(), count)).collect();
+    counts.sort();
+    assert_eq!(counts, [("Gone".to_owned(), 5), ("Saga".to_owned(), 5)]);
+    owner.commit(&Draft::new("Saga", "s1", 20).at(2, 0).rang("pay")).await;
+    assert_eq!(owner.reader.timers_of(&saga, TimerPlace::default(), at(200), 10).due.len(), 4);
+    assert_eq!(owner.reader.timers_of(&saga, after, at(200), 10).due.len(), 1);
 }

@@ -1,0 +1,84 @@
+//! The supervisor of a thread's background tasks: none of them ends unseen.
+//!
+//! Called by the share when it starts. A task that ends while its node works is logged, counted in
+//! [`Metrics::failed_tasks`](super::Metrics), and named in the node's health. It is started again if nothing is lost by that.
+
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use super::share::Share;
+use crate::clock::instant;
+use crate::spawn::Task;
+use crate::store::StoreError;
+use crate::telemetry::TARGET;
+use crate::user_code::caught;
+
+/// The first wait before a task is started again; it doubles up to [`LONGEST`].
+const FIRST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(10);
+/// After what time a task that was started again counts as well.
+const WELL: Duration = Duration::from_secs(10);
+
+/// What follows when a task has ended unexpectedly.
+#[derive(Clone, Copy)]
+pub(super) enum Restart {
+    /// It is started again after this was put in order; the node is not ready until it has run for a while.
+    After(fn(&Rc<Share>)),
+    /// What it had begun is lost: the node is not live any more, and callers are told that the outcome is unknown.
+    Never,
+}
+
+/// Starts a background task of a thread and looks after it.
+pub(super) fn supervise<F: Future<Output = ()> + 'static>(
+    share: &Rc<Share>,
+    name: &'static str,
+    restart: Restart,
+    run: fn(Weak<Share>) -> F,
+) -> Task {
+    let weak = Rc::downgrade(share);
+    crate::spawn::local(async move {
+        let mut wait = FIRST;
+        loop {
+            let begun = instant();
+            let mut running = Box::pin(caught(run(weak.clone())));
+            let what = |share: &Share| format!("task {name} of thread {}", share.index);
+            let ended = if wait == FIRST {
+                running.await
+            } else {
+                tokio::select! {
+                    biased;
+                    ended = &mut running => ended,
+                    () = tokio::time::sleep(WELL) => {
+                        if let Some(share) = weak.upgrade() {
+                            share.spec.standing.goes_on(&what(&share));
+                        }
+                        running.await
+                    }
+                }
+            };
+            let Some(share) = weak.upgrade().filter(|share| !share.has_ended.get() && !share.host.stopped.get()) else {
+                return;
+            };
+            let error = ended.map_or_else(|panicked| panicked.to_string(), |()| "ended without an error".to_owned());
+            share.host.counts.failed_tasks.one();
+            let reason = format!("task `{name}` of thread {} failed: {error}", share.index);
+            let Restart::After(put_in_order) = restart else {
+                tracing::error!(target: TARGET, task = name, thread = share.index, error, "task failed: start the node again");
+                *share.spec.broken.lock() = Some(reason);
+                share.host.stopped.set(true);
+                share.host.give_up(&StoreError::Closed);
+                return;
+            };
+            if begun.elapsed() >= WELL {
+                wait = FIRST;
+            }
+            tracing::error!(target: TARGET, task = name, thread = share.index, error, ?wait, "task failed: it is started again");
+            share.spec.standing.stands(&what(&share), reason);
+            drop(share);
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LONGEST);
+            let Some(share) = weak.upgrade() else { return };
+            put_in_order(&share);
+        }
+    })
+}

@@ -1,0 +1,272 @@
+//! The task that fires timers when they are due.
+//!
+//! Called by the thread's share, woken by turns that set a timer. Asks the store for one page at a time, by actor type, behind
+//! the place up to which it has fired: what was fired and is not settled yet, and timers of types that are not hosted, cost
+//! nothing. It goes by the node's [steady time](crate::clock::Steady), which no jump of the wall clock changes.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashSet, VecDeque};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use foldhash::fast::FixedState;
+use tokio::time::Instant;
+
+use super::share::Share;
+use crate::actor::{Host, ShardCell};
+use crate::clock::{Timestamp, instant};
+use crate::message::{Envelope, Kind, MessageId, Name, ShardId};
+use crate::router::{Outcome, Work};
+use crate::store::{Timer, TimerPlace};
+use crate::telemetry::TARGET;
+
+/// How many timers of a thread are fired and not settled, unless they take long. More wait in the store, so that messages are
+/// handled in between however many are due.
+const IN_FLIGHT: usize = 256;
+/// After what time a timer that is not settled takes long: its key is stuck, and others must not wait for it.
+const LONG: Duration = Duration::from_secs(1);
+/// How long a timer waits that could not be delivered.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How often every shard is looked at, and the timers of unknown types are counted.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// Fires the timers of a thread's shards.
+pub(super) async fn fire(share: Weak<Share>) {
+    let Some(mut queues) = share.upgrade().map(|share| Queues::of(&share)) else { return };
+    let mut look = instant();
+    loop {
+        let Some(share) = share.upgrade() else { return };
+        let host = Rc::clone(&share.host);
+        if queues.generation != host.generation.get() {
+            // The shards were opened again: places are others, and what was fired was answered.
+            queues = Queues::of(&share);
+            look = instant();
+        }
+        if instant() >= look {
+            look = instant() + LOOK;
+            queues.look_at_all(&share);
+        }
+        let wait = queues.fire(&share);
+        drop(share);
+        let until = earlier(wait.map(|wait| instant() + wait.max(Duration::from_millis(1))), look);
+        tokio::select! {
+            biased;
+            () = host.timers.notified() => {}
+            () = tokio::time::sleep_until(until) => {}
+        }
+    }
+}
+
+fn earlier(one: Option<Instant>, other: Instant) -> Instant {
+    one.map_or(other, |one| one.min(other))
+}
+
+/// The timers of one shard.
+struct Queue {
+    id: ShardId,
+    cell: Rc<ShardCell>,
+    /// The hosted actor types, each with the place up to which its timers were fired.
+    actors: Vec<(Name, TimerPlace)>,
+}
+
+/// The timers of a thread, of one generation of its shards.
+struct Queues {
+    generation: u64,
+    queues: Vec<Queue>,
+    fired: Rc<Fired>,
+    /// Which shard comes first at the next look, so that none waits for the others.
+    first: usize,
+}
+
+/// A timer: the shard and the actor type by their numbers, and its place.
+type At = (usize, usize, TimerPlace);
+
+/// The timers that were fired and are not settled.
+#[derive(Default)]
+struct Fired {
+    open: RefCell<HashSet<At, FixedState>>,
+    /// Those that could not be delivered: fired again.
+    again: RefCell<Vec<At>>,
+    /// How many of them do not take long yet.
+    fresh: Cell<usize>,
+    /// More are due than there was room for.
+    is_full: Cell<bool>,
+    batches: RefCell<VecDeque<(Instant, Rc<Batch>)>>,
+}
+
+/// Timers that were fired together.
+#[derive(Default)]
+struct Batch {
+    open: Cell<usize>,
+    /// It takes long, and is not counted any more.
+    late: Cell<bool>,
+}
+
+impl Fired {
+    /// Forgets to count what takes long; when the next batch will.
+    fn expire(&self) -> Option<Duration> {
+        let now = instant();
+        let mut batches = self.batches.borrow_mut();
+        while let Some((fired, batch)) = batches.front() {
+            let age = now.saturating_duration_since(*fired);
+            if age < LONG && batch.open.get() > 0 {
+                return Some(LONG.saturating_sub(age));
+            }
+            self.fresh.set(self.fresh.get().saturating_sub(batch.open.get()));
+            batch.late.set(true);
+            batches.pop_front();
+        }
+        None
+    }
+
+    fn settled(&self, at: At, batch: &Batch, host: &Host) {
+        self.open.borrow_mut().remove(&at);
+        batch.open.set(batch.open.get().saturating_sub(1));
+        if !batch.late.get() {
+            self.fresh.set(self.fresh.get().saturating_sub(1));
+        }
+        // Half of the room at once: a page is not read for each timer.
+        if self.is_full.get() && self.fresh.get() <= IN_FLIGHT.min(host.settings.in_flight) / 2 {
+            self.is_full.set(false);
+            host.timers.notify_one();
+        }
+    }
+}
+
+impl Queues {
+    fn of(share: &Rc<Share>) -> Self {
+        let queues = share.shards.iter().map(|(id, cell)| {
+            let hosted = share.spec.types.iter().filter(|hosted| hosted.domain == id.domain);
+            let actors = hosted.map(|hosted| (hosted.actor.clone(), TimerPlace::default())).collect();
+            Queue { id: id.clone(), cell: Rc::clone(cell), actors }
+        });
+        Self { generation: share.host.generation.get(), queues: queues.collect(), fired: Rc::default(), first: 0 }
+    }
+
+    /// Lets every shard be asked for its next timer, and says which timers nothing here takes.
+    fn look_at_all(&self, share: &Share) {
+        let mut unknown = std::collections::BTreeMap::<(Name, Name), usize>::new();
+        for queue in &self.queues {
+            queue.cell.next_timer.set(Some(Timestamp::default()));
+            for (actor, count) in queue.cell.reader().timer_counts() {
+                let orphans = unknown.entry((queue.id.domain.clone(), actor.clone())).or_default();
+                if queue.actors.iter().all(|(hosted, _)| *hosted != actor) {
+                    *orphans += count;
+                }
+            }
+        }
+        for ((domain, actor), count) in unknown {
+            let what = format!("timers of {domain}/{actor} on thread {}", share.index);
+            if count == 0 {
+                share.spec.standing.no_note(&what);
+                continue;
+            }
+            let why = format!(
+                "{count} timers of unknown actor type `{actor}` in domain `{domain}` on thread {}: they stay set and never \
+                 fire; host the type again, or leave them",
+                share.index,
+            );
+            if share.spec.standing.note(&what, why) {
+                tracing::warn!(target: TARGET, %domain, %actor, count, "timers of an actor type that is not hosted never fire");
+            }
+        }
+    }
+
+    /// Fires what is due and there is room for; how long to wait for the next.
+    fn fire(&mut self, share: &Rc<Share>) -> Option<Duration> {
+        let now = share.host.steady.now();
+        self.step_back();
+        let expires = self.fired.expire();
+        let batch = Rc::new(Batch::default());
+        let limit = share.host.settings.in_flight;
+        let shards = self.queues.len();
+        self.first = (self.first + 1).checked_rem(shards).unwrap_or(0);
+        let mut is_full = false;
+        for nth in 0..shards {
+            let number = (self.first + nth) % shards;
+            let Some(queue) = self.queues.get_mut(number) else { continue };
+            if queue.cell.next_timer.get().is_none_or(|next| next > now) {
+                continue;
+            }
+            let reader = queue.cell.reader();
+            let mut next: Option<Timestamp> = None;
+            for (nth, (actor, place)) in queue.actors.iter_mut().enumerate() {
+                let open = self.fired.open.borrow().len();
+                let room = IN_FLIGHT.saturating_sub(self.fired.fresh.get()).min(limit.saturating_sub(open));
+                let page = reader.timers_of(actor, *place, now, room);
+                is_full |= page.next.is_some_and(|next| next <= now);
+                next = next.into_iter().chain(page.next).min();
+                for (at, timer) in page.due {
+                    *place = at;
+                    let at = (number, nth, at);
+                    if self.fired.open.borrow_mut().insert(at) {
+                        batch.open.set(batch.open.get() + 1);
+                        self.fired.fresh.set(self.fired.fresh.get() + 1);
+                        deliver(share, &queue.id, timer, at, &self.fired, &batch);
+                    }
+                }
+            }
+            queue.cell.next_timer.set(next);
+        }
+        if batch.open.get() > 0 {
+            self.fired.batches.borrow_mut().push_back((instant(), batch));
+        }
+        self.fired.is_full.set(is_full);
+        if is_full {
+            // There is no room: settled timers wake this task, and those that take long stop counting.
+            return Some(expires.unwrap_or(LONG));
+        }
+        self.queues.iter().filter_map(|queue| queue.cell.next_timer.get()).min().map(|next| next.since(now))
+    }
+
+    /// Steps back to timers that were set behind the place that was reached, and to those that were not delivered.
+    fn step_back(&mut self) {
+        for queue in &mut self.queues {
+            if let Some(due) = queue.cell.timer_set.take() {
+                let before = TimerPlace { due, number: 0 };
+                queue.actors.iter_mut().for_each(|(_, place)| *place = (*place).min(before));
+            }
+        }
+        for (queue, actor, place) in self.fired.again.borrow_mut().drain(..) {
+            let Some(queue) = self.queues.get_mut(queue) else { continue };
+            if let Some((_, reached)) = queue.actors.get_mut(actor) {
+                *reached = (*reached).min(TimerPlace { number: place.number.saturating_sub(1), ..place });
+            }
+            let next = queue.cell.next_timer.get();
+            queue.cell.next_timer.set(next.into_iter().chain([place.due]).min());
+        }
+    }
+}
+
+/// Gives a timer to its actor.
+fn deliver(share: &Rc<Share>, id: &ShardId, timer: Timer, at: At, fired: &Rc<Fired>, batch: &Rc<Batch>) {
+    let label = format!("timer/{}/{}/{}/{}", timer.actor, timer.key, timer.name, timer.turn);
+    let Ok(name) = Name::new(&timer.name) else {
+        tracing::error!(target: TARGET, timer = %label, "a timer with an invalid name never fires");
+        return fired.settled(at, batch, &share.host);
+    };
+    let message = MessageId::from_idempotency_key(&id.domain, &label);
+    let envelope = Envelope {
+        version: timer.version,
+        to: Some(id.clone()),
+        key: timer.key,
+        actor: Some(timer.actor.clone()),
+        correlation: timer.correlation,
+        codec: timer.codec,
+        payload: timer.payload,
+        ..Envelope::new(message, Kind::Document, id.domain.clone(), name, timer.due)
+    };
+    let (fired, batch, host) = (Rc::clone(fired), Rc::clone(batch), Rc::clone(&share.host));
+    let settle = Box::new(move |outcome| match outcome {
+        // The turn has cleared it. If it is still set, another node has taken the shard over and set it: it fires there.
+        Outcome::Done(..) | Outcome::DeadLetter(_) => fired.settled(at, &batch, &host),
+        // The shard is being opened again, or the node stops.
+        _ => crate::spawn::detached(async move {
+            tokio::time::sleep(AGAIN).await;
+            fired.settled(at, &batch, &host);
+            fired.again.borrow_mut().push(at);
+            host.timers.notify_one();
+        }),
+    });
+    share.inside(&timer.actor, Work::Wake { turn: timer.turn }, envelope, settle);
+}

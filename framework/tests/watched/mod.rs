@@ -1,0 +1,182 @@
+//! A store that counts what is read of its timers, and panics where a test says so.
+#![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::future::{BoxFuture, FutureExt};
+use parking_lot::Mutex;
+use whizbang::clock::Timestamp;
+use whizbang::message::{MessageId, Name, ShardId};
+use whizbang::prelude::*;
+use whizbang::store::{
+    Appended, CommitListener, DeadLetter, Epoch, OutboxEntry, ShardHandle, ShardReader, ShardWriter, Snapshot, Store,
+    StoreError, StoredEvent, StoredTurn, StreamState, Timer, TimerPage, TimerPlace, Turn, View, Watermark,
+};
+
+/// What the store is to do, and what was asked of it.
+#[derive(Default)]
+pub struct Watch {
+    /// The method whose next calls panic, and how many.
+    panics: Mutex<Option<(&'static str, usize)>>,
+    /// How many pages of timers were read.
+    pub pages: AtomicUsize,
+    /// How many timers were in them.
+    pub timers: AtomicUsize,
+    /// The most timers in one page.
+    pub largest: AtomicUsize,
+}
+
+impl Watch {
+    /// The next `times` calls of `method` panic.
+    pub fn panic_in(&self, method: &'static str, times: usize) {
+        *self.panics.lock() = Some((method, times));
+    }
+
+    /// Whether the panics have happened.
+    pub fn has_panicked(&self) -> bool {
+        self.panics.lock().is_none()
+    }
+
+    fn called(&self, method: &'static str) {
+        let mut panics = self.panics.lock();
+        let Some((_, times)) = panics.as_mut().filter(|(of, _)| *of == method) else { return };
+        *times -= 1;
+        if *times == 0 {
+            *panics = None;
+        }
+        drop(panics);
+        panic!("planned: {method} panics");
+    }
+}
+
+pub struct WatchedStore(pub MemoryStore, pub Arc<Watch>);
+
+struct Reader(Arc<dyn ShardReader>, Arc<Watch>);
+struct Writer(Box<dyn ShardWriter>, Arc<Watch>);
+
+impl Store for WatchedStore {
+    fn open<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        shards: u16,
+        listener: Arc<dyn CommitListener>,
+    ) -> BoxFuture<'a, Result<ShardHandle, StoreError>> {
+        let opened = self.0.open(shard, shards, listener);
+        async move {
+            self.1.called("open");
+            let ShardHandle { writer, reader } = opened.await?;
+            Ok(ShardHandle {
+                writer: Box::new(Writer(writer, Arc::clone(&self.1))),
+                reader: Arc::new(Reader(reader, Arc::clone(&self.1))),
+            })
+        }
+        .boxed()
+    }
+    fn read<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<Option<Arc<dyn ShardReader>>, StoreError>> {
+        self.0.read(shard)
+    }
+    fn view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Option<View>, StoreError>> {
+        self.0.view(projection)
+    }
+    fn take_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
+        self.0.take_view(projection)
+    }
+    fn save_view<'a>(
+        &'a self,
+        projection: &'a Name,
+        epoch: Epoch,
+        view: View,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.0.save_view(projection, epoch, view)
+    }
+    fn durability(&self) -> &'static str {
+        self.0.durability()
+    }
+    fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.0.close()
+    }
+}
+
+impl ShardWriter for Writer {
+    fn epoch(&self) -> Epoch {
+        self.0.epoch()
+    }
+    fn commits_at_once(&self) -> bool {
+        self.0.commits_at_once()
+    }
+    fn append(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {
+        self.0.append(turn)
+    }
+    fn append_alone(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {
+        self.0.append_alone(turn)
+    }
+    fn advance(&mut self, watermark: &Watermark) -> Result<Appended, StoreError> {
+        self.0.advance(watermark)
+    }
+    fn sent(&mut self, to: &ShardId, through: u64) -> Result<Appended, StoreError> {
+        self.1.called("sent");
+        self.0.sent(to, through)
+    }
+    fn save_snapshot(&mut self, actor: &Name, key: &str, snapshot: Snapshot) {
+        self.0.save_snapshot(actor, key, snapshot)
+    }
+}
+
+impl ShardReader for Reader {
+    fn position(&self) -> u64 {
+        self.0.position()
+    }
+    fn load<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<StreamState, StoreError>> {
+        self.0.load(actor, key)
+    }
+    fn history<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<Vec<StoredTurn>, StoreError>> {
+        self.0.history(actor, key)
+    }
+    fn events(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredEvent>, StoreError>> {
+        self.1.called("events");
+        self.0.events(after, limit)
+    }
+    fn outbox<'a>(
+        &'a self,
+        to: &'a ShardId,
+        after: u64,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<OutboxEntry>, StoreError>> {
+        self.1.called("outbox");
+        self.0.outbox(to, after, limit)
+    }
+    fn outbox_heads(&self) -> Vec<(ShardId, u64, u64)> {
+        self.0.outbox_heads()
+    }
+    fn watermarks(&self) -> Vec<Watermark> {
+        self.0.watermarks()
+    }
+    fn timers_due(&self, now: Timestamp, limit: usize) -> Vec<Timer> {
+        self.0.timers_due(now, limit)
+    }
+    fn next_timer(&self) -> Option<Timestamp> {
+        self.0.next_timer()
+    }
+    fn timers_of(&self, actor: &Name, after: TimerPlace, now: Timestamp, limit: usize) -> TimerPage {
+        self.1.called("timers_of");
+        let page = self.0.timers_of(actor, after, now, limit);
+        self.1.pages.fetch_add(1, Ordering::Relaxed);
+        self.1.timers.fetch_add(page.due.len(), Ordering::Relaxed);
+        self.1.largest.fetch_max(page.due.len(), Ordering::Relaxed);
+        page
+    }
+    fn timer_counts(&self) -> Vec<(Name, usize)> {
+        self.0.timer_counts()
+    }
+    fn dead_letters(
+        &self,
+        after: Option<MessageId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<DeadLetter>, StoreError>> {
+        self.0.dead_letters(after, limit)
+    }
+    fn streams(&self) -> BoxFuture<'_, Result<Vec<(Name, String)>, StoreError>> {
+        self.0.streams()
+    }
+}
