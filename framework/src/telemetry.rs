@@ -62,6 +62,10 @@ pub struct Counts {
     pub activations: Count,
     /// Actors put to rest.
     pub passivations: Count,
+    /// Keys that cannot be loaded now.
+    pub unloadable: Count,
+    /// Messages that wait, written down, for their key or for a worker now.
+    pub deferred: Count,
     /// Gaps noticed in what came in.
     pub gaps: Count,
     /// Events and commands handed to the bridge.

@@ -155,7 +155,7 @@ impl<A: Stateful> KeyActor<A> {
         if self.broken.take().is_some() { self.load(ctx, then) } else { then(self, ctx) }
     }
 
-    /// Writes the failed attempt down, waits, and tries again. The mailbox waits with it: the key's order stays.
+    /// Writes the failed attempt down, waits, and tries again. What comes meanwhile waits with it: the key's order stays.
     fn again(&mut self, delivery: Delivery, permit: Permit, attempt: u32, ctx: &mut Ctx<A>) {
         let host = Rc::clone(&self.door.host);
         host.counts.retries.one();
@@ -166,8 +166,8 @@ impl<A: Stateful> KeyActor<A> {
             Err(Failure::Store(error)) => return self.refused(delivery, permit, error, ctx),
             Err(failure) => return finish(delivery, permit, Outcome::DeadLetter(failure.text())),
         }
-        let wait = tokio::time::sleep(host.settings.retry.of(&delivery.envelope).wait(attempt, &host.ids));
-        self.hold(ctx, wait, move |this, (), ctx| this.take(Delivered { delivery, permit }, ctx));
+        let wait = host.settings.retry.of(&delivery.envelope).wait(attempt, &host.ids);
+        self.wait_out(Delivered { delivery, permit }, wait, ctx);
     }
 
     fn note_down(&mut self, envelope: &Envelope, marked: Marked, note: Note) -> Result<Appended, Failure> {

@@ -4,8 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
 use actix::{Actor, Addr, Context, Handler};
+use futures_util::future::LocalBoxFuture;
 use tokio::sync::oneshot;
 
+use super::backlog::{Backlog, Deliver};
 use super::effects::Effects;
 use super::host::{Flight, Host, ShardCell};
 use super::keyed::KeyActor;
@@ -15,6 +17,7 @@ use super::plan::{Plan, Stateful};
 use super::straight::{Taken, delivery};
 use crate::message::{CodecError, Command, Domain, Envelope, Key, Name, Rejection, shard_of};
 use crate::router::{ActorDoor, Ask, AskMeta, Asked, Delivery, Outcome, SendError, TypedReply};
+use crate::store::StoreError;
 use crate::telemetry::TARGET;
 use crate::user_code::{Label, Panicked};
 
@@ -28,6 +31,8 @@ pub(crate) struct TypeDoor<A: Stateful> {
     pub(crate) shards: Vec<Option<Rc<ShardCell>>>,
     keys: RefCell<Keys<Entry<A>>>,
     effects: RefCell<Option<Box<Effects<A>>>>,
+    /// The messages that wait for their keys, by the number of the shard.
+    backlogs: Vec<Option<Rc<Backlog>>>,
     /// Under which its user code runs where no message is known.
     pub(super) label: Label,
     /// Whether what these actors append is committed at once.
@@ -114,7 +119,22 @@ impl<A: Stateful> TypeDoor<A> {
         let keys = RefCell::new(Keys::new(host.ids.next_u64()));
         let commits_at_once = shards.iter().flatten().all(|shard| shard.writer.borrow().commits_at_once());
         let label = host.code.label(A::NAME, "");
-        Rc::new(Self { host, plan, domain, actor, shards, keys, effects: RefCell::default(), label, commits_at_once })
+        Rc::new_cyclic(|me: &Weak<Self>| {
+            let me = me.clone();
+            let deliver: Deliver = Rc::new(move |delivery| match me.upgrade() {
+                Some(door) => door.deliver(delivery),
+                None => (delivery.settle)(Outcome::Stopped),
+            });
+            let backlog = |shard: &Option<Rc<ShardCell>>| Some(Backlog::new(&host, shard.as_ref()?, &actor, &deliver));
+            let backlogs = shards.iter().map(backlog).collect();
+            let effects = RefCell::default();
+            Self { host, plan, domain, actor, shards, keys, effects, backlogs, label, commits_at_once }
+        })
+    }
+
+    /// The messages that wait for their keys in a shard.
+    pub(crate) fn backlog(&self, shard: u16) -> Option<&Rc<Backlog>> {
+        self.backlogs.get(usize::from(shard))?.as_ref()
     }
 
     /// Buffers for one turn; taken while it runs, so that their memory is used again.
@@ -386,6 +406,25 @@ impl<A: Stateful> ActorDoor for Rc<TypeDoor<A>> {
     fn reset(&self) {
         let gone = self.keys.borrow_mut().extract(|_| true);
         drop(gone);
+        self.backlogs.iter().flatten().for_each(|backlog| backlog.reset());
+    }
+
+    fn recall(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        let backlogs: Vec<_> = self.backlogs.iter().flatten().cloned().collect();
+        Box::pin(async move {
+            for backlog in backlogs {
+                backlog.recall().await?;
+            }
+            Ok(())
+        })
+    }
+
+    fn resume(&self) {
+        self.backlogs.iter().flatten().for_each(Backlog::resume);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.backlogs.iter().flatten().all(|backlog| backlog.is_idle())
     }
 }
 

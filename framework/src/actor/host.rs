@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::clock::{Steady, Timestamp};
-use crate::inbox::Quiet;
+use crate::inbox::{Quiet, Standing};
 use crate::message::{IdSource, ShardId};
 use crate::retry::Retries;
 use crate::store::{Appended, CommitListener, ShardHandle, ShardReader, ShardWriter, StoreError, Ticket};
@@ -35,6 +35,8 @@ pub(crate) struct HostSettings {
     pub(crate) live_actors: usize,
     /// How long the ids of callers from outside are kept.
     pub(crate) remember: Duration,
+    /// Where it is said what has stopped.
+    pub(crate) standing: Arc<Standing>,
 }
 
 /// One thread's share of a node.
@@ -67,6 +69,8 @@ pub(crate) struct Host {
     /// Woken when a timer was set.
     pub(crate) timers: Rc<Notify>,
     pub(crate) in_flight: Cell<usize>,
+    /// Jobs of workers that run, or wait in memory.
+    pub(crate) jobs: Cell<usize>,
     /// A turn is being taken that did not go through a mailbox.
     pub(super) straight: Cell<bool>,
     waiting: RefCell<VecDeque<(Ticket, Release)>>,
@@ -95,6 +99,7 @@ impl Host {
             relay: Rc::default(),
             timers: Rc::default(),
             in_flight: Cell::new(0),
+            jobs: Cell::new(0),
             straight: Cell::new(false),
             waiting: RefCell::default(),
             scratch: RefCell::default(),
@@ -106,7 +111,31 @@ impl Host {
         let in_flight = self.in_flight.get() + 1;
         self.in_flight.set(in_flight);
         self.counts.in_flight.set(in_flight as u64);
-        Flight(Rc::clone(self))
+        Flight { host: Rc::clone(self), job: false }
+    }
+
+    /// Counts one more job, until the flight is dropped. Jobs have a bound of their own: those that wait for something slow
+    /// outside take no room from turns.
+    pub(crate) fn job(self: &Rc<Self>) -> Flight {
+        self.jobs.set(self.jobs.get() + 1);
+        Flight { host: Rc::clone(self), job: true }
+    }
+
+    /// Whether nothing is under way: no turn and no job.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight.get() == 0 && self.jobs.get() == 0
+    }
+
+    /// Waits, but not longer than until the node stops.
+    pub(crate) async fn pause(self: Rc<Self>, wait: Duration) {
+        let drains = self.drains.notified();
+        if !self.draining.get() && !self.stopped.get() {
+            tokio::select! {
+                biased;
+                () = drains => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
     }
 
     /// Whether the turn that is being taken is all there is in flight here. What was ready to run before it has run, so what
@@ -200,15 +229,23 @@ impl Host {
 }
 
 /// One thing in flight. It ends when the message is settled, whatever happens to it.
-pub(crate) struct Flight(Rc<Host>);
+pub(crate) struct Flight {
+    host: Rc<Host>,
+    job: bool,
+}
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        let in_flight = self.0.in_flight.get() - 1;
-        self.0.in_flight.set(in_flight);
-        self.0.counts.in_flight.set(in_flight as u64);
-        if in_flight == 0 {
-            self.0.quiet.look();
+        let host = &self.host;
+        if self.job {
+            host.jobs.set(host.jobs.get() - 1);
+        } else {
+            let in_flight = host.in_flight.get() - 1;
+            host.in_flight.set(in_flight);
+            host.counts.in_flight.set(in_flight as u64);
+        }
+        if host.is_idle() {
+            host.quiet.look();
         }
     }
 }

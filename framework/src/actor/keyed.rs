@@ -1,12 +1,15 @@
 //! One live actor: takes one message after the other, in order, and is rebuilt when it must be.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::rc::Rc;
+use std::time::Duration;
 
 use actix::AsyncContext;
 use actix::fut::{ActorFutureExt, wrap_future};
 use tokio::sync::oneshot;
 
+use super::backlog::{Backlog, MIN_WAIT};
 use super::door::{Permit, TypeDoor};
 use super::host::ShardCell;
 use super::mailbox::{Ctx, Delivered, Mailbox};
@@ -15,7 +18,7 @@ use super::state::KeyState;
 use crate::inbox::Admission;
 use crate::message::{Codec, CodecError, Envelope, MessageId, Name, digest};
 use crate::router::{Arrival, Delivery, Outcome, Work};
-use crate::store::{StoreError, StreamHint, StreamState, Ticket};
+use crate::store::{Appended, StoreError, StreamHint, StreamState, Ticket};
 use crate::telemetry::TARGET;
 
 /// One live actor of a key. While it loads, waits for a retry or looks something up, it [holds](Self::hold) its mailbox back,
@@ -36,6 +39,15 @@ pub(crate) struct KeyActor<A: Stateful> {
     pub(crate) parked_timers: Vec<(MessageId, Name)>,
     /// How much its mailbox is held back for.
     pub(super) held: u32,
+    /// While a message is in back-off: what has come meanwhile and is not written down.
+    pub(super) waiting: Option<Box<Waiting>>,
+}
+
+/// What has come for a key while one of its messages is in back-off: commands of callers and timers. Permits bound their number.
+#[derive(Default)]
+pub(crate) struct Waiting {
+    in_back_off: bool,
+    queue: VecDeque<Delivered>,
 }
 
 impl<A: Stateful> KeyActor<A> {
@@ -52,7 +64,13 @@ impl<A: Stateful> KeyActor<A> {
             broken: None,
             parked_timers: Vec::new(),
             held: 0,
+            waiting: None,
         }
+    }
+
+    /// The messages that wait for their keys in this key's shard.
+    fn backlog(&self) -> Option<&Rc<Backlog>> {
+        self.door.backlog(self.shard.id.shard)
     }
 
     /// Holds the mailbox back until `work` is done, and goes on with what came of it.
@@ -67,7 +85,52 @@ impl<A: Stateful> KeyActor<A> {
             let mut actor = mailbox.actor();
             actor.held -= 1;
             then(&mut actor, done, ctx);
+            actor.take_waiting(ctx);
         }));
+    }
+
+    /// Tries a message again after a back-off. The mailbox is open meanwhile: what has come from an actor or a log is written down
+    /// and so holds nothing up; the rest waits here. The message itself is written down as well, unless a caller waits for it.
+    pub(super) fn wait_out(&mut self, delivered: Delivered, wait: Duration, ctx: &mut Ctx<A>) {
+        let Delivered { delivery, permit } = delivered;
+        let delivery = match self.backlog() {
+            Some(backlog) => Rc::clone(backlog).keep(&self.key, delivery),
+            None => delivery,
+        };
+        self.waiting.get_or_insert_default().in_back_off = true;
+        let waits = Rc::clone(&self.door.host).pause(wait.max(MIN_WAIT));
+        let again = wrap_future::<_, Mailbox<A>>(waits).map(move |(), mailbox, ctx| {
+            let mut actor = mailbox.actor();
+            if let Some(waiting) = &mut actor.waiting {
+                waiting.in_back_off = false;
+            }
+            if actor.door.host.draining.get() {
+                // It stands in the log, or its caller is told that nothing was done.
+                drop(permit);
+                (delivery.settle)(Outcome::Stopped);
+            } else {
+                actor.take(Delivered { delivery, permit }, ctx);
+            }
+            actor.take_waiting(ctx);
+        });
+        ctx.spawn(again);
+    }
+
+    /// Takes what has come during a back-off, in order, as far as it can be taken now.
+    fn take_waiting(&mut self, ctx: &mut Ctx<A>) {
+        while self.held == 0
+            && let Some(waiting) = self.waiting.as_mut().filter(|waiting| !waiting.in_back_off)
+        {
+            match waiting.queue.pop_front() {
+                Some(delivered) => self.take(delivered, ctx),
+                None => {
+                    self.waiting = None;
+                    if let Some(backlog) = self.backlog() {
+                        backlog.pump(&self.key);
+                    }
+                }
+            }
+        }
     }
 
     /// Holds the mailbox back, waits until what was appended is durable, reads the stream and rebuilds the state; then goes on.
@@ -125,12 +188,17 @@ impl<A: Stateful> KeyActor<A> {
             }
         }
         self.broken = None;
+        if let Some(backlog) = self.backlog() {
+            backlog.loaded(&self.key);
+        }
         Ok(())
     }
 
     /// Remembers the error; the next message tries again.
     fn fail_to_load(&mut self, error: StoreError, ctx: &mut Ctx<A>, then: impl FnOnce(&mut Self, &mut Ctx<A>)) {
-        tracing::error!(target: TARGET, actor = %self.door.actor, %error, "an actor cannot be rebuilt");
+        if let Some(backlog) = self.backlog().filter(|_| !self.is_stopped()) {
+            backlog.failed_to_load(&self.key, &error);
+        }
         self.broken = Some(Box::new(error));
         then(self, ctx);
     }
@@ -167,20 +235,59 @@ impl<A: Stateful> KeyActor<A> {
         self.broken = None;
         self.load(ctx, move |this, ctx| match this.broken.as_deref().cloned() {
             None => this.take(delivered, ctx),
-            Some(error) => match delivered.delivery.arrival {
-                Arrival::Outside => (delivered.delivery.settle)(Outcome::Refused(error)),
-                // What came from an actor or a log is known by its place, and what comes behind it would hide it: it must be
-                // taken before anything else of this key, however long that takes.
-                Arrival::From { .. } | Arrival::Inside => this.take_later(delivered, ctx),
-            },
+            Some(error) => this.take_unloaded(delivered, error, ctx),
         });
     }
 
-    /// Holds the mailbox back for a while, then takes the message.
+    /// Decides what becomes of a message whose key cannot be loaded.
+    fn take_unloaded(&mut self, delivered: Delivered, error: StoreError, ctx: &mut Ctx<A>) {
+        let Delivered { delivery, permit } = delivered;
+        if self.is_stopped() {
+            drop(permit);
+            return (delivery.settle)(Outcome::Stopped);
+        }
+        // What came from an actor or a log is known by its place, and what comes behind it would hide it: it must be taken before
+        // anything else of this key, however long that takes. So it waits in the log. All others are told.
+        let (Arrival::From { .. }, Some(backlog)) = (&delivery.arrival, self.backlog()) else {
+            drop(permit);
+            return (delivery.settle)(Outcome::Refused(error));
+        };
+        let kept = Rc::clone(backlog).unloaded(&self.key, delivery, permit, &error);
+        if let Err((delivery, permit)) = kept {
+            self.take_later(Delivered { delivery, permit }, ctx);
+        }
+    }
+
+    /// Holds the mailbox back for a while, then takes the message: the store takes nothing, so nothing can be written down.
     pub(crate) fn take_later(&mut self, delivered: Delivered, ctx: &mut Ctx<A>) {
         let host = &self.door.host;
-        let wait = tokio::time::sleep(host.settings.retry.all.wait(3, &host.ids));
-        self.hold(ctx, wait, move |this, (), ctx| this.take(delivered, ctx));
+        if host.draining.get() {
+            let Delivered { delivery, permit } = delivered;
+            drop(permit);
+            return (delivery.settle)(Outcome::Stopped);
+        }
+        let wait = host.settings.retry.all.wait(3, &host.ids).max(MIN_WAIT);
+        let waits = Rc::clone(host).pause(wait);
+        self.hold(ctx, waits, move |this, (), ctx| this.take(delivered, ctx));
+    }
+
+    /// Whether a message must be written down behind others, because it would overtake them.
+    fn is_behind(&self, delivery: &Delivery) -> bool {
+        let fresh = matches!(&delivery.arrival, Arrival::From { floor, .. } if !floor.is_deferred());
+        let in_back_off = || self.waiting.as_ref().is_some_and(|waiting| waiting.in_back_off);
+        fresh && (in_back_off() || self.backlog().is_some_and(|backlog| backlog.has(&self.key)))
+    }
+
+    /// Writes a message down: it is delivered once those before it are done.
+    fn defer(&mut self, delivered: Delivered, ctx: &mut Ctx<A>) {
+        let Delivered { delivery, permit } = delivered;
+        let deferred = match self.backlog() {
+            Some(backlog) => Rc::clone(backlog).add(&self.key, delivery, permit),
+            None => Err((delivery, permit)),
+        };
+        if let Err((delivery, permit)) = deferred {
+            self.take_later(Delivered { delivery, permit }, ctx);
+        }
     }
 
     /// Takes a message: settles duplicates, parks what waits behind a dead letter, and gives the rest to its turn.
@@ -189,7 +296,26 @@ impl<A: Stateful> KeyActor<A> {
             (delivered.delivery.settle)(Outcome::Stopped);
             return;
         }
-        if self.broken.is_some() {
+        if self.backlog().is_some_and(|backlog| !backlog.is_known()) {
+            // The shard is being opened again.
+            return self.take_later(delivered, ctx);
+        }
+        if self.is_behind(&delivered.delivery) {
+            return self.defer(delivered, ctx);
+        }
+        if let Some(waiting) = self.waiting.as_mut().filter(|waiting| waiting.in_back_off) {
+            return waiting.queue.push_back(delivered);
+        }
+        if let Work::Discard { message } = delivered.delivery.work
+            && let Some(discarded) = self.backlog().and_then(|backlog| backlog.discard(&self.key, message))
+        {
+            return self.discarded(delivered, discarded);
+        }
+        if let Some(error) = self.broken.as_deref() {
+            let waits = matches!(delivered.delivery.work, Work::Wake { .. });
+            if waits && self.backlog().is_some_and(|backlog| backlog.rests(&self.key)) {
+                return self.take_unloaded(delivered, error.clone(), ctx);
+            }
             return self.take_after_load(delivered, ctx);
         }
         let Delivered { delivery, permit } = delivered;
@@ -226,6 +352,25 @@ impl<A: Stateful> KeyActor<A> {
             Arrival::Inside => {}
         }
         self.begin(delivery, permit, ctx);
+    }
+
+    /// Tells that a message was deleted which waited for the key, once that is committed.
+    fn discarded(&self, errand: Delivered, discarded: Result<Appended, Outcome>) {
+        let Delivered { delivery, permit } = errand;
+        let settle = delivery.settle;
+        match discarded {
+            Ok(appended) => self.door.host.after(appended, move |committed| {
+                drop(permit);
+                settle(match committed {
+                    Ok(()) => Outcome::Done(bytes::Bytes::new(), Codec::Bincode),
+                    Err(error) => Outcome::Unknown(error),
+                });
+            }),
+            Err(outcome) => {
+                drop(permit);
+                settle(outcome);
+            }
+        }
     }
 
     /// Runs a message that is known to be new.

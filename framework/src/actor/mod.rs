@@ -4,6 +4,7 @@
 //! A reply never leaves before its turn is committed. A panic in user code fails one turn and nothing else.
 
 mod attempt;
+mod backlog;
 mod decide;
 mod door;
 mod effects;
@@ -21,6 +22,7 @@ mod trips;
 mod turn;
 mod undo;
 
+pub(crate) use backlog::{DEFERRED, MIN_WAIT};
 pub(crate) use door::{TypeDoor, TypedDoor};
 pub(crate) use effects::TimerSlot;
 pub use effects::{Compensating, Effects, Sent};

@@ -56,6 +56,7 @@ impl<A: Stateful> KeyActor<A> {
     pub(crate) fn is_straight(&self, meta: Option<&AskMeta>) -> bool {
         meta.is_none_or(|meta| meta.id.is_none())
             && self.held == 0
+            && self.waiting.is_none()
             && self.broken.is_none()
             && self.state.rest.parked.is_empty()
             && !self.is_stopped()

@@ -13,7 +13,7 @@ use super::outward::Outward;
 use super::share::Share;
 use super::spec::{Links, Spec, Type, Viewed};
 use super::{Node, NodeConfig, StartError};
-use crate::actor::Stateful;
+use crate::actor::{DEFERRED, Stateful};
 use crate::bridge::{Bridge, NodeCard};
 use crate::client::Client;
 use crate::clock::Clock;
@@ -286,7 +286,10 @@ fn manifest(service: &str, types: &[Arc<dyn HostedType>], views: &[Arc<dyn ViewT
             shards: count,
             actors: Vec::new(),
         });
-        if card.name == Unrouted::NAME || domain.actors.iter().any(|actor| actor.name == card.name) {
+        if card.name == Unrouted::NAME
+            || card.name == DEFERRED
+            || domain.actors.iter().any(|actor| actor.name == card.name)
+        {
             return Err(StartError::DoubleActor { domain: name.to_owned(), actor: card.name });
         }
         let messages = [&card.handles, &card.records, &card.takes, &card.replies, &card.timers].into_iter().flatten();

@@ -1,11 +1,13 @@
 //! Dead letters, for those who look after a node: list them, drive a key again, throw one away.
 
+use std::collections::BTreeSet;
+
 use tokio::sync::oneshot;
 
 use super::{Error, Node};
 use crate::message::{Envelope, Kind, MessageId, Name, ShardId, shard_of};
 use crate::router::{Outcome, SendError, Work};
-use crate::store::DeadLetter;
+use crate::store::{DeadLetter, DeadLetterReason};
 
 /// How many dead letters are read at a time.
 const PAGE: usize = 256;
@@ -23,6 +25,7 @@ impl Node {
                 let shard = ShardId::new(domain.clone(), shard);
                 let Some(reader) = self.spec.reader(&shard) else { continue };
                 let mut after = None;
+                let first = letters.len();
                 loop {
                     let page = reader.dead_letters(after, PAGE).await?;
                     let full = page.len() >= PAGE;
@@ -32,6 +35,21 @@ impl Node {
                         break;
                     }
                 }
+                // What is only deferred is delivered without a person, unless its key cannot be loaded.
+                let mut of_shard = letters.split_off(first);
+                let stopped: BTreeSet<(Name, String)> = of_shard
+                    .iter()
+                    .filter(|letter| letter.reason == DeadLetterReason::Unloadable)
+                    .map(|letter| (letter.actor.clone(), letter.key.clone()))
+                    .collect();
+                of_shard.retain(|letter| {
+                    let deferred = letter.reason == DeadLetterReason::Deferred;
+                    !deferred || stopped.contains(&(letter.actor.clone(), letter.key.clone()))
+                });
+                for letter in of_shard.iter_mut().filter(|letter| letter.reason == DeadLetterReason::Deferred) {
+                    letter.reason = DeadLetterReason::Behind;
+                }
+                letters.append(&mut of_shard);
             }
         }
         Ok(letters)

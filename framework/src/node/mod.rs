@@ -221,7 +221,8 @@ pub struct Health {
     pub live: bool,
     /// It takes messages.
     pub ready: bool,
-    /// Why it is not live or not ready; behind that, what an operator should know though it is ready.
+    /// Why it is not live or not ready; behind that, what an operator should know though it is ready: keys that cannot be loaded
+    /// are named here. Bounded; each goes once it is resolved.
     pub reasons: Vec<String>,
 }
 
@@ -254,6 +255,11 @@ pub struct Metrics {
     pub activations: u64,
     /// Actors put to rest.
     pub passivations: u64,
+    /// Keys that cannot be loaded now.
+    pub unloadable_keys: u64,
+    /// Messages that wait now, written down in the shard that received them: for a key in back-off, for one that cannot be
+    /// loaded, or for a worker.
+    pub deferred: u64,
     /// Gaps noticed in what came in.
     pub gaps: u64,
     /// Events and outbox entries handed on.

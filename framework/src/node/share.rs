@@ -74,6 +74,7 @@ impl Share {
             job_limit: spec.config.job_limit,
             live_actors: spec.config.live_actors,
             remember: spec.config.remember,
+            standing: Arc::clone(&spec.standing),
         };
         let code = spec.code(index);
         let counts = Arc::clone(&code.counts);
@@ -138,6 +139,9 @@ impl Share {
             me: RefCell::default(),
         });
         *share.me.borrow_mut() = Rc::downgrade(&share);
+        for door in share.doors.values() {
+            door.recall().await?;
+        }
         share.set_takers();
         Ok(share)
     }
@@ -178,6 +182,8 @@ impl Share {
                 }
             }
         }
+        // Before anything new: what waits in the log for a key is older.
+        self.doors.values().for_each(|door| door.resume());
         self.catch_up();
     }
 
@@ -258,7 +264,11 @@ impl Share {
             *cell.writer.borrow_mut() = handle.writer;
             *cell.reader.borrow_mut() = handle.reader;
         }
+        for door in self.doors.values() {
+            door.recall().await?;
+        }
         self.host.commits.recovered();
+        self.doors.values().for_each(|door| door.resume());
         self.set_takers();
         self.catch_up();
         Ok(())
@@ -317,7 +327,7 @@ impl Share {
         gates.iter().for_each(|gate| gate.let_go());
         let me = Rc::clone(self);
         crate::spawn::detached(async move {
-            me.host.quiet.until(|| me.host.in_flight.get() == 0).await;
+            me.host.quiet.until(|| me.host.is_idle()).await;
             // What these turns have left behind leaves before the node takes leave of the bridge.
             me.host.quiet.until(|| me.is_relayed()).await;
             me.store_floors(1);
@@ -334,6 +344,8 @@ impl Share {
             return;
         }
         self.host.stopped.set(true);
+        // What waits for the end of a back-off holds on to the store.
+        self.host.drains.notify_waiters();
         LocalRoutes::withdraw(self.spec.id);
         let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
         drop(tasks);

@@ -128,6 +128,14 @@ impl Spec {
         }
         let ready = reasons.is_empty();
         reasons.extend(self.standing.notes());
+        // They are listed, and the node is ready: all other keys are served.
+        let keys = self.standing.keys();
+        let all: u64 = self.codes.iter().map(|code| code.counts.unloadable.get()).sum();
+        let listed = keys.len() as u64;
+        reasons.extend(keys);
+        if all > listed {
+            reasons.push(format!("{all} keys cannot be loaded, {listed} of them are listed here"));
+        }
         Health { live, ready, reasons }
     }
 
@@ -153,6 +161,8 @@ impl Spec {
             busy: sum(|counts| counts.busy.get()),
             activations: sum(|counts| counts.activations.get()),
             passivations: sum(|counts| counts.passivations.get()),
+            unloadable_keys: sum(|counts| counts.unloadable.get()),
+            deferred: sum(|counts| counts.deferred.get()),
             gaps: sum(|counts| counts.gaps.get()),
             sent: sum(|counts| counts.sent.get()),
             refused: bridge.refused,

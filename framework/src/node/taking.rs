@@ -202,7 +202,8 @@ impl Share {
             self.shards.get(id).is_none_or(|shard| lanes.is_at_rest(&shard.reader().outbox_heads()))
         });
         let taken = self.feeds.values().flatten().all(|feed| feed.is_at_rest());
-        self.host.in_flight.get() == 0 && self.is_relayed() && sent && taken && self.told.borrow().is_empty()
+        let idle = self.host.is_idle() && self.doors.values().all(|door| door.is_idle());
+        idle && self.is_relayed() && sent && taken && self.told.borrow().is_empty()
     }
 }
 

@@ -59,6 +59,11 @@ pub trait Floor {
     /// The message at `sequence` is appended, with the floor that this gives.
     fn appended(&self, sequence: u64);
 
+    /// Whether the message is written down in the receiving shard: it waits there, and its source's floor has passed it.
+    fn is_deferred(&self) -> bool {
+        false
+    }
+
     /// The message at `sequence` was appended before: nothing is written for it now, so the store does not know of a floor that rises.
     fn known(&self, sequence: u64);
 }

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, LocalBoxFuture};
 use tokio::sync::oneshot;
 
 use super::{Delivery, LocalRoutes, SendError};
 use crate::message::{Command, Envelope, MessageId};
+use crate::store::StoreError;
 
 /// The door of one actor type on one thread.
 pub trait ActorDoor {
@@ -28,6 +29,22 @@ pub trait ActorDoor {
 
     /// Lets every actor forget its state and fails what is queued: commits have failed.
     fn reset(&self);
+
+    /// Reads from the log what waits there. Called before anything is delivered, after the start and after a [reset](Self::reset).
+    ///
+    /// # Errors
+    /// What reading the store can meet.
+    fn recall(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Begins to deliver what waits in the log.
+    fn resume(&self) {}
+
+    /// Whether nothing waits that will be delivered without a person.
+    fn is_idle(&self) -> bool {
+        true
+    }
 }
 
 /// What travels with a typed command inside one node, if anything does.

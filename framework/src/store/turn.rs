@@ -223,6 +223,10 @@ pub enum DeadLetterReason {
     Behind,
     /// A saga cannot undo what it has done.
     Compensation,
+    /// It is no dead letter: it waits for its key, or for its worker, and is delivered without a person.
+    Deferred,
+    /// Its key cannot be loaded.
+    Unloadable,
 }
 
 impl DeadLetterReason {
@@ -234,6 +238,8 @@ impl DeadLetterReason {
             Self::Unhandled => "unhandled",
             Self::Behind => "behind",
             Self::Compensation => "compensation",
+            Self::Deferred => "deferred",
+            Self::Unloadable => "unloadable",
         }
     }
 
@@ -245,6 +251,8 @@ impl DeadLetterReason {
             Self::Unhandled => 3,
             Self::Behind => 4,
             Self::Compensation => 5,
+            Self::Deferred => 6,
+            Self::Unloadable => 7,
         }
     }
 
@@ -256,6 +264,8 @@ impl DeadLetterReason {
             3 => Some(Self::Unhandled),
             4 => Some(Self::Behind),
             5 => Some(Self::Compensation),
+            6 => Some(Self::Deferred),
+            7 => Some(Self::Unloadable),
             _ => None,
         }
     }

@@ -123,6 +123,7 @@ impl<A: Stateful> Bench<A> {
             retry: Retry::NEVER.into(),
             live_actors: usize::MAX,
             remember: Duration::from_secs(7 * 24 * 3600),
+            standing: Arc::default(),
         };
         let host = Host::new(self.ids.fork(), settings, Arc::default());
         let opened = MemoryStore::new().open(&id, shards, Arc::clone(&host.commits) as _).now_or_never();
@@ -130,6 +131,7 @@ impl<A: Stateful> Bench<A> {
         let cell = ShardCell::new(id.clone(), handle, false);
         let cells = (0..shards).map(|shard| (shard == id.shard).then(|| Rc::clone(&cell))).collect();
         let door = TypeDoor::new(host, Rc::new(Plan::of()), self.domain.clone(), self.actor.clone(), cells);
+        door.recall().now_or_never().expect("memory does not wait").expect("an empty store is read");
         Live { key: key.to_owned(), cell, door }
     }
 

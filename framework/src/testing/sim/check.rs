@@ -12,6 +12,8 @@ use crate::store::{Lane, Note, SentMessage, ShardReader, Source, Store as _, Sto
 /// All streams of a shard, by actor type and key.
 pub(super) fn streams(reader: &Arc<dyn ShardReader>) -> Vec<(Name, String)> {
     let mut streams = reader.streams().now_or_never().and_then(Result::ok).unwrap_or_default();
+    // What waits there for its key is taken by the key's own turn, and that is what is checked.
+    streams.retain(|(actor, _)| actor.as_str() != crate::actor::DEFERRED);
     streams.sort();
     streams
 }

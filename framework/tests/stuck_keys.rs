@@ -1,0 +1,540 @@
+//! A key that cannot be loaded, a key in back-off and a job that takes long delay no other key and no other job.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use whizbang::prelude::*;
+use whizbang::{NodeConfig, Retry, SendError};
+
+/// More messages than a lane or a feed has under way at once.
+const OTHERS: u64 = 3000;
+const AHEAD: u64 = 1100;
+
+/// Keys whose events cannot be applied, and keys whose handlers panic. Each test has keys of its own.
+static UNLOADABLE: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+static FAILING: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+/// What arrived at each key, in order.
+static ARRIVED: LazyLock<Mutex<BTreeMap<String, Vec<u64>>>> = LazyLock::new(Mutex::default);
+
+fn arrived(key: &str) -> Vec<u64> {
+    ARRIVED.lock().get(key).cloned().unwrap_or_default()
+}
+
+#[derive(Domain)]
+#[domain(name = "senders", shards = 1)]
+struct Senders;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Senders)]
+struct Send {
+    #[key]
+    sender: String,
+    to: String,
+    first: u64,
+    count: u64,
+    each: bool,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Senders)]
+struct Sent {
+    to: String,
+    n: u64,
+}
+
+/// Sends commands to boxes, or records events that boxes take.
+#[derive(Aggregate, Default)]
+#[aggregate(domain = Senders, handles(Send), records(Sent))]
+struct Sender;
+
+impl Handle<Send> for Sender {
+    fn handle(&self, send: Send, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        for n in send.first..send.first + send.count {
+            let to = if send.each { format!("{}-{n}", send.to) } else { send.to.clone() };
+            effects.send(Put { box_: to, n });
+        }
+        Ok(())
+    }
+}
+
+#[derive(Domain)]
+#[domain(name = "speakers", shards = 1)]
+struct Speakers;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Speakers)]
+struct Say {
+    #[key]
+    speaker: String,
+    to: String,
+    first: u64,
+    count: u64,
+    each: bool,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Speakers)]
+struct Said {
+    to: String,
+    n: u64,
+}
+
+#[derive(Aggregate, Default)]
+#[aggregate(domain = Speakers, handles(Say), records(Said))]
+struct Speaker;
+
+impl Handle<Say> for Speaker {
+    fn handle(&self, say: Say, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        for n in say.first..say.first + say.count {
+            let to = if say.each { format!("{}-{n}", say.to) } else { say.to.clone() };
+            effects.record(Said { to, n });
+        }
+        Ok(())
+    }
+}
+
+#[derive(Domain)]
+#[domain(name = "boxes", shards = 1)]
+struct Boxes;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Boxes)]
+struct Put {
+    #[key]
+    box_: String,
+    n: u64,
+}
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Boxes, reply = Vec<u64>)]
+struct Look {
+    #[key]
+    box_: String,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Boxes)]
+struct Held {
+    box_: String,
+    n: u64,
+}
+
+#[derive(Saga, Default)]
+#[saga(domain = Boxes, name = "box", handles(Put, Look), reacts(Said), applies(Held))]
+struct Box_ {
+    holds: Vec<u64>,
+}
+
+fn put(key: &str, n: u64, effects: &mut Effects<Box_>) {
+    assert!(!FAILING.lock().contains(key), "the box jams");
+    effects.record(Held { box_: key.to_owned(), n });
+}
+
+impl Handle<Put> for Box_ {
+    fn handle(&self, put_: Put, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        put(&put_.box_, put_.n, effects);
+        Ok(())
+    }
+}
+
+impl Handle<Look> for Box_ {
+    fn handle(&self, _look: Look, _effects: &mut Effects<Self>) -> Result<Vec<u64>, Rejection> {
+        Ok(self.holds.clone())
+    }
+}
+
+impl React<Said> for Box_ {
+    fn key(said: &Said, _about: &About) -> Option<String> {
+        Some(said.to.clone())
+    }
+
+    fn react(&self, said: Said, effects: &mut Effects<Self>) {
+        put(&said.to, said.n, effects);
+    }
+}
+
+impl Apply<Held> for Box_ {
+    fn apply(&mut self, held: &Held) {
+        assert!(!UNLOADABLE.lock().contains(&held.box_), "the box cannot be opened");
+        self.holds.push(held.n);
+        let mut arrived = ARRIVED.lock();
+        let list = arrived.entry(held.box_.clone()).or_default();
+        if !list.contains(&held.n) {
+            list.push(held.n);
+        }
+    }
+}
+
+/// A back-off that outlasts every test.
+const LONG: Retry = Retry { attempts: 100, first: Duration::from_secs(600), longest: Duration::from_secs(600) };
+/// One that ends soon.
+const SHORT: Retry = Retry { attempts: 3, first: Duration::from_millis(1), longest: Duration::from_millis(2) };
+
+async fn start(store: &MemoryStore, retry: Retry) -> Node {
+    let config = NodeConfig { retry, ..NodeConfig::default() };
+    Node::builder("boxes", store.clone())
+        .host::<Sender>()
+        .host::<Speaker>()
+        .host::<Box_>()
+        .config(config)
+        .start()
+        .await
+        .unwrap()
+}
+
+async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
+    let limit = tokio::time::Instant::now() + Duration::from_secs(30);
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < limit, "it never came to hold");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// How a box gets its messages.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Commands,
+    Events,
+}
+
+/// Sends `count` messages to one box, or one each to as many boxes.
+async fn send(node: &Node, way: Way, to: &str, first: u64, count: u64, each: bool) {
+    const CHUNK: u64 = 500;
+    for first in (first..first + count).step_by(CHUNK as usize) {
+        let count = CHUNK.min(count);
+        let to = to.to_owned();
+        match way {
+            Way::Commands => {
+                node.client().send(Send { sender: "s".to_owned(), to, first, count, each }).await.unwrap();
+            }
+            Way::Events => {
+                node.client().send(Say { speaker: "s".to_owned(), to, first, count, each }).await.unwrap();
+            }
+        }
+    }
+}
+
+fn others(prefix: &str) -> u64 {
+    ARRIVED.lock().keys().filter(|key| key.starts_with(prefix)).count() as u64
+}
+
+/// A stopped node keeps nothing running and says so soon: long before it would give up waiting.
+async fn stop_promptly(node: Node) {
+    tokio::time::timeout(Duration::from_secs(5), node.stop()).await.expect("it stops promptly").unwrap();
+}
+
+async fn other_keys_are_reached(way: Way, name: &str) {
+    let store = MemoryStore::new();
+    let (stuck, other) = (format!("stuck-{name}"), format!("other-{name}"));
+    // A key that cannot be loaded.
+    let node = start(&store, SHORT).await;
+    send(&node, way, &stuck, 0, 1, false).await;
+    node.quiet().await;
+    stop_promptly(node).await;
+    UNLOADABLE.lock().insert(stuck.clone());
+    let node = start(&store, SHORT).await;
+    send(&node, way, &stuck, 1, AHEAD - 1, false).await;
+    send(&node, way, &other, 0, OTHERS, true).await;
+    eventually(async || others(&other) == OTHERS).await;
+    eventually(async || node.health().reasons.iter().any(|reason| reason.contains(&stuck))).await;
+    assert!(node.health().live && node.health().ready, "one key does not take the node out of service");
+    assert_eq!(node.metrics().unloadable_keys, 1);
+    assert!(node.dead_letters().await.unwrap().iter().any(|letter| letter.key == stuck));
+    stop_promptly(node).await;
+    // What was taken is not taken again.
+    let node = start(&store, SHORT).await;
+    eventually(async || node.metrics().unloadable_keys == 1).await;
+    send(&node, way, &other, OTHERS, 1, true).await;
+    eventually(async || others(&other) == OTHERS + 1).await;
+    assert!(node.metrics().activations < 20, "{} activations", node.metrics().activations);
+    // The program is fixed, and a person drives the key again.
+    UNLOADABLE.lock().remove(&stuck);
+    let letters = node.dead_letters().await.unwrap();
+    let letter = letters.iter().find(|letter| letter.key == stuck).unwrap();
+    node.redrive(letter).await.unwrap();
+    eventually(async || arrived(&stuck).len() as u64 == AHEAD).await;
+    assert!(arrived(&stuck).is_sorted(), "in order");
+    eventually(async || node.health().reasons.is_empty()).await;
+    eventually(async || node.dead_letters().await.unwrap().is_empty()).await;
+    assert_eq!(node.metrics().unloadable_keys, 0);
+    stop_promptly(node).await;
+}
+
+#[whizbang::test]
+async fn unloadable_key_delays_no_command_to_others() {
+    other_keys_are_reached(Way::Commands, "load-commands").await;
+}
+
+#[whizbang::test]
+async fn unloadable_key_delays_no_event_to_others() {
+    other_keys_are_reached(Way::Events, "load-events").await;
+}
+
+async fn back_off_delays_no_other(way: Way, name: &str) {
+    let store = MemoryStore::new();
+    let (stuck, other) = (format!("failing-{name}"), format!("good-{name}"));
+    FAILING.lock().insert(stuck.clone());
+    let node = start(&store, LONG).await;
+    send(&node, way, &stuck, 0, AHEAD, false).await;
+    send(&node, way, &other, 0, OTHERS, true).await;
+    eventually(async || others(&other) == OTHERS).await;
+    assert_eq!((node.metrics().retries, node.metrics().dead_letters), (1, 0));
+    stop_promptly(node).await;
+    FAILING.lock().remove(&stuck);
+    let node = start(&store, LONG).await;
+    node.quiet().await;
+    assert_eq!(node.client().send(Look { box_: stuck.clone() }).await.unwrap(), (0..AHEAD).collect::<Vec<_>>());
+    assert!(node.metrics().activations < 20, "{} activations", node.metrics().activations);
+    assert!(node.dead_letters().await.unwrap().is_empty());
+    stop_promptly(node).await;
+}
+
+#[whizbang::test]
+async fn key_in_back_off_delays_no_command_to_others() {
+    back_off_delays_no_other(Way::Commands, "commands").await;
+}
+
+#[whizbang::test]
+async fn key_in_back_off_delays_no_event_to_others() {
+    back_off_delays_no_other(Way::Events, "events").await;
+}
+
+#[whizbang::test]
+async fn back_off_ends_and_order_is_kept_within_one_run() {
+    let store = MemoryStore::new();
+    let key = "recovers".to_owned();
+    FAILING.lock().insert(key.clone());
+    let retry = Retry { attempts: 1000, first: Duration::from_millis(1), longest: Duration::from_millis(5) };
+    let node = start(&store, retry).await;
+    for way in [Way::Commands, Way::Events] {
+        send(&node, way, &key, 0, AHEAD, false).await;
+    }
+    eventually(async || node.metrics().retries > 3).await;
+    FAILING.lock().remove(&key);
+    send(&node, Way::Commands, &key, AHEAD, 100, false).await;
+    node.quiet().await;
+    let holds = node.client().send(Look { box_: key }).await.unwrap();
+    // Each source in its own order; the two are in none.
+    assert_eq!(holds.len() as u64, 2 * AHEAD + 100);
+    let of_all: BTreeMap<u64, usize> = holds.iter().fold(BTreeMap::new(), |mut counts, n| {
+        *counts.entry(*n).or_default() += 1;
+        counts
+    });
+    assert!((0..AHEAD).all(|n| of_all.get(&n) == Some(&2)), "each of both came once");
+    stop_promptly(node).await;
+}
+
+#[whizbang::test]
+async fn unloadable_key_without_retries_is_not_loaded_in_a_loop() {
+    let store = MemoryStore::new();
+    let key = "never-again".to_owned();
+    let node = start(&store, Retry::NEVER).await;
+    send(&node, Way::Commands, &key, 0, 1, false).await;
+    node.quiet().await;
+    drop(node);
+    UNLOADABLE.lock().insert(key.clone());
+    let node = start(&store, Retry::NEVER).await;
+    send(&node, Way::Commands, &key, 1, 10, false).await;
+    eventually(async || node.metrics().unloadable_keys == 1).await;
+    let panics = node.metrics().panics;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(node.metrics().panics - panics <= 2, "{} loads", node.metrics().panics - panics);
+    // A caller is told, and others are answered.
+    assert!(matches!(node.client().send(Look { box_: key }).await, Err(SendError::Refused(_))));
+    node.client().send(Look { box_: "fine".to_owned() }).await.unwrap();
+    stop_promptly(node).await;
+}
+
+#[whizbang::test]
+async fn discarded_letter_of_unloadable_key_is_not_handled() {
+    let store = MemoryStore::new();
+    let key = "discarded".to_owned();
+    let node = start(&store, SHORT).await;
+    send(&node, Way::Commands, &key, 0, 1, false).await;
+    node.quiet().await;
+    drop(node);
+    UNLOADABLE.lock().insert(key.clone());
+    let node = start(&store, SHORT).await;
+    send(&node, Way::Commands, &key, 1, 3, false).await;
+    eventually(async || node.metrics().unloadable_keys == 1).await;
+    node.quiet().await;
+    let letters = node.dead_letters().await.unwrap();
+    let first = letters.iter().find(|letter| letter.reason.as_str() == "unloadable").unwrap();
+    node.discard(first).await.unwrap();
+    assert!(node.discard(first).await.is_err(), "it is gone");
+    drop(node);
+    UNLOADABLE.lock().remove(&key);
+    let node = start(&store, SHORT).await;
+    node.quiet().await;
+    assert_eq!(node.client().send(Look { box_: key }).await.unwrap(), [0, 2, 3]);
+    stop_promptly(node).await;
+}
+
+#[derive(Domain)]
+#[domain(name = "works", shards = 1)]
+struct Works;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Works)]
+struct Work {
+    #[key]
+    key: String,
+    slow: bool,
+}
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Works, reply = u64)]
+struct Count {
+    #[key]
+    key: String,
+}
+
+#[derive(Aggregate, Default)]
+#[aggregate(domain = Works, handles(Count))]
+struct Counter;
+
+impl Handle<Count> for Counter {
+    fn handle(&self, _count: Count, _effects: &mut Effects<Self>) -> Result<u64, Rejection> {
+        Ok(1)
+    }
+}
+
+#[derive(Domain)]
+#[domain(name = "planners", shards = 1)]
+struct Planners;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Planners)]
+struct Plan {
+    #[key]
+    planner: String,
+    slow: bool,
+    count: u64,
+}
+
+#[derive(Aggregate, Default)]
+#[aggregate(domain = Planners, handles(Plan))]
+struct Planner;
+
+impl Handle<Plan> for Planner {
+    fn handle(&self, plan: Plan, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        for n in 0..plan.count {
+            effects.send(Work { key: format!("k{n}"), slow: plan.slow });
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Shop {
+    begun: AtomicUsize,
+    slow: AtomicUsize,
+    quick: AtomicUsize,
+    opens: Notify,
+    is_open: std::sync::atomic::AtomicBool,
+}
+
+impl Shop {
+    fn open(&self) {
+        self.is_open.store(true, Ordering::Relaxed);
+        self.opens.notify_waiters();
+    }
+}
+
+#[derive(Worker)]
+#[worker(domain = Works, performs(Work))]
+struct Smith(Arc<Shop>);
+
+impl Perform<Work> for Smith {
+    async fn perform(&self, work: Work, _job: Job) -> Result<(), WorkError> {
+        if work.slow {
+            self.0.begun.fetch_add(1, Ordering::Relaxed);
+            let opens = self.0.opens.notified();
+            if !self.0.is_open.load(Ordering::Relaxed) {
+                opens.await;
+            }
+            self.0.slow.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.0.quick.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+async fn works(store: &MemoryStore, shop: &Arc<Shop>, config: NodeConfig) -> Node {
+    Node::builder("works", store.clone())
+        .host::<Planner>()
+        .host::<Counter>()
+        .worker(Smith(Arc::clone(shop)))
+        .config(config)
+        .start()
+        .await
+        .unwrap()
+}
+
+async fn plan(node: &Node, slow: bool, count: u64) {
+    for _ in 0..count.div_ceil(500) {
+        let plan = Plan { planner: "p".to_owned(), slow, count: count.min(500) };
+        node.client().send(plan).await.unwrap();
+    }
+}
+
+#[whizbang::test]
+async fn slow_job_delays_no_other_job() {
+    let (store, shop) = (MemoryStore::new(), Arc::<Shop>::default());
+    let node = works(&store, &shop, NodeConfig::default()).await;
+    plan(&node, true, 1).await;
+    eventually(async || shop.begun.load(Ordering::Relaxed) == 1).await;
+    plan(&node, false, OTHERS).await;
+    eventually(async || shop.quick.load(Ordering::Relaxed) as u64 == OTHERS).await;
+    assert_eq!(shop.slow.load(Ordering::Relaxed), 0);
+    // What was under way when the node ended is done again, and nothing else is.
+    drop(node);
+    let node = works(&store, &shop, NodeConfig::default()).await;
+    eventually(async || shop.begun.load(Ordering::Relaxed) == 2).await;
+    shop.open();
+    node.quiet().await;
+    assert_eq!((shop.slow.load(Ordering::Relaxed), shop.quick.load(Ordering::Relaxed) as u64), (1, OTHERS));
+    assert!(node.dead_letters().await.unwrap().is_empty());
+    drop(node);
+    let node = works(&store, &shop, NodeConfig::default()).await;
+    node.quiet().await;
+    assert_eq!(shop.slow.load(Ordering::Relaxed), 1, "what is done is not done again");
+    stop_promptly(node).await;
+}
+
+#[whizbang::test]
+async fn jobs_that_wait_leave_their_lane_and_the_thread_to_others() {
+    let (store, shop) = (MemoryStore::new(), Arc::<Shop>::default());
+    let config = NodeConfig { jobs: 4, in_flight: 512, ..NodeConfig::default() };
+    let node = works(&store, &shop, config.clone()).await;
+    plan(&node, true, OTHERS).await;
+    eventually(async || shop.begun.load(Ordering::Relaxed) == 4).await;
+    let client = node.client();
+    let waiting: Vec<_> = (0..600)
+        .map(|n| {
+            let work = client.send(Work { key: format!("w{n}"), slow: true });
+            tokio::task::spawn_local(async move { work.await })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    for n in 0..100 {
+        assert_eq!(client.send(Count { key: format!("c{n}") }).await.unwrap(), 1);
+    }
+    shop.open();
+    let mut done = 0;
+    for work in waiting {
+        match work.await.unwrap() {
+            Ok(()) => done += 1,
+            Err(error) => assert!(matches!(error, SendError::Busy { .. }), "{error}"),
+        }
+    }
+    assert!(done > 0);
+    node.quiet().await;
+    assert_eq!(shop.slow.load(Ordering::Relaxed) as u64, OTHERS + done);
+    stop_promptly(node).await;
+}
