@@ -204,8 +204,9 @@ enum Way {
 /// Sends `count` messages to one box, or one each to as many boxes.
 async fn send(node: &Node, way: Way, to: &str, first: u64, count: u64, each: bool) {
     const CHUNK: u64 = 500;
-    for first in (first..first + count).step_by(CHUNK as usize) {
-        let count = CHUNK.min(count);
+    let end = first + count;
+    for first in (first..end).step_by(CHUNK as usize) {
+        let count = CHUNK.min(end - first);
         let to = to.to_owned();
         match way {
             Way::Commands => {
@@ -243,7 +244,7 @@ async fn other_keys_are_reached(way: Way, name: &str) {
     eventually(async || node.health().reasons.iter().any(|reason| reason.contains(&stuck))).await;
     assert!(node.health().live && node.health().ready, "one key does not take the node out of service");
     assert_eq!(node.metrics().unloadable_keys, 1);
-    assert!(node.dead_letters().await.unwrap().iter().any(|letter| letter.key == stuck));
+    eventually(async || node.dead_letters().await.unwrap().iter().any(|letter| letter.key == stuck)).await;
     stop_promptly(node).await;
     // What was taken is not taken again.
     let node = start(&store, SHORT).await;
@@ -287,7 +288,8 @@ async fn back_off_delays_no_other(way: Way, name: &str) {
     FAILING.lock().remove(&stuck);
     let node = start(&store, LONG).await;
     node.quiet().await;
-    assert_eq!(node.client().send(Look { box_: stuck.clone() }).await.unwrap(), (0..AHEAD).collect::<Vec<_>>());
+    let holds = node.client().send(Look { box_: stuck.clone() }).await.unwrap();
+    assert!(holds == (0..AHEAD).collect::<Vec<_>>(), "all {AHEAD} in order: {}", holds.len());
     assert!(node.metrics().activations < 20, "{} activations", node.metrics().activations);
     assert!(node.dead_letters().await.unwrap().is_empty());
     stop_promptly(node).await;
@@ -319,7 +321,7 @@ async fn back_off_ends_and_order_is_kept_within_one_run() {
     node.quiet().await;
     let holds = node.client().send(Look { box_: key }).await.unwrap();
     // Each source in its own order; the two are in none.
-    assert_eq!(holds.len() as u64, 2 * AHEAD + 100);
+    assert_eq!(holds.len() as u64, 2 * AHEAD + 100, "of {AHEAD} twice and 100");
     let of_all: BTreeMap<u64, usize> = holds.iter().fold(BTreeMap::new(), |mut counts, n| {
         *counts.entry(*n).or_default() += 1;
         counts

@@ -494,6 +494,9 @@ impl Backlog {
     fn noted(&self, state: &State) {
         self.keys.set(state.keys.len());
         let (count, before) = (&self.host.counts.deferred, self.reported.replace(state.waiting));
+        if before >= MOST && state.waiting < MOST {
+            self.host.settings.standing.goes_on(&self.name(""));
+        }
         count.set((count.get() + state.waiting as u64).saturating_sub(before as u64));
     }
 
@@ -609,11 +612,13 @@ impl Backlog {
     fn write_message(&self, key: &str, delivery: &Delivery) -> Result<Appended, StoreError> {
         let Arrival::From { source, sequence, floor } = &delivery.arrival else { return Err(StoreError::Closed) };
         if self.state.borrow().waiting >= MOST {
-            let what = format!("{}/{}", self.shard.id, self.actor);
             let why =
                 format!("{MOST} messages wait for keys of `{}` in {}: no more are taken", self.actor, self.shard.id);
-            if self.host.settings.standing.stands(&what, why) {
-                tracing::error!(target: TARGET, actor = %self.actor, shard = %self.shard.id, "too many messages wait for their keys");
+            if self.host.settings.standing.stands(&self.name(""), why) {
+                tracing::error!(
+                    target: TARGET, actor = %self.actor, shard = %self.shard.id,
+                    "too many messages wait for their keys: no more are taken",
+                );
             }
             return Err(StoreError::Closed);
         }

@@ -146,6 +146,7 @@ impl<W: Worker> WorkerDoor<W> {
         if !matches!(entry.end, End::Not) {
             ledger.failing.remove(&envelope.id);
         }
+        entry.notes.iter().for_each(|note| ledger.note(note));
         book.last.set((!appended.committed).then_some(appended.ticket));
         self.host.counts.turns.one();
         if !outbox.is_empty() {

@@ -9,6 +9,7 @@ use foldhash::fast::FixedState;
 use tokio::sync::Semaphore;
 
 use super::commit::Book;
+use super::deferred::Pending;
 use super::{Worker, WorkerPlan};
 use crate::actor::{Flight, Host, ShardCell};
 use crate::message::{Envelope, Key, Name, shard_of};
@@ -26,7 +27,9 @@ pub(crate) struct WorkerDoor<W: Worker> {
     /// By number; `None` for those that live on another thread.
     shards: Vec<Option<Rc<ShardCell>>>,
     /// One for each job that may run at once.
-    pub(super) slots: Semaphore,
+    pub(super) slots: Arc<Semaphore>,
+    /// The jobs that wait and are written down.
+    pub(super) pending: Rc<Pending>,
     /// By stream.
     pub(super) books: RefCell<HashMap<String, Rc<Book>, FixedState>>,
     jobs: RefCell<HashMap<Number, Running, FixedState>>,
@@ -54,7 +57,8 @@ impl<W: Worker> WorkerDoor<W> {
         actor: Name,
         shards: Vec<Option<Rc<ShardCell>>>,
     ) -> Rc<Self> {
-        let slots = Semaphore::new(host.settings.jobs);
+        let slots = Arc::new(Semaphore::new(host.settings.jobs));
+        let pending = Pending::new(Arc::clone(&host.counts));
         Rc::new(Self {
             host,
             plan: WorkerPlan::of(),
@@ -63,6 +67,7 @@ impl<W: Worker> WorkerDoor<W> {
             actor,
             shards,
             slots,
+            pending,
             books: RefCell::default(),
             jobs: RefCell::default(),
             next: Cell::new(1),
@@ -75,8 +80,9 @@ impl<W: Worker> WorkerDoor<W> {
         if self.host.stopped.get() || self.host.draining.get() {
             return Some(Outcome::Stopped);
         }
-        // What the node itself brings (events, redrives) was bounded where it was pulled in.
-        if outside && self.host.in_flight.get() >= self.host.settings.in_flight {
+        // Jobs have a bound of their own, so that those which wait for something slow take no room from turns. What the node itself
+        // brings (events, redrives) was bounded where it was pulled in.
+        if outside && self.jobs.borrow().len() >= self.host.settings.in_flight {
             self.host.counts.busy.one();
             return Some(Outcome::Busy);
         }
@@ -94,6 +100,27 @@ impl<W: Worker> WorkerDoor<W> {
         if let Some(running) = self.jobs.borrow_mut().get_mut(&job) {
             running.begun = true;
         }
+    }
+
+    /// Tells whoever brought the message that it is settled: it is written down, and its job goes on.
+    pub(super) fn settle_early(&self, job: Number, outcome: &Outcome) {
+        let settle = self.jobs.borrow_mut().get_mut(&job).map(|running| std::mem::take(&mut running.settle));
+        for settle in settle.into_iter().flatten() {
+            settle(outcome.clone());
+        }
+    }
+
+    /// Starts the task of a job.
+    pub(super) fn spawn<T: Future<Output = ()> + 'static>(
+        &self,
+        settle: Option<Settle>,
+        work: impl FnOnce(Number) -> T,
+    ) {
+        let number = self.next.replace(self.next.get() + 1);
+        let flights = vec![self.host.job()];
+        let task = crate::spawn::local(work(number));
+        let settle = settle.into_iter().collect();
+        self.jobs.borrow_mut().insert(number, Running { _task: task, begun: false, settle, _flights: flights });
     }
 
     /// The message came again while its job is under way: it gets the same outcome.
@@ -127,18 +154,14 @@ impl<W: Worker> ActorDoor for Rc<WorkerDoor<W>> {
         }
         let Delivery { work, envelope, arrival, settle } = delivery;
         let Some(shard) = self.shard(&envelope.key) else { return settle(Outcome::Stopped) };
-        let number = self.next.replace(self.next.get() + 1);
-        let flights = vec![self.host.flight()];
         let (door, shard) = (Rc::clone(self), Rc::clone(shard));
-        let task = crate::spawn::local(async move {
+        self.spawn(Some(settle), move |number| async move {
             match work {
                 Work::Redrive => door.redrive(number, &shard, envelope).await,
                 Work::Discard { message } => door.discard(number, &shard, envelope, message).await,
                 _ => door.take(number, shard, envelope, arrival).await,
             }
         });
-        let running = Running { _task: task, begun: false, settle: vec![settle], _flights: flights };
-        self.jobs.borrow_mut().insert(number, running);
     }
 
     fn key_of(&self, event: &Envelope) -> Result<Option<String>, String> {
@@ -154,9 +177,20 @@ impl<W: Worker> ActorDoor for Rc<WorkerDoor<W>> {
         // One book per shard stays; those of single messages go with their job.
     }
 
+    fn resume(&self) {
+        for shard in self.shards.iter().flatten() {
+            crate::spawn::detached(Rc::clone(self).begin_deferred(Rc::clone(shard)));
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.pending.is_empty() || self.host.draining.get()
+    }
+
     fn reset(&self) {
         let jobs = std::mem::take(&mut *self.jobs.borrow_mut());
         self.books.borrow_mut().clear();
+        self.pending.clear();
         for running in jobs.into_values() {
             let outcome = if running.begun { Outcome::Unknown(StoreError::Closed) } else { Outcome::Stopped };
             // The job ends before anybody is told, and so may send again.

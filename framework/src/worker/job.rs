@@ -1,17 +1,20 @@
 //! The way of one job: let in once, worked on, committed, told.
 
 use std::cell::{Cell, RefCell};
+use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 
 use super::commit::{Book, End, Entry};
+use super::deferred::{KEEP_AFTER, nothing};
 use super::door::{Number, WorkerDoor};
 use super::ledger::Ledger;
 use super::plan::{Done, Undone};
 use super::{Job, Worker, stream_of};
-use crate::actor::{ShardCell, replied_before};
+use crate::actor::{MIN_WAIT, ShardCell, replied_before};
 use crate::inbox::Admission;
 use crate::message::{Codec, Domain, Envelope, Kind, MessageId, digest};
 use crate::router::{Arrival, Outcome};
@@ -38,7 +41,12 @@ impl<W: Worker> WorkerDoor<W> {
                 Err(error) if matches!(arrival, Arrival::Outside) => break Outcome::Refused(error),
                 Err(error) => {
                     tracing::warn!(target: TARGET, worker = %self.actor, %error, "a worker's stream cannot be read yet");
-                    tokio::time::sleep(self.host.settings.retry.all.wait(3, &self.host.ids)).await;
+                    Rc::clone(&self.host)
+                        .pause(self.host.settings.retry.all.wait(3, &self.host.ids).max(MIN_WAIT))
+                        .await;
+                    if self.host.draining.get() || self.host.stopped.get() {
+                        break Outcome::Stopped;
+                    }
                 }
             }
         };
@@ -49,7 +57,15 @@ impl<W: Worker> WorkerDoor<W> {
     /// The stream in which the message is written down.
     pub(super) fn book(&self, shard: &Rc<ShardCell>, envelope: &Envelope) -> Rc<Book> {
         let single = envelope.kind == Kind::Command && envelope.origin.is_none() && envelope.id.time().is_none();
-        let key = if single { format!("key-{}", envelope.id) } else { stream_of(shard.id.shard) };
+        if single { self.book_of(shard, format!("key-{}", envelope.id), true) } else { self.shard_book(shard) }
+    }
+
+    /// The stream of a shard.
+    pub(super) fn shard_book(&self, shard: &Rc<ShardCell>) -> Rc<Book> {
+        self.book_of(shard, stream_of(shard.id.shard), false)
+    }
+
+    fn book_of(&self, shard: &Rc<ShardCell>, key: String, single: bool) -> Rc<Book> {
         let mut books = self.books.borrow_mut();
         let book = books.entry(key.clone()).or_insert_with(|| {
             Rc::new(Book {
@@ -160,9 +176,9 @@ impl<W: Worker> WorkerDoor<W> {
 
     /// Does the job, again if need be, and commits that it is done.
     async fn perform(
-        &self,
+        self: &Rc<Self>,
         number: Number,
-        book: &Book,
+        book: &Rc<Book>,
         ledger: &RefCell<Ledger>,
         envelope: &Envelope,
         arrival: &Arrival,
@@ -170,7 +186,11 @@ impl<W: Worker> WorkerDoor<W> {
         let retry = self.host.settings.retry.of(envelope);
         let mut failed = ledger.borrow().failing.get(&envelope.id).copied().unwrap_or(0);
         loop {
-            let done = {
+            if self.must_wait(arrival) && self.defer(book, ledger, envelope, arrival, failed).await {
+                self.begin_later(&book.shard, envelope.id, Duration::ZERO);
+                return nothing();
+            }
+            let (done, kept) = {
                 let Ok(_slot) = self.slots.acquire().await else { return Outcome::Stopped };
                 if self.host.draining.get() || self.host.stopped.get() {
                     // It stays where it is, and is done once the node has started again. Whoever waits is not told that
@@ -183,8 +203,32 @@ impl<W: Worker> WorkerDoor<W> {
                     return outcome;
                 }
                 self.begin(number);
-                self.once(envelope, failed + 1).await
+                let mut job = pin!(self.once(envelope, failed + 1));
+                match tokio::time::timeout(KEEP_AFTER, &mut job).await {
+                    Ok(done) => (done, false),
+                    Err(_) if self.can_defer(arrival) => {
+                        // It takes long: its message is written down, and so holds nothing up.
+                        let keep = async {
+                            let kept = self.defer(book, ledger, envelope, arrival, failed).await;
+                            if kept {
+                                self.settle_early(number, &nothing());
+                            }
+                            kept
+                        };
+                        tokio::join!(job, keep)
+                    }
+                    Err(_) => (job.await, false),
+                }
             };
+            if kept {
+                match done {
+                    Ok(Done { reply, rejected }) => {
+                        return self.done_deferred(book, ledger, envelope, &reply, rejected).await;
+                    }
+                    Err(failure) => self.failed_deferred(book, ledger, envelope, &failure, failed + 1).await,
+                }
+                return nothing();
+            }
             let failure = match done {
                 Ok(Done { reply, rejected }) => {
                     if rejected {
@@ -205,7 +249,7 @@ impl<W: Worker> WorkerDoor<W> {
                 _ => {}
             }
             failed += 1;
-            let again = matches!(failure, Failure::Retry(_)) && failed < retry.attempts.max(1);
+            let again = failure.is_transient() && failed < retry.attempts.max(1);
             tracing::warn!(
                 target: TARGET, worker = %self.actor, message = %envelope.name, id = %envelope.id, attempt = failed,
                 error = failure.text(), again, "a job has failed",
@@ -214,6 +258,11 @@ impl<W: Worker> WorkerDoor<W> {
                 return self.put_aside(book, ledger, envelope, arrival, &failure, failed).await;
             }
             self.host.counts.retries.one();
+            let wait = retry.wait(failed, &self.host.ids).max(MIN_WAIT);
+            if self.can_defer(arrival) && self.defer(book, ledger, envelope, arrival, failed).await {
+                self.begin_later(&book.shard, envelope.id, wait);
+                return nothing();
+            }
             // Counted in the log before the next try: a crash loop must come to its end, too.
             let notes = [Note::Attempt { message: envelope.id, attempt: failed }];
             let entry = Entry { envelope, end: End::Not, reply: &[], rejected: false, notes: &notes };
@@ -222,14 +271,7 @@ impl<W: Worker> WorkerDoor<W> {
                 return noted;
             }
             ledger.borrow_mut().failing.insert(envelope.id, failed);
-            let drains = self.host.drains.notified();
-            if !self.host.draining.get() {
-                tokio::select! {
-                    biased;
-                    () = drains => {}
-                    () = tokio::time::sleep(retry.wait(failed, &self.host.ids)) => {}
-                }
-            }
+            Rc::clone(&self.host).pause(wait).await;
         }
     }
 
@@ -278,12 +320,19 @@ impl<W: Worker> WorkerDoor<W> {
         failure: &Failure,
         attempts: u32,
     ) -> Outcome {
+        let notes = [self.letter(envelope, failure, attempts)];
+        let entry = Entry { envelope, end: End::Marked(arrival), reply: &[], rejected: false, notes: &notes };
+        self.commit(book, ledger, &entry, Outcome::DeadLetter(failure.text().to_owned())).await
+    }
+
+    /// The note that a message is a dead letter.
+    pub(super) fn letter(&self, envelope: &Envelope, failure: &Failure, attempts: u32) -> Note {
         self.host.counts.dead_letters.one();
         tracing::error!(
             target: TARGET, worker = %self.actor, message = %envelope.name, id = %envelope.id, attempts,
             error = failure.text(), "a message is a dead letter now",
         );
-        let notes = [Note::DeadLetter(Box::new(DeadLetter {
+        Note::DeadLetter(Box::new(DeadLetter {
             actor: self.actor.clone(),
             key: envelope.key.clone(),
             reason: failure.reason(),
@@ -291,9 +340,7 @@ impl<W: Worker> WorkerDoor<W> {
             attempts,
             time: self.host.ids.clock().now(),
             envelope: envelope.clone(),
-        }))];
-        let entry = Entry { envelope, end: End::Marked(arrival), reply: &[], rejected: false, notes: &notes };
-        self.commit(book, ledger, &entry, Outcome::DeadLetter(failure.text().to_owned())).await
+        }))
     }
 
     /// The message is not under way any more.
@@ -328,6 +375,11 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// Whether another delivery may end better.
+    pub(super) fn is_transient(&self) -> bool {
+        matches!(self, Self::Retry(_))
+    }
+
     pub(super) fn text(&self) -> &str {
         match self {
             Self::Undecodable(text) | Self::Retry(text) | Self::Fail(text) => text,

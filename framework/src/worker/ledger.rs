@@ -7,13 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::inbox::{SavedSeen, SeenOf};
 use crate::message::{CodecError, Coded, MessageId, Name, ShardId};
-use crate::store::{Lane, Note, Snapshot, Source, StoredTurn, StreamState, Watermark};
+use crate::store::{DeadLetterReason, Lane, Note, Snapshot, Source, StoredTurn, StreamState, Watermark};
 
 /// How many ids of callers from outside are kept in memory; older ones are looked up in the log. Many, because jobs of all
 /// keys come here and end out of order.
 const RECENT: usize = 4096;
 /// The schema of snapshots.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
+/// Those of before, which are read as well.
+const WITHOUT_WAITING: u32 = 1;
 
 /// What one stream of a worker remembers.
 ///
@@ -27,8 +29,11 @@ pub(super) struct Ledger {
     pub(super) seen: SeenOf<RECENT>,
     /// How often the delivery of a message has failed.
     pub(super) failing: BTreeMap<MessageId, u32>,
+    /// The messages whose jobs are written down and not done.
+    pub(super) waiting: BTreeSet<MessageId>,
 }
 
+/// As schema 1 has it; schema 2 has the ids of what waits behind it.
 #[derive(Serialize, Deserialize)]
 struct Saved {
     above: Vec<(String, u16, Option<String>, Vec<u64>)>,
@@ -39,7 +44,7 @@ struct Saved {
 impl Ledger {
     /// From the log: the stream's turns, and how far its shard has taken from each source.
     pub(super) fn rebuild(stored: &StreamState, watermarks: Vec<Watermark>) -> Self {
-        let restored = stored.snapshot.as_ref().filter(|snapshot| snapshot.schema == SCHEMA);
+        let restored = stored.snapshot.as_ref();
         let mut ledger = restored.and_then(Self::restore).unwrap_or_default();
         let known = ledger.turns;
         for turn in stored.turns.iter().filter(|turn| turn.number > known) {
@@ -53,7 +58,7 @@ impl Ledger {
 
     /// Whether a snapshot can be used; if not, the whole stream must be read.
     pub(super) fn accepts(snapshot: &Snapshot) -> bool {
-        snapshot.schema == SCHEMA && Self::restore(snapshot).is_some()
+        Self::restore(snapshot).is_some()
     }
 
     fn turn(&mut self, turn: &StoredTurn) {
@@ -67,10 +72,25 @@ impl Ledger {
         if turn.from.is_some() || turn.digest.is_some() {
             self.failing.remove(&turn.id);
         }
-        for note in &turn.notes {
-            if let Note::Attempt { message, attempt } = note {
-                self.failing.insert(*message, *attempt);
+        turn.notes.iter().for_each(|note| self.note(note));
+    }
+
+    /// Takes down what a note says.
+    pub(super) fn note(&mut self, note: &Note) {
+        match note {
+            Note::Attempt { message, attempt } => drop(self.failing.insert(*message, *attempt)),
+            Note::DeadLetter(letter) if letter.reason == DeadLetterReason::Deferred => {
+                self.waiting.insert(letter.envelope.id);
             }
+            Note::DeadLetter(letter) => {
+                self.waiting.remove(&letter.envelope.id);
+                self.failing.remove(&letter.envelope.id);
+            }
+            Note::Resolved { message } => {
+                self.waiting.remove(message);
+                self.failing.remove(message);
+            }
+            Note::Ended | Note::Own(_) => {}
         }
     }
 
@@ -112,11 +132,16 @@ impl Ledger {
             seen: self.seen.save(),
             failing: self.failing.iter().map(|(id, count)| (*id, *count)).collect(),
         };
+        let saved: (Saved, Vec<MessageId>) = (saved, self.waiting.iter().copied().collect());
         Ok(Snapshot { turn: self.turns, version: 0, schema: SCHEMA, bytes: Bytes::from(Coded::save(&saved)?) })
     }
 
     fn restore(snapshot: &Snapshot) -> Option<Self> {
-        let saved: Saved = Coded::restore(&snapshot.bytes).ok()?;
+        let (saved, waiting): (Saved, Vec<MessageId>) = match snapshot.schema {
+            SCHEMA => Coded::restore(&snapshot.bytes).ok()?,
+            WITHOUT_WAITING => (Coded::restore(&snapshot.bytes).ok()?, Vec::new()),
+            _ => return None,
+        };
         let above = saved.above.into_iter().map(|(domain, shard, subscriber, above)| {
             let lane = match subscriber {
                 None => Lane::Direct,
@@ -131,6 +156,7 @@ impl Ledger {
             above: above.collect::<Option<_>>()?,
             seen: SeenOf::restore(saved.seen)?,
             failing: saved.failing.into_iter().collect(),
+            waiting: waiting.into_iter().collect(),
         })
     }
 }
@@ -162,6 +188,7 @@ mod tests {
         ledger.place(&source(), 9, 4);
         ledger.seen.id(MessageId::from_u128(5), 1, b"yes", Codec::Json);
         ledger.failing.insert(MessageId::from_u128(6), 2);
+        ledger.waiting.insert(MessageId::from_u128(7));
         let snapshot = ledger.save().unwrap();
         assert!(Ledger::accepts(&snapshot));
         let stored = StreamState { snapshot: Some(snapshot), turns: Vec::new() };
@@ -170,5 +197,6 @@ mod tests {
         assert!(again.has(&source(), 4) && !again.has(&source(), 5) && again.has(&source(), 9));
         assert!(matches!(again.seen.admit_id(MessageId::from_u128(5), 1), Admission::Duplicate(..)));
         assert_eq!(again.failing.get(&MessageId::from_u128(6)), Some(&2));
+        assert!(again.waiting.contains(&MessageId::from_u128(7)));
     }
 }

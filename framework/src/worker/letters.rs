@@ -13,7 +13,7 @@ use super::plan::Done;
 use crate::actor::ShardCell;
 use crate::message::{Codec, Envelope, MessageId, digest};
 use crate::router::Outcome;
-use crate::store::{DeadLetter, Note, StoreError};
+use crate::store::{DeadLetter, DeadLetterReason, Note, StoreError};
 
 /// How many dead letters are read at a time.
 const PAGE: usize = 256;
@@ -128,7 +128,11 @@ impl<W: Worker> WorkerDoor<W> {
             let page = reader.dead_letters(after, PAGE).await?;
             let full = page.len() >= PAGE;
             after = page.last().map(|letter| letter.envelope.id).or(after);
-            letters.extend(page.into_iter().filter(|letter| letter.actor == self.actor && letter.key == key));
+            letters.extend(page.into_iter().filter(|letter| {
+                // What only waits is begun without a person.
+                let dead = letter.reason != DeadLetterReason::Deferred;
+                dead && letter.actor == self.actor && letter.key == key
+            }));
             if !full {
                 break;
             }

@@ -3,9 +3,10 @@
 //! Called by the router's doors with commands and events; calls user code, then the [store](crate::store): the mark that a job
 //! is done, and its reply, are committed together, after it. So an outside effect happens at least once, each time with the
 //! same idempotency key; what a job replies is stored once. Jobs are not in any order among each other.
-//! Read on in `job.rs`: the way of one job; `commit.rs`: what is written of it.
+//! Read on in `job.rs`: the way of one job; `deferred.rs`: jobs that wait; `commit.rs`: what is written of them.
 
 mod commit;
+mod deferred;
 mod door;
 mod job;
 mod ledger;

@@ -1,0 +1,285 @@
+//! Jobs that wait: for a slot, for the end of a back-off, or for a run that takes long.
+//!
+//! A message whose job is not done holds its lane up, and with it messages that are none of the worker's. So a job that waits is
+//! written down in the worker's own stream, which settles its message; of those that do not run, memory holds an id each.
+//! After a restart they are begun again from there. Events wait for a slot in their owner's log instead: a worker has feeds of
+//! its own, which hold up nothing else.
+//!
+//! Called by the way of a [job](super::job). Never holds more than [`MOST`] jobs of a door: then messages wait with their sender.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::time::Instant;
+
+use super::Worker;
+use super::commit::{Book, End, Entry};
+use super::door::{Number, WorkerDoor};
+use super::job::Failure;
+use super::ledger::Ledger;
+use super::plan::Done;
+use crate::actor::{MIN_WAIT, ShardCell};
+use crate::clock::instant;
+use crate::message::{Codec, Domain, Envelope, MessageId, digest};
+use crate::router::{Arrival, Outcome};
+use crate::spawn::Task;
+use crate::store::{DeadLetter, DeadLetterReason, Lane, Note, StoreError};
+use crate::telemetry::{Counts, TARGET};
+
+/// How long a job may run before its message is written down. Shorter ones are not worth a second record.
+pub(super) const KEEP_AFTER: Duration = Duration::from_millis(100);
+/// The most jobs of one worker that wait, written down, on one thread. In memory each takes about 100 bytes.
+const MOST: usize = 65_536;
+/// After what time a job is begun again whose message could not be read.
+const READ_AGAIN: Duration = Duration::from_secs(1);
+
+/// The jobs that wait, by the time when they are due.
+pub(super) struct Pending {
+    due: RefCell<BTreeMap<(Instant, u64), (Rc<ShardCell>, MessageId)>>,
+    next: Cell<u64>,
+    wake: Notify,
+    task: RefCell<Option<Task>>,
+    counts: Arc<Counts>,
+}
+
+impl Pending {
+    pub(super) fn new(counts: Arc<Counts>) -> Rc<Self> {
+        let (due, next, wake, task) = (RefCell::default(), Cell::default(), Notify::new(), RefCell::default());
+        Rc::new(Self { due, next, wake, task, counts })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.due.borrow().is_empty()
+    }
+
+    pub(super) fn clear(&self) {
+        let task = self.task.borrow_mut().take();
+        drop(task);
+        let gone = std::mem::take(&mut *self.due.borrow_mut());
+        self.counts.deferred.set(self.counts.deferred.get().saturating_sub(gone.len() as u64));
+    }
+
+    fn push(&self, shard: &Rc<ShardCell>, id: MessageId, due: Instant) {
+        let number = self.next.replace(self.next.get() + 1);
+        self.due.borrow_mut().insert((due, number), (Rc::clone(shard), id));
+        self.counts.deferred.set(self.counts.deferred.get() + 1);
+        self.wake.notify_one();
+    }
+
+    fn pop_due(&self) -> Option<(Rc<ShardCell>, MessageId)> {
+        let mut due = self.due.borrow_mut();
+        let first = due.first_entry().filter(|entry| entry.key().0 <= instant())?;
+        let job = first.remove();
+        self.counts.deferred.set(self.counts.deferred.get().saturating_sub(1));
+        Some(job)
+    }
+
+    /// Ends when a job is due.
+    async fn is_due(&self) {
+        loop {
+            let next = self.due.borrow().first_key_value().map(|((due, _), _)| *due);
+            match next {
+                Some(due) if due <= instant() => return,
+                Some(due) => tokio::select! {
+                    biased;
+                    () = self.wake.notified() => {}
+                    () = tokio::time::sleep_until(due) => {}
+                },
+                None => self.wake.notified().await,
+            }
+        }
+    }
+}
+
+impl<W: Worker> WorkerDoor<W> {
+    /// Whether a message can wait here, written down.
+    pub(super) fn can_defer(&self, arrival: &Arrival) -> bool {
+        matches!(arrival, Arrival::From { .. }) && self.pending.due.borrow().len() < MOST
+    }
+
+    /// Whether a message waits, written down, for a slot.
+    pub(super) fn must_wait(&self, arrival: &Arrival) -> bool {
+        let direct = matches!(arrival, Arrival::From { source, .. } if source.lane == Lane::Direct);
+        direct && self.slots.available_permits() == 0 && self.can_defer(arrival)
+    }
+
+    /// Writes a job down that is not done, after so many failed attempts. Returns whether its message is settled by that.
+    pub(super) async fn defer(
+        &self,
+        book: &Book,
+        ledger: &RefCell<Ledger>,
+        envelope: &Envelope,
+        arrival: &Arrival,
+        failed: u32,
+    ) -> bool {
+        let letter = DeadLetter {
+            actor: self.actor.clone(),
+            key: envelope.key.clone(),
+            reason: DeadLetterReason::Deferred,
+            error: "it waits for its worker".to_owned(),
+            attempts: failed,
+            time: self.host.ids.clock().now(),
+            envelope: envelope.clone(),
+        };
+        let attempt = (failed > 0).then_some(Note::Attempt { message: envelope.id, attempt: failed });
+        let notes: Vec<_> = attempt.into_iter().chain([Note::DeadLetter(Box::new(letter))]).collect();
+        let entry = Entry { envelope, end: End::Marked(arrival), reply: &[], rejected: false, notes: &notes };
+        matches!(self.commit(book, ledger, &entry, nothing()).await, Outcome::Done(..))
+    }
+
+    /// Has a job that is written down begun at `due`, when there is a slot.
+    pub(super) fn begin_later(self: &Rc<Self>, shard: &Rc<ShardCell>, id: MessageId, wait: Duration) {
+        self.pending.push(shard, id, instant() + wait);
+        self.pending.task.borrow_mut().get_or_insert_with(|| {
+            let (me, pending, slots) = (Rc::downgrade(self), Rc::clone(&self.pending), Arc::clone(&self.slots));
+            crate::spawn::local(async move {
+                loop {
+                    pending.is_due().await;
+                    let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+                    let Some(me) = me.upgrade() else { return };
+                    if me.host.draining.get() || me.host.stopped.get() {
+                        // They are begun after the next start.
+                        return;
+                    }
+                    if let Some((shard, id)) = pending.pop_due() {
+                        me.start(shard, id, slot);
+                    }
+                }
+            })
+        });
+    }
+
+    fn start(self: &Rc<Self>, shard: Rc<ShardCell>, id: MessageId, slot: OwnedSemaphorePermit) {
+        let me = Rc::clone(self);
+        self.spawn(None, move |number| async move {
+            if let Err(error) = me.run_deferred(number, &shard, id, slot).await {
+                tracing::warn!(
+                    target: TARGET, worker = %me.actor, %id, %error, "failed to read a deferred job; it is read again",
+                );
+                me.begin_later(&shard, id, READ_AGAIN);
+            }
+            me.settle(number, &nothing());
+        });
+    }
+
+    /// Begins the jobs of a shard that were written down before the last start.
+    pub(super) async fn begin_deferred(self: Rc<Self>, shard: Rc<ShardCell>) {
+        let book = self.shard_book(&shard);
+        loop {
+            match self.ledger(&book).await {
+                Ok(ledger) => {
+                    let waiting: Vec<_> = ledger.borrow().waiting.iter().copied().collect();
+                    let running = |id: &MessageId| book.running.borrow().contains_key(id);
+                    waiting.into_iter().filter(|id| !running(id)).for_each(|id| {
+                        self.begin_later(&shard, id, Duration::ZERO);
+                    });
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(target: TARGET, worker = %self.actor, %error, "failed to read a worker's stream");
+                    Rc::clone(&self.host).pause(READ_AGAIN).await;
+                    if self.host.draining.get() || self.host.stopped.get() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn run_deferred(
+        self: &Rc<Self>,
+        number: Number,
+        shard: &Rc<ShardCell>,
+        id: MessageId,
+        slot: OwnedSemaphorePermit,
+    ) -> Result<(), StoreError> {
+        let book = self.shard_book(shard);
+        let ledger = self.ledger(&book).await?;
+        let Some(letter) = self.deferred_letter(shard, id).await? else { return Ok(()) };
+        if !ledger.borrow().waiting.contains(&id) || book.running.borrow().contains_key(&id) {
+            return Ok(());
+        }
+        let envelope = Envelope { key: letter.key, ..letter.envelope };
+        book.running.borrow_mut().insert(id, (number, digest(&envelope.name, &envelope.payload)));
+        let mut failed = ledger.borrow().failing.get(&id).copied().unwrap_or(0);
+        self.begin(number);
+        let done = self.once(&envelope, failed + 1).await;
+        drop(slot);
+        match done {
+            Ok(Done { reply, rejected }) => drop(self.done_deferred(&book, ledger, &envelope, &reply, rejected).await),
+            Err(failure) => {
+                failed += 1;
+                self.failed_deferred(&book, ledger, &envelope, &failure, failed).await;
+            }
+        }
+        self.close(&book, id, number);
+        Ok(())
+    }
+
+    /// Commits that a job is done which was written down.
+    pub(super) async fn done_deferred(
+        &self,
+        book: &Book,
+        ledger: &RefCell<Ledger>,
+        envelope: &Envelope,
+        reply: &[u8],
+        rejected: bool,
+    ) -> Outcome {
+        if rejected {
+            self.host.counts.rejections.one();
+        }
+        let notes = [Note::Resolved { message: envelope.id }];
+        let entry = Entry { envelope, end: End::Resolved, reply, rejected, notes: &notes };
+        let done = Outcome::Done(Bytes::copy_from_slice(reply), W::Domain::CODEC);
+        self.commit(book, ledger, &entry, done).await
+    }
+
+    /// Decides what becomes of a job that has failed so often and is written down.
+    pub(super) async fn failed_deferred(
+        self: &Rc<Self>,
+        book: &Book,
+        ledger: &RefCell<Ledger>,
+        envelope: &Envelope,
+        failure: &Failure,
+        failed: u32,
+    ) {
+        let retry = self.host.settings.retry.of(envelope);
+        let again = failure.is_transient() && failed < retry.attempts.max(1);
+        let note = if again {
+            tracing::warn!(
+                target: TARGET, worker = %self.actor, message = %envelope.name, id = %envelope.id, attempt = failed,
+                error = failure.text(), again, "a job has failed",
+            );
+            self.host.counts.retries.one();
+            Note::Attempt { message: envelope.id, attempt: failed }
+        } else {
+            self.letter(envelope, failure, failed)
+        };
+        let notes = [note];
+        let end = if again { End::Not } else { End::Resolved };
+        let entry = Entry { envelope, end, reply: &[], rejected: false, notes: &notes };
+        let noted = self.commit(book, ledger, &entry, nothing()).await;
+        if again && matches!(noted, Outcome::Done(..)) {
+            self.begin_later(&book.shard, envelope.id, retry.wait(failed, &self.host.ids).max(MIN_WAIT));
+        }
+    }
+
+    /// A message that waits; `None` if it does not any longer.
+    async fn deferred_letter(&self, shard: &ShardCell, id: MessageId) -> Result<Option<DeadLetter>, StoreError> {
+        let before = id.as_u128().checked_sub(1).map(MessageId::from_u128);
+        let letters = shard.reader().dead_letters(before, 1).await?;
+        Ok(letters.into_iter().find(|letter| {
+            letter.envelope.id == id && letter.actor == self.actor && letter.reason == DeadLetterReason::Deferred
+        }))
+    }
+}
+
+/// The outcome for those who wait for no reply.
+pub(super) fn nothing() -> Outcome {
+    Outcome::Done(Bytes::new(), Codec::Bincode)
+}
