@@ -215,3 +215,63 @@ async fn what_an_actor_sends_to_a_shard_that_is_not_there_stays_with_it_and_is_s
     eventually(async || says(&owner, "4 shards")).await;
     assert_eq!(owner.dead_letters().await.unwrap(), []);
 }
+
+/// Two types that name one domain, with another codec each.
+mod codecs {
+    use whizbang::prelude::*;
+
+    #[derive(Domain)]
+    #[domain(name = "desk", codec = json)]
+    pub(crate) struct Desk;
+
+    #[derive(Event, Serialize, Deserialize)]
+    #[event(domain = Desk)]
+    pub(crate) struct Noted;
+
+    #[derive(Query, Serialize, Deserialize)]
+    #[query(domain = Desk, reply = u64)]
+    pub(crate) struct Notes;
+
+    #[derive(Projection, Default, Serialize, Deserialize)]
+    #[projection(projects(Noted), answers(Notes))]
+    pub(crate) struct Counted(u64);
+
+    impl Project<Noted> for Counted {
+        fn project(&mut self, _: &Noted, _: &About) {
+            self.0 += 1;
+        }
+    }
+
+    impl Answer<Notes> for Counted {
+        fn answer(&self, _: Notes) -> u64 {
+            self.0
+        }
+    }
+
+    #[derive(Domain)]
+    #[domain(name = "desk")]
+    pub(crate) struct Mirror;
+
+    #[derive(Event, Serialize, Deserialize)]
+    #[event(domain = Mirror)]
+    pub(crate) struct Filed;
+
+    #[derive(Worker)]
+    #[worker(domain = Mirror, on(Filed))]
+    pub(crate) struct Porter;
+
+    impl On<Filed> for Porter {
+        async fn on(&self, _: Filed, _: Job) -> Result<(), WorkError> {
+            Ok(())
+        }
+    }
+}
+
+#[whizbang::test]
+async fn two_codecs_of_one_domain_are_refused_at_the_start() {
+    let builder = || Node::builder("desk", MemoryStore::new());
+    builder().projection::<codecs::Counted>().start().await.unwrap().stop().await.unwrap();
+    builder().worker(codecs::Porter).start().await.unwrap().stop().await.unwrap();
+    let start = builder().projection::<codecs::Counted>().worker(codecs::Porter).start().await;
+    assert!(matches!(&start, Err(StartError::Codecs { domain, .. }) if domain == "desk"), "{start:?}");
+}

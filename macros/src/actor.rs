@@ -9,8 +9,9 @@ use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{DeriveInput, Type};
 
-use crate::attribute::{Form, Given, Known, read};
+use crate::attribute::{Form, Given, Known, read, text_of};
 use crate::mistakes::Mistakes;
+use crate::symmetry::{self, Place};
 use crate::{names, shape};
 
 /// Which of the two a type becomes.
@@ -96,6 +97,16 @@ pub(crate) fn expand(role: Role, input: &DeriveInput) -> TokenStream {
     if mistakes.is_empty() && wakes.iter().all(|list| given.key(list).is_none()) && given.key("domain").is_some() {
         mistakes.add(ident.span(), format!("the {word} `{ident}` takes nothing, so it would never run; {how}"));
     }
+    for recorded in given.types("records") {
+        if given.types("applies").iter().any(|applied| text_of(applied) == text_of(recorded)) {
+            let text = "found the same event in `applies(…)` and in `records(…)`; what is applied is recorded as well: \
+                        leave it out here";
+            mistakes.add(recorded.span(), text);
+        }
+    }
+    if given.key("snapshot").is_some() {
+        symmetry::refuse(input, Place::State { word }, &mut mistakes);
+    }
     let correct = mistakes.is_empty() && given.ty("domain").is_some();
     let domain = shape::domain(&given, ident, word, &mut mistakes);
 
@@ -113,20 +124,22 @@ pub(crate) fn expand(role: Role, input: &DeriveInput) -> TokenStream {
         _ => (TokenStream::new(), TokenStream::new()),
     };
     let initial = shape::initial(ident, correct);
+    let lints = shape::lints(input);
     let mistakes = mistakes.into_tokens();
     quote! {
+        #lints
         const _: () = {
             #asked
             #aliases
             #[automatically_derived]
             #stateful {
                 type Domain = #domain;
-                const NAME: &'static str = #name;
+                const NAME: &'static ::core::primitive::str = #name;
                 const ROLE: ::whizbang::derive::Role = ::whizbang::derive::Role::#role_ident;
                 #snapshot
                 #initial
-                fn wire(plan: &mut ::whizbang::derive::Plan<Self>) {
-                    let _ = &plan;
+                fn wire(__plan: &mut ::whizbang::derive::Plan<Self>) {
+                    let _ = &__plan;
                     #wire
                 }
             }
@@ -186,15 +199,18 @@ fn snapshot(given: &Given, input: &DeriveInput) -> (TokenStream, TokenStream) {
     let schema = nested.number("schema").map_or(1, |(schema, _)| schema);
     let asked = shape::ask_for_coding(&input.ident, key.span());
     let methods = quote! {
-        const SNAPSHOT_EVERY: u32 = #every;
-        const SNAPSHOT_SCHEMA: u32 = #schema;
+        const SNAPSHOT_EVERY: ::core::primitive::u32 = #every;
+        const SNAPSHOT_SCHEMA: ::core::primitive::u32 = #schema;
         fn save(&self) -> ::core::option::Option<
-            ::core::result::Result<::std::vec::Vec<u8>, ::whizbang::derive::CodecError>
+            ::core::result::Result<
+                ::whizbang::derive::Vec<::core::primitive::u8>,
+                ::whizbang::derive::CodecError
+            >
         > {
-            ::core::option::Option::Some(WHIZBANG_CODING.save(self))
+            ::core::option::Option::Some(__WHIZBANG_CODING.save(self))
         }
-        fn restore(bytes: &[u8]) -> ::core::option::Option<Self> {
-            ::core::result::Result::ok(WHIZBANG_CODING.restore(bytes))
+        fn restore(__bytes: &[::core::primitive::u8]) -> ::core::option::Option<Self> {
+            ::core::result::Result::ok(__WHIZBANG_CODING.restore(__bytes))
         }
     };
     (methods, asked)

@@ -189,7 +189,13 @@ fn read_one(attribute: &Attribute, name: &str, known: &'static [Known], given: &
 }
 
 /// Reads `key = value, key(value), …` to the end of `input`.
-fn read_keys(input: ParseStream<'_>, place: &str, known: &'static [Known], given: &mut Given, mistakes: &mut Mistakes) {
+pub(crate) fn read_keys(
+    input: ParseStream<'_>,
+    place: &str,
+    known: &'static [Known],
+    given: &mut Given,
+    mistakes: &mut Mistakes,
+) {
     while !input.is_empty() {
         let before = input.span();
         match input.call(Ident::parse_any) {
@@ -356,7 +362,7 @@ fn read_type(input: ParseStream<'_>, any: bool, write: &str, mistakes: &mut Mist
         return text.parse().ok();
     }
     let broken = shown(&up_to_comma(input));
-    match input.parse::<Type>() {
+    match input.parse::<Type>().map(bare) {
         Ok(ty @ Type::Path(_)) => Some(ty),
         Ok(Type::Infer(_) | Type::ImplTrait(_)) | Err(_) => {
             mistakes.add(span, format!("found {broken}; expected a type; write `{write}`"));
@@ -370,6 +376,21 @@ fn read_type(input: ParseStream<'_>, any: bool, write: &str, mistakes: &mut Mist
     }
 }
 
+/// The type inside parentheses, or inside the invisible ones around a `$domain:ty` of a macro by example.
+fn bare(ty: Type) -> Type {
+    match ty {
+        Type::Group(group) => bare(*group.elem),
+        Type::Paren(paren) => bare(*paren.elem),
+        ty => ty,
+    }
+}
+
+/// The type's name as far as it can be compared without knowing what it means.
+pub(crate) fn text_of(ty: &Type) -> String {
+    let text = ty.to_token_stream().to_string();
+    text.strip_prefix("self :: ").map_or_else(|| text.clone(), str::to_owned)
+}
+
 fn read_paths(key: &Ident, input: ParseStream<'_>, write: &str, mistakes: &mut Mistakes) -> Option<Vec<Type>> {
     if input.is_empty() {
         mistakes.add(key.span(), format!("`{key}()` lists nothing; list a type or leave it out; write `{write}`"));
@@ -380,8 +401,7 @@ fn read_paths(key: &Ident, input: ParseStream<'_>, write: &str, mistakes: &mut M
         let span = input.span();
         let told = mistakes.count();
         if let Some(ty) = read_type(input, false, write, mistakes) {
-            let text = ty.to_token_stream().to_string();
-            if types.iter().any(|before| before.to_token_stream().to_string() == text) {
+            if types.iter().any(|before| text_of(before) == text_of(&ty)) {
                 mistakes.add(span, format!("found the same type twice in `{key}(…)`; keep one of the two"));
             } else {
                 types.push(ty);

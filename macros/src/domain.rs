@@ -36,17 +36,19 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
     let name =
         shape::name(&given, &input.ident, "domain", names::kebab(&input.ident.unraw().to_string()), &mut mistakes);
     let shards = given.number("shards").map(|(shards, _)| shards).and_then(|shards| u16::try_from(shards).ok());
-    let shards = shards.map(|shards| quote!(const SHARDS: u16 = #shards;));
+    let shards = shards.map(|shards| quote!(const SHARDS: ::core::primitive::u16 = #shards;));
     let codec = given.word("codec").map(|codec| {
         let codec = if codec == "json" { format_ident!("Json") } else { format_ident!("Bincode") };
         quote!(const CODEC: ::whizbang::derive::Codec = ::whizbang::derive::Codec::#codec;)
     });
     let header = shape::header(input, &quote!(::whizbang::derive::Domain), &quote!('static));
+    let lints = shape::lints(input);
     let mistakes = mistakes.into_tokens();
     quote! {
+        #lints
         #[automatically_derived]
         #header {
-            const NAME: &'static str = #name;
+            const NAME: &'static ::core::primitive::str = #name;
             #shards
             #codec
         }

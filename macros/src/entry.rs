@@ -1,14 +1,15 @@
 //! `#[whizbang::main]` and `#[whizbang::test]`.
 //!
-//! Called by the entry points. Calls nothing.
+//! Called by the entry points. Calls [root](crate::root) for what the user wrote.
 //! The user's function stays as it is and is called from a plain one, so its errors point into the user's own code.
 
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{ItemFn, Signature, Token};
+use syn::{ItemFn, Safety, Signature, Token};
 
 use crate::mistakes::Mistakes;
+use crate::root;
 
 /// Which of the two attributes stands on the function.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,15 +39,13 @@ pub(crate) fn expand(entry: Entry, arguments: TokenStream, item: TokenStream) ->
             return quote!(#mistakes #item);
         }
     };
-    if let Some(argument) = arguments.into_iter().next() {
-        mistakes
-            .add(argument.span(), format!("found `{argument}` in {attribute}; it takes nothing: write `{attribute}`"));
-    }
+    let given = root::given(arguments, attribute, &mut mistakes);
     check(&function.sig, attribute, &mut mistakes);
     let mistakes = mistakes.into_tokens();
     // One that is not async was told so; as if it were, whatever it awaits is no second error.
     let fn_token = function.sig.fn_token;
     function.sig.asyncness.get_or_insert_with(|| Token![async](fn_token.span));
+    function.sig.safety = Safety::Default;
     let ItemFn { attrs, vis, sig, block, .. } = &function;
     let (name, output) = (&sig.ident, &sig.output);
     if !sig.inputs.is_empty() || !sig.generics.params.is_empty() {
@@ -63,7 +62,7 @@ pub(crate) fn expand(entry: Entry, arguments: TokenStream, item: TokenStream) ->
         Entry::Main => TokenStream::new(),
         Entry::Test => quote_spanned!(name.span()=> #[::core::prelude::v1::test]),
     };
-    quote! {
+    let output = quote! {
         #mistakes
         #test
         #(#attrs)*
@@ -71,6 +70,10 @@ pub(crate) fn expand(entry: Entry, arguments: TokenStream, item: TokenStream) ->
             #sig #block
             ::whizbang::derive::block_on(#name())
         }
+    };
+    match given.ty("crate") {
+        Some(root) => root::moved(output, root),
+        None => output,
     }
 }
 
@@ -94,6 +97,12 @@ fn check(signature: &Signature, attribute: &str, mistakes: &mut Mistakes) {
         mistakes.add(
             signature.fn_token.span(),
             format!("`{name}` is not async; {attribute} runs async functions: write `async fn {name}`"),
+        );
+    }
+    if let Safety::Unsafe(unsafety) = &signature.safety {
+        mistakes.add(
+            unsafety.span(),
+            format!("`{name}` is unsafe; {attribute} calls it as it is: write `async fn {name}`, with `unsafe` inside"),
         );
     }
     if let Some(first) = signature.inputs.first() {

@@ -2,21 +2,25 @@
 //!
 //! Each reads one attribute, collects all mistakes in it and tells each once, at the user's token, beside a stub that keeps
 //! everything else quiet. Users meet them through the crate `whizbang`, which documents them; their output names only
-//! `::whizbang::derive`.
+//! `::whizbang::derive`, which `#[whizbang(crate = …)]` moves.
 
 mod actor;
 mod attribute;
+mod bounds;
 mod domain;
 mod entry;
 mod message;
 mod mistakes;
 mod names;
 mod nesting;
+mod owned;
 mod projection;
+mod root;
 mod serial;
 mod shape;
 #[cfg(test)]
 mod spoilt;
+mod symmetry;
 mod worker;
 
 use proc_macro::TokenStream;
@@ -24,73 +28,73 @@ use syn::DeriveInput;
 
 fn derive(input: TokenStream, expand: impl FnOnce(&DeriveInput) -> proc_macro2::TokenStream) -> TokenStream {
     match syn::parse::<DeriveInput>(input) {
-        Ok(input) => expand(&input).into(),
+        Ok(input) => root::renamed(&input.attrs, expand(&input)).into(),
         Err(error) => error.to_compile_error().into(),
     }
 }
 
 #[allow(missing_docs, reason = "documented where the framework exports it")]
-#[proc_macro_derive(Domain, attributes(domain))]
+#[proc_macro_derive(Domain, attributes(domain, whizbang))]
 pub fn domain(input: TokenStream) -> TokenStream {
     derive(input, domain::expand)
 }
 
 #[allow(missing_docs, reason = "documented where the framework exports it")]
-#[proc_macro_derive(Command, attributes(command, key, event, query, document))]
+#[proc_macro_derive(Command, attributes(command, key, event, query, document, whizbang))]
 pub fn command(input: TokenStream) -> TokenStream {
     derive(input, |input| message::expand(message::Kind::Command, input))
 }
 
 #[allow(missing_docs, reason = "documented where the framework exports it")]
-#[proc_macro_derive(Event, attributes(event, key, command, query, document))]
+#[proc_macro_derive(Event, attributes(event, key, command, query, document, whizbang))]
 pub fn event(input: TokenStream) -> TokenStream {
     derive(input, |input| message::expand(message::Kind::Event, input))
 }
 
 #[allow(missing_docs, reason = "documented where the framework exports it")]
-#[proc_macro_derive(Query, attributes(query, key, command, event, document))]
+#[proc_macro_derive(Query, attributes(query, key, command, event, document, whizbang))]
 pub fn query(input: TokenStream) -> TokenStream {
     derive(input, |input| message::expand(message::Kind::Query, input))
 }
 
 #[allow(missing_docs, reason = "documented where the framework exports it")]
-#[proc_macro_derive(Document, attributes(document, key, command, event, query))]
+#[proc_macro_derive(Document, attributes(document, key, command, event, query, whizbang))]
 pub fn document(input: TokenStream) -> TokenStream {
     derive(input, |input| message::expand(message::Kind::Document, input))
 }
 
 #[allow(missing_docs, reason = "documented where the framework exports it")]
-#[proc_macro_derive(Aggregate, attributes(aggregate, saga))]
+#[proc_macro_derive(Aggregate, attributes(aggregate, saga, whizbang))]
 pub fn aggregate(input: TokenStream) -> TokenStream {
     derive(input, |input| actor::expand(actor::Role::Aggregate, input))
 }
 
 #[allow(missing_docs, reason = "documented where the framework exports it")]
-#[proc_macro_derive(Saga, attributes(saga, aggregate))]
+#[proc_macro_derive(Saga, attributes(saga, aggregate, whizbang))]
 pub fn saga(input: TokenStream) -> TokenStream {
     derive(input, |input| actor::expand(actor::Role::Saga, input))
 }
 
 #[allow(missing_docs, reason = "documented where the framework exports it")]
-#[proc_macro_derive(Projection, attributes(projection))]
+#[proc_macro_derive(Projection, attributes(projection, whizbang))]
 pub fn projection(input: TokenStream) -> TokenStream {
     derive(input, projection::expand)
 }
 
 #[allow(missing_docs, reason = "documented where the framework exports it")]
-#[proc_macro_derive(Worker, attributes(worker))]
+#[proc_macro_derive(Worker, attributes(worker, whizbang))]
 pub fn worker(input: TokenStream) -> TokenStream {
     derive(input, worker::expand)
 }
 
 #[allow(missing_docs, reason = "documented where the framework exports it")]
-#[proc_macro_derive(Serialize, attributes(serde))]
+#[proc_macro_derive(Serialize, attributes(serde, whizbang))]
 pub fn serialize(input: TokenStream) -> TokenStream {
     derive(input, |input| serial::expand(serial::Direction::Serialize, input))
 }
 
 #[allow(missing_docs, reason = "documented where the framework exports it")]
-#[proc_macro_derive(Deserialize, attributes(serde))]
+#[proc_macro_derive(Deserialize, attributes(serde, whizbang))]
 pub fn deserialize(input: TokenStream) -> TokenStream {
     derive(input, |input| serial::expand(serial::Direction::Deserialize, input))
 }

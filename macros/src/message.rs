@@ -3,15 +3,16 @@
 //! Called by the entry points. Calls [attribute](crate::attribute) for what the user wrote.
 //! The output names a domain, a name and a version; how a message becomes bytes is serde's and the codec's matter.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Data, DeriveInput, Field, Member};
+use syn::{Data, DeriveInput, Field, Ident, Member, Type};
 
-use crate::attribute::{Form, Given, Known, read};
+use crate::attribute::{Form, Given, Known, read, text_of};
 use crate::mistakes::Mistakes;
-use crate::{nesting, shape};
+use crate::symmetry::{self, Place};
+use crate::{nesting, owned, shape};
 
 /// Which of the four a type becomes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -78,6 +79,7 @@ pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
     let given = read(&input.attrs, word, &kind.sisters(), kind.keys(), &mut mistakes);
     shape::refuse_generics(input, word, "its name on the wire would stand for several types", &mut mistakes);
     nesting::refuse(input, word, &mut mistakes);
+    let checks = symmetry::refuse(input, Place::Message { word, domain: given.ty("domain") }, &mut mistakes);
 
     let ident = &input.ident;
     let name = shape::name(&given, ident, word, ident.unraw().to_string(), &mut mistakes);
@@ -90,7 +92,7 @@ pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
         Kind::Command => {
             let key = key(input, &mut mistakes);
             let reply = match given.ty("reply") {
-                Some(reply) => quote!(#reply),
+                Some(reply) => owned_reply(reply, &mut mistakes),
                 None if given.key("reply").is_some() => mistakes.in_place_of_type(),
                 None => quote!(()),
             };
@@ -110,21 +112,26 @@ pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
         mistakes.is_empty() && given.ty("domain").is_some() && (kind != Kind::Query || given.ty("reply").is_some());
     let domain = shape::domain(&given, ident, word, &mut mistakes);
     let asked = correct.then(|| shape::ask_for_coding(ident, ident.span()));
+    // Beside a mistake they might be wrong about the codec, and with it they go away.
+    let checks = correct.then_some(checks);
     let coding = coding(&given, version, correct);
     let kind = format_ident!("{}", kind.name());
     let stub = quote!(::core::marker::Send + 'static);
     let message = shape::header(input, &quote!(::whizbang::derive::Message), &stub);
     let sort = shape::header(input, &quote!(::whizbang::derive::#kind), &stub);
+    let lints = shape::lints(input);
     let mistakes = mistakes.into_tokens();
     quote! {
+        #checks
+        #lints
         const _: () = {
             #asked
             #[automatically_derived]
             #message {
                 type Domain = #domain;
-                const NAME: &'static str = #name;
+                const NAME: &'static ::core::primitive::str = #name;
                 const KIND: ::whizbang::derive::Kind = ::whizbang::derive::Kind::#kind;
-                const VERSION: u32 = #version;
+                const VERSION: ::core::primitive::u32 = #version;
                 #coding
             }
             #[automatically_derived]
@@ -154,7 +161,7 @@ fn of(given: &Given, input: &DeriveInput) -> TokenStream {
 
 fn reply_of_query(given: &Given, input: &DeriveInput, mistakes: &mut Mistakes) -> TokenStream {
     match given.ty("reply") {
-        Some(reply) => quote!(#reply),
+        Some(reply) => owned_reply(reply, mistakes),
         None => {
             if given.key("reply").is_none() {
                 let ident = &input.ident;
@@ -165,6 +172,14 @@ fn reply_of_query(given: &Given, input: &DeriveInput, mistakes: &mut Mistakes) -
             }
             mistakes.in_place_of_type()
         }
+    }
+}
+
+/// The reply, unless it borrows.
+fn owned_reply(reply: &Type, mistakes: &mut Mistakes) -> TokenStream {
+    match owned::refuse(reply, "a reply", mistakes) {
+        true => mistakes.in_place_of_type(),
+        false => quote!(#reply),
     }
 }
 
@@ -203,6 +218,13 @@ fn key(input: &DeriveInput, mistakes: &mut Mistakes) -> TokenStream {
     match marked {
         Some((at, field)) => {
             let span = field.ty.span();
+            if let Some(size) = ["usize", "isize"].into_iter().find(|size| text_of(&field.ty) == *size) {
+                let instead = if size == "usize" { "u64" } else { "i64" };
+                let text =
+                    format!("`{size}` cannot be a key, because its size depends on the machine: write `{instead}`");
+                mistakes.add(span, text);
+                return nothing;
+            }
             let member = match &field.ident {
                 // Spanned at the type, because that is what is wrong if it cannot be a key.
                 Some(name) => {
@@ -281,14 +303,14 @@ fn coding(given: &Given, version: u32, correct: bool) -> TokenStream {
             fn encode(
                 &self,
                 _: ::whizbang::derive::Codec,
-                _: &mut ::std::vec::Vec<u8>,
+                _: &mut ::whizbang::derive::Vec<::core::primitive::u8>,
             ) -> ::core::result::Result<(), ::whizbang::derive::CodecError> {
                 ::whizbang::derive::never_coded()
             }
             fn decode(
-                _: u32,
+                _: ::core::primitive::u32,
                 _: ::whizbang::derive::Codec,
-                _: &[u8],
+                _: &[::core::primitive::u8],
             ) -> ::core::result::Result<Self, ::whizbang::derive::CodecError> {
                 ::whizbang::derive::never_coded()
             }
@@ -296,26 +318,28 @@ fn coding(given: &Given, version: u32, correct: bool) -> TokenStream {
     }
     let arms = given.upcasts("upcast").iter().map(|upcast| {
         let (older, old) = (upcast.version, &upcast.old);
-        let read = quote_spanned!(old.span()=> ::whizbang::derive::upcast::<#old, Self>(codec, bytes));
+        // Named where the derive stands, as the parameters are: the type may come from the caller of a user's macro.
+        let [codec, bytes] = ["__codec", "__bytes"].map(|name| Ident::new(name, Span::call_site()));
+        let read = quote_spanned!(old.span()=> ::whizbang::derive::upcast::<#old, Self>(#codec, #bytes));
         quote!(#older => #read,)
     });
     quote! {
         fn encode(
             &self,
-            codec: ::whizbang::derive::Codec,
-            into: &mut ::std::vec::Vec<u8>,
+            __codec: ::whizbang::derive::Codec,
+            __into: &mut ::whizbang::derive::Vec<::core::primitive::u8>,
         ) -> ::core::result::Result<(), ::whizbang::derive::CodecError> {
-            WHIZBANG_CODING.encode(self, codec, into)
+            __WHIZBANG_CODING.encode(self, __codec, __into)
         }
         fn decode(
-            version: u32,
-            codec: ::whizbang::derive::Codec,
-            bytes: &[u8],
+            __version: ::core::primitive::u32,
+            __codec: ::whizbang::derive::Codec,
+            __bytes: &[::core::primitive::u8],
         ) -> ::core::result::Result<Self, ::whizbang::derive::CodecError> {
-            match version {
-                #version => WHIZBANG_CODING.decode(codec, bytes),
+            match __version {
+                #version => __WHIZBANG_CODING.decode(__codec, __bytes),
                 #(#arms)*
-                found => ::core::result::Result::Err(::whizbang::derive::unknown_version::<Self>(found)),
+                __found => ::core::result::Result::Err(::whizbang::derive::unknown_version::<Self>(__found)),
             }
         }
     }

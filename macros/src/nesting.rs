@@ -3,7 +3,7 @@
 //! Called by the message derives. Calls nothing.
 //! bincode reads a value by recursion: hostile bytes would nest a recursive type deeper than the stack and end the process.
 
-use proc_macro2::{TokenStream, TokenTree};
+use proc_macro2::{Group, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::{Attribute, Data, DeriveInput, Field, Ident};
@@ -52,15 +52,17 @@ fn is_skipped(attributes: &[Attribute]) -> bool {
 
 /// Where `tokens` name the type: as `Self` or by its own name, not as part of a longer path.
 fn mention(tokens: TokenStream, ident: &Ident) -> Option<Ident> {
-    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    let tokens: Vec<TokenTree> = without_phantoms(tokens).into_iter().collect();
     let is_colon = |token: Option<&TokenTree>| matches!(token, Some(TokenTree::Punct(mark)) if mark.as_char() == ':');
+    let back = |at: usize, by: usize| at.checked_sub(by).and_then(|at| tokens.get(at));
     for (at, token) in tokens.iter().enumerate() {
         match token {
-            TokenTree::Ident(word) if word == "PhantomData" => return None,
             TokenTree::Ident(word) => {
-                let before = at.checked_sub(1).and_then(|at| tokens.get(at));
+                // `self::Tree` is `Tree`; a longer path names something else.
+                let is_here =
+                    matches!(back(at, 3), Some(TokenTree::Ident(module)) if module == "self") && !is_colon(back(at, 4));
                 let names_it = word == "Self" || word.unraw() == *ident;
-                if names_it && !is_colon(before) && !is_colon(tokens.get(at + 1)) {
+                if names_it && (is_here || !is_colon(back(at, 1))) && !is_colon(tokens.get(at + 1)) {
                     return Some(word.clone());
                 }
             }
@@ -73,4 +75,86 @@ fn mention(tokens: TokenStream, ident: &Ident) -> Option<Ident> {
         }
     }
     None
+}
+
+/// `tokens` of a type without the parameters of each `PhantomData`, which holds nothing of them.
+pub(crate) fn without_phantoms(tokens: TokenStream) -> TokenStream {
+    let mut kept = TokenStream::new();
+    let mut tokens = tokens.into_iter().peekable();
+    let is = |token: Option<&TokenTree>, mark: char| matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == mark);
+    while let Some(token) = tokens.next() {
+        let is_phantom = matches!(&token, TokenTree::Ident(word) if word == "PhantomData");
+        kept.extend([match token {
+            TokenTree::Group(group) => {
+                let mut inside = Group::new(group.delimiter(), without_phantoms(group.stream()));
+                inside.set_span(group.span());
+                TokenTree::Group(inside)
+            }
+            token => token,
+        }]);
+        if !is_phantom {
+            continue;
+        }
+        while is(tokens.peek(), ':') {
+            tokens.next();
+        }
+        if !is(tokens.peek(), '<') {
+            continue;
+        }
+        let (mut open, mut is_arrow) = (0_usize, false);
+        for token in tokens.by_ref() {
+            if is(Some(&token), '<') {
+                open += 1;
+            } else if is(Some(&token), '>') && !is_arrow {
+                open -= 1;
+            }
+            is_arrow = is(Some(&token), '-');
+            if open == 0 {
+                break;
+            }
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_mentioned(ty: &str) -> bool {
+        mention(ty.parse().expect("the type is tokens"), &quote::format_ident!("Tree")).is_some()
+    }
+
+    #[test]
+    fn recursion_is_found_at_every_place_in_a_type() {
+        for ty in [
+            "Tree",
+            "Self",
+            "Box<Self>",
+            "Vec<(u8, Tree)>",
+            "[Box<Tree>; 2]",
+            "Vec<(PhantomData<u8>, Tree)>",
+            "(std::marker::PhantomData<fn(Tree) -> Vec<Tree>>, Option<Box<Tree>>)",
+            "Result<PhantomData<Tree>, Tree>",
+            "HashMap<String, Vec<[Tree; 4]>>",
+            "std::vec::Vec<self::Tree>",
+        ] {
+            assert!(is_mentioned(ty), "{ty}");
+        }
+    }
+
+    #[test]
+    fn names_of_other_types_are_not_recursion() {
+        for ty in [
+            "u8",
+            "other::Tree",
+            "Tree::Leaf",
+            "PhantomData<Tree>",
+            "PhantomData::<fn() -> Tree>",
+            "(PhantomData<Vec<Tree>>, u8)",
+            "Vec<PhantomData<fn(&Tree) -> Tree>>",
+        ] {
+            assert!(!is_mentioned(ty), "{ty}");
+        }
+    }
 }

@@ -9,6 +9,7 @@ use syn::ext::IdentExt;
 
 use crate::attribute::{Form, Known, read};
 use crate::mistakes::Mistakes;
+use crate::symmetry::{self, Place};
 use crate::{names, shape};
 
 const KEYS: &[Known] = &[
@@ -39,6 +40,7 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
             ),
         );
     }
+    symmetry::refuse(input, Place::State { word: "projection" }, &mut mistakes);
     let schema = given.number("schema").map_or(1, |(schema, _)| schema);
     let correct = mistakes.is_empty();
     let ((wire, aliases), asked) = match correct {
@@ -46,35 +48,42 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
         false => Default::default(),
     };
     let (save, restore) = match correct {
-        true => (quote!(WHIZBANG_CODING.save(self)), quote!(WHIZBANG_CODING.restore(bytes))),
+        true => (quote!(__WHIZBANG_CODING.save(self)), quote!(__WHIZBANG_CODING.restore(__bytes))),
         false => (
             quote!(::whizbang::derive::never_coded()),
             quote!({
-                let _ = bytes;
+                let _ = __bytes;
                 ::whizbang::derive::never_coded()
             }),
         ),
     };
     let initial = shape::initial(ident, correct);
     let header = shape::header(input, &quote!(::whizbang::derive::Projection), &quote!(::core::marker::Send + 'static));
+    let lints = shape::lints(input);
     let mistakes = mistakes.into_tokens();
     quote! {
+        #lints
         const _: () = {
             #asked
             #aliases
             #[automatically_derived]
             #header {
-                const NAME: &'static str = #name;
-                const SCHEMA: u32 = #schema;
+                const NAME: &'static ::core::primitive::str = #name;
+                const SCHEMA: ::core::primitive::u32 = #schema;
                 #initial
-                fn wire(plan: &mut ::whizbang::derive::ProjectionPlan<Self>) {
-                    let _ = &plan;
+                fn wire(__plan: &mut ::whizbang::derive::ProjectionPlan<Self>) {
+                    let _ = &__plan;
                     #wire
                 }
-                fn save(&self) -> ::core::result::Result<::std::vec::Vec<u8>, ::whizbang::derive::CodecError> {
+                fn save(
+                    &self,
+                ) -> ::core::result::Result<
+                    ::whizbang::derive::Vec<::core::primitive::u8>,
+                    ::whizbang::derive::CodecError,
+                > {
                     #save
                 }
-                fn restore(bytes: &[u8]) -> ::core::result::Result<Self, ::whizbang::derive::CodecError> {
+                fn restore(__bytes: &[::core::primitive::u8]) -> ::core::result::Result<Self, ::whizbang::derive::CodecError> {
                     #restore
                 }
             }

@@ -6,16 +6,14 @@
 //! a derive cannot add an attribute to the type. So they get a copy of the type that carries the attribute, and write for the
 //! original what they read off the copy (serde calls that a remote derive). Every serde attribute works as documented.
 
-use proc_macro2::{Group, TokenStream, TokenTree};
+use proc_macro2::{Group, Literal, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{
-    Attribute, Data, DeriveInput, Expr, Field, GenericParam, Generics, Ident, Token, Type, Visibility, WherePredicate,
-    parenthesized, token,
-};
+use syn::{Attribute, Data, DeriveInput, Field, GenericParam, Ident, Meta, Type, Visibility};
 
 use crate::mistakes::Mistakes;
+use crate::{bounds, owned, shape, symmetry};
 
 /// Which of the two traits is derived.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,6 +38,16 @@ pub(crate) fn expand(direction: Direction, input: &DeriveInput) -> TokenStream {
         );
         return mistakes.into_tokens();
     }
+    // Both derives say the same about these, in the same words: the compiler tells it once.
+    refuse_own_keys(input, &mut mistakes);
+    if direction == Direction::Deserialize {
+        refuse_references(input, &mut mistakes);
+    }
+    if !mistakes.is_empty() {
+        let stub = stub(direction, input);
+        let mistakes = mistakes.into_tokens();
+        return quote!(#stub #mistakes);
+    }
     let copy = copy(input);
     let original = input.ident.to_string();
     let rename = match has_key(&copy.attrs, "rename") {
@@ -55,9 +63,11 @@ pub(crate) fn expand(direction: Direction, input: &DeriveInput) -> TokenStream {
         Direction::Serialize => (quote!(Serialize), serialize(input, &copy.ident)),
         Direction::Deserialize => (quote!(Deserialize), deserialize(input, &copy.ident)),
     };
+    let lints = shape::lints(input);
     quote! {
+        #lints
         #[doc(hidden)]
-        #[allow(non_camel_case_types, dead_code, clippy::all, clippy::pedantic)]
+        #[allow(clippy::all, clippy::pedantic)]
         const _: () = {
             #[derive(::whizbang::derive::serde::#derive)]
             #[serde(crate = "::whizbang::derive::serde", remote = #original)]
@@ -70,6 +80,78 @@ pub(crate) fn expand(direction: Direction, input: &DeriveInput) -> TokenStream {
     }
 }
 
+/// Reports what serde is told by whizbang's derives themselves.
+fn refuse_own_keys(input: &DeriveInput, mistakes: &mut Mistakes) {
+    for key in symmetry::keys(&input.attrs) {
+        if key.ident == "remote" || key.ident == "crate" {
+            mistakes.add(
+                key.span(),
+                format!(
+                    "found `{}`; whizbang's `Serialize` and `Deserialize` give it themselves: leave it out, or add serde to \
+                     Cargo.toml and derive serde's own",
+                    key.ident
+                ),
+            );
+        }
+    }
+}
+
+/// Reports references in fields that are read.
+fn refuse_references(input: &DeriveInput, mistakes: &mut Mistakes) {
+    for field in fields(input) {
+        let keys = symmetry::keys(&field.attrs);
+        let is_read_otherwise = |key: &symmetry::Key| {
+            ["skip", "skip_deserializing", "with", "deserialize_with"].iter().any(|known| key.ident == known)
+        };
+        if !keys.iter().any(is_read_otherwise) {
+            owned::refuse(&field.ty, "a type that derives `Deserialize`", mistakes);
+        }
+    }
+}
+
+/// All fields, of whichever variant.
+fn fields(input: &DeriveInput) -> Vec<&Field> {
+    match &input.data {
+        Data::Struct(data) => data.fields.iter().collect(),
+        Data::Enum(data) => data.variants.iter().flat_map(|variant| variant.fields.iter()).collect(),
+        Data::Union(_) => Vec::new(),
+    }
+}
+
+/// Stands for the implementation of a type with a mistake, so that nothing else is told about it.
+fn stub(direction: Direction, input: &DeriveInput) -> TokenStream {
+    let ident = &input.ident;
+    let (generics, arguments, bounds) = input.generics.split_for_impl();
+    match direction {
+        Direction::Serialize => quote! {
+            #[automatically_derived]
+            impl #generics ::whizbang::derive::serde::ser::Serialize for #ident #arguments #bounds {
+                fn serialize<WhizbangTo: ::whizbang::derive::serde::ser::Serializer>(
+                    &self,
+                    _: WhizbangTo,
+                ) -> ::core::result::Result<WhizbangTo::Ok, WhizbangTo::Error> {
+                    loop {}
+                }
+            }
+        },
+        Direction::Deserialize => {
+            let mut generics = input.generics.clone();
+            generics.params.insert(0, syn::parse_quote!('whizbang));
+            let (generics, ..) = generics.split_for_impl();
+            quote! {
+                #[automatically_derived]
+                impl #generics ::whizbang::derive::serde::de::Deserialize<'whizbang> for #ident #arguments #bounds {
+                    fn deserialize<WhizbangFrom: ::whizbang::derive::serde::de::Deserializer<'whizbang>>(
+                        _: WhizbangFrom,
+                    ) -> ::core::result::Result<Self, WhizbangFrom::Error> {
+                        loop {}
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// The type once more under another name, with nothing on it but what is serde's.
 fn copy(input: &DeriveInput) -> DeriveInput {
     let ident = &input.ident;
@@ -78,7 +160,20 @@ fn copy(input: &DeriveInput) -> DeriveInput {
     let mut copy = input.clone();
     copy.ident = format_ident!("__Whizbang{}", ident.unraw());
     copy.vis = Visibility::Inherited;
-    keep_serde(&mut copy.attrs);
+    // serde has to know of a packed type.
+    copy.attrs.retain(|attribute| attribute.path().is_ident("serde") || attribute.path().is_ident("repr"));
+    let of_original = |attributes: &mut Vec<Attribute>| {
+        for attribute in attributes {
+            if let Meta::List(list) = &mut attribute.meta {
+                list.tokens = paths_without_self(std::mem::take(&mut list.tokens), &receiver);
+            }
+        }
+    };
+    of_original(&mut copy.attrs);
+    let keep_serde = |attributes: &mut Vec<Attribute>| {
+        attributes.retain(|attribute| attribute.path().is_ident("serde"));
+        of_original(attributes);
+    };
     let clean = |field: &mut Field| {
         keep_serde(&mut field.attrs);
         field.ty = Type::Verbatim(without_self(field.ty.to_token_stream(), &receiver));
@@ -96,20 +191,9 @@ fn copy(input: &DeriveInput) -> DeriveInput {
     copy
 }
 
-/// The original's generics with `bound` on each type parameter, as serde's derives put it where the parameter is used.
-fn bounded(input: &DeriveInput, bound: &TokenStream) -> Generics {
-    let mut generics = input.generics.clone();
-    let parameters: Vec<Ident> = generics.type_params().map(|parameter| parameter.ident.clone()).collect();
-    if !parameters.is_empty() {
-        let bounds = &mut generics.make_where_clause().predicates;
-        bounds.extend(parameters.iter().map(|of| -> WherePredicate { syn::parse_quote!(#of: #bound) }));
-    }
-    generics
-}
-
 fn serialize(input: &DeriveInput, copy: &Ident) -> TokenStream {
     let ident = &input.ident;
-    let generics = bounded(input, &quote!(::whizbang::derive::serde::ser::Serialize));
+    let generics = bounds::of(input, Direction::Serialize);
     let (generics, arguments, bounds) = generics.split_for_impl();
     let turbofish = arguments.as_turbofish();
     quote! {
@@ -127,7 +211,7 @@ fn serialize(input: &DeriveInput, copy: &Ident) -> TokenStream {
 
 fn deserialize(input: &DeriveInput, copy: &Ident) -> TokenStream {
     let ident = &input.ident;
-    let mut generics = bounded(input, &quote!(::whizbang::derive::serde::de::Deserialize<'whizbang>));
+    let mut generics = bounds::of(input, Direction::Deserialize);
     let (_, arguments, _) = input.generics.split_for_impl();
     let turbofish = arguments.as_turbofish();
     let lifetime: GenericParam = syn::parse_quote!('whizbang);
@@ -159,6 +243,34 @@ fn default(copy: &DeriveInput) -> TokenStream {
     }
 }
 
+/// The serde attributes in `tokens` with the original's name in their paths, which they give as text.
+fn paths_without_self(tokens: TokenStream, receiver: &TokenStream) -> TokenStream {
+    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    let replace = |(at, token): (usize, &TokenTree)| -> TokenTree {
+        let key = at.checked_sub(2).and_then(|key| tokens.get(key));
+        let is_path = matches!(key, Some(TokenTree::Ident(key)) if PATHS.iter().any(|path| key == path));
+        match token {
+            TokenTree::Literal(literal) if is_path => {
+                let path = syn::parse2::<syn::LitStr>(literal.to_token_stream()).ok();
+                let path = path.and_then(|path| path.value().parse::<TokenStream>().ok());
+                match path.filter(|path| path.to_string().contains("Self")) {
+                    Some(path) => {
+                        let mut text = Literal::string(&without_self(path, receiver).to_string());
+                        text.set_span(literal.span());
+                        text.into()
+                    }
+                    None => token.clone(),
+                }
+            }
+            token => token.clone(),
+        }
+    };
+    tokens.iter().enumerate().map(replace).collect()
+}
+
+/// The keys whose text is a path.
+const PATHS: &[&str] = &["default", "with", "serialize_with", "deserialize_with", "skip_serializing_if"];
+
 /// `tokens` with the original's name in the place of `Self`, which in the copy would be the copy.
 fn without_self(tokens: TokenStream, receiver: &TokenStream) -> TokenStream {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
@@ -180,26 +292,7 @@ fn without_self(tokens: TokenStream, receiver: &TokenStream) -> TokenStream {
     tokens.iter().enumerate().flat_map(replace).collect()
 }
 
-fn keep_serde(attributes: &mut Vec<Attribute>) {
-    attributes.retain(|attribute| attribute.path().is_ident("serde"));
-}
-
 /// Whether the user has given `key` in a serde attribute.
 fn has_key(attributes: &[Attribute], key: &str) -> bool {
-    let mut found = false;
-    for attribute in attributes {
-        // Whatever serde does not understand it tells itself.
-        let _ = attribute.parse_nested_meta(|meta| {
-            found |= meta.path.is_ident(key);
-            if meta.input.peek(Token![=]) {
-                meta.value()?.parse::<Expr>()?;
-            } else if meta.input.peek(token::Paren) {
-                let content;
-                parenthesized!(content in meta.input);
-                content.parse::<TokenStream>()?;
-            }
-            Ok(())
-        });
-    }
-    found
+    symmetry::keys(attributes).iter().any(|given| given.ident == key)
 }

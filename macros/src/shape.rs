@@ -5,7 +5,7 @@
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Data, DeriveInput, GenericParam, Ident};
+use syn::{Attribute, Data, DeriveInput, GenericParam, Ident, Meta};
 
 use crate::attribute::Given;
 use crate::mistakes::Mistakes;
@@ -102,12 +102,41 @@ pub(crate) fn header(input: &DeriveInput, of: &TokenStream, stub: &TokenStream) 
     quote!(impl #generics #of for #ident #arguments #bounds)
 }
 
+/// The lint attributes of the output. A retired item is still implemented, stored and listed, and what the user allows for the
+/// item is allowed for what is written about it. Nothing else is allowed: a program may forbid it.
+pub(crate) fn lints(input: &DeriveInput) -> TokenStream {
+    let of_fields = |fields: &syn::Fields| fields.iter().any(|field| is_deprecated(&field.attrs));
+    let is_deprecated = is_deprecated(&input.attrs)
+        || match &input.data {
+            Data::Struct(data) => of_fields(&data.fields),
+            Data::Enum(data) => {
+                data.variants.iter().any(|variant| is_deprecated(&variant.attrs) || of_fields(&variant.fields))
+            }
+            Data::Union(_) => false,
+        };
+    let mut lints = if is_deprecated { quote!(#[allow(deprecated)]) } else { TokenStream::new() };
+    for attribute in &input.attrs {
+        if let Meta::List(list) = &attribute.meta
+            && (list.path.is_ident("allow") || list.path.is_ident("expect"))
+        {
+            let listed = &list.tokens;
+            // What the item is expected to do its implementations need not do.
+            lints.extend(quote!(#[allow(#listed)]));
+        }
+    }
+    lints
+}
+
+fn is_deprecated(attributes: &[Attribute]) -> bool {
+    attributes.iter().any(|attribute| attribute.path().is_ident("deprecated"))
+}
+
 /// The one place where the output asks for serde's traits. What it defines is used without asking again.
 pub(crate) fn ask_for_coding(ident: &Ident, span: Span) -> TokenStream {
     let mut ident = ident.clone();
     ident.set_span(span);
     quote_spanned!(span=>
-        const WHIZBANG_CODING: ::whizbang::derive::Coding<#ident> = ::whizbang::derive::coding::<#ident>();
+        const __WHIZBANG_CODING: ::whizbang::derive::Coding<#ident> = ::whizbang::derive::coding::<#ident>();
     )
 }
 
@@ -146,18 +175,19 @@ pub(crate) fn wire(given: &Given, ident: &Ident, lists: &[(&str, &str)]) -> (Tok
                 type #checked = <#of_kind as WhizbangListed<{ ::whizbang::derive::#call::<#ident, #of_kind>() }>>::It;
             });
             // Named where the derive stands, as the parameter is: a listed type may come from the caller of a user's macro.
-            let plan = Ident::new("plan", Span::call_site());
+            let plan = Ident::new("__plan", Span::call_site());
             calls.extend(quote_spanned!(span=> #plan.#call::<#checked>();));
         }
     }
     if !aliases.is_empty() {
         aliases.extend(quote! {
-            #[allow(unreachable_pub)]
-            pub trait WhizbangListed<const CHECKED: usize> {
-                #[allow(missing_docs)]
+            // Public, as is what is implemented for a listed type. It has docs and no `allow`: a program may forbid that.
+            /// A listed type.
+            pub trait WhizbangListed<const CHECKED: ::core::primitive::usize> {
+                /// The type.
                 type It;
             }
-            impl<T, const CHECKED: usize> WhizbangListed<CHECKED> for T {
+            impl<T, const CHECKED: ::core::primitive::usize> WhizbangListed<CHECKED> for T {
                 type It = T;
             }
         });
@@ -171,7 +201,7 @@ pub(crate) fn checked(list: &str, at: usize, span: Span) -> Ident {
 }
 
 fn alias(step: &str, list: &str, at: usize, span: Span) -> Ident {
-    Ident::new(&format!("Whizbang{step}In{}{at}", capitalized(list)), span)
+    Ident::new(&format!("__Whizbang{step}In{}{at}", capitalized(list)), span)
 }
 
 fn capitalized(word: &str) -> String {

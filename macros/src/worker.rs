@@ -46,16 +46,18 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
         &quote!(::whizbang::derive::Worker),
         &quote!(::core::marker::Send + ::core::marker::Sync + 'static),
     );
+    let lints = shape::lints(input);
     let mistakes = mistakes.into_tokens();
     quote! {
+        #lints
         const _: () = {
             #aliases
             #[automatically_derived]
             #header {
                 type Domain = #domain;
-                const NAME: &'static str = #name;
-                fn wire(plan: &mut ::whizbang::derive::WorkerPlan<Self>) {
-                    let _ = &plan;
+                const NAME: &'static ::core::primitive::str = #name;
+                fn wire(__plan: &mut ::whizbang::derive::WorkerPlan<Self>) {
+                    let _ = &__plan;
                     #wire
                 }
             }

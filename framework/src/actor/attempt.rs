@@ -11,6 +11,7 @@ use super::effects::TurnFacts;
 use super::keyed::KeyActor;
 use super::mailbox::{Ctx, Delivered};
 use super::plan::Stateful;
+use super::timer_name::timer_in;
 use super::turn::{Failure, Marked};
 use crate::message::{Domain, Envelope, Kind, MessageId, digest};
 use crate::router::{Arrival, Delivery, Outcome, Work};
@@ -70,7 +71,7 @@ impl<A: Stateful> KeyActor<A> {
                 Marked::From { source: Rc::clone(source), sequence: *sequence, floor: Rc::clone(floor) }
             }
             Arrival::Inside => match delivery.work {
-                Work::Wake { .. } => Marked::Timer { name: delivery.envelope.name.to_string() },
+                Work::Wake { .. } => Marked::Timer { name: timer_in::<A>(&delivery.envelope).into_owned() },
                 _ => Marked::None,
             },
         }
@@ -279,7 +280,7 @@ impl<A: Stateful> KeyActor<A> {
             let door = Rc::clone(&self.door);
             let timers =
                 letters.iter().map(|letter| &letter.envelope).filter(|envelope| envelope.kind == Kind::Document);
-            self.parked_timers = timers.map(|timer| (timer.id, timer.name.clone())).collect();
+            self.parked_timers = timers.map(|timer| (timer.id, timer_in::<A>(timer).into_owned())).collect();
             let turned = self.turn(facts, &marked, notes, false, |state, effects| {
                 door.decide(state, &work_of(envelope), envelope, effects, true)
             });

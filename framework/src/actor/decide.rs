@@ -58,7 +58,7 @@ impl<A: Stateful> TypeDoor<A> {
                 decide(state.user()?, envelope, effects)?;
             }
             Work::Wake { .. } if !deaf => {
-                let decide = self.plan.timers.get(envelope.name.as_str()).ok_or(Failure::Unhandled)?;
+                let decide = self.plan.timer(&envelope.domain, &envelope.name).ok_or(Failure::Unhandled)?;
                 decide(state.user()?, envelope, effects)?;
             }
             Work::Refuse(reason) => return Err(Failure::Undecodable(reason.clone())),

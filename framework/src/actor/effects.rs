@@ -1,6 +1,7 @@
 //! What a handler asks for: nothing has happened yet.
 
 use std::any::{Any, TypeId};
+use std::borrow::Cow;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -98,8 +99,17 @@ pub(crate) struct Outgoing {
 
 /// A timer that is to be set or cleared.
 pub(crate) enum TimerSlot {
-    Set { name: &'static str, due: Timestamp, version: u32, codec: Codec, payload: Range<usize> },
-    Clear { name: std::borrow::Cow<'static, str> },
+    Set { name: Cow<'static, str>, due: Timestamp, version: u32, codec: Codec, payload: Range<usize> },
+    Clear { name: Cow<'static, str> },
+}
+
+impl TimerSlot {
+    /// The name under which it is stored.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Set { name, .. } | Self::Clear { name } => name,
+        }
+    }
 }
 
 impl<A: Stateful> Effects<A> {

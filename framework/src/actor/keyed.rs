@@ -15,8 +15,9 @@ use super::host::ShardCell;
 use super::mailbox::{Ctx, Delivered, Mailbox};
 use super::plan::Stateful;
 use super::state::KeyState;
+use super::timer_name::timer_in;
 use crate::inbox::Admission;
-use crate::message::{Codec, CodecError, Envelope, MessageId, Name, digest};
+use crate::message::{Codec, CodecError, Envelope, MessageId, digest};
 use crate::router::{Arrival, Delivery, Outcome, Work};
 use crate::store::{Appended, StoreError, StreamHint, StreamState, Ticket};
 use crate::telemetry::TARGET;
@@ -36,7 +37,7 @@ pub(crate) struct KeyActor<A: Stateful> {
     /// Why it could not be loaded; it answers with that and is forgotten by its door.
     pub(crate) broken: Option<Box<StoreError>>,
     /// While parked messages are redriven: the parked timers behind the one whose turn it is.
-    pub(crate) parked_timers: Vec<(MessageId, Name)>,
+    pub(crate) parked_timers: Vec<(MessageId, String)>,
     /// How much its mailbox is held back for.
     pub(super) held: u32,
     /// While a message is in back-off: what has come meanwhile and is not written down.
@@ -382,7 +383,7 @@ impl<A: Stateful> KeyActor<A> {
                 return self.discard(message, delivery, permit);
             }
             Work::Wake { turn } => {
-                if self.state.rest.timers.get(delivery.envelope.name.as_str()) != Some(turn) {
+                if self.state.rest.timers.get(&*timer_in::<A>(&delivery.envelope)) != Some(turn) {
                     // Set again or cleared since: a late timer does nothing.
                     return self.settle_after_commit(
                         delivery,

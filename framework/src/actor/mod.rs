@@ -17,6 +17,7 @@ mod state;
 #[cfg(feature = "testing")]
 mod stored;
 mod straight;
+mod timer_name;
 #[cfg(feature = "testing")]
 mod trips;
 mod turn;
@@ -32,6 +33,9 @@ pub(crate) use mailbox::Here;
 pub use plan::{About, Plan, Role, Stateful};
 #[cfg(feature = "testing")]
 pub(crate) use stored::{begins_undo, finished_undo, undo_change, user_state};
+#[cfg(feature = "testing")]
+pub(crate) use timer_name::stored as stored_timer;
+pub(crate) use timer_name::{parts as timer_parts, timer_name};
 #[cfg(feature = "testing")]
 pub(crate) use trips::Trips;
 #[cfg(feature = "testing")]

@@ -8,6 +8,7 @@ use foldhash::fast::FixedState;
 
 use super::Effects;
 use super::door::TypeDoor;
+use super::timer_parts;
 use crate::clock::Timestamp;
 use crate::message::{Codec, CodecError, Domain, Envelope, Message, MessageId, Name};
 use crate::router::{ActorCard, LocalRoutes, MessageCard};
@@ -107,7 +108,9 @@ pub struct Plan<A: Stateful> {
     pub(crate) reacts: ByDomainAndName<(KeyOf, Decide<A>)>,
     pub(crate) replies: ByDomainAndName<Decide<A>>,
     pub(crate) replied: Vec<TypeId>,
-    pub(crate) timers: ByName<Decide<A>>,
+    timers: ByDomainAndName<Decide<A>>,
+    /// The domain of a timer that older versions have stored without it, by the name of the document.
+    unqualified: ByName<&'static str>,
     pub(crate) routes: Vec<AddRoute<A>>,
     pub(crate) card: ActorCard,
     pub(crate) reply_shards: Vec<(&'static str, u16)>,
@@ -123,6 +126,7 @@ impl<A: Stateful> Plan<A> {
             replies: HashMap::default(),
             replied: Vec::new(),
             timers: HashMap::default(),
+            unqualified: HashMap::default(),
             routes: Vec::new(),
             card: ActorCard {
                 name: A::NAME.to_owned(),
@@ -163,7 +167,25 @@ impl<A: Stateful> Plan<A> {
 
     pub(crate) fn add_timer<M: Message>(&mut self, decide: Decide<A>) {
         self.card.timers.push(MessageCard::of::<M>());
-        self.timers.insert(M::NAME, decide);
+        self.timers.insert((M::Domain::NAME, M::NAME), decide);
+        if M::Domain::NAME != A::Domain::NAME {
+            self.unqualified.insert(M::NAME, M::Domain::NAME);
+        }
+    }
+
+    /// What takes the timer with a document of this domain and name.
+    pub(crate) fn timer<'a>(&'a self, domain: &'a str, name: &'a str) -> Option<&'a Decide<A>> {
+        let decide = self.timers.get(&(domain, name));
+        let older = || self.unqualified.get(name).and_then(|domain| self.timers.get(&(*domain, name)));
+        decide.or_else(|| if domain == A::Domain::NAME { older() } else { None })
+    }
+
+    /// The name under which older versions have stored the timer that now stands under `stored`, if that is another one.
+    pub(crate) fn older_timer_name<'a>(&self, stored: &'a str) -> Option<&'a str> {
+        let (domain, name) = timer_parts(stored);
+        let meant = self.unqualified.get(name)?;
+        let is_own = self.timers.contains_key(&(A::Domain::NAME, name));
+        (!is_own && Some(*meant) == domain).then_some(name)
     }
 
     pub(crate) fn wants_reply(&self, command: TypeId) -> bool {

@@ -105,13 +105,17 @@ impl<A: Stateful> KeyActor<A> {
         notes: &mut Vec<Note>,
     ) -> Result<Appended, Failure> {
         self.advance_undo(effects, notes).map_err(|error| Failure::Effects(error.to_string()))?;
+        // An older version has stored this timer under another name: it is set and cleared there as well.
+        for at in 0..effects.timers.len() {
+            let older = effects.timers.get(at).and_then(|timer| self.door.plan.older_timer_name(timer.name()));
+            if let Some(older) = older.filter(|older| self.state.rest.timers.contains_key(*older)) {
+                let name = older.to_owned().into();
+                effects.timers.push(TimerSlot::Clear { name });
+            }
+        }
         // A timer that rang while its key was parked is as late as one that rings after it was cleared.
         for (message, parked) in &self.parked_timers {
-            let is_set_or_cleared = effects.timers.iter().any(|timer| match timer {
-                TimerSlot::Set { name, .. } => *name == &**parked,
-                TimerSlot::Clear { name } => **name == **parked,
-            });
-            if is_set_or_cleared {
+            if effects.timers.iter().any(|timer| timer.name() == parked) {
                 notes.push(Note::Resolved { message: *message });
             }
         }
@@ -233,7 +237,7 @@ impl<A: Stateful> KeyActor<A> {
         for timer in &effects.timers {
             match timer {
                 TimerSlot::Set { name, .. } => {
-                    state.rest.timers.insert((*name).to_owned(), state.turns);
+                    state.rest.timers.insert(name.to_string(), state.turns);
                 }
                 TimerSlot::Clear { name } => {
                     state.rest.timers.remove(&**name);
@@ -334,8 +338,7 @@ impl<A: Stateful> KeyActor<A> {
             let mut names: BTreeSet<std::borrow::Cow<'static, str>> =
                 self.state.rest.timers.keys().map(|name| name.clone().into()).collect();
             names.extend(effects.timers.drain(..).map(|timer| match timer {
-                TimerSlot::Set { name, .. } => name.into(),
-                TimerSlot::Clear { name } => name,
+                TimerSlot::Set { name, .. } | TimerSlot::Clear { name } => name,
             }));
             effects.timers.extend(names.into_iter().map(|name| TimerSlot::Clear { name }));
         }

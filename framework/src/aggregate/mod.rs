@@ -43,16 +43,42 @@ pub trait Apply<E: Event>: Stateful {
 #[doc(hidden)]
 pub trait Applies<E: Event>: Apply<E> {}
 
-/// An event that the actor `A` may record, because it applies it. Said of the event and not of the actor, because the
-/// compiler looks for what is wrong with an actor before it knows the event, and could not name it.
-#[doc(hidden)]
+/// An event that the actor `A` may record, because it is listed in `applies(…)` or `records(…)` of `A`. The derives implement it.
+///
+/// Code that is generic over the actor asks for it:
+///
+/// ```
+/// use whizbang::aggregate::RecordedBy;
+/// use whizbang::prelude::*;
+/// # #[derive(Domain)]
+/// # struct Bank;
+///
+/// #[derive(Event, Serialize, Deserialize)]
+/// #[event(domain = Bank)]
+/// struct Audited {
+///     by: String,
+/// }
+///
+/// /// For every aggregate that lists `Audited`.
+/// fn audit<A: Aggregate>(by: &str, effects: &mut Effects<A>)
+/// where
+///     Audited: RecordedBy<A>,
+/// {
+///     effects.record(Audited { by: by.to_owned() });
+/// }
+/// # let _ = Audited { by: String::new() }.by;
+/// ```
+// Said of the event and not of the actor: the compiler looks for what is wrong with an actor before it knows the event, and
+// could not name it.
 #[diagnostic::on_unimplemented(
     message = "`{A}` cannot record `{Self}`",
     label = "not listed in `applies(…)` of `{A}`",
-    note = "add `{Self}` to `applies(…)` and write `impl Apply<{Self}> for {A}`; or to `records(…)`, if it changes nothing in `{A}`"
+    note = "add `{Self}` to `applies(…)` and write `impl Apply<{Self}> for {A}`; or to `records(…)`, if it changes nothing in `{A}`",
+    note = "if `{A}` is a type parameter, add `where {Self}: whizbang::aggregate::RecordedBy<{A}>`"
 )]
 pub trait RecordedBy<A>: Event {
     /// Changes the state of the actor.
+    #[doc(hidden)]
     fn apply_to(&self, state: &mut A);
 }
 

@@ -51,6 +51,34 @@ impl<Old: DeserializeOwned + Into<New>, New> Upcast<New> for Old {
     }
 }
 
+/// Fails the compilation, with this text, of a message that bincode cannot read back, if its domain's codec is bincode.
+///
+/// # Panics
+/// In the compiler, which evaluates it.
+#[track_caller]
+pub const fn not_in_bincode(codec: Codec, text: &'static str) {
+    if matches!(codec, Codec::Bincode) {
+        refuse(text)
+    }
+}
+
+/// Fails the compilation, with this text, of a message that JSON cannot read back, if its domain's codec is JSON.
+///
+/// # Panics
+/// In the compiler, which evaluates it.
+#[track_caller]
+pub const fn not_in_json(codec: Codec, text: &'static str) {
+    if matches!(codec, Codec::Json) {
+        refuse(text)
+    }
+}
+
+#[track_caller]
+#[expect(clippy::panic, reason = "evaluated by the compiler only")]
+const fn refuse(text: &'static str) {
+    panic!("{}", text)
+}
+
 /// Checks that `M` is a command.
 pub const fn command<M: Command>() -> usize {
     0

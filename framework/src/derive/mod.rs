@@ -11,13 +11,15 @@ mod run;
 pub mod serial;
 
 pub use check::{
-    KeyField, Upcast, answers, applies, command, document, event, handles, on, performs, projects, query, reacts,
-    records, replies, timers,
+    KeyField, Upcast, answers, applies, command, document, event, handles, not_in_bincode, not_in_json, on, performs,
+    projects, query, reacts, records, replies, timers,
 };
 pub use coding::{Coding, coding, never_coded};
 pub use run::block_on;
 /// serde, for programs that do not list it themselves.
 pub use serde;
+/// The vector of the standard library, which a program may not call `std`.
+pub use std::vec::Vec;
 
 pub use crate::actor::{Plan, Role, Stateful};
 pub use crate::aggregate::{Aggregate, Applies, Apply};

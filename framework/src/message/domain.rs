@@ -24,7 +24,8 @@ pub trait Domain: 'static {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not belong to the domain `{D}`",
     label = "belongs to another domain",
-    note = "`handles(…)`, `applies(…)` and `performs(…)` list messages of the own domain; other domains' events go into `reacts(…)` or `on(…)`"
+    note = "`handles(…)`, `applies(…)` and `performs(…)` list messages of the own domain; other domains' events go into `reacts(…)` or `on(…)`",
+    note = "messages are listed if they are derived: `#[derive(Event, Serialize, Deserialize)] #[event(domain = …)]`"
 )]
 pub trait Of<D> {}
 

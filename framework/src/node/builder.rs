@@ -17,7 +17,7 @@ use crate::actor::{DEFERRED, Stateful};
 use crate::bridge::{Bridge, NodeCard};
 use crate::client::Client;
 use crate::clock::Clock;
-use crate::message::{IdSource, Message, Name};
+use crate::message::{Codec, IdSource, Message, Name};
 use crate::projection::{Projected, Projection, ViewType};
 use crate::retry::{Retries, Retry};
 use crate::router::{ActorCard, DomainCard, Manifest, MessageCard};
@@ -274,11 +274,11 @@ fn manifest(service: &str, types: &[Arc<dyn HostedType>], views: &[Arc<dyn ViewT
     let mut domains: BTreeMap<&'static str, DomainCard> = BTreeMap::new();
     let mut handlers: HashMap<(String, String), String> = HashMap::new();
     let mut names: HashMap<(String, String), &'static str> = HashMap::new();
-    let mut shards: HashMap<String, u16> = HashMap::new();
+    let mut facts: HashMap<String, (u16, Codec)> = HashMap::new();
     for hosted in types {
         let (name, count) = hosted.domain();
         Name::from_static(name)?;
-        same_shards(&mut shards, name, count)?;
+        same_domain(&mut facts, name, count, hosted.codec())?;
         let card = hosted.card();
         Name::new(&card.name)?;
         let domain = domains.entry(name).or_insert_with(|| DomainCard {
@@ -295,7 +295,7 @@ fn manifest(service: &str, types: &[Arc<dyn HostedType>], views: &[Arc<dyn ViewT
         let messages = [&card.handles, &card.records, &card.takes, &card.replies, &card.timers].into_iter().flatten();
         for message in messages {
             same_type(&mut names, message)?;
-            same_shards(&mut shards, &message.domain, message.shards)?;
+            same_domain(&mut facts, &message.domain, message.shards, message.codec)?;
         }
         for command in &card.handles {
             let place = (command.domain.clone(), command.name.clone());
@@ -319,7 +319,7 @@ fn manifest(service: &str, types: &[Arc<dyn HostedType>], views: &[Arc<dyn ViewT
         }
         for message in card.takes.iter().chain(&card.answers) {
             same_type(&mut names, message)?;
-            same_shards(&mut shards, &message.domain, message.shards)?;
+            same_domain(&mut facts, &message.domain, message.shards, message.codec)?;
         }
         for query in &card.answers {
             let place = (query.domain.clone(), query.name.clone());
@@ -333,9 +333,21 @@ fn manifest(service: &str, types: &[Arc<dyn HostedType>], views: &[Arc<dyn ViewT
     Ok(Manifest { service: service.to_owned(), domains: domains.into_values().collect(), projections })
 }
 
-fn same_shards(known: &mut HashMap<String, u16>, domain: &str, shards: u16) -> Result<(), StartError> {
-    let one = *known.entry(domain.to_owned()).or_insert(shards);
-    if one == shards { Ok(()) } else { Err(StartError::Shards { domain: domain.to_owned(), one, other: shards }) }
+/// Two types that name one domain must say the same of it.
+fn same_domain(
+    known: &mut HashMap<String, (u16, Codec)>,
+    domain: &str,
+    shards: u16,
+    codec: Codec,
+) -> Result<(), StartError> {
+    let (one_shards, one_codec) = *known.entry(domain.to_owned()).or_insert((shards, codec));
+    if one_shards != shards {
+        return Err(StartError::Shards { domain: domain.to_owned(), one: one_shards, other: shards });
+    }
+    if one_codec != codec {
+        return Err(StartError::Codecs { domain: domain.to_owned(), one: one_codec, other: codec });
+    }
+    Ok(())
 }
 
 fn same_type(known: &mut HashMap<(String, String), &'static str>, message: &MessageCard) -> Result<(), StartError> {

@@ -2,7 +2,7 @@
 
 use super::ConfigError;
 use crate::bridge::BridgeError;
-use crate::message::NameError;
+use crate::message::{Codec, NameError};
 use crate::router::SendError;
 use crate::store::StoreError;
 
@@ -75,6 +75,19 @@ pub enum StartError {
         one: u16,
         /// The other.
         other: u16,
+    },
+    /// Two types that name one domain differ in the codec. Nothing has started; use one type for the domain, or give both the
+    /// same `codec`.
+    #[error(
+        "domain `{domain}` has two codecs, {one:?} and {other:?}: use one type that derives `Domain`, or the same `codec`"
+    )]
+    Codecs {
+        /// The domain.
+        domain: String,
+        /// One codec.
+        one: Codec,
+        /// The other.
+        other: Codec,
     },
     /// The store cannot be opened.
     #[error(transparent)]

@@ -5,13 +5,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::actor::{Host, Plan, ShardCell, Stateful, TypeDoor};
-use crate::message::{Domain, Name};
+use crate::message::{Codec, Domain, Name};
 use crate::router::{ActorCard, ActorDoor, LocalRoutes};
 use crate::worker::{Worker, WorkerDoor, WorkerPlan};
 
 /// One hosted actor type, before its threads exist.
 pub(super) trait HostedType: Send + Sync {
     fn domain(&self) -> (&'static str, u16);
+    /// How the domain's messages become bytes.
+    fn codec(&self) -> Codec;
     fn card(&self) -> ActorCard;
     /// Whether it takes events through feeds of its own, because it may be slow.
     fn apart(&self) -> bool {
@@ -44,6 +46,10 @@ impl<A> Hosted<A> {
 impl<A: Stateful> HostedType for Hosted<A> {
     fn domain(&self) -> (&'static str, u16) {
         (A::Domain::NAME, A::Domain::SHARDS)
+    }
+
+    fn codec(&self) -> Codec {
+        <A::Domain as Domain>::CODEC
     }
 
     fn card(&self) -> ActorCard {
@@ -86,6 +92,10 @@ impl<W> HostedWorker<W> {
 impl<W: Worker> HostedType for HostedWorker<W> {
     fn domain(&self) -> (&'static str, u16) {
         (W::Domain::NAME, W::Domain::SHARDS)
+    }
+
+    fn codec(&self) -> Codec {
+        <W::Domain as Domain>::CODEC
     }
 
     fn card(&self) -> ActorCard {

@@ -247,7 +247,9 @@ impl Share {
 
     /// Gives a message to the actor with its key, by actor type.
     pub(super) fn inside(&self, actor: &Name, work: Work, envelope: Envelope, settle: Settle) {
-        match self.doors.get(&(envelope.domain.clone(), actor.clone())) {
+        // A timer's document may be of another domain than its actor.
+        let domain = envelope.to.as_ref().map_or(&envelope.domain, |to| &to.domain).clone();
+        match self.doors.get(&(domain, actor.clone())) {
             Some(door) => door.deliver(Delivery::new(work, envelope, Arrival::Inside, settle)),
             None => settle(Outcome::Unhandled),
         }

@@ -13,7 +13,7 @@ use foldhash::fast::FixedState;
 use tokio::time::Instant;
 
 use super::share::Share;
-use crate::actor::{Host, ShardCell};
+use crate::actor::{Host, ShardCell, timer_parts};
 use crate::clock::{Timestamp, instant};
 use crate::message::{Envelope, Kind, MessageId, Name, ShardId};
 use crate::router::{Outcome, Work};
@@ -241,7 +241,10 @@ impl Queues {
 /// Gives a timer to its actor.
 fn deliver(share: &Rc<Share>, id: &ShardId, timer: Timer, at: At, fired: &Rc<Fired>, batch: &Rc<Batch>) {
     let label = format!("timer/{}/{}/{}/{}", timer.actor, timer.key, timer.name, timer.turn);
-    let Ok(name) = Name::new(&timer.name) else {
+    // A document of another domain is stored under both names.
+    let (domain, name) = timer_parts(&timer.name);
+    let domain = domain.map_or_else(|| Ok(id.domain.clone()), Name::new);
+    let (Ok(domain), Ok(name)) = (domain, Name::new(name)) else {
         tracing::error!(target: TARGET, timer = %label, "a timer with an invalid name never fires");
         return fired.settled(at, batch, &share.host);
     };
@@ -254,7 +257,7 @@ fn deliver(share: &Rc<Share>, id: &ShardId, timer: Timer, at: At, fired: &Rc<Fir
         correlation: timer.correlation,
         codec: timer.codec,
         payload: timer.payload,
-        ..Envelope::new(message, Kind::Document, id.domain.clone(), name, timer.due)
+        ..Envelope::new(message, Kind::Document, domain, name, timer.due)
     };
     let (fired, batch, host) = (Rc::clone(fired), Rc::clone(batch), Rc::clone(&share.host));
     let settle = Box::new(move |outcome| match outcome {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::message::{Domain, Message};
+use crate::message::{Codec, Domain, Message};
 
 /// What a node is made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -60,6 +60,9 @@ pub struct MessageCard {
     pub version: u32,
     /// How many shards its domain has.
     pub shards: u16,
+    /// How its domain's messages become bytes.
+    #[serde(skip)]
+    pub codec: Codec,
     /// The Rust type.
     #[serde(skip)]
     pub type_name: &'static str,
@@ -73,6 +76,7 @@ impl MessageCard {
             name: M::NAME.to_owned(),
             version: M::VERSION,
             shards: M::Domain::SHARDS,
+            codec: <M::Domain as Domain>::CODEC,
             type_name: std::any::type_name::<M>(),
         }
     }

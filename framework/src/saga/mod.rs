@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::actor::{Compensating, Effects, Plan, Sent, Stateful, TimerSlot};
+use crate::actor::{Compensating, Effects, Plan, Sent, Stateful, TimerSlot, timer_name};
 use crate::message::{Command, Document, Domain};
 
 /// An event-sourced actor that reacts to events by sending commands. Derived with `#[derive(Saga)]`.
@@ -49,7 +49,7 @@ impl<A: Stateful> Effects<A> {
         let codec = <T::Domain as Domain>::CODEC;
         let payload = self.put(codec, timer);
         let due = self.steady.now().after(after);
-        self.timers.push(TimerSlot::Set { name: T::NAME, due, version: T::VERSION, codec, payload });
+        self.timers.push(TimerSlot::Set { name: timer_name::<A, T>(), due, version: T::VERSION, codec, payload });
     }
 
     /// Takes a timer back. No error if it is not set; it will not ring after this turn is committed.
@@ -57,7 +57,7 @@ impl<A: Stateful> Effects<A> {
     where
         A: Wake<T>,
     {
-        self.timers.push(TimerSlot::Clear { name: T::NAME.into() });
+        self.timers.push(TimerSlot::Clear { name: timer_name::<A, T>() });
     }
 }
 

@@ -16,6 +16,8 @@ mod plan;
 pub(crate) use door::WorkerDoor;
 pub use plan::WorkerPlan;
 
+use std::error::Error;
+use std::fmt;
 use std::future::Future;
 
 use crate::message::{Command, Domain, Event, MessageId, Rejection, Shard};
@@ -91,19 +93,63 @@ pub struct Job {
 }
 
 /// Why a worker has not done its job.
+///
+/// `?` makes one of any error: a [`Rejection`] stays the final "no", and every other error is tried again. Where trying again
+/// does not help, say so: `.map_err(|error| WorkError::Fail(error.into()))`.
+///
+/// It is no [`Error`](std::error::Error) itself, because then `?` could not make it of any other; it becomes a
+/// `Box<dyn Error>` where a caller needs one.
+///
+/// ```
+/// use whizbang::prelude::*;
+///
+/// fn price(text: &str) -> Result<u64, WorkError> {
+///     let price: u64 = text.parse()?;
+///     if price == 0 {
+///         return Err(Rejection::new("shop.free", "nothing to pay").into());
+///     }
+///     Ok(price)
+/// }
+///
+/// assert!(matches!(price("many"), Err(WorkError::Retry(_))));
+/// assert!(matches!(price("0"), Err(WorkError::Rejected(_))));
+/// ```
 #[derive(Debug)]
 pub enum WorkError {
     /// The final "no": stored as the command's reply and never retried.
     Rejected(Rejection),
     /// Something that may pass: the job is done again after a while.
-    Retry(Box<dyn std::error::Error + Send + Sync>),
+    Retry(Box<dyn Error + Send + Sync>),
     /// Something that will not pass: the message becomes a dead letter.
-    Fail(Box<dyn std::error::Error + Send + Sync>),
+    Fail(Box<dyn Error + Send + Sync>),
 }
 
-impl From<Rejection> for WorkError {
-    fn from(rejection: Rejection) -> Self {
-        Self::Rejected(rejection)
+impl<E: Error + Send + Sync + 'static> From<E> for WorkError {
+    fn from(error: E) -> Self {
+        let error: Box<dyn Error + Send + Sync> = Box::new(error);
+        match error.downcast::<Rejection>() {
+            Ok(rejection) => Self::Rejected(*rejection),
+            Err(error) => Self::Retry(error),
+        }
+    }
+}
+
+impl From<WorkError> for Box<dyn Error + Send + Sync> {
+    fn from(error: WorkError) -> Self {
+        match error {
+            WorkError::Rejected(rejection) => Box::new(rejection),
+            WorkError::Retry(error) | WorkError::Fail(error) => error,
+        }
+    }
+}
+
+impl fmt::Display for WorkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rejected(rejection) => write!(f, "rejected: {rejection}"),
+            Self::Retry(error) => write!(f, "failed, to be tried again: {error}"),
+            Self::Fail(error) => write!(f, "failed for good: {error}"),
+        }
     }
 }
 

@@ -14,7 +14,9 @@ use tokio::task::LocalSet;
 
 use super::step::{Step, named};
 
-use crate::actor::{Host, HostSettings, Plan, ShardCell, Stateful, TypeDoor, begins_undo, finished_undo, user_state};
+use crate::actor::{
+    Host, HostSettings, Plan, ShardCell, Stateful, TypeDoor, begins_undo, finished_undo, timer_name, user_state,
+};
 use crate::aggregate::Applies;
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::message::{
@@ -304,13 +306,14 @@ impl<A: Stateful> Bench<A> {
     pub(super) fn wake<T: Document>(&mut self) -> Step {
         self.story.push(format!("wake  {}", T::NAME));
         let timers = self.live().cell.reader().timers_due(Timestamp::from_millis(u64::MAX), usize::MAX);
-        let Some(timer) = timers.into_iter().find(|timer| timer.name == T::NAME) else {
+        let Some(timer) = timers.into_iter().find(|timer| *timer.name == *timer_name::<A, T>()) else {
             self.fail(&format!("expected the timer {} to be set\nbut it is not\n", T::NAME));
         };
         if timer.due > self.clock.now() {
             self.hand.set(timer.due);
         }
         let name = Name::new(T::NAME).expect("the derive has checked the name");
+        let domain = Name::new(T::Domain::NAME).expect("the derive has checked the name");
         let envelope = Envelope {
             version: timer.version,
             key: timer.key,
@@ -318,7 +321,7 @@ impl<A: Stateful> Bench<A> {
             correlation: timer.correlation,
             codec: timer.codec,
             payload: timer.payload,
-            ..Envelope::new(self.ids.message_id(), Kind::Document, self.domain.clone(), name, timer.due)
+            ..Envelope::new(self.ids.message_id(), Kind::Document, domain, name, timer.due)
         };
         self.step(Work::Wake { turn: timer.turn }, envelope, Arrival::Inside)
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::step::{Step, addressed, named, stored};
 use super::{Run, Scenario, fail};
-use crate::actor::Stateful;
+use crate::actor::{Stateful, timer_name};
 use crate::message::{Coded, Command, Document, Domain, Event};
 use crate::router::Outcome;
 use crate::saga::Wake;
@@ -121,7 +121,8 @@ impl<A: Stateful, C> Scenario<A, C> {
     {
         let run = &mut self.run;
         let step = run.taken();
-        let found = step.set.iter().find(|(name, _)| name == T::NAME).map(|(_, due)| due.since(step.time));
+        let found =
+            step.set.iter().find(|(name, _)| *name == *timer_name::<A, T>()).map(|(_, due)| due.since(step.time));
         match found {
             Some(found) if found == after => self,
             Some(found) => {
@@ -139,7 +140,7 @@ impl<A: Stateful, C> Scenario<A, C> {
     {
         let step = self.run.taken();
         let timers = step.turn.as_ref().map_or(&[][..], |turn| &turn.timers);
-        if timers.iter().any(|(name, set)| name == T::NAME && !set) {
+        if timers.iter().any(|(name, set)| *name == *timer_name::<A, T>() && !set) {
             return self;
         }
         self.run.fail(&format!("expected it to clear the timer {}\nbut it did not\n", T::NAME))

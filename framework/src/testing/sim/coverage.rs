@@ -9,7 +9,7 @@ use std::fmt;
 
 use super::Trouble;
 use super::seen::{Cause, End, Phase, Taken};
-use crate::actor::Stateful;
+use crate::actor::{Stateful, stored_timer};
 use crate::message::{Command, Domain, Event, Message};
 use crate::router::{ActorCard, Manifest, MessageCard};
 
@@ -196,8 +196,9 @@ impl Covered {
 
     /// A timer of its own.
     pub fn timer<T: Message>(&self) -> Path<'_> {
-        let what = format!("timer {}", T::NAME);
-        self.path(what, |cause| matches!(cause, Cause::Timer(of) if of == T::NAME))
+        let name = stored_timer(&self.domain, T::Domain::NAME, T::NAME).into_owned();
+        let what = format!("timer {name}");
+        self.path(what, move |cause| matches!(cause, Cause::Timer(of) if *of == name))
     }
 
     /// How many have ended without undoing anything.
@@ -223,7 +224,8 @@ impl Covered {
         let mut causes: Vec<_> = card.handles.iter().map(|card| Cause::Command(name(card))).collect();
         causes.extend(card.takes.iter().map(|card| Cause::Event(name(card))));
         causes.extend(card.replies.iter().flat_map(|card| [Cause::Reply(name(card)), Cause::Rejection(name(card))]));
-        causes.extend(card.timers.iter().map(|card| Cause::Timer(card.name.clone())));
+        let timer = |card: &MessageCard| stored_timer(&self.domain, &card.domain, &card.name).into_owned();
+        causes.extend(card.timers.iter().map(|card| Cause::Timer(timer(card))));
         causes
     }
 

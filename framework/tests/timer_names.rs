@@ -1,0 +1,256 @@
+//! Timers of two documents with one name, of two domains, and timers that an older version has stored by half of their name.
+
+mod bank;
+
+use std::time::Duration;
+
+use bank::eventually;
+use whizbang::clock::Timestamp;
+use whizbang::message::{Name, ShardId};
+use whizbang::prelude::*;
+use whizbang::store::Store;
+
+/// Another domain, with a document of the same name and other fields.
+mod foreign {
+    use whizbang::prelude::*;
+
+    #[derive(Domain)]
+    #[domain(name = "calendar")]
+    pub(crate) struct Calendar;
+
+    #[derive(Document, Serialize, Deserialize)]
+    #[document(domain = Calendar)]
+    pub(crate) struct Overdue {
+        pub(crate) days: u64,
+    }
+}
+
+#[derive(Domain)]
+#[domain(shards = 1)]
+struct Shop;
+
+#[derive(Document, Serialize, Deserialize)]
+#[document(domain = Shop)]
+struct Overdue {
+    cents: u64,
+}
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Shop)]
+struct Place {
+    #[key]
+    order: String,
+    own: Option<Duration>,
+    foreign: Option<Duration>,
+}
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Shop)]
+struct Forget {
+    #[key]
+    order: String,
+}
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Shop, reply = Vec<String>)]
+struct Told {
+    #[key]
+    order: String,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Shop)]
+struct Rang {
+    text: String,
+}
+
+/// What both versions of the order have in common.
+macro_rules! order {
+    () => {
+        impl Apply<Rang> for Order {
+            fn apply(&mut self, rang: &Rang) {
+                self.told.push(rang.text.clone());
+            }
+        }
+
+        impl Handle<Told> for Order {
+            fn handle(&self, _: Told, _: &mut Effects<Self>) -> Result<Vec<String>, Rejection> {
+                Ok(self.told.clone())
+            }
+        }
+    };
+}
+
+#[derive(Saga, Default)]
+#[saga(
+    domain = Shop,
+    handles(Place, Forget, Told),
+    applies(Rang),
+    timers(Overdue, foreign::Overdue)
+)]
+struct Order {
+    told: Vec<String>,
+}
+
+order!();
+
+impl Handle<Place> for Order {
+    fn handle(&self, place: Place, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        if let Some(after) = place.own {
+            effects.set_timer(&Overdue { cents: 7 }, after);
+        }
+        if let Some(after) = place.foreign {
+            effects.set_timer(&foreign::Overdue { days: 3 }, after);
+        }
+        Ok(())
+    }
+}
+
+impl Handle<Forget> for Order {
+    fn handle(&self, _: Forget, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        effects.clear_timer::<foreign::Overdue>();
+        Ok(())
+    }
+}
+
+impl Wake<Overdue> for Order {
+    fn wake(&self, overdue: Overdue, effects: &mut Effects<Self>) {
+        effects.record(Rang { text: format!("{} cents", overdue.cents) });
+    }
+}
+
+impl Wake<foreign::Overdue> for Order {
+    fn wake(&self, overdue: foreign::Overdue, effects: &mut Effects<Self>) {
+        effects.record(Rang { text: format!("{} days", overdue.days) });
+    }
+}
+
+/// The same actor, whose only document is of the other domain. What an older version has stored of it looks as what
+/// [`Order`] stores: under the plain name.
+mod reader {
+    use super::*;
+
+    #[derive(Saga, Default)]
+    #[saga(domain = Shop, handles(Place, Forget, Told), applies(Rang), timers(foreign::Overdue))]
+    pub(super) struct Order {
+        told: Vec<String>,
+    }
+
+    order!();
+
+    impl Handle<Place> for Order {
+        fn handle(&self, place: Place, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+            if let Some(after) = place.foreign {
+                effects.set_timer(&foreign::Overdue { days: 4 }, after);
+            }
+            Ok(())
+        }
+    }
+
+    impl Handle<Forget> for Order {
+        fn handle(&self, _: Forget, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+            effects.clear_timer::<foreign::Overdue>();
+            Ok(())
+        }
+    }
+
+    impl Wake<foreign::Overdue> for Order {
+        fn wake(&self, overdue: foreign::Overdue, effects: &mut Effects<Self>) {
+            effects.record(Rang { text: format!("{} days", overdue.days) });
+        }
+    }
+}
+
+const SOON: Option<Duration> = Some(Duration::from_millis(1));
+const LATER: Option<Duration> = Some(Duration::from_secs(3_600));
+
+fn place(own: Option<Duration>, foreign: Option<Duration>) -> Place {
+    Place { order: "o1".into(), own, foreign }
+}
+
+async fn told(node: &Node) -> Vec<String> {
+    node.client().send(Told { order: "o1".into() }).await.unwrap()
+}
+
+async fn node<A: whizbang::actor::Stateful>(store: &MemoryStore) -> Node {
+    Node::builder("shop", store.clone()).host::<A>().start().await.unwrap()
+}
+
+/// The names under which timers are stored.
+async fn stored(store: &MemoryStore) -> Vec<String> {
+    struct Deaf;
+    impl whizbang::store::CommitListener for Deaf {
+        fn committed(&self, _: whizbang::store::Ticket) {}
+        fn failed(&self, _: whizbang::store::StoreError) {}
+    }
+    let shard = ShardId::new(Name::new("shop").unwrap(), 0);
+    let handle = store.open(&shard, 1, std::sync::Arc::new(Deaf)).await.unwrap();
+    let timers = handle.reader.timers_due(Timestamp::from_millis(u64::MAX), 100);
+    timers.into_iter().map(|timer| timer.name).collect()
+}
+
+#[whizbang::test]
+async fn documents_of_one_name_ring_as_what_they_are() {
+    let node = node::<Order>(&MemoryStore::new()).await;
+    node.client().send(place(SOON, None)).await.unwrap();
+    eventually(async || told(&node).await == ["7 cents"]).await;
+    node.client().send(place(None, SOON)).await.unwrap();
+    eventually(async || told(&node).await == ["7 cents", "3 days"]).await;
+    node.client().send(place(SOON, SOON)).await.unwrap();
+    eventually(async || told(&node).await.len() == 4).await;
+    let mut told = told(&node).await;
+    told.sort();
+    assert_eq!(told, ["3 days", "3 days", "7 cents", "7 cents"]);
+    node.stop().await.unwrap();
+}
+
+#[whizbang::test]
+async fn documents_of_one_name_are_set_and_cleared_alone() {
+    let store = MemoryStore::new();
+    let first = node::<Order>(&store).await;
+    first.client().send(place(LATER, LATER)).await.unwrap();
+    first.stop().await.unwrap();
+    assert_eq!(stored(&store).await, ["Overdue", "calendar.Overdue"]);
+    // After a restart, so that what is replayed counts.
+    let second = node::<Order>(&store).await;
+    second.client().send(Forget { order: "o1".into() }).await.unwrap();
+    second.stop().await.unwrap();
+    assert_eq!(stored(&store).await, ["Overdue"]);
+    let third = node::<Order>(&store).await;
+    third.client().send(place(SOON, None)).await.unwrap();
+    eventually(async || told(&third).await == ["7 cents"]).await;
+    third.stop().await.unwrap();
+    assert_eq!(stored(&store).await, Vec::<String>::new());
+}
+
+#[whizbang::test]
+async fn timer_stored_without_its_domain_still_rings() {
+    let store = MemoryStore::new();
+    let older = node::<Order>(&store).await;
+    older.client().send(place(Some(Duration::from_millis(200)), None)).await.unwrap();
+    older.stop().await.unwrap();
+    assert_eq!(stored(&store).await, ["Overdue"]);
+    let newer = node::<reader::Order>(&store).await;
+    // The bytes are those of the one number that both documents hold.
+    eventually(async || told(&newer).await == ["7 days"]).await;
+    newer.stop().await.unwrap();
+}
+
+#[whizbang::test]
+async fn timer_stored_without_its_domain_is_set_again_and_cleared() {
+    for again in [true, false] {
+        let store = MemoryStore::new();
+        let older = node::<Order>(&store).await;
+        older.client().send(place(LATER, None)).await.unwrap();
+        older.stop().await.unwrap();
+        let newer = node::<reader::Order>(&store).await;
+        if again {
+            newer.client().send(place(None, SOON)).await.unwrap();
+            eventually(async || told(&newer).await == ["4 days"]).await;
+        } else {
+            newer.client().send(Forget { order: "o1".into() }).await.unwrap();
+        }
+        newer.stop().await.unwrap();
+        assert_eq!(stored(&store).await, Vec::<String>::new(), "set again: {again}");
+    }
+}

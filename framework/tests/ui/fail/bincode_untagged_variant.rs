@@ -1,0 +1,14 @@
+use whizbang::prelude::*;
+
+#[derive(Domain)]
+struct Bank;
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Bank)]
+enum Moved {
+    In { cents: u64 },
+    #[serde(untagged)]
+    Out(u64),
+}
+
+fn main() {}

@@ -1,0 +1,14 @@
+use whizbang::prelude::*;
+
+#[derive(Domain)]
+#[domain(codec = json)]
+struct Web;
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Web)]
+struct Moved {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lines: Vec<u64>,
+}
+
+fn main() {}

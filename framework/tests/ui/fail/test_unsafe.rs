@@ -1,0 +1,5 @@
+
+#[whizbang::test]
+async unsafe fn a_deposit_is_kept() {}
+
+fn main() {}

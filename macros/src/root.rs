@@ -1,0 +1,87 @@
+//! Where the framework is, as the program names it: `::whizbang`, or what `#[whizbang(crate = …)]` says.
+//!
+//! Called by the entry points. Calls [attribute](crate::attribute) for what the user wrote.
+//! The derives write `::whizbang::derive` everywhere; what a program that renames or re-exports the crate needs instead is put
+//! in its place at the end, so that no derive knows about it.
+
+use proc_macro2::{Group, Literal, Span, TokenStream, TokenTree};
+use quote::ToTokens;
+use syn::parse::{ParseStream, Parser};
+use syn::{Attribute, Type};
+
+use crate::attribute::{Form, Given, Known, read, read_keys};
+use crate::mistakes::Mistakes;
+
+/// The one key.
+const KEYS: &[Known] = &[Known { name: "crate", form: Form::Path, write: "crate = my_facade::whizbang" }];
+
+/// What is given in the parentheses of `#[whizbang::main(…)]`.
+pub(crate) fn given(arguments: TokenStream, attribute: &str, mistakes: &mut Mistakes) -> Given {
+    let mut given = Given::default();
+    let read = |input: ParseStream<'_>| {
+        read_keys(input, attribute, KEYS, &mut given, mistakes);
+        Ok(())
+    };
+    // It reads to the end, so nothing is left over.
+    let _ = read.parse2(arguments);
+    given
+}
+
+/// `output` of a derive on an item with these attributes, for a program that has the framework at another place.
+pub(crate) fn renamed(attributes: &[Attribute], output: TokenStream) -> TokenStream {
+    let mut mistakes = Mistakes::default();
+    let given = read(attributes, "whizbang", &[], KEYS, &mut mistakes);
+    let mut output = match given.ty("crate") {
+        Some(root) => moved(output, root),
+        None => output,
+    };
+    output.extend(mistakes.into_tokens());
+    output
+}
+
+/// `output` with `root` in the place of each `::whizbang` before `::derive`.
+pub(crate) fn moved(output: TokenStream, root: &Type) -> TokenStream {
+    let text = root.to_token_stream().to_string().replace(' ', "");
+    replace(output, &root.to_token_stream(), &text)
+}
+
+fn replace(output: TokenStream, root: &TokenStream, text: &str) -> TokenStream {
+    let tokens: Vec<TokenTree> = output.into_iter().collect();
+    let is_mark = |at: usize| matches!(tokens.get(at), Some(TokenTree::Punct(mark)) if mark.as_char() == ':');
+    let is_word = |at: usize, word: &str| matches!(tokens.get(at), Some(TokenTree::Ident(found)) if found == word);
+    let begins = |at: usize| {
+        (0..2).chain(3..5).all(|mark| is_mark(at + mark)) && is_word(at + 2, "whizbang") && is_word(at + 5, "derive")
+    };
+    let mut replaced = TokenStream::new();
+    let mut at = 0;
+    while let Some(token) = tokens.get(at) {
+        if begins(at) {
+            let span = token.span();
+            replaced.extend(root.clone().into_iter().map(|token| at_place(token, span)));
+            at += 3;
+            continue;
+        }
+        replaced.extend([match token {
+            TokenTree::Group(group) => {
+                let mut inside = Group::new(group.delimiter(), replace(group.stream(), root, text));
+                inside.set_span(group.span());
+                TokenTree::Group(inside)
+            }
+            // serde's derives are told the path in a text.
+            TokenTree::Literal(literal) if literal.to_string() == "\"::whizbang::derive::serde\"" => {
+                let mut path = Literal::string(&format!("{text}::derive::serde"));
+                path.set_span(literal.span());
+                TokenTree::Literal(path)
+            }
+            token => token.clone(),
+        }]);
+        at += 1;
+    }
+    replaced
+}
+
+/// The token with errors at `span`; it still names what it named.
+fn at_place(mut token: TokenTree, span: Span) -> TokenTree {
+    token.set_span(token.span().located_at(span));
+    token
+}

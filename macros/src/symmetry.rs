@@ -1,0 +1,281 @@
+//! Refuses serde attributes that write what the codec cannot read back.
+//!
+//! Called by the derives of messages and of states that are saved. Calls nothing.
+//! A derive does not know the codec of a message's domain: that is a constant of another type. So what only one codec cannot
+//! do becomes a check that the compiler evaluates. A saved state is always bincode.
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{ToTokens, quote_spanned};
+use syn::ext::IdentExt;
+use syn::{Attribute, Data, DeriveInput, Expr, Field, Fields, Token, Type, parenthesized, token};
+
+use crate::mistakes::Mistakes;
+use crate::shape::with_article;
+
+/// What is written and read back.
+#[derive(Clone, Copy)]
+pub(crate) enum Place<'a> {
+    /// A message, in the codec of this domain; without one nothing is known.
+    Message { word: &'a str, domain: Option<&'a Type> },
+    /// The state in a snapshot or in a saved view.
+    State { word: &'a str },
+}
+
+/// Which codecs cannot read back what an attribute writes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fails {
+    InBoth,
+    InBincode,
+    InJson,
+}
+
+/// Reports every such attribute: as a mistake if it is wrong in any codec, else in the returned checks.
+pub(crate) fn refuse(input: &DeriveInput, place: Place<'_>, mistakes: &mut Mistakes) -> TokenStream {
+    let mut found = Found { place, checks: TokenStream::new(), mistakes };
+    let container = keys(&input.attrs);
+    let given = |name: &str| container.iter().any(|key| key.ident == name);
+    for key in &container {
+        match key.ident.to_string().as_str() {
+            "untagged" => found.without_names(key),
+            "tag" => found.without_names(key),
+            "content" if !given("tag") => found.without_names(key),
+            "rename_all" | "rename_all_fields" => found.renamed(key, &[]),
+            _ => {}
+        }
+    }
+    match &input.data {
+        Data::Struct(data) => found.fields(&data.fields, given("default")),
+        Data::Enum(data) => {
+            for variant in &data.variants {
+                let keys = keys(&variant.attrs);
+                for key in &keys {
+                    match key.ident.to_string().as_str() {
+                        "skip" | "skip_serializing" | "skip_deserializing" => found.skipped_variant(key),
+                        "untagged" => found.without_names(key),
+                        "rename" => found.renamed(key, &keys),
+                        "rename_all" => found.renamed(key, &[]),
+                        _ => {}
+                    }
+                }
+                found.fields(&variant.fields, false);
+            }
+        }
+        Data::Union(_) => {}
+    }
+    found.checks
+}
+
+/// What is refused so far.
+struct Found<'a> {
+    place: Place<'a>,
+    checks: TokenStream,
+    mistakes: &'a mut Mistakes,
+}
+
+impl Found<'_> {
+    fn fields(&mut self, fields: &Fields, all_default: bool) {
+        for field in fields {
+            let keys = keys(&field.attrs);
+            if let Some(skip) = keys.iter().find(|key| key.ident.to_string().starts_with("skip"))
+                && field.attrs.iter().any(|attribute| attribute.path().is_ident("key"))
+            {
+                let text = format!(
+                    "found `{}` on the `#[key]`; the key is written and read with the command: remove `{0}`",
+                    skip.ident
+                );
+                self.mistakes.add(skip.span(), text);
+                continue;
+            }
+            self.field(field, &keys, all_default);
+        }
+    }
+
+    fn field(&mut self, field: &Field, keys: &[Key], all_default: bool) {
+        let key = |name: &str| keys.iter().find(|key| key.ident == name);
+        let is_read_if_missing = all_default
+            || key("default").is_some()
+            || (is_named(&field.ty, "Option") && key("with").is_none() && key("deserialize_with").is_none());
+        // Without names a missing value moves those behind it.
+        let reads = |is_skipped: bool| match is_skipped || (is_read_if_missing && field.ident.is_some()) {
+            true => Fails::InBincode,
+            false => Fails::InBoth,
+        };
+        if let Some(flatten) = key("flatten") {
+            let text =
+                format!("found `flatten`; {} write the fields out", self.why(Fails::InBincode, "holds no names"));
+            self.add(flatten, Fails::InBincode, &text);
+        }
+        if let Some(rename) = key("rename") {
+            self.renamed(rename, keys);
+        }
+        // Nothing is lost with a field that holds nothing.
+        if is_named(&field.ty, "PhantomData") || matches!(&field.ty, Type::Tuple(tuple) if tuple.elems.is_empty()) {
+            return;
+        }
+        let pair = key("skip_serializing").zip(key("skip_deserializing")).map(|(skip, _)| skip);
+        if let Some(skip) = key("skip").or(pair) {
+            let text = format!(
+                "found `{}`; {} remove it or the field",
+                skip.ident,
+                self.why(Fails::InBincode, "holds every field")
+            );
+            self.add(skip, Fails::InBincode, &text);
+        } else if let Some(skip) = key("skip_deserializing") {
+            let text =
+                "found `skip_deserializing`; the field is written and never read, so its value is lost: remove it";
+            self.add(skip, Fails::InBoth, text);
+        } else if let Some(skip) = key("skip_serializing").or_else(|| key("skip_serializing_if")) {
+            let fails = reads(false);
+            let text = match fails {
+                Fails::InBoth if field.ident.is_none() => format!(
+                    "found `{}` on a field without a name; those behind it would be read in its place: remove it",
+                    skip.ident
+                ),
+                Fails::InBoth => format!(
+                    "found `{}` without `default`; what is not written cannot be read: remove it, or add `default`",
+                    skip.ident
+                ),
+                _ => format!("found `{}`; {} remove it", skip.ident, self.why(fails, "holds every field")),
+            };
+            self.add(skip, fails, &text);
+        }
+    }
+
+    /// Reports an attribute that needs the names which bincode leaves out.
+    fn without_names(&mut self, key: &Key) {
+        let text = format!("found `{}`; {} remove it", key.ident, self.why(Fails::InBincode, "holds no names"));
+        self.add(key, Fails::InBincode, &text);
+    }
+
+    fn skipped_variant(&mut self, key: &Key) {
+        let word = match self.place {
+            Place::Message { word, .. } | Place::State { word } => word,
+        };
+        let text = format!(
+            "found `{}` on a variant; {} of it cannot be written and read back: remove `{0}` or the variant",
+            key.ident,
+            with_article(word)
+        );
+        self.add(key, Fails::InBoth, &text);
+    }
+
+    /// Reports a name that is written and another one that is read. `keys` are those beside it.
+    fn renamed(&mut self, key: &Key, keys: &[Key]) {
+        let Some(inside) = &key.inside else { return };
+        let side = |name: &str| inside.iter().find(|(side, _)| side == name).map(|(_, text)| text.as_str());
+        let (written, read) = (side("serialize"), side("deserialize"));
+        let also_read = |key: &Key| key.ident == "alias" && key.value.as_deref() == written;
+        if written == read || (written.is_some() && keys.iter().any(also_read)) {
+            return;
+        }
+        let text = format!(
+            "found `{}` with one name to write and another one to read; a JSON domain reads what it has written: give one name, \
+             or add `alias = …` for an older one",
+            key.ident
+        );
+        self.add(key, Fails::InJson, &text);
+    }
+
+    /// Why the codec cannot do it, and the way out that a message has.
+    fn why(&self, fails: Fails, what: &str) -> String {
+        match self.place {
+            Place::Message { word, .. } if fails == Fails::InBincode => {
+                format!("{} in bincode {what}: give the domain `codec = json`, or", with_article(word))
+            }
+            Place::Message { .. } => String::new(),
+            Place::State { word: "projection" } => format!("a view is saved in bincode, which {what}:"),
+            Place::State { .. } => format!("a snapshot is saved in bincode, which {what}:"),
+        }
+    }
+
+    fn add(&mut self, key: &Key, fails: Fails, text: &str) {
+        let span = key.span();
+        let check = match (fails, self.place) {
+            (Fails::InBoth, _) | (Fails::InBincode, Place::State { .. }) => return self.mistakes.add(span, text),
+            (Fails::InJson, Place::State { .. }) | (_, Place::Message { domain: None, .. }) => return,
+            (Fails::InBincode, Place::Message { domain: Some(domain), .. }) => ("not_in_bincode", domain),
+            (Fails::InJson, Place::Message { domain: Some(domain), .. }) => ("not_in_json", domain),
+        };
+        let (check, domain) = (Ident::new(check.0, span), respanned(check.1, span));
+        self.checks.extend(quote_spanned! {span=>
+            const _: () = ::whizbang::derive::#check(<#domain as ::whizbang::derive::Domain>::CODEC, #text);
+        });
+    }
+}
+
+/// The type with errors at `span`; names in it still mean what they meant.
+fn respanned(ty: &Type, span: Span) -> TokenStream {
+    let respan = |token: proc_macro2::TokenTree| {
+        let mut token = token;
+        token.set_span(token.span().located_at(span));
+        token
+    };
+    ty.to_token_stream().into_iter().map(respan).collect()
+}
+
+fn is_named(ty: &Type, name: &str) -> bool {
+    match ty {
+        Type::Path(path) => path.path.segments.last().is_some_and(|last| last.ident == name),
+        Type::Group(group) => is_named(&group.elem, name),
+        Type::Paren(paren) => is_named(&paren.elem, name),
+        _ => false,
+    }
+}
+
+/// One key of a serde attribute.
+pub(crate) struct Key {
+    /// The key.
+    pub(crate) ident: Ident,
+    /// Its text, if that is a literal.
+    pub(crate) value: Option<String>,
+    /// The keys in its parentheses, each with its text.
+    pub(crate) inside: Option<Vec<(String, String)>>,
+}
+
+impl Key {
+    pub(crate) fn span(&self) -> Span {
+        self.ident.span()
+    }
+}
+
+/// The keys of all serde attributes. Whatever serde does not understand it reports itself.
+pub(crate) fn keys(attributes: &[Attribute]) -> Vec<Key> {
+    let mut keys = Vec::new();
+    for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("serde")) {
+        let _ = attribute.parse_nested_meta(|meta| {
+            let Some(ident) = meta.path.get_ident().cloned() else { return Ok(()) };
+            let mut key = Key { ident, value: None, inside: None };
+            if meta.input.peek(Token![=]) {
+                key.value = text(&meta.value()?.parse::<Expr>()?);
+            } else if meta.input.peek(token::Paren) {
+                let content;
+                parenthesized!(content in meta.input);
+                let mut inside = Vec::new();
+                while !content.is_empty() {
+                    let side = content.call(Ident::parse_any)?;
+                    content.parse::<Token![=]>()?;
+                    if let Some(text) = text(&content.parse::<Expr>()?) {
+                        inside.push((side.to_string(), text));
+                    }
+                    if !content.is_empty() {
+                        content.parse::<Token![,]>()?;
+                    }
+                }
+                key.inside = Some(inside);
+            }
+            keys.push(key);
+            Ok(())
+        });
+    }
+    keys
+}
+
+fn text(value: &Expr) -> Option<String> {
+    match value {
+        Expr::Lit(literal) => match &literal.lit {
+            syn::Lit::Str(text) => Some(text.value()),
+            _ => None,
+        },
+        _ => None,
+    }
+}
