@@ -149,6 +149,128 @@ fn generic_types_are_the_same_bytes() {
     );
 }
 
+/// Has neither serde's traits nor a `Default`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Bare;
+
+trait Money {
+    type Amount;
+}
+
+impl Money for Bare {
+    type Amount = u64;
+}
+
+mod bounds {
+    use std::marker::PhantomData;
+
+    use super::Money;
+    use whizbang::prelude::{Deserialize, Serialize};
+
+    #[derive(Serialize, Deserialize)]
+    pub(super) struct Id<T> {
+        pub(super) n: u64,
+        pub(super) of: PhantomData<T>,
+    }
+
+    #[derive(Serialize, Deserialize)]
+    pub(super) enum Price<M: Money> {
+        One(M::Amount),
+        Many { amounts: Vec<M::Amount>, of: PhantomData<fn(M)> },
+    }
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(bound = "")]
+    pub(super) struct Named<T> {
+        pub(super) id: Id<T>,
+    }
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(bound(serialize = "T: Copy + Into<u64>", deserialize = "T: From<u64>"))]
+    pub(super) struct AsNumber<T> {
+        #[serde(with = "number")]
+        pub(super) value: T,
+    }
+
+    mod number {
+        use whizbang::derive::serde::{Deserialize, Deserializer, Serializer};
+
+        pub(super) fn serialize<T: Copy + Into<u64>, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+            to.serialize_u64((*value).into())
+        }
+
+        pub(super) fn deserialize<'de, T: From<u64>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+            u64::deserialize(from).map(T::from)
+        }
+    }
+
+    #[derive(Serialize, Deserialize)]
+    pub(super) struct Cached<T> {
+        pub(super) n: u64,
+        #[serde(skip)]
+        pub(super) cache: Option<T>,
+    }
+}
+
+#[test]
+fn type_parameters_are_asked_what_serde_asks() {
+    let id = || bounds::Id::<Bare> { n: 3, of: std::marker::PhantomData };
+    assert_eq!(serde_json::to_string(&id()).unwrap(), r#"{"n":3,"of":null}"#);
+    assert_eq!(serde_json::from_str::<bounds::Id<Bare>>(r#"{"n":3,"of":null}"#).unwrap().n, 3);
+    let named = serde_json::to_string(&bounds::Named { id: id() }).unwrap();
+    assert_eq!(serde_json::from_str::<bounds::Named<Bare>>(&named).unwrap().id.n, 3);
+    let one = serde_json::to_string(&bounds::Price::<Bare>::One(3)).unwrap();
+    assert!(matches!(serde_json::from_str(&one), Ok(bounds::Price::<Bare>::One(3))));
+    let many = bounds::Price::<Bare>::Many { amounts: vec![3], of: std::marker::PhantomData };
+    let many = serde_json::to_string(&many).unwrap();
+    let read = serde_json::from_str(&many);
+    assert!(matches!(read, Ok(bounds::Price::<Bare>::Many { amounts, .. }) if amounts == [3]));
+    assert_eq!(serde_json::to_string(&bounds::AsNumber { value: 3u8 }).unwrap(), r#"{"value":3}"#);
+    assert_eq!(serde_json::from_str::<bounds::AsNumber<u128>>(r#"{"value":3}"#).unwrap().value, 3);
+    // serde asks for a `Default` of what it does not read, and for nothing else.
+    let cached = serde_json::to_string(&bounds::Cached::<String> { n: 3, cache: Some("x".into()) }).unwrap();
+    assert!(matches!(serde_json::from_str(&cached), Ok(bounds::Cached::<String> { n: 3, cache: None })));
+}
+
+#[test]
+fn paths_in_attributes_may_begin_with_self() {
+    #[derive(Debug, PartialEq, whizbang::prelude::Serialize, whizbang::prelude::Deserialize)]
+    struct Line<T> {
+        #[serde(default, skip_serializing_if = "Self::is_zero")]
+        off: u8,
+        #[serde(default = "Self::one")]
+        count: u8,
+        of: T,
+    }
+
+    impl<T> Line<T> {
+        fn is_zero(off: &u8) -> bool {
+            *off == 0
+        }
+
+        fn one() -> u8 {
+            1
+        }
+    }
+
+    assert_eq!(serde_json::to_string(&Line { off: 0, count: 2, of: 3 }).unwrap(), r#"{"count":2,"of":3}"#);
+    assert_eq!(serde_json::from_str::<Line<u8>>(r#"{"of":3}"#).unwrap(), Line { off: 0, count: 1, of: 3 });
+}
+
+#[test]
+fn packed_type_is_written_and_read() {
+    #[derive(whizbang::prelude::Serialize, whizbang::prelude::Deserialize)]
+    #[repr(C, packed)]
+    struct Packed {
+        small: u8,
+        large: u32,
+    }
+    let text = serde_json::to_string(&Packed { small: 1, large: 2 }).unwrap();
+    assert_eq!(text, r#"{"small":1,"large":2}"#);
+    let Packed { small, large } = serde_json::from_str(&text).unwrap();
+    assert_eq!((small, large), (1, 2));
+}
+
 #[test]
 fn what_serde_refuses_is_refused_with_the_same_words() {
     let unknown = r#"{"plainText": "a", "n": 1, "map": {}, "more": 1}"#;

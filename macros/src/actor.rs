@@ -197,7 +197,7 @@ fn snapshot(given: &Given, input: &DeriveInput) -> (TokenStream, TokenStream) {
     };
     let every = nested.number("every").map_or(SNAPSHOT_EVERY, |(every, _)| every);
     let schema = nested.number("schema").map_or(1, |(schema, _)| schema);
-    let asked = shape::ask_for_coding(&input.ident, key.span());
+    let asked = shape::ask_for_state_coding(&input.ident, key.span());
     let methods = quote! {
         const SNAPSHOT_EVERY: ::core::primitive::u32 = #every;
         const SNAPSHOT_SCHEMA: ::core::primitive::u32 = #schema;

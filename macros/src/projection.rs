@@ -44,7 +44,7 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
     let schema = given.number("schema").map_or(1, |(schema, _)| schema);
     let correct = mistakes.is_empty();
     let ((wire, aliases), asked) = match correct {
-        true => (shape::wire(&given, ident, LISTS), shape::ask_for_coding(ident, ident.span())),
+        true => (shape::wire(&given, ident, LISTS), shape::ask_for_state_coding(ident, ident.span())),
         false => Default::default(),
     };
     let (save, restore) = match correct {

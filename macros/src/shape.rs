@@ -131,12 +131,21 @@ fn is_deprecated(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| attribute.path().is_ident("deprecated"))
 }
 
-/// The one place where the output asks for serde's traits. What it defines is used without asking again.
+/// The one place where the output asks for serde's traits of a message. What it defines is used without asking again.
 pub(crate) fn ask_for_coding(ident: &Ident, span: Span) -> TokenStream {
     let mut ident = ident.clone();
     ident.set_span(span);
     quote_spanned!(span=>
         const __WHIZBANG_CODING: ::whizbang::derive::Coding<#ident> = ::whizbang::derive::coding::<#ident>();
+    )
+}
+
+/// The same for a state that is saved.
+pub(crate) fn ask_for_state_coding(ident: &Ident, span: Span) -> TokenStream {
+    let mut ident = ident.clone();
+    ident.set_span(span);
+    quote_spanned!(span=>
+        const __WHIZBANG_CODING: ::whizbang::derive::StateCoding<#ident> = ::whizbang::derive::state_coding::<#ident>();
     )
 }
 

@@ -279,3 +279,84 @@ fn text(value: &Expr) -> Option<String> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is refused of a message: a mistake in any codec, a check for bincode, one for JSON, or nothing.
+    fn refused(item: &str) -> &'static str {
+        let input: DeriveInput = syn::parse_str(item).expect("the item is one");
+        let domain: Type = syn::parse_str("Bank").expect("the domain is a type");
+        let mut mistakes = Mistakes::default();
+        let checks = refuse(&input, Place::Message { word: "event", domain: Some(&domain) }, &mut mistakes).to_string();
+        match (mistakes.is_empty(), checks.contains("not_in_bincode"), checks.contains("not_in_json")) {
+            (false, false, false) => "any",
+            (true, true, false) => "bincode",
+            (true, false, true) => "json",
+            (true, false, false) => "nothing",
+            _ => "several",
+        }
+    }
+
+    #[test]
+    fn asymmetric_attributes_are_refused_by_codec() {
+        for (item, expected) in [
+            ("struct E { a: u8 }", "nothing"),
+            (
+                "#[serde(rename_all = \"camelCase\", deny_unknown_fields)] struct E { #[serde(default)] a: u8 }",
+                "nothing",
+            ),
+            ("#[serde(tag = \"t\")] enum E { A }", "bincode"),
+            ("#[serde(tag = \"t\", content = \"c\")] enum E { A }", "bincode"),
+            ("#[serde(untagged)] enum E { A }", "bincode"),
+            ("enum E { A, #[serde(untagged)] B(u8) }", "bincode"),
+            ("struct E { #[serde(flatten)] a: A }", "bincode"),
+            ("enum E { A { #[serde(flatten)] a: A } }", "bincode"),
+            ("struct E { #[serde(skip)] a: u8 }", "bincode"),
+            ("struct E(#[serde(skip)] u8, u8);", "bincode"),
+            ("struct E { #[serde(skip)] a: PhantomData<u8>, #[serde(skip)] b: () }", "nothing"),
+            ("struct E { #[serde(skip_serializing, skip_deserializing)] a: u8 }", "bincode"),
+            ("struct E { #[serde(skip_serializing)] #[serde(skip_deserializing)] a: u8 }", "bincode"),
+            ("struct E { #[serde(skip_serializing, default)] a: u8 }", "bincode"),
+            ("struct E { #[serde(skip_serializing)] a: Option<u8> }", "bincode"),
+            ("struct E { #[serde(skip_serializing)] a: u8 }", "any"),
+            ("struct E { #[serde(skip_deserializing)] a: u8 }", "any"),
+            ("struct E { #[serde(skip_serializing_if = \"f\")] a: Option<u8> }", "bincode"),
+            ("#[serde(default)] struct E { #[serde(skip_serializing_if = \"f\")] a: u8 }", "bincode"),
+            ("struct E { #[serde(skip_serializing_if = \"f\", default = \"g\")] a: u8 }", "bincode"),
+            ("struct E { #[serde(skip_serializing_if = \"f\")] a: u8 }", "any"),
+            ("struct E { #[serde(skip_serializing_if = \"f\", with = \"m\")] a: Option<u8> }", "any"),
+            ("struct E(#[serde(skip_serializing_if = \"f\", default)] u8);", "any"),
+            ("enum E { A { #[serde(skip_serializing_if = \"f\")] a: u8 } }", "any"),
+            ("enum E { A, #[serde(skip)] B }", "any"),
+            ("enum E { A, #[serde(skip_serializing)] B }", "any"),
+            ("enum E { A, #[serde(skip_deserializing)] B }", "any"),
+            ("struct E { #[key] #[serde(skip)] a: u8 }", "any"),
+            ("struct E { #[serde(default, skip_serializing_if = \"f\")] #[key] a: u8 }", "any"),
+            ("struct E { #[serde(rename(serialize = \"x\", deserialize = \"y\"))] a: u8 }", "json"),
+            ("struct E { #[serde(rename(serialize = \"x\"))] a: u8 }", "json"),
+            ("struct E { #[serde(rename(serialize = \"x\", deserialize = \"x\"))] a: u8 }", "nothing"),
+            ("struct E { #[serde(rename(serialize = \"x\", deserialize = \"y\"), alias = \"x\")] a: u8 }", "nothing"),
+            ("#[serde(rename_all(deserialize = \"lowercase\"))] enum E { A }", "json"),
+            ("enum E { #[serde(rename(deserialize = \"x\"))] A }", "json"),
+        ] {
+            assert_eq!(refused(item), expected, "{item}");
+        }
+    }
+
+    #[test]
+    fn saved_states_are_always_bincode() {
+        for item in [
+            "#[serde(tag = \"t\")] enum S { A }",
+            "struct S { #[serde(skip)] a: u8 }",
+            "struct S { #[serde(default, skip_serializing_if = \"f\")] a: u8 }",
+            "enum S { A, #[serde(skip)] B }",
+        ] {
+            let input: DeriveInput = syn::parse_str(item).expect("the item is one");
+            let mut mistakes = Mistakes::default();
+            let checks = refuse(&input, Place::State { word: "projection" }, &mut mistakes);
+            assert!(!mistakes.is_empty() && checks.is_empty(), "{item}");
+        }
+    }
+}

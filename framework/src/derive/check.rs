@@ -148,3 +148,26 @@ pub const fn performs<W: Worker + Perform<M>, M: Command + Of<W::Domain>>() -> u
 pub const fn on<W: On<M>, M: Event>() -> usize {
     0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codec_that_can_read_it_back_is_not_refused() {
+        not_in_bincode(Codec::Json, "");
+        not_in_json(Codec::Bincode, "");
+    }
+
+    #[test]
+    #[should_panic = "no names"]
+    fn bincode_that_cannot_read_it_back_is_refused() {
+        not_in_bincode(Codec::Bincode, "no names");
+    }
+
+    #[test]
+    #[should_panic = "two names"]
+    fn json_that_cannot_read_it_back_is_refused() {
+        not_in_json(Codec::Json, "two names");
+    }
+}

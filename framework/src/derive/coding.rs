@@ -2,17 +2,27 @@
 
 use crate::message::{Codec, CodecError, Coded};
 
-/// How values of `T` become bytes and back. Having one proves that `T` is [`Coded`].
+/// How messages of the type `T` become bytes and back. Having one proves that `T` is [`Coded`].
 pub struct Coding<T> {
     write: fn(&T, Codec, &mut Vec<u8>) -> Result<(), CodecError>,
     read: fn(Codec, &[u8]) -> Result<T, CodecError>,
+}
+
+/// How states of the type `T` become bytes and back. Apart from [`Coding`], so that nothing is compiled for messages that only
+/// states need.
+pub struct StateCoding<T> {
     save: fn(&T) -> Result<Vec<u8>, CodecError>,
     restore: fn(&[u8]) -> Result<T, CodecError>,
 }
 
 /// The coding of `T`. A function and no method: for those the compiler has an error text of its own.
 pub const fn coding<T: Coded>() -> Coding<T> {
-    Coding { write: T::write, read: T::read, save: T::save, restore: T::restore }
+    Coding { write: T::write, read: T::read }
+}
+
+/// The coding of the state `T`.
+pub const fn state_coding<T: Coded>() -> StateCoding<T> {
+    StateCoding { save: T::save, restore: T::restore }
 }
 
 impl<T> Coding<T> {
@@ -31,7 +41,9 @@ impl<T> Coding<T> {
     pub fn decode(&self, codec: Codec, bytes: &[u8]) -> Result<T, CodecError> {
         (self.read)(codec, bytes)
     }
+}
 
+impl<T> StateCoding<T> {
     /// A state as bytes: a snapshot or a view.
     ///
     /// # Errors

@@ -25,13 +25,31 @@
 /// assert_eq!(Bank::NAME, "bank");
 /// assert_eq!(OrderDesk::SHARDS, 64);
 /// ```
+///
+/// # Programs that name the crate otherwise
+///
+/// The output of every derive names the crate `::whizbang`. A program that lists it under another name, or gets it from a
+/// facade that re-exports everything, writes one line in its root: `extern crate my_name as whizbang;`. Where that does not
+/// fit, each item says where the crate is, and so does the entry point: `#[my_name::main(crate = my_name)]`.
+///
+/// ```
+/// mod facade {
+///     pub(crate) use ::whizbang;
+/// }
+/// use facade::whizbang::prelude::*;
+///
+/// #[derive(Domain)]
+/// #[whizbang(crate = crate::facade::whizbang)]
+/// struct Bank;
+/// # fn main() {}
+/// ```
 pub use whizbang_macros::Domain;
 
 /// Makes a struct a [`Command`](trait@crate::Command): it asks the owner of a domain to do something.
 ///
-/// Exactly one field is marked `#[key]`: it says which aggregate handles the command. Its type is `String`, an integer,
-/// a UUID, or any `T` with `impl<'a> From<&'a T> for Key<'a>` ([`Key`](crate::message::Key)). `Serialize` and `Deserialize`
-/// are derived beside it.
+/// Exactly one field is marked `#[key]`: it says which aggregate handles the command. Its type is `String`, `Box<str>`,
+/// `Arc<str>`, `Cow<'static, str>`, an integer of a fixed size, a UUID, or any `T` with `impl<'a> From<&'a T> for Key<'a>`
+/// ([`Key`](crate::message::Key)). `Serialize` and `Deserialize` are derived beside it.
 ///
 /// | key | means | allowed | default |
 /// |---|---|---|---|
@@ -43,6 +61,25 @@ pub use whizbang_macros::Domain;
 ///
 /// A message may not contain itself, not even behind a `Box` or a `Vec`: bytes from a stranger could nest it deeper than the
 /// stack. The derive sees that in the type itself, not behind a second type; there, keep to the rule by hand.
+///
+/// # Serde attributes
+///
+/// What is written must be read back as the same, for years. The derives of messages refuse attributes with which it would not
+/// be, in the message itself; types inside it are not seen.
+///
+/// | attribute | in a bincode domain | in a JSON domain |
+/// |---|---|---|
+/// | `tag`, `content`, `untagged`, `flatten` | refused: bincode holds no names | allowed |
+/// | `skip` on a field | refused, but for `PhantomData` and `()` | allowed: the field is its default wherever the message is read |
+/// | `skip_serializing_if`, `skip_serializing` on a field | refused: bincode holds every field | with `default`, or on an `Option`; not in a tuple |
+/// | `skip_deserializing` alone | refused | refused |
+/// | any skip on a variant, or on the `#[key]` | refused | refused |
+/// | `rename` with one name to write and another one to read | allowed | refused, unless the written one is an `alias` |
+///
+/// The states of [snapshots](derive@crate::Aggregate) and of [views](derive@crate::Projection) are bincode.
+///
+/// bincode knows fields and variants by their order alone: in a bincode domain, every change of them but a new variant at the
+/// end needs a new `version`, and `#[serde(default)]` does not help.
 ///
 /// ```
 /// use whizbang::prelude::*;

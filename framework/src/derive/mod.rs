@@ -14,7 +14,7 @@ pub use check::{
     KeyField, Upcast, answers, applies, command, document, event, handles, not_in_bincode, not_in_json, on, performs,
     projects, query, reacts, records, replies, timers,
 };
-pub use coding::{Coding, coding, never_coded};
+pub use coding::{Coding, StateCoding, coding, never_coded, state_coding};
 pub use run::block_on;
 /// serde, for programs that do not list it themselves.
 pub use serde;

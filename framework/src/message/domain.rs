@@ -25,7 +25,7 @@ pub trait Domain: 'static {
     message = "`{Self}` does not belong to the domain `{D}`",
     label = "belongs to another domain",
     note = "`handles(…)`, `applies(…)` and `performs(…)` list messages of the own domain; other domains' events go into `reacts(…)` or `on(…)`",
-    note = "messages are listed if they are derived: `#[derive(Event, Serialize, Deserialize)] #[event(domain = …)]`"
+    note = "a message whose traits are written by hand cannot be listed: derive it"
 )]
 pub trait Of<D> {}
 

@@ -6,6 +6,6 @@ struct Web;
 
 #[derive(Event, Serialize, Deserialize)]
 #[event(domain = Web)]
-struct Moved(#[serde(default, skip_serializing_if = "Option::is_none")] Option<u64>, u64);
+struct Moved(#[serde(skip_serializing_if = "Option::is_none")] Option<u64>, u64);
 
 fn main() {}

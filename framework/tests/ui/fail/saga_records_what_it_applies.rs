@@ -21,4 +21,8 @@ impl React<Deposited> for Audit {
     }
 }
 
+impl Apply<Audited> for Audit {
+    fn apply(&mut self, _: &Audited) {}
+}
+
 fn main() {}
