@@ -190,8 +190,7 @@ pub(crate) fn wire(given: &Given, ident: &Ident, lists: &[(&str, &str)]) -> (Tok
     }
     if !aliases.is_empty() {
         aliases.extend(quote! {
-            // Public, as is what is implemented for a listed type. It has docs and no `allow`: a program may forbid that.
-            /// A listed type.
+            /// A listed type. Public, as what is implemented for one is. It has docs and no `allow`: a program may forbid that.
             pub trait WhizbangListed<const CHECKED: ::core::primitive::usize> {
                 /// The type.
                 type It;

@@ -45,6 +45,9 @@ pub trait Applies<E: Event>: Apply<E> {}
 
 /// An event that the actor `A` may record, because it is listed in `applies(…)` or `records(…)` of `A`. The derives implement it.
 ///
+/// It is a property of the event and not of the actor: the compiler looks for what is wrong with an actor before it knows the
+/// event, and could not name it.
+///
 /// Code that is generic over the actor asks for it:
 ///
 /// ```
@@ -68,8 +71,6 @@ pub trait Applies<E: Event>: Apply<E> {}
 /// }
 /// # let _ = Audited { by: String::new() }.by;
 /// ```
-// Said of the event and not of the actor: the compiler looks for what is wrong with an actor before it knows the event, and
-// could not name it.
 #[diagnostic::on_unimplemented(
     message = "`{A}` cannot record `{Self}`",
     label = "not listed in `applies(…)` of `{A}`",
