@@ -14,6 +14,7 @@ mod mistakes;
 mod names;
 mod nesting;
 mod owned;
+mod plain;
 mod projection;
 mod root;
 mod serial;

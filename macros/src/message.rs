@@ -12,7 +12,7 @@ use syn::{Data, DeriveInput, Field, Ident, Member, Type};
 use crate::attribute::{Form, Given, Known, read, text_of};
 use crate::mistakes::Mistakes;
 use crate::symmetry::{self, Place};
-use crate::{nesting, owned, shape};
+use crate::{nesting, owned, plain, shape};
 
 /// Which of the four a type becomes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -115,6 +115,7 @@ pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
     // Beside a mistake they might be wrong about the codec, and with it they go away.
     let checks = correct.then_some(checks);
     let coding = coding(&given, version, correct);
+    let trust = plain::is_plain(input).then(plain::trust);
     let kind = format_ident!("{}", kind.name());
     let stub = quote!(::core::marker::Send + 'static);
     let message = shape::header(input, &quote!(::whizbang::derive::Message), &stub);
@@ -133,6 +134,7 @@ pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
                 const KIND: ::whizbang::derive::Kind = ::whizbang::derive::Kind::#kind;
                 const VERSION: ::core::primitive::u32 = #version;
                 #coding
+                #trust
             }
             #[automatically_derived]
             #sort { #body }

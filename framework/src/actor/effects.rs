@@ -11,8 +11,8 @@ use super::plan::{About, Plan, Role, Stateful};
 use super::undo::{PlannedCommand, Undo, UndoChange};
 use crate::clock::{Steady, Timestamp};
 use crate::message::{
-    Codec, CodecError, Coded, Command, Domain, Envelope, Kind, Message, MessageId, Name, Rejection, ShardId, Wants,
-    shard_of,
+    Codec, CodecError, Command, Domain, Envelope, Kind, Message, MessageId, Name, Rejection, ShardId, Wants, settle,
+    settle_reply, shard_of, verify,
 };
 
 /// What a handler asks for: record, send, schedule. Nothing of it has happened before the turn is committed, and then all of
@@ -167,30 +167,47 @@ impl<A: Stateful> Effects<A> {
         self.ended = false;
     }
 
-    /// Takes down the outcome of a command's handler.
-    pub(crate) fn replied<C: Command>(&mut self, reply: &Result<C::Reply, Rejection>) {
+    /// Notes the outcome of a command's handler. Returns it as every caller will read it; `None` if it cannot be read, which
+    /// fails the turn.
+    pub(crate) fn replied<C: Command>(
+        &mut self,
+        reply: Result<C::Reply, Rejection>,
+    ) -> Option<Result<C::Reply, Rejection>> {
         if reply.is_err() {
             self.discard();
             self.rejected = true;
         }
         self.reply.clear();
-        if let Err(error) = C::Reply::write_reply(reply, <C::Domain as Domain>::CODEC, &mut self.reply) {
-            self.error.get_or_insert(error);
+        match settle_reply(reply, <C::Domain as Domain>::CODEC, &mut self.reply) {
+            Ok(reply) => Some(reply),
+            Err(error) => {
+                self.error.get_or_insert(error);
+                None
+            }
         }
     }
 
     /// Writes a message down; its place is among the payloads. An error fails the turn.
     pub(crate) fn put<M: Message>(&mut self, codec: Codec, message: &M) -> Range<usize> {
         let start = self.payloads.len();
-        if let Err(error) = message.encode(codec, &mut self.payloads) {
+        if let Err(error) = verify(message, codec, &mut self.payloads) {
             self.error.get_or_insert(error);
         }
         start..self.payloads.len()
     }
 
-    /// Takes down an event: its bytes for the log, itself for the state.
+    /// Notes an event: its bytes for the log, and for the state the event as it reads from them. So the state is always what a
+    /// replay of the log makes of it.
     pub(crate) fn take_down<M: Message>(&mut self, event: M, apply: fn(&M, &mut A)) {
-        let payload = self.put(A::Domain::CODEC, &event);
+        let start = self.payloads.len();
+        let event = match settle(event, A::Domain::CODEC, &mut self.payloads) {
+            Ok(event) => event,
+            Err(error) => {
+                self.error.get_or_insert(error);
+                return;
+            }
+        };
+        let payload = start..self.payloads.len();
         // Nearly every turn records what the turn before it has recorded: its place needs no new allocation.
         let place = self.recorded.get_mut(self.events.len()).map(|place| &mut **place as &mut dyn Any);
         match place.and_then(|place| place.downcast_mut::<Place<A, M>>()) {
@@ -244,7 +261,7 @@ impl<A: Stateful> Effects<A> {
         let mut payload = Vec::new();
         let codec = <C::Domain as Domain>::CODEC;
         let written = if key.is_valid() {
-            command.encode(codec, &mut payload)
+            verify(command, codec, &mut payload)
         } else {
             Err(CodecError::Encode {
                 reason: format!("the key of `{}` has {} bytes, allowed are 1 to 256", C::NAME, key.as_str().len()),

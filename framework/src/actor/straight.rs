@@ -17,7 +17,7 @@ use super::plan::Stateful;
 use super::turn::{Failure, Marked};
 use crate::clock::Timestamp;
 use crate::message::{
-    CodecError, Coded as _, Command, Domain, Envelope, Kind, MessageId, Name, Rejection, digest_of, name_digest,
+    CodecError, Coded as _, Command, Domain, Envelope, Kind, MessageId, Name, Rejection, digest_of, name_digest, settle,
 };
 use crate::router::{Arrival, AskMeta, Delivery, Outcome, SendError, TypedReply, Work};
 use crate::store::{StoreError, Ticket};
@@ -70,8 +70,8 @@ impl<A: Stateful> KeyActor<A> {
         run: Run<A, C>,
         label: Label,
     ) -> Taken<C> {
-        let payload = match self.written(&command) {
-            Ok(payload) => payload,
+        let (command, payload) = match self.written(command) {
+            Ok(written) => written,
             Err(error) => return Taken::Told(Err(SendError::Encode(error))),
         };
         let host = Rc::clone(&self.door.host);
@@ -91,8 +91,7 @@ impl<A: Stateful> KeyActor<A> {
         let turned = self.turn(facts, &marked, Vec::new(), false, |state, effects| {
             code.relabel(label);
             let decided = run(state.user()?, command, effects);
-            effects.replied::<C>(&decided);
-            reply = Some(decided);
+            reply = effects.replied::<C>(decided);
             Ok(())
         });
         let taken = match (turned, reply) {
@@ -131,8 +130,8 @@ impl<A: Stateful> KeyActor<A> {
             }
             return;
         }
-        let payload = match self.written(&command) {
-            Ok(payload) => payload,
+        let payload = match self.written(command) {
+            Ok((_, payload)) => payload,
             Err(error) => {
                 drop(permit);
                 let _ = reply.send(Err(SendError::Encode(error)));
@@ -148,19 +147,21 @@ impl<A: Stateful> KeyActor<A> {
         self.take(Delivered { delivery: delivery::<C>(envelope, reply), permit }, ctx);
     }
 
-    /// The command's bytes, in a buffer to be given back: they are needed for the digest, and for the dead letter if it comes
-    /// to that.
-    fn written<C: Command>(&self, command: &C) -> Result<Vec<u8>, CodecError> {
+    /// The command as it reads from its bytes, and those bytes in a buffer to be given back: they are needed for the digest, and
+    /// for the dead letter if it comes to that. The handler gets what it would get from another thread or node.
+    fn written<C: Command>(&self, command: C) -> Result<(C, Vec<u8>), CodecError> {
         let host = &self.door.host;
         let mut payload = host.scratch.take();
         payload.clear();
-        let encoded = host.code.call(self.door.label, || command.encode(<C::Domain as Domain>::CODEC, &mut payload));
+        let encoded = host.code.call(self.door.label, || settle(command, <C::Domain as Domain>::CODEC, &mut payload));
         let encoded = encoded.unwrap_or_else(|panicked| Err(CodecError::Encode { reason: panicked.to_string() }));
-        if let Err(error) = encoded {
-            host.scratch.replace(payload);
-            return Err(error);
+        match encoded {
+            Ok(command) => Ok((command, payload)),
+            Err(error) => {
+                host.scratch.replace(payload);
+                Err(error)
+            }
         }
-        Ok(payload)
     }
 
     fn enveloped<C: Command>(

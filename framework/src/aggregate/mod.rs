@@ -132,7 +132,7 @@ impl<A: Stateful> Plan<A> {
             Box::new(|user, envelope, effects| {
                 let command = C::decode(envelope.version, envelope.codec, &envelope.payload)?;
                 let reply = user.handle(command, effects);
-                effects.replied::<C>(&reply);
+                effects.replied::<C>(reply);
                 Ok(())
             }),
             Box::new(|door, routes| {

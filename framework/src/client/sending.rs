@@ -12,7 +12,7 @@ use tokio::task::coop::poll_proceed;
 
 use super::{Client, DEADLINE};
 use crate::message::{
-    Codec, Coded, Command, Domain, Envelope, Key, Kind, Message, MessageId, Name, Query, ShardId, shard_of,
+    Codec, Coded, Command, Domain, Envelope, Key, Kind, Message, MessageId, Name, Query, ShardId, shard_of, verify,
 };
 use crate::router::{AskMeta, Asked, LocalRoutes, SendError, TypedReply};
 use crate::telemetry::passes;
@@ -179,7 +179,7 @@ fn envelope<M: Message>(
     }
     let codec = <M::Domain as Domain>::CODEC;
     let mut payload = Vec::new();
-    message.encode(codec, &mut payload).map_err(SendError::Encode)?;
+    verify(message, codec, &mut payload).map_err(SendError::Encode)?;
     let now = client.inner.clock.now();
     let id = meta.id.unwrap_or_else(|| client.new_id());
     passes!("client", M::NAME, id, meta.correlation.unwrap_or(id));

@@ -24,7 +24,7 @@ pub use std::vec::Vec;
 pub use crate::actor::{Plan, Role, Stateful};
 pub use crate::aggregate::{Aggregate, Applies, Apply};
 pub use crate::message::{
-    Codec, CodecError, Coded, Command, Document, Domain, Event, Key, Kind, Message, Name, Of, Query,
+    Codec, CodecError, Coded, Command, Document, Domain, Event, Key, Kind, Message, Name, Of, Query, Trust,
 };
 pub use crate::projection::{Projection, ProjectionPlan};
 pub use crate::saga::Saga;

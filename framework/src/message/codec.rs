@@ -3,6 +3,9 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::bincode_reader;
+use super::checked::Inside;
+
 /// The most bytes a message may have, in its envelope and in the store: 512 KiB, half of what a NATS server takes by default.
 pub const MAX_PAYLOAD_BYTES: usize = 512 * 1024;
 
@@ -14,12 +17,13 @@ pub const MAX_STATE_BYTES: usize = 256 * 1024 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Codec {
-    /// bincode 2 with serde, standard configuration: small and fast, for services written in Rust.
+    /// bincode 2 with serde, standard configuration: small and fast, for services written in Rust. Up to 127 levels deep, with
+    /// up to 65,536 elements without content, such as those of `Vec<()>`.
     ///
-    /// Types must not be recursive: hostile bytes could nest them deeper than the stack. Nor may they hold lists of values
-    /// without content, such as `Vec<()>`: nine hostile bytes could announce 2^64 of them.
+    /// It writes neither names nor types: a field that is left out or reordered makes every byte behind it mean something else.
     Bincode,
-    /// JSON, at most 128 levels deep, for domains that services in other languages take part in.
+    /// JSON, up to 127 levels deep, for domains that services in other languages take part in. Numbers must be finite, and `Some`
+    /// must hold something: `Some(None)` would read as `None`.
     Json,
 }
 
@@ -61,13 +65,14 @@ impl Codec {
     /// Appends the bytes of `value` to `into`. On an error `into` is as long as before.
     ///
     /// # Errors
-    /// [`CodecError::Encode`] if the type cannot be written (bincode knows no `flatten` or untagged enums);
+    /// [`CodecError::Encode`] if the value has a form that this codec cannot write, or would not read back;
     /// [`CodecError::Oversize`] past [`MAX_PAYLOAD_BYTES`].
     pub fn encode<T: Serialize>(self, value: &T, into: &mut Vec<u8>) -> Result<(), CodecError> {
         match self {
             Self::Bincode => bounded(into, MAX_PAYLOAD_BYTES, |into| to_bincode(value, into)),
             Self::Json => bounded(into, MAX_PAYLOAD_BYTES, |into| {
-                serde_json::to_writer(into, value).map_err(|error| CodecError::Encode { reason: error.to_string() })
+                serde_json::to_writer(into, &Inside::new(value, self))
+                    .map_err(|error| CodecError::Encode { reason: error.to_string() })
             }),
         }
     }
@@ -75,14 +80,14 @@ impl Codec {
     /// Reads a value from all of `bytes`.
     ///
     /// # Errors
-    /// [`CodecError::Oversize`] before anything is read or allocated; [`CodecError::Decode`] if the bytes are no such value
-    /// or go on behind it.
+    /// [`CodecError::Oversize`] before anything is read or allocated; [`CodecError::Decode`] if the bytes are not such a value,
+    /// or more follow.
     pub fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, CodecError> {
         if bytes.len() > MAX_PAYLOAD_BYTES {
             return Err(CodecError::Oversize { bytes: bytes.len(), limit: MAX_PAYLOAD_BYTES });
         }
         match self {
-            Self::Bincode => from_bincode::<T, { 4 * MAX_PAYLOAD_BYTES }>(bytes),
+            Self::Bincode => from_bincode(bytes),
             Self::Json => {
                 serde_json::from_slice(bytes).map_err(|error| CodecError::Decode { reason: error.to_string() })
             }
@@ -90,9 +95,62 @@ impl Codec {
     }
 }
 
+/// States up to this size are read back when they are saved. The types of a state decide whether it reads back, so one that does
+/// not is found while it is small.
+const CHECKED_STATE_BYTES: usize = 1024 * 1024;
+
 /// Appends the bytes of a state to `into`: bincode, up to [`MAX_STATE_BYTES`]. On an error `into` is as long as before.
-pub(super) fn encode_state<T: Serialize>(state: &T, into: &mut Vec<u8>) -> Result<(), CodecError> {
-    bounded(into, MAX_STATE_BYTES, |into| to_bincode(state, into))
+pub(super) fn encode_state<T: Serialize + DeserializeOwned>(state: &T, into: &mut Vec<u8>) -> Result<(), CodecError> {
+    let start = into.len();
+    bounded(into, MAX_STATE_BYTES, |into| to_bincode(state, into))?;
+    let written = into.get(start..).unwrap_or_default();
+    if written.len() > CHECKED_STATE_BYTES {
+        return Ok(());
+    }
+    let checked = decode_state::<T>(written).and_then(|read| {
+        let mut again = Vec::with_capacity(written.len());
+        to_bincode(&read, &mut again)?;
+        agree(written, &again)
+    });
+    if let Err(error) = checked {
+        into.truncate(start);
+        return Err(unreadable(std::any::type_name::<T>(), &error));
+    }
+    Ok(())
+}
+
+/// Compares the bytes of a value with those of the value that was read from them.
+///
+/// Different bytes are allowed in one case: the entries of a `HashMap` or `HashSet` come in another order each time. So the same
+/// bytes in another order pass. A misread value differs in length or in the bytes that it has.
+pub(super) fn agree(written: &[u8], again: &[u8]) -> Result<(), CodecError> {
+    let histogram = |bytes: &[u8]| {
+        let mut counts = [0u32; 256];
+        for byte in bytes {
+            if let Some(count) = counts.get_mut(usize::from(*byte)) {
+                *count += 1;
+            }
+        }
+        counts
+    };
+    if written == again || (written.len() == again.len() && histogram(written) == histogram(again)) {
+        return Ok(());
+    }
+    Err(CodecError::Decode { reason: "it reads as another value".to_owned() })
+}
+
+/// The error of a value that was written and does not read back.
+pub(super) fn unreadable(name: &str, error: &CodecError) -> CodecError {
+    let cause = match error {
+        CodecError::Decode { reason } | CodecError::Encode { reason } => reason.clone(),
+        other => other.to_string(),
+    };
+    CodecError::Encode {
+        reason: format!(
+            "`{name}` does not read back as it was written: {cause}; remove serde attributes that treat reading and writing \
+             differently, such as `skip_serializing_if`, `tag`, `untagged` and `flatten`"
+        ),
+    }
 }
 
 /// Reads a state from all of `bytes`.
@@ -100,7 +158,7 @@ pub(super) fn decode_state<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Codec
     if bytes.len() > MAX_STATE_BYTES {
         return Err(CodecError::Oversize { bytes: bytes.len(), limit: MAX_STATE_BYTES });
     }
-    from_bincode::<T, { 4 * MAX_STATE_BYTES }>(bytes)
+    from_bincode(bytes)
 }
 
 /// Lets `write` append to `into`, and takes back what it has written if it fails or writes more than `limit` bytes.
@@ -137,33 +195,34 @@ impl bincode::enc::write::Writer for End<'_> {
 }
 
 fn to_bincode<T: Serialize>(value: &T, into: &mut Vec<u8>) -> Result<(), CodecError> {
-    bincode::serde::encode_into_writer(value, End(into), bincode::config::standard())
-        .map_err(|error| CodecError::Encode { reason: error.to_string() })
+    bincode::serde::encode_into_writer(Inside::new(value, Codec::Bincode), End(into), bincode::config::standard())
+        .map_err(|error| CodecError::Encode { reason: text_of(error) })
 }
 
-/// Reads a value from all of `bytes`; `LIMIT` bounds what a length in them may claim.
-fn from_bincode<T: DeserializeOwned, const LIMIT: usize>(bytes: &[u8]) -> Result<T, CodecError> {
-    let config = bincode::config::standard().with_limit::<LIMIT>();
-    let (value, read) = bincode::serde::decode_from_slice(bytes, config)
-        .map_err(|error| CodecError::Decode { reason: error.to_string() })?;
-    if read == bytes.len() {
-        Ok(value)
-    } else {
-        Err(CodecError::Decode { reason: format!("{} bytes are left over", bytes.len() - read) })
+/// The text of an error of bincode. Its `Display` is its `Debug`, which quotes the texts of types.
+fn text_of(error: bincode::error::EncodeError) -> String {
+    match error {
+        bincode::error::EncodeError::OtherString(text) => text,
+        bincode::error::EncodeError::Other(text) => text.to_owned(),
+        other => other.to_string(),
     }
+}
+
+fn from_bincode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    bincode_reader::read(bytes).map_err(|error| CodecError::Decode { reason: error.to_string() })
 }
 
 /// A message that cannot be written or read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CodecError {
-    /// The value's type has a form the codec cannot write. Nothing was sent or stored; change the type.
+    /// The value has a form that the codec cannot write or would not read back. Nothing was sent or stored; change the type.
     #[error("cannot be encoded: {reason}")]
     Encode {
         /// What the codec says.
         reason: String,
     },
-    /// The bytes are no such message. The message goes to the dead letters; send it again once the cause is mended.
+    /// The bytes are not such a message. The message becomes a dead letter; send it again once the cause is fixed.
     #[error("cannot be decoded: {reason}")]
     Decode {
         /// What the codec says.

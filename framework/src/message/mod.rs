@@ -3,6 +3,8 @@
 //! Used by every room. Calls nothing but the [clock](crate::clock).
 //! It knows no actor, no store and no broker.
 
+mod bincode_reader;
+mod checked;
 mod codec;
 mod coded;
 mod domain;
@@ -11,6 +13,7 @@ mod id;
 mod key;
 mod name;
 mod reply;
+mod settled;
 
 pub use codec::{Codec, CodecError, MAX_PAYLOAD_BYTES, MAX_STATE_BYTES};
 pub use coded::Coded;
@@ -21,6 +24,8 @@ pub use id::{IdSource, MessageId};
 pub use key::Key;
 pub use name::{Name, NameError};
 pub use reply::{Rejection, rejection_in};
+pub use settled::Trust;
+pub(crate) use settled::{settle, settle_reply, verify};
 
 /// A typed value that travels: a [command](Command), an [event](Event), a [query](Query) or a [document](Document).
 ///
@@ -49,6 +54,14 @@ pub trait Message: Sized + Send + 'static {
     /// # Errors
     /// [`CodecError::Version`] if there is no way from `version` to [`Self::VERSION`]; otherwise what [`Codec::decode`] says.
     fn decode(version: u32, codec: Codec, bytes: &[u8]) -> Result<Self, CodecError>;
+
+    /// The record of how often values of this type were checked to read back as they were written, if that is a property of the
+    /// type: then only the first values are checked. The derives return one for types whose fields are all of the standard
+    /// library's plain types, without serde attributes. Default `None`: every value is checked.
+    #[doc(hidden)]
+    fn trust() -> Option<&'static Trust> {
+        None
+    }
 }
 
 /// Asks the owner of a domain to do something. Exactly one handler; may be rejected.

@@ -8,7 +8,7 @@ use foldhash::fast::FixedState;
 use futures_util::future::LocalBoxFuture;
 
 use super::{Job, On, Perform, WorkError, Worker};
-use crate::message::{CodecError, Coded, Command, Domain, Envelope, Event, Message, Of};
+use crate::message::{CodecError, Coded, Command, Domain, Envelope, Event, Message, Of, settle_reply};
 use crate::router::{ActorCard, MessageCard};
 use crate::telemetry::shortened;
 
@@ -94,7 +94,7 @@ impl<W: Worker> WorkerPlan<W> {
     }
 }
 
-fn reply<W: Worker, R: Coded>(result: Result<R, WorkError>) -> Result<Done, Undone> {
+fn reply<W: Worker, R: Coded + 'static>(result: Result<R, WorkError>) -> Result<Done, Undone> {
     let reply = match result {
         Ok(reply) => Ok(reply),
         Err(WorkError::Rejected(rejection)) => Err(rejection),
@@ -103,6 +103,7 @@ fn reply<W: Worker, R: Coded>(result: Result<R, WorkError>) -> Result<Done, Undo
     };
     let rejected = reply.is_err();
     let mut bytes = Vec::new();
-    R::write_reply(&reply, W::Domain::CODEC, &mut bytes).map_err(|error| Undone::Fail(format!("the reply {error}")))?;
+    let settled = settle_reply(reply, W::Domain::CODEC, &mut bytes);
+    drop(settled.map_err(|error| Undone::Fail(format!("the reply {error}")))?);
     Ok(Done { reply: bytes, rejected })
 }

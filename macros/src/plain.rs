@@ -1,0 +1,71 @@
+//! Types of messages that are known to read back as they were written.
+//!
+//! Called by the derives of messages. A message whose fields all have plain types of the standard library, and no serde attribute,
+//! needs no check of each value: the first ones are checked all the same, because serde's traits may be written by hand and a name
+//! may stand for another type.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::{Attribute, Data, DeriveInput, Fields, GenericArgument, PathArguments, Type};
+
+/// Types that every codec writes and reads without exception.
+const PLAIN: &[&str] = &[
+    "bool", "u8", "u16", "u32", "u64", "u128", "usize", "i8", "i16", "i32", "i64", "i128", "isize", "char", "f32",
+    "f64", "String",
+];
+/// Types that are plain if what they hold is. Not maps: their order is not that of the bytes.
+const HOLDERS: &[&str] = &["Vec", "Box", "Option"];
+
+/// Returns whether the type is plain in all its parts.
+pub(crate) fn is_plain(input: &DeriveInput) -> bool {
+    let fields = |fields: &Fields| fields.iter().all(|field| no_serde(&field.attrs) && is_plain_type(&field.ty));
+    no_serde(&input.attrs)
+        && match &input.data {
+            Data::Struct(data) => fields(&data.fields),
+            Data::Enum(data) => data.variants.iter().all(|variant| no_serde(&variant.attrs) && fields(&variant.fields)),
+            Data::Union(_) => false,
+        }
+}
+
+/// The method that says so.
+pub(crate) fn trust() -> TokenStream {
+    quote! {
+        fn trust() -> ::core::option::Option<&'static ::whizbang::derive::Trust> {
+            static TRUST: ::whizbang::derive::Trust = ::whizbang::derive::Trust::new();
+            ::core::option::Option::Some(&TRUST)
+        }
+    }
+}
+
+fn no_serde(attributes: &[Attribute]) -> bool {
+    // What is behind `cfg_attr` is not known here.
+    !attributes.iter().any(|attribute| attribute.path().is_ident("serde") || attribute.path().is_ident("cfg_attr"))
+}
+
+fn is_plain_type(ty: &Type) -> bool {
+    match ty {
+        Type::Path(path) if path.qself.is_none() => {
+            let Some(segment) = path.path.segments.first().filter(|_| path.path.segments.len() == 1) else {
+                return false;
+            };
+            let word = segment.ident.to_string();
+            match &segment.arguments {
+                PathArguments::None => PLAIN.contains(&word.as_str()),
+                PathArguments::AngleBracketed(arguments) => {
+                    let is_plain = |argument: &GenericArgument| match argument {
+                        GenericArgument::Type(ty) => is_plain_type(ty),
+                        _ => false,
+                    };
+                    HOLDERS.contains(&word.as_str()) && arguments.args.iter().all(is_plain)
+                }
+                PathArguments::Parenthesized(_) => false,
+            }
+        }
+        // Empty tuples have no bytes: lists of them are bounded by the check.
+        Type::Tuple(tuple) => !tuple.elems.is_empty() && tuple.elems.iter().all(is_plain_type),
+        Type::Array(array) => is_plain_type(&array.elem),
+        Type::Paren(inner) => is_plain_type(&inner.elem),
+        Type::Group(inner) => is_plain_type(&inner.elem),
+        _ => false,
+    }
+}
