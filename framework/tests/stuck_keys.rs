@@ -1,13 +1,12 @@
-//! A key that cannot be loaded, a key in back-off and a job that takes long delay no other key and no other job.
+//! A key that cannot be loaded, and a key in back-off, delay no other key.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 use whizbang::prelude::*;
+use whizbang::store::StoreError;
 use whizbang::{NodeConfig, Retry, SendError};
 
 /// More messages than a lane or a feed has under way at once.
@@ -376,167 +375,16 @@ async fn discarded_letter_of_unloadable_key_is_not_handled() {
     stop_promptly(node).await;
 }
 
-#[derive(Domain)]
-#[domain(name = "works", shards = 1)]
-struct Works;
-
-#[derive(Command, Serialize, Deserialize)]
-#[command(domain = Works)]
-struct Work {
-    #[key]
-    key: String,
-    slow: bool,
-}
-
-#[derive(Command, Serialize, Deserialize)]
-#[command(domain = Works, reply = u64)]
-struct Count {
-    #[key]
-    key: String,
-}
-
-#[derive(Aggregate, Default)]
-#[aggregate(domain = Works, handles(Count))]
-struct Counter;
-
-impl Handle<Count> for Counter {
-    fn handle(&self, _count: Count, _effects: &mut Effects<Self>) -> Result<u64, Rejection> {
-        Ok(1)
-    }
-}
-
-#[derive(Domain)]
-#[domain(name = "planners", shards = 1)]
-struct Planners;
-
-#[derive(Command, Serialize, Deserialize)]
-#[command(domain = Planners)]
-struct Plan {
-    #[key]
-    planner: String,
-    slow: bool,
-    count: u64,
-}
-
-#[derive(Aggregate, Default)]
-#[aggregate(domain = Planners, handles(Plan))]
-struct Planner;
-
-impl Handle<Plan> for Planner {
-    fn handle(&self, plan: Plan, effects: &mut Effects<Self>) -> Result<(), Rejection> {
-        for n in 0..plan.count {
-            effects.send(Work { key: format!("k{n}"), slow: plan.slow });
-        }
-        Ok(())
-    }
-}
-
-#[derive(Default)]
-struct Shop {
-    begun: AtomicUsize,
-    slow: AtomicUsize,
-    quick: AtomicUsize,
-    opens: Notify,
-    is_open: std::sync::atomic::AtomicBool,
-}
-
-impl Shop {
-    fn open(&self) {
-        self.is_open.store(true, Ordering::Relaxed);
-        self.opens.notify_waiters();
-    }
-}
-
-#[derive(Worker)]
-#[worker(domain = Works, performs(Work))]
-struct Smith(Arc<Shop>);
-
-impl Perform<Work> for Smith {
-    async fn perform(&self, work: Work, _job: Job) -> Result<(), WorkError> {
-        if work.slow {
-            self.0.begun.fetch_add(1, Ordering::Relaxed);
-            let opens = self.0.opens.notified();
-            if !self.0.is_open.load(Ordering::Relaxed) {
-                opens.await;
-            }
-            self.0.slow.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.0.quick.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(())
-    }
-}
-
-async fn works(store: &MemoryStore, shop: &Arc<Shop>, config: NodeConfig) -> Node {
-    Node::builder("works", store.clone())
-        .host::<Planner>()
-        .host::<Counter>()
-        .worker(Smith(Arc::clone(shop)))
-        .config(config)
-        .start()
-        .await
-        .unwrap()
-}
-
-async fn plan(node: &Node, slow: bool, count: u64) {
-    for _ in 0..count.div_ceil(500) {
-        let plan = Plan { planner: "p".to_owned(), slow, count: count.min(500) };
-        node.client().send(plan).await.unwrap();
-    }
-}
-
 #[whizbang::test]
-async fn slow_job_delays_no_other_job() {
-    let (store, shop) = (MemoryStore::new(), Arc::<Shop>::default());
-    let node = works(&store, &shop, NodeConfig::default()).await;
-    plan(&node, true, 1).await;
-    eventually(async || shop.begun.load(Ordering::Relaxed) == 1).await;
-    plan(&node, false, OTHERS).await;
-    eventually(async || shop.quick.load(Ordering::Relaxed) as u64 == OTHERS).await;
-    assert_eq!(shop.slow.load(Ordering::Relaxed), 0);
-    // What was under way when the node ended is done again, and nothing else is.
-    drop(node);
-    let node = works(&store, &shop, NodeConfig::default()).await;
-    eventually(async || shop.begun.load(Ordering::Relaxed) == 2).await;
-    shop.open();
-    node.quiet().await;
-    assert_eq!((shop.slow.load(Ordering::Relaxed), shop.quick.load(Ordering::Relaxed) as u64), (1, OTHERS));
-    assert!(node.dead_letters().await.unwrap().is_empty());
-    drop(node);
-    let node = works(&store, &shop, NodeConfig::default()).await;
-    node.quiet().await;
-    assert_eq!(shop.slow.load(Ordering::Relaxed), 1, "what is done is not done again");
-    stop_promptly(node).await;
-}
-
-#[whizbang::test]
-async fn jobs_that_wait_leave_their_lane_and_the_thread_to_others() {
-    let (store, shop) = (MemoryStore::new(), Arc::<Shop>::default());
-    let config = NodeConfig { jobs: 4, in_flight: 512, ..NodeConfig::default() };
-    let node = works(&store, &shop, config.clone()).await;
-    plan(&node, true, OTHERS).await;
-    eventually(async || shop.begun.load(Ordering::Relaxed) == 4).await;
-    let client = node.client();
-    let waiting: Vec<_> = (0..600)
-        .map(|n| {
-            let work = client.send(Work { key: format!("w{n}"), slow: true });
-            tokio::task::spawn_local(async move { work.await })
-        })
-        .collect();
-    tokio::task::yield_now().await;
-    for n in 0..100 {
-        assert_eq!(client.send(Count { key: format!("c{n}") }).await.unwrap(), 1);
-    }
-    shop.open();
-    let mut done = 0;
-    for work in waiting {
-        match work.await.unwrap() {
-            Ok(()) => done += 1,
-            Err(error) => assert!(matches!(error, SendError::Busy { .. }), "{error}"),
-        }
-    }
-    assert!(done > 0);
-    node.quiet().await;
-    assert_eq!(shop.slow.load(Ordering::Relaxed) as u64, OTHERS + done);
+async fn full_disk_shows_in_health_until_commits_succeed() {
+    let (store, faults) = MemoryStore::faulty();
+    let node = start(&store, SHORT).await;
+    faults.refuse(1, StoreError::Full { at: "memory".to_owned() });
+    let look = || Look { box_: "disk".to_owned() };
+    assert!(matches!(node.client().send(look()).await, Err(SendError::Refused(StoreError::Full { .. }))));
+    let health = node.health();
+    assert!(!health.ready && health.reasons.iter().any(|reason| reason.contains("failed to commit")), "{health:?}");
+    node.client().send(look()).await.unwrap();
+    assert!(node.health().ready, "{:?}", node.health());
     stop_promptly(node).await;
 }

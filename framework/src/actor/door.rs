@@ -7,7 +7,7 @@ use actix::{Actor, Addr, Context, Handler};
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::oneshot;
 
-use super::backlog::{Backlog, Deliver};
+use super::backlog::{Backlog, Backlogs, Deliver};
 use super::effects::Effects;
 use super::host::{Flight, Host, ShardCell};
 use super::keyed::KeyActor;
@@ -31,8 +31,8 @@ pub(crate) struct TypeDoor<A: Stateful> {
     pub(crate) shards: Vec<Option<Rc<ShardCell>>>,
     keys: RefCell<Keys<Entry<A>>>,
     effects: RefCell<Option<Box<Effects<A>>>>,
-    /// The messages that wait for their keys, by the number of the shard.
-    backlogs: Vec<Option<Rc<Backlog>>>,
+    /// The messages that wait for their keys.
+    pub(super) backlogs: Backlogs,
     /// Under which its user code runs where no message is known.
     pub(super) label: Label,
     /// Whether what these actors append is committed at once.
@@ -125,16 +125,10 @@ impl<A: Stateful> TypeDoor<A> {
                 Some(door) => door.deliver(delivery),
                 None => (delivery.settle)(Outcome::Stopped),
             });
-            let backlog = |shard: &Option<Rc<ShardCell>>| Some(Backlog::new(&host, shard.as_ref()?, &actor, &deliver));
-            let backlogs = shards.iter().map(backlog).collect();
+            let backlogs = Backlogs::new(&host, &shards, &actor, &deliver);
             let effects = RefCell::default();
             Self { host, plan, domain, actor, shards, keys, effects, backlogs, label, commits_at_once }
         })
-    }
-
-    /// The messages that wait for their keys in a shard.
-    pub(crate) fn backlog(&self, shard: u16) -> Option<&Rc<Backlog>> {
-        self.backlogs.get(usize::from(shard))?.as_ref()
     }
 
     /// Buffers for one turn; taken while it runs, so that their memory is used again.
@@ -406,25 +400,19 @@ impl<A: Stateful> ActorDoor for Rc<TypeDoor<A>> {
     fn reset(&self) {
         let gone = self.keys.borrow_mut().extract(|_| true);
         drop(gone);
-        self.backlogs.iter().flatten().for_each(|backlog| backlog.reset());
+        self.backlogs.each().for_each(|backlog| backlog.reset());
     }
 
     fn recall(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
-        let backlogs: Vec<_> = self.backlogs.iter().flatten().cloned().collect();
-        Box::pin(async move {
-            for backlog in backlogs {
-                backlog.recall().await?;
-            }
-            Ok(())
-        })
+        self.backlogs.recall()
     }
 
     fn resume(&self) {
-        self.backlogs.iter().flatten().for_each(Backlog::resume);
+        self.backlogs.each().for_each(Backlog::resume);
     }
 
     fn is_idle(&self) -> bool {
-        self.backlogs.iter().flatten().all(|backlog| backlog.is_idle())
+        self.backlogs.each().all(|backlog| backlog.is_idle())
     }
 }
 

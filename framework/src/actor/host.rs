@@ -15,7 +15,7 @@ use crate::inbox::{Quiet, Standing};
 use crate::message::{IdSource, ShardId};
 use crate::retry::Retries;
 use crate::store::{Appended, CommitListener, ShardHandle, ShardReader, ShardWriter, StoreError, Ticket};
-use crate::telemetry::Counts;
+use crate::telemetry::{Counts, TARGET};
 use crate::user_code::UserCode;
 
 /// What a host is told at start.
@@ -73,9 +73,14 @@ pub(crate) struct Host {
     pub(crate) jobs: Cell<usize>,
     /// A turn is being taken that did not go through a mailbox.
     pub(super) straight: Cell<bool>,
+    /// The store has refused a turn, and has taken none since.
+    refusing: Cell<bool>,
     waiting: RefCell<VecDeque<(Ticket, Release)>>,
     pub(crate) scratch: RefCell<Vec<u8>>,
 }
+
+/// The name under which the node's health says that its store takes nothing.
+const STORE: &str = "store";
 
 type Release = Box<dyn FnOnce(Result<(), StoreError>)>;
 
@@ -101,6 +106,7 @@ impl Host {
             in_flight: Cell::new(0),
             jobs: Cell::new(0),
             straight: Cell::new(false),
+            refusing: Cell::new(false),
             waiting: RefCell::default(),
             scratch: RefCell::default(),
         })
@@ -152,6 +158,7 @@ impl Host {
     /// Calls `then` once the append is durable: at once if it is.
     pub(crate) fn after(&self, appended: Appended, then: impl FnOnce(Result<(), StoreError>) + 'static) {
         if Self::is_settled(&appended) {
+            self.accepted();
             then(Ok(()));
         } else {
             self.after_ticket(appended.ticket, then);
@@ -190,10 +197,25 @@ impl Host {
         }
     }
 
-    /// An append was refused. If that is because a younger owner has the shard, the node must not go on.
+    /// An append was refused. If that is because a younger owner has the shard, the node must not go on; if the disk is full or
+    /// broken, the node's health says so until a commit succeeds.
     pub(crate) fn refused(&self, error: &StoreError) {
-        if let StoreError::Fenced { .. } = error {
-            self.commits.failed(error.clone());
+        match error {
+            StoreError::Fenced { .. } => self.commits.failed(error.clone()),
+            error if error.is_transient() => {
+                self.refusing.set(true);
+                if self.settings.standing.stands(STORE, format!("failed to commit: {error}")) {
+                    tracing::error!(target: TARGET, %error, "failed to commit; turns are refused until the store takes them");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A turn is committed: if the store refused any before, it does so no longer.
+    pub(super) fn accepted(&self) {
+        if self.refusing.replace(false) && self.settings.standing.goes_on(STORE) {
+            tracing::info!(target: TARGET, "the store takes turns again");
         }
     }
 
@@ -223,6 +245,7 @@ impl Host {
                 }
             };
             let Some((_, release)) = next else { break };
+            self.accepted();
             release(Ok(()));
         }
     }

@@ -71,7 +71,7 @@ impl<A: Stateful> KeyActor<A> {
 
     /// The messages that wait for their keys in this key's shard.
     fn backlog(&self) -> Option<&Rc<Backlog>> {
-        self.door.backlog(self.shard.id.shard)
+        self.door.backlogs.get(self.shard.id.shard)
     }
 
     /// Holds the mailbox back until `work` is done, and goes on with what came of it.

@@ -255,6 +255,9 @@ impl<A: Stateful> KeyActor<A> {
         }
         self.stream = appended.stream;
         self.last.set((!appended.committed).then_some(appended.ticket));
+        if appended.committed {
+            host.accepted();
+        }
         host.counts.turns.one();
         host.counts.events.many(events);
         if effects.rejected {

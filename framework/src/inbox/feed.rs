@@ -5,7 +5,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use futures_util::future::LocalBoxFuture;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::held::Held;
 use super::{Done, Quiet, Standing, Trail};
 use crate::clock::instant;
 use crate::message::{Envelope, IdSource, Name, ShardId};
@@ -22,12 +22,12 @@ use crate::spawn::{self, Task};
 use crate::store::Source;
 use crate::telemetry::{Counts, TARGET, passes};
 
-/// How many live events are kept while something before them is missing. More are dropped: the log has them.
-const HELD: usize = 1024;
 /// How many events are read from a log at a time.
 const PAGE: usize = 256;
 /// How many events are dispatched and not settled, at most.
 const IN_FLIGHT: usize = 1024;
+/// How many bytes of payload they have at most; one event may have more.
+const BYTES: usize = 16 << 20;
 /// How often an owner is asked at most whether its log is still the one that was taken from.
 const DOUBT: Duration = Duration::from_secs(1);
 
@@ -57,11 +57,12 @@ pub(crate) struct Feed {
     pub(crate) last: Rc<Cell<u64>>,
     /// A position that is known to exist.
     known: Cell<u64>,
-    held: RefCell<BTreeMap<u64, (Envelope, Done)>>,
+    /// Live events that came while something before them is missing. More are dropped: the log has them.
+    held: RefCell<Held<Done>>,
     filling: Cell<bool>,
     paused: Cell<bool>,
     /// Dispatched and not settled. Closing begins a new count: what was under way settles later and counts down the old one.
-    in_flight: RefCell<Rc<Cell<usize>>>,
+    in_flight: RefCell<Rc<InFlight>>,
     landed: Rc<Notify>,
     /// It takes nothing any more.
     shut: Cell<bool>,
@@ -75,6 +76,13 @@ pub(crate) struct Feed {
     /// When there was doubt last.
     doubted: Cell<Option<Instant>>,
     task: RefCell<Option<Task>>,
+}
+
+/// What is dispatched and not settled.
+#[derive(Default)]
+struct InFlight {
+    events: Cell<usize>,
+    bytes: Cell<usize>,
 }
 
 impl Feed {
@@ -116,7 +124,7 @@ impl Feed {
         }
         self.last.set(floor);
         *self.takers.borrow_mut() = takers;
-        let held = std::mem::take(&mut *self.held.borrow_mut());
+        let held = self.held.borrow_mut().take();
         drop(held);
     }
 
@@ -125,8 +133,8 @@ impl Feed {
         self.paused.set(true);
         let task = self.task.borrow_mut().take();
         drop(task);
-        let held = std::mem::take(&mut *self.held.borrow_mut());
-        held.into_values().for_each(|(_, done)| done());
+        let held = self.held.borrow_mut().take();
+        held.for_each(|(_, done)| done());
     }
 
     /// Ends what runs in the background and forgets what is held: the thread's share of the node ends or starts anew.
@@ -136,7 +144,7 @@ impl Feed {
         self.filling.set(false);
         self.in_flight.take();
         let takers = std::mem::take(&mut *self.takers.borrow_mut());
-        let held = std::mem::take(&mut *self.held.borrow_mut());
+        let held = self.held.borrow_mut().take();
         drop((takers, held));
     }
 
@@ -150,7 +158,7 @@ impl Feed {
     /// Whether everything that is known to exist has been taken.
     pub(crate) fn is_at_rest(&self) -> bool {
         let caught_up = !self.filling.get() && self.last.get() >= self.known.get() && self.held.borrow().is_empty();
-        self.shut.get() || self.paused.get() || (caught_up && self.in_flight.borrow().get() == 0)
+        self.shut.get() || self.paused.get() || (caught_up && self.in_flight.borrow().events.get() == 0)
     }
 
     /// An event that came live. `done` is called once it is settled here.
@@ -179,13 +187,8 @@ impl Feed {
             self.drain();
             return;
         }
-        let mut held = self.held.borrow_mut();
-        let room = held.len() < HELD;
-        if room && !held.contains_key(&position) {
-            held.insert(position, (event, done));
-            drop(held);
-        } else {
-            drop(held);
+        let unkept = self.held.borrow_mut().keep(position, event, done);
+        if let Some(done) = unkept {
             done();
         }
         if position > last + 1 && !self.filling.get() {
@@ -251,14 +254,17 @@ impl Feed {
         self.trail.borrow_mut().passed(position, event.id);
         let in_flight = Rc::clone(&self.in_flight.borrow());
         let (landed, quiet) = (Rc::clone(&self.landed), Rc::clone(&self.quiet));
-        in_flight.set(in_flight.get() + 1);
+        let bytes = event.payload.len();
+        in_flight.events.set(in_flight.events.get() + 1);
+        in_flight.bytes.set(in_flight.bytes.get() + bytes);
         // One event, several takers: it is settled when the last of them is done.
         let rest = Rc::new(Cell::new(1usize));
         let done = Rc::new(Cell::new(Some(done)));
         let finished = move |rest: &Cell<usize>| {
             rest.set(rest.get() - 1);
             if rest.get() == 0 {
-                in_flight.set(in_flight.get() - 1);
+                in_flight.events.set(in_flight.events.get() - 1);
+                in_flight.bytes.set(in_flight.bytes.get() - bytes);
                 landed.notify_one();
                 quiet.look();
                 if let Some(done) = done.take() {
@@ -277,18 +283,15 @@ impl Feed {
     /// Dispatches what was held back and is next now.
     fn drain(&self) {
         while self.has_room() {
-            let next = {
-                let mut held = self.held.borrow_mut();
-                let last = self.last.get();
+            let last = self.last.get();
+            let next = self.held.borrow_mut().first_up_to(last + 1);
+            let Some((position, event, done)) = next else { break };
+            if position <= last {
                 // What the log has brought meanwhile is settled.
-                while let Some(entry) = held.first_entry().filter(|entry| *entry.key() <= last) {
-                    let (_, done) = entry.remove();
-                    done();
-                }
-                held.first_entry().filter(|entry| *entry.key() == last + 1).map(|entry| entry.remove_entry())
-            };
-            let Some((position, (event, done))) = next else { break };
-            self.dispatch(&event, position, done);
+                done();
+            } else {
+                self.dispatch(&event, position, done);
+            }
         }
     }
 
@@ -361,7 +364,8 @@ impl Feed {
     }
 
     fn has_room(&self) -> bool {
-        self.in_flight.borrow().get() < IN_FLIGHT
+        let in_flight = self.in_flight.borrow();
+        in_flight.events.get() < IN_FLIGHT && in_flight.bytes.get() < BYTES
     }
 
     /// Floors that the store should be told.

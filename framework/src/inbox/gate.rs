@@ -1,20 +1,21 @@
 //! What one shard sends to another, admitted in order.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::held::Held;
 use super::{Standing, Track, Trail};
 use crate::message::{Envelope, ShardId};
 use crate::router::{ActorDoor, Arrival, Delivery, Floor, Outcome, Settled, Work};
 use crate::store::{Lane, Source, Watermark};
 use crate::telemetry::{Counts, TARGET, passes};
 
-/// How many messages are kept while one before them is missing.
-const HELD: usize = 1024;
 /// How many are dispatched and not settled, at most.
 const IN_FLIGHT: usize = 1024;
+/// How many bytes of payload they have at most; one message may have more.
+const BYTES: usize = 16 << 20;
 
 /// Called once with what has become of a message.
 type Settle = Box<dyn FnOnce(Settled)>;
@@ -32,7 +33,9 @@ pub(crate) struct Gate {
     track: Rc<Track>,
     last: Rc<Cell<u64>>,
     unsettled: RefCell<BTreeSet<u64>>,
-    held: RefCell<BTreeMap<u64, (Envelope, Settle)>>,
+    /// The bytes of what is dispatched and not settled.
+    bytes: Cell<usize>,
+    held: RefCell<Held<Settle>>,
     pub(crate) filling: Cell<bool>,
     doors: Doors,
     missing: Missing,
@@ -62,6 +65,7 @@ impl Gate {
             track: Track::new(source, Rc::clone(&last), floor),
             last,
             unsettled: RefCell::default(),
+            bytes: Cell::new(0),
             held: RefCell::default(),
             filling: Cell::new(false),
             doors,
@@ -106,8 +110,8 @@ impl Gate {
 
     /// Lets go what is held back behind a gap: it comes again. Whoever stops must not wait for what may never come.
     pub(crate) fn let_go(&self) {
-        let held = std::mem::take(&mut *self.held.borrow_mut());
-        held.into_values().for_each(|(_, settle)| settle(Settled::Later));
+        let held = self.held.borrow_mut().take();
+        held.for_each(|(_, settle)| settle(Settled::Later));
     }
 
     /// A message that came in.
@@ -132,31 +136,22 @@ impl Gate {
             (self.committed)(self);
             return settle(Settled::Done);
         }
-        if self.unsettled.borrow().len() >= IN_FLIGHT {
+        if self.unsettled.borrow().len() >= IN_FLIGHT || self.bytes.get() >= BYTES {
             return settle(Settled::Later);
         }
         if sequence == last + 1 {
             self.dispatch(sequence, envelope, settle);
             loop {
-                let next = {
-                    let mut held = self.held.borrow_mut();
-                    held.first_entry()
-                        .filter(|entry| *entry.key() == self.last.get() + 1)
-                        .map(|entry| entry.remove_entry())
-                };
-                let Some((sequence, (envelope, settle))) = next else { break };
+                // What is held is behind the last one taken, so only the next one is not above it.
+                let next = self.held.borrow_mut().first_up_to(self.last.get() + 1);
+                let Some((sequence, envelope, settle)) = next else { break };
                 self.dispatch(sequence, envelope, settle);
             }
             return;
         }
-        {
-            let mut held = self.held.borrow_mut();
-            if held.len() >= HELD || held.contains_key(&sequence) {
-                drop(held);
-                settle(Settled::Later);
-            } else {
-                held.insert(sequence, (envelope, settle));
-            }
+        let unkept = self.held.borrow_mut().keep(sequence, envelope, settle);
+        if let Some(settle) = unkept {
+            settle(Settled::Later);
         }
         if !self.filling.replace(true) {
             self.counts.gaps.one();
@@ -188,6 +183,8 @@ impl Gate {
         self.last.set(sequence);
         self.trail.borrow_mut().passed(sequence, envelope.id);
         self.unsettled.borrow_mut().insert(sequence);
+        let bytes = envelope.payload.len();
+        self.bytes.set(self.bytes.get() + bytes);
         self.track.opened(sequence);
         let arrival = Arrival::From {
             source: Rc::clone(&self.track.source),
@@ -199,6 +196,7 @@ impl Gate {
         let settled = Box::new(move |outcome: Outcome| match outcome {
             Outcome::Done(..) | Outcome::DeadLetter(_) => {
                 gate.unsettled.borrow_mut().remove(&sequence);
+                gate.bytes.set(gate.bytes.get() - bytes);
                 (gate.committed)(&gate);
                 settle(Settled::Done);
             }

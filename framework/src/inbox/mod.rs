@@ -5,6 +5,7 @@
 
 mod feed;
 mod gate;
+mod held;
 mod quiet;
 mod seen;
 mod standing;

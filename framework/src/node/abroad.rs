@@ -134,7 +134,7 @@ async fn published_before(share: &Share) -> BTreeMap<ShardId, u64> {
 pub(super) fn impatience(share: &Share, of: impl Fn(&ShardId) -> bool) -> Option<Instant> {
     let mut again = None;
     for (id, lanes) in &share.lanes {
-        let (restarted, next) = lanes.impatience(&of);
+        let (restarted, next) = lanes.impatience(&of, |to| share.stalls(id, to));
         if let Some(cell) = share.shards.get(id).filter(|_| restarted) {
             cell.soil(&share.host);
         }

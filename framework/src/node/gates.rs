@@ -262,12 +262,24 @@ impl Share {
         });
     }
 
+    /// Nothing of what one shard has sent another was committed for long: its owner is away, or cannot take it.
+    pub(super) fn stalls(&self, from: &ShardId, to: &ShardId) {
+        let why = format!("{to} commits nothing of what {from} has sent it; it is kept and sent again");
+        if self.spec.standing.note(&format!("{from} to {to} waits"), why) {
+            tracing::warn!(target: TARGET, %from, %to, "nothing of what was sent is committed; it is sent again");
+        }
+    }
+
     /// A destination has committed what one of this thread's shards sent it.
     pub(super) fn heard_committed(&self, from: &ShardId, to: &ShardId, through: u64) {
         let Some((lanes, shard)) = self.lanes.get(from).zip(self.shards.get(from)) else { return };
         let head = || sent_to(&*shard.reader(), to);
         match lanes.committed(to, through, head) {
             Claim::News => {}
+            Claim::Resumed => {
+                self.spec.standing.no_note(&format!("{from} to {to} waits"));
+                tracing::info!(target: TARGET, %from, %to, "what was sent is committed again");
+            }
             // Nothing new, so why was it told? The destination has started again, or was sent a duplicate: what it lacks is
             // handed on without waiting for patience to end.
             Claim::Known => lanes.hurry_to(to),

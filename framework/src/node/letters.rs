@@ -35,11 +35,14 @@ impl Node {
                         break;
                     }
                 }
-                // What is only deferred is delivered without a person, unless its key cannot be loaded.
+                // What is only deferred is delivered without a person, unless its key cannot be loaded or its type is not hosted.
                 let mut of_shard = letters.split_off(first);
+                let hosted = |actor: &Name| {
+                    self.spec.types.iter().any(|hosted| hosted.domain == *domain && hosted.actor == *actor)
+                };
                 let stopped: BTreeSet<(Name, String)> = of_shard
                     .iter()
-                    .filter(|letter| letter.reason == DeadLetterReason::Unloadable)
+                    .filter(|letter| letter.reason == DeadLetterReason::Unloadable || !hosted(&letter.actor))
                     .map(|letter| (letter.actor.clone(), letter.key.clone()))
                     .collect();
                 of_shard.retain(|letter| {

@@ -29,6 +29,7 @@ pub(super) async fn release(share: Weak<Share>) {
             return share.spec.retire(&share.links, &error);
         }
         tracing::error!(target: TARGET, %error, "commits have failed, opening the shards again");
+        host.refused(&error);
         let mut failures = 0;
         loop {
             match share.recover().await {

@@ -1,7 +1,7 @@
 //! What one shard sends to others: one lane per destination, a window of entries on their way, sent again if need be.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,8 @@ use crate::telemetry::{Counts, passes};
 
 /// How many entries of a lane are on their way, at most.
 const WINDOW: u64 = 1024;
+/// How many bytes of payload they have at most; one entry may have more.
+const BYTES: usize = 16 << 20;
 /// How many entries are read at a time.
 const PAGE: usize = 128;
 /// After what time without progress a lane's entries are sent again; it doubles up to [`LONGEST`].
@@ -29,6 +31,8 @@ pub(crate) type Onward = Rc<dyn Fn(Envelope)>;
 pub(crate) enum Claim {
     /// More than before.
     News,
+    /// More than before, after so long a time of nothing that it was reported.
+    Resumed,
     /// What was known.
     Known,
     /// More than was ever sent to it. Believed, what comes next would never be sent.
@@ -38,6 +42,9 @@ pub(crate) enum Claim {
 struct Lane {
     /// The last sequence handed on.
     offered: u64,
+    /// The bytes of each entry on its way, by its sequence, and their sum.
+    sizes: VecDeque<(u64, usize)>,
+    bytes: usize,
     /// The last sequence the destination has committed.
     committed: u64,
     /// The last sequence the store knows to be committed.
@@ -47,13 +54,52 @@ struct Lane {
     patience: Duration,
     /// Nothing is sent any more, and nothing believed.
     stopped: bool,
+    /// It was reported that nothing is committed for long.
+    stalled: bool,
 }
 
 impl Lane {
     /// A lane of which nothing is under way.
     fn from(committed: u64) -> Self {
-        let again = instant() + PATIENCE;
-        Self { offered: committed, committed, stored: committed, again, patience: PATIENCE, stopped: false }
+        Self {
+            offered: committed,
+            sizes: VecDeque::new(),
+            bytes: 0,
+            committed,
+            stored: committed,
+            again: instant() + PATIENCE,
+            patience: PATIENCE,
+            stopped: false,
+            stalled: false,
+        }
+    }
+}
+
+impl Lane {
+    /// How many more entries may be on their way.
+    fn room(&self) -> u64 {
+        if self.bytes >= BYTES { 0 } else { self.committed.saturating_add(WINDOW).saturating_sub(self.offered) }
+    }
+
+    fn offer(&mut self, sequence: u64, bytes: usize) {
+        self.offered = sequence;
+        self.sizes.push_back((sequence, bytes));
+        self.bytes += bytes;
+    }
+
+    fn commit(&mut self, through: u64) {
+        self.committed = self.committed.max(through);
+        self.offered = self.offered.max(through);
+        while let Some((_, bytes)) = self.sizes.pop_front_if(|(sequence, _)| *sequence <= through) {
+            self.bytes -= bytes;
+        }
+    }
+
+    /// Nothing is on its way any longer: what is not committed is handed on again.
+    fn restart(&mut self) {
+        self.offered = self.committed;
+        self.sizes.clear();
+        self.bytes = 0;
     }
 }
 
@@ -77,9 +123,7 @@ impl Lanes {
 
     /// What is on its way may have been lost: it is handed on again at the next look.
     pub(crate) fn hurry(&self) {
-        for lane in self.lanes.borrow_mut().values_mut() {
-            lane.offered = lane.committed;
-        }
+        self.lanes.borrow_mut().values_mut().for_each(Lane::restart);
     }
 
     /// The same for what is on its way to one destination, unless that was just handed on.
@@ -91,7 +135,7 @@ impl Lanes {
             && lane.patience > PATIENCE
         {
             lane.patience = PATIENCE;
-            lane.offered = lane.committed;
+            lane.restart();
         }
     }
 
@@ -115,12 +159,12 @@ impl Lanes {
                     if lane.stopped {
                         break;
                     }
-                    lane.committed = lane.committed.max(done);
+                    lane.commit(done);
                     lane.stored = lane.stored.max(done);
                     if lane.offered == lane.committed {
                         lane.again = instant() + lane.patience;
                     }
-                    (lane.offered, lane.committed.saturating_add(WINDOW).saturating_sub(lane.offered))
+                    (lane.offered, lane.room())
                 };
                 if after >= head || room == 0 {
                     break;
@@ -137,7 +181,10 @@ impl Lanes {
                         if entry.sequence <= lane.offered {
                             continue;
                         }
-                        lane.offered = entry.sequence;
+                        if lane.room() == 0 {
+                            break;
+                        }
+                        lane.offer(entry.sequence, entry.envelope.payload.len());
                     }
                     self.counts.sent.one();
                     let envelope = entry.envelope;
@@ -164,11 +211,10 @@ impl Lanes {
         if through > lane.offered && through > head() {
             return Claim::Impossible;
         }
-        lane.committed = through;
-        lane.offered = lane.offered.max(through);
+        lane.commit(through);
         lane.patience = PATIENCE;
         lane.again = instant() + PATIENCE;
-        Claim::News
+        if std::mem::take(&mut lane.stalled) { Claim::Resumed } else { Claim::News }
     }
 
     /// Hands nothing on to a destination any more.
@@ -176,7 +222,7 @@ impl Lanes {
         let mut lanes = self.lanes.borrow_mut();
         let lane = lanes.entry(to.clone()).or_insert_with(|| Lane::from(0));
         lane.stopped = true;
-        lane.offered = lane.committed;
+        lane.restart();
     }
 
     /// Whether all that was ever sent is committed by its destination, by what the store says was sent.
@@ -199,20 +245,72 @@ impl Lanes {
     }
 
     /// Lets lanes without progress to such destinations start again from what is committed: whether any does, and when to look
-    /// next.
-    pub(crate) fn impatience(&self, of: impl Fn(&ShardId) -> bool) -> (bool, Option<Instant>) {
+    /// next. Each lane without progress for as long as patience grows is reported to `stalled`, once.
+    pub(crate) fn impatience(
+        &self,
+        of: impl Fn(&ShardId) -> bool,
+        mut stalled: impl FnMut(&ShardId),
+    ) -> (bool, Option<Instant>) {
         let now = instant();
         let (mut restarted, mut next) = (false, None);
         let mut lanes = self.lanes.borrow_mut();
-        for (_, lane) in lanes.iter_mut().filter(|(to, lane)| lane.offered > lane.committed && of(to)) {
+        for (to, lane) in lanes.iter_mut().filter(|(to, lane)| lane.offered > lane.committed && of(to)) {
             if lane.again <= now {
                 restarted = true;
-                lane.offered = lane.committed;
+                if lane.patience == LONGEST && !std::mem::replace(&mut lane.stalled, true) {
+                    stalled(to);
+                }
+                lane.restart();
                 lane.patience = (lane.patience * 2).min(LONGEST);
                 lane.again = now + lane.patience;
             }
             next = Some(next.map_or(lane.again, |next: Instant| next.min(lane.again)));
         }
         (restarted, next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Name;
+
+    #[test]
+    fn entries_on_their_way_are_bounded_in_count_and_bytes() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let mut lane = Lane::from(0);
+            (1..=4).for_each(|sequence| lane.offer(sequence, BYTES / 4));
+            assert_eq!(lane.room(), 0);
+            lane.commit(1);
+            assert_eq!(lane.room(), WINDOW - 3);
+            lane.restart();
+            assert_eq!((lane.room(), lane.offered), (WINDOW, 1));
+            (2..).take(WINDOW as usize).for_each(|sequence| lane.offer(sequence, 0));
+            assert_eq!(lane.room(), 0);
+        });
+    }
+
+    #[test]
+    fn lane_without_progress_is_reported_once_until_it_resumes() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let lanes = Lanes::new(Arc::default());
+            let to = ShardId::new(Name::from_static("bank").unwrap(), 3);
+            lanes.lanes.borrow_mut().insert(to.clone(), Lane::from(0));
+            let mut reported = 0;
+            for claimed in [2, 4] {
+                for _ in 0..20 {
+                    if let Some(lane) = lanes.lanes.borrow_mut().get_mut(&to) {
+                        lane.offered = 9;
+                    }
+                    tokio::time::sleep(LONGEST).await;
+                    lanes.impatience(|_| true, |_| reported += 1);
+                }
+                assert_eq!(lanes.committed(&to, claimed, || 9), Claim::Resumed);
+                assert_eq!(lanes.committed(&to, claimed + 1, || 9), Claim::News);
+            }
+            assert_eq!(reported, 2, "once each time");
+        });
     }
 }

@@ -9,6 +9,7 @@ mod durable;
 mod idle;
 mod memory;
 mod nats;
+mod neighbors;
 mod report;
 mod simulation;
 mod turn;
@@ -32,6 +33,8 @@ const ROWS: &[Row] = &[
     ("nats_events_1", nats::events_1),
     ("nats_events_4", nats::events_4),
     ("nats_events_16", nats::events_16),
+    ("failing_1_percent", neighbors::failing_messages),
+    ("slow_job", neighbors::slow_job),
     ("simulation_seed", simulation::seed),
     ("idle_alone", idle::alone),
     ("idle_over_nats", idle::over_nats),
