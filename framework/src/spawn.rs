@@ -52,6 +52,25 @@ pub(crate) fn ticker(
     Ok(())
 }
 
+/// Does work on a thread of its own, or here if there is none to be had. `None` if the thread ended in the midst of it.
+pub(crate) async fn apart<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (done, wait) = tokio::sync::oneshot::channel();
+    let work = std::sync::Arc::new(parking_lot::Mutex::new(Some((work, done))));
+    let there = std::sync::Arc::clone(&work);
+    let take = move |work: &parking_lot::Mutex<Option<_>>| work.lock().take();
+    let started = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let given: Option<(_, tokio::sync::oneshot::Sender<T>)> = take(&there);
+        if let Some((work, done)) = given {
+            let work: Box<dyn FnOnce() -> T> = Box::new(work);
+            let _ = done.send(work());
+        }
+    });
+    match started {
+        Ok(_) => wait.await.ok(),
+        Err(_) => work.lock().take().map(|(work, _)| work()),
+    }
+}
+
 /// Starts a task on this thread's `LocalSet`.
 pub(crate) fn local(future: impl Future<Output = ()> + 'static) -> Task {
     Task(tokio::task::spawn_local(future))

@@ -2,16 +2,14 @@
 
 mod bank;
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::time::Duration;
 
 use bank::*;
 use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::prelude::*;
 use whizbang::store::Store as _;
-use whizbang::{Retry, SendError, StartError};
+use whizbang::{SendError, StartError};
 
 #[derive(Query, Clone, Debug, Serialize, Deserialize)]
 #[query(domain = Bank, reply = (u64, u64))]
@@ -81,10 +79,6 @@ impl Answer<Summary> for Balances {
 
 fn balance(account: &str) -> BalanceOf {
     BalanceOf { account: account.into() }
-}
-
-fn quick() -> Retry {
-    Retry { attempts: 3, first: Duration::from_millis(1), longest: Duration::from_millis(4) }
 }
 
 async fn bank(store: &MemoryStore) -> Node {
@@ -243,92 +237,6 @@ async fn another_schema_rebuilds_the_view_from_the_first_event() {
     let node = Node::builder("bank", store).host::<Account>().projection::<renewed::Counts>().start().await.unwrap();
     node.quiet().await;
     assert_eq!(node.client().query(balance("ada")).await.unwrap(), (0, 3));
-}
-
-thread_local! {
-    static PANICS: Rc<Cell<u32>> = Rc::new(Cell::new(0));
-}
-
-/// Panics in the midst of a change, as often as it is told.
-#[derive(Projection, Default, Serialize, Deserialize)]
-#[projection(projects(Deposited), answers(FragileSum))]
-struct Fragile {
-    cents: u64,
-}
-
-#[derive(Query, Serialize, Deserialize)]
-#[query(domain = Bank, reply = u64)]
-struct FragileSum {}
-
-impl Project<Deposited> for Fragile {
-    fn project(&mut self, deposited: &Deposited, _about: &About) {
-        self.cents += deposited.cents;
-        let left = PANICS.with(|panics| panics.get());
-        if deposited.cents == 13 && left > 0 {
-            PANICS.with(|panics| panics.set(left - 1));
-            panic!("unlucky");
-        }
-    }
-}
-
-impl Answer<FragileSum> for Fragile {
-    fn answer(&self, _query: FragileSum) -> u64 {
-        self.cents
-    }
-}
-
-async fn fragile(store: &MemoryStore) -> Node {
-    Node::builder("bank", store.clone())
-        .host::<Account>()
-        .projection::<Fragile>()
-        .projection::<Balances>()
-        .retry(quick())
-        .start()
-        .await
-        .unwrap()
-}
-
-#[whizbang::test]
-async fn a_panic_in_project_is_tried_again_and_leaves_no_trace() {
-    PANICS.with(|panics| panics.set(2));
-    let node = fragile(&MemoryStore::new()).await;
-    let client = node.client();
-    for cents in [1, 2, 13, 4] {
-        client.send(deposit("ada", cents)).await.unwrap();
-    }
-    node.quiet().await;
-    assert_eq!(client.query(FragileSum {}).await.unwrap(), 20);
-    assert!(node.health().ready);
-    assert_eq!(node.metrics().panics, 2);
-}
-
-#[whizbang::test]
-async fn an_event_that_cannot_be_projected_is_not_skipped_and_others_go_on() {
-    PANICS.with(|panics| panics.set(u32::MAX));
-    let store = MemoryStore::new();
-    let node = fragile(&store).await;
-    let client = node.client();
-    for cents in [1, 2, 13, 4] {
-        client.send(deposit("ada", cents)).await.unwrap();
-    }
-    node.quiet().await;
-    let health = node.health();
-    assert!(!health.ready && health.live, "{health:?}");
-    assert!(health.reasons[0].contains("fragile") && health.reasons[0].contains("unlucky"), "{health:?}");
-    // Other projections, and the aggregates, do not notice.
-    for _ in 0..3000 {
-        client.send(deposit("bob", 1)).await.unwrap();
-    }
-    node.quiet().await;
-    assert_eq!(client.query(Summary {}).await.unwrap()["events"], 3004);
-    assert!(client.query(FragileSum {}).await.unwrap() <= 3);
-    node.stop().await.unwrap();
-    // Once it can be projected, nothing is missing.
-    PANICS.with(|panics| panics.set(0));
-    let node = fragile(&store).await;
-    node.quiet().await;
-    assert_eq!(node.client().query(FragileSum {}).await.unwrap(), 3020);
-    assert!(node.health().ready);
 }
 
 #[whizbang::test]

@@ -155,6 +155,16 @@ impl Feed {
         self.quiet.look();
     }
 
+    /// It takes again, once it has takers.
+    pub(crate) fn reopen(&self) {
+        self.shut.set(false);
+    }
+
+    /// Whether it takes nothing any more.
+    pub(crate) fn is_shut(&self) -> bool {
+        self.shut.get()
+    }
+
     /// Whether everything that is known to exist has been taken.
     pub(crate) fn is_at_rest(&self) -> bool {
         let caught_up = !self.filling.get() && self.last.get() >= self.known.get() && self.held.borrow().is_empty();

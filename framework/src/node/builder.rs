@@ -194,6 +194,7 @@ impl NodeBuilder {
             card: card.clone(),
             codes: (0..self.config.threads.max(1)).map(|_| UserCode::new(&ticks)).collect(),
             ticks,
+            has_threads: self.seed.is_none(),
             retries: self.retries.with_all(self.config.retry),
             config: self.config,
             store: self.store,
@@ -226,7 +227,7 @@ impl NodeBuilder {
             target: crate::telemetry::TARGET, service = spec.manifest.service, store = spec.store.durability(),
             "the node has started",
         );
-        let remote = Arc::new(Outward::new(Arc::clone(&spec), links.clone()));
+        let remote = Arc::new(Outward::new(&spec, links.clone()));
         let client = Client::new(spec.id, remote, ids.fork());
         Ok(Node { spec, client, links })
     }

@@ -13,6 +13,7 @@ mod inbound;
 mod letters;
 mod outward;
 mod share;
+mod skips;
 mod spec;
 mod supervisor;
 mod taking;

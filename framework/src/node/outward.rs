@@ -1,10 +1,10 @@
 //! The client's ways that leave its thread: to the node's own shards, and over the bridge to others.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 use tokio::sync::oneshot;
 
 use super::spec::{Links, Spec, VIEWS};
@@ -14,14 +14,16 @@ use crate::router::{AtHome, Outcome, Remote, SendError, Settle};
 use crate::store::StoreError;
 
 /// The client's ways that leave its thread.
+///
+/// It does not keep the node's store: clients outlive their node, and the store may be wanted by the next one.
 pub(super) struct Outward {
-    spec: Arc<Spec>,
+    spec: Weak<Spec>,
     links: Links,
 }
 
 impl Outward {
-    pub(super) fn new(spec: Arc<Spec>, links: Links) -> Self {
-        Self { spec, links }
+    pub(super) fn new(spec: &Arc<Spec>, links: Links) -> Self {
+        Self { spec: Arc::downgrade(spec), links }
     }
 }
 
@@ -46,11 +48,12 @@ pub(super) fn ask_share(
 
 impl Remote for Outward {
     fn home(&self, domain: &str, command: &str, key: &str) -> Option<usize> {
-        let shards = self.spec.owns(domain)?;
+        let spec = self.spec.upgrade()?;
+        let shards = spec.owns(domain)?;
         // Workers take envelopes only.
-        let mut actors = self.spec.types.iter().filter(|hosted| !hosted.apart && hosted.domain.as_str() == domain);
+        let mut actors = spec.types.iter().filter(|hosted| !hosted.apart && hosted.domain.as_str() == domain);
         actors.find(|hosted| hosted.handles.iter().any(|name| name.as_str() == command))?;
-        Some(self.spec.home(shard_of(key, shards)))
+        Some(spec.home(shard_of(key, shards)))
     }
 
     fn at_home(&self, home: usize, job: AtHome) -> bool {
@@ -58,9 +61,10 @@ impl Remote for Outward {
     }
 
     fn ask(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
+        let Some(spec) = self.spec.upgrade() else { return Box::pin(ready(Err(SendError::Stopped))) };
         let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
-        if self.spec.owns(&domain).is_some() {
-            let outcome = ask_share(&self.spec, &self.links, envelope);
+        if spec.owns(&domain).is_some() {
+            let outcome = ask_share(&spec, &self.links, envelope);
             return Box::pin(async move {
                 match tokio::time::timeout(deadline, outcome).await {
                     Ok(outcome) => SendError::of(outcome, &domain, &name, id).map(|(reply, _)| reply),
@@ -68,7 +72,7 @@ impl Remote for Outward {
                 }
             });
         }
-        let bridge = self.spec.bridge.clone();
+        let bridge = spec.bridge.clone();
         Box::pin(async move {
             let Some(bridge) = bridge else { return Err(alone(domain)) };
             let answer = bridge.ask(Asked::Command(envelope), deadline).await;
@@ -77,12 +81,13 @@ impl Remote for Outward {
     }
 
     fn post(&self, envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>> {
+        let Some(spec) = self.spec.upgrade() else { return Box::pin(ready(Err(SendError::Stopped))) };
         let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
-        if self.spec.owns(&domain).is_some() {
-            let outcome = ask_share(&self.spec, &self.links, envelope);
+        if spec.owns(&domain).is_some() {
+            let outcome = ask_share(&spec, &self.links, envelope);
             return Box::pin(async move { SendError::of(outcome.await, &domain, &name, id).map(drop) });
         }
-        let bridge = self.spec.bridge.clone();
+        let bridge = spec.bridge.clone();
         Box::pin(async move {
             let Some(bridge) = bridge else { return Err(alone(domain)) };
             bridge.send(envelope).await.map_err(|error| failed(error, &domain, id, Duration::ZERO))
@@ -90,8 +95,9 @@ impl Remote for Outward {
     }
 
     fn query(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
+        let Some(spec) = self.spec.upgrade() else { return Box::pin(ready(Err(SendError::Stopped))) };
         let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
-        if let Some(outcome) = ask_view(&self.spec, &self.links, &envelope) {
+        if let Some(outcome) = ask_view(&spec, &self.links, &envelope) {
             return Box::pin(async move {
                 match tokio::time::timeout(deadline, outcome).await {
                     Ok(outcome) => SendError::of(outcome, &domain, &name, id).map(|(answer, _)| answer),
@@ -99,7 +105,7 @@ impl Remote for Outward {
                 }
             });
         }
-        let bridge = self.spec.bridge.clone();
+        let bridge = spec.bridge.clone();
         Box::pin(async move {
             let Some(bridge) = bridge else { return Err(SendError::Unhandled { domain, name }) };
             query_over(&*bridge, envelope, deadline).await

@@ -46,6 +46,8 @@ pub(super) struct Spec {
     pub(super) readers: Mutex<HashMap<ShardId, Arc<dyn ShardReader>, FixedState>>,
     /// How user code is called, by thread; and with it what each thread counts.
     pub(super) codes: Vec<Arc<UserCode>>,
+    /// Whether there may be threads besides those of the shares; not in a simulation.
+    pub(super) has_threads: bool,
     /// Measures user code; stands still in a simulation.
     pub(super) ticks: Arc<Ticks>,
     pub(super) draining: AtomicBool,

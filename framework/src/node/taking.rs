@@ -85,6 +85,7 @@ pub(super) async fn views(spec: &Arc<Spec>, index: usize, host: &Host) -> Result
             ids: host.ids.fork(),
             code: Arc::clone(&host.code),
             standing: Arc::clone(&spec.standing),
+            has_threads: spec.has_threads,
             queries: spec.config.in_flight,
         };
         views.push(viewed.hosted.open(context).await?);

@@ -6,11 +6,13 @@ use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use actix::{Actor, Addr, AsyncContext};
+use actix::{Actor, Addr};
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::oneshot;
 
-use super::view::{ViewActor, restore};
+use super::restore::restore;
+use super::skips::{SkipError, skipped};
+use super::view::ViewActor;
 use super::{Projection, ProjectionPlan};
 use crate::actor::Here;
 use crate::inbox::{Feed, Standing};
@@ -39,6 +41,8 @@ pub(crate) struct ViewContext {
     pub(crate) ids: IdSource,
     pub(crate) code: Arc<UserCode>,
     pub(crate) standing: Arc<Standing>,
+    /// Whether work may be done on threads of its own; not in a simulation.
+    pub(crate) has_threads: bool,
     /// How many queries may wait for an answer.
     pub(crate) queries: usize,
 }
@@ -50,6 +54,9 @@ pub(crate) trait ViewDoor {
 
     /// Answers a query.
     fn query(&self, envelope: Envelope, settle: Settle);
+
+    /// Skips the event before which the projection is halted.
+    fn skip(&self, shard: ShardId, position: u64) -> LocalBoxFuture<'static, Result<(), SkipError>>;
 
     /// Takes nothing more and saves the view.
     fn drain(&self) -> LocalBoxFuture<'static, ()>;
@@ -76,18 +83,27 @@ impl<P: Projection> ViewType for Projected<P> {
         Box::pin(async move {
             let epoch = context.store.take_view(&context.name).await?;
             let restored = restore::<P>(&context).await?;
-            let (feeds, limit) = (context.feeds.clone(), context.queries);
+            let skips = skipped(&*context.store, &context.name).await?;
+            // How far the logs of this store reach: a view that is built anew answers only once it has come that far.
+            let mut heads = BTreeMap::new();
+            for shard in context.feeds.keys() {
+                if let Some(log) = context.store.read(shard).await? {
+                    heads.insert(shard.clone(), log.position());
+                }
+            }
+            let (name, feeds, limit) = (context.name.clone(), context.feeds.clone(), context.queries);
             let view = ViewActor::create(|ctx| {
-                let mut actor = ViewActor::new(context, epoch, restored);
-                actor.set_takers(&ctx.address());
+                let mut actor = ViewActor::new(context, epoch, restored, skips, &heads);
+                actor.begin(ctx);
                 actor
             });
-            Ok(Rc::new(Door { view, feeds, limit, waiting: Rc::default() }) as Rc<dyn ViewDoor>)
+            Ok(Rc::new(Door { name, view, feeds, limit, waiting: Rc::default() }) as Rc<dyn ViewDoor>)
         })
     }
 }
 
 struct Door<P: Projection> {
+    name: Name,
     view: Addr<ViewActor<P>>,
     feeds: BTreeMap<ShardId, Rc<Feed>>,
     limit: usize,
@@ -113,6 +129,13 @@ impl Drop for Place {
 /// The view is to be saved; whoever sent it is told.
 pub(super) struct SaveNow(pub(super) oneshot::Sender<()>);
 
+/// An event is to be skipped.
+pub(super) struct SkipNow {
+    pub(super) shard: ShardId,
+    pub(super) position: u64,
+    pub(super) told: oneshot::Sender<Result<(), SkipError>>,
+}
+
 impl<P: Projection> ViewDoor for Door<P> {
     fn feeds(&self) -> &BTreeMap<ShardId, Rc<Feed>> {
         &self.feeds
@@ -126,6 +149,14 @@ impl<P: Projection> ViewDoor for Door<P> {
         let asking = Asking { envelope, settle, _place: Place(Rc::clone(&self.waiting)) };
         #[expect(clippy::disallowed_methods, reason = "`limit` bounds how many wait")]
         self.view.do_send(Here::new(asking));
+    }
+
+    fn skip(&self, shard: ShardId, position: u64) -> LocalBoxFuture<'static, Result<(), SkipError>> {
+        let (told, wait) = oneshot::channel();
+        let gone = SkipError::NotHalted { projection: self.name.to_string(), shard: shard.to_string(), position };
+        #[expect(clippy::disallowed_methods, reason = "sent by an operator, one at a time")]
+        self.view.do_send(Here::new(SkipNow { shard, position, told }));
+        Box::pin(async move { wait.await.unwrap_or(Err(gone)) })
     }
 
     fn drain(&self) -> LocalBoxFuture<'static, ()> {

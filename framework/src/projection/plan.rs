@@ -1,5 +1,6 @@
 //! What the derive says about a projection: the events it takes and the queries it answers.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use bytes::Bytes;
@@ -10,8 +11,8 @@ use crate::actor::About;
 use crate::message::{CodecError, Coded, Domain, Envelope, Event, Message, Query};
 use crate::router::{ActorCard, MessageCard};
 
-/// Projects an event; the error says why it cannot be read.
-type Projecting<P> = fn(&mut P, &Envelope) -> Result<(), CodecError>;
+/// Projects an event, and notes when the view is about to change; the error says why the event cannot be read.
+type Projecting<P> = fn(&mut P, &Envelope, &Cell<bool>) -> Result<(), CodecError>;
 /// Answers a query.
 type Answering<P> = fn(&P, &Envelope) -> Result<Bytes, Unanswered>;
 
@@ -46,8 +47,9 @@ impl<P: Projection> ProjectionPlan<P> {
         P: Project<E>,
     {
         self.card.takes.push(MessageCard::of::<E>());
-        self.projects.insert((<E::Domain as Domain>::NAME, E::NAME), |view, envelope| {
+        self.projects.insert((<E::Domain as Domain>::NAME, E::NAME), |view, envelope, changes| {
             let event = <E as Message>::decode(envelope.version, envelope.codec, &envelope.payload)?;
+            changes.set(true);
             view.project(&event, &About::of(envelope));
             Ok(())
         });

@@ -1,0 +1,49 @@
+//! Lets an operator have a projection skip an event that it cannot project.
+
+use tokio::sync::oneshot;
+
+use super::spec::VIEWS;
+use super::{Error, Node};
+use crate::message::{Name, ShardId};
+use crate::projection::{SkipError, SkippedEvent, skipped};
+
+impl Node {
+    /// Skips the event before which a projection is halted, as the node's [health](Self::health) names it: projection, shard and
+    /// position. The projection goes on behind it. The skip is recorded in the store for good, so a view that is rebuilt skips the
+    /// event as well; the event itself stays in its owner's log.
+    ///
+    /// # Errors
+    /// [`SkipError::NotHalted`] if the projection is not halted there, and nothing was changed; [`SkipError::Store`] if the skip
+    /// could not be recorded, and the projection is still halted.
+    pub async fn skip_event(&self, projection: &str, shard: &ShardId, position: u64) -> Result<(), SkipError> {
+        let not_halted =
+            || SkipError::NotHalted { projection: projection.to_owned(), shard: shard.to_string(), position };
+        let is_it = |viewed: &super::spec::Viewed| viewed.name.as_str() == projection;
+        let at = self.spec.views.iter().position(is_it).ok_or_else(not_halted)?;
+        let (tell, told) = oneshot::channel();
+        let its = shard.clone();
+        self.links.run(
+            VIEWS,
+            Box::new(move |share| {
+                if let Some(view) = share.views.get(at) {
+                    let skipping = view.skip(its, position);
+                    crate::spawn::detached(async move {
+                        let _ = tell.send(skipping.await);
+                    });
+                }
+            }),
+        );
+        told.await.unwrap_or_else(|_| Err(not_halted()))
+    }
+
+    /// The events that a projection has skipped, oldest first; also of a projection that this program does not host any more.
+    ///
+    /// # Errors
+    /// [`Error::Store`] if they cannot be read.
+    pub async fn skipped_events(&self, projection: &str) -> Result<Vec<SkippedEvent>, Error> {
+        match Name::new(projection) {
+            Ok(name) => Ok(skipped(&*self.spec.store, &name).await?),
+            Err(_) => Ok(Vec::new()),
+        }
+    }
+}

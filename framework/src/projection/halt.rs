@@ -1,0 +1,154 @@
+//! Halts a source shard of a projection before an event that cannot be projected, tries it again, or skips it.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+
+use super::Projection;
+use super::door::SkipNow;
+use super::restore::restore;
+use super::skips::{self, SkipError, SkippedEvent};
+use super::view::{Source, ViewActor};
+use crate::inbox::Done;
+use crate::message::{Envelope, MessageId, Name, ShardId};
+use crate::telemetry::TARGET;
+
+/// A source shard that is halted before an event. Other shards go on.
+pub(super) struct Halt {
+    pub(super) position: u64,
+    /// No further attempt: an operator skips the event, or another version of the program projects it.
+    pub(super) is_final: bool,
+    id: MessageId,
+    reason: String,
+    /// The events that wait for the next attempt are not settled, so the feed is not at rest.
+    pub(super) dones: Vec<Done>,
+}
+
+/// Why an event was not projected.
+pub(super) struct Failure {
+    pub(super) text: String,
+    /// Whether another try may end better.
+    pub(super) may_pass: bool,
+}
+
+impl<P: Projection> ViewActor<P> {
+    /// Halts a source before an event that could not be projected: until the next attempt, or for good. Others go on.
+    pub(super) fn fail(
+        &mut self,
+        at: usize,
+        position: u64,
+        event: &Envelope,
+        failure: Failure,
+        done: Done,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some(source) = self.sources.get_mut(at) else { return done() };
+        let count = self.failures.entry((at, position)).or_insert(0);
+        *count += 1;
+        let (attempt, name, retry) = (*count, &self.context.name, self.context.retry);
+        let is_final = !failure.may_pass || attempt >= retry.attempts.max(1);
+        let error = failure.text;
+        let shard = &source.shard;
+        if is_final {
+            tracing::error!(target: TARGET, projection = %name, message = %event.name, id = %event.id, %shard, position, attempt, error, "an event cannot be projected, the projection halts before it in this shard");
+            let reason = format!(
+                "projection `{name}` stands still before position {position} of {shard}, other shards go on: {error}"
+            );
+            self.context.standing.note(&halted(name, shard), reason);
+            if let Some(feed) = self.context.feeds.get(shard) {
+                feed.shut();
+            }
+            done();
+            source.halt = Some(Halt { position, is_final, id: event.id, reason: error, dones: Vec::new() });
+        } else {
+            self.context.code.counts.retries.one();
+            tracing::warn!(target: TARGET, projection = %name, message = %event.name, id = %event.id, attempt, error, "an event could not be projected, it is tried again");
+            source.halt = Some(Halt { position, is_final, id: event.id, reason: error, dones: vec![done] });
+            let wait = retry.wait(attempt, &self.context.ids);
+            ctx.run_later(wait, move |this, ctx| this.go_on(at, position, ctx));
+        }
+    }
+
+    /// Lets a halted source go on: with the event before which it is halted, if that is not skipped.
+    fn go_on(&mut self, at: usize, position: u64, ctx: &mut Context<Self>) {
+        let Some(source) = self.sources.get_mut(at).filter(|source| source.holds(position)) else { return };
+        let Some(halt) = source.halt.take() else { return };
+        self.take_again(at, halt.is_final, ctx);
+        halt.dones.into_iter().for_each(|done| done());
+    }
+
+    /// Skips the event before which a source is halted for good.
+    pub(super) fn skip(&mut self, skip: SkipNow, ctx: &mut Context<Self>) {
+        let SkipNow { shard, position, told } = skip;
+        let is_it = |source: &Source| source.shard == shard && source.holds(position);
+        let found = self.sources.iter().position(is_it).and_then(|at| Some((at, self.sources.get(at)?.halt.as_ref()?)));
+        let Some((at, halt)) = found.filter(|(_, halt)| halt.is_final) else {
+            let (projection, shard) = (self.context.name.to_string(), shard.to_string());
+            let _ = told.send(Err(SkipError::NotHalted { projection, shard, position }));
+            return;
+        };
+        let mut skips = self.skips.clone();
+        skips.push(SkippedEvent {
+            domain: shard.domain.to_string(),
+            shard: shard.shard,
+            position,
+            id: halt.id,
+            reason: halt.reason.clone(),
+            time: self.context.ids.clock().now(),
+        });
+        let context = Rc::clone(&self.context);
+        let saving = async move {
+            let saved = skips::save(&*context.store, &context.name, &skips).await;
+            saved.map(|()| skips)
+        };
+        ctx.wait(saving.into_actor(self).map(move |saved, this, ctx| {
+            let _ = told.send(match saved {
+                Ok(skips) => {
+                    let name = &this.context.name;
+                    tracing::warn!(target: TARGET, projection = %name, %shard, position, "an event is skipped, as an operator has asked for");
+                    this.skips = skips;
+                    this.context.standing.no_note(&halted(name, &shard));
+                    this.failures.remove(&(at, position));
+                    this.go_on(at, position, ctx);
+                    Ok(())
+                }
+                Err(error) => Err(error.into()),
+            });
+        }));
+    }
+
+    /// Reads the view from the store again and lets all feeds begin behind it. Queries wait until it contains what it did.
+    pub(super) fn start_again(&mut self, ctx: &mut Context<Self>) {
+        self.view = None;
+        for source in &mut self.sources {
+            source.target = source.target.max(source.position());
+        }
+        self.catches_up = true;
+        let context = Rc::clone(&self.context);
+        let restoring = async move { restore::<P>(&context).await };
+        ctx.wait(restoring.into_actor(self).map(move |restored, this, ctx| match restored {
+            Ok(restored) => {
+                this.view = Some(restored.view);
+                this.unsaved = 0;
+                for at in 0..this.sources.len() {
+                    let Some(source) = this.sources.get_mut(at) else { continue };
+                    source.projected = restored.positions.get(&source.shard).copied().unwrap_or(0);
+                    let was_halted = source.halt.as_ref().is_some_and(|halt| halt.is_final);
+                    this.take_again(at, was_halted, ctx);
+                }
+                this.catch_up(ctx);
+            }
+            Err(error) => {
+                tracing::warn!(target: TARGET, projection = %this.context.name, %error, "the view cannot be read yet");
+                let wait = this.context.retry.wait(3, &this.context.ids).max(Duration::from_millis(1));
+                ctx.wait(tokio::time::sleep(wait).into_actor(this).map(|(), this, ctx| this.start_again(ctx)));
+            }
+        }));
+    }
+}
+
+/// The name under which health notes a halted shard.
+fn halted(projection: &Name, shard: &ShardId) -> String {
+    format!("projection {projection} at {shard}")
+}

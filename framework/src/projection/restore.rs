@@ -1,0 +1,93 @@
+//! Reads a view from the store, or begins an empty one.
+
+use std::collections::BTreeMap;
+
+use super::Projection;
+use super::door::ViewContext;
+use crate::message::{CodecError, ShardId};
+use crate::store::StoreError;
+use crate::telemetry::TARGET;
+use crate::user_code::user_code;
+
+/// From which size on, in bytes, a view is encoded and decoded on a thread of its own. Smaller ones take less than a
+/// millisecond.
+pub(super) const LARGE: usize = 256 * 1024;
+
+/// A view and how far it has come.
+pub(super) struct Restored<P> {
+    pub(super) view: Box<P>,
+    pub(super) positions: BTreeMap<ShardId, u64>,
+    pub(super) bytes: usize,
+    /// How far a stored view had come that is built again from the first event.
+    pub(super) rebuilt: Option<Vec<(ShardId, u64)>>,
+}
+
+/// The stored view; an empty one if there is none that can be used.
+pub(super) async fn restore<P: Projection>(context: &ViewContext) -> Result<Restored<P>, StoreError> {
+    let stored = context.store.view(&context.name).await?;
+    let empty = |rebuilt: Vec<(ShardId, u64)>| {
+        let label = context.code.label(P::NAME, "");
+        let initial = context.code.call(label, || Box::new(P::initial()));
+        let view = initial.map_err(|panicked| CodecError::Decode { reason: format!("`Default` {panicked}") })?;
+        Ok(Restored { view, positions: BTreeMap::new(), bytes: 0, rebuilt: Some(rebuilt) })
+    };
+    let Some(stored) = stored else { return empty(Vec::new()) };
+    if stored.schema != P::SCHEMA {
+        tracing::info!(
+            target: TARGET, projection = %context.name, stored = stored.schema, schema = P::SCHEMA,
+            "the view has another schema, it is rebuilt from the first event",
+        );
+        return empty(stored.checkpoint);
+    }
+    let bytes = stored.bytes.clone();
+    let restored = match context.apart(bytes.len(), move || user_code(|| P::restore(&bytes).map(Box::new))).await {
+        Some(Ok(Ok(view))) => Ok(view),
+        Some(Ok(Err(error))) => Err(error.to_string()),
+        Some(Err(panicked)) => {
+            context.code.counts.panics.one();
+            Err(panicked.to_string())
+        }
+        None => Err("its thread has ended".to_owned()),
+    };
+    match restored {
+        Ok(view) => {
+            if let Some(shard) = newer_than_its_log(context, &stored.checkpoint).await? {
+                tracing::warn!(
+                    target: TARGET, projection = %context.name, %shard,
+                    "the view is newer than the log: is that an older copy? The view is rebuilt from the first event",
+                );
+                return empty(Vec::new());
+            }
+            let positions = stored.checkpoint.into_iter().collect();
+            Ok(Restored { view, positions, bytes: stored.bytes.len(), rebuilt: None })
+        }
+        Err(error) => {
+            tracing::warn!(target: TARGET, projection = %context.name, error, "the stored view cannot be used, it is rebuilt from the first event");
+            empty(stored.checkpoint)
+        }
+    }
+}
+
+impl ViewContext {
+    /// Does work of user code for a view of this size, on a thread of its own if it is large.
+    async fn apart<T: Send + 'static>(&self, bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        if bytes <= LARGE || !self.has_threads {
+            return Some(work());
+        }
+        crate::spawn::apart("whizbang-view", work).await
+    }
+}
+
+/// A shard of this store whose log does not reach as far as a view does, if there is one.
+async fn newer_than_its_log(
+    context: &ViewContext,
+    checkpoint: &[(ShardId, u64)],
+) -> Result<Option<ShardId>, StoreError> {
+    for (shard, position) in checkpoint {
+        let log = context.store.read(shard).await?;
+        if log.is_some_and(|log| log.position() < *position) {
+            return Ok(Some(shard.clone()));
+        }
+    }
+    Ok(None)
+}
