@@ -138,6 +138,11 @@ pub(crate) fn expand(role: Role, input: &DeriveInput) -> TokenStream {
                 const ROLE: ::whizbang::derive::Role = ::whizbang::derive::Role::#role_ident;
                 #snapshot
                 #initial
+                fn described(&self) -> ::core::option::Option<::std::string::String> {
+                    #[allow(unused_imports)]
+                    use ::whizbang::derive::{DescribedByDebug as _, NotDescribed as _};
+                    (&::whizbang::derive::Described(self)).described()
+                }
                 fn wire(__plan: &mut ::whizbang::derive::Plan<Self>) {
                     let _ = &__plan;
                     #wire

@@ -12,6 +12,8 @@ mod host;
 mod keyed;
 mod keys;
 mod mailbox;
+#[cfg(feature = "testing")]
+mod mirror;
 mod plan;
 mod state;
 #[cfg(feature = "testing")]
@@ -30,6 +32,8 @@ pub use effects::{Compensating, Effects, Sent};
 pub(crate) use host::{Flight, Host, HostSettings, ShardCell};
 pub(crate) use keyed::replied_before;
 pub(crate) use mailbox::Here;
+#[cfg(feature = "testing")]
+pub(crate) use mirror::Mirror;
 pub use plan::{About, Plan, Role, Stateful};
 #[cfg(feature = "testing")]
 pub(crate) use stored::{begins_undo, finished_undo, undo_change, user_state};

@@ -51,6 +51,11 @@ pub trait Stateful: Sized + Unpin + 'static {
         None
     }
 
+    /// Its state as text, if it implements `Debug`. Compared in simulations.
+    fn described(&self) -> Option<String> {
+        None
+    }
+
     /// Its state from bytes; `None` if they cannot be used.
     fn restore(_bytes: &[u8]) -> Option<Self> {
         None

@@ -73,6 +73,8 @@ impl<A: Stateful> KeyActor<A> {
         if let Some(error) = self.unfit() {
             return Err(Failure::Store(error));
         }
+        #[cfg(feature = "testing")]
+        self.compare_with_log();
         passes!("actor", A::NAME, facts.id, facts.correlation);
         let mut effects = self.door.take_effects();
         let decided = self.door.host.code.call(self.door.label, || {

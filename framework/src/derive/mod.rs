@@ -7,6 +7,7 @@
 mod check;
 mod coding;
 pub(crate) mod derives;
+mod described;
 mod run;
 pub mod serial;
 
@@ -15,6 +16,7 @@ pub use check::{
     projects, query, reacts, records, replies, timers,
 };
 pub use coding::{Coding, StateCoding, coding, never_coded, state_coding};
+pub use described::{Described, DescribedByDebug, NotDescribed};
 pub use run::block_on;
 /// serde, for programs that do not list it themselves.
 pub use serde;

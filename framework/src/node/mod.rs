@@ -129,6 +129,12 @@ impl Node {
         self.spec.metrics()
     }
 
+    /// Passivates every idle actor: the next message of its key rebuilds it.
+    #[cfg(feature = "testing")]
+    pub(crate) fn passivate_idle(&self) {
+        self.links.run_all(|share| share.doors.values().for_each(|door| door.sweep(0, 0)));
+    }
+
     /// Turns in flight now.
     #[cfg(feature = "testing")]
     pub(crate) fn in_flight(&self) -> u64 {

@@ -65,7 +65,7 @@ fn with_a_folder_in_the_environment_a_report_is_written_there() {
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stdout));
     let page = std::fs::read_to_string(folder.path().join("transfers.md")).unwrap();
     for what in [
-        "## Never reached\n\n- ",
+        "## Never reached\n\n",
         "stateDiagram-v2\n",
         "flowchart LR\n",
         "200 runs",

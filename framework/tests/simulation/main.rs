@@ -7,8 +7,10 @@ mod bank_transfers;
 
 mod broker;
 mod coverage;
+mod kit;
 mod regressions;
 mod rules;
+mod standing;
 mod trips;
 mod zombies;
 

@@ -18,7 +18,7 @@ use super::trouble::{Tally, Trouble};
 use super::weather::Weather;
 use crate::bridge::wire::Packet;
 use crate::clock::instant;
-use crate::message::{IdSource, MessageId, Name, ShardId};
+use crate::message::{Envelope, IdSource, MessageId, Name, ShardId};
 use crate::testing::broker::model::{Delivery, Model, Next};
 use crate::testing::broker::{ConsumerSettings, Full, Retention, StreamSettings, Untaken, Word};
 
@@ -70,9 +70,14 @@ pub(super) struct State {
     begun: BTreeMap<usize, Begun>,
     /// How many messages were put aside because they were none.
     pub(super) refused: usize,
+    /// Told whenever a node of a service says that a message is done.
+    witness: Option<Witness>,
     /// The events that were published: where they stand in their log, and which they are.
     published: BTreeMap<(ShardId, u64), MessageId>,
 }
+
+/// Told which service has settled which message as done.
+pub(super) type Witness = Arc<dyn Fn(usize, &Envelope) + Send + Sync>;
 
 /// What becomes of a message that has reached the broker.
 pub(super) enum Reached {
@@ -110,6 +115,7 @@ impl Broker {
             bells: BTreeMap::new(),
             begun: BTreeMap::new(),
             refused: 0,
+            witness: None,
             published: BTreeMap::new(),
         };
         Self(Arc::new(Mutex::new(state)), trace, tally)
@@ -139,6 +145,18 @@ impl Broker {
         }
     }
 
+    pub(super) fn witness(&self, witness: Witness) {
+        self.state().witness = Some(witness);
+    }
+
+    /// A node of a service has said that a message is done.
+    pub(super) fn settled(&self, service: usize, envelope: &Envelope) {
+        let witness = self.state().witness.clone();
+        if let Some(witness) = witness {
+            witness(service, envelope);
+        }
+    }
+
     /// Adds a node.
     pub(super) fn join(&self, line: impl FnOnce(u64) -> Arc<Line>) -> Arc<Line> {
         let mut state = self.state();
@@ -151,6 +169,11 @@ impl Broker {
     /// The nodes of a service, in the order in which they came.
     pub(super) fn lines_of(&self, service: usize) -> Vec<Arc<Line>> {
         self.state().lines.values().filter(|line| line.service == service).cloned().collect()
+    }
+
+    /// All nodes that are connected.
+    pub(super) fn lines(&self) -> Vec<Arc<Line>> {
+        self.state().lines.values().cloned().collect()
     }
 
     /// The node has died.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 
-use super::{World, taking, undoing};
+use super::{Trouble, World, taking, undoing};
 use crate::message::{MessageId, Name, ShardId};
 use crate::store::{Lane, Note, SentMessage, ShardReader, Source, Store as _, StoredEvent, StoredTurn};
 
@@ -116,6 +116,10 @@ pub(super) fn all(world: &World) -> Result<(), String> {
         if let Some(event) = logged.values().next() {
             return Err(format!("I5: the event at {shard} {} belongs to no turn", event.position));
         }
+    }
+    let jumped = world.0.tally.counts().contains_key(&Trouble::ClockJumped);
+    if let Some(early) = world.seen().early_timer().filter(|_| !jumped) {
+        return Err(early);
     }
     decided_once(&turns)?;
     acknowledged(world, &turns)?;

@@ -260,7 +260,12 @@ impl Covered {
             for phase in self.phases() {
                 // A timer whose saga has ended rings for nobody; nobody can miss that.
                 let silent = matches!(cause, Cause::Timer(_)) && phase == Phase::Ended;
-                if !silent && self.count(|of| *of == cause, Some(phase)) == 0 {
+                // A command that was rejected was reached.
+                let is = |of: &Cause| match (of, &cause) {
+                    (Cause::Rejected(of, _), Cause::Command(name)) => of == name,
+                    (of, cause) => of == cause,
+                };
+                if !silent && self.count(is, Some(phase)) == 0 {
                     never.push(format!("{}{}", cause.told(&self.domain), phase.while_it()));
                 }
             }

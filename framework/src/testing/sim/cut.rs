@@ -4,7 +4,7 @@
 //! what is tried next differs from what failed in one thing only. (Trees of values that shrink element by element would move
 //! everything behind what they take away.) The values of a step shrink by themselves; how far is written down as moves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use proptest::strategy::ValueTree;
@@ -20,10 +20,21 @@ pub(super) struct Cut {
     weather: u8,
     /// How far the values of a step are shrunk.
     moves: BTreeMap<usize, Moves>,
+    /// What comes at once after what comes before it, without the time that was drawn.
+    at_once: BTreeSet<Item>,
 }
 
-/// All kinds of bad weather.
-const FULL: u8 = 0b1_1111;
+/// A step or a fault of a case, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Item {
+    Step(usize),
+    Fault(usize),
+}
+
+/// All kinds of bad weather, and that actors are reloaded.
+const FULL: u8 = 0b11_1111;
+/// The bit that says that actors are reloaded.
+const RELOAD: u8 = 0b10_0000;
 
 /// How a tree of values was walked: `true` is one step simpler, `false` one step back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,7 +85,40 @@ impl std::str::FromStr for Moves {
 
 impl Cut {
     pub(super) fn whole(steps: usize, faults: usize) -> Self {
-        Self { steps: (0..steps).collect(), faults: (0..faults).collect(), weather: FULL, moves: BTreeMap::new() }
+        Self {
+            steps: (0..steps).collect(),
+            faults: (0..faults).collect(),
+            weather: FULL,
+            moves: BTreeMap::new(),
+            at_once: BTreeSet::new(),
+        }
+    }
+
+    /// Whether actors are reloaded, if that was drawn.
+    pub(super) fn reload(&self, drawn: bool) -> bool {
+        drawn && self.weather & RELOAD != 0
+    }
+
+    /// Whether the time before a step or fault is left out.
+    pub(super) fn is_at_once(&self, item: Item) -> bool {
+        self.at_once.contains(&item)
+    }
+
+    /// The same case in less time: without all gaps, or without one more.
+    pub(super) fn sooner(&self) -> Vec<Self> {
+        let steps = self.steps.iter().map(|step| Item::Step(*step));
+        let items: BTreeSet<_> = steps.chain(self.faults.iter().map(|fault| Item::Fault(*fault))).collect();
+        let left = items.iter().filter(|item| !self.at_once.contains(item)).copied();
+        let one = left.map(|item| {
+            let mut sooner = self.clone();
+            sooner.at_once.insert(item);
+            sooner
+        });
+        let mut sooner: Vec<_> = one.collect();
+        if sooner.len() > 1 {
+            sooner.insert(0, Self { at_once: items, ..self.clone() });
+        }
+        sooner
     }
 
     /// How far the values of a step are shrunk.
@@ -87,6 +131,11 @@ impl Cut {
         let mut moved = self.clone();
         moved.moves.insert(step, moves);
         moved
+    }
+
+    /// The same without the gaps that another leaves out as well.
+    pub(super) fn with_gaps_of(&self, other: &Self) -> Self {
+        Self { at_once: self.at_once.union(&other.at_once).copied().collect(), ..self.clone() }
     }
 
     pub(super) fn weather(&self, drawn: Weather) -> Weather {
@@ -105,7 +154,7 @@ impl Cut {
         let mut shorter = Vec::new();
         shorter.extend(without(&self.faults).into_iter().map(|faults| Self { faults, ..self.clone() }));
         shorter.extend(without(&self.steps).into_iter().map(|steps| Self { steps, ..self.clone() }));
-        let bits = [FULL, 1, 2, 4, 8, 16].into_iter().filter(|bit| self.weather & bit != 0);
+        let bits = [FULL & !RELOAD, 1, 2, 4, 8, 16, RELOAD].into_iter().filter(|bit| self.weather & bit != 0);
         shorter.extend(bits.map(|bit| Self { weather: self.weather & !bit, ..self.clone() }));
         shorter
     }
@@ -150,6 +199,14 @@ impl fmt::Display for Cut {
         for (step, moves) in self.moves.iter().filter(|(step, _)| self.steps.contains(step)) {
             write!(f, "-{step}:{moves}")?;
         }
+        let kept = self.at_once.iter().filter_map(|item| match item {
+            Item::Step(step) => self.steps.contains(step).then(|| format!("s{step}")),
+            Item::Fault(fault) => self.faults.contains(fault).then(|| format!("f{fault}")),
+        });
+        let at_once = kept.collect::<Vec<_>>().join(".");
+        if !at_once.is_empty() {
+            write!(f, "-t{at_once}")?;
+        }
         Ok(())
     }
 }
@@ -165,11 +222,20 @@ impl std::str::FromStr for Cut {
         let (steps, faults) = (list(parts.next())?, list(parts.next())?);
         let weather = parts.next().unwrap_or_default().parse()?;
         let mut moves = BTreeMap::new();
+        let mut at_once = BTreeSet::new();
         for part in parts {
+            if let Some(items) = part.strip_prefix('t') {
+                for item in items.split('.') {
+                    let fault = item.strip_prefix('f');
+                    let number = fault.or_else(|| item.strip_prefix('s')).unwrap_or_default().parse()?;
+                    at_once.insert(if fault.is_some() { Item::Fault(number) } else { Item::Step(number) });
+                }
+                continue;
+            }
             let (step, walked) = part.split_once(':').unwrap_or((part, ""));
             moves.insert(step.parse()?, walked.parse()?);
         }
-        Ok(Self { steps, faults, weather, moves })
+        Ok(Self { steps, faults, weather, moves, at_once })
     }
 }
 
@@ -191,6 +257,17 @@ mod tests {
             assert_eq!(moves.to_string().parse(), Ok(moves));
             assert_eq!(cut.to_string().parse(), Ok(cut));
         }
+    }
+
+    #[test]
+    fn gaps_left_out_are_read_as_they_are_written() {
+        let cuts = Cut::whole(2, 2).sooner();
+        assert_eq!(cuts.len(), 5, "all at once, and each alone");
+        for cut in cuts {
+            assert_eq!(cut.to_string().parse(), Ok(cut));
+        }
+        let old: Cut = "0.2-1-27-0:6".parse().unwrap();
+        assert!(!old.reload(true) && old.at_once.is_empty(), "lines of older versions stay what they were");
     }
 
     #[test]

@@ -176,6 +176,7 @@ impl Lane {
             }
         };
         broker.begins(line.service, Work::Delivery);
+        let message = envelope.clone();
         let settled = match self.cargo {
             Cargo::Direct => line.door.direct(envelope),
             Cargo::Events => line.door.event(envelope),
@@ -194,7 +195,10 @@ impl Lane {
                 }
             };
             match settled {
-                Settled::Done => lane.say(sequence, Word::Done),
+                Settled::Done => {
+                    lane.line.broker.settled(lane.line.service, &message);
+                    lane.say(sequence, Word::Done);
+                }
                 Settled::Later => {
                     let doubled = SOONEST.saturating_mul(1 << deliveries.saturating_sub(1).min(10)).min(LATEST);
                     lane.say(sequence, Word::Later(doubled));

@@ -96,6 +96,11 @@ impl Line {
         }
     }
 
+    /// Whether a delivery is neither settled nor lost.
+    pub(super) fn holds_deliveries(&self) -> bool {
+        self.is_here() && self.in_hand.load(Ordering::Relaxed) > 0
+    }
+
     pub(super) fn less(&self, counter: &AtomicUsize) {
         counter.fetch_sub(1, Ordering::Relaxed);
         self.freed.notify_waiters();

@@ -6,6 +6,7 @@
 #![expect(clippy::expect_used, reason = "what cannot fail without input and output ends the test if it does")]
 
 mod world;
+mod wrong;
 
 mod quiet;
 mod sending;
@@ -42,6 +43,7 @@ mod cut;
 mod flow;
 mod plan;
 mod regressions;
+mod repeat;
 mod report;
 mod shrink;
 mod story;
@@ -59,6 +61,7 @@ pub use weather::{Fault, Way, Weather};
 pub use world::World;
 
 use self::ground::Ground;
+use self::wrong::Wrong;
 use crate::message::IdSource;
 use crate::node::NodeBuilder;
 use crate::user_code::{Label, UserCode};
@@ -101,6 +104,7 @@ pub struct Sim {
     at_end: Vec<Rule>,
     dead_letters: bool,
     lasting: bool,
+    reload: bool,
     keeps: Keeps,
 }
 
@@ -136,6 +140,7 @@ impl Sim {
             at_end: Vec::new(),
             dead_letters: false,
             lasting: false,
+            reload: false,
             keeps: Keeps::InMemory,
         }
     }
@@ -198,6 +203,20 @@ impl Sim {
         self
     }
 
+    /// Passivates actors after each of their turns, so that nearly every turn is decided on a state rebuilt from the log: state
+    /// kept outside of events is lost at once. Default: actors stay live for 4 s. A [`Flow`] does this for a quarter of its
+    /// seeds.
+    pub fn reload_actors(mut self) -> Self {
+        self.reload = true;
+        self
+    }
+
+    /// Why this description cannot be run, if it cannot.
+    fn impossible(&self) -> Option<String> {
+        let count = self.services.len();
+        self.faults.iter().find_map(|(_, fault)| fault.impossible(count))
+    }
+
     /// Runs the cluster: starts the nodes, tells the story, stops the faults, waits until nothing is under way, lets all timers
     /// ring, and checks.
     ///
@@ -223,23 +242,31 @@ impl Sim {
     async fn live(self, story: impl AsyncFnOnce(&World)) -> Result<Run, Broken> {
         let seed = self.seed;
         let began = crate::clock::instant();
+        let impossible = self.impossible();
         let world = World::begin(self);
         let told = async {
+            if let Some(reason) = impossible {
+                return Err(reason.into());
+            }
             let told = tokio::time::timeout(LONGEST, async {
                 world.start_all().await;
+                if world.broken().is_some() {
+                    return;
+                }
                 let faults = world.rain();
                 story(&world).await;
                 world.settle_faults(faults).await;
             });
             match told.await {
+                Ok(()) if world.broken().is_some() => Ok(()),
                 Ok(()) => world.end().await,
-                Err(_) => Err(format!("the story does not end within {LONGEST:?}")),
+                Err(_) => Err(Wrong::from(format!("the story does not end within {LONGEST:?}"))),
             }
         };
         // A panic of the story or of a rule is one more thing that is wrong, and what led to it is wanted, too.
         let code = UserCode::default();
         let ended = code.run(Label::default(), standstill::unless_time_stands_still(told)).await;
-        let ended = ended.unwrap_or_else(|panicked| Err(format!("a panic: {}", panicked.text())));
+        let ended = ended.unwrap_or_else(|panicked| Err(Wrong::panic(panicked.text())));
         // What always holds and did not is nearer to the cause than what is wrong at the end.
         let broken = world.broken().or_else(|| ended.err());
         let turns = world.turns_taken();
@@ -247,7 +274,7 @@ impl Sim {
         let (trace, steps) = world.close();
         match broken {
             None => Ok(Run { seed, trace, steps, lasted: began.elapsed(), coverage }),
-            Some(reason) => Err(Broken::new(seed, reason, trace, &turns)),
+            Some(wrong) => Err(Broken::new(seed, wrong, trace, &turns)),
         }
     }
 }
@@ -273,6 +300,9 @@ pub struct Run {
 pub struct Broken {
     /// The seed.
     pub seed: u64,
+    /// Which rule does not hold: `at the end 2` is the second one that was added with [`Sim::at_end`]; the framework's own have
+    /// names such as `I7`, `timers` or `state`.
+    pub rule: String,
     /// What does not hold.
     pub reason: String,
     /// What happened, line by line.
@@ -282,7 +312,8 @@ pub struct Broken {
 }
 
 impl Broken {
-    fn new(seed: u64, reason: String, trace: String, turns: &[seen::Taken]) -> Self {
-        Self { seed, reason, trace, deeds: story::deeds(turns) }
+    fn new(seed: u64, wrong: Wrong, trace: String, turns: &[seen::Taken]) -> Self {
+        let Wrong { rule, reason } = wrong;
+        Self { seed, rule, reason, trace, deeds: story::deeds(turns) }
     }
 }

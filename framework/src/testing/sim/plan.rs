@@ -5,6 +5,7 @@
 
 #![expect(clippy::panic, reason = "a strategy that gives no values is a mistake in the test")]
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use proptest::prelude::*;
 use proptest::strategy::{BoxedStrategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use super::cut::Cut;
+use super::cut::{Cut, Item};
 use super::{Fault, Way, Weather, Work};
 
 /// One case: what is done, and what goes wrong meanwhile.
@@ -20,6 +21,8 @@ use super::{Fault, Way, Weather, Work};
 pub struct Plan<T> {
     /// How everything is maltreated all the time.
     pub weather: Weather,
+    /// Whether actors are passivated after each turn, as [`Sim::reload_actors`](super::Sim::reload_actors) says.
+    pub reload_actors: bool,
     /// What goes wrong, and when.
     pub faults: Vec<(Duration, Fault)>,
     /// What is done, and when.
@@ -36,6 +39,9 @@ impl<T> Plan<T> {
 impl<T: fmt::Debug> fmt::Display for Plan<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "  the weather is {}", self.weather)?;
+        if self.reload_actors {
+            writeln!(f, "  actors are rebuilt from their logs before each turn")?;
+        }
         let steps = self.steps.iter().map(|(at, step)| (*at, format!("{step:?}")));
         let mut lines: Vec<_> = steps.collect();
         lines.extend(self.faults.iter().map(|(at, fault)| (*at, format!("FAULT {fault:?}"))));
@@ -161,17 +167,39 @@ impl<T: Clone + fmt::Debug + 'static> Source<T> {
             now += *gap;
             moments.push(now);
         }
+        let moments = soonest(frame, &moments, cut);
+        let moment = |item: Item| moments.get(&item).copied();
         let step = |number: usize| {
             let mut tree = self.tree(seed, number);
             cut.moves(number).walk(tree.as_mut());
-            Some((*moments.get(number)?, tree.current()))
+            Some((moment(Item::Step(number))?, tree.current()))
         };
+        let fault = |number: usize| Some((moment(Item::Fault(number))?, frame.faults.get(number)?.1.clone()));
         Plan {
             weather: cut.weather(frame.weather),
-            faults: cut.faults.iter().filter_map(|at| frame.faults.get(*at).cloned()).collect(),
+            reload_actors: cut.reload(seed % 4 == 1),
+            faults: cut.faults.iter().filter_map(|number| fault(*number)).collect(),
             steps: cut.steps.iter().filter_map(|number| step(*number)).collect(),
         }
     }
+}
+
+/// When each step and fault that is kept comes: as drawn, but for the gaps that are left out.
+fn soonest(frame: &Frame, drawn: &[Duration], cut: &Cut) -> BTreeMap<Item, Duration> {
+    let steps = cut.steps.iter().filter_map(|step| Some((*drawn.get(*step)?, Item::Step(*step))));
+    let faults = cut.faults.iter().filter_map(|fault| Some((frame.faults.get(*fault)?.0, Item::Fault(*fault))));
+    let mut items: Vec<_> = steps.chain(faults).collect();
+    items.sort();
+    let (mut before, mut now) = (Duration::ZERO, Duration::ZERO);
+    let mut moments = BTreeMap::new();
+    for (at, item) in items {
+        if !cut.is_at_once(item) {
+            now += at.saturating_sub(before);
+        }
+        before = at;
+        moments.insert(item, now);
+    }
+    moments
 }
 
 fn tree<T: fmt::Debug + 'static>(strategy: &BoxedStrategy<T>, seed: u64, part: u64) -> Box<dyn ValueTree<Value = T>> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::world::Service;
+use super::wrong::Wrong;
 use super::{World, check};
 use crate::clock::Timestamp;
 use crate::node::Node;
@@ -15,12 +16,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SAVED: Duration = Duration::from_secs(10);
 /// How long timers are given to ring once they are due. A node looks for them every 30 s at the latest.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long after it is due a timer has fired at the latest.
+const OVERDUE: Duration = Duration::from_secs(60);
 /// How many timers are waited for at the end.
 const TIMERS: usize = 200;
 
 impl World {
     /// Waits until nothing is under way any more; lets all timers ring; checks; kills all, starts them again and checks again.
-    pub(super) async fn end(&self) -> Result<(), String> {
+    pub(super) async fn end(&self) -> Result<(), Wrong> {
         self.quiet().await?;
         let (mut before, mut patience) = (None, LOOK);
         for _ in 0..TIMERS {
@@ -33,6 +36,7 @@ impl World {
             tokio::time::sleep(due.since(now).max(patience)).await;
             self.quiet().await?;
         }
+        self.timers_fired()?;
         self.save_views().await;
         check::all(self)?;
         for service in 0..self.0.services.len() {
@@ -46,11 +50,35 @@ impl World {
         self.save_views().await;
         check::all(self)?;
         self.look();
-        if let Some(reason) = self.awaited() {
-            return Err(format!("eventually: {reason}"));
+        if let Some(wrong) = self.awaited() {
+            return Err(wrong);
         }
-        for rule in &self.0.sim.at_end {
-            rule(self).map_err(|reason| format!("at the end: {reason}"))?;
+        for (number, rule) in self.0.sim.at_end.iter().enumerate() {
+            rule(self).map_err(|reason| Wrong::of_user("at the end", number, &reason))?;
+        }
+        Ok(())
+    }
+
+    /// Every timer that is due has fired, but for those of actor types that are not hosted.
+    fn timers_fired(&self) -> Result<(), String> {
+        for service in &self.0.services {
+            let now = service.clock.now();
+            for (shard, reader) in self.shards_of(service) {
+                let overdue = reader
+                    .timers_due(now, usize::MAX)
+                    .into_iter()
+                    .find(|timer| now.since(timer.due) > OVERDUE && service.hosts_actor(&shard.domain, &timer.actor));
+                if let Some(timer) = overdue {
+                    return Err(format!(
+                        "timers: {} of {}.{} `{}` is due since {:?} and has not fired",
+                        timer.name,
+                        shard.domain,
+                        timer.actor,
+                        timer.key,
+                        now.since(timer.due)
+                    ));
+                }
+            }
         }
         Ok(())
     }
@@ -123,6 +151,12 @@ impl World {
         }
         if let Some(service) = self.0.services.iter().find(|service| !service.disk.is_idle()) {
             return Some(format!("{} has uncommitted appends", service.name));
+        }
+        if let Some(line) = self.0.broker.lines().into_iter().find(|line| line.holds_deliveries()) {
+            return Some(format!(
+                "a node of {} has not settled everything that the broker brought it",
+                line.card.service
+            ));
         }
         if let Some((name, in_flight)) = self.in_flight() {
             return Some(format!("{in_flight} messages are in flight on {name}"));

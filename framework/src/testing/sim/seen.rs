@@ -3,12 +3,13 @@
 //! Called by the stores when something is appended and committed, and by clients when they ask. Messages are known by their ids;
 //! here they get their names back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::turn::{MarkedAs, OwnedTurn};
 use crate::actor::{begins_undo, finished_undo};
@@ -140,6 +141,11 @@ struct Book {
     replied: BTreeMap<MessageId, bool>,
     /// What sagas have sent while they undid.
     undoing: BTreeMap<MessageId, Envelope>,
+    /// The commands and replies whose effects are committed: the domain that took them, and where they came from.
+    marks: BTreeSet<(Name, ShardId, u64)>,
+    wrong: Option<String>,
+    /// Timers that fired before they were due by their own clock: allowed if a clock has jumped.
+    early: Option<String>,
 }
 
 /// What is known of a message by its id.
@@ -155,9 +161,56 @@ struct Stand {
     phase: Phase,
     undone: bool,
     last: Option<String>,
+    /// The timers that are set: since when, and how long they take.
+    timers: BTreeMap<String, (Instant, Duration)>,
 }
 
+impl Stand {
+    /// Takes down which timers a turn sets, clears and was taken for. What is wrong, and what is wrong if no clock has jumped.
+    fn timers(&mut self, turn: &OwnedTurn) -> (Option<String>, Option<String>) {
+        let told = |what: String| format!("timers: {} `{}`: {what} in turn {}", turn.actor, turn.key, turn.number);
+        let (mut wrong, mut early) = (None, None);
+        if let MarkedAs::Timer(name) = &turn.mark {
+            match self.timers.remove(name) {
+                None => wrong = Some(told(format!("{name} fires and is not set"))),
+                Some((set, after)) if turn.at + SLACK < set + after => {
+                    early = Some(told(format!("{name} fires {:?} after it was set for {after:?}", turn.at - set)));
+                }
+                Some(_) => {}
+            }
+        }
+        for (name, after) in &turn.timers {
+            match after {
+                Some(after) => drop(self.timers.insert(name.clone(), (turn.at, *after))),
+                None => drop(self.timers.remove(name)),
+            }
+        }
+        if turn.notes.contains(&Note::Ended) {
+            self.timers.clear();
+        }
+        (wrong, early)
+    }
+}
+
+/// So much earlier than due a timer may fire: wall clocks count in milliseconds.
+const SLACK: Duration = Duration::from_millis(2);
+
 impl Seen {
+    /// Whether the effect of a command or reply is committed in a domain.
+    pub(super) fn has_taken(&self, domain: &Name, from: &ShardId, sequence: u64) -> bool {
+        self.0.lock().marks.contains(&(domain.clone(), from.clone(), sequence))
+    }
+
+    /// The first thing that is wrong with what was committed since the last call.
+    pub(super) fn take_wrong(&self) -> Option<String> {
+        self.0.lock().wrong.take()
+    }
+
+    /// A timer that fired before it was due by its own clock.
+    pub(super) fn early_timer(&self) -> Option<String> {
+        self.0.lock().early.clone()
+    }
+
     pub(super) fn new() -> Self {
         Self(Arc::new(Mutex::new(Book {
             began: instant(),
@@ -167,6 +220,9 @@ impl Seen {
             taken: Vec::new(),
             replied: BTreeMap::new(),
             undoing: BTreeMap::new(),
+            marks: BTreeSet::new(),
+            wrong: None,
+            early: None,
         })))
     }
 
@@ -197,11 +253,23 @@ impl Seen {
             let commands = turn.outbox.iter().filter(|envelope| envelope.kind == Kind::Command);
             book.undoing.extend(commands.map(|envelope| (envelope.id, envelope.clone())));
         }
+        if let MarkedAs::From(source, place) = &turn.mark
+            && source.lane == Lane::Direct
+        {
+            book.marks.insert((shard.domain.clone(), source.shard.clone(), *place));
+        }
         let first = position.saturating_sub(records.len() as u64);
         for (name, position) in records.iter().zip(first + 1..) {
             book.events.insert((shard.clone(), position), format!("{}.{name}", shard.domain));
         }
         let stand = book.stands.entry((shard.clone(), turn.actor.clone(), turn.key.clone())).or_default();
+        let (wrong, early) = stand.timers(turn);
+        if book.wrong.is_none() {
+            book.wrong = wrong;
+        }
+        if book.early.is_none() {
+            book.early = early;
+        }
         let before = stand.clone();
         stand.last = records.last().cloned().or_else(|| before.last.clone());
         let undoes = turn.notes.iter().any(begins_undo);
@@ -216,8 +284,9 @@ impl Seen {
         let Some(cause) = cause(&book.said, &book.events, turn) else { return };
         let mut sends: Vec<_> = turn.outbox.iter().filter(|envelope| envelope.kind == Kind::Command).collect();
         sends.sort_by_key(|envelope| (envelope.domain.clone(), envelope.name.clone()));
-        let timers =
-            |set: bool| turn.timers.iter().filter(move |(_, is_set)| *is_set == set).map(|(name, _)| name.clone());
+        let timers = |set: bool| {
+            turn.timers.iter().filter(move |(_, after)| after.is_some() == set).map(|(name, _)| name.clone())
+        };
         book.taken.push(Taken {
             at: book.began.elapsed(),
             domain: shard.domain.to_string(),

@@ -1,7 +1,8 @@
 //! Makes a case that does not hold as short as it can be.
 //!
 //! First whatever is not needed is left out, then the values of what is left become simpler, then again what is not needed any
-//! more is left out. A shorter case counts if it fails in the same way.
+//! more is left out, and last the time between what is left. A shorter case counts if the same rule does not hold, whatever the
+//! reason says.
 
 use std::fmt;
 
@@ -29,11 +30,6 @@ pub struct Found<T> {
     pub broken: Broken,
 }
 
-/// A reason without its numbers: two cases fail in the same way if they agree in that.
-fn kind(reason: &str) -> String {
-    reason.chars().filter(|char| !char.is_ascii_digit()).collect()
-}
-
 /// One case that is made shorter.
 pub(super) struct Shrinking<'a, T, R> {
     source: &'a Source<T>,
@@ -41,7 +37,7 @@ pub(super) struct Shrinking<'a, T, R> {
     /// Plays a plan.
     run: R,
     cut: Cut,
-    kind: String,
+    rule: String,
     found: Found<T>,
 }
 
@@ -52,7 +48,7 @@ where
 {
     /// Begins with what failed.
     pub(super) fn new(source: &'a Source<T>, frame: &'a Frame, found: Found<T>, cut: Cut, run: R) -> Self {
-        Self { source, frame, run, cut, kind: kind(&found.broken.reason), found }
+        Self { source, frame, run, cut, rule: found.broken.rule.clone(), found }
     }
 
     /// The shortest case found.
@@ -63,15 +59,16 @@ where
         if self.cut != before {
             self.leave_out();
         }
+        self.hurry();
         self.found
     }
 
-    /// Whether a case fails in the same way; if so it is the shortest so far.
+    /// Whether the same rule fails; if so the case is the shortest so far.
     fn fails(&mut self, cut: Cut) -> bool {
         self.found.runs += 1;
         let plan = self.source.plan(self.found.seed, self.frame, &cut);
         match (self.run)(&plan) {
-            Some(broken) if self.kind == kind(&broken.reason) => {
+            Some(broken) if self.rule == broken.rule => {
                 (self.found.path, self.found.plan, self.found.broken) = (cut.to_string(), plan, broken);
                 self.cut = cut;
                 true
@@ -91,6 +88,20 @@ where
                 }
             }
             return;
+        }
+    }
+
+    /// Leaves out the time before steps and faults.
+    fn hurry(&mut self) {
+        for sooner in self.cut.sooner() {
+            if self.found.runs >= RUNS {
+                return;
+            }
+            // Each in turn, with what was left out before.
+            let sooner = self.cut.with_gaps_of(&sooner);
+            if sooner != self.cut {
+                self.fails(sooner);
+            }
         }
     }
 

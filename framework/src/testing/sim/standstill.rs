@@ -19,7 +19,9 @@ const ROUNDS: u32 = 100_000;
 ///
 /// # Errors
 /// What the story says, or that it works without end.
-pub(super) async fn unless_time_stands_still<T>(story: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+pub(super) async fn unless_time_stands_still<T, E: From<String>>(
+    story: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
     let mut story = pin!(story);
     let begun = instant();
     let mut moment = begun;
@@ -29,7 +31,7 @@ pub(super) async fn unless_time_stands_still<T>(story: impl Future<Output = Resu
         let now = instant();
         rounds = if now == moment { rounds + 1 } else { 0 };
         moment = now;
-        if rounds > ROUNDS { Poll::Ready(Err(stands_still(moment, begun))) } else { story.as_mut().poll(cx) }
+        if rounds > ROUNDS { Poll::Ready(Err(stands_still(moment, begun).into())) } else { story.as_mut().poll(cx) }
     })
     .await
 }

@@ -30,19 +30,22 @@ impl World {
 
     /// Lets something go wrong now. Ends when it is over.
     pub async fn strike(&self, fault: &Fault) {
-        let count = self.0.services.len().max(1);
+        let count = self.0.services.len();
+        if let Some(reason) = fault.impossible(count) {
+            return self.violated(reason);
+        }
         let told = fault.told(&self.0.names);
         match fault {
-            Fault::Crash { service, steps, down } => self.crash(service % count, *steps, *down, &told).await,
+            Fault::Crash { service, steps, down } => self.crash(*service, *steps, *down, &told).await,
             Fault::CrashIn { service, work, steps, down } => {
-                let begun = self.0.broker.begun(service % count);
+                let begun = self.0.broker.begun(*service);
                 if tokio::time::timeout(Fault::PATIENCE, begun.next(*work)).await.is_ok() {
-                    self.crash(service % count, *steps, *down, &told).await;
+                    self.crash(*service, *steps, *down, &told).await;
                 }
             }
             Fault::Jump { service, millis, lasts } => {
                 self.0.trace.add(format_args!("FAULT: {told}"));
-                if let Some(service) = self.0.services.get(service % count) {
+                if let Some(service) = self.0.services.get(*service) {
                     service.jumps.jump(*millis);
                     self.0.tally.one(Trouble::ClockJumped);
                     tokio::time::sleep(*lasts).await;
@@ -51,15 +54,15 @@ impl World {
             }
             Fault::Cut { from, to, lasts } => {
                 self.0.trace.add(format_args!("FAULT: {told}"));
-                self.0.broker.cut(from % count, to % count);
+                self.0.broker.cut(*from, *to);
                 tokio::time::sleep(*lasts).await;
-                self.0.broker.mend(from % count, to % count);
+                self.0.broker.mend(*from, *to);
             }
             Fault::Isolate { service, way, lasts } => {
                 self.0.trace.add(format_args!("FAULT: {told}"));
-                self.0.broker.isolate(service % count, *way != Way::Out, *way != Way::In);
+                self.0.broker.isolate(*service, *way != Way::Out, *way != Way::In);
                 tokio::time::sleep(*lasts).await;
-                self.0.broker.connect(service % count);
+                self.0.broker.connect(*service);
             }
             Fault::EmptyStreams => {
                 self.0.trace.add(format_args!("FAULT: {told}"));
@@ -103,16 +106,16 @@ impl World {
             }
             Fault::Slow { service, each, lasts } => {
                 self.0.trace.add(format_args!("FAULT: {told}"));
-                self.0.broker.slow_down(service % count, *each, *lasts);
+                self.0.broker.slow_down(*service, *each, *lasts);
                 tokio::time::sleep(*lasts).await;
             }
             Fault::HandOver { service, cut_off, lingers } => {
                 self.0.trace.add(format_args!("FAULT: {told}"));
-                self.hand_over(service % count, *cut_off, *lingers).await;
+                self.hand_over(*service, *cut_off, *lingers).await;
             }
             Fault::Panic { service, times } => {
                 self.0.trace.add(format_args!("FAULT: {told}"));
-                if let Some(service) = self.0.services.get(service % count) {
+                if let Some(service) = self.0.services.get(*service) {
                     let hosts = service.hosts.borrow();
                     for domain in hosts.iter().flat_map(|hosts| &hosts.domains) {
                         Trips::arm(&domain.name, u32::from(*times));
@@ -121,7 +124,7 @@ impl World {
             }
             Fault::FailCommits { service } => {
                 self.0.trace.add(format_args!("FAULT: {told}"));
-                let running = self.0.services.get(service % count).filter(|service| service.node.borrow().is_some());
+                let running = self.0.services.get(*service).filter(|service| service.node.borrow().is_some());
                 if let Some(running) = running {
                     // Who opens its shards again takes them: an old node must not.
                     self.end_zombie(running);
@@ -155,7 +158,7 @@ impl World {
             }
         };
         tokio::join!(self.restart(service), once_more);
-        self.restart(service).await;
+        self.start_for_good(service).await;
     }
 
     /// Waits for the faults that have begun; those that have not do not come any more.

@@ -9,8 +9,10 @@ use super::seen::{Phase, Taken};
 pub(super) const REPLAY: &str = "WHIZBANG_SIM";
 /// The variable that names the seeds to check instead of those in the code.
 pub(super) const SEEDS: &str = "WHIZBANG_SIM_SEEDS";
-/// How many lines of what happened are shown.
+/// How many lines of the end of what happened are shown.
 const SHOWN: usize = 150;
+/// How many lines of its beginning.
+const BEGINNING: usize = 50;
 
 /// The line that plays a case again, from any folder of the workspace.
 pub(super) fn replay(flow: &str, seed: u64, path: &str) -> String {
@@ -31,12 +33,13 @@ pub(super) fn replay(flow: &str, seed: u64, path: &str) -> String {
     line
 }
 
-/// The end of what happened.
+/// What happened: all of it if it is short, or how it began and how it ended.
 pub(super) fn ending(trace: &str) -> String {
     let lines: Vec<_> = trace.lines().collect();
-    let left_out = lines.len().saturating_sub(SHOWN);
-    let shown = lines.get(left_out..).unwrap_or_default().join("\n");
-    if left_out == 0 { shown } else { format!("({left_out} lines before this)\n{shown}") }
+    let Some(left_out) = lines.len().checked_sub(BEGINNING + SHOWN + 1) else { return lines.join("\n") };
+    let beginning = lines.get(..BEGINNING).unwrap_or_default().join("\n");
+    let shown = lines.get(BEGINNING + left_out + 1..).unwrap_or_default().join("\n");
+    format!("{beginning}\n({} lines are left out)\n{shown}", left_out + 1)
 }
 
 /// What each actor did, actor by actor.

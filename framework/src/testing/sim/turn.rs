@@ -1,7 +1,12 @@
 //! A turn as people read it: what a node has appended to its store, kept until it is known whether it is committed.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::trace::Trace;
-use crate::message::{Codec, Envelope, MessageId, Name, ShardId};
+use crate::clock::instant;
+use crate::message::{Codec, Envelope, MessageId, Name, ShardId, digest};
 use crate::store::{Mark, Note, Source, TimerWrite, Turn};
 
 /// What is told of a [`Turn`], borrowing nothing.
@@ -16,9 +21,13 @@ pub(super) struct OwnedTurn {
     /// The names of the events recorded.
     pub(super) events: Vec<String>,
     pub(super) outbox: Vec<Envelope>,
-    /// The names of the timers set (`true`) or cleared (`false`).
-    pub(super) timers: Vec<(String, bool)>,
+    /// The names of the timers: set, with the time until they are due, or cleared.
+    pub(super) timers: Vec<(String, Option<Duration>)>,
     pub(super) notes: Vec<Note>,
+    /// When it was appended.
+    pub(super) at: Instant,
+    /// Of all payloads in it.
+    pub(super) digest: u64,
 }
 
 /// How a turn's message is marked as handled.
@@ -50,11 +59,13 @@ impl OwnedTurn {
                 .timers
                 .iter()
                 .map(|timer| match timer {
-                    TimerWrite::Set { name, .. } => ((*name).to_owned(), true),
-                    TimerWrite::Clear { name } => ((*name).to_owned(), false),
+                    TimerWrite::Set { name, due, .. } => ((*name).to_owned(), Some(due.since(turn.time))),
+                    TimerWrite::Clear { name } => ((*name).to_owned(), None),
                 })
                 .collect(),
             notes: turn.notes.to_vec(),
+            at: instant(),
+            digest: digest_of(turn),
         }
     }
 
@@ -63,7 +74,7 @@ impl OwnedTurn {
         let sent: Vec<_> = self.outbox.iter().map(|sent| format!("{} {}", sent.kind.as_str(), sent.name)).collect();
         let notes: Vec<_> = self.notes.iter().filter_map(told).collect();
         trace.add(format_args!(
-            "{service} commits {shard} {} `{}` turn {}: {} -> [{}] sends [{}] {}",
+            "{service} commits {shard} {} `{}` turn {}: {} -> [{}] sends [{}] {} #{:08x}",
             self.actor,
             self.key,
             self.number,
@@ -71,8 +82,16 @@ impl OwnedTurn {
             self.events.join(", "),
             sent.join(", "),
             notes.join(", "),
+            self.digest & 0xffff_ffff,
         ));
     }
+}
+
+/// Two runs of one case that differ in payloads alone differ in this.
+fn digest_of(turn: &Turn<'_>) -> u64 {
+    let events = turn.events.iter().map(|event| digest(event.name, event.payload));
+    let sent = turn.outbox.iter().map(|sent| digest(&sent.envelope.name, &sent.envelope.payload));
+    events.chain(sent).fold(digest("reply", turn.reply), |sum, one| sum.rotate_left(5) ^ one)
 }
 
 fn told(note: &Note) -> Option<String> {

@@ -182,6 +182,35 @@ impl Fault {
     /// For so long a crash waits for what it is to interrupt.
     pub const PATIENCE: Duration = Duration::from_secs(10);
 
+    /// The services that it names.
+    fn services(&self) -> Vec<usize> {
+        match self {
+            Self::Crash { service, .. }
+            | Self::CrashIn { service, .. }
+            | Self::Jump { service, .. }
+            | Self::Isolate { service, .. }
+            | Self::Slow { service, .. }
+            | Self::HandOver { service, .. }
+            | Self::Panic { service, .. }
+            | Self::FailCommits { service } => vec![*service],
+            Self::Cut { from, to, .. } => vec![*from, *to],
+            Self::EmptyStreams
+            | Self::LoseStreams
+            | Self::PauseBroker { .. }
+            | Self::ChangeLeader { .. }
+            | Self::DropRepeats { .. }
+            | Self::FailToStore { .. }
+            | Self::HurryAcks { .. }
+            | Self::FewInHand { .. } => Vec::new(),
+        }
+    }
+
+    /// Why it cannot strike a cluster of so many services, if it cannot.
+    pub(super) fn impossible(&self, count: usize) -> Option<String> {
+        let missing = self.services().into_iter().find(|service| *service >= count)?;
+        Some(format!("the fault {self:?} names service {missing}, and the cluster has {count}, numbered from 0"))
+    }
+
     /// The fault in words, with the services by their names.
     pub(super) fn told(&self, services: &[String]) -> String {
         let name = |service: &usize| services.get(service % services.len().max(1)).map_or("nobody", String::as_str);

@@ -1,6 +1,7 @@
 //! A simulated cluster while it runs.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +16,11 @@ use super::seen::{Seen, Taken};
 use super::trace::Trace;
 use super::trouble::{Tally, Trouble};
 use super::weather::Weather;
+use super::wrong::Wrong;
 use super::{Coverage, Sim};
-use crate::actor::Trips;
+use crate::actor::{Mirror, Trips};
 use crate::clock::{Clock, Jumps, Timestamp};
-use crate::message::{IdSource, MessageId};
+use crate::message::{Envelope, IdSource, Kind, MessageId, Name};
 use crate::node::{Node, NodeConfig};
 use crate::spawn::Task;
 
@@ -42,12 +44,14 @@ pub(super) struct Inner {
     pub(super) ids: RefCell<IdSource>,
     client_clock: Clock,
     pub(super) acks: RefCell<Vec<Ack>>,
-    broken: RefCell<Option<String>>,
+    broken: RefCell<Option<Wrong>>,
     watching: Cell<bool>,
     /// What must come to hold and has not: the rule's number, and why not.
     awaited: RefCell<Vec<(usize, String)>>,
     pub(super) calm: Cell<bool>,
     pub(super) tasks: RefCell<Vec<Task>>,
+    /// Notified after each commit.
+    committed: Notify,
 }
 
 /// What a client was told.
@@ -79,6 +83,15 @@ pub(super) struct Service {
     pub(super) hosts: RefCell<Option<crate::router::Manifest>>,
 }
 
+impl Service {
+    /// Whether the service has an actor type of this name in the domain.
+    pub(super) fn hosts_actor(&self, domain: &Name, actor: &Name) -> bool {
+        let hosts = self.hosts.borrow();
+        let mut domains = hosts.iter().flat_map(|hosts| &hosts.domains);
+        domains.any(|of| of.name == domain.as_str() && of.actors.iter().any(|card| card.name == actor.as_str()))
+    }
+}
+
 /// A node whose service was taken over by another.
 struct Zombie {
     node: Node,
@@ -90,6 +103,7 @@ impl World {
     pub(super) fn begin(sim: Sim) -> Self {
         // What an earlier cluster on this thread has left behind is none of this one's.
         Trips::clear();
+        Mirror::set(true);
         let trace = Trace::new();
         let seen = Seen::new();
         let (client_clock, _) = Clock::ticking(BEGIN);
@@ -142,18 +156,62 @@ impl World {
             watching: Cell::new(false),
             calm: Cell::new(false),
             tasks: RefCell::default(),
+            committed: Notify::new(),
         }));
-        if !world.0.sim.always.is_empty() || !world.0.sim.eventually.is_empty() {
-            for service in &world.0.services {
-                let inner = SendWrapper::new(Rc::downgrade(&world.0));
-                service.disk.watch(Arc::new(move || {
-                    if let Some(inner) = inner.upgrade() {
-                        Self(inner).look();
-                    }
-                }));
+        for service in &world.0.services {
+            let inner = SendWrapper::new(Rc::downgrade(&world.0));
+            service.disk.watch(Arc::new(move || {
+                if let Some(inner) = inner.upgrade() {
+                    let world = Self(inner);
+                    world.look();
+                    world.0.committed.notify_one();
+                }
+            }));
+        }
+        let inner = SendWrapper::new(Rc::downgrade(&world.0));
+        world.0.broker.witness(Arc::new(move |service, envelope| {
+            if let Some(inner) = inner.upgrade() {
+                Self(inner).settled(service, envelope);
             }
+        }));
+        if world.0.sim.reload {
+            world.reload_actors();
         }
         world
+    }
+
+    /// Passivates the idle actors after every commit, so that nearly every turn begins with a state rebuilt from the log.
+    fn reload_actors(&self) {
+        let world = self.clone();
+        let task = crate::spawn::local(async move {
+            loop {
+                world.0.committed.notified().await;
+                // The turn is settled, and its actor is idle, a few steps after its commit.
+                for _ in 0..4 {
+                    tokio::task::yield_now().await;
+                }
+                for service in &world.0.services {
+                    if let Some(node) = &*service.node.borrow() {
+                        node.passivate_idle();
+                    }
+                }
+            }
+        });
+        self.0.tasks.borrow_mut().push(task);
+    }
+
+    /// A node has told the broker that a message is done. Then its effect is committed: the broker forgets it now.
+    ///
+    /// Events are left out: a subscriber that lacks one reads it from its owner's log, so they may be settled at once.
+    fn settled(&self, service: usize, envelope: &Envelope) {
+        let (Some(origin), Some(service)) = (&envelope.origin, self.0.services.get(service)) else { return };
+        let to = envelope.to.as_ref().map_or(&envelope.domain, |to| &to.domain);
+        if envelope.kind != Kind::Event && !self.0.seen.has_taken(to, &origin.shard, origin.sequence) {
+            self.violated(format!(
+                "settled: {} acknowledged {} {} for `{}` before its turn was committed",
+                service.name, envelope.name, envelope.id, envelope.key
+            ));
+        }
     }
 
     /// Checks what must always hold, and whether what must come to hold does.
@@ -161,9 +219,15 @@ impl World {
         if self.0.broken.borrow().is_some() || self.0.watching.replace(true) {
             return;
         }
-        for rule in &self.0.sim.always {
+        if let Some(difference) = Mirror::take_found() {
+            self.violated(format!("state: {difference}"));
+        }
+        if let Some(wrong) = self.0.seen.take_wrong() {
+            self.violated(wrong);
+        }
+        for (number, rule) in self.0.sim.always.iter().enumerate() {
             if let Err(reason) = rule(self) {
-                self.violated(format!("always: {reason}"));
+                self.violated(Wrong::of_user("always", number, &reason));
                 break;
             }
         }
@@ -181,16 +245,17 @@ impl World {
     }
 
     /// What should have come to hold and never did.
-    pub(super) fn awaited(&self) -> Option<String> {
-        self.0.awaited.borrow().first().map(|(_, reason)| reason.clone())
+    pub(super) fn awaited(&self) -> Option<Wrong> {
+        self.0.awaited.borrow().first().map(|(number, reason)| Wrong::of_user("eventually", *number, reason))
     }
 
-    pub(super) fn violated(&self, reason: String) {
-        self.0.trace.add(format_args!("VIOLATED: {reason}"));
-        self.0.broken.borrow_mut().get_or_insert(reason);
+    pub(super) fn violated(&self, wrong: impl Into<Wrong>) {
+        let wrong = wrong.into();
+        self.0.trace.add(format_args!("VIOLATED: {}", wrong.reason));
+        self.0.broken.borrow_mut().get_or_insert(wrong);
     }
 
-    pub(super) fn broken(&self) -> Option<String> {
+    pub(super) fn broken(&self) -> Option<Wrong> {
         self.0.broken.borrow().clone()
     }
 
@@ -221,6 +286,7 @@ impl World {
         for service in 0..self.0.services.len() {
             self.start(service).await;
         }
+        self.hosted_once();
         let clients = self.0.services.len();
         let ids = self.0.ids.borrow().next_u64();
         let started = Node::builder("clients", crate::store::memory::MemoryStore::new())
@@ -232,6 +298,21 @@ impl World {
         match started {
             Ok(node) => *self.0.client.borrow_mut() = Some(node),
             Err(error) => self.violated(format!("the clients' node cannot start: {error}")),
+        }
+    }
+
+    /// A domain has one owner. Two would both answer, each from its own log.
+    fn hosted_once(&self) {
+        let mut owners: BTreeMap<String, &str> = BTreeMap::new();
+        for service in &self.0.services {
+            for domain in service.hosts.borrow().iter().flat_map(|hosts| &hosts.domains) {
+                if let Some(other) = owners.insert(domain.name.clone(), &service.name) {
+                    self.violated(format!(
+                        "the services `{other}` and `{}` both host the domain `{}`; host it in one of them",
+                        service.name, domain.name
+                    ));
+                }
+            }
         }
     }
 
@@ -342,8 +423,8 @@ impl World {
         if service.zombie.borrow().as_ref().is_some_and(is_mine) {
             self.end_zombie(service);
         }
-        // Whoever took over may have died meanwhile, and nobody else starts it.
-        self.restart(at).await;
+        // The node that took over may have died, and no other fault starts it.
+        self.start_for_good(at).await;
     }
 
     /// An old node dies, if there is one.
@@ -357,6 +438,14 @@ impl World {
             }
             drop(node);
         }
+    }
+
+    /// Starts a node of the service again, once no other start is under way: that one may be killed.
+    pub(super) async fn start_for_good(&self, service: usize) {
+        while self.0.services.get(service).is_some_and(|service| service.starting.get()) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        self.restart(service).await;
     }
 
     /// Starts a node of the service again, if it has been killed.
@@ -402,6 +491,7 @@ impl World {
     /// Ends the cluster; what happened.
     pub(super) fn close(&self) -> (String, usize) {
         Trips::clear();
+        Mirror::set(false);
         self.0.tasks.borrow_mut().clear();
         for service in &self.0.services {
             self.end_zombie(service);

@@ -1,0 +1,48 @@
+//! The state of an actor as text, if its type implements `Debug`.
+//!
+//! Called by what the derives write. The simulated cluster compares these texts; nothing else reads them.
+
+use std::fmt;
+
+/// A state that may implement `Debug`.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Described<'a, T>(pub &'a T);
+
+/// Chosen for types that implement `Debug`.
+#[doc(hidden)]
+pub trait DescribedByDebug {
+    /// The text.
+    fn described(&self) -> Option<String>;
+}
+
+impl<T: fmt::Debug> DescribedByDebug for Described<'_, T> {
+    fn described(&self) -> Option<String> {
+        Some(format!("{:?}", self.0))
+    }
+}
+
+/// Chosen for all other types: one more reference away, so the compiler finds it last.
+#[doc(hidden)]
+pub trait NotDescribed {
+    /// Nothing.
+    fn described(&self) -> Option<String>;
+}
+
+impl<T> NotDescribed for &Described<'_, T> {
+    fn described(&self) -> Option<String> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_with_debug_are_described() {
+        struct Silent;
+        assert_eq!((&Described(&[1, 2])).described().as_deref(), Some("[1, 2]"));
+        assert_eq!((&Described(&Silent)).described(), None);
+    }
+}
