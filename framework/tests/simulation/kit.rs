@@ -42,6 +42,7 @@ macro_rules! queue {
             #[aggregate(domain = Tickets, handles(Draw), applies(Drawn))]
             pub(super) struct Queue {
                 pub(super) drawn: u64,
+                #[allow(dead_code)]
                 pub(super) hidden: Cell<u64>,
             }
 

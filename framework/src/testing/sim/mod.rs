@@ -35,6 +35,7 @@ mod seen;
 mod trace;
 mod trouble;
 mod turn;
+mod watch;
 
 mod coverage;
 mod picture;

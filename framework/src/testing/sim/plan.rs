@@ -47,7 +47,7 @@ impl<T: fmt::Debug> fmt::Display for Plan<T> {
         lines.extend(self.faults.iter().map(|(at, fault)| (*at, format!("FAULT {fault:?}"))));
         lines.sort_by_key(|(at, _)| *at);
         for (at, line) in lines {
-            writeln!(f, "  at {at:>8.3?} {line}")?;
+            writeln!(f, "  at {:>7.3}s {line}", at.as_secs_f64())?;
         }
         Ok(())
     }

@@ -1,7 +1,6 @@
 //! A simulated cluster while it runs.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +19,7 @@ use super::wrong::Wrong;
 use super::{Coverage, Sim};
 use crate::actor::{Mirror, Trips};
 use crate::clock::{Clock, Jumps, Timestamp};
-use crate::message::{Envelope, IdSource, Kind, MessageId, Name};
+use crate::message::{IdSource, MessageId, Name};
 use crate::node::{Node, NodeConfig};
 use crate::spawn::Task;
 
@@ -44,14 +43,14 @@ pub(super) struct Inner {
     pub(super) ids: RefCell<IdSource>,
     client_clock: Clock,
     pub(super) acks: RefCell<Vec<Ack>>,
-    broken: RefCell<Option<Wrong>>,
-    watching: Cell<bool>,
+    pub(super) broken: RefCell<Option<Wrong>>,
+    pub(super) watching: Cell<bool>,
     /// What must come to hold and has not: the rule's number, and why not.
-    awaited: RefCell<Vec<(usize, String)>>,
+    pub(super) awaited: RefCell<Vec<(usize, String)>>,
     pub(super) calm: Cell<bool>,
     pub(super) tasks: RefCell<Vec<Task>>,
     /// Notified after each commit.
-    committed: Notify,
+    pub(super) committed: Notify,
 }
 
 /// What a client was told.
@@ -180,85 +179,6 @@ impl World {
         world
     }
 
-    /// Passivates the idle actors after every commit, so that nearly every turn begins with a state rebuilt from the log.
-    fn reload_actors(&self) {
-        let world = self.clone();
-        let task = crate::spawn::local(async move {
-            loop {
-                world.0.committed.notified().await;
-                // The turn is settled, and its actor is idle, a few steps after its commit.
-                for _ in 0..4 {
-                    tokio::task::yield_now().await;
-                }
-                for service in &world.0.services {
-                    if let Some(node) = &*service.node.borrow() {
-                        node.passivate_idle();
-                    }
-                }
-            }
-        });
-        self.0.tasks.borrow_mut().push(task);
-    }
-
-    /// A node has told the broker that a message is done. Then its effect is committed: the broker forgets it now.
-    ///
-    /// Events are left out: a subscriber that lacks one reads it from its owner's log, so they may be settled at once.
-    fn settled(&self, service: usize, envelope: &Envelope) {
-        let (Some(origin), Some(service)) = (&envelope.origin, self.0.services.get(service)) else { return };
-        let to = envelope.to.as_ref().map_or(&envelope.domain, |to| &to.domain);
-        if envelope.kind != Kind::Event && !self.0.seen.has_taken(to, &origin.shard, origin.sequence) {
-            self.violated(format!(
-                "settled: {} acknowledged {} {} for `{}` before its turn was committed",
-                service.name, envelope.name, envelope.id, envelope.key
-            ));
-        }
-    }
-
-    /// Checks what must always hold, and whether what must come to hold does.
-    pub(super) fn look(&self) {
-        if self.0.broken.borrow().is_some() || self.0.watching.replace(true) {
-            return;
-        }
-        if let Some(difference) = Mirror::take_found() {
-            self.violated(format!("state: {difference}"));
-        }
-        if let Some(wrong) = self.0.seen.take_wrong() {
-            self.violated(wrong);
-        }
-        for (number, rule) in self.0.sim.always.iter().enumerate() {
-            if let Err(reason) = rule(self) {
-                self.violated(Wrong::of_user("always", number, &reason));
-                break;
-            }
-        }
-        self.0.awaited.borrow_mut().retain_mut(|(number, reason)| match self.0.sim.eventually.get(*number) {
-            Some(rule) => match rule(self) {
-                Ok(()) => false,
-                Err(why) => {
-                    *reason = why;
-                    true
-                }
-            },
-            None => false,
-        });
-        self.0.watching.set(false);
-    }
-
-    /// What should have come to hold and never did.
-    pub(super) fn awaited(&self) -> Option<Wrong> {
-        self.0.awaited.borrow().first().map(|(number, reason)| Wrong::of_user("eventually", *number, reason))
-    }
-
-    pub(super) fn violated(&self, wrong: impl Into<Wrong>) {
-        let wrong = wrong.into();
-        self.0.trace.add(format_args!("VIOLATED: {}", wrong.reason));
-        self.0.broken.borrow_mut().get_or_insert(wrong);
-    }
-
-    pub(super) fn broken(&self) -> Option<Wrong> {
-        self.0.broken.borrow().clone()
-    }
-
     pub(super) fn broker(&self) -> &Broker {
         &self.0.broker
     }
@@ -298,21 +218,6 @@ impl World {
         match started {
             Ok(node) => *self.0.client.borrow_mut() = Some(node),
             Err(error) => self.violated(format!("the clients' node cannot start: {error}")),
-        }
-    }
-
-    /// A domain has one owner. Two would both answer, each from its own log.
-    fn hosted_once(&self) {
-        let mut owners: BTreeMap<String, &str> = BTreeMap::new();
-        for service in &self.0.services {
-            for domain in service.hosts.borrow().iter().flat_map(|hosts| &hosts.domains) {
-                if let Some(other) = owners.insert(domain.name.clone(), &service.name) {
-                    self.violated(format!(
-                        "the services `{other}` and `{}` both host the domain `{}`; host it in one of them",
-                        service.name, domain.name
-                    ));
-                }
-            }
         }
     }
 
