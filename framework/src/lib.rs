@@ -150,3 +150,8 @@ struct Readme;
 #[cfg(all(doctest, feature = "embedded"))]
 #[doc = include_str!("../../docs/running.md")]
 struct Running;
+
+/// The programs of the page on changing types.
+#[cfg(all(doctest, feature = "embedded"))]
+#[doc = include_str!("../../docs/schema-changes.md")]
+struct SchemaChanges;

@@ -15,7 +15,7 @@ use whizbang::NodeConfig;
 use whizbang::bridge::{Answer as Told, Asked, Bridge, BridgeError, Inbound, NodeCard, Tidings};
 use whizbang::message::{Envelope, Name, ShardId};
 use whizbang::prelude::*;
-use whizbang::store::{CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
+use whizbang::store::{CatalogEntry, CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
 
 #[derive(Domain)]
 #[domain(name = "desk", shards = 1)]
@@ -153,6 +153,12 @@ impl Store for NoViews {
             Err(StoreError::Full { at: "the disk".to_owned() })
         }
         .boxed()
+    }
+    fn catalog(&self) -> BoxFuture<'_, Result<Option<Vec<CatalogEntry>>, StoreError>> {
+        self.0.catalog()
+    }
+    fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.0.save_catalog(entries)
     }
     fn durability(&self) -> &'static str {
         self.0.durability()

@@ -13,8 +13,8 @@ use whizbang::clock::Timestamp;
 use whizbang::message::{MessageId, Name, ShardId};
 use whizbang::prelude::*;
 use whizbang::store::{
-    CommitListener, DeadLetter, Epoch, OutboxEntry, ShardHandle, ShardReader, Store, StoreError, StoredEvent,
-    StoredTurn, StreamState, Timer, TimerPage, TimerPlace, View, Watermark,
+    CatalogEntry, CommitListener, DeadLetter, Epoch, OutboxEntry, ShardHandle, ShardReader, Store, StoreError,
+    StoredEvent, StoredTurn, StreamState, Timer, TimerPage, TimerPlace, View, Watermark,
 };
 
 /// Holds one reading of dead letters back, once they are read.
@@ -60,6 +60,12 @@ impl Store for SlowLetters {
         view: View,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         self.0.save_view(projection, epoch, view)
+    }
+    fn catalog(&self) -> BoxFuture<'_, Result<Option<Vec<CatalogEntry>>, StoreError>> {
+        self.0.catalog()
+    }
+    fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.0.save_catalog(entries)
     }
     fn durability(&self) -> &'static str {
         self.0.durability()

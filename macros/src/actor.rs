@@ -35,7 +35,8 @@ const SNAPSHOT_KEYS: &[Known] = &[
     Known { name: "every", form: Form::Number { least: 1, most: 1_000_000 }, write: "every = 200" },
     Known { name: "schema", form: Form::Number { least: 1, most: u32::MAX }, write: "schema = 1" },
 ];
-const KEYS: &[Known] = &[DOMAIN, NAME, HANDLES, APPLIES, RECORDS, REACTS, REPLIES, TIMERS, SNAPSHOT];
+const FORMERLY: Known = Known { name: "formerly", form: Form::Names, write: "formerly = \"account\"" };
+const KEYS: &[Known] = &[DOMAIN, NAME, HANDLES, APPLIES, RECORDS, REACTS, REPLIES, TIMERS, SNAPSHOT, FORMERLY];
 
 /// The lists, and the kind of message in each.
 const LISTS: &[(&str, &str)] = &[
@@ -93,6 +94,7 @@ pub(crate) fn expand(role: Role, input: &DeriveInput) -> TokenStream {
     shape::refuse_generics(input, word, "its name in the store would stand for several types", &mut mistakes);
     let ident = &input.ident;
     let name = shape::name(&given, ident, word, names::kebab(&ident.unraw().to_string()), &mut mistakes);
+    let formerly = shape::formerly(&given, &name, &mut mistakes);
     let (wakes, how) = role.wakes();
     if mistakes.is_empty() && wakes.iter().all(|list| given.key(list).is_none()) && given.key("domain").is_some() {
         mistakes.add(ident.span(), format!("the {word} `{ident}` takes nothing, so it would never run; {how}"));
@@ -136,6 +138,7 @@ pub(crate) fn expand(role: Role, input: &DeriveInput) -> TokenStream {
                 type Domain = #domain;
                 const NAME: &'static ::core::primitive::str = #name;
                 const ROLE: ::whizbang::derive::Role = ::whizbang::derive::Role::#role_ident;
+                #formerly
                 #snapshot
                 #initial
                 fn described(&self) -> ::core::option::Option<::std::string::String> {
@@ -213,6 +216,9 @@ fn snapshot(given: &Given, input: &DeriveInput) -> (TokenStream, TokenStream) {
             >
         > {
             ::core::option::Option::Some(__WHIZBANG_CODING.save(self))
+        }
+        fn shape() -> ::core::option::Option<::whizbang::derive::Arc<::whizbang::derive::Shape>> {
+            __WHIZBANG_CODING.shape()
         }
         fn restore(__bytes: &[::core::primitive::u8]) -> ::core::option::Option<Self> {
             ::core::result::Result::ok(__WHIZBANG_CODING.restore(__bytes))

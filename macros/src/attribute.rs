@@ -29,6 +29,8 @@ pub(crate) struct Known {
 pub(crate) enum Form {
     /// `= "text"`, a name of 1 to 64 plain characters.
     Name,
+    /// `= "text"`, or `("text", "text")`: names, none twice.
+    Names,
     /// `= 16`.
     Number { least: u32, most: u32 },
     /// `= word`, one of these.
@@ -48,6 +50,7 @@ pub(crate) enum Form {
 /// What stood behind a key.
 enum Value {
     Name(LitStr),
+    Names(Vec<LitStr>),
     Number(u32, Span),
     Word(Ident),
     Type(Box<Type>),
@@ -85,6 +88,14 @@ impl Given {
         match self.value(name) {
             Some(Value::Name(text)) => Some(text.value()),
             _ => None,
+        }
+    }
+
+    /// The texts of a [`Form::Names`]; none if the key was not given.
+    pub(crate) fn names(&self, name: &str) -> &[LitStr] {
+        match self.value(name) {
+            Some(Value::Names(names)) => names,
+            _ => &[],
         }
     }
 
@@ -265,6 +276,10 @@ fn read_key(
 
 fn read_value(key: &Ident, input: ParseStream<'_>, known: &Known, mistakes: &mut Mistakes) -> Option<Value> {
     let write = known.write;
+    if matches!(known.form, Form::Names) && input.peek(token::Paren) {
+        let content = open(input).ok()?;
+        return read_names(key, &content, write, mistakes).map(Value::Names);
+    }
     if matches!(known.form, Form::Paths | Form::Upcasts | Form::Nested(_)) {
         if matches!(known.form, Form::Nested(_)) && (input.is_empty() || input.peek(Token![,])) {
             return Some(Value::Nested(Given::default()));
@@ -295,6 +310,7 @@ fn read_value(key: &Ident, input: ParseStream<'_>, known: &Known, mistakes: &mut
     let span = input.span();
     match &known.form {
         Form::Name => read_name(input, write, mistakes).map(Value::Name),
+        Form::Names => read_name(input, write, mistakes).map(|name| Value::Names(vec![name])),
         Form::Number { least, most } => {
             let found = next_token(input);
             let number = read_number(input).filter(|number| (*least..=*most).contains(number));
@@ -346,6 +362,27 @@ fn read_name(input: ParseStream<'_>, write: &str, mistakes: &mut Mistakes) -> Op
             None
         }
     }
+}
+
+fn read_names(key: &Ident, input: ParseStream<'_>, write: &str, mistakes: &mut Mistakes) -> Option<Vec<LitStr>> {
+    if input.is_empty() {
+        mistakes.add(key.span(), format!("`{key}()` lists nothing; list a name or leave it out; write `{write}`"));
+        return None;
+    }
+    let mut names: Vec<LitStr> = Vec::new();
+    while !input.is_empty() {
+        let span = input.span();
+        let told = mistakes.count();
+        if let Some(name) = read_name(input, write, mistakes) {
+            if names.iter().any(|before| before.value() == name.value()) {
+                mistakes.add(span, format!("found the same name twice in `{key}(…)`; keep one of the two"));
+            } else {
+                names.push(name);
+            }
+        }
+        end_of_element(key, input, write, mistakes.count() > told, mistakes);
+    }
+    Some(names)
 }
 
 fn read_number(input: ParseStream<'_>) -> Option<u32> {

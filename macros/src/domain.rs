@@ -16,6 +16,7 @@ const KEYS: &[Known] = &[
     Known { name: "name", form: Form::Name, write: "name = \"bank\"" },
     Known { name: "shards", form: Form::Number { least: 1, most: 1024 }, write: "shards = 16" },
     Known { name: "codec", form: Form::Word(&["json", "bincode"]), write: "codec = json" },
+    Known { name: "retired", form: Form::Names, write: "retired(\"Paid\")" },
 ];
 
 /// Expands the derive.
@@ -41,6 +42,9 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
         let codec = if codec == "json" { format_ident!("Json") } else { format_ident!("Bincode") };
         quote!(const CODEC: ::whizbang::derive::Codec = ::whizbang::derive::Codec::#codec;)
     });
+    let retired = given.names("retired");
+    let retired = (!retired.is_empty())
+        .then(|| quote!(const RETIRED: &'static [&'static ::core::primitive::str] = &[#(#retired),*];));
     let header = shape::header(input, &quote!(::whizbang::derive::Domain), &quote!('static));
     let lints = shape::lints(input);
     let mistakes = mistakes.into_tokens();
@@ -51,6 +55,7 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
             const NAME: &'static ::core::primitive::str = #name;
             #shards
             #codec
+            #retired
         }
         #mistakes
     }

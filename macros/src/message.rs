@@ -9,7 +9,7 @@ use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Field, Ident, Member, Type};
 
-use crate::attribute::{Form, Given, Known, read, text_of};
+use crate::attribute::{Form, Given, Known, Upcast, read, text_of};
 use crate::mistakes::Mistakes;
 use crate::symmetry::{self, Place};
 use crate::{nesting, owned, plain, shape};
@@ -29,8 +29,12 @@ const NAME: Known = Known { name: "name", form: Form::Name, write: "name = \"Dep
 const VERSION: Known = Known { name: "version", form: Form::Number { least: 1, most: u32::MAX }, write: "version = 2" };
 const UPCAST: Known = Known { name: "upcast", form: Form::Upcasts, write: "upcast(1 = DepositV1)" };
 
-const WITH_REPLY: &[Known] = &[DOMAIN, REPLY, NAME, VERSION, UPCAST];
-const WITHOUT_REPLY: &[Known] = &[DOMAIN, NAME, VERSION, UPCAST];
+const SPLIT: Known = Known { name: "split", form: Form::Upcasts, write: "split(1 = DepositV1)" };
+const FORMERLY: Known = Known { name: "formerly", form: Form::Names, write: "formerly = \"Paid\"" };
+
+const WITH_REPLY: &[Known] = &[DOMAIN, REPLY, NAME, VERSION, UPCAST, FORMERLY];
+const WITHOUT_REPLY: &[Known] = &[DOMAIN, NAME, VERSION, UPCAST, FORMERLY];
+const OF_EVENT: &[Known] = &[DOMAIN, NAME, VERSION, UPCAST, SPLIT, FORMERLY];
 
 impl Kind {
     /// The attribute, which is also the word for it in errors.
@@ -54,7 +58,8 @@ impl Kind {
     fn keys(self) -> &'static [Known] {
         match self {
             Self::Command | Self::Query => WITH_REPLY,
-            Self::Event | Self::Document => WITHOUT_REPLY,
+            Self::Event => OF_EVENT,
+            Self::Document => WITHOUT_REPLY,
         }
     }
 
@@ -83,6 +88,7 @@ pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
 
     let ident = &input.ident;
     let name = shape::name(&given, ident, word, ident.unraw().to_string(), &mut mistakes);
+    let formerly = shape::formerly(&given, &name, &mut mistakes);
     let version = given.number("version").map_or(1, |(version, _)| version);
     check_versions(&given, version, &mut mistakes);
     if kind != Kind::Command {
@@ -111,7 +117,11 @@ pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
     let correct =
         mistakes.is_empty() && given.ty("domain").is_some() && (kind != Kind::Query || given.ty("reply").is_some());
     let domain = shape::domain(&given, ident, word, &mut mistakes);
-    let asked = correct.then(|| shape::ask_for_coding(ident, ident.span()));
+    let asked = correct.then(|| {
+        let coding = shape::ask_for_coding(ident, ident.span());
+        let older = ask_for_older(&given, ident);
+        quote!(#coding #older)
+    });
     // Beside a mistake they might be wrong about the codec, and with it they go away.
     let checks = correct.then_some(checks);
     let coding = coding(&given, version, correct);
@@ -133,6 +143,7 @@ pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
                 const NAME: &'static ::core::primitive::str = #name;
                 const KIND: ::whizbang::derive::Kind = ::whizbang::derive::Kind::#kind;
                 const VERSION: ::core::primitive::u32 = #version;
+                #formerly
                 #coding
                 #trust
             }
@@ -263,7 +274,7 @@ fn refuse_keys(input: &DeriveInput, word: &str, mistakes: &mut Mistakes) {
 
 /// Every version from 1 to the one before the current has exactly one upcaster.
 fn check_versions(given: &Given, version: u32, mistakes: &mut Mistakes) {
-    let upcasts = given.upcasts("upcast");
+    let upcasts: Vec<_> = given.upcasts("upcast").iter().chain(given.upcasts("split")).collect();
     for (at, upcast) in upcasts.iter().enumerate() {
         let found = upcast.version;
         if found == 0 {
@@ -283,7 +294,7 @@ fn check_versions(given: &Given, version: u32, mistakes: &mut Mistakes) {
     }
     let known: std::collections::BTreeSet<u32> = upcasts.iter().map(|upcast| upcast.version).collect();
     if let Some(missing) = (1..version).find(|version| !known.contains(version)) {
-        let span = match (given.key("upcast"), given.number("version")) {
+        let span = match (given.key("upcast").or(given.key("split")), given.number("version")) {
             (Some(key), _) => key.span(),
             (None, Some((_, span))) => span,
             (None, None) => return,
@@ -296,6 +307,27 @@ fn check_versions(given: &Given, version: u32, mistakes: &mut Mistakes) {
             ),
         );
     }
+}
+
+/// The constant that reads an older version.
+fn older_version(upcast: &Upcast) -> Ident {
+    Ident::new(&format!("__WHIZBANG_VERSION_{}", upcast.version), Span::call_site())
+}
+
+/// The one place for each older version where the output asks for its conversion. What it defines is used without asking again.
+fn ask_for_older(given: &Given, ident: &Ident) -> TokenStream {
+    let ask = |read: &str, held: &str, upcast: &Upcast| {
+        let span = upcast.old.span();
+        let (constant, old) = (older_version(upcast), &upcast.old);
+        let (read, held) = (Ident::new(read, span), Ident::new(held, span));
+        let mut ident = ident.clone();
+        ident.set_span(span);
+        quote_spanned!(span=>
+            const #constant: ::whizbang::derive::#held<#ident> = ::whizbang::derive::#read::<#old, #ident>();
+        )
+    };
+    let upcasts = given.upcasts("upcast").iter().map(|upcast| ask("upcast", "Upcasting", upcast));
+    upcasts.chain(given.upcasts("split").iter().map(|split| ask("split", "Splitting", split))).collect()
 }
 
 /// How the message becomes bytes and comes back, older versions included.
@@ -318,14 +350,42 @@ fn coding(given: &Given, version: u32, correct: bool) -> TokenStream {
             }
         };
     }
-    let arms = given.upcasts("upcast").iter().map(|upcast| {
-        let (older, old) = (upcast.version, &upcast.old);
-        // Named where the derive stands, as the parameters are: the type may come from the caller of a user's macro.
-        let [codec, bytes] = ["__codec", "__bytes"].map(|name| Ident::new(name, Span::call_site()));
-        let read = quote_spanned!(old.span()=> ::whizbang::derive::upcast::<#old, Self>(#codec, #bytes));
-        quote!(#older => #read,)
+    let (upcasts, splits) = (given.upcasts("upcast"), given.upcasts("split"));
+    let older = |upcast: &Upcast| (upcast.version, older_version(upcast));
+    let arms = upcasts.iter().map(older).map(|(version, read)| quote!(#version => #read.decode(__codec, __bytes),));
+    let arms =
+        arms.chain(splits.iter().map(older).map(|(version, read)| quote!(#version => #read.one(__codec, __bytes),)));
+    let shapes =
+        upcasts.iter().chain(splits).map(older).map(|(version, read)| quote!(#version => #read.shape(__codec),));
+    let each = (!splits.is_empty()).then(|| {
+        let arms =
+            splits.iter().map(older).map(|(version, read)| quote!(#version => #read.each(__codec, __bytes, __each),));
+        quote! {
+            fn decode_each(
+                __version: ::core::primitive::u32,
+                __codec: ::whizbang::derive::Codec,
+                __bytes: &[::core::primitive::u8],
+                __each: &mut dyn ::core::ops::FnMut(Self),
+            ) -> ::core::result::Result<(), ::whizbang::derive::CodecError> {
+                match __version {
+                    #(#arms)*
+                    __version => ::core::result::Result::map(Self::decode(__version, __codec, __bytes), __each),
+                }
+            }
+        }
     });
     quote! {
+        #each
+        fn shape(
+            __version: ::core::primitive::u32,
+            __codec: ::whizbang::derive::Codec,
+        ) -> ::core::option::Option<::whizbang::derive::Arc<::whizbang::derive::Shape>> {
+            match __version {
+                #version => __WHIZBANG_CODING.shape(__codec),
+                #(#shapes)*
+                _ => ::core::option::Option::None,
+            }
+        }
         fn encode(
             &self,
             __codec: ::whizbang::derive::Codec,

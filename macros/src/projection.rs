@@ -17,6 +17,7 @@ const KEYS: &[Known] = &[
     Known { name: "answers", form: Form::Paths, write: "answers(BalanceOf)" },
     Known { name: "name", form: Form::Name, write: "name = \"balances\"" },
     Known { name: "schema", form: Form::Number { least: 1, most: u32::MAX }, write: "schema = 1" },
+    Known { name: "formerly", form: Form::Names, write: "formerly = \"balances\"" },
 ];
 
 /// The lists, and the kind of message in each.
@@ -32,6 +33,7 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
     shape::refuse_generics(input, "projection", "its name in the store would stand for several types", &mut mistakes);
     let ident = &input.ident;
     let name = shape::name(&given, ident, "projection", names::kebab(&ident.unraw().to_string()), &mut mistakes);
+    let formerly = shape::formerly(&given, &name, &mut mistakes);
     if mistakes.is_empty() && given.key("projects").is_none() {
         mistakes.add(
             ident.span(),
@@ -47,6 +49,13 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
         true => (shape::wire(&given, ident, LISTS), shape::ask_for_state_coding(ident, ident.span())),
         false => Default::default(),
     };
+    let shape_of = correct.then(|| {
+        quote! {
+            fn shape() -> ::core::option::Option<::whizbang::derive::Arc<::whizbang::derive::Shape>> {
+                __WHIZBANG_CODING.shape()
+            }
+        }
+    });
     let (save, restore) = match correct {
         true => (quote!(__WHIZBANG_CODING.save(self)), quote!(__WHIZBANG_CODING.restore(__bytes))),
         false => (
@@ -70,6 +79,8 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
             #header {
                 const NAME: &'static ::core::primitive::str = #name;
                 const SCHEMA: ::core::primitive::u32 = #schema;
+                #formerly
+                #shape_of
                 #initial
                 fn wire(__plan: &mut ::whizbang::derive::ProjectionPlan<Self>) {
                     let _ = &__plan;

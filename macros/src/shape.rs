@@ -71,6 +71,19 @@ pub(crate) fn name(given: &Given, ident: &Ident, word: &str, default: String, mi
     default
 }
 
+/// `const FORMERLY`, if former names were given; a former name that is the current one is a mistake.
+pub(crate) fn formerly(given: &Given, name: &str, mistakes: &mut Mistakes) -> TokenStream {
+    let former = given.names("formerly");
+    if let Some(same) = former.iter().find(|former| former.value() == name) {
+        mistakes
+            .add(same.span(), format!("found `\"{name}\"` as a former name, but it is the current one; leave it out"));
+    }
+    match former.is_empty() {
+        true => TokenStream::new(),
+        false => quote!(const FORMERLY: &'static [&'static ::core::primitive::str] = &[#(#former),*];),
+    }
+}
+
 /// The domain that was given; else a type that the compiler stays quiet about.
 pub(crate) fn domain(given: &Given, ident: &Ident, word: &str, mistakes: &mut Mistakes) -> TokenStream {
     if let Some(domain) = given.ty("domain") {

@@ -16,6 +16,7 @@ const KEYS: &[Known] = &[
     Known { name: "performs", form: Form::Paths, write: "performs(Charge)" },
     Known { name: "on", form: Form::Paths, write: "on(OrderShipped)" },
     Known { name: "name", form: Form::Name, write: "name = \"card-charger\"" },
+    Known { name: "formerly", form: Form::Names, write: "formerly = \"charger\"" },
 ];
 
 /// The lists, and the kind of message in each.
@@ -31,6 +32,7 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
     shape::refuse_generics(input, "worker", "its name in the store would stand for several types", &mut mistakes);
     let ident = &input.ident;
     let name = shape::name(&given, ident, "worker", names::kebab(&ident.unraw().to_string()), &mut mistakes);
+    let formerly = shape::formerly(&given, &name, &mut mistakes);
     let idle = given.key("performs").is_none() && given.key("on").is_none();
     if mistakes.is_empty() && idle && given.key("domain").is_some() {
         mistakes.add(
@@ -56,6 +58,7 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
             #header {
                 type Domain = #domain;
                 const NAME: &'static ::core::primitive::str = #name;
+                #formerly
                 fn wire(__plan: &mut ::whizbang::derive::WorkerPlan<Self>) {
                     let _ = &__plan;
                     #wire

@@ -34,10 +34,10 @@ pub(crate) use keyed::replied_before;
 pub(crate) use mailbox::Here;
 #[cfg(feature = "testing")]
 pub(crate) use mirror::Mirror;
+pub(crate) use plan::names;
 pub use plan::{About, Plan, Role, Stateful};
 #[cfg(feature = "testing")]
 pub(crate) use stored::{begins_undo, finished_undo, undo_change, user_state};
-#[cfg(feature = "testing")]
 pub(crate) use timer_name::stored as stored_timer;
 pub(crate) use timer_name::{parts as timer_parts, timer_name};
 #[cfg(feature = "testing")]

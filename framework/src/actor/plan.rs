@@ -1,8 +1,9 @@
 //! What the derives say about an actor type: who it is and what it takes.
 
 use std::any::TypeId;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
@@ -10,8 +11,8 @@ use super::Effects;
 use super::door::TypeDoor;
 use super::timer_parts;
 use crate::clock::Timestamp;
-use crate::message::{Codec, CodecError, Domain, Envelope, Message, MessageId, Name};
-use crate::router::{ActorCard, LocalRoutes, MessageCard};
+use crate::message::{Codec, CodecError, Domain, Envelope, Message, MessageId, Name, Shape};
+use crate::router::{ActorCard, LocalRoutes, MessageCard, StateCard};
 
 /// What an actor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub trait Stateful: Sized + Unpin + 'static {
     const NAME: &'static str;
     /// What it is.
     const ROLE: Role;
+    /// The names it had before.
+    const FORMERLY: &'static [&'static str] = &[];
     /// After how many turns a snapshot is kept; 0 for never.
     const SNAPSHOT_EVERY: u32 = 0;
     /// The schema of its snapshots; another one in the store is ignored.
@@ -58,6 +61,11 @@ pub trait Stateful: Sized + Unpin + 'static {
 
     /// Its state from bytes; `None` if they cannot be used.
     fn restore(_bytes: &[u8]) -> Option<Self> {
+        None
+    }
+
+    /// The shape of the state in a snapshot, if it keeps snapshots.
+    fn shape() -> Option<Arc<Shape>> {
         None
     }
 }
@@ -98,27 +106,35 @@ impl About {
 }
 
 /// Lets an actor decide on a message: fills the effects, reply included. The error says what cannot be read.
-pub(crate) type Decide<A> = Box<dyn Fn(&A, &Envelope, &mut Effects<A>) -> Result<(), CodecError>>;
+pub(crate) type Decide<A> = Box<Deciding<A>>;
+type Deciding<A> = dyn Fn(&A, &Envelope, &mut Effects<A>) -> Result<(), CodecError>;
 type ApplyStored<A> = fn(&mut A, u32, Codec, &[u8]) -> Result<(), CodecError>;
 type KeyOf = fn(&Envelope) -> Result<Option<String>, CodecError>;
 type AddRoute<A> = Box<dyn Fn(&Rc<TypeDoor<A>>, &mut LocalRoutes)>;
 type ByName<T> = HashMap<&'static str, T, FixedState>;
 type ByDomainAndName<T> = HashMap<(&'static str, &'static str), T, FixedState>;
 
+/// The names that a stored or sent message of the type may have.
+pub(crate) fn names<M: Message>() -> impl Iterator<Item = &'static str> {
+    std::iter::once(M::NAME).chain(M::FORMERLY.iter().copied())
+}
+
 /// The list that [`Stateful::wire`] fills.
 #[doc(hidden)]
 pub struct Plan<A: Stateful> {
-    pub(crate) commands: ByName<Decide<A>>,
+    pub(crate) commands: ByName<Rc<Deciding<A>>>,
     pub(crate) applies: ByName<ApplyStored<A>>,
-    pub(crate) reacts: ByDomainAndName<(KeyOf, Decide<A>)>,
-    pub(crate) replies: ByDomainAndName<Decide<A>>,
+    pub(crate) reacts: ByDomainAndName<(KeyOf, Rc<Deciding<A>>)>,
+    pub(crate) replies: ByDomainAndName<Rc<Deciding<A>>>,
     pub(crate) replied: Vec<TypeId>,
-    timers: ByDomainAndName<Decide<A>>,
+    timers: ByDomainAndName<Rc<Deciding<A>>>,
     /// The domain of a timer that older versions have stored without it, by the name of the document.
     unqualified: ByName<&'static str>,
     pub(crate) routes: Vec<AddRoute<A>>,
     pub(crate) card: ActorCard,
     pub(crate) reply_shards: Vec<(&'static str, u16)>,
+    /// The names that stored events of the domain may have; without a node nothing is known about them.
+    pub(crate) events: Option<Arc<HashSet<String>>>,
 }
 
 impl<A: Stateful> Plan<A> {
@@ -139,9 +155,12 @@ impl<A: Stateful> Plan<A> {
                     Role::Aggregate => "aggregate",
                     Role::Saga => "saga",
                 },
+                formerly: A::FORMERLY,
+                state: Some(StateCard { schema: A::SNAPSHOT_SCHEMA, shape: A::shape }),
                 ..ActorCard::default()
             },
             reply_shards: Vec::new(),
+            events: None,
         };
         A::wire(&mut plan);
         plan
@@ -149,37 +168,41 @@ impl<A: Stateful> Plan<A> {
 
     pub(crate) fn add_command<M: Message>(&mut self, decide: Decide<A>, route: AddRoute<A>) {
         self.card.handles.push(MessageCard::of::<M>());
-        self.commands.insert(M::NAME, decide);
+        let decide: Rc<Deciding<A>> = decide.into();
+        self.commands.extend(names::<M>().map(|name| (name, Rc::clone(&decide))));
         self.routes.push(route);
     }
 
     pub(crate) fn add_apply<M: Message>(&mut self, apply: ApplyStored<A>) {
         self.card.records.push(MessageCard::of::<M>());
-        self.applies.insert(M::NAME, apply);
+        self.applies.extend(names::<M>().map(|name| (name, apply)));
     }
 
     pub(crate) fn add_react<M: Message>(&mut self, key_of: KeyOf, decide: Decide<A>) {
         self.card.takes.push(MessageCard::of::<M>());
-        self.reacts.insert((M::Domain::NAME, M::NAME), (key_of, decide));
+        let decide: Rc<Deciding<A>> = decide.into();
+        self.reacts.extend(names::<M>().map(|name| ((M::Domain::NAME, name), (key_of, Rc::clone(&decide)))));
     }
 
     pub(crate) fn add_reply<M: Message>(&mut self, decide: Decide<A>) {
         self.card.replies.push(MessageCard::of::<M>());
         self.replied.push(TypeId::of::<M>());
-        self.replies.insert((M::Domain::NAME, M::NAME), decide);
+        let decide: Rc<Deciding<A>> = decide.into();
+        self.replies.extend(names::<M>().map(|name| ((M::Domain::NAME, name), Rc::clone(&decide))));
         self.reply_shards.push((M::Domain::NAME, M::Domain::SHARDS));
     }
 
     pub(crate) fn add_timer<M: Message>(&mut self, decide: Decide<A>) {
         self.card.timers.push(MessageCard::of::<M>());
-        self.timers.insert((M::Domain::NAME, M::NAME), decide);
+        let decide: Rc<Deciding<A>> = decide.into();
+        self.timers.extend(names::<M>().map(|name| ((M::Domain::NAME, name), Rc::clone(&decide))));
         if M::Domain::NAME != A::Domain::NAME {
-            self.unqualified.insert(M::NAME, M::Domain::NAME);
+            self.unqualified.extend(names::<M>().map(|name| (name, M::Domain::NAME)));
         }
     }
 
     /// What takes the timer with a document of this domain and name.
-    pub(crate) fn timer<'a>(&'a self, domain: &'a str, name: &'a str) -> Option<&'a Decide<A>> {
+    pub(crate) fn timer<'a>(&'a self, domain: &'a str, name: &'a str) -> Option<&'a Rc<Deciding<A>>> {
         let decide = self.timers.get(&(domain, name));
         let older = || self.unqualified.get(name).and_then(|domain| self.timers.get(&(*domain, name)));
         decide.or_else(|| if domain == A::Domain::NAME { older() } else { None })
@@ -191,6 +214,11 @@ impl<A: Stateful> Plan<A> {
         let meant = self.unqualified.get(name)?;
         let is_own = self.timers.contains_key(&(A::Domain::NAME, name));
         (!is_own && Some(*meant) == domain).then_some(name)
+    }
+
+    /// Whether a stored event that the actor does not apply is one that its domain knows.
+    pub(crate) fn knows_event(&self, name: &str) -> bool {
+        self.events.as_ref().is_none_or(|events| events.contains(name))
     }
 
     pub(crate) fn wants_reply(&self, command: TypeId) -> bool {

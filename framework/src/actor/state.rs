@@ -115,11 +115,13 @@ impl<A: Stateful> KeyState<A> {
             return Err(CodecError::Decode { reason: format!("turn {} follows turn {}", turn.number, self.turns) });
         }
         for event in &turn.events {
-            // An event that is no longer applied changes nothing; it stays in the log for those who take it.
-            if let Some(apply) = plan.applies.get(event.name.as_str())
-                && let Some(user) = &mut self.user
-            {
-                apply(user, event.version, event.codec, &event.payload)?;
+            match (plan.applies.get(event.name.as_str()), &mut self.user) {
+                (Some(apply), Some(user)) => apply(user, event.version, event.codec, &event.payload)?,
+                (Some(_), None) => {}
+                // An event that is no longer applied changes nothing; it stays in the log for its subscribers.
+                (None, _) if plan.knows_event(&event.name) => {}
+                // One that was renamed would be lost from the state without a word.
+                (None, _) => return Err(CodecError::UnknownEvent { name: event.name.to_string() }),
             }
         }
         self.version += turn.events.len() as u64;

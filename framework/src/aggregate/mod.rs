@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use crate::actor::{About, Effects, Plan, Stateful, TypedDoor};
-use crate::message::{Coded, Command, Event, Of, Rejection};
+use crate::message::{CodecError, Coded, Command, Event, Of, Rejection};
 
 /// An event-sourced actor that guards one consistency boundary. Derived with `#[derive(Aggregate)]`.
 pub trait Aggregate: Stateful {}
@@ -148,8 +148,7 @@ impl<A: Stateful> Plan<A> {
         A: Applies<E>,
     {
         self.add_apply::<E>(|user, version, codec, bytes| {
-            user.apply(&E::decode(version, codec, bytes)?);
-            Ok(())
+            E::decode_each(version, codec, bytes, &mut |event| user.apply(&event))
         });
     }
 
@@ -168,14 +167,22 @@ impl<A: Stateful> Plan<A> {
     {
         self.add_react::<E>(
             |envelope| {
-                let event = E::decode(envelope.version, envelope.codec, &envelope.payload)?;
-                Ok(<A as React<E>>::key(&event, &About::of(envelope)))
+                let (about, mut keys) = (About::of(envelope), Vec::new());
+                E::decode_each(envelope.version, envelope.codec, &envelope.payload, &mut |event| {
+                    keys.push(<A as React<E>>::key(&event, &about));
+                })?;
+                let key = keys.pop().flatten();
+                // One stored event is one delivery, so all that it has become goes to one actor.
+                match keys.iter().all(|other| *other == key) {
+                    true => Ok(key),
+                    false => Err(CodecError::Decode { reason: "it was split into events for several keys".to_owned() }),
+                }
             },
             Box::new(|user, envelope, effects| {
-                let event = E::decode(envelope.version, envelope.codec, &envelope.payload)?;
                 effects.about = Some(About::of(envelope));
-                user.react(event, effects);
-                Ok(())
+                E::decode_each(envelope.version, envelope.codec, &envelope.payload, &mut |event| {
+                    user.react(event, effects);
+                })
             }),
         );
     }

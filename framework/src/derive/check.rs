@@ -1,10 +1,12 @@
 //! The bounds that turn a mistake in a list into one error that says what to write.
 
+use std::sync::Arc;
+
 use serde::de::DeserializeOwned;
 
 use crate::actor::Stateful;
 use crate::aggregate::{Apply, Handle, OnReply, React};
-use crate::message::{Codec, CodecError, Command, Document, Event, Key, Of, Query};
+use crate::message::{Codec, CodecError, Command, Document, Event, Key, Of, Query, Shape};
 use crate::projection::{Answer, Project};
 use crate::saga::Wake;
 use crate::worker::{On, Perform, Worker};
@@ -42,12 +44,47 @@ pub trait Upcast<New>: Sized {
     /// # Errors
     /// What the codec says.
     fn upcast(codec: Codec, bytes: &[u8]) -> Result<New, CodecError>;
+
+    /// The shape of the older version.
+    fn shape(codec: Codec) -> Arc<Shape>;
 }
 
 #[diagnostic::do_not_recommend]
-impl<Old: DeserializeOwned + Into<New>, New> Upcast<New> for Old {
+impl<Old: DeserializeOwned + Into<New> + 'static, New> Upcast<New> for Old {
     fn upcast(codec: Codec, bytes: &[u8]) -> Result<New, CodecError> {
         codec.decode::<Old>(bytes).map(Old::into)
+    }
+
+    fn shape(codec: Codec) -> Arc<Shape> {
+        Shape::of::<Old>(codec)
+    }
+}
+
+/// The type that an older version of the event `New` had, which has become several events.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be split into `{New}`",
+    label = "expected the type of an older version",
+    note = "derive `Deserialize` for `{Self}` and write `impl From<{Self}> for Vec<{New}>`"
+)]
+pub trait Split<New>: Sized {
+    /// Reads the older version and makes the current ones of it.
+    ///
+    /// # Errors
+    /// What the codec says.
+    fn split(codec: Codec, bytes: &[u8]) -> Result<Vec<New>, CodecError>;
+
+    /// The shape of the older version.
+    fn shape(codec: Codec) -> Arc<Shape>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<Old: DeserializeOwned + Into<Vec<New>> + 'static, New> Split<New> for Old {
+    fn split(codec: Codec, bytes: &[u8]) -> Result<Vec<New>, CodecError> {
+        codec.decode::<Old>(bytes).map(Old::into)
+    }
+
+    fn shape(codec: Codec) -> Arc<Shape> {
+        Shape::of::<Old>(codec)
     }
 }
 

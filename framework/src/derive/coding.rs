@@ -1,11 +1,14 @@
 //! The one place in which a derive asks for serde's traits.
 
-use crate::message::{Codec, CodecError, Coded};
+use std::sync::Arc;
+
+use crate::message::{Codec, CodecError, Coded, Shape};
 
 /// How messages of the type `T` become bytes and back. Having one proves that `T` is [`Coded`].
 pub struct Coding<T> {
     write: fn(&T, Codec, &mut Vec<u8>) -> Result<(), CodecError>,
     read: fn(Codec, &[u8]) -> Result<T, CodecError>,
+    shape: fn(Codec) -> Arc<Shape>,
 }
 
 /// How states of the type `T` become bytes and back. Apart from [`Coding`], so that nothing is compiled for messages that only
@@ -13,16 +16,17 @@ pub struct Coding<T> {
 pub struct StateCoding<T> {
     save: fn(&T) -> Result<Vec<u8>, CodecError>,
     restore: fn(&[u8]) -> Result<T, CodecError>,
+    shape: fn(Codec) -> Arc<Shape>,
 }
 
 /// The coding of `T`. A function and no method: for those the compiler has an error text of its own.
-pub const fn coding<T: Coded>() -> Coding<T> {
-    Coding { write: T::write, read: T::read }
+pub const fn coding<T: Coded + 'static>() -> Coding<T> {
+    Coding { write: T::write, read: T::read, shape: T::shape }
 }
 
 /// The coding of the state `T`.
-pub const fn state_coding<T: Coded>() -> StateCoding<T> {
-    StateCoding { save: T::save, restore: T::restore }
+pub const fn state_coding<T: Coded + 'static>() -> StateCoding<T> {
+    StateCoding { save: T::save, restore: T::restore, shape: T::shape }
 }
 
 impl<T> Coding<T> {
@@ -41,6 +45,11 @@ impl<T> Coding<T> {
     pub fn decode(&self, codec: Codec, bytes: &[u8]) -> Result<T, CodecError> {
         (self.read)(codec, bytes)
     }
+
+    /// The shape of the bytes.
+    pub fn shape(&self, codec: Codec) -> Option<Arc<Shape>> {
+        Some((self.shape)(codec))
+    }
 }
 
 impl<T> StateCoding<T> {
@@ -58,6 +67,11 @@ impl<T> StateCoding<T> {
     /// [`CodecError`] if they are no such state.
     pub fn restore(&self, bytes: &[u8]) -> Result<T, CodecError> {
         (self.restore)(bytes)
+    }
+
+    /// The shape of the state's bytes.
+    pub fn shape(&self) -> Option<Arc<Shape>> {
+        Some((self.shape)(Codec::Bincode))
     }
 }
 

@@ -11,6 +11,7 @@
 /// | `name = "bank"` | the name on the wire and in the store; never change it once something is stored | 1 to 64 of `A-Z a-z 0-9 _ -` | the type's name, `OrderDesk` as `order-desk` |
 /// | `shards = 16` | how many shards the keys are spread over; fixed for ever once something is stored | 1 to 1024 | 16 |
 /// | `codec = json` | how messages become bytes: `json` if other languages take part, else `bincode` | `json`, `bincode` | `bincode` |
+/// | `retired("Paid", "old-saga")` | the events, commands, timers and actor types it has given up: what is stored under them is not read | names | none |
 ///
 /// ```
 /// use whizbang::prelude::*;
@@ -58,6 +59,7 @@ pub use whizbang_macros::Domain;
 /// | `name = "Deposit"` | the name on the wire, unique in its domain; never change it | 1 to 64 of `A-Z a-z 0-9 _ -` | the type's name |
 /// | `version = 2` | the version of the schema; raise it when the fields change | from 1 up | 1 |
 /// | `upcast(1 = DepositV1)` | what older versions looked like, each `Deserialize` and `Into` this type | every version below `version`, once | none |
+/// | `formerly = "Pay"` | the names it had before: stored messages with them are read as this type | names, or `formerly("Pay", "Give")` | none |
 ///
 /// A message may not contain itself, not even behind a `Box` or a `Vec`: bytes from a stranger could nest it deeper than the
 /// stack. The derive sees that in the type itself, not behind a second type; there, keep to the rule by hand.
@@ -133,6 +135,8 @@ pub use whizbang_macros::Command;
 ///
 /// The keys are those of [`Command`](derive@crate::Command) but for `reply`, and no field is marked: an event belongs to the
 /// stream of the actor that recorded it. Stored events are read for ever, so every older `version` has its entry in `upcast`.
+/// An older version that has become several events stands in `split(1 = DepositedV1)` instead, with `impl From<DepositedV1> for
+/// Vec<Deposited>`. How types change safely says the page docs/schema-changes.md of the repository.
 ///
 /// ```
 /// use whizbang::prelude::*;
@@ -194,6 +198,7 @@ pub use whizbang_macros::Document;
 /// |---|---|---|---|
 /// | `domain = Bank` | the domain whose logs hold its events | a type that derives `Domain` | none: must be given |
 /// | `name = "account"` | its name in the store; never change it once something is stored | 1 to 64 of `A-Z a-z 0-9 _ -` | the type's name, `BankAccount` as `bank-account` |
+/// | `formerly = "account"` | the names it had before: what is stored under them is its own | names, or `formerly("a", "b")` | none |
 /// | `handles(Deposit)` | commands of its domain, with [`Handle`](crate::Handle) | one or more | none |
 /// | `applies(Deposited)` | events of its domain that it records, with [`Apply`](crate::Apply) | one or more | none |
 /// | `records(StatementSent)` | events of its domain that it records and that change nothing in its state: others take them | one or more | none |
@@ -288,6 +293,7 @@ pub use whizbang_macros::Saga;
 /// | `projects(Deposited)` | events of any domain, with [`Project`](crate::Project) | one or more | none: must be given |
 /// | `answers(BalanceOf)` | queries, with [`Answer`](crate::Answer) | one or more | none |
 /// | `name = "balances"` | its name in the store, unique in its service | 1 to 64 of `A-Z a-z 0-9 _ -` | the type's name, `RevenuePerCity` as `revenue-per-city` |
+/// | `formerly = "balances"` | the names it had before: what is stored under them is its own | names, or `formerly("a", "b")` | none |
 /// | `schema = 1` | raise it when the view's fields change, and the view is rebuilt from the first event | from 1 up | 1 |
 ///
 /// ```
@@ -331,6 +337,7 @@ pub use whizbang_macros::Projection;
 /// | `performs(Charge)` | commands of its domain, with [`Perform`](crate::Perform) | one or more | none |
 /// | `on(OrderShipped)` | events of any domain, with [`On`](crate::On) | one or more | none |
 /// | `name = "charger"` | its name in the store, unique in its domain | 1 to 64 of `A-Z a-z 0-9 _ -` | the type's name, `CardCharger` as `card-charger` |
+/// | `formerly = "charger"` | the names it had before: what is stored under them is its own | names, or `formerly("a", "b")` | none |
 ///
 /// At least one of `performs` and `on` must be given.
 ///

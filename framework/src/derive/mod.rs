@@ -8,37 +8,32 @@ mod check;
 mod coding;
 pub(crate) mod derives;
 mod described;
+mod older;
 mod run;
 pub mod serial;
 
 pub use check::{
-    KeyField, Upcast, answers, applies, command, document, event, handles, not_in_bincode, not_in_json, on, performs,
-    projects, query, reacts, records, replies, timers,
+    KeyField, Split, Upcast, answers, applies, command, document, event, handles, not_in_bincode, not_in_json, on,
+    performs, projects, query, reacts, records, replies, timers,
 };
 pub use coding::{Coding, StateCoding, coding, never_coded, state_coding};
 pub use described::{Described, DescribedByDebug, NotDescribed};
+pub use older::{Splitting, Upcasting, split, upcast};
 pub use run::block_on;
 /// serde, for programs that do not list it themselves.
 pub use serde;
+pub use std::sync::Arc;
 /// The vector of the standard library, which a program may not call `std`.
 pub use std::vec::Vec;
 
 pub use crate::actor::{Plan, Role, Stateful};
 pub use crate::aggregate::{Aggregate, Applies, Apply};
 pub use crate::message::{
-    Codec, CodecError, Coded, Command, Document, Domain, Event, Key, Kind, Message, Name, Of, Query, Trust,
+    Codec, CodecError, Coded, Command, Document, Domain, Event, Key, Kind, Message, Name, Of, Query, Shape, Trust,
 };
 pub use crate::projection::{Projection, ProjectionPlan};
 pub use crate::saga::Saga;
 pub use crate::worker::{Worker, WorkerPlan};
-
-/// Reads a message of an older version and makes the current one of it.
-///
-/// # Errors
-/// What the codec says about the older type.
-pub fn upcast<Old: Upcast<New>, New>(codec: Codec, bytes: &[u8]) -> Result<New, CodecError> {
-    Old::upcast(codec, bytes)
-}
 
 /// Says that a message was written with a version this program does not know.
 pub fn unknown_version<M: Message>(found: u32) -> CodecError {

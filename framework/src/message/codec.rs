@@ -236,6 +236,16 @@ pub enum CodecError {
         /// How many it may have.
         limit: usize,
     },
+    /// A stored event has a name that its domain does not know in this program, so a state without it would be wrong. The key is
+    /// not loaded; deploy a program that declares what has become of the name.
+    #[error(
+        "the stored event `{name}` is unknown: declare `formerly = \"{name}\"` on the event it has become, or \
+         `retired(\"{name}\")` on the domain if it is gone on purpose"
+    )]
+    UnknownEvent {
+        /// The event's name.
+        name: String,
+    },
     /// The message was written with a schema version this program has no upcaster for.
     /// The message goes to the dead letters; redrive it after deploying a program that knows the version.
     #[error("`{name}` has schema version {found}, this program knows {known} and what it has upcasters for")]

@@ -3,10 +3,12 @@
 //! serde's traits are no supertraits of a message: the compiler would repeat a missing one at every use of the message. The
 //! derives ask once, at the type, and keep the answer.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Codec, CodecError, Rejection, codec};
+use super::{Codec, CodecError, Rejection, Shape, codec};
 
 /// A type that a [`Codec`] writes and reads: any that derives `Serialize` and `Deserialize`.
 #[diagnostic::on_unimplemented(
@@ -39,6 +41,11 @@ pub trait Coded: Sized {
     /// What [`Codec::decode`] says.
     fn read_reply(codec: Codec, bytes: &[u8]) -> Result<Result<Self, Rejection>, CodecError>;
 
+    /// The shape of its bytes.
+    fn shape(codec: Codec) -> Arc<Shape>
+    where
+        Self: 'static;
+
     /// It as the state in a snapshot or a view, of up to [`MAX_STATE_BYTES`](super::MAX_STATE_BYTES).
     ///
     /// # Errors
@@ -68,6 +75,13 @@ impl<T: Serialize + DeserializeOwned> Coded for T {
 
     fn read_reply(codec: Codec, bytes: &[u8]) -> Result<Result<Self, Rejection>, CodecError> {
         codec.decode(bytes)
+    }
+
+    fn shape(codec: Codec) -> Arc<Shape>
+    where
+        Self: 'static,
+    {
+        Shape::of::<Self>(codec)
     }
 
     fn save(&self) -> Result<Vec<u8>, CodecError> {

@@ -17,6 +17,9 @@ pub trait Domain: 'static {
     const SHARDS: u16 = 16;
     /// How its messages become bytes, by default [`Codec::Bincode`].
     const CODEC: Codec = Codec::Bincode;
+    /// The names of actor types, events, commands and timers that the domain had and has given up: what is stored under them
+    /// stays stored and is not read. The derive takes them from `retired("…")`.
+    const RETIRED: &'static [&'static str] = &[];
 }
 
 /// A message that belongs to the domain `D`. The derives implement it beside [`Message`](super::Message); it says what is wrong with a list.

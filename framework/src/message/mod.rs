@@ -3,6 +3,8 @@
 //! Used by every room. Calls nothing but the [clock](crate::clock).
 //! It knows no actor, no store and no broker.
 
+use std::sync::Arc;
+
 mod bincode_reader;
 mod checked;
 mod codec;
@@ -14,6 +16,7 @@ mod key;
 mod name;
 mod reply;
 mod settled;
+mod shape;
 
 pub use codec::{Codec, CodecError, MAX_PAYLOAD_BYTES, MAX_STATE_BYTES};
 pub use coded::Coded;
@@ -26,6 +29,7 @@ pub use name::{Name, NameError};
 pub use reply::{Rejection, rejection_in};
 pub use settled::Trust;
 pub(crate) use settled::{settle, settle_reply, verify};
+pub use shape::{Difference, Field, Plain, Shape, Variant};
 
 /// A typed value that travels: a [command](Command), an [event](Event), a [query](Query) or a [document](Document).
 ///
@@ -40,6 +44,10 @@ pub trait Message: Sized + Send + 'static {
     const KIND: Kind;
     /// The version of its schema, from 1. Messages stored with an older version are upcast when they are read.
     const VERSION: u32 = 1;
+
+    /// The names it had before, newest first: stored messages and those of older senders with these names are read as this type.
+    /// The derives take them from `formerly = "…"`.
+    const FORMERLY: &'static [&'static str] = &[];
 
     /// Appends the message's bytes to `into`. On an error `into` is as long as before.
     ///
@@ -60,6 +68,23 @@ pub trait Message: Sized + Send + 'static {
     /// library's plain types, without serde attributes. Default `None`: every value is checked.
     #[doc(hidden)]
     fn trust() -> Option<&'static Trust> {
+        None
+    }
+
+    /// Reads a stored event whose older version may have become several: `each` is called with all of them, in their order.
+    ///
+    /// The derive splits the older versions that are listed in `split(1 = OldType)`. All others are one event.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    fn decode_each(version: u32, codec: Codec, bytes: &[u8], each: &mut dyn FnMut(Self)) -> Result<(), CodecError> {
+        Self::decode(version, codec, bytes).map(each)
+    }
+
+    /// The shape that bytes of schema version `version` have in this program; `None` if it is not known. A node compares it at
+    /// start with the shape in its store.
+    fn shape(version: u32, codec: Codec) -> Option<Arc<Shape>> {
+        let _ = (version, codec);
         None
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
+use super::catalog;
 use super::hosted::{Hosted, HostedType, HostedWorker, Unrouted};
 use super::inbound::Door;
 use super::outward::Outward;
@@ -35,6 +36,7 @@ pub struct NodeBuilder {
     retries: Retries,
     types: Vec<Arc<dyn HostedType>>,
     views: Vec<Arc<dyn ViewType>>,
+    retired: BTreeSet<String>,
     clock: Clock,
     seed: Option<u64>,
 }
@@ -49,6 +51,7 @@ impl NodeBuilder {
             retries: Retries::default(),
             types: Vec::new(),
             views: Vec::new(),
+            retired: BTreeSet::new(),
             clock: Clock::system(),
             seed: None,
         }
@@ -103,6 +106,16 @@ impl NodeBuilder {
         self
     }
 
+    /// Declares a name that the store may know and that the program has given up on purpose: of a domain, a projection, an actor
+    /// type, an event, a command or a timer. What is stored under it stays stored and is not read. Default: none; a stored name
+    /// that the program does not know is [`StartError::UnknownName`].
+    ///
+    /// A domain declares the names that it has given up itself, with `#[domain(retired("…"))]`.
+    pub fn retired(mut self, name: &str) -> Self {
+        self.retired.insert(name.to_owned());
+        self
+    }
+
     /// Sets where the node gets the time from. Default: the operating system's clock.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
@@ -128,6 +141,7 @@ impl NodeBuilder {
         let service = Name::new(&self.service)?;
         let mut types = self.types;
         let manifest = manifest(&self.service, &types, &self.views)?;
+        let known = catalog::check(&*self.store, &manifest, &self.retired).await?;
         let mut domains = BTreeMap::new();
         for domain in &manifest.domains {
             domains.insert(Name::new(&domain.name)?, domain.shards);
@@ -140,13 +154,17 @@ impl NodeBuilder {
             for taken in &card.takes {
                 let domain = Name::new(&taken.domain)?;
                 sources.insert(domain.clone(), taken.shards);
-                takes.push((domain, Name::new(&taken.name)?));
+                for name in taken.names() {
+                    takes.push((domain.clone(), Name::new(name)?));
+                }
             }
+            let domain = Name::from_static(hosted.domain().0)?;
             described.push(Type {
-                domain: Name::from_static(hosted.domain().0)?,
-                actor: Name::new(&card.name)?,
+                actor: known.stored(&domain, &Name::new(&card.name)?),
+                events: known.events(&domain),
+                domain,
                 apart: hosted.apart(),
-                handles: card.handles.iter().map(|card| Name::new(&card.name)).collect::<Result<_, _>>()?,
+                handles: card.handles.iter().flat_map(MessageCard::names).map(Name::new).collect::<Result<_, _>>()?,
                 takes,
                 hosted,
             });
@@ -158,6 +176,7 @@ impl NodeBuilder {
                 hosted: Arc::new(Hosted::<Unrouted>::new()),
                 handles: Vec::new(),
                 takes: Vec::new(),
+                events: known.events(domain),
                 apart: false,
             });
         }
@@ -165,15 +184,19 @@ impl NodeBuilder {
         for hosted in self.views {
             let card = hosted.card();
             for answered in &card.answers {
-                answers.insert((Name::new(&answered.domain)?, Name::new(&answered.name)?), views.len());
+                for name in answered.names() {
+                    answers.insert((Name::new(&answered.domain)?, Name::new(name)?), views.len());
+                }
             }
             let mut takes = Vec::new();
             for taken in &card.takes {
                 let domain = Name::new(&taken.domain)?;
                 sources.insert(domain.clone(), taken.shards);
-                takes.push((domain, Name::new(&taken.name)?));
+                for name in taken.names() {
+                    takes.push((domain.clone(), Name::new(name)?));
+                }
             }
-            views.push(Viewed { name: Name::new(&card.name)?, hosted, takes });
+            views.push(Viewed { name: known.stored(&service, &Name::new(&card.name)?), hosted, takes });
         }
         let taken = described.iter().flat_map(|hosted: &Type| &hosted.takes);
         let taken: Vec<_> = taken.chain(views.iter().flat_map(|viewed| &viewed.takes)).cloned().collect();
@@ -286,10 +309,11 @@ fn manifest(service: &str, types: &[Arc<dyn HostedType>], views: &[Arc<dyn ViewT
             name: name.to_owned(),
             shards: count,
             actors: Vec::new(),
+            retired: hosted.retired(),
         });
         if card.name == Unrouted::NAME
             || card.name == DEFERRED
-            || domain.actors.iter().any(|actor| actor.name == card.name)
+            || domain.actors.iter().any(|actor| actor.shares_a_name(&card))
         {
             return Err(StartError::DoubleActor { domain: name.to_owned(), actor: card.name });
         }
@@ -315,7 +339,7 @@ fn manifest(service: &str, types: &[Arc<dyn HostedType>], views: &[Arc<dyn ViewT
     let mut answers: HashMap<(String, String), String> = HashMap::new();
     for card in views.iter().map(|hosted| hosted.card()) {
         Name::new(&card.name)?;
-        if projections.iter().any(|known| known.name == card.name) {
+        if projections.iter().any(|known| known.shares_a_name(&card)) {
             return Err(StartError::DoubleProjection { projection: card.name });
         }
         for message in card.takes.iter().chain(&card.answers) {
@@ -352,19 +376,16 @@ fn same_domain(
 }
 
 fn same_type(known: &mut HashMap<(String, String), &'static str>, message: &MessageCard) -> Result<(), StartError> {
-    Name::new(&message.name)?;
-    let place = (message.domain.clone(), message.name.clone());
-    let one = *known.entry(place).or_insert(message.type_name);
-    if one == message.type_name {
-        Ok(())
-    } else {
-        Err(StartError::DoubleName {
-            domain: message.domain.clone(),
-            name: message.name.clone(),
-            one,
-            other: message.type_name,
-        })
+    for name in message.names() {
+        Name::new(name)?;
+        let place = (message.domain.clone(), name.to_owned());
+        let one = *known.entry(place).or_insert(message.type_name);
+        if one != message.type_name {
+            let (domain, name, other) = (message.domain.clone(), name.to_owned(), message.type_name);
+            return Err(StartError::DoubleName { domain, name, one, other });
+        }
     }
+    Ok(())
 }
 
 /// Starts the shares: one on this thread, or each on a thread of its own.

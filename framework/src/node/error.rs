@@ -16,7 +16,8 @@ pub enum StartError {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Two actor types of one domain have the same name. Rename one with `name = "…"`.
+    /// Two actor types of one domain have the same name, or one has a name that the other had before. Rename one with
+    /// `name = "…"`, or leave the name out of `formerly`.
     #[error("domain `{domain}` has two actor types named `{actor}`")]
     DoubleActor {
         /// The domain.
@@ -36,7 +37,8 @@ pub enum StartError {
         /// The other.
         other: String,
     },
-    /// Two projections have the same name. Rename one with `name = "…"`.
+    /// Two projections have the same name, or one has a name that the other had before. Rename one with `name = "…"`, or leave
+    /// the name out of `formerly`.
     #[error("two projections are named `{projection}`")]
     DoubleProjection {
         /// The name.
@@ -54,7 +56,8 @@ pub enum StartError {
         /// The other.
         other: String,
     },
-    /// Two message types have the same name in one domain. Rename one with `name = "…"`.
+    /// Two message types have the same name in one domain, or one has a name that the other had before. Rename one with
+    /// `name = "…"`, or leave the name out of `formerly`.
     #[error("`{domain}.{name}` is the name of `{one}` and of `{other}`")]
     DoubleName {
         /// The domain.
@@ -88,6 +91,48 @@ pub enum StartError {
         one: Codec,
         /// The other.
         other: Codec,
+    },
+    /// A message, a snapshot or a view has another shape in this program than in the store, under the same schema version: its
+    /// stored bytes would be read as something else. Raise the version and say how the old one is read, or restore the shape.
+    #[error(
+        "the shape of the {kind} `{name}` has changed in version {version}: {at} was {stored} in the store and is {found} in          `{type_name}`; {remedy}"
+    )]
+    Shape {
+        /// What has changed: `event`, `command`, `timer`, `snapshot` or `view`.
+        kind: &'static str,
+        /// Its name, with the domain or the actor type it belongs to.
+        name: String,
+        /// The schema version.
+        version: u32,
+        /// The Rust type, or the actor type or projection whose state it is.
+        type_name: String,
+        /// The place in it that has changed.
+        at: String,
+        /// The shape of the stored bytes there.
+        stored: String,
+        /// The shape that the program has there.
+        found: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The store holds something under a name that this program does not know: a renamed or removed domain, actor type,
+    /// projection, event, command or timer. Declare what has become of it.
+    #[error("the store holds the {kind} `{name}`, which this program does not know; {remedy}")]
+    UnknownName {
+        /// What it names: `domain`, `actor`, `projection`, `event`, `command` or `timer`.
+        kind: String,
+        /// The name, with the domain or the actor type it belongs to.
+        name: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// One actor type or projection is said to be two that the store holds. They cannot become one: their keys would meet.
+    #[error("`{name}` was formerly `{former}`, but the store holds something of both, which cannot become one")]
+    TwoFormer {
+        /// One name.
+        name: String,
+        /// The other.
+        former: String,
     },
     /// The store cannot be opened.
     #[error(transparent)]

@@ -1,5 +1,6 @@
 //! One hosted actor type, before its threads exist.
 
+use std::collections::HashSet;
 use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +15,8 @@ pub(super) trait HostedType: Send + Sync {
     fn domain(&self) -> (&'static str, u16);
     /// How the domain's messages become bytes.
     fn codec(&self) -> Codec;
+    /// The names its domain has given up.
+    fn retired(&self) -> &'static [&'static str];
     fn card(&self) -> ActorCard;
     /// Whether it takes events through feeds of its own, because it may be slow.
     fn apart(&self) -> bool {
@@ -24,13 +27,14 @@ pub(super) trait HostedType: Send + Sync {
     fn key_of(&self, _event: &crate::message::Envelope) -> Option<String> {
         None
     }
-    /// Hangs its doors in on one thread.
+    /// Hangs its doors in on one thread. `events` are the names that stored events of its domain may have.
     fn install(
         &self,
         host: &Rc<Host>,
         domain: Name,
         actor: Name,
         shards: Vec<Option<Rc<ShardCell>>>,
+        events: &Arc<HashSet<String>>,
         routes: &mut LocalRoutes,
     ) -> Rc<dyn ActorDoor>;
 }
@@ -52,6 +56,10 @@ impl<A: Stateful> HostedType for Hosted<A> {
         <A::Domain as Domain>::CODEC
     }
 
+    fn retired(&self) -> &'static [&'static str] {
+        A::Domain::RETIRED
+    }
+
     fn card(&self) -> ActorCard {
         Plan::<A>::of().card
     }
@@ -69,9 +77,12 @@ impl<A: Stateful> HostedType for Hosted<A> {
         domain: Name,
         actor: Name,
         shards: Vec<Option<Rc<ShardCell>>>,
+        events: &Arc<HashSet<String>>,
         routes: &mut LocalRoutes,
     ) -> Rc<dyn ActorDoor> {
-        let plan = Rc::new(Plan::<A>::of());
+        let mut plan = Plan::<A>::of();
+        plan.events = Some(Arc::clone(events));
+        let plan = Rc::new(plan);
         let door = TypeDoor::new(Rc::clone(host), Rc::clone(&plan), domain, actor, shards);
         for add in &plan.routes {
             add(&door, routes);
@@ -98,6 +109,10 @@ impl<W: Worker> HostedType for HostedWorker<W> {
         <W::Domain as Domain>::CODEC
     }
 
+    fn retired(&self) -> &'static [&'static str] {
+        W::Domain::RETIRED
+    }
+
     fn card(&self) -> ActorCard {
         WorkerPlan::<W>::of().card
     }
@@ -112,6 +127,7 @@ impl<W: Worker> HostedType for HostedWorker<W> {
         domain: Name,
         actor: Name,
         shards: Vec<Option<Rc<ShardCell>>>,
+        _events: &Arc<HashSet<String>>,
         _routes: &mut LocalRoutes,
     ) -> Rc<dyn ActorDoor> {
         Rc::new(WorkerDoor::new(Rc::clone(host), Arc::clone(&self.0), domain, actor, shards))

@@ -4,9 +4,11 @@
 
 mod abroad;
 mod builder;
+mod catalog;
 mod config;
 mod connect;
 mod error;
+mod found;
 mod gates;
 mod hosted;
 mod inbound;

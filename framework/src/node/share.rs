@@ -95,7 +95,14 @@ impl Share {
             let count = spec.owns(&hosted.domain).unwrap_or(1);
             let mine =
                 (0..count).map(|shard| shards.get(&ShardId::new(hosted.domain.clone(), shard)).cloned()).collect();
-            let door = hosted.hosted.install(&host, hosted.domain.clone(), hosted.actor.clone(), mine, &mut routes);
+            let door = hosted.hosted.install(
+                &host,
+                hosted.domain.clone(),
+                hosted.actor.clone(),
+                mine,
+                &hosted.events,
+                &mut routes,
+            );
             for command in &hosted.handles {
                 commands.insert((hosted.domain.clone(), command.clone()), Rc::clone(&door));
             }

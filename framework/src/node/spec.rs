@@ -1,6 +1,6 @@
 //! What all threads of a node share: frozen when it starts.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -63,6 +63,8 @@ pub(super) struct Type {
     pub(super) handles: Vec<Name>,
     /// The events it takes: source domain and name.
     pub(super) takes: Vec<(Name, Name)>,
+    /// The names that the domain's stored events may have.
+    pub(super) events: Arc<HashSet<String>>,
     /// It takes events through feeds of its own, because it may be slow.
     pub(super) apart: bool,
 }

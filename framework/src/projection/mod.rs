@@ -19,8 +19,10 @@ pub use plan::ProjectionPlan;
 pub(crate) use skips::skipped;
 pub use skips::{SkipError, SkippedEvent};
 
+use std::sync::Arc;
+
 use crate::actor::About;
-use crate::message::{CodecError, Event, Query};
+use crate::message::{CodecError, Event, Query, Shape};
 use crate::store::View;
 
 /// A view that events are projected into. Derived with `#[derive(Projection)]`, hosted with
@@ -83,6 +85,16 @@ pub trait Projection: Sized + Send + 'static {
     /// The schema of the view: raise it when the struct, or what is projected, changes, and the view is rebuilt from the first
     /// event.
     const SCHEMA: u32 = 1;
+
+    /// The names it had before: a view that was saved under one of them is this projection's.
+    #[doc(hidden)]
+    const FORMERLY: &'static [&'static str] = &[];
+
+    /// The shape of the view.
+    #[doc(hidden)]
+    fn shape() -> Option<Arc<Shape>> {
+        None
+    }
 
     /// The view before the first event: its `Default`.
     #[doc(hidden)]

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use foldhash::fast::FixedState;
 
 use super::{Answer, Project, Projection};
-use crate::actor::About;
+use crate::actor::{About, names};
 use crate::message::{CodecError, Coded, Domain, Envelope, Event, Message, Query};
-use crate::router::{ActorCard, MessageCard};
+use crate::router::{ActorCard, MessageCard, StateCard};
 
 /// Projects an event, and notes when the view is about to change; the error says why the event cannot be read.
 type Projecting<P> = fn(&mut P, &Envelope, &Cell<bool>) -> Result<(), CodecError>;
@@ -35,7 +35,13 @@ pub struct ProjectionPlan<P> {
 impl<P: Projection> ProjectionPlan<P> {
     /// The filled list of a projection.
     pub(crate) fn of() -> Self {
-        let card = ActorCard { name: P::NAME.to_owned(), role: "projection", ..ActorCard::default() };
+        let card = ActorCard {
+            name: P::NAME.to_owned(),
+            role: "projection",
+            formerly: P::FORMERLY,
+            state: Some(StateCard { schema: P::SCHEMA, shape: P::shape }),
+            ..ActorCard::default()
+        };
         let mut plan = Self { projects: HashMap::default(), answers: HashMap::default(), card };
         P::wire(&mut plan);
         plan
@@ -47,12 +53,14 @@ impl<P: Projection> ProjectionPlan<P> {
         P: Project<E>,
     {
         self.card.takes.push(MessageCard::of::<E>());
-        self.projects.insert((<E::Domain as Domain>::NAME, E::NAME), |view, envelope, changes| {
-            let event = <E as Message>::decode(envelope.version, envelope.codec, &envelope.payload)?;
-            changes.set(true);
-            view.project(&event, &About::of(envelope));
-            Ok(())
-        });
+        let project: Projecting<P> = |view, envelope, changes| {
+            let about = About::of(envelope);
+            <E as Message>::decode_each(envelope.version, envelope.codec, &envelope.payload, &mut |event| {
+                changes.set(true);
+                view.project(&event, &about);
+            })
+        };
+        self.projects.extend(names::<E>().map(|name| ((<E::Domain as Domain>::NAME, name), project)));
     }
 
     /// Lists a query that is answered.
@@ -61,13 +69,14 @@ impl<P: Projection> ProjectionPlan<P> {
         P: Answer<Q>,
     {
         self.card.answers.push(MessageCard::of::<Q>());
-        self.answers.insert((<Q::Domain as Domain>::NAME, Q::NAME), |view, envelope| {
+        let answer: Answering<P> = |view, envelope| {
             let query = <Q as Message>::decode(envelope.version, envelope.codec, &envelope.payload)
                 .map_err(Unanswered::Undecodable)?;
             let answer = view.answer(query);
             let mut bytes = Vec::new();
             answer.write(envelope.codec, &mut bytes).map_err(Unanswered::Unwritable)?;
             Ok(Bytes::from(bytes))
-        });
+        };
+        self.answers.extend(names::<Q>().map(|name| ((<Q::Domain as Domain>::NAME, name), answer)));
     }
 }

@@ -1,10 +1,11 @@
 //! What a node is made of, as a value that can be printed: domains, owners, messages, versions, subscriptions.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::message::{Codec, Domain, Message};
+use crate::message::{Codec, Domain, Message, Shape};
 
 /// What a node is made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -26,6 +27,9 @@ pub struct DomainCard {
     pub shards: u16,
     /// The actor types hosted.
     pub actors: Vec<ActorCard>,
+    /// The names it has given up.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub retired: &'static [&'static str],
 }
 
 /// One actor type, projection or worker.
@@ -47,7 +51,30 @@ pub struct ActorCard {
     pub timers: Vec<MessageCard>,
     /// The queries it answers.
     pub answers: Vec<MessageCard>,
+    /// The names it had before.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub formerly: &'static [&'static str],
+    /// Its state as it is kept in snapshots or as a view.
+    #[serde(skip)]
+    pub state: Option<StateCard>,
 }
+
+/// How the state of an actor type or a projection is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct StateCard {
+    /// The schema of the state.
+    pub schema: u32,
+    /// Returns the shape of the state, if it is kept.
+    pub shape: fn() -> Option<Arc<Shape>>,
+}
+
+/// Shapes follow from the Rust type.
+impl PartialEq for StateCard {
+    fn eq(&self, other: &Self) -> bool {
+        self.schema == other.schema
+    }
+}
+impl Eq for StateCard {}
 
 /// One message type.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -66,7 +93,32 @@ pub struct MessageCard {
     /// The Rust type.
     #[serde(skip)]
     pub type_name: &'static str,
+    /// The names it had before.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub formerly: &'static [&'static str],
+    /// The shapes of its schema versions.
+    #[serde(skip)]
+    pub shapes: Shapes,
 }
+
+/// The shapes of a message type's schema versions.
+#[derive(Clone, Copy, Debug)]
+pub struct Shapes(fn(u32, Codec) -> Option<Arc<Shape>>);
+
+impl Shapes {
+    /// The shape that bytes of a schema version have, if it is known.
+    pub fn of(&self, version: u32, codec: Codec) -> Option<Arc<Shape>> {
+        (self.0)(version, codec)
+    }
+}
+
+/// Shapes follow from the Rust type, which is compared by its name.
+impl PartialEq for Shapes {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+impl Eq for Shapes {}
 
 impl MessageCard {
     /// The card of a message type.
@@ -78,7 +130,26 @@ impl MessageCard {
             shards: M::Domain::SHARDS,
             codec: <M::Domain as Domain>::CODEC,
             type_name: std::any::type_name::<M>(),
+            formerly: M::FORMERLY,
+            shapes: Shapes(M::shape),
         }
+    }
+
+    /// All names that its bytes may have in a store or on the wire: the current one and those it had before.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&*self.name).chain(self.formerly.iter().copied())
+    }
+}
+
+impl ActorCard {
+    /// All names that it may have in a store: the current one and those it had before.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&*self.name).chain(self.formerly.iter().copied())
+    }
+
+    /// Whether the two could mean the same stored data.
+    pub fn shares_a_name(&self, other: &Self) -> bool {
+        self.names().any(|name| other.names().any(|other| other == name))
     }
 }
 

@@ -13,4 +13,4 @@ pub use delivery::{Arrival, Delivery, Floor, Outcome, Settle, Settled, Work};
 pub use door::{ActorDoor, Ask, AskMeta, Asked, AtHome, Remote, TypedReply};
 pub use error::SendError;
 pub use local::{LocalRoutes, NodeId};
-pub use manifest::{ActorCard, DomainCard, Manifest, MessageCard};
+pub use manifest::{ActorCard, DomainCard, Manifest, MessageCard, Shapes, StateCard};

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::actor::{Compensating, Effects, Plan, Sent, Stateful, TimerSlot, timer_name};
+use crate::actor::{Compensating, Effects, Plan, Sent, Stateful, TimerSlot, stored_timer, timer_name};
 use crate::message::{Command, Document, Domain};
 
 /// An event-sourced actor that reacts to events by sending commands. Derived with `#[derive(Saga)]`.
@@ -49,6 +49,7 @@ impl<A: Stateful> Effects<A> {
         let codec = <T::Domain as Domain>::CODEC;
         let payload = self.put(codec, timer);
         let due = self.steady.now().after(after);
+        self.clear_former::<T>();
         self.timers.push(TimerSlot::Set { name: timer_name::<A, T>(), due, version: T::VERSION, codec, payload });
     }
 
@@ -57,7 +58,14 @@ impl<A: Stateful> Effects<A> {
     where
         A: Wake<T>,
     {
+        self.clear_former::<T>();
         self.timers.push(TimerSlot::Clear { name: timer_name::<A, T>() });
+    }
+
+    /// Takes back what was set while the timer had other names: there is one timer of a type.
+    fn clear_former<T: Document>(&mut self) {
+        let stored = |name: &'static str| stored_timer(A::Domain::NAME, T::Domain::NAME, name);
+        self.timers.extend(T::FORMERLY.iter().map(|name| TimerSlot::Clear { name: stored(name) }));
     }
 }
 

@@ -4,6 +4,7 @@
 //! The shard logs are the truth. Positions in a shard are 1, 2, 3 … without gaps; a turn is in the log whole or not at all.
 //! It never looks inside a payload.
 
+mod catalog;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 mod error;
@@ -25,6 +26,7 @@ mod turn;
 )]
 mod walk;
 
+pub use catalog::CatalogEntry;
 pub use error::StoreError;
 pub use record::MAX_TURN_BYTES;
 pub use turn::{
@@ -81,6 +83,18 @@ pub trait Store: Send + Sync + 'static {
     /// replaced then.
     fn save_view<'a>(&'a self, projection: &'a Name, epoch: Epoch, view: View)
     -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// The catalog of the types whose bytes are in the store; `None` if none was ever saved.
+    ///
+    /// # Errors
+    /// What reading can meet. A damaged catalog is [`StoreError::Corrupt`].
+    fn catalog(&self) -> BoxFuture<'_, Result<Option<Vec<CatalogEntry>>, StoreError>>;
+
+    /// Replaces the whole catalog: all entries or none. Durable when it returns.
+    ///
+    /// # Errors
+    /// What writing can meet. Nothing was replaced then.
+    fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// What a commit survives, in words: a line for the log at start.
     fn durability(&self) -> &'static str;

@@ -64,6 +64,9 @@ pub trait Worker: Send + Sync + 'static {
     type Domain: Domain;
     /// Its name in the store, unique in its domain.
     const NAME: &'static str;
+    /// The names it had before.
+    #[doc(hidden)]
+    const FORMERLY: &'static [&'static str] = &[];
 
     /// Lists what it takes.
     #[doc(hidden)]

@@ -8,6 +8,7 @@ use foldhash::fast::FixedState;
 use futures_util::future::LocalBoxFuture;
 
 use super::{Job, On, Perform, WorkError, Worker};
+use crate::actor::names;
 use crate::message::{CodecError, Coded, Command, Domain, Envelope, Event, Message, Of, settle_reply};
 use crate::router::{ActorCard, MessageCard};
 use crate::telemetry::shortened;
@@ -57,7 +58,8 @@ pub struct WorkerPlan<W: ?Sized> {
 impl<W: Worker> WorkerPlan<W> {
     /// The filled list of a worker.
     pub(crate) fn of() -> Self {
-        let card = ActorCard { name: W::NAME.to_owned(), role: "worker", ..ActorCard::default() };
+        let card =
+            ActorCard { name: W::NAME.to_owned(), role: "worker", formerly: W::FORMERLY, ..ActorCard::default() };
         let mut plan = Self { performs: HashMap::default(), on: HashMap::default(), card };
         W::wire(&mut plan);
         plan
@@ -69,13 +71,14 @@ impl<W: Worker> WorkerPlan<W> {
         W: Perform<C>,
     {
         self.card.handles.push(MessageCard::of::<C>());
-        self.performs.insert((<C::Domain as Domain>::NAME, C::NAME), |worker, envelope, job| {
+        let perform: Doing<W> = |worker, envelope, job| {
             Box::pin(async move {
                 let command = <C as Message>::decode(envelope.version, envelope.codec, &envelope.payload)
                     .map_err(Undone::Undecodable)?;
                 reply::<W, C::Reply>(worker.perform(command, job).await)
             })
-        });
+        };
+        self.performs.extend(names::<C>().map(|name| ((<C::Domain as Domain>::NAME, name), perform)));
     }
 
     /// Lists an event that something is done on.
@@ -84,13 +87,26 @@ impl<W: Worker> WorkerPlan<W> {
         W: On<E>,
     {
         self.card.takes.push(MessageCard::of::<E>());
-        self.on.insert((<E::Domain as Domain>::NAME, E::NAME), |worker, envelope, job| {
+        let perform: Doing<W> = |worker, envelope, job| {
             Box::pin(async move {
-                let event = <E as Message>::decode(envelope.version, envelope.codec, &envelope.payload)
-                    .map_err(Undone::Undecodable)?;
-                reply::<W, ()>(worker.on(event, job).await)
+                let mut events = Vec::new();
+                <E as Message>::decode_each(envelope.version, envelope.codec, &envelope.payload, &mut |event| {
+                    events.push(event);
+                })
+                .map_err(Undone::Undecodable)?;
+                let mut done = reply::<W, ()>(Ok(()))?;
+                for (event, nth) in events.into_iter().zip(0..) {
+                    let mut job = job.clone();
+                    // Of several that one stored event has become, each has its own effect outside.
+                    if nth > 0 {
+                        job.idempotency_key = job.idempotency_key.derive("split", nth);
+                    }
+                    done = reply::<W, ()>(worker.on(event, job).await)?;
+                }
+                Ok(done)
             })
-        });
+        };
+        self.on.extend(names::<E>().map(|name| ((<E::Domain as Domain>::NAME, name), perform)));
     }
 }
 

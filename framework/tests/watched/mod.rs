@@ -10,8 +10,9 @@ use whizbang::clock::Timestamp;
 use whizbang::message::{MessageId, Name, ShardId};
 use whizbang::prelude::*;
 use whizbang::store::{
-    Appended, CommitListener, DeadLetter, Epoch, OutboxEntry, ShardHandle, ShardReader, ShardWriter, Snapshot, Store,
-    StoreError, StoredEvent, StoredTurn, StreamState, Timer, TimerPage, TimerPlace, Turn, View, Watermark,
+    Appended, CatalogEntry, CommitListener, DeadLetter, Epoch, OutboxEntry, ShardHandle, ShardReader, ShardWriter,
+    Snapshot, Store, StoreError, StoredEvent, StoredTurn, StreamState, Timer, TimerPage, TimerPlace, Turn, View,
+    Watermark,
 };
 
 /// What the store is to do, and what was asked of it.
@@ -90,6 +91,14 @@ impl Store for WatchedStore {
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         self.0.save_view(projection, epoch, view)
     }
+    fn catalog(&self) -> BoxFuture<'_, Result<Option<Vec<CatalogEntry>>, StoreError>> {
+        self.0.catalog()
+    }
+
+    fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.0.save_catalog(entries)
+    }
+
     fn durability(&self) -> &'static str {
         self.0.durability()
     }

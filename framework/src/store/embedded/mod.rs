@@ -6,6 +6,7 @@
 //! that nothing else is in flight with, and only while flushes are fast.
 //! Begin reading with `journal.rs`, `frame.rs` and `scan.rs`.
 
+mod catalog;
 mod checkpoint;
 mod config;
 #[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "only tests bring disks of their own"))]
@@ -52,7 +53,7 @@ use self::shard::{Reader, Shard};
 use self::snapshots::Snapshots;
 use super::index::StreamHasher;
 use super::record::Location;
-use super::{CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
+use super::{CatalogEntry, CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
 use crate::clock::Clock;
 use crate::message::{IdSource, Name, ShardId};
 
@@ -309,6 +310,14 @@ impl Store for EmbeddedStore {
             self.settle(told).await
         }
         .boxed()
+    }
+
+    fn catalog(&self) -> BoxFuture<'_, Result<Option<Vec<CatalogEntry>>, StoreError>> {
+        async { catalog::load(&self.inner.disk) }.boxed()
+    }
+
+    fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>> {
+        async move { catalog::save(&self.inner.disk, &entries) }.boxed()
     }
 
     fn durability(&self) -> &'static str {

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 #[cfg(feature = "testing")]
 pub use self::faults::Faults;
 use self::shard::{MemoryReader, MemoryShard, MemoryWriter};
-use super::{CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
+use super::{CatalogEntry, CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
 use crate::message::{Name, ShardId};
 
 /// A store in memory. A clone shares the data, so a node started again with a clone finds everything.
@@ -39,6 +39,7 @@ struct Shared {
     domains: Mutex<HashMap<Name, u16>>,
     listeners: Mutex<Vec<Weak<Listening>>>,
     views: Mutex<HashMap<Name, (Epoch, Option<View>)>>,
+    catalog: Mutex<Option<Vec<CatalogEntry>>>,
     #[cfg(feature = "testing")]
     faults: faults::Held,
 }
@@ -137,6 +138,15 @@ impl Store for MemoryStore {
             Err(StoreError::ViewTaken { projection: projection.to_string(), mine: epoch, current: *current })
         };
         ready(saved).boxed()
+    }
+
+    fn catalog(&self) -> BoxFuture<'_, Result<Option<Vec<CatalogEntry>>, StoreError>> {
+        ready(Ok(self.0.catalog.lock().clone())).boxed()
+    }
+
+    fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>> {
+        *self.0.catalog.lock() = Some(entries);
+        ready(Ok(())).boxed()
     }
 
     fn durability(&self) -> &'static str {

@@ -21,8 +21,8 @@ use super::trouble::{Tally, Trouble};
 use super::turn::OwnedTurn;
 use crate::message::{IdSource, Name, ShardId};
 use crate::store::{
-    Appended, CommitListener, Epoch, ShardHandle, ShardReader, ShardWriter, Snapshot, Store, StoreError, Ticket, Turn,
-    View, Watermark,
+    Appended, CatalogEntry, CommitListener, Epoch, ShardHandle, ShardReader, ShardWriter, Snapshot, Store, StoreError,
+    Ticket, Turn, View, Watermark,
 };
 
 /// Told after each commit.
@@ -114,6 +114,12 @@ impl Disk {
     fn on(&self) -> Result<(), StoreError> {
         self.alive()?;
         self.0.switch_on(&mut self.0.power.lock())
+    }
+
+    /// What is stored, switched on.
+    fn ground(&self) -> Result<&Ground, StoreError> {
+        self.on()?;
+        Ok(&self.0.ground)
     }
 
     /// Sets how long a commit and a reading take at most, in milliseconds.
@@ -342,31 +348,27 @@ impl Store for Disk {
     }
 
     fn read<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<Option<Arc<dyn ShardReader>>, StoreError>> {
-        Box::pin(async move {
-            self.on()?;
-            self.0.ground.read(shard).await
-        })
+        Box::pin(async move { self.ground()?.read(shard).await })
     }
 
     fn view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Option<View>, StoreError>> {
-        Box::pin(async move {
-            self.on()?;
-            self.0.ground.view(projection).await
-        })
+        Box::pin(async move { self.ground()?.view(projection).await })
     }
 
     fn take_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
-        Box::pin(async move {
-            self.on()?;
-            self.0.ground.take_view(projection).await
-        })
+        Box::pin(async move { self.ground()?.take_view(projection).await })
     }
 
     fn save_view<'a>(&'a self, name: &'a Name, epoch: Epoch, view: View) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            self.on()?;
-            self.0.ground.save_view(name, epoch, view).await
-        })
+        Box::pin(async move { self.ground()?.save_view(name, epoch, view).await })
+    }
+
+    fn catalog(&self) -> BoxFuture<'_, Result<Option<Vec<CatalogEntry>>, StoreError>> {
+        Box::pin(async move { self.ground()?.catalog().await })
+    }
+
+    fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { self.ground()?.save_catalog(entries).await })
     }
 
     fn durability(&self) -> &'static str {

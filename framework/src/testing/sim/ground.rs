@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::message::{Name, ShardId};
 use crate::store::memory::{Faults, MemoryStore};
-use crate::store::{CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
+use crate::store::{CatalogEntry, CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
 
 #[cfg(feature = "embedded")]
 use {
@@ -110,6 +110,14 @@ impl Ground {
 
     pub(super) async fn save_view(&self, projection: &Name, epoch: Epoch, view: View) -> Result<(), StoreError> {
         self.store()?.save_view(projection, epoch, view).await
+    }
+
+    pub(super) async fn catalog(&self) -> Result<Option<Vec<CatalogEntry>>, StoreError> {
+        self.store()?.catalog().await
+    }
+
+    pub(super) async fn save_catalog(&self, entries: Vec<CatalogEntry>) -> Result<(), StoreError> {
+        self.store()?.save_catalog(entries).await
     }
 
     /// Commits the first `appends` of what was appended, or more.

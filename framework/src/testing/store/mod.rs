@@ -124,5 +124,7 @@ macro_rules! store_suite {
         case!(a_view_is_replaced_with_its_checkpoint);
         case!(views_are_found_after_a_restart);
         case!(an_older_owner_of_a_view_is_fenced);
+        case!(catalog_is_replaced_as_a_whole);
+        case!(catalog_survives_a_restart);
     };
 }

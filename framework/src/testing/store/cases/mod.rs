@@ -1,5 +1,6 @@
 //! The cases, each a sentence about what every store does.
 
+mod catalog;
 mod commits;
 mod letters;
 mod outbox;
@@ -10,6 +11,7 @@ mod turns;
 mod views;
 mod watermarks;
 
+pub use catalog::*;
 pub use commits::*;
 pub use letters::*;
 pub use outbox::*;

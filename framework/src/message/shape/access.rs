@@ -1,0 +1,179 @@
+//! What a probe gives a type that asks for the parts of a value: elements, fields, entries, a variant.
+
+use serde::de::value::StrDeserializer;
+use serde::de::{DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor};
+
+use super::Plain;
+use super::explorer::{Explorer, Kind, Last, Place};
+use super::probe::{Probe, Refused};
+
+/// Gives the values of a row.
+pub(super) struct Values<'a> {
+    pub(super) explorer: &'a mut Explorer,
+    pub(super) places: std::vec::IntoIter<Place>,
+    pub(super) depth: usize,
+}
+
+impl<'de> SeqAccess<'de> for &mut Values<'_> {
+    type Error = Refused;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Refused> {
+        let Some(place) = self.places.next() else { return Ok(None) };
+        let probe = Probe { explorer: self.explorer, place, depth: self.depth };
+        seed.deserialize(probe).map(Some)
+    }
+}
+
+/// Gives the fields of a struct by their names.
+pub(super) struct Named<'a, I> {
+    pub(super) explorer: &'a mut Explorer,
+    pub(super) order: I,
+    pub(super) place: Place,
+    /// The field whose value comes next.
+    pub(super) at: Option<(Place, Option<usize>)>,
+    pub(super) depth: usize,
+}
+
+impl<'de, I: Iterator<Item = (&'static str, Place, Option<usize>)>> MapAccess<'de> for Named<'_, I> {
+    type Error = Refused;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Refused> {
+        let Some((name, of, field)) = self.order.next() else { return Ok(None) };
+        self.at = Some((of, field));
+        if let (Some(at), Some(field)) = (self.place, field) {
+            self.explorer.path.truncate(self.depth);
+            self.explorer.last = Last::Key(at, field);
+        }
+        let name: StrDeserializer<'_, Refused> = name.into_deserializer();
+        seed.deserialize(name).map(Some)
+    }
+
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Refused> {
+        let (of, field) = self.at.take().unwrap_or((None, None));
+        if let Some(at) = self.place {
+            self.explorer.last = Last::Place(at);
+            if let (Some(Kind::Struct { fields, .. }), Some(field)) =
+                (self.explorer.node(Some(at)).map(|node| &mut node.kind), field)
+                && let Some(field) = fields.get_mut(field)
+            {
+                field.visited = true;
+            }
+        }
+        seed.deserialize(Probe { explorer: self.explorer, place: of, depth: self.depth })
+    }
+}
+
+/// Gives one entry of a map.
+pub(super) struct Entry<'a> {
+    pub(super) explorer: &'a mut Explorer,
+    pub(super) key: Place,
+    pub(super) value: Place,
+    pub(super) given: bool,
+    pub(super) depth: usize,
+}
+
+impl<'de> MapAccess<'de> for Entry<'_> {
+    type Error = Refused;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Refused> {
+        if std::mem::replace(&mut self.given, true) {
+            return Ok(None);
+        }
+        let probe = Probe { explorer: self.explorer, place: self.key, depth: self.depth };
+        seed.deserialize(probe).map(Some)
+    }
+
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Refused> {
+        seed.deserialize(Probe { explorer: self.explorer, place: self.value, depth: self.depth })
+    }
+}
+
+/// Gives nothing.
+pub(super) struct Nothing;
+
+impl<'de> SeqAccess<'de> for Nothing {
+    type Error = Refused;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, _: T) -> Result<Option<T::Value>, Refused> {
+        Ok(None)
+    }
+}
+
+impl<'de> MapAccess<'de> for Nothing {
+    type Error = Refused;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, _: K) -> Result<Option<K::Value>, Refused> {
+        Ok(None)
+    }
+
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, _: T) -> Result<T::Value, Refused> {
+        Err(Refused)
+    }
+}
+
+/// Gives the chosen variant of an enum.
+pub(super) struct Chosen<'a> {
+    pub(super) explorer: &'a mut Explorer,
+    pub(super) place: Place,
+    pub(super) at: usize,
+    pub(super) name: &'static str,
+    pub(super) of: Place,
+    pub(super) depth: usize,
+}
+
+impl<'de, 'a> EnumAccess<'de> for Chosen<'a> {
+    type Error = Refused;
+    type Variant = Self;
+
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Refused> {
+        let name: StrDeserializer<'_, Refused> = self.name.into_deserializer();
+        Ok((seed.deserialize(name)?, self))
+    }
+}
+
+impl Chosen<'_> {
+    fn probe(&mut self) -> Probe<'_> {
+        Probe { explorer: self.explorer, place: self.of, depth: self.depth }
+    }
+
+    /// The variant has accepted what it was given.
+    fn accepted(&mut self) {
+        if let Some(Kind::Enum(variants)) = self.explorer.node(self.place).map(|node| &mut node.kind)
+            && let Some(variant) = variants.get_mut(self.at)
+        {
+            variant.accepted = true;
+        }
+    }
+}
+
+impl<'de> VariantAccess<'de> for Chosen<'_> {
+    type Error = Refused;
+
+    fn unit_variant(mut self) -> Result<(), Refused> {
+        self.probe().plain(Plain::Unit);
+        self.accepted();
+        Ok(())
+    }
+
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(mut self, seed: T) -> Result<T::Value, Refused> {
+        let value = seed.deserialize(self.probe())?;
+        self.accepted();
+        Ok(value)
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(mut self, length: usize, visitor: V) -> Result<V::Value, Refused> {
+        let value = self.probe().values(length, visitor)?;
+        self.accepted();
+        Ok(value)
+    }
+
+    fn struct_variant<V: Visitor<'de>>(
+        mut self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Refused> {
+        let value = self.probe().fields("", fields, visitor)?;
+        self.accepted();
+        Ok(value)
+    }
+}

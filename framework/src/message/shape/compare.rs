@@ -1,0 +1,188 @@
+//! Whether bytes of one shape can be read as another.
+
+use super::{Field, Plain, Shape, Variant};
+use crate::message::Codec;
+
+/// Where two shapes of one type differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The field, with the fields and variants it is in: `to.account`. Empty for the type itself.
+    pub field: String,
+    /// The shape there that the stored bytes have.
+    pub stored: String,
+    /// The shape there that the program has.
+    pub found: String,
+}
+
+impl Difference {
+    fn of(stored: impl ToString, found: impl ToString) -> Self {
+        Self { field: String::new(), stored: stored.to_string(), found: found.to_string() }
+    }
+
+    fn within(mut self, name: &str) -> Self {
+        self.field = if self.field.is_empty() { name.to_owned() } else { format!("{name}.{}", self.field) };
+        self
+    }
+}
+
+/// What stands where the other shape has a part more.
+const NOTHING: &str = "nothing";
+
+impl Shape {
+    /// Compares what is stored, `self`, with what a program reads it as: the first difference that `codec` cannot bridge.
+    ///
+    /// bincode writes values in their order without names, so order, number and integer kinds count; names count as well,
+    /// because two fields of one kind that have changed places cannot be told apart otherwise. JSON writes names, so only
+    /// names and kinds count, and a field that may be absent can come and go. Variants may be added behind the others.
+    pub fn difference(&self, found: &Self, codec: Codec) -> Option<Difference> {
+        if codec == Codec::Json { json(self, found) } else { in_order(self, found) }
+    }
+
+    /// Both in one, where they do not [differ](Self::difference): what either of them knows.
+    pub(crate) fn merged(&self, newer: &Self) -> Self {
+        match (self, newer) {
+            (Self::Opaque, known) | (known, Self::Opaque) => known.clone(),
+            (Self::Option(one), Self::Option(other)) => Self::Option(Box::new(one.merged(other))),
+            (Self::List(one), Self::List(other)) => Self::List(Box::new(one.merged(other))),
+            (Self::Map(key, value), Self::Map(other_key, other)) => {
+                Self::Map(Box::new(key.merged(other_key)), Box::new(value.merged(other)))
+            }
+            (Self::Tuple(some), Self::Tuple(others)) if some.len() == others.len() => {
+                Self::Tuple(some.iter().zip(others).map(|(one, other)| one.merged(other)).collect())
+            }
+            (Self::Struct(some), Self::Struct(others)) => {
+                let merged = |field: &Field| match some.iter().find(|known| known.is_named_as(field)) {
+                    Some(known) => Field { shape: known.shape.merged(&field.shape), ..field.clone() },
+                    None => field.clone(),
+                };
+                let gone = some.iter().filter(|known| !others.iter().any(|field| field.is_named_as(known)));
+                Self::Struct(others.iter().map(merged).chain(gone.cloned()).collect())
+            }
+            (Self::Enum(some), Self::Enum(others)) => {
+                let find = |list: &[Variant], name: &str| list.iter().find(|known| known.name == name).cloned();
+                let merged = |known: &Variant| match find(others, &known.name) {
+                    Some(newer) => Variant { shape: known.shape.merged(&newer.shape), ..newer },
+                    None => known.clone(),
+                };
+                let added = others.iter().filter(|variant| find(some, &variant.name).is_none());
+                Self::Enum(some.iter().map(merged).chain(added.cloned()).collect())
+            }
+            (_, newer) => newer.clone(),
+        }
+    }
+}
+
+/// What both codecs see alike. `None` if the shapes are not of one form.
+fn parts(stored: &Shape, found: &Shape, of: fn(&Shape, &Shape) -> Option<Difference>) -> Option<Option<Difference>> {
+    Some(match (stored, found) {
+        (Shape::Opaque | Shape::Recursion, _) | (_, Shape::Opaque | Shape::Recursion) => None,
+        (Shape::Option(stored), Shape::Option(found)) | (Shape::List(stored), Shape::List(found)) => of(stored, found),
+        (Shape::Map(key, value), Shape::Map(found_key, found)) => of(key, found_key).or_else(|| of(value, found)),
+        (Shape::Tuple(some), Shape::Tuple(others)) if some.len() == others.len() => some
+            .iter()
+            .zip(others)
+            .zip(0..)
+            .find_map(|((one, other), at)| of(one, other).map(|difference| difference.within(&at.to_string()))),
+        (Shape::Array(one, stored), Shape::Array(other, found)) if one == other => of(stored, found),
+        _ => return None,
+    })
+}
+
+fn in_order(stored: &Shape, found: &Shape) -> Option<Difference> {
+    if let Some(compared) = parts(stored, found, in_order) {
+        return compared;
+    }
+    match (stored, found) {
+        (Shape::Plain(one), Shape::Plain(other)) if one == other => None,
+        (Shape::Struct(some), Shape::Struct(others)) => {
+            for at in 0..some.len().max(others.len()) {
+                let difference = match (some.get(at), others.get(at)) {
+                    (Some(one), Some(other)) if one.is_named_as(other) => in_order(&one.shape, &other.shape),
+                    // The names say what has happened, so they are told with the kinds.
+                    (Some(one), Some(other)) => Some(Difference::of(
+                        format!("{}: {}", one.name(), one.shape),
+                        format!("{}: {}", other.name(), other.shape),
+                    )),
+                    (Some(one), None) => Some(Difference::of(&one.shape, NOTHING)),
+                    (None, Some(other)) => Some(Difference::of(NOTHING, &other.shape)),
+                    (None, None) => None,
+                };
+                if let Some(difference) = difference {
+                    let name = some.get(at).or(others.get(at)).map(Field::name).unwrap_or_default();
+                    return Some(difference.within(&name));
+                }
+            }
+            None
+        }
+        // One of them may be older and end earlier: what it has not is behind all it has.
+        (Shape::Enum(some), Shape::Enum(others)) => some.iter().zip(others).find_map(|(one, other)| {
+            if one.name == other.name {
+                return in_order(&one.shape, &other.shape).map(|difference| difference.within(&one.name));
+            }
+            Some(Difference::of(&one.name, &other.name).within("the variants"))
+        }),
+        _ => Some(Difference::of(stored, found)),
+    }
+}
+
+fn json(stored: &Shape, found: &Shape) -> Option<Difference> {
+    if let Some(compared) = parts(stored, found, json) {
+        return compared;
+    }
+    match (stored, found) {
+        (Shape::Plain(one), Shape::Plain(other)) if in_json(*one) <= in_json(*other) && is_one(*one, *other) => None,
+        // A value that was always there may be absent from now on.
+        (stored, Shape::Option(found)) => json(stored, found),
+        (Shape::Struct(some), Shape::Struct(others)) => {
+            for one in some {
+                let difference = match others.iter().find(|other| other.is_named_as(one)) {
+                    Some(other) => json(&one.shape, &other.shape),
+                    None if one.optional => None,
+                    None => Some(Difference::of(&one.shape, NOTHING)),
+                };
+                if let Some(difference) = difference {
+                    return Some(difference.within(&one.name()));
+                }
+            }
+            let added = others.iter().find(|other| !other.optional && !some.iter().any(|one| one.is_named_as(other)));
+            added.map(|added| Difference::of(NOTHING, &added.shape).within(&added.name()))
+        }
+        (Shape::Enum(some), Shape::Enum(others)) => {
+            let has = |list: &[Variant], name: &str| list.iter().any(|variant| variant.name == name);
+            for one in some {
+                match others.iter().find(|other| other.name == one.name) {
+                    Some(other) => {
+                        if let Some(difference) = json(&one.shape, &other.shape) {
+                            return Some(difference.within(&one.name));
+                        }
+                    }
+                    // One that is gone while another has come: renamed, in all likelihood.
+                    None => {
+                        if let Some(new) = others.iter().find(|other| !has(some, &other.name)) {
+                            return Some(Difference::of(&one.name, &new.name).within("the variants"));
+                        }
+                    }
+                }
+            }
+            None
+        }
+        _ => Some(Difference::of(stored, found)),
+    }
+}
+
+/// How JSON writes a kind; a kind can be read as one with a higher number of the same group.
+fn in_json(plain: Plain) -> u8 {
+    match plain {
+        Plain::Unit => 0,
+        Plain::Bool => 10,
+        Plain::F32 | Plain::F64 => 21,
+        Plain::Char => 30,
+        Plain::Text => 31,
+        Plain::Bytes => 40,
+        _ => 20,
+    }
+}
+
+fn is_one(one: Plain, other: Plain) -> bool {
+    in_json(one) / 10 == in_json(other) / 10
+}

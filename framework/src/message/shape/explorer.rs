@@ -1,0 +1,324 @@
+//! What is known so far of a type, and what the next pass over it tries.
+//!
+//! A pass runs the type's `Deserialize` once. A value has one variant of each enum, and a type that checks its values refuses
+//! most of them, so one pass sees a part: the explorer remembers, as a tree of nodes, what each place has asked for, and
+//! chooses for the next pass what has not been seen. A place that accepts no sample is *stuck*; fields are then offered in
+//! another order, so that it hides nothing but itself. Each pass learns something, or it is the last one.
+
+use super::probe::Probe;
+use super::samples;
+use super::{Field, Plain, Shape, Variant};
+use crate::message::Codec;
+
+/// The most passes over one type. A type that needs more keeps what was found by then.
+const PASSES: usize = 4_000;
+/// The most places of one type; what is behind them is opaque.
+const NODES: usize = 2_000;
+/// How deep places are nested; deeper ones are opaque. A shape is kept as JSON, which is read 128 levels deep, four for each.
+pub(super) const DEPTH: usize = 24;
+/// How often a type may be inside itself before it counts as recursive: generic types have one name for all their forms.
+pub(super) const REPEATS: usize = 3;
+/// How deep a recursive type is followed to find an end.
+pub(super) const SHADOWS: usize = 64;
+/// How many ways to the end of a recursive type are tried.
+const TURNS: usize = 8;
+
+/// A place in a type; `None` is a place that is not looked at.
+pub(super) type Place = Option<usize>;
+
+pub(super) struct Node {
+    pub(super) kind: Kind,
+    pub(super) sample: usize,
+    /// Nothing was accepted here.
+    pub(super) stuck: bool,
+}
+
+pub(super) enum Kind {
+    Unknown,
+    /// Anything is accepted, or nothing is read.
+    Any,
+    Plain(Plain),
+    Option {
+        of: Place,
+        none: bool,
+    },
+    List {
+        of: Place,
+        empty: bool,
+    },
+    Map {
+        key: Place,
+        value: Place,
+        empty: bool,
+    },
+    Tuple(Vec<Place>),
+    Array(usize, Place),
+    Struct {
+        fields: Vec<FieldNode>,
+        by_order: bool,
+    },
+    Enum(Vec<VariantNode>),
+    Recursion,
+}
+
+pub(super) struct FieldNode {
+    pub(super) names: Vec<&'static str>,
+    pub(super) of: Place,
+    pub(super) optional: Option<bool>,
+    /// In this pass.
+    pub(super) visited: bool,
+}
+
+pub(super) struct VariantNode {
+    pub(super) name: &'static str,
+    pub(super) of: Place,
+    pub(super) accepted: bool,
+    pub(super) stuck: bool,
+    /// In this pass.
+    pub(super) chosen: bool,
+}
+
+/// What the pass did last. If it fails, that is why.
+#[derive(Clone, Copy)]
+pub(super) enum Last {
+    Nothing,
+    /// Gave a value, or began something, at this place.
+    Place(usize),
+    /// Offered this field's name at this place.
+    Key(usize, usize),
+    /// Left out a field to see whether it may be left out.
+    Omission,
+    /// Looked for the end of a recursive type.
+    Shadow,
+}
+
+pub(super) struct Explorer {
+    pub(super) nodes: Vec<Node>,
+    pub(super) is_json: bool,
+    /// The places from the root to the one that was visited last.
+    pub(super) path: Vec<usize>,
+    pub(super) last: Last,
+    /// Which way to the end of recursive types is tried.
+    pub(super) turn: usize,
+    /// The named types that are being read.
+    pub(super) open: Vec<(usize, usize)>,
+    learned: usize,
+}
+
+impl Explorer {
+    /// Passes over a type until nothing more can be learned. `pass` says whether the type accepted what it was given.
+    pub(super) fn explore(codec: Codec, pass: &mut dyn FnMut(Probe<'_>) -> bool) -> Shape {
+        let mut explorer = Self {
+            nodes: vec![Node { kind: Kind::Unknown, sample: 0, stuck: false }],
+            is_json: codec == Codec::Json,
+            path: Vec::new(),
+            last: Last::Nothing,
+            turn: 0,
+            open: Vec::new(),
+            learned: 0,
+        };
+        for _ in 0..PASSES {
+            let before = explorer.learned;
+            explorer.begin();
+            let accepted = pass(Probe::root(&mut explorer));
+            let goes_on = if accepted { explorer.learned > before } else { explorer.blame() };
+            if !goes_on || explorer.is_done(Some(0)) {
+                break;
+            }
+        }
+        explorer.shape(Some(0))
+    }
+
+    fn begin(&mut self) {
+        self.path.clear();
+        self.open.clear();
+        self.last = Last::Nothing;
+        for node in &mut self.nodes {
+            match &mut node.kind {
+                Kind::Struct { fields, .. } => fields.iter_mut().for_each(|field| field.visited = false),
+                Kind::Enum(variants) => variants.iter_mut().for_each(|variant| variant.chosen = false),
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn node(&mut self, place: Place) -> Option<&mut Node> {
+        self.nodes.get_mut(place?)
+    }
+
+    /// A new place; none if there are too many.
+    pub(super) fn add(&mut self) -> Place {
+        if self.nodes.len() >= NODES {
+            return None;
+        }
+        self.nodes.push(Node { kind: Kind::Unknown, sample: 0, stuck: false });
+        Some(self.nodes.len() - 1)
+    }
+
+    pub(super) fn learn(&mut self) {
+        self.learned += 1;
+    }
+
+    /// Takes down that `place` is visited, and what it is, if that is new.
+    pub(super) fn enter(&mut self, place: Place, depth: usize, kind: impl FnOnce(&mut Self) -> Kind) {
+        let Some(at) = place else {
+            self.last = Last::Shadow;
+            return;
+        };
+        self.path.truncate(depth);
+        self.path.push(at);
+        self.last = Last::Place(at);
+        if self.nodes.get(at).is_some_and(|node| matches!(node.kind, Kind::Unknown)) {
+            let kind = kind(self);
+            if let Some(node) = self.nodes.get_mut(at) {
+                node.kind = kind;
+            }
+            self.learn();
+        }
+    }
+
+    /// Whether nothing more can be learned of a place.
+    pub(super) fn is_done(&self, place: Place) -> bool {
+        let Some(node) = place.and_then(|at| self.nodes.get(at)) else { return true };
+        if node.stuck {
+            return true;
+        }
+        match &node.kind {
+            Kind::Unknown => false,
+            Kind::Any | Kind::Plain(_) | Kind::Recursion => true,
+            Kind::Option { of, none: past } | Kind::List { of, empty: past } => *past || self.is_done(*of),
+            Kind::Map { key, value, empty } => *empty || self.is_done(*key) && self.is_done(*value),
+            Kind::Tuple(places) => places.iter().all(|place| self.is_done(*place)),
+            Kind::Array(_, of) => self.is_done(*of),
+            Kind::Struct { fields, by_order } => {
+                let tested = |field: &FieldNode| !self.is_json || *by_order || field.optional.is_some();
+                fields.iter().all(|field| self.is_done(field.of) && tested(field))
+            }
+            Kind::Enum(variants) => variants.iter().all(|variant| variant.stuck || self.is_done(variant.of)),
+        }
+    }
+
+    /// Changes what is tried next, because this pass has failed. False if there is nothing else to try.
+    fn blame(&mut self) -> bool {
+        match self.last {
+            Last::Nothing => false,
+            Last::Omission => true,
+            Last::Shadow => {
+                self.turn += 1;
+                if self.turn < TURNS {
+                    return true;
+                }
+                self.turn = 0;
+                match self.path.last().copied() {
+                    Some(at) => self.stick(at),
+                    None => false,
+                }
+            }
+            Last::Key(at, field) => self.join(at, field),
+            Last::Place(at) => {
+                let Some(node) = self.nodes.get_mut(at) else { return false };
+                let samples = match &node.kind {
+                    Kind::Plain(plain) => samples::count(*plain),
+                    Kind::Any => samples::FORMS,
+                    Kind::Struct { by_order: false, fields } if fields.iter().all(|field| !field.visited) => {
+                        // It did not ask for a single name: a type that reads itself by order only.
+                        if let Kind::Struct { by_order, .. } = &mut node.kind {
+                            *by_order = true;
+                        }
+                        return true;
+                    }
+                    _ => 0,
+                };
+                if !node.stuck && node.sample + 1 < samples {
+                    node.sample += 1;
+                    return true;
+                }
+                self.stick(at)
+            }
+        }
+    }
+
+    /// A name that was refused: it is another name of the field before it.
+    fn join(&mut self, at: usize, field: usize) -> bool {
+        let Some(Kind::Struct { fields, by_order }) = self.nodes.get_mut(at).map(|node| &mut node.kind) else {
+            return false;
+        };
+        match field.checked_sub(1) {
+            Some(before) if field < fields.len() => {
+                let alias = fields.remove(field);
+                if let Some(before) = fields.get_mut(before) {
+                    before.names.extend(alias.names);
+                }
+            }
+            _ => *by_order = true,
+        }
+        true
+    }
+
+    /// Nothing is accepted at a place, so nothing behind it can be seen, unless it can be left out. False if that is so up to
+    /// the root.
+    fn stick(&mut self, at: usize) -> bool {
+        if let Some(node) = self.nodes.get_mut(at) {
+            node.stuck = true;
+        }
+        let above: Vec<usize> = self.path.iter().copied().take_while(|place| *place != at).collect();
+        for place in above.into_iter().rev() {
+            let stuck: Vec<bool> = self.nodes.iter().map(|node| node.stuck).collect();
+            let Some(node) = self.nodes.get_mut(place) else { return false };
+            match &mut node.kind {
+                Kind::Option { none: past, .. } | Kind::List { empty: past, .. } | Kind::Map { empty: past, .. }
+                    if !*past =>
+                {
+                    *past = true;
+                    return true;
+                }
+                Kind::Enum(variants) => {
+                    variants.iter_mut().filter(|variant| variant.chosen).for_each(|variant| variant.stuck = true);
+                    if variants.iter().any(|variant| !variant.stuck) {
+                        return true;
+                    }
+                }
+                Kind::Struct { fields, by_order: false } => {
+                    let is_stuck =
+                        |field: &FieldNode| field.of.and_then(|at| stuck.get(at)).is_some_and(|stuck| *stuck);
+                    // The others come before it in the next pass.
+                    if fields.iter().any(|field| !field.visited && !is_stuck(field)) {
+                        return true;
+                    }
+                }
+                _ => {}
+            }
+            node.stuck = true;
+        }
+        false
+    }
+
+    fn shape(&self, place: Place) -> Shape {
+        let Some(node) = place.and_then(|at| self.nodes.get(at)) else { return Shape::Opaque };
+        let boxed = |place: &Place| Box::new(self.shape(*place));
+        match &node.kind {
+            Kind::Unknown | Kind::Any => Shape::Opaque,
+            Kind::Plain(plain) => Shape::Plain(*plain),
+            Kind::Option { of, .. } => Shape::Option(boxed(of)),
+            Kind::List { of, .. } => Shape::List(boxed(of)),
+            Kind::Map { key, value, .. } => Shape::Map(boxed(key), boxed(value)),
+            Kind::Tuple(places) => Shape::Tuple(places.iter().map(|place| self.shape(*place)).collect()),
+            Kind::Array(length, of) => Shape::Array(*length, boxed(of)),
+            Kind::Struct { fields, .. } => {
+                let field = |field: &FieldNode| {
+                    let shape = self.shape(field.of);
+                    // What could not be tried is taken as serde's derive has it: an `Option` may be absent.
+                    let optional = self.is_json && field.optional.unwrap_or(matches!(shape, Shape::Option(_)));
+                    Field { names: field.names.iter().map(|name| (*name).to_owned()).collect(), shape, optional }
+                };
+                Shape::Struct(fields.iter().map(field).collect())
+            }
+            Kind::Enum(variants) => {
+                let variant =
+                    |variant: &VariantNode| Variant { name: variant.name.to_owned(), shape: self.shape(variant.of) };
+                Shape::Enum(variants.iter().map(variant).collect())
+            }
+            Kind::Recursion => Shape::Recursion,
+        }
+    }
+}

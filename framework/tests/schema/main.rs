@@ -1,0 +1,190 @@
+//! Types that change between two starts of a node: a start that would read stored bytes as something else, or lose what is stored
+//! under another name, is refused.
+
+#![allow(unreachable_pub, dead_code, reason = "the programs in here are written as their users write them")]
+
+use std::time::Duration;
+
+use whizbang::Retry;
+use whizbang::StartError;
+use whizbang::node::NodeBuilder;
+use whizbang::prelude::*;
+use whizbang::store::Store;
+
+/// A program: one aggregate that keeps the text of its events, and whatever is different in it.
+macro_rules! program {
+    ($program:ident, $domain:tt, { $($event:tt)* }, { $($account:tt)* }, $Account:ident, $Paid:ident, $apply:expr) => {
+        pub mod $program {
+            use whizbang::prelude::*;
+
+            #[derive(Domain)]
+            #[domain $domain]
+            pub struct Bank;
+
+            #[derive(Command, Serialize, Deserialize)]
+            #[command(domain = Bank, reply = String)]
+            pub struct Pay {
+                #[key]
+                pub account: String,
+                pub cents: u64,
+            }
+
+            #[derive(Event, Serialize, Deserialize)]
+            $($event)*
+
+            #[derive(Aggregate, Default, Serialize, Deserialize)]
+            $($account)*
+
+            impl Handle<Pay> for $Account {
+                fn handle(&self, pay: Pay, effects: &mut Effects<Self>) -> Result<String, Rejection> {
+                    if pay.cents > 0 {
+                        effects.record($Paid::new(pay.cents));
+                    }
+                    Ok(self.seen.clone())
+                }
+            }
+
+            impl Apply<$Paid> for $Account {
+                fn apply(&mut self, paid: &$Paid) {
+                    let text: fn(&$Paid) -> String = $apply;
+                    self.seen.push_str(&text(paid));
+                }
+            }
+
+            #[derive(Projection, Default, Serialize, Deserialize)]
+            #[projection(projects($Paid))]
+            #[allow(dead_code)]
+            pub struct Unused {}
+
+            impl Project<$Paid> for Unused {
+                fn project(&mut self, _: &$Paid, _: &About) {}
+            }
+
+            pub fn host(builder: whizbang::node::NodeBuilder) -> whizbang::node::NodeBuilder {
+                builder.host::<$Account>()
+            }
+
+            #[allow(dead_code)]
+            pub async fn pay(node: &Node, cents: u64) -> Result<String, whizbang::SendError> {
+                node.client().send(Pay { account: "ada".into(), cents }).await
+            }
+        }
+    };
+    // With the usual aggregate.
+    ($program:ident, $domain:tt, { $($event:tt)* }, $Paid:ident, $apply:expr) => {
+        program!($program, $domain, { $($event)* }, {
+            #[aggregate(domain = Bank, handles(Pay), applies($Paid))]
+            pub struct Account {
+                seen: String,
+            }
+        }, Account, $Paid, $apply);
+    };
+}
+
+async fn start(store: impl Store, host: fn(NodeBuilder) -> NodeBuilder) -> Result<Node, StartError> {
+    host(Node::builder("bank", store)).retry(Retry::NEVER).start().await
+}
+
+/// Runs a program once on a new store, so that an event is in it.
+macro_rules! ran {
+    ($program:ident) => {{
+        let store = MemoryStore::new();
+        let node = start(store.clone(), $program::host).await.unwrap();
+        $program::pay(&node, 250).await.unwrap();
+        node.stop().await.unwrap();
+        store
+    }};
+}
+
+/// What is wrong with the start of another program.
+async fn refused(store: &MemoryStore, host: fn(NodeBuilder) -> NodeBuilder) -> String {
+    match start(store.clone(), host).await {
+        Ok(_) => panic!("the start is not refused"),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// A command, a timer and a view that change.
+macro_rules! parts {
+    ($program:ident, $Ring:ident, [$($ring:tt)*], [$($pay:tt)*], [$($view:tt)*], [$($saga:tt)*]) => {
+        pub mod $program {
+            use whizbang::prelude::*;
+
+            #[derive(Domain)]
+            #[domain(name = "bank")]
+            pub struct Bank;
+
+            #[derive(Command, Serialize, Deserialize)]
+            #[command(domain = Bank, reply = u64)]
+            pub struct Pay { #[key] account: String, $($pay)* }
+
+            #[derive(Document, Serialize, Deserialize)]
+            $($ring)*
+
+            #[derive(Event, Serialize, Deserialize)]
+            #[event(domain = Bank)]
+            pub struct Rang {}
+
+            #[derive(Query, Serialize, Deserialize)]
+            #[query(domain = Bank, reply = u64)]
+            pub struct Rings {}
+
+            #[derive(Projection, Default, Serialize, Deserialize)]
+            $($view)*
+
+            impl Project<Rang> for Log {
+                fn project(&mut self, _: &Rang, _: &About) { self.rings += 1; }
+            }
+            impl Answer<Rings> for Log {
+                fn answer(&self, _: Rings) -> u64 { self.rings }
+            }
+
+            #[derive(Saga, Default)]
+            $($saga)*
+
+            impl Handle<Pay> for Clockwork {
+                fn handle(&self, pay: Pay, effects: &mut Effects<Self>) -> Result<u64, Rejection> {
+                    assert_ne!(pay.cents, 13, "thirteen");
+                    if pay.cents == 1 {
+                        effects.set_timer(&$Ring { n: 7 }, std::time::Duration::from_secs(60));
+                    }
+                    Ok(self.rings)
+                }
+            }
+            impl Apply<Rang> for Clockwork {
+                fn apply(&mut self, _: &Rang) { self.rings += 1; }
+            }
+            impl Wake<$Ring> for Clockwork {
+                fn wake(&self, ring: $Ring, effects: &mut Effects<Self>) {
+                    assert_eq!(ring.n, 7);
+                    effects.record(Rang {});
+                }
+            }
+
+            pub fn host(builder: whizbang::node::NodeBuilder) -> whizbang::node::NodeBuilder {
+                builder.host::<Clockwork>().projection::<Log>()
+            }
+
+            #[allow(dead_code)]
+            pub async fn pay(node: &Node, cents: u64) -> Result<u64, whizbang::SendError> {
+                node.client().send(Pay { account: "ada".into(), cents: cents.try_into().unwrap() }).await
+            }
+        }
+    };
+}
+
+/// Waits until something is so.
+async fn eventually(is_so: impl AsyncFn() -> bool) {
+    let waiting = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("it never is");
+}
+
+mod names;
+mod renames;
+mod shapes;
+mod split;
+mod states;

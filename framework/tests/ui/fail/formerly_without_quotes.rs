@@ -1,0 +1,10 @@
+use whizbang::prelude::*;
+
+#[derive(Domain)]
+struct Bank;
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Bank, formerly = Paid)]
+struct Settled {}
+
+fn main() {}
