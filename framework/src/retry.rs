@@ -25,6 +25,12 @@ impl Retry {
     /// No second delivery.
     pub const NEVER: Self = Self { attempts: 1, first: Duration::ZERO, longest: Duration::ZERO };
 
+    /// How many deliveries may end with the process before the message is not delivered again: at least two, because with one
+    /// several messages that were under way at once would be blamed for the crash of one.
+    pub(crate) fn crashes(&self) -> u32 {
+        self.attempts.max(2)
+    }
+
     /// The wait after failed delivery `attempt` (from 1): exponential, with "equal jitter" (half fixed, half random; Brooker,
     /// "Exponential Backoff And Jitter", 2015) so that many keys that failed together do not come back together.
     pub fn wait(&self, attempt: u32, random: &IdSource) -> Duration {

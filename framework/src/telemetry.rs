@@ -50,6 +50,10 @@ pub struct Counts {
     pub retries: Count,
     /// Messages that became dead letters.
     pub dead_letters: Count,
+    /// Commands from outside that failed for their caller alone.
+    pub failed: Count,
+    /// Steps of sagas that stay done, because the dead letter of the command that undoes them was discarded.
+    pub given_up: Count,
     /// Panics in user code.
     pub panics: Count,
     /// Background tasks that ended unexpectedly.

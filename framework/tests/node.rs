@@ -70,18 +70,18 @@ async fn a_repeated_id_gets_the_first_reply_and_another_payload_is_a_conflict() 
 #[whizbang::test]
 async fn a_panic_fails_one_turn_then_makes_a_dead_letter_and_parks_its_key_alone() {
     let store = MemoryStore::new();
-    let node = Node::builder("bank", store.clone()).host::<Account>().retry(quick()).start().await.unwrap();
+    let branches = || Node::builder("bank", store.clone()).host::<Account>().host::<Branch>().retry(quick());
+    let node = branches().start().await.unwrap();
     let client = node.client();
     client.send(deposit("ada", 5)).await.unwrap();
-    let error = client.send(Explode { account: "ada".into() }).await.unwrap_err();
-    assert!(matches!(&error, SendError::DeadLetter { reason } if reason.contains("boom")), "{error}");
+    assert!(park(&node, "ada").await.error.contains("boom"));
     // Its key waits in order, others go on.
     assert!(matches!(client.send(deposit("ada", 1)).await, Err(SendError::DeadLetter { .. })));
     assert_eq!(client.send(deposit("bob", 2)).await.unwrap(), 2);
     let metrics = node.metrics();
     assert_eq!((metrics.panics, metrics.retries, metrics.dead_letters), (3, 2, 1));
     drop(node);
-    let node = Node::builder("bank", store).host::<Account>().retry(quick()).start().await.unwrap();
+    let node = branches().start().await.unwrap();
     assert!(matches!(node.client().send(deposit("ada", 1)).await, Err(SendError::DeadLetter { .. })));
 }
 
@@ -92,7 +92,7 @@ async fn one_message_may_be_tried_again_in_a_way_of_its_own() {
     let client = node.client();
     client.send(Explode { account: "ada".into() }).await.unwrap_err();
     let metrics = node.metrics();
-    assert_eq!((metrics.panics, metrics.retries, metrics.dead_letters), (7, 6, 1));
+    assert_eq!((metrics.panics, metrics.retries, metrics.failed), (7, 6, 1));
     let builder = Node::builder("bank", MemoryStore::new()).host::<Account>().retry(quick());
     let node = builder.retry_of::<Deposit>(Retry::NEVER).start().await.unwrap();
     node.client().send(Explode { account: "ada".into() }).await.unwrap_err();
@@ -102,9 +102,10 @@ async fn one_message_may_be_tried_again_in_a_way_of_its_own() {
 #[whizbang::test]
 async fn a_parked_key_goes_on_in_order_once_its_dead_letter_is_discarded_and_the_rest_is_redriven() {
     let store = MemoryStore::new();
-    let node = Node::builder("bank", store.clone()).host::<Account>().retry(Retry::NEVER).start().await.unwrap();
+    let builder = Node::builder("bank", store.clone()).host::<Account>().host::<Branch>();
+    let node = builder.retry(Retry::NEVER).start().await.unwrap();
     let client = node.client();
-    client.send(Explode { account: "ada".into() }).await.unwrap_err();
+    park(&node, "ada").await;
     let waiting = client.new_id();
     for id in [waiting, client.new_id()] {
         assert!(matches!(client.send(deposit("ada", 7)).id(id).await, Err(SendError::DeadLetter { .. })));

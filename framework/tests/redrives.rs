@@ -129,6 +129,9 @@ impl ShardReader for SlowReader {
         }
         .boxed()
     }
+    fn dead_letter_count(&self) -> u64 {
+        self.0.dead_letter_count()
+    }
     fn streams(&self) -> BoxFuture<'_, Result<Vec<(Name, String)>, StoreError>> {
         self.0.streams()
     }

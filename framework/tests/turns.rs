@@ -119,7 +119,7 @@ async fn what_a_turn_that_panics_has_recorded_is_seen_by_no_other_key() {
     for threads in [0, 2] {
         let node = node(threads).await;
         let dead = node.client().send(write("bob", &[2, 4, 6], End::Panic)).await;
-        assert!(matches!(dead, Err(SendError::DeadLetter { .. })), "{dead:?}");
+        assert!(matches!(dead, Err(SendError::Failed { .. })), "{dead:?}");
         for lines in [&[][..], &[8, 9]] {
             assert_eq!(
                 node.client().send(write("ada", lines, End::Reply)).await.unwrap(),

@@ -6,8 +6,9 @@ use super::plan::{Role, Stateful};
 use super::state::KeyState;
 use super::turn::Failure;
 use super::undo::UndoChange;
-use crate::message::{CodecError, Domain, Envelope, Kind, MessageId, rejection_in};
+use crate::message::{CodecError, Domain, Envelope, Kind, MessageId, Rejection, rejection_in};
 use crate::router::Work;
+use crate::telemetry::TARGET;
 
 impl From<CodecError> for Failure {
     fn from(error: CodecError) -> Self {
@@ -45,12 +46,10 @@ impl<A: Stateful> TypeDoor<A> {
             Work::Handle => {
                 let decide = self.plan.commands.get(envelope.name.as_str()).ok_or(Failure::Unhandled)?;
                 decide(state.user()?, envelope, effects)?;
-                let (time, codec) = (effects.turn.time, A::Domain::CODEC);
-                if let Some((to, envelope)) =
-                    envelope.reply(&self.domain, effects.rejected, time, codec, &effects.reply)
-                {
-                    effects.outgoing.push(Outgoing { to, envelope });
+                if self.is_too_late(state, Some(envelope), effects) {
+                    effects.reject(Rejection::saga_ended());
                 }
+                self.reply_to(envelope, effects);
             }
             Work::React if !deaf => {
                 let name = (envelope.domain.as_str(), envelope.name.as_str());
@@ -66,6 +65,88 @@ impl<A: Stateful> TypeDoor<A> {
             Work::React | Work::Wake { .. } | Work::Redrive | Work::Discard { .. } => {}
         }
         Ok(())
+    }
+
+    /// Whether a command asks an ended saga for more than it can still do; begins the next run of a saga that restarts.
+    ///
+    /// A reply alone is given for ever. A command that the saga has sent to itself with
+    /// [`then`](super::Compensating::then) comes after the end by design, and may record how it ended. All else would have timers
+    /// that never ring, replies that are never taken and steps that cannot be undone.
+    pub(crate) fn is_too_late(
+        &self,
+        state: &KeyState<A>,
+        envelope: Option<&Envelope>,
+        effects: &mut Effects<A>,
+    ) -> bool {
+        if !state.rest.ended || effects.rejected || effects.only_replies() {
+            return false;
+        }
+        if effects.restarts {
+            effects.undo.insert(0, UndoChange::Restarted);
+            return false;
+        }
+        let origin = envelope.and_then(|envelope| envelope.origin.as_ref());
+        let own = origin.is_some_and(|origin| {
+            origin.shard.domain == self.domain && origin.actor == self.actor && *origin.key == *effects.turn.key
+        });
+        !(own && effects.only_records())
+    }
+
+    /// Sends what was replied to the actor that sent the command, if it wants to know.
+    fn reply_to(&self, envelope: &Envelope, effects: &mut Effects<A>) {
+        let (time, codec) = (effects.turn.time, A::Domain::CODEC);
+        if let Some((to, envelope)) = envelope.reply(&self.domain, effects.rejected, time, codec, &effects.reply) {
+            effects.outgoing.push(Outgoing { to, envelope });
+        }
+    }
+
+    /// Brings a dead letter that is discarded to its end without the user's code: the sender of a command is told, and a saga
+    /// goes on without the reply. Nothing waits for a message that will never be handled.
+    pub(crate) fn give_up(
+        &self,
+        state: &KeyState<A>,
+        envelope: &Envelope,
+        effects: &mut Effects<A>,
+    ) -> Result<(), Failure> {
+        match envelope.kind {
+            Kind::Command => {
+                effects.reject(Rejection::discarded());
+                self.reply_to(envelope, effects);
+            }
+            Kind::Reply => {
+                let command = envelope.causation.unwrap_or(MessageId::from_u128(0));
+                let was_done = matches!(rejection_in(envelope.codec, &envelope.payload), Ok(None));
+                let undo = &state.rest.undo;
+                if undo.is_waiting_for(command) {
+                    if !was_done {
+                        self.host.counts.given_up.one();
+                        tracing::error!(
+                            target: TARGET, actor = %self.actor, command = %envelope.name, id = %command,
+                            "a step of a saga stays done: the dead letter of the command that undoes it was discarded",
+                        );
+                    }
+                    let undone =
+                        if was_done { UndoChange::Undone { command } } else { UndoChange::GivenUp { command } };
+                    effects.undo.push(undone);
+                } else if undo.is_step(command) {
+                    // A reply that cannot be read leaves open whether the step was done: then it is undone with the others.
+                    match rejection_in(envelope.codec, &envelope.payload) {
+                        Ok(Some(_)) => self.refused_step(state, command, envelope, effects),
+                        Ok(None) | Err(_) => effects.undo.push(UndoChange::Done { command }),
+                    }
+                }
+            }
+            Kind::Event | Kind::Query | Kind::Document => {}
+        }
+        Ok(())
+    }
+
+    fn refused_step(&self, state: &KeyState<A>, command: MessageId, envelope: &Envelope, effects: &mut Effects<A>) {
+        effects.undo.push(UndoChange::Refused { command });
+        let handled = self.plan.replies.contains_key(&(envelope.domain.as_str(), envelope.name.as_str()));
+        if !handled && !state.rest.ended && !state.rest.undo.is_undoing() {
+            drop(effects.begin_undo());
+        }
     }
 
     /// Lets an actor take the reply to a command it sent: first its own steps, then the user's code.
@@ -99,6 +180,10 @@ impl<A: Stateful> TypeDoor<A> {
             });
         }
         if undo.is_undoing() || state.rest.ended {
+            return Ok(());
+        }
+        if undo.is_restarted() && !state.rest.asked.contains(&command) {
+            // The reply to a command of an earlier run says nothing about this one.
             return Ok(());
         }
         match self.plan.replies.get(&(envelope.domain.as_str(), envelope.name.as_str())) {

@@ -88,7 +88,8 @@ impl<A: Stateful> Entry<A> {
 
 /// The right to have one turn in flight. It is given back when the turn is settled, whatever happens to it.
 pub(crate) struct Permit {
-    _flight: Flight,
+    /// Taken away from what is not under way but waits for an operator.
+    pub(super) flight: Option<Flight>,
     live: Rc<AnyLive>,
 }
 
@@ -247,7 +248,7 @@ impl<A: Stateful> TypeDoor<A> {
         live.touched.set(self.host.sweeps.get());
         live.used.set(self.host.uses.replace(self.host.uses.get() + 1));
         let live: Rc<LiveActor<A>> = Rc::clone(live);
-        Permit { _flight: self.host.flight(), live }
+        Permit { flight: Some(self.host.flight()), live }
     }
 
     /// The actor of a key, if it is live and nothing is in its mailbox.

@@ -8,11 +8,11 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::plan::{About, Plan, Role, Stateful};
-use super::undo::{PlannedCommand, Undo, UndoChange};
+use super::undo::{PlannedCommand, UndoChange};
 use crate::clock::{Steady, Timestamp};
 use crate::message::{
-    Codec, CodecError, Command, Domain, Envelope, Kind, Message, MessageId, Name, Rejection, ShardId, Wants, settle,
-    settle_reply, shard_of, verify,
+    Codec, CodecError, Coded as _, Command, Domain, Envelope, Kind, Message, MessageId, Name, Rejection, ShardId,
+    Wants, settle, settle_reply, shard_of, verify,
 };
 
 /// What a handler asks for: record, send, schedule. Nothing of it has happened before the turn is committed, and then all of
@@ -33,11 +33,11 @@ pub struct Effects<A: Stateful> {
     pub(crate) outgoing: Vec<Outgoing>,
     pub(crate) timers: Vec<TimerSlot>,
     pub(crate) undo: Vec<UndoChange>,
-    /// The steps as they are once this turn is appended.
-    pub(crate) undo_after: Option<Undo>,
     pub(crate) reply: Vec<u8>,
     pub(crate) rejected: bool,
     pub(crate) ended: bool,
+    /// The saga starts again if it has ended.
+    pub(crate) restarts: bool,
     pub(crate) error: Option<CodecError>,
     /// What is known about the event that is reacted to.
     pub(crate) about: Option<About>,
@@ -131,10 +131,10 @@ impl<A: Stateful> Effects<A> {
             outgoing: Vec::new(),
             timers: Vec::new(),
             undo: Vec::new(),
-            undo_after: None,
             reply: Vec::new(),
             rejected: false,
             ended: false,
+            restarts: false,
             error: None,
             about: None,
             answered: None,
@@ -163,8 +163,29 @@ impl<A: Stateful> Effects<A> {
         self.outgoing.clear();
         self.timers.clear();
         self.undo.clear();
-        self.undo_after = None;
         self.ended = false;
+        self.restarts = false;
+    }
+
+    /// Whether nothing but a reply was asked for.
+    pub(super) fn only_replies(&self) -> bool {
+        let records = !self.events.is_empty() || !self.undo.is_empty() || self.ended;
+        !records && self.only_records()
+    }
+
+    /// Whether nothing was asked for that outlives the turn but events: no command, no timer, no compensation.
+    pub(super) fn only_records(&self) -> bool {
+        self.outgoing.is_empty() && self.timers.is_empty() && self.undo.is_empty()
+    }
+
+    /// Throws away what was asked for and rejects the command.
+    pub(super) fn reject(&mut self, rejection: Rejection) {
+        self.discard();
+        self.rejected = true;
+        self.reply.clear();
+        if let Err(error) = <()>::write_reply(&Err(rejection), A::Domain::CODEC, &mut self.reply) {
+            self.error.get_or_insert(error);
+        }
     }
 
     /// Notes the outcome of a command's handler. Returns it as every caller will read it; `None` if it cannot be read, which
@@ -252,7 +273,12 @@ impl<A: Stateful> Effects<A> {
 
     fn derived_id(&self) -> MessageId {
         let index = u32::try_from(self.outgoing.len()).unwrap_or(u32::MAX);
-        self.turn.id.derive(&format!("{}/{}/{}", A::Domain::NAME, A::NAME, self.turn.key), index)
+        self.turn.id.derive(&self.stream(), index)
+    }
+
+    /// Names the actor's stream. Several actors may take one message, and the ids they derive from it must differ.
+    fn stream(&self) -> String {
+        format!("{}/{}/{}", A::Domain::NAME, A::NAME, self.turn.key)
     }
 
     /// Writes a command down; `None` if that is impossible, which fails the turn.
@@ -328,10 +354,11 @@ impl<A: Stateful> Effects<A> {
         self.turn.time
     }
 
-    /// A new id, derived from this turn's message: the same if the turn is taken again.
+    /// Returns a new id, derived from this turn's message and this actor: the same if the turn is taken again, another one for
+    /// every other actor that takes the same message.
     pub fn new_id(&mut self) -> MessageId {
         self.fresh_ids += 1;
-        self.turn.id.derive("id", self.fresh_ids)
+        self.turn.id.derive(&format!("id/{}", self.stream()), self.fresh_ids)
     }
 
     /// The actor's key.

@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::clock::{Steady, Timestamp};
 use crate::inbox::{Quiet, Standing};
-use crate::message::{IdSource, ShardId};
+use crate::message::{Envelope, IdSource, Kind, ShardId};
 use crate::retry::Retries;
+use crate::router::{Arrival, Delivery};
 use crate::store::{Appended, CommitListener, ShardHandle, ShardReader, ShardWriter, StoreError, Ticket};
 use crate::telemetry::{Counts, TARGET};
 use crate::user_code::UserCode;
@@ -37,6 +38,8 @@ pub(crate) struct HostSettings {
     pub(crate) remember: Duration,
     /// Where it is said what has stopped.
     pub(crate) standing: Arc<Standing>,
+    /// One permit for the whole node; see [`Host::suspects`].
+    pub(crate) suspects: Arc<Semaphore>,
 }
 
 /// One thread's share of a node.
@@ -44,6 +47,10 @@ pub(crate) struct Host {
     pub(crate) ids: IdSource,
     /// By which timers are due.
     pub(crate) steady: Steady,
+    /// When it began. What was sent before may have been begun before.
+    started: Timestamp,
+    /// Held by the delivery of a message that was under way when the process ended before. One at a time on the whole node.
+    pub(crate) suspects: Arc<Semaphore>,
     pub(crate) settings: HostSettings,
     pub(crate) counts: Arc<Counts>,
     /// How user code is called on this thread.
@@ -88,6 +95,8 @@ impl Host {
     pub(crate) fn new(ids: IdSource, settings: HostSettings, code: Arc<UserCode>) -> Rc<Self> {
         Rc::new(Self {
             steady: Steady::of(ids.clock()),
+            started: ids.clock().now(),
+            suspects: Arc::clone(&settings.suspects),
             ids,
             settings,
             counts: Arc::clone(&code.counts),
@@ -110,6 +119,32 @@ impl Host {
             waiting: RefCell::default(),
             scratch: RefCell::default(),
         })
+    }
+
+    /// Whether a message may have been begun before the node ended last, and be the reason that it ended: it was sent before
+    /// this start, it comes again by itself, and it is among the first from its source. A caller that waits for a reply asks
+    /// again by itself or not at all.
+    ///
+    /// Answers by times of two clocks, which may differ. A sender whose clock is behind makes its first messages cost a second
+    /// commit; one whose clock is ahead has them counted from a later start on. Nothing else depends on it.
+    pub(crate) fn may_have_begun(&self, delivery: &Delivery) -> bool {
+        let (envelope, arrival) = (&delivery.envelope, &delivery.arrival);
+        self.may_have_been(envelope, arrival)
+    }
+
+    /// Whether a message was sent before this start.
+    pub(crate) fn is_older(&self, envelope: &Envelope) -> bool {
+        envelope.time < self.started
+    }
+
+    /// The same of a message without its delivery.
+    pub(crate) fn may_have_been(&self, envelope: &Envelope, arrival: &Arrival) -> bool {
+        self.is_older(envelope)
+            && match arrival {
+                Arrival::From { sequence, floor, .. } => floor.is_near_start(*sequence),
+                Arrival::Outside => envelope.deadline.is_none(),
+                Arrival::Inside => envelope.kind == Kind::Document,
+            }
     }
 
     /// Counts one more in flight, until the flight is dropped.

@@ -36,8 +36,10 @@ pub(crate) struct KeyActor<A: Stateful> {
     pub(crate) last: Cell<Option<Ticket>>,
     /// Why it could not be loaded; it answers with that and is forgotten by its door.
     pub(crate) broken: Option<Box<StoreError>>,
-    /// While parked messages are redriven: the parked timers behind the one whose turn it is.
-    pub(crate) parked_timers: Vec<(MessageId, String)>,
+    /// What actors have sent and what has no room behind the dead letters of the key. Bounded by what a sender has under way.
+    pub(super) crowd: Option<Box<VecDeque<Delivered>>>,
+    /// The message whose attempt was recorded before it began.
+    pub(super) begun: Option<MessageId>,
     /// How much its mailbox is held back for.
     pub(super) held: u32,
     /// While a message is in back-off: what has come meanwhile and is not written down.
@@ -63,7 +65,8 @@ impl<A: Stateful> KeyActor<A> {
             stream: StreamHint::default(),
             last: Cell::new(None),
             broken: None,
-            parked_timers: Vec::new(),
+            crowd: None,
+            begun: None,
             held: 0,
             waiting: None,
         }
@@ -308,9 +311,17 @@ impl<A: Stateful> KeyActor<A> {
             return waiting.queue.push_back(delivered);
         }
         if let Work::Discard { message } = delivered.delivery.work
-            && let Some(discarded) = self.backlog().and_then(|backlog| backlog.discard(&self.key, message))
+            && let Some(reading) = self.backlog().and_then(|backlog| backlog.waits(&self.key, message))
         {
-            return self.discarded(delivered, discarded);
+            return self.hold(ctx, reading, move |this, found, _| {
+                let discarded = match found {
+                    Ok(found) => this.backlog().and_then(|backlog| {
+                        backlog.discard(&this.key, message, found.as_ref().map(|(_, envelope)| envelope))
+                    }),
+                    Err(error) => Some(Err(Outcome::Refused(error))),
+                };
+                this.discarded(delivered, discarded.unwrap_or(Err(Outcome::Unhandled)));
+            });
         }
         if let Some(error) = self.broken.as_deref() {
             let waits = matches!(delivered.delivery.work, Work::Wake { .. });
@@ -380,7 +391,7 @@ impl<A: Stateful> KeyActor<A> {
             Work::Redrive => return self.redrive(delivery, permit, ctx),
             Work::Discard { message } => {
                 let message = *message;
-                return self.discard(message, delivery, permit);
+                return self.discard(message, delivery, permit, ctx);
             }
             Work::Wake { turn } => {
                 if self.state.rest.timers.get(&*timer_in::<A>(&delivery.envelope)) != Some(turn) {
@@ -394,10 +405,12 @@ impl<A: Stateful> KeyActor<A> {
             }
             Work::Handle | Work::React | Work::Refuse(_) | Work::Reply => {}
         }
-        if self.state.rest.parked.is_empty() {
-            self.attempt(delivery, permit, ctx);
-        } else {
+        if !self.state.rest.parked.is_empty() {
             self.park(delivery, permit, ctx);
+        } else if self.door.host.may_have_begun(&delivery) {
+            self.attempt_again(delivery, permit, ctx);
+        } else {
+            self.attempt(delivery, permit, ctx);
         }
     }
 

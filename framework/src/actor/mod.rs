@@ -11,9 +11,11 @@ mod effects;
 mod host;
 mod keyed;
 mod keys;
+mod letters;
 mod mailbox;
 #[cfg(feature = "testing")]
 mod mirror;
+mod parked;
 mod plan;
 mod state;
 #[cfg(feature = "testing")]
@@ -37,7 +39,7 @@ pub(crate) use mirror::Mirror;
 pub(crate) use plan::names;
 pub use plan::{About, Plan, Role, Stateful};
 #[cfg(feature = "testing")]
-pub(crate) use stored::{begins_undo, finished_undo, undo_change, user_state};
+pub(crate) use stored::{begins_undo, finished_undo, restarts, undo_change, user_state};
 pub(crate) use timer_name::stored as stored_timer;
 pub(crate) use timer_name::{parts as timer_parts, timer_name};
 #[cfg(feature = "testing")]

@@ -1,16 +1,18 @@
 //! What one actor is made of, rebuilt from snapshot and log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, DerefMut};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::parked::Parked;
 use super::plan::{Plan, Stateful};
+use super::timer_name::timer_in;
 use super::turn::Failure;
 use super::undo::{Undo, UndoChange};
 use crate::inbox::{SavedSeen, Seen};
-use crate::message::{Codec, CodecError, Coded, MessageId};
+use crate::message::{Codec, CodecError, Coded, Kind, MessageId, Wants};
 use crate::store::{Note, Snapshot, StoreError, StoredTurn, StreamState};
 
 /// The state of one actor: the user's, and what the framework remembers with it.
@@ -35,15 +37,32 @@ pub(crate) struct Rest {
     /// The message whose delivery has failed, and how often.
     pub(crate) failing: Option<(MessageId, u32)>,
     /// The dead letters that park the key, oldest first.
-    pub(crate) parked: Vec<MessageId>,
+    pub(crate) parked: Parked,
+    /// The commands sent by a saga that was started again, as far as a reply may come: replies to others belong to an earlier
+    /// run. Not kept in snapshots, which are not taken in such a run.
+    #[serde(skip)]
+    pub(crate) asked: BTreeSet<MessageId>,
+}
+
+impl Rest {
+    /// Whether a snapshot holds all that must be known. What parks a key, and what a restarted saga has sent, is read from the log.
+    pub(crate) fn fits_snapshot(&self) -> bool {
+        self.parked.is_empty() && !self.undo.is_restarted()
+    }
 }
 
 /// A [`Rest`] that takes memory from its first change on: a million idle keys have none, and a turn looks at one word.
 #[derive(Default)]
 pub(crate) struct Seldom(Option<Box<Rest>>);
 
-static NOTHING: Rest =
-    Rest { timers: BTreeMap::new(), undo: Undo::new(), ended: false, failing: None, parked: Vec::new() };
+static NOTHING: Rest = Rest {
+    timers: BTreeMap::new(),
+    undo: Undo::new(),
+    ended: false,
+    failing: None,
+    parked: Parked::new(),
+    asked: BTreeSet::new(),
+};
 
 impl Deref for Seldom {
     type Target = Rest;
@@ -64,6 +83,18 @@ impl Seldom {
     pub(crate) fn recovered(&mut self) {
         if let Some(rest) = &mut self.0 {
             rest.failing = None;
+        }
+    }
+
+    /// A turn has sent a message. Only a restarted saga needs to know.
+    pub(crate) fn sent(&mut self, id: MessageId, kind: Kind, wants: Wants) {
+        if let Some(rest) = &mut self.0
+            && rest.undo.is_restarted()
+            && !rest.ended
+            && kind == Kind::Command
+            && wants != Wants::Nothing
+        {
+            rest.asked.insert(id);
         }
     }
 }
@@ -143,6 +174,9 @@ impl<A: Stateful> KeyState<A> {
         for note in &turn.notes {
             self.note(note)?;
         }
+        for sent in &turn.sent {
+            self.rest.sent(sent.id, sent.kind, sent.wants);
+        }
         Ok(())
     }
 
@@ -152,16 +186,27 @@ impl<A: Stateful> KeyState<A> {
             Note::Attempt { message, attempt } => self.rest.failing = Some((*message, *attempt)),
             Note::DeadLetter(letter) => {
                 self.rest.failing = None;
-                self.rest.parked.push(letter.envelope.id);
+                self.rest.parked.add(letter, &timer_in::<A>(&letter.envelope));
             }
-            Note::Resolved { message } => self.rest.parked.retain(|parked| parked != message),
+            Note::Resolved { message } => self.rest.parked.remove(*message),
             Note::Ended => {
                 self.rest.ended = true;
                 self.rest.timers.clear();
+                self.rest.asked.clear();
             }
-            Note::Own(bytes) => self.rest.undo.change(&Codec::Bincode.decode::<UndoChange>(bytes)?),
+            Note::Own(bytes) => self.undo(&Codec::Bincode.decode::<UndoChange>(bytes)?),
         }
         Ok(())
+    }
+
+    /// Changes the compensation log.
+    pub(crate) fn undo(&mut self, change: &UndoChange) {
+        let rest = &mut *self.rest;
+        rest.undo.change(change);
+        if *change == UndoChange::Restarted {
+            rest.ended = false;
+            rest.asked.clear();
+        }
     }
 
     /// The state as a snapshot, if the actor type keeps them. Calls user code: the caller catches its panics.
@@ -181,6 +226,9 @@ impl<A: Stateful> KeyState<A> {
 
     fn restore(snapshot: &Snapshot) -> Option<Self> {
         let saved: SavedState = Coded::restore(&snapshot.bytes).ok()?;
+        if !saved.rest.fits_snapshot() {
+            return None;
+        }
         Some(Self {
             user: Some(A::restore(&saved.user)?),
             version: snapshot.version,

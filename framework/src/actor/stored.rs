@@ -28,6 +28,11 @@ pub(crate) fn begins_undo(note: &Note) -> bool {
     matches!(undo_change(note), Some(UndoChange::Begin { .. }))
 }
 
+/// Whether a note says that an ended saga starts again.
+pub(crate) fn restarts(note: &Note) -> bool {
+    matches!(undo_change(note), Some(UndoChange::Restarted))
+}
+
 /// Whether a note says that all steps are undone.
 pub(crate) fn finished_undo(note: &Note) -> bool {
     matches!(undo_change(note), Some(UndoChange::Finished))

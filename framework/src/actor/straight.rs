@@ -87,10 +87,13 @@ impl<A: Stateful> KeyActor<A> {
         let _span = tracing::debug_span!(target: TARGET, "turn", room = "actor", message = C::NAME, %id, correlation = %facts.correlation).entered();
         let marked = Marked::Outside { digest: digest_of(const { name_digest(C::NAME) }, &payload) };
         let mut reply = None;
-        let code = &host.code;
+        let (code, door) = (&host.code, Rc::clone(&self.door));
         let turned = self.turn(facts, &marked, Vec::new(), false, |state, effects| {
             code.relabel(label);
-            let decided = run(state.user()?, command, effects);
+            let mut decided = run(state.user()?, command, effects);
+            if decided.is_ok() && door.is_too_late(state, None, effects) {
+                decided = Err(Rejection::saga_ended());
+            }
             reply = effects.replied::<C>(decided);
             Ok(())
         });

@@ -47,6 +47,8 @@ pub(crate) enum Failure {
     Unhandled,
     /// A command that undoes a saga's step was rejected.
     Compensation(String),
+    /// The process ended during each of so many deliveries.
+    Ended(u32),
     /// The store refused the turn.
     Store(StoreError),
 }
@@ -106,7 +108,10 @@ impl<A: Stateful> KeyActor<A> {
         marked: &Marked,
         notes: &mut Vec<Note>,
     ) -> Result<Appended, Failure> {
-        self.advance_undo(effects, notes).map_err(|error| Failure::Effects(error.to_string()))?;
+        let undoes = self.advance_undo(effects, notes).map_err(|error| {
+            self.broken = Some(Box::new(StoreError::Closed));
+            Failure::Effects(error.to_string())
+        })?;
         // An older version has stored this timer under another name: it is set and cleared there as well.
         for at in 0..effects.timers.len() {
             let older = effects.timers.get(at).and_then(|timer| self.door.plan.older_timer_name(timer.name()));
@@ -116,9 +121,11 @@ impl<A: Stateful> KeyActor<A> {
             }
         }
         // A timer that rang while its key was parked is as late as one that rings after it was cleared.
-        for (message, parked) in &self.parked_timers {
-            if effects.timers.iter().any(|timer| timer.name() == parked) {
-                notes.push(Note::Resolved { message: *message });
+        if !self.state.rest.parked.is_empty() {
+            for timer in &effects.timers {
+                let late = self.state.rest.parked.timers(timer.name());
+                let late = late.iter().filter(|message| **message != effects.turn.id);
+                notes.extend(late.map(|message| Note::Resolved { message: *message }));
             }
         }
         // The state changes before the append: a panic in `apply` must not leave a record behind that can never be read.
@@ -140,7 +147,7 @@ impl<A: Stateful> KeyActor<A> {
             Err(error) => {
                 self.door.host.refused(&error);
                 // The state has changed and the log has not: the actor must be rebuilt before its next turn.
-                if !effects.events.is_empty() {
+                if undoes || !effects.events.is_empty() {
                     self.broken = Some(Box::new(error.clone()));
                 }
                 Err(Failure::Store(error))
@@ -246,8 +253,8 @@ impl<A: Stateful> KeyActor<A> {
                 }
             }
         }
-        if let Some(undo) = effects.undo_after.take() {
-            state.rest.undo = undo;
+        for Outgoing { envelope, .. } in &effects.outgoing {
+            state.rest.sent(envelope.id, envelope.kind, envelope.wants);
         }
         for note in notes {
             // Own notes were applied when they were made.
@@ -279,7 +286,7 @@ impl<A: Stateful> KeyActor<A> {
             host.after(appended, move |_| shard.timer_is_set(due, &timers));
         }
         let every = u64::from(A::SNAPSHOT_EVERY);
-        if every > 0 && self.state.turns.is_multiple_of(every) {
+        if every > 0 && self.state.turns.is_multiple_of(every) && self.state.rest.fits_snapshot() {
             self.save_snapshot();
         }
     }
@@ -303,19 +310,22 @@ impl<A: Stateful> KeyActor<A> {
         }
     }
 
-    /// Goes on undoing as far as this turn allows: what was asked for in it, and what the replies so far permit.
-    fn advance_undo(&mut self, effects: &mut Effects<A>, notes: &mut Vec<Note>) -> Result<(), CodecError> {
+    /// Goes on undoing as far as this turn allows: what was asked for in it, and what the replies so far permit. Returns whether
+    /// the compensation log has changed: then the actor must be rebuilt if the turn is not appended.
+    ///
+    /// The log is changed in place. A copy of it in each turn would make the steps of a saga cost the square of their number.
+    fn advance_undo(&mut self, effects: &mut Effects<A>, notes: &mut Vec<Note>) -> Result<bool, CodecError> {
         if effects.undo.is_empty() && !effects.ended && !self.state.rest.undo.is_undoing() {
-            return Ok(());
+            return Ok(false);
         }
-        // On a copy: if the turn is not appended, nothing has changed.
-        let mut undo = self.state.rest.undo.clone();
         let mut changes = std::mem::take(&mut effects.undo);
         for change in &changes {
-            undo.change(change);
+            self.state.undo(change);
         }
-        if undo.is_undoing() && !effects.ended {
-            match undo.next() {
+        if self.state.rest.undo.is_undoing() {
+            // Compensation ends the saga by itself, once all is undone. To end it earlier would leave steps that are not.
+            effects.ended = false;
+            match self.state.rest.undo.next() {
                 UndoNext::Wait => {}
                 UndoNext::Send(planned) => effects.send_undo(planned),
                 UndoNext::Finish(finally) => {
@@ -328,7 +338,7 @@ impl<A: Stateful> KeyActor<A> {
             }
         }
         for change in &effects.undo {
-            undo.change(change);
+            self.state.undo(change);
         }
         changes.append(&mut effects.undo);
         for change in &changes {
@@ -347,7 +357,6 @@ impl<A: Stateful> KeyActor<A> {
             }));
             effects.timers.extend(names.into_iter().map(|name| TimerSlot::Clear { name }));
         }
-        effects.undo_after = Some(undo);
-        Ok(())
+        Ok(!changes.is_empty())
     }
 }

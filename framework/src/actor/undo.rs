@@ -1,4 +1,9 @@
-//! What a saga has done and how it is undone: steps in order, compensation in reverse, each once.
+//! The compensation log of a saga: steps in the order they were sent, undone in reverse, each once.
+//!
+//! Called by the [decision](super::decide) on a reply and by the [turn](super::turn), which applies changes before it appends
+//! them. Every operation costs O(log n) in the number of open steps, so a saga of thousands of steps stays linear.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +47,10 @@ pub(crate) enum UndoChange {
     Again { command: MessageId },
     /// All is undone; the last commands were sent.
     Finished,
+    /// The undoing command was rejected, and an operator discarded that dead letter: its step stays done.
+    GivenUp { command: MessageId },
+    /// An ended saga starts again with an empty log.
+    Restarted,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,12 +66,90 @@ struct Step {
     state: StepState,
 }
 
+/// The open steps, in the order in which they were sent. Stored as a list.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "Vec<Step>", into = "Vec<Step>")]
+struct Steps {
+    /// By the order in which they were sent.
+    sent: BTreeMap<u64, Step>,
+    /// The place of each in `sent`, by its command.
+    places: BTreeMap<MessageId, u64>,
+    /// The number of steps whose reply has not come.
+    unanswered: usize,
+}
+
+impl Steps {
+    const fn new() -> Self {
+        Self { sent: BTreeMap::new(), places: BTreeMap::new(), unanswered: 0 }
+    }
+
+    fn add(&mut self, step: Step) {
+        let place = self.sent.last_key_value().map_or(0, |(last, _)| last + 1);
+        self.remove(step.command);
+        self.unanswered += usize::from(step.state == StepState::Sent);
+        self.places.insert(step.command, place);
+        self.sent.insert(place, step);
+    }
+
+    fn remove(&mut self, command: MessageId) {
+        if let Some(step) = self.places.remove(&command).and_then(|place| self.sent.remove(&place)) {
+            self.unanswered -= usize::from(step.state == StepState::Sent);
+        }
+    }
+
+    fn get(&self, command: MessageId) -> Option<&Step> {
+        self.sent.get(self.places.get(&command)?)
+    }
+
+    fn done(&mut self, command: MessageId) {
+        let step = self.places.get(&command).and_then(|place| self.sent.get_mut(place));
+        if let Some(step) = step.filter(|step| step.state == StepState::Sent) {
+            step.state = StepState::Done;
+            self.unanswered -= 1;
+        }
+    }
+}
+
+/// Equal if the same steps come in the same order.
+impl PartialEq for Steps {
+    fn eq(&self, other: &Self) -> bool {
+        self.sent.values().eq(other.sent.values())
+    }
+}
+
+impl Eq for Steps {}
+
+impl From<Vec<Step>> for Steps {
+    fn from(list: Vec<Step>) -> Self {
+        let mut steps = Self::new();
+        list.into_iter().for_each(|step| steps.add(step));
+        steps
+    }
+}
+
+impl From<Steps> for Vec<Step> {
+    fn from(steps: Steps) -> Self {
+        steps.sent.into_values().collect()
+    }
+}
+
+/// How often a saga has run. Stored as a number: `false` and `true` of older versions are the first two.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+enum Run {
+    #[default]
+    First,
+    /// All steps are undone.
+    Finished,
+    /// It has ended before and was started again.
+    Again,
+}
+
 /// The steps of one saga and how far they are undone. Rebuilt from its notes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Undo {
-    steps: Vec<Step>,
+    steps: Steps,
     undoing: Option<Undoing>,
-    finished: bool,
+    run: Run,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,16 +179,21 @@ pub(crate) enum UndoNext {
 
 impl Undo {
     pub(crate) const fn new() -> Self {
-        Self { steps: Vec::new(), undoing: None, finished: false }
+        Self { steps: Steps::new(), undoing: None, run: Run::First }
     }
 
     pub(crate) fn is_undoing(&self) -> bool {
-        self.undoing.is_some() && !self.finished
+        self.undoing.is_some() && self.run != Run::Finished
+    }
+
+    /// Whether the saga has ended before and was started again.
+    pub(crate) fn is_restarted(&self) -> bool {
+        self.run == Run::Again
     }
 
     /// Whether `command` is a step whose reply is awaited.
     pub(crate) fn is_step(&self, command: MessageId) -> bool {
-        self.steps.iter().any(|step| step.command == command && step.state == StepState::Sent)
+        self.steps.get(command).is_some_and(|step| step.state == StepState::Sent)
     }
 
     /// Whether `command` undoes the last step and its reply is awaited.
@@ -113,7 +205,7 @@ impl Undo {
         self.undoing.as_ref().and_then(|undoing| undoing.waiting)
     }
 
-    /// What was waited for, if it was the reply to `command`.
+    /// Stops waiting for the reply to `command`: what was waited for, if it was that.
     fn stop_waiting(&mut self, command: MessageId) -> Option<Waiting> {
         let undoing = self.undoing.as_mut()?;
         undoing.waiting.take_if(|waiting| waiting.undoing == command)
@@ -122,15 +214,11 @@ impl Undo {
     pub(crate) fn change(&mut self, change: &UndoChange) {
         match change {
             UndoChange::Step { command, undo } => {
-                self.steps.push(Step { command: *command, undo: undo.clone(), state: StepState::Sent });
+                self.steps.add(Step { command: *command, undo: undo.clone(), state: StepState::Sent });
             }
-            UndoChange::Done { command } => {
-                for step in self.steps.iter_mut().filter(|step| step.command == *command) {
-                    step.state = StepState::Done;
-                }
-            }
+            UndoChange::Done { command } => self.steps.done(*command),
             UndoChange::Refused { command } => {
-                self.steps.retain(|step| step.command != *command);
+                self.steps.remove(*command);
             }
             UndoChange::Begin { finally } => {
                 // Asked for again while it goes on, it goes on: what is waited for stays. The last word on its end counts.
@@ -145,29 +233,30 @@ impl Undo {
                     undoing.waiting = Some(Waiting { undoing: *command, step });
                 }
             }
-            UndoChange::Undone { command } => {
-                if let Some(waiting) = self.stop_waiting(*command) {
-                    self.steps.retain(|step| Some(step.command) != waiting.step);
+            // Either way it is not tried again. That a step given up was not undone stands in the log.
+            UndoChange::Undone { command } | UndoChange::GivenUp { command } => {
+                if let Some(step) = self.stop_waiting(*command).and_then(|waiting| waiting.step) {
+                    self.steps.remove(step);
                 }
             }
             UndoChange::Again { command } => drop(self.stop_waiting(*command)),
-            UndoChange::Finished => self.finished = true,
+            UndoChange::Finished => self.run = Run::Finished,
+            UndoChange::Restarted => *self = Self { run: Run::Again, ..Self::new() },
         }
     }
 
     /// The step that is undone next: the last one.
     fn to_undo(&self) -> Option<&Step> {
-        self.steps.last()
+        self.steps.sent.last_key_value().map(|(_, step)| step)
     }
 
-    /// What to do now, if the saga undoes.
+    /// Returns what to do now, if the saga undoes.
     ///
     /// A step whose reply has not come is waited for: it may or may not have been done, so it must neither be undone
     /// before it is known (the undoing would overtake it) nor be skipped (it would stay).
     pub(crate) fn next(&self) -> UndoNext {
         let Some(undoing) = &self.undoing else { return UndoNext::Wait };
-        let unknown = self.steps.iter().any(|step| step.state == StepState::Sent);
-        if undoing.waiting.is_some() || unknown {
+        if undoing.waiting.is_some() || self.steps.unanswered > 0 {
             return UndoNext::Wait;
         }
         match self.to_undo() {
@@ -238,5 +327,56 @@ mod tests {
         undo.change(&UndoChange::Sent { command: id(12) });
         undo.change(&UndoChange::Undone { command: id(12) });
         assert_eq!(undo.next(), UndoNext::Finish(vec![command("cancel")]));
+    }
+
+    #[test]
+    fn step_given_up_leaves_the_rest_to_undo() {
+        let mut undo = Undo::default();
+        for n in 1..=2 {
+            undo.change(&UndoChange::Step { command: id(n), undo: command(&format!("undo{n}")) });
+            undo.change(&UndoChange::Done { command: id(n) });
+        }
+        undo.change(&UndoChange::Begin { finally: Vec::new() });
+        undo.change(&UndoChange::Sent { command: id(12) });
+        undo.change(&UndoChange::GivenUp { command: id(12) });
+        assert_eq!(undo.next(), UndoNext::Send(command("undo1")));
+    }
+
+    #[test]
+    fn restart_forgets_all_steps() {
+        let mut undo = Undo::default();
+        undo.change(&UndoChange::Step { command: id(1), undo: command("undo1") });
+        undo.change(&UndoChange::Begin { finally: Vec::new() });
+        undo.change(&UndoChange::Finished);
+        undo.change(&UndoChange::Restarted);
+        assert!(undo.is_restarted() && !undo.is_undoing() && !undo.is_step(id(1)));
+        undo.change(&UndoChange::Step { command: id(2), undo: command("undo2") });
+        undo.change(&UndoChange::Done { command: id(2) });
+        undo.change(&UndoChange::Begin { finally: Vec::new() });
+        assert!(undo.is_undoing());
+        assert_eq!(undo.next(), UndoNext::Send(command("undo2")));
+    }
+
+    /// The form in which older versions stored it in snapshots.
+    #[derive(Serialize)]
+    struct Older {
+        steps: Vec<Step>,
+        undoing: Option<Undoing>,
+        finished: bool,
+    }
+
+    #[test]
+    fn stored_form_is_that_of_older_versions() {
+        for (finished, run) in [(false, Run::First), (true, Run::Finished)] {
+            let step = |n, state| Step { command: id(n), undo: command("u"), state };
+            let list = vec![step(2, StepState::Done), step(1, StepState::Sent)];
+            let undoing = Some(Undoing { finally: vec![command("f")], waiting: None });
+            let (mut older, mut newer) = (Vec::new(), Vec::new());
+            let undo = Undo { steps: list.clone().into(), undoing: undoing.clone(), run };
+            Codec::Bincode.encode(&Older { steps: list, undoing, finished }, &mut older).unwrap();
+            Codec::Bincode.encode(&undo, &mut newer).unwrap();
+            assert_eq!(older, newer);
+            assert_eq!(Codec::Bincode.decode::<Undo>(&older), Ok(undo));
+        }
     }
 }

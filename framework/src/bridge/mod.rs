@@ -194,6 +194,8 @@ pub enum Refusal {
     Late,
     /// The message is a dead letter now.
     DeadLetter(String),
+    /// The command failed in every attempt, or asked for what cannot be written; nothing was done.
+    Failed(String),
     /// The turn ran and its commit is unknown. Ask again with the same id.
     Unknown(String),
 }

@@ -19,11 +19,16 @@ pub(crate) struct Track {
     open: RefCell<BTreeSet<u64>>,
     /// The floor that the store knows.
     stored: Cell<u64>,
+    /// The floor when counting began.
+    began: u64,
 }
+
+/// How far above the first floor a message may have been under way when the node ended. More than a source has under way.
+const NEAR_START: u64 = 4096;
 
 impl Track {
     pub(crate) fn new(source: Rc<Source>, dispatched: Rc<Cell<u64>>, stored: u64) -> Rc<Self> {
-        Rc::new(Self { source, dispatched, open: RefCell::default(), stored: Cell::new(stored) })
+        Rc::new(Self { source, dispatched, open: RefCell::default(), stored: Cell::new(stored), began: stored })
     }
 
     pub(crate) fn opened(&self, sequence: u64) {
@@ -68,6 +73,10 @@ impl Floor for Track {
 
     fn known(&self, sequence: u64) {
         self.open.borrow_mut().remove(&sequence);
+    }
+
+    fn is_near_start(&self, sequence: u64) -> bool {
+        sequence <= self.began.saturating_add(NEAR_START)
     }
 }
 

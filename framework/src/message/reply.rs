@@ -21,6 +21,22 @@ pub struct Rejection {
 }
 
 impl Rejection {
+    /// The code of the rejection that the sender of a command gets if the command became a dead letter of its receiver and an
+    /// operator discarded it. The command was not handled.
+    pub const DISCARDED: &'static str = "command.discarded";
+
+    /// The code of the rejection that a saga which has ended gives to a command that asks for more than a reply. Nothing was
+    /// recorded. See [`Effects::complete`](crate::Effects::complete).
+    pub const SAGA_ENDED: &'static str = "saga.ended";
+
+    pub(crate) fn discarded() -> Self {
+        Self::new(Self::DISCARDED, "the command was a dead letter and was discarded")
+    }
+
+    pub(crate) fn saga_ended() -> Self {
+        Self::new(Self::SAGA_ENDED, "the saga has ended")
+    }
+
     /// A rejection. Codes are written `domain.reason` and never change once callers know them.
     pub fn new(code: impl Into<Cow<'static, str>>, text: impl Into<Cow<'static, str>>) -> Self {
         Self { code: code.into(), text: text.into() }

@@ -230,6 +230,7 @@ impl NodeBuilder {
             sources,
             readers: Mutex::default(),
             draining: AtomicBool::new(false),
+            suspects: Arc::new(tokio::sync::Semaphore::new(1)),
             broken: Mutex::default(),
         });
         let (links, unstarted) = match start_shares(&spec, &ids).await {

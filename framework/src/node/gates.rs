@@ -76,7 +76,7 @@ impl Share {
                         Outcome::Conflict => Settled::Refused("its id was used before with another payload".to_owned()),
                         Outcome::Expired => Settled::Refused("its id is older than ids are remembered".to_owned()),
                         Outcome::Late => Settled::Refused("its deadline had passed".to_owned()),
-                        Outcome::Unanswered(reason) => Settled::Refused(reason),
+                        Outcome::Unanswered(reason) | Outcome::Failed(reason) => Settled::Refused(reason),
                         Outcome::Done(..) | Outcome::DeadLetter(_) => Settled::Done,
                     });
                 }),

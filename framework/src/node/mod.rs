@@ -88,9 +88,10 @@ impl Node {
     /// event that exists when this is called is taken by who takes it here and is in its view. What others send meanwhile may
     /// begin anew.
     ///
-    /// For tests, and for whoever wants to read what was just written. It does not end while another node that is waited for
-    /// is away, and not while a dead letter's message is tried again: give it a time-out if that may be. Timers that are not
-    /// due are nothing to wait for.
+    /// For tests, and for callers that read what was just written. It does not end while another node that is waited for is
+    /// away, while a failed message is tried again, and while messages have no room behind the dead letters of their key: give it
+    /// a time-out if that may be. Timers that are not due are not waited for. Neither are messages to a domain that this node does
+    /// not host and has no bridge to; [`health`](Self::health) names it.
     pub async fn quiet(&self) {
         self.quieted().await;
     }
@@ -231,7 +232,7 @@ pub struct Health {
     /// It takes messages.
     pub ready: bool,
     /// Why it is not live or not ready; behind that, what an operator should know though it is ready: keys that cannot be loaded
-    /// are named here. Bounded; each goes once it is resolved.
+    /// are named here, and how many dead letters wait, with one example. Bounded; each goes once it is resolved.
     pub reasons: Vec<String>,
 }
 
@@ -250,6 +251,11 @@ pub struct Metrics {
     pub retries: u64,
     /// Messages that became dead letters.
     pub dead_letters: u64,
+    /// Commands from outside that failed for their caller alone: the handler panicked in every attempt, or asked for what cannot
+    /// be written.
+    pub failed: u64,
+    /// Steps of sagas that stay done, because the dead letter of the command that undoes them was discarded.
+    pub given_up: u64,
     /// Panics in user code.
     pub panics: u64,
     /// Background tasks of the node that ended unexpectedly; those that can be are started again.

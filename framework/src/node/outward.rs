@@ -191,6 +191,7 @@ pub(super) fn told(
             Refusal::Expired => SendError::Expired,
             Refusal::Late => SendError::Late,
             Refusal::DeadLetter(reason) => SendError::DeadLetter { reason },
+            Refusal::Failed(reason) => SendError::Failed { reason },
             Refusal::Unknown(reason) => {
                 SendError::Unknown { id, source: StoreError::io("the owner's commit", std::io::Error::other(reason)) }
             }
@@ -206,6 +207,7 @@ pub(super) fn answer_of(outcome: Outcome, codec: Codec) -> Answer {
         Outcome::Done(reply, written) if written == codec => return Answer::Reply(reply),
         Outcome::Done(..) => Refusal::Unknown("it was handled, and its reply is written in another codec".to_owned()),
         Outcome::DeadLetter(reason) => Refusal::DeadLetter(reason),
+        Outcome::Failed(reason) => Refusal::Failed(reason),
         Outcome::Busy => Refusal::Busy,
         Outcome::Unhandled => Refusal::Unhandled("nobody here handles it".to_owned()),
         Outcome::Conflict => Refusal::Conflict,

@@ -23,6 +23,7 @@ use crate::relay::Lanes;
 use crate::router::{ActorDoor, Arrival, Delivery, LocalRoutes, Outcome, Settle, Work};
 use crate::spawn::Task;
 use crate::store::{CommitListener, Lane, StoreError, Watermark};
+use crate::telemetry::TARGET;
 
 pub(super) type Doors = HashMap<(Name, Name), Rc<dyn ActorDoor>, FixedState>;
 
@@ -75,6 +76,7 @@ impl Share {
             live_actors: spec.config.live_actors,
             remember: spec.config.remember,
             standing: Arc::clone(&spec.standing),
+            suspects: Arc::clone(&spec.suspects),
         };
         let code = spec.code(index);
         let counts = Arc::clone(&code.counts);
@@ -218,6 +220,25 @@ impl Share {
     /// Whether a shard is of this node.
     pub(super) fn owns(&self, shard: &ShardId) -> bool {
         self.spec.owns(&shard.domain).is_some()
+    }
+
+    /// Whether a way leads to a shard: it is of this node, or there is a bridge.
+    pub(super) fn is_reachable(&self, shard: &ShardId) -> bool {
+        self.spec.bridge.is_some() || self.owns(shard)
+    }
+
+    /// Says which messages of a shard's outbox no way leads for. They stay there until the node is started with one.
+    pub(super) fn report_unreachable(&self, from: &ShardId, heads: &[(ShardId, u64, u64)]) {
+        for (to, ..) in heads.iter().filter(|(to, done, head)| done < head && !self.is_reachable(to)) {
+            let domain = &to.domain;
+            let why = format!(
+                "messages to `{domain}` stay in the outbox: this node does not host that domain and has no bridge. \
+                 Host it, or start the node with a bridge to the service that does"
+            );
+            if self.spec.standing.stands(&format!("no way to {domain}"), why) {
+                tracing::error!(target: TARGET, %from, %domain, "no way leads to a domain that messages were sent to: they stay in the outbox");
+            }
+        }
     }
 
     /// Whether everything that was committed is on its way.

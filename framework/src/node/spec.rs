@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use foldhash::fast::FixedState;
+use futures_util::FutureExt;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::hosted::HostedType;
 use super::share::Share;
@@ -18,12 +19,15 @@ use crate::message::{Name, ShardId};
 use crate::projection::ViewType;
 use crate::retry::Retries;
 use crate::router::{Manifest, NodeId};
-use crate::store::{ShardReader, Store, StoreError};
+use crate::store::{DeadLetterReason, ShardReader, Store, StoreError};
 use crate::telemetry::Counts;
 use crate::user_code::{Ticks, UserCode};
 
 /// The thread that has the projections.
 pub(super) const VIEWS: usize = 0;
+
+/// How many letters are looked through for one that is not only deferred.
+const EXAMPLES: usize = 16;
 
 /// What all threads of a node share.
 pub(super) struct Spec {
@@ -51,6 +55,8 @@ pub(super) struct Spec {
     /// Measures user code; stands still in a simulation.
     pub(super) ticks: Arc<Ticks>,
     pub(super) draining: AtomicBool,
+    /// One permit: what was under way when the process ended before is delivered one at a time.
+    pub(super) suspects: Arc<Semaphore>,
     pub(super) broken: Mutex<Option<String>>,
 }
 
@@ -140,7 +146,25 @@ impl Spec {
         if all > listed {
             reasons.push(format!("{all} keys cannot be loaded, {listed} of them are listed here"));
         }
+        // One bad key stops no others: the node is ready all the same, and an operator is told.
+        reasons.extend(self.letters());
         Health { live, ready, reasons }
+    }
+
+    /// How many dead letters wait for an operator, and one of them. Costs the number of shards.
+    fn letters(&self) -> Option<String> {
+        let readers = self.readers.lock();
+        let count: u64 = readers.values().map(|reader| reader.dead_letter_count()).sum();
+        let first = readers.values().find(|reader| reader.dead_letter_count() > 0)?;
+        // A store that has to wait for its answer is not waited for.
+        let letters = first.dead_letters(None, EXAMPLES).now_or_never().and_then(Result::ok).unwrap_or_default();
+        let example = letters.iter().find(|letter| letter.reason != DeadLetterReason::Deferred);
+        let example = example.map_or_else(String::new, |letter| {
+            let (actor, key, name) = (&letter.actor, letter.key.escape_debug(), &letter.envelope.name);
+            format!(", for example `{name}` of {actor} `{key}`: {}", letter.error)
+        });
+        let them = if count == 1 { "message waits as a dead letter" } else { "messages wait as dead letters" };
+        Some(format!("{count} {them} (Node::dead_letters): redrive or discard{example}"))
     }
 
     /// Turns in flight now.
@@ -158,6 +182,8 @@ impl Spec {
             duplicates: sum(|counts| counts.duplicates.get()),
             retries: sum(|counts| counts.retries.get()),
             dead_letters: sum(|counts| counts.dead_letters.get()),
+            failed: sum(|counts| counts.failed.get()),
+            given_up: sum(|counts| counts.given_up.get()),
             panics: sum(|counts| counts.panics.get()),
             failed_tasks: sum(|counts| counts.failed_tasks.get()),
             snapshots_skipped: sum(|counts| counts.snapshots_skipped.get()),

@@ -200,7 +200,12 @@ impl Share {
             return true;
         }
         let sent = self.lanes.iter().all(|(id, lanes)| {
-            self.shards.get(id).is_none_or(|shard| lanes.is_at_rest(&shard.reader().outbox_heads()))
+            self.shards.get(id).is_none_or(|shard| {
+                let mut heads = shard.reader().outbox_heads();
+                // Nothing leads there; the node's health says so.
+                heads.retain(|(to, ..)| self.is_reachable(to));
+                lanes.is_at_rest(&heads)
+            })
         });
         let taken = self.feeds.values().flatten().all(|feed| feed.is_at_rest());
         let idle = self.host.is_idle() && self.doors.values().all(|door| door.is_idle());

@@ -91,6 +91,9 @@ async fn relay_once(share: &Rc<Share>, told: &mut BTreeMap<ShardId, u64>) -> Opt
                 abroad::retry(&share.host, &cell);
             }
             again = earliest(again, lanes.next_impatience(|to| share.owns(to)));
+            if share.spec.bridge.is_none() {
+                share.report_unreachable(id, &reader.outbox_heads());
+            }
         }
         let position = reader.position();
         if told.insert(id.clone(), position).unwrap_or(0) < position && share.spec.sources.contains_key(&id.domain) {

@@ -66,6 +66,12 @@ pub trait Floor {
 
     /// The message at `sequence` was appended before: nothing is written for it now, so the store does not know of a floor that rises.
     fn known(&self, sequence: u64);
+
+    /// Whether `sequence` is so near to the first one counted here that it may have been under way when the node ended last.
+    fn is_near_start(&self, sequence: u64) -> bool {
+        let _ = sequence;
+        false
+    }
 }
 
 /// One message on its way to one actor.
@@ -98,6 +104,9 @@ pub enum Outcome {
     Done(Bytes, Codec),
     /// It is a dead letter, or parked behind one.
     DeadLetter(String),
+    /// A command from outside that failed in every attempt, or asked for what cannot be written; nothing was done. The text says
+    /// why.
+    Failed(String),
     /// The actor takes no more at present; nothing was done.
     Busy,
     /// Nobody handles such a message; nothing was done.

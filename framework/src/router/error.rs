@@ -76,6 +76,14 @@ pub enum SendError {
         /// The error of the last delivery.
         reason: String,
     },
+    /// The command failed and nothing was done: its handler panicked in every attempt, or asked for what cannot be written (an
+    /// event or reply above 512 KiB, a command to an empty key). No other caller is affected. Sent again with the same id it is
+    /// tried again, and most likely fails again: repair the command or its handler.
+    #[error("the command failed: {reason}")]
+    Failed {
+        /// The error of the last attempt.
+        reason: String,
+    },
     /// The same id or idempotency key was used before with another payload. Nothing was done.
     #[error("the id was used before with another payload")]
     Conflict,
@@ -152,6 +160,7 @@ impl SendError {
         Err(match outcome {
             Outcome::Done(reply, codec) => return Ok((reply, codec)),
             Outcome::DeadLetter(reason) => Self::DeadLetter { reason },
+            Outcome::Failed(reason) => Self::Failed { reason },
             Outcome::Busy => Self::Busy { domain: domain.to_owned() },
             Outcome::Unhandled => Self::Unhandled { domain: domain.to_owned(), name: name.to_owned() },
             Outcome::Conflict => Self::Conflict,

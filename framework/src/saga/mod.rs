@@ -70,15 +70,36 @@ impl<A: Stateful> Effects<A> {
 }
 
 impl<A: Saga> Effects<A> {
-    /// Ends the saga. What comes later does nothing; its timers are cleared.
+    /// Ends the saga and clears its timers. Later events, replies and timers do nothing.
+    ///
+    /// A later command still gets its reply if that is all its handler asks for. A command that asks for anything else (records
+    /// an event, sends, sets a timer) is rejected with [`Rejection::SAGA_ENDED`](crate::Rejection::SAGA_ENDED), because nothing
+    /// of it could be undone: a key is used once. Two commands are exempt: one that [restarts](Self::restart) the saga, and one
+    /// that the saga has sent to itself with [`then`](Compensating::then), which may record events and nothing else.
+    ///
+    /// While a saga [compensates](Self::compensate), and in the turn in which it begins to, this does nothing: compensation
+    /// ends the saga once all is undone, whichever of the two is called first.
     pub fn complete(&mut self) {
         self.ended = true;
     }
 
-    /// Undoes the steps that were sent with [`undo_with`](Sent::undo_with), in reverse: each once, the next when the one
-    /// before has replied, and only those that were done. Then the saga ends. Meanwhile events and timers do nothing.
+    /// Lets this command start the saga again if it has ended, with an empty compensation log and without timers: steps sent from
+    /// now on can be undone, timers ring, and replies are taken. For keys that are used again, such as an order that is placed
+    /// anew after a failed attempt.
     ///
-    /// An undoing command that is rejected becomes a dead letter of this saga: a person must look.
+    /// The saga's own state stays as its events have made it; record an event that resets it. Replies to commands of an earlier
+    /// run are ignored. Does nothing while the saga has not ended, and outside a command's handler.
+    pub fn restart(&mut self) {
+        self.restarts = true;
+    }
+
+    /// Undoes the steps that were sent with [`undo_with`](Sent::undo_with), in reverse: each once, the next when the one
+    /// before has replied, and only those that were done. Then the saga ends. Until then events and timers do nothing, and
+    /// neither does [`complete`](Self::complete).
+    ///
+    /// A rejection of an undoing command becomes a dead letter of this saga. An operator redrives it, which sends the command
+    /// again, or discards it: then that step stays done, which is logged and counted in
+    /// [`Metrics::given_up`](crate::Metrics::given_up), and the remaining steps are undone.
     pub fn compensate(&mut self) -> Compensating<'_, A> {
         self.begin_undo()
     }

@@ -254,6 +254,9 @@ pub trait ShardReader: Send + Sync {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<DeadLetter>, StoreError>>;
 
+    /// Returns the number of unresolved dead letters, those that are only [deferred](DeadLetterReason::Deferred) left out. Asked at every look at a node's health, so it costs no reading.
+    fn dead_letter_count(&self) -> u64;
+
     /// Every stream of the shard: actor type and key, in no order. For checks and rebuilds; cost grows with the keys.
     fn streams(&self) -> BoxFuture<'_, Result<Vec<(Name, String)>, StoreError>>;
 }

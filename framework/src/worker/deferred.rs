@@ -207,8 +207,26 @@ impl<W: Worker> WorkerDoor<W> {
         let envelope = Envelope { key: letter.key, ..letter.envelope };
         book.running.borrow_mut().insert(id, (number, digest(&envelope.name, &envelope.payload)));
         let mut failed = ledger.borrow().failing.get(&id).copied().unwrap_or(0);
+        // As with a message that is not written down: what may have ended the process is recorded before it begins.
+        let mut alone = None;
+        if self.host.is_older(&envelope) {
+            if failed >= self.host.settings.retry.of(&envelope).crashes() {
+                self.failed_deferred(&book, ledger, &envelope, &Failure::ended(failed), failed).await;
+                self.close(&book, id, number);
+                return Ok(());
+            }
+            if failed > 0 {
+                alone = self.host.suspects.acquire().await.ok();
+            }
+            let noted = self.note_attempt(&book, ledger, &envelope, failed + 1).await;
+            if !matches!(noted, Outcome::Done(..)) {
+                self.close(&book, id, number);
+                return Ok(());
+            }
+        }
         self.begin(number);
         let done = self.once(&envelope, failed + 1).await;
+        drop(alone);
         drop(slot);
         match done {
             Ok(Done { reply, rejected }) => drop(self.done_deferred(&book, ledger, &envelope, &reply, rejected).await),

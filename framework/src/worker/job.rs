@@ -185,11 +185,18 @@ impl<W: Worker> WorkerDoor<W> {
     ) -> Outcome {
         let retry = self.host.settings.retry.of(envelope);
         let mut failed = ledger.borrow().failing.get(&envelope.id).copied().unwrap_or(0);
+        // A fresh job needs no record before it begins. One that may have ended the process has each attempt recorded first, and
+        // one that was recorded and did not finish is done alone, so that none is blamed for the crash of another.
+        let mut caution = self.host.may_have_been(envelope, arrival);
         loop {
             if self.must_wait(arrival) && self.defer(book, ledger, envelope, arrival, failed).await {
                 self.begin_later(&book.shard, envelope.id, Duration::ZERO);
                 return nothing();
             }
+            if caution && failed >= retry.crashes() {
+                return self.put_aside(book, ledger, envelope, arrival, &Failure::ended(failed), failed).await;
+            }
+            let alone = if caution && failed > 0 { self.host.suspects.acquire().await.ok() } else { None };
             let (done, kept) = {
                 let Ok(_slot) = self.slots.acquire().await else { return Outcome::Stopped };
                 if self.host.draining.get() || self.host.stopped.get() {
@@ -201,6 +208,13 @@ impl<W: Worker> WorkerDoor<W> {
                 let first = failed == 0 && matches!(arrival, Arrival::Outside);
                 if let Some(outcome) = self.too_late(envelope).filter(|_| first) {
                     return outcome;
+                }
+                if caution {
+                    let noted = self.note_attempt(book, ledger, envelope, failed + 1).await;
+                    if !matches!(noted, Outcome::Done(..)) {
+                        return noted;
+                    }
+                    caution = false;
                 }
                 self.begin(number);
                 let mut job = pin!(self.once(envelope, failed + 1));
@@ -220,6 +234,7 @@ impl<W: Worker> WorkerDoor<W> {
                     Err(_) => (job.await, false),
                 }
             };
+            drop(alone);
             if kept {
                 match done {
                     Ok(Done { reply, rejected }) => {
@@ -263,16 +278,30 @@ impl<W: Worker> WorkerDoor<W> {
                 self.begin_later(&book.shard, envelope.id, wait);
                 return nothing();
             }
-            // Counted in the log before the next try: a crash loop must come to its end, too.
-            let notes = [Note::Attempt { message: envelope.id, attempt: failed }];
-            let entry = Entry { envelope, end: End::Not, reply: &[], rejected: false, notes: &notes };
-            let noted = self.commit(book, ledger, &entry, Outcome::Done(Bytes::new(), Codec::Bincode)).await;
+            // Counted in the log before the next try: what fails must come to its end though the node is started again.
+            let noted = self.note_attempt(book, ledger, envelope, failed).await;
             if !matches!(noted, Outcome::Done(..)) {
                 return noted;
             }
-            ledger.borrow_mut().failing.insert(envelope.id, failed);
             Rc::clone(&self.host).pause(wait).await;
         }
+    }
+
+    /// Records that so many deliveries of a message have begun, and waits until that is durable.
+    pub(super) async fn note_attempt(
+        &self,
+        book: &Book,
+        ledger: &RefCell<Ledger>,
+        envelope: &Envelope,
+        attempt: u32,
+    ) -> Outcome {
+        let notes = [Note::Attempt { message: envelope.id, attempt }];
+        let entry = Entry { envelope, end: End::Not, reply: &[], rejected: false, notes: &notes };
+        let noted = self.commit(book, ledger, &entry, Outcome::Done(Bytes::new(), Codec::Bincode)).await;
+        if matches!(noted, Outcome::Done(..)) {
+            ledger.borrow_mut().failing.insert(envelope.id, attempt);
+        }
+        noted
     }
 
     /// Calls user code once.
@@ -375,6 +404,11 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// The process ended during each of so many deliveries.
+    pub(super) fn ended(deliveries: u32) -> Self {
+        Self::Fail(format!("the process ended during each of its last {deliveries} deliveries"))
+    }
+
     /// Whether another delivery may end better.
     pub(super) fn is_transient(&self) -> bool {
         matches!(self, Self::Retry(_))

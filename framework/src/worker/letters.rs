@@ -11,9 +11,10 @@ use super::door::{Number, WorkerDoor};
 use super::ledger::Ledger;
 use super::plan::Done;
 use crate::actor::ShardCell;
-use crate::message::{Codec, Envelope, MessageId, digest};
+use crate::message::{Codec, Coded as _, Domain as _, Envelope, Kind, MessageId, Rejection, digest};
 use crate::router::Outcome;
 use crate::store::{DeadLetter, DeadLetterReason, Note, StoreError};
+use crate::telemetry::TARGET;
 
 /// How many dead letters are read at a time.
 const PAGE: usize = 256;
@@ -70,7 +71,7 @@ impl<W: Worker> WorkerDoor<W> {
         }
     }
 
-    /// Throws a dead letter away.
+    /// Discards a dead letter. The sender of a command gets a rejection in the same commit.
     pub(super) async fn discard(
         self: &Rc<Self>,
         number: Number,
@@ -102,7 +103,13 @@ impl<W: Worker> WorkerDoor<W> {
         let outcome = match self.is_unresolved(shard, letter).await {
             Ok(true) => {
                 let notes = [Note::Resolved { message: envelope.id }];
-                let entry = Entry { envelope, end: End::Resolved, reply: &[], rejected: false, notes: &notes };
+                let mut reply = Vec::new();
+                if envelope.kind == Kind::Command
+                    && let Err(error) = <()>::write_reply(&Err(Rejection::discarded()), W::Domain::CODEC, &mut reply)
+                {
+                    tracing::error!(target: TARGET, worker = %self.actor, %error, "failed to encode a rejection");
+                }
+                let entry = Entry { envelope, end: End::Resolved, reply: &reply, rejected: true, notes: &notes };
                 self.commit(&book, ledger, &entry, Outcome::Done(Bytes::new(), Codec::Bincode)).await
             }
             Ok(false) => Outcome::Unhandled,

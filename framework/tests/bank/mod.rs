@@ -133,6 +133,36 @@ impl Apply<Closed> for Account {
     }
 }
 
+#[derive(Domain)]
+#[domain(name = "branches")]
+pub struct Branches;
+
+/// Has a branch send [`Explode`]: from an actor, it parks its account.
+#[derive(Command, Clone, Debug, Serialize, Deserialize)]
+#[command(domain = Branches)]
+pub struct Blast {
+    #[key]
+    pub account: String,
+}
+
+#[derive(Aggregate, Debug, Default)]
+#[aggregate(domain = Branches, handles(Blast))]
+pub struct Branch {}
+
+impl Handle<Blast> for Branch {
+    fn handle(&self, blast: Blast, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        effects.send(Explode { account: blast.account });
+        Ok(())
+    }
+}
+
+/// Parks an account behind a dead letter. The node hosts [`Branch`].
+pub async fn park(node: &Node, account: &str) -> whizbang::store::DeadLetter {
+    node.client().send(Blast { account: account.into() }).await.unwrap();
+    node.quiet().await;
+    node.dead_letters().await.unwrap().remove(0)
+}
+
 #[derive(Command, Clone, Debug, Serialize, Deserialize)]
 #[command(domain = Transfers)]
 pub struct StartTransfer {

@@ -4,6 +4,7 @@
 
 #[path = "../../../framework/tests/bank/mod.rs"]
 mod bank;
+mod crashes;
 mod process;
 
 use std::time::{Duration, Instant};

@@ -22,9 +22,9 @@ use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 
 use super::host::{Host, ShardCell};
-use crate::message::{Codec, Envelope, MessageId, Name};
+use crate::message::{Codec, Coded as _, Envelope, Kind, MessageId, Name, Rejection};
 use crate::router::{Arrival, Delivery, Floor, Outcome, Work};
-use crate::store::{Appended, StoreError, Ticket};
+use crate::store::{Appended, Mark, Note, OutboxWrite, StoreError, Ticket};
 use crate::telemetry::TARGET;
 use queues::{Entry, Head, Queue, State};
 
@@ -168,8 +168,26 @@ impl Backlog {
         self.delivery_of(key, work, envelope, arrival)
     }
 
-    /// Deletes a message that waits; `None` if it does not. It cannot be deleted while its actor has it.
-    pub(crate) fn discard(self: &Rc<Self>, key: &Rc<str>, message: MessageId) -> Option<Result<Appended, Outcome>> {
+    /// Reads a message that waits; `None` if it does not.
+    pub(crate) fn waits(
+        self: &Rc<Self>,
+        key: &Rc<str>,
+        message: MessageId,
+    ) -> Option<impl Future<Output = Result<Option<(Work, Envelope)>, StoreError>> + 'static> {
+        let state = self.state.borrow();
+        let entry = state.keys.get(key)?.entries.iter().find(|entry| entry.id == message)?;
+        let (me, key, ticket) = (Rc::clone(self), Rc::clone(key), entry.ticket);
+        Some(async move { me.read(&key, message, ticket).await })
+    }
+
+    /// Deletes a message that waits, and rejects it to the actor that sent it if that wants to know; `None` if it does not wait. It
+    /// cannot be deleted while its actor has it.
+    pub(crate) fn discard(
+        self: &Rc<Self>,
+        key: &Rc<str>,
+        message: MessageId,
+        envelope: Option<&Envelope>,
+    ) -> Option<Result<Appended, Outcome>> {
         let (at, out) = {
             let state = self.state.borrow();
             let queue = state.keys.get(key)?;
@@ -179,10 +197,20 @@ impl Backlog {
         if out {
             return Some(Err(Outcome::Busy));
         }
-        let appended = match self.write_release(message) {
+        let rejection = envelope.filter(|envelope| envelope.kind == Kind::Command).and_then(|envelope| {
+            let mut bytes = Vec::new();
+            <()>::write_reply(&Err(Rejection::discarded()), envelope.codec, &mut bytes).ok()?;
+            envelope.reply(&self.shard.id.domain, true, self.host.ids.clock().now(), envelope.codec, &bytes)
+        });
+        let outbox: Vec<_> = rejection.iter().map(|(to, envelope)| OutboxWrite { to, envelope }).collect();
+        let appended = match self.write((message, message), Mark::None, &[Note::Resolved { message }], &outbox) {
             Ok(appended) => appended,
             Err(error) => return Some(Err(Outcome::Refused(error))),
         };
+        if !outbox.is_empty() {
+            let (shard, host) = (Rc::clone(&self.shard), Rc::clone(&self.host));
+            self.host.after(appended, move |_| shard.soil(&host));
+        }
         let mut state = self.state.borrow_mut();
         state.take_out(key, at);
         if let Some(queue) = state.keys.get_mut(key).filter(|_| at == 0) {
@@ -413,6 +441,11 @@ impl Floor for Place {
     }
 
     fn is_deferred(&self) -> bool {
+        true
+    }
+
+    /// It waited here, so it was tried before.
+    fn is_near_start(&self, _sequence: u64) -> bool {
         true
     }
 }

@@ -12,7 +12,8 @@ use crate::actor::decide::work_of;
 use crate::message::{Codec, Envelope, MessageId, Name, ShardId};
 use crate::router::{Arrival, Delivery, Work};
 use crate::store::{
-    Appended, DeadLetter, DeadLetterReason, Lane, Mark, Note, Snapshot, Source, StoreError, StreamState, Ticket, Turn,
+    Appended, DeadLetter, DeadLetterReason, Lane, Mark, Note, OutboxWrite, Snapshot, Source, StoreError, StreamState,
+    Ticket, Turn,
 };
 use crate::telemetry::TARGET;
 
@@ -134,11 +135,11 @@ impl Backlog {
         let letter = self.letter(key, &delivery.work, envelope, DeadLetterReason::Deferred, None);
         let notes = [Note::DeadLetter(Box::new(letter))];
         let mark = Mark::From { source, sequence: *sequence, floor: floor.once_appended(*sequence) };
-        self.write((envelope.id, envelope.correlation), mark, &notes)
+        self.write((envelope.id, envelope.correlation), mark, &notes, &[])
     }
 
     pub(super) fn write_release(&self, message: MessageId) -> Result<Appended, StoreError> {
-        self.write((message, message), Mark::None, &[Note::Resolved { message }])
+        self.write((message, message), Mark::None, &[Note::Resolved { message }], &[])
     }
 
     pub(super) fn write(
@@ -146,6 +147,7 @@ impl Backlog {
         (id, correlation): (MessageId, MessageId),
         mark: Mark<'_>,
         notes: &[Note],
+        outbox: &[OutboxWrite<'_>],
     ) -> Result<Appended, StoreError> {
         // What memory holds now is what the turns before this one have written.
         self.save();
@@ -167,7 +169,7 @@ impl Backlog {
             reply: &[],
             reply_codec: Codec::Bincode,
             events: &[],
-            outbox: &[],
+            outbox,
             timers: &[],
             notes,
         };

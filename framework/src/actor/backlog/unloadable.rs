@@ -146,7 +146,7 @@ impl Backlog {
         }
         let about = (letter.envelope.id, letter.envelope.correlation);
         // If it cannot be written now, it is the next time.
-        if self.write(about, Mark::None, &[Note::DeadLetter(Box::new(letter))]).is_ok() {
+        if self.write(about, Mark::None, &[Note::DeadLetter(Box::new(letter))], &[]).is_ok() {
             self.host.counts.dead_letters.one();
             let mut state = self.state.borrow_mut();
             if let Some(entry) = state.keys.get_mut(key).and_then(|queue| queue.entries.front_mut()) {

@@ -171,6 +171,7 @@ impl Packet {
                     "expired" => Refusal::Expired,
                     "late" => Refusal::Late,
                     "dead-letter" => Refusal::DeadLetter(text()),
+                    "failed" => Refusal::Failed(text()),
                     "unknown" => Refusal::Unknown(text()),
                     other => return Err(malformed(format!("an answer `{}` is not known", shown(other)))),
                 }))
@@ -234,6 +235,7 @@ fn refusal_parts(refusal: &Refusal) -> (&'static str, Bytes) {
         Refusal::Expired => ("expired", ""),
         Refusal::Late => ("late", ""),
         Refusal::DeadLetter(text) => ("dead-letter", text.as_str()),
+        Refusal::Failed(text) => ("failed", text.as_str()),
         Refusal::Unknown(text) => ("unknown", text.as_str()),
     };
     (what, Bytes::copy_from_slice(text.as_bytes()))

@@ -127,6 +127,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
         any::<String>().prop_map(Refusal::Unhandled),
         any::<String>().prop_map(Refusal::Undecodable),
         any::<String>().prop_map(Refusal::DeadLetter),
+        any::<String>().prop_map(Refusal::Failed),
         any::<String>().prop_map(Refusal::Unknown),
     ]
 }

@@ -358,6 +358,10 @@ impl ShardReader for Reader {
         ready(walk::letters(&self.log(), &places)).boxed()
     }
 
+    fn dead_letter_count(&self) -> u64 {
+        self.look(|state| state.index.letter_count())
+    }
+
     fn streams(&self) -> BoxFuture<'_, Result<Vec<(Name, String)>, StoreError>> {
         let heads = self.look(|state| state.index.heads());
         ready(walk::streams(&self.log(), &heads)).boxed()

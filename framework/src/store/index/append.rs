@@ -4,7 +4,7 @@ use super::heads::Heads;
 use super::{Change, Committed, Head, Index, OutOfTurn, POSITIONS_A_MARK, Pending};
 use crate::message::ShardId;
 use crate::store::record::{Location, Place, write_advance, write_sent, write_turn};
-use crate::store::{Epoch, Mark, Note, Source, StreamHint, Timer, TimerWrite, Turn, Watermark};
+use crate::store::{DeadLetterReason, Epoch, Mark, Note, Source, StreamHint, Timer, TimerWrite, Turn, Watermark};
 use crate::telemetry::passes;
 
 use super::stream::Stream;
@@ -178,7 +178,10 @@ impl Index {
         }
         for note in turn.notes {
             match note {
-                Note::DeadLetter(letter) => each(self, Change::Letter(letter.envelope.id)),
+                Note::DeadLetter(letter) => {
+                    let deferred = letter.reason == DeadLetterReason::Deferred;
+                    each(self, Change::Letter(letter.envelope.id, deferred));
+                }
                 Note::Resolved { message } => each(self, Change::Resolved(*message)),
                 Note::Attempt { .. } | Note::Ended | Note::Own(_) => {}
             }

@@ -3,7 +3,7 @@
 use super::{Change, Index};
 use crate::message::ShardId;
 use crate::store::record::{Location, Malformed, MarkRecord, Names, NoteRecord, Record, TurnRecord};
-use crate::store::{Timer, TimerWrite};
+use crate::store::{DeadLetterReason, Timer, TimerWrite};
 
 impl Index {
     /// Takes in the record at `location`, which is committed. Records come in their order, each once.
@@ -83,7 +83,10 @@ impl Index {
         }
         for note in turn.notes() {
             match note {
-                NoteRecord::DeadLetter(letter) => self.letters.add(letter.id, stream, location),
+                NoteRecord::DeadLetter(letter) => {
+                    let deferred = letter.reason == DeadLetterReason::Deferred;
+                    self.letters.add(letter.id, stream, location, deferred);
+                }
                 NoteRecord::Resolved { message } => self.letters.resolve(message, stream),
                 NoteRecord::Attempt { .. } | NoteRecord::Ended | NoteRecord::Own(_) => {}
             }

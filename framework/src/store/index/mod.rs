@@ -90,11 +90,18 @@ struct Pending {
 /// A change that is not on every turn's way.
 #[derive(Debug)]
 enum Change {
-    Watermark { source: usize, through: u64 },
-    Through { destination: usize, through: u64 },
+    Watermark {
+        source: usize,
+        through: u64,
+    },
+    Through {
+        destination: usize,
+        through: u64,
+    },
     TimerSet(Box<Timer>),
     TimerCleared(Box<str>),
-    Letter(MessageId),
+    /// A dead letter; whether it is only deferred.
+    Letter(MessageId, bool),
     Resolved(MessageId),
 }
 
@@ -143,7 +150,7 @@ impl Index {
             (Change::Through { destination, through }, _) => self.outbox.through(destination, through),
             (Change::TimerSet(timer), Some(stream)) => self.timers.set(stream, *timer),
             (Change::TimerCleared(name), Some(stream)) => self.timers.clear(stream, &name),
-            (Change::Letter(id), Some(stream)) => self.letters.add(id, stream, location),
+            (Change::Letter(id, deferred), Some(stream)) => self.letters.add(id, stream, location, deferred),
             (Change::Resolved(id), Some(stream)) => self.letters.resolve(id, stream),
             (_, None) => {}
         }
@@ -236,6 +243,11 @@ impl Index {
     /// When the next timer is due.
     pub(crate) fn next_timer(&self) -> Option<Timestamp> {
         self.timers.next()
+    }
+
+    /// The number of dead letters.
+    pub(crate) fn letter_count(&self) -> u64 {
+        self.letters.count()
     }
 
     /// Where up to `limit` dead letters with ids above `after` are. All of one id come together.

@@ -99,7 +99,7 @@ impl Index {
         }
         for _ in 0..take.count()? {
             let (id, stream) = (take.id()?, take_stream(take)?);
-            index.letters.add(id, stream, take.number()?);
+            index.letters.restore(id, stream, take.number()?);
         }
         Ok(index)
     }

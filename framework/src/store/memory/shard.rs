@@ -289,6 +289,10 @@ impl ShardReader for MemoryReader {
         self.read(|state| walk::letters(&state.arena, &state.index.letters(after, limit)))
     }
 
+    fn dead_letter_count(&self) -> u64 {
+        self.shard.state.lock().index.letter_count()
+    }
+
     fn streams(&self) -> BoxFuture<'_, Result<Vec<(Name, String)>, StoreError>> {
         self.read(|state| walk::streams(&state.arena, &state.index.heads()))
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 
 use super::{Trouble, World, taking, undoing};
+use crate::actor::restarts;
 use crate::message::{MessageId, Name, ShardId};
 use crate::store::{Lane, Note, SentMessage, ShardReader, Source, Store as _, StoredEvent, StoredTurn};
 
@@ -336,9 +337,18 @@ fn ended(world: &World, shards: &Shards, turns: &[Placed]) -> Result<(), String>
             *begun |= !at.turn.events.is_empty() || !at.turn.sent.is_empty();
         }
     }
-    for at in turns.iter().filter(|at| at.turn.notes.contains(&Note::Ended)) {
-        open.remove(&(&at.shard, &at.actor, at.key.as_str()));
+    // The turns of a stream come in their order: a saga that was started again is open until it ends again.
+    let mut ended = BTreeSet::new();
+    for at in turns {
+        let place = (&at.shard, &at.actor, at.key.as_str());
+        if at.turn.notes.iter().any(restarts) {
+            ended.remove(&place);
+        }
+        if at.turn.notes.contains(&Note::Ended) {
+            ended.insert(place);
+        }
     }
+    open.retain(|place, _| !ended.contains(place));
     for letter in &letters {
         open.retain(|(_, actor, key), _| **actor != letter.actor || *key != letter.key);
     }

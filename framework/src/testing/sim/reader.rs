@@ -124,6 +124,10 @@ impl ShardReader for SlowReader {
         self.slow(move || self.inner.dead_letters(after, limit))
     }
 
+    fn dead_letter_count(&self) -> u64 {
+        self.inner.dead_letter_count()
+    }
+
     fn streams(&self) -> BoxFuture<'_, Result<Vec<(Name, String)>, StoreError>> {
         self.slow(move || self.inner.streams())
     }

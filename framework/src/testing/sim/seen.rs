@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::turn::{MarkedAs, OwnedTurn};
-use crate::actor::{begins_undo, finished_undo};
+use crate::actor::{begins_undo, finished_undo, restarts};
 use crate::clock::instant;
 use crate::message::{Envelope, Kind, MessageId, Name, ShardId, rejection_in};
 use crate::store::{Lane, Note};
@@ -272,6 +272,9 @@ impl Seen {
         }
         let before = stand.clone();
         stand.last = records.last().cloned().or_else(|| before.last.clone());
+        if turn.notes.iter().any(restarts) {
+            (stand.phase, stand.undone) = (Phase::Open, false);
+        }
         let undoes = turn.notes.iter().any(begins_undo);
         if undoes {
             stand.phase = Phase::Undoing;

@@ -76,6 +76,20 @@ where
                 UndoChange::Begin { .. } => self.begun = true,
                 UndoChange::Sent { command } => self.undoes(command)?,
                 UndoChange::Again { .. } => self.waiting = None,
+                UndoChange::GivenUp { command } => {
+                    let given_up = self.waiting.take_if(|waiting| waiting.command == command);
+                    let Some(Waiting { name, step, .. }) = given_up else {
+                        return Err(format!("gives up {command}, which undoes nothing"));
+                    };
+                    if self.is_done(command) {
+                        return Err(format!("gives up {name}, which was done"));
+                    }
+                    self.steps.retain(|left| left.command != step);
+                }
+                UndoChange::Restarted => {
+                    self.steps.clear();
+                    (self.waiting, self.begun) = (None, false);
+                }
                 UndoChange::Finished => {
                     self.nothing_is_left()?;
                     // Whatever it is asked for after its end, it was not told to undo it.
@@ -300,6 +314,43 @@ mod tests {
             ended(reply(RELEASE, &[], &[UndoChange::Finished])),
         ];
         assert_eq!(check(&turns, &[CHARGE]), Ok(()));
+    }
+
+    #[test]
+    fn step_whose_letter_was_discarded_may_stay_done() {
+        let (charge, release) =
+            (reply(CHARGE, &[REFUND], &[begin(), sent(REFUND)]), ended(reply(RELEASE, &[], &[UndoChange::Finished])));
+        let given_up = UndoChange::GivenUp { command: id(REFUND) };
+        let turns = [
+            steps(),
+            reply(RESERVE, &[], &[]),
+            charge,
+            reply(REFUND, &[RELEASE], &[given_up.clone(), sent(RELEASE)]),
+            release,
+        ];
+        assert_eq!(check(&turns, &[REFUND]), Ok(()));
+        let mut hasty = turns.clone();
+        if let Some(turn) = hasty.get_mut(3) {
+            *turn = ended(reply(REFUND, &[], &[given_up.clone(), UndoChange::Finished]));
+        }
+        is_found(&hasty, &[REFUND], "Reserve was done, and Release was never sent or done");
+        is_found(&[steps(), reply(RESERVE, &[], &[given_up])], &[], "gives up");
+    }
+
+    #[test]
+    fn restarted_saga_owes_nothing_of_its_first_run() {
+        let turns = [
+            steps(),
+            ended(reply(RESERVE, &[], &[])),
+            turn(
+                id(101),
+                &[CHARGE],
+                &[UndoChange::Restarted, UndoChange::Step { command: id(CHARGE), undo: planned(REFUND) }],
+            ),
+            reply(CHARGE, &[REFUND], &[begin(), sent(REFUND)]),
+            ended(reply(REFUND, &[], &[UndoChange::Finished])),
+        ];
+        assert_eq!(check(&turns, &[]), Ok(()));
     }
 
     #[test]

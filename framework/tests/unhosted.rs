@@ -1,0 +1,30 @@
+//! Commands to a domain that the node neither hosts nor reaches: they wait in the outbox, and health says so.
+
+mod orders;
+
+use orders::*;
+use whizbang::prelude::*;
+
+#[whizbang::test]
+async fn send_to_unhosted_domain_shows_in_health() {
+    let store = MemoryStore::new();
+    for _start in 0..2 {
+        let node = Node::builder("shop", store.clone()).host::<Order>().start().await.unwrap();
+        if _start == 0 {
+            assert_eq!(node.health().reasons, [""; 0]);
+            place(&node, "o", &["a", "b"]).await.unwrap();
+        }
+        // It does not wait for what cannot come.
+        node.quiet().await;
+        let health = node.health();
+        let [reason] = &health.reasons[..] else { panic!("{health:?}") };
+        assert!(reason.contains("`stock`") && reason.contains("does not host"), "{reason}");
+        assert!(!health.ready, "a node that is wired wrongly is not ready");
+        node.stop().await.unwrap();
+    }
+    // Nothing was lost.
+    let node = start(&store).await;
+    node.quiet().await;
+    assert_eq!((taken(&node, "a").await, taken(&node, "b").await), (1, 1));
+    assert_eq!(node.health().reasons, [""; 0]);
+}
