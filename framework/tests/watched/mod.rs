@@ -185,6 +185,10 @@ impl ShardReader for Reader {
     ) -> BoxFuture<'_, Result<Vec<DeadLetter>, StoreError>> {
         self.0.dead_letters(after, limit)
     }
+    fn dead_letter_count(&self) -> u64 {
+        self.0.dead_letter_count()
+    }
+
     fn streams(&self) -> BoxFuture<'_, Result<Vec<(Name, String)>, StoreError>> {
         self.0.streams()
     }
