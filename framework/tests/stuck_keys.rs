@@ -388,3 +388,67 @@ async fn full_disk_shows_in_health_until_commits_succeed() {
     assert!(node.health().ready, "{:?}", node.health());
     stop_promptly(node).await;
 }
+
+/// Numbers that follow from a seed (Knuth, MMIX).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
+
+/// Keys fail and recover at random, cannot be loaded for a while, and the node is killed at random. Each message arrives once, those
+/// of one source in order.
+async fn seed_holds(seed: u64) {
+    let (store, mut random) = (MemoryStore::new(), Random(seed));
+    let retry = Retry { attempts: u32::MAX, first: Duration::from_millis(1), longest: Duration::from_millis(4) };
+    let keys: Vec<String> = (0..6).map(|key| format!("random-{seed}-{key}")).collect();
+    let mut node = start(&store, retry).await;
+    let mut sent = BTreeMap::<String, [u64; 2]>::new();
+    for _ in 0..60 {
+        let key = &keys[random.below(6) as usize];
+        match random.below(10) {
+            0 | 1 => drop(FAILING.lock().insert(key.clone())),
+            2 => drop(FAILING.lock().remove(key)),
+            3 => drop(UNLOADABLE.lock().insert(key.clone())),
+            4 => drop(UNLOADABLE.lock().remove(key)),
+            5 => {
+                drop(node);
+                node = start(&store, retry).await;
+            }
+            6 => tokio::time::sleep(Duration::from_millis(random.below(6))).await,
+            way => {
+                let (way, at) = if way == 7 { (Way::Events, 1) } else { (Way::Commands, 0) };
+                let count = 1 + random.below(40);
+                let first = &mut sent.entry(key.clone()).or_default()[at];
+                send(&node, way, key, 2 * 1000 * at as u64 + *first, count, false).await;
+                *first += count;
+            }
+        }
+    }
+    drop(node);
+    FAILING.lock().retain(|key| !keys.contains(key));
+    UNLOADABLE.lock().retain(|key| !keys.contains(key));
+    let node = start(&store, retry).await;
+    node.quiet().await;
+    for (key, [commands, events]) in sent {
+        let holds = node.client().send(Look { box_: key.clone() }).await.unwrap();
+        let (of_events, of_commands): (Vec<u64>, Vec<u64>) = holds.iter().partition(|n| **n >= 2000);
+        assert!(of_commands == (0..commands).collect::<Vec<_>>(), "seed {seed}: commands to {key}: {of_commands:?}");
+        assert!(of_events == (2000..2000 + events).collect::<Vec<_>>(), "seed {seed}: events to {key}: {of_events:?}");
+    }
+    assert!(node.dead_letters().await.unwrap().is_empty(), "seed {seed}");
+    let metrics = node.metrics();
+    assert_eq!((metrics.deferred, metrics.unloadable_keys), (0, 0), "seed {seed}");
+    assert!(node.health().reasons.is_empty(), "seed {seed}: {:?}", node.health());
+    stop_promptly(node).await;
+}
+
+#[whizbang::test]
+async fn random_failures_and_kills_keep_count_and_order() {
+    for seed in 0..20 {
+        seed_holds(seed).await;
+    }
+}
