@@ -8,7 +8,9 @@ use futures_util::FutureExt;
 use super::{Trouble, World, taking, undoing};
 use crate::actor::restarts;
 use crate::message::{MessageId, Name, ShardId};
-use crate::store::{Lane, Note, SentMessage, ShardReader, Source, Store as _, StoredEvent, StoredTurn};
+use crate::store::{
+    DeadLetter, DeadLetterReason, Lane, Note, SentMessage, ShardReader, Source, Store as _, StoredEvent, StoredTurn,
+};
 
 /// All streams of a shard, by actor type and key.
 pub(super) fn streams(reader: &Arc<dyn ShardReader>) -> Vec<(Name, String)> {
@@ -40,6 +42,18 @@ fn through(reader: &Arc<dyn ShardReader>, source: &Source) -> u64 {
 /// What is still to be done, if anything is.
 pub(super) fn unsettled(world: &World) -> Option<String> {
     let shards = shards(world);
+    for (shard, reader) in &shards {
+        // It is settled for its sender, and its key or its worker has still to take it.
+        let letters = reader.dead_letters(None, usize::MAX).now_or_never().and_then(Result::ok).unwrap_or_default();
+        let stopped = |letter: &DeadLetter| {
+            let mut all = letters.iter().filter(|other| other.reason == DeadLetterReason::Unloadable);
+            all.any(|other| (&other.actor, &other.key) == (&letter.actor, &letter.key))
+        };
+        let mut deferred = letters.iter().filter(|letter| letter.reason == DeadLetterReason::Deferred);
+        if let Some(letter) = deferred.find(|letter| !stopped(letter)) {
+            return Some(format!("{} waits for {} `{}` in {shard}", letter.envelope.name, letter.actor, letter.key));
+        }
+    }
     for (from, reader) in &shards {
         for (to, done, head) in reader.outbox_heads() {
             let source = Source { shard: from.clone(), lane: Lane::Direct };
