@@ -38,6 +38,8 @@ impl Count {
 pub struct Counts {
     /// Turns in flight now.
     pub in_flight: Count,
+    /// Jobs of workers in memory now.
+    pub jobs: Count,
     /// Turns committed or on their way.
     pub turns: Count,
     /// Events recorded.

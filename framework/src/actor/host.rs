@@ -159,6 +159,7 @@ impl Host {
     /// outside take no room from turns.
     pub(crate) fn job(self: &Rc<Self>) -> Flight {
         self.jobs.set(self.jobs.get() + 1);
+        self.counts.jobs.set(self.jobs.get() as u64);
         Flight { host: Rc::clone(self), job: true }
     }
 
@@ -297,6 +298,7 @@ impl Drop for Flight {
         let host = &self.host;
         if self.job {
             host.jobs.set(host.jobs.get() - 1);
+            host.counts.jobs.set(host.jobs.get() as u64);
         } else {
             let in_flight = host.in_flight.get() - 1;
             host.in_flight.set(in_flight);

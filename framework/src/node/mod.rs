@@ -138,10 +138,10 @@ impl Node {
         self.links.run_all(|share| share.doors.values().for_each(|door| door.sweep(0, 0)));
     }
 
-    /// Turns in flight now.
+    /// Turns and jobs in flight now.
     #[cfg(feature = "testing")]
     pub(crate) fn in_flight(&self) -> u64 {
-        self.spec.in_flight()
+        self.spec.in_flight() + self.spec.jobs()
     }
 
     /// Who takes an event here: domain, actor type and key.

@@ -172,6 +172,12 @@ impl Spec {
         self.codes.iter().map(|code| code.counts.in_flight.get()).sum()
     }
 
+    /// Jobs in memory now.
+    #[cfg(feature = "testing")]
+    pub(super) fn jobs(&self) -> u64 {
+        self.codes.iter().map(|code| code.counts.jobs.get()).sum()
+    }
+
     pub(super) fn metrics(&self) -> Metrics {
         let sum = |of: fn(&Counts) -> u64| self.codes.iter().map(|code| of(&code.counts)).sum();
         let bridge = self.bridge.as_ref().map(|bridge| bridge.health()).unwrap_or_default();
