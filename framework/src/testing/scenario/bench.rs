@@ -196,6 +196,7 @@ impl<A: Stateful> Bench<A> {
             live.cell.writer.borrow_mut().append(&turn).expect("memory takes every turn");
             // What is live was rebuilt before this; the next message rebuilds it.
             live.door.reset();
+            live.door.recall().now_or_never().expect("memory does not wait").expect("the store can be read");
         }
     }
 
