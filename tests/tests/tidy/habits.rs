@@ -25,8 +25,11 @@ const LINES: usize = 500;
 const LONG_FILES: [(&str, &str); 0] = [];
 
 /// Where a thread may sleep, and why.
-const SLEEPERS: [(&str, &str); 2] = [
+const SLEEPERS: [(&str, &str); 5] = [
     ("tests/src/eventually.rs", "looks again and again at what cannot wake it: other processes, their files and ports"),
+    ("tests/bench/src/idle.rs", "measures a node that does nothing for a while"),
+    ("tests/bench/src/nats/ours.rs", "the interval of a poll in a benchmark"),
+    ("tests/tests/flows/wrong_fulfilment.rs", "virtual time passes in a simulated cluster"),
     ("framework/src/store/embedded/disk.rs", "asks again for a lock that somebody may have who only looks"),
 ];
 
@@ -111,7 +114,11 @@ fn switched_off(files: &[File]) -> Vec<Finding> {
 fn sleepers(files: &[File]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in files.iter().filter(|file| file.is_rust() && !SLEEPERS.iter().any(|(path, _)| *path == file.path)) {
-        for at in places(&file.code(), "thread::sleep") {
+        let code = file.code();
+        // A timeout of what never ends is a sleep.
+        let ends = |at: usize| code[at..].find(['\n', ';']).map_or(code.len(), |end| at + end);
+        let disguised = places(&code, "timeout").into_iter().filter(|at| code[*at..ends(*at)].contains("pending"));
+        for at in places(&code, "thread::sleep").into_iter().chain(disguised) {
             findings.push(file.finding(at, "wait for a condition with a deadline (`eventually`), not for a span"));
         }
     }
@@ -248,6 +255,8 @@ fn a_test_or_an_example_that_does_not_run_is_found() {
 #[test]
 fn a_sleep_is_found() {
     assert_eq!(sleepers(&[File::new("tests/tests/a.rs", "fn f() { std::thread::sleep(SPAN); }")]).len(), 1);
+    assert_eq!(sleepers(&[File::new("tests/tests/a.rs", "fn f() { timeout(SPAN, pending::<()>()).await; }")]).len(), 1);
+    assert_eq!(sleepers(&[File::new("tests/tests/a.rs", "fn f() { timeout(SPAN, reply).await; }")]).len(), 0);
     assert_eq!(sleepers(&[File::new("tests/tests/a.rs", "// thread::sleep\nfn f() {}")]).len(), 0);
 }
 
