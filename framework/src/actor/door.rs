@@ -37,6 +37,8 @@ pub(crate) struct TypeDoor<A: Stateful> {
     pub(super) label: Label,
     /// Whether what these actors append is committed at once.
     commits_at_once: bool,
+    /// Whether the last snapshot was skipped because the state cannot be saved.
+    pub(super) skips_snapshots: Cell<bool>,
 }
 
 /// A live actor. Dropping the last address ends it, and with its mailbox it goes.
@@ -128,8 +130,14 @@ impl<A: Stateful> TypeDoor<A> {
             });
             let backlogs = Backlogs::new(&host, &shards, &actor, &deliver);
             let effects = RefCell::default();
-            Self { host, plan, domain, actor, shards, keys, effects, backlogs, label, commits_at_once }
+            let skips_snapshots = Cell::new(false);
+            Self { host, plan, domain, actor, shards, keys, effects, backlogs, label, commits_at_once, skips_snapshots }
         })
+    }
+
+    /// The name under which the health notes snapshots that are skipped.
+    pub(super) fn snapshots_name(&self) -> String {
+        format!("snapshots of `{}.{}`", self.domain, self.actor)
     }
 
     /// Buffers for one turn; taken while it runs, so that their memory is used again.

@@ -294,19 +294,30 @@ impl<A: Stateful> KeyActor<A> {
     /// Keeps a snapshot. The turn is appended already, so nothing that goes wrong here may change its outcome: a snapshot is a
     /// cache, and without it the log says everything.
     fn save_snapshot(&self) {
-        let actor = &self.door.actor;
-        match self.door.host.code.call(self.door.label, || self.state.save()) {
-            Ok(Some(Ok(snapshot))) => self.shard.writer.borrow_mut().save_snapshot(actor, &self.key, snapshot),
+        let door = &self.door;
+        match door.host.code.call(door.label, || self.state.save()) {
+            Ok(Some(Ok(snapshot))) => {
+                self.shard.writer.borrow_mut().save_snapshot(&door.actor, &self.key, snapshot);
+                if door.skips_snapshots.replace(false) {
+                    door.host.settings.standing.no_note(&door.snapshots_name());
+                }
+            }
             Ok(None) => {}
-            Ok(Some(Err(error))) => {
-                self.door.host.counts.snapshots_skipped.one();
-                tracing::warn!(target: TARGET, %actor, key = %self.key, %error, "snapshot skipped: it cannot be encoded");
-            }
-            Err(panicked) => {
-                self.door.host.counts.snapshots_skipped.one();
-                let error = panicked.text();
-                tracing::error!(target: TARGET, %actor, key = %self.key, error, "snapshot skipped: encoding it panicked");
-            }
+            Ok(Some(Err(error))) => self.skip_snapshot(&error.to_string()),
+            Err(panicked) => self.skip_snapshot(&panicked.to_string()),
+        }
+    }
+
+    /// Counts a snapshot that is not kept. The first of the actor type is logged, and a note in the health says it until one
+    /// is kept: each activation reads more of the log meanwhile.
+    fn skip_snapshot(&self, error: &str) {
+        let door = &self.door;
+        door.host.counts.snapshots_skipped.one();
+        if !door.skips_snapshots.replace(true) {
+            let (actor, key) = (&door.actor, &self.key);
+            tracing::error!(target: TARGET, %actor, %key, error, "snapshot skipped: the state cannot be saved");
+            let reason = format!("{} are skipped: the state of `{key}` {error}", door.snapshots_name());
+            door.host.settings.standing.note(&door.snapshots_name(), reason);
         }
     }
 

@@ -393,3 +393,6 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
         false
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -81,9 +81,10 @@ impl<P: Projection> ViewActor<P> {
     ) {
         let bytes = match bytes {
             Ok(Ok(bytes)) => bytes,
-            Ok(Err(error)) => return self.unsavable(error.to_string()),
-            Err(panicked) => return self.unsavable(panicked.to_string()),
+            Ok(Err(error)) => return self.unsavable(&error.to_string()),
+            Err(panicked) => return self.unsavable(&panicked.to_string()),
         };
+        self.context.standing.no_note(&format!("view {}", self.context.name));
         self.unsaved = 0;
         self.bytes = bytes.len();
         let checkpoint = self.sources.iter().map(|source| (source.shard.clone(), source.position())).collect();
@@ -129,9 +130,14 @@ impl<P: Projection> ViewActor<P> {
         self.saved();
     }
 
-    /// The view has a form that cannot be written: it works, and is rebuilt from the first event at every start.
-    fn unsavable(&mut self, error: String) {
-        tracing::error!(target: TARGET, projection = %self.context.name, error, "the view cannot be written, so it will be rebuilt at the next start");
+    /// The view cannot be saved, or not restored from what would be saved: it works, and is rebuilt from the first event at every
+    /// start. The first time it is logged, and a note in the health says it until the view is saved.
+    fn unsavable(&mut self, error: &str) {
+        let name = &self.context.name;
+        let reason = format!("the view of projection `{name}` is not saved, each start rebuilds it: it {error}");
+        if self.context.standing.note(&format!("view {name}"), reason) {
+            tracing::error!(target: TARGET, projection = %name, error, "view not saved: each start rebuilds it");
+        }
         // Not tried again before as many events have come as if it had been saved.
         self.unsaved = 0;
         self.saved();

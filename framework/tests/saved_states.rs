@@ -1,0 +1,143 @@
+//! States and views that do not restore from what would be saved: they are never saved, and the node says so.
+#![cfg(feature = "testing")]
+
+use std::time::Duration;
+
+use whizbang::prelude::*;
+
+/// States that are saved.
+mod saved {
+    use super::*;
+
+    #[derive(Domain)]
+    #[domain(name = "saved")]
+    pub(super) struct Saved;
+
+    #[derive(Command, Serialize, Deserialize)]
+    #[command(domain = Saved, reply = String)]
+    pub(super) struct Put {
+        #[key]
+        pub(super) shelf: String,
+        pub(super) number: u64,
+    }
+    #[derive(Event, Serialize, Deserialize)]
+    #[event(domain = Saved)]
+    pub(super) struct Stored {
+        pub(super) number: u64,
+    }
+
+    #[derive(Clone, Debug, Serialize, Deserialize)]
+    #[serde(untagged)]
+    pub(super) enum Untagged {
+        B { a: u8, b: u8 },
+    }
+
+    /// Cannot be restored as long as its number is odd.
+    #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+    pub(super) struct Shape {
+        number: u64,
+        odd: Option<Untagged>,
+    }
+    impl Shape {
+        fn put(&mut self, number: u64) {
+            self.number += number;
+            self.odd = (self.number % 2 == 1).then_some(Untagged::B { a: 1, b: 2 });
+        }
+    }
+
+    #[derive(Aggregate, Default, Serialize, Deserialize)]
+    #[aggregate(domain = Saved, handles(Put), applies(Stored), snapshot(every = 1))]
+    pub(super) struct Shelf {
+        shape: Shape,
+    }
+    impl Handle<Put> for Shelf {
+        fn handle(&self, put: Put, effects: &mut Effects<Self>) -> Result<String, Rejection> {
+            effects.record(Stored { number: put.number });
+            Ok(format!("{:?}", self.shape))
+        }
+    }
+    impl Apply<Stored> for Shelf {
+        fn apply(&mut self, event: &Stored) {
+            self.shape.put(event.number);
+        }
+    }
+
+    #[derive(Query, Serialize, Deserialize)]
+    #[query(domain = Saved, reply = u64)]
+    pub(super) struct Sum {}
+
+    #[derive(Projection, Default, Serialize, Deserialize)]
+    #[projection(projects(Stored), answers(Sum))]
+    pub(super) struct Sums {
+        shape: Shape,
+    }
+    impl Project<Stored> for Sums {
+        fn project(&mut self, event: &Stored, _: &About) {
+            self.shape.put(event.number);
+        }
+    }
+    impl whizbang::Answer<Sum> for Sums {
+        fn answer(&self, _: Sum) -> u64 {
+            self.shape.number
+        }
+    }
+
+    pub(super) fn put(number: u64) -> Put {
+        Put { shelf: "s".into(), number }
+    }
+
+    pub(super) async fn start(store: &MemoryStore) -> Node {
+        Node::builder("saved", store.clone()).host::<Shelf>().projection::<Sums>().start().await.unwrap()
+    }
+}
+
+async fn eventually(what: impl AsyncFn() -> bool) {
+    let wait = async {
+        while !what().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait).await.expect("in time");
+}
+
+#[whizbang::test]
+async fn snapshots_that_do_not_restore_are_never_saved() {
+    use saved::*;
+    let store = MemoryStore::new();
+    let node = start(&store).await;
+    let notes = || node.health().reasons.iter().filter(|reason| reason.contains("`saved.shelf`")).count();
+    node.client().send(put(2)).await.unwrap();
+    assert_eq!((node.metrics().snapshots_skipped, notes()), (0, 0));
+    node.client().send(put(1)).await.unwrap();
+    node.client().send(put(2)).await.unwrap();
+    assert_eq!((node.metrics().snapshots_skipped, notes()), (2, 1), "{:?}", node.health());
+    assert!(node.health().ready);
+    let live = node.client().send(put(0)).await.unwrap();
+    node.stop().await.unwrap();
+    let node = start(&store).await;
+    assert_eq!(node.client().send(put(0)).await.unwrap(), live);
+    let notes = || node.health().reasons.iter().filter(|reason| reason.contains("`saved.shelf`")).count();
+    assert_eq!(notes(), 1);
+    node.client().send(put(1)).await.unwrap();
+    assert_eq!(notes(), 0, "the next snapshot is kept: {:?}", node.health());
+    node.stop().await.unwrap();
+}
+
+#[whizbang::test]
+async fn views_that_do_not_restore_are_never_saved() {
+    use saved::*;
+    let store = MemoryStore::new();
+    let node = start(&store).await;
+    let seen = async |node: &Node| node.client().query(Sum {}).await.unwrap();
+    node.client().send(put(1)).await.unwrap();
+    eventually(async || seen(&node).await == 1).await;
+    eventually(async || node.health().reasons.iter().any(|reason| reason.contains("view of projection"))).await;
+    assert!(node.health().ready, "{:?}", node.health());
+    node.client().send(put(1)).await.unwrap();
+    eventually(async || seen(&node).await == 2).await;
+    eventually(async || !node.health().reasons.iter().any(|reason| reason.contains("view of projection"))).await;
+    node.stop().await.unwrap();
+    let node = start(&store).await;
+    eventually(async || seen(&node).await == 2).await;
+    node.stop().await.unwrap();
+}
