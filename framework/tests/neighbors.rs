@@ -370,7 +370,7 @@ fn deposit_from(domain: &str, sequence: u64) -> Envelope {
     Codec::Bincode.encode(&deposit("ada", 5), &mut payload).unwrap();
     let shard = ShardId::new(name(domain), 0);
     let origin = Origin { shard, actor: name("actor"), key: "k".to_owned(), sequence, version: 0 };
-    let id = MessageId::from_idempotency_key(domain, &sequence.to_string());
+    let id = MessageId::from_idempotency_key(domain, "", &sequence.to_string());
     Envelope {
         id,
         kind: Kind::Command,

@@ -12,7 +12,7 @@ use super::mailbox::{Ctx, Delivered};
 use super::plan::Stateful;
 use super::timer_name::timer_in;
 use super::turn::{Failure, Marked};
-use crate::message::{Domain, Envelope, digest};
+use crate::message::{Domain, Envelope};
 use crate::router::{Arrival, Delivery, Outcome, Work};
 use crate::store::{Appended, DeadLetterReason, Note, StoreError};
 use crate::telemetry::TARGET;
@@ -64,9 +64,9 @@ impl<A: Stateful> KeyActor<A> {
         }
     }
 
-    pub(super) fn marked(delivery: &Delivery) -> Marked {
+    pub(super) fn marked(&self, delivery: &Delivery) -> Marked {
         match &delivery.arrival {
-            Arrival::Outside => Marked::Outside { digest: digest(&delivery.envelope.name, &delivery.envelope.payload) },
+            Arrival::Outside => Marked::Outside { digest: self.door.host.digest(&delivery.envelope).value() },
             Arrival::From { source, sequence, floor } => {
                 Marked::From { source: Rc::clone(source), sequence: *sequence, floor: Rc::clone(floor) }
             }
@@ -87,7 +87,7 @@ impl<A: Stateful> KeyActor<A> {
         .entered();
         let facts = self.facts(envelope);
         let door = Rc::clone(&self.door);
-        let turned = self.turn(facts, &Self::marked(&delivery), Vec::new(), true, |state, effects| {
+        let turned = self.turn(facts, &self.marked(&delivery), Vec::new(), true, |state, effects| {
             door.decide(state, &delivery.work, &delivery.envelope, effects, false)
         });
         match turned {

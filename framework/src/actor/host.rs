@@ -12,12 +12,15 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::clock::{Steady, Timestamp};
 use crate::inbox::{Quiet, Standing};
-use crate::message::{Envelope, IdSource, Kind, ShardId};
+use crate::message::{Digest, Envelope, IdSource, Kind, MessageId, ShardId};
 use crate::retry::Retries;
-use crate::router::{Arrival, Delivery};
+use crate::router::{Arrival, Delivery, Outcome};
 use crate::store::{Appended, CommitListener, ShardHandle, ShardReader, ShardWriter, StoreError, Ticket};
 use crate::telemetry::{Counts, TARGET};
 use crate::user_code::UserCode;
+
+/// How far the clock of a caller may be ahead of the owner's: the ids it makes hold its time.
+const FUTURE: Duration = Duration::from_secs(5 * 60);
 
 /// What a host is told at start.
 #[derive(Clone, Debug)]
@@ -40,6 +43,8 @@ pub(crate) struct HostSettings {
     pub(crate) standing: Arc<Standing>,
     /// One permit for the whole node; see [`Host::suspects`].
     pub(crate) suspects: Arc<Semaphore>,
+    /// With what the store's digests of messages are keyed.
+    pub(crate) digest_key: u128,
 }
 
 /// One thread's share of a node.
@@ -145,6 +150,25 @@ impl Host {
                 Arrival::Outside => envelope.deadline.is_none(),
                 Arrival::Inside => envelope.kind == Kind::Document,
             }
+    }
+
+    /// The digest of a message from outside.
+    pub(crate) fn digest<'a>(&self, envelope: &'a Envelope) -> Digest<'a> {
+        Digest::of(self.settings.digest_key, envelope)
+    }
+
+    /// Turns before this moment are no longer found by the ids of their messages.
+    pub(crate) fn oldest(&self) -> Timestamp {
+        self.ids.clock().now().before(self.settings.remember)
+    }
+
+    /// Why the id of a message from outside is not accepted, if it is not.
+    pub(crate) fn id_refused(&self, id: MessageId) -> Option<Outcome> {
+        let (made, now) = (id.time()?, self.ids.clock().now());
+        if made.since(now) > FUTURE {
+            return Some(Outcome::IdInFuture);
+        }
+        (now.since(made) > self.settings.remember).then_some(Outcome::Expired)
     }
 
     /// Counts one more in flight, until the flight is dropped.

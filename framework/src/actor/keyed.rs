@@ -17,10 +17,11 @@ use super::plan::Stateful;
 use super::state::KeyState;
 use super::timer_name::timer_in;
 use crate::inbox::Admission;
-use crate::message::{Codec, CodecError, Envelope, MessageId, digest};
+use crate::message::{Codec, CodecError, Envelope, MessageId};
 use crate::router::{Arrival, Delivery, Outcome, Work};
-use crate::store::{Appended, StoreError, StreamHint, StreamState, Ticket};
+use crate::store::{Appended, StoreError, StreamHint, StreamPages, Ticket};
 use crate::telemetry::TARGET;
+use crate::user_code::Panicked;
 
 /// One live actor of a key. While it loads, waits for a retry or looks something up, it [holds](Self::hold) its mailbox back,
 /// so that the order of its messages never changes.
@@ -140,62 +141,32 @@ impl<A: Stateful> KeyActor<A> {
     /// Holds the mailbox back, waits until what was appended is durable, reads the stream and rebuilds the state; then goes on.
     pub(crate) fn load(&mut self, ctx: &mut Ctx<A>, then: impl FnOnce(&mut Self, &mut Ctx<A>) + 'static) {
         let committed = self.committed();
-        let reader = self.shard.reader();
-        let (actor, key) = (self.door.actor.clone(), Rc::clone(&self.key));
+        let (reader, door, key) = (self.shard.reader(), Rc::clone(&self.door), Rc::clone(&self.key));
         let loading = async move {
             committed.await?;
-            reader.load(&actor, &key).await
-        };
-        self.hold(ctx, loading, |this, loaded, ctx| this.loaded(loaded, ctx, then));
-    }
-
-    fn loaded(
-        &mut self,
-        loaded: Result<StreamState, StoreError>,
-        ctx: &mut Ctx<A>,
-        then: impl FnOnce(&mut Self, &mut Ctx<A>) + 'static,
-    ) {
-        let stored = match loaded {
-            Ok(stored) => stored,
-            Err(error) => return self.fail_to_load(error, ctx, then),
-        };
-        match self.rebuild(&stored) {
-            Ok(()) => then(self, ctx),
-            Err(_) if stored.snapshot.is_some() => {
-                // A snapshot is a cache: without it the log says everything.
-                tracing::warn!(target: TARGET, actor = %self.door.actor, "a snapshot cannot be used, reading the whole stream");
-                let reader = self.shard.reader();
-                let (actor, key) = (self.door.actor.clone(), Rc::clone(&self.key));
-                let reading = async move { reader.history(&actor, &key).await };
-                self.hold(ctx, reading, |this, turns, ctx| {
-                    let turns = turns.map(|turns| StreamState { snapshot: None, turns });
-                    match turns.and_then(|stored| this.rebuild(&stored)) {
-                        Ok(()) => then(this, ctx),
-                        Err(error) => this.fail_to_load(error, ctx, then),
-                    }
-                });
+            let pages = reader.pages(&door.actor, &key, true).await?;
+            let has_snapshot = pages.snapshot().is_some();
+            match rebuilt(&door, pages).await {
+                Err(StoreError::Codec(_)) if has_snapshot => {
+                    // A snapshot is a cache: without it the log says everything.
+                    tracing::warn!(target: TARGET, actor = %door.actor, "a snapshot cannot be used, reading the whole stream");
+                    rebuilt(&door, reader.pages(&door.actor, &key, false).await?).await
+                }
+                rebuilt => rebuilt,
             }
-            Err(error) => self.fail_to_load(error, ctx, then),
-        }
-    }
-
-    fn rebuild(&mut self, stored: &StreamState) -> Result<(), StoreError> {
-        let (code, label) = (&self.door.host.code, self.door.label);
-        match code.call(label, || KeyState::rebuild(&self.door.plan, stored)) {
+        };
+        self.hold(ctx, loading, |this, loaded, ctx| match loaded {
             Ok(state) => {
-                let old = std::mem::replace(&mut self.state, state?);
-                let _ = code.call(label, move || drop(old));
+                let old = std::mem::replace(&mut this.state, state);
+                let _ = this.door.host.code.call(this.door.label, move || drop(old));
+                this.broken = None;
+                if let Some(backlog) = this.backlog() {
+                    backlog.loaded(&this.key);
+                }
+                then(this, ctx);
             }
-            Err(panicked) => {
-                let reason = format!("rebuilding the state {panicked}");
-                return Err(CodecError::Decode { reason }.into());
-            }
-        }
-        self.broken = None;
-        if let Some(backlog) = self.backlog() {
-            backlog.loaded(&self.key);
-        }
-        Ok(())
+            Err(error) => this.fail_to_load(error, ctx, then),
+        });
     }
 
     /// Remembers the error; the next message tries again.
@@ -345,8 +316,11 @@ impl<A: Stateful> KeyActor<A> {
                 }
             }
             Arrival::Outside => {
-                let (id, digest) = (delivery.envelope.id, digest(&delivery.envelope.name, &delivery.envelope.payload));
-                match self.state.seen.admit_id(id, digest) {
+                let id = delivery.envelope.id;
+                if let Some(outcome) = host.id_refused(id) {
+                    return (delivery.settle)(outcome);
+                }
+                match self.state.seen.admit_id(id, &host.digest(&delivery.envelope), host.oldest()) {
                     Admission::New => {
                         if let Some(outcome) = self.too_late(&delivery.envelope) {
                             (delivery.settle)(outcome);
@@ -358,7 +332,7 @@ impl<A: Stateful> KeyActor<A> {
                         return self.settle_after_commit(delivery, permit, replied_before(reply, codec));
                     }
                     Admission::Conflict => return (delivery.settle)(Outcome::Conflict),
-                    Admission::LookUp => return self.look_up(delivery, permit, digest, ctx),
+                    Admission::LookUp => return self.look_up(delivery, permit, ctx),
                 }
             }
             Arrival::Inside => {}
@@ -416,29 +390,31 @@ impl<A: Stateful> KeyActor<A> {
 
     fn too_late(&self, envelope: &Envelope) -> Option<Outcome> {
         let now = self.door.host.ids.clock().now();
-        if envelope.id.time().is_some_and(|made| now.since(made) > self.door.host.settings.remember) {
-            return Some(Outcome::Expired);
-        }
         envelope.deadline.is_some_and(|deadline| now > deadline).then_some(Outcome::Late)
     }
 
-    /// Looks into the whole log of the key for an id that memory has forgotten.
-    fn look_up(&mut self, delivery: Delivery, permit: Permit, digest: u64, ctx: &mut Ctx<A>) {
+    /// Asks the store for an id that memory does not know.
+    fn look_up(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx<A>) {
         let committed = self.committed();
         let reader = self.shard.reader();
         let (actor, key) = (self.door.actor.clone(), Rc::clone(&self.key));
-        let id = delivery.envelope.id;
+        let (id, host) = (delivery.envelope.id, Rc::clone(&self.door.host));
         let looking = async move {
             committed.await?;
-            let turns = reader.history(&actor, &key).await?;
-            Ok(turns.into_iter().rev().find(|turn| turn.id == id && turn.digest.is_some()))
+            let found = reader.find_turn(&actor, &key, id).await?;
+            // The store may find more than is remembered.
+            Ok(found.filter(|turn| id.time().is_some() || turn.time >= host.oldest()))
         };
         self.hold(ctx, looking, move |this, found: Result<_, StoreError>, ctx| match found {
-            Ok(Some(turn)) if turn.digest == Some(digest) => {
-                this.door.host.counts.duplicates.one();
-                (delivery.settle)(replied_before(turn.reply, turn.reply_codec));
+            Ok(Some(turn)) => {
+                let digest = this.door.host.digest(&delivery.envelope);
+                if turn.digest.is_some_and(|known| digest.matches(known)) {
+                    this.door.host.counts.duplicates.one();
+                    (delivery.settle)(replied_before(turn.reply, turn.reply_codec));
+                } else {
+                    (delivery.settle)(Outcome::Conflict);
+                }
             }
-            Ok(Some(_)) => (delivery.settle)(Outcome::Conflict),
             Ok(None) => {
                 this.state.seen.looked_up();
                 match this.too_late(&delivery.envelope) {
@@ -474,5 +450,33 @@ pub(crate) fn replied_before(reply: bytes::Bytes, codec: Codec) -> Outcome {
         Outcome::DeadLetter("an earlier delivery made it a dead letter".to_owned())
     } else {
         Outcome::Done(reply, codec)
+    }
+}
+
+/// So many turns are applied before other actors of the thread get their turn.
+const SLICE: usize = 64;
+
+/// The state that the turns of a stream make, page by page.
+async fn rebuilt<A: Stateful>(door: &TypeDoor<A>, mut pages: Box<dyn StreamPages>) -> Result<KeyState<A>, StoreError> {
+    let (code, label) = (&door.host.code, door.label);
+    let panicked = |panicked: Panicked| {
+        StoreError::from(CodecError::Decode { reason: format!("rebuilding the state {panicked}") })
+    };
+    let mut state = code.call(label, || KeyState::begin(pages.snapshot())).map_err(panicked)??;
+    loop {
+        let page = pages.next().await?;
+        if page.is_empty() {
+            return Ok(state);
+        }
+        for (nth, slice) in page.chunks(SLICE).enumerate() {
+            if nth > 0 {
+                tokio::task::yield_now().await;
+            }
+            let applied = code.call(label, || state.go_on(&door.plan, slice)).map_err(panicked);
+            if let Err(error) = applied.and_then(|applied| applied.map_err(StoreError::from)) {
+                let _ = code.call(label, move || drop(state));
+                return Err(error);
+            }
+        }
     }
 }

@@ -15,7 +15,7 @@ use super::keyed::KeyActor;
 use super::mailbox::{Ctx, Delivered};
 use super::plan::Stateful;
 use super::turn::{Failure, Marked};
-use crate::message::{Domain, Envelope, Kind, MessageId, digest};
+use crate::message::{Domain, Envelope, Kind, MessageId};
 use crate::router::{Arrival, Delivery, Outcome, Work};
 use crate::store::{DeadLetter, DeadLetterReason, Note, StoreError};
 use crate::telemetry::TARGET;
@@ -96,7 +96,7 @@ impl<A: Stateful> KeyActor<A> {
 
     /// Returns whether it is put aside now; if not, it has been refused or comes again.
     fn put_aside(&mut self, delivery: Delivery, permit: Permit, note: Note, error: String, ctx: &mut Ctx<A>) -> bool {
-        let marked = Self::marked(&delivery);
+        let marked = self.marked(&delivery);
         match self.note_down(&delivery.envelope, marked, note) {
             Ok(appended) => {
                 let settle = delivery.settle;
@@ -205,7 +205,7 @@ impl<A: Stateful> KeyActor<A> {
     /// A command from outside is marked again, so that the sender who asks again gets the reply.
     fn marked_again(envelope: &Envelope) -> Marked {
         if envelope.kind == Kind::Command && envelope.origin.is_none() && work_of(envelope) == Work::Handle {
-            Marked::Outside { digest: digest(&envelope.name, &envelope.payload) }
+            Marked::Outside { digest: self.door.host.digest(envelope).value() }
         } else {
             Marked::None
         }

@@ -13,7 +13,9 @@ use super::turn::Failure;
 use super::undo::{Undo, UndoChange};
 use crate::inbox::{SavedSeen, Seen};
 use crate::message::{Codec, CodecError, Coded, Kind, MessageId, Wants};
-use crate::store::{Note, Snapshot, StoreError, StoredTurn, StreamState};
+#[cfg(feature = "testing")]
+use crate::store::StreamState;
+use crate::store::{Note, Snapshot, StoreError, StoredTurn};
 
 /// The state of one actor: the user's, and what the framework remembers with it.
 pub(crate) struct KeyState<A> {
@@ -123,9 +125,17 @@ impl<A: Stateful> KeyState<A> {
     }
 
     /// Rebuilds the state. Sends nothing: what was sent stands in the outbox. Calls user code: the caller catches its panics.
+    #[cfg(feature = "testing")]
     pub(crate) fn rebuild(plan: &Plan<A>, stored: &StreamState) -> Result<Self, CodecError> {
+        let mut state = Self::begin(stored.snapshot.as_ref())?;
+        state.go_on(plan, &stored.turns)?;
+        Ok(state)
+    }
+
+    /// The state before the first turn, or that of a snapshot. Calls user code: the caller catches its panics.
+    pub(crate) fn begin(snapshot: Option<&Snapshot>) -> Result<Self, CodecError> {
         let mut state = Self::default();
-        if let Some(snapshot) = &stored.snapshot {
+        if let Some(snapshot) = snapshot {
             // The turns begin behind it: one that cannot be used is an error, and then the whole stream is read.
             let usable = Some(snapshot).filter(|snapshot| snapshot.schema == A::SNAPSHOT_SCHEMA);
             state = usable.and_then(Self::restore).ok_or_else(|| CodecError::Decode {
@@ -134,11 +144,13 @@ impl<A: Stateful> KeyState<A> {
         } else {
             state.user = Some(A::initial());
         }
-        let restored = state.turns;
-        for turn in stored.turns.iter().filter(|turn| turn.number > restored) {
-            state.replay(plan, turn)?;
-        }
         Ok(state)
+    }
+
+    /// Takes in the next turns of the stream. Calls user code: the caller catches its panics.
+    pub(crate) fn go_on(&mut self, plan: &Plan<A>, turns: &[StoredTurn]) -> Result<(), CodecError> {
+        let known = self.turns;
+        turns.iter().filter(|turn| turn.number > known).try_for_each(|turn| self.replay(plan, turn))
     }
 
     fn replay(&mut self, plan: &Plan<A>, turn: &StoredTurn) -> Result<(), CodecError> {

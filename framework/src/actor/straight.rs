@@ -17,7 +17,7 @@ use super::plan::Stateful;
 use super::turn::{Failure, Marked};
 use crate::clock::Timestamp;
 use crate::message::{
-    CodecError, Coded as _, Command, Domain, Envelope, Kind, MessageId, Name, Rejection, digest_of, name_digest, settle,
+    CodecError, Coded as _, Command, Digest, Domain, Envelope, Kind, MessageId, Name, Rejection, settle,
 };
 use crate::router::{Arrival, AskMeta, Delivery, Outcome, SendError, TypedReply, Work};
 use crate::store::{StoreError, Ticket};
@@ -85,7 +85,9 @@ impl<A: Stateful> KeyActor<A> {
             key: Rc::clone(&self.key),
         };
         let _span = tracing::debug_span!(target: TARGET, "turn", room = "actor", message = C::NAME, %id, correlation = %facts.correlation).entered();
-        let marked = Marked::Outside { digest: digest_of(const { name_digest(C::NAME) }, &payload) };
+        let key = host.settings.digest_key;
+        let digest = Digest::new(key, C::NAME, C::VERSION, <C::Domain as Domain>::CODEC, &payload);
+        let marked = Marked::Outside { digest: digest.value() };
         let mut reply = None;
         let (code, door) = (&host.code, Rc::clone(&self.door));
         let turned = self.turn(facts, &marked, Vec::new(), false, |state, effects| {

@@ -229,7 +229,7 @@ impl<A: Stateful> KeyActor<A> {
         match marked {
             Marked::None => {}
             Marked::Outside { digest } => {
-                state.seen.id(effects.turn.id, *digest, &effects.reply, A::Domain::CODEC);
+                state.seen.id(effects.turn.id, effects.turn.time, *digest, &effects.reply, A::Domain::CODEC);
                 state.rest.recovered();
             }
             Marked::From { source, sequence, floor } => {

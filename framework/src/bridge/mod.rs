@@ -190,6 +190,8 @@ pub enum Refusal {
     Conflict,
     /// The id is older than the time replies are kept; nothing was done now.
     Expired,
+    /// The time in the id is too far ahead of the owner's clock; nothing was done.
+    IdInFuture,
     /// The deadline had passed before the turn began; nothing was done.
     Late,
     /// The message is a dead letter now.

@@ -24,11 +24,13 @@ pub struct Sending<C> {
     command: C,
     meta: Option<Box<AskMeta>>,
     deadline: Option<Duration>,
+    /// The idempotency key is empty.
+    empty_key: bool,
 }
 
 impl<C: Command> Sending<C> {
     pub(super) fn new(client: Client, command: C) -> Self {
-        Self { client, command, meta: None, deadline: None }
+        Self { client, command, meta: None, deadline: None, empty_key: false }
     }
 
     /// How long to wait for the reply. Default: 30 s if another node has to answer; no limit if the actor lives in this
@@ -38,17 +40,28 @@ impl<C: Command> Sending<C> {
         self
     }
 
-    /// Gives the command an id of the caller's choosing: sent again with the same id it is handled once, and answered with
-    /// the first reply. Ids are remembered for 7 days; an older one is refused as expired.
+    /// Gives the command an id of the caller's choosing: sent again to the same key with the same id it is handled once, and
+    /// answered with the first reply. The same id and key with another message is [`SendError::Conflict`]: name, schema
+    /// version, codec and payload count. An id counts for one key of one domain; with another key it is another command.
+    ///
+    /// Ids are remembered for `remember`, by default 7 days. An id that holds its time (UUID version 7) is refused as
+    /// [`SendError::Expired`] when it is older, handled or not, and as [`SendError::IdInFuture`] when it is more than 5 minutes
+    /// ahead of the owner's clock. An id without a time is handled anew after that span.
     pub fn id(mut self, id: MessageId) -> Self {
         self.meta().id = Some(id);
         self
     }
 
-    /// Gives the command a key of the caller's choosing, unique in its domain: sent again with the same key it is handled
-    /// once, and answered with the first reply. The same key with another payload is [`SendError::Conflict`].
-    pub fn idempotency_key(self, key: &str) -> Self {
-        let id = MessageId::from_idempotency_key(C::Domain::NAME, key);
+    /// Gives the command an idempotency key of the caller's choosing. It counts for one target: sent again to the same
+    /// [key](Command::key) of the same domain it is handled once, and answered with the first reply; with another message it
+    /// is [`SendError::Conflict`]. With another target it is another command and is handled, so a caller that corrects the
+    /// target of a command must not count on the idempotency key.
+    ///
+    /// Remembered for `remember`, by default 7 days; then a command with it is handled anew. An empty one is refused with
+    /// [`SendError::EmptyIdempotencyKey`].
+    pub fn idempotency_key(mut self, key: &str) -> Self {
+        self.empty_key = key.is_empty();
+        let id = MessageId::from_idempotency_key(C::Domain::NAME, self.command.key().as_str(), key);
         self.id(id)
     }
 
@@ -74,7 +87,10 @@ impl<C: Command> IntoFuture for Sending<C> {
     type IntoFuture = Replying<C>;
 
     fn into_future(self) -> Replying<C> {
-        let Self { client, command, mut meta, deadline } = self;
+        let Self { client, command, mut meta, deadline, empty_key } = self;
+        if empty_key {
+            return Replying(State::Ready(Some(Err(SendError::EmptyIdempotencyKey))));
+        }
         // Whoever waits in vain is told the id to ask again with.
         let limit = deadline
             .map(|deadline| (deadline, *meta.get_or_insert_default().id.get_or_insert_with(|| client.new_id())));
@@ -226,7 +242,10 @@ impl<C: Command> IntoFuture for Posting<C> {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Sending { client, command, meta, .. } = self.0;
+        let Sending { client, command, meta, empty_key, .. } = self.0;
+        if empty_key {
+            return Box::pin(std::future::ready(Err(SendError::EmptyIdempotencyKey)));
+        }
         match envelope(&client, &command, Kind::Command, Some(command.key()), *meta.unwrap_or_default(), DEADLINE) {
             Ok(mut envelope) => {
                 // It may be handled at any time: nobody waits.

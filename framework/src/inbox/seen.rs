@@ -5,14 +5,18 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::message::{Codec, MessageId, Name, ShardId};
+use crate::clock::Timestamp;
+use crate::message::{Codec, Digest, MessageId, Name, ShardId};
 use crate::store::{Lane, Source, StoredTurn};
 
-/// How many ids without a time (idempotency keys) an actor keeps in memory. Older ones are looked up in the log.
-const KEYED: usize = 16_384;
+/// How many ids without a time (idempotency keys) an actor keeps in memory. The store finds the older ones.
+const KEYED: usize = 32;
 
 /// How many ids with a time an actor keeps in memory at most.
-const MOST_RECENT: usize = 1024;
+const MOST_RECENT: usize = 128;
+
+/// Replies of more bytes are not kept in memory: the store has them, and few callers ask twice.
+const LARGEST_REPLY: usize = 256;
 
 /// What one actor remembers of the messages it has handled.
 ///
@@ -20,10 +24,11 @@ const MOST_RECENT: usize = 1024;
 /// takes what one source sends it in order. There is no time window and the memory is one number per source.
 ///
 /// Messages from outside are known by their id. Ids that hold their time are forgotten smallest first: an id above the last
-/// one forgotten that is not in memory is certainly new, whatever the clocks say; one below it is looked up in the log.
+/// one forgotten that is not in memory is certainly new, whatever the clocks say; one below it is looked up in the store,
+/// which takes the same time whatever the number of turns. The memory is bounded in bytes: few ids, and short replies only.
 ///
-/// `RECENT` is how many ids that hold their time are kept in memory at first. Older ones are looked up in the log. Where
-/// many callers at once make ids come far out of order, more are kept, up to 1,024: see [`looked_up`](Self::looked_up).
+/// `RECENT` is how many ids that hold their time are kept in memory at first. Where many callers at once make ids come far out
+/// of order, more are kept, up to 128: see [`looked_up`](Self::looked_up).
 #[derive(Clone, Debug, Default)]
 pub struct SeenOf<const RECENT: usize> {
     places: Vec<(Source, u64)>,
@@ -39,7 +44,7 @@ pub struct SeenOf<const RECENT: usize> {
 /// The ids without a time that an actor remembers, oldest first.
 #[derive(Clone, Debug, Default)]
 struct Keyed {
-    ids: VecDeque<SeenId>,
+    ids: VecDeque<(Timestamp, SeenId)>,
     /// Whether there were more.
     forgotten: bool,
 }
@@ -62,6 +67,8 @@ struct SeenId {
 enum SmallReply {
     Inline(Codec, u8, [u8; 21]),
     Heap(Codec, Box<[u8]>),
+    /// Only the store has it.
+    Stored,
 }
 
 impl SmallReply {
@@ -72,14 +79,16 @@ impl SmallReply {
                 room.copy_from_slice(bytes);
                 Self::Inline(codec, length, inline)
             }
+            _ if bytes.len() > LARGEST_REPLY => Self::Stored,
             _ => Self::Heap(codec, bytes.into()),
         }
     }
 
-    fn get(&self) -> (&[u8], Codec) {
+    fn get(&self) -> Option<(&[u8], Codec)> {
         match self {
-            Self::Inline(codec, length, bytes) => (bytes.get(..usize::from(*length)).unwrap_or_default(), *codec),
-            Self::Heap(codec, bytes) => (bytes, *codec),
+            Self::Inline(codec, length, bytes) => Some((bytes.get(..usize::from(*length)).unwrap_or_default(), *codec)),
+            Self::Heap(codec, bytes) => Some((bytes, *codec)),
+            Self::Stored => None,
         }
     }
 }
@@ -93,7 +102,7 @@ pub enum Admission {
     Duplicate(Bytes, Codec),
     /// Its id was, with another payload.
     Conflict,
-    /// Memory does not say: look into the log.
+    /// Memory does not say: ask the store.
     LookUp,
 }
 
@@ -111,8 +120,9 @@ impl<const RECENT: usize> SeenOf<RECENT> {
         }
     }
 
-    /// Whether the message `id` from outside, with a payload of this digest, was handled.
-    pub fn admit_id(&self, id: MessageId, digest: u64) -> Admission {
+    /// Whether the message `id` from outside, with this digest, was handled. Ids without a time that were handled before
+    /// `oldest` have expired.
+    pub(crate) fn admit_id(&self, id: MessageId, digest: &Digest<'_>, oldest: Timestamp) -> Admission {
         let timed = id.time().is_some();
         let found = if timed {
             match self.recent.back() {
@@ -120,13 +130,14 @@ impl<const RECENT: usize> SeenOf<RECENT> {
                 _ => self.recent.binary_search_by_key(&id, |seen| seen.id).ok().and_then(|at| self.recent.get(at)),
             }
         } else {
-            self.keyed.iter().flat_map(|keyed| keyed.ids.iter().rev()).find(|seen| seen.id == id)
+            let keyed = self.keyed.iter().flat_map(|keyed| keyed.ids.iter().rev());
+            keyed.filter(|(time, _)| *time >= oldest).map(|(_, seen)| seen).find(|seen| seen.id == id)
         };
         match found {
-            Some(seen) if seen.digest == digest => {
-                let (reply, codec) = seen.reply.get();
-                Admission::Duplicate(Bytes::copy_from_slice(reply), codec)
-            }
+            Some(seen) if digest.matches(seen.digest) => match seen.reply.get() {
+                Some((reply, codec)) => Admission::Duplicate(Bytes::copy_from_slice(reply), codec),
+                None => Admission::LookUp,
+            },
             Some(_) => Admission::Conflict,
             None if timed && id.as_u128() <= self.forgotten => Admission::LookUp,
             None if !timed && self.keyed.as_ref().is_some_and(|keyed| keyed.forgotten) => Admission::LookUp,
@@ -134,12 +145,12 @@ impl<const RECENT: usize> SeenOf<RECENT> {
         }
     }
 
-    /// Remembers the message `id` from outside and its reply. A dead letter has no reply until it is redriven: then the reply
+    /// Remembers the message `id` from outside, handled at `time`, and its reply. A dead letter has no reply until it is redriven: then the reply
     /// takes its place.
-    pub fn id(&mut self, id: MessageId, digest: u64, reply: &[u8], codec: Codec) {
+    pub fn id(&mut self, id: MessageId, time: Timestamp, digest: u64, reply: &[u8], codec: Codec) {
         let seen = SeenId { id, digest, reply: SmallReply::new(reply, codec) };
         if id.time().is_none() {
-            return self.keyed.get_or_insert_default().id(seen);
+            return self.keyed.get_or_insert_default().id(time, seen);
         }
         // Ids rise nearly always, so this is a push at the end. Room is made first, so that the buffer never grows past it.
         let full = self.recent.len() >= self.room.max(RECENT);
@@ -182,15 +193,18 @@ impl<const RECENT: usize> SeenOf<RECENT> {
             self.place(source, *sequence);
         }
         if let Some(digest) = turn.digest {
-            self.id(turn.id, digest, &turn.reply, turn.reply_codec);
+            self.id(turn.id, turn.time, digest, &turn.reply, turn.reply_codec);
         }
     }
 
     /// What is kept in a snapshot.
     pub fn save(&self) -> SavedSeen {
+        // A reply that only the store has is looked up again, and so is its id.
+        let stored = self.recent.iter().filter(|seen| seen.reply.get().is_none()).map(|seen| seen.id.as_u128()).max();
+        let forgotten = self.forgotten.max(stored.unwrap_or(0));
         let save = |seen: &SeenId| {
-            let (reply, codec) = seen.reply.get();
-            (seen.id, seen.digest, reply.to_vec(), codec.id())
+            let (reply, codec) = seen.reply.get()?;
+            Some((seen.id, seen.digest, reply.to_vec(), codec.id()))
         };
         SavedSeen {
             places: self
@@ -204,10 +218,11 @@ impl<const RECENT: usize> SeenOf<RECENT> {
                     (source.shard.domain.to_string(), source.shard.shard, subscriber, *last)
                 })
                 .collect(),
-            recent: self.recent.iter().map(save).collect(),
-            forgotten: (self.forgotten > 0).then_some(MessageId::from_u128(self.forgotten)),
-            keyed: self.keyed.iter().flat_map(|keyed| &keyed.ids).map(save).collect(),
-            keyed_forgotten: self.keyed.as_ref().is_some_and(|keyed| keyed.forgotten),
+            recent: self.recent.iter().filter_map(save).collect(),
+            forgotten: (forgotten > 0).then_some(MessageId::from_u128(forgotten)),
+            // The store finds them.
+            keyed: Vec::new(),
+            keyed_forgotten: self.keyed.is_some(),
         }
     }
 
@@ -223,31 +238,29 @@ impl<const RECENT: usize> SeenOf<RECENT> {
             };
             Some((Source { shard: ShardId::new(Name::new(&domain).ok()?, shard), lane }, last))
         });
-        let keyed = Keyed {
-            ids: saved.keyed.into_iter().map(restore).collect::<Option<_>>()?,
-            forgotten: saved.keyed_forgotten,
-        };
+        // Older versions kept ids without their time; the store finds these ids and knows it.
+        let forgotten = saved.keyed_forgotten || !saved.keyed.is_empty();
         Some(Self {
             places: places.collect::<Option<_>>()?,
-            room: saved.recent.len(),
+            room: saved.recent.len().min(MOST_RECENT),
             recent: saved.recent.into_iter().map(restore).collect::<Option<_>>()?,
             forgotten: saved.forgotten.map_or(0, MessageId::as_u128),
-            keyed: (keyed.forgotten || !keyed.ids.is_empty()).then(|| Box::new(keyed)),
+            keyed: forgotten.then(|| Box::new(Keyed { ids: VecDeque::new(), forgotten })),
         })
     }
 }
 
 impl Keyed {
-    fn id(&mut self, seen: SeenId) {
-        if let Some(known) = self.ids.iter_mut().rev().find(|known| known.id == seen.id) {
-            *known = seen;
+    fn id(&mut self, time: Timestamp, seen: SeenId) {
+        if let Some(known) = self.ids.iter_mut().rev().find(|(_, known)| known.id == seen.id) {
+            *known = (time, seen);
             return;
         }
         if self.ids.len() >= KEYED {
             self.ids.pop_front();
             self.forgotten = true;
         }
-        self.ids.push_back(seen);
+        self.ids.push_back((time, seen));
     }
 }
 
@@ -273,6 +286,24 @@ mod tests {
         IdSource::seeded(Clock::manual(Timestamp::from_millis(1_700_000_000_000)).0, 3)
     }
 
+    fn digest(payload: &[u8]) -> Digest<'_> {
+        Digest::new(1, "deposit", 1, Codec::Bincode, payload)
+    }
+
+    const AT: Timestamp = Timestamp::from_millis(5_000);
+
+    fn remember<const RECENT: usize>(seen: &mut SeenOf<RECENT>, id: MessageId, reply: &[u8]) {
+        seen.id(id, AT, digest(b"one").value(), reply, Codec::Bincode);
+    }
+
+    fn admit<const RECENT: usize>(seen: &SeenOf<RECENT>, id: MessageId) -> Admission {
+        seen.admit_id(id, &digest(b"one"), AT)
+    }
+
+    fn yes() -> Admission {
+        Admission::Duplicate(Bytes::from_static(b"yes"), Codec::Bincode)
+    }
+
     #[test]
     fn every_id_is_a_duplicate_or_looked_up_and_never_new_again() {
         let ids = ids();
@@ -281,16 +312,18 @@ mod tests {
         // Out of order, as several callers' clocks make it.
         for chunk in all.chunks(7) {
             for id in chunk.iter().rev() {
-                assert_eq!(seen.admit_id(*id, 1), Admission::New, "{id}");
-                seen.id(*id, 1, b"yes", Codec::Bincode);
-                assert_eq!(seen.admit_id(*id, 1), Admission::Duplicate(Bytes::from_static(b"yes"), Codec::Bincode));
-                assert_eq!(seen.admit_id(*id, 2), Admission::Conflict);
+                assert_eq!(admit(&seen, *id), Admission::New, "{id}");
+                remember(&mut seen, *id, b"yes");
+                assert_eq!(admit(&seen, *id), yes());
+                assert_eq!(seen.admit_id(*id, &digest(b"two"), AT), Admission::Conflict);
             }
         }
-        for id in &all {
-            assert_ne!(seen.admit_id(*id, 1), Admission::New, "{id}");
+        for seen in [&seen, &Seen::restore(seen.save()).unwrap()] {
+            for id in &all {
+                assert_ne!(admit(seen, *id), Admission::New, "{id}");
+            }
         }
-        assert_eq!(seen.admit_id(ids.message_id(), 1), Admission::New);
+        assert_eq!(admit(&seen, ids.message_id()), Admission::New);
     }
 
     #[test]
@@ -299,11 +332,11 @@ mod tests {
         let mut seen: Seen = SeenOf::default();
         let mut looked_up = 0;
         // As many callers as this at once, for as long as this.
-        let (callers, rounds) = (200, 20);
+        let (callers, rounds) = (100, 20);
         for _ in 0..rounds {
             let chunk: Vec<_> = (0..callers).map(|_| ids.message_id()).collect();
             for id in chunk.iter().rev() {
-                match seen.admit_id(*id, 1) {
+                match admit(&seen, *id) {
                     Admission::New => {}
                     Admission::LookUp => {
                         looked_up += 1;
@@ -311,7 +344,7 @@ mod tests {
                     }
                     known => panic!("{known:?}"),
                 }
-                seen.id(*id, 1, b"yes", Codec::Bincode);
+                remember(&mut seen, *id, b"yes");
             }
         }
         assert!(looked_up > 0 && looked_up <= callers, "{looked_up} of {} ids", callers * rounds);
@@ -322,13 +355,53 @@ mod tests {
     fn idempotency_keys_are_kept_apart_and_never_new_again() {
         let ids = ids();
         let mut seen: Seen = SeenOf::default();
+        let key = |n: usize| MessageId::from_idempotency_key("bank", "ada", &n.to_string());
         for n in 0..KEYED + 10 {
-            seen.id(MessageId::from_idempotency_key("bank", &n.to_string()), 1, &[7; 40], Codec::Json);
+            assert!(matches!(admit(&seen, key(n)), Admission::New | Admission::LookUp));
+            remember(&mut seen, key(n), b"yes");
+            assert_eq!(admit(&seen, key(n)), yes());
         }
-        assert_eq!(seen.admit_id(MessageId::from_idempotency_key("bank", "0"), 1), Admission::LookUp);
-        let last = MessageId::from_idempotency_key("bank", &(KEYED + 9).to_string());
-        assert_eq!(seen.admit_id(last, 1), Admission::Duplicate(Bytes::from_static(&[7; 40]), Codec::Json));
-        assert_eq!(seen.admit_id(ids.message_id(), 1), Admission::New);
+        assert_eq!(admit(&seen, key(0)), Admission::LookUp);
+        assert_eq!(admit(&seen, ids.message_id()), Admission::New);
+        let again = Seen::restore(seen.save()).unwrap();
+        for n in 0..KEYED + 10 {
+            assert_eq!(admit(&again, key(n)), Admission::LookUp, "{n}");
+        }
+    }
+
+    #[test]
+    fn idempotency_key_expires_in_memory() {
+        let mut seen: Seen = SeenOf::default();
+        let key = MessageId::from_idempotency_key("bank", "ada", "1");
+        remember(&mut seen, key, b"yes");
+        assert_eq!(seen.admit_id(key, &digest(b"one"), AT), yes());
+        assert_eq!(seen.admit_id(key, &digest(b"two"), AT.after(std::time::Duration::from_millis(1))), Admission::New);
+    }
+
+    #[test]
+    fn memory_and_snapshot_are_bounded_in_bytes() {
+        let ids = ids();
+        let mut seen: SeenOf<4096> = SeenOf::default();
+        let reply = vec![7; 400 * 1024];
+        let mut all = Vec::new();
+        for n in 0..5_000 {
+            let id = if n % 2 == 0 {
+                ids.message_id()
+            } else {
+                MessageId::from_idempotency_key("bank", "ada", &n.to_string())
+            };
+            remember(&mut seen, id, &reply);
+            all.push(id);
+        }
+        assert!(seen.recent.iter().all(|seen| seen.reply == SmallReply::Stored));
+        assert!(seen.keyed.iter().flat_map(|keyed| &keyed.ids).all(|(_, seen)| seen.reply == SmallReply::Stored));
+        let saved = seen.save();
+        assert!(saved.recent.is_empty() && saved.keyed.is_empty());
+        for seen in [&seen, &SeenOf::restore(saved).unwrap()] {
+            for id in &all {
+                assert_eq!(admit(seen, *id), Admission::LookUp, "{id}");
+            }
+        }
     }
 
     #[test]

@@ -72,37 +72,6 @@ pub fn shard_of(key: &str, shards: u16) -> Shard {
     u16::try_from(hash % u32::from(shards.max(1))).unwrap_or(0)
 }
 
-/// The digest of a message. It tells an honest caller that it mixed up its ids; it is no signature. It stands in the log, so it
-/// never changes.
-pub(crate) fn digest(name: &str, payload: &[u8]) -> u64 {
-    digest_of(name_digest(name), payload)
-}
-
-/// The half of a [digest](digest) that a type's name makes, which the compiler can work out.
-pub(crate) const fn name_digest(name: &str) -> u64 {
-    digest_of(0x9E37_79B9_7F4A_7C15, name.as_bytes())
-}
-
-/// Goes on from `hash` with these bytes: eight at a time, each multiplied to 128 bits that are folded into 64 again.
-pub(crate) const fn digest_of(hash: u64, bytes: &[u8]) -> u64 {
-    const fn fold(hash: u64, word: u64) -> u64 {
-        let wide = (hash ^ word) as u128 * 0xA076_1D64_78BD_642F;
-        wide as u64 ^ (wide >> 64) as u64
-    }
-    // The length first, so that zeros at the end count.
-    let (mut hash, mut rest) = (fold(hash, bytes.len() as u64), bytes);
-    while let Some((word, behind)) = rest.split_first_chunk() {
-        hash = fold(hash, u64::from_le_bytes(*word));
-        rest = behind;
-    }
-    let mut last = 0;
-    while let Some((byte, behind)) = rest.split_last() {
-        last = last << 8 | *byte as u64;
-        rest = behind;
-    }
-    fold(hash, last)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,21 +82,5 @@ mod tests {
         assert_eq!(shard_of("ada", 16), u16::try_from(crc32fast::hash(b"ada") % 16).unwrap());
         assert_eq!(crc32fast::hash(b"123456789"), 0xCBF4_3926);
         assert_eq!(shard_of("anything", 1), 0);
-    }
-
-    #[test]
-    fn digests_are_the_same_for_ever_and_hang_on_every_byte() {
-        assert_eq!(digest("deposit", b"0123456789"), 0xB0C1_F3DE_05E4_3E6E);
-        let mut digests = std::collections::BTreeSet::new();
-        for length in 0..40 {
-            let payload = vec![0; length];
-            assert!(digests.insert(digest("deposit", &payload)), "{length} zeros");
-            assert!(digests.insert(digest("withdraw", &payload)), "another name with {length} zeros");
-            for at in 0..length {
-                let mut other = payload.clone();
-                other[at] = 1;
-                assert!(digests.insert(digest("deposit", &other)), "a one at {at} of {length}");
-            }
-        }
     }
 }

@@ -26,9 +26,14 @@ impl MessageId {
         self.0
     }
 
-    /// The id that a caller's idempotency key stands for, in one domain.
-    pub fn from_idempotency_key(domain: &str, key: &str) -> Self {
-        Self::hashed(&[b"key", domain.as_bytes(), key.as_bytes()])
+    /// The id that a caller's idempotency key stands for, in one domain and for one target, the key of an aggregate or job.
+    pub fn from_idempotency_key(domain: &str, target: &str, key: &str) -> Self {
+        Self::hashed(&[b"key", domain.as_bytes(), target.as_bytes(), key.as_bytes()])
+    }
+
+    /// The id of the message with which a timer wakes its actor.
+    pub(crate) fn of_timer(domain: &str, label: &str) -> Self {
+        Self::hashed(&[b"key", domain.as_bytes(), label.as_bytes()])
     }
 
     /// The id of the `index`-th thing that came of the message `self` in the stream `stream`: the same in every replay.
@@ -194,7 +199,9 @@ mod tests {
         assert_eq!(id.derive("a", 1), id.derive("a", 1));
         assert_ne!(id.derive("a", 1), id.derive("a", 2));
         assert_ne!(id.derive("a", 1), id.derive("b", 1));
-        assert_ne!(MessageId::from_idempotency_key("ab", "c"), MessageId::from_idempotency_key("a", "bc"));
+        let of = MessageId::from_idempotency_key;
+        let all = [of("ab", "c", "d"), of("a", "bc", "d"), of("a", "b", "cd"), of("ab", "c", "e")];
+        assert!(all.iter().enumerate().all(|(at, id)| !all[..at].contains(id)), "{all:?}");
         assert_eq!(id.derive("a", 1).time(), None);
     }
 

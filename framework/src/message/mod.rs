@@ -9,6 +9,7 @@ mod bincode_reader;
 mod checked;
 mod codec;
 mod coded;
+mod digest;
 mod domain;
 mod envelope;
 mod id;
@@ -20,8 +21,8 @@ mod shape;
 
 pub use codec::{Codec, CodecError, MAX_PAYLOAD_BYTES, MAX_STATE_BYTES};
 pub use coded::Coded;
+pub(crate) use digest::Digest;
 pub use domain::{Domain, Of, Shard, ShardId, shard_of};
-pub(crate) use domain::{digest, digest_of, name_digest};
 pub use envelope::{Envelope, Kind, Origin, Wants};
 pub use id::{IdSource, MessageId};
 pub use key::Key;

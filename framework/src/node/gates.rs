@@ -75,6 +75,7 @@ impl Share {
                         Outcome::Undecodable(reason) => Settled::Refused(format!("the message {reason}")),
                         Outcome::Conflict => Settled::Refused("its id was used before with another payload".to_owned()),
                         Outcome::Expired => Settled::Refused("its id is older than ids are remembered".to_owned()),
+                        Outcome::IdInFuture => Settled::Refused("its id is from the future".to_owned()),
                         Outcome::Late => Settled::Refused("its deadline had passed".to_owned()),
                         Outcome::Unanswered(reason) | Outcome::Failed(reason) => Settled::Refused(reason),
                         Outcome::Done(..) | Outcome::DeadLetter(_) => Settled::Done,
@@ -352,7 +353,7 @@ mod tests {
         let shard = ShardId::new(name(&format!("d{}", n / 1000)), u16::try_from(n % 1000).unwrap());
         let origin = Origin { shard, actor: name("a"), key: "k".to_owned(), sequence, version: 0 };
         let time = crate::clock::Timestamp::from_millis(0);
-        let id = MessageId::from_idempotency_key("d", &format!("{n}/{sequence}"));
+        let id = MessageId::from_idempotency_key("d", "", &format!("{n}/{sequence}"));
         Envelope {
             to: Some(to.clone()),
             origin: Some(origin),

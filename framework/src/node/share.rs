@@ -77,6 +77,7 @@ impl Share {
             remember: spec.config.remember,
             standing: Arc::clone(&spec.standing),
             suspects: Arc::clone(&spec.suspects),
+            digest_key: spec.store.digest_key(),
         };
         let code = spec.code(index);
         let counts = Arc::clone(&code.counts);

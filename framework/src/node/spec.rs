@@ -127,6 +127,7 @@ impl Spec {
             reasons.push("the node stops".to_owned());
         }
         reasons.extend(self.standing.reasons());
+        reasons.extend(self.store.troubles().iter().map(|trouble| format!("the store: {trouble}")));
         if let Some(bridge) = &self.bridge {
             reasons.extend(bridge.health().issues);
         }

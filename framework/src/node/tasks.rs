@@ -137,5 +137,8 @@ pub(super) async fn sweep(share: Weak<Share>) {
             door.sweep(u64::from(SWEEPS), cap);
         }
         share.store_floors(1);
+        if share.index == 0 {
+            share.spec.store.forget_ids(share.host.oldest());
+        }
     }
 }

@@ -248,7 +248,7 @@ fn deliver(share: &Rc<Share>, id: &ShardId, timer: Timer, at: At, fired: &Rc<Fir
         tracing::error!(target: TARGET, timer = %label, "a timer with an invalid name never fires");
         return fired.settled(at, batch, &share.host);
     };
-    let message = MessageId::from_idempotency_key(&id.domain, &label);
+    let message = MessageId::of_timer(&id.domain, &label);
     let envelope = Envelope {
         version: timer.version,
         to: Some(id.clone()),

@@ -115,6 +115,8 @@ pub enum Outcome {
     Conflict,
     /// The id is older than the time for which ids are kept; nothing was done now.
     Expired,
+    /// The time in the id is too far ahead; nothing was done.
+    IdInFuture,
     /// The deadline had passed; nothing was done.
     Late,
     /// It cannot be read; nothing was done.

@@ -84,12 +84,20 @@ pub enum SendError {
         /// The error of the last attempt.
         reason: String,
     },
-    /// The same id or idempotency key was used before with another payload. Nothing was done.
+    /// The same id or idempotency key was used before for the same aggregate, with another message: name, schema version, codec
+    /// and payload count. Nothing was done.
     #[error("the id was used before with another payload")]
     Conflict,
     /// The id is older than the time for which ids are kept, so nobody knows whether it was handled. Nothing was done now.
     #[error("the id has expired")]
     Expired,
+    /// The time in the id is more than 5 minutes ahead of the owner's clock. Nothing was done: set the clock of the machine that
+    /// made the id, or use an idempotency key.
+    #[error("the id is from the future")]
+    IdInFuture,
+    /// The idempotency key is empty. Nothing was sent.
+    #[error("an idempotency key must not be empty")]
+    EmptyIdempotencyKey,
     /// The store refused the turn before anything was written. Nothing was done.
     #[error("the store refused the turn: {0}")]
     Refused(#[source] StoreError),
@@ -165,6 +173,7 @@ impl SendError {
             Outcome::Unhandled => Self::Unhandled { domain: domain.to_owned(), name: name.to_owned() },
             Outcome::Conflict => Self::Conflict,
             Outcome::Expired => Self::Expired,
+            Outcome::IdInFuture => Self::IdInFuture,
             Outcome::Late => Self::Late,
             Outcome::Undecodable(reason) => Self::Undecodable { domain: domain.to_owned(), reason },
             Outcome::Unanswered(reason) => {

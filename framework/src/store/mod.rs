@@ -96,6 +96,24 @@ pub trait Store: Send + Sync + 'static {
     /// What writing can meet. Nothing was replaced then.
     fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>>;
 
+    /// Drops what finds the turns before `before` by the ids of their messages: nothing asks for them any longer. Called from
+    /// time to time, with a time that rises; [`ShardReader::find_turn`] may find older turns or not. Does nothing by default.
+    fn forget_ids(&self, before: Timestamp) {
+        let _ = before;
+    }
+
+    /// The secret with which digests of messages are keyed, so that a caller cannot make two messages with one digest. The
+    /// same for the life of the store. By default 0, which protects from mistakes and not from malice.
+    fn digest_key(&self) -> u128 {
+        0
+    }
+
+    /// What is wrong with the store now, for health: why it refuses appends, and damage that was met while reading. Empty again
+    /// once the cause is gone; damage stays until the store is opened again. Empty by default.
+    fn troubles(&self) -> Vec<StoreError> {
+        Vec::new()
+    }
+
     /// What a commit survives, in words: a line for the log at start.
     fn durability(&self) -> &'static str;
 
@@ -201,6 +219,29 @@ pub trait ShardWriter: Send {
     fn save_snapshot(&mut self, actor: &Name, key: &str, snapshot: Snapshot);
 }
 
+/// A stream that is read in pieces; from [`ShardReader::pages`].
+pub trait StreamPages: Send {
+    /// The newest usable snapshot. The turns are those after it.
+    fn snapshot(&self) -> Option<&Snapshot>;
+
+    /// The next turns, oldest first; none once all were read.
+    fn next(&mut self) -> BoxFuture<'_, Result<Vec<StoredTurn>, StoreError>>;
+}
+
+/// A stream whose turns were read at once.
+struct OnePage(StreamState);
+
+impl StreamPages for OnePage {
+    fn snapshot(&self) -> Option<&Snapshot> {
+        self.0.snapshot.as_ref()
+    }
+
+    fn next(&mut self) -> BoxFuture<'_, Result<Vec<StoredTurn>, StoreError>> {
+        let turns = std::mem::take(&mut self.0.turns);
+        Box::pin(std::future::ready(Ok(turns)))
+    }
+}
+
 /// Reads what is committed in a shard. Any thread.
 pub trait ShardReader: Send + Sync {
     /// The position of the last committed event; 0 if there is none.
@@ -209,8 +250,48 @@ pub trait ShardReader: Send + Sync {
     /// A stream's newest snapshot and the turns after it, oldest first. An unknown stream is empty, not an error.
     fn load<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<StreamState, StoreError>>;
 
+    /// What [`load`](Self::load) reads, in pieces, so that a long stream takes neither much memory nor the caller's thread for
+    /// long. Without `snapshot` the turns begin with the first. This default reads all of it at once.
+    ///
+    /// # Errors
+    /// What reading can meet.
+    fn pages<'a>(
+        &'a self,
+        actor: &'a Name,
+        key: &'a str,
+        snapshot: bool,
+    ) -> BoxFuture<'a, Result<Box<dyn StreamPages>, StoreError>> {
+        Box::pin(async move {
+            let state = match snapshot {
+                true => self.load(actor, key).await?,
+                false => StreamState { snapshot: None, turns: self.history(actor, key).await? },
+            };
+            Ok(Box::new(OnePage(state)) as Box<dyn StreamPages>)
+        })
+    }
+
     /// All turns of a stream from its first, for history; the snapshot is not used.
     fn history<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<Vec<StoredTurn>, StoreError>>;
+
+    /// The newest committed turn of a stream that handled the message `id` from outside: its [mark](Mark::Outside) says so.
+    /// `None` if there is none, or if it is older than [what is remembered](Store::forget_ids).
+    ///
+    /// A store finds it without reading the stream: an actor waits for the answer, and a stream may have a million turns. This
+    /// default reads the whole stream.
+    ///
+    /// # Errors
+    /// What reading can meet.
+    fn find_turn<'a>(
+        &'a self,
+        actor: &'a Name,
+        key: &'a str,
+        id: MessageId,
+    ) -> BoxFuture<'a, Result<Option<StoredTurn>, StoreError>> {
+        Box::pin(async move {
+            let turns = self.history(actor, key).await?;
+            Ok(turns.into_iter().rev().find(|turn| turn.id == id && turn.digest.is_some()))
+        })
+    }
 
     /// Up to `limit` events with positions above `after`, in their order.
     fn events(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredEvent>, StoreError>>;

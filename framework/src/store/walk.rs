@@ -7,8 +7,8 @@
 use bytes::Bytes;
 
 use super::index::Head;
-use super::record::{Location, Malformed, Names, NoteRecord, Record, TurnRecord};
-use super::{DeadLetter, OutboxEntry, Snapshot, StoreError, StoredEvent, StreamState};
+use super::record::{Location, Malformed, MarkRecord, Names, NoteRecord, Record, TurnRecord};
+use super::{DeadLetter, OutboxEntry, Snapshot, StoreError, StoredEvent, StoredTurn, StreamState};
 use crate::message::{MessageId, Name, ShardId};
 
 /// How records are read.
@@ -42,6 +42,58 @@ fn turn<'a>(log: &impl Log, bytes: &'a Bytes, location: Location) -> Result<Turn
     }
 }
 
+/// A page of a stream has at most so many turns.
+pub(crate) const PAGE_TURNS: u64 = 256;
+
+/// A page of a stream ends once its records have so many bytes.
+const PAGE_BYTES: usize = 1024 * 1024;
+
+/// The snapshot of a stream, if it can be used with the log up to `head`.
+fn usable(head: Head, snapshot: Option<Placed>) -> Option<Placed> {
+    snapshot.filter(|placed| placed.snapshot.turn <= head.number)
+}
+
+fn is_at(snapshot: Option<&Placed>, location: Location, number: u64) -> bool {
+    snapshot
+        .is_some_and(|placed| placed.snapshot.turn == number && (placed.location == location || placed.location == 0))
+}
+
+/// Walks over the records of a stream from `head` back to the turn after the snapshot, or to the one after `floor`; whether it
+/// came to the snapshot.
+fn back(
+    log: &impl Log,
+    head: Head,
+    floor: u64,
+    actor: &str,
+    key: &str,
+    snapshot: Option<&Placed>,
+    mut each: impl FnMut(&TurnRecord<'_>, &Bytes, Location) -> Result<(), StoreError>,
+) -> Result<bool, StoreError> {
+    let (mut location, mut number) = (head.location, head.number);
+    let mut version = None;
+    while number > floor {
+        if is_at(snapshot, location, number) {
+            return Ok(true);
+        }
+        let bytes = log.read(location)?;
+        let record = turn(log, &bytes, location)?;
+        if record.actor != actor || record.key != key {
+            return Err(log.damaged(location, OTHER_STREAM));
+        }
+        let after = record.version + record.events_count() as u64;
+        if record.number != number
+            || version.is_some_and(|version| version != after)
+            || (record.stream == 0) != (number == 1)
+        {
+            return Err(log.damaged(location, NUMBERS));
+        }
+        each(&record, &bytes, location)?;
+        version = Some(record.version);
+        (location, number) = (record.stream, number - 1);
+    }
+    Ok(false)
+}
+
 /// A stream up to `head`: from the snapshot if it fits, otherwise from the first turn.
 pub(crate) fn load(
     log: &impl Log,
@@ -52,35 +104,81 @@ pub(crate) fn load(
 ) -> Result<StreamState, StoreError> {
     let mut state = StreamState::default();
     let Some(head) = head else { return Ok(state) };
-    let snapshot = snapshot.filter(|placed| placed.snapshot.turn <= head.number);
+    let snapshot = usable(head, snapshot);
+    let known = snapshot.as_ref().map_or(0, |placed| placed.snapshot.turn);
+    state.turns.reserve(usize::try_from(head.number.saturating_sub(known)).unwrap_or(usize::MAX).min(MOST_RESERVED));
     let mut names = Names::default();
-    let (mut location, mut number) = (head.location, head.number);
-    let turns = number.saturating_sub(snapshot.as_ref().map_or(0, |placed| placed.snapshot.turn));
-    state.turns.reserve(usize::try_from(turns).unwrap_or(usize::MAX).min(MOST_RESERVED));
-    while number > 0 {
-        if let Some(placed) = &snapshot
-            && placed.snapshot.turn == number
-            && (placed.location == location || placed.location == 0)
-        {
-            state.snapshot = Some(placed.snapshot.clone());
-            break;
-        }
-        let bytes = log.read(location)?;
-        let record = turn(log, &bytes, location)?;
-        if record.actor != actor || record.key != key {
-            return Err(log.damaged(location, OTHER_STREAM));
-        }
-        let stored = record.to_turn(&bytes, &mut names).map_err(|reason| log.damaged(location, reason))?;
-        let follows =
-            state.turns.last().is_none_or(|after| stored.version + stored.events.len() as u64 == after.version);
-        if record.number != number || !follows || (record.stream == 0) != (number == 1) {
-            return Err(log.damaged(location, NUMBERS));
-        }
-        (location, number) = (record.stream, number - 1);
+    let met = back(log, head, 0, actor, key, snapshot.as_ref(), |record, bytes, location| {
+        let stored = record.to_turn(bytes, &mut names).map_err(|reason| log.damaged(location, reason))?;
         state.turns.push(stored);
-    }
+        Ok(())
+    })?;
+    state.snapshot = snapshot.filter(|_| met).map(|placed| placed.snapshot);
     state.turns.reverse();
     Ok(state)
+}
+
+/// Where the pages of a stream end, newest first, and the snapshot before them. Reads all records and keeps 16 bytes of a page.
+#[allow(dead_code, reason = "only a store on disk reads in pages")]
+pub(crate) fn skim(
+    log: &impl Log,
+    head: Head,
+    actor: &str,
+    key: &str,
+    snapshot: Option<Placed>,
+) -> Result<(Option<Snapshot>, Vec<Head>), StoreError> {
+    let snapshot = usable(head, snapshot);
+    let (mut pages, mut turns, mut bytes): (Vec<Head>, _, _) = (Vec::new(), 0, 0);
+    let met = back(log, head, 0, actor, key, snapshot.as_ref(), |record, read, location| {
+        if turns == 0 || turns >= PAGE_TURNS || bytes >= PAGE_BYTES {
+            pages.push(Head { location, number: record.number });
+            (turns, bytes) = (0, 0);
+        }
+        turns += 1;
+        bytes += read.len();
+        Ok(())
+    })?;
+    Ok((snapshot.filter(|_| met).map(|placed| placed.snapshot), pages))
+}
+
+/// The turns of a page that ends with `end`, from the one after `floor`, oldest first.
+#[allow(dead_code, reason = "only a store on disk reads in pages")]
+pub(crate) fn page(
+    log: &impl Log,
+    end: Head,
+    floor: u64,
+    actor: &str,
+    key: &str,
+) -> Result<Vec<StoredTurn>, StoreError> {
+    let (mut names, mut turns) = (Names::default(), Vec::new());
+    back(log, end, floor, actor, key, None, |record, bytes, location| {
+        turns.push(record.to_turn(bytes, &mut names).map_err(|reason| log.damaged(location, reason))?);
+        Ok(())
+    })?;
+    turns.reverse();
+    Ok(turns)
+}
+
+/// The turn at the first of `places` that belongs to the stream and handled the message `id` from outside.
+///
+/// A place comes from a hash: one that leads to another stream or message is passed over.
+pub(crate) fn find(
+    log: &impl Log,
+    places: impl IntoIterator<Item = Location>,
+    actor: &str,
+    key: &str,
+    id: MessageId,
+) -> Result<Option<StoredTurn>, StoreError> {
+    for location in places {
+        let bytes = log.read(location)?;
+        let record = turn(log, &bytes, location)?;
+        let is_outside = matches!(record.mark, MarkRecord::Outside { .. });
+        if record.actor == actor && record.key == key && record.id == id && is_outside {
+            let stored = record.to_turn(&bytes, &mut Names::default());
+            return stored.map(Some).map_err(|reason| log.damaged(location, reason));
+        }
+    }
+    Ok(None)
 }
 
 /// The events with positions above `after` up to and including `to`; the links are followed from the record at `from`.

@@ -11,7 +11,7 @@ use super::Worker;
 use super::door::{Number, WorkerDoor};
 use super::ledger::Ledger;
 use crate::actor::ShardCell;
-use crate::message::{Domain, Envelope, Kind, MessageId, digest};
+use crate::message::{Domain, Envelope, Kind, MessageId};
 use crate::router::{Arrival, Outcome};
 use crate::store::{Appended, Mark, Note, OutboxWrite, StoreError, StreamHint, Ticket, Turn};
 use crate::telemetry::TARGET;
@@ -102,7 +102,7 @@ impl<W: Worker> WorkerDoor<W> {
             None
         };
         let outbox: Vec<_> = reply.iter().map(|(to, envelope)| OutboxWrite { to, envelope }).collect();
-        let digest = digest(&envelope.name, &envelope.payload);
+        let digest = self.host.digest(envelope).value();
         let mark = match entry.end {
             End::Marked(Arrival::Outside) => Mark::Outside { digest },
             End::Marked(Arrival::From { source, sequence, floor }) => {
@@ -135,7 +135,7 @@ impl<W: Worker> WorkerDoor<W> {
         let appended = appended.inspect_err(|error| self.host.refused(error))?;
         ledger.turns += 1;
         match &turn.mark {
-            Mark::Outside { digest } => ledger.seen.id(envelope.id, *digest, entry.reply, W::Domain::CODEC),
+            Mark::Outside { digest } => ledger.seen.id(envelope.id, time, *digest, entry.reply, W::Domain::CODEC),
             Mark::From { source, sequence, floor } => ledger.place(source, *sequence, *floor),
             Mark::None | Mark::Timer { .. } => {}
         }

@@ -25,7 +25,7 @@ use super::ledger::Ledger;
 use super::plan::Done;
 use crate::actor::{MIN_WAIT, ShardCell};
 use crate::clock::instant;
-use crate::message::{Codec, Domain, Envelope, MessageId, digest};
+use crate::message::{Codec, Domain, Envelope, MessageId};
 use crate::router::{Arrival, Outcome};
 use crate::spawn::Task;
 use crate::store::{DeadLetter, DeadLetterReason, Lane, Note, StoreError};
@@ -205,7 +205,7 @@ impl<W: Worker> WorkerDoor<W> {
             return Ok(());
         }
         let envelope = Envelope { key: letter.key, ..letter.envelope };
-        book.running.borrow_mut().insert(id, (number, digest(&envelope.name, &envelope.payload)));
+        book.running.borrow_mut().insert(id, (number, self.host.digest(&envelope).value()));
         let mut failed = ledger.borrow().failing.get(&id).copied().unwrap_or(0);
         // As with a message that is not written down: what may have ended the process is recorded before it begins.
         let mut alone = None;

@@ -16,7 +16,7 @@ use super::plan::{Done, Undone};
 use super::{Job, Worker, stream_of};
 use crate::actor::{MIN_WAIT, ShardCell, replied_before};
 use crate::inbox::Admission;
-use crate::message::{Codec, Domain, Envelope, Kind, MessageId, digest};
+use crate::message::{Codec, Digest, Domain, Envelope, Kind, MessageId};
 use crate::router::{Arrival, Outcome};
 use crate::store::{DeadLetter, DeadLetterReason, Note, StoreError, StreamState};
 use crate::telemetry::TARGET;
@@ -103,12 +103,15 @@ impl<W: Worker> WorkerDoor<W> {
         envelope: &Envelope,
         arrival: &Arrival,
     ) -> Admitted {
-        let (id, digest) = (envelope.id, digest(&envelope.name, &envelope.payload));
+        let (id, digest) = (envelope.id, self.host.digest(envelope));
+        if let Some(outcome) = self.host.id_refused(id).filter(|_| matches!(arrival, Arrival::Outside)) {
+            return Admitted::No(outcome);
+        }
         let mut looked_up = false;
         loop {
             if let Some((first, known)) = book.running.borrow().get(&id).copied() {
                 self.host.counts.duplicates.one();
-                if known != digest {
+                if known != digest.value() {
                     return Admitted::No(Outcome::Conflict);
                 }
                 self.join(number, first);
@@ -123,11 +126,11 @@ impl<W: Worker> WorkerDoor<W> {
                     }
                 }
                 Arrival::Outside => {
-                    let admission = ledger.borrow().seen.admit_id(id, digest);
+                    let admission = ledger.borrow().seen.admit_id(id, &digest, self.host.oldest());
                     match admission {
                         Admission::LookUp if !looked_up => {
                             looked_up = true;
-                            match self.look_up(book, id, digest).await {
+                            match self.look_up(book, id, &digest).await {
                                 Some(outcome) => return Admitted::No(outcome),
                                 // Another delivery may have begun meanwhile.
                                 None => continue,
@@ -147,19 +150,23 @@ impl<W: Worker> WorkerDoor<W> {
                 }
                 Arrival::Inside => {}
             }
-            book.running.borrow_mut().insert(id, (number, digest));
+            book.running.borrow_mut().insert(id, (number, digest.value()));
             return Admitted::Yes;
         }
     }
 
-    /// Looks into the whole stream for an id that memory has forgotten.
-    async fn look_up(&self, book: &Book, id: MessageId, digest: u64) -> Option<Outcome> {
-        let turns = match book.shard.reader().history(&self.actor, &book.key).await {
-            Ok(turns) => turns,
+    /// Asks the store for an id that memory does not know.
+    async fn look_up(&self, book: &Book, id: MessageId, digest: &Digest<'_>) -> Option<Outcome> {
+        // What was appended last is found once it is committed.
+        let outcome = self.after(book.last.get(), Outcome::Done(Bytes::new(), Codec::Bincode)).await;
+        if !matches!(outcome, Outcome::Done(..)) {
+            return Some(outcome);
+        }
+        let turn = match book.shard.reader().find_turn(&self.actor, &book.key, id).await {
+            Ok(turn) => turn.filter(|turn| id.time().is_some() || turn.time >= self.host.oldest())?,
             Err(error) => return Some(Outcome::Refused(error)),
         };
-        let turn = turns.into_iter().rev().find(|turn| turn.id == id && turn.digest.is_some())?;
-        if turn.digest != Some(digest) {
+        if !turn.digest.is_some_and(|known| digest.matches(known)) {
             return Some(Outcome::Conflict);
         }
         self.host.counts.duplicates.one();
@@ -168,9 +175,6 @@ impl<W: Worker> WorkerDoor<W> {
 
     fn too_late(&self, envelope: &Envelope) -> Option<Outcome> {
         let now = self.host.ids.clock().now();
-        if envelope.id.time().is_some_and(|made| now.since(made) > self.host.settings.remember) {
-            return Some(Outcome::Expired);
-        }
         envelope.deadline.is_some_and(|deadline| now > deadline).then_some(Outcome::Late)
     }
 

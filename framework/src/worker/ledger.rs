@@ -67,7 +67,7 @@ impl Ledger {
             self.above.entry(source.clone()).or_default().insert(*sequence);
         }
         if let Some(digest) = turn.digest {
-            self.seen.id(turn.id, digest, &turn.reply, turn.reply_codec);
+            self.seen.id(turn.id, turn.time, digest, &turn.reply, turn.reply_codec);
         }
         if turn.from.is_some() || turn.digest.is_some() {
             self.failing.remove(&turn.id);
@@ -164,8 +164,9 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Timestamp;
     use crate::inbox::Admission;
-    use crate::message::Codec;
+    use crate::message::{Codec, Digest};
 
     fn source() -> Source {
         Source { shard: ShardId::new(Name::from_static("bank").unwrap(), 3), lane: Lane::Direct }
@@ -184,9 +185,11 @@ mod tests {
 
     #[test]
     fn a_snapshot_with_the_shards_floor_knows_what_it_knew() {
+        let (id, time) = (MessageId::from_u128(0x7000 << 64), Timestamp::default());
+        let digest = Digest::new(1, "job", 1, Codec::Json, b"");
         let mut ledger = Ledger { turns: 7, ..Ledger::default() };
         ledger.place(&source(), 9, 4);
-        ledger.seen.id(MessageId::from_u128(5), 1, b"yes", Codec::Json);
+        ledger.seen.id(id, time, digest.value(), b"yes", Codec::Json);
         ledger.failing.insert(MessageId::from_u128(6), 2);
         ledger.waiting.insert(MessageId::from_u128(7));
         let snapshot = ledger.save().unwrap();
@@ -195,7 +198,7 @@ mod tests {
         let again = Ledger::rebuild(&stored, vec![Watermark { source: source(), through: 4 }]);
         assert_eq!(again.turns, 7);
         assert!(again.has(&source(), 4) && !again.has(&source(), 5) && again.has(&source(), 9));
-        assert!(matches!(again.seen.admit_id(MessageId::from_u128(5), 1), Admission::Duplicate(..)));
+        assert!(matches!(again.seen.admit_id(id, &digest, time), Admission::Duplicate(..)));
         assert_eq!(again.failing.get(&MessageId::from_u128(6)), Some(&2));
         assert!(again.waiting.contains(&MessageId::from_u128(7)));
     }

@@ -11,7 +11,7 @@ use super::door::{Number, WorkerDoor};
 use super::ledger::Ledger;
 use super::plan::Done;
 use crate::actor::ShardCell;
-use crate::message::{Codec, Coded as _, Domain as _, Envelope, Kind, MessageId, Rejection, digest};
+use crate::message::{Codec, Coded as _, Domain as _, Envelope, Kind, MessageId, Rejection};
 use crate::router::Outcome;
 use crate::store::{DeadLetter, DeadLetterReason, Note, StoreError};
 use crate::telemetry::TARGET;
@@ -37,7 +37,7 @@ impl<W: Worker> WorkerDoor<W> {
                 Ok(ledger) => ledger,
                 Err(error) => return Outcome::Refused(error),
             };
-            if !begin(&book, number, envelope) {
+            if !begin(&book, number, envelope, self.host.digest(envelope).value()) {
                 return Outcome::Busy;
             }
             // Whoever had it until now may have brought it to its end since the letters were read.
@@ -97,7 +97,7 @@ impl<W: Worker> WorkerDoor<W> {
             Err(error) => return Outcome::Refused(error),
         };
         // What is under way cannot be undone.
-        if !begin(&book, number, envelope) {
+        if !begin(&book, number, envelope, self.host.digest(envelope).value()) {
             return Outcome::Busy;
         }
         let outcome = match self.is_unresolved(shard, letter).await {
@@ -150,11 +150,11 @@ impl<W: Worker> WorkerDoor<W> {
 }
 
 /// Marks a message as under way; `false` if it is already.
-fn begin(book: &Book, number: Number, envelope: &Envelope) -> bool {
+fn begin(book: &Book, number: Number, envelope: &Envelope, digest: u64) -> bool {
     let mut running = book.running.borrow_mut();
     if running.contains_key(&envelope.id) {
         return false;
     }
-    running.insert(envelope.id, (number, digest(&envelope.name, &envelope.payload)));
+    running.insert(envelope.id, (number, digest));
     true
 }

@@ -123,7 +123,14 @@ fn asked() -> impl Strategy<Value = Asked> {
 
 fn refusal() -> impl Strategy<Value = Refusal> {
     prop_oneof![
-        prop::sample::select(vec![Refusal::Busy, Refusal::NotHere, Refusal::Conflict, Refusal::Expired, Refusal::Late]),
+        prop::sample::select(vec![
+            Refusal::Busy,
+            Refusal::NotHere,
+            Refusal::Conflict,
+            Refusal::Expired,
+            Refusal::IdInFuture,
+            Refusal::Late
+        ]),
         any::<String>().prop_map(Refusal::Unhandled),
         any::<String>().prop_map(Refusal::Undecodable),
         any::<String>().prop_map(Refusal::DeadLetter),

@@ -135,23 +135,27 @@ pub(super) fn put_head(
     }
 }
 
-/// Appends a shard.
-pub(super) fn put_shard<'a>(
+/// Appends the beginning of a shard, and to `behind` what follows its streams.
+pub(super) fn put_shard(
     into: &mut Vec<u8>,
     id: &ShardId,
     shards: u16,
     epoch: Epoch,
     index: &mut Index,
-    snapshots: impl ExactSizeIterator<Item = (Stream, &'a Stored)>,
+    behind: &mut Vec<u8>,
 ) {
     put::text(into, &id.domain);
     put::number(into, u64::from(id.shard));
     put::number(into, u64::from(shards));
     put::number(into, epoch);
-    index.save(into);
+    index.begin_saving(into, behind);
+}
+
+/// Appends the places of a shard's snapshots.
+pub(super) fn put_snapshots(into: &mut Vec<u8>, snapshots: &HashMap<Stream, Stored>) {
     put::number(into, snapshots.len() as u64);
     for (stream, stored) in snapshots {
-        put_stream(into, stream);
+        put_stream(into, *stream);
         for number in [stored.file, stored.offset, stored.length, stored.turn] {
             put::number(into, number);
         }

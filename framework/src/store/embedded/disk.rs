@@ -7,6 +7,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -66,7 +67,7 @@ pub trait DiskFile: Send + Sync {
 pub(super) struct Folder {
     path: PathBuf,
     /// Locked as long as they are open.
-    locks: Mutex<Option<[File; 2]>>,
+    locks: Mutex<Option<[File; 3]>>,
 }
 
 /// Locked by whoever works with the folder, and touched by nobody else.
@@ -91,7 +92,7 @@ impl Folder {
     pub(super) fn is_in_use(&self) -> io::Result<bool> {
         let file = match self.open_lock(SEEN)? {
             Some(file) => file,
-            // Whoever is in has a version that knows of one lock only.
+            // Whoever is in has a version that knows of one lock only, or the file was removed.
             None => match self.open_lock(LOCK)? {
                 Some(file) => file,
                 None => return Ok(false),
@@ -152,12 +153,12 @@ impl Disk for Folder {
             Err(fs::TryLockError::WouldBlock) => return Ok(false),
             Err(fs::TryLockError::Error(error)) => return Err(error),
         }
-        while let Err(error) = seen.lock() {
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
-            }
+        // The folder as well: whoever removes the files of the locks lets nobody in.
+        let folder = File::open(&self.path)?;
+        if !patiently(|| seen.try_lock())? || !lock_folder(&folder)? {
+            return Ok(false);
         }
-        *self.locks.lock() = Some([own, seen]);
+        *self.locks.lock() = Some([own, seen, folder]);
         Ok(true)
     }
 
@@ -198,6 +199,33 @@ impl Disk for Folder {
 
     fn path(&self, name: &str) -> PathBuf {
         if name.is_empty() { self.path.clone() } else { self.path.join(name) }
+    }
+}
+
+/// Those who look hold a lock for a moment only; after this long it is an owner.
+const LOOKERS: Duration = Duration::from_secs(2);
+
+/// Tries to take a lock that others may hold for a moment; whether it was taken.
+fn patiently(take: impl Fn() -> Result<(), fs::TryLockError>) -> io::Result<bool> {
+    let begun = Instant::now();
+    loop {
+        match take() {
+            Ok(()) => return Ok(true),
+            Err(fs::TryLockError::WouldBlock) if begun.elapsed() < LOOKERS => {
+                std::thread::sleep(Duration::from_millis(5))
+            }
+            Err(fs::TryLockError::WouldBlock) => return Ok(false),
+            Err(fs::TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(fs::TryLockError::Error(error)) => return Err(error),
+        }
+    }
+}
+
+/// Locks the folder itself; whether nobody has it. File systems that lock files only are relied on for these.
+fn lock_folder(folder: &File) -> io::Result<bool> {
+    match folder.try_lock() {
+        Ok(()) | Err(fs::TryLockError::Error(_)) => Ok(true),
+        Err(fs::TryLockError::WouldBlock) => Ok(false),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the handles of an opened store have in common.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use parking_lot::Mutex;
 
@@ -9,11 +9,12 @@ use super::super::index::{Index, StreamHasher};
 use super::super::record::{Location, write_opened};
 use super::disk::Disk;
 use super::frame::{BATCH_BYTES, FRAME_BYTES};
+use super::ids::IdRuns;
 use super::journal::{Hand, Journal, Refused};
 use super::keeper::Keeper;
 use super::preparer::Preparer;
 use super::segment::{FIRST_OFFSET, Segments};
-use super::shard::{Shard, State};
+use super::shard::{ReadJob, Shard, State};
 use super::snapshots::Snapshots;
 use super::writer::Writer;
 use super::{EmbeddedConfig, Hands};
@@ -28,6 +29,12 @@ pub(super) struct Inner {
     pub(super) journal: Arc<Journal>,
     pub(super) preparer: Preparer,
     pub(super) snapshots: Snapshots,
+    pub(super) ids: IdRuns,
+    pub(super) digest_key: u128,
+    /// To the reading thread, while there is one.
+    pub(super) reads: Mutex<Option<mpsc::Sender<ReadJob>>>,
+    /// Damage that was met while reading, once for each place.
+    pub(super) damages: Mutex<Vec<StoreError>>,
     pub(super) keeper: Arc<Keeper>,
     pub(super) registry: Mutex<Registry>,
     pub(super) writer: Mutex<Writer>,
@@ -46,7 +53,21 @@ pub(super) struct Registry {
 /// Enough for the record that a shard was opened.
 const OPENED_BYTES: usize = 160;
 
+/// So many damaged places are remembered; a person has enough with these.
+const DAMAGES: usize = 16;
+
 impl Inner {
+    /// Remembers damage that was met while reading.
+    pub(super) fn damaged(&self, error: &StoreError) {
+        let StoreError::Corrupt { file, offset, .. } = error else { return };
+        let mut damages = self.damages.lock();
+        let is_here = |known: &StoreError| matches!(known, StoreError::Corrupt { file: f, offset: o, .. } if f == file && o == offset);
+        if damages.len() < DAMAGES && !damages.iter().any(is_here) {
+            tracing::error!(target: crate::telemetry::TARGET, %error, "a part of the log is damaged");
+            damages.push(error.clone());
+        }
+    }
+
     /// Takes a shard for a new owner: the shard, the new epoch, and where the log says so.
     pub(super) fn take(&self, id: &ShardId, shards: u16) -> Result<(Arc<Shard>, Epoch, Location), StoreError> {
         let mut registry = self.registry.lock();

@@ -22,6 +22,10 @@ use crate::store::{CommitListener, StoreError, Ticket};
 /// Buffers larger than this are not kept for the next batch.
 const KEPT_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
+/// After this long it is tried again to make a segment, also if nothing is appended: a node that says that it is not ready may
+/// get nothing to append.
+const TRIED_AGAIN: Duration = Duration::from_secs(2);
+
 pub(super) struct Journal {
     tail: Mutex<Tail>,
     /// The writer waits here for something to write.
@@ -48,6 +52,8 @@ struct Tail {
     spare: Spare,
     /// Whether somebody misses the spare.
     wanted: bool,
+    /// Why the last append was refused, until there is room again.
+    refused: Option<StoreError>,
     /// Oldest first; only the last one is still added to.
     parts: VecDeque<Part>,
     buffers: Vec<Vec<u8>>,
@@ -132,6 +138,7 @@ impl Journal {
             segment,
             offset,
             wanted: matches!(spare, Spare::Coming),
+            refused: None,
             spare,
             parts: VecDeque::new(),
             buffers: Vec::new(),
@@ -264,6 +271,7 @@ impl Journal {
                 Spare::Coming => return Err(Refused::Wait),
                 Spare::Failed(error) => {
                     tail.spare = Spare::Failed(error.clone());
+                    tail.refused = Some(error.clone());
                     self.want(tail);
                     return Err(Refused::Store(error));
                 }
@@ -276,11 +284,16 @@ impl Journal {
         self.wanted.notify_one();
     }
 
-    /// Waits until the next segment is wanted; `false` once the journal is closed.
+    /// Waits until the next segment is wanted, or until one that could not be made is to be tried again; `false` once the
+    /// journal is closed.
     pub(super) fn wait_until_wanted(&self) -> bool {
         let mut tail = self.tail.lock();
         while tail.state == State::Open && !std::mem::take(&mut tail.wanted) {
-            self.wanted.wait(&mut tail);
+            if !matches!(tail.spare, Spare::Failed(_)) {
+                self.wanted.wait(&mut tail);
+            } else if self.wanted.wait_for(&mut tail, TRIED_AGAIN).timed_out() {
+                break;
+            }
         }
         tail.state == State::Open
     }
@@ -303,8 +316,19 @@ impl Journal {
 
     /// The next segment is there, or cannot be made.
     pub(super) fn set_spare(&self, spare: Spare) {
-        self.tail.lock().spare = spare;
+        let mut tail = self.tail.lock();
+        if let Spare::Ready(_) = spare {
+            tail.refused = None;
+        }
+        tail.spare = spare;
+        drop(tail);
         self.room.notify_all();
+    }
+
+    /// Why appends are refused, if they are.
+    pub(super) fn refused(&self) -> Option<StoreError> {
+        let tail = self.tail.lock();
+        tail.failure.clone().or_else(|| tail.refused.clone())
     }
 
     /// Waits until the next segment is there or cannot be made.

@@ -11,8 +11,10 @@ use tokio::sync::oneshot;
 use super::super::index::Stream;
 use super::checkpoint::{self, Writing};
 use super::inner::Inner;
+use super::scan::Place;
 use super::shard::Shard;
 use super::views;
+use crate::clock::Timestamp;
 use crate::message::Name;
 use crate::store::{Epoch, StoreError, View};
 
@@ -26,12 +28,17 @@ const DEAD_BYTES: u64 = 64 * 1024 * 1024;
 /// what is written.
 const GROWTH: u64 = 4;
 
+/// So many ids are held in memory, 30 to 60 bytes each, before they are written to a file.
+const IDS_IN_MEMORY: u64 = 256 * 1024;
+
 pub(super) struct Keeper {
     queue: Mutex<Queue>,
     wake: Condvar,
     /// How many bytes the log has grown since the last checkpoint, and how many make another one worth its while.
     grown: AtomicU64,
     enough: AtomicU64,
+    /// How many ids the indexes have taken in since the last run.
+    ids: AtomicU64,
     work: Mutex<Work>,
     /// The epochs of the views' owners.
     views: Mutex<HashMap<Name, Epoch>>,
@@ -42,6 +49,10 @@ struct Queue {
     jobs: VecDeque<Job>,
     snapshots: usize,
     checkpoint: bool,
+    /// Ids are to be written to a run.
+    ids: bool,
+    /// The ids of turns before this are to be dropped.
+    forget: Option<Timestamp>,
     stop: bool,
 }
 
@@ -58,6 +69,12 @@ enum Job {
     View(Name, Epoch, View, oneshot::Sender<Result<(), StoreError>>),
 }
 
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.jobs.is_empty() && !self.checkpoint && !self.ids && self.forget.is_none()
+    }
+}
+
 impl Keeper {
     pub(super) fn new(checkpoint: u64, since: u64, enough: u64, live: u64) -> Self {
         Self {
@@ -65,6 +82,7 @@ impl Keeper {
             wake: Condvar::new(),
             grown: AtomicU64::new(since),
             enough: AtomicU64::new(enough),
+            ids: AtomicU64::new(0),
             work: Mutex::new(Work { checkpoint, live, dead: 0 }),
             views: Mutex::default(),
         }
@@ -119,6 +137,21 @@ impl Keeper {
         }
     }
 
+    /// A message from outside was handled: its id is held in memory until it is in a run.
+    pub(super) fn handled(&self) {
+        let held = self.ids.fetch_add(1, Ordering::Relaxed) + 1;
+        if held.is_multiple_of(IDS_IN_MEMORY) {
+            self.queue.lock().ids = true;
+            self.wake.notify_one();
+        }
+    }
+
+    /// Has the ids of turns before `before` dropped.
+    pub(super) fn forget_ids(&self, before: Timestamp) {
+        self.queue.lock().forget = Some(before);
+        self.wake.notify_one();
+    }
+
     /// Takes nothing in any more; what is there is still done.
     pub(super) fn stop(&self) {
         self.queue.lock().stop = true;
@@ -129,10 +162,10 @@ impl Keeper {
     pub(super) fn run(&self, store: &Inner) {
         loop {
             let mut queue = self.queue.lock();
-            while queue.jobs.is_empty() && !queue.checkpoint && !queue.stop {
+            while queue.is_empty() && !queue.stop {
                 self.wake.wait(&mut queue);
             }
-            let stop = queue.stop && queue.jobs.is_empty() && !queue.checkpoint;
+            let stop = queue.stop && queue.is_empty();
             drop(queue);
             if stop {
                 return;
@@ -149,17 +182,62 @@ impl Keeper {
             if matches!(job, Some(Job::Snapshot(..))) {
                 queue.snapshots -= 1;
             }
-            let checkpoint = job.is_none() && std::mem::take(&mut queue.checkpoint);
+            let idle = job.is_none();
+            let checkpoint = idle && std::mem::take(&mut queue.checkpoint);
+            let ids = idle && std::mem::take(&mut queue.ids);
+            let forget = if idle { queue.forget.take() } else { None };
             drop(queue);
             match job {
                 Some(Job::Snapshot(shard, stream)) => self.write_snapshot(store, &shard, stream),
                 Some(Job::View(projection, epoch, view, tell)) => {
                     let _ = tell.send(self.save_view(store, &projection, epoch, &view));
                 }
-                None if checkpoint => self.checkpoint(store),
+                None if checkpoint || ids || forget.is_some() => {
+                    self.tend_ids(store, ids, forget);
+                    if checkpoint {
+                        self.checkpoint(store);
+                    }
+                }
                 None => return,
             }
         }
+    }
+
+    /// Writes ids to a run, and drops those that have expired. That it fails is logged: the ids stay where they are.
+    fn tend_ids(&self, store: &Inner, write: bool, forget: Option<Timestamp>) {
+        let _work = self.work.lock();
+        let written = if write { self.write_ids(store) } else { Ok(()) };
+        let tended = written.and_then(|()| forget.map_or(Ok(()), |before| store.ids.forget(before)));
+        if let Err(error) = tended {
+            tracing::warn!(target: crate::telemetry::TARGET, %error, "the index of ids was not written");
+        }
+    }
+
+    /// Moves the ids that the indexes hold in memory to a run. The caller holds the lock of the work.
+    fn write_ids(&self, store: &Inner) -> io::Result<()> {
+        let through = store.journal.committed();
+        self.ids.store(0, Ordering::Relaxed);
+        let (mut entries, mut newest, mut frozen) = (Vec::new(), Timestamp::default(), Vec::new());
+        for shard in store.shards() {
+            let generations = shard.state.lock().index.ids.freeze();
+            let mut left = Vec::new();
+            for generation in &generations {
+                newest = newest.max(generation.newest());
+                for (id, location) in generation.iter() {
+                    if location < through {
+                        entries.push((id, location));
+                    } else {
+                        left.push((id, location, generation.newest()));
+                    }
+                }
+            }
+            frozen.push((shard, generations, left));
+        }
+        store.ids.write(entries, through, newest)?;
+        for (shard, generations, left) in &frozen {
+            shard.state.lock().index.ids.drop_all_but(generations, left.iter().copied());
+        }
+        Ok(())
     }
 
     fn save_view(&self, store: &Inner, projection: &Name, mine: Epoch, view: &View) -> Result<(), StoreError> {
@@ -181,7 +259,7 @@ impl Keeper {
         let written = store.snapshots.write(&named);
         let mut state = shard.state.lock();
         state.done(stream);
-        let old = written.as_ref().ok().and_then(|stored| state.stored.insert(stream, *stored));
+        let old = written.as_ref().ok().and_then(|stored| shard.stored.write().insert(stream, *stored));
         // The one behind it may be ripe as well.
         state.index.commit(store.journal.committed());
         store.keep(shard, &mut state);
@@ -207,7 +285,9 @@ impl Keeper {
     pub(super) fn checkpoint(&self, store: &Inner) {
         let grown = self.grown.swap(0, Ordering::Relaxed);
         let mut work = self.work.lock();
-        match work.save(store) {
+        // First the ids: an opening reads no records before the checkpoint.
+        let last = store.journal.last();
+        match self.write_ids(store).and_then(|()| work.save(store, last)) {
             Ok(bytes) => {
                 let enough = (bytes * GROWTH).max(store.config.checkpoint_bytes);
                 self.enough.store(enough, Ordering::Relaxed);
@@ -227,9 +307,8 @@ impl Keeper {
 }
 
 impl Work {
-    fn save(&mut self, store: &Inner) -> io::Result<u64> {
-        // First the place, then the shards: whatever they know is then at least up to it.
-        let last = store.journal.last();
+    /// First `last` was asked for, then come the shards: whatever they know is then at least up to it.
+    fn save(&mut self, store: &Inner, last: Option<Place>) -> io::Result<u64> {
         let committed = store.journal.committed();
         let shards = store.shards();
         let turned_over = self.dead > self.live.max(DEAD_BYTES);
@@ -246,12 +325,25 @@ impl Work {
         writing.put(&piece)?;
         for shard in known {
             piece.clear();
-            let mut state = shard.state.lock();
-            state.index.commit(store.journal.committed());
-            let state = &mut *state;
-            let stored = state.stored.iter().map(|(stream, stored)| (*stream, stored));
-            checkpoint::put_shard(&mut piece, &shard.id, shard.shards, state.epoch, &mut state.index, stored);
+            let mut behind = Vec::new();
+            {
+                let mut state = shard.state.lock();
+                state.index.commit(store.journal.committed());
+                let epoch = state.epoch;
+                checkpoint::put_shard(&mut piece, &shard.id, shard.shards, epoch, &mut state.index, &mut behind);
+            }
             writing.put(&piece)?;
+            loop {
+                piece.clear();
+                // Its actors append in between.
+                let more = shard.state.lock().index.save_heads(&mut piece);
+                writing.put(&piece)?;
+                if !more {
+                    break;
+                }
+            }
+            checkpoint::put_snapshots(&mut behind, &shard.stored.read());
+            writing.put(&behind)?;
         }
         let bytes = writing.finish(self.checkpoint + 1)?;
         self.checkpoint += 1;
@@ -266,20 +358,17 @@ impl Work {
         let old = store.snapshots.turn_over()?;
         let mut live = 0;
         for shard in shards {
-            let of_shard: Vec<_> = {
-                let state = shard.state.lock();
-                state.stored.iter().map(|(stream, stored)| (*stream, *stored)).collect()
-            };
+            let of_shard: Vec<_> = shard.stored.read().iter().map(|(stream, stored)| (*stream, *stored)).collect();
             for (stream, stored) in of_shard.into_iter().filter(|(_, stored)| stored.file <= old) {
                 let copy = store.snapshots.copy(stored);
-                let mut state = shard.state.lock();
+                let mut stored = shard.stored.write();
                 match copy {
                     Some(copy) => {
                         live += copy.length;
-                        state.stored.insert(stream, copy);
+                        stored.insert(stream, copy);
                     }
                     None => {
-                        state.stored.remove(&stream);
+                        stored.remove(&stream);
                     }
                 }
             }

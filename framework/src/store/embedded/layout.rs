@@ -42,6 +42,18 @@ pub(super) fn read(disk: &Arc<dyn Disk>) -> Result<u64, StoreError> {
     parse(disk, &bytes)
 }
 
+/// The secret with which messages are digested.
+pub(super) fn digest_key(seed: u64) -> u128 {
+    // SplitMix64's finish, twice: the seed itself hashes the streams, and one must not be known from the other.
+    let mixed = |salt: u64| {
+        let mut z = seed ^ salt;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        u128::from(z ^ (z >> 31))
+    };
+    mixed(0x6469_6765_7374_2031) << 64 | mixed(0x6469_6765_7374_2032)
+}
+
 fn parse(disk: &Arc<dyn Disk>, bytes: &[u8]) -> Result<u64, StoreError> {
     let text = std::str::from_utf8(bytes).map_err(|_| damaged(disk, "it is no text"))?;
     let mut lines = text.lines();

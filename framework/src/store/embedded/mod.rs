@@ -12,6 +12,7 @@ mod config;
 #[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "only tests bring disks of their own"))]
 mod disk;
 mod frame;
+mod ids;
 mod inner;
 mod journal;
 mod keeper;
@@ -42,6 +43,7 @@ use self::disk::Disk;
 use self::disk::Folder;
 #[cfg(feature = "testing")]
 pub use self::disk::{Disk, DiskFile};
+use self::ids::IdRuns;
 use self::inner::{Inner, Registry};
 use self::journal::Journal;
 use self::keeper::Keeper;
@@ -54,7 +56,7 @@ use self::snapshots::Snapshots;
 use super::index::StreamHasher;
 use super::record::Location;
 use super::{CatalogEntry, CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::message::{IdSource, Name, ShardId};
 
 /// A store in a folder of the local disk.
@@ -78,6 +80,7 @@ struct Threads {
     writer: JoinHandle<()>,
     preparer: JoinHandle<()>,
     keeper: JoinHandle<()>,
+    reader: JoinHandle<()>,
 }
 
 /// Who does the work behind the appends.
@@ -109,7 +112,9 @@ impl EmbeddedStore {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_with(folder: impl AsRef<Path>, config: &EmbeddedConfig) -> Result<Self, StoreError> {
-        let folder = Folder::new(folder.as_ref()).map_err(failure("opening the store's folder"))?;
+        let at = folder.as_ref();
+        let folder = Folder::new(at)
+            .map_err(|error| StoreError::io(format!("opening the store's folder {}", at.display()), error))?;
         Self::start(Arc::new(folder), config, IdSource::random(Clock::system()), Hands::Threads)
     }
 
@@ -141,7 +146,8 @@ impl EmbeddedStore {
 
     fn start(disk: Arc<dyn Disk>, config: &EmbeddedConfig, ids: IdSource, hands: Hands) -> Result<Self, StoreError> {
         let at = disk.path("").display().to_string();
-        if !disk.lock().map_err(failure("locking the store's folder"))? {
+        let locked = disk.lock().map_err(|error| StoreError::io(format!("locking the store's folder {at}"), error));
+        if !locked? {
             return Err(StoreError::InUse { at });
         }
         let started = Self::start_locked(&disk, config, ids, hands, at);
@@ -161,7 +167,8 @@ impl EmbeddedStore {
         let seed = layout::open(disk, ids.next_u64())?;
         let hasher = StreamHasher::new(seed);
         let segments = Arc::new(Segments::find(disk)?);
-        let mut found = recover::recover(disk, &segments, &hasher, config, || ids.next_u64())?;
+        let runs = IdRuns::open(disk);
+        let mut found = recover::recover(disk, &segments, &hasher, config, &runs, || ids.next_u64())?;
         let shards = &mut found.shards;
         let snapshots = Snapshots::open(disk, seed, found.snapshots_from, |named, stored| {
             let shard = usize::try_from(named.tag).ok().and_then(|tag| shards.get_mut(tag));
@@ -187,12 +194,16 @@ impl EmbeddedStore {
         let inner = Arc::new(Inner {
             disk: Arc::clone(disk),
             config: config.clone(),
+            digest_key: layout::digest_key(seed),
             hasher,
             segments,
             journal,
             preparer,
             snapshots,
+            ids: runs,
             keeper,
+            reads: Mutex::default(),
+            damages: Mutex::default(),
             registry: Mutex::new(registry),
             writer: Mutex::new(writer),
             hands,
@@ -228,6 +239,8 @@ impl EmbeddedStore {
         let threads = self.threads.lock().take();
         match threads {
             Some(threads) => {
+                *self.inner.reads.lock() = None;
+                let _ = threads.reader.join();
                 let _ = threads.writer.join();
                 self.last_works();
                 let _ = threads.keeper.join();
@@ -261,12 +274,17 @@ impl Threads {
         let started = (|| {
             let preparer = thread("whizbang-room").spawn(move || preparing.preparer.run())?;
             let keeper = thread("whizbang-keeper").spawn(move || Arc::clone(&keeping.keeper).run(&keeping))?;
+            let (reads, jobs) = std::sync::mpsc::channel::<shard::ReadJob>();
+            // It ends when the other end is dropped.
+            let reader = thread("whizbang-read").spawn(move || jobs.into_iter().for_each(|job| job()))?;
+            *inner.reads.lock() = Some(reads);
             let writer = thread("whizbang-log").spawn(move || writing.write())?;
-            Ok(Self { writer, preparer, keeper })
+            Ok(Self { writer, preparer, keeper, reader })
         })();
         if started.is_err() {
             inner.journal.close();
             inner.keeper.stop();
+            *inner.reads.lock() = None;
         }
         started
     }
@@ -318,6 +336,21 @@ impl Store for EmbeddedStore {
 
     fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>> {
         async move { catalog::save(&self.inner.disk, &entries) }.boxed()
+    }
+
+    fn forget_ids(&self, before: Timestamp) {
+        self.inner.keeper.forget_ids(before);
+        self.inner.step();
+    }
+
+    fn digest_key(&self) -> u128 {
+        self.inner.digest_key
+    }
+
+    fn troubles(&self) -> Vec<StoreError> {
+        let mut troubles: Vec<_> = self.inner.journal.refused().into_iter().collect();
+        troubles.extend(self.inner.damages.lock().iter().cloned());
+        troubles
     }
 
     fn durability(&self) -> &'static str {

@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::index::StreamHasher;
+use super::super::index::ids::IdHash;
 use super::super::record::Location;
 use super::super::walk::Placed;
 use super::disk::{Disk, DiskFile, Folder};
 use super::recover::{Log, shorter};
 use super::scan::{self, End, Place};
 use super::segment::Segments;
-use super::shard::{Reader, Shard, Source};
+use super::shard::{ReadJob, Reader, Shard, Source};
 use super::snapshots::Stored;
 use super::{EmbeddedStore, checkpoint, failure, layout, views};
 use crate::message::{Name, ShardId};
@@ -71,7 +72,7 @@ impl ReadOnlyStore {
         let held_back = last.filter(|last| !end.marked && in_use && end.last != saved.last && known <= *last);
         let through = held_back.map_or_else(|| segments.location(end.place), Ok)?;
 
-        let mut log = Log::new(&segments, &hasher, saved.shards);
+        let mut log = Log::new(&segments, &hasher, saved.shards, Location::MAX);
         scan::follow(&segments, from, |location, record| match location < through {
             true => log.take(location, record),
             // Written since.
@@ -156,6 +157,17 @@ impl Source for Past {
 
     fn committed(&self) -> Location {
         Location::MAX
+    }
+
+    fn read_away(&self, job: ReadJob) -> Option<ReadJob> {
+        Some(job)
+    }
+
+    fn damaged(&self, _: &StoreError) {}
+
+    fn turns_of(&self, _: IdHash) -> Option<Vec<Location>> {
+        // The files may be replaced meanwhile; the log has everything.
+        None
     }
 
     fn snapshot(&self, _: Stored, _: &str, _: &str) -> Option<Placed> {

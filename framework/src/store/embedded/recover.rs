@@ -7,13 +7,18 @@ use super::super::index::{Index, Stream, StreamHasher};
 use super::super::record::{Location, Malformed, Names, Record};
 use super::disk::Disk;
 use super::frame::{BATCH_BYTES, BatchHead};
+use super::ids::IdRuns;
 use super::journal::Spare;
 use super::scan::{self, End, Place, Window};
 use super::segment::{self, FIRST_OFFSET, Segment, Segments};
 use super::snapshots::Stored;
 use super::{EmbeddedConfig, checkpoint, failure};
+use crate::clock::Timestamp;
 use crate::message::{Name, ShardId};
 use crate::store::{Epoch, StoreError};
+
+/// After so many records the ids in them are written, while a whole log is read.
+const RECORDS_A_RUN: u64 = 512 * 1024;
 
 /// A shard as the log describes it. Its place in the list is its number in the log.
 pub(super) struct ShardLog {
@@ -49,11 +54,11 @@ pub(super) fn recover(
     segments: &Segments,
     hasher: &StreamHasher,
     config: &EmbeddedConfig,
+    ids: &IdRuns,
     salt: impl FnOnce() -> u64,
 ) -> Result<Recovered, StoreError> {
     let saved = checkpoint::newest(disk, hasher)?;
     let from = saved.last.unwrap_or(Place::FIRST);
-    let mut log = Log::new(segments, hasher, saved.shards);
     if segments.all().is_empty() {
         if saved.last.is_some() {
             return Err(shorter(disk, from));
@@ -63,11 +68,8 @@ pub(super) fn recover(
             error => StoreError::io("creating the log", error),
         })?;
     }
-    let end = scan::scan(segments, from, |location, record| log.take(location, record))?;
-    if end.place == from && saved.last.is_some() {
-        // The checkpoint was written after its batch was durable.
-        return Err(shorter(disk, from));
-    }
+    let Replayed { mut log, end, from, snapshots_from } =
+        replay(disk, segments, hasher, saved.shards, saved.last, saved.snapshots, ids)?;
     let all = segments.all();
     let current = all.iter().position(|segment| segment.number == end.place.segment);
     let Some(segment) = current.and_then(|nth| all.get(nth)) else {
@@ -95,9 +97,78 @@ pub(super) fn recover(
         last: end.last,
         spare,
         since_checkpoint: through - (begun + from.offset),
-        snapshots_from: saved.snapshots,
+        snapshots_from,
         checkpoint: saved.number,
     })
+}
+
+/// A log that was read.
+struct Replayed<'a> {
+    log: Log<'a>,
+    end: End,
+    /// Where the reading began.
+    from: Place,
+    /// From where the snapshots' files are to be read.
+    snapshots_from: (u64, u64),
+}
+
+/// Reads the log behind a checkpoint; or all of it, if the ids of what is before the checkpoint are not indexed.
+fn replay<'a>(
+    disk: &Arc<dyn Disk>,
+    segments: &'a Segments,
+    hasher: &'a StreamHasher,
+    shards: Vec<ShardLog>,
+    last: Option<Place>,
+    snapshots: (u64, u64),
+    ids: &IdRuns,
+) -> Result<Replayed<'a>, StoreError> {
+    let from = last.unwrap_or(Place::FIRST);
+    let begin = segments.location(from)?;
+    let ended = |end: &End| if end.place == from && last.is_some() { Err(shorter(disk, from)) } else { Ok(()) };
+    if ids.from() == 0 && (last.is_none() || ids.through() >= begin) {
+        let mut log = Log::new(segments, hasher, shards, ids.through());
+        let end = scan::scan(segments, from, |location, record| log.take(location, record))?;
+        ended(&end)?;
+        // Runs that know more than the log are of another one, of which this one is an older copy.
+        if ids.through() <= segments.location(end.place)? {
+            return Ok(Replayed { log, end, from, snapshots_from: snapshots });
+        }
+    } else {
+        let mut log = Log::new(segments, hasher, shards, Location::MAX);
+        let end = scan::scan(segments, from, |location, record| log.take(location, record))?;
+        ended(&end)?;
+        tracing::info!(target: crate::telemetry::TARGET, "the ids in the log are not indexed: all of it is read once");
+        ids.reset(0);
+        match replay_all(segments, hasher, ids) {
+            Ok(replayed) => return Ok(replayed),
+            Err(error) => {
+                // What is before the checkpoint was not needed until now.
+                tracing::error!(target: crate::telemetry::TARGET, %error, "the ids in the log cannot be indexed");
+                let through = segments.location(end.place)?;
+                ids.reset(through);
+                for shard in &mut log.shards {
+                    shard.index.skip_ids_before(through);
+                }
+                return Ok(Replayed { log, end, from, snapshots_from: snapshots });
+            }
+        }
+    }
+    ids.reset(0);
+    replay_all(segments, hasher, ids)
+}
+
+/// Reads all of the log. The ids are written to runs meanwhile, so that they need not be held in memory.
+fn replay_all<'a>(segments: &'a Segments, hasher: &'a StreamHasher, ids: &IdRuns) -> Result<Replayed<'a>, StoreError> {
+    let mut log = Log::new(segments, hasher, Vec::new(), 0);
+    let mut records = 0;
+    let end = scan::scan(segments, Place::FIRST, |location, record| {
+        records += 1;
+        if records % RECORDS_A_RUN == 0 {
+            log.write_ids(ids, location).map_err(failure("indexing the ids in the log"))?;
+        }
+        log.take(location, record)
+    })?;
+    Ok(Replayed { log, end, from: Place::FIRST, snapshots_from: (0, 0) })
 }
 
 /// The error for a log that ends before something that a checkpoint knows: it was written after that was durable.
@@ -116,13 +187,37 @@ pub(super) struct Log<'a> {
     names: Names,
     pub(super) shards: Vec<ShardLog>,
     domains: HashMap<Name, u16>,
+    ids_from: Location,
 }
 
 impl<'a> Log<'a> {
     /// Goes on from the shards of a checkpoint.
-    pub(super) fn new(segments: &'a Segments, hasher: &'a StreamHasher, shards: Vec<ShardLog>) -> Self {
+    /// The ids of records before `ids_from` are known elsewhere.
+    pub(super) fn new(
+        segments: &'a Segments,
+        hasher: &'a StreamHasher,
+        mut shards: Vec<ShardLog>,
+        ids_from: Location,
+    ) -> Self {
+        for shard in &mut shards {
+            shard.index.skip_ids_before(ids_from);
+        }
         let domains = shards.iter().map(|shard| (shard.id.domain.clone(), shard.shards)).collect();
-        Self { segments, hasher, names: Names::default(), shards, domains }
+        Self { segments, hasher, names: Names::default(), shards, domains, ids_from }
+    }
+
+    /// Moves the ids that were taken in so far to a run; all records before `through` were.
+    fn write_ids(&mut self, ids: &IdRuns, through: Location) -> std::io::Result<()> {
+        let (mut entries, mut newest) = (Vec::new(), Timestamp::default());
+        for shard in &mut self.shards {
+            let generations = shard.index.ids.freeze();
+            for generation in &generations {
+                newest = newest.max(generation.newest());
+                entries.extend(generation.iter());
+            }
+            shard.index.ids.drop_all_but(&generations, []);
+        }
+        ids.write(entries, through, newest)
     }
 
     /// Takes in the record at `location`, unless the checkpoint knew it.
@@ -155,7 +250,8 @@ impl<'a> Log<'a> {
         match self.shards.get_mut(tag) {
             Some(shard) if shard.id == *id => shard.epoch = shard.epoch.max(epoch),
             None if tag == next => {
-                let index = Index::new(self.hasher.clone());
+                let mut index = Index::new(self.hasher.clone());
+                index.skip_ids_before(self.ids_from);
                 self.shards.push(ShardLog { id: id.clone(), shards, epoch, index, snapshots: HashMap::new() });
             }
             _ => return Err(Malformed("its shard's number belongs to another shard")),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::super::record::Location;
 use super::disk::DiskFile;
 use super::failure;
-use super::frame::{self, BATCH_BYTES, BatchHead};
+use super::frame::{self, BATCH_BYTES, BatchHead, FRAME_BYTES};
 use super::segment::{FIRST_OFFSET, Segment, Segments};
 use crate::store::StoreError;
 
@@ -80,7 +80,23 @@ pub(super) fn follow(
                 end = End { place, last, marked: false };
             }
             found => {
-                end.marked = matches!(found, Found::Mark);
+                let is_mark = matches!(found, Found::Mark);
+                if !is_mark && let Some(length) = window.headless(place, &mut rest.clone(), segments)? {
+                    let file = segments.path(&window.segment);
+                    tracing::warn!(target: crate::telemetry::TARGET, file, offset = place.offset, batch = place.batch, "the head of a batch is damaged, its records are whole");
+                    let offset = place.offset + BATCH_BYTES as u64;
+                    let (salt, location) = (window.segment.salt, window.segment.start + offset);
+                    let frames = window.get(offset, length)?;
+                    for (location, range) in frame::records(frames, salt, location).unwrap_or_default() {
+                        take(location, frames.get(range).unwrap_or_default())?;
+                    }
+                    let last = Some(place);
+                    place.offset = offset + length as u64;
+                    place.batch += 1;
+                    end = End { place, last, marked: false };
+                    continue;
+                }
+                end.marked = is_mark;
                 // The batch may be in a later segment, if there was no room for it here.
                 let Some(next) = first_with(segments, rest.clone(), place.batch)? else { break };
                 place = Place { segment: next.number, offset: FIRST_OFFSET, batch: place.batch };
@@ -209,6 +225,40 @@ impl Window {
             Some(records) if frames.len() == length => Ok(Found::Batch { length, records }),
             _ => Ok(Found::Nothing),
         }
+    }
+
+    /// How long the batch at `place` is whose head is damaged, if its records are whole and something behind them proves that
+    /// they are all: the next batch, or the mark that this one is durable.
+    fn headless<'a>(
+        &mut self,
+        place: Place,
+        later: &mut dyn Iterator<Item = &'a Arc<Segment>>,
+        segments: &Segments,
+    ) -> Result<Option<usize>, StoreError> {
+        let begin = place.offset + BATCH_BYTES as u64;
+        let (salt, start) = (self.segment.salt, self.segment.start);
+        let mut offset = begin;
+        loop {
+            let length = self.get(offset, FRAME_BYTES).map(|bytes| frame::frame_length(bytes).unwrap_or(0))?;
+            let frame = length.saturating_add(FRAME_BYTES);
+            if length == 0 || frame as u64 > self.segment.size.saturating_sub(offset) {
+                break;
+            }
+            if frame::open_frame(self.get(offset, frame)?, salt, start + offset).is_none() {
+                break;
+            }
+            offset += frame as u64;
+        }
+        if offset == begin {
+            return Ok(None);
+        }
+        let next = place.batch.saturating_add(1);
+        let is_proof = match self.head(offset)? {
+            Some(head) if head.length == 0 => head.number == place.batch,
+            Some(head) => head.number == next,
+            None => first_with(segments, later, next)?.is_some(),
+        };
+        Ok(is_proof.then(|| usize::try_from(offset - begin).unwrap_or(usize::MAX)))
     }
 
     /// Where the next byte that is not zero is, at or behind `offset`.

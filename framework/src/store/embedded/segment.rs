@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 
 use super::super::record::Location;
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, is_full};
 use super::frame::sum;
 use super::scan::Place;
 use super::{EmbeddedConfig, failure};
@@ -147,15 +147,21 @@ impl Segments {
             return Ok(made);
         }
         let (number, start) = self.all.read().last().map_or((1, 0), |last| (last.number + 1, last.end()));
-        let segment = Arc::new(Segment { number, start, size: config.size_of_segment(number), salt });
-        let made = self.make(&segment);
-        if made.is_err() {
+        let mut size = config.size_of_segment(number);
+        loop {
+            let segment = Arc::new(Segment { number, start, size, salt });
+            let Err(error) = self.make(&segment) else {
+                self.all.write().push(Arc::clone(&segment));
+                return Ok(segment);
+            };
             // What is half made takes room that may be all that is missing.
             let _ = self.disk.remove(UNFINISHED);
+            // Where there is no room for a large file there may be room for a smaller one, down to the largest turn.
+            size /= 2;
+            if !is_full(&error) || size < config.size_of_segment(1) {
+                return Err(error);
+            }
         }
-        made?;
-        self.all.write().push(Arc::clone(&segment));
-        Ok(segment)
     }
 
     fn make(&self, segment: &Segment) -> io::Result<()> {

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::oneshot;
 
 use super::super::index::append::{At, Numbers};
-use super::super::index::{Index, OutOfTurn, Stream};
+use super::super::index::ids::IdHash;
+use super::super::index::{Head, Index, OutOfTurn, Stream};
 use super::super::record::{Location, MAX_TURN_BYTES, turn_bound};
 use super::super::walk::{self, Placed};
 use super::inner::Inner;
@@ -20,8 +22,8 @@ use super::snapshots::{Named, Stored};
 use crate::clock::Timestamp;
 use crate::message::{MessageId, Name, ShardId};
 use crate::store::{
-    Appended, CommitListener, DeadLetter, Epoch, OutboxEntry, ShardReader, ShardWriter, Snapshot, StoreError,
-    StoredEvent, StoredTurn, StreamState, Timer, TimerPage, TimerPlace, Turn, Watermark,
+    Appended, CommitListener, DeadLetter, Epoch, Mark, OnePage, OutboxEntry, ShardReader, ShardWriter, Snapshot,
+    StoreError, StoredEvent, StoredTurn, StreamPages, StreamState, Timer, TimerPage, TimerPlace, Turn, Watermark,
 };
 
 /// Records other than turns are small.
@@ -39,13 +41,14 @@ pub(super) struct Shard {
     /// Where the log says so for the first time.
     pub(super) born: Location,
     pub(super) state: Mutex<State>,
+    /// The newest snapshots that are in the snapshots' files. Only the keeper changes it, and it is never held for the lock of
+    /// the state.
+    pub(super) stored: RwLock<HashMap<Stream, Stored>>,
 }
 
 pub(super) struct State {
     pub(super) epoch: Epoch,
     pub(super) index: Index,
-    /// The newest snapshots that are in the snapshots' files.
-    pub(super) stored: HashMap<Stream, Stored>,
     /// Snapshots that are not there yet.
     pub(super) fresh: HashMap<Stream, Fresh>,
     /// Those of them whose turn is not committed yet, and where the log was when they were made.
@@ -63,13 +66,13 @@ pub(super) struct Fresh {
 impl Shard {
     /// A shard that nobody has opened yet.
     pub(super) fn new(id: ShardId, shards: u16, tag: u32, born: Location, epoch: Epoch, index: Index) -> Self {
-        let state = State { epoch, index, stored: HashMap::new(), fresh: HashMap::new(), waiting: VecDeque::new() };
-        Self { id, shards, tag, born, state: Mutex::new(state) }
+        let state = State { epoch, index, fresh: HashMap::new(), waiting: VecDeque::new() };
+        Self { id, shards, tag, born, state: Mutex::new(state), stored: RwLock::default() }
     }
 
     pub(super) fn recovered(log: ShardLog, tag: u32) -> Self {
         let shard = Self::new(log.id, log.shards, tag, 0, log.epoch, log.index);
-        shard.state.lock().stored = log.snapshots;
+        *shard.stored.write() = log.snapshots;
         shard
     }
 }
@@ -171,7 +174,11 @@ impl Writer {
         if bytes > limit {
             return Err(StoreError::Oversize { bytes, limit });
         }
-        self.put(bytes, hand, |index, at, into| index.append_turn(turn, at, into))
+        let appended = self.put(bytes, hand, |index, at, into| index.append_turn(turn, at, into));
+        if matches!(turn.mark, Mark::Outside { .. }) && appended.is_ok() {
+            self.store.keeper.handled();
+        }
+        appended
     }
 }
 
@@ -213,11 +220,20 @@ impl ShardWriter for Writer {
     }
 }
 
+/// Something for the reading thread.
+pub(super) type ReadJob = Box<dyn FnOnce() + Send>;
+
 /// Where the records behind an index are.
 pub(super) trait Source: Send + Sync {
     fn segments(&self) -> &Segments;
     /// Every record before this is committed.
     fn committed(&self) -> Location;
+    /// Has the reading thread do something; gives it back if there is none.
+    fn read_away(&self, job: ReadJob) -> Option<ReadJob>;
+    /// Damage was met.
+    fn damaged(&self, error: &StoreError);
+    /// Where the turns of an id are that the index of the shard no longer knows, newest first; `None` if that is not known.
+    fn turns_of(&self, id: IdHash) -> Option<Vec<Location>>;
     /// A snapshot that is kept, if it can be read.
     fn snapshot(&self, stored: Stored, actor: &str, key: &str) -> Option<Placed>;
 }
@@ -229,6 +245,27 @@ impl Source for Inner {
 
     fn committed(&self) -> Location {
         self.journal.committed()
+    }
+
+    fn read_away(&self, job: ReadJob) -> Option<ReadJob> {
+        match &*self.reads.lock() {
+            Some(reads) => reads.send(job).err().map(|unsent| unsent.0),
+            None => Some(job),
+        }
+    }
+
+    fn damaged(&self, error: &StoreError) {
+        Self::damaged(self, error);
+    }
+
+    fn turns_of(&self, id: IdHash) -> Option<Vec<Location>> {
+        match self.ids.find(id) {
+            Ok(found) => Some(found).filter(|_| self.ids.from() == 0),
+            Err(error) => {
+                tracing::warn!(target: crate::telemetry::TARGET, %error, "an id is looked for in the log");
+                None
+            }
+        }
     }
 
     fn snapshot(&self, stored: Stored, actor: &str, key: &str) -> Option<Placed> {
@@ -253,25 +290,77 @@ impl Reader {
         look(&mut state)
     }
 
+    /// What was read; damage is remembered.
+    fn done<T: Send + 'static>(&self, read: Result<T, StoreError>) -> BoxFuture<'static, Result<T, StoreError>> {
+        if let Err(error) = &read {
+            self.store.damaged(error);
+        }
+        ready(read).boxed()
+    }
+
     fn log(&self) -> LogReader<'_> {
         LogReader::new(self.store.segments())
     }
 
-    fn load_now(&self, actor: &str, key: &str, use_snapshot: bool) -> Result<StreamState, StoreError> {
-        let (head, fresh, stored) = self.look(|state| {
+    /// A stream's head and its newest snapshot.
+    fn stream(&self, actor: &str, key: &str, use_snapshot: bool) -> (Option<Head>, Option<Placed>) {
+        let (head, fresh, stream) = self.look(|state| {
             let stream = state.index.stream(actor, key);
             let head = state.index.head(stream);
             // The stream's names are compared where the snapshot is used: a hash is no name.
             let fresh = head.and_then(|head| state.fresh(stream, head.number));
             let fresh = fresh.filter(|named| named.actor == actor && named.key == key);
-            (head, fresh.map(|named| named.placed.clone()), state.stored.get(&stream).copied())
+            (head, fresh.map(|named| named.placed.clone()), stream)
         });
-        let snapshot = match (use_snapshot, fresh, stored) {
-            (false, ..) => None,
-            (true, Some(fresh), _) => Some(fresh),
-            (true, None, stored) => stored.and_then(|stored| self.store.snapshot(stored, actor, key)),
+        let snapshot = match (use_snapshot, fresh) {
+            (false, _) => None,
+            (true, Some(fresh)) => Some(fresh),
+            (true, None) => {
+                let stored = self.shard.stored.read().get(&stream).copied();
+                stored.and_then(|stored| self.store.snapshot(stored, actor, key))
+            }
         };
+        (head, snapshot)
+    }
+
+    fn load_now(&self, actor: &str, key: &str, use_snapshot: bool) -> Result<StreamState, StoreError> {
+        let (head, snapshot) = self.stream(actor, key, use_snapshot);
         walk::load(&LogReader::together(self.store.segments()), head, actor, key, snapshot)
+    }
+
+    /// A short stream is read here and now; a long one by the store's reading thread, page by page.
+    async fn pages_of(&self, actor: &str, key: &str, snapshot: bool) -> Result<Box<dyn StreamPages>, StoreError> {
+        let (head, snapshot) = self.stream(actor, key, snapshot);
+        let known = snapshot.as_ref().map_or(0, |placed| placed.snapshot.turn);
+        let Some(head) = head.filter(|head| head.number.saturating_sub(known) > walk::PAGE_TURNS) else {
+            let state = walk::load(&LogReader::together(self.store.segments()), head, actor, key, snapshot);
+            return state.map(|state| Box::new(OnePage(state)) as Box<dyn StreamPages>);
+        };
+        let (actor, key): (Arc<str>, Arc<str>) = (actor.into(), key.into());
+        let (store, names) = (Arc::clone(&self.store), (Arc::clone(&actor), Arc::clone(&key)));
+        let skim = move || walk::skim(&LogReader::new(store.segments()), head, &names.0, &names.1, snapshot);
+        let (snapshot, ends) = away(&self.store, skim).await?;
+        let floor = snapshot.as_ref().map_or(0, |snapshot| snapshot.turn);
+        Ok(Box::new(Pages { store: Arc::clone(&self.store), actor, key, snapshot, ends, floor }))
+    }
+
+    fn find_now(&self, actor: &str, key: &str, id: MessageId) -> Result<Option<StoredTurn>, StoreError> {
+        let (hash, young, is_empty) = self.look(|state| {
+            let stream = state.index.stream(actor, key);
+            let hash = state.index.id(stream, id);
+            (hash, state.index.turns_of(hash), state.index.head(stream).is_none())
+        });
+        if is_empty {
+            return Ok(None);
+        }
+        if let Some(turn) = walk::find(&self.log(), young, actor, key, id)? {
+            return Ok(Some(turn));
+        }
+        if let Some(older) = self.store.turns_of(hash) {
+            return walk::find(&self.log(), older, actor, key, id);
+        }
+        let turns = self.load_now(actor, key, false)?.turns;
+        Ok(turns.into_iter().rev().find(|turn| turn.id == id && turn.digest.is_some()))
     }
 
     fn events_now(&self, after: u64, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
@@ -295,21 +384,89 @@ impl Reader {
     }
 }
 
+/// Does `work` on the store's reading thread, or here if there is none.
+async fn away<T: Send + 'static>(
+    store: &Arc<dyn Source>,
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let (tell, told) = oneshot::channel();
+    let reading = Arc::clone(store);
+    let job = move || {
+        let read = work();
+        if let Err(error) = &read {
+            reading.damaged(error);
+        }
+        let _ = tell.send(read);
+    };
+    if let Some(job) = store.read_away(Box::new(job)) {
+        job();
+    }
+    told.await.unwrap_or(Err(StoreError::Closed))
+}
+
+/// A long stream that is read page by page.
+struct Pages {
+    store: Arc<dyn Source>,
+    actor: Arc<str>,
+    key: Arc<str>,
+    snapshot: Option<Snapshot>,
+    /// The ends of the pages that are still to be read, newest first.
+    ends: Vec<Head>,
+    /// The last turn that was read.
+    floor: u64,
+}
+
+impl StreamPages for Pages {
+    fn snapshot(&self) -> Option<&Snapshot> {
+        self.snapshot.as_ref()
+    }
+
+    fn next(&mut self) -> BoxFuture<'_, Result<Vec<StoredTurn>, StoreError>> {
+        let Some(end) = self.ends.pop() else { return ready(Ok(Vec::new())).boxed() };
+        let floor = std::mem::replace(&mut self.floor, end.number);
+        let (store, actor, key) = (Arc::clone(&self.store), Arc::clone(&self.actor), Arc::clone(&self.key));
+        let page = move || walk::page(&LogReader::together(store.segments()), end, floor, &actor, &key);
+        async move { away(&self.store, page).await }.boxed()
+    }
+}
+
 impl ShardReader for Reader {
     fn position(&self) -> u64 {
         self.look(|state| state.index.position())
     }
 
     fn load<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<StreamState, StoreError>> {
-        ready(self.load_now(actor, key, true)).boxed()
+        self.done(self.load_now(actor, key, true))
+    }
+
+    fn pages<'a>(
+        &'a self,
+        actor: &'a Name,
+        key: &'a str,
+        snapshot: bool,
+    ) -> BoxFuture<'a, Result<Box<dyn StreamPages>, StoreError>> {
+        async move {
+            let pages = self.pages_of(actor, key, snapshot).await;
+            pages.inspect_err(|error| self.store.damaged(error))
+        }
+        .boxed()
     }
 
     fn history<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<Vec<StoredTurn>, StoreError>> {
-        ready(self.load_now(actor, key, false).map(|state| state.turns)).boxed()
+        self.done(self.load_now(actor, key, false).map(|state| state.turns))
+    }
+
+    fn find_turn<'a>(
+        &'a self,
+        actor: &'a Name,
+        key: &'a str,
+        id: MessageId,
+    ) -> BoxFuture<'a, Result<Option<StoredTurn>, StoreError>> {
+        self.done(self.find_now(actor, key, id))
     }
 
     fn events(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredEvent>, StoreError>> {
-        ready(self.events_now(after, limit)).boxed()
+        self.done(self.events_now(after, limit))
     }
 
     fn outbox<'a>(
@@ -318,7 +475,7 @@ impl ShardReader for Reader {
         after: u64,
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<OutboxEntry>, StoreError>> {
-        ready(self.outbox_now(to, after, limit)).boxed()
+        self.done(self.outbox_now(to, after, limit))
     }
 
     fn outbox_heads(&self) -> Vec<(ShardId, u64, u64)> {
@@ -355,7 +512,7 @@ impl ShardReader for Reader {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<DeadLetter>, StoreError>> {
         let places = self.look(|state| state.index.letters(after, limit));
-        ready(walk::letters(&self.log(), &places)).boxed()
+        self.done(walk::letters(&self.log(), &places))
     }
 
     fn dead_letter_count(&self) -> u64 {
@@ -364,6 +521,6 @@ impl ShardReader for Reader {
 
     fn streams(&self) -> BoxFuture<'_, Result<Vec<(Name, String)>, StoreError>> {
         let heads = self.look(|state| state.index.heads());
-        ready(walk::streams(&self.log(), &heads)).boxed()
+        self.done(walk::streams(&self.log(), &heads))
     }
 }

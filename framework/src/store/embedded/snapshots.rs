@@ -184,13 +184,14 @@ impl State {
 fn scan(file: &dyn DiskFile, salt: u64, offset: &mut u64, mut found: impl FnMut(Named, u64, u64)) -> io::Result<()> {
     const PIECE: usize = 1024 * 1024;
     let mut piece: Vec<u8> = Vec::new();
-    let mut start = *offset;
+    let (mut start, end) = (*offset, file.length()?);
     loop {
         let at = usize::try_from(*offset - start).unwrap_or(usize::MAX);
         let rest = piece.get(at..).unwrap_or_default();
         let need = frame_length(rest).map_or(FRAME_BYTES, |length| length.saturating_add(FRAME_BYTES));
         if rest.len() < need {
-            if need > 2 * crate::store::MAX_TURN_BYTES {
+            // A length that leads out of the file is none. Every other one may be that of a snapshot, however large.
+            if need - FRAME_BYTES > usize::try_from(end.saturating_sub(*offset)).unwrap_or(usize::MAX) {
                 return Ok(());
             }
             let had = rest.len();

@@ -59,6 +59,9 @@ impl Index {
         write_turn(into, turn, &place);
         self.sent = sent;
         self.put_events(turn.events.len() as u64, at.location);
+        if let Mark::Outside { .. } = turn.mark {
+            self.add_id(stream, turn.id, at.location, turn.time);
+        }
         if at.committed {
             self.note(at.location);
             self.changes_of(turn, |index, change| index.change(Some(stream), at.location, change));
@@ -114,6 +117,9 @@ impl Index {
         };
         if before.number.checked_add(1) != Some(turn) {
             return Err(OutOfTurn { expected: before.number.saturating_add(1) });
+        }
+        if let Some(saving) = &mut self.saving {
+            saving.keep(number, before);
         }
         self.heads.set(number, head);
         Ok((Some(before), number))

@@ -55,7 +55,8 @@ impl Index {
         }
         self.put_events(turn.events_count() as u64, location);
         match turn.mark {
-            MarkRecord::None | MarkRecord::Outside { .. } => {}
+            MarkRecord::None => {}
+            MarkRecord::Outside { .. } => self.add_id(stream, turn.id, location, turn.time),
             MarkRecord::From { source, floor, .. } => {
                 let source = self.source(&source.to_source(names)?);
                 self.change(Some(stream), location, Change::Watermark { source, through: floor });

@@ -8,6 +8,7 @@
 pub(crate) mod append;
 mod apply;
 mod heads;
+pub(crate) mod ids;
 mod letters;
 mod outbox;
 mod save;
@@ -17,6 +18,7 @@ mod timers;
 use std::collections::{HashMap, VecDeque};
 
 use self::heads::Heads;
+use self::ids::{IdHash, Ids};
 use self::letters::Letters;
 pub(crate) use self::outbox::Destination;
 use self::outbox::Outbox;
@@ -61,6 +63,12 @@ pub(crate) struct Index {
     watermarks: Vec<Watermark>,
     timers: Timers,
     letters: Letters,
+    /// The ids of messages from outside.
+    pub(crate) ids: Ids,
+    /// Records before this one have their ids elsewhere.
+    ids_from: Location,
+    /// While the index is being saved.
+    saving: Option<save::Saving>,
     committed: Committed,
     pending: VecDeque<Pending>,
     /// Kept between appends so that it need not be allocated again.
@@ -119,6 +127,9 @@ impl Index {
             watermarks: Vec::new(),
             timers: Timers::default(),
             letters: Letters::default(),
+            ids: Ids::default(),
+            ids_from: 0,
+            saving: None,
             committed: Committed::default(),
             pending: VecDeque::new(),
             sent: Vec::new(),
@@ -169,6 +180,28 @@ impl Index {
     /// The stream of an actor.
     pub(crate) fn stream(&self, actor: &str, key: &str) -> Stream {
         self.hasher.stream(actor, key)
+    }
+
+    /// The hash of a message id in a stream.
+    pub(crate) fn id(&self, stream: Stream, id: MessageId) -> IdHash {
+        self.hasher.id(stream, id)
+    }
+
+    /// Where the committed turns are that handled the message with this hash, as far as they are known here, newest first.
+    pub(crate) fn turns_of(&self, id: IdHash) -> Vec<Location> {
+        self.ids.find(id).filter(|location| *location < self.committed.through).collect()
+    }
+
+    /// Takes in no ids of records before `location`: they are kept elsewhere.
+    pub(crate) fn skip_ids_before(&mut self, location: Location) {
+        self.ids_from = location;
+    }
+
+    fn add_id(&mut self, stream: Stream, id: MessageId, location: Location, time: Timestamp) {
+        if location >= self.ids_from {
+            let id = self.hasher.id(stream, id);
+            self.ids.add(id, location, time);
+        }
     }
 
     /// The newest committed turn of a stream.

@@ -2,6 +2,8 @@
 //!
 //! What is saved is what readers see: the state after the last committed record. It is a cache: it follows from the log.
 
+use std::collections::HashMap;
+
 use super::stream::{Stream, StreamHasher};
 use super::{Change, Head, Index, POSITIONS_A_MARK};
 use crate::clock::Timestamp;
@@ -11,63 +13,98 @@ use crate::store::record::take::Take;
 use crate::store::record::{Malformed, Names, SourceRecord};
 use crate::store::{Lane, Timer, Watermark};
 
+/// So many heads are written at once: appends wait for as long as that takes.
+pub(crate) const HEADS_AT_ONCE: usize = 4096;
+
+/// An index that is being saved in slices, while appends go on in between. What is saved is the state at the beginning.
+#[derive(Debug)]
+pub(super) struct Saving {
+    /// The first head that is not saved yet, and how many there were at the beginning.
+    next: usize,
+    count: usize,
+    /// The heads that have changed since the beginning, or that were not committed then, as they are to be saved.
+    old: HashMap<u32, Option<Head>, foldhash::fast::FixedState>,
+}
+
+impl Saving {
+    /// The head with this number is about to change.
+    pub(super) fn keep(&mut self, number: u32, head: Head) {
+        let place = number as usize;
+        if place >= self.next && place < self.count {
+            self.old.entry(number).or_insert(Some(head));
+        }
+    }
+}
+
 impl Index {
-    /// Appends the index to `into`.
-    pub(crate) fn save(&mut self, into: &mut Vec<u8>) {
+    /// Begins to save the index: appends to `into` what comes before the heads and to `behind` what comes after them. The heads
+    /// follow in slices, by [`save_heads`](Self::save_heads). One that was begun before and not ended is given up.
+    pub(crate) fn begin_saving(&mut self, into: &mut Vec<u8>, behind: &mut Vec<u8>) {
         self.outbox.settle(self.committed.through);
         put::number(into, self.committed.through);
         put::number(into, self.committed.position);
         put::number(into, self.committed.events);
-        self.save_heads(into);
+        // Of a stream with pending appends the first one knows what is committed.
+        let mut saving = Saving { next: 0, count: self.heads.len(), old: HashMap::default() };
+        for (stream, before) in self.pending.iter().filter_map(|one| Some((one.stream?, one.before))) {
+            if let Some(number) = self.heads.number(stream) {
+                saving.old.entry(number).or_insert(before);
+            }
+        }
+        let new = saving.old.values().filter(|head| head.is_none()).count();
+        put::number(into, (saving.count - new) as u64);
+        self.saving = Some(saving);
         let marks = usize::try_from(self.committed.position.div_ceil(POSITIONS_A_MARK)).unwrap_or(usize::MAX);
-        put_marks(into, self.marks.get(..marks).unwrap_or(&self.marks));
-        self.outbox.save(into);
-        put::number(into, self.watermarks.len() as u64);
+        put_marks(behind, self.marks.get(..marks).unwrap_or(&self.marks));
+        self.outbox.save(behind);
+        put::number(behind, self.watermarks.len() as u64);
         for Watermark { source, through } in &self.watermarks {
-            put_shard(into, &source.shard);
+            put_shard(behind, &source.shard);
             put::text(
-                into,
+                behind,
                 match &source.lane {
                     Lane::Direct => "",
                     Lane::Events { subscriber } => subscriber,
                 },
             );
-            put::number(into, *through);
+            put::number(behind, *through);
         }
-        put::number(into, self.timers.len() as u64);
+        put::number(behind, self.timers.len() as u64);
         for (stream, timer) in self.timers.all() {
-            put_timer(into, stream, timer);
+            put_timer(behind, stream, timer);
         }
         let letters = self.letters.all();
-        put::number(into, letters.len() as u64);
+        put::number(behind, letters.len() as u64);
         for (id, stream, location) in letters {
-            put::id(into, id);
-            put_stream(into, stream);
-            put::number(into, location);
+            put::id(behind, id);
+            put_stream(behind, stream);
+            put::number(behind, location);
         }
     }
 
-    fn save_heads(&self, into: &mut Vec<u8>) {
-        // Of a stream with pending appends the first one knows what is committed.
-        let mut pending = std::collections::HashMap::new();
-        for (stream, before) in self.pending.iter().filter_map(|one| Some((one.stream?, one.before))) {
-            pending.entry(stream).or_insert(before);
+    /// Appends the next heads; whether there are more.
+    pub(crate) fn save_heads(&mut self, into: &mut Vec<u8>) -> bool {
+        let Self { heads, saving: slot, .. } = self;
+        let Some(saving) = slot else { return false };
+        let end = saving.count.min(saving.next + HEADS_AT_ONCE);
+        for number in (saving.next..end).filter_map(|number| u32::try_from(number).ok()) {
+            let Some((stream, now)) = heads.at(number) else { continue };
+            let head = saving.old.remove(&number).unwrap_or(Some(now));
+            if let Some(head) = head {
+                put_stream(into, stream);
+                put::number(into, head.location);
+                put::number(into, head.number);
+            }
         }
-        let heads = self.heads.iter().filter_map(|(stream, head)| match pending.get(&stream) {
-            Some(before) => before.map(|head| (stream, head)),
-            None => Some((stream, head)),
-        });
-        let new = pending.values().filter(|before| before.is_none()).count();
-        put::number(into, (self.heads.len() - new) as u64);
-        into.reserve(self.heads.len() * 24);
-        for (stream, head) in heads {
-            put_stream(into, stream);
-            put::number(into, head.location);
-            put::number(into, head.number);
+        saving.next = end;
+        let more = end < saving.count;
+        if !more {
+            *slot = None;
         }
+        more
     }
 
-    /// Reads what [`save`](Self::save) has written.
+    /// Reads what [`begin_saving`](Self::begin_saving) and [`save_heads`](Self::save_heads) have written.
     pub(crate) fn restore(take: &mut Take<'_>, hasher: StreamHasher, names: &mut Names) -> Result<Self, Malformed> {
         let mut index = Self::new(hasher);
         index.committed.through = take.number()?;

@@ -2,6 +2,9 @@
 
 use std::hash::{BuildHasher, Hash, Hasher};
 
+use super::ids::{self, IdHash};
+use crate::message::MessageId;
+
 /// A stream: 128 bits of hash of the actor's type and key, with a seed that nobody outside knows.
 ///
 /// Two streams with the same hash are not to be expected in the life of a store (10 million streams: 1 in 10^24). Even then
@@ -51,5 +54,10 @@ impl StreamHasher {
             hasher.finish()
         }
         Stream(feed(self.fast.build_hasher(), actor, key), feed(self.quality.build_hasher(), actor, key))
+    }
+
+    /// The hash of a message id in a stream.
+    pub(crate) fn id(&self, stream: Stream, id: MessageId) -> IdHash {
+        ids::hash(&self.fast, &self.quality, stream, id.as_u128())
     }
 }

@@ -20,7 +20,11 @@ use parking_lot::Mutex;
 pub use self::faults::Faults;
 use self::shard::{MemoryReader, MemoryShard, MemoryWriter};
 use super::{CatalogEntry, CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
+use crate::clock::Timestamp;
 use crate::message::{Name, ShardId};
+
+/// Ids that were handled within so many milliseconds, a day, are dropped together.
+const IDS_SPAN_MS: u64 = 24 * 3600 * 1000;
 
 /// A store in memory. A clone shares the data, so a node started again with a clone finds everything.
 ///
@@ -147,6 +151,17 @@ impl Store for MemoryStore {
     fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>> {
         *self.0.catalog.lock() = Some(entries);
         ready(Ok(())).boxed()
+    }
+
+    fn forget_ids(&self, before: Timestamp) {
+        for shard in self.0.shards.lock().values() {
+            shard.forget_ids(before, IDS_SPAN_MS);
+        }
+    }
+
+    fn digest_key(&self) -> u128 {
+        // A store in memory is for tests, where every run must be the same.
+        0x5EED
     }
 
     fn durability(&self) -> &'static str {

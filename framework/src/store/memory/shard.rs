@@ -58,6 +58,11 @@ impl MemoryShard {
         state.epoch
     }
 
+    /// Drops the ids of turns before `before`.
+    pub(super) fn forget_ids(&self, before: Timestamp, span: u64) {
+        self.state.lock().index.ids.expire(before, span);
+    }
+
     /// Appends are refused until the shard is opened again.
     pub(super) fn refuse(&self) {
         self.state.lock().accepting = false;
@@ -223,6 +228,18 @@ impl ShardReader for MemoryReader {
         self.read(|state| {
             let head = state.index.head(state.index.stream(actor, key));
             Ok(walk::load(&state.arena, head, actor, key, None)?.turns)
+        })
+    }
+
+    fn find_turn<'a>(
+        &'a self,
+        actor: &'a Name,
+        key: &'a str,
+        id: MessageId,
+    ) -> BoxFuture<'a, Result<Option<StoredTurn>, StoreError>> {
+        self.read(|state| {
+            let hash = state.index.id(state.index.stream(actor, key), id);
+            walk::find(&state.arena, state.index.turns_of(hash), actor, key, id)
         })
     }
 

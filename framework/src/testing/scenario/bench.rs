@@ -127,6 +127,7 @@ impl<A: Stateful> Bench<A> {
             remember: Duration::from_secs(7 * 24 * 3600),
             standing: Arc::default(),
             suspects: Arc::new(tokio::sync::Semaphore::new(1)),
+            digest_key: 0,
         };
         let host = Host::new(self.ids.fork(), settings, Arc::default());
         let opened = MemoryStore::new().open(&id, shards, Arc::clone(&host.commits) as _).now_or_never();

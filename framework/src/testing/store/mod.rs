@@ -91,6 +91,11 @@ macro_rules! store_suite {
         case!(a_stream_is_loaded_from_its_newest_snapshot);
         case!(a_snapshot_newer_than_the_log_is_not_used);
         case!(history_goes_back_to_the_first_turn);
+        case!(pages_of_a_stream_make_the_stream);
+        case!(turn_is_found_by_the_id_of_its_message);
+        case!(only_a_marked_turn_is_found_and_the_last_one);
+        case!(ids_are_found_after_a_restart);
+        case!(young_ids_are_not_forgotten);
         case!(events_come_in_pages);
         case!(every_page_of_a_long_log_is_right);
         case!(every_stream_is_listed);

@@ -2,6 +2,7 @@
 
 mod catalog;
 mod commits;
+mod ids;
 mod letters;
 mod outbox;
 mod owners;
@@ -13,6 +14,7 @@ mod watermarks;
 
 pub use catalog::*;
 pub use commits::*;
+pub use ids::*;
 pub use letters::*;
 pub use outbox::*;
 pub use owners::*;

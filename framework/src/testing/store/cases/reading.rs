@@ -2,6 +2,7 @@
 
 use super::super::draft::{name, shard};
 use super::super::{Draft, Fixture, Owner};
+use crate::store::StreamState;
 
 /// A stream that nobody has written is empty, and no error.
 pub async fn an_unknown_stream_is_empty(fixture: &impl Fixture) {
@@ -14,6 +15,39 @@ pub async fn an_unknown_stream_is_empty(fixture: &impl Fixture) {
     assert_eq!(owner.reader.outbox(&shard("shop", 0), 0, 10).await.unwrap(), []);
     assert_eq!(owner.reader.outbox_heads(), []);
     assert_eq!(owner.reader.position(), 0);
+}
+
+/// What is read in pages is the stream, from its newest snapshot or from its first turn.
+pub async fn pages_of_a_stream_make_the_stream(fixture: &impl Fixture) {
+    let store = fixture.store().await;
+    let mut owner = Owner::take(&store, &shard("bank", 1)).await;
+    owner.fill("Account", &["ada", "bob"], 2_600).await;
+    owner.commit(&Draft::new("Account", "eve", 1)).await;
+    let actor = name("Account");
+    for snapshot in [false, true] {
+        if snapshot {
+            owner.snapshot("Account", "ada", 37, b"the state");
+        }
+        for key in ["ada", "eve", "nobody"] {
+            let whole = match snapshot {
+                true => owner.load("Account", key).await,
+                false => StreamState { snapshot: None, turns: owner.reader.history(&actor, key).await.unwrap() },
+            };
+            let mut pages = owner.reader.pages(&actor, key, snapshot).await.unwrap();
+            assert_eq!(pages.snapshot(), whole.snapshot.as_ref());
+            let mut turns = Vec::new();
+            loop {
+                let page = pages.next().await.unwrap();
+                if page.is_empty() {
+                    break;
+                }
+                turns.extend(page);
+            }
+            assert_eq!(turns.len(), whole.turns.len(), "`{key}`, snapshot {snapshot}");
+            assert_eq!(turns, whole.turns, "`{key}`, snapshot {snapshot}");
+            assert_eq!(pages.next().await.unwrap(), []);
+        }
+    }
 }
 
 /// Loading begins with the newest snapshot and goes on with the turns after it.

@@ -1,0 +1,199 @@
+//! What a store on disk does at its limits: a full disk, a removed lock, a large snapshot at a kill, a damaged head or record.
+#![cfg(all(feature = "testing", feature = "embedded"))]
+
+#[path = "common/counted_disk.rs"]
+mod counted_disk;
+
+use std::sync::Arc;
+
+use counted_disk::{Counted, Disk, counted};
+use whizbang::message::{Name, ShardId};
+use whizbang::store::embedded::{EmbeddedConfig, EmbeddedStore};
+use whizbang::store::{Snapshot, Store, StoreError};
+use whizbang::testing::store::{Draft, Owner, run};
+
+fn bank() -> ShardId {
+    ShardId::new(Name::new("bank").unwrap(), 0)
+}
+
+fn draft(turn: u64, bytes: usize) -> Draft {
+    Draft::new("Account", "ada", turn).at(turn, turn - 1).event("Happened", vec![7; bytes])
+}
+
+fn on(disk: &Arc<Counted>, config: &EmbeddedConfig) -> Arc<dyn Store> {
+    Arc::new(EmbeddedStore::open_on(Arc::clone(disk) as Arc<Disk>, config, None).unwrap())
+}
+
+/// Appends turns of 100 kB until one is refused: how many there are, and the error.
+async fn fill(owner: &mut Owner, mut turns: u64) -> (u64, StoreError) {
+    loop {
+        match owner.append(&draft(turns + 1, 100_000)) {
+            Ok(appended) => owner.settled(appended).await,
+            Err(error) => return (turns, error),
+        }
+        turns += 1;
+    }
+}
+
+#[test]
+fn log_grows_into_the_room_there_is() {
+    run(async {
+        let size = 20 << 20;
+        let disk = counted(size);
+        let store = on(&disk, &EmbeddedConfig::default());
+        let mut owner = Owner::take(&store, &bank()).await;
+        let (turns, error) = fill(&mut owner, 0).await;
+        assert!(matches!(error, StoreError::Full { .. }), "{error}");
+        assert!(turns * 100_000 > size / 2, "only {turns} turns of 100 kB fit into {size} bytes");
+        assert!(matches!(store.troubles()[..], [StoreError::Full { .. }]), "{:?}", store.troubles());
+        // With more room it goes on by itself, and says so.
+        disk.resize(2 * size);
+        while !store.troubles().is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        let (more, _) = fill(&mut owner, turns).await;
+        assert!(more > turns, "{more} turns");
+        store.close().await.unwrap();
+        drop((store, owner));
+        disk.resize(u64::MAX);
+        let store = on(&disk, &EmbeddedConfig::default());
+        assert_eq!(Owner::take(&store, &bank()).await.load("Account", "ada").await.turns.len() as u64, more);
+    });
+}
+
+#[test]
+fn large_snapshots_survive_a_kill() {
+    run(async {
+        let disk = counted(u64::MAX);
+        let config = EmbeddedConfig::default();
+        let store = EmbeddedStore::open_on(Arc::clone(&disk) as Arc<Disk>, &config, Some(1)).unwrap();
+        let store: Arc<dyn Store> = Arc::new(store);
+        let mut owner = Owner::take(&store, &bank()).await;
+        let name = Name::new("Account").unwrap();
+        let keys = ["small", "large", "behind"];
+        for key in keys {
+            let appended = owner.append_alone(&Draft::new("Account", key, 1).event("Happened", "1")).unwrap();
+            owner.settled(appended).await;
+            let bytes = vec![9; if key == "large" { 9 << 20 } else { 10 }];
+            let snapshot = Snapshot { turn: 1, version: 1, schema: 1, bytes: bytes.into() };
+            owner.writer.save_snapshot(&name, key, snapshot);
+        }
+        // A view is saved behind the snapshots, so they are written by then.
+        let view = Name::new("View").unwrap();
+        let epoch = store.take_view(&view).await.unwrap();
+        let content = whizbang::store::View { schema: 1, checkpoint: Vec::new(), bytes: "".into() };
+        store.save_view(&view, epoch, content).await.unwrap();
+        // Killed: nothing is closed, and another process reads the files.
+        std::mem::forget((store, owner));
+        whizbang::store::embedded::Disk::unlock(&*disk);
+        let store = on(&disk, &config);
+        let owner = Owner::take(&store, &bank()).await;
+        for key in keys {
+            assert!(owner.load("Account", key).await.snapshot.is_some(), "the snapshot of `{key}`");
+        }
+    });
+}
+
+#[test]
+fn removed_locks_let_nobody_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = EmbeddedStore::open(folder.path()).unwrap();
+    for removed in [&["lock"][..], &["lock-seen"], &["lock", "lock-seen"]] {
+        for name in removed {
+            std::fs::remove_file(folder.path().join(name)).unwrap();
+        }
+        let second = EmbeddedStore::open(folder.path());
+        let Err(StoreError::InUse { at }) = &second else { panic!("{removed:?}: {second:?}") };
+        assert!(at.contains(folder.path().to_str().unwrap()), "{at}");
+    }
+    drop(first);
+    EmbeddedStore::open(folder.path()).unwrap();
+}
+
+#[test]
+fn lock_errors_name_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(EmbeddedStore::open(folder.path()).unwrap());
+    std::fs::remove_file(folder.path().join("lock")).unwrap();
+    std::fs::create_dir(folder.path().join("lock")).unwrap();
+    let error = EmbeddedStore::open(folder.path()).unwrap_err().to_string();
+    assert!(error.contains(folder.path().to_str().unwrap()), "{error}");
+}
+
+/// A closed store of one segment with 30 batches of a turn each, without caches: its bytes and where the batches begin.
+async fn log(folder: &std::path::Path) -> (Vec<u8>, Vec<usize>) {
+    let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(folder).unwrap());
+    let mut owner = Owner::take(&store, &bank()).await;
+    for turn in 1..=30 {
+        owner.commit(&draft(turn, 100)).await;
+    }
+    store.close().await.unwrap();
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        if name.starts_with("index-") || name.starts_with("ids") {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    let log = std::fs::read(folder.join("log-0000000001")).unwrap();
+    let heads = log.windows(4).enumerate().filter(|(_, bytes)| bytes == b"WzB\x01").map(|(at, _)| at).collect();
+    (log, heads)
+}
+
+#[test]
+fn damaged_head_of_whole_records_is_recovered() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (whole, heads) = log(folder.path()).await;
+        // The last one is the mark; without it nothing proves how long the last batch is.
+        assert!(heads.len() > 30, "{} heads", heads.len());
+        for head in &heads[..heads.len() - 1] {
+            for byte in [0, 5, 9, 17] {
+                let mut damaged = whole.clone();
+                damaged[head + byte] ^= 4;
+                std::fs::write(folder.path().join("log-0000000001"), &damaged).unwrap();
+                let store = EmbeddedStore::read_only(folder.path()).unwrap();
+                let turns = store.read(&bank()).unwrap().history(&Name::new("Account").unwrap(), "ada").await.unwrap();
+                assert_eq!(turns.len(), 30, "the head at {head}, byte {byte}");
+            }
+        }
+        let mut damaged = whole.clone();
+        damaged[heads[10] + 9] ^= 4;
+        std::fs::write(folder.path().join("log-0000000001"), &damaged).unwrap();
+        let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(folder.path()).unwrap());
+        let mut owner = Owner::take(&store, &bank()).await;
+        owner.commit(&draft(31, 100)).await;
+        assert_eq!(owner.load("Account", "ada").await.turns.len(), 31);
+    });
+}
+
+#[test]
+fn damage_that_is_read_is_a_trouble() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(folder.path()).unwrap());
+        let mut owner = Owner::take(&store, &bank()).await;
+        for turn in 1..=30 {
+            owner.commit(&draft(turn, 100)).await;
+        }
+        assert!(store.troubles().is_empty());
+        let path = folder.path().join("log-0000000001");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = bytes.windows(100).position(|bytes| bytes == [7; 100]).unwrap();
+        bytes[at + 50] ^= 1;
+        // Written in place, so that the store's open file sees it.
+        use std::os::unix::fs::FileExt;
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .write_all_at(&bytes[at..at + 100], at as u64)
+            .unwrap();
+        let name = Name::new("Account").unwrap();
+        for _ in 0..3 {
+            let error = owner.reader.load(&name, "ada").await.unwrap_err();
+            assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+        }
+        let troubles = store.troubles();
+        assert!(matches!(&troubles[..], [StoreError::Corrupt { .. }]), "{troubles:?}");
+    });
+}
