@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use whizbang::SendError;
+use whizbang::clock::{Clock, Timestamp};
 use whizbang::message::{MessageId, Name, ShardId};
 use whizbang::prelude::*;
 use whizbang::store::embedded::{EmbeddedConfig, EmbeddedStore};
@@ -86,7 +87,9 @@ async fn ids_and_states_of_an_older_version_are_known() {
         }
         // Opened twice: the first opening indexes what the older version did not.
         for opening in 0..2u64 {
-            let node = Node::builder("golden", open(&folder)).host::<Purse>().start().await.unwrap();
+            // Soon after it was written: what it remembers has not expired.
+            let (clock, _) = Clock::manual(Timestamp::from_millis(1_795_913_400_000));
+            let node = Node::builder("golden", open(&folder)).host::<Purse>().clock(clock).start().await.unwrap();
             let client = node.client();
             for number in 1..=40u64 {
                 for purse in ["ada", "bob"] {

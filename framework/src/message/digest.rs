@@ -168,7 +168,7 @@ mod tests {
         assert!(now.matches(DIGEST) && now.matches(0xB0C1_F3DE_05E4_3E6E) && !now.matches(0));
     }
 
-    const DIGEST: u64 = 0;
+    const DIGEST: u64 = 0xF9C1_540C_F73B_D266;
 
     #[test]
     fn payloads_with_one_unkeyed_digest_are_told_apart() {

@@ -143,6 +143,7 @@ impl SendError {
             | Self::NoOwner { .. }
             | Self::NoReply { .. }
             | Self::Late
+            | Self::IdInFuture
             | Self::Unknown { .. }
             | Self::Stopped => true,
             Self::Refused(error) => error.is_transient(),
