@@ -11,8 +11,8 @@ use crate::actor::Mirror;
 use crate::clock::Timestamp;
 use crate::message::{IdSource, MessageId, Name, ShardId};
 use crate::store::{
-    DeadLetter, OutboxEntry, ShardReader, StoreError, StoredEvent, StoredTurn, StreamState, Timer, TimerPage,
-    TimerPlace, Watermark,
+    DeadLetter, OutboxEntry, ShardReader, StoreError, StoredEvent, StoredTurn, StreamPages, StreamState, Timer,
+    TimerPage, TimerPlace, Watermark,
 };
 
 /// How long readings take. Clones are the same.
@@ -73,6 +73,24 @@ impl ShardReader for SlowReader {
 
     fn load<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<StreamState, StoreError>> {
         self.slow(move || self.inner.load(actor, key))
+    }
+
+    fn pages<'a>(
+        &'a self,
+        actor: &'a Name,
+        key: &'a str,
+        snapshot: bool,
+    ) -> BoxFuture<'a, Result<Box<dyn StreamPages>, StoreError>> {
+        self.slow(move || self.inner.pages(actor, key, snapshot))
+    }
+
+    fn find_turn<'a>(
+        &'a self,
+        actor: &'a Name,
+        key: &'a str,
+        id: MessageId,
+    ) -> BoxFuture<'a, Result<Option<StoredTurn>, StoreError>> {
+        self.slow(move || self.inner.find_turn(actor, key, id))
     }
 
     fn history<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<Vec<StoredTurn>, StoreError>> {
