@@ -11,7 +11,9 @@ use futures_util::FutureExt;
 use super::keyed::KeyActor;
 use super::plan::Stateful;
 use super::state::KeyState;
+use crate::clock::Timestamp;
 use crate::inbox::Admission;
+use crate::message::Digest;
 use crate::store::{StoredTurn, StreamState};
 use crate::user_code::user_code;
 
@@ -101,7 +103,10 @@ fn difference<A: Stateful>(live: &KeyState<A>, folded: &KeyState<A>, stored: &[S
             ));
         }
         if let Some(digest) = turn.digest
-            && matches!(live.seen.admit_id(turn.id, digest), Admission::New | Admission::Conflict)
+            && matches!(
+                live.seen.admit_id(turn.id, &Digest::stored(digest), Timestamp::default()),
+                Admission::New | Admission::Conflict
+            )
         {
             return Some(format!("message {} was handled in turn {} and counts as new", turn.id, turn.number));
         }

@@ -34,6 +34,12 @@ impl<'a> Digest<'a> {
         Self { value: hash.finish(), name, payload }
     }
 
+    /// A digest from the log, to look for the same one.
+    #[cfg(feature = "testing")]
+    pub(crate) fn stored(value: u64) -> Digest<'static> {
+        Digest { value, name: "", payload: &[] }
+    }
+
     /// What is written in the log.
     pub(crate) fn value(&self) -> u64 {
         self.value
@@ -106,9 +112,14 @@ impl Sip {
     }
 }
 
-/// The digest that versions before 0.2 wrote.
-fn older(name: &str, payload: &[u8]) -> u64 {
-    fold_all(fold_all(0x9E37_79B9_7F4A_7C15, name.as_bytes()), payload)
+/// A hash of a text that never changes. Not for texts of callers: two with one hash are easily made.
+pub(crate) fn stable_hash(text: &str) -> u64 {
+    fold_all(0x9E37_79B9_7F4A_7C15, text.as_bytes())
+}
+
+/// The unkeyed digest that the first stores have.
+pub(crate) fn older(name: &str, payload: &[u8]) -> u64 {
+    fold_all(stable_hash(name), payload)
 }
 
 /// Goes on from `hash` with these bytes: eight at a time, each multiplied to 128 bits that are folded into 64 again.

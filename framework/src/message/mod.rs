@@ -21,7 +21,9 @@ mod shape;
 
 pub use codec::{Codec, CodecError, MAX_PAYLOAD_BYTES, MAX_STATE_BYTES};
 pub use coded::Coded;
-pub(crate) use digest::Digest;
+#[cfg(feature = "testing")]
+pub(crate) use digest::older as unkeyed_digest;
+pub(crate) use digest::{Digest, stable_hash};
 pub use domain::{Domain, Of, Shard, ShardId, shard_of};
 pub use envelope::{Envelope, Kind, Origin, Wants};
 pub use id::{IdSource, MessageId};

@@ -55,7 +55,7 @@ pub enum SkipError {
 /// The name under which the skips of a projection are stored: no derived name has an upper-case letter.
 fn name_of(projection: &Name) -> Name {
     let whole = format!("SKIPS-{projection}");
-    let hashed = || Name::new(&format!("SKIPS-{:08x}", crate::message::name_digest(projection))).ok();
+    let hashed = || Name::new(&format!("SKIPS-{:08x}", crate::message::stable_hash(projection))).ok();
     Name::new(&whole).ok().or_else(hashed).unwrap_or_else(|| projection.clone())
 }
 

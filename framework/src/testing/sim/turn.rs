@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::trace::Trace;
 use crate::clock::instant;
-use crate::message::{Codec, Envelope, MessageId, Name, ShardId, digest};
+use crate::message::{Codec, Envelope, MessageId, Name, ShardId, unkeyed_digest as digest};
 use crate::store::{Mark, Note, Source, TimerWrite, Turn};
 
 /// What is told of a [`Turn`], borrowing nothing.
