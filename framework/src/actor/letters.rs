@@ -159,7 +159,7 @@ impl<A: Stateful> KeyActor<A> {
                 // A timer that was set or cleared by one before it.
                 continue;
             }
-            let (marked, notes) = (Self::marked_again(envelope), vec![Note::Resolved { message: envelope.id }]);
+            let (marked, notes) = (self.marked_again(envelope), vec![Note::Resolved { message: envelope.id }]);
             let facts = self.facts(envelope);
             let door = Rc::clone(&self.door);
             let turned = self.turn(facts, &marked, notes, false, |state, effects| {
@@ -189,7 +189,7 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     fn discard_letter(&mut self, envelope: &Envelope, delivery: Delivery, permit: Permit, ctx: &mut Ctx<A>) {
-        let (marked, notes) = (Self::marked_again(envelope), vec![Note::Resolved { message: envelope.id }]);
+        let (marked, notes) = (self.marked_again(envelope), vec![Note::Resolved { message: envelope.id }]);
         let facts = self.facts(envelope);
         let door = Rc::clone(&self.door);
         let turned = self.turn(facts, &marked, notes, false, |state, effects| door.give_up(state, envelope, effects));
@@ -203,7 +203,7 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// A command from outside is marked again, so that the sender who asks again gets the reply.
-    fn marked_again(envelope: &Envelope) -> Marked {
+    fn marked_again(&self, envelope: &Envelope) -> Marked {
         if envelope.kind == Kind::Command && envelope.origin.is_none() && work_of(envelope) == Work::Handle {
             Marked::Outside { digest: self.door.host.digest(envelope).value() }
         } else {
