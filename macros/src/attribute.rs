@@ -11,6 +11,7 @@ use syn::parse::{ParseBuffer, ParseStream, Parser};
 use syn::spanned::Spanned;
 use syn::{Attribute, Ident, LitInt, LitStr, Meta, Token, Type, parenthesized, token};
 
+use crate::lists::{read_names, read_paths, read_upcasts};
 use crate::mistakes::{Mistakes, next_token, shown};
 use crate::names;
 use crate::shape::with_article;
@@ -346,7 +347,7 @@ fn open(input: ParseStream<'_>) -> syn::Result<ParseBuffer<'_>> {
     Ok(content)
 }
 
-fn read_name(input: ParseStream<'_>, write: &str, mistakes: &mut Mistakes) -> Option<LitStr> {
+pub(crate) fn read_name(input: ParseStream<'_>, write: &str, mistakes: &mut Mistakes) -> Option<LitStr> {
     let span = input.span();
     let found = next_token(input);
     match input.parse::<LitStr>() {
@@ -364,34 +365,13 @@ fn read_name(input: ParseStream<'_>, write: &str, mistakes: &mut Mistakes) -> Op
     }
 }
 
-fn read_names(key: &Ident, input: ParseStream<'_>, write: &str, mistakes: &mut Mistakes) -> Option<Vec<LitStr>> {
-    if input.is_empty() {
-        mistakes.add(key.span(), format!("`{key}()` lists nothing; list a name or leave it out; write `{write}`"));
-        return None;
-    }
-    let mut names: Vec<LitStr> = Vec::new();
-    while !input.is_empty() {
-        let span = input.span();
-        let told = mistakes.count();
-        if let Some(name) = read_name(input, write, mistakes) {
-            if names.iter().any(|before| before.value() == name.value()) {
-                mistakes.add(span, format!("found the same name twice in `{key}(…)`; keep one of the two"));
-            } else {
-                names.push(name);
-            }
-        }
-        end_of_element(key, input, write, mistakes.count() > told, mistakes);
-    }
-    Some(names)
-}
-
-fn read_number(input: ParseStream<'_>) -> Option<u32> {
+pub(crate) fn read_number(input: ParseStream<'_>) -> Option<u32> {
     let number = input.parse::<LitInt>().ok()?;
     if number.suffix().is_empty() { number.base10_parse().ok() } else { None }
 }
 
 /// Reads a type; with `any` unset only one that is named by a path.
-fn read_type(input: ParseStream<'_>, any: bool, write: &str, mistakes: &mut Mistakes) -> Option<Type> {
+pub(crate) fn read_type(input: ParseStream<'_>, any: bool, write: &str, mistakes: &mut Mistakes) -> Option<Type> {
     let span = input.span();
     let found = next_token(input);
     if let Ok(text) = input.parse::<LitStr>() {
@@ -428,72 +408,6 @@ pub(crate) fn text_of(ty: &Type) -> String {
     text.strip_prefix("self :: ").map_or_else(|| text.clone(), str::to_owned)
 }
 
-fn read_paths(key: &Ident, input: ParseStream<'_>, write: &str, mistakes: &mut Mistakes) -> Option<Vec<Type>> {
-    if input.is_empty() {
-        mistakes.add(key.span(), format!("`{key}()` lists nothing; list a type or leave it out; write `{write}`"));
-        return None;
-    }
-    let mut types: Vec<Type> = Vec::new();
-    while !input.is_empty() {
-        let span = input.span();
-        let told = mistakes.count();
-        if let Some(ty) = read_type(input, false, write, mistakes) {
-            if types.iter().any(|before| text_of(before) == text_of(&ty)) {
-                mistakes.add(span, format!("found the same type twice in `{key}(…)`; keep one of the two"));
-            } else {
-                types.push(ty);
-            }
-        }
-        end_of_element(key, input, write, mistakes.count() > told, mistakes);
-    }
-    Some(types)
-}
-
-fn read_upcasts(key: &Ident, input: ParseStream<'_>, write: &str, mistakes: &mut Mistakes) -> Option<Vec<Upcast>> {
-    if input.is_empty() {
-        mistakes.add(
-            key.span(),
-            format!("`{key}()` lists nothing; list the older versions or leave it out; write `{write}`"),
-        );
-        return None;
-    }
-    let mut upcasts = Vec::new();
-    while !input.is_empty() {
-        let span = input.span();
-        let told = mistakes.count();
-        let found = next_token(input);
-        match read_number(input) {
-            Some(version) if input.parse::<Token![=]>().is_ok() => {
-                if let Some(old) = read_type(input, false, write, mistakes) {
-                    upcasts.push(Upcast { version, span, old });
-                }
-            }
-            Some(version) => mistakes.add(
-                span,
-                format!("found version {version} without a type; expected the type that it had; write `{write}`"),
-            ),
-            None => {
-                mistakes.add(span, format!("found {found}; expected an older version and its type; write `{write}`"))
-            }
-        }
-        end_of_element(key, input, write, mistakes.count() > told, mistakes);
-    }
-    Some(upcasts)
-}
-
-/// Behind an element of a list: a comma, the end, or a mistake.
-fn end_of_element(key: &Ident, input: ParseStream<'_>, write: &str, told: bool, mistakes: &mut Mistakes) {
-    if input.is_empty() || input.parse::<Token![,]>().is_ok() {
-        return;
-    }
-    if !told {
-        let found = next_token(input);
-        mistakes.add(input.span(), format!("found {found} in `{key}(…)`; expected `,` or its end; write `{write}`"));
-    }
-    skip_to_comma(input);
-    let _ = input.parse::<Token![,]>();
-}
-
 /// The text of what comes before the next comma, without consuming it.
 fn up_to_comma(input: ParseStream<'_>) -> String {
     let fork = input.fork();
@@ -505,7 +419,7 @@ fn up_to_comma(input: ParseStream<'_>) -> String {
     tokens.to_string()
 }
 
-fn skip_to_comma(input: ParseStream<'_>) {
+pub(crate) fn skip_to_comma(input: ParseStream<'_>) {
     while !input.is_empty() && !input.peek(Token![,]) {
         if input.parse::<TokenTree>().is_err() {
             return;

@@ -9,6 +9,7 @@ mod attribute;
 mod bounds;
 mod domain;
 mod entry;
+mod lists;
 mod message;
 mod mistakes;
 mod names;

@@ -132,7 +132,6 @@ fn is_plain<R: 'static>() -> bool {
         Option<String>,
         Vec<u8>,
         Vec<u64>,
-        Vec<String>,
-        uuid::Uuid
+        Vec<String>
     )
 }

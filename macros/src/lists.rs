@@ -1,0 +1,111 @@
+//! Reads the lists in attributes: `handles(A, B)`, `formerly = ("a", "b")`, `upcast(1 = A)`.
+//!
+//! Called by [attribute](crate::attribute), whose readers of single values it calls.
+
+use syn::parse::ParseStream;
+use syn::{Ident, LitStr, Token, Type};
+
+use crate::attribute::{Upcast, read_name, read_number, read_type, skip_to_comma, text_of};
+use crate::mistakes::{Mistakes, next_token};
+
+pub(crate) fn read_names(
+    key: &Ident,
+    input: ParseStream<'_>,
+    write: &str,
+    mistakes: &mut Mistakes,
+) -> Option<Vec<LitStr>> {
+    if input.is_empty() {
+        mistakes.add(key.span(), format!("`{key}()` lists nothing; list a name or leave it out; write `{write}`"));
+        return None;
+    }
+    let mut names: Vec<LitStr> = Vec::new();
+    while !input.is_empty() {
+        let span = input.span();
+        let told = mistakes.count();
+        if let Some(name) = read_name(input, write, mistakes) {
+            if names.iter().any(|before| before.value() == name.value()) {
+                mistakes.add(span, format!("found the same name twice in `{key}(…)`; keep one of the two"));
+            } else {
+                names.push(name);
+            }
+        }
+        end_of_element(key, input, write, mistakes.count() > told, mistakes);
+    }
+    Some(names)
+}
+
+pub(crate) fn read_paths(
+    key: &Ident,
+    input: ParseStream<'_>,
+    write: &str,
+    mistakes: &mut Mistakes,
+) -> Option<Vec<Type>> {
+    if input.is_empty() {
+        mistakes.add(key.span(), format!("`{key}()` lists nothing; list a type or leave it out; write `{write}`"));
+        return None;
+    }
+    let mut types: Vec<Type> = Vec::new();
+    while !input.is_empty() {
+        let span = input.span();
+        let told = mistakes.count();
+        if let Some(ty) = read_type(input, false, write, mistakes) {
+            if types.iter().any(|before| text_of(before) == text_of(&ty)) {
+                mistakes.add(span, format!("found the same type twice in `{key}(…)`; keep one of the two"));
+            } else {
+                types.push(ty);
+            }
+        }
+        end_of_element(key, input, write, mistakes.count() > told, mistakes);
+    }
+    Some(types)
+}
+
+pub(crate) fn read_upcasts(
+    key: &Ident,
+    input: ParseStream<'_>,
+    write: &str,
+    mistakes: &mut Mistakes,
+) -> Option<Vec<Upcast>> {
+    if input.is_empty() {
+        mistakes.add(
+            key.span(),
+            format!("`{key}()` lists nothing; list the older versions or leave it out; write `{write}`"),
+        );
+        return None;
+    }
+    let mut upcasts = Vec::new();
+    while !input.is_empty() {
+        let span = input.span();
+        let told = mistakes.count();
+        let found = next_token(input);
+        match read_number(input) {
+            Some(version) if input.parse::<Token![=]>().is_ok() => {
+                if let Some(old) = read_type(input, false, write, mistakes) {
+                    upcasts.push(Upcast { version, span, old });
+                }
+            }
+            Some(version) => mistakes.add(
+                span,
+                format!("found version {version} without a type; expected the type that it had; write `{write}`"),
+            ),
+            None => {
+                mistakes.add(span, format!("found {found}; expected an older version and its type; write `{write}`"))
+            }
+        }
+        end_of_element(key, input, write, mistakes.count() > told, mistakes);
+    }
+    Some(upcasts)
+}
+
+/// Behind an element of a list: a comma, the end, or a mistake.
+fn end_of_element(key: &Ident, input: ParseStream<'_>, write: &str, told: bool, mistakes: &mut Mistakes) {
+    if input.is_empty() || input.parse::<Token![,]>().is_ok() {
+        return;
+    }
+    if !told {
+        let found = next_token(input);
+        mistakes.add(input.span(), format!("found {found} in `{key}(…)`; expected `,` or its end; write `{write}`"));
+    }
+    skip_to_comma(input);
+    let _ = input.parse::<Token![,]>();
+}
