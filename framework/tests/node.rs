@@ -125,7 +125,7 @@ async fn a_parked_key_goes_on_in_order_once_its_dead_letter_is_discarded_and_the
     // Whoever asks again with the id of a parked command gets its reply.
     assert_eq!(client.send(deposit("ada", 7)).id(waiting).await.unwrap(), 7);
     drop(node);
-    let node = start(store).await;
+    let node = Node::builder("bank", store).host::<Account>().host::<Branch>().start().await.unwrap();
     assert_eq!(node.client().send(deposit("ada", 7)).id(waiting).await.unwrap(), 7);
     assert_eq!(node.client().send(deposit("ada", 0)).await.unwrap(), 14);
 }

@@ -173,7 +173,8 @@ async fn told(node: &Node) -> Vec<String> {
 }
 
 async fn node<A: whizbang::actor::Stateful>(store: &MemoryStore) -> Node {
-    Node::builder("shop", store.clone()).host::<A>().start().await.unwrap()
+    // The version that has only the foreign document has given up the own one.
+    Node::builder("shop", store.clone()).retired("Overdue").host::<A>().start().await.unwrap()
 }
 
 /// The names under which timers are stored.

@@ -56,9 +56,11 @@ pub(super) fn supervise<F: Future<Output = ()> + 'static>(
                     }
                 }
             };
-            let Some(share) = weak.upgrade().filter(|share| !share.has_ended.get() && !share.host.stopped.get()) else {
-                return;
+            // A node that is already broken ends its tasks itself; its first reason stays.
+            let ends = |share: &Rc<Share>| {
+                share.has_ended.get() || share.host.stopped.get() || share.spec.broken.lock().is_some()
             };
+            let Some(share) = weak.upgrade().filter(|share| !ends(share)) else { return };
             let error = ended.map_or_else(|panicked| panicked.to_string(), |()| "ended without an error".to_owned());
             share.host.counts.failed_tasks.one();
             let reason = format!("task `{name}` of thread {} failed: {error}", share.index);

@@ -123,7 +123,8 @@ fn replay<'a>(
     ids: &IdRuns,
 ) -> Result<Replayed<'a>, StoreError> {
     let from = last.unwrap_or(Place::FIRST);
-    let begin = segments.location(from)?;
+    // A checkpoint of a file that is missing: the log is shorter than it was.
+    let begin = segments.location(from).map_err(|error| if last.is_some() { shorter(disk, from) } else { error })?;
     let ended = |end: &End| if end.place == from && last.is_some() { Err(shorter(disk, from)) } else { Ok(()) };
     if ids.from() == 0 && (last.is_none() || ids.through() >= begin) {
         let mut log = Log::new(segments, hasher, shards, ids.through());
