@@ -49,7 +49,9 @@ struct Note {
 impl Handle<Write> for Note {
     fn handle(&self, write: Write, effects: &mut Effects<Self>) -> Result<String, Rejection> {
         effects.record(Written { line: "line".to_owned() });
-        let send = |effects: &mut Effects<Self>, note: String| drop(effects.send(Write { note, what: What::Line }));
+        let send = |effects: &mut Effects<Self>, note: String| {
+            effects.send(Write { note, what: What::Line });
+        };
         match write.what {
             What::Line => {}
             What::LongReply => return Ok("x".repeat(600 * 1024)),

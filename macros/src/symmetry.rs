@@ -24,9 +24,9 @@ pub(crate) enum Place<'a> {
 /// Which codecs cannot read back what an attribute writes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fails {
-    InBoth,
-    InBincode,
-    InJson,
+    Both,
+    Bincode,
+    Json,
 }
 
 /// Reports every such attribute: as a mistake if it is wrong in any codec, else in the returned checks.
@@ -97,13 +97,12 @@ impl Found<'_> {
             || (is_named(&field.ty, "Option") && key("with").is_none() && key("deserialize_with").is_none());
         // Without names a missing value moves those behind it.
         let reads = |is_skipped: bool| match is_skipped || (is_read_if_missing && field.ident.is_some()) {
-            true => Fails::InBincode,
-            false => Fails::InBoth,
+            true => Fails::Bincode,
+            false => Fails::Both,
         };
         if let Some(flatten) = key("flatten") {
-            let text =
-                format!("found `flatten`; {} write the fields out", self.why(Fails::InBincode, "holds no names"));
-            self.add(flatten, Fails::InBincode, &text);
+            let text = format!("found `flatten`; {} write the fields out", self.why(Fails::Bincode, "holds no names"));
+            self.add(flatten, Fails::Bincode, &text);
         }
         if let Some(rename) = key("rename") {
             self.renamed(rename, keys);
@@ -117,21 +116,21 @@ impl Found<'_> {
             let text = format!(
                 "found `{}`; {} remove it or the field",
                 skip.ident,
-                self.why(Fails::InBincode, "holds every field")
+                self.why(Fails::Bincode, "holds every field")
             );
-            self.add(skip, Fails::InBincode, &text);
+            self.add(skip, Fails::Bincode, &text);
         } else if let Some(skip) = key("skip_deserializing") {
             let text =
                 "found `skip_deserializing`; the field is written and never read, so its value is lost: remove it";
-            self.add(skip, Fails::InBoth, text);
+            self.add(skip, Fails::Both, text);
         } else if let Some(skip) = key("skip_serializing").or_else(|| key("skip_serializing_if")) {
             let fails = reads(false);
             let text = match fails {
-                Fails::InBoth if field.ident.is_none() => format!(
+                Fails::Both if field.ident.is_none() => format!(
                     "found `{}` on a field without a name; those behind it would be read in its place: remove it",
                     skip.ident
                 ),
-                Fails::InBoth => format!(
+                Fails::Both => format!(
                     "found `{}` without `default`; what is not written cannot be read: remove it, or add `default`",
                     skip.ident
                 ),
@@ -143,8 +142,8 @@ impl Found<'_> {
 
     /// Reports an attribute that needs the names which bincode leaves out.
     fn without_names(&mut self, key: &Key) {
-        let text = format!("found `{}`; {} remove it", key.ident, self.why(Fails::InBincode, "holds no names"));
-        self.add(key, Fails::InBincode, &text);
+        let text = format!("found `{}`; {} remove it", key.ident, self.why(Fails::Bincode, "holds no names"));
+        self.add(key, Fails::Bincode, &text);
     }
 
     fn skipped_variant(&mut self, key: &Key) {
@@ -156,7 +155,7 @@ impl Found<'_> {
             key.ident,
             with_article(word)
         );
-        self.add(key, Fails::InBoth, &text);
+        self.add(key, Fails::Both, &text);
     }
 
     /// Reports a name that is written and another one that is read. `keys` are those beside it.
@@ -173,13 +172,13 @@ impl Found<'_> {
              or add `alias = …` for an older one",
             key.ident
         );
-        self.add(key, Fails::InJson, &text);
+        self.add(key, Fails::Json, &text);
     }
 
     /// Why the codec cannot do it, and the way out that a message has.
     fn why(&self, fails: Fails, what: &str) -> String {
         match self.place {
-            Place::Message { word, .. } if fails == Fails::InBincode => {
+            Place::Message { word, .. } if fails == Fails::Bincode => {
                 format!("{} in bincode {what}: give the domain `codec = json`, or", with_article(word))
             }
             Place::Message { .. } => String::new(),
@@ -191,10 +190,10 @@ impl Found<'_> {
     fn add(&mut self, key: &Key, fails: Fails, text: &str) {
         let span = key.span();
         let check = match (fails, self.place) {
-            (Fails::InBoth, _) | (Fails::InBincode, Place::State { .. }) => return self.mistakes.add(span, text),
-            (Fails::InJson, Place::State { .. }) | (_, Place::Message { domain: None, .. }) => return,
-            (Fails::InBincode, Place::Message { domain: Some(domain), .. }) => ("not_in_bincode", domain),
-            (Fails::InJson, Place::Message { domain: Some(domain), .. }) => ("not_in_json", domain),
+            (Fails::Both, _) | (Fails::Bincode, Place::State { .. }) => return self.mistakes.add(span, text),
+            (Fails::Json, Place::State { .. }) | (_, Place::Message { domain: None, .. }) => return,
+            (Fails::Bincode, Place::Message { domain: Some(domain), .. }) => ("not_in_bincode", domain),
+            (Fails::Json, Place::Message { domain: Some(domain), .. }) => ("not_in_json", domain),
         };
         let (check, domain) = (Ident::new(check.0, span), respanned(check.1, span));
         self.checks.extend(quote_spanned! {span=>

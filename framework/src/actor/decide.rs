@@ -145,7 +145,7 @@ impl<A: Stateful> TypeDoor<A> {
         effects.undo.push(UndoChange::Refused { command });
         let handled = self.plan.replies.contains_key(&(envelope.domain.as_str(), envelope.name.as_str()));
         if !handled && !state.rest.ended && !state.rest.undo.is_undoing() {
-            drop(effects.begin_undo());
+            effects.begin_undo();
         }
     }
 

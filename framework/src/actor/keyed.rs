@@ -38,6 +38,7 @@ pub(crate) struct KeyActor<A: Stateful> {
     /// Why it could not be loaded; it answers with that and is forgotten by its door.
     pub(crate) broken: Option<Box<StoreError>>,
     /// What actors have sent and what has no room behind the dead letters of the key. Bounded by what a sender has under way.
+    #[allow(clippy::box_collection, reason = "few actors have one, and every live actor pays for the field")]
     pub(super) crowd: Option<Box<VecDeque<Delivered>>>,
     /// The message whose attempt was recorded before it began.
     pub(super) begun: Option<MessageId>,

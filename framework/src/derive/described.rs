@@ -40,6 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::needless_borrow, reason = "the derive writes it so: the reference selects the trait")]
     fn types_with_debug_are_described() {
         struct Silent;
         assert_eq!((&Described(&[1, 2])).described().as_deref(), Some("[1, 2]"));

@@ -8,9 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::StartError;
 use super::found::{has_command, has_event, has_timer, has_view, readers};
 use super::hosted::Unrouted;
+use super::{ShapeChange, StartError};
 use crate::actor::{DEFERRED, stored_timer};
 use crate::message::{Codec, Name, Shape};
 use crate::router::{ActorCard, DomainCard, Manifest, MessageCard};
@@ -238,7 +238,7 @@ impl<'a> Checking<'a> {
             let Some((kind, type_name, found)) = self.counterpart(entry, codec) else { continue };
             let stored = Shape::from_text(&entry.shape);
             let Some(difference) = stored.difference(&found, codec) else { continue };
-            return Err(StartError::Shape {
+            return Err(StartError::Shape(Box::new(ShapeChange {
                 kind,
                 name: full_name(entry),
                 version: entry.version,
@@ -254,7 +254,7 @@ impl<'a> Checking<'a> {
                     "view" => "raise its `schema`, or restore the old shape",
                     _ => "raise `version` and add `upcast(… = OldType)`, or restore the old shape",
                 },
-            });
+            })));
         }
         Ok(())
     }
@@ -348,7 +348,7 @@ impl<'a> Checking<'a> {
     /// Whether the store holds anything under a name.
     async fn is_stored(&self, owner: &str, kind: &str, name: &str) -> Result<bool, StartError> {
         if kind == PROJECTION {
-            return Ok(has_view(self.store, name).await?);
+            return has_view(self.store, name).await;
         }
         if kind == DOMAIN {
             let is_it = |entry: &&CatalogEntry| entry.owner == owner && entry.kind == kind && entry.name == name;

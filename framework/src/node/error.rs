@@ -94,27 +94,8 @@ pub enum StartError {
     },
     /// A message, a snapshot or a view has another shape in this program than in the store, under the same schema version: its
     /// stored bytes would be read as something else. Raise the version and say how the old one is read, or restore the shape.
-    #[error(
-        "the shape of the {kind} `{name}` has changed in version {version}: {at} was {stored} in the store and is {found} in          `{type_name}`; {remedy}"
-    )]
-    Shape {
-        /// What has changed: `event`, `command`, `timer`, `snapshot` or `view`.
-        kind: &'static str,
-        /// Its name, with the domain or the actor type it belongs to.
-        name: String,
-        /// The schema version.
-        version: u32,
-        /// The Rust type, or the actor type or projection whose state it is.
-        type_name: String,
-        /// The place in it that has changed.
-        at: String,
-        /// The shape of the stored bytes there.
-        stored: String,
-        /// The shape that the program has there.
-        found: String,
-        /// What to do.
-        remedy: &'static str,
-    },
+    #[error(transparent)]
+    Shape(Box<ShapeChange>),
     /// The store holds something under a name that this program does not know: a renamed or removed domain, actor type,
     /// projection, event, command or timer. Declare what has become of it.
     #[error("the store holds the {kind} `{name}`, which this program does not know; {remedy}")]
@@ -167,4 +148,30 @@ pub enum Error {
     /// The operating system gives no signals.
     #[error("signals cannot be listened to: {0}")]
     Signal(#[source] std::io::Error),
+}
+
+/// The shape of a stored type that has changed under an unchanged schema version.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the shape of the {kind} `{name}` has changed in version {version}: {at} was {stored} in the store and is {found} in \
+     `{type_name}`; {remedy}"
+)]
+#[non_exhaustive]
+pub struct ShapeChange {
+    /// What has changed: `event`, `command`, `timer`, `snapshot` or `view`.
+    pub kind: &'static str,
+    /// Its name, with the domain or the actor type it belongs to.
+    pub name: String,
+    /// The schema version.
+    pub version: u32,
+    /// The Rust type, or the actor type or projection whose state it is.
+    pub type_name: String,
+    /// The place in it that has changed.
+    pub at: String,
+    /// The shape of the stored bytes there.
+    pub stored: String,
+    /// The shape that the program has there.
+    pub found: String,
+    /// What to do.
+    pub remedy: &'static str,
 }

@@ -24,7 +24,7 @@ mod timers;
 
 pub use builder::NodeBuilder;
 pub use config::{ConfigError, NodeConfig};
-pub use error::{Error, StartError};
+pub use error::{Error, ShapeChange, StartError};
 
 use std::sync::Arc;
 use std::time::Duration;

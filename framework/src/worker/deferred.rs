@@ -38,9 +38,12 @@ const MOST: usize = 65_536;
 /// After what time a job is begun again whose message could not be read.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
+/// By the time when it is due and a number: the shard and the message.
+type Due = BTreeMap<(Instant, u64), (Rc<ShardCell>, MessageId)>;
+
 /// The jobs that wait, by the time when they are due.
 pub(super) struct Pending {
-    due: RefCell<BTreeMap<(Instant, u64), (Rc<ShardCell>, MessageId)>>,
+    due: RefCell<Due>,
     next: Cell<u64>,
     wake: Notify,
     task: RefCell<Option<Task>>,

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use whizbang::SendError;
 use whizbang::clock::{Clock, Timestamp};
 use whizbang::node::NodeBuilder;
 use whizbang::prelude::*;

@@ -141,10 +141,13 @@ program!(
     |paid| paid.to.to_string()
 );
 
+/// Hosts a version of the program.
+type Host = fn(NodeBuilder) -> NodeBuilder;
+
 #[whizbang::test]
 async fn changed_event_is_refused_at_start() {
     let store = ran!(first);
-    let changes: [(fn(NodeBuilder) -> NodeBuilder, [&str; 2]); 4] = [
+    let changes: [(Host, [&str; 2]); 4] = [
         (swapped::host, ["from: u64", "to: u64"]),
         (signed::host, ["was u64 in the store", "is i64 in"]),
         (longer::host, ["`memo` was nothing", "is text in"]),
@@ -184,7 +187,7 @@ program!(
         }
         impl Paid {
             fn new(cents: u64) -> Self {
-                if cents % 2 == 0 { Self::Up(cents) } else { Self::Down(cents) }
+                if cents.is_multiple_of(2) { Self::Up(cents) } else { Self::Down(cents) }
             }
         }
     },

@@ -1,5 +1,7 @@
 //! What the simulated cluster tells about a flow that is wrong, or described wrongly.
 
+#![allow(clippy::disallowed_methods, reason = "some handlers are not repeatable, which is what is to be found")]
+
 use std::cell::Cell;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};

@@ -28,6 +28,7 @@ impl Backlog {
     ///
     /// # Errors
     /// The message again, if it cannot be written down now.
+    #[allow(clippy::result_large_err, reason = "the message goes back to its caller, which keeps it on its stack")]
     pub(crate) fn unloaded<P: 'static>(
         self: &Rc<Self>,
         key: &Rc<str>,

@@ -83,7 +83,7 @@ impl Connection {
             .ping_interval(PING)
             // An address that a server announces may be anybody's: only those of the configuration get the password.
             .ignore_discovered_servers()
-            .reconnect_delay_callback(|attempts| reconnect_delay(attempts, RandomState::new().hash_one(attempts)))
+            .reconnect_delay_callback(|attempts| reconnect_delay(attempts, jitter(attempts)))
             .event_callback(move |event| {
                 note(&event, &shown, is_ending.load(Ordering::Relaxed), &link_writer, &denial_writer);
                 async {}
@@ -144,6 +144,13 @@ fn options(config: &NatsBuilder, login: &Login, broker: &str) -> Result<ConnectO
 /// was written without `tls://`, or to a server that only pretends not to know TLS.
 fn requires_tls(config: &NatsBuilder, servers: &Servers) -> bool {
     config.tls_required || servers.tls || !config.root_certificates.is_empty() || config.certificate.is_some()
+}
+
+/// A random number. Processes that lost their server together must not draw the same, so it has no seed; nothing but the pause
+/// depends on it.
+#[allow(clippy::disallowed_methods, reason = "a seed would give all processes the same pauses")]
+fn jitter(attempts: usize) -> u64 {
+    RandomState::new().hash_one(attempts)
 }
 
 /// The pause before an attempt to reconnect: between half and all of the doubled one.

@@ -205,7 +205,8 @@ impl Disk for Folder {
 /// Those who look hold a lock for a moment only; after this long it is an owner.
 const LOOKERS: Duration = Duration::from_secs(2);
 
-/// Tries to take a lock that others may hold for a moment; whether it was taken.
+/// Tries to take a lock that others may hold for a moment. Returns whether it was taken.
+#[allow(clippy::disallowed_methods, reason = "file locks wake no one, and a store is opened on a thread that may wait")]
 fn patiently(take: impl Fn() -> Result<(), fs::TryLockError>) -> io::Result<bool> {
     let begun = Instant::now();
     loop {

@@ -178,7 +178,7 @@ impl IdRuns {
             return Ok(false);
         }
         let newest = last.iter().map(|run| run.newest).max().unwrap_or_default();
-        let mut walks: Vec<Walk> = last.iter().map(|run| Walk::new(run)).collect();
+        let mut walks: Vec<Walk> = last.iter().map(Walk::new).collect();
         let merged = self.make(through, newest, &mut || next_of(&mut walks))?;
         let mut runs: Vec<_> = runs.get(..first).unwrap_or_default().to_vec();
         runs.push(merged);

@@ -229,10 +229,10 @@ impl Window {
 
     /// How long the batch at `place` is whose head is damaged, if its records are whole and something behind them proves that
     /// they are all: the next batch, or the mark that this one is durable.
-    fn headless<'a>(
+    fn headless(
         &mut self,
         place: Place,
-        later: &mut dyn Iterator<Item = &'a Arc<Segment>>,
+        later: &mut dyn Iterator<Item = &Arc<Segment>>,
         segments: &Segments,
     ) -> Result<Option<usize>, StoreError> {
         let begin = place.offset + BATCH_BYTES as u64;
