@@ -15,8 +15,6 @@ pub mod wire;
 pub use crate::router::Settled;
 pub use error::BridgeError;
 pub use health::BridgeHealth;
-#[cfg(feature = "nats")]
-use health::Issues;
 
 use std::sync::Arc;
 use std::time::Duration;
