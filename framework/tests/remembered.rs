@@ -261,5 +261,5 @@ fn look_up_reads_no_history() {
     });
 }
 
-#[path = "common/counted_disk.rs"]
+#[path = "disks/counted.rs"]
 mod common;

@@ -1,7 +1,7 @@
 //! What a store on disk does at its limits: a full disk, a removed lock, a large snapshot at a kill, a damaged head or record.
 #![cfg(all(feature = "testing", feature = "embedded"))]
 
-#[path = "common/counted_disk.rs"]
+#[path = "disks/counted.rs"]
 mod counted_disk;
 
 use std::sync::Arc;

@@ -14,7 +14,7 @@ use super::keyed::KeyActor;
 use super::keys::Keys;
 use super::mailbox::{AnyLive, Delivered, Failed, Here, LiveActor, Mailbox, TypedTurn};
 use super::plan::{Plan, Stateful};
-use super::straight::{Taken, delivery};
+use super::straight::{Straight, Taken, delivery};
 use crate::message::{CodecError, Command, Domain, Envelope, Key, Name, Rejection, shard_of};
 use crate::router::{ActorDoor, Ask, AskMeta, Asked, Delivery, Outcome, SendError, TypedReply};
 use crate::store::StoreError;
@@ -303,22 +303,6 @@ impl<A: Stateful> TypeDoor<A> {
             Some(entry) => entry.send(live, failed),
             None => (failed.delivery.settle)(Outcome::Stopped),
         }
-    }
-}
-
-/// While it lives no other turn is taken outside the mailboxes.
-struct Straight<'a>(&'a Cell<bool>);
-
-impl<'a> Straight<'a> {
-    fn close(straight: &'a Cell<bool>) -> Self {
-        straight.set(true);
-        Self(straight)
-    }
-}
-
-impl Drop for Straight<'_> {
-    fn drop(&mut self) {
-        self.0.set(false);
     }
 }
 

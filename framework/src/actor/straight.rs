@@ -3,6 +3,7 @@
 //! Called by the [door](super::door), if nothing is before the command, and else by the [mailbox](super::mailbox). It is for
 //! a new command to a live actor that has nothing to mend. All others become envelopes, and go the way of [`KeyActor::take`].
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -23,6 +24,22 @@ use crate::router::{Arrival, AskMeta, Delivery, Outcome, SendError, TypedReply, 
 use crate::store::{StoreError, Ticket};
 use crate::telemetry::TARGET;
 use crate::user_code::Label;
+
+/// While it lives no other turn is taken outside the mailboxes.
+pub(super) struct Straight<'a>(&'a Cell<bool>);
+
+impl<'a> Straight<'a> {
+    pub(super) fn close(straight: &'a Cell<bool>) -> Self {
+        straight.set(true);
+        Self(straight)
+    }
+}
+
+impl Drop for Straight<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
 
 /// What has become of a command on the straight way.
 pub(crate) enum Taken<C: Command> {

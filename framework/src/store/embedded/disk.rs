@@ -7,7 +7,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -202,18 +202,20 @@ impl Disk for Folder {
     }
 }
 
-/// Those who look hold a lock for a moment only; after this long it is an owner.
-const LOOKERS: Duration = Duration::from_secs(2);
+/// The number of times that a lock is tried, 5 ms apart: a reader holds it for a moment only, so after two seconds an owner has it.
+const LOOKS: u32 = 400;
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Tries to take a lock that others may hold for a moment. Returns whether it was taken.
 #[allow(clippy::disallowed_methods, reason = "file locks wake no one, and a store is opened on a thread that may wait")]
 fn patiently(take: impl Fn() -> Result<(), fs::TryLockError>) -> io::Result<bool> {
-    let begun = Instant::now();
+    let mut looks = 0;
     loop {
         match take() {
             Ok(()) => return Ok(true),
-            Err(fs::TryLockError::WouldBlock) if begun.elapsed() < LOOKERS => {
-                std::thread::sleep(Duration::from_millis(5))
+            Err(fs::TryLockError::WouldBlock) if looks < LOOKS => {
+                looks += 1;
+                std::thread::sleep(LOOK_AGAIN);
             }
             Err(fs::TryLockError::WouldBlock) => return Ok(false),
             Err(fs::TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => {}

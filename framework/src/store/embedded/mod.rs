@@ -18,6 +18,7 @@ mod journal;
 mod keeper;
 mod layout;
 mod log;
+mod pages;
 mod preparer;
 mod read_only;
 mod recover;

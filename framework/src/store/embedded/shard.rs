@@ -6,7 +6,6 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::oneshot;
 
 use super::super::index::append::{At, Numbers};
 use super::super::index::ids::IdHash;
@@ -16,6 +15,7 @@ use super::super::walk::{self, Placed};
 use super::inner::Inner;
 use super::journal::{Hand, Refused};
 use super::log::LogReader;
+use super::pages::{Pages, away};
 use super::recover::ShardLog;
 use super::segment::Segments;
 use super::snapshots::{Named, Stored};
@@ -381,52 +381,6 @@ impl Reader {
             Some((last, from)) if last > after => walk::outbox(&self.log(), &self.shard.id, to, from, after, last),
             _ => Ok(Vec::new()),
         }
-    }
-}
-
-/// Does `work` on the store's reading thread, or here if there is none.
-async fn away<T: Send + 'static>(
-    store: &Arc<dyn Source>,
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    let (tell, told) = oneshot::channel();
-    let reading = Arc::clone(store);
-    let job = move || {
-        let read = work();
-        if let Err(error) = &read {
-            reading.damaged(error);
-        }
-        let _ = tell.send(read);
-    };
-    if let Some(job) = store.read_away(Box::new(job)) {
-        job();
-    }
-    told.await.unwrap_or(Err(StoreError::Closed))
-}
-
-/// A long stream that is read page by page.
-struct Pages {
-    store: Arc<dyn Source>,
-    actor: Arc<str>,
-    key: Arc<str>,
-    snapshot: Option<Snapshot>,
-    /// The ends of the pages that are still to be read, newest first.
-    ends: Vec<Head>,
-    /// The last turn that was read.
-    floor: u64,
-}
-
-impl StreamPages for Pages {
-    fn snapshot(&self) -> Option<&Snapshot> {
-        self.snapshot.as_ref()
-    }
-
-    fn next(&mut self) -> BoxFuture<'_, Result<Vec<StoredTurn>, StoreError>> {
-        let Some(end) = self.ends.pop() else { return ready(Ok(Vec::new())).boxed() };
-        let floor = std::mem::replace(&mut self.floor, end.number);
-        let (store, actor, key) = (Arc::clone(&self.store), Arc::clone(&self.actor), Arc::clone(&self.key));
-        let page = move || walk::page(&LogReader::together(store.segments()), end, floor, &actor, &key);
-        async move { away(&self.store, page).await }.boxed()
     }
 }
 

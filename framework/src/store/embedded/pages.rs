@@ -1,0 +1,60 @@
+//! Long streams, read page by page on the store's reading thread.
+//!
+//! Made by the reader of a [shard](super::shard). An actor's thread applies one page while the next is not read yet.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
+use tokio::sync::oneshot;
+
+use super::log::LogReader;
+use super::shard::Source;
+use crate::store::index::Head;
+use crate::store::{Snapshot, StoreError, StoredTurn, StreamPages, walk};
+
+/// A long stream that is read page by page.
+pub(super) struct Pages {
+    pub(super) store: Arc<dyn Source>,
+    pub(super) actor: Arc<str>,
+    pub(super) key: Arc<str>,
+    pub(super) snapshot: Option<Snapshot>,
+    /// The ends of the pages that are still to be read, newest first.
+    pub(super) ends: Vec<Head>,
+    /// The last turn that was read.
+    pub(super) floor: u64,
+}
+
+impl StreamPages for Pages {
+    fn snapshot(&self) -> Option<&Snapshot> {
+        self.snapshot.as_ref()
+    }
+
+    fn next(&mut self) -> BoxFuture<'_, Result<Vec<StoredTurn>, StoreError>> {
+        let Some(end) = self.ends.pop() else { return ready(Ok(Vec::new())).boxed() };
+        let floor = std::mem::replace(&mut self.floor, end.number);
+        let (store, actor, key) = (Arc::clone(&self.store), Arc::clone(&self.actor), Arc::clone(&self.key));
+        let page = move || walk::page(&LogReader::together(store.segments()), end, floor, &actor, &key);
+        async move { away(&self.store, page).await }.boxed()
+    }
+}
+
+/// Does `work` on the store's reading thread, or here if there is none.
+pub(super) async fn away<T: Send + 'static>(
+    store: &Arc<dyn Source>,
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let (tell, told) = oneshot::channel();
+    let reading = Arc::clone(store);
+    let job = move || {
+        let read = work();
+        if let Err(error) = &read {
+            reading.damaged(error);
+        }
+        let _ = tell.send(read);
+    };
+    if let Some(job) = store.read_away(Box::new(job)) {
+        job();
+    }
+    told.await.unwrap_or(Err(StoreError::Closed))
+}
