@@ -100,7 +100,7 @@ pub struct Job {
 /// `?` makes one of any error: a [`Rejection`] stays the final "no", and every other error is tried again. Where trying again
 /// does not help, say so: `.map_err(|error| WorkError::Fail(error.into()))`.
 ///
-/// It is no [`Error`](std::error::Error) itself, because then `?` could not make it of any other; it becomes a
+/// It is not an `std::error::Error` itself, because then `?` could not make it of any other; it becomes a
 /// `Box<dyn Error>` where a caller needs one.
 ///
 /// ```
