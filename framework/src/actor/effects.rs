@@ -167,13 +167,13 @@ impl<A: Stateful> Effects<A> {
         self.restarts = false;
     }
 
-    /// Whether nothing but a reply was asked for.
+    /// Returns whether nothing but a reply was asked for.
     pub(super) fn only_replies(&self) -> bool {
         let records = !self.events.is_empty() || !self.undo.is_empty() || self.ended;
         !records && self.only_records()
     }
 
-    /// Whether nothing was asked for that outlives the turn but events: no command, no timer, no compensation.
+    /// Returns whether nothing was asked for that outlives the turn but events: no command, no timer, no compensation.
     pub(super) fn only_records(&self) -> bool {
         self.outgoing.is_empty() && self.timers.is_empty() && self.undo.is_empty()
     }

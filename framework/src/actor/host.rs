@@ -137,7 +137,7 @@ impl Host {
         self.may_have_been(envelope, arrival)
     }
 
-    /// Whether a message was sent before this start.
+    /// Returns whether a message was sent before this start.
     pub(crate) fn is_older(&self, envelope: &Envelope) -> bool {
         envelope.time < self.started
     }
@@ -187,7 +187,7 @@ impl Host {
         Flight { host: Rc::clone(self), job: true }
     }
 
-    /// Whether nothing is under way: no turn and no job.
+    /// Returns whether nothing is under way: no turn and no job.
     pub(crate) fn is_idle(&self) -> bool {
         self.in_flight.get() == 0 && self.jobs.get() == 0
     }

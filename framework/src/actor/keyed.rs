@@ -247,7 +247,7 @@ impl<A: Stateful> KeyActor<A> {
         self.hold(ctx, waits, move |this, (), ctx| this.take(delivered, ctx));
     }
 
-    /// Whether a message must be written down behind others, because it would overtake them.
+    /// Returns whether a message must be written down behind others, because it would overtake them.
     fn is_behind(&self, delivery: &Delivery) -> bool {
         let fresh = matches!(&delivery.arrival, Arrival::From { floor, .. } if !floor.is_deferred());
         let in_back_off = || self.waiting.as_ref().is_some_and(|waiting| waiting.in_back_off);

@@ -37,7 +37,7 @@ impl Mirror {
         FOUND.take();
     }
 
-    /// Whether a stream is read for the comparison: it takes no time then.
+    /// Returns whether a stream is read for the comparison: it takes no time then.
     pub(crate) fn is_reading() -> bool {
         READING.get()
     }

@@ -52,7 +52,7 @@ impl Parked {
         self.places.contains_key(&message)
     }
 
-    /// Whether one more message may be parked.
+    /// Returns whether one more message may be parked.
     pub(super) fn has_room(&self) -> bool {
         self.len() < MOST_MESSAGES && self.bytes < MOST_BYTES
     }

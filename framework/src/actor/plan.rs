@@ -216,7 +216,7 @@ impl<A: Stateful> Plan<A> {
         (!is_own && Some(*meant) == domain).then_some(name)
     }
 
-    /// Whether a stored event that the actor does not apply is one that its domain knows.
+    /// Returns whether a stored event that the actor does not apply is one that its domain knows.
     pub(crate) fn knows_event(&self, name: &str) -> bool {
         self.events.as_ref().is_none_or(|events| events.contains(name))
     }

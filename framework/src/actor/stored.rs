@@ -28,7 +28,7 @@ pub(crate) fn begins_undo(note: &Note) -> bool {
     matches!(undo_change(note), Some(UndoChange::Begin { .. }))
 }
 
-/// Whether a note says that an ended saga starts again.
+/// Returns whether a note says that an ended saga starts again.
 pub(crate) fn restarts(note: &Note) -> bool {
     matches!(undo_change(note), Some(UndoChange::Restarted))
 }

@@ -186,7 +186,7 @@ impl Undo {
         self.undoing.is_some() && self.run != Run::Finished
     }
 
-    /// Whether the saga has ended before and was started again.
+    /// Returns whether the saga has ended before and was started again.
     pub(crate) fn is_restarted(&self) -> bool {
         self.run == Run::Again
     }

@@ -160,7 +160,7 @@ impl Feed {
         self.shut.set(false);
     }
 
-    /// Whether it takes nothing any more.
+    /// Returns whether it takes nothing any more.
     pub(crate) fn is_shut(&self) -> bool {
         self.shut.get()
     }

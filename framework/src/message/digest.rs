@@ -45,7 +45,7 @@ impl<'a> Digest<'a> {
         self.value
     }
 
-    /// Whether a digest from the log, of this version or an older one, may be of this message.
+    /// Returns whether a digest from the log, of this version or an older one, may be of this message.
     pub(crate) fn matches(&self, stored: u64) -> bool {
         stored == self.value || stored == older(self.name, self.payload)
     }

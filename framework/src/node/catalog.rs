@@ -345,7 +345,7 @@ impl<'a> Checking<'a> {
         }
     }
 
-    /// Whether the store holds anything under a name.
+    /// Returns whether the store holds anything under a name.
     async fn is_stored(&self, owner: &str, kind: &str, name: &str) -> Result<bool, StartError> {
         if kind == PROJECTION {
             return has_view(self.store, name).await;

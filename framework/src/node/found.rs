@@ -12,7 +12,7 @@ use crate::store::{ShardReader, Store, StoreError, TimerPlace};
 /// How many events, outbox entries, timers or dead letters are looked through at a time.
 const PAGE: usize = 1024;
 
-/// Whether a view was saved that has taken any event.
+/// Returns whether a view was saved that has taken any event.
 pub(super) async fn has_view(store: &dyn Store, projection: &str) -> Result<bool, StartError> {
     let view = store.view(&Name::new(projection)?).await?;
     Ok(view.is_some_and(|view| view.checkpoint.iter().any(|(_, position)| *position > 0)))
@@ -31,7 +31,7 @@ pub(super) async fn readers(
     Ok(readers)
 }
 
-/// Whether a shard's log has an event of that name. Reads the whole log if it has not.
+/// Returns whether a shard's log has an event of that name. Reads the whole log if it has not.
 pub(super) async fn has_event(reader: &dyn ShardReader, name: &str) -> Result<bool, StoreError> {
     let mut after = 0;
     loop {
@@ -46,7 +46,7 @@ pub(super) async fn has_event(reader: &dyn ShardReader, name: &str) -> Result<bo
     }
 }
 
-/// Whether a timer of that name is set for an actor type. Looks at all timers of the type if none is.
+/// Returns whether a timer of that name is set for an actor type. Looks at all timers of the type if none is.
 pub(super) fn has_timer(reader: &dyn ShardReader, actor: &Name, name: &str) -> bool {
     let mut after = TimerPlace::default();
     loop {
@@ -61,7 +61,7 @@ pub(super) fn has_timer(reader: &dyn ShardReader, actor: &Name, name: &str) -> b
     }
 }
 
-/// Whether a command of that name waits in a shard's outbox or among its dead letters.
+/// Returns whether a command of that name waits in a shard's outbox or among its dead letters.
 pub(super) async fn has_command(reader: &dyn ShardReader, domain: &str, name: &str) -> Result<bool, StoreError> {
     for (to, committed, _) in reader.outbox_heads() {
         let mut after = committed;

@@ -223,7 +223,7 @@ impl Share {
         self.spec.owns(&shard.domain).is_some()
     }
 
-    /// Whether a way leads to a shard: it is of this node, or there is a bridge.
+    /// Returns whether a way leads to a shard: it is of this node, or there is a bridge.
     pub(super) fn is_reachable(&self, shard: &ShardId) -> bool {
         self.spec.bridge.is_some() || self.owns(shard)
     }

@@ -41,7 +41,7 @@ pub trait ActorDoor {
     /// Begins to deliver what waits in the log.
     fn resume(&self) {}
 
-    /// Whether nothing waits that will be delivered without a person.
+    /// Returns whether nothing waits that will be delivered without a person.
     fn is_idle(&self) -> bool {
         true
     }

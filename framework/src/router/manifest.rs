@@ -147,7 +147,7 @@ impl ActorCard {
         std::iter::once(&*self.name).chain(self.formerly.iter().copied())
     }
 
-    /// Whether the two could mean the same stored data.
+    /// Returns whether the two could mean the same stored data.
     pub fn shares_a_name(&self, other: &Self) -> bool {
         self.names().any(|name| other.names().any(|other| other == name))
     }

@@ -100,12 +100,12 @@ impl Pending {
 }
 
 impl<W: Worker> WorkerDoor<W> {
-    /// Whether a message can wait here, written down.
+    /// Returns whether a message can wait here, written down.
     pub(super) fn can_defer(&self, arrival: &Arrival) -> bool {
         matches!(arrival, Arrival::From { .. }) && self.pending.due.borrow().len() < MOST
     }
 
-    /// Whether a message waits, written down, for a slot.
+    /// Returns whether a message waits, written down, for a slot.
     pub(super) fn must_wait(&self, arrival: &Arrival) -> bool {
         let direct = matches!(arrival, Arrival::From { source, .. } if source.lane == Lane::Direct);
         direct && self.slots.available_permits() == 0 && self.can_defer(arrival)

@@ -413,7 +413,7 @@ impl Failure {
         Self::Fail(format!("the process ended during each of its last {deliveries} deliveries"))
     }
 
-    /// Whether another delivery may end better.
+    /// Returns whether another delivery may end better.
     pub(super) fn is_transient(&self) -> bool {
         matches!(self, Self::Retry(_))
     }

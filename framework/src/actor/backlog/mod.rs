@@ -78,12 +78,12 @@ impl Backlog {
         })
     }
 
-    /// Whether it is known what waits. Until then nothing may overtake it.
+    /// Returns whether it is known what waits. Until then nothing may overtake it.
     pub(crate) fn is_known(&self) -> bool {
         self.state.borrow().known
     }
 
-    /// Whether something waits for a key. What comes for it must wait behind that.
+    /// Returns whether something waits for a key. What comes for it must wait behind that.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.keys.get() > 0 && self.state.borrow().keys.contains_key(key)
     }
@@ -268,7 +268,7 @@ impl Backlog {
         });
     }
 
-    /// Whether nothing is to be delivered but what waits for a person or for a retry.
+    /// Returns whether nothing is to be delivered but what waits for a person or for a retry.
     pub(crate) fn is_idle(&self) -> bool {
         let moves = |queue: &Queue| matches!(queue.head, Head::Idle | Head::Out);
         self.keys.get() == 0 || self.host.draining.get() || !self.state.borrow().keys.values().any(moves)

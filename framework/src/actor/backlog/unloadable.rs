@@ -106,7 +106,7 @@ impl Backlog {
         });
     }
 
-    /// Whether a key could not be loaded so recently that nothing but a caller or a person makes it try again.
+    /// Returns whether a key could not be loaded so recently that nothing but a caller or a person makes it try again.
     pub(crate) fn rests(&self, key: &str) -> bool {
         self.broken.get() > 0 && self.state.borrow().unloadable.get(key).is_some_and(|known| instant() < known.next)
     }

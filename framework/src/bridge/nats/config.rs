@@ -163,7 +163,7 @@ impl NatsBuilder {
         self
     }
 
-    /// Whether the node creates streams and consumers. Default [`StreamSetup::Create`].
+    /// Sets whether the node creates streams and consumers. Default [`StreamSetup::Create`].
     pub fn stream_setup(mut self, setup: StreamSetup) -> Self {
         self.stream_setup = setup;
         self

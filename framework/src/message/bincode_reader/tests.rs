@@ -339,7 +339,7 @@ mod attributes {
     }
 }
 
-/// Whether a reply of the value is accepted; what is accepted must read as an equal one.
+/// Returns whether a reply of the value is accepted; what is accepted must read as an equal one.
 fn accepts<T: Clone + Serialize + DeserializeOwned + PartialEq + Debug + 'static>(codec: Codec, value: &T) -> bool {
     let mut bytes = vec![9];
     match settle_reply(Ok(value.clone()), codec, &mut bytes) {

@@ -177,7 +177,7 @@ impl Explorer {
         }
     }
 
-    /// Whether nothing more can be learned of a place.
+    /// Returns whether nothing more can be learned of a place.
     pub(super) fn is_done(&self, place: Place) -> bool {
         let Some(node) = place.and_then(|at| self.nodes.get(at)) else { return true };
         if node.stuck {

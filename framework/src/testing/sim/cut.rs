@@ -94,12 +94,12 @@ impl Cut {
         }
     }
 
-    /// Whether actors are reloaded, if that was drawn.
+    /// Returns whether actors are reloaded, if that was drawn.
     pub(super) fn reload(&self, drawn: bool) -> bool {
         drawn && self.weather & RELOAD != 0
     }
 
-    /// Whether the time before a step or fault is left out.
+    /// Returns whether the time before a step or fault is left out.
     pub(super) fn is_at_once(&self, item: Item) -> bool {
         self.at_once.contains(&item)
     }

@@ -96,7 +96,7 @@ impl Line {
         }
     }
 
-    /// Whether a delivery is neither settled nor lost.
+    /// Returns whether a delivery is neither settled nor lost.
     pub(super) fn holds_deliveries(&self) -> bool {
         self.is_here() && self.in_hand.load(Ordering::Relaxed) > 0
     }

@@ -196,7 +196,7 @@ impl Stand {
 const SLACK: Duration = Duration::from_millis(2);
 
 impl Seen {
-    /// Whether the effect of a command or reply is committed in a domain.
+    /// Returns whether the effect of a command or reply is committed in a domain.
     pub(super) fn has_taken(&self, domain: &Name, from: &ShardId, sequence: u64) -> bool {
         self.0.lock().marks.contains(&(domain.clone(), from.clone(), sequence))
     }

@@ -63,7 +63,7 @@ where
         self.found
     }
 
-    /// Whether the same rule fails; if so the case is the shortest so far.
+    /// Returns whether the same rule fails; if so the case is the shortest so far.
     fn fails(&mut self, cut: Cut) -> bool {
         self.found.runs += 1;
         let plan = self.source.plan(self.found.seed, self.frame, &cut);

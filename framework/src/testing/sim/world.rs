@@ -83,7 +83,7 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Whether the service has an actor type of this name in the domain.
+    /// Returns whether the service has an actor type of this name in the domain.
     pub(super) fn hosts_actor(&self, domain: &Name, actor: &Name) -> bool {
         let hosts = self.hosts.borrow();
         let mut domains = hosts.iter().flat_map(|hosts| &hosts.domains);
