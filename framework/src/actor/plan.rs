@@ -11,7 +11,7 @@ use super::Effects;
 use super::door::TypeDoor;
 use super::timer_parts;
 use crate::clock::Timestamp;
-use crate::message::{Codec, CodecError, Domain, Envelope, Message, MessageId, Name, Shape};
+use crate::message::{Codec, CodecError, Command, Domain, Envelope, Message, MessageId, Name, Shape};
 use crate::router::{ActorCard, LocalRoutes, MessageCard, StateCard};
 
 /// What an actor is.
@@ -166,8 +166,8 @@ impl<A: Stateful> Plan<A> {
         plan
     }
 
-    pub(crate) fn add_command<M: Message>(&mut self, decide: Decide<A>, route: AddRoute<A>) {
-        self.card.handles.push(MessageCard::of::<M>());
+    pub(crate) fn add_command<M: Command>(&mut self, decide: Decide<A>, route: AddRoute<A>) {
+        self.card.handles.push(MessageCard::of_command::<M>());
         let decide: Rc<Deciding<A>> = decide.into();
         self.commands.extend(names::<M>().map(|name| (name, Rc::clone(&decide))));
         self.routes.push(route);
@@ -184,8 +184,8 @@ impl<A: Stateful> Plan<A> {
         self.reacts.extend(names::<M>().map(|name| ((M::Domain::NAME, name), (key_of, Rc::clone(&decide)))));
     }
 
-    pub(crate) fn add_reply<M: Message>(&mut self, decide: Decide<A>) {
-        self.card.replies.push(MessageCard::of::<M>());
+    pub(crate) fn add_reply<M: Command>(&mut self, decide: Decide<A>) {
+        self.card.replies.push(MessageCard::of_command::<M>());
         self.replied.push(TypeId::of::<M>());
         let decide: Rc<Deciding<A>> = decide.into();
         self.replies.extend(names::<M>().map(|name| ((M::Domain::NAME, name), Rc::clone(&decide))));

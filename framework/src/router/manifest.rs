@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::message::{Codec, Domain, Message, Shape};
+#[cfg(feature = "testing")]
+use crate::message::Coded;
+use crate::message::{Codec, Command, Domain, Message, Shape};
 
 /// What a node is made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -99,6 +101,10 @@ pub struct MessageCard {
     /// The shapes of its schema versions.
     #[serde(skip)]
     pub shapes: Shapes,
+    /// Renders its payloads for the stories of simulations.
+    #[cfg(feature = "testing")]
+    #[serde(skip)]
+    pub(crate) texts: PayloadTexts,
 }
 
 /// The shapes of a message type's schema versions.
@@ -120,7 +126,69 @@ impl PartialEq for Shapes {
 }
 impl Eq for Shapes {}
 
+/// Renders the payloads of a message type, and of the replies to it, as JSON.
+#[cfg(feature = "testing")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PayloadTexts {
+    message: fn(u32, Codec, &[u8]) -> Option<String>,
+    reply: Option<fn(Codec, &[u8]) -> Option<String>>,
+}
+
+#[cfg(feature = "testing")]
+impl PayloadTexts {
+    fn of<M: Message>() -> Self {
+        let message = |version, codec, payload: &[u8]| {
+            let (mut text, value) = (Vec::new(), M::decode(version, codec, payload).ok()?);
+            value.encode(Codec::Json, &mut text).ok()?;
+            String::from_utf8(text).ok()
+        };
+        Self { message, reply: None }
+    }
+
+    fn of_command<C: Command>() -> Self {
+        let reply = |codec, payload: &[u8]| {
+            let (mut text, reply) = (Vec::new(), C::Reply::read_reply(codec, payload).ok()?);
+            reply.ok()?.write(Codec::Json, &mut text).ok()?;
+            String::from_utf8(text).ok()
+        };
+        Self { reply: Some(reply), ..Self::of::<C>() }
+    }
+
+    /// The payload of a message as JSON; `None` if it cannot be read or has no form in JSON.
+    pub(crate) fn message(&self, version: u32, codec: Codec, payload: &[u8]) -> Option<String> {
+        (self.message)(version, codec, payload)
+    }
+
+    /// The payload of a reply that is no rejection.
+    pub(crate) fn reply(&self, codec: Codec, payload: &[u8]) -> Option<String> {
+        self.reply.and_then(|reply| reply(codec, payload))
+    }
+
+    /// Returns whether it renders replies.
+    pub(crate) fn has_replies(&self) -> bool {
+        self.reply.is_some()
+    }
+}
+
+/// Texts follow from the Rust type, which is compared by its name.
+#[cfg(feature = "testing")]
+impl PartialEq for PayloadTexts {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+#[cfg(feature = "testing")]
+impl Eq for PayloadTexts {}
+
 impl MessageCard {
+    /// The card of a command type.
+    pub fn of_command<C: Command>() -> Self {
+        let card = Self::of::<C>();
+        #[cfg(feature = "testing")]
+        let card = Self { texts: PayloadTexts::of_command::<C>(), ..card };
+        card
+    }
+
     /// The card of a message type.
     pub fn of<M: Message>() -> Self {
         Self {
@@ -132,6 +200,8 @@ impl MessageCard {
             type_name: std::any::type_name::<M>(),
             formerly: M::FORMERLY,
             shapes: Shapes(M::shape),
+            #[cfg(feature = "testing")]
+            texts: PayloadTexts::of::<M>(),
         }
     }
 

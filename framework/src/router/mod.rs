@@ -13,4 +13,6 @@ pub use delivery::{Arrival, Delivery, Floor, Outcome, Settle, Settled, Work};
 pub use door::{ActorDoor, Ask, AskMeta, Asked, AtHome, Remote, TypedReply};
 pub use error::SendError;
 pub use local::{LocalRoutes, NodeId};
+#[cfg(feature = "testing")]
+pub(crate) use manifest::PayloadTexts;
 pub use manifest::{ActorCard, DomainCard, Manifest, MessageCard, Shapes, StateCard};

@@ -323,24 +323,33 @@ impl<W: Worker> WorkerDoor<W> {
             correlation: envelope.correlation,
         };
         let (worker, message) = (std::sync::Arc::clone(&self.worker), envelope.clone());
+        #[cfg(feature = "testing")]
+        let (attempt, watched) = {
+            let attempt = super::Attempt::begin(W::Domain::NAME, W::NAME, envelope, delivery);
+            (attempt.clone(), attempt)
+        };
         let running = async move {
             #[cfg(feature = "testing")]
             crate::actor::Trips::trip(W::Domain::NAME, message.id);
-            run(worker, message, job).await
+            let done = run(worker, message, job).await;
+            #[cfg(feature = "testing")]
+            watched.returned(&done);
+            done
         };
         let limit = self.host.settings.job_limit;
         let code = &self.host.code;
         let label = code.label(W::NAME, &envelope.name);
-        let Ok(ended) = tokio::time::timeout(limit, code.run(label, running)).await else {
-            return Err(Failure::Retry(format!("the job took longer than {limit:?}")));
+        let ended = match tokio::time::timeout(limit, code.run(label, running)).await {
+            Ok(Ok(Ok(done))) => Ok(done),
+            Ok(Ok(Err(Undone::Undecodable(error)))) => Err(Failure::Undecodable(error.to_string())),
+            Ok(Ok(Err(Undone::Retry(text)))) => Err(Failure::Retry(text)),
+            Ok(Ok(Err(Undone::Fail(text)))) => Err(Failure::Fail(text)),
+            Ok(Err(panicked)) => Err(Failure::Retry(format!("the job {panicked}"))),
+            Err(_) => Err(Failure::Retry(format!("the job took longer than {limit:?}"))),
         };
-        match ended {
-            Ok(Ok(done)) => Ok(done),
-            Ok(Err(Undone::Undecodable(error))) => Err(Failure::Undecodable(error.to_string())),
-            Ok(Err(Undone::Retry(text))) => Err(Failure::Retry(text)),
-            Ok(Err(Undone::Fail(text))) => Err(Failure::Fail(text)),
-            Err(panicked) => Err(Failure::Retry(format!("the job {panicked}"))),
-        }
+        #[cfg(feature = "testing")]
+        attempt.ended(&ended);
+        ended
     }
 
     /// Puts a message aside after its last delivery. Others go on: jobs are in no order.

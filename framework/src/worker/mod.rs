@@ -5,6 +5,8 @@
 //! same idempotency key; what a job replies is stored once. Jobs are not in any order among each other.
 //! Read on in `job.rs`: the way of one job; `deferred.rs`: jobs that wait; `commit.rs`: what is written of them.
 
+#[cfg(feature = "testing")]
+mod attempts;
 mod commit;
 mod deferred;
 mod door;
@@ -13,6 +15,8 @@ mod ledger;
 mod letters;
 mod plan;
 
+#[cfg(feature = "testing")]
+pub(crate) use attempts::{Attempt, AttemptEnd, JobAttempt};
 pub(crate) use door::WorkerDoor;
 pub use plan::WorkerPlan;
 

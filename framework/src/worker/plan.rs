@@ -70,7 +70,7 @@ impl<W: Worker> WorkerPlan<W> {
     where
         W: Perform<C>,
     {
-        self.card.handles.push(MessageCard::of::<C>());
+        self.card.handles.push(MessageCard::of_command::<C>());
         let perform: Doing<W> = |worker, envelope, job| {
             Box::pin(async move {
                 let command = <C as Message>::decode(envelope.version, envelope.codec, &envelope.payload)

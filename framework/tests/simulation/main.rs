@@ -7,6 +7,7 @@ mod bank_transfers;
 
 mod broker;
 mod coverage;
+mod jobs;
 mod kit;
 mod regressions;
 mod rules;

@@ -121,7 +121,7 @@ impl Covered {
     fn add(&mut self, turn: &Taken) {
         *self.taken.entry((turn.cause.clone(), turn.phase)).or_default() += 1;
         for event in &turn.records {
-            *self.recorded.entry(event.clone()).or_default() += 1;
+            *self.recorded.entry(event.name.clone()).or_default() += 1;
         }
         for command in &turn.sends {
             *self.sent.entry(command.clone()).or_default() += 1;
@@ -131,7 +131,7 @@ impl Covered {
         }
         let edge = Edge {
             from: turn.from.clone(),
-            to: turn.records.last().or(turn.from.as_ref()).cloned(),
+            to: turn.records.last().map(|event| &event.name).or(turn.from.as_ref()).cloned(),
             cause: turn.cause.clone(),
             phase: turn.phase,
             effects: turn.effects(),

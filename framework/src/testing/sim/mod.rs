@@ -5,6 +5,7 @@
 
 #![expect(clippy::expect_used, reason = "what cannot fail without input and output ends the test if it does")]
 
+mod error;
 mod world;
 mod wrong;
 
@@ -31,6 +32,7 @@ mod taking;
 mod undoing;
 
 mod look;
+mod payload;
 mod seen;
 mod trace;
 mod trouble;
@@ -54,6 +56,7 @@ use std::time::Duration;
 
 pub use begun::Work;
 pub use coverage::{Coverage, Covered, Path};
+pub use error::SimError;
 pub use flow::Flow;
 pub use plan::Plan;
 pub use shrink::Found;
@@ -213,7 +216,7 @@ impl Sim {
     }
 
     /// Why this description cannot be run, if it cannot.
-    fn impossible(&self) -> Option<String> {
+    fn impossible(&self) -> Option<SimError> {
         let count = self.services.len();
         self.faults.iter().find_map(|(_, fault)| fault.impossible(count))
     }
@@ -272,10 +275,11 @@ impl Sim {
         let broken = world.broken().or_else(|| ended.err());
         let turns = world.turns_taken();
         let coverage = world.coverage(&turns);
+        let deeds = if broken.is_some() { world.deeds(&turns) } else { String::new() };
         let (trace, steps) = world.close();
         match broken {
             None => Ok(Run { seed, trace, steps, lasted: began.elapsed(), coverage }),
-            Some(wrong) => Err(Broken::new(seed, wrong, trace, &turns)),
+            Some(wrong) => Err(Broken::new(seed, wrong, trace, deeds)),
         }
     }
 }
@@ -308,13 +312,15 @@ pub struct Broken {
     pub reason: String,
     /// What happened, line by line.
     pub trace: String,
-    /// What each actor did, actor by actor.
+    /// What each actor and each worker did, by actor and key.
     pub deeds: String,
+    /// Why the cluster cannot be run as it is described; nothing else was checked then.
+    pub description: Option<SimError>,
 }
 
 impl Broken {
-    fn new(seed: u64, wrong: Wrong, trace: String, turns: &[seen::Taken]) -> Self {
-        let Wrong { rule, reason } = wrong;
-        Self { seed, rule, reason, trace, deeds: story::deeds(turns) }
+    fn new(seed: u64, wrong: Wrong, trace: String, deeds: String) -> Self {
+        let Wrong { rule, reason, description } = wrong;
+        Self { seed, rule, reason, trace, deeds, description }
     }
 }

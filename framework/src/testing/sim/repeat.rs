@@ -48,7 +48,7 @@ pub(super) fn compared(seed: u64, first: &Lived<'_>, second: &Lived<'_>) -> Opti
          Lines that differ after the `#` alone differ in payloads. The outcome: {outcomes}"
     );
     let deeds = first.broken.or(second.broken).map(|broken| broken.deeds.clone()).unwrap_or_default();
-    Some(Broken { seed, rule: RULE.to_owned(), reason, trace: first.trace.to_owned(), deeds })
+    Some(Broken { seed, rule: RULE.to_owned(), reason, trace: first.trace.to_owned(), deeds, description: None })
 }
 
 #[cfg(test)]

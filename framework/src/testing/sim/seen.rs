@@ -11,6 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::payload::Payload;
 use super::turn::{MarkedAs, OwnedTurn};
 use crate::actor::{begins_undo, finished_undo, restarts};
 use crate::clock::instant;
@@ -89,6 +90,10 @@ impl fmt::Display for End {
 #[derive(Clone, Debug)]
 pub(super) struct Taken {
     pub(super) at: Duration,
+    /// The id of the message that it was taken for.
+    pub(super) id: MessageId,
+    /// The payload of that message; a timer has none.
+    pub(super) payload: Option<Payload>,
     pub(super) domain: String,
     pub(super) actor: String,
     pub(super) key: String,
@@ -96,7 +101,7 @@ pub(super) struct Taken {
     pub(super) phase: Phase,
     /// The last event recorded before it.
     pub(super) from: Option<String>,
-    pub(super) records: Vec<String>,
+    pub(super) records: Vec<Payload>,
     /// The commands sent.
     pub(super) sends: Vec<FullName>,
     pub(super) sets: Vec<String>,
@@ -134,7 +139,7 @@ pub(super) struct Seen(Arc<Mutex<Book>>);
 struct Book {
     began: tokio::time::Instant,
     said: BTreeMap<MessageId, Said>,
-    events: BTreeMap<(ShardId, u64), FullName>,
+    events: BTreeMap<(ShardId, u64), (FullName, Payload)>,
     stands: BTreeMap<(ShardId, Name, String), Stand>,
     taken: Vec<Taken>,
     /// By the id of the reply whether a command was rejected.
@@ -153,6 +158,7 @@ struct Said {
     kind: Kind,
     name: FullName,
     rejected: bool,
+    payload: Payload,
 }
 
 /// Where an actor stands.
@@ -227,8 +233,9 @@ impl Seen {
     }
 
     /// A client asks.
-    pub(super) fn asked(&self, id: MessageId, domain: &str, name: &str) {
-        let said = Said { kind: Kind::Command, name: format!("{domain}.{name}"), rejected: false };
+    pub(super) fn asked(&self, id: MessageId, domain: &str, payload: Payload) {
+        let name = format!("{domain}.{}", payload.name);
+        let said = Said { kind: Kind::Command, name, rejected: false, payload };
         self.0.lock().said.insert(id, said);
     }
 
@@ -238,7 +245,8 @@ impl Seen {
         for envelope in &turn.outbox {
             let rejected = envelope.kind == Kind::Reply && is_rejection(envelope);
             let name = format!("{}.{}", envelope.domain, envelope.name);
-            book.said.insert(envelope.id, Said { kind: envelope.kind, name, rejected });
+            let said = Said { kind: envelope.kind, name, rejected, payload: Payload::of(envelope) };
+            book.said.insert(envelope.id, said);
         }
     }
 
@@ -259,8 +267,9 @@ impl Seen {
             book.marks.insert((shard.domain.clone(), source.shard.clone(), *place));
         }
         let first = position.saturating_sub(records.len() as u64);
-        for (name, position) in records.iter().zip(first + 1..) {
-            book.events.insert((shard.clone(), position), format!("{}.{name}", shard.domain));
+        for (event, position) in records.iter().zip(first + 1..) {
+            let name = format!("{}.{}", shard.domain, event.name);
+            book.events.insert((shard.clone(), position), (name, event.clone()));
         }
         let stand = book.stands.entry((shard.clone(), turn.actor.clone(), turn.key.clone())).or_default();
         let (wrong, early) = stand.timers(turn);
@@ -271,7 +280,7 @@ impl Seen {
             book.early = early;
         }
         let before = stand.clone();
-        stand.last = records.last().cloned().or_else(|| before.last.clone());
+        stand.last = records.last().map(|event| event.name.clone()).or_else(|| before.last.clone());
         if turn.notes.iter().any(restarts) {
             (stand.phase, stand.undone) = (Phase::Open, false);
         }
@@ -284,7 +293,7 @@ impl Seen {
             stand.phase = Phase::Ended;
             if stand.undone { End::Compensated } else { End::Completed }
         });
-        let Some(cause) = cause(&book.said, &book.events, turn) else { return };
+        let Some((cause, payload)) = cause(&book.said, &book.events, turn) else { return };
         let mut sends: Vec<_> = turn.outbox.iter().filter(|envelope| envelope.kind == Kind::Command).collect();
         sends.sort_by_key(|envelope| (envelope.domain.clone(), envelope.name.clone()));
         let timers = |set: bool| {
@@ -292,6 +301,8 @@ impl Seen {
         };
         book.taken.push(Taken {
             at: book.began.elapsed(),
+            id: turn.id,
+            payload,
             domain: shard.domain.to_string(),
             actor: turn.actor.to_string(),
             key: turn.key.clone(),
@@ -317,6 +328,11 @@ impl Seen {
         self.0.lock().undoing.get(&command).cloned()
     }
 
+    /// When the cluster began.
+    pub(super) fn began(&self) -> Instant {
+        self.0.lock().began
+    }
+
     /// Everything committed so far, in the order of the commits.
     pub(super) fn taken(&self) -> Vec<Taken> {
         self.0.lock().taken.clone()
@@ -327,32 +343,34 @@ fn is_rejection(reply: &Envelope) -> bool {
     rejection_in(reply.codec, &reply.payload).is_ok_and(|rejection| rejection.is_some())
 }
 
-/// What a turn was taken for; nothing if it only takes note of something, or finishes nothing.
+/// What a turn was taken for, and its payload; nothing if it only takes note of something, or finishes nothing.
 fn cause(
     said: &BTreeMap<MessageId, Said>,
-    events: &BTreeMap<(ShardId, u64), FullName>,
+    events: &BTreeMap<(ShardId, u64), (FullName, Payload)>,
     turn: &OwnedTurn,
-) -> Option<Cause> {
+) -> Option<(Cause, Option<Payload>)> {
     let aside = |note: &Note| matches!(note, Note::Attempt { .. } | Note::DeadLetter(_));
     if turn.notes.iter().any(aside) {
         return None;
     }
     let named = said.get(&turn.id);
     Some(match &turn.mark {
-        MarkedAs::Timer(name) => Cause::Timer(name.clone()),
+        MarkedAs::Timer(name) => (Cause::Timer(name.clone()), None),
         MarkedAs::From(source, place) if matches!(source.lane, Lane::Events { .. }) => {
-            Cause::Event(events.get(&(source.shard.clone(), *place))?.clone())
+            let (name, payload) = events.get(&(source.shard.clone(), *place))?;
+            (Cause::Event(name.clone()), Some(payload.clone()))
         }
         MarkedAs::From(..) | MarkedAs::Outside => {
             let named = named?;
-            match named.kind {
+            let cause = match named.kind {
                 Kind::Reply if named.rejected => Cause::Rejection(named.name.clone()),
                 Kind::Reply => Cause::Reply(named.name.clone()),
                 _ => match rejection_in(turn.reply_codec, &turn.reply).ok().flatten() {
                     Some(no) => Cause::Rejected(named.name.clone(), no.code().to_owned()),
                     None => Cause::Command(named.name.clone()),
                 },
-            }
+            };
+            (cause, Some(named.payload.clone()))
         }
         MarkedAs::Not => return None,
     })

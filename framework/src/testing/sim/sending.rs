@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::World;
+use super::payload::Payload;
 use super::world::Ack;
 use crate::client::SendError;
 use crate::message::{Coded, Command, Domain, MessageId, Query};
@@ -22,7 +25,8 @@ impl World {
         let (id, codec) = (self.0.ids.borrow().message_id(), C::Domain::CODEC);
         let mut bytes = Vec::new();
         command.encode(codec, &mut bytes).map_err(SendError::Encode)?;
-        self.0.seen.asked(id, C::Domain::NAME, C::NAME);
+        let payload = Payload::new(C::NAME, C::VERSION, codec, Bytes::copy_from_slice(&bytes));
+        self.0.seen.asked(id, C::Domain::NAME, payload);
         let mut wait = SOON;
         loop {
             let client = match &*self.0.client.borrow() {

@@ -31,8 +31,8 @@ impl World {
     /// Lets something go wrong now. Ends when it is over.
     pub async fn strike(&self, fault: &Fault) {
         let count = self.0.services.len();
-        if let Some(reason) = fault.impossible(count) {
-            return self.violated(reason);
+        if let Some(error) = fault.impossible(count) {
+            return self.violated(error);
         }
         let told = fault.told(&self.0.names);
         match fault {

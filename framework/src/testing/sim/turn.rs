@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::payload::Payload;
 use super::trace::Trace;
 use crate::clock::instant;
 use crate::message::{Codec, Envelope, MessageId, Name, ShardId, unkeyed_digest as digest};
@@ -18,8 +19,8 @@ pub(super) struct OwnedTurn {
     pub(super) mark: MarkedAs,
     pub(super) reply: Vec<u8>,
     pub(super) reply_codec: Codec,
-    /// The names of the events recorded.
-    pub(super) events: Vec<String>,
+    /// The events recorded.
+    pub(super) events: Vec<Payload>,
     pub(super) outbox: Vec<Envelope>,
     /// The names of the timers: set, with the time until they are due, or cleared.
     pub(super) timers: Vec<(String, Option<Duration>)>,
@@ -53,7 +54,7 @@ impl OwnedTurn {
             },
             reply: turn.reply.to_vec(),
             reply_codec: turn.reply_codec,
-            events: turn.events.iter().map(|event| event.name.to_owned()).collect(),
+            events: turn.events.iter().map(Payload::of_event).collect(),
             outbox: turn.outbox.iter().map(|write| write.envelope.clone()).collect(),
             timers: turn
                 .timers
@@ -79,7 +80,7 @@ impl OwnedTurn {
             self.key,
             self.number,
             self.id,
-            self.events.join(", "),
+            self.events.iter().map(|event| &*event.name).collect::<Vec<_>>().join(", "),
             sent.join(", "),
             notes.join(", "),
             self.digest & 0xffff_ffff,

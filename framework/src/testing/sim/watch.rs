@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::World;
 use super::wrong::Wrong;
+use super::{SimError, World};
 use crate::actor::Mirror;
 use crate::message::{Envelope, Kind};
 
@@ -93,10 +93,11 @@ impl World {
         for service in &self.0.services {
             for domain in service.hosts.borrow().iter().flat_map(|hosts| &hosts.domains) {
                 if let Some(other) = owners.insert(domain.name.clone(), &service.name) {
-                    self.violated(format!(
-                        "the services `{other}` and `{}` both host the domain `{}`; host it in one of them",
-                        service.name, domain.name
-                    ));
+                    self.violated(SimError::HostedTwice {
+                        domain: domain.name.clone(),
+                        first: (*other).to_owned(),
+                        second: service.name.clone(),
+                    });
                 }
             }
         }

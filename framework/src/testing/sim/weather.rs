@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::SimError;
 use super::begun::Work;
 
 /// How a simulated cluster maltreats everything all the time.
@@ -206,9 +207,9 @@ impl Fault {
     }
 
     /// Why it cannot strike a cluster of so many services, if it cannot.
-    pub(super) fn impossible(&self, count: usize) -> Option<String> {
-        let missing = self.services().into_iter().find(|service| *service >= count)?;
-        Some(format!("the fault {self:?} names service {missing}, and the cluster has {count}, numbered from 0"))
+    pub(super) fn impossible(&self, count: usize) -> Option<SimError> {
+        let service = self.services().into_iter().find(|service| *service >= count)?;
+        Some(SimError::MissingService { fault: format!("{self:?}"), service, count })
     }
 
     /// The fault in words, with the services by their names.

@@ -11,7 +11,9 @@ use tokio::sync::Notify;
 use super::broker::Broker;
 use super::disk::Disk;
 use super::line::Line;
+use super::payload::Texts;
 use super::seen::{Seen, Taken};
+use super::story::deeds;
 use super::trace::Trace;
 use super::trouble::{Tally, Trouble};
 use super::weather::Weather;
@@ -22,6 +24,7 @@ use crate::clock::{Clock, Jumps, Timestamp};
 use crate::message::{IdSource, MessageId, Name};
 use crate::node::{Node, NodeConfig};
 use crate::spawn::Task;
+use crate::worker::Attempt;
 
 /// 2026-01-01T00:00:00Z.
 const BEGIN: Timestamp = Timestamp::from_millis(1_767_225_600_000);
@@ -102,6 +105,7 @@ impl World {
     pub(super) fn begin(sim: Sim) -> Self {
         // What an earlier cluster on this thread has left behind is none of this one's.
         Trips::clear();
+        Attempt::record(true);
         Mirror::set(true);
         let trace = Trace::new();
         let seen = Seen::new();
@@ -388,6 +392,13 @@ impl World {
         self.0.seen.taken()
     }
 
+    /// What each actor and each worker did, by actor and key.
+    pub(super) fn deeds(&self, turns: &[Taken]) -> String {
+        let manifests: Vec<_> = self.0.services.iter().filter_map(|service| service.hosts.borrow().clone()).collect();
+        let texts = Texts::of(manifests.iter());
+        deeds(turns, &Attempt::recorded(), self.0.seen.began(), &texts)
+    }
+
     pub(super) fn coverage(&self, turns: &[Taken]) -> Coverage {
         let manifests: Vec<_> = self.0.services.iter().filter_map(|service| service.hosts.borrow().clone()).collect();
         Coverage::of_run(manifests.iter(), turns, self.0.tally.counts(), self.0.crashes.get())
@@ -396,6 +407,7 @@ impl World {
     /// Ends the cluster; what happened.
     pub(super) fn close(&self) -> (String, usize) {
         Trips::clear();
+        Attempt::record(false);
         Mirror::set(false);
         self.0.tasks.borrow_mut().clear();
         for service in &self.0.services {

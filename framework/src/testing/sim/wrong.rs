@@ -1,5 +1,7 @@
 //! A rule that does not hold: which one, and what is wrong. Shrinking compares the rule alone.
 
+use super::SimError;
+
 /// A violated rule.
 #[derive(Clone, Debug)]
 pub(super) struct Wrong {
@@ -7,17 +9,19 @@ pub(super) struct Wrong {
     pub(super) rule: String,
     /// What is wrong, for people.
     pub(super) reason: String,
+    /// What is wrong with the description of the cluster, if that is wrong.
+    pub(super) description: Option<SimError>,
 }
 
 impl Wrong {
     /// A rule of the user, by its kind and its number from 0.
     pub(super) fn of_user(kind: &str, number: usize, reason: &str) -> Self {
-        Self { rule: format!("{kind} {}", number + 1), reason: format!("{kind}: {reason}") }
+        Self { rule: format!("{kind} {}", number + 1), reason: format!("{kind}: {reason}"), description: None }
     }
 
     /// A panic of the story or of a rule.
     pub(super) fn panic(text: &str) -> Self {
-        Self { rule: format!("panic {}", plain(text)), reason: format!("a panic: {text}") }
+        Self { rule: format!("panic {}", plain(text)), reason: format!("a panic: {text}"), description: None }
     }
 }
 
@@ -29,7 +33,13 @@ impl From<String> for Wrong {
             Some((name, _)) if !name.contains(['`', ' ']) => name.to_owned(),
             _ => plain(&reason),
         };
-        Self { rule, reason }
+        Self { rule, reason, description: None }
+    }
+}
+
+impl From<SimError> for Wrong {
+    fn from(error: SimError) -> Self {
+        Self { rule: "description".to_owned(), reason: error.to_string(), description: Some(error) }
     }
 }
 

@@ -1,0 +1,27 @@
+//! Why a simulated cluster cannot be run.
+
+/// A description of a cluster that cannot be run. Found before the story begins, or when a fault names what is not there.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SimError {
+    /// Two services host one domain. Both would answer, each from its own log. Host the domain in one of them.
+    #[error("the services `{first}` and `{second}` both host the domain `{domain}`; host it in one of them")]
+    HostedTwice {
+        /// The domain.
+        domain: String,
+        /// The service that was described first.
+        first: String,
+        /// The other one.
+        second: String,
+    },
+    /// A fault names a service that the cluster does not have. Services are numbered from 0, as they are described.
+    #[error("the fault {fault} names service {service}, and the cluster has {count}, numbered from 0")]
+    MissingService {
+        /// The fault, as `Debug` prints it.
+        fault: String,
+        /// The number that it names.
+        service: usize,
+        /// How many services there are.
+        count: usize,
+    },
+}

@@ -1,0 +1,82 @@
+//! Records each attempt of a job while a simulation runs: what it was, whether its effect was done, and how it ended.
+//!
+//! Switched on by the [simulated cluster](crate::testing::sim), which runs on one thread; called where a job calls user code.
+//! Without the feature `testing` there is none of it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use tokio::time::Instant;
+
+use super::job::Failure;
+use super::plan::{Done, Undone};
+use crate::clock::instant;
+use crate::message::Envelope;
+
+/// One attempt of a job.
+#[derive(Clone, Debug)]
+pub(crate) struct JobAttempt {
+    pub(crate) domain: &'static str,
+    pub(crate) worker: &'static str,
+    /// What the job is for.
+    pub(crate) message: Envelope,
+    /// The number of the attempt, from 1.
+    pub(crate) number: u32,
+    pub(crate) begun: Instant,
+    /// When user code returned a reply or a rejection: its effect outside is done then.
+    pub(crate) effect: Option<Instant>,
+    /// When and how it ended; `None` if its process ended first, or if it has not ended.
+    pub(crate) end: Option<(Instant, AttemptEnd)>,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum AttemptEnd {
+    Done,
+    Rejected,
+    Failed(String),
+}
+
+thread_local! {
+    static ATTEMPTS: RefCell<Option<Vec<Rc<RefCell<JobAttempt>>>>> = const { RefCell::new(None) };
+}
+
+/// One attempt while it is under way.
+#[derive(Clone)]
+pub(crate) struct Attempt(Rc<RefCell<JobAttempt>>);
+
+impl Attempt {
+    /// Begins or ends the recording on this thread, and forgets what was recorded.
+    pub(crate) fn record(on: bool) {
+        ATTEMPTS.set(on.then(Vec::new));
+    }
+
+    /// The attempts since the recording began, in the order in which they began.
+    pub(crate) fn recorded() -> Vec<JobAttempt> {
+        ATTEMPTS.with_borrow(|attempts| attempts.iter().flatten().map(|attempt| attempt.borrow().clone()).collect())
+    }
+
+    pub(super) fn begin(domain: &'static str, worker: &'static str, message: &Envelope, number: u32) -> Self {
+        let begun = instant();
+        let attempt = JobAttempt { domain, worker, message: message.clone(), number, begun, effect: None, end: None };
+        let attempt = Rc::new(RefCell::new(attempt));
+        ATTEMPTS.with_borrow_mut(|attempts| attempts.iter_mut().for_each(|list| list.push(Rc::clone(&attempt))));
+        Self(attempt)
+    }
+
+    /// User code has returned.
+    pub(super) fn returned(&self, done: &Result<Done, Undone>) {
+        if done.is_ok() {
+            self.0.borrow_mut().effect = Some(instant());
+        }
+    }
+
+    pub(super) fn ended(&self, ended: &Result<Done, Failure>) {
+        let end = match ended {
+            Ok(Done { rejected: true, .. }) => AttemptEnd::Rejected,
+            Ok(_) => AttemptEnd::Done,
+            Err(failure) => AttemptEnd::Failed(failure.text().to_owned()),
+        };
+        self.0.borrow_mut().end = Some((instant(), end));
+    }
+}
