@@ -43,6 +43,6 @@ pub(crate) use stored::{begins_undo, finished_undo, restarts, undo_change, user_
 pub(crate) use timer_name::stored as stored_timer;
 pub(crate) use timer_name::{parts as timer_parts, timer_name};
 #[cfg(feature = "testing")]
-pub(crate) use trips::Trips;
+pub(crate) use trips::{Count, Trip, Trips};
 #[cfg(feature = "testing")]
 pub(crate) use undo::{PlannedCommand, UndoChange};

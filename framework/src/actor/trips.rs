@@ -1,21 +1,47 @@
-//! Where simulations let handlers panic: a clumsy handler is a fault like any other.
+//! Where simulations let user code go wrong: a handler panics, a job fails, hangs or dies once its effect is done.
 //!
-//! Called by the [simulated cluster](crate::testing::sim), which runs on one thread, and by the doors before they call user
-//! code. Without the feature `testing` there is none of it.
+//! Called by the [simulated cluster](crate::testing::sim), which runs on one thread, by the doors before they call user code,
+//! and by workers after it. Without the feature `testing` there is none of it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use tokio::sync::Notify;
 
 use crate::message::MessageId;
 
 /// How often one message is tripped at most: it must get through before its attempts are used up.
 const EACH: u32 = 2;
 
-/// The panics that are to come on this thread.
+/// What goes wrong.
+#[derive(Clone, Debug)]
+pub(crate) enum Trip {
+    /// A handler or a job panics before it does anything.
+    Panics,
+    /// A job fails once its effect is done.
+    Fails,
+    /// A job never ends once its effect is done: the node's limit of time ends it.
+    Hangs,
+    /// A job never ends once its effect is done, and who is notified kills its process.
+    Dies(Rc<Notify>),
+}
+
+/// How often a trip that was armed has come, counted while it comes.
+pub(crate) type Count = Rc<Cell<u64>>;
+
+/// What is to go wrong on this thread.
 #[derive(Default)]
 pub(crate) struct Trips {
-    armed: BTreeMap<String, u32>,
+    armed: Vec<Armed>,
     tripped: BTreeMap<MessageId, u32>,
+}
+
+struct Armed {
+    domain: String,
+    trip: Trip,
+    left: u32,
+    count: Count,
 }
 
 thread_local! {
@@ -23,35 +49,46 @@ thread_local! {
 }
 
 impl Trips {
-    /// Lets the next `times` handlers of a domain panic.
-    pub(crate) fn arm(domain: &str, times: u32) {
-        TRIPS.with_borrow_mut(|trips| trips.armed.insert(domain.to_owned(), times));
+    /// Lets the next `times` messages of a domain trip.
+    pub(crate) fn arm(domain: &str, trip: Trip, times: u32, count: &Count) {
+        let armed = Armed { domain: domain.to_owned(), trip, left: times, count: Rc::clone(count) };
+        TRIPS.with_borrow_mut(|trips| trips.armed.push(armed));
     }
 
-    /// How many times a handler has panicked since [`clear`](Self::clear).
-    pub(crate) fn tripped() -> u64 {
-        TRIPS.with_borrow(|trips| trips.tripped.values().map(|times| u64::from(*times)).sum())
+    /// Takes back what was armed with this count.
+    pub(crate) fn disarm(count: &Count) {
+        TRIPS.with_borrow_mut(|trips| trips.armed.retain(|armed| !Rc::ptr_eq(&armed.count, count)));
     }
 
-    /// Lets nothing panic any more.
+    /// Lets nothing go wrong any more.
     pub(crate) fn clear() {
         TRIPS.with_borrow_mut(|trips| *trips = Self::default());
     }
 
     /// Panics, if a panic is due in the domain. As a panic in user code would, but without a word on the console.
     pub(crate) fn trip(domain: &str, message: MessageId) {
-        let due = TRIPS.with_borrow_mut(|trips| {
-            let Some(armed) = trips.armed.get_mut(domain).filter(|armed| **armed > 0) else { return false };
-            let tripped = trips.tripped.entry(message).or_default();
-            if *tripped >= EACH {
-                return false;
-            }
-            *tripped += 1;
-            *armed -= 1;
-            true
-        });
-        if due {
+        if Self::due(domain, message, |trip| matches!(trip, Trip::Panics)).is_some() {
             std::panic::resume_unwind(Box::new("a simulated handler panics"));
         }
+    }
+
+    /// What goes wrong with a job whose effect is done, if something is due in the domain.
+    pub(crate) fn after_effect(domain: &str, message: MessageId) -> Option<Trip> {
+        Self::due(domain, message, |trip| !matches!(trip, Trip::Panics))
+    }
+
+    fn due(domain: &str, message: MessageId, is: impl Fn(&Trip) -> bool) -> Option<Trip> {
+        TRIPS.with_borrow_mut(|trips| {
+            let mut armed = trips.armed.iter_mut();
+            let armed = armed.find(|armed| armed.left > 0 && armed.domain == domain && is(&armed.trip))?;
+            let tripped = trips.tripped.entry(message).or_default();
+            if *tripped >= EACH {
+                return None;
+            }
+            *tripped += 1;
+            armed.left -= 1;
+            armed.count.set(armed.count.get() + 1);
+            Some(armed.trip.clone())
+        })
     }
 }

@@ -81,6 +81,12 @@ impl NodeBuilder {
         self
     }
 
+    /// Returns whether it hosts a worker.
+    #[cfg(feature = "testing")]
+    pub(crate) fn has_worker(&self) -> bool {
+        self.types.iter().any(|hosted| hosted.card().role == "worker")
+    }
+
     /// Sets everything that can be set. Default: [`NodeConfig::default`].
     pub fn config(mut self, config: NodeConfig) -> Self {
         self.config = config;

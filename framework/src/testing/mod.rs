@@ -8,4 +8,4 @@ pub mod broker;
 pub mod store;
 
 pub use scenario::Scenario;
-pub use sim::{Coverage, Fault, Flow, Sim, Trouble, Way, Weather, Work, World};
+pub use sim::{Coverage, Fault, Flow, Random, Sim, Trouble, Way, Weather, Work, World};

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::job::Failure;
 use super::plan::{Done, Undone};
+use crate::actor::{Trip, Trips};
 use crate::clock::instant;
 use crate::message::Envelope;
 
@@ -64,10 +65,21 @@ impl Attempt {
         Self(attempt)
     }
 
-    /// User code has returned.
-    pub(super) fn returned(&self, done: &Result<Done, Undone>) {
-        if done.is_ok() {
-            self.0.borrow_mut().effect = Some(instant());
+    /// User code has returned: notes that its effect is done, and lets the attempt go wrong if that is due.
+    pub(super) async fn returned(&self, done: Result<Done, Undone>) -> Result<Done, Undone> {
+        if done.is_err() {
+            return done;
+        }
+        self.0.borrow_mut().effect = Some(instant());
+        let (domain, id) = (self.0.borrow().domain, self.0.borrow().message.id);
+        match Trips::after_effect(domain, id) {
+            Some(Trip::Fails) => Err(Undone::Retry("a simulated failure".to_owned())),
+            Some(Trip::Hangs) => std::future::pending().await,
+            Some(Trip::Dies(killer)) => {
+                killer.notify_one();
+                std::future::pending().await
+            }
+            Some(Trip::Panics) | None => done,
         }
     }
 

@@ -333,7 +333,7 @@ impl<W: Worker> WorkerDoor<W> {
             crate::actor::Trips::trip(W::Domain::NAME, message.id);
             let done = run(worker, message, job).await;
             #[cfg(feature = "testing")]
-            watched.returned(&done);
+            let done = watched.returned(done).await;
             done
         };
         let limit = self.host.settings.job_limit;

@@ -1,11 +1,14 @@
-//! Workers in the simulated cluster: what the story tells of their jobs.
+//! Workers in the simulated cluster: what the story tells of their jobs, and what goes wrong with them.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use proptest::prelude::*;
 use whizbang::prelude::*;
-use whizbang::testing::Sim;
-use whizbang::testing::sim::SimError;
+use whizbang::testing::sim::{Run, SimError};
+use whizbang::testing::{Fault, Flow, Sim, Trouble, Work, World};
 
 use crate::bank::{Account, deposit, withdraw};
 use crate::cluster;
@@ -96,4 +99,145 @@ fn domain_hosted_twice_is_a_typed_error() {
         .run(async |_| panic!("it is not run"));
     let error = SimError::HostedTwice { domain: "bank".into(), first: "one".into(), second: "two".into() };
     assert_eq!(run.expect_err("both would answer").description, Some(error));
+}
+
+/// A machine outside: what it has printed, by label. It knows the keys of its jobs, if it is a good one.
+#[derive(Clone, Default)]
+struct Machine {
+    careless: bool,
+    keys: Arc<Mutex<BTreeSet<String>>>,
+    printed: Arc<Mutex<BTreeMap<String, u32>>>,
+}
+
+#[derive(Worker)]
+#[worker(domain = Prints, performs(Print))]
+struct Press {
+    machine: Machine,
+}
+
+impl Perform<Print> for Press {
+    async fn perform(&self, print: Print, job: Job) -> Result<u64, WorkError> {
+        let is_new = self.machine.keys.lock().unwrap().insert(job.idempotency_key.to_string());
+        if is_new || self.machine.careless {
+            *self.machine.printed.lock().unwrap().entry(print.label).or_default() += 1;
+        }
+        Ok(print.copies)
+    }
+}
+
+fn press(sim: Sim, careless: bool) -> Sim {
+    let machine = Machine { careless, ..Machine::default() };
+    let printed = Arc::clone(&machine.printed);
+    sim.service("prints", move |node| node.worker(Press { machine: machine.clone() })).at_end(move |_| {
+        match printed.lock().unwrap().iter().find(|(_, times)| **times != 1) {
+            Some((label, times)) => Err(format!("{label} was printed {times} times")),
+            None => Ok(()),
+        }
+    })
+}
+
+fn presses(careless: bool) -> Flow<u8, impl AsyncFn(&World, u8)> {
+    Flow::new(
+        "presses",
+        move |sim| press(sim, careless),
+        0..4u8,
+        1..8,
+        async |world: &World, copies| {
+            let label = format!("label{}", world.below(u64::MAX));
+            world.send(print(&label, u64::from(copies) + 1)).await.expect("it is printed");
+        },
+    )
+    .no_regressions()
+}
+
+/// One print during a fault.
+fn printed_during(fault: Fault) -> Run {
+    let run = press(Sim::new(3), false).fault(Duration::ZERO, fault).run(async |world| {
+        world.sleep(Duration::from_millis(10)).await;
+        world.send(print("a", 1)).await.unwrap();
+        world.sleep(Duration::from_secs(1)).await;
+    });
+    run.unwrap_or_else(|broken| panic!("{broken}\n{}", broken.deeds))
+}
+
+fn happened(run: &Run, trouble: Trouble) -> u64 {
+    run.coverage.troubles().get(&trouble).copied().unwrap_or(0)
+}
+
+#[test]
+fn job_that_fails_after_its_effect_is_done_again() {
+    let run = printed_during(Fault::FailJobs { service: 0, times: 2 });
+    assert_eq!((happened(&run, Trouble::JobFailed), happened(&run, Trouble::EffectRepeated)), (2, 2));
+    let count = run.coverage.faults()["FailJobs"];
+    assert_eq!((count.asked, count.fired), (1, 2));
+}
+
+#[test]
+fn job_that_hangs_after_its_effect_is_done_again() {
+    let run = printed_during(Fault::HangJobs { service: 0, times: 1 });
+    assert_eq!((happened(&run, Trouble::JobHung), happened(&run, Trouble::EffectRepeated)), (1, 1));
+    assert!(run.lasted > Duration::from_secs(300), "the limit of a job has passed: {:?}", run.lasted);
+}
+
+#[test]
+fn process_killed_between_effect_and_commit_does_the_job_again() {
+    let crash = Fault::CrashIn { service: 0, work: Work::Job, steps: 0, down: Duration::from_millis(100) };
+    let run = printed_during(crash.clone());
+    assert_eq!((happened(&run, Trouble::CrashInAJob), happened(&run, Trouble::EffectRepeated)), (1, 1));
+    assert!(run.coverage.crashes() >= 1);
+    assert_eq!(run.coverage.faults()["CrashIn Job"].fired, 1);
+    let run = press(Sim::new(3), true).fault(Duration::ZERO, crash).run(async |world| {
+        world.sleep(Duration::from_millis(10)).await;
+        world.send(print("a", 1)).await.unwrap();
+    });
+    let broken = run.expect_err("it was printed twice");
+    let told = part(&broken.deeds, "prints.press `a`");
+    assert!(told[0].ends_with("attempt 1 -> its process ended after its effect"), "{}", broken.deeds);
+    assert!(told[1].contains("-> done, once more: its effect was done before"), "{}", broken.deeds);
+}
+
+#[test]
+fn fault_that_strikes_nothing_fails_the_run() {
+    let idle = |sim: Sim| sim.fault(Duration::ZERO, Fault::FailJobs { service: 0, times: 1 }).run(async |_| {});
+    let broken = idle(press(Sim::new(1), false)).expect_err("there was no job");
+    assert_eq!(broken.rule, "fault", "{}", broken.reason);
+    assert!(broken.reason.contains("no job of the service had an effect"), "{}", broken.reason);
+    idle(press(Sim::new(1), false).faults_may_miss()).expect("it may miss");
+}
+
+#[test]
+fn fault_of_jobs_without_a_worker_is_an_error() {
+    let fault = Fault::HangJobs { service: 0, times: 1 };
+    let broken = cluster(Sim::new(1)).fault(Duration::ZERO, fault).run(async |_| {}).expect_err("there is no worker");
+    assert!(matches!(broken.description, Some(SimError::NoWorker { .. })), "{broken}");
+}
+
+#[test]
+fn presses_print_each_label_once_under_all_faults() {
+    let coverage = presses(false).check(0..200);
+    for kind in ["FailJobs", "HangJobs", "CrashIn Job", "Crash", "CrashIn Commit"] {
+        let count = coverage.faults()[kind];
+        assert!(count.fired > 0 && count.asked > 10, "{kind}: {count:?}");
+    }
+    for trouble in [Trouble::JobFailed, Trouble::JobHung, Trouble::CrashInAJob, Trouble::EffectRepeated] {
+        assert!(coverage.troubles().get(&trouble).is_some_and(|times| *times > 10), "{trouble}");
+    }
+}
+
+#[test]
+fn machine_that_ignores_keys_is_found() {
+    let flow = presses(true);
+    let found = flow.first_broken(0..200).expect("it is found");
+    assert!(found.plan.size() <= 2, "{}", found.plan);
+    assert!(found.broken.deeds.contains("once more: its effect was done before"), "{}", found.broken.deeds);
+}
+
+#[test]
+fn kind_of_fault_that_never_strikes_fails_the_flow() {
+    let late = Just((Duration::from_secs(600), Fault::FailJobs { service: 0, times: 1 }));
+    let flow = || presses(false).faults_from(late.clone()).arrivals(Just(Duration::ZERO));
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| flow().check(0..10)));
+    let text = panicked.expect_err("nothing was struck").downcast_ref::<String>().cloned().unwrap();
+    assert!(text.contains("FailJobs was asked for ") && text.contains("and never struck"), "{text}");
+    flow().faults_may_miss().check(0..10);
 }

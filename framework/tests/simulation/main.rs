@@ -9,6 +9,7 @@ mod broker;
 mod coverage;
 mod jobs;
 mod kit;
+mod known;
 mod regressions;
 mod rules;
 mod standing;

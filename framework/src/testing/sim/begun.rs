@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 /// Something in whose middle a node can be killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Work {
     /// A turn is appended and not committed.
     Commit,
@@ -17,10 +18,13 @@ pub enum Work {
     Delivery,
     /// The effect of a message is committed, and the broker has not heard of it.
     Acknowledgement,
+    /// The effect of a worker's job is done, and the job is not committed as done.
+    Job,
 }
 
 impl Work {
-    pub(super) const ALL: [Self; 4] = [Self::Commit, Self::Publication, Self::Delivery, Self::Acknowledgement];
+    /// What every service does, with workers or without.
+    pub(super) const COMMON: [Self; 4] = [Self::Commit, Self::Publication, Self::Delivery, Self::Acknowledgement];
 
     pub(super) const fn told(self) -> &'static str {
         match self {
@@ -28,13 +32,14 @@ impl Work {
             Self::Publication => "a publication",
             Self::Delivery => "the handling of a delivery",
             Self::Acknowledgement => "an acknowledgement",
+            Self::Job => "a job whose effect is done",
         }
     }
 }
 
 /// What the nodes of one service begin. Clones are the same.
 #[derive(Clone, Default)]
-pub(super) struct Begun(Arc<[Notify; 4]>);
+pub(super) struct Begun(Arc<[Notify; 5]>);
 
 impl Begun {
     pub(super) fn tell(&self, work: Work) {
@@ -47,12 +52,13 @@ impl Begun {
     }
 
     fn of(&self, work: Work) -> &Notify {
-        let [commit, publication, delivery, acknowledgement] = &*self.0;
+        let [commit, publication, delivery, acknowledgement, job] = &*self.0;
         match work {
             Work::Commit => commit,
             Work::Publication => publication,
             Work::Delivery => delivery,
             Work::Acknowledgement => acknowledgement,
+            Work::Job => job,
         }
     }
 }

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::Trouble;
 use super::seen::{Cause, End, Phase, Taken};
+use super::{StruckFault, Trouble, Work};
 use crate::actor::{Stateful, stored_timer};
 use crate::message::{Command, Domain, Event, Message};
 use crate::router::{ActorCard, Manifest, MessageCard};
@@ -22,7 +22,25 @@ pub struct Coverage {
     runs: u64,
     troubles: BTreeMap<Trouble, u64>,
     crashes: u64,
+    faults: BTreeMap<String, FaultCount>,
     pub(super) actors: BTreeMap<(String, String), Covered>,
+}
+
+/// How often faults of one kind were asked for, and how often they struck.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FaultCount {
+    /// How many times one was asked for: drawn, described or struck by the story.
+    pub asked: u64,
+    /// How many times they struck. A fault that may strike several times, as `Panic`, counts each.
+    pub fired: u64,
+}
+
+impl FaultCount {
+    fn add(&mut self, asked: u64, fired: u64) {
+        self.asked += asked;
+        self.fired += fired;
+    }
 }
 
 /// What the runs have seen of one aggregate, saga or worker.
@@ -55,8 +73,12 @@ impl Coverage {
         turns: &[Taken],
         troubles: BTreeMap<Trouble, u64>,
         crashes: u64,
+        faults: &[StruckFault],
     ) -> Self {
-        let mut coverage = Self { runs: 1, troubles, crashes, actors: BTreeMap::new() };
+        let mut coverage = Self { runs: 1, troubles, crashes, ..Self::default() };
+        for struck in faults {
+            coverage.faults.entry(struck.fault.kind()).or_default().add(1, struck.times);
+        }
         for manifest in manifests {
             for domain in &manifest.domains {
                 for card in &domain.actors {
@@ -77,6 +99,9 @@ impl Coverage {
     pub fn merge(&mut self, other: &Self) {
         self.runs += other.runs;
         self.crashes += other.crashes;
+        for (kind, count) in &other.faults {
+            self.faults.entry(kind.clone()).or_default().add(count.asked, count.fired);
+        }
         for (trouble, count) in &other.troubles {
             *self.troubles.entry(*trouble).or_default() += count;
         }
@@ -100,14 +125,35 @@ impl Coverage {
         &self.troubles
     }
 
+    /// How often each kind of fault was asked for, and how often it struck, by the name of its variant; `CrashIn` has one for each
+    /// [`Work`](super::Work).
+    pub fn faults(&self) -> &BTreeMap<String, FaultCount> {
+        &self.faults
+    }
+
+    /// The faults that were asked for `tries` times or more and never struck, in words. With `any_work` a crash inside of any work
+    /// stands for all that every cluster may have: one without messages between services publishes, delivers and acknowledges nothing.
+    pub(super) fn missed(&self, tries: u64, any_work: bool) -> Vec<String> {
+        let mut kinds: BTreeMap<&str, FaultCount> = BTreeMap::new();
+        let common: Vec<_> = Work::COMMON.iter().map(|work| format!("CrashIn {work:?}")).collect();
+        for (kind, count) in &self.faults {
+            let kind = if any_work && common.contains(kind) { "CrashIn" } else { kind };
+            kinds.entry(kind).or_default().add(count.asked, count.fired);
+        }
+        let missed = kinds.into_iter().filter(|(_, count)| count.asked >= tries && count.fired == 0);
+        missed.map(|(kind, count)| format!("{kind} was asked for {} times and never struck", count.asked)).collect()
+    }
+
     /// How many nodes were killed, but for those that are killed at the end of every run.
     pub fn crashes(&self) -> u64 {
         self.crashes
     }
 
-    /// What could have gone wrong and never has. A node whose handlers were not to panic, for example, has seen none.
+    /// What could have gone wrong and never has; in a cluster without workers jobs cannot. A node whose handlers were not to panic, for example, has seen none.
     pub fn untroubled(&self) -> Vec<Trouble> {
-        Trouble::ALL.iter().filter(|trouble| !self.troubles.contains_key(trouble)).copied().collect()
+        let has_workers = self.actors.values().any(|actor| actor.card.role == "worker");
+        let could = Trouble::ALL.iter().filter(|trouble| has_workers || !trouble.needs_worker());
+        could.filter(|trouble| !self.troubles.contains_key(trouble)).copied().collect()
     }
 
     /// Everything that could have been taken and never was, one line each.

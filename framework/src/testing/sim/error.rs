@@ -24,4 +24,12 @@ pub enum SimError {
         /// How many services there are.
         count: usize,
     },
+    /// A fault strikes jobs, and its service has no worker.
+    #[error("the fault {fault} strikes jobs, and the service `{service}` hosts no worker")]
+    NoWorker {
+        /// The fault, as `Debug` prints it.
+        fault: String,
+        /// The service's name.
+        service: String,
+    },
 }

@@ -5,6 +5,7 @@
 
 #![expect(clippy::panic, reason = "a property that does not hold fails by panicking, as every test does")]
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::ops::Range;
 use std::panic::Location;
@@ -24,6 +25,9 @@ use super::shrink::{Found, Shrinking};
 use super::story::{REPLAY, SEEDS, ending, replay};
 use super::{Broken, Coverage, Fault, Run, Sim, World, report};
 
+/// A kind of fault that was drawn so often must have struck.
+const TRIES: u64 = 20;
+
 /// A rule that knows what was done.
 type StepsRule<T> = Rc<dyn Fn(&World, &[T]) -> Result<(), String>>;
 
@@ -38,6 +42,9 @@ pub struct Flow<T, F> {
     eventually: Vec<StepsRule<T>>,
     at_end: Vec<StepsRule<T>>,
     bounds: Bounds,
+    misses: bool,
+    /// The services that host a worker, once they were asked.
+    workers: OnceCell<Vec<usize>>,
     regressions: Regressions,
 }
 
@@ -76,6 +83,8 @@ where
             eventually: Vec::new(),
             at_end: Vec::new(),
             bounds: Bounds::new(services, steps),
+            misses: false,
+            workers: OnceCell::new(),
             regressions: Regressions::beside(Location::caller().file()),
         }
     }
@@ -98,9 +107,15 @@ where
         self
     }
 
-    /// Sets how many faults a case has at most. Default: 6.
+    /// Sets how many faults a case has at most. Default: 6. In a cluster with workers a third as many faults of jobs may come on top.
     pub fn faults(mut self, most: usize) -> Self {
         self.bounds.faults = most;
+        self
+    }
+
+    /// Kinds of faults that were drawn and never struck do not count as a violation. Default: they do, see [`check`](Self::check).
+    pub fn faults_may_miss(mut self) -> Self {
+        self.misses = true;
         self
     }
 
@@ -157,6 +172,9 @@ where
     /// `WHIZBANG_SIM_REPORT` set to a folder, what was reached and what never is written there, with a picture of each saga, as
     /// `<flow>.md`.
     ///
+    /// A fault that hits nothing proves nothing: it fails, too, if faults of one kind were drawn 20 times and none of them has struck.
+    /// Of faults from [`faults_from`](Self::faults_from) each kind must strike once.
+    ///
     /// # Panics
     /// If a case does not hold: with the shortest one found, what happened in it, and how to play it again. If the report
     /// cannot be written. If a variable says what nobody understands.
@@ -192,6 +210,16 @@ where
                     }
                 }
             }
+        }
+        let own = self.bounds.own.is_some();
+        let tries = if own { 1 } else { TRIES };
+        let missed = if wanted.is_some() || self.misses { Vec::new() } else { coverage.missed(tries, !own) };
+        if !missed.is_empty() {
+            panic!(
+                "the flow `{}`: faults that hit nothing prove nothing: {}; draw other moments, or allow it with `faults_may_miss`",
+                self.name,
+                missed.join("; ")
+            );
         }
         // Of another flow's case nothing was run.
         if mine.is_some() || wanted.is_none() {
@@ -241,7 +269,9 @@ where
     }
 
     fn source(&self) -> Source<T> {
-        Source { frame: self.bounds.frame(), step: self.step.clone() }
+        let workers = self.workers.get_or_init(|| (self.sim)(Sim::new(0)).services_with_workers());
+        let bounds = Bounds { workers: workers.clone(), ..self.bounds.clone() };
+        Source { frame: bounds.frame(), step: self.step.clone() }
     }
 
     /// The run of a seed's case, or the shortest case found if it does not hold.
@@ -277,7 +307,7 @@ where
     }
 
     fn live(&self, seed: u64, plan: &Plan<T>) -> Result<Run, Broken> {
-        let mut sim = (self.sim)(Sim::new(seed)).weather(plan.weather);
+        let mut sim = (self.sim)(Sim::new(seed)).weather(plan.weather).faults_may_miss();
         if plan.reload_actors {
             sim = sim.reload_actors();
         }

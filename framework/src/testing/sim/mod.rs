@@ -31,8 +31,10 @@ mod check;
 mod taking;
 mod undoing;
 
+mod known;
 mod look;
 mod payload;
+mod random;
 mod seen;
 mod trace;
 mod trouble;
@@ -55,10 +57,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub use begun::Work;
-pub use coverage::{Coverage, Covered, Path};
+pub use coverage::{Coverage, Covered, FaultCount, Path};
 pub use error::SimError;
 pub use flow::Flow;
+pub use known::{Sender, SentCommand, SentOutcome, StruckFault};
 pub use plan::Plan;
+pub use random::Random;
 pub use shrink::Found;
 pub use trouble::Trouble;
 pub use weather::{Fault, Way, Weather};
@@ -109,6 +113,7 @@ pub struct Sim {
     dead_letters: bool,
     lasting: bool,
     reload: bool,
+    misses: bool,
     keeps: Keeps,
 }
 
@@ -145,6 +150,7 @@ impl Sim {
             dead_letters: false,
             lasting: false,
             reload: false,
+            misses: false,
             keeps: Keeps::InMemory,
         }
     }
@@ -171,7 +177,24 @@ impl Sim {
         self
     }
 
-    /// Adds something that goes wrong at a moment of virtual time.
+    /// A source of random numbers for the fake of an external service, by the service's name. What it gives follows from the seed:
+    /// ask for it where the cluster is described, once in each run, and hand it to the worker that calls the fake.
+    ///
+    /// ```
+    /// # use whizbang::doc_fixtures::*;
+    /// use whizbang::testing::Sim;
+    ///
+    /// let (one, same, other) = (Sim::new(7).random("bank"), Sim::new(7).random("bank"), Sim::new(8).random("bank"));
+    /// let draws = |random: &whizbang::testing::sim::Random| (0..4).map(|_| random.below(1000)).collect::<Vec<_>>();
+    /// let (one, same, other) = (draws(&one), draws(&same), draws(&other));
+    /// assert!(one == same && one != other);
+    /// ```
+    pub fn random(&self, name: &str) -> Random {
+        Random::new(self.seed, name)
+    }
+
+    /// Adds something that goes wrong at a moment of virtual time. The run fails with the rule `fault` if there was nothing for it
+    /// to strike then, unless [`faults_may_miss`](Self::faults_may_miss).
     pub fn fault(mut self, at: Duration, fault: Fault) -> Self {
         self.faults.push((at, fault));
         self
@@ -201,6 +224,12 @@ impl Sim {
         self
     }
 
+    /// Faults that strike nothing do not count as a violation. Default: they do, because a fault that hits nothing proves nothing.
+    pub fn faults_may_miss(mut self) -> Self {
+        self.misses = true;
+        self
+    }
+
     /// Sagas that have not ended do not count as a violation.
     pub fn sagas_may_go_on(mut self) -> Self {
         self.lasting = true;
@@ -213,6 +242,16 @@ impl Sim {
     pub fn reload_actors(mut self) -> Self {
         self.reload = true;
         self
+    }
+
+    /// The services that host a worker, by their numbers.
+    fn services_with_workers(&self) -> Vec<usize> {
+        let has_worker = |(name, build): &(String, Build)| {
+            let builder = crate::node::Node::builder(name, crate::store::memory::MemoryStore::new());
+            build(builder).has_worker()
+        };
+        let services = self.services.iter().enumerate();
+        services.filter(|(_, service)| has_worker(service)).map(|(number, _)| number).collect()
     }
 
     /// Why this description cannot be run, if it cannot.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::message::{Codec, Envelope};
+use crate::message::{Codec, Envelope, Message};
 use crate::router::{Manifest, MessageCard, PayloadTexts};
 use crate::store::EventWrite;
 
@@ -30,6 +30,11 @@ impl Payload {
 
     pub(super) fn of(envelope: &Envelope) -> Self {
         Self::new(&envelope.name, envelope.version, envelope.codec, envelope.payload.clone())
+    }
+
+    /// The message, if it can be read as one of this type.
+    pub(super) fn read<M: Message>(&self) -> Option<M> {
+        M::decode(self.version, self.codec, &self.bytes).ok()
     }
 
     pub(super) fn of_event(event: &EventWrite<'_>) -> Self {

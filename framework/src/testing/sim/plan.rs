@@ -82,6 +82,8 @@ pub(super) struct Bounds {
     /// The farthest jump of a clock.
     pub(super) jumps: Duration,
     pub(super) panics: bool,
+    /// The services that host a worker.
+    pub(super) workers: Vec<usize>,
     /// The time before a step, if users draw their own.
     pub(super) gap: Option<BoxedStrategy<Duration>>,
     /// A fault and its moment, if users draw their own.
@@ -90,7 +92,16 @@ pub(super) struct Bounds {
 
 impl Bounds {
     pub(super) fn new(services: usize, steps: std::ops::Range<usize>) -> Self {
-        Self { services, steps, faults: 6, jumps: Duration::from_secs(2 * 3600), panics: true, gap: None, own: None }
+        Self {
+            services,
+            steps,
+            faults: 6,
+            jumps: Duration::from_secs(2 * 3600),
+            panics: true,
+            workers: Vec::new(),
+            gap: None,
+            own: None,
+        }
     }
 
     pub(super) fn frame(&self) -> BoxedStrategy<Frame> {
@@ -106,7 +117,31 @@ impl Bounds {
             spans((400 * self.longer() / steps).max(20), 20).boxed()
         });
         let gaps = prop::collection::vec(gap, self.steps.clone());
-        (weather, faults, gaps).prop_map(|(weather, faults, gaps)| Frame { weather, faults, gaps }).boxed()
+        // Drawn last: what is drawn before stays the same for a seed.
+        let jobs = self.job_faults();
+        (weather, faults, gaps, jobs)
+            .prop_map(|(weather, mut faults, gaps, jobs)| {
+                faults.extend(jobs);
+                Frame { weather, faults, gaps }
+            })
+            .boxed()
+    }
+
+    /// Faults of jobs, in a cluster with workers.
+    fn job_faults(&self) -> BoxedStrategy<Vec<(Duration, Fault)>> {
+        if self.workers.is_empty() || self.own.is_some() || !self.panics {
+            return Just(Vec::new()).boxed();
+        }
+        let fault = prop_oneof![
+            (prop::sample::select(self.workers.clone()), 1u8..3)
+                .prop_map(|(service, times)| Fault::FailJobs { service, times }),
+            (prop::sample::select(self.workers.clone()), 1u8..3)
+                .prop_map(|(service, times)| Fault::HangJobs { service, times }),
+            (prop::sample::select(self.workers.clone()), 0u8..12, spans(3000, 250))
+                .prop_map(|(service, steps, down)| Fault::CrashIn { service, work: Work::Job, steps, down }),
+        ];
+        let moment = spans(5000 * self.longer(), 50);
+        prop::collection::vec((moment, fault), 0..=self.faults.div_ceil(3)).boxed()
     }
 
     /// Many faults take their time, or they would all hit a cluster that is down; and as long there must be something to hit.
@@ -121,7 +156,7 @@ impl Bounds {
         let fault = prop_oneof![
             3 => (0..services, 0u8..60, spans(3000, 250))
                 .prop_map(|(service, steps, down)| Fault::Crash { service, steps, down }),
-            4 => (0..services, prop::sample::select(&Work::ALL), 0u8..12, spans(3000, 250))
+            4 => (0..services, prop::sample::select(&Work::COMMON), 0u8..12, spans(3000, 250))
                 .prop_map(|(service, work, steps, down)| Fault::CrashIn { service, work, steps, down }),
             2 => (0..services, -far..far, spans(10_000, 500))
                 .prop_map(|(service, millis, lasts)| Fault::Jump { service, millis, lasts }),

@@ -56,7 +56,7 @@ impl World {
         for (number, rule) in self.0.sim.at_end.iter().enumerate() {
             rule(self).map_err(|reason| Wrong::of_user("at the end", number, &reason))?;
         }
-        Ok(())
+        self.missed()
     }
 
     /// Every timer that is due has fired, but for those of actor types that are not hosted.

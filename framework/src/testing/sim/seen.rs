@@ -11,11 +11,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::known::{Sender, SentOutcome};
 use super::payload::Payload;
 use super::turn::{MarkedAs, OwnedTurn};
 use crate::actor::{begins_undo, finished_undo, restarts};
 use crate::clock::instant;
-use crate::message::{Envelope, Kind, MessageId, Name, ShardId, rejection_in};
+use crate::message::{Codec, Envelope, Kind, MessageId, Name, ShardId, rejection_in};
 use crate::store::{Lane, Note};
 
 /// The name of a message with its domain: `payments.Charge`.
@@ -139,11 +140,13 @@ pub(super) struct Seen(Arc<Mutex<Book>>);
 struct Book {
     began: tokio::time::Instant,
     said: BTreeMap<MessageId, Said>,
+    /// The commands that clients and actors have sent: the id, the sender, and when.
+    sent: Vec<(MessageId, Option<Sender>, Duration)>,
     events: BTreeMap<(ShardId, u64), (FullName, Payload)>,
     stands: BTreeMap<(ShardId, Name, String), Stand>,
     taken: Vec<Taken>,
-    /// By the id of the reply whether a command was rejected.
-    replied: BTreeMap<MessageId, bool>,
+    /// What became of the commands that were decided, by the id of the command; those of actors by that of their reply.
+    decided: BTreeMap<MessageId, SentOutcome>,
     /// What sagas have sent while they undid.
     undoing: BTreeMap<MessageId, Envelope>,
     /// The commands and replies whose effects are committed: the domain that took them, and where they came from.
@@ -221,10 +224,11 @@ impl Seen {
         Self(Arc::new(Mutex::new(Book {
             began: instant(),
             said: BTreeMap::new(),
+            sent: Vec::new(),
             events: BTreeMap::new(),
             stands: BTreeMap::new(),
             taken: Vec::new(),
-            replied: BTreeMap::new(),
+            decided: BTreeMap::new(),
             undoing: BTreeMap::new(),
             marks: BTreeSet::new(),
             wrong: None,
@@ -236,7 +240,10 @@ impl Seen {
     pub(super) fn asked(&self, id: MessageId, domain: &str, payload: Payload) {
         let name = format!("{domain}.{}", payload.name);
         let said = Said { kind: Kind::Command, name, rejected: false, payload };
-        self.0.lock().said.insert(id, said);
+        let mut book = self.0.lock();
+        let at = book.began.elapsed();
+        book.sent.push((id, None, at));
+        book.said.insert(id, said);
     }
 
     /// A turn was appended: what it sends is known by name from now on, whether it gets committed or not.
@@ -255,8 +262,15 @@ impl Seen {
         let book = &mut *self.0.lock();
         let records = turn.events.clone();
         for envelope in turn.outbox.iter().filter(|envelope| envelope.kind == Kind::Reply) {
-            book.replied.insert(envelope.id, is_rejection(envelope));
+            book.decided.insert(envelope.id, outcome(envelope.codec, &envelope.payload));
         }
+        if !turn.reply.is_empty() {
+            book.decided.insert(turn.id, outcome(turn.reply_codec, &turn.reply));
+        }
+        let sender = Sender { domain: shard.domain.to_string(), actor: turn.actor.to_string(), key: turn.key.clone() };
+        let at = book.began.elapsed();
+        let commands = turn.outbox.iter().filter(|envelope| envelope.kind == Kind::Command);
+        book.sent.extend(commands.map(|envelope| (envelope.id, Some(sender.clone()), at)));
         if turn.notes.iter().any(|note| matches!(note, Note::Own(_))) {
             let commands = turn.outbox.iter().filter(|envelope| envelope.kind == Kind::Command);
             book.undoing.extend(commands.map(|envelope| (envelope.id, envelope.clone())));
@@ -320,7 +334,29 @@ impl Seen {
 
     /// Whether the committed reply to a command rejects it; nothing if there is none.
     pub(super) fn is_rejected(&self, command: MessageId) -> Option<bool> {
-        self.0.lock().replied.get(&MessageId::of_reply(command)).copied()
+        let book = self.0.lock();
+        let outcome = book.decided.get(&MessageId::of_reply(command))?;
+        Some(matches!(outcome, SentOutcome::Rejected(_)))
+    }
+
+    /// What has become of each command that is decided, by its id.
+    pub(super) fn decided(&self) -> BTreeMap<MessageId, SentOutcome> {
+        let book = self.0.lock();
+        let sent = book.sent.iter().map(|(id, ..)| *id);
+        let found =
+            |id: MessageId| book.decided.get(&MessageId::of_reply(id)).or_else(|| book.decided.get(&id)).cloned();
+        sent.filter_map(|id| Some((id, found(id)?))).collect()
+    }
+
+    /// The commands of a type that were sent, in the order in which they were.
+    pub(super) fn sent(&self, domain: &str, name: &str) -> Vec<(MessageId, Option<Sender>, Duration, Payload)> {
+        let book = self.0.lock();
+        let full = format!("{domain}.{name}");
+        let sent = book.sent.iter().filter_map(|(id, from, at)| {
+            let said = book.said.get(id).filter(|said| said.name == full && said.kind == Kind::Command)?;
+            Some((*id, from.clone(), *at, said.payload.clone()))
+        });
+        sent.collect()
     }
 
     /// A command that a saga has sent in a turn in which it took note of its steps.
@@ -336,6 +372,13 @@ impl Seen {
     /// Everything committed so far, in the order of the commits.
     pub(super) fn taken(&self) -> Vec<Taken> {
         self.0.lock().taken.clone()
+    }
+}
+
+fn outcome(codec: Codec, reply: &[u8]) -> SentOutcome {
+    match rejection_in(codec, reply).ok().flatten() {
+        Some(no) => SentOutcome::Rejected(no.code().to_owned()),
+        None => SentOutcome::Accepted,
     }
 }
 

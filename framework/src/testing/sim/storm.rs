@@ -1,11 +1,16 @@
 //! What goes wrong in a simulated cluster, brought about.
 
+use std::rc::Rc;
 use std::time::Duration;
 
-use super::World;
+use tokio::sync::Notify;
+
+use super::begun::Work;
+use super::known::StruckFault;
 use super::trouble::Trouble;
 use super::weather::{Fault, Way, Weather};
-use crate::actor::Trips;
+use super::{SimError, World};
+use crate::actor::{Count, Trip, Trips};
 
 impl World {
     /// Lets the weather begin, and the faults come when they are due.
@@ -30,117 +35,155 @@ impl World {
 
     /// Lets something go wrong now. Ends when it is over.
     pub async fn strike(&self, fault: &Fault) {
-        let count = self.0.services.len();
-        if let Some(error) = fault.impossible(count) {
+        if let Some(error) = self.impossible(fault) {
             return self.violated(error);
         }
+        let count = Count::default();
+        let at = self.now();
+        self.0.struck.borrow_mut().push((StruckFault { fault: fault.clone(), at, times: 0 }, Rc::clone(&count)));
         let told = fault.told(&self.0.names);
         match fault {
-            Fault::Crash { service, steps, down } => self.crash(*service, *steps, *down, &told).await,
+            Fault::Crash { service, steps, down } => self.crash(*service, *steps, *down, &told, &count).await,
             Fault::CrashIn { service, work, steps, down } => {
-                let begun = self.0.broker.begun(*service);
-                if tokio::time::timeout(Fault::PATIENCE, begun.next(*work)).await.is_ok() {
-                    self.crash(*service, *steps, *down, &told).await;
+                if self.begins(*service, *work).await {
+                    self.crash(*service, *steps, *down, &told, &count).await;
                 }
             }
-            Fault::Jump { service, millis, lasts } => {
+            _ => {
                 self.0.trace.add(format_args!("FAULT: {told}"));
-                if let Some(service) = self.0.services.get(*service) {
-                    service.jumps.jump(*millis);
-                    self.0.tally.one(Trouble::ClockJumped);
-                    tokio::time::sleep(*lasts).await;
-                    service.jumps.jump(-*millis);
-                }
-            }
-            Fault::Cut { from, to, lasts } => {
-                self.0.trace.add(format_args!("FAULT: {told}"));
-                self.0.broker.cut(*from, *to);
-                tokio::time::sleep(*lasts).await;
-                self.0.broker.mend(*from, *to);
-            }
-            Fault::Isolate { service, way, lasts } => {
-                self.0.trace.add(format_args!("FAULT: {told}"));
-                self.0.broker.isolate(*service, *way != Way::Out, *way != Way::In);
-                tokio::time::sleep(*lasts).await;
-                self.0.broker.connect(*service);
-            }
-            Fault::EmptyStreams => {
-                self.0.trace.add(format_args!("FAULT: {told}"));
-                self.0.broker.empty();
-            }
-            Fault::LoseStreams => {
-                self.0.trace.add(format_args!("FAULT: {told}"));
-                self.0.broker.lose_streams();
-            }
-            Fault::PauseBroker { lasts } => {
-                self.0.trace.add(format_args!("FAULT: {told}"));
-                self.0.broker.pause(*lasts);
-                tokio::time::sleep(*lasts).await;
-            }
-            Fault::ChangeLeader { lasts } => {
-                self.0.trace.add(format_args!("FAULT: {told}"));
-                self.0.broker.elect(*lasts);
-                tokio::time::sleep(*lasts).await;
-            }
-            Fault::DropRepeats { window, lasts } => {
-                self.0.trace.add(format_args!("FAULT: {told}"));
-                self.0.broker.drop_repeats(*window, *lasts);
-                tokio::time::sleep(*lasts).await;
-            }
-            Fault::FailToStore { lasts } => {
-                self.0.trace.add(format_args!("FAULT: {told}"));
-                self.0.broker.fail_to_store(*lasts);
-                tokio::time::sleep(*lasts).await;
-            }
-            Fault::HurryAcks { wait, lasts } => {
-                self.0.trace.add(format_args!("FAULT: {told}"));
-                self.0.broker.set_ack_wait(Some(*wait));
-                tokio::time::sleep(*lasts).await;
-                self.0.broker.set_ack_wait(None);
-            }
-            Fault::FewInHand { most, lasts } => {
-                self.0.trace.add(format_args!("FAULT: {told}"));
-                self.0.broker.set_in_hand(Some(usize::from(*most).max(1)));
-                tokio::time::sleep(*lasts).await;
-                self.0.broker.set_in_hand(None);
-            }
-            Fault::Slow { service, each, lasts } => {
-                self.0.trace.add(format_args!("FAULT: {told}"));
-                self.0.broker.slow_down(*service, *each, *lasts);
-                tokio::time::sleep(*lasts).await;
-            }
-            Fault::HandOver { service, cut_off, lingers } => {
-                self.0.trace.add(format_args!("FAULT: {told}"));
-                self.hand_over(*service, *cut_off, *lingers).await;
-            }
-            Fault::Panic { service, times } => {
-                self.0.trace.add(format_args!("FAULT: {told}"));
-                if let Some(service) = self.0.services.get(*service) {
-                    let hosts = service.hosts.borrow();
-                    for domain in hosts.iter().flat_map(|hosts| &hosts.domains) {
-                        Trips::arm(&domain.name, u32::from(*times));
-                    }
-                }
-            }
-            Fault::FailCommits { service } => {
-                self.0.trace.add(format_args!("FAULT: {told}"));
-                let running = self.0.services.get(*service).filter(|service| service.node.borrow().is_some());
-                if let Some(running) = running {
-                    // Who opens its shards again takes them: an old node must not.
-                    self.end_zombie(running);
-                    running.disk.fail();
+                if self.befall(fault, &count).await {
+                    count.set(count.get() + 1);
                 }
             }
         }
     }
 
+    /// Why a fault cannot strike this cluster, if it cannot.
+    fn impossible(&self, fault: &Fault) -> Option<SimError> {
+        let missing = fault.impossible(self.0.services.len());
+        let no_worker = || {
+            let service = self.0.services.get(fault.strikes_jobs_of()?)?;
+            let hosts = service.hosts.borrow();
+            let mut actors = hosts.iter().flat_map(|hosts| &hosts.domains).flat_map(|domain| &domain.actors);
+            let (fault, service) = (format!("{fault:?}"), service.name.clone());
+            (!actors.any(|actor| actor.role == "worker")).then_some(SimError::NoWorker { fault, service })
+        };
+        missing.or_else(no_worker)
+    }
+
+    /// Waits until a node of the service begins some work. Returns whether it did within [`Fault::PATIENCE`].
+    async fn begins(&self, service: usize, work: Work) -> bool {
+        if work != Work::Job {
+            let begun = self.0.broker.begun(service);
+            return tokio::time::timeout(Fault::PATIENCE, begun.next(work)).await.is_ok();
+        }
+        // A job whose effect is done waits to be killed: nothing else could be sure to come before its commit.
+        let (killer, armed) = (Rc::new(Notify::new()), Count::default());
+        self.arm(service, &Trip::Dies(Rc::clone(&killer)), 1, &armed);
+        let begun = tokio::time::timeout(Fault::PATIENCE, killer.notified()).await.is_ok();
+        Trips::disarm(&armed);
+        begun
+    }
+
+    /// Lets the next messages that the service's user code handles trip.
+    fn arm(&self, service: usize, trip: &Trip, times: u8, count: &Count) {
+        if let Some(service) = self.0.services.get(service) {
+            let hosts = service.hosts.borrow();
+            for domain in hosts.iter().flat_map(|hosts| &hosts.domains) {
+                Trips::arm(&domain.name, trip.clone(), times.into(), count);
+            }
+        }
+    }
+
+    /// Brings a fault about and ends when it is over. Returns whether it has struck; what strikes later is counted then.
+    async fn befall(&self, fault: &Fault, count: &Count) -> bool {
+        let broker = &self.0.broker;
+        match fault {
+            Fault::Jump { service, millis, lasts } => {
+                let Some(service) = self.0.services.get(*service) else { return false };
+                service.jumps.jump(*millis);
+                self.0.tally.one(Trouble::ClockJumped);
+                tokio::time::sleep(*lasts).await;
+                service.jumps.jump(-*millis);
+            }
+            Fault::Cut { from, to, lasts } => {
+                broker.cut(*from, *to);
+                tokio::time::sleep(*lasts).await;
+                broker.mend(*from, *to);
+            }
+            Fault::Isolate { service, way, lasts } => {
+                broker.isolate(*service, *way != Way::Out, *way != Way::In);
+                tokio::time::sleep(*lasts).await;
+                broker.connect(*service);
+            }
+            Fault::EmptyStreams => broker.empty(),
+            Fault::LoseStreams => broker.lose_streams(),
+            Fault::PauseBroker { lasts } => {
+                broker.pause(*lasts);
+                tokio::time::sleep(*lasts).await;
+            }
+            Fault::ChangeLeader { lasts } => {
+                broker.elect(*lasts);
+                tokio::time::sleep(*lasts).await;
+            }
+            Fault::DropRepeats { window, lasts } => {
+                broker.drop_repeats(*window, *lasts);
+                tokio::time::sleep(*lasts).await;
+            }
+            Fault::FailToStore { lasts } => {
+                broker.fail_to_store(*lasts);
+                tokio::time::sleep(*lasts).await;
+            }
+            Fault::HurryAcks { wait, lasts } => {
+                broker.set_ack_wait(Some(*wait));
+                tokio::time::sleep(*lasts).await;
+                broker.set_ack_wait(None);
+            }
+            Fault::FewInHand { most, lasts } => {
+                broker.set_in_hand(Some(usize::from(*most).max(1)));
+                tokio::time::sleep(*lasts).await;
+                broker.set_in_hand(None);
+            }
+            Fault::Slow { service, each, lasts } => {
+                broker.slow_down(*service, *each, *lasts);
+                tokio::time::sleep(*lasts).await;
+            }
+            Fault::HandOver { service, cut_off, lingers } => {
+                return self.hand_over(*service, *cut_off, *lingers).await;
+            }
+            Fault::FailCommits { service } => {
+                let running = self.0.services.get(*service).filter(|service| service.node.borrow().is_some());
+                let Some(running) = running else { return false };
+                // Who opens its shards again takes them: an old node must not.
+                self.end_zombie(running);
+                running.disk.fail();
+            }
+            Fault::Panic { service, times } => {
+                self.arm(*service, &Trip::Panics, *times, count);
+                return false;
+            }
+            Fault::FailJobs { service, times } => {
+                self.arm(*service, &Trip::Fails, *times, count);
+                return false;
+            }
+            Fault::HangJobs { service, times } => {
+                self.arm(*service, &Trip::Hangs, *times, count);
+                return false;
+            }
+            Fault::Crash { .. } | Fault::CrashIn { .. } => return false,
+        }
+        true
+    }
+
     /// Kills a node after some steps of others, and starts it again after a while.
-    async fn crash(&self, service: usize, steps: u8, down: Duration, told: &str) {
+    async fn crash(&self, service: usize, steps: u8, down: Duration, told: &str, count: &Count) {
         for _ in 0..steps {
             tokio::task::yield_now().await;
         }
         self.0.trace.add(format_args!("FAULT: {told}"));
-        self.kill(service);
+        if self.kill_if_there(service) {
+            count.set(count.get() + 1);
+        }
         tokio::time::sleep(down).await;
         self.start_with_bad_luck(service).await;
     }
@@ -168,7 +211,6 @@ impl World {
             drop(fault.await);
         }
         self.0.calm.set(true);
-        self.0.tally.add(Trouble::HandlerPanicked, Trips::tripped());
         Trips::clear();
         self.0.broker.calm();
         self.set_weather(Weather::FAIR);

@@ -97,10 +97,25 @@ troubles! {
     CrashInAnAcknowledgement "killed inside an acknowledgement",
     /// A node was killed while it started.
     CrashWhileStarting "killed while it started",
+    /// A job failed once its effect was done.
+    JobFailed "a job failed after its effect",
+    /// A job did not end once its effect was done, until its limit of time ended it.
+    JobHung "a job hung after its effect",
+    /// A node was killed between the effect of a job and its commit.
+    CrashInAJob "killed between a job's effect and its commit",
+    /// The effect of a job was done again.
+    EffectRepeated "the effect of a job was done again",
     /// A service was handed over to another node while the one before lived on.
     HandedOver "handed over while the old node lived on",
     /// A node that had lost its shards tried to commit and was refused.
     ZombieFenced "the old node was fenced",
+}
+
+impl Trouble {
+    /// Returns whether only a cluster with workers can have it.
+    pub(super) fn needs_worker(self) -> bool {
+        matches!(self, Self::JobFailed | Self::JobHung | Self::CrashInAJob | Self::EffectRepeated)
+    }
 }
 
 /// How often what has gone wrong. Clones count together.

@@ -172,6 +172,22 @@ pub enum Fault {
         /// How many times.
         times: u8,
     },
+    /// The next jobs of the service's workers fail once their effect is done, and are done again. No message suffers it, or a
+    /// panic, more than twice.
+    FailJobs {
+        /// The service.
+        service: usize,
+        /// How many times.
+        times: u8,
+    },
+    /// The next jobs of the service's workers never end once their effect is done: the node's
+    /// [`job_limit`](crate::NodeConfig::job_limit) ends them, and they are done again. No message suffers it more than twice.
+    HangJobs {
+        /// The service.
+        service: usize,
+        /// How many times.
+        times: u8,
+    },
     /// The store of the service fails: nothing that waits is known to be committed, and the shards must be opened again.
     FailCommits {
         /// The service.
@@ -193,6 +209,8 @@ impl Fault {
             | Self::Slow { service, .. }
             | Self::HandOver { service, .. }
             | Self::Panic { service, .. }
+            | Self::FailJobs { service, .. }
+            | Self::HangJobs { service, .. }
             | Self::FailCommits { service } => vec![*service],
             Self::Cut { from, to, .. } => vec![*from, *to],
             Self::EmptyStreams
@@ -210,6 +228,40 @@ impl Fault {
     pub(super) fn impossible(&self, count: usize) -> Option<SimError> {
         let service = self.services().into_iter().find(|service| *service >= count)?;
         Some(SimError::MissingService { fault: format!("{self:?}"), service, count })
+    }
+
+    /// The service whose jobs it strikes, if it strikes jobs.
+    pub(super) fn strikes_jobs_of(&self) -> Option<usize> {
+        match self {
+            Self::FailJobs { service, .. } | Self::HangJobs { service, .. } => Some(*service),
+            Self::CrashIn { service, work: Work::Job, .. } => Some(*service),
+            _ => None,
+        }
+    }
+
+    /// What was missing if it has not struck.
+    pub(super) fn missed(&self) -> &'static str {
+        match self {
+            Self::Crash { .. } | Self::HandOver { .. } | Self::FailCommits { .. } => {
+                "no node of the service was running"
+            }
+            Self::CrashIn { .. } => "no such work began within 10 s, or no node of the service was running",
+            Self::Panic { .. } => "no handler of the service was called before the faults stopped",
+            Self::FailJobs { .. } | Self::HangJobs { .. } => {
+                "no job of the service had an effect before the faults stopped"
+            }
+            _ => "it was not its time",
+        }
+    }
+
+    /// What kind of fault it is: the name of its variant, and in the middle of which work it strikes.
+    pub(super) fn kind(&self) -> String {
+        let text = format!("{self:?}");
+        let name = text.split([' ', '{']).next().unwrap_or_default();
+        match self {
+            Self::CrashIn { work, .. } => format!("{name} {work:?}"),
+            _ => name.to_owned(),
+        }
     }
 
     /// The fault in words, with the services by their names.
@@ -251,6 +303,12 @@ impl Fault {
                 )
             }
             Self::Panic { service, times } => format!("{times} handlers of {} will panic", name(service)),
+            Self::FailJobs { service, times } => {
+                format!("{times} jobs of {} will fail after their effect", name(service))
+            }
+            Self::HangJobs { service, times } => {
+                format!("{times} jobs of {} will hang after their effect", name(service))
+            }
             Self::FailCommits { service } => format!("the store of {} fails", name(service)),
         }
     }

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::broker::Broker;
 use super::disk::Disk;
+use super::known::StruckFault;
 use super::line::Line;
 use super::payload::Texts;
 use super::seen::{Seen, Taken};
@@ -19,7 +20,7 @@ use super::trouble::{Tally, Trouble};
 use super::weather::Weather;
 use super::wrong::Wrong;
 use super::{Coverage, Sim};
-use crate::actor::{Mirror, Trips};
+use crate::actor::{Count, Mirror, Trips};
 use crate::clock::{Clock, Jumps, Timestamp};
 use crate::message::{IdSource, MessageId, Name};
 use crate::node::{Node, NodeConfig};
@@ -51,6 +52,8 @@ pub(super) struct Inner {
     /// What must come to hold and has not: the rule's number, and why not.
     pub(super) awaited: RefCell<Vec<(usize, String)>>,
     pub(super) calm: Cell<bool>,
+    /// The faults that have begun, with how often each has struck.
+    pub(super) struck: RefCell<Vec<(StruckFault, Count)>>,
     pub(super) tasks: RefCell<Vec<Task>>,
     /// Notified after each commit.
     pub(super) committed: Notify,
@@ -158,6 +161,7 @@ impl World {
             broken: RefCell::default(),
             watching: Cell::new(false),
             calm: Cell::new(false),
+            struck: RefCell::default(),
             tasks: RefCell::default(),
             committed: Notify::new(),
         }));
@@ -273,22 +277,27 @@ impl World {
 
     /// Kills the service's node. What it has not committed may be lost.
     pub fn kill(&self, service: usize) {
-        let Some(dying) = self.0.services.get(service) else { return };
-        let node = dying.node.borrow_mut().take();
-        if let Some(node) = node {
-            self.0.trace.add(format_args!("{} is killed", dying.name));
-            self.bury(dying, service);
-            drop(node);
-        } else {
-            self.kill_if_it_starts(service);
-        }
+        self.kill_if_there(service);
     }
 
-    /// Kills a node of the service that is starting, if one is.
-    pub(super) fn kill_if_it_starts(&self, service: usize) {
-        if let Some(service) = self.0.services.get(service).filter(|service| service.starting.get()) {
+    /// Kills the service's node. Returns whether one was running or starting.
+    pub(super) fn kill_if_there(&self, service: usize) -> bool {
+        let Some(dying) = self.0.services.get(service) else { return false };
+        let node = dying.node.borrow_mut().take();
+        let Some(node) = node else { return self.kill_if_it_starts(service) };
+        self.0.trace.add(format_args!("{} is killed", dying.name));
+        self.bury(dying, service);
+        drop(node);
+        true
+    }
+
+    /// Kills a node of the service that is starting. Returns whether one was.
+    pub(super) fn kill_if_it_starts(&self, service: usize) -> bool {
+        let starting = self.0.services.get(service).filter(|service| service.starting.get());
+        if let Some(service) = starting {
             service.dying.notify_waiters();
         }
+        starting.is_some()
     }
 
     /// The service's node is dead: so are its connection and what it was writing.
@@ -308,13 +317,14 @@ impl World {
     }
 
     /// Lets another node take the service over while the old one is cut off; then the old one is connected again, and dies later.
-    pub(super) async fn hand_over(&self, at: usize, cut_off: Duration, lingers: Duration) {
-        let Some(service) = self.0.services.get(at) else { return };
+    /// Returns whether that was possible.
+    pub(super) async fn hand_over(&self, at: usize, cut_off: Duration, lingers: Duration) -> bool {
+        let Some(service) = self.0.services.get(at) else { return false };
         if service.zombie.borrow().is_some() || service.starting.get() {
-            return;
+            return false;
         }
-        let Some(line) = self.0.broker.lines_of(at).pop() else { return };
-        let Some(node) = service.node.borrow_mut().take() else { return };
+        let Some(line) = self.0.broker.lines_of(at).pop() else { return false };
+        let Some(node) = service.node.borrow_mut().take() else { return false };
         line.isolate(true);
         *service.zombie.borrow_mut() =
             Some(Zombie { node, line: Arc::clone(&line), plug: service.plug.borrow_mut().take() });
@@ -334,6 +344,7 @@ impl World {
         }
         // The node that took over may have died, and no other fault starts it.
         self.start_for_good(at).await;
+        true
     }
 
     /// An old node dies, if there is one.
@@ -401,7 +412,7 @@ impl World {
 
     pub(super) fn coverage(&self, turns: &[Taken]) -> Coverage {
         let manifests: Vec<_> = self.0.services.iter().filter_map(|service| service.hosts.borrow().clone()).collect();
-        Coverage::of_run(manifests.iter(), turns, self.0.tally.counts(), self.0.crashes.get())
+        Coverage::of_run(manifests.iter(), turns, self.troubles(), self.0.crashes.get(), &self.faults())
     }
 
     /// Ends the cluster; what happened.
