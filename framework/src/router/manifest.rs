@@ -130,14 +130,19 @@ impl Eq for Shapes {}
 #[cfg(feature = "testing")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PayloadTexts {
-    message: fn(u32, Codec, &[u8]) -> Option<String>,
-    reply: Option<fn(Codec, &[u8]) -> Option<String>>,
+    message: MessageText,
+    reply: Option<ReplyText>,
 }
+
+#[cfg(feature = "testing")]
+type MessageText = fn(u32, Codec, &[u8]) -> Option<String>;
+#[cfg(feature = "testing")]
+type ReplyText = fn(Codec, &[u8]) -> Option<String>;
 
 #[cfg(feature = "testing")]
 impl PayloadTexts {
     fn of<M: Message>() -> Self {
-        let message = |version, codec, payload: &[u8]| {
+        let message: MessageText = |version, codec, payload| {
             let (mut text, value) = (Vec::new(), M::decode(version, codec, payload).ok()?);
             value.encode(Codec::Json, &mut text).ok()?;
             String::from_utf8(text).ok()
@@ -146,7 +151,7 @@ impl PayloadTexts {
     }
 
     fn of_command<C: Command>() -> Self {
-        let reply = |codec, payload: &[u8]| {
+        let reply: ReplyText = |codec, payload| {
             let (mut text, reply) = (Vec::new(), C::Reply::read_reply(codec, payload).ok()?);
             reply.ok()?.write(Codec::Json, &mut text).ok()?;
             String::from_utf8(text).ok()

@@ -12,7 +12,7 @@ use super::job::Failure;
 use super::plan::{Done, Undone};
 use crate::actor::{Trip, Trips};
 use crate::clock::instant;
-use crate::message::Envelope;
+use crate::message::{Envelope, MessageId};
 
 /// One attempt of a job.
 #[derive(Clone, Debug)]
@@ -57,6 +57,14 @@ impl Attempt {
         ATTEMPTS.with_borrow(|attempts| attempts.iter().flatten().map(|attempt| attempt.borrow().clone()).collect())
     }
 
+    /// When the first attempt for a message began, if one has.
+    pub(crate) fn first_begun(message: MessageId) -> Option<Instant> {
+        ATTEMPTS.with_borrow(|attempts| {
+            let mut all = attempts.iter().flatten().map(|attempt| attempt.borrow());
+            all.find(|attempt| attempt.message.id == message).map(|attempt| attempt.begun)
+        })
+    }
+
     pub(super) fn begin(domain: &'static str, worker: &'static str, message: &Envelope, number: u32) -> Self {
         let begun = instant();
         let attempt = JobAttempt { domain, worker, message: message.clone(), number, begun, effect: None, end: None };
@@ -67,9 +75,7 @@ impl Attempt {
 
     /// User code has returned: notes that its effect is done, and lets the attempt go wrong if that is due.
     pub(super) async fn returned(&self, done: Result<Done, Undone>) -> Result<Done, Undone> {
-        if done.is_err() {
-            return done;
-        }
+        let done = done?;
         self.0.borrow_mut().effect = Some(instant());
         let (domain, id) = (self.0.borrow().domain, self.0.borrow().message.id);
         match Trips::after_effect(domain, id) {
@@ -79,7 +85,7 @@ impl Attempt {
                 killer.notify_one();
                 std::future::pending().await
             }
-            Some(Trip::Panics) | None => done,
+            Some(Trip::Panics) | None => Ok(done),
         }
     }
 

@@ -13,6 +13,7 @@ mod known;
 mod regressions;
 mod rules;
 mod standing;
+mod stuck;
 mod trips;
 mod zombies;
 

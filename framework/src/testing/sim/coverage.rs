@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::seen::{Cause, End, Phase, Taken};
-use super::{StruckFault, Trouble, Work};
+use super::{StruckFault, Trouble, Waits, Work};
 use crate::actor::{Stateful, stored_timer};
 use crate::message::{Command, Domain, Event, Message};
 use crate::router::{ActorCard, Manifest, MessageCard};
@@ -23,6 +23,7 @@ pub struct Coverage {
     troubles: BTreeMap<Trouble, u64>,
     crashes: u64,
     faults: BTreeMap<String, FaultCount>,
+    waits: Waits,
     pub(super) actors: BTreeMap<(String, String), Covered>,
 }
 
@@ -74,8 +75,9 @@ impl Coverage {
         troubles: BTreeMap<Trouble, u64>,
         crashes: u64,
         faults: &[StruckFault],
+        waits: Waits,
     ) -> Self {
-        let mut coverage = Self { runs: 1, troubles, crashes, ..Self::default() };
+        let mut coverage = Self { runs: 1, troubles, crashes, waits, ..Self::default() };
         for struck in faults {
             coverage.faults.entry(struck.fault.kind()).or_default().add(1, struck.times);
         }
@@ -99,6 +101,7 @@ impl Coverage {
     pub fn merge(&mut self, other: &Self) {
         self.runs += other.runs;
         self.crashes += other.crashes;
+        self.waits.merge(&other.waits);
         for (kind, count) in &other.faults {
             self.faults.entry(kind.clone()).or_default().add(count.asked, count.fired);
         }
@@ -129,6 +132,11 @@ impl Coverage {
     /// [`Work`](super::Work).
     pub fn faults(&self) -> &BTreeMap<String, FaultCount> {
         &self.faults
+    }
+
+    /// How long messages have waited for their keys, as far as nothing disturbed a run.
+    pub fn waits(&self) -> Waits {
+        self.waits
     }
 
     /// The faults that were asked for `tries` times or more and never struck, in words. With `any_work` a crash inside of any work

@@ -31,6 +31,7 @@ mod check;
 mod taking;
 mod undoing;
 
+mod delays;
 mod known;
 mod look;
 mod payload;
@@ -58,6 +59,7 @@ use std::time::Duration;
 
 pub use begun::Work;
 pub use coverage::{Coverage, Covered, FaultCount, Path};
+pub use delays::Waits;
 pub use error::SimError;
 pub use flow::Flow;
 pub use known::{Sender, SentCommand, SentOutcome, StruckFault};
@@ -354,7 +356,7 @@ pub struct Broken {
     /// What each actor and each worker did, by actor and key.
     pub deeds: String,
     /// Why the cluster cannot be run as it is described; nothing else was checked then.
-    pub description: Option<SimError>,
+    pub description: Option<Box<SimError>>,
 }
 
 impl Broken {

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use super::delays::LONGEST_WAIT;
 use super::world::Service;
 use super::wrong::Wrong;
 use super::{World, check};
 use crate::clock::Timestamp;
+use crate::message::Name;
 use crate::node::Node;
 
 /// How long nothing may be under way at the latest after the faults have stopped. Courier and relay wait up to minutes.
@@ -108,6 +110,11 @@ impl World {
                 None => self.views_behind().await,
                 busy => busy,
             };
+            if begun.elapsed() > LONGEST_WAIT
+                && let Some(late) = self.overdue()
+            {
+                return Err(late);
+            }
             match busy {
                 None => return Ok(()),
                 Some(reason) if begun.elapsed() > SETTLED => {
@@ -118,6 +125,28 @@ impl World {
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(Duration::from_secs(10));
         }
+    }
+
+    /// A message or an event that waits for too long.
+    fn overdue(&self) -> Option<String> {
+        let event_overdue = |service: &Service| {
+            self.shards_of(service).into_iter().find_map(|(shard, reader)| {
+                check::events(&reader).iter().find_map(|event| {
+                    let takers = self.takers(&shard, event);
+                    takers.iter().find_map(|taker| self.0.seen.event_overdue((&shard, event.position), taker))
+                })
+            })
+        };
+        let overdue = self.0.seen.overdue(|domain| self.is_hosted(domain));
+        overdue.or_else(|| self.0.services.iter().find_map(event_overdue))
+    }
+
+    fn is_hosted(&self, domain: &Name) -> bool {
+        let hosts = |service: &Service| {
+            let hosts = service.hosts.borrow();
+            hosts.iter().flat_map(|hosts| &hosts.domains).any(|of| of.name == domain.as_str())
+        };
+        self.0.services.iter().any(hosts)
     }
 
     /// Views are saved a while after their last change.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::delays::{Delays, Waits};
 use super::known::{Sender, SentOutcome};
 use super::payload::Payload;
 use super::turn::{MarkedAs, OwnedTurn};
@@ -151,6 +152,7 @@ struct Book {
     undoing: BTreeMap<MessageId, Envelope>,
     /// The commands and replies whose effects are committed: the domain that took them, and where they came from.
     marks: BTreeSet<(Name, ShardId, u64)>,
+    delays: Delays,
     wrong: Option<String>,
     /// Timers that fired before they were due by their own clock: allowed if a clock has jumped.
     early: Option<String>,
@@ -215,6 +217,30 @@ impl Seen {
         self.0.lock().wrong.take()
     }
 
+    /// Something disturbs the whole cluster from now on. Returns the number to end it with.
+    pub(super) fn begin_disturbance(&self) -> usize {
+        self.0.lock().delays.begin()
+    }
+
+    pub(super) fn end_disturbance(&self, number: usize) {
+        self.0.lock().delays.end(number);
+    }
+
+    /// What is wrong, if a message waits for too long now.
+    pub(super) fn overdue(&self, is_hosted: impl Fn(&Name) -> bool) -> Option<String> {
+        self.0.lock().delays.overdue(is_hosted)
+    }
+
+    /// What is wrong, if an event waits for too long now for a key that takes it.
+    pub(super) fn event_overdue(&self, event: (&ShardId, u64), taker: &(Name, Name, String)) -> Option<String> {
+        self.0.lock().delays.event_overdue(event, taker)
+    }
+
+    /// How long messages have waited.
+    pub(super) fn waits(&self) -> Waits {
+        self.0.lock().delays.waits()
+    }
+
     /// A timer that fired before it was due by its own clock.
     pub(super) fn early_timer(&self) -> Option<String> {
         self.0.lock().early.clone()
@@ -231,6 +257,7 @@ impl Seen {
             decided: BTreeMap::new(),
             undoing: BTreeMap::new(),
             marks: BTreeSet::new(),
+            delays: Delays::default(),
             wrong: None,
             early: None,
         })))
@@ -243,6 +270,7 @@ impl Seen {
         let mut book = self.0.lock();
         let at = book.began.elapsed();
         book.sent.push((id, None, at));
+        book.delays.asked(id);
         book.said.insert(id, said);
     }
 
@@ -281,6 +309,7 @@ impl Seen {
             book.marks.insert((shard.domain.clone(), source.shard.clone(), *place));
         }
         let first = position.saturating_sub(records.len() as u64);
+        let late = book.delays.committed(shard, turn, first + 1);
         for (event, position) in records.iter().zip(first + 1..) {
             let name = format!("{}.{}", shard.domain, event.name);
             book.events.insert((shard.clone(), position), (name, event.clone()));
@@ -288,7 +317,7 @@ impl Seen {
         let stand = book.stands.entry((shard.clone(), turn.actor.clone(), turn.key.clone())).or_default();
         let (wrong, early) = stand.timers(turn);
         if book.wrong.is_none() {
-            book.wrong = wrong;
+            book.wrong = wrong.or(late);
         }
         if book.early.is_none() {
             book.early = early;

@@ -16,6 +16,9 @@ impl World {
     /// Lets the weather begin, and the faults come when they are due.
     pub(super) fn rain(&self) -> Vec<tokio::sync::oneshot::Receiver<()>> {
         self.set_weather(self.0.sim.weather);
+        // What is lost is sent again later and later.
+        let lossy = (self.0.sim.weather.lose > 0).then(|| self.seen().begin_disturbance());
+        self.0.lossy.set(lossy);
         let mut ended = Vec::new();
         for (at, fault) in self.0.sim.faults.clone() {
             let (end, wait) = tokio::sync::oneshot::channel();
@@ -42,6 +45,7 @@ impl World {
         let at = self.now();
         self.0.struck.borrow_mut().push((StruckFault { fault: fault.clone(), at, times: 0 }, Rc::clone(&count)));
         let told = fault.told(&self.0.names);
+        let disturbance = fault.disturbs().then(|| self.seen().begin_disturbance());
         match fault {
             Fault::Crash { service, steps, down } => self.crash(*service, *steps, *down, &told, &count).await,
             Fault::CrashIn { service, work, steps, down } => {
@@ -55,6 +59,9 @@ impl World {
                     count.set(count.get() + 1);
                 }
             }
+        }
+        if let Some(disturbance) = disturbance {
+            self.seen().end_disturbance(disturbance);
         }
     }
 
@@ -214,6 +221,9 @@ impl World {
         Trips::clear();
         self.0.broker.calm();
         self.set_weather(Weather::FAIR);
+        if let Some(lossy) = self.0.lossy.take() {
+            self.seen().end_disturbance(lossy);
+        }
         for service in &self.0.services {
             service.jumps.mend();
         }

@@ -52,14 +52,14 @@ pub(super) fn ending(trace: &str) -> String {
 pub(super) fn deeds(turns: &[Taken], attempts: &[JobAttempt], began: Instant, texts: &Texts) -> String {
     // A worker's stream holds the jobs of many keys: here each stands with the key of its message.
     let keys: BTreeMap<_, _> = attempts.iter().map(|attempt| (attempt.message.id, &*attempt.message.key)).collect();
-    let mut actors: BTreeMap<(&str, &str, &str), Vec<(Duration, String)>> = BTreeMap::new();
+    let mut actors: BTreeMap<_, Vec<(Duration, String)>> = BTreeMap::new();
     for (attempt, line) in attempts.iter().zip(tries(attempts, texts)) {
-        let lines = actors.entry((attempt.domain, attempt.worker, &attempt.message.key)).or_default();
+        let lines = actors.entry((attempt.domain, attempt.worker, &*attempt.message.key)).or_default();
         lines.push((attempt.begun - began, line));
     }
     for turn in turns {
         let job = keys.get(&turn.id).filter(|_| turn.key.starts_with("shard-") || turn.key.starts_with("key-"));
-        let lines = actors.entry((&turn.domain, &turn.actor, job.unwrap_or(&&*turn.key))).or_default();
+        let lines = actors.entry((&*turn.domain, &*turn.actor, job.copied().unwrap_or(&turn.key))).or_default();
         lines.push((turn.at, told(turn, job.is_some(), texts)));
     }
     let mut text = String::new();

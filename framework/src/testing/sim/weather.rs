@@ -239,6 +239,11 @@ impl Fault {
         }
     }
 
+    /// Returns whether it delays everything. One that strikes user code must delay nothing but the key or the job that it strikes.
+    pub(super) fn disturbs(&self) -> bool {
+        !matches!(self, Self::Panic { .. } | Self::FailJobs { .. } | Self::HangJobs { .. })
+    }
+
     /// What was missing if it has not struck.
     pub(super) fn missed(&self) -> &'static str {
         match self {

@@ -52,6 +52,8 @@ pub(super) struct Inner {
     /// What must come to hold and has not: the rule's number, and why not.
     pub(super) awaited: RefCell<Vec<(usize, String)>>,
     pub(super) calm: Cell<bool>,
+    /// The disturbance that bad weather is.
+    pub(super) lossy: Cell<Option<usize>>,
     /// The faults that have begun, with how often each has struck.
     pub(super) struck: RefCell<Vec<(StruckFault, Count)>>,
     pub(super) tasks: RefCell<Vec<Task>>,
@@ -161,6 +163,7 @@ impl World {
             broken: RefCell::default(),
             watching: Cell::new(false),
             calm: Cell::new(false),
+            lossy: Cell::new(None),
             struck: RefCell::default(),
             tasks: RefCell::default(),
             committed: Notify::new(),
@@ -237,6 +240,9 @@ impl World {
         }
         let lives = service.lives.get() + 1;
         service.lives.set(lives);
+        if lives > 1 {
+            self.disturb();
+        }
         // Each life has its own randomness, and the same in each run.
         let seed = self.0.sim.seed.wrapping_mul(31).wrapping_add(at as u64).wrapping_mul(1009).wrapping_add(lives);
         // Actors are put to rest often, and what is only noted once in a while is noted soon: more happens in less time.
@@ -302,6 +308,7 @@ impl World {
 
     /// The service's node is dead: so are its connection and what it was writing.
     fn bury(&self, dead: &Service, service: usize) {
+        self.disturb();
         if !self.0.calm.get() {
             self.0.crashes.set(self.0.crashes.get() + 1);
         }
@@ -314,6 +321,11 @@ impl World {
         if let Some(plug) = dead.plug.borrow_mut().take() {
             plug.unplug();
         }
+    }
+
+    /// Something has disturbed the whole cluster in this moment.
+    fn disturb(&self) {
+        self.0.seen.end_disturbance(self.0.seen.begin_disturbance());
     }
 
     /// Lets another node take the service over while the old one is cut off; then the old one is connected again, and dies later.
@@ -412,7 +424,8 @@ impl World {
 
     pub(super) fn coverage(&self, turns: &[Taken]) -> Coverage {
         let manifests: Vec<_> = self.0.services.iter().filter_map(|service| service.hosts.borrow().clone()).collect();
-        Coverage::of_run(manifests.iter(), turns, self.troubles(), self.0.crashes.get(), &self.faults())
+        let waits = self.0.seen.waits();
+        Coverage::of_run(manifests.iter(), turns, self.troubles(), self.0.crashes.get(), &self.faults(), waits)
     }
 
     /// Ends the cluster; what happened.

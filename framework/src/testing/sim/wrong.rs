@@ -10,7 +10,7 @@ pub(super) struct Wrong {
     /// What is wrong, for people.
     pub(super) reason: String,
     /// What is wrong with the description of the cluster, if that is wrong.
-    pub(super) description: Option<SimError>,
+    pub(super) description: Option<Box<SimError>>,
 }
 
 impl Wrong {
@@ -39,7 +39,7 @@ impl From<String> for Wrong {
 
 impl From<SimError> for Wrong {
     fn from(error: SimError) -> Self {
-        Self { rule: "description".to_owned(), reason: error.to_string(), description: Some(error) }
+        Self { rule: "description".to_owned(), reason: error.to_string(), description: Some(Box::new(error)) }
     }
 }
 
