@@ -94,7 +94,7 @@ mod saved {
 async fn eventually(what: impl AsyncFn() -> bool) {
     let wait = async {
         while !what().await {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::task::yield_now().await;
         }
     };
     tokio::time::timeout(Duration::from_secs(60), wait).await.expect("in time");

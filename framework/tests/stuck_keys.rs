@@ -189,7 +189,7 @@ async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
     let limit = tokio::time::Instant::now() + Duration::from_secs(30);
     while !holds().await {
         assert!(tokio::time::Instant::now() < limit, "it never came to hold");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::task::yield_now().await;
     }
 }
 
@@ -329,8 +329,12 @@ async fn back_off_ends_and_order_is_kept_within_one_run() {
     stop_promptly(node).await;
 }
 
-#[whizbang::test]
+#[tokio::test(start_paused = true)]
 async fn unloadable_key_without_retries_is_not_loaded_in_a_loop() {
+    tokio::task::LocalSet::new().run_until(loads_of_an_unloadable_key()).await;
+}
+
+async fn loads_of_an_unloadable_key() {
     let store = MemoryStore::new();
     let key = "never-again".to_owned();
     let node = start(&store, Retry::NEVER).await;
@@ -340,10 +344,17 @@ async fn unloadable_key_without_retries_is_not_loaded_in_a_loop() {
     UNLOADABLE.lock().insert(key.clone());
     let node = start(&store, Retry::NEVER).await;
     send(&node, Way::Commands, &key, 1, 10, false).await;
-    eventually(async || node.metrics().unloadable_keys == 1).await;
-    let panics = node.metrics().panics;
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert!(node.metrics().panics - panics <= 2, "{} loads", node.metrics().panics - panics);
+    let panics = || node.metrics().panics;
+    while node.metrics().unloadable_keys == 0 {
+        assert!(panics() < 10, "it is said by now");
+        tokio::time::advance(Duration::from_millis(1)).await;
+    }
+    // Ten seconds of the paused clock: one load a second at most.
+    let before = panics();
+    for _ in 0..1000 {
+        tokio::time::advance(Duration::from_millis(10)).await;
+    }
+    assert!(panics() - before <= 11, "{} loads", panics() - before);
     // A caller is told, and others are answered.
     assert!(matches!(node.client().send(Look { box_: key }).await, Err(SendError::Refused(_))));
     node.client().send(Look { box_: "fine".to_owned() }).await.unwrap();
@@ -418,7 +429,7 @@ async fn seed_holds(seed: u64) {
                 drop(node);
                 node = start(&store, retry).await;
             }
-            6 => tokio::time::sleep(Duration::from_millis(random.below(6))).await,
+            6 => tokio::time::advance(Duration::from_millis(random.below(6))).await,
             way => {
                 let (way, at) = if way == 7 { (Way::Events, 1) } else { (Way::Commands, 0) };
                 let count = 1 + random.below(40);
@@ -446,9 +457,12 @@ async fn seed_holds(seed: u64) {
     stop_promptly(node).await;
 }
 
-#[whizbang::test]
+#[tokio::test(start_paused = true)]
 async fn random_failures_and_kills_keep_count_and_order() {
-    for seed in 0..20 {
-        seed_holds(seed).await;
-    }
+    let seeds = async {
+        for seed in 0..20 {
+            seed_holds(seed).await;
+        }
+    };
+    tokio::task::LocalSet::new().run_until(seeds).await;
 }

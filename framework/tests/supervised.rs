@@ -1,13 +1,11 @@
 //! A panic in a background task of a node: it shows, and what can be started again goes on. The clock is paused.
 #![cfg(feature = "testing")]
 
-mod bank;
 mod watched;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bank::eventually_within;
 use watched::{Watch, WatchedStore};
 use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::prelude::*;
@@ -97,6 +95,15 @@ async fn count(client: &Client, bin: &str) -> u64 {
     client.send(Count { bin: bin.into(), more: 0 }).await.unwrap()
 }
 
+/// Moves the paused clock on, step by step, until something holds; for a minute at most.
+async fn moved_until(step: Duration, holds: impl AsyncFn() -> bool) {
+    let limit = tokio::time::Instant::now() + Duration::from_secs(60);
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < limit, "it never came to hold");
+        tokio::time::advance(step).await;
+    }
+}
+
 async fn mill(hub: &LoopbackHub, watch: &Arc<Watch>) -> Node {
     let store = WatchedStore(MemoryStore::new(), Arc::clone(watch));
     let config = NodeConfig { passivate_after: Duration::from_secs(1), ..NodeConfig::default() };
@@ -121,22 +128,16 @@ async fn failed_task_shows_and_is_started_again() {
                 client.send(Grind { sack: format!("{task} {nth}") }).await.unwrap();
             }
             let said = |reason: &String| reason.contains(&format!("task `{task}` of thread 0"));
-            eventually_within(60, async || {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+            moved_until(Duration::from_millis(1), async || {
                 let health = node.health();
                 health.live && !health.ready && health.reasons.iter().any(said)
             })
             .await;
-            eventually_within(60, async || {
-                tokio::time::sleep(Duration::from_millis(10)).await;
+            moved_until(Duration::from_millis(10), async || {
                 watch.has_panicked() && count(&client, "sent").await == 11 && count(&client, "woken").await == 11
             })
             .await;
-            eventually_within(60, async || {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                node.health().ready
-            })
-            .await;
+            moved_until(Duration::from_millis(100), async || node.health().ready).await;
             assert_eq!(node.metrics().failed_tasks, 2, "{task}");
             node.quiet().await;
             node.stop().await.unwrap();
@@ -156,11 +157,7 @@ async fn failed_release_ends_the_node_and_tells_callers() {
         client.send(Count { bin: "a".into(), more: 1 }).await.unwrap();
         watch.panic_in("open", 1);
         faults.fail(0, StoreError::Closed);
-        eventually_within(60, async || {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            !node.health().live
-        })
-        .await;
+        moved_until(Duration::from_millis(10), async || !node.health().live).await;
         let health = node.health();
         assert!(health.reasons.iter().any(|reason| reason.contains("task `release` of thread 0")), "{health:?}");
         assert_eq!(node.metrics().failed_tasks, 1);
