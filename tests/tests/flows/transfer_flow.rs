@@ -22,10 +22,12 @@ fn two_hundred_seeds_of_transfers_conserve_money() {
     saga.rejection::<Withdraw>().while_open().at_least(100);
     saga.rejection::<Deposit>().while_open().at_least(5);
     saga.reply::<Deposit>().while_undoing().at_least(5);
+    // The withdrawal is answered after the transfer was given up: the money goes back.
+    saga.timer::<Overdue>().while_open().at_least(5);
+    saga.reply::<Withdraw>().while_undoing().at_least(1);
     // The reply to the withdrawal may come after all is done: the event was faster.
     saga.reply::<Withdraw>().after_the_end().at_least(1);
     assert!(saga.completed() > 100 && saga.compensated() > 100, "{saga}");
-    saga.timer::<Overdue>().while_open().at_least(1);
     // A fault that has hit nothing has proved nothing.
     assert_eq!(coverage.untroubled(), []);
 }

@@ -107,7 +107,8 @@ where
         self
     }
 
-    /// Sets how many faults a case has at most. Default: 6. In a cluster with workers a third as many faults of jobs may come on top.
+    /// Sets how many faults a case has at most. Default: 6. One start with a wrong clock
+    /// may come on top, and in a cluster with workers a third as many faults of jobs.
     pub fn faults(mut self, most: usize) -> Self {
         self.bounds.faults = most;
         self

@@ -113,6 +113,16 @@ impl World {
                 tokio::time::sleep(*lasts).await;
                 service.jumps.jump(-*millis);
             }
+            Fault::Reboot { service, millis, lasts } => {
+                let Some(of) = self.0.services.get(*service) else { return false };
+                of.jumps.jump(*millis);
+                self.0.tally.one(Trouble::ClockJumped);
+                let killed = self.kill_if_there(*service);
+                self.start_for_good(*service).await;
+                tokio::time::sleep(*lasts).await;
+                of.jumps.jump(-*millis);
+                return killed;
+            }
             Fault::Cut { from, to, lasts } => {
                 broker.cut(*from, *to);
                 tokio::time::sleep(*lasts).await;

@@ -118,7 +118,11 @@ fn tries<'a>(attempts: &'a [JobAttempt], texts: &'a Texts) -> impl Iterator<Item
             (None, None) => "its process ended".to_owned(),
             (None, Some(_)) => "its process ended after its effect".to_owned(),
         };
-        let repeated = if done.contains(&message.id) { ", once more: its effect was done before" } else { "" };
+        let repeated = if attempt.effect.is_some() && done.contains(&message.id) {
+            ", once more: its effect was done before"
+        } else {
+            ""
+        };
         if attempt.effect.is_some() {
             done.insert(message.id);
         }

@@ -86,6 +86,16 @@ pub enum Fault {
         /// refused as late.
         lasts: Duration,
     },
+    /// A node of the service is killed and started again at once, on a machine whose wall clock is wrong. A timer that was set before
+    /// is due then by that clock: this is how a timer fires long before its time has passed.
+    Reboot {
+        /// The service.
+        service: usize,
+        /// By how many milliseconds the clock is wrong.
+        millis: i64,
+        /// After what time it is set right.
+        lasts: Duration,
+    },
     /// What one service sends to another is lost for a while; the other way is open.
     Cut {
         /// Who sends.
@@ -205,6 +215,7 @@ impl Fault {
             Self::Crash { service, .. }
             | Self::CrashIn { service, .. }
             | Self::Jump { service, .. }
+            | Self::Reboot { service, .. }
             | Self::Isolate { service, .. }
             | Self::Slow { service, .. }
             | Self::HandOver { service, .. }
@@ -247,7 +258,7 @@ impl Fault {
     /// What was missing if it has not struck.
     pub(super) fn missed(&self) -> &'static str {
         match self {
-            Self::Crash { .. } | Self::HandOver { .. } | Self::FailCommits { .. } => {
+            Self::Crash { .. } | Self::Reboot { .. } | Self::HandOver { .. } | Self::FailCommits { .. } => {
                 "no node of the service was running"
             }
             Self::CrashIn { .. } => "no such work began within 10 s, or no node of the service was running",
@@ -279,6 +290,9 @@ impl Fault {
             }
             Self::Jump { service, millis, lasts } => {
                 format!("the clock of {} jumps by {millis} ms, for {lasts:?}", name(service))
+            }
+            Self::Reboot { service, millis, lasts } => {
+                format!("{} starts again with a clock that is wrong by {millis} ms, for {lasts:?}", name(service))
             }
             Self::Cut { from, to, lasts } => {
                 format!("nothing gets from {} to {} for {lasts:?}", name(from), name(to))
