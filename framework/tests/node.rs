@@ -5,7 +5,9 @@ mod bank;
 use std::time::Duration;
 
 use bank::*;
+use whizbang::message::{Name, ShardId, shard_of};
 use whizbang::prelude::*;
+use whizbang::store::{Note, Store, StoreError};
 use whizbang::{Retry, SendError};
 
 fn quick() -> Retry {
@@ -155,26 +157,57 @@ async fn a_saga_undoes_what_it_has_done_when_a_step_is_rejected() {
     assert_eq!(client.send(deposit("ada", 0)).await.unwrap(), 100);
 }
 
+/// Returns whether the store says that a transfer has begun and has not ended.
+async fn is_under_way(store: &MemoryStore, transfer: &str) -> bool {
+    let name = |text: &str| Name::new(text).unwrap();
+    let shard = ShardId::new(name("transfers"), shard_of(transfer, <Transfers as whizbang::message::Domain>::SHARDS));
+    let Some(reader) = store.read(&shard).await.unwrap() else { return false };
+    let turns = reader.history(&name("transfer"), transfer).await.unwrap();
+    !turns.is_empty() && turns.iter().all(|turn| !turn.notes.contains(&Note::Ended))
+}
+
+/// Begins a transfer, once however often it is asked for.
+fn begin(node: &Node, n: u64) -> impl Future<Output = Result<(), SendError>> + use<> {
+    let start = transfer(&format!("t{n}"), &format!("from{n}"), "bob", 10);
+    node.client().send(start).idempotency_key(&format!("t{n}")).into_future()
+}
+
 #[whizbang::test]
 async fn a_saga_goes_on_after_the_node_was_killed_at_any_moment() {
-    let store = MemoryStore::new();
+    let (store, faults) = MemoryStore::faulty();
     {
         let node = start(store.clone()).await;
         for n in 0..50 {
             node.client().send(deposit(&format!("from{n}"), 100)).await.unwrap();
         }
     }
+    let mut open = 0;
     for n in 0..50u64 {
         let node = start(store.clone()).await;
-        node.client().send(transfer(&format!("t{n}"), &format!("from{n}"), "bob", 10)).await.unwrap();
-        for _ in 0..n {
-            tokio::task::yield_now().await;
+        faults.hold();
+        let asked = tokio::task::spawn_local(begin(&node, n));
+        // So many commits are known to the node when it dies; of what waits then some is in the log.
+        for _ in 0..n % 6 {
+            for _ in 0..100 {
+                if faults.waiting() > 0 {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            faults.commit(1);
         }
         drop(node);
-        tokio::task::yield_now().await;
+        asked.abort();
+        faults.fail(usize::from(n % 2 == 0), StoreError::Closed);
+        open += u32::from(is_under_way(&store, &format!("t{n}")).await);
     }
+    assert!(open >= 20, "{open} of 50 sagas were under way when their node was killed");
     let node = start(store).await;
     let client = node.client();
+    for n in 0..50 {
+        // Whether it was begun before the kill or is now: it is begun once.
+        begin(&node, n).await.unwrap();
+    }
     eventually(async || client.send(deposit("bob", 0)).await.unwrap() == 500).await;
     for n in 0..50 {
         assert_eq!(client.send(deposit(&format!("from{n}"), 0)).await.unwrap(), 90);

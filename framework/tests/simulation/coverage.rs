@@ -53,6 +53,7 @@ fn two_hundred_seeds_reach_the_late_paths_of_a_transfer() {
     transfer.rejection::<Deposit>().while_open().at_least(5);
     transfer.reply::<Deposit>().while_undoing().at_least(5);
     assert!(transfer.completed() > 100 && transfer.compensated() > 100, "{transfer}");
+    assert!(coverage.waits().measured > 100, "{:?}", coverage.waits());
     println!("{coverage}\n{}\n{}\n{}", transfer.mermaid(), transfer.dot(), coverage.mermaid());
 }
 
@@ -71,6 +72,8 @@ fn with_a_folder_in_the_environment_a_report_is_written_there() {
         "200 runs",
         "- killed inside a commit: ",
         "rejection of bank.Deposit",
+        "- CrashIn Commit: asked for ",
+        "- the longest wait: ",
     ] {
         assert!(page.contains(what), "`{what}` is not in\n{page}");
     }

@@ -211,6 +211,20 @@ fn fault_that_strikes_nothing_fails_the_run() {
 }
 
 #[test]
+fn kill_of_a_node_that_is_not_there_fails_the_run() {
+    let twice = |sim: Sim| {
+        sim.run(async |world| {
+            world.kill(0);
+            world.kill(0);
+            world.restart(0).await;
+        })
+    };
+    let broken = twice(press(Sim::new(1), false)).expect_err("it was dead");
+    assert_eq!(broken.reason, "fault: no node of prints was there to be killed");
+    twice(press(Sim::new(1), false).faults_may_miss()).expect("it may miss");
+}
+
+#[test]
 fn fault_of_jobs_without_a_worker_is_an_error() {
     let fault = Fault::HangJobs { service: 0, times: 1 };
     let broken = cluster(Sim::new(1)).fault(Duration::ZERO, fault).run(async |_| {}).expect_err("there is no worker");

@@ -42,7 +42,7 @@ impl World {
         self.save_views().await;
         check::all(self)?;
         for service in 0..self.0.services.len() {
-            self.kill(service);
+            self.kill_if_there(service);
         }
         tokio::task::yield_now().await;
         for service in 0..self.0.services.len() {

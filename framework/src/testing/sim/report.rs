@@ -42,5 +42,16 @@ fn page(flow: &str, coverage: &Coverage) -> String {
         let count = coverage.troubles().get(trouble).map_or_else(|| "never".to_owned(), u64::to_string);
         let _ = writeln!(page, "- {trouble}: {count}");
     }
+    let _ = write!(page, "\n## Which faults struck\n\n");
+    for (kind, count) in coverage.faults() {
+        let _ = writeln!(page, "- {kind}: asked for {} times, struck {} times", count.asked, count.fired);
+    }
+    let waits = coverage.waits();
+    let _ = write!(
+        page,
+        "\n## How long messages waited\n\n- measured, because nothing disturbed the cluster: {}\n- of them beside keys that were \
+         stuck: {}\n- the longest wait: {:?}\n",
+        waits.measured, waits.beside_stuck, waits.longest
+    );
     page
 }

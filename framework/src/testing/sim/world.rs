@@ -282,8 +282,14 @@ impl World {
     }
 
     /// Kills the service's node. What it has not committed may be lost.
+    ///
+    /// The run fails with the rule `fault` if none was running or starting, unless
+    /// [`faults_may_miss`](super::Sim::faults_may_miss).
     pub fn kill(&self, service: usize) {
-        self.kill_if_there(service);
+        if !self.kill_if_there(service) && !self.0.sim.misses {
+            let name = self.0.services.get(service).map_or("a service that does not exist", |service| &service.name);
+            self.violated(format!("fault: no node of {name} was there to be killed"));
+        }
     }
 
     /// Kills the service's node. Returns whether one was running or starting.
