@@ -337,9 +337,11 @@ mod outside {
     struct Bank {
         random: Random,
         knows_keys: bool,
-        /// What was paid, by payout, and under which keys.
-        paid: Arc<Mutex<BTreeMap<String, (u64, Vec<String>)>>>,
+        paid: Arc<Mutex<BTreeMap<String, Paid>>>,
     }
+
+    /// The cents paid for a payout, and under which keys.
+    type Paid = (u64, Vec<String>);
 
     impl Bank {
         fn pay(&self, payout: &PayOut, key: String) -> Result<(), std::io::Error> {
