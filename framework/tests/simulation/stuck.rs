@@ -147,6 +147,62 @@ fn stuck_and_parked_keys_delay_no_other_key() {
     assert!(waits.longest < Duration::from_secs(1), "{waits:?}");
 }
 
+#[derive(Domain)]
+#[domain(shards = 1)]
+struct Halls;
+
+#[derive(Command, Clone, Debug, Serialize, Deserialize)]
+#[command(domain = Halls)]
+struct Clean {
+    #[key]
+    hall: String,
+}
+
+/// Takes its time for each job.
+#[derive(Worker)]
+#[worker(domain = Halls, performs(Clean), on(Told))]
+struct Cleaner;
+
+impl Perform<Clean> for Cleaner {
+    async fn perform(&self, _clean: Clean, _job: Job) -> Result<(), WorkError> {
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        Ok(())
+    }
+}
+
+impl On<Told> for Cleaner {
+    async fn on(&self, _told: Told, _job: Job) -> Result<(), WorkError> {
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        Ok(())
+    }
+}
+
+#[test]
+fn jobs_that_wait_for_a_slot_are_no_delay() {
+    let config = NodeConfig { jobs: 1, ..NodeConfig::default() };
+    let run = Sim::new(1)
+        .service("senders", |node| node.host::<Sender>())
+        .service("halls", move |node| node.worker(Cleaner).config(config.clone()))
+        .run(async |world| {
+            let clean = async |hall: &str| world.send(Clean { hall: hall.to_owned() }).await.unwrap();
+            let spread = Spread { sender: "s".to_owned(), to: "a".to_owned(), count: 4, by_event: true };
+            world.send(spread).await.unwrap();
+            tokio::join!(clean("a"), clean("b"), clean("c"));
+        });
+    run.unwrap_or_else(|broken| panic!("{broken}"));
+}
+
+#[test]
+fn slow_weather_is_no_delay_of_a_key() {
+    for weather in [Weather { delay: 20_000, ..Weather::FAIR }, Weather { disk: 20_000, ..Weather::FAIR }] {
+        let run = crate::cluster(Sim::new(1)).weather(weather).run(async |world| {
+            world.send(crate::bank::deposit("ada", 100)).await.unwrap();
+            world.send(crate::bank::transfer("t1", "ada", "bob", 30)).await.unwrap();
+        });
+        run.unwrap_or_else(|broken| panic!("{broken}"));
+    }
+}
+
 #[test]
 fn waits_are_measured_in_undisturbed_runs_alone() {
     let run = |weather| {

@@ -161,7 +161,12 @@ impl Delays {
             MarkedAs::From(..) | MarkedAs::Outside => *self.sent.get(&turn.id)?,
             MarkedAs::Timer(_) | MarkedAs::Not => return None,
         };
-        let begun = Attempt::first_begun(turn.id).unwrap_or(now);
+        let is_direct = matches!(&turn.mark, MarkedAs::From(source, _) if source.lane == Lane::Direct);
+        let begun = match Attempt::first_begun(turn.id) {
+            // Jobs for callers and events wait for a slot of their worker: that is no fault of a key.
+            Some(_) if !is_direct => return None,
+            begun => begun.unwrap_or(now),
+        };
         let (key, waited) = ((shard.domain.clone(), turn.actor.clone(), turn.key.clone()), begun - sent);
         if self.stuck.contains(&key) || self.is_disturbed(sent, now) {
             return None;

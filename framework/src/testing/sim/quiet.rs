@@ -133,12 +133,23 @@ impl World {
             self.shards_of(service).into_iter().find_map(|(shard, reader)| {
                 check::events(&reader).iter().find_map(|event| {
                     let takers = self.takers(&shard, event);
-                    takers.iter().find_map(|taker| self.0.seen.event_overdue((&shard, event.position), taker))
+                    let mut actors = takers.iter().filter(|(domain, actor, _)| !self.is_worker(domain, actor));
+                    actors.find_map(|taker| self.0.seen.event_overdue((&shard, event.position), taker))
                 })
             })
         };
         let overdue = self.0.seen.overdue(|domain| self.is_hosted(domain));
         overdue.or_else(|| self.0.services.iter().find_map(event_overdue))
+    }
+
+    /// Jobs wait for a slot of their worker, however long that takes.
+    fn is_worker(&self, domain: &Name, actor: &Name) -> bool {
+        let is = |service: &Service| {
+            let hosts = service.hosts.borrow();
+            let domains = hosts.iter().flat_map(|hosts| &hosts.domains).filter(|of| of.name == domain.as_str());
+            domains.flat_map(|of| &of.actors).any(|of| of.name == actor.as_str() && of.role == "worker")
+        };
+        self.0.services.iter().any(is)
     }
 
     fn is_hosted(&self, domain: &Name) -> bool {

@@ -16,8 +16,7 @@ impl World {
     /// Lets the weather begin, and the faults come when they are due.
     pub(super) fn rain(&self) -> Vec<tokio::sync::oneshot::Receiver<()>> {
         self.set_weather(self.0.sim.weather);
-        // What is lost is sent again later and later.
-        let lossy = (self.0.sim.weather.lose > 0).then(|| self.seen().begin_disturbance());
+        let lossy = self.0.sim.weather.disturbs().then(|| self.seen().begin_disturbance());
         self.0.lossy.set(lossy);
         let mut ended = Vec::new();
         for (at, fault) in self.0.sim.faults.clone() {

@@ -22,6 +22,12 @@ pub struct Weather {
 }
 
 impl Weather {
+    /// Returns whether messages wait for long because of it: what is lost is sent again later and later.
+    pub(super) fn disturbs(self) -> bool {
+        const LONG: u16 = 500;
+        self.lose > 0 || self.delay > LONG || self.disk > LONG || self.load > LONG
+    }
+
     /// Everything arrives, once, in order and at once.
     pub const FAIR: Self = Self { lose: 0, repeat: 0, delay: 0, disk: 0, load: 0 };
 }
