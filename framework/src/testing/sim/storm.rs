@@ -49,6 +49,10 @@ impl World {
             Fault::Crash { service, steps, down } => self.crash(*service, *steps, *down, &told, &count).await,
             Fault::CrashIn { service, work, steps, down } => {
                 if self.begins(*service, *work).await {
+                    // The job may be one of an old node, which does not know that it was taken over.
+                    if let Some(service) = self.0.services.get(*service).filter(|_| *work == Work::Job) {
+                        self.end_zombie(service);
+                    }
                     self.crash(*service, *steps, *down, &told, &count).await;
                 }
             }
