@@ -316,7 +316,7 @@ impl Inbound for Impostor {
 
 fn card(service: &'static str, owns: &'static str) -> NodeCard {
     let owns = vec![(Name::new(owns).unwrap(), 16)];
-    NodeCard { service: Name::new(service).unwrap(), owns, subscribes: Vec::new(), answers: Vec::new() }
+    NodeCard { service: Name::new(service).unwrap(), owns, subscribes: Vec::new(), answers: Vec::new(), store: None }
 }
 
 #[whizbang::test]

@@ -98,8 +98,13 @@ fn name(text: &'static str) -> Name {
 
 async fn attach(hub: &LoopbackHub) -> (LoopbackBridge, Arc<Ledger>) {
     let (bridge, ledger) = (hub.bridge(), Arc::new(Ledger::default()));
-    let card =
-        NodeCard { service: name("bank"), owns: vec![(name("bank"), 1)], subscribes: Vec::new(), answers: Vec::new() };
+    let card = NodeCard {
+        service: name("bank"),
+        owns: vec![(name("bank"), 1)],
+        subscribes: Vec::new(),
+        answers: Vec::new(),
+        store: None,
+    };
     bridge.attach(card, Arc::clone(&ledger) as Arc<dyn Inbound>).await.unwrap();
     (bridge, ledger)
 }
@@ -197,7 +202,7 @@ fn a_node_that_is_cut_off_neither_sends_nor_receives() {
         let hub = LoopbackHub::new();
         let (bank, ledger) = attach(&hub).await;
         let client = hub.bridge();
-        let card = NodeCard { service: name("shop"), owns: vec![], subscribes: vec![], answers: vec![] };
+        let card = NodeCard { service: name("shop"), owns: vec![], subscribes: vec![], answers: vec![], store: None };
         client.attach(card, Arc::new(Ledger::default())).await.unwrap();
         let watermark = || Asked::Watermark { from: ShardId::new(name("shop"), 0), to: ShardId::new(name("bank"), 0) };
 
@@ -228,7 +233,7 @@ fn a_node_that_crashes_is_forgotten() {
     });
     paused(async {
         let bridge = hub.bridge();
-        let card = NodeCard { service: name("shop"), owns: vec![], subscribes: vec![], answers: vec![] };
+        let card = NodeCard { service: name("shop"), owns: vec![], subscribes: vec![], answers: vec![], store: None };
         bridge.attach(card, Arc::new(Ledger::default())).await.unwrap();
         let sent = bridge.send(command(2)).await;
         assert!(matches!(sent, Err(BridgeError::NoOwner { .. })), "{sent:?}");
@@ -265,6 +270,7 @@ fn a_subscriber_that_takes_nothing_holds_nobody_back_for_long() {
             owns: vec![],
             subscribes: vec![(name("bank"), 1, vec![name("Done")])],
             answers: vec![],
+            store: None,
         };
         let slow = hub.bridge();
         slow.attach(card, Arc::new(Stuck(Arc::clone(&ledger)))).await.unwrap();

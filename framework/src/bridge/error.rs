@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::message::Name;
+use crate::message::{Name, StoreId};
 
 /// A bridge that could not do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -36,6 +36,24 @@ pub enum BridgeError {
         found: String,
         /// The value needed.
         wanted: String,
+    },
+    /// Another store is claimed to own the domain. Nothing was sent or handled. `remedy` says what to do.
+    #[error(
+        "domain `{domain}` is claimed by service `{service}` with store {store} (start {epoch}), and the store here is {mine}: {remedy}"
+    )]
+    Claimed {
+        /// The domain.
+        domain: String,
+        /// The service that holds the claim.
+        service: String,
+        /// The store that is claimed to own the domain.
+        store: StoreId,
+        /// The number of the start that made the claim.
+        epoch: u64,
+        /// The store of this node.
+        mine: StoreId,
+        /// What to do.
+        remedy: &'static str,
     },
     /// No node owns the domain at present. Nothing was handled.
     #[error("nobody owns domain `{domain}` at present")]

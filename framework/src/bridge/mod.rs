@@ -3,6 +3,7 @@
 //! Called by the relay (outgoing) and the client; calls the node's [door](Inbound) with what comes in.
 //! It moves bytes and knows no actor. It may lose, repeat and reorder: order and once-ness come from the numbers inside.
 
+mod claim;
 mod error;
 mod health;
 pub mod loopback;
@@ -22,7 +23,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use crate::message::{Envelope, Kind, Name, ShardId};
+use crate::message::{Envelope, Kind, Name, ReplacedStore, Run, ShardId, StoreId};
 
 /// A connection to a broker, both directions.
 ///
@@ -90,6 +91,21 @@ pub struct NodeCard {
     pub subscribes: Vec<(Name, u16, Vec<Name>)>,
     /// The queries it answers: domain and name.
     pub answers: Vec<(Name, Name)>,
+    /// The store of its domains. `None` if it has no identity: then nothing is claimed, and no second node is refused.
+    pub store: Option<StoreCard>,
+}
+
+/// What a bridge must know of a node's store, to claim the node's domains for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreCard {
+    /// Its identity.
+    pub store: StoreId,
+    /// This start of the node.
+    pub run: Run,
+    /// The starts on this store whose claims this one continues.
+    pub earlier: Vec<Run>,
+    /// The store whose claims are replaced, for disaster recovery.
+    pub replaces: ReplacedStore,
 }
 
 /// A question to the owner of a domain.
@@ -239,6 +255,12 @@ pub trait Inbound: Send + Sync {
 
     /// The connection was lost and is back, or the broker has forgotten what it had: look after the gaps.
     fn reconnected(&self);
+
+    /// Another node has claimed a domain of this one at the broker: the node must not publish or answer for it any longer.
+    /// `reason` names the domain and the rival. Does nothing by default.
+    fn claim_lost(&self, reason: String) {
+        drop(reason);
+    }
 
     /// How many more messages the node can take now. A bridge pulls no more than that.
     fn room(&self) -> usize;

@@ -260,6 +260,21 @@ impl Namespace {
         format!("{self}_events_{domain}")
     }
 
+    /// The stream that holds the claims on all domains.
+    pub fn claims_stream(&self) -> String {
+        format!("{self}_claims")
+    }
+
+    /// All claims.
+    pub fn claims_filter(&self) -> String {
+        format!("{self}.claim.*")
+    }
+
+    /// The claim on a domain.
+    pub fn claim_subject(&self, domain: &Name) -> String {
+        format!("{self}.claim.{domain}")
+    }
+
     /// The stream that holds what a service refused.
     pub fn refused_stream(&self, service: &Name) -> String {
         format!("{self}_refused_{service}")

@@ -15,10 +15,10 @@ use super::share::Share;
 use super::spec::{Links, Spec, Type, Viewed};
 use super::{Node, NodeConfig, StartError};
 use crate::actor::{DEFERRED, Stateful};
-use crate::bridge::{Bridge, NodeCard};
+use crate::bridge::{Bridge, NodeCard, StoreCard};
 use crate::client::Client;
 use crate::clock::Clock;
-use crate::message::{Codec, IdSource, Message, Name};
+use crate::message::{Codec, IdSource, Message, Name, ReplacedStore};
 use crate::projection::{Projected, Projection, ViewType};
 use crate::retry::{Retries, Retry};
 use crate::router::{ActorCard, DomainCard, Manifest, MessageCard};
@@ -122,6 +122,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Lets the node take over the claims of a store that it does not continue, for disaster recovery: see
+    /// [`NodeConfig::replaces_store`]. Default: none.
+    pub fn replaces_store(mut self, store: ReplacedStore) -> Self {
+        self.config.replaces_store = store;
+        self
+    }
+
     /// Sets where the node gets the time from. Default: the operating system's clock.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
@@ -211,6 +218,7 @@ impl NodeBuilder {
             owns: domains.iter().map(|(name, shards)| (name.clone(), *shards)).collect(),
             subscribes: subscribes(&taken, &sources, &domains),
             answers: answers.keys().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
+            store: None,
         };
         let ids = match self.seed {
             Some(seed) => IdSource::seeded(self.clock.clone(), seed),
@@ -244,10 +252,10 @@ impl NodeBuilder {
             Err(error) => return Err(let_go(&spec, error).await),
         };
         if let Some(bridge) = &spec.bridge {
-            let attached = bridge.attach(card, Arc::new(Door::new(Arc::clone(&spec), links.clone()))).await;
-            if let Err(error) = attached {
+            let door = Arc::new(Door::new(Arc::clone(&spec), links.clone()));
+            if let Err(error) = attach(&spec, &**bridge, card, door, ids.next_u64()).await {
                 links.end().await;
-                return Err(let_go(&spec, error.into()).await);
+                return Err(let_go(&spec, error).await);
             }
             tracing::info!(target: crate::telemetry::TARGET, courier = bridge.durability(), "the bridge is attached");
         }
@@ -261,6 +269,35 @@ impl NodeBuilder {
         let client = Client::new(spec.id, remote, ids.fork());
         Ok(Node { spec, client, links })
     }
+}
+
+/// Attaches the bridge, which claims the node's domains for its store.
+async fn attach(
+    spec: &Spec,
+    bridge: &dyn Bridge,
+    mut card: NodeCard,
+    door: Arc<Door>,
+    nonce: u64,
+) -> Result<(), StartError> {
+    let identity = match spec.domains.is_empty() {
+        true => None,
+        false => spec.store.identity().await?,
+    };
+    let Some(identity) = identity else { return Ok(bridge.attach(card, door).await?) };
+    let earlier = identity.runs();
+    let (tried, run) = identity.trying(nonce);
+    let store = tried.store;
+    // Before the claim is written: a node that ends in between must know its claim when it starts again.
+    spec.store.save_identity(tried.clone()).await?;
+    card.store = Some(StoreCard { store, run, earlier, replaces: spec.config.replaces_store });
+    bridge.attach(card, door).await?;
+    let saved = spec.store.save_identity(tried.has_won(run)).await;
+    if let Err(error) = saved {
+        bridge.abandon();
+        return Err(error.into());
+    }
+    tracing::info!(target: crate::telemetry::TARGET, %store, start = run.epoch, "the domains are claimed for the store");
+    Ok(())
 }
 
 /// The clock that measures user code. It has a thread of its own, because the others may be blocked; a simulation, which has a

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::message::ReplacedStore;
 use crate::retry::Retry;
 
 /// What can be set on a node. Every value has a default that is good for most.
@@ -36,6 +37,9 @@ pub struct NodeConfig {
     /// How long user code may run on a thread of the node before the node's [health](crate::Node::health) calls the thread blocked
     /// and names the actor type and the message. Nothing is interrupted. Default 2 s; at least 100 ms. Measured in steps of 50 ms.
     pub blocked_after: Duration,
+    /// The store whose claims at the broker this node takes over though it does not continue that store. Default none. For disaster
+    /// recovery: set it for one start, and only if the old store is gone for good.
+    pub replaces_store: ReplacedStore,
 }
 
 impl Default for NodeConfig {
@@ -51,6 +55,7 @@ impl Default for NodeConfig {
             jobs: 64,
             job_limit: Duration::from_secs(300),
             blocked_after: Duration::from_secs(2),
+            replaces_store: ReplacedStore::None,
         }
     }
 }
@@ -71,6 +76,7 @@ struct FileConfig {
     jobs: Option<usize>,
     job_limit_ms: Option<u64>,
     blocked_after_ms: Option<u64>,
+    replaces_store: Option<String>,
 }
 
 const PREFIX: &str = "WHIZBANG_";
@@ -93,7 +99,12 @@ impl NodeConfig {
     /// [`ConfigError::Toml`] names the line and the key.
     pub fn with_toml(self, text: &str) -> Result<Self, ConfigError> {
         let file: FileConfig = toml::from_str(text).map_err(|error| ConfigError::Toml { reason: error.to_string() })?;
-        Ok(self.changed(file))
+        let replaces_store = match file.replaces_store.as_deref() {
+            None => self.replaces_store,
+            Some(text) => ReplacedStore::parse(text)
+                .ok_or(ConfigError::Range { key: "replaces_store", range: "`any` or 32 hexadecimal digits" })?,
+        };
+        Ok(Self { replaces_store, ..self.changed(file) })
     }
 
     /// Changed by the environment's variables that begin with `WHIZBANG_`.
@@ -105,6 +116,10 @@ impl NodeConfig {
         let mut text = String::new();
         for (name, value) in variables {
             if let Some(key) = name.strip_prefix(PREFIX) {
+                if key == "REPLACES_STORE" && value.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+                    text.push_str(&format!("replaces_store = \"{value}\"\n"));
+                    continue;
+                }
                 if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_') {
                     return Err(ConfigError::Variable { name: name.clone(), value });
                 }
@@ -216,6 +231,16 @@ mod tests {
         assert_eq!(NodeConfig::default().with_environment(variables).unwrap().threads, 3);
         let variables = [("WHIZBANG_THREADS".to_owned(), "3\nin_flight = 1".to_owned())];
         assert!(matches!(NodeConfig::default().with_environment(variables), Err(ConfigError::Variable { .. })));
+    }
+
+    #[test]
+    fn replaced_store_is_read_from_file_and_environment() {
+        let id = "0".repeat(31) + "7";
+        let file = NodeConfig::default().with_toml(&format!("replaces_store = \"{id}\"\n")).unwrap();
+        let variables = [("WHIZBANG_REPLACES_STORE".to_owned(), id)];
+        assert_eq!(NodeConfig::default().with_environment(variables).unwrap(), file);
+        assert_ne!(file, NodeConfig::default());
+        assert!(NodeConfig::default().with_toml("replaces_store = \"yes\"\n").is_err());
     }
 
     #[test]

@@ -42,8 +42,13 @@ impl Client {
     /// [`StartError::Name`] and [`StartError::Bridge`].
     pub async fn connect(name: &str, bridge: impl Bridge) -> Result<Self, StartError> {
         let bridge: Arc<dyn Bridge> = Arc::new(bridge);
-        let card =
-            NodeCard { service: Name::new(name)?, owns: Vec::new(), subscribes: Vec::new(), answers: Vec::new() };
+        let card = NodeCard {
+            service: Name::new(name)?,
+            owns: Vec::new(),
+            subscribes: Vec::new(),
+            answers: Vec::new(),
+            store: None,
+        };
         bridge.attach(card, Arc::new(NoNode)).await?;
         let remote = Arc::new(Away(bridge));
         Ok(Self::new(NOBODY, remote, IdSource::random(Clock::system())))

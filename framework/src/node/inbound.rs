@@ -11,6 +11,7 @@ use super::spec::{Links, Spec};
 use crate::bridge::{Answer, Asked, Inbound, Refusal, Settled, Tidings};
 use crate::message::{Envelope, ShardId, shard_of};
 use crate::relay::envelope_of;
+use crate::telemetry::TARGET;
 
 /// The most events or outbox entries in one answer, whatever is asked for.
 const MOST: usize = 1024;
@@ -161,6 +162,11 @@ impl Inbound for Door {
             }
             share.catch_up();
         });
+    }
+
+    fn claim_lost(&self, reason: String) {
+        tracing::error!(target: TARGET, reason, "the node serves no more: end its process");
+        self.spec.retire(&self.links, reason);
     }
 
     fn room(&self) -> usize {

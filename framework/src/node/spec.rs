@@ -19,7 +19,7 @@ use crate::message::{Name, ShardId};
 use crate::projection::ViewType;
 use crate::retry::Retries;
 use crate::router::{Manifest, NodeId};
-use crate::store::{DeadLetterReason, ShardReader, Store, StoreError};
+use crate::store::{DeadLetterReason, ShardReader, Store};
 use crate::telemetry::Counts;
 use crate::user_code::{Ticks, UserCode};
 
@@ -109,8 +109,8 @@ impl Spec {
 
     /// Ends the whole node, because another one of its service has taken over: it must not answer for what is not its own any
     /// more. Taking the shards back would only have the two take them from each other in turns.
-    pub(super) fn retire(&self, links: &Links, why: &StoreError) {
-        self.broken.lock().get_or_insert_with(|| format!("another node has taken over: {why}"));
+    pub(super) fn retire(&self, links: &Links, why: String) {
+        self.broken.lock().get_or_insert(why);
         if let Some(bridge) = &self.bridge {
             bridge.abandon();
         }

@@ -26,7 +26,7 @@ pub(super) async fn release(share: Weak<Share>) {
         let Some(share) = share.upgrade() else { return };
         if let StoreError::Fenced { .. } = error {
             tracing::error!(target: TARGET, %error, "another node has taken over: this one serves no more");
-            return share.spec.retire(&share.links, &error);
+            return share.spec.retire(&share.links, format!("another node has taken over: {error}"));
         }
         tracing::error!(target: TARGET, %error, "commits have failed, opening the shards again");
         host.refused(&error);

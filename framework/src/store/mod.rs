@@ -39,7 +39,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use crate::clock::Timestamp;
-use crate::message::{MessageId, Name, ShardId};
+use crate::message::{MessageId, Name, ShardId, StoreIdentity};
 
 /// A store: opens shards, keeps views, says what it promises.
 ///
@@ -95,6 +95,25 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// What writing can meet. Nothing was replaced then.
     fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// The store's identity, made with the store; a store of an older version gets one when it is opened. `None`, the default: the
+    /// store has none, and nothing keeps a second node with another store from serving the same domains.
+    ///
+    /// # Errors
+    /// What reading can meet.
+    fn identity(&self) -> BoxFuture<'_, Result<Option<StoreIdentity>, StoreError>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    /// Replaces what [`identity`](Self::identity) returns; durable when it returns. Called twice at each start of a node with a
+    /// bridge.
+    ///
+    /// # Errors
+    /// What writing can meet. Nothing was replaced then.
+    fn save_identity(&self, identity: StoreIdentity) -> BoxFuture<'_, Result<(), StoreError>> {
+        drop(identity);
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// Drops what finds the turns before `before` by the ids of their messages: nothing asks for them any longer. Called from
     /// time to time, with a time that rises; [`ShardReader::find_turn`] may find older turns or not. Does nothing by default.

@@ -5,6 +5,7 @@
 #[path = "../../../framework/tests/bank/mod.rs"]
 mod bank;
 mod callers;
+mod claims;
 mod diary;
 mod hostile;
 mod leaving;

@@ -12,7 +12,7 @@ mod route;
 #[cfg(feature = "testing")]
 pub use faults::Faults;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 
 use self::member::{Member, Membership, Parcel, Question, What};
 use self::route::Routes;
+use super::claim::{self, Claim};
 use super::wire::Packet;
 use super::{Answer, Asked, Bridge, BridgeError, Inbound, NodeCard, Refusal, Tidings};
 use crate::bridge::queue::Pushed;
@@ -54,6 +55,8 @@ struct Hub {
     routes: RwLock<Arc<Routes>>,
     members: Mutex<(u64, Vec<Arc<Member>>)>,
     refused: Mutex<VecDeque<RefusedPacket>>,
+    /// By domain.
+    claims: Mutex<BTreeMap<Name, Claim>>,
     #[cfg(feature = "testing")]
     dice: Mutex<Option<faults::Dice>>,
 }
@@ -121,6 +124,42 @@ impl Hub {
         members.1.push(Arc::clone(&member));
         *self.routes.write() = Arc::new(Routes::new(&members.1));
         member
+    }
+
+    /// Claims the domains of a node for its store, all or none; whoever held one of them before is told.
+    fn claim(&self, card: &NodeCard) -> Result<(), BridgeError> {
+        let Some(store) = &card.store else { return Ok(()) };
+        let mut claims = self.claims.lock();
+        for (domain, _) in &card.owns {
+            if let Some(found) = claims.get(domain) {
+                found.admits(card, store, domain)?;
+            }
+        }
+        let mut lost = Vec::new();
+        for (domain, _) in &card.owns {
+            let claim = Claim::of(card, store);
+            if let Some(before) = claims.insert(domain.clone(), claim.clone()) {
+                lost.push((domain, before, claim));
+            }
+        }
+        drop(claims);
+        let members = self.members.lock().1.clone();
+        for (domain, before, claim) in lost {
+            let holders = members.iter().filter(|member| {
+                member.card.store.as_ref().is_some_and(|store| before.is_of(store))
+                    && member.card.owns.iter().any(|(owned, _)| owned == domain)
+            });
+            holders.for_each(|member| member.door.claim_lost(claim::lost(domain, Some(&claim))));
+        }
+        Ok(())
+    }
+
+    /// Notes that a node has ended in order: a copy of its store may continue its claims.
+    fn release(&self, card: &NodeCard) {
+        let Some(store) = &card.store else { return };
+        for claim in self.claims.lock().values_mut().filter(|claim| claim.is_of(store)) {
+            claim.released = true;
+        }
     }
 
     fn leave(&self, leaver: &Member) {
@@ -243,6 +282,9 @@ impl Bridge for LoopbackBridge {
         if own.is_some() {
             return ready(Err(BridgeError::Closed)).boxed();
         }
+        if let Err(error) = self.hub.claim(&card) {
+            return ready(Err(error)).boxed();
+        }
         let member = self.hub.join(card, door);
         *own = Some(Arc::clone(&member));
         drop(own);
@@ -336,6 +378,7 @@ impl Bridge for LoopbackBridge {
             member.leaving.store(true, Ordering::Release);
             member.parcels.nudge();
             member.left.notified().await;
+            self.hub.release(&member.card);
             Ok(())
         }
         .boxed()

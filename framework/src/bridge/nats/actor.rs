@@ -3,10 +3,12 @@
 //! Started by attach on the node's `LocalSet`; ended by detach, or where it stands by abandon. Its mailbox is for what happens to the bridge as a whole;
 //! messages do not pass through it, because the two loops bound what is under way by windows of their own.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture, WrapFuture};
 use async_nats::{Client, Subscriber};
+use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, broadcast, oneshot};
 
 use super::connection::round_trip;
@@ -31,6 +33,8 @@ pub(super) struct Loops {
     pub(super) answers: Subscriber,
     pub(super) intake: Intake,
     pub(super) denials: broadcast::Receiver<String>,
+    /// Keeps the claims on this node's domains.
+    pub(super) renewing: BoxFuture<'static, ()>,
 }
 
 impl NatsActor {
@@ -49,13 +53,18 @@ impl Actor for NatsActor {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Self::Context) {
-        let Some(Loops { answers, intake, mut denials }) = self.loops.take() else { return };
+        let Some(Loops { answers, intake, mut denials, renewing }) = self.loops.take() else { return };
         let (end, ended) = oneshot::channel();
         self.ended = Some(ended);
         let outgoing = Arc::clone(&self.outgoing);
         let client = self.client.clone();
         let both = async move {
-            tokio::join!(intake.run(), outgoing.run(client.clone(), answers));
+            let mut working = pin!(async { tokio::join!(intake.run(), outgoing.run(client.clone(), answers)) });
+            tokio::select! {
+                biased;
+                _ = &mut working => {}
+                () = renewing => drop(working.await),
+            }
             // Tidings and acknowledgements that were written last must leave before the connection ends.
             round_trip(&client).await;
             // Nobody may be waiting for it.

@@ -8,7 +8,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, Request, RequestErrorKind};
+use async_nats::{Client, HeaderMap, Request, RequestErrorKind};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -29,6 +29,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 const STREAM_NOT_FOUND: u64 = 10059;
 const CONSUMER_NOT_FOUND: u64 = 10014;
 const MESSAGE_NOT_FOUND: u64 = 10037;
+/// Another message is the last one of the subject.
+const WRONG_LAST: [u64; 2] = [10071, 10164];
 /// The request fits no node of the cluster, or the account: waiting does not help.
 const RESOURCES: [u64; 4] = [10023, 10028, 10047, 10074];
 
@@ -64,6 +66,8 @@ impl Incarnation {
 enum Failure {
     /// What is asked for does not exist.
     Missing,
+    /// Another message is the last one than was expected.
+    Unexpected,
     /// It may work later.
     Later(BridgeError),
     Final(BridgeError),
@@ -147,7 +151,7 @@ impl JetStream {
         match self.insist(&format!("STREAM.INFO.{name}"), &Value::Null).await {
             Ok(info) => Ok(Some(incarnation(&info))),
             Err(Failure::Missing) => Ok(None),
-            Err(Failure::Later(error) | Failure::Final(error)) => Err(error),
+            Err(failure) => Err(self.error_of(failure)),
         }
     }
 
@@ -181,7 +185,7 @@ impl JetStream {
                 broker: self.broker.to_string(),
                 reason: format!("{} went away while it was made", wanted.what),
             }),
-            Err(Failure::Later(error) | Failure::Final(error)) => Err(error),
+            Err(failure) => Err(self.error_of(failure)),
         }
     }
 
@@ -211,18 +215,39 @@ impl JetStream {
         BridgeError::Refused { broker: self.broker.to_string(), reason }
     }
 
-    /// Returns headers and payload of the last message of a stream on a subject, which may have wildcards.
-    pub(super) async fn last_message(
-        &self,
-        stream: &str,
-        subject: &str,
-    ) -> Result<Option<(Vec<(String, String)>, Bytes)>, BridgeError> {
+    /// Returns the last message of a stream on a subject, which may have wildcards.
+    pub(super) async fn stored(&self, stream: &str, subject: &str) -> Result<Option<Stored>, BridgeError> {
         let asked = json!({ "last_by_subj": subject });
         match self.insist(&format!("STREAM.MSG.GET.{stream}"), &asked).await {
             Ok(answer) => Ok(stored_message(&answer)),
             Err(Failure::Missing) => Ok(None),
-            Err(Failure::Later(error) | Failure::Final(error)) => Err(error),
+            Err(failure) => Err(self.error_of(failure)),
         }
+    }
+
+    /// Publishes a message if the last one of its subject has the number `last`, 0 for none. After an
+    /// error it may be stored all the same.
+    pub(super) async fn put(&self, subject: String, payload: Bytes, last: u64) -> Result<Put, BridgeError> {
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Expected-Last-Subject-Sequence", last.to_string().as_str());
+        match self.request(&subject, payload, Some(headers)).await {
+            Ok(answer) => Ok(Put::Written(answer.get("seq").and_then(Value::as_u64).unwrap_or(0))),
+            Err(Failure::Unexpected) => Ok(Put::Refused),
+            Err(failure) => Err(self.error_of(failure)),
+        }
+    }
+
+    fn error_of(&self, failure: Failure) -> BridgeError {
+        match failure {
+            Failure::Missing => self.refused("it does not exist".to_owned()),
+            Failure::Unexpected => self.refused("the last message is another one".to_owned()),
+            Failure::Later(error) | Failure::Final(error) => error,
+        }
+    }
+
+    /// An error of the server's making.
+    pub(super) fn refused(&self, reason: String) -> BridgeError {
+        BridgeError::Refused { broker: self.broker.to_string(), reason }
     }
 
     /// Returns the state of a consumer.
@@ -231,7 +256,7 @@ impl JetStream {
             Ok(info) => Ok(ConsumerState::read(&info)),
             // A missing consumer answers no pull; the lane hears of that by itself.
             Err(Failure::Missing) => Ok(ConsumerState::default()),
-            Err(Failure::Later(error) | Failure::Final(error)) => Err(error),
+            Err(failure) => Err(self.error_of(failure)),
         }
     }
 
@@ -247,7 +272,7 @@ impl JetStream {
         }
         match self.insist(&format!("CONSUMER.DELETE.{}", source.consumer.path), &Value::Null).await {
             Ok(_) | Err(Failure::Missing) => self.ensure_source(source).await,
-            Err(Failure::Later(error) | Failure::Final(error)) => Err(error),
+            Err(failure) => Err(self.error_of(failure)),
         }
     }
 
@@ -272,8 +297,15 @@ impl JetStream {
 
     async fn ask(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         let payload = if body.is_null() { String::new() } else { body.to_string() };
-        let request = Request::new().payload(payload.into()).timeout(Some(REQUEST));
-        let subject = format!("$JS.API.{path}");
+        self.request(&format!("$JS.API.{path}"), payload.into(), None).await
+    }
+
+    /// Makes one request to JetStream: to its API, or a message for a stream.
+    async fn request(&self, subject: &str, payload: Bytes, headers: Option<HeaderMap>) -> Result<Value, Failure> {
+        let mut request = Request::new().payload(payload).timeout(Some(REQUEST));
+        if let Some(headers) = headers {
+            request = request.headers(headers);
+        }
         let mut denials = self.denials.subscribe();
         let denied = async {
             loop {
@@ -286,7 +318,7 @@ impl JetStream {
         };
         let asked = tokio::select! {
             biased;
-            asked = self.client.send_request(subject.clone(), request) => asked,
+            asked = self.client.send_request(subject.to_owned(), request) => asked,
             () = denied => {
                 let reason = format!("this user may not publish to `{subject}`");
                 return Err(Failure::Final(BridgeError::Refused { broker: self.broker.to_string(), reason }));
@@ -306,13 +338,13 @@ impl JetStream {
             }
             Err(error) => {
                 return Err(Failure::Later(BridgeError::Broker {
-                    doing: format!("the request to `$JS.API.{path}`"),
+                    doing: format!("the request to `{subject}`"),
                     source: Arc::new(error),
                 }));
             }
         };
         let answer: Value = serde_json::from_slice(&answer.payload).map_err(|error| {
-            let doing = format!("reading the answer of `$JS.API.{path}`");
+            let doing = format!("reading the answer of `{subject}`");
             Failure::Final(BridgeError::Broker { doing, source: Arc::new(error) })
         })?;
         let Some(error) = answer.get("error") else { return Ok(answer) };
@@ -320,18 +352,35 @@ impl JetStream {
         if [STREAM_NOT_FOUND, CONSUMER_NOT_FOUND, MESSAGE_NOT_FOUND].contains(&code) {
             return Err(Failure::Missing);
         }
+        if WRONG_LAST.contains(&code) {
+            return Err(Failure::Unexpected);
+        }
         let text = error.get("description").and_then(Value::as_str).unwrap_or("no reason given").to_owned();
-        let refused = BridgeError::Refused {
-            broker: self.broker.to_string(),
-            reason: format!("`$JS.API.{path}`: {text} ({code})"),
-        };
+        let refused =
+            BridgeError::Refused { broker: self.broker.to_string(), reason: format!("`{subject}`: {text} ({code})") };
         let busy = error.get("code").and_then(Value::as_u64) == Some(503) && !RESOURCES.contains(&code);
         Err(if busy { Failure::Later(refused) } else { Failure::Final(refused) })
     }
 }
 
+/// What has become of a message that expects another one to be the last.
+pub(super) enum Put {
+    /// It is stored, with this number.
+    Written(u64),
+    /// Another one is the last of its subject.
+    Refused,
+}
+
+/// A message as a stream holds it.
+pub(super) struct Stored {
+    /// Its number in the stream.
+    pub(super) number: u64,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) payload: Bytes,
+}
+
 /// Reads a stored message from the API's answer, which has headers and payload in base64.
-fn stored_message(answer: &Value) -> Option<(Vec<(String, String)>, Bytes)> {
+fn stored_message(answer: &Value) -> Option<Stored> {
     let part = |name: &str| {
         let text = answer.pointer(name).and_then(Value::as_str).unwrap_or_default();
         data_encoding::BASE64.decode(text.as_bytes()).ok()
@@ -339,7 +388,8 @@ fn stored_message(answer: &Value) -> Option<(Vec<(String, String)>, Bytes)> {
     let headers = String::from_utf8(part("/message/hdrs")?).ok()?;
     let lines = headers.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
     let headers = lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
-    Some((headers, Bytes::from(part("/message/data")?)))
+    let number = answer.pointer("/message/seq").and_then(Value::as_u64)?;
+    Some(Stored { number, headers, payload: Bytes::from(part("/message/data")?) })
 }
 
 fn incarnation(info: &Value) -> Incarnation {

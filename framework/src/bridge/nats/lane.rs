@@ -227,8 +227,13 @@ mod tests {
 
     fn lane() -> Lane {
         let bank = Name::new("bank").unwrap();
-        let card =
-            NodeCard { service: bank.clone(), owns: vec![(bank, 1)], subscribes: Vec::new(), answers: Vec::new() };
+        let card = NodeCard {
+            service: bank.clone(),
+            owns: vec![(bank, 1)],
+            subscribes: Vec::new(),
+            answers: Vec::new(),
+            store: None,
+        };
         let source = streams::sources(&NatsBuilder::new("nats://host"), &card).remove(0);
         Lane::new(source, "inbox".into(), Some(Incarnation::default()))
     }

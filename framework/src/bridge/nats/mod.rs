@@ -6,6 +6,7 @@
 
 mod acknowledgement;
 mod actor;
+mod claims;
 mod config;
 mod connection;
 mod durability;
@@ -39,6 +40,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use self::acknowledgement::{Untaken, has_no_responder};
 use self::actor::{Detach, Loops, NatsActor};
+use self::claims::Claims;
 use self::connection::{Connection, Link, round_trip, who};
 use self::intake::{Gate, Gated, Intake};
 use self::issues::Issues;
@@ -94,6 +96,7 @@ struct Line {
     link: watch::Receiver<Link>,
     report: Arc<Report>,
     jetstream: JetStream,
+    claims: Option<Arc<Claims>>,
 }
 
 /// What the loops report about themselves.
@@ -151,6 +154,7 @@ impl NatsBridge {
     async fn set_up(config: &NatsBuilder, cards: &[NodeCard]) -> Result<(), BridgeError> {
         let connection = Connection::open(config, &format!("{}_setup", config.namespace)).await?;
         let jetstream = JetStream::new(&connection, StreamSetup::Create);
+        jetstream.ensure_stream(&streams::claims_stream(config)).await?;
         // All streams first: a service may take the events of one that comes later in the list.
         for card in cards {
             let own = streams::sources(config, card).into_iter().filter_map(|source| source.makes);
@@ -189,6 +193,12 @@ impl NatsBridge {
             tracing::warn!(broker = &*connection.broker, "{warning}");
         }
         let jetstream = JetStream::new(&connection, config.stream_setup);
+        let claims_stream = streams::claims_stream(config);
+        let claims = Claims::new(jetstream.clone(), config.namespace.clone(), claims_stream, &card).map(Arc::new);
+        // Before anything else: the domain of another store must be left as it is.
+        if let Some(claims) = &claims {
+            claims.check().await?;
+        }
         let written = streams::written(config, &card);
         for wanted in &written {
             jetstream.ensure_stream(wanted).await?;
@@ -208,6 +218,10 @@ impl NatsBridge {
             let group = shared.then(|| "whizbang".to_owned());
             gates.push(Gated::new(gate, subscribe(&client, subject, group).await?));
         }
+        let mut watched = Vec::new();
+        for subject in claims.iter().flat_map(|claims| claims.subjects()) {
+            watched.push(subscribe(&client, subject, None).await?);
+        }
         // What is subscribed counts once the server has read it, and what it denies it has said by then.
         round_trip(&client).await;
         round_trip(&client).await;
@@ -218,6 +232,9 @@ impl NatsBridge {
         if !connection.link.borrow().up {
             return Err(connection.unreachable("the connection was lost while starting"));
         }
+        if let Some(claims) = &claims {
+            claims.claim().await?;
+        }
         let outgoing = Arc::new(Outgoing::new(
             format!("{inbox}.r"),
             config.namespace.clone(),
@@ -227,6 +244,12 @@ impl NatsBridge {
         let (closing, closed) = oneshot::channel();
         let report = Arc::<Report>::default();
         let link = connection.link.clone();
+        let renewing: BoxFuture<'static, ()> = match &claims {
+            Some(claims) => {
+                Arc::clone(claims).run(watched, connection.link.clone(), Arc::clone(&door), Arc::clone(&report)).boxed()
+            }
+            None => ready(()).boxed(),
+        };
         let intake = Intake {
             report: Arc::clone(&report),
             client: client.clone(),
@@ -243,11 +266,12 @@ impl NatsBridge {
             gates,
             closing: closed,
         };
-        let loops = Loops { answers, intake, denials };
+        let loops = Loops { answers, intake, denials, renewing };
         let abandoned = Arc::<Notify>::default();
         let actor =
             NatsActor::new(client.clone(), Arc::clone(&outgoing), loops, closing, Arc::clone(&abandoned)).start();
-        Ok(Line { client, outgoing, actor, abandoned, ending: connection.ending, link, report, jetstream })
+        let ending = connection.ending;
+        Ok(Line { client, outgoing, actor, abandoned, ending, link, report, jetstream, claims })
     }
 }
 
@@ -376,8 +400,8 @@ impl Bridge for NatsBridge {
             let mut last = None;
             // Events travel alone, under their name, or several in one message.
             for subject in [format!("{together}.*"), together] {
-                if let Some((headers, payload)) = jetstream.last_message(&stream, &subject).await? {
-                    last = last.max(reading::last_position(shard, &headers, payload));
+                if let Some(stored) = jetstream.stored(&stream, &subject).await? {
+                    last = last.max(reading::last_position(shard, &stored.headers, stored.payload));
                 }
             }
             Ok(last)
@@ -452,6 +476,11 @@ impl Bridge for NatsBridge {
             line.ending.store(true, Ordering::Relaxed);
             // An actor that is gone has nothing left to end.
             let _ = line.actor.send(Detach).await;
+            if let Some(claims) = &line.claims
+                && line.link.borrow().up
+            {
+                claims.release().await;
+            }
             *self.attached.write() = Attached::NoMore;
             Ok(())
         }

@@ -23,7 +23,7 @@ use crate::message::Name;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let bank = Name::new("bank")?;
 /// let card =
-///     NodeCard { service: bank.clone(), owns: vec![(bank, 16)], subscribes: Vec::new(), answers: Vec::new() };
+///     NodeCard { service: bank.clone(), owns: vec![(bank, 16)], subscribes: Vec::new(), answers: Vec::new(), store: None };
 /// let runtime = NatsPermissions::runtime(&card, &Namespace::default()).to_string();
 /// assert!(runtime.contains("\"whizbang.evt.bank.>\"") && !runtime.contains("CREATE"));
 /// let setup = NatsPermissions::setup(&[card], &Namespace::default()).to_string();
@@ -60,7 +60,13 @@ impl NatsPermissions {
             publish.push(ns.refused_subject(&card.service));
             publish.push(info(&ns.refused_stream(&card.service)));
         }
+        if !card.owns.is_empty() {
+            publish.push(info(&ns.claims_stream()));
+            publish.push(format!("$JS.API.STREAM.MSG.GET.{}", ns.claims_stream()));
+        }
         for (domain, _) in &card.owns {
+            publish.push(ns.claim_subject(domain));
+            subscribe.push(ns.claim_subject(domain));
             // Commands and replies to any domain, but only in the name of its own shards.
             publish.push(format!("{ns}.cmd.*.*.{domain}.*"));
             publish.push(ns.event_filter(domain));
@@ -95,6 +101,7 @@ impl NatsPermissions {
         let ns = namespace;
         let inbox = format!("_INBOX_{ns}_setup.>");
         let mut publish = vec![inbox.clone()];
+        publish.extend(stream_created(&ns.claims_stream()));
         for card in cards {
             if takes_in(card) {
                 publish.extend(stream_created(&ns.refused_stream(&card.service)));

@@ -15,6 +15,9 @@ const MAX_ACK_PENDING: u32 = 10_000;
 /// The size of a service's stream of refused messages: 32 messages of the largest size, thousands of ordinary ones.
 const REFUSED_BYTES: u64 = 16 * 1024 * 1024;
 
+/// The size of the stream of claims: each has a few hundred bytes.
+const CLAIMS_BYTES: u64 = 1024 * 1024;
+
 /// Settings of a stream that an operator may change: they decide how much and how long it keeps, never what it means.
 const STREAM_ADJUSTABLE: &[&str] = &["max_bytes", "max_age", "num_replicas"];
 /// The same for a consumer.
@@ -112,6 +115,17 @@ fn refused_stream(config: &NatsBuilder, service: &Name) -> Wanted {
     }
     // One that an older version made discards its oldest messages: an operator should change it, and the node can start.
     wanted.adjustable = &["max_bytes", "max_age", "num_replicas", "discard"];
+    wanted
+}
+
+/// The stream of the claims of all services: the last claim on each domain. It drops none of them: a full one refuses new domains.
+pub(super) fn claims_stream(config: &NatsBuilder) -> Wanted {
+    let mut wanted =
+        stream(config, config.namespace.claims_stream(), &config.namespace.claims_filter(), "limits", "new", 0);
+    if let Some(settings) = wanted.settings.as_object_mut() {
+        settings.insert("max_bytes".to_owned(), json!(CLAIMS_BYTES));
+        settings.insert("max_msgs_per_subject".to_owned(), json!(1));
+    }
     wanted
 }
 

@@ -12,6 +12,7 @@ mod config;
 #[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "only tests bring disks of their own"))]
 mod disk;
 mod frame;
+mod identity;
 mod ids;
 mod inner;
 mod journal;
@@ -58,7 +59,7 @@ use super::index::StreamHasher;
 use super::record::Location;
 use super::{CatalogEntry, CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
 use crate::clock::{Clock, Timestamp};
-use crate::message::{IdSource, Name, ShardId};
+use crate::message::{IdSource, Name, ShardId, StoreIdentity};
 
 /// A store in a folder of the local disk.
 ///
@@ -166,6 +167,7 @@ impl EmbeddedStore {
         at: String,
     ) -> Result<Self, StoreError> {
         let seed = layout::open(disk, ids.next_u64())?;
+        identity::open(disk, || u128::from(ids.next_u64()) << 64 | u128::from(ids.next_u64()))?;
         let hasher = StreamHasher::new(seed);
         let segments = Arc::new(Segments::find(disk)?);
         let runs = IdRuns::open(disk);
@@ -337,6 +339,14 @@ impl Store for EmbeddedStore {
 
     fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>> {
         async move { catalog::save(&self.inner.disk, &entries) }.boxed()
+    }
+
+    fn identity(&self) -> BoxFuture<'_, Result<Option<StoreIdentity>, StoreError>> {
+        async { identity::load(&self.inner.disk) }.boxed()
+    }
+
+    fn save_identity(&self, identity: StoreIdentity) -> BoxFuture<'_, Result<(), StoreError>> {
+        async move { identity::save(&self.inner.disk, &identity) }.boxed()
     }
 
     fn forget_ids(&self, before: Timestamp) {

@@ -9,7 +9,7 @@ mod faults;
 mod shard;
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use futures_util::FutureExt as _;
@@ -21,7 +21,7 @@ pub use self::faults::Faults;
 use self::shard::{MemoryReader, MemoryShard, MemoryWriter};
 use super::{CatalogEntry, CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
 use crate::clock::Timestamp;
-use crate::message::{Name, ShardId};
+use crate::message::{Name, ShardId, StoreId, StoreIdentity};
 
 /// Ids that were handled within so many milliseconds, a day, are dropped together.
 const IDS_SPAN_MS: u64 = 24 * 3600 * 1000;
@@ -44,6 +44,7 @@ struct Shared {
     listeners: Mutex<Vec<Weak<Listening>>>,
     views: Mutex<HashMap<Name, (Epoch, Option<View>)>>,
     catalog: Mutex<Option<Vec<CatalogEntry>>>,
+    identity: Mutex<Option<StoreIdentity>>,
     #[cfg(feature = "testing")]
     faults: faults::Held,
 }
@@ -85,6 +86,14 @@ impl MemoryStore {
         let listening = self.listening(listener);
         let reader = Arc::new(MemoryReader::new(Arc::clone(&shard)));
         Ok(ShardHandle { writer: Box::new(MemoryWriter::new(self.clone(), shard, epoch, listening)), reader })
+    }
+
+    /// The identity, made when it is first asked for: different for each store of the process, and the same in each run of it.
+    fn identity_now(&self) -> StoreIdentity {
+        static STORES: AtomicU64 = AtomicU64::new(1);
+        let mut identity = self.0.identity.lock();
+        let made = || StoreIdentity::new(StoreId::from_u128(u128::from(STORES.fetch_add(1, Ordering::Relaxed))));
+        identity.get_or_insert_with(made).clone()
     }
 
     fn listening(&self, listener: Arc<dyn CommitListener>) -> Arc<Listening> {
@@ -150,6 +159,15 @@ impl Store for MemoryStore {
 
     fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>> {
         *self.0.catalog.lock() = Some(entries);
+        ready(Ok(())).boxed()
+    }
+
+    fn identity(&self) -> BoxFuture<'_, Result<Option<StoreIdentity>, StoreError>> {
+        ready(Ok(Some(self.identity_now()))).boxed()
+    }
+
+    fn save_identity(&self, identity: StoreIdentity) -> BoxFuture<'_, Result<(), StoreError>> {
+        *self.0.identity.lock() = Some(identity);
         ready(Ok(())).boxed()
     }
 

@@ -240,7 +240,7 @@ fn summary(seen: &Seen) -> String {
 
 /// A card of a service that does nothing yet.
 pub fn service(name: &'static str) -> NodeCard {
-    NodeCard { service: named(name), owns: Vec::new(), subscribes: Vec::new(), answers: Vec::new() }
+    NodeCard { service: named(name), owns: Vec::new(), subscribes: Vec::new(), answers: Vec::new(), store: None }
 }
 
 /// A name.

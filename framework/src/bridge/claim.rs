@@ -1,0 +1,137 @@
+//! The claim of a store on a domain: which store's node speaks for the domain at a broker.
+//!
+//! Used by bridges, which keep one claim for each domain and replace it only by compare-and-set: the result of that write decides,
+//! never a clock. A start on the same store continues the claim of the start before it. Another store, or a copy of the store
+//! whose starts are not those of the claim, is refused.
+
+use serde::{Deserialize, Serialize};
+
+use super::{BridgeError, NodeCard, StoreCard};
+use crate::message::{Name, Run, StoreId};
+
+/// The claim of a store on a domain, as it stands at the broker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Claim {
+    /// The service whose node holds it.
+    pub(crate) service: String,
+    pub(crate) store: StoreId,
+    pub(crate) run: Run,
+    /// Its node has ended in order: any start on the same store, and on a copy of it, may continue it.
+    #[serde(default)]
+    pub(crate) released: bool,
+}
+
+impl Claim {
+    /// The claim of a node on one of its domains.
+    pub(crate) fn of(card: &NodeCard, store: &StoreCard) -> Self {
+        Self { service: card.service.to_string(), store: store.store, run: store.run, released: false }
+    }
+
+    /// Returns whether it is the claim of this very start.
+    pub(crate) fn is_of(&self, store: &StoreCard) -> bool {
+        self.store == store.store && self.run == store.run
+    }
+
+    /// Checks whether a node may replace the claim that was found.
+    ///
+    /// # Errors
+    /// [`BridgeError::Claimed`] with what to do.
+    pub(crate) fn admits(&self, card: &NodeCard, mine: &StoreCard, domain: &Name) -> Result<(), BridgeError> {
+        let is_same_store = self.store == mine.store;
+        let is_same_service = self.service == card.service.as_str();
+        let continues = self.is_of(mine) || mine.earlier.contains(&self.run) || self.released;
+        if is_same_store && is_same_service && continues {
+            return Ok(());
+        }
+        if mine.replaces.includes(self.store) {
+            tracing::warn!(
+                %domain, service = self.service, store = %self.store, new_store = %mine.store,
+                "the claim of another store is replaced, as configured",
+            );
+            return Ok(());
+        }
+        let remedy = match (is_same_store, is_same_service) {
+            (true, true) => {
+                "this store is a copy: end the node on the other copy; if that copy is gone for good, start once with it as \
+                 `replaces_store`"
+            }
+            (true, false) => {
+                "the service has another name than before: restore the name, or remove the old consumers and start once with the \
+                 store as `replaces_store`"
+            }
+            (false, true) => {
+                "start this node on the store of the claim (is its folder mounted?); if that store is gone for good, start once \
+                 with it as `replaces_store`"
+            }
+            (false, false) => {
+                "two services own the domain: remove it from one of them; if the other is gone for good, start once with its store \
+                 as `replaces_store`"
+            }
+        };
+        Err(BridgeError::Claimed {
+            domain: domain.to_string(),
+            service: self.service.clone(),
+            store: self.store,
+            epoch: self.run.epoch,
+            mine: mine.store,
+            remedy,
+        })
+    }
+}
+
+/// What a node says that has lost a claim.
+pub(crate) fn lost(domain: &Name, found: Option<&Claim>) -> String {
+    match found {
+        Some(claim) => format!(
+            "another node has taken over: domain `{domain}` is claimed by service `{}` with store {} (start {})",
+            claim.service, claim.store, claim.run.epoch
+        ),
+        None => format!("another node has taken over: the claim on domain `{domain}` is lost"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::ReplacedStore;
+
+    fn card(service: &'static str, store: u128, run: u64, earlier: &[u64]) -> (NodeCard, StoreCard) {
+        let start = |nonce: u64| Run { epoch: 1, nonce };
+        let store = StoreCard {
+            store: StoreId::from_u128(store),
+            run: start(run),
+            earlier: earlier.iter().copied().map(start).collect(),
+            replaces: ReplacedStore::None,
+        };
+        let card = NodeCard {
+            service: Name::from_static(service).unwrap(),
+            owns: Vec::new(),
+            subscribes: Vec::new(),
+            answers: Vec::new(),
+            store: Some(store.clone()),
+        };
+        (card, store)
+    }
+
+    #[test]
+    fn claim_admits_its_own_line_of_starts_alone() {
+        let domain = Name::from_static("bank").unwrap();
+        let (holder, held) = card("bank", 1, 5, &[4]);
+        let claim = Claim::of(&holder, &held);
+        let admits = |claim: &Claim, (card, store): &(NodeCard, StoreCard)| claim.admits(card, store, &domain);
+        assert!(admits(&claim, &card("bank", 1, 5, &[])).is_ok(), "the start itself");
+        assert!(admits(&claim, &card("bank", 1, 6, &[3, 5])).is_ok(), "the next start");
+        let copy = card("bank", 1, 6, &[4]);
+        for other in [&copy, &card("bank", 2, 6, &[]), &card("shop", 2, 6, &[]), &card("renamed", 1, 6, &[5])] {
+            assert!(matches!(admits(&claim, other), Err(BridgeError::Claimed { .. })), "{other:?}");
+        }
+        let released = Claim { released: true, ..claim.clone() };
+        assert!(admits(&released, &copy).is_ok(), "its node has ended");
+        assert!(admits(&released, &card("bank", 2, 6, &[])).is_err(), "a store without its history");
+        let mut new = card("bank", 2, 6, &[]);
+        new.1.replaces = ReplacedStore::Store(StoreId::from_u128(1));
+        assert!(admits(&claim, &new).is_ok(), "an operator said so");
+        new.1.replaces = ReplacedStore::Store(StoreId::from_u128(3));
+        assert!(admits(&claim, &new).is_err(), "an operator named another store");
+    }
+}

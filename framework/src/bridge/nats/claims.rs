@@ -1,0 +1,267 @@
+//! The claims of this node's store on its domains: messages of one stream, the last one of each subject counts.
+//!
+//! Called by the bridge at attach and detach, and by a loop of the bridge's actor that renews them. A claim is written with the
+//! number of the claim that it replaces, and the server refuses the write if that is no longer the last one. The result of the
+//! write decides, so clocks and pauses of nodes do not matter.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_nats::Subscriber;
+use futures_util::StreamExt;
+use futures_util::stream::{SelectAll, select_all};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::Report;
+use super::connection::Link;
+use super::jetstream::{JetStream, Put, Wanted};
+use crate::bridge::claim::{self, Claim};
+use crate::bridge::subject::Namespace;
+use crate::bridge::{BridgeError, Inbound, NodeCard, StoreCard};
+use crate::message::Name;
+
+/// How often a claim is written again, so that a node hears of a rival whose message it has missed.
+const RENEW: Duration = Duration::from_secs(5);
+/// The shortest time between two renewals: messages on the subject of a claim are no reason to write without end.
+const PAUSE: Duration = Duration::from_millis(250);
+/// How often a write is repeated whose result is not known, or that met another write, before it is given up.
+const TRIES: usize = 5;
+/// The name of the issue about them.
+const ISSUE: &str = "claims";
+
+/// The claims of one node.
+pub(super) struct Claims {
+    pub(super) jetstream: JetStream,
+    pub(super) namespace: Namespace,
+    /// The stream of all claims, as it should be.
+    pub(super) stream: Wanted,
+    pub(super) card: NodeCard,
+    pub(super) store: StoreCard,
+    /// By domain: the number of the message with this node's claim.
+    held: Mutex<BTreeMap<Name, u64>>,
+    /// The node has ended in order, or has lost a claim.
+    ended: AtomicBool,
+}
+
+/// What has become of a claim.
+enum Renewed {
+    Held,
+    Lost(Option<Claim>),
+}
+
+impl Claims {
+    /// The claims of a node whose store has an identity, and that owns something.
+    pub(super) fn new(jetstream: JetStream, namespace: Namespace, stream: Wanted, card: &NodeCard) -> Option<Self> {
+        let store = card.store.clone().filter(|_| !card.owns.is_empty())?;
+        Some(Self {
+            jetstream,
+            namespace,
+            stream,
+            card: card.clone(),
+            store,
+            held: Mutex::default(),
+            ended: AtomicBool::new(false),
+        })
+    }
+
+    fn domains(&self) -> impl Iterator<Item = &Name> {
+        self.card.owns.iter().map(|(domain, _)| domain)
+    }
+
+    /// The subjects of this node's claims: what is written to one of them by another node is a rival claim.
+    pub(super) fn subjects(&self) -> Vec<String> {
+        self.domains().map(|domain| self.namespace.claim_subject(domain)).collect()
+    }
+
+    /// Makes the stream of claims and checks that no other store has one on a domain of this node. Nothing is claimed yet.
+    pub(super) async fn check(&self) -> Result<(), BridgeError> {
+        self.jetstream.ensure_stream(&self.stream).await?;
+        for domain in self.domains() {
+            if let Some((_, found)) = self.read(domain).await? {
+                found.admits(&self.card, &self.store, domain)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Claims all domains. What was claimed before an error is released again.
+    pub(super) async fn claim(&self) -> Result<(), BridgeError> {
+        for domain in self.domains() {
+            if let Err(error) = self.claim_one(domain).await {
+                self.release().await;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn claim_one(&self, domain: &Name) -> Result<(), BridgeError> {
+        let mut failed = self.contended(domain);
+        for _ in 0..TRIES {
+            let last = match self.read(domain).await? {
+                Some((number, found)) => {
+                    found.admits(&self.card, &self.store, domain)?;
+                    number
+                }
+                None => 0,
+            };
+            match self.write(domain, last, false).await {
+                Ok(true) => return Ok(()),
+                // Another node was quicker, or this node wrote it and has not heard of it: the next look tells.
+                Ok(false) => {}
+                Err(error) if error.is_transient() => failed = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(failed)
+    }
+
+    /// Renews the claims until the node ends or has lost one of them.
+    pub(super) async fn run(
+        self: Arc<Self>,
+        watched: Vec<Subscriber>,
+        mut link: watch::Receiver<Link>,
+        door: Arc<dyn Inbound>,
+        report: Arc<Report>,
+    ) {
+        let mut watched = select_all(watched);
+        loop {
+            self.wait(&mut watched, &mut link).await;
+            if self.ended.load(Ordering::Acquire) {
+                return;
+            }
+            for domain in self.domains() {
+                match self.renew(domain).await {
+                    Ok(Renewed::Held) => drop(report.issues.close(ISSUE)),
+                    Ok(Renewed::Lost(found)) if !self.ended.swap(true, Ordering::AcqRel) => {
+                        return door.claim_lost(claim::lost(domain, found.as_ref()));
+                    }
+                    Ok(Renewed::Lost(_)) => return,
+                    Err(error) if link.borrow().up => {
+                        let text =
+                            format!("the claim on domain `{domain}` cannot be renewed: {error}; it is tried again");
+                        if report.issues.open(ISSUE, text) {
+                            tracing::error!(%domain, %error, "failed to renew a claim; trying again");
+                        }
+                    }
+                    // Nothing can be published meanwhile, and the claim is renewed once it can be.
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+
+    /// Waits until it is time to renew, or there is a sign of a rival.
+    async fn wait(&self, watched: &mut SelectAll<Subscriber>, link: &mut watch::Receiver<Link>) {
+        tokio::time::sleep(PAUSE).await;
+        let rival = async {
+            while let Some(message) = watched.next().await {
+                let written = serde_json::from_slice::<Claim>(&message.payload);
+                if !written.is_ok_and(|claim| claim.is_of(&self.store)) {
+                    return;
+                }
+            }
+            std::future::pending().await
+        };
+        let reconnected = async {
+            let before = link.borrow_and_update().epoch;
+            if link.wait_for(|link| link.up && link.epoch != before).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = rival => {}
+            () = reconnected => {}
+            () = tokio::time::sleep(RENEW - PAUSE) => {}
+        }
+    }
+
+    async fn renew(&self, domain: &Name) -> Result<Renewed, BridgeError> {
+        let mut last = self.held.lock().get(domain).copied().unwrap_or(0);
+        for _ in 0..TRIES {
+            match self.write(domain, last, false).await {
+                Ok(true) => return Ok(Renewed::Held),
+                Ok(false) => {}
+                Err(error) => {
+                    // The stream may be missing: the next renewal finds it.
+                    self.jetstream.ensure_stream(&self.stream).await?;
+                    return Err(error);
+                }
+            }
+            // The claim is not what this node wrote last. That is a rival; or a write of this node whose result was not heard of; or
+            // a server that has lost its newest messages, or all.
+            match self.read(domain).await? {
+                Some((number, found))
+                    if found.store == self.store.store && found.service == self.card.service.as_str() =>
+                {
+                    let is_mine = found.is_of(&self.store) || self.store.earlier.contains(&found.run);
+                    if !is_mine {
+                        return Ok(Renewed::Lost(Some(found)));
+                    }
+                    last = number;
+                }
+                Some((_, found)) => return Ok(Renewed::Lost(Some(found))),
+                None => {
+                    self.jetstream.ensure_stream(&self.stream).await?;
+                    last = 0;
+                }
+            }
+        }
+        Err(self.contended(domain))
+    }
+
+    fn contended(&self, domain: &Name) -> BridgeError {
+        self.jetstream.refused(format!("the claim on domain `{domain}` is written by others all the time"))
+    }
+
+    /// Notes that this node has ended in order: its claims may be continued from a copy of its store.
+    pub(super) async fn release(&self) {
+        self.ended.store(true, Ordering::Release);
+        let held = std::mem::take(&mut *self.held.lock());
+        for (domain, last) in held {
+            if let Err(error) = self.release_one(&domain, last).await {
+                tracing::warn!(%domain, %error, "failed to release a claim: only this store, and no copy of it, continues it");
+            }
+        }
+    }
+
+    async fn release_one(&self, domain: &Name, last: u64) -> Result<(), BridgeError> {
+        if !self.write(domain, last, true).await? {
+            // A renewal may have been under way. A rival's claim is not touched.
+            let found = self.read(domain).await?.filter(|(_, claim)| claim.is_of(&self.store));
+            if let Some((number, _)) = found {
+                self.write(domain, number, true).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn read(&self, domain: &Name) -> Result<Option<(u64, Claim)>, BridgeError> {
+        let subject = self.namespace.claim_subject(domain);
+        let Some(stored) = self.jetstream.stored(&self.stream.path, &subject).await? else { return Ok(None) };
+        let claim = serde_json::from_slice(&stored.payload)
+            .map_err(|error| BridgeError::Malformed { reason: format!("the claim on domain `{domain}`: {error}") })?;
+        Ok(Some((stored.number, claim)))
+    }
+
+    /// Writes the claim in the place of the one with the number `last`. Returns whether that was still the last one.
+    async fn write(&self, domain: &Name, last: u64, released: bool) -> Result<bool, BridgeError> {
+        let claim = Claim { released, ..Claim::of(&self.card, &self.store) };
+        let doing = || format!("writing the claim on domain `{domain}`");
+        let payload = serde_json::to_vec(&claim)
+            .map_err(|error| BridgeError::Broker { doing: doing(), source: Arc::new(error) })?;
+        match self.jetstream.put(self.namespace.claim_subject(domain), payload.into(), last).await? {
+            Put::Written(number) => {
+                if !released {
+                    self.held.lock().insert(domain.clone(), number);
+                }
+                Ok(true)
+            }
+            Put::Refused => Ok(false),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! One store for each domain, on real servers: a second node is refused at start, and a node that has lost its claim serves no more.
+
+use std::path::Path;
+
+use async_nats::jetstream;
+use whizbang::bridge::BridgeError;
+use whizbang::bridge::nats::NatsBridge;
+use whizbang::message::ReplacedStore;
+use whizbang::prelude::*;
+use whizbang::store::Store;
+use whizbang::testing::bridge::run;
+use whizbang::{NodeBuilder, StartError};
+use whizbang_tests::nats::{NatsServer, Release};
+
+use crate::bank::{Account, deposit};
+use crate::{BOTH, until};
+
+async fn bank(server: &NatsServer, service: &str, store: impl Store) -> NodeBuilder {
+    let bridge = NatsBridge::connect(&server.url()).await.expect("connects");
+    Node::builder(service, store).host::<Account>().bridge(bridge)
+}
+
+async fn refused(node: NodeBuilder) -> (String, String) {
+    match node.start().await.map(drop) {
+        Err(StartError::Bridge(error @ BridgeError::Claimed { store, .. })) => (error.to_string(), store.to_string()),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn embedded(folder: &Path) -> EmbeddedStore {
+    EmbeddedStore::open(folder).expect("opens")
+}
+
+async fn client(server: &NatsServer) -> Client {
+    let bridge = NatsBridge::connect(&server.url()).await.expect("connects");
+    Client::connect("outside", bridge).await.expect("attaches")
+}
+
+#[test]
+fn second_node_with_another_store_is_refused_by_nats() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let folder = tempfile::tempdir().expect("a folder");
+            let node = bank(&server, "bank", embedded(folder.path())).await.start().await.expect("starts");
+            let outside = client(&server).await;
+            assert_eq!(outside.send(deposit("ada", 5)).await.expect("a reply"), 5);
+            let (error, _) = refused(bank(&server, "bank", MemoryStore::new()).await).await;
+            assert!(error.contains("replaces_store"), "{error}");
+            refused(bank(&server, "savings", MemoryStore::new()).await).await;
+            // As many replies as commands, all of the one node.
+            for cents in 6..26 {
+                assert_eq!(outside.send(deposit("ada", 1)).await.expect("a reply"), cents);
+            }
+            assert!(node.health().ready, "{:?}", node.health());
+            // After a crash it starts at once, and no other store does.
+            drop(node);
+            refused(bank(&server, "bank", MemoryStore::new()).await).await;
+            let (error, _) = refused(bank(&server, "renamed", embedded(folder.path())).await).await;
+            assert!(error.contains("another name"), "{error}");
+            let node = bank(&server, "bank", embedded(folder.path())).await.start().await.expect("starts again");
+            node.stop().await.expect("stops");
+            refused(bank(&server, "bank", MemoryStore::new()).await).await;
+        });
+    }
+}
+
+#[test]
+fn node_that_loses_its_claim_serves_no_more() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let old = bank(&server, "bank", MemoryStore::new()).await.start().await.expect("starts");
+            let outside = client(&server).await;
+            assert_eq!(outside.send(deposit("ada", 5)).await.expect("a reply"), 5);
+            let (_, found) = refused(bank(&server, "bank", MemoryStore::new()).await).await;
+            let found = ReplacedStore::parse(&found).expect("an identity");
+            let new = bank(&server, "bank", MemoryStore::new()).await.replaces_store(found);
+            let new = new.start().await.expect("an operator said so");
+            until("the old node ends", async || !old.health().live).await;
+            assert!(old.health().reasons[0].contains("another node has taken over"), "{:?}", old.health());
+            for cents in 1..20 {
+                assert_eq!(outside.send(deposit("bob", 1)).await.expect("a reply"), cents);
+            }
+            assert!(new.health().ready, "{:?}", new.health());
+            new.stop().await.expect("stops");
+        });
+    }
+}
+
+#[test]
+fn claim_survives_the_loss_of_its_stream() {
+    run(async {
+        let mut server = NatsServer::start(Release::Distribution);
+        let node = bank(&server, "bank", MemoryStore::new()).await.start().await.expect("starts");
+        let operator = jetstream::new(async_nats::connect(server.url()).await.expect("connects"));
+        operator.delete_stream("whizbang_claims").await.expect("deletes");
+        let is_claimed = async || {
+            let Ok(stream) = operator.get_stream("whizbang_claims").await else { return false };
+            stream.get_last_raw_message_by_subject("whizbang.claim.bank").await.is_ok()
+        };
+        until("it is claimed again", is_claimed).await;
+        refused(bank(&server, "bank", MemoryStore::new()).await).await;
+        server.restart();
+        until("ready", async || node.health().ready).await;
+        refused(bank(&server, "bank", MemoryStore::new()).await).await;
+        assert!(node.health().live, "{:?}", node.health());
+        node.stop().await.expect("stops");
+    });
+}
