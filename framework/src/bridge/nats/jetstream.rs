@@ -17,6 +17,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::config::StreamSetup;
 use super::connection::Connection;
+use super::reading::Stored;
 use super::streams::Source;
 use crate::bridge::BridgeError;
 
@@ -219,7 +220,7 @@ impl JetStream {
     pub(super) async fn stored(&self, stream: &str, subject: &str) -> Result<Option<Stored>, BridgeError> {
         let asked = json!({ "last_by_subj": subject });
         match self.insist(&format!("STREAM.MSG.GET.{stream}"), &asked).await {
-            Ok(answer) => Ok(stored_message(&answer)),
+            Ok(answer) => Ok(Stored::read(&answer)),
             Err(Failure::Missing) => Ok(None),
             Err(failure) => Err(self.error_of(failure)),
         }
@@ -369,27 +370,6 @@ pub(super) enum Put {
     Written(u64),
     /// Another one is the last of its subject.
     Refused,
-}
-
-/// A message as a stream holds it.
-pub(super) struct Stored {
-    /// Its number in the stream.
-    pub(super) number: u64,
-    pub(super) headers: Vec<(String, String)>,
-    pub(super) payload: Bytes,
-}
-
-/// Reads a stored message from the API's answer, which has headers and payload in base64.
-fn stored_message(answer: &Value) -> Option<Stored> {
-    let part = |name: &str| {
-        let text = answer.pointer(name).and_then(Value::as_str).unwrap_or_default();
-        data_encoding::BASE64.decode(text.as_bytes()).ok()
-    };
-    let headers = String::from_utf8(part("/message/hdrs")?).ok()?;
-    let lines = headers.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
-    let headers = lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
-    let number = answer.pointer("/message/seq").and_then(Value::as_u64)?;
-    Some(Stored { number, headers, payload: Bytes::from(part("/message/data")?) })
 }
 
 fn incarnation(info: &Value) -> Incarnation {

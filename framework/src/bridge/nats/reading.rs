@@ -5,6 +5,7 @@
 
 use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
+use serde_json::Value;
 
 use super::headers;
 use super::streams::{Cargo, Source};
@@ -140,6 +141,29 @@ pub(super) fn remains(message: &Message, error: &BridgeError) -> (HeaderMap, Byt
     kept.insert("whizbang-subject", shown(&message.subject).as_str());
     let room = if message.payload.len() > MAX_PAYLOAD_BYTES { KEPT_OVERSIZE } else { MAX_PAYLOAD_BYTES };
     (kept, message.payload.slice(..message.payload.len().min(room)))
+}
+
+/// A message as a stream holds it.
+pub(super) struct Stored {
+    /// Its number in the stream.
+    pub(super) number: u64,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) payload: Bytes,
+}
+
+impl Stored {
+    /// Reads a stored message from the API's answer, which has headers and payload in base64.
+    pub(super) fn read(answer: &Value) -> Option<Self> {
+        let part = |name: &str| {
+            let text = answer.pointer(name).and_then(Value::as_str).unwrap_or_default();
+            data_encoding::BASE64.decode(text.as_bytes()).ok()
+        };
+        let headers = String::from_utf8(part("/message/hdrs")?).ok()?;
+        let lines = headers.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
+        let headers = lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
+        let number = answer.pointer("/message/seq").and_then(Value::as_u64)?;
+        Some(Self { number, headers, payload: Bytes::from(part("/message/data")?) })
+    }
 }
 
 /// Returns the position of the last event of a shard in a stored message; `None` if it cannot be read.
