@@ -30,6 +30,8 @@ const IN_FLIGHT: usize = 1024;
 const BYTES: usize = 16 << 20;
 /// How often an owner is asked at most whether its log is still the one that was taken from.
 const DOUBT: Duration = Duration::from_secs(1);
+/// How often an owner is asked whose log was another one.
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// Takes the events of one source shard, once each and in order.
 pub(crate) trait Taker {
@@ -64,8 +66,12 @@ pub(crate) struct Feed {
     /// Dispatched and not settled. Closing begins a new count: what was under way settles later and counts down the old one.
     in_flight: RefCell<Rc<InFlight>>,
     landed: Rc<Notify>,
+    /// Something was heard of the source while nothing is taken from it.
+    news: Notify,
     /// It takes nothing any more.
     shut: Cell<bool>,
+    /// The owner's log is another one than was taken from: nothing is taken until the owner says otherwise.
+    stopped: Cell<bool>,
     pages: Pages,
     counts: Arc<Counts>,
     quiet: Rc<Quiet>,
@@ -73,8 +79,13 @@ pub(crate) struct Feed {
     trail: RefCell<Trail>,
     /// Something came that may not be what was taken at its position; the owner is to be asked.
     doubt: Cell<bool>,
+    /// A position under which another event came than was taken. Until the owner has said what stands there, only its log is
+    /// taken from: what comes live may be of the other log.
+    suspect: Cell<Option<u64>>,
     /// When there was doubt last.
     doubted: Cell<Option<Instant>>,
+    /// When the owner was last asked though nothing was missing.
+    asked: Cell<Option<Instant>>,
     task: RefCell<Option<Task>>,
 }
 
@@ -103,7 +114,9 @@ impl Feed {
             paused: Cell::new(false),
             in_flight: RefCell::default(),
             landed: Rc::default(),
+            news: Notify::new(),
             shut: Cell::new(false),
+            stopped: Cell::new(false),
             pages,
             counts,
             quiet,
@@ -111,6 +124,8 @@ impl Feed {
             trail: RefCell::default(),
             doubt: Cell::new(false),
             doubted: Cell::new(None),
+            suspect: Cell::new(None),
+            asked: Cell::new(None),
             task: RefCell::default(),
         })
     }
@@ -160,21 +175,25 @@ impl Feed {
         self.shut.set(false);
     }
 
-    /// Returns whether it takes nothing any more.
+    /// Returns whether it takes nothing now: it is shut, or its owner's log is another one.
     pub(crate) fn is_shut(&self) -> bool {
-        self.shut.get()
+        self.shut.get() || self.stopped.get()
     }
 
     /// Whether everything that is known to exist has been taken.
     pub(crate) fn is_at_rest(&self) -> bool {
         let caught_up = !self.filling.get() && self.last.get() >= self.known.get() && self.held.borrow().is_empty();
-        self.shut.get() || self.paused.get() || (caught_up && self.in_flight.borrow().events.get() == 0)
+        let takes = !self.shut.get() && !self.paused.get() && !self.stopped.get();
+        !takes || (caught_up && self.in_flight.borrow().events.get() == 0)
     }
 
     /// An event that came live. `done` is called once it is settled here.
     pub(crate) fn event(self: &Rc<Self>, event: Envelope, done: Done) {
         let Some(position) = event.origin.as_ref().map(|origin| origin.sequence) else { return done() };
-        if self.paused.get() || self.shut.get() {
+        if self.stopped.get() {
+            self.news.notify_one();
+        }
+        if self.paused.get() || self.shut.get() || self.stopped.get() {
             // It is in its log, and read from there when the node, or who stands still, starts again.
             return done();
         }
@@ -185,14 +204,14 @@ impl Feed {
             let known = self.trail.borrow().knows(position, event.id);
             match known {
                 Some(true) => {}
-                Some(false) => self.contradicted(position),
+                Some(false) => self.suspects(position),
                 None => self.doubts(),
             }
             return done();
         }
         // Also while the log is read, or an owner is waited for that could be asked: what is next is next wherever it comes
         // from, and the reading leaves out what it finds taken.
-        if position == last + 1 && self.has_room() {
+        if position == last + 1 && self.has_room() && self.suspect.get().is_none() {
             self.dispatch(&event, position, done);
             self.drain();
             return;
@@ -210,6 +229,9 @@ impl Feed {
 
     /// The owner's log is known to reach up to `position`.
     pub(crate) fn head(self: &Rc<Self>, position: u64) {
+        if self.stopped.get() {
+            return self.news.notify_one();
+        }
         self.known.set(self.known.get().max(position));
         match position.cmp(&self.last.get()) {
             Ordering::Greater => self.fill(),
@@ -217,6 +239,15 @@ impl Feed {
             // Told late, or by an owner whose log is an older copy.
             Ordering::Less => self.doubts(),
         }
+    }
+
+    /// Another event came under a position that was taken. It is dropped: the owner's log decides, not who sends what. The owner is
+    /// asked, again and again while such events come, with one question at a time.
+    fn suspects(self: &Rc<Self>, position: u64) {
+        tracing::debug!(target: TARGET, source = %self.source, position, "dropped an event that is not what was taken");
+        self.suspect.set(Some(position));
+        self.doubt.set(true);
+        self.fill();
     }
 
     /// The owner is asked what stands where this has come to; not all the time.
@@ -231,31 +262,54 @@ impl Feed {
 
     /// Whether the owner's log holds what was taken from it last, as far as that is known.
     async fn is_as_taken(&self) -> Result<bool, String> {
-        let last = self.last.get();
-        if last == 0 || !self.doubt.replace(false) {
+        let suspect = self.suspect.get();
+        let position = suspect.unwrap_or_else(|| self.last.get());
+        if position == 0 || (!self.doubt.replace(false) && suspect.is_none()) {
             return Ok(true);
         }
-        let (events, head) = (self.pages)(self.source.clone(), last - 1, 1).await?;
-        let first = events.first().filter(|event| event.origin.as_ref().is_some_and(|origin| origin.sequence == last));
-        let known = first.and_then(|event| self.trail.borrow().knows(last, event.id));
-        Ok(head >= last && known != Some(false))
+        let (events, head) = (self.pages)(self.source.clone(), position - 1, 1).await?;
+        let is_there = |event: &&Envelope| event.origin.as_ref().is_some_and(|origin| origin.sequence == position);
+        let known = events.first().filter(is_there).and_then(|event| self.trail.borrow().knows(position, event.id));
+        let as_taken = head >= position && known != Some(false);
+        // One that came while the owner was asked is asked for next.
+        if as_taken && self.suspect.get() == suspect {
+            self.suspect.set(None);
+        }
+        Ok(as_taken)
     }
 
-    /// Another event stands where one was taken: the log is not the one it was. What comes is not what was missed, and taking
-    /// it would mix two stories; what does not come would be lost unseen. So nothing more is taken, and that is said.
+    /// The owner itself says that another event stands where one was taken: its log is not the one it was. What comes is not what
+    /// was missed, and taking it would mix two logs; what does not come would be lost unseen. So nothing is taken, health reports
+    /// it, and the owner is asked again from time to time.
     fn contradicted(&self, position: u64) {
         let source = &self.source;
         let why = format!(
-            "events of {source} are not taken any more: its log is not the one whose position {position} was taken. \
-             Is it an older copy?"
+            "events of {source} are not taken: its log is not the one whose position {position} was taken. Is it an older copy? \
+             The owner is asked again every {} s",
+            AGAIN.as_secs()
         );
-        if self.standing.stands(&format!("events of {source}"), why) {
+        if self.standing.stands(&self.trouble(), why) {
             tracing::error!(
                 target: TARGET, %source, position,
-                "its log is not the one that was taken from: is it an older copy? Nothing more is taken from it",
+                "its log is not the one that was taken from: is it an older copy? Nothing is taken from it until it is",
             );
         }
-        self.shut();
+        self.stopped.set(true);
+        let held = self.held.borrow_mut().take();
+        held.for_each(|(_, done)| done());
+        self.quiet.look();
+    }
+
+    fn trouble(&self) -> String {
+        format!("events of {}", self.source)
+    }
+
+    /// The owner's log is the one that was taken from.
+    fn confirmed(&self) {
+        if self.stopped.replace(false) {
+            self.standing.goes_on(&self.trouble());
+            tracing::info!(target: TARGET, source = %self.source, "its log is the one again that was taken from: going on");
+        }
     }
 
     fn dispatch(&self, event: &Envelope, position: u64, done: Done) {
@@ -292,7 +346,7 @@ impl Feed {
 
     /// Dispatches what was held back and is next now.
     fn drain(&self) {
-        while self.has_room() {
+        while self.has_room() && self.suspect.get().is_none() {
             let last = self.last.get();
             let next = self.held.borrow_mut().first_up_to(last + 1);
             let Some((position, event, done)) = next else { break };
@@ -317,20 +371,30 @@ impl Feed {
             let retry = Retry { attempts: u32::MAX, ..Retry::default() };
             let mut failures = 0;
             loop {
+                if feed.doubt.get() && feed.last.get() >= feed.known.get() {
+                    // Nothing is missing: however many contradictions come, the owner is asked at a bounded rate.
+                    if let Some(before) = feed.asked.replace(Some(instant())) {
+                        tokio::time::sleep_until(before + DOUBT).await;
+                    }
+                }
                 let as_taken = feed.is_as_taken().await;
                 let (after, known) = (feed.last.get(), feed.known.get());
                 let page = match as_taken {
                     Ok(true) => (feed.pages)(feed.source.clone(), after, PAGE).await,
-                    Ok(false) => return feed.contradicted(after),
+                    Ok(false) => {
+                        feed.wait_for_another_log(after).await;
+                        continue;
+                    }
                     Err(reason) => {
                         feed.doubt.set(true);
                         Err(reason)
                     }
                 };
                 match page {
-                    Ok((_, head)) if head < after => return feed.contradicted(after),
+                    Ok((_, head)) if head < after => feed.wait_for_another_log(after).await,
                     Ok((events, head)) => {
                         failures = 0;
+                        feed.confirmed();
                         feed.known.set(feed.known.get().max(head));
                         let full = events.len() >= PAGE;
                         for event in events {
@@ -364,6 +428,16 @@ impl Feed {
             feed.quiet.look();
         });
         *self.task.borrow_mut() = Some(task);
+    }
+
+    /// Stops, and waits until the owner is to be asked again.
+    async fn wait_for_another_log(&self, position: u64) {
+        self.contradicted(position);
+        // Before the wait: whatever interrupts it, the owner is asked before anything is taken.
+        self.doubt.set(true);
+        tokio::time::sleep(DOUBT).await;
+        // A log that has grown, or was put back, is told by its owner.
+        let _ = tokio::time::timeout(AGAIN, self.news.notified()).await;
     }
 
     /// Waits until there is room for one more event in flight.

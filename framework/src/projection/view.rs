@@ -167,7 +167,10 @@ impl<P: Projection> ViewActor<P> {
     /// stays shut.
     pub(super) fn take_again(&mut self, at: usize, was_halted: bool, ctx: &mut Context<Self>) {
         let feed = self.sources.get(at).and_then(|source| self.context.feeds.get(&source.shard)).map(Rc::clone);
-        let Some(feed) = feed.filter(|feed| was_halted || !feed.is_shut()) else { return };
+        let Some(feed) = feed else { return };
+        if !was_halted && feed.is_shut() {
+            return feed.shut();
+        }
         feed.close();
         feed.reopen();
         self.set_taker(at, ctx);
