@@ -21,7 +21,7 @@ fn tills(service: &str, store: impl Store, hub: &LoopbackHub) -> NodeBuilder {
 
 async fn refused(node: NodeBuilder) -> (String, String) {
     match node.start().await.map(drop) {
-        Err(StartError::Bridge(error @ BridgeError::Claimed { store, .. })) => (error.to_string(), store.to_string()),
+        Err(StartError::Bridge(BridgeError::Claimed(claim))) => (claim.to_string(), claim.store.to_string()),
         other => panic!("{other:?}"),
     }
 }

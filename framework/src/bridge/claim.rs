@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BridgeError, NodeCard, StoreCard};
+use super::{BridgeError, NodeCard, RivalClaim, StoreCard};
 use crate::message::{Name, Run, StoreId};
 
 /// The claim of a store on a domain, as it stands at the broker.
@@ -68,14 +68,14 @@ impl Claim {
                  as `replaces_store`"
             }
         };
-        Err(BridgeError::Claimed {
+        Err(BridgeError::Claimed(Box::new(RivalClaim {
             domain: domain.to_string(),
             service: self.service.clone(),
             store: self.store,
             epoch: self.run.epoch,
             mine: mine.store,
             remedy,
-        })
+        })))
     }
 }
 
@@ -123,7 +123,7 @@ mod tests {
         assert!(admits(&claim, &card("bank", 1, 6, &[3, 5])).is_ok(), "the next start");
         let copy = card("bank", 1, 6, &[4]);
         for other in [&copy, &card("bank", 2, 6, &[]), &card("shop", 2, 6, &[]), &card("renamed", 1, 6, &[5])] {
-            assert!(matches!(admits(&claim, other), Err(BridgeError::Claimed { .. })), "{other:?}");
+            assert!(matches!(admits(&claim, other), Err(BridgeError::Claimed(_))), "{other:?}");
         }
         let released = Claim { released: true, ..claim.clone() };
         assert!(admits(&released, &copy).is_ok(), "its node has ended");

@@ -37,24 +37,9 @@ pub enum BridgeError {
         /// The value needed.
         wanted: String,
     },
-    /// Another store is claimed to own the domain. Nothing was sent or handled. `remedy` says what to do.
-    #[error(
-        "domain `{domain}` is claimed by service `{service}` with store {store} (start {epoch}), and the store here is {mine}: {remedy}"
-    )]
-    Claimed {
-        /// The domain.
-        domain: String,
-        /// The service that holds the claim.
-        service: String,
-        /// The store that is claimed to own the domain.
-        store: StoreId,
-        /// The number of the start that made the claim.
-        epoch: u64,
-        /// The store of this node.
-        mine: StoreId,
-        /// What to do.
-        remedy: &'static str,
-    },
+    /// Another store is claimed to own a domain of this node. Nothing was sent or handled; `remedy` says what to do.
+    #[error(transparent)]
+    Claimed(Box<RivalClaim>),
     /// No node owns the domain at present. Nothing was handled.
     #[error("nobody owns domain `{domain}` at present")]
     NoOwner {
@@ -115,6 +100,27 @@ pub enum BridgeError {
         /// What the library said.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
+}
+
+/// The claim of another store on a domain that this node was about to own.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "domain `{domain}` is claimed by service `{service}` with store {store} (start {epoch}), and the store here is {mine}: {remedy}"
+)]
+#[non_exhaustive]
+pub struct RivalClaim {
+    /// The domain.
+    pub domain: String,
+    /// The service that holds the claim.
+    pub service: String,
+    /// The store that is claimed to own the domain.
+    pub store: StoreId,
+    /// The number of the start that made the claim.
+    pub epoch: u64,
+    /// The store of this node.
+    pub mine: StoreId,
+    /// What the operator does about it.
+    pub remedy: &'static str,
 }
 
 impl BridgeError {

@@ -14,7 +14,7 @@ pub mod subject;
 pub mod wire;
 
 pub use crate::router::Settled;
-pub use error::BridgeError;
+pub use error::{BridgeError, RivalClaim};
 pub use health::BridgeHealth;
 
 use std::sync::Arc;

@@ -22,7 +22,7 @@ async fn bank(server: &NatsServer, service: &str, store: impl Store) -> NodeBuil
 
 async fn refused(node: NodeBuilder) -> (String, String) {
     match node.start().await.map(drop) {
-        Err(StartError::Bridge(error @ BridgeError::Claimed { store, .. })) => (error.to_string(), store.to_string()),
+        Err(StartError::Bridge(BridgeError::Claimed(claim))) => (claim.to_string(), claim.store.to_string()),
         other => panic!("{other:?}"),
     }
 }
