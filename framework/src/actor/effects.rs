@@ -12,7 +12,7 @@ use super::undo::{PlannedCommand, UndoChange};
 use crate::clock::{Steady, Timestamp};
 use crate::message::{
     Codec, CodecError, Coded as _, Command, Domain, Envelope, Kind, Message, MessageId, Name, Rejection, ShardId,
-    Wants, settle, settle_reply, shard_of, verify,
+    Wants, settle, settle_command, settle_reply, shard_of,
 };
 
 /// What a handler asks for: record, send, schedule. Nothing of it has happened before the turn is committed, and then all of
@@ -211,7 +211,7 @@ impl<A: Stateful> Effects<A> {
     /// Writes a message down; its place is among the payloads. An error fails the turn.
     pub(crate) fn put<M: Message>(&mut self, codec: Codec, message: &M) -> Range<usize> {
         let start = self.payloads.len();
-        if let Err(error) = verify(message, codec, &mut self.payloads) {
+        if let Err(error) = settle(message, codec, &mut self.payloads) {
             self.error.get_or_insert(error);
         }
         start..self.payloads.len()
@@ -221,8 +221,8 @@ impl<A: Stateful> Effects<A> {
     /// replay of the log makes of it.
     pub(crate) fn take_down<M: Message>(&mut self, event: M, apply: fn(&M, &mut A)) {
         let start = self.payloads.len();
-        let event = match settle(event, A::Domain::CODEC, &mut self.payloads) {
-            Ok(event) => event,
+        let event = match settle(&event, A::Domain::CODEC, &mut self.payloads) {
+            Ok(read) => read.unwrap_or(event),
             Err(error) => {
                 self.error.get_or_insert(error);
                 return;
@@ -287,7 +287,7 @@ impl<A: Stateful> Effects<A> {
         let mut payload = Vec::new();
         let codec = <C::Domain as Domain>::CODEC;
         let written = if key.is_valid() {
-            verify(command, codec, &mut payload)
+            settle_command(command, codec, &mut payload).map(drop)
         } else {
             Err(CodecError::Encode {
                 reason: format!("the key of `{}` has {} bytes, allowed are 1 to 256", C::NAME, key.as_str().len()),

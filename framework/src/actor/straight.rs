@@ -18,7 +18,7 @@ use super::plan::Stateful;
 use super::turn::{Failure, Marked};
 use crate::clock::Timestamp;
 use crate::message::{
-    CodecError, Coded as _, Command, Digest, Domain, Envelope, Kind, MessageId, Name, Rejection, settle,
+    CodecError, Coded as _, Command, Digest, Domain, Envelope, Kind, MessageId, Name, Rejection, settle_command,
 };
 use crate::router::{Arrival, AskMeta, Delivery, Outcome, SendError, TypedReply, Work};
 use crate::store::{StoreError, Ticket};
@@ -175,10 +175,11 @@ impl<A: Stateful> KeyActor<A> {
         let host = &self.door.host;
         let mut payload = host.scratch.take();
         payload.clear();
-        let encoded = host.code.call(self.door.label, || settle(command, <C::Domain as Domain>::CODEC, &mut payload));
+        let encoded =
+            host.code.call(self.door.label, || settle_command(&command, <C::Domain as Domain>::CODEC, &mut payload));
         let encoded = encoded.unwrap_or_else(|panicked| Err(CodecError::Encode { reason: panicked.to_string() }));
         match encoded {
-            Ok(command) => Ok((command, payload)),
+            Ok(read) => Ok((read.unwrap_or(command), payload)),
             Err(error) => {
                 host.scratch.replace(payload);
                 Err(error)

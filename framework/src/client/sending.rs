@@ -12,7 +12,8 @@ use tokio::task::coop::poll_proceed;
 
 use super::{Client, DEADLINE};
 use crate::message::{
-    Codec, Coded, Command, Domain, Envelope, Key, Kind, Message, MessageId, Name, Query, ShardId, shard_of, verify,
+    Codec, Coded, Command, Domain, Envelope, Key, Kind, Message, MessageId, Name, Query, ShardId, settle,
+    settle_command, shard_of,
 };
 use crate::router::{AskMeta, Asked, LocalRoutes, SendError, TypedReply};
 use crate::telemetry::passes;
@@ -119,7 +120,7 @@ impl<C: Command> IntoFuture for Sending<C> {
         }
         let deadline = deadline.unwrap_or(DEADLINE);
         let meta = *meta.unwrap_or_default();
-        let envelope = match envelope(&client, &command, Kind::Command, Some(command.key()), meta, deadline) {
+        let envelope = match of_command(&client, &command, meta, deadline) {
             Ok(envelope) => envelope,
             Err(error) => return Replying(State::Ready(Some(Err(error)))),
         };
@@ -178,9 +179,30 @@ impl<C: Command> Future for Replying<C> {
     }
 }
 
+fn of_command<C: Command>(
+    client: &Client,
+    command: &C,
+    meta: AskMeta,
+    deadline: Duration,
+) -> Result<Envelope, SendError> {
+    let key = command.key();
+    if !key.is_valid() {
+        return Err(SendError::Key { bytes: key.as_str().len() });
+    }
+    let mut payload = Vec::new();
+    settle_command(command, <C::Domain as Domain>::CODEC, &mut payload).map_err(SendError::Encode)?;
+    envelope::<C>(client, payload, Kind::Command, Some(key), meta, deadline)
+}
+
+fn of_query<Q: Query>(client: &Client, query: &Q, deadline: Duration) -> Result<Envelope, SendError> {
+    let mut payload = Vec::new();
+    settle(query, <Q::Domain as Domain>::CODEC, &mut payload).map_err(SendError::Encode)?;
+    envelope::<Q>(client, payload, Kind::Query, None, AskMeta::default(), deadline)
+}
+
 fn envelope<M: Message>(
     client: &Client,
-    message: &M,
+    payload: Vec<u8>,
     kind: Kind,
     key: Option<Key<'_>>,
     meta: AskMeta,
@@ -190,12 +212,6 @@ fn envelope<M: Message>(
         |name: &str| SendError::Encode(crate::message::CodecError::Encode { reason: format!("`{name}` is no name") });
     let domain = Name::from_static(M::Domain::NAME).map_err(|_| no_name(M::Domain::NAME))?;
     let name = Name::from_static(M::NAME).map_err(|_| no_name(M::NAME))?;
-    if let Some(key) = key.as_ref().filter(|key| !key.is_valid()) {
-        return Err(SendError::Key { bytes: key.as_str().len() });
-    }
-    let codec = <M::Domain as Domain>::CODEC;
-    let mut payload = Vec::new();
-    verify(message, codec, &mut payload).map_err(SendError::Encode)?;
     let now = client.inner.clock.now();
     let id = meta.id.unwrap_or_else(|| client.new_id());
     passes!("client", M::NAME, id, meta.correlation.unwrap_or(id));
@@ -206,7 +222,7 @@ fn envelope<M: Message>(
         correlation: meta.correlation.unwrap_or(id),
         deadline: Some(now.after(deadline)),
         traceparent: meta.traceparent.map(String::from),
-        codec,
+        codec: <M::Domain as Domain>::CODEC,
         payload: Bytes::from(payload),
         ..Envelope::new(id, kind, domain, name, now)
     })
@@ -246,7 +262,7 @@ impl<C: Command> IntoFuture for Posting<C> {
         if empty_key {
             return Box::pin(std::future::ready(Err(SendError::EmptyIdempotencyKey)));
         }
-        match envelope(&client, &command, Kind::Command, Some(command.key()), *meta.unwrap_or_default(), DEADLINE) {
+        match of_command(&client, &command, *meta.unwrap_or_default(), DEADLINE) {
             Ok(mut envelope) => {
                 // It may be handled at any time: nobody waits.
                 envelope.deadline = None;
@@ -282,7 +298,7 @@ impl<Q: Query> IntoFuture for Querying<Q> {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        match envelope(&self.client, &self.query, Kind::Query, None, AskMeta::default(), self.deadline) {
+        match of_query(&self.client, &self.query, self.deadline) {
             Ok(envelope) => {
                 let codec = envelope.codec;
                 let answer = self.client.inner.remote.query(envelope, self.deadline);

@@ -9,6 +9,8 @@ use std::fmt;
 
 use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer, Visitor};
 
+use super::canonical;
+
 /// The deepest nesting that is read: lists, maps, structs, variants, `Some` and newtypes count one level each.
 pub(super) const DEPTH: usize = 160;
 /// The most list elements of a message that have no bytes of their own, such as those of `Vec<()>`.
@@ -16,8 +18,10 @@ const EMPTY_ELEMENTS: usize = 64 * 1024;
 
 /// Reads a value from all of `bytes`.
 pub(super) fn read<'de, T: de::Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, ReadError> {
-    let mut reader = Reader { rest: bytes, levels: DEPTH, empty: EMPTY_ELEMENTS };
+    let mut reader =
+        Reader { rest: bytes, length: bytes.len(), levels: DEPTH, empty: EMPTY_ELEMENTS, found: canonical::wanted() };
     let value = T::deserialize(&mut reader)?;
+    canonical::found(reader.found);
     match reader.rest.len() {
         0 => Ok(value),
         left => Err(ReadError::Left(left)),
@@ -59,10 +63,14 @@ impl de::Error for ReadError {
 
 struct Reader<'de> {
     rest: &'de [u8],
+    /// How many bytes there were.
+    length: usize,
     /// How many levels deeper it may go.
     levels: usize,
     /// How many more elements without bytes it may meet.
     empty: usize,
+    /// Where the elements of lists and maps begin, if someone wants to know.
+    found: Option<Vec<canonical::Elements>>,
 }
 
 impl<'de> Reader<'de> {
@@ -149,15 +157,52 @@ impl<'de> Reader<'de> {
         Ok(value)
     }
 
-    fn elements<V: Visitor<'de>>(&mut self, count: usize, visitor: V) -> Result<V::Value, ReadError> {
-        self.deeper(|reader| visitor.visit_seq(Elements { reader, left: count }))
+    /// Reads the fields of a struct or the elements of a tuple: the type says how many there are.
+    fn fields<V: Visitor<'de>>(&mut self, count: usize, visitor: V) -> Result<V::Value, ReadError> {
+        self.deeper(|reader| visitor.visit_seq(Fields { reader, left: count }))
+    }
+
+    /// Reads a list or a map: the bytes say how many elements there are.
+    fn elements<T>(&mut self, read: impl FnOnce(Elements<'_, 'de>) -> Result<T, ReadError>) -> Result<T, ReadError> {
+        let left = self.count()?;
+        self.deeper(|reader| {
+            let mut begins = reader.found.is_some().then(Vec::new);
+            let value = read(Elements { reader: &mut *reader, left, begins: begins.as_mut() })?;
+            if let Some((found, mut begins)) = reader.found.as_mut().zip(begins) {
+                begins.push(reader.length - reader.rest.len());
+                found.push(begins);
+            }
+            Ok(value)
+        })
     }
 }
 
-/// The elements of a list, a tuple, a struct or a map.
+/// The fields of a struct or the elements of a tuple.
+struct Fields<'a, 'de> {
+    reader: &'a mut Reader<'de>,
+    left: usize,
+}
+
+impl<'de> de::SeqAccess<'de> for Fields<'_, 'de> {
+    type Error = ReadError;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, ReadError> {
+        let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
+        self.left = left;
+        seed.deserialize(&mut *self.reader).map(Some)
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.left.min(self.reader.rest.len()))
+    }
+}
+
+/// The elements of a list or a map.
 struct Elements<'a, 'de> {
     reader: &'a mut Reader<'de>,
     left: usize,
+    /// Where each begins, if someone wants to know.
+    begins: Option<&'a mut canonical::Elements>,
 }
 
 impl<'de> Elements<'_, 'de> {
@@ -165,6 +210,9 @@ impl<'de> Elements<'_, 'de> {
         let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
         self.left = left;
         let before = self.reader.rest.len();
+        if let Some(begins) = &mut self.begins {
+            begins.push(self.reader.length - before);
+        }
         let value = read(self.reader)?;
         if self.reader.rest.len() == before {
             self.reader.empty = self.reader.empty.checked_sub(1).ok_or(ReadError::Empty)?;
@@ -228,7 +276,7 @@ impl<'de> de::VariantAccess<'de> for &mut Reader<'de> {
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, ReadError> {
-        self.elements(len, visitor)
+        self.fields(len, visitor)
     }
 
     fn struct_variant<V: Visitor<'de>>(
@@ -236,7 +284,7 @@ impl<'de> de::VariantAccess<'de> for &mut Reader<'de> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, ReadError> {
-        self.elements(fields.len(), visitor)
+        self.fields(fields.len(), visitor)
     }
 }
 
@@ -337,12 +385,11 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
-        let count = self.count()?;
-        self.elements(count, visitor)
+        self.elements(|elements| visitor.visit_seq(elements))
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, ReadError> {
-        self.elements(len, visitor)
+        self.fields(len, visitor)
     }
 
     fn deserialize_tuple_struct<V: Visitor<'de>>(
@@ -351,12 +398,11 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
         len: usize,
         visitor: V,
     ) -> Result<V::Value, ReadError> {
-        self.elements(len, visitor)
+        self.fields(len, visitor)
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
-        let left = self.count()?;
-        self.deeper(|reader| visitor.visit_map(Elements { reader, left }))
+        self.elements(|elements| visitor.visit_map(elements))
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -365,7 +411,7 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, ReadError> {
-        self.elements(fields.len(), visitor)
+        self.fields(fields.len(), visitor)
     }
 
     fn deserialize_enum<V: Visitor<'de>>(

@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 
 use super::bincode_reader;
 use super::checked::Inside;
+use super::settled::{Ways, read_again, read_back, unreadable};
 
 /// The most bytes a message may have, in its envelope and in the store: 512 KiB, half of what a NATS server takes by default.
 pub const MAX_PAYLOAD_BYTES: usize = 512 * 1024;
@@ -95,70 +96,38 @@ impl Codec {
     }
 }
 
-/// States up to this size are read back when they are saved. The types of a state decide whether it reads back, so one that does
-/// not is found while it is small.
-const CHECKED_STATE_BYTES: usize = 1024 * 1024;
+/// States up to this size are read back when they are saved, larger ones when they are restored: that takes milliseconds, and a
+/// snapshot is saved between two turns.
+const READ_BACK_AT_ONCE: usize = 1024 * 1024;
 
 /// Appends the bytes of a state to `into`: bincode, up to [`MAX_STATE_BYTES`]. On an error `into` is as long as before.
 pub(super) fn encode_state<T: Serialize + DeserializeOwned>(state: &T, into: &mut Vec<u8>) -> Result<(), CodecError> {
     let start = into.len();
     bounded(into, MAX_STATE_BYTES, |into| to_bincode(state, into))?;
     let written = into.get(start..).unwrap_or_default();
-    if written.len() > CHECKED_STATE_BYTES {
+    if written.len() > READ_BACK_AT_ONCE {
         return Ok(());
     }
-    let checked = decode_state::<T>(written).and_then(|read| {
-        let mut again = Vec::with_capacity(written.len());
-        to_bincode(&read, &mut again)?;
-        agree(written, &again)
-    });
-    if let Err(error) = checked {
+    if let Err(error) = read_back(state, Codec::Bincode, written, state_ways()) {
         into.truncate(start);
         return Err(unreadable(std::any::type_name::<T>(), &error));
     }
     Ok(())
 }
 
-/// Compares the bytes of a value with those of the value that was read from them.
-///
-/// Different bytes are allowed in one case: the entries of a `HashMap` or `HashSet` come in another order each time. So the same
-/// bytes in another order pass. A misread value differs in length or in the bytes that it has.
-pub(super) fn agree(written: &[u8], again: &[u8]) -> Result<(), CodecError> {
-    let histogram = |bytes: &[u8]| {
-        let mut counts = [0u32; 256];
-        for byte in bytes {
-            if let Some(count) = counts.get_mut(usize::from(*byte)) {
-                *count += 1;
-            }
-        }
-        counts
-    };
-    if written == again || (written.len() == again.len() && histogram(written) == histogram(again)) {
-        return Ok(());
-    }
-    Err(CodecError::Decode { reason: "it reads as another value".to_owned() })
-}
-
-/// The error of a value that was written and does not read back.
-pub(super) fn unreadable(name: &str, error: &CodecError) -> CodecError {
-    let cause = match error {
-        CodecError::Decode { reason } | CodecError::Encode { reason } => reason.clone(),
-        other => other.to_string(),
-    };
-    CodecError::Encode {
-        reason: format!(
-            "`{name}` does not read back as it was written: {cause}; remove serde attributes that treat reading and writing \
-             differently, such as `skip_serializing_if`, `tag`, `untagged` and `flatten`"
-        ),
-    }
-}
-
-/// Reads a state from all of `bytes`.
-pub(super) fn decode_state<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+/// Reads a state from all of `bytes`. One that would be saved as other bytes is an error: it is not what was saved.
+pub(super) fn decode_state<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     if bytes.len() > MAX_STATE_BYTES {
         return Err(CodecError::Oversize { bytes: bytes.len(), limit: MAX_STATE_BYTES });
     }
+    if bytes.len() > READ_BACK_AT_ONCE {
+        return read_again(Codec::Bincode, bytes, state_ways());
+    }
     from_bincode(bytes)
+}
+
+fn state_ways<T: Serialize + DeserializeOwned>() -> Ways<T> {
+    Ways { write: |state, _, into| to_bincode(state, into), read: |_, bytes| from_bincode(bytes) }
 }
 
 /// Lets `write` append to `into`, and takes back what it has written if it fails or writes more than `limit` bytes.
@@ -293,6 +262,26 @@ mod tests {
         assert!(decode_state::<String>(&bytes).is_err());
         // A text that claims 2^60 bytes.
         assert!(decode_state::<String>(&[253, 0, 0, 0, 0, 0, 0, 0, 16]).is_err());
+    }
+
+    /// Reads the first element in the place of the second. Its size decides whether it is read back when it is saved.
+    #[derive(Debug, Serialize)]
+    struct Swapped(Vec<u8>, Vec<u8>);
+
+    impl<'de> serde::Deserialize<'de> for Swapped {
+        fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            <(Vec<u8>, Vec<u8>)>::deserialize(from).map(|(one, other)| Self(other, one))
+        }
+    }
+
+    #[test]
+    fn state_of_any_size_that_restores_as_another_is_refused() {
+        let state = |length| Swapped(vec![1; length], vec![2; length]);
+        assert!(encode_state(&state(1), &mut Vec::new()).is_err());
+        let mut bytes = Vec::new();
+        encode_state(&state(READ_BACK_AT_ONCE), &mut bytes).unwrap();
+        let restored = decode_state::<Swapped>(&bytes);
+        assert!(matches!(restored, Err(CodecError::Decode { .. })), "{restored:?}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 mod bincode_reader;
+mod canonical;
 mod checked;
 mod codec;
 mod coded;
@@ -33,7 +34,7 @@ pub use key::Key;
 pub use name::{Name, NameError};
 pub use reply::{Rejection, rejection_in};
 pub use settled::Trust;
-pub(crate) use settled::{settle, settle_reply, verify};
+pub(crate) use settled::{settle, settle_command, settle_reply};
 pub use shape::{Difference, Field, Plain, Shape, Variant};
 
 /// A typed value that travels: a [command](Command), an [event](Event), a [query](Query) or a [document](Document).

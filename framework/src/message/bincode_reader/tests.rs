@@ -1,6 +1,6 @@
 //! The reader takes what the `bincode` crate writes, and what is accepted reads as an equal value.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 
 use proptest::prelude::*;
@@ -246,12 +246,11 @@ fn elements_without_bytes_are_counted_in_both_directions() {
 }
 
 #[test]
-fn hash_maps_and_sets_decode_in_any_order() {
-    let map: HashMap<String, HashSet<u32>> = (0..50).map(|n| (n.to_string(), (0..n).collect())).collect();
-    for codec in [Codec::Bincode, Codec::Json] {
-        assert_eq!(settled(codec, &map).unwrap(), map);
-    }
-    assert_eq!(Coded::save(&map).map(|bytes| Coded::restore(&bytes)), Ok(Ok(map)));
+fn fields_without_bytes_are_not_counted() {
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Marked(Nothing, std::marker::PhantomData<u64>, (), u8);
+    let list: Vec<Marked> = (0..EMPTY_ELEMENTS).map(|n| Marked(Nothing, Default::default(), (), n as u8)).collect();
+    assert_eq!(settled(Codec::Bincode, &list).unwrap(), list);
 }
 
 /// One type for each serde attribute and value that was once stored and could not be read, or was read as another one.
