@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::clock::{Clock, ManualClock, Timestamp};
 use whizbang::message::{IdSource, MessageId};
 use whizbang::prelude::*;
@@ -97,6 +98,31 @@ async fn idempotency_key_counts_for_one_target() {
     // So the ids are different ones, wherever they are seen.
     let of = |target| MessageId::from_idempotency_key("vault", target, "order-1");
     assert_ne!(of("ada"), of("bob"));
+}
+
+/// The broker does not say who a caller is: an idempotency key belongs to the first that uses it for a target. A caller that shares
+/// the domain with others begins its keys with what they cannot guess.
+#[whizbang::test]
+async fn guessable_idempotency_key_can_be_occupied() {
+    let hub = LoopbackHub::new();
+    let node = Node::builder("vault", MemoryStore::new()).host::<Account>().bridge(hub.bridge()).start().await.unwrap();
+    let shop = Client::connect("shop", hub.bridge()).await.unwrap();
+    let stranger = Client::connect("stranger", hub.bridge()).await.unwrap();
+    let secret = "9d3c2b7e5f0a4c81";
+    let guesses = ["order-1043", "/order-1043", "shop/order-1043", "9d3c2b7e5f0a4c80/order-1043"];
+    for guess in guesses {
+        assert_eq!(stranger.send(add("ada", 0)).idempotency_key(guess).await.unwrap(), 0);
+    }
+    let guessed = shop.send(add("ada", 500)).idempotency_key("order-1043").await;
+    assert!(matches!(guessed, Err(SendError::Conflict)), "{guessed:?}");
+    let key = format!("{secret}/order-1043");
+    assert_eq!(shop.send(add("ada", 500)).idempotency_key(&key).await.unwrap(), 500);
+    assert_eq!(shop.send(add("ada", 500)).idempotency_key(&key).await.unwrap(), 500, "handled once");
+    // For another target the guess is worth nothing.
+    assert_eq!(shop.send(add("bob", 500)).idempotency_key("order-1043").await.unwrap(), 500);
+    shop.disconnect().await;
+    stranger.disconnect().await;
+    node.stop().await.unwrap();
 }
 
 #[whizbang::test]

@@ -223,3 +223,40 @@ fn a_server_that_is_waited_for_may_come_later_and_one_that_refuses_is_not_waited
         assert!(begun.elapsed() < minute / 2, "{:?}", begun.elapsed());
     });
 }
+
+/// An operator replaces the file of a login while the node runs: the next connection uses the new one.
+#[test]
+fn replaced_login_files_are_read_at_the_next_connection() {
+    for release in BOTH {
+        run(async {
+            let folder = tempfile::tempdir().expect("a folder");
+            let file = folder.path().join("login");
+            let write = |text: &str| std::fs::write(&file, text).expect("writes");
+            let password = |text: &str| NatsConfig::authorization(&format!("user: ada\npassword: \"{text}\""));
+            let (first, second) = (Operator::generate(), Operator::generate());
+            let operated = |operator: &Operator| NatsConfig { more: operator.config.clone(), ..NatsConfig::default() };
+            let logins: [(NatsConfig, NatsConfig, &str, &str); 2] = [
+                (password("lovelace"), password("byron"), "lovelace\n", "byron\n"),
+                (operated(&first), operated(&second), &first.credentials, &second.credentials),
+            ];
+            for (at, (before, after, old, new)) in logins.into_iter().enumerate() {
+                write(old);
+                let mut server = NatsServer::start_with(release, before);
+                let builder = NatsBridge::builder(&server.url());
+                let builder = if at == 0 { builder.password_file("ada", &file) } else { builder.credentials_file(&file) };
+                let bridge: Arc<dyn Bridge> = Arc::new(builder.clone().connect().await.expect("connects"));
+                let bank = TestNode::attach(bridge, service("bank").owning("bank"), Manners::default()).await;
+                let bank = bank.expect("attaches");
+                write(new);
+                server.restart_with(after);
+                let send = || bank.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 2));
+                bank.insist("a command", send, |seen| !seen.direct.is_empty()).await;
+                bank.stop().await;
+                // A file that is not there is an error of the start, and is named.
+                std::fs::remove_file(&file).expect("removes");
+                let reason = refused(builder).await;
+                assert!(reason.contains("login"), "{reason}");
+            }
+        });
+    }
+}

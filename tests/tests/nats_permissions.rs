@@ -403,3 +403,87 @@ fn hostile_bodies_change_no_stream_and_reach_no_service() {
         });
     }
 }
+
+/// A permission to create a stream names the stream, and the server checks nothing else of it: with it everything can be read.
+#[test]
+fn permission_to_create_streams_is_permission_to_read_all() {
+    for release in [Release::Distribution, Release::Pinned] {
+        run(async {
+            let ns = Namespace::default();
+            let server = server_with(
+                release,
+                [
+                    NatsPermissions::runtime(&bank(), &ns),
+                    NatsPermissions::for_card(&evil(), &ns),
+                    NatsPermissions::setup(&cards(), &ns),
+                ],
+            );
+            login(&server, "setup").set_up(&[bank()]).await.expect("sets up");
+            let bank_node = start(&server, bank()).await;
+            for (at, identity) in ["evil", "setup"].into_iter().enumerate() {
+                let inbox = format!("_INBOX_whizbang_{identity}");
+                let client = async_nats::ConnectOptions::with_user_and_password(
+                    identity.to_owned(),
+                    format!("secret of {identity}"),
+                )
+                .custom_inbox_prefix(inbox.clone())
+                .connect(server.url())
+                .await
+                .expect("connects");
+                let mut leak = client.subscribe(format!("{inbox}.leak.>")).await.expect("subscribes");
+                let name = ["whizbang_events_evil", "whizbang_commands_evil"][at];
+                let body = format!(
+                    r#"{{"name":"{name}","retention":"limits","storage":"file","sources":[{{"name":"whizbang_events_bank"}}],"republish":{{"src":">","dest":"{inbox}.leak.>"}}}}"#
+                );
+                let made = client.request(format!("$JS.API.STREAM.CREATE.{name}"), body.into()).await.expect("answers");
+                assert!(!String::from_utf8_lossy(&made.payload).contains("error"), "{made:?}");
+                let position = at as u64 + 1;
+                bank_node.bridge.publish(event(&shard("bank", 0), position)).await.expect("publishes");
+                let read = futures_util::StreamExt::next(&mut leak);
+                let read = tokio::time::timeout(Duration::from_secs(20), read).await.expect("in time");
+                let read = read.expect("an event of the bank");
+                assert!(read.subject.contains("whizbang.evt.bank.0"), "{}", read.subject);
+            }
+            bank_node.stop().await;
+        });
+    }
+}
+
+#[test]
+fn client_asks_queries_and_posts_with_the_permissions_of_its_card() {
+    for release in [Release::Distribution, Release::Pinned] {
+        run(async {
+            let ns = Namespace::default();
+            let client = || service("cashier");
+            let server = server_with(
+                release,
+                [
+                    NatsPermissions::runtime(&bank(), &ns),
+                    NatsPermissions::runtime(&client(), &ns),
+                    NatsPermissions::setup(&cards(), &ns),
+                ],
+            );
+            login(&server, "setup").set_up(&[bank()]).await.expect("sets up");
+            let bank = start(&server, bank()).await;
+            let cashier = start(&server, client()).await;
+            let to = shard("bank", 1);
+            let ask = |asked| cashier.bridge.ask(asked, Duration::from_secs(10));
+            let asked = outside(&to, 5);
+            assert_eq!(ask(Asked::Command(asked.clone())).await.expect("asks"), Answer::Reply(asked.payload.clone()));
+            let query = Envelope { kind: Kind::Query, name: named("Total"), to: None, ..asked.clone() };
+            assert_eq!(ask(Asked::Query(query)).await.expect("asks"), Answer::Reply(asked.payload));
+            cashier.bridge.send(outside(&to, 6)).await.expect("posts");
+            bank.until("the posted command", |seen| seen.direct.len() == 1).await;
+            // It speaks for no shard, and reads no events.
+            for refused in [
+                cashier.bridge.send(command(&shard("shop", 0), &to, 1)).await,
+                cashier.bridge.publish(event(&to, 1)).await,
+                ask(Asked::Events { shard: to.clone(), after: 0, limit: 1 }).await.map(drop),
+            ] {
+                assert!(matches!(refused, Err(BridgeError::Refused { .. })), "{refused:?}");
+            }
+            bank.stop().await;
+            cashier.stop().await;
+        });
+    }
+}

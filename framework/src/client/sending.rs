@@ -60,6 +60,11 @@ impl<C: Command> Sending<C> {
     ///
     /// Remembered for `remember`, by default 7 days; then a command with it is handled anew. An empty one is refused with
     /// [`SendError::EmptyIdempotencyKey`].
+    ///
+    /// **All callers of a domain share its keys.** The first command that comes with a key and a target has it: a caller that
+    /// guesses `order-1043` can use it before you, and you get [`SendError::Conflict`]. Where callers do not trust each other,
+    /// begin each key with a random text of at least 16 characters that you keep to yourself, the same in every process that
+    /// may send the command again.
     pub fn idempotency_key(mut self, key: &str) -> Self {
         self.empty_key = key.is_empty();
         let id = MessageId::from_idempotency_key(C::Domain::NAME, self.command.key().as_str(), key);

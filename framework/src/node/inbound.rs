@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
-use super::outward::{answer_of, ask_share, ask_view};
+use super::outward::{ask_share, ask_view};
+use super::remote_answer::{Asker, unreadable};
 use super::spec::{Links, Spec};
 use crate::bridge::{Answer, Asked, Inbound, Refusal, Settled, Tidings};
 use crate::message::{Envelope, ShardId, shard_of};
@@ -75,19 +76,19 @@ impl Inbound for Door {
     fn asked(&self, asked: Asked) -> BoxFuture<'static, Answer> {
         match asked {
             Asked::Command(mut envelope) => {
-                let codec = envelope.codec;
+                let asker = Asker::of(&envelope);
                 let Some(shards) = self.spec.owns(&envelope.domain) else {
                     return Box::pin(async { Answer::Refused(Refusal::NotHere) });
                 };
                 // The caller may believe in another number of shards, or know of none.
                 envelope.to = Some(ShardId::new(envelope.domain.clone(), shard_of(&envelope.key, shards)));
                 let outcome = ask_share(&self.spec, &self.links, envelope);
-                Box::pin(async move { answer_of(outcome.await, codec) })
+                Box::pin(async move { asker.answer(outcome.await) })
             }
             Asked::Query(envelope) => {
-                let codec = envelope.codec;
+                let asker = Asker::of(&envelope);
                 match ask_view(&self.spec, &self.links, &envelope) {
-                    Some(outcome) => Box::pin(async move { answer_of(outcome.await, codec) }),
+                    Some(outcome) => Box::pin(async move { asker.answer(outcome.await) }),
                     None => {
                         let name = envelope.name.to_string();
                         Box::pin(async move { Answer::Refused(Refusal::Unhandled(name)) })
@@ -106,7 +107,7 @@ impl Inbound for Door {
                             let envelopes = events.into_iter().map(|event| envelope_of(&shard, event)).collect();
                             Answer::Envelopes(envelopes, head)
                         }
-                        Err(error) => Answer::Refused(Refusal::Unknown(error.to_string())),
+                        Err(error) => unreadable(&shard, &error),
                     }
                 })
             }
@@ -121,7 +122,7 @@ impl Inbound for Door {
                             entries.into_iter().map(|entry| entry.envelope).collect(),
                             head.map_or(0, |(_, _, head)| head),
                         ),
-                        Err(error) => Answer::Refused(Refusal::Unknown(error.to_string())),
+                        Err(error) => unreadable(&from, &error),
                     }
                 })
             }

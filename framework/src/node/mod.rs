@@ -14,6 +14,7 @@ mod hosted;
 mod inbound;
 mod letters;
 mod outward;
+mod remote_answer;
 mod share;
 mod skips;
 mod spec;

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::spec::{Links, Spec, VIEWS};
 use crate::bridge::{Answer, Asked, Bridge, BridgeError, Refusal};
-use crate::message::{Codec, Envelope, MessageId, shard_of};
+use crate::message::{Envelope, MessageId, shard_of};
 use crate::router::{AtHome, Outcome, Remote, SendError, Settle};
 use crate::store::StoreError;
 
@@ -200,24 +200,4 @@ pub(super) fn told(
         Ok(_) => Err(SendError::NoReply { domain: owned, deadline, id }),
         Err(error) => Err(failed(error, domain, id, deadline)),
     }
-}
-
-/// What a caller over the bridge is answered.
-pub(super) fn answer_of(outcome: Outcome, codec: Codec) -> Answer {
-    Answer::Refused(match outcome {
-        Outcome::Done(reply, written) if written == codec => return Answer::Reply(reply),
-        Outcome::Done(..) => Refusal::Unknown("it was handled, and its reply is written in another codec".to_owned()),
-        Outcome::DeadLetter(reason) => Refusal::DeadLetter(reason),
-        Outcome::Failed(reason) => Refusal::Failed(reason),
-        Outcome::Busy => Refusal::Busy,
-        Outcome::Unhandled => Refusal::Unhandled("nobody here handles it".to_owned()),
-        Outcome::Conflict => Refusal::Conflict,
-        Outcome::Expired => Refusal::Expired,
-        Outcome::IdInFuture => Refusal::IdInFuture,
-        Outcome::Late => Refusal::Late,
-        Outcome::Undecodable(reason) => Refusal::Undecodable(reason),
-        Outcome::Refused(_) | Outcome::Stopped => Refusal::NotHere,
-        Outcome::Unanswered(reason) => Refusal::Unknown(reason),
-        Outcome::Unknown(error) => Refusal::Unknown(error.to_string()),
-    })
 }

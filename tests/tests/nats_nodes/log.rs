@@ -4,8 +4,11 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::subscriber::DefaultGuard;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry;
 
-/// Listens to what this thread says from `warn` on, until it is dropped.
+/// Listens to what this thread logs, until it is dropped.
 pub(crate) struct Log {
     lines: Lines,
     _listening: DefaultGuard,
@@ -26,14 +29,18 @@ impl io::Write for Lines {
 }
 
 impl Log {
+    /// Listens from `INFO` on.
     pub(crate) fn listen() -> Self {
+        Self::listen_to("info")
+    }
+
+    /// Listens to what a filter lets through, written as an operator writes it: `trace,async_nats=info`.
+    pub(crate) fn listen_to(filter: &str) -> Self {
         let lines = Lines::default();
         let writes = lines.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::INFO)
-            .with_ansi(false)
-            .with_writer(move || writes.clone())
-            .finish();
+        let filter: Targets = filter.parse().expect("a filter");
+        let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(move || writes.clone());
+        let subscriber = registry().with(layer.with_filter(filter));
         Self { lines, _listening: tracing::subscriber::set_default(subscriber) }
     }
 
@@ -41,5 +48,11 @@ impl Log {
     pub(crate) fn says(&self, text: &str) -> usize {
         let lines = self.lines.0.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&lines).lines().filter(|line| line.contains(text)).count()
+    }
+
+    /// All lines.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let lines = self.lines.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&lines).lines().map(str::to_owned).collect()
     }
 }

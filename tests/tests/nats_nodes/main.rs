@@ -10,9 +10,11 @@ mod diary;
 mod hostile;
 mod leaving;
 mod log;
+mod peers;
 mod processes;
 mod republish;
 mod starting;
+mod strangers;
 mod town;
 mod troubles;
 

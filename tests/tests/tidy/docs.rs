@@ -110,22 +110,22 @@ fn broken_guarantees(page: &File, files: &[File]) -> Vec<Finding> {
             findings
                 .push(page.finding(at, format!("{number} names no test; if there is none, say `none yet` and why")));
         }
-        for test in named {
-            let there = test.rsplit_once("::").is_some_and(|(path, name)| {
-                files.iter().any(|file| {
-                    let stands = format!("fn {name}(");
-                    file.path == path && file.code().contains(&stands)
-                })
-            });
-            if !there {
-                findings.push(page.finding(at, format!("{number} names the test `{test}`, which is not there")));
-            }
+        for test in named.into_iter().filter(|test| !is_there(test, files)) {
+            findings.push(page.finding(at, format!("{number} names the test `{test}`, which is not there")));
         }
     }
     for number in (1..=14).map(|number| format!("I{number}")).filter(|number| !seen.contains(number)) {
         findings.push(page.finding_at_top(format!("{number} has no row")));
     }
     findings
+}
+
+/// Whether `path::name_of_the_test` names a function of that file.
+pub(crate) fn is_there(test: &str, files: &[File]) -> bool {
+    test.rsplit_once("::").is_some_and(|(path, name)| {
+        let stands = format!("fn {name}(");
+        files.iter().any(|file| file.path == path && file.code().contains(&stands))
+    })
 }
 
 /// Direct dependencies without a line in docs/dependencies.md, and lines without a dependency.

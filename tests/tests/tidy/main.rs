@@ -11,5 +11,6 @@ mod habits;
 mod mutations;
 mod rooms;
 mod running;
+mod security;
 mod source;
 mod words;

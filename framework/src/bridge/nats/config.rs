@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::NatsBridge;
+use super::credentials::LoginFile;
 use crate::bridge::subject::Namespace;
 use crate::bridge::{BridgeError, NodeCard};
 
@@ -60,6 +61,7 @@ pub(super) enum Login {
     Token(String),
     NKey(String),
     Credentials(String),
+    File(LoginFile),
 }
 
 impl NatsBuilder {
@@ -109,6 +111,20 @@ impl NatsBuilder {
     /// Logs in with the text of a `.creds` file: a user's JWT and seed.
     pub fn credentials(mut self, text: impl Into<String>) -> Self {
         self.login = Login::Credentials(text.into());
+        self
+    }
+
+    /// Logs in with a `.creds` file, which is read again for each connection: replace it, and the next reconnection uses the new
+    /// one. To rotate, replace the file, then let the server close the connections of the old user.
+    pub fn credentials_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.login = Login::File(LoginFile::Credentials(file.into()));
+        self
+    }
+
+    /// Logs in with a user's name and a password from a file, which is read again for each connection as with
+    /// [`credentials_file`](Self::credentials_file). A line end behind the password does not belong to it.
+    pub fn password_file(mut self, name: impl Into<String>, file: impl Into<PathBuf>) -> Self {
+        self.login = Login::File(LoginFile::Password(name.into(), file.into()));
         self
     }
 

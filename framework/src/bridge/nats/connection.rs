@@ -15,6 +15,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
 use super::config::{Login, NatsBuilder};
+use super::credentials::log_in;
 use super::servers::Servers;
 use crate::bridge::BridgeError;
 use crate::bridge::subject::Namespace;
@@ -128,6 +129,12 @@ fn options(config: &NatsBuilder, login: &Login, broker: &str) -> Result<ConnectO
         Login::NKey(seed) => ConnectOptions::with_nkey(seed.clone()),
         Login::Credentials(text) => ConnectOptions::with_credentials(text)
             .map_err(|error| unusable(format!("the credentials cannot be read: {error}")))?,
+        Login::File(login) => {
+            // A file that is missing or wrong now is an error of the configuration. Later it is tried again.
+            log_in(login, b"").map_err(|error| unusable(error.to_string()))?;
+            let login = login.clone();
+            ConnectOptions::with_auth_callback(move |nonce| std::future::ready(log_in(&login, &nonce)))
+        }
     };
     for certificate in &config.root_certificates {
         options = options.add_root_certificates(certificate.clone());

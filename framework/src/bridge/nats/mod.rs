@@ -9,6 +9,7 @@ mod actor;
 mod claims;
 mod config;
 mod connection;
+mod credentials;
 mod durability;
 mod hands;
 mod headers;

@@ -118,7 +118,7 @@ mod tests {
             Login::None => String::new(),
             Login::UserPassword(user, password) => format!("{user}/{password}"),
             Login::Token(token) => token,
-            Login::NKey(_) | Login::Credentials(_) => "another".to_owned(),
+            Login::NKey(_) | Login::Credentials(_) | Login::File(_) => "another".to_owned(),
         };
         assert_eq!(found("nats://127.0.0.1:4222"), "");
         assert_eq!(found("nats://host, nats://ada:love%40lace@other:1"), "ada/love@lace");

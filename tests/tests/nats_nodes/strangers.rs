@@ -1,0 +1,75 @@
+//! What strangers learn of a node: the code of an error and an id, no texts of panics, no paths; and what its log keeps to itself.
+
+use std::time::Duration;
+
+use whizbang::message::MessageId;
+use whizbang::prelude::*;
+use whizbang::testing::bridge::run;
+use whizbang::{Retry, SendError};
+use whizbang_tests::nats::{NatsServer, Release};
+
+use crate::bank::{Account, Explode, deposit};
+use crate::log::Log;
+use crate::town::bridge;
+use crate::{BOTH, until};
+
+async fn bank(server: &NatsServer) -> Node {
+    let retry = Retry { attempts: 1, first: Duration::ZERO, longest: Duration::ZERO };
+    let node = Node::builder("bank", MemoryStore::new()).host::<Account>().retry(retry);
+    node.bridge(bridge(&server.url()).await).start().await.expect("starts")
+}
+
+/// A handler panics with a text. The caller over NATS gets a code and the id under which the owner's log has the text.
+#[test]
+fn remote_caller_gets_a_code_and_the_log_has_the_text() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let log = Log::listen();
+            let node = bank(&server).await;
+            let client = Client::connect("cashier", bridge(&server.url()).await).await.expect("connects");
+            let id = MessageId::from_u128(0xFEED);
+            let error = client.send(Explode { account: "ada".to_owned() }).id(id).await.expect_err("panics");
+            let SendError::Failed { reason } = &error else { panic!("{error:?}") };
+            assert!(!reason.contains("boom") && reason.contains(&id.to_string()), "{reason}");
+            let logged = log.lines();
+            assert!(logged.iter().any(|line| line.contains(&id.to_string()) && line.contains("boom")), "{logged:#?}");
+            // A caller in the owner's process is no stranger.
+            let error = node.client().send(Explode { account: "ada".to_owned() }).await.expect_err("panics");
+            assert!(matches!(&error, SendError::Failed { reason } if reason.contains("boom")), "{error:?}");
+            client.disconnect().await;
+            node.stop().await.expect("stops");
+        });
+    }
+}
+
+/// The client library logs whole messages at `TRACE`. The filter in docs/running.md lets everything of this framework through
+/// and no payload.
+#[test]
+fn documented_filter_logs_no_payload() {
+    const DOCUMENTED: &str = "trace,async_nats=info";
+    assert!(include_str!("../../../docs/running.md").contains(DOCUMENTED));
+    let logged = |filter: &'static str| {
+        let mut found = (0, 0);
+        run(async {
+            let server = NatsServer::start(Release::Pinned);
+            let log = Log::listen_to(filter);
+            let node = bank(&server).await;
+            let client = Client::connect("cashier", bridge(&server.url()).await).await.expect("connects");
+            // A deadline, so that it takes the way of an envelope; the number is what stands in the payload.
+            let sent = client.send(deposit("secret-of-ada", 7)).await.expect("is handled");
+            assert_eq!(sent, 7);
+            client.post(deposit("secret-of-ada", 7)).await.expect("is taken");
+            until("the second", async || node.client().send(deposit("secret-of-ada", 0)).await.is_ok_and(|sum| sum == 14)).await;
+            client.disconnect().await;
+            node.stop().await.expect("stops");
+            // bincode: the length of the text, the text, the number.
+            found = (log.says("secret-of-ada\\x07"), log.says("whizbang"));
+        });
+        found
+    };
+    let (payloads, _) = logged("trace");
+    assert!(payloads > 0, "nothing to hide: the filter is not needed any more");
+    let (payloads, own) = logged(DOCUMENTED);
+    assert!(payloads == 0 && own > 0, "{payloads} payloads, {own} lines of its own");
+}
