@@ -243,7 +243,8 @@ fn replaced_login_files_are_read_at_the_next_connection() {
                 write(old);
                 let mut server = NatsServer::start_with(release, before);
                 let builder = NatsBridge::builder(&server.url());
-                let builder = if at == 0 { builder.password_file("ada", &file) } else { builder.credentials_file(&file) };
+                let builder =
+                    if at == 0 { builder.password_file("ada", &file) } else { builder.credentials_file(&file) };
                 let bridge: Arc<dyn Bridge> = Arc::new(builder.clone().connect().await.expect("connects"));
                 let bank = TestNode::attach(bridge, service("bank").owning("bank"), Manners::default()).await;
                 let bank = bank.expect("attaches");

@@ -420,29 +420,33 @@ fn permission_to_create_streams_is_permission_to_read_all() {
             );
             login(&server, "setup").set_up(&[bank()]).await.expect("sets up");
             let bank_node = start(&server, bank()).await;
-            for (at, identity) in ["evil", "setup"].into_iter().enumerate() {
-                let inbox = format!("_INBOX_whizbang_{identity}");
-                let client = async_nats::ConnectOptions::with_user_and_password(
-                    identity.to_owned(),
+            bank_node.bridge.publish(event(&shard("bank", 0), 1)).await.expect("publishes");
+            for identity in ["evil", "setup"] {
+                let (inbox, name) = (format!("_INBOX_whizbang_{identity}"), "whizbang_events_evil");
+                let user = async_nats::ConnectOptions::with_user_and_password(
+                    identity.into(),
                     format!("secret of {identity}"),
-                )
-                .custom_inbox_prefix(inbox.clone())
-                .connect(server.url())
-                .await
-                .expect("connects");
-                let mut leak = client.subscribe(format!("{inbox}.leak.>")).await.expect("subscribes");
-                let name = ["whizbang_events_evil", "whizbang_commands_evil"][at];
-                let body = format!(
-                    r#"{{"name":"{name}","retention":"limits","storage":"file","sources":[{{"name":"whizbang_events_bank"}}],"republish":{{"src":">","dest":"{inbox}.leak.>"}}}}"#
                 );
-                let made = client.request(format!("$JS.API.STREAM.CREATE.{name}"), body.into()).await.expect("answers");
-                assert!(!String::from_utf8_lossy(&made.payload).contains("error"), "{made:?}");
-                let position = at as u64 + 1;
-                bank_node.bridge.publish(event(&shard("bank", 0), position)).await.expect("publishes");
-                let read = futures_util::StreamExt::next(&mut leak);
-                let read = tokio::time::timeout(Duration::from_secs(20), read).await.expect("in time");
-                let read = read.expect("an event of the bank");
-                assert!(read.subject.contains("whizbang.evt.bank.0"), "{}", read.subject);
+                let client = user.custom_inbox_prefix(inbox.clone()).connect(server.url()).await.expect("connects");
+                let mut leak = client.subscribe(format!("{inbox}.leak")).await.expect("subscribes");
+                // A copy of the bank's events, and a consumer that sends them to the identity's own inbox.
+                let copy =
+                    format!(r#"{{"name":"{name}","storage":"file","sources":[{{"name":"whizbang_events_bank"}}]}}"#);
+                let consumer = format!(
+                    r#"{{"stream_name":"{name}","config":{{"name":"evil","durable_name":"evil","ack_policy":"none","deliver_policy":"all","deliver_subject":"{inbox}.leak"}}}}"#
+                );
+                let consumed = format!("CONSUMER.CREATE.{name}.evil");
+                for (request, body) in [(format!("STREAM.CREATE.{name}"), copy), (consumed, consumer)] {
+                    let answer = client.request(format!("$JS.API.{request}"), body.into()).await.expect("answers");
+                    assert!(!String::from_utf8_lossy(&answer.payload).contains("error"), "{identity}: {answer:?}");
+                }
+                let read =
+                    tokio::time::timeout(Duration::from_secs(20), futures_util::StreamExt::next(&mut leak)).await;
+                let read = read.expect("in time").expect("an event of the bank");
+                assert!(read.headers.is_some_and(|headers| headers.get("ce-source").is_some()), "{identity}");
+                let operator = async_nats::ConnectOptions::with_user_and_password("operator".into(), "operator".into());
+                let operator = operator.connect(server.url()).await.expect("connects");
+                operator.request(format!("$JS.API.STREAM.DELETE.{name}"), "".into()).await.expect("deletes");
             }
             bank_node.stop().await;
         });

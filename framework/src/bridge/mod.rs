@@ -14,6 +14,8 @@ pub mod subject;
 pub mod wire;
 
 pub use crate::router::Settled;
+#[cfg(feature = "testing")]
+pub(crate) use claim::reads_claim;
 pub use error::{BridgeError, RivalClaim};
 pub use health::BridgeHealth;
 

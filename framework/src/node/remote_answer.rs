@@ -75,8 +75,7 @@ mod tests {
     /// No outcome but those that speak of the caller's own bytes hands a text of the node to a caller.
     #[test]
     fn texts_of_the_node_stay_in_the_node() {
-        let asker =
-            Asker { id: MessageId::from_u128(7), name: Name::from_static("Do").unwrap(), codec: Codec::Json };
+        let asker = Asker { id: MessageId::from_u128(7), name: Name::from_static("Do").unwrap(), codec: Codec::Json };
         let secret = || SECRET.to_owned();
         let store = || StoreError::io("writing /srv/data/7", std::io::Error::other("hunter2"));
         for outcome in [

@@ -29,6 +29,8 @@ mod walk;
 pub use catalog::CatalogEntry;
 pub use error::StoreError;
 pub use record::MAX_TURN_BYTES;
+#[cfg(feature = "testing")]
+pub(crate) use record::reads_record;
 pub use turn::{
     DeadLetter, DeadLetterReason, EventWrite, Lane, Mark, Note, OutboxEntry, OutboxWrite, SentMessage, Snapshot,
     Source, StoredEvent, StoredTurn, StreamState, Timer, TimerPage, TimerPlace, TimerWrite, Turn, View, Watermark,

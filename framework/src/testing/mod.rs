@@ -5,6 +5,7 @@ pub mod sim;
 
 pub mod bridge;
 pub mod broker;
+pub mod decoders;
 pub mod store;
 
 pub use scenario::Scenario;

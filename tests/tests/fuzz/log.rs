@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use whizbang::message::{Name, ShardId};
 use whizbang::store::embedded::{Disk, DiskFile, EmbeddedConfig, EmbeddedStore};
 use whizbang::store::{Snapshot, Store, StoreError};
+use whizbang::testing::decoders;
 use whizbang::testing::store::{Draft, Ears, Owner, run};
 use whizbang_tests::Fuzz;
 
@@ -246,4 +247,22 @@ fn spoilt_snapshots_and_checkpoints_change_nothing_but_what_is_read_first() {
 #[test]
 fn a_spoilt_name_of_the_format_is_refused_or_says_the_same() {
     spoil("log-format", written(Keep::Log), |name| name == "whizbang", is_read);
+}
+
+#[test]
+fn spoilt_record_is_refused_or_read() {
+    let log: Vec<u8> = written(Keep::Log)
+        .into_iter()
+        .filter(|(name, _)| name.starts_with("log-"))
+        .flat_map(|(_, bytes)| bytes)
+        .collect();
+    // Records begin with their format and kind, and one is accepted at its exact length only.
+    let begins = (0..log.len()).filter(|at| log[*at..].starts_with(&[1, 1]));
+    let records = begins.filter_map(|at| {
+        let ends = at + 2..log.len().min(at + 2_000);
+        ends.map(|end| &log[at..end]).find(|record| decoders::log_record(record)).map(<[u8]>::to_vec)
+    });
+    let samples: Vec<_> = records.take(8).collect();
+    assert!(samples.len() > 2, "{} records", samples.len());
+    Fuzz::new("record", samples).run(decoders::log_record);
 }

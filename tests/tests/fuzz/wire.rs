@@ -1,13 +1,12 @@
 //! What comes over a broker: packets, questions, answers, tidings, subjects.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use whizbang::bridge::subject::{Namespace, Place};
 use whizbang::bridge::wire::Packet;
 use whizbang::bridge::{Answer, Asked, Refusal, Tidings};
 use whizbang::clock::Timestamp;
-use whizbang::message::{Codec, Envelope, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, ShardId, Wants};
+use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, Origin, ShardId, Wants};
+use whizbang::testing::decoders::{self, flat};
 use whizbang_tests::Fuzz;
 
 /// The most bytes an answer may have here.
@@ -62,56 +61,10 @@ fn envelopes() -> Vec<Envelope> {
     vec![command, event, reply, query]
 }
 
-/// A packet as text that can be spoilt: a line for each header, an empty line, the payload.
-fn flat(packet: &Packet) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for (name, value) in &packet.headers {
-        bytes.extend_from_slice(format!("{name}: {value}\n").as_bytes());
-    }
-    bytes.push(b'\n');
-    bytes.extend_from_slice(&packet.payload);
-    bytes
-}
-
-/// The packet that spoilt text stands for: headers of any content, doubled ones included.
-fn unflat(input: &[u8]) -> Packet {
-    let mut headers = Vec::new();
-    let mut rest = input;
-    while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-        let (line, behind) = (&rest[..end], &rest[end + 1..]);
-        rest = behind;
-        if line.is_empty() {
-            break;
-        }
-        let line = String::from_utf8_lossy(line);
-        let (name, value) = line.split_once(": ").unwrap_or((&line, ""));
-        headers.push((Cow::Owned(name.to_owned()), value.to_owned()));
-    }
-    Packet { headers, payload: Bytes::copy_from_slice(rest) }
-}
-
-/// Whether an error can be shown: it goes into logs and onto terminals.
-fn is_harmless(error: &impl ToString) -> bool {
-    let said = error.to_string();
-    said.len() < 2_000 && said.chars().all(|c| !c.is_control())
-}
-
 #[test]
 fn a_spoilt_packet_is_refused_or_is_an_envelope() {
     let samples = envelopes().into_iter().map(|envelope| flat(&Packet::from_envelope(&envelope).expect("a sample")));
-    Fuzz::new("packet", samples).run(|input| match unflat(input).envelope() {
-        Ok(envelope) => {
-            assert!(envelope.payload.len() <= MAX_PAYLOAD_BYTES);
-            // What was read is sent on as it is: the same again at the next reader.
-            let again = Packet::from_envelope(&envelope).expect("what was read can be sent on");
-            assert_eq!(again.envelope().expect("what was sent on can be read"), envelope);
-            true
-        }
-        Err(error) => {
-            assert!(is_harmless(&error), "{error}");
-            false
-        }
-    });
+    Fuzz::new("packet", samples).run(decoders::envelope);
 }
 
 #[test]
@@ -125,17 +78,7 @@ fn a_spoilt_question_is_refused_or_is_a_question() {
         Asked::Watermark { from: shard(3), to: shard(4) },
     ];
     let samples = asked.iter().map(|asked| flat(&Packet::from_asked(asked).expect("a sample")));
-    Fuzz::new("asked", samples).run(|input| match unflat(input).asked() {
-        Ok(asked) => {
-            let again = Packet::from_asked(&asked).expect("what was read can be asked again");
-            assert_eq!(again.asked().expect("what was asked can be read"), asked);
-            true
-        }
-        Err(error) => {
-            assert!(is_harmless(&error), "{error}");
-            false
-        }
-    });
+    Fuzz::new("asked", samples).run(decoders::question);
 }
 
 #[test]
@@ -149,39 +92,15 @@ fn a_spoilt_answer_is_refused_or_is_an_answer() {
         Answer::Refused(Refusal::Unhandled("nobody takes `Deposit`".into())),
     ];
     let samples = answers.iter().map(|answer| flat(&Packet::from_answer(answer, ANSWER_BYTES)));
-    Fuzz::new("answer", samples).run(|input| match unflat(input).answer() {
-        Ok(answer) => {
-            let again = Packet::from_answer(&answer, ANSWER_BYTES);
-            assert_eq!(again.answer().expect("what was answered can be read"), answer);
-            true
-        }
-        Err(error) => {
-            assert!(is_harmless(&error), "{error}");
-            false
-        }
-    });
+    Fuzz::new("answer", samples).run(decoders::answer);
 }
 
 #[test]
 fn a_spoilt_pack_is_refused_or_is_a_pack() {
     let [_, event, reply, _] = &envelopes()[..] else { panic!("four samples") };
     let packs = [vec![event.clone()], vec![event.clone(), event.clone(), reply.clone()]];
-    let read = |packet: &Packet| {
-        let pairs: Vec<_> = packet.headers.iter().map(|(name, value)| (name.as_ref(), value.as_str())).collect();
-        Packet::read_events(&pairs, packet.payload.clone())
-    };
-    assert!(read(&Packet::from_events(&[])).is_err(), "a pack without events");
-    let samples = packs.iter().map(|events| flat(&Packet::from_events(events)));
-    Fuzz::new("pack", samples).run(move |input| match read(&unflat(input)) {
-        Ok(events) => {
-            assert_eq!(read(&Packet::from_events(&events)).expect("what was read can be sent on"), events);
-            true
-        }
-        Err(error) => {
-            assert!(is_harmless(&error), "{error}");
-            false
-        }
-    });
+    assert!(!decoders::pack(&flat(&Packet::from_events(&[]))), "a pack without events");
+    Fuzz::new("pack", packs.iter().map(|events| flat(&Packet::from_events(events)))).run(decoders::pack);
 }
 
 #[test]
@@ -190,20 +109,8 @@ fn spoilt_tidings_are_refused_or_are_tidings() {
         Tidings::Committed { from: shard(3), to: shard(4), through: 1 << 40 },
         Tidings::Head { shard: shard(3), position: 300 },
     ];
-    Fuzz::new("tidings", tidings.iter().map(|tidings| flat(&Packet::from_tidings(tidings)))).run(|input| match unflat(
-        input,
-    )
-    .tidings()
-    {
-        Ok(tidings) => {
-            assert_eq!(Packet::from_tidings(&tidings).tidings().expect("what was told can be read"), tidings);
-            true
-        }
-        Err(error) => {
-            assert!(is_harmless(&error), "{error}");
-            false
-        }
-    });
+    let samples = tidings.iter().map(|tidings| flat(&Packet::from_tidings(tidings)));
+    Fuzz::new("tidings", samples).run(decoders::tidings);
 }
 
 #[test]
@@ -221,11 +128,26 @@ fn a_spoilt_subject_is_refused_or_names_one_place() {
         Place::Head(shard(3)),
     ];
     let samples: Vec<_> = places.iter().map(|place| namespace.subject(place).into_bytes()).collect();
-    Fuzz::new("subject", samples).run(move |input| {
-        let subject = String::from_utf8_lossy(input);
-        let Some(place) = namespace.place(&subject) else { return false };
-        // One place has one subject: whoever may write to it may not write to another by spelling it otherwise.
-        assert_eq!(namespace.subject(&place), *subject);
-        true
-    });
+    Fuzz::new("subject", samples).run(decoders::subject);
+}
+
+#[test]
+fn spoilt_claim_is_refused_or_is_a_claim() {
+    let claim = |service: &str, released: &str| {
+        let store = "00112233445566778899aabbccddeeff";
+        format!(r#"{{"service":"{service}","store":"{store}","run":{{"epoch":3,"nonce":17}}{released}}}"#).into_bytes()
+    };
+    let samples = [claim("bank", ""), claim("Zürich", r#","released":true"#)];
+    Fuzz::new("claim", samples).run(decoders::claim);
+}
+
+#[test]
+fn spoilt_answer_of_jetstream_is_refused_or_read() {
+    let samples = [
+        r#"{"stream":"whizbang_events_bank","seq":7,"duplicate":false}"#,
+        r#"{"type":"io.nats.jetstream.api.v1.x","error":{"code":404,"err_code":10059,"description":"stream not found"}}"#,
+        r#"{"message":{"subject":"a.b","seq":9,"hdrs":"TkFUUy8xLjANCmNlLWlkOiAxDQoNCg==","data":"AQID","time":"x"}}"#,
+        r#"{"num_pending":3,"num_ack_pending":1,"delivered":{"consumer_seq":5},"ack_floor":{"consumer_seq":4}}"#,
+    ];
+    Fuzz::new("jetstream", samples.map(|sample| sample.as_bytes().to_vec())).run(decoders::stream_answer);
 }

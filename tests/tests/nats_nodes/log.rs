@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tracing::Dispatch;
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -11,6 +12,9 @@ use tracing_subscriber::registry;
 /// Listens to what this thread logs, until it is dropped.
 pub(crate) struct Log {
     lines: Lines,
+    /// A second one, first of all. While there is only one, a place that logs is switched by the thread that comes there first,
+    /// and another test's thread, which listens to nothing, would switch it off for this one as well.
+    _second: Dispatch,
     _listening: DefaultGuard,
 }
 
@@ -36,12 +40,13 @@ impl Log {
 
     /// Listens to what a filter lets through, written as an operator writes it: `trace,async_nats=info`.
     pub(crate) fn listen_to(filter: &str) -> Self {
+        let second = Dispatch::new(registry());
         let lines = Lines::default();
         let writes = lines.clone();
         let filter: Targets = filter.parse().expect("a filter");
         let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(move || writes.clone());
         let subscriber = registry().with(layer.with_filter(filter));
-        Self { lines, _listening: tracing::subscriber::set_default(subscriber) }
+        Self { lines, _second: second, _listening: tracing::subscriber::set_default(subscriber) }
     }
 
     /// How many lines have a text in them.

@@ -23,9 +23,7 @@ fn peer_reads_everything_and_ends_a_node_where_nobody_logs_in() {
             let client = Client::connect("cashier", bridge(&server.url()).await).await.expect("connects");
             client.send(deposit("account-of-ada", 5)).await.expect("is handled");
             let has_it = |payload: &[u8]| payload.windows(14).any(|part| part == b"account-of-ada");
-            let read = async {
-                while !heard.next().await.is_some_and(|message| has_it(&message.payload)) {}
-            };
+            let read = async { while !heard.next().await.is_some_and(|message| has_it(&message.payload)) {} };
             tokio::time::timeout(std::time::Duration::from_secs(20), read).await.expect("the payload was heard");
 
             let claim = r#"{"service":"evil","store":"00000000000000000000000000000666","run":{"epoch":9,"nonce":1},"released":false}"#;

@@ -60,7 +60,10 @@ fn documented_filter_logs_no_payload() {
             let sent = client.send(deposit("secret-of-ada", 7)).await.expect("is handled");
             assert_eq!(sent, 7);
             client.post(deposit("secret-of-ada", 7)).await.expect("is taken");
-            until("the second", async || node.client().send(deposit("secret-of-ada", 0)).await.is_ok_and(|sum| sum == 14)).await;
+            until("the second", async || {
+                node.client().send(deposit("secret-of-ada", 0)).await.is_ok_and(|sum| sum == 14)
+            })
+            .await;
             client.disconnect().await;
             node.stop().await.expect("stops");
             // bincode: the length of the text, the text, the number.

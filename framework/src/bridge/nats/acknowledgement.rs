@@ -37,7 +37,12 @@ pub(super) fn read(answer: &Message) -> Result<(), Untaken> {
     if has_no_responder(answer) {
         return Err(Untaken::Missing);
     }
-    match serde_json::from_slice::<Acknowledgement>(&answer.payload) {
+    read_payload(&answer.payload)
+}
+
+/// Reads the payload of an answer.
+pub(super) fn read_payload(payload: &[u8]) -> Result<(), Untaken> {
+    match serde_json::from_slice::<Acknowledgement>(payload) {
         Ok(Acknowledgement { error: None }) => Ok(()),
         Ok(Acknowledgement { error: Some(error) }) => Err(Untaken::Says(Arc::new(error))),
         Err(error) => Err(Untaken::Says(Arc::new(error))),

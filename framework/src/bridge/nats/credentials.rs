@@ -70,7 +70,8 @@ mod tests {
     #[test]
     fn credentials_file_signs_the_nonce() {
         let (user, seed) = (KeyPair::new_user(), |key: &KeyPair| key.seed().unwrap());
-        let text = format!("{TOKEN}\r\ntoken\r\n------END NATS USER JWT------\r\n\n{SEED}\n{}\n------END\n", seed(&user));
+        let text =
+            format!("{TOKEN}\r\ntoken\r\n------END NATS USER JWT------\r\n\n{SEED}\n{}\n------END\n", seed(&user));
         let file = file(&text);
         let auth = log_in(&LoginFile::Credentials(file.path().to_owned()), b"nonce").unwrap();
         assert_eq!(auth.jwt.as_deref(), Some("token"));

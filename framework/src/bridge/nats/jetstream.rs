@@ -102,7 +102,7 @@ pub(super) struct ConsumerState {
 }
 
 impl ConsumerState {
-    fn read(info: &Value) -> Self {
+    pub(super) fn read(info: &Value) -> Self {
         let number = |path: &str| info.pointer(path).and_then(Value::as_u64).unwrap_or(0);
         Self {
             pending: number("/num_pending"),

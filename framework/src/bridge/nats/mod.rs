@@ -19,7 +19,7 @@ mod jetstream;
 mod lane;
 mod outgoing;
 mod permissions;
-mod reading;
+pub(crate) mod reading;
 mod refused;
 mod servers;
 mod streams;

@@ -177,6 +177,20 @@ pub(super) fn last_position(shard: &ShardId, headers: &[(String, String)], paylo
     origin.map(|origin| origin.sequence).max()
 }
 
+/// Reads any bytes as JetStream's answers to each kind of request, for tests. Returns whether they say something.
+#[cfg(feature = "testing")]
+pub(crate) fn reads_answer(payload: &[u8]) -> bool {
+    let acknowledged = super::acknowledgement::read_payload(payload);
+    let Ok(answer) = serde_json::from_slice::<Value>(payload) else { return acknowledged.is_ok() };
+    let _ = super::jetstream::ConsumerState::read(&answer).owes();
+    let stored = Stored::read(&answer);
+    if let (Some(stored), Ok(name)) = (&stored, crate::message::Name::from_static("bank")) {
+        let _ = last_position(&ShardId::new(name, 0), &stored.headers, stored.payload.clone());
+    }
+    let _ = numbers(answer.get("reply").and_then(Value::as_str).unwrap_or_default());
+    acknowledged.is_ok() || stored.is_some()
+}
+
 /// A text of a stranger, short enough and harmless enough for logs and headers.
 pub(super) fn shown(text: &str) -> String {
     text.chars().take(300).flat_map(char::escape_debug).collect()

@@ -35,5 +35,21 @@ const KIND_OPENED: u8 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed(pub(crate) &'static str);
 
+/// Reads everything that stands in a record, for tests that spoil it. Returns whether it is one.
+#[cfg(feature = "testing")]
+pub(crate) fn reads_record(bytes: &bytes::Bytes) -> bool {
+    use crate::message::{Name, ShardId};
+    let Ok(name) = Name::from_static("orders") else { return false };
+    match Record::read(bytes, Location::MAX) {
+        Ok((_, _, Record::Turn(turn))) => {
+            let names = &mut Names::default();
+            let shard = ShardId::new(name, 1);
+            let outbox = turn.outbox().all(|entry| turn.to_outbox_entry(entry, &shard, bytes, names).is_ok());
+            turn.to_turn(bytes, names).is_ok() && outbox
+        }
+        read => read.is_ok(),
+    }
+}
+
 #[cfg(test)]
 mod tests;
