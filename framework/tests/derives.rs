@@ -2,7 +2,7 @@
 
 #![deny(warnings, missing_docs, unreachable_pub, unused_qualifications)]
 
-use whizbang::derive::{Role, Stateful};
+use whizbang::derive::{Role, Snapshots, Stateful};
 use whizbang::message::{Codec, CodecError, Kind, Message};
 use whizbang::prelude::*;
 
@@ -298,11 +298,12 @@ fn older_versions_are_upcast_and_newer_ones_refused_by_name() {
 
 #[test]
 fn states_are_saved_and_restored() {
-    let saved = Account { cents: 9 }.save().unwrap().unwrap();
-    assert_eq!(Account::restore(&saved).map(|account| account.cents), Some(9));
-    assert!(Account::restore(b"").is_none());
-    assert_eq!((Account::SNAPSHOT_EVERY, Account::SNAPSHOT_SCHEMA), (100, 2));
-    assert_eq!((PaymentPlan::SNAPSHOT_EVERY, PaymentPlan::SNAPSHOT_SCHEMA), (200, 1));
+    let coding = Account::coding().unwrap();
+    let saved = coding.save(&Account { cents: 9 }).unwrap();
+    assert_eq!(coding.restore(&saved).unwrap().cents, 9);
+    assert!(coding.restore(b"").is_err());
+    assert_eq!(Account::SNAPSHOTS, Snapshots::Given { every: 100, schema: 2 });
+    assert_eq!(PaymentPlan::SNAPSHOTS, Snapshots::Given { every: 200, schema: 1 });
     assert_eq!(Account::initial().cents, 0);
     let mut plan = PaymentPlan::initial();
     plan.apply(&Moved::Nothing);

@@ -41,6 +41,30 @@ async fn faulty() -> (Arc<dyn Store>, Faults, Owner) {
 }
 
 #[test]
+fn long_stream_is_read_in_pages() {
+    run(async {
+        let (_, faults, mut owner) = faulty().await;
+        for number in 1..=1_000 {
+            owner.commit(&turn("ada", number)).await;
+        }
+        let actor = Name::new("Account").unwrap();
+        let mut pages = owner.reader.pages(&actor, "ada", true).await.unwrap();
+        let mut lengths = Vec::new();
+        while let Some(length) = Some(pages.next().await.unwrap().len()).filter(|length| *length > 0) {
+            lengths.push(length);
+        }
+        assert_eq!(lengths.iter().sum::<usize>(), 1_000);
+        assert!(lengths.iter().all(|length| *length <= 256), "{lengths:?}");
+        // What was lost meanwhile is not read.
+        let mut pages = owner.reader.pages(&actor, "ada", true).await.unwrap();
+        faults.hold();
+        owner.append(&turn("ada", 1_001)).unwrap();
+        faults.fail(0, StoreError::Closed);
+        assert!(matches!(pages.next().await, Err(StoreError::Closed)));
+    });
+}
+
+#[test]
 fn a_turn_held_back_is_seen_by_nobody_until_it_is_committed() {
     run(async {
         let (store, faults, mut owner) = faulty().await;

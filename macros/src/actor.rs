@@ -34,6 +34,7 @@ const SNAPSHOT: Known =
 const SNAPSHOT_KEYS: &[Known] = &[
     Known { name: "every", form: Form::Number { least: 1, most: 1_000_000 }, write: "every = 200" },
     Known { name: "schema", form: Form::Number { least: 1, most: u32::MAX }, write: "schema = 1" },
+    Known { name: "never", form: Form::Flag, write: "never" },
 ];
 const FORMERLY: Known = Known { name: "formerly", form: Form::Names, write: "formerly = \"account\"" };
 const KEYS: &[Known] = &[DOMAIN, NAME, HANDLES, APPLIES, RECORDS, REACTS, REPLIES, TIMERS, SNAPSHOT, FORMERLY];
@@ -106,8 +107,15 @@ pub(crate) fn expand(role: Role, input: &DeriveInput) -> TokenStream {
             mistakes.add(recorded.span(), text);
         }
     }
-    if given.key("snapshot").is_some() {
-        symmetry::refuse(input, Place::State { word }, &mut mistakes);
+    let never = given.nested("snapshot").and_then(|nested| nested.key("never"));
+    match (never, given.nested("snapshot")) {
+        (None, _) => drop(symmetry::refuse(input, Place::State { word }, &mut mistakes)),
+        (Some(_), Some(nested)) => {
+            for key in ["every", "schema"].into_iter().filter_map(|key| nested.key(key)) {
+                mistakes.add(key.span(), format!("found `{key}` beside `never`; keep one of the two"));
+            }
+        }
+        (Some(_), None) => {}
     }
     let correct = mistakes.is_empty() && given.ty("domain").is_some();
     let domain = shape::domain(&given, ident, word, &mut mistakes);
@@ -123,6 +131,7 @@ pub(crate) fn expand(role: Role, input: &DeriveInput) -> TokenStream {
     };
     let (snapshot, asked) = match given.key("snapshot") {
         Some(_) if correct => snapshot(&given, input),
+        None if correct => (snapshot_if_coded(), TokenStream::new()),
         _ => (TokenStream::new(), TokenStream::new()),
     };
     let initial = shape::initial(ident, correct);
@@ -203,26 +212,32 @@ fn snapshot(given: &Given, input: &DeriveInput) -> (TokenStream, TokenStream) {
     let (Some(nested), Some(key)) = (given.nested("snapshot"), given.key("snapshot")) else {
         return (TokenStream::new(), TokenStream::new());
     };
+    if nested.key("never").is_some() {
+        let never = quote! {
+            const SNAPSHOTS: ::whizbang::derive::Snapshots = ::whizbang::derive::Snapshots::Never;
+        };
+        return (never, TokenStream::new());
+    }
     let every = nested.number("every").map_or(SNAPSHOT_EVERY, |(every, _)| every);
     let schema = nested.number("schema").map_or(1, |(schema, _)| schema);
     let asked = shape::ask_for_state_coding(&input.ident, key.span());
     let methods = quote! {
-        const SNAPSHOT_EVERY: ::core::primitive::u32 = #every;
-        const SNAPSHOT_SCHEMA: ::core::primitive::u32 = #schema;
-        fn save(&self) -> ::core::option::Option<
-            ::core::result::Result<
-                ::whizbang::derive::Vec<::core::primitive::u8>,
-                ::whizbang::derive::CodecError
-            >
-        > {
-            ::core::option::Option::Some(__WHIZBANG_CODING.save(self))
-        }
-        fn shape() -> ::core::option::Option<::whizbang::derive::Arc<::whizbang::derive::Shape>> {
-            __WHIZBANG_CODING.shape()
-        }
-        fn restore(__bytes: &[::core::primitive::u8]) -> ::core::option::Option<Self> {
-            ::core::result::Result::ok(__WHIZBANG_CODING.restore(__bytes))
+        const SNAPSHOTS: ::whizbang::derive::Snapshots =
+            ::whizbang::derive::Snapshots::Given { every: #every, schema: #schema };
+        fn coding() -> ::core::option::Option<::whizbang::derive::StateCoding<Self>> {
+            ::core::option::Option::Some(__WHIZBANG_CODING)
         }
     };
     (methods, asked)
+}
+
+/// What stands in `Stateful` of a type that says nothing about snapshots.
+fn snapshot_if_coded() -> TokenStream {
+    quote! {
+        fn coding() -> ::core::option::Option<::whizbang::derive::StateCoding<Self>> {
+            #[allow(unused_imports)]
+            use ::whizbang::derive::{CodedState as _, UncodedState as _};
+            (&::whizbang::derive::MaybeCoded::<Self>::new()).coding()
+        }
+    }
 }

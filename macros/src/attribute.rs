@@ -46,6 +46,8 @@ pub(crate) enum Form {
     Upcasts,
     /// Nothing, or `(key = value, …)`.
     Nested(&'static [Known]),
+    /// Nothing.
+    Flag,
 }
 
 /// What stood behind a key.
@@ -58,6 +60,7 @@ enum Value {
     Types(Vec<Type>),
     Upcasts(Vec<Upcast>),
     Nested(Given),
+    Flag,
 }
 
 /// One `1 = OldType` of `upcast(…)`.
@@ -277,6 +280,14 @@ fn read_key(
 
 fn read_value(key: &Ident, input: ParseStream<'_>, known: &Known, mistakes: &mut Mistakes) -> Option<Value> {
     let write = known.write;
+    if matches!(known.form, Form::Flag) {
+        if input.is_empty() || input.peek(Token![,]) {
+            return Some(Value::Flag);
+        }
+        let found = next_token(input);
+        mistakes.add(input.span(), format!("found {found} behind `{key}`, which has no value; write `{write}`"));
+        return None;
+    }
     if matches!(known.form, Form::Names) && input.peek(token::Paren) {
         let content = open(input).ok()?;
         return read_names(key, &content, write, mistakes).map(Value::Names);

@@ -183,7 +183,7 @@ impl Found<'_> {
             }
             Place::Message { .. } => String::new(),
             Place::State { word: "projection" } => format!("a view is saved in bincode, which {what}:"),
-            Place::State { .. } => format!("a snapshot is saved in bincode, which {what}:"),
+            Place::State { .. } => format!("a snapshot is saved in bincode, which {what}: write `snapshot(never)`, or"),
         }
     }
 

@@ -161,6 +161,7 @@ impl<A: Stateful> KeyActor<A> {
                 let old = std::mem::replace(&mut this.state, state);
                 let _ = this.door.host.code.call(this.door.label, move || drop(old));
                 this.broken = None;
+                this.report_long_activation();
                 if let Some(backlog) = this.backlog() {
                     backlog.loaded(&this.key);
                 }
@@ -463,7 +464,7 @@ async fn rebuilt<A: Stateful>(door: &TypeDoor<A>, mut pages: Box<dyn StreamPages
     let panicked = |panicked: Panicked| {
         StoreError::from(CodecError::Decode { reason: format!("rebuilding the state {panicked}") })
     };
-    let mut state = code.call(label, || KeyState::begin(pages.snapshot())).map_err(panicked)??;
+    let mut state = code.call(label, || KeyState::begin(&door.plan, pages.snapshot())).map_err(panicked)??;
     loop {
         let page = pages.next().await?;
         if page.is_empty() {

@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use futures_util::FutureExt;
 
 use super::keyed::KeyActor;
-use super::plan::Stateful;
+use super::plan::{Plan, Stateful};
 use super::state::KeyState;
 use crate::clock::Timestamp;
 use crate::inbox::Admission;
@@ -66,7 +66,7 @@ impl<A: Stateful> KeyActor<A> {
         let compared = user_code(|| {
             let stored = StreamState { snapshot: None, turns: stored };
             match KeyState::rebuild(&self.door.plan, &stored) {
-                Ok(folded) => difference(&self.state, &folded, &stored.turns),
+                Ok(folded) => difference(&self.door.plan, &self.state, &folded, &stored.turns),
                 Err(error) => Some(format!("its log cannot be replayed: {error}")),
             }
         });
@@ -85,7 +85,12 @@ impl<A: Stateful> KeyActor<A> {
 }
 
 /// What a live actor and the fold of its log disagree on.
-fn difference<A: Stateful>(live: &KeyState<A>, folded: &KeyState<A>, stored: &[StoredTurn]) -> Option<String> {
+fn difference<A: Stateful>(
+    plan: &Plan<A>,
+    live: &KeyState<A>,
+    folded: &KeyState<A>,
+    stored: &[StoredTurn],
+) -> Option<String> {
     if (live.turns, live.version) != (folded.turns, folded.version) {
         return Some(format!("it is at event {}, the log at event {}", live.version, folded.version));
     }
@@ -117,12 +122,11 @@ fn difference<A: Stateful>(live: &KeyState<A>, folded: &KeyState<A>, stored: &[S
             Some(format!("the state is {live}, the log says {folded}"))
         }
         (Some(_), Some(_)) => None,
-        _ => match (live.save(), folded.save()) {
-            (Some(Ok(live)), Some(Ok(folded))) if live.len() != folded.len() => {
-                Some("the state is not that of the log".to_owned())
-            }
-            _ => None,
-        },
+        _ => {
+            let coding = &plan.snapshots.as_ref()?.coding;
+            let (live, folded) = (coding.save(live).ok()?, coding.save(folded).ok()?);
+            (live.len() != folded.len()).then(|| "the state is not that of the log".to_owned())
+        }
     }
 }
 

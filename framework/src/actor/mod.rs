@@ -17,6 +17,7 @@ mod mailbox;
 mod mirror;
 mod parked;
 mod plan;
+mod snapshots;
 mod state;
 #[cfg(feature = "testing")]
 mod stored;
@@ -38,6 +39,7 @@ pub(crate) use mailbox::Here;
 pub(crate) use mirror::Mirror;
 pub(crate) use plan::names;
 pub use plan::{About, Plan, Role, Stateful};
+pub use snapshots::Snapshots;
 #[cfg(feature = "testing")]
 pub(crate) use stored::{begins_undo, finished_undo, restarts, undo_change, user_state};
 pub(crate) use timer_name::stored as stored_timer;

@@ -9,9 +9,10 @@ use foldhash::fast::FixedState;
 
 use super::Effects;
 use super::door::TypeDoor;
+use super::snapshots::{SnapshotRule, Snapshots};
 use super::timer_parts;
 use crate::clock::Timestamp;
-use crate::message::{Codec, CodecError, Command, Domain, Envelope, Message, MessageId, Name, Shape};
+use crate::message::{Codec, CodecError, Command, Domain, Envelope, Message, MessageId, Name, StateCoding};
 use crate::router::{ActorCard, LocalRoutes, MessageCard, StateCard};
 
 /// What an actor is.
@@ -38,10 +39,8 @@ pub trait Stateful: Sized + Unpin + 'static {
     const ROLE: Role;
     /// The names it had before.
     const FORMERLY: &'static [&'static str] = &[];
-    /// After how many turns a snapshot is kept; 0 for never.
-    const SNAPSHOT_EVERY: u32 = 0;
-    /// The schema of its snapshots; another one in the store is ignored.
-    const SNAPSHOT_SCHEMA: u32 = 1;
+    /// When snapshots of its state are kept.
+    const SNAPSHOTS: Snapshots = Snapshots::IfCoded;
 
     /// The state before the first event: its `Default`.
     fn initial() -> Self;
@@ -49,23 +48,13 @@ pub trait Stateful: Sized + Unpin + 'static {
     /// Lists what it takes.
     fn wire(plan: &mut Plan<Self>);
 
-    /// Its state as bytes, if it keeps snapshots.
-    fn save(&self) -> Option<Result<Vec<u8>, CodecError>> {
+    /// How its state becomes bytes and back, if it can.
+    fn coding() -> Option<StateCoding<Self>> {
         None
     }
 
     /// Its state as text, if it implements `Debug`. Compared in simulations.
     fn described(&self) -> Option<String> {
-        None
-    }
-
-    /// Its state from bytes; `None` if they cannot be used.
-    fn restore(_bytes: &[u8]) -> Option<Self> {
-        None
-    }
-
-    /// The shape of the state in a snapshot, if it keeps snapshots.
-    fn shape() -> Option<Arc<Shape>> {
         None
     }
 }
@@ -135,6 +124,8 @@ pub struct Plan<A: Stateful> {
     pub(crate) reply_shards: Vec<(&'static str, u16)>,
     /// The names that stored events of the domain may have; without a node nothing is known about them.
     pub(crate) events: Option<Arc<HashSet<String>>>,
+    /// When snapshots are kept, if they are.
+    pub(crate) snapshots: Option<SnapshotRule<A>>,
 }
 
 impl<A: Stateful> Plan<A> {
@@ -156,11 +147,18 @@ impl<A: Stateful> Plan<A> {
                     Role::Saga => "saga",
                 },
                 formerly: A::FORMERLY,
-                state: Some(StateCard { schema: A::SNAPSHOT_SCHEMA, shape: A::shape }),
+                // A schema that follows from the shape changes with it: there is nothing to compare.
+                state: match A::SNAPSHOTS {
+                    Snapshots::Given { schema, .. } => {
+                        Some(StateCard { schema, shape: || A::coding().and_then(|coding| coding.shape()) })
+                    }
+                    Snapshots::IfCoded | Snapshots::Never => None,
+                },
                 ..ActorCard::default()
             },
             reply_shards: Vec::new(),
             events: None,
+            snapshots: SnapshotRule::of(),
         };
         A::wire(&mut plan);
         plan

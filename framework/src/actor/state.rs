@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::parked::Parked;
 use super::plan::{Plan, Stateful};
+use super::snapshots::SnapshotRule;
 use super::timer_name::timer_in;
 use super::turn::Failure;
 use super::undo::{Undo, UndoChange};
@@ -25,6 +26,8 @@ pub(crate) struct KeyState<A> {
     pub(crate) version: u64,
     /// The count of turns.
     pub(crate) turns: u64,
+    /// The turn from which on the next snapshot is due.
+    pub(super) snapshot_due: u64,
     pub(crate) seen: Seen,
     pub(crate) rest: Seldom,
 }
@@ -103,7 +106,7 @@ impl Seldom {
 
 impl<A> Default for KeyState<A> {
     fn default() -> Self {
-        Self { user: None, version: 0, turns: 0, seen: Seen::default(), rest: Seldom::default() }
+        Self { user: None, version: 0, turns: 0, snapshot_due: 0, seen: Seen::default(), rest: Seldom::default() }
     }
 }
 
@@ -127,23 +130,26 @@ impl<A: Stateful> KeyState<A> {
     /// Rebuilds the state. Sends nothing: what was sent stands in the outbox. Calls user code: the caller catches its panics.
     #[cfg(feature = "testing")]
     pub(crate) fn rebuild(plan: &Plan<A>, stored: &StreamState) -> Result<Self, CodecError> {
-        let mut state = Self::begin(stored.snapshot.as_ref())?;
+        let mut state = Self::begin(plan, stored.snapshot.as_ref())?;
         state.go_on(plan, &stored.turns)?;
         Ok(state)
     }
 
     /// The state before the first turn, or that of a snapshot. Calls user code: the caller catches its panics.
-    pub(crate) fn begin(snapshot: Option<&Snapshot>) -> Result<Self, CodecError> {
+    pub(crate) fn begin(plan: &Plan<A>, snapshot: Option<&Snapshot>) -> Result<Self, CodecError> {
         let mut state = Self::default();
+        let rule = plan.snapshots.as_ref();
         if let Some(snapshot) = snapshot {
             // The turns begin behind it: one that cannot be used is an error, and then the whole stream is read.
-            let usable = Some(snapshot).filter(|snapshot| snapshot.schema == A::SNAPSHOT_SCHEMA);
-            state = usable.and_then(Self::restore).ok_or_else(|| CodecError::Decode {
+            let usable = rule.filter(|rule| snapshot.schema == rule.schema);
+            state = usable.and_then(|rule| Self::restore(rule, snapshot)).ok_or_else(|| CodecError::Decode {
                 reason: format!("the snapshot of turn {} cannot be used", snapshot.turn),
             })?;
         } else {
             state.user = Some(A::initial());
         }
+        let bytes = snapshot.map_or(0, |snapshot| snapshot.bytes.len());
+        state.snapshot_due = rule.map_or(u64::MAX, |rule| rule.next(state.turns, bytes));
         Ok(state)
     }
 
@@ -221,9 +227,9 @@ impl<A: Stateful> KeyState<A> {
         }
     }
 
-    /// The state as a snapshot, if the actor type keeps them. Calls user code: the caller catches its panics.
-    pub(crate) fn save(&self) -> Option<Result<Snapshot, CodecError>> {
-        let user = match self.user.as_ref()?.save()? {
+    /// The state as a snapshot. Calls user code: the caller catches its panics.
+    pub(crate) fn save(&self, rule: &SnapshotRule<A>) -> Option<Result<Snapshot, CodecError>> {
+        let user = match rule.coding.save(self.user.as_ref()?) {
             Ok(user) => user,
             Err(error) => return Some(Err(error)),
         };
@@ -231,20 +237,21 @@ impl<A: Stateful> KeyState<A> {
         Some(Coded::save(&saved).map(|bytes| Snapshot {
             turn: self.turns,
             version: self.version,
-            schema: A::SNAPSHOT_SCHEMA,
+            schema: rule.schema,
             bytes: Bytes::from(bytes),
         }))
     }
 
-    fn restore(snapshot: &Snapshot) -> Option<Self> {
+    fn restore(rule: &SnapshotRule<A>, snapshot: &Snapshot) -> Option<Self> {
         let saved: SavedState = Coded::restore(&snapshot.bytes).ok()?;
         if !saved.rest.fits_snapshot() {
             return None;
         }
         Some(Self {
-            user: Some(A::restore(&saved.user)?),
+            user: Some(rule.coding.restore(&saved.user).ok()?),
             version: snapshot.version,
             turns: snapshot.turn,
+            snapshot_due: 0,
             seen: Seen::restore(saved.seen)?,
             rest: Seldom((saved.rest != NOTHING).then(|| Box::new(saved.rest))),
         })

@@ -13,7 +13,7 @@ use super::undo::{UndoChange, UndoNext};
 use crate::message::{Codec, CodecError, Domain};
 use crate::router::Floor;
 use crate::store::{Appended, EventWrite, Mark, Note, OutboxWrite, Source, StoreError, TimerWrite, Turn};
-use crate::telemetry::{TARGET, passes};
+use crate::telemetry::passes;
 use crate::user_code::Panicked;
 
 /// How a turn's message is marked as handled.
@@ -285,40 +285,7 @@ impl<A: Stateful> KeyActor<A> {
             let (shard, timers) = (Rc::clone(&self.shard), Rc::clone(&host.timers));
             host.after(appended, move |_| shard.timer_is_set(due, &timers));
         }
-        let every = u64::from(A::SNAPSHOT_EVERY);
-        if every > 0 && self.state.turns.is_multiple_of(every) && self.state.rest.fits_snapshot() {
-            self.save_snapshot();
-        }
-    }
-
-    /// Keeps a snapshot. The turn is appended already, so nothing that goes wrong here may change its outcome: a snapshot is a
-    /// cache, and without it the log says everything.
-    fn save_snapshot(&self) {
-        let door = &self.door;
-        match door.host.code.call(door.label, || self.state.save()) {
-            Ok(Some(Ok(snapshot))) => {
-                self.shard.writer.borrow_mut().save_snapshot(&door.actor, &self.key, snapshot);
-                if door.skips_snapshots.replace(false) {
-                    door.host.settings.standing.no_note(&door.snapshots_name());
-                }
-            }
-            Ok(None) => {}
-            Ok(Some(Err(error))) => self.skip_snapshot(&error.to_string()),
-            Err(panicked) => self.skip_snapshot(&panicked.to_string()),
-        }
-    }
-
-    /// Counts a snapshot that is not kept. The first of the actor type is logged, and a note in the health says it until one
-    /// is kept: each activation reads more of the log meanwhile.
-    fn skip_snapshot(&self, error: &str) {
-        let door = &self.door;
-        door.host.counts.snapshots_skipped.one();
-        if !door.skips_snapshots.replace(true) {
-            let (actor, key) = (&door.actor, &self.key);
-            tracing::error!(target: TARGET, %actor, %key, error, "snapshot skipped: the state cannot be saved");
-            let reason = format!("{} are skipped: the state of `{key}` {error}", door.snapshots_name());
-            door.host.settings.standing.note(&door.snapshots_name(), reason);
-        }
+        self.save_due_snapshot();
     }
 
     /// Goes on undoing as far as this turn allows: what was asked for in it, and what the replies so far permit. Returns whether

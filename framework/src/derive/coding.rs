@@ -2,20 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::message::{Codec, CodecError, Coded, Shape};
+use crate::message::{Codec, CodecError, Coded, Shape, StateCoding};
 
 /// How messages of the type `T` become bytes and back. Having one proves that `T` is [`Coded`].
 pub struct Coding<T> {
     write: fn(&T, Codec, &mut Vec<u8>) -> Result<(), CodecError>,
     read: fn(Codec, &[u8]) -> Result<T, CodecError>,
-    shape: fn(Codec) -> Arc<Shape>,
-}
-
-/// How states of the type `T` become bytes and back. Apart from [`Coding`], so that nothing is compiled for messages that only
-/// states need.
-pub struct StateCoding<T> {
-    save: fn(&T) -> Result<Vec<u8>, CodecError>,
-    restore: fn(&[u8]) -> Result<T, CodecError>,
     shape: fn(Codec) -> Arc<Shape>,
 }
 
@@ -26,7 +18,7 @@ pub const fn coding<T: Coded + 'static>() -> Coding<T> {
 
 /// The coding of the state `T`.
 pub const fn state_coding<T: Coded + 'static>() -> StateCoding<T> {
-    StateCoding { save: T::save, restore: T::restore, shape: T::shape }
+    StateCoding::of()
 }
 
 impl<T> Coding<T> {
@@ -49,29 +41,6 @@ impl<T> Coding<T> {
     /// The shape of the bytes.
     pub fn shape(&self, codec: Codec) -> Option<Arc<Shape>> {
         Some((self.shape)(codec))
-    }
-}
-
-impl<T> StateCoding<T> {
-    /// A state as bytes: a snapshot or a view.
-    ///
-    /// # Errors
-    /// [`CodecError`] if the type has a form that bincode cannot write, or the state is too large.
-    pub fn save(&self, state: &T) -> Result<Vec<u8>, CodecError> {
-        (self.save)(state)
-    }
-
-    /// A state from bytes.
-    ///
-    /// # Errors
-    /// [`CodecError`] if they are no such state.
-    pub fn restore(&self, bytes: &[u8]) -> Result<T, CodecError> {
-        (self.restore)(bytes)
-    }
-
-    /// The shape of the state's bytes.
-    pub fn shape(&self) -> Option<Arc<Shape>> {
-        Some((self.shape)(Codec::Bincode))
     }
 }
 

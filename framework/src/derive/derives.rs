@@ -205,9 +205,16 @@ pub use whizbang_macros::Document;
 /// | `reacts(OrderPlaced)` | events of any domain, with [`React`](crate::React) | one or more | none |
 /// | `replies(Reserve)` | commands it sends and whose replies it takes, with [`OnReply`](crate::OnReply) | one or more | none |
 /// | `timers(PaymentOverdue)` | documents that wake it, with [`Wake`](crate::Wake) | one or more | none |
-/// | `snapshot(every = 200, schema = 1)` | keeps a snapshot each so many turns, so that a long stream is not read from its start; `schema` is raised when the state's fields change. The state derives `Serialize` and `Deserialize` | `every` 1 to 1,000,000; `schema` from 1 up | no snapshots; `snapshot` alone means the numbers shown |
+/// | `snapshot(every = 200, schema = 1)` | keeps a snapshot each so many turns, so that a long stream is not read from its start; `schema` is raised when the state's fields, or what `apply` makes of old events, change. The state derives `Serialize` and `Deserialize` | `every` 1 to 1,000,000; `schema` from 1 up | see below; `snapshot` alone means the numbers shown |
+/// | `snapshot(never)` | keeps no snapshots | | |
 ///
 /// At least one of `handles` and `reacts` must be given.
+///
+/// Without `snapshot`, a state that derives `Serialize` and `Deserialize` has a snapshot every 200 turns, or every so many that
+/// snapshots write at most 256 bytes for each turn, whichever is more. One whose state had another shape is ignored. A change of what
+/// `apply` makes of old events is not seen: with `snapshot(schema = 1)`, or the next number, the streams are read again. A state
+/// without these traits is rebuilt from its whole stream. Fields that are skipped in a type inside the state are missing after a
+/// restart: give that type no such attributes, or say `snapshot(never)`.
 ///
 /// ```
 /// use whizbang::prelude::*;

@@ -8,6 +8,7 @@ mod check;
 mod coding;
 pub(crate) mod derives;
 mod described;
+mod maybe_coded;
 mod older;
 mod run;
 pub mod serial;
@@ -16,8 +17,9 @@ pub use check::{
     KeyField, Split, Upcast, answers, applies, command, document, event, handles, not_in_bincode, not_in_json, on,
     performs, projects, query, reacts, records, replies, timers,
 };
-pub use coding::{Coding, StateCoding, coding, never_coded, state_coding};
+pub use coding::{Coding, coding, never_coded, state_coding};
 pub use described::{Described, DescribedByDebug, NotDescribed};
+pub use maybe_coded::{CodedState, MaybeCoded, UncodedState};
 pub use older::{Splitting, Upcasting, split, upcast};
 pub use run::block_on;
 /// serde, for programs that do not list it themselves.
@@ -26,10 +28,11 @@ pub use std::sync::Arc;
 /// The vector of the standard library, which a program may not call `std`.
 pub use std::vec::Vec;
 
-pub use crate::actor::{Plan, Role, Stateful};
+pub use crate::actor::{Plan, Role, Snapshots, Stateful};
 pub use crate::aggregate::{Aggregate, Applies, Apply};
 pub use crate::message::{
-    Codec, CodecError, Coded, Command, Document, Domain, Event, Key, Kind, Message, Name, Of, Query, Shape, Trust,
+    Codec, CodecError, Coded, Command, Document, Domain, Event, Key, Kind, Message, Name, Of, Query, Shape,
+    StateCoding, Trust,
 };
 pub use crate::projection::{Projection, ProjectionPlan};
 pub use crate::saga::Saga;

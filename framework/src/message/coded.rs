@@ -59,6 +59,45 @@ pub trait Coded: Sized {
     fn restore(bytes: &[u8]) -> Result<Self, CodecError>;
 }
 
+/// How states of the type `T` become bytes and back. Apart from the coding of messages, so that nothing is compiled for those
+/// that only states need.
+pub struct StateCoding<T> {
+    save: fn(&T) -> Result<Vec<u8>, CodecError>,
+    restore: fn(&[u8]) -> Result<T, CodecError>,
+    shape: fn(Codec) -> Arc<Shape>,
+}
+
+impl<T> StateCoding<T> {
+    /// The coding of `T`.
+    pub const fn of() -> Self
+    where
+        T: Coded + 'static,
+    {
+        Self { save: T::save, restore: T::restore, shape: T::shape }
+    }
+
+    /// A state as bytes: a snapshot or a view.
+    ///
+    /// # Errors
+    /// [`CodecError`] if the type has a form that bincode cannot write, or the state is too large.
+    pub fn save(&self, state: &T) -> Result<Vec<u8>, CodecError> {
+        (self.save)(state)
+    }
+
+    /// A state from bytes.
+    ///
+    /// # Errors
+    /// [`CodecError`] if they are no such state.
+    pub fn restore(&self, bytes: &[u8]) -> Result<T, CodecError> {
+        (self.restore)(bytes)
+    }
+
+    /// The shape of the state's bytes. Runs user code, which may panic.
+    pub fn shape(&self) -> Option<Arc<Shape>> {
+        Some((self.shape)(Codec::Bincode))
+    }
+}
+
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned> Coded for T {
     fn write(&self, codec: Codec, into: &mut Vec<u8>) -> Result<(), CodecError> {

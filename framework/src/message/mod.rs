@@ -22,7 +22,7 @@ mod settled;
 mod shape;
 
 pub use codec::{Codec, CodecError, MAX_PAYLOAD_BYTES, MAX_STATE_BYTES};
-pub use coded::Coded;
+pub use coded::{Coded, StateCoding};
 #[cfg(feature = "testing")]
 pub(crate) use digest::older as unkeyed_digest;
 pub(crate) use digest::{Digest, stable_hash};

@@ -119,7 +119,6 @@ pub(crate) fn load(
 }
 
 /// Where the pages of a stream end, newest first, and the snapshot before them. Reads all records and keeps 16 bytes of a page.
-#[allow(dead_code, reason = "only a store on disk reads in pages")]
 pub(crate) fn skim(
     log: &impl Log,
     head: Head,
@@ -142,7 +141,6 @@ pub(crate) fn skim(
 }
 
 /// The turns of a page that ends with `end`, from the one after `floor`, oldest first.
-#[allow(dead_code, reason = "only a store on disk reads in pages")]
 pub(crate) fn page(
     log: &impl Log,
     end: Head,

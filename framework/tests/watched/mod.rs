@@ -26,6 +26,8 @@ pub struct Watch {
     pub timers: AtomicUsize,
     /// The most timers in one page.
     pub largest: AtomicUsize,
+    /// How many turns of streams were read.
+    pub turns: AtomicUsize,
 }
 
 impl Watch {
@@ -37,6 +39,10 @@ impl Watch {
     /// Whether the panics have happened.
     pub fn has_panicked(&self) -> bool {
         self.panics.lock().is_none()
+    }
+
+    fn read(&self, turns: usize) {
+        self.turns.fetch_add(turns, Ordering::Relaxed);
     }
 
     fn called(&self, method: &'static str) {
@@ -137,10 +143,14 @@ impl ShardReader for Reader {
         self.0.position()
     }
     fn load<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<StreamState, StoreError>> {
-        self.0.load(actor, key)
+        let watch = Arc::clone(&self.1);
+        let loaded = self.0.load(actor, key);
+        async move { loaded.await.inspect(|state| watch.read(state.turns.len())) }.boxed()
     }
     fn history<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<Vec<StoredTurn>, StoreError>> {
-        self.0.history(actor, key)
+        let watch = Arc::clone(&self.1);
+        let history = self.0.history(actor, key);
+        async move { history.await.inspect(|turns| watch.read(turns.len())) }.boxed()
     }
     fn events(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredEvent>, StoreError>> {
         self.1.called("events");

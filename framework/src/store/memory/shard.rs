@@ -9,7 +9,7 @@ use futures_util::future::{BoxFuture, ready};
 use parking_lot::Mutex;
 
 use super::super::index::append::{At, Numbers};
-use super::super::index::{Index, OutOfTurn, Stream, StreamHasher};
+use super::super::index::{Head, Index, OutOfTurn, Stream, StreamHasher};
 use super::super::record::{MAX_TURN_BYTES, turn_bound};
 use super::super::walk::{self, Placed};
 use super::arena::Arena;
@@ -17,8 +17,8 @@ use super::{Listening, MemoryStore};
 use crate::clock::Timestamp;
 use crate::message::{MessageId, Name, ShardId};
 use crate::store::{
-    Appended, DeadLetter, Epoch, OutboxEntry, ShardReader, ShardWriter, Snapshot, Source, StoreError, StoredEvent,
-    StoredTurn, StreamState, Timer, TimerPage, TimerPlace, Turn, Watermark,
+    Appended, DeadLetter, Epoch, OnePage, OutboxEntry, ShardReader, ShardWriter, Snapshot, Source, StoreError,
+    StoredEvent, StoredTurn, StreamPages, StreamState, Timer, TimerPage, TimerPlace, Turn, Watermark,
 };
 
 /// Records other than turns are small.
@@ -35,7 +35,10 @@ pub(super) struct State {
     accepting: bool,
     pub(super) arena: Arena,
     pub(super) index: Index,
+    /// The newest one of each stream.
     snapshots: HashMap<Stream, Placed, foldhash::fast::FixedState>,
+    /// How often records were lost: what was read of them before leads nowhere.
+    losses: u64,
 }
 
 impl MemoryShard {
@@ -46,6 +49,7 @@ impl MemoryShard {
             arena: Arena::default(),
             index: Index::new(hasher()),
             snapshots: HashMap::default(),
+            losses: 0,
         };
         Self { id, state: Mutex::new(state) }
     }
@@ -93,6 +97,7 @@ impl State {
     pub(super) fn lose_from(&mut self, location: super::super::record::Location) {
         use super::super::record::{Names, Record};
         self.accepting = false;
+        self.losses += 1;
         self.arena.cut(location);
         let mut index = Index::new(hasher());
         let mut names = Names::default();
@@ -224,6 +229,36 @@ impl ShardReader for MemoryReader {
         })
     }
 
+    fn pages<'a>(
+        &'a self,
+        actor: &'a Name,
+        key: &'a str,
+        snapshot: bool,
+    ) -> BoxFuture<'a, Result<Box<dyn StreamPages>, StoreError>> {
+        self.read(|state| {
+            let stream = state.index.stream(actor, key);
+            let snapshot = state.snapshots.get(&stream).filter(|_| snapshot).cloned();
+            let known = snapshot.as_ref().map_or(0, |placed| placed.snapshot.turn);
+            let head = state.index.head(stream);
+            let Some(head) = head.filter(|head| head.number.saturating_sub(known) > walk::PAGE_TURNS) else {
+                let stored = walk::load(&state.arena, head, actor, key, snapshot)?;
+                return Ok(Box::new(OnePage(stored)) as Box<dyn StreamPages>);
+            };
+            let (snapshot, ends) = walk::skim(&state.arena, head, actor, key, snapshot)?;
+            let floor = snapshot.as_ref().map_or(0, |snapshot| snapshot.turn);
+            let shard = Arc::clone(&self.shard);
+            Ok(Box::new(Pages {
+                shard,
+                losses: state.losses,
+                actor: actor.clone(),
+                key: key.into(),
+                snapshot,
+                ends,
+                floor,
+            }))
+        })
+    }
+
     fn history<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<Vec<StoredTurn>, StoreError>> {
         self.read(|state| {
             let head = state.index.head(state.index.stream(actor, key));
@@ -312,5 +347,36 @@ impl ShardReader for MemoryReader {
 
     fn streams(&self) -> BoxFuture<'_, Result<Vec<(Name, String)>, StoreError>> {
         self.read(|state| walk::streams(&state.arena, &state.index.heads()))
+    }
+}
+
+/// A long stream that is read page by page.
+struct Pages {
+    shard: Arc<MemoryShard>,
+    losses: u64,
+    actor: Name,
+    key: Box<str>,
+    snapshot: Option<Snapshot>,
+    /// The ends of the pages that are still to be read, newest first.
+    ends: Vec<Head>,
+    /// The last turn that was read.
+    floor: u64,
+}
+
+impl StreamPages for Pages {
+    fn snapshot(&self) -> Option<&Snapshot> {
+        self.snapshot.as_ref()
+    }
+
+    fn next(&mut self) -> BoxFuture<'_, Result<Vec<StoredTurn>, StoreError>> {
+        let Some(end) = self.ends.pop() else { return ready(Ok(Vec::new())).boxed() };
+        let floor = std::mem::replace(&mut self.floor, end.number);
+        let state = self.shard.state.lock();
+        let page = match state.losses == self.losses {
+            true => walk::page(&state.arena, end, floor, &self.actor, &self.key),
+            false => Err(StoreError::Closed),
+        };
+        drop(state);
+        ready(page).boxed()
     }
 }

@@ -1,0 +1,26 @@
+use whizbang::prelude::*;
+
+#[derive(Domain)]
+struct Bank;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Bank, reply = u64)]
+struct Deposit {
+    #[key]
+    account: String,
+    cents: u64,
+}
+
+#[derive(Aggregate, Default, Serialize, Deserialize)]
+#[aggregate(domain = Bank, handles(Deposit), snapshot(never = 1))]
+struct Account {
+    cents: u64,
+}
+
+impl Handle<Deposit> for Account {
+    fn handle(&self, deposit: Deposit, _effects: &mut Effects<Self>) -> Result<u64, Rejection> {
+        Ok(self.cents + deposit.cents)
+    }
+}
+
+fn main() {}
