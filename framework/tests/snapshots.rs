@@ -50,11 +50,10 @@ struct Meter {
 }
 meter!(Meter);
 
-/// The same with another shape.
+/// The same with another shape, whose bytes could be read as this one's.
 #[derive(Aggregate, Default, Serialize, Deserialize)]
 #[aggregate(domain = Meters, name = "meter", handles(Count), applies(Counted))]
 struct NarrowMeter {
-    name: Option<String>,
     count: u32,
 }
 meter!(NarrowMeter);
