@@ -74,6 +74,10 @@ pub struct Counts {
     pub deferred: Count,
     /// Gaps noticed in what came in.
     pub gaps: Count,
+    /// Events dropped because the log of their domain's owner does not contain them.
+    pub events_dropped: Count,
+    /// Commands and replies of actors dropped because the log of their sender does not contain them.
+    pub commands_dropped: Count,
     /// Events and commands handed to the bridge.
     pub sent: Count,
 }

@@ -2,16 +2,17 @@
 #![cfg(all(feature = "testing", feature = "embedded"))]
 
 mod bank;
+mod stranger;
 mod tills;
 
 use std::path::Path;
 
 use bank::{deposit, eventually, outcome, transfer};
-use futures_util::future::{BoxFuture, FutureExt, ready};
+use stranger::{forged, stranger};
 use tills::{Filled, Till, Tills, put};
+use whizbang::bridge::Bridge;
 use whizbang::bridge::loopback::LoopbackHub;
-use whizbang::bridge::{Answer as Told, Asked, Bridge, Inbound, NodeCard, Refusal, Settled, Tidings};
-use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, Origin, ShardId, Wants};
+use whizbang::message::ShardId;
 use whizbang::prelude::*;
 
 #[derive(Query, Serialize, Deserialize)]
@@ -106,53 +107,6 @@ async fn an_owner_that_was_put_back_is_found_out_by_who_has_taken_more() {
     }
 }
 
-/// A service that takes nothing.
-struct Stranger;
-
-impl Inbound for Stranger {
-    fn direct(&self, _envelope: Envelope) -> BoxFuture<'static, Settled> {
-        ready(Settled::Done).boxed()
-    }
-    fn event(&self, _envelope: Envelope) -> BoxFuture<'static, Settled> {
-        ready(Settled::Done).boxed()
-    }
-    fn asked(&self, _asked: Asked) -> BoxFuture<'static, Told> {
-        ready(Told::Refused(Refusal::NotHere)).boxed()
-    }
-    fn told(&self, _tidings: Tidings) {}
-    fn reconnected(&self) {}
-    fn room(&self) -> usize {
-        1
-    }
-}
-
-/// An event that the owner has not recorded, at a position of its log.
-fn forged(position: u64) -> Envelope {
-    let name = |text: &'static str| Name::from_static(text).unwrap();
-    let id = MessageId::from_u128(u128::from(position) + 1);
-    let shard = ShardId::new(name("tills"), 0);
-    Envelope {
-        id,
-        kind: Kind::Event,
-        name: name("Filled"),
-        version: 1,
-        domain: name("tills"),
-        to: None,
-        key: String::new(),
-        actor: None,
-        origin: Some(Origin { shard, actor: name("Till"), key: "a".to_owned(), sequence: position, version: position }),
-        correlation: id,
-        causation: None,
-        time: whizbang::clock::Timestamp::from_millis(0),
-        deadline: None,
-        wants: Wants::Nothing,
-        traceparent: None,
-        headers: Vec::new(),
-        codec: Codec::Bincode,
-        payload: Vec::new().into(),
-    }
-}
-
 #[whizbang::test]
 async fn forged_event_under_known_position_stops_nothing() {
     let (folder, hub) = (tempfile::tempdir().unwrap(), LoopbackHub::new());
@@ -160,13 +114,11 @@ async fn forged_event_under_known_position_stops_nothing() {
     let watch = watcher(&MemoryStore::new(), &hub).await;
     fill(&node, 3).await;
     eventually(async || fillings(&watch).await == 3).await;
-    let stranger = hub.bridge();
-    let service = Name::from_static("stranger").unwrap();
-    let card = NodeCard { service, owns: Vec::new(), subscribes: Vec::new(), answers: Vec::new(), store: None };
-    stranger.attach(card, std::sync::Arc::new(Stranger)).await.unwrap();
+    let stranger = stranger(&hub).await;
+    let shard = ShardId::new(stranger::name("tills"), 0);
     for _ in 0..20 {
-        for position in 1..=3 {
-            stranger.publish(forged(position)).await.unwrap();
+        for position in 1..=3u64 {
+            stranger.publish(forged(position.into(), "Filled", &shard, position, None)).await.unwrap();
         }
     }
     fill(&node, 2).await;

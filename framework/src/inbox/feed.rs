@@ -29,9 +29,7 @@ const IN_FLIGHT: usize = 1024;
 /// How many bytes of payload they have at most; one event may have more.
 const BYTES: usize = 16 << 20;
 /// How often an owner is asked at most whether its log is still the one that was taken from.
-const DOUBT: Duration = Duration::from_secs(1);
-/// How often an owner is asked whose log was another one.
-const AGAIN: Duration = Duration::from_secs(30);
+pub(super) const DOUBT: Duration = Duration::from_secs(1);
 
 /// Takes the events of one source shard, once each and in order.
 pub(crate) trait Taker {
@@ -58,34 +56,36 @@ pub(crate) struct Feed {
     /// The last position dispatched.
     pub(crate) last: Rc<Cell<u64>>,
     /// A position that is known to exist.
-    known: Cell<u64>,
+    pub(super) known: Cell<u64>,
     /// Live events that came while something before them is missing. More are dropped: the log has them.
-    held: RefCell<Held<Done>>,
+    pub(super) held: RefCell<Held<Done>>,
     filling: Cell<bool>,
     paused: Cell<bool>,
     /// Dispatched and not settled. Closing begins a new count: what was under way settles later and counts down the old one.
     in_flight: RefCell<Rc<InFlight>>,
     landed: Rc<Notify>,
     /// Something was heard of the source while nothing is taken from it.
-    news: Notify,
+    pub(super) news: Notify,
     /// It takes nothing any more.
     shut: Cell<bool>,
     /// The owner's log is another one than was taken from: nothing is taken until the owner says otherwise.
-    stopped: Cell<bool>,
-    pages: Pages,
-    counts: Arc<Counts>,
-    quiet: Rc<Quiet>,
-    standing: Arc<Standing>,
-    trail: RefCell<Trail>,
+    pub(super) stopped: Cell<bool>,
+    pub(super) pages: Pages,
+    pub(super) counts: Arc<Counts>,
+    pub(super) quiet: Rc<Quiet>,
+    pub(super) standing: Arc<Standing>,
+    pub(super) trail: RefCell<Trail>,
     /// Something came that may not be what was taken at its position; the owner is to be asked.
-    doubt: Cell<bool>,
+    pub(super) doubt: Cell<bool>,
     /// A position under which another event came than was taken. Until the owner has said what stands there, only its log is
     /// taken from: what comes live may be of the other log.
-    suspect: Cell<Option<u64>>,
+    pub(super) suspect: Cell<Option<u64>>,
     /// When there was doubt last.
-    doubted: Cell<Option<Instant>>,
+    pub(super) doubted: Cell<Option<Instant>>,
     /// When the owner was last asked though nothing was missing.
     asked: Cell<Option<Instant>>,
+    /// When the owner last said that its log does not reach as far as was claimed.
+    pub(super) disproved: Cell<Option<Instant>>,
     task: RefCell<Option<Task>>,
 }
 
@@ -126,6 +126,7 @@ impl Feed {
             doubted: Cell::new(None),
             suspect: Cell::new(None),
             asked: Cell::new(None),
+            disproved: Cell::new(None),
             task: RefCell::default(),
         })
     }
@@ -241,77 +242,6 @@ impl Feed {
         }
     }
 
-    /// Another event came under a position that was taken. It is dropped: the owner's log decides, not who sends what. The owner is
-    /// asked, again and again while such events come, with one question at a time.
-    fn suspects(self: &Rc<Self>, position: u64) {
-        tracing::debug!(target: TARGET, source = %self.source, position, "dropped an event that is not what was taken");
-        self.suspect.set(Some(position));
-        self.doubt.set(true);
-        self.fill();
-    }
-
-    /// The owner is asked what stands where this has come to; not all the time.
-    fn doubts(self: &Rc<Self>) {
-        let now = instant();
-        if self.doubted.get().is_none_or(|before| before + DOUBT < now) {
-            self.doubted.set(Some(now));
-            self.doubt.set(true);
-            self.fill();
-        }
-    }
-
-    /// Whether the owner's log holds what was taken from it last, as far as that is known.
-    async fn is_as_taken(&self) -> Result<bool, String> {
-        let suspect = self.suspect.get();
-        let position = suspect.unwrap_or_else(|| self.last.get());
-        if position == 0 || (!self.doubt.replace(false) && suspect.is_none()) {
-            return Ok(true);
-        }
-        let (events, head) = (self.pages)(self.source.clone(), position - 1, 1).await?;
-        let is_there = |event: &&Envelope| event.origin.as_ref().is_some_and(|origin| origin.sequence == position);
-        let known = events.first().filter(is_there).and_then(|event| self.trail.borrow().knows(position, event.id));
-        let as_taken = head >= position && known != Some(false);
-        // One that came while the owner was asked is asked for next.
-        if as_taken && self.suspect.get() == suspect {
-            self.suspect.set(None);
-        }
-        Ok(as_taken)
-    }
-
-    /// The owner itself says that another event stands where one was taken: its log is not the one it was. What comes is not what
-    /// was missed, and taking it would mix two logs; what does not come would be lost unseen. So nothing is taken, health reports
-    /// it, and the owner is asked again from time to time.
-    fn contradicted(&self, position: u64) {
-        let source = &self.source;
-        let why = format!(
-            "events of {source} are not taken: its log is not the one whose position {position} was taken. Is it an older copy? \
-             The owner is asked again every {} s",
-            AGAIN.as_secs()
-        );
-        if self.standing.stands(&self.trouble(), why) {
-            tracing::error!(
-                target: TARGET, %source, position,
-                "its log is not the one that was taken from: is it an older copy? Nothing is taken from it until it is",
-            );
-        }
-        self.stopped.set(true);
-        let held = self.held.borrow_mut().take();
-        held.for_each(|(_, done)| done());
-        self.quiet.look();
-    }
-
-    fn trouble(&self) -> String {
-        format!("events of {}", self.source)
-    }
-
-    /// The owner's log is the one that was taken from.
-    fn confirmed(&self) {
-        if self.stopped.replace(false) {
-            self.standing.goes_on(&self.trouble());
-            tracing::info!(target: TARGET, source = %self.source, "its log is the one again that was taken from: going on");
-        }
-    }
-
     fn dispatch(&self, event: &Envelope, position: u64, done: Done) {
         passes!("inbox", event.name, event.id, event.correlation);
         self.last.set(position);
@@ -377,8 +307,12 @@ impl Feed {
                         tokio::time::sleep_until(before + DOUBT).await;
                     }
                 }
+                if let Some(before) = feed.disproved.take() {
+                    // However many positions are claimed that do not exist, the owner is asked at a bounded rate.
+                    tokio::time::sleep_until(before + DOUBT).await;
+                }
                 let as_taken = feed.is_as_taken().await;
-                let (after, known) = (feed.last.get(), feed.known.get());
+                let (after, known, mark) = (feed.last.get(), feed.known.get(), feed.held.borrow().mark());
                 let page = match as_taken {
                     Ok(true) => (feed.pages)(feed.source.clone(), after, PAGE).await,
                     Ok(false) => {
@@ -395,11 +329,12 @@ impl Feed {
                     Ok((events, head)) => {
                         failures = 0;
                         feed.confirmed();
-                        feed.known.set(feed.known.get().max(head));
+                        feed.ends_at(head, known, mark);
                         let full = events.len() >= PAGE;
                         for event in events {
                             feed.landing().await;
                             let position = event.origin.as_ref().map_or(0, |origin| origin.sequence);
+                            feed.displaces(position, &event);
                             // Another page, or a live event, may have been quicker.
                             if position == feed.last.get() + 1 {
                                 feed.dispatch(&event, position, Box::new(|| {}));
@@ -428,16 +363,6 @@ impl Feed {
             feed.quiet.look();
         });
         *self.task.borrow_mut() = Some(task);
-    }
-
-    /// Stops, and waits until the owner is to be asked again.
-    async fn wait_for_another_log(&self, position: u64) {
-        self.contradicted(position);
-        // Before the wait: whatever interrupts it, the owner is asked before anything is taken.
-        self.doubt.set(true);
-        tokio::time::sleep(DOUBT).await;
-        // A log that has grown, or was put back, is told by its owner.
-        let _ = tokio::time::timeout(AGAIN, self.news.notified()).await;
     }
 
     /// Waits until there is room for one more event in flight.

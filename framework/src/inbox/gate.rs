@@ -4,9 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::held::Held;
 use super::{Standing, Track, Trail};
+use crate::clock::instant;
 use crate::message::{Envelope, ShardId};
 use crate::router::{ActorDoor, Arrival, Delivery, Floor, Outcome, Settled, Work};
 use crate::store::{Lane, Source, Watermark};
@@ -16,15 +21,30 @@ use crate::telemetry::{Counts, TARGET, passes};
 const IN_FLIGHT: usize = 1024;
 /// How many bytes of payload they have at most; one message may have more.
 const BYTES: usize = 16 << 20;
+/// How often a sender is asked at most about what contradicts what was taken from it.
+const DOUBT: Duration = Duration::from_secs(1);
+/// How often a sender is asked whose log was another one.
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// Called once with what has become of a message.
 type Settle = Box<dyn FnOnce(Settled)>;
 /// Finds the door for a message, and says what is to be done with it there.
 pub(crate) type Doors = Rc<dyn Fn(&mut Envelope) -> (Rc<dyn ActorDoor>, Work)>;
-/// Told that something is missing above a sequence.
-pub(crate) type Missing = Rc<dyn Fn(&Gate, u64)>;
+/// Told that the sender is to be asked, until there is no [question](Gate::question).
+pub(crate) type Asks = Rc<dyn Fn(&Rc<Gate>)>;
 /// Told up to where everything is committed.
 pub(crate) type Committed = Rc<dyn Fn(&Gate)>;
+
+/// What the sender of a gate is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Question {
+    /// Its entries above this sequence.
+    pub(crate) after: u64,
+    /// What is asked about: an entry that was contradicted, or else what is missing.
+    contradicted: Option<u64>,
+    /// A mark between what was held before the question and later.
+    mark: u64,
+}
 
 /// What one shard sends to another, admitted in order: contiguous sequences, so that every duplicate and every gap is seen.
 pub(crate) struct Gate {
@@ -36,15 +56,25 @@ pub(crate) struct Gate {
     /// The bytes of what is dispatched and not settled.
     bytes: Cell<usize>,
     held: RefCell<Held<Settle>>,
-    pub(crate) filling: Cell<bool>,
+    /// The sender is being asked: by one task at a time.
+    asking: Cell<bool>,
     doors: Doors,
-    missing: Missing,
+    asks: Asks,
     committed: Committed,
     counts: Arc<Counts>,
     standing: Arc<Standing>,
     trail: RefCell<Trail>,
-    /// What comes is not what it seems to be: nothing is taken any more.
+    /// A sequence under which another message came than was taken. Until the sender has said what it sent there, only its log is
+    /// taken from: what comes by itself may be of the other log.
+    suspect: Cell<Option<u64>>,
+    /// Something was turned away because of that.
+    turned_away: Cell<bool>,
+    /// The sender's log is another one than was taken from: nothing is taken until the sender says otherwise.
     shut: Cell<bool>,
+    /// When the sender may next be asked about contradictions.
+    not_before: Cell<Option<Instant>>,
+    /// Something came from the sender while nothing is taken from it.
+    news: Notify,
 }
 
 impl Gate {
@@ -52,7 +82,7 @@ impl Gate {
         (from, to): (ShardId, ShardId),
         floor: u64,
         doors: Doors,
-        missing: Missing,
+        asks: Asks,
         committed: Committed,
         counts: Arc<Counts>,
         standing: Arc<Standing>,
@@ -67,14 +97,18 @@ impl Gate {
             unsettled: RefCell::default(),
             bytes: Cell::new(0),
             held: RefCell::default(),
-            filling: Cell::new(false),
+            asking: Cell::new(false),
             doors,
-            missing,
+            asks,
             committed,
             counts,
             standing,
             trail: RefCell::default(),
+            suspect: Cell::new(None),
+            turned_away: Cell::new(false),
             shut: Cell::new(false),
+            not_before: Cell::new(None),
+            news: Notify::new(),
         })
     }
 
@@ -93,14 +127,12 @@ impl Gate {
         Some(Watermark { source: Source::clone(&self.track.source), through })
     }
 
-    /// Whether what comes after this sequence is still missing, and something waits for it.
-    pub(crate) fn lacks(&self, after: u64) -> bool {
-        self.last.get() == after && !self.held.borrow().is_empty()
-    }
-
     /// Whether nothing is under way, and the store knows how far it is.
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.only_waits() && !self.shut.get() && self.held.borrow().is_empty() && self.track.unstored().is_none()
+        self.only_waits()
+            && self.question().is_none()
+            && self.held.borrow().is_empty()
+            && self.track.unstored().is_none()
     }
 
     /// Whether nothing is dispatched and not settled.
@@ -121,12 +153,14 @@ impl Gate {
         };
         let last = self.last.get();
         if self.shut.get() {
+            self.news.notify_one();
             return settle(Settled::Later);
         }
         if sequence <= last {
             if self.trail.borrow().knows(sequence, envelope.id) == Some(false) {
-                self.contradicted(sequence);
-                return settle(Settled::Later);
+                self.suspects(sequence);
+                // What the sender did send stays in its outbox.
+                return settle(Settled::Done);
             }
             self.counts.duplicates.one();
             if self.unsettled.borrow().contains(&sequence) {
@@ -136,46 +170,159 @@ impl Gate {
             (self.committed)(self);
             return settle(Settled::Done);
         }
-        if self.unsettled.borrow().len() >= IN_FLIGHT || self.bytes.get() >= BYTES {
+        if self.suspect.get().is_some() {
+            self.turned_away.set(true);
+            self.ask();
+            return settle(Settled::Later);
+        }
+        if !self.has_room() {
             return settle(Settled::Later);
         }
         if sequence == last + 1 {
             self.dispatch(sequence, envelope, settle);
-            loop {
-                // What is held is behind the last one taken, so only the next one is not above it.
-                let next = self.held.borrow_mut().first_up_to(self.last.get() + 1);
-                let Some((sequence, envelope, settle)) = next else { break };
-                self.dispatch(sequence, envelope, settle);
-            }
-            return;
+            return self.drain();
         }
         let unkept = self.held.borrow_mut().keep(sequence, envelope, settle);
         if let Some(settle) = unkept {
             settle(Settled::Later);
         }
-        if !self.filling.replace(true) {
+        if !self.asking.get() {
             self.counts.gaps.one();
             tracing::debug!(target: TARGET, from = %self.from, to = %self.to, last, sequence, "a gap: asking the sender");
-            (self.missing)(self, last);
+            self.ask();
         }
     }
 
-    /// Another message comes under a number that was taken: who sends it has put his log back to an older copy. Dropped as a
-    /// duplicate it would be lost unseen; so it stays with its sender, and what comes behind it, and that is said.
+    fn has_room(&self) -> bool {
+        self.unsettled.borrow().len() < IN_FLIGHT && self.bytes.get() < BYTES
+    }
+
+    /// Dispatches what was held back and is next now.
+    fn drain(self: &Rc<Self>) {
+        loop {
+            // What is held is behind the last one taken, so only the next one is not above it.
+            let next = self.held.borrow_mut().first_up_to(self.last.get() + 1);
+            let Some((sequence, envelope, settle)) = next else { break };
+            self.dispatch(sequence, envelope, settle);
+        }
+    }
+
+    /// Another message came under a number that was taken. It is dropped: the sender's log decides, not who sends what.
+    fn suspects(self: &Rc<Self>, sequence: u64) {
+        self.counts.commands_dropped.one();
+        let (from, to) = (&self.from, &self.to);
+        tracing::debug!(target: TARGET, %from, %to, sequence, "dropped a message that is not what was taken");
+        self.suspect.set(Some(sequence));
+        self.ask();
+    }
+
+    fn ask(self: &Rc<Self>) {
+        if !self.asking.replace(true) {
+            (self.asks)(self);
+        }
+    }
+
+    /// What the sender is to be asked now; `None` ends the asking.
+    pub(crate) fn question(&self) -> Option<Question> {
+        let (last, mark) = (self.last.get(), self.held.borrow().mark());
+        if let Some(sequence) = self.suspect.get() {
+            return Some(Question { after: sequence.saturating_sub(1), contradicted: Some(sequence), mark });
+        }
+        let lacks = self.turned_away.get() || !self.held.borrow().is_empty();
+        lacks.then_some(Question { after: last, contradicted: None, mark })
+    }
+
+    /// Nobody asks the sender any longer.
+    pub(crate) fn asked(&self) {
+        self.asking.set(false);
+    }
+
+    /// Waits until the sender may be asked: about what contradicts what was taken, at a bounded rate.
+    pub(crate) async fn may_ask(&self, question: &Question) {
+        if question.contradicted.is_none() {
+            return;
+        }
+        if self.shut.get() {
+            tokio::time::sleep(DOUBT).await;
+            let _ = tokio::time::timeout(AGAIN, self.news.notified()).await;
+        } else if let Some(at) = self.not_before.get() {
+            tokio::time::sleep_until(at).await;
+        }
+        self.not_before.set(Some(instant() + DOUBT));
+    }
+
+    /// What the sender has answered: entries of its log in order, and the last sequence that it has sent here. Returns whether to
+    /// ask on at once.
+    pub(crate) fn answered(self: &Rc<Self>, question: Question, entries: Vec<Envelope>, head: u64) -> bool {
+        if let Some(sequence) = question.contradicted {
+            let there = entries.first().filter(|entry| sequence_of(entry) == sequence);
+            let known = there.and_then(|entry| self.trail.borrow().knows(sequence, entry.id));
+            if head < sequence || known == Some(false) {
+                self.contradicted(sequence);
+            } else {
+                self.confirmed(sequence);
+            }
+            return true;
+        }
+        let last = self.last.get();
+        self.turned_away.set(false);
+        for entry in entries {
+            let sequence = sequence_of(&entry);
+            let other = self.held.borrow_mut().other_than(sequence, entry.id);
+            self.drop_forged(other);
+            if sequence == self.last.get() + 1 && self.has_room() {
+                self.dispatch(sequence, entry, Box::new(|_| {}));
+            }
+        }
+        let above = self.held.borrow_mut().above(head, question.mark);
+        self.drop_forged(above);
+        self.drain();
+        self.last.get() > last || self.suspect.get().is_some()
+    }
+
+    /// Drops what was held under numbers of which the sender says otherwise.
+    fn drop_forged(&self, forged: impl IntoIterator<Item = Settle>) {
+        for settle in forged {
+            self.counts.commands_dropped.one();
+            settle(Settled::Done);
+        }
+    }
+
+    /// The sender has sent under this number what was taken.
+    fn confirmed(&self, sequence: u64) {
+        if self.suspect.get() == Some(sequence) {
+            self.suspect.set(None);
+            // Those that came meanwhile were turned away.
+            self.turned_away.set(true);
+        }
+        if self.shut.replace(false) {
+            self.standing.goes_on(&self.trouble());
+            tracing::info!(target: TARGET, from = %self.from, to = %self.to, "its log is the one again that was taken from");
+        }
+    }
+
+    /// The sender itself says that it sent another message under a number that was taken: its log was put back to an older copy.
+    /// Dropped as duplicates its messages would be lost unseen; so they stay with it, health reports it, and it is asked again.
     fn contradicted(&self, sequence: u64) {
         let (from, to) = (&self.from, &self.to);
         self.shut.set(true);
+        self.suspect.set(Some(sequence));
         let why = format!(
-            "what {from} sends to {to} is not taken any more: its number {sequence} was another message before. \
-             Is its log an older copy?"
+            "what {from} sends to {to} is not taken: its number {sequence} was another message before. Is its log an older copy? \
+             The sender is asked again every {} s",
+            AGAIN.as_secs()
         );
-        if self.standing.stands(&format!("{from} to {to}"), why) {
+        if self.standing.stands(&self.trouble(), why) {
             tracing::error!(
                 target: TARGET, %from, %to, sequence,
-                "sends another message under a number that was taken: is its log an older copy? Nothing more is taken",
+                "sends another message under a number that was taken: is its log an older copy? Nothing is taken until it is not",
             );
         }
         self.let_go();
+    }
+
+    fn trouble(&self) -> String {
+        format!("{} to {}", self.from, self.to)
     }
 
     fn dispatch(self: &Rc<Self>, sequence: u64, mut envelope: Envelope, settle: Settle) {
@@ -206,4 +353,8 @@ impl Gate {
         });
         door.deliver(Delivery::new(work, envelope, arrival, settled));
     }
+}
+
+fn sequence_of(entry: &Envelope) -> u64 {
+    entry.origin.as_ref().map_or(0, |origin| origin.sequence)
 }

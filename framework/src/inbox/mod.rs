@@ -3,6 +3,7 @@
 //! Called by the bridge's door and by actors; calls the doors of actors, and asks for what is missing.
 //! Nothing here has a time window: everything follows from positions and sequences.
 
+mod doubt;
 mod feed;
 mod gate;
 mod held;

@@ -8,15 +8,10 @@ use foldhash::fast::FixedState;
 
 use super::hosted::Unrouted;
 use super::share::Share;
-use super::spec::Spec;
-use super::tasks;
-use crate::bridge::{Answer, Asked};
 use crate::inbox::Gate;
 use crate::message::{Envelope, Key, Kind, Name, ShardId, shard_of};
-use crate::relay::Claim;
-use crate::retry::Retry;
 use crate::router::{ActorDoor, Delivery, Outcome, Settled, Work};
-use crate::store::{Lane, ShardReader, Source};
+use crate::store::{Lane, Source};
 use crate::telemetry::TARGET;
 
 /// How many gates a thread has. A sender may name as many shards as it likes, so there is an end to them.
@@ -127,12 +122,11 @@ impl Share {
                 found.unwrap_or_else(|| (Rc::new(NoDoor), Work::Handle))
             })
         };
-        let missing = {
+        let asks = {
             let me = me.clone();
-            Rc::new(move |gate: &Gate, after: u64| {
-                if let Some(share) = me.upgrade() {
-                    share.fetch_missing(gate.from.clone(), gate.to.clone(), after);
-                }
+            Rc::new(move |gate: &Rc<Gate>| match me.upgrade() {
+                Some(share) => share.ask_sender(gate),
+                None => gate.asked(),
             })
         };
         let committed = Rc::new(move |gate: &Gate| {
@@ -141,7 +135,7 @@ impl Share {
             }
         });
         let (counts, standing) = (Arc::clone(&self.host.counts), Arc::clone(&self.spec.standing));
-        let gate = Gate::new((from.clone(), to.clone()), floor, doors, missing, committed, counts, standing);
+        let gate = Gate::new((from.clone(), to.clone()), floor, doors, asks, committed, counts, standing);
         self.gates.borrow_mut().insert((from.clone(), to.clone()), Rc::clone(&gate));
         Some(gate)
     }
@@ -184,137 +178,6 @@ impl Share {
     pub(super) fn committed(&self, from: &ShardId, to: &ShardId) -> u64 {
         let gate = self.known_gate(from, to);
         gate.map_or_else(|| self.watermark(from, to), |gate| gate.through())
-    }
-
-    /// Asks the sending shard's owner for what is missing.
-    fn fetch_missing(self: &Rc<Self>, from: ShardId, to: ShardId, after: u64) {
-        let me = Rc::downgrade(self);
-        let spec = Arc::clone(&self.spec);
-        crate::spawn::detached(async move {
-            // Asked again while something waits behind the gap: a question and its answer may get lost as well.
-            let retry = Retry { longest: tasks::ASK, ..Retry::default() };
-            for failures in 1.. {
-                let answer = missing(&spec, &from, &to, after).await;
-                let Some(share) = me.upgrade() else { return };
-                let Some(gate) = share.known_gate(&from, &to) else { return };
-                gate.filling.set(false);
-                match answer {
-                    Ok(envelopes) => {
-                        for envelope in envelopes {
-                            share.direct(envelope, Box::new(|_| {}));
-                        }
-                        return;
-                    }
-                    // The sender sends again what was not committed, so this need not go on for ever.
-                    Err(again) if !again => return,
-                    Err(_) if !gate.lacks(after) || share.has_ended.get() || gate.filling.replace(true) => return,
-                    // An owner that is away is said at once: without a wait this would ask for ever and never let go.
-                    Err(_) => {
-                        let wait = retry.wait(failures, &share.host.ids);
-                        drop((share, gate));
-                        tokio::time::sleep(wait).await;
-                    }
-                }
-            }
-        });
-    }
-
-    /// Tells the sending shard's owner how far this node has committed what it sent.
-    fn tell_committed(self: &Rc<Self>, from: &ShardId, to: &ShardId, through: u64) {
-        if self.spec.owns(&from.domain).is_some() {
-            let home = self.spec.home(from.shard);
-            if home == self.index {
-                self.heard_committed(from, to, through);
-            } else {
-                let (from, to) = (from.clone(), to.clone());
-                self.links.run(home, Box::new(move |share| share.heard_committed(&from, &to, through)));
-            }
-        } else if self.spec.bridge.is_some() {
-            // Told when something is carried, which makes one of many.
-            self.told.borrow_mut().insert((from.clone(), to.clone()), through);
-            self.abroad.wake();
-        }
-    }
-
-    /// Asks the owner of a destination itself whether it has committed more than was ever sent to it. If it has, this log is not
-    /// the one it heard from: whatever is sent now would be dropped for a duplicate, so nothing is, and that is said.
-    fn make_sure(&self, from: &ShardId, to: &ShardId, reader: Arc<dyn ShardReader>) {
-        let (Some(bridge), Some(lanes)) = (self.spec.bridge.clone(), self.lanes.get(from).cloned()) else { return };
-        let (from, to, standing) = (from.clone(), to.clone(), Arc::clone(&self.spec.standing));
-        crate::spawn::detached(async move {
-            let asked = Asked::Watermark { from: from.clone(), to: to.clone() };
-            let Ok(Answer::Watermark(through)) = bridge.ask(asked, tasks::ASK).await else { return };
-            let sent = sent_to(&*reader, &to);
-            if through <= sent {
-                tracing::warn!(target: TARGET, %from, %to, "somebody claims for it to have taken what was never sent to it");
-                return;
-            }
-            lanes.stop(&to);
-            let why = format!(
-                "nothing is sent from {from} to {to} any more: it has taken {through} messages, and the log here knows of {sent}. \
-                 Is this store an older copy?"
-            );
-            if standing.stands(&format!("{from} to {to}"), why) {
-                tracing::error!(
-                    target: TARGET, %from, %to, through, sent,
-                    "has taken more than was ever sent to it: is this store an older copy? Nothing more is sent to it",
-                );
-            }
-        });
-    }
-
-    /// Nothing of what one shard has sent another was committed for long: its owner is away, or cannot take it.
-    pub(super) fn stalls(&self, from: &ShardId, to: &ShardId) {
-        let why = format!("{to} commits nothing of what {from} has sent it; it is kept and sent again");
-        if self.spec.standing.note(&format!("{from} to {to} waits"), why) {
-            tracing::warn!(target: TARGET, %from, %to, "nothing of what was sent is committed; it is sent again");
-        }
-    }
-
-    /// A destination has committed what one of this thread's shards sent it.
-    pub(super) fn heard_committed(&self, from: &ShardId, to: &ShardId, through: u64) {
-        let Some((lanes, shard)) = self.lanes.get(from).zip(self.shards.get(from)) else { return };
-        let head = || sent_to(&*shard.reader(), to);
-        match lanes.committed(to, through, head) {
-            Claim::News => {}
-            Claim::Resumed => {
-                self.spec.standing.no_note(&format!("{from} to {to} waits"));
-                tracing::info!(target: TARGET, %from, %to, "what was sent is committed again");
-            }
-            // Nothing new, so why was it told? The destination has started again, or was sent a duplicate: what it lacks is
-            // handed on without waiting for patience to end.
-            Claim::Known => lanes.hurry_to(to),
-            Claim::Impossible => self.make_sure(from, to, Arc::clone(&shard.reader())),
-        }
-        shard.soil(&self.host);
-    }
-}
-
-/// The last sequence that a shard has sent to another.
-fn sent_to(reader: &dyn ShardReader, to: &ShardId) -> u64 {
-    reader.outbox_heads().into_iter().find(|(known, ..)| known == to).map_or(0, |(_, _, head)| head)
-}
-
-/// What `from` has sent to `to` above a sequence: from this node's own log, or its owner's over the bridge. The error says
-/// whether to ask again.
-async fn missing(spec: &Spec, from: &ShardId, to: &ShardId, after: u64) -> Result<Vec<Envelope>, bool> {
-    const LIMIT: u16 = 256;
-    if let Some(reader) = spec.reader(from) {
-        let entries = reader.outbox(to, after, usize::from(LIMIT)).await.map_err(|_| true)?;
-        return Ok(entries.into_iter().map(|entry| entry.envelope).collect());
-    }
-    let Some(bridge) = &spec.bridge else { return Err(false) };
-    let asked = Asked::Outbox { from: from.clone(), to: to.clone(), after, limit: LIMIT.into() };
-    match bridge.ask(asked.clone(), tasks::ASK).await {
-        Ok(Answer::Envelopes(envelopes, _)) => {
-            if envelopes.iter().all(|one| asked.admits(one)) {
-                return Ok(envelopes);
-            }
-            tracing::error!(target: TARGET, %from, %to, "its owner was asked for what it has sent, and answers for somebody else");
-            Err(false)
-        }
-        Ok(_) => Err(true),
-        Err(error) => Err(error.is_transient()),
     }
 }
 

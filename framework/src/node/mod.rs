@@ -9,10 +9,12 @@ mod config;
 mod connect;
 mod error;
 mod found;
+mod gaps;
 mod gates;
 mod hosted;
 mod inbound;
 mod letters;
+mod notes;
 mod outward;
 mod remote_answer;
 mod share;
@@ -278,6 +280,10 @@ pub struct Metrics {
     pub deferred: u64,
     /// Gaps noticed in what came in.
     pub gaps: u64,
+    /// Events dropped because the log of their domain's owner does not contain them: forged, or of another store.
+    pub events_dropped: u64,
+    /// Commands and replies of actors dropped because the log of their sender does not contain them: forged, or of another store.
+    pub commands_dropped: u64,
     /// Events and outbox entries handed on.
     pub sent: u64,
     /// Messages that the bridge moved to the service's refused stream: unreadable, or without a handler here. They wait there for

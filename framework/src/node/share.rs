@@ -1,7 +1,7 @@
 //! One thread's share of a node: its shards with all that belongs to them, wired.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +53,8 @@ pub(super) struct Share {
     pub(super) lanes: BTreeMap<ShardId, Rc<Lanes>>,
     /// What other services' shards are to be told: how far this node's have committed what they sent.
     pub(super) told: RefCell<BTreeMap<(ShardId, ShardId), u64>>,
+    /// Notes about what was never sent, whose destinations are being asked.
+    pub(super) strangers: RefCell<BTreeSet<(ShardId, ShardId)>>,
     pub(super) tasks: RefCell<Vec<Task>>,
     ended: Notify,
     pub(super) has_ended: Cell<bool>,
@@ -143,6 +145,7 @@ impl Share {
             abroad: Rc::default(),
             lanes,
             told: RefCell::default(),
+            strangers: RefCell::default(),
             tasks: RefCell::default(),
             ended: Notify::new(),
             has_ended: Cell::new(false),
@@ -361,6 +364,7 @@ impl Share {
             me.host.quiet.until(|| me.host.is_idle()).await;
             // What these turns have left behind leaves before the node takes leave of the bridge.
             me.host.quiet.until(|| me.is_relayed()).await;
+            me.confirm_notes().await;
             me.store_floors(1);
             for view in &me.views {
                 view.drain().await;

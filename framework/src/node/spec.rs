@@ -201,6 +201,8 @@ impl Spec {
             unloadable_keys: sum(|counts| counts.unloadable.get()),
             deferred: sum(|counts| counts.deferred.get()),
             gaps: sum(|counts| counts.gaps.get()),
+            events_dropped: sum(|counts| counts.events_dropped.get()),
+            commands_dropped: sum(|counts| counts.commands_dropped.get()),
             sent: sum(|counts| counts.sent.get()),
             refused: bridge.refused,
             recreated_consumers: bridge.recreated_consumers,

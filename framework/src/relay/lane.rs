@@ -45,8 +45,12 @@ struct Lane {
     /// The bytes of each entry on its way, by its sequence, and their sum.
     sizes: VecDeque<(u64, usize)>,
     bytes: usize,
-    /// The last sequence the destination has committed.
+    /// The last sequence the destination has committed, by its notes.
     committed: u64,
+    /// The same by its own answer, or by the store. A note may be anybody's: only what is confirmed is ever forgotten.
+    confirmed: u64,
+    /// The destination is being asked.
+    asking: bool,
     /// The last sequence the store knows to be committed.
     stored: u64,
     /// When the entries on their way are handed on again.
@@ -66,6 +70,8 @@ impl Lane {
             sizes: VecDeque::new(),
             bytes: 0,
             committed,
+            confirmed: committed,
+            asking: false,
             stored: committed,
             again: instant() + PATIENCE,
             patience: PATIENCE,
@@ -93,6 +99,19 @@ impl Lane {
         while let Some((_, bytes)) = self.sizes.pop_front_if(|(sequence, _)| *sequence <= through) {
             self.bytes -= bytes;
         }
+    }
+
+    /// The destination itself has answered that it has committed up to `through`, asked after it had noted `noted`. Returns whether
+    /// the note was false: then what was not committed is handed on again.
+    fn confirm(&mut self, through: u64, noted: u64) -> bool {
+        self.confirmed = self.confirmed.max(through);
+        if through < noted && self.confirmed < self.committed {
+            self.committed = self.confirmed;
+            self.restart();
+            return true;
+        }
+        self.commit(through);
+        false
     }
 
     /// Nothing is on its way any longer: what is not committed is handed on again.
@@ -160,6 +179,7 @@ impl Lanes {
                         break;
                     }
                     lane.commit(done);
+                    lane.confirmed = lane.confirmed.max(done);
                     lane.stored = lane.stored.max(done);
                     if lane.offered == lane.committed {
                         lane.again = instant() + lane.patience;
@@ -217,12 +237,58 @@ impl Lanes {
         if std::mem::take(&mut lane.stalled) { Claim::Resumed } else { Claim::News }
     }
 
+    /// Returns the last sequence that a destination has noted, if there is a lane to it and its owner is not being asked about it. From
+    /// now on it is.
+    pub(crate) fn begins_asking(&self, to: &ShardId) -> Option<u64> {
+        let mut lanes = self.lanes.borrow_mut();
+        let lane = lanes.get_mut(to).filter(|lane| !lane.asking)?;
+        lane.asking = true;
+        Some(lane.committed)
+    }
+
+    /// Returns whether there is a lane to a destination.
+    pub(crate) fn has(&self, to: &ShardId) -> bool {
+        self.lanes.borrow().contains_key(to)
+    }
+
+    /// The last sequence that a destination has noted and not confirmed, if there is one.
+    pub(crate) fn noted(&self, to: &ShardId) -> Option<u64> {
+        self.lanes.borrow().get(to).filter(|lane| lane.committed > lane.confirmed).map(|lane| lane.committed)
+    }
+
+    /// The owner of a destination is not being asked any longer.
+    pub(crate) fn asked(&self, to: &ShardId) {
+        if let Some(lane) = self.lanes.borrow_mut().get_mut(to) {
+            lane.asking = false;
+        }
+    }
+
+    /// The destination itself has said that it has committed up to `through`; it was asked after it had noted `noted`. Returns whether
+    /// that note was false.
+    pub(crate) fn confirm(&self, to: &ShardId, through: u64, noted: u64) -> bool {
+        self.lanes.borrow_mut().get_mut(to).is_some_and(|lane| lane.confirm(through, noted))
+    }
+
+    /// The destinations that have noted more than they have confirmed.
+    pub(crate) fn unconfirmed(&self) -> Vec<ShardId> {
+        let lanes = self.lanes.borrow();
+        lanes.iter().filter(|(_, lane)| lane.committed > lane.confirmed).map(|(to, _)| to.clone()).collect()
+    }
+
     /// Hands nothing on to a destination any more.
     pub(crate) fn stop(&self, to: &ShardId) {
         let mut lanes = self.lanes.borrow_mut();
         let lane = lanes.entry(to.clone()).or_insert_with(|| Lane::from(0));
         lane.stopped = true;
+        // The caller goes on asking, and says so here for lanes that were not there before.
+        lane.asking = true;
         lane.restart();
+    }
+
+    /// Hands on again what there is for a destination. Returns whether that was stopped.
+    pub(crate) fn resume(&self, to: &ShardId) -> bool {
+        let mut lanes = self.lanes.borrow_mut();
+        lanes.get_mut(to).is_some_and(|lane| std::mem::take(&mut lane.stopped))
     }
 
     /// Whether all that was ever sent is committed by its destination, by what the store says was sent.
@@ -231,15 +297,15 @@ impl Lanes {
         heads.iter().all(|(to, done, head)| lanes.get(to).map_or(*done, |lane| lane.committed.max(*done)) >= *head)
     }
 
-    /// What the store should be told: the destination and how far it has committed.
+    /// What the store should be told: the destination and how far it has confirmed to have committed.
     pub(crate) fn unstored(&self, at_least: u64) -> Vec<(ShardId, u64)> {
         let mut lanes = self.lanes.borrow_mut();
         lanes
             .iter_mut()
-            .filter(|(_, lane)| lane.committed >= lane.stored + at_least.max(1))
+            .filter(|(_, lane)| lane.confirmed >= lane.stored + at_least.max(1))
             .map(|(to, lane)| {
-                lane.stored = lane.committed;
-                (to.clone(), lane.committed)
+                lane.stored = lane.confirmed;
+                (to.clone(), lane.confirmed)
             })
             .collect()
     }
@@ -288,6 +354,30 @@ mod tests {
             assert_eq!((lane.room(), lane.offered), (WINDOW, 1));
             (2..).take(WINDOW as usize).for_each(|sequence| lane.offer(sequence, 0));
             assert_eq!(lane.room(), 0);
+        });
+    }
+
+    #[test]
+    fn false_note_forgets_nothing() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let lanes = Lanes::new(Arc::default());
+            let to = ShardId::new(Name::from_static("bank").unwrap(), 3);
+            let mut lane = Lane::from(0);
+            (1..=9).for_each(|sequence| lane.offer(sequence, 1));
+            lanes.lanes.borrow_mut().insert(to.clone(), lane);
+            assert_eq!(lanes.committed(&to, 7, || 9), Claim::News);
+            assert_eq!((lanes.noted(&to), lanes.unstored(1)), (Some(7), vec![]), "a note alone is not written down");
+            assert_eq!((lanes.begins_asking(&to), lanes.begins_asking(&to)), (Some(7), None), "one question at a time");
+            assert_eq!(lanes.committed(&to, 9, || 9), Claim::News);
+            assert!(!lanes.confirm(&to, 8, 7), "9 was noted after the question");
+            assert_eq!((lanes.noted(&to), lanes.unstored(1)), (Some(9), vec![(to.clone(), 8)]));
+            assert!(lanes.confirm(&to, 8, 9));
+            let lanes = lanes.lanes.borrow();
+            assert!(
+                lanes.get(&to).is_some_and(|lane| (lane.committed, lane.offered) == (8, 8)),
+                "9 is handed on again"
+            );
         });
     }
 

@@ -1,0 +1,209 @@
+//! What destinations say that they have committed, and what senders believe of it.
+//!
+//! A note may get lost, and on a broker without permissions anyone may write one. So a note lets the next messages go, and only the
+//! answer of the destination's owner lets the store forget: a sender asks for it, with one question for a destination at a time.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::share::Share;
+use super::tasks;
+use crate::bridge::{Answer, Asked};
+use crate::message::ShardId;
+use crate::relay::{Claim, Lanes};
+use crate::retry::Retry;
+use crate::store::ShardReader;
+use crate::telemetry::TARGET;
+
+/// How many destinations that nothing was sent to are asked about at once. Anyone can name destinations without end.
+const STRANGERS: usize = 64;
+/// How often a destination is asked at most.
+const PACE: Duration = Duration::from_secs(1);
+/// How often a destination is asked that has taken more than was ever sent to it.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// What the owner of a destination has said.
+enum Word {
+    /// All that it has noted.
+    Confirmed,
+    /// Less than was noted: somebody else wrote the note.
+    Less,
+    /// More than was ever sent to it.
+    TooMuch,
+}
+
+impl Share {
+    /// Tells the sending shard's owner how far this node has committed what it sent.
+    pub(super) fn tell_committed(self: &Rc<Self>, from: &ShardId, to: &ShardId, through: u64) {
+        if self.spec.owns(&from.domain).is_some() {
+            let home = self.spec.home(from.shard);
+            if home == self.index {
+                self.has_committed(from, to, through);
+            } else {
+                let (from, to) = (from.clone(), to.clone());
+                self.links.run(home, Box::new(move |share| share.has_committed(&from, &to, through)));
+            }
+        } else if self.spec.bridge.is_some() {
+            // Told when something is carried, which makes one of many.
+            self.told.borrow_mut().insert((from.clone(), to.clone()), through);
+            self.abroad.wake();
+        }
+    }
+
+    /// Nothing of what one shard has sent another was committed for long: its owner is away, or cannot take it.
+    pub(super) fn stalls(&self, from: &ShardId, to: &ShardId) {
+        let why = format!("{to} commits nothing of what {from} has sent it; it is kept and sent again");
+        if self.spec.standing.note(&format!("{from} to {to} waits"), why) {
+            tracing::warn!(target: TARGET, %from, %to, "nothing of what was sent is committed; it is sent again");
+        }
+    }
+
+    /// A shard of this node has committed what one of this thread's shards sent it.
+    fn has_committed(&self, from: &ShardId, to: &ShardId, through: u64) {
+        self.believe(from, to, through);
+        if let Some(lanes) = self.lanes.get(from) {
+            lanes.confirm(to, through, through);
+        }
+    }
+
+    /// A note has come that a destination elsewhere has committed what one of this thread's shards sent it.
+    pub(super) fn heard_committed(self: &Rc<Self>, from: &ShardId, to: &ShardId, through: u64) {
+        // Shards of this node write no notes.
+        if self.owns(to) {
+            return;
+        }
+        match self.believe(from, to, through) {
+            Some(Claim::News | Claim::Resumed | Claim::Impossible) => self.make_sure(from, to),
+            Some(Claim::Known) | None => {}
+        }
+    }
+
+    fn believe(&self, from: &ShardId, to: &ShardId, through: u64) -> Option<Claim> {
+        let (lanes, shard) = self.lanes.get(from).zip(self.shards.get(from))?;
+        let claim = lanes.committed(to, through, || sent_to(&*shard.reader(), to));
+        match claim {
+            Claim::News | Claim::Impossible => {}
+            Claim::Resumed => {
+                self.spec.standing.no_note(&format!("{from} to {to} waits"));
+                tracing::info!(target: TARGET, %from, %to, "what was sent is committed again");
+            }
+            // Nothing new, so why was it told? The destination has started again, or was sent a duplicate: what it lacks is
+            // handed on without waiting for patience to end.
+            Claim::Known => lanes.hurry_to(to),
+        }
+        shard.soil(&self.host);
+        Some(claim)
+    }
+
+    /// Asks the owner of a destination itself how far it has committed, until it confirms what was noted.
+    fn make_sure(self: &Rc<Self>, from: &ShardId, to: &ShardId) {
+        let Some(lanes) = self.lanes.get(from).cloned() else { return };
+        let place = (from.clone(), to.clone());
+        let mut noted = match lanes.begins_asking(to) {
+            Some(noted) => noted,
+            None if lanes.has(to) => return,
+            None => {
+                let mut strangers = self.strangers.borrow_mut();
+                if strangers.len() >= STRANGERS || !strangers.insert(place.clone()) {
+                    return;
+                }
+                0
+            }
+        };
+        let me = Rc::downgrade(self);
+        crate::spawn::detached(async move {
+            let (from, to) = &place;
+            let retry = Retry { longest: AGAIN, ..Retry::default() };
+            let mut failures = 0;
+            loop {
+                let Some(bridge) = me.upgrade().and_then(|share| share.spec.bridge.clone()) else { return };
+                let asked = Asked::Watermark { from: from.clone(), to: to.clone() };
+                let answer = bridge.ask(asked, tasks::ASK).await;
+                drop(bridge);
+                let Some(share) = me.upgrade().filter(|share| !share.has_ended.get()) else { return };
+                let wait = match answer {
+                    Ok(Answer::Watermark(through)) => {
+                        failures = 0;
+                        match share.hears_answer(&lanes, from, to, through, noted) {
+                            Word::Confirmed | Word::Less => PACE,
+                            Word::TooMuch => AGAIN,
+                        }
+                    }
+                    _ => {
+                        failures += 1;
+                        retry.wait(failures, &share.host.ids).max(PACE)
+                    }
+                };
+                drop(share);
+                tokio::time::sleep(wait).await;
+                match lanes.noted(to) {
+                    Some(more) => noted = more,
+                    None if wait == AGAIN || failures > 0 && lanes.has(to) => {}
+                    None => break,
+                }
+            }
+            lanes.asked(to);
+            if let Some(share) = me.upgrade() {
+                share.strangers.borrow_mut().remove(&place);
+            }
+        });
+    }
+
+    /// The owner of a destination has answered how far it has committed, asked after `noted` was noted.
+    fn hears_answer(&self, lanes: &Lanes, from: &ShardId, to: &ShardId, through: u64, noted: u64) -> Word {
+        let Some(shard) = self.shards.get(from) else { return Word::Confirmed };
+        let sent = sent_to(&*shard.reader(), to);
+        if through > sent {
+            // This log is not the one it heard from: whatever is sent now would be dropped for a duplicate, so nothing is.
+            lanes.stop(to);
+            let why = format!(
+                "nothing is sent from {from} to {to}: it has taken {through} messages, and the log here knows of {sent}. \
+                 Is this store an older copy? It is asked again every {} s",
+                AGAIN.as_secs()
+            );
+            if self.spec.standing.stands(&format!("{from} to {to}"), why) {
+                tracing::error!(
+                    target: TARGET, %from, %to, through, sent,
+                    "has taken more than was ever sent to it: is this store an older copy? Nothing more is sent to it",
+                );
+            }
+            return Word::TooMuch;
+        }
+        if lanes.resume(to) {
+            self.spec.standing.goes_on(&format!("{from} to {to}"));
+            tracing::info!(target: TARGET, %from, %to, "has taken no more than was sent to it: going on");
+        }
+        let is_less = lanes.confirm(to, through, noted);
+        if is_less {
+            tracing::warn!(
+                target: TARGET, %from, %to, through, noted,
+                "a note claimed more than its destination has committed: what it has not is sent again",
+            );
+        }
+        shard.soil(&self.host);
+        if is_less { Word::Less } else { Word::Confirmed }
+    }
+
+    /// Asks once for what was noted and is not confirmed, so that it need not be sent again after the next start.
+    pub(super) async fn confirm_notes(&self) {
+        let Some(bridge) = &self.spec.bridge else { return };
+        let open = self.lanes.iter().flat_map(|(from, lanes)| {
+            let open = lanes.unconfirmed().into_iter().filter_map(|to| Some((lanes.noted(&to)?, to)));
+            open.map(move |(noted, to)| (from, lanes, to, noted))
+        });
+        let asking = open.map(|(from, lanes, to, noted)| async move {
+            let asked = Asked::Watermark { from: from.clone(), to: to.clone() };
+            if let Ok(Answer::Watermark(through)) = bridge.ask(asked, tasks::ASK).await {
+                self.hears_answer(lanes, from, &to, through, noted);
+            }
+        });
+        join_all(asking).await;
+    }
+}
+
+/// The last sequence that a shard has sent to another.
+pub(super) fn sent_to(reader: &dyn ShardReader, to: &ShardId) -> u64 {
+    reader.outbox_heads().into_iter().find(|(known, ..)| known == to).map_or(0, |(_, _, head)| head)
+}

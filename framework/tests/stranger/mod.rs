@@ -1,0 +1,119 @@
+//! A service that takes nothing and writes what it likes, and a bridge that counts what its node asks.
+#![allow(dead_code, unreachable_pub, missing_docs)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt, ready};
+use whizbang::bridge::loopback::{LoopbackBridge, LoopbackHub};
+use whizbang::bridge::{Answer as Told, Asked, Bridge, BridgeError, Inbound, NodeCard, Refusal, Settled, Tidings};
+use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, Origin, ShardId, Wants};
+
+/// A service that takes nothing.
+pub struct Stranger;
+
+impl Inbound for Stranger {
+    fn direct(&self, _envelope: Envelope) -> BoxFuture<'static, Settled> {
+        ready(Settled::Done).boxed()
+    }
+    fn event(&self, _envelope: Envelope) -> BoxFuture<'static, Settled> {
+        ready(Settled::Done).boxed()
+    }
+    fn asked(&self, _asked: Asked) -> BoxFuture<'static, Told> {
+        ready(Told::Refused(Refusal::NotHere)).boxed()
+    }
+    fn told(&self, _tidings: Tidings) {}
+    fn reconnected(&self) {}
+    fn room(&self) -> usize {
+        1
+    }
+}
+
+pub fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+/// Connects a stranger to the hub.
+pub async fn stranger(hub: &LoopbackHub) -> LoopbackBridge {
+    let bridge = hub.bridge();
+    let service = name("stranger");
+    let card = NodeCard { service, owns: Vec::new(), subscribes: Vec::new(), answers: Vec::new(), store: None };
+    bridge.attach(card, Arc::new(Stranger)).await.unwrap();
+    bridge
+}
+
+/// A message in the name of an actor of `from`: an event of its log, or with `to` a command of its outbox.
+pub fn forged(id: u128, message: &str, from: &ShardId, sequence: u64, to: Option<ShardId>) -> Envelope {
+    let id = MessageId::from_u128(id);
+    let domain = to.as_ref().map_or(&from.domain, |to| &to.domain).clone();
+    let (kind, key) = if to.is_some() { (Kind::Command, "ada") } else { (Kind::Event, "") };
+    let origin = Origin { shard: from.clone(), actor: name("Actor"), key: "a".to_owned(), sequence, version: sequence };
+    Envelope {
+        id,
+        kind,
+        name: name(message),
+        version: 1,
+        domain,
+        to,
+        key: key.to_owned(),
+        actor: None,
+        origin: Some(origin),
+        correlation: id,
+        causation: None,
+        time: whizbang::clock::Timestamp::from_millis(0),
+        deadline: None,
+        wants: Wants::Nothing,
+        traceparent: None,
+        headers: Vec::new(),
+        codec: Codec::Bincode,
+        payload: Vec::new().into(),
+    }
+}
+
+/// How many questions a node has asked, how many are open, and the most that were at once.
+#[derive(Default)]
+pub struct Questions {
+    pub asked: AtomicUsize,
+    pub open: AtomicUsize,
+    pub most: AtomicUsize,
+}
+
+/// A bridge that counts what its node asks.
+pub struct Counted(pub LoopbackBridge, pub Arc<Questions>);
+
+impl Bridge for Counted {
+    fn attach<'a>(&'a self, card: NodeCard, door: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
+        self.0.attach(card, door)
+    }
+    fn send(&self, envelope: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
+        self.0.send(envelope)
+    }
+    fn publish(&self, event: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
+        self.0.publish(event)
+    }
+    fn ask(&self, to: Asked, deadline: Duration) -> BoxFuture<'_, Result<Told, BridgeError>> {
+        let counts = Arc::clone(&self.1);
+        async move {
+            counts.asked.fetch_add(1, Ordering::Relaxed);
+            let open = counts.open.fetch_add(1, Ordering::Relaxed) + 1;
+            counts.most.fetch_max(open, Ordering::Relaxed);
+            let answer = self.0.ask(to, deadline).await;
+            counts.open.fetch_sub(1, Ordering::Relaxed);
+            answer
+        }
+        .boxed()
+    }
+    fn tell(&self, tidings: Tidings) -> BoxFuture<'_, Result<(), BridgeError>> {
+        self.0.tell(tidings)
+    }
+    fn durability(&self) -> String {
+        self.0.durability()
+    }
+    fn detach(&self) -> BoxFuture<'_, Result<(), BridgeError>> {
+        self.0.detach()
+    }
+    fn abandon(&self) {
+        self.0.abandon();
+    }
+}
