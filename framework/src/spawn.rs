@@ -1,11 +1,14 @@
-//! The one door through which tasks are started.
+//! The one place where tasks and threads are started.
 //!
-//! Used by every room. Tasks stay on the thread that starts them, so that a whole cluster can run on one.
+//! Used by every module. Tasks stay on the thread that starts them, so that a whole cluster can run on one.
 
 use std::future::Future;
+use std::pin::Pin;
+
+use tokio::sync::{mpsc, oneshot};
 
 use crate::telemetry::TARGET;
-use crate::user_code::caught;
+use crate::user_code::{caught, user_code};
 
 /// A task that ends when this handle is dropped.
 #[derive(Debug)]
@@ -38,6 +41,49 @@ pub(crate) fn thread<F: Future<Output = ()>>(
     Ok(())
 }
 
+/// Returns whether this thread can run local tasks: it is inside a [`LocalSet`](tokio::task::LocalSet).
+pub(crate) fn has_local_set() -> bool {
+    // tokio tells only by a panic, whose text goes to the panic hook.
+    user_code(|| drop(tokio::task::spawn_local(std::future::ready(())))).is_ok()
+}
+
+type Job = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+
+/// A thread with a runtime of its own and a [`LocalSet`](tokio::task::LocalSet), for what must outlive the caller's runtime. Dropping it ends
+/// the thread, and what was spawned there.
+#[derive(Debug)]
+pub(crate) struct LocalThread(mpsc::UnboundedSender<Job>);
+
+impl LocalThread {
+    /// Starts the thread.
+    pub(crate) fn start(name: &str) -> std::io::Result<Self> {
+        // Unbounded: its owner runs one or two futures there.
+        let (jobs, mut received) = mpsc::unbounded_channel::<Job>();
+        thread(name, move || async move {
+            while let Some(job) = received.recv().await {
+                detached(job());
+            }
+        })?;
+        Ok(Self(jobs))
+    }
+
+    /// Runs a future on the thread to its end; `None` if it panicked. Not cancelled by dropping this.
+    pub(crate) async fn run<F: Future<Output = T>, T: Send + 'static>(
+        &self,
+        make: impl FnOnce() -> F + Send + 'static,
+    ) -> Option<T> {
+        let (done, wait) = oneshot::channel();
+        let job = move || -> Pin<Box<dyn Future<Output = ()>>> {
+            Box::pin(async move {
+                // Nobody waits for it if the caller was dropped.
+                let _ = done.send(make().await);
+            })
+        };
+        self.0.send(Box::new(job)).ok()?;
+        wait.await.ok()
+    }
+}
+
 /// Starts a thread that calls `tick` after every `step`, until it returns `false`. Its owner is what `tick` looks at.
 pub(crate) fn ticker(
     name: &str,
@@ -54,12 +100,12 @@ pub(crate) fn ticker(
 
 /// Does work on a thread of its own, or here if there is none to be had. `None` if the thread ended in the midst of it.
 pub(crate) async fn apart<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    let (done, wait) = tokio::sync::oneshot::channel();
+    let (done, wait) = oneshot::channel();
     let work = std::sync::Arc::new(parking_lot::Mutex::new(Some((work, done))));
     let there = std::sync::Arc::clone(&work);
     let take = move |work: &parking_lot::Mutex<Option<_>>| work.lock().take();
     let started = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-        let given: Option<(_, tokio::sync::oneshot::Sender<T>)> = take(&there);
+        let given: Option<(_, oneshot::Sender<T>)> = take(&there);
         if let Some((work, done)) = given {
             let work: Box<dyn FnOnce() -> T> = Box::new(work);
             let _ = done.send(work());

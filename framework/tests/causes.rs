@@ -21,10 +21,20 @@ async fn causes_and_correlation_are_kept_over_three_hops() {
 
     let hub = LoopbackHub::new();
     let (money, moves) = (MemoryStore::new(), MemoryStore::new());
-    let accounts =
-        Node::builder("accounts", money.clone()).host::<Account>().bridge(hub.bridge()).start().await.unwrap();
-    let transfers =
-        Node::builder("transfers", moves.clone()).host::<Transfer>().bridge(hub.bridge()).start().await.unwrap();
+    let accounts = Node::builder("accounts", money.clone())
+        .threads(0)
+        .host::<Account>()
+        .bridge(hub.bridge())
+        .start()
+        .await
+        .unwrap();
+    let transfers = Node::builder("transfers", moves.clone())
+        .threads(0)
+        .host::<Transfer>()
+        .bridge(hub.bridge())
+        .start()
+        .await
+        .unwrap();
     let client = transfers.client();
     client.send(deposit("ada", 100)).await.unwrap();
     let id = client.new_id();

@@ -16,7 +16,7 @@ use whizbang::store::Store;
 use whizbang::{NodeBuilder, StartError};
 
 fn tills(service: &str, store: impl Store, hub: &LoopbackHub) -> NodeBuilder {
-    Node::builder(service, store).host::<Till>().bridge(hub.bridge())
+    Node::builder(service, store).threads(0).host::<Till>().bridge(hub.bridge())
 }
 
 async fn refused(node: NodeBuilder) -> (String, String) {
@@ -99,7 +99,13 @@ async fn replaced_store_stops_the_node_that_ran_on_it() {
 async fn nodes_without_claims_are_accepted() {
     let hub = LoopbackHub::new();
     let node = tills("tills", MemoryStore::new(), &hub).start().await.unwrap();
-    let bank = Node::builder("bank", MemoryStore::new()).host::<Account>().bridge(hub.bridge()).start().await.unwrap();
+    let bank = Node::builder("bank", MemoryStore::new())
+        .threads(0)
+        .host::<Account>()
+        .bridge(hub.bridge())
+        .start()
+        .await
+        .unwrap();
     let client = Client::connect("outside", hub.bridge()).await.unwrap();
     client.send(put("a")).await.unwrap();
     assert_eq!(client.send(deposit("ada", 5)).await.unwrap(), 5);

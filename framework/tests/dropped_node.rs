@@ -30,7 +30,7 @@ async fn dropped_node_releases_its_store_though_clients_live() {
             opened.borrow().is_some()
         })
         .await;
-        let next = Node::builder("bank", opened.take().unwrap()).host::<Account>().start().await.unwrap();
+        let next = Node::builder("bank", opened.take().unwrap()).threads(0).host::<Account>().start().await.unwrap();
         assert_eq!(next.client().send(deposit("ada", 1)).await.unwrap(), 6);
         assert!(matches!(client.send(deposit("ada", 1)).await, Err(SendError::Stopped)), "not the next node's client");
         next.stop().await.unwrap();

@@ -89,7 +89,7 @@ mod by_example {
         assert_eq!(Deposited::decode(1, Codec::Bincode, &bytes).unwrap().cents, 7);
         assert_eq!(Withdrawn::decode(1, Codec::Bincode, &bytes).unwrap().cents, 7);
         assert_eq!(Withdraw::decode(1, Codec::Bincode, &bytes).unwrap().key, 7);
-        let node = Node::builder("bank", MemoryStore::new()).host::<Account>().start().await.unwrap();
+        let node = Node::builder("bank", MemoryStore::new()).threads(0).host::<Account>().start().await.unwrap();
         assert_eq!(node.client().send(Deposit { key: 3 }).await.unwrap(), 3);
         node.stop().await.unwrap();
     }
@@ -162,7 +162,7 @@ mod retired {
     async fn retired_messages_are_handled_without_a_warning() {
         assert_eq!(<Mint as whizbang::Domain>::NAME, "mint");
         let _ = Mint;
-        let node = Node::builder("bank", MemoryStore::new()).host::<Wallet>().start().await.unwrap();
+        let node = Node::builder("bank", MemoryStore::new()).threads(0).host::<Wallet>().start().await.unwrap();
         assert_eq!(node.client().send(Pay { account: 3 }).await.unwrap(), 3);
         assert_eq!(node.client().send(Deposit { account: 4 }).await.unwrap(), 4);
         node.stop().await.unwrap();
@@ -306,7 +306,8 @@ mod primitives {
     #[whizbang::test]
     async fn types_of_the_program_are_not_taken_for_primitive_ones() {
         let _ = (u16, u32);
-        let builder = Node::builder("post", MemoryStore::new()).host::<Follow>().host::<without_serde::Box>();
+        let builder =
+            Node::builder("post", MemoryStore::new()).threads(0).host::<Follow>().host::<without_serde::Box>();
         let builder = builder.projection::<Totals>().worker(without_serde::Clerk);
         builder.start().await.unwrap().stop().await.unwrap();
     }
@@ -357,7 +358,7 @@ mod at_another_place {
 
         #[facade::parts::test(crate = facade::parts)]
         async fn program_with_a_facade_runs() {
-            let node = Node::builder("bank", MemoryStore::new()).host::<Account>().start().await.unwrap();
+            let node = Node::builder("bank", MemoryStore::new()).threads(0).host::<Account>().start().await.unwrap();
             let deposit = Deposit { account: "ada".to_owned(), part: Part { cents: 5 } };
             assert_eq!(node.client().send(deposit).await.unwrap(), 5);
             node.stop().await.unwrap();
@@ -395,7 +396,15 @@ mod documented {
 
     #[whizbang::test]
     async fn output_needs_no_lint_allowed() {
-        Node::builder("bank", MemoryStore::new()).host::<Reader>().start().await.unwrap().stop().await.unwrap();
+        Node::builder("bank", MemoryStore::new())
+            .threads(0)
+            .host::<Reader>()
+            .start()
+            .await
+            .unwrap()
+            .stop()
+            .await
+            .unwrap();
     }
 }
 

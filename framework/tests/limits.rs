@@ -84,7 +84,7 @@ async fn a_node_that_stops_hands_over_what_is_committed_first() {
         let node = Node::builder("tills", MemoryStore::new()).host::<Till>().bridge(bridge).threads(threads);
         let node = node.start().await.unwrap();
         let client = node.client();
-        for sent in join_all((0..600).map(|_| client.send(put("a")).into_future())).await {
+        for sent in join_all((0..600).map(|_| client.send(put("a")))).await {
             sent.unwrap();
         }
         node.stop().await.unwrap();
@@ -114,8 +114,8 @@ async fn a_start_that_is_given_up_lets_go_of_the_store() {
 
 #[whizbang::test]
 async fn a_configuration_that_no_machine_can_bear_is_refused_by_name() {
-    let config = NodeConfig { jobs: usize::MAX, ..NodeConfig::default() };
-    let start = Node::builder("desk", MemoryStore::new()).worker(Printer).config(config).start().await;
+    let config = NodeConfig { threads: 0, jobs: usize::MAX, ..NodeConfig::default() };
+    let start = Node::builder("desk", MemoryStore::new()).threads(0).worker(Printer).config(config).start().await;
     let error = start.unwrap_err();
     assert!(error.to_string().contains("`jobs`"), "{error:?}");
 }
@@ -194,7 +194,7 @@ impl whizbang::Answer<Fillings> for Counted {
 async fn a_view_that_cannot_be_saved_holds_up_no_node_that_stops() {
     let saves = Arc::new(AtomicUsize::new(0));
     let store = NoViews(MemoryStore::new(), Arc::clone(&saves));
-    let node = Node::builder("tills", store).host::<Till>().projection::<Counted>().start().await.unwrap();
+    let node = Node::builder("tills", store).threads(0).host::<Till>().projection::<Counted>().start().await.unwrap();
     node.client().send(put("a")).await.unwrap();
     node.quiet().await;
     assert_eq!(node.client().query(Fillings {}).await.unwrap(), 1);
@@ -231,9 +231,10 @@ impl Handle<Wait> for Blocker {
 #[whizbang::test]
 async fn a_thread_that_is_held_up_is_busy_and_not_a_queue_without_end() {
     let config = NodeConfig { threads: 1, in_flight: 16, ..NodeConfig::default() };
-    let node = Node::builder("desk", MemoryStore::new()).host::<Blocker>().config(config).start().await.unwrap();
+    let node =
+        Node::builder("desk", MemoryStore::new()).threads(0).host::<Blocker>().config(config).start().await.unwrap();
     let client = node.client();
-    let blocked = client.send(Wait { paper: "a".into(), blocks: true }).into_future();
+    let blocked = tokio::task::spawn_local(client.send(Wait { paper: "a".into(), blocks: true }));
     let busy = Arc::new(AtomicUsize::new(0));
     let waiting: Vec<_> = (0..1000)
         .map(|n| {
@@ -249,7 +250,7 @@ async fn a_thread_that_is_held_up_is_busy_and_not_a_queue_without_end() {
     let mut all_told = 0;
     eventually_within(3, async || busy.load(Ordering::Relaxed) >= 900).await;
     HELD_UP.store(false, Ordering::Relaxed);
-    blocked.await.unwrap();
+    blocked.await.unwrap().unwrap();
     for one in waiting {
         one.await.unwrap();
         all_told += 1;
@@ -285,7 +286,7 @@ fn a_runtime_that_ends_with_a_node_in_it_keeps_nothing_of_it() {
     let ink = Arc::new(());
     let inker = Inker { _ink: Arc::clone(&ink) };
     whizbang::derive::block_on(async {
-        let node = Node::builder("inking", MemoryStore::new()).worker(inker).start().await.unwrap();
+        let node = Node::builder("inking", MemoryStore::new()).threads(0).worker(inker).start().await.unwrap();
         node.client().send(Ink { paper: "a".into() }).await.unwrap();
         assert!(Arc::strong_count(&ink) > 1);
         // Nothing of it is polled any more: the runtime ends with this.

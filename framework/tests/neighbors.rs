@@ -85,8 +85,9 @@ fn key_in(shard: u16) -> String {
 }
 
 async fn both(store: &MemoryStore, retry: Retry) -> Node {
-    let config = NodeConfig { passivate_after: Duration::from_secs(1), retry, ..NodeConfig::default() };
-    let builder = Node::builder("both", store.clone()).host::<Till>().host::<north::Watch>().host::<south::Watch>();
+    let config = NodeConfig { threads: 0, passivate_after: Duration::from_secs(1), retry, ..NodeConfig::default() };
+    let builder =
+        Node::builder("both", store.clone()).threads(0).host::<Till>().host::<north::Watch>().host::<south::Watch>();
     builder.config(config).start().await.unwrap()
 }
 
@@ -212,7 +213,7 @@ impl Handle<Do> for Clerk {
 }
 
 async fn desk(store: &MemoryStore, retry: Retry) -> Node {
-    Node::builder("desk", store.clone()).host::<Paper>().host::<Clerk>().retry(retry).start().await.unwrap()
+    Node::builder("desk", store.clone()).threads(0).host::<Paper>().host::<Clerk>().retry(retry).start().await.unwrap()
 }
 
 async fn order(node: &Node, papers: &[&str]) {
@@ -278,7 +279,7 @@ impl Perform<Print> for Printer {
 
 #[whizbang::test]
 async fn a_job_that_fails_with_an_endless_text_is_a_dead_letter() {
-    let node = Node::builder("desk", MemoryStore::new()).worker(Printer).start().await.unwrap();
+    let node = Node::builder("desk", MemoryStore::new()).threads(0).worker(Printer).start().await.unwrap();
     let error = node.client().send(Print { paper: "a".into() }).await.unwrap_err();
     assert!(matches!(error, whizbang::SendError::DeadLetter { .. }), "{:.200}", format!("{error:?}"));
     assert_eq!(node.dead_letters().await.unwrap().len(), 1);
@@ -325,7 +326,7 @@ async fn a_reply_that_cannot_be_read_does_not_mean_that_nothing_was_done() {
     let impostor = hub.bridge();
     let too_large = Told::Reply(vec![0; MAX_PAYLOAD_BYTES + 1].into());
     impostor.attach(card("bank", "bank"), Impostor::who_answers(too_large)).await.unwrap();
-    let node = Node::builder("transfers", MemoryStore::new()).host::<bank::Transfer>().bridge(hub.bridge());
+    let node = Node::builder("transfers", MemoryStore::new()).threads(0).host::<bank::Transfer>().bridge(hub.bridge());
     let node = node.start().await.unwrap();
     let error = node.client().send(deposit("ada", 5)).await.unwrap_err();
     assert!(error.may_have_happened(), "{error:?}");
@@ -335,8 +336,9 @@ async fn a_reply_that_cannot_be_read_does_not_mean_that_nothing_was_done() {
 async fn a_peer_that_claims_to_have_committed_what_was_never_sent_loses_nothing() {
     let hub = LoopbackHub::new();
     let (money, moves) = (MemoryStore::new(), MemoryStore::new());
-    let accounts = Node::builder("accounts", money).host::<bank::Account>().bridge(hub.bridge()).start().await.unwrap();
-    let transfers = Node::builder("transfers", moves).host::<bank::Transfer>().bridge(hub.bridge());
+    let accounts =
+        Node::builder("accounts", money).threads(0).host::<bank::Account>().bridge(hub.bridge()).start().await.unwrap();
+    let transfers = Node::builder("transfers", moves).threads(0).host::<bank::Transfer>().bridge(hub.bridge());
     let transfers = transfers.start().await.unwrap();
     accounts.client().send(deposit("ada", 100)).await.unwrap();
     let liar = hub.bridge();
@@ -397,7 +399,8 @@ fn deposit_from(domain: &str, sequence: u64) -> Envelope {
 async fn an_owner_that_is_asked_for_what_is_missing_cannot_speak_for_another() {
     for (speaks_for, balance) in [("transfers", 0), ("lies", 10)] {
         let hub = LoopbackHub::new();
-        let accounts = Node::builder("accounts", MemoryStore::new()).host::<bank::Account>().bridge(hub.bridge());
+        let accounts =
+            Node::builder("accounts", MemoryStore::new()).threads(0).host::<bank::Account>().bridge(hub.bridge());
         let accounts = accounts.start().await.unwrap();
         let liar = hub.bridge();
         let answers = Impostor::who_answers(Told::Envelopes(vec![deposit_from(speaks_for, 1)], 2));

@@ -145,7 +145,8 @@ fn pack(number: u64, bytes: usize) -> Pack {
 async fn what_is_parked_behind_letter_is_bounded() {
     const BYTES: usize = 400 * 1024;
     const SENT: u64 = 60;
-    let builder = Node::builder("shop", MemoryStore::new()).host::<Crate>().host::<Shipment>().host::<Shelf>();
+    let builder =
+        Node::builder("shop", MemoryStore::new()).threads(0).host::<Crate>().host::<Shipment>().host::<Shelf>();
     let node = builder.retry(quick()).start().await.unwrap();
     let client = node.client();
     let ship = |from, to, bytes| Ship { order: "o".to_owned(), from, to, bytes };

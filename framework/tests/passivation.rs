@@ -3,7 +3,6 @@
 
 mod bank;
 
-use std::future::IntoFuture;
 use std::time::Duration;
 
 use bank::*;
@@ -11,12 +10,12 @@ use whizbang::prelude::*;
 use whizbang::{NodeConfig, Retry, SendError};
 
 async fn node(store: MemoryStore, config: NodeConfig) -> Node {
-    let builder = Node::builder("bank", store).config(config).retry(Retry::NEVER);
+    let builder = Node::builder("bank", store).threads(0).config(config).retry(Retry::NEVER);
     builder.host::<Account>().start().await.unwrap()
 }
 
 fn resting_after(span: Duration) -> NodeConfig {
-    NodeConfig { passivate_after: span, ..NodeConfig::default() }
+    NodeConfig { threads: 0, passivate_after: span, ..NodeConfig::default() }
 }
 
 /// Lets a span pass, with everything that is due in it.
@@ -57,7 +56,7 @@ async fn an_idle_actor_is_put_to_rest_and_comes_back_as_it_was() {
 #[tokio::test(start_paused = true)]
 async fn above_the_cap_the_longest_idle_rest_first() {
     let test = async {
-        let config = NodeConfig { live_actors: 3, ..resting_after(Duration::from_secs(60)) };
+        let config = NodeConfig { threads: 0, live_actors: 3, ..resting_after(Duration::from_secs(60)) };
         let node = node(MemoryStore::new(), config).await;
         let client = node.client();
         for account in 0..10 {
@@ -82,7 +81,7 @@ async fn above_the_cap_the_longest_idle_rest_first() {
 #[tokio::test(start_paused = true)]
 async fn live_actors_are_limited_while_keys_are_activated() {
     let test = async {
-        let config = NodeConfig { live_actors: 10, ..NodeConfig::default() };
+        let config = NodeConfig { threads: 0, live_actors: 10, ..NodeConfig::default() };
         let node = node(MemoryStore::new(), config).await;
         let client = node.client();
         let live = || node.metrics().activations - node.metrics().passivations;
@@ -106,13 +105,12 @@ async fn live_actors_are_limited_while_keys_are_activated() {
 async fn busy_actors_stay_above_the_limit_and_no_longer() {
     let test = async {
         let (store, faults) = MemoryStore::faulty();
-        let node = node(store, NodeConfig { live_actors: 10, ..NodeConfig::default() }).await;
+        let node = node(store, NodeConfig { threads: 0, live_actors: 10, ..NodeConfig::default() }).await;
         let client = node.client();
         let live = || node.metrics().activations - node.metrics().passivations;
         faults.hold();
-        let replies: Vec<_> = (0..50)
-            .map(|n| tokio::task::spawn_local(client.send(deposit(&format!("busy {n}"), 5)).into_future()))
-            .collect();
+        let replies: Vec<_> =
+            (0..50).map(|n| tokio::task::spawn_local(client.send(deposit(&format!("busy {n}"), 5)))).collect();
         pass(Duration::from_millis(100)).await;
         assert_eq!((live(), faults.waiting()), (50, 50), "what is under way is not passivated, and nothing is refused");
         faults.go_on();
@@ -135,7 +133,7 @@ async fn an_actor_whose_turn_is_not_committed_does_not_rest() {
         let client = node.client();
         client.send(deposit("ada", 5)).await.unwrap();
         faults.hold();
-        let reply = tokio::task::spawn_local(client.send(deposit("ada", 1)).into_future());
+        let reply = tokio::task::spawn_local(client.send(deposit("ada", 1)));
         pass(Duration::from_secs(5)).await;
         assert_eq!((faults.waiting(), node.metrics().passivations), (1, 0));
         faults.go_on();
@@ -151,7 +149,7 @@ async fn an_actor_whose_turn_is_not_committed_does_not_rest() {
 async fn an_actor_whose_dead_letters_are_tended_does_not_rest_before_that_is_committed() {
     let test = async {
         let (store, faults) = MemoryStore::faulty();
-        let builder = Node::builder("bank", store).host::<Account>().host::<Branch>();
+        let builder = Node::builder("bank", store).threads(0).host::<Account>().host::<Branch>();
         let node = builder.retry(Retry::NEVER).config(resting_after(Duration::from_secs(1))).start().await.unwrap();
         let node = std::rc::Rc::new(node);
         let client = node.client();
@@ -176,7 +174,7 @@ async fn an_actor_whose_dead_letters_are_tended_does_not_rest_before_that_is_com
         let redriving = tokio::task::spawn_local(async move { at.redrive(&letter).await });
         pass(Duration::from_secs(5)).await;
         assert_eq!((faults.waiting(), node.metrics().passivations), (1, before));
-        let next = tokio::task::spawn_local(client.send(deposit("ada", 1)).into_future());
+        let next = tokio::task::spawn_local(client.send(deposit("ada", 1)));
         pass(Duration::from_secs(5)).await;
         faults.go_on();
         redriving.await.unwrap().unwrap();

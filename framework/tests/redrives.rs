@@ -140,7 +140,13 @@ impl ShardReader for SlowReader {
 /// A node with one dead letter: a charge that was tried three times.
 async fn with_a_letter(world: &Arc<World>, hold: &Arc<Hold>) -> (Node, DeadLetter) {
     let store = SlowLetters(MemoryStore::new(), Arc::clone(hold));
-    let node = Node::builder("shop", store).worker(Charger(Arc::clone(world))).retry(quick()).start().await.unwrap();
+    let node = Node::builder("shop", store)
+        .threads(0)
+        .worker(Charger(Arc::clone(world)))
+        .retry(quick())
+        .start()
+        .await
+        .unwrap();
     world.fails.store(usize::MAX, Ordering::Relaxed);
     node.client().send(charge("o1", 5)).await.unwrap_err();
     world.fails.store(0, Ordering::Relaxed);

@@ -72,8 +72,8 @@ fn noon() -> Timestamp {
 }
 
 async fn node(store: impl whizbang::store::Store, clock: Clock) -> Node {
-    let config = NodeConfig { passivate_after: Duration::from_secs(1), ..NodeConfig::default() };
-    Node::builder("vault", store).host::<Account>().config(config).clock(clock).start().await.unwrap()
+    let config = NodeConfig { threads: 0, passivate_after: Duration::from_secs(1), ..NodeConfig::default() };
+    Node::builder("vault", store).threads(0).host::<Account>().config(config).clock(clock).start().await.unwrap()
 }
 
 async fn memory() -> (Node, ManualClock, IdSource) {

@@ -151,8 +151,9 @@ macro_rules! recorder {
             /// Returns whether each value is accepted. An accepted one is the same in the state before and after a restart.
             pub(crate) async fn accepted(values: Vec<$value>) -> Vec<bool> {
                 let store = MemoryStore::new();
-                let start =
-                    async || Node::builder("service", store.clone()).host::<Recorder>().start().await.expect("starts");
+                let start = async || {
+                    Node::builder("service", store.clone()).threads(0).host::<Recorder>().start().await.expect("starts")
+                };
                 let count = values.len();
                 VALUES.set(values);
                 let mut accepted = Vec::new();
@@ -183,8 +184,12 @@ macro_rules! recorder {
             pub(crate) async fn replies(values: Vec<$value>) -> Vec<(Option<$value>, Option<$value>)> {
                 let count = values.len();
                 VALUES.set(values);
-                let node =
-                    Node::builder("service", MemoryStore::new()).host::<Recorder>().start().await.expect("starts");
+                let node = Node::builder("service", MemoryStore::new())
+                    .threads(0)
+                    .host::<Recorder>()
+                    .start()
+                    .await
+                    .expect("starts");
                 let client = node.client();
                 let mut replies = Vec::new();
                 for number in 0..count {
@@ -293,7 +298,7 @@ async fn replies_are_the_same_on_every_way() -> Result<(), Error> {
 #[whizbang::test]
 async fn the_error_of_an_unreadable_event_names_its_type() -> Result<(), Error> {
     tagged::VALUES.set(vec![Tagged::Card { number: 7 }]);
-    let node = Node::builder("service", MemoryStore::new()).host::<tagged::Recorder>().start().await?;
+    let node = Node::builder("service", MemoryStore::new()).threads(0).host::<tagged::Recorder>().start().await?;
     let error = node.client().send(tagged::Put { key: "k".to_owned(), number: 0 }).await.expect_err("is refused");
     let text = format!("{error} {error:?}");
     assert!(text.contains("Stored") && text.contains("`tag`"), "{text}");

@@ -137,16 +137,20 @@ fn says(node: &Node, text: &str) -> bool {
 
 #[whizbang::test]
 async fn types_of_one_program_that_disagree_are_refused_at_the_start() {
-    let start =
-        Node::builder("desk", MemoryStore::new()).host::<four::Paper>().projection::<two::Files>().start().await;
+    let start = Node::builder("desk", MemoryStore::new())
+        .threads(0)
+        .host::<four::Paper>()
+        .projection::<two::Files>()
+        .start()
+        .await;
     assert!(matches!(start, Err(StartError::Shards { one: 4, other: 2, .. })), "{start:?}");
 }
 
 #[whizbang::test]
 async fn a_store_that_was_made_with_another_number_is_refused_at_the_start() {
     let store = MemoryStore::new();
-    Node::builder("desk", store.clone()).host::<four::Paper>().start().await.unwrap().stop().await.unwrap();
-    let start = Node::builder("desk", store).host::<eight::Paper>().start().await;
+    Node::builder("desk", store.clone()).threads(0).host::<four::Paper>().start().await.unwrap().stop().await.unwrap();
+    let start = Node::builder("desk", store).threads(0).host::<eight::Paper>().start().await;
     let refused = matches!(start, Err(StartError::Store(StoreError::Shards { found: 4, wanted: 8, .. })));
     assert!(refused, "{start:?}");
 }
@@ -167,7 +171,7 @@ async fn a_caller_that_believes_in_another_number_gets_its_reply() {
 async fn who_takes_events_of_fewer_shards_than_there_are_says_so() {
     let hub = LoopbackHub::new();
     let owner = owner(&hub).await;
-    let builder = Node::builder("watch", MemoryStore::new()).projection::<two::Watch>();
+    let builder = Node::builder("watch", MemoryStore::new()).threads(0).projection::<two::Watch>();
     let watch = builder.bridge(hub.bridge()).start().await.unwrap();
     for paper in papers() {
         owner.client().send(four::Stamp { paper }).await.unwrap();
@@ -180,7 +184,7 @@ async fn who_takes_events_of_fewer_shards_than_there_are_says_so() {
 async fn who_takes_events_of_more_shards_than_there_are_takes_them_all() {
     let hub = LoopbackHub::new();
     let owner = owner(&hub).await;
-    let builder = Node::builder("watch", MemoryStore::new()).projection::<eight::Watch>();
+    let builder = Node::builder("watch", MemoryStore::new()).threads(0).projection::<eight::Watch>();
     let watch = builder.bridge(hub.bridge()).start().await.unwrap();
     for paper in papers() {
         owner.client().send(four::Stamp { paper }).await.unwrap();
@@ -193,7 +197,7 @@ async fn who_takes_events_of_more_shards_than_there_are_takes_them_all() {
 async fn what_an_actor_sends_to_fewer_shards_than_there_are_is_taken_or_a_dead_letter() {
     let hub = LoopbackHub::new();
     let owner = owner(&hub).await;
-    let builder = Node::builder("clerks", MemoryStore::new()).host::<two::Clerk>();
+    let builder = Node::builder("clerks", MemoryStore::new()).threads(0).host::<two::Clerk>();
     let clerks = builder.bridge(hub.bridge()).start().await.unwrap();
     clerks.client().send(two::Do { clerk: "c".into(), papers: papers() }).await.unwrap();
     // Of eight papers, those whose shard is the same among two as among four.
@@ -208,7 +212,7 @@ async fn what_an_actor_sends_to_fewer_shards_than_there_are_is_taken_or_a_dead_l
 async fn what_an_actor_sends_to_a_shard_that_is_not_there_stays_with_it_and_is_said() {
     let hub = LoopbackHub::new();
     let owner = owner(&hub).await;
-    let builder = Node::builder("clerks", MemoryStore::new()).host::<eight::Clerk>();
+    let builder = Node::builder("clerks", MemoryStore::new()).threads(0).host::<eight::Clerk>();
     let clerks = builder.bridge(hub.bridge()).start().await.unwrap();
     clerks.client().send(eight::Do { clerk: "c".into(), papers: papers() }).await.unwrap();
     eventually(async || owner.metrics().events == 4).await;
@@ -269,7 +273,7 @@ mod codecs {
 
 #[whizbang::test]
 async fn two_codecs_of_one_domain_are_refused_at_the_start() {
-    let builder = || Node::builder("desk", MemoryStore::new());
+    let builder = || Node::builder("desk", MemoryStore::new()).threads(0);
     builder().projection::<codecs::Counted>().start().await.unwrap().stop().await.unwrap();
     builder().worker(codecs::Porter).start().await.unwrap().stop().await.unwrap();
     let start = builder().projection::<codecs::Counted>().worker(codecs::Porter).start().await;

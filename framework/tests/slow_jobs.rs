@@ -117,6 +117,7 @@ impl Perform<Work> for Smith {
 
 async fn works(store: &MemoryStore, shop: &Arc<Shop>, config: NodeConfig) -> Node {
     Node::builder("works", store.clone())
+        .threads(0)
         .host::<Planner>()
         .host::<Counter>()
         .worker(Smith(Arc::clone(shop)))
@@ -160,7 +161,7 @@ async fn slow_job_delays_no_other_job() {
 #[whizbang::test]
 async fn jobs_that_wait_leave_their_lane_and_the_thread_to_others() {
     let (store, shop) = (MemoryStore::new(), Arc::<Shop>::default());
-    let config = NodeConfig { jobs: 4, in_flight: 512, ..NodeConfig::default() };
+    let config = NodeConfig { threads: 0, jobs: 4, in_flight: 512, ..NodeConfig::default() };
     let node = works(&store, &shop, config.clone()).await;
     plan(&node, true, OTHERS).await;
     eventually(async || shop.begun.load(Ordering::Relaxed) == 4).await;

@@ -2,14 +2,15 @@
 #![cfg(feature = "testing")]
 
 mod bank;
+mod polled;
 
-use std::future::IntoFuture;
 use std::time::Duration;
 
 use bank::*;
+use polled::polled;
 use whizbang::prelude::*;
 use whizbang::store::StoreError;
-use whizbang::{Retry, SendError, client::Replying};
+use whizbang::{Retry, SendError};
 
 fn broken() -> StoreError {
     StoreError::io("flushing", std::io::Error::other("the disk is gone"))
@@ -28,7 +29,10 @@ async fn no_reply_leaves_before_its_commit_and_the_actor_goes_on_meanwhile() {
     let client = node.client();
     client.send(deposit("ada", 0)).await.unwrap();
     faults.hold();
-    let mut replies: Vec<Replying<Deposit>> = (0..10).map(|_| client.send(deposit("ada", 1)).into_future()).collect();
+    let mut replies: Vec<_> = (0..10).map(|_| client.send(deposit("ada", 1))).collect();
+    for reply in &mut replies {
+        assert!(futures_util::poll!(reply).is_pending());
+    }
     turn_over().await;
     assert_eq!(faults.waiting(), 10, "all ten turns were taken on uncommitted state");
     for reply in &mut replies {
@@ -58,7 +62,7 @@ async fn a_failed_commit_is_unknown_to_all_who_built_on_it_and_asking_again_is_s
         client.send(deposit("ada", 0)).await.unwrap();
         faults.hold();
         let ids: Vec<_> = (0..10).map(|_| client.new_id()).collect();
-        let replies: Vec<_> = ids.iter().map(|id| client.send(deposit("ada", 1)).id(*id).into_future()).collect();
+        let replies: Vec<_> = ids.iter().map(|id| polled(client.send(deposit("ada", 1)).id(*id))).collect();
         turn_over().await;
         faults.fail(kept, broken());
         for reply in replies {
@@ -107,7 +111,7 @@ async fn a_refused_append_is_not_taken_for_done_whenever_the_node_dies() {
             .0
             .iter()
             .zip(pair.1)
-            .map(|(saga, account)| client.send(transfer(saga, account, "bob", 10)).into_future())
+            .map(|(saga, account)| polled(client.send(transfer(saga, account, "bob", 10))))
             .collect();
         turn_over().await;
         assert_eq!(faults.waiting(), 2);
@@ -139,9 +143,9 @@ async fn who_waits_for_a_commit_when_the_node_dies_is_told_that_it_may_have_happ
     let client = node.client();
     client.send(deposit("ada", 0)).await.unwrap();
     faults.hold();
-    let fresh = client.send(deposit("ada", 1)).into_future();
+    let fresh = polled(client.send(deposit("ada", 1)));
     let id = client.new_id();
-    let named = client.send(deposit("ada", 2)).id(id).into_future();
+    let named = polled(client.send(deposit("ada", 2)).id(id));
     turn_over().await;
     assert_eq!(faults.waiting(), 2);
     drop(node);
@@ -244,7 +248,7 @@ async fn a_message_whose_failed_attempt_cannot_be_written_down_is_not_passed_ove
     for attempts in [3, 1] {
         let (store, faults) = MemoryStore::faulty();
         let retry = Retry { attempts, first: Duration::from_millis(1), longest: Duration::from_millis(4) };
-        let node = Node::builder("walks", store).host::<Walker>().retry(retry).start().await.unwrap();
+        let node = Node::builder("walks", store).threads(0).host::<Walker>().retry(retry).start().await.unwrap();
         let client = node.client();
         let steps = async || client.send(Step { walker: "ada".into(), steps: 0 }).await.unwrap();
         steps().await;

@@ -1,10 +1,12 @@
 //! Commands that find nothing before them are taken where they are sent, and all holds for them that holds for the others.
 
+mod polled;
+
 use std::cell::{Cell, RefCell};
-use std::future::IntoFuture;
 use std::rc::Rc;
 use std::time::Duration;
 
+use polled::polled;
 use whizbang::prelude::*;
 use whizbang::{NodeConfig, Retry};
 
@@ -52,7 +54,7 @@ impl Handle<Enter> for Room {
             // No handler should, but one may have a client and send, and nothing must come of it but a command.
             let client = CLIENT.with_borrow(Clone::clone).expect("the test has left one");
             for room in [enter.room.as_str(), "next", "unknown"] {
-                drop(client.send(self::enter(room, enter.guest - GUIDE)).into_future());
+                drop(polled(client.send(self::enter(room, enter.guest - GUIDE))));
             }
         }
         effects.record(Entered { guest: enter.guest });
@@ -72,8 +74,8 @@ fn enter(room: &str, guest: u32) -> Enter {
 
 async fn rooms() -> Node {
     let retry = Retry { first: Duration::from_millis(1), longest: Duration::from_millis(2), ..Retry::default() };
-    let config = NodeConfig { retry, ..NodeConfig::default() };
-    Node::builder("hotel", MemoryStore::new()).config(config).host::<Room>().start().await.unwrap()
+    let config = NodeConfig { threads: 0, retry, ..NodeConfig::default() };
+    Node::builder("hotel", MemoryStore::new()).threads(0).config(config).host::<Room>().start().await.unwrap()
 }
 
 #[whizbang::test]
@@ -103,9 +105,9 @@ async fn while_a_failed_turn_is_tried_again_what_comes_later_waits_for_it() {
     client.send(enter("hall", 1)).await.unwrap();
     STUMBLES.set(2);
     // All are sent before any is waited for.
-    let clumsy = client.send(enter("hall", CLUMSY)).into_future();
-    let other = client.send(enter("bar", 2)).into_future();
-    let later = client.send(enter("hall", 3)).into_future();
+    let clumsy = polled(client.send(enter("hall", CLUMSY)));
+    let other = polled(client.send(enter("bar", 2)));
+    let later = polled(client.send(enter("hall", 3)));
     assert_eq!(other.await.unwrap(), [0; 0], "another room has nothing to do with it");
     assert_eq!(later.await.unwrap(), [1, CLUMSY]);
     assert_eq!(clumsy.await.unwrap(), [1]);

@@ -174,8 +174,9 @@ const LONG: Retry = Retry { attempts: 100, first: Duration::from_secs(600), long
 const SHORT: Retry = Retry { attempts: 3, first: Duration::from_millis(1), longest: Duration::from_millis(2) };
 
 async fn start(store: &MemoryStore, retry: Retry) -> Node {
-    let config = NodeConfig { retry, ..NodeConfig::default() };
+    let config = NodeConfig { threads: 0, retry, ..NodeConfig::default() };
     Node::builder("boxes", store.clone())
+        .threads(0)
         .host::<Sender>()
         .host::<Speaker>()
         .host::<Box_>()

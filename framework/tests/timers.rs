@@ -80,7 +80,7 @@ fn set(name: &str, millis: u64) -> Set {
 }
 
 fn node(store: WatchedStore) -> whizbang::NodeBuilder {
-    Node::builder("alarms", store).retired("retired").host::<Alarm>()
+    Node::builder("alarms", store).threads(0).retired("retired").host::<Alarm>()
 }
 
 /// Lets virtual time pass, with everything that is due in it.

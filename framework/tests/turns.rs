@@ -189,7 +189,13 @@ impl Handle<Whisper> for Listener {
 
 #[whizbang::test]
 async fn a_command_whose_writing_panics_is_refused_and_its_actor_goes_on() {
-    let node = Node::builder("diaries", MemoryStore::new()).host::<Diary>().host::<Listener>().start().await.unwrap();
+    let node = Node::builder("diaries", MemoryStore::new())
+        .threads(0)
+        .host::<Diary>()
+        .host::<Listener>()
+        .start()
+        .await
+        .unwrap();
     let client = node.client();
     for _ in 0..2 {
         let whisper = client.send(Whisper { diary: "ada".into(), what: Unspeakable });

@@ -125,7 +125,7 @@ fn quick() -> Retry {
 }
 
 async fn shelves() -> Node {
-    let builder = Node::builder("library", MemoryStore::new()).retry(quick());
+    let builder = Node::builder("library", MemoryStore::new()).threads(0).retry(quick());
     builder.host::<Shelf>().host::<Desk>().start().await.unwrap()
 }
 
@@ -213,7 +213,8 @@ impl Handle<Wait> for Lock {
 #[whizbang::test]
 async fn blocked_thread_is_named_in_health_until_it_runs_again() {
     let config = NodeConfig { threads: 1, blocked_after: Duration::from_millis(100), ..NodeConfig::default() };
-    let node = Node::builder("locks", MemoryStore::new()).config(config).host::<Lock>().start().await.unwrap();
+    let node =
+        Node::builder("locks", MemoryStore::new()).threads(0).config(config).host::<Lock>().start().await.unwrap();
     let client = node.client();
     client.send(Wait { lock: "a".into() }).await.unwrap();
     assert!(node.health().ready, "{:?}", node.health());
@@ -223,7 +224,7 @@ async fn blocked_thread_is_named_in_health_until_it_runs_again() {
         *GATE.lock() = Some(gate);
         let sent = client.send(Wait { lock: "a".into() });
         let sent = if own_id { sent.id(client.new_id()) } else { sent };
-        let sending = tokio::task::spawn_local(std::future::IntoFuture::into_future(sent));
+        let sending = tokio::task::spawn_local(sent);
         let said = |reason: &String| reason.contains("thread 0") && reason.contains("`Wait` at `lock`");
         eventually(async || {
             let health = node.health();

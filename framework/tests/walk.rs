@@ -53,10 +53,20 @@ async fn a_command_through_two_nodes_passes_the_rooms_in_their_order() {
     let passed = Passed::default();
     let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(passed.clone()));
     let hub = LoopbackHub::new();
-    let accounts =
-        Node::builder("accounts", MemoryStore::new()).host::<Account>().bridge(hub.bridge()).start().await.unwrap();
-    let transfers =
-        Node::builder("transfers", MemoryStore::new()).host::<Transfer>().bridge(hub.bridge()).start().await.unwrap();
+    let accounts = Node::builder("accounts", MemoryStore::new())
+        .threads(0)
+        .host::<Account>()
+        .bridge(hub.bridge())
+        .start()
+        .await
+        .unwrap();
+    let transfers = Node::builder("transfers", MemoryStore::new())
+        .threads(0)
+        .host::<Transfer>()
+        .bridge(hub.bridge())
+        .start()
+        .await
+        .unwrap();
     accounts.client().send(deposit("ada", 100)).await.unwrap();
     let client = accounts.client();
     let id = client.new_id();

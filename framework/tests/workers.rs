@@ -80,8 +80,20 @@ async fn a_job_that_fails_is_done_again_with_the_same_key() {
 async fn a_job_that_never_ends_is_dropped_and_done_again_with_the_same_key() {
     let (store, world) = (MemoryStore::new(), Arc::<World>::default());
     world.holds.store(true, Ordering::Relaxed);
-    let config = NodeConfig { job_limit: Duration::from_millis(20), retry: quick(), jobs: 1, ..NodeConfig::default() };
-    let node = Node::builder("shop", store).worker(Charger(Arc::clone(&world))).config(config).start().await.unwrap();
+    let config = NodeConfig {
+        threads: 0,
+        job_limit: Duration::from_millis(20),
+        retry: quick(),
+        jobs: 1,
+        ..NodeConfig::default()
+    };
+    let node = Node::builder("shop", store)
+        .threads(0)
+        .worker(Charger(Arc::clone(&world)))
+        .config(config)
+        .start()
+        .await
+        .unwrap();
     let error = node.client().send(charge("o1", 5)).await.unwrap_err();
     assert!(matches!(&error, SendError::DeadLetter { reason } if reason.contains("longer than 20ms")), "{error}");
     let calls = world.calls("o1").await;
@@ -97,7 +109,8 @@ async fn who_waits_for_a_job_that_has_begun_is_not_told_by_a_node_that_stops_tha
     let (store, world) = (MemoryStore::new(), Arc::<World>::default());
     world.fails.store(usize::MAX, Ordering::Relaxed);
     let slow = Retry { attempts: 3, first: Duration::from_secs(60), longest: Duration::from_secs(60) };
-    let node = Node::builder("shop", store).worker(Charger(Arc::clone(&world))).retry(slow).start().await.unwrap();
+    let node =
+        Node::builder("shop", store).threads(0).worker(Charger(Arc::clone(&world))).retry(slow).start().await.unwrap();
     let client = node.client();
     let reply = background(client.send(charge("o1", 5)));
     eventually(async || node.metrics().retries == 1).await;
@@ -161,6 +174,7 @@ async fn attempts_are_counted_across_crashes() {
     world.fails.store(1, Ordering::Relaxed);
     let slow = Retry { attempts: 3, first: Duration::from_secs(3600), longest: Duration::from_secs(3600) };
     let node = Node::builder("shop", store.clone())
+        .threads(0)
         .host::<Order>()
         .worker(Charger(Arc::clone(&world)))
         .retry(slow)
@@ -230,8 +244,9 @@ async fn jobs_that_end_out_of_order_are_each_known_after_a_crash() {
 async fn no_more_jobs_run_at_once_than_the_configuration_says() {
     let (store, world) = (MemoryStore::new(), Arc::<World>::default());
     let node = Node::builder("shop", store)
+        .threads(0)
         .worker(Charger(Arc::clone(&world)))
-        .config(NodeConfig { jobs: 3, ..NodeConfig::default() })
+        .config(NodeConfig { threads: 0, jobs: 3, ..NodeConfig::default() })
         .start()
         .await
         .unwrap();
@@ -265,8 +280,13 @@ async fn a_node_that_stops_waits_for_its_jobs_and_begins_no_more() {
 #[whizbang::test]
 async fn a_saga_and_its_worker_work_together_over_a_bridge() {
     let (hub, world) = (LoopbackHub::new(), Arc::<World>::default());
-    let orders =
-        Node::builder("orders", MemoryStore::new()).host::<Order>().bridge(hub.bridge()).start().await.unwrap();
+    let orders = Node::builder("orders", MemoryStore::new())
+        .threads(0)
+        .host::<Order>()
+        .bridge(hub.bridge())
+        .start()
+        .await
+        .unwrap();
     let payments = Node::builder("payments", MemoryStore::new())
         .worker(Charger(Arc::clone(&world)))
         .worker(Mailer(Arc::clone(&world)))

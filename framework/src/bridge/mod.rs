@@ -34,7 +34,8 @@ use crate::message::{Envelope, Kind, Name, ReplacedStore, Run, ShardId, StoreId}
 ///
 /// Implementations pass the conformance suite in `whizbang::testing::bridge`.
 pub trait Bridge: Send + Sync + 'static {
-    /// Connects a node: from now on what concerns it arrives at `door`. Called once, before anything is sent.
+    /// Connects a node: from now on what concerns it arrives at `door`. Called once, before anything is sent, on a thread with a
+    /// tokio runtime and a `LocalSet` that live until the bridge is detached or abandoned: its tasks belong there.
     ///
     /// # Errors
     /// [`BridgeError`] says what is wrong with the server, the credentials or what already exists there.

@@ -6,7 +6,7 @@
 mod sending;
 
 pub use crate::router::SendError;
-pub use sending::{Posting, Querying, Replying, Sending};
+pub use sending::{PostCommand, SendCommand, SendQuery};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,13 +51,13 @@ impl Client {
 
     /// Sends a command to the owner of its domain. Await it for the reply.
     ///
-    /// The command is given to its actor when it is first awaited: handled at once if the actor lives on this thread and nothing
-    /// is before it, else queued. Dropping the future afterwards takes nothing back.
+    /// The future does nothing before it is first polled; it can be spawned, joined and selected like any other, and dropping it
+    /// after that does not take the command back.
     ///
     /// # Errors
     /// [`SendError`] says whether the command may have been handled. [`SendError::Rejected`] is the domain's "no".
-    pub fn send<C: Command>(&self, command: C) -> Sending<C> {
-        Sending::new(self.clone(), command)
+    pub fn send<C: Command>(&self, command: C) -> SendCommand<C> {
+        SendCommand::new(self.clone(), command)
     }
 
     /// Hands a command over to be handled some time, without a reply. Await it to know that it is accepted: then it is
@@ -65,16 +65,16 @@ impl Client {
     ///
     /// # Errors
     /// As [`send`](Self::send); a rejection is not heard of.
-    pub fn post<C: Command>(&self, command: C) -> Posting<C> {
-        Posting::new(self.clone(), command)
+    pub fn post<C: Command>(&self, command: C) -> PostCommand<C> {
+        PostCommand::new(self.clone(), command)
     }
 
     /// Asks a view. Await it for the answer.
     ///
     /// # Errors
     /// As [`send`](Self::send); a query has no effect, so asking again is always safe.
-    pub fn query<Q: Query>(&self, query: Q) -> Querying<Q> {
-        Querying::new(self.clone(), query)
+    pub fn query<Q: Query>(&self, query: Q) -> SendQuery<Q> {
+        SendQuery::new(self.clone(), query)
     }
 
     /// The present moment of this client's clock.
@@ -88,7 +88,7 @@ impl Client {
         self.inner.remote.disconnect().await;
     }
 
-    /// A new message id, for [`Sending::id`].
+    /// A new message id, for [`SendCommand::id`].
     pub fn new_id(&self) -> MessageId {
         self.inner.ids.lock().message_id()
     }

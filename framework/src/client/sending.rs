@@ -1,6 +1,6 @@
-//! A command or a query on its way, and the wait for its reply.
+//! A command or a query that is sent: how it is described, and the wait for its reply.
 
-use std::future::{Future, IntoFuture};
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -18,9 +18,28 @@ use crate::message::{
 use crate::router::{AskMeta, Asked, LocalRoutes, SendError, TypedReply};
 use crate::telemetry::passes;
 
-/// A command on its way to the owner of its domain. Await it for the reply.
+/// A command for the owner of its domain. Await it for the reply.
+///
+/// Nothing happens before it is first polled. Then the command is given to its actor: handled at once if the actor lives on this
+/// thread and nothing is before it, else queued. Dropping the future afterwards does not take the command back: it may be handled
+/// without its reply being seen.
+///
+/// ```
+/// # use whizbang::doc_fixtures::*;
+/// # whizbang::derive::block_on(async {
+/// # let node = bank().await;
+/// # let client = node.client();
+/// use std::time::Duration;
+///
+/// let deposit = client.send(Deposit { account: "ada".into(), cents: 500 });
+/// assert_eq!(deposit.idempotency_key("till-4711").deadline(Duration::from_secs(5)).await?, 500);
+/// # Ok::<_, whizbang::Error>(()) }).unwrap();
+/// ```
 #[must_use = "a command is sent when it is awaited"]
-pub struct Sending<C> {
+pub struct SendCommand<C: Command>(State<C>);
+
+/// What is sent, before it is sent.
+struct Unsent<C> {
     client: Client,
     command: C,
     meta: Option<Box<AskMeta>>,
@@ -29,16 +48,34 @@ pub struct Sending<C> {
     empty_key: bool,
 }
 
-impl<C: Command> Sending<C> {
+enum State<C: Command> {
+    Unsent(Unsent<C>),
+    Ready(TypedReply<C>),
+    Here(oneshot::Receiver<TypedReply<C>>),
+    Boxed(BoxFuture<'static, TypedReply<C>>),
+    Done,
+}
+
+// Nothing in it is pinned in place: the box is pinned by itself.
+impl<C: Command> Unpin for SendCommand<C> {}
+
+impl<C: Command> SendCommand<C> {
     pub(super) fn new(client: Client, command: C) -> Self {
-        Self { client, command, meta: None, deadline: None, empty_key: false }
+        Self(State::Unsent(Unsent { client, command, meta: None, deadline: None, empty_key: false }))
+    }
+
+    /// Changes what is sent. A future that was polled is not changed any more.
+    fn changed(mut self, change: impl FnOnce(&mut Unsent<C>)) -> Self {
+        if let State::Unsent(unsent) = &mut self.0 {
+            change(unsent);
+        }
+        self
     }
 
     /// How long to wait for the reply. Default: 30 s if another node has to answer; no limit if the actor lives in this
     /// process, where every command comes to its end.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = Some(deadline);
-        self
+    pub fn deadline(self, deadline: Duration) -> Self {
+        self.changed(|unsent| unsent.deadline = Some(deadline))
     }
 
     /// Gives the command an id of the caller's choosing: sent again to the same key with the same id it is handled once, and
@@ -48,9 +85,8 @@ impl<C: Command> Sending<C> {
     /// Ids are remembered for `remember`, by default 7 days. An id that holds its time (UUID version 7) is refused as
     /// [`SendError::Expired`] when it is older, handled or not, and as [`SendError::IdInFuture`] when it is more than 5 minutes
     /// ahead of the owner's clock. An id without a time is handled anew after that span.
-    pub fn id(mut self, id: MessageId) -> Self {
-        self.meta().id = Some(id);
-        self
+    pub fn id(self, id: MessageId) -> Self {
+        self.changed(|unsent| unsent.meta().id = Some(id))
     }
 
     /// Gives the command an idempotency key of the caller's choosing. It counts for one target: sent again to the same
@@ -65,48 +101,48 @@ impl<C: Command> Sending<C> {
     /// guesses `order-1043` can use it before you, and you get [`SendError::Conflict`]. Where callers do not trust each other,
     /// begin each key with a random text of at least 16 characters that you keep to yourself, the same in every process that
     /// may send the command again.
-    pub fn idempotency_key(mut self, key: &str) -> Self {
-        self.empty_key = key.is_empty();
-        let id = MessageId::from_idempotency_key(C::Domain::NAME, self.command.key().as_str(), key);
-        self.id(id)
+    pub fn idempotency_key(self, key: &str) -> Self {
+        self.changed(|unsent| {
+            unsent.empty_key = key.is_empty();
+            let id = MessageId::from_idempotency_key(C::Domain::NAME, unsent.command.key().as_str(), key);
+            unsent.meta().id = Some(id);
+        })
     }
 
     /// Makes the command part of something larger.
-    pub fn correlation(mut self, correlation: MessageId) -> Self {
-        self.meta().correlation = Some(correlation);
-        self
+    pub fn correlation(self, correlation: MessageId) -> Self {
+        self.changed(|unsent| unsent.meta().correlation = Some(correlation))
     }
 
     /// Continues a W3C trace context.
-    pub fn traceparent(mut self, traceparent: &str) -> Self {
-        self.meta().traceparent = Some(traceparent.into());
-        self
+    pub fn traceparent(self, traceparent: &str) -> Self {
+        self.changed(|unsent| unsent.meta().traceparent = Some(traceparent.into()))
     }
+}
 
+impl<C> Unsent<C> {
     fn meta(&mut self) -> &mut AskMeta {
         self.meta.get_or_insert_default()
     }
 }
 
-impl<C: Command> IntoFuture for Sending<C> {
-    type Output = TypedReply<C>;
-    type IntoFuture = Replying<C>;
-
-    fn into_future(self) -> Replying<C> {
+impl<C: Command> Unsent<C> {
+    /// Sends the command.
+    fn send(self) -> State<C> {
         let Self { client, command, mut meta, deadline, empty_key } = self;
         if empty_key {
-            return Replying(State::Ready(Some(Err(SendError::EmptyIdempotencyKey))));
+            return State::Ready(Err(SendError::EmptyIdempotencyKey));
         }
-        // Whoever waits in vain is told the id to ask again with.
+        // A caller that gets no reply is told the id to ask again with.
         let limit = deadline
             .map(|deadline| (deadline, *meta.get_or_insert_default().id.get_or_insert_with(|| client.new_id())));
         if let Some(routes) = LocalRoutes::here(client.inner.node)
             && let Some(door) = routes.door::<C>()
         {
             return match door.ask(command, meta, None) {
-                Asked::Told(reply) => Replying(State::Ready(Some(reply))),
-                Asked::Waits(receiver) => Replying::here(receiver, limit),
-                Asked::Elsewhere => Replying(State::Ready(Some(Err(SendError::Stopped)))),
+                Asked::Told(reply) => State::Ready(reply),
+                Asked::Waits(receiver) => State::here(receiver, limit),
+                Asked::Elsewhere => State::Ready(Err(SendError::Stopped)),
             };
         }
         let remote = &client.inner.remote;
@@ -119,19 +155,19 @@ impl<C: Command> IntoFuture for Sending<C> {
                 }
             };
             if !remote.at_home(home, Box::new(ask)) {
-                return Replying(State::Ready(Some(Err(SendError::Busy { domain: C::Domain::NAME.to_owned() }))));
+                return State::Ready(Err(SendError::Busy { domain: C::Domain::NAME.to_owned() }));
             }
-            return Replying::here(receiver, limit);
+            return State::here(receiver, limit);
         }
         let deadline = deadline.unwrap_or(DEADLINE);
         let meta = *meta.unwrap_or_default();
         let envelope = match of_command(&client, &command, meta, deadline) {
             Ok(envelope) => envelope,
-            Err(error) => return Replying(State::Ready(Some(Err(error)))),
+            Err(error) => return State::Ready(Err(error)),
         };
         let codec = envelope.codec;
         let answer = remote.ask(envelope, deadline);
-        Replying(State::Boxed(Box::pin(async move { decode::<C>(codec, &answer.await?) })))
+        State::Boxed(Box::pin(async move { decode::<C>(codec, &answer.await?) }))
     }
 }
 
@@ -142,45 +178,52 @@ fn decode<C: Command>(codec: Codec, reply: &[u8]) -> TypedReply<C> {
     }
 }
 
-/// The wait for the reply to a command.
-#[must_use = "a reply comes to who awaits it"]
-pub struct Replying<C: Command>(State<TypedReply<C>>);
-
-enum State<T> {
-    Ready(Option<T>),
-    Here(oneshot::Receiver<T>),
-    Boxed(BoxFuture<'static, T>),
-}
-
-// Nothing in it is pinned in place: the box is pinned by itself.
-impl<C: Command> Unpin for Replying<C> {}
-
-impl<C: Command> Replying<C> {
+impl<C: Command> State<C> {
     /// The wait for an actor of this process, where every command comes to its end.
     fn here(receiver: oneshot::Receiver<TypedReply<C>>, limit: Option<(Duration, MessageId)>) -> Self {
-        let Some((deadline, id)) = limit else { return Self(State::Here(receiver)) };
-        Self(State::Boxed(Box::pin(async move {
+        let Some((deadline, id)) = limit else { return Self::Here(receiver) };
+        Self::Boxed(Box::pin(async move {
             match tokio::time::timeout(deadline, receiver).await {
                 Ok(reply) => reply.unwrap_or(Err(SendError::Stopped)),
                 Err(_) => Err(SendError::NoReply { domain: C::Domain::NAME.to_owned(), deadline, id }),
             }
-        })))
+        }))
     }
 }
 
-impl<C: Command> Future for Replying<C> {
+impl<C: Command> Future for SendCommand<C> {
     type Output = TypedReply<C>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            State::Here(receiver) => Pin::new(receiver).poll(cx).map(|reply| reply.unwrap_or(Err(SendError::Stopped))),
-            State::Boxed(future) => future.as_mut().poll(cx),
-            State::Ready(reply) => {
-                // Whoever asks over and over and never has to wait lets others run in between all the same.
-                ready!(poll_proceed(cx)).made_progress();
-                Poll::Ready(reply.take().unwrap_or(Err(SendError::Stopped)))
-            }
+        loop {
+            return match &mut self.0 {
+                State::Here(receiver) => {
+                    Pin::new(receiver).poll(cx).map(|reply| reply.unwrap_or(Err(SendError::Stopped)))
+                }
+                State::Boxed(future) => future.as_mut().poll(cx),
+                State::Unsent(_) => {
+                    if let State::Unsent(unsent) = std::mem::replace(&mut self.0, State::Done) {
+                        self.0 = unsent.send();
+                    }
+                    continue;
+                }
+                State::Ready(_) => {
+                    // A caller that asks again and again and never has to wait lets other tasks run in between.
+                    ready!(poll_proceed(cx)).made_progress();
+                    match std::mem::replace(&mut self.0, State::Done) {
+                        State::Ready(reply) => Poll::Ready(reply),
+                        _ => Poll::Ready(Err(SendError::Stopped)),
+                    }
+                }
+                State::Done => Poll::Ready(Err(SendError::Stopped)),
+            };
         }
+    }
+}
+
+impl<C: Command> std::fmt::Debug for SendCommand<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SendCommand").field("command", &C::NAME).finish_non_exhaustive()
     }
 }
 
@@ -234,42 +277,57 @@ fn envelope<M: Message>(
 }
 
 /// A command that is handed over. Await it to know that it is accepted.
+///
+/// Nothing happens before it is first polled. Dropping it afterwards does not take the command back.
 #[must_use = "a command is handed over when it is awaited"]
-pub struct Posting<C>(Sending<C>);
+pub struct PostCommand<C: Command>(Post<C>);
 
-impl<C: Command> Posting<C> {
+enum Post<C: Command> {
+    Unsent(SendCommand<C>),
+    Sent(BoxFuture<'static, Result<(), SendError>>),
+}
+
+// Nothing in it is pinned in place: the box is pinned by itself.
+impl<C: Command> Unpin for PostCommand<C> {}
+
+impl<C: Command> PostCommand<C> {
     pub(super) fn new(client: Client, command: C) -> Self {
-        Self(Sending::new(client, command))
+        Self(Post::Unsent(SendCommand::new(client, command)))
     }
 
-    /// As [`Sending::id`].
+    fn changed(self, change: impl FnOnce(SendCommand<C>) -> SendCommand<C>) -> Self {
+        match self.0 {
+            Post::Unsent(unsent) => Self(Post::Unsent(change(unsent))),
+            sent @ Post::Sent(_) => Self(sent),
+        }
+    }
+
+    /// As [`SendCommand::id`].
     pub fn id(self, id: MessageId) -> Self {
-        Self(self.0.id(id))
+        self.changed(|unsent| unsent.id(id))
     }
 
-    /// As [`Sending::idempotency_key`].
+    /// As [`SendCommand::idempotency_key`].
     pub fn idempotency_key(self, key: &str) -> Self {
-        Self(self.0.idempotency_key(key))
+        self.changed(|unsent| unsent.idempotency_key(key))
     }
 
-    /// As [`Sending::correlation`].
+    /// As [`SendCommand::correlation`].
     pub fn correlation(self, correlation: MessageId) -> Self {
-        Self(self.0.correlation(correlation))
+        self.changed(|unsent| unsent.correlation(correlation))
     }
 }
 
-impl<C: Command> IntoFuture for Posting<C> {
-    type Output = Result<(), SendError>;
-    type IntoFuture = BoxFuture<'static, Self::Output>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        let Sending { client, command, meta, empty_key, .. } = self.0;
+impl<C: Command> Unsent<C> {
+    /// Hands the command over.
+    fn post(self) -> BoxFuture<'static, Result<(), SendError>> {
+        let Self { client, command, meta, empty_key, .. } = self;
         if empty_key {
             return Box::pin(std::future::ready(Err(SendError::EmptyIdempotencyKey)));
         }
         match of_command(&client, &command, *meta.unwrap_or_default(), DEADLINE) {
             Ok(mut envelope) => {
-                // It may be handled at any time: nobody waits.
+                // It may be handled at any time: no caller waits.
                 envelope.deadline = None;
                 client.inner.remote.post(envelope)
             }
@@ -278,38 +336,84 @@ impl<C: Command> IntoFuture for Posting<C> {
     }
 }
 
-/// A query on its way to a view. Await it for the answer.
-#[must_use = "a query is asked when it is awaited"]
-pub struct Querying<Q> {
-    client: Client,
-    query: Q,
-    deadline: Duration,
+impl<C: Command> Future for PostCommand<C> {
+    type Output = Result<(), SendError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Post::Unsent(SendCommand(unsent)) = &mut self.0 {
+            let unsent = std::mem::replace(unsent, State::Done);
+            self.0 = Post::Sent(match unsent {
+                State::Unsent(unsent) => unsent.post(),
+                _ => Box::pin(std::future::ready(Err(SendError::Stopped))),
+            });
+        }
+        match &mut self.0 {
+            Post::Sent(future) => future.as_mut().poll(cx),
+            Post::Unsent(_) => Poll::Ready(Err(SendError::Stopped)),
+        }
+    }
 }
 
-impl<Q: Query> Querying<Q> {
+impl<C: Command> std::fmt::Debug for PostCommand<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PostCommand").field("command", &C::NAME).finish_non_exhaustive()
+    }
+}
+
+/// A query for a view. Await it for the answer.
+///
+/// Nothing happens before it is first polled. A query has no effect, so dropping it is harmless.
+#[must_use = "a query is asked when it is awaited"]
+pub struct SendQuery<Q: Query>(Asking<Q>);
+
+enum Asking<Q: Query> {
+    Unsent { client: Client, query: Q, deadline: Duration },
+    Sent(BoxFuture<'static, Result<Q::Reply, SendError>>),
+    Done,
+}
+
+// Nothing in it is pinned in place: the box is pinned by itself.
+impl<Q: Query> Unpin for SendQuery<Q> {}
+
+impl<Q: Query> SendQuery<Q> {
     pub(super) fn new(client: Client, query: Q) -> Self {
-        Self { client, query, deadline: DEADLINE }
+        Self(Asking::Unsent { client, query, deadline: DEADLINE })
     }
 
     /// How long to wait for the answer. Default 30 s.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+    pub fn deadline(mut self, limit: Duration) -> Self {
+        if let Asking::Unsent { deadline, .. } = &mut self.0 {
+            *deadline = limit;
+        }
         self
     }
 }
 
-impl<Q: Query> IntoFuture for Querying<Q> {
+impl<Q: Query> Future for SendQuery<Q> {
     type Output = Result<Q::Reply, SendError>;
-    type IntoFuture = BoxFuture<'static, Self::Output>;
 
-    fn into_future(self) -> Self::IntoFuture {
-        match of_query(&self.client, &self.query, self.deadline) {
-            Ok(envelope) => {
-                let codec = envelope.codec;
-                let answer = self.client.inner.remote.query(envelope, self.deadline);
-                Box::pin(async move { Q::Reply::read(codec, &answer.await?).map_err(SendError::Reply) })
-            }
-            Err(error) => Box::pin(std::future::ready(Err(error))),
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Asking::Unsent { .. } = &self.0
+            && let Asking::Unsent { client, query, deadline } = std::mem::replace(&mut self.0, Asking::Done)
+        {
+            self.0 = Asking::Sent(match of_query(&client, &query, deadline) {
+                Ok(envelope) => {
+                    let codec = envelope.codec;
+                    let answer = client.inner.remote.query(envelope, deadline);
+                    Box::pin(async move { Q::Reply::read(codec, &answer.await?).map_err(SendError::Reply) })
+                }
+                Err(error) => Box::pin(std::future::ready(Err(error))),
+            });
         }
+        match &mut self.0 {
+            Asking::Sent(future) => future.as_mut().poll(cx),
+            Asking::Unsent { .. } | Asking::Done => Poll::Ready(Err(SendError::Stopped)),
+        }
+    }
+}
+
+impl<Q: Query> std::fmt::Debug for SendQuery<Q> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SendQuery").field("query", &Q::NAME).finish_non_exhaustive()
     }
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::attach::attach;
 use super::catalog;
 use super::hosted::{Hosted, HostedType, HostedWorker, Unrouted};
 use super::inbound::Door;
@@ -15,7 +16,7 @@ use super::share::Share;
 use super::spec::{Links, Spec, Type, Viewed};
 use super::{Node, NodeConfig, StartError};
 use crate::actor::{DEFERRED, Stateful};
-use crate::bridge::{Bridge, NodeCard, StoreCard};
+use crate::bridge::{Bridge, NodeCard};
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::message::{Codec, IdSource, Message, Name, ReplacedStore};
@@ -93,7 +94,7 @@ impl NodeBuilder {
         self
     }
 
-    /// Sets how many threads the actors run on; 0, the default, is the thread that starts the node.
+    /// Sets how many threads the actors run on: see [`NodeConfig::threads`]. Default 1; 0 is the thread that starts the node.
     pub fn threads(mut self, threads: usize) -> Self {
         self.config.threads = threads;
         self
@@ -144,13 +145,19 @@ impl NodeBuilder {
 
     /// Checks the description, opens the shards, attaches the bridge, and takes messages from then on.
     ///
-    /// Needs a tokio `LocalSet` around it; `#[whizbang::main]` gives one.
+    /// Works on every tokio runtime: the node has threads of its own, unless [`threads`](Self::threads) is 0.
     ///
     /// # Errors
     /// [`StartError`] says what is wrong; nothing was handled.
-    pub async fn start(self) -> Result<Node, StartError> {
+    pub async fn start(mut self) -> Result<Node, StartError> {
         static NODES: AtomicU64 = AtomicU64::new(1);
         self.config.check()?;
+        if self.seed.is_some() {
+            self.config.threads = 0;
+        }
+        if self.config.threads == 0 && !crate::spawn::has_local_set() {
+            return Err(StartError::NoLocalSet);
+        }
         let service = Name::new(&self.service)?;
         let mut types = self.types;
         let manifest = manifest(&self.service, &types, &self.views)?;
@@ -247,16 +254,21 @@ impl NodeBuilder {
             suspects: Arc::new(tokio::sync::Semaphore::new(1)),
             broken: Mutex::default(),
         });
-        let (links, unstarted) = match start_shares(&spec, &ids).await {
+        let forks = (0..spec.shares()).map(|_| ids.fork()).collect();
+        let (links, unstarted) = match start_shares(&spec, forks).await {
             Ok(started) => started,
             Err(error) => return Err(let_go(&spec, error).await),
         };
+        let mut bridge_thread = None;
         if let Some(bridge) = &spec.bridge {
             let door = Arc::new(Door::new(Arc::clone(&spec), links.clone()));
-            if let Err(error) = attach(&spec, &**bridge, card, door, ids.next_u64()).await {
-                links.end().await;
-                return Err(let_go(&spec, error).await);
-            }
+            bridge_thread = match attach(&spec, bridge, card, door, ids.next_u64()).await {
+                Ok(thread) => thread,
+                Err(error) => {
+                    links.end().await;
+                    return Err(let_go(&spec, error).await);
+                }
+            };
             tracing::info!(target: crate::telemetry::TARGET, courier = bridge.durability(), "the bridge is attached");
         }
         links.run_all(Share::go);
@@ -267,37 +279,9 @@ impl NodeBuilder {
         );
         let remote = Arc::new(Outward::new(&spec, links.clone()));
         let client = Client::new(spec.id, remote, ids.fork());
-        Ok(Node { spec, client, links })
+        let (alive, _) = watch::channel(());
+        Ok(Node { spec, client, links, shutdown: Arc::default(), alive, _bridge_thread: bridge_thread })
     }
-}
-
-/// Attaches the bridge, which claims the node's domains for its store.
-async fn attach(
-    spec: &Spec,
-    bridge: &dyn Bridge,
-    mut card: NodeCard,
-    door: Arc<Door>,
-    nonce: u64,
-) -> Result<(), StartError> {
-    let identity = match spec.domains.is_empty() {
-        true => None,
-        false => spec.store.identity().await?,
-    };
-    let Some(identity) = identity else { return Ok(bridge.attach(card, door).await?) };
-    let earlier = identity.runs();
-    let (tried, run) = identity.trying(nonce);
-    let store = tried.store;
-    // Before the claim is written: a node that ends in between must know its claim when it starts again.
-    spec.store.save_identity(tried.clone()).await?;
-    card.store = Some(StoreCard { store, run, earlier, replaces: spec.config.replaces_store });
-    bridge.attach(card, door).await?;
-    let saved = spec.store.save_identity(tried.has_won(run)).await;
-    if let Err(error) = saved {
-        bridge.abandon();
-        return Err(error.into());
-    }
-    tracing::info!(target: crate::telemetry::TARGET, %store, start = run.epoch, "the domains are claimed for the store");
-    Ok(())
 }
 
 /// The clock that measures user code. It has a thread of its own, because the others may be blocked; a simulation, which has a
@@ -433,14 +417,14 @@ fn same_type(known: &mut HashMap<(String, String), &'static str>, message: &Mess
 }
 
 /// Starts the shares: one on this thread, or each on a thread of its own.
-async fn start_shares(spec: &Arc<Spec>, ids: &IdSource) -> Result<(Links, Unstarted), StartError> {
+async fn start_shares(spec: &Arc<Spec>, ids: Vec<IdSource>) -> Result<(Links, Unstarted), StartError> {
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..spec.shares()).map(|_| mpsc::unbounded_channel()).unzip();
     let links = Links::new(senders, spec.config.in_flight);
     let unstarted = Unstarted(Some(links.clone()));
     let spec_threads = spec.config.threads;
     let mut ready = Vec::new();
-    for (index, jobs) in receivers.into_iter().enumerate() {
-        let (spec, links, ids) = (Arc::clone(spec), links.clone(), ids.fork());
+    for (index, (jobs, ids)) in receivers.into_iter().zip(ids).enumerate() {
+        let (spec, links) = (Arc::clone(spec), links.clone());
         let (started, wait) = oneshot::channel();
         let run = move |ids: IdSource| async move {
             match Share::open(spec, index, links, ids).await {

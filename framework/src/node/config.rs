@@ -14,7 +14,11 @@ use crate::retry::Retry;
 /// same keys are upper case behind `WHIZBANG_`: `WHIZBANG_PASSIVATE_AFTER_MS=60000`. Unknown keys are errors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
-    /// Threads for the actors; 0 (the default) runs them on the thread that starts the node. At most 1,024.
+    /// Threads for the actors, which the node starts and ends. Default 1; at most 1,024. A bridge has a thread of its own then.
+    ///
+    /// With 0 everything runs on the thread that starts the node, which must be inside a tokio `LocalSet`
+    /// (`#[whizbang::main]` is one): a command sent there to an actor that lives there is handled without a thread switch. A
+    /// simulated node, which has a seed, always runs so.
     pub threads: usize,
     /// Turns in flight at most on each thread, queued or waiting for their commit; more are answered `Busy`. Default 16,384.
     pub in_flight: usize,
@@ -45,7 +49,7 @@ pub struct NodeConfig {
 impl Default for NodeConfig {
     fn default() -> Self {
         Self {
-            threads: 0,
+            threads: 1,
             in_flight: 16_384,
             in_flight_per_key: 1024,
             passivate_after: Duration::from_secs(300),

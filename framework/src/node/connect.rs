@@ -7,12 +7,14 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, ready};
 
 use super::StartError;
+use super::attach::attach_on;
 use super::outward::{failed, query_over, told};
 use crate::bridge::{Answer, Asked, Bridge, Inbound, NodeCard, Refusal, Settled, Tidings};
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::message::{Envelope, IdSource, Name};
 use crate::router::{Remote, SendError};
+use crate::spawn::LocalThread;
 use crate::telemetry::TARGET;
 
 /// No node has this number: what is sent never finds a door on its thread.
@@ -20,7 +22,7 @@ const NOBODY: u64 = 0;
 
 impl Client {
     /// Connects a process that hosts nothing: a client whose messages all leave over `bridge`. `name` says in the broker's
-    /// and the other nodes' logs who it is.
+    /// and the other nodes' logs who it is. Works on every tokio runtime; the connection has a thread of its own.
     ///
     /// ```
     /// # use whizbang::doc_fixtures::{Account, Deposit};
@@ -39,7 +41,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`StartError::Name`] and [`StartError::Bridge`].
+    /// [`StartError::Name`] and [`StartError::Bridge`]; [`StartError::Thread`] if the operating system gives no thread.
     pub async fn connect(name: &str, bridge: impl Bridge) -> Result<Self, StartError> {
         let bridge: Arc<dyn Bridge> = Arc::new(bridge);
         let card = NodeCard {
@@ -49,19 +51,24 @@ impl Client {
             answers: Vec::new(),
             store: None,
         };
-        bridge.attach(card, Arc::new(NoNode)).await?;
-        let remote = Arc::new(Away(bridge));
+        let thread = LocalThread::start("whizbang-client").map_err(|_| StartError::Thread)?;
+        attach_on(Some(&thread), &bridge, card, Arc::new(NoNode)).await?;
+        let remote = Arc::new(Away { bridge, _thread: thread });
         Ok(Self::new(NOBODY, remote, IdSource::random(Clock::system())))
     }
 }
 
 /// The client's only way: over the bridge.
-struct Away(Arc<dyn Bridge>);
+struct Away {
+    bridge: Arc<dyn Bridge>,
+    /// Kept for what the bridge runs there.
+    _thread: LocalThread,
+}
 
 impl Remote for Away {
     fn ask(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
         let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
-        let bridge = Arc::clone(&self.0);
+        let bridge = Arc::clone(&self.bridge);
         Box::pin(async move {
             let answer = bridge.ask(Asked::Command(envelope), deadline).await;
             told(answer, &domain, &name, id, deadline)
@@ -70,17 +77,17 @@ impl Remote for Away {
 
     fn post(&self, envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>> {
         let (id, domain) = (envelope.id, envelope.domain.to_string());
-        let bridge = Arc::clone(&self.0);
+        let bridge = Arc::clone(&self.bridge);
         Box::pin(async move { bridge.send(envelope).await.map_err(|error| failed(error, &domain, id, Duration::ZERO)) })
     }
 
     fn query(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
-        let bridge = Arc::clone(&self.0);
+        let bridge = Arc::clone(&self.bridge);
         Box::pin(async move { query_over(&*bridge, envelope, deadline).await })
     }
 
     fn disconnect(&self) -> BoxFuture<'static, ()> {
-        let bridge = Arc::clone(&self.0);
+        let bridge = Arc::clone(&self.bridge);
         Box::pin(async move {
             if let Err(error) = bridge.detach().await {
                 tracing::debug!(target: TARGET, %error, "the bridge could not be detached in order");

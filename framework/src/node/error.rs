@@ -121,6 +121,12 @@ pub enum StartError {
     /// The bridge cannot be attached.
     #[error(transparent)]
     Bridge(#[from] BridgeError),
+    /// [`threads`](super::NodeConfig::threads) is 0, and the thread that starts the node is not inside a tokio `LocalSet`. Use 1 thread or more,
+    /// or start it under `#[whizbang::main]`.
+    #[error(
+        "a node with threads = 0 must be started inside a tokio `LocalSet`: use 1 thread or more, or `#[whizbang::main]`"
+    )]
+    NoLocalSet,
     /// A thread of the node ended while it started.
     #[error("a thread of the node ended while it started")]
     Thread,

@@ -3,6 +3,7 @@
 //! Called by users. Builds all other rooms and wires them; afterwards messages do not pass through here.
 
 mod abroad;
+mod attach;
 mod builder;
 mod catalog;
 mod config;
@@ -11,6 +12,7 @@ mod error;
 mod found;
 mod gaps;
 mod gates;
+mod handle;
 mod hosted;
 mod inbound;
 mod letters;
@@ -28,15 +30,18 @@ mod timers;
 pub use builder::NodeBuilder;
 pub use config::{ConfigError, NodeConfig};
 pub use error::{Error, ShapeChange, StartError};
+pub use handle::NodeHandle;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::sync::{Notify, watch};
 
 use crate::bridge::NodeCard;
 use crate::client::Client;
 use crate::router::Manifest;
+use crate::spawn::LocalThread;
 use crate::store::Store;
 use crate::telemetry::TARGET;
 use spec::{Links, Spec};
@@ -54,6 +59,12 @@ pub struct Node {
     spec: Arc<Spec>,
     client: Client,
     links: Links,
+    /// Asks `run` to stop.
+    shutdown: Arc<Notify>,
+    /// Handles see the node's end by it.
+    alive: watch::Sender<()>,
+    /// Kept for what the bridge runs there.
+    _bridge_thread: Option<LocalThread>,
 }
 
 impl Node {
@@ -118,16 +129,7 @@ impl Node {
     /// Whether the node works and can take messages. One that finds at a commit that another node of its service has taken over
     /// ends itself and is not live any more: drop it.
     pub fn health(&self) -> Health {
-        let mut health = self.spec.health();
-        // Of a node that was taken over all threads have ended, and it is known why.
-        if health.live
-            && let Some(thread) = self.links.ended()
-        {
-            health.live = false;
-            health.ready = false;
-            health.reasons.push(format!("thread {thread} of the node has ended"));
-        }
-        health
+        self.spec.health_with(&self.links)
     }
 
     /// What the node has counted since it started.
@@ -189,7 +191,8 @@ impl Node {
         Ok(())
     }
 
-    /// Works until the process is told to end (SIGTERM or SIGINT), then [stops](Self::stop).
+    /// Works until the process is told to end (SIGTERM or SIGINT) or a [handle](Self::handle) asks for it, then
+    /// [stops](Self::stop).
     ///
     /// # Errors
     /// As [`stop`](Self::stop); [`Error::Signal`] if the operating system gives no signals.
@@ -203,10 +206,14 @@ impl Node {
                 biased;
                 _ = term.recv() => {}
                 _ = interrupt.recv() => {}
+                () = self.shutdown.notified() => {}
             }
         }
         #[cfg(not(unix))]
-        tokio::signal::ctrl_c().await.map_err(Error::Signal)?;
+        tokio::select! {
+            signal = tokio::signal::ctrl_c() => signal.map_err(Error::Signal)?,
+            () = self.shutdown.notified() => {}
+        }
         self.stop().await
     }
 }

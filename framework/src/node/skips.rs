@@ -2,10 +2,11 @@
 
 use tokio::sync::oneshot;
 
-use super::spec::VIEWS;
-use super::{Error, Node};
+use super::spec::{Links, Spec, VIEWS};
+use super::{Error, Node, NodeHandle};
 use crate::message::{Name, ShardId};
 use crate::projection::{SkipError, SkippedEvent, skipped};
+use crate::router::SendError;
 
 impl Node {
     /// Skips the event before which a projection is halted, as the node's [health](Self::health) names it: projection, shard and
@@ -16,24 +17,7 @@ impl Node {
     /// [`SkipError::NotHalted`] if the projection is not halted there, and nothing was changed; [`SkipError::Store`] if the skip
     /// could not be recorded, and the projection is still halted.
     pub async fn skip_event(&self, projection: &str, shard: &ShardId, position: u64) -> Result<(), SkipError> {
-        let not_halted =
-            || SkipError::NotHalted { projection: projection.to_owned(), shard: shard.to_string(), position };
-        let is_it = |viewed: &super::spec::Viewed| viewed.name.as_str() == projection;
-        let at = self.spec.views.iter().position(is_it).ok_or_else(not_halted)?;
-        let (tell, told) = oneshot::channel();
-        let its = shard.clone();
-        self.links.run(
-            VIEWS,
-            Box::new(move |share| {
-                if let Some(view) = share.views.get(at) {
-                    let skipping = view.skip(its, position);
-                    crate::spawn::detached(async move {
-                        let _ = tell.send(skipping.await);
-                    });
-                }
-            }),
-        );
-        told.await.unwrap_or_else(|_| Err(not_halted()))
+        skip(&self.spec, &self.links, projection, shard, position).await
     }
 
     /// The events that a projection has skipped, oldest first; also of a projection that this program does not host any more.
@@ -41,9 +25,57 @@ impl Node {
     /// # Errors
     /// [`Error::Store`] if they cannot be read.
     pub async fn skipped_events(&self, projection: &str) -> Result<Vec<SkippedEvent>, Error> {
-        match Name::new(projection) {
-            Ok(name) => Ok(skipped(&*self.spec.store, &name).await?),
-            Err(_) => Ok(Vec::new()),
+        list(&self.spec, projection).await
+    }
+}
+
+impl NodeHandle {
+    /// As [`Node::skip_event`].
+    ///
+    /// # Errors
+    /// As there; [`SkipError::NotHalted`] also if the node has ended.
+    pub async fn skip_event(&self, projection: &str, shard: &ShardId, position: u64) -> Result<(), SkipError> {
+        match self.spec() {
+            Some(spec) => skip(&spec, &self.links, projection, shard, position).await,
+            None => Err(not_halted(projection, shard, position)),
         }
+    }
+
+    /// As [`Node::skipped_events`].
+    ///
+    /// # Errors
+    /// As there; [`SendError::Stopped`] in [`Error::Send`] if the node has ended.
+    pub async fn skipped_events(&self, projection: &str) -> Result<Vec<SkippedEvent>, Error> {
+        list(&*self.spec().ok_or(SendError::Stopped)?, projection).await
+    }
+}
+
+fn not_halted(projection: &str, shard: &ShardId, position: u64) -> SkipError {
+    SkipError::NotHalted { projection: projection.to_owned(), shard: shard.to_string(), position }
+}
+
+async fn skip(spec: &Spec, links: &Links, projection: &str, shard: &ShardId, position: u64) -> Result<(), SkipError> {
+    let is_it = |viewed: &super::spec::Viewed| viewed.name.as_str() == projection;
+    let at = spec.views.iter().position(is_it).ok_or_else(|| not_halted(projection, shard, position))?;
+    let (tell, told) = oneshot::channel();
+    let its = shard.clone();
+    links.run(
+        VIEWS,
+        Box::new(move |share| {
+            if let Some(view) = share.views.get(at) {
+                let skipping = view.skip(its, position);
+                crate::spawn::detached(async move {
+                    let _ = tell.send(skipping.await);
+                });
+            }
+        }),
+    );
+    told.await.unwrap_or_else(|_| Err(not_halted(projection, shard, position)))
+}
+
+async fn list(spec: &Spec, projection: &str) -> Result<Vec<SkippedEvent>, Error> {
+    match Name::new(projection) {
+        Ok(name) => Ok(skipped(&*spec.store, &name).await?),
+        Err(_) => Ok(Vec::new()),
     }
 }

@@ -117,7 +117,21 @@ impl Spec {
         links.run_all(|share| share.end());
     }
 
-    pub(super) fn health(&self) -> Health {
+    /// The health of the node whose threads are behind `links`.
+    pub(super) fn health_with(&self, links: &Links) -> Health {
+        let mut health = self.health();
+        // Of a node that was taken over all threads have ended, and it is known why.
+        if health.live
+            && let Some(thread) = links.ended()
+        {
+            health.live = false;
+            health.ready = false;
+            health.reasons.push(format!("thread {thread} of the node has ended"));
+        }
+        health
+    }
+
+    fn health(&self) -> Health {
         let mut reasons = Vec::new();
         if let Some(reason) = self.broken.lock().clone() {
             reasons.push(reason);

@@ -232,7 +232,12 @@ pub async fn start(store: &MemoryStore) -> Node {
 }
 
 pub fn builder(store: &MemoryStore) -> whizbang::NodeBuilder {
-    Node::builder("shop", store.clone()).host::<Shelf>().host::<Order>().retry(quick()).clock(Clock::system())
+    Node::builder("shop", store.clone())
+        .threads(0)
+        .host::<Shelf>()
+        .host::<Order>()
+        .retry(quick())
+        .clock(Clock::system())
 }
 
 pub async fn place(node: &Node, order: &str, shelves: &[&str]) -> Result<(), SendError> {

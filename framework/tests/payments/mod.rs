@@ -199,6 +199,7 @@ pub fn quick() -> Retry {
 
 pub async fn start(store: &MemoryStore, world: &Arc<World>) -> Node {
     Node::builder("shop", store.clone())
+        .threads(0)
         .host::<Order>()
         .worker(Charger(Arc::clone(world)))
         .worker(Mailer(Arc::clone(world)))
@@ -218,7 +219,6 @@ pub async fn eventually(holds: impl AsyncFn() -> bool) {
 }
 
 /// Lets `future` run in the background.
-pub fn background<T: 'static>(future: impl IntoFuture<Output = T> + 'static) -> tokio::task::JoinHandle<T> {
-    let future = future.into_future();
+pub fn background<T: 'static>(future: impl Future<Output = T> + 'static) -> tokio::task::JoinHandle<T> {
     tokio::task::spawn_local(future)
 }

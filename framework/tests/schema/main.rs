@@ -82,7 +82,7 @@ macro_rules! program {
 }
 
 async fn start(store: impl Store, host: fn(NodeBuilder) -> NodeBuilder) -> Result<Node, StartError> {
-    host(Node::builder("bank", store)).retry(Retry::NEVER).start().await
+    host(Node::builder("bank", store).threads(0)).retry(Retry::NEVER).start().await
 }
 
 /// Runs a program once on a new store, so that an event is in it.

@@ -26,7 +26,9 @@ parts!(other_view, Ring, [#[document(domain = Bank)] pub struct Ring { n: u64 }]
 async fn timers_of_a_renamed_saga_ring() {
     let (clock, hand) = Clock::manual(Timestamp::from_millis(1_800_000_000_000));
     let store = MemoryStore::new();
-    let begin = |host: fn(NodeBuilder) -> NodeBuilder| host(Node::builder("bank", store.clone()).clock(clock.clone()));
+    let begin = |host: fn(NodeBuilder) -> NodeBuilder| {
+        host(Node::builder("bank", store.clone()).threads(0).clock(clock.clone()))
+    };
     let node = begin(parts_first::host).start().await.unwrap();
     parts_first::pay(&node, 1).await.unwrap();
     drop(node);
@@ -58,7 +60,9 @@ async fn timers_of_a_renamed_saga_ring() {
 async fn removed_projection_and_domain_are_refused() {
     let store = MemoryStore::new();
     let (clock, hand) = Clock::manual(Timestamp::from_millis(1_800_000_000_000));
-    let begin = |host: fn(NodeBuilder) -> NodeBuilder| host(Node::builder("bank", store.clone()).clock(clock.clone()));
+    let begin = |host: fn(NodeBuilder) -> NodeBuilder| {
+        host(Node::builder("bank", store.clone()).threads(0).clock(clock.clone()))
+    };
     let node = begin(parts_first::host).start().await.unwrap();
     parts_first::pay(&node, 1).await.unwrap();
     drop(node);

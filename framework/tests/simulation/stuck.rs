@@ -119,7 +119,9 @@ fn cluster(sim: Sim) -> Sim {
     JAMS.set([("stuck", 4), ("parked", u32::MAX)].into());
     let retry = Retry { attempts: 6, first: Duration::from_secs(10), longest: Duration::from_secs(60) };
     sim.service("senders", |node| node.host::<Sender>())
-        .service("boxes", move |node| node.host::<Box_>().config(NodeConfig { retry, ..NodeConfig::default() }))
+        .service("boxes", move |node| {
+            node.host::<Box_>().config(NodeConfig { threads: 0, retry, ..NodeConfig::default() })
+        })
         .sagas_may_go_on()
         .dead_letters_may_stay()
 }
@@ -179,7 +181,7 @@ impl On<Told> for Cleaner {
 
 #[test]
 fn jobs_that_wait_for_a_slot_are_no_delay() {
-    let config = NodeConfig { jobs: 1, ..NodeConfig::default() };
+    let config = NodeConfig { threads: 0, jobs: 1, ..NodeConfig::default() };
     let run = Sim::new(1)
         .service("senders", |node| node.host::<Sender>())
         .service("halls", move |node| node.worker(Cleaner).config(config.clone()))

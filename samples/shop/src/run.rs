@@ -160,7 +160,7 @@ impl<'a> Counter<'a> {
 }
 
 /// Sends or asks again as long as it may help: a service may be away for a while.
-async fn patiently<T, F: IntoFuture<Output = Result<T, SendError>>>(ask: impl Fn() -> F) -> Result<T, SendError> {
+async fn patiently<T, F: Future<Output = Result<T, SendError>>>(ask: impl Fn() -> F) -> Result<T, SendError> {
     let begun = Instant::now();
     loop {
         match ask().await {

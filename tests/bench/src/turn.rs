@@ -1,6 +1,5 @@
 //! A turn on a live aggregate with the memory store, against a raw actix ask.
 
-use std::future::IntoFuture;
 use std::time::Instant;
 
 use whizbang::derive::block_on;
@@ -27,7 +26,12 @@ async fn sequential(bench: &'static str, keys: usize) {
         let mut pairs = Vec::new();
         for _ in 0..=REPETITIONS {
             let raw = raw(keys).await;
-            let node = Node::builder("bank", MemoryStore::new()).host::<Account>().start().await.expect("it starts");
+            let node = Node::builder("bank", MemoryStore::new())
+                .host::<Account>()
+                .threads(0)
+                .start()
+                .await
+                .expect("it starts");
             let client = node.client();
             for name in &names {
                 client.send(deposit(name)).await.expect("it is handled");
@@ -122,7 +126,7 @@ pub(crate) fn in_flight() {
                     tokio::task::spawn_local(async move {
                         for ask in 0..EACH {
                             let name = format!("account-{}", (task * 7 + ask) % KEYS);
-                            client.send(deposit(&name)).into_future().await.expect("it is handled");
+                            client.send(deposit(&name)).await.expect("it is handled");
                         }
                     })
                 })

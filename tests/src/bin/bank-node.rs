@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 
 use bank::{Account, Transfer, deposit, transfer, withdraw};
-use whizbang::client::Sending;
+use whizbang::client::SendCommand;
 use whizbang::message::MessageId;
 use whizbang::prelude::*;
 use whizbang::store::embedded::{EmbeddedConfig, EmbeddedStore};
@@ -32,7 +32,7 @@ fn say(line: &str) {
 struct Refused;
 
 /// Sends a command and says what becomes of it. Whether it was acknowledged with a reply that is no rejection.
-async fn send<C: Command>(id: MessageId, sending: Sending<C>) -> Result<bool, Refused>
+async fn send<C: Command>(id: MessageId, sending: SendCommand<C>) -> Result<bool, Refused>
 where
     C::Reply: Clone,
 {

@@ -113,7 +113,7 @@ async fn main() {
         let (client, mut waits) = (node.client(), Vec::new());
         for number in 0..50 {
             let key = if number == 25 { "bad".to_owned() } else { format!("good{number}") };
-            waits.push(std::future::IntoFuture::into_future(client.send(Start { key })));
+            waits.push(tokio::task::spawn_local(client.send(Start { key })));
         }
         for wait in waits {
             // The process may end before.

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use whizbang::client::Sending;
+use whizbang::client::SendCommand;
 use whizbang::message::{IdSource, MessageId};
 use whizbang::prelude::*;
 use whizbang::{Command, SendError};
@@ -59,7 +59,7 @@ impl Callers {
     }
 
     /// Sends a command and writes down what is told. Gives the reply, if there is one and it is no rejection.
-    pub(crate) async fn send<C: Command>(&self, id: MessageId, sending: Sending<C>) -> Option<C::Reply>
+    pub(crate) async fn send<C: Command>(&self, id: MessageId, sending: SendCommand<C>) -> Option<C::Reply>
     where
         C::Reply: Clone,
     {

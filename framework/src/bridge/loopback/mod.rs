@@ -78,8 +78,7 @@ impl LoopbackHub {
         Self::default()
     }
 
-    /// A bridge for one more node. It must be attached inside a `LocalSet` (every actix arbiter and `#[whizbang::main]` is
-    /// one): what comes in is handed over there.
+    /// A bridge for one more node.
     pub fn bridge(&self) -> LoopbackBridge {
         LoopbackBridge { hub: Arc::clone(&self.0), member: RwLock::new(None) }
     }

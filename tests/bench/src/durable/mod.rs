@@ -34,7 +34,13 @@ struct Rate {
 
 async fn open(folder: &Path) -> Node {
     let store = EmbeddedStore::open(folder.join("store")).expect("it opens");
-    Node::builder("bank", store).config(NodeConfig::default()).host::<Account>().start().await.expect("it starts")
+    Node::builder("bank", store)
+        .config(NodeConfig::default())
+        .host::<Account>()
+        .threads(0)
+        .start()
+        .await
+        .expect("it starts")
 }
 
 /// How many bytes of log a turn takes, with its part of the batch around it.

@@ -1,7 +1,6 @@
 //! The same with nodes.
 
 use std::collections::BTreeMap;
-use std::future::IntoFuture;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -106,7 +105,7 @@ pub(super) fn commands(url: &str, in_flight: usize, each: usize) -> Measured {
         }
         let caller = client.clone();
         let measured = super::in_flight(in_flight, each, move |number| {
-            let sending = caller.send(write(number % 1000)).into_future();
+            let sending = caller.send(write(number % 1000));
             async move {
                 sending.await.expect("is handled");
             }
@@ -153,7 +152,7 @@ pub(super) fn events(url: &str, subscribers: usize, count: usize) -> f64 {
         let client = source.client();
         let begun = Instant::now();
         super::in_flight(256, count.div_ceil(256), move |number| {
-            let sending = (number < count).then(|| client.send(write(number % 1000)).into_future());
+            let sending = (number < count).then(|| client.send(write(number % 1000)));
             async move {
                 if let Some(sending) = sending {
                     sending.await.expect("is handled");

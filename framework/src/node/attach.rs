@@ -1,0 +1,60 @@
+//! Attaches a bridge: on which thread, and with the claims of the node's store.
+//!
+//! Called when a node starts and when a client connects. Calls the bridge and the store.
+
+use std::sync::Arc;
+
+use super::StartError;
+use super::inbound::Door;
+use super::spec::Spec;
+use crate::bridge::{Bridge, Inbound, NodeCard, StoreCard};
+use crate::spawn::LocalThread;
+
+/// Attaches the bridge, which claims the node's domains for its store. Returns the bridge's thread, if the node has threads.
+pub(super) async fn attach(
+    spec: &Spec,
+    bridge: &Arc<dyn Bridge>,
+    mut card: NodeCard,
+    door: Arc<Door>,
+    nonce: u64,
+) -> Result<Option<LocalThread>, StartError> {
+    let thread = match spec.config.threads {
+        0 => None,
+        _ => Some(LocalThread::start("whizbang-bridge").map_err(|_| StartError::Thread)?),
+    };
+    let identity = match spec.domains.is_empty() {
+        true => None,
+        false => spec.store.identity().await?,
+    };
+    let Some(identity) = identity else {
+        attach_on(thread.as_ref(), bridge, card, door).await?;
+        return Ok(thread);
+    };
+    let earlier = identity.runs();
+    let (tried, run) = identity.trying(nonce);
+    let store = tried.store;
+    // Before the claim is written: a node that ends in between must know its claim when it starts again.
+    spec.store.save_identity(tried.clone()).await?;
+    card.store = Some(StoreCard { store, run, earlier, replaces: spec.config.replaces_store });
+    attach_on(thread.as_ref(), bridge, card, door).await?;
+    let saved = spec.store.save_identity(tried.has_won(run)).await;
+    if let Err(error) = saved {
+        bridge.abandon();
+        return Err(error.into());
+    }
+    tracing::info!(target: crate::telemetry::TARGET, %store, start = run.epoch, "the domains are claimed for the store");
+    Ok(thread)
+}
+
+/// Attaches the bridge on a thread, whose tasks are the bridge's then; without one, on this thread.
+pub(super) async fn attach_on(
+    thread: Option<&LocalThread>,
+    bridge: &Arc<dyn Bridge>,
+    card: NodeCard,
+    door: Arc<dyn Inbound>,
+) -> Result<(), StartError> {
+    let Some(thread) = thread else { return Ok(bridge.attach(card, door).await?) };
+    let bridge = Arc::clone(bridge);
+    let attached = thread.run(move || async move { bridge.attach(card, door).await }).await;
+    Ok(attached.ok_or(StartError::Thread)??)
+}

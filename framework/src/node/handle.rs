@@ -1,0 +1,94 @@
+//! A handle on a running node, for HTTP endpoints and other tasks beside it.
+//!
+//! Called by users. It does not keep the node: it may outlive it, and the node's store is closed all the same.
+
+use std::sync::{Arc, Weak};
+
+use tokio::sync::{Notify, watch};
+
+use super::spec::{Links, Spec};
+use super::{Health, Metrics, Node};
+use crate::client::Client;
+
+/// Observes and stops a node from elsewhere, for instance from an HTTP endpoint while [`Node::run`] has the node. Cheap to clone,
+/// and usable on any thread. Dropping it does nothing.
+///
+/// ```
+/// # use whizbang::doc_fixtures::*;
+/// # whizbang::derive::block_on(async {
+/// # let node = bank().await;
+/// let handle = node.handle();
+/// let serving = async move {
+///     // As an endpoint would: ready or not, and why.
+///     assert!(handle.health().ready);
+///     handle.shutdown();
+/// };
+/// let (ran, ()) = tokio::join!(node.run(), serving);
+/// ran?;
+/// # Ok::<_, whizbang::Error>(()) }).unwrap();
+/// ```
+#[derive(Clone)]
+pub struct NodeHandle {
+    spec: Weak<Spec>,
+    pub(super) client: Client,
+    pub(super) links: Links,
+    shutdown: Arc<Notify>,
+    ended: watch::Receiver<()>,
+}
+
+impl Node {
+    /// A handle that observes the node and can ask [`run`](Self::run) to end.
+    pub fn handle(&self) -> NodeHandle {
+        NodeHandle {
+            spec: Arc::downgrade(&self.spec),
+            client: self.client.clone(),
+            links: self.links.clone(),
+            shutdown: Arc::clone(&self.shutdown),
+            ended: self.alive.subscribe(),
+        }
+    }
+}
+
+impl NodeHandle {
+    /// What the node's threads share; none once the node has ended, though its threads may still be ending.
+    pub(super) fn spec(&self) -> Option<Arc<Spec>> {
+        self.spec.upgrade().filter(|_| self.ended.has_changed().is_ok())
+    }
+
+    /// As [`Node::client`].
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// As [`Node::health`]. Of a node that has ended: neither live nor ready.
+    pub fn health(&self) -> Health {
+        match self.spec() {
+            Some(spec) => spec.health_with(&self.links),
+            None => Health { live: false, ready: false, reasons: vec!["the node has ended".to_owned()] },
+        }
+    }
+
+    /// As [`Node::metrics`]; `None` if the node has ended.
+    pub fn metrics(&self) -> Option<Metrics> {
+        self.spec().map(|spec| spec.metrics())
+    }
+
+    /// Asks [`Node::run`] to stop the node as SIGTERM does, and returns at once. If the node does not run yet, it stops as soon as it
+    /// is run; a node that is never run ends with [`Node::stop`]. More calls change nothing.
+    pub fn shutdown(&self) {
+        self.shutdown.notify_one();
+    }
+
+    /// Waits until the node was stopped or dropped.
+    pub async fn ended(&self) {
+        let mut ended = self.ended.clone();
+        // Nothing is ever sent: it ends with its sender, which the node holds.
+        while ended.changed().await.is_ok() {}
+    }
+}
+
+impl std::fmt::Debug for NodeHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeHandle").field("client", &self.client).finish_non_exhaustive()
+    }
+}
