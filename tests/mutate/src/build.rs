@@ -1,6 +1,7 @@
 //! Builds the copy: drops the mutants that do not compile, then builds every test.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -28,9 +29,17 @@ pub(crate) struct Program {
 fn cargo(tree: &Tree, target: &Path) -> Command {
     let mut command = Command::new("cargo");
     command.current_dir(&tree.copy).env("CARGO_TARGET_DIR", target).env_remove("MUTANT").stdin(Stdio::null());
+    // What cargo says about this program is not about the copy: build scripts that look at it would run again each time.
+    for (name, _) in env::vars_os().filter(|(name, _)| is_about_this_program(&name.to_string_lossy())) {
+        command.env_remove(name);
+    }
     // Lines of a backtrace are no part of a verdict; without them a build takes half the space.
     command.env("CARGO_PROFILE_DEV_DEBUG", "0");
     command
+}
+
+fn is_about_this_program(name: &str) -> bool {
+    name.starts_with("CARGO_MANIFEST") || name.starts_with("CARGO_PKG")
 }
 
 /// Runs cargo and returns its messages, and whether it succeeded.
