@@ -162,13 +162,20 @@ impl Host {
         self.ids.clock().now().before(self.settings.remember)
     }
 
-    /// Why the id of a message from outside is not accepted, if it is not.
-    pub(crate) fn id_refused(&self, id: MessageId) -> Option<Outcome> {
+    /// Refuses the id of a message from outside that is older than ids are remembered, handled or not.
+    pub(crate) fn id_expired(&self, id: MessageId) -> Option<Outcome> {
         let (made, now) = (id.time()?, self.ids.clock().now());
-        if made.since(now) > FUTURE {
+        (now.since(made) > self.settings.remember).then_some(Outcome::Expired)
+    }
+
+    /// Why a message from outside whose id is new is not handled, if it is not. One that was handled is answered even if this
+    /// node's clock has been set back since.
+    pub(crate) fn new_refused(&self, envelope: &Envelope) -> Option<Outcome> {
+        let now = self.ids.clock().now();
+        if envelope.id.time().is_some_and(|made| made.since(now) > FUTURE) {
             return Some(Outcome::IdInFuture);
         }
-        (now.since(made) > self.settings.remember).then_some(Outcome::Expired)
+        envelope.deadline.is_some_and(|deadline| now > deadline).then_some(Outcome::Late)
     }
 
     /// Counts one more in flight, until the flight is dropped.

@@ -17,7 +17,7 @@ use super::plan::Stateful;
 use super::state::KeyState;
 use super::timer_name::timer_in;
 use crate::inbox::Admission;
-use crate::message::{Codec, CodecError, Envelope, MessageId};
+use crate::message::{Codec, CodecError, MessageId};
 use crate::router::{Arrival, Delivery, Outcome, Work};
 use crate::store::{Appended, StoreError, StreamHint, StreamPages, Ticket};
 use crate::telemetry::TARGET;
@@ -319,12 +319,12 @@ impl<A: Stateful> KeyActor<A> {
             }
             Arrival::Outside => {
                 let id = delivery.envelope.id;
-                if let Some(outcome) = host.id_refused(id) {
+                if let Some(outcome) = host.id_expired(id) {
                     return (delivery.settle)(outcome);
                 }
                 match self.state.seen.admit_id(id, &host.digest(&delivery.envelope), host.oldest()) {
                     Admission::New => {
-                        if let Some(outcome) = self.too_late(&delivery.envelope) {
+                        if let Some(outcome) = host.new_refused(&delivery.envelope) {
                             (delivery.settle)(outcome);
                             return;
                         }
@@ -390,11 +390,6 @@ impl<A: Stateful> KeyActor<A> {
         }
     }
 
-    fn too_late(&self, envelope: &Envelope) -> Option<Outcome> {
-        let now = self.door.host.ids.clock().now();
-        envelope.deadline.is_some_and(|deadline| now > deadline).then_some(Outcome::Late)
-    }
-
     /// Asks the store for an id that memory does not know.
     fn look_up(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx<A>) {
         let committed = self.committed();
@@ -419,7 +414,7 @@ impl<A: Stateful> KeyActor<A> {
             }
             Ok(None) => {
                 this.state.seen.looked_up();
-                match this.too_late(&delivery.envelope) {
+                match this.door.host.new_refused(&delivery.envelope) {
                     Some(outcome) => (delivery.settle)(outcome),
                     None => this.begin(delivery, permit, ctx),
                 }

@@ -77,6 +77,12 @@ impl Client {
         SendQuery::new(self.clone(), query)
     }
 
+    /// The way that leaves this client's thread.
+    #[cfg(feature = "testing")]
+    pub(crate) fn remote(&self) -> &dyn Remote {
+        &*self.inner.remote
+    }
+
     /// The present moment of this client's clock.
     pub(crate) fn now(&self) -> crate::clock::Timestamp {
         self.inner.clock.now()

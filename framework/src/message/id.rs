@@ -74,6 +74,9 @@ impl MessageId {
     }
 }
 
+/// How many milliseconds ids of one source may be ahead of its clock: far below the five minutes that owners allow.
+const FARTHEST_AHEAD: u64 = 60_000;
+
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         uuid::Uuid::from_u128(self.0).hyphenated().fmt(f)
@@ -88,7 +91,8 @@ impl fmt::Debug for MessageId {
 
 /// Makes message ids and random numbers: from the operating system's randomness, or all from one seed.
 ///
-/// One per thread; not `Sync`. Ids of one source rise strictly, even when the wall clock steps back.
+/// One per thread; not `Sync`. Ids of one source rise strictly, even when the wall clock steps back by up to a minute. After a
+/// longer step they begin again at the new time: owners refuse ids that are far ahead of their clocks.
 #[derive(Debug)]
 pub struct IdSource {
     clock: Clock,
@@ -152,13 +156,14 @@ impl IdSource {
         // Inside one millisecond, or when the clock stepped back, the last id plus a random step keeps the order.
         // The step is added to the lowest 62 bits; a carry may run into the fixed bits, which are then set again.
         let last = self.last.get();
-        let id = if fresh > last {
+        let ahead = ((last >> 80) as u64).saturating_sub(now.as_millis() & 0xFFFF_FFFF_FFFF);
+        let id = if fresh > last || ahead > FARTHEST_AHEAD {
             fresh
         } else {
             let next = last + 1 + u128::from(random & 0xFFFF_FFFF);
             (next & !(0xF << 76) & !(0b11 << 62)) | (0x7 << 76) | (0b10 << 62)
         };
-        let id = if id > last { id } else { last + (1 << 80) };
+        let id = if id > last || ahead > FARTHEST_AHEAD { id } else { last + (1 << 80) };
         self.last.set(id);
         MessageId(id)
     }
@@ -182,6 +187,17 @@ mod tests {
             assert!(next.time().is_some());
             last = next;
         }
+    }
+
+    #[test]
+    fn ids_follow_a_clock_that_is_set_back_by_an_hour() {
+        let (clock, hand) = Clock::manual(Timestamp::from_millis(7_200_000));
+        let ids = IdSource::seeded(clock, 7);
+        let early = ids.message_id();
+        hand.set(Timestamp::from_millis(3_600_000));
+        let late = ids.message_id();
+        assert_eq!(late.time(), Some(Timestamp::from_millis(3_600_000)));
+        assert!(late < early && ids.message_id() > late);
     }
 
     #[test]

@@ -149,6 +149,12 @@ impl Node {
         self.spec.in_flight() + self.spec.jobs()
     }
 
+    /// How long the ids of callers are remembered, if the node owns the domain.
+    #[cfg(feature = "testing")]
+    pub(crate) fn remembers(&self, domain: &crate::message::Name) -> Option<std::time::Duration> {
+        self.spec.owns(domain).map(|_| self.spec.config.remember)
+    }
+
     /// Who takes an event here: domain, actor type and key.
     #[cfg(feature = "testing")]
     pub(crate) fn takers(

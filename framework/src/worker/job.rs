@@ -104,7 +104,7 @@ impl<W: Worker> WorkerDoor<W> {
         arrival: &Arrival,
     ) -> Admitted {
         let (id, digest) = (envelope.id, self.host.digest(envelope));
-        if let Some(outcome) = self.host.id_refused(id).filter(|_| matches!(arrival, Arrival::Outside)) {
+        if let Some(outcome) = self.host.id_expired(id).filter(|_| matches!(arrival, Arrival::Outside)) {
             return Admitted::No(outcome);
         }
         let mut looked_up = false;
@@ -137,7 +137,7 @@ impl<W: Worker> WorkerDoor<W> {
                             }
                         }
                         Admission::New | Admission::LookUp => {
-                            if let Some(outcome) = self.too_late(envelope) {
+                            if let Some(outcome) = self.host.new_refused(envelope) {
                                 return Admitted::No(outcome);
                             }
                         }
@@ -173,11 +173,6 @@ impl<W: Worker> WorkerDoor<W> {
         Some(replied_before(turn.reply, turn.reply_codec))
     }
 
-    fn too_late(&self, envelope: &Envelope) -> Option<Outcome> {
-        let now = self.host.ids.clock().now();
-        envelope.deadline.is_some_and(|deadline| now > deadline).then_some(Outcome::Late)
-    }
-
     /// Does the job, again if need be, and commits that it is done.
     async fn perform(
         self: &Rc<Self>,
@@ -210,7 +205,7 @@ impl<W: Worker> WorkerDoor<W> {
                 }
                 // It may have waited long for its slot.
                 let first = failed == 0 && matches!(arrival, Arrival::Outside);
-                if let Some(outcome) = self.too_late(envelope).filter(|_| first) {
+                if let Some(outcome) = self.host.new_refused(envelope).filter(|_| first) {
                     return outcome;
                 }
                 if caution {

@@ -6,6 +6,7 @@ mod bank;
 mod bank_transfers;
 
 mod broker;
+mod clients;
 mod coverage;
 mod jobs;
 mod kit;

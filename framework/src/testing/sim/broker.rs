@@ -74,6 +74,10 @@ pub(super) struct State {
     witness: Option<Witness>,
     /// The events that were published: where they stand in their log, and which they are.
     published: BTreeMap<(ShardId, u64), MessageId>,
+    /// Commands of clients that it has taken and lost, or that a node has put aside.
+    lost: BTreeSet<MessageId>,
+    /// When everything was lost.
+    pub(super) emptied: Option<Instant>,
 }
 
 /// Told which service has settled which message as done.
@@ -117,6 +121,8 @@ impl Broker {
             refused: 0,
             witness: None,
             published: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            emptied: None,
         };
         Self(Arc::new(Mutex::new(state)), trace, tally)
     }
@@ -289,6 +295,11 @@ impl Broker {
             if let Some(id) = id.filter(|id| state.model.is_falsely_known(stream, id, now)) {
                 self.2.one(Trouble::FalseDuplicate);
                 self.1.add(format_args!("  the broker takes it for a duplicate, and has not got it: {id}"));
+                if let Ok(envelope) = parcel.packet.envelope()
+                    && envelope.origin.is_none()
+                {
+                    state.lost.insert(envelope.id);
+                }
             }
             let failing = state.failing.is_some_and(|until| until > now) && state.dice.below(2) == 0;
             if let Some(id) = id.filter(|_| failing) {
@@ -372,6 +383,19 @@ impl Broker {
 
     pub(super) fn note_published(&self, shard: &ShardId, position: u64, id: MessageId) {
         self.state().published.insert((shard.clone(), position), id);
+    }
+
+    /// A message was taken and is lost, or was put aside. What an actor has sent is sent again.
+    pub(super) fn loses_for_good(&self, envelope: &Envelope) {
+        if envelope.origin.is_none() {
+            self.state().lost.insert(envelope.id);
+        }
+    }
+
+    /// Returns whether a command that was handed over at `begun` may be lost or was put aside.
+    pub(super) fn has_lost(&self, id: MessageId, begun: Instant) -> bool {
+        let state = self.state();
+        state.lost.contains(&id) || state.emptied.is_some_and(|emptied| emptied >= begun)
     }
 
     pub(super) fn published(&self) -> Vec<(ShardId, u64, MessageId)> {

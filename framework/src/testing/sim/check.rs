@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 
+use super::clients::Ack;
 use super::{Trouble, World, taking, undoing};
 use crate::actor::restarts;
 use crate::message::{MessageId, Name, ShardId};
@@ -136,7 +137,7 @@ pub(super) fn all(world: &World) -> Result<(), String> {
     if let Some(early) = world.seen().early_timer().filter(|_| !jumped) {
         return Err(early);
     }
-    decided_once(&turns)?;
+    decided_once(world, &turns)?;
     acknowledged(world, &turns)?;
     sent_once(&turns)?;
     taken_once(world, &shards, &turns)?;
@@ -187,9 +188,13 @@ fn contiguous(
 }
 
 /// I2: no message has two decisions.
-fn decided_once(turns: &[Placed]) -> Result<(), String> {
-    let mut outside: BTreeMap<MessageId, &Placed> = BTreeMap::new();
+fn decided_once(world: &World, turns: &[Placed]) -> Result<(), String> {
+    let mut outside = BTreeMap::new();
     let mut placed: BTreeMap<(&ShardId, &Source, u64), &Placed> = BTreeMap::new();
+    // An id counts for one key of a domain; a job stands in a stream of many.
+    fn target<'a>(world: &World, at: &'a Placed) -> &'a str {
+        if world.is_worker(&at.shard.domain, &at.actor) { "" } else { &at.key }
+    }
     for at in turns {
         let described = |other: &Placed| {
             format!(
@@ -200,7 +205,7 @@ fn decided_once(turns: &[Placed]) -> Result<(), String> {
         // A dead letter has no reply; the decision comes when it is redriven.
         if at.turn.digest.is_some()
             && !at.turn.reply.is_empty()
-            && let Some(other) = outside.insert(at.turn.id, at)
+            && let Some(other) = outside.insert((at.turn.id, &at.shard.domain, target(world, at)), at)
         {
             return Err(format!("I2: command {} was decided twice: {}", at.turn.id, described(other)));
         }
@@ -213,24 +218,30 @@ fn decided_once(turns: &[Placed]) -> Result<(), String> {
     Ok(())
 }
 
-/// I1 and I4: what a client was told is what is stored.
+/// I1 and I4: what a client was told is what is stored. I3: what it handed over is handled.
 fn acknowledged(world: &World, turns: &[Placed]) -> Result<(), String> {
-    let stored: BTreeMap<MessageId, &Placed> = turns
-        .iter()
-        .filter(|at| !at.turn.reply.is_empty() && at.turn.digest.is_some())
-        .map(|at| (at.turn.id, at))
-        .collect();
-    for ack in world.acks().iter() {
-        let told = format!("{}.{} {} for `{}`", ack.domain, ack.name, ack.id, ack.key);
-        match stored.get(&ack.id) {
+    let mut stored: BTreeMap<MessageId, Vec<&Placed>> = BTreeMap::new();
+    for at in turns.iter().filter(|at| !at.turn.reply.is_empty() && at.turn.digest.is_some()) {
+        stored.entry(at.turn.id).or_default().push(at);
+    }
+    for Ack { written, reply, .. } in world.0.clients.acks() {
+        let told = format!("{}.{} {} for `{}`", written.domain, written.name, written.id, written.key);
+        let under_id = stored.get(&written.id).into_iter().flatten();
+        let mut decisions: Vec<_> = under_id.filter(|at| at.shard.domain.as_str() == written.domain).collect();
+        // An id counts for one key; a job stands in a stream of many.
+        if decisions.iter().any(|at| at.key == written.key) {
+            decisions.retain(|at| at.key == written.key);
+        }
+        match decisions.first() {
             None => return Err(format!("I1: {told} was acknowledged and is not in the store")),
-            Some(at) if at.turn.reply != ack.reply => {
+            Some(at) if at.turn.reply != reply => {
                 return Err(format!("I4: {told} was replied to with something else than what is stored"));
             }
             Some(_) => {}
         }
     }
-    Ok(())
+    let handled = turns.iter().filter(|at| at.turn.digest.is_some()).map(|at| at.turn.id).collect();
+    world.posts_handled(&handled)
 }
 
 /// I3 and I12: what an actor has sent was taken by its destination, once.

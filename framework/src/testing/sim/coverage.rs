@@ -78,7 +78,9 @@ impl Coverage {
         waits: Waits,
     ) -> Self {
         let mut coverage = Self { runs: 1, troubles, crashes, waits, ..Self::default() };
-        for struck in faults {
+        // Without a command there is nothing to strike for what strikes commands.
+        let asked = turns.iter().any(|turn| matches!(turn.cause, Cause::Command(_) | Cause::Rejected(..)));
+        for struck in faults.iter().filter(|struck| asked || !struck.fault.is_of_commands()) {
             coverage.faults.entry(struck.fault.kind()).or_default().add(1, struck.times);
         }
         for manifest in manifests {

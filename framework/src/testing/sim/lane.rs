@@ -203,7 +203,10 @@ impl Lane {
                     let doubled = SOONEST.saturating_mul(1 << deliveries.saturating_sub(1).min(10)).min(LATEST);
                     lane.say(sequence, Word::Later(doubled));
                 }
-                Settled::Refused(reason) => lane.put_aside(sequence, &reason),
+                Settled::Refused(reason) => {
+                    lane.line.broker.loses_for_good(&message);
+                    lane.put_aside(sequence, &reason);
+                }
             }
         });
     }

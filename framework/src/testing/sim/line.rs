@@ -194,6 +194,9 @@ impl SimBridge {
         if loss == Some(1) {
             broker.2.one(Trouble::LostByTheBroker);
             broker.1.add(format_args!("  the broker acknowledges {id} and loses it"));
+            if let Ok(envelope) = packet.envelope() {
+                broker.loses_for_good(&envelope);
+            }
             return Ok(());
         }
         let reached = broker.store(stream, id, &Arc::new(Parcel { from: self.service, packet }));

@@ -10,10 +10,14 @@ mod world;
 mod wrong;
 
 mod quiet;
-mod sending;
 mod standstill;
 mod storm;
 mod weather;
+
+mod answers;
+mod call;
+mod clients;
+mod misbehave;
 
 mod begun;
 mod broker;
@@ -58,6 +62,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub use begun::Work;
+pub use call::{Call, Post};
 pub use coverage::{Coverage, Covered, FaultCount, Path};
 pub use delays::Waits;
 pub use error::SimError;

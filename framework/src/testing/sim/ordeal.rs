@@ -71,6 +71,7 @@ impl Broker {
     pub(super) fn empty(&self) {
         let mut state = self.state();
         state.age += 1;
+        state.emptied = Some(instant());
         self.2.add(Trouble::EmptiedAway, state.under_way as u64);
         state.under_way = 0;
         for name in state.model.names() {
@@ -83,6 +84,7 @@ impl Broker {
     pub(super) fn lose_streams(&self) {
         {
             let mut state = self.state();
+            state.emptied = Some(instant());
             for name in state.model.names() {
                 state.model.delete_stream(&name);
                 self.2.one(Trouble::StreamLost);

@@ -53,6 +53,10 @@ impl<T: fmt::Debug> fmt::Display for Plan<T> {
     }
 }
 
+/// How far the clocks of clients are ahead at most, in milliseconds. A command that may have happened keeps its id, and that is from
+/// the future until it no longer is.
+const AHEAD: i64 = 10 * 60 * 1000;
+
 /// Of sixteen seeds the one with this number has fair weather and no faults.
 const UNDISTURBED: u64 = 11;
 
@@ -121,11 +125,12 @@ impl Bounds {
         });
         let gaps = prop::collection::vec(gap, self.steps.clone());
         // Drawn last: what is drawn before stays the same for a seed.
-        let (jobs, reboots) = (self.job_faults(), self.reboots());
-        (weather, faults, gaps, jobs, reboots)
-            .prop_map(|(weather, mut faults, gaps, jobs, reboots)| {
+        let (jobs, reboots, clients) = (self.job_faults(), self.reboots(), self.client_faults());
+        (weather, faults, gaps, jobs, reboots, clients)
+            .prop_map(|(weather, mut faults, gaps, jobs, reboots, clients)| {
                 faults.extend(jobs);
                 faults.extend(reboots);
+                faults.extend(clients);
                 Frame { weather, faults, gaps }
             })
             .boxed()
@@ -141,6 +146,27 @@ impl Bounds {
             .prop_map(|(service, millis, lasts)| Fault::Reboot { service, millis, lasts });
         let moment = spans(5000 * self.longer(), 50);
         prop::collection::vec((moment, reboot), 0..=self.faults.min(1)).boxed()
+    }
+
+    /// What clients do wrong.
+    fn client_faults(&self) -> BoxedStrategy<Vec<(Duration, Fault)>> {
+        if self.own.is_some() {
+            return Just(Vec::new()).boxed();
+        }
+        let far = self.farthest();
+        let fault = prop_oneof![
+            2 => (1u8..4).prop_map(|times| Fault::RepeatCommands { times }),
+            1 => (1u8..3).prop_map(|times| Fault::ReuseIds { times }),
+            1 => Just(Fault::OldAndFutureIds { times: 1 }),
+            2 => (0u64..8, 1u8..4).prop_map(|(steps, times)| {
+                Fault::HurryClients { deadline: Duration::from_millis(5 * steps * steps), times }
+            }),
+            1 => (-far..far.min(AHEAD), spans(10_000, 500))
+                .prop_map(|(millis, lasts)| Fault::SkewClients { millis, lasts }),
+        ];
+        // Clients are done long before the faults are.
+        let moment = spans(1000 * self.longer(), 50);
+        prop::collection::vec((moment, fault), 0..=self.faults.div_ceil(3)).boxed()
     }
 
     /// How far clocks jump at most, in milliseconds.

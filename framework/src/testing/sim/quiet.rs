@@ -51,6 +51,7 @@ impl World {
         self.quiet().await?;
         self.save_views().await;
         check::all(self)?;
+        self.ask_again().await?;
         self.look();
         if let Some(wrong) = self.awaited() {
             return Err(wrong);
@@ -143,7 +144,7 @@ impl World {
     }
 
     /// Jobs wait for a slot of their worker, however long that takes.
-    fn is_worker(&self, domain: &Name, actor: &Name) -> bool {
+    pub(super) fn is_worker(&self, domain: &Name, actor: &Name) -> bool {
         let is = |service: &Service| {
             let hosts = service.hosts.borrow();
             let domains = hosts.iter().flat_map(|hosts| &hosts.domains).filter(|of| of.name == domain.as_str());

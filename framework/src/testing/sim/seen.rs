@@ -152,6 +152,8 @@ struct Book {
     undoing: BTreeMap<MessageId, Envelope>,
     /// The commands and replies whose effects are committed: the domain that took them, and where they came from.
     marks: BTreeSet<(Name, ShardId, u64)>,
+    /// The ids of commands whose clients were told that nothing was done.
+    undone: BTreeSet<MessageId>,
     delays: Delays,
     wrong: Option<String>,
     /// Timers that fired before they were due by their own clock: allowed if a clock has jumped.
@@ -257,6 +259,7 @@ impl Seen {
             decided: BTreeMap::new(),
             undoing: BTreeMap::new(),
             marks: BTreeSet::new(),
+            undone: BTreeSet::new(),
             delays: Delays::default(),
             wrong: None,
             early: None,
@@ -272,6 +275,26 @@ impl Seen {
         book.sent.push((id, None, at));
         book.delays.asked(id);
         book.said.insert(id, said);
+    }
+
+    /// A client asks under another id, because nothing was done under the one before.
+    pub(super) fn asked_anew(&self, before: MessageId, id: MessageId) {
+        let book = &mut *self.0.lock();
+        book.delays.asked(id);
+        if let Some(said) = book.said.remove(&before) {
+            book.said.insert(id, said);
+        }
+        book.sent.iter_mut().filter(|(of, ..)| *of == before).for_each(|(of, ..)| *of = id);
+    }
+
+    /// A client tries a command.
+    pub(super) fn may_happen(&self, id: MessageId) {
+        self.0.lock().undone.remove(&id);
+    }
+
+    /// A client was told that nothing was done, of each of its attempts.
+    pub(super) fn cannot_happen(&self, id: MessageId) {
+        self.0.lock().undone.insert(id);
     }
 
     /// A turn was appended: what it sends is known by name from now on, whether it gets committed or not.
@@ -310,6 +333,10 @@ impl Seen {
         }
         let first = position.saturating_sub(records.len() as u64);
         let late = book.delays.committed(shard, turn, first + 1);
+        let is_undone = matches!(turn.mark, MarkedAs::Outside) && book.undone.contains(&turn.id);
+        let undone = is_undone.then(|| {
+            format!("undone: {} {} was handled after its client was told that nothing was done", turn.actor, turn.id)
+        });
         for (event, position) in records.iter().zip(first + 1..) {
             let name = format!("{}.{}", shard.domain, event.name);
             book.events.insert((shard.clone(), position), (name, event.clone()));
@@ -317,7 +344,7 @@ impl Seen {
         let stand = book.stands.entry((shard.clone(), turn.actor.clone(), turn.key.clone())).or_default();
         let (wrong, early) = stand.timers(turn);
         if book.wrong.is_none() {
-            book.wrong = wrong.or(late);
+            book.wrong = wrong.or(late).or(undone);
         }
         if book.early.is_none() {
             book.early = early;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::begun::Work;
+use super::clients::Mischief;
 use super::known::StruckFault;
 use super::trouble::Trouble;
 use super::weather::{Fault, Way, Weather};
@@ -105,6 +106,12 @@ impl World {
         }
     }
 
+    /// Lets the clients of the next commands do something wrong.
+    fn arm_clients(&self, mischief: Mischief, times: u8, count: &Count) -> bool {
+        self.0.clients.arm(mischief, times, count);
+        false
+    }
+
     /// Brings a fault about and ends when it is over. Returns whether it has struck; what strikes later is counted then.
     async fn befall(&self, fault: &Fault, count: &Count) -> bool {
         let broker = &self.0.broker;
@@ -190,6 +197,19 @@ impl World {
                 self.arm(*service, &Trip::Hangs, *times, count);
                 return false;
             }
+            Fault::SkewClients { millis, lasts } => {
+                let jumps = &self.0.clients.jumps;
+                jumps.jump(*millis);
+                self.0.tally.one(Trouble::ClientSkewed);
+                tokio::time::sleep(*lasts).await;
+                jumps.jump(-*millis);
+            }
+            Fault::RepeatCommands { times } => return self.arm_clients(Mischief::Repeats, *times, count),
+            Fault::ReuseIds { times } => return self.arm_clients(Mischief::Reuses, *times, count),
+            Fault::OldAndFutureIds { times } => return self.arm_clients(Mischief::OutOfTime, *times, count),
+            Fault::HurryClients { deadline, times } => {
+                return self.arm_clients(Mischief::Hurries(*deadline), *times, count);
+            }
             Fault::Crash { .. } | Fault::CrashIn { .. } => return false,
         }
         true
@@ -230,7 +250,10 @@ impl World {
             // Faults that lie behind the end of the story come all the same: the cluster has work left.
             drop(fault.await);
         }
+        // What clients do beside the story needs the nodes that faults have started again.
+        self.0.clients.probed().await;
         self.0.calm.set(true);
+        self.0.clients.disarm();
         Trips::clear();
         self.0.broker.calm();
         self.set_weather(Weather::FAIR);

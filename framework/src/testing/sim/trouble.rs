@@ -105,6 +105,16 @@ troubles! {
     CrashInAJob "killed between a job's effect and its commit",
     /// The effect of a job was done again.
     EffectRepeated "the effect of a job was done again",
+    /// A client sent a command twice.
+    CommandRepeated "a client sent a command twice",
+    /// A client used an id again for another payload, and that was a conflict.
+    IdReused "an id was used for another payload",
+    /// A client used ids that were too old, or from the future.
+    IdOutOfTime "an id was of another time",
+    /// A client waited for a short time only.
+    CallHurried "a client was in a hurry",
+    /// The clock of the clients was wrong.
+    ClientSkewed "the clock of the clients was wrong",
     /// A service was handed over to another node while the one before lived on.
     HandedOver "handed over while the old node lived on",
     /// A node that had lost its shards tried to commit and was refused.

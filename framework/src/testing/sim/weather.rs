@@ -204,6 +204,37 @@ pub enum Fault {
         /// How many times.
         times: u8,
     },
+    /// The wall clock of all clients is wrong for a while: their commands have ids of another time, and deadlines that have passed or
+    /// never pass.
+    SkewClients {
+        /// By how many milliseconds.
+        millis: i64,
+        /// For how long.
+        lasts: Duration,
+    },
+    /// The next commands of clients are sent once more with the same id, at once or within 3 s: they are handled once, and each
+    /// reply is the same.
+    RepeatCommands {
+        /// How many.
+        times: u8,
+    },
+    /// The ids of the next commands that clients hear replies to are used again for another payload: that is a conflict.
+    ReuseIds {
+        /// How many.
+        times: u8,
+    },
+    /// The next commands of clients are also sent with an id of the year 2000 and one of the year 2100: these are refused.
+    OldAndFutureIds {
+        /// How many.
+        times: u8,
+    },
+    /// The next commands of clients have a short deadline in their first attempt.
+    HurryClients {
+        /// The deadline.
+        deadline: Duration,
+        /// How many.
+        times: u8,
+    },
     /// The store of the service fails: nothing that waits is known to be committed, and the shards must be opened again.
     FailCommits {
         /// The service.
@@ -237,7 +268,12 @@ impl Fault {
             | Self::DropRepeats { .. }
             | Self::FailToStore { .. }
             | Self::HurryAcks { .. }
-            | Self::FewInHand { .. } => Vec::new(),
+            | Self::FewInHand { .. }
+            | Self::SkewClients { .. }
+            | Self::RepeatCommands { .. }
+            | Self::ReuseIds { .. }
+            | Self::OldAndFutureIds { .. }
+            | Self::HurryClients { .. } => Vec::new(),
         }
     }
 
@@ -256,9 +292,17 @@ impl Fault {
         }
     }
 
-    /// Returns whether it delays everything. One that strikes user code must delay nothing but the key or the job that it strikes.
+    /// Returns whether it delays everything. One that strikes user code must delay nothing but the key or the job that it strikes, and
+    /// one of a client nothing but that.
     pub(super) fn disturbs(&self) -> bool {
-        !matches!(self, Self::Panic { .. } | Self::FailJobs { .. } | Self::HangJobs { .. })
+        !matches!(self, Self::Panic { .. } | Self::FailJobs { .. } | Self::HangJobs { .. }) && !self.is_of_commands()
+    }
+
+    /// Returns whether it strikes commands of clients, and needs some to strike.
+    pub(super) fn is_of_commands(&self) -> bool {
+        let is_sent =
+            matches!(self, Self::RepeatCommands { .. } | Self::ReuseIds { .. } | Self::OldAndFutureIds { .. });
+        is_sent || matches!(self, Self::HurryClients { .. })
     }
 
     /// What was missing if it has not struck.
@@ -272,6 +316,7 @@ impl Fault {
             Self::FailJobs { .. } | Self::HangJobs { .. } => {
                 "no job of the service had an effect before the faults stopped"
             }
+            fault if fault.is_of_commands() => "no client sent a command before the faults stopped",
             _ => "it was not its time",
         }
     }
@@ -335,6 +380,15 @@ impl Fault {
                 format!("{times} jobs of {} will hang after their effect", name(service))
             }
             Self::FailCommits { service } => format!("the store of {} fails", name(service)),
+            Self::SkewClients { millis, lasts } => {
+                format!("the clock of the clients is wrong by {millis} ms, for {lasts:?}")
+            }
+            Self::RepeatCommands { times } => format!("{times} commands of clients will be sent twice"),
+            Self::ReuseIds { times } => format!("{times} ids of clients will be used again"),
+            Self::OldAndFutureIds { times } => format!("{times} commands of clients will have ids of other times"),
+            Self::HurryClients { deadline, times } => {
+                format!("{times} clients will wait for {deadline:?} only")
+            }
         }
     }
 }

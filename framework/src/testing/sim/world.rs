@@ -9,6 +9,7 @@ use send_wrapper::SendWrapper;
 use tokio::sync::Notify;
 
 use super::broker::Broker;
+use super::clients::Clients;
 use super::disk::Disk;
 use super::known::StruckFault;
 use super::line::Line;
@@ -22,7 +23,7 @@ use super::wrong::Wrong;
 use super::{Coverage, Sim};
 use crate::actor::{Count, Mirror, Trips};
 use crate::clock::{Clock, Jumps, Timestamp};
-use crate::message::{IdSource, MessageId, Name};
+use crate::message::{IdSource, Name};
 use crate::node::{Node, NodeConfig};
 use crate::spawn::Task;
 use crate::worker::Attempt;
@@ -45,8 +46,7 @@ pub(super) struct Inner {
     pub(super) services: Vec<Service>,
     pub(super) client: RefCell<Option<Node>>,
     pub(super) ids: RefCell<IdSource>,
-    client_clock: Clock,
-    pub(super) acks: RefCell<Vec<Ack>>,
+    pub(super) clients: Clients,
     pub(super) broken: RefCell<Option<Wrong>>,
     pub(super) watching: Cell<bool>,
     /// What must come to hold and has not: the rule's number, and why not.
@@ -59,15 +59,6 @@ pub(super) struct Inner {
     pub(super) tasks: RefCell<Vec<Task>>,
     /// Notified after each commit.
     pub(super) committed: Notify,
-}
-
-/// What a client was told.
-pub(super) struct Ack {
-    pub(super) id: MessageId,
-    pub(super) domain: String,
-    pub(super) key: String,
-    pub(super) name: &'static str,
-    pub(super) reply: Vec<u8>,
 }
 
 pub(super) struct Service {
@@ -114,7 +105,7 @@ impl World {
         Mirror::set(true);
         let trace = Trace::new();
         let seen = Seen::new();
-        let (client_clock, _) = Clock::ticking(BEGIN);
+        let (client_clock, client_jumps) = Clock::ticking(BEGIN);
         let ids = IdSource::seeded(client_clock.clone(), sim.seed);
         let tally = Tally::default();
         let broker = Broker::new(ids.fork(), trace.clone(), tally.clone());
@@ -158,8 +149,7 @@ impl World {
             services,
             client: RefCell::default(),
             ids: RefCell::new(ids),
-            client_clock,
-            acks: RefCell::default(),
+            clients: Clients::new(client_clock, client_jumps),
             broken: RefCell::default(),
             watching: Cell::new(false),
             calm: Cell::new(false),
@@ -202,10 +192,6 @@ impl World {
         &self.0.services
     }
 
-    pub(super) fn acks(&self) -> std::cell::Ref<'_, Vec<Ack>> {
-        self.0.acks.borrow()
-    }
-
     pub(super) fn set_weather(&self, weather: Weather) {
         self.0.broker.set_weather(weather);
         for service in &self.0.services {
@@ -222,7 +208,7 @@ impl World {
         let ids = self.0.ids.borrow().next_u64();
         let started = Node::builder("clients", crate::store::memory::MemoryStore::new())
             .bridge(self.0.broker.bridge(clients))
-            .clock(self.0.client_clock.clone())
+            .clock(self.0.clients.clock.clone())
             .seed(ids)
             .start()
             .await;
