@@ -58,6 +58,20 @@ fn call_without_an_answer_may_have_happened() {
 }
 
 #[test]
+fn late_command_is_not_handled() {
+    let behind = Fault::SkewClients { millis: -3_600_000, lasts: Duration::from_secs(5) };
+    let run = cluster(Sim::new(1)).fault(Duration::ZERO, behind).at_end(|world| match cents(world, "ada") {
+        0 => Ok(()),
+        cents => Err(format!("ada has {cents}")),
+    });
+    holds(run.run(async |world| {
+        world.sleep(Duration::from_millis(10)).await;
+        let late = world.call(deposit("ada", 70)).await;
+        assert!(matches!(late, Err(SendError::Late)), "{late:?}");
+    }));
+}
+
+#[test]
 fn posted_commands_are_handled_once() {
     holds(
         cluster(Sim::new(1))

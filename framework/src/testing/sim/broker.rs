@@ -295,11 +295,7 @@ impl Broker {
             if let Some(id) = id.filter(|id| state.model.is_falsely_known(stream, id, now)) {
                 self.2.one(Trouble::FalseDuplicate);
                 self.1.add(format_args!("  the broker takes it for a duplicate, and has not got it: {id}"));
-                if let Ok(envelope) = parcel.packet.envelope()
-                    && envelope.origin.is_none()
-                {
-                    state.lost.insert(envelope.id);
-                }
+                state.notes_lost(parcel);
             }
             let failing = state.failing.is_some_and(|until| until > now) && state.dice.below(2) == 0;
             if let Some(id) = id.filter(|_| failing) {
@@ -307,6 +303,8 @@ impl Broker {
                     return Reached::NoStream;
                 }
                 state.model.remember(stream, id, now);
+                // Sent again with this id it is a duplicate.
+                state.notes_lost(parcel);
                 self.1.add(format_args!("  the broker fails while it stores it"));
                 return Reached::Failed;
             }
@@ -385,11 +383,9 @@ impl Broker {
         self.state().published.insert((shard.clone(), position), id);
     }
 
-    /// A message was taken and is lost, or was put aside. What an actor has sent is sent again.
-    pub(super) fn loses_for_good(&self, envelope: &Envelope) {
-        if envelope.origin.is_none() {
-            self.state().lost.insert(envelope.id);
-        }
+    /// A message was put aside with a reason.
+    pub(super) fn put_aside(&self, envelope: &Envelope) {
+        self.state().lost.insert(envelope.id);
     }
 
     /// Returns whether a command that was handed over at `begun` may be lost or was put aside.
@@ -430,6 +426,15 @@ impl Drop for Flight {
 }
 
 impl State {
+    /// A message is lost. What an actor has sent is sent again, and so is what its log holds.
+    pub(super) fn notes_lost(&mut self, parcel: &Parcel) {
+        if let Ok(envelope) = parcel.packet.envelope()
+            && envelope.origin.is_none()
+        {
+            self.lost.insert(envelope.id);
+        }
+    }
+
     /// Sets all consumers as they are to be set now.
     pub(super) fn retune(&mut self) {
         let wanted = self.consumers;

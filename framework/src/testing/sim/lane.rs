@@ -204,7 +204,7 @@ impl Lane {
                     lane.say(sequence, Word::Later(doubled));
                 }
                 Settled::Refused(reason) => {
-                    lane.line.broker.loses_for_good(&message);
+                    lane.line.broker.put_aside(&message);
                     lane.put_aside(sequence, &reason);
                 }
             }

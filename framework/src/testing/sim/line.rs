@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::begun::Work;
 use super::broker::{Broker, Parcel, Reached, commands, events};
@@ -194,9 +194,7 @@ impl SimBridge {
         if loss == Some(1) {
             broker.2.one(Trouble::LostByTheBroker);
             broker.1.add(format_args!("  the broker acknowledges {id} and loses it"));
-            if let Ok(envelope) = packet.envelope() {
-                broker.loses_for_good(&envelope);
-            }
+            broker.state().notes_lost(&Parcel { from: self.service, packet });
             return Ok(());
         }
         let reached = broker.store(stream, id, &Arc::new(Parcel { from: self.service, packet }));
@@ -246,7 +244,8 @@ impl SimBridge {
         let chosen = if answers.len() > 1 { broker.draw(answers.len() as u64) } else { 0 };
         let other = answers.get(usize::try_from(chosen).unwrap_or(0)).cloned();
         let other = other.ok_or_else(|| BridgeError::NoOwner { domain: domain.to_string() })?;
-        let whole = async {
+        let (broker, service) = (broker.clone(), self.service);
+        let whole = async move {
             let lost = || {
                 let lost = broker.loses();
                 if lost {
@@ -259,7 +258,7 @@ impl SimBridge {
             }
             pause(broker.way()).await;
             broker.resumed().await;
-            if !broker.is_heard(&line) || !broker.hears(&other) || broker.is_cut(self.service, other.service) {
+            if !broker.is_heard(&line) || !broker.hears(&other) || broker.is_cut(service, other.service) {
                 return None;
             }
             let busy = broker.handlers_take(other.service);
@@ -276,14 +275,21 @@ impl SimBridge {
                 return None;
             }
             pause(broker.way()).await;
-            if !broker.is_heard(&other) || !broker.hears(&line) || broker.is_cut(other.service, self.service) {
+            if !broker.is_heard(&other) || !broker.hears(&line) || broker.is_cut(other.service, service) {
                 return None;
             }
             Some(answer.answer())
         };
-        match tokio::time::timeout(deadline, whole).await {
-            Ok(Some(answer)) => answer,
-            Ok(None) => {
+        // The question goes on its way even if nobody waits for the answer any longer.
+        let (answer, answered) = oneshot::channel();
+        crate::spawn::detached(async move {
+            if let Some(whole) = whole.await {
+                let _ = answer.send(whole);
+            }
+        });
+        match tokio::time::timeout(deadline, answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => {
                 tokio::time::sleep(deadline).await;
                 Err(no_answer())
             }
