@@ -420,6 +420,20 @@ mod outside {
     }
 
     #[test]
+    fn clients_that_repeat_a_command_pay_once() {
+        let run =
+            cluster(Sim::new(1), true).fault(Duration::ZERO, Fault::RepeatCommands { times: 1 }).run(async |world| {
+                world.sleep(Duration::from_millis(10)).await;
+                let pay = || world.call(PayOut { payout: "p1".into(), cents: 300 }).idempotency_key("order-1");
+                pay().await.unwrap();
+                pay().deadline(Duration::from_secs(1)).patient().await.unwrap();
+                world.post(PayOut { payout: "p2".into(), cents: 200 }).await.unwrap();
+            });
+        let run = run.unwrap_or_else(|broken| panic!("{broken}\n{}", broken.deeds));
+        assert_eq!(run.coverage.troubles()[&Trouble::CommandRepeated], 1);
+    }
+
+    #[test]
     fn killed_job_is_done_again_with_its_key() {
         let run = cluster(Sim::new(1), true)
             .fault(

@@ -155,10 +155,7 @@ impl World {
         let world = self.clone();
         self.0.clients.probe(async move {
             tokio::time::sleep(Duration::from_millis(after)).await;
-            let is_over = |_: &SendError| world.0.clients.is_abandoned(written.id);
-            if !world.0.clients.is_abandoned(written.id) {
-                world.try_often(&written, is_over).await;
-            }
+            world.try_often(&written, |_| false).await;
         });
     }
 
@@ -170,6 +167,9 @@ impl World {
     ) -> Option<Result<Bytes, SendError>> {
         let mut wait = SOON;
         for _ in 0..TRIES {
+            if self.0.clients.is_abandoned(written.id) {
+                return None;
+            }
             match self.once_more(written, PATIENCE).await {
                 Err(error) if error.is_transient() && !ends(&error) => {
                     tokio::time::sleep(wait).await;
