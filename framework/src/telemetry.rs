@@ -2,7 +2,11 @@
 //!
 //! Used by every room. Spans carry `message`, `correlation` and `key` fields; a payload is never logged.
 
+mod issues;
+
 use std::sync::atomic::{AtomicU64, Ordering};
+
+pub(crate) use issues::Issues;
 
 /// The target of all spans and log lines.
 pub const TARGET: &str = "whizbang";

@@ -86,6 +86,27 @@ async fn what_was_sent_while_the_owner_was_away_arrives_once_it_is_back() {
 
 #[cfg(feature = "testing")]
 #[whizbang::test]
+async fn full_disk_of_an_owner_is_named_to_callers_elsewhere() {
+    use whizbang::SendError;
+    use whizbang::store::StoreError;
+
+    let hub = LoopbackHub::new();
+    let (money, faults) = MemoryStore::faulty();
+    let (accounts, transfers) = (accounts(&money, &hub).await, transfers(&MemoryStore::new(), &hub).await);
+    let client = Client::connect("teller", hub.bridge()).await.unwrap();
+    for caller in [transfers.client(), client] {
+        faults.refuse(1, StoreError::Full { at: "/var/lib/bank".to_owned() });
+        let error = caller.send(deposit("ada", 5)).await.unwrap_err();
+        assert!(matches!(&error, SendError::Refused(StoreError::Full { .. })), "{error}");
+        assert!(error.is_transient() && !error.may_have_happened());
+        assert!(!error.to_string().contains("/var/lib"), "{error}: a path of the owner is nobody's business");
+        caller.send(deposit("ada", 5)).await.unwrap();
+    }
+    accounts.stop().await.unwrap();
+}
+
+#[cfg(feature = "testing")]
+#[whizbang::test]
 async fn a_courier_that_loses_repeats_and_reorders_changes_nothing() {
     use whizbang::bridge::loopback::Faults;
     use whizbang::clock::Clock;

@@ -149,6 +149,110 @@ fn refused_messages_stay_while_their_stream_is_full() {
     }
 }
 
+/// Copies that no stream acknowledges count in the window of their lane, so a flood of refused messages fills no memory.
+#[test]
+fn flood_of_refused_messages_is_bounded() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let node = bank(&server, Manners { room: 100_000, ..refusing() }).await;
+            let admin = operator(&server).await;
+            admin.delete_stream("whizbang_refused_bank").await.expect("deletes");
+            // Something that takes the copies and acknowledges none.
+            let stranger = async_nats::connect(server.url()).await.expect("connects");
+            let _copies = stranger.subscribe("whizbang.refused.bank").await.expect("subscribes");
+            stranger.flush().await.expect("flushes");
+            let sending = (1..=3_000).map(|number| node.bridge.send(outside(&shard("bank", 1), number)));
+            let sent = futures_util::future::join_all(sending).await;
+            assert!(sent.iter().all(Result::is_ok), "{:?}", sent.iter().find(|sent| sent.is_err()));
+            node.until("a full window", |seen| seen.direct.len() >= 1_024).await;
+            node.insist_once(std::time::Duration::from_millis(500)).await;
+            node.look(|seen| {
+                assert_eq!(seen.direct.len(), 1_024, "the window is full, and nothing behind it was taken")
+            });
+            node.bridge.abandon();
+        });
+    }
+}
+
+/// A stream that another service has not made yet is looked for again and again; that is no reason to look after gaps.
+#[test]
+fn missing_foreign_stream_is_no_reconnection() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let spy = async_nats::connect(server.url()).await.expect("connects");
+            let mut looks = spy.subscribe("$JS.API.STREAM.INFO.whizbang_events_shop").await.expect("subscribes");
+            spy.flush().await.expect("flushes");
+            let node = bank(&server, Manners::default()).await;
+            for _ in 0..5 {
+                looks.next().await.expect("a look");
+            }
+            // All looks but the last are answered.
+            node.look(|seen| assert_eq!(seen.reconnected, 0, "nothing was connected or found"));
+            let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
+            let shop = TestNode::attach(bridge, service("shop").owning("shop"), Manners::default()).await;
+            let shop = shop.expect("attaches");
+            node.until("the news that the stream is there", |seen| seen.reconnected == 1).await;
+            shop.bridge.publish(event(&shard("shop", 0), 1)).await.expect("publishes");
+            node.until("its event", |seen| seen.events.len() == 1).await;
+            node.look(|seen| assert_eq!(seen.reconnected, 1));
+            shop.stop().await;
+            node.stop().await;
+        });
+    }
+}
+
+/// nats-server 2.9.10 was seen to keep messages in a work queue that its consumer counts as acknowledged, after it was killed under
+/// load. They are brought about here by putting the messages back and the consumer not.
+#[test]
+fn messages_left_below_the_floor_are_removed() {
+    let name = "whizbang_commands_bank";
+    for release in BOTH {
+        run(async {
+            let mut server = NatsServer::start(release);
+            let shop: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
+            let shop =
+                TestNode::attach(shop, service("shop").owning("shop"), Manners::default()).await.expect("attaches");
+            bank(&server, Manners::default()).await.stop().await;
+            for number in 1..=100 {
+                shop.bridge.send(outside(&shard("bank", 1), number)).await.expect("sends");
+            }
+            let messages = async |server: &NatsServer| {
+                let mut stream = operator(server).await.get_stream(name).await.expect("a stream");
+                stream.info().await.expect("its state").state.messages
+            };
+            assert_eq!(messages(&server).await, 100);
+            server.stop();
+            let copy = server.back_up();
+            server.restart();
+            let node = bank(&server, Manners::default()).await;
+            node.until("all commands", |seen| seen.direct.len() >= 100).await;
+            while messages(&server).await > 0 {
+                node.insist_once(std::time::Duration::from_millis(20)).await;
+            }
+            node.stop().await;
+            server.stop();
+            server.restore_messages(&copy, name);
+            server.restart();
+            let left = messages(&server).await;
+            if release == Release::Distribution {
+                assert_eq!(left, 100, "below the floor of the consumer");
+            }
+            println!("{release:?}: {left} messages are left");
+            let node = bank(&server, Manners::default()).await;
+            let mut looks = 0;
+            while messages(&server).await > 0 {
+                looks += 1;
+                assert!(looks < 500, "they stay");
+                node.insist_once(std::time::Duration::from_millis(20)).await;
+            }
+            node.stop().await;
+            shop.stop().await;
+        });
+    }
+}
+
 /// Events that are not settled, for a slow job or behind a gap, leave the commands of the node their room.
 #[test]
 fn unsettled_events_leave_commands_their_room() {

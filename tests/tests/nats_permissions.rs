@@ -68,7 +68,7 @@ async fn start_as(server: &NatsServer, card: NodeCard, setup: StreamSetup) -> Te
             match asked {
                 Asked::Command(envelope) | Asked::Query(envelope) => Answer::Reply(envelope.payload),
                 Asked::Events { .. } | Asked::Outbox { .. } => Answer::Envelopes(Vec::new(), 0),
-                Asked::Watermark { .. } => Answer::Watermark(3),
+                Asked::Watermark { .. } | Asked::Sent { .. } => Answer::Watermark(3),
             }
         })
     };

@@ -145,6 +145,16 @@ pub enum Asked {
         /// The receiving shard.
         to: ShardId,
     },
+    /// The same, asked because nothing was committed for a while: `from` has sent everything up to `through`. The owner of `to`
+    /// answers with a watermark, and fetches from the outbox of `from` what did not reach it.
+    Sent {
+        /// The sending shard.
+        from: ShardId,
+        /// The receiving shard.
+        to: ShardId,
+        /// The last sequence sent.
+        through: u64,
+    },
 }
 
 impl Asked {
@@ -163,7 +173,7 @@ impl Asked {
                 };
                 origin == Some(from) && envelope.to.as_ref() == Some(to) && envelope.domain == *domain
             }
-            Self::Command(_) | Self::Query(_) | Self::Watermark { .. } => false,
+            Self::Command(_) | Self::Query(_) | Self::Watermark { .. } | Self::Sent { .. } => false,
         }
     }
 
@@ -173,7 +183,7 @@ impl Asked {
             Self::Command(envelope) | Self::Query(envelope) => &envelope.domain,
             Self::Events { shard, .. } => &shard.domain,
             Self::Outbox { from, .. } => &from.domain,
-            Self::Watermark { to, .. } => &to.domain,
+            Self::Watermark { to, .. } | Self::Sent { to, .. } => &to.domain,
         }
     }
 }
@@ -199,6 +209,8 @@ pub enum Refusal {
     Busy,
     /// The node stops, or does not own the shard (any more); nothing was done. Ask again.
     NotHere,
+    /// The disk of the owner is full; nothing was done. Ask again once there is room.
+    Full,
     /// Nobody handles such a message; nothing was done.
     Unhandled(String),
     /// The payload cannot be read; nothing was done.

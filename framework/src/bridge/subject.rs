@@ -145,7 +145,9 @@ impl Place {
             Asked::Query(envelope) => Self::AskQuery { domain: envelope.domain.clone(), name: envelope.name.clone() },
             Asked::Events { shard, .. } => Self::AskEvents(shard.clone()),
             Asked::Outbox { from, to, .. } => Self::AskOutbox { from: from.clone(), to: to.clone() },
-            Asked::Watermark { from, to } => Self::AskWatermark { from: from.clone(), to: to.clone() },
+            Asked::Watermark { from, to } | Asked::Sent { from, to, .. } => {
+                Self::AskWatermark { from: from.clone(), to: to.clone() }
+            }
         }
     }
 

@@ -69,6 +69,8 @@ pub(crate) struct Gate {
     suspect: Cell<Option<u64>>,
     /// Something was turned away because of that.
     turned_away: Cell<bool>,
+    /// The sender says that it has sent what did not come.
+    told: Cell<bool>,
     /// The sender's log is another one than was taken from: nothing is taken until the sender says otherwise.
     shut: Cell<bool>,
     /// When the sender may next be asked about contradictions.
@@ -106,6 +108,7 @@ impl Gate {
             trail: RefCell::default(),
             suspect: Cell::new(None),
             turned_away: Cell::new(false),
+            told: Cell::new(false),
             shut: Cell::new(false),
             not_before: Cell::new(None),
             news: Notify::new(),
@@ -193,6 +196,21 @@ impl Gate {
         }
     }
 
+    /// The sender has sent everything up to `through` and hears of no progress. What of that did not come is asked for.
+    pub(crate) fn is_told(self: &Rc<Self>, through: u64) {
+        let last = self.last.get();
+        if through > last && !self.shut.get() && !self.asking.get() {
+            tracing::debug!(target: TARGET, from = %self.from, to = %self.to, last, through, "asking for what did not come");
+            self.told.set(true);
+            self.ask();
+        }
+    }
+
+    /// The sender does not answer. It tells again how far it has sent; what is held is asked for nevertheless.
+    pub(crate) fn is_not_answered(&self) {
+        self.told.set(false);
+    }
+
     fn has_room(&self) -> bool {
         self.unsettled.borrow().len() < IN_FLIGHT && self.bytes.get() < BYTES
     }
@@ -228,7 +246,7 @@ impl Gate {
         if let Some(sequence) = self.suspect.get() {
             return Some(Question { after: sequence.saturating_sub(1), contradicted: Some(sequence), mark });
         }
-        let lacks = self.turned_away.get() || !self.held.borrow().is_empty();
+        let lacks = self.turned_away.get() || self.told.get() || !self.held.borrow().is_empty();
         lacks.then_some(Question { after: last, contradicted: None, mark })
     }
 
@@ -266,6 +284,7 @@ impl Gate {
         }
         let last = self.last.get();
         self.turned_away.set(false);
+        let told = self.told.replace(false);
         for entry in entries {
             let sequence = sequence_of(&entry);
             let other = self.held.borrow_mut().other_than(sequence, entry.id);
@@ -277,6 +296,8 @@ impl Gate {
         let above = self.held.borrow_mut().above(head, question.mark);
         self.drop_forged(above);
         self.drain();
+        // There may be more than one page of what did not come.
+        self.told.set(told && self.last.get() > last && self.last.get() < head);
         self.last.get() > last || self.suspect.get().is_some()
     }
 

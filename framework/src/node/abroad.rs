@@ -9,31 +9,37 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::republish::ask_what_is_published;
 use super::share::Share;
+use super::tasks;
 use crate::actor::{Host, ShardCell};
-use crate::bridge::Tidings;
+use crate::bridge::{Answer, Asked, Refusal, Tidings};
 use crate::clock::instant;
 use crate::message::{Envelope, ShardId};
-use crate::relay::{Onward, envelope_of};
+use crate::relay::{Onward, Suspicion, envelope_of, page};
 use crate::telemetry::TARGET;
 
 /// How many events are read and published at a time.
 const PAGE: usize = 256;
-/// The most events of a shard that are published again at start if the broker holds none of it. More than are ever on their way
-/// to the broker at once.
-const REPUBLISHED: u64 = 1024;
-
+/// After how many bytes of payload what is gathered from the outboxes of a thread is sent, before more is read.
+const BATCH: usize = 8 << 20;
+/// How many shards publish a page of events at a time.
+const PUBLISHING: usize = 16;
 /// The shards of which something may have to leave the node.
 #[derive(Default)]
 pub(super) struct Abroad {
     cells: RefCell<BTreeMap<ShardId, Rc<ShardCell>>>,
     wake: Notify,
     carrying: Cell<bool>,
-    /// Up to where the events of each shard are published. Kept here, so that it outlives a failed task.
-    published: RefCell<BTreeMap<ShardId, u64>>,
+    /// Up to where the events of each shard are published; nothing of a shard that the broker was not asked about yet. Kept
+    /// here, so that it outlives a failed task.
+    pub(super) published: RefCell<BTreeMap<ShardId, u64>>,
+    /// Of how many shards the broker has not yet answered what it holds.
+    pub(super) unanswered: Cell<usize>,
 }
 
 impl Abroad {
@@ -54,22 +60,18 @@ impl Abroad {
 
     /// Whether everything has been looked at, and what left is with the broker.
     pub(super) fn is_at_rest(&self) -> bool {
-        !self.carrying.get() && self.cells.borrow().is_empty()
+        !self.carrying.get() && self.cells.borrow().is_empty() && self.unanswered.get() == 0
     }
 }
 
 /// Carries what was committed to other services, over the bridge.
 pub(super) async fn carry(share: Weak<Share>) {
+    let mut asking: Option<crate::spawn::Task> = None;
     if let Some(share) = share.upgrade() {
-        // Known already if this task has failed and was started again.
-        let known = !share.abroad.published.borrow().is_empty();
-        if !known {
-            let published = published_before(&share).await;
-            *share.abroad.published.borrow_mut() = published;
-        }
-        // Shards whose events did not all reach the broker before the last end of this node are looked at once.
+        asking = ask_what_is_published(&share);
+        // Shards whose events did not all reach the broker before this task failed are looked at once.
         for (id, cell) in &share.shards {
-            if share.abroad.published.borrow().get(id) < share.history.get(id) {
+            if share.abroad.published.borrow().get(id).is_some_and(|last| Some(last) < share.history.get(id)) {
                 share.abroad.look_at(cell);
             }
         }
@@ -82,7 +84,7 @@ pub(super) async fn carry(share: Weak<Share>) {
         heads.grown(id, *position);
     }
     loop {
-        let Some(abroad) = share.upgrade().map(|share| Rc::clone(&share.abroad)) else { return };
+        let Some(abroad) = share.upgrade().map(|share| Rc::clone(&share.abroad)) else { return drop(asking) };
         let impatient = tokio::select! {
             biased;
             () = abroad.wake.notified() => false,
@@ -91,7 +93,7 @@ pub(super) async fn carry(share: Weak<Share>) {
         let Some(share) = share.upgrade() else { return };
         abroad.carrying.set(true);
         if impatient {
-            again = impatience(&share, |to| !share.owns(to));
+            again = suspicion(&share);
             share.store_floors(1024);
         }
         let next = carry_once(&share, &mut heads).await;
@@ -99,35 +101,6 @@ pub(super) async fn carry(share: Weak<Share>) {
         abroad.carrying.set(false);
         share.host.quiet.look();
     }
-}
-
-/// Finds for each shard of this thread up to where its events are published.
-///
-/// A crash between a commit and its publication leaves events in the log that the broker never got. Nodes of this framework read
-/// them from the log; other subscribers have the broker alone, so these events are published now. What the broker holds of a
-/// shard decides. If it holds nothing, because it was emptied or everything is older than it keeps, the last [`REPUBLISHED`]
-/// events are published: more would flood it with history, and subscribers drop duplicates by position.
-async fn published_before(share: &Share) -> BTreeMap<ShardId, u64> {
-    let mut published = share.history.clone();
-    let Some(bridge) = &share.spec.bridge else { return published };
-    let asking = published.iter().filter(|(_, position)| **position > 0).map(|(id, position)| async move {
-        let last = match bridge.last_published(id).await {
-            Ok(Some(last)) => last.min(*position),
-            Ok(None) if bridge.keeps_events() => position.saturating_sub(REPUBLISHED),
-            Ok(None) => *position,
-            Err(error) => {
-                tracing::warn!(
-                    target: TARGET, shard = %id, %error,
-                    "failed to read the last published event: events of a crash may be missing at the broker",
-                );
-                *position
-            }
-        };
-        (id.clone(), last)
-    });
-    let found = join_all(asking).await;
-    published.extend(found);
-    published
 }
 
 /// Some lane has waited long enough; which one is found by looking at all.
@@ -141,6 +114,45 @@ pub(super) fn impatience(share: &Share, of: impl Fn(&ShardId) -> bool) -> Option
         again = earliest(again, next);
     }
     again
+}
+
+/// Some lane to another service has waited long enough: what its courier did not take is handed on again, and of the rest its
+/// destination is asked.
+fn suspicion(share: &Rc<Share>) -> Option<Instant> {
+    let mut again = None;
+    for (id, lanes) in &share.lanes {
+        let Suspicion { restarted, doubtful, next } = lanes.suspicion(|to| !share.owns(to), |to| share.stalls(id, to));
+        if let Some(cell) = share.shards.get(id).filter(|_| restarted) {
+            share.abroad.look_at(cell);
+        }
+        for (to, sent) in doubtful {
+            ask_how_far(share, id, &to, sent);
+        }
+        again = earliest(again, next);
+    }
+    again
+}
+
+/// Asks the owner of `to` how far it has committed what `from` sent it, and tells how far that is.
+fn ask_how_far(share: &Rc<Share>, from: &ShardId, to: &ShardId, sent: u64) {
+    let Some(bridge) = share.spec.bridge.clone() else { return };
+    let (me, from, to) = (Rc::downgrade(share), from.clone(), to.clone());
+    crate::spawn::detached(async move {
+        let asked = Asked::Sent { from: from.clone(), to: to.clone(), through: sent };
+        let answer = bridge.ask(asked, tasks::ASK).await;
+        let Some(share) = me.upgrade() else { return };
+        let Some(lanes) = share.lanes.get(&from) else { return };
+        let through = if let Ok(Answer::Watermark(through)) = answer { through } else { 0 };
+        if lanes.answered(&to, through) {
+            share.heard_committed(&from, &to, through);
+        } else if let Ok(Answer::Refused(Refusal::Undecodable(_))) = answer
+            && let Some(cell) = share.shards.get(&from)
+        {
+            // An owner of an earlier version does not know the question, and fetches nothing: it is sent everything again.
+            lanes.restart(&to);
+            share.abroad.look_at(cell);
+        }
+    });
 }
 
 /// After what times without a new event subscribers are told how far a log reaches: whoever has lost the last events, and
@@ -186,29 +198,45 @@ impl Heads {
 async fn carry_once(share: &Rc<Share>, heads: &mut Heads) -> Option<Instant> {
     let mut again = None;
     let outgoing: Rc<RefCell<Vec<Envelope>>> = Rc::default();
-    let gather = Rc::clone(&outgoing);
-    let onward: Onward = Rc::new(move |envelope| gather.borrow_mut().push(envelope));
+    let (gather, bytes) = (Rc::clone(&outgoing), Cell::new(0));
+    let onward: Onward = Rc::new(move |envelope| {
+        bytes.set(bytes.get() + envelope.payload.len());
+        gather.borrow_mut().push(envelope);
+        bytes.get() < BATCH
+    });
+    let mut full = false;
     let mut grown = Vec::new();
     let cells = std::mem::take(&mut *share.abroad.cells.borrow_mut());
     for (id, cell) in cells {
         let reader = cell.reader();
         if let Some(lanes) = share.lanes.get(&id) {
-            if let Err(error) = lanes.pump(&reader, &onward, |to| !share.owns(to)).await {
-                tracing::warn!(target: TARGET, shard = %id, %error, "the outbox cannot be read");
-                retry(&share.host, &cell);
+            if !full {
+                match lanes.pump(&reader, &onward, |to| !share.owns(to)).await {
+                    Ok(all) => full = !all,
+                    Err(error) => {
+                        tracing::warn!(target: TARGET, shard = %id, %error, "the outbox cannot be read");
+                        retry(&share.host, &cell);
+                    }
+                }
+            }
+            if full {
+                // Memory is bounded: the rest of the outboxes is read once this is with the broker.
+                share.abroad.look_at(&cell);
             }
             again = earliest(again, lanes.next_impatience(|to| !share.owns(to)));
         }
         let position = reader.position();
-        let last = share.abroad.published.borrow().get(&id).copied().unwrap_or(0);
-        if position > last {
+        // Until it is known what the broker has of a shard, nothing of it is published: it would overtake what is missing there.
+        let last = share.abroad.published.borrow().get(&id).copied();
+        if let Some(last) = last.filter(|last| position > *last) {
             grown.push((cell, last, position));
         }
     }
-    // All shards' messages are under way together: the broker is waited for once, not shard by shard.
+    // The messages of several shards are under way together: the broker is waited for once, not shard by shard.
     let batch = std::mem::take(&mut *outgoing.borrow_mut());
     let publishing = grown.iter().map(|(cell, last, position)| publish(share, &cell.id, *last, *position));
-    let (ends, ()) = tokio::join!(join_all(publishing), send(share, batch));
+    let publishing = stream::iter(publishing).buffered(PUBLISHING).collect::<Vec<_>>();
+    let (ends, ()) = tokio::join!(publishing, send(share, batch));
     for ((cell, _, position), end) in grown.into_iter().zip(ends) {
         share.abroad.published.borrow_mut().insert(cell.id.clone(), end);
         // What has come since the look may have been published with it.
@@ -248,9 +276,19 @@ pub(super) fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<I
 /// Sends what leaves the node. What does not get through stays in the outbox and is sent again.
 async fn send(share: &Rc<Share>, batch: Vec<Envelope>) {
     let Some(bridge) = share.spec.bridge.as_ref().filter(|_| !batch.is_empty()) else { return };
-    for result in join_all(batch.into_iter().map(|envelope| bridge.send(envelope))).await {
-        if let Err(error) = result {
-            tracing::debug!(target: TARGET, %error, "an outbox entry was not taken, it is sent again");
+    let sending = batch.into_iter().map(|envelope| {
+        let place = envelope.origin.as_ref().map(|origin| (origin.shard.clone(), origin.sequence));
+        let place = place.zip(envelope.to.clone());
+        let sent = bridge.send(envelope);
+        async move { (place, sent.await) }
+    });
+    for (place, result) in join_all(sending).await {
+        let Err(error) = result else { continue };
+        tracing::debug!(target: TARGET, %error, "an outbox entry was not taken, it is sent again");
+        if let Some(((from, sequence), to)) = place
+            && let Some(lanes) = share.lanes.get(&from)
+        {
+            lanes.refused(&to, sequence);
         }
     }
 }
@@ -260,7 +298,7 @@ async fn publish(share: &Rc<Share>, id: &ShardId, mut last: u64, position: u64) 
     let (Some(bridge), Some(cell)) = (&share.spec.bridge, share.shards.get(id)) else { return position };
     let reader = cell.reader();
     while last < position {
-        let events = match reader.events(last, PAGE).await {
+        let events = match page::events(&*reader, last, PAGE).await {
             Ok(events) => events,
             Err(error) => {
                 tracing::warn!(target: TARGET, shard = %id, %error, "the log cannot be read");

@@ -78,7 +78,7 @@ impl Remote for Away {
     fn post(&self, envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>> {
         let (id, domain) = (envelope.id, envelope.domain.to_string());
         let bridge = Arc::clone(&self.bridge);
-        Box::pin(async move { bridge.send(envelope).await.map_err(|error| failed(error, &domain, id, Duration::ZERO)) })
+        Box::pin(async move { bridge.send(envelope).await.map_err(|error| failed(error, &domain, id)) })
     }
 
     fn query(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {

@@ -11,6 +11,7 @@ use super::tasks;
 use crate::bridge::{Answer, Asked};
 use crate::inbox::Gate;
 use crate::message::{Envelope, ShardId};
+use crate::relay::page;
 use crate::retry::Retry;
 use crate::telemetry::TARGET;
 
@@ -24,6 +25,16 @@ struct Page {
 }
 
 impl Share {
+    /// A sender has sent everything up to `through` and hears of no progress: what did not come is fetched from its outbox.
+    pub(super) fn heard_sent(self: &Rc<Self>, from: &ShardId, to: &ShardId, through: u64) {
+        if !self.shards.contains_key(to) || self.has_ended.get() || self.host.draining.get() {
+            return;
+        }
+        if let Some(gate) = self.gate(from, to) {
+            gate.is_told(through);
+        }
+    }
+
     /// Asks the sending shard's owner for as long as a gate has a question.
     pub(super) fn ask_sender(self: &Rc<Self>, gate: &Rc<Gate>) {
         let (me, gate) = (Rc::downgrade(self), Rc::downgrade(gate));
@@ -44,6 +55,9 @@ impl Share {
                 drop(spec);
                 let Some(share) = me.upgrade() else { return };
                 let stops = share.has_ended.get() || share.host.draining.get();
+                if answer.is_err() {
+                    asking.is_not_answered();
+                }
                 match answer {
                     Ok(page) => {
                         if stops || !asking.answered(question, page.entries, page.head) {
@@ -72,7 +86,7 @@ async fn entries(spec: &Spec, from: &ShardId, to: &ShardId, after: u64) -> Resul
     if let Some(reader) = spec.reader(from) {
         // Before it is read: what is sent meanwhile may not be among what is read.
         let head = sent_to(&*reader, to);
-        let entries = reader.outbox(to, after, usize::from(PAGE)).await.map_err(|_| true)?;
+        let entries = page::outbox(&*reader, to, after, usize::from(PAGE)).await.map_err(|_| true)?;
         return Ok(Page { entries: entries.into_iter().map(|entry| entry.envelope).collect(), head });
     }
     let Some(bridge) = &spec.bridge else { return Err(false) };

@@ -106,7 +106,7 @@ impl Share {
     }
 
     /// The gate between two shards; none if there are as many as there may be, and something is under way in all of them.
-    fn gate(self: &Rc<Self>, from: &ShardId, to: &ShardId) -> Option<Rc<Gate>> {
+    pub(super) fn gate(self: &Rc<Self>, from: &ShardId, to: &ShardId) -> Option<Rc<Gate>> {
         if let Some(gate) = self.known_gate(from, to) {
             return Some(gate);
         }

@@ -11,7 +11,7 @@ use super::remote_answer::{Asker, unreadable};
 use super::spec::{Links, Spec};
 use crate::bridge::{Answer, Asked, Inbound, Refusal, Settled, Tidings};
 use crate::message::{Envelope, ShardId, shard_of};
-use crate::relay::envelope_of;
+use crate::relay::{envelope_of, page};
 use crate::telemetry::TARGET;
 
 /// The most events or outbox entries in one answer, whatever is asked for.
@@ -26,6 +26,30 @@ pub(super) struct Door {
 impl Door {
     pub(super) fn new(spec: Arc<Spec>, links: Links) -> Self {
         Self { spec, links }
+    }
+
+    /// How far `to` has committed what `from` sent it. If `from` says how far that is, what is missing is fetched.
+    fn watermark(&self, from: ShardId, to: ShardId, sent: Option<u64>) -> BoxFuture<'static, Answer> {
+        if self.spec.owns(&to.domain).is_none_or(|shards| to.shard >= shards) {
+            return Box::pin(async { Answer::Refused(Refusal::NotHere) });
+        }
+        let (tell, told) = oneshot::channel();
+        let home = self.spec.home(to.shard);
+        self.links.run(
+            home,
+            Box::new(move |share| {
+                if let Some(through) = sent {
+                    share.heard_sent(&from, &to, through);
+                }
+                let _ = tell.send(share.committed(&from, &to));
+            }),
+        );
+        Box::pin(async move {
+            match told.await {
+                Ok(through) => Answer::Watermark(through),
+                Err(_) => Answer::Refused(Refusal::NotHere),
+            }
+        })
     }
 }
 
@@ -102,7 +126,7 @@ impl Inbound for Door {
                     let Some(reader) = reader else { return Answer::Refused(Refusal::NotHere) };
                     // Before it is read: what is committed meanwhile may not be among what is read.
                     let head = reader.position();
-                    match reader.events(after, limit).await {
+                    match page::events(&*reader, after, limit).await {
                         Ok(events) => {
                             let envelopes = events.into_iter().map(|event| envelope_of(&shard, event)).collect();
                             Answer::Envelopes(envelopes, head)
@@ -117,7 +141,7 @@ impl Inbound for Door {
                 Box::pin(async move {
                     let Some(reader) = reader else { return Answer::Refused(Refusal::NotHere) };
                     let head = reader.outbox_heads().into_iter().find(|(known, _, _)| *known == to);
-                    match reader.outbox(&to, after, limit).await {
+                    match page::outbox(&*reader, &to, after, limit).await {
                         Ok(entries) => Answer::Envelopes(
                             entries.into_iter().map(|entry| entry.envelope).collect(),
                             head.map_or(0, |(_, _, head)| head),
@@ -126,23 +150,8 @@ impl Inbound for Door {
                     }
                 })
             }
-            Asked::Watermark { from, to } => {
-                let (tell, told) = oneshot::channel();
-                let home = self.spec.home(to.shard);
-                let owned = self.spec.owns(&to.domain).is_some();
-                self.links.run(
-                    home,
-                    Box::new(move |share| {
-                        let _ = tell.send(share.committed(&from, &to));
-                    }),
-                );
-                Box::pin(async move {
-                    match told.await {
-                        Ok(through) if owned => Answer::Watermark(through),
-                        _ => Answer::Refused(Refusal::NotHere),
-                    }
-                })
-            }
+            Asked::Watermark { from, to } => self.watermark(from, to, None),
+            Asked::Sent { from, to, through } => self.watermark(from, to, Some(through)),
         }
     }
 
@@ -159,7 +168,7 @@ impl Inbound for Door {
     fn reconnected(&self) {
         self.links.run_all(|share| {
             for lanes in share.lanes.values() {
-                lanes.hurry();
+                lanes.doubt_all(|to| !share.owns(to));
             }
             share.catch_up();
         });

@@ -19,6 +19,7 @@ mod letters;
 mod notes;
 mod outward;
 mod remote_answer;
+mod republish;
 mod share;
 mod skips;
 mod spec;

@@ -90,8 +90,9 @@ impl Share {
                 tracing::info!(target: TARGET, %from, %to, "what was sent is committed again");
             }
             // Nothing new, so why was it told? The destination has started again, or was sent a duplicate: what it lacks is
-            // handed on without waiting for patience to end.
-            Claim::Known => lanes.hurry_to(to),
+            // handed on, or offered to it, without waiting for patience to end.
+            Claim::Known if self.owns(to) => lanes.hurry_to(to),
+            Claim::Known => lanes.doubt(to),
         }
         shard.soil(&self.host);
         Some(claim)

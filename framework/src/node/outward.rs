@@ -90,7 +90,7 @@ impl Remote for Outward {
         let bridge = spec.bridge.clone();
         Box::pin(async move {
             let Some(bridge) = bridge else { return Err(alone(domain)) };
-            bridge.send(envelope).await.map_err(|error| failed(error, &domain, id, Duration::ZERO))
+            bridge.send(envelope).await.map_err(|error| failed(error, &domain, id))
         })
     }
 
@@ -153,14 +153,14 @@ fn alone(domain: String) -> SendError {
     SendError::NoOwner { domain, reason: "this node does not own it and has no bridge".to_owned() }
 }
 
-pub(super) fn failed(error: BridgeError, domain: &str, id: MessageId, deadline: Duration) -> SendError {
+/// What a sender is told if the bridge fails. But for a missing answer, nothing was taken by the broker.
+pub(super) fn failed(error: BridgeError, domain: &str, id: MessageId) -> SendError {
     let domain = domain.to_owned();
     match error {
         BridgeError::NoAnswer { deadline, .. } => SendError::NoReply { domain, deadline, id },
         BridgeError::Oversize { bytes, limit } => {
             SendError::Encode(crate::message::CodecError::Oversize { bytes, limit })
         }
-        BridgeError::Broker { .. } => SendError::NoReply { domain, deadline, id },
         BridgeError::Unreadable { reason, .. } => SendError::Unknown {
             id,
             source: StoreError::io("reading the owner's answer", std::io::Error::other(reason)),
@@ -185,6 +185,7 @@ pub(super) fn told(
             Refusal::NotHere => {
                 SendError::NoOwner { domain: owned, reason: "the owner stops or has changed".to_owned() }
             }
+            Refusal::Full => SendError::Refused(StoreError::Full { at: format!("the store of domain `{owned}`") }),
             Refusal::Unhandled(_) => SendError::Unhandled { domain: owned, name: name.to_owned() },
             Refusal::Undecodable(reason) => SendError::Undecodable { domain: owned, reason },
             Refusal::Conflict => SendError::Conflict,
@@ -198,6 +199,6 @@ pub(super) fn told(
             }
         }),
         Ok(_) => Err(SendError::NoReply { domain: owned, deadline, id }),
-        Err(error) => Err(failed(error, domain, id, deadline)),
+        Err(error) => Err(failed(error, domain, id)),
     }
 }

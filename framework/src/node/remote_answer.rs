@@ -9,6 +9,7 @@ use std::fmt::Display;
 use crate::bridge::{Answer, Refusal};
 use crate::message::{Codec, Envelope, MessageId, Name, ShardId};
 use crate::router::Outcome;
+use crate::store::StoreError;
 use crate::telemetry::TARGET;
 
 /// What is needed to answer a command or query after it has been handed over.
@@ -40,6 +41,10 @@ impl Asker {
             Outcome::Late => Refusal::Late,
             Outcome::Undecodable(reason) => Refusal::Undecodable(reason),
             Outcome::Stopped => Refusal::NotHere,
+            Outcome::Refused(error @ StoreError::Full { .. }) => {
+                self.kept("full", &error);
+                Refusal::Full
+            }
             Outcome::Refused(error) => {
                 self.kept("not-here", &error);
                 Refusal::NotHere
@@ -68,7 +73,6 @@ pub(super) fn unreadable(shard: &ShardId, error: &dyn Display) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::StoreError;
 
     const SECRET: &str = "/srv/data/7: hunter2";
 

@@ -16,7 +16,7 @@ use crate::bridge::{Answer, Asked};
 use crate::inbox::{ActorTaker, Feed, Pages, Taker};
 use crate::message::{Envelope, Name, ShardId};
 use crate::projection::{ViewContext, ViewDoor};
-use crate::relay::envelope_of;
+use crate::relay::{envelope_of, page};
 use crate::store::{Lane, StoreError, Watermark};
 use crate::telemetry::TARGET;
 
@@ -222,7 +222,7 @@ fn pages(spec: &Arc<Spec>) -> Pages {
             if let Some(reader) = spec.reader(&source) {
                 // Before it is read: what is committed meanwhile may not be among what is read, and is told of anew.
                 let head = reader.position();
-                let events = reader.events(after, limit).await.map_err(|error| error.to_string())?;
+                let events = page::events(&*reader, after, limit).await.map_err(|error| error.to_string())?;
                 return Ok((events.into_iter().map(|event| envelope_of(&source, event)).collect(), head));
             }
             let Some(bridge) = &spec.bridge else {

@@ -112,13 +112,14 @@ async fn relay_once(share: &Rc<Share>, told: &mut BTreeMap<ShardId, u64>) -> Opt
 fn onward(share: &Rc<Share>) -> Onward {
     let share = Rc::clone(share);
     Rc::new(move |envelope| {
-        let Some(to) = &envelope.to else { return };
+        let Some(to) = &envelope.to else { return true };
         let home = share.spec.home(to.shard);
         if home == share.index {
             share.direct(envelope, Box::new(|_| {}));
         } else {
             share.links.run(home, Box::new(move |share| share.direct(envelope, Box::new(|_| {}))));
         }
+        true
     })
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::page;
 use crate::clock::instant;
 use crate::message::{Envelope, ShardId};
 use crate::store::{ShardReader, StoreError};
@@ -23,8 +24,8 @@ const PAGE: usize = 128;
 const PATIENCE: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// Hands an entry on; whether it was taken. The destination's commit is told to [`Lanes::committed`].
-pub(crate) type Onward = Rc<dyn Fn(Envelope)>;
+/// Hands an entry on, and returns whether there is room for more. The destination's commit is told to [`Lanes::committed`].
+pub(crate) type Onward = Rc<dyn Fn(Envelope) -> bool>;
 
 /// What a destination says that it has committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +61,10 @@ struct Lane {
     stopped: bool,
     /// It was reported that nothing is committed for long.
     stalled: bool,
+    /// The lowest sequence on its way that the courier did not take.
+    refused: Option<u64>,
+    /// The destination is being asked how far it has committed.
+    questioned: bool,
 }
 
 impl Lane {
@@ -77,6 +82,8 @@ impl Lane {
             patience: PATIENCE,
             stopped: false,
             stalled: false,
+            refused: None,
+            questioned: false,
         }
     }
 }
@@ -96,6 +103,7 @@ impl Lane {
     fn commit(&mut self, through: u64) {
         self.committed = self.committed.max(through);
         self.offered = self.offered.max(through);
+        self.refused = self.refused.filter(|refused| *refused > through);
         while let Some((_, bytes)) = self.sizes.pop_front_if(|(sequence, _)| *sequence <= through) {
             self.bytes -= bytes;
         }
@@ -119,7 +127,27 @@ impl Lane {
         self.offered = self.committed;
         self.sizes.clear();
         self.bytes = 0;
+        self.refused = None;
     }
+
+    /// What the courier did not take is not on its way, nor what is behind it.
+    fn go_back(&mut self, refused: u64) {
+        self.offered = self.committed.max(refused.saturating_sub(1));
+        while let Some((_, bytes)) = self.sizes.pop_back_if(|(sequence, _)| *sequence >= refused) {
+            self.bytes -= bytes;
+        }
+    }
+}
+
+/// What has come of looking at lanes abroad that make no progress.
+#[derive(Default)]
+pub(crate) struct Suspicion {
+    /// Something is to be handed on again.
+    pub(crate) restarted: bool,
+    /// The destinations to be asked, each with the last sequence handed on to it.
+    pub(crate) doubtful: Vec<(ShardId, u64)>,
+    /// When to look next.
+    pub(crate) next: Option<Instant>,
 }
 
 /// The lanes of one shard.
@@ -145,6 +173,13 @@ impl Lanes {
         self.lanes.borrow_mut().values_mut().for_each(Lane::restart);
     }
 
+    /// The same at once for what is on its way to one destination.
+    pub(crate) fn restart(&self, to: &ShardId) {
+        if let Some(lane) = self.lanes.borrow_mut().get_mut(to).filter(|lane| !lane.stopped) {
+            lane.restart();
+        }
+    }
+
     /// The same for what is on its way to one destination, unless that was just handed on.
     pub(crate) fn hurry_to(&self, to: &ShardId) {
         let now = instant();
@@ -158,18 +193,86 @@ impl Lanes {
         }
     }
 
+    /// The courier did not take an entry: it is handed on again after a while, with those behind it.
+    pub(crate) fn refused(&self, to: &ShardId, sequence: u64) {
+        if let Some(lane) = self.lanes.borrow_mut().get_mut(to).filter(|lane| sequence > lane.committed) {
+            lane.refused = Some(lane.refused.map_or(sequence, |refused| refused.min(sequence)));
+        }
+    }
+
+    /// What is on its way to such destinations may have been lost: they are asked at the next look.
+    pub(crate) fn doubt_all(&self, of: impl Fn(&ShardId) -> bool) {
+        let now = instant();
+        for (_, lane) in self.lanes.borrow_mut().iter_mut().filter(|(to, _)| of(to)) {
+            (lane.patience, lane.again) = (PATIENCE, now);
+        }
+    }
+
+    /// The same for one destination, unless it is about to be asked, or was just sent something.
+    pub(crate) fn doubt(&self, to: &ShardId) {
+        let now = instant();
+        if let Some(lane) = self.lanes.borrow_mut().get_mut(to)
+            && lane.again > now + PATIENCE / 2
+            && lane.patience > PATIENCE
+        {
+            (lane.patience, lane.again) = (PATIENCE, now);
+        }
+    }
+
+    /// The destination was asked how far it is. Returns whether `through` is more than was known.
+    pub(crate) fn answered(&self, to: &ShardId, through: u64) -> bool {
+        self.lanes.borrow_mut().get_mut(to).is_some_and(|lane| {
+            lane.questioned = false;
+            through > lane.committed
+        })
+    }
+
+    /// Looks for lanes to such destinations that make no progress.
+    ///
+    /// The courier took what is on its way, so it is not sent again: an owner that is away would find it many times. The owner
+    /// is asked instead, told how far everything was sent, and fetches what it lacks. Only what the courier did not take is handed
+    /// on again. Each lane without progress for as long as patience grows is reported to `stalled`, once.
+    pub(crate) fn suspicion(&self, of: impl Fn(&ShardId) -> bool, mut stalled: impl FnMut(&ShardId)) -> Suspicion {
+        let now = instant();
+        let mut found = Suspicion::default();
+        let mut lanes = self.lanes.borrow_mut();
+        for (to, lane) in lanes.iter_mut().filter(|(to, lane)| lane.offered > lane.committed && of(to)) {
+            if lane.again <= now {
+                if lane.patience == LONGEST && !std::mem::replace(&mut lane.stalled, true) {
+                    stalled(to);
+                }
+                match lane.refused.take() {
+                    Some(refused) => {
+                        lane.go_back(refused);
+                        found.restarted = true;
+                    }
+                    None if lane.questioned => {}
+                    None => {
+                        lane.questioned = true;
+                        found.doubtful.push((to.clone(), lane.offered));
+                    }
+                }
+                lane.patience = (lane.patience * 2).min(LONGEST);
+                lane.again = now + lane.patience;
+            }
+            found.next = Some(found.next.map_or(lane.again, |next: Instant| next.min(lane.again)));
+        }
+        found
+    }
+
     /// Forgets what was on its way: it is handed on again.
     pub(crate) fn reset(&self) {
         self.lanes.borrow_mut().clear();
     }
 
-    /// Hands on what the store has for such destinations and the windows have room for.
+    /// Hands on what the store has for such destinations and the windows have room for. Returns `false` if it ended because
+    /// there was no room for more.
     pub(crate) async fn pump(
         &self,
         reader: &Arc<dyn ShardReader>,
         onward: &Onward,
         of: impl Fn(&ShardId) -> bool,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         for (to, done, head) in reader.outbox_heads().into_iter().filter(|(to, ..)| of(to)) {
             loop {
                 let (after, room) = {
@@ -189,14 +292,15 @@ impl Lanes {
                 if after >= head || room == 0 {
                     break;
                 }
-                let entries = reader.outbox(&to, after, PAGE.min(usize::try_from(room).unwrap_or(PAGE))).await?;
+                let entries =
+                    page::outbox(&**reader, &to, after, PAGE.min(usize::try_from(room).unwrap_or(PAGE))).await?;
                 if entries.is_empty() {
                     break;
                 }
                 for entry in entries {
                     {
                         let mut lanes = self.lanes.borrow_mut();
-                        let Some(lane) = lanes.get_mut(&to) else { return Ok(()) };
+                        let Some(lane) = lanes.get_mut(&to) else { return Ok(true) };
                         // A commit that came back meanwhile may have moved the lane on.
                         if entry.sequence <= lane.offered {
                             continue;
@@ -209,11 +313,13 @@ impl Lanes {
                     self.counts.sent.one();
                     let envelope = entry.envelope;
                     passes!("relay", envelope.name, envelope.id, envelope.correlation);
-                    onward(envelope);
+                    if !onward(envelope) {
+                        return Ok(false);
+                    }
                 }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The destination says that it has committed all up to and including `through`. `head` is the last sequence that was sent to
@@ -378,6 +484,42 @@ mod tests {
                 lanes.get(&to).is_some_and(|lane| (lane.committed, lane.offered) == (8, 8)),
                 "9 is handed on again"
             );
+        });
+    }
+
+    #[test]
+    fn taken_entries_are_asked_about_and_refused_ones_handed_on_again() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let lanes = Lanes::new(Arc::default());
+            let to = ShardId::new(Name::from_static("bank").unwrap(), 3);
+            let mut lane = Lane::from(0);
+            (1..=9).for_each(|sequence| lane.offer(sequence, 10));
+            lanes.lanes.borrow_mut().insert(to.clone(), lane);
+            let look = |lanes: &Lanes| {
+                let found = lanes.suspicion(|_| true, |_| {});
+                (found.restarted, found.doubtful.into_iter().map(|(_, sent)| sent).collect::<Vec<_>>())
+            };
+            assert_eq!(look(&lanes), (false, vec![]), "it may still come");
+            tokio::time::sleep(PATIENCE).await;
+            assert_eq!(look(&lanes), (false, vec![9]));
+            tokio::time::sleep(LONGEST).await;
+            assert_eq!(look(&lanes), (false, vec![]), "one question at a time");
+            assert!(!lanes.answered(&to, 0) && lanes.answered(&to, 1));
+            for refused in [7, 5, 6] {
+                lanes.refused(&to, refused);
+            }
+            tokio::time::sleep(LONGEST).await;
+            assert_eq!(look(&lanes), (true, vec![]));
+            let offered = |lanes: &Lanes| lanes.lanes.borrow().get(&to).map(|lane| (lane.offered, lane.bytes));
+            assert_eq!(offered(&lanes), Some((4, 40)));
+            lanes.refused(&to, 3);
+            assert_eq!(lanes.committed(&to, 3, || 9), Claim::News);
+            tokio::time::sleep(LONGEST).await;
+            assert_eq!(look(&lanes), (false, vec![4]), "what is committed was not refused");
+            lanes.answered(&to, 0);
+            lanes.doubt(&to);
+            assert_eq!(look(&lanes), (false, vec![4]), "doubted, it is asked about at once");
         });
     }
 

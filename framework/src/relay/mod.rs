@@ -4,8 +4,9 @@
 //! the [bridge](crate::bridge). An entry stays until its *destination* has committed it; no courier's word counts for that.
 
 mod lane;
+pub(crate) mod page;
 
-pub(crate) use lane::{Claim, Lanes, Onward};
+pub(crate) use lane::{Claim, Lanes, Onward, Suspicion};
 
 use crate::message::{Envelope, Kind, MessageId, Origin, ShardId, Wants};
 use crate::store::StoredEvent;

@@ -162,6 +162,14 @@ impl NatsServer {
         }
     }
 
+    /// Ends it with SIGTERM: it writes down what it knows first.
+    pub fn stop(&mut self) {
+        self.signal("TERM");
+        if let Some(mut process) = self.process.take() {
+            process.wait().expect("the end of a child");
+        }
+    }
+
     /// Starts it again after [`kill`](Self::kill), at the same port, with what its store holds.
     pub fn restart(&mut self) {
         self.kill();
@@ -199,6 +207,15 @@ impl NatsServer {
         let store = self.folder.path().join("store");
         fs::remove_dir_all(&store).expect("removes the store");
         copy_folder(copy.path(), &store);
+    }
+
+    /// Replaces the messages of a stream by those of an older copy; its consumers stay as they are. The server must not run.
+    pub fn restore_messages(&self, copy: &TempDir, stream: &str) {
+        assert!(self.process.is_none(), "a store is replaced while nobody writes it");
+        let part = Path::new("jetstream").join("$G").join("streams").join(stream).join("msgs");
+        let (older, current) = (copy.path().join(&part), self.folder.path().join("store").join(&part));
+        fs::remove_dir_all(&current).expect("removes the messages");
+        copy_folder(&older, &current);
     }
 
     /// Stops it where it is, with SIGSTOP: connections stay open and nothing answers.

@@ -10,6 +10,7 @@ mod diary;
 mod hostile;
 mod leaving;
 mod log;
+mod outage;
 mod peers;
 mod processes;
 mod republish;
@@ -17,6 +18,7 @@ mod starting;
 mod strangers;
 mod town;
 mod troubles;
+mod windows;
 
 use std::time::Duration;
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use async_nats::jetstream;
 use serde_json::{Value, json};
 use whizbang::bridge::nats::NatsBridge;
 use whizbang::prelude::*;
@@ -160,6 +161,39 @@ fn a_client_in_python_asks_posts_and_hears_with_what_the_page_on_the_wire_says()
             let lent = |reader: &str| json!({ "event": "library.Lent", "key": format!("{reader}'s book"), "version": 1, "body": { "reader": reader } });
             assert_eq!(said, [lent("cy"), lent("di"), lent("eve")]);
             assert_eq!(node.metrics().dead_letters, 0);
+            node.stop().await.expect("stops");
+        });
+    }
+}
+
+#[test]
+fn python_subscriber_of_one_event_finds_and_fills_a_gap() {
+    for release in [Release::Distribution, Release::Pinned] {
+        run(async {
+            let server = NatsServer::start(release);
+            let bridge = NatsBridge::connect(&server.url()).await.expect("connects");
+            let node = Node::builder("library", MemoryStore::new()).host::<Book>().bridge(bridge).start().await;
+            let (node, moby) = (node.expect("starts"), "Moby Dick, é and %".to_owned());
+            for reader in ["ada", "bob", "cy"] {
+                let lend = Lend { book: moby.clone(), reader: reader.to_owned() };
+                node.client().send(lend).await.expect("is handled");
+                node.client().send(Return { book: moby.clone() }).await.expect("is handled");
+            }
+            node.quiet().await;
+            // The broker loses the second return: the fourth event of the stream, and its fourth message.
+            let context = jetstream::new(async_nats::connect(server.url()).await.expect("connects"));
+            let stream = context.get_stream("whizbang_events_library").await.expect("a stream");
+            let lost = stream.get_raw_message(4).await.expect("a message");
+            assert!(lost.subject.ends_with(".Returned"), "{}", lost.subject);
+            assert!(stream.delete_message(4).await.expect("deletes"));
+            assert_eq!(
+                python(&server, "third").await,
+                [
+                    json!({ "heard": "library.Returned", "version": 2 }),
+                    json!({ "filled": "library.Returned", "key": moby, "version": 4, "body": {} }),
+                    json!({ "heard": "library.Returned", "version": 6 }),
+                ]
+            );
             node.stop().await.expect("stops");
         });
     }

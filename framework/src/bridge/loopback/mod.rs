@@ -327,7 +327,7 @@ impl Bridge for LoopbackBridge {
                 Asked::Query(envelope) => routes.host(&envelope.domain, &envelope.name),
                 Asked::Events { shard, .. } => routes.owner(&shard.domain, shard.shard),
                 Asked::Outbox { from, .. } => routes.owner(&from.domain, from.shard),
-                Asked::Watermark { to, .. } => routes.owner(&to.domain, to.shard),
+                Asked::Watermark { to, .. } | Asked::Sent { to, .. } => routes.owner(&to.domain, to.shard),
             };
             let member = member.ok_or_else(|| no_owner(to.domain()))?;
             let (answer, answered) = oneshot::channel();

@@ -143,7 +143,7 @@ impl Claims {
                     Err(error) if link.borrow().up => {
                         let text =
                             format!("the claim on domain `{domain}` cannot be renewed: {error}; it is tried again");
-                        if report.issues.open(ISSUE, text) {
+                        if report.issues.open(ISSUE, || text) {
                             tracing::error!(%domain, %error, "failed to renew a claim; trying again");
                         }
                     }

@@ -11,7 +11,9 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
-use super::jetstream::{ConsumerState, Incarnation};
+use super::consumers::ConsumerState;
+use super::foreign::Names;
+use super::jetstream::Incarnation;
 use super::reading;
 use crate::bridge::{Answer, BridgeError, Settled};
 
@@ -47,16 +49,25 @@ impl Letter {
     }
 }
 
+/// Where an answer goes, and in which form.
+pub(super) struct Return {
+    pub(super) reply: Subject,
+    /// It is a page of messages.
+    pub(super) is_page: bool,
+    /// The question was in JSON, and so is the answer: the events behind this position that have such names.
+    pub(super) json: Option<(u64, Names)>,
+}
+
 pub(super) enum Done {
     Settled(u64, Settled),
     /// No handler exists here, and why.
     Unwanted(u64, Box<Message>, String),
     /// A refused message was copied to the refused stream, or was not.
     PutAside(u64, Result<(), BridgeError>),
-    /// The answer to a question, and whether it is a page of messages.
-    Answered(Subject, Answer, bool),
-    /// The state of a lane's consumer.
-    Looked(usize, Result<ConsumerState, BridgeError>),
+    /// The answer to a question.
+    Answered(Return, Answer),
+    /// The state of a lane's consumer, and whether it has left messages behind.
+    Looked(usize, Result<ConsumerState, BridgeError>, bool),
     /// A lane, or none for the streams that are only written to.
     Checked(Option<usize>, Result<Option<Incarnation>, BridgeError>),
 }
@@ -76,6 +87,8 @@ pub(super) struct Hands {
     pub(super) letters: VecDeque<Letter>,
     /// How many streams are still to be looked at before the node hears that the connection is back.
     pub(super) unchecked: usize,
+    /// The connection was lost, or a stream or consumer was, and is back: the node must hear of it.
+    pub(super) news: bool,
     /// When the streams that are only written to are looked at, because one is missing.
     pub(super) look: Option<Instant>,
     /// When the server must hear of what is in hand.

@@ -15,9 +15,10 @@ use tokio::time::Instant;
 
 use super::Report;
 use super::connection::{Link, round_trip};
-use super::hands::{Done, Hands, InHand, Letter};
+use super::foreign;
+use super::hands::{Done, Hands, InHand, Letter, Return};
 use super::headers;
-use super::jetstream::{Incarnation, JetStream, Wanted};
+use super::jetstream::{JetStream, Wanted};
 use super::lane::{DELETION, LANE_WINDOW, Lane, State};
 use super::outgoing::Outgoing;
 use super::reading::{self, shown};
@@ -37,10 +38,6 @@ const PAGES: usize = 8;
 const UNFLUSHED: usize = 4 * 1024 * 1024;
 /// A node without room is asked again after this time, or as soon as it has ended something of ours.
 const NO_ROOM: Duration = Duration::from_millis(5);
-/// Streams that are only written to are looked at again after this time if something is wrong with one.
-const AGAIN: Duration = Duration::from_secs(5);
-/// The name of the issue about them.
-const WRITTEN: &str = "written";
 /// Where a message came in.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Gate {
@@ -136,6 +133,7 @@ impl Intake {
             let link = *self.link.borrow();
             if link.up && link.epoch != epoch {
                 epoch = link.epoch;
+                hands.news = true;
                 self.look_after_all(&mut hands);
             }
         }
@@ -177,17 +175,23 @@ impl Intake {
             tracing::warn!(subject = shown(&message.subject), "a question without an inbox for its answer was dropped");
             return;
         };
-        match reading::question(&self.namespace, &self.owns, message) {
+        let asked = match foreign::question(&self.namespace, message) {
+            Some(question) => question.map(|(asked, names)| (asked, Some(names))),
+            None => reading::question(&self.namespace, &self.owns, message).map(|asked| (asked, None)),
+        };
+        match asked {
             Ok(_) if hands.asked >= WINDOW => self.answer(hands, reply, &Answer::Refused(Refusal::Busy)),
-            Ok(Asked::Events { .. } | Asked::Outbox { .. }) if hands.pages >= PAGES => {
+            Ok((Asked::Events { .. } | Asked::Outbox { .. }, _)) if hands.pages >= PAGES => {
                 self.answer(hands, reply, &Answer::Refused(Refusal::Busy));
             }
-            Ok(asked) => {
+            Ok((asked, names)) => {
                 let is_page = matches!(asked, Asked::Events { .. } | Asked::Outbox { .. });
+                let after = if let Asked::Events { after, .. } = &asked { *after } else { 0 };
+                let back = Return { reply, is_page, json: names.map(|names| (after, names)) };
                 hands.asked += 1;
                 hands.pages += usize::from(is_page);
                 let answer = self.door.asked(asked);
-                hands.doing.push(answer.map(move |answer| Done::Answered(reply, answer, is_page)).boxed());
+                hands.doing.push(answer.map(move |answer| Done::Answered(back, answer)).boxed());
             }
             Err(error) => {
                 tracing::warn!(subject = shown(&message.subject), %error, "refused a question");
@@ -203,6 +207,10 @@ impl Intake {
             let reason = format!("the answer has {} bytes, more than the {limit} the broker takes", packet.size());
             packet = Packet::from_answer(&Answer::Refused(Refusal::Unknown(reason)), limit);
         }
+        Self::reply(hands, reply, packet);
+    }
+
+    fn reply(hands: &mut Hands, reply: Subject, packet: Packet) {
         match headers::to_nats(&packet) {
             Ok(headers) => {
                 hands.letters.push_back(Letter { subject: reply, reply: None, headers, payload: packet.payload });
@@ -255,7 +263,10 @@ impl Intake {
                     let read = envelopes.into_iter().map(|envelope| (number, envelope, message.take()));
                     lane.read.extend(read);
                 }
-                Err(error) => self.put_aside(hands, number, &message, &error),
+                Err(error) => {
+                    room -= 1;
+                    self.put_aside(hands, number, &message, &error);
+                }
             }
         }
         self.lanes.iter().any(|lane| !lane.is_empty() && lane.busy < LANE_WINDOW)
@@ -272,18 +283,37 @@ impl Intake {
                 self.leave(hands, number);
                 hands.settled(number, settled == Settled::Later);
             }
-            Done::Answered(reply, answer, is_page) => {
+            Done::Answered(Return { reply, is_page, json }, answer) => {
                 hands.asked -= 1;
                 hands.pages -= usize::from(is_page);
-                self.answer(hands, reply, &answer);
+                match (json, answer) {
+                    (Some((after, names)), Answer::Envelopes(events, last)) => {
+                        match foreign::page(after, &events, last, &names, self.client.max_payload()) {
+                            Ok(packet) => Self::reply(hands, reply, packet),
+                            Err(error) => {
+                                self.answer(hands, reply, &Answer::Refused(Refusal::Undecodable(error.to_string())));
+                            }
+                        }
+                    }
+                    (_, answer) => self.answer(hands, reply, &answer),
+                }
             }
             Done::Checked(lane, checked) => self.checked(hands, lane, checked),
-            Done::Looked(lane, state) => self.looked(hands, lane, state),
+            Done::Looked(lane, state, leaves_behind) => self.looked(hands, lane, state, leaves_behind),
+        }
+    }
+
+    /// An envelope is with the node.
+    pub(super) fn enter(&mut self, hands: &mut Hands, number: u64) {
+        hands.busy += 1;
+        let lane = hands.in_hand.get(&number).and_then(|in_hand| self.lanes.get_mut(in_hand.lane));
+        if let Some(lane) = lane {
+            lane.busy += 1;
         }
     }
 
     /// An envelope is no longer with the node.
-    fn leave(&mut self, hands: &mut Hands, number: u64) {
+    pub(super) fn leave(&mut self, hands: &mut Hands, number: u64) {
         hands.busy -= 1;
         let lane = hands.in_hand.get(&number).and_then(|in_hand| self.lanes.get_mut(in_hand.lane));
         if let Some(lane) = lane {
@@ -373,75 +403,6 @@ impl Intake {
         let lanes = self.lanes.iter().filter(|_| up).filter_map(|lane| lane.wakes(now));
         let due = hands.keep.into_iter().chain(hands.look).filter(|_| up);
         lanes.chain(due).chain(starved.then(|| now + NO_ROOM)).min()
-    }
-
-    /// The connection is back: is everything still there?
-    fn look_after_all(&mut self, hands: &mut Hands) {
-        for at in 0..self.lanes.len() {
-            self.look_after(hands, at);
-        }
-        self.look_after_written(hands);
-    }
-
-    fn look_after_written(&self, hands: &mut Hands) {
-        hands.look = None;
-        hands.unchecked += 1;
-        let (jetstream, written) = (self.jetstream.clone(), Arc::clone(&self.written));
-        let checking = async move {
-            for wanted in written.iter() {
-                if let Err(error) = jetstream.ensure_stream(wanted).await {
-                    return Done::Checked(None, Err(error));
-                }
-            }
-            Done::Checked(None, Ok(None))
-        };
-        hands.doing.push(checking.boxed());
-    }
-
-    fn look_after(&mut self, hands: &mut Hands, at: usize) {
-        let Some(lane) = self.lanes.get_mut(at) else { return };
-        if lane.state == State::Checking {
-            return;
-        }
-        lane.state = State::Checking;
-        hands.unchecked += 1;
-        let (jetstream, source) = (self.jetstream.clone(), Arc::clone(&lane.source));
-        hands.doing.push(async move { Done::Checked(Some(at), jetstream.ensure_source(&source).await) }.boxed());
-    }
-
-    fn checked(&mut self, hands: &mut Hands, at: Option<usize>, checked: Result<Option<Incarnation>, BridgeError>) {
-        hands.unchecked = hands.unchecked.saturating_sub(1);
-        let lane = at.and_then(|at| self.lanes.get_mut(at));
-        match (lane, checked) {
-            (Some(lane), Ok(Some(incarnation))) => {
-                self.report.issues.close(&lane.source.stream);
-                lane.open(incarnation);
-            }
-            (Some(lane), Ok(None)) => {
-                tracing::info!(stream = lane.source.stream, "the stream does not exist yet; its owner creates it");
-                lane.miss();
-            }
-            (Some(lane), Err(error)) => {
-                let stream = &lane.source.stream;
-                let text = format!("nothing is received by stream `{stream}`: {error}; it is tried again");
-                if self.report.issues.open(stream, text) {
-                    tracing::error!(stream, %error, "failed to open a stream; trying again");
-                }
-                lane.miss();
-            }
-            (None, Err(error)) => {
-                let text = format!("nothing can be published: {error}; it is tried again");
-                if self.report.issues.open(WRITTEN, text) {
-                    tracing::error!(%error, "failed to open a stream for writing; trying again");
-                }
-                hands.look.get_or_insert(monotonic() + AGAIN);
-            }
-            (None, Ok(_)) => drop(self.report.issues.close(WRITTEN)),
-        }
-        let opened = self.lanes.iter().any(|lane| lane.state == State::Open) || self.lanes.is_empty();
-        if hands.unchecked == 0 && opened {
-            self.door.reconnected();
-        }
     }
 
     /// Takes nothing more in, gives back what was not handed over, and waits for what was.

@@ -18,14 +18,13 @@ use tokio::sync::broadcast::error::RecvError;
 use super::config::StreamSetup;
 use super::connection::Connection;
 use super::reading::Stored;
-use super::streams::Source;
 use crate::bridge::BridgeError;
 
 /// How long one request may take.
 const REQUEST: Duration = Duration::from_secs(5);
 /// A cluster that elects a leader is asked again for this long, with pauses of [`PAUSE`].
 const PATIENCE: Duration = Duration::from_secs(15);
-const PAUSE: Duration = Duration::from_millis(250);
+pub(super) const PAUSE: Duration = Duration::from_millis(250);
 
 const STREAM_NOT_FOUND: u64 = 10059;
 const CONSUMER_NOT_FOUND: u64 = 10014;
@@ -64,7 +63,7 @@ impl Incarnation {
 }
 
 /// Why the API does not do something.
-enum Failure {
+pub(super) enum Failure {
     /// What is asked for does not exist.
     Missing,
     /// Another message is the last one than was expected.
@@ -80,43 +79,13 @@ pub(super) struct JetStream {
     client: Client,
     broker: Arc<str>,
     denials: broadcast::Sender<String>,
-    setup: StreamSetup,
+    pub(super) setup: StreamSetup,
     /// The adjusted settings that were logged, by path.
     adjusted: Arc<Mutex<BTreeMap<String, Vec<Adjusted>>>>,
 }
 
 /// An adjusted setting: its name, its value at the server, and the configured value.
 type Adjusted = (String, String, String);
-
-/// What a consumer has and has not delivered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct ConsumerState {
-    /// Messages that it has not delivered yet.
-    pub(super) pending: u64,
-    /// Messages that it has delivered and that are not acknowledged.
-    pub(super) unacknowledged: u64,
-    /// The number of its last delivery.
-    pub(super) delivered: u64,
-    /// Everything up to this number is acknowledged.
-    pub(super) acknowledged: u64,
-}
-
-impl ConsumerState {
-    pub(super) fn read(info: &Value) -> Self {
-        let number = |path: &str| info.pointer(path).and_then(Value::as_u64).unwrap_or(0);
-        Self {
-            pending: number("/num_pending"),
-            unacknowledged: number("/num_ack_pending"),
-            delivered: number("/delivered/consumer_seq"),
-            acknowledged: number("/ack_floor/consumer_seq"),
-        }
-    }
-
-    /// Returns whether there is something that the consumer should deliver.
-    pub(super) fn owes(&self) -> bool {
-        self.pending > 0 || self.unacknowledged > 0
-    }
-}
 
 impl JetStream {
     pub(super) fn new(connection: &Connection, setup: StreamSetup) -> Self {
@@ -135,20 +104,8 @@ impl JetStream {
         Ok(incarnation(&info))
     }
 
-    /// Makes sure that a stream and its consumer are there and as they should be; none if the stream is another's and missing.
-    pub(super) async fn ensure_source(&self, source: &Source) -> Result<Option<Incarnation>, BridgeError> {
-        let incarnation = match &source.makes {
-            Some(wanted) => Some(self.ensure_stream(wanted).await?),
-            None => self.stream(&source.stream).await?,
-        };
-        if incarnation.is_some() {
-            self.ensure_consumer(&source.stream, &source.consumer).await?;
-        }
-        Ok(incarnation)
-    }
-
     /// What is known of a stream; none if it does not exist.
-    async fn stream(&self, name: &str) -> Result<Option<Incarnation>, BridgeError> {
+    pub(super) async fn stream(&self, name: &str) -> Result<Option<Incarnation>, BridgeError> {
         match self.insist(&format!("STREAM.INFO.{name}"), &Value::Null).await {
             Ok(info) => Ok(Some(incarnation(&info))),
             Err(Failure::Missing) => Ok(None),
@@ -156,13 +113,7 @@ impl JetStream {
         }
     }
 
-    /// Makes a consumer unless it exists; then compares it.
-    async fn ensure_consumer(&self, stream: &str, wanted: &Wanted) -> Result<(), BridgeError> {
-        let body = json!({ "stream_name": stream, "config": wanted.settings });
-        self.ensure("CONSUMER", wanted, &body).await.map(|_| ())
-    }
-
-    async fn ensure(&self, kind: &str, wanted: &Wanted, body: &Value) -> Result<Value, BridgeError> {
+    pub(super) async fn ensure(&self, kind: &str, wanted: &Wanted, body: &Value) -> Result<Value, BridgeError> {
         let path = &wanted.path;
         let found = match self.insist(&format!("{kind}.INFO.{path}"), &Value::Null).await {
             Err(Failure::Missing) if self.setup == StreamSetup::Existing => {
@@ -238,7 +189,7 @@ impl JetStream {
         }
     }
 
-    fn error_of(&self, failure: Failure) -> BridgeError {
+    pub(super) fn error_of(&self, failure: Failure) -> BridgeError {
         match failure {
             Failure::Missing => self.refused("it does not exist".to_owned()),
             Failure::Unexpected => self.refused("the last message is another one".to_owned()),
@@ -251,34 +202,8 @@ impl JetStream {
         BridgeError::Refused { broker: self.broker.to_string(), reason }
     }
 
-    /// Returns the state of a consumer.
-    pub(super) async fn consumer_state(&self, path: &str) -> Result<ConsumerState, BridgeError> {
-        match self.insist(&format!("CONSUMER.INFO.{path}"), &Value::Null).await {
-            Ok(info) => Ok(ConsumerState::read(&info)),
-            // A missing consumer answers no pull; the lane hears of that by itself.
-            Err(Failure::Missing) => Ok(ConsumerState::default()),
-            Err(failure) => Err(self.error_of(failure)),
-        }
-    }
-
-    /// Deletes the consumer of a source and makes it anew. Harmless to messages: the stream keeps what is not acknowledged, the
-    /// new consumer delivers it again, and the receiver drops what it has.
-    pub(super) async fn recreate_consumer(&self, source: &Source) -> Result<Option<Incarnation>, BridgeError> {
-        if self.setup == StreamSetup::Existing {
-            let consumer = &source.consumer.what;
-            let reason = format!(
-                "{consumer} has stalled and this node may not recreate it: delete it with `nats consumer rm` and run the setup"
-            );
-            return Err(BridgeError::Refused { broker: self.broker.to_string(), reason });
-        }
-        match self.insist(&format!("CONSUMER.DELETE.{}", source.consumer.path), &Value::Null).await {
-            Ok(_) | Err(Failure::Missing) => self.ensure_source(source).await,
-            Err(failure) => Err(self.error_of(failure)),
-        }
-    }
-
     /// Repeats a request while the answer may change by itself.
-    async fn insist(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+    pub(super) async fn insist(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         let asking = async {
             loop {
                 match self.ask(path, body).await {

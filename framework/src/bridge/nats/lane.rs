@@ -10,7 +10,8 @@ use std::time::Duration;
 use async_nats::{Message, Subject};
 use tokio::time::Instant;
 
-use super::jetstream::{ConsumerState, Incarnation};
+use super::consumers::ConsumerState;
+use super::jetstream::Incarnation;
 use super::reading;
 use super::streams::Source;
 use crate::clock::monotonic;
@@ -67,6 +68,8 @@ pub(super) struct Lane {
     is_silent: bool,
     /// What the consumer looked like when it was suspected last.
     suspected: Option<ConsumerState>,
+    /// The stream did not exist when it was looked for last.
+    absent: bool,
 }
 
 /// The most messages of one lane that are with the node.
@@ -90,6 +93,7 @@ impl Lane {
             is_suspect: false,
             is_silent: false,
             suspected: None,
+            absent: false,
         }
     }
 
@@ -176,8 +180,14 @@ impl Lane {
         self.pause = (self.pause * 2).min(LONGEST);
     }
 
+    /// Notes that the stream does not exist. Returns whether that is news.
+    pub(super) fn is_absent(&mut self) -> bool {
+        !std::mem::replace(&mut self.absent, true)
+    }
+
     /// Stream and consumer are there.
     pub(super) fn open(&mut self, found: Incarnation) {
+        self.absent = false;
         let stream = &self.source.stream;
         if self.incarnation != Incarnation::default() && !self.incarnation.continues(&found) {
             tracing::warn!(stream, "the stream was made anew or has lost its end; what is missing comes from the logs");

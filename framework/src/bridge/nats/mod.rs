@@ -6,15 +6,17 @@
 
 mod acknowledgement;
 mod actor;
+mod awaited;
 mod claims;
 mod config;
 mod connection;
+mod consumers;
 mod credentials;
 mod durability;
+mod foreign;
 mod hands;
 mod headers;
 mod intake;
-mod issues;
 mod jetstream;
 mod lane;
 mod outgoing;
@@ -23,6 +25,8 @@ pub(crate) mod reading;
 mod refused;
 mod servers;
 mod streams;
+mod subscriptions;
+mod upkeep;
 mod watchdog;
 
 pub use config::{NatsBuilder, StreamSetup};
@@ -33,7 +37,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, Addr};
-use async_nats::{Client, Subscriber};
+use async_nats::Client;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use futures_util::stream::SelectAll;
 use parking_lot::RwLock;
@@ -44,15 +48,16 @@ use self::actor::{Detach, Loops, NatsActor};
 use self::claims::Claims;
 use self::connection::{Connection, Link, round_trip, who};
 use self::intake::{Gate, Gated, Intake};
-use self::issues::Issues;
 use self::jetstream::JetStream;
 use self::lane::Lane;
 use self::outgoing::{Answered, Answering, Awaits, Outgoing};
+use self::subscriptions::{subscribe, subscriptions};
 use super::subject::{Namespace, Place};
 use super::wire::Packet;
 use super::{Answer, Asked, Bridge, BridgeError, BridgeHealth, Inbound, NodeCard, Tidings};
 use crate::clock::instant;
 use crate::message::{Envelope, ShardId};
+use crate::telemetry::Issues;
 
 /// How often a server that is waited for is tried.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -274,31 +279,6 @@ impl NatsBridge {
         let ending = connection.ending;
         Ok(Line { client, outgoing, actor, abandoned, ending, link, report, jetstream, claims })
     }
-}
-
-/// The subjects a node listens to besides its streams, and whether one node of several gets each message.
-fn subscriptions(namespace: &Namespace, card: &NodeCard) -> Vec<(Gate, String, bool)> {
-    let mut subscriptions = Vec::new();
-    for (domain, _) in &card.owns {
-        subscriptions.push((Gate::Questions, namespace.ask_filter(domain), true));
-        subscriptions.push((Gate::Tidings, namespace.committed_filter(domain), false));
-    }
-    for (domain, _, _) in &card.subscribes {
-        subscriptions.push((Gate::Tidings, namespace.head_filter(domain), false));
-    }
-    for (domain, query) in &card.answers {
-        subscriptions.push((Gate::Questions, namespace.query_subject(domain, query), true));
-    }
-    subscriptions
-}
-
-async fn subscribe(client: &Client, subject: String, group: Option<String>) -> Result<Subscriber, BridgeError> {
-    let doing = format!("subscribing to `{subject}`");
-    let subscribed = match group {
-        Some(group) => client.queue_subscribe(subject, group).await,
-        None => client.subscribe(subject).await,
-    };
-    subscribed.map_err(|error| BridgeError::Broker { doing, source: Arc::new(error) })
 }
 
 impl Line {

@@ -1,12 +1,11 @@
 //! What goes out: messages wait in a queue, are written in their order, and are done when the answer is there.
 //!
 //! Filled by the bridge's methods on any thread; written by one loop, which the bridge's actor owns.
-//! At most [`WINDOW`] messages wait for the stream's acknowledgement; the rest waits here, and its senders with it.
+//! A [window](super::awaited) of messages waits for the stream's acknowledgement; the rest waits here, and its senders with it.
 
-use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,7 +15,9 @@ use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::acknowledgement::{self, Untaken};
+use super::acknowledgement;
+pub(super) use super::awaited::{Answered, Awaits, Unanswered};
+use super::awaited::{Awaited, Open};
 use super::connection::Link;
 use super::headers;
 use crate::bridge::BridgeError;
@@ -25,29 +26,30 @@ use crate::bridge::subject::{Namespace, Place};
 use crate::bridge::wire::Packet;
 use crate::message::{Codec, Envelope, Origin};
 
-/// How many messages may wait for their acknowledgement by a stream.
-const WINDOW: usize = 1024;
 /// How many messages may wait to be written. A sender that does not await what it sends meets this bound.
 const WAITING: usize = 64 * 1024;
+/// How many bytes of payload they may have together.
+const WAITING_BYTES: usize = 32 << 20;
 /// How many events, and how many bytes of them, travel in one message. Only what waits anyway is packed: nothing waits for a
 /// pack to fill.
 const PACK: usize = 128;
 const PACK_BYTES: usize = 32 * 1024;
-
-/// What is awaited after a message is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Awaits {
-    /// The stream's acknowledgement: counts in the window, and fails when the connection is lost.
-    Acknowledgement,
-    /// Somebody's answer, which may still come after the connection was lost.
-    Answer,
-}
 
 /// What waits to be written.
 enum Letter {
     Ready(Written),
     /// An event: it travels alone, or in a pack with those behind it, as it stands in the queue when it is written.
     Event(Box<Envelope>, u64),
+}
+
+impl Letter {
+    /// The bytes that it has in the queue.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Ready(written) => written.payload.len(),
+            Self::Event(event, _) => event.payload.len(),
+        }
+    }
 }
 
 /// A message as it is written.
@@ -58,56 +60,13 @@ struct Written {
     number: Option<u64>,
 }
 
-struct Awaited {
-    /// Known once it is written.
-    subject: Option<Subject>,
-    awaits: Awaits,
-    /// It counts in the window. Of a pack only the first does.
-    written: bool,
-    /// What else is in the same pack: one answer is for all.
-    others: Vec<u64>,
-    done: oneshot::Sender<Result<Answered, Unanswered>>,
-}
-
-/// What came back.
-#[derive(Clone, Debug)]
-pub(super) enum Answered {
-    /// Somebody's answer.
-    Message(Message),
-    /// What the stream says.
-    Stream(Result<(), Untaken>),
-}
-
-/// Why there is no answer.
-#[derive(Clone, Debug)]
-pub(super) enum Unanswered {
-    /// It was not sent.
-    NotSent(BridgeError),
-    /// It was sent, and the connection was lost before an answer came: it may have arrived.
-    Lost,
-}
-
-#[derive(Default)]
-struct Open {
-    awaited: HashMap<u64, Awaited, foldhash::fast::FixedState>,
-    unacknowledged: usize,
-}
-
-impl Open {
-    fn remove(&mut self, number: u64) -> Option<Awaited> {
-        let awaited = self.awaited.remove(&number)?;
-        if awaited.written && awaited.awaits == Awaits::Acknowledgement {
-            self.unacknowledged -= 1;
-        }
-        Some(awaited)
-    }
-}
-
 pub(super) struct Outgoing {
     /// Messages for streams.
     letters: Queue<Letter>,
     /// Questions and tidings: they do not wait for acknowledgements.
     urgent: Queue<Letter>,
+    /// The bytes of what waits in both.
+    queued: AtomicUsize,
     open: Mutex<Open>,
     numbers: AtomicU64,
     closing: AtomicBool,
@@ -125,6 +84,7 @@ impl Outgoing {
         Self {
             letters: Queue::new(WAITING),
             urgent: Queue::new(WAITING),
+            queued: AtomicUsize::new(0),
             open: Mutex::default(),
             numbers: AtomicU64::new(0),
             closing: AtomicBool::new(false),
@@ -161,24 +121,39 @@ impl Outgoing {
         self.check()?;
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let (done, answer) = oneshot::channel();
-        let awaited = Awaited { subject: None, awaits, written: false, others: Vec::new(), done };
+        let awaited = Awaited { subject: None, awaits, written: None, others: Vec::new(), done };
         self.open.lock().awaited.insert(number, awaited);
         Ok(Answering { outgoing: Arc::clone(self), number, answer })
     }
 
     fn push(&self, queue: &Queue<Letter>, letter: Letter, answering: Answering) -> Result<Answering, BridgeError> {
-        match queue.push_if_room(letter) {
-            Ok(()) => Ok(answering),
-            Err(_) if queue.is_closed() => Err(BridgeError::Closed),
-            Err(_) => Err(BridgeError::Busy { waiting: WAITING }),
+        self.enqueue(queue, letter).map(|()| answering)
+    }
+
+    fn enqueue(&self, queue: &Queue<Letter>, letter: Letter) -> Result<(), BridgeError> {
+        let bytes = letter.bytes();
+        let queued = self.queued.fetch_add(bytes, Ordering::Relaxed);
+        // A single message finds room, whatever its size.
+        let fits = queued == 0 || queued + bytes <= WAITING_BYTES;
+        if fits && queue.push_if_room(letter).is_ok() {
+            return Ok(());
         }
+        self.queued.fetch_sub(bytes, Ordering::Relaxed);
+        Err(if queue.is_closed() { BridgeError::Closed } else { BridgeError::Busy { waiting: queue.len() } })
+    }
+
+    /// Takes the first letter of a queue if it is wanted.
+    fn dequeue(&self, queue: &Queue<Letter>, wanted: impl FnOnce(&Letter) -> bool) -> Option<Letter> {
+        let letter = queue.pop_if(wanted)?;
+        self.queued.fetch_sub(letter.bytes(), Ordering::Relaxed);
+        Some(letter)
     }
 
     /// Writes a message nobody answers; it may get lost.
     pub(super) fn drop_in(&self, subject: String, headers: HeaderMap, payload: Bytes) -> Result<(), BridgeError> {
         self.check()?;
         let letter = Letter::Ready(Written { subject: Subject::from(subject), headers, payload, number: None });
-        self.urgent.push_if_room(letter).map_err(|_| BridgeError::Busy { waiting: WAITING })
+        self.enqueue(&self.urgent, letter)
     }
 
     /// The servers' addresses without credentials.
@@ -230,7 +205,7 @@ impl Outgoing {
         self.closing.load(Ordering::Acquire)
             && self.letters.len() == 0
             && self.urgent.len() == 0
-            && self.open.lock().unacknowledged == 0
+            && self.open.lock().is_acknowledged()
     }
 
     /// Writes until [`close`](Self::close) and everything is done, or the client is gone.
@@ -266,9 +241,9 @@ impl Outgoing {
 
     async fn write(&self, client: &Client, link: &mut watch::Receiver<Link>) {
         loop {
-            let letter = match self.urgent.pop() {
+            let letter = match self.dequeue(&self.urgent, |_| true) {
                 Some(letter) => letter,
-                None if self.open.lock().unacknowledged < WINDOW => match self.letters.pop() {
+                None if self.open.lock().has_room() => match self.dequeue(&self.letters, |_| true) {
                     Some(letter) => letter,
                     None => return,
                 },
@@ -282,15 +257,11 @@ impl Outgoing {
                 },
             };
             let number = written.number;
-            if let Some(number) = number {
-                let mut open = self.open.lock();
-                // Nobody waits any more: it was given up before it was written.
-                let Some(awaited) = open.awaited.get_mut(&number) else { continue };
-                awaited.written = true;
-                awaited.subject = Some(written.subject.clone());
-                if awaited.awaits == Awaits::Acknowledgement {
-                    open.unacknowledged += 1;
-                }
+            if let Some(number) = number
+                && !self.open.lock().write(number, &written.subject, written.payload.len())
+            {
+                // It was given up before it was written.
+                continue;
             }
             let written = tokio::select! {
                 biased;
@@ -323,7 +294,7 @@ impl Outgoing {
                 Letter::Event(next, _) => is_of_the_pack(first, next) && bytes + Packet::bytes_in_pack(next) <= most,
                 Letter::Ready(_) => false,
             };
-            let Some(Letter::Event(next, number)) = self.letters.pop_if(fits) else { break };
+            let Some(Letter::Event(next, number)) = self.dequeue(&self.letters, fits) else { break };
             bytes += Packet::bytes_in_pack(&next);
             events.push(*next);
             others.push(number);
@@ -369,7 +340,8 @@ impl Outgoing {
 
     /// The connection is lost: what waits to be written, and what waits for an acknowledgement, is sent again by its sender.
     fn give_up(&self) {
-        while let Some(letter) = self.urgent.pop().or_else(|| self.letters.pop()) {
+        while let Some(letter) = self.dequeue(&self.urgent, |_| true).or_else(|| self.dequeue(&self.letters, |_| true))
+        {
             let number = match letter {
                 Letter::Ready(written) => written.number,
                 Letter::Event(_, number) => Some(number),
@@ -483,5 +455,19 @@ mod tests {
         assert_eq!(outgoing.open.lock().awaited.len(), waiting.len());
         outgoing.abandon();
         assert!(matches!(post().map(drop), Err(BridgeError::Closed)));
+    }
+
+    #[test]
+    fn waiting_messages_are_bounded_in_bytes() {
+        let (_link, link) = watch::channel(Link { up: true, epoch: 1, ..Link::default() });
+        let outgoing = Arc::new(Outgoing::new("inbox".to_owned(), Namespace::default(), link, "broker".into()));
+        let large = Bytes::from(vec![0; WAITING_BYTES / 4]);
+        let post = || outgoing.post("a".to_owned(), HeaderMap::new(), large.clone(), Awaits::Acknowledgement);
+        let waiting: Vec<_> = (0..4).map(|_| post().map_err(|error| error.to_string()).unwrap()).collect();
+        assert!(matches!(post().map(drop), Err(BridgeError::Busy { waiting: 4 })));
+        assert!(outgoing.drop_in("a".to_owned(), HeaderMap::new(), Bytes::new()).is_ok(), "what is small finds room");
+        assert!(outgoing.dequeue(&outgoing.letters, |_| true).is_some());
+        assert!(post().is_ok());
+        drop(waiting);
     }
 }

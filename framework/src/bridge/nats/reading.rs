@@ -182,7 +182,7 @@ pub(super) fn last_position(shard: &ShardId, headers: &[(String, String)], paylo
 pub(crate) fn reads_answer(payload: &[u8]) -> bool {
     let acknowledged = super::acknowledgement::read_payload(payload);
     let Ok(answer) = serde_json::from_slice::<Value>(payload) else { return acknowledged.is_ok() };
-    let _ = super::jetstream::ConsumerState::read(&answer).owes();
+    let _ = super::consumers::ConsumerState::read(&answer).owes();
     let stored = Stored::read(&answer);
     if let (Some(stored), Ok(name)) = (&stored, crate::message::Name::from_static("bank")) {
         let _ = last_position(&ShardId::new(name, 0), &stored.headers, stored.payload.clone());

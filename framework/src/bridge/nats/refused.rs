@@ -21,7 +21,10 @@ use crate::clock::monotonic;
 impl Intake {
     /// Copies a message that cannot be handled here to the refused stream. It is ended in its own stream only after the copy
     /// is acknowledged: the sender believes it to be accepted.
-    pub(super) fn put_aside(&self, hands: &mut Hands, number: u64, message: &Message, error: &BridgeError) {
+    ///
+    /// Until then it counts as being with the node: a flood of such messages must not fill the memory.
+    pub(super) fn put_aside(&mut self, hands: &mut Hands, number: u64, message: &Message, error: &BridgeError) {
+        self.enter(hands, number);
         tracing::warn!(service = %self.service, subject = shown(&message.subject), %error, "refused a message");
         let (headers, payload) = reading::remains(message, error);
         let subject = self.namespace.refused_subject(&self.service);
@@ -44,7 +47,8 @@ impl Intake {
         hands.doing.push(copied.boxed());
     }
 
-    pub(super) fn copied(&self, hands: &mut Hands, number: u64, copied: Result<(), BridgeError>) {
+    pub(super) fn copied(&mut self, hands: &mut Hands, number: u64, copied: Result<(), BridgeError>) {
+        self.leave(hands, number);
         let stream = self.namespace.refused_stream(&self.service);
         match copied {
             Ok(()) => {
@@ -59,7 +63,7 @@ impl Intake {
                     "refused messages cannot be copied to stream `{stream}` and stay in their own: {error}; if it is full, \
                      read it and purge it"
                 );
-                if self.report.issues.open(&stream, text) {
+                if self.report.issues.open(&stream, || text) {
                     tracing::error!(stream, %error, "failed to copy a refused message; it is tried again");
                 }
                 // The stream may be missing: it is made again.

@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 
 use futures_util::FutureExt;
 
+use super::consumers::ConsumerState;
 use super::hands::{Done, Hands};
 use super::intake::Intake;
-use super::jetstream::ConsumerState;
 use super::lane::State;
 use crate::bridge::BridgeError;
 
@@ -19,23 +19,37 @@ impl Intake {
         let Some(lane) = self.lanes.get_mut(at) else { return };
         lane.is_suspect = false;
         let (jetstream, source) = (self.jetstream.clone(), Arc::clone(&lane.source));
-        let looking = async move { Done::Looked(at, jetstream.consumer_state(&source.consumer.path).await) };
+        let looking = async move {
+            let state = jetstream.consumer_state(&source.consumer.path).await;
+            let leaves_behind = jetstream.leaves_behind(&source).await;
+            Done::Looked(at, state, leaves_behind)
+        };
         hands.doing.push(looking.boxed());
     }
 
-    pub(super) fn looked(&mut self, hands: &mut Hands, at: usize, state: Result<ConsumerState, BridgeError>) {
+    pub(super) fn looked(
+        &mut self,
+        hands: &mut Hands,
+        at: usize,
+        state: Result<ConsumerState, BridgeError>,
+        leaves_behind: bool,
+    ) {
         let Some(lane) = self.lanes.get_mut(at) else { return };
         let source = Arc::clone(&lane.source);
         match state {
-            Ok(state) if lane.state == State::Open && lane.has_stalled(state) => {
+            Ok(state) if lane.state == State::Open && (lane.has_stalled(state) || leaves_behind) => {
                 tracing::error!(
                     stream = source.stream,
                     pending = state.pending,
                     unacknowledged = state.unacknowledged,
-                    "consumer stalled: it has messages and delivers none; recreating it"
+                    leaves_behind,
+                    "consumer stalled: it has messages, or left some in its stream, and delivers none; recreating it"
                 );
-                let text = format!("{} has stalled and is being recreated", source.consumer.what);
-                self.report.issues.open(&source.stream, text);
+                let text = format!(
+                    "{} delivers nothing of what is in its stream and is being recreated",
+                    source.consumer.what
+                );
+                self.report.issues.open(&source.stream, || text);
                 self.report.recreated_consumers.fetch_add(1, Ordering::Relaxed);
                 lane.state = State::Checking;
                 hands.unchecked += 1;

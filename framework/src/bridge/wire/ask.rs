@@ -62,6 +62,12 @@ impl Packet {
                 frame.shard(from);
                 frame.shard(to);
             }
+            Asked::Sent { from, to, through } => {
+                frame.byte(4);
+                frame.shard(from);
+                frame.shard(to);
+                frame.number(*through);
+            }
         }
         Ok(framed("asked", frame))
     }
@@ -99,6 +105,7 @@ impl Packet {
                         limit: frame.u32()?,
                     },
                     3 => Asked::Watermark { from: frame.shard()?, to: frame.shard()? },
+                    4 => Asked::Sent { from: frame.shard()?, to: frame.shard()?, through: frame.number()? },
                     other => return Err(malformed(format!("question {other} is not known"))),
                 };
                 frame.end()?;
@@ -165,6 +172,7 @@ impl Packet {
                 Ok(Answer::Refused(match other {
                     "busy" => Refusal::Busy,
                     "not-here" => Refusal::NotHere,
+                    "full" => Refusal::Full,
                     "unhandled" => Refusal::Unhandled(text()),
                     "undecodable" => Refusal::Undecodable(text()),
                     "conflict" => Refusal::Conflict,
@@ -230,6 +238,7 @@ fn refusal_parts(refusal: &Refusal) -> (&'static str, Bytes) {
     let (what, text) = match refusal {
         Refusal::Busy => ("busy", ""),
         Refusal::NotHere => ("not-here", ""),
+        Refusal::Full => ("full", ""),
         Refusal::Unhandled(text) => ("unhandled", text.as_str()),
         Refusal::Undecodable(text) => ("undecodable", text.as_str()),
         Refusal::Conflict => ("conflict", ""),

@@ -118,6 +118,7 @@ fn asked() -> impl Strategy<Value = Asked> {
             limit
         }),
         (shard(), shard()).prop_map(|(from, to)| Asked::Watermark { from, to }),
+        (shard(), shard(), any::<u64>()).prop_map(|(from, to, through)| Asked::Sent { from, to, through }),
     ]
 }
 
@@ -126,6 +127,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
         prop::sample::select(vec![
             Refusal::Busy,
             Refusal::NotHere,
+            Refusal::Full,
             Refusal::Conflict,
             Refusal::Expired,
             Refusal::IdInFuture,

@@ -29,6 +29,7 @@ pub async fn every_kind_of_question_is_answered(fixture: &dyn Fixture) {
                 Answer::Envelopes((1..=u64::from(limit)).map(|at| command(&from, &to, after + at)).collect(), 2000)
             }
             Asked::Watermark { from, to } => Answer::Watermark(u64::from(from.shard) * 1000 + u64::from(to.shard)),
+            Asked::Sent { through, .. } => Answer::Watermark(through - 1),
         };
         Box::pin(async move { answer })
     };

@@ -1,0 +1,175 @@
+//! The question for missing events as other languages ask it, and its answer: in JSON, as docs/wire.md describes them.
+//!
+//! Called by the intake. A subscriber that takes events of some names alone cannot see a gap in their sequence, because it numbers
+//! all events of the shard. It asks the owner instead: the answer has the events of its names, and says up to which position
+//! these are all there are.
+
+use std::borrow::Cow;
+
+use async_nats::Message;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::headers;
+use crate::bridge::subject::{Namespace, Place};
+use crate::bridge::wire::{Packet, percent};
+use crate::bridge::{Asked, BridgeError};
+use crate::message::{Codec, Envelope, Name};
+
+/// Marks a question in JSON; its value says what is asked for.
+const ASK: &str = "whizbang-ask";
+/// What can be asked for.
+const EVENTS: &str = "events";
+/// How many events of the log are looked at for one answer.
+const LIMIT: u32 = 1024;
+/// The most names that can be asked for.
+const MOST_NAMES: usize = 256;
+/// The bytes of an answer besides its events.
+const FRAME: usize = 128;
+
+/// The names of the events that a question in JSON asks for; all if there are none.
+pub(super) type Names = Vec<Name>;
+
+#[derive(Deserialize)]
+struct Question {
+    after: u64,
+    #[serde(default)]
+    names: Vec<String>,
+}
+
+/// A question in JSON; `None` if the message is not one.
+pub(super) fn question(namespace: &Namespace, message: &Message) -> Option<Result<(Asked, Names), BridgeError>> {
+    let mut found = headers::from_nats(message.headers.as_ref()).filter(|(name, _)| *name == ASK);
+    let (_, kind) = found.next()?;
+    Some(match kind {
+        EVENTS => events(namespace, message),
+        _ => Err(malformed("it asks for something that is not known")),
+    })
+}
+
+fn events(namespace: &Namespace, message: &Message) -> Result<(Asked, Names), BridgeError> {
+    let Some(Place::AskEvents(shard)) = namespace.place(&message.subject) else {
+        return Err(malformed("events cannot be asked for at this subject"));
+    };
+    let asked: Question = serde_json::from_slice(&message.payload)
+        .map_err(|error| malformed(format!("the question is not `{{\"after\": 0, \"names\": [\"…\"]}}`: {error}")))?;
+    if asked.names.len() > MOST_NAMES {
+        return Err(malformed(format!("it has {} names, more than {MOST_NAMES}", asked.names.len())));
+    }
+    let names = asked.names.iter().map(|name| Name::new(name).map_err(|error| malformed(error.to_string())));
+    Ok((Asked::Events { shard, after: asked.after, limit: LIMIT }, names.collect::<Result<_, _>>()?))
+}
+
+fn malformed(reason: impl Into<String>) -> BridgeError {
+    BridgeError::Malformed { reason: reason.into() }
+}
+
+/// The answer: of the events behind `after` those with such names, as many as fit into `max_bytes`. `last` is the position of the
+/// log's last event.
+pub(super) fn page(
+    after: u64,
+    events: &[Envelope],
+    last: u64,
+    names: &[Name],
+    max_bytes: usize,
+) -> Result<Packet, BridgeError> {
+    let (mut list, mut through) = (Vec::new(), after.min(last));
+    for event in events {
+        if names.is_empty() || names.contains(&event.name) {
+            let text = cloud_event(event)?;
+            if list.len() + text.len() + FRAME > max_bytes {
+                break;
+            }
+            if !list.is_empty() {
+                list.push(b',');
+            }
+            list.extend(text);
+        }
+        through = event.origin.as_ref().map_or(through, |origin| origin.sequence);
+    }
+    let mut payload = format!("{{\"last\":{last},\"through\":{through},\"events\":[").into_bytes();
+    payload.extend(list);
+    payload.extend(b"]}");
+    let headers = vec![(Cow::Borrowed("whizbang-answer"), EVENTS.to_owned())];
+    Ok(Packet { headers, payload: Bytes::from(payload) })
+}
+
+/// An event in the JSON format of CloudEvents: its headers without `ce-`, and its payload as it is in the log.
+fn cloud_event(event: &Envelope) -> Result<Vec<u8>, BridgeError> {
+    if event.codec != Codec::Json || serde_json::from_slice::<serde::de::IgnoredAny>(&event.payload).is_err() {
+        return Err(malformed(format!("events of `{}` are not JSON", event.domain)));
+    }
+    let packet = Packet::from_envelope(event)?;
+    let attributes: Map<String, Value> = packet
+        .headers
+        .iter()
+        .filter_map(|(name, value)| {
+            let name = name.strip_prefix("ce-").or_else(|| (name == "traceparent").then_some("traceparent"))?;
+            Some((name.to_owned(), json!(percent::decode(value)?)))
+        })
+        .collect();
+    let mut text = serde_json::to_vec(&attributes).unwrap_or_default();
+    text.pop();
+    text.extend(b",\"data\":");
+    text.extend(&event.payload);
+    text.push(b'}');
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::message::{Kind, MessageId, Origin, ShardId};
+
+    fn event(position: u64, name: &str, payload: &str) -> Envelope {
+        let named = |text: &str| Name::new(text).unwrap();
+        let shard = ShardId::new(named("library"), 3);
+        let origin =
+            Origin { shard, actor: named("Book"), key: "é %".to_owned(), sequence: position, version: position };
+        let id = MessageId::from_u128(u128::from(position));
+        let empty = Envelope::new(id, Kind::Event, named("library"), named(name), Timestamp::from_millis(0));
+        Envelope {
+            origin: Some(origin),
+            key: String::new(),
+            codec: Codec::Json,
+            payload: Bytes::copy_from_slice(payload.as_bytes()),
+            ..empty
+        }
+    }
+
+    fn read(page: Result<Packet, BridgeError>) -> Value {
+        serde_json::from_slice(&page.unwrap().payload).unwrap()
+    }
+
+    #[test]
+    fn page_has_the_events_of_its_names_and_says_how_far_it_reaches() {
+        let events = [event(5, "Lent", "{\"reader\":1.50}"), event(6, "Returned", "{}"), event(7, "Lent", "null")];
+        let lent = [Name::new("Lent").unwrap()];
+        let answer = page(4, &events, 9, &lent, 10_000);
+        assert!(String::from_utf8_lossy(&answer.as_ref().unwrap().payload).contains("\"data\":{\"reader\":1.50}"));
+        let found = read(answer);
+        assert_eq!((&found["last"], &found["through"]), (&json!(9), &json!(7)));
+        assert_eq!(found["events"].as_array().unwrap().len(), 2);
+        let first = &found["events"][0];
+        assert_eq!(
+            (&first["type"], &first["subject"], &first["specversion"]),
+            (&json!("library.Lent"), &json!("é %"), &json!("1.0"))
+        );
+        assert_eq!((&first["sequence"], &first["partitionkey"]), (&json!(format!("{:020}", 5)), &json!("library/3")));
+        assert_eq!(read(page(4, &events, 9, &[], 10_000))["events"].as_array().unwrap().len(), 3);
+        // What does not fit is asked for next; what has another name takes no room.
+        let small = page(4, &events, 9, &lent, 700);
+        assert_eq!(read(small)["through"], json!(6));
+        assert_eq!(read(page(9, &[], 9, &lent, 700)), json!({ "last": 9, "through": 9, "events": [] }));
+        assert_eq!(read(page(12, &[], 9, &lent, 700))["through"], json!(9), "no position that does not exist");
+    }
+
+    #[test]
+    fn events_that_are_not_json_are_refused() {
+        let compact = Envelope { codec: Codec::Bincode, ..event(1, "Lent", "{}") };
+        assert!(page(0, &[compact], 1, &[], 10_000).is_err());
+        assert!(page(0, &[event(1, "Lent", "{")], 1, &[], 10_000).is_err());
+    }
+}

@@ -1,0 +1,40 @@
+//! The core subjects that a node listens to, besides its streams.
+//!
+//! Called at attach.
+
+use std::sync::Arc;
+
+use async_nats::{Client, Subscriber};
+
+use super::intake::Gate;
+use crate::bridge::subject::Namespace;
+use crate::bridge::{BridgeError, NodeCard};
+
+/// The subjects a node listens to besides its streams, and whether one node of several gets each message.
+pub(super) fn subscriptions(namespace: &Namespace, card: &NodeCard) -> Vec<(Gate, String, bool)> {
+    let mut subscriptions = Vec::new();
+    for (domain, _) in &card.owns {
+        subscriptions.push((Gate::Questions, namespace.ask_filter(domain), true));
+        subscriptions.push((Gate::Tidings, namespace.committed_filter(domain), false));
+    }
+    for (domain, _, _) in &card.subscribes {
+        subscriptions.push((Gate::Tidings, namespace.head_filter(domain), false));
+    }
+    for (domain, query) in &card.answers {
+        subscriptions.push((Gate::Questions, namespace.query_subject(domain, query), true));
+    }
+    subscriptions
+}
+
+pub(super) async fn subscribe(
+    client: &Client,
+    subject: String,
+    group: Option<String>,
+) -> Result<Subscriber, BridgeError> {
+    let doing = format!("subscribing to `{subject}`");
+    let subscribed = match group {
+        Some(group) => client.queue_subscribe(subject, group).await,
+        None => client.subscribe(subject).await,
+    };
+    subscribed.map_err(|error| BridgeError::Broker { doing, source: Arc::new(error) })
+}

@@ -1,0 +1,92 @@
+//! Events that were committed and not published before the node ended: found by asking the broker what it holds.
+//!
+//! Called when a node begins to carry. It asks in the background, shard by shard: a broker that hangs holds up the events of
+//! the shards that it has not answered for, and nothing else, and health reports it.
+//!
+//! A crash between a commit and its publication leaves events in the log that the broker never got. Nodes of this framework read
+//! them from the log; other subscribers have the broker alone, so these events are published now. What the broker holds of a
+//! shard decides. If it holds nothing, because it was emptied or everything is older than it keeps, the last [`REPUBLISHED`]
+//! events are published: more would flood it with history, and subscribers drop duplicates by position.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::share::Share;
+use crate::bridge::Bridge;
+use crate::message::ShardId;
+use crate::spawn::{self, Task};
+use crate::telemetry::TARGET;
+
+/// The most events of a shard that are published again at start if the broker holds none of it. More than are ever on their way
+/// to the broker at once.
+const REPUBLISHED: u64 = 1024;
+/// How long the broker may take to answer before health reports it.
+const SLOW: Duration = Duration::from_secs(5);
+
+/// Finds for each shard of this thread up to where its events are published, in the background. Shards without history are
+/// known at once.
+pub(super) fn ask_what_is_published(share: &Rc<Share>) -> Option<Task> {
+    let bridge = Arc::clone(share.spec.bridge.as_ref()?);
+    let mut unknown = Vec::new();
+    for (id, position) in &share.history {
+        let known = share.abroad.published.borrow().contains_key(id);
+        match *position {
+            _ if known => {}
+            0 => drop(share.abroad.published.borrow_mut().insert(id.clone(), 0)),
+            position => unknown.push((id.clone(), position)),
+        }
+    }
+    share.abroad.unanswered.set(unknown.len());
+    if unknown.is_empty() {
+        return None;
+    }
+    let me = Rc::downgrade(share);
+    let (standing, counted) = (Arc::clone(&share.spec.standing), unknown.len());
+    let trouble = format!("published events of thread {}", share.index);
+    Some(spawn::local(async move {
+        let asking = join_all(unknown.into_iter().map(|(id, position)| {
+            let (me, bridge) = (me.clone(), Arc::clone(&bridge));
+            async move {
+                let last = published_before(&*bridge, &id, position).await;
+                let Some(share) = me.upgrade() else { return };
+                share.abroad.published.borrow_mut().insert(id.clone(), last);
+                share.abroad.unanswered.set(share.abroad.unanswered.get().saturating_sub(1));
+                if let Some(cell) = share.shards.get(&id) {
+                    share.abroad.look_at(cell);
+                }
+                share.host.quiet.look();
+            }
+        }));
+        let mut asking = std::pin::pin!(asking);
+        if tokio::time::timeout(SLOW, &mut asking).await.is_err() {
+            let why = format!(
+                "the broker was asked what it holds of the events of {counted} shards and has not answered for all of them: \
+                 their events are not published yet; check the server"
+            );
+            if standing.stands(&trouble, why) {
+                tracing::warn!(target: TARGET, "the broker does not say which events it holds; none are published yet");
+            }
+            asking.await;
+            standing.goes_on(&trouble);
+        }
+    }))
+}
+
+/// Finds up to where the events of a shard are published, whose log reaches up to `position`.
+async fn published_before(bridge: &dyn Bridge, id: &ShardId, position: u64) -> u64 {
+    match bridge.last_published(id).await {
+        Ok(Some(last)) => last.min(position),
+        Ok(None) if bridge.keeps_events() => position.saturating_sub(REPUBLISHED),
+        Ok(None) => position,
+        Err(error) => {
+            tracing::warn!(
+                target: TARGET, shard = %id, %error,
+                "failed to read the last published event: events of a crash may be missing at the broker",
+            );
+            position
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! What is wrong now, one entry for each thing that it concerns.
+//!
+//! Written by whatever notices a trouble and its end; read for the node's health.
+
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
+
+/// How many are listed. A sender may name as many shards as it likes, and an operator has enough with these.
+pub(crate) const MOST: usize = 100;
+
+/// The open issues by the thing they concern, so that each is reported once and can be closed.
+#[derive(Debug, Default)]
+pub(crate) struct Issues(Mutex<BTreeMap<String, String>>);
+
+impl Issues {
+    /// Opens an issue, or replaces its text. Returns whether it is new. Above [`MOST`] nothing is opened.
+    pub(crate) fn open(&self, about: &str, text: impl FnOnce() -> String) -> bool {
+        let mut open = self.0.lock();
+        let room = open.len() < MOST || open.contains_key(about);
+        room && open.insert(about.to_owned(), text()).is_none()
+    }
+
+    /// Closes an issue. Returns whether it was open.
+    pub(crate) fn close(&self, about: &str) -> bool {
+        self.0.lock().remove(about).is_some()
+    }
+
+    /// The texts of the open issues, by what they concern.
+    pub(crate) fn texts(&self) -> Vec<String> {
+        self.0.lock().values().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_issue_is_new_once_and_can_be_closed() {
+        let issues = Issues::default();
+        assert!(issues.open("stream a", || "one".to_owned()));
+        assert!(!issues.open("stream a", || "two".to_owned()));
+        assert!(issues.open("stream b", || "three".to_owned()));
+        assert_eq!(issues.texts(), ["two", "three"]);
+        assert!(issues.close("stream a"));
+        assert!(!issues.close("stream a"));
+        assert_eq!(issues.texts(), ["three"]);
+    }
+
+    #[test]
+    fn issues_are_bounded_and_close_again() {
+        let issues = Issues::default();
+        for n in 0..2 * MOST {
+            issues.open(&n.to_string(), || format!("{n} stands still"));
+        }
+        assert_eq!(issues.texts().len(), MOST);
+        assert!(!issues.open("0", || "known".to_owned()), "what is open is replaced, though the list is full");
+        assert_eq!((0..2 * MOST).filter(|n| issues.close(&n.to_string())).count(), MOST);
+        assert!(issues.texts().is_empty());
+    }
+}

@@ -1,0 +1,196 @@
+//! A service that is down, or whose consumer delivers nothing, while another one sends it commands.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::{self, Context};
+use futures_util::StreamExt;
+use whizbang::prelude::*;
+use whizbang::testing::bridge::run;
+use whizbang_tests::nats::NatsServer;
+
+use crate::bank::{Account, Transfer, deposit, outcome, transfer};
+use crate::{BOTH, town, until};
+
+const STREAM: &str = "whizbang_commands_bank";
+
+async fn accounts(server: &NatsServer, store: &MemoryStore) -> Node {
+    let builder = Node::builder("accounts", store.clone()).host::<Account>();
+    builder.bridge(town::bridge(&server.url()).await).start().await.expect("starts")
+}
+
+async fn transfers(server: &NatsServer) -> Node {
+    let builder = Node::builder("transfers", MemoryStore::new()).host::<Transfer>();
+    builder.bridge(town::bridge(&server.url()).await).start().await.expect("starts")
+}
+
+/// The store of a bank that has made its streams, and that has money to transfer.
+async fn rich_bank(server: &NatsServer) -> MemoryStore {
+    let store = MemoryStore::new();
+    let node = accounts(server, &store).await;
+    assert_eq!(node.client().send(deposit("ada", 10_000)).await.expect("is handled"), 10_000);
+    node.stop().await.expect("stops");
+    store
+}
+
+async fn operator(server: &NatsServer) -> Context {
+    jetstream::new(async_nats::connect(server.url()).await.expect("connects"))
+}
+
+async fn messages(context: &Context) -> u64 {
+    let mut stream = context.get_stream(STREAM).await.expect("a stream");
+    stream.info().await.expect("its state").state.messages
+}
+
+async fn begin(node: &Node, count: usize) {
+    let client = node.client();
+    for number in 0..count {
+        client.send(transfer(&format!("t{number}"), "ada", &format!("b{number}"), 5)).await.expect("begins here");
+    }
+}
+
+async fn all_done(node: &Node, count: usize) {
+    let client = node.client();
+    for number in 0..count {
+        let name = format!("t{number}");
+        until("the end of a transfer", async || {
+            client.send(outcome(&name)).await.is_ok_and(|outcome| outcome == "done")
+        })
+        .await;
+    }
+}
+
+/// A stream that has taken a command keeps it. So nothing is sent again while its owner is away; the owner is asked instead.
+#[test]
+fn commands_to_a_service_that_is_down_are_sent_once() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let store = rich_bank(&server).await;
+            let context = operator(&server).await;
+            let mut questions = context.client().subscribe("whizbang.ask.bank.mark.>").await.expect("subscribes");
+            let node = transfers(&server).await;
+            begin(&node, 1_000).await;
+            until("all commands", async || messages(&context).await >= 1_000).await;
+            // Four of each shard: some seconds, in which everything was sent again before.
+            for _ in 0..4 * 16 {
+                questions.next().await.expect("a question");
+            }
+            assert_eq!(messages(&context).await, 1_000, "each is in the stream once");
+            let bank = accounts(&server, &store).await;
+            all_done(&node, 1_000).await;
+            assert_eq!(bank.client().send(deposit("ada", 0)).await.expect("is handled"), 5_000);
+            until("an empty stream", async || messages(&context).await == 0).await;
+            node.stop().await.expect("stops");
+            bank.stop().await.expect("stops");
+        });
+    }
+}
+
+/// What a consumer does not deliver is fetched from the outbox of its sender.
+#[test]
+fn consumer_that_delivers_nothing_stops_no_flow() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let store = rich_bank(&server).await;
+            let context = operator(&server).await;
+            // One message may be in hand, and a stranger has it in hand for an hour.
+            let stream = context.get_stream(STREAM).await.expect("a stream");
+            let settings = pull::Config {
+                durable_name: Some("accounts".to_owned()),
+                ack_policy: AckPolicy::Explicit,
+                ack_wait: Duration::from_secs(3_600),
+                max_ack_pending: 1,
+                ..pull::Config::default()
+            };
+            let consumer = stream.create_consumer(settings).await.expect("changes the consumer");
+            context.publish("whizbang.cmd.bank.1.outside", "bait".into()).await.expect("sends").await.expect("is kept");
+            let mut taken = consumer.fetch().max_messages(1).messages().await.expect("messages");
+            taken.next().await.expect("the bait").expect("a message");
+            let (bank, node) = (accounts(&server, &store).await, transfers(&server).await);
+            begin(&node, 300).await;
+            all_done(&node, 300).await;
+            assert_eq!(bank.client().send(deposit("ada", 0)).await.expect("is handled"), 8_500);
+            assert_eq!(bank.metrics().recreated_consumers, 0, "the consumer has delivered nothing all the time");
+            assert!(messages(&context).await > 300, "the bait, and what was fetched instead");
+            node.stop().await.expect("stops");
+            bank.stop().await.expect("stops");
+        });
+    }
+}
+
+/// A stream that is full refuses at once: the caller hears that, and not that nobody replied.
+#[test]
+fn full_stream_is_named_to_the_caller() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let builder = Node::builder("accounts", MemoryStore::new()).host::<Account>();
+            let bridge = town::builder(&server.url()).stream_bytes(64 * 1024).connect().await.expect("connects");
+            builder.bridge(bridge).start().await.expect("starts").stop().await.expect("stops");
+            let teller = Client::connect("teller", town::bridge(&server.url()).await).await.expect("connects");
+            let mut refused = None;
+            for _ in 0..1_000 {
+                if let Err(error) = teller.post(deposit("ada", 5)).await {
+                    refused = Some(error);
+                    break;
+                }
+            }
+            let error = refused.expect("64 KiB are full before a thousand commands are sent");
+            assert!(error.to_string().contains("maximum bytes exceeded"), "{error}");
+            assert!(error.is_transient() && !error.may_have_happened(), "{error:?}");
+            teller.disconnect().await;
+        });
+    }
+}
+
+/// Nodes end as in a crash, and the server is killed, in turn, while transfers are under way.
+#[test]
+fn nodes_and_server_killed_in_turn_lose_nothing_and_leave_nothing() {
+    const EACH: usize = 60;
+    for release in BOTH {
+        run(async {
+            let mut server = NatsServer::start(release);
+            let (money, moves) = (rich_bank(&server).await, MemoryStore::new());
+            let start = async |server: &NatsServer| {
+                let builder = Node::builder("transfers", moves.clone()).host::<Transfer>();
+                builder.bridge(town::bridge(&server.url()).await).start().await.expect("starts")
+            };
+            let (mut bank, mut node) = (accounts(&server, &money).await, start(&server).await);
+            for round in 0..9 {
+                let client = node.client();
+                let ended = node.metrics().events;
+                for number in 0..EACH {
+                    let name = format!("t{}", round * EACH + number);
+                    client.send(transfer(&name, "ada", &format!("b{number}"), 5)).await.expect("begins here");
+                }
+                // Each transfer records its beginning and its end: some have ended, and most are under way.
+                until("some ends", async || node.metrics().events > ended + EACH as u64 + 3).await;
+                match round % 3 {
+                    0 => server.restart(),
+                    1 => {
+                        drop(bank);
+                        bank = accounts(&server, &money).await;
+                    }
+                    _ => {
+                        drop(node);
+                        node = start(&server).await;
+                    }
+                }
+            }
+            all_done(&node, 9 * EACH).await;
+            assert_eq!(bank.client().send(deposit("ada", 0)).await.expect("is handled"), 10_000 - 5 * 9 * EACH as u64);
+            let context = operator(&server).await;
+            for stream in [STREAM, "whizbang_commands_transfers"] {
+                until("an empty stream", async || {
+                    let mut stream = context.get_stream(stream).await.expect("a stream");
+                    stream.info().await.expect("its state").state.messages == 0
+                })
+                .await;
+            }
+            node.stop().await.expect("stops");
+            bank.stop().await.expect("stops");
+        });
+    }
+}
