@@ -94,7 +94,7 @@ async fn a_handle_observes_a_running_node_and_stops_it() {
     assert!(handle.health().ready);
     assert_eq!(handle.metrics().unwrap().turns, 1);
     assert_eq!(handle.dead_letters().await.unwrap(), []);
-    handle.shutdown();
+    handle.request_stop();
     running.await.unwrap().unwrap();
     handle.ended().await;
     assert!(!handle.health().live);
@@ -103,9 +103,9 @@ async fn a_handle_observes_a_running_node_and_stops_it() {
 }
 
 #[tokio::test]
-async fn a_shutdown_that_is_asked_for_early_ends_the_run() {
+async fn a_stop_that_is_requested_early_ends_the_run() {
     let node = Node::builder("bank", MemoryStore::new()).host::<Account>().start().await.unwrap();
-    node.handle().shutdown();
+    node.handle().request_stop();
     let ran = tokio::time::timeout(Duration::from_secs(30), node.run()).await;
     ran.expect("the run ends").unwrap();
 }

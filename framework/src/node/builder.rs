@@ -280,7 +280,7 @@ impl NodeBuilder {
         let remote = Arc::new(Outward::new(&spec, links.clone()));
         let client = Client::new(spec.id, remote, ids.fork());
         let (alive, _) = watch::channel(());
-        Ok(Node { spec, client, links, shutdown: Arc::default(), alive, _bridge_thread: bridge_thread })
+        Ok(Node { spec, client, links, stop_requested: Arc::default(), alive, _bridge_thread: bridge_thread })
     }
 }
 

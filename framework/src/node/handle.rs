@@ -21,7 +21,7 @@ use crate::client::Client;
 /// let serving = async move {
 ///     // As an endpoint would: ready or not, and why.
 ///     assert!(handle.health().ready);
-///     handle.shutdown();
+///     handle.request_stop();
 /// };
 /// let (ran, ()) = tokio::join!(node.run(), serving);
 /// ran?;
@@ -32,7 +32,7 @@ pub struct NodeHandle {
     spec: Weak<Spec>,
     pub(super) client: Client,
     pub(super) links: Links,
-    shutdown: Arc<Notify>,
+    stop_requested: Arc<Notify>,
     ended: watch::Receiver<()>,
 }
 
@@ -43,7 +43,7 @@ impl Node {
             spec: Arc::downgrade(&self.spec),
             client: self.client.clone(),
             links: self.links.clone(),
-            shutdown: Arc::clone(&self.shutdown),
+            stop_requested: Arc::clone(&self.stop_requested),
             ended: self.alive.subscribe(),
         }
     }
@@ -75,8 +75,8 @@ impl NodeHandle {
 
     /// Asks [`Node::run`] to stop the node as SIGTERM does, and returns at once. If the node does not run yet, it stops as soon as it
     /// is run; a node that is never run ends with [`Node::stop`]. More calls change nothing.
-    pub fn shutdown(&self) {
-        self.shutdown.notify_one();
+    pub fn request_stop(&self) {
+        self.stop_requested.notify_one();
     }
 
     /// Waits until the node was stopped or dropped.

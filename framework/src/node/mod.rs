@@ -61,7 +61,7 @@ pub struct Node {
     client: Client,
     links: Links,
     /// Asks `run` to stop.
-    shutdown: Arc<Notify>,
+    stop_requested: Arc<Notify>,
     /// Handles see the node's end by it.
     alive: watch::Sender<()>,
     /// Kept for what the bridge runs there.
@@ -213,13 +213,13 @@ impl Node {
                 biased;
                 _ = term.recv() => {}
                 _ = interrupt.recv() => {}
-                () = self.shutdown.notified() => {}
+                () = self.stop_requested.notified() => {}
             }
         }
         #[cfg(not(unix))]
         tokio::select! {
             signal = tokio::signal::ctrl_c() => signal.map_err(Error::Signal)?,
-            () = self.shutdown.notified() => {}
+            () = self.stop_requested.notified() => {}
         }
         self.stop().await
     }

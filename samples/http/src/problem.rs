@@ -1,0 +1,66 @@
+//! Errors as HTTP responses: `application/problem+json` as in RFC 9457.
+
+use axum::extract::rejection::JsonRejection;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use whizbang::SendError;
+
+/// A response that says what went wrong.
+pub(crate) struct Problem {
+    status: StatusCode,
+    /// Stable, for programs: the code of a rejection, or one of the gateway's.
+    code: String,
+    /// For people.
+    detail: String,
+}
+
+impl Problem {
+    pub(crate) fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
+        Self { status, code: code.to_owned(), detail: detail.into() }
+    }
+}
+
+impl From<SendError> for Problem {
+    fn from(error: SendError) -> Self {
+        let detail = error.to_string();
+        if let SendError::Rejected(rejection) = &error {
+            return Self::new(StatusCode::UNPROCESSABLE_ENTITY, rejection.code(), rejection.text());
+        }
+        let (status, code) = match &error {
+            SendError::Conflict => (StatusCode::CONFLICT, "gateway.idempotency-key-reused"),
+            SendError::Key { .. } => (StatusCode::BAD_REQUEST, "gateway.invalid-key"),
+            SendError::EmptyIdempotencyKey => (StatusCode::BAD_REQUEST, "gateway.empty-idempotency-key"),
+            SendError::Encode(_) => (StatusCode::BAD_REQUEST, "gateway.invalid-request"),
+            // It may have happened: the client repeats the request with the same idempotency key.
+            error if error.is_transient() && error.may_have_happened() => {
+                (StatusCode::GATEWAY_TIMEOUT, "gateway.unknown-outcome")
+            }
+            error if error.is_transient() => (StatusCode::SERVICE_UNAVAILABLE, "gateway.unavailable"),
+            _ => (StatusCode::INTERNAL_SERVER_ERROR, "gateway.failed"),
+        };
+        Self::new(status, code, detail)
+    }
+}
+
+impl From<JsonRejection> for Problem {
+    fn from(rejection: JsonRejection) -> Self {
+        Self::new(rejection.status(), "gateway.invalid-request", rejection.body_text())
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let title = self.status.canonical_reason().unwrap_or("error");
+        let body = json!({
+            "title": title, "status": self.status.as_u16(), "code": self.code, "detail": self.detail,
+        });
+        let mut response = (self.status, body.to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}

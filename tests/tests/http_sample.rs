@@ -1,0 +1,124 @@
+//! The HTTP sample answers commands, queries, repeated requests and bad ones, and keeps its accounts when it is restarted.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+use whizbang_tests::sample;
+
+/// A running gateway; killed if the test fails.
+struct Gateway {
+    process: Child,
+    address: String,
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+struct Response {
+    status: u16,
+    head: String,
+    body: Value,
+}
+
+impl Gateway {
+    fn start(folder: &Path) -> Self {
+        let mut command = Command::new(sample("gateway"));
+        command.args(["--listen", "127.0.0.1:0", "--data"]).arg(folder).stdout(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening on http://").expect("it listens").to_owned();
+        Self { process, address }
+    }
+
+    fn request(&self, method: &str, path: &str, headers: &str, body: &str) -> Response {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             {headers}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Response { status, head: head.to_lowercase(), body: serde_json::from_str(body).unwrap_or(Value::Null) }
+    }
+
+    fn post(&self, path: &str, headers: &str, cents: u64) -> Response {
+        self.request("POST", path, headers, &json!({ "cents": cents }).to_string())
+    }
+
+    /// Ends it as a supervisor does, and waits for it.
+    fn end(mut self) {
+        let id = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        assert!(self.process.wait().unwrap().success(), "it ends in order");
+    }
+}
+
+#[test]
+fn http_sample_answers_commands_and_queries_and_keeps_accounts() {
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(folder.path());
+    let answer = gateway.post("/accounts/ada/deposits", "", 500);
+    assert_eq!((answer.status, &answer.body), (200, &json!({ "balance": 500 })));
+    let answer = gateway.post("/accounts/ada/withdrawals", "", 200);
+    assert_eq!((answer.status, &answer.body), (200, &json!({ "balance": 300 })));
+    gateway.end();
+
+    let gateway = Gateway::start(folder.path());
+    let answer = gateway.request("GET", "/accounts/ada", "", "");
+    assert_eq!((answer.status, &answer.body), (200, &json!({ "balance": 300 })));
+    let answer = gateway.request("GET", "/accounts/bob", "", "");
+    assert_eq!((answer.status, &answer.body["code"]), (404, &json!("accounts.unknown")));
+    gateway.end();
+}
+
+#[test]
+fn http_sample_handles_repeated_requests_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(folder.path());
+    let key = "Idempotency-Key: order-7-f3a1\r\n";
+    for _ in 0..3 {
+        let answer = gateway.post("/accounts/ada/deposits", key, 500);
+        assert_eq!((answer.status, &answer.body), (200, &json!({ "balance": 500 })));
+    }
+    let answer = gateway.post("/accounts/ada/deposits", key, 600);
+    assert_eq!((answer.status, &answer.body["code"]), (409, &json!("gateway.idempotency-key-reused")));
+    let answer = gateway.post("/accounts/ada/deposits", "Idempotency-Key: \r\n", 1);
+    assert_eq!((answer.status, &answer.body["code"]), (400, &json!("gateway.empty-idempotency-key")));
+    gateway.end();
+}
+
+#[test]
+fn http_sample_answers_bad_requests_with_problems() {
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(folder.path());
+    let answer = gateway.post("/accounts/ada/withdrawals", "", 1);
+    assert_eq!((answer.status, &answer.body["code"]), (422, &json!("accounts.insufficient-funds")));
+    assert_eq!(answer.body["detail"], "the account holds 0 cents");
+    assert!(answer.head.contains("content-type: application/problem+json"), "{}", answer.head);
+    for body in ["", "{}", "{\"cents\": -1}", "{\"cents\": 1", "[1]"] {
+        let answer = gateway.request("POST", "/accounts/ada/deposits", "", body);
+        assert!((400..500).contains(&answer.status), "{body}: {}", answer.status);
+        assert_eq!(answer.body["code"], "gateway.invalid-request", "{body}");
+    }
+    let long = "a".repeat(300);
+    let answer = gateway.post(&format!("/accounts/{long}/deposits"), "", 1);
+    assert_eq!((answer.status, &answer.body["code"]), (400, &json!("gateway.invalid-key")));
+    let answer = gateway.request("GET", "/health/ready", "", "");
+    assert_eq!((answer.status, &answer.body["ready"]), (200, &json!(true)));
+    assert_eq!(gateway.request("GET", "/health/live", "", "").status, 200);
+    assert_eq!(gateway.request("GET", "/metrics", "", "").body["rejections"], 1);
+    gateway.end();
+}
