@@ -10,9 +10,10 @@ use syn::spanned::Spanned;
 use syn::{DeriveInput, Type};
 
 use crate::attribute::{Form, Given, Known, read, text_of};
+use crate::fields::Item;
 use crate::mistakes::Mistakes;
 use crate::symmetry::{self, Place};
-use crate::{names, shape};
+use crate::{held, names, shape};
 
 /// Which of the two a type becomes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -107,9 +108,11 @@ pub(crate) fn expand(role: Role, input: &DeriveInput) -> TokenStream {
             mistakes.add(recorded.span(), text);
         }
     }
+    let item = Item::of(input);
+    held::refuse_in_state(&item, word, &mut mistakes);
     let never = given.nested("snapshot").and_then(|nested| nested.key("never"));
     match (never, given.nested("snapshot")) {
-        (None, _) => drop(symmetry::refuse(input, Place::State { word }, &mut mistakes)),
+        (None, _) => drop(symmetry::refuse(&item, Place::State { word }, &mut mistakes)),
         (Some(_), Some(nested)) => {
             for key in ["every", "schema"].into_iter().filter_map(|key| nested.key(key)) {
                 mistakes.add(key.span(), format!("found `{key}` beside `never`; keep one of the two"));

@@ -161,10 +161,16 @@ pub(crate) fn read(
     mistakes: &mut Mistakes,
 ) -> Given {
     let mut given = Given::default();
+    let has_own = attributes.iter().any(|attribute| attribute.path().is_ident(name));
     for attribute in attributes {
         let Some(found) = attribute.path().get_ident().map(Ident::to_string) else { continue };
         if found == name {
             read_one(attribute, name, known, &mut given, mistakes);
+        } else if has_own && sisters.contains(&found.as_str()) {
+            mistakes.add(
+                attribute.path().span(),
+                format!("found `#[{found}(…)]` beside `#[{name}(…)]`; a type is one of the two: leave one out, with its derive"),
+            );
         } else if sisters.contains(&found.as_str()) {
             mistakes.add(
                 attribute.path().span(),

@@ -10,9 +10,9 @@ use syn::parse::Parser;
 use syn::punctuated::Punctuated;
 use syn::{Attribute, Data, DeriveInput, Field, Generics, Token, WherePredicate};
 
+use crate::fields::{Key, keys};
 use crate::nesting::without_phantoms;
 use crate::serial::Direction;
-use crate::symmetry::{Key, keys};
 
 /// The original's generics with the bounds of one of the two directions.
 pub(crate) fn of(input: &DeriveInput, direction: Direction) -> Generics {

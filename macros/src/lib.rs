@@ -9,6 +9,8 @@ mod attribute;
 mod bounds;
 mod domain;
 mod entry;
+mod fields;
+mod held;
 mod lists;
 mod message;
 mod mistakes;

@@ -4,15 +4,16 @@
 //! The output names a domain, a name and a version; how a message becomes bytes is serde's and the codec's matter.
 
 use proc_macro2::{Span, TokenStream};
-use quote::{format_ident, quote, quote_spanned};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Field, Ident, Member, Type};
 
 use crate::attribute::{Form, Given, Known, Upcast, read, text_of};
+use crate::fields::Item;
 use crate::mistakes::Mistakes;
 use crate::symmetry::{self, Place};
-use crate::{nesting, owned, plain, shape};
+use crate::{held, nesting, owned, plain, shape};
 
 /// Which of the four a type becomes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,6 +38,8 @@ const WITHOUT_REPLY: &[Known] = &[DOMAIN, NAME, VERSION, UPCAST, FORMERLY];
 const OF_EVENT: &[Known] = &[DOMAIN, NAME, VERSION, UPCAST, SPLIT, FORMERLY];
 
 impl Kind {
+    const ALL: [Self; 4] = [Self::Command, Self::Event, Self::Query, Self::Document];
+
     /// The attribute, which is also the word for it in errors.
     fn attribute(self) -> &'static str {
         match self {
@@ -48,11 +51,7 @@ impl Kind {
     }
 
     fn sisters(self) -> Vec<&'static str> {
-        [Self::Command, Self::Event, Self::Query, Self::Document]
-            .into_iter()
-            .filter(|kind| *kind != self)
-            .map(Self::attribute)
-            .collect()
+        Self::ALL.into_iter().filter(|kind| *kind != self).map(Self::attribute).collect()
     }
 
     fn keys(self) -> &'static [Known] {
@@ -81,10 +80,20 @@ pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
     if shape::refuse_union(input, word, &mut mistakes) {
         return mistakes.into_tokens();
     }
+    let item = Item::of(input);
+    match other_derive(kind, input, &item) {
+        Some(Other::Reports) => return TokenStream::new(),
+        Some(Other::IsRight(mistake)) => {
+            mistakes.add(mistake.0, mistake.1);
+            return mistakes.into_tokens();
+        }
+        None => {}
+    }
     let given = read(&input.attrs, word, &kind.sisters(), kind.keys(), &mut mistakes);
     shape::refuse_generics(input, word, "its name on the wire would stand for several types", &mut mistakes);
     nesting::refuse(input, word, &mut mistakes);
-    let checks = symmetry::refuse(input, Place::Message { word, domain: given.ty("domain") }, &mut mistakes);
+    held::refuse_in_message(&item, word, &mut mistakes);
+    let checks = symmetry::refuse(&item, Place::Message { word, domain: given.ty("domain") }, &mut mistakes);
 
     let ident = &input.ident;
     let name = shape::name(&given, ident, word, ident.unraw().to_string(), &mut mistakes);
@@ -125,7 +134,8 @@ pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
     // Beside a mistake they might be wrong about the codec, and with it they go away.
     let checks = correct.then_some(checks);
     let coding = coding(&given, version, correct);
-    let trust = plain::is_plain(input).then(plain::trust);
+    let trust = plain::is_plain(&item).then(plain::trust);
+    let sent = held::stub(&item, input);
     let kind = format_ident!("{}", kind.name());
     let stub = quote!(::core::marker::Send + 'static);
     let message = shape::header(input, &quote!(::whizbang::derive::Message), &stub);
@@ -150,9 +160,47 @@ pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
             #[automatically_derived]
             #sort { #body }
             #of
+            #sent
         };
         #mistakes
     }
+}
+
+/// What another message derive on the same item does about there being two.
+enum Other {
+    /// It reports both.
+    Reports,
+    /// It writes what the item is meant to be; this one is the mistake.
+    IsRight((Span, String)),
+}
+
+/// Finds out by the attributes whether another message derive stands on the item. A derive does not see the others, and what two
+/// of them write would conflict in every trait.
+fn other_derive(kind: Kind, input: &DeriveInput, item: &Item<'_>) -> Option<Other> {
+    let attribute = |of: Kind| input.attrs.iter().find(|attribute| attribute.path().is_ident(of.attribute()));
+    let mut others = Kind::ALL.into_iter().filter(|other| *other != kind && attribute(*other).is_some());
+    let first = others.next()?;
+    if attribute(kind).is_some() {
+        // The first of them reports the second one's attribute.
+        let is_first = Kind::ALL.into_iter().find(|any| attribute(*any).is_some()) == Some(kind);
+        return (!is_first).then_some(Other::Reports);
+    }
+    // Only the other's attribute is here. Either it is misspelt, or its derive is here as well and reads it.
+    let (is_marked, attribute) = (item.parts().any(|part| part.is_marked), attribute(first)?);
+    let has_reply = attribute.meta.to_token_stream().to_string().contains("reply");
+    let suits = match first {
+        Kind::Command => is_marked,
+        Kind::Query => has_reply && !is_marked,
+        Kind::Event | Kind::Document => !has_reply && !is_marked && kind != Kind::Command,
+    };
+    let (word, other) = (kind.attribute(), first.attribute());
+    let text = format!(
+        "found `#[{other}(…)]` on {}; a type is one kind of message: leave out the derive of `{}`, or write `#[{word}(…)]` in place of \
+         `#[{other}(…)]`",
+        shape::with_article(word),
+        kind.name(),
+    );
+    suits.then(|| Other::IsRight((attribute.path().span(), text)))
 }
 
 /// Says which domain may list the message. One whose domain is not known belongs to all, so that no list is wrong about it.

@@ -1,12 +1,14 @@
 //! Types of messages that are known to read back as they were written.
 //!
 //! Called by the derives of messages. A message whose fields all have plain types of the standard library, and no serde attribute,
-//! needs no check of each value: the first ones are checked all the same, because serde's traits may be written by hand and a name
+//! needs no check of each value: the first one is checked all the same, because serde's traits may be written by hand and a name
 //! may stand for another type.
 
 use proc_macro2::TokenStream;
 use quote::quote;
-use syn::{Attribute, Data, DeriveInput, Fields, GenericArgument, PathArguments, Type};
+use syn::{GenericArgument, PathArguments, Type};
+
+use crate::fields::Item;
 
 /// Types that every codec writes and reads without exception.
 const PLAIN: &[&str] = &[
@@ -16,15 +18,9 @@ const PLAIN: &[&str] = &[
 /// Types that are plain if what they hold is. Not maps: their order is not that of the bytes.
 const HOLDERS: &[&str] = &["Vec", "Box", "Option"];
 
-/// Returns whether the type is plain in all its parts.
-pub(crate) fn is_plain(input: &DeriveInput) -> bool {
-    let fields = |fields: &Fields| fields.iter().all(|field| no_serde(&field.attrs) && is_plain_type(&field.ty));
-    no_serde(&input.attrs)
-        && match &input.data {
-            Data::Struct(data) => fields(&data.fields),
-            Data::Enum(data) => data.variants.iter().all(|variant| no_serde(&variant.attrs) && fields(&variant.fields)),
-            Data::Union(_) => false,
-        }
+/// Returns whether an item is plain in all its parts.
+pub(crate) fn is_plain(item: &Item<'_>) -> bool {
+    item.is_untold() && item.parts().all(|part| is_plain_type(&part.field.ty))
 }
 
 /// The method that says so.
@@ -35,11 +31,6 @@ pub(crate) fn trust() -> TokenStream {
             ::core::option::Option::Some(&TRUST)
         }
     }
-}
-
-fn no_serde(attributes: &[Attribute]) -> bool {
-    // What is behind `cfg_attr` is not known here.
-    !attributes.iter().any(|attribute| attribute.path().is_ident("serde") || attribute.path().is_ident("cfg_attr"))
 }
 
 fn is_plain_type(ty: &Type) -> bool {

@@ -8,9 +8,10 @@ use syn::DeriveInput;
 use syn::ext::IdentExt;
 
 use crate::attribute::{Form, Known, read};
+use crate::fields::Item;
 use crate::mistakes::Mistakes;
 use crate::symmetry::{self, Place};
-use crate::{names, shape};
+use crate::{held, names, shape};
 
 const KEYS: &[Known] = &[
     Known { name: "projects", form: Form::Paths, write: "projects(Deposited)" },
@@ -42,7 +43,9 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
             ),
         );
     }
-    symmetry::refuse(input, Place::State { word: "projection" }, &mut mistakes);
+    let item = Item::of(input);
+    held::refuse_in_state(&item, "projection", &mut mistakes);
+    symmetry::refuse(&item, Place::State { word: "projection" }, &mut mistakes);
     let schema = given.number("schema").map_or(1, |(schema, _)| schema);
     let correct = mistakes.is_empty();
     let ((wire, aliases), asked) = match correct {
@@ -69,6 +72,7 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
     let initial = shape::initial(ident, correct);
     let header = shape::header(input, &quote!(::whizbang::derive::Projection), &quote!(::core::marker::Send + 'static));
     let lints = shape::lints(input);
+    let sent = held::stub(&item, input);
     let mistakes = mistakes.into_tokens();
     quote! {
         #lints
@@ -98,6 +102,7 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
                     #restore
                 }
             }
+            #sent
         };
         #mistakes
     }

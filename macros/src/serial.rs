@@ -13,7 +13,7 @@ use syn::spanned::Spanned;
 use syn::{Attribute, Data, DeriveInput, Field, GenericParam, Ident, Meta, Type, Visibility};
 
 use crate::mistakes::Mistakes;
-use crate::{bounds, owned, shape, symmetry};
+use crate::{bounds, fields, held, owned, shape};
 
 /// Which of the two traits is derived.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub(crate) fn expand(direction: Direction, input: &DeriveInput) -> TokenStream {
     if direction == Direction::Deserialize {
         refuse_references(input, &mut mistakes);
     }
-    if !mistakes.is_empty() {
+    if !mistakes.is_empty() || held::is_refused_message(input) {
         let stub = stub(direction, input);
         let mistakes = mistakes.into_tokens();
         return quote!(#stub #mistakes);
@@ -82,7 +82,7 @@ pub(crate) fn expand(direction: Direction, input: &DeriveInput) -> TokenStream {
 
 /// Reports what serde is told by whizbang's derives themselves.
 fn refuse_own_keys(input: &DeriveInput, mistakes: &mut Mistakes) {
-    for key in symmetry::keys(&input.attrs) {
+    for key in fields::keys(&input.attrs) {
         if key.ident == "remote" || key.ident == "crate" {
             mistakes.add(
                 key.span(),
@@ -99,8 +99,8 @@ fn refuse_own_keys(input: &DeriveInput, mistakes: &mut Mistakes) {
 /// Reports references in fields that are read.
 fn refuse_references(input: &DeriveInput, mistakes: &mut Mistakes) {
     for field in fields(input) {
-        let keys = symmetry::keys(&field.attrs);
-        let is_read_otherwise = |key: &symmetry::Key| {
+        let keys = fields::keys(&field.attrs);
+        let is_read_otherwise = |key: &fields::Key| {
             ["skip", "skip_deserializing", "with", "deserialize_with"].iter().any(|known| key.ident == known)
         };
         if !keys.iter().any(is_read_otherwise) {
@@ -294,5 +294,5 @@ fn without_self(tokens: TokenStream, receiver: &TokenStream) -> TokenStream {
 
 /// Whether the user has given `key` in a serde attribute.
 fn has_key(attributes: &[Attribute], key: &str) -> bool {
-    symmetry::keys(attributes).iter().any(|given| given.ident == key)
+    fields::keys(attributes).iter().any(|given| given.ident == key)
 }

@@ -4,8 +4,9 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
+use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Attribute, Data, DeriveInput, GenericParam, Ident, Meta};
+use syn::{Attribute, Data, DeriveInput, GenericParam, Ident, Meta, Type};
 
 use crate::attribute::Given;
 use crate::mistakes::Mistakes;
@@ -197,6 +198,14 @@ pub(crate) fn wire(given: &Given, ident: &Ident, lists: &[(&str, &str)]) -> (Tok
                 type #checked = <#of_kind as WhizbangListed<{ ::whizbang::derive::#call::<#ident, #of_kind>() }>>::It;
             });
             // Named where the derive stands, as the parameter is: a listed type may come from the caller of a user's macro.
+            let twin = given.types(list).iter().take(at).position(|before| last_name(before) == last_name(listed));
+            if let Some(before) = twin.filter(|_| !["applies", "records"].contains(list)) {
+                let before = alias("Checked", list, before, span);
+                let text = format!("found the same type twice in `{list}(…)`; keep one of the two");
+                aliases.extend(quote_spanned! {span=>
+                    const _: () = ::whizbang::derive::listed_once::<#before, #checked>(#text);
+                });
+            }
             let plan = Ident::new("__plan", Span::call_site());
             calls.extend(quote_spanned!(span=> #plan.#call::<#checked>();));
         }
@@ -214,6 +223,14 @@ pub(crate) fn wire(given: &Given, ident: &Ident, lists: &[(&str, &str)]) -> (Tok
         });
     }
     (calls, aliases)
+}
+
+/// The last name of a path. Two listed types that have it in common may be one type, which only the compiler knows.
+fn last_name(ty: &Type) -> Option<String> {
+    match ty {
+        Type::Path(path) => path.path.segments.last().map(|last| last.ident.unraw().to_string()),
+        _ => None,
+    }
 }
 
 /// The last alias of the type that is listed in `list` as the one `at`.

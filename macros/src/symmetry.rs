@@ -6,9 +6,9 @@
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
-use syn::ext::IdentExt;
-use syn::{Attribute, Data, DeriveInput, Expr, Field, Fields, Token, Type, parenthesized, token};
+use syn::{Field, Type};
 
+use crate::fields::{Item, Key, Part};
 use crate::mistakes::Mistakes;
 use crate::shape::with_article;
 
@@ -30,11 +30,10 @@ enum Fails {
 }
 
 /// Reports every such attribute: as a mistake if it is wrong in any codec, else in the returned checks.
-pub(crate) fn refuse(input: &DeriveInput, place: Place<'_>, mistakes: &mut Mistakes) -> TokenStream {
+pub(crate) fn refuse(item: &Item<'_>, place: Place<'_>, mistakes: &mut Mistakes) -> TokenStream {
     let mut found = Found { place, checks: TokenStream::new(), mistakes };
-    let container = keys(&input.attrs);
-    let given = |name: &str| container.iter().any(|key| key.ident == name);
-    for key in &container {
+    let given = |name: &str| item.keys.iter().any(|key| key.ident == name);
+    for key in &item.keys {
         match key.ident.to_string().as_str() {
             "untagged" => found.without_names(key),
             "tag" => found.without_names(key),
@@ -43,24 +42,17 @@ pub(crate) fn refuse(input: &DeriveInput, place: Place<'_>, mistakes: &mut Mista
             _ => {}
         }
     }
-    match &input.data {
-        Data::Struct(data) => found.fields(&data.fields, given("default")),
-        Data::Enum(data) => {
-            for variant in &data.variants {
-                let keys = keys(&variant.attrs);
-                for key in &keys {
-                    match key.ident.to_string().as_str() {
-                        "skip" | "skip_serializing" | "skip_deserializing" => found.skipped_variant(key),
-                        "untagged" => found.without_names(key),
-                        "rename" => found.renamed(key, &keys),
-                        "rename_all" => found.renamed(key, &[]),
-                        _ => {}
-                    }
-                }
-                found.fields(&variant.fields, false);
+    for group in &item.groups {
+        for key in &group.keys {
+            match key.ident.to_string().as_str() {
+                "skip" | "skip_serializing" | "skip_deserializing" => found.skipped_variant(key),
+                "untagged" => found.without_names(key),
+                "rename" => found.renamed(key, &group.keys),
+                "rename_all" => found.renamed(key, &[]),
+                _ => {}
             }
         }
-        Data::Union(_) => {}
+        found.fields(&group.parts, !group.is_variant && given("default"));
     }
     found.checks
 }
@@ -73,11 +65,10 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
-    fn fields(&mut self, fields: &Fields, all_default: bool) {
-        for field in fields {
-            let keys = keys(&field.attrs);
+    fn fields(&mut self, parts: &[Part<'_>], all_default: bool) {
+        for Part { field, keys, is_marked, .. } in parts {
             if let Some(skip) = keys.iter().find(|key| key.ident.to_string().starts_with("skip"))
-                && field.attrs.iter().any(|attribute| attribute.path().is_ident("key"))
+                && *is_marked
             {
                 let text = format!(
                     "found `{}` on the `#[key]`; the key is written and read with the command: remove `{0}`",
@@ -86,7 +77,7 @@ impl Found<'_> {
                 self.mistakes.add(skip.span(), text);
                 continue;
             }
-            self.field(field, &keys, all_default);
+            self.field(field, keys, all_default);
         }
     }
 
@@ -221,66 +212,10 @@ fn is_named(ty: &Type, name: &str) -> bool {
     }
 }
 
-/// One key of a serde attribute.
-pub(crate) struct Key {
-    /// The key.
-    pub(crate) ident: Ident,
-    /// Its text, if that is a literal.
-    pub(crate) value: Option<String>,
-    /// The keys in its parentheses, each with its text.
-    pub(crate) inside: Option<Vec<(String, String)>>,
-}
-
-impl Key {
-    pub(crate) fn span(&self) -> Span {
-        self.ident.span()
-    }
-}
-
-/// The keys of all serde attributes. Whatever serde does not understand it reports itself.
-pub(crate) fn keys(attributes: &[Attribute]) -> Vec<Key> {
-    let mut keys = Vec::new();
-    for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("serde")) {
-        let _ = attribute.parse_nested_meta(|meta| {
-            let Some(ident) = meta.path.get_ident().cloned() else { return Ok(()) };
-            let mut key = Key { ident, value: None, inside: None };
-            if meta.input.peek(Token![=]) {
-                key.value = text(&meta.value()?.parse::<Expr>()?);
-            } else if meta.input.peek(token::Paren) {
-                let content;
-                parenthesized!(content in meta.input);
-                let mut inside = Vec::new();
-                while !content.is_empty() {
-                    let side = content.call(Ident::parse_any)?;
-                    content.parse::<Token![=]>()?;
-                    if let Some(text) = text(&content.parse::<Expr>()?) {
-                        inside.push((side.to_string(), text));
-                    }
-                    if !content.is_empty() {
-                        content.parse::<Token![,]>()?;
-                    }
-                }
-                key.inside = Some(inside);
-            }
-            keys.push(key);
-            Ok(())
-        });
-    }
-    keys
-}
-
-fn text(value: &Expr) -> Option<String> {
-    match value {
-        Expr::Lit(literal) => match &literal.lit {
-            syn::Lit::Str(text) => Some(text.value()),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use syn::DeriveInput;
+
     use super::*;
 
     /// What is refused of a message: a mistake in any codec, a check for bincode, one for JSON, or nothing.
@@ -288,7 +223,8 @@ mod tests {
         let input: DeriveInput = syn::parse_str(item).expect("the item is one");
         let domain: Type = syn::parse_str("Bank").expect("the domain is a type");
         let mut mistakes = Mistakes::default();
-        let checks = refuse(&input, Place::Message { word: "event", domain: Some(&domain) }, &mut mistakes).to_string();
+        let item = Item::of(&input);
+        let checks = refuse(&item, Place::Message { word: "event", domain: Some(&domain) }, &mut mistakes).to_string();
         match (mistakes.is_empty(), checks.contains("not_in_bincode"), checks.contains("not_in_json")) {
             (false, false, false) => "any",
             (true, true, false) => "bincode",
@@ -354,7 +290,7 @@ mod tests {
         ] {
             let input: DeriveInput = syn::parse_str(item).expect("the item is one");
             let mut mistakes = Mistakes::default();
-            let checks = refuse(&input, Place::State { word: "projection" }, &mut mistakes);
+            let checks = refuse(&Item::of(&input), Place::State { word: "projection" }, &mut mistakes);
             assert!(!mistakes.is_empty() && checks.is_empty(), "{item}");
         }
     }

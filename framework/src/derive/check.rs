@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use crate::actor::Stateful;
 use crate::aggregate::{Apply, Handle, OnReply, React};
-use crate::message::{Codec, CodecError, Command, Document, Event, Key, Of, Query, Shape};
+use crate::message::{Codec, CodecError, Command, Document, Domain, Event, Key, Message, Of, Query, Shape};
 use crate::projection::{Answer, Project};
 use crate::saga::Wake;
 use crate::worker::{On, Perform, Worker};
@@ -110,6 +110,28 @@ pub const fn not_in_json(codec: Codec, text: &'static str) {
     }
 }
 
+/// Fails the compilation, with this text, of a list that holds one message twice under two paths.
+///
+/// # Panics
+/// In the compiler, which evaluates it.
+#[track_caller]
+pub const fn listed_once<One: Message, Other: Message>(text: &'static str) {
+    if is_same(One::Domain::NAME, Other::Domain::NAME) && is_same(One::NAME, Other::NAME) {
+        refuse(text)
+    }
+}
+
+const fn is_same(one: &str, other: &str) -> bool {
+    let (mut one, mut other) = (one.as_bytes(), other.as_bytes());
+    while let ([first, rest @ ..], [second, others @ ..]) = (one, other) {
+        if *first != *second {
+            return false;
+        }
+        (one, other) = (rest, others);
+    }
+    one.is_empty() && other.is_empty()
+}
+
 #[track_caller]
 #[expect(clippy::panic, reason = "evaluated by the compiler only")]
 const fn refuse(text: &'static str) {
@@ -206,5 +228,17 @@ mod tests {
     #[should_panic = "two names"]
     fn json_that_cannot_read_it_back_is_refused() {
         not_in_json(Codec::Json, "two names");
+    }
+
+    #[test]
+    #[should_panic = "twice"]
+    fn message_listed_under_two_paths_is_refused() {
+        listed_once::<crate::doc_fixtures::Deposit, crate::doc_fixtures::Deposit>("twice");
+    }
+
+    #[test]
+    fn two_messages_may_be_listed() {
+        listed_once::<crate::doc_fixtures::Deposit, crate::doc_fixtures::Deposited>("twice");
+        assert!(is_same("a", "a") && !is_same("a", "ab") && !is_same("ab", "a") && !is_same("ab", "aa"));
     }
 }

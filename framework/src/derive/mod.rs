@@ -14,8 +14,8 @@ mod run;
 pub mod serial;
 
 pub use check::{
-    KeyField, Split, Upcast, answers, applies, command, document, event, handles, not_in_bincode, not_in_json, on,
-    performs, projects, query, reacts, records, replies, timers,
+    KeyField, Split, Upcast, answers, applies, command, document, event, handles, listed_once, not_in_bincode,
+    not_in_json, on, performs, projects, query, reacts, records, replies, timers,
 };
 pub use coding::{Coding, coding, never_coded, state_coding};
 pub use described::{Described, DescribedByDebug, NotDescribed};

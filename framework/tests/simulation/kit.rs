@@ -30,6 +30,9 @@ struct Drawn {
     number: u64,
 }
 
+/// The derive does not see behind an alias; the simulation must.
+type Hidden = Cell<u64>;
+
 async fn draw(world: &World, queue: u8) {
     world.send(Draw { queue: format!("q{queue}") }).await.expect("a ticket can be drawn");
 }
@@ -45,7 +48,7 @@ macro_rules! queue {
             pub(super) struct Queue {
                 pub(super) drawn: u64,
                 #[allow(dead_code)]
-                pub(super) hidden: Cell<u64>,
+                pub(super) hidden: Hidden,
             }
 
             impl Handle<Draw> for Queue {

@@ -1,0 +1,20 @@
+use whizbang::prelude::*;
+
+#[derive(Domain)]
+struct Bank;
+
+#[derive(Event, Document, Serialize, Deserialize)]
+#[event(domain = Bank)]
+struct Deposited {
+    cents: u64,
+}
+
+#[derive(Saga, Default)]
+#[saga(domain = Bank, reacts(Deposited))]
+struct Watch;
+
+impl React<Deposited> for Watch {
+    fn react(&self, _: Deposited, _: &mut Effects<Self>) {}
+}
+
+fn main() {}
