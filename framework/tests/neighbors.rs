@@ -378,6 +378,7 @@ fn deposit_from(domain: &str, sequence: u64) -> Envelope {
         kind: Kind::Command,
         name: name("Deposit"),
         version: 1,
+        shape: None,
         domain: name("bank"),
         to: Some(ShardId::new(name("bank"), shard_of("ada", 16))),
         key: "ada".to_owned(),

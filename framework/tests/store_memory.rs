@@ -206,6 +206,7 @@ fn letter(key: &str, number: u64) -> Note {
         kind: Kind::Event,
         name: Name::new("E").unwrap(),
         version: 1,
+        shape: None,
         domain: Name::new("shop").unwrap(),
         to: None,
         key: key.to_owned(),

@@ -116,6 +116,7 @@ fn command(number: u32) -> Envelope {
         kind: Kind::Command,
         name: name("Do"),
         version: 1,
+        shape: None,
         domain: name("bank"),
         to: Some(ShardId::new(name("bank"), 0)),
         key: number.to_string(),

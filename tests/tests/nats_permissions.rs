@@ -9,7 +9,7 @@ use whizbang::bridge::nats::{NatsBridge, NatsBuilder, NatsPermissions, StreamSet
 use whizbang::bridge::subject::Namespace;
 use whizbang::bridge::wire::Packet;
 use whizbang::bridge::{Answer, Asked, Bridge, BridgeError, NodeCard, Tidings};
-use whizbang::message::{Envelope, Kind};
+use whizbang::message::{Envelope, Fingerprint, Kind};
 use whizbang::testing::bridge::cases::sample::{command, effects, event, outside, shard};
 use whizbang::testing::bridge::node::{Manners, TestNode, named, service};
 use whizbang::testing::bridge::run;
@@ -69,6 +69,7 @@ async fn start_as(server: &NatsServer, card: NodeCard, setup: StreamSetup) -> Te
                 Asked::Command(envelope) | Asked::Query(envelope) => Answer::Reply(envelope.payload),
                 Asked::Events { .. } | Asked::Outbox { .. } => Answer::Envelopes(Vec::new(), 0),
                 Asked::Watermark { .. } | Asked::Sent { .. } => Answer::Watermark(3),
+                Asked::Shape { .. } => Answer::Shape("shapes".to_owned()),
             }
         })
     };
@@ -108,6 +109,12 @@ fn a_service_does_all_it_has_to_with_the_permissions_of_its_card() {
             assert_eq!(ask(outbox).await.expect("asks"), empty);
             let watermark = Asked::Watermark { from: to.clone(), to: from.clone() };
             assert_eq!(ask(watermark).await.expect("asks"), Answer::Watermark(3));
+
+            // The same rights suffice to ask for the shapes of what comes.
+            for to in [None, Some(to.clone())] {
+                let shapes = Asked::Shape { from: from.clone(), to, shape: Fingerprint::from_u64(1) };
+                assert_eq!(ask(shapes).await.expect("asks"), Answer::Shape("shapes".to_owned()));
+            }
 
             let head = Tidings::Head { shard: from.clone(), position: 1 };
             shop.insist("the head", || bank.bridge.tell(head.clone()), |seen| seen.told.contains(&head)).await;

@@ -42,6 +42,9 @@ impl<A: Stateful> TypeDoor<A> {
         code.relabel(code.label(A::NAME, &envelope.name));
         // An ended saga, and one that undoes, takes note of what comes and does nothing.
         let deaf = state.rest.ended || state.rest.undo.is_undoing();
+        if let (Work::Handle | Work::React, Some(error)) = (work, self.host.settings.shapes.refusal(envelope)) {
+            return Err(error.into());
+        }
         match work {
             Work::Handle => {
                 let decide = self.plan.commands.get(envelope.name.as_str()).ok_or(Failure::Unhandled)?;

@@ -335,6 +335,9 @@ impl<A: Stateful> ActorDoor for Rc<TypeDoor<A>> {
     }
 
     fn key_of(&self, event: &Envelope) -> Result<Option<String>, String> {
+        if let Some(error) = self.host.settings.shapes.refusal(event) {
+            return Err(error.to_string());
+        }
         match self.plan.reacts.get(&(event.domain.as_str(), event.name.as_str())) {
             Some((key_of, _)) => self
                 .host

@@ -11,8 +11,8 @@ use super::plan::{About, Plan, Role, Stateful};
 use super::undo::{PlannedCommand, UndoChange};
 use crate::clock::{Steady, Timestamp};
 use crate::message::{
-    Codec, CodecError, Coded as _, Command, Domain, Envelope, Kind, Message, MessageId, Name, Rejection, ShardId,
-    Wants, settle, settle_command, settle_reply, shard_of,
+    Codec, CodecError, Coded as _, Command, Domain, Envelope, Fingerprint, Kind, Message, MessageId, Name, Rejection,
+    ShardId, Wants, settle, settle_command, settle_reply, shard_of,
 };
 
 /// What a handler asks for: record, send, schedule. Nothing of it has happened before the turn is committed, and then all of
@@ -266,7 +266,9 @@ impl<A: Stateful> Effects<A> {
         };
         let id = self.derived_id();
         if let Some(planned) = self.planned(&command) {
-            self.dispatch(id, planned, wants);
+            let leaves = self.plan.shapes.leaves(C::Domain::NAME);
+            let shape = if leaves { Fingerprint::of_command::<C>() } else { None };
+            self.dispatch(id, planned, wants, shape);
         }
         Sent { effects: self, command: id }
     }
@@ -308,7 +310,7 @@ impl<A: Stateful> Effects<A> {
         })
     }
 
-    pub(crate) fn dispatch(&mut self, id: MessageId, planned: PlannedCommand, wants: Wants) {
+    fn dispatch(&mut self, id: MessageId, planned: PlannedCommand, wants: Wants, shape: Option<Fingerprint>) {
         let (Ok(domain), Ok(name)) = (Name::new(&planned.domain), Name::new(&planned.name)) else {
             self.error.get_or_insert(CodecError::Encode {
                 reason: format!("`{}.{}` is no name", planned.domain, planned.name),
@@ -318,6 +320,7 @@ impl<A: Stateful> Effects<A> {
         let to = ShardId::new(domain.clone(), planned.shard);
         let envelope = Envelope {
             version: planned.version,
+            shape,
             to: Some(to.clone()),
             codec: planned.codec(),
             key: planned.key,
@@ -334,13 +337,14 @@ impl<A: Stateful> Effects<A> {
     /// Sends a planned undoing command; its reply is waited for.
     pub(crate) fn send_undo(&mut self, planned: PlannedCommand) {
         let id = self.derived_id();
-        self.dispatch(id, planned, Wants::Reply);
+        // It was planned in another turn, perhaps by an older program: its shape is not known.
+        self.dispatch(id, planned, Wants::Reply, None);
         self.undo.push(UndoChange::Sent { command: id });
     }
 
     pub(crate) fn send_planned(&mut self, planned: PlannedCommand) {
         let id = self.derived_id();
-        self.dispatch(id, planned, Wants::Nothing);
+        self.dispatch(id, planned, Wants::Nothing, None);
     }
 
     /// Begins to undo the steps so far.

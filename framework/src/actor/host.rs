@@ -14,7 +14,7 @@ use crate::clock::{Steady, Timestamp};
 use crate::inbox::{Quiet, Standing};
 use crate::message::{Digest, Envelope, IdSource, Kind, MessageId, ShardId};
 use crate::retry::Retries;
-use crate::router::{Arrival, Delivery, Outcome};
+use crate::router::{Arrival, Delivery, Outcome, PeerShapes};
 use crate::store::{Appended, CommitListener, ShardHandle, ShardReader, ShardWriter, StoreError, Ticket};
 use crate::telemetry::{Counts, TARGET};
 use crate::user_code::UserCode;
@@ -41,6 +41,8 @@ pub(crate) struct HostSettings {
     pub(crate) remember: Duration,
     /// Where it is said what has stopped.
     pub(crate) standing: Arc<Standing>,
+    /// What is known of the shapes that other services have.
+    pub(crate) shapes: Arc<PeerShapes>,
     /// One permit for the whole node; see [`Host::suspects`].
     pub(crate) suspects: Arc<Semaphore>,
     /// With what the store's digests of messages are keyed.

@@ -13,7 +13,7 @@ use super::snapshots::{SnapshotRule, Snapshots};
 use super::timer_parts;
 use crate::clock::Timestamp;
 use crate::message::{Codec, CodecError, Command, Domain, Envelope, Message, MessageId, Name, StateCoding};
-use crate::router::{ActorCard, LocalRoutes, MessageCard, StateCard};
+use crate::router::{ActorCard, LocalRoutes, MessageCard, PeerShapes, StateCard};
 
 /// What an actor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +126,8 @@ pub struct Plan<A: Stateful> {
     pub(crate) events: Option<Arc<HashSet<String>>>,
     /// When snapshots are kept, if they are.
     pub(crate) snapshots: Option<SnapshotRule<A>>,
+    /// Says which commands leave the node, and so bear the fingerprint of their type.
+    pub(crate) shapes: Arc<PeerShapes>,
 }
 
 impl<A: Stateful> Plan<A> {
@@ -159,6 +161,7 @@ impl<A: Stateful> Plan<A> {
             reply_shards: Vec::new(),
             events: None,
             snapshots: SnapshotRule::of(),
+            shapes: Arc::default(),
         };
         A::wire(&mut plan);
         plan

@@ -25,7 +25,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use crate::message::{Envelope, Kind, Name, ReplacedStore, Run, ShardId, StoreId};
+use crate::message::{Envelope, Fingerprint, Kind, Name, ReplacedStore, Run, ShardId, StoreId};
 
 /// A connection to a broker, both directions.
 ///
@@ -155,6 +155,15 @@ pub enum Asked {
         /// The last sequence sent.
         through: u64,
     },
+    /// The shapes that a fingerprint is of, which messages from `from` bear.
+    Shape {
+        /// The sending shard.
+        from: ShardId,
+        /// The receiving shard; `None` if the message is an event.
+        to: Option<ShardId>,
+        /// The fingerprint.
+        shape: Fingerprint,
+    },
 }
 
 impl Asked {
@@ -173,7 +182,9 @@ impl Asked {
                 };
                 origin == Some(from) && envelope.to.as_ref() == Some(to) && envelope.domain == *domain
             }
-            Self::Command(_) | Self::Query(_) | Self::Watermark { .. } | Self::Sent { .. } => false,
+            Self::Command(_) | Self::Query(_) | Self::Watermark { .. } | Self::Sent { .. } | Self::Shape { .. } => {
+                false
+            }
         }
     }
 
@@ -182,7 +193,7 @@ impl Asked {
         match self {
             Self::Command(envelope) | Self::Query(envelope) => &envelope.domain,
             Self::Events { shard, .. } => &shard.domain,
-            Self::Outbox { from, .. } => &from.domain,
+            Self::Outbox { from, .. } | Self::Shape { from, .. } => &from.domain,
             Self::Watermark { to, .. } | Self::Sent { to, .. } => &to.domain,
         }
     }
@@ -197,6 +208,8 @@ pub enum Answer {
     Envelopes(Vec<Envelope>, u64),
     /// A watermark.
     Watermark(u64),
+    /// The shapes that a fingerprint is of, as the node that was asked has them.
+    Shape(String),
     /// The owner cannot answer.
     Refused(Refusal),
 }
@@ -215,6 +228,10 @@ pub enum Refusal {
     Unhandled(String),
     /// The payload cannot be read; nothing was done.
     Undecodable(String),
+    /// The message, or its reply, has another shape at its sender, and cannot be read there or here; nothing was done.
+    Shape(String),
+    /// The message has another shape at its sender, and the owner does not know which. Ask again with the shapes; nothing was done.
+    UnknownShape,
     /// The same id came with another payload; nothing was done.
     Conflict,
     /// The id is older than the time replies are kept; nothing was done now.

@@ -143,8 +143,10 @@ impl Place {
                 shard: envelope.to.as_ref().filter(|to| to.domain == envelope.domain).map(|to| to.shard),
             },
             Asked::Query(envelope) => Self::AskQuery { domain: envelope.domain.clone(), name: envelope.name.clone() },
-            Asked::Events { shard, .. } => Self::AskEvents(shard.clone()),
-            Asked::Outbox { from, to, .. } => Self::AskOutbox { from: from.clone(), to: to.clone() },
+            Asked::Events { shard, .. } | Asked::Shape { from: shard, to: None, .. } => Self::AskEvents(shard.clone()),
+            Asked::Outbox { from, to, .. } | Asked::Shape { from, to: Some(to), .. } => {
+                Self::AskOutbox { from: from.clone(), to: to.clone() }
+            }
             Asked::Watermark { from, to } | Asked::Sent { from, to, .. } => {
                 Self::AskWatermark { from: from.clone(), to: to.clone() }
             }

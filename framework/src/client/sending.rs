@@ -12,7 +12,7 @@ use tokio::task::coop::poll_proceed;
 
 use super::{Client, DEADLINE};
 use crate::message::{
-    Codec, Coded, Command, Domain, Envelope, Key, Kind, Message, MessageId, Name, Query, ShardId, settle,
+    Codec, Coded, Command, Domain, Envelope, Fingerprint, Key, Kind, Message, MessageId, Name, Query, ShardId, settle,
     settle_command, shard_of,
 };
 use crate::router::{AskMeta, Asked, LocalRoutes, SendError, TypedReply};
@@ -239,13 +239,15 @@ fn of_command<C: Command>(
     }
     let mut payload = Vec::new();
     settle_command(command, <C::Domain as Domain>::CODEC, &mut payload).map_err(SendError::Encode)?;
-    envelope::<C>(client, payload, Kind::Command, Some(key), meta, deadline)
+    let envelope = envelope::<C>(client, payload, Kind::Command, Some(key), meta, deadline)?;
+    Ok(Envelope { shape: Fingerprint::of_command::<C>(), ..envelope })
 }
 
 fn of_query<Q: Query>(client: &Client, query: &Q, deadline: Duration) -> Result<Envelope, SendError> {
     let mut payload = Vec::new();
     settle(query, <Q::Domain as Domain>::CODEC, &mut payload).map_err(SendError::Encode)?;
-    envelope::<Q>(client, payload, Kind::Query, None, AskMeta::default(), deadline)
+    let envelope = envelope::<Q>(client, payload, Kind::Query, None, AskMeta::default(), deadline)?;
+    Ok(Envelope { shape: Fingerprint::of_query::<Q>(), ..envelope })
 }
 
 fn envelope<M: Message>(

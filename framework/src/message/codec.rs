@@ -215,6 +215,13 @@ pub enum CodecError {
         /// The event's name.
         name: String,
     },
+    /// The sender of the message has another type of its name and version: its bytes would be read as another value. The message
+    /// becomes a dead letter, or halts a projection; redrive it after the two types are the same again.
+    #[error("cannot be read: {reason}")]
+    Shape {
+        /// The type, the first difference and the remedy.
+        reason: String,
+    },
     /// The message was written with a schema version this program has no upcaster for.
     /// The message goes to the dead letters; redrive it after deploying a program that knows the version.
     #[error("`{name}` has schema version {found}, this program knows {known} and what it has upcasters for")]

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Codec, MessageId, Name, ShardId};
+use super::{Codec, Fingerprint, MessageId, Name, ShardId};
 use crate::clock::Timestamp;
 
 /// What kind of message an envelope holds.
@@ -119,6 +119,8 @@ pub struct Envelope {
     pub name: Name,
     /// The version of the message's schema.
     pub version: u32,
+    /// The fingerprint of the message's type as its sender has it; `None` if it is not known, or was compared already.
+    pub shape: Option<Fingerprint>,
     /// The domain the message belongs to. A reply belongs to the domain that replies.
     pub domain: Name,
     /// Where it goes: the shard of the destination domain. An event has none; each subscriber finds its own.
@@ -157,6 +159,7 @@ impl Envelope {
             kind,
             name,
             version: 1,
+            shape: None,
             domain,
             to: None,
             key: String::new(),

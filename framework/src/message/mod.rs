@@ -1,6 +1,6 @@
 //! The words that travel: messages, their envelopes, their names and ids, and how they become bytes.
 //!
-//! Used by every room. Calls nothing but the [clock](crate::clock).
+//! Used by every room. Calls the [clock](crate::clock), and [user code](crate::user_code) where a type is traced.
 //! It knows no actor, no store and no broker.
 
 use std::sync::Arc;
@@ -13,6 +13,7 @@ mod coded;
 mod digest;
 mod domain;
 mod envelope;
+mod fingerprint;
 mod id;
 mod identity;
 mod key;
@@ -28,6 +29,8 @@ pub(crate) use digest::older as unkeyed_digest;
 pub(crate) use digest::{Digest, stable_hash};
 pub use domain::{Domain, Of, Shard, ShardId, shard_of};
 pub use envelope::{Envelope, Kind, Origin, Wants};
+pub use fingerprint::{Fingerprint, ReplyShape};
+pub(crate) use fingerprint::{MAX_SHAPES_BYTES, MessageShapes, SHAPE};
 pub use id::{IdSource, MessageId};
 pub use identity::{ReplacedStore, Run, StoreId, StoreIdentity};
 pub use key::Key;
@@ -69,8 +72,8 @@ pub trait Message: Sized + Send + 'static {
     /// [`CodecError::Version`] if there is no way from `version` to [`Self::VERSION`]; otherwise what [`Codec::decode`] says.
     fn decode(version: u32, codec: Codec, bytes: &[u8]) -> Result<Self, CodecError>;
 
-    /// The record of how often values of this type were checked to read back as they were written, if that is a property of the
-    /// type: then only the first values are checked. The derives return one for types whose fields are all of the standard
+    /// The record of whether a value of this type was checked to read back as it was written, if that is a property of the
+    /// type: then only the first value is checked. The derives return one for types whose fields are all of the standard
     /// library's plain types, without serde attributes. Default `None`: every value is checked.
     #[doc(hidden)]
     fn trust() -> Option<&'static Trust> {

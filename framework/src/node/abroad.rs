@@ -307,7 +307,9 @@ async fn publish(share: &Rc<Share>, id: &ShardId, mut last: u64, position: u64) 
         };
         let Some(end) = events.last().map(|event| event.position) else { return last };
         let count = events.len() as u64;
-        let sent = join_all(events.into_iter().map(|event| bridge.publish(envelope_of(id, event)))).await;
+        let sent =
+            join_all(events.into_iter().map(|event| bridge.publish(share.spec.shapes.mark(envelope_of(id, event)))))
+                .await;
         if let Some(Err(error)) = sent.into_iter().find(Result::is_err) {
             tracing::debug!(target: TARGET, shard = %id, %error, "events were not taken, they are published again");
             return last;

@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::message::{Codec, IdSource, Message, Name, ReplacedStore};
 use crate::projection::{Projected, Projection, ViewType};
 use crate::retry::{Retries, Retry};
-use crate::router::{ActorCard, DomainCard, Manifest, MessageCard};
+use crate::router::{ActorCard, DomainCard, Manifest, MessageCard, PeerShapes};
 use crate::store::Store;
 use crate::user_code::{TICK, Ticks, UserCode};
 use crate::worker::Worker;
@@ -232,8 +232,11 @@ impl NodeBuilder {
             None => IdSource::random(self.clock.clone()),
         };
         let ticks = ticks(self.seed)?;
+        let shapes = self.bridge.is_some().then(|| PeerShapes::of(&manifest));
         let spec = Arc::new(Spec {
             id: NODES.fetch_add(1, Ordering::Relaxed),
+            shapes: Arc::new(shapes.unwrap_or_default()),
+            asks_for_shapes: tokio::sync::Mutex::default(),
             manifest,
             card: card.clone(),
             codes: (0..self.config.threads.max(1)).map(|_| UserCode::new(&ticks)).collect(),

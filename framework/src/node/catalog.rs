@@ -23,6 +23,7 @@ const ACTOR: &str = "actor";
 const PROJECTION: &str = "projection";
 const EVENT: &str = "event";
 const COMMAND: &str = "command";
+const REPLY: &str = "reply";
 const TIMER: &str = "timer";
 const SNAPSHOT: &str = "snapshot";
 
@@ -211,6 +212,10 @@ impl<'a> Checking<'a> {
                     let of = (owner.clone(), text(kind), name.clone(), version, message.codec.id());
                     self.mine.insert(of, shape);
                 }
+                if let (COMMAND, Some(reply)) = (kind, message.reply) {
+                    let shape = traced(|| Some(reply.of(message.codec)));
+                    self.mine.insert((owner, text(REPLY), name, message.version, message.codec.id()), shape);
+                }
             }
             let mut events: HashSet<String> = HashSet::new();
             let cards = manifest.domains.iter().flat_map(|domain| &domain.actors).chain(&manifest.projections);
@@ -252,6 +257,9 @@ impl<'a> Checking<'a> {
                 remedy: match kind {
                     SNAPSHOT => "raise `schema` in its `snapshot(…)`, or restore the old shape",
                     "view" => "raise its `schema`, or restore the old shape",
+                    REPLY => {
+                        "raise the command's `version` and add `upcast(… = OldType)`, or restore the reply's old shape"
+                    }
                     _ => "raise `version` and add `upcast(… = OldType)`, or restore the old shape",
                 },
             })));
@@ -273,6 +281,19 @@ impl<'a> Checking<'a> {
             }
             PROJECTION if entry.owner == self.manifest.service => {
                 state("view", self.manifest.projections.iter().find(|card| is(card, &entry.owner))?)
+            }
+            // The reply has the version of its command; older ones are not written any more.
+            REPLY => {
+                let mut mine = self.manifest.domains.iter().flat_map(|domain| self.messages(domain));
+                let of = mine.find(|mine| {
+                    mine.kind == COMMAND && mine.owner == entry.owner && mine.names.contains(&entry.name)
+                })?;
+                let reply = of.message.reply.filter(|_| of.message.version == entry.version)?;
+                Some((
+                    REPLY,
+                    format!("<{} as Command>::Reply", of.message.type_name),
+                    traced(|| Some(reply.of(codec)))?,
+                ))
             }
             kind => {
                 let mut mine = self.manifest.domains.iter().flat_map(|domain| self.messages(domain));

@@ -8,12 +8,12 @@ use futures_util::future::{BoxFuture, ready};
 
 use super::StartError;
 use super::attach::attach_on;
-use super::outward::{failed, query_over, told};
+use super::outward::{ask, failed, query_over, told};
 use crate::bridge::{Answer, Asked, Bridge, Inbound, NodeCard, Refusal, Settled, Tidings};
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::message::{Envelope, IdSource, Name};
-use crate::router::{Remote, SendError};
+use crate::router::{Remote, SendError, tell_shapes};
 use crate::spawn::LocalThread;
 use crate::telemetry::TARGET;
 
@@ -70,7 +70,7 @@ impl Remote for Away {
         let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
         let bridge = Arc::clone(&self.bridge);
         Box::pin(async move {
-            let answer = bridge.ask(Asked::Command(envelope), deadline).await;
+            let answer = ask(&*bridge, Asked::Command, envelope, deadline).await;
             told(answer, &domain, &name, id, deadline)
         })
     }
@@ -78,6 +78,8 @@ impl Remote for Away {
     fn post(&self, envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>> {
         let (id, domain) = (envelope.id, envelope.domain.to_string());
         let bridge = Arc::clone(&self.bridge);
+        let mut envelope = envelope;
+        tell_shapes(&mut envelope);
         Box::pin(async move { bridge.send(envelope).await.map_err(|error| failed(error, &domain, id)) })
     }
 

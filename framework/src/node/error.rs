@@ -164,7 +164,7 @@ pub enum Error {
 )]
 #[non_exhaustive]
 pub struct ShapeChange {
-    /// What has changed: `event`, `command`, `timer`, `snapshot` or `view`.
+    /// What has changed: `event`, `command`, `reply`, `timer`, `snapshot` or `view`.
     pub kind: &'static str,
     /// Its name, with the domain or the actor type it belongs to.
     pub name: String,

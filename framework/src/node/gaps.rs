@@ -3,6 +3,7 @@
 //! Called by gates. Asks the owner of the sending shard over the bridge, or this node's own log, one question of a gate at a time.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::notes::sent_to;
 use super::share::Share;
@@ -46,9 +47,7 @@ impl Share {
                 let Some(asking) = gate.upgrade() else { return };
                 let Some(question) = asking.question() else { return asking.asked() };
                 asking.may_ask(&question).await;
-                let Some(spec) =
-                    me.upgrade().filter(|me| !me.has_ended.get()).map(|me| std::sync::Arc::clone(&me.spec))
-                else {
+                let Some(spec) = me.upgrade().filter(|me| !me.has_ended.get()).map(|me| Arc::clone(&me.spec)) else {
                     return asking.asked();
                 };
                 let answer = entries(&spec, &asking.from, &asking.to, question.after).await;
@@ -82,7 +81,7 @@ impl Share {
 
 /// What `from` has sent to `to` above a sequence: from this node's own log, or its owner's over the bridge. The error says
 /// whether to ask again.
-async fn entries(spec: &Spec, from: &ShardId, to: &ShardId, after: u64) -> Result<Page, bool> {
+async fn entries(spec: &Arc<Spec>, from: &ShardId, to: &ShardId, after: u64) -> Result<Page, bool> {
     if let Some(reader) = spec.reader(from) {
         // Before it is read: what is sent meanwhile may not be among what is read.
         let head = sent_to(&*reader, to);
@@ -92,9 +91,9 @@ async fn entries(spec: &Spec, from: &ShardId, to: &ShardId, after: u64) -> Resul
     let Some(bridge) = &spec.bridge else { return Err(false) };
     let asked = Asked::Outbox { from: from.clone(), to: to.clone(), after, limit: PAGE.into() };
     match bridge.ask(asked.clone(), tasks::ASK).await {
-        Ok(Answer::Envelopes(entries, head)) => {
+        Ok(Answer::Envelopes(mut entries, head)) => {
             if entries.iter().all(|one| asked.admits(one)) {
-                return Ok(Page { entries, head });
+                return spec.judged_all(&mut entries).await.map(|()| Page { entries, head }).map_err(|_| true);
             }
             tracing::error!(target: TARGET, %from, %to, "its owner was asked for what it has sent, and answers for somebody else");
             Err(false)

@@ -82,6 +82,7 @@ impl<A: Stateful> HostedType for Hosted<A> {
     ) -> Rc<dyn ActorDoor> {
         let mut plan = Plan::<A>::of();
         plan.events = Some(Arc::clone(events));
+        plan.shapes = Arc::clone(&host.settings.shapes);
         let plan = Rc::new(plan);
         let door = TypeDoor::new(Rc::clone(host), Rc::clone(&plan), domain, actor, shards);
         for add in &plan.routes {

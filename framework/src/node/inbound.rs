@@ -7,17 +7,20 @@ use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use super::outward::{ask_share, ask_view};
+use super::peers::Unreachable;
 use super::remote_answer::{Asker, unreadable};
 use super::spec::{Links, Spec};
 use crate::bridge::{Answer, Asked, Inbound, Refusal, Settled, Tidings};
-use crate::message::{Envelope, ShardId, shard_of};
+use crate::message::{Envelope, Kind, MAX_SHAPES_BYTES, ShardId, shard_of};
 use crate::relay::{envelope_of, page};
+use crate::router::Judgment;
 use crate::telemetry::TARGET;
 
 /// The most events or outbox entries in one answer, whatever is asked for.
 const MOST: usize = 1024;
 
 /// The node's door for what comes over the bridge.
+#[derive(Clone)]
 pub(super) struct Door {
     spec: Arc<Spec>,
     links: Links,
@@ -51,10 +54,9 @@ impl Door {
             }
         })
     }
-}
 
-impl Inbound for Door {
-    fn direct(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
+    /// Hands a command or a reply to the thread of its shard.
+    fn deliver(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
         let home = envelope.to.as_ref().map_or(0, |to| self.spec.home(to.shard));
         let (settle, settled) = oneshot::channel();
         self.links.run(
@@ -71,7 +73,8 @@ impl Inbound for Door {
         Box::pin(async move { settled.await.unwrap_or(Settled::Later) })
     }
 
-    fn event(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
+    /// Hands an event to all threads.
+    fn spread(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
         let mut waits = Vec::with_capacity(1);
         for share in 0..self.spec.shares() {
             let (done, wait) = oneshot::channel();
@@ -97,6 +100,54 @@ impl Inbound for Door {
         })
     }
 
+    /// Hands on what is judged. What an actor has sent goes on also if it is refused: it becomes a dead letter, or halts who takes
+    /// it. A caller that does not wait is not told, so what it sent is put aside.
+    fn hand_on(&self, envelope: Envelope, judgment: Option<Judgment>) -> BoxFuture<'static, Settled> {
+        let reason = match judgment {
+            Some(Judgment::Differs { reason, .. }) => reason.to_string(),
+            Some(Judgment::Fits { .. }) => String::new(),
+            Some(Judgment::Unknown) | None => "its sender has another shape of it, which cannot be compared".to_owned(),
+        };
+        if !reason.is_empty() && envelope.origin.is_none() {
+            return Box::pin(async { Settled::Refused(reason) });
+        }
+        if envelope.kind == Kind::Event { self.spread(envelope) } else { self.deliver(envelope) }
+    }
+
+    /// Judges a message by its shape and hands it on.
+    fn take(&self, mut envelope: Envelope) -> BoxFuture<'static, Settled> {
+        match self.spec.judge(&mut envelope, false) {
+            Judgment::Unknown => {}
+            judgment => return self.hand_on(envelope, Some(judgment)),
+        }
+        let door = self.clone();
+        Box::pin(async move {
+            match door.spec.judged(&mut envelope, false).await {
+                Ok(judgment) => door.hand_on(envelope, judgment).await,
+                Err(Unreachable) => Settled::Later,
+            }
+        })
+    }
+
+    /// Why a question is refused, if it is because of its shape.
+    fn refusal(&self, envelope: &mut Envelope) -> Option<Answer> {
+        match self.spec.judge(envelope, true) {
+            Judgment::Fits { .. } => None,
+            Judgment::Differs { reason, .. } => Some(Answer::Refused(Refusal::Shape(reason.to_string()))),
+            Judgment::Unknown => Some(Answer::Refused(Refusal::UnknownShape)),
+        }
+    }
+}
+
+impl Inbound for Door {
+    fn direct(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
+        self.take(envelope)
+    }
+
+    fn event(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
+        self.take(envelope)
+    }
+
     fn asked(&self, asked: Asked) -> BoxFuture<'static, Answer> {
         match asked {
             Asked::Command(mut envelope) => {
@@ -104,12 +155,18 @@ impl Inbound for Door {
                 let Some(shards) = self.spec.owns(&envelope.domain) else {
                     return Box::pin(async { Answer::Refused(Refusal::NotHere) });
                 };
+                if let Some(refused) = self.refusal(&mut envelope) {
+                    return Box::pin(async { refused });
+                }
                 // The caller may believe in another number of shards, or know of none.
                 envelope.to = Some(ShardId::new(envelope.domain.clone(), shard_of(&envelope.key, shards)));
                 let outcome = ask_share(&self.spec, &self.links, envelope);
                 Box::pin(async move { asker.answer(outcome.await) })
             }
-            Asked::Query(envelope) => {
+            Asked::Query(mut envelope) => {
+                if let Some(refused) = self.refusal(&mut envelope) {
+                    return Box::pin(async { refused });
+                }
                 let asker = Asker::of(&envelope);
                 match ask_view(&self.spec, &self.links, &envelope) {
                     Some(outcome) => Box::pin(async move { asker.answer(outcome.await) }),
@@ -120,7 +177,7 @@ impl Inbound for Door {
                 }
             }
             Asked::Events { shard, after, limit } => {
-                let reader = self.spec.reader(&shard);
+                let (reader, shapes) = (self.spec.reader(&shard), Arc::clone(&self.spec.shapes));
                 let limit = usize::try_from(limit).unwrap_or(MOST).min(MOST);
                 Box::pin(async move {
                     let Some(reader) = reader else { return Answer::Refused(Refusal::NotHere) };
@@ -128,7 +185,8 @@ impl Inbound for Door {
                     let head = reader.position();
                     match page::events(&*reader, after, limit).await {
                         Ok(events) => {
-                            let envelopes = events.into_iter().map(|event| envelope_of(&shard, event)).collect();
+                            let envelopes =
+                                events.into_iter().map(|event| shapes.mark(envelope_of(&shard, event))).collect();
                             Answer::Envelopes(envelopes, head)
                         }
                         Err(error) => unreadable(&shard, &error),
@@ -150,6 +208,12 @@ impl Inbound for Door {
                     }
                 })
             }
+            Asked::Shape { shape, .. } => Box::pin(async move {
+                match shape.shapes().filter(|shapes| shapes.len() <= MAX_SHAPES_BYTES) {
+                    Some(shapes) => Answer::Shape(shapes.to_string()),
+                    None => Answer::Refused(Refusal::Unhandled("no type here has this fingerprint".to_owned())),
+                }
+            }),
             Asked::Watermark { from, to } => self.watermark(from, to, None),
             Asked::Sent { from, to, through } => self.watermark(from, to, Some(through)),
         }

@@ -18,6 +18,7 @@ mod inbound;
 mod letters;
 mod notes;
 mod outward;
+mod peers;
 mod remote_answer;
 mod republish;
 mod share;
@@ -300,6 +301,8 @@ pub struct Metrics {
     pub commands_dropped: u64,
     /// Events and outbox entries handed on.
     pub sent: u64,
+    /// Messages from other services that were refused because their type, or that of their reply, is another one there.
+    pub shape_refusals: u64,
     /// Messages that the bridge moved to the service's refused stream: unreadable, or without a handler here. They wait there for
     /// an operator.
     pub refused: u64,

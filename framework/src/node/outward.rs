@@ -9,8 +9,9 @@ use tokio::sync::oneshot;
 
 use super::spec::{Links, Spec, VIEWS};
 use crate::bridge::{Answer, Asked, Bridge, BridgeError, Refusal};
+use crate::clock::instant;
 use crate::message::{Envelope, MessageId, shard_of};
-use crate::router::{AtHome, Outcome, Remote, SendError, Settle};
+use crate::router::{AtHome, Outcome, Remote, SendError, Settle, tell_shapes};
 use crate::store::StoreError;
 
 /// The client's ways that leave its thread.
@@ -64,7 +65,7 @@ impl Remote for Outward {
         let Some(spec) = self.spec.upgrade() else { return Box::pin(ready(Err(SendError::Stopped))) };
         let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
         if spec.owns(&domain).is_some() {
-            let outcome = ask_share(&spec, &self.links, envelope);
+            let outcome = ask_share(&spec, &self.links, of_this_program(envelope));
             return Box::pin(async move {
                 match tokio::time::timeout(deadline, outcome).await {
                     Ok(outcome) => SendError::of(outcome, &domain, &name, id).map(|(reply, _)| reply),
@@ -75,7 +76,7 @@ impl Remote for Outward {
         let bridge = spec.bridge.clone();
         Box::pin(async move {
             let Some(bridge) = bridge else { return Err(alone(domain)) };
-            let answer = bridge.ask(Asked::Command(envelope), deadline).await;
+            let answer = ask(&*bridge, Asked::Command, envelope, deadline).await;
             told(answer, &domain, &name, id, deadline)
         })
     }
@@ -84,12 +85,14 @@ impl Remote for Outward {
         let Some(spec) = self.spec.upgrade() else { return Box::pin(ready(Err(SendError::Stopped))) };
         let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
         if spec.owns(&domain).is_some() {
-            let outcome = ask_share(&spec, &self.links, envelope);
+            let outcome = ask_share(&spec, &self.links, of_this_program(envelope));
             return Box::pin(async move { SendError::of(outcome.await, &domain, &name, id).map(drop) });
         }
         let bridge = spec.bridge.clone();
         Box::pin(async move {
             let Some(bridge) = bridge else { return Err(alone(domain)) };
+            let mut envelope = envelope;
+            tell_shapes(&mut envelope);
             bridge.send(envelope).await.map_err(|error| failed(error, &domain, id))
         })
     }
@@ -121,7 +124,7 @@ pub(super) fn ask_view(
 ) -> Option<impl Future<Output = Outcome> + Send + 'static> {
     let view = *spec.answers.get(&(query.domain.clone(), query.name.clone()))?;
     let (settle, outcome) = oneshot::channel();
-    let query = query.clone();
+    let query = of_this_program(query.clone());
     let room = links.ask(VIEWS, move |share| {
         let settle: Settle = Box::new(move |outcome| drop(settle.send(outcome)));
         match share.views.get(view) {
@@ -132,10 +135,33 @@ pub(super) fn ask_view(
     Some(async move { if room { outcome.await.unwrap_or(Outcome::Stopped) } else { Outcome::Busy } })
 }
 
+/// A message that does not leave this program need not be compared.
+fn of_this_program(envelope: Envelope) -> Envelope {
+    Envelope { shape: None, ..envelope }
+}
+
+/// Asks the owner of a message's domain. If it has other shapes of the message and does not know this program's, it is asked once
+/// more and told.
+pub(super) async fn ask(
+    bridge: &dyn Bridge,
+    question: fn(Envelope) -> Asked,
+    envelope: Envelope,
+    deadline: Duration,
+) -> Result<Answer, BridgeError> {
+    let begun = instant();
+    let answer = bridge.ask(question(envelope.clone()), deadline).await?;
+    if !matches!(answer, Answer::Refused(Refusal::UnknownShape)) {
+        return Ok(answer);
+    }
+    let mut envelope = envelope;
+    tell_shapes(&mut envelope);
+    bridge.ask(question(envelope), deadline.saturating_sub(begun.elapsed())).await
+}
+
 /// Asks whoever answers a query over the bridge.
 pub(super) async fn query_over(bridge: &dyn Bridge, query: Envelope, deadline: Duration) -> Result<Bytes, SendError> {
     let (id, domain, name) = (query.id, query.domain.to_string(), query.name.to_string());
-    let answer = bridge.ask(Asked::Query(query), deadline).await;
+    let answer = ask(bridge, Asked::Query, query, deadline).await;
     match told(answer, &domain, &name, id, deadline) {
         // A query commits nothing, so this is about its answer.
         Err(SendError::Unknown { source: StoreError::Io { source, .. }, .. }) => {
@@ -188,6 +214,11 @@ pub(super) fn told(
             Refusal::Full => SendError::Refused(StoreError::Full { at: format!("the store of domain `{owned}`") }),
             Refusal::Unhandled(_) => SendError::Unhandled { domain: owned, name: name.to_owned() },
             Refusal::Undecodable(reason) => SendError::Undecodable { domain: owned, reason },
+            Refusal::Shape(reason) => SendError::Shape { domain: owned, reason },
+            Refusal::UnknownShape => {
+                let reason = format!("`{name}` has another shape there, and the shapes are too large to be compared");
+                SendError::Shape { domain: owned, reason }
+            }
             Refusal::Conflict => SendError::Conflict,
             Refusal::Expired => SendError::Expired,
             Refusal::IdInFuture => SendError::IdInFuture,

@@ -78,6 +78,7 @@ impl Share {
             live_actors: spec.config.live_actors,
             remember: spec.config.remember,
             standing: Arc::clone(&spec.standing),
+            shapes: Arc::clone(&spec.shapes),
             suspects: Arc::clone(&spec.suspects),
             digest_key: spec.store.digest_key(),
         };

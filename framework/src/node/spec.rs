@@ -18,7 +18,7 @@ use crate::inbox::Standing;
 use crate::message::{Name, ShardId};
 use crate::projection::ViewType;
 use crate::retry::Retries;
-use crate::router::{Manifest, NodeId};
+use crate::router::{Manifest, NodeId, PeerShapes};
 use crate::store::{DeadLetterReason, ShardReader, Store};
 use crate::telemetry::Counts;
 use crate::user_code::{Ticks, UserCode};
@@ -43,6 +43,10 @@ pub(super) struct Spec {
     /// Which projection answers a query, by domain and name.
     pub(super) answers: HashMap<(Name, Name), usize, FixedState>,
     pub(super) standing: Arc<Standing>,
+    /// What is known of the shapes that other services have; nothing without a bridge.
+    pub(super) shapes: Arc<PeerShapes>,
+    /// Held while another service is asked for shapes.
+    pub(super) asks_for_shapes: tokio::sync::Mutex<super::peers::Failed>,
     /// Owned domains and their number of shards.
     pub(super) domains: BTreeMap<Name, u16>,
     /// Domains whose events are taken, with their number of shards.
@@ -218,6 +222,7 @@ impl Spec {
             events_dropped: sum(|counts| counts.events_dropped.get()),
             commands_dropped: sum(|counts| counts.commands_dropped.get()),
             sent: sum(|counts| counts.sent.get()),
+            shape_refusals: self.shapes.refused.load(Ordering::Relaxed),
             refused: bridge.refused,
             recreated_consumers: bridge.recreated_consumers,
         }

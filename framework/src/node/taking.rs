@@ -85,6 +85,7 @@ pub(super) async fn views(spec: &Arc<Spec>, index: usize, host: &Host) -> Result
             ids: host.ids.fork(),
             code: Arc::clone(&host.code),
             standing: Arc::clone(&spec.standing),
+            shapes: Arc::clone(&spec.shapes),
             has_threads: spec.has_threads,
             queries: spec.config.in_flight,
         };
@@ -232,7 +233,9 @@ fn pages(spec: &Arc<Spec>) -> Pages {
             let limit = u32::try_from(limit).unwrap_or(u32::MAX);
             let asked = Asked::Events { shard: source, after, limit };
             match bridge.ask(asked.clone(), tasks::ASK).await {
-                Ok(Answer::Envelopes(envelopes, head)) if envelopes.iter().all(|event| asked.admits(event)) => {
+                Ok(Answer::Envelopes(mut envelopes, head)) if envelopes.iter().all(|event| asked.admits(event)) => {
+                    let judged = spec.judged_all(&mut envelopes).await;
+                    judged.map_err(|_| "its owner does not say which shapes its events have".to_owned())?;
                     Ok((envelopes, head))
                 }
                 Ok(Answer::Envelopes(..)) => Err("its owner answers for somebody else".to_owned()),

@@ -18,7 +18,7 @@ use crate::actor::Here;
 use crate::inbox::{Feed, Standing};
 use crate::message::{Envelope, IdSource, Name, ShardId};
 use crate::retry::Retry;
-use crate::router::{ActorCard, Outcome, Settle};
+use crate::router::{ActorCard, Outcome, PeerShapes, Settle};
 use crate::store::{Store, StoreError};
 use crate::user_code::UserCode;
 
@@ -41,6 +41,8 @@ pub(crate) struct ViewContext {
     pub(crate) ids: IdSource,
     pub(crate) code: Arc<UserCode>,
     pub(crate) standing: Arc<Standing>,
+    /// What is known of the shapes that other services have.
+    pub(crate) shapes: Arc<PeerShapes>,
     /// Whether work may be done on threads of its own; not in a simulation.
     pub(crate) has_threads: bool,
     /// How many queries may wait for an answer.

@@ -68,7 +68,7 @@ impl<P: Projection> ProjectionPlan<P> {
     where
         P: Answer<Q>,
     {
-        self.card.answers.push(MessageCard::of::<Q>());
+        self.card.answers.push(MessageCard::of_query::<Q>());
         let answer: Answering<P> = |view, envelope| {
             let query = <Q as Message>::decode(envelope.version, envelope.codec, &envelope.payload)
                 .map_err(Unanswered::Undecodable)?;

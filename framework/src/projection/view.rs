@@ -241,7 +241,11 @@ impl<P: Projection> ViewActor<P> {
         let Some(project) = self.plan.projects.get(&(&*event.domain, &*event.name)) else { return done() };
         let changes = Cell::new(false);
         let code = &self.context.code;
-        let failure = match code.call(code.label(P::NAME, &event.name), || project(view, &event, &changes)) {
+        let read = || match self.context.shapes.refusal(&event) {
+            Some(error) => Err(error),
+            None => project(view, &event, &changes),
+        };
+        let failure = match code.call(code.label(P::NAME, &event.name), read) {
             Ok(Ok(())) => {
                 source.projected = position;
                 self.failures.remove(&(at, position));

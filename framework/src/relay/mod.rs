@@ -21,6 +21,7 @@ pub(crate) fn envelope_of(shard: &ShardId, event: StoredEvent) -> Envelope {
         kind: Kind::Event,
         name: event.name,
         version: event.version,
+        shape: None,
         domain: shard.domain.clone(),
         to: None,
         // It has no destination: who takes it finds the key of its own inside.

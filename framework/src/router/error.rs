@@ -39,6 +39,16 @@ pub enum SendError {
         /// What the owner says.
         reason: String,
     },
+    /// The type of the message, or of its reply, is another one at the owner of the domain, though the version is the same: what one
+    /// writes the other would read as another value. Nothing was done. Raise the version of the message where its type was
+    /// changed, or restore the type.
+    #[error("domain `{domain}` refuses the message: {reason}")]
+    Shape {
+        /// The domain.
+        domain: String,
+        /// The type, the first difference and the remedy.
+        reason: String,
+    },
     /// Nobody in the domain handles this message. Nothing was done.
     #[error("nobody in domain `{domain}` handles `{name}`")]
     Unhandled {

@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-#[cfg(feature = "testing")]
-use crate::message::Coded;
-use crate::message::{Codec, Command, Domain, Message, Shape};
+use crate::message::{Codec, Coded, Command, Domain, Message, Query, ReplyShape, Shape};
 
 /// What a node is made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -101,6 +99,9 @@ pub struct MessageCard {
     /// The shapes of its schema versions.
     #[serde(skip)]
     pub shapes: Shapes,
+    /// The shape of the reply, if it is a command or a query.
+    #[serde(skip)]
+    pub reply: Option<ReplyShape>,
     /// Renders its payloads for the stories of simulations.
     #[cfg(feature = "testing")]
     #[serde(skip)]
@@ -188,10 +189,15 @@ impl Eq for PayloadTexts {}
 impl MessageCard {
     /// The card of a command type.
     pub fn of_command<C: Command>() -> Self {
-        let card = Self::of::<C>();
+        let card = Self { reply: Some(ReplyShape(C::Reply::shape)), ..Self::of::<C>() };
         #[cfg(feature = "testing")]
         let card = Self { texts: PayloadTexts::of_command::<C>(), ..card };
         card
+    }
+
+    /// The card of a query type.
+    pub fn of_query<Q: Query>() -> Self {
+        Self { reply: Some(ReplyShape(Q::Reply::shape)), ..Self::of::<Q>() }
     }
 
     /// The card of a message type.
@@ -205,6 +211,7 @@ impl MessageCard {
             type_name: std::any::type_name::<M>(),
             formerly: M::FORMERLY,
             shapes: Shapes(M::shape),
+            reply: None,
             #[cfg(feature = "testing")]
             texts: PayloadTexts::of::<M>(),
         }

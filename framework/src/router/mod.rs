@@ -8,6 +8,7 @@ mod door;
 mod error;
 mod local;
 mod manifest;
+mod shapes;
 
 pub use delivery::{Arrival, Delivery, Floor, Outcome, Settle, Settled, Work};
 pub use door::{ActorDoor, Ask, AskMeta, Asked, AtHome, Remote, TypedReply};
@@ -16,3 +17,4 @@ pub use local::{LocalRoutes, NodeId};
 #[cfg(feature = "testing")]
 pub(crate) use manifest::PayloadTexts;
 pub use manifest::{ActorCard, DomainCard, Manifest, MessageCard, Shapes, StateCard};
+pub(crate) use shapes::{Judgment, PeerShapes, can_be_asked, tell_shapes};

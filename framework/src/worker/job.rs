@@ -307,6 +307,9 @@ impl<W: Worker> WorkerDoor<W> {
     pub(super) async fn once(&self, envelope: &Envelope, delivery: u32) -> Result<Done, Failure> {
         let list = if envelope.kind == Kind::Event { &self.plan.on } else { &self.plan.performs };
         let run = list.get(&(&*envelope.domain, &*envelope.name)).ok_or(Failure::Unhandled)?;
+        if let Some(error) = self.host.settings.shapes.refusal(envelope) {
+            return Err(Failure::Undecodable(error.to_string()));
+        }
         tracing::debug!(
             target: TARGET, room = "worker", worker = %self.actor, message = %envelope.name, id = %envelope.id,
             correlation = %envelope.correlation, delivery, "a job begins",

@@ -115,7 +115,7 @@ macro_rules! parts {
             pub struct Bank;
 
             #[derive(Command, Serialize, Deserialize)]
-            #[command(domain = Bank, reply = u64)]
+            #[command(domain = Bank, reply = u64, name = "PayByClock")]
             pub struct Pay { #[key] account: String, $($pay)* }
 
             #[derive(Document, Serialize, Deserialize)]

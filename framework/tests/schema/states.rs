@@ -123,8 +123,69 @@ async fn changed_command_timer_and_view_are_refused() {
     let error = refused(&store, timer_changed::host).await;
     assert!(error.contains("the timer `bank/clockwork.Ring` has changed in version 1: `n` was u64"), "{error}");
     let error = refused(&store, command_changed::host).await;
-    assert!(error.contains("the command `bank.Pay` has changed in version 1: `cents` was u64"), "{error}");
+    assert!(error.contains("the command `bank.PayByClock` has changed in version 1: `cents` was u64"), "{error}");
     let error = refused(&store, view_changed::host).await;
     assert!(error.contains("the view `bank.log` has changed in version 1: `since` was nothing"), "{error}");
     assert!(error.contains("raise its `schema`"), "{error}");
+}
+
+/// A command with the reply that one program gives.
+macro_rules! replying {
+    ($program:ident, version = $version:literal $(, upcast = $upcast:ident)?; $reply:ty) => {
+        pub mod $program {
+            use whizbang::prelude::*;
+
+            #[derive(Domain)]
+            #[domain(name = "bank")]
+            pub struct Bank;
+
+            #[derive(Command, Serialize, Deserialize)]
+            #[command(domain = Bank, reply = $reply, version = $version $(, upcast(1 = $upcast))?)]
+            pub struct Ask {
+                #[key]
+                account: String,
+            }
+
+            $(#[derive(Deserialize)]
+            pub struct $upcast {
+                account: String,
+            }
+
+            impl From<$upcast> for Ask {
+                fn from(old: $upcast) -> Self {
+                    Self { account: old.account }
+                }
+            })?
+
+            #[derive(Aggregate, Default)]
+            #[aggregate(domain = Bank, handles(Ask))]
+            pub struct Account {}
+
+            impl Handle<Ask> for Account {
+                fn handle(&self, _: Ask, _: &mut Effects<Self>) -> Result<$reply, Rejection> {
+                    Ok(<$reply>::default())
+                }
+            }
+
+            pub fn host(builder: whizbang::node::NodeBuilder) -> whizbang::node::NodeBuilder {
+                builder.host::<Account>()
+            }
+        }
+    };
+}
+
+replying!(unsigned, version = 1; u64);
+replying!(signed, version = 1; i64);
+replying!(newer, version = 2, upcast = AskV1; i64);
+
+#[whizbang::test]
+async fn changed_reply_is_refused_at_start() {
+    let store = MemoryStore::new();
+    start(store.clone(), unsigned::host).await.unwrap().stop().await.unwrap();
+    let text = refused(&store, signed::host).await;
+    for part in ["reply", "`bank.Ask`", "u64", "i64", "raise the command's `version`"] {
+        assert!(text.contains(part), "no {part} in: {text}");
+    }
+    start(store.clone(), newer::host).await.unwrap().stop().await.unwrap();
+    start(store, newer::host).await.unwrap().stop().await.unwrap();
 }

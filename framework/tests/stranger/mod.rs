@@ -54,6 +54,7 @@ pub fn forged(id: u128, message: &str, from: &ShardId, sequence: u64, to: Option
         kind,
         name: name(message),
         version: 1,
+        shape: None,
         domain,
         to,
         key: key.to_owned(),

@@ -27,6 +27,7 @@ fn envelopes() -> Vec<Envelope> {
         kind: Kind::Command,
         name: name("Deposit"),
         version: 1,
+        shape: None,
         domain: name("bank"),
         to: Some(shard(3)),
         key: "Zürich/ada %".into(),
@@ -76,6 +77,7 @@ fn a_spoilt_question_is_refused_or_is_a_question() {
         Asked::Events { shard: shard(3), after: u64::MAX, limit: 500 },
         Asked::Outbox { from: shard(3), to: shard(1_023), after: 300, limit: 1 },
         Asked::Watermark { from: shard(3), to: shard(4) },
+        Asked::Shape { from: shard(3), to: Some(shard(4)), shape: whizbang::message::Fingerprint::from_u64(5) },
     ];
     let samples = asked.iter().map(|asked| flat(&Packet::from_asked(asked).expect("a sample")));
     Fuzz::new("asked", samples).run(decoders::question);

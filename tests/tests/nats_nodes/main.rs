@@ -6,7 +6,10 @@
 mod bank;
 mod callers;
 mod claims;
+#[path = "../../../framework/tests/drift/contracts.rs"]
+mod contracts;
 mod diary;
+mod drift;
 mod hostile;
 mod leaving;
 mod log;

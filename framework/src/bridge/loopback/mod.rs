@@ -326,7 +326,7 @@ impl Bridge for LoopbackBridge {
                 }
                 Asked::Query(envelope) => routes.host(&envelope.domain, &envelope.name),
                 Asked::Events { shard, .. } => routes.owner(&shard.domain, shard.shard),
-                Asked::Outbox { from, .. } => routes.owner(&from.domain, from.shard),
+                Asked::Outbox { from, .. } | Asked::Shape { from, .. } => routes.owner(&from.domain, from.shard),
                 Asked::Watermark { to, .. } | Asked::Sent { to, .. } => routes.owner(&to.domain, to.shard),
             };
             let member = member.ok_or_else(|| no_owner(to.domain()))?;

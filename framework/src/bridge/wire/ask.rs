@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::frame::{Reader, Writer};
 use super::{BridgeError, Packet, malformed, shown};
 use crate::bridge::{Answer, Asked, Refusal, Tidings};
-use crate::message::{Kind, MAX_PAYLOAD_BYTES};
+use crate::message::{Fingerprint, Kind, MAX_PAYLOAD_BYTES, MAX_SHAPES_BYTES};
 
 /// Marks a payload that is a frame; its value says of what.
 pub(super) const FRAME: &str = "whizbang-frame";
@@ -68,6 +68,12 @@ impl Packet {
                 frame.shard(to);
                 frame.number(*through);
             }
+            Asked::Shape { from, to, shape } => {
+                frame.byte(5);
+                frame.shard(from);
+                frame.option(to.as_ref(), Writer::shard);
+                frame.number(shape.as_u64());
+            }
         }
         Ok(framed("asked", frame))
     }
@@ -106,6 +112,11 @@ impl Packet {
                     },
                     3 => Asked::Watermark { from: frame.shard()?, to: frame.shard()? },
                     4 => Asked::Sent { from: frame.shard()?, to: frame.shard()?, through: frame.number()? },
+                    5 => Asked::Shape {
+                        from: frame.shard()?,
+                        to: frame.option(Reader::shard)?,
+                        shape: Fingerprint::from_u64(frame.number()?),
+                    },
                     other => return Err(malformed(format!("question {other} is not known"))),
                 };
                 frame.end()?;
@@ -130,6 +141,7 @@ impl Packet {
                 frame.number(*through);
                 ("watermark", frame.end())
             }
+            Answer::Shape(text) => ("shape-text", Bytes::copy_from_slice(text.as_bytes())),
             Answer::Refused(refusal) => refusal_parts(refusal),
         };
         Self { headers: vec![(Cow::Borrowed(ANSWER), what.to_owned())], payload }
@@ -167,6 +179,12 @@ impl Packet {
                 frame.end()?;
                 Ok(Answer::Watermark(through))
             }
+            "shape-text" if payload.len() > MAX_SHAPES_BYTES => {
+                Err(BridgeError::Oversize { bytes: payload.len(), limit: MAX_SHAPES_BYTES })
+            }
+            "shape-text" => {
+                String::from_utf8(payload.to_vec()).map(Answer::Shape).map_err(|_| malformed("shapes are not UTF-8"))
+            }
             other => {
                 let text = || String::from_utf8_lossy(&payload).into_owned();
                 Ok(Answer::Refused(match other {
@@ -175,6 +193,8 @@ impl Packet {
                     "full" => Refusal::Full,
                     "unhandled" => Refusal::Unhandled(text()),
                     "undecodable" => Refusal::Undecodable(text()),
+                    "shape" => Refusal::Shape(text()),
+                    "unknown-shape" => Refusal::UnknownShape,
                     "conflict" => Refusal::Conflict,
                     "expired" => Refusal::Expired,
                     "id-in-future" => Refusal::IdInFuture,
@@ -241,6 +261,8 @@ fn refusal_parts(refusal: &Refusal) -> (&'static str, Bytes) {
         Refusal::Full => ("full", ""),
         Refusal::Unhandled(text) => ("unhandled", text.as_str()),
         Refusal::Undecodable(text) => ("undecodable", text.as_str()),
+        Refusal::Shape(text) => ("shape", text.as_str()),
+        Refusal::UnknownShape => ("unknown-shape", ""),
         Refusal::Conflict => ("conflict", ""),
         Refusal::Expired => ("expired", ""),
         Refusal::IdInFuture => ("id-in-future", ""),

@@ -9,7 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{BridgeError, headers, malformed};
 use crate::clock::Timestamp;
-use crate::message::{Codec, Envelope, Kind, MessageId, Name, Origin, ShardId, Wants};
+use crate::message::{Codec, Envelope, Fingerprint, Kind, MessageId, Name, Origin, SHAPE, ShardId, Wants};
 
 /// The version of the frames this program writes, and the only one it reads.
 const VERSION: u8 = 1;
@@ -65,7 +65,7 @@ impl Writer {
         self.number(u64::from(shard.shard));
     }
 
-    fn option<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Self, T)) {
+    pub(crate) fn option<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Self, T)) {
         self.byte(u8::from(value.is_some()));
         if let Some(value) = value {
             write(self, value);
@@ -94,10 +94,15 @@ impl Writer {
         self.option(envelope.deadline, |to, deadline| to.number(deadline.as_millis()));
         self.byte(envelope.wants.id());
         self.option(envelope.traceparent.as_deref(), Self::text);
-        self.number(envelope.headers.len() as u64);
+        // Among the headers, where readers that do not know it let it pass.
+        self.number(envelope.headers.len() as u64 + u64::from(envelope.shape.is_some()));
         for (name, value) in &envelope.headers {
             self.text(name);
             self.text(value);
+        }
+        if let Some(shape) = envelope.shape {
+            self.text(SHAPE);
+            self.text(&shape.to_string());
         }
         self.byte(envelope.codec.id());
         self.bytes(&envelope.payload);
@@ -239,7 +244,10 @@ impl Reader {
         Ok(ShardId::new(self.name()?, self.small()?))
     }
 
-    fn option<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, BridgeError>) -> Result<Option<T>, BridgeError> {
+    pub(crate) fn option<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, BridgeError>,
+    ) -> Result<Option<T>, BridgeError> {
         match self.byte()? {
             0 => Ok(None),
             1 => read(self).map(Some),
@@ -253,11 +261,12 @@ impl Reader {
     }
 
     pub(crate) fn envelope(&mut self) -> Result<Envelope, BridgeError> {
-        let envelope = Envelope {
+        let mut envelope = Envelope {
             id: self.id()?,
             kind: self.numbered("kind", Kind::from_id)?,
             name: self.name()?,
             version: self.u32()?,
+            shape: None,
             domain: self.name()?,
             to: self.option(Self::shard)?,
             key: self.text()?,
@@ -279,7 +288,7 @@ impl Reader {
             traceparent: self.option(Self::text)?,
             headers: {
                 let count: usize = self.small()?;
-                if count > headers::MAX_HEADERS {
+                if count > headers::MAX_HEADERS + 1 {
                     return Err(malformed(format!("{count} unknown headers, more than {}", headers::MAX_HEADERS)));
                 }
                 (0..count).map(|_| Ok((self.text()?, self.text()?))).collect::<Result<_, BridgeError>>()?
@@ -287,6 +296,7 @@ impl Reader {
             codec: self.numbered("codec", Codec::from_id)?,
             payload: self.bytes()?,
         };
+        envelope.shape = Fingerprint::take(&mut envelope.headers);
         headers::check(&envelope)?;
         Ok(envelope)
     }

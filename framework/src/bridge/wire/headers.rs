@@ -9,7 +9,9 @@ use bytes::Bytes;
 
 use super::{BridgeError, Packet, instant, malformed, percent, shown};
 use crate::clock::Timestamp;
-use crate::message::{Codec, Envelope, Key, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, ShardId, Wants};
+use crate::message::{
+    Codec, Envelope, Fingerprint, Key, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, SHAPE, ShardId, Wants,
+};
 use crate::telemetry::passes;
 
 /// How many headers whizbang does not know an envelope may carry along.
@@ -44,7 +46,7 @@ const OUTSIDE: &str = "/";
 pub(super) fn write(envelope: &Envelope) -> Result<Packet, BridgeError> {
     check(envelope)?;
     passes!("bridge", envelope.name, envelope.id, envelope.correlation);
-    let mut headers = Headers(Vec::with_capacity(18 + envelope.headers.len()));
+    let mut headers = Headers(Vec::with_capacity(19 + envelope.headers.len()));
     headers.put(SPECVERSION, "1.0");
     headers.put(ID, envelope.id.to_string());
     headers.put(TYPE, format!("{}.{}", envelope.domain, envelope.name));
@@ -53,6 +55,9 @@ pub(super) fn write(envelope: &Envelope) -> Result<Packet, BridgeError> {
     headers.put(KIND, envelope.kind.as_str());
     headers.put(DOMAIN, envelope.domain.as_str());
     headers.put(SCHEMA_VERSION, envelope.version.to_string());
+    if let Some(shape) = envelope.shape {
+        headers.put(SHAPE, shape.to_string());
+    }
     headers.put(CORRELATION, envelope.correlation.to_string());
     if let Some(causation) = envelope.causation {
         headers.put(CAUSATION, causation.to_string());
@@ -173,11 +178,11 @@ fn is_traceparent(text: &str) -> bool {
 /// The headers of one packet, as they stand there.
 #[derive(Default)]
 struct Known<'a> {
-    slots: [Option<&'a str>; 20],
+    slots: [Option<&'a str>; 21],
 }
 
 /// Position of each header in [`Known::slots`].
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 21] = [
     SPECVERSION,
     ID,
     TYPE,
@@ -190,6 +195,7 @@ const NAMES: [&str; 20] = [
     KIND,
     DOMAIN,
     SCHEMA_VERSION,
+    SHAPE,
     CORRELATION,
     CAUSATION,
     ACTOR,
@@ -287,6 +293,7 @@ pub(super) fn read<'a>(
         kind,
         name,
         version: known.read(SCHEMA_VERSION, |text| text.parse().ok())?.unwrap_or(1),
+        shape: known.read(SHAPE, Fingerprint::parse)?,
         domain,
         to,
         key,

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::{Packet, instant};
 use crate::bridge::{Answer, Asked, BridgeError, Refusal, Tidings};
 use crate::clock::Timestamp;
-use crate::message::{Codec, Envelope, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, ShardId, Wants};
+use crate::message::{Codec, Envelope, Fingerprint, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, ShardId, Wants};
 
 fn name() -> impl Strategy<Value = Name> {
     "[A-Za-z0-9_-]{1,64}".prop_map(|text| Name::new(&text).unwrap())
@@ -69,19 +69,21 @@ fn envelope() -> impl Strategy<Value = Envelope> {
     let times = (moment(), prop::option::of(moment()));
     let wants = prop::sample::select(vec![Wants::Nothing, Wants::Rejection, Wants::Reply]);
     let codec = prop::sample::select(vec![Codec::Bincode, Codec::Json]);
-    let what = (kind(), name(), any::<u32>(), name(), prop::option::of(origin()));
+    let shape = prop::option::of(any::<u64>().prop_map(Fingerprint::from_u64));
+    let what = (kind(), name(), any::<u32>(), shape, name(), prop::option::of(origin()));
     (place, ids, times, what, (wants, codec, traceparent(), headers(), payload())).prop_map(
         |(
             (to, key, actor),
             (id, correlation, causation),
             (time, deadline),
-            (kind, name, version, domain, origin),
+            (kind, name, version, shape, domain, origin),
             (wants, codec, traceparent, headers, payload),
         )| Envelope {
             id,
             kind,
             name,
             version,
+            shape,
             domain,
             to,
             key,
@@ -119,6 +121,11 @@ fn asked() -> impl Strategy<Value = Asked> {
         }),
         (shard(), shard()).prop_map(|(from, to)| Asked::Watermark { from, to }),
         (shard(), shard(), any::<u64>()).prop_map(|(from, to, through)| Asked::Sent { from, to, through }),
+        (shard(), prop::option::of(shard()), any::<u64>()).prop_map(|(from, to, shape)| Asked::Shape {
+            from,
+            to,
+            shape: Fingerprint::from_u64(shape)
+        }),
     ]
 }
 
@@ -131,10 +138,12 @@ fn refusal() -> impl Strategy<Value = Refusal> {
             Refusal::Conflict,
             Refusal::Expired,
             Refusal::IdInFuture,
-            Refusal::Late
+            Refusal::Late,
+            Refusal::UnknownShape
         ]),
         any::<String>().prop_map(Refusal::Unhandled),
         any::<String>().prop_map(Refusal::Undecodable),
+        any::<String>().prop_map(Refusal::Shape),
         any::<String>().prop_map(Refusal::DeadLetter),
         any::<String>().prop_map(Refusal::Failed),
         any::<String>().prop_map(Refusal::Unknown),
@@ -258,6 +267,7 @@ fn sample() -> Envelope {
         kind: Kind::Command,
         name: Name::new("Deposit").unwrap(),
         version: 1,
+        shape: None,
         domain: Name::new("bank").unwrap(),
         to: Some(ShardId::new(Name::new("bank").unwrap(), 3)),
         key: "ada".to_owned(),

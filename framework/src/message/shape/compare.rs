@@ -35,7 +35,15 @@ impl Shape {
     /// because two fields of one kind that have changed places cannot be told apart otherwise. JSON writes names, so only
     /// names and kinds count, and a field that may be absent can come and go. Variants may be added behind the others.
     pub fn difference(&self, found: &Self, codec: Codec) -> Option<Difference> {
-        if codec == Codec::Json { json(self, found) } else { in_order(self, found) }
+        if codec == Codec::Json { json::<false>(self, found) } else { in_order(self, found) }
+    }
+
+    /// Compares what another service sends, `self`, with what this one reads it as, `found`.
+    ///
+    /// As [`difference`](Self::difference), but a field that the receiver of JSON does not know is no difference: it is left out when
+    /// the message is read, and nothing is written back.
+    pub(crate) fn difference_received(&self, found: &Self, codec: Codec) -> Option<Difference> {
+        if codec == Codec::Json { json::<true>(self, found) } else { in_order(self, found) }
     }
 
     /// Both in one, where they do not [differ](Self::difference): what either of them knows.
@@ -125,19 +133,20 @@ fn in_order(stored: &Shape, found: &Shape) -> Option<Difference> {
     }
 }
 
-fn json(stored: &Shape, found: &Shape) -> Option<Difference> {
-    if let Some(compared) = parts(stored, found, json) {
+/// `LEAVES_OUT`: whether fields that are not known are left out.
+fn json<const LEAVES_OUT: bool>(stored: &Shape, found: &Shape) -> Option<Difference> {
+    if let Some(compared) = parts(stored, found, json::<LEAVES_OUT>) {
         return compared;
     }
     match (stored, found) {
         (Shape::Plain(one), Shape::Plain(other)) if in_json(*one) <= in_json(*other) && is_one(*one, *other) => None,
         // A value that was always there may be absent from now on.
-        (stored, Shape::Option(found)) => json(stored, found),
+        (stored, Shape::Option(found)) => json::<LEAVES_OUT>(stored, found),
         (Shape::Struct(some), Shape::Struct(others)) => {
             for one in some {
                 let difference = match others.iter().find(|other| other.is_named_as(one)) {
-                    Some(other) => json(&one.shape, &other.shape),
-                    None if one.optional => None,
+                    Some(other) => json::<LEAVES_OUT>(&one.shape, &other.shape),
+                    None if one.optional || LEAVES_OUT => None,
                     None => Some(Difference::of(&one.shape, NOTHING)),
                 };
                 if let Some(difference) = difference {
@@ -152,7 +161,7 @@ fn json(stored: &Shape, found: &Shape) -> Option<Difference> {
             for one in some {
                 match others.iter().find(|other| other.name == one.name) {
                     Some(other) => {
-                        if let Some(difference) = json(&one.shape, &other.shape) {
+                        if let Some(difference) = json::<LEAVES_OUT>(&one.shape, &other.shape) {
                             return Some(difference.within(&one.name));
                         }
                     }

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use self::compare::Difference;
 use self::explorer::Explorer;
 use super::Codec;
+use crate::user_code::user_code;
 
 /// The names, the order and the kinds of what a type's bytes are made of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,7 +103,7 @@ impl Shape {
     /// The shape of `T` as `codec` reads it.
     ///
     /// The first call for a type runs its `Deserialize` some dozen times on made-up input, without a value; later calls return
-    /// what was found then. A panic of the type's own code passes through.
+    /// what was found then. A panic of the type's own code counts as a refusal of the input.
     pub fn of<T: DeserializeOwned + 'static>(codec: Codec) -> Arc<Self> {
         type Known = HashMap<(TypeId, Codec), Arc<Shape>>;
         // A memory of a pure function: nodes that start often, as in simulations, trace each type once.
@@ -112,7 +113,9 @@ impl Shape {
             return Arc::clone(shape);
         }
         // Not with the lock held: the type's `Deserialize` is user code.
-        let shape = Arc::new(Explorer::explore(codec, &mut |probe| T::deserialize(probe).is_ok()));
+        let shape = Arc::new(Explorer::explore(codec, &mut |probe| {
+            user_code(|| T::deserialize(probe).is_ok()).unwrap_or(false)
+        }));
         KNOWN.lock().get_or_insert_default().insert(place, Arc::clone(&shape));
         shape
     }

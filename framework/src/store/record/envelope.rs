@@ -6,7 +6,7 @@ use super::stored::Names;
 use super::take::Take;
 use super::{Malformed, put};
 use crate::clock::Timestamp;
-use crate::message::{Envelope, Kind, MessageId, Origin, ShardId, Wants};
+use crate::message::{Envelope, Fingerprint, Kind, MessageId, Origin, SHAPE, ShardId, Wants};
 use crate::store::SentMessage;
 
 const TO: u16 = 1;
@@ -42,8 +42,8 @@ pub(super) fn bound(envelope: &Envelope) -> usize {
             .as_ref()
             .map_or(0, |origin| origin.shard.domain.len() + origin.actor.len() + origin.key.len())
         + envelope.traceparent.as_ref().map_or(0, String::len);
-    // Three ids, and at most twenty numbers of ten bytes.
-    256 + texts + headers + envelope.payload.len()
+    // Three ids, at most twenty numbers of ten bytes, and a fingerprint.
+    320 + texts + headers + envelope.payload.len()
 }
 
 /// Appends an envelope; with its origin only if `origin` is to be kept.
@@ -59,7 +59,7 @@ pub(super) fn write(into: &mut Vec<u8>, envelope: &Envelope, given: Given<'_>, o
         (envelope.deadline.is_some(), DEADLINE),
         (envelope.traceparent.is_some(), TRACEPARENT),
         (origin.is_some(), ORIGIN),
-        (!envelope.headers.is_empty(), HEADERS),
+        (!envelope.headers.is_empty() || envelope.shape.is_some(), HEADERS),
         (envelope.correlation != given.correlation, CORRELATION),
         (!domain_given, DOMAIN),
     ] {
@@ -104,11 +104,15 @@ pub(super) fn write(into: &mut Vec<u8>, envelope: &Envelope, given: Given<'_>, o
         put::number(into, origin.sequence);
         put::number(into, origin.version);
     }
-    if !envelope.headers.is_empty() {
-        put::number(into, envelope.headers.len() as u64);
+    if flags & HEADERS != 0 {
+        put::number(into, envelope.headers.len() as u64 + u64::from(envelope.shape.is_some()));
         for (name, value) in &envelope.headers {
             put::text(into, name);
             put::text(into, value);
+        }
+        if let Some(shape) = envelope.shape {
+            put::text(into, SHAPE);
+            put::text(into, &shape.to_string());
         }
     }
     put::bytes(into, &envelope.payload);
@@ -169,6 +173,7 @@ pub(super) fn read(bytes: &[u8], record: &Bytes, given: Given<'_>, names: &mut N
             headers.push((take.text()?.to_owned(), take.text()?.to_owned()));
         }
     }
+    let shape = Fingerprint::take(&mut headers);
     let payload = record.slice_ref(take.bytes()?);
     if !take.is_empty() {
         return Err(Malformed("bytes are left over behind an envelope"));
@@ -178,6 +183,7 @@ pub(super) fn read(bytes: &[u8], record: &Bytes, given: Given<'_>, names: &mut N
         kind,
         name,
         version,
+        shape,
         domain,
         to,
         key,

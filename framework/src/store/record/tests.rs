@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::{Clock, Timestamp};
-use crate::message::{Codec, Envelope, IdSource, Kind, MessageId, Name, Origin, ShardId, Wants};
+use crate::message::{Codec, Envelope, Fingerprint, IdSource, Kind, MessageId, Name, Origin, ShardId, Wants};
 use crate::store::{
     DeadLetter, DeadLetterReason, EventWrite, Lane, Mark, Note, OutboxWrite, SentMessage, Source, StreamHint,
     TimerWrite, Turn,
@@ -23,6 +23,7 @@ fn envelope(to: Option<ShardId>) -> Envelope {
         kind: Kind::Command,
         name: name("Deposit"),
         version: 3,
+        shape: Some(Fingerprint::from_u64(0xFEED)),
         domain: name("bank"),
         to,
         key: "ada".to_owned(),

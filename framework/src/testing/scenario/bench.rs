@@ -126,6 +126,7 @@ impl<A: Stateful> Bench<A> {
             live_actors: usize::MAX,
             remember: Duration::from_secs(7 * 24 * 3600),
             standing: Arc::default(),
+            shapes: Arc::default(),
             suspects: Arc::new(tokio::sync::Semaphore::new(1)),
             digest_key: 0,
         };

@@ -60,6 +60,7 @@ pub(super) fn command(to: &ShardId, number: u64) -> Envelope {
         kind: Kind::Command,
         name: name("Do"),
         version: 2,
+        shape: None,
         domain: to.domain.clone(),
         to: Some(to.clone()),
         key: format!("key-{number}"),

@@ -33,6 +33,7 @@ pub(super) fn envelope(n: u128) -> Envelope {
         kind: Kind::Command,
         name: name("Deposit"),
         version: 1,
+        shape: None,
         domain: name("bank"),
         to: Some(bank()),
         key: "ada".into(),

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use super::sample::{command, event, outside, shard};
 use crate::bridge::{Answer, Asked, BridgeError, Refusal};
 use crate::clock::monotonic;
-use crate::message::{Envelope, Kind};
+use crate::message::{Envelope, Fingerprint, Kind};
 use crate::testing::bridge::Fixture;
 use crate::testing::bridge::node::{Manners, TestNode, named, service};
 
@@ -30,6 +30,7 @@ pub async fn every_kind_of_question_is_answered(fixture: &dyn Fixture) {
             }
             Asked::Watermark { from, to } => Answer::Watermark(u64::from(from.shard) * 1000 + u64::from(to.shard)),
             Asked::Sent { through, .. } => Answer::Watermark(through - 1),
+            Asked::Shape { from, to, shape } => Answer::Shape(format!("{from} {to:?} {shape}")),
         };
         Box::pin(async move { answer })
     };
@@ -58,6 +59,12 @@ pub async fn every_kind_of_question_is_answered(fixture: &dyn Fixture) {
         ask(Asked::Outbox { from: from.clone(), to: to.clone(), after: 0, limit: 2 }).await.unwrap(),
         Answer::Envelopes((1..=2).map(|at| command(&from, &to, at)).collect(), 2000)
     );
+    let shape = Fingerprint::from_u64(7);
+    for to in [None, Some(to.clone())] {
+        let text = format!("{from} {to:?} {shape}");
+        let asked = Asked::Shape { from: from.clone(), to, shape };
+        assert_eq!(ask(asked).await.unwrap(), Answer::Shape(text));
+    }
     // The watermark is known to the receiver, here the bank.
     assert_eq!(ask(Asked::Watermark { from: to, to: from }).await.unwrap(), Answer::Watermark(1003));
     shop.look(|seen| assert!(seen.asked.is_empty()));

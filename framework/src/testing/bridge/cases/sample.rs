@@ -30,6 +30,7 @@ pub fn command(from: &ShardId, to: &ShardId, sequence: u64) -> Envelope {
         kind: Kind::Command,
         name: named("Do"),
         version: 1,
+        shape: None,
         domain: to.domain.clone(),
         to: Some(to.clone()),
         key: key_in(to.shard, sequence),

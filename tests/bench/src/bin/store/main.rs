@@ -56,6 +56,7 @@ fn memory_run(keys: usize, sends: bool) -> f64 {
         kind: Kind::Command,
         name: Name::new("Reserve").unwrap(),
         version: 1,
+        shape: None,
         domain: shop.domain.clone(),
         to: Some(shop.clone()),
         key: "product-1".to_owned(),

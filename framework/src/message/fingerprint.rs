@@ -1,0 +1,201 @@
+//! Fingerprints of message types: by eight bytes two services notice that they have different shapes of one message.
+//!
+//! Called by what sends a message to another service, and by the receiver's door. Calls the [shapes](super::Shape).
+//! A fingerprint is a hash of shapes that never changes. It says whether two programs have the same types; what a difference means
+//! is found by comparing the shapes themselves.
+
+use std::any::TypeId;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::{Codec, Coded, Command, Difference, Domain, Message, Query, Shape, stable_hash};
+
+/// The most bytes of shapes that are sent to another service, and read from one. Larger ones are compared by their fingerprints
+/// alone.
+pub(crate) const MAX_SHAPES_BYTES: usize = 12 * 1024;
+
+/// The header with the fingerprint on the wire. In records and frames it stands among the headers that pass through, so that versions
+/// which do not know it keep it.
+pub(crate) const SHAPE: &str = "ce-shape";
+
+/// The fingerprint of a message type of one version: a hash of its shape and that of its reply. Written as 16 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fingerprint(u64);
+
+impl Fingerprint {
+    /// A fingerprint from its number.
+    pub const fn from_u64(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+
+    /// Reads a fingerprint as `Display` writes it.
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_plain = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        u64::from_str_radix(text, 16).ok().filter(|_| is_plain).map(Self)
+    }
+
+    /// Takes the fingerprint out of the headers of a record or a frame. One that cannot be read is left out.
+    pub(crate) fn take(headers: &mut Vec<(String, String)>) -> Option<Self> {
+        let at = headers.iter().position(|(name, _)| name == SHAPE)?;
+        Self::parse(&headers.remove(at).1)
+    }
+
+    /// The fingerprint of a command type as this program sends it; `None` if its shape is not known.
+    ///
+    /// The first call for a type traces it, later calls cost one look-up.
+    pub fn of_command<C: Command>() -> Option<Self> {
+        Self::of::<C>(Some(ReplyShape(C::Reply::shape)))
+    }
+
+    /// The fingerprint of a query type, as [`of_command`](Self::of_command).
+    pub fn of_query<Q: Query>() -> Option<Self> {
+        Self::of::<Q>(Some(ReplyShape(Q::Reply::shape)))
+    }
+
+    fn of<M: Message>(reply: Option<ReplyShape>) -> Option<Self> {
+        thread_local! {
+            static KNOWN: RefCell<HashMap<TypeId, Option<Fingerprint>, FixedState>> = const {
+                RefCell::new(HashMap::with_hasher(FixedState::with_seed(0)))
+            };
+        }
+        let place = TypeId::of::<M>();
+        if let Some(known) = KNOWN.with_borrow(|known| known.get(&place).copied()) {
+            return known;
+        }
+        let codec = <M::Domain as Domain>::CODEC;
+        // Not with the borrow held: the type's `Deserialize` is user code.
+        let shapes = M::shape(M::VERSION, codec).map(|shape| MessageShapes::new(&shape, reply, codec));
+        let fingerprint = shapes.map(|shapes| shapes.keep());
+        KNOWN.with_borrow_mut(|known| known.insert(place, fingerprint));
+        fingerprint
+    }
+
+    /// The shapes that have this fingerprint, as text, if they are those of a type of this program.
+    pub(crate) fn shapes(self) -> Option<Arc<str>> {
+        OWN.lock().as_ref()?.get(&self).cloned()
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The shapes of this program's types, as text: what another service is told that asks for them. A memory of a pure function.
+static OWN: Mutex<Option<HashMap<Fingerprint, Arc<str>, FixedState>>> = Mutex::new(None);
+
+/// Returns the shape of a command's or query's reply.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplyShape(pub(crate) fn(Codec) -> Arc<Shape>);
+
+impl ReplyShape {
+    /// The shape in a codec.
+    pub fn of(self, codec: Codec) -> Arc<Shape> {
+        (self.0)(codec)
+    }
+}
+
+/// Shapes follow from the Rust type, which is compared by its name.
+impl PartialEq for ReplyShape {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+impl Eq for ReplyShape {}
+
+/// The shapes of one version of a message type: its own and, for a command or a query, that of its reply.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MessageShapes {
+    codec: u8,
+    message: Shape,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reply: Option<Shape>,
+}
+
+impl MessageShapes {
+    pub(crate) fn new(message: &Shape, reply: Option<ReplyShape>, codec: Codec) -> Self {
+        let reply = reply.map(|reply| (*reply.of(codec)).clone());
+        Self { codec: codec.id(), message: message.clone(), reply }
+    }
+
+    fn text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Keeps the shapes of a type of this program for services that ask for them, and returns their fingerprint.
+    pub(crate) fn keep(&self) -> Fingerprint {
+        let text = self.text();
+        let fingerprint = Fingerprint(stable_hash(&text));
+        OWN.lock().get_or_insert_default().entry(fingerprint).or_insert_with(|| text.into());
+        fingerprint
+    }
+
+    /// Reads the shapes that another service says a fingerprint is of; `None` if it is not.
+    pub(crate) fn read(fingerprint: Fingerprint, text: &str) -> Option<Self> {
+        let is_it = text.len() <= MAX_SHAPES_BYTES && stable_hash(text) == fingerprint.0;
+        serde_json::from_str(text).ok().filter(|_| is_it)
+    }
+
+    /// Where the message that a sender with the shapes `sent` writes cannot be read with these; and where the reply that is
+    /// written with these cannot be read by the sender.
+    pub(crate) fn differences(&self, sent: &Self, codec: Codec) -> (Option<Difference>, Option<Difference>) {
+        let message = sent.message.difference_received(&self.message, codec);
+        let replies = self.reply.as_ref().zip(sent.reply.as_ref());
+        (message, replies.and_then(|(own, theirs)| own.difference_received(theirs, codec)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fingerprints_never_change() {
+        let shapes = MessageShapes {
+            codec: Codec::Bincode.id(),
+            message: Shape::of::<(u64, String)>(Codec::Bincode).as_ref().clone(),
+            reply: Some(Shape::of::<Option<i8>>(Codec::Bincode).as_ref().clone()),
+        };
+        let fingerprint = shapes.keep();
+        assert_eq!(shapes.text(), r#"{"codec":1,"message":{"tuple":["u64","text"]},"reply":{"option":"i8"}}"#);
+        assert_eq!(fingerprint.to_string(), "5c120bf7a29724dc");
+        assert_eq!(Fingerprint::parse(&fingerprint.to_string()), Some(fingerprint));
+        let text = fingerprint.shapes().unwrap();
+        assert_eq!(MessageShapes::read(fingerprint, &text), Some(shapes));
+        assert_eq!(MessageShapes::read(Fingerprint(1), &text), None, "another service may not name them as it likes");
+        for text in ["", "12", "+000000000000001", "gggggggggggggggg"] {
+            assert_eq!(Fingerprint::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn reply_is_read_by_the_sender() {
+        let shapes = |reply: Arc<Shape>| MessageShapes {
+            codec: Codec::Json.id(),
+            message: Shape::Recursion,
+            reply: Some((*reply).clone()),
+        };
+        let (sure, maybe) = (Shape::of::<u64>(Codec::Json), Shape::of::<Option<u64>>(Codec::Json));
+        let (owner, sender) = (shapes(maybe), shapes(sure));
+        assert!(owner.differences(&sender, Codec::Json).1.is_some(), "the sender cannot read what is absent");
+        assert_eq!(sender.differences(&owner, Codec::Json), (None, None));
+    }
+}
