@@ -6,13 +6,12 @@
 use std::rc::Rc;
 
 use super::door::Permit;
-use super::effects::TurnFacts;
 use super::keyed::KeyActor;
 use super::mailbox::{Ctx, Delivered};
-use super::plan::Stateful;
+use super::requested::TurnFacts;
 use super::timer_name::timer_in;
 use super::turn::{Failure, Marked};
-use crate::message::{Domain, Envelope};
+use crate::message::Envelope;
 use crate::router::{Arrival, Delivery, Outcome, Work};
 use crate::store::{Appended, DeadLetterReason, Note, StoreError};
 use crate::telemetry::TARGET;
@@ -53,7 +52,7 @@ impl Failure {
     }
 }
 
-impl<A: Stateful> KeyActor<A> {
+impl KeyActor {
     pub(super) fn facts(&self, envelope: &Envelope) -> TurnFacts {
         TurnFacts {
             id: envelope.id,
@@ -71,14 +70,16 @@ impl<A: Stateful> KeyActor<A> {
                 Marked::From { source: Rc::clone(source), sequence: *sequence, floor: Rc::clone(floor) }
             }
             Arrival::Inside => match delivery.work {
-                Work::Wake { .. } => Marked::Timer { name: timer_in::<A>(&delivery.envelope).into_owned() },
+                Work::Wake { .. } => {
+                    Marked::Timer { name: timer_in(self.door.plan.facts.domain, &delivery.envelope).into_owned() }
+                }
                 _ => Marked::None,
             },
         }
     }
 
     /// Takes the turn of a message.
-    pub(crate) fn attempt(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx<A>) {
+    pub(crate) fn attempt(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
         let envelope = &delivery.envelope;
         let _span = tracing::debug_span!(
             target: TARGET, "turn", room = "actor", message = %envelope.name, id = %envelope.id,
@@ -92,11 +93,11 @@ impl<A: Stateful> KeyActor<A> {
         });
         match turned {
             Ok(turned) => {
-                let settle = delivery.settle;
+                let (settle, codec) = (delivery.settle, self.door.plan.facts.codec);
                 self.door.host.after(turned.appended, move |committed| {
                     drop(permit);
                     settle(match committed {
-                        Ok(()) => Outcome::Done(turned.reply, A::Domain::CODEC),
+                        Ok(()) => Outcome::Done(turned.reply, codec),
                         Err(error) => Outcome::Unknown(error),
                     });
                 });
@@ -111,7 +112,7 @@ impl<A: Stateful> KeyActor<A> {
     /// A fresh message needs no record: its turn is one commit. Only what the node [may have begun](super::Host::may_have_begun)
     /// before its last end costs a second one. A message that was recorded and did not finish is a suspect; suspects are delivered
     /// one at a time on the whole node, so that none is blamed for the crash of another.
-    pub(crate) fn attempt_again(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx<A>) {
+    pub(crate) fn attempt_again(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
         let id = delivery.envelope.id;
         let before = self.attempts_of(&delivery.envelope);
         if before >= self.door.host.settings.retry.of(&delivery.envelope).crashes() {
@@ -151,7 +152,7 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Decides what becomes of a message whose turn has failed.
-    pub(crate) fn failed(&mut self, delivery: Delivery, permit: Permit, failure: Failure, ctx: &mut Ctx<A>) {
+    pub(crate) fn failed(&mut self, delivery: Delivery, permit: Permit, failure: Failure, ctx: &mut Ctx) {
         let outside = matches!(delivery.arrival, Arrival::Outside);
         match failure {
             // A sender from outside is there to be told; nothing was done.
@@ -186,14 +187,7 @@ impl<A: Stateful> KeyActor<A> {
     /// Ends a message after its last delivery. A caller from outside is told that its command has failed, and the key goes on:
     /// nothing of the command is stored, and no other message depends on it. Everything else is put aside, because what comes
     /// behind it must not overtake it.
-    fn out_of_attempts(
-        &mut self,
-        delivery: Delivery,
-        permit: Permit,
-        failure: Failure,
-        attempts: u32,
-        ctx: &mut Ctx<A>,
-    ) {
+    fn out_of_attempts(&mut self, delivery: Delivery, permit: Permit, failure: Failure, attempts: u32, ctx: &mut Ctx) {
         if !matches!(delivery.arrival, Arrival::Outside) {
             return self.dead_letter(delivery, permit, &failure, attempts, ctx);
         }
@@ -206,7 +200,7 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Keeps a message that the store would not take. Not counted as an attempt: it is the store that fails, not the message.
-    pub(super) fn refused(&mut self, delivery: Delivery, permit: Permit, error: StoreError, ctx: &mut Ctx<A>) {
+    pub(super) fn refused(&mut self, delivery: Delivery, permit: Permit, error: StoreError, ctx: &mut Ctx) {
         if self.is_stopped() {
             finish(delivery, permit, Outcome::Stopped);
         } else if matches!(delivery.arrival, Arrival::Outside) {
@@ -218,12 +212,12 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Rebuilds the state if the failed turn has spoilt it, then goes on.
-    pub(super) fn mend(&mut self, ctx: &mut Ctx<A>, then: impl FnOnce(&mut Self, &mut Ctx<A>) + 'static) {
+    pub(super) fn mend(&mut self, ctx: &mut Ctx, then: impl FnOnce(&mut Self, &mut Ctx) + 'static) {
         if self.broken.take().is_some() { self.load(ctx, then) } else { then(self, ctx) }
     }
 
     /// Writes the failed attempt down, waits, and tries again. What comes meanwhile waits with it: the key's order stays.
-    fn again(&mut self, delivery: Delivery, permit: Permit, attempt: u32, ctx: &mut Ctx<A>) {
+    fn again(&mut self, delivery: Delivery, permit: Permit, attempt: u32, ctx: &mut Ctx) {
         let host = Rc::clone(&self.door.host);
         host.counts.retries.one();
         let note = Note::Attempt { message: delivery.envelope.id, attempt };

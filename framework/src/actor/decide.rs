@@ -1,12 +1,12 @@
 //! Which of the user's functions takes a message, and what the framework adds to it.
 
 use super::door::TypeDoor;
-use super::effects::{Effects, Outgoing};
-use super::plan::{Role, Stateful};
+use super::plan::Role;
+use super::requested::{AnyEffects, Outgoing, Requested};
 use super::state::KeyState;
 use super::turn::Failure;
 use super::undo::UndoChange;
-use crate::message::{CodecError, Domain, Envelope, Kind, MessageId, Rejection, rejection_in};
+use crate::message::{CodecError, Envelope, Kind, MessageId, Rejection, rejection_in};
 use crate::router::Work;
 use crate::telemetry::TARGET;
 
@@ -26,20 +26,20 @@ pub(crate) fn work_of(envelope: &Envelope) -> Work {
     }
 }
 
-impl<A: Stateful> TypeDoor<A> {
+impl TypeDoor {
     /// Lets the user's code decide on a message.
     pub(crate) fn decide(
         &self,
-        state: &KeyState<A>,
+        state: &KeyState,
         work: &Work,
         envelope: &Envelope,
-        effects: &mut Effects<A>,
+        effects: &mut dyn AnyEffects,
         redriven: bool,
     ) -> Result<(), Failure> {
         #[cfg(feature = "testing")]
-        super::Trips::trip(A::Domain::NAME, envelope.id);
+        super::Trips::trip(self.plan.facts.domain, envelope.id);
         let code = &self.host.code;
-        code.relabel(code.label(A::NAME, &envelope.name));
+        code.relabel(code.label(self.plan.facts.name, &envelope.name));
         // An ended saga, and one that undoes, takes note of what comes and does nothing.
         let deaf = state.rest.ended || state.rest.undo.is_undoing();
         if let (Work::Handle | Work::React, Some(error)) = (work, self.host.settings.shapes.refusal(envelope)) {
@@ -49,10 +49,11 @@ impl<A: Stateful> TypeDoor<A> {
             Work::Handle => {
                 let decide = self.plan.commands.get(envelope.name.as_str()).ok_or(Failure::Unhandled)?;
                 decide(state.user()?, envelope, effects)?;
-                if self.is_too_late(state, Some(envelope), effects) {
-                    effects.reject(Rejection::saga_ended());
+                let requested = effects.requested();
+                if self.is_too_late(state, Some(envelope), requested) {
+                    requested.reject(Rejection::saga_ended());
                 }
-                self.reply_to(envelope, effects);
+                self.reply_to(envelope, requested);
             }
             Work::React if !deaf => {
                 let name = (envelope.domain.as_str(), envelope.name.as_str());
@@ -75,12 +76,7 @@ impl<A: Stateful> TypeDoor<A> {
     /// A reply alone is given for ever. A command that the saga has sent to itself with
     /// [`then`](super::Compensating::then) comes after the end by design, and may record how it ended. All else would have timers
     /// that never ring, replies that are never taken and steps that cannot be undone.
-    pub(crate) fn is_too_late(
-        &self,
-        state: &KeyState<A>,
-        envelope: Option<&Envelope>,
-        effects: &mut Effects<A>,
-    ) -> bool {
+    pub(crate) fn is_too_late(&self, state: &KeyState, envelope: Option<&Envelope>, effects: &mut Requested) -> bool {
         if !state.rest.ended || effects.rejected || effects.only_replies() {
             return false;
         }
@@ -96,8 +92,8 @@ impl<A: Stateful> TypeDoor<A> {
     }
 
     /// Sends what was replied to the actor that sent the command, if it wants to know.
-    fn reply_to(&self, envelope: &Envelope, effects: &mut Effects<A>) {
-        let (time, codec) = (effects.turn.time, A::Domain::CODEC);
+    fn reply_to(&self, envelope: &Envelope, effects: &mut Requested) {
+        let (time, codec) = (effects.turn.time, self.plan.facts.codec);
         if let Some((to, envelope)) = envelope.reply(&self.domain, effects.rejected, time, codec, &effects.reply) {
             effects.outgoing.push(Outgoing { to, envelope });
         }
@@ -107,9 +103,9 @@ impl<A: Stateful> TypeDoor<A> {
     /// goes on without the reply. Nothing waits for a message that will never be handled.
     pub(crate) fn give_up(
         &self,
-        state: &KeyState<A>,
+        state: &KeyState,
         envelope: &Envelope,
-        effects: &mut Effects<A>,
+        effects: &mut Requested,
     ) -> Result<(), Failure> {
         match envelope.kind {
             Kind::Command => {
@@ -144,7 +140,7 @@ impl<A: Stateful> TypeDoor<A> {
         Ok(())
     }
 
-    fn refused_step(&self, state: &KeyState<A>, command: MessageId, envelope: &Envelope, effects: &mut Effects<A>) {
+    fn refused_step(&self, state: &KeyState, command: MessageId, envelope: &Envelope, effects: &mut Requested) {
         effects.undo.push(UndoChange::Refused { command });
         let handled = self.plan.replies.contains_key(&(envelope.domain.as_str(), envelope.name.as_str()));
         if !handled && !state.rest.ended && !state.rest.undo.is_undoing() {
@@ -155,9 +151,9 @@ impl<A: Stateful> TypeDoor<A> {
     /// Lets an actor take the reply to a command it sent: first its own steps, then the user's code.
     fn decide_reply(
         &self,
-        state: &KeyState<A>,
+        state: &KeyState,
         envelope: &Envelope,
-        effects: &mut Effects<A>,
+        effects: &mut dyn AnyEffects,
         redriven: bool,
     ) -> Result<(), Failure> {
         let command = envelope.causation.unwrap_or(MessageId::from_u128(0));
@@ -165,8 +161,8 @@ impl<A: Stateful> TypeDoor<A> {
         let undo = &state.rest.undo;
         if undo.is_waiting_for(command) {
             match rejection {
-                None => effects.undo.push(UndoChange::Undone { command }),
-                Some(_) if redriven => effects.undo.push(UndoChange::Again { command }),
+                None => effects.requested().undo.push(UndoChange::Undone { command }),
+                Some(_) if redriven => effects.requested().undo.push(UndoChange::Again { command }),
                 Some(rejection) => {
                     return Err(Failure::Compensation(format!(
                         "`{}.{}` was to undo a step and was rejected: {rejection}",
@@ -177,7 +173,7 @@ impl<A: Stateful> TypeDoor<A> {
             return Ok(());
         }
         if undo.is_step(command) {
-            effects.undo.push(match rejection {
+            effects.requested().undo.push(match rejection {
                 None => UndoChange::Done { command },
                 Some(_) => UndoChange::Refused { command },
             });
@@ -191,7 +187,7 @@ impl<A: Stateful> TypeDoor<A> {
         }
         match self.plan.replies.get(&(envelope.domain.as_str(), envelope.name.as_str())) {
             Some(decide) => decide(state.user()?, envelope, effects)?,
-            None if rejection.is_some() && A::ROLE == Role::Saga => drop(effects.begin_undo()),
+            None if rejection.is_some() && self.plan.facts.role == Role::Saga => effects.requested().begin_undo(),
             None => {}
         }
         Ok(())

@@ -1,36 +1,39 @@
 //! The door of one actor type on one thread: finds the live actor of a key, or starts it.
+//!
+//! Called by the router, by the [typed doors](super::typed) of commands and by the backlogs. Calls the mailboxes of the actors,
+//! and the actor itself where nothing is before a command. It does not know the type of its actors.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
-use actix::{Actor, Addr, Context, Handler};
+use actix::{Actor, Addr};
 use futures_util::future::LocalBoxFuture;
-use tokio::sync::oneshot;
 
 use super::backlog::{Backlog, Backlogs, Deliver};
-use super::effects::Effects;
 use super::host::{Flight, Host, ShardCell};
 use super::keyed::KeyActor;
 use super::keys::Keys;
-use super::mailbox::{AnyLive, Delivered, Failed, Here, LiveActor, Mailbox, TypedTurn};
-use super::plan::{Plan, Stateful};
-use super::straight::{Straight, Taken, delivery};
-use crate::message::{CodecError, Command, Domain, Envelope, Key, Name, Rejection, shard_of};
-use crate::router::{ActorDoor, Ask, AskMeta, Asked, Delivery, Outcome, SendError, TypedReply};
+use super::mailbox::{Delivered, Failed, Here, LiveActor, Mail, Mailbox, TypedMail};
+use super::requested::AnyEffects;
+use super::straight::{Appended, Straight, Taken, TypedCommand, delivery};
+use super::turn::Failure;
+use super::wiring::Wiring;
+use crate::message::{CodecError, Envelope, Key, Name, shard_of};
+use crate::router::{ActorDoor, AskMeta, Delivery, Outcome, SendError};
 use crate::store::StoreError;
 use crate::telemetry::TARGET;
 use crate::user_code::{Label, Panicked};
 
 /// The door of one actor type on one thread.
-pub(crate) struct TypeDoor<A: Stateful> {
+pub(crate) struct TypeDoor {
     pub(crate) host: Rc<Host>,
-    pub(crate) plan: Rc<Plan<A>>,
+    pub(crate) plan: Rc<Wiring>,
     pub(crate) domain: Name,
     pub(crate) actor: Name,
     /// By number; `None` for those that live on another thread.
     pub(crate) shards: Vec<Option<Rc<ShardCell>>>,
-    keys: RefCell<Keys<Entry<A>>>,
-    effects: RefCell<Option<Box<Effects<A>>>>,
+    keys: RefCell<Keys<Entry>>,
+    effects: RefCell<Option<Box<dyn AnyEffects>>>,
     /// The messages that wait for their keys.
     pub(super) backlogs: Backlogs,
     /// Under which its user code runs where no message is known.
@@ -42,17 +45,17 @@ pub(crate) struct TypeDoor<A: Stateful> {
 }
 
 /// A live actor. Dropping the last address ends it, and with its mailbox it goes.
-struct Entry<A: Stateful> {
-    addr: Addr<Mailbox<A>>,
-    live: Weak<LiveActor<A>>,
+struct Entry {
+    addr: Addr<Mailbox>,
+    live: Weak<LiveActor>,
 }
 
 /// How many actors are looked at to find an idle one that was not used for long.
 const PROBES: usize = 16;
 
 /// What is found for a key.
-enum Looked<'a, A: Stateful> {
-    Live(&'a Entry<A>, Rc<LiveActor<A>>),
+enum Looked<'a> {
+    Live(&'a Entry, Rc<LiveActor>),
     /// Nothing, or an entry whose actor is dead.
     Absent {
         key: Rc<str>,
@@ -62,9 +65,9 @@ enum Looked<'a, A: Stateful> {
     Invalid(usize),
 }
 
-impl<A: Stateful> Entry<A> {
+impl Entry {
     /// The actor, if it can still take messages.
-    fn live(&self) -> Option<Rc<LiveActor<A>>> {
+    fn live(&self) -> Option<Rc<LiveActor>> {
         self.live.upgrade().filter(|_| self.addr.connected())
     }
 
@@ -78,10 +81,7 @@ impl<A: Stateful> Entry<A> {
     }
 
     /// Queues a message: it waits behind those that are in the mailbox.
-    fn send<M: 'static>(&self, live: &LiveActor<A>, message: M)
-    where
-        Mailbox<A>: Actor<Context = Context<Mailbox<A>>> + Handler<Here<M>>,
-    {
+    fn send(&self, live: &LiveActor, message: Mail) {
         live.mails.set(live.mails.get() + 1);
         #[expect(clippy::disallowed_methods, reason = "the permit bounds what is queued; see `admit`")]
         self.addr.do_send(Here::new(message));
@@ -92,7 +92,7 @@ impl<A: Stateful> Entry<A> {
 pub(crate) struct Permit {
     /// Taken away from what is not under way but waits for an operator.
     pub(super) flight: Option<Flight>,
-    live: Rc<AnyLive>,
+    live: Rc<LiveActor>,
 }
 
 impl Drop for Permit {
@@ -111,17 +111,39 @@ enum Refused {
     NotHere,
 }
 
-impl<A: Stateful> TypeDoor<A> {
+/// A message that has no permit yet.
+enum Letter {
+    Envelope(Delivery),
+    Typed(Box<dyn TypedCommand>, Option<Box<AskMeta>>, Label),
+}
+
+impl Letter {
+    fn key(&self) -> Key<'_> {
+        match self {
+            Self::Envelope(delivery) => Key::from(delivery.envelope.key.as_str()),
+            Self::Typed(command, ..) => command.key(),
+        }
+    }
+
+    fn with(self, permit: Permit) -> Mail {
+        match self {
+            Self::Envelope(delivery) => Mail::Envelope(Delivered { delivery, permit }),
+            Self::Typed(command, meta, label) => Mail::Typed(TypedMail { command, meta, label, permit }),
+        }
+    }
+}
+
+impl TypeDoor {
     pub(crate) fn new(
         host: Rc<Host>,
-        plan: Rc<Plan<A>>,
+        plan: Rc<Wiring>,
         domain: Name,
         actor: Name,
         shards: Vec<Option<Rc<ShardCell>>>,
     ) -> Rc<Self> {
         let keys = RefCell::new(Keys::new(host.ids.next_u64()));
         let commits_at_once = shards.iter().flatten().all(|shard| shard.writer.borrow().commits_at_once());
-        let label = host.code.label(A::NAME, "");
+        let label = host.code.label(plan.facts.name, "");
         Rc::new_cyclic(|me: &Weak<Self>| {
             let me = me.clone();
             let deliver: Deliver = Rc::new(move |delivery| match me.upgrade() {
@@ -141,14 +163,12 @@ impl<A: Stateful> TypeDoor<A> {
     }
 
     /// Buffers for one turn; taken while it runs, so that their memory is used again.
-    pub(crate) fn take_effects(&self) -> Box<Effects<A>> {
-        self.effects
-            .borrow_mut()
-            .take()
-            .unwrap_or_else(|| Box::new(Effects::new(Rc::clone(&self.plan), self.host.steady.clone())))
+    pub(crate) fn take_effects(&self) -> Box<dyn AnyEffects> {
+        let kept = self.effects.borrow_mut().take();
+        kept.unwrap_or_else(|| (self.plan.facts.effects)(Rc::clone(&self.plan), self.host.steady.clone()))
     }
 
-    pub(crate) fn put_effects(&self, effects: Box<Effects<A>>) {
+    pub(crate) fn put_effects(&self, effects: Box<dyn AnyEffects>) {
         *self.effects.borrow_mut() = Some(effects);
     }
 
@@ -163,17 +183,7 @@ impl<A: Stateful> TypeDoor<A> {
     ///
     /// # Errors
     /// Why it is refused, and `what` again.
-    fn admit<T, M>(
-        self: &Rc<Self>,
-        what: T,
-        key: impl Fn(&T) -> Key<'_>,
-        inside: bool,
-        message: impl FnOnce(T, Permit) -> M,
-    ) -> Result<(), (Refused, T)>
-    where
-        Mailbox<A>: Actor<Context = Context<Mailbox<A>>> + Handler<Here<M>>,
-        M: 'static,
-    {
+    fn admit(self: &Rc<Self>, what: Letter, inside: bool) -> Result<(), (Refused, Letter)> {
         let host = &self.host;
         if host.stopped.get() || (host.draining.get() && !inside) {
             return Err((Refused::Stopped, what));
@@ -185,7 +195,7 @@ impl<A: Stateful> TypeDoor<A> {
         }
         let keys = self.keys.borrow();
         let looked = host.code.call(self.label, || {
-            let key = key(&what);
+            let key = what.key();
             let entry = keys.get(key.as_str());
             match entry.and_then(|entry| Some((entry, entry.live()?))) {
                 Some((entry, live)) => Looked::Live(entry, live),
@@ -202,7 +212,7 @@ impl<A: Stateful> TypeDoor<A> {
                     return Err((Refused::Busy, what));
                 }
                 // Sending queues the message and wakes a task: nothing comes back here while the map is borrowed.
-                entry.send(&live, message(what, self.permit(&live)));
+                entry.send(&live, what.with(self.permit(&live)));
                 return Ok(());
             }
             Ok(Looked::Absent { key, died }) => (key, died),
@@ -219,7 +229,7 @@ impl<A: Stateful> TypeDoor<A> {
         self.make_room();
         let live = LiveActor::new(KeyActor::new(Rc::clone(self), Rc::clone(shard), Rc::clone(&key)));
         let entry = Entry { addr: Mailbox(Rc::clone(&live)).start(), live: Rc::downgrade(&live) };
-        entry.send(&live, message(what, self.permit(&live)));
+        entry.send(&live, what.with(self.permit(&live)));
         host.counts.activations.one();
         self.keys.borrow_mut().add(key, entry);
         Ok(())
@@ -251,79 +261,136 @@ impl<A: Stateful> TypeDoor<A> {
         drop(gone);
     }
 
-    fn permit(&self, live: &Rc<LiveActor<A>>) -> Permit {
+    fn permit(&self, live: &Rc<LiveActor>) -> Permit {
         live.queued.set(live.queued.get() + 1);
         live.touched.set(self.host.sweeps.get());
         live.used.set(self.host.uses.replace(self.host.uses.get() + 1));
-        let live: Rc<LiveActor<A>> = Rc::clone(live);
-        Permit { flight: Some(self.host.flight()), live }
+        Permit { flight: Some(self.host.flight()), live: Rc::clone(live) }
     }
 
     /// The actor of a key, if it is live and nothing is in its mailbox.
-    fn unoccupied(&self, key: &str) -> Option<Rc<LiveActor<A>>> {
+    fn unoccupied(&self, key: &str) -> Option<Rc<LiveActor>> {
         let live = self.keys.borrow().get(key)?.live.upgrade()?;
         (live.mails.get() == 0 && live.queued.get() < self.host.settings.in_flight_per_key).then_some(live)
     }
 
-    /// Takes a command's turn here and now if nothing is before it, or gives the command back.
+    /// Asks an actor of this thread: takes the command's turn here and now if nothing is before it. Otherwise it says how the
+    /// command [goes on](Self::go_on).
+    pub(super) fn ask(
+        self: &Rc<Self>,
+        command: &mut dyn TypedCommand,
+        meta: Option<Box<AskMeta>>,
+        label: Label,
+    ) -> Result<Result<(), SendError>, Later> {
+        let AtOnce { taken, permit, live } = match self.at_once(command, meta, label) {
+            Ok(taken) => taken,
+            Err(meta) => return Err(Later(Next::Queue(meta))),
+        };
+        match taken {
+            Taken::Told(told) => {
+                drop(permit);
+                Ok(told)
+            }
+            Taken::Appended(appended) => Err(Later(Next::Commit(appended, permit))),
+            Taken::Failed(failed) => Err(Later(Next::Mend(failed, permit, live))),
+        }
+    }
+
+    /// Goes on with a command whose sender has to wait.
+    pub(super) fn go_on(self: &Rc<Self>, mut command: Box<dyn TypedCommand>, label: Label, later: Later) {
+        match later.0 {
+            Next::Queue(meta) => {
+                if let Err((refused, letter)) = self.admit(Letter::Typed(command, meta, label), false)
+                    && let Letter::Typed(command, ..) = letter
+                {
+                    let domain = || command.facts().domain.to_owned();
+                    let refused = match refused {
+                        Refused::Busy => SendError::Busy { domain: domain() },
+                        Refused::Stopped | Refused::NotHere => SendError::Stopped,
+                        Refused::Key(bytes) => SendError::Key { bytes },
+                        Refused::Panicked(panicked) => {
+                            SendError::Encode(CodecError::Encode { reason: format!("choosing the key {panicked}") })
+                        }
+                    };
+                    command.tell(Err(refused));
+                }
+            }
+            Next::Commit(appended, permit) => self.host.after_ticket(appended.ticket, move |committed| {
+                drop(permit);
+                command.tell(appended.told(committed));
+            }),
+            Next::Mend(failed, permit, live) => {
+                let (envelope, failure) = *failed;
+                command.forget();
+                self.mend(&live, Failed { delivery: delivery(envelope, command), permit, failure });
+            }
+        }
+    }
+
+    /// Takes a command's turn here and now if nothing is before it, or gives back what came with it.
     ///
     /// While nothing is in flight on this thread a turn that has to wait for its commit is not taken at once: from the mailbox
     /// it comes behind all that is ready to run, and so it is known whether it is [alone](Host::is_alone).
-    fn at_once<C: Command>(
+    fn at_once(
         self: &Rc<Self>,
-        command: C,
+        command: &mut dyn TypedCommand,
         meta: Option<Box<AskMeta>>,
-        run: Run<A, C>,
         label: Label,
-    ) -> Result<AtOnce<A, C>, Unasked<C>> {
+    ) -> Result<AtOnce, Option<Box<AskMeta>>> {
         let host = &self.host;
         let is_open = !host.stopped.get() && !host.draining.get() && self.has_room();
         // A handler that sends is a strange one. What it sends waits until its turn is over.
         if !is_open || host.straight.get() || !(self.commits_at_once || host.in_flight.get() > 0) {
-            return Err((command, meta));
+            return Err(meta);
         }
         let live = host.code.call(label, || self.unoccupied(command.key().as_str())).ok().flatten();
-        let Some(live) = live else { return Err((command, meta)) };
-        let Ok(mut actor) = live.actor.try_borrow_mut() else { return Err((command, meta)) };
+        let Some(live) = live else { return Err(meta) };
+        let Ok(mut actor) = live.actor.try_borrow_mut() else { return Err(meta) };
         if !actor.is_straight(meta.as_deref()) {
-            return Err((command, meta));
+            return Err(meta);
         }
         let permit = self.permit(&live);
         // Reset however the turn ends: a panic here would close the direct way of the thread for good.
         let open = Straight::close(&host.straight);
-        let taken = actor.straight(command, meta, run, label);
+        let taken = actor.straight(command, meta, label);
         drop((open, actor));
         Ok(AtOnce { taken, permit, live })
     }
 
     /// Has something done about a turn that was taken at once and has failed. Nothing else of the key is taken before that.
-    fn mend(&self, live: &LiveActor<A>, failed: Failed) {
+    fn mend(&self, live: &LiveActor, failed: Failed) {
         let key = Rc::clone(&live.actor.borrow().key);
         match self.keys.borrow().get(&key) {
-            Some(entry) => entry.send(live, failed),
+            Some(entry) => entry.send(live, Mail::Failed(failed)),
             None => (failed.delivery.settle)(Outcome::Stopped),
         }
     }
 }
 
 /// A command that was taken at once.
-struct AtOnce<A: Stateful, C: Command> {
-    taken: Taken<C>,
+struct AtOnce {
+    taken: Taken,
     permit: Permit,
-    live: Rc<LiveActor<A>>,
+    live: Rc<LiveActor>,
 }
 
-/// A command that was not.
-type Unasked<C> = (C, Option<Box<AskMeta>>);
+/// How a command goes on whose sender has to wait.
+pub(super) struct Later(Next);
 
-impl<A: Stateful> ActorDoor for Rc<TypeDoor<A>> {
+enum Next {
+    /// Into the mailbox of its actor.
+    Queue(Option<Box<AskMeta>>),
+    /// Its sender is told after the commit.
+    Commit(Appended, Permit),
+    /// Its turn has failed.
+    Mend(Box<(Envelope, Failure)>, Permit, Rc<LiveActor>),
+}
+
+impl ActorDoor for Rc<TypeDoor> {
     fn deliver(&self, delivery: Delivery) {
         let inside = !matches!(delivery.arrival, crate::router::Arrival::Outside);
-        fn key(delivery: &Delivery) -> Key<'_> {
-            Key::from(delivery.envelope.key.as_str())
-        }
-        let admitted = self.admit(delivery, key, inside, |delivery, permit| Delivered { delivery, permit });
-        if let Err((refused, delivery)) = admitted {
+        let admitted = self.admit(Letter::Envelope(delivery), inside);
+        if let Err((refused, Letter::Envelope(delivery))) = admitted {
             let outcome = match refused {
                 Refused::Busy => Outcome::Busy,
                 Refused::Stopped | Refused::NotHere => Outcome::Stopped,
@@ -409,84 +476,5 @@ impl<A: Stateful> ActorDoor for Rc<TypeDoor<A>> {
 
     fn is_idle(&self) -> bool {
         self.backlogs.each().all(|backlog| backlog.is_idle())
-    }
-}
-
-/// The typed door of one command.
-pub(crate) struct TypedDoor<A: Stateful, C: Command> {
-    pub(crate) door: Rc<TypeDoor<A>>,
-    pub(crate) run: Run<A, C>,
-    /// Under which the command's user code runs.
-    pub(crate) label: Label,
-}
-
-/// A command's handler.
-pub(crate) type Run<A, C> = fn(&A, C, &mut Effects<A>) -> Result<<C as Command>::Reply, Rejection>;
-
-impl<A: Stateful, C: Command> TypedDoor<A, C> {
-    fn queue(&self, (command, meta): Unasked<C>, reply: oneshot::Sender<TypedReply<C>>) {
-        let (run, label) = (self.run, self.label);
-        fn key<C: Command, R>((command, _): &(C, R)) -> Key<'_> {
-            command.key()
-        }
-        let turn = |(command, reply), permit| TypedTurn { command, meta, run, label, reply, permit };
-        if let Err((refused, (_, reply))) = self.door.admit((command, reply), key, false, turn) {
-            let _ = reply.send(Err(match refused {
-                Refused::Busy => SendError::Busy { domain: C::Domain::NAME.to_owned() },
-                Refused::Stopped | Refused::NotHere => SendError::Stopped,
-                Refused::Key(bytes) => SendError::Key { bytes },
-                Refused::Panicked(panicked) => {
-                    SendError::Encode(CodecError::Encode { reason: format!("choosing the key {panicked}") })
-                }
-            }));
-        }
-    }
-}
-
-impl<A: Stateful, C: Command> Ask<C> for TypedDoor<A, C> {
-    fn ask(&self, command: C, meta: Option<Box<AskMeta>>, reply: Option<oneshot::Sender<TypedReply<C>>>) -> Asked<C> {
-        // Only who has to wait needs a channel.
-        let channel = |reply: Option<oneshot::Sender<TypedReply<C>>>| match reply {
-            Some(reply) => (reply, Asked::Elsewhere),
-            None => {
-                let (reply, receiver) = oneshot::channel();
-                (reply, Asked::Waits(receiver))
-            }
-        };
-        let AtOnce { taken, permit, live } = match self.door.at_once(command, meta, self.run, self.label) {
-            Ok(taken) => taken,
-            Err(unasked) => {
-                let (reply, asked) = channel(reply);
-                self.queue(unasked, reply);
-                return asked;
-            }
-        };
-        match taken {
-            Taken::Told(told) => {
-                drop(permit);
-                match reply {
-                    Some(reply) => {
-                        let _ = reply.send(told);
-                        Asked::Elsewhere
-                    }
-                    None => Asked::Told(told),
-                }
-            }
-            Taken::Appended(appended) => {
-                let (reply, asked) = channel(reply);
-                self.door.host.after_ticket(appended.ticket, move |committed| {
-                    drop(permit);
-                    let _ = reply.send(appended.told(committed));
-                });
-                asked
-            }
-            Taken::Failed(failed) => {
-                let (reply, asked) = channel(reply);
-                let (envelope, failure) = *failed;
-                let delivery = delivery::<C>(envelope, reply);
-                self.door.mend(&live, Failed { delivery, permit, failure });
-                asked
-            }
-        }
     }
 }

@@ -13,7 +13,6 @@ use super::backlog::{Backlog, MIN_WAIT};
 use super::door::{Permit, TypeDoor};
 use super::host::ShardCell;
 use super::mailbox::{Ctx, Delivered, Mailbox};
-use super::plan::Stateful;
 use super::state::KeyState;
 use super::timer_name::timer_in;
 use crate::inbox::Admission;
@@ -25,11 +24,11 @@ use crate::user_code::Panicked;
 
 /// One live actor of a key. While it loads, waits for a retry or looks something up, it [holds](Self::hold) its mailbox back,
 /// so that the order of its messages never changes.
-pub(crate) struct KeyActor<A: Stateful> {
-    pub(crate) door: Rc<TypeDoor<A>>,
+pub(crate) struct KeyActor {
+    pub(crate) door: Rc<TypeDoor>,
     pub(crate) shard: Rc<ShardCell>,
     pub(crate) key: Rc<str>,
-    pub(crate) state: KeyState<A>,
+    pub(crate) state: KeyState,
     pub(crate) generation: u64,
     /// What the shard's writer has said of the stream.
     pub(super) stream: StreamHint,
@@ -55,8 +54,8 @@ pub(crate) struct Waiting {
     queue: VecDeque<Delivered>,
 }
 
-impl<A: Stateful> KeyActor<A> {
-    pub(crate) fn new(door: Rc<TypeDoor<A>>, shard: Rc<ShardCell>, key: Rc<str>) -> Self {
+impl KeyActor {
+    pub(crate) fn new(door: Rc<TypeDoor>, shard: Rc<ShardCell>, key: Rc<str>) -> Self {
         let generation = door.host.generation.get();
         Self {
             door,
@@ -82,12 +81,12 @@ impl<A: Stateful> KeyActor<A> {
     /// Holds the mailbox back until `work` is done, and goes on with what came of it.
     pub(super) fn hold<T: 'static>(
         &mut self,
-        ctx: &mut Ctx<A>,
+        ctx: &mut Ctx,
         work: impl Future<Output = T> + 'static,
-        then: impl FnOnce(&mut Self, T, &mut Ctx<A>) + 'static,
+        then: impl FnOnce(&mut Self, T, &mut Ctx) + 'static,
     ) {
         self.held += 1;
-        ctx.wait(wrap_future::<_, Mailbox<A>>(work).map(move |done, mailbox, ctx| {
+        ctx.wait(wrap_future::<_, Mailbox>(work).map(move |done, mailbox, ctx| {
             let mut actor = mailbox.actor();
             actor.held -= 1;
             then(&mut actor, done, ctx);
@@ -97,7 +96,7 @@ impl<A: Stateful> KeyActor<A> {
 
     /// Tries a message again after a back-off. The mailbox is open meanwhile: what has come from an actor or a log is written down
     /// and so holds nothing up; the rest waits here. The message itself is written down as well, unless a caller waits for it.
-    pub(super) fn wait_out(&mut self, delivered: Delivered, wait: Duration, ctx: &mut Ctx<A>) {
+    pub(super) fn wait_out(&mut self, delivered: Delivered, wait: Duration, ctx: &mut Ctx) {
         let Delivered { delivery, permit } = delivered;
         let delivery = match self.backlog() {
             Some(backlog) => Rc::clone(backlog).keep(&self.key, delivery),
@@ -105,7 +104,7 @@ impl<A: Stateful> KeyActor<A> {
         };
         self.waiting.get_or_insert_default().in_back_off = true;
         let waits = Rc::clone(&self.door.host).pause(wait.max(MIN_WAIT));
-        let again = wrap_future::<_, Mailbox<A>>(waits).map(move |(), mailbox, ctx| {
+        let again = wrap_future::<_, Mailbox>(waits).map(move |(), mailbox, ctx| {
             let mut actor = mailbox.actor();
             if let Some(waiting) = &mut actor.waiting {
                 waiting.in_back_off = false;
@@ -123,7 +122,7 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Takes what has come during a back-off, in order, as far as it can be taken now.
-    fn take_waiting(&mut self, ctx: &mut Ctx<A>) {
+    fn take_waiting(&mut self, ctx: &mut Ctx) {
         while self.held == 0
             && let Some(waiting) = self.waiting.as_mut().filter(|waiting| !waiting.in_back_off)
         {
@@ -140,7 +139,7 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Holds the mailbox back, waits until what was appended is durable, reads the stream and rebuilds the state; then goes on.
-    pub(crate) fn load(&mut self, ctx: &mut Ctx<A>, then: impl FnOnce(&mut Self, &mut Ctx<A>) + 'static) {
+    pub(crate) fn load(&mut self, ctx: &mut Ctx, then: impl FnOnce(&mut Self, &mut Ctx) + 'static) {
         let committed = self.committed();
         let (reader, door, key) = (self.shard.reader(), Rc::clone(&self.door), Rc::clone(&self.key));
         let loading = async move {
@@ -172,7 +171,7 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Remembers the error; the next message tries again.
-    fn fail_to_load(&mut self, error: StoreError, ctx: &mut Ctx<A>, then: impl FnOnce(&mut Self, &mut Ctx<A>)) {
+    fn fail_to_load(&mut self, error: StoreError, ctx: &mut Ctx, then: impl FnOnce(&mut Self, &mut Ctx)) {
         if let Some(backlog) = self.backlog().filter(|_| !self.is_stopped()) {
             backlog.failed_to_load(&self.key, &error);
         }
@@ -208,7 +207,7 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Tries to rebuild the state before it takes a message that came while it could not be rebuilt.
-    fn take_after_load(&mut self, delivered: Delivered, ctx: &mut Ctx<A>) {
+    fn take_after_load(&mut self, delivered: Delivered, ctx: &mut Ctx) {
         self.broken = None;
         self.load(ctx, move |this, ctx| match this.broken.as_deref().cloned() {
             None => this.take(delivered, ctx),
@@ -217,7 +216,7 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Decides what becomes of a message whose key cannot be loaded.
-    fn take_unloaded(&mut self, delivered: Delivered, error: StoreError, ctx: &mut Ctx<A>) {
+    fn take_unloaded(&mut self, delivered: Delivered, error: StoreError, ctx: &mut Ctx) {
         let Delivered { delivery, permit } = delivered;
         if self.is_stopped() {
             drop(permit);
@@ -236,7 +235,7 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Holds the mailbox back for a while, then takes the message: the store takes nothing, so nothing can be written down.
-    pub(crate) fn take_later(&mut self, delivered: Delivered, ctx: &mut Ctx<A>) {
+    pub(crate) fn take_later(&mut self, delivered: Delivered, ctx: &mut Ctx) {
         let host = &self.door.host;
         if host.draining.get() {
             let Delivered { delivery, permit } = delivered;
@@ -256,7 +255,7 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Writes a message down: it is delivered once those before it are done.
-    fn defer(&mut self, delivered: Delivered, ctx: &mut Ctx<A>) {
+    fn defer(&mut self, delivered: Delivered, ctx: &mut Ctx) {
         let Delivered { delivery, permit } = delivered;
         let deferred = match self.backlog() {
             Some(backlog) => Rc::clone(backlog).add(&self.key, delivery, permit),
@@ -268,7 +267,7 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Takes a message: settles duplicates, parks what waits behind a dead letter, and gives the rest to its turn.
-    pub(crate) fn take(&mut self, delivered: Delivered, ctx: &mut Ctx<A>) {
+    pub(crate) fn take(&mut self, delivered: Delivered, ctx: &mut Ctx) {
         if self.is_stopped() {
             (delivered.delivery.settle)(Outcome::Stopped);
             return;
@@ -362,7 +361,7 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Runs a message that is known to be new.
-    pub(crate) fn begin(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx<A>) {
+    pub(crate) fn begin(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
         match &delivery.work {
             Work::Redrive => return self.redrive(delivery, permit, ctx),
             Work::Discard { message } => {
@@ -370,7 +369,8 @@ impl<A: Stateful> KeyActor<A> {
                 return self.discard(message, delivery, permit, ctx);
             }
             Work::Wake { turn } => {
-                if self.state.rest.timers.get(&*timer_in::<A>(&delivery.envelope)) != Some(turn) {
+                if self.state.rest.timers.get(&*timer_in(self.door.plan.facts.domain, &delivery.envelope)) != Some(turn)
+                {
                     // Set again or cleared since: a late timer does nothing.
                     return self.settle_after_commit(
                         delivery,
@@ -391,7 +391,7 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Asks the store for an id that memory does not know.
-    fn look_up(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx<A>) {
+    fn look_up(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
         let committed = self.committed();
         let reader = self.shard.reader();
         let (actor, key) = (self.door.actor.clone(), Rc::clone(&self.key));
@@ -454,7 +454,7 @@ pub(crate) fn replied_before(reply: bytes::Bytes, codec: Codec) -> Outcome {
 const SLICE: usize = 64;
 
 /// The state that the turns of a stream make, page by page.
-async fn rebuilt<A: Stateful>(door: &TypeDoor<A>, mut pages: Box<dyn StreamPages>) -> Result<KeyState<A>, StoreError> {
+async fn rebuilt(door: &TypeDoor, mut pages: Box<dyn StreamPages>) -> Result<KeyState, StoreError> {
     let (code, label) = (&door.host.code, door.label);
     let panicked = |panicked: Panicked| {
         StoreError::from(CodecError::Decode { reason: format!("rebuilding the state {panicked}") })

@@ -13,9 +13,8 @@ use super::decide::work_of;
 use super::door::Permit;
 use super::keyed::KeyActor;
 use super::mailbox::{Ctx, Delivered};
-use super::plan::Stateful;
 use super::turn::{Failure, Marked};
-use crate::message::{Domain, Envelope, Kind, MessageId};
+use crate::message::{Envelope, Kind, MessageId};
 use crate::router::{Arrival, Delivery, Outcome, Work};
 use crate::store::{DeadLetter, DeadLetterReason, Note, StoreError};
 use crate::telemetry::TARGET;
@@ -25,7 +24,7 @@ const SLICE: usize = 32;
 /// How many payload bytes such a slice holds in memory, unless one message alone is larger.
 const SLICE_BYTES: usize = 1024 * 1024;
 
-impl<A: Stateful> KeyActor<A> {
+impl KeyActor {
     fn letter(&self, envelope: Envelope, reason: DeadLetterReason, error: String, attempts: u32) -> Note {
         Note::DeadLetter(Box::new(DeadLetter {
             actor: self.door.actor.clone(),
@@ -45,7 +44,7 @@ impl<A: Stateful> KeyActor<A> {
         permit: Permit,
         failure: &Failure,
         attempts: u32,
-        ctx: &mut Ctx<A>,
+        ctx: &mut Ctx,
     ) {
         tracing::error!(
             target: TARGET, actor = %self.door.actor, message = %delivery.envelope.name, id = %delivery.envelope.id,
@@ -59,7 +58,7 @@ impl<A: Stateful> KeyActor<A> {
 
     /// Puts a message behind the dead letter of its key, in order. Once as many are parked as may be, callers are told `Busy`, and
     /// what actors have sent stays with them: it waits here, unsettled, until letters are handled or discarded.
-    pub(crate) fn park(&mut self, delivery: Delivery, mut permit: Permit, ctx: &mut Ctx<A>) {
+    pub(crate) fn park(&mut self, delivery: Delivery, mut permit: Permit, ctx: &mut Ctx) {
         // What was deferred stands in this shard's log already, and comes before all that is fresh.
         let is_deferred = matches!(&delivery.arrival, Arrival::From { floor, .. } if floor.is_deferred());
         if is_deferred || self.crowd.is_none() && self.state.rest.parked.has_room() {
@@ -77,13 +76,13 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Takes what had no room behind the dead letters of the key, as far as there is room now.
-    fn admit_crowd(&mut self, ctx: &mut Ctx<A>) {
+    fn admit_crowd(&mut self, ctx: &mut Ctx) {
         if let Some(crowd) = self.crowd.take() {
             self.admit(*crowd, ctx);
         }
     }
 
-    fn admit(&mut self, mut crowd: VecDeque<Delivered>, ctx: &mut Ctx<A>) {
+    fn admit(&mut self, mut crowd: VecDeque<Delivered>, ctx: &mut Ctx) {
         if let Some(still) = &mut self.crowd {
             // The one before had no room again.
             return still.append(&mut crowd);
@@ -95,7 +94,7 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Returns whether it is put aside now; if not, it has been refused or comes again.
-    fn put_aside(&mut self, delivery: Delivery, permit: Permit, note: Note, error: String, ctx: &mut Ctx<A>) -> bool {
+    fn put_aside(&mut self, delivery: Delivery, permit: Permit, note: Note, error: String, ctx: &mut Ctx) -> bool {
         let marked = self.marked(&delivery);
         match self.note_down(&delivery.envelope, marked, note) {
             Ok(appended) => {
@@ -138,10 +137,10 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Takes the turns of the parked messages, oldest first, until one fails again. In slices: other keys go on between them.
-    pub(crate) fn redrive(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx<A>) {
+    pub(crate) fn redrive(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
         let ids = self.state.rest.parked.first(SLICE, SLICE_BYTES);
         if ids.is_empty() {
-            self.settle_after_commit(delivery, permit, Outcome::Done(Bytes::new(), A::Domain::CODEC));
+            self.settle_after_commit(delivery, permit, Outcome::Done(Bytes::new(), self.door.plan.facts.codec));
             return self.admit_crowd(ctx);
         }
         let reading = self.read_letters(ids);
@@ -152,7 +151,7 @@ impl<A: Stateful> KeyActor<A> {
         });
     }
 
-    fn redrive_slice(&mut self, letters: Vec<DeadLetter>, delivery: Delivery, permit: Permit, ctx: &mut Ctx<A>) {
+    fn redrive_slice(&mut self, letters: Vec<DeadLetter>, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
         for letter in letters {
             let envelope = &letter.envelope;
             if !self.state.rest.parked.contains(envelope.id) {
@@ -174,7 +173,7 @@ impl<A: Stateful> KeyActor<A> {
 
     /// Discards a dead letter: it will never be handled, and whatever waits for it is told so in the same commit. The sender of a
     /// command gets a rejection, and a saga goes on without the reply.
-    pub(crate) fn discard(&mut self, message: MessageId, delivery: Delivery, permit: Permit, ctx: &mut Ctx<A>) {
+    pub(crate) fn discard(&mut self, message: MessageId, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
         if !self.state.rest.parked.contains(message) {
             return finish(delivery, permit, Outcome::Unhandled);
         }
@@ -188,14 +187,15 @@ impl<A: Stateful> KeyActor<A> {
         });
     }
 
-    fn discard_letter(&mut self, envelope: &Envelope, delivery: Delivery, permit: Permit, ctx: &mut Ctx<A>) {
+    fn discard_letter(&mut self, envelope: &Envelope, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
         let (marked, notes) = (self.marked_again(envelope), vec![Note::Resolved { message: envelope.id }]);
         let facts = self.facts(envelope);
         let door = Rc::clone(&self.door);
-        let turned = self.turn(facts, &marked, notes, false, |state, effects| door.give_up(state, envelope, effects));
+        let turned = self
+            .turn(facts, &marked, notes, false, |state, effects| door.give_up(state, envelope, effects.requested()));
         match turned {
             Ok(_) => {
-                self.settle_after_commit(delivery, permit, Outcome::Done(Bytes::new(), A::Domain::CODEC));
+                self.settle_after_commit(delivery, permit, Outcome::Done(Bytes::new(), self.door.plan.facts.codec));
                 self.admit_crowd(ctx);
             }
             Err(failure) => self.mend(ctx, move |_, _| finish(delivery, permit, failure.told())),

@@ -3,24 +3,23 @@
 //! Called by the [door](super::door), which sends, and by actix, which brings one message after the other. Calls the actor.
 //! A typed command that finds nothing before it passes the mailbox by, on the [straight way](super::straight).
 
-use std::any::Any;
 use std::cell::{Cell, RefCell, RefMut};
 use std::rc::Rc;
 
 use actix::{Actor, Context, Handler, Message};
 use send_wrapper::SendWrapper;
-use tokio::sync::oneshot;
 
-use super::door::{Permit, Run};
+use super::door::Permit;
 use super::keyed::KeyActor;
-use super::plan::Stateful;
+use super::straight::TypedCommand;
 use super::turn::Failure;
-use crate::message::Command;
-use crate::router::{AskMeta, Delivery, TypedReply};
+use crate::router::{AskMeta, Delivery};
 use crate::user_code::Label;
 
 /// One live actor with what its door and its permits look at: one allocation, so that a turn touches few places.
-pub(crate) struct Live<T: ?Sized> {
+///
+/// The actor is borrowed for as long as a message is taken, so whoever finds it borrowed was called by its turn.
+pub(crate) struct LiveActor {
     /// How many messages are in its mailbox.
     pub(super) mails: Cell<u32>,
     /// How many turns are in flight for it, those in the mailbox included.
@@ -29,38 +28,25 @@ pub(crate) struct Live<T: ?Sized> {
     pub(super) touched: Cell<u64>,
     /// When it was last asked for anything, counted in uses of all actors.
     pub(super) used: Cell<u64>,
-    pub(super) actor: T,
+    pub(super) actor: RefCell<KeyActor>,
 }
 
-/// What a permit knows of an actor: whatever it is of.
-pub(super) type AnyLive = Live<dyn Any>;
-
-/// The actor as its door and its mailbox share it. Borrowed for as long as a message is taken, so whoever finds it borrowed
-/// was called by its turn.
-pub(crate) type LiveActor<A> = Live<RefCell<KeyActor<A>>>;
-
-impl<A: Stateful> LiveActor<A> {
-    pub(super) fn new(actor: KeyActor<A>) -> Rc<Self> {
+impl LiveActor {
+    pub(super) fn new(actor: KeyActor) -> Rc<Self> {
         let (mails, queued) = (Cell::default(), Cell::default());
         Rc::new(Self { mails, queued, touched: Cell::default(), used: Cell::default(), actor: RefCell::new(actor) })
     }
 }
 
 /// The actix actor in front of a [`KeyActor`]. It holds the actor's only lasting reference.
-pub(crate) struct Mailbox<A: Stateful>(pub(super) Rc<LiveActor<A>>);
+pub(crate) struct Mailbox(pub(super) Rc<LiveActor>);
 
 /// What actix gives a mailbox.
-pub(crate) type Ctx<A> = Context<Mailbox<A>>;
+pub(crate) type Ctx = Context<Mailbox>;
 
-impl<A: Stateful> Mailbox<A> {
-    pub(super) fn actor(&self) -> RefMut<'_, KeyActor<A>> {
+impl Mailbox {
+    pub(super) fn actor(&self) -> RefMut<'_, KeyActor> {
         self.0.actor.borrow_mut()
-    }
-
-    /// The message is out of the mailbox.
-    fn opened<T>(&self, message: Here<T>) -> T {
-        self.0.mails.set(self.0.mails.get() - 1);
-        message.0.take()
     }
 }
 
@@ -78,6 +64,16 @@ impl<T> Message for Here<T> {
     type Result = ();
 }
 
+/// What a mailbox takes.
+pub(super) enum Mail {
+    /// A message on its way as an envelope.
+    Envelope(Delivered),
+    /// A command on its way inside one thread.
+    Typed(TypedMail),
+    /// A message whose turn was taken outside the mailbox, and has failed.
+    Failed(Failed),
+}
+
 /// A message on its way as an envelope.
 pub(crate) struct Delivered {
     pub(crate) delivery: Delivery,
@@ -85,23 +81,21 @@ pub(crate) struct Delivered {
 }
 
 /// A command on its way inside one thread.
-pub(crate) struct TypedTurn<A: Stateful, C: Command> {
-    pub(crate) command: C,
-    pub(crate) meta: Option<Box<AskMeta>>,
-    pub(crate) run: Run<A, C>,
-    pub(crate) label: Label,
-    pub(crate) reply: oneshot::Sender<TypedReply<C>>,
-    pub(crate) permit: Permit,
+pub(super) struct TypedMail {
+    pub(super) command: Box<dyn TypedCommand>,
+    pub(super) meta: Option<Box<AskMeta>>,
+    pub(super) label: Label,
+    pub(super) permit: Permit,
 }
 
 /// A message whose turn was taken outside the mailbox, and has failed.
-pub(crate) struct Failed {
-    pub(crate) delivery: Delivery,
-    pub(crate) permit: Permit,
-    pub(crate) failure: Failure,
+pub(super) struct Failed {
+    pub(super) delivery: Delivery,
+    pub(super) permit: Permit,
+    pub(super) failure: Failure,
 }
 
-impl<A: Stateful> Actor for Mailbox<A> {
+impl Actor for Mailbox {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
@@ -109,29 +103,17 @@ impl<A: Stateful> Actor for Mailbox<A> {
     }
 }
 
-impl<A: Stateful> Handler<Here<Delivered>> for Mailbox<A> {
+impl Handler<Here<Mail>> for Mailbox {
     type Result = ();
 
-    fn handle(&mut self, delivered: Here<Delivered>, ctx: &mut Self::Context) {
-        let delivered = self.opened(delivered);
-        self.actor().take(delivered, ctx);
-    }
-}
-
-impl<A: Stateful, C: Command> Handler<Here<TypedTurn<A, C>>> for Mailbox<A> {
-    type Result = ();
-
-    fn handle(&mut self, turn: Here<TypedTurn<A, C>>, ctx: &mut Self::Context) {
-        let turn = self.opened(turn);
-        self.actor().take_typed(turn, ctx);
-    }
-}
-
-impl<A: Stateful> Handler<Here<Failed>> for Mailbox<A> {
-    type Result = ();
-
-    fn handle(&mut self, failed: Here<Failed>, ctx: &mut Self::Context) {
-        let Failed { delivery, permit, failure } = self.opened(failed);
-        self.actor().failed(delivery, permit, failure, ctx);
+    fn handle(&mut self, mail: Here<Mail>, ctx: &mut Self::Context) {
+        // The message is out of the mailbox.
+        self.0.mails.set(self.0.mails.get() - 1);
+        let mut actor = self.actor();
+        match mail.0.take() {
+            Mail::Envelope(delivered) => actor.take(delivered, ctx),
+            Mail::Typed(mail) => actor.take_typed(mail, ctx),
+            Mail::Failed(Failed { delivery, permit, failure }) => actor.failed(delivery, permit, failure, ctx),
+        }
     }
 }

@@ -9,8 +9,8 @@ use std::cell::{Cell, RefCell};
 use futures_util::FutureExt;
 
 use super::keyed::KeyActor;
-use super::plan::{Plan, Stateful};
 use super::state::KeyState;
+use super::wiring::Wiring;
 use crate::clock::Timestamp;
 use crate::inbox::Admission;
 use crate::message::Digest;
@@ -48,7 +48,7 @@ impl Mirror {
     }
 }
 
-impl<A: Stateful> KeyActor<A> {
+impl KeyActor {
     /// Compares this actor with its log, if that can be done now.
     pub(super) fn compare_with_log(&self) {
         let turns = self.state.turns;
@@ -85,12 +85,7 @@ impl<A: Stateful> KeyActor<A> {
 }
 
 /// What a live actor and the fold of its log disagree on.
-fn difference<A: Stateful>(
-    plan: &Plan<A>,
-    live: &KeyState<A>,
-    folded: &KeyState<A>,
-    stored: &[StoredTurn],
-) -> Option<String> {
+fn difference(plan: &Wiring, live: &KeyState, folded: &KeyState, stored: &[StoredTurn]) -> Option<String> {
     if (live.turns, live.version) != (folded.turns, folded.version) {
         return Some(format!("it is at event {}, the log at event {}", live.version, folded.version));
     }
@@ -123,8 +118,8 @@ fn difference<A: Stateful>(
         }
         (Some(_), Some(_)) => None,
         _ => {
-            let coding = &plan.snapshots.as_ref()?.coding;
-            let (live, folded) = (coding.save(live).ok()?, coding.save(folded).ok()?);
+            plan.snapshots.as_ref()?;
+            let (live, folded) = (live.save()?.ok()?, folded.save()?.ok()?);
             (live.len() != folded.len()).then(|| "the state is not that of the log".to_owned())
         }
     }

@@ -17,6 +17,7 @@ mod mailbox;
 mod mirror;
 mod parked;
 mod plan;
+mod requested;
 mod snapshots;
 mod state;
 #[cfg(feature = "testing")]
@@ -26,11 +27,12 @@ mod timer_name;
 #[cfg(feature = "testing")]
 mod trips;
 mod turn;
+mod typed;
 mod undo;
+mod wiring;
 
 pub(crate) use backlog::{DEFERRED, MIN_WAIT};
-pub(crate) use door::{TypeDoor, TypedDoor};
-pub(crate) use effects::TimerSlot;
+pub(crate) use door::TypeDoor;
 pub use effects::{Compensating, Effects, Sent};
 pub(crate) use host::{Flight, Host, HostSettings, ShardCell};
 pub(crate) use keyed::replied_before;
@@ -39,6 +41,7 @@ pub(crate) use mailbox::Here;
 pub(crate) use mirror::Mirror;
 pub(crate) use plan::names;
 pub use plan::{About, Plan, Role, Stateful};
+pub(crate) use requested::TimerSlot;
 pub use snapshots::Snapshots;
 #[cfg(feature = "testing")]
 pub(crate) use stored::{begins_undo, finished_undo, restarts, undo_change, user_state};
@@ -46,5 +49,7 @@ pub(crate) use timer_name::stored as stored_timer;
 pub(crate) use timer_name::{parts as timer_parts, timer_name};
 #[cfg(feature = "testing")]
 pub(crate) use trips::{Count, Trip, Trips};
+pub(crate) use typed::{Asking, TypedDoor};
 #[cfg(feature = "testing")]
 pub(crate) use undo::{PlannedCommand, UndoChange};
+pub(crate) use wiring::{Wiring, typed, typed_state};

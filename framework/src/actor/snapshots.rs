@@ -4,8 +4,7 @@
 //! everything.
 
 use super::keyed::KeyActor;
-use super::plan::Stateful;
-use crate::message::StateCoding;
+use super::wiring::ActorFacts;
 use crate::telemetry::TARGET;
 use crate::user_code::user_code;
 
@@ -41,27 +40,28 @@ pub enum Snapshots {
 }
 
 /// When and how snapshots of one actor type are kept.
-pub(crate) struct SnapshotRule<A> {
+pub(crate) struct SnapshotRule {
     every: u64,
     /// Whether a large state is kept less often.
     adapts: bool,
     pub(super) schema: u32,
-    pub(super) coding: StateCoding<A>,
 }
 
-impl<A: Stateful> SnapshotRule<A> {
+impl SnapshotRule {
     /// The rule of the type; `None` if it keeps none. Runs the `Deserialize` of the state without a value.
-    pub(super) fn of() -> Option<Self> {
-        let coding = A::coding()?;
-        match A::SNAPSHOTS {
+    pub(super) fn of(actor: &ActorFacts) -> Option<Self> {
+        if !actor.is_coded {
+            return None;
+        }
+        match actor.snapshots {
             Snapshots::Never => None,
-            Snapshots::Given { every, schema } => Some(Self { every: every.into(), adapts: false, schema, coding }),
+            Snapshots::Given { every, schema } => Some(Self { every: every.into(), adapts: false, schema }),
             Snapshots::IfCoded => {
                 // A snapshot of another shape is ignored: nobody was asked to raise a number. If the shape cannot be traced,
                 // nothing would notice its change.
-                let shape = user_code(|| coding.shape()).ok().flatten()?;
+                let shape = user_code(actor.shape).ok().flatten()?;
                 let schema = number_of(&shape.to_text()) | BY_SHAPE;
-                Some(Self { every: EVERY.into(), adapts: true, schema, coding })
+                Some(Self { every: EVERY.into(), adapts: true, schema })
             }
         }
     }
@@ -72,7 +72,7 @@ fn number_of(text: &str) -> u32 {
     text.bytes().fold(0x811C_9DC5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
-impl<A> SnapshotRule<A> {
+impl SnapshotRule {
     /// The turn of the snapshot behind one of `bytes` bytes at `turn`.
     pub(super) fn next(&self, turn: u64, bytes: usize) -> u64 {
         let paid_by = if self.adapts { (bytes / BYTES_PER_TURN) as u64 } else { 0 };
@@ -80,7 +80,7 @@ impl<A> SnapshotRule<A> {
     }
 }
 
-impl<A: Stateful> KeyActor<A> {
+impl KeyActor {
     /// Keeps a snapshot if one is due. The turn is appended already.
     pub(super) fn save_due_snapshot(&mut self) {
         if self.state.turns < self.state.snapshot_due || !self.state.rest.fits_snapshot() {
@@ -125,7 +125,7 @@ impl<A: Stateful> KeyActor<A> {
     pub(super) fn report_long_activation(&self) {
         let (door, turns) = (&self.door, self.state.turns);
         if turns > LONG
-            && A::SNAPSHOTS == Snapshots::IfCoded
+            && door.plan.facts.snapshots == Snapshots::IfCoded
             && door.plan.snapshots.is_none()
             && !door.skips_snapshots.replace(true)
         {
@@ -142,8 +142,8 @@ impl<A: Stateful> KeyActor<A> {
 mod tests {
     use super::*;
 
-    fn rule(every: u64, adapts: bool) -> SnapshotRule<u8> {
-        SnapshotRule { every, adapts, schema: 1, coding: StateCoding::of() }
+    fn rule(every: u64, adapts: bool) -> SnapshotRule {
+        SnapshotRule { every, adapts, schema: 1 }
     }
 
     #[test]

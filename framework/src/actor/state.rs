@@ -7,11 +7,11 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::parked::Parked;
-use super::plan::{Plan, Stateful};
 use super::snapshots::SnapshotRule;
 use super::timer_name::timer_in;
 use super::turn::Failure;
 use super::undo::{Undo, UndoChange};
+use super::wiring::{UserState, Wiring};
 use crate::inbox::{SavedSeen, Seen};
 use crate::message::{Codec, CodecError, Coded, Kind, MessageId, Wants};
 #[cfg(feature = "testing")]
@@ -19,9 +19,10 @@ use crate::store::StreamState;
 use crate::store::{Note, Snapshot, StoreError, StoredTurn};
 
 /// The state of one actor: the user's, and what the framework remembers with it.
-pub(crate) struct KeyState<A> {
+#[derive(Default)]
+pub(crate) struct KeyState {
     /// None until it is rebuilt: its `Default` is user code and may panic.
-    pub(crate) user: Option<A>,
+    pub(crate) user: Option<Box<dyn UserState>>,
     /// The count of events.
     pub(crate) version: u64,
     /// The count of turns.
@@ -104,12 +105,6 @@ impl Seldom {
     }
 }
 
-impl<A> Default for KeyState<A> {
-    fn default() -> Self {
-        Self { user: None, version: 0, turns: 0, snapshot_due: 0, seen: Seen::default(), rest: Seldom::default() }
-    }
-}
-
 /// Everything but the user's state and the counters, as a snapshot keeps it.
 #[derive(Serialize, Deserialize)]
 struct SavedState {
@@ -118,35 +113,35 @@ struct SavedState {
     rest: Rest,
 }
 
-impl<A: Stateful> KeyState<A> {
+impl KeyState {
     /// The user's state.
     ///
     /// # Errors
     /// [`StoreError::Closed`] as long as it is not rebuilt; no turn is taken then.
-    pub(crate) fn user(&self) -> Result<&A, Failure> {
-        self.user.as_ref().ok_or(Failure::Store(StoreError::Closed))
+    pub(crate) fn user(&self) -> Result<&dyn UserState, Failure> {
+        self.user.as_deref().ok_or(Failure::Store(StoreError::Closed))
     }
 
     /// Rebuilds the state. Sends nothing: what was sent stands in the outbox. Calls user code: the caller catches its panics.
     #[cfg(feature = "testing")]
-    pub(crate) fn rebuild(plan: &Plan<A>, stored: &StreamState) -> Result<Self, CodecError> {
+    pub(crate) fn rebuild(plan: &Wiring, stored: &StreamState) -> Result<Self, CodecError> {
         let mut state = Self::begin(plan, stored.snapshot.as_ref())?;
         state.go_on(plan, &stored.turns)?;
         Ok(state)
     }
 
     /// The state before the first turn, or that of a snapshot. Calls user code: the caller catches its panics.
-    pub(crate) fn begin(plan: &Plan<A>, snapshot: Option<&Snapshot>) -> Result<Self, CodecError> {
+    pub(crate) fn begin(plan: &Wiring, snapshot: Option<&Snapshot>) -> Result<Self, CodecError> {
         let mut state = Self::default();
         let rule = plan.snapshots.as_ref();
         if let Some(snapshot) = snapshot {
             // The turns begin behind it: one that cannot be used is an error, and then the whole stream is read.
             let usable = rule.filter(|rule| snapshot.schema == rule.schema);
-            state = usable.and_then(|rule| Self::restore(rule, snapshot)).ok_or_else(|| CodecError::Decode {
+            state = usable.and_then(|_| Self::restore(plan, snapshot)).ok_or_else(|| CodecError::Decode {
                 reason: format!("the snapshot of turn {} cannot be used", snapshot.turn),
             })?;
         } else {
-            state.user = Some(A::initial());
+            state.user = Some((plan.facts.initial)());
         }
         let bytes = snapshot.map_or(0, |snapshot| snapshot.bytes.len());
         state.snapshot_due = rule.map_or(u64::MAX, |rule| rule.next(state.turns, bytes));
@@ -154,18 +149,18 @@ impl<A: Stateful> KeyState<A> {
     }
 
     /// Takes in the next turns of the stream. Calls user code: the caller catches its panics.
-    pub(crate) fn go_on(&mut self, plan: &Plan<A>, turns: &[StoredTurn]) -> Result<(), CodecError> {
+    pub(crate) fn go_on(&mut self, plan: &Wiring, turns: &[StoredTurn]) -> Result<(), CodecError> {
         let known = self.turns;
         turns.iter().filter(|turn| turn.number > known).try_for_each(|turn| self.replay(plan, turn))
     }
 
-    fn replay(&mut self, plan: &Plan<A>, turn: &StoredTurn) -> Result<(), CodecError> {
+    fn replay(&mut self, plan: &Wiring, turn: &StoredTurn) -> Result<(), CodecError> {
         if turn.number != self.turns + 1 {
             return Err(CodecError::Decode { reason: format!("turn {} follows turn {}", turn.number, self.turns) });
         }
         for event in &turn.events {
             match (plan.applies.get(event.name.as_str()), &mut self.user) {
-                (Some(apply), Some(user)) => apply(user, event.version, event.codec, &event.payload)?,
+                (Some(apply), Some(user)) => apply(&mut **user, event.version, event.codec, &event.payload)?,
                 (Some(_), None) => {}
                 // An event that is no longer applied changes nothing; it stays in the log for its subscribers.
                 (None, _) if plan.knows_event(&event.name) => {}
@@ -190,7 +185,7 @@ impl<A: Stateful> KeyState<A> {
             }
         }
         for note in &turn.notes {
-            self.note(note)?;
+            self.note(plan.facts.domain, note)?;
         }
         for sent in &turn.sent {
             self.rest.sent(sent.id, sent.kind, sent.wants);
@@ -198,13 +193,13 @@ impl<A: Stateful> KeyState<A> {
         Ok(())
     }
 
-    /// Takes down what a turn's note says.
-    pub(crate) fn note(&mut self, note: &Note) -> Result<(), CodecError> {
+    /// Takes down what a turn's note says. `own` is the actor's domain.
+    pub(crate) fn note(&mut self, own: &str, note: &Note) -> Result<(), CodecError> {
         match note {
             Note::Attempt { message, attempt } => self.rest.failing = Some((*message, *attempt)),
             Note::DeadLetter(letter) => {
                 self.rest.failing = None;
-                self.rest.parked.add(letter, &timer_in::<A>(&letter.envelope));
+                self.rest.parked.add(letter, &timer_in(own, &letter.envelope));
             }
             Note::Resolved { message } => self.rest.parked.remove(*message),
             Note::Ended => {
@@ -228,8 +223,8 @@ impl<A: Stateful> KeyState<A> {
     }
 
     /// The state as a snapshot. Calls user code: the caller catches its panics.
-    pub(crate) fn save(&self, rule: &SnapshotRule<A>) -> Option<Result<Snapshot, CodecError>> {
-        let user = match rule.coding.save(self.user.as_ref()?) {
+    pub(crate) fn save(&self, rule: &SnapshotRule) -> Option<Result<Snapshot, CodecError>> {
+        let user = match self.user.as_ref()?.save()? {
             Ok(user) => user,
             Err(error) => return Some(Err(error)),
         };
@@ -242,13 +237,13 @@ impl<A: Stateful> KeyState<A> {
         }))
     }
 
-    fn restore(rule: &SnapshotRule<A>, snapshot: &Snapshot) -> Option<Self> {
+    fn restore(plan: &Wiring, snapshot: &Snapshot) -> Option<Self> {
         let saved: SavedState = Coded::restore(&snapshot.bytes).ok()?;
         if !saved.rest.fits_snapshot() {
             return None;
         }
         Some(Self {
-            user: Some(rule.coding.restore(&saved.user).ok()?),
+            user: Some((plan.facts.restore)(&saved.user)?),
             version: snapshot.version,
             turns: snapshot.turn,
             snapshot_due: 0,

@@ -1,8 +1,11 @@
 //! What tests read from the stored turns of an actor.
 
-use super::plan::{Plan, Stateful};
+use std::any::Any;
+
+use super::plan::Stateful;
 use super::state::KeyState;
 use super::undo::UndoChange;
+use super::wiring::Wiring;
 use crate::message::{Codec, CodecError};
 use crate::store::{Note, StoredTurn, StreamState};
 use crate::user_code::user_code;
@@ -10,9 +13,10 @@ use crate::user_code::user_code;
 /// The user's state, rebuilt from all turns of its stream.
 pub(crate) fn user_state<A: Stateful>(turns: &[StoredTurn]) -> Result<A, CodecError> {
     let stored = StreamState { snapshot: None, turns: turns.to_vec() };
-    let rebuilt = user_code(|| KeyState::rebuild(&Plan::of(), &stored));
+    let rebuilt = user_code(|| KeyState::rebuild(&Wiring::of::<A>(), &stored));
     let state = rebuilt.map_err(|panicked| CodecError::Decode { reason: panicked.to_string() })??;
-    state.user.ok_or_else(|| CodecError::Decode { reason: "no state was rebuilt".to_owned() })
+    let user = state.user.and_then(|user| (user as Box<dyn Any>).downcast().ok());
+    user.map(|user| *user).ok_or_else(|| CodecError::Decode { reason: "no state was rebuilt".to_owned() })
 }
 
 /// What a note says about the steps of a saga, if it says anything about them.

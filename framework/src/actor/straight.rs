@@ -7,23 +7,57 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
-use super::door::Run;
-use super::effects::TurnFacts;
 use super::host::Host;
 use super::keyed::KeyActor;
-use super::mailbox::{Ctx, Delivered, TypedTurn};
-use super::plan::Stateful;
+use super::mailbox::{Ctx, Delivered, TypedMail};
+use super::requested::{AnyEffects, Requested, TurnFacts};
 use super::turn::{Failure, Marked};
+use super::wiring::UserState;
 use crate::clock::Timestamp;
-use crate::message::{
-    CodecError, Coded as _, Command, Digest, Domain, Envelope, Kind, MessageId, Name, Rejection, settle_command,
-};
-use crate::router::{Arrival, AskMeta, Delivery, Outcome, SendError, TypedReply, Work};
+use crate::message::{CodecError, Digest, Envelope, Key, Kind, MessageFacts, MessageId, Name, Rejection};
+use crate::router::{Arrival, AskMeta, Delivery, Outcome, SendError, Work};
 use crate::store::{StoreError, Ticket};
 use crate::telemetry::TARGET;
 use crate::user_code::Label;
+
+/// A command on its way inside one thread, and its sender: what of the way depends on the command's type. The way itself is
+/// compiled once.
+pub(super) trait TypedCommand {
+    fn facts(&self) -> MessageFacts;
+
+    fn key(&self) -> Key<'_>;
+
+    /// Appends the command's bytes to `into`; from now on it is the command as it reads from them. User code.
+    ///
+    /// # Errors
+    /// It cannot be written and read back. It is gone then.
+    fn settle(&mut self, into: &mut Vec<u8>) -> Result<(), CodecError>;
+
+    /// Lets the handler decide. User code.
+    ///
+    /// # Errors
+    /// State or effects are of another actor type.
+    fn handle(&mut self, state: &dyn UserState, effects: &mut dyn AnyEffects) -> Result<(), CodecError>;
+
+    /// Returns whether the handler has rejected it.
+    fn is_rejected(&self) -> bool;
+
+    /// Rejects the command, whatever its handler has said.
+    fn reject(&mut self, rejection: Rejection);
+
+    /// Notes what the handler has said in the turn. User code.
+    fn reply(&mut self, requested: &mut Requested);
+
+    /// Drops the command and what its handler has said: from now on only the sender is needed.
+    fn forget(&mut self);
+
+    /// Tells the sender: what the handler has said, or the error.
+    fn tell(self: Box<Self>, told: Result<(), SendError>);
+
+    /// Tells the sender what has become of the command's envelope.
+    fn tell_outcome(self: Box<Self>, id: MessageId, outcome: Outcome);
+}
 
 /// While it lives no other turn is taken outside the mailboxes.
 pub(super) struct Straight<'a>(&'a Cell<bool>);
@@ -42,33 +76,29 @@ impl Drop for Straight<'_> {
 }
 
 /// What has become of a command on the straight way.
-pub(crate) enum Taken<C: Command> {
+pub(super) enum Taken {
     /// The sender can be told.
-    Told(TypedReply<C>),
+    Told(Result<(), SendError>),
     /// The sender can be told once it is committed.
-    Appended(Appended<C>),
+    Appended(Appended),
     /// The turn has failed: something has to be done about it.
     Failed(Box<(Envelope, Failure)>),
 }
 
-/// A command whose turn is appended and not yet committed.
-pub(crate) struct Appended<C: Command> {
-    pub(crate) ticket: Ticket,
+/// A turn that is appended and not yet committed.
+pub(super) struct Appended {
+    pub(super) ticket: Ticket,
     id: MessageId,
-    reply: Result<C::Reply, Rejection>,
 }
 
-impl<C: Command> Appended<C> {
+impl Appended {
     /// What the sender is told.
-    pub(crate) fn told(self, committed: Result<(), StoreError>) -> TypedReply<C> {
-        match committed {
-            Ok(()) => self.reply.map_err(SendError::Rejected),
-            Err(source) => Err(SendError::Unknown { id: self.id, source }),
-        }
+    pub(super) fn told(&self, committed: Result<(), StoreError>) -> Result<(), SendError> {
+        committed.map_err(|source| SendError::Unknown { id: self.id, source })
     }
 }
 
-impl<A: Stateful> KeyActor<A> {
+impl KeyActor {
     /// Whether a command may go straight into its turn: nobody can have used its id before, and the actor is live and well.
     pub(crate) fn is_straight(&self, meta: Option<&AskMeta>) -> bool {
         meta.is_none_or(|meta| meta.id.is_none())
@@ -80,15 +110,14 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Takes the turn of a command for which the way [is straight](Self::is_straight).
-    pub(crate) fn straight<C: Command>(
+    pub(super) fn straight(
         &mut self,
-        command: C,
+        command: &mut dyn TypedCommand,
         meta: Option<Box<AskMeta>>,
-        run: Run<A, C>,
         label: Label,
-    ) -> Taken<C> {
-        let (command, payload) = match self.written(command) {
-            Ok(written) => written,
+    ) -> Taken {
+        let payload = match self.written(command) {
+            Ok(payload) => payload,
             Err(error) => return Taken::Told(Err(SendError::Encode(error))),
         };
         let host = Rc::clone(&self.door.host);
@@ -101,85 +130,86 @@ impl<A: Stateful> KeyActor<A> {
             time: now,
             key: Rc::clone(&self.key),
         };
-        let _span = tracing::debug_span!(target: TARGET, "turn", room = "actor", message = C::NAME, %id, correlation = %facts.correlation).entered();
-        let key = host.settings.digest_key;
-        let digest = Digest::new(key, C::NAME, C::VERSION, <C::Domain as Domain>::CODEC, &payload);
+        let MessageFacts { name, version, codec, .. } = command.facts();
+        let _span = tracing::debug_span!(target: TARGET, "turn", room = "actor", message = name, %id, correlation = %facts.correlation).entered();
+        let digest = Digest::new(host.settings.digest_key, name, version, codec, &payload);
         let marked = Marked::Outside { digest: digest.value() };
-        let mut reply = None;
         let (code, door) = (&host.code, Rc::clone(&self.door));
         let turned = self.turn(facts, &marked, Vec::new(), false, |state, effects| {
             code.relabel(label);
-            let mut decided = run(state.user()?, command, effects);
-            if decided.is_ok() && door.is_too_late(state, None, effects) {
-                decided = Err(Rejection::saga_ended());
+            command.handle(state.user()?, effects)?;
+            let requested = effects.requested();
+            if !command.is_rejected() && door.is_too_late(state, None, requested) {
+                command.reject(Rejection::saga_ended());
             }
-            reply = effects.replied::<C>(decided);
+            command.reply(requested);
             Ok(())
         });
-        let taken = match (turned, reply) {
-            (Ok(turned), Some(reply)) => {
-                let appended = Appended { ticket: turned.appended.ticket, id, reply };
+        let taken = match turned {
+            Ok(turned) => {
+                let appended = Appended { ticket: turned.appended.ticket, id };
                 if Host::is_settled(&turned.appended) {
                     Taken::Told(appended.told(Ok(())))
                 } else {
                     Taken::Appended(appended)
                 }
             }
-            (Ok(_), None) => Taken::Told(Err(SendError::Stopped)),
-            (Err(failure), _) => Taken::Failed(Box::new((self.enveloped::<C>(id, meta, now, &payload), failure))),
+            Err(failure) => {
+                Taken::Failed(Box::new((self.enveloped(command.facts(), id, meta, now, &payload), failure)))
+            }
         };
         host.scratch.replace(payload);
         taken
     }
 
     /// Takes a command out of the mailbox.
-    pub(crate) fn take_typed<C: Command>(&mut self, turn: TypedTurn<A, C>, ctx: &mut Ctx<A>) {
-        let TypedTurn { command, meta, run, label, reply, permit } = turn;
+    pub(super) fn take_typed(&mut self, mail: TypedMail, ctx: &mut Ctx) {
+        let TypedMail { mut command, meta, label, permit } = mail;
         if self.is_straight(meta.as_deref()) {
-            match self.straight(command, meta, run, label) {
+            match self.straight(&mut *command, meta, label) {
                 Taken::Told(told) => {
                     drop(permit);
-                    let _ = reply.send(told);
+                    command.tell(told);
                 }
                 Taken::Appended(appended) => self.door.host.after_ticket(appended.ticket, move |committed| {
                     drop(permit);
-                    let _ = reply.send(appended.told(committed));
+                    command.tell(appended.told(committed));
                 }),
                 Taken::Failed(failed) => {
                     let (envelope, failure) = *failed;
-                    self.failed(delivery::<C>(envelope, reply), permit, failure, ctx);
+                    command.forget();
+                    self.failed(delivery(envelope, command), permit, failure, ctx);
                 }
             }
             return;
         }
-        let payload = match self.written(command) {
-            Ok((_, payload)) => payload,
+        let payload = match self.written(&mut *command) {
+            Ok(payload) => payload,
             Err(error) => {
                 drop(permit);
-                let _ = reply.send(Err(SendError::Encode(error)));
-                return;
+                return command.tell(Err(SendError::Encode(error)));
             }
         };
         let host = Rc::clone(&self.door.host);
         let now = host.ids.clock().now();
         let given = meta.as_ref().and_then(|meta| meta.id);
         let id = given.unwrap_or_else(|| host.ids.message_id_at(now));
-        let envelope = self.enveloped::<C>(id, meta, now, &payload);
+        let envelope = self.enveloped(command.facts(), id, meta, now, &payload);
         host.scratch.replace(payload);
-        self.take(Delivered { delivery: delivery::<C>(envelope, reply), permit }, ctx);
+        command.forget();
+        self.take(Delivered { delivery: delivery(envelope, command), permit }, ctx);
     }
 
-    /// The command as it reads from its bytes, and those bytes in a buffer to be given back: they are needed for the digest, and
-    /// for the dead letter if it comes to that. The handler gets what it would get from another thread or node.
-    fn written<C: Command>(&self, command: C) -> Result<(C, Vec<u8>), CodecError> {
+    /// Lets the command be as it reads from its bytes. Returns those in a buffer to be given back: they are needed for the
+    /// digest, and for the dead letter if it comes to that. The handler gets what it would get from another thread or node.
+    fn written(&self, command: &mut dyn TypedCommand) -> Result<Vec<u8>, CodecError> {
         let host = &self.door.host;
         let mut payload = host.scratch.take();
         payload.clear();
-        let encoded =
-            host.code.call(self.door.label, || settle_command(&command, <C::Domain as Domain>::CODEC, &mut payload));
+        let encoded = host.code.call(self.door.label, || command.settle(&mut payload));
         let encoded = encoded.unwrap_or_else(|panicked| Err(CodecError::Encode { reason: panicked.to_string() }));
         match encoded {
-            Ok(read) => Ok((read.unwrap_or(command), payload)),
+            Ok(()) => Ok(payload),
             Err(error) => {
                 host.scratch.replace(payload);
                 Err(error)
@@ -187,22 +217,23 @@ impl<A: Stateful> KeyActor<A> {
         }
     }
 
-    fn enveloped<C: Command>(
+    fn enveloped(
         &self,
+        command: MessageFacts,
         id: MessageId,
         meta: Option<Box<AskMeta>>,
         now: Timestamp,
         payload: &[u8],
     ) -> Envelope {
         let meta = *meta.unwrap_or_default();
-        let name = Name::from_static(C::NAME).unwrap_or_else(|_| self.door.actor.clone());
+        let name = Name::from_static(command.name).unwrap_or_else(|_| self.door.actor.clone());
         Envelope {
-            version: C::VERSION,
+            version: command.version,
             to: Some(self.shard.id.clone()),
             key: self.key.to_string(),
             correlation: meta.correlation.unwrap_or(id),
             traceparent: meta.traceparent.map(String::from),
-            codec: <C::Domain as Domain>::CODEC,
+            codec: command.codec,
             payload: Bytes::copy_from_slice(payload),
             ..Envelope::new(id, Kind::Command, self.door.domain.clone(), name, now)
         }
@@ -210,25 +241,12 @@ impl<A: Stateful> KeyActor<A> {
 }
 
 /// A typed command as a delivery, for the ways on which its bytes are needed.
-pub(super) fn delivery<C: Command>(envelope: Envelope, reply: oneshot::Sender<TypedReply<C>>) -> Delivery {
+pub(super) fn delivery(envelope: Envelope, command: Box<dyn TypedCommand>) -> Delivery {
     let id = envelope.id;
     Delivery {
         work: Work::Handle,
         envelope,
         arrival: Arrival::Outside,
-        settle: Box::new(move |outcome| {
-            let _ = reply.send(typed_reply::<C>(id, outcome));
-        }),
-    }
-}
-
-/// What the sender of a command is told about an outcome.
-fn typed_reply<C: Command>(id: MessageId, outcome: Outcome) -> TypedReply<C> {
-    match SendError::of(outcome, C::Domain::NAME, C::NAME, id) {
-        Ok((bytes, codec)) => match C::Reply::read_reply(codec, &bytes) {
-            Ok(reply) => reply.map_err(SendError::Rejected),
-            Err(error) => Err(SendError::Reply(error)),
-        },
-        Err(error) => Err(error),
+        settle: Box::new(move |outcome| command.tell_outcome(id, outcome)),
     }
 }

@@ -15,9 +15,9 @@ pub(crate) fn timer_name<A: Stateful, T: Message>() -> Cow<'static, str> {
     stored(A::Domain::NAME, T::Domain::NAME, T::NAME)
 }
 
-/// The stored name of the timer that an envelope brings to the actor `A`.
-pub(crate) fn timer_in<A: Stateful>(envelope: &Envelope) -> Cow<'_, str> {
-    stored(A::Domain::NAME, &envelope.domain, &envelope.name)
+/// The stored name of the timer that an envelope brings to an actor of the domain `own`.
+pub(crate) fn timer_in<'a>(own: &str, envelope: &'a Envelope) -> Cow<'a, str> {
+    stored(own, &envelope.domain, &envelope.name)
 }
 
 /// The stored name of a document of `domain`, for an actor of the domain `own`.

@@ -5,12 +5,11 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::effects::{Effects, Outgoing, TimerSlot, TurnFacts};
 use super::keyed::KeyActor;
-use super::plan::Stateful;
+use super::requested::{AnyEffects, EventSlot, Outgoing, Requested, TimerSlot, TurnFacts};
 use super::state::KeyState;
 use super::undo::{UndoChange, UndoNext};
-use crate::message::{Codec, CodecError, Domain};
+use crate::message::{Codec, CodecError};
 use crate::router::Floor;
 use crate::store::{Appended, EventWrite, Mark, Note, OutboxWrite, Source, StoreError, TimerWrite, Turn};
 use crate::telemetry::passes;
@@ -59,7 +58,7 @@ impl From<Panicked> for Failure {
     }
 }
 
-impl<A: Stateful> KeyActor<A> {
+impl KeyActor {
     /// Takes one turn: `decide` fills the effects from the state, they change the state, and all is appended as one record.
     ///
     /// After a failure the state is as before, or the actor is told to load again.
@@ -69,7 +68,7 @@ impl<A: Stateful> KeyActor<A> {
         marked: &Marked,
         mut notes: Vec<Note>,
         with_reply: bool,
-        decide: impl FnOnce(&KeyState<A>, &mut Effects<A>) -> Result<(), Failure>,
+        decide: impl FnOnce(&KeyState, &mut dyn AnyEffects) -> Result<(), Failure>,
     ) -> Result<Turned, Failure> {
         // Whatever it has waited for meanwhile: on a state that is not the log's nothing is decided, and nothing is written.
         if let Some(error) = self.unfit() {
@@ -77,37 +76,33 @@ impl<A: Stateful> KeyActor<A> {
         }
         #[cfg(feature = "testing")]
         self.compare_with_log();
-        passes!("actor", A::NAME, facts.id, facts.correlation);
+        passes!("actor", self.door.plan.facts.name, facts.id, facts.correlation);
         let mut effects = self.door.take_effects();
         let decided = self.door.host.code.call(self.door.label, || {
             // Drops what the turn before has recorded: values of the user.
-            effects.begin(facts);
-            decide(&self.state, &mut effects)
+            effects.requested().begin(facts);
+            decide(&self.state, &mut *effects)
         });
+        let requested = effects.requested();
         let checked = match decided {
-            Ok(Ok(())) => match effects.error.take() {
+            Ok(Ok(())) => match requested.error.take() {
                 None => Ok(()),
                 Some(error) => Err(Failure::Effects(error.to_string())),
             },
             Ok(Err(failure)) => Err(failure),
             Err(panicked) => Err(panicked.into()),
         };
-        let appended = checked.and_then(|()| self.finish(&mut effects, marked, &mut notes));
+        let appended = checked.and_then(|()| self.finish(requested, marked, &mut notes));
         let turned = appended.map(|appended| Turned {
             appended,
             // Only those who answer with bytes need them; the straight way has the reply itself.
-            reply: if with_reply { Bytes::copy_from_slice(&effects.reply) } else { Bytes::new() },
+            reply: if with_reply { Bytes::copy_from_slice(&requested.reply) } else { Bytes::new() },
         });
         self.door.put_effects(effects);
         turned
     }
 
-    fn finish(
-        &mut self,
-        effects: &mut Effects<A>,
-        marked: &Marked,
-        notes: &mut Vec<Note>,
-    ) -> Result<Appended, Failure> {
+    fn finish(&mut self, effects: &mut Requested, marked: &Marked, notes: &mut Vec<Note>) -> Result<Appended, Failure> {
         let undoes = self.advance_undo(effects, notes).map_err(|error| {
             self.broken = Some(Box::new(StoreError::Closed));
             Failure::Effects(error.to_string())
@@ -132,7 +127,7 @@ impl<A: Stateful> KeyActor<A> {
         if !effects.events.is_empty()
             && let Some(user) = &mut self.state.user
         {
-            let applied = self.door.host.code.call(self.door.label, || effects.apply_to(user));
+            let applied = self.door.host.code.call(self.door.label, || effects.apply_to(&mut **user));
             if let Err(panicked) = applied {
                 self.broken = Some(Box::new(StoreError::Closed));
                 return Err(panicked.into());
@@ -155,10 +150,10 @@ impl<A: Stateful> KeyActor<A> {
         }
     }
 
-    fn append(&mut self, effects: &Effects<A>, marked: &Marked, notes: &[Note]) -> Result<Appended, StoreError> {
-        let codec = A::Domain::CODEC;
+    fn append(&mut self, effects: &Requested, marked: &Marked, notes: &[Note]) -> Result<Appended, StoreError> {
+        let codec = self.door.plan.facts.codec;
         let payload = |range: &std::ops::Range<usize>| effects.payloads.get(range.clone()).unwrap_or_default();
-        let write = |slot: &super::effects::EventSlot| EventWrite {
+        let write = |slot: &EventSlot| EventWrite {
             name: slot.name,
             version: slot.version,
             codec,
@@ -220,7 +215,7 @@ impl<A: Stateful> KeyActor<A> {
     }
 
     /// Takes down in memory what was appended.
-    fn remember(&mut self, effects: &mut Effects<A>, marked: &Marked, notes: &[Note], appended: Appended) {
+    fn remember(&mut self, effects: &mut Requested, marked: &Marked, notes: &[Note], appended: Appended) {
         let host = Rc::clone(&self.door.host);
         let state = &mut self.state;
         let events = effects.events.len() as u64;
@@ -229,7 +224,7 @@ impl<A: Stateful> KeyActor<A> {
         match marked {
             Marked::None => {}
             Marked::Outside { digest } => {
-                state.seen.id(effects.turn.id, effects.turn.time, *digest, &effects.reply, A::Domain::CODEC);
+                state.seen.id(effects.turn.id, effects.turn.time, *digest, &effects.reply, self.door.plan.facts.codec);
                 state.rest.recovered();
             }
             Marked::From { source, sequence, floor } => {
@@ -259,7 +254,7 @@ impl<A: Stateful> KeyActor<A> {
         for note in notes {
             // Own notes were applied when they were made.
             if !matches!(note, Note::Own(_)) {
-                drop(state.note(note));
+                drop(state.note(self.door.plan.facts.domain, note));
             }
         }
         self.stream = appended.stream;
@@ -292,7 +287,7 @@ impl<A: Stateful> KeyActor<A> {
     /// the compensation log has changed: then the actor must be rebuilt if the turn is not appended.
     ///
     /// The log is changed in place. A copy of it in each turn would make the steps of a saga cost the square of their number.
-    fn advance_undo(&mut self, effects: &mut Effects<A>, notes: &mut Vec<Note>) -> Result<bool, CodecError> {
+    fn advance_undo(&mut self, effects: &mut Requested, notes: &mut Vec<Note>) -> Result<bool, CodecError> {
         if effects.undo.is_empty() && !effects.ended && !self.state.rest.undo.is_undoing() {
             return Ok(false);
         }

@@ -3,9 +3,7 @@
 //! Called by the [actor](crate::actor) that runs an aggregate. Calls user code.
 //! A handler decides on `&self`: it can neither change state nor wait.
 
-use std::rc::Rc;
-
-use crate::actor::{About, Effects, Plan, Stateful, TypedDoor};
+use crate::actor::{About, Asking, Effects, Plan, Stateful, TypedDoor, typed, typed_state};
 use crate::message::{CodecError, Coded, Command, Event, Of, Rejection};
 
 /// An event-sourced actor that guards one consistency boundary. Derived with `#[derive(Aggregate)]`.
@@ -129,16 +127,11 @@ impl<A: Stateful> Plan<A> {
         A: Handle<C>,
     {
         self.add_command::<C>(
-            Box::new(|user, envelope, effects| {
+            |state, envelope, effects| {
                 let command = C::decode(envelope.version, envelope.codec, &envelope.payload)?;
-                let reply = user.handle(command, effects);
-                effects.replied::<C>(reply);
-                Ok(())
-            }),
-            Box::new(|door, routes| {
-                let label = door.host.code.label(A::NAME, C::NAME);
-                routes.add::<C>(Rc::new(TypedDoor { door: Rc::clone(door), run: <A as Handle<C>>::handle, label }));
-            }),
+                Asking::<A, C>::read(command, <A as Handle<C>>::handle).decide(state, effects)
+            },
+            |door, routes| TypedDoor::<A, C>::hang_in(door, <A as Handle<C>>::handle, routes),
         );
     }
 
@@ -147,8 +140,9 @@ impl<A: Stateful> Plan<A> {
     where
         A: Applies<E>,
     {
-        self.add_apply::<E>(|user, version, codec, bytes| {
-            E::decode_each(version, codec, bytes, &mut |event| user.apply(&event))
+        self.add_apply::<E>(|state, version, codec, bytes| {
+            let state: &mut A = typed_state(state)?;
+            E::decode_each(version, codec, bytes, &mut |event| state.apply(&event))
         });
     }
 
@@ -171,19 +165,15 @@ impl<A: Stateful> Plan<A> {
                 E::decode_each(envelope.version, envelope.codec, &envelope.payload, &mut |event| {
                     keys.push(<A as React<E>>::key(&event, &about));
                 })?;
-                let key = keys.pop().flatten();
-                // One stored event is one delivery, so all that it has become goes to one actor.
-                match keys.iter().all(|other| *other == key) {
-                    true => Ok(key),
-                    false => Err(CodecError::Decode { reason: "it was split into events for several keys".to_owned() }),
-                }
+                only_key(keys)
             },
-            Box::new(|user, envelope, effects| {
-                effects.about = Some(About::of(envelope));
+            |state, envelope, effects| {
+                let (state, effects) = typed::<A>(state, effects)?;
+                effects.requested.about = Some(About::of(envelope));
                 E::decode_each(envelope.version, envelope.codec, &envelope.payload, &mut |event| {
-                    user.react(event, effects);
+                    state.react(event, effects);
                 })
-            }),
+            },
         );
     }
 
@@ -192,12 +182,22 @@ impl<A: Stateful> Plan<A> {
     where
         A: OnReply<C>,
     {
-        self.add_reply::<C>(Box::new(|user, envelope, effects| {
+        self.add_reply::<C>(|state, envelope, effects| {
+            let (state, effects) = typed::<A>(state, effects)?;
             let reply = C::Reply::read_reply(envelope.codec, &envelope.payload)?;
-            effects.answered = envelope.causation;
-            user.on_reply(reply, effects);
+            effects.requested.answered = envelope.causation;
+            state.on_reply(reply, effects);
             Ok(())
-        }));
+        });
+    }
+}
+
+/// The key of the actor that takes all that one stored event has become: one stored event is one delivery.
+fn only_key(mut keys: Vec<Option<String>>) -> Result<Option<String>, CodecError> {
+    let key = keys.pop().flatten();
+    match keys.iter().all(|other| *other == key) {
+        true => Ok(key),
+        false => Err(CodecError::Decode { reason: "it was split into events for several keys".to_owned() }),
     }
 }
 

@@ -60,7 +60,7 @@ impl NodeBuilder {
 
     /// Hosts an aggregate or a saga. The node's service owns its domain.
     pub fn host<A: Stateful>(mut self) -> Self {
-        self.types.push(Arc::new(Hosted::<A>::new()));
+        self.types.push(Arc::new(Hosted::new::<A>()));
         self
     }
 
@@ -193,7 +193,7 @@ impl NodeBuilder {
             described.push(Type {
                 domain: domain.clone(),
                 actor: Name::from_static(Unrouted::NAME)?,
-                hosted: Arc::new(Hosted::<Unrouted>::new()),
+                hosted: Arc::new(Hosted::new::<Unrouted>()),
                 handles: Vec::new(),
                 takes: Vec::new(),
                 events: known.events(domain),

@@ -1,11 +1,10 @@
 //! One hosted actor type, before its threads exist.
 
 use std::collections::HashSet;
-use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::actor::{Host, Plan, ShardCell, Stateful, TypeDoor};
+use crate::actor::{Host, Plan, ShardCell, Stateful, TypeDoor, Wiring};
 use crate::message::{Codec, Domain, Name};
 use crate::router::{ActorCard, ActorDoor, LocalRoutes};
 use crate::worker::{Worker, WorkerDoor, WorkerPlan};
@@ -39,34 +38,45 @@ pub(super) trait HostedType: Send + Sync {
     ) -> Rc<dyn ActorDoor>;
 }
 
-pub(super) struct Hosted<A>(PhantomData<fn() -> A>);
+/// An actor type: what of it depends on the type are its constants and the function that lists what it takes.
+pub(super) struct Hosted {
+    domain: (&'static str, u16),
+    codec: Codec,
+    retired: &'static [&'static str],
+    wiring: fn() -> Wiring,
+}
 
-impl<A> Hosted<A> {
-    pub(super) fn new() -> Self {
-        Self(PhantomData)
+impl Hosted {
+    pub(super) fn new<A: Stateful>() -> Self {
+        Self {
+            domain: (A::Domain::NAME, A::Domain::SHARDS),
+            codec: A::Domain::CODEC,
+            retired: A::Domain::RETIRED,
+            wiring: Wiring::of::<A>,
+        }
     }
 }
 
-impl<A: Stateful> HostedType for Hosted<A> {
+impl HostedType for Hosted {
     fn domain(&self) -> (&'static str, u16) {
-        (A::Domain::NAME, A::Domain::SHARDS)
+        self.domain
     }
 
     fn codec(&self) -> Codec {
-        <A::Domain as Domain>::CODEC
+        self.codec
     }
 
     fn retired(&self) -> &'static [&'static str] {
-        A::Domain::RETIRED
+        self.retired
     }
 
     fn card(&self) -> ActorCard {
-        Plan::<A>::of().card
+        (self.wiring)().card
     }
 
     #[cfg(feature = "testing")]
     fn key_of(&self, event: &crate::message::Envelope) -> Option<String> {
-        let plan = Plan::<A>::of();
+        let plan = (self.wiring)();
         let (key_of, _) = plan.reacts.get(&(event.domain.as_str(), event.name.as_str()))?;
         crate::user_code::user_code(|| key_of(event)).ok()?.ok().flatten()
     }
@@ -80,7 +90,7 @@ impl<A: Stateful> HostedType for Hosted<A> {
         events: &Arc<HashSet<String>>,
         routes: &mut LocalRoutes,
     ) -> Rc<dyn ActorDoor> {
-        let mut plan = Plan::<A>::of();
+        let mut plan = (self.wiring)();
         plan.events = Some(Arc::clone(events));
         plan.shapes = Arc::clone(&host.settings.shapes);
         let plan = Rc::new(plan);

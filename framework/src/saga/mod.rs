@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::actor::{Compensating, Effects, Plan, Sent, Stateful, TimerSlot, stored_timer, timer_name};
+use crate::actor::{Compensating, Effects, Plan, Sent, Stateful, TimerSlot, stored_timer, timer_name, typed};
 use crate::message::{Command, Document, Domain};
 
 /// An event-sourced actor that reacts to events by sending commands. Derived with `#[derive(Saga)]`.
@@ -28,10 +28,11 @@ impl<A: Stateful> Plan<A> {
     where
         A: Wake<T>,
     {
-        self.add_timer::<T>(Box::new(|user, envelope, effects| {
-            user.wake(T::decode(envelope.version, envelope.codec, &envelope.payload)?, effects);
+        self.add_timer::<T>(|state, envelope, effects| {
+            let (state, effects) = typed::<A>(state, effects)?;
+            state.wake(T::decode(envelope.version, envelope.codec, &envelope.payload)?, effects);
             Ok(())
-        }));
+        });
     }
 }
 
@@ -48,9 +49,15 @@ impl<A: Stateful> Effects<A> {
     {
         let codec = <T::Domain as Domain>::CODEC;
         let payload = self.put(codec, timer);
-        let due = self.steady.now().after(after);
+        let due = self.requested.steady.now().after(after);
         self.clear_former::<T>();
-        self.timers.push(TimerSlot::Set { name: timer_name::<A, T>(), due, version: T::VERSION, codec, payload });
+        self.requested.timers.push(TimerSlot::Set {
+            name: timer_name::<A, T>(),
+            due,
+            version: T::VERSION,
+            codec,
+            payload,
+        });
     }
 
     /// Takes a timer back. No error if it is not set; it will not ring after this turn is committed.
@@ -59,13 +66,13 @@ impl<A: Stateful> Effects<A> {
         A: Wake<T>,
     {
         self.clear_former::<T>();
-        self.timers.push(TimerSlot::Clear { name: timer_name::<A, T>() });
+        self.requested.timers.push(TimerSlot::Clear { name: timer_name::<A, T>() });
     }
 
     /// Takes back what was set while the timer had other names: there is one timer of a type.
     fn clear_former<T: Document>(&mut self) {
         let stored = |name: &'static str| stored_timer(A::Domain::NAME, T::Domain::NAME, name);
-        self.timers.extend(T::FORMERLY.iter().map(|name| TimerSlot::Clear { name: stored(name) }));
+        self.requested.timers.extend(T::FORMERLY.iter().map(|name| TimerSlot::Clear { name: stored(name) }));
     }
 }
 
@@ -80,7 +87,7 @@ impl<A: Saga> Effects<A> {
     /// While a saga [compensates](Self::compensate), and in the turn in which it begins to, this does nothing: compensation
     /// ends the saga once all is undone, whichever of the two is called first.
     pub fn complete(&mut self) {
-        self.ended = true;
+        self.requested.ended = true;
     }
 
     /// Lets this command start the saga again if it has ended, with an empty compensation log and without timers: steps sent from
@@ -90,7 +97,7 @@ impl<A: Saga> Effects<A> {
     /// The saga's own state stays as its events have made it; record an event that resets it. Replies to commands of an earlier
     /// run are ignored. Does nothing while the saga has not ended, and outside a command's handler.
     pub fn restart(&mut self) {
-        self.restarts = true;
+        self.requested.restarts = true;
     }
 
     /// Undoes the steps that were sent with [`undo_with`](Sent::undo_with), in reverse: each once, the next when the one

@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, reason = "what cannot fail in memory ends the test if it does")]
 
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio::task::LocalSet;
 use super::step::{Step, named};
 
 use crate::actor::{
-    Host, HostSettings, Plan, ShardCell, Stateful, TypeDoor, begins_undo, finished_undo, timer_name, user_state,
+    Host, HostSettings, ShardCell, Stateful, TypeDoor, Wiring, begins_undo, finished_undo, timer_name, user_state,
 };
 use crate::aggregate::Applies;
 use crate::clock::{Clock, ManualClock, Timestamp};
@@ -41,7 +42,7 @@ pub(super) struct Bench<A: Stateful> {
     actor: Name,
     domain: Name,
     /// The key, and what was opened for it.
-    live: Option<Live<A>>,
+    live: Option<Live>,
     /// Events given that are not yet written.
     given: Vec<(&'static str, u32, Vec<u8>)>,
     /// How many messages have come from each source.
@@ -49,12 +50,13 @@ pub(super) struct Bench<A: Stateful> {
     /// The commands sent and not replied to.
     unreplied: Vec<Envelope>,
     story: Vec<String>,
+    type_of_actor: PhantomData<fn() -> A>,
 }
 
-struct Live<A: Stateful> {
+struct Live {
     key: String,
     cell: Rc<ShardCell>,
-    door: Rc<TypeDoor<A>>,
+    door: Rc<TypeDoor>,
 }
 
 /// Nobody counts what was appended.
@@ -87,6 +89,7 @@ impl<A: Stateful> Bench<A> {
             places: BTreeMap::new(),
             unreplied: Vec::new(),
             story: Vec::new(),
+            type_of_actor: PhantomData,
         }
     }
 
@@ -114,7 +117,7 @@ impl<A: Stateful> Bench<A> {
         }
     }
 
-    fn open(&self, key: &str) -> Live<A> {
+    fn open(&self, key: &str) -> Live {
         let shards = A::Domain::SHARDS;
         let id = ShardId::new(self.domain.clone(), shard_of(key, shards));
         let settings = HostSettings {
@@ -135,13 +138,13 @@ impl<A: Stateful> Bench<A> {
         let handle = opened.expect("memory does not wait").expect("an empty store opens");
         let cell = ShardCell::new(id.clone(), handle, false);
         let cells = (0..shards).map(|shard| (shard == id.shard).then(|| Rc::clone(&cell))).collect();
-        let door = TypeDoor::new(host, Rc::new(Plan::of()), self.domain.clone(), self.actor.clone(), cells);
+        let door = TypeDoor::new(host, Rc::new(Wiring::of::<A>()), self.domain.clone(), self.actor.clone(), cells);
         door.recall().now_or_never().expect("memory does not wait").expect("an empty store is read");
         Live { key: key.to_owned(), cell, door }
     }
 
     /// What was opened; a scenario that nobody has given a key is about the key `key`.
-    fn live(&mut self) -> &Live<A> {
+    fn live(&mut self) -> &Live {
         if self.live.is_none() {
             self.live = Some(self.open("key"));
         }

@@ -1,0 +1,37 @@
+//! What is known of a message type without the type.
+//!
+//! Used wherever messages are handled, so that code which differs only in a name or a version is compiled once, in this crate,
+//! and not for each message in the user's program.
+
+use super::{Codec, Domain, Message};
+
+/// The constants of a message type.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MessageFacts {
+    pub(crate) domain: &'static str,
+    pub(crate) shards: u16,
+    /// The codec of the domain.
+    pub(crate) codec: Codec,
+    pub(crate) name: &'static str,
+    pub(crate) version: u32,
+    /// The names it had before.
+    pub(crate) formerly: &'static [&'static str],
+}
+
+impl MessageFacts {
+    pub(crate) const fn of<M: Message>() -> Self {
+        Self {
+            domain: M::Domain::NAME,
+            shards: M::Domain::SHARDS,
+            codec: M::Domain::CODEC,
+            name: M::NAME,
+            version: M::VERSION,
+            formerly: M::FORMERLY,
+        }
+    }
+
+    /// The names that a stored or sent message of the type may have.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> + use<> {
+        std::iter::once(self.name).chain(self.formerly.iter().copied())
+    }
+}
