@@ -12,8 +12,8 @@ use tokio::task::coop::poll_proceed;
 
 use super::{Client, DEADLINE};
 use crate::message::{
-    Codec, Coded, Command, Domain, Envelope, Fingerprint, Key, Kind, Message, MessageId, Name, Query, ShardId, settle,
-    settle_command, shard_of,
+    Codec, Coded, Command, Domain, Envelope, Fingerprint, Key, Kind, MessageFacts, MessageId, Name, Query, ShardId,
+    settle, settle_command, shard_of,
 };
 use crate::router::{AskMeta, Asked, LocalRoutes, SendError, TypedReply};
 use crate::telemetry::passes;
@@ -50,10 +50,15 @@ struct Unsent<C> {
 
 enum State<C: Command> {
     Unsent(Unsent<C>),
-    Ready(TypedReply<C>),
-    Here(oneshot::Receiver<TypedReply<C>>),
-    Boxed(BoxFuture<'static, TypedReply<C>>),
+    Sent(Wait<C::Reply>),
     Done,
+}
+
+/// The wait for a reply. Knows its type and not that of the command, so that it is compiled once for all commands with it.
+enum Wait<R> {
+    Ready(Option<Result<R, SendError>>),
+    Here(oneshot::Receiver<Result<R, SendError>>),
+    Boxed(BoxFuture<'static, Result<R, SendError>>),
 }
 
 // Nothing in it is pinned in place: the box is pinned by itself.
@@ -128,21 +133,19 @@ impl<C> Unsent<C> {
 
 impl<C: Command> Unsent<C> {
     /// Sends the command.
-    fn send(self) -> State<C> {
+    fn send(self) -> Wait<C::Reply> {
         let Self { client, command, mut meta, deadline, empty_key } = self;
         if empty_key {
-            return State::Ready(Err(SendError::EmptyIdempotencyKey));
+            return Wait::Ready(Some(Err(SendError::EmptyIdempotencyKey)));
         }
-        // A caller that gets no reply is told the id to ask again with.
-        let limit = deadline
-            .map(|deadline| (deadline, *meta.get_or_insert_default().id.get_or_insert_with(|| client.new_id())));
+        let limit = limit(&client, deadline, &mut meta);
         if let Some(routes) = LocalRoutes::here(client.inner.node)
             && let Some(door) = routes.door::<C>()
         {
             return match door.ask(command, meta, None) {
-                Asked::Told(reply) => State::Ready(reply),
-                Asked::Waits(receiver) => State::here(receiver, limit),
-                Asked::Elsewhere => State::Ready(Err(SendError::Stopped)),
+                Asked::Told(reply) => Wait::Ready(Some(reply)),
+                Asked::Waits(receiver) => Wait::here(receiver, limit, C::Domain::NAME),
+                Asked::Elsewhere => Wait::Ready(Some(Err(SendError::Stopped))),
             };
         }
         let remote = &client.inner.remote;
@@ -155,39 +158,68 @@ impl<C: Command> Unsent<C> {
                 }
             };
             if !remote.at_home(home, Box::new(ask)) {
-                return State::Ready(Err(SendError::Busy { domain: C::Domain::NAME.to_owned() }));
+                return Wait::Ready(Some(Err(busy(C::Domain::NAME))));
             }
-            return State::here(receiver, limit);
+            return Wait::here(receiver, limit, C::Domain::NAME);
         }
         let deadline = deadline.unwrap_or(DEADLINE);
-        let meta = *meta.unwrap_or_default();
-        let envelope = match of_command(&client, &command, meta, deadline) {
-            Ok(envelope) => envelope,
-            Err(error) => return State::Ready(Err(error)),
-        };
-        let codec = envelope.codec;
-        let answer = remote.ask(envelope, deadline);
-        State::Boxed(Box::pin(async move { decode::<C>(codec, &answer.await?) }))
+        match of_command(&client, &command, meta, deadline) {
+            Ok(envelope) => Wait::elsewhere(envelope.codec, remote.ask(envelope, deadline)),
+            Err(error) => Wait::Ready(Some(Err(error))),
+        }
     }
 }
 
-fn decode<C: Command>(codec: Codec, reply: &[u8]) -> TypedReply<C> {
-    match C::Reply::read_reply(codec, reply) {
-        Ok(reply) => reply.map_err(SendError::Rejected),
-        Err(error) => Err(SendError::Reply(error)),
-    }
+/// How long to wait, and the id of the command: a caller that gets no reply is told the id to ask again with.
+fn limit(
+    client: &Client,
+    deadline: Option<Duration>,
+    meta: &mut Option<Box<AskMeta>>,
+) -> Option<(Duration, MessageId)> {
+    let deadline = deadline?;
+    Some((deadline, *meta.get_or_insert_default().id.get_or_insert_with(|| client.new_id())))
 }
 
-impl<C: Command> State<C> {
+fn busy(domain: &str) -> SendError {
+    SendError::Busy { domain: domain.to_owned() }
+}
+
+impl<R: Coded + Send + 'static> Wait<R> {
     /// The wait for an actor of this process, where every command comes to its end.
-    fn here(receiver: oneshot::Receiver<TypedReply<C>>, limit: Option<(Duration, MessageId)>) -> Self {
+    fn here(
+        receiver: oneshot::Receiver<Result<R, SendError>>,
+        limit: Option<(Duration, MessageId)>,
+        domain: &'static str,
+    ) -> Self {
         let Some((deadline, id)) = limit else { return Self::Here(receiver) };
         Self::Boxed(Box::pin(async move {
             match tokio::time::timeout(deadline, receiver).await {
                 Ok(reply) => reply.unwrap_or(Err(SendError::Stopped)),
-                Err(_) => Err(SendError::NoReply { domain: C::Domain::NAME.to_owned(), deadline, id }),
+                Err(_) => Err(SendError::NoReply { domain: domain.to_owned(), deadline, id }),
             }
         }))
+    }
+
+    /// The wait for another node, whose reply comes as bytes.
+    fn elsewhere(codec: Codec, answer: BoxFuture<'static, Result<Bytes, SendError>>) -> Self {
+        Self::Boxed(Box::pin(async move {
+            match R::read_reply(codec, &answer.await?) {
+                Ok(reply) => reply.map_err(SendError::Rejected),
+                Err(error) => Err(SendError::Reply(error)),
+            }
+        }))
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<R, SendError>> {
+        match self {
+            Self::Here(receiver) => Pin::new(receiver).poll(cx).map(|reply| reply.unwrap_or(Err(SendError::Stopped))),
+            Self::Boxed(future) => future.as_mut().poll(cx),
+            Self::Ready(reply) => {
+                // A caller that asks again and again and never has to wait lets other tasks run in between.
+                ready!(poll_proceed(cx)).made_progress();
+                Poll::Ready(reply.take().unwrap_or(Err(SendError::Stopped)))
+            }
+        }
     }
 }
 
@@ -195,28 +227,14 @@ impl<C: Command> Future for SendCommand<C> {
     type Output = TypedReply<C>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        loop {
-            return match &mut self.0 {
-                State::Here(receiver) => {
-                    Pin::new(receiver).poll(cx).map(|reply| reply.unwrap_or(Err(SendError::Stopped)))
-                }
-                State::Boxed(future) => future.as_mut().poll(cx),
-                State::Unsent(_) => {
-                    if let State::Unsent(unsent) = std::mem::replace(&mut self.0, State::Done) {
-                        self.0 = unsent.send();
-                    }
-                    continue;
-                }
-                State::Ready(_) => {
-                    // A caller that asks again and again and never has to wait lets other tasks run in between.
-                    ready!(poll_proceed(cx)).made_progress();
-                    match std::mem::replace(&mut self.0, State::Done) {
-                        State::Ready(reply) => Poll::Ready(reply),
-                        _ => Poll::Ready(Err(SendError::Stopped)),
-                    }
-                }
-                State::Done => Poll::Ready(Err(SendError::Stopped)),
-            };
+        if let State::Unsent(_) = &self.0
+            && let State::Unsent(unsent) = std::mem::replace(&mut self.0, State::Done)
+        {
+            self.0 = State::Sent(unsent.send());
+        }
+        match &mut self.0 {
+            State::Sent(wait) => wait.poll(cx),
+            State::Unsent(_) | State::Done => Poll::Ready(Err(SendError::Stopped)),
         }
     }
 }
@@ -230,49 +248,60 @@ impl<C: Command> std::fmt::Debug for SendCommand<C> {
 fn of_command<C: Command>(
     client: &Client,
     command: &C,
-    meta: AskMeta,
+    meta: Option<Box<AskMeta>>,
     deadline: Duration,
 ) -> Result<Envelope, SendError> {
-    let key = command.key();
-    if !key.is_valid() {
-        return Err(SendError::Key { bytes: key.as_str().len() });
-    }
+    let (facts, key) = (MessageFacts::of::<C>(), command.key());
     let mut payload = Vec::new();
-    settle_command(command, <C::Domain as Domain>::CODEC, &mut payload).map_err(SendError::Encode)?;
-    let envelope = envelope::<C>(client, payload, Kind::Command, Some(key), meta, deadline)?;
-    Ok(Envelope { shape: Fingerprint::of_command::<C>(), ..envelope })
+    // The key first: a command that has no owner is not even written.
+    if key.is_valid()
+        && let Err(error) = settle_command(command, facts.codec, &mut payload)
+    {
+        return Err(SendError::Encode(error));
+    }
+    envelope(client, facts, Fingerprint::of_command::<C>, payload, Kind::Command, Some(key), meta, deadline)
 }
 
 fn of_query<Q: Query>(client: &Client, query: &Q, deadline: Duration) -> Result<Envelope, SendError> {
+    let facts = MessageFacts::of::<Q>();
     let mut payload = Vec::new();
-    settle(query, <Q::Domain as Domain>::CODEC, &mut payload).map_err(SendError::Encode)?;
-    let envelope = envelope::<Q>(client, payload, Kind::Query, None, AskMeta::default(), deadline)?;
-    Ok(Envelope { shape: Fingerprint::of_query::<Q>(), ..envelope })
+    match settle(query, facts.codec, &mut payload) {
+        Ok(_) => envelope(client, facts, Fingerprint::of_query::<Q>, payload, Kind::Query, None, None, deadline),
+        Err(error) => Err(SendError::Encode(error)),
+    }
 }
 
-fn envelope<M: Message>(
+#[expect(clippy::too_many_arguments, reason = "what is known of a message, and what the caller has said")]
+fn envelope(
     client: &Client,
+    message: MessageFacts,
+    shape: fn() -> Option<Fingerprint>,
     payload: Vec<u8>,
     kind: Kind,
     key: Option<Key<'_>>,
-    meta: AskMeta,
+    meta: Option<Box<AskMeta>>,
     deadline: Duration,
 ) -> Result<Envelope, SendError> {
+    if let Some(key) = key.as_ref().filter(|key| !key.is_valid()) {
+        return Err(SendError::Key { bytes: key.as_str().len() });
+    }
+    let meta = *meta.unwrap_or_default();
     let no_name =
         |name: &str| SendError::Encode(crate::message::CodecError::Encode { reason: format!("`{name}` is no name") });
-    let domain = Name::from_static(M::Domain::NAME).map_err(|_| no_name(M::Domain::NAME))?;
-    let name = Name::from_static(M::NAME).map_err(|_| no_name(M::NAME))?;
+    let domain = Name::from_static(message.domain).map_err(|_| no_name(message.domain))?;
+    let name = Name::from_static(message.name).map_err(|_| no_name(message.name))?;
     let now = client.inner.clock.now();
     let id = meta.id.unwrap_or_else(|| client.new_id());
-    passes!("client", M::NAME, id, meta.correlation.unwrap_or(id));
+    passes!("client", message.name, id, meta.correlation.unwrap_or(id));
     Ok(Envelope {
-        version: M::VERSION,
-        to: key.as_ref().map(|key| ShardId::new(domain.clone(), shard_of(key.as_str(), M::Domain::SHARDS))),
+        version: message.version,
+        shape: shape(),
+        to: key.as_ref().map(|key| ShardId::new(domain.clone(), shard_of(key.as_str(), message.shards))),
         key: key.map(Key::into_string).unwrap_or_default(),
         correlation: meta.correlation.unwrap_or(id),
         deadline: Some(now.after(deadline)),
         traceparent: meta.traceparent.map(String::from),
-        codec: <M::Domain as Domain>::CODEC,
+        codec: message.codec,
         payload: Bytes::from(payload),
         ..Envelope::new(id, kind, domain, name, now)
     })
@@ -327,7 +356,7 @@ impl<C: Command> Unsent<C> {
         if empty_key {
             return Box::pin(std::future::ready(Err(SendError::EmptyIdempotencyKey)));
         }
-        match of_command(&client, &command, *meta.unwrap_or_default(), DEADLINE) {
+        match of_command(&client, &command, meta, DEADLINE) {
             Ok(mut envelope) => {
                 // It may be handled at any time: no caller waits.
                 envelope.deadline = None;
@@ -402,7 +431,7 @@ impl<Q: Query> Future for SendQuery<Q> {
                 Ok(envelope) => {
                     let codec = envelope.codec;
                     let answer = client.inner.remote.query(envelope, deadline);
-                    Box::pin(async move { Q::Reply::read(codec, &answer.await?).map_err(SendError::Reply) })
+                    read_answer(codec, answer)
                 }
                 Err(error) => Box::pin(std::future::ready(Err(error))),
             });
@@ -412,6 +441,13 @@ impl<Q: Query> Future for SendQuery<Q> {
             Asking::Unsent { .. } | Asking::Done => Poll::Ready(Err(SendError::Stopped)),
         }
     }
+}
+
+fn read_answer<R: Coded + Send + 'static>(
+    codec: Codec,
+    answer: BoxFuture<'static, Result<Bytes, SendError>>,
+) -> BoxFuture<'static, Result<R, SendError>> {
+    Box::pin(async move { R::read(codec, &answer.await?).map_err(SendError::Reply) })
 }
 
 impl<Q: Query> std::fmt::Debug for SendQuery<Q> {

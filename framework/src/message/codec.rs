@@ -69,13 +69,12 @@ impl Codec {
     /// [`CodecError::Encode`] if the value has a form that this codec cannot write, or would not read back;
     /// [`CodecError::Oversize`] past [`MAX_PAYLOAD_BYTES`].
     pub fn encode<T: Serialize>(self, value: &T, into: &mut Vec<u8>) -> Result<(), CodecError> {
-        match self {
-            Self::Bincode => bounded(into, MAX_PAYLOAD_BYTES, |into| to_bincode(value, into)),
-            Self::Json => bounded(into, MAX_PAYLOAD_BYTES, |into| {
-                serde_json::to_writer(into, &Inside::new(value, self))
-                    .map_err(|error| CodecError::Encode { reason: error.to_string() })
-            }),
-        }
+        let start = into.len();
+        let written = match self {
+            Self::Bincode => to_bincode(value, into),
+            Self::Json => to_json(value, into),
+        };
+        bounded(into, start, MAX_PAYLOAD_BYTES, written)
     }
 
     /// Reads a value from all of `bytes`.
@@ -89,9 +88,10 @@ impl Codec {
         }
         match self {
             Self::Bincode => from_bincode(bytes),
-            Self::Json => {
-                serde_json::from_slice(bytes).map_err(|error| CodecError::Decode { reason: error.to_string() })
-            }
+            Self::Json => match serde_json::from_slice(bytes) {
+                Ok(value) => Ok(value),
+                Err(error) => Err(unread(&error)),
+            },
         }
     }
 }
@@ -103,7 +103,8 @@ const READ_BACK_AT_ONCE: usize = 1024 * 1024;
 /// Appends the bytes of a state to `into`: bincode, up to [`MAX_STATE_BYTES`]. On an error `into` is as long as before.
 pub(super) fn encode_state<T: Serialize + DeserializeOwned>(state: &T, into: &mut Vec<u8>) -> Result<(), CodecError> {
     let start = into.len();
-    bounded(into, MAX_STATE_BYTES, |into| to_bincode(state, into))?;
+    let written = to_bincode(state, into);
+    bounded(into, start, MAX_STATE_BYTES, written)?;
     let written = into.get(start..).unwrap_or_default();
     if written.len() > READ_BACK_AT_ONCE {
         return Ok(());
@@ -130,14 +131,8 @@ fn state_ways<T: Serialize + DeserializeOwned>() -> Ways<T> {
     Ways { write: |state, _, into| to_bincode(state, into), read: |_, bytes| from_bincode(bytes) }
 }
 
-/// Lets `write` append to `into`, and takes back what it has written if it fails or writes more than `limit` bytes.
-fn bounded(
-    into: &mut Vec<u8>,
-    limit: usize,
-    write: impl FnOnce(&mut Vec<u8>) -> Result<(), CodecError>,
-) -> Result<(), CodecError> {
-    let start = into.len();
-    let written = write(into);
+/// Takes back what was `written` from `start` on if that has failed or is more than `limit` bytes.
+fn bounded(into: &mut Vec<u8>, start: usize, limit: usize, written: Result<(), CodecError>) -> Result<(), CodecError> {
     let bytes = into.len() - start;
     let checked = match written {
         Ok(()) if bytes > limit => Err(CodecError::Oversize { bytes, limit }),
@@ -165,7 +160,25 @@ impl bincode::enc::write::Writer for End<'_> {
 
 fn to_bincode<T: Serialize>(value: &T, into: &mut Vec<u8>) -> Result<(), CodecError> {
     bincode::serde::encode_into_writer(Inside::new(value, Codec::Bincode), End(into), bincode::config::standard())
-        .map_err(|error| CodecError::Encode { reason: text_of(error) })
+        .map_err(unwritten)
+}
+
+fn to_json<T: Serialize>(value: &T, into: &mut Vec<u8>) -> Result<(), CodecError> {
+    serde_json::to_writer(into, &Inside::new(value, Codec::Json)).map_err(unwritten_json)
+}
+
+// Functions and no closures: a closure in a function that is generic is compiled again for each of its types.
+
+fn unwritten(error: bincode::error::EncodeError) -> CodecError {
+    CodecError::Encode { reason: text_of(error) }
+}
+
+fn unwritten_json(error: serde_json::Error) -> CodecError {
+    CodecError::Encode { reason: error.to_string() }
+}
+
+fn unread(error: &dyn std::error::Error) -> CodecError {
+    CodecError::Decode { reason: error.to_string() }
 }
 
 /// The text of an error of bincode. Its `Display` is its `Debug`, which quotes the texts of types.
@@ -178,7 +191,10 @@ fn text_of(error: bincode::error::EncodeError) -> String {
 }
 
 fn from_bincode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    bincode_reader::read(bytes).map_err(|error| CodecError::Decode { reason: error.to_string() })
+    match bincode_reader::read(bytes) {
+        Ok(value) => Ok(value),
+        Err(error) => Err(unread(&error)),
+    }
 }
 
 /// A message that cannot be written or read.

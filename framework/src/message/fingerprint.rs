@@ -64,20 +64,28 @@ impl Fingerprint {
     }
 
     fn of<M: Message>(reply: Option<ReplyShape>) -> Option<Self> {
+        Self::known(TypeId::of::<M>(), M::VERSION, M::Domain::CODEC, M::shape, reply)
+    }
+
+    fn known(
+        of: TypeId,
+        version: u32,
+        codec: Codec,
+        shape: fn(u32, Codec) -> Option<Arc<Shape>>,
+        reply: Option<ReplyShape>,
+    ) -> Option<Self> {
         thread_local! {
             static KNOWN: RefCell<HashMap<TypeId, Option<Fingerprint>, FixedState>> = const {
                 RefCell::new(HashMap::with_hasher(FixedState::with_seed(0)))
             };
         }
-        let place = TypeId::of::<M>();
-        if let Some(known) = KNOWN.with_borrow(|known| known.get(&place).copied()) {
+        if let Some(known) = KNOWN.with_borrow(|known| known.get(&of).copied()) {
             return known;
         }
-        let codec = <M::Domain as Domain>::CODEC;
         // Not with the borrow held: the type's `Deserialize` is user code.
-        let shapes = M::shape(M::VERSION, codec).map(|shape| MessageShapes::new(&shape, reply, codec));
+        let shapes = shape(version, codec).map(|shape| MessageShapes::new(&shape, reply, codec));
         let fingerprint = shapes.map(|shapes| shapes.keep());
-        KNOWN.with_borrow_mut(|known| known.insert(place, fingerprint));
+        KNOWN.with_borrow_mut(|known| known.insert(of, fingerprint));
         fingerprint
     }
 

@@ -18,37 +18,68 @@ impl<'de> SeqAccess<'de> for &mut Values<'_> {
     type Error = Refused;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Refused> {
-        let Some(place) = self.places.next() else { return Ok(None) };
-        let probe = Probe { explorer: self.explorer, place, depth: self.depth };
-        seed.deserialize(probe).map(Some)
+        match self.next() {
+            Some(probe) => seed.deserialize(probe).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+impl Values<'_> {
+    fn next(&mut self) -> Option<Probe<'_>> {
+        let place = self.places.next()?;
+        Some(Probe { explorer: self.explorer, place, depth: self.depth })
+    }
+
+    /// Takes down that a row at `place` was read: what the type does not take is no part of it.
+    pub(super) fn end(self, place: Place, length: usize) {
+        let untaken = self.places.len();
+        if untaken > 0
+            && let Some(Kind::Tuple(places)) = self.explorer.node(place).map(|node| &mut node.kind)
+        {
+            places.truncate(length - untaken);
+        }
     }
 }
 
 /// Gives the fields of a struct by their names.
-pub(super) struct Named<'a, I> {
+pub(super) struct Named<'a> {
     pub(super) explorer: &'a mut Explorer,
-    pub(super) order: I,
+    pub(super) order: std::vec::IntoIter<(&'static str, Place, Option<usize>)>,
     pub(super) place: Place,
     /// The field whose value comes next.
     pub(super) at: Option<(Place, Option<usize>)>,
     pub(super) depth: usize,
 }
 
-impl<'de, I: Iterator<Item = (&'static str, Place, Option<usize>)>> MapAccess<'de> for Named<'_, I> {
+impl<'de> MapAccess<'de> for &mut Named<'_> {
     type Error = Refused;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Refused> {
-        let Some((name, of, field)) = self.order.next() else { return Ok(None) };
+        match self.next_name() {
+            Some(name) => seed.deserialize(name).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Refused> {
+        seed.deserialize(self.value())
+    }
+}
+
+impl Named<'_> {
+    fn next_name(&mut self) -> Option<StrDeserializer<'static, Refused>> {
+        let (name, of, field) = self.order.next()?;
         self.at = Some((of, field));
         if let (Some(at), Some(field)) = (self.place, field) {
             self.explorer.path.truncate(self.depth);
             self.explorer.last = Last::Key(at, field);
         }
-        let name: StrDeserializer<'_, Refused> = name.into_deserializer();
-        seed.deserialize(name).map(Some)
+        Some(name.into_deserializer())
     }
 
-    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Refused> {
+    /// The value of the field whose name came last.
+    fn value(&mut self) -> Probe<'_> {
         let (of, field) = self.at.take().unwrap_or((None, None));
         if let Some(at) = self.place {
             self.explorer.last = Last::Place(at);
@@ -59,7 +90,7 @@ impl<'de, I: Iterator<Item = (&'static str, Place, Option<usize>)>> MapAccess<'d
                 field.visited = true;
             }
         }
-        seed.deserialize(Probe { explorer: self.explorer, place: of, depth: self.depth })
+        Probe { explorer: self.explorer, place: of, depth: self.depth }
     }
 }
 

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::compare::Difference;
 use self::explorer::Explorer;
+use self::probe::Probe;
 use super::Codec;
 use crate::user_code::user_code;
 
@@ -105,17 +106,21 @@ impl Shape {
     /// The first call for a type runs its `Deserialize` some dozen times on made-up input, without a value; later calls return
     /// what was found then. A panic of the type's own code counts as a refusal of the input.
     pub fn of<T: DeserializeOwned + 'static>(codec: Codec) -> Arc<Self> {
+        Self::known(TypeId::of::<T>(), codec, &mut |probe| T::deserialize(probe).is_ok())
+    }
+
+    /// The shape of a type, whose `Deserialize` is run by `pass` unless it is known.
+    fn known(of: TypeId, codec: Codec, pass: &mut dyn FnMut(Probe<'_>) -> bool) -> Arc<Self> {
         type Known = HashMap<(TypeId, Codec), Arc<Shape>>;
         // A memory of a pure function: nodes that start often, as in simulations, trace each type once.
         static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
-        let place = (TypeId::of::<T>(), codec);
+        let place = (of, codec);
         if let Some(shape) = KNOWN.lock().as_ref().and_then(|known| known.get(&place)) {
             return Arc::clone(shape);
         }
         // Not with the lock held: the type's `Deserialize` is user code.
-        let shape = Arc::new(Explorer::explore(codec, &mut |probe| {
-            user_code(|| T::deserialize(probe).is_ok()).unwrap_or(false)
-        }));
+        let mut pass = |probe: Probe<'_>| user_code(|| pass(probe)).unwrap_or(false);
+        let shape = Arc::new(Explorer::explore(codec, &mut pass));
         KNOWN.lock().get_or_insert_default().insert(place, Arc::clone(&shape));
         shape
     }

@@ -95,7 +95,11 @@ impl<'a> Probe<'a> {
     }
 
     /// A row of places, each visited once.
-    fn row(&mut self, length: usize) -> Row {
+    fn row(self, length: usize) -> Result<Values<'a>, Refused> {
+        if self.depth >= SHADOWS {
+            self.explorer.last = Last::Shadow;
+            return Err(Refused);
+        }
         self.explorer.enter(self.place, self.depth, |explorer| match length > ROW {
             true => Kind::Array(length, explorer.add()),
             false => Kind::Tuple((0..length).map(|_| explorer.add()).collect()),
@@ -105,34 +109,35 @@ impl<'a> Probe<'a> {
             Some(Kind::Array(_, of)) => vec![*of; length],
             _ => vec![None; length],
         };
-        Row { places }
+        Ok(Values { explorer: self.explorer, places: places.into_iter(), depth: self.depth + 1 })
     }
 
     pub(super) fn values<'de, V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value, Refused> {
-        if self.depth >= SHADOWS {
-            self.explorer.last = Last::Shadow;
-            return Err(Refused);
-        }
-        let mut probe = self;
-        let row = probe.row(length);
-        let mut values = Values { explorer: probe.explorer, places: row.places.into_iter(), depth: probe.depth + 1 };
+        let place = self.place;
+        let mut values = self.row(length)?;
         let value = visitor.visit_seq(&mut values)?;
-        let untaken = values.places.len();
-        // What the type does not take is no part of it.
-        if untaken > 0
-            && let Some(Kind::Tuple(places)) = values.explorer.node(probe.place).map(|node| &mut node.kind)
-        {
-            places.truncate(length - untaken);
-        }
+        values.end(place, length);
         Ok(value)
     }
 
     pub(super) fn fields<'de, V: Visitor<'de>>(
-        mut self,
+        self,
         name: &'static str,
         names: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Refused> {
+        let mut fields = self.begin_fields(name, names)?;
+        // Only what takes the visitor is compiled for each type: all else is in `Fields`.
+        let read = match &mut fields.given {
+            Given::Named(named) => visitor.visit_map(named),
+            Given::Values(values) => visitor.visit_seq(values),
+        };
+        fields.end(read.is_ok());
+        read
+    }
+
+    /// Finds out which fields a struct is given in this pass.
+    fn begin_fields(mut self, name: &'static str, names: &'static [&'static str]) -> Result<Fields<'a>, Refused> {
         self.open(name, names)?;
         self.explorer.enter(self.place, self.depth, |explorer| {
             let field = |name: &&'static str| FieldNode {
@@ -146,35 +151,101 @@ impl<'a> Probe<'a> {
         let (depth, place) = (self.depth + 1, self.place);
         let Some((order, by_order)) = self.order() else {
             // Not looked at, or of another kind in an earlier pass: all names in their order.
-            let order = names.iter().map(|name| (*name, None, None)).collect::<Vec<_>>().into_iter();
-            let value = visitor.visit_map(Named { explorer: self.explorer, order, place: None, at: None, depth })?;
-            Self::close(self.explorer);
-            return Ok(value);
+            let order: Vec<_> = names.iter().map(|name| (*name, None, None)).collect();
+            let given = Named { explorer: self.explorer, order: order.into_iter(), place: None, at: None, depth };
+            return Ok(Fields { given: Given::Named(given), place, omitted: None });
         };
         if by_order {
-            let places = order.iter().map(|(_, of, _)| *of).collect::<Vec<_>>().into_iter();
-            let value = visitor.visit_seq(&mut Values { explorer: self.explorer, places, depth })?;
-            Self::close(self.explorer);
-            return Ok(value);
+            let places: Vec<_> = order.iter().map(|(_, of, _)| *of).collect();
+            let given = Values { explorer: self.explorer, places: places.into_iter(), depth };
+            return Ok(Fields { given: Given::Values(given), place, omitted: None });
         }
         let omitted = self.omitted();
         let offered: Vec<_> = order.into_iter().filter(|(_, _, at)| *at != omitted || omitted.is_none()).collect();
-        let order = offered.into_iter();
-        let read = visitor.visit_map(Named { explorer: self.explorer, order, place, at: None, depth });
-        if let Some(omitted) = omitted {
-            self.explorer.learn();
-            if let Some(Kind::Struct { fields, .. }) = self.explorer.node(place).map(|node| &mut node.kind)
-                && let Some(field) = fields.get_mut(omitted)
-            {
-                field.optional = Some(read.is_ok());
+        let given = Named { explorer: self.explorer, order: offered.into_iter(), place, at: None, depth };
+        Ok(Fields { given: Given::Named(given), place, omitted })
+    }
+
+    /// The content of an option that is given; `None` if it is given nothing.
+    fn begin_option(self) -> Option<Probe<'a>> {
+        self.explorer.enter(self.place, self.depth, |explorer| Kind::Option { of: explorer.add(), none: false });
+        match self.explorer.node(self.place).map(|node| &node.kind) {
+            Some(Kind::Option { of: Some(of), none: false }) => {
+                let place = Some(*of);
+                Some(Probe { explorer: self.explorer, place, depth: self.depth + 1 })
             }
-            if read.is_err() {
-                self.explorer.last = Last::Omission;
-            }
+            _ => None,
         }
-        let value = read?;
-        Self::close(self.explorer);
-        Ok(value)
+    }
+
+    /// The elements of a list; `None` if it is too deep to be looked at.
+    fn begin_list(self) -> Option<Values<'a>> {
+        if self.place.is_some() && self.depth >= DEPTH {
+            self.explorer.enter(self.place, self.depth, |_| Kind::Recursion);
+            return None;
+        }
+        self.explorer.enter(self.place, self.depth, |explorer| Kind::List { of: explorer.add(), empty: false });
+        let places = match self.explorer.node(self.place).map(|node| &node.kind) {
+            Some(Kind::List { of: Some(of), empty: false }) => vec![Some(*of)],
+            _ => Vec::new(),
+        };
+        Some(Values { explorer: self.explorer, places: places.into_iter(), depth: self.depth + 1 })
+    }
+
+    /// The entry of a map that is given one.
+    fn begin_map(self) -> Option<Entry<'a>> {
+        if self.place.is_some() && self.depth >= DEPTH {
+            self.explorer.enter(self.place, self.depth, |_| Kind::Recursion);
+            return None;
+        }
+        self.explorer.enter(self.place, self.depth, |explorer| Kind::Map {
+            key: explorer.add(),
+            value: explorer.add(),
+            empty: false,
+        });
+        match self.explorer.node(self.place).map(|node| &node.kind) {
+            Some(Kind::Map { key: Some(key), value: Some(value), empty: false }) => {
+                let (key, value) = (Some(*key), Some(*value));
+                Some(Entry { explorer: self.explorer, key, value, given: false, depth: self.depth + 1 })
+            }
+            _ => None,
+        }
+    }
+
+    /// The variant that an enum is given in this pass.
+    fn begin_enum(mut self, name: &'static str, variants: &'static [&'static str]) -> Result<(Self, Choice), Refused> {
+        self.open(name, variants)?;
+        self.explorer.enter(self.place, self.depth, |explorer| {
+            let variant = |name: &&'static str| VariantNode {
+                name,
+                of: explorer.add(),
+                accepted: false,
+                stuck: false,
+                chosen: false,
+            };
+            Kind::Enum(variants.iter().map(variant).collect())
+        });
+        let explorer = &mut *self.explorer;
+        let chosen = match self.place.and_then(|at| explorer.nodes.get(at)).map(|node| &node.kind) {
+            Some(Kind::Enum(known)) => {
+                let new = known.iter().position(|variant| !variant.stuck && !explorer.is_done(variant.of));
+                let accepted = || known.iter().position(|variant| variant.accepted);
+                let at = new.or_else(accepted).unwrap_or(0);
+                known.get(at).map(|variant| Choice { at, name: variant.name, of: variant.of })
+            }
+            // One after the other, until one of them comes to an end.
+            _ => {
+                let name = variants.get((explorer.turn + self.depth) % variants.len().max(1));
+                name.map(|name| Choice { at: 0, name, of: None })
+            }
+        };
+        let chosen = chosen.ok_or(Refused)?;
+        if let Some(Kind::Enum(known)) = explorer.node(self.place).map(|node| &mut node.kind)
+            && let Some(variant) = known.get_mut(chosen.at)
+        {
+            variant.chosen = true;
+        }
+        Ok((self, chosen))
     }
 
     /// The fields of the struct at this place in the order they are offered: those at which nothing is accepted last.
@@ -212,9 +283,55 @@ impl<'a> Probe<'a> {
     }
 }
 
-/// A row of places.
-struct Row {
-    places: Vec<Place>,
+/// The variant that an enum is given.
+struct Choice {
+    at: usize,
+    name: &'static str,
+    of: Place,
+}
+
+impl Choice {
+    fn of<'a>(&self, probe: &'a mut Probe<'_>) -> Chosen<'a> {
+        let (place, depth) = (probe.place, probe.depth + 1);
+        Chosen { explorer: &mut *probe.explorer, place, at: self.at, name: self.name, of: self.of, depth }
+    }
+}
+
+/// What a struct is given in one pass.
+struct Fields<'a> {
+    given: Given<'a>,
+    place: Place,
+    /// The field that is left out, to see whether it may be.
+    omitted: Option<usize>,
+}
+
+enum Given<'a> {
+    Named(Named<'a>),
+    Values(Values<'a>),
+}
+
+impl Fields<'_> {
+    /// Takes down what the pass has shown.
+    fn end(self, accepted: bool) {
+        let explorer = match self.given {
+            Given::Named(named) => named.explorer,
+            Given::Values(values) => values.explorer,
+        };
+        if let Some(omitted) = self.omitted {
+            explorer.learn();
+            if let Some(Kind::Struct { fields, .. }) = explorer.node(self.place).map(|node| &mut node.kind)
+                && let Some(field) = fields.get_mut(omitted)
+            {
+                field.optional = Some(accepted);
+            }
+            if !accepted {
+                explorer.last = Last::Omission;
+            }
+        }
+        if accepted {
+            Probe::close(explorer);
+        }
+    }
 }
 
 macro_rules! plain {
@@ -309,13 +426,9 @@ impl<'de> Deserializer<'de> for Probe<'_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refused> {
-        self.explorer.enter(self.place, self.depth, |explorer| Kind::Option { of: explorer.add(), none: false });
-        match self.explorer.node(self.place).map(|node| &node.kind) {
-            Some(Kind::Option { of: Some(of), none: false }) => {
-                let place = Some(*of);
-                visitor.visit_some(Probe { explorer: self.explorer, place, depth: self.depth + 1 })
-            }
-            _ => visitor.visit_none(),
+        match self.begin_option() {
+            Some(content) => visitor.visit_some(content),
+            None => visitor.visit_none(),
         }
     }
 
@@ -329,34 +442,16 @@ impl<'de> Deserializer<'de> for Probe<'_> {
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refused> {
-        if self.place.is_some() && self.depth >= DEPTH {
-            self.explorer.enter(self.place, self.depth, |_| Kind::Recursion);
-            return visitor.visit_seq(Nothing);
+        match self.begin_list() {
+            Some(mut values) => visitor.visit_seq(&mut values),
+            None => visitor.visit_seq(Nothing),
         }
-        self.explorer.enter(self.place, self.depth, |explorer| Kind::List { of: explorer.add(), empty: false });
-        let places = match self.explorer.node(self.place).map(|node| &node.kind) {
-            Some(Kind::List { of: Some(of), empty: false }) => vec![Some(*of)],
-            _ => Vec::new(),
-        };
-        visitor.visit_seq(&mut Values { explorer: self.explorer, places: places.into_iter(), depth: self.depth + 1 })
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refused> {
-        if self.place.is_some() && self.depth >= DEPTH {
-            self.explorer.enter(self.place, self.depth, |_| Kind::Recursion);
-            return visitor.visit_map(Nothing);
-        }
-        self.explorer.enter(self.place, self.depth, |explorer| Kind::Map {
-            key: explorer.add(),
-            value: explorer.add(),
-            empty: false,
-        });
-        match self.explorer.node(self.place).map(|node| &node.kind) {
-            Some(Kind::Map { key: Some(key), value: Some(value), empty: false }) => {
-                let (key, value) = (Some(*key), Some(*value));
-                visitor.visit_map(Entry { explorer: self.explorer, key, value, given: false, depth: self.depth + 1 })
-            }
-            _ => visitor.visit_map(Nothing),
+        match self.begin_map() {
+            Some(entry) => visitor.visit_map(entry),
+            None => visitor.visit_map(Nothing),
         }
     }
 
@@ -387,42 +482,14 @@ impl<'de> Deserializer<'de> for Probe<'_> {
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
-        mut self,
+        self,
         name: &'static str,
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Refused> {
-        self.open(name, variants)?;
-        self.explorer.enter(self.place, self.depth, |explorer| {
-            let variant = |name: &&'static str| VariantNode {
-                name,
-                of: explorer.add(),
-                accepted: false,
-                stuck: false,
-                chosen: false,
-            };
-            Kind::Enum(variants.iter().map(variant).collect())
-        });
-        let explorer = self.explorer;
-        let chosen = match self.place.and_then(|at| explorer.nodes.get(at)).map(|node| &node.kind) {
-            Some(Kind::Enum(known)) => {
-                let new = known.iter().position(|variant| !variant.stuck && !explorer.is_done(variant.of));
-                let accepted = || known.iter().position(|variant| variant.accepted);
-                let at = new.or_else(accepted).unwrap_or(0);
-                known.get(at).map(|variant| (at, variant.name, variant.of))
-            }
-            // One after the other, until one of them comes to an end.
-            _ => variants.get((explorer.turn + self.depth) % variants.len().max(1)).map(|name| (0, *name, None)),
-        };
-        let Some((at, name, of)) = chosen else { return Err(Refused) };
-        if let Some(Kind::Enum(known)) = explorer.node(self.place).map(|node| &mut node.kind)
-            && let Some(variant) = known.get_mut(at)
-        {
-            variant.chosen = true;
-        }
-        let chosen = Chosen { explorer: &mut *explorer, place: self.place, at, name, of, depth: self.depth + 1 };
-        let value = visitor.visit_enum(chosen)?;
-        Self::close(explorer);
+        let (mut probe, chosen) = self.begin_enum(name, variants)?;
+        let value = visitor.visit_enum(chosen.of(&mut probe))?;
+        Self::close(probe.explorer);
         Ok(value)
     }
 }
