@@ -88,8 +88,8 @@ impl KeyActor {
         .entered();
         let facts = self.facts(envelope);
         let door = Rc::clone(&self.door);
-        let turned = self.turn(facts, &self.marked(&delivery), Vec::new(), true, |state, effects| {
-            door.decide(state, &delivery.work, &delivery.envelope, effects, false)
+        let turned = self.turn(facts, &self.marked(&delivery), Vec::new(), true, |state, user, effects| {
+            door.decide(state, user, &delivery.work, &delivery.envelope, effects, false)
         });
         match turned {
             Ok(turned) => {
@@ -233,7 +233,7 @@ impl KeyActor {
 
     pub(super) fn note_down(&mut self, envelope: &Envelope, marked: Marked, note: Note) -> Result<Appended, Failure> {
         let facts = self.facts(envelope);
-        self.turn(facts, &marked, vec![note], false, |_, _| Ok(())).map(|turned| turned.appended)
+        self.turn(facts, &marked, vec![note], false, |_, _, _| Ok(())).map(|turned| turned.appended)
     }
 }
 

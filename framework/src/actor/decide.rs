@@ -6,6 +6,7 @@ use super::requested::{AnyEffects, Outgoing, Requested};
 use super::state::KeyState;
 use super::turn::Failure;
 use super::undo::UndoChange;
+use super::wiring::UserSlot;
 use crate::message::{CodecError, Envelope, Kind, MessageId, Rejection, rejection_in};
 use crate::router::Work;
 use crate::telemetry::TARGET;
@@ -31,6 +32,7 @@ impl TypeDoor {
     pub(crate) fn decide(
         &self,
         state: &KeyState,
+        user: &dyn UserSlot,
         work: &Work,
         envelope: &Envelope,
         effects: &mut dyn AnyEffects,
@@ -48,7 +50,7 @@ impl TypeDoor {
         match work {
             Work::Handle => {
                 let decide = self.plan.commands.get(envelope.name.as_str()).ok_or(Failure::Unhandled)?;
-                decide(state.user()?, envelope, effects)?;
+                decide(user.get()?, envelope, effects)?;
                 let requested = effects.requested();
                 if self.is_too_late(state, Some(envelope), requested) {
                     requested.reject(Rejection::saga_ended());
@@ -58,14 +60,14 @@ impl TypeDoor {
             Work::React if !deaf => {
                 let name = (envelope.domain.as_str(), envelope.name.as_str());
                 let (_, decide) = self.plan.reacts.get(&name).ok_or(Failure::Unhandled)?;
-                decide(state.user()?, envelope, effects)?;
+                decide(user.get()?, envelope, effects)?;
             }
             Work::Wake { .. } if !deaf => {
                 let decide = self.plan.timer(&envelope.domain, &envelope.name).ok_or(Failure::Unhandled)?;
-                decide(state.user()?, envelope, effects)?;
+                decide(user.get()?, envelope, effects)?;
             }
             Work::Refuse(reason) => return Err(Failure::Undecodable(reason.clone())),
-            Work::Reply => self.decide_reply(state, envelope, effects, redriven)?,
+            Work::Reply => self.decide_reply(state, user, envelope, effects, redriven)?,
             Work::React | Work::Wake { .. } | Work::Redrive | Work::Discard { .. } => {}
         }
         Ok(())
@@ -152,6 +154,7 @@ impl TypeDoor {
     fn decide_reply(
         &self,
         state: &KeyState,
+        user: &dyn UserSlot,
         envelope: &Envelope,
         effects: &mut dyn AnyEffects,
         redriven: bool,
@@ -186,7 +189,7 @@ impl TypeDoor {
             return Ok(());
         }
         match self.plan.replies.get(&(envelope.domain.as_str(), envelope.name.as_str())) {
-            Some(decide) => decide(state.user()?, envelope, effects)?,
+            Some(decide) => decide(user.get()?, envelope, effects)?,
             None if rejection.is_some() && self.plan.facts.role == Role::Saga => effects.requested().begin_undo(),
             None => {}
         }

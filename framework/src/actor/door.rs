@@ -11,7 +11,6 @@ use futures_util::future::LocalBoxFuture;
 
 use super::backlog::{Backlog, Backlogs, Deliver};
 use super::host::{Flight, Host, ShardCell};
-use super::keyed::KeyActor;
 use super::keys::Keys;
 use super::mailbox::{Delivered, Failed, Here, LiveActor, Mail, Mailbox, TypedMail};
 use super::requested::AnyEffects;
@@ -112,6 +111,10 @@ enum Refused {
 }
 
 /// A message that has no permit yet.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is moved into the mailbox or given back, and a box would cost an allocation"
+)]
 enum Letter {
     Envelope(Delivery),
     Typed(Box<dyn TypedCommand>, Option<Box<AskMeta>>, Label),
@@ -183,6 +186,7 @@ impl TypeDoor {
     ///
     /// # Errors
     /// Why it is refused, and `what` again.
+    #[expect(clippy::result_large_err, reason = "the error is the message itself, which is given back")]
     fn admit(self: &Rc<Self>, what: Letter, inside: bool) -> Result<(), (Refused, Letter)> {
         let host = &self.host;
         if host.stopped.get() || (host.draining.get() && !inside) {
@@ -227,7 +231,7 @@ impl TypeDoor {
             drop(self.keys.borrow_mut().remove(&key));
         }
         self.make_room();
-        let live = LiveActor::new(KeyActor::new(Rc::clone(self), Rc::clone(shard), Rc::clone(&key)));
+        let live = (self.plan.facts.live)(Rc::clone(self), Rc::clone(shard), Rc::clone(&key));
         let entry = Entry { addr: Mailbox(Rc::clone(&live)).start(), live: Rc::downgrade(&live) };
         entry.send(&live, what.with(self.permit(&live)));
         host.counts.activations.one();

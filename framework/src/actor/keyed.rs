@@ -15,6 +15,7 @@ use super::host::ShardCell;
 use super::mailbox::{Ctx, Delivered, Mailbox};
 use super::state::KeyState;
 use super::timer_name::timer_in;
+use super::wiring::UserSlot;
 use crate::inbox::Admission;
 use crate::message::{Codec, CodecError, MessageId};
 use crate::router::{Arrival, Delivery, Outcome, Work};
@@ -24,7 +25,7 @@ use crate::user_code::Panicked;
 
 /// One live actor of a key. While it loads, waits for a retry or looks something up, it [holds](Self::hold) its mailbox back,
 /// so that the order of its messages never changes.
-pub(crate) struct KeyActor {
+pub(crate) struct KeyActor<U: ?Sized = dyn UserSlot> {
     pub(crate) door: Rc<TypeDoor>,
     pub(crate) shard: Rc<ShardCell>,
     pub(crate) key: Rc<str>,
@@ -45,6 +46,8 @@ pub(crate) struct KeyActor {
     pub(super) held: u32,
     /// While a message is in back-off: what has come meanwhile and is not written down.
     pub(super) waiting: Option<Box<Waiting>>,
+    /// The user's state. In place and not behind a pointer, because each turn reads it.
+    pub(super) user: U,
 }
 
 /// What has come for a key while one of its messages is in back-off: commands of callers and timers. Permits bound their number.
@@ -54,8 +57,8 @@ pub(crate) struct Waiting {
     queue: VecDeque<Delivered>,
 }
 
-impl KeyActor {
-    pub(crate) fn new(door: Rc<TypeDoor>, shard: Rc<ShardCell>, key: Rc<str>) -> Self {
+impl<U> KeyActor<U> {
+    pub(crate) fn new(door: Rc<TypeDoor>, shard: Rc<ShardCell>, key: Rc<str>, user: U) -> Self {
         let generation = door.host.generation.get();
         Self {
             door,
@@ -70,9 +73,12 @@ impl KeyActor {
             begun: None,
             held: 0,
             waiting: None,
+            user,
         }
     }
+}
 
+impl KeyActor {
     /// The messages that wait for their keys in this key's shard.
     fn backlog(&self) -> Option<&Rc<Backlog>> {
         self.door.backlogs.get(self.shard.id.shard)
@@ -156,9 +162,11 @@ impl KeyActor {
             }
         };
         self.hold(ctx, loading, |this, loaded, ctx| match loaded {
-            Ok(state) => {
-                let old = std::mem::replace(&mut this.state, state);
-                let _ = this.door.host.code.call(this.door.label, move || drop(old));
+            Ok(mut state) => {
+                let user = state.user.take();
+                this.state = state;
+                // The old one is dropped: user code.
+                let _ = this.door.host.code.call(this.door.label, || this.user.put(user));
                 this.broken = None;
                 this.report_long_activation();
                 if let Some(backlog) = this.backlog() {

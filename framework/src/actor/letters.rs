@@ -161,8 +161,8 @@ impl KeyActor {
             let (marked, notes) = (self.marked_again(envelope), vec![Note::Resolved { message: envelope.id }]);
             let facts = self.facts(envelope);
             let door = Rc::clone(&self.door);
-            let turned = self.turn(facts, &marked, notes, false, |state, effects| {
-                door.decide(state, &work_of(envelope), envelope, effects, true)
+            let turned = self.turn(facts, &marked, notes, false, |state, user, effects| {
+                door.decide(state, user, &work_of(envelope), envelope, effects, true)
             });
             if let Err(failure) = turned {
                 return self.mend(ctx, move |_, _| finish(delivery, permit, failure.told()));
@@ -192,7 +192,7 @@ impl KeyActor {
         let facts = self.facts(envelope);
         let door = Rc::clone(&self.door);
         let turned = self
-            .turn(facts, &marked, notes, false, |state, effects| door.give_up(state, envelope, effects.requested()));
+            .turn(facts, &marked, notes, false, |state, _, effects| door.give_up(state, envelope, effects.requested()));
         match turned {
             Ok(_) => {
                 self.settle_after_commit(delivery, permit, Outcome::Done(Bytes::new(), self.door.plan.facts.codec));

@@ -13,13 +13,14 @@ use super::door::Permit;
 use super::keyed::KeyActor;
 use super::straight::TypedCommand;
 use super::turn::Failure;
+use super::wiring::UserSlot;
 use crate::router::{AskMeta, Delivery};
 use crate::user_code::Label;
 
 /// One live actor with what its door and its permits look at: one allocation, so that a turn touches few places.
 ///
 /// The actor is borrowed for as long as a message is taken, so whoever finds it borrowed was called by its turn.
-pub(crate) struct LiveActor {
+pub(crate) struct LiveActor<U: ?Sized = dyn UserSlot> {
     /// How many messages are in its mailbox.
     pub(super) mails: Cell<u32>,
     /// How many turns are in flight for it, those in the mailbox included.
@@ -28,11 +29,11 @@ pub(crate) struct LiveActor {
     pub(super) touched: Cell<u64>,
     /// When it was last asked for anything, counted in uses of all actors.
     pub(super) used: Cell<u64>,
-    pub(super) actor: RefCell<KeyActor>,
+    pub(super) actor: RefCell<KeyActor<U>>,
 }
 
-impl LiveActor {
-    pub(super) fn new(actor: KeyActor) -> Rc<Self> {
+impl<U> LiveActor<U> {
+    pub(super) fn new(actor: KeyActor<U>) -> Rc<Self> {
         let (mails, queued) = (Cell::default(), Cell::default());
         Rc::new(Self { mails, queued, touched: Cell::default(), used: Cell::default(), actor: RefCell::new(actor) })
     }

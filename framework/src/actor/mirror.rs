@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 
 use super::keyed::KeyActor;
 use super::state::KeyState;
-use super::wiring::Wiring;
+use super::wiring::{UserState, Wiring};
 use crate::clock::Timestamp;
 use crate::inbox::Admission;
 use crate::message::Digest;
@@ -66,7 +66,7 @@ impl KeyActor {
         let compared = user_code(|| {
             let stored = StreamState { snapshot: None, turns: stored };
             match KeyState::rebuild(&self.door.plan, &stored) {
-                Ok(folded) => difference(&self.door.plan, &self.state, &folded, &stored.turns),
+                Ok(folded) => difference(&self.door.plan, self.user.user(), &self.state, &folded, &stored.turns),
                 Err(error) => Some(format!("its log cannot be replayed: {error}")),
             }
         });
@@ -85,7 +85,13 @@ impl KeyActor {
 }
 
 /// What a live actor and the fold of its log disagree on.
-fn difference(plan: &Wiring, live: &KeyState, folded: &KeyState, stored: &[StoredTurn]) -> Option<String> {
+fn difference(
+    plan: &Wiring,
+    user: Option<&dyn UserState>,
+    live: &KeyState,
+    folded: &KeyState,
+    stored: &[StoredTurn],
+) -> Option<String> {
     if (live.turns, live.version) != (folded.turns, folded.version) {
         return Some(format!("it is at event {}, the log at event {}", live.version, folded.version));
     }
@@ -111,7 +117,7 @@ fn difference(plan: &Wiring, live: &KeyState, folded: &KeyState, stored: &[Store
             return Some(format!("message {} was handled in turn {} and counts as new", turn.id, turn.number));
         }
     }
-    let (live, folded) = (live.user.as_ref()?, folded.user.as_ref()?);
+    let (live, folded) = (user?, folded.user.as_ref()?);
     match (live.described(), folded.described()) {
         (Some(live), Some(folded)) if tokens(&live) != tokens(&folded) => {
             Some(format!("the state is {live}, the log says {folded}"))

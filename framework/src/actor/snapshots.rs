@@ -88,7 +88,7 @@ impl KeyActor {
         }
         let door = std::rc::Rc::clone(&self.door);
         let Some(rule) = &door.plan.snapshots else { return };
-        let bytes = match door.host.code.call(door.label, || self.state.save(rule)) {
+        let bytes = match door.host.code.call(door.label, || self.state.save(self.user.user(), rule)) {
             Ok(Some(Ok(snapshot))) => {
                 let bytes = snapshot.bytes.len();
                 self.shard.writer.borrow_mut().save_snapshot(&door.actor, &self.key, snapshot);

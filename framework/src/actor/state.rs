@@ -9,19 +9,18 @@ use serde::{Deserialize, Serialize};
 use super::parked::Parked;
 use super::snapshots::SnapshotRule;
 use super::timer_name::timer_in;
-use super::turn::Failure;
 use super::undo::{Undo, UndoChange};
 use super::wiring::{UserState, Wiring};
 use crate::inbox::{SavedSeen, Seen};
 use crate::message::{Codec, CodecError, Coded, Kind, MessageId, Wants};
 #[cfg(feature = "testing")]
 use crate::store::StreamState;
-use crate::store::{Note, Snapshot, StoreError, StoredTurn};
+use crate::store::{Note, Snapshot, StoredTurn};
 
 /// The state of one actor: the user's, and what the framework remembers with it.
 #[derive(Default)]
 pub(crate) struct KeyState {
-    /// None until it is rebuilt: its `Default` is user code and may panic.
+    /// The user's state while it is rebuilt. A live actor has it in a [place](super::wiring::UserSlot) of its own.
     pub(crate) user: Option<Box<dyn UserState>>,
     /// The count of events.
     pub(crate) version: u64,
@@ -114,14 +113,6 @@ struct SavedState {
 }
 
 impl KeyState {
-    /// The user's state.
-    ///
-    /// # Errors
-    /// [`StoreError::Closed`] as long as it is not rebuilt; no turn is taken then.
-    pub(crate) fn user(&self) -> Result<&dyn UserState, Failure> {
-        self.user.as_deref().ok_or(Failure::Store(StoreError::Closed))
-    }
-
     /// Rebuilds the state. Sends nothing: what was sent stands in the outbox. Calls user code: the caller catches its panics.
     #[cfg(feature = "testing")]
     pub(crate) fn rebuild(plan: &Wiring, stored: &StreamState) -> Result<Self, CodecError> {
@@ -222,9 +213,13 @@ impl KeyState {
         }
     }
 
-    /// The state as a snapshot. Calls user code: the caller catches its panics.
-    pub(crate) fn save(&self, rule: &SnapshotRule) -> Option<Result<Snapshot, CodecError>> {
-        let user = match self.user.as_ref()?.save()? {
+    /// The state as a snapshot, with that of the user. Calls user code: the caller catches its panics.
+    pub(crate) fn save(
+        &self,
+        user: Option<&dyn UserState>,
+        rule: &SnapshotRule,
+    ) -> Option<Result<Snapshot, CodecError>> {
+        let user = match user?.save()? {
             Ok(user) => user,
             Err(error) => return Some(Err(error)),
         };

@@ -31,7 +31,7 @@ pub(super) trait TypedCommand {
     /// Appends the command's bytes to `into`; from now on it is the command as it reads from them. User code.
     ///
     /// # Errors
-    /// It cannot be written and read back. It is gone then.
+    /// It cannot be written and read back.
     fn settle(&mut self, into: &mut Vec<u8>) -> Result<(), CodecError>;
 
     /// Lets the handler decide. User code.
@@ -135,9 +135,9 @@ impl KeyActor {
         let digest = Digest::new(host.settings.digest_key, name, version, codec, &payload);
         let marked = Marked::Outside { digest: digest.value() };
         let (code, door) = (&host.code, Rc::clone(&self.door));
-        let turned = self.turn(facts, &marked, Vec::new(), false, |state, effects| {
+        let turned = self.turn(facts, &marked, Vec::new(), false, |state, user, effects| {
             code.relabel(label);
-            command.handle(state.user()?, effects)?;
+            command.handle(user.get()?, effects)?;
             let requested = effects.requested();
             if !command.is_rejected() && door.is_too_late(state, None, requested) {
                 command.reject(Rejection::saga_ended());

@@ -9,6 +9,7 @@ use super::keyed::KeyActor;
 use super::requested::{AnyEffects, EventSlot, Outgoing, Requested, TimerSlot, TurnFacts};
 use super::state::KeyState;
 use super::undo::{UndoChange, UndoNext};
+use super::wiring::UserSlot;
 use crate::message::{Codec, CodecError};
 use crate::router::Floor;
 use crate::store::{Appended, EventWrite, Mark, Note, OutboxWrite, Source, StoreError, TimerWrite, Turn};
@@ -68,7 +69,7 @@ impl KeyActor {
         marked: &Marked,
         mut notes: Vec<Note>,
         with_reply: bool,
-        decide: impl FnOnce(&KeyState, &mut dyn AnyEffects) -> Result<(), Failure>,
+        decide: impl FnOnce(&KeyState, &dyn UserSlot, &mut dyn AnyEffects) -> Result<(), Failure>,
     ) -> Result<Turned, Failure> {
         // Whatever it has waited for meanwhile: on a state that is not the log's nothing is decided, and nothing is written.
         if let Some(error) = self.unfit() {
@@ -81,7 +82,7 @@ impl KeyActor {
         let decided = self.door.host.code.call(self.door.label, || {
             // Drops what the turn before has recorded: values of the user.
             effects.requested().begin(facts);
-            decide(&self.state, &mut *effects)
+            decide(&self.state, &self.user, &mut *effects)
         });
         let requested = effects.requested();
         let checked = match decided {
@@ -125,9 +126,9 @@ impl KeyActor {
         }
         // The state changes before the append: a panic in `apply` must not leave a record behind that can never be read.
         if !effects.events.is_empty()
-            && let Some(user) = &mut self.state.user
+            && let Some(user) = self.user.user_mut()
         {
-            let applied = self.door.host.code.call(self.door.label, || effects.apply_to(&mut **user));
+            let applied = self.door.host.code.call(self.door.label, || effects.apply_to(user));
             if let Err(panicked) = applied {
                 self.broken = Some(Box::new(StoreError::Closed));
                 return Err(panicked.into());

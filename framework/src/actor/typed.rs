@@ -113,9 +113,10 @@ impl<A: Stateful, C: Command> TypedCommand for Asking<A, C> {
     }
 
     fn settle(&mut self, into: &mut Vec<u8>) -> Result<(), CodecError> {
-        if let Some(command) = self.command.take() {
-            let read = settle_command(&command, C::Domain::CODEC, into)?;
-            self.command = Some(read.unwrap_or(command));
+        if let Some(command) = &self.command
+            && let Some(read) = settle_command(command, C::Domain::CODEC, into)?
+        {
+            self.command = Some(read);
         }
         Ok(())
     }

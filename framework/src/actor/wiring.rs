@@ -12,13 +12,18 @@ use foldhash::fast::FixedState;
 
 use super::door::TypeDoor;
 use super::effects::Effects;
+use super::host::ShardCell;
+use super::keyed::KeyActor;
+use super::mailbox::LiveActor;
 use super::plan::{Plan, Role, Stateful};
 use super::requested::AnyEffects;
 use super::snapshots::{SnapshotRule, Snapshots};
 use super::timer_name::parts as timer_parts;
+use super::turn::Failure;
 use crate::clock::Steady;
 use crate::message::{Codec, CodecError, Domain, Envelope, MessageFacts, Shape};
 use crate::router::{ActorCard, LocalRoutes, MessageCard, PeerShapes, StateCard};
+use crate::store::StoreError;
 
 /// The state of an actor whose type is not known.
 pub(crate) trait UserState: Any {
@@ -41,6 +46,41 @@ impl<A: Stateful> UserState for A {
     }
 }
 
+/// The place of the user's state in an actor. Empty until the state is rebuilt: its `Default` is user code and may panic.
+pub(crate) trait UserSlot {
+    fn user(&self) -> Option<&dyn UserState>;
+    fn user_mut(&mut self) -> Option<&mut dyn UserState>;
+    /// Moves a state in and drops the one before, which is user code.
+    fn put(&mut self, user: Option<Box<dyn UserState>>);
+}
+
+impl dyn UserSlot + '_ {
+    /// The user's state.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`] as long as it is not rebuilt; no turn is taken then.
+    pub(crate) fn get(&self) -> Result<&dyn UserState, Failure> {
+        self.user().ok_or(Failure::Store(StoreError::Closed))
+    }
+}
+
+struct Slot<A>(Option<A>);
+
+impl<A: Stateful> UserSlot for Slot<A> {
+    fn user(&self) -> Option<&dyn UserState> {
+        self.0.as_ref().map(|user| user as &dyn UserState)
+    }
+
+    fn user_mut(&mut self) -> Option<&mut dyn UserState> {
+        self.0.as_mut().map(|user| user as &mut dyn UserState)
+    }
+
+    fn put(&mut self, user: Option<Box<dyn UserState>>) {
+        let user = user.and_then(|user| (user as Box<dyn Any>).downcast().ok());
+        self.0 = user.map(|user| *user);
+    }
+}
+
 /// The constants of an actor type, and how its values begin.
 #[derive(Clone, Copy)]
 pub(crate) struct ActorFacts {
@@ -52,6 +92,8 @@ pub(crate) struct ActorFacts {
     pub(super) snapshots: Snapshots,
     /// Whether the state has a coding.
     pub(super) is_coded: bool,
+    /// A live actor without a state.
+    pub(super) live: fn(Rc<TypeDoor>, Rc<ShardCell>, Rc<str>) -> Rc<LiveActor>,
     /// As [`Stateful::initial`].
     pub(crate) initial: fn() -> Box<dyn UserState>,
     /// A state from bytes; `None` if they cannot be used.
@@ -71,6 +113,7 @@ impl ActorFacts {
             role: A::ROLE,
             snapshots: A::SNAPSHOTS,
             is_coded: A::coding().is_some(),
+            live: |door, shard, key| LiveActor::new(KeyActor::new(door, shard, key, Slot::<A>(None))),
             initial: || Box::new(A::initial()),
             restore: |bytes| Some(Box::new(A::coding()?.restore(bytes).ok()?)),
             shape: || A::coding()?.shape(),
