@@ -10,6 +10,7 @@ mod idle;
 mod memory;
 mod nats;
 mod neighbors;
+mod remembered;
 mod report;
 mod simulation;
 mod turn;
@@ -35,6 +36,8 @@ const ROWS: &[Row] = &[
     ("nats_events_16", nats::events_16),
     ("failing_1_percent", neighbors::failing_messages),
     ("slow_job", neighbors::slow_job),
+    ("remembered_ids", remembered::ids),
+    ("pending_timers", remembered::timers),
     ("simulation_seed", simulation::seed),
     ("idle_alone", idle::alone),
     ("idle_over_nats", idle::over_nats),

@@ -1,0 +1,129 @@
+//! What remembered ids and pending timers cost the turns that come after them: the same turns with many and with few.
+
+use std::time::{Duration, Instant};
+
+use whizbang::derive::block_on;
+use whizbang::prelude::*;
+use whizbang::{Client, MemoryStore, Node, NodeConfig};
+
+use crate::account::{Account, deposit};
+use crate::report::{REPETITIONS, nanos_each, report};
+
+const FEW_IDS: usize = 100;
+const MANY_IDS: usize = 100_000;
+/// How many keys have so many ids, and how many commands are measured with each.
+const KEYS: usize = 4;
+const ASKS: usize = 2_000;
+
+/// The latency of a command with an id of its caller's own, to a key that remembers 100,000 ids and to one that remembers 100.
+pub(crate) fn ids() {
+    block_on(async {
+        let mut pairs = Vec::new();
+        for _ in 0..=REPETITIONS {
+            let few = latency(FEW_IDS).await;
+            pairs.push((latency(MANY_IDS).await, few));
+        }
+        // The first warms up.
+        let anchor = "the same with 100 remembered ids";
+        report("remembered_ids", "ns", anchor, pairs.get(1..).unwrap_or_default());
+    });
+}
+
+async fn latency(remembered: usize) -> f64 {
+    let node = Node::builder("bank", MemoryStore::new()).host::<Account>().threads(0);
+    let node = node.start().await.expect("it starts");
+    let client = node.client();
+    let names: Vec<String> = (0..KEYS).map(|key| format!("account-{key}")).collect();
+    for _ in 0..remembered {
+        for name in &names {
+            client.send(deposit(name)).id(client.new_id()).await.expect("it is handled");
+        }
+    }
+    let begun = Instant::now();
+    for _ in 0..ASKS {
+        for name in &names {
+            let cents = client.send(deposit(name)).id(client.new_id()).await.expect("it is handled");
+            std::hint::black_box(cents);
+        }
+    }
+    let each = nanos_each(begun.elapsed(), ASKS * KEYS);
+    node.stop().await.expect("it stops");
+    each
+}
+
+#[derive(Domain)]
+struct Alarms;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Alarms)]
+struct Set {
+    #[key]
+    name: String,
+}
+
+#[derive(Document, Serialize, Deserialize)]
+#[document(domain = Alarms)]
+struct Due {}
+
+#[derive(Saga, Default)]
+#[saga(domain = Alarms, handles(Set), timers(Due))]
+struct Alarm {}
+
+impl Handle<Set> for Alarm {
+    fn handle(&self, _set: Set, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        // So far away that none rings while turns are measured.
+        effects.set_timer(&Due {}, Duration::from_secs(24 * 3600));
+        Ok(())
+    }
+}
+
+impl Wake<Due> for Alarm {
+    fn wake(&self, _due: Due, _effects: &mut Effects<Self>) {}
+}
+
+const PENDING: usize = 100_000;
+/// How many other keys set their timers again and again, and how often each.
+const SETTERS: usize = 1_000;
+const SETS: usize = 50;
+
+/// Turns in a second that set a timer, while 100,000 timers of other keys are pending and while none is.
+pub(crate) fn timers() {
+    block_on(async {
+        let mut pairs = Vec::new();
+        for _ in 0..=REPETITIONS {
+            let without = turns(0).await;
+            pairs.push((turns(PENDING).await, without));
+        }
+        // The first warms up.
+        let anchor = "the same without pending timers";
+        report("pending_timers", "1/s", anchor, pairs.get(1..).unwrap_or_default());
+    });
+}
+
+async fn turns(pending: usize) -> f64 {
+    // As many live actors in both cases: those whose timers are pending are passivated.
+    let config = NodeConfig { live_actors: SETTERS, ..NodeConfig::default() };
+    let node = Node::builder("alarms", MemoryStore::new()).host::<Alarm>().config(config).threads(0);
+    let node = node.start().await.expect("it starts");
+    let client = node.client();
+    for name in 0..pending {
+        set(&client, format!("pending-{name}")).await;
+    }
+    let names: Vec<String> = (0..SETTERS).map(|name| format!("setter-{name}")).collect();
+    for name in &names {
+        set(&client, name.clone()).await;
+    }
+    let begun = Instant::now();
+    for _ in 0..SETS {
+        for name in &names {
+            set(&client, name.clone()).await;
+        }
+    }
+    let each = (SETS * SETTERS) as f64 / begun.elapsed().as_secs_f64();
+    node.stop().await.expect("it stops");
+    each
+}
+
+async fn set(client: &Client, name: String) {
+    client.send(Set { name }).await.expect("it is handled");
+}
