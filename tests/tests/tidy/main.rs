@@ -7,6 +7,7 @@
 mod dependencies;
 mod docs;
 mod doors;
+mod generics;
 mod habits;
 mod mutations;
 mod rooms;

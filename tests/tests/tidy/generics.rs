@@ -1,0 +1,94 @@
+//! The framework's code that is compiled again for each actor and message type of a user's program stays small.
+//!
+//! Everything that is generic over such a type costs each user compile time once for each of their types, so it is kept to thin
+//! forms around code without type parameters. `tests/compile-cost` measures the cost itself.
+
+use crate::source::{File, Finding, assert_none, repository};
+
+/// The traits of what users write. A parameter with such a bound makes an item generic over their types.
+const TRAITS: [&str; 11] = [
+    "Stateful",
+    "Command",
+    "Message",
+    "Event",
+    "Query",
+    "Document",
+    "Coded",
+    "Serialize",
+    "DeserializeOwned",
+    "DeserializeSeed",
+    "Visitor",
+];
+
+/// The rooms in a command's way, and how many lines of code each may have that are generic over users' types. What a room had
+/// when this was written, and a tenth more. Raise a number only after `tests/compile-cost` has said what it costs.
+const LINES: [(&str, usize); 6] =
+    [("actor", 310), ("aggregate", 75), ("client", 275), ("message", 550), ("router", 52), ("saga", 50)];
+
+/// The lines of code inside items of `code` that are generic over users' types: functions, and blocks of `impl`.
+fn generic_lines(code: &str) -> usize {
+    let lines: Vec<&str> = code.lines().collect();
+    let (mut count, mut at) = (0, 0);
+    while let Some(line) = lines.get(at) {
+        if !is_generic(line.trim_start()) {
+            at += 1;
+            continue;
+        }
+        let (mut depth, mut opened) = (0_usize, false);
+        while let Some(line) = lines.get(at) {
+            count += usize::from(!line.trim().is_empty());
+            depth += line.matches('{').count();
+            opened |= line.contains('{');
+            depth = depth.saturating_sub(line.matches('}').count());
+            at += 1;
+            // A function of a trait has no block.
+            if (opened && depth == 0) || (!opened && line.ends_with(';')) {
+                break;
+            }
+        }
+    }
+    count
+}
+
+/// Whether a line begins an `impl` or a function with a parameter that stands for a type of users.
+fn is_generic(line: &str) -> bool {
+    let begins = line.starts_with("impl<") || line.contains("fn ");
+    let Some((_, parameters)) = line.split_once('<').filter(|_| begins) else { return false };
+    let bounds = parameters.split(['>', '(']).next().unwrap_or_default();
+    let words = bounds.split(|char: char| !char.is_alphanumeric());
+    bounds.contains(':') && words.into_iter().any(|word| TRAITS.contains(&word))
+}
+
+fn grown(files: &[File], most: &[(&str, usize)]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (room, most) in most {
+        let folder = format!("framework/src/{room}/");
+        let inside: Vec<&File> =
+            files.iter().filter(|file| file.is_product() && file.path.starts_with(&folder)).collect();
+        let lines: usize = inside.iter().map(|file| generic_lines(&file.product_code())).sum();
+        if lines > *most
+            && let Some(first) = inside.first()
+        {
+            let what = format!(
+                "`{room}` has {lines} lines of code that are compiled for each type of users, more than {most}"
+            );
+            findings.push(first.finding_at_top(what));
+        }
+    }
+    findings
+}
+
+#[test]
+fn code_compiled_for_each_type_of_users_stays_small() {
+    assert_none(&grown(&repository(), &LINES));
+}
+
+#[test]
+fn generic_code_that_has_grown_is_found() {
+    let text =
+        "fn plain() {\n}\nimpl<A: Stateful> Plan<A> {\n    fn one() {}\n}\npub fn two<C: Command>(c: C) {\n    c;\n}\n";
+    let files = [File::new("framework/src/actor/a.rs", text)];
+    assert_eq!(generic_lines(text), 6);
+    assert!(grown(&files, &[("actor", 6)]).is_empty());
+    assert_eq!(grown(&files, &[("actor", 5)]).len(), 1);
+}
