@@ -454,3 +454,30 @@ fn coding(given: &Given, version: u32, correct: bool) -> TokenStream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The words and marks of a text, those inside its brackets too.
+    fn tokens(text: TokenStream) -> usize {
+        let count = |token| match token {
+            proc_macro2::TokenTree::Group(group) => 2 + tokens(group.stream()),
+            _ => 1,
+        };
+        text.into_iter().map(count).sum()
+    }
+
+    #[test]
+    fn what_is_written_for_a_message_stays_small() {
+        let expanded = |kind: Kind, fields: &str| {
+            let word = kind.attribute();
+            let item = format!("#[{word}(domain = Bank)] struct Deposit {{ {fields} }}");
+            tokens(expand(kind, &syn::parse_str(&item).expect("the item is one")))
+        };
+        let (event, more) = (expanded(Kind::Event, "a: u8"), expanded(Kind::Event, "a: u8, b: u8, c: u8"));
+        assert_eq!(event, more, "it does not grow with the fields");
+        // What it was when this was written, and a tenth more: the compiler reads it for each message of a program.
+        assert!((100..=585).contains(&event), "an event has {event} tokens");
+    }
+}
