@@ -4,11 +4,13 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::telemetry::TARGET;
-use crate::user_code::{caught, user_code};
+use crate::user_code::{UserCode, caught, user_code};
 
 /// A task that ends when this handle is dropped.
 #[derive(Debug)]
@@ -20,13 +22,65 @@ impl Drop for Task {
     }
 }
 
-/// Starts a task that ends by itself. If it panics, that is logged.
-pub(crate) fn detached(future: impl Future<Output = ()> + 'static) {
+/// Where the failures of a thread's tasks are reported.
+pub(crate) type Overseer = Arc<UserCode>;
+
+/// The first wait before a task that has failed is started again; it doubles up to [`LONGEST`].
+pub(crate) const FIRST: Duration = Duration::from_millis(100);
+pub(crate) const LONGEST: Duration = Duration::from_secs(10);
+
+/// Starts a task that ends by itself. If it panics, that is logged, counted and listed in the health until a task of the same name
+/// has done its work.
+pub(crate) fn detached(overseer: &Overseer, name: &'static str, future: impl Future<Output = ()> + 'static) {
+    let overseer = Arc::clone(overseer);
     drop(tokio::task::spawn_local(async move {
-        if let Err(panicked) = caught(future).await {
-            tracing::error!(target: TARGET, error = panicked.text(), "a background task failed");
+        match caught(future).await {
+            Ok(()) => overseer.goes_on(name),
+            Err(panicked) => overseer.failed(name, panicked.text()),
         }
     }));
+}
+
+/// Starts a task as [`detached`] does. If it panics, it is started again after a wait.
+pub(crate) fn repeated<F: Future<Output = ()> + 'static>(
+    overseer: &Overseer,
+    name: &str,
+    make: impl Fn() -> F + 'static,
+) {
+    drop(tokio::task::spawn_local(until_done(Arc::clone(overseer), name.to_owned(), make)));
+}
+
+/// Runs what `make` makes to its end. If it panics, that is reported as with [`detached`], and it is made again after a wait.
+pub(crate) async fn until_done<F: Future<Output = ()>>(overseer: Overseer, name: String, make: impl Fn() -> F) {
+    let mut wait = FIRST;
+    while let Err(panicked) = caught(make()).await {
+        overseer.failed(&name, &format!("{}; it is started again", panicked.text()));
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(LONGEST);
+    }
+    overseer.goes_on(&name);
+}
+
+/// Runs a future.
+///
+/// # Errors
+/// The text of its panic.
+pub(crate) async fn contained<F: Future>(future: F) -> Result<F::Output, String> {
+    caught(future).await.map_err(|panicked| panicked.to_string())
+}
+
+/// Starts a task of another crate's making that has no overseer: a panic is logged.
+pub(crate) fn alone(name: &'static str, future: impl Future<Output = ()> + 'static) {
+    drop(tokio::task::spawn_local(async move {
+        if let Err(panicked) = caught(future).await {
+            tracing::error!(target: TARGET, task = name, error = panicked.text(), "a background task failed");
+        }
+    }));
+}
+
+/// Returns whether this thread unwinds from a panic: what is dropped now was not ended in order.
+pub(crate) fn is_unwinding() -> bool {
+    std::thread::panicking()
 }
 
 /// Starts a thread with a runtime of its own that runs one future to its end.
@@ -61,7 +115,7 @@ impl LocalThread {
         let (jobs, mut received) = mpsc::unbounded_channel::<Job>();
         thread(name, move || async move {
             while let Some(job) = received.recv().await {
-                detached(job());
+                alone("local thread", job());
             }
         })?;
         Ok(Self(jobs))
@@ -85,11 +139,7 @@ impl LocalThread {
 }
 
 /// Starts a thread that calls `tick` after every `step`, until it returns `false`. Its owner is what `tick` looks at.
-pub(crate) fn ticker(
-    name: &str,
-    step: std::time::Duration,
-    tick: impl Fn() -> bool + Send + 'static,
-) -> std::io::Result<()> {
+pub(crate) fn ticker(name: &str, step: Duration, tick: impl Fn() -> bool + Send + 'static) -> std::io::Result<()> {
     std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         while tick() {
             std::thread::park_timeout(step);
@@ -101,8 +151,8 @@ pub(crate) fn ticker(
 /// Does work on a thread of its own, or here if there is none to be had. `None` if the thread ended in the midst of it.
 pub(crate) async fn apart<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (done, wait) = oneshot::channel();
-    let work = std::sync::Arc::new(parking_lot::Mutex::new(Some((work, done))));
-    let there = std::sync::Arc::clone(&work);
+    let work = Arc::new(parking_lot::Mutex::new(Some((work, done))));
+    let there = Arc::clone(&work);
     let take = move |work: &parking_lot::Mutex<Option<_>>| work.lock().take();
     let started = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         let given: Option<(_, oneshot::Sender<T>)> = take(&there);

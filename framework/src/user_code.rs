@@ -5,7 +5,7 @@
 //! panic means for a message: the caller does. A test forbids `catch_unwind` everywhere else.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,7 +18,7 @@ use std::time::Duration;
 use foldhash::fast::FixedState;
 use parking_lot::Mutex;
 
-use crate::telemetry::{Counts, shortened};
+use crate::telemetry::{Counts, TARGET, shortened};
 
 /// The step of the clock that measures user code. A call that begins and ends within one step counts as zero: reading a precise
 /// clock twice would make a turn in memory a tenth slower.
@@ -26,6 +26,8 @@ pub(crate) const TICK: Duration = Duration::from_millis(50);
 /// How many pairs of actor type and message have a name of their own; message names may come from outside. The rest is shown
 /// by actor type alone.
 const LABELS: usize = 4096;
+/// How many failed tasks are listed: their names may hold names from outside.
+const TASKS: usize = 100;
 
 /// A panic of user code.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +113,8 @@ pub(crate) struct UserCode {
     /// The longest call so far, in ticks.
     longest: AtomicU64,
     labels: Mutex<Labels>,
+    /// The background tasks of the thread that have failed and have not gone on since, by name; and why.
+    failed: Mutex<BTreeMap<String, String>>,
 }
 
 #[derive(Debug, Default)]
@@ -154,6 +158,29 @@ impl UserCode {
             self.longest.fetch_max(took, Ordering::Relaxed);
         }
         ended.inspect_err(|_| self.counts.panics.one())
+    }
+
+    /// Counts and logs a background task of this thread that has failed. Health lists it until it [goes on](Self::goes_on).
+    pub(crate) fn failed(&self, task: &str, error: &str) {
+        self.counts.failed_tasks.one();
+        tracing::error!(target: TARGET, task, error, "a background task failed");
+        let mut failed = self.failed.lock();
+        if failed.len() < TASKS || failed.contains_key(task) {
+            failed.insert(task.to_owned(), format!("background task `{task}` failed: {error}"));
+        }
+    }
+
+    /// A background task has done its work: it is listed as failed no longer.
+    pub(crate) fn goes_on(&self, task: &str) {
+        // Nearly always nothing has ever failed, and every small task comes by here.
+        if self.counts.failed_tasks.get() > 0 {
+            self.failed.lock().remove(task);
+        }
+    }
+
+    /// The background tasks that have failed and have not gone on since.
+    pub(crate) fn failures(&self) -> Vec<String> {
+        self.failed.lock().values().cloned().collect()
     }
 
     /// Names the running call more precisely than when it began.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use tempfile::TempDir;
+use whizbang::message::{Name, ShardId};
 use whizbang::store::Store;
 use whizbang::store::embedded::{EmbeddedConfig, EmbeddedStore};
-use whizbang::testing::store::Fixture;
+use whizbang::testing::store::{Draft, Fixture, Owner, run};
 
 struct Folder(TempDir, EmbeddedConfig);
 
@@ -34,4 +35,27 @@ mod with_small_files_and_many_checkpoints {
     use super::{EmbeddedConfig, Folder};
 
     whizbang::store_suite!(Folder::new(EmbeddedConfig::default().segment_bytes(3 << 20).checkpoint_bytes(16 << 10)));
+}
+
+#[test]
+fn long_streams_are_read_a_bounded_number_at_once() {
+    run(async {
+        let folder = Folder::new(EmbeddedConfig::default());
+        let store = folder.store().await;
+        let mut owner = Owner::take(&store, &ShardId::new(Name::new("bank").unwrap(), 0)).await;
+        for number in 1..=300 {
+            owner.commit(&Draft::new("Account", "ada", number).at(number, number - 1).event("Happened", "1")).await;
+        }
+        let actor = Name::new("Account").unwrap();
+        let mut open = Vec::new();
+        for _ in 0..64 {
+            open.push(owner.reader.pages(&actor, "ada", true).await.unwrap());
+        }
+        // One more waits until one of these is read.
+        let mut waits = owner.reader.pages(&actor, "ada", true);
+        assert!(futures_util::poll!(&mut waits).is_pending());
+        open.pop();
+        let mut pages = waits.await.unwrap();
+        assert_eq!(pages.next().await.unwrap().len() + pages.next().await.unwrap().len(), 300);
+    });
 }

@@ -202,6 +202,20 @@ async fn an_event_whose_key_cannot_be_chosen_is_a_dead_letter_and_all_behind_it_
 }
 
 #[whizbang::test]
+async fn redriven_event_runs_on_no_key_but_its_own() {
+    let (store, clock) = (MemoryStore::new(), Clock::manual(morning()).0);
+    let node = watching(&store, &clock).await;
+    fill(&node, "a", 13).await;
+    node.quiet().await;
+    let letters = node.dead_letters().await.unwrap();
+    assert!(letters.len() == 1 && letters[0].key == "a", "{letters:?}");
+    let again = node.redrive(&letters[0]).await;
+    assert!(matches!(&again, Err(SendError::DeadLetter { reason }) if reason.contains("unlucky")), "{again:?}");
+    node.discard(&letters[0]).await.unwrap();
+    assert_eq!(seen(&node, "a").await, "", "the stand-in has not taken the event");
+}
+
+#[whizbang::test]
 async fn a_turn_that_is_too_large_makes_a_dead_letter_and_holds_nothing_up() {
     let (store, clock) = (MemoryStore::new(), Clock::manual(morning()).0);
     let node = watching(&store, &clock).await;

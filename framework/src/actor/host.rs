@@ -17,7 +17,7 @@ use crate::retry::Retries;
 use crate::router::{Arrival, Delivery, Outcome, PeerShapes};
 use crate::store::{Appended, CommitListener, ShardHandle, ShardReader, ShardWriter, StoreError, Ticket};
 use crate::telemetry::{Counts, TARGET};
-use crate::user_code::UserCode;
+use crate::user_code::{UserCode, caught};
 
 /// How far the clock of a caller may be ahead of the owner's: the ids it makes hold its time.
 const FUTURE: Duration = Duration::from_secs(5 * 60);
@@ -126,6 +126,25 @@ impl Host {
             waiting: RefCell::default(),
             scratch: RefCell::default(),
         })
+    }
+
+    /// Asks the store for something on behalf of one key. A panic in there is reported and becomes an error: it must not end what
+    /// waits for the answer.
+    pub(crate) async fn guarded<T>(
+        &self,
+        task: &str,
+        asking: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        match caught(asking).await {
+            Ok(answer) => {
+                self.code.goes_on(task);
+                answer
+            }
+            Err(panicked) => {
+                self.code.failed(task, panicked.text());
+                Err(StoreError::io("asking the store", std::io::Error::other(panicked.to_string())))
+            }
+        }
     }
 
     /// Whether a message may have been begun before the node ended last, and be the reason that it ended: it was sent before

@@ -161,6 +161,8 @@ impl KeyActor {
                 rebuilt => rebuilt,
             }
         };
+        let host = Rc::clone(&self.door.host);
+        let loading = async move { host.guarded("load a key", loading).await };
         self.hold(ctx, loading, |this, loaded, ctx| match loaded {
             Ok(mut state) => {
                 let user = state.user.take();
@@ -406,7 +408,7 @@ impl KeyActor {
         let (id, host) = (delivery.envelope.id, Rc::clone(&self.door.host));
         let looking = async move {
             committed.await?;
-            let found = reader.find_turn(&actor, &key, id).await?;
+            let found = host.guarded("look up an id", async { reader.find_turn(&actor, &key, id).await }).await?;
             // The store may find more than is remembered.
             Ok(found.filter(|turn| id.time().is_some() || turn.time >= host.oldest()))
         };

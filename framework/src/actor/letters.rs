@@ -15,9 +15,9 @@ use super::keyed::KeyActor;
 use super::mailbox::{Ctx, Delivered};
 use super::turn::{Failure, Marked};
 use crate::message::{Envelope, Kind, MessageId};
-use crate::router::{Arrival, Delivery, Outcome, Work};
+use crate::router::{ActorDoor as _, Arrival, Delivery, Outcome, Work};
 use crate::store::{DeadLetter, DeadLetterReason, Note, StoreError};
-use crate::telemetry::TARGET;
+use crate::telemetry::{TARGET, shortened};
 
 /// How many parked messages are handled again before other keys of the thread get their turn, at most.
 const SLICE: usize = 32;
@@ -161,14 +161,33 @@ impl KeyActor {
             let (marked, notes) = (self.marked_again(envelope), vec![Note::Resolved { message: envelope.id }]);
             let facts = self.facts(envelope);
             let door = Rc::clone(&self.door);
+            let work = self.work_again(&letter);
             let turned = self.turn(facts, &marked, notes, false, |state, user, effects| {
-                door.decide(state, user, &work_of(envelope), envelope, effects, true)
+                door.decide(state, user, &work, envelope, effects, true)
             });
             if let Err(failure) = turned {
                 return self.mend(ctx, move |_, _| finish(delivery, permit, failure.told()));
             }
         }
         self.redrive(delivery, permit, ctx);
+    }
+
+    /// What a redriven letter asks of this key. An event whose key could not be chosen, or was too long, stands at another one: there it
+    /// is refused again, unless the program chooses this key now.
+    fn work_again(&self, letter: &DeadLetter) -> Work {
+        let envelope = &letter.envelope;
+        if envelope.kind != Kind::Event {
+            return work_of(envelope);
+        }
+        match self.door.key_of(envelope) {
+            Ok(Some(key)) if *key == *letter.key => Work::React,
+            Ok(Some(key)) => Work::Refuse(format!(
+                "asks for the key `{}`, not for this one",
+                shortened(key.escape_debug().to_string())
+            )),
+            Ok(None) => Work::Refuse("is not taken by this actor".to_owned()),
+            Err(error) => Work::Refuse(error),
+        }
     }
 
     /// Discards a dead letter: it will never be handled, and whatever waits for it is told so in the same commit. The sender of a

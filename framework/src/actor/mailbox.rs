@@ -42,6 +42,17 @@ impl<U> LiveActor<U> {
 /// The actix actor in front of a [`KeyActor`]. It holds the actor's only lasting reference.
 pub(crate) struct Mailbox(pub(super) Rc<LiveActor>);
 
+/// actix drops an actor whose context has panicked without a word.
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        if crate::spawn::is_unwinding()
+            && let Ok(actor) = self.0.actor.try_borrow()
+        {
+            actor.door.host.code.failed("live actor", &format!("{} `{}` panicked", actor.door.actor, actor.key));
+        }
+    }
+}
+
 /// What actix gives a mailbox.
 pub(crate) type Ctx = Context<Mailbox>;
 

@@ -17,7 +17,7 @@ impl Feed {
     /// Another event came under a position that was taken. It is dropped: the owner's log decides, not who sends what. The owner is
     /// asked, again and again while such events come, with one question at a time.
     pub(super) fn suspects(self: &Rc<Self>, position: u64) {
-        self.counts.events_dropped.one();
+        self.overseer.counts.events_dropped.one();
         tracing::debug!(target: TARGET, source = %self.source, position, "dropped an event that is not what was taken");
         self.suspect.set(Some(position));
         self.doubt.set(true);
@@ -95,7 +95,7 @@ impl Feed {
         }
         self.known.set(if claimed > known { claimed } else { head.max(self.last.get()) });
         let forged = self.held.borrow_mut().above(head, mark);
-        self.counts.events_dropped.many(forged.len() as u64);
+        self.overseer.counts.events_dropped.many(forged.len() as u64);
         forged.into_iter().for_each(|done| done());
     }
 
@@ -103,7 +103,7 @@ impl Feed {
     pub(super) fn displaces(&self, position: u64, event: &Envelope) {
         let forged = self.held.borrow_mut().other_than(position, event.id);
         if let Some(done) = forged {
-            self.counts.events_dropped.one();
+            self.overseer.counts.events_dropped.one();
             done();
         }
     }

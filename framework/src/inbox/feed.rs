@@ -18,9 +18,9 @@ use super::{Done, Quiet, Standing, Trail};
 use crate::clock::instant;
 use crate::message::{Envelope, IdSource, Name, ShardId};
 use crate::retry::Retry;
-use crate::spawn::{self, Task};
+use crate::spawn::{self, Overseer, Task};
 use crate::store::Source;
-use crate::telemetry::{Counts, TARGET, passes};
+use crate::telemetry::{TARGET, passes};
 
 /// How many events are read from a log at a time.
 const PAGE: usize = 256;
@@ -71,7 +71,7 @@ pub(crate) struct Feed {
     /// The owner's log is another one than was taken from: nothing is taken until the owner says otherwise.
     pub(super) stopped: Cell<bool>,
     pub(super) pages: Pages,
-    pub(super) counts: Arc<Counts>,
+    pub(super) overseer: Overseer,
     pub(super) quiet: Rc<Quiet>,
     pub(super) standing: Arc<Standing>,
     pub(super) trail: RefCell<Trail>,
@@ -100,7 +100,7 @@ impl Feed {
     pub(crate) fn new(
         source: ShardId,
         pages: Pages,
-        counts: Arc<Counts>,
+        overseer: Overseer,
         quiet: Rc<Quiet>,
         standing: Arc<Standing>,
     ) -> Rc<Self> {
@@ -118,7 +118,7 @@ impl Feed {
             shut: Cell::new(false),
             stopped: Cell::new(false),
             pages,
-            counts,
+            overseer,
             quiet,
             standing,
             trail: RefCell::default(),
@@ -201,7 +201,7 @@ impl Feed {
         self.known.set(self.known.get().max(position));
         let last = self.last.get();
         if position <= last {
-            self.counts.duplicates.one();
+            self.overseer.counts.duplicates.one();
             let known = self.trail.borrow().knows(position, event.id);
             match known {
                 Some(true) => {}
@@ -222,7 +222,7 @@ impl Feed {
             done();
         }
         if position > last + 1 && !self.filling.get() {
-            self.counts.gaps.one();
+            self.overseer.counts.gaps.one();
             tracing::debug!(target: TARGET, source = %self.source, last, position, "a gap: reading the owner's log");
         }
         self.fill();
@@ -297,72 +297,78 @@ impl Feed {
         }
         let feed = Rc::clone(self);
         let task = spawn::local(async move {
-            let ids = IdSource::seeded(crate::clock::Clock::system(), feed.last.get());
-            let retry = Retry { attempts: u32::MAX, ..Retry::default() };
-            let mut failures = 0;
-            loop {
-                if feed.doubt.get() && feed.last.get() >= feed.known.get() {
-                    // Nothing is missing: however many contradictions come, the owner is asked at a bounded rate.
-                    if let Some(before) = feed.asked.replace(Some(instant())) {
-                        tokio::time::sleep_until(before + DOUBT).await;
-                    }
-                }
-                if let Some(before) = feed.disproved.take() {
-                    // However many positions are claimed that do not exist, the owner is asked at a bounded rate.
-                    tokio::time::sleep_until(before + DOUBT).await;
-                }
-                let as_taken = feed.is_as_taken().await;
-                let (after, known, mark) = (feed.last.get(), feed.known.get(), feed.held.borrow().mark());
-                let page = match as_taken {
-                    Ok(true) => (feed.pages)(feed.source.clone(), after, PAGE).await,
-                    Ok(false) => {
-                        feed.wait_for_another_log(after).await;
-                        continue;
-                    }
-                    Err(reason) => {
-                        feed.doubt.set(true);
-                        Err(reason)
-                    }
-                };
-                match page {
-                    Ok((_, head)) if head < after => feed.wait_for_another_log(after).await,
-                    Ok((events, head)) => {
-                        failures = 0;
-                        feed.confirmed();
-                        feed.ends_at(head, known, mark);
-                        let full = events.len() >= PAGE;
-                        for event in events {
-                            feed.landing().await;
-                            let position = event.origin.as_ref().map_or(0, |origin| origin.sequence);
-                            feed.displaces(position, &event);
-                            // Another page, or a live event, may have been quicker.
-                            if position == feed.last.get() + 1 {
-                                feed.dispatch(&event, position, Box::new(|| {}));
-                            }
-                        }
-                        feed.landing().await;
-                        feed.drain();
-                        let missing = feed.known.get() > feed.last.get() || !feed.held.borrow().is_empty();
-                        let moved = feed.last.get() > after;
-                        // What became known while the page was read may not be in it: nobody else comes to look for it.
-                        let risen = feed.known.get() > known.max(head);
-                        let more = full || feed.doubt.get() || (missing && (moved || risen));
-                        if !more {
-                            break;
-                        }
-                    }
-                    Err(reason) => {
-                        failures += 1;
-                        tracing::debug!(target: TARGET, source = %feed.source, reason, "the owner's log cannot be read");
-                        tokio::time::sleep(retry.wait(failures, &ids)).await;
-                    }
-                }
-            }
+            let filling = Rc::clone(&feed);
+            let name = format!("feed of {}", feed.source);
+            spawn::until_done(Overseer::clone(&feed.overseer), name, move || Rc::clone(&filling).fill_gaps()).await;
             feed.filling.set(false);
             // Nothing is awaited between the last look and this, so nothing can have come in between.
             feed.quiet.look();
         });
         *self.task.borrow_mut() = Some(task);
+    }
+
+    async fn fill_gaps(self: Rc<Self>) {
+        let ids = IdSource::seeded(crate::clock::Clock::system(), self.last.get());
+        let retry = Retry { attempts: u32::MAX, ..Retry::default() };
+        let mut failures = 0;
+        loop {
+            if self.doubt.get() && self.last.get() >= self.known.get() {
+                // Nothing is missing: however many contradictions come, the owner is asked at a bounded rate.
+                if let Some(before) = self.asked.replace(Some(instant())) {
+                    tokio::time::sleep_until(before + DOUBT).await;
+                }
+            }
+            if let Some(before) = self.disproved.take() {
+                // However many positions are claimed that do not exist, the owner is asked at a bounded rate.
+                tokio::time::sleep_until(before + DOUBT).await;
+            }
+            let as_taken = self.is_as_taken().await;
+            let (after, known, mark) = (self.last.get(), self.known.get(), self.held.borrow().mark());
+            let page = match as_taken {
+                Ok(true) => (self.pages)(self.source.clone(), after, PAGE).await,
+                Ok(false) => {
+                    self.wait_for_another_log(after).await;
+                    continue;
+                }
+                Err(reason) => {
+                    self.doubt.set(true);
+                    Err(reason)
+                }
+            };
+            match page {
+                Ok((_, head)) if head < after => self.wait_for_another_log(after).await,
+                Ok((events, head)) => {
+                    failures = 0;
+                    self.confirmed();
+                    self.ends_at(head, known, mark);
+                    let full = events.len() >= PAGE;
+                    for event in events {
+                        self.landing().await;
+                        let position = event.origin.as_ref().map_or(0, |origin| origin.sequence);
+                        self.displaces(position, &event);
+                        // Another page, or a live event, may have been quicker.
+                        if position == self.last.get() + 1 {
+                            self.dispatch(&event, position, Box::new(|| {}));
+                        }
+                    }
+                    self.landing().await;
+                    self.drain();
+                    let missing = self.known.get() > self.last.get() || !self.held.borrow().is_empty();
+                    let moved = self.last.get() > after;
+                    // What became known while the page was read may not be in it: nobody else comes to look for it.
+                    let risen = self.known.get() > known.max(head);
+                    let more = full || self.doubt.get() || (missing && (moved || risen));
+                    if !more {
+                        break;
+                    }
+                }
+                Err(reason) => {
+                    failures += 1;
+                    tracing::debug!(target: TARGET, source = %self.source, reason, "the owner's log cannot be read");
+                    tokio::time::sleep(retry.wait(failures, &ids)).await;
+                }
+            }
+        }
     }
 
     /// Waits until there is room for one more event in flight.

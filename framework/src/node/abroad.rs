@@ -5,7 +5,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -137,7 +139,7 @@ fn suspicion(share: &Rc<Share>) -> Option<Instant> {
 fn ask_how_far(share: &Rc<Share>, from: &ShardId, to: &ShardId, sent: u64) {
     let Some(bridge) = share.spec.bridge.clone() else { return };
     let (me, from, to) = (Rc::downgrade(share), from.clone(), to.clone());
-    crate::spawn::detached(async move {
+    crate::spawn::detached(&share.host.code, "ask a destination how far it is", async move {
         let asked = Asked::Sent { from: from.clone(), to: to.clone(), through: sent };
         let answer = bridge.ask(asked, tasks::ASK).await;
         let Some(share) = me.upgrade() else { return };
@@ -260,7 +262,7 @@ pub(super) async fn until(at: Option<Instant>) {
 /// Lets the relay look at a shard again after a while.
 pub(super) fn retry(host: &Rc<Host>, cell: &Rc<ShardCell>) {
     let (host, cell) = (Rc::clone(host), Rc::clone(cell));
-    crate::spawn::detached(async move {
+    crate::spawn::detached(&Arc::clone(&host.code), "look at a shard again", async move {
         tokio::time::sleep(Duration::from_secs(1)).await;
         cell.soil(&host);
     });
@@ -320,13 +322,21 @@ async fn publish(share: &Rc<Share>, id: &ShardId, mut last: u64, position: u64) 
     last
 }
 
-/// Tells other services' shards how far this node has committed what they sent.
+/// Tells other services' shards how far this node has committed what they sent. What was not told yet stays in the list, whatever
+/// interrupts this: a task that is started again tells it.
 async fn tell(share: &Rc<Share>) {
-    let told = std::mem::take(&mut *share.told.borrow_mut());
-    let Some(bridge) = share.spec.bridge.as_ref().filter(|_| !told.is_empty()) else { return };
-    for ((from, to), through) in told {
-        if let Err(error) = bridge.tell(Tidings::Committed { from, to, through }).await {
+    let Some(bridge) = &share.spec.bridge else { return };
+    loop {
+        let next = share.told.borrow().first_key_value().map(|(of, through)| (of.clone(), *through));
+        let Some(((from, to), through)) = next else { return };
+        let told = bridge.tell(Tidings::Committed { from: from.clone(), to: to.clone(), through }).await;
+        if let Err(error) = told {
             tracing::debug!(target: TARGET, %error, "a watermark was not told; the next one will be");
+        }
+        if let Entry::Occupied(entry) = share.told.borrow_mut().entry((from, to))
+            && *entry.get() == through
+        {
+            entry.remove();
         }
     }
 }

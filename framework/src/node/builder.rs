@@ -11,9 +11,10 @@ use super::attach::attach;
 use super::catalog;
 use super::hosted::{Hosted, HostedType, HostedWorker, Unrouted};
 use super::inbound::Door;
+use super::links::Links;
 use super::outward::Outward;
 use super::share::Share;
-use super::spec::{Links, Spec, Type, Viewed};
+use super::spec::{Spec, Type, Viewed};
 use super::{Node, NodeConfig, StartError};
 use crate::actor::{DEFERRED, Stateful};
 use crate::bridge::{Bridge, NodeCard};
@@ -440,7 +441,7 @@ async fn start_shares(spec: &Arc<Spec>, ids: Vec<IdSource>) -> Result<(Links, Un
         };
         if spec_threads == 0 {
             // It ends with the node: `Node` tells it to when it is dropped.
-            crate::spawn::detached(run(ids));
+            crate::spawn::alone("thread", run(ids));
         } else {
             crate::spawn::thread(&format!("whizbang-{index}"), move || run(ids)).map_err(|_| StartError::Thread)?;
         }

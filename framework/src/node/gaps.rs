@@ -2,7 +2,7 @@
 //!
 //! Called by gates. Asks the owner of the sending shard over the bridge, or this node's own log, one question of a gate at a time.
 
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use super::notes::sent_to;
@@ -39,43 +39,45 @@ impl Share {
     /// Asks the sending shard's owner for as long as a gate has a question.
     pub(super) fn ask_sender(self: &Rc<Self>, gate: &Rc<Gate>) {
         let (me, gate) = (Rc::downgrade(self), Rc::downgrade(gate));
-        crate::spawn::detached(async move {
-            // Asked again while something waits behind the gap: a question and its answer may get lost as well.
-            let retry = Retry { longest: tasks::ASK, ..Retry::default() };
-            let mut failures = 0;
-            loop {
-                let Some(asking) = gate.upgrade() else { return };
-                let Some(question) = asking.question() else { return asking.asked() };
-                asking.may_ask(&question).await;
-                let Some(spec) = me.upgrade().filter(|me| !me.has_ended.get()).map(|me| Arc::clone(&me.spec)) else {
+        crate::spawn::repeated(&self.host.code, "ask a sender", move || ask(me.clone(), gate.clone()));
+    }
+}
+
+async fn ask(me: Weak<Share>, gate: Weak<Gate>) {
+    // Asked again while something waits behind the gap: a question and its answer may get lost as well.
+    let retry = Retry { longest: tasks::ASK, ..Retry::default() };
+    let mut failures = 0;
+    loop {
+        let Some(asking) = gate.upgrade() else { return };
+        let Some(question) = asking.question() else { return asking.asked() };
+        asking.may_ask(&question).await;
+        let Some(spec) = me.upgrade().filter(|me| !me.has_ended.get()).map(|me| Arc::clone(&me.spec)) else {
+            return asking.asked();
+        };
+        let answer = entries(&spec, &asking.from, &asking.to, question.after).await;
+        drop(spec);
+        let Some(share) = me.upgrade() else { return };
+        let stops = share.has_ended.get() || share.host.draining.get();
+        if answer.is_err() {
+            asking.is_not_answered();
+        }
+        match answer {
+            Ok(page) => {
+                if stops || !asking.answered(question, page.entries, page.head) {
+                    // The sender sends again what was not committed, so this need not go on for ever.
                     return asking.asked();
-                };
-                let answer = entries(&spec, &asking.from, &asking.to, question.after).await;
-                drop(spec);
-                let Some(share) = me.upgrade() else { return };
-                let stops = share.has_ended.get() || share.host.draining.get();
-                if answer.is_err() {
-                    asking.is_not_answered();
                 }
-                match answer {
-                    Ok(page) => {
-                        if stops || !asking.answered(question, page.entries, page.head) {
-                            // The sender sends again what was not committed, so this need not go on for ever.
-                            return asking.asked();
-                        }
-                        failures = 0;
-                    }
-                    Err(again) if !again || stops || asking.question().is_none() => return asking.asked(),
-                    // An owner that is away is said at once: without a wait this would ask for ever and never let go.
-                    Err(_) => {
-                        failures += 1;
-                        let wait = retry.wait(failures, &share.host.ids);
-                        drop((share, asking));
-                        tokio::time::sleep(wait).await;
-                    }
-                }
+                failures = 0;
             }
-        });
+            Err(again) if !again || stops || asking.question().is_none() => return asking.asked(),
+            // An owner that is away is said at once: without a wait this would ask for ever and never let go.
+            Err(_) => {
+                failures += 1;
+                let wait = retry.wait(failures, &share.host.ids);
+                drop((share, asking));
+                tokio::time::sleep(wait).await;
+            }
+        }
     }
 }
 

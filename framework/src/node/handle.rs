@@ -6,7 +6,8 @@ use std::sync::{Arc, Weak};
 
 use tokio::sync::{Notify, watch};
 
-use super::spec::{Links, Spec};
+use super::links::Links;
+use super::spec::Spec;
 use super::{Health, Metrics, Node};
 use crate::client::Client;
 

@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
+use super::links::Links;
 use super::outward::{ask_share, ask_view};
 use super::peers::Unreachable;
 use super::remote_answer::{Asker, unreadable};
-use super::spec::{Links, Spec};
+use super::spec::Spec;
 use crate::bridge::{Answer, Asked, Inbound, Refusal, Settled, Tidings};
 use crate::message::{Envelope, Kind, MAX_SHAPES_BYTES, ShardId, shard_of};
 use crate::relay::{envelope_of, page};
@@ -225,7 +226,7 @@ impl Inbound for Door {
                 let home = self.spec.home(from.shard);
                 self.links.run(home, Box::new(move |share| share.heard_committed(&from, &to, through)));
             }
-            Tidings::Head { shard, position } => self.links.run_all(move |share| share.head(&shard, position)),
+            Tidings::Head { shard, position } => self.links.head(&shard, position),
         }
     }
 

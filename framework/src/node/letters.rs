@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 
 use tokio::sync::oneshot;
 
-use super::spec::{Links, Spec};
+use super::links::Links;
+use super::spec::Spec;
 use super::{Error, Node, NodeHandle};
 use crate::client::Client;
 use crate::message::{Envelope, Kind, MessageId, Name, ShardId, shard_of};

@@ -16,6 +16,7 @@ mod handle;
 mod hosted;
 mod inbound;
 mod letters;
+mod links;
 mod notes;
 mod outward;
 mod peers;
@@ -46,7 +47,8 @@ use crate::router::Manifest;
 use crate::spawn::LocalThread;
 use crate::store::Store;
 use crate::telemetry::TARGET;
-use spec::{Links, Spec};
+use links::Links;
+use spec::Spec;
 
 /// How long a node that stops waits for its turns to finish.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -155,6 +157,13 @@ impl Node {
     #[cfg(feature = "testing")]
     pub(crate) fn remembers(&self, domain: &crate::message::Name) -> Option<std::time::Duration> {
         self.spec.owns(domain).map(|_| self.spec.config.remember)
+    }
+
+    /// A background task that has failed, if one has.
+    #[cfg(feature = "testing")]
+    pub(crate) fn failed_task(&self) -> Option<String> {
+        let failed = self.spec.codes.iter().find(|code| code.counts.failed_tasks.get() > 0)?;
+        Some(failed.failures().pop().unwrap_or_else(|| "a background task has failed".to_owned()))
     }
 
     /// Who takes an event here: domain, actor type and key.

@@ -102,7 +102,7 @@ impl Share {
     fn make_sure(self: &Rc<Self>, from: &ShardId, to: &ShardId) {
         let Some(lanes) = self.lanes.get(from).cloned() else { return };
         let place = (from.clone(), to.clone());
-        let mut noted = match lanes.begins_asking(to) {
+        let noted = match lanes.begins_asking(to) {
             Some(noted) => noted,
             None if lanes.has(to) => return,
             None => {
@@ -114,42 +114,46 @@ impl Share {
             }
         };
         let me = Rc::downgrade(self);
-        crate::spawn::detached(async move {
-            let (from, to) = &place;
-            let retry = Retry { longest: AGAIN, ..Retry::default() };
-            let mut failures = 0;
-            loop {
-                let Some(bridge) = me.upgrade().and_then(|share| share.spec.bridge.clone()) else { return };
-                let asked = Asked::Watermark { from: from.clone(), to: to.clone() };
-                let answer = bridge.ask(asked, tasks::ASK).await;
-                drop(bridge);
-                let Some(share) = me.upgrade().filter(|share| !share.has_ended.get()) else { return };
-                let wait = match answer {
-                    Ok(Answer::Watermark(through)) => {
-                        failures = 0;
-                        match share.hears_answer(&lanes, from, to, through, noted) {
-                            Word::Confirmed | Word::Less => PACE,
-                            Word::TooMuch => AGAIN,
+        let asking = move || {
+            let (me, lanes, place, mut noted) = (me.clone(), Rc::clone(&lanes), place.clone(), noted);
+            async move {
+                let (from, to) = &place;
+                let retry = Retry { longest: AGAIN, ..Retry::default() };
+                let mut failures = 0;
+                loop {
+                    let Some(bridge) = me.upgrade().and_then(|share| share.spec.bridge.clone()) else { return };
+                    let asked = Asked::Watermark { from: from.clone(), to: to.clone() };
+                    let answer = bridge.ask(asked, tasks::ASK).await;
+                    drop(bridge);
+                    let Some(share) = me.upgrade().filter(|share| !share.has_ended.get()) else { return };
+                    let wait = match answer {
+                        Ok(Answer::Watermark(through)) => {
+                            failures = 0;
+                            match share.hears_answer(&lanes, from, to, through, noted) {
+                                Word::Confirmed | Word::Less => PACE,
+                                Word::TooMuch => AGAIN,
+                            }
                         }
+                        _ => {
+                            failures += 1;
+                            retry.wait(failures, &share.host.ids).max(PACE)
+                        }
+                    };
+                    drop(share);
+                    tokio::time::sleep(wait).await;
+                    match lanes.noted(to) {
+                        Some(more) => noted = more,
+                        None if wait == AGAIN || failures > 0 && lanes.has(to) => {}
+                        None => break,
                     }
-                    _ => {
-                        failures += 1;
-                        retry.wait(failures, &share.host.ids).max(PACE)
-                    }
-                };
-                drop(share);
-                tokio::time::sleep(wait).await;
-                match lanes.noted(to) {
-                    Some(more) => noted = more,
-                    None if wait == AGAIN || failures > 0 && lanes.has(to) => {}
-                    None => break,
+                }
+                lanes.asked(to);
+                if let Some(share) = me.upgrade() {
+                    share.strangers.borrow_mut().remove(&place);
                 }
             }
-            lanes.asked(to);
-            if let Some(share) = me.upgrade() {
-                share.strangers.borrow_mut().remove(&place);
-            }
-        });
+        };
+        crate::spawn::repeated(&self.host.code, "ask a destination how far it is", asking);
     }
 
     /// The owner of a destination has answered how far it has committed, asked after `noted` was noted.

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, ready};
 use tokio::sync::oneshot;
 
-use super::spec::{Links, Spec, VIEWS};
+use super::links::Links;
+use super::spec::{Spec, VIEWS};
 use crate::bridge::{Answer, Asked, Bridge, BridgeError, Refusal};
 use crate::clock::instant;
 use crate::message::{Envelope, MessageId, shard_of};
@@ -36,7 +37,8 @@ pub(super) fn ask_share(
 ) -> impl Future<Output = Outcome> + Send + 'static {
     let home = envelope.to.as_ref().map_or(0, |to| spec.home(to.shard));
     let (settle, outcome) = oneshot::channel();
-    let room = links.ask(home, move |share| {
+    let bytes = envelope.payload.len();
+    let room = links.ask(home, bytes, move |share| {
         share.outside(
             envelope,
             Box::new(move |outcome| {
@@ -58,7 +60,8 @@ impl Remote for Outward {
     }
 
     fn at_home(&self, home: usize, job: AtHome) -> bool {
-        self.links.ask(home, move |share| job(&share.routes))
+        // Its values are this process's already: they are counted, and nobody knows their bytes.
+        self.links.ask(home, 0, move |share| job(&share.routes))
     }
 
     fn ask(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
@@ -125,7 +128,8 @@ pub(super) fn ask_view(
     let view = *spec.answers.get(&(query.domain.clone(), query.name.clone()))?;
     let (settle, outcome) = oneshot::channel();
     let query = of_this_program(query.clone());
-    let room = links.ask(VIEWS, move |share| {
+    let bytes = query.payload.len();
+    let room = links.ask(VIEWS, bytes, move |share| {
         let settle: Settle = Box::new(move |outcome| drop(settle.send(outcome)));
         match share.views.get(view) {
             Some(view) => view.query(query, settle),

@@ -11,7 +11,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::abroad::{self, Abroad};
 use super::gates::Gates;
-use super::spec::{Job, Links, Spec};
+use super::links::{Job, Links};
+use super::spec::Spec;
 use super::supervisor::{Restart, supervise};
 use super::taking::{Group, groups, views};
 use super::{StartError, tasks, timers};
@@ -24,6 +25,7 @@ use crate::router::{ActorDoor, Arrival, Delivery, LocalRoutes, Outcome, Settle, 
 use crate::spawn::Task;
 use crate::store::{CommitListener, Lane, StoreError, Watermark};
 use crate::telemetry::TARGET;
+use crate::user_code::{caught, user_code};
 
 pub(super) type Doors = HashMap<(Name, Name), Rc<dyn ActorDoor>, FixedState>;
 
@@ -161,18 +163,30 @@ impl Share {
     }
 
     /// Does what is sent to this thread until the share ends.
-    pub(super) async fn run(self: Rc<Self>, mut jobs: mpsc::UnboundedReceiver<Job>) {
+    pub(super) async fn run(self: Rc<Self>, jobs: mpsc::UnboundedReceiver<Job>) {
+        if let Err(panicked) = caught(self.work(jobs)).await {
+            self.host.code.failed("thread", panicked.text());
+            let reason = format!("thread {} failed: {panicked}", self.index);
+            self.spec.broken.lock().get_or_insert(reason);
+        }
+        self.end();
+    }
+
+    async fn work(self: &Rc<Self>, mut jobs: mpsc::UnboundedReceiver<Job>) {
         loop {
             tokio::select! {
                 biased;
-                () = self.ended.notified() => break,
+                () = self.ended.notified() => return,
                 job = jobs.recv() => match job {
-                    Some(job) => job(&self),
-                    None => break,
+                    // Whoever waits for it is told that it was stopped: what it holds is dropped.
+                    Some(job) => match user_code(|| job(self)) {
+                        Ok(()) => self.host.code.goes_on("link"),
+                        Err(panicked) => self.host.code.failed("link", panicked.text()),
+                    },
+                    None => return,
                 },
             }
         }
-        self.end();
     }
 
     /// Starts what works in the background.
@@ -361,7 +375,7 @@ impl Share {
         let gates: Vec<_> = self.gates.borrow().values().cloned().collect();
         gates.iter().for_each(|gate| gate.let_go());
         let me = Rc::clone(self);
-        crate::spawn::detached(async move {
+        crate::spawn::detached(&self.host.code, "drain", async move {
             me.host.quiet.until(|| me.host.is_idle()).await;
             // What these turns have left behind leaves before the node takes leave of the bridge.
             me.host.quiet.until(|| me.is_relayed()).await;

@@ -2,7 +2,8 @@
 
 use tokio::sync::oneshot;
 
-use super::spec::{Links, Spec, VIEWS};
+use super::links::Links;
+use super::spec::{Spec, VIEWS};
 use super::{Error, Node, NodeHandle};
 use crate::message::{Name, ShardId};
 use crate::projection::{SkipError, SkippedEvent, skipped};
@@ -64,7 +65,7 @@ async fn skip(spec: &Spec, links: &Links, projection: &str, shard: &ShardId, pos
         Box::new(move |share| {
             if let Some(view) = share.views.get(at) {
                 let skipping = view.skip(its, position);
-                crate::spawn::detached(async move {
+                crate::spawn::detached(&share.host.code, "skip an event", async move {
                     let _ = tell.send(skipping.await);
                 });
             }

@@ -2,16 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use foldhash::fast::FixedState;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::Semaphore;
 
 use super::hosted::HostedType;
-use super::share::Share;
+use super::links::Links;
 use super::{Health, Metrics, NodeConfig};
 use crate::bridge::{Bridge, NodeCard};
 use crate::inbox::Standing;
@@ -157,6 +156,9 @@ impl Spec {
         }
         let ready = reasons.is_empty();
         reasons.extend(self.standing.notes());
+        for (thread, code) in self.codes.iter().enumerate() {
+            reasons.extend(code.failures().into_iter().map(|failure| format!("thread {thread}: {failure}")));
+        }
         // They are listed, and the node is ready: all other keys are served.
         let keys = self.standing.keys();
         let all: u64 = self.codes.iter().map(|code| code.counts.unloadable.get()).sum();
@@ -226,128 +228,5 @@ impl Spec {
             refused: bridge.refused,
             recreated_consumers: bridge.recreated_consumers,
         }
-    }
-}
-
-/// Something to be done on a thread of the node.
-pub(super) type Job = Box<dyn FnOnce(&std::rc::Rc<Share>) + Send>;
-
-/// The ways onto the threads of a node.
-#[derive(Clone)]
-pub(super) struct Links {
-    senders: Vec<mpsc::UnboundedSender<Job>>,
-    /// For each thread how many callers wait for it to look at what they ask.
-    waiting: Vec<Arc<AtomicUsize>>,
-    /// How many may.
-    room: usize,
-}
-
-impl Links {
-    pub(super) fn new(senders: Vec<mpsc::UnboundedSender<Job>>, room: usize) -> Self {
-        let waiting = senders.iter().map(|_| Arc::default()).collect();
-        Self { senders, waiting, room }
-    }
-
-    /// Does `job` on a thread; `false` if the node has ended.
-    pub(super) fn run(&self, share: usize, job: Job) -> bool {
-        self.senders.get(share).is_some_and(|sender| sender.send(job).is_ok())
-    }
-
-    /// The same for callers, of whom nobody says how many there are; `false` if as many as may wait for the thread already.
-    pub(super) fn ask(&self, share: usize, job: impl FnOnce(&std::rc::Rc<Share>) + Send + 'static) -> bool {
-        let Some(waiting) = self.waiting.get(share).map(Arc::clone) else { return false };
-        if waiting.fetch_add(1, Ordering::Relaxed) >= self.room {
-            waiting.fetch_sub(1, Ordering::Relaxed);
-            return false;
-        }
-        self.run(
-            share,
-            Box::new(move |share| {
-                waiting.fetch_sub(1, Ordering::Relaxed);
-                job(share);
-            }),
-        );
-        true
-    }
-
-    /// A thread that does nothing any more though the node goes on, if there is one.
-    pub(super) fn ended(&self) -> Option<usize> {
-        self.senders.iter().position(mpsc::UnboundedSender::is_closed)
-    }
-
-    /// Does the same on every thread.
-    pub(super) fn run_all(&self, job: impl Fn(&std::rc::Rc<Share>) + Clone + Send + 'static) {
-        for share in 0..self.senders.len() {
-            let job = job.clone();
-            self.run(share, Box::new(move |share| job(share)));
-        }
-    }
-
-    /// Waits until every thread is at rest: a number for each that changes with whatever is done there.
-    pub(super) async fn at_rest(&self) -> Vec<u64> {
-        let mut waits = Vec::new();
-        for share in 0..self.senders.len() {
-            let (done, wait) = oneshot::channel();
-            self.run(share, Box::new(move |share| share.rest(done)));
-            waits.push(wait);
-        }
-        let mut done = Vec::new();
-        for wait in waits {
-            done.push(wait.await.unwrap_or(0));
-        }
-        done
-    }
-
-    /// Takes nothing new in and waits until what was begun is finished, `limit` at most.
-    pub(super) async fn drain(&self, spec: &Spec, limit: Duration) {
-        spec.draining.store(true, Ordering::Relaxed);
-        let drained = async {
-            let mut waits = Vec::new();
-            for share in 0..self.senders.len() {
-                let (done, wait) = oneshot::channel();
-                self.run(share, Box::new(move |share| share.drain(done)));
-                waits.push(wait);
-            }
-            for wait in waits {
-                drop(wait.await);
-            }
-        };
-        if tokio::time::timeout(limit, drained).await.is_err() {
-            tracing::warn!(target: crate::telemetry::TARGET, "the node did not finish its turns in time");
-        }
-    }
-
-    /// Ends every thread's share.
-    pub(super) async fn end(&self) {
-        let mut waits = Vec::new();
-        for share in 0..self.senders.len() {
-            let (done, wait) = oneshot::channel::<()>();
-            self.run(
-                share,
-                Box::new(move |share| {
-                    share.end();
-                    drop(done);
-                }),
-            );
-            waits.push(wait);
-        }
-        for wait in waits {
-            drop(wait.await);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_thread_that_has_ended_is_known() {
-        let (one, _runs) = mpsc::unbounded_channel();
-        let (other, ended) = mpsc::unbounded_channel();
-        let links = Links::new(vec![one, other], 1);
-        assert_eq!(links.ended(), None);
-        drop(ended);
-        assert_eq!(links.ended(), Some(1));
     }
 }

@@ -8,14 +8,11 @@ use std::time::Duration;
 
 use super::share::Share;
 use crate::clock::instant;
-use crate::spawn::Task;
+use crate::spawn::{FIRST, LONGEST, Task};
 use crate::store::StoreError;
 use crate::telemetry::TARGET;
 use crate::user_code::caught;
 
-/// The first wait before a task is started again; it doubles up to [`LONGEST`].
-const FIRST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(10);
 /// After what time a task that was started again counts as well.
 const WELL: Duration = Duration::from_secs(10);
 

@@ -64,7 +64,7 @@ fn feeds<'a>(
         let feed = Feed::new(
             source.clone(),
             pages(spec),
-            Arc::clone(&host.counts),
+            Arc::clone(&host.code),
             Rc::clone(&host.quiet),
             Arc::clone(&spec.standing),
         );
@@ -188,7 +188,7 @@ impl Share {
     pub(super) fn rest(self: &Rc<Self>, done: oneshot::Sender<u64>) {
         self.catch_up();
         let me = Rc::clone(self);
-        crate::spawn::detached(async move {
+        crate::spawn::detached(&self.host.code, "wait for rest", async move {
             me.host.quiet.until(|| me.is_at_rest()).await;
             let counts = &me.host.counts;
             let taken: u64 = me.feeds.values().flatten().map(|feed| feed.last.get()).sum();

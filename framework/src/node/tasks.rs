@@ -98,8 +98,7 @@ async fn relay_once(share: &Rc<Share>, told: &mut BTreeMap<ShardId, u64>) -> Opt
         let position = reader.position();
         if told.insert(id.clone(), position).unwrap_or(0) < position && share.spec.sources.contains_key(&id.domain) {
             // Every thread may have somebody who takes them; each reads them from the log.
-            let source = id.clone();
-            share.links.run_all(move |share| share.head(&source, position));
+            share.links.head(id, position);
         }
         if share.spec.bridge.is_some() {
             share.abroad.look_at(&cell);

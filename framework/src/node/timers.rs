@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::fast::FixedState;
@@ -264,7 +265,7 @@ fn deliver(share: &Rc<Share>, id: &ShardId, timer: Timer, at: At, fired: &Rc<Fir
         // The turn has cleared it. If it is still set, another node has taken the shard over and set it: it fires there.
         Outcome::Done(..) | Outcome::DeadLetter(_) => fired.settled(at, &batch, &host),
         // The shard is being opened again, or the node stops.
-        _ => crate::spawn::detached(async move {
+        _ => crate::spawn::detached(&Arc::clone(&host.code), "fire a timer again", async move {
             tokio::time::sleep(AGAIN).await;
             fired.settled(at, &batch, &host);
             fired.again.borrow_mut().push(at);

@@ -14,7 +14,7 @@ use crate::clock::instant;
 use crate::message::CodecError;
 use crate::store::{StoreError, View};
 use crate::telemetry::TARGET;
-use crate::user_code::{Panicked, user_code};
+use crate::user_code::{Panicked, caught, user_code};
 
 /// How many bytes are written for each event, on the average: a view of this many times `n` bytes is saved after `n` events.
 const BYTES_PER_EVENT: usize = 256;
@@ -91,10 +91,22 @@ impl<P: Projection> ViewActor<P> {
         let view = View { schema: P::SCHEMA, checkpoint, bytes: Bytes::from(bytes) };
         let (context, epoch) = (Rc::clone(&self.context), self.epoch);
         self.saving = true;
-        let saving = async move { context.store.save_view(&context.name, epoch, view).await };
+        let saving = async move {
+            match caught(async { context.store.save_view(&context.name, epoch, view).await }).await {
+                Ok(saved) => saved,
+                Err(panicked) => {
+                    let task = format!("save view {}", context.name);
+                    context.code.failed(&task, &format!("{}; it is saved again", panicked.text()));
+                    Err(StoreError::io("saving a view", std::io::Error::other(panicked.to_string())))
+                }
+            }
+        };
         ctx.spawn(saving.into_actor(self).map(move |saved, this, ctx| {
             this.saving = false;
             this.cost = begun.elapsed();
+            if saved.is_ok() {
+                this.context.code.goes_on(&format!("save view {}", this.context.name));
+            }
             if let Err(error @ StoreError::ViewTaken { .. }) = saved {
                 return this.taken_over(&error);
             }

@@ -301,6 +301,18 @@ impl<P: Projection> ViewActor<P> {
     }
 }
 
+/// actix drops an actor whose context has panicked without a word.
+impl<P: Projection> Drop for ViewActor<P> {
+    fn drop(&mut self) {
+        if crate::spawn::is_unwinding() {
+            let name = &self.context.name;
+            self.context.code.failed(&format!("projection {name}"), "its actor panicked");
+            let reason = format!("projection `{name}` has failed: start the node again");
+            self.context.standing.stands(&format!("projection {name} failed"), reason);
+        }
+    }
+}
+
 impl<P: Projection> Actor for ViewActor<P> {
     type Context = Context<Self>;
 }

@@ -30,6 +30,7 @@ use crate::router::{Arrival, Outcome};
 use crate::spawn::Task;
 use crate::store::{DeadLetter, DeadLetterReason, Lane, Note, StoreError};
 use crate::telemetry::{Counts, TARGET};
+use crate::user_code::caught;
 
 /// How long a job may run before its message is written down. Shorter ones are not worth a second record.
 pub(super) const KEEP_AFTER: Duration = Duration::from_millis(100);
@@ -140,27 +141,42 @@ impl<W: Worker> WorkerDoor<W> {
         self.pending.push(shard, id, instant() + wait);
         self.pending.task.borrow_mut().get_or_insert_with(|| {
             let (me, pending, slots) = (Rc::downgrade(self), Rc::clone(&self.pending), Arc::clone(&self.slots));
-            crate::spawn::local(async move {
-                loop {
-                    pending.is_due().await;
-                    let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-                    let Some(me) = me.upgrade() else { return };
-                    if me.host.draining.get() || me.host.stopped.get() {
-                        // They are begun after the next start.
-                        return;
-                    }
-                    if let Some((shard, id)) = pending.pop_due() {
-                        me.start(shard, id, slot);
+            let begin = move || {
+                let (me, pending, slots) = (me.clone(), Rc::clone(&pending), Arc::clone(&slots));
+                async move {
+                    loop {
+                        pending.is_due().await;
+                        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+                        let Some(me) = me.upgrade() else { return };
+                        if me.host.draining.get() || me.host.stopped.get() {
+                            // They are begun after the next start.
+                            return;
+                        }
+                        if let Some((shard, id)) = pending.pop_due() {
+                            me.start(shard, id, slot);
+                        }
                     }
                 }
-            })
+            };
+            let name = format!("jobs of {} that wait", self.actor);
+            crate::spawn::local(crate::spawn::until_done(Arc::clone(&self.host.code), name, begin))
         });
     }
 
     fn start(self: &Rc<Self>, shard: Rc<ShardCell>, id: MessageId, slot: OwnedSemaphorePermit) {
         let me = Rc::clone(self);
         self.spawn(None, move |number| async move {
-            if let Err(error) = me.run_deferred(number, &shard, id, slot).await {
+            let running = caught(me.run_deferred(number, &shard, id, slot)).await;
+            if let Err(panicked) = &running {
+                let book = me.shard_book(&shard);
+                me.close(&book, id, number);
+                me.host.code.failed(&me.task(), &format!("{}; its job is begun again", panicked.text()));
+                me.begin_later(&shard, id, READ_AGAIN);
+            }
+            if let Ok(Ok(())) = running {
+                me.goes_on();
+            }
+            if let Ok(Err(error)) = running {
                 tracing::warn!(
                     target: TARGET, worker = %me.actor, %id, %error, "failed to read a deferred job; it is read again",
                 );

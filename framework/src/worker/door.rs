@@ -16,6 +16,7 @@ use crate::message::{Envelope, Key, Name, shard_of};
 use crate::router::{ActorDoor, Arrival, Delivery, Outcome, Settle, Work};
 use crate::spawn::Task;
 use crate::store::StoreError;
+use crate::user_code::caught;
 
 /// The door of one worker on one thread.
 pub(crate) struct WorkerDoor<W: Worker> {
@@ -135,6 +136,31 @@ impl<W: Worker> WorkerDoor<W> {
         drop(running);
     }
 
+    /// Returns whether user code has begun for a job.
+    pub(super) fn has_begun(&self, job: Number) -> bool {
+        self.jobs.borrow().get(&job).is_some_and(|running| running.begun)
+    }
+
+    /// The task under which the failures of jobs are reported.
+    pub(super) fn task(&self) -> String {
+        format!("jobs of {}", self.actor)
+    }
+
+    /// A job has come to its end: its worker is listed as failed no longer.
+    pub(super) fn goes_on(&self) {
+        if self.host.counts.failed_tasks.get() > 0 {
+            self.host.code.goes_on(&self.task());
+        }
+    }
+
+    /// Runs what an operator has asked for. A panic outside of user code is reported, and the operator is told.
+    async fn guarded(&self, job: Number, work: impl Future<Output = ()>) {
+        if let Err(panicked) = caught(work).await {
+            self.host.code.failed(&self.task(), panicked.text());
+            self.settle(job, &Outcome::Unknown(StoreError::Closed));
+        }
+    }
+
     /// Tells whoever brought the message what has become of it.
     pub(super) fn settle(&self, job: Number, outcome: &Outcome) {
         let Some(running) = self.jobs.borrow_mut().remove(&job) else { return };
@@ -157,8 +183,10 @@ impl<W: Worker> ActorDoor for Rc<WorkerDoor<W>> {
         let (door, shard) = (Rc::clone(self), Rc::clone(shard));
         self.spawn(Some(settle), move |number| async move {
             match work {
-                Work::Redrive => door.redrive(number, &shard, envelope).await,
-                Work::Discard { message } => door.discard(number, &shard, envelope, message).await,
+                Work::Redrive => door.guarded(number, door.redrive(number, &shard, envelope)).await,
+                Work::Discard { message } => {
+                    door.guarded(number, door.discard(number, &shard, envelope, message)).await;
+                }
                 _ => door.take(number, shard, envelope, arrival).await,
             }
         });
@@ -179,7 +207,9 @@ impl<W: Worker> ActorDoor for Rc<WorkerDoor<W>> {
 
     fn resume(&self) {
         for shard in self.shards.iter().flatten() {
-            crate::spawn::detached(Rc::clone(self).begin_deferred(Rc::clone(shard)));
+            let (me, shard) = (Rc::clone(self), Rc::clone(shard));
+            let begin = move || Rc::clone(&me).begin_deferred(Rc::clone(&shard));
+            crate::spawn::repeated(&self.host.code, "begin jobs that wait", begin);
         }
     }
 

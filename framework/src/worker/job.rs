@@ -18,11 +18,16 @@ use crate::actor::{MIN_WAIT, ShardCell, replied_before};
 use crate::inbox::Admission;
 use crate::message::{Codec, Digest, Domain, Envelope, Kind, MessageId};
 use crate::router::{Arrival, Outcome};
+use crate::spawn::{FIRST, LONGEST};
 use crate::store::{DeadLetter, DeadLetterReason, Note, StoreError, StreamState};
 use crate::telemetry::TARGET;
+use crate::user_code::caught;
 
 impl<W: Worker> WorkerDoor<W> {
     /// Takes a message from its delivery to its outcome.
+    ///
+    /// User code is caught where it is called. If anything else panics, the store for one, a caller is told, and what comes from an
+    /// actor or a log is taken again after a while: it comes from nowhere else.
     pub(super) async fn take(
         self: &Rc<Self>,
         number: Number,
@@ -30,11 +35,38 @@ impl<W: Worker> WorkerDoor<W> {
         envelope: Envelope,
         arrival: Arrival,
     ) {
-        let book = self.book(&shard, &envelope);
+        let mut wait = FIRST;
+        while let Err(panicked) = caught(self.take_once(number, &shard, &envelope, &arrival)).await {
+            let book = self.book(&shard, &envelope);
+            self.close(&book, envelope.id, number);
+            let again = matches!(arrival, Arrival::From { .. });
+            let then = if again { "; its message is taken again" } else { "" };
+            self.host.code.failed(&self.task(), &format!("{}{then}", panicked.text()));
+            if again {
+                Rc::clone(&self.host).pause(wait).await;
+                wait = (wait * 2).min(LONGEST);
+            }
+            if !again || self.host.draining.get() || self.host.stopped.get() {
+                let unknown = self.has_begun(number);
+                let outcome = if unknown { Outcome::Unknown(StoreError::Closed) } else { Outcome::Stopped };
+                return self.settle(number, &outcome);
+            }
+            let waits = |ledger: &RefCell<Ledger>| ledger.borrow().waiting.contains(&envelope.id);
+            if book.ledger.get().is_some_and(waits) {
+                // It was written down before.
+                self.begin_later(&shard, envelope.id, wait);
+                return self.settle(number, &nothing());
+            }
+        }
+        self.goes_on();
+    }
+
+    async fn take_once(self: &Rc<Self>, number: Number, shard: &Rc<ShardCell>, envelope: &Envelope, arrival: &Arrival) {
+        let book = self.book(shard, envelope);
         let outcome = loop {
             match self.ledger(&book).await {
-                Ok(ledger) => match self.admit(number, &book, ledger, &envelope, &arrival).await {
-                    Admitted::Yes => break self.perform(number, &book, ledger, &envelope, &arrival).await,
+                Ok(ledger) => match self.admit(number, &book, ledger, envelope, arrival).await {
+                    Admitted::Yes => break self.perform(number, &book, ledger, envelope, arrival).await,
                     Admitted::Joined => return,
                     Admitted::No(outcome) => break self.after(book.last.get(), outcome).await,
                 },

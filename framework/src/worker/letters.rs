@@ -16,21 +16,33 @@ use crate::router::Outcome;
 use crate::store::{DeadLetter, DeadLetterReason, Note, StoreError};
 use crate::telemetry::TARGET;
 
-/// How many dead letters are read at a time.
-const PAGE: usize = 256;
+/// How many dead letters are read at a time: 16 MiB of payload at most.
+const PAGE: usize = 32;
 
 impl<W: Worker> WorkerDoor<W> {
     /// Does the jobs of a key's dead letters again, oldest first, until one fails again.
     pub(super) async fn redrive(self: &Rc<Self>, number: Number, shard: &Rc<ShardCell>, errand: Envelope) {
         let outcome = match self.letters(shard, &errand.key).await {
-            Ok(letters) => self.redrive_all(number, shard, letters).await,
+            Ok(letters) => self.redrive_all(number, shard, &errand.key, letters).await,
             Err(error) => Outcome::Refused(error),
         };
         self.settle(number, &outcome);
     }
 
-    async fn redrive_all(self: &Rc<Self>, number: Number, shard: &Rc<ShardCell>, letters: Vec<DeadLetter>) -> Outcome {
-        for letter in &letters {
+    /// Only the ids are held: a key may have any number of letters, and each of them half a MiB.
+    async fn redrive_all(
+        self: &Rc<Self>,
+        number: Number,
+        shard: &Rc<ShardCell>,
+        key: &str,
+        letters: Vec<MessageId>,
+    ) -> Outcome {
+        for id in letters {
+            let letter = match self.letter_of(shard, key, id).await {
+                Ok(Some(letter)) => letter,
+                Ok(None) => continue,
+                Err(error) => return Outcome::Refused(error),
+            };
             let envelope = &letter.envelope;
             let book = self.book(shard, envelope);
             let ledger = match self.ledger(&book).await {
@@ -41,8 +53,8 @@ impl<W: Worker> WorkerDoor<W> {
                 return Outcome::Busy;
             }
             // Whoever had it until now may have brought it to its end since the letters were read.
-            let outcome = match self.is_unresolved(shard, letter).await {
-                Ok(true) => self.redrive_one(number, &book, ledger, letter).await,
+            let outcome = match self.is_unresolved(shard, &letter).await {
+                Ok(true) => self.redrive_one(number, &book, ledger, &letter).await,
                 Ok(false) => Outcome::Done(Bytes::new(), Codec::Bincode),
                 Err(error) => Outcome::Refused(error),
             };
@@ -79,9 +91,7 @@ impl<W: Worker> WorkerDoor<W> {
         errand: Envelope,
         message: MessageId,
     ) {
-        let found = self.letters(shard, &errand.key).await;
-        let found = found.map(|letters| letters.into_iter().find(|letter| letter.envelope.id == message));
-        let outcome = match found {
+        let outcome = match self.letter_of(shard, &errand.key, message).await {
             Ok(Some(letter)) => self.discard_one(number, shard, &letter).await,
             Ok(None) => Outcome::Unhandled,
             Err(error) => Outcome::Refused(error),
@@ -121,31 +131,37 @@ impl<W: Worker> WorkerDoor<W> {
 
     /// Whether a dead letter that was read waits for its end still.
     async fn is_unresolved(&self, shard: &ShardCell, letter: &DeadLetter) -> Result<bool, StoreError> {
-        let id = letter.envelope.id;
-        let before = id.as_u128().checked_sub(1).map(MessageId::from_u128);
-        let known = shard.reader().dead_letters(before, 1).await?;
-        Ok(known.iter().any(|known| known.envelope.id == id && known.actor == self.actor && known.key == letter.key))
+        Ok(self.letter_of(shard, &letter.key, letter.envelope.id).await?.is_some())
     }
 
-    /// The dead letters of a key, oldest first.
-    async fn letters(&self, shard: &ShardCell, key: &str) -> Result<Vec<DeadLetter>, StoreError> {
+    /// The dead letter of a key with this id, if it waits.
+    async fn letter_of(&self, shard: &ShardCell, key: &str, id: MessageId) -> Result<Option<DeadLetter>, StoreError> {
+        let before = id.as_u128().checked_sub(1).map(MessageId::from_u128);
+        let known = shard.reader().dead_letters(before, 1).await?;
+        Ok(known.into_iter().find(|letter| letter.envelope.id == id && self.is_dead(letter, key)))
+    }
+
+    fn is_dead(&self, letter: &DeadLetter, key: &str) -> bool {
+        // What only waits is begun without a person.
+        letter.reason != DeadLetterReason::Deferred && letter.actor == self.actor && letter.key == key
+    }
+
+    /// The ids of a key's dead letters, oldest first.
+    async fn letters(&self, shard: &ShardCell, key: &str) -> Result<Vec<MessageId>, StoreError> {
         let reader = shard.reader();
         let (mut letters, mut after) = (Vec::new(), None);
         loop {
             let page = reader.dead_letters(after, PAGE).await?;
             let full = page.len() >= PAGE;
             after = page.last().map(|letter| letter.envelope.id).or(after);
-            letters.extend(page.into_iter().filter(|letter| {
-                // What only waits is begun without a person.
-                let dead = letter.reason != DeadLetterReason::Deferred;
-                dead && letter.actor == self.actor && letter.key == key
-            }));
+            let own = page.iter().filter(|letter| self.is_dead(letter, key));
+            letters.extend(own.map(|letter| (letter.time, letter.envelope.id)));
             if !full {
                 break;
             }
         }
-        letters.sort_by_key(|letter| letter.time);
-        Ok(letters)
+        letters.sort_by_key(|(time, _)| *time);
+        Ok(letters.into_iter().map(|(_, id)| id).collect())
     }
 }
 

@@ -1,11 +1,12 @@
-//! A store that counts what is read of its timers, and panics where a test says so.
+//! A store that counts what is read of its timers and streams, and that panics or takes its time where a test says so.
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use whizbang::clock::Timestamp;
 use whizbang::message::{MessageId, Name, ShardId};
 use whizbang::prelude::*;
@@ -19,7 +20,7 @@ use whizbang::store::{
 #[derive(Default)]
 pub struct Watch {
     /// The method whose next calls panic, and how many.
-    panics: Mutex<Option<(&'static str, usize)>>,
+    panics: Mutex<Option<(String, usize)>>,
     /// How many pages of timers were read.
     pub pages: AtomicUsize,
     /// How many timers were in them.
@@ -28,12 +29,25 @@ pub struct Watch {
     pub largest: AtomicUsize,
     /// How many turns of streams were read.
     pub turns: AtomicUsize,
+    /// Whether the next reading of dead letters takes its time.
+    pub letters: Hold,
+}
+
+/// Holds one reading back, once it has read.
+#[derive(Default)]
+pub struct Hold {
+    /// Whether the next one is held.
+    pub next: AtomicBool,
+    /// Told when one has read.
+    pub reads: Notify,
+    /// Lets it go on.
+    pub go: Notify,
 }
 
 impl Watch {
-    /// The next `times` calls of `method` panic.
-    pub fn panic_in(&self, method: &'static str, times: usize) {
-        *self.panics.lock() = Some((method, times));
+    /// The next `times` calls of `method` panic; `load` or `append` and the name of an actor type for the streams of that.
+    pub fn panic_in(&self, method: &str, times: usize) {
+        *self.panics.lock() = Some((method.to_owned(), times));
     }
 
     /// Whether the panics have happened.
@@ -45,7 +59,7 @@ impl Watch {
         self.turns.fetch_add(turns, Ordering::Relaxed);
     }
 
-    fn called(&self, method: &'static str) {
+    fn called(&self, method: &str) {
         let mut panics = self.panics.lock();
         let Some((_, times)) = panics.as_mut().filter(|(of, _)| *of == method) else { return };
         *times -= 1;
@@ -95,6 +109,7 @@ impl Store for WatchedStore {
         epoch: Epoch,
         view: View,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.1.called("save_view");
         self.0.save_view(projection, epoch, view)
     }
     fn catalog(&self) -> BoxFuture<'_, Result<Option<Vec<CatalogEntry>>, StoreError>> {
@@ -121,9 +136,11 @@ impl ShardWriter for Writer {
         self.0.commits_at_once()
     }
     fn append(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {
+        self.1.called(&format!("append {}", turn.actor));
         self.0.append(turn)
     }
     fn append_alone(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {
+        self.1.called(&format!("append {}", turn.actor));
         self.0.append_alone(turn)
     }
     fn advance(&mut self, watermark: &Watermark) -> Result<Appended, StoreError> {
@@ -143,6 +160,7 @@ impl ShardReader for Reader {
         self.0.position()
     }
     fn load<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<StreamState, StoreError>> {
+        self.1.called(&format!("load {actor}"));
         let watch = Arc::clone(&self.1);
         let loaded = self.0.load(actor, key);
         async move { loaded.await.inspect(|state| watch.read(state.turns.len())) }.boxed()
@@ -193,7 +211,16 @@ impl ShardReader for Reader {
         after: Option<MessageId>,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<DeadLetter>, StoreError>> {
-        self.0.dead_letters(after, limit)
+        async move {
+            let letters = self.0.dead_letters(after, limit).await;
+            let hold = &self.1.letters;
+            if hold.next.swap(false, Ordering::Relaxed) {
+                hold.reads.notify_one();
+                hold.go.notified().await;
+            }
+            letters
+        }
+        .boxed()
     }
     fn dead_letter_count(&self) -> u64 {
         self.0.dead_letter_count()

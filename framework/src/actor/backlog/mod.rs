@@ -43,6 +43,9 @@ const SLOW: Duration = Duration::from_secs(1);
 /// How many keys are started at once after a restart.
 const STARTED_AT_ONCE: usize = 64;
 
+/// The task that reads a message that waits.
+const READ: &str = "read a message that waits";
+
 /// Hands a message to the actors' door.
 pub(crate) type Deliver = Rc<dyn Fn(Delivery)>;
 
@@ -95,7 +98,7 @@ impl Backlog {
             return;
         }
         let me = Rc::downgrade(self);
-        crate::spawn::detached(async move {
+        crate::spawn::detached(&self.host.code, "deliver what waits", async move {
             for keys in keys.chunks(STARTED_AT_ONCE) {
                 let Some(me) = me.upgrade() else { return };
                 keys.iter().for_each(|key| me.pump(key));
@@ -244,10 +247,10 @@ impl Backlog {
         };
         // It counts as in flight: a wait for quiet includes it.
         let (me, key, flight) = (Rc::clone(self), Rc::clone(key), self.host.flight());
-        crate::spawn::detached(async move {
+        crate::spawn::detached(&self.host.code, "deliver a message that waits", async move {
             let message = match message {
                 Some(message) => Ok(Some(*message)),
-                None => me.read(&key, id, ticket).await,
+                None => me.host.guarded(READ, me.read(&key, id, ticket)).await,
             };
             if me.life() != life {
                 return;
@@ -329,7 +332,7 @@ impl Backlog {
         self.set_head(key, Head::Waits);
         let (me, key, life) = (Rc::clone(self), Rc::clone(key), self.life());
         let flight = in_flight.then(|| self.host.flight());
-        crate::spawn::detached(async move {
+        crate::spawn::detached(&self.host.code, "deliver a message again", async move {
             Rc::clone(&me.host).pause(wait).await;
             drop(flight);
             let waits = {

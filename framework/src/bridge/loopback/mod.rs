@@ -288,7 +288,7 @@ impl Bridge for LoopbackBridge {
         *own = Some(Arc::clone(&member));
         drop(own);
         // Its owner is `detach`, which waits for it; a crash of the node drops it with the `LocalSet`.
-        tokio::task::spawn_local(member::deliver(Membership { hub: Arc::clone(&self.hub), member }));
+        crate::spawn::alone("loopback", member::deliver(Membership { hub: Arc::clone(&self.hub), member }));
         ready(Ok(())).boxed()
     }
 

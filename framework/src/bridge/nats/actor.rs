@@ -11,9 +11,12 @@ use async_nats::{Client, Subscriber};
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, broadcast, oneshot};
 
+use super::Report;
 use super::connection::round_trip;
 use super::intake::Intake;
 use super::outgoing::Outgoing;
+use crate::spawn::contained;
+use crate::telemetry::TARGET;
 
 pub(super) struct NatsActor {
     pub(super) client: Client,
@@ -35,6 +38,8 @@ pub(super) struct Loops {
     pub(super) denials: broadcast::Receiver<String>,
     /// Keeps the claims on this node's domains.
     pub(super) renewing: BoxFuture<'static, ()>,
+    /// Where it is said that the loops have failed.
+    pub(super) report: Arc<Report>,
 }
 
 impl NatsActor {
@@ -53,7 +58,7 @@ impl Actor for NatsActor {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Self::Context) {
-        let Some(Loops { answers, intake, mut denials, renewing }) = self.loops.take() else { return };
+        let Some(Loops { answers, intake, mut denials, renewing, report }) = self.loops.take() else { return };
         let (end, ended) = oneshot::channel();
         self.ended = Some(ended);
         let outgoing = Arc::clone(&self.outgoing);
@@ -75,7 +80,10 @@ impl Actor for NatsActor {
             tokio::select! {
                 biased;
                 () = abandoned.notified() => {}
-                () = both => {}
+                worked = contained(both) => if let Err(error) = worked {
+                    tracing::error!(target: TARGET, error, "the bridge failed: start the node again");
+                    report.issues.open("loops", || format!("the bridge has failed, start the node again: it {error}"));
+                },
             }
         };
         context.spawn(until_abandoned.into_actor(self).map(|(), _, context| context.stop()));

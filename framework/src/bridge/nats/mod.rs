@@ -272,7 +272,7 @@ impl NatsBridge {
             gates,
             closing: closed,
         };
-        let loops = Loops { answers, intake, denials, renewing };
+        let loops = Loops { answers, intake, denials, renewing, report: Arc::clone(&report) };
         let abandoned = Arc::<Notify>::default();
         let actor =
             NatsActor::new(client.clone(), Arc::clone(&outgoing), loops, closing, Arc::clone(&abandoned)).start();

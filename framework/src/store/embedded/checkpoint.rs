@@ -135,20 +135,13 @@ pub(super) fn put_head(
     }
 }
 
-/// Appends the beginning of a shard, and to `behind` what follows its streams.
-pub(super) fn put_shard(
-    into: &mut Vec<u8>,
-    id: &ShardId,
-    shards: u16,
-    epoch: Epoch,
-    index: &mut Index,
-    behind: &mut Vec<u8>,
-) {
+/// Appends the beginning of a shard; its index follows in slices.
+pub(super) fn put_shard(into: &mut Vec<u8>, id: &ShardId, shards: u16, epoch: Epoch, index: &mut Index) {
     put::text(into, &id.domain);
     put::number(into, u64::from(id.shard));
     put::number(into, u64::from(shards));
     put::number(into, epoch);
-    index.begin_saving(into, behind);
+    index.begin_saving(into);
 }
 
 /// Appends the places of a shard's snapshots.

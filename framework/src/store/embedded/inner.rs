@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, mpsc};
 
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use super::super::index::{Index, StreamHasher};
 use super::super::record::{Location, write_opened};
@@ -33,6 +34,8 @@ pub(super) struct Inner {
     pub(super) digest_key: u128,
     /// To the reading thread, while there is one.
     pub(super) reads: Mutex<Option<mpsc::Sender<ReadJob>>>,
+    /// One permit for each long stream that may be read at once.
+    pub(super) long_reads: Arc<Semaphore>,
     /// Damage that was met while reading, once for each place.
     pub(super) damages: Mutex<Vec<StoreError>>,
     pub(super) keeper: Arc<Keeper>,

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
@@ -20,6 +20,9 @@ use crate::store::{Epoch, StoreError, View};
 
 /// So many snapshots wait to be written; more are not kept.
 const SNAPSHOTS: usize = 1024;
+
+/// How many bytes of snapshots are held in memory until they are written, over all shards; more are not kept. One alone may have more.
+const SNAPSHOT_BYTES: usize = 64 * 1024 * 1024;
 
 /// When so many bytes of the snapshots' file are of snapshots that were replaced, and they are the larger part, it is copied.
 const DEAD_BYTES: u64 = 64 * 1024 * 1024;
@@ -39,6 +42,8 @@ pub(super) struct Keeper {
     enough: AtomicU64,
     /// How many ids the indexes have taken in since the last run.
     ids: AtomicU64,
+    /// How many bytes the snapshots have that are in no file yet.
+    held: Arc<AtomicUsize>,
     work: Mutex<Work>,
     /// The epochs of the views' owners.
     views: Mutex<HashMap<Name, Epoch>>,
@@ -64,6 +69,16 @@ struct Work {
     dead: u64,
 }
 
+/// Room that is taken until this is dropped.
+#[derive(Debug)]
+pub(super) struct HeldBytes(Arc<AtomicUsize>, usize);
+
+impl Drop for HeldBytes {
+    fn drop(&mut self) {
+        self.0.fetch_sub(self.1, Ordering::Relaxed);
+    }
+}
+
 enum Job {
     Snapshot(Arc<Shard>, Stream),
     View(Name, Epoch, View, oneshot::Sender<Result<(), StoreError>>),
@@ -83,9 +98,17 @@ impl Keeper {
             grown: AtomicU64::new(since),
             enough: AtomicU64::new(enough),
             ids: AtomicU64::new(0),
+            held: Arc::default(),
             work: Mutex::new(Work { checkpoint, live, dead: 0 }),
             views: Mutex::default(),
         }
+    }
+
+    /// Room in memory for a snapshot of so many bytes until it is written; none if there is not enough.
+    pub(super) fn hold(&self, bytes: usize) -> Option<HeldBytes> {
+        let before = self.held.fetch_add(bytes, Ordering::Relaxed);
+        let held = HeldBytes(Arc::clone(&self.held), bytes);
+        (before == 0 || before.saturating_add(bytes) <= SNAPSHOT_BYTES).then_some(held)
     }
 
     /// Has a snapshot written whose turn is committed.
@@ -324,26 +347,10 @@ impl Work {
         checkpoint::put_head(&mut piece, &store.hasher, last, snapshots, known.len());
         writing.put(&piece)?;
         for shard in known {
-            piece.clear();
-            let mut behind = Vec::new();
-            {
-                let mut state = shard.state.lock();
-                state.index.commit(store.journal.committed());
-                let epoch = state.epoch;
-                checkpoint::put_shard(&mut piece, &shard.id, shard.shards, epoch, &mut state.index, &mut behind);
+            if let Err(error) = save_shard(store, shard, &mut writing) {
+                shard.state.lock().index.give_up_saving();
+                return Err(error);
             }
-            writing.put(&piece)?;
-            loop {
-                piece.clear();
-                // Its actors append in between.
-                let more = shard.state.lock().index.save_heads(&mut piece);
-                writing.put(&piece)?;
-                if !more {
-                    break;
-                }
-            }
-            checkpoint::put_snapshots(&mut behind, &shard.stored.read());
-            writing.put(&behind)?;
         }
         let bytes = writing.finish(self.checkpoint + 1)?;
         self.checkpoint += 1;
@@ -375,5 +382,46 @@ impl Work {
         }
         (self.live, self.dead) = (live, 0);
         Ok(())
+    }
+}
+
+/// Writes one shard, piece by piece: its actors append in between.
+fn save_shard(store: &Inner, shard: &Shard, writing: &mut Writing) -> io::Result<()> {
+    let mut piece = Vec::new();
+    {
+        let mut state = shard.state.lock();
+        state.index.commit(store.journal.committed());
+        let epoch = state.epoch;
+        checkpoint::put_shard(&mut piece, &shard.id, shard.shards, epoch, &mut state.index);
+    }
+    writing.put(&piece)?;
+    loop {
+        piece.clear();
+        let more = shard.state.lock().index.save_next(&mut piece);
+        writing.put(&piece)?;
+        if !more {
+            break;
+        }
+    }
+    piece.clear();
+    // Only this thread changes them, so nothing waits for this lock.
+    checkpoint::put_snapshots(&mut piece, &shard.stored.read());
+    writing.put(&piece)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snapshots_that_wait_are_bounded_in_bytes() {
+        let keeper = Keeper::new(0, 0, 0, 0);
+        let alone = keeper.hold(2 * SNAPSHOT_BYTES).expect("one alone may be larger");
+        assert!(keeper.hold(1).is_none());
+        drop(alone);
+        let many: Vec<_> = (0..64).map(|_| keeper.hold(SNAPSHOT_BYTES / 64).expect("there is room")).collect();
+        assert!(keeper.hold(1).is_none());
+        drop(many);
+        assert_eq!(keeper.held.load(Ordering::Relaxed), 0);
     }
 }

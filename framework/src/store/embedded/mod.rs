@@ -38,6 +38,7 @@ use std::thread::JoinHandle;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 pub use self::config::EmbeddedConfig;
 #[cfg(not(feature = "testing"))]
@@ -206,6 +207,7 @@ impl EmbeddedStore {
             ids: runs,
             keeper,
             reads: Mutex::default(),
+            long_reads: Arc::new(Semaphore::new(pages::LONG_READS)),
             damages: Mutex::default(),
             registry: Mutex::new(registry),
             writer: Mutex::new(writer),

@@ -6,12 +6,16 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::log::LogReader;
 use super::shard::Source;
 use crate::store::index::Head;
 use crate::store::{Snapshot, StoreError, StoredTurn, StreamPages, walk};
+
+/// How many long streams are read at once; the others wait. Each has a page of about 1 MiB in memory, on the reading thread's queue or
+/// at its actor.
+pub(super) const LONG_READS: usize = 64;
 
 /// A long stream that is read page by page.
 pub(super) struct Pages {
@@ -23,6 +27,8 @@ pub(super) struct Pages {
     pub(super) ends: Vec<Head>,
     /// The last turn that was read.
     pub(super) floor: u64,
+    /// Held until all is read: a page is in memory meanwhile.
+    pub(super) _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl StreamPages for Pages {

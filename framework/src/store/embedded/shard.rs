@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::Semaphore;
 
 use super::super::index::append::{At, Numbers};
 use super::super::index::ids::IdHash;
@@ -14,6 +15,7 @@ use super::super::record::{Location, MAX_TURN_BYTES, turn_bound};
 use super::super::walk::{self, Placed};
 use super::inner::Inner;
 use super::journal::{Hand, Refused};
+use super::keeper::HeldBytes;
 use super::log::LogReader;
 use super::pages::{Pages, away};
 use super::recover::ShardLog;
@@ -60,7 +62,8 @@ pub(super) struct Fresh {
     /// The one that is written next. It keeps its place: a stream that saves one all the time would never have one written.
     pub(super) next: Named,
     /// The newest one behind it, and where the log was when it was made.
-    newest: Option<(Location, Named)>,
+    newest: Option<(Location, Named, HeldBytes)>,
+    _held: HeldBytes,
 }
 
 impl Shard {
@@ -91,11 +94,11 @@ impl State {
     }
 
     /// Keeps a snapshot until it can be written; `location` is that of the stream's last turn.
-    fn keep(&mut self, stream: Stream, location: Location, named: Named) {
+    fn keep(&mut self, stream: Stream, location: Location, named: Named, held: HeldBytes) {
         match self.fresh.get_mut(&stream) {
-            Some(fresh) => fresh.newest = Some((location, named)),
+            Some(fresh) => fresh.newest = Some((location, named, held)),
             None => {
-                self.fresh.insert(stream, Fresh { next: named, newest: None });
+                self.fresh.insert(stream, Fresh { next: named, newest: None, _held: held });
                 self.waiting.push_back((location, stream));
             }
         }
@@ -103,15 +106,15 @@ impl State {
 
     /// The snapshot of a stream that was written next is written, or cannot be.
     pub(super) fn done(&mut self, stream: Stream) {
-        if let Some(Fresh { newest: Some((location, next)), .. }) = self.fresh.remove(&stream) {
-            self.keep(stream, location, next);
+        if let Some(Fresh { newest: Some((location, next, held)), .. }) = self.fresh.remove(&stream) {
+            self.keep(stream, location, next, held);
         }
     }
 
     /// The newest snapshot of a stream up to turn `number` that is in no file yet.
     fn fresh(&self, stream: Stream, number: u64) -> Option<&Named> {
-        let Fresh { next, newest } = self.fresh.get(&stream)?;
-        let newest = newest.as_ref().map(|(_, named)| named);
+        let Fresh { next, newest, .. } = self.fresh.get(&stream)?;
+        let newest = newest.as_ref().map(|(_, named, _)| named);
         newest.into_iter().chain([next]).find(|named| named.placed.snapshot.turn <= number)
     }
 }
@@ -204,6 +207,7 @@ impl ShardWriter for Writer {
     }
 
     fn save_snapshot(&mut self, actor: &Name, key: &str, snapshot: Snapshot) {
+        let Some(held) = self.store.keeper.hold(snapshot.bytes.len()) else { return };
         let mut state = self.shard.state.lock();
         if state.epoch != self.epoch || state.waiting.len() >= FRESH_SNAPSHOTS {
             return;
@@ -214,7 +218,7 @@ impl ShardWriter for Writer {
         let location = if head.number == snapshot.turn { head.location } else { 0 };
         let placed = Placed { location, snapshot };
         let named = Named { tag: self.shard.tag, actor: actor.to_string(), key: key.to_owned(), placed };
-        state.keep(stream, head.location, named);
+        state.keep(stream, head.location, named, held);
         state.index.commit(self.store.journal.committed());
         self.store.keep(&self.shard, &mut state);
     }
@@ -236,6 +240,10 @@ pub(super) trait Source: Send + Sync {
     fn turns_of(&self, id: IdHash) -> Option<Vec<Location>>;
     /// A snapshot that is kept, if it can be read.
     fn snapshot(&self, stored: Stored, actor: &str, key: &str) -> Option<Placed>;
+    /// One permit for each long stream that may be read at once, if there is a bound.
+    fn long_reads(&self) -> Option<Arc<Semaphore>> {
+        None
+    }
 }
 
 impl Source for Inner {
@@ -270,6 +278,10 @@ impl Source for Inner {
 
     fn snapshot(&self, stored: Stored, actor: &str, key: &str) -> Option<Placed> {
         self.snapshots.read(stored, actor, key)
+    }
+
+    fn long_reads(&self) -> Option<Arc<Semaphore>> {
+        Some(Arc::clone(&self.long_reads))
     }
 }
 
@@ -336,12 +348,17 @@ impl Reader {
             let state = walk::load(&LogReader::together(self.store.segments()), head, actor, key, snapshot);
             return state.map(|state| Box::new(OnePage(state)) as Box<dyn StreamPages>);
         };
+        // Before anything of it is in memory.
+        let turn = match self.store.long_reads() {
+            Some(long_reads) => long_reads.acquire_owned().await.ok(),
+            None => None,
+        };
         let (actor, key): (Arc<str>, Arc<str>) = (actor.into(), key.into());
         let (store, names) = (Arc::clone(&self.store), (Arc::clone(&actor), Arc::clone(&key)));
         let skim = move || walk::skim(&LogReader::new(store.segments()), head, &names.0, &names.1, snapshot);
         let (snapshot, ends) = away(&self.store, skim).await?;
         let floor = snapshot.as_ref().map_or(0, |snapshot| snapshot.turn);
-        Ok(Box::new(Pages { store: Arc::clone(&self.store), actor, key, snapshot, ends, floor }))
+        Ok(Box::new(Pages { store: Arc::clone(&self.store), actor, key, snapshot, ends, floor, _turn: turn }))
     }
 
     fn find_now(&self, actor: &str, key: &str, id: MessageId) -> Result<Option<StoredTurn>, StoreError> {

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::super::record::take::Take;
-use super::super::record::{Location, Malformed, Names, Sent, put};
-use super::save::{put_marks, put_shard, take_marks};
+use super::super::record::{Location, Malformed, Names, Sent};
+use super::save::take_marks;
 use crate::message::ShardId;
 
 /// One in so many sequences has its place remembered, for ever: a destination that comes back from an old backup asks for
@@ -33,6 +33,15 @@ pub(crate) struct Destination {
     appended: VecDeque<(Location, u64)>,
     /// Where the records with the sequences 1, 1 + 256, 1 + 512 … are.
     pub(super) marks: Vec<Location>,
+}
+
+/// What was committed for a destination when saving began.
+#[derive(Debug)]
+pub(super) struct SavedDestination {
+    pub(super) id: ShardId,
+    pub(super) numbers: [u64; 3],
+    /// How many places were remembered.
+    pub(super) marks: usize,
 }
 
 impl Destination {
@@ -130,20 +139,22 @@ impl Outbox {
         self.by_id.get(to).and_then(|number| self.destinations.get(*number))
     }
 
-    /// Appends what is committed to `into`.
-    pub(super) fn save(&self, into: &mut Vec<u8>) {
-        put::number(into, self.destinations.len() as u64);
-        for to in &self.destinations {
-            put_shard(into, &to.id);
-            put::number(into, to.through);
-            put::number(into, to.last);
-            put::number(into, to.last_tail);
-            let marks = usize::try_from(to.last.div_ceil(SEQUENCES_A_MARK)).unwrap_or(usize::MAX);
-            put_marks(into, to.marks.get(..marks).unwrap_or(&to.marks));
-        }
+    /// What is committed for each destination: it is saved with what stands here, and with the first of its marks.
+    pub(super) fn committed(&self) -> Vec<SavedDestination> {
+        let saved = |to: &Destination| SavedDestination {
+            id: to.id.clone(),
+            numbers: [to.through, to.last, to.last_tail],
+            marks: usize::try_from(to.last.div_ceil(SEQUENCES_A_MARK)).unwrap_or(usize::MAX).min(to.marks.len()),
+        };
+        self.destinations.iter().map(saved).collect()
     }
 
-    /// Reads what [`save`](Self::save) has written.
+    /// The places that are remembered for a destination. They are never changed, and new ones come behind.
+    pub(super) fn marks(&self, number: usize) -> &[Location] {
+        self.destinations.get(number).map_or(&[], |to| &to.marks)
+    }
+
+    /// Reads what was [saved](super::save).
     pub(super) fn restore(&mut self, take: &mut Take<'_>, names: &mut Names) -> Result<(), Malformed> {
         for _ in 0..take.count()? {
             let id = ShardId::new(names.get(take.text()?)?, take.shard()?);

@@ -4,107 +4,191 @@
 
 use std::collections::HashMap;
 
+use super::outbox::SavedDestination;
 use super::stream::{Stream, StreamHasher};
 use super::{Change, Head, Index, POSITIONS_A_MARK};
 use crate::clock::Timestamp;
 use crate::message::ShardId;
 use crate::store::record::put;
 use crate::store::record::take::Take;
-use crate::store::record::{Malformed, Names, SourceRecord};
+use crate::store::record::{Location, Malformed, Names, SourceRecord};
 use crate::store::{Lane, Timer, Watermark};
 
-/// So many heads are written at once: appends wait for as long as that takes.
-pub(crate) const HEADS_AT_ONCE: usize = 4096;
+/// So many entries are written at once: appends wait for as long as that takes.
+pub(crate) const ENTRIES_AT_ONCE: usize = 4096;
 
 /// An index that is being saved in slices, while appends go on in between. What is saved is the state at the beginning.
+///
+/// What only grows is read later up to where it was. What is small is copied: the destinations and the sources of a shard. Of the
+/// rest, heads, timers and letters, what changes before its turn comes is kept as it was.
 #[derive(Debug)]
 pub(super) struct Saving {
-    /// The first head that is not saved yet, and how many there were at the beginning.
+    stage: Stage,
+    /// The next entry of the stage.
     next: usize,
+    /// How many heads there were at the beginning.
     count: usize,
     /// The heads that have changed since the beginning, or that were not committed then, as they are to be saved.
     old: HashMap<u32, Option<Head>, foldhash::fast::FixedState>,
+    /// How many places of positions were remembered.
+    marks: usize,
+    /// The place before the next one.
+    mark: Location,
+    destinations: Vec<SavedDestination>,
+    watermarks: Vec<Watermark>,
+    timers: usize,
+    letters: usize,
+}
+
+/// The parts of an index, in the order in which they are saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Heads,
+    Marks,
+    /// The destination with this number, and its marks.
+    Outbox(usize),
+    Watermarks,
+    Timers,
+    Letters,
 }
 
 impl Saving {
     /// The head with this number is about to change.
     pub(super) fn keep(&mut self, number: u32, head: Head) {
         let place = number as usize;
-        if place >= self.next && place < self.count {
+        if self.stage == Stage::Heads && place >= self.next && place < self.count {
             self.old.entry(number).or_insert(Some(head));
         }
+    }
+
+    fn go_to(&mut self, stage: Stage) {
+        (self.stage, self.next, self.mark) = (stage, 0, 0);
     }
 }
 
 impl Index {
-    /// Begins to save the index: appends to `into` what comes before the heads and to `behind` what comes after them. The heads
-    /// follow in slices, by [`save_heads`](Self::save_heads). One that was begun before and not ended is given up.
-    pub(crate) fn begin_saving(&mut self, into: &mut Vec<u8>, behind: &mut Vec<u8>) {
+    /// Begins to save the index: appends to `into` what comes before the entries. Those follow in slices, by
+    /// [`save_next`](Self::save_next). One that was begun before and not ended is given up.
+    ///
+    /// The cost grows with the destinations and sources of the shard and with the appends that are not committed.
+    pub(crate) fn begin_saving(&mut self, into: &mut Vec<u8>) {
         self.outbox.settle(self.committed.through);
         put::number(into, self.committed.through);
         put::number(into, self.committed.position);
         put::number(into, self.committed.events);
         // Of a stream with pending appends the first one knows what is committed.
-        let mut saving = Saving { next: 0, count: self.heads.len(), old: HashMap::default() };
+        let (count, mut old) = (self.heads.len(), HashMap::default());
         for (stream, before) in self.pending.iter().filter_map(|one| Some((one.stream?, one.before))) {
             if let Some(number) = self.heads.number(stream) {
-                saving.old.entry(number).or_insert(before);
+                old.entry(number).or_insert(before);
             }
         }
-        let new = saving.old.values().filter(|head| head.is_none()).count();
-        put::number(into, (saving.count - new) as u64);
-        self.saving = Some(saving);
+        let new = old.values().filter(|head| head.is_none()).count();
+        put::number(into, (count - new) as u64);
         let marks = usize::try_from(self.committed.position.div_ceil(POSITIONS_A_MARK)).unwrap_or(usize::MAX);
-        put_marks(behind, self.marks.get(..marks).unwrap_or(&self.marks));
-        self.outbox.save(behind);
-        put::number(behind, self.watermarks.len() as u64);
-        for Watermark { source, through } in &self.watermarks {
-            put_shard(behind, &source.shard);
-            put::text(
-                behind,
-                match &source.lane {
-                    Lane::Direct => "",
-                    Lane::Events { subscriber } => subscriber,
-                },
-            );
-            put::number(behind, *through);
-        }
-        put::number(behind, self.timers.len() as u64);
-        for (stream, timer) in self.timers.all() {
-            put_timer(behind, stream, timer);
-        }
-        let letters = self.letters.all();
-        put::number(behind, letters.len() as u64);
-        for (id, stream, location) in letters {
-            put::id(behind, id);
-            put_stream(behind, stream);
-            put::number(behind, location);
-        }
+        self.timers.begin_saving();
+        self.saving = Some(Saving {
+            stage: Stage::Heads,
+            next: 0,
+            count,
+            old,
+            marks: marks.min(self.marks.len()),
+            mark: 0,
+            destinations: self.outbox.committed(),
+            watermarks: self.watermarks.clone(),
+            timers: self.timers.len(),
+            letters: self.letters.begin_saving(),
+        });
     }
 
-    /// Appends the next heads; whether there are more.
-    pub(crate) fn save_heads(&mut self, into: &mut Vec<u8>) -> bool {
-        let Self { heads, saving: slot, .. } = self;
-        let Some(saving) = slot else { return false };
-        let end = saving.count.min(saving.next + HEADS_AT_ONCE);
-        for number in (saving.next..end).filter_map(|number| u32::try_from(number).ok()) {
-            let Some((stream, now)) = heads.at(number) else { continue };
-            let head = saving.old.remove(&number).unwrap_or(Some(now));
-            if let Some(head) = head {
-                put_stream(into, stream);
-                put::number(into, head.location);
-                put::number(into, head.number);
-            }
-        }
-        saving.next = end;
-        let more = end < saving.count;
-        if !more {
-            *slot = None;
+    /// Appends the next entries, up to [`ENTRIES_AT_ONCE`]; whether there are more.
+    pub(crate) fn save_next(&mut self, into: &mut Vec<u8>) -> bool {
+        let Some(mut saving) = self.saving.take() else { return false };
+        let more = self.save_stage(&mut saving, into);
+        if more {
+            self.saving = Some(saving);
         }
         more
     }
 
-    /// Reads what [`begin_saving`](Self::begin_saving) and [`save_heads`](Self::save_heads) have written.
+    /// Saves no further: what was written cannot be kept. Without this, what changes would be kept until the next beginning.
+    pub(crate) fn give_up_saving(&mut self) {
+        self.saving = None;
+        self.timers.give_up_saving();
+        self.letters.give_up_saving();
+    }
+
+    fn save_stage(&mut self, saving: &mut Saving, into: &mut Vec<u8>) -> bool {
+        match saving.stage {
+            Stage::Heads => {
+                let end = saving.count.min(saving.next + ENTRIES_AT_ONCE);
+                for number in (saving.next..end).filter_map(|number| u32::try_from(number).ok()) {
+                    let Some((stream, now)) = self.heads.at(number) else { continue };
+                    if let Some(head) = saving.old.remove(&number).unwrap_or(Some(now)) {
+                        put_stream(into, stream);
+                        put::number(into, head.location);
+                        put::number(into, head.number);
+                    }
+                }
+                saving.next = end;
+                if end == saving.count {
+                    saving.go_to(Stage::Marks);
+                    put::number(into, saving.marks as u64);
+                }
+            }
+            Stage::Marks => {
+                if put_marks(into, &self.marks, saving.marks, &mut saving.next, &mut saving.mark) {
+                    saving.go_to(Stage::Outbox(0));
+                    put::number(into, saving.destinations.len() as u64);
+                }
+            }
+            Stage::Outbox(number) => match saving.destinations.get(number) {
+                Some(SavedDestination { id, numbers, marks }) => {
+                    if saving.next == 0 {
+                        put_shard(into, id);
+                        numbers.iter().for_each(|number| put::number(into, *number));
+                        put::number(into, *marks as u64);
+                    }
+                    if put_marks(into, self.outbox.marks(number), *marks, &mut saving.next, &mut saving.mark) {
+                        saving.go_to(Stage::Outbox(number + 1));
+                    }
+                }
+                None => {
+                    saving.go_to(Stage::Watermarks);
+                    put::number(into, saving.watermarks.len() as u64);
+                }
+            },
+            Stage::Watermarks => {
+                for watermark in saving.watermarks.iter().skip(saving.next).take(ENTRIES_AT_ONCE) {
+                    put_watermark(into, watermark);
+                    saving.next += 1;
+                }
+                if saving.next >= saving.watermarks.len() {
+                    saving.go_to(Stage::Timers);
+                    put::number(into, saving.timers as u64);
+                }
+            }
+            Stage::Timers => {
+                let timers = self.timers.save_next(ENTRIES_AT_ONCE);
+                timers.iter().for_each(|(stream, timer)| put_timer(into, *stream, timer));
+                if self.timers.is_saved() {
+                    saving.go_to(Stage::Letters);
+                    put::number(into, saving.letters as u64);
+                }
+            }
+            Stage::Letters => {
+                for (id, stream, location) in self.letters.save_next(ENTRIES_AT_ONCE) {
+                    put::id(into, id);
+                    put_stream(into, stream);
+                    put::number(into, location);
+                }
+                return !self.letters.is_saved();
+            }
+        }
+        true
+    }
+
+    /// Reads what [`begin_saving`](Self::begin_saving) and [`save_next`](Self::save_next) have written.
     pub(crate) fn restore(take: &mut Take<'_>, hasher: StreamHasher, names: &mut Names) -> Result<Self, Malformed> {
         let mut index = Self::new(hasher);
         index.committed.through = take.number()?;
@@ -151,19 +235,33 @@ fn take_stream(take: &mut Take<'_>) -> Result<Stream, Malformed> {
     Ok(Stream(u64::from_le_bytes(take.array()?), u64::from_le_bytes(take.array()?)))
 }
 
-pub(super) fn put_shard(into: &mut Vec<u8>, shard: &ShardId) {
+fn put_shard(into: &mut Vec<u8>, shard: &ShardId) {
     put::text(into, &shard.domain);
     put::number(into, u64::from(shard.shard));
 }
 
-/// Marks rise, so each is written as the way from the one before.
-pub(super) fn put_marks(into: &mut Vec<u8>, marks: &[u64]) {
-    put::number(into, marks.len() as u64);
-    let mut before = 0;
-    for mark in marks {
-        put::number(into, mark.wrapping_sub(before));
-        before = *mark;
+/// Appends the next of the first `count` marks, and says whether these were the last. Marks rise, so each is written as the way from the
+/// one before.
+fn put_marks(into: &mut Vec<u8>, marks: &[u64], count: usize, next: &mut usize, before: &mut u64) -> bool {
+    let end = count.min(*next + ENTRIES_AT_ONCE);
+    for mark in marks.get(*next..end).unwrap_or_default() {
+        put::number(into, mark.wrapping_sub(*before));
+        *before = *mark;
     }
+    *next = end;
+    end == count
+}
+
+fn put_watermark(into: &mut Vec<u8>, Watermark { source, through }: &Watermark) {
+    put_shard(into, &source.shard);
+    put::text(
+        into,
+        match &source.lane {
+            Lane::Direct => "",
+            Lane::Events { subscriber } => subscriber,
+        },
+    );
+    put::number(into, *through);
 }
 
 pub(super) fn take_marks(take: &mut Take<'_>) -> Result<Vec<u64>, Malformed> {

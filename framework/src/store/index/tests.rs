@@ -29,63 +29,118 @@ fn a_head_is_found_by_its_stream_and_by_what_the_writer_was_told_of_it() {
     assert_eq!(heads.get(StreamHasher::new(1).stream("b", "1")), None);
 }
 
-/// An index with a turn of each of the streams `from..to`, number `turn`; the records, as a log has them.
+/// The log of an index, and the ways to add to both.
 #[cfg(feature = "testing")]
-fn append(index: &mut Index, log: &mut Vec<(u64, Vec<u8>)>, streams: std::ops::Range<u64>, turn: u64, committed: bool) {
-    use crate::testing::store::Draft;
-    for stream in streams {
-        let location = log.last().map_or(1, |(location, _)| location + 1_000);
-        let draft = Draft::new("actor", &stream.to_string(), stream).at(turn, turn - 1).event("Happened", "1");
+struct Logged {
+    index: Index,
+    log: Vec<(u64, Vec<u8>)>,
+    committed: bool,
+}
+
+#[cfg(feature = "testing")]
+impl Logged {
+    fn append(&mut self, draft: &crate::testing::store::Draft) {
+        let location = self.log.last().map_or(1, |(location, _)| location + 1_000);
         let mut record = Vec::new();
-        let at = append::At { tag: 0, epoch: 1, location, committed };
-        draft.write(|turn| index.append_turn(turn, at, &mut record).unwrap());
-        log.push((location, record));
+        let at = append::At { tag: 0, epoch: 1, location, committed: self.committed };
+        draft.write(|turn| self.index.append_turn(turn, at, &mut record).unwrap());
+        self.log.push((location, record));
+    }
+
+    /// A turn of each of the streams, number `turn`: with an event, a message to one of two shards, and a timer, which the turn
+    /// before has set under the same name.
+    fn turns(&mut self, streams: std::ops::Range<u64>, turn: u64) {
+        use crate::testing::store::Draft;
+        for stream in streams {
+            let to = ShardId::new(Name::from_static("shop").unwrap(), (stream % 2) as u16);
+            let draft = Draft::new("actor", &stream.to_string(), 1_000 * stream + turn).at(turn, turn - 1);
+            self.append(&draft.event("Happened", "1").send(&to, stream).set("pay", stream + turn));
+        }
+    }
+
+    fn commit(&mut self) {
+        let end = self.log.last().map_or(0, |(location, _)| location + 1);
+        self.index.commit(end);
     }
 }
 
 #[cfg(feature = "testing")]
 #[test]
 fn index_is_saved_in_slices_while_appends_go_on() {
+    use crate::store::Note;
     use crate::store::record::{Names, Record, take::Take};
-    const STREAMS: u64 = 3 * save::HEADS_AT_ONCE as u64 + 100;
-    let (mut index, mut log) = (Index::new(StreamHasher::new(1)), Vec::new());
-    append(&mut index, &mut log, 0..STREAMS, 1, true);
+    use crate::testing::store::Draft;
+    const ENTRIES: u64 = save::ENTRIES_AT_ONCE as u64;
+    const STREAMS: u64 = 3 * ENTRIES + 100;
+    let mut logged = Logged { index: Index::new(StreamHasher::new(1)), log: Vec::new(), committed: true };
+    logged.turns(0..STREAMS, 1);
+    // A stream with more letters than a slice has.
+    let letter = |turn: u64| Draft::new("letters", "k", turn).at(turn, 0).dead(turn);
+    (1..=ENTRIES + 100).for_each(|turn| logged.append(&letter(turn)));
+    let mut letters = ENTRIES + 101;
     // Some are not committed when it begins: of streams that have turns, and of new ones.
-    append(&mut index, &mut log, 0..50, 2, false);
-    append(&mut index, &mut log, STREAMS..STREAMS + 50, 1, false);
-    let begun = index.committed();
-    let (mut saved, mut behind) = (Vec::new(), Vec::new());
-    index.begin_saving(&mut saved, &mut behind);
+    logged.committed = false;
+    logged.turns(0..50, 2);
+    logged.turns(STREAMS..STREAMS + 50, 1);
+    let begun = logged.index.committed();
+    let mut saved = Vec::new();
+    logged.index.begin_saving(&mut saved);
+    assert!(saved.len() < 100, "{} bytes are written before the first slice", saved.len());
     let (mut slices, mut largest) = (0, 0);
     loop {
         let before = saved.len();
-        let more = index.save_heads(&mut saved);
+        let more = logged.index.save_next(&mut saved);
         slices += 1;
         largest = largest.max(saved.len() - before);
         if !more {
             break;
         }
-        // The lock is free: turns of streams that are saved, that are not, and that are new.
-        append(&mut index, &mut log, 40..50, slices + 2, false);
-        append(&mut index, &mut log, STREAMS - 10..STREAMS, slices + 1, false);
-        append(&mut index, &mut log, STREAMS + 100 * slices..STREAMS + 100 * slices + 10, 1, false);
-        index.commit(log.last().unwrap().0 + 1);
+        // The lock is free: turns of streams that are saved, that are not, and that are new. Timers are set again and cleared,
+        // letters come and are resolved.
+        logged.turns(40..50, slices + 2);
+        logged.turns(STREAMS - 10..STREAMS, slices + 1);
+        logged.turns(STREAMS + 100 * slices..STREAMS + 100 * slices + 10, 1);
+        let cleared = Draft::new("actor", &(STREAMS - 20 - slices).to_string(), slices).at(2, 1).clear("pay");
+        logged.append(&cleared);
+        for resolved in [slices, ENTRIES + 101 - slices] {
+            let message = MessageId::from_u128(u128::from(resolved) << 32 | 0x5EED);
+            logged.append(&Draft::new("letters", "k", letters).at(letters, 0).note(Note::Resolved { message }));
+            letters += 1;
+        }
+        logged.append(&letter(letters));
+        letters += 1;
+        logged.commit();
     }
-    saved.extend_from_slice(&behind);
-    assert_eq!(slices, STREAMS.div_ceil(save::HEADS_AT_ONCE as u64));
-    assert!(largest <= save::HEADS_AT_ONCE * 40, "{largest} bytes in one slice");
+    // Heads, marks, two destinations and their end, sources, timers and letters; the last slice of each of the two may be empty.
+    assert!(slices >= 4 + 1 + 3 + 1 + 4 + 2, "{slices}");
+    assert!(largest <= save::ENTRIES_AT_ONCE * 100, "{largest} bytes in one slice");
 
     let (mut names, mut take) = (Names::default(), Take(&saved));
     let mut restored = Index::restore(&mut take, StreamHasher::new(1), &mut names).unwrap();
+    assert!(take.is_empty());
     assert_eq!(restored.committed(), begun, "it is the index of the moment when it was begun");
-    for (location, record) in log.iter().filter(|(location, _)| *location >= begun) {
+    assert_eq!(restored.letter_count(), ENTRIES + 100);
+    assert_eq!(restored.timer_counts().iter().map(|(_, count)| *count as u64).sum::<u64>(), STREAMS);
+    for (location, record) in logged.log.iter().filter(|(location, _)| *location >= begun) {
         let (_, _, record) = Record::read(record, *location).unwrap();
         restored.apply(&record, *location, &mut names).unwrap();
     }
+    let index = &mut logged.index;
     index.commit(u64::MAX);
-    let streams = (0..STREAMS + 1_000).map(|stream| index.stream("actor", &stream.to_string()));
+    let streams = (0..STREAMS + 2_000).map(|stream| index.stream("actor", &stream.to_string()));
     assert!(streams.into_iter().all(|stream| index.head(stream) == restored.head(stream)));
     assert_eq!(index.position(), restored.position());
+    assert_eq!(index.destinations(), restored.destinations());
+    assert_eq!(index.letters(None, usize::MAX), restored.letters(None, usize::MAX));
+    let timers = |index: &Index| {
+        let mut timers = index.timers_due(Timestamp::from_millis(u64::MAX), usize::MAX);
+        timers.sort_by(|one, other| one.key.cmp(&other.key));
+        timers
+    };
+    assert_eq!(timers(index), timers(&restored));
+    for position in (1..index.position()).step_by(1_000) {
+        assert_eq!(index.events_from(position), restored.events_from(position));
+    }
 }
 
 #[test]

@@ -14,9 +14,24 @@ use crate::store::{Timer, TimerPage, TimerPlace};
 
 #[derive(Debug, Default)]
 pub(super) struct Timers {
-    by_actor: HashMap<Name, BTreeMap<TimerPlace, Timer>, FixedState>,
+    by_actor: BTreeMap<Name, BTreeMap<TimerPlace, (Stream, Timer)>>,
     by_name: HashMap<(Stream, Box<str>), (Name, TimerPlace), FixedState>,
     settings: u64,
+    /// While they are being saved.
+    saving: Option<Saving>,
+}
+
+/// Timers that are being saved in slices: those that were set when it began.
+#[derive(Debug)]
+struct Saving {
+    /// The number of the last one that was set then.
+    cut: u64,
+    /// The last one in their order then: what comes behind it meanwhile is not looked at, or saving might never end.
+    last: Option<(Name, TimerPlace)>,
+    /// The last one that is saved.
+    after: Option<(Name, TimerPlace)>,
+    /// Those of then that were cleared before their turn came.
+    cleared: Vec<(Stream, Timer)>,
 }
 
 impl Timers {
@@ -29,8 +44,8 @@ impl Timers {
             self.remove(&actor, old);
         }
         match self.by_actor.get_mut(&timer.actor) {
-            Some(timers) => drop(timers.insert(place, timer)),
-            None => drop(self.by_actor.insert(timer.actor.clone(), BTreeMap::from([(place, timer)]))),
+            Some(timers) => drop(timers.insert(place, (stream, timer))),
+            None => drop(self.by_actor.insert(timer.actor.clone(), BTreeMap::from([(place, (stream, timer))]))),
         }
     }
 
@@ -42,9 +57,15 @@ impl Timers {
 
     fn remove(&mut self, actor: &Name, place: TimerPlace) {
         let Some(timers) = self.by_actor.get_mut(actor) else { return };
-        timers.remove(&place);
+        let removed = timers.remove(&place);
         if timers.is_empty() {
             self.by_actor.remove(actor);
+        }
+        if let Some(saving) = &mut self.saving
+            && place.number <= saving.cut
+            && saving.after.as_ref().is_none_or(|(saved, last)| (saved, *last) < (actor, place))
+        {
+            saving.cleared.extend(removed);
         }
     }
 
@@ -52,20 +73,62 @@ impl Timers {
         self.by_name.len()
     }
 
-    /// In the order in which they fire, so that setting them again in this order keeps it.
-    pub(super) fn all(&self) -> impl Iterator<Item = (Stream, &Timer)> {
-        let streams: HashMap<TimerPlace, Stream> =
-            self.by_name.iter().map(|((stream, _), (_, place))| (*place, *stream)).collect();
-        let mut all: Vec<_> = self.by_actor.values().flatten().collect();
-        all.sort_unstable_by_key(|(place, _)| **place);
-        all.into_iter().filter_map(move |(place, timer)| Some((*streams.get(place)?, timer)))
+    /// Begins to save the timers that are set now.
+    pub(super) fn begin_saving(&mut self) {
+        let last = self.by_actor.last_key_value();
+        let last = last.and_then(|(actor, timers)| Some((actor.clone(), *timers.last_key_value()?.0)));
+        self.saving = Some(Saving { cut: self.settings, last, after: None, cleared: Vec::new() });
+    }
+
+    /// The next of them, up to `limit`; none once all were given. Those of one actor type come in the order in which they fire, so that
+    /// setting them again in this order keeps it. What was cleared meanwhile comes last: the log behind clears it again.
+    pub(super) fn save_next(&mut self, limit: usize) -> Vec<(Stream, Timer)> {
+        let Self { by_actor, saving: slot, .. } = self;
+        let Some(saving) = slot else { return Vec::new() };
+        let mut next = Vec::new();
+        let first = saving.after.as_ref().map_or(Bound::Unbounded, |(actor, _)| Bound::Included(actor.clone()));
+        let mut looked = 0;
+        'all: for (actor, timers) in by_actor.range((first, Bound::Unbounded)) {
+            let behind = match &saving.after {
+                Some((saved, place)) if saved == actor => Bound::Excluded(*place),
+                _ => Bound::Unbounded,
+            };
+            for (place, (stream, timer)) in timers.range((behind, Bound::Unbounded)) {
+                let is_behind = saving.last.as_ref().is_none_or(|(last, at)| (last, at) < (actor, place));
+                if looked >= limit || is_behind {
+                    break 'all;
+                }
+                looked += 1;
+                saving.after = Some((actor.clone(), *place));
+                if place.number <= saving.cut {
+                    next.push((*stream, timer.clone()));
+                }
+            }
+        }
+        if looked == 0 {
+            let from = saving.cleared.len().saturating_sub(limit);
+            next = saving.cleared.split_off(from);
+            if next.is_empty() {
+                *slot = None;
+            }
+        }
+        next
+    }
+
+    pub(super) fn give_up_saving(&mut self) {
+        self.saving = None;
+    }
+
+    /// Whether all that were set when saving began are given.
+    pub(super) fn is_saved(&self) -> bool {
+        self.saving.is_none()
     }
 
     pub(super) fn due(&self, now: Timestamp, limit: usize) -> Vec<Timer> {
         let end = TimerPlace { due: now, number: u64::MAX };
         let mut due: Vec<_> = self.by_actor.values().flat_map(|timers| timers.range(..=end).take(limit)).collect();
         due.sort_unstable_by_key(|(place, _)| **place);
-        due.into_iter().take(limit).map(|(_, timer)| timer.clone()).collect()
+        due.into_iter().take(limit).map(|(_, (_, timer))| timer.clone()).collect()
     }
 
     pub(super) fn next(&self) -> Option<Timestamp> {
@@ -75,7 +138,7 @@ impl Timers {
     pub(super) fn of(&self, actor: &Name, after: TimerPlace, now: Timestamp, limit: usize) -> TimerPage {
         let mut page = TimerPage::default();
         let Some(timers) = self.by_actor.get(actor) else { return page };
-        for (place, timer) in timers.range((Bound::Excluded(after), Bound::Unbounded)) {
+        for (place, (_, timer)) in timers.range((Bound::Excluded(after), Bound::Unbounded)) {
             if place.due > now || page.due.len() >= limit {
                 page.next = Some(place.due);
                 break;

@@ -203,7 +203,7 @@ impl Clients {
     pub(super) fn probe(&self, probe: impl Future<Output = ()> + 'static) {
         let (end, wait) = oneshot::channel();
         self.probes.borrow_mut().push(wait);
-        crate::spawn::detached(async move {
+        crate::spawn::alone("simulated client", async move {
             probe.await;
             let _ = end.send(());
         });

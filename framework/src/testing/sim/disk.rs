@@ -423,7 +423,7 @@ impl Pen {
         journal.waiting.push_back(Waiting { ticket, shard, turn, position: appended.position });
         drop(journal);
         if !std::mem::replace(&mut self.shared.power.lock().flushing, true) {
-            crate::spawn::detached(Arc::clone(&self.shared).flush());
+            crate::spawn::alone("simulated disk", Arc::clone(&self.shared).flush());
         }
         Ok(Appended { ticket, ..appended })
     }

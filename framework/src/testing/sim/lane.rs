@@ -44,7 +44,7 @@ struct Lane {
 /// Begins to take from a stream, until the node leaves.
 pub(super) fn begin(line: &Arc<Line>, cargo: Cargo, stream: String) {
     let lane = Arc::new(Lane { line: Arc::clone(line), cargo, stream });
-    crate::spawn::detached(lane.run());
+    crate::spawn::alone("simulated broker", lane.run());
 }
 
 impl Lane {
@@ -144,7 +144,7 @@ impl Lane {
             }
             let flight = broker.sets_out();
             let (lane, delivery) = (Arc::clone(self), delivery.clone());
-            crate::spawn::detached(async move {
+            crate::spawn::alone("simulated broker", async move {
                 tokio::time::sleep(way).await;
                 if flight.arrives() {
                     lane.hand_over(&delivery);
@@ -183,7 +183,7 @@ impl Lane {
         };
         line.less(&line.reserved);
         let lane = Arc::clone(self);
-        crate::spawn::detached(async move {
+        crate::spawn::alone("simulated broker", async move {
             let mut stand = lane.line.stand.subscribe();
             tokio::pin!(settled);
             let settled = loop {
@@ -229,7 +229,7 @@ impl Lane {
         }
         let is_lost = broker.loses() && broker.draw(2) == 0;
         let (lane, way) = (Arc::clone(self), broker.way());
-        crate::spawn::detached(async move {
+        crate::spawn::alone("simulated broker", async move {
             pause(way).await;
             let line = &lane.line;
             if is_lost {

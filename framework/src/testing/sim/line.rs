@@ -282,7 +282,7 @@ impl SimBridge {
         };
         // The question goes on its way even if nobody waits for the answer any longer.
         let (answer, answered) = oneshot::channel();
-        crate::spawn::detached(async move {
+        crate::spawn::alone("simulated broker", async move {
             if let Some(whole) = whole.await {
                 let _ = answer.send(whole);
             }
@@ -311,7 +311,7 @@ impl SimBridge {
                 continue;
             }
             let (way, broker, packet, line) = (broker.way(), broker.clone(), packet.clone(), Arc::clone(&line));
-            crate::spawn::detached(async move {
+            crate::spawn::alone("simulated broker", async move {
                 pause(way).await;
                 if let Ok(tidings) = packet.tidings()
                     && !other.is_gone()
@@ -399,7 +399,7 @@ impl Bridge for SimBridge {
             let published = self.publish_to(&line, domain, &stream, packet, &event.id.to_string()).await;
             if matches!(published, Err(BridgeError::NoOwner { .. })) && line.is_here() {
                 // The owner is this node: it made the stream when it started, and the broker has lost it since.
-                crate::spawn::detached(async move {
+                crate::spawn::alone("simulated broker", async move {
                     tokio::time::sleep(DELETION).await;
                     if line.is_here() && line.broker.can_pull(&line) {
                         line.broker.ensure(&line);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::world::Service;
 use super::wrong::Wrong;
 use super::{SimError, World};
 use crate::actor::Mirror;
@@ -49,6 +50,10 @@ impl World {
         }
         if let Some(difference) = Mirror::take_found() {
             self.violated(format!("state: {difference}"));
+        }
+        let failure = |service: &Service| service.node.try_borrow().ok()?.as_ref()?.failed_task();
+        if let Some(failure) = self.0.services.iter().find_map(failure) {
+            self.violated(format!("task: {failure}"));
         }
         if let Some(wrong) = self.0.seen.take_wrong() {
             self.violated(wrong);

@@ -1,0 +1,278 @@
+//! A panic of the store or of the bridge in what a node does in the background for one key, job, view or source: it shows, and what was
+//! under way goes on. The clock is paused.
+#![cfg(feature = "testing")]
+
+mod watched;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use watched::{Watch, WatchedStore};
+use whizbang::SendError;
+use whizbang::bridge::loopback::{LoopbackBridge, LoopbackHub};
+use whizbang::bridge::{Answer, Asked, Bridge, BridgeError, Inbound, NodeCard, Tidings};
+use whizbang::message::Envelope;
+use whizbang::prelude::*;
+
+#[derive(Domain)]
+#[domain(name = "mill", shards = 1)]
+struct Mill;
+
+#[derive(Domain)]
+#[domain(name = "bakery", shards = 1)]
+struct Bakery;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Mill, reply = u64)]
+struct Grind {
+    #[key]
+    sack: String,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Mill)]
+struct Ground {}
+
+#[derive(Query, Serialize, Deserialize)]
+#[query(domain = Mill, reply = u64)]
+struct Sum {}
+
+/// A job.
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Bakery)]
+struct Bake {
+    #[key]
+    loaf: String,
+}
+
+#[derive(Aggregate, Default)]
+#[aggregate(domain = Mill, handles(Grind), applies(Ground))]
+struct Sack {
+    count: u64,
+}
+
+impl Handle<Grind> for Sack {
+    fn handle(&self, grind: Grind, effects: &mut Effects<Self>) -> Result<u64, Rejection> {
+        effects.record(Ground {});
+        effects.send(Bake { loaf: grind.sack });
+        Ok(self.count + 1)
+    }
+}
+
+impl Apply<Ground> for Sack {
+    fn apply(&mut self, _: &Ground) {
+        self.count += 1;
+    }
+}
+
+#[derive(Projection, Default, Serialize, Deserialize)]
+#[projection(projects(Ground), answers(Sum))]
+struct Sums {
+    sum: u64,
+}
+
+impl Project<Ground> for Sums {
+    fn project(&mut self, _: &Ground, _: &About) {
+        self.sum += 1;
+    }
+}
+
+impl whizbang::Answer<Sum> for Sums {
+    fn answer(&self, _: Sum) -> u64 {
+        self.sum
+    }
+}
+
+#[derive(Worker)]
+#[worker(domain = Bakery, performs(Bake))]
+struct Oven(Arc<AtomicUsize>);
+
+impl Perform<Bake> for Oven {
+    async fn perform(&self, _: Bake, _: Job) -> Result<(), WorkError> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Moves the paused clock on, step by step, until something holds; for a minute at most.
+async fn moved_until(holds: impl AsyncFn() -> bool) {
+    let limit = tokio::time::Instant::now() + Duration::from_secs(60);
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < limit, "it never came to hold");
+        tokio::time::advance(Duration::from_millis(1)).await;
+        tokio::task::yield_now().await;
+    }
+}
+
+fn grind(sack: &str) -> Grind {
+    Grind { sack: sack.into() }
+}
+
+/// Returns whether the health of a node that is live and ready names a failed task.
+fn names(node: &Node, task: &str) -> bool {
+    let health = node.health();
+    let said = |reason: &String| reason.contains(&format!("background task `{task}` failed: planned"));
+    health.live && health.ready && health.reasons.iter().any(said)
+}
+
+/// A node with everything in it, and how often a job was done.
+async fn node(watch: &Arc<Watch>) -> (Node, Arc<AtomicUsize>) {
+    let done = Arc::<AtomicUsize>::default();
+    let store = WatchedStore(MemoryStore::new(), Arc::clone(watch));
+    let builder = Node::builder("mill", store).threads(0).host::<Sack>().projection::<Sums>();
+    (builder.worker(Oven(Arc::clone(&done))).start().await.unwrap(), done)
+}
+
+async fn paused<F: Future<Output = ()>>(test: F) {
+    tokio::task::LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_feed_shows_and_goes_on() {
+    paused(async {
+        let watch = Arc::<Watch>::default();
+        let (node, _) = node(&watch).await;
+        watch.panic_in("events", 2);
+        node.client().send(grind("a")).await.unwrap();
+        moved_until(async || names(&node, "feed of mill/0")).await;
+        moved_until(async || node.client().query(Sum {}).await.unwrap() == 1).await;
+        moved_until(async || !names(&node, "feed of mill/0")).await;
+        assert_eq!(node.metrics().failed_tasks, 2);
+        node.stop().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn job_whose_commit_panics_runs_again() {
+    paused(async {
+        let watch = Arc::<Watch>::default();
+        let (node, done) = node(&watch).await;
+        watch.panic_in("append oven", 2);
+        node.client().send(grind("a")).await.unwrap();
+        moved_until(async || names(&node, "jobs of oven")).await;
+        moved_until(async || !names(&node, "jobs of oven")).await;
+        node.quiet().await;
+        assert_eq!((node.metrics().failed_tasks, done.load(Ordering::Relaxed)), (2, 3));
+        node.stop().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn job_of_a_caller_that_panics_is_answered() {
+    paused(async {
+        let watch = Arc::<Watch>::default();
+        let (node, done) = node(&watch).await;
+        let bake = || Bake { loaf: "a".into() };
+        // With it the worker has read at last what it reads at its start.
+        node.client().send(bake()).idempotency_key("zero").await.unwrap();
+        // Before the job begins: nothing was done.
+        watch.panic_in("load oven", 1);
+        let failed = node.client().send(bake()).idempotency_key("one").await;
+        assert!(matches!(failed, Err(SendError::Stopped)), "{failed:?}");
+        assert!(names(&node, "jobs of oven"), "{:?}", node.health());
+        node.client().send(bake()).idempotency_key("one").await.unwrap();
+        assert!(!names(&node, "jobs of oven"), "{:?}", node.health());
+        // After it: nobody knows.
+        watch.panic_in("append oven", 1);
+        let failed = node.client().send(bake()).idempotency_key("two").await;
+        assert!(matches!(failed, Err(SendError::Unknown { .. })), "{failed:?}");
+        assert_eq!((node.metrics().failed_tasks, done.load(Ordering::Relaxed)), (2, 3));
+        node.stop().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_while_a_key_loads_costs_one_command() {
+    paused(async {
+        let watch = Arc::<Watch>::default();
+        let (node, _) = node(&watch).await;
+        // The command has its key loaded once more.
+        watch.panic_in("load sack", 2);
+        let refused = node.client().send(grind("a")).await;
+        assert!(matches!(refused, Err(SendError::Refused(_))), "{refused:?}");
+        assert!(names(&node, "load a key"), "{:?}", node.health());
+        assert_eq!(node.client().send(grind("a")).await.unwrap(), 1);
+        assert!(!names(&node, "load a key"), "{:?}", node.health());
+        assert_eq!(node.metrics().failed_tasks, 2);
+        node.stop().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_while_a_view_is_saved_is_saved_again() {
+    paused(async {
+        let watch = Arc::<Watch>::default();
+        let (node, _) = node(&watch).await;
+        watch.panic_in("save_view", 1);
+        node.client().send(grind("a")).await.unwrap();
+        moved_until(async || names(&node, "save view sums")).await;
+        assert_eq!(node.client().query(Sum {}).await.unwrap(), 1);
+        moved_until(async || !names(&node, "save view sums")).await;
+        node.stop().await.unwrap();
+    })
+    .await;
+}
+
+/// A bridge that panics once when it is to tell how far something is committed.
+struct Choking {
+    bridge: LoopbackBridge,
+    chokes: Mutex<bool>,
+}
+
+impl Bridge for Choking {
+    fn attach<'a>(&'a self, card: NodeCard, door: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
+        self.bridge.attach(card, door)
+    }
+    fn send(&self, envelope: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
+        self.bridge.send(envelope)
+    }
+    fn publish(&self, event: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
+        self.bridge.publish(event)
+    }
+    fn ask(&self, to: Asked, deadline: Duration) -> BoxFuture<'_, Result<Answer, BridgeError>> {
+        self.bridge.ask(to, deadline)
+    }
+    fn tell(&self, tidings: Tidings) -> BoxFuture<'_, Result<(), BridgeError>> {
+        let chokes = matches!(tidings, Tidings::Committed { .. }) && std::mem::take(&mut *self.chokes.lock());
+        assert!(!chokes, "planned: the bridge panics");
+        self.bridge.tell(tidings)
+    }
+    fn durability(&self) -> String {
+        self.bridge.durability()
+    }
+    fn detach(&self) -> BoxFuture<'_, Result<(), BridgeError>> {
+        self.bridge.detach()
+    }
+    fn abandon(&self) {
+        self.bridge.abandon();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn watermark_whose_telling_panics_is_told_again() {
+    paused(async {
+        let hub = LoopbackHub::new();
+        let done = Arc::<AtomicUsize>::default();
+        let bridge = Choking { bridge: hub.bridge(), chokes: Mutex::new(true) };
+        let bakery =
+            Node::builder("bakery", MemoryStore::new()).threads(0).worker(Oven(Arc::clone(&done))).bridge(bridge);
+        let bakery = bakery.start().await.unwrap();
+        let mill = Node::builder("mill", MemoryStore::new()).threads(0).host::<Sack>().bridge(hub.bridge());
+        let mill = mill.start().await.unwrap();
+        mill.client().send(grind("a")).await.unwrap();
+        moved_until(async || bakery.metrics().failed_tasks == 1).await;
+        // The sender is at rest once it knows that its command is committed. It does not have to send it again for that.
+        mill.quiet().await;
+        assert_eq!((done.load(Ordering::Relaxed), bakery.metrics().duplicates), (1, 0));
+        mill.stop().await.unwrap();
+        bakery.stop().await.unwrap();
+    })
+    .await;
+}
