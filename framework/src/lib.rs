@@ -132,7 +132,7 @@ pub use bridge::nats::NatsBridge;
 pub use client::{Client, SendError};
 pub use derive::derives::{Aggregate, Command, Document, Domain, Event, Projection, Query, Saga, Worker, main, test};
 pub use message::{Command, Document, Domain, Event, Message, Query, Rejection};
-pub use node::{ConfigError, Error, Health, Metrics, Node, NodeBuilder, NodeConfig, NodeHandle, StartError};
+pub use node::{ConfigError, Error, Health, Metrics, Node, NodeBuilder, NodeConfig, NodeEnd, NodeHandle, StartError};
 pub use projection::{Answer, Project, Projection};
 pub use retry::Retry;
 pub use saga::{Saga, Wake};

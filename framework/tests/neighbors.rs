@@ -342,7 +342,7 @@ async fn a_peer_that_claims_to_have_committed_what_was_never_sent_loses_nothing(
     let transfers = transfers.start().await.unwrap();
     accounts.client().send(deposit("ada", 100)).await.unwrap();
     let liar = hub.bridge();
-    liar.attach(card("liar", "lies"), Impostor::who_answers(Told::Watermark(0))).await.unwrap();
+    liar.attach(card("liar", "lies"), Impostor::who_answers(Told::watermark(0))).await.unwrap();
     let client = transfers.client();
     client.send(transfer("t1", "ada", "bob", 1)).await.unwrap();
     eventually(async || client.send(bank::outcome("t1")).await.unwrap() == "done").await;
@@ -371,7 +371,7 @@ fn deposit_from(domain: &str, sequence: u64) -> Envelope {
     let mut payload = Vec::new();
     Codec::Bincode.encode(&deposit("ada", 5), &mut payload).unwrap();
     let shard = ShardId::new(name(domain), 0);
-    let origin = Origin { shard, actor: name("actor"), key: "k".to_owned(), sequence, version: 0 };
+    let origin = Origin { shard, actor: name("actor"), key: "k".to_owned(), sequence, version: 0, store: None };
     let id = MessageId::from_idempotency_key(domain, "", &sequence.to_string());
     Envelope {
         id,
@@ -404,7 +404,7 @@ async fn an_owner_that_is_asked_for_what_is_missing_cannot_speak_for_another() {
             Node::builder("accounts", MemoryStore::new()).threads(0).host::<bank::Account>().bridge(hub.bridge());
         let accounts = accounts.start().await.unwrap();
         let liar = hub.bridge();
-        let answers = Impostor::who_answers(Told::Envelopes(vec![deposit_from(speaks_for, 1)], 2));
+        let answers = Impostor::who_answers(Told::envelopes(vec![deposit_from(speaks_for, 1)], 2));
         liar.attach(card("liar", "lies"), Arc::clone(&answers) as Arc<dyn Inbound>).await.unwrap();
         // The first is missing, so it is asked for.
         liar.send(deposit_from("lies", 2)).await.unwrap();
@@ -426,7 +426,7 @@ async fn what_an_actor_sends_to_no_key_of_the_shard_is_a_dead_letter_and_holds_n
     };
     let node = accounts().await;
     let sender = hub.bridge();
-    sender.attach(card("shop", "shop"), Impostor::who_answers(Told::Watermark(0))).await.unwrap();
+    sender.attach(card("shop", "shop"), Impostor::who_answers(Told::watermark(0))).await.unwrap();
     // In a shard of another thread, and in another one of the same.
     let home = shard_of("ada", 16);
     let key_of = |shard: u16| (0..).map(|n| format!("k{n}")).find(|key| shard_of(key, 16) == shard % 16).unwrap();

@@ -66,7 +66,7 @@ impl Inbound for Ledger {
     }
 
     fn asked(&self, _: Asked) -> BoxFuture<'static, Answer> {
-        async { Answer::Watermark(7) }.boxed()
+        async { Answer::watermark(7) }.boxed()
     }
 
     fn told(&self, _: Tidings) {}
@@ -218,7 +218,7 @@ fn a_node_that_is_cut_off_neither_sends_nor_receives() {
         assert_eq!(ledger.reconnected.load(Ordering::Relaxed), 1);
         client.send(command(3)).await.unwrap();
         assert_eq!(ledger.until(1).await, ["3"]);
-        assert_eq!(client.ask(watermark(), Duration::from_secs(1)).await.unwrap(), Answer::Watermark(7));
+        assert_eq!(client.ask(watermark(), Duration::from_secs(1)).await.unwrap(), Answer::watermark(7));
     });
 }
 

@@ -291,7 +291,7 @@ fn questions_for_pages_are_bounded() {
                 Box::pin(async move {
                     // The sender lives as long as the test.
                     let _ = opened.wait_for(|open| *open).await;
-                    Answer::Envelopes(Vec::new(), 0)
+                    Answer::envelopes(Vec::new(), 0)
                 })
             };
             let node = bank(&server, Manners { answering: Box::new(answering), ..Manners::default() }).await;

@@ -31,7 +31,7 @@ async fn start(release: Release) -> (NatsServer, TestNode, async_nats::Client) {
     let server = NatsServer::start_with(release, config);
     let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
     let answering = |asked: Asked| -> futures_util::future::BoxFuture<'static, Answer> {
-        let Asked::Command(envelope) = asked else { return Box::pin(async { Answer::Watermark(0) }) };
+        let Asked::Command(envelope) = asked else { return Box::pin(async { Answer::watermark(0) }) };
         Box::pin(async move { Answer::Reply(envelope.payload) })
     };
     let manners = Manners { answering: Box::new(answering), ..Manners::default() };

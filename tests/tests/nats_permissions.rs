@@ -67,8 +67,8 @@ async fn start_as(server: &NatsServer, card: NodeCard, setup: StreamSetup) -> Te
         Box::pin(async move {
             match asked {
                 Asked::Command(envelope) | Asked::Query(envelope) => Answer::Reply(envelope.payload),
-                Asked::Events { .. } | Asked::Outbox { .. } => Answer::Envelopes(Vec::new(), 0),
-                Asked::Watermark { .. } | Asked::Sent { .. } => Answer::Watermark(3),
+                Asked::Events { .. } | Asked::Outbox { .. } => Answer::envelopes(Vec::new(), 0),
+                Asked::Watermark { .. } | Asked::Sent { .. } => Answer::watermark(3),
                 Asked::Shape { .. } => Answer::Shape("shapes".to_owned()),
             }
         })
@@ -102,13 +102,13 @@ fn a_service_does_all_it_has_to_with_the_permissions_of_its_card() {
             assert_eq!(ask(Asked::Command(asked.clone())).await.expect("asks"), Answer::Reply(asked.payload.clone()));
             let query = Envelope { kind: Kind::Query, name: named("Total"), to: None, ..asked };
             assert_eq!(ask(Asked::Query(query.clone())).await.expect("asks"), Answer::Reply(query.payload.clone()));
-            let empty = Answer::Envelopes(Vec::new(), 0);
+            let empty = Answer::envelopes(Vec::new(), 0);
             let events = Asked::Events { shard: from.clone(), after: 0, limit: 1 };
             assert_eq!(ask(events).await.expect("asks"), empty);
             let outbox = Asked::Outbox { from: from.clone(), to: to.clone(), after: 0, limit: 1 };
             assert_eq!(ask(outbox).await.expect("asks"), empty);
             let watermark = Asked::Watermark { from: to.clone(), to: from.clone() };
-            assert_eq!(ask(watermark).await.expect("asks"), Answer::Watermark(3));
+            assert_eq!(ask(watermark).await.expect("asks"), Answer::watermark(3));
 
             // The same rights suffice to ask for the shapes of what comes.
             for to in [None, Some(to.clone())] {

@@ -63,6 +63,15 @@ pub trait Bridge: Send + Sync + 'static {
     /// Asks the owner of a domain (or, for a query, a host of its view) and waits for the answer, `deadline` at most.
     fn ask(&self, to: Asked, deadline: Duration) -> BoxFuture<'_, Result<Answer, BridgeError>>;
 
+    /// Returns the store that is claimed to own a domain, or `None` if there is no claim or the bridge keeps none. A node asks when
+    /// messages of the domain come from a store that it does not know, once a second for a domain at most.
+    ///
+    /// # Errors
+    /// [`BridgeError`] if the broker does not say.
+    fn owner<'a>(&'a self, _domain: &'a Name) -> BoxFuture<'a, Result<Option<StoreId>, BridgeError>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
     /// Tells the owner of a shard something that may get lost.
     fn tell(&self, tidings: Tidings) -> BoxFuture<'_, Result<(), BridgeError>>;
 
@@ -204,14 +213,59 @@ impl Asked {
 pub enum Answer {
     /// The encoded `Result<Reply, Rejection>`, written in the codec of the question.
     Reply(Bytes),
-    /// Envelopes in their order, and the last position or sequence there is.
-    Envelopes(Vec<Envelope>, u64),
+    /// A part of a log or an outbox.
+    Envelopes(Page),
     /// A watermark.
-    Watermark(u64),
+    Watermark {
+        /// The last sequence that is committed.
+        through: u64,
+        /// The store in which it is. `None` if it has no identity.
+        store: Option<StoreId>,
+    },
     /// The shapes that a fingerprint is of, as the node that was asked has them.
     Shape(String),
     /// The owner cannot answer.
     Refused(Refusal),
+}
+
+impl Answer {
+    /// Envelopes in their order, and the last position or sequence there is; of a store without an identity.
+    pub const fn envelopes(envelopes: Vec<Envelope>, last: u64) -> Self {
+        Self::Envelopes(Page::new(envelopes, last))
+    }
+
+    /// The watermark of a store without an identity.
+    pub const fn watermark(through: u64) -> Self {
+        Self::Watermark { through, store: None }
+    }
+}
+
+/// A part of a log or an outbox, as its owner answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Envelopes in their order.
+    pub envelopes: Vec<Envelope>,
+    /// The last position or sequence there is.
+    pub last: u64,
+    /// For an outbox, the last sequence that the destination has confirmed to have committed. `None` if the owner does not say.
+    pub committed: Option<u64>,
+    /// The store that holds the log. `None` if it has no identity.
+    pub store: Option<StoreId>,
+}
+
+impl Page {
+    /// A page of a store without an identity.
+    pub const fn new(envelopes: Vec<Envelope>, last: u64) -> Self {
+        Self { envelopes, last, committed: None, store: None }
+    }
+
+    /// The page as it travels: all its envelopes are of its store.
+    pub(crate) fn of_store(mut self) -> Self {
+        for origin in self.envelopes.iter_mut().filter_map(|envelope| envelope.origin.as_mut()) {
+            origin.store = self.store;
+        }
+        self
+    }
 }
 
 /// Why an owner does not answer a question.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Codec, Fingerprint, MessageId, Name, ShardId};
+use super::{Codec, Fingerprint, MessageId, Name, ShardId, StoreId};
 use crate::clock::Timestamp;
 
 /// What kind of message an envelope holds.
@@ -106,6 +106,9 @@ pub struct Origin {
     pub sequence: u64,
     /// For an event, the version of its stream; otherwise 0.
     pub version: u64,
+    /// The store that holds the log, as the sender says when the envelope leaves it. `None` in a store, and from senders whose
+    /// store has no identity.
+    pub store: Option<StoreId>,
 }
 
 /// A message with its ids and headers, as stored and sent.

@@ -77,6 +77,10 @@ pub struct StoreIdentity {
     /// Starts since then whose result is not known: the node ended before it heard of it, or was refused. Oldest first.
     #[serde(default)]
     pub tried: Vec<Run>,
+    /// An operator has said that the store stands in for another one, or for a newer state of itself
+    /// (`replaces_store`): what others know it to have committed does not stop its node.
+    #[serde(default)]
+    pub in_place_of_other: bool,
 }
 
 impl StoreIdentity {
@@ -85,7 +89,7 @@ impl StoreIdentity {
 
     /// A new store's identity.
     pub const fn new(store: StoreId) -> Self {
-        Self { store, won: None, tried: Vec::new() }
+        Self { store, won: None, tried: Vec::new(), in_place_of_other: false }
     }
 
     /// The starts that may hold a claim of this store.

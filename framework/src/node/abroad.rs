@@ -144,7 +144,7 @@ fn ask_how_far(share: &Rc<Share>, from: &ShardId, to: &ShardId, sent: u64) {
         let answer = bridge.ask(asked, tasks::ASK).await;
         let Some(share) = me.upgrade() else { return };
         let Some(lanes) = share.lanes.get(&from) else { return };
-        let through = if let Ok(Answer::Watermark(through)) = answer { through } else { 0 };
+        let through = if let Ok(Answer::Watermark { through, .. }) = answer { through } else { 0 };
         if lanes.answered(&to, through) {
             share.heard_committed(&from, &to, through);
         } else if let Ok(Answer::Refused(Refusal::Undecodable(_))) = answer
@@ -281,7 +281,7 @@ async fn send(share: &Rc<Share>, batch: Vec<Envelope>) {
     let sending = batch.into_iter().map(|envelope| {
         let place = envelope.origin.as_ref().map(|origin| (origin.shard.clone(), origin.sequence));
         let place = place.zip(envelope.to.clone());
-        let sent = bridge.send(envelope);
+        let sent = bridge.send(share.spec.signed(envelope));
         async move { (place, sent.await) }
     });
     for (place, result) in join_all(sending).await {
@@ -309,9 +309,12 @@ async fn publish(share: &Rc<Share>, id: &ShardId, mut last: u64, position: u64) 
         };
         let Some(end) = events.last().map(|event| event.position) else { return last };
         let count = events.len() as u64;
-        let sent =
-            join_all(events.into_iter().map(|event| bridge.publish(share.spec.shapes.mark(envelope_of(id, event)))))
-                .await;
+        let sent = join_all(
+            events
+                .into_iter()
+                .map(|event| bridge.publish(share.spec.signed(share.spec.shapes.mark(envelope_of(id, event))))),
+        )
+        .await;
         if let Some(Err(error)) = sent.into_iter().find(Result::is_err) {
             tracing::debug!(target: TARGET, shard = %id, %error, "events were not taken, they are published again");
             return last;

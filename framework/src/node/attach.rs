@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::StartError;
 use super::inbound::Door;
-use super::spec::Spec;
+use super::spec::{Own, Spec};
 use crate::bridge::{Bridge, Inbound, NodeCard, StoreCard};
+use crate::message::ReplacedStore;
 use crate::spawn::LocalThread;
 
 /// Attaches the bridge, which claims the node's domains for its store. Returns the bridge's thread, if the node has threads.
@@ -31,11 +32,17 @@ pub(super) async fn attach(
         return Ok(thread);
     };
     let earlier = identity.runs();
-    let (tried, run) = identity.trying(nonce);
+    let (mut tried, run) = identity.trying(nonce);
     let store = tried.store;
     // Before the claim is written: a node that ends in between must know its claim when it starts again.
     spec.store.save_identity(tried.clone()).await?;
-    card.store = Some(StoreCard { store, run, earlier, replaces: spec.config.replaces_store });
+    let replaces = spec.config.replaces_store;
+    // For good: what others know of the other store comes up shard by shard, also after later starts.
+    tried.in_place_of_other |= replaces != ReplacedStore::None;
+    // Before anything leaves the node, or comes in.
+    let own = Own { store, in_place_of_other: tried.in_place_of_other };
+    drop(spec.identity.set(own));
+    card.store = Some(StoreCard { store, run, earlier, replaces });
     attach_on(thread.as_ref(), bridge, card, door).await?;
     let saved = spec.store.save_identity(tried.has_won(run)).await;
     if let Err(error) = saved {

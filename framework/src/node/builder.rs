@@ -1,8 +1,8 @@
 //! Describes a node, checks the description, and starts it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -14,6 +14,7 @@ use super::inbound::Door;
 use super::links::Links;
 use super::outward::Outward;
 use super::share::Share;
+use super::speakers::Speakers;
 use super::spec::{Spec, Type, Viewed};
 use super::{Node, NodeConfig, StartError};
 use crate::actor::{DEFERRED, Stateful};
@@ -257,6 +258,9 @@ impl NodeBuilder {
             draining: AtomicBool::new(false),
             suspects: Arc::new(tokio::sync::Semaphore::new(1)),
             broken: Mutex::default(),
+            ended: watch::Sender::default(),
+            identity: OnceLock::new(),
+            speakers: Speakers::default(),
         });
         let forks = (0..spec.shares()).map(|_| ids.fork()).collect();
         let (links, unstarted) = match start_shares(&spec, forks).await {

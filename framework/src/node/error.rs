@@ -151,9 +151,41 @@ pub enum Error {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The node has ended itself.
+    #[error(transparent)]
+    Ended(#[from] NodeEnd),
     /// The operating system gives no signals.
     #[error("signals cannot be listened to: {0}")]
     Signal(#[source] std::io::Error),
+}
+
+/// Why a running node has ended itself. Its process should end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeEnd {
+    /// Another node has the store or a claim. What was acknowledged is in the store; nothing is handled any longer.
+    #[error("{reason}")]
+    TakenOver {
+        /// Who has taken over, and what.
+        reason: String,
+    },
+    /// The store has committed less than its peers know: it is empty, or an older copy. Nothing of what was missing was handled.
+    /// Start the node on its newest store.
+    #[error(
+        "the store is empty or an older copy: {from} knows that {to} has committed {committed} of its messages, and the store here \
+         has {here}. Start the node on its newest store (is its folder mounted?). If that is gone for good, start once with \
+         `replaces_store = \"any\"`: what was sent since then is handled again"
+    )]
+    OlderStore {
+        /// The sending shard.
+        from: String,
+        /// The receiving shard, which this node owns.
+        to: String,
+        /// How many messages the sender knows to be committed.
+        committed: u64,
+        /// How many the store has.
+        here: u64,
+    },
 }
 
 /// The shape of a stored type that has changed under an unchanged schema version.

@@ -5,11 +5,13 @@
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use super::NodeEnd;
 use super::notes::sent_to;
 use super::share::Share;
+use super::speakers::Speaker;
 use super::spec::Spec;
 use super::tasks;
-use crate::bridge::{Answer, Asked};
+use crate::bridge::{Answer, Asked, Page};
 use crate::inbox::Gate;
 use crate::message::{Envelope, ShardId};
 use crate::relay::page;
@@ -17,12 +19,14 @@ use crate::retry::Retry;
 use crate::telemetry::TARGET;
 
 /// How many outbox entries are asked for at a time.
-const PAGE: u16 = 256;
+const LIMIT: u16 = 256;
 
 /// What a sender has answered: entries of its outbox, and the last sequence that it has sent.
-struct Page {
+struct Sent {
     entries: Vec<Envelope>,
     head: u64,
+    /// How far this node has committed of it, as the sender knows.
+    committed: u64,
 }
 
 impl Share {
@@ -62,6 +66,7 @@ async fn ask(me: Weak<Share>, gate: Weak<Gate>) {
             asking.is_not_answered();
         }
         match answer {
+            Ok(page) if share.is_older_than(&asking, page.committed) => return,
             Ok(page) => {
                 if stops || !asking.answered(question, page.entries, page.head) {
                     // The sender sends again what was not committed, so this need not go on for ever.
@@ -81,21 +86,48 @@ async fn ask(me: Weak<Share>, gate: Weak<Gate>) {
     }
 }
 
+impl Share {
+    /// Ends the node if it has committed less of what came through a gate than its sender knows: its store is empty, or an older copy,
+    /// and would do again what it has done. An operator who says so goes on with it.
+    fn is_older_than(&self, gate: &Gate, committed: u64) -> bool {
+        let here = self.watermark(&gate.from, &gate.to);
+        if committed <= here {
+            return false;
+        }
+        let (from, to) = (&gate.from, &gate.to);
+        if self.spec.identity.get().is_none_or(|own| own.in_place_of_other) {
+            tracing::warn!(
+                target: TARGET, %from, %to, committed, here,
+                "had committed more than this store knows, and is handled again, as configured",
+            );
+            return false;
+        }
+        let end = NodeEnd::OlderStore { from: from.to_string(), to: to.to_string(), committed, here };
+        tracing::error!(target: TARGET, %end, "the node serves no more: end its process");
+        self.spec.retire(&self.links, end);
+        true
+    }
+}
+
 /// What `from` has sent to `to` above a sequence: from this node's own log, or its owner's over the bridge. The error says
 /// whether to ask again.
-async fn entries(spec: &Arc<Spec>, from: &ShardId, to: &ShardId, after: u64) -> Result<Page, bool> {
+async fn entries(spec: &Arc<Spec>, from: &ShardId, to: &ShardId, after: u64) -> Result<Sent, bool> {
     if let Some(reader) = spec.reader(from) {
         // Before it is read: what is sent meanwhile may not be among what is read.
         let head = sent_to(&*reader, to);
-        let entries = page::outbox(&*reader, to, after, usize::from(PAGE)).await.map_err(|_| true)?;
-        return Ok(Page { entries: entries.into_iter().map(|entry| entry.envelope).collect(), head });
+        let entries = page::outbox(&*reader, to, after, usize::from(LIMIT)).await.map_err(|_| true)?;
+        return Ok(Sent { entries: entries.into_iter().map(|entry| entry.envelope).collect(), head, committed: 0 });
     }
     let Some(bridge) = &spec.bridge else { return Err(false) };
-    let asked = Asked::Outbox { from: from.clone(), to: to.clone(), after, limit: PAGE.into() };
+    let asked = Asked::Outbox { from: from.clone(), to: to.clone(), after, limit: LIMIT.into() };
     match bridge.ask(asked.clone(), tasks::ASK).await {
-        Ok(Answer::Envelopes(mut entries, head)) => {
+        Ok(Answer::Envelopes(Page { envelopes: mut entries, last: head, committed, store })) => {
+            if spec.speakers.find(&**bridge, asked.domain(), store).await != Speaker::Owner {
+                return Err(true);
+            }
             if entries.iter().all(|one| asked.admits(one)) {
-                return spec.judged_all(&mut entries).await.map(|()| Page { entries, head }).map_err(|_| true);
+                spec.judged_all(&mut entries).await.map_err(|_| true)?;
+                return Ok(Sent { entries, head, committed: committed.unwrap_or(0) });
             }
             tracing::error!(target: TARGET, %from, %to, "its owner was asked for what it has sent, and answers for somebody else");
             Err(false)

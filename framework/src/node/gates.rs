@@ -169,15 +169,10 @@ impl Share {
         !gone.is_empty()
     }
 
-    fn watermark(&self, from: &ShardId, to: &ShardId) -> u64 {
+    /// How far this thread's shard has committed what `from` sent it, as the store knows: what was answered once holds after a crash.
+    pub(super) fn watermark(&self, from: &ShardId, to: &ShardId) -> u64 {
         let source = Source { shard: from.clone(), lane: Lane::Direct };
         self.shards.get(to).map_or(0, |shard| shard.reader().watermark(&source))
-    }
-
-    /// How far this thread's shard has committed what `from` sent it.
-    pub(super) fn committed(&self, from: &ShardId, to: &ShardId) -> u64 {
-        let gate = self.known_gate(from, to);
-        gate.map_or_else(|| self.watermark(from, to), |gate| gate.through())
     }
 }
 
@@ -214,7 +209,7 @@ mod tests {
     fn from_shard(n: usize, sequence: u64, to: &ShardId) -> Envelope {
         let name = |text: &str| Name::new(text).unwrap();
         let shard = ShardId::new(name(&format!("d{}", n / 1000)), u16::try_from(n % 1000).unwrap());
-        let origin = Origin { shard, actor: name("a"), key: "k".to_owned(), sequence, version: 0 };
+        let origin = Origin { shard, actor: name("a"), key: "k".to_owned(), sequence, version: 0, store: None };
         let time = crate::clock::Timestamp::from_millis(0);
         let id = MessageId::from_idempotency_key("d", "", &format!("{n}/{sequence}"));
         Envelope {

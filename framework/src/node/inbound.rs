@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 use tokio::sync::oneshot;
 
+use super::NodeEnd;
 use super::links::Links;
+use super::notes::sent_to;
 use super::outward::{ask_share, ask_view};
 use super::peers::Unreachable;
 use super::remote_answer::{Asker, unreadable};
+use super::speakers::{Speaker, said_by};
 use super::spec::Spec;
-use crate::bridge::{Answer, Asked, Inbound, Refusal, Settled, Tidings};
+use crate::bridge::{Answer, Asked, Inbound, Page, Refusal, Settled, Tidings};
 use crate::message::{Envelope, Kind, MAX_SHAPES_BYTES, ShardId, shard_of};
 use crate::relay::{envelope_of, page};
 use crate::router::Judgment;
@@ -38,22 +41,77 @@ impl Door {
             return Box::pin(async { Answer::Refused(Refusal::NotHere) });
         }
         let (tell, told) = oneshot::channel();
-        let home = self.spec.home(to.shard);
+        let (home, store) = (self.spec.home(to.shard), self.spec.store_id());
         self.links.run(
             home,
             Box::new(move |share| {
                 if let Some(through) = sent {
                     share.heard_sent(&from, &to, through);
                 }
-                let _ = tell.send(share.committed(&from, &to));
+                let _ = tell.send(share.watermark(&from, &to));
             }),
         );
         Box::pin(async move {
             match told.await {
-                Ok(through) => Answer::Watermark(through),
+                Ok(through) => Answer::Watermark { through, store },
                 Err(_) => Answer::Refused(Refusal::NotHere),
             }
         })
+    }
+
+    /// Whether the store that an envelope says it is of speaks for its sender.
+    fn speaker(&self, envelope: &Envelope) -> Speaker {
+        match said_by(envelope) {
+            None => Speaker::Owner,
+            // Nobody else speaks for what this node owns.
+            Some((domain, store)) if self.spec.owns(domain).is_some() => match self.spec.identity.get() {
+                Some(own) if own.store != store => Speaker::Stranger,
+                _ => Speaker::Owner,
+            },
+            Some((domain, store)) => self.spec.speakers.speaker(domain, Some(store)),
+        }
+    }
+
+    /// The same, after the claim on its domain was read if need be.
+    async fn find(&self, envelope: &Envelope) -> Speaker {
+        match (self.speaker(envelope), said_by(envelope), &self.spec.bridge) {
+            (Speaker::Unknown, Some((domain, store)), Some(bridge)) => {
+                self.spec.speakers.find(&**bridge, domain, Some(store)).await
+            }
+            (known, ..) => known,
+        }
+    }
+
+    /// A message of a store that does not own its domain: the owner's log has what is true.
+    fn drops(&self, envelope: &Envelope) -> Settled {
+        tracing::debug!(target: TARGET, id = %envelope.id, "dropped a message of a store that does not own its domain");
+        let is_event = envelope.kind == Kind::Event;
+        self.links.run(
+            0,
+            Box::new(move |share| {
+                let counts = &share.host.counts;
+                if is_event { counts.events_dropped.one() } else { counts.commands_dropped.one() }
+            }),
+        );
+        Settled::Done
+    }
+
+    /// Takes what comes in, unless its store does not speak for its sender.
+    fn hear(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
+        match self.speaker(&envelope) {
+            // Handed over in this call: what comes in keeps its order.
+            Speaker::Owner => self.take(envelope),
+            Speaker::Stranger => Box::pin(ready(self.drops(&envelope))),
+            Speaker::Unknown => {
+                let door = self.clone();
+                Box::pin(async move {
+                    match door.find(&envelope).await {
+                        Speaker::Stranger => door.drops(&envelope),
+                        _ => door.take(envelope).await,
+                    }
+                })
+            }
+        }
     }
 
     /// Hands a command or a reply to the thread of its shard.
@@ -142,11 +200,11 @@ impl Door {
 
 impl Inbound for Door {
     fn direct(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
-        self.take(envelope)
+        self.hear(envelope)
     }
 
     fn event(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
-        self.take(envelope)
+        self.hear(envelope)
     }
 
     fn asked(&self, asked: Asked) -> BoxFuture<'static, Answer> {
@@ -178,7 +236,8 @@ impl Inbound for Door {
                 }
             }
             Asked::Events { shard, after, limit } => {
-                let (reader, shapes) = (self.spec.reader(&shard), Arc::clone(&self.spec.shapes));
+                let (reader, store) = (self.spec.reader(&shard), self.spec.store_id());
+                let shapes = Arc::clone(&self.spec.shapes);
                 let limit = usize::try_from(limit).unwrap_or(MOST).min(MOST);
                 Box::pin(async move {
                     let Some(reader) = reader else { return Answer::Refused(Refusal::NotHere) };
@@ -188,23 +247,33 @@ impl Inbound for Door {
                         Ok(events) => {
                             let envelopes =
                                 events.into_iter().map(|event| shapes.mark(envelope_of(&shard, event))).collect();
-                            Answer::Envelopes(envelopes, head)
+                            Answer::Envelopes(Page { store, ..Page::new(envelopes, head) })
                         }
                         Err(error) => unreadable(&shard, &error),
                     }
                 })
             }
             Asked::Outbox { from, to, after, limit } => {
-                let reader = self.spec.reader(&from);
+                let (reader, store) = (self.spec.reader(&from), self.spec.store_id());
                 let limit = usize::try_from(limit).unwrap_or(MOST).min(MOST);
+                let (tell, told) = oneshot::channel();
+                let place = (from.clone(), to.clone());
+                self.links.run(
+                    self.spec.home(from.shard),
+                    Box::new(move |share| {
+                        let _ = tell.send(share.confirmed(&place.0, &place.1));
+                    }),
+                );
                 Box::pin(async move {
                     let Some(reader) = reader else { return Answer::Refused(Refusal::NotHere) };
-                    let head = reader.outbox_heads().into_iter().find(|(known, _, _)| *known == to);
+                    let Ok(committed) = told.await else { return Answer::Refused(Refusal::NotHere) };
+                    // Before it is read: what is sent meanwhile may not be among what is read.
+                    let head = sent_to(&*reader, &to);
                     match page::outbox(&*reader, &to, after, limit).await {
-                        Ok(entries) => Answer::Envelopes(
-                            entries.into_iter().map(|entry| entry.envelope).collect(),
-                            head.map_or(0, |(_, _, head)| head),
-                        ),
+                        Ok(entries) => {
+                            let entries = entries.into_iter().map(|entry| entry.envelope).collect();
+                            Answer::Envelopes(Page { committed: Some(committed), store, ..Page::new(entries, head) })
+                        }
                         Err(error) => unreadable(&from, &error),
                     }
                 })
@@ -241,7 +310,7 @@ impl Inbound for Door {
 
     fn claim_lost(&self, reason: String) {
         tracing::error!(target: TARGET, reason, "the node serves no more: end its process");
-        self.spec.retire(&self.links, reason);
+        self.spec.retire(&self.links, NodeEnd::TakenOver { reason });
     }
 
     fn room(&self) -> usize {

@@ -24,6 +24,7 @@ mod remote_answer;
 mod republish;
 mod share;
 mod skips;
+mod speakers;
 mod spec;
 mod supervisor;
 mod taking;
@@ -32,7 +33,7 @@ mod timers;
 
 pub use builder::NodeBuilder;
 pub use config::{ConfigError, NodeConfig};
-pub use error::{Error, ShapeChange, StartError};
+pub use error::{Error, NodeEnd, ShapeChange, StartError};
 pub use handle::NodeHandle;
 
 use std::sync::Arc;
@@ -136,6 +137,11 @@ impl Node {
         self.spec.health_with(&self.links)
     }
 
+    /// Why the node has ended itself, `None` while it works. [`run`](Self::run) returns then.
+    pub fn ended(&self) -> Option<NodeEnd> {
+        self.spec.ended.borrow().clone()
+    }
+
     /// What the node has counted since it started.
     pub fn metrics(&self) -> Metrics {
         self.spec.metrics()
@@ -212,8 +218,23 @@ impl Node {
     /// [stops](Self::stop).
     ///
     /// # Errors
-    /// As [`stop`](Self::stop); [`Error::Signal`] if the operating system gives no signals.
+    /// As [`stop`](Self::stop); [`Error::Signal`] if the operating system gives no signals; [`Error::Ended`] if the node has ended
+    /// itself.
     pub async fn run(self) -> Result<(), Error> {
+        let mut ended = self.spec.ended.subscribe();
+        let ended = async { ended.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()) };
+        tokio::select! {
+            biased;
+            told = self.told_to_end() => told?,
+            why = ended => {
+                self.stop().await?;
+                return why.map_or(Ok(()), |why| Err(Error::Ended(why)));
+            }
+        }
+        self.stop().await
+    }
+
+    async fn told_to_end(&self) -> Result<(), Error> {
         #[cfg(unix)]
         {
             use tokio::signal::unix::{SignalKind, signal};
@@ -231,7 +252,7 @@ impl Node {
             signal = tokio::signal::ctrl_c() => signal.map_err(Error::Signal)?,
             () = self.stop_requested.notified() => {}
         }
-        self.stop().await
+        Ok(())
     }
 }
 

@@ -4,11 +4,14 @@
 //! answer of the destination's owner lets the store forget: a sender asks for it, with one question for a destination at a time.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 
 use super::share::Share;
+use super::speakers::Speaker;
+use super::spec::Spec;
 use super::tasks;
 use crate::bridge::{Answer, Asked};
 use crate::message::ShardId;
@@ -121,20 +124,19 @@ impl Share {
                 let retry = Retry { longest: AGAIN, ..Retry::default() };
                 let mut failures = 0;
                 loop {
-                    let Some(bridge) = me.upgrade().and_then(|share| share.spec.bridge.clone()) else { return };
-                    let asked = Asked::Watermark { from: from.clone(), to: to.clone() };
-                    let answer = bridge.ask(asked, tasks::ASK).await;
-                    drop(bridge);
+                    let Some(spec) = me.upgrade().map(|share| Arc::clone(&share.spec)) else { return };
+                    let answer = committed(&spec, from, to).await;
+                    drop(spec);
                     let Some(share) = me.upgrade().filter(|share| !share.has_ended.get()) else { return };
                     let wait = match answer {
-                        Ok(Answer::Watermark(through)) => {
+                        Some(through) => {
                             failures = 0;
                             match share.hears_answer(&lanes, from, to, through, noted) {
                                 Word::Confirmed | Word::Less => PACE,
                                 Word::TooMuch => AGAIN,
                             }
                         }
-                        _ => {
+                        None => {
                             failures += 1;
                             retry.wait(failures, &share.host.ids).max(PACE)
                         }
@@ -187,25 +189,46 @@ impl Share {
                 "a note claimed more than its destination has committed: what it has not is sent again",
             );
         }
+        // What was confirmed is written down at once, so that it is not sent again after a crash.
+        for (to, through) in lanes.unstored(1) {
+            let sent = shard.writer.borrow_mut().sent(&to, through);
+            drop(sent.inspect_err(|error| self.host.refused(error)));
+        }
         shard.soil(&self.host);
         if is_less { Word::Less } else { Word::Confirmed }
     }
 
+    /// How far a destination has confirmed to have committed what one of this thread's shards sent it.
+    pub(super) fn confirmed(&self, from: &ShardId, to: &ShardId) -> u64 {
+        let stored = self.shards.get(from).map_or(0, |shard| {
+            let heads = shard.reader().outbox_heads();
+            heads.into_iter().find(|(known, ..)| known == to).map_or(0, |(_, done, _)| done)
+        });
+        stored.max(self.lanes.get(from).map_or(0, |lanes| lanes.confirmed(to)))
+    }
+
     /// Asks once for what was noted and is not confirmed, so that it need not be sent again after the next start.
     pub(super) async fn confirm_notes(&self) {
-        let Some(bridge) = &self.spec.bridge else { return };
         let open = self.lanes.iter().flat_map(|(from, lanes)| {
             let open = lanes.unconfirmed().into_iter().filter_map(|to| Some((lanes.noted(&to)?, to)));
             open.map(move |(noted, to)| (from, lanes, to, noted))
         });
         let asking = open.map(|(from, lanes, to, noted)| async move {
-            let asked = Asked::Watermark { from: from.clone(), to: to.clone() };
-            if let Ok(Answer::Watermark(through)) = bridge.ask(asked, tasks::ASK).await {
+            if let Some(through) = committed(&self.spec, from, &to).await {
                 self.hears_answer(lanes, from, &to, through, noted);
             }
         });
         join_all(asking).await;
     }
+}
+
+/// How far a destination has committed what `from` has sent it, by the answer of its owner.
+async fn committed(spec: &Spec, from: &ShardId, to: &ShardId) -> Option<u64> {
+    let bridge = spec.bridge.as_ref()?;
+    let asked = Asked::Watermark { from: from.clone(), to: to.clone() };
+    let Ok(Answer::Watermark { through, store }) = bridge.ask(asked, tasks::ASK).await else { return None };
+    let speaker = spec.speakers.find(&**bridge, &to.domain, store).await;
+    (speaker == Speaker::Owner).then_some(through)
 }
 
 /// The last sequence that a shard has sent to another.

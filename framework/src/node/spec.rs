@@ -1,20 +1,21 @@
 //! What all threads of a node share: frozen when it starts.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use foldhash::fast::FixedState;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::hosted::HostedType;
 use super::links::Links;
-use super::{Health, Metrics, NodeConfig};
+use super::speakers::Speakers;
+use super::{Health, Metrics, NodeConfig, NodeEnd};
 use crate::bridge::{Bridge, NodeCard};
 use crate::inbox::Standing;
-use crate::message::{Name, ShardId};
+use crate::message::{Envelope, Name, ShardId, StoreId};
 use crate::projection::ViewType;
 use crate::retry::Retries;
 use crate::router::{Manifest, NodeId, PeerShapes};
@@ -61,6 +62,18 @@ pub(super) struct Spec {
     /// One permit: what was under way when the process ended before is delivered one at a time.
     pub(super) suspects: Arc<Semaphore>,
     pub(super) broken: Mutex<Option<String>>,
+    /// Set once the node has ended itself.
+    pub(super) ended: watch::Sender<Option<NodeEnd>>,
+    /// The identity of the store; set before anything leaves the node.
+    pub(super) identity: OnceLock<Own>,
+    pub(super) speakers: Speakers,
+}
+
+/// The store of this node, as other nodes know it.
+pub(super) struct Own {
+    pub(super) store: StoreId,
+    /// An operator has said that it stands in for another one, or for a newer state of itself.
+    pub(super) in_place_of_other: bool,
 }
 
 /// One hosted actor type.
@@ -110,10 +123,28 @@ impl Spec {
         self.readers.lock().get(shard).cloned()
     }
 
-    /// Ends the whole node, because another one of its service has taken over: it must not answer for what is not its own any
-    /// more. Taking the shards back would only have the two take them from each other in turns.
-    pub(super) fn retire(&self, links: &Links, why: String) {
-        self.broken.lock().get_or_insert(why);
+    /// The identity of the store, if it has one.
+    pub(super) fn store_id(&self) -> Option<StoreId> {
+        self.identity.get().map(|own| own.store)
+    }
+
+    /// The envelope as it leaves the node.
+    pub(super) fn signed(&self, mut envelope: Envelope) -> Envelope {
+        if let Some(origin) = &mut envelope.origin {
+            origin.store = self.store_id();
+        }
+        envelope
+    }
+
+    /// Ends the whole node: it must not answer for what is not its own, or do again what it has done. Taking the shards back from
+    /// another node would only have the two take them from each other in turns.
+    pub(super) fn retire(&self, links: &Links, why: NodeEnd) {
+        self.broken.lock().get_or_insert(why.to_string());
+        self.ended.send_if_modified(|ended| {
+            let is_first = ended.is_none();
+            ended.get_or_insert(why);
+            is_first
+        });
         if let Some(bridge) = &self.bridge {
             bridge.abandon();
         }
@@ -159,6 +190,7 @@ impl Spec {
         for (thread, code) in self.codes.iter().enumerate() {
             reasons.extend(code.failures().into_iter().map(|failure| format!("thread {thread}: {failure}")));
         }
+        reasons.extend(self.speakers.strangers());
         // They are listed, and the node is ready: all other keys are served.
         let keys = self.standing.keys();
         let all: u64 = self.codes.iter().map(|code| code.counts.unloadable.get()).sum();

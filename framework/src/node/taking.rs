@@ -9,6 +9,7 @@ use foldhash::fast::FixedState;
 use tokio::sync::oneshot;
 
 use super::share::Share;
+use super::speakers::Speaker;
 use super::spec::{Spec, VIEWS};
 use super::tasks;
 use crate::actor::Host;
@@ -233,10 +234,13 @@ fn pages(spec: &Arc<Spec>) -> Pages {
             let limit = u32::try_from(limit).unwrap_or(u32::MAX);
             let asked = Asked::Events { shard: source, after, limit };
             match bridge.ask(asked.clone(), tasks::ASK).await {
-                Ok(Answer::Envelopes(mut envelopes, head)) if envelopes.iter().all(|event| asked.admits(event)) => {
-                    let judged = spec.judged_all(&mut envelopes).await;
+                Ok(Answer::Envelopes(mut page)) if page.envelopes.iter().all(|event| asked.admits(event)) => {
+                    if spec.speakers.find(&**bridge, asked.domain(), page.store).await != Speaker::Owner {
+                        return Err("a store answers that does not own it".to_owned());
+                    }
+                    let judged = spec.judged_all(&mut page.envelopes).await;
                     judged.map_err(|_| "its owner does not say which shapes its events have".to_owned())?;
-                    Ok((envelopes, head))
+                    Ok((page.envelopes, page.last))
                 }
                 Ok(Answer::Envelopes(..)) => Err("its owner answers for somebody else".to_owned()),
                 Ok(other) => Err(format!("{other:?}")),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::NodeEnd;
 use super::abroad::{self, earliest, until};
 use super::share::Share;
 use crate::message::ShardId;
@@ -26,7 +27,8 @@ pub(super) async fn release(share: Weak<Share>) {
         let Some(share) = share.upgrade() else { return };
         if let StoreError::Fenced { .. } = error {
             tracing::error!(target: TARGET, %error, "another node has taken over: this one serves no more");
-            return share.spec.retire(&share.links, format!("another node has taken over: {error}"));
+            let reason = format!("another node has taken over: {error}");
+            return share.spec.retire(&share.links, NodeEnd::TakenOver { reason });
         }
         tracing::error!(target: TARGET, %error, "commits have failed, opening the shards again");
         host.refused(&error);

@@ -357,6 +357,11 @@ impl Lanes {
         self.lanes.borrow().contains_key(to)
     }
 
+    /// The last sequence that a destination has confirmed, 0 if there is no lane to it.
+    pub(crate) fn confirmed(&self, to: &ShardId) -> u64 {
+        self.lanes.borrow().get(to).map_or(0, |lane| lane.confirmed)
+    }
+
     /// The last sequence that a destination has noted and not confirmed, if there is one.
     pub(crate) fn noted(&self, to: &ShardId) -> Option<u64> {
         self.lanes.borrow().get(to).filter(|lane| lane.committed > lane.confirmed).map(|lane| lane.committed)

@@ -33,6 +33,7 @@ pub(crate) fn envelope_of(shard: &ShardId, event: StoredEvent) -> Envelope {
             key: event.key,
             sequence: event.position,
             version: event.stream_version,
+            store: None,
         }),
         correlation: event.correlation,
         causation: Some(event.cause),

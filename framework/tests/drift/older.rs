@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use whizbang::bridge::{Answer, Asked, Bridge, BridgeError, Inbound, NodeCard, Refusal, Settled, Tidings};
+use whizbang::bridge::{Answer, Asked, Bridge, BridgeError, Inbound, NodeCard, Page, Refusal, Settled, Tidings};
 use whizbang::message::Envelope;
 
 pub(crate) struct Older<B>(pub(crate) B);
@@ -37,8 +37,8 @@ impl Inbound for Door {
         let answer = self.0.asked(asked);
         Box::pin(async {
             match answer.await {
-                Answer::Envelopes(envelopes, last) => {
-                    Answer::Envelopes(envelopes.into_iter().map(without).collect(), last)
+                Answer::Envelopes(page) => {
+                    Answer::Envelopes(Page { envelopes: page.envelopes.into_iter().map(without).collect(), ..page })
                 }
                 answer => answer,
             }

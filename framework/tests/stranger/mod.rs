@@ -48,7 +48,14 @@ pub fn forged(id: u128, message: &str, from: &ShardId, sequence: u64, to: Option
     let id = MessageId::from_u128(id);
     let domain = to.as_ref().map_or(&from.domain, |to| &to.domain).clone();
     let (kind, key) = if to.is_some() { (Kind::Command, "ada") } else { (Kind::Event, "") };
-    let origin = Origin { shard: from.clone(), actor: name("Actor"), key: "a".to_owned(), sequence, version: sequence };
+    let origin = Origin {
+        shard: from.clone(),
+        actor: name("Actor"),
+        key: "a".to_owned(),
+        sequence,
+        version: sequence,
+        store: None,
+    };
     Envelope {
         id,
         kind,

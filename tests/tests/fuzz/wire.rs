@@ -5,7 +5,7 @@ use whizbang::bridge::subject::{Namespace, Place};
 use whizbang::bridge::wire::Packet;
 use whizbang::bridge::{Answer, Asked, Refusal, Tidings};
 use whizbang::clock::Timestamp;
-use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, Origin, ShardId, Wants};
+use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, Origin, ShardId, StoreId, Wants};
 use whizbang::testing::decoders::{self, flat};
 use whizbang_tests::Fuzz;
 
@@ -43,7 +43,8 @@ fn envelopes() -> Vec<Envelope> {
         codec: Codec::Json,
         payload: Bytes::from_static(br#"{"account":"ada","cents":5}"#),
     };
-    let origin = Origin { shard: shard(9), actor: name("account"), key: "ada".into(), sequence: 12, version: 4 };
+    let store = Some(StoreId::from_u128(0xAB));
+    let origin = Origin { shard: shard(9), actor: name("account"), key: "ada".into(), sequence: 12, version: 4, store };
     let event = Envelope {
         kind: Kind::Event,
         to: None,
@@ -87,9 +88,9 @@ fn a_spoilt_question_is_refused_or_is_a_question() {
 fn a_spoilt_answer_is_refused_or_is_an_answer() {
     let answers = [
         Answer::Reply(Bytes::from_static(b"{\"Ok\":5}")),
-        Answer::Envelopes(envelopes(), 77),
-        Answer::Envelopes(Vec::new(), 0),
-        Answer::Watermark(u64::MAX),
+        Answer::envelopes(envelopes(), 77),
+        Answer::envelopes(Vec::new(), 0),
+        Answer::watermark(u64::MAX),
         Answer::Refused(Refusal::Busy),
         Answer::Refused(Refusal::Unhandled("nobody takes `Deposit`".into())),
     ];

@@ -5,14 +5,14 @@ use std::path::Path;
 use async_nats::jetstream;
 use whizbang::bridge::BridgeError;
 use whizbang::bridge::nats::NatsBridge;
-use whizbang::message::ReplacedStore;
+use whizbang::message::{ReplacedStore, shard_of};
 use whizbang::prelude::*;
 use whizbang::store::Store;
 use whizbang::testing::bridge::run;
-use whizbang::{NodeBuilder, StartError};
+use whizbang::{NodeBuilder, NodeEnd, StartError};
 use whizbang_tests::nats::{NatsServer, Release};
 
-use crate::bank::{Account, deposit};
+use crate::bank::{Account, Transfer, deposit, outcome, transfer};
 use crate::{BOTH, until};
 
 async fn bank(server: &NatsServer, service: &str, store: impl Store) -> NodeBuilder {
@@ -107,4 +107,42 @@ fn claim_survives_the_loss_of_its_stream() {
         assert!(node.health().live, "{:?}", node.health());
         node.stop().await.expect("stops");
     });
+}
+
+/// The claims are lost while no node of the service runs, and its folder as well: the senders know what was committed.
+#[test]
+fn node_on_an_empty_store_ends_before_it_handles_anything_again() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let node = bank(&server, "bank", MemoryStore::new()).await.start().await.expect("starts");
+            let bridge = NatsBridge::connect(&server.url()).await.expect("connects");
+            let sagas = Node::builder("transfers", MemoryStore::new()).host::<Transfer>().bridge(bridge);
+            let sagas = sagas.start().await.expect("starts");
+            let client = sagas.client();
+            client.send(deposit("ada", 100)).await.expect("is handled");
+            let names = (0..).map(|n| format!("t{n}")).filter(|name| shard_of(name, 16) == 0);
+            let names: Vec<_> = names.take(8).collect();
+            for name in &names {
+                client.send(transfer(name, "ada", "bob", 1)).await.expect("begins");
+            }
+            for name in &names {
+                until(name, async || client.send(outcome(name)).await.is_ok_and(|outcome| outcome == "done")).await;
+            }
+            sagas.quiet().await;
+            node.stop().await.expect("stops");
+            let operator = jetstream::new(async_nats::connect(server.url()).await.expect("connects"));
+            operator.delete_stream("whizbang_claims").await.expect("deletes");
+            let node = bank(&server, "bank", MemoryStore::new()).await.start().await.expect("nothing is claimed");
+            let all = (8..).map(|n| format!("u{n}")).filter(|name| shard_of(name, 16) == 0);
+            for name in all.take(3) {
+                client.send(transfer(&name, "ada", "bob", 1)).await.expect("begins");
+            }
+            until("it ends", async || node.ended().is_some()).await;
+            assert!(matches!(node.ended(), Some(NodeEnd::OlderStore { here: 0, .. })), "{:?}", node.ended());
+            assert!(!node.health().live && node.health().reasons[0].contains("replaces_store"), "{:?}", node.health());
+            assert_eq!(node.metrics().events, 0, "nothing was withdrawn again");
+            sagas.stop().await.expect("stops");
+        });
+    }
 }

@@ -10,6 +10,7 @@ mod claims;
 mod contracts;
 mod diary;
 mod drift;
+mod forgery;
 mod hostile;
 mod leaving;
 mod log;

@@ -27,7 +27,7 @@ use super::claim::{self, Claim};
 use super::wire::Packet;
 use super::{Answer, Asked, Bridge, BridgeError, Inbound, NodeCard, Refusal, Tidings};
 use crate::bridge::queue::Pushed;
-use crate::message::{Envelope, Name};
+use crate::message::{Envelope, Name, StoreId};
 
 /// How many messages wait for a node before its senders are held back.
 const QUEUE: usize = 4096;
@@ -99,6 +99,11 @@ impl LoopbackHub {
     /// From now on delivers everything, once and in order.
     pub fn clear_faults(&self) {
         *self.0.dice.lock() = None;
+    }
+
+    /// Forgets all claims, as a broker that was emptied.
+    pub fn forget_claims(&self) {
+        self.0.claims.lock().clear();
     }
 
     /// Puts a packet before the owner of a domain as if it were a command, whatever is in it.
@@ -350,6 +355,11 @@ impl Bridge for LoopbackBridge {
             }
         }
         .boxed()
+    }
+
+    fn owner<'a>(&'a self, domain: &'a Name) -> BoxFuture<'a, Result<Option<StoreId>, BridgeError>> {
+        let owner = self.member().map(|_| self.hub.claims.lock().get(domain).map(|claim| claim.store));
+        ready(owner).boxed()
     }
 
     fn tell(&self, tidings: Tidings) -> BoxFuture<'_, Result<(), BridgeError>> {

@@ -21,7 +21,7 @@ use super::jetstream::{JetStream, Put, Wanted};
 use crate::bridge::claim::{self, Claim};
 use crate::bridge::subject::Namespace;
 use crate::bridge::{BridgeError, Inbound, NodeCard, StoreCard};
-use crate::message::Name;
+use crate::message::{Name, StoreId};
 
 /// How often a claim is written again, so that a node hears of a rival whose message it has missed.
 const RENEW: Duration = Duration::from_secs(5);
@@ -50,6 +50,21 @@ pub(super) struct Claims {
 enum Renewed {
     Held,
     Lost(Option<Claim>),
+}
+
+/// The store whose claim on a domain stands at the server, if there is one.
+pub(super) async fn owner(
+    jetstream: &JetStream,
+    namespace: &Namespace,
+    domain: &Name,
+) -> Result<Option<StoreId>, BridgeError> {
+    let stored = jetstream.stored(&namespace.claims_stream(), &namespace.claim_subject(domain)).await?;
+    stored.map(|stored| Ok(read(domain, &stored.payload)?.store)).transpose()
+}
+
+fn read(domain: &Name, payload: &[u8]) -> Result<Claim, BridgeError> {
+    serde_json::from_slice(payload)
+        .map_err(|error| BridgeError::Malformed { reason: format!("the claim on domain `{domain}`: {error}") })
 }
 
 impl Claims {
@@ -243,9 +258,7 @@ impl Claims {
     async fn read(&self, domain: &Name) -> Result<Option<(u64, Claim)>, BridgeError> {
         let subject = self.namespace.claim_subject(domain);
         let Some(stored) = self.jetstream.stored(&self.stream.path, &subject).await? else { return Ok(None) };
-        let claim = serde_json::from_slice(&stored.payload)
-            .map_err(|error| BridgeError::Malformed { reason: format!("the claim on domain `{domain}`: {error}") })?;
-        Ok(Some((stored.number, claim)))
+        Ok(Some((stored.number, read(domain, &stored.payload)?)))
     }
 
     /// Writes the claim in the place of the one with the number `last`. Returns whether that was still the last one.

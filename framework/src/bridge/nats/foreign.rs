@@ -126,8 +126,14 @@ mod tests {
     fn event(position: u64, name: &str, payload: &str) -> Envelope {
         let named = |text: &str| Name::new(text).unwrap();
         let shard = ShardId::new(named("library"), 3);
-        let origin =
-            Origin { shard, actor: named("Book"), key: "é %".to_owned(), sequence: position, version: position };
+        let origin = Origin {
+            shard,
+            actor: named("Book"),
+            key: "é %".to_owned(),
+            sequence: position,
+            version: position,
+            store: None,
+        };
         let id = MessageId::from_u128(u128::from(position));
         let empty = Envelope::new(id, Kind::Event, named("library"), named(name), Timestamp::from_millis(0));
         Envelope {

@@ -287,8 +287,8 @@ impl Intake {
                 hands.asked -= 1;
                 hands.pages -= usize::from(is_page);
                 match (json, answer) {
-                    (Some((after, names)), Answer::Envelopes(events, last)) => {
-                        match foreign::page(after, &events, last, &names, self.client.max_payload()) {
+                    (Some((after, names)), Answer::Envelopes(page)) => {
+                        match foreign::page(after, &page.envelopes, page.last, &names, self.client.max_payload()) {
                             Ok(packet) => Self::reply(hands, reply, packet),
                             Err(error) => {
                                 self.answer(hands, reply, &Answer::Refused(Refusal::Undecodable(error.to_string())));

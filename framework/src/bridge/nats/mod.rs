@@ -56,7 +56,7 @@ use super::subject::{Namespace, Place};
 use super::wire::Packet;
 use super::{Answer, Asked, Bridge, BridgeError, BridgeHealth, Inbound, NodeCard, Tidings};
 use crate::clock::instant;
-use crate::message::{Envelope, ShardId};
+use crate::message::{Envelope, Name, ShardId, StoreId};
 use crate::telemetry::Issues;
 
 /// How often a server that is waited for is tried.
@@ -392,6 +392,10 @@ impl Bridge for NatsBridge {
 
     fn keeps_events(&self) -> bool {
         true
+    }
+
+    fn owner<'a>(&'a self, domain: &'a Name) -> BoxFuture<'a, Result<Option<StoreId>, BridgeError>> {
+        async move { claims::owner(&self.line()?.jetstream, self.namespace(), domain).await }.boxed()
     }
 
     fn ask(&self, to: Asked, deadline: Duration) -> BoxFuture<'_, Result<Answer, BridgeError>> {

@@ -60,9 +60,12 @@ impl NatsPermissions {
             publish.push(ns.refused_subject(&card.service));
             publish.push(info(&ns.refused_stream(&card.service)));
         }
+        if takes_in(card) {
+            // To find which store speaks for a domain.
+            publish.push(format!("$JS.API.STREAM.MSG.GET.{}", ns.claims_stream()));
+        }
         if !card.owns.is_empty() {
             publish.push(info(&ns.claims_stream()));
-            publish.push(format!("$JS.API.STREAM.MSG.GET.{}", ns.claims_stream()));
         }
         for (domain, _) in &card.owns {
             publish.push(ns.claim_subject(domain));

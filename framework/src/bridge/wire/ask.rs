@@ -8,14 +8,17 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use super::frame::{Reader, Writer};
+use super::headers::{STORE, read_number};
 use super::{BridgeError, Packet, malformed, shown};
-use crate::bridge::{Answer, Asked, Refusal, Tidings};
-use crate::message::{Fingerprint, Kind, MAX_PAYLOAD_BYTES, MAX_SHAPES_BYTES};
+use crate::bridge::{Answer, Asked, Page, Refusal, Tidings};
+use crate::message::{Fingerprint, Kind, MAX_PAYLOAD_BYTES, MAX_SHAPES_BYTES, StoreId};
 
 /// Marks a payload that is a frame; its value says of what.
 pub(super) const FRAME: &str = "whizbang-frame";
 /// Says what kind of answer the payload is.
 const ANSWER: &str = "whizbang-answer";
+/// Says how far the destination of an outbox has committed.
+const COMMITTED: &str = "whizbang-committed";
 
 pub(super) fn framed(what: &'static str, frame: Writer) -> Packet {
     Packet { headers: vec![(Cow::Borrowed(FRAME), what.to_owned())], payload: frame.end() }
@@ -31,7 +34,19 @@ pub(super) fn only<'a>(headers: &[(&'a str, &'a str)], name: &str) -> Result<Opt
     Ok(first)
 }
 
+/// The store that a packet's headers name.
+pub(super) fn store_of(headers: &[(&str, &str)]) -> Result<Option<StoreId>, BridgeError> {
+    let wrong = |text: &str| malformed(format!("header `{STORE}` cannot be `{}`", shown(text)));
+    only(headers, STORE)?.map(|text| StoreId::parse(text).ok_or_else(|| wrong(text))).transpose()
+}
+
 impl Packet {
+    /// The packet, of a store.
+    pub(super) fn of(mut self, store: Option<StoreId>) -> Self {
+        self.headers.extend(store.map(|store| (Cow::Borrowed(STORE), store.to_string())));
+        self
+    }
+
     fn pairs(&self) -> Vec<(&str, &str)> {
         self.headers.iter().map(|(name, value)| (name.as_ref(), value.as_str())).collect()
     }
@@ -129,22 +144,28 @@ impl Packet {
     /// An answer. A list of envelopes is cut so that the packet has at most `max_bytes`; whoever asked asks on.
     pub fn from_answer(answer: &Answer, max_bytes: usize) -> Self {
         let mut frame = Writer::new();
+        let (mut store, mut committed) = (None, None);
         let (what, payload) = match answer {
             Answer::Reply(reply) => ("reply", reply.clone()),
-            Answer::Envelopes(envelopes, last) => {
-                frame.number(*last);
-                // The header and the bytes that a broker adds.
-                frame.envelopes(envelopes, max_bytes.saturating_sub(64));
+            Answer::Envelopes(page) => {
+                store = page.store;
+                committed = page.committed;
+                frame.number(page.last);
+                // The headers and the bytes that a broker adds.
+                frame.envelopes(&page.envelopes, max_bytes.saturating_sub(192));
                 ("envelopes", frame.end())
             }
-            Answer::Watermark(through) => {
+            Answer::Watermark { through, store: of } => {
+                store = *of;
                 frame.number(*through);
                 ("watermark", frame.end())
             }
             Answer::Shape(text) => ("shape-text", Bytes::copy_from_slice(text.as_bytes())),
             Answer::Refused(refusal) => refusal_parts(refusal),
         };
-        Self { headers: vec![(Cow::Borrowed(ANSWER), what.to_owned())], payload }
+        let mut headers = vec![(Cow::Borrowed(ANSWER), what.to_owned())];
+        headers.extend(committed.map(|committed| (Cow::Borrowed(COMMITTED), committed.to_string())));
+        Self { headers, payload }.of(store)
     }
 
     /// The answer in a packet.
@@ -171,13 +192,18 @@ impl Packet {
                 let last = frame.number()?;
                 let envelopes = frame.envelopes()?;
                 frame.end()?;
-                Ok(Answer::Envelopes(envelopes, last))
+                let committed = only(headers, COMMITTED)?.map(|text| {
+                    read_number(text)
+                        .ok_or_else(|| malformed(format!("header `{COMMITTED}` cannot be `{}`", shown(text))))
+                });
+                let (committed, store) = (committed.transpose()?, store_of(headers)?);
+                Ok(Answer::Envelopes(Page { envelopes, last, committed, store }.of_store()))
             }
             "watermark" => {
                 let mut frame = Reader::new(payload)?;
                 let through = frame.number()?;
                 frame.end()?;
-                Ok(Answer::Watermark(through))
+                Ok(Answer::Watermark { through, store: store_of(headers)? })
             }
             "shape-text" if payload.len() > MAX_SHAPES_BYTES => {
                 Err(BridgeError::Oversize { bytes: payload.len(), limit: MAX_SHAPES_BYTES })

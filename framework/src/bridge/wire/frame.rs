@@ -278,6 +278,8 @@ impl Reader {
                     key: from.text()?,
                     sequence: from.number()?,
                     version: from.number()?,
+                    // It stands in the packet's header, once for all.
+                    store: None,
                 })
             })?,
             correlation: self.id()?,

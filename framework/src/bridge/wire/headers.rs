@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::{BridgeError, Packet, instant, malformed, percent, shown};
 use crate::clock::Timestamp;
 use crate::message::{
-    Codec, Envelope, Fingerprint, Key, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, SHAPE, ShardId, Wants,
+    Codec, Envelope, Fingerprint, Key, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, SHAPE, ShardId, StoreId, Wants,
 };
 use crate::telemetry::passes;
 
@@ -39,6 +39,8 @@ const STREAM_VERSION: &str = "ce-streamversion";
 const DEADLINE: &str = "ce-deadline";
 const WANTS: &str = "ce-wants";
 const TRACEPARENT: &str = "traceparent";
+/// The store that holds the sender's log.
+pub(super) const STORE: &str = "whizbang-store";
 
 /// The `ce-source` of what no actor sent.
 const OUTSIDE: &str = "/";
@@ -70,6 +72,9 @@ pub(super) fn write(envelope: &Envelope) -> Result<Packet, BridgeError> {
             headers.put(SOURCE, format!("/{}/{}/{}", origin.shard.domain, origin.shard.shard, origin.actor));
             // Twenty digits, so that the order of the text is the order of the numbers, as the CloudEvents extension asks.
             headers.put(SEQUENCE, format!("{:020}", origin.sequence));
+            if let Some(store) = origin.store {
+                headers.put(STORE, store.to_string());
+            }
             if origin.version > 0 {
                 headers.put(STREAM_VERSION, origin.version.to_string());
             }
@@ -178,11 +183,11 @@ fn is_traceparent(text: &str) -> bool {
 /// The headers of one packet, as they stand there.
 #[derive(Default)]
 struct Known<'a> {
-    slots: [Option<&'a str>; 21],
+    slots: [Option<&'a str>; 22],
 }
 
 /// Position of each header in [`Known::slots`].
-const NAMES: [&str; 21] = [
+const NAMES: [&str; 22] = [
     SPECVERSION,
     ID,
     TYPE,
@@ -204,6 +209,7 @@ const NAMES: [&str; 21] = [
     DEADLINE,
     WANTS,
     TRACEPARENT,
+    STORE,
 ];
 
 fn slot(name: &str) -> Option<usize> {
@@ -283,7 +289,7 @@ pub(super) fn read<'a>(
                 }
                 None => return Err(malformed("header `ce-originkey` is missing")),
             };
-            Some(Origin { shard, actor, key, sequence, version })
+            Some(Origin { shard, actor, key, sequence, version, store: known.read(STORE, StoreId::parse)? })
         }
     };
     // Brokers keep no order among headers; sorted, the same message is the same on every way.
@@ -335,7 +341,7 @@ fn read_wants(text: &str) -> Option<Wants> {
 }
 
 /// A decimal number without sign; `str::parse` alone would take `+1`.
-fn read_number(text: &str) -> Option<u64> {
+pub(super) fn read_number(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 

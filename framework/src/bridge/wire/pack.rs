@@ -5,17 +5,18 @@
 
 use bytes::Bytes;
 
-use super::ask::{FRAME, framed, only};
+use super::ask::{FRAME, framed, only, store_of};
 use super::frame::{Reader, Writer};
 use super::{BridgeError, Packet, headers, malformed, shown};
 use crate::message::Envelope;
 
 impl Packet {
-    /// Events in one packet, in their order.
+    /// Events of one store in one packet, in their order.
     pub fn from_events(events: &[Envelope]) -> Self {
         let mut frame = Writer::new();
         frame.envelopes(events, usize::MAX);
-        framed("events", frame)
+        let store = events.first().and_then(|event| event.origin.as_ref()).and_then(|origin| origin.store);
+        framed("events", frame).of(store)
     }
 
     /// How many bytes an event has in a pack, at most.
@@ -43,8 +44,12 @@ impl Packet {
         match only(headers, FRAME)? {
             Some("events") => {
                 let mut frame = Reader::new(payload)?;
-                let events = frame.envelopes()?;
+                let mut events = frame.envelopes()?;
                 frame.end()?;
+                let store = store_of(headers)?;
+                for origin in events.iter_mut().filter_map(|event| event.origin.as_mut()) {
+                    origin.store = store;
+                }
                 if events.is_empty() { Err(malformed("a pack without events")) } else { Ok(events) }
             }
             Some(other) => Err(malformed(format!("a frame of `{}` is no pack of events", shown(other)))),

@@ -6,9 +6,11 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::{Packet, instant};
-use crate::bridge::{Answer, Asked, BridgeError, Refusal, Tidings};
+use crate::bridge::{Answer, Asked, BridgeError, Page, Refusal, Tidings};
 use crate::clock::Timestamp;
-use crate::message::{Codec, Envelope, Fingerprint, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, ShardId, Wants};
+use crate::message::{
+    Codec, Envelope, Fingerprint, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, ShardId, StoreId, Wants,
+};
 
 fn name() -> impl Strategy<Value = Name> {
     "[A-Za-z0-9_-]{1,64}".prop_map(|text| Name::new(&text).unwrap())
@@ -41,13 +43,13 @@ fn kind() -> impl Strategy<Value = Kind> {
 }
 
 fn origin() -> impl Strategy<Value = Origin> {
-    (shard(), name(), key(), 1..=u64::MAX, any::<u64>()).prop_map(|(shard, actor, key, sequence, version)| Origin {
-        shard,
-        actor,
-        key,
-        sequence,
-        version,
-    })
+    (shard(), name(), key(), 1..=u64::MAX, any::<u64>(), store()).prop_map(
+        |(shard, actor, key, sequence, version, store)| Origin { shard, actor, key, sequence, version, store },
+    )
+}
+
+fn store() -> impl Strategy<Value = Option<StoreId>> {
+    prop::option::of(any::<u128>().prop_map(StoreId::from_u128))
 }
 
 fn headers() -> impl Strategy<Value = Vec<(String, String)>> {
@@ -153,9 +155,12 @@ fn refusal() -> impl Strategy<Value = Refusal> {
 fn answer() -> impl Strategy<Value = Answer> {
     prop_oneof![
         payload().prop_map(Answer::Reply),
-        (prop::collection::vec(envelope(), 0..5), any::<u64>())
-            .prop_map(|(envelopes, last)| Answer::Envelopes(envelopes, last)),
-        any::<u64>().prop_map(Answer::Watermark),
+        (prop::collection::vec(envelope(), 0..5), any::<u64>(), any::<Option<u64>>(), store()).prop_map(
+            |(envelopes, last, committed, store)| Answer::Envelopes(
+                Page { envelopes, last, committed, store }.of_store()
+            )
+        ),
+        (any::<u64>(), store()).prop_map(|(through, store)| Answer::Watermark { through, store }),
         refusal().prop_map(Answer::Refused),
     ]
 }
@@ -223,10 +228,10 @@ proptest! {
         envelopes in prop::collection::vec(envelope(), 0..8),
         max in 64usize..8192,
     ) {
-        let packet = Packet::from_answer(&Answer::Envelopes(envelopes.clone(), 77), max);
+        let packet = Packet::from_answer(&Answer::Envelopes(Page::new(envelopes.clone(), 77).of_store()), max);
         prop_assert!(packet.size() <= max.max(96), "{} > {max}", packet.size());
-        let Answer::Envelopes(front, 77) = packet.answer().unwrap() else { panic!("another answer") };
-        prop_assert!(envelopes.starts_with(&front));
+        let Answer::Envelopes(Page { envelopes: front, last: 77, .. }) = packet.answer().unwrap() else { panic!("another answer") };
+        prop_assert!(Page::new(envelopes, 77).of_store().envelopes.starts_with(&front));
     }
 
     #[test]
@@ -368,6 +373,7 @@ fn an_event_whose_source_and_partition_disagree_is_refused() {
         key: "ada".to_owned(),
         sequence: 12,
         version: 4,
+        store: Some(StoreId::from_u128(0xAB)),
     });
     let mut packet = Packet::from_envelope(&event).unwrap();
     assert_eq!(packet.envelope().unwrap(), event);

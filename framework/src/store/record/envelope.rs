@@ -208,5 +208,7 @@ fn read_origin(take: &mut Take<'_>, names: &mut Names) -> Result<Origin, Malform
         key: take.text()?.to_owned(),
         sequence: take.number()?,
         version: take.number()?,
+        // Its store is the sender's, and holds nothing else.
+        store: None,
     })
 }

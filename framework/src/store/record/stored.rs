@@ -130,6 +130,7 @@ impl TurnRecord<'_> {
             key: self.key.to_owned(),
             sequence: entry.sequence,
             version: 0,
+            store: None,
         });
         Ok(OutboxEntry { sequence: entry.sequence, envelope })
     }

@@ -46,8 +46,14 @@ fn written() -> (Vec<u8>, Envelope, DeadLetter) {
     let bank = ShardId::new(name("bank"), 3);
     let sent = envelope(Some(bank.clone()));
     let mut dead = envelope(Some(ShardId::new(name("shop"), 300)));
-    dead.origin =
-        Some(Origin { shard: bank.clone(), actor: name("A"), key: "k".to_owned(), sequence: 1 << 40, version: 2 });
+    dead.origin = Some(Origin {
+        shard: bank.clone(),
+        actor: name("A"),
+        key: "k".to_owned(),
+        sequence: 1 << 40,
+        version: 2,
+        store: None,
+    });
     let letter = DeadLetter {
         actor: name("Account"),
         key: "ada".to_owned(),
@@ -129,7 +135,8 @@ fn a_turn_with_everything_is_read_as_it_was_written() {
     assert_eq!(stored.notes.len(), 5);
     let from = ShardId::new(name("orders"), 1);
     let entry = turn.to_outbox_entry(turn.outbox().next().unwrap(), &from, &bytes, names).unwrap();
-    let origin = Origin { shard: from, actor: name("Account"), key: "ada".to_owned(), sequence: 77, version: 0 };
+    let origin =
+        Origin { shard: from, actor: name("Account"), key: "ada".to_owned(), sequence: 77, version: 0, store: None };
     assert_eq!(entry.envelope, Envelope { origin: Some(origin), ..sent });
 }
 

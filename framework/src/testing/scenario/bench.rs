@@ -264,7 +264,8 @@ impl<A: Stateful> Bench<A> {
             }
         };
         let recorder = Name::new("recorder").expect("it is a name");
-        envelope.origin = Some(Origin { shard, actor: recorder, key: stream, sequence, version: sequence });
+        envelope.origin =
+            Some(Origin { shard, actor: recorder, key: stream, sequence, version: sequence, store: None });
         match self.live().door.key_of(&envelope) {
             Ok(Some(key)) => {
                 if named_key.is_none() {

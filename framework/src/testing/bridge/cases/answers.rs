@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::sample::{command, event, outside, shard};
-use crate::bridge::{Answer, Asked, BridgeError, Refusal};
+use crate::bridge::{Answer, Asked, BridgeError, Page, Refusal};
 use crate::clock::monotonic;
 use crate::message::{Envelope, Fingerprint, Kind};
 use crate::testing::bridge::Fixture;
@@ -23,13 +23,13 @@ pub async fn every_kind_of_question_is_answered(fixture: &dyn Fixture) {
                 Answer::Refused(Refusal::Unhandled(format!("{} of {}", envelope.name, envelope.domain)))
             }
             Asked::Events { shard, after, limit } => {
-                Answer::Envelopes((1..=u64::from(limit)).map(|at| event(&shard, after + at)).collect(), 1000)
+                Answer::envelopes((1..=u64::from(limit)).map(|at| event(&shard, after + at)).collect(), 1000)
             }
             Asked::Outbox { from, to, after, limit } => {
-                Answer::Envelopes((1..=u64::from(limit)).map(|at| command(&from, &to, after + at)).collect(), 2000)
+                Answer::envelopes((1..=u64::from(limit)).map(|at| command(&from, &to, after + at)).collect(), 2000)
             }
-            Asked::Watermark { from, to } => Answer::Watermark(u64::from(from.shard) * 1000 + u64::from(to.shard)),
-            Asked::Sent { through, .. } => Answer::Watermark(through - 1),
+            Asked::Watermark { from, to } => Answer::watermark(u64::from(from.shard) * 1000 + u64::from(to.shard)),
+            Asked::Sent { through, .. } => Answer::watermark(through - 1),
             Asked::Shape { from, to, shape } => Answer::Shape(format!("{from} {to:?} {shape}")),
         };
         Box::pin(async move { answer })
@@ -53,11 +53,11 @@ pub async fn every_kind_of_question_is_answered(fixture: &dyn Fixture) {
     );
     assert_eq!(
         ask(Asked::Events { shard: from.clone(), after: 7, limit: 3 }).await.unwrap(),
-        Answer::Envelopes((8..=10).map(|at| event(&from, at)).collect(), 1000)
+        Answer::envelopes((8..=10).map(|at| event(&from, at)).collect(), 1000)
     );
     assert_eq!(
         ask(Asked::Outbox { from: from.clone(), to: to.clone(), after: 0, limit: 2 }).await.unwrap(),
-        Answer::Envelopes((1..=2).map(|at| command(&from, &to, at)).collect(), 2000)
+        Answer::envelopes((1..=2).map(|at| command(&from, &to, at)).collect(), 2000)
     );
     let shape = Fingerprint::from_u64(7);
     for to in [None, Some(to.clone())] {
@@ -66,7 +66,7 @@ pub async fn every_kind_of_question_is_answered(fixture: &dyn Fixture) {
         assert_eq!(ask(asked).await.unwrap(), Answer::Shape(text));
     }
     // The watermark is known to the receiver, here the bank.
-    assert_eq!(ask(Asked::Watermark { from: to, to: from }).await.unwrap(), Answer::Watermark(1003));
+    assert_eq!(ask(Asked::Watermark { from: to, to: from }).await.unwrap(), Answer::watermark(1003));
     shop.look(|seen| assert!(seen.asked.is_empty()));
     bank.stop().await;
     shop.stop().await;
@@ -75,9 +75,9 @@ pub async fn every_kind_of_question_is_answered(fixture: &dyn Fixture) {
 /// An answer larger than the broker takes comes shortened; the asker asks on from where it ends.
 pub async fn a_long_answer_is_cut_and_continued(fixture: &dyn Fixture) {
     let answering = |asked: Asked| -> BoxFuture<'static, Answer> {
-        let Asked::Events { shard, after, .. } = asked else { return Box::pin(async { Answer::Watermark(0) }) };
+        let Asked::Events { shard, after, .. } = asked else { return Box::pin(async { Answer::watermark(0) }) };
         let large = |at| Envelope { payload: vec![7; 300 * 1024].into(), ..event(&shard, at) };
-        let answer = Answer::Envelopes((after + 1..=10).map(large).collect(), 10);
+        let answer = Answer::envelopes((after + 1..=10).map(large).collect(), 10);
         Box::pin(async move { answer })
     };
     let manners = Manners { answering: Box::new(answering), ..Manners::default() };
@@ -85,7 +85,9 @@ pub async fn a_long_answer_is_cut_and_continued(fixture: &dyn Fixture) {
     let mut after = 0;
     while after < 10 {
         let asked = Asked::Events { shard: shard("bank", 0), after, limit: 100 };
-        let Answer::Envelopes(events, 10) = bank.bridge.ask(asked, Duration::from_secs(10)).await.unwrap() else {
+        let Answer::Envelopes(Page { envelopes: events, last: 10, .. }) =
+            bank.bridge.ask(asked, Duration::from_secs(10)).await.unwrap()
+        else {
             panic!("another answer")
         };
         assert!(!events.is_empty(), "no event after {after}");

@@ -52,7 +52,7 @@ pub async fn a_bridge_that_is_not_attached_refuses(fixture: &dyn Fixture) {
 /// A thousand messages each way at once.
 pub async fn a_thousand_in_flight_arrive(fixture: &dyn Fixture) {
     let answering = |asked: Asked| -> BoxFuture<'static, Answer> {
-        let Asked::Command(envelope) = asked else { return Box::pin(async { Answer::Watermark(0) }) };
+        let Asked::Command(envelope) = asked else { return Box::pin(async { Answer::watermark(0) }) };
         Box::pin(async move { Answer::Reply(envelope.payload) })
     };
     let manners = Manners { answering: Box::new(answering), ..Manners::default() };

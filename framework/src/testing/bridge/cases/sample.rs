@@ -41,6 +41,7 @@ pub fn command(from: &ShardId, to: &ShardId, sequence: u64) -> Envelope {
             key: "sender".to_owned(),
             sequence,
             version: 0,
+            store: None,
         }),
         correlation: id,
         causation: None,
@@ -77,6 +78,7 @@ pub fn event(shard: &ShardId, position: u64) -> Envelope {
             key: "stream".to_owned(),
             sequence: position,
             version: position,
+            store: None,
         }),
         ..command(shard, shard, position)
     }

@@ -39,7 +39,7 @@ pub async fn a_node_is_told_when_its_connection_is_back(fixture: &dyn Fixture) {
 /// One byte too much is refused with its sizes; the largest payload arrives, in each kind of message.
 pub async fn what_is_too_large_is_refused_and_the_largest_arrives(fixture: &dyn Fixture) {
     let answering = |asked: Asked| -> BoxFuture<'static, Answer> {
-        let Asked::Command(envelope) = asked else { return Box::pin(async { Answer::Watermark(0) }) };
+        let Asked::Command(envelope) = asked else { return Box::pin(async { Answer::watermark(0) }) };
         Box::pin(async move { Answer::Reply(envelope.payload) })
     };
     let manners = Manners { answering: Box::new(answering), ..Manners::default() };

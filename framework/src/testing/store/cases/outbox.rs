@@ -83,7 +83,8 @@ pub async fn an_outbox_entry_knows_its_origin(fixture: &impl Fixture) {
     owner.commit(&Draft::new("Transfer", "a", 1).send(&shop, 1).send(&shop, 2)).await;
     let entries = owner.reader.outbox(&shop, 1, 10).await.unwrap();
     let mut expected = command(&shop, 2);
-    let origin = Origin { shard: bank, actor: name("Transfer"), key: "a".to_owned(), sequence: 2, version: 0 };
+    let origin =
+        Origin { shard: bank, actor: name("Transfer"), key: "a".to_owned(), sequence: 2, version: 0, store: None };
     expected.origin = Some(origin);
     assert_eq!(entries.len(), 1);
     assert_eq!(entries[0].envelope, expected);

@@ -1,0 +1,325 @@
+//! A store's identity travels with what its node sends: messages of a store that does not own their domain are dropped, and a store
+//! that has committed less than its peers know does nothing again.
+#![cfg(all(feature = "testing", feature = "embedded"))]
+
+mod bank;
+mod payments;
+mod stranger;
+mod tills;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bank::{Account, Transfer, deposit, eventually, outcome, transfer};
+use futures_util::future::{BoxFuture, FutureExt, ready};
+use payments::{Charger, Order, World, place, state};
+use stranger::{forged, name, stranger};
+use tills::{Filled, Till, Tills, put};
+use whizbang::bridge::loopback::LoopbackHub;
+use whizbang::bridge::{Answer as Told, Asked, Bridge, BridgeError, Inbound, NodeCard, Refusal, Settled, Tidings};
+use whizbang::message::{Envelope, Origin, ReplacedStore, ShardId, StoreId, shard_of};
+use whizbang::prelude::*;
+use whizbang::store::Store;
+use whizbang::{Error, NodeBuilder, NodeEnd, StartError};
+
+#[derive(Query, Serialize, Deserialize)]
+#[query(domain = Tills, reply = u64)]
+struct Fillings {}
+
+#[derive(Projection, Default, Serialize, Deserialize)]
+#[projection(projects(Filled), answers(Fillings))]
+struct Fills {
+    fillings: u64,
+}
+
+impl Project<Filled> for Fills {
+    fn project(&mut self, _filled: &Filled, _about: &About) {
+        self.fillings += 1;
+    }
+}
+
+impl whizbang::Answer<Fillings> for Fills {
+    fn answer(&self, _query: Fillings) -> u64 {
+        self.fillings
+    }
+}
+
+const STRANGE: StoreId = StoreId::from_u128(0xBAD);
+
+/// The same message, of another store.
+fn of(store: StoreId, envelope: Envelope) -> Envelope {
+    let origin = envelope.origin.map(|origin| Origin { store: Some(store), ..origin });
+    Envelope { origin, ..envelope }
+}
+
+async fn identity(store: &MemoryStore) -> StoreId {
+    store.identity().await.unwrap().unwrap().store
+}
+
+fn owner(store: &MemoryStore, hub: &LoopbackHub) -> NodeBuilder {
+    Node::builder("tills", store.clone()).host::<Till>().bridge(hub.bridge())
+}
+
+async fn watcher(hub: &LoopbackHub) -> Node {
+    Node::builder("watch", MemoryStore::new()).projection::<Fills>().bridge(hub.bridge()).start().await.unwrap()
+}
+
+async fn fillings(node: &Node) -> u64 {
+    node.client().query(Fillings {}).await.unwrap()
+}
+
+async fn fill(node: &Node, times: usize) {
+    for _ in 0..times {
+        node.client().send(put("a")).await.unwrap();
+    }
+}
+
+#[whizbang::test]
+async fn events_of_a_store_without_the_claim_are_dropped() {
+    let (hub, store) = (LoopbackHub::new(), MemoryStore::new());
+    let node = owner(&store, &hub).start().await.unwrap();
+    let watch = watcher(&hub).await;
+    fill(&node, 2).await;
+    eventually(async || fillings(&watch).await == 2).await;
+    let liar = stranger(&hub).await;
+    let shard = ShardId::new(name("tills"), 0);
+    // The next positions: nothing but the identity tells them from true ones.
+    for position in 3..=5 {
+        liar.publish(of(STRANGE, forged(u128::from(position), "Filled", &shard, position, None))).await.unwrap();
+    }
+    eventually(async || watch.metrics().events_dropped == 3).await;
+    assert_eq!(fillings(&watch).await, 2);
+    let health = watch.health();
+    assert!(health.ready, "{health:?}");
+    let named = |reason: &&String| reason.contains("`tills`") && reason.contains(&STRANGE.to_string());
+    assert_eq!(health.reasons.iter().filter(named).count(), 1, "{health:?}");
+    fill(&node, 4).await;
+    eventually(async || fillings(&watch).await == 6).await;
+    assert!(watch.health().ready, "{:?}", watch.health());
+}
+
+#[whizbang::test]
+async fn commands_of_a_store_without_the_claim_are_dropped() {
+    let hub = LoopbackHub::new();
+    let start = async |node: NodeBuilder| node.bridge(hub.bridge()).start().await.unwrap();
+    let bank = start(Node::builder("accounts", MemoryStore::new()).host::<Account>()).await;
+    let sagas = start(Node::builder("transfers", MemoryStore::new()).host::<Transfer>()).await;
+    bank.client().send(deposit("ada", 100)).await.unwrap();
+    let liar = stranger(&hub).await;
+    let (from, to) = (ShardId::new(name("transfers"), 0), ShardId::new(name("bank"), shard_of("ada", 16)));
+    for number in 1..=3 {
+        liar.send(of(STRANGE, forged(u128::from(number), "Withdraw", &from, number, Some(to.clone())))).await.unwrap();
+    }
+    eventually(async || bank.metrics().commands_dropped == 3).await;
+    assert!(bank.health().reasons.iter().any(|reason| reason.contains("`transfers`")), "{:?}", bank.health());
+    let all = (0..).map(|n| format!("t{n}")).filter(|name| shard_of(name, 16) == 0);
+    for name in all.take(5) {
+        sagas.client().send(transfer(&name, "ada", "bob", 1)).await.unwrap();
+        eventually(async || sagas.client().send(outcome(&name)).await.unwrap() == "done").await;
+    }
+    assert_eq!(bank.client().send(deposit("ada", 0)).await.unwrap(), 95);
+    assert_eq!((bank.metrics().dead_letters, bank.health().ready), (0, true));
+}
+
+#[whizbang::test]
+async fn declared_replacement_is_taken_from() {
+    let (hub, before, after) = (LoopbackHub::new(), MemoryStore::new(), MemoryStore::new());
+    let old = owner(&before, &hub).start().await.unwrap();
+    let watch = watcher(&hub).await;
+    let liar = stranger(&hub).await;
+    let shard = ShardId::new(name("tills"), 0);
+    // The subscriber has learned whose the domain is, and has taken nothing yet.
+    liar.publish(of(STRANGE, forged(1, "Filled", &shard, 1, None))).await.unwrap();
+    eventually(async || watch.metrics().events_dropped == 1).await;
+    old.stop().await.unwrap();
+    let new = owner(&after, &hub).replaces_store(ReplacedStore::Store(identity(&before).await)).start().await.unwrap();
+    fill(&new, 3).await;
+    eventually(async || fillings(&watch).await == 3).await;
+    let dropped = watch.metrics().events_dropped;
+    liar.publish(of(identity(&before).await, forged(4, "Filled", &shard, 4, None))).await.unwrap();
+    eventually(async || watch.metrics().events_dropped > dropped).await;
+    fill(&new, 2).await;
+    eventually(async || fillings(&watch).await == 5).await;
+    assert!(watch.health().ready, "{:?}", watch.health());
+}
+
+/// Orders that have their money charged by another service.
+struct Shop {
+    hub: LoopbackHub,
+    world: Arc<World>,
+    orders: Node,
+}
+
+const ORDERS: usize = 140;
+
+impl Shop {
+    async fn open() -> Self {
+        let (hub, world) = (LoopbackHub::new(), Arc::new(World::default()));
+        let orders = Node::builder("orders", MemoryStore::new()).host::<Order>().bridge(hub.bridge());
+        Self { orders: orders.start().await.unwrap(), hub, world }
+    }
+
+    fn payments(&self, store: impl Store) -> NodeBuilder {
+        Node::builder("payments", store).worker(Charger(Arc::clone(&self.world))).bridge(self.hub.bridge())
+    }
+
+    async fn place(&self, from: usize, count: usize) {
+        for n in from..from + count {
+            self.orders.client().send(place(&format!("o{n}"), 5)).await.unwrap();
+        }
+    }
+
+    async fn paid(&self, from: usize, count: usize) {
+        for n in from..from + count {
+            let order = format!("o{n}");
+            eventually(async || self.orders.client().send(state(&order)).await.unwrap() == "paid").await;
+        }
+        // The sender has heard of it, too.
+        self.orders.quiet().await;
+    }
+
+    /// The orders that were charged more than once.
+    async fn charged_again(&self) -> Vec<String> {
+        let calls = self.world.calls.lock().await;
+        let again = calls.iter().filter(|(_, calls)| calls.len() > 1);
+        again.map(|(order, _)| order.clone()).collect()
+    }
+}
+
+/// Waits until the node has ended because its store is older than others know.
+async fn is_older(node: &Node) {
+    eventually(async || node.ended().is_some()).await;
+    let Some(NodeEnd::OlderStore { committed, here, .. }) = node.ended() else { panic!("{:?}", node.ended()) };
+    assert!(committed > here, "{committed} {here}");
+    let health = node.health();
+    assert!(!health.live && health.reasons[0].contains("replaces_store"), "{health:?}");
+}
+
+#[whizbang::test]
+async fn empty_second_node_charges_nothing_again() {
+    let shop = Shop::open().await;
+    let _payments = shop.payments(MemoryStore::new()).start().await.unwrap();
+    shop.place(0, ORDERS).await;
+    shop.paid(0, ORDERS).await;
+    let second = shop.payments(MemoryStore::new()).start().await.map(drop);
+    assert!(matches!(second, Err(StartError::Bridge(BridgeError::Claimed(_)))), "{second:?}");
+    // The same while the broker has lost the claims: it starts, and ends before it does anything again.
+    shop.hub.forget_claims();
+    let second = shop.payments(MemoryStore::new()).start().await.unwrap();
+    shop.place(ORDERS, 32).await;
+    eventually(async || second.ended().is_some() || shop.world.calls.lock().await.len() == ORDERS + 32).await;
+    assert_eq!(shop.charged_again().await, [""; 0]);
+}
+
+#[whizbang::test]
+async fn node_on_an_empty_store_charges_nothing_again() {
+    let shop = Shop::open().await;
+    let payments = shop.payments(MemoryStore::new()).start().await.unwrap();
+    shop.place(0, ORDERS).await;
+    shop.paid(0, ORDERS).await;
+    drop(payments);
+    shop.hub.forget_claims();
+    let payments = shop.payments(MemoryStore::new()).start().await.unwrap();
+    shop.place(ORDERS, 32).await;
+    is_older(&payments).await;
+    assert_eq!(shop.charged_again().await, [""; 0]);
+    let run = tokio::time::timeout(Duration::from_secs(15), payments.run()).await.expect("ends by itself");
+    assert!(matches!(run, Err(Error::Ended(NodeEnd::OlderStore { .. }))), "{run:?}");
+}
+
+#[whizbang::test]
+async fn node_on_an_older_copy_charges_nothing_again() {
+    let (folder, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let shop = Shop::open().await;
+    let open = |folder: &Path| shop.payments(EmbeddedStore::open(folder).unwrap());
+    let payments = open(folder.path()).start().await.unwrap();
+    shop.place(0, 32).await;
+    shop.paid(0, 32).await;
+    payments.stop().await.unwrap();
+    for entry in std::fs::read_dir(folder.path()).unwrap().map(Result::unwrap) {
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    let payments = open(folder.path()).start().await.unwrap();
+    shop.place(32, ORDERS).await;
+    shop.paid(32, ORDERS).await;
+    payments.stop().await.unwrap();
+    let payments = open(copy.path()).start().await.unwrap();
+    shop.place(32 + ORDERS, 32).await;
+    is_older(&payments).await;
+    assert_eq!(shop.charged_again().await, [""; 0]);
+    drop(payments);
+    // The newest folder goes on where it was.
+    let payments = open(folder.path()).replaces_store(ReplacedStore::Any).start().await.unwrap();
+    shop.paid(0, 32 + ORDERS + 32).await;
+    assert_eq!(shop.charged_again().await, [""; 0]);
+    payments.stop().await.unwrap();
+}
+
+#[whizbang::test]
+async fn operator_lets_an_empty_store_charge_again() {
+    let (shop, store) = (Shop::open().await, MemoryStore::new());
+    let payments = shop.payments(MemoryStore::new()).start().await.unwrap();
+    shop.place(0, 32).await;
+    shop.paid(0, 32).await;
+    drop(payments);
+    let payments = shop.payments(store.clone()).replaces_store(ReplacedStore::Any).start().await.unwrap();
+    shop.place(32, 1).await;
+    let again = async |order: &str| shop.world.calls(order).await.len() > 1;
+    let shard = shard_of("o32", 16);
+    let first = (0..32).map(|n| format!("o{n}")).find(|order| shard_of(order, 16) == shard).unwrap();
+    eventually(async || again(&first).await).await;
+    payments.stop().await.unwrap();
+    // Also at later starts, for what comes up later.
+    let payments = shop.payments(store).start().await.unwrap();
+    shop.place(33, 32).await;
+    eventually(async || shop.world.called("o64").await).await;
+    assert_eq!(payments.ended(), None);
+}
+
+/// Keeps the stores of the events that come.
+#[derive(Default)]
+struct Ears(Mutex<Vec<Option<StoreId>>>);
+
+impl Inbound for Ears {
+    fn direct(&self, _envelope: Envelope) -> BoxFuture<'static, Settled> {
+        ready(Settled::Done).boxed()
+    }
+    fn event(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
+        self.0.lock().unwrap().push(envelope.origin.and_then(|origin| origin.store));
+        ready(Settled::Done).boxed()
+    }
+    fn asked(&self, _asked: Asked) -> BoxFuture<'static, Told> {
+        ready(Told::Refused(Refusal::NotHere)).boxed()
+    }
+    fn told(&self, _tidings: Tidings) {}
+    fn reconnected(&self) {}
+    fn room(&self) -> usize {
+        16
+    }
+}
+
+#[whizbang::test]
+async fn events_and_answers_name_their_store() {
+    let (hub, store, ears) = (LoopbackHub::new(), MemoryStore::new(), Arc::new(Ears::default()));
+    let node = owner(&store, &hub).start().await.unwrap();
+    let bridge = hub.bridge();
+    let subscribes = vec![(name("tills"), 1, vec![name("Filled")])];
+    let card = NodeCard { service: name("ears"), owns: Vec::new(), subscribes, answers: Vec::new(), store: None };
+    bridge.attach(card, Arc::clone(&ears) as Arc<dyn Inbound>).await.unwrap();
+    fill(&node, 2).await;
+    let mine = Some(identity(&store).await);
+    eventually(async || ears.0.lock().unwrap().as_slice() == [mine, mine]).await;
+    let (shard, other) = (ShardId::new(name("tills"), 0), ShardId::new(name("ears"), 0));
+    let ask = async |asked| bridge.ask(asked, Duration::from_secs(5)).await.unwrap();
+    let Told::Envelopes(page) = ask(Asked::Events { shard: shard.clone(), after: 0, limit: 9 }).await else {
+        panic!("no page")
+    };
+    assert_eq!((page.store, page.envelopes.len(), page.last), (mine, 2, 2));
+    assert!(page.envelopes.iter().all(|event| event.origin.as_ref().unwrap().store == mine));
+    let asked = Asked::Outbox { from: shard.clone(), to: other.clone(), after: 0, limit: 9 };
+    let Told::Envelopes(page) = ask(asked).await else { panic!("no page") };
+    assert_eq!((page.store, page.committed), (mine, Some(0)));
+    let answer = ask(Asked::Watermark { from: other, to: shard }).await;
+    assert_eq!(answer, Told::Watermark { through: 0, store: mine });
+}
