@@ -1,0 +1,9 @@
+//! Subjects.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use whizbang::testing::decoders;
+
+fuzz_target!(|input: &[u8]| {
+    decoders::subject(input);
+});

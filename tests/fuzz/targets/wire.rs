@@ -1,0 +1,16 @@
+//! Packets of every kind: the first byte chooses which reader gets the rest.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use whizbang::testing::decoders;
+
+fuzz_target!(|input: &[u8]| {
+    let Some((kind, packet)) = input.split_first() else { return };
+    match kind % 5 {
+        0 => decoders::envelope(packet),
+        1 => decoders::question(packet),
+        2 => decoders::answer(packet),
+        3 => decoders::pack(packet),
+        _ => decoders::tidings(packet),
+    };
+});
