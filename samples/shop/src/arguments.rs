@@ -16,6 +16,8 @@ An order business of six services that meet only through messages.
     shop serve SERVICE --nats URL     one service, until it is told to end: orders, inventory, payments, shipping,
                                       notifications, analytics
     shop place --nats URL [FILE...]   places orders with services that run elsewhere, and waits for them
+    shop permissions                  writes what each service may do on a NATS server, and a login for each, into the data
+    shop setup --nats URL             creates what the services need on a server, as the only identity that may
 
     --orders N    how many orders are made up if there are no files; 1000 if not given
     --seed S      which orders are made up; 1 if not given
@@ -43,6 +45,10 @@ pub(crate) enum Task {
     Place,
     /// Only the report.
     Report,
+    /// The files for a server that asks for logins.
+    Permissions,
+    /// The streams and consumers on such a server.
+    Setup,
     /// The way of an order.
     Flow(String),
     /// Say what can be done.
@@ -84,6 +90,8 @@ impl Arguments {
                 "serve" => Task::Serve(service(&words.next().unwrap_or_default())?),
                 "flow" => Task::Flow(words.next().ok_or("flow needs the id of an order")?),
                 "place" => Task::Place,
+                "permissions" => Task::Permissions,
+                "setup" => Task::Setup,
                 _ => Task::Report,
             };
         }
@@ -109,7 +117,9 @@ impl Arguments {
     fn checked(self) -> Result<Self, String> {
         let takes_orders = matches!(self.task, Task::Run | Task::Processes | Task::Place | Task::Help);
         match &self.task {
-            Task::Serve(_) | Task::Place if self.nats.is_none() => Err("this needs --nats URL".to_owned()),
+            Task::Serve(_) | Task::Place | Task::Setup if self.nats.is_none() => {
+                Err("this needs --nats URL".to_owned())
+            }
             Task::Processes if self.nats.is_some() => {
                 Err("--processes starts a server of its own: no --nats".to_owned())
             }
@@ -120,7 +130,7 @@ impl Arguments {
 }
 
 fn task(word: &str) -> Option<&'static str> {
-    ["serve", "place", "report", "flow"].into_iter().find(|task| *task == word)
+    ["serve", "place", "report", "flow", "permissions", "setup"].into_iter().find(|task| *task == word)
 }
 
 fn service(name: &str) -> Result<Service, String> {
@@ -160,6 +170,7 @@ mod tests {
         assert_eq!(read("flow ord-1 --html f").unwrap().task, Task::Flow("ord-1".to_owned()));
         assert_eq!(read("serve payments --nats u").unwrap().task, Task::Serve(Service::Payments));
         assert_eq!(read("--processes").unwrap().task, Task::Processes);
+        assert_eq!(read("permissions").unwrap().task, Task::Permissions);
     }
 
     #[test]
@@ -170,6 +181,7 @@ mod tests {
         assert!(read("--json").unwrap_err().contains("needs a value"));
         assert!(read("serve kitchen").unwrap_err().contains("notifications"));
         assert!(read("place").unwrap_err().contains("--nats"));
+        assert!(read("setup").unwrap_err().contains("--nats"));
         assert!(read("report x").unwrap_err().contains('x'));
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! The services, in the order of an order's way: [`orders`], [`inventory`], [`payments`], [`shipping`], then those who listen:
 //! [`notifications`] and [`analytics`]. Each is read in five minutes and knows nothing of nodes, stores and brokers; [`service`]
-//! puts each of them on a node. Around them: [`intake`] checks what comes in, [`link`] is how they meet, [`mod@run`] places
+//! puts each of them on a node. Around them: [`intake`] checks what comes in, [`link`] is how they meet, [`permissions`]
+//! what each may do on a server, [`mod@run`] places
 //! orders and waits for their end, [`report`] and [`flow`] tell from the logs what has happened.
 
 pub mod orders;
@@ -22,5 +23,6 @@ pub mod service;
 pub mod flow;
 pub mod intake;
 pub mod link;
+pub mod permissions;
 pub mod report;
 pub mod run;

@@ -1,20 +1,24 @@
 //! How the services meet: inside this process, or over a NATS server.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use whizbang::bridge::loopback::LoopbackHub;
-use whizbang::bridge::nats::NatsBridge;
+use whizbang::bridge::nats::{NatsBridge, NatsBuilder};
 use whizbang::bridge::subject::Namespace;
 use whizbang::clock::Clock;
 use whizbang::message::IdSource;
 use whizbang::prelude::*;
 
+use crate::permissions::{Logins, SETUP, cards};
 use crate::service::{Home, Service, ShopError};
 
 /// How long a server that cannot be reached is waited for: it may be starting.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The name of the client that places orders.
+pub const COUNTER: &str = "counter";
 
 /// How the services meet.
 pub enum Link {
@@ -26,6 +30,8 @@ pub enum Link {
         url: String,
         /// What keeps this shop apart from others on the same server.
         namespace: Namespace,
+        /// The folder of the shop, in which the logins are if the server asks for some.
+        shop: PathBuf,
     },
 }
 
@@ -37,7 +43,7 @@ impl Link {
     pub fn new(url: Option<&str>, folder: &Path) -> io::Result<Self> {
         Ok(match url {
             None => Self::Here(LoopbackHub::new()),
-            Some(url) => Self::Nats { url: url.to_owned(), namespace: namespace(folder)? },
+            Some(url) => Self::Nats { url: url.to_owned(), namespace: namespace(folder)?, shop: folder.to_owned() },
         })
     }
 
@@ -48,7 +54,7 @@ impl Link {
     pub async fn start(&self, service: Service, home: &Home) -> Result<Node, ShopError> {
         match self {
             Self::Here(hub) => service.start(home, hub.bridge()).await,
-            Self::Nats { url, namespace } => service.start(home, connect(url, namespace).await?).await,
+            Self::Nats { .. } => service.start(home, self.connect(service.name()).await?).await,
         }
     }
 
@@ -58,19 +64,41 @@ impl Link {
     /// What connecting can meet.
     pub async fn client(&self) -> Result<Client, ShopError> {
         Ok(match self {
-            Self::Here(hub) => Client::connect("counter", hub.bridge()).await?,
-            Self::Nats { url, namespace } => Client::connect("counter", connect(url, namespace).await?).await?,
+            Self::Here(hub) => Client::connect(COUNTER, hub.bridge()).await?,
+            Self::Nats { .. } => Client::connect(COUNTER, self.connect(COUNTER).await?).await?,
         })
+    }
+
+    /// Creates the streams and consumers of all services, as the identity that may.
+    ///
+    /// # Errors
+    /// What connecting and starting nodes without a bridge can meet.
+    pub async fn set_up(&self, home: &Home) -> Result<(), ShopError> {
+        let Some(builder) = self.builder(SETUP) else { return Ok(()) };
+        builder.set_up(&cards(home).await?).await.map_err(|error| ShopError::Node(error.into()))
+    }
+
+    /// A connection as one of the identities; as nobody, if the shop has no logins.
+    fn builder(&self, identity: &str) -> Option<NatsBuilder> {
+        let Self::Nats { url, namespace, shop } = self else { return None };
+        let builder = NatsBridge::builder(url).namespace(namespace.clone()).wait_for_server(PATIENCE);
+        Some(match Logins::find(shop) {
+            Some(logins) => logins.login(identity, builder),
+            None => builder,
+        })
+    }
+
+    async fn connect(&self, identity: &str) -> Result<NatsBridge, ShopError> {
+        let builder = self.builder(identity).ok_or_else(|| io::Error::other("there is no server to connect to"))?;
+        builder.connect().await.map_err(|error| ShopError::Node(error.into()))
     }
 }
 
-async fn connect(url: &str, namespace: &Namespace) -> Result<NatsBridge, ShopError> {
-    let builder = NatsBridge::builder(url).namespace(namespace.clone()).wait_for_server(PATIENCE);
-    builder.connect().await.map_err(|error| ShopError::Node(error.into()))
-}
-
 /// The namespace of the shop in a folder: made up once, for what another shop has left on the server is not ours.
-fn namespace(folder: &Path) -> io::Result<Namespace> {
+///
+/// # Errors
+/// What reading and writing a file can meet.
+pub fn namespace(folder: &Path) -> io::Result<Namespace> {
     let file = folder.join("namespace");
     if !file.exists() {
         let mine = format!("shop{:016x}", IdSource::random(Clock::system()).next_u64());

@@ -10,7 +10,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use shop::flow::Flow;
-use shop::link::Link;
+use shop::link::{Link, namespace};
+use shop::permissions::{FILE, Logins};
 use shop::report::tally;
 use shop::run::Counter;
 use shop::service::{Home, Service, ShopError, at};
@@ -19,6 +20,9 @@ use arguments::{Arguments, Task};
 use bar::Bar;
 use placing::{Complaints, place};
 use processes::Processes;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 #[whizbang::main]
 async fn main() -> ExitCode {
@@ -29,10 +33,11 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if let Some(level) =
-        arguments.log.as_deref().and_then(|level| level.parse::<tracing_subscriber::filter::LevelFilter>().ok())
-    {
-        tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).init();
+    if let Some(level) = arguments.log.as_deref().and_then(|level| level.parse::<LevelFilter>().ok()) {
+        // The NATS client logs whole messages at `TRACE`.
+        let filter = Targets::new().with_default(level).with_target("async_nats", level.min(LevelFilter::INFO));
+        let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        tracing_subscriber::registry().with(layer.with_filter(filter)).init();
     }
     let done = match &arguments.task {
         Task::Help => {
@@ -43,6 +48,8 @@ async fn main() -> ExitCode {
         Task::Processes => run_processes(&arguments).await,
         Task::Serve(service) => serve(&arguments, *service).await,
         Task::Place => place_only(&arguments).await,
+        Task::Permissions => permissions(&arguments).await,
+        Task::Setup => set_up(&arguments).await,
         Task::Report => report(&arguments, &Complaints::default()).await,
         Task::Flow(order) => flow(&arguments, order).await,
     };
@@ -96,6 +103,26 @@ async fn place_only(arguments: &Arguments) -> Result<ExitCode, ShopError> {
     let complaints = place_and_wait(arguments, &home, &link).await?;
     say("all orders have ended; see `shop report`\n");
     Ok(complaints.code())
+}
+
+/// The files for a server that asks for logins.
+async fn permissions(arguments: &Arguments) -> Result<ExitCode, ShopError> {
+    let home = Home::open(&arguments.data)?;
+    let file = Logins::write(&arguments.data, &namespace(&arguments.data)?, &home).await?;
+    say(format_args!(
+        "1. copy {} beside the server's configuration\n2. let that say: authorization {{ include \"{FILE}\" }}\n\
+         3. shop setup --nats URL\n4. start the services\n",
+        file.display()
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The streams and consumers on a server that asks for logins.
+async fn set_up(arguments: &Arguments) -> Result<ExitCode, ShopError> {
+    let home = Home::open(&arguments.data)?;
+    Link::new(arguments.nats.as_deref(), &arguments.data)?.set_up(&home).await?;
+    say("all streams and consumers are there\n");
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The report of what has happened so far.

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use whizbang::bridge::Bridge;
+use whizbang::bridge::{Bridge, NodeCard};
 use whizbang::prelude::*;
 use whizbang::store::StoreError;
 use whizbang::store::embedded::{EmbeddedStore, ReadOnlyStore};
-use whizbang::{NodeConfig, Retry};
+use whizbang::{NodeBuilder, NodeConfig, Retry};
 
 use crate::analytics::{Books, Revenue};
 use crate::inventory::Stock;
@@ -72,9 +72,25 @@ impl Service {
     /// # Errors
     /// What opening its files or starting a node can meet.
     pub async fn start(self, home: &Home, bridge: impl Bridge) -> Result<Node, ShopError> {
-        let config = NodeConfig { passivate_after: REST, ..NodeConfig::default() };
-        let node = Node::builder(self.name(), home.store(self).await?).bridge(bridge).config(config);
-        let node = match self {
+        let node = self.hosted(Node::builder(self.name(), home.store(self).await?), home)?;
+        Ok(node.bridge(bridge).start().await?)
+    }
+
+    /// Its card: what it owns, takes and answers. A node in memory has the same one.
+    ///
+    /// # Errors
+    /// What starting a node can meet.
+    pub async fn card(self, home: &Home) -> Result<NodeCard, ShopError> {
+        let node = self.hosted(Node::builder(self.name(), MemoryStore::new()), home)?.start().await?;
+        let card = node.card().clone();
+        node.stop().await?;
+        Ok(card)
+    }
+
+    /// Puts its actors on a node.
+    fn hosted(self, node: NodeBuilder, home: &Home) -> Result<NodeBuilder, ShopError> {
+        let node = node.config(NodeConfig { passivate_after: REST, ..NodeConfig::default() });
+        Ok(match self {
             Self::Orders => node.host::<Order>().host::<Fulfilment>().projection::<Progress>(),
             Self::Inventory => node.host::<Stock>(),
             Self::Payments => node
@@ -84,8 +100,7 @@ impl Service {
             Self::Shipping => node.host::<Shipment>(),
             Self::Notifications => node.worker(Mailer::new(&home.mails())?),
             Self::Analytics => node.projection::<Revenue>().projection::<Books>(),
-        };
-        Ok(node.start().await?)
+        })
     }
 }
 

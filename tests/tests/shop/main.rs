@@ -4,6 +4,7 @@
 mod flow;
 mod input;
 mod kills;
+mod permissions;
 mod provider;
 mod recount;
 mod report;

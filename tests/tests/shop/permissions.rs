@@ -1,0 +1,114 @@
+//! The shop on a server that asks for logins: with the permissions that it generates everything balances, and no service can do what
+//! another one may.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_nats::{Client, ConnectOptions, Event, ServerError};
+use whizbang::testing::bridge::run;
+use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
+
+use crate::recount::Recount;
+use crate::shop::{SERVICES, Shop, assert_balanced};
+
+/// A shop with its permissions, and a server that enforces them.
+fn guarded(release: Release) -> (Shop, NatsServer) {
+    let shop = Shop::new();
+    let said = shop.says(&["permissions"], 0);
+    let file = shop.data().join("nats-permissions.conf");
+    assert!(said.contains(file.to_str().unwrap()), "{said}");
+    let config = NatsConfig::authorization(&std::fs::read_to_string(file).unwrap());
+    (shop, NatsServer::start_with(release, config))
+}
+
+#[test]
+fn with_generated_permissions_every_order_ends_and_all_balances_hold() {
+    for release in [Release::Distribution, Release::Pinned] {
+        let (shop, server) = guarded(release);
+        // Nothing is there yet, and a service may not create it.
+        let said = shop.says(&["--orders", "1", "--nats", &server.url()], 4);
+        assert!(said.contains("does not exist"), "{said}");
+        shop.says(&["setup", "--nats", &server.url()], 0);
+        let (file, log) = (shop.file("report.json"), "trace");
+        let arguments = ["--orders", "60", "--nats", &server.url(), "--log", log, "--json", file.to_str().unwrap()];
+        let said = shop.says(&arguments, 0);
+        let report = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        assert_balanced(&report, 60);
+        Recount::of(&shop.data()).assert_holds();
+        // At the most talkative level the client library is kept from logging messages.
+        assert!(said.contains("TRACE") && !said.contains("read operation"), "{}", said.len());
+        let passwords = SERVICES.map(|service| password(&shop.data(), service));
+        assert!(passwords.iter().all(|password| !said.contains(password)), "a password was logged");
+        // The log of the server: nobody has tried what it may not.
+        assert!(!server.log().to_lowercase().contains("permissions violation"), "{}", server.log());
+    }
+}
+
+fn password(data: &Path, identity: &str) -> String {
+    let file: PathBuf = data.join("nats-logins").join(identity);
+    std::fs::read_to_string(file).unwrap()
+}
+
+/// A program with the login of a service, and the number of denials that it has met.
+async fn hostile(shop: &Shop, server: &NatsServer, ns: &str, service: &str) -> (Client, Arc<AtomicUsize>) {
+    let denied = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&denied);
+    let options = ConnectOptions::with_user_and_password(service.to_owned(), password(&shop.data(), service))
+        .custom_inbox_prefix(format!("_INBOX_{ns}_{service}"))
+        .event_callback(move |event| {
+            if matches!(&event, Event::ServerError(ServerError::Other(text)) if text.to_lowercase().contains("permissions violation")) {
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+            async {}
+        });
+    (options.connect(server.url()).await.expect("connects"), denied)
+}
+
+#[test]
+fn login_of_a_service_is_good_for_nothing_of_another() {
+    for release in [Release::Distribution, Release::Pinned] {
+        let (shop, server) = guarded(release);
+        shop.says(&["setup", "--nats", &server.url()], 0);
+        assert_balanced(&shop.report(&["--orders", "20", "--nats", &server.url()], 0), 20);
+        let ns = std::fs::read_to_string(shop.data().join("namespace")).unwrap();
+        let ns = ns.trim();
+        run(async {
+            let (client, denied) = hostile(&shop, &server, ns, "shipping").await;
+            let mut expected = 0;
+            let mut check = async |what: String| {
+                expected += 1;
+                let all = async {
+                    while denied.load(Ordering::Relaxed) < expected {
+                        client.flush().await.expect("flushes");
+                        tokio::task::yield_now().await;
+                    }
+                };
+                assert!(tokio::time::timeout(Duration::from_secs(10), all).await.is_ok(), "{what} was not denied");
+            };
+            let api = [
+                "STREAM.CREATE.NS_events_shipping",
+                "STREAM.CREATE.stolen",
+                "STREAM.DELETE.NS_events_inventory",
+                "STREAM.PURGE.NS_events_inventory",
+                "STREAM.MSG.GET.NS_events_inventory",
+                "CONSUMER.CREATE.NS_events_inventory.shipping",
+                "CONSUMER.MSG.NEXT.NS_events_inventory.analytics",
+                "CONSUMER.MSG.NEXT.NS_commands_payments.payments",
+            ];
+            let api = api.map(|request| format!("$JS.API.{}", request.replace("NS", ns)));
+            let own = ["evt.inventory.0.Reserved", "cmd.payments.0.orders.0", "claim.inventory", "head.orders.0"];
+            for subject in api.into_iter().chain(own.map(|subject| format!("{ns}.{subject}"))) {
+                client.publish(subject.clone(), "{}".into()).await.expect("writes");
+                check(format!("publishing to {subject}")).await;
+            }
+            let mut kept = Vec::new();
+            for subject in ["evt.inventory.>", "cmd.>", "ask.payments.>", ">"] {
+                kept.push(client.subscribe(format!("{ns}.{subject}")).await.expect("writes"));
+                check(format!("subscribing to {subject}")).await;
+            }
+        });
+        assert_balanced(&shop.report(&["--orders", "30", "--nats", &server.url()], 0), 30);
+    }
+}
