@@ -13,6 +13,7 @@ use whizbang::bridge::{Answer, Asked, Bridge, BridgeError, Inbound, NodeCard, Se
 use whizbang::clock::{Clock, Timestamp};
 use whizbang::message::{Codec, Envelope, IdSource, Kind, MessageId, Name, ShardId, Wants};
 use whizbang::testing::bridge::Fixture;
+use whizbang::testing::bridge::hostile::Forgery;
 
 #[derive(Default)]
 struct Loopback {
@@ -37,6 +38,10 @@ impl Fixture for Loopback {
 
     fn inject(&self, to: ShardId, packet: Packet) -> BoxFuture<'_, ()> {
         async move { self.hub.inject(&to.domain, packet).await.unwrap() }.boxed()
+    }
+
+    fn forge(&self, forgery: Forgery) -> BoxFuture<'_, ()> {
+        async move { self.hub.forge(&forgery.place, forgery.packet).await }.boxed()
     }
 
     fn refused(&self) -> BoxFuture<'_, usize> {
@@ -289,4 +294,10 @@ fn a_subscriber_that_takes_nothing_holds_nobody_back_for_long() {
             tokio::time::advance(Duration::from_millis(1)).await;
         }
     });
+}
+
+/// More than a member handles at once: junk must not keep a place among what it handles.
+#[test]
+fn junk_beyond_the_window_holds_nothing_up() {
+    paused(whizbang::testing::bridge::cases::a_flood_of_junk_holds_up_no_message(&Loopback::default()));
 }

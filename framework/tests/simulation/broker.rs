@@ -112,6 +112,16 @@ fn a_service_that_is_cut_off_one_way_or_both_catches_up() {
 }
 
 #[test]
+fn hostile_client_changes_nothing_in_a_cluster() {
+    for seed in 0..5 {
+        let run = during(Fault::Forge { seed, count: 300 });
+        hit(&run, Trouble::Forged);
+        // `transfers_during` compares the balances.
+        assert_eq!(run.coverage.of::<Account>().command::<Withdraw>().count(), 4);
+    }
+}
+
+#[test]
 fn slow_handlers_hold_up_what_waits_for_them() {
     let each = Duration::from_millis(700);
     let run = during(Fault::Slow { service: 0, each, lasts: A_WHILE });

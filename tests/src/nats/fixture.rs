@@ -5,22 +5,24 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use futures_util::future::{BoxFuture, FutureExt};
+use tokio::sync::OnceCell;
 use whizbang::bridge::Bridge;
 use whizbang::bridge::nats::NatsBridge;
 use whizbang::bridge::subject::Namespace;
 use whizbang::bridge::wire::Packet;
 use whizbang::message::ShardId;
 use whizbang::testing::bridge::Fixture;
+use whizbang::testing::bridge::hostile::Forgery;
 
-use super::{NatsServer, Release};
+use super::{NatsServer, Release, Stranger};
 
 /// A server of its own for each case.
-pub struct NatsFixture(Mutex<NatsServer>);
+pub struct NatsFixture(Mutex<NatsServer>, OnceCell<Stranger>);
 
 impl NatsFixture {
     /// Starts a server.
     pub fn start(release: Release) -> Self {
-        Self(Mutex::new(NatsServer::start(release)))
+        Self(Mutex::new(NatsServer::start(release)), OnceCell::new())
     }
 
     fn url(&self) -> String {
@@ -55,6 +57,15 @@ impl Fixture for NatsFixture {
             let stream = jetstream::new(self.client().await);
             let taken = stream.publish_with_headers(subject, headers, packet.payload).await.expect("publishes");
             taken.await.expect("is acknowledged");
+        }
+        .boxed()
+    }
+
+    fn forge(&self, forgery: Forgery) -> BoxFuture<'_, ()> {
+        async move {
+            let stranger = self.1.get_or_init(async || Stranger::connect(&self.url()).await).await;
+            stranger.write(forgery).await;
+            stranger.flush().await;
         }
         .boxed()
     }

@@ -8,6 +8,7 @@ mod config;
 mod fixture;
 mod identity;
 mod jetstream;
+mod stranger;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ pub use config::NatsConfig;
 pub use fixture::{NatsFixture, PATIENCE};
 pub use identity::{Operator, user_key};
 pub use jetstream::JetStreamBroker;
+pub use stranger::Stranger;
 
 use crate::eventually;
 

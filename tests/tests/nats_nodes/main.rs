@@ -2,6 +2,7 @@
 //!
 //! Everything of a test runs on one thread in real time, but the server, and the callers that are processes of their own.
 
+mod adversary;
 #[path = "../../../framework/tests/bank/mod.rs"]
 mod bank;
 mod callers;

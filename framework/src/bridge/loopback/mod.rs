@@ -28,6 +28,8 @@ use super::wire::Packet;
 use super::{Answer, Asked, Bridge, BridgeError, Inbound, NodeCard, Refusal, Tidings};
 use crate::bridge::queue::Pushed;
 use crate::message::{Envelope, Name, StoreId};
+#[cfg(feature = "testing")]
+use crate::{bridge::subject::Place, message::ShardId};
 
 /// How many messages wait for a node before its senders are held back.
 const QUEUE: usize = 4096;
@@ -35,6 +37,8 @@ const QUEUE: usize = 4096;
 const PATIENCE: Duration = Duration::from_millis(200);
 /// How many refused packets a hub remembers.
 const REFUSED: usize = 1000;
+/// How many bytes they may have together: whoever writes without sense must not fill the memory.
+const REFUSED_BYTES: usize = 4 << 20;
 /// What the hub is called in errors.
 const BROKER: &str = "the loopback hub";
 
@@ -54,7 +58,8 @@ pub struct LoopbackHub(Arc<Hub>);
 struct Hub {
     routes: RwLock<Arc<Routes>>,
     members: Mutex<(u64, Vec<Arc<Member>>)>,
-    refused: Mutex<VecDeque<RefusedPacket>>,
+    /// The packets, and how many bytes they have.
+    refused: Mutex<(VecDeque<RefusedPacket>, usize)>,
     /// By domain.
     claims: Mutex<BTreeMap<Name, Claim>>,
     #[cfg(feature = "testing")]
@@ -83,9 +88,9 @@ impl LoopbackHub {
         LoopbackBridge { hub: Arc::clone(&self.0), member: RwLock::new(None) }
     }
 
-    /// The last packets, up to 1,000, that were refused because they were no messages, or because nobody could take them.
+    /// The last packets, up to 1,000 and 4 MiB, that were refused because they were no messages, or because nobody could take them.
     pub fn refused(&self) -> Vec<RefusedPacket> {
-        self.0.refused.lock().iter().cloned().collect()
+        self.0.refused.lock().0.iter().cloned().collect()
     }
 }
 
@@ -113,6 +118,38 @@ impl LoopbackHub {
     pub async fn inject(&self, domain: &Name, packet: Packet) -> Result<(), BridgeError> {
         let member = self.0.routes().owner(domain, 0).ok_or_else(|| no_owner(domain))?;
         self.0.post(&[member], What::Direct, packet, domain).await
+    }
+
+    /// Puts a packet before the nodes that hear a place, whatever is in it. Nothing happens where no node does.
+    pub async fn forge(&self, place: &Place, packet: Packet) {
+        let routes = self.0.routes();
+        let owner =
+            |shard: &ShardId| -> Vec<Arc<Member>> { routes.owner(&shard.domain, shard.shard).into_iter().collect() };
+        let (members, what, domain) = match place {
+            Place::Direct { to, .. } => (owner(to), What::Direct, &to.domain),
+            Place::Event { shard, .. } | Place::Events(shard) => {
+                (routes.subscribers(&shard.domain, shard.shard), What::Event, &shard.domain)
+            }
+            Place::Committed { from, .. } => (owner(from), What::Tidings, &from.domain),
+            Place::Head(shard) => (routes.subscribers(&shard.domain, shard.shard), What::Tidings, &shard.domain),
+            Place::AskCommand { domain, shard } => {
+                return self.forge_question(routes.owner(domain, shard.unwrap_or(0)), packet);
+            }
+            Place::AskQuery { domain, name } => return self.forge_question(routes.host(domain, name), packet),
+            Place::AskEvents(shard) | Place::AskOutbox { from: shard, .. } | Place::AskWatermark { to: shard, .. } => {
+                return self.forge_question(routes.owner(&shard.domain, shard.shard), packet);
+            }
+        };
+        // A node that has gone in the meantime takes nothing.
+        let _ = self.0.post(&members, what, packet, domain).await;
+    }
+
+    fn forge_question(&self, member: Option<Arc<Member>>, packet: Packet) {
+        let (answer, _nobody_listens) = oneshot::channel();
+        if let Some(member) = member {
+            // A full queue answers busy.
+            let _ = member.questions.push_if_room(Question { packet, held_back: Duration::ZERO, answer });
+        }
     }
 }
 
@@ -174,11 +211,13 @@ impl Hub {
 
     fn refuse(&self, member: &Member, packet: Packet, error: BridgeError) {
         tracing::warn!(service = %member.card.service, %error, "refused what came in");
-        let mut refused = self.refused.lock();
-        if refused.len() == REFUSED {
-            refused.pop_front();
-        }
+        let (refused, bytes) = &mut *self.refused.lock();
+        *bytes += packet.size();
         refused.push_back(RefusedPacket { service: member.card.service.clone(), error, packet });
+        // The newest stays, whatever its size.
+        while refused.len() > 1 && (refused.len() > REFUSED || *bytes > REFUSED_BYTES) {
+            *bytes -= refused.pop_front().map_or(0, |oldest| oldest.packet.size());
+        }
     }
 
     /// For each copy of a message that will arrive: how long it is held back.

@@ -11,12 +11,14 @@
 )]
 
 pub mod cases;
+pub mod hostile;
 pub mod node;
 
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
+use self::hostile::Forgery;
 use crate::bridge::Bridge;
 use crate::bridge::wire::Packet;
 use crate::message::ShardId;
@@ -34,6 +36,9 @@ pub trait Fixture {
 
     /// Puts a packet before the owner of a shard as if it were a command from outside, whatever is in it.
     fn inject(&self, to: ShardId, packet: Packet) -> BoxFuture<'_, ()>;
+
+    /// Writes a packet to its place, whatever is in it, as any program that reaches the broker can; waits for no acknowledgement.
+    fn forge(&self, forgery: Forgery) -> BoxFuture<'_, ()>;
 
     /// How many packets the bridges have put aside because they were no messages.
     fn refused(&self) -> BoxFuture<'_, usize>;
@@ -70,6 +75,8 @@ macro_rules! bridge_suite {
             what_is_too_large_is_refused_and_the_largest_arrives
             names_that_look_alike_stay_apart
             what_is_no_message_is_put_aside_and_blocks_nothing
+            a_hostile_client_changes_nothing_for_others
+            a_flood_of_junk_holds_up_no_message
         );
     };
     (@ $fixture:expr; $($case:ident)*) => { $(

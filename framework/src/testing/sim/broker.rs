@@ -19,6 +19,7 @@ use super::weather::Weather;
 use crate::bridge::wire::Packet;
 use crate::clock::instant;
 use crate::message::{Envelope, IdSource, MessageId, Name, ShardId};
+use crate::testing::bridge::hostile::Hostile;
 use crate::testing::broker::model::{Delivery, Model, Next};
 use crate::testing::broker::{ConsumerSettings, Full, Retention, StreamSettings, Untaken, Word};
 
@@ -158,7 +159,8 @@ impl Broker {
     /// A node of a service has said that a message is done.
     pub(super) fn settled(&self, service: usize, envelope: &Envelope) {
         let witness = self.state().witness.clone();
-        if let Some(witness) = witness {
+        // A forged message is done once it is dropped: nothing is committed for it.
+        if let Some(witness) = witness.filter(|_| !Hostile::is_forged(envelope)) {
             witness(service, envelope);
         }
     }

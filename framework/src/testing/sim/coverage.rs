@@ -159,10 +159,12 @@ impl Coverage {
         self.crashes
     }
 
-    /// What could have gone wrong and never has; in a cluster without workers jobs cannot. A node whose handlers were not to panic, for example, has seen none.
+    /// What could have gone wrong and never has; in a cluster without workers jobs cannot, and nothing is forged unless a flow asks for
+    /// it. A node whose handlers were not to panic, for example, has seen none.
     pub fn untroubled(&self) -> Vec<Trouble> {
         let has_workers = self.actors.values().any(|actor| actor.card.role == "worker");
         let could = Trouble::ALL.iter().filter(|trouble| has_workers || !trouble.needs_worker());
+        let could = could.filter(|trouble| **trouble != Trouble::Forged);
         could.filter(|trouble| !self.troubles.contains_key(trouble)).copied().collect()
     }
 

@@ -272,6 +272,7 @@ mod tests {
     use crate::clock::{Clock, Timestamp};
     use crate::message::{IdSource, ShardId};
     use crate::testing::bridge::Fixture;
+    use crate::testing::bridge::hostile::Forgery;
     use std::sync::Arc;
 
     struct Simulated(Broker);
@@ -297,6 +298,11 @@ mod tests {
         fn inject(&self, to: ShardId, packet: Packet) -> BoxFuture<'_, ()> {
             let stored = self.0.store(&commands(&to.domain), "injected", &Arc::new(Parcel { from: 0, packet }));
             assert!(matches!(stored, Reached::Taken));
+            ready(()).boxed()
+        }
+
+        fn forge(&self, forgery: Forgery) -> BoxFuture<'_, ()> {
+            self.0.forge(&forgery);
             ready(()).boxed()
         }
 

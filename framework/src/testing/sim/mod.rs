@@ -22,6 +22,7 @@ mod misbehave;
 mod begun;
 mod broker;
 mod disk;
+mod forging;
 mod ground;
 mod journal;
 mod lane;

@@ -144,6 +144,7 @@ impl World {
                 broker.connect(*service);
             }
             Fault::EmptyStreams => broker.empty(),
+            Fault::Forge { seed, count } => return broker.attack(*seed, *count) > 0,
             Fault::LoseStreams => broker.lose_streams(),
             Fault::PauseBroker { lasts } => {
                 broker.pause(*lasts);

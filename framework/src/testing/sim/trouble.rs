@@ -57,6 +57,8 @@ troubles! {
     RepeatDropped "dropped because its id was in the window",
     /// A message was dropped because its id was in the window, though the stream did not have it any more.
     FalseDuplicate "dropped as a duplicate though it was not in the stream",
+    /// A hostile client wrote a packet.
+    Forged "written by a hostile client",
     /// A message was lost with everything in its stream.
     EmptiedAway "lost with all in its stream",
     /// A stream was lost with its consumers.

@@ -122,6 +122,14 @@ pub enum Fault {
     },
     /// All messages that the broker has, and all that are under way, are lost.
     EmptyStreams,
+    /// A hostile client writes forged, malformed and oversize packets to every domain: see
+    /// [`Hostile`](crate::testing::bridge::hostile::Hostile). It is not drawn at random, because it fills the trace.
+    Forge {
+        /// What it writes depends on this.
+        seed: u64,
+        /// How many packets it writes.
+        count: u16,
+    },
     /// The broker loses its streams with all messages and consumers. Whose they are makes them again.
     LoseStreams,
     /// The broker stands still for a while.
@@ -262,6 +270,7 @@ impl Fault {
             | Self::FailCommits { service } => vec![*service],
             Self::Cut { from, to, .. } => vec![*from, *to],
             Self::EmptyStreams
+            | Self::Forge { .. }
             | Self::LoseStreams
             | Self::PauseBroker { .. }
             | Self::ChangeLeader { .. }
@@ -354,6 +363,7 @@ impl Fault {
                 Way::Both => format!("{} is cut off, for {lasts:?}", name(service)),
             },
             Self::EmptyStreams => "the broker loses all messages".to_owned(),
+            Self::Forge { count, .. } => format!("a hostile client writes {count} packets"),
             Self::LoseStreams => "the broker loses all streams".to_owned(),
             Self::PauseBroker { lasts } => format!("the broker stands still for {lasts:?}"),
             Self::ChangeLeader { lasts } => format!("the broker's leader changes, for {lasts:?}"),

@@ -2,11 +2,13 @@
 
 mod answers;
 mod flow;
+mod hostile;
 pub mod sample;
 mod trouble;
 mod ways;
 
 pub use answers::*;
 pub use flow::*;
+pub use hostile::*;
 pub use trouble::*;
 pub use ways::*;

@@ -16,10 +16,15 @@ pub fn shard(domain: &'static str, number: u16) -> ShardId {
 
 /// A key of a shard, another for each number.
 pub fn key_in(shard: Shard, number: u64) -> String {
+    key_of(shard, SHARDS, number)
+}
+
+/// A key of a shard of a domain with so many shards, another for each number.
+pub fn key_of(shard: Shard, shards: u16, number: u64) -> String {
     let mut tries = 0u64..;
     let mut keys = tries.by_ref().map(|salt| format!("key {number} {salt}"));
-    // A quarter of all keys fits, so this ends soon.
-    keys.find(|key| shard_of(key, SHARDS) == shard % SHARDS).unwrap_or_default()
+    // One in `shards` keys fits, so this ends soon.
+    keys.find(|key| shard_of(key, shards) == shard % shards.max(1)).unwrap_or_default()
 }
 
 /// A command number `sequence` from `from` for `to`.

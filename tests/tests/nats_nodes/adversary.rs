@@ -1,0 +1,150 @@
+//! Real nodes beside a hostile client: whatever it writes, callers get what they get without it, and no node grows.
+
+use std::time::Duration;
+
+use futures_util::future::{join, join_all};
+use whizbang::bridge::Bridge;
+use whizbang::bridge::loopback::LoopbackHub;
+use whizbang::message::Name;
+use whizbang::prelude::*;
+use whizbang::testing::bridge::hostile::{Forgery, Hostile, Target};
+use whizbang::testing::bridge::run;
+use whizbang_tests::checker::ShardLog;
+use whizbang_tests::nats::{NatsServer, Stranger};
+use whizbang_tests::resident_mib;
+
+use crate::bank::{Account, Bank, Transfer, Transfers, deposit, outcome, transfer};
+use crate::diary::Diary;
+use crate::town::bridge;
+use crate::{BOTH, until};
+
+/// How much the hostile client writes: a sixteenth of it is more than half a megabyte each.
+const FORGERIES: usize = 1500;
+/// How many accounts there are in a round: enough for each shard of the bank to have some.
+const ACCOUNTS: usize = 100;
+/// By how many MiB this process, with three nodes in it, may grow.
+const GROWTH: u64 = 64;
+
+/// What callers have from a round.
+#[derive(Debug, PartialEq)]
+struct Results {
+    replies: Vec<Vec<u64>>,
+    outcomes: Vec<String>,
+    balances: Vec<u64>,
+}
+
+/// Three services, each on a node of its own.
+struct Trio {
+    money: MemoryStore,
+    accounts: Node,
+    transfers: Node,
+    diary: Node,
+}
+
+impl Trio {
+    async fn start<B: Bridge>(bridge: impl AsyncFn() -> B) -> Self {
+        let money = MemoryStore::new();
+        let accounts = Node::builder("accounts", money.clone()).host::<Account>().bridge(bridge().await).start();
+        let accounts = accounts.await.expect("starts");
+        let transfers =
+            Node::builder("transfers", MemoryStore::new()).host::<Transfer>().bridge(bridge().await).start();
+        let transfers = transfers.await.expect("starts");
+        let diary = Node::builder("diary", MemoryStore::new()).projection::<Diary>().bridge(bridge().await).start();
+        let diary = diary.await.expect("starts");
+        Self { money, accounts, transfers, diary }
+    }
+
+    /// Deposits and transfers, all from the other side of the bridge.
+    async fn round(&self, round: &str) -> Results {
+        let client = self.transfers.client();
+        let account = |number: usize| format!("{round}-{}", number % ACCOUNTS);
+        let replies = join_all((0..ACCOUNTS).map(async |number| {
+            let mut replies = Vec::new();
+            for cents in [100, 20, 3] {
+                replies.push(client.send(deposit(&account(number), cents)).await.expect("is handled"));
+            }
+            replies
+        }));
+        let replies = replies.await;
+        let outcomes = join_all((0..20).map(async |number| {
+            let name = format!("{round}-t{number}");
+            let begun = client.send(transfer(&name, &account(number), &account(number + 1), 7)).await;
+            begun.expect("begins");
+            let is = async || client.send(outcome(&name)).await.expect("is told");
+            until("a transfer", async || is().await != "open").await;
+            is().await
+        }));
+        let outcomes = outcomes.await;
+        let balance = async |number| client.send(deposit(&account(number), 0)).await.expect("is handled");
+        let balances = join_all((0..ACCOUNTS).map(balance)).await;
+        Results { replies, outcomes, balances }
+    }
+
+    /// Compares a round without and one with a hostile client, which is called `seed` and writes with `write`.
+    async fn withstands(self, seed: u64, write: impl AsyncFn(Forgery)) {
+        let quiet = self.round("quiet").await;
+        for node in [&self.transfers, &self.accounts, &self.diary] {
+            assert!(tokio::time::timeout(Duration::from_secs(60), node.quiet()).await.is_ok(), "{node:?} is not quiet");
+        }
+        let name = |text: &str| Name::new(text).expect("a name");
+        let target = |domain: &str, shards, [command, event, actor]: [&str; 3], has_begun| Target {
+            domain: name(domain),
+            shards,
+            command: name(command),
+            event: name(event),
+            actor: name(actor),
+            has_begun,
+        };
+        let bank = target("bank", Bank::SHARDS, ["Deposit", "Deposited", "Account"], true);
+        let moves = target("transfers", Transfers::SHARDS, ["Begin", "TransferStarted", "Transfer"], false);
+        let mut hostile = Hostile::new(seed, vec![bank, moves]);
+        let before = resident_mib();
+        let attack = async {
+            let mut most = 0;
+            for _ in 0..FORGERIES {
+                write(hostile.forge().expect("a forgery")).await;
+                most = most.max(resident_mib());
+            }
+            most
+        };
+        let (most, attacked) = join(attack, self.round("quiet-not")).await;
+        assert_eq!(attacked, quiet);
+        let grown = most.max(resident_mib()).saturating_sub(before);
+        println!("{before} MiB before, {grown} MiB more during {FORGERIES} forgeries");
+        assert!(grown < GROWTH, "{grown} MiB more than {before} MiB");
+        assert!(self.diary.metrics().events_dropped > 0, "nothing known was contradicted");
+        for node in [&self.transfers, &self.accounts, &self.diary] {
+            until("a node that is ready", async || node.health().ready).await;
+        }
+        for node in [self.transfers, self.accounts, self.diary] {
+            node.stop().await.expect("stops");
+        }
+        let logs = ShardLog::read_domain::<Bank>(&self.money).await.expect("the store can be read");
+        assert!(logs.iter().all(|log| log.dead_letters.is_empty()));
+    }
+}
+
+#[test]
+fn hostile_client_on_nats_changes_no_result_and_fills_no_memory() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let trio = Trio::start(async || bridge(&server.url()).await).await;
+            let stranger = Stranger::connect(&server.url()).await;
+            trio.withstands(3, async |forgery| {
+                stranger.write(forgery).await;
+                stranger.flush().await;
+            })
+            .await;
+        });
+    }
+}
+
+#[test]
+fn hostile_client_in_a_process_changes_no_result_and_fills_no_memory() {
+    run(async {
+        let hub = LoopbackHub::new();
+        let trio = Trio::start(async || hub.bridge()).await;
+        trio.withstands(4, async |forgery| hub.forge(&forgery.place, forgery.packet).await).await;
+    });
+}
