@@ -107,7 +107,8 @@ pub(crate) fn build(tree: &Tree, target: &Path, only_units: bool) -> Result<Vec<
     command.args(["test", "--no-run"]).args(ALL).args(only_units.then_some("--lib"));
     let (lines, success) = messages(command)?;
     if !success {
-        let text = lines.iter().filter_map(|line| line["message"]["rendered"].as_str()).collect::<String>();
+        let errors = lines.iter().map(|line| &line["message"]).filter(|message| message["level"] == "error");
+        let text = errors.filter_map(|error| error["rendered"].as_str()).collect::<String>();
         return Err(format!("the tests of the copy do not build:\n{text}"));
     }
     // Programs that tests build and run: now, so that no test waits for the compiler.

@@ -49,16 +49,22 @@ pub(crate) fn sites(text: &str) -> syn::Result<Vec<Site>> {
     Ok(finder.sites)
 }
 
-/// Returns the modules in other files that a file declares for tests only.
+/// Returns the modules in other files that a file declares for tests only: a name, or the file that `#[path]` names.
 pub(crate) fn test_modules(text: &str) -> syn::Result<Vec<String>> {
     let file = syn::parse_file(text)?;
     let modules = file.items.iter().filter_map(|item| match item {
         syn::Item::Mod(module) if module.content.is_none() && is_for_tests(&module.attrs) => {
-            Some(module.ident.to_string())
+            Some(module.attrs.iter().find_map(path_of).unwrap_or_else(|| module.ident.to_string()))
         }
         _ => None,
     });
     Ok(modules.collect())
+}
+
+/// The file that `#[path = "…"]` names.
+fn path_of(attribute: &Attribute) -> Option<String> {
+    let text = attribute.meta.to_token_stream().to_string();
+    Some(text.strip_prefix("path = \"")?.strip_suffix('"')?.to_owned())
 }
 
 /// Whether an item exists only in tests or in the test kit.

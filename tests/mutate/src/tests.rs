@@ -103,8 +103,9 @@ fn chains_with_a_let_keep_their_operator() {
 
 #[test]
 fn modules_for_tests_are_found() {
-    let text = "mod a; #[cfg(test)] mod b; #[cfg(feature = \"testing\")] pub(crate) mod c; #[cfg(unix)] mod d;";
-    assert_eq!(test_modules(text).unwrap(), ["b", "c"]);
+    let text = "mod a; #[cfg(test)] mod b; #[cfg(feature = \"testing\")] pub(crate) mod c; #[cfg(unix)] mod d; \
+                #[cfg(test)] #[path = \"f.rs\"] mod e;";
+    assert_eq!(test_modules(text).unwrap(), ["b", "c", "f.rs"]);
 }
 
 #[test]

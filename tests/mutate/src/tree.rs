@@ -69,7 +69,12 @@ impl Tree {
             let text = read(&self.top.join(path))?;
             let folder = path.trim_end_matches(".rs").trim_end_matches("/mod");
             let modules = find::test_modules(&text).map_err(|error| format!("failed to parse {path}: {error}"))?;
-            tests.extend(modules.into_iter().map(|module| format!("{folder}/{module}")));
+            // A file that `#[path]` names lies beside the one that declares it.
+            let beside = path.rsplit_once('/').map_or("", |(beside, _)| beside);
+            tests.extend(modules.into_iter().map(|module| match module.strip_suffix(".rs") {
+                Some(file) => format!("{beside}/{file}"),
+                None => format!("{folder}/{module}"),
+            }));
             texts.push((path, text));
         }
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
