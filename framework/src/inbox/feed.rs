@@ -390,26 +390,4 @@ impl Feed {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_nobody_on_a_thread_takes_is_not_read_there() {
-        let asked = Rc::new(Cell::new(0));
-        let counts = Rc::clone(&asked);
-        let pages: Pages = Rc::new(move |_, _, _| {
-            counts.set(counts.get() + 1);
-            Box::pin(async { Ok((Vec::new(), 0)) })
-        });
-        let source = ShardId::new(Name::from_static("bank").unwrap(), 0);
-        let feed = Feed::new(source, pages, Arc::default(), Rc::default(), Arc::default());
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        tokio::task::LocalSet::new().block_on(&runtime, async {
-            feed.takers(Vec::new());
-            feed.head(5);
-            feed.fill();
-            tokio::task::yield_now().await;
-        });
-        assert!(asked.get() == 0 && feed.is_at_rest());
-    }
-}
+mod tests;

@@ -379,3 +379,6 @@ impl Gate {
 fn sequence_of(entry: &Envelope) -> u64 {
     entry.origin.as_ref().map_or(0, |origin| origin.sequence)
 }
+
+#[cfg(test)]
+mod tests;

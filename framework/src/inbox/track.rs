@@ -162,3 +162,6 @@ impl Taker for ActorTaker {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests;
