@@ -38,6 +38,7 @@ cargo run --release --manifest-path tests/mutate/Cargo.toml -- [OPTION]...
   --minutes N        begin no mutant after this time; a later run resumes
   --again            try mutants again that were missed: after new tests
   --lib              use unit tests only: builds and runs less
+  --skip PART        no tests whose name contains this; may be repeated
   --no-run           build and stop
   --list             print the mutants and do nothing else
   --report           print the verdicts so far and do nothing else
@@ -54,6 +55,7 @@ struct Options {
     minutes: Option<u64>,
     again: bool,
     lib: bool,
+    skip: Vec<String>,
     no_run: bool,
     list: bool,
     report: bool,
@@ -72,6 +74,7 @@ impl Options {
             minutes: None,
             again: false,
             lib: false,
+            skip: Vec::new(),
             no_run: false,
             list: false,
             report: false,
@@ -94,6 +97,7 @@ impl Options {
                 "--below" => options.below = number(&value()?)?,
                 "--again" => options.again = true,
                 "--lib" => options.lib = true,
+                "--skip" => options.skip.push(value()?),
                 "--no-run" => options.no_run = true,
                 "--list" => options.list = true,
                 "--report" => options.report = true,
@@ -189,7 +193,7 @@ fn run(options: &Options) -> Result<f64, String> {
     let scratch = Scratch(env::temp_dir().join(format!("mutate-{}", std::process::id())));
     fs::create_dir_all(&scratch.0).map_err(|error| format!("failed to create {}: {error}", scratch.0.display()))?;
     println!("==> run each test without a mutant");
-    let tests = suite::list(&programs)?;
+    let tests = suite::list(&programs, &target, &options.skip)?;
     let normal = suite::reach(&tests, &digest, &base.join("reached.json"), &scratch.0, options.jobs)?;
     println!("==> run each mutant with the tests that reach it");
     let verdicts = Mutex::new(Verdicts::open(&results, options.again)?);

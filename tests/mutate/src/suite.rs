@@ -25,6 +25,8 @@ pub(crate) struct Test {
     pub(crate) name: String,
     program: Program,
     filter: String,
+    /// Where cargo finds what is built, for tests that run it.
+    target: PathBuf,
 }
 
 /// A test as it runs without a mutant.
@@ -43,8 +45,8 @@ pub(crate) enum End {
     TimedOut,
 }
 
-/// Lists the tests of all programs.
-pub(crate) fn list(programs: &[Program]) -> Result<Vec<Test>, String> {
+/// Lists the tests of all programs, without those whose name contains a part in `skip`.
+pub(crate) fn list(programs: &[Program], target: &Path, skip: &[String]) -> Result<Vec<Test>, String> {
     let mut tests = Vec::new();
     for program in programs.iter().filter(|program| !NOT_ABOUT_BEHAVIOR.contains(&program.name.as_str())) {
         let listed = Command::new(&program.path).args(["--list", "--format", "terse"]).output();
@@ -52,7 +54,10 @@ pub(crate) fn list(programs: &[Program]) -> Result<Vec<Test>, String> {
         for line in String::from_utf8_lossy(&listed.stdout).lines() {
             let Some(filter) = line.strip_suffix(": test") else { continue };
             let name = format!("{} {filter}", program.name);
-            tests.push(Test { name, program: program.clone(), filter: filter.to_owned() });
+            if !skip.iter().any(|part| name.contains(part)) {
+                let (program, filter, target) = (program.clone(), filter.to_owned(), target.to_owned());
+                tests.push(Test { name, program, filter, target });
+            }
         }
     }
     tests.sort_by(|a, b| a.name.cmp(&b.name));
@@ -69,6 +74,8 @@ pub(crate) fn run(test: &Test, with: &[(&str, &str)], limit: Duration, scratch: 
         .args(["--exact", &test.filter])
         .current_dir(&test.program.folder)
         .env("CARGO_MANIFEST_DIR", &test.program.folder)
+        .env("CARGO_TARGET_DIR", &test.target)
+        .env("CARGO_PROFILE_DEV_DEBUG", "0")
         .env("TMPDIR", scratch)
         .env_remove("MUTANT")
         .env_remove("MUTANTS_REACHED")
