@@ -314,9 +314,11 @@ impl Feed {
         loop {
             if self.doubt.get() && self.last.get() >= self.known.get() {
                 // Nothing is missing: however many contradictions come, the owner is asked at a bounded rate.
-                if let Some(before) = self.asked.replace(Some(instant())) {
+                if let Some(before) = self.asked.get() {
                     tokio::time::sleep_until(before + DOUBT).await;
                 }
+                // After the wait: a time noted before it would let the next question go at once.
+                self.asked.set(Some(instant()));
             }
             if let Some(before) = self.disproved.take() {
                 // However many positions are claimed that do not exist, the owner is asked at a bounded rate.

@@ -116,6 +116,15 @@ mod tests {
     }
 
     #[test]
+    fn a_place_is_kept_for_its_first_message() {
+        let mut held = Held::default();
+        assert_eq!(held.keep(3, empty(), 1), None);
+        assert_eq!(held.keep(3, empty(), 2), Some(2));
+        assert_eq!(held.first_up_to(2).map(|(.., told)| told), None);
+        assert_eq!(held.first_up_to(3).map(|(.., told)| told), Some(1));
+    }
+
+    #[test]
     fn held_messages_give_way_to_the_log() {
         let mut held = Held::default();
         for place in [5, 7, 9] {

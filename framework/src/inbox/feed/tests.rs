@@ -16,6 +16,8 @@ struct Owner {
     asked: RefCell<Vec<(u64, usize, Instant)>>,
     /// How many questions are not answered.
     silent: Cell<usize>,
+    /// How many events an answer has at most, if not as many as asked for.
+    short: Cell<Option<usize>>,
 }
 
 /// Takes events of one name, and keeps them until the test is done with them.
@@ -101,6 +103,7 @@ impl Fixture {
             let silent = asked.silent.get();
             asked.silent.set(silent.saturating_sub(1));
             let log = asked.log.borrow();
+            let most = asked.short.get().unwrap_or(most);
             let page: Vec<Envelope> = log.iter().filter(|event| position(event) > after).take(most).cloned().collect();
             let head = log.last().map_or(0, position);
             Box::pin(async move { if silent > 0 { Err("no answer".to_owned()) } else { Ok((page, head)) } })
@@ -416,5 +419,80 @@ fn a_held_event_gives_way_to_the_one_in_the_log() {
         turn().await;
         assert_eq!((taker.positions(), test.settled()), (vec![1, 2, 3], vec![2, 3]));
         assert_eq!(test.counts.events_dropped.get(), 1);
+    });
+}
+
+#[test]
+fn what_was_held_waits_for_room_too() {
+    run(async {
+        let taker = Taken::new(0, "");
+        let test = Fixture::new(std::slice::from_ref(&taker));
+        test.owner.silent.set(usize::MAX);
+        let most = IN_FLIGHT as u64;
+        (1..most).for_each(|position| test.live(event(position)));
+        test.live(event(most + 1));
+        test.live(event(most));
+        assert_eq!(taker.positions().len(), IN_FLIGHT);
+        // The next one that is settled makes room for one.
+        taker.finish();
+        test.live(event(most + 2));
+        assert_eq!(taker.positions().len(), IN_FLIGHT - 1);
+        assert!(!test.feed.is_at_rest());
+    });
+}
+
+#[test]
+fn forged_events_lead_to_questions_at_a_bounded_rate() {
+    run(async {
+        let taker = Taken::new(0, "");
+        let test = Fixture::new(std::slice::from_ref(&taker));
+        test.log_reaches(1);
+        test.live(event(1));
+        test.live(other(1));
+        turn().await;
+        // Whether the log is as taken, and whether it has more.
+        assert_eq!(test.questions(), 2);
+        for round in 2..5 {
+            (0..10).for_each(|_| test.live(other(1)));
+            turn().await;
+            assert_eq!(test.questions(), 2 * (round - 1));
+            pass(DOUBT + Duration::from_millis(1)).await;
+            assert_eq!(test.questions(), 2 * round);
+        }
+        assert!(test.standing.reasons().is_empty());
+        assert_eq!(test.counts.events_dropped.get(), 31);
+    });
+}
+
+#[test]
+fn a_log_that_ends_before_what_was_taken_is_another_one() {
+    run(async {
+        let taker = Taken::new(5, "");
+        let test = Fixture::new(std::slice::from_ref(&taker));
+        test.log_reaches(2);
+        test.live(event(9));
+        turn().await;
+        assert!(test.feed.is_shut());
+        assert_eq!((test.settled(), test.standing.reasons().len()), (vec![9], 1));
+    });
+}
+
+#[test]
+fn short_answers_are_followed_by_more_questions() {
+    run(async {
+        let taker = Taken::new(0, "");
+        let test = Fixture::new(std::slice::from_ref(&taker));
+        test.log_reaches(5);
+        test.owner.short.set(Some(2));
+        test.feed.head(5);
+        turn().await;
+        assert_eq!((taker.positions(), test.questions()), (vec![1, 2, 3, 4, 5], 3));
+        // An owner that keeps back what it says it has is not asked without end.
+        test.log_reaches(8);
+        test.owner.short.set(Some(0));
+        test.feed.head(8);
+        turn().await;
+        assert_eq!((taker.positions().len(), test.questions()), (5, 4));
+        assert!(!test.feed.is_at_rest());
     });
 }
