@@ -64,4 +64,14 @@ mod tests {
         trail.passed(5, id(5));
         assert_eq!((trail.knows(5, id(5)), trail.knows(4, id(4))), (Some(true), None));
     }
+
+    #[test]
+    fn each_half_of_an_id_tells_messages_apart() {
+        let (old, young) = (1u128 << 64 | 5, 2u128 << 64 | 5);
+        let mut trail = Trail::default();
+        trail.passed(1, MessageId::from_u128(old));
+        assert_eq!(trail.knows(1, MessageId::from_u128(young)), Some(false));
+        assert_eq!(trail.knows(1, MessageId::from_u128(old + 1)), Some(false));
+        assert_eq!(trail.knows(1, MessageId::from_u128(old)), Some(true));
+    }
 }

@@ -1,6 +1,30 @@
 //! Tests of the counting of what is dispatched and appended.
 
 use super::*;
+use crate::clock::Timestamp;
+use crate::message::{Kind, MessageId, Origin};
+
+/// Actors of one type: the key of each event is that of its stream.
+#[derive(Default)]
+struct Actors(RefCell<Vec<Delivery>>);
+
+impl ActorDoor for Actors {
+    fn deliver(&self, delivery: Delivery) {
+        self.0.borrow_mut().push(delivery);
+    }
+
+    fn key_of(&self, event: &Envelope) -> Result<Option<String>, String> {
+        Ok(event.origin.as_ref().map(|origin| origin.key.clone()))
+    }
+
+    fn live(&self) -> usize {
+        0
+    }
+
+    fn sweep(&self, _: u64, _: usize) {}
+
+    fn reset(&self) {}
+}
 
 fn track(dispatched: u64, stored: u64) -> (Rc<Track>, Rc<Cell<u64>>) {
     let shard = ShardId::new(Name::from_static("bank").unwrap(), 0);
@@ -34,4 +58,29 @@ fn only_places_near_the_start_may_have_been_under_way() {
     let (track, _) = track(10, 10);
     assert!(track.is_near_start(10 + NEAR_START));
     assert!(!track.is_near_start(11 + NEAR_START));
+}
+
+#[test]
+fn an_event_below_the_floor_is_not_taken_again() {
+    let name = Name::from_static("bank").unwrap();
+    let shard = ShardId::new(name.clone(), 0);
+    let actors = Rc::new(Actors::default());
+    let dispatched = Rc::new(Cell::new(7));
+    let door = Rc::clone(&actors) as Rc<dyn ActorDoor>;
+    let taker = ActorTaker::new((&name, &name), door, vec![name.clone()], &shard, &dispatched, &[Some(5)]);
+    assert_eq!(taker.floor(), 5);
+    let done = Rc::new(Cell::new(0));
+    for sequence in 4..=6 {
+        let origin = Origin { shard: shard.clone(), actor: name.clone(), key: "ada".into(), sequence, version: 1 };
+        let event =
+            Envelope::new(MessageId::from_u128(1), Kind::Event, name.clone(), name.clone(), Timestamp::from_millis(0));
+        let counted = Rc::clone(&done);
+        taker.take(&Envelope { origin: Some(origin), ..event }, Box::new(move || counted.set(counted.get() + 1)));
+    }
+    assert_eq!((actors.0.borrow().len(), done.get()), (1, 2));
+    let delivery = actors.0.borrow_mut().remove(0);
+    (delivery.settle)(Outcome::Stopped);
+    assert_eq!(done.get(), 3);
+    // 6 was not appended, so the store's floor stays.
+    assert!(taker.unstored().is_empty());
 }
