@@ -36,7 +36,10 @@ fn false_note_forgets_nothing() {
         assert_eq!((lanes.noted(&to), lanes.unstored(1)), (Some(9), vec![(to.clone(), 8)]));
         assert!(lanes.confirm(&to, 8, 9));
         let lanes = lanes.lanes.borrow();
-        assert!(lanes.get(&to).is_some_and(|lane| (lane.committed, lane.offered) == (8, 8)), "9 is handed on again");
+        assert!(
+            lanes.get(&to).is_some_and(|lane| (lane.committed, lane.offered) == (8, 8)),
+            "9 is handed on again"
+        );
     });
 }
 
@@ -96,5 +99,98 @@ fn lane_without_progress_is_reported_once_until_it_resumes() {
             assert_eq!(lanes.committed(&to, claimed + 1, || 9), Claim::News);
         }
         assert_eq!(reported, 2, "once each time");
+    });
+}
+
+/// Lanes with one to shard 3 on which 1 to `offered` are on their way.
+fn lanes(offered: u64) -> (Rc<Lanes>, ShardId) {
+    let lanes = Lanes::new(Arc::default());
+    let to = ShardId::new(Name::from_static("bank").unwrap(), 3);
+    let mut lane = Lane::from(0);
+    (1..=offered).for_each(|sequence| lane.offer(sequence, 1));
+    lanes.lanes.borrow_mut().insert(to.clone(), lane);
+    (lanes, to)
+}
+
+fn on_paused_time(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(test);
+}
+
+#[test]
+fn only_what_was_sent_can_be_committed() {
+    on_paused_time(async {
+        let (lanes, to) = lanes(5);
+        let other = ShardId::new(Name::from_static("bank").unwrap(), 4);
+        assert_eq!(lanes.committed(&other, 3, || 3), Claim::Known);
+        assert_eq!(lanes.committed(&other, 4, || 3), Claim::Impossible);
+        assert_eq!(lanes.committed(&to, 3, || 9), Claim::News);
+        assert_eq!(lanes.committed(&to, 3, || 9), Claim::Known);
+        assert_eq!(lanes.committed(&to, 10, || 9), Claim::Impossible);
+        assert_eq!(lanes.committed(&to, 9, || 9), Claim::News, "it has asked for more than was handed on");
+        assert!(lanes.has(&to) && !lanes.has(&other));
+    });
+}
+
+#[test]
+fn lanes_rest_when_all_that_was_sent_is_committed() {
+    on_paused_time(async {
+        let (lanes, to) = lanes(5);
+        let head = |done, head| [(to.clone(), done, head)];
+        assert!(!lanes.is_at_rest(&head(0, 5)));
+        assert!(lanes.is_at_rest(&head(5, 5)), "the store knows more than the lane");
+        lanes.committed(&to, 4, || 5);
+        assert!(!lanes.is_at_rest(&head(0, 5)) && lanes.is_at_rest(&head(0, 4)));
+    });
+}
+
+#[test]
+fn the_store_is_told_in_steps() {
+    on_paused_time(async {
+        let (lanes, to) = lanes(9);
+        lanes.confirm(&to, 3, 0);
+        assert!(lanes.unstored(4).is_empty());
+        assert_eq!(lanes.unstored(3), [(to.clone(), 3)]);
+        assert!(lanes.unstored(0).is_empty());
+        lanes.confirm(&to, 4, 0);
+        assert_eq!(lanes.unstored(0), [(to, 4)]);
+    });
+}
+
+#[test]
+fn lane_without_progress_starts_again_when_its_patience_ends() {
+    on_paused_time(async {
+        let (lanes, to) = lanes(2);
+        let look = || lanes.impatience(|_| true, |_| {});
+        let began = instant();
+        assert_eq!(lanes.next_impatience(|_| true), Some(began + PATIENCE));
+        assert_eq!(lanes.next_impatience(|_| false), None);
+        assert_eq!(look(), (false, Some(began + PATIENCE)));
+        tokio::time::advance(PATIENCE).await;
+        assert_eq!(look(), (true, Some(began + PATIENCE * 3)), "patience doubles");
+        assert_eq!(lanes.next_impatience(|_| true), None, "nothing is on its way");
+        // News from the destination of what was not just handed on.
+        lanes.lanes.borrow_mut().get_mut(&to).unwrap().offer(1, 1);
+        lanes.hurry_to(&to);
+        assert_eq!(lanes.next_impatience(|_| true), None);
+        lanes.lanes.borrow_mut().get_mut(&to).unwrap().offer(1, 1);
+        lanes.hurry_to(&to);
+        assert!(lanes.next_impatience(|_| true).is_some(), "it was just hurried");
+    });
+}
+
+#[test]
+fn stopped_lane_takes_no_note_until_it_resumes() {
+    on_paused_time(async {
+        let (lanes, to) = lanes(5);
+        lanes.stop(&to);
+        assert_eq!(lanes.committed(&to, 3, || 5), Claim::Known);
+        assert_eq!(lanes.begins_asking(&to), None, "who stopped it asks on");
+        lanes.asked(&to);
+        assert_eq!(lanes.begins_asking(&to), Some(0));
+        assert!(lanes.resume(&to) && !lanes.resume(&to));
+        assert_eq!(lanes.committed(&to, 3, || 5), Claim::News);
+        assert_eq!((lanes.unconfirmed(), lanes.noted(&to)), (vec![to.clone()], Some(3)));
+        lanes.confirm(&to, 3, 3);
+        assert_eq!((lanes.unconfirmed(), lanes.noted(&to)), (vec![], None));
     });
 }
