@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-/// How long lies between two looks.
+/// The span between two looks.
 const BETWEEN: Duration = Duration::from_millis(5);
 
 /// Looks until `found` has something, and returns it.

@@ -23,10 +23,10 @@ const STACK_BYTES: usize = 512 * 1024;
 /// No input grows past this many bytes.
 const INPUT_BYTES: usize = 16 * 1024;
 
-/// How many inputs that were accepted are kept as samples beside the given ones.
+/// The number of accepted inputs that are kept as samples beside the given ones.
 const KEPT: usize = 64;
 
-/// How often the input is tried while it is made short.
+/// The number of attempts to shorten an input.
 const SHORTENINGS: usize = 2_000;
 
 /// One input must not take longer than this; a decoder is meant to take microseconds.
@@ -43,12 +43,12 @@ pub struct Fuzz {
     rounds: u64,
 }
 
-/// How a search has ended.
+/// The outcome of a search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// How many inputs were accepted.
+    /// The number of accepted inputs.
     pub accepted: u64,
-    /// How many were refused.
+    /// The number of refused inputs.
     pub refused: u64,
 }
 
@@ -123,7 +123,7 @@ impl Fuzz {
             };
             trying.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&input);
             let tried = attempt(accepts, &input);
-            // Nobody listens any more once the search has taken too long.
+            // The receiver is gone if the search has taken too long.
             let _ = beat.send(());
             match tried {
                 Ok(true) => {
@@ -148,7 +148,7 @@ fn at(chance: &IdSource, bound: usize) -> usize {
     chance.below(bound as u64) as usize
 }
 
-/// What `accepts` says, or what its panic says.
+/// The result of `accepts`, or the text of its panic.
 fn attempt(accepts: &dyn Fn(&[u8]) -> bool, input: &[u8]) -> Result<bool, String> {
     panic::catch_unwind(AssertUnwindSafe(|| accepts(input))).map_err(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -228,7 +228,7 @@ fn shorten(accepts: &dyn Fn(&[u8]) -> bool, mut input: Vec<u8>, mut panic: Strin
     (input, panic)
 }
 
-/// What is wrong with an input, and how to keep it.
+/// Describes a failing input, and how to keep it.
 fn kept(name: &str, input: &[u8], wrong: &str) -> String {
     let file: String = wrong.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(40).collect();
     format!("{} bytes {wrong}\nKeep them: printf {} > tests/corpus/{name}/{file}.hex", input.len(), hex(input))

@@ -1,6 +1,6 @@
-//! How much a test does: little by default, much under `tests/run --long`.
+//! The size of a test: small by default, large under `tests/run --long`.
 
-/// Whether `tests/run --long` runs: the environment has `TESTS_LONG=1`. Not `WHIZBANG_…`: those variables configure nodes.
+/// Returns true under `tests/run --long`: the environment has `TESTS_LONG=1`. Not `WHIZBANG_…`: those variables configure nodes.
 pub fn is_long() -> bool {
     std::env::var("TESTS_LONG").is_ok_and(|value| value == "1")
 }

@@ -1,4 +1,4 @@
-//! Panics that nobody sees: a runtime catches those of its tasks, and the test goes on as if nothing had happened.
+//! Finds panics that a runtime has caught in its tasks; otherwise the test would go on as if nothing had happened.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{panic, thread};

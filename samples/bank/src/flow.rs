@@ -10,7 +10,7 @@ use crate::accounts::{Account, Close, Deposit, TakeBack};
 use crate::balances::Balances;
 use crate::transfers::{Move, Outcomes, RequestTransfer, Transfer, TransferEnded, TransferRequested};
 
-/// What people do with their accounts.
+/// The actions of customers.
 #[derive(Clone, Debug)]
 enum Step {
     Deposit { account: u8, cents: u16 },

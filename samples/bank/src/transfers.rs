@@ -84,7 +84,7 @@ impl Apply<TransferEnded> for Transfer {
     }
 }
 
-/// What the saga remembers of its own doing.
+/// A step that the saga has taken.
 #[derive(Event, Serialize, Deserialize)]
 #[event(domain = Transfers)]
 pub(crate) struct MoveBegun {
@@ -151,7 +151,7 @@ pub(crate) struct OutcomeOf {
     pub(crate) transfer: String,
 }
 
-/// What became of the transfers.
+/// The outcomes of transfers.
 #[derive(Projection, Default, Serialize, Deserialize)]
 #[projection(projects(TransferEnded), answers(OutcomeOf))]
 pub(crate) struct Outcomes {

@@ -16,7 +16,7 @@ use whizbang::{NodeHandle, SendError};
 use crate::accounts::{BalanceOf, Deposit, Withdraw};
 use crate::problem::Problem;
 
-/// How long a request waits for its reply.
+/// The time limit for a reply.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 #[derive(Deserialize)]

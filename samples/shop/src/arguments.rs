@@ -1,10 +1,10 @@
-//! What is wanted, as it stands on the command line.
+//! Reads the command line.
 
 use std::path::PathBuf;
 
 use shop::service::Service;
 
-/// What `--help` says.
+/// The text of `--help`.
 pub(crate) const HELP: &str = "\
 An order business of six services that meet only through messages.
 
@@ -32,7 +32,7 @@ Exit code: 0 all is well, 1 an order is open or a balance is off, 2 the call was
 files were refused, 4 the shop could not work, 5 services are at work and not everything has come to its end yet.
 ";
 
-/// What is to be done.
+/// The job of this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
     /// All of it, in this process.
@@ -55,7 +55,7 @@ pub(crate) enum Task {
     Help,
 }
 
-/// What is wanted.
+/// The arguments.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Arguments {
     pub(crate) task: Task,

@@ -8,7 +8,7 @@ const WIDTH: u64 = 40;
 
 /// A progress bar.
 pub(crate) struct Bar {
-    /// How many orders will come, if that is known.
+    /// The number of orders that will come, if it is known.
     expected: Option<u64>,
     terminal: bool,
     shown: Option<Counts>,
@@ -26,7 +26,7 @@ impl Bar {
         }
         self.shown = Some(counts);
         let mut out = std::io::stderr().lock();
-        // A bar that cannot be shown is no reason to stop.
+        // A bar that cannot be shown does not end the run.
         let _ = write!(out, "\r{}", self.line(counts));
         let _ = out.flush();
     }
@@ -55,7 +55,7 @@ mod tests {
     fn the_bar_is_filled_as_orders_end() {
         let line = |expected, placed, confirmed| Bar::new(expected).line(Counts { placed, confirmed, cancelled: 1 });
         assert_eq!(line(Some(8), 4, 1), format!("[{}{}] 2/8 orders, 1 cancelled ", "#".repeat(10), " ".repeat(30)));
-        // From files nobody knows how many will come.
+        // The number of orders in files is not known beforehand.
         assert_eq!(line(None, 4, 3), format!("[{}] 4/4 orders, 1 cancelled ", "#".repeat(40)));
         assert!(Bar::new(Some(0)).line(Counts::default()).contains("0/0 orders"));
     }

@@ -1,10 +1,10 @@
 //! The shop: an order business of six services, each with its own domain and store, that meet only through messages.
 //!
-//! The services, in the order of an order's way: [`orders`], [`inventory`], [`payments`], [`shipping`], then those who listen:
-//! [`notifications`] and [`analytics`]. Each is read in five minutes and knows nothing of nodes, stores and brokers; [`service`]
-//! puts each of them on a node. Around them: [`intake`] checks what comes in, [`link`] is how they meet, [`permissions`]
-//! what each may do on a server, [`mod@run`] places
-//! orders and waits for their end, [`report`] and [`flow`] tell from the logs what has happened.
+//! The services, in the order in which they handle an order: [`orders`], [`inventory`], [`payments`], [`shipping`], then the
+//! subscribers [`notifications`] and [`analytics`]. Each is read in five minutes and knows nothing of nodes, stores and
+//! brokers; [`service`] puts each of them on a node. Around them: [`intake`] checks documents, [`link`] connects the services,
+//! [`permissions`] limits each on a server, [`mod@run`] places orders and waits for their end, [`report`] and [`flow`] read
+//! the logs and show what has happened.
 
 pub mod orders;
 

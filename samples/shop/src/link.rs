@@ -1,4 +1,4 @@
-//! How the services meet: inside this process, or over a NATS server.
+//! Connects the services: inside this process, or over a NATS server.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,21 +14,21 @@ use whizbang::prelude::*;
 use crate::permissions::{Logins, SETUP, cards};
 use crate::service::{Home, Service, ShopError};
 
-/// How long a server that cannot be reached is waited for: it may be starting.
+/// The time limit for a server that cannot be reached: it may be starting.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The name of the client that places orders.
 pub const COUNTER: &str = "counter";
 
-/// How the services meet.
+/// The connection between the services.
 pub enum Link {
     /// Inside this process.
     Here(LoopbackHub),
     /// Over a NATS server, each with a connection of its own.
     Nats {
-        /// Where the server is.
+        /// The address of the server.
         url: String,
-        /// What keeps this shop apart from others on the same server.
+        /// The namespace that separates this shop from others on the same server.
         namespace: Namespace,
         /// The folder of the shop, in which the logins are if the server asks for some.
         shop: PathBuf,
@@ -39,7 +39,7 @@ impl Link {
     /// Over the server at `url`, or inside this process if there is none. The shop in `folder` has a namespace of its own.
     ///
     /// # Errors
-    /// What reading and writing a file can meet.
+    /// An I/O error if the file cannot be read or written.
     pub fn new(url: Option<&str>, folder: &Path) -> io::Result<Self> {
         Ok(match url {
             None => Self::Here(LoopbackHub::new()),
@@ -50,7 +50,7 @@ impl Link {
     /// Starts a service.
     ///
     /// # Errors
-    /// What connecting, opening files or starting a node can meet.
+    /// [`ShopError`] if the connection, a file or a node fails.
     pub async fn start(&self, service: Service, home: &Home) -> Result<Node, ShopError> {
         match self {
             Self::Here(hub) => service.start(home, hub.bridge()).await,
@@ -61,7 +61,7 @@ impl Link {
     /// A client that belongs to no service.
     ///
     /// # Errors
-    /// What connecting can meet.
+    /// [`ShopError`] if the connection fails.
     pub async fn client(&self) -> Result<Client, ShopError> {
         Ok(match self {
             Self::Here(hub) => Client::connect(COUNTER, hub.bridge()).await?,

@@ -88,7 +88,7 @@ async fn run_processes(arguments: &Arguments) -> Result<ExitCode, ShopError> {
 async fn serve(arguments: &Arguments, service: Service) -> Result<ExitCode, ShopError> {
     let home = Home::open(&arguments.data)?;
     let link = Link::new(arguments.nats.as_deref(), &arguments.data)?;
-    // Where whoever wants to stop it finds it.
+    // For an operator that wants to stop it.
     std::fs::write(arguments.data.join(format!("{}.pid", service.name())), std::process::id().to_string())?;
     let node = link.start(service, &home).await?;
     say(format_args!("{} serves\n", service.name()));
@@ -183,7 +183,7 @@ async fn report_on(arguments: &Arguments, home: &Home, complaints: &Complaints) 
     Ok(if faults.is_empty() { complaints.code() } else { ExitCode::FAILURE })
 }
 
-/// Says something on the standard output. Whoever has stopped listening has heard enough.
+/// Prints to standard output. A closed pipe is not an error.
 fn say(text: impl Display) {
     let _ = write!(std::io::stdout().lock(), "{text}");
 }

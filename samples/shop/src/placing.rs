@@ -1,4 +1,4 @@
-//! What is placed: the orders of the files, or made-up ones. What is wrong with them is shown and counted.
+//! Places orders from files or made-up ones. Errors in them are shown and counted.
 
 use std::cell::Cell;
 use std::process::ExitCode;
@@ -9,9 +9,9 @@ use shop::service::ShopError;
 
 use crate::arguments::Arguments;
 
-/// How many complaints about the input are shown; the rest are counted.
+/// The number of input errors that are shown; the rest are counted.
 const SHOWN: u64 = 20;
-/// What is put on each shelf for orders out of files: enough for all of them.
+/// The stock of each product for orders from files: enough for all of them.
 const PLENTY: u64 = 10_000_000;
 
 /// Places what is to be placed.
@@ -43,7 +43,7 @@ pub(crate) async fn place(
     Ok(placed)
 }
 
-/// What was wrong with the input: shown at once, and counted.
+/// The errors in the input: shown at once, and counted.
 #[derive(Default)]
 pub(crate) struct Complaints {
     count: Cell<u64>,

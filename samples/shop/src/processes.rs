@@ -1,4 +1,4 @@
-//! Each service as a process of its own, and a nats-server between them. Whoever dies is started again.
+//! Runs each service in a process of its own, with a nats-server between them. A process that ends is restarted.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -10,9 +10,9 @@ use std::time::Duration;
 use shop::service::Service;
 use tokio::time::Instant;
 
-/// How often it is looked whether everybody lives.
+/// The interval between two checks of the processes.
 const LOOK: Duration = Duration::from_millis(50);
-/// How long a process may take to end in order.
+/// The time that a process may take to stop.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The processes of the shop. Dropped, they are killed.
@@ -66,7 +66,7 @@ impl Processes {
         Ok(Self { kept, url })
     }
 
-    /// Where the nats-server is.
+    /// The address of the nats-server.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
@@ -91,14 +91,14 @@ impl Drop for Processes {
     fn drop(&mut self) {
         self.kept.stopping.set(true);
         for process in self.kept.processes.borrow_mut().iter_mut() {
-            // What has ended by itself cannot be killed, which is just as well.
+            // Killing a process that has ended by itself fails, and needs no handling.
             let _ = process.child.kill();
             let _ = process.child.wait();
         }
     }
 }
 
-/// Starts again who has died.
+/// Restarts processes that have ended.
 async fn tend(kept: Rc<Kept>) {
     while !kept.stopping.get() {
         for process in kept.processes.borrow_mut().iter_mut() {
@@ -159,7 +159,7 @@ impl Process {
     }
 }
 
-/// How a nats-server is called that keeps its things in `folder`.
+/// The arguments of a nats-server that keeps its files in `folder`.
 fn server_on(port: &str, folder: &Path) -> Vec<String> {
     let folder = folder.display().to_string();
     ["-js", "-a", "127.0.0.1", "-p", port, "-sd", &folder, "--ports_file_dir", &folder].map(str::to_owned).to_vec()
@@ -174,7 +174,7 @@ fn port_in(text: &str) -> Option<String> {
 /// Starts a program that dies with this one.
 fn spawn(program: &Path, arguments: &[String]) -> io::Result<Child> {
     let mut command = match find("setpriv", &places()) {
-        // Killed with -9 this process can take nobody along; the operating system does it.
+        // A process that is killed with SIGKILL cannot end its children; the operating system does.
         Some(setpriv) => {
             let mut command = Command::new(setpriv);
             command.args(["--pdeathsig", "KILL"]).arg(program);
@@ -198,7 +198,7 @@ fn nats_server(places: &[PathBuf]) -> io::Result<PathBuf> {
     })
 }
 
-/// Where programs usually are; servers may lie in sbin, which users have not in their PATH.
+/// The folders of programs; servers may be in sbin, which is not in the PATH of users.
 fn places() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from)).collect()

@@ -14,18 +14,18 @@ use crate::orders::{AskProgress, Counts, PlaceOrder, Placing};
 use crate::report::mails_in;
 use crate::service::{Home, ShopError};
 
-/// How many orders are open at a time: more of them would only wait in line.
+/// The number of open orders at a time: more of them would only wait.
 const OPEN: u64 = 128;
-/// How many orders are placed at once.
+/// The number of orders placed at once.
 const AT_ONCE: u64 = 32;
-/// How often the progress is looked at.
+/// The interval between two looks at the progress.
 const LOOK: Duration = Duration::from_millis(2);
-/// How long an answer is waited for before the same is asked again: who was killed does not answer any more.
+/// The time limit for an answer before the request is repeated: a killed service does not answer.
 const ANSWER: Duration = Duration::from_secs(3);
-/// How long nothing may move before waiting ends.
+/// The time without progress after which waiting ends.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What has become of placing orders.
+/// The outcome of placing orders.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Placed {
     /// Placed now.
@@ -61,7 +61,7 @@ impl<'a> Counter<'a> {
     /// Fills every shelf of the catalog, once for each delivery note.
     ///
     /// # Errors
-    /// What sending can meet.
+    /// [`ShopError`] if a command cannot be sent.
     pub async fn restock(&self, note: &str, quantity: u64) -> Result<(), ShopError> {
         let products = (1..=CATALOG).map(product);
         let restocks = products.map(|product| {
@@ -77,7 +77,7 @@ impl<'a> Counter<'a> {
     /// Places orders, not more than so many open at a time. `refused` hears of those whose id is taken.
     ///
     /// # Errors
-    /// What sending can meet.
+    /// [`ShopError`] if a command cannot be sent.
     pub async fn place(
         &mut self,
         orders: impl Iterator<Item = PlaceOrder>,
@@ -113,11 +113,11 @@ impl<'a> Counter<'a> {
         Ok(placed)
     }
 
-    /// Waits until every order has ended, all sums are even and everybody has mail; `placed` orders there are at least. Gives
-    /// up when nothing moves any more: the report says then what is open.
+    /// Waits until every order has ended, all sums are balanced and all e-mails are written, of at least `placed` orders. Gives
+    /// up after a span without progress; the report then shows the open orders.
     ///
     /// # Errors
-    /// What asking can meet.
+    /// [`ShopError`] if a query is not answered.
     pub async fn wait(&mut self, home: &Home, placed: u64) -> Result<(), ShopError> {
         let mut last = None;
         let mut moved = Instant::now();
@@ -144,10 +144,10 @@ impl<'a> Counter<'a> {
         }
     }
 
-    /// What was sold so far.
+    /// Returns the sales so far.
     ///
     /// # Errors
-    /// What asking can meet.
+    /// [`ShopError`] if a query is not answered.
     pub async fn sales(&self) -> Result<Sales, ShopError> {
         Ok(patiently(|| self.client.query(AskRevenue {}).deadline(ANSWER)).await?)
     }

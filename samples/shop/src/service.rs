@@ -23,12 +23,12 @@ const REST: Duration = Duration::from_secs(2);
 /// The provider may be away for a minute before a payment becomes a dead letter.
 const PATIENT: Retry = Retry { attempts: 40, first: Duration::from_millis(100), longest: Duration::from_secs(2) };
 
-/// How long a store that somebody works with is waited for: who was killed a moment ago is not quite gone.
+/// The time limit for a store that is in use: a process that was just killed may hold it for a moment.
 const LETTING_GO: Duration = Duration::from_secs(2);
-/// How often it is looked meanwhile.
+/// The interval between two attempts.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Where the e-mails lie.
+/// The folder of the e-mails.
 const MAILS: &str = "mails";
 /// The payment provider's ledger.
 const LEDGER: &str = "provider.ledger";
@@ -70,7 +70,7 @@ impl Service {
     /// Starts it.
     ///
     /// # Errors
-    /// What opening its files or starting a node can meet.
+    /// [`ShopError`] if a file cannot be opened or the node does not start.
     pub async fn start(self, home: &Home, bridge: impl Bridge) -> Result<Node, ShopError> {
         let node = self.hosted(Node::builder(self.name(), home.store(self).await?), home)?;
         Ok(node.bridge(bridge).start().await?)
@@ -104,7 +104,7 @@ impl Service {
     }
 }
 
-/// Where the shop keeps everything.
+/// The folder with all files of a shop.
 pub struct Home {
     folder: PathBuf,
 }
@@ -113,7 +113,7 @@ impl Home {
     /// A home in a folder, which is created if it is not there.
     ///
     /// # Errors
-    /// What creating a folder can meet.
+    /// An I/O error if the folder cannot be created.
     pub fn open(folder: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(folder).map_err(at(folder))?;
         Ok(Self { folder: folder.to_owned() })
@@ -133,7 +133,7 @@ impl Home {
     /// Opens the store of a service. One process at a time has it; a killed one may take a moment to let go of it.
     ///
     /// # Errors
-    /// [`ShopError::Busy`] if somebody works with it, and what opening a store can meet.
+    /// [`ShopError::Busy`] if another process uses it; [`ShopError::Node`] if it cannot be opened.
     pub async fn store(&self, service: Service) -> Result<EmbeddedStore, ShopError> {
         let begun = Instant::now();
         loop {
@@ -146,10 +146,10 @@ impl Home {
         }
     }
 
-    /// Looks into the store of a service, whoever works with it; `None` if the service has never been there.
+    /// Opens the store of a service for reading, even if a process uses it; `None` if the service has never run.
     ///
     /// # Errors
-    /// What reading a store can meet.
+    /// [`ShopError::Node`] if the store cannot be read.
     pub fn look(&self, service: Service) -> Result<Option<ReadOnlyStore>, ShopError> {
         match EmbeddedStore::read_only(self.folder.join(service.name())) {
             Ok(store) => Ok(Some(store)),
@@ -174,7 +174,7 @@ pub fn at(file: &Path) -> impl FnOnce(io::Error) -> io::Error + '_ {
     move |error| io::Error::new(error.kind(), format!("{}: {error}", file.display()))
 }
 
-/// What can go wrong around the services.
+/// An error of the shop around its services.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ShopError {

@@ -33,7 +33,7 @@ async fn main() -> Result<(), whizbang::Error> {
 async fn together() -> Result<(), whizbang::Error> {
     let hub = LoopbackHub::new();
     let counter = Node::builder("counter", MemoryStore::new()).host::<Guest>().bridge(hub.bridge()).start().await?;
-    // Nobody brews yet: the command waits in the counter's outbox.
+    // No service brews yet: the command waits in the counter's outbox.
     counter.client().send(Order { guest: "ada".into(), drink: "espresso".into() }).await?;
 
     let machine = Node::builder("machine", MemoryStore::new()).host::<Machine>().bridge(hub.bridge()).start().await?;

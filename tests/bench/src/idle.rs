@@ -1,4 +1,4 @@
-//! What nodes cost that have nothing to do: the time their threads ran, as part of a core.
+//! The cost of idle nodes: the run time of their threads, as part of a core.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -10,9 +10,9 @@ use whizbang::store::embedded::EmbeddedStore;
 use crate::nats::{Book, Reader, bridge, next_run, write};
 use whizbang_tests::nats::{NatsServer, Release};
 
-/// How long is looked.
+/// The span that is measured.
 const SPAN: Duration = Duration::from_secs(10);
-/// What a node may cost, in percent of a core.
+/// The limit for one node, in percent of a core.
 const LIMIT: f64 = 0.5;
 
 /// A node on disk that is alone.
@@ -63,7 +63,7 @@ async fn cost() -> f64 {
     (ran() - before).as_secs_f64() / begun.elapsed().as_secs_f64() * 100.0
 }
 
-/// How long the threads of this process have run; nanoseconds, where `/proc/PID/stat` counts in steps of ten milliseconds.
+/// The run time of this process's threads, in nanoseconds; `/proc/PID/stat` counts in steps of ten milliseconds.
 fn ran() -> Duration {
     let threads = fs::read_dir("/proc/self/task").expect("Linux").flatten();
     let nanos = threads.filter_map(|thread| {

@@ -1,4 +1,4 @@
-//! What an idle key costs: the memory of a live aggregate that has handled one command, against that of a bare actor.
+//! The cost of an idle key: the memory of a live aggregate that has handled one command, against that of a bare actor.
 
 use whizbang::derive::block_on;
 use whizbang::{MemoryStore, Node};

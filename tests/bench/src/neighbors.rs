@@ -1,4 +1,4 @@
-//! What failing messages and a slow job cost the others: the same flow with and without them.
+//! The cost of failing messages and a slow job for other messages: the same flow with and without them.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use whizbang::{MemoryStore, Node};
 
 use crate::report::{REPETITIONS, report};
 
-/// How many messages are sent, and how many in one turn of the sender.
+/// The number of messages sent, and the number in one turn of the sender.
 const MESSAGES: usize = 50_000;
 const BATCH: usize = 500;
 const KEYS: usize = 1000;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// How often anchor and framework are measured in turn.
+/// The number of times that anchor and framework are measured in alternation.
 pub(crate) const REPETITIONS: usize = 5;
 
 /// Prints the medians of the pairs (value, anchor value) and of their ratios.

@@ -82,7 +82,7 @@ pub(crate) fn in_flight() {
             let (end, ended) = tokio::sync::oneshot::channel::<()>();
             let thread = std::thread::spawn(move || {
                 block_on(async move {
-                    send.send(echoes(KEYS)).expect("somebody waits");
+                    send.send(echoes(KEYS)).expect("the receiver waits");
                     let _ = ended.await;
                 });
             });

@@ -2,7 +2,7 @@
 //!
 //! `bank-node FOLDER LIFE` says on its output, line by line, what its clients know: `sends ID` before a command is sent,
 //! `replied ID BYTES` once it is acknowledged, `refused ID` if it was certainly not taken, `begun TRANSFER`; and `ready` once
-//! the node works. A line is written at once and whole, so that whoever reads it knows what was said before a kill.
+//! the node works. A line is written at once and whole, so that a reader knows every answer before a kill.
 
 #[path = "../../../framework/tests/bank/mod.rs"]
 mod bank;
@@ -24,7 +24,7 @@ const CLIENTS: u64 = 48;
 const ACCOUNTS: u64 = 9;
 
 fn say(line: &str) {
-    // One call of the operating system: another process sees all of it or nothing. Nobody reads any more if it fails.
+    // One call of the operating system: another process sees all of it or nothing. It fails if the reader has closed the pipe.
     let _ = std::io::stdout().lock().write_all(line.as_bytes());
 }
 

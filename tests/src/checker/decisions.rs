@@ -1,4 +1,4 @@
-//! Clients against logs: each acknowledged command has one decision, and nobody was told what is not stored.
+//! Clients against logs: each acknowledged command has one decision, and every reply is stored.
 
 use std::collections::BTreeMap;
 
@@ -8,16 +8,16 @@ use whizbang::store::{Note, StoredTurn};
 
 use super::{Broken, Found, Known, Ledger, Stage, Told};
 
-/// What the logs say about one message from outside.
+/// The logs' record of one message from outside.
 #[derive(Debug, Default)]
 struct Decided {
-    /// Where it was decided, and what was replied.
+    /// The place of the decision, and the reply.
     decisions: Vec<(String, Bytes)>,
-    /// How often it has become a dead letter, less how often it was resolved.
+    /// The number of times it has become a dead letter, less the number of times it was resolved.
     dead_letters: i64,
 }
 
-/// Whether a turn has decided on its message, and has not just counted a failed delivery or put it aside.
+/// Returns true if a turn has decided on its message, and has not just counted a failed delivery or deferred it.
 pub(super) fn is_decision(turn: &StoredTurn) -> bool {
     let put_aside = turn.notes.iter().any(|note| matches!(note, Note::DeadLetter(_)));
     let resolves = turn.notes.iter().any(|note| *note == Note::Resolved { message: turn.id });
@@ -65,7 +65,7 @@ pub(super) fn check(ledger: &Ledger, stage: Stage, found: &mut Found) -> usize {
             found.add(Broken::Doubled, format!("command {id} is decided in {place} and is a dead letter"));
         }
         if !ledger.commands.contains_key(id) {
-            found.add(Broken::Phantom, format!("nobody sent {id}, and yet the logs know it"));
+            found.add(Broken::Phantom, format!("{id} is in the logs and was never sent"));
         }
     }
     for (id, known) in &ledger.commands {

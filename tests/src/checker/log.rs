@@ -1,4 +1,4 @@
-//! What the log of one shard holds, read through the public traits of the store.
+//! The contents of one shard's log, read through the public traits of the store.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use whizbang::store::{
     CommitListener, DeadLetter, ShardHandle, ShardReader, Store, StoreError, StoredEvent, StoredTurn, Ticket, Watermark,
 };
 
-/// How many rows are read at once.
+/// The number of rows read at once.
 const PAGE: usize = 1_000;
 
 /// All that the log of one shard holds.
@@ -24,7 +24,7 @@ pub struct ShardLog {
     pub streams: Vec<StreamLog>,
     /// For each destination: up to where it has committed, and the last sequence given out.
     pub outbox_heads: Vec<(ShardId, u64, u64)>,
-    /// How far the shard has taken from each of its sources.
+    /// The shard's watermark for each of its sources.
     pub watermarks: Vec<Watermark>,
     /// Its unresolved dead letters, as the store lists them.
     pub dead_letters: Vec<DeadLetter>,
@@ -41,7 +41,7 @@ pub struct StreamLog {
     pub turns: Vec<StoredTurn>,
 }
 
-/// Nothing is appended by whoever only reads.
+/// A reader appends nothing.
 struct Deaf;
 
 impl CommitListener for Deaf {
@@ -50,10 +50,10 @@ impl CommitListener for Deaf {
 }
 
 impl ShardLog {
-    /// Opens every shard of a domain and reads all that it holds. Whoever had the shards before can commit no more.
+    /// Opens every shard of a domain and reads all that it holds. The previous owner of the shards can commit nothing after that.
     ///
     /// # Errors
-    /// What the store says if it cannot be read.
+    /// The store's error if it cannot be read.
     ///
     /// # Panics
     /// If the domain's name is none.
@@ -68,10 +68,10 @@ impl ShardLog {
         Ok(logs)
     }
 
-    /// Reads all that a shard holds. Meant for a shard to which nobody writes meanwhile.
+    /// Reads all that a shard holds. For a shard that is not written at the same time.
     ///
     /// # Errors
-    /// What the store says if it cannot be read.
+    /// The store's error if it cannot be read.
     pub async fn read(shard: &ShardId, reader: &dyn ShardReader) -> Result<Self, StoreError> {
         let mut events = Vec::new();
         loop {
@@ -95,7 +95,7 @@ impl ShardLog {
         }
         let mut streams = Vec::new();
         for (actor, key) in reader.streams().await? {
-            // What waits there for its key is taken by the key's own turn.
+            // A message that waits there for its key is handled by the key's own turn.
             if actor.as_str() == "whizbang-deferred" {
                 continue;
             }
@@ -115,7 +115,7 @@ impl ShardLog {
 }
 
 impl StreamLog {
-    /// How a finding names the stream.
+    /// The name of the stream in findings.
     pub(super) fn named(&self, shard: &ShardId) -> String {
         format!("{shard} {}/{}", self.actor, self.key)
     }

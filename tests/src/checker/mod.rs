@@ -24,18 +24,18 @@ use whizbang::{Command, Domain, Message};
 pub use log::{ShardLog, StreamLog};
 pub use subscribers::Applied;
 
-/// What clients know of a command.
+/// The clients' knowledge of a command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Known {
-    /// How often it was sent.
+    /// The number of times it was sent.
     sent: u32,
-    /// How many of these times it was refused.
+    /// The number of times it was refused.
     refused: u32,
     /// The most that was told.
     told: Told,
 }
 
-/// What a client was told about a command it sent; what comes later in this list says more.
+/// The answer to a client's command; a later one in this list says more.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Told {
     /// Nothing that says how it ended: no answer in time, a connection that broke, a process that was killed.
@@ -50,13 +50,13 @@ enum Told {
 }
 
 impl Known {
-    /// Whether it cannot have been handled: it was refused each time.
+    /// Returns true if it cannot have been handled: it was refused each time.
     fn is_refused(&self) -> bool {
         self.told == Told::Unknown && self.sent > 0 && self.refused >= self.sent
     }
 }
 
-/// How much must hold.
+/// The strictness of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Faults may still happen and messages be under way: nothing acknowledged is lost, nothing is doubled or made up.
@@ -65,7 +65,7 @@ pub enum Stage {
     Quiet,
 }
 
-/// What is known of a run.
+/// The record of a run.
 #[derive(Debug, Default)]
 pub struct Ledger {
     commands: BTreeMap<MessageId, Known>,
@@ -75,7 +75,7 @@ pub struct Ledger {
     subscribers: Vec<subscribers::Subscriber>,
 }
 
-/// What kind of promise was broken.
+/// The kind of a broken promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Broken {
     /// Something that should be there is not.
@@ -93,28 +93,28 @@ pub enum Broken {
 pub struct Violation {
     /// Its kind.
     pub broken: Broken,
-    /// What is wrong, and where.
+    /// The fault and its place.
     pub what: String,
 }
 
-/// What a check has found, and how much it has looked at.
+/// The findings of a check, and the amounts that it has looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// Every broken promise, in the order of their kinds.
     pub violations: Vec<Violation>,
-    /// How many commands clients have sent.
+    /// The number of commands that clients have sent.
     pub commands: usize,
-    /// How many of them were acknowledged: answered, accepted or known as a dead letter.
+    /// The number of acknowledged commands: answered, accepted or known as a dead letter.
     pub acknowledged: usize,
-    /// How many were refused each time they were sent.
+    /// The number of commands that were refused each time they were sent.
     pub refused: usize,
-    /// How many decisions the logs hold, those on events and on other actors' commands included.
+    /// The number of decisions in the logs, those on events and on other actors' commands included.
     pub decisions: usize,
-    /// How many events the logs hold.
+    /// The number of events in the logs.
     pub events: usize,
-    /// How many dead letters are not resolved.
+    /// The number of unresolved dead letters.
     pub dead_letters: usize,
-    /// How many events subscribers have applied, all together.
+    /// The number of events that all subscribers have applied.
     pub applied: usize,
 }
 
@@ -145,7 +145,7 @@ impl Ledger {
         self.tell(id, Told::DeadLetter);
     }
 
-    /// A client got this reply. Whoever sends the same id again must get the same reply.
+    /// A client got this reply. The same id sent again must get the same reply.
     pub fn replied(&mut self, id: MessageId, reply: Bytes) {
         self.tell(id, Told::Reply(reply));
     }
@@ -203,12 +203,12 @@ impl Ledger {
 }
 
 impl Verdict {
-    /// Whether no promise was broken.
+    /// Returns true if no promise was broken.
     pub fn is_clean(&self) -> bool {
         self.violations.is_empty()
     }
 
-    /// How many promises of a kind were broken.
+    /// The number of broken promises of a kind.
     pub fn count(&self, broken: Broken) -> usize {
         self.violations.iter().filter(|violation| violation.broken == broken).count()
     }

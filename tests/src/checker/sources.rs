@@ -8,7 +8,7 @@ use whizbang::store::{Lane, Source};
 use super::row::contiguous;
 use super::{Broken, Found, ShardLog, Stage};
 
-/// Who must take a number only once: a shard what is sent to it, an actor type of a whole domain what it reacts to.
+/// The receiver that must take a number only once: a shard for messages sent to it, an actor type of a domain for events.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Taker {
     source: Source,
@@ -87,7 +87,7 @@ fn check_sent(logs: &[ShardLog], by_shard: &BTreeMap<&ShardId, &ShardLog>, found
             for turn in &stream.turns {
                 for id in turn.sent.iter().map(|sent| sent.id).filter(|id| !taken.contains(id)) {
                     let place = format!("{} turn {}", stream.named(&log.shard), turn.number);
-                    found.add(Broken::Lost, format!("{place} has sent {id}, which nobody has taken"));
+                    found.add(Broken::Lost, format!("{place} has sent {id}, which was never handled"));
                 }
             }
         }

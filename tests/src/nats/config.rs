@@ -1,4 +1,4 @@
-//! What a test wants of its nats-server, as the server's configuration file.
+//! The settings of a test's nats-server, as the server's configuration file.
 
 use std::path::Path;
 
@@ -9,9 +9,9 @@ use super::Certificates;
 pub struct NatsConfig {
     /// The server's certificate, if it speaks TLS only.
     pub certificates: Option<Certificates>,
-    /// Whether clients must show a certificate as well.
+    /// Clients must show a certificate as well.
     pub verify_clients: bool,
-    /// Whether it runs without JetStream.
+    /// It runs without JetStream.
     pub without_jetstream: bool,
     /// The largest message it takes, in bytes, if not 1 MiB.
     pub max_payload: Option<usize>,

@@ -87,5 +87,5 @@ impl Fixture for NatsFixture {
     }
 }
 
-/// How long tests of bridges wait for what must come.
+/// The time limit for a message that must arrive in tests of bridges.
 pub const PATIENCE: Duration = Duration::from_secs(30);

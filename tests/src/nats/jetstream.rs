@@ -17,7 +17,7 @@ use whizbang::testing::broker::{
 
 use super::{NatsServer, Release};
 
-/// How long a server may take to answer again after it was restarted.
+/// The time that a server may take to answer after a restart.
 const START: Duration = Duration::from_secs(20);
 
 /// A server of its own for each case.

@@ -1,7 +1,7 @@
 //! Real nats-servers: each test starts its own, on a free port, in a temporary folder.
 //!
 //! Called by the black-box tests and the benchmark. A server dies with the thread that started it, whatever happens to that.
-//! Where a server is missing the test fails and says so: a green run has really talked to one.
+//! A missing server fails the test: a green run has really talked to one.
 
 mod certificates;
 mod config;
@@ -26,7 +26,7 @@ pub use stranger::Stranger;
 
 use crate::eventually;
 
-/// How long a server may take to start; it takes 14 ms when the machine is idle.
+/// The time that a server may take to start; it takes 14 ms when the machine is idle.
 const START: Duration = Duration::from_secs(20);
 
 /// Which nats-server.
@@ -39,7 +39,7 @@ pub enum Release {
 }
 
 impl Release {
-    /// Where its program is.
+    /// The path of its program.
     ///
     /// # Panics
     /// If it is not installed.
@@ -114,7 +114,7 @@ impl NatsServer {
         self.folder.path().join("nats.log")
     }
 
-    /// What the server has written to its log.
+    /// The server's log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_file()).unwrap_or_default()
     }
@@ -124,7 +124,7 @@ impl NatsServer {
         self.release
     }
 
-    /// Where it listens: `nats://127.0.0.1:PORT`, or `tls://localhost:PORT`.
+    /// Its address: `nats://127.0.0.1:PORT`, or `tls://localhost:PORT`.
     pub fn url(&self) -> String {
         if self.config.certificates.is_some() {
             format!("tls://localhost:{}", self.port)
@@ -146,7 +146,7 @@ impl NatsServer {
         self.process.as_ref().expect("a running server").id()
     }
 
-    /// How many sockets it has: its own, and one for each client.
+    /// The number of its sockets: its own, and one for each client.
     ///
     /// # Panics
     /// If it does not run.
@@ -197,7 +197,7 @@ impl NatsServer {
 
     /// Copies the store, which [`restore`](Self::restore) brings back. The server must not run.
     pub fn back_up(&self) -> TempDir {
-        assert!(self.process.is_none(), "a store is copied while nobody writes it");
+        assert!(self.process.is_none(), "a store is copied only while the server is stopped");
         let copy = tempfile::tempdir_in("/tmp").expect("a folder in /tmp");
         copy_folder(&self.folder.path().join("store"), copy.path());
         copy
@@ -205,7 +205,7 @@ impl NatsServer {
 
     /// Replaces the store by an older copy. The server must not run.
     pub fn restore(&self, copy: &TempDir) {
-        assert!(self.process.is_none(), "a store is replaced while nobody writes it");
+        assert!(self.process.is_none(), "a store is replaced only while the server is stopped");
         let store = self.folder.path().join("store");
         fs::remove_dir_all(&store).expect("removes the store");
         copy_folder(copy.path(), &store);
@@ -213,7 +213,7 @@ impl NatsServer {
 
     /// Replaces the messages of a stream by those of an older copy; its consumers stay as they are. The server must not run.
     pub fn restore_messages(&self, copy: &TempDir, stream: &str) {
-        assert!(self.process.is_none(), "a store is replaced while nobody writes it");
+        assert!(self.process.is_none(), "a store is replaced only while the server is stopped");
         let part = Path::new("jetstream").join("$G").join("streams").join(stream).join("msgs");
         let (older, current) = (copy.path().join(&part), self.folder.path().join("store").join(&part));
         fs::remove_dir_all(&current).expect("removes the messages");
@@ -252,7 +252,7 @@ impl Drop for NatsServer {
         }
         if std::thread::panicking() {
             let log = self.log();
-            // What it says while it starts is the same every time.
+            // Its log is the same at each start.
             let said = log.lines().filter(|line| !line.contains("[INF]"));
             eprintln!("what nats-server ({:?}) has complained of:", self.release);
             said.take(10).for_each(|line| eprintln!("  {line}"));

@@ -67,7 +67,7 @@ impl Taken {
 struct Fixture {
     feed: Rc<Feed>,
     owner: Rc<Owner>,
-    counts: Arc<Counts>,
+    overseer: Overseer,
     standing: Arc<Standing>,
     /// Live events that are settled.
     settled: Rc<RefCell<Vec<u64>>>,
@@ -85,7 +85,7 @@ fn position(event: &Envelope) -> u64 {
 fn event(sequence: u64) -> Envelope {
     let name = Name::from_static("bank").unwrap();
     let id = MessageId::from_u128(u128::from(sequence) + 1_000);
-    let origin = Origin { shard: shard(), actor: name.clone(), key: "ada".into(), sequence, version: 1 };
+    let origin = Origin { shard: shard(), actor: name.clone(), key: "ada".into(), sequence, version: 1, store: None };
     let envelope = Envelope::new(id, Kind::Event, name.clone(), name, Timestamp::from_millis(0));
     Envelope { origin: Some(origin), ..envelope }
 }
@@ -108,10 +108,10 @@ impl Fixture {
             let head = log.last().map_or(0, position);
             Box::pin(async move { if silent > 0 { Err("no answer".to_owned()) } else { Ok((page, head)) } })
         });
-        let (counts, standing) = (Arc::<Counts>::default(), Arc::<Standing>::default());
-        let feed = Feed::new(shard(), pages, Arc::clone(&counts), Rc::default(), Arc::clone(&standing));
+        let (overseer, standing) = (crate::user_code::UserCode::new(&Arc::default()), Arc::<Standing>::default());
+        let feed = Feed::new(shard(), pages, Overseer::clone(&overseer), Rc::default(), Arc::clone(&standing));
         feed.takers(takers.iter().map(|taker| Box::new(taker.clone()) as Box<dyn Taker>).collect());
-        Self { feed, owner, counts, standing, settled: Rc::default() }
+        Self { feed, owner, overseer, standing, settled: Rc::default() }
     }
 
     fn live(&self, event: Envelope) {
@@ -234,7 +234,7 @@ fn a_gap_is_read_from_the_log_in_pages() {
         test.log_reaches(last + 1);
         test.live(event(last + 1));
         test.live(event(last));
-        assert_eq!(test.counts.gaps.get(), 1);
+        assert_eq!(test.overseer.counts.gaps.get(), 1);
         assert!(!test.feed.is_at_rest());
         turn().await;
         assert_eq!(taker.positions(), (3..=last + 1).collect::<Vec<_>>());
@@ -314,7 +314,7 @@ fn an_owner_is_asked_about_old_positions_at_a_bounded_rate() {
         // Not remembered, so it may be another event than was taken.
         test.live(event(4));
         turn().await;
-        assert_eq!((test.settled(), test.questions(), test.counts.duplicates.get()), (vec![4], 2, 1));
+        assert_eq!((test.settled(), test.questions(), test.overseer.counts.duplicates.get()), (vec![4], 2, 1));
         (0..10).for_each(|_| test.live(event(4)));
         test.feed.head(3);
         turn().await;
@@ -343,10 +343,10 @@ fn an_owner_with_another_log_is_not_taken_from() {
         test.live(event(1));
         test.live(event(1));
         taker.finish();
-        assert_eq!(test.counts.events_dropped.get(), 0);
+        assert_eq!(test.overseer.counts.events_dropped.get(), 0);
         test.live(other(1));
         test.live(event(2));
-        assert_eq!((test.settled(), test.counts.events_dropped.get()), (vec![1, 1, 1], 1));
+        assert_eq!((test.settled(), test.overseer.counts.events_dropped.get()), (vec![1, 1, 1], 1));
         turn().await;
         assert_eq!((test.settled(), taker.positions()), (vec![2], vec![]));
         assert!(test.feed.is_shut() && test.feed.is_at_rest());
@@ -397,7 +397,7 @@ fn claims_above_the_log_are_asked_about_at_a_bounded_rate() {
         test.live(event(9));
         turn().await;
         assert_eq!((taker.positions(), test.settled()), (vec![1], vec![9]));
-        assert_eq!((test.questions(), test.counts.events_dropped.get()), (1, 1));
+        assert_eq!((test.questions(), test.overseer.counts.events_dropped.get()), (1, 1));
         taker.finish();
         assert!(test.feed.is_at_rest());
         test.feed.head(8);
@@ -418,7 +418,7 @@ fn a_held_event_gives_way_to_the_one_in_the_log() {
         test.live(event(3));
         turn().await;
         assert_eq!((taker.positions(), test.settled()), (vec![1, 2, 3], vec![2, 3]));
-        assert_eq!(test.counts.events_dropped.get(), 1);
+        assert_eq!(test.overseer.counts.events_dropped.get(), 1);
     });
 }
 
@@ -460,7 +460,7 @@ fn forged_events_lead_to_questions_at_a_bounded_rate() {
             assert_eq!(test.questions(), 2 * round);
         }
         assert!(test.standing.reasons().is_empty());
-        assert_eq!(test.counts.events_dropped.get(), 31);
+        assert_eq!(test.overseer.counts.events_dropped.get(), 31);
     });
 }
 

@@ -50,7 +50,7 @@ fn shard(number: u16) -> ShardId {
 fn message(sequence: u64) -> Envelope {
     let name = Name::from_static("bank").unwrap();
     let id = MessageId::from_u128(u128::from(sequence) + 1_000);
-    let origin = Origin { shard: shard(0), actor: name.clone(), key: "ada".into(), sequence, version: 0 };
+    let origin = Origin { shard: shard(0), actor: name.clone(), key: "ada".into(), sequence, version: 0, store: None };
     let envelope = Envelope::new(id, Kind::Command, name.clone(), name, Timestamp::from_millis(0));
     Envelope { origin: Some(origin), ..envelope }
 }

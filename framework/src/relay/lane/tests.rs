@@ -36,10 +36,7 @@ fn false_note_forgets_nothing() {
         assert_eq!((lanes.noted(&to), lanes.unstored(1)), (Some(9), vec![(to.clone(), 8)]));
         assert!(lanes.confirm(&to, 8, 9));
         let lanes = lanes.lanes.borrow();
-        assert!(
-            lanes.get(&to).is_some_and(|lane| (lane.committed, lane.offered) == (8, 8)),
-            "9 is handed on again"
-        );
+        assert!(lanes.get(&to).is_some_and(|lane| (lane.committed, lane.offered) == (8, 8)), "9 is handed on again");
     });
 }
 

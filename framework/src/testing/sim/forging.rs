@@ -87,8 +87,8 @@ impl Broker {
         let answering = self.listeners(answers);
         if let (Some(line), Ok(asked)) = (answering.first(), forgery.packet.asked()) {
             let answer = line.door.asked(asked);
-            // Nobody listens to the answer.
-            crate::spawn::detached(async move { drop(answer.await) });
+            // The answer is not waited for.
+            drop(tokio::task::spawn_local(async move { drop(answer.await) }));
         }
         !answering.is_empty()
     }

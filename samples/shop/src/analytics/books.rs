@@ -30,7 +30,7 @@ pub struct Sums {
 }
 
 impl Sums {
-    /// Whether nothing is under way.
+    /// Returns true if nothing is in progress.
     pub fn are_even(&self) -> bool {
         *self == Self { placed: self.placed, ..Self::default() }
     }

@@ -1,4 +1,4 @@
-//! Analytics: what was sold where. It asks nobody anything: it listens.
+//! Analytics: sales by product and city. It sends no commands; it subscribes to events.
 
 mod books;
 mod revenue;
@@ -8,6 +8,6 @@ pub use revenue::{AskRevenue, Revenue, Sales};
 
 use whizbang::prelude::*;
 
-/// What was sold where.
+/// The domain of sales figures.
 #[derive(Domain)]
 pub struct Analytics;

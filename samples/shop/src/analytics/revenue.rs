@@ -12,10 +12,10 @@ use crate::orders::OrderConfirmed;
 #[query(domain = Analytics, reply = Sales)]
 pub struct AskRevenue {}
 
-/// What was sold, in cents.
+/// The sales, in cents.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sales {
-    /// How many orders.
+    /// The number of orders.
     pub orders: u64,
     /// All of it.
     pub cents: u64,

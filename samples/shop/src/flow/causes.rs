@@ -1,4 +1,4 @@
-//! What each turn was caused by: the event or command that another turn has brought about.
+//! The cause of each turn: the event or command that another turn has brought about.
 
 use std::collections::HashMap;
 
@@ -33,12 +33,12 @@ impl Causes {
         Self { messages, parents }
     }
 
-    /// What a message is called.
+    /// The name of a message, for people.
     pub(super) fn what(&self, message: MessageId) -> Option<&str> {
         self.messages.get(&message).map(|(_, what)| what.as_str())
     }
 
-    /// How many causes lie before a turn.
+    /// The number of causes before a turn.
     pub(super) fn depth(&self, turn: usize) -> usize {
         let cause = |turn: &usize| self.parents.get(*turn).copied().flatten();
         // No way is longer than there are turns, so that a spoilt log does not keep this going for ever.

@@ -1,4 +1,4 @@
-//! The way of one order through all services, put together from their logs: who, what, when, caused by what.
+//! The path of one order through all services, put together from their logs: actors, results, times and causes.
 
 mod causes;
 mod page;
@@ -28,19 +28,19 @@ pub struct Step {
     pub service: Service,
     /// The actor: its type and its key; of a worker its type.
     pub who: String,
-    /// What came of it: the events recorded, the no that was said, the messages sent.
+    /// The results: events recorded, a rejection, messages sent.
     pub what: Vec<String>,
     /// Milliseconds since the order was placed.
     pub at_ms: u64,
-    /// What it was caused by.
+    /// The cause.
     pub because: String,
 }
 
 impl Flow {
-    /// Puts together the way of an order, as far as it has come. `None`: there is no such order.
+    /// Puts together the path of an order, as far as it has come. `None`: there is no such order.
     ///
     /// # Errors
-    /// What reading a store can meet.
+    /// [`ShopError`] if a store cannot be read.
     pub async fn of(home: &Home, order: &str) -> Result<Option<Self>, ShopError> {
         let found = search(home, order).await?;
         let Some(first) = found.first().map(|found| found.turn.clone()) else { return Ok(None) };
@@ -69,7 +69,7 @@ fn step(found: &Found, first: &StoredTurn, causes: &Causes) -> Step {
     }
 }
 
-/// What came of a turn, in words.
+/// The results of a turn, in words.
 fn what(Found { turn, key, .. }: &Found) -> Vec<String> {
     let mut what: Vec<String> = turn.events.iter().map(|event| event.name.to_string()).collect();
     if !turn.reply.is_empty()

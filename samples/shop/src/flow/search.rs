@@ -1,4 +1,4 @@
-//! Finds everything that was done for an order, in the streams of those who may have done something.
+//! Finds every turn that was taken for an order, in the streams of the actors that may have taken one.
 
 use whizbang::Message;
 use whizbang::actor::Stateful;

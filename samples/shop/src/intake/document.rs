@@ -50,14 +50,14 @@ struct Address {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Objection {
-    /// It is no JSON, or not of this form. Line and column count from the document's first.
+    /// It is not JSON, or not of this form. Line and column count from the document's first.
     #[error("{reason}")]
     Form {
         /// The line, from 1.
         line: usize,
         /// The column, from 1.
         column: usize,
-        /// What is wrong there.
+        /// The error.
         reason: String,
     },
     /// It is about something else.
@@ -65,7 +65,7 @@ pub enum Objection {
     Content {
         /// The order it would place.
         order: String,
-        /// What is wrong with it.
+        /// The error.
         reason: String,
     },
 }
@@ -135,7 +135,7 @@ fn named(what: &str, name: &str) -> Result<(), String> {
     }
 }
 
-/// Whole cents; `None` if it is no amount of them.
+/// Whole cents; `None` if it is not an amount.
 fn cents(amount: f64) -> Option<u64> {
     let cents = (amount * 100.0).round();
     // Two decimals survive the way through a float up to here and far beyond.

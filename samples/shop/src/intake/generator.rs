@@ -2,7 +2,7 @@
 
 use crate::orders::{Cart, Line, PlaceOrder};
 
-/// How many products there are: `prod-001` to `prod-050`.
+/// The number of products: `prod-001` to `prod-050`.
 pub const CATALOG: u32 = 50;
 
 const CITIES: [(&str, &str); 10] = [

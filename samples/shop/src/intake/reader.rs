@@ -17,7 +17,7 @@ const DOCUMENT_BYTES: usize = 1 << 20;
 pub struct Reader {
     path: PathBuf,
     lines: BufReader<File>,
-    /// How many lines were read.
+    /// The number of lines read.
     line: usize,
     /// A line that was read and belongs to the next document.
     ahead: Option<Vec<u8>>,
@@ -25,7 +25,7 @@ pub struct Reader {
     done: bool,
 }
 
-/// A document that is no order. The others are not concerned.
+/// A document that is not an order. The others are not affected.
 #[derive(Debug, thiserror::Error)]
 #[error("{}:{line}:{column}: {objection}", path.display())]
 pub struct Spoilt {
@@ -35,7 +35,7 @@ pub struct Spoilt {
     pub line: usize,
     /// The column, from 1.
     pub column: usize,
-    /// What is wrong.
+    /// The error.
     pub objection: Objection,
 }
 
@@ -43,13 +43,13 @@ impl Reader {
     /// Opens a file of orders.
     ///
     /// # Errors
-    /// What opening a file can meet.
+    /// An I/O error if the file cannot be opened.
     pub fn open(path: &Path) -> io::Result<Self> {
         let lines = BufReader::new(File::open(path)?);
         Ok(Self { path: path.to_owned(), lines, line: 0, ahead: None, documents: 0, done: false })
     }
 
-    /// How many documents the file has had so far.
+    /// The number of documents found in the file so far.
     pub fn documents(&self) -> u64 {
         self.documents
     }
@@ -102,7 +102,7 @@ impl Reader {
                 }
                 first = self.line;
             } else if line.first() == Some(&b'{') {
-                // The document before has no end: this one begins all the same.
+                // The document before has no end: this one begins regardless.
                 self.ahead = Some(line);
                 break;
             }
@@ -153,7 +153,7 @@ impl Iterator for Reader {
     }
 }
 
-/// How deep the text is inside braces, strings left out.
+/// The depth of braces around the text, strings left out.
 #[derive(Default)]
 struct Nesting {
     depth: i64,

@@ -8,7 +8,7 @@ pub use stock::Stock;
 
 use whizbang::prelude::*;
 
-/// What lies on the shelves.
+/// The domain of stock.
 #[derive(Domain)]
 pub struct Inventory;
 
@@ -21,7 +21,7 @@ pub struct Restock {
     pub product: String,
     /// The delivery note: the same one again brings nothing.
     pub note: String,
-    /// How many.
+    /// The number of pieces.
     pub quantity: u64,
 }
 
@@ -36,7 +36,7 @@ pub struct Reserve {
     pub order: String,
     /// The number of its line.
     pub line: u32,
-    /// How many.
+    /// The number of pieces.
     pub quantity: u32,
 }
 
@@ -59,7 +59,7 @@ pub struct Release {
 pub struct Restocked {
     /// The delivery note.
     pub note: String,
-    /// How many.
+    /// The number of pieces.
     pub quantity: u64,
 }
 
@@ -71,7 +71,7 @@ pub struct Reserved {
     pub order: String,
     /// The number of its line.
     pub line: u32,
-    /// How many.
+    /// The number of pieces.
     pub quantity: u32,
 }
 
@@ -83,7 +83,7 @@ pub struct Released {
     pub order: String,
     /// The number of its line.
     pub line: u32,
-    /// How many.
+    /// The number of pieces.
     pub quantity: u32,
 }
 
@@ -95,6 +95,6 @@ pub struct TakenAway {
     pub order: String,
     /// The number of its line.
     pub line: u32,
-    /// How many.
+    /// The number of pieces.
     pub quantity: u32,
 }

@@ -56,7 +56,7 @@ impl Handle<Release> for Stock {
     }
 }
 
-/// Nobody tells the shelf that something has left: it listens to the carrier.
+/// No command reports that pieces have left: the stock subscribes to the carrier's events.
 impl React<ParcelSent> for Stock {
     fn key(parcel: &ParcelSent, _: &About) -> Option<String> {
         Some(parcel.product.clone())

@@ -23,14 +23,14 @@ impl Mailer {
     /// A mailer into `folder`, which is created if it is not there.
     ///
     /// # Errors
-    /// What creating a folder can meet.
+    /// An I/O error if the folder cannot be created.
     pub fn new(folder: &Path) -> io::Result<Self> {
         let drafts = folder.join("drafts");
         std::fs::create_dir_all(&drafts)?;
         Ok(Self { folder: folder.to_owned(), transport: FileTransport::new(&drafts), drafts })
     }
 
-    /// Writes one e-mail. Written again under the same key it replaces itself, so that nobody gets it twice.
+    /// Writes one e-mail. A second e-mail under the same key replaces the first, so no customer gets it twice.
     fn mail(&self, customer: &str, subject: String, text: String, job: &Job) -> Result<(), WorkError> {
         let key = job.idempotency_key;
         let message = Message::builder()

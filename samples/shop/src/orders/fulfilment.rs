@@ -1,5 +1,5 @@
-//! The saga behind every order: reserve each line, take the payment, ship, confirm. Whoever says no ends it: what was done is
-//! undone in reverse, and the order is cancelled.
+//! The saga behind every order: reserve each line, take the payment, ship, confirm. A rejection ends it: the steps that
+//! are done are undone in reverse, and the order is cancelled.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::inventory::{Release, Reserve};
 use crate::payments::{PaymentDeclined, PaymentTaken, RefundPayment, TakePayment};
 use crate::shipping::Ship;
 
-/// How long a payment may take before the order is cancelled.
+/// The time that a payment may take before the order is cancelled.
 pub const PAYMENT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The code of the reason if it has taken longer.
@@ -35,7 +35,7 @@ pub struct Fulfilment {
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
 #[event(domain = Orders)]
 pub struct FulfilmentBegun {
-    /// What was ordered.
+    /// The cart.
     pub cart: Cart,
 }
 
@@ -49,11 +49,11 @@ pub struct LineReserved {}
 #[event(domain = Orders)]
 pub struct FulfilmentPaid {}
 
-/// Somebody has said no.
+/// A service has rejected a step.
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
 #[event(domain = Orders)]
 pub struct FulfilmentGivenUp {
-    /// Who, and why.
+    /// The rejection.
     pub reason: Rejection,
 }
 

@@ -1,7 +1,7 @@
-//! Orders: what customers want, and what becomes of it.
+//! Orders: from placing to confirmation or cancellation.
 //!
-//! An [`Order`] knows its own life: placed, then confirmed or cancelled. The saga [`Fulfilment`] gets everybody else to do
-//! their part. [`Progress`] counts.
+//! An [`Order`] is placed, then confirmed or cancelled. The saga [`Fulfilment`] drives the other services.
+//! [`Progress`] counts orders.
 
 mod fulfilment;
 mod order;
@@ -13,7 +13,7 @@ pub use progress::{AskProgress, Counts, Progress};
 
 use whizbang::prelude::*;
 
-/// What customers want.
+/// The domain of orders.
 #[derive(Domain)]
 pub struct Orders;
 
@@ -22,18 +22,18 @@ pub struct Orders;
 pub struct Line {
     /// The product.
     pub product: String,
-    /// How many of it.
+    /// The number of pieces.
     pub quantity: u32,
-    /// What one costs.
+    /// The price of one piece, in cents.
     pub price_cents: u64,
 }
 
-/// What somebody orders, and where it goes.
+/// The lines of an order, its customer and its destination.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cart {
-    /// Who orders.
+    /// The customer.
     pub customer: String,
-    /// What.
+    /// The lines.
     pub lines: Vec<Line>,
     /// The city it goes to.
     pub city: String,
@@ -42,7 +42,7 @@ pub struct Cart {
 }
 
 impl Cart {
-    /// What it costs. Carts are checked when they come in, so the sum is far from its limit.
+    /// The sum of the lines, in cents. Carts are checked when they come in, so the sum is far from its limit.
     pub fn total_cents(&self) -> u64 {
         self.lines.iter().map(|line| u64::from(line.quantity) * line.price_cents).sum()
     }
@@ -55,13 +55,13 @@ pub struct PlaceOrder {
     /// The order.
     #[key]
     pub order: String,
-    /// The document it came with: the same one again is no second order.
+    /// The id of the document with the order: the same document again is not a second order.
     pub document: String,
-    /// What is ordered.
+    /// The cart.
     pub cart: Cart,
 }
 
-/// What became of placing an order.
+/// The outcome of placing an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Placing {
     /// It is placed now.
@@ -98,7 +98,7 @@ pub struct CancelOrder {
 pub struct OrderPlaced {
     /// The document it came with.
     pub document: String,
-    /// What was ordered.
+    /// The cart.
     pub cart: Cart,
 }
 
@@ -106,7 +106,7 @@ pub struct OrderPlaced {
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
 #[event(domain = Orders)]
 pub struct OrderConfirmed {
-    /// What was ordered.
+    /// The cart.
     pub cart: Cart,
     /// The number of the shipment.
     pub tracking: String,
@@ -116,7 +116,7 @@ pub struct OrderConfirmed {
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
 #[event(domain = Orders)]
 pub struct OrderCancelled {
-    /// Who had ordered.
+    /// The customer.
     pub customer: String,
     /// Why.
     pub reason: Rejection,

@@ -57,7 +57,7 @@ impl Handle<CancelOrder> for Order {
 }
 
 impl Order {
-    /// What was ordered, if the order is still open.
+    /// The cart, if the order is still open.
     fn may_end(&self, end: End) -> Result<&Cart, Rejection> {
         match (&self.placed, self.end) {
             (Some((_, cart)), None) => Ok(cart),

@@ -1,4 +1,4 @@
-//! How many orders there are, and how many have ended.
+//! Counts the orders that were placed and those that have ended.
 
 use whizbang::prelude::*;
 
@@ -9,7 +9,7 @@ use super::{OrderCancelled, OrderConfirmed, OrderPlaced, Orders};
 #[query(domain = Orders, reply = Counts)]
 pub struct AskProgress {}
 
-/// How far the orders are.
+/// The numbers of orders in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Orders placed.

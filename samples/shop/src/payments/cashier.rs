@@ -7,7 +7,7 @@ use whizbang::prelude::*;
 use super::provider::{Provider, ProviderError};
 use super::{Charge, Payments, ReturnMoney};
 
-/// How long one answer of the provider is waited for.
+/// The time limit for one answer of the provider.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Talks to the payment provider.

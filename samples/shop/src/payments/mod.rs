@@ -24,7 +24,7 @@ pub struct TakePayment {
     /// The order.
     #[key]
     pub order: String,
-    /// How much.
+    /// The amount, in cents.
     pub cents: u64,
 }
 
@@ -44,7 +44,7 @@ pub struct Charge {
     /// The order.
     #[key]
     pub order: String,
-    /// How much.
+    /// The amount, in cents.
     pub cents: u64,
 }
 
@@ -55,7 +55,7 @@ pub struct ReturnMoney {
     /// The order.
     #[key]
     pub order: String,
-    /// How much.
+    /// The amount, in cents.
     pub cents: u64,
 }
 
@@ -63,7 +63,7 @@ pub struct ReturnMoney {
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
 #[event(domain = Payments)]
 pub struct PaymentBegun {
-    /// How much.
+    /// The amount, in cents.
     pub cents: u64,
 }
 
@@ -71,7 +71,7 @@ pub struct PaymentBegun {
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
 #[event(domain = Payments)]
 pub struct PaymentTaken {
-    /// How much.
+    /// The amount, in cents.
     pub cents: u64,
     /// The provider's receipt.
     pub receipt: String,
@@ -94,7 +94,7 @@ pub struct RefundBegun {}
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
 #[event(domain = Payments)]
 pub struct PaymentRefunded {
-    /// How much.
+    /// The amount, in cents.
     pub cents: u64,
     /// The provider's receipt.
     pub receipt: String,

@@ -47,7 +47,7 @@ impl OnReply<Charge> for Payment {
         match reply {
             Ok(receipt) => {
                 effects.record(PaymentTaken { cents: self.cents, receipt });
-                // Somebody has lost patience meanwhile.
+                // The order was cancelled while the charge was running.
                 if self.refund {
                     self.give_back(effects);
                 }
@@ -64,7 +64,7 @@ impl Handle<RefundPayment> for Payment {
         }
         match self.stage {
             Stage::New | Stage::Declined => {}
-            // Whether it was charged is not known yet: the answer will bring the money back.
+            // It is not known yet if the charge succeeded: its answer triggers the refund.
             Stage::Begun => effects.record(RefundBegun {}),
             Stage::Taken => {
                 effects.record(RefundBegun {});

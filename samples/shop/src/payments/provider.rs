@@ -1,7 +1,7 @@
-//! A payment provider such as shops deal with: a company of its own, with a ledger that nobody here can see into. It remembers
+//! A payment provider such as shops deal with: another company, with a ledger that the shop cannot read. It remembers
 //! idempotency keys, declines some, answers some late, and some not at all although it has taken the money.
 //!
-//! It is no part of the shop and knows nothing of it. What it does follows from the order's name, so that runs can be repeated.
+//! It is not part of the shop. Its behavior follows from the order's name, so that runs can be repeated.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// How the provider behaves, each as so many orders of a thousand.
+/// The provider's behavior: for each kind a number of orders in a thousand.
 #[derive(Clone, Copy, Debug)]
 pub struct Habits {
     /// It declines.
     pub declines: u32,
     /// It answers after [`late`](Self::late).
     pub answers_late: u32,
-    /// How late.
+    /// The delay.
     pub late: Duration,
     /// It charges, and its first answer gets lost.
     pub loses_answers: u32,
@@ -42,7 +42,7 @@ impl Default for Habits {
     }
 }
 
-/// How the provider takes an order.
+/// The provider's behavior towards one order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mood {
     /// It charges and says so.
@@ -58,7 +58,7 @@ pub enum Mood {
 }
 
 impl Habits {
-    /// How the provider takes an order. It follows from the order's name.
+    /// Returns the provider's behavior towards an order. It follows from the order's name.
     pub fn mood(&self, order: &str) -> Mood {
         let mut dice = crc32fast::hash(order.as_bytes()) % 1000;
         let moods = [
@@ -88,16 +88,16 @@ pub(super) enum ProviderError {
     Ledger(#[from] io::Error),
 }
 
-/// The lines of a ledger. One that was half written when somebody was killed was told to nobody.
+/// The lines of a ledger. A line that was half written when a process was killed was never answered, and is left out.
 fn entries(ledger: &File) -> impl Iterator<Item = io::Result<Entry>> {
     let lines = BufReader::new(ledger).split(b'\n');
     lines.filter_map(|line| line.map(|line| serde_json::from_slice(&line).ok()).transpose())
 }
 
-/// What a provider has charged by its ledger, less what it has given back, in cents. No ledger is no charge.
+/// The charges in a provider's ledger less the refunds, in cents. A missing ledger counts as zero.
 ///
 /// # Errors
-/// What reading a file can meet.
+/// An I/O error if the file cannot be read.
 pub fn balance_cents(ledger: &Path) -> io::Result<i64> {
     match File::open(ledger) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
@@ -131,11 +131,11 @@ impl Provider {
     /// A provider with a ledger in a file.
     ///
     /// # Errors
-    /// What reading or creating the file can meet.
+    /// An I/O error if the file cannot be read or created.
     pub fn open(path: &Path, habits: Habits) -> io::Result<Self> {
         let mut ledger = OpenOptions::new().create(true).read(true).append(true).open(path)?;
         let known = entries(&ledger).map(|entry| Ok(entry?.key)).collect::<io::Result<_>>()?;
-        // What is written next must not be taken for the rest of a half written line.
+        // The next line must not continue a half written one.
         let mut last = [b'\n'];
         if ledger.metadata()?.len() > 0 {
             ledger.seek(SeekFrom::End(-1))?;

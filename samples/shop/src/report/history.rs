@@ -9,13 +9,13 @@ use whizbang::store::{DeadLetterReason, ShardReader, StoreError, StoredEvent};
 
 use crate::service::ShopError;
 
-/// How many events are read at a time.
+/// The number of events read at a time.
 const PAGE: usize = 1000;
 
 /// Calls `each` with every event of a domain, shard by shard and in the order of their positions. Counts the dead letters.
 ///
 /// # Errors
-/// What reading a store can meet.
+/// [`ShopError`] if the store cannot be read.
 pub async fn each_event<D: Domain>(
     store: &ReadOnlyStore,
     mut each: impl FnMut(&StoredEvent) -> Result<(), ShopError>,
@@ -44,7 +44,7 @@ pub type ShardLog = (ShardId, Arc<dyn ShardReader>);
 /// The log of a shard of a domain; none if nothing was ever in it.
 ///
 /// # Errors
-/// What reading a store can meet.
+/// [`ShopError`] if the store cannot be read.
 pub fn shard_log<D: Domain>(store: &ReadOnlyStore, shard: u16) -> Result<Option<ShardLog>, ShopError> {
     let domain = Name::new(D::NAME).map_err(|error| ShopError::Log { service: D::NAME, reason: error.to_string() })?;
     let shard = ShardId::new(domain, shard);

@@ -3,10 +3,10 @@
 use std::io;
 use std::path::Path;
 
-/// How many e-mails lie in a folder.
+/// Counts the e-mails in a folder.
 ///
 /// # Errors
-/// What reading a folder can meet; no folder is no e-mail.
+/// An I/O error if the folder cannot be read; a missing folder counts as zero.
 pub fn mails_in(folder: &Path) -> io::Result<u64> {
     let files = match std::fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),

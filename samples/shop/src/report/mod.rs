@@ -13,12 +13,12 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// What has happened.
+/// The figures of a run, counted from the logs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Report {
     /// The orders.
     pub orders: OrderCounts,
-    /// How many were cancelled, by the code of the reason.
+    /// The number of cancelled orders, by the code of the reason.
     pub cancelled_because: BTreeMap<String, u64>,
     /// The pieces.
     pub stock: StockSums,
@@ -26,11 +26,11 @@ pub struct Report {
     pub money: MoneySums,
     /// E-mails written.
     pub emails: u64,
-    /// What analytics believes.
+    /// The figures of analytics.
     pub analytics: Analytics,
-    /// Messages that nobody could handle.
+    /// Messages that could not be handled.
     pub dead_letters: u64,
-    /// Whether services were at work when their logs were read: what is not even may be under way.
+    /// Services were running when their logs were read: sums that are not balanced may be in progress.
     pub running: bool,
     /// Orders that ended, per second between the first placing and the last end.
     pub rate_orders_per_s: f64,
@@ -62,7 +62,7 @@ pub struct StockSums {
     pub shipped: u64,
     /// Set aside for orders that have not ended.
     pub reserved: i64,
-    /// Whether nothing is missing, doubled or still set aside, and all services agree on what was shipped.
+    /// Nothing is missing, doubled or still reserved, and all services agree on the shipped pieces.
     pub conserved: bool,
 }
 
@@ -73,18 +73,18 @@ pub struct MoneySums {
     pub charged_cents: u64,
     /// Given back.
     pub refunded_cents: u64,
-    /// What the confirmed orders cost.
+    /// The sum of the confirmed orders.
     pub revenue_cents: u64,
-    /// Whether charged less refunded is the revenue, and the provider's ledger says the same.
+    /// Charges less refunds equal the revenue, and the provider's ledger agrees.
     pub conserved: bool,
 }
 
-/// What analytics believes.
+/// The figures of analytics.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Analytics {
     /// The revenue in its view.
     pub revenue_cents: u64,
-    /// Whether that is what the log of orders says, in all and for each product and city.
+    /// The view equals the log of orders, in total and for each product and city.
     pub matches_log: bool,
 }
 
@@ -102,12 +102,12 @@ pub struct Latency {
 }
 
 impl Report {
-    /// Whether services are at work and have not done everything yet. A dead letter does not go away by waiting.
+    /// Returns true while services are running and have work left. A dead letter does not go away by waiting.
     pub fn is_under_way(&self) -> bool {
         self.running && self.dead_letters == 0 && !self.faults().is_empty()
     }
 
-    /// What is wrong, in words; empty if everything is as it should be.
+    /// Describes each imbalance in words; empty if everything is balanced.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         let mut must = |holds: bool, fault: String| {

@@ -21,7 +21,7 @@ use crate::shipping::{ParcelSent, Shipping};
 /// Counts the report. While services work it tells what they had done when each of their logs was read, one after the other.
 ///
 /// # Errors
-/// What reading a store can meet.
+/// [`ShopError`] if a store cannot be read.
 pub async fn tally(home: &Home) -> Result<Report, ShopError> {
     let mut books = Books { home, dead_letters: 0, running: false };
     let mut sold = Sold::default();
@@ -88,7 +88,7 @@ impl Books<'_> {
         Ok(())
     }
 
-    /// What analytics believes: the view that it has saved last.
+    /// The figures of analytics, from the view that it has saved last.
     fn believed(&mut self) -> Result<Sales, ShopError> {
         let Some(store) = self.look(Service::Analytics)? else { return Ok(Sales::default()) };
         let broken = |reason: String| ShopError::Log { service: Service::Analytics.name(), reason };
@@ -115,7 +115,7 @@ fn read<E: Event>(event: &StoredEvent) -> Result<Option<E>, ShopError> {
         .map_err(|error| ShopError::Log { service: E::Domain::NAME, reason: format!("{}: {error}", E::NAME) })
 }
 
-/// What the log of orders says.
+/// The counts from the log of orders.
 #[derive(Default)]
 struct Sold {
     counts: OrderCounts,
@@ -187,14 +187,14 @@ impl Sold {
     }
 }
 
-/// What the log of inventory says.
+/// The counts from the log of inventory.
 #[derive(Default)]
 struct Shelves {
     initial: u64,
     shipped: u64,
     /// For each product what is free. Below zero something was promised that was not there.
     free: HashMap<String, i64>,
-    /// What is set aside, by product, order and line.
+    /// The reserved pieces, by product, order and line.
     reserved: HashMap<(String, String, u32), u32>,
     /// Pieces put back or taken away that had not been set aside, or set aside twice.
     astray: u64,

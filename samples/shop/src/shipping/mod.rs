@@ -1,4 +1,4 @@
-//! Shipping: parcels and the carrier who takes them.
+//! Shipping: parcels and their carrier.
 
 mod shipment;
 
@@ -8,7 +8,7 @@ use whizbang::prelude::*;
 
 use crate::orders::Cart;
 
-/// Parcels and the carrier who takes them.
+/// The domain of parcels and their carrier.
 #[derive(Domain)]
 pub struct Shipping;
 
@@ -19,7 +19,7 @@ pub struct Ship {
     /// The order.
     #[key]
     pub order: String,
-    /// What is in it, and where it goes.
+    /// The contents and the destination.
     pub cart: Cart,
 }
 
@@ -43,6 +43,6 @@ pub struct ParcelSent {
     pub line: u32,
     /// The product.
     pub product: String,
-    /// How many.
+    /// The number of pieces.
     pub quantity: u32,
 }

@@ -1,4 +1,4 @@
-//! What it takes to bring an actor back to life from the store: from all its events, and from a snapshot near the last one.
+//! The cost of activating an actor from the store: from all its events, and from a snapshot near the last one.
 
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -168,7 +168,7 @@ fn raw(folder: &Path, bytes: usize, records: usize) -> f64 {
     begun.elapsed().as_secs_f64() * 1e6
 }
 
-/// How many keys have a snapshot.
+/// The number of keys with a snapshot.
 async fn snapshots(folder: &Path, domain: &str, shards: u16) -> usize {
     let store = EmbeddedStore::open(folder.join("store")).expect("it opens");
     let mut found = 0;

@@ -109,7 +109,7 @@ pub(crate) fn spread() {
     compare("keys_1m_spread", of_all);
 }
 
-/// What is done with the store of many keys, beside turns of few keys in a store with no others.
+/// The work in the store of many keys, beside turns of few keys in a store with no others.
 fn compare(bench: &str, done: impl AsyncFn(&Path) -> Rate) {
     let folder = tempfile::tempdir().expect("a folder");
     let (few, many) = (folder.path().join("few"), folder.path().join("many"));

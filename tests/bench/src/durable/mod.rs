@@ -25,7 +25,7 @@ const SLOWEST_FLUSH: f64 = 500.0;
 
 const KEYS: usize = 1000;
 
-/// What one repetition has measured: appends or turns a second, and how long the slowest hundredth waited at least, in ms.
+/// The figures of one repetition: appends or turns a second, and the 99th percentile of the wait, in ms.
 #[derive(Clone, Copy)]
 struct Rate {
     each_second: f64,
@@ -43,7 +43,7 @@ async fn open(folder: &Path) -> Node {
         .expect("it starts")
 }
 
-/// How many bytes of log a turn takes, with its part of the batch around it.
+/// The bytes of log for one turn, with its part of the batch around it.
 fn bytes_each(folder: &Path, turns: usize) -> usize {
     let mut used = 0;
     for entry in std::fs::read_dir(folder).expect("a folder") {
@@ -56,7 +56,7 @@ fn bytes_each(folder: &Path, turns: usize) -> usize {
     (used / turns).max(1)
 }
 
-/// Whether the disk is as fast as it is when nobody disturbs it.
+/// Returns true if the disk is as fast as on a quiet machine.
 fn is_quiet(folder: &Path) -> bool {
     let flush = median(raw::alone(folder, 200, 200).into_iter());
     if flush > SLOWEST_FLUSH {

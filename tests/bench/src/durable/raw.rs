@@ -41,7 +41,7 @@ impl RawLog {
     }
 }
 
-/// How long each of `count` appends of `bytes` bytes takes, in microseconds, one after the other.
+/// The time of each of `count` appends of `bytes` bytes, in microseconds, one after the other.
 pub(crate) fn alone(folder: &Path, bytes: usize, count: usize) -> Vec<f64> {
     let mut log = RawLog::new(folder);
     let payload = vec![7; bytes];
@@ -53,7 +53,7 @@ pub(crate) fn alone(folder: &Path, bytes: usize, count: usize) -> Vec<f64> {
     (0..count).map(one).collect()
 }
 
-/// What waits to be written.
+/// The data to be written.
 #[derive(Default)]
 struct Gathered {
     bytes: Vec<u8>,
@@ -75,9 +75,9 @@ impl Gatherer {
         let thread = std::thread::spawn(move || {
             loop {
                 let (lock, wake) = &*shared;
-                let mut gathered = lock.lock().expect("nobody panics");
+                let mut gathered = lock.lock().expect("no thread panics");
                 while gathered.waiting.is_empty() && !gathered.end {
-                    gathered = wake.wait(gathered).expect("nobody panics");
+                    gathered = wake.wait(gathered).expect("no thread panics");
                 }
                 let Gathered { bytes, waiting, .. } = &mut *gathered;
                 let (bytes, waiting) = (std::mem::take(bytes), std::mem::take(waiting));
@@ -101,7 +101,7 @@ impl Gatherer {
 
 impl Drop for Gatherer {
     fn drop(&mut self) {
-        self.queue.0.lock().expect("nobody panics").end = true;
+        self.queue.0.lock().expect("no thread panics").end = true;
         self.queue.1.notify_one();
         if let Some(thread) = self.thread.take() {
             thread.join().expect("it ends");
@@ -132,7 +132,7 @@ impl Handler<Append> for RawWriter {
     fn handle(&mut self, _: Append, _: &mut Self::Context) -> Self::Result {
         let (tell, told) = oneshot::channel();
         let (lock, wake) = &*self.queue;
-        let mut gathered = lock.lock().expect("nobody panics");
+        let mut gathered = lock.lock().expect("no thread panics");
         gathered.bytes.extend_from_slice(&self.payload);
         gathered.waiting.push(tell);
         drop(gathered);

@@ -21,7 +21,7 @@ use crate::report::{REPETITIONS, report};
 const BYTES: usize = 200;
 const RELEASE: Release = Release::Distribution;
 
-/// What a run of commands measures.
+/// The figures of a run of commands.
 struct Measured {
     rate: f64,
     p50_us: f64,

@@ -51,7 +51,7 @@ impl Apply<Written> for Book {
 #[query(domain = Notes, reply = u64)]
 pub(crate) struct HowMany {}
 
-/// How many events all subscribers have projected.
+/// The number of events that all subscribers have projected.
 static PROJECTED: AtomicU64 = AtomicU64::new(0);
 
 #[derive(Projection, Default, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ use whizbang::derive::block_on;
 use super::{BYTES, Measured, thread};
 use crate::report::median;
 
-/// How many publications wait for their acknowledgement.
+/// The number of publications that wait for their acknowledgement.
 const WINDOW: usize = 1000;
 
 /// A command through a stream to another thread's connection, its reply by core NATS, the acknowledgement behind it.

@@ -29,7 +29,7 @@ fn an_empty_run_proves_nothing() {
     Ledger::new().check(Stage::Quiet).assert_clean();
 }
 
-/// What is spoilt, how, and the promise that must be seen broken.
+/// The corruption, its description, and the promise that must be reported as broken.
 type Planted = (&'static str, fn(&mut World), Broken);
 
 /// Spoilt runs that must be noticed even while faults still happen.
@@ -51,7 +51,7 @@ const ALWAYS: &[Planted] = &[
         },
         Broken::Doubled,
     ),
-    ("nobody sent it", |w| add(&mut w.bank, "account", "ada", outside(77, "ok"), 0), Broken::Phantom),
+    ("it was never sent", |w| add(&mut w.bank, "account", "ada", outside(77, "ok"), 0), Broken::Phantom),
     ("a refused command was handled", |w| add(&mut w.bank, "account", "ada", outside(8, "ok"), 0), Broken::Phantom),
     ("a client got another reply than the stored one", |w| w.told[0].1 = "no", Broken::Phantom),
     ("a client got two different replies", |w| w.told.insert(0, (id(1), "no")), Broken::Phantom),

@@ -18,7 +18,7 @@ const REPETITIONS: usize = 5;
 const PAYLOAD: usize = 200;
 const KEYS: usize = 1000;
 
-/// Notes when it heard of which append, and wakes whoever appends.
+/// Notes the time of each append's notification, and wakes the appending task.
 struct Stamps {
     through: AtomicU64,
     reports: Mutex<Vec<(u64, Instant)>>,
@@ -177,7 +177,7 @@ fn zeros(path: &Path, length: u64) -> File {
     file
 }
 
-/// What an append takes in the log: measured once.
+/// The size of an append in the log, measured once.
 fn bytes_each(folder: &Path, count: u64) -> usize {
     let used = log_bytes(folder);
     (used / count as usize).max(1)
