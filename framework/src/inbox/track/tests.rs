@@ -71,7 +71,8 @@ fn an_event_below_the_floor_is_not_taken_again() {
     assert_eq!(taker.floor(), 5);
     let done = Rc::new(Cell::new(0));
     for sequence in 4..=6 {
-        let origin = Origin { shard: shard.clone(), actor: name.clone(), key: "ada".into(), sequence, version: 1, store: None };
+        let origin =
+            Origin { shard: shard.clone(), actor: name.clone(), key: "ada".into(), sequence, version: 1, store: None };
         let event =
             Envelope::new(MessageId::from_u128(1), Kind::Event, name.clone(), name.clone(), Timestamp::from_millis(0));
         let counted = Rc::clone(&done);

@@ -259,15 +259,22 @@ impl Hostile {
     }
 
     fn sent(&self, target: &Target, sender: &Target, to: &ShardId, from: &ShardId, sequence: u64) -> Envelope {
-        let origin =
-            Origin { shard: from.clone(), actor: sender.actor.clone(), key: "forged".to_owned(), sequence, version: 0, store: None };
+        let origin = Origin {
+            shard: from.clone(),
+            actor: sender.actor.clone(),
+            key: "forged".to_owned(),
+            sequence,
+            version: 0,
+            store: None,
+        };
         Envelope { origin: Some(origin), ..self.outside(target, to) }
     }
 
     fn event(&self, target: &Target, shard: &ShardId, position: u64) -> Envelope {
         let version = position;
         let key = "forged".to_owned();
-        let origin = Origin { shard: shard.clone(), actor: target.actor.clone(), key, sequence: position, version, store: None };
+        let origin =
+            Origin { shard: shard.clone(), actor: target.actor.clone(), key, sequence: position, version, store: None };
         Envelope {
             kind: Kind::Event,
             name: target.event.clone(),

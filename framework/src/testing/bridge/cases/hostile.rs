@@ -61,7 +61,9 @@ async fn exchange(bank: &TestNode, shop: &TestNode, numbers: RangeInclusive<u64>
 
 async fn start(fixture: &dyn Fixture) -> (TestNode, TestNode) {
     let answering = |asked: Asked| -> BoxFuture<'static, Answer> {
-        let Asked::Command(envelope) = asked else { return Box::pin(async { Answer::Watermark { through: 0, store: None } }) };
+        let Asked::Command(envelope) = asked else {
+            return Box::pin(async { Answer::Watermark { through: 0, store: None } });
+        };
         Box::pin(async move { Answer::Reply(envelope.payload) })
     };
     let manners = Manners { answering: Box::new(answering), ..Manners::default() };
