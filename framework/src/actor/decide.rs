@@ -39,7 +39,7 @@ impl TypeDoor {
         redriven: bool,
     ) -> Result<(), Failure> {
         #[cfg(feature = "testing")]
-        super::Trips::trip(self.plan.facts.domain, envelope.id);
+        super::Trips::trip(self.plan.facts.domain, envelope);
         let code = &self.host.code;
         code.relabel(code.label(self.plan.facts.name, &envelope.name));
         // An ended saga, and one that undoes, takes note of what comes and does nothing.

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use tokio::sync::Notify;
 
-use crate::message::MessageId;
+use crate::message::{Envelope, MessageId};
 
 /// How often one message is tripped at most: it must get through before its attempts are used up.
 const EACH: u32 = 2;
@@ -25,6 +25,8 @@ pub(crate) enum Trip {
     Hangs,
     /// A job never ends once its effect is done, and who is notified kills its process.
     Dies(Rc<Notify>),
+    /// A message of an actor panics in every attempt, until it is cured.
+    Poisons,
 }
 
 /// How often a trip that was armed has come, counted while it comes.
@@ -35,6 +37,7 @@ pub(crate) type Count = Rc<Cell<u64>>;
 pub(crate) struct Trips {
     armed: Vec<Armed>,
     tripped: BTreeMap<MessageId, u32>,
+    poisoned: Vec<(MessageId, Count)>,
 }
 
 struct Armed {
@@ -66,15 +69,50 @@ impl Trips {
     }
 
     /// Panics, if a panic is due in the domain. As a panic in user code would, but without a word on the console.
-    pub(crate) fn trip(domain: &str, message: MessageId) {
-        if Self::due(domain, message, |trip| matches!(trip, Trip::Panics)).is_some() {
+    pub(crate) fn trip(domain: &str, envelope: &Envelope) {
+        let message = envelope.id;
+        if envelope.origin.is_some() {
+            Self::poison(domain, message);
+        }
+        if Self::is_poisoned(message) || Self::due(domain, message, |trip| matches!(trip, Trip::Panics)).is_some() {
             std::panic::resume_unwind(Box::new("a simulated handler panics"));
         }
     }
 
     /// What goes wrong with a job whose effect is done, if something is due in the domain.
     pub(crate) fn after_effect(domain: &str, message: MessageId) -> Option<Trip> {
-        Self::due(domain, message, |trip| !matches!(trip, Trip::Panics))
+        Self::due(domain, message, |trip| !matches!(trip, Trip::Panics | Trip::Poisons))
+    }
+
+    /// The message that was poisoned with this count.
+    pub(crate) fn poisoned(count: &Count) -> Option<MessageId> {
+        TRIPS.with_borrow(|trips| {
+            let mut poisoned = trips.poisoned.iter();
+            poisoned.find(|(_, of)| Rc::ptr_eq(of, count)).map(|(message, _)| *message)
+        })
+    }
+
+    /// Lets a message fail no more.
+    pub(crate) fn cure(message: MessageId) {
+        TRIPS.with_borrow_mut(|trips| trips.poisoned.retain(|(of, _)| *of != message));
+    }
+
+    fn is_poisoned(message: MessageId) -> bool {
+        TRIPS.with_borrow(|trips| trips.poisoned.iter().any(|(of, _)| *of == message))
+    }
+
+    /// Poisons a message, if that is due in the domain.
+    fn poison(domain: &str, message: MessageId) {
+        TRIPS.with_borrow_mut(|trips| {
+            let is_due =
+                |armed: &&mut Armed| armed.left > 0 && armed.domain == domain && matches!(armed.trip, Trip::Poisons);
+            // One of the domains of a service is enough.
+            if let Some(armed) = trips.armed.iter_mut().find(is_due).filter(|armed| armed.count.get() == 0) {
+                armed.left = 0;
+                armed.count.set(1);
+                trips.poisoned.push((message, Rc::clone(&armed.count)));
+            }
+        });
     }
 
     fn due(domain: &str, message: MessageId, is: impl Fn(&Trip) -> bool) -> Option<Trip> {

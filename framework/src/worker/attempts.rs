@@ -85,7 +85,7 @@ impl Attempt {
                 killer.notify_one();
                 std::future::pending().await
             }
-            Some(Trip::Panics) | None => Ok(done),
+            Some(Trip::Panics | Trip::Poisons) | None => Ok(done),
         }
     }
 

@@ -360,7 +360,7 @@ impl<W: Worker> WorkerDoor<W> {
         };
         let running = async move {
             #[cfg(feature = "testing")]
-            crate::actor::Trips::trip(W::Domain::NAME, message.id);
+            crate::actor::Trips::trip(W::Domain::NAME, &message);
             let done = run(worker, message, job).await;
             #[cfg(feature = "testing")]
             let done = watched.returned(done).await;

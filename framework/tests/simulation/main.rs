@@ -9,6 +9,7 @@ mod broker;
 mod clients;
 mod coverage;
 mod jobs;
+mod keys;
 mod kit;
 mod known;
 mod regressions;
@@ -16,6 +17,7 @@ mod rules;
 mod standing;
 mod stuck;
 mod trips;
+mod versions;
 mod zombies;
 
 use std::time::Duration;

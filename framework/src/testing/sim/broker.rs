@@ -17,6 +17,7 @@ use super::trace::Trace;
 use super::trouble::{Tally, Trouble};
 use super::weather::Weather;
 use crate::bridge::wire::Packet;
+use crate::bridge::{BridgeError, Claim, NodeCard};
 use crate::clock::instant;
 use crate::message::{Envelope, IdSource, MessageId, Name, ShardId};
 use crate::testing::bridge::hostile::Hostile;
@@ -79,6 +80,8 @@ pub(super) struct State {
     lost: BTreeSet<MessageId>,
     /// When everything was lost.
     pub(super) emptied: Option<Instant>,
+    /// Which store's node speaks for each domain. A real broker keeps that apart from the streams.
+    claims: BTreeMap<Name, Claim>,
 }
 
 /// Told which service has settled which message as done.
@@ -124,6 +127,7 @@ impl Broker {
             published: BTreeMap::new(),
             lost: BTreeSet::new(),
             emptied: None,
+            claims: BTreeMap::new(),
         };
         Self(Arc::new(Mutex::new(state)), trace, tally)
     }
@@ -163,6 +167,19 @@ impl Broker {
         if let Some(witness) = witness.filter(|_| !Hostile::is_forged(envelope)) {
             witness(service, envelope);
         }
+    }
+
+    /// Claims the domains of a node for its store, all or none, as the bridge to a real broker does.
+    pub(super) fn claim(&self, card: &NodeCard) -> Result<(), BridgeError> {
+        let Some(store) = &card.store else { return Ok(()) };
+        let claims = &mut self.state().claims;
+        for (domain, _) in &card.owns {
+            if let Some(found) = claims.get(domain) {
+                found.admits(card, store, domain)?;
+            }
+        }
+        claims.extend(card.owns.iter().map(|(domain, _)| (domain.clone(), Claim::of(card, store))));
+        Ok(())
     }
 
     /// Adds a node.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 
 use super::clients::Ack;
-use super::{Trouble, World, taking, undoing};
+use super::{Trouble, World, letters, taking, undoing};
 use crate::actor::restarts;
 use crate::message::{MessageId, Name, ShardId};
+use crate::router::MessageCard;
 use crate::store::{
     DeadLetter, DeadLetterReason, Lane, Note, SentMessage, ShardReader, Source, Store as _, StoredEvent, StoredTurn,
 };
@@ -46,11 +47,20 @@ pub(super) fn unsettled(world: &World) -> Option<String> {
     for (shard, reader) in &shards {
         // It is settled for its sender, and its key or its worker has still to take it.
         let letters = reader.dead_letters(None, usize::MAX).now_or_never().and_then(Result::ok).unwrap_or_default();
+        // A key that a fault has stuck is loaded again by itself.
+        let jammed = |letter: &DeadLetter| {
+            let mut services = world.services().iter();
+            services.any(|service| service.disk.jams().has_stuck(shard, &letter.actor, &letter.key))
+        };
         let stopped = |letter: &DeadLetter| {
             let mut all = letters.iter().filter(|other| other.reason == DeadLetterReason::Unloadable);
-            all.any(|other| (&other.actor, &other.key) == (&letter.actor, &letter.key))
+            all.any(|other| (&other.actor, &other.key) == (&letter.actor, &letter.key)) && !jammed(letter)
         };
-        let mut deferred = letters.iter().filter(|letter| letter.reason == DeadLetterReason::Deferred);
+        let mut deferred = letters.iter().filter(|letter| match letter.reason {
+            DeadLetterReason::Deferred => true,
+            DeadLetterReason::Unloadable => jammed(letter),
+            _ => false,
+        });
         if let Some(letter) = deferred.find(|letter| !stopped(letter)) {
             return Some(format!("{} waits for {} `{}` in {shard}", letter.envelope.name, letter.actor, letter.key));
         }
@@ -73,13 +83,17 @@ pub(super) fn unsettled(world: &World) -> Option<String> {
         let hosts = service.hosts.borrow();
         for domain in hosts.iter().flat_map(|hosts| &hosts.domains) {
             for actor in &domain.actors {
-                let Ok(subscriber) = Name::new(&actor.name) else { continue };
+                // It is stored under the name that it had first.
+                let names: Vec<_> = actor.names().filter_map(|name| Name::new(name).ok()).collect();
+                let Some(subscriber) = names.first() else { continue };
                 let taken: BTreeSet<_> = actor.takes.iter().map(|card| card.domain.as_str()).collect();
                 for (from, reader) in shards.iter().filter(|(from, _)| taken.contains(from.domain.as_str())) {
-                    let source = Source { shard: from.clone(), lane: Lane::Events { subscriber: subscriber.clone() } };
+                    let lanes = names.iter().map(|name| Lane::Events { subscriber: name.clone() });
+                    let sources: Vec<_> = lanes.map(|lane| Source { shard: from.clone(), lane }).collect();
                     let position = reader.position();
                     for (to, reader) in shards.iter().filter(|(to, _)| to.domain.as_str() == domain.name) {
-                        let floor = if position > 0 { through(reader, &source) } else { 0 };
+                        let taken = || sources.iter().map(|source| through(reader, source)).max().unwrap_or(0);
+                        let floor = if position > 0 { taken() } else { 0 };
                         if floor < position {
                             return Some(format!(
                                 "{subscriber} in {to} has taken {floor} of {position} events of {from}"
@@ -122,6 +136,8 @@ pub(super) fn all(world: &World) -> Result<(), String> {
                 |id| world.seen().sent_undoing(id),
             );
             undone.map_err(|reason| format!("I10: {}.{actor} `{key}` {reason}", shard.domain))?;
+            let ended = letters::ended_once(&stream);
+            ended.map_err(|reason| format!("letters: {}.{actor} `{key}` {reason}", shard.domain))?;
             turns.extend(stream.into_iter().map(|turn| Placed {
                 shard: shard.clone(),
                 actor: actor.clone(),
@@ -302,7 +318,8 @@ fn projected(world: &World, shards: &Shards) -> Result<(), String> {
             for (shard, reader) in shards {
                 let taken = |event: &StoredEvent| {
                     let mut takes = projection.takes.iter();
-                    takes.any(|card| card.domain == shard.domain.as_str() && card.name == event.name.as_str())
+                    let is = |card: &MessageCard| card.names().any(|name| name == event.name.as_str());
+                    takes.any(|card| card.domain == shard.domain.as_str() && is(card))
                 };
                 let last = events(reader).into_iter().rev().find(taken).map_or(0, |event| event.position);
                 let saved = checkpoint.get(shard).copied().unwrap_or(0);
@@ -352,7 +369,8 @@ fn ended(world: &World, shards: &Shards, turns: &[Placed]) -> Result<(), String>
     for service in world.services() {
         for domain in service.hosts.borrow().iter().flat_map(|hosts| &hosts.domains) {
             let roles = domain.actors.iter().filter(|actor| actor.role == "saga");
-            sagas.extend(roles.map(|actor| (domain.name.clone(), actor.name.clone())));
+            let named = roles.flat_map(|actor| actor.names());
+            sagas.extend(named.map(|name| (domain.name.clone(), name.to_owned())));
         }
     }
     let mut open: BTreeMap<(&ShardId, &Name, &str), bool> = BTreeMap::new();

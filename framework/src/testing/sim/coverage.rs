@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::seen::{Cause, End, Phase, Taken};
-use super::{StruckFault, Trouble, Waits, Work};
+use super::{Fault, StruckFault, Trouble, Waits, Work};
 use crate::actor::{Stateful, stored_timer};
 use crate::message::{Command, Domain, Event, Message};
 use crate::router::{ActorCard, Manifest, MessageCard};
@@ -80,19 +80,27 @@ impl Coverage {
         let mut coverage = Self { runs: 1, troubles, crashes, waits, ..Self::default() };
         // Without a command there is nothing to strike for what strikes commands.
         let asked = turns.iter().any(|turn| matches!(turn.cause, Cause::Command(_) | Cause::Rejected(..)));
-        for struck in faults.iter().filter(|struck| asked || !struck.fault.is_of_commands()) {
+        let sent = turns.iter().any(|turn| !turn.sends.is_empty() || matches!(turn.cause, Cause::Event(_)));
+        let could = |fault: &Fault| (asked || !fault.is_of_commands()) && (sent || !fault.is_of_messages());
+        for struck in faults.iter().filter(|struck| could(&struck.fault)) {
             coverage.faults.entry(struck.fault.kind()).or_default().add(1, struck.times);
         }
+        // What an actor has done before it was renamed counts for it.
+        let mut renamed = BTreeMap::new();
         for manifest in manifests {
             for domain in &manifest.domains {
                 for card in &domain.actors {
+                    let before = card.formerly.iter().map(|name| (domain.name.clone(), (*name).to_owned()));
+                    renamed.extend(before.map(|before| (before, card.name.clone())));
                     let covered = Covered { domain: domain.name.clone(), card: card.clone(), ..Covered::default() };
                     coverage.actors.insert((domain.name.clone(), card.name.clone()), covered);
                 }
             }
         }
         for turn in turns {
-            if let Some(covered) = coverage.actors.get_mut(&(turn.domain.clone(), turn.actor.clone())) {
+            let place = (turn.domain.clone(), turn.actor.clone());
+            let place = renamed.get(&place).map_or(place.clone(), |name| (place.0.clone(), name.clone()));
+            if let Some(covered) = coverage.actors.get_mut(&place) {
                 covered.add(turn);
             }
         }
@@ -165,6 +173,7 @@ impl Coverage {
         let has_workers = self.actors.values().any(|actor| actor.card.role == "worker");
         let could = Trouble::ALL.iter().filter(|trouble| has_workers || !trouble.needs_worker());
         let could = could.filter(|trouble| **trouble != Trouble::Forged);
+        let could = could.filter(|trouble| self.faults.contains_key("Upgrade") || !trouble.needs_version());
         could.filter(|trouble| !self.troubles.contains_key(trouble)).copied().collect()
     }
 

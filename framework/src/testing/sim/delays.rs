@@ -105,7 +105,7 @@ impl Delays {
         wrong
     }
 
-    fn is_stuck(&mut self, shard: &ShardId, actor: &Name, key: &str) {
+    pub(super) fn is_stuck(&mut self, shard: &ShardId, actor: &Name, key: &str) {
         self.stuck.insert((shard.domain.clone(), actor.clone(), key.to_owned()));
     }
 

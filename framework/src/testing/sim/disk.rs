@@ -14,12 +14,12 @@ use parking_lot::Mutex;
 use super::begun::{Begun, Work};
 use super::ground::Ground;
 use super::journal::{Journal, Waiting};
-use super::reader::{Pace, SlowReader};
+use super::reader::{Jams, Pace, SlowReader};
 use super::seen::Seen;
 use super::trace::Trace;
 use super::trouble::{Tally, Trouble};
 use super::turn::OwnedTurn;
-use crate::message::{IdSource, Name, ShardId};
+use crate::message::{IdSource, Name, ShardId, StoreIdentity};
 use crate::store::{
     Appended, CatalogEntry, CommitListener, Epoch, ShardHandle, ShardReader, ShardWriter, Snapshot, Store, StoreError,
     Ticket, Turn, View, Watermark,
@@ -77,7 +77,7 @@ impl Disk {
         begun: Begun,
         ground: Ground,
     ) -> Self {
-        let pace = Pace::new(dice.fork());
+        let pace = Pace::new(dice.fork(), Jams::new(seen.clone(), tally.clone()));
         let shared = Shared {
             service: service.to_owned(),
             ground,
@@ -126,6 +126,10 @@ impl Disk {
     pub(super) fn set_slowest(&self, commit: u16, load: u16) {
         *self.0.slowest.lock() = commit;
         self.0.pace.set(load);
+    }
+
+    pub(super) fn jams(&self) -> &Jams {
+        &self.0.pace.jams
     }
 
     pub(super) fn watch(&self, watcher: Watcher) {
@@ -289,25 +293,13 @@ impl Life {
     fn is_of(&self, listener: &Arc<dyn CommitListener>) -> bool {
         std::ptr::addr_eq(Arc::as_ptr(&self.listener), Arc::as_ptr(listener))
     }
-
-    /// Takes what is committed up to a ticket, unless this life is over.
-    fn take(&self, through: Ticket) -> Option<Vec<Waiting>> {
-        let mut journal = self.journal.lock();
-        if journal.closed {
-            return None;
-        }
-        let mut taken = Vec::new();
-        while let Some(waiting) = journal.waiting.pop_front_if(|waiting| waiting.ticket <= through) {
-            taken.push(waiting);
-        }
-        Some(taken)
-    }
 }
 
 impl CommitListener for Life {
     fn committed(&self, through: Ticket) {
         let through = self.base + through;
-        let (Some(shared), Some(taken)) = (self.shared.upgrade(), self.take(through)) else { return };
+        let taken = self.journal.lock().take(through);
+        let (Some(shared), Some(taken)) = (self.shared.upgrade(), taken) else { return };
         for waiting in taken {
             shared.told(&waiting, waiting.position);
         }
@@ -342,7 +334,7 @@ impl Store for Disk {
             shared.find_unsure(id, &handle.reader).await;
             shared.readers.lock().insert(id.clone(), Arc::clone(&handle.reader));
             let writer = Pen { shared: Arc::clone(shared), life, id: id.clone(), inner: handle.writer };
-            let reader = SlowReader::new(handle.reader, shared.pace.clone());
+            let reader = SlowReader::new(id.clone(), handle.reader, shared.pace.clone());
             Ok(ShardHandle { writer: Box::new(writer), reader: Arc::new(reader) })
         })
     }
@@ -369,6 +361,14 @@ impl Store for Disk {
 
     fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move { self.ground()?.save_catalog(entries).await })
+    }
+
+    fn identity(&self) -> BoxFuture<'_, Result<Option<StoreIdentity>, StoreError>> {
+        Box::pin(async move { self.ground()?.identity().await })
+    }
+
+    fn save_identity(&self, identity: StoreIdentity) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { self.ground()?.save_identity(identity).await })
     }
 
     fn durability(&self) -> &'static str {

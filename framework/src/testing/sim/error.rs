@@ -24,6 +24,17 @@ pub enum SimError {
         /// How many services there are.
         count: usize,
     },
+    /// A fault names a version that its service does not have. Version 0 is described with the service, others with
+    /// [`Sim::version`](super::Sim::version).
+    #[error("the fault {fault} names version {version} of service {service}, which has not that many")]
+    MissingVersion {
+        /// The fault, as `Debug` prints it.
+        fault: String,
+        /// The service.
+        service: usize,
+        /// The version that it names.
+        version: usize,
+    },
     /// A fault strikes jobs, and its service has no worker.
     #[error("the fault {fault} strikes jobs, and the service `{service}` hosts no worker")]
     NoWorker {

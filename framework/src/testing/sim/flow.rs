@@ -73,7 +73,8 @@ where
             !name.is_empty() && name.chars().all(plain),
             "`{name}` cannot name a flow: it stands in a line for the shell, so it has letters, digits, `-` and `_` only"
         );
-        let services = sim(Sim::new(0)).services.len();
+        let described = sim(Sim::new(0));
+        let (services, versions) = (described.services.len(), described.services_with_versions());
         Self {
             name,
             sim: Rc::new(sim),
@@ -82,7 +83,7 @@ where
             always: Vec::new(),
             eventually: Vec::new(),
             at_end: Vec::new(),
-            bounds: Bounds::new(services, steps),
+            bounds: Bounds { versions, ..Bounds::new(services, steps) },
             misses: false,
             workers: OnceCell::new(),
             regressions: Regressions::beside(Location::caller().file()),

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::message::{Name, ShardId};
+use crate::message::{Name, ShardId, StoreIdentity};
 use crate::store::memory::{Faults, MemoryStore};
 use crate::store::{CatalogEntry, CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
 
@@ -118,6 +118,14 @@ impl Ground {
 
     pub(super) async fn save_catalog(&self, entries: Vec<CatalogEntry>) -> Result<(), StoreError> {
         self.store()?.save_catalog(entries).await
+    }
+
+    pub(super) async fn identity(&self) -> Result<Option<StoreIdentity>, StoreError> {
+        self.store()?.identity().await
+    }
+
+    pub(super) async fn save_identity(&self, identity: StoreIdentity) -> Result<(), StoreError> {
+        self.store()?.save_identity(identity).await
     }
 
     /// Commits the first `appends` of what was appended, or more.

@@ -22,3 +22,17 @@ pub(super) struct Waiting {
     pub(super) turn: Option<Box<OwnedTurn>>,
     pub(super) position: u64,
 }
+
+impl Journal {
+    /// Takes what is committed up to a ticket, unless this life is over.
+    pub(super) fn take(&mut self, through: Ticket) -> Option<Vec<Waiting>> {
+        if self.closed {
+            return None;
+        }
+        let mut taken = Vec::new();
+        while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.ticket <= through) {
+            taken.push(waiting);
+        }
+        Some(taken)
+    }
+}

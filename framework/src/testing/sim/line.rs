@@ -339,6 +339,7 @@ pub(super) async fn pause(way: Duration) {
 impl Bridge for SimBridge {
     fn attach<'a>(&'a self, card: NodeCard, door: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
         Box::pin(async move {
+            self.broker.claim(&card)?;
             let line = self.broker.join(|number| {
                 Arc::new(Line {
                     broker: self.broker.clone(),

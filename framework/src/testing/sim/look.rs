@@ -25,11 +25,11 @@ impl World {
         service.disk.readers()
     }
 
-    fn turns_of(&self, domain: &str, actor: &Name) -> Vec<(String, Vec<StoredTurn>)> {
+    fn turns_of(&self, domain: &str, is_named: impl Fn(&Name) -> bool) -> Vec<(String, Vec<StoredTurn>)> {
         let mut streams = Vec::new();
         for service in self.services() {
             for (_, reader) in self.shards_of(service).into_iter().filter(|(id, _)| id.domain.as_str() == domain) {
-                streams.extend(check::streams(&reader).into_iter().filter(|(of, _)| of == actor).map(|(of, key)| {
+                streams.extend(check::streams(&reader).into_iter().filter(|(of, _)| is_named(of)).map(|(of, key)| {
                     let turns = check::history(&reader, &of, &key);
                     (key, turns)
                 }));
@@ -44,8 +44,9 @@ impl World {
     /// # Panics
     /// If stored events cannot be applied.
     pub fn states<A: Stateful>(&self) -> Vec<(String, A)> {
-        let actor = Name::new(A::NAME).expect("the derive has checked the name");
-        let turns = self.turns_of(A::Domain::NAME, &actor);
+        // It is stored under the name that it had first.
+        let is_named = |stored: &Name| stored.as_str() == A::NAME || A::FORMERLY.contains(&stored.as_str());
+        let turns = self.turns_of(A::Domain::NAME, is_named);
         turns.into_iter().map(|(key, turns)| (key, user_state(&turns).expect("stored events can be applied"))).collect()
     }
 
@@ -67,7 +68,7 @@ impl World {
         let readers = readers.filter(|(shard, _)| shard.domain.as_str() == E::Domain::NAME);
         let events = readers.flat_map(|(_, reader)| check::events(&reader));
         events
-            .filter(|event| event.name.as_str() == E::NAME)
+            .filter(|event| event.name.as_str() == E::NAME || E::FORMERLY.contains(&event.name.as_str()))
             .map(|event| {
                 let read = E::decode(event.version, event.codec, &event.payload);
                 (event.key, read.expect("stored events can be read"))

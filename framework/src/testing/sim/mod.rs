@@ -31,8 +31,10 @@ mod ordeal;
 #[cfg(feature = "embedded")]
 mod platter;
 mod reader;
+mod rival;
 
 mod check;
+mod letters;
 mod taking;
 mod undoing;
 
@@ -69,6 +71,7 @@ pub use delays::Waits;
 pub use error::SimError;
 pub use flow::Flow;
 pub use known::{Sender, SentCommand, SentOutcome, StruckFault};
+pub use letters::Care;
 pub use plan::Plan;
 pub use random::Random;
 pub use shrink::Found;
@@ -113,6 +116,8 @@ const LONGEST: Duration = Duration::from_secs(3600);
 pub struct Sim {
     seed: u64,
     services: Vec<(String, Build)>,
+    /// Other versions of services, by the number of the service.
+    versions: Vec<(usize, Build)>,
     weather: Weather,
     faults: Vec<(Duration, Fault)>,
     always: Vec<Rule>,
@@ -150,6 +155,7 @@ impl Sim {
         Self {
             seed,
             services: Vec::new(),
+            versions: Vec::new(),
             weather: Weather::FAIR,
             faults: Vec::new(),
             always: Vec::new(),
@@ -167,6 +173,27 @@ impl Sim {
     pub fn service(mut self, name: &str, build: impl Fn(NodeBuilder) -> NodeBuilder + 'static) -> Self {
         self.services.push((name.to_owned(), Rc::new(build)));
         self
+    }
+
+    /// Adds another version of a service, which is described already; services are numbered from 0, and its versions from 1. A
+    /// [`Fault::Upgrade`] lets its next node be of that version: one with an upcaster, a new name, a new step, or without an actor
+    /// type. A [`Flow`] draws upgrades. All rules go by what the present version hosts.
+    pub fn version(mut self, service: usize, build: impl Fn(NodeBuilder) -> NodeBuilder + 'static) -> Self {
+        self.versions.push((service, Rc::new(build)));
+        self
+    }
+
+    /// What describes a version of a service.
+    fn build_of(&self, service: usize, version: usize) -> Option<&Build> {
+        match version.checked_sub(1) {
+            None => self.services.get(service).map(|(_, build)| build),
+            Some(other) => self.versions.iter().filter(|(of, _)| *of == service).nth(other).map(|(_, build)| build),
+        }
+    }
+
+    /// The services that have another version.
+    fn services_with_versions(&self) -> Vec<usize> {
+        self.versions.iter().map(|(service, _)| *service).collect()
     }
 
     /// Lets services keep what is committed in the [store on disk](crate::store::embedded::EmbeddedStore), on a disk that is
@@ -264,8 +291,18 @@ impl Sim {
 
     /// Why this description cannot be run, if it cannot.
     fn impossible(&self) -> Option<SimError> {
-        let count = self.services.len();
-        self.faults.iter().find_map(|(_, fault)| fault.impossible(count))
+        self.faults.iter().find_map(|(_, fault)| self.impossible_fault(fault))
+    }
+
+    /// Why a fault cannot strike this cluster, if it cannot.
+    fn impossible_fault(&self, fault: &Fault) -> Option<SimError> {
+        let missing = || match *fault {
+            Fault::Upgrade { service, version, .. } if self.build_of(service, version).is_none() => {
+                Some(SimError::MissingVersion { fault: format!("{fault:?}"), service, version })
+            }
+            _ => None,
+        };
+        fault.impossible(self.services.len()).or_else(missing)
     }
 
     /// Runs the cluster: starts the nodes, tells the story, stops the faults, waits until nothing is under way, lets all timers

@@ -14,7 +14,7 @@ use proptest::strategy::{BoxedStrategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::cut::{Cut, Item};
-use super::{Fault, Way, Weather, Work};
+use super::{Care, Fault, Way, Weather, Work};
 
 /// One case: what is done, and what goes wrong meanwhile.
 #[derive(Clone, Debug)]
@@ -91,6 +91,8 @@ pub(super) struct Bounds {
     pub(super) panics: bool,
     /// The services that host a worker.
     pub(super) workers: Vec<usize>,
+    /// The services that have another version.
+    pub(super) versions: Vec<usize>,
     /// The time before a step, if users draw their own.
     pub(super) gap: Option<BoxedStrategy<Duration>>,
     /// A fault and its moment, if users draw their own.
@@ -106,6 +108,7 @@ impl Bounds {
             jumps: Duration::from_secs(2 * 3600),
             panics: true,
             workers: Vec::new(),
+            versions: Vec::new(),
             gap: None,
             own: None,
         }
@@ -125,12 +128,13 @@ impl Bounds {
         });
         let gaps = prop::collection::vec(gap, self.steps.clone());
         // Drawn last: what is drawn before stays the same for a seed.
-        let (jobs, reboots, clients) = (self.job_faults(), self.reboots(), self.client_faults());
-        (weather, faults, gaps, jobs, reboots, clients)
-            .prop_map(|(weather, mut faults, gaps, jobs, reboots, clients)| {
-                faults.extend(jobs);
-                faults.extend(reboots);
-                faults.extend(clients);
+        let (jobs, reboots) = (self.job_faults(), self.reboots());
+        let (clients, keys, upgrades) = (self.client_faults(), self.key_faults(), self.upgrades());
+        (weather, faults, gaps, jobs, reboots, clients, keys, upgrades)
+            .prop_map(|(weather, mut faults, gaps, jobs, reboots, clients, keys, upgrades)| {
+                for more in [jobs, reboots, clients, keys, upgrades] {
+                    faults.extend(more);
+                }
                 Frame { weather, faults, gaps }
             })
             .boxed()
@@ -167,6 +171,32 @@ impl Bounds {
         // Clients are done long before the faults are.
         let moment = spans(1000 * self.longer(), 50);
         prop::collection::vec((moment, fault), 0..=self.faults.div_ceil(3)).boxed()
+    }
+
+    /// What sticks or parks one key. Nobody discards what a flow relies on.
+    fn key_faults(&self) -> BoxedStrategy<Vec<(Duration, Fault)>> {
+        if self.own.is_some() || self.services == 0 {
+            return Just(Vec::new()).boxed();
+        }
+        let fault = prop_oneof![
+            2 * u32::from(self.panics) => (0..self.services, spans(3000, 250))
+                .prop_map(|(service, after)| Fault::Poison { service, after, then: Care::Redrive }),
+            1 => (0..self.services).prop_map(|service| Fault::Rival { service }),
+            2 => (0..self.services, spans(10_000, 500))
+                .prop_map(|(service, lasts)| Fault::StickKey { service, lasts: lasts + Duration::from_millis(500) }),
+        ];
+        let moment = spans(1000 * self.longer(), 50);
+        prop::collection::vec((moment, fault), 0..=self.faults.min(1)).boxed()
+    }
+
+    /// Upgrades to the first other version of a service.
+    fn upgrades(&self) -> BoxedStrategy<Vec<(Duration, Fault)>> {
+        if self.own.is_some() || self.versions.is_empty() {
+            return Just(Vec::new()).boxed();
+        }
+        let upgrade = (prop::sample::select(self.versions.clone()), spans(3000, 250))
+            .prop_map(|(service, down)| Fault::Upgrade { service, version: 1, down });
+        prop::collection::vec((spans(5000 * self.longer(), 50), upgrade), 0..=self.versions.len().min(3)).boxed()
     }
 
     /// How far clocks jump at most, in milliseconds.

@@ -148,7 +148,9 @@ impl World {
         let is = |service: &Service| {
             let hosts = service.hosts.borrow();
             let domains = hosts.iter().flat_map(|hosts| &hosts.domains).filter(|of| of.name == domain.as_str());
-            domains.flat_map(|of| &of.actors).any(|of| of.name == actor.as_str() && of.role == "worker")
+            domains
+                .flat_map(|of| &of.actors)
+                .any(|of| of.role == "worker" && of.names().any(|name| name == actor.as_str()))
         };
         self.0.services.iter().any(is)
     }

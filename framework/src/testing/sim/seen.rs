@@ -287,6 +287,11 @@ impl Seen {
         book.sent.iter_mut().filter(|(of, ..)| *of == before).for_each(|(of, ..)| *of = id);
     }
 
+    /// A key cannot be read for a while.
+    pub(super) fn sticks(&self, shard: &ShardId, actor: &Name, key: &str) {
+        self.0.lock().delays.is_stuck(shard, actor, key);
+    }
+
     /// A client tries a command.
     pub(super) fn may_happen(&self, id: MessageId) {
         self.0.lock().undone.remove(&id);

@@ -71,7 +71,7 @@ impl World {
 
     /// Why a fault cannot strike this cluster, if it cannot.
     fn impossible(&self, fault: &Fault) -> Option<SimError> {
-        let missing = fault.impossible(self.0.services.len());
+        let missing = self.0.sim.impossible_fault(fault);
         let no_worker = || {
             let service = self.0.services.get(fault.strikes_jobs_of()?)?;
             let hosts = service.hosts.borrow();
@@ -97,7 +97,7 @@ impl World {
     }
 
     /// Lets the next messages that the service's user code handles trip.
-    fn arm(&self, service: usize, trip: &Trip, times: u8, count: &Count) {
+    pub(super) fn arm(&self, service: usize, trip: &Trip, times: u8, count: &Count) {
         if let Some(service) = self.0.services.get(service) {
             let hosts = service.hosts.borrow();
             for domain in hosts.iter().flat_map(|hosts| &hosts.domains) {
@@ -204,6 +204,30 @@ impl World {
                 self.0.tally.one(Trouble::ClientSkewed);
                 tokio::time::sleep(*lasts).await;
                 jumps.jump(-*millis);
+            }
+            Fault::Poison { service, after, then } => {
+                self.poison(*service, *after, *then, count).await;
+                return false;
+            }
+            Fault::Rival { service } => return self.rival(*service).await,
+            Fault::StickKey { service, lasts } => {
+                let Some(service) = self.0.services.get(*service) else { return false };
+                let jam = service.disk.jams().next(count);
+                tokio::time::sleep(*lasts).await;
+                service.disk.jams().end(jam);
+                return false;
+            }
+            Fault::Upgrade { service, version, down } => {
+                let Some(of) = self.0.services.get(*service) else { return false };
+                of.version.set(*version);
+                // A node of the version before must not go on beside it.
+                self.end_zombie(of);
+                let killed = self.kill_if_there(*service);
+                tokio::time::sleep(*down).await;
+                self.start_for_good(*service).await;
+                self.hosted_once();
+                self.0.tally.add(Trouble::Upgraded, u64::from(killed));
+                return killed;
             }
             Fault::RepeatCommands { times } => return self.arm_clients(Mischief::Repeats, *times, count),
             Fault::ReuseIds { times } => return self.arm_clients(Mischief::Reuses, *times, count),

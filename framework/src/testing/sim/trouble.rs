@@ -107,6 +107,14 @@ troubles! {
     CrashInAJob "killed between a job's effect and its commit",
     /// The effect of a job was done again.
     EffectRepeated "the effect of a job was done again",
+    /// A message of an actor failed until an operator took care of it.
+    MessagePoisoned "a message failed until an operator took care of it",
+    /// A key could not be read for a while.
+    KeyStuck "a key could not be read",
+    /// A node on a second store was refused.
+    RivalRefused "a node on a second store was refused",
+    /// A service was replaced by another version of it.
+    Upgraded "a service was upgraded",
     /// A client sent a command twice.
     CommandRepeated "a client sent a command twice",
     /// A client used an id again for another payload, and that was a conflict.
@@ -124,6 +132,11 @@ troubles! {
 }
 
 impl Trouble {
+    /// Returns whether only a cluster with versions can have it.
+    pub(super) fn needs_version(self) -> bool {
+        matches!(self, Self::Upgraded)
+    }
+
     /// Returns whether only a cluster with workers can have it.
     pub(super) fn needs_worker(self) -> bool {
         matches!(self, Self::JobFailed | Self::JobHung | Self::CrashInAJob | Self::EffectRepeated)

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::SimError;
 use super::begun::Work;
+use super::{Care, SimError};
 
 /// How a simulated cluster maltreats everything all the time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -212,6 +212,40 @@ pub enum Fault {
         /// How many times.
         times: u8,
     },
+    /// The next message of an actor that the service's handlers take within [10 s](Fault::PATIENCE) fails in every attempt, and so
+    /// becomes a dead letter. An operator takes care of it a while later; from then on it can be handled.
+    Poison {
+        /// The service.
+        service: usize,
+        /// How long after it is a dead letter.
+        after: Duration,
+        /// What the operator does.
+        then: Care,
+    },
+    /// The next key of an aggregate or saga that a node of the service loads cannot be read for a while. Messages for other keys
+    /// must not wait for that.
+    StickKey {
+        /// The service.
+        service: usize,
+        /// For how long, counted from the fault.
+        lasts: Duration,
+    },
+    /// A second node of the service is started on an empty store, as after a folder that was not mounted: the broker refuses it,
+    /// because the domains are claimed for another store.
+    Rival {
+        /// The service. It owns a domain.
+        service: usize,
+    },
+    /// A node of the service is killed, and the next one is of another version, as [`Sim::version`](super::Sim::version) describes
+    /// it; 0 is the first.
+    Upgrade {
+        /// The service.
+        service: usize,
+        /// The version.
+        version: usize,
+        /// How long it stays down.
+        down: Duration,
+    },
     /// The wall clock of all clients is wrong for a while: their commands have ids of another time, and deadlines that have passed or
     /// never pass.
     SkewClients {
@@ -267,6 +301,10 @@ impl Fault {
             | Self::Panic { service, .. }
             | Self::FailJobs { service, .. }
             | Self::HangJobs { service, .. }
+            | Self::Poison { service, .. }
+            | Self::StickKey { service, .. }
+            | Self::Upgrade { service, .. }
+            | Self::Rival { service }
             | Self::FailCommits { service } => vec![*service],
             Self::Cut { from, to, .. } => vec![*from, *to],
             Self::EmptyStreams
@@ -304,7 +342,14 @@ impl Fault {
     /// Returns whether it delays everything. One that strikes user code must delay nothing but the key or the job that it strikes, and
     /// one of a client nothing but that.
     pub(super) fn disturbs(&self) -> bool {
-        !matches!(self, Self::Panic { .. } | Self::FailJobs { .. } | Self::HangJobs { .. }) && !self.is_of_commands()
+        let strikes_code = matches!(self, Self::Panic { .. } | Self::FailJobs { .. } | Self::HangJobs { .. });
+        let strikes_key = matches!(self, Self::Poison { .. } | Self::StickKey { .. } | Self::Rival { .. });
+        !strikes_code && !strikes_key && !self.is_of_commands()
+    }
+
+    /// Returns whether it strikes what actors send to each other.
+    pub(super) fn is_of_messages(&self) -> bool {
+        matches!(self, Self::Poison { .. })
     }
 
     /// Returns whether it strikes commands of clients, and needs some to strike.
@@ -317,6 +362,10 @@ impl Fault {
     /// What was missing if it has not struck.
     pub(super) fn missed(&self) -> &'static str {
         match self {
+            Self::Upgrade { .. } => "no node of the service was running",
+            Self::Poison { .. } => "no message of an actor came to the service within 10 s",
+            Self::StickKey { .. } => "no key was loaded before it was over",
+            Self::Rival { .. } => "the service owns no domain",
             Self::Crash { .. } | Self::Reboot { .. } | Self::HandOver { .. } | Self::FailCommits { .. } => {
                 "no node of the service was running"
             }
@@ -390,6 +439,15 @@ impl Fault {
                 format!("{times} jobs of {} will hang after their effect", name(service))
             }
             Self::FailCommits { service } => format!("the store of {} fails", name(service)),
+            Self::Poison { service, after, then } => {
+                let does = if *then == Care::Redrive { "redrives" } else { "discards" };
+                format!("a message of an actor fails in {}; an operator {does} it {after:?} later", name(service))
+            }
+            Self::Rival { service } => format!("a second node of {} is started on an empty store", name(service)),
+            Self::StickKey { service, lasts } => format!("a key of {} cannot be read, for {lasts:?}", name(service)),
+            Self::Upgrade { service, version, down } => {
+                format!("{} is replaced by its version {version}, after {down:?}", name(service))
+            }
             Self::SkewClients { millis, lasts } => {
                 format!("the clock of the clients is wrong by {millis} ms, for {lasts:?}")
             }

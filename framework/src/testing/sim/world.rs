@@ -25,6 +25,7 @@ use crate::actor::{Count, Mirror, Trips};
 use crate::clock::{Clock, Jumps, Timestamp};
 use crate::message::{IdSource, Name};
 use crate::node::{Node, NodeConfig};
+use crate::router::{ActorCard, Manifest};
 use crate::spawn::Task;
 use crate::worker::Attempt;
 
@@ -77,8 +78,12 @@ pub(super) struct Service {
     plug: RefCell<Option<Disk>>,
     /// Why it could not be started, the last time that it could not.
     pub(super) refused: RefCell<Option<String>>,
-    /// What it hosts, as it was described when it was started first.
-    pub(super) hosts: RefCell<Option<crate::router::Manifest>>,
+    /// What it hosts, as its present version is described.
+    pub(super) hosts: RefCell<Option<Manifest>>,
+    /// What its versions have hosted so far.
+    described: RefCell<Vec<Manifest>>,
+    /// The version of its next node.
+    pub(super) version: Cell<usize>,
 }
 
 impl Service {
@@ -86,7 +91,19 @@ impl Service {
     pub(super) fn hosts_actor(&self, domain: &Name, actor: &Name) -> bool {
         let hosts = self.hosts.borrow();
         let mut domains = hosts.iter().flat_map(|hosts| &hosts.domains);
-        domains.any(|of| of.name == domain.as_str() && of.actors.iter().any(|card| card.name == actor.as_str()))
+        let is = |card: &ActorCard| card.names().any(|name| name == actor.as_str());
+        domains.any(|of| of.name == domain.as_str() && of.actors.iter().any(is))
+    }
+}
+
+impl Service {
+    /// A node of the present version has started.
+    fn describe(&self, manifest: &Manifest) {
+        *self.hosts.borrow_mut() = Some(manifest.clone());
+        let mut described = self.described.borrow_mut();
+        if !described.contains(manifest) {
+            described.push(manifest.clone());
+        }
     }
 }
 
@@ -130,6 +147,8 @@ impl World {
                     plug: RefCell::default(),
                     refused: RefCell::default(),
                     hosts: RefCell::default(),
+                    described: RefCell::default(),
+                    version: Cell::new(0),
                 }
             })
             .collect();
@@ -219,7 +238,8 @@ impl World {
     }
 
     async fn start(&self, at: usize) {
-        let (Some(service), Some((_, build))) = (self.0.services.get(at), self.0.sim.services.get(at)) else { return };
+        let Some(service) = self.0.services.get(at) else { return };
+        let Some(build) = self.0.sim.build_of(at, service.version.get()) else { return };
         // Two crashes may overlap; there is one node of a service all the same.
         if service.starting.replace(true) {
             return;
@@ -255,7 +275,7 @@ impl World {
         match started {
             Ok(node) => {
                 self.0.trace.add(format_args!("{} starts", service.name));
-                service.hosts.borrow_mut().get_or_insert_with(|| node.manifest().clone());
+                service.describe(node.manifest());
                 *service.node.borrow_mut() = Some(node);
             }
             // It died while it started, or its description is wrong.
@@ -407,15 +427,20 @@ impl World {
         self.0.seen.taken()
     }
 
+    /// What the services have hosted, all versions of them.
+    fn described(&self) -> Vec<Manifest> {
+        self.0.services.iter().flat_map(|service| service.described.borrow().clone()).collect()
+    }
+
     /// What each actor and each worker did, by actor and key.
     pub(super) fn deeds(&self, turns: &[Taken]) -> String {
-        let manifests: Vec<_> = self.0.services.iter().filter_map(|service| service.hosts.borrow().clone()).collect();
+        let manifests = self.described();
         let texts = Texts::of(manifests.iter());
         deeds(turns, &Attempt::recorded(), self.0.seen.began(), &texts)
     }
 
     pub(super) fn coverage(&self, turns: &[Taken]) -> Coverage {
-        let manifests: Vec<_> = self.0.services.iter().filter_map(|service| service.hosts.borrow().clone()).collect();
+        let manifests = self.described();
         let waits = self.0.seen.waits();
         Coverage::of_run(manifests.iter(), turns, self.troubles(), self.0.crashes.get(), &self.faults(), waits)
     }

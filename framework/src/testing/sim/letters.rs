@@ -1,0 +1,166 @@
+//! Dead letters in a simulated cluster: what an operator does with them, and that each is brought to its end once.
+//!
+//! The operator is called by what [brings faults about](super::storm), the rule by the [check](super::check).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::{Fault, Trouble, World};
+use crate::actor::{Count, Trip, Trips};
+use crate::client::SendError;
+use crate::message::{Kind, MessageId, Wants};
+use crate::node::{Node, NodeHandle};
+use crate::store::{DeadLetter, Note, StoredTurn};
+
+/// How often an operator looks.
+const LOOK: Duration = Duration::from_millis(250);
+/// How often it looks at most: for longer than a message is tried before it is a dead letter.
+const LOOKS: u32 = 2_400;
+
+/// What an operator does with a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Care {
+    /// Handles it again, and what waits behind it.
+    Redrive,
+    /// Throws it away.
+    Discard,
+}
+
+/// What a node says of the dead letter of a message.
+enum Letter {
+    Found(Box<DeadLetter>),
+    None,
+    /// No node is there.
+    Unknown,
+}
+
+impl World {
+    /// Lets the next message of an actor that comes to a service fail until an operator takes care of it.
+    pub(super) async fn poison(&self, service: usize, after: Duration, then: Care, count: &Count) {
+        self.arm(service, &Trip::Poisons, 1, count);
+        let end = self.now() + Fault::PATIENCE;
+        while count.get() == 0 && self.now() < end {
+            tokio::time::sleep(LOOK).await;
+        }
+        Trips::disarm(count);
+        let Some(message) = Trips::poisoned(count) else { return };
+        self.0.tally.one(Trouble::MessagePoisoned);
+        for _ in 0..LOOKS {
+            tokio::time::sleep(LOOK).await;
+            if matches!(self.letter_of(service, message).await, Letter::Found(_)) {
+                break;
+            }
+        }
+        tokio::time::sleep(after).await;
+        Trips::cure(message);
+        for _ in 0..LOOKS {
+            match self.letter_of(service, message).await {
+                Letter::None => return,
+                Letter::Found(letter) => self.tend(service, &letter, then).await,
+                Letter::Unknown => {}
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        self.violated(format!("letters: {message} is still a dead letter, whatever an operator does"));
+    }
+
+    async fn tend(&self, service: usize, letter: &DeadLetter, then: Care) {
+        let told = match then {
+            Care::Redrive => self.redrive(service, letter).await,
+            Care::Discard => self.discard(service, letter).await,
+        };
+        self.0
+            .trace
+            .add(format_args!("an operator: {then:?} {} {}: {told:?}", letter.envelope.name, letter.envelope.id));
+    }
+
+    /// Handles the dead letters of one key again, as [`Node::redrive`] does.
+    ///
+    /// # Errors
+    /// As there; [`SendError::Stopped`] if no node of the service is running.
+    pub async fn redrive(&self, service: usize, letter: &DeadLetter) -> Result<(), SendError> {
+        let found = self.letter_of(service, letter.envelope.id).await;
+        let Letter::Found(letter) = found else { return Err(SendError::Stopped) };
+        self.handle(service).ok_or(SendError::Stopped)?.redrive(&letter).await
+    }
+
+    /// Throws a dead letter away, as [`Node::discard`] does.
+    ///
+    /// # Errors
+    /// As there; [`SendError::Stopped`] if no node of the service is running.
+    pub async fn discard(&self, service: usize, letter: &DeadLetter) -> Result<(), SendError> {
+        let found = self.letter_of(service, letter.envelope.id).await;
+        let Letter::Found(letter) = found else { return Err(SendError::Stopped) };
+        self.handle(service).ok_or(SendError::Stopped)?.discard(&letter).await
+    }
+
+    fn handle(&self, service: usize) -> Option<NodeHandle> {
+        self.0.services.get(service)?.node.borrow().as_ref().map(Node::handle)
+    }
+
+    /// A dead letter of a message as a node of the service lists it. Several actors may have failed on one event.
+    async fn letter_of(&self, service: usize, message: MessageId) -> Letter {
+        let Some(node) = self.handle(service) else { return Letter::Unknown };
+        let Ok(letters) = node.dead_letters().await else { return Letter::Unknown };
+        letters
+            .into_iter()
+            .find(|letter| letter.envelope.id == message)
+            .map_or(Letter::None, |letter| Letter::Found(Box::new(letter)))
+    }
+}
+
+/// Whether the dead letters of one key are each brought to their end once, and their senders told. What is wrong, if something is.
+pub(super) fn ended_once(stream: &[StoredTurn]) -> Result<(), String> {
+    let mut open: BTreeMap<MessageId, &DeadLetter> = BTreeMap::new();
+    let mut ended: BTreeSet<MessageId> = BTreeSet::new();
+    for turn in stream {
+        let (mut aside, mut ends) = (false, None);
+        for note in &turn.notes {
+            match note {
+                Note::Attempt { .. } => aside = true,
+                Note::DeadLetter(letter) => {
+                    aside = true;
+                    open.insert(letter.envelope.id, letter);
+                }
+                Note::Resolved { message } => {
+                    if !ended.insert(*message) {
+                        return Err(format!("brings {message} to its end a second time in turn {}", turn.number));
+                    }
+                    ends = Some(*message);
+                    if let Some(letter) = open.remove(message) {
+                        told(letter, turn)?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        if !aside && turn.timer.is_none() && open.contains_key(&turn.id) {
+            return Err(format!("handles {} in turn {}, and its dead letter stays", turn.id, turn.number));
+        }
+        // A timer has the same id each time.
+        if !aside && ends != Some(turn.id) && turn.timer.is_none() && ended.contains(&turn.id) {
+            return Err(format!(
+                "handles {} in turn {}, which was a dead letter and brought to its end",
+                turn.id, turn.number
+            ));
+        }
+        if turn.timer.is_some() {
+            ended.remove(&turn.id);
+        }
+    }
+    Ok(())
+}
+
+/// The sender of a command that wants a reply gets one in the turn that brings the letter to its end.
+fn told(letter: &DeadLetter, turn: &StoredTurn) -> Result<(), String> {
+    let envelope = &letter.envelope;
+    let wants = envelope.kind == Kind::Command && envelope.origin.is_some() && envelope.wants == Wants::Reply;
+    let reply = MessageId::of_reply(envelope.id);
+    if wants && turn.sent.iter().all(|sent| sent.id != reply) {
+        return Err(format!(
+            "brings the dead letter {} {} to its end without a word to its sender",
+            envelope.name, envelope.id
+        ));
+    }
+    Ok(())
+}
