@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use proptest::prelude::*;
 use whizbang::prelude::*;
 use whizbang::testing::sim::{Broken, Run, SimError};
 use whizbang::testing::{Fault, Flow, Sim, Trouble, World};
@@ -52,7 +51,7 @@ mod old {
 
     /// Counts the pages of all books.
     #[derive(Saga, Debug, Default)]
-    #[saga(domain = Archive, name = "shelf", reacts(Written), records(Filed), applies(Filed))]
+    #[saga(domain = Archive, name = "shelf", reacts(Written), applies(Filed))]
     pub(super) struct Shelf {
         pub(super) pages: u64,
     }
@@ -143,7 +142,7 @@ mod new {
     }
 
     #[derive(Saga, Debug, Default)]
-    #[saga(domain = Archive, name = "rack", formerly = "shelf", reacts(Written), records(Kept), applies(Kept))]
+    #[saga(domain = Archive, name = "rack", formerly = "shelf", reacts(Written), applies(Kept))]
     pub(super) struct Rack {
         pub(super) pages: u64,
     }
@@ -262,10 +261,23 @@ fn type_that_is_hosted_again_takes_what_came_meanwhile() {
     }));
 }
 
-/// An actor that takes nothing.
+#[derive(Command, Clone, Debug, Serialize, Deserialize)]
+#[command(domain = Archive)]
+struct Dust {
+    #[key]
+    room: String,
+}
+
+/// An actor that takes no events.
 #[derive(Aggregate, Debug, Default)]
-#[aggregate(domain = Archive, name = "empty")]
+#[aggregate(domain = Archive, name = "empty", handles(Dust))]
 struct Empty {}
+
+impl Handle<Dust> for Empty {
+    fn handle(&self, _dust: Dust, _effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        Ok(())
+    }
+}
 
 #[test]
 fn upgrade_to_a_missing_version_is_an_error() {
