@@ -297,13 +297,13 @@ impl<T: Clone> Model<T> {
         self.streams.iter().flat_map(consumers).collect()
     }
 
-    /// A consumer that has something in hand or has not delivered everything, with its stream.
-    pub fn unfinished(&self) -> Option<(String, String)> {
+    /// A consumer that has something in hand or has not delivered everything, with its stream; of those that are taken from.
+    pub fn unfinished(&self, is_taken: impl Fn(&str, &str) -> bool) -> Option<(String, String)> {
         self.streams.iter().find_map(|(name, stream)| {
             let busy = |consumer: &Consumer| {
                 !consumer.in_hand.is_empty() || stream.messages.range(consumer.next..).next().is_some()
             };
-            let consumer = stream.consumers.iter().find(|(_, consumer)| busy(consumer))?;
+            let consumer = stream.consumers.iter().find(|(of, consumer)| busy(consumer) && is_taken(name, of))?;
             Some((name.clone(), consumer.0.clone()))
         })
     }

@@ -421,7 +421,17 @@ impl Broker {
     /// Whether nothing is under way, in hand or still to be delivered.
     pub(super) fn is_idle(&self) -> bool {
         let state = self.state();
-        state.under_way == 0 && state.model.unfinished().is_none()
+        // A version of a service may take no longer what the one before took: that stays with the broker.
+        let is_taken = |stream: &str, service: &str| {
+            let mut lines = state.lines.values().filter(|line| line.card.service.as_str() == service).peekable();
+            let takes = |line: &Arc<Line>| {
+                let mut domains = line.card.subscribes.iter().map(|(domain, ..)| events(domain));
+                let mut owned = line.card.owns.iter().map(|(domain, _)| commands(domain));
+                domains.any(|of| of == stream) || owned.any(|of| of == stream)
+            };
+            lines.peek().is_none() || lines.any(takes)
+        };
+        state.under_way == 0 && state.model.unfinished(is_taken).is_none()
     }
 }
 

@@ -79,8 +79,13 @@ impl<'a, C: Command> IntoFuture for Call<'a, C> {
             let mut next = world.misbehave(&written, deadline);
             let mut wait = SOON;
             loop {
+                let tended = world.0.clients.is_tended();
                 let told = world.once::<C>(&written, key.as_deref(), std::mem::replace(&mut next, deadline)).await;
                 match told {
+                    // An operator is at work: it is answered under its id once its letter is redriven.
+                    Err(SendError::DeadLetter { .. }) if patient && (tended || world.0.clients.is_tended()) => {
+                        tokio::time::sleep(PATIENCE).await;
+                    }
                     Err(error) if patient && error.is_transient() => {
                         let future = matches!(error, SendError::IdInFuture);
                         tokio::time::sleep(if future { FUTURE } else { wait }).await;

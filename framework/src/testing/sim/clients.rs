@@ -2,7 +2,7 @@
 //!
 //! Written by [calls](super::call); read by the [checks](super::answers) at the end of a run.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -141,6 +141,8 @@ pub(super) struct Clients {
     /// Commands whose ids are to be used again once they are acknowledged.
     reuses: RefCell<BTreeMap<MessageId, Count>>,
     probes: RefCell<Vec<oneshot::Receiver<()>>>,
+    /// How many operators are about to redrive dead letters.
+    operators: Cell<u32>,
 }
 
 impl Clients {
@@ -155,6 +157,7 @@ impl Clients {
             armed: RefCell::default(),
             reuses: RefCell::default(),
             probes: RefCell::default(),
+            operators: Cell::new(0),
         }
     }
 
@@ -169,6 +172,17 @@ impl Clients {
     /// Lets the clients of the next commands do something wrong.
     pub(super) fn arm(&self, mischief: Mischief, times: u8, count: &Count) {
         self.armed.borrow_mut().push(Armed { mischief, left: times, count: Rc::clone(count) });
+    }
+
+    /// An operator begins to look after dead letters, or ends.
+    pub(super) fn operator(&self, begins: bool) {
+        let operators = self.operators.get();
+        self.operators.set(if begins { operators + 1 } else { operators.saturating_sub(1) });
+    }
+
+    /// Returns whether dead letters are going to be redriven.
+    pub(super) fn is_tended(&self) -> bool {
+        self.operators.get() > 0
     }
 
     /// Lets clients do nothing wrong any more.

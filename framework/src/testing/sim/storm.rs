@@ -206,7 +206,9 @@ impl World {
                 jumps.jump(-*millis);
             }
             Fault::Poison { service, after, then } => {
+                self.0.clients.operator(true);
                 self.poison(*service, *after, *then, count).await;
+                self.0.clients.operator(false);
                 return false;
             }
             Fault::Rival { service } => return self.rival(*service).await,
