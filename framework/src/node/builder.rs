@@ -84,6 +84,18 @@ impl NodeBuilder {
         self
     }
 
+    /// Returns whether it hosts an aggregate or a saga.
+    #[cfg(feature = "testing")]
+    pub(crate) fn has_keys(&self) -> bool {
+        self.types.iter().any(|hosted| hosted.card().role != "worker")
+    }
+
+    /// The domains that the node would own.
+    #[cfg(feature = "testing")]
+    pub(crate) fn owned(&self) -> Vec<String> {
+        self.types.iter().map(|hosted| hosted.domain().0.to_owned()).collect()
+    }
+
     /// Returns whether it hosts a worker.
     #[cfg(feature = "testing")]
     pub(crate) fn has_worker(&self) -> bool {

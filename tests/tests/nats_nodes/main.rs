@@ -23,7 +23,6 @@ mod starting;
 mod strangers;
 mod town;
 mod troubles;
-mod windows;
 
 use std::time::Duration;
 

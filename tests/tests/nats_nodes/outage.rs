@@ -106,7 +106,8 @@ fn consumer_that_delivers_nothing_stops_no_flow() {
             };
             let consumer = stream.create_consumer(settings).await.expect("changes the consumer");
             context.publish("whizbang.cmd.bank.1.outside", "bait".into()).await.expect("sends").await.expect("is kept");
-            let mut taken = consumer.fetch().max_messages(1).messages().await.expect("messages");
+            let taken = consumer.batch().max_messages(1).expires(Duration::from_secs(10)).messages().await;
+            let mut taken = taken.expect("messages");
             taken.next().await.expect("the bait").expect("a message");
             let (bank, node) = (accounts(&server, &store).await, transfers(&server).await);
             begin(&node, 300).await;

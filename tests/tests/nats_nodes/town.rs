@@ -50,11 +50,17 @@ impl Town {
     pub(crate) async fn start(server: &NatsServer) -> Self {
         let url = server.url();
         let (money, moves) = (MemoryStore::new(), MemoryStore::new());
-        let accounts = Node::builder("accounts", money.clone()).host::<Account>().bridge(bridge(&url).await).start();
+        let accounts =
+            Node::builder("accounts", money.clone()).threads(0).host::<Account>().bridge(bridge(&url).await).start();
         let accounts = accounts.await.expect("starts");
-        let transfers = Node::builder("transfers", moves.clone()).host::<Transfer>().bridge(bridge(&url).await).start();
+        let transfers =
+            Node::builder("transfers", moves.clone()).threads(0).host::<Transfer>().bridge(bridge(&url).await).start();
         let transfers = transfers.await.expect("starts");
-        let diary = Node::builder("diary", MemoryStore::new()).projection::<Diary>().bridge(bridge(&url).await).start();
+        let diary = Node::builder("diary", MemoryStore::new())
+            .threads(0)
+            .projection::<Diary>()
+            .bridge(bridge(&url).await)
+            .start();
         let diary = diary.await.expect("starts");
         Self { url, money, moves, accounts, transfers, diary, callers: Rc::default() }
     }

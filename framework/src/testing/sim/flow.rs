@@ -24,6 +24,7 @@ use super::repeat::{Lived, compared};
 use super::shrink::{Found, Shrinking};
 use super::story::{REPLAY, SEEDS, ending, replay};
 use super::{Broken, Coverage, Fault, Run, Sim, World, report};
+use crate::node::NodeBuilder;
 
 /// A kind of fault that was drawn so often must have struck.
 const TRIES: u64 = 20;
@@ -43,8 +44,8 @@ pub struct Flow<T, F> {
     at_end: Vec<StepsRule<T>>,
     bounds: Bounds,
     misses: bool,
-    /// The services that host a worker, once they were asked.
-    workers: OnceCell<Vec<usize>>,
+    /// The services that host a worker, and those that host an aggregate or a saga, once they were asked.
+    hosts: OnceCell<(Vec<usize>, Vec<usize>)>,
     regressions: Regressions,
 }
 
@@ -85,7 +86,7 @@ where
             at_end: Vec::new(),
             bounds: Bounds { versions, ..Bounds::new(services, steps) },
             misses: false,
-            workers: OnceCell::new(),
+            hosts: OnceCell::new(),
             regressions: Regressions::beside(Location::caller().file()),
         }
     }
@@ -271,8 +272,11 @@ where
     }
 
     fn source(&self) -> Source<T> {
-        let workers = self.workers.get_or_init(|| (self.sim)(Sim::new(0)).services_with_workers());
-        let bounds = Bounds { workers: workers.clone(), ..self.bounds.clone() };
+        let (workers, keyed) = self.hosts.get_or_init(|| {
+            let sim = (self.sim)(Sim::new(0));
+            (sim.services_that(NodeBuilder::has_worker), sim.services_that(NodeBuilder::has_keys))
+        });
+        let bounds = Bounds { workers: workers.clone(), keyed: keyed.clone(), ..self.bounds.clone() };
         Source { frame: bounds.frame(), step: self.step.clone() }
     }
 

@@ -279,14 +279,13 @@ impl Sim {
         self
     }
 
-    /// The services that host a worker, by their numbers.
-    fn services_with_workers(&self) -> Vec<usize> {
-        let has_worker = |(name, build): &(String, Build)| {
-            let builder = crate::node::Node::builder(name, crate::store::memory::MemoryStore::new());
-            build(builder).has_worker()
+    /// The services, by their numbers, whose description has a property.
+    fn services_that(&self, is_it: fn(&crate::node::NodeBuilder) -> bool) -> Vec<usize> {
+        let is_such = |(name, build): &(String, Build)| {
+            is_it(&build(crate::node::Node::builder(name, crate::store::memory::MemoryStore::new())))
         };
         let services = self.services.iter().enumerate();
-        services.filter(|(_, service)| has_worker(service)).map(|(number, _)| number).collect()
+        services.filter(|(_, service)| is_such(service)).map(|(number, _)| number).collect()
     }
 
     /// Why this description cannot be run, if it cannot.

@@ -91,6 +91,8 @@ pub(super) struct Bounds {
     pub(super) panics: bool,
     /// The services that host a worker.
     pub(super) workers: Vec<usize>,
+    /// The services that host an aggregate or a saga.
+    pub(super) keyed: Vec<usize>,
     /// The services that have another version.
     pub(super) versions: Vec<usize>,
     /// The time before a step, if users draw their own.
@@ -108,6 +110,7 @@ impl Bounds {
             jumps: Duration::from_secs(2 * 3600),
             panics: true,
             workers: Vec::new(),
+            keyed: Vec::new(),
             versions: Vec::new(),
             gap: None,
             own: None,
@@ -175,14 +178,14 @@ impl Bounds {
 
     /// What sticks or parks one key. Nobody discards what a flow relies on.
     fn key_faults(&self) -> BoxedStrategy<Vec<(Duration, Fault)>> {
-        if self.own.is_some() || self.services == 0 {
+        if self.own.is_some() || self.keyed.is_empty() {
             return Just(Vec::new()).boxed();
         }
         let fault = prop_oneof![
             2 * u32::from(self.panics) => (0..self.services, spans(3000, 250))
                 .prop_map(|(service, after)| Fault::Poison { service, after, then: Care::Redrive }),
             1 => (0..self.services).prop_map(|service| Fault::Rival { service }),
-            2 => (0..self.services, spans(10_000, 500))
+            2 => (prop::sample::select(self.keyed.clone()), spans(10_000, 500))
                 .prop_map(|(service, lasts)| Fault::StickKey { service, lasts: lasts + Duration::from_millis(500) }),
         ];
         let moment = spans(1000 * self.longer(), 50);

@@ -1,7 +1,5 @@
 //! What is looked at while a simulated cluster runs: after each commit, after each settled message, and once all nodes have started.
 
-use std::collections::BTreeMap;
-
 use super::world::Service;
 use super::wrong::Wrong;
 use super::{SimError, World};
@@ -92,18 +90,34 @@ impl World {
         self.0.broken.borrow().clone()
     }
 
-    /// A domain has one owner. Two would both answer, each from its own log.
+    /// Ends the run if another service hosts one of these domains. A domain has one owner: two would both answer, each from its
+    /// own log.
+    pub(super) fn is_hosted_twice(&self, at: usize, domains: &[String]) -> bool {
+        let services = &self.0.services;
+        let Some(second) = services.get(at) else { return false };
+        for first in services.iter().take(at) {
+            let hosts = first.hosts.borrow();
+            let theirs = hosts.iter().flat_map(|hosts| &hosts.domains);
+            if let Some(domain) = theirs.map(|domain| &domain.name).find(|name| domains.contains(name)) {
+                self.violated(SimError::HostedTwice {
+                    domain: domain.clone(),
+                    first: first.name.clone(),
+                    second: second.name.clone(),
+                });
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Ends the run if two services host one domain.
     pub(super) fn hosted_once(&self) {
-        let mut owners: BTreeMap<String, &str> = BTreeMap::new();
-        for service in &self.0.services {
-            for domain in service.hosts.borrow().iter().flat_map(|hosts| &hosts.domains) {
-                if let Some(other) = owners.insert(domain.name.clone(), &service.name) {
-                    self.violated(SimError::HostedTwice {
-                        domain: domain.name.clone(),
-                        first: (*other).to_owned(),
-                        second: service.name.clone(),
-                    });
-                }
+        for (at, service) in self.0.services.iter().enumerate() {
+            let hosts = service.hosts.borrow().clone();
+            let domains: Vec<String> =
+                hosts.into_iter().flat_map(|hosts| hosts.domains).map(|domain| domain.name).collect();
+            if self.is_hosted_twice(at, &domains) {
+                return;
             }
         }
     }

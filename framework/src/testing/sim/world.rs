@@ -222,7 +222,6 @@ impl World {
         for service in 0..self.0.services.len() {
             self.start(service).await;
         }
-        self.hosted_once();
         let clients = self.0.services.len();
         let ids = self.0.ids.borrow().next_u64();
         let started = Node::builder("clients", crate::store::memory::MemoryStore::new())
@@ -260,9 +259,14 @@ impl World {
             .bridge(self.0.broker.bridge(at))
             .clock(service.clock.clone())
             .seed(seed);
+        let builder = build(builder);
+        if lives == 1 && self.is_hosted_twice(at, &builder.owned()) {
+            service.starting.set(false);
+            return;
+        }
         let started = tokio::select! {
             biased;
-            started = build(builder).start() => Some(started),
+            started = builder.start() => Some(started),
             () = service.dying.notified() => None,
         };
         service.starting.set(false);
