@@ -175,6 +175,10 @@ impl Door {
 
     /// Judges a message by its shape and hands it on.
     fn take(&self, mut envelope: Envelope) -> BoxFuture<'static, Settled> {
+        // Of an event that is not taken here the shape does not matter, and there may be no owner that could be asked for it.
+        if envelope.kind == Kind::Event && !self.spec.takes_from(&envelope) {
+            return self.spread(envelope);
+        }
         match self.spec.judge(&mut envelope, false) {
             Judgment::Unknown => {}
             judgment => return self.hand_on(envelope, Some(judgment)),
@@ -200,11 +204,19 @@ impl Door {
 
 impl Inbound for Door {
     fn direct(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
-        self.hear(envelope)
+        match envelope.kind {
+            Kind::Event => {
+                Box::pin(ready(Settled::Refused("the message is an event, and came as a command".to_owned())))
+            }
+            _ => self.hear(envelope),
+        }
     }
 
     fn event(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
-        self.hear(envelope)
+        match envelope.kind {
+            Kind::Event => self.hear(envelope),
+            _ => Box::pin(ready(Settled::Refused("the message is not an event, and came as one".to_owned()))),
+        }
     }
 
     fn asked(&self, asked: Asked) -> BoxFuture<'static, Answer> {

@@ -119,6 +119,12 @@ impl Spec {
         self.domains.get(domain).copied()
     }
 
+    /// Returns whether events of an event's shard are taken here.
+    pub(super) fn takes_from(&self, event: &Envelope) -> bool {
+        let source = event.origin.as_ref().map(|origin| &origin.shard);
+        source.is_some_and(|source| self.sources.get(&source.domain).is_some_and(|shards| source.shard < *shards))
+    }
+
     pub(super) fn reader(&self, shard: &ShardId) -> Option<Arc<dyn ShardReader>> {
         self.readers.lock().get(shard).cloned()
     }

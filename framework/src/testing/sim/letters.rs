@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Fault, Trouble, World};
 use crate::actor::{Count, Trip, Trips};
 use crate::client::SendError;
-use crate::message::{Kind, MessageId, Wants};
+use crate::message::{Kind, MessageId, Name, Wants};
 use crate::node::{Node, NodeHandle};
 use crate::store::{DeadLetter, Note, StoredTurn};
 
@@ -47,16 +47,29 @@ impl World {
         self.0.tally.one(Trouble::MessagePoisoned);
         for _ in 0..LOOKS {
             tokio::time::sleep(LOOK).await;
-            if matches!(self.letter_of(service, message).await, Letter::Found(_)) {
+            if matches!(self.letter_of(service, |letter| letter.envelope.id == message).await, Letter::Found(_)) {
                 break;
             }
         }
         tokio::time::sleep(after).await;
         Trips::cure(message);
+        let mut parked: Option<(Name, String)> = None;
         for _ in 0..LOOKS {
-            match self.letter_of(service, message).await {
-                Letter::None => return,
-                Letter::Found(letter) => self.tend(service, &letter, then).await,
+            match self.letter_of(service, |letter| letter.envelope.id == message).await {
+                Letter::Found(letter) => {
+                    parked = Some((letter.actor.clone(), letter.key.clone()));
+                    self.tend(service, &letter, then).await;
+                }
+                // A redrive stops at the first letter that fails again: what is left behind the one that was poisoned is redriven.
+                Letter::None => {
+                    let Some((actor, key)) = &parked else { return };
+                    let is_of_key = |letter: &DeadLetter| letter.actor == *actor && letter.key == *key;
+                    match self.letter_of(service, is_of_key).await {
+                        Letter::Found(letter) => self.tend(service, &letter, Care::Redrive).await,
+                        Letter::None => return,
+                        Letter::Unknown => {}
+                    }
+                }
                 Letter::Unknown => {}
             }
             tokio::time::sleep(LOOK).await;
@@ -79,7 +92,7 @@ impl World {
     /// # Errors
     /// As there; [`SendError::Stopped`] if no node of the service is running.
     pub async fn redrive(&self, service: usize, letter: &DeadLetter) -> Result<(), SendError> {
-        let found = self.letter_of(service, letter.envelope.id).await;
+        let found = self.letter_of(service, |found| found.envelope.id == letter.envelope.id).await;
         let Letter::Found(letter) = found else { return Err(SendError::Stopped) };
         self.handle(service).ok_or(SendError::Stopped)?.redrive(&letter).await
     }
@@ -89,7 +102,7 @@ impl World {
     /// # Errors
     /// As there; [`SendError::Stopped`] if no node of the service is running.
     pub async fn discard(&self, service: usize, letter: &DeadLetter) -> Result<(), SendError> {
-        let found = self.letter_of(service, letter.envelope.id).await;
+        let found = self.letter_of(service, |found| found.envelope.id == letter.envelope.id).await;
         let Letter::Found(letter) = found else { return Err(SendError::Stopped) };
         self.handle(service).ok_or(SendError::Stopped)?.discard(&letter).await
     }
@@ -98,14 +111,11 @@ impl World {
         self.0.services.get(service)?.node.borrow().as_ref().map(Node::handle)
     }
 
-    /// A dead letter of a message as a node of the service lists it. Several actors may have failed on one event.
-    async fn letter_of(&self, service: usize, message: MessageId) -> Letter {
+    /// The first dead letter that is wanted, as a node of the service lists it. Several actors may have failed on one event.
+    async fn letter_of(&self, service: usize, is_wanted: impl Fn(&DeadLetter) -> bool) -> Letter {
         let Some(node) = self.handle(service) else { return Letter::Unknown };
         let Ok(letters) = node.dead_letters().await else { return Letter::Unknown };
-        letters
-            .into_iter()
-            .find(|letter| letter.envelope.id == message)
-            .map_or(Letter::None, |letter| Letter::Found(Box::new(letter)))
+        letters.into_iter().find(is_wanted).map_or(Letter::None, |letter| Letter::Found(Box::new(letter)))
     }
 }
 
