@@ -240,7 +240,7 @@ fn names(count: usize) -> Vec<String> {
 }
 
 #[whizbang::test]
-async fn a_sender_that_was_put_back_is_found_out_by_who_has_taken_more() {
+async fn a_sender_that_was_put_back_finds_out_from_who_has_taken_more() {
     let (hub, money) = (LoopbackHub::new(), MemoryStore::new());
     let bank = accounts(&money, &hub).await;
     bank.client().send(deposit("ada", 100)).await.unwrap();
@@ -253,7 +253,8 @@ async fn a_sender_that_was_put_back_is_found_out_by_who_has_taken_more() {
     before.stop().await.unwrap();
     let after = replaced_transfers(&hub).await;
     transfer_some(&after, &names[5..]).await;
-    says_so(&bank).await;
+    // The receiver tells the sender that it has taken more, and drops what contradicts that.
+    says_so(&after).await;
     assert_eq!(bank.client().send(deposit("ada", 0)).await.unwrap(), 95, "nothing of it was taken for something else");
 }
 
