@@ -1,4 +1,5 @@
 //! Nodes and clients work on every tokio runtime, and requests are ordinary futures.
+#![expect(clippy::disallowed_methods, reason = "programs of users spawn with tokio")]
 
 mod bank;
 

@@ -169,7 +169,7 @@ async fn jobs_that_wait_leave_their_lane_and_the_thread_to_others() {
     let waiting: Vec<_> = (0..600)
         .map(|n| {
             let work = client.send(Work { key: format!("w{n}"), slow: true });
-            tokio::task::spawn_local(async move { work.await })
+            tokio::task::spawn_local(work)
         })
         .collect();
     tokio::task::yield_now().await;
