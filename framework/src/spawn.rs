@@ -65,6 +65,7 @@ pub(crate) async fn until_done<F: Future<Output = ()>>(overseer: Overseer, name:
 ///
 /// # Errors
 /// The text of its panic.
+#[cfg(feature = "nats")]
 pub(crate) async fn contained<F: Future>(future: F) -> Result<F::Output, String> {
     caught(future).await.map_err(|panicked| panicked.to_string())
 }

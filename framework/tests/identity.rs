@@ -148,6 +148,7 @@ async fn declared_replacement_is_taken_from() {
 struct Shop {
     hub: LoopbackHub,
     world: Arc<World>,
+    store: MemoryStore,
     orders: Node,
 }
 
@@ -155,9 +156,17 @@ const ORDERS: usize = 140;
 
 impl Shop {
     async fn open() -> Self {
-        let (hub, world) = (LoopbackHub::new(), Arc::new(World::default()));
-        let orders = Node::builder("orders", MemoryStore::new()).host::<Order>().bridge(hub.bridge());
-        Self { orders: orders.start().await.unwrap(), hub, world }
+        let (hub, world, store) = (LoopbackHub::new(), Arc::new(World::default()), MemoryStore::new());
+        let orders = Node::builder("orders", store.clone()).host::<Order>().bridge(hub.bridge());
+        Self { orders: orders.start().await.unwrap(), hub, world, store }
+    }
+
+    /// Starts the sender again: when it stops, it has all that was committed confirmed by the owner of the payments.
+    async fn confirmed(self) -> Self {
+        let Self { hub, world, store, orders } = self;
+        orders.stop().await.unwrap();
+        let orders = Node::builder("orders", store.clone()).host::<Order>().bridge(hub.bridge());
+        Self { orders: orders.start().await.unwrap(), hub, world, store }
     }
 
     fn payments(&self, store: impl Store) -> NodeBuilder {
@@ -202,6 +211,7 @@ async fn empty_second_node_charges_nothing_again() {
     let _payments = shop.payments(MemoryStore::new()).start().await.unwrap();
     shop.place(0, ORDERS).await;
     shop.paid(0, ORDERS).await;
+    let shop = shop.confirmed().await;
     let second = shop.payments(MemoryStore::new()).start().await.map(drop);
     assert!(matches!(second, Err(StartError::Bridge(BridgeError::Claimed(_)))), "{second:?}");
     // The same while the broker has lost the claims: it starts, and ends before it does anything again.
@@ -218,6 +228,7 @@ async fn node_on_an_empty_store_charges_nothing_again() {
     let payments = shop.payments(MemoryStore::new()).start().await.unwrap();
     shop.place(0, ORDERS).await;
     shop.paid(0, ORDERS).await;
+    let shop = shop.confirmed().await;
     drop(payments);
     shop.hub.forget_claims();
     let payments = shop.payments(MemoryStore::new()).start().await.unwrap();
@@ -232,25 +243,26 @@ async fn node_on_an_empty_store_charges_nothing_again() {
 async fn node_on_an_older_copy_charges_nothing_again() {
     let (folder, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let shop = Shop::open().await;
-    let open = |folder: &Path| shop.payments(EmbeddedStore::open(folder).unwrap());
-    let payments = open(folder.path()).start().await.unwrap();
+    let open = |shop: &Shop, folder: &Path| shop.payments(EmbeddedStore::open(folder).unwrap());
+    let payments = open(&shop, folder.path()).start().await.unwrap();
     shop.place(0, 32).await;
     shop.paid(0, 32).await;
     payments.stop().await.unwrap();
     for entry in std::fs::read_dir(folder.path()).unwrap().map(Result::unwrap) {
         std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
     }
-    let payments = open(folder.path()).start().await.unwrap();
+    let payments = open(&shop, folder.path()).start().await.unwrap();
     shop.place(32, ORDERS).await;
     shop.paid(32, ORDERS).await;
+    let shop = shop.confirmed().await;
     payments.stop().await.unwrap();
-    let payments = open(copy.path()).start().await.unwrap();
+    let payments = open(&shop, copy.path()).start().await.unwrap();
     shop.place(32 + ORDERS, 32).await;
     is_older(&payments).await;
     assert_eq!(shop.charged_again().await, [""; 0]);
     drop(payments);
     // The newest folder goes on where it was.
-    let payments = open(folder.path()).replaces_store(ReplacedStore::Any).start().await.unwrap();
+    let payments = open(&shop, folder.path()).replaces_store(ReplacedStore::Any).start().await.unwrap();
     shop.paid(0, 32 + ORDERS + 32).await;
     // The copy may have taken some of the last orders before it found out; this store knows nothing of them.
     let last: Vec<_> = (32 + ORDERS..32 + ORDERS + 32).map(|n| format!("o{n}")).collect();

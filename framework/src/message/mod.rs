@@ -1,6 +1,6 @@
 //! The words that travel: messages, their envelopes, their names and ids, and how they become bytes.
 //!
-//! Used by every room. Calls the [clock](crate::clock), and [user code](crate::user_code) where a type is traced.
+//! Used by every room. Calls the [clock](crate::clock), and user code where a type is traced.
 //! It knows no actor, no store and no broker.
 
 use std::sync::Arc;

@@ -31,13 +31,13 @@ pub struct Call<'a, C> {
 }
 
 impl<C: Command> Call<'_, C> {
-    /// As [`Sending::id`](crate::client::Sending::id).
+    /// As [`SendCommand::id`](crate::client::SendCommand::id).
     pub fn id(mut self, id: MessageId) -> Self {
         self.id = Some(id);
         self
     }
 
-    /// As [`Sending::idempotency_key`](crate::client::Sending::idempotency_key).
+    /// As [`SendCommand::idempotency_key`](crate::client::SendCommand::idempotency_key).
     pub fn idempotency_key(mut self, key: &str) -> Self {
         self.key = Some(key.to_owned());
         self
@@ -107,12 +107,12 @@ impl<'a, C: Command> IntoFuture for Call<'a, C> {
 pub struct Post<'a, C>(Call<'a, C>);
 
 impl<C: Command> Post<'_, C> {
-    /// As [`Posting::id`](crate::client::Posting::id).
+    /// As [`PostCommand::id`](crate::client::PostCommand::id).
     pub fn id(self, id: MessageId) -> Self {
         Self(self.0.id(id))
     }
 
-    /// As [`Posting::idempotency_key`](crate::client::Posting::idempotency_key).
+    /// As [`PostCommand::idempotency_key`](crate::client::PostCommand::idempotency_key).
     pub fn idempotency_key(self, key: &str) -> Self {
         Self(self.0.idempotency_key(key))
     }
@@ -188,7 +188,7 @@ impl World {
     /// ```
     ///
     /// # Errors
-    /// As [`Client::send`].
+    /// As [`Client::send`](crate::Client::send).
     pub fn call<C: Command>(&self, command: C) -> Call<'_, C> {
         Call { world: self, command, id: None, key: None, deadline: None, patient: false }
     }
@@ -197,7 +197,7 @@ impl World {
     /// dead letter, or be put aside with a reason, unless a fault makes the broker lose it.
     ///
     /// # Errors
-    /// As [`Client::post`].
+    /// As [`Client::post`](crate::Client::post).
     pub fn post<C: Command>(&self, command: C) -> Post<'_, C> {
         Post(self.call(command))
     }
