@@ -378,7 +378,7 @@ struct AtOnce {
     live: Rc<LiveActor>,
 }
 
-/// How a command goes on whose sender has to wait.
+/// The continuation of a command whose sender has to wait.
 pub(super) struct Later(Next);
 
 enum Next {

@@ -41,7 +41,7 @@ pub(crate) struct HostSettings {
     pub(crate) remember: Duration,
     /// Where it is said what has stopped.
     pub(crate) standing: Arc<Standing>,
-    /// What is known of the shapes that other services have.
+    /// The known shapes of other services.
     pub(crate) shapes: Arc<PeerShapes>,
     /// One permit for the whole node; see [`Host::suspects`].
     pub(crate) suspects: Arc<Semaphore>,

@@ -172,8 +172,8 @@ impl KeyActor {
         self.redrive(delivery, permit, ctx);
     }
 
-    /// What a redriven letter asks of this key. An event whose key could not be chosen, or was too long, stands at another one: there it
-    /// is refused again, unless the program chooses this key now.
+    /// The work that a redriven letter asks of this key. An event whose key could not be chosen, or was too long, stands at
+    /// another one: there it is refused again, unless the program chooses this key now.
     fn work_again(&self, letter: &DeadLetter) -> Work {
         let envelope = &letter.envelope;
         if envelope.kind != Kind::Event {

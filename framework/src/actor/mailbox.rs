@@ -19,7 +19,7 @@ use crate::user_code::Label;
 
 /// One live actor with what its door and its permits look at: one allocation, so that a turn touches few places.
 ///
-/// The actor is borrowed for as long as a message is taken, so whoever finds it borrowed was called by its turn.
+/// The actor is borrowed for as long as a message is taken, so a caller that finds it borrowed was called by its turn.
 pub(crate) struct LiveActor<U: ?Sized = dyn UserSlot> {
     /// How many messages are in its mailbox.
     pub(super) mails: Cell<u32>,

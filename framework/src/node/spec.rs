@@ -43,7 +43,7 @@ pub(super) struct Spec {
     /// Which projection answers a query, by domain and name.
     pub(super) answers: HashMap<(Name, Name), usize, FixedState>,
     pub(super) standing: Arc<Standing>,
-    /// What is known of the shapes that other services have; nothing without a bridge.
+    /// The known shapes of other services; nothing without a bridge.
     pub(super) shapes: Arc<PeerShapes>,
     /// Held while another service is asked for shapes.
     pub(super) asks_for_shapes: tokio::sync::Mutex<super::peers::Failed>,

@@ -41,7 +41,7 @@ pub(crate) struct ViewContext {
     pub(crate) ids: IdSource,
     pub(crate) code: Arc<UserCode>,
     pub(crate) standing: Arc<Standing>,
-    /// What is known of the shapes that other services have.
+    /// The known shapes of other services.
     pub(crate) shapes: Arc<PeerShapes>,
     /// Whether work may be done on threads of its own; not in a simulation.
     pub(crate) has_threads: bool,
