@@ -7,6 +7,7 @@
 mod dependencies;
 mod docs;
 mod doors;
+mod english;
 mod generics;
 mod habits;
 mod mutations;
