@@ -1,4 +1,4 @@
-//! What the documentation says of the code can be read off the code: versions, tests, files, links, dependencies.
+//! Statements of the documentation that can be compared with the code: versions, files, links, dependencies, changes, decisions.
 
 use std::collections::BTreeSet;
 
@@ -91,43 +91,6 @@ fn plain_path(folder: &str, target: &str) -> String {
     parts.join("/")
 }
 
-/// The invariants that docs/guarantees.md must have, and the tests it names: in code marks, `path::name_of_the_test`.
-fn broken_guarantees(page: &File, files: &[File]) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let mut seen = BTreeSet::new();
-    for (at, line) in page.lines().filter(|(_, line)| line.starts_with("| I")) {
-        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
-        let [number, sentence, tests] = cells[..] else {
-            findings.push(page.finding(at, "not three cells: number, sentence, tests"));
-            continue;
-        };
-        seen.insert(number.to_owned());
-        if sentence.is_empty() {
-            findings.push(page.finding(at, format!("{number} says nothing")));
-        }
-        let named: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
-        if named.is_empty() && !tests.starts_with("none yet") {
-            findings
-                .push(page.finding(at, format!("{number} names no test; if there is none, say `none yet` and why")));
-        }
-        for test in named.into_iter().filter(|test| !is_there(test, files)) {
-            findings.push(page.finding(at, format!("{number} names the test `{test}`, which is not there")));
-        }
-    }
-    for number in (1..=14).map(|number| format!("I{number}")).filter(|number| !seen.contains(number)) {
-        findings.push(page.finding_at_top(format!("{number} has no row")));
-    }
-    findings
-}
-
-/// Whether `path::name_of_the_test` names a function of that file.
-pub(crate) fn is_there(test: &str, files: &[File]) -> bool {
-    test.rsplit_once("::").is_some_and(|(path, name)| {
-        let stands = format!("fn {name}(");
-        files.iter().any(|file| file.path == path && file.code().contains(&stands))
-    })
-}
-
 /// Direct dependencies without a line in docs/dependencies.md, and lines without a dependency.
 fn unexplained_dependencies(manifest: &toml::Table, page: &File) -> Vec<Finding> {
     let direct: BTreeSet<&str> = manifest["workspace"]["dependencies"]
@@ -198,11 +161,6 @@ fn links_and_paths_in_the_documentation_lead_somewhere() {
 }
 
 #[test]
-fn every_guarantee_names_tests_that_exist() {
-    assert_none(&broken_guarantees(&file("docs/guarantees.md"), &repository()));
-}
-
-#[test]
 fn every_direct_dependency_has_its_reason() {
     let manifest = file("Cargo.toml").text.parse().expect("Cargo.toml is TOML");
     assert_none(&unexplained_dependencies(&manifest, &file("docs/dependencies.md")));
@@ -239,19 +197,6 @@ fn a_dead_link_and_a_dead_path_are_found() {
         found("[x](a.md#p) [y](../README.md) [z](https://a.b) `docs/a.md` `tests/run --long` `docs/*.md`"),
         (0, 0)
     );
-}
-
-#[test]
-fn a_guarantee_without_a_test_is_found() {
-    let rows = |first: &str| (2..=14).fold(first.to_owned(), |page, n| format!("{page}\n| I{n} | x | none yet |"));
-    let files = [File::new("tests/tests/a.rs", "#[test]\nfn it_holds() {}\n// fn it_does_not_hold() {}")];
-    let found = |page: &str| broken_guarantees(&File::new("docs/guarantees.md", page), &files).len();
-    assert_eq!(found(&rows("| I1 | x | `tests/tests/a.rs::it_holds` |")), 0);
-    assert_eq!(found(&rows("| I1 | x | `tests/tests/a.rs::it_does_not_hold` |")), 1);
-    assert_eq!(found(&rows("| I1 | x | `tests/tests/b.rs::it_holds` |")), 1);
-    assert_eq!(found(&rows("| I1 | x | surely |")), 1);
-    assert_eq!(found(&rows("| I1 | | none yet |")), 1);
-    assert_eq!(found(&rows("")), 1);
 }
 
 #[test]
