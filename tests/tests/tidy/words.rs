@@ -1,19 +1,51 @@
-//! One word per concept: what docs/glossary.md rejects stands in no file name and in no public name.
+//! One term per concept: docs/glossary.md has one row for each term of ours, and former terms are not used any longer.
+//!
+//! Standard terms of other frameworks are never rejected.
+
+use std::collections::BTreeSet;
 
 use crate::source::{File, Finding, assert_none, file, name_at, places, repository};
 
-/// Rejected words, each with the word to use: what stands in `code` in the glossary's last column.
-fn rejected(glossary: &File) -> Vec<(String, String)> {
-    let rows = glossary.text.lines().skip_while(|line| !line.starts_with("| word | means here | not |")).skip(2);
-    let mut rejected = Vec::new();
-    for line in rows.take_while(|line| line.starts_with('|')) {
-        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
-        let [word, _, not] = cells[..] else { panic!("not three cells: {line}") };
-        for bad in not.split('`').skip(1).step_by(2) {
-            rejected.push((bad.to_owned(), word.to_owned()));
+/// The rows of the table with this head: the byte at which each begins, and its cells.
+fn rows<'a>(glossary: &'a File, head: &str) -> Vec<(usize, Vec<&'a str>)> {
+    let lines = glossary.lines().skip_while(|(_, line)| *line != head).skip(2);
+    let rows = lines.take_while(|(_, line)| line.starts_with('|'));
+    rows.map(|(at, line)| (at, line.trim_matches('|').split('|').map(str::trim).collect())).collect()
+}
+
+/// Terms with two rows, and terms that another row lists as known elsewhere: two of our terms for one concept.
+fn double_terms(glossary: &File) -> Vec<Finding> {
+    let rows = rows(glossary, "| term | meaning here | known elsewhere as |");
+    let mut findings = Vec::new();
+    let mut terms = BTreeSet::new();
+    for (at, cells) in &rows {
+        let [names, meaning, _] = cells[..] else {
+            findings.push(glossary.finding(*at, "expected three cells: term, meaning, known elsewhere as"));
+            continue;
+        };
+        if meaning.is_empty() {
+            findings.push(glossary.finding(*at, format!("`{names}` has no meaning")));
+        }
+        for term in names.split(", ").filter(|term| !terms.insert(*term)) {
+            findings.push(glossary.finding(*at, format!("`{term}` has a row already")));
         }
     }
-    rejected
+    for (at, cells) in &rows {
+        for word in cells.get(2).into_iter().flat_map(|known| known.split(", ")).filter(|word| terms.contains(word)) {
+            findings.push(glossary.finding(*at, format!("`{word}` is a term of ours with a row of its own")));
+        }
+    }
+    findings
+}
+
+/// Former terms, each with the one that replaced it.
+fn former(glossary: &File) -> Vec<(String, String)> {
+    let rows = rows(glossary, "| former | term |").into_iter();
+    let pair = |cells: Vec<&str>| match cells[..] {
+        [former, term] => (former.to_owned(), term.to_owned()),
+        _ => panic!("expected two cells: {cells:?}"),
+    };
+    rows.map(|(_, cells)| pair(cells)).collect()
 }
 
 /// A name in lower case with `_` between its words and at both ends: `DeadLetter`, `dead-letter` and `dead_letter` are one.
@@ -33,10 +65,10 @@ fn spelled(name: &str) -> String {
     out
 }
 
-/// The rejected word in a name, if there is one, and the word to use; a plural counts.
-fn objection<'a>(name: &str, rejected: &'a [(String, String)]) -> Option<&'a (String, String)> {
+/// The former term in a name, if there is one, and the term to use; a plural counts.
+fn objection<'a>(name: &str, former: &'a [(String, String)]) -> Option<&'a (String, String)> {
     let name = spelled(name);
-    rejected.iter().find(|(bad, _)| {
+    former.iter().find(|(bad, _)| {
         let bad = spelled(bad);
         let plural = format!("{}s_", bad.trim_end_matches('_'));
         name.contains(&bad) || name.contains(&plural)
@@ -67,19 +99,19 @@ fn public_names(code: &str) -> Vec<(usize, &str)> {
     names
 }
 
-fn rejected_names(files: &[File], rejected: &[(String, String)]) -> Vec<Finding> {
+fn former_names(files: &[File], former: &[(String, String)]) -> Vec<Finding> {
     let mut findings = Vec::new();
     let ours = ["framework/", "macros/", "samples/", "tests/"];
     for file in files.iter().filter(|file| file.is_rust() && ours.iter().any(|folder| file.path.starts_with(folder))) {
         for part in file.path.split('/').skip(1).map(|part| part.trim_end_matches(".rs")) {
-            if let Some((bad, good)) = objection(part, rejected) {
-                findings.push(file.finding_at_top(format!("file name `{part}`: here a {bad} is a {good}")));
+            if let Some((bad, good)) = objection(part, former) {
+                findings.push(file.finding_at_top(format!("file name `{part}`: {bad} is a former term for {good}")));
             }
         }
         if file.is_product() {
             for (at, name) in public_names(&file.product_code()) {
-                if let Some((bad, good)) = objection(name, rejected) {
-                    findings.push(file.finding(at, format!("public name `{name}`: here a {bad} is a {good}")));
+                if let Some((bad, good)) = objection(name, former) {
+                    findings.push(file.finding(at, format!("public name `{name}`: {bad} is a former term for {good}")));
                 }
             }
         }
@@ -88,18 +120,38 @@ fn rejected_names(files: &[File], rejected: &[(String, String)]) -> Vec<Finding>
 }
 
 #[test]
-fn names_use_the_words_of_the_glossary() {
-    let rejected = rejected(&file("docs/glossary.md"));
-    assert!(rejected.len() >= 30, "the glossary's table was not found: {rejected:?}");
-    assert_none(&rejected_names(&repository(), &rejected));
+fn each_concept_has_one_term() {
+    let glossary = file("docs/glossary.md");
+    assert!(rows(&glossary, "| term | meaning here | known elsewhere as |").len() >= 60, "the table was not found");
+    assert_none(&double_terms(&glossary));
 }
 
 #[test]
-fn a_rejected_word_is_found_however_it_is_spelled() {
-    let glossary = "| word | means here | not |\n|---|---|---|\n| saga | x | `process manager`, context |\n| stream | y | `topic` |\n";
-    let rejected = rejected(&File::new("docs/glossary.md", glossary));
-    assert_eq!(rejected, [("process manager".into(), "saga".into()), ("topic".into(), "stream".into())]);
-    let found = |path: &str, text: &str| rejected_names(&[File::new(path, text)], &rejected).len();
+fn names_contain_no_former_term() {
+    let former = former(&file("docs/glossary.md"));
+    assert!(!former.is_empty(), "the table of former terms was not found");
+    assert_none(&former_names(&repository(), &former));
+}
+
+#[test]
+fn second_term_for_a_concept_is_found() {
+    let found = |rows: &str| {
+        let head = "| term | meaning here | known elsewhere as |\n|---|---|---|\n";
+        double_terms(&File::new("docs/glossary.md", &format!("# Glossary\n\n{head}{rows}\n| no | row |\n"))).len()
+    };
+    assert_eq!(found("| saga | x | process manager, workflow |\n| stream, log | y | topic |\n"), 0);
+    assert_eq!(found("| saga | x | - |\n| stream, saga | y | - |\n"), 1);
+    assert_eq!(found("| saga | x | - |\n| stream | y | topic, saga |\n"), 1);
+    assert_eq!(found("| saga | | - |\n"), 1);
+    assert_eq!(found("| saga | x |\n"), 1);
+}
+
+#[test]
+fn former_term_is_found_however_it_is_spelled() {
+    let glossary = "| former | term |\n|---|---|\n| process manager | saga |\n| topic | stream |\n";
+    let former = former(&File::new("docs/glossary.md", glossary));
+    assert_eq!(former, [("process manager".into(), "saga".into()), ("topic".into(), "stream".into())]);
+    let found = |path: &str, text: &str| former_names(&[File::new(path, text)], &former).len();
     let path = "framework/src/saga/mod.rs";
     assert_eq!(found("framework/src/saga/process_manager.rs", ""), 1);
     assert_eq!(found("tests/tests/topics.rs", ""), 1);
