@@ -41,7 +41,7 @@ fn every_key_of_the_configuration_has_a_row() {
 #[test]
 fn every_error_of_a_sender_has_a_row() {
     let (page, code) = (file("docs/running.md"), file("framework/src/router/error.rs"));
-    assert_none(&differences(&page, "What an error asks for", &code, "pub enum SendError"));
+    assert_none(&differences(&page, "Errors of senders", &code, "pub enum SendError"));
 }
 
 #[test]
