@@ -115,16 +115,19 @@ fn unexplained_dependencies(manifest: &toml::Table, page: &File) -> Vec<Finding>
     findings
 }
 
-/// Notes on changes: each begins with its kind, and a breaking one says what to do.
+/// Notes on changes that are not one line, which begins with its kind.
 fn shapeless_changes(files: &[File]) -> Vec<Finding> {
     const KINDS: [&str; 4] = ["added: ", "changed: ", "fixed: ", "**breaking**: "];
     let is_change = |file: &&File| file.path.starts_with("changes/unreleased/") && is_page(file);
-    let shapeless = |file: &&File| !KINDS.iter().any(|kind| file.text.starts_with(kind));
+    let has_shape = |file: &File| {
+        let kinds: usize = KINDS.iter().map(|kind| file.text.matches(kind).count()).sum();
+        KINDS.iter().any(|kind| file.text.starts_with(kind)) && kinds == 1 && file.text.lines().count() == 1
+    };
     files
         .iter()
         .filter(is_change)
-        .filter(shapeless)
-        .map(|file| file.finding_at_top(format!("begins with none of {KINDS:?}")))
+        .filter(|file| !has_shape(file))
+        .map(|file| file.finding_at_top(format!("is not one line that begins with one of {KINDS:?}")))
         .collect()
 }
 
@@ -211,8 +214,10 @@ fn an_unexplained_dependency_and_a_stale_explanation_are_found() {
 #[test]
 fn a_shapeless_change_is_found() {
     let found = |text: &str| shapeless_changes(&[File::new("changes/unreleased/a.md", text)]).len();
-    assert_eq!(found("added: a thing"), 0);
-    assert_eq!(found("Some thing"), 1);
+    assert_eq!(found("added: a thing\n"), 0);
+    assert_eq!(found("Some thing\n"), 1);
+    assert_eq!(found("added: a thing\nwith more\n"), 1);
+    assert_eq!(found("added: a thing. fixed: another\n"), 1);
 }
 
 #[test]
