@@ -99,13 +99,13 @@ impl Clock {
 /// The time of a running node that no jump of the wall clock changes: the wall clock as it was when the node started, and from
 /// then on the monotonic timer. Timers go by it. It counts as Linux counts `CLOCK_MONOTONIC`: without the time a machine sleeps.
 #[derive(Clone, Debug)]
-pub(crate) struct Steady {
+pub(crate) struct MonotonicTime {
     clock: Clock,
     start: Timestamp,
     began: tokio::time::Instant,
 }
 
-impl Steady {
+impl MonotonicTime {
     /// Begins to count.
     pub(crate) fn of(clock: &Clock) -> Self {
         Self { clock: clock.clone(), start: clock.now(), began: monotonic() }

@@ -54,9 +54,9 @@
 //! | to write | see |
 //! |---|---|
 //! | an aggregate: decides on commands, records events | [`Aggregate`], [`Handle`], [`Apply`] |
-//! | a saga: leads a flow through several services, undoes it when it fails | [`Saga`], [`React`], [`OnReply`], [`Wake`] |
+//! | a saga: leads a flow through several services, undoes it when it fails | [`Saga`], [`React`], [`OnReply`], [`OnTimer`] |
 //! | a projection: a view of events, and answers from it | [`Projection`], [`Project`], [`Answer`] |
-//! | a worker: does I/O | [`Worker`], [`Perform`], [`On`] |
+//! | a worker: does I/O | [`Worker`], [`Perform`], [`OnEvent`] |
 //! | a node, its configuration, its end | [`Node`], [`NodeConfig`] |
 //! | a caller | [`Client`], [`SendError`] |
 //! | a test of a flow | `testing` (feature of that name): scenarios and the simulated cluster |
@@ -125,7 +125,7 @@ pub mod prelude;
 // The derives' output names the framework from outside; the framework's own tests use it as well.
 extern crate self as whizbang;
 
-pub use actor::{About, Effects};
+pub use actor::{Effects, EventContext};
 pub use aggregate::{Aggregate, Apply, Handle, OnReply, React};
 #[cfg(feature = "nats")]
 pub use bridge::nats::NatsBridge;
@@ -135,11 +135,11 @@ pub use message::{Command, Document, Domain, Event, Message, Query, Rejection};
 pub use node::{ConfigError, Error, Health, Metrics, Node, NodeBuilder, NodeConfig, NodeEnd, NodeHandle, StartError};
 pub use projection::{Answer, Project, Projection};
 pub use retry::Retry;
-pub use saga::{Saga, Wake};
+pub use saga::{OnTimer, Saga};
 #[cfg(feature = "embedded")]
 pub use store::embedded::EmbeddedStore;
 pub use store::memory::MemoryStore;
-pub use worker::{Job, On, Perform, WorkError, Worker};
+pub use worker::{Job, OnEvent, Perform, WorkError, Worker};
 
 /// The programs of the README.
 #[cfg(all(doctest, feature = "embedded", feature = "nats"))]

@@ -13,6 +13,7 @@ pub use crate::EmbeddedStore;
 pub use crate::NatsBridge;
 pub use crate::derive::derives::{Deserialize, Serialize};
 pub use crate::{
-    About, Aggregate, Answer, Apply, Client, Command, Document, Domain, Effects, Event, Handle, Job, MemoryStore, Node,
-    On, OnReply, Perform, Project, Projection, Query, React, Rejection, Saga, Wake, WorkError, Worker,
+    Aggregate, Answer, Apply, Client, Command, Document, Domain, Effects, Event, EventContext, Handle, Job,
+    MemoryStore, Node, OnEvent, OnReply, OnTimer, Perform, Project, Projection, Query, React, Rejection, Saga,
+    WorkError, Worker,
 };

@@ -159,8 +159,8 @@ impl OnReply<Order> for Account {
     fn on_reply(&self, _reply: Result<(), Rejection>, _effects: &mut Effects<Self>) {}
 }
 
-impl Wake<Overdue> for Account {
-    fn wake(&self, _overdue: Overdue, _effects: &mut Effects<Self>) {}
+impl OnTimer<Overdue> for Account {
+    fn on_timer(&self, _overdue: Overdue, _effects: &mut Effects<Self>) {}
 }
 
 /// A state that is an enum, with snapshots as they come.
@@ -177,7 +177,7 @@ impl React<Moved> for PaymentPlan {
 }
 
 impl React<Ordered> for PaymentPlan {
-    fn key(_ordered: &Ordered, about: &About) -> Option<String> {
+    fn key(_ordered: &Ordered, about: &EventContext) -> Option<String> {
         (about.version > 1).then(|| about.key.clone())
     }
 
@@ -204,8 +204,8 @@ impl OnReply<Deposit> for PaymentPlan {
     fn on_reply(&self, _reply: Result<Vec<u64>, Rejection>, _effects: &mut Effects<Self>) {}
 }
 
-impl Wake<Overdue> for PaymentPlan {
-    fn wake(&self, _overdue: Overdue, _effects: &mut Effects<Self>) {}
+impl OnTimer<Overdue> for PaymentPlan {
+    fn on_timer(&self, _overdue: Overdue, _effects: &mut Effects<Self>) {}
 }
 
 #[derive(Projection, Default, Serialize, Deserialize)]
@@ -215,11 +215,11 @@ struct Balances {
 }
 
 impl Project<Moved> for Balances {
-    fn project(&mut self, _moved: &Moved, _about: &About) {}
+    fn project(&mut self, _moved: &Moved, _about: &EventContext) {}
 }
 
 impl Project<Ordered> for Balances {
-    fn project(&mut self, _ordered: &Ordered, _about: &About) {
+    fn project(&mut self, _ordered: &Ordered, _about: &EventContext) {
         self.orders += 1;
     }
 }
@@ -242,14 +242,14 @@ impl Perform<Order> for Desk {
     }
 }
 
-impl On<Moved> for Desk {
-    async fn on(&self, _moved: Moved, _job: Job) -> Result<(), WorkError> {
+impl OnEvent<Moved> for Desk {
+    async fn on_event(&self, _moved: Moved, _job: Job) -> Result<(), WorkError> {
         Ok(())
     }
 }
 
-impl On<Ordered> for Desk {
-    async fn on(&self, _ordered: Ordered, _job: Job) -> Result<(), WorkError> {
+impl OnEvent<Ordered> for Desk {
+    async fn on_event(&self, _ordered: Ordered, _job: Job) -> Result<(), WorkError> {
         Ok(())
     }
 }

@@ -15,11 +15,11 @@ async fn discarded_step_is_rejected_and_saga_compensates() {
     let store = MemoryStore::new();
     let node = start(&store).await;
     place(&node, "o", &["a", "broken", "b"]).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     let letter = only(node.dead_letters().await.unwrap());
     assert_eq!((taken(&node, "a").await, taken(&node, "b").await, letter.key.as_str()), (1, 1, "broken"));
     node.discard(&letter).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(story(&node, "o").await, "placed command.discarded");
     assert_eq!((taken(&node, "a").await, taken(&node, "b").await, taken(&node, "broken").await), (0, 0, 0));
     assert!(has_ended(&node, "o").await);
@@ -33,9 +33,9 @@ async fn discarded_compensation_leaves_remaining_steps_undone_in_order() {
         let store = MemoryStore::new();
         let mut node = start(&store).await;
         place(&node, "o", &["a", "stuck", "b"]).await.unwrap();
-        node.quiet().await;
+        node.wait_idle().await;
         finish(&node, "o", How::Compensate).await.unwrap();
-        node.quiet().await;
+        node.wait_idle().await;
         assert_eq!((taken(&node, "a").await, taken(&node, "b").await), (1, 0), "the last step is undone first");
         if restarts {
             drop(node);
@@ -44,13 +44,13 @@ async fn discarded_compensation_leaves_remaining_steps_undone_in_order() {
         let letter = only(node.dead_letters().await.unwrap());
         assert_eq!(letter.reason.as_str(), "compensation");
         node.discard(&letter).await.unwrap();
-        node.quiet().await;
+        node.wait_idle().await;
         assert_eq!((taken(&node, "a").await, taken(&node, "stuck").await), (0, 1));
         assert_eq!(node.metrics().given_up, 1, "a step that stays done is counted");
         assert!(has_ended(&node, "o").await);
         drop(node);
         let node = start(&store).await;
-        node.quiet().await;
+        node.wait_idle().await;
         assert_eq!((taken(&node, "a").await, node.dead_letters().await.unwrap().len()), (0, 0));
     }
 }
@@ -60,12 +60,12 @@ async fn discarded_reply_to_step_counts_for_compensation() {
     let store = MemoryStore::new();
     let node = start(&store).await;
     place(&node, "shaky", &["a"]).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     let letter = only(node.dead_letters().await.unwrap());
     assert_eq!((letter.key.as_str(), letter.envelope.name.as_str()), ("shaky", "Take"));
     node.discard(&letter).await.unwrap();
     finish(&node, "shaky", How::Compensate).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(taken(&node, "a").await, 0, "the step was done, so it is undone");
     assert!(has_ended(&node, "shaky").await);
 }
@@ -75,7 +75,7 @@ async fn discarded_command_behind_letter_rejects_its_caller() {
     let store = MemoryStore::new();
     let node = start(&store).await;
     place(&node, "o", &["broken"]).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     let (client, take) = (node.client(), Take { shelf: "broken".to_owned() });
     let id = client.new_id();
     assert!(matches!(client.send(take.clone()).id(id).await, Err(SendError::DeadLetter { .. })));
@@ -98,11 +98,11 @@ async fn discarded_command_to_unloadable_key_is_rejected() {
     BURNT.with(|burnt| burnt.store(true, std::sync::atomic::Ordering::SeqCst));
     let node = start(&store).await;
     place(&node, "o", &["a"]).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     let letter = only(node.dead_letters().await.unwrap());
     assert_eq!(letter.reason.as_str(), "unloadable");
     node.discard(&letter).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(story(&node, "o").await, "placed command.discarded");
     assert!(has_ended(&node, "o").await);
 }
@@ -169,7 +169,7 @@ async fn discarded_job_is_rejected() {
     let node = builder.retry(quick()).start().await.unwrap();
     let client = node.client();
     client.send(Announce { order: "o".into() }).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     let id = client.new_id();
     assert!(matches!(client.send(Write { order: "p".into() }).id(id).await, Err(SendError::DeadLetter { .. })));
     let letters = node.dead_letters().await.unwrap();
@@ -177,7 +177,7 @@ async fn discarded_job_is_rejected() {
     for letter in &letters {
         node.discard(letter).await.unwrap();
     }
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(client.send(Announce { order: "o".into() }).await.unwrap(), "command.discarded");
     assert_eq!(code(&client.send(Write { order: "p".into() }).id(id).await.unwrap_err()), "command.discarded");
     assert_eq!(node.dead_letters().await.unwrap(), []);

@@ -16,9 +16,9 @@ async fn command_to_ended_saga_is_rejected_and_records_nothing() {
         let store = MemoryStore::new();
         let node = start(&store).await;
         place(&node, "o", &["a"]).await.unwrap();
-        node.quiet().await;
+        node.wait_idle().await;
         finish(&node, "o", how).await.unwrap();
-        node.quiet().await;
+        node.wait_idle().await;
         let (before, events) = (taken(&node, "a").await, node.metrics().events);
         // On the way inside the thread, and as an envelope.
         let again = || Place { order: "o".to_owned(), shelves: vec!["a".to_owned()] };
@@ -32,7 +32,7 @@ async fn command_to_ended_saga_is_rejected_and_records_nothing() {
         for error in &errors {
             assert_eq!(error.rejection().map(Rejection::code), Some(Rejection::SAGA_ENDED), "{error}");
         }
-        node.quiet().await;
+        node.wait_idle().await;
         assert_eq!((taken(&node, "a").await, node.metrics().events), (before, events));
         assert_eq!(story(&node, "o").await, "placed finished", "what only asks is answered");
     }
@@ -43,9 +43,9 @@ async fn complete_beside_compensate_still_undoes() {
     for how in [How::CompensateThenComplete, How::CompleteThenCompensate] {
         let node = start(&MemoryStore::new()).await;
         place(&node, "o", &["a", "b"]).await.unwrap();
-        node.quiet().await;
+        node.wait_idle().await;
         finish(&node, "o", how).await.unwrap();
-        node.quiet().await;
+        node.wait_idle().await;
         assert_eq!((taken(&node, "a").await, taken(&node, "b").await), (0, 0), "{how:?}");
         assert!(has_ended(&node, "o").await, "{how:?}");
     }
@@ -55,15 +55,15 @@ async fn complete_beside_compensate_still_undoes() {
 async fn complete_while_undoing_does_not_end_early() {
     let node = start(&MemoryStore::new()).await;
     place(&node, "o", &["a", "stuck"]).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     finish(&node, "o", How::Compensate).await.unwrap();
     // It waits for the reply, or for the operator: either way the command is taken while it undoes.
     drop(finish(&node, "o", How::Complete).await);
-    node.quiet().await;
+    node.wait_idle().await;
     for letter in node.dead_letters().await.unwrap() {
         node.discard(&letter).await.unwrap();
     }
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!((taken(&node, "a").await, taken(&node, "stuck").await), (0, 1));
 }
 
@@ -107,7 +107,7 @@ impl Handle<Try> for Attempt {
         effects.restart();
         let sent = effects.send(Take { shelf: again.shelf.clone() });
         if again.undoes {
-            sent.undo_with(PutBack { shelf: again.shelf });
+            sent.compensate_with(PutBack { shelf: again.shelf });
         }
         effects.set_timer(&Minute {}, Duration::from_secs(60));
         Ok(())
@@ -138,8 +138,8 @@ impl OnReply<Take> for Attempt {
     }
 }
 
-impl Wake<Minute> for Attempt {
-    fn wake(&self, _minute: Minute, effects: &mut Effects<Self>) {
+impl OnTimer<Minute> for Attempt {
+    fn on_timer(&self, _minute: Minute, effects: &mut Effects<Self>) {
         effects.record(Noted { what: "minute".to_owned() });
     }
 }
@@ -165,7 +165,7 @@ async fn again(node: &Node, shelf: &str, undoes: bool) {
 
 async fn stop(node: &Node, undoes: bool) {
     node.client().send(Stop { order: "o".into(), undoes }).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
 }
 
 #[whizbang::test]
@@ -173,12 +173,12 @@ async fn restarted_saga_has_replies_timers_and_compensation() {
     let (store, (clock, hand)) = (MemoryStore::new(), Clock::manual(Timestamp::from_millis(1_800_000_000_000)));
     let mut node = attempts(&store, &clock).await;
     again(&node, "a", true).await;
-    node.quiet().await;
+    node.wait_idle().await;
     stop(&node, true).await;
     assert_eq!((heard(&node).await.as_str(), taken(&node, "a").await), ("taken", 0));
     // It begins again; what it knows of its second run is in the log alone, so it is rebuilt in the middle of it.
     again(&node, "b", true).await;
-    node.quiet().await;
+    node.wait_idle().await;
     drop(node);
     node = attempts(&store, &clock).await;
     assert_eq!((heard(&node).await.as_str(), taken(&node, "b").await), ("taken taken", 1));
@@ -198,10 +198,10 @@ async fn reply_to_earlier_run_is_ignored() {
         let store = MemoryStore::new();
         let mut node = attempts(&store, &clock).await;
         again(&node, "broken", false).await;
-        node.quiet().await;
+        node.wait_idle().await;
         stop(&node, false).await;
         again(&node, "b", true).await;
-        node.quiet().await;
+        node.wait_idle().await;
         if rebuilt {
             drop(node);
             node = attempts(&store, &clock).await;
@@ -209,7 +209,7 @@ async fn reply_to_earlier_run_is_ignored() {
         // Now the first run's command gets its answer.
         let letter = only(node.dead_letters().await.unwrap());
         node.discard(&letter).await.unwrap();
-        node.quiet().await;
+        node.wait_idle().await;
         assert_eq!(heard(&node).await, "taken");
         assert_eq!(taken(&node, "b").await, 1, "the second run goes on");
     }

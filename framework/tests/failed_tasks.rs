@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use watched::{Watch, WatchedStore};
 use whizbang::SendError;
 use whizbang::bridge::loopback::{LoopbackBridge, LoopbackHub};
-use whizbang::bridge::{Answer, Asked, Bridge, BridgeError, Inbound, NodeCard, Tidings};
+use whizbang::bridge::{Bridge, BridgeError, Inbound, NodeCard, Notification, Request, Response};
 use whizbang::message::Envelope;
 use whizbang::prelude::*;
 
@@ -75,7 +75,7 @@ struct Sums {
 }
 
 impl Project<Ground> for Sums {
-    fn project(&mut self, _: &Ground, _: &About) {
+    fn project(&mut self, _: &Ground, _: &EventContext) {
         self.sum += 1;
     }
 }
@@ -155,7 +155,7 @@ async fn job_whose_commit_panics_runs_again() {
         node.client().send(grind("a")).await.unwrap();
         moved_until(async || names(&node, "jobs of oven")).await;
         moved_until(async || !names(&node, "jobs of oven")).await;
-        node.quiet().await;
+        node.wait_idle().await;
         assert_eq!((node.metrics().failed_tasks, done.load(Ordering::Relaxed)), (2, 3));
         node.stop().await.unwrap();
     })
@@ -236,13 +236,13 @@ impl Bridge for Choking {
     fn publish(&self, event: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
         self.bridge.publish(event)
     }
-    fn ask(&self, to: Asked, deadline: Duration) -> BoxFuture<'_, Result<Answer, BridgeError>> {
-        self.bridge.ask(to, deadline)
+    fn request(&self, to: Request, deadline: Duration) -> BoxFuture<'_, Result<Response, BridgeError>> {
+        self.bridge.request(to, deadline)
     }
-    fn tell(&self, tidings: Tidings) -> BoxFuture<'_, Result<(), BridgeError>> {
-        let chokes = matches!(tidings, Tidings::Committed { .. }) && std::mem::take(&mut *self.chokes.lock());
+    fn notify(&self, tidings: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
+        let chokes = matches!(tidings, Notification::Committed { .. }) && std::mem::take(&mut *self.chokes.lock());
         assert!(!chokes, "planned: the bridge panics");
-        self.bridge.tell(tidings)
+        self.bridge.notify(tidings)
     }
     fn durability(&self) -> String {
         self.bridge.durability()
@@ -269,7 +269,7 @@ async fn watermark_whose_telling_panics_is_told_again() {
         mill.client().send(grind("a")).await.unwrap();
         moved_until(async || bakery.metrics().failed_tasks == 1).await;
         // The sender is at rest once it knows that its command is committed. It does not have to send it again for that.
-        mill.quiet().await;
+        mill.wait_idle().await;
         assert_eq!((done.load(Ordering::Relaxed), bakery.metrics().duplicates), (1, 0));
         mill.stop().await.unwrap();
         bakery.stop().await.unwrap();

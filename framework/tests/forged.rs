@@ -15,7 +15,7 @@ use bank::{Account, Transfer, deposit, eventually, outcome, transfer};
 use stranger::{Counted, Questions, forged, name, stranger};
 use tills::{Filled, Till, Tills, put};
 use whizbang::bridge::loopback::LoopbackHub;
-use whizbang::bridge::{Bridge, Tidings};
+use whizbang::bridge::{Bridge, Notification};
 use whizbang::message::{ShardId, shard_of};
 use whizbang::prelude::*;
 
@@ -108,7 +108,7 @@ async fn forged_note_forgets_nothing() {
         begin(&sagas_node, &names(0, 5)).await;
         let liar = stranger(&hub).await;
         for through in [1, 3, 5] {
-            liar.tell(Tidings::Committed { from: sagas(), to: adas(), through }).await.unwrap();
+            liar.notify(Notification::Committed { from: sagas(), to: adas(), through }).await.unwrap();
         }
         // It is heard after what was told before it.
         for _ in 0..20 {
@@ -138,7 +138,7 @@ async fn forged_note_is_taken_back_while_sending() {
     for name in &names(0, 8) {
         begin(&sagas_node, std::slice::from_ref(name)).await;
         for through in 1..=8 {
-            liar.tell(Tidings::Committed { from: sagas(), to: adas(), through }).await.unwrap();
+            liar.notify(Notification::Committed { from: sagas(), to: adas(), through }).await.unwrap();
         }
     }
     done(&sagas_node, &names(0, 8)).await;
@@ -154,7 +154,7 @@ async fn notes_without_end_spawn_few_questions() {
     let liar = stranger(&hub).await;
     for n in 0..5_000 {
         let to = ShardId::new(name(&format!("d{}", n % 50)), n / 50);
-        liar.tell(Tidings::Committed { from: sagas(), to, through: u64::MAX }).await.unwrap();
+        liar.notify(Notification::Committed { from: sagas(), to, through: u64::MAX }).await.unwrap();
         if n % 100 == 0 {
             sagas_node.client().send(outcome("t0")).await.unwrap();
         }
@@ -177,7 +177,7 @@ struct Fills {
 }
 
 impl Project<Filled> for Fills {
-    fn project(&mut self, _filled: &Filled, _about: &About) {
+    fn project(&mut self, _filled: &Filled, _about: &EventContext) {
         self.fillings += 1;
     }
 }
@@ -202,12 +202,12 @@ async fn forged_head_does_not_keep_idle_waiting() {
     let liar = stranger(&hub).await;
     let shard = ShardId::new(name("tills"), 0);
     for _ in 0..50 {
-        liar.tell(Tidings::Head { shard: shard.clone(), position: u64::MAX }).await.unwrap();
+        liar.notify(Notification::Head { shard: shard.clone(), position: u64::MAX }).await.unwrap();
         liar.publish(forged(7, "Filled", &shard, u64::MAX - 1, None)).await.unwrap();
         liar.publish(forged(8, "Filled", &shard, 6, None)).await.unwrap();
     }
     eventually(async || watch.metrics().events_dropped > 0).await;
-    tokio::time::timeout(Duration::from_secs(10), watch.quiet()).await.expect("the owner's log has nothing more");
+    tokio::time::timeout(Duration::from_secs(10), watch.wait_idle()).await.expect("the owner's log has nothing more");
     for _ in 0..5 {
         owner.client().send(put("a")).await.unwrap();
     }

@@ -11,8 +11,8 @@ use whizbang::clock::{Clock, Timestamp};
 use whizbang::message::{MessageId, Name, ShardId};
 use whizbang::prelude::*;
 use whizbang::store::embedded::{EmbeddedConfig, EmbeddedStore};
-use whizbang::store::{Lane, Note, Source, Store, Watermark};
-use whizbang::testing::store::{Draft, Owner, run};
+use whizbang::store::{Note, Source, SourceKind, Store, Watermark};
+use whizbang::testing::store::{Owner, TurnBuilder, run};
 
 #[derive(Domain)]
 #[domain(name = "purses", shards = 2)]
@@ -115,8 +115,8 @@ fn records_of_an_older_version_are_read_as_they_were_written() {
         let name = |text: &str| Name::new(text).unwrap();
         let bank = |number| ShardId::new(name("bank"), number);
         let owner = Owner::take(&store, &bank(1)).await;
-        let direct = Source { shard: bank(2), lane: Lane::Direct };
-        let events = Source { shard: bank(3), lane: Lane::Events { subscriber: name("saga") } };
+        let direct = Source { shard: bank(2), kind: SourceKind::Direct };
+        let events = Source { shard: bank(3), kind: SourceKind::Events { subscriber: name("saga") } };
 
         let turns = owner.reader.history(&name("actor"), "k").await.unwrap();
         assert_eq!(turns.iter().map(|turn| turn.number).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
@@ -130,7 +130,7 @@ fn records_of_an_older_version_are_read_as_they_were_written() {
         assert_eq!(stored.snapshot.map(|snapshot| (snapshot.turn, snapshot.bytes)), Some((3, "three".into())));
         let payloads: Vec<_> = owner.events(0, 100).await.into_iter().map(|event| event.payload).collect();
         assert_eq!(payloads, ["1", "2", "3", "4", "5"]);
-        let first_id = Draft::new("actor", "k", 1);
+        let first_id = TurnBuilder::new("actor", "k", 1);
         assert_eq!(first_id.key(), "k");
         let found = owner.reader.find_turn(&name("actor"), "k", first.id).await.unwrap();
         assert_eq!(found.as_ref(), Some(first), "the id is indexed");

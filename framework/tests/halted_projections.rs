@@ -26,7 +26,7 @@ struct Counter {
 struct Counted {}
 
 impl Project<Deposited> for Counter {
-    fn project(&mut self, _deposited: &Deposited, _about: &About) {
+    fn project(&mut self, _deposited: &Deposited, _about: &EventContext) {
         self.deposits += 1;
     }
 }
@@ -63,7 +63,7 @@ struct Fragile {
 struct FragileSum {}
 
 impl Project<Deposited> for Fragile {
-    fn project(&mut self, deposited: &Deposited, _about: &About) {
+    fn project(&mut self, deposited: &Deposited, _about: &EventContext) {
         self.cents += deposited.cents;
         let left = PANICS.with(|panics| panics.get());
         if deposited.cents == 13 && left > 0 {
@@ -99,7 +99,7 @@ async fn a_panic_in_project_is_tried_again_and_leaves_no_trace() {
     for cents in [1, 2, 13, 4] {
         client.send(deposit("ada", cents)).await.unwrap();
     }
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(client.query(FragileSum {}).await.unwrap(), 20);
     assert!(node.health().ready);
     assert_eq!(node.metrics().panics, 2);
@@ -122,7 +122,7 @@ async fn event_that_cannot_be_projected_halts_its_shard_alone() {
     for cents in [1, 2, 13, 4] {
         client.send(deposit("ada", cents)).await.unwrap();
     }
-    node.quiet().await;
+    node.wait_idle().await;
     let health = node.health();
     // One event must not take a whole service out of its traffic: the node is ready, and says what is halted.
     assert!(health.ready && health.live, "{health:?}");
@@ -133,20 +133,20 @@ async fn event_that_cannot_be_projected_halts_its_shard_alone() {
     for _ in 0..3000 {
         client.send(deposit(&other, 1)).await.unwrap();
     }
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(client.query(Counted {}).await.unwrap(), 3004);
     assert_eq!(client.query(FragileSum {}).await.unwrap(), 3003);
     node.stop().await.unwrap();
     // What was projected is saved, and the event is not passed over by a restart.
     let node = fragile(&store).await;
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(node.client().query(FragileSum {}).await.unwrap(), 3003);
     assert!(node.health().reasons[0].contains(&place), "{:?}", node.health());
     node.stop().await.unwrap();
     // Once it can be projected, nothing is missing.
     PANICS.with(|panics| panics.set(0));
     let node = fragile(&store).await;
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(node.client().query(FragileSum {}).await.unwrap(), 3020);
     assert!(node.health().ready && node.health().reasons.is_empty(), "{:?}", node.health());
 }
@@ -161,14 +161,14 @@ async fn skipped_event_is_recorded_and_skipped_by_every_rebuild() {
     for cents in [1, 2, 13, 4] {
         client.send(deposit("ada", cents)).await.unwrap();
     }
-    node.quiet().await;
+    node.wait_idle().await;
     for (projection, position) in [("fragile", 4), ("fragile", 1), ("unknown", 3)] {
         let refused = node.skip_event(projection, &shard, position).await;
         assert!(matches!(refused, Err(SkipError::NotHalted { .. })), "{refused:?}");
     }
     assert_eq!(client.query(FragileSum {}).await.unwrap(), 3);
     node.skip_event("fragile", &shard, 3).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(client.query(FragileSum {}).await.unwrap(), 7);
     assert!(node.health().ready && node.health().reasons.is_empty(), "{:?}", node.health());
     let skipped = node.skipped_events("fragile").await.unwrap();
@@ -178,7 +178,7 @@ async fn skipped_event_is_recorded_and_skipped_by_every_rebuild() {
     // Killed before the view is saved, the node builds it again, without the event.
     drop(node);
     let node = fragile(&store).await;
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(node.client().query(FragileSum {}).await.unwrap(), 7);
     assert_eq!(node.skipped_events("fragile").await.unwrap(), skipped);
     node.stop().await.unwrap();
@@ -195,7 +195,7 @@ async fn retried_event_holds_back_neither_shards_nor_answers() {
     for cents in [1, 2] {
         client.send(deposit("ada", cents)).await.unwrap();
     }
-    node.quiet().await;
+    node.wait_idle().await;
     let mut last = client.query(FragileSum {}).await.unwrap();
     assert_eq!(last, 3);
     client.send(deposit("ada", 13)).await.unwrap();
@@ -268,7 +268,7 @@ fn encoded<S: serde::Serializer>(bytes: &Vec<u8>, serializer: S) -> Result<S::Ok
 }
 
 impl Project<Deposited> for Heavy {
-    fn project(&mut self, deposited: &Deposited, _about: &About) {
+    fn project(&mut self, deposited: &Deposited, _about: &EventContext) {
         self.bytes.resize(self.bytes.len() + usize::try_from(deposited.cents).unwrap(), 7);
     }
 }
@@ -287,7 +287,7 @@ async fn save_of_large_view_blocks_no_actor() {
     };
     let node = heavy().await;
     node.client().send(deposit("ada", 1024 * 1024)).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     node.stop().await.unwrap();
     let node = heavy().await;
     let (release, gate) = std::sync::mpsc::channel();
@@ -301,7 +301,7 @@ async fn save_of_large_view_blocks_no_actor() {
     eventually(async || GATE.lock().is_none()).await;
     node.client().send(deposit("bob", 1)).await.unwrap();
     release.send(()).unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     eventually(async || checkpoint(&store, "heavy").await > saved).await;
     assert_eq!(node.client().query(Bytes {}).await.unwrap(), 1024 * 1024 + 5001);
     node.stop().await.unwrap();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bank::{Account, Transfer, deposit, eventually, outcome, transfer};
 use futures_util::future::{BoxFuture, FutureExt, pending, ready};
-use whizbang::bridge::{Answer as Told, Asked, Bridge, BridgeError, Inbound, NodeCard, Tidings};
+use whizbang::bridge::{Bridge, BridgeError, Inbound, NodeCard, Notification, Request, Response as Told};
 use whizbang::message::{Envelope, ShardId, shard_of};
 use whizbang::prelude::*;
 
@@ -27,10 +27,10 @@ impl Bridge for Hangs {
         self.0.fetch_add(1, Ordering::Relaxed);
         pending().boxed()
     }
-    fn ask(&self, _to: Asked, _deadline: Duration) -> BoxFuture<'_, Result<Told, BridgeError>> {
+    fn request(&self, _to: Request, _deadline: Duration) -> BoxFuture<'_, Result<Told, BridgeError>> {
         pending().boxed()
     }
-    fn tell(&self, _tidings: Tidings) -> BoxFuture<'_, Result<(), BridgeError>> {
+    fn notify(&self, _tidings: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
         pending().boxed()
     }
     fn durability(&self) -> String {
@@ -93,10 +93,10 @@ impl Bridge for Silent {
     fn keeps_events(&self) -> bool {
         true
     }
-    fn ask(&self, _to: Asked, _deadline: Duration) -> BoxFuture<'_, Result<Told, BridgeError>> {
+    fn request(&self, _to: Request, _deadline: Duration) -> BoxFuture<'_, Result<Told, BridgeError>> {
         pending().boxed()
     }
-    fn tell(&self, _tidings: Tidings) -> BoxFuture<'_, Result<(), BridgeError>> {
+    fn notify(&self, _tidings: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
         ready(Ok(())).boxed()
     }
     fn durability(&self) -> String {
@@ -198,10 +198,10 @@ impl Bridge for Scale {
     fn publish(&self, _event: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
         ready(Ok(())).boxed()
     }
-    fn ask(&self, _to: Asked, _deadline: Duration) -> BoxFuture<'_, Result<Told, BridgeError>> {
+    fn request(&self, _to: Request, _deadline: Duration) -> BoxFuture<'_, Result<Told, BridgeError>> {
         pending().boxed()
     }
-    fn tell(&self, _tidings: Tidings) -> BoxFuture<'_, Result<(), BridgeError>> {
+    fn notify(&self, _tidings: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
         ready(Ok(())).boxed()
     }
     fn durability(&self) -> String {

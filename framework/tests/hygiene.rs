@@ -260,7 +260,7 @@ mod primitives {
     }
 
     impl Project<Sent> for Totals {
-        fn project(&mut self, sent: &Sent, _: &About) {
+        fn project(&mut self, sent: &Sent, _: &EventContext) {
             self.cents += sent.cents;
         }
     }
@@ -295,8 +295,8 @@ mod primitives {
         #[worker(domain = Post, on(Sent))]
         pub(super) struct Clerk;
 
-        impl On<Sent> for Clerk {
-            async fn on(&self, _: Sent, _: Job) -> Result<(), WorkError> {
+        impl OnEvent<Sent> for Clerk {
+            async fn on_event(&self, _: Sent, _: Job) -> Result<(), WorkError> {
                 let _ = (str, u8, u16, usize);
                 Ok(())
             }

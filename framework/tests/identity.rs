@@ -17,7 +17,9 @@ use payments::{Charger, Order, World, place, state};
 use stranger::{forged, name, stranger};
 use tills::{Filled, Till, Tills, put};
 use whizbang::bridge::loopback::LoopbackHub;
-use whizbang::bridge::{Answer as Told, Asked, Bridge, BridgeError, Inbound, NodeCard, Refusal, Settled, Tidings};
+use whizbang::bridge::{
+    AckOutcome, Bridge, BridgeError, Inbound, NodeCard, Notification, Request, RequestError, Response as Told,
+};
 use whizbang::message::{Envelope, Origin, ReplacedStore, ShardId, StoreId, shard_of};
 use whizbang::prelude::*;
 use whizbang::store::Store;
@@ -34,7 +36,7 @@ struct Fills {
 }
 
 impl Project<Filled> for Fills {
-    fn project(&mut self, _filled: &Filled, _about: &About) {
+    fn project(&mut self, _filled: &Filled, _about: &EventContext) {
         self.fillings += 1;
     }
 }
@@ -185,7 +187,7 @@ impl Shop {
             eventually(async || self.orders.client().send(state(&order)).await.unwrap() == "paid").await;
         }
         // The sender has heard of it, too.
-        self.orders.quiet().await;
+        self.orders.wait_idle().await;
     }
 
     /// The orders that were charged more than once.
@@ -297,19 +299,19 @@ async fn operator_lets_an_empty_store_charge_again() {
 struct Ears(Mutex<Vec<Option<StoreId>>>);
 
 impl Inbound for Ears {
-    fn direct(&self, _envelope: Envelope) -> BoxFuture<'static, Settled> {
-        ready(Settled::Done).boxed()
+    fn deliver(&self, _envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
+        ready(AckOutcome::Ack).boxed()
     }
-    fn event(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
+    fn event(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         self.0.lock().unwrap().push(envelope.origin.and_then(|origin| origin.store));
-        ready(Settled::Done).boxed()
+        ready(AckOutcome::Ack).boxed()
     }
-    fn asked(&self, _asked: Asked) -> BoxFuture<'static, Told> {
-        ready(Told::Refused(Refusal::NotHere)).boxed()
+    fn request(&self, _asked: Request) -> BoxFuture<'static, Told> {
+        ready(Told::Refused(RequestError::NotHere)).boxed()
     }
-    fn told(&self, _tidings: Tidings) {}
+    fn notify(&self, _tidings: Notification) {}
     fn reconnected(&self) {}
-    fn room(&self) -> usize {
+    fn capacity(&self) -> usize {
         16
     }
 }
@@ -326,15 +328,15 @@ async fn events_and_answers_name_their_store() {
     let mine = Some(identity(&store).await);
     eventually(async || ears.0.lock().unwrap().as_slice() == [mine, mine]).await;
     let (shard, other) = (ShardId::new(name("tills"), 0), ShardId::new(name("ears"), 0));
-    let ask = async |asked| bridge.ask(asked, Duration::from_secs(5)).await.unwrap();
-    let Told::Envelopes(page) = ask(Asked::Events { shard: shard.clone(), after: 0, limit: 9 }).await else {
+    let ask = async |asked| bridge.request(asked, Duration::from_secs(5)).await.unwrap();
+    let Told::Envelopes(page) = ask(Request::Events { shard: shard.clone(), after: 0, limit: 9 }).await else {
         panic!("no page")
     };
     assert_eq!((page.store, page.envelopes.len(), page.last), (mine, 2, 2));
     assert!(page.envelopes.iter().all(|event| event.origin.as_ref().unwrap().store == mine));
-    let asked = Asked::Outbox { from: shard.clone(), to: other.clone(), after: 0, limit: 9 };
+    let asked = Request::Outbox { from: shard.clone(), to: other.clone(), after: 0, limit: 9 };
     let Told::Envelopes(page) = ask(asked).await else { panic!("no page") };
     assert_eq!((page.store, page.committed), (mine, Some(0)));
-    let answer = ask(Asked::Watermark { from: other, to: shard }).await;
+    let answer = ask(Request::Watermark { from: other, to: shard }).await;
     assert_eq!(answer, Told::Watermark { through: 0, store: mine });
 }

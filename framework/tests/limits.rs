@@ -12,7 +12,7 @@ use bank::eventually_within;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use tills::{Filled, Till, Tills, put};
 use whizbang::NodeConfig;
-use whizbang::bridge::{Answer as Told, Asked, Bridge, BridgeError, Inbound, NodeCard, Tidings};
+use whizbang::bridge::{Bridge, BridgeError, Inbound, NodeCard, Notification, Request, Response as Told};
 use whizbang::message::{Envelope, Name, ShardId};
 use whizbang::prelude::*;
 use whizbang::store::{CatalogEntry, CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
@@ -61,10 +61,10 @@ impl Bridge for Slow {
         }
         .boxed()
     }
-    fn ask(&self, _to: Asked, _deadline: Duration) -> BoxFuture<'_, Result<Told, BridgeError>> {
+    fn request(&self, _to: Request, _deadline: Duration) -> BoxFuture<'_, Result<Told, BridgeError>> {
         std::future::ready(Err(BridgeError::NoOwner { domain: "x".into() })).boxed()
     }
-    fn tell(&self, _tidings: Tidings) -> BoxFuture<'_, Result<(), BridgeError>> {
+    fn notify(&self, _tidings: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
         std::future::ready(Ok(())).boxed()
     }
     fn durability(&self) -> String {
@@ -138,8 +138,8 @@ impl Store for NoViews {
     fn view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Option<View>, StoreError>> {
         self.0.view(projection)
     }
-    fn take_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
-        self.0.take_view(projection)
+    fn claim_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
+        self.0.claim_view(projection)
     }
     fn save_view<'a>(
         &'a self,
@@ -179,7 +179,7 @@ struct Counted {
 }
 
 impl Project<Filled> for Counted {
-    fn project(&mut self, _filled: &Filled, _about: &About) {
+    fn project(&mut self, _filled: &Filled, _about: &EventContext) {
         self.fillings += 1;
     }
 }
@@ -196,7 +196,7 @@ async fn a_view_that_cannot_be_saved_holds_up_no_node_that_stops() {
     let store = NoViews(MemoryStore::new(), Arc::clone(&saves));
     let node = Node::builder("tills", store).threads(0).host::<Till>().projection::<Counted>().start().await.unwrap();
     node.client().send(put("a")).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(node.client().query(Fillings {}).await.unwrap(), 1);
     let begun = tokio::time::Instant::now();
     node.stop().await.unwrap();

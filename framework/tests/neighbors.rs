@@ -12,10 +12,12 @@ use bank::{deposit, eventually, transfer};
 use futures_util::future::{BoxFuture, FutureExt};
 use tills::{Filled, Till, put};
 use whizbang::bridge::loopback::LoopbackHub;
-use whizbang::bridge::{Answer as Told, Asked, Bridge, Inbound, NodeCard, Settled, Tidings};
-use whizbang::message::{Codec, Envelope, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, ShardId, Wants, shard_of};
+use whizbang::bridge::{AckOutcome, Bridge, Inbound, NodeCard, Notification, Request, Response as Told};
+use whizbang::message::{
+    Codec, Envelope, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, ReplyMode, ShardId, shard_of,
+};
 use whizbang::prelude::*;
-use whizbang::store::{Lane, Store};
+use whizbang::store::{SourceKind, Store};
 use whizbang::{NodeConfig, Retry};
 
 /// A watcher called `watch` in a domain of its own.
@@ -60,7 +62,7 @@ macro_rules! watcher {
             }
 
             impl React<Filled> for Watch {
-                fn key(_filled: &Filled, _about: &About) -> Option<String> {
+                fn key(_filled: &Filled, _about: &EventContext) -> Option<String> {
                     Some(key_in($shard))
                 }
 
@@ -95,8 +97,8 @@ async fn both(store: &MemoryStore, retry: Retry) -> Node {
 async fn taken(store: &MemoryStore, domain: &str, shard: u16) -> u64 {
     let reader = store.read(&ShardId::new(Name::new(domain).unwrap(), shard)).await.unwrap();
     let marks = reader.map(|reader| reader.watermarks()).unwrap_or_default();
-    let of_events = |lane: &Lane| matches!(lane, Lane::Events { .. });
-    marks.iter().find(|mark| of_events(&mark.source.lane)).map_or(0, |mark| mark.through)
+    let of_events = |lane: &SourceKind| matches!(lane, SourceKind::Events { .. });
+    marks.iter().find(|mark| of_events(&mark.source.kind)).map_or(0, |mark| mark.through)
 }
 
 #[whizbang::test]
@@ -115,7 +117,7 @@ async fn actors_of_one_name_in_two_domains_do_not_take_each_others_events() {
     drop(node);
     north::STUMBLES.store(false, Ordering::Relaxed);
     let node = both(&store, patient).await;
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(node.client().send(north::Look { watch: key_in(0) }).await.unwrap(), 1);
     assert_eq!(node.client().send(south::Look { watch: key_in(1) }).await.unwrap(), 1);
 }
@@ -127,7 +129,7 @@ async fn a_dead_letter_of_either_of_two_actors_of_one_name_is_driven_again() {
     let node = both(&store, Retry::NEVER).await;
     south::STUMBLES.store(true, Ordering::Relaxed);
     node.client().send(put("a")).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     south::STUMBLES.store(false, Ordering::Relaxed);
     let letters = node.dead_letters().await.unwrap();
     assert_eq!(letters.len(), 1, "{letters:?}");
@@ -238,7 +240,7 @@ async fn what_was_committed_before_what_came_before_it_holds_nothing_up_after_tw
     STAMP_STUMBLES.store(false, Ordering::Relaxed);
     let node = desk(&store, patient).await;
     eventually(async || stamps(&node, "slow").await == 1).await;
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(stamps(&node, "quick").await, 1, "it came a second time, and its key knows its place");
     drop(node);
     let reader = store.read(&ShardId::new(Name::new("desk").unwrap(), 0)).await.unwrap().unwrap();
@@ -298,19 +300,19 @@ impl Impostor {
 }
 
 impl Inbound for Impostor {
-    fn direct(&self, _envelope: Envelope) -> BoxFuture<'static, Settled> {
-        std::future::ready(Settled::Later).boxed()
+    fn deliver(&self, _envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
+        std::future::ready(AckOutcome::Retry).boxed()
     }
-    fn event(&self, _envelope: Envelope) -> BoxFuture<'static, Settled> {
-        std::future::ready(Settled::Done).boxed()
+    fn event(&self, _envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
+        std::future::ready(AckOutcome::Ack).boxed()
     }
-    fn asked(&self, _asked: Asked) -> BoxFuture<'static, Told> {
+    fn request(&self, _asked: Request) -> BoxFuture<'static, Told> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         std::future::ready(self.answer.clone()).boxed()
     }
-    fn told(&self, _tidings: Tidings) {}
+    fn notify(&self, _tidings: Notification) {}
     fn reconnected(&self) {}
-    fn room(&self) -> usize {
+    fn capacity(&self) -> usize {
         1
     }
 }
@@ -350,7 +352,7 @@ async fn a_peer_that_claims_to_have_committed_what_was_never_sent_loses_nothing(
         for to in 0..16 {
             let from = ShardId::new(Name::new("transfers").unwrap(), shard_of("t1", 16));
             let to = ShardId::new(Name::new("bank").unwrap(), to);
-            liar.tell(Tidings::Committed { from, to, through }).await.unwrap();
+            liar.notify(Notification::Committed { from, to, through }).await.unwrap();
         }
         // Another saga of the same shard.
         let next = (0..).map(|n| format!("t{through}-{n}")).find(|key| shard_of(key, 16) == shard_of("t1", 16));
@@ -388,7 +390,7 @@ fn deposit_from(domain: &str, sequence: u64) -> Envelope {
         causation: None,
         time: whizbang::clock::Timestamp::from_millis(0),
         deadline: None,
-        wants: Wants::Nothing,
+        wants: ReplyMode::Nothing,
         traceparent: None,
         headers: Vec::new(),
         codec: Codec::Bincode,

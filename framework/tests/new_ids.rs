@@ -68,7 +68,7 @@ async fn actors_that_take_one_event_get_different_ids() {
     let builder = Node::builder("books", MemoryStore::new()).threads(0).host::<Till>().host::<Book>().host::<Copy>();
     let node = builder.start().await.unwrap();
     node.client().send(put("t")).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     let mut ids = node.client().send(Read { book: "t".into() }).await.unwrap();
     ids.extend(node.client().send(ReadCopy { book: "t".into() }).await.unwrap());
     assert_eq!(ids.len(), 4);

@@ -26,7 +26,7 @@ struct Counted {
 }
 
 impl Project<Filled> for Counted {
-    fn project(&mut self, _filled: &Filled, _about: &About) {
+    fn project(&mut self, _filled: &Filled, _about: &EventContext) {
         self.fillings += 1;
     }
 }
@@ -191,12 +191,12 @@ async fn a_view_that_is_newer_than_the_log_it_stands_beside_is_built_again() {
     copy(folder.path(), backup.path(), true);
     let second = node().await;
     fill(&second, 4).await;
-    second.quiet().await;
+    second.wait_idle().await;
     second.stop().await.unwrap();
     copy(backup.path(), folder.path(), false);
     let third = node().await;
     fill(&third, 1).await;
-    third.quiet().await;
+    third.wait_idle().await;
     assert_eq!(fillings(&third).await, 4);
     assert!(third.health().ready, "{:?}", third.health());
 }

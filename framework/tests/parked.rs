@@ -12,7 +12,7 @@ use whizbang::prelude::*;
 /// Parks the shelf `broken`.
 async fn park(node: &Node) {
     place(node, "parks", &["broken"]).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(node.dead_letters().await.unwrap().len(), 1);
 }
 
@@ -151,7 +151,7 @@ async fn what_is_parked_behind_letter_is_bounded() {
     let client = node.client();
     let ship = |from, to, bytes| Ship { order: "o".to_owned(), from, to, bytes };
     client.send(ship(0, 1, 0)).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(node.dead_letters().await.unwrap().len(), 1);
     // Callers fill what may be parked, and are told then.
     let mut accepted = 0;
@@ -172,7 +172,7 @@ async fn what_is_parked_behind_letter_is_bounded() {
     let held = node.dead_letters().await.unwrap();
     repair();
     node.redrive(&held[0]).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(node.dead_letters().await.unwrap(), []);
     assert_eq!(client.send(pack(1_000_002, 0)).await.unwrap(), SENT + 1, "each once, in order");
     node.stop().await.unwrap();

@@ -35,7 +35,7 @@ struct Balances {
 }
 
 impl Balances {
-    fn note(&mut self, about: &About) {
+    fn note(&mut self, about: &EventContext) {
         let last = self.positions.entry(about.shard).or_default();
         if about.position <= *last {
             self.out_of_order += 1;
@@ -45,7 +45,7 @@ impl Balances {
 }
 
 impl Project<Deposited> for Balances {
-    fn project(&mut self, deposited: &Deposited, about: &About) {
+    fn project(&mut self, deposited: &Deposited, about: &EventContext) {
         self.note(about);
         let account = self.accounts.entry(about.key.clone()).or_default();
         account.0 += deposited.cents;
@@ -54,7 +54,7 @@ impl Project<Deposited> for Balances {
 }
 
 impl Project<Withdrawn> for Balances {
-    fn project(&mut self, withdrawn: &Withdrawn, about: &About) {
+    fn project(&mut self, withdrawn: &Withdrawn, about: &EventContext) {
         self.note(about);
         let account = self.accounts.entry(about.key.clone()).or_default();
         account.0 -= withdrawn.cents;
@@ -97,7 +97,7 @@ async fn a_view_follows_its_events_and_answers_queries() {
     let client = node.client();
     client.send(deposit("ada", 500)).await.unwrap();
     client.send(withdraw("ada", 20, "")).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(client.query(balance("ada")).await.unwrap(), (480, 2));
     assert_eq!(client.query(balance("bob")).await.unwrap(), (0, 0));
     node.stop().await.unwrap();
@@ -116,7 +116,7 @@ async fn a_view_asked_from_another_thread_or_over_several_threads_answers_as_wel
     for n in 0..64u64 {
         client.send(deposit(&format!("a{n}"), n)).await.unwrap();
     }
-    node.quiet().await;
+    node.wait_idle().await;
     let (sender, answer) = tokio::sync::oneshot::channel();
     let asking = node.client();
     std::thread::spawn(move || {
@@ -137,7 +137,7 @@ async fn a_late_projection_gets_the_whole_history() {
     }
     node.stop().await.unwrap();
     let node = bank(&store).await;
-    node.quiet().await;
+    node.wait_idle().await;
     let answer = node.client().query(Summary {}).await.unwrap();
     assert_eq!((answer["cents"], answer["events"], answer["out of order"]), (3000, 3000, 0));
 }
@@ -149,12 +149,12 @@ async fn a_view_is_saved_when_the_node_stops_and_goes_on_where_it_was() {
     for _ in 0..10 {
         node.client().send(deposit("ada", 1)).await.unwrap();
     }
-    node.quiet().await;
+    node.wait_idle().await;
     node.stop().await.unwrap();
     assert_eq!(checkpoint(&store, "balances").await, 10);
     let node = bank(&store).await;
     node.client().send(deposit("ada", 1)).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(node.client().query(balance("ada")).await.unwrap(), (11, 11));
 }
 
@@ -169,7 +169,7 @@ async fn a_node_killed_at_any_moment_projects_every_event_once() {
         drop(node);
     }
     let node = bank(&store).await;
-    node.quiet().await;
+    node.wait_idle().await;
     let answer = node.client().query(Summary {}).await.unwrap();
     assert_eq!((answer["cents"], answer["events"], answer["out of order"]), (2428, 2428, 0));
     assert!(checkpoint(&store, "balances").await > 0, "views are saved while the node works");
@@ -181,7 +181,7 @@ async fn a_change_is_saved_after_some_seconds() {
         let store = MemoryStore::new();
         let node = bank(&store).await;
         node.client().send(deposit("ada", 1)).await.unwrap();
-        node.quiet().await;
+        node.wait_idle().await;
         assert_eq!(checkpoint(&store, "balances").await, 0);
         // The clock is paused: this takes no time.
         tokio::time::advance(Duration::from_secs(6)).await;
@@ -214,7 +214,7 @@ mod renewed {
     }
 
     impl Project<Deposited> for Counts {
-        fn project(&mut self, _deposited: &Deposited, about: &About) {
+        fn project(&mut self, _deposited: &Deposited, about: &EventContext) {
             *self.counts.entry(about.key.clone()).or_default() += 1;
         }
     }
@@ -241,7 +241,7 @@ async fn another_schema_rebuilds_the_view_from_the_first_event() {
         .start()
         .await
         .unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(node.client().query(balance("ada")).await.unwrap(), (0, 3));
 }
 
@@ -272,19 +272,19 @@ async fn another_nodes_events_are_projected_and_its_queries_answered() {
         .start()
         .await
         .unwrap();
-    reports.quiet().await;
+    reports.wait_idle().await;
     assert_eq!(reports.client().query(Summary {}).await.unwrap()["events"], 700);
     // Live, and asked from the other side and from a process that hosts nothing.
     bank.client().send(deposit("ada", 5)).await.unwrap();
-    reports.quiet().await;
+    reports.wait_idle().await;
     assert_eq!(bank.client().query(balance("ada")).await.unwrap(), (5, 1));
     let outside = Client::connect("cashier", hub.bridge()).await.unwrap();
     assert_eq!(outside.query(balance("ada")).await.unwrap(), (5, 1));
     assert_eq!(outside.send(deposit("ada", 1)).await.unwrap(), 6);
     outside.post(deposit("ada", 1)).await.unwrap();
     eventually(async || {
-        bank.quiet().await;
-        reports.quiet().await;
+        bank.wait_idle().await;
+        reports.wait_idle().await;
         outside.query(balance("ada")).await.unwrap() == (7, 3)
     })
     .await;
@@ -317,7 +317,7 @@ async fn a_manifest_lists_projections_and_contradictions_do_not_start() {
     #[projection(projects(Deposited), answers(BalanceOf))]
     struct Rival {}
     impl Project<Deposited> for Rival {
-        fn project(&mut self, _deposited: &Deposited, _about: &About) {}
+        fn project(&mut self, _deposited: &Deposited, _about: &EventContext) {}
     }
     impl Answer<BalanceOf> for Rival {
         fn answer(&self, _query: BalanceOf) -> (u64, u64) {

@@ -32,7 +32,11 @@ struct Spring;
 
 impl Handle<Draw> for Spring {
     fn handle(&self, draw: Draw, effects: &mut Effects<Self>) -> Result<u64, Rejection> {
-        assert_eq!((effects.about(), effects.answered()), (None, None), "a command is neither event nor reply");
+        assert_eq!(
+            (effects.event_context(), effects.replied_command()),
+            (None, None),
+            "a command is neither event nor reply"
+        );
         effects.record(Drawn { liters: draw.liters });
         Ok(draw.liters)
     }
@@ -95,21 +99,21 @@ impl Handle<Read> for House {
 
 impl OnReply<Draw> for House {
     fn on_reply(&self, reply: Result<u64, Rejection>, effects: &mut Effects<Self>) {
-        let answered = effects.answered().expect("a reply answers a command");
+        let answered = effects.replied_command().expect("a reply answers a command");
         let (_, what) = self.asked.iter().find(|(command, _)| *command == answered).expect("it was sent");
         effects.record(Noted { what: format!("{what} has {}", reply.unwrap_or(0)) });
-        assert_eq!(effects.about(), None, "a reply is no event");
+        assert_eq!(effects.event_context(), None, "a reply is no event");
     }
 }
 
 impl React<Drawn> for House {
-    fn key(_: &Drawn, _: &About) -> Option<String> {
+    fn key(_: &Drawn, _: &EventContext) -> Option<String> {
         Some("home".to_owned())
     }
 
     fn react(&self, _: Drawn, effects: &mut Effects<Self>) {
-        let about = effects.about().expect("an event was recorded somewhere").clone();
-        assert_eq!(effects.answered(), None, "an event answers nothing");
+        let about = effects.event_context().expect("an event was recorded somewhere").clone();
+        assert_eq!(effects.replied_command(), None, "an event answers nothing");
         effects.record(Noted { what: format!("{} of {} {}", about.version, about.domain, about.key) });
     }
 }
@@ -138,7 +142,7 @@ async fn a_reply_names_the_command_it_answers_and_an_event_says_where_it_was_rec
     let start = || Node::builder("water", store.clone()).threads(0).host::<Spring>().host::<House>().start();
     let node = start().await.unwrap();
     node.client().send(Fill { house: "home".to_owned() }).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     let expected =
         ["1 of springs bath", "1 of springs kettle", "1 of springs pot", "bath has 100", "kettle has 2", "pot has 2"];
     assert_eq!(notes(&node).await, expected);
@@ -147,7 +151,7 @@ async fn a_reply_names_the_command_it_answers_and_an_event_says_where_it_was_rec
     assert_eq!(notes(&node).await, expected, "rebuilt from its events it says the same");
     // So is who records what changes nothing in him.
     node.client().send(Draw { spring: "pot".to_owned(), liters: 1 }).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(notes(&node).await.iter().filter(|note| *note == "2 of springs pot").count(), 1);
 }
 
@@ -212,7 +216,7 @@ async fn a_dead_letter_goes_back_to_its_own_domain_though_another_has_an_actor_o
     let node = node.retry(retry).start().await.unwrap();
     STUMBLES.store(true, Ordering::Relaxed);
     node.client().send(Draw { spring: "deep".to_owned(), liters: 7 }).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     STUMBLES.store(false, Ordering::Relaxed);
 
     let letters = node.dead_letters().await.unwrap();

@@ -195,7 +195,7 @@ async fn views_are_read_as_they_were_saved() {
     }
 
     impl Project<Scored> for Total {
-        fn project(&mut self, _: &Scored, _: &About) {
+        fn project(&mut self, _: &Scored, _: &EventContext) {
             self.parts += 1;
         }
     }
@@ -210,7 +210,7 @@ async fn views_are_read_as_they_were_saved() {
     let store = EmbeddedStore::open(folder.path()).unwrap();
     let node = Node::builder("tallies", store).threads(0).host::<Tally>().projection::<Total>().start().await.unwrap();
     node.client().send(Score { tally: "a".to_owned(), round: 1 }).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     node.stop().await.unwrap();
     let store = EmbeddedStore::read_only(folder.path()).unwrap();
     let view = store.view(&Name::new(<Total as Projection>::NAME).unwrap()).unwrap().expect("it was saved");

@@ -256,7 +256,7 @@ fn look_up_reads_no_history() {
     whizbang::testing::store::run(async {
         use common::{Disk, counted};
         use whizbang::message::{Name, ShardId};
-        use whizbang::testing::store::{Draft, Owner};
+        use whizbang::testing::store::{Owner, TurnBuilder};
         let mut reads = Vec::new();
         for turns in [1_000u64, 20_000] {
             let disk = counted(u64::MAX);
@@ -267,7 +267,8 @@ fn look_up_reads_no_history() {
             let mut owner = Owner::take(&store, &bank).await;
             let mut last = None;
             for turn in 1..=turns {
-                let draft = Draft::new("Account", "ada", turn).at(turn, turn - 1).event("Happened", "1").outside(1);
+                let draft =
+                    TurnBuilder::new("Account", "ada", turn).at(turn, turn - 1).event("Happened", "1").outside(1);
                 last = Some(owner.append_alone(&draft).unwrap());
             }
             owner.settled(last.unwrap()).await;

@@ -19,9 +19,9 @@ async fn two_nodes_and_a_client() {
     let client = Client::connect("outside", hub.bridge()).await.unwrap();
     assert_eq!(client.send(deposit("ada", 100)).await.unwrap(), 100);
     client.send(transfer("one", "ada", "bob", 30)).await.unwrap();
-    transfers.quiet().await;
-    bank.quiet().await;
-    transfers.quiet().await;
+    transfers.wait_idle().await;
+    bank.wait_idle().await;
+    transfers.wait_idle().await;
     assert_eq!(bank.client().send(deposit("bob", 0)).await.unwrap(), 30);
     assert_eq!(client.send(deposit("ada", 0)).await.unwrap(), 70);
     client.disconnect().await;

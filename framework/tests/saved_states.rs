@@ -72,7 +72,7 @@ mod saved {
         shape: Shape,
     }
     impl Project<Stored> for Sums {
-        fn project(&mut self, event: &Stored, _: &About) {
+        fn project(&mut self, event: &Stored, _: &EventContext) {
             self.shape.put(event.number);
         }
     }

@@ -87,7 +87,7 @@ macro_rules! program {
             }
 
             impl Project<Stamped> for Watch {
-                fn project(&mut self, _stamped: &Stamped, _about: &About) {
+                fn project(&mut self, _stamped: &Stamped, _about: &EventContext) {
                     self.seen += 1;
                 }
             }
@@ -101,7 +101,7 @@ macro_rules! program {
             pub(super) struct Files {}
 
             impl Project<Filed> for Files {
-                fn project(&mut self, _filed: &Filed, _about: &About) {}
+                fn project(&mut self, _filed: &Filed, _about: &EventContext) {}
             }
 
             impl whizbang::Answer<Seen> for Watch {
@@ -205,7 +205,7 @@ async fn what_an_actor_sends_to_fewer_shards_than_there_are_is_taken_or_a_dead_l
     eventually(async || owner.dead_letters().await.unwrap().len() == 4).await;
     let letters = owner.dead_letters().await.unwrap();
     assert!(letters.iter().any(|letter| letter.error.contains("`desk` has 4 shards")), "{letters:?}");
-    clerks.quiet().await;
+    clerks.wait_idle().await;
 }
 
 #[whizbang::test]
@@ -241,7 +241,7 @@ mod codecs {
     pub(crate) struct Counted(u64);
 
     impl Project<Noted> for Counted {
-        fn project(&mut self, _: &Noted, _: &About) {
+        fn project(&mut self, _: &Noted, _: &EventContext) {
             self.0 += 1;
         }
     }
@@ -264,8 +264,8 @@ mod codecs {
     #[worker(domain = Mirror, on(Filed))]
     pub(crate) struct Porter;
 
-    impl On<Filed> for Porter {
-        async fn on(&self, _: Filed, _: Job) -> Result<(), WorkError> {
+    impl OnEvent<Filed> for Porter {
+        async fn on_event(&self, _: Filed, _: Job) -> Result<(), WorkError> {
             Ok(())
         }
     }

@@ -148,12 +148,12 @@ async fn slow_job_delays_no_other_job() {
     let node = works(&store, &shop, NodeConfig::default()).await;
     eventually(async || shop.begun.load(Ordering::Relaxed) == 2).await;
     shop.open();
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!((shop.slow.load(Ordering::Relaxed), shop.quick.load(Ordering::Relaxed) as u64), (1, OTHERS));
     assert!(node.dead_letters().await.unwrap().is_empty());
     drop(node);
     let node = works(&store, &shop, NodeConfig::default()).await;
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(shop.slow.load(Ordering::Relaxed), 1, "what is done is not done again");
     stop_promptly(node).await;
 }
@@ -185,7 +185,7 @@ async fn jobs_that_wait_leave_their_lane_and_the_thread_to_others() {
         }
     }
     assert!(done > 0);
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(shop.slow.load(Ordering::Relaxed) as u64, OTHERS + done);
     stop_promptly(node).await;
 }

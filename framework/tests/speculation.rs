@@ -166,11 +166,11 @@ mod stumbling {
 
     use whizbang::prelude::*;
     use whizbang::store::StoreError;
-    use whizbang::store::memory::Faults;
+    use whizbang::store::memory::CommitControl;
 
     thread_local! {
         /// How often the handler still panics, and the store whose next append it refuses then.
-        pub(super) static STUMBLES: RefCell<(u32, Option<Faults>)> = const { RefCell::new((0, None)) };
+        pub(super) static STUMBLES: RefCell<(u32, Option<CommitControl>)> = const { RefCell::new((0, None)) };
     }
 
     #[derive(Domain)]

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use whizbang::message::{Name, ShardId};
 use whizbang::store::Store;
 use whizbang::store::embedded::{EmbeddedConfig, EmbeddedStore};
-use whizbang::testing::store::{Draft, Fixture, Owner, run};
+use whizbang::testing::store::{Fixture, Owner, TurnBuilder, run};
 
 struct Folder(TempDir, EmbeddedConfig);
 
@@ -44,7 +44,9 @@ fn long_streams_are_read_a_bounded_number_at_once() {
         let store = folder.store().await;
         let mut owner = Owner::take(&store, &ShardId::new(Name::new("bank").unwrap(), 0)).await;
         for number in 1..=300 {
-            owner.commit(&Draft::new("Account", "ada", number).at(number, number - 1).event("Happened", "1")).await;
+            owner
+                .commit(&TurnBuilder::new("Account", "ada", number).at(number, number - 1).event("Happened", "1"))
+                .await;
         }
         let actor = Name::new("Account").unwrap();
         let mut open = Vec::new();

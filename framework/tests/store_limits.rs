@@ -11,14 +11,14 @@ use counted_disk::{Counted, Disk, counted};
 use whizbang::message::{Name, ShardId};
 use whizbang::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use whizbang::store::{Snapshot, Store, StoreError};
-use whizbang::testing::store::{Draft, Owner, run};
+use whizbang::testing::store::{Owner, TurnBuilder, run};
 
 fn bank() -> ShardId {
     ShardId::new(Name::new("bank").unwrap(), 0)
 }
 
-fn draft(turn: u64, bytes: usize) -> Draft {
-    Draft::new("Account", "ada", turn).at(turn, turn - 1).event("Happened", vec![7; bytes])
+fn draft(turn: u64, bytes: usize) -> TurnBuilder {
+    TurnBuilder::new("Account", "ada", turn).at(turn, turn - 1).event("Happened", vec![7; bytes])
 }
 
 fn on(disk: &Arc<Counted>, config: &EmbeddedConfig) -> Arc<dyn Store> {
@@ -46,12 +46,12 @@ fn log_grows_into_the_room_there_is() {
         let (turns, error) = fill(&mut owner, 0).await;
         assert!(matches!(error, StoreError::Full { .. }), "{error}");
         assert!(turns * 100_000 > size / 2, "only {turns} turns of 100 kB fit into {size} bytes");
-        assert!(matches!(store.troubles()[..], [StoreError::Full { .. }]), "{:?}", store.troubles());
+        assert!(matches!(store.issues()[..], [StoreError::Full { .. }]), "{:?}", store.issues());
         // With more room it goes on by itself, and says so.
         disk.resize(2 * size);
         let limit = tokio::time::Instant::now() + Duration::from_secs(60);
-        while !store.troubles().is_empty() {
-            assert!(tokio::time::Instant::now() < limit, "it stays full: {:?}", store.troubles());
+        while !store.issues().is_empty() {
+            assert!(tokio::time::Instant::now() < limit, "it stays full: {:?}", store.issues());
             tokio::task::yield_now().await;
         }
         let (more, _) = fill(&mut owner, turns).await;
@@ -75,7 +75,7 @@ fn large_snapshots_survive_a_kill() {
         let name = Name::new("Account").unwrap();
         let keys = ["small", "large", "behind"];
         for key in keys {
-            let appended = owner.append_alone(&Draft::new("Account", key, 1).event("Happened", "1")).unwrap();
+            let appended = owner.append_alone(&TurnBuilder::new("Account", key, 1).event("Happened", "1")).unwrap();
             owner.settled(appended).await;
             let bytes = vec![9; if key == "large" { 9 << 20 } else { 10 }];
             let snapshot = Snapshot { turn: 1, version: 1, schema: 1, bytes: bytes.into() };
@@ -83,7 +83,7 @@ fn large_snapshots_survive_a_kill() {
         }
         // A view is saved behind the snapshots, so they are written by then.
         let view = Name::new("View").unwrap();
-        let epoch = store.take_view(&view).await.unwrap();
+        let epoch = store.claim_view(&view).await.unwrap();
         let content = whizbang::store::View { schema: 1, checkpoint: Vec::new(), bytes: "".into() };
         store.save_view(&view, epoch, content).await.unwrap();
         // Killed: nothing is closed, and another process reads the files.
@@ -178,7 +178,7 @@ fn damage_that_is_read_is_a_trouble() {
         for turn in 1..=30 {
             owner.commit(&draft(turn, 100)).await;
         }
-        assert!(store.troubles().is_empty());
+        assert!(store.issues().is_empty());
         let path = folder.path().join("log-0000000001");
         let mut bytes = std::fs::read(&path).unwrap();
         let at = bytes.windows(100).position(|bytes| bytes == [7; 100]).unwrap();
@@ -196,7 +196,7 @@ fn damage_that_is_read_is_a_trouble() {
             let error = owner.reader.load(&name, "ada").await.unwrap_err();
             assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
         }
-        let troubles = store.troubles();
+        let troubles = store.issues();
         assert!(matches!(&troubles[..], [StoreError::Corrupt { .. }]), "{troubles:?}");
     });
 }

@@ -9,10 +9,10 @@ use futures_util::future::{BoxFuture, FutureExt, ready};
 use proptest::prelude::*;
 use whizbang::MemoryStore;
 use whizbang::clock::Timestamp;
-use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, ShardId, Wants};
-use whizbang::store::memory::Faults;
-use whizbang::store::{DeadLetter, DeadLetterReason, Lane, Note, Source, Store, StoreError};
-use whizbang::testing::store::{Draft, Fixture, Owner, run};
+use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, ReplyMode, ShardId};
+use whizbang::store::memory::CommitControl;
+use whizbang::store::{DeadLetter, DeadLetterReason, Note, Source, SourceKind, Store, StoreError};
+use whizbang::testing::store::{Fixture, Owner, TurnBuilder, run};
 
 #[derive(Default)]
 struct Memory(MemoryStore);
@@ -29,11 +29,11 @@ fn shard(domain: &str, number: u16) -> ShardId {
     ShardId::new(Name::new(domain).unwrap(), number)
 }
 
-fn turn(key: &str, number: u64) -> Draft {
-    Draft::new("Account", key, number).at(number, number - 1).event("Happened", number.to_string())
+fn turn(key: &str, number: u64) -> TurnBuilder {
+    TurnBuilder::new("Account", key, number).at(number, number - 1).event("Happened", number.to_string())
 }
 
-async fn faulty() -> (Arc<dyn Store>, Faults, Owner) {
+async fn faulty() -> (Arc<dyn Store>, CommitControl, Owner) {
     let (store, faults) = MemoryStore::faulty();
     let store = Arc::new(store) as Arc<dyn Store>;
     let owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -175,7 +175,7 @@ const KEYS: [&str; 4] = ["ada", "bob", "eve", "dan"];
 /// What was appended, so that it can be appended again elsewhere.
 #[derive(Clone)]
 enum Written {
-    Turn(Box<Draft>),
+    Turn(Box<TurnBuilder>),
     Sent(u64),
 }
 
@@ -216,7 +216,7 @@ fn letter(key: &str, number: u64) -> Note {
         causation: None,
         time: Timestamp::from_millis(1),
         deadline: None,
-        wants: Wants::Nothing,
+        wants: ReplyMode::Nothing,
         traceparent: None,
         headers: Vec::new(),
         codec: Codec::Json,
@@ -243,7 +243,7 @@ proptest! {
         run(async {
             let (store, faults, mut owner) = faulty().await;
             faults.hold();
-            let source = Source { shard: shard("shop", 1), lane: Lane::Direct };
+            let source = Source { shard: shard("shop", 1), kind: SourceKind::Direct };
             let (mut written, mut committed): (Vec<Written>, usize) = (Vec::new(), 0);
             for step in steps {
                 match step {
@@ -254,7 +254,7 @@ proptest! {
                         });
                         let (number, version) = of_key.fold((1, 0), |(number, version), events| (number + 1, version + events as u64));
                         let id = written.len() as u64;
-                        let mut draft = Draft::new("Account", KEYS[key], id).at(number, version);
+                        let mut draft = TurnBuilder::new("Account", KEYS[key], id).at(number, version);
                         for event in 0..events {
                             draft = draft.event("Happened", format!("{id}/{event}"));
                         }

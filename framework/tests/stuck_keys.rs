@@ -147,7 +147,7 @@ impl Handle<Look> for Box_ {
 }
 
 impl React<Said> for Box_ {
-    fn key(said: &Said, _about: &About) -> Option<String> {
+    fn key(said: &Said, _about: &EventContext) -> Option<String> {
         Some(said.to.clone())
     }
 
@@ -234,7 +234,7 @@ async fn other_keys_are_reached(way: Way, name: &str) {
     // A key that cannot be loaded.
     let node = start(&store, SHORT).await;
     send(&node, way, &stuck, 0, 1, false).await;
-    node.quiet().await;
+    node.wait_idle().await;
     stop_promptly(node).await;
     UNLOADABLE.lock().insert(stuck.clone());
     let node = start(&store, SHORT).await;
@@ -287,7 +287,7 @@ async fn back_off_delays_no_other(way: Way, name: &str) {
     stop_promptly(node).await;
     FAILING.lock().remove(&stuck);
     let node = start(&store, LONG).await;
-    node.quiet().await;
+    node.wait_idle().await;
     let holds = node.client().send(Look { box_: stuck.clone() }).await.unwrap();
     assert!(holds == (0..AHEAD).collect::<Vec<_>>(), "all {AHEAD} in order: {}", holds.len());
     assert!(node.metrics().activations < 20, "{} activations", node.metrics().activations);
@@ -318,7 +318,7 @@ async fn back_off_ends_and_order_is_kept_within_one_run() {
     eventually(async || node.metrics().retries > 3).await;
     FAILING.lock().remove(&key);
     send(&node, Way::Commands, &key, AHEAD, 100, false).await;
-    node.quiet().await;
+    node.wait_idle().await;
     let holds = node.client().send(Look { box_: key }).await.unwrap();
     // Each source in its own order; the two are in none.
     assert_eq!(holds.len() as u64, 2 * AHEAD + 100, "of {AHEAD} twice and 100");
@@ -340,7 +340,7 @@ async fn loads_of_an_unloadable_key() {
     let key = "never-again".to_owned();
     let node = start(&store, Retry::NEVER).await;
     send(&node, Way::Commands, &key, 0, 1, false).await;
-    node.quiet().await;
+    node.wait_idle().await;
     drop(node);
     UNLOADABLE.lock().insert(key.clone());
     let node = start(&store, Retry::NEVER).await;
@@ -368,13 +368,13 @@ async fn discarded_letter_of_unloadable_key_is_not_handled() {
     let key = "discarded".to_owned();
     let node = start(&store, SHORT).await;
     send(&node, Way::Commands, &key, 0, 1, false).await;
-    node.quiet().await;
+    node.wait_idle().await;
     drop(node);
     UNLOADABLE.lock().insert(key.clone());
     let node = start(&store, SHORT).await;
     send(&node, Way::Commands, &key, 1, 3, false).await;
     eventually(async || node.metrics().unloadable_keys == 1).await;
-    node.quiet().await;
+    node.wait_idle().await;
     let letters = node.dead_letters().await.unwrap();
     let first = letters.iter().find(|letter| letter.reason.as_str() == "unloadable").unwrap();
     node.discard(first).await.unwrap();
@@ -382,7 +382,7 @@ async fn discarded_letter_of_unloadable_key_is_not_handled() {
     drop(node);
     UNLOADABLE.lock().remove(&key);
     let node = start(&store, SHORT).await;
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(node.client().send(Look { box_: key }).await.unwrap(), [0, 2, 3]);
     stop_promptly(node).await;
 }
@@ -444,7 +444,7 @@ async fn seed_holds(seed: u64) {
     FAILING.lock().retain(|key| !keys.contains(key));
     UNLOADABLE.lock().retain(|key| !keys.contains(key));
     let node = start(&store, retry).await;
-    node.quiet().await;
+    node.wait_idle().await;
     for (key, [commands, events]) in sent {
         let holds = node.client().send(Look { box_: key.clone() }).await.unwrap();
         let (of_events, of_commands): (Vec<u64>, Vec<u64>) = holds.iter().partition(|n| **n >= 2000);

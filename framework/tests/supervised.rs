@@ -59,8 +59,8 @@ impl Handle<Grind> for Stone {
     }
 }
 
-impl Wake<Due> for Stone {
-    fn wake(&self, _due: Due, effects: &mut Effects<Self>) {
+impl OnTimer<Due> for Stone {
+    fn on_timer(&self, _due: Due, effects: &mut Effects<Self>) {
         effects.send(Count { bin: "woken".into(), more: 1 });
         effects.complete();
     }
@@ -120,7 +120,7 @@ async fn failed_task_shows_and_is_started_again() {
             let node = mill(&hub, &watch).await;
             let client = node.client();
             client.send(Grind { sack: "before".into() }).await.unwrap();
-            node.quiet().await;
+            node.wait_idle().await;
             assert!(node.health().ready, "{:?}", node.health());
             // The second panic comes right after the first restart.
             watch.panic_in(method, 2);
@@ -139,7 +139,7 @@ async fn failed_task_shows_and_is_started_again() {
             .await;
             moved_until(Duration::from_millis(100), async || node.health().ready).await;
             assert_eq!(node.metrics().failed_tasks, 2, "{task}");
-            node.quiet().await;
+            node.wait_idle().await;
             node.stop().await.unwrap();
         }
     };

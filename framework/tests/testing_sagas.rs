@@ -189,8 +189,8 @@ mod wrong {
         }
     }
 
-    impl Wake<GiveUp> for Order {
-        fn wake(&self, _timer: GiveUp, effects: &mut Effects<Self>) {
+    impl OnTimer<GiveUp> for Order {
+        fn on_timer(&self, _timer: GiveUp, effects: &mut Effects<Self>) {
             effects.record(OrderCancelled {});
             effects.complete();
         }
@@ -238,15 +238,15 @@ mod right {
     impl Handle<PlaceOrder> for Order {
         fn handle(&self, place: PlaceOrder, effects: &mut Effects<Self>) -> Result<(), Rejection> {
             let PlaceOrder { card, cents, .. } = place;
-            effects.send(Charge { card: card.clone(), cents }).undo_with(Refund { card: card.clone(), cents });
+            effects.send(Charge { card: card.clone(), cents }).compensate_with(Refund { card: card.clone(), cents });
             effects.set_timer(&GiveUp {}, Duration::from_secs(5));
             effects.record(OrderPlaced { card, cents });
             Ok(())
         }
     }
 
-    impl Wake<GiveUp> for Order {
-        fn wake(&self, _timer: GiveUp, effects: &mut Effects<Self>) {
+    impl OnTimer<GiveUp> for Order {
+        fn on_timer(&self, _timer: GiveUp, effects: &mut Effects<Self>) {
             effects.record(OrderCancelled {});
             effects.compensate();
         }
@@ -318,7 +318,7 @@ mod outside {
 
     use whizbang::Retry;
     use whizbang::testing::sim::SentOutcome;
-    use whizbang::testing::{Fault, Random, Trouble, Work};
+    use whizbang::testing::{CrashPoint, Fault, FaultEvent, Random};
 
     use super::*;
 
@@ -409,7 +409,7 @@ mod outside {
     fn each_payout_is_paid_once() {
         let coverage = payouts(true).check(0..200);
         assert!(coverage.faults()["HangJobs"].fired > 0);
-        assert!(coverage.troubles()[&Trouble::EffectRepeated] > 0);
+        assert!(coverage.troubles()[&FaultEvent::EffectRepeated] > 0);
     }
 
     #[test]
@@ -430,7 +430,7 @@ mod outside {
                 world.post(PayOut { payout: "p2".into(), cents: 200 }).await.unwrap();
             });
         let run = run.unwrap_or_else(|broken| panic!("{broken}\n{}", broken.deeds));
-        assert_eq!(run.coverage.troubles()[&Trouble::CommandRepeated], 1);
+        assert_eq!(run.coverage.troubles()[&FaultEvent::CommandRepeated], 1);
     }
 
     #[test]
@@ -438,7 +438,7 @@ mod outside {
         let run = cluster(Sim::new(1), true)
             .fault(
                 Duration::ZERO,
-                Fault::CrashIn { service: 0, work: Work::Job, steps: 0, down: Duration::from_secs(1) },
+                Fault::CrashIn { service: 0, work: CrashPoint::Job, steps: 0, down: Duration::from_secs(1) },
             )
             .run(async |world| {
                 world.sleep(Duration::from_millis(10)).await;
@@ -446,6 +446,6 @@ mod outside {
                 assert!(world.now() > Duration::from_secs(1));
             });
         let run = run.unwrap_or_else(|broken| panic!("{broken}\n{}", broken.deeds));
-        assert_eq!(run.coverage.troubles()[&Trouble::CrashInAJob], 1);
+        assert_eq!(run.coverage.troubles()[&FaultEvent::CrashInAJob], 1);
     }
 }

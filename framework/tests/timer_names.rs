@@ -113,14 +113,14 @@ impl Handle<Forget> for Order {
     }
 }
 
-impl Wake<Overdue> for Order {
-    fn wake(&self, overdue: Overdue, effects: &mut Effects<Self>) {
+impl OnTimer<Overdue> for Order {
+    fn on_timer(&self, overdue: Overdue, effects: &mut Effects<Self>) {
         effects.record(Rang { text: format!("{} cents", overdue.cents) });
     }
 }
 
-impl Wake<foreign::Overdue> for Order {
-    fn wake(&self, overdue: foreign::Overdue, effects: &mut Effects<Self>) {
+impl OnTimer<foreign::Overdue> for Order {
+    fn on_timer(&self, overdue: foreign::Overdue, effects: &mut Effects<Self>) {
         effects.record(Rang { text: format!("{} days", overdue.days) });
     }
 }
@@ -154,8 +154,8 @@ mod reader {
         }
     }
 
-    impl Wake<foreign::Overdue> for Order {
-        fn wake(&self, overdue: foreign::Overdue, effects: &mut Effects<Self>) {
+    impl OnTimer<foreign::Overdue> for Order {
+        fn on_timer(&self, overdue: foreign::Overdue, effects: &mut Effects<Self>) {
             effects.record(Rang { text: format!("{} days", overdue.days) });
         }
     }

@@ -52,8 +52,8 @@ impl Handle<Set> for Alarm {
     }
 }
 
-impl Wake<Due> for Alarm {
-    fn wake(&self, _due: Due, effects: &mut Effects<Self>) {
+impl OnTimer<Due> for Alarm {
+    fn on_timer(&self, _due: Due, effects: &mut Effects<Self>) {
         assert!(!effects.key().starts_with("stuck"), "planned: this key is stuck");
         FIRED.set(FIRED.get() + 1);
     }
@@ -71,8 +71,8 @@ impl Handle<SetOld> for Retired {
     }
 }
 
-impl Wake<Due> for Retired {
-    fn wake(&self, _due: Due, _effects: &mut Effects<Self>) {}
+impl OnTimer<Due> for Retired {
+    fn on_timer(&self, _due: Due, _effects: &mut Effects<Self>) {}
 }
 
 fn set(name: &str, millis: u64) -> Set {

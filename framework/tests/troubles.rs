@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bank::eventually;
 use futures_util::future::{BoxFuture, FutureExt};
-use whizbang::bridge::{Answer, Asked, Bridge, BridgeError, Inbound, NodeCard, Tidings};
+use whizbang::bridge::{Bridge, BridgeError, Inbound, NodeCard, Notification, Request, Response};
 use whizbang::clock::{Clock, Timestamp};
 use whizbang::message::{Envelope, Name, ShardId, shard_of};
 use whizbang::prelude::*;
@@ -132,7 +132,7 @@ impl Apply<Seen> for Watcher {
 }
 
 impl React<Filled> for Watcher {
-    fn key(filled: &Filled, about: &About) -> Option<String> {
+    fn key(filled: &Filled, about: &EventContext) -> Option<String> {
         assert!(filled.cents != 13, "unlucky");
         Some(about.key.clone())
     }
@@ -155,8 +155,8 @@ impl React<Filled> for Watcher {
     }
 }
 
-impl Wake<Bell> for Watcher {
-    fn wake(&self, _bell: Bell, effects: &mut Effects<Self>) {
+impl OnTimer<Bell> for Watcher {
+    fn on_timer(&self, _bell: Bell, effects: &mut Effects<Self>) {
         effects.record(Seen { what: "bell".to_owned() });
     }
 }
@@ -189,7 +189,7 @@ async fn an_event_whose_key_cannot_be_chosen_is_a_dead_letter_and_all_behind_it_
     for (watch, cents) in [("b", 1), ("a", 13), ("b", 2)] {
         fill(&node, watch, cents).await;
     }
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(seen(&node, "b").await, "1 2");
     let letters = node.dead_letters().await.unwrap();
     assert!(letters.len() == 1 && letters[0].error.contains("unlucky"), "{letters:?}");
@@ -197,7 +197,7 @@ async fn an_event_whose_key_cannot_be_chosen_is_a_dead_letter_and_all_behind_it_
     // Neither is it lost after a restart, nor does it stop the node from there on.
     let node = watching(&store, &clock).await;
     fill(&node, "b", 3).await;
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!((seen(&node, "b").await.as_str(), node.dead_letters().await.unwrap().len()), ("1 2 3", 1));
 }
 
@@ -206,7 +206,7 @@ async fn redriven_event_runs_on_no_key_but_its_own() {
     let (store, clock) = (MemoryStore::new(), Clock::manual(morning()).0);
     let node = watching(&store, &clock).await;
     fill(&node, "a", 13).await;
-    node.quiet().await;
+    node.wait_idle().await;
     let letters = node.dead_letters().await.unwrap();
     assert!(letters.len() == 1 && letters[0].key == "a", "{letters:?}");
     let again = node.redrive(&letters[0]).await;
@@ -222,7 +222,7 @@ async fn a_turn_that_is_too_large_makes_a_dead_letter_and_holds_nothing_up() {
     for (watch, cents) in [("a", 20), ("a", 1), ("b", 2)] {
         fill(&node, watch, cents).await;
     }
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(seen(&node, "b").await, "2");
     let letters = node.dead_letters().await.unwrap();
     assert_eq!(letters.len(), 2, "itself and what waits behind it: {letters:?}");
@@ -245,14 +245,14 @@ async fn a_timer_set_in_the_turn_that_ends_the_saga_is_none() {
     let (store, (clock, hand)) = (MemoryStore::new(), Clock::manual(morning()));
     let node = watching(&store, &clock).await;
     fill(&node, "a", 8).await;
-    node.quiet().await;
+    node.wait_idle().await;
     fill(&node, "a", 7).await;
-    node.quiet().await;
+    node.wait_idle().await;
     drop(node);
     assert_eq!(next_timer(&store, "a").await, None);
     hand.advance(Duration::from_secs(61));
     let node = watching(&store, &clock).await;
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(seen(&node, "a").await, "8 7");
 }
 
@@ -261,10 +261,10 @@ async fn a_timer_that_rang_behind_a_dead_letter_does_nothing_if_that_clears_it()
     let (store, (clock, hand)) = (MemoryStore::new(), Clock::manual(morning()));
     let node = watching(&store, &clock).await;
     fill(&node, "a", 8).await;
-    node.quiet().await;
+    node.wait_idle().await;
     STUMBLES.store(true, Ordering::Relaxed);
     fill(&node, "a", 9).await;
-    node.quiet().await;
+    node.wait_idle().await;
     hand.advance(Duration::from_secs(61));
     drop(node);
     let node = watching(&store, &clock).await;
@@ -305,10 +305,10 @@ impl Bridge for Closed {
     fn publish(&self, _event: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
         closed()
     }
-    fn ask(&self, _to: Asked, _deadline: Duration) -> BoxFuture<'_, Result<Answer, BridgeError>> {
+    fn request(&self, _to: Request, _deadline: Duration) -> BoxFuture<'_, Result<Response, BridgeError>> {
         closed()
     }
-    fn tell(&self, _tidings: Tidings) -> BoxFuture<'_, Result<(), BridgeError>> {
+    fn notify(&self, _tidings: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
         closed()
     }
     fn durability(&self) -> String {

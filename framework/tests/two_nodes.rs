@@ -108,7 +108,7 @@ async fn full_disk_of_an_owner_is_named_to_callers_elsewhere() {
 #[cfg(feature = "testing")]
 #[whizbang::test]
 async fn a_courier_that_loses_repeats_and_reorders_changes_nothing() {
-    use whizbang::bridge::loopback::Faults;
+    use whizbang::bridge::loopback::LoopbackFaults;
     use whizbang::clock::Clock;
     use whizbang::message::IdSource;
 
@@ -119,7 +119,7 @@ async fn a_courier_that_loses_repeats_and_reorders_changes_nothing() {
         for n in 0..20 {
             accounts.client().send(deposit(&format!("from{n}"), 100)).await.unwrap();
         }
-        let faults = Faults { drop: 0.2, duplicate: 0.3, reorder: 0.3, ..Faults::default() };
+        let faults = LoopbackFaults { drop: 0.2, duplicate: 0.3, reorder: 0.3, ..LoopbackFaults::default() };
         hub.set_faults(faults, IdSource::seeded(Clock::system(), seed));
         for n in 0..100 {
             let client = transfers.client();

@@ -15,7 +15,7 @@ async fn send_to_unhosted_domain_shows_in_health() {
             place(&node, "o", &["a", "b"]).await.unwrap();
         }
         // It does not wait for what cannot come.
-        node.quiet().await;
+        node.wait_idle().await;
         let health = node.health();
         let [reason] = &health.reasons[..] else { panic!("{health:?}") };
         assert!(reason.contains("`stock`") && reason.contains("does not host"), "{reason}");
@@ -24,7 +24,7 @@ async fn send_to_unhosted_domain_shows_in_health() {
     }
     // Nothing was lost.
     let node = start(&store).await;
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!((taken(&node, "a").await, taken(&node, "b").await), (1, 1));
     assert_eq!(node.health().reasons, [""; 0]);
 }

@@ -157,7 +157,7 @@ async fn panic_in_default_fails_one_key_and_no_other() {
     let client = node.client();
     client.send(Order { desk: "d".into(), shelf: "live".into() }).await.unwrap();
     client.send(put("live")).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     STUMBLE.set(Stumble::Default);
     assert!(matches!(client.send(put("new")).await, Err(SendError::Refused(_) | SendError::DeadLetter { .. })));
     // What an actor sends is moved by a task of the node, and it goes on moving the rest.

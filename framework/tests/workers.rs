@@ -22,7 +22,7 @@ async fn a_command_is_performed_and_its_reply_comes_back() {
     assert_eq!(no.rejection().map(Rejection::code), Some("payments.nothing"));
     assert_eq!(world.calls("o2").await.len(), 1, "a rejection is final");
     node.client().post(charge("o3", 5)).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(world.calls("o3").await.len(), 1);
     let text = node.manifest().to_string();
     assert!(text.contains("worker charger") && text.contains("worker mailer"), "{text}");
@@ -127,7 +127,7 @@ async fn a_job_that_fails_in_every_try_is_a_dead_letter_that_can_be_driven_again
     let error = node.client().send(charge("o1", 5)).idempotency_key("k").await.unwrap_err();
     assert!(matches!(&error, SendError::DeadLetter { reason } if reason.contains("does not answer")), "{error}");
     node.client().send(place("o2", 7)).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(node.client().send(state("o2")).await.unwrap(), "placed");
     world.fails.store(0, Ordering::Relaxed);
     // Nothing is parked behind it.
@@ -137,7 +137,7 @@ async fn a_job_that_fails_in_every_try_is_a_dead_letter_that_can_be_driven_again
     for letter in &letters {
         node.redrive(letter).await.unwrap();
     }
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(node.dead_letters().await.unwrap(), []);
     assert_eq!(node.client().send(state("o2")).await.unwrap(), "paid");
     assert_eq!(node.client().send(charge("o1", 5)).idempotency_key("k").await.unwrap(), "5 charged");
@@ -201,7 +201,7 @@ async fn a_job_under_way_when_its_node_is_killed_is_done_again_with_the_same_key
     drop(node);
     let node = start(&store, &world).await;
     world.release();
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(node.client().send(state("o1")).await.unwrap(), "paid");
     for what in ["o1", "mail 5"] {
         let calls = world.calls(what).await;
@@ -224,7 +224,7 @@ async fn jobs_that_end_out_of_order_are_each_known_after_a_crash() {
     drop(node);
     let node = start(&store, &world).await;
     world.release();
-    node.quiet().await;
+    node.wait_idle().await;
     for n in 1..=1500u64 {
         for what in [format!("o {}", 1000 + n), format!("mail {}", 1000 + n)] {
             let calls = world.calls(&what).await;
@@ -236,7 +236,7 @@ async fn jobs_that_end_out_of_order_are_each_known_after_a_crash() {
     let before: BTreeMap<_, _> = world.calls.lock().await.clone();
     node.stop().await.unwrap();
     let node = start(&store, &world).await;
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(*world.calls.lock().await, before, "what is done is not done again");
 }
 
@@ -318,7 +318,7 @@ async fn a_saga_and_its_worker_work_together_over_a_bridge() {
         open.get() == 0
     })
     .await;
-    payments.quiet().await;
+    payments.wait_idle().await;
     for n in 0..40u64 {
         assert_eq!(world.calls(&format!("mail {n}")).await.len(), 1);
     }

@@ -10,8 +10,8 @@ use syn::spanned::Spanned;
 use syn::{DeriveInput, Type};
 
 use crate::attribute::{Form, Given, Known, read, text_of};
+use crate::diagnostics::Mistakes;
 use crate::fields::Item;
-use crate::mistakes::Mistakes;
 use crate::symmetry::{self, Place};
 use crate::{held, names, shape};
 

@@ -11,8 +11,8 @@ use syn::parse::{ParseBuffer, ParseStream, Parser};
 use syn::spanned::Spanned;
 use syn::{Attribute, Ident, LitInt, LitStr, Meta, Token, Type, parenthesized, token};
 
+use crate::diagnostics::{Mistakes, next_token, shown};
 use crate::lists::{read_names, read_paths, read_upcasts};
-use crate::mistakes::{Mistakes, next_token, shown};
 use crate::names;
 use crate::shape::with_article;
 

@@ -11,7 +11,7 @@ use syn::punctuated::Punctuated;
 use syn::{Attribute, Data, DeriveInput, Field, Generics, Token, WherePredicate};
 
 use crate::fields::{Key, keys};
-use crate::nesting::without_phantoms;
+use crate::recursion::without_phantoms;
 use crate::serial::Direction;
 
 /// The original's generics with the bounds of one of the two directions.

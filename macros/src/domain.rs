@@ -9,7 +9,7 @@ use syn::spanned::Spanned;
 use syn::{Data, DeriveInput};
 
 use crate::attribute::{Form, Known, read};
-use crate::mistakes::Mistakes;
+use crate::diagnostics::Mistakes;
 use crate::{names, shape};
 
 const KEYS: &[Known] = &[

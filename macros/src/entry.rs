@@ -8,7 +8,7 @@ use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{ItemFn, Safety, Signature, Token};
 
-use crate::mistakes::Mistakes;
+use crate::diagnostics::Mistakes;
 use crate::root;
 
 /// Which of the two attributes stands on the function.

@@ -8,9 +8,9 @@ use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
 use syn::DeriveInput;
 
+use crate::diagnostics::Mistakes;
 use crate::fields::Item;
-use crate::mistakes::Mistakes;
-use crate::nesting::without_phantoms;
+use crate::recursion::without_phantoms;
 use crate::shape::{header, with_article};
 
 /// The types, and the modules that they are in.

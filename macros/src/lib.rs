@@ -7,23 +7,23 @@
 mod actor;
 mod attribute;
 mod bounds;
+mod diagnostics;
 mod domain;
 mod entry;
 mod fields;
 mod held;
 mod lists;
+#[cfg(test)]
+mod malformed;
 mod message;
-mod mistakes;
 mod names;
-mod nesting;
 mod owned;
 mod plain;
 mod projection;
+mod recursion;
 mod root;
 mod serial;
 mod shape;
-#[cfg(test)]
-mod spoilt;
 mod symmetry;
 mod worker;
 

@@ -6,7 +6,7 @@ use syn::parse::ParseStream;
 use syn::{Ident, LitStr, Token, Type};
 
 use crate::attribute::{Upcast, read_name, read_number, read_type, skip_to_comma, text_of};
-use crate::mistakes::{Mistakes, next_token};
+use crate::diagnostics::{Mistakes, next_token};
 
 pub(crate) fn read_names(
     key: &Ident,

@@ -10,10 +10,10 @@ use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Field, Ident, Member, Type};
 
 use crate::attribute::{Form, Given, Known, Upcast, read, text_of};
+use crate::diagnostics::Mistakes;
 use crate::fields::Item;
-use crate::mistakes::Mistakes;
 use crate::symmetry::{self, Place};
-use crate::{held, nesting, owned, plain, shape};
+use crate::{held, owned, plain, recursion, shape};
 
 /// Which of the four a type becomes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -91,7 +91,7 @@ pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
     }
     let given = read(&input.attrs, word, &kind.sisters(), kind.keys(), &mut mistakes);
     shape::refuse_generics(input, word, "its name on the wire would stand for several types", &mut mistakes);
-    nesting::refuse(input, word, &mut mistakes);
+    recursion::refuse(input, word, &mut mistakes);
     held::refuse_in_message(&item, word, &mut mistakes);
     let checks = symmetry::refuse(&item, Place::Message { word, domain: given.ty("domain") }, &mut mistakes);
 

@@ -7,7 +7,7 @@ use quote::ToTokens;
 use syn::spanned::Spanned;
 use syn::{GenericArgument, PathArguments, Type};
 
-use crate::mistakes::{Mistakes, shown};
+use crate::diagnostics::{Mistakes, shown};
 
 /// Reports a reference in `ty`, which `what` of the program has.
 pub(crate) fn refuse(ty: &Type, what: &str, mistakes: &mut Mistakes) -> bool {

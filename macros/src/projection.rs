@@ -8,8 +8,8 @@ use syn::DeriveInput;
 use syn::ext::IdentExt;
 
 use crate::attribute::{Form, Known, read};
+use crate::diagnostics::Mistakes;
 use crate::fields::Item;
-use crate::mistakes::Mistakes;
 use crate::symmetry::{self, Place};
 use crate::{held, names, shape};
 

@@ -10,7 +10,7 @@ use syn::parse::{ParseStream, Parser};
 use syn::{Attribute, Type};
 
 use crate::attribute::{Form, Given, Known, read, read_keys};
-use crate::mistakes::Mistakes;
+use crate::diagnostics::Mistakes;
 
 /// The one key.
 const KEYS: &[Known] = &[Known { name: "crate", form: Form::Path, write: "crate = my_facade::whizbang" }];

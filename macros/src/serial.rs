@@ -12,7 +12,7 @@ use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Attribute, Data, DeriveInput, Field, GenericParam, Ident, Meta, Type, Visibility};
 
-use crate::mistakes::Mistakes;
+use crate::diagnostics::Mistakes;
 use crate::{bounds, fields, held, owned, shape};
 
 /// Which of the two traits is derived.

@@ -9,7 +9,7 @@ use syn::spanned::Spanned;
 use syn::{Attribute, Data, DeriveInput, GenericParam, Ident, Meta, Type};
 
 use crate::attribute::Given;
-use crate::mistakes::Mistakes;
+use crate::diagnostics::Mistakes;
 use crate::names;
 
 /// Tells that a union cannot be a `word`; true if it is one. There is no stub for it, because nothing about it would hold.

@@ -8,8 +8,8 @@ use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
 use syn::{Field, Type};
 
+use crate::diagnostics::Mistakes;
 use crate::fields::{Item, Key, Part};
-use crate::mistakes::Mistakes;
 use crate::shape::with_article;
 
 /// What is written and read back.

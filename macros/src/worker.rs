@@ -8,7 +8,7 @@ use syn::DeriveInput;
 use syn::ext::IdentExt;
 
 use crate::attribute::{Form, Known, read};
-use crate::mistakes::Mistakes;
+use crate::diagnostics::Mistakes;
 use crate::{names, shape};
 
 const KEYS: &[Known] = &[

@@ -7,11 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::Notify;
-use whizbang::bridge::loopback::{Faults, LoopbackBridge, LoopbackHub};
+use whizbang::bridge::loopback::{LoopbackBridge, LoopbackFaults, LoopbackHub};
 use whizbang::bridge::wire::Packet;
-use whizbang::bridge::{Answer, Asked, Bridge, BridgeError, Inbound, NodeCard, Settled, Tidings};
+use whizbang::bridge::{AckOutcome, Bridge, BridgeError, Inbound, NodeCard, Notification, Request, Response};
 use whizbang::clock::{Clock, Timestamp};
-use whizbang::message::{Codec, Envelope, IdSource, Kind, MessageId, Name, ShardId, Wants};
+use whizbang::message::{Codec, Envelope, IdSource, Kind, MessageId, Name, ReplyMode, ShardId};
 use whizbang::testing::bridge::Fixture;
 use whizbang::testing::bridge::hostile::Forgery;
 
@@ -60,27 +60,27 @@ struct Ledger {
 }
 
 impl Inbound for Ledger {
-    fn direct(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
+    fn deliver(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         self.keys.lock().unwrap().push(envelope.key);
         self.changed.notify_one();
-        async { Settled::Done }.boxed()
+        async { AckOutcome::Ack }.boxed()
     }
 
-    fn event(&self, _: Envelope) -> BoxFuture<'static, Settled> {
-        async { Settled::Done }.boxed()
+    fn event(&self, _: Envelope) -> BoxFuture<'static, AckOutcome> {
+        async { AckOutcome::Ack }.boxed()
     }
 
-    fn asked(&self, _: Asked) -> BoxFuture<'static, Answer> {
-        async { Answer::watermark(7) }.boxed()
+    fn request(&self, _: Request) -> BoxFuture<'static, Response> {
+        async { Response::watermark(7) }.boxed()
     }
 
-    fn told(&self, _: Tidings) {}
+    fn notify(&self, _: Notification) {}
 
     fn reconnected(&self) {
         self.reconnected.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn room(&self) -> usize {
+    fn capacity(&self) -> usize {
         1024
     }
 }
@@ -131,7 +131,7 @@ fn command(number: u32) -> Envelope {
         causation: None,
         time: Timestamp::from_millis(0),
         deadline: None,
-        wants: Wants::Nothing,
+        wants: ReplyMode::Nothing,
         traceparent: None,
         headers: Vec::new(),
         codec: Codec::Json,
@@ -144,7 +144,7 @@ fn seed(seed: u64) -> IdSource {
 }
 
 /// The keys that arrive of 200 sent under `faults`; what is sent after them closes the list.
-async fn arrivals(faults: Faults, from: u64) -> Vec<String> {
+async fn arrivals(faults: LoopbackFaults, from: u64) -> Vec<String> {
     let hub = LoopbackHub::new();
     let (bridge, ledger) = attach(&hub).await;
     hub.set_faults(faults, seed(from));
@@ -180,11 +180,11 @@ fn in_order(keys: &[String]) -> bool {
 #[test]
 fn faults_lose_double_and_reorder_what_they_say() {
     paused(async {
-        let lost = arrivals(Faults { drop: 0.5, ..Faults::default() }, 1).await;
+        let lost = arrivals(LoopbackFaults { drop: 0.5, ..LoopbackFaults::default() }, 1).await;
         assert!((60..140).contains(&lost.len()) && in_order(&lost), "{}", lost.len());
-        let doubled = arrivals(Faults { duplicate: 1.0, ..Faults::default() }, 1).await;
+        let doubled = arrivals(LoopbackFaults { duplicate: 1.0, ..LoopbackFaults::default() }, 1).await;
         assert_eq!(doubled.len(), 401);
-        let mut mixed = arrivals(Faults { reorder: 0.5, ..Faults::default() }, 1).await;
+        let mut mixed = arrivals(LoopbackFaults { reorder: 0.5, ..LoopbackFaults::default() }, 1).await;
         assert!(!in_order(&mixed));
         mixed.sort();
         mixed.dedup();
@@ -195,7 +195,7 @@ fn faults_lose_double_and_reorder_what_they_say() {
 #[test]
 fn the_same_seed_does_the_same_to_the_same_messages() {
     paused(async {
-        let faults = Faults { drop: 0.2, duplicate: 0.2, reorder: 0.3, ..Faults::default() };
+        let faults = LoopbackFaults { drop: 0.2, duplicate: 0.2, reorder: 0.3, ..LoopbackFaults::default() };
         let first = arrivals(faults, 42).await;
         assert_eq!(arrivals(faults, 42).await, first);
         assert_ne!(arrivals(faults, 43).await, first);
@@ -210,11 +210,12 @@ fn a_node_that_is_cut_off_neither_sends_nor_receives() {
         let client = hub.bridge();
         let card = NodeCard { service: name("shop"), owns: vec![], subscribes: vec![], answers: vec![], store: None };
         client.attach(card, Arc::new(Ledger::default())).await.unwrap();
-        let watermark = || Asked::Watermark { from: ShardId::new(name("shop"), 0), to: ShardId::new(name("bank"), 0) };
+        let watermark =
+            || Request::Watermark { from: ShardId::new(name("shop"), 0), to: ShardId::new(name("bank"), 0) };
 
         bank.cut();
         client.send(command(1)).await.unwrap();
-        let answer = client.ask(watermark(), Duration::from_secs(1)).await;
+        let answer = client.request(watermark(), Duration::from_secs(1)).await;
         assert!(matches!(answer, Err(BridgeError::NoAnswer { .. })), "{answer:?}");
         assert!(matches!(bank.send(command(2)).await, Err(BridgeError::Unreachable { .. })));
         assert_eq!(ledger.reconnected.load(Ordering::Relaxed), 0);
@@ -223,7 +224,7 @@ fn a_node_that_is_cut_off_neither_sends_nor_receives() {
         assert_eq!(ledger.reconnected.load(Ordering::Relaxed), 1);
         client.send(command(3)).await.unwrap();
         assert_eq!(ledger.until(1).await, ["3"]);
-        assert_eq!(client.ask(watermark(), Duration::from_secs(1)).await.unwrap(), Answer::watermark(7));
+        assert_eq!(client.request(watermark(), Duration::from_secs(1)).await.unwrap(), Response::watermark(7));
     });
 }
 
@@ -250,20 +251,20 @@ fn a_node_that_crashes_is_forgotten() {
 fn a_subscriber_that_takes_nothing_holds_nobody_back_for_long() {
     struct Stuck(Arc<Ledger>);
     impl Inbound for Stuck {
-        fn direct(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
-            self.0.direct(envelope)
+        fn deliver(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
+            self.0.deliver(envelope)
         }
-        fn event(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
+        fn event(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
             self.0.event(envelope)
         }
-        fn asked(&self, asked: Asked) -> BoxFuture<'static, Answer> {
-            self.0.asked(asked)
+        fn request(&self, asked: Request) -> BoxFuture<'static, Response> {
+            self.0.request(asked)
         }
-        fn told(&self, _: Tidings) {}
+        fn notify(&self, _: Notification) {}
         fn reconnected(&self) {
             self.0.reconnected();
         }
-        fn room(&self) -> usize {
+        fn capacity(&self) -> usize {
             usize::from(!self.0.keys.lock().unwrap().is_empty())
         }
     }

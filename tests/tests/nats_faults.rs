@@ -7,20 +7,20 @@ use std::time::Duration;
 use async_nats::jetstream;
 use futures_util::future::join_all;
 use whizbang::bridge::nats::{NatsBridge, NatsBuilder};
-use whizbang::bridge::{Bridge, BridgeError, NodeCard, Settled};
+use whizbang::bridge::{AckOutcome, Bridge, BridgeError, NodeCard};
 use whizbang::message::Envelope;
 use whizbang::testing::bridge::cases::sample::{command, effects, event, shard};
-use whizbang::testing::bridge::node::{Manners, TestNode, service};
+use whizbang::testing::bridge::node::{NodeBehavior, TestNode, service};
 use whizbang::testing::bridge::run;
 use whizbang_tests::nats::{NatsServer, Release};
 
 const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
 
-async fn start(server: &NatsServer, card: NodeCard, manners: Manners) -> TestNode {
+async fn start(server: &NatsServer, card: NodeCard, manners: NodeBehavior) -> TestNode {
     start_with(NatsBridge::builder(&server.url()), card, manners).await
 }
 
-async fn start_with(builder: NatsBuilder, card: NodeCard, manners: Manners) -> TestNode {
+async fn start_with(builder: NatsBuilder, card: NodeCard, manners: NodeBehavior) -> TestNode {
     let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
     TestNode::attach(bridge, card, manners).await.expect("attaches")
 }
@@ -40,8 +40,8 @@ fn ten_thousand_messages_of_a_hundred_senders_arrive_though_the_server_is_killed
     for release in BOTH {
         run(async {
             let mut server = NatsServer::start(release);
-            let bank = start(&server, service("bank").owning("bank"), Manners::default()).await;
-            let shop = start(&server, service("shop").owning("shop"), Manners::default()).await;
+            let bank = start(&server, service("bank").owning("bank"), NodeBehavior::default()).await;
+            let shop = start(&server, service("shop").owning("shop"), NodeBehavior::default()).await;
             let senders = (0..100u16).map(|number| {
                 let from = shard("bank", number);
                 let bank = &bank;
@@ -72,8 +72,8 @@ fn a_server_that_is_paused_for_longer_than_the_ack_wait_loses_nothing_and_heats_
         run(async {
             let server = NatsServer::start(release);
             let builder = || NatsBridge::builder(&server.url()).ack_wait(Duration::from_secs(1));
-            let bank = start_with(builder(), service("bank").owning("bank"), Manners::default()).await;
-            let shop = start_with(builder(), service("shop").owning("shop"), Manners::default()).await;
+            let bank = start_with(builder(), service("bank").owning("bank"), NodeBehavior::default()).await;
+            let shop = start_with(builder(), service("shop").owning("shop"), NodeBehavior::default()).await;
             relay(&bank, (1..=100).map(|at| command(&shard("bank", 0), &shard("shop", 0), at))).await;
             server.pause();
             // Longer than the ack wait, and longer than a sender waits for an acknowledgement.
@@ -96,8 +96,8 @@ fn a_server_that_comes_back_empty_is_noticed_and_set_up_again() {
     for release in BOTH {
         run(async {
             let mut server = NatsServer::start(release);
-            let bank = start(&server, service("bank").owning("bank"), Manners::default()).await;
-            let shop = start(&server, service("shop").owning("shop").taking("bank"), Manners::default()).await;
+            let bank = start(&server, service("bank").owning("bank"), NodeBehavior::default()).await;
+            let shop = start(&server, service("shop").owning("shop").taking("bank"), NodeBehavior::default()).await;
             relay(&bank, [command(&shard("bank", 0), &shard("shop", 0), 1)]).await;
             bank.bridge.publish(event(&shard("bank", 0), 1)).await.expect("publishes");
             shop.until("both", |seen| seen.direct.len() == 1 && seen.events.len() == 1).await;
@@ -123,8 +123,8 @@ fn a_server_that_comes_back_empty_is_noticed_and_set_up_again() {
 fn a_server_whose_store_is_set_back_delivers_again_and_goes_on() {
     run(async {
         let mut server = NatsServer::start(Release::Pinned);
-        let bank = start(&server, service("bank").owning("bank"), Manners::default()).await;
-        let shop = start(&server, service("shop").owning("shop").taking("bank"), Manners::default()).await;
+        let bank = start(&server, service("bank").owning("bank"), NodeBehavior::default()).await;
+        let shop = start(&server, service("shop").owning("shop").taking("bank"), NodeBehavior::default()).await;
         let publish = async |from, to| {
             for position in from..=to {
                 bank.bridge.publish(event(&shard("bank", 0), position)).await.expect("publishes");
@@ -153,8 +153,8 @@ fn streams_and_consumers_that_are_deleted_under_way_are_made_again() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);
-            let bank = start(&server, service("bank").owning("bank"), Manners::default()).await;
-            let shop = start(&server, service("shop").owning("shop").taking("bank"), Manners::default()).await;
+            let bank = start(&server, service("bank").owning("bank"), NodeBehavior::default()).await;
+            let shop = start(&server, service("shop").owning("shop").taking("bank"), NodeBehavior::default()).await;
             let operator = jetstream::new(async_nats::connect(server.url()).await.expect("connects"));
             let mut number = 0;
             let mut flows = async || {
@@ -192,9 +192,9 @@ fn what_is_handled_for_longer_than_the_ack_wait_is_not_delivered_again() {
         run(async {
             let server = NatsServer::start(release);
             let builder = || NatsBridge::builder(&server.url()).ack_wait(Duration::from_secs(1));
-            let bank = start_with(builder(), service("bank").owning("bank"), Manners::default()).await;
+            let bank = start_with(builder(), service("bank").owning("bank"), NodeBehavior::default()).await;
             // Room for one: the others wait in the bridge as long.
-            let slow = Manners { open: false, room: 1, ..Manners::default() };
+            let slow = NodeBehavior { open: false, room: 1, ..NodeBehavior::default() };
             let shop = start_with(builder(), service("shop").owning("shop"), slow).await;
             relay(&bank, (1..=3).map(|at| command(&shard("bank", 0), &shard("shop", 0), at))).await;
             shop.until("the first", |seen| seen.direct.len() == 1).await;
@@ -213,15 +213,15 @@ fn what_a_killed_node_had_in_hand_comes_to_its_successor() {
     let server = NatsServer::start(Release::Distribution);
     let builder = || NatsBridge::builder(&server.url()).ack_wait(Duration::from_secs(1));
     run(async {
-        let bank = start_with(builder(), service("bank").owning("bank"), Manners::default()).await;
-        let stuck = Manners { open: false, ..Manners::default() };
+        let bank = start_with(builder(), service("bank").owning("bank"), NodeBehavior::default()).await;
+        let stuck = NodeBehavior { open: false, ..NodeBehavior::default() };
         let shop = start_with(builder(), service("shop").owning("shop"), stuck).await;
         relay(&bank, (1..=50).map(|at| command(&shard("bank", 0), &shard("shop", 0), at))).await;
         shop.until("some", |seen| seen.direct.len() == 50).await;
         // The end of this block drops both nodes as a crash does.
     });
     run(async {
-        let shop = start_with(builder(), service("shop").owning("shop"), Manners::default()).await;
+        let shop = start_with(builder(), service("shop").owning("shop"), NodeBehavior::default()).await;
         shop.until("all", |seen| effects(&seen.direct).len() == 50).await;
         shop.stop().await;
     });
@@ -231,8 +231,8 @@ fn what_a_killed_node_had_in_hand_comes_to_its_successor() {
 fn a_node_that_stops_gives_back_what_it_has_not_begun() {
     let server = NatsServer::start(Release::Distribution);
     run(async {
-        let bank = start(&server, service("bank").owning("bank"), Manners::default()).await;
-        let busy = Manners { room: 2, open: false, ..Manners::default() };
+        let bank = start(&server, service("bank").owning("bank"), NodeBehavior::default()).await;
+        let busy = NodeBehavior { room: 2, open: false, ..NodeBehavior::default() };
         let shop = start(&server, service("shop").owning("shop"), busy).await;
         relay(&bank, (1..=50).map(|at| command(&shard("bank", 0), &shard("shop", 0), at))).await;
         shop.until("two", |seen| seen.handling == 2).await;
@@ -246,7 +246,7 @@ fn a_node_that_stops_gives_back_what_it_has_not_begun() {
         };
         stopping.await;
         // Far below the ack wait of 30 s: what was not begun was given back, not forgotten.
-        let next = start(&server, service("shop").owning("shop"), Manners::default()).await;
+        let next = start(&server, service("shop").owning("shop"), NodeBehavior::default()).await;
         let rest = 50 - begun.len();
         let waiting = next.until("the rest", |seen| effects(&seen.direct).len() == rest);
         tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("at once");
@@ -262,9 +262,13 @@ fn a_stream_that_is_full_makes_senders_wait_and_loses_nothing() {
         run(async {
             let server = NatsServer::start(release);
             let builder = || NatsBridge::builder(&server.url()).stream_bytes(256 * 1024);
-            let bank = start_with(builder(), service("bank").owning("bank"), Manners::default()).await;
-            let stuck =
-                Manners { open: false, room: 1, settling: Box::new(|_, _| Settled::Done), ..Manners::default() };
+            let bank = start_with(builder(), service("bank").owning("bank"), NodeBehavior::default()).await;
+            let stuck = NodeBehavior {
+                open: false,
+                room: 1,
+                settling: Box::new(|_, _| AckOutcome::Ack),
+                ..NodeBehavior::default()
+            };
             let shop = start_with(builder(), service("shop").owning("shop"), stuck).await;
             let large =
                 |at| Envelope { payload: vec![1; 10_000].into(), ..command(&shard("bank", 0), &shard("shop", 0), at) };
@@ -293,9 +297,9 @@ fn a_bridge_that_is_abandoned_ends_its_connection_and_leaves_its_work_to_the_nex
         run(async {
             let server = NatsServer::start(release);
             let builder = || NatsBridge::builder(&server.url()).ack_wait(Duration::from_secs(1));
-            let bank = start_with(builder(), service("bank").owning("bank"), Manners::default()).await;
+            let bank = start_with(builder(), service("bank").owning("bank"), NodeBehavior::default()).await;
             let without = server.sockets();
-            let stuck = Manners { open: false, ..Manners::default() };
+            let stuck = NodeBehavior { open: false, ..NodeBehavior::default() };
             let shop = start_with(builder(), service("shop").owning("shop"), stuck).await;
             relay(&bank, (1..=50).map(|at| command(&shard("bank", 0), &shard("shop", 0), at))).await;
             shop.until("all", |seen| seen.direct.len() == 50).await;
@@ -315,7 +319,7 @@ fn a_bridge_that_is_abandoned_ends_its_connection_and_leaves_its_work_to_the_nex
                 }
             };
             tokio::time::timeout(Duration::from_secs(10), gone).await.expect("the connection ends");
-            let next = start_with(builder(), service("shop").owning("shop"), Manners::default()).await;
+            let next = start_with(builder(), service("shop").owning("shop"), NodeBehavior::default()).await;
             next.until("all", |seen| effects(&seen.direct).len() == 50).await;
             bank.look(|seen| assert_eq!(seen.direct.len(), 0));
             next.stop().await;
@@ -329,7 +333,7 @@ fn a_bridge_that_cannot_end_in_order_can_still_be_abandoned() {
     run(async {
         let server = NatsServer::start(Release::Pinned);
         let without = server.sockets();
-        let stuck = Manners { open: false, ..Manners::default() };
+        let stuck = NodeBehavior { open: false, ..NodeBehavior::default() };
         let bank = start(&server, service("bank").owning("bank"), stuck).await;
         relay(&bank, [command(&shard("bank", 0), &shard("bank", 1), 1)]).await;
         bank.until("the command", |seen| seen.handling == 1).await;

@@ -5,16 +5,16 @@ use std::sync::Arc;
 use async_nats::jetstream::{self, consumer, stream};
 use futures_util::StreamExt;
 use whizbang::bridge::nats::NatsBridge;
-use whizbang::bridge::{Answer, Asked, Bridge, BridgeHealth, Refusal, Settled};
+use whizbang::bridge::{AckOutcome, Bridge, BridgeHealth, Request, RequestError, Response};
 use whizbang::message::Envelope;
 use whizbang::testing::bridge::cases::sample::{command, event, outside, shard};
-use whizbang::testing::bridge::node::{Manners, TestNode, service};
+use whizbang::testing::bridge::node::{NodeBehavior, TestNode, service};
 use whizbang::testing::bridge::run;
 use whizbang_tests::nats::{NatsServer, Release};
 
 const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
 
-async fn bank(server: &NatsServer, manners: Manners) -> TestNode {
+async fn bank(server: &NatsServer, manners: NodeBehavior) -> TestNode {
     let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
     let card = service("bank").owning("bank").taking("shop");
     TestNode::attach(bridge, card, manners).await.expect("attaches")
@@ -41,7 +41,7 @@ fn lost_connection_is_reported_until_it_is_back() {
     for release in BOTH {
         run(async {
             let mut server = NatsServer::start(release);
-            let node = bank(&server, Manners::default()).await;
+            let node = bank(&server, NodeBehavior::default()).await;
             assert_eq!(node.bridge.health(), BridgeHealth::default());
             server.kill();
             until_health(&node, "an issue", |health| {
@@ -60,7 +60,7 @@ fn wrong_stream_is_reported_until_it_is_repaired() {
     for release in BOTH {
         run(async {
             let mut server = NatsServer::start(release);
-            let node = bank(&server, Manners::default()).await;
+            let node = bank(&server, NodeBehavior::default()).await;
             let name = "whizbang_commands_bank";
             let admin = operator(&server).await;
             admin.delete_stream(name).await.expect("deletes");
@@ -85,8 +85,8 @@ fn wrong_stream_is_reported_until_it_is_repaired() {
     }
 }
 
-fn refusing() -> Manners {
-    Manners { settling: Box::new(|_, _| Settled::Refused("unknown here".to_owned())), ..Manners::default() }
+fn refusing() -> NodeBehavior {
+    NodeBehavior { settling: Box::new(|_, _| AckOutcome::Reject("unknown here".to_owned())), ..NodeBehavior::default() }
 }
 
 fn large(number: u64) -> Envelope {
@@ -155,7 +155,7 @@ fn flood_of_refused_messages_is_bounded() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);
-            let node = bank(&server, Manners { room: 100_000, ..refusing() }).await;
+            let node = bank(&server, NodeBehavior { room: 100_000, ..refusing() }).await;
             let admin = operator(&server).await;
             admin.delete_stream("whizbang_refused_bank").await.expect("deletes");
             // Something that takes the copies and acknowledges none.
@@ -184,14 +184,14 @@ fn missing_foreign_stream_is_no_reconnection() {
             let spy = async_nats::connect(server.url()).await.expect("connects");
             let mut looks = spy.subscribe("$JS.API.STREAM.INFO.whizbang_events_shop").await.expect("subscribes");
             spy.flush().await.expect("flushes");
-            let node = bank(&server, Manners::default()).await;
+            let node = bank(&server, NodeBehavior::default()).await;
             for _ in 0..5 {
                 looks.next().await.expect("a look");
             }
             // All looks but the last are answered.
             node.look(|seen| assert_eq!(seen.reconnected, 0, "nothing was connected or found"));
             let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
-            let shop = TestNode::attach(bridge, service("shop").owning("shop"), Manners::default()).await;
+            let shop = TestNode::attach(bridge, service("shop").owning("shop"), NodeBehavior::default()).await;
             let shop = shop.expect("attaches");
             node.until("the news that the stream is there", |seen| seen.reconnected == 1).await;
             shop.bridge.publish(event(&shard("shop", 0), 1)).await.expect("publishes");
@@ -212,9 +212,10 @@ fn messages_left_below_the_floor_are_removed() {
         run(async {
             let mut server = NatsServer::start(release);
             let shop: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
-            let shop =
-                TestNode::attach(shop, service("shop").owning("shop"), Manners::default()).await.expect("attaches");
-            bank(&server, Manners::default()).await.stop().await;
+            let shop = TestNode::attach(shop, service("shop").owning("shop"), NodeBehavior::default())
+                .await
+                .expect("attaches");
+            bank(&server, NodeBehavior::default()).await.stop().await;
             for number in 1..=100 {
                 shop.bridge.send(outside(&shard("bank", 1), number)).await.expect("sends");
             }
@@ -226,7 +227,7 @@ fn messages_left_below_the_floor_are_removed() {
             server.stop();
             let copy = server.back_up();
             server.restart();
-            let node = bank(&server, Manners::default()).await;
+            let node = bank(&server, NodeBehavior::default()).await;
             node.until("all commands", |seen| seen.direct.len() >= 100).await;
             while messages(&server).await > 0 {
                 node.insist_once(std::time::Duration::from_millis(20)).await;
@@ -240,7 +241,7 @@ fn messages_left_below_the_floor_are_removed() {
                 assert_eq!(left, 100, "below the floor of the consumer");
             }
             println!("{release:?}: {left} messages are left");
-            let node = bank(&server, Manners::default()).await;
+            let node = bank(&server, NodeBehavior::default()).await;
             let mut looks = 0;
             while messages(&server).await > 0 {
                 looks += 1;
@@ -261,9 +262,9 @@ fn unsettled_events_leave_commands_their_room() {
             let server = NatsServer::start(release);
             let shop_bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
             let card = service("shop").owning("shop");
-            let shop = TestNode::attach(shop_bridge, card, Manners::default()).await.expect("attaches");
+            let shop = TestNode::attach(shop_bridge, card, NodeBehavior::default()).await.expect("attaches");
             // Nothing is settled before the node is opened.
-            let node = bank(&server, Manners { room: 100_000, open: false, ..Manners::default() }).await;
+            let node = bank(&server, NodeBehavior { room: 100_000, open: false, ..NodeBehavior::default() }).await;
             for position in 1..=5_000 {
                 shop.bridge.publish(event(&shard("shop", 0), position)).await.expect("publishes");
             }
@@ -286,21 +287,21 @@ fn questions_for_pages_are_bounded() {
         run(async {
             let server = NatsServer::start(release);
             let (open, opened) = tokio::sync::watch::channel(false);
-            let answering = move |_: Asked| -> futures_util::future::BoxFuture<'static, Answer> {
+            let answering = move |_: Request| -> futures_util::future::BoxFuture<'static, Response> {
                 let mut opened = opened.clone();
                 Box::pin(async move {
                     // The sender lives as long as the test.
                     let _ = opened.wait_for(|open| *open).await;
-                    Answer::envelopes(Vec::new(), 0)
+                    Response::envelopes(Vec::new(), 0)
                 })
             };
-            let node = bank(&server, Manners { answering: Box::new(answering), ..Manners::default() }).await;
-            let question = || Asked::Events { shard: shard("bank", 0), after: 0, limit: 1_000 };
-            let asking = (0..200).map(|_| node.bridge.ask(question(), std::time::Duration::from_secs(20)));
+            let node = bank(&server, NodeBehavior { answering: Box::new(answering), ..NodeBehavior::default() }).await;
+            let question = || Request::Events { shard: shard("bank", 0), after: 0, limit: 1_000 };
+            let asking = (0..200).map(|_| node.bridge.request(question(), std::time::Duration::from_secs(20)));
             let busy = std::cell::Cell::new(0);
             let answers = futures_util::future::join_all(asking.map(|answer| async {
                 let answer = answer.await.expect("an answer");
-                if answer == Answer::Refused(Refusal::Busy) {
+                if answer == Response::Refused(RequestError::Busy) {
                     busy.set(busy.get() + 1);
                     if busy.get() == 192 {
                         open.send_replace(true);
@@ -309,7 +310,7 @@ fn questions_for_pages_are_bounded() {
                 answer
             }))
             .await;
-            assert_eq!(answers.iter().filter(|answer| matches!(answer, Answer::Envelopes(..))).count(), 8);
+            assert_eq!(answers.iter().filter(|answer| matches!(answer, Response::Envelopes(..))).count(), 8);
             node.look(|seen| assert_eq!(seen.asked.len(), 8));
             node.stop().await;
         });
@@ -321,7 +322,7 @@ fn questions_for_pages_are_bounded() {
 fn stalled_consumer_is_recreated() {
     run(async {
         let server = NatsServer::start(Release::Pinned);
-        let node = bank(&server, Manners::default()).await;
+        let node = bank(&server, NodeBehavior::default()).await;
         let admin = operator(&server).await;
         let until = time_in_an_hour();
         let paused = admin

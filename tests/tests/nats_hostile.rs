@@ -8,10 +8,10 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use whizbang::bridge::nats::NatsBridge;
 use whizbang::bridge::wire::Packet;
-use whizbang::bridge::{Answer, Asked, Bridge, Refusal, Tidings};
+use whizbang::bridge::{Bridge, Notification, Request, RequestError, Response};
 use whizbang::message::{Codec, Envelope, Kind};
 use whizbang::testing::bridge::cases::sample::{command, event, outside, shard};
-use whizbang::testing::bridge::node::{Manners, TestNode, named, service};
+use whizbang::testing::bridge::node::{NodeBehavior, TestNode, named, service};
 use whizbang::testing::bridge::run;
 use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
 
@@ -30,11 +30,11 @@ async fn start(release: Release) -> (NatsServer, TestNode, async_nats::Client) {
     let config = NatsConfig { max_payload: Some(4 << 20), ..NatsConfig::default() };
     let server = NatsServer::start_with(release, config);
     let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
-    let answering = |asked: Asked| -> futures_util::future::BoxFuture<'static, Answer> {
-        let Asked::Command(envelope) = asked else { return Box::pin(async { Answer::watermark(0) }) };
-        Box::pin(async move { Answer::Reply(envelope.payload) })
+    let answering = |asked: Request| -> futures_util::future::BoxFuture<'static, Response> {
+        let Request::Command(envelope) = asked else { return Box::pin(async { Response::watermark(0) }) };
+        Box::pin(async move { Response::Reply(envelope.payload) })
     };
-    let manners = Manners { answering: Box::new(answering), ..Manners::default() };
+    let manners = NodeBehavior { answering: Box::new(answering), ..NodeBehavior::default() };
     let card = service("bank").owning("bank").taking("shop");
     let node = TestNode::attach(bridge, card, manners).await.expect("attaches");
     let stranger = async_nats::connect(server.url()).await.expect("connects");
@@ -193,7 +193,7 @@ fn questions_that_are_none_are_answered_so() {
                     .collect();
                 let pairs: Vec<_> = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
                 let answer = Packet::read_answer(&pairs, answer.payload).expect("an answer");
-                assert!(matches!(answer, Answer::Refused(Refusal::Undecodable(_))), "{subject}: {answer:?}");
+                assert!(matches!(answer, Response::Refused(RequestError::Undecodable(_))), "{subject}: {answer:?}");
             }
             node.look(|seen| assert!(seen.asked.is_empty()));
             node.stop().await;
@@ -207,7 +207,7 @@ fn tidings_in_anothers_name_are_dropped() {
         run(async {
             let (_server, node, stranger) = start(release).await;
             // A watermark that would make the bank forget what nobody has taken.
-            let forged = Tidings::Committed { from: shard("bank", 0), to: shard("shop", 0), through: u64::MAX };
+            let forged = Notification::Committed { from: shard("bank", 0), to: shard("shop", 0), through: u64::MAX };
             let packet = Packet::from_tidings(&forged);
             let publish = async |subject: &'static str, packet: &Packet| {
                 stranger.publish_with_headers(subject, headers(packet), packet.payload.clone()).await.expect("writes");
@@ -216,7 +216,7 @@ fn tidings_in_anothers_name_are_dropped() {
             publish("whizbang.done.bank.1.shop.0", &packet).await;
             publish("whizbang.done.bank.0.shop.0", &Packet::default()).await;
             publish("whizbang.head.shop.0", &packet).await;
-            let honest = Tidings::Committed { from: shard("bank", 0), to: shard("shop", 0), through: 7 };
+            let honest = Notification::Committed { from: shard("bank", 0), to: shard("shop", 0), through: 7 };
             publish("whizbang.done.bank.0.shop.0", &Packet::from_tidings(&honest)).await;
             node.until("the honest ones", |seen| seen.told.contains(&honest)).await;
             node.look(|seen| assert_eq!(seen.told.len(), 1));
@@ -232,7 +232,7 @@ fn a_pack_that_says_otherwise_than_its_subject_is_put_aside_as_a_whole() {
             let (server, node, stranger) = start(release).await;
             // The shop's stream is the shop's to make.
             let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
-            let shop = TestNode::attach(bridge, service("shop").owning("shop"), Manners::default()).await;
+            let shop = TestNode::attach(bridge, service("shop").owning("shop"), NodeBehavior::default()).await;
             let shop = shop.expect("attaches");
             let (here, other) = (shard("shop", 1), shard("shop", 2));
             let good = [event(&here, 1), event(&here, 2), event(&here, 3)];
@@ -284,14 +284,14 @@ fn questions_that_nobody_has_answered_yet_hold_up_no_messages() {
         let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
         let answers = Arc::new(tokio::sync::Semaphore::new(0));
         let held = Arc::clone(&answers);
-        let answering = move |_: Asked| -> futures_util::future::BoxFuture<'static, Answer> {
+        let answering = move |_: Request| -> futures_util::future::BoxFuture<'static, Response> {
             let held = Arc::clone(&held);
             Box::pin(async move {
                 let _never = held.acquire().await;
-                Answer::Refused(Refusal::NotHere)
+                Response::Refused(RequestError::NotHere)
             })
         };
-        let manners = Manners { answering: Box::new(answering), ..Manners::default() };
+        let manners = NodeBehavior { answering: Box::new(answering), ..NodeBehavior::default() };
         let node = TestNode::attach(bridge, service("bank").owning("bank"), manners).await.expect("attaches");
         let stranger = async_nats::connect(server.url()).await.expect("connects");
         let inbox = stranger.new_inbox();
@@ -323,7 +323,7 @@ fn events_that_wait_travel_in_packs_of_a_bounded_size() {
         let (server, node, stranger) = start(Release::Distribution).await;
         let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
         let shop =
-            TestNode::attach(bridge, service("shop").owning("shop"), Manners::default()).await.expect("attaches");
+            TestNode::attach(bridge, service("shop").owning("shop"), NodeBehavior::default()).await.expect("attaches");
         let source = shard("shop", 0);
         let large =
             |position| Envelope { payload: vec![0; 1024].into(), codec: Codec::Bincode, ..event(&source, position) };

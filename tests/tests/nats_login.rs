@@ -6,7 +6,7 @@ use std::time::Duration;
 use whizbang::bridge::nats::{NatsBridge, NatsBuilder};
 use whizbang::bridge::{Bridge, BridgeError};
 use whizbang::testing::bridge::cases::sample::{command, shard};
-use whizbang::testing::bridge::node::{Manners, TestNode, service};
+use whizbang::testing::bridge::node::{NodeBehavior, TestNode, service};
 use whizbang::testing::bridge::run;
 use whizbang_tests::nats::{Certificates, NatsConfig, NatsServer, Operator, Release, user_key};
 
@@ -15,7 +15,8 @@ const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
 /// Connects and sends a command through.
 async fn works(builder: NatsBuilder) {
     let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
-    let bank = TestNode::attach(bridge, service("bank").owning("bank"), Manners::default()).await.expect("attaches");
+    let bank =
+        TestNode::attach(bridge, service("bank").owning("bank"), NodeBehavior::default()).await.expect("attaches");
     bank.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 1)).await.expect("sends");
     bank.until("the command", |seen| seen.direct.len() == 1).await;
     bank.stop().await;
@@ -171,14 +172,14 @@ fn a_server_that_goes_silent_or_dies_while_a_node_starts_is_said_in_time() {
         let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
         server.pause();
         let start = tokio::time::Instant::now();
-        let attached = TestNode::attach(bridge, service("bank").owning("bank"), Manners::default()).await;
+        let attached = TestNode::attach(bridge, service("bank").owning("bank"), NodeBehavior::default()).await;
         assert!(matches!(attached.map(|_| ()), Err(BridgeError::Unreachable { .. })));
         assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
         server.resume();
 
         let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
         server.kill();
-        let attached = TestNode::attach(bridge, service("bank").owning("bank"), Manners::default()).await;
+        let attached = TestNode::attach(bridge, service("bank").owning("bank"), NodeBehavior::default()).await;
         assert!(matches!(attached.map(|_| ()), Err(BridgeError::Unreachable { .. })));
     });
 }
@@ -191,7 +192,7 @@ fn a_password_that_changes_under_way_cuts_off_until_it_is_right_again() {
         let builder = NatsBridge::builder(&server.url()).user("ada", "lovelace");
         let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
         let bank =
-            TestNode::attach(bridge, service("bank").owning("bank"), Manners::default()).await.expect("attaches");
+            TestNode::attach(bridge, service("bank").owning("bank"), NodeBehavior::default()).await.expect("attaches");
         server.restart_with(NatsConfig::authorization("user: ada\npassword: changed"));
         let refused = bank.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 1)).await;
         assert!(refused.is_err());
@@ -246,7 +247,7 @@ fn replaced_login_files_are_read_at_the_next_connection() {
                 let builder =
                     if at == 0 { builder.password_file("ada", &file) } else { builder.credentials_file(&file) };
                 let bridge: Arc<dyn Bridge> = Arc::new(builder.clone().connect().await.expect("connects"));
-                let bank = TestNode::attach(bridge, service("bank").owning("bank"), Manners::default()).await;
+                let bank = TestNode::attach(bridge, service("bank").owning("bank"), NodeBehavior::default()).await;
                 let bank = bank.expect("attaches");
                 write(new);
                 server.restart_with(after);

@@ -8,10 +8,10 @@ use async_nats::{Event, ServerError};
 use whizbang::bridge::nats::{NatsBridge, NatsBuilder, NatsPermissions, StreamSetup};
 use whizbang::bridge::subject::Namespace;
 use whizbang::bridge::wire::Packet;
-use whizbang::bridge::{Answer, Asked, Bridge, BridgeError, NodeCard, Tidings};
+use whizbang::bridge::{Bridge, BridgeError, NodeCard, Notification, Request, Response};
 use whizbang::message::{Envelope, Fingerprint, Kind};
 use whizbang::testing::bridge::cases::sample::{command, effects, event, outside, shard};
-use whizbang::testing::bridge::node::{Manners, TestNode, named, service};
+use whizbang::testing::bridge::node::{NodeBehavior, TestNode, named, service};
 use whizbang::testing::bridge::run;
 use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
 
@@ -63,20 +63,20 @@ async fn start(server: &NatsServer, card: NodeCard) -> TestNode {
 }
 
 async fn start_as(server: &NatsServer, card: NodeCard, setup: StreamSetup) -> TestNode {
-    let answering = |asked: Asked| -> futures_util::future::BoxFuture<'static, Answer> {
+    let answering = |asked: Request| -> futures_util::future::BoxFuture<'static, Response> {
         Box::pin(async move {
             match asked {
-                Asked::Command(envelope) | Asked::Query(envelope) => Answer::Reply(envelope.payload),
-                Asked::Events { .. } | Asked::Outbox { .. } => Answer::envelopes(Vec::new(), 0),
-                Asked::Watermark { .. } | Asked::Sent { .. } => Answer::watermark(3),
-                Asked::Shape { .. } => Answer::Shape("shapes".to_owned()),
+                Request::Command(envelope) | Request::Query(envelope) => Response::Reply(envelope.payload),
+                Request::Events { .. } | Request::Outbox { .. } => Response::envelopes(Vec::new(), 0),
+                Request::Watermark { .. } | Request::Sent { .. } => Response::watermark(3),
+                Request::Shape { .. } => Response::Shape("shapes".to_owned()),
             }
         })
     };
     let name = card.service.to_string();
     let builder = login(server, &name).stream_setup(setup);
     let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
-    TestNode::attach(bridge, card, Manners { answering: Box::new(answering), ..Manners::default() })
+    TestNode::attach(bridge, card, NodeBehavior { answering: Box::new(answering), ..NodeBehavior::default() })
         .await
         .expect("attaches")
 }
@@ -97,30 +97,37 @@ fn a_service_does_all_it_has_to_with_the_permissions_of_its_card() {
             shop.until("command and event", |seen| seen.direct.len() == 1 && seen.events.len() == 1).await;
             bank.until("reply", |seen| seen.direct.len() == 1).await;
 
-            let ask = |asked| shop.bridge.ask(asked, Duration::from_secs(10));
+            let ask = |asked| shop.bridge.request(asked, Duration::from_secs(10));
             let asked = outside(&from, 5);
-            assert_eq!(ask(Asked::Command(asked.clone())).await.expect("asks"), Answer::Reply(asked.payload.clone()));
+            assert_eq!(
+                ask(Request::Command(asked.clone())).await.expect("asks"),
+                Response::Reply(asked.payload.clone())
+            );
             let query = Envelope { kind: Kind::Query, name: named("Total"), to: None, ..asked };
-            assert_eq!(ask(Asked::Query(query.clone())).await.expect("asks"), Answer::Reply(query.payload.clone()));
-            let empty = Answer::envelopes(Vec::new(), 0);
-            let events = Asked::Events { shard: from.clone(), after: 0, limit: 1 };
+            assert_eq!(ask(Request::Query(query.clone())).await.expect("asks"), Response::Reply(query.payload.clone()));
+            let empty = Response::envelopes(Vec::new(), 0);
+            let events = Request::Events { shard: from.clone(), after: 0, limit: 1 };
             assert_eq!(ask(events).await.expect("asks"), empty);
-            let outbox = Asked::Outbox { from: from.clone(), to: to.clone(), after: 0, limit: 1 };
+            let outbox = Request::Outbox { from: from.clone(), to: to.clone(), after: 0, limit: 1 };
             assert_eq!(ask(outbox).await.expect("asks"), empty);
-            let watermark = Asked::Watermark { from: to.clone(), to: from.clone() };
-            assert_eq!(ask(watermark).await.expect("asks"), Answer::watermark(3));
+            let watermark = Request::Watermark { from: to.clone(), to: from.clone() };
+            assert_eq!(ask(watermark).await.expect("asks"), Response::watermark(3));
 
             // The same rights suffice to ask for the shapes of what comes.
             for to in [None, Some(to.clone())] {
-                let shapes = Asked::Shape { from: from.clone(), to, shape: Fingerprint::from_u64(1) };
-                assert_eq!(ask(shapes).await.expect("asks"), Answer::Shape("shapes".to_owned()));
+                let shapes = Request::Shape { from: from.clone(), to, shape: Fingerprint::from_u64(1) };
+                assert_eq!(ask(shapes).await.expect("asks"), Response::Shape("shapes".to_owned()));
             }
 
-            let head = Tidings::Head { shard: from.clone(), position: 1 };
-            shop.insist("the head", || bank.bridge.tell(head.clone()), |seen| seen.told.contains(&head)).await;
-            let committed = Tidings::Committed { from, to, through: 1 };
-            bank.insist("the watermark", || shop.bridge.tell(committed.clone()), |seen| seen.told.contains(&committed))
-                .await;
+            let head = Notification::Head { shard: from.clone(), position: 1 };
+            shop.insist("the head", || bank.bridge.notify(head.clone()), |seen| seen.told.contains(&head)).await;
+            let committed = Notification::Committed { from, to, through: 1 };
+            bank.insist(
+                "the watermark",
+                || shop.bridge.notify(committed.clone()),
+                |seen| seen.told.contains(&committed),
+            )
+            .await;
             bank.stop().await;
             shop.stop().await;
         });
@@ -253,7 +260,7 @@ fn a_bridge_that_may_not_do_what_its_card_says_is_told_what_it_lacks() {
         let builder = login(&server, "e-shop").stream_setup(StreamSetup::Existing);
         let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
         let thief = service("e-shop").owning("bank");
-        let attached = TestNode::attach(bridge, thief, Manners::default()).await;
+        let attached = TestNode::attach(bridge, thief, NodeBehavior::default()).await;
         match attached.map(|_| ()) {
             Err(BridgeError::Refused { reason, .. }) => assert!(reason.contains("_bank"), "{reason}"),
             other => panic!("{other:?}"),
@@ -304,7 +311,7 @@ fn missing_setup_is_refused_by_name() {
             let server = server_with(release, permissions);
             let builder = login(&server, "bank").stream_setup(StreamSetup::Existing);
             let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
-            match TestNode::attach(bridge, bank(), Manners::default()).await.map(|_| ()) {
+            match TestNode::attach(bridge, bank(), NodeBehavior::default()).await.map(|_| ()) {
                 Err(BridgeError::Refused { reason, .. }) => {
                     assert!(reason.contains("whizbang_events_bank") && reason.contains("set_up"), "{reason}");
                 }
@@ -478,18 +485,21 @@ fn client_asks_queries_and_posts_with_the_permissions_of_its_card() {
             let bank = start(&server, bank()).await;
             let cashier = start(&server, client()).await;
             let to = shard("bank", 1);
-            let ask = |asked| cashier.bridge.ask(asked, Duration::from_secs(10));
+            let ask = |asked| cashier.bridge.request(asked, Duration::from_secs(10));
             let asked = outside(&to, 5);
-            assert_eq!(ask(Asked::Command(asked.clone())).await.expect("asks"), Answer::Reply(asked.payload.clone()));
+            assert_eq!(
+                ask(Request::Command(asked.clone())).await.expect("asks"),
+                Response::Reply(asked.payload.clone())
+            );
             let query = Envelope { kind: Kind::Query, name: named("Total"), to: None, ..asked.clone() };
-            assert_eq!(ask(Asked::Query(query)).await.expect("asks"), Answer::Reply(asked.payload));
+            assert_eq!(ask(Request::Query(query)).await.expect("asks"), Response::Reply(asked.payload));
             cashier.bridge.send(outside(&to, 6)).await.expect("posts");
             bank.until("the posted command", |seen| seen.direct.len() == 1).await;
             // It speaks for no shard, and reads no events.
             for refused in [
                 cashier.bridge.send(command(&shard("shop", 0), &to, 1)).await,
                 cashier.bridge.publish(event(&to, 1)).await,
-                ask(Asked::Events { shard: to.clone(), after: 0, limit: 1 }).await.map(drop),
+                ask(Request::Events { shard: to.clone(), after: 0, limit: 1 }).await.map(drop),
             ] {
                 assert!(matches!(refused, Err(BridgeError::Refused { .. })), "{refused:?}");
             }

@@ -8,7 +8,7 @@ use whizbang::bridge::nats::NatsBridge;
 use whizbang::bridge::subject::Namespace;
 use whizbang::bridge::{Bridge, BridgeError, NodeCard};
 use whizbang::testing::bridge::cases::sample::{command, shard};
-use whizbang::testing::bridge::node::{Manners, TestNode, service};
+use whizbang::testing::bridge::node::{NodeBehavior, TestNode, service};
 use whizbang::testing::bridge::run;
 use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
 
@@ -16,7 +16,7 @@ const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
 
 async fn attach(server: &NatsServer, card: NodeCard) -> Result<TestNode, BridgeError> {
     let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await?);
-    TestNode::attach(bridge, card, Manners::default()).await
+    TestNode::attach(bridge, card, NodeBehavior::default()).await
 }
 
 async fn operator(server: &NatsServer) -> jetstream::Context {
@@ -132,7 +132,7 @@ fn a_server_without_room_for_the_streams_is_said_at_once() {
         let builder = NatsBridge::builder(&server.url()).stream_bytes(1 << 40);
         let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
         let start = tokio::time::Instant::now();
-        match TestNode::attach(bridge, service("bank").owning("bank"), Manners::default()).await.map(|_| ()) {
+        match TestNode::attach(bridge, service("bank").owning("bank"), NodeBehavior::default()).await.map(|_| ()) {
             Err(BridgeError::Refused { reason, .. }) => assert!(reason.contains("insufficient storage"), "{reason}"),
             other => panic!("{other:?}"),
         }
@@ -187,7 +187,7 @@ fn two_namespaces_on_one_server_do_not_meet() {
         let start = async |namespace: &str| {
             let builder = NatsBridge::builder(&server.url()).namespace(Namespace::new(namespace).expect("a namespace"));
             let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
-            TestNode::attach(bridge, service("bank").owning("bank"), Manners::default()).await.expect("attaches")
+            TestNode::attach(bridge, service("bank").owning("bank"), NodeBehavior::default()).await.expect("attaches")
         };
         let (test, production) = (start("test").await, start("production").await);
         test.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 1)).await.expect("sends");

@@ -1,6 +1,6 @@
 //! What a handler asks for: nothing has happened yet.
 //!
-//! A thin form of [`Requested`](super::requested::Requested) that knows the type of its actor: what is here is compiled once
+//! A thin form of [`RequestedEffects`](super::requested::RequestedEffects) that knows the type of its actor: what is here is compiled once
 //! for each actor type and message of the user's program, so it is as little as can be.
 
 use std::any::{Any, TypeId};
@@ -8,11 +8,11 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::plan::{About, Stateful};
-use super::requested::{AnyEffects, Requested};
-use super::undo::{PlannedCommand, UndoChange};
-use super::wiring::Wiring;
-use crate::clock::{Steady, Timestamp};
+use super::compensation::{CompensationChange, PlannedCommand};
+use super::handler_table::HandlerTable;
+use super::plan::{EventContext, Stateful};
+use super::requested::{AnyEffects, RequestedEffects};
+use crate::clock::{MonotonicTime, Timestamp};
 use crate::message::{Codec, Command, Domain, Fingerprint, Message, MessageFacts, MessageId, settle, settle_command};
 
 /// What a handler asks for: record, send, schedule. Nothing of it has happened before the turn is committed, and then all of
@@ -20,7 +20,7 @@ use crate::message::{Codec, Command, Domain, Fingerprint, Message, MessageFacts,
 ///
 /// Handlers have no other way to the world: time and ids come from here, so that a replay in a test gives the same.
 pub struct Effects<A: Stateful> {
-    pub(crate) requested: Requested,
+    pub(crate) requested: RequestedEffects,
     actor: PhantomData<fn() -> A>,
 }
 
@@ -51,8 +51,8 @@ impl<A: 'static, M: 'static> Recorded for Place<A, M> {
 
 impl<A: Stateful> Effects<A> {
     /// Nothing asked for. The caller does not know the type.
-    pub(super) fn begin(plan: Rc<Wiring>, steady: Steady) -> Box<dyn AnyEffects> {
-        Box::new(Self { requested: Requested::new(plan, steady), actor: PhantomData })
+    pub(super) fn begin(plan: Rc<HandlerTable>, steady: MonotonicTime) -> Box<dyn AnyEffects> {
+        Box::new(Self { requested: RequestedEffects::new(plan, steady), actor: PhantomData })
     }
 
     /// Writes a message down; its place is among the payloads. An error fails the turn.
@@ -103,9 +103,9 @@ impl<A: Stateful> Effects<A> {
     }
 
     /// Begins to undo the steps so far.
-    pub(crate) fn begin_undo(&mut self) -> Compensating<'_, A> {
+    pub(crate) fn begin_undo(&mut self) -> CompensationScope<'_, A> {
         self.requested.begin_undo();
-        Compensating { effects: self }
+        CompensationScope { effects: self }
     }
 
     /// The moment of this turn. The same throughout the turn.
@@ -136,13 +136,13 @@ impl<A: Stateful> Effects<A> {
 
     /// In [`React::react`](crate::React::react) what is known about the event besides its content: who recorded it, where and
     /// when. `None` in every other turn.
-    pub fn about(&self) -> Option<&About> {
+    pub fn event_context(&self) -> Option<&EventContext> {
         self.requested.about.as_ref()
     }
 
     /// In [`OnReply::on_reply`](crate::OnReply::on_reply) the command that is answered, as [`Sent::id`] named it when it was
     /// sent. `None` in every other turn.
-    pub fn answered(&self) -> Option<MessageId> {
+    pub fn replied_command(&self) -> Option<MessageId> {
         self.requested.answered
     }
 }
@@ -162,22 +162,22 @@ impl<A: Stateful> Sent<'_, A> {
         self
     }
 
-    /// The id under which it is sent: the same in every replay. [`Effects::answered`] says it again when the reply comes.
+    /// The id under which it is sent: the same in every replay. [`Effects::replied_command`] says it again when the reply comes.
     pub fn id(&self) -> MessageId {
         self.command
     }
 }
 
 /// A compensation that is to begin.
-pub struct Compensating<'a, A: Stateful> {
+pub struct CompensationScope<'a, A: Stateful> {
     effects: &'a mut Effects<A>,
 }
 
-impl<A: Stateful> Compensating<'_, A> {
+impl<A: Stateful> CompensationScope<'_, A> {
     /// Sends this command once everything is undone.
     pub fn then<C: Command>(self, command: C) -> Self {
         if let Some(planned) = self.effects.planned(&command)
-            && let Some(UndoChange::Begin { finally }) = self.effects.requested.undo.last_mut()
+            && let Some(CompensationChange::Begin { finally }) = self.effects.requested.undo.last_mut()
         {
             finally.push(planned);
         }

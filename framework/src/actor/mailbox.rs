@@ -1,7 +1,7 @@
-//! The actix actor in front of a [`KeyActor`]: whatever cannot be taken at once waits here, in order.
+//! The actix actor in front of a [`ActorInstance`]: whatever cannot be taken at once waits here, in order.
 //!
-//! Called by the [door](super::door), which sends, and by actix, which brings one message after the other. Calls the actor.
-//! A typed command that finds nothing before it passes the mailbox by, on the [straight way](super::straight).
+//! Called by the [door](super::dispatcher), which sends, and by actix, which brings one message after the other. Calls the actor.
+//! A typed command that finds nothing before it passes the mailbox by, on the [straight way](super::inline).
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::rc::Rc;
@@ -9,12 +9,12 @@ use std::rc::Rc;
 use actix::{Actor, Context, Handler, Message};
 use send_wrapper::SendWrapper;
 
-use super::door::Permit;
-use super::keyed::KeyActor;
-use super::straight::TypedCommand;
+use super::dispatcher::Permit;
+use super::handler_table::UserSlot;
+use super::inline::TypedCommand;
+use super::instance::ActorInstance;
 use super::turn::Failure;
-use super::wiring::UserSlot;
-use crate::router::{AskMeta, Delivery};
+use crate::router::{CommandMeta, Delivery};
 use crate::user_code::Label;
 
 /// One live actor with what its door and its permits look at: one allocation, so that a turn touches few places.
@@ -29,17 +29,17 @@ pub(crate) struct LiveActor<U: ?Sized = dyn UserSlot> {
     pub(super) touched: Cell<u64>,
     /// When it was last asked for anything, counted in uses of all actors.
     pub(super) used: Cell<u64>,
-    pub(super) actor: RefCell<KeyActor<U>>,
+    pub(super) actor: RefCell<ActorInstance<U>>,
 }
 
 impl<U> LiveActor<U> {
-    pub(super) fn new(actor: KeyActor<U>) -> Rc<Self> {
+    pub(super) fn new(actor: ActorInstance<U>) -> Rc<Self> {
         let (mails, queued) = (Cell::default(), Cell::default());
         Rc::new(Self { mails, queued, touched: Cell::default(), used: Cell::default(), actor: RefCell::new(actor) })
     }
 }
 
-/// The actix actor in front of a [`KeyActor`]. It holds the actor's only lasting reference.
+/// The actix actor in front of a [`ActorInstance`]. It holds the actor's only lasting reference.
 pub(crate) struct Mailbox(pub(super) Rc<LiveActor>);
 
 /// actix drops an actor whose context has panicked without a word.
@@ -48,7 +48,11 @@ impl Drop for Mailbox {
         if crate::spawn::is_unwinding()
             && let Ok(actor) = self.0.actor.try_borrow()
         {
-            actor.door.host.code.failed("live actor", &format!("{} `{}` panicked", actor.door.actor, actor.key));
+            actor
+                .dispatcher
+                .context
+                .user_code
+                .failed("live actor", &format!("{} `{}` panicked", actor.dispatcher.actor, actor.key));
         }
     }
 }
@@ -57,7 +61,7 @@ impl Drop for Mailbox {
 pub(crate) type Ctx = Context<Mailbox>;
 
 impl Mailbox {
-    pub(super) fn actor(&self) -> RefMut<'_, KeyActor> {
+    pub(super) fn actor(&self) -> RefMut<'_, ActorInstance> {
         self.0.actor.borrow_mut()
     }
 }
@@ -95,7 +99,7 @@ pub(crate) struct Delivered {
 /// A command on its way inside one thread.
 pub(super) struct TypedMail {
     pub(super) command: Box<dyn TypedCommand>,
-    pub(super) meta: Option<Box<AskMeta>>,
+    pub(super) meta: Option<Box<CommandMeta>>,
     pub(super) label: Label,
     pub(super) permit: Permit,
 }

@@ -3,53 +3,53 @@
 //! Called by the router's doors; calls the [store](crate::store). One live actor per key; one turn at a time.
 //! A reply never leaves before its turn is committed. A panic in user code fails one turn and nothing else.
 
-mod attempt;
 mod backlog;
-mod decide;
-mod door;
+mod command_dispatcher;
+mod compensation;
+mod dead_letters;
+mod dispatcher;
 mod effects;
-mod host;
-mod keyed;
-mod keys;
-mod letters;
-mod mailbox;
 #[cfg(feature = "testing")]
-mod mirror;
+mod failpoints;
+mod handler_table;
+mod inline;
+mod instance;
+mod mailbox;
 mod parked;
 mod plan;
+mod registry;
+#[cfg(feature = "testing")]
+mod replay_checker;
 mod requested;
+mod retry;
+mod routing;
 mod snapshots;
 mod state;
 #[cfg(feature = "testing")]
 mod stored;
-mod straight;
+mod thread;
 mod timer_name;
-#[cfg(feature = "testing")]
-mod trips;
 mod turn;
-mod typed;
-mod undo;
-mod wiring;
 
 pub(crate) use backlog::{DEFERRED, MIN_WAIT};
-pub(crate) use door::TypeDoor;
-pub use effects::{Compensating, Effects, Sent};
-pub(crate) use host::{Flight, Host, HostSettings, ShardCell};
-pub(crate) use keyed::replied_before;
-pub(crate) use mailbox::Here;
+pub(crate) use command_dispatcher::{Asking, CommandDispatcher};
 #[cfg(feature = "testing")]
-pub(crate) use mirror::Mirror;
+pub(crate) use compensation::{CompensationChange, PlannedCommand};
+pub(crate) use dispatcher::Dispatcher;
+pub use effects::{CompensationScope, Effects, Sent};
+#[cfg(feature = "testing")]
+pub(crate) use failpoints::{Count, Failpoint, Failpoints};
+pub(crate) use handler_table::{HandlerTable, typed, typed_state};
+pub(crate) use instance::replied_before;
+pub(crate) use mailbox::Here;
 pub(crate) use plan::names;
-pub use plan::{About, Plan, Role, Stateful};
+pub use plan::{EventContext, Plan, Role, Stateful};
+#[cfg(feature = "testing")]
+pub(crate) use replay_checker::ReplayChecker;
 pub(crate) use requested::TimerSlot;
 pub use snapshots::Snapshots;
 #[cfg(feature = "testing")]
 pub(crate) use stored::{begins_undo, finished_undo, restarts, undo_change, user_state};
+pub(crate) use thread::{InFlightGuard, OwnedShard, ThreadContext, ThreadSettings};
 pub(crate) use timer_name::stored as stored_timer;
 pub(crate) use timer_name::{parts as timer_parts, timer_name};
-#[cfg(feature = "testing")]
-pub(crate) use trips::{Count, Trip, Trips};
-pub(crate) use typed::{Asking, TypedDoor};
-#[cfg(feature = "testing")]
-pub(crate) use undo::{PlannedCommand, UndoChange};
-pub(crate) use wiring::{Wiring, typed, typed_state};

@@ -21,7 +21,7 @@ pub(super) const MOST_BYTES: usize = 64 * 1024 * 1024;
 #[serde(from = "Vec<MessageId>", into = "Vec<MessageId>")]
 pub(crate) struct Parked {
     /// By the order in which they were parked.
-    letters: BTreeMap<u64, Letter>,
+    letters: BTreeMap<u64, ParkedMessage>,
     places: BTreeMap<MessageId, u64>,
     /// The parked timers, by name.
     timers: BTreeMap<String, Vec<MessageId>>,
@@ -29,7 +29,7 @@ pub(crate) struct Parked {
 }
 
 #[derive(Clone, Debug)]
-struct Letter {
+struct ParkedMessage {
     message: MessageId,
     bytes: usize,
     timer: Option<String>,
@@ -61,10 +61,10 @@ impl Parked {
     pub(super) fn add(&mut self, letter: &DeadLetter, timer: &str) {
         let envelope = &letter.envelope;
         let timer = (envelope.kind == Kind::Document).then(|| timer.to_owned());
-        self.put(Letter { message: envelope.id, bytes: envelope.payload.len(), timer });
+        self.put(ParkedMessage { message: envelope.id, bytes: envelope.payload.len(), timer });
     }
 
-    fn put(&mut self, letter: Letter) {
+    fn put(&mut self, letter: ParkedMessage) {
         self.remove(letter.message);
         let place = self.letters.last_key_value().map_or(0, |(last, _)| last + 1);
         self.bytes += letter.bytes;
@@ -120,7 +120,7 @@ impl PartialEq for Parked {
 impl From<Vec<MessageId>> for Parked {
     fn from(ids: Vec<MessageId>) -> Self {
         let mut parked = Self::new();
-        ids.into_iter().for_each(|message| parked.put(Letter { message, bytes: 0, timer: None }));
+        ids.into_iter().for_each(|message| parked.put(ParkedMessage { message, bytes: 0, timer: None }));
         parked
     }
 }
@@ -135,8 +135,8 @@ impl From<Parked> for Vec<MessageId> {
 mod tests {
     use super::*;
 
-    fn letter(n: u128, bytes: usize, timer: Option<&str>) -> Letter {
-        Letter { message: MessageId::from_u128(n), bytes, timer: timer.map(str::to_owned) }
+    fn letter(n: u128, bytes: usize, timer: Option<&str>) -> ParkedMessage {
+        ParkedMessage { message: MessageId::from_u128(n), bytes, timer: timer.map(str::to_owned) }
     }
 
     fn ids(numbers: &[u128]) -> Vec<MessageId> {

@@ -3,8 +3,8 @@
 use std::any::TypeId;
 use std::marker::PhantomData;
 
+use super::handler_table::{AddRoute, ApplyStored, Decide, HandlerTable, KeyOf};
 use super::snapshots::Snapshots;
-use super::wiring::{AddRoute, ApplyStored, Decide, KeyOf, Wiring};
 use crate::clock::Timestamp;
 use crate::message::{Command, Domain, Envelope, Message, MessageFacts, MessageId, Name, StateCoding};
 use crate::router::MessageCard;
@@ -55,7 +55,7 @@ pub trait Stateful: Sized + Unpin + 'static {
 
 /// What is known about an event besides its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct About {
+pub struct EventContext {
     /// The domain it belongs to.
     pub domain: Name,
     /// The key of the aggregate or saga that recorded it.
@@ -72,7 +72,7 @@ pub struct About {
     pub correlation: MessageId,
 }
 
-impl About {
+impl EventContext {
     /// What an event's envelope says about it.
     pub(crate) fn of(event: &Envelope) -> Self {
         let origin = event.origin.as_ref();
@@ -96,12 +96,12 @@ pub(crate) fn names<M: Message>() -> impl Iterator<Item = &'static str> {
 /// The list that [`Stateful::wire`] fills.
 #[doc(hidden)]
 pub struct Plan<A: Stateful> {
-    pub(super) wiring: Wiring,
+    pub(super) wiring: HandlerTable,
     actor: PhantomData<fn() -> A>,
 }
 
 impl<A: Stateful> Plan<A> {
-    pub(super) fn new(wiring: Wiring) -> Self {
+    pub(super) fn new(wiring: HandlerTable) -> Self {
         Self { wiring, actor: PhantomData }
     }
 

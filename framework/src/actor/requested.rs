@@ -10,22 +10,22 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use super::compensation::{CompensationChange, PlannedCommand};
 use super::effects::{Effects, Recorded};
-use super::plan::{About, Role, Stateful};
-use super::undo::{PlannedCommand, UndoChange};
-use super::wiring::Wiring;
-use crate::clock::{Steady, Timestamp};
+use super::handler_table::HandlerTable;
+use super::plan::{EventContext, Role, Stateful};
+use crate::clock::{MonotonicTime, Timestamp};
 use crate::message::{
-    Codec, CodecError, Coded, Envelope, Fingerprint, Key, Kind, MessageFacts, MessageId, Name, Rejection, ShardId,
-    Wants, settle_reply, shard_of,
+    Codec, CodecError, Coded, Envelope, Fingerprint, Key, Kind, MessageFacts, MessageId, Name, Rejection, ReplyMode,
+    ShardId, settle_reply, shard_of,
 };
 
 /// What a handler has asked for in one turn.
-pub(crate) struct Requested {
+pub(crate) struct RequestedEffects {
     pub(crate) turn: TurnFacts,
     /// By which timers are due.
-    pub(crate) steady: Steady,
-    pub(crate) plan: Rc<Wiring>,
+    pub(crate) steady: MonotonicTime,
+    pub(crate) plan: Rc<HandlerTable>,
     pub(crate) payloads: Vec<u8>,
     pub(super) events: Vec<EventSlot>,
     /// One for each of `events`; those behind are empty, and kept for the next turn.
@@ -34,7 +34,7 @@ pub(crate) struct Requested {
     applied: bool,
     pub(crate) outgoing: Vec<Outgoing>,
     pub(crate) timers: Vec<TimerSlot>,
-    pub(crate) undo: Vec<UndoChange>,
+    pub(crate) undo: Vec<CompensationChange>,
     pub(crate) reply: Vec<u8>,
     pub(crate) rejected: bool,
     pub(crate) ended: bool,
@@ -42,7 +42,7 @@ pub(crate) struct Requested {
     pub(crate) restarts: bool,
     pub(crate) error: Option<CodecError>,
     /// What is known about the event that is reacted to.
-    pub(crate) about: Option<About>,
+    pub(crate) about: Option<EventContext>,
     /// The command whose reply is taken.
     pub(crate) answered: Option<MessageId>,
     fresh_ids: u32,
@@ -50,11 +50,11 @@ pub(crate) struct Requested {
 
 /// The [`Effects`] of an actor type that is not known: what handlers are called with, behind one virtual call.
 pub(crate) trait AnyEffects: Any {
-    fn requested(&mut self) -> &mut Requested;
+    fn requested(&mut self) -> &mut RequestedEffects;
 }
 
 impl<A: Stateful> AnyEffects for Effects<A> {
-    fn requested(&mut self) -> &mut Requested {
+    fn requested(&mut self) -> &mut RequestedEffects {
         &mut self.requested
     }
 }
@@ -100,8 +100,8 @@ impl TimerSlot {
     }
 }
 
-impl Requested {
-    pub(crate) fn new(plan: Rc<Wiring>, steady: Steady) -> Self {
+impl RequestedEffects {
+    pub(crate) fn new(plan: Rc<HandlerTable>, steady: MonotonicTime) -> Self {
         Self {
             turn: TurnFacts {
                 id: MessageId::from_u128(0),
@@ -232,11 +232,11 @@ impl Requested {
         shape: fn() -> Option<Fingerprint>,
     ) -> MessageId {
         let wants = if self.plan.wants_reply(command) {
-            Wants::Reply
+            ReplyMode::Reply
         } else if self.plan.facts.role == Role::Saga {
-            Wants::Rejection
+            ReplyMode::Rejection
         } else {
-            Wants::Nothing
+            ReplyMode::Nothing
         };
         let id = self.derived_id();
         if let Some(planned) = planned {
@@ -286,7 +286,7 @@ impl Requested {
         })
     }
 
-    fn dispatch(&mut self, id: MessageId, planned: PlannedCommand, wants: Wants, shape: Option<Fingerprint>) {
+    fn dispatch(&mut self, id: MessageId, planned: PlannedCommand, wants: ReplyMode, shape: Option<Fingerprint>) {
         let (Ok(domain), Ok(name)) = (Name::new(&planned.domain), Name::new(&planned.name)) else {
             self.error.get_or_insert(CodecError::Encode {
                 reason: format!("`{}.{}` is no name", planned.domain, planned.name),
@@ -314,18 +314,18 @@ impl Requested {
     pub(crate) fn send_undo(&mut self, planned: PlannedCommand) {
         let id = self.derived_id();
         // It was planned in another turn, perhaps by an older program: its shape is not known.
-        self.dispatch(id, planned, Wants::Reply, None);
-        self.undo.push(UndoChange::Sent { command: id });
+        self.dispatch(id, planned, ReplyMode::Reply, None);
+        self.undo.push(CompensationChange::Sent { command: id });
     }
 
     pub(crate) fn send_planned(&mut self, planned: PlannedCommand) {
         let id = self.derived_id();
-        self.dispatch(id, planned, Wants::Nothing, None);
+        self.dispatch(id, planned, ReplyMode::Nothing, None);
     }
 
     /// Begins to undo the steps so far.
     pub(crate) fn begin_undo(&mut self) {
-        self.undo.push(UndoChange::Begin { finally: Vec::new() });
+        self.undo.push(CompensationChange::Begin { finally: Vec::new() });
     }
 
     pub(super) fn new_id(&mut self) -> MessageId {
@@ -337,8 +337,8 @@ impl Requested {
     pub(super) fn undo_last_with(&mut self, command: MessageId, undo: PlannedCommand) {
         // Whether the step was done decides whether it is undone, so its reply must be known in any case.
         if let Some(sent) = self.outgoing.last_mut() {
-            sent.envelope.wants = Wants::Reply;
+            sent.envelope.wants = ReplyMode::Reply;
         }
-        self.undo.push(UndoChange::Step { command, undo });
+        self.undo.push(CompensationChange::Step { command, undo });
     }
 }

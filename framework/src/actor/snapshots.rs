@@ -3,8 +3,8 @@
 //! Called after each turn. A snapshot is a cache: whatever goes wrong here changes no outcome, and without it the log says
 //! everything.
 
-use super::keyed::KeyActor;
-use super::wiring::ActorFacts;
+use super::handler_table::ActorFacts;
+use super::instance::ActorInstance;
 use crate::telemetry::TARGET;
 use crate::user_code::user_code;
 
@@ -80,20 +80,20 @@ impl SnapshotRule {
     }
 }
 
-impl KeyActor {
+impl ActorInstance {
     /// Keeps a snapshot if one is due. The turn is appended already.
     pub(super) fn save_due_snapshot(&mut self) {
         if self.state.turns < self.state.snapshot_due || !self.state.rest.fits_snapshot() {
             return;
         }
-        let door = std::rc::Rc::clone(&self.door);
-        let Some(rule) = &door.plan.snapshots else { return };
-        let bytes = match door.host.code.call(door.label, || self.state.save(self.user.user(), rule)) {
+        let door = std::rc::Rc::clone(&self.dispatcher);
+        let Some(rule) = &door.handlers.snapshots else { return };
+        let bytes = match door.context.user_code.call(door.label, || self.state.save(self.user.user(), rule)) {
             Ok(Some(Ok(snapshot))) => {
                 let bytes = snapshot.bytes.len();
                 self.shard.writer.borrow_mut().save_snapshot(&door.actor, &self.key, snapshot);
                 if door.skips_snapshots.replace(false) {
-                    door.host.settings.standing.no_note(&door.snapshots_name());
+                    door.context.settings.issues.no_note(&door.snapshots_name());
                 }
                 bytes
             }
@@ -107,8 +107,8 @@ impl KeyActor {
     /// Counts a snapshot that is not kept. The first of the actor type is logged, and a note in the health says it until one
     /// is kept: each activation reads more of the log meanwhile. Returns that it has no bytes.
     fn skip_snapshot(&self, error: &str) -> usize {
-        let door = &self.door;
-        door.host.counts.snapshots_skipped.one();
+        let door = &self.dispatcher;
+        door.context.counts.snapshots_skipped.one();
         if !door.skips_snapshots.replace(true) {
             let (actor, key) = (&door.actor, &self.key);
             tracing::error!(
@@ -116,17 +116,17 @@ impl KeyActor {
                 "snapshot skipped: the state cannot be saved; change its type, or declare `snapshot(never)`",
             );
             let reason = format!("{} are skipped: the state of `{key}` {error}", door.snapshots_name());
-            door.host.settings.standing.note(&door.snapshots_name(), reason);
+            door.context.settings.issues.note(&door.snapshots_name(), reason);
         }
         0
     }
 
     /// Reports a long activation that a snapshot would have made short.
     pub(super) fn report_long_activation(&self) {
-        let (door, turns) = (&self.door, self.state.turns);
+        let (door, turns) = (&self.dispatcher, self.state.turns);
         if turns > LONG
-            && door.plan.facts.snapshots == Snapshots::IfCoded
-            && door.plan.snapshots.is_none()
+            && door.handlers.facts.snapshots == Snapshots::IfCoded
+            && door.handlers.snapshots.is_none()
             && !door.skips_snapshots.replace(true)
         {
             let (actor, key) = (&door.actor, &self.key);

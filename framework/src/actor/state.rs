@@ -6,13 +6,13 @@ use std::ops::{Deref, DerefMut};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::compensation::{Compensation, CompensationChange};
+use super::handler_table::{HandlerTable, UserState};
 use super::parked::Parked;
 use super::snapshots::SnapshotRule;
 use super::timer_name::timer_in;
-use super::undo::{Undo, UndoChange};
-use super::wiring::{UserState, Wiring};
-use crate::inbox::{SavedSeen, Seen};
-use crate::message::{Codec, CodecError, Coded, Kind, MessageId, Wants};
+use crate::inbox::{DedupState, SavedDedupState};
+use crate::message::{Codec, CodecError, Coded, Kind, MessageId, ReplyMode};
 #[cfg(feature = "testing")]
 use crate::store::StreamState;
 use crate::store::{Note, Snapshot, StoredTurn};
@@ -20,7 +20,7 @@ use crate::store::{Note, Snapshot, StoredTurn};
 /// The state of one actor: the user's, and what the framework remembers with it.
 #[derive(Default)]
 pub(crate) struct KeyState {
-    /// The user's state while it is rebuilt. A live actor has it in a [place](super::wiring::UserSlot) of its own.
+    /// The user's state while it is rebuilt. A live actor has it in a [place](super::handler_table::UserSlot) of its own.
     pub(crate) user: Option<Box<dyn UserState>>,
     /// The count of events.
     pub(crate) version: u64,
@@ -28,7 +28,7 @@ pub(crate) struct KeyState {
     pub(crate) turns: u64,
     /// The turn from which on the next snapshot is due.
     pub(super) snapshot_due: u64,
-    pub(crate) seen: Seen,
+    pub(crate) seen: DedupState,
     pub(crate) rest: Seldom,
 }
 
@@ -37,7 +37,7 @@ pub(crate) struct KeyState {
 pub(crate) struct Rest {
     /// By name, the turn that set the timer.
     pub(crate) timers: BTreeMap<String, u64>,
-    pub(crate) undo: Undo,
+    pub(crate) undo: Compensation,
     pub(crate) ended: bool,
     /// The message whose delivery has failed, and how often.
     pub(crate) failing: Option<(MessageId, u32)>,
@@ -62,7 +62,7 @@ pub(crate) struct Seldom(Option<Box<Rest>>);
 
 static NOTHING: Rest = Rest {
     timers: BTreeMap::new(),
-    undo: Undo::new(),
+    undo: Compensation::new(),
     ended: false,
     failing: None,
     parked: Parked::new(),
@@ -92,12 +92,12 @@ impl Seldom {
     }
 
     /// A turn has sent a message. Only a restarted saga needs to know.
-    pub(crate) fn sent(&mut self, id: MessageId, kind: Kind, wants: Wants) {
+    pub(crate) fn sent(&mut self, id: MessageId, kind: Kind, wants: ReplyMode) {
         if let Some(rest) = &mut self.0
             && rest.undo.is_restarted()
             && !rest.ended
             && kind == Kind::Command
-            && wants != Wants::Nothing
+            && wants != ReplyMode::Nothing
         {
             rest.asked.insert(id);
         }
@@ -108,21 +108,21 @@ impl Seldom {
 #[derive(Serialize, Deserialize)]
 struct SavedState {
     user: Vec<u8>,
-    seen: SavedSeen,
+    seen: SavedDedupState,
     rest: Rest,
 }
 
 impl KeyState {
     /// Rebuilds the state. Sends nothing: what was sent stands in the outbox. Calls user code: the caller catches its panics.
     #[cfg(feature = "testing")]
-    pub(crate) fn rebuild(plan: &Wiring, stored: &StreamState) -> Result<Self, CodecError> {
+    pub(crate) fn rebuild(plan: &HandlerTable, stored: &StreamState) -> Result<Self, CodecError> {
         let mut state = Self::begin(plan, stored.snapshot.as_ref())?;
         state.go_on(plan, &stored.turns)?;
         Ok(state)
     }
 
     /// The state before the first turn, or that of a snapshot. Calls user code: the caller catches its panics.
-    pub(crate) fn begin(plan: &Wiring, snapshot: Option<&Snapshot>) -> Result<Self, CodecError> {
+    pub(crate) fn begin(plan: &HandlerTable, snapshot: Option<&Snapshot>) -> Result<Self, CodecError> {
         let mut state = Self::default();
         let rule = plan.snapshots.as_ref();
         if let Some(snapshot) = snapshot {
@@ -140,12 +140,12 @@ impl KeyState {
     }
 
     /// Takes in the next turns of the stream. Calls user code: the caller catches its panics.
-    pub(crate) fn go_on(&mut self, plan: &Wiring, turns: &[StoredTurn]) -> Result<(), CodecError> {
+    pub(crate) fn go_on(&mut self, plan: &HandlerTable, turns: &[StoredTurn]) -> Result<(), CodecError> {
         let known = self.turns;
         turns.iter().filter(|turn| turn.number > known).try_for_each(|turn| self.replay(plan, turn))
     }
 
-    fn replay(&mut self, plan: &Wiring, turn: &StoredTurn) -> Result<(), CodecError> {
+    fn replay(&mut self, plan: &HandlerTable, turn: &StoredTurn) -> Result<(), CodecError> {
         if turn.number != self.turns + 1 {
             return Err(CodecError::Decode { reason: format!("turn {} follows turn {}", turn.number, self.turns) });
         }
@@ -198,16 +198,16 @@ impl KeyState {
                 self.rest.timers.clear();
                 self.rest.asked.clear();
             }
-            Note::Own(bytes) => self.undo(&Codec::Bincode.decode::<UndoChange>(bytes)?),
+            Note::Own(bytes) => self.undo(&Codec::Bincode.decode::<CompensationChange>(bytes)?),
         }
         Ok(())
     }
 
     /// Changes the compensation log.
-    pub(crate) fn undo(&mut self, change: &UndoChange) {
+    pub(crate) fn undo(&mut self, change: &CompensationChange) {
         let rest = &mut *self.rest;
         rest.undo.change(change);
-        if *change == UndoChange::Restarted {
+        if *change == CompensationChange::Restarted {
             rest.ended = false;
             rest.asked.clear();
         }
@@ -232,7 +232,7 @@ impl KeyState {
         }))
     }
 
-    fn restore(plan: &Wiring, snapshot: &Snapshot) -> Option<Self> {
+    fn restore(plan: &HandlerTable, snapshot: &Snapshot) -> Option<Self> {
         let saved: SavedState = Coded::restore(&snapshot.bytes).ok()?;
         if !saved.rest.fits_snapshot() {
             return None;
@@ -242,7 +242,7 @@ impl KeyState {
             version: snapshot.version,
             turns: snapshot.turn,
             snapshot_due: 0,
-            seen: Seen::restore(saved.seen)?,
+            seen: DedupState::restore(saved.seen)?,
             rest: Seldom((saved.rest != NOTHING).then(|| Box::new(saved.rest))),
         })
     }

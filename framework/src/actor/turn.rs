@@ -5,13 +5,13 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::keyed::KeyActor;
-use super::requested::{AnyEffects, EventSlot, Outgoing, Requested, TimerSlot, TurnFacts};
+use super::compensation::{CompensationChange, NextCompensation};
+use super::handler_table::UserSlot;
+use super::instance::ActorInstance;
+use super::requested::{AnyEffects, EventSlot, Outgoing, RequestedEffects, TimerSlot, TurnFacts};
 use super::state::KeyState;
-use super::undo::{UndoChange, UndoNext};
-use super::wiring::UserSlot;
 use crate::message::{Codec, CodecError};
-use crate::router::Floor;
+use crate::router::SequenceTracker;
 use crate::store::{Appended, EventWrite, Mark, Note, OutboxWrite, Source, StoreError, TimerWrite, Turn};
 use crate::telemetry::passes;
 use crate::user_code::Panicked;
@@ -23,7 +23,7 @@ pub(crate) enum Marked {
     /// By its id.
     Outside { digest: u64 },
     /// By its place.
-    From { source: Rc<Source>, sequence: u64, floor: Rc<dyn Floor> },
+    From { source: Rc<Source>, sequence: u64, floor: Rc<dyn SequenceTracker> },
     /// By the timer's name.
     Timer { name: String },
 }
@@ -59,7 +59,7 @@ impl From<Panicked> for Failure {
     }
 }
 
-impl KeyActor {
+impl ActorInstance {
     /// Takes one turn: `decide` fills the effects from the state, they change the state, and all is appended as one record.
     ///
     /// After a failure the state is as before, or the actor is told to load again.
@@ -77,9 +77,9 @@ impl KeyActor {
         }
         #[cfg(feature = "testing")]
         self.compare_with_log();
-        passes!("actor", self.door.plan.facts.name, facts.id, facts.correlation);
-        let mut effects = self.door.take_effects();
-        let decided = self.door.host.code.call(self.door.label, || {
+        passes!("actor", self.dispatcher.handlers.facts.name, facts.id, facts.correlation);
+        let mut effects = self.dispatcher.take_effects();
+        let decided = self.dispatcher.context.user_code.call(self.dispatcher.label, || {
             // Drops what the turn before has recorded: values of the user.
             effects.requested().begin(facts);
             decide(&self.state, &self.user, &mut *effects)
@@ -99,18 +99,24 @@ impl KeyActor {
             // Only those who answer with bytes need them; the straight way has the reply itself.
             reply: if with_reply { Bytes::copy_from_slice(&requested.reply) } else { Bytes::new() },
         });
-        self.door.put_effects(effects);
+        self.dispatcher.put_effects(effects);
         turned
     }
 
-    fn finish(&mut self, effects: &mut Requested, marked: &Marked, notes: &mut Vec<Note>) -> Result<Appended, Failure> {
+    fn finish(
+        &mut self,
+        effects: &mut RequestedEffects,
+        marked: &Marked,
+        notes: &mut Vec<Note>,
+    ) -> Result<Appended, Failure> {
         let undoes = self.advance_undo(effects, notes).map_err(|error| {
             self.broken = Some(Box::new(StoreError::Closed));
             Failure::Effects(error.to_string())
         })?;
         // An older version has stored this timer under another name: it is set and cleared there as well.
         for at in 0..effects.timers.len() {
-            let older = effects.timers.get(at).and_then(|timer| self.door.plan.older_timer_name(timer.name()));
+            let older =
+                effects.timers.get(at).and_then(|timer| self.dispatcher.handlers.older_timer_name(timer.name()));
             if let Some(older) = older.filter(|older| self.state.rest.timers.contains_key(*older)) {
                 let name = older.to_owned().into();
                 effects.timers.push(TimerSlot::Clear { name });
@@ -128,7 +134,7 @@ impl KeyActor {
         if !effects.events.is_empty()
             && let Some(user) = self.user.user_mut()
         {
-            let applied = self.door.host.code.call(self.door.label, || effects.apply_to(user));
+            let applied = self.dispatcher.context.user_code.call(self.dispatcher.label, || effects.apply_to(user));
             if let Err(panicked) = applied {
                 self.broken = Some(Box::new(StoreError::Closed));
                 return Err(panicked.into());
@@ -141,7 +147,7 @@ impl KeyActor {
                 Ok(appended)
             }
             Err(error) => {
-                self.door.host.refused(&error);
+                self.dispatcher.context.refused(&error);
                 // The state has changed and the log has not: the actor must be rebuilt before its next turn.
                 if undoes || !effects.events.is_empty() {
                     self.broken = Some(Box::new(error.clone()));
@@ -151,8 +157,8 @@ impl KeyActor {
         }
     }
 
-    fn append(&mut self, effects: &Requested, marked: &Marked, notes: &[Note]) -> Result<Appended, StoreError> {
-        let codec = self.door.plan.facts.codec;
+    fn append(&mut self, effects: &RequestedEffects, marked: &Marked, notes: &[Note]) -> Result<Appended, StoreError> {
+        let codec = self.dispatcher.handlers.facts.codec;
         let payload = |range: &std::ops::Range<usize>| effects.payloads.get(range.clone()).unwrap_or_default();
         let write = |slot: &EventSlot| EventWrite {
             name: slot.name,
@@ -194,7 +200,7 @@ impl KeyActor {
             Marked::Timer { name } => Mark::Timer { name },
         };
         let turn = Turn {
-            actor: &self.door.actor,
+            actor: &self.dispatcher.actor,
             key: &self.key,
             stream: self.stream,
             number: self.state.turns + 1,
@@ -212,12 +218,12 @@ impl KeyActor {
             notes,
         };
         let mut writer = self.shard.writer.borrow_mut();
-        if self.door.host.is_alone() { writer.append_alone(&turn) } else { writer.append(&turn) }
+        if self.dispatcher.context.is_alone() { writer.append_alone(&turn) } else { writer.append(&turn) }
     }
 
     /// Takes down in memory what was appended.
-    fn remember(&mut self, effects: &mut Requested, marked: &Marked, notes: &[Note], appended: Appended) {
-        let host = Rc::clone(&self.door.host);
+    fn remember(&mut self, effects: &mut RequestedEffects, marked: &Marked, notes: &[Note], appended: Appended) {
+        let host = Rc::clone(&self.dispatcher.context);
         let state = &mut self.state;
         let events = effects.events.len() as u64;
         state.version += events;
@@ -225,7 +231,13 @@ impl KeyActor {
         match marked {
             Marked::None => {}
             Marked::Outside { digest } => {
-                state.seen.id(effects.turn.id, effects.turn.time, *digest, &effects.reply, self.door.plan.facts.codec);
+                state.seen.id(
+                    effects.turn.id,
+                    effects.turn.time,
+                    *digest,
+                    &effects.reply,
+                    self.dispatcher.handlers.facts.codec,
+                );
                 state.rest.recovered();
             }
             Marked::From { source, sequence, floor } => {
@@ -255,7 +267,7 @@ impl KeyActor {
         for note in notes {
             // Own notes were applied when they were made.
             if !matches!(note, Note::Own(_)) {
-                drop(state.note(self.door.plan.facts.domain, note));
+                drop(state.note(self.dispatcher.handlers.facts.domain, note));
             }
         }
         self.stream = appended.stream;
@@ -270,7 +282,7 @@ impl KeyActor {
         }
         if (events > 0 && self.shard.relays_events) || !effects.outgoing.is_empty() {
             let (shard, soiled) = (Rc::clone(&self.shard), Rc::clone(&host));
-            host.after(appended, move |_| shard.soil(&soiled));
+            host.after_commit(appended, move |_| shard.mark_dirty(&soiled));
         }
         let set = effects.timers.iter().filter_map(|timer| match timer {
             TimerSlot::Set { due, .. } => Some(*due),
@@ -279,7 +291,7 @@ impl KeyActor {
         if let Some(due) = set.min() {
             // The timer is seen once it is committed.
             let (shard, timers) = (Rc::clone(&self.shard), Rc::clone(&host.timers));
-            host.after(appended, move |_| shard.timer_is_set(due, &timers));
+            host.after_commit(appended, move |_| shard.timer_is_set(due, &timers));
         }
         self.save_due_snapshot();
     }
@@ -288,7 +300,7 @@ impl KeyActor {
     /// the compensation log has changed: then the actor must be rebuilt if the turn is not appended.
     ///
     /// The log is changed in place. A copy of it in each turn would make the steps of a saga cost the square of their number.
-    fn advance_undo(&mut self, effects: &mut Requested, notes: &mut Vec<Note>) -> Result<bool, CodecError> {
+    fn advance_undo(&mut self, effects: &mut RequestedEffects, notes: &mut Vec<Note>) -> Result<bool, CodecError> {
         if effects.undo.is_empty() && !effects.ended && !self.state.rest.undo.is_undoing() {
             return Ok(false);
         }
@@ -300,13 +312,13 @@ impl KeyActor {
             // Compensation ends the saga by itself, once all is undone. To end it earlier would leave steps that are not.
             effects.ended = false;
             match self.state.rest.undo.next() {
-                UndoNext::Wait => {}
-                UndoNext::Send(planned) => effects.send_undo(planned),
-                UndoNext::Finish(finally) => {
+                NextCompensation::Wait => {}
+                NextCompensation::Send(planned) => effects.send_undo(planned),
+                NextCompensation::Finish(finally) => {
                     for planned in finally {
                         effects.send_planned(planned);
                     }
-                    effects.undo.push(UndoChange::Finished);
+                    effects.undo.push(CompensationChange::Finished);
                     effects.ended = true;
                 }
             }

@@ -3,7 +3,7 @@
 //! Called by the [actor](crate::actor) that runs an aggregate. Calls user code.
 //! A handler decides on `&self`: it can neither change state nor wait.
 
-use crate::actor::{About, Asking, Effects, Plan, Stateful, TypedDoor, typed, typed_state};
+use crate::actor::{Asking, CommandDispatcher, Effects, EventContext, Plan, Stateful, typed, typed_state};
 use crate::message::{CodecError, Coded, Command, Event, Of, Rejection};
 
 /// An event-sourced actor that guards one consistency boundary. Derived with `#[derive(Aggregate)]`.
@@ -96,7 +96,7 @@ impl<A: Applies<E>, E: Event> RecordedBy<A> for E {
 )]
 pub trait React<E: Event>: Stateful {
     /// The key of the actor that takes the event; `None` if none does. By default the key of the stream it was recorded in.
-    fn key(event: &E, about: &About) -> Option<String> {
+    fn key(event: &E, about: &EventContext) -> Option<String> {
         let _ = event;
         Some(about.key.clone())
     }
@@ -131,7 +131,7 @@ impl<A: Stateful> Plan<A> {
                 let command = C::decode(envelope.version, envelope.codec, &envelope.payload)?;
                 Asking::<A, C>::read(command, <A as Handle<C>>::handle).decide(state, effects)
             },
-            |door, routes| TypedDoor::<A, C>::hang_in(door, <A as Handle<C>>::handle, routes),
+            |door, routes| CommandDispatcher::<A, C>::hang_in(door, <A as Handle<C>>::handle, routes),
         );
     }
 
@@ -161,7 +161,7 @@ impl<A: Stateful> Plan<A> {
     {
         self.add_react::<E>(
             |envelope| {
-                let (about, mut keys) = (About::of(envelope), Vec::new());
+                let (about, mut keys) = (EventContext::of(envelope), Vec::new());
                 E::decode_each(envelope.version, envelope.codec, &envelope.payload, &mut |event| {
                     keys.push(<A as React<E>>::key(&event, &about));
                 })?;
@@ -169,7 +169,7 @@ impl<A: Stateful> Plan<A> {
             },
             |state, envelope, effects| {
                 let (state, effects) = typed::<A>(state, effects)?;
-                effects.requested.about = Some(About::of(envelope));
+                effects.requested.about = Some(EventContext::of(envelope));
                 E::decode_each(envelope.version, envelope.codec, &envelope.payload, &mut |event| {
                     state.react(event, effects);
                 })

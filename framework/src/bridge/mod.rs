@@ -13,7 +13,7 @@ mod queue;
 pub mod subject;
 pub mod wire;
 
-pub use crate::router::Settled;
+pub use crate::router::AckOutcome;
 #[cfg(feature = "testing")]
 pub(crate) use claim::{Claim, reads_claim};
 pub use error::{BridgeError, RivalClaim};
@@ -61,7 +61,7 @@ pub trait Bridge: Send + Sync + 'static {
     }
 
     /// Asks the owner of a domain (or, for a query, a host of its view) and waits for the answer, `deadline` at most.
-    fn ask(&self, to: Asked, deadline: Duration) -> BoxFuture<'_, Result<Answer, BridgeError>>;
+    fn request(&self, to: Request, deadline: Duration) -> BoxFuture<'_, Result<Response, BridgeError>>;
 
     /// Returns the store that is claimed to own a domain, or `None` if there is no claim or the bridge keeps none. A node asks when
     /// messages of the domain come from a store that it does not know, once a second for a domain at most.
@@ -73,7 +73,7 @@ pub trait Bridge: Send + Sync + 'static {
     }
 
     /// Tells the owner of a shard something that may get lost.
-    fn tell(&self, tidings: Tidings) -> BoxFuture<'_, Result<(), BridgeError>>;
+    fn notify(&self, tidings: Notification) -> BoxFuture<'_, Result<(), BridgeError>>;
 
     /// What the courier survives, in words: a line for the log at start.
     fn durability(&self) -> String;
@@ -122,7 +122,7 @@ pub struct StoreCard {
 
 /// A question to the owner of a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum Request {
     /// A command of a caller from outside; the answer is its reply.
     Command(Envelope),
     /// A query; the answer is its reply.
@@ -175,7 +175,7 @@ pub enum Asked {
     },
 }
 
-impl Asked {
+impl Request {
     /// Whether an envelope may be in the answer: whoever is asked speaks for the shard that was asked for, and for no other.
     pub(crate) fn admits(&self, envelope: &Envelope) -> bool {
         let origin = envelope.origin.as_ref().map(|origin| &origin.shard);
@@ -210,7 +210,7 @@ impl Asked {
 
 /// The answer to a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum Response {
     /// The encoded `Result<Reply, Rejection>`, written in the codec of the question.
     Reply(Bytes),
     /// A part of a log or an outbox.
@@ -225,10 +225,10 @@ pub enum Answer {
     /// The shapes that a fingerprint is of, as the node that was asked has them.
     Shape(String),
     /// The owner cannot answer.
-    Refused(Refusal),
+    Refused(RequestError),
 }
 
-impl Answer {
+impl Response {
     /// Envelopes in their order, and the last position or sequence there is; of a store without an identity.
     pub const fn envelopes(envelopes: Vec<Envelope>, last: u64) -> Self {
         Self::Envelopes(Page::new(envelopes, last))
@@ -271,7 +271,7 @@ impl Page {
 /// Why an owner does not answer a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Refusal {
+pub enum RequestError {
     /// The node has no room for more turns; nothing was done. Ask again later.
     Busy,
     /// The node stops, or does not own the shard (any more); nothing was done. Ask again.
@@ -304,7 +304,7 @@ pub enum Refusal {
 
 /// News that may get lost, because the next one makes up for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Tidings {
+pub enum Notification {
     /// `to` has committed all that `from` sent it up to and including `through`.
     Committed {
         /// The sending shard, whose owner is told.
@@ -326,18 +326,18 @@ pub enum Tidings {
 /// The node's door for what comes in. Called on any thread; never blocks.
 pub trait Inbound: Send + Sync {
     /// A command or a reply for a shard this service owns. The future ends once its effect is committed (or it is known to
-    /// be a duplicate), so that the courier may forget it; [`Settled::Later`] asks for it again, and
-    /// [`Settled::Refused`] wants it to be put aside with the reason, as what cannot be read is.
-    fn direct(&self, envelope: Envelope) -> BoxFuture<'static, Settled>;
+    /// be a duplicate), so that the courier may forget it; [`AckOutcome::Later`] asks for it again, and
+    /// [`AckOutcome::Refused`] wants it to be put aside with the reason, as what cannot be read is.
+    fn deliver(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome>;
 
     /// An event of a domain this service subscribes to. Ends once all subscribers here have committed it.
-    fn event(&self, envelope: Envelope) -> BoxFuture<'static, Settled>;
+    fn event(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome>;
 
     /// A question.
-    fn asked(&self, asked: Asked) -> BoxFuture<'static, Answer>;
+    fn request(&self, asked: Request) -> BoxFuture<'static, Response>;
 
     /// News.
-    fn told(&self, tidings: Tidings);
+    fn notify(&self, tidings: Notification);
 
     /// The connection was lost and is back, or the broker has forgotten what it had: look after the gaps.
     fn reconnected(&self);
@@ -349,5 +349,5 @@ pub trait Inbound: Send + Sync {
     }
 
     /// How many more messages the node can take now. A bridge pulls no more than that.
-    fn room(&self) -> usize;
+    fn capacity(&self) -> usize;
 }

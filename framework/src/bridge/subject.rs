@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use super::{Asked, Tidings};
+use super::{Notification, Request};
 use crate::message::{Envelope, Name, NameError, Shard, ShardId};
 
 /// Keeps several installations apart on one server: `[A-Za-z0-9]{1,32}`, by default `whizbang`.
@@ -136,28 +136,30 @@ impl Place {
     }
 
     /// Where a question goes.
-    pub fn of_question(asked: &Asked) -> Self {
+    pub fn of_question(asked: &Request) -> Self {
         match asked {
-            Asked::Command(envelope) => Self::AskCommand {
+            Request::Command(envelope) => Self::AskCommand {
                 domain: envelope.domain.clone(),
                 shard: envelope.to.as_ref().filter(|to| to.domain == envelope.domain).map(|to| to.shard),
             },
-            Asked::Query(envelope) => Self::AskQuery { domain: envelope.domain.clone(), name: envelope.name.clone() },
-            Asked::Events { shard, .. } | Asked::Shape { from: shard, to: None, .. } => Self::AskEvents(shard.clone()),
-            Asked::Outbox { from, to, .. } | Asked::Shape { from, to: Some(to), .. } => {
+            Request::Query(envelope) => Self::AskQuery { domain: envelope.domain.clone(), name: envelope.name.clone() },
+            Request::Events { shard, .. } | Request::Shape { from: shard, to: None, .. } => {
+                Self::AskEvents(shard.clone())
+            }
+            Request::Outbox { from, to, .. } | Request::Shape { from, to: Some(to), .. } => {
                 Self::AskOutbox { from: from.clone(), to: to.clone() }
             }
-            Asked::Watermark { from, to } | Asked::Sent { from, to, .. } => {
+            Request::Watermark { from, to } | Request::Sent { from, to, .. } => {
                 Self::AskWatermark { from: from.clone(), to: to.clone() }
             }
         }
     }
 
     /// Where tidings go.
-    pub fn of_tidings(tidings: &Tidings) -> Self {
+    pub fn of_tidings(tidings: &Notification) -> Self {
         match tidings {
-            Tidings::Committed { from, to, .. } => Self::Committed { from: from.clone(), to: to.clone() },
-            Tidings::Head { shard, .. } => Self::Head(shard.clone()),
+            Notification::Committed { from, to, .. } => Self::Committed { from: from.clone(), to: to.clone() },
+            Notification::Head { shard, .. } => Self::Head(shard.clone()),
         }
     }
 }

@@ -3,10 +3,10 @@
 //! Called by users. Calls the router: the owner in this very node is reached without a byte being written, everyone else
 //! through [`Remote`]. It never sends anything twice by itself.
 
-mod sending;
+mod request;
 
 pub use crate::router::SendError;
-pub use sending::{PostCommand, SendCommand, SendQuery};
+pub use request::{PostCommand, SendCommand, SendQuery};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -8,8 +8,8 @@ use crate::actor::Stateful;
 use crate::aggregate::{Apply, Handle, OnReply, React};
 use crate::message::{Codec, CodecError, Command, Document, Domain, Event, Key, Message, Of, Query, Shape};
 use crate::projection::{Answer, Project};
-use crate::saga::Wake;
-use crate::worker::{On, Perform, Worker};
+use crate::saga::OnTimer;
+use crate::worker::{OnEvent, Perform, Worker};
 
 /// The type of a field marked `#[key]`.
 #[diagnostic::on_unimplemented(
@@ -184,7 +184,7 @@ pub const fn replies<A: OnReply<M>, M: Command>() -> usize {
 }
 
 /// Checks an entry of `timers(…)`.
-pub const fn timers<A: Wake<M>, M: Document>() -> usize {
+pub const fn timers<A: OnTimer<M>, M: Document>() -> usize {
     0
 }
 
@@ -204,7 +204,7 @@ pub const fn performs<W: Worker + Perform<M>, M: Command + Of<W::Domain>>() -> u
 }
 
 /// Checks an entry of `on(…)`.
-pub const fn on<W: On<M>, M: Event>() -> usize {
+pub const fn on<W: OnEvent<M>, M: Event>() -> usize {
     0
 }
 

@@ -204,7 +204,7 @@ pub use whizbang_macros::Document;
 /// | `records(StatementSent)` | events of its domain that it records and that change nothing in its state: others take them | one or more | none |
 /// | `reacts(OrderPlaced)` | events of any domain, with [`React`](crate::React) | one or more | none |
 /// | `replies(Reserve)` | commands it sends and whose replies it takes, with [`OnReply`](crate::OnReply) | one or more | none |
-/// | `timers(PaymentOverdue)` | documents that wake it, with [`Wake`](crate::Wake) | one or more | none |
+/// | `timers(PaymentOverdue)` | documents that wake it, with [`OnTimer`](crate::OnTimer) | one or more | none |
 /// | `snapshot(every = 200, schema = 1)` | keeps a snapshot each so many turns, so that a long stream is not read from its start; `schema` is raised when the state's fields, or what `apply` makes of old events, change. The state derives `Serialize` and `Deserialize` | `every` 1 to 1,000,000; `schema` from 1 up | see below; `snapshot` alone means the numbers shown |
 /// | `snapshot(never)` | keeps no snapshots | | |
 ///
@@ -281,8 +281,8 @@ pub use whizbang_macros::Aggregate;
 ///     }
 /// }
 ///
-/// impl Wake<PaymentOverdue> for Fulfilment {
-///     fn wake(&self, overdue: PaymentOverdue, effects: &mut Effects<Self>) {
+/// impl OnTimer<PaymentOverdue> for Fulfilment {
+///     fn on_timer(&self, overdue: PaymentOverdue, effects: &mut Effects<Self>) {
 ///         // Cancel the order.
 /// #       let _ = (overdue, effects);
 ///     }
@@ -323,7 +323,7 @@ pub use whizbang_macros::Saga;
 /// }
 ///
 /// impl Project<Deposited> for Totals {
-///     fn project(&mut self, deposited: &Deposited, _about: &About) {
+///     fn project(&mut self, deposited: &Deposited, _about: &EventContext) {
 ///         self.cents += deposited.cents;
 ///     }
 /// }
@@ -342,7 +342,7 @@ pub use whizbang_macros::Projection;
 /// |---|---|---|---|
 /// | `domain = Payments` | the domain whose commands it performs | a type that derives `Domain` | none: must be given |
 /// | `performs(Charge)` | commands of its domain, with [`Perform`](crate::Perform) | one or more | none |
-/// | `on(OrderShipped)` | events of any domain, with [`On`](crate::On) | one or more | none |
+/// | `on(OrderShipped)` | events of any domain, with [`OnEvent`](crate::OnEvent) | one or more | none |
 /// | `name = "charger"` | its name in the store, unique in its domain | 1 to 64 of `A-Z a-z 0-9 _ -` | the type's name, `CardCharger` as `card-charger` |
 /// | `formerly = "charger"` | the names it had before: what is stored under them is its own | names, or `formerly("a", "b")` | none |
 ///

@@ -1,11 +1,11 @@
 //! Whether an owner's log still is what was taken from it, and what becomes of events that it does not contain.
 //!
-//! Called by the [feed](super::feed). Anyone who reaches the broker may send an event; only the owner's answer decides.
+//! Called by the [feed](super::subscription). Anyone who reaches the broker may send an event; only the owner's answer decides.
 
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::feed::{DOUBT, Feed};
+use super::subscription::{DOUBT, Subscription};
 use crate::clock::instant;
 use crate::message::Envelope;
 use crate::telemetry::TARGET;
@@ -13,7 +13,7 @@ use crate::telemetry::TARGET;
 /// How often an owner is asked whose log was another one.
 const AGAIN: Duration = Duration::from_secs(30);
 
-impl Feed {
+impl Subscription {
     /// Another event came under a position that was taken. It is dropped: the owner's log decides, not who sends what. The owner is
     /// asked, again and again while such events come, with one question at a time.
     pub(super) fn suspects(self: &Rc<Self>, position: u64) {
@@ -43,7 +43,8 @@ impl Feed {
         }
         let (events, head) = (self.pages)(self.source.clone(), position - 1, 1).await?;
         let is_there = |event: &&Envelope| event.origin.as_ref().is_some_and(|origin| origin.sequence == position);
-        let known = events.first().filter(is_there).and_then(|event| self.trail.borrow().knows(position, event.id));
+        let known =
+            events.first().filter(is_there).and_then(|event| self.recent_ids.borrow().knows(position, event.id));
         let as_taken = head >= position && known != Some(false);
         // One that came while the owner was asked is asked for next.
         if as_taken && self.suspect.get() == suspect {
@@ -62,7 +63,7 @@ impl Feed {
              The owner is asked again every {} s",
             AGAIN.as_secs()
         );
-        if self.standing.stands(&self.trouble(), why) {
+        if self.issues.raise(&self.trouble(), why) {
             tracing::error!(
                 target: TARGET, %source, position,
                 "its log is not the one that was taken from: is it an older copy? Nothing is taken from it until it is",
@@ -71,7 +72,7 @@ impl Feed {
         self.stopped.set(true);
         let held = self.held.borrow_mut().take();
         held.for_each(|(_, done)| done());
-        self.quiet.look();
+        self.idle.look();
     }
 
     fn trouble(&self) -> String {
@@ -81,7 +82,7 @@ impl Feed {
     /// The owner's log is the one that was taken from.
     pub(super) fn confirmed(&self) {
         if self.stopped.replace(false) {
-            self.standing.goes_on(&self.trouble());
+            self.issues.resolve(&self.trouble());
             tracing::info!(target: TARGET, source = %self.source, "its log is the one again that was taken from: going on");
         }
     }

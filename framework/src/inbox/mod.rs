@@ -3,23 +3,23 @@
 //! Called by the bridge's door and by actors; calls the doors of actors, and asks for what is missing.
 //! Nothing here has a time window: everything follows from positions and sequences.
 
+mod dedup;
 mod doubt;
-mod feed;
-mod gate;
-mod held;
-mod quiet;
-mod seen;
-mod standing;
-mod track;
-mod trail;
+mod health_issues;
+mod idle;
+mod receive_window;
+mod recent_ids;
+mod reorder_buffer;
+mod subscription;
+mod watermark;
 
-pub(crate) use feed::{Feed, Pages, Taker};
-pub(crate) use gate::Gate;
-pub(crate) use quiet::Quiet;
-pub use seen::{Admission, SavedSeen, Seen, SeenOf};
-pub(crate) use standing::Standing;
-pub(crate) use track::{ActorTaker, Track};
-pub(crate) use trail::Trail;
+pub use dedup::{Admission, DedupState, DedupStateOf, SavedDedupState};
+pub(crate) use health_issues::HealthIssues;
+pub(crate) use idle::IdleNotifier;
+pub(crate) use receive_window::ReceiveWindow;
+pub(crate) use recent_ids::RecentIds;
+pub(crate) use subscription::{Pages, Subscriber, Subscription};
+pub(crate) use watermark::{ActorSubscriber, WatermarkTracker};
 
 /// Called once when a message needs no more looking after.
 pub(crate) type Done = Box<dyn FnOnce()>;

@@ -59,7 +59,7 @@ impl Kind {
 
 /// Which reply the sender of a command wants to have recorded for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Wants {
+pub enum ReplyMode {
     /// None: the sender goes by events.
     #[default]
     Nothing,
@@ -69,7 +69,7 @@ pub enum Wants {
     Reply,
 }
 
-impl Wants {
+impl ReplyMode {
     /// The number that stands for it in the store and on the wire.
     pub const fn id(self) -> u8 {
         match self {
@@ -143,7 +143,7 @@ pub struct Envelope {
     /// When the sender stops waiting. A command that starts later is refused, not handled.
     pub deadline: Option<Timestamp>,
     /// Which reply the sender wants to have recorded for it.
-    pub wants: Wants,
+    pub wants: ReplyMode,
     /// The W3C trace context it belongs to.
     pub traceparent: Option<String>,
     /// Headers whizbang does not know; they pass through.
@@ -172,7 +172,7 @@ impl Envelope {
             causation: None,
             time,
             deadline: None,
-            wants: Wants::Nothing,
+            wants: ReplyMode::Nothing,
             traceparent: None,
             headers: Vec::new(),
             codec: Codec::Bincode,
@@ -191,9 +191,9 @@ impl Envelope {
         reply: &[u8],
     ) -> Option<(ShardId, Self)> {
         let wanted = match self.wants {
-            Wants::Nothing => false,
-            Wants::Rejection => rejected,
-            Wants::Reply => true,
+            ReplyMode::Nothing => false,
+            ReplyMode::Rejection => rejected,
+            ReplyMode::Reply => true,
         };
         let origin = self.origin.as_ref().filter(|_| wanted)?;
         let id = MessageId::of_reply(self.id);

@@ -29,7 +29,7 @@ pub use coded::{Coded, StateCoding};
 pub(crate) use digest::older as unkeyed_digest;
 pub(crate) use digest::{Digest, stable_hash};
 pub use domain::{Domain, Of, Shard, ShardId, shard_of};
-pub use envelope::{Envelope, Kind, Origin, Wants};
+pub use envelope::{Envelope, Kind, Origin, ReplyMode};
 pub(crate) use facts::MessageFacts;
 pub use fingerprint::{Fingerprint, ReplyShape};
 pub(crate) use fingerprint::{MAX_SHAPES_BYTES, MessageShapes, SHAPE};

@@ -5,18 +5,18 @@
 use std::sync::Arc;
 
 use super::StartError;
-use super::inbound::Door;
-use super::spec::{Own, Spec};
+use super::definition::{NodeDefinition, OwnIdentity};
+use super::inbound::BridgeHandler;
 use crate::bridge::{Bridge, Inbound, NodeCard, StoreCard};
 use crate::message::ReplacedStore;
 use crate::spawn::LocalThread;
 
 /// Attaches the bridge, which claims the node's domains for its store. Returns the bridge's thread, if the node has threads.
 pub(super) async fn attach(
-    spec: &Spec,
+    spec: &NodeDefinition,
     bridge: &Arc<dyn Bridge>,
     mut card: NodeCard,
-    door: Arc<Door>,
+    door: Arc<BridgeHandler>,
     nonce: u64,
 ) -> Result<Option<LocalThread>, StartError> {
     let thread = match spec.config.threads {
@@ -40,7 +40,7 @@ pub(super) async fn attach(
     // For good: what others know of the other store comes up shard by shard, also after later starts.
     tried.in_place_of_other |= replaces != ReplacedStore::None;
     // Before anything leaves the node, or comes in.
-    let own = Own { store, in_place_of_other: tried.in_place_of_other };
+    let own = OwnIdentity { store, in_place_of_other: tried.in_place_of_other };
     drop(spec.identity.set(own));
     card.store = Some(StoreCard { store, run, earlier, replaces });
     attach_on(thread.as_ref(), bridge, card, door).await?;

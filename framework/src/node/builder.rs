@@ -9,20 +9,20 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::attach::attach;
 use super::catalog;
+use super::definition::{ActorDefinition, NodeDefinition, ViewDefinition};
 use super::hosted::{Hosted, HostedType, HostedWorker, Unrouted};
-use super::inbound::Door;
-use super::links::Links;
-use super::outward::Outward;
-use super::share::Share;
-use super::speakers::Speakers;
-use super::spec::{Spec, Type, Viewed};
+use super::inbound::BridgeHandler;
+use super::known_owners::KnownOwners;
+use super::remote_client::RemoteClient;
+use super::thread::ThreadRuntime;
+use super::thread_handles::ThreadHandles;
 use super::{Node, NodeConfig, StartError};
 use crate::actor::{DEFERRED, Stateful};
 use crate::bridge::{Bridge, NodeCard};
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::message::{Codec, IdSource, Message, Name, ReplacedStore};
-use crate::projection::{Projected, Projection, ViewType};
+use crate::projection::{Projection, ProjectionType, ViewType};
 use crate::retry::{Retries, Retry};
 use crate::router::{ActorCard, DomainCard, Manifest, MessageCard, PeerShapes};
 use crate::store::Store;
@@ -68,7 +68,7 @@ impl NodeBuilder {
 
     /// Hosts a projection: its view follows the events it takes, of any domain, and answers queries.
     pub fn projection<P: Projection>(mut self) -> Self {
-        self.views.push(Arc::new(Projected::<P>::new()));
+        self.views.push(Arc::new(ProjectionType::<P>::new()));
         self
     }
 
@@ -193,7 +193,7 @@ impl NodeBuilder {
                 }
             }
             let domain = Name::from_static(hosted.domain().0)?;
-            described.push(Type {
+            described.push(ActorDefinition {
                 actor: known.stored(&domain, &Name::new(&card.name)?),
                 events: known.events(&domain),
                 domain,
@@ -204,7 +204,7 @@ impl NodeBuilder {
             });
         }
         for domain in domains.keys() {
-            described.push(Type {
+            described.push(ActorDefinition {
                 domain: domain.clone(),
                 actor: Name::from_static(Unrouted::NAME)?,
                 hosted: Arc::new(Hosted::new::<Unrouted>()),
@@ -230,9 +230,9 @@ impl NodeBuilder {
                     takes.push((domain.clone(), Name::new(name)?));
                 }
             }
-            views.push(Viewed { name: known.stored(&service, &Name::new(&card.name)?), hosted, takes });
+            views.push(ViewDefinition { name: known.stored(&service, &Name::new(&card.name)?), hosted, takes });
         }
-        let taken = described.iter().flat_map(|hosted: &Type| &hosted.takes);
+        let taken = described.iter().flat_map(|hosted: &ActorDefinition| &hosted.takes);
         let taken: Vec<_> = taken.chain(views.iter().flat_map(|viewed| &viewed.takes)).cloned().collect();
         let card = NodeCard {
             service,
@@ -247,32 +247,32 @@ impl NodeBuilder {
         };
         let ticks = ticks(self.seed)?;
         let shapes = self.bridge.is_some().then(|| PeerShapes::of(&manifest));
-        let spec = Arc::new(Spec {
+        let spec = Arc::new(NodeDefinition {
             id: NODES.fetch_add(1, Ordering::Relaxed),
             shapes: Arc::new(shapes.unwrap_or_default()),
             asks_for_shapes: tokio::sync::Mutex::default(),
             manifest,
             card: card.clone(),
-            codes: (0..self.config.threads.max(1)).map(|_| UserCode::new(&ticks)).collect(),
+            user_code: (0..self.config.threads.max(1)).map(|_| UserCode::new(&ticks)).collect(),
             ticks,
             has_threads: self.seed.is_none(),
             retries: self.retries.with_all(self.config.retry),
             config: self.config,
             store: self.store,
             bridge: self.bridge,
-            types: described,
+            actors: described,
             views,
             answers,
-            standing: Arc::default(),
+            issues: Arc::default(),
             domains,
             sources,
             readers: Mutex::default(),
             draining: AtomicBool::new(false),
-            suspects: Arc::new(tokio::sync::Semaphore::new(1)),
+            suspect_permits: Arc::new(tokio::sync::Semaphore::new(1)),
             broken: Mutex::default(),
             ended: watch::Sender::default(),
             identity: OnceLock::new(),
-            speakers: Speakers::default(),
+            known_owners: KnownOwners::default(),
         });
         let forks = (0..spec.shares()).map(|_| ids.fork()).collect();
         let (links, unstarted) = match start_shares(&spec, forks).await {
@@ -281,7 +281,7 @@ impl NodeBuilder {
         };
         let mut bridge_thread = None;
         if let Some(bridge) = &spec.bridge {
-            let door = Arc::new(Door::new(Arc::clone(&spec), links.clone()));
+            let door = Arc::new(BridgeHandler::new(Arc::clone(&spec), links.clone()));
             bridge_thread = match attach(&spec, bridge, card, door, ids.next_u64()).await {
                 Ok(thread) => thread,
                 Err(error) => {
@@ -291,13 +291,13 @@ impl NodeBuilder {
             };
             tracing::info!(target: crate::telemetry::TARGET, courier = bridge.durability(), "the bridge is attached");
         }
-        links.run_all(Share::go);
+        links.run_all(ThreadRuntime::go);
         unstarted.started();
         tracing::info!(
             target: crate::telemetry::TARGET, service = spec.manifest.service, store = spec.store.durability(),
             "the node has started",
         );
-        let remote = Arc::new(Outward::new(&spec, links.clone()));
+        let remote = Arc::new(RemoteClient::new(&spec, links.clone()));
         let client = Client::new(spec.id, remote, ids.fork());
         let (alive, _) = watch::channel(());
         Ok(Node { spec, client, links, stop_requested: Arc::default(), alive, _bridge_thread: bridge_thread })
@@ -317,7 +317,7 @@ fn ticks(seed: Option<u64>) -> Result<Arc<Ticks>, StartError> {
 }
 
 /// Closes the store of a node that has not started: its ended threads may keep it a little longer, and it may be wanted again.
-async fn let_go(spec: &Spec, error: StartError) -> StartError {
+async fn let_go(spec: &NodeDefinition, error: StartError) -> StartError {
     if let Err(error) = spec.store.close().await {
         tracing::warn!(target: crate::telemetry::TARGET, %error, "the store could not be closed in order");
     }
@@ -437,9 +437,12 @@ fn same_type(known: &mut HashMap<(String, String), &'static str>, message: &Mess
 }
 
 /// Starts the shares: one on this thread, or each on a thread of its own.
-async fn start_shares(spec: &Arc<Spec>, ids: Vec<IdSource>) -> Result<(Links, Unstarted), StartError> {
+async fn start_shares(
+    spec: &Arc<NodeDefinition>,
+    ids: Vec<IdSource>,
+) -> Result<(ThreadHandles, Unstarted), StartError> {
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..spec.shares()).map(|_| mpsc::unbounded_channel()).unzip();
-    let links = Links::new(senders, spec.config.in_flight);
+    let links = ThreadHandles::new(senders, spec.config.in_flight);
     let unstarted = Unstarted(Some(links.clone()));
     let spec_threads = spec.config.threads;
     let mut ready = Vec::new();
@@ -447,7 +450,7 @@ async fn start_shares(spec: &Arc<Spec>, ids: Vec<IdSource>) -> Result<(Links, Un
         let (spec, links) = (Arc::clone(spec), links.clone());
         let (started, wait) = oneshot::channel();
         let run = move |ids: IdSource| async move {
-            match Share::open(spec, index, links, ids).await {
+            match ThreadRuntime::open(spec, index, links, ids).await {
                 Ok(share) => {
                     let _ = started.send(Ok(()));
                     share.run(jobs).await;
@@ -476,7 +479,7 @@ async fn start_shares(spec: &Arc<Spec>, ids: Vec<IdSource>) -> Result<(Links, Un
 
 /// The shares of a node that is not started yet. Whoever gives its start up drops this, and they end: otherwise they would
 /// keep each other, and the store, for ever.
-struct Unstarted(Option<Links>);
+struct Unstarted(Option<ThreadHandles>);
 
 impl Unstarted {
     /// From now on the node ends them.

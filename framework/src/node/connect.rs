@@ -8,8 +8,8 @@ use futures_util::future::{BoxFuture, ready};
 
 use super::StartError;
 use super::attach::attach_on;
-use super::outward::{ask, failed, query_over, told};
-use crate::bridge::{Answer, Asked, Bridge, Inbound, NodeCard, Refusal, Settled, Tidings};
+use super::remote_client::{ask, failed, query_over, told};
+use crate::bridge::{AckOutcome, Bridge, Inbound, NodeCard, Notification, Request, RequestError, Response};
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::message::{Envelope, IdSource, Name};
@@ -52,25 +52,25 @@ impl Client {
             store: None,
         };
         let thread = LocalThread::start("whizbang-client").map_err(|_| StartError::Thread)?;
-        attach_on(Some(&thread), &bridge, card, Arc::new(NoNode)).await?;
-        let remote = Arc::new(Away { bridge, _thread: thread });
+        attach_on(Some(&thread), &bridge, card, Arc::new(RejectingInbound)).await?;
+        let remote = Arc::new(DetachedClient { bridge, _thread: thread });
         Ok(Self::new(NOBODY, remote, IdSource::random(Clock::system())))
     }
 }
 
 /// The client's only way: over the bridge.
-struct Away {
+struct DetachedClient {
     bridge: Arc<dyn Bridge>,
     /// Kept for what the bridge runs there.
     _thread: LocalThread,
 }
 
-impl Remote for Away {
+impl Remote for DetachedClient {
     fn ask(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
         let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
         let bridge = Arc::clone(&self.bridge);
         Box::pin(async move {
-            let answer = ask(&*bridge, Asked::Command, envelope, deadline).await;
+            let answer = ask(&*bridge, Request::Command, envelope, deadline).await;
             told(answer, &domain, &name, id, deadline)
         })
     }
@@ -99,26 +99,26 @@ impl Remote for Away {
 }
 
 /// The door of a process that hosts nothing.
-struct NoNode;
+struct RejectingInbound;
 
-impl Inbound for NoNode {
-    fn direct(&self, _envelope: Envelope) -> BoxFuture<'static, Settled> {
-        Box::pin(ready(Settled::Later))
+impl Inbound for RejectingInbound {
+    fn deliver(&self, _envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
+        Box::pin(ready(AckOutcome::Retry))
     }
 
-    fn event(&self, _envelope: Envelope) -> BoxFuture<'static, Settled> {
-        Box::pin(ready(Settled::Done))
+    fn event(&self, _envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
+        Box::pin(ready(AckOutcome::Ack))
     }
 
-    fn asked(&self, _asked: Asked) -> BoxFuture<'static, Answer> {
-        Box::pin(ready(Answer::Refused(Refusal::NotHere)))
+    fn request(&self, _asked: Request) -> BoxFuture<'static, Response> {
+        Box::pin(ready(Response::Refused(RequestError::NotHere)))
     }
 
-    fn told(&self, _tidings: Tidings) {}
+    fn notify(&self, _tidings: Notification) {}
 
     fn reconnected(&self) {}
 
-    fn room(&self) -> usize {
+    fn capacity(&self) -> usize {
         1
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::StartError;
 use crate::clock::Timestamp;
 use crate::message::{Name, ShardId};
-use crate::store::{ShardReader, Store, StoreError, TimerPlace};
+use crate::store::{ShardReader, Store, StoreError, TimerCursor};
 
 /// How many events, outbox entries, timers or dead letters are looked through at a time.
 const PAGE: usize = 1024;
@@ -48,7 +48,7 @@ pub(super) async fn has_event(reader: &dyn ShardReader, name: &str) -> Result<bo
 
 /// Returns whether a timer of that name is set for an actor type. Looks at all timers of the type if none is.
 pub(super) fn has_timer(reader: &dyn ShardReader, actor: &Name, name: &str) -> bool {
-    let mut after = TimerPlace::default();
+    let mut after = TimerCursor::default();
     loop {
         let page = reader.timers_of(actor, after, Timestamp::from_millis(u64::MAX), PAGE);
         if page.due.iter().any(|(_, timer)| timer.name == name) {

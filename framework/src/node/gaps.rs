@@ -6,13 +6,13 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use super::NodeEnd;
-use super::notes::sent_to;
-use super::share::Share;
-use super::speakers::Speaker;
-use super::spec::Spec;
-use super::tasks;
-use crate::bridge::{Answer, Asked, Page};
-use crate::inbox::Gate;
+use super::background;
+use super::confirmations::sent_to;
+use super::definition::NodeDefinition;
+use super::known_owners::KnownOwner;
+use super::thread::ThreadRuntime;
+use crate::bridge::{Page, Request, Response};
+use crate::inbox::ReceiveWindow;
 use crate::message::{Envelope, ShardId};
 use crate::relay::page;
 use crate::retry::Retry;
@@ -29,10 +29,10 @@ struct Sent {
     committed: u64,
 }
 
-impl Share {
+impl ThreadRuntime {
     /// A sender has sent everything up to `through` and hears of no progress: what did not come is fetched from its outbox.
     pub(super) fn heard_sent(self: &Rc<Self>, from: &ShardId, to: &ShardId, through: u64) {
-        if !self.shards.contains_key(to) || self.has_ended.get() || self.host.draining.get() {
+        if !self.shards.contains_key(to) || self.has_ended.get() || self.context.draining.get() {
             return;
         }
         if let Some(gate) = self.gate(from, to) {
@@ -41,27 +41,27 @@ impl Share {
     }
 
     /// Asks the sending shard's owner for as long as a gate has a question.
-    pub(super) fn ask_sender(self: &Rc<Self>, gate: &Rc<Gate>) {
+    pub(super) fn ask_sender(self: &Rc<Self>, gate: &Rc<ReceiveWindow>) {
         let (me, gate) = (Rc::downgrade(self), Rc::downgrade(gate));
-        crate::spawn::repeated(&self.host.code, "ask a sender", move || ask(me.clone(), gate.clone()));
+        crate::spawn::repeated(&self.context.user_code, "ask a sender", move || ask(me.clone(), gate.clone()));
     }
 }
 
-async fn ask(me: Weak<Share>, gate: Weak<Gate>) {
+async fn ask(me: Weak<ThreadRuntime>, gate: Weak<ReceiveWindow>) {
     // Asked again while something waits behind the gap: a question and its answer may get lost as well.
-    let retry = Retry { longest: tasks::ASK, ..Retry::default() };
+    let retry = Retry { longest: background::ASK, ..Retry::default() };
     let mut failures = 0;
     loop {
         let Some(asking) = gate.upgrade() else { return };
-        let Some(question) = asking.question() else { return asking.asked() };
+        let Some(question) = asking.missing_range() else { return asking.asked() };
         asking.may_ask(&question).await;
-        let Some(spec) = me.upgrade().filter(|me| !me.has_ended.get()).map(|me| Arc::clone(&me.spec)) else {
+        let Some(spec) = me.upgrade().filter(|me| !me.has_ended.get()).map(|me| Arc::clone(&me.definition)) else {
             return asking.asked();
         };
         let answer = entries(&spec, &asking.from, &asking.to, question.after).await;
         drop(spec);
         let Some(share) = me.upgrade() else { return };
-        let stops = share.has_ended.get() || share.host.draining.get();
+        let stops = share.has_ended.get() || share.context.draining.get();
         if answer.is_err() {
             asking.is_not_answered();
         }
@@ -74,11 +74,11 @@ async fn ask(me: Weak<Share>, gate: Weak<Gate>) {
                 }
                 failures = 0;
             }
-            Err(again) if !again || stops || asking.question().is_none() => return asking.asked(),
+            Err(again) if !again || stops || asking.missing_range().is_none() => return asking.asked(),
             // An owner that is away is said at once: without a wait this would ask for ever and never let go.
             Err(_) => {
                 failures += 1;
-                let wait = retry.wait(failures, &share.host.ids);
+                let wait = retry.wait(failures, &share.context.ids);
                 drop((share, asking));
                 tokio::time::sleep(wait).await;
             }
@@ -86,16 +86,16 @@ async fn ask(me: Weak<Share>, gate: Weak<Gate>) {
     }
 }
 
-impl Share {
+impl ThreadRuntime {
     /// Ends the node if it has committed less of what came through a gate than its sender knows: its store is empty, or an older copy,
     /// and would do again what it has done. An operator who says so goes on with it.
-    fn is_older_than(&self, gate: &Gate, committed: u64) -> bool {
+    fn is_older_than(&self, gate: &ReceiveWindow, committed: u64) -> bool {
         let here = self.watermark(&gate.from, &gate.to);
         if committed <= here {
             return false;
         }
         let (from, to) = (&gate.from, &gate.to);
-        if self.spec.identity.get().is_none_or(|own| own.in_place_of_other) {
+        if self.definition.identity.get().is_none_or(|own| own.in_place_of_other) {
             tracing::warn!(
                 target: TARGET, %from, %to, committed, here,
                 "had committed more than this store knows, and is handled again, as configured",
@@ -104,14 +104,14 @@ impl Share {
         }
         let end = NodeEnd::OlderStore { from: from.to_string(), to: to.to_string(), committed, here };
         tracing::error!(target: TARGET, %end, "the node serves no more: end its process");
-        self.spec.retire(&self.links, end);
+        self.definition.retire(&self.threads, end);
         true
     }
 }
 
 /// What `from` has sent to `to` above a sequence: from this node's own log, or its owner's over the bridge. The error says
 /// whether to ask again.
-async fn entries(spec: &Arc<Spec>, from: &ShardId, to: &ShardId, after: u64) -> Result<Sent, bool> {
+async fn entries(spec: &Arc<NodeDefinition>, from: &ShardId, to: &ShardId, after: u64) -> Result<Sent, bool> {
     if let Some(reader) = spec.reader(from) {
         // Before it is read: what is sent meanwhile may not be among what is read.
         let head = sent_to(&*reader, to);
@@ -119,10 +119,10 @@ async fn entries(spec: &Arc<Spec>, from: &ShardId, to: &ShardId, after: u64) -> 
         return Ok(Sent { entries: entries.into_iter().map(|entry| entry.envelope).collect(), head, committed: 0 });
     }
     let Some(bridge) = &spec.bridge else { return Err(false) };
-    let asked = Asked::Outbox { from: from.clone(), to: to.clone(), after, limit: LIMIT.into() };
-    match bridge.ask(asked.clone(), tasks::ASK).await {
-        Ok(Answer::Envelopes(Page { envelopes: mut entries, last: head, committed, store })) => {
-            if spec.speakers.find(&**bridge, asked.domain(), store).await != Speaker::Owner {
+    let asked = Request::Outbox { from: from.clone(), to: to.clone(), after, limit: LIMIT.into() };
+    match bridge.request(asked.clone(), background::ASK).await {
+        Ok(Response::Envelopes(Page { envelopes: mut entries, last: head, committed, store })) => {
+            if spec.known_owners.find(&**bridge, asked.domain(), store).await != KnownOwner::Owner {
                 return Err(true);
             }
             if entries.iter().all(|one| asked.admits(one)) {

@@ -6,8 +6,8 @@ use std::sync::{Arc, Weak};
 
 use tokio::sync::{Notify, watch};
 
-use super::links::Links;
-use super::spec::Spec;
+use super::definition::NodeDefinition;
+use super::thread_handles::ThreadHandles;
 use super::{Health, Metrics, Node};
 use crate::client::Client;
 
@@ -30,9 +30,9 @@ use crate::client::Client;
 /// ```
 #[derive(Clone)]
 pub struct NodeHandle {
-    spec: Weak<Spec>,
+    spec: Weak<NodeDefinition>,
     pub(super) client: Client,
-    pub(super) links: Links,
+    pub(super) links: ThreadHandles,
     stop_requested: Arc<Notify>,
     ended: watch::Receiver<()>,
 }
@@ -52,7 +52,7 @@ impl Node {
 
 impl NodeHandle {
     /// What the node's threads share; none once the node has ended, though its threads may still be ending.
-    pub(super) fn spec(&self) -> Option<Arc<Spec>> {
+    pub(super) fn spec(&self) -> Option<Arc<NodeDefinition>> {
         self.spec.upgrade().filter(|_| self.ended.has_changed().is_ok())
     }
 

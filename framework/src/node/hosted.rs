@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::actor::{Host, Plan, ShardCell, Stateful, TypeDoor, Wiring};
+use crate::actor::{Dispatcher, HandlerTable, OwnedShard, Plan, Stateful, ThreadContext};
 use crate::message::{Codec, Domain, Name};
-use crate::router::{ActorCard, ActorDoor, LocalRoutes};
-use crate::worker::{Worker, WorkerDoor, WorkerPlan};
+use crate::router::{ActorCard, ActorEndpoint, LocalRoutes};
+use crate::worker::{Worker, WorkerDispatcher, WorkerPlan};
 
 /// One hosted actor type, before its threads exist.
 pub(super) trait HostedType: Send + Sync {
@@ -29,13 +29,13 @@ pub(super) trait HostedType: Send + Sync {
     /// Hangs its doors in on one thread. `events` are the names that stored events of its domain may have.
     fn install(
         &self,
-        host: &Rc<Host>,
+        host: &Rc<ThreadContext>,
         domain: Name,
         actor: Name,
-        shards: Vec<Option<Rc<ShardCell>>>,
+        shards: Vec<Option<Rc<OwnedShard>>>,
         events: &Arc<HashSet<String>>,
         routes: &mut LocalRoutes,
-    ) -> Rc<dyn ActorDoor>;
+    ) -> Rc<dyn ActorEndpoint>;
 }
 
 /// An actor type: what of it depends on the type are its constants and the function that lists what it takes.
@@ -43,7 +43,7 @@ pub(super) struct Hosted {
     domain: (&'static str, u16),
     codec: Codec,
     retired: &'static [&'static str],
-    wiring: fn() -> Wiring,
+    wiring: fn() -> HandlerTable,
 }
 
 impl Hosted {
@@ -52,7 +52,7 @@ impl Hosted {
             domain: (A::Domain::NAME, A::Domain::SHARDS),
             codec: A::Domain::CODEC,
             retired: A::Domain::RETIRED,
-            wiring: Wiring::of::<A>,
+            wiring: HandlerTable::of::<A>,
         }
     }
 }
@@ -83,18 +83,18 @@ impl HostedType for Hosted {
 
     fn install(
         &self,
-        host: &Rc<Host>,
+        host: &Rc<ThreadContext>,
         domain: Name,
         actor: Name,
-        shards: Vec<Option<Rc<ShardCell>>>,
+        shards: Vec<Option<Rc<OwnedShard>>>,
         events: &Arc<HashSet<String>>,
         routes: &mut LocalRoutes,
-    ) -> Rc<dyn ActorDoor> {
+    ) -> Rc<dyn ActorEndpoint> {
         let mut plan = (self.wiring)();
         plan.events = Some(Arc::clone(events));
         plan.shapes = Arc::clone(&host.settings.shapes);
         let plan = Rc::new(plan);
-        let door = TypeDoor::new(Rc::clone(host), Rc::clone(&plan), domain, actor, shards);
+        let door = Dispatcher::new(Rc::clone(host), Rc::clone(&plan), domain, actor, shards);
         for add in &plan.routes {
             add(&door, routes);
         }
@@ -134,14 +134,14 @@ impl<W: Worker> HostedType for HostedWorker<W> {
 
     fn install(
         &self,
-        host: &Rc<Host>,
+        host: &Rc<ThreadContext>,
         domain: Name,
         actor: Name,
-        shards: Vec<Option<Rc<ShardCell>>>,
+        shards: Vec<Option<Rc<OwnedShard>>>,
         _events: &Arc<HashSet<String>>,
         _routes: &mut LocalRoutes,
-    ) -> Rc<dyn ActorDoor> {
-        Rc::new(WorkerDoor::new(Rc::clone(host), Arc::clone(&self.0), domain, actor, shards))
+    ) -> Rc<dyn ActorEndpoint> {
+        Rc::new(WorkerDispatcher::new(Rc::clone(host), Arc::clone(&self.0), domain, actor, shards))
     }
 }
 

@@ -7,14 +7,14 @@ use futures_util::future::{BoxFuture, ready};
 use tokio::sync::oneshot;
 
 use super::NodeEnd;
-use super::links::Links;
-use super::notes::sent_to;
-use super::outward::{ask_share, ask_view};
+use super::confirmations::sent_to;
+use super::definition::NodeDefinition;
+use super::known_owners::{KnownOwner, said_by};
 use super::peers::Unreachable;
 use super::remote_answer::{Asker, unreadable};
-use super::speakers::{Speaker, said_by};
-use super::spec::Spec;
-use crate::bridge::{Answer, Asked, Inbound, Page, Refusal, Settled, Tidings};
+use super::remote_client::{ask_share, ask_view};
+use super::thread_handles::ThreadHandles;
+use crate::bridge::{AckOutcome, Inbound, Notification, Page, Request, RequestError, Response};
 use crate::message::{Envelope, Kind, MAX_SHAPES_BYTES, ShardId, shard_of};
 use crate::relay::{envelope_of, page};
 use crate::router::Judgment;
@@ -25,20 +25,20 @@ const MOST: usize = 1024;
 
 /// The node's door for what comes over the bridge.
 #[derive(Clone)]
-pub(super) struct Door {
-    spec: Arc<Spec>,
-    links: Links,
+pub(super) struct BridgeHandler {
+    spec: Arc<NodeDefinition>,
+    links: ThreadHandles,
 }
 
-impl Door {
-    pub(super) fn new(spec: Arc<Spec>, links: Links) -> Self {
+impl BridgeHandler {
+    pub(super) fn new(spec: Arc<NodeDefinition>, links: ThreadHandles) -> Self {
         Self { spec, links }
     }
 
     /// How far `to` has committed what `from` sent it. If `from` says how far that is, what is missing is fetched.
-    fn watermark(&self, from: ShardId, to: ShardId, sent: Option<u64>) -> BoxFuture<'static, Answer> {
+    fn watermark(&self, from: ShardId, to: ShardId, sent: Option<u64>) -> BoxFuture<'static, Response> {
         if self.spec.owns(&to.domain).is_none_or(|shards| to.shard >= shards) {
-            return Box::pin(async { Answer::Refused(Refusal::NotHere) });
+            return Box::pin(async { Response::Refused(RequestError::NotHere) });
         }
         let (tell, told) = oneshot::channel();
         let (home, store) = (self.spec.home(to.shard), self.spec.store_id());
@@ -53,60 +53,60 @@ impl Door {
         );
         Box::pin(async move {
             match told.await {
-                Ok(through) => Answer::Watermark { through, store },
-                Err(_) => Answer::Refused(Refusal::NotHere),
+                Ok(through) => Response::Watermark { through, store },
+                Err(_) => Response::Refused(RequestError::NotHere),
             }
         })
     }
 
     /// Whether the store that an envelope says it is of speaks for its sender.
-    fn speaker(&self, envelope: &Envelope) -> Speaker {
+    fn speaker(&self, envelope: &Envelope) -> KnownOwner {
         match said_by(envelope) {
-            None => Speaker::Owner,
+            None => KnownOwner::Owner,
             // Nobody else speaks for what this node owns.
             Some((domain, store)) if self.spec.owns(domain).is_some() => match self.spec.identity.get() {
-                Some(own) if own.store != store => Speaker::Stranger,
-                _ => Speaker::Owner,
+                Some(own) if own.store != store => KnownOwner::Stranger,
+                _ => KnownOwner::Owner,
             },
-            Some((domain, store)) => self.spec.speakers.speaker(domain, Some(store)),
+            Some((domain, store)) => self.spec.known_owners.speaker(domain, Some(store)),
         }
     }
 
     /// The same, after the claim on its domain was read if need be.
-    async fn find(&self, envelope: &Envelope) -> Speaker {
+    async fn find(&self, envelope: &Envelope) -> KnownOwner {
         match (self.speaker(envelope), said_by(envelope), &self.spec.bridge) {
-            (Speaker::Unknown, Some((domain, store)), Some(bridge)) => {
-                self.spec.speakers.find(&**bridge, domain, Some(store)).await
+            (KnownOwner::Unknown, Some((domain, store)), Some(bridge)) => {
+                self.spec.known_owners.find(&**bridge, domain, Some(store)).await
             }
             (known, ..) => known,
         }
     }
 
     /// A message of a store that does not own its domain: the owner's log has what is true.
-    fn drops(&self, envelope: &Envelope) -> Settled {
+    fn drops(&self, envelope: &Envelope) -> AckOutcome {
         tracing::debug!(target: TARGET, id = %envelope.id, "dropped a message of a store that does not own its domain");
         let is_event = envelope.kind == Kind::Event;
         self.links.run(
             0,
             Box::new(move |share| {
-                let counts = &share.host.counts;
+                let counts = &share.context.counts;
                 if is_event { counts.events_dropped.one() } else { counts.commands_dropped.one() }
             }),
         );
-        Settled::Done
+        AckOutcome::Ack
     }
 
     /// Takes what comes in, unless its store does not speak for its sender.
-    fn hear(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
+    fn hear(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         match self.speaker(&envelope) {
             // Handed over in this call: what comes in keeps its order.
-            Speaker::Owner => self.take(envelope),
-            Speaker::Stranger => Box::pin(ready(self.drops(&envelope))),
-            Speaker::Unknown => {
+            KnownOwner::Owner => self.take(envelope),
+            KnownOwner::Stranger => Box::pin(ready(self.drops(&envelope))),
+            KnownOwner::Unknown => {
                 let door = self.clone();
                 Box::pin(async move {
                     match door.find(&envelope).await {
-                        Speaker::Stranger => door.drops(&envelope),
+                        KnownOwner::Stranger => door.drops(&envelope),
                         _ => door.take(envelope).await,
                     }
                 })
@@ -115,7 +115,7 @@ impl Door {
     }
 
     /// Hands a command or a reply to the thread of its shard.
-    fn deliver(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
+    fn deliver(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         let home = envelope.to.as_ref().map_or(0, |to| self.spec.home(to.shard));
         let (settle, settled) = oneshot::channel();
         self.links.run(
@@ -129,11 +129,11 @@ impl Door {
                 )
             }),
         );
-        Box::pin(async move { settled.await.unwrap_or(Settled::Later) })
+        Box::pin(async move { settled.await.unwrap_or(AckOutcome::Retry) })
     }
 
     /// Hands an event to all threads.
-    fn spread(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
+    fn spread(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         let mut waits = Vec::with_capacity(1);
         for share in 0..self.spec.shares() {
             let (done, wait) = oneshot::channel();
@@ -152,29 +152,29 @@ impl Door {
         Box::pin(async move {
             for wait in waits {
                 if wait.await.is_err() {
-                    return Settled::Later;
+                    return AckOutcome::Retry;
                 }
             }
-            Settled::Done
+            AckOutcome::Ack
         })
     }
 
     /// Hands on what is judged. What an actor has sent goes on also if it is refused: it becomes a dead letter, or halts who takes
     /// it. A caller that does not wait is not told, so what it sent is put aside.
-    fn hand_on(&self, envelope: Envelope, judgment: Option<Judgment>) -> BoxFuture<'static, Settled> {
+    fn hand_on(&self, envelope: Envelope, judgment: Option<Judgment>) -> BoxFuture<'static, AckOutcome> {
         let reason = match judgment {
             Some(Judgment::Differs { reason, .. }) => reason.to_string(),
             Some(Judgment::Fits { .. }) => String::new(),
             Some(Judgment::Unknown) | None => "its sender has another shape of it, which cannot be compared".to_owned(),
         };
         if !reason.is_empty() && envelope.origin.is_none() {
-            return Box::pin(async { Settled::Refused(reason) });
+            return Box::pin(async { AckOutcome::Reject(reason) });
         }
         if envelope.kind == Kind::Event { self.spread(envelope) } else { self.deliver(envelope) }
     }
 
     /// Judges a message by its shape and hands it on.
-    fn take(&self, mut envelope: Envelope) -> BoxFuture<'static, Settled> {
+    fn take(&self, mut envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         // Of an event that is not taken here the shape does not matter, and there may be no owner that could be asked for it.
         if envelope.kind == Kind::Event && !self.spec.takes_from(&envelope) {
             return self.spread(envelope);
@@ -187,44 +187,44 @@ impl Door {
         Box::pin(async move {
             match door.spec.judged(&mut envelope, false).await {
                 Ok(judgment) => door.hand_on(envelope, judgment).await,
-                Err(Unreachable) => Settled::Later,
+                Err(Unreachable) => AckOutcome::Retry,
             }
         })
     }
 
     /// Why a question is refused, if it is because of its shape.
-    fn refusal(&self, envelope: &mut Envelope) -> Option<Answer> {
+    fn refusal(&self, envelope: &mut Envelope) -> Option<Response> {
         match self.spec.judge(envelope, true) {
             Judgment::Fits { .. } => None,
-            Judgment::Differs { reason, .. } => Some(Answer::Refused(Refusal::Shape(reason.to_string()))),
-            Judgment::Unknown => Some(Answer::Refused(Refusal::UnknownShape)),
+            Judgment::Differs { reason, .. } => Some(Response::Refused(RequestError::Shape(reason.to_string()))),
+            Judgment::Unknown => Some(Response::Refused(RequestError::UnknownShape)),
         }
     }
 }
 
-impl Inbound for Door {
-    fn direct(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
+impl Inbound for BridgeHandler {
+    fn deliver(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         match envelope.kind {
             Kind::Event => {
-                Box::pin(ready(Settled::Refused("the message is an event, and came as a command".to_owned())))
+                Box::pin(ready(AckOutcome::Reject("the message is an event, and came as a command".to_owned())))
             }
             _ => self.hear(envelope),
         }
     }
 
-    fn event(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
+    fn event(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         match envelope.kind {
             Kind::Event => self.hear(envelope),
-            _ => Box::pin(ready(Settled::Refused("the message is not an event, and came as one".to_owned()))),
+            _ => Box::pin(ready(AckOutcome::Reject("the message is not an event, and came as one".to_owned()))),
         }
     }
 
-    fn asked(&self, asked: Asked) -> BoxFuture<'static, Answer> {
+    fn request(&self, asked: Request) -> BoxFuture<'static, Response> {
         match asked {
-            Asked::Command(mut envelope) => {
+            Request::Command(mut envelope) => {
                 let asker = Asker::of(&envelope);
                 let Some(shards) = self.spec.owns(&envelope.domain) else {
-                    return Box::pin(async { Answer::Refused(Refusal::NotHere) });
+                    return Box::pin(async { Response::Refused(RequestError::NotHere) });
                 };
                 if let Some(refused) = self.refusal(&mut envelope) {
                     return Box::pin(async { refused });
@@ -234,7 +234,7 @@ impl Inbound for Door {
                 let outcome = ask_share(&self.spec, &self.links, envelope);
                 Box::pin(async move { asker.answer(outcome.await) })
             }
-            Asked::Query(mut envelope) => {
+            Request::Query(mut envelope) => {
                 if let Some(refused) = self.refusal(&mut envelope) {
                     return Box::pin(async { refused });
                 }
@@ -243,29 +243,29 @@ impl Inbound for Door {
                     Some(outcome) => Box::pin(async move { asker.answer(outcome.await) }),
                     None => {
                         let name = envelope.name.to_string();
-                        Box::pin(async move { Answer::Refused(Refusal::Unhandled(name)) })
+                        Box::pin(async move { Response::Refused(RequestError::Unhandled(name)) })
                     }
                 }
             }
-            Asked::Events { shard, after, limit } => {
+            Request::Events { shard, after, limit } => {
                 let (reader, store) = (self.spec.reader(&shard), self.spec.store_id());
                 let shapes = Arc::clone(&self.spec.shapes);
                 let limit = usize::try_from(limit).unwrap_or(MOST).min(MOST);
                 Box::pin(async move {
-                    let Some(reader) = reader else { return Answer::Refused(Refusal::NotHere) };
+                    let Some(reader) = reader else { return Response::Refused(RequestError::NotHere) };
                     // Before it is read: what is committed meanwhile may not be among what is read.
                     let head = reader.position();
                     match page::events(&*reader, after, limit).await {
                         Ok(events) => {
                             let envelopes =
                                 events.into_iter().map(|event| shapes.mark(envelope_of(&shard, event))).collect();
-                            Answer::Envelopes(Page { store, ..Page::new(envelopes, head) })
+                            Response::Envelopes(Page { store, ..Page::new(envelopes, head) })
                         }
                         Err(error) => unreadable(&shard, &error),
                     }
                 })
             }
-            Asked::Outbox { from, to, after, limit } => {
+            Request::Outbox { from, to, after, limit } => {
                 let (reader, store) = (self.spec.reader(&from), self.spec.store_id());
                 let limit = usize::try_from(limit).unwrap_or(MOST).min(MOST);
                 let (tell, told) = oneshot::channel();
@@ -277,43 +277,43 @@ impl Inbound for Door {
                     }),
                 );
                 Box::pin(async move {
-                    let Some(reader) = reader else { return Answer::Refused(Refusal::NotHere) };
-                    let Ok(committed) = told.await else { return Answer::Refused(Refusal::NotHere) };
+                    let Some(reader) = reader else { return Response::Refused(RequestError::NotHere) };
+                    let Ok(committed) = told.await else { return Response::Refused(RequestError::NotHere) };
                     // Before it is read: what is sent meanwhile may not be among what is read.
                     let head = sent_to(&*reader, &to);
                     match page::outbox(&*reader, &to, after, limit).await {
                         Ok(entries) => {
                             let entries = entries.into_iter().map(|entry| entry.envelope).collect();
-                            Answer::Envelopes(Page { committed: Some(committed), store, ..Page::new(entries, head) })
+                            Response::Envelopes(Page { committed: Some(committed), store, ..Page::new(entries, head) })
                         }
                         Err(error) => unreadable(&from, &error),
                     }
                 })
             }
-            Asked::Shape { shape, .. } => Box::pin(async move {
+            Request::Shape { shape, .. } => Box::pin(async move {
                 match shape.shapes().filter(|shapes| shapes.len() <= MAX_SHAPES_BYTES) {
-                    Some(shapes) => Answer::Shape(shapes.to_string()),
-                    None => Answer::Refused(Refusal::Unhandled("no type here has this fingerprint".to_owned())),
+                    Some(shapes) => Response::Shape(shapes.to_string()),
+                    None => Response::Refused(RequestError::Unhandled("no type here has this fingerprint".to_owned())),
                 }
             }),
-            Asked::Watermark { from, to } => self.watermark(from, to, None),
-            Asked::Sent { from, to, through } => self.watermark(from, to, Some(through)),
+            Request::Watermark { from, to } => self.watermark(from, to, None),
+            Request::Sent { from, to, through } => self.watermark(from, to, Some(through)),
         }
     }
 
-    fn told(&self, tidings: Tidings) {
+    fn notify(&self, tidings: Notification) {
         match tidings {
-            Tidings::Committed { from, to, through } => {
+            Notification::Committed { from, to, through } => {
                 let home = self.spec.home(from.shard);
                 self.links.run(home, Box::new(move |share| share.heard_committed(&from, &to, through)));
             }
-            Tidings::Head { shard, position } => self.links.head(&shard, position),
+            Notification::Head { shard, position } => self.links.head(&shard, position),
         }
     }
 
     fn reconnected(&self) {
         self.links.run_all(|share| {
-            for lanes in share.lanes.values() {
+            for lanes in share.send_windows.values() {
                 lanes.doubt_all(|to| !share.owns(to));
             }
             share.catch_up();
@@ -325,7 +325,7 @@ impl Inbound for Door {
         self.spec.retire(&self.links, NodeEnd::TakenOver { reason });
     }
 
-    fn room(&self) -> usize {
+    fn capacity(&self) -> usize {
         if self.spec.draining.load(Ordering::Relaxed) {
             return 0;
         }

@@ -2,33 +2,33 @@
 //!
 //! Called by users. Builds all other rooms and wires them; afterwards messages do not pass through here.
 
-mod abroad;
 mod attach;
+mod background;
 mod builder;
 mod catalog;
 mod config;
+mod confirmations;
 mod connect;
+mod dead_letters;
+mod definition;
 mod error;
 mod found;
 mod gaps;
-mod gates;
 mod handle;
 mod hosted;
 mod inbound;
-mod letters;
-mod links;
-mod notes;
-mod outward;
+mod known_owners;
 mod peers;
+mod publisher;
+mod receive_windows;
 mod remote_answer;
+mod remote_client;
 mod republish;
-mod share;
 mod skips;
-mod speakers;
-mod spec;
+mod subscriptions;
 mod supervisor;
-mod taking;
-mod tasks;
+mod thread;
+mod thread_handles;
 mod timers;
 
 pub use builder::NodeBuilder;
@@ -48,8 +48,8 @@ use crate::router::Manifest;
 use crate::spawn::LocalThread;
 use crate::store::Store;
 use crate::telemetry::TARGET;
-use links::Links;
-use spec::Spec;
+use definition::NodeDefinition;
+use thread_handles::ThreadHandles;
 
 /// How long a node that stops waits for its turns to finish.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -61,9 +61,9 @@ const DETACH: Duration = Duration::from_secs(1);
 /// It works as long as it is kept: dropping it ends it at once, as a crash would; [`stop`](Self::stop) ends it in order.
 /// Either way nothing that was acknowledged is lost.
 pub struct Node {
-    spec: Arc<Spec>,
+    spec: Arc<NodeDefinition>,
     client: Client,
-    links: Links,
+    links: ThreadHandles,
     /// Asks `run` to stop.
     stop_requested: Arc<Notify>,
     /// Handles see the node's end by it.
@@ -111,12 +111,12 @@ impl Node {
     /// away, while a failed message is tried again, and while messages have no room behind the dead letters of their key: give it
     /// a time-out if that may be. Timers that are not due are not waited for. Neither are messages to a domain that this node does
     /// not host and has no bridge to; [`health`](Self::health) names it.
-    pub async fn quiet(&self) {
-        self.quieted().await;
+    pub async fn wait_idle(&self) {
+        self.idle().await;
     }
 
     /// The same, without holding the node: it may be dropped meanwhile.
-    pub(crate) fn quieted(&self) -> impl Future<Output = ()> + use<> {
+    pub(crate) fn idle(&self) -> impl Future<Output = ()> + use<> {
         let links = self.links.clone();
         async move {
             let mut before = None;
@@ -150,7 +150,7 @@ impl Node {
     /// Passivates every idle actor: the next message of its key rebuilds it.
     #[cfg(feature = "testing")]
     pub(crate) fn passivate_idle(&self) {
-        self.links.run_all(|share| share.doors.values().for_each(|door| door.sweep(0, 0)));
+        self.links.run_all(|share| share.endpoints.values().for_each(|door| door.sweep(0, 0)));
     }
 
     /// Turns and jobs in flight now.
@@ -168,7 +168,7 @@ impl Node {
     /// A background task that has failed, if one has.
     #[cfg(feature = "testing")]
     pub(crate) fn failed_task(&self) -> Option<String> {
-        let failed = self.spec.codes.iter().find(|code| code.counts.failed_tasks.get() > 0)?;
+        let failed = self.spec.user_code.iter().find(|code| code.counts.failed_tasks.get() > 0)?;
         Some(failed.failures().pop().unwrap_or_else(|| "a background task has failed".to_owned()))
     }
 
@@ -180,10 +180,10 @@ impl Node {
         event: &crate::store::StoredEvent,
     ) -> Vec<(crate::message::Name, crate::message::Name, String)> {
         let event = crate::relay::envelope_of(shard, event.clone());
-        let takes = |hosted: &&spec::Type| {
+        let takes = |hosted: &&definition::ActorDefinition| {
             hosted.takes.iter().any(|(domain, name)| *domain == event.domain && *name == event.name)
         };
-        let takers = self.spec.types.iter().filter(takes);
+        let takers = self.spec.actors.iter().filter(takes);
         takers
             .filter_map(|hosted| Some((hosted.domain.clone(), hosted.actor.clone(), hosted.hosted.key_of(&event)?)))
             .collect()

@@ -11,9 +11,9 @@ use std::time::Duration;
 use foldhash::fast::FixedState;
 use tokio::time::Instant;
 
-use super::spec::Spec;
-use super::tasks;
-use crate::bridge::{Answer, Asked, Refusal};
+use super::background;
+use super::definition::NodeDefinition;
+use crate::bridge::{Request, RequestError, Response};
 use crate::clock::instant;
 use crate::message::{Envelope, Name};
 use crate::router::{Judgment, can_be_asked};
@@ -30,7 +30,7 @@ pub(super) type Failed = HashMap<Name, Instant, FixedState>;
 /// The sender of a message cannot be asked now.
 pub(super) struct Unreachable;
 
-impl Spec {
+impl NodeDefinition {
     /// Judges a message by what is known; notes and logs the first of a type that is refused, and the first that is taken again.
     pub(super) fn judge(&self, envelope: &mut Envelope, asks: bool) -> Judgment {
         let sent = envelope.shape;
@@ -38,11 +38,11 @@ impl Spec {
         let (domain, name) = (&envelope.domain, &envelope.name);
         match &judgment {
             Judgment::Fits { resumes: true } => {
-                self.standing.no_note(&about(envelope));
+                self.issues.no_note(&about(envelope));
                 tracing::info!(target: TARGET, %domain, message = %name, "messages have a shape again that can be read");
             }
             Judgment::Differs { reason, is_news: true } => {
-                self.standing.note(&about(envelope), format!("refused from {}: {reason}", sender(envelope)));
+                self.issues.note(&about(envelope), format!("refused from {}: {reason}", sender(envelope)));
                 tracing::error!(
                     target: TARGET, service = self.manifest.service, sender = sender(envelope), %domain, message = %name,
                     version = envelope.version, shape = ?sent, reason = &**reason,
@@ -94,11 +94,13 @@ impl Spec {
         let (Some(bridge), Some(origin), Some(shape)) = (&self.bridge, &envelope.origin, envelope.shape) else {
             return Err(Unreachable);
         };
-        let asked = Asked::Shape { from: origin.shard.clone(), to: envelope.to.clone(), shape };
-        match bridge.ask(asked, tasks::ASK).await {
-            Ok(Answer::Shape(text)) => self.shapes.learn(envelope, Some(&text)),
+        let asked = Request::Shape { from: origin.shard.clone(), to: envelope.to.clone(), shape };
+        match bridge.request(asked, background::ASK).await {
+            Ok(Response::Shape(text)) => self.shapes.learn(envelope, Some(&text)),
             // It has another program now than the one that wrote the message, perhaps one that does not know the question.
-            Ok(Answer::Refused(Refusal::Unhandled(_) | Refusal::Undecodable(_))) => self.shapes.learn(envelope, None),
+            Ok(Response::Refused(RequestError::Unhandled(_) | RequestError::Undecodable(_))) => {
+                self.shapes.learn(envelope, None)
+            }
             Ok(other) => {
                 tracing::debug!(target: TARGET, from = %origin.shard, ?other, "shapes were asked for in vain");
                 return Err(Unreachable);

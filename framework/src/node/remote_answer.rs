@@ -6,7 +6,7 @@
 
 use std::fmt::Display;
 
-use crate::bridge::{Answer, Refusal};
+use crate::bridge::{RequestError, Response};
 use crate::message::{Codec, Envelope, MessageId, Name, ShardId};
 use crate::router::Outcome;
 use crate::store::StoreError;
@@ -25,32 +25,32 @@ impl Asker {
     }
 
     /// Returns the answer to an outcome.
-    pub(super) fn answer(&self, outcome: Outcome) -> Answer {
-        Answer::Refused(match outcome {
-            Outcome::Done(reply, written) if written == self.codec => return Answer::Reply(reply),
+    pub(super) fn answer(&self, outcome: Outcome) -> Response {
+        Response::Refused(match outcome {
+            Outcome::Done(reply, written) if written == self.codec => return Response::Reply(reply),
             Outcome::Done(..) => {
-                Refusal::Unknown("it was handled, and its reply is written in another codec".to_owned())
+                RequestError::Unknown("it was handled, and its reply is written in another codec".to_owned())
             }
-            Outcome::DeadLetter(reason) => Refusal::DeadLetter(self.kept("dead-letter", &reason)),
-            Outcome::Failed(reason) => Refusal::Failed(self.kept("failed", &reason)),
-            Outcome::Busy => Refusal::Busy,
-            Outcome::Unhandled => Refusal::Unhandled("nobody here handles it".to_owned()),
-            Outcome::Conflict => Refusal::Conflict,
-            Outcome::Expired => Refusal::Expired,
-            Outcome::IdInFuture => Refusal::IdInFuture,
-            Outcome::Late => Refusal::Late,
-            Outcome::Undecodable(reason) => Refusal::Undecodable(reason),
-            Outcome::Stopped => Refusal::NotHere,
+            Outcome::DeadLetter(reason) => RequestError::DeadLetter(self.kept("dead-letter", &reason)),
+            Outcome::Failed(reason) => RequestError::Failed(self.kept("failed", &reason)),
+            Outcome::Busy => RequestError::Busy,
+            Outcome::Unhandled => RequestError::Unhandled("nobody here handles it".to_owned()),
+            Outcome::Conflict => RequestError::Conflict,
+            Outcome::Expired => RequestError::Expired,
+            Outcome::IdInFuture => RequestError::IdInFuture,
+            Outcome::Late => RequestError::Late,
+            Outcome::Undecodable(reason) => RequestError::Undecodable(reason),
+            Outcome::Stopped => RequestError::NotHere,
             Outcome::Refused(error @ StoreError::Full { .. }) => {
                 self.kept("full", &error);
-                Refusal::Full
+                RequestError::Full
             }
             Outcome::Refused(error) => {
                 self.kept("not-here", &error);
-                Refusal::NotHere
+                RequestError::NotHere
             }
-            Outcome::Unanswered(reason) => Refusal::Unknown(self.kept("unanswered", &reason)),
-            Outcome::Unknown(error) => Refusal::Unknown(self.kept("unknown", &error)),
+            Outcome::Unanswered(reason) => RequestError::Unknown(self.kept("unanswered", &reason)),
+            Outcome::Unknown(error) => RequestError::Unknown(self.kept("unknown", &error)),
         })
     }
 
@@ -65,9 +65,9 @@ impl Asker {
 }
 
 /// The answer to a page that cannot be read.
-pub(super) fn unreadable(shard: &ShardId, error: &dyn Display) -> Answer {
+pub(super) fn unreadable(shard: &ShardId, error: &dyn Display) -> Response {
     tracing::warn!(target: TARGET, %shard, %error, "a remote reader was refused a page of the log");
-    Answer::Refused(Refusal::Unknown(format!("see the owner's log for {shard}")))
+    Response::Refused(RequestError::Unknown(format!("see the owner's log for {shard}")))
 }
 
 #[cfg(test)]
@@ -98,6 +98,6 @@ mod tests {
         assert!(!answer.contains("/srv") && answer.contains("bank/3"), "{answer}");
         // What is wrong with its own bytes a caller has to know.
         let answer = asker.answer(Outcome::Undecodable("the field `cents` is missing".to_owned()));
-        assert_eq!(answer, Answer::Refused(Refusal::Undecodable("the field `cents` is missing".to_owned())));
+        assert_eq!(answer, Response::Refused(RequestError::Undecodable("the field `cents` is missing".to_owned())));
     }
 }

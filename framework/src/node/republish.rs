@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::share::Share;
+use super::thread::ThreadRuntime;
 use crate::bridge::Bridge;
 use crate::message::ShardId;
 use crate::spawn::{self, Task};
@@ -28,23 +28,23 @@ const SLOW: Duration = Duration::from_secs(5);
 
 /// Finds for each shard of this thread up to where its events are published, in the background. Shards without history are
 /// known at once.
-pub(super) fn ask_what_is_published(share: &Rc<Share>) -> Option<Task> {
-    let bridge = Arc::clone(share.spec.bridge.as_ref()?);
+pub(super) fn ask_what_is_published(share: &Rc<ThreadRuntime>) -> Option<Task> {
+    let bridge = Arc::clone(share.definition.bridge.as_ref()?);
     let mut unknown = Vec::new();
     for (id, position) in &share.history {
-        let known = share.abroad.published.borrow().contains_key(id);
+        let known = share.publisher.published.borrow().contains_key(id);
         match *position {
             _ if known => {}
-            0 => drop(share.abroad.published.borrow_mut().insert(id.clone(), 0)),
+            0 => drop(share.publisher.published.borrow_mut().insert(id.clone(), 0)),
             position => unknown.push((id.clone(), position)),
         }
     }
-    share.abroad.unanswered.set(unknown.len());
+    share.publisher.unanswered.set(unknown.len());
     if unknown.is_empty() {
         return None;
     }
     let me = Rc::downgrade(share);
-    let (standing, counted) = (Arc::clone(&share.spec.standing), unknown.len());
+    let (standing, counted) = (Arc::clone(&share.definition.issues), unknown.len());
     let trouble = format!("published events of thread {}", share.index);
     Some(spawn::local(async move {
         let asking = join_all(unknown.into_iter().map(|(id, position)| {
@@ -52,12 +52,12 @@ pub(super) fn ask_what_is_published(share: &Rc<Share>) -> Option<Task> {
             async move {
                 let last = published_before(&*bridge, &id, position).await;
                 let Some(share) = me.upgrade() else { return };
-                share.abroad.published.borrow_mut().insert(id.clone(), last);
-                share.abroad.unanswered.set(share.abroad.unanswered.get().saturating_sub(1));
+                share.publisher.published.borrow_mut().insert(id.clone(), last);
+                share.publisher.unanswered.set(share.publisher.unanswered.get().saturating_sub(1));
                 if let Some(cell) = share.shards.get(&id) {
-                    share.abroad.look_at(cell);
+                    share.publisher.look_at(cell);
                 }
-                share.host.quiet.look();
+                share.context.idle.look();
             }
         }));
         let mut asking = std::pin::pin!(asking);
@@ -66,11 +66,11 @@ pub(super) fn ask_what_is_published(share: &Rc<Share>) -> Option<Task> {
                 "the broker was asked what it holds of the events of {counted} shards and has not answered for all of them: \
                  their events are not published yet; check the server"
             );
-            if standing.stands(&trouble, why) {
+            if standing.raise(&trouble, why) {
                 tracing::warn!(target: TARGET, "the broker does not say which events it holds; none are published yet");
             }
             asking.await;
-            standing.goes_on(&trouble);
+            standing.resolve(&trouble);
         }
     }))
 }

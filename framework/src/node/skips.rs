@@ -2,8 +2,8 @@
 
 use tokio::sync::oneshot;
 
-use super::links::Links;
-use super::spec::{Spec, VIEWS};
+use super::definition::{NodeDefinition, VIEWS};
+use super::thread_handles::ThreadHandles;
 use super::{Error, Node, NodeHandle};
 use crate::message::{Name, ShardId};
 use crate::projection::{SkipError, SkippedEvent, skipped};
@@ -55,8 +55,14 @@ fn not_halted(projection: &str, shard: &ShardId, position: u64) -> SkipError {
     SkipError::NotHalted { projection: projection.to_owned(), shard: shard.to_string(), position }
 }
 
-async fn skip(spec: &Spec, links: &Links, projection: &str, shard: &ShardId, position: u64) -> Result<(), SkipError> {
-    let is_it = |viewed: &super::spec::Viewed| viewed.name.as_str() == projection;
+async fn skip(
+    spec: &NodeDefinition,
+    links: &ThreadHandles,
+    projection: &str,
+    shard: &ShardId,
+    position: u64,
+) -> Result<(), SkipError> {
+    let is_it = |viewed: &super::definition::ViewDefinition| viewed.name.as_str() == projection;
     let at = spec.views.iter().position(is_it).ok_or_else(|| not_halted(projection, shard, position))?;
     let (tell, told) = oneshot::channel();
     let its = shard.clone();
@@ -65,7 +71,7 @@ async fn skip(spec: &Spec, links: &Links, projection: &str, shard: &ShardId, pos
         Box::new(move |share| {
             if let Some(view) = share.views.get(at) {
                 let skipping = view.skip(its, position);
-                crate::spawn::detached(&share.host.code, "skip an event", async move {
+                crate::spawn::detached(&share.context.user_code, "skip an event", async move {
                     let _ = tell.send(skipping.await);
                 });
             }
@@ -74,7 +80,7 @@ async fn skip(spec: &Spec, links: &Links, projection: &str, shard: &ShardId, pos
     told.await.unwrap_or_else(|_| Err(not_halted(projection, shard, position)))
 }
 
-async fn list(spec: &Spec, projection: &str) -> Result<Vec<SkippedEvent>, Error> {
+async fn list(spec: &NodeDefinition, projection: &str) -> Result<Vec<SkippedEvent>, Error> {
     match Name::new(projection) {
         Ok(name) => Ok(skipped(&*spec.store, &name).await?),
         Err(_) => Ok(Vec::new()),

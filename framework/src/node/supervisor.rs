@@ -6,7 +6,7 @@
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use super::share::Share;
+use super::thread::ThreadRuntime;
 use crate::clock::instant;
 use crate::spawn::{FIRST, LONGEST, Task};
 use crate::store::StoreError;
@@ -20,17 +20,17 @@ const WELL: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy)]
 pub(super) enum Restart {
     /// It is started again after this was put in order; the node is not ready until it has run for a while.
-    After(fn(&Rc<Share>)),
+    After(fn(&Rc<ThreadRuntime>)),
     /// What it had begun is lost: the node is not live any more, and callers are told that the outcome is unknown.
     Never,
 }
 
 /// Starts a background task of a thread and looks after it.
 pub(super) fn supervise<F: Future<Output = ()> + 'static>(
-    share: &Rc<Share>,
+    share: &Rc<ThreadRuntime>,
     name: &'static str,
     restart: Restart,
-    run: fn(Weak<Share>) -> F,
+    run: fn(Weak<ThreadRuntime>) -> F,
 ) -> Task {
     let weak = Rc::downgrade(share);
     crate::spawn::local(async move {
@@ -38,7 +38,7 @@ pub(super) fn supervise<F: Future<Output = ()> + 'static>(
         loop {
             let begun = instant();
             let mut running = Box::pin(caught(run(weak.clone())));
-            let what = |share: &Share| format!("task {name} of thread {}", share.index);
+            let what = |share: &ThreadRuntime| format!("task {name} of thread {}", share.index);
             let ended = if wait == FIRST {
                 running.await
             } else {
@@ -47,32 +47,32 @@ pub(super) fn supervise<F: Future<Output = ()> + 'static>(
                     ended = &mut running => ended,
                     () = tokio::time::sleep(WELL) => {
                         if let Some(share) = weak.upgrade() {
-                            share.spec.standing.goes_on(&what(&share));
+                            share.definition.issues.resolve(&what(&share));
                         }
                         running.await
                     }
                 }
             };
             // A node that is already broken ends its tasks itself; its first reason stays.
-            let ends = |share: &Rc<Share>| {
-                share.has_ended.get() || share.host.stopped.get() || share.spec.broken.lock().is_some()
+            let ends = |share: &Rc<ThreadRuntime>| {
+                share.has_ended.get() || share.context.stopped.get() || share.definition.broken.lock().is_some()
             };
             let Some(share) = weak.upgrade().filter(|share| !ends(share)) else { return };
             let error = ended.map_or_else(|panicked| panicked.to_string(), |()| "ended without an error".to_owned());
-            share.host.counts.failed_tasks.one();
+            share.context.counts.failed_tasks.one();
             let reason = format!("task `{name}` of thread {} failed: {error}", share.index);
             let Restart::After(put_in_order) = restart else {
                 tracing::error!(target: TARGET, task = name, thread = share.index, error, "task failed: start the node again");
-                *share.spec.broken.lock() = Some(reason);
-                share.host.stopped.set(true);
-                share.host.give_up(&StoreError::Closed);
+                *share.definition.broken.lock() = Some(reason);
+                share.context.stopped.set(true);
+                share.context.give_up(&StoreError::Closed);
                 return;
             };
             if begun.elapsed() >= WELL {
                 wait = FIRST;
             }
             tracing::error!(target: TARGET, task = name, thread = share.index, error, ?wait, "task failed: it is started again");
-            share.spec.standing.stands(&what(&share), reason);
+            share.definition.issues.raise(&what(&share), reason);
             drop(share);
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LONGEST);

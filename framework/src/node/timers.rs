@@ -13,12 +13,12 @@ use std::time::Duration;
 use foldhash::fast::FixedState;
 use tokio::time::Instant;
 
-use super::share::Share;
-use crate::actor::{Host, ShardCell, timer_parts};
+use super::thread::ThreadRuntime;
+use crate::actor::{OwnedShard, ThreadContext, timer_parts};
 use crate::clock::{Timestamp, instant};
 use crate::message::{Envelope, Kind, MessageId, Name, ShardId};
-use crate::router::{Outcome, Work};
-use crate::store::{Timer, TimerPlace};
+use crate::router::{Action, Outcome};
+use crate::store::{Timer, TimerCursor};
 use crate::telemetry::TARGET;
 
 /// How many timers of a thread are fired and not settled, unless they take long. More wait in the store, so that messages are
@@ -32,12 +32,12 @@ const AGAIN: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(30);
 
 /// Fires the timers of a thread's shards.
-pub(super) async fn fire(share: Weak<Share>) {
+pub(super) async fn fire(share: Weak<ThreadRuntime>) {
     let Some(mut queues) = share.upgrade().map(|share| Queues::of(&share)) else { return };
     let mut look = instant();
     loop {
         let Some(share) = share.upgrade() else { return };
-        let host = Rc::clone(&share.host);
+        let host = Rc::clone(&share.context);
         if queues.generation != host.generation.get() {
             // The shards were opened again: places are others, and what was fired was answered.
             queues = Queues::of(&share);
@@ -65,9 +65,9 @@ fn earlier(one: Option<Instant>, other: Instant) -> Instant {
 /// The timers of one shard.
 struct Queue {
     id: ShardId,
-    cell: Rc<ShardCell>,
+    cell: Rc<OwnedShard>,
     /// The hosted actor types, each with the place up to which its timers were fired.
-    actors: Vec<(Name, TimerPlace)>,
+    actors: Vec<(Name, TimerCursor)>,
 }
 
 /// The timers of a thread, of one generation of its shards.
@@ -80,7 +80,7 @@ struct Queues {
 }
 
 /// A timer: the shard and the actor type by their numbers, and its place.
-type At = (usize, usize, TimerPlace);
+type At = (usize, usize, TimerCursor);
 
 /// The timers that were fired and are not settled.
 #[derive(Default)]
@@ -120,7 +120,7 @@ impl Fired {
         None
     }
 
-    fn settled(&self, at: At, batch: &Batch, host: &Host) {
+    fn settled(&self, at: At, batch: &Batch, host: &ThreadContext) {
         self.open.borrow_mut().remove(&at);
         batch.open.set(batch.open.get().saturating_sub(1));
         if !batch.late.get() {
@@ -135,17 +135,17 @@ impl Fired {
 }
 
 impl Queues {
-    fn of(share: &Rc<Share>) -> Self {
+    fn of(share: &Rc<ThreadRuntime>) -> Self {
         let queues = share.shards.iter().map(|(id, cell)| {
-            let hosted = share.spec.types.iter().filter(|hosted| hosted.domain == id.domain);
-            let actors = hosted.map(|hosted| (hosted.actor.clone(), TimerPlace::default())).collect();
+            let hosted = share.definition.actors.iter().filter(|hosted| hosted.domain == id.domain);
+            let actors = hosted.map(|hosted| (hosted.actor.clone(), TimerCursor::default())).collect();
             Queue { id: id.clone(), cell: Rc::clone(cell), actors }
         });
-        Self { generation: share.host.generation.get(), queues: queues.collect(), fired: Rc::default(), first: 0 }
+        Self { generation: share.context.generation.get(), queues: queues.collect(), fired: Rc::default(), first: 0 }
     }
 
     /// Lets every shard be asked for its next timer, and says which timers nothing here takes.
-    fn look_at_all(&self, share: &Share) {
+    fn look_at_all(&self, share: &ThreadRuntime) {
         let mut unknown = std::collections::BTreeMap::<(Name, Name), usize>::new();
         for queue in &self.queues {
             queue.cell.next_timer.set(Some(Timestamp::default()));
@@ -159,7 +159,7 @@ impl Queues {
         for ((domain, actor), count) in unknown {
             let what = format!("timers of {domain}/{actor} on thread {}", share.index);
             if count == 0 {
-                share.spec.standing.no_note(&what);
+                share.definition.issues.no_note(&what);
                 continue;
             }
             let why = format!(
@@ -167,19 +167,19 @@ impl Queues {
                  fire; host the type again, or leave them",
                 share.index,
             );
-            if share.spec.standing.note(&what, why) {
+            if share.definition.issues.note(&what, why) {
                 tracing::warn!(target: TARGET, %domain, %actor, count, "timers of an actor type that is not hosted never fire");
             }
         }
     }
 
     /// Fires what is due and there is room for; how long to wait for the next.
-    fn fire(&mut self, share: &Rc<Share>) -> Option<Duration> {
-        let now = share.host.steady.now();
+    fn fire(&mut self, share: &Rc<ThreadRuntime>) -> Option<Duration> {
+        let now = share.context.monotonic.now();
         self.step_back();
         let expires = self.fired.expire();
         let batch = Rc::new(Batch::default());
-        let limit = share.host.settings.in_flight;
+        let limit = share.context.settings.in_flight;
         let shards = self.queues.len();
         self.first = (self.first + 1).checked_rem(shards).unwrap_or(0);
         let mut is_full = false;
@@ -224,14 +224,14 @@ impl Queues {
     fn step_back(&mut self) {
         for queue in &mut self.queues {
             if let Some(due) = queue.cell.timer_set.take() {
-                let before = TimerPlace { due, number: 0 };
+                let before = TimerCursor { due, number: 0 };
                 queue.actors.iter_mut().for_each(|(_, place)| *place = (*place).min(before));
             }
         }
         for (queue, actor, place) in self.fired.again.borrow_mut().drain(..) {
             let Some(queue) = self.queues.get_mut(queue) else { continue };
             if let Some((_, reached)) = queue.actors.get_mut(actor) {
-                *reached = (*reached).min(TimerPlace { number: place.number.saturating_sub(1), ..place });
+                *reached = (*reached).min(TimerCursor { number: place.number.saturating_sub(1), ..place });
             }
             let next = queue.cell.next_timer.get();
             queue.cell.next_timer.set(next.into_iter().chain([place.due]).min());
@@ -240,14 +240,14 @@ impl Queues {
 }
 
 /// Gives a timer to its actor.
-fn deliver(share: &Rc<Share>, id: &ShardId, timer: Timer, at: At, fired: &Rc<Fired>, batch: &Rc<Batch>) {
+fn deliver(share: &Rc<ThreadRuntime>, id: &ShardId, timer: Timer, at: At, fired: &Rc<Fired>, batch: &Rc<Batch>) {
     let label = format!("timer/{}/{}/{}/{}", timer.actor, timer.key, timer.name, timer.turn);
     // A document of another domain is stored under both names.
     let (domain, name) = timer_parts(&timer.name);
     let domain = domain.map_or_else(|| Ok(id.domain.clone()), Name::new);
     let (Ok(domain), Ok(name)) = (domain, Name::new(name)) else {
         tracing::error!(target: TARGET, timer = %label, "a timer with an invalid name never fires");
-        return fired.settled(at, batch, &share.host);
+        return fired.settled(at, batch, &share.context);
     };
     let message = MessageId::of_timer(&id.domain, &label);
     let envelope = Envelope {
@@ -260,17 +260,17 @@ fn deliver(share: &Rc<Share>, id: &ShardId, timer: Timer, at: At, fired: &Rc<Fir
         payload: timer.payload,
         ..Envelope::new(message, Kind::Document, domain, name, timer.due)
     };
-    let (fired, batch, host) = (Rc::clone(fired), Rc::clone(batch), Rc::clone(&share.host));
+    let (fired, batch, host) = (Rc::clone(fired), Rc::clone(batch), Rc::clone(&share.context));
     let settle = Box::new(move |outcome| match outcome {
         // The turn has cleared it. If it is still set, another node has taken the shard over and set it: it fires there.
         Outcome::Done(..) | Outcome::DeadLetter(_) => fired.settled(at, &batch, &host),
         // The shard is being opened again, or the node stops.
-        _ => crate::spawn::detached(&Arc::clone(&host.code), "fire a timer again", async move {
+        _ => crate::spawn::detached(&Arc::clone(&host.user_code), "fire a timer again", async move {
             tokio::time::sleep(AGAIN).await;
             fired.settled(at, &batch, &host);
             fired.again.borrow_mut().push(at);
             host.timers.notify_one();
         }),
     });
-    share.inside(&timer.actor, Work::Wake { turn: timer.turn }, envelope, settle);
+    share.inside(&timer.actor, Action::Timer { turn: timer.turn }, envelope, settle);
 }

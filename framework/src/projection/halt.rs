@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 
 use super::Projection;
-use super::door::SkipNow;
+use super::endpoint::SkipNow;
 use super::restore::restore;
 use super::skips::{self, SkipError, SkippedEvent};
 use super::view::{Source, ViewActor};

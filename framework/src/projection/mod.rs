@@ -4,7 +4,7 @@
 //! its checkpoint. View and checkpoint are saved together or not at all, and no event is ever skipped.
 //! Read on in `view.rs`: one actor per projection has the view.
 
-mod door;
+mod endpoint;
 mod plan;
 mod view;
 
@@ -12,16 +12,16 @@ mod halt;
 mod restore;
 mod save;
 mod skips;
-mod taker;
+mod subscriber;
 
-pub(crate) use door::{Projected, ViewContext, ViewDoor, ViewType};
+pub(crate) use endpoint::{ProjectionType, ViewContext, ViewEndpoint, ViewType};
 pub use plan::ProjectionPlan;
 pub(crate) use skips::skipped;
 pub use skips::{SkipError, SkippedEvent};
 
 use std::sync::Arc;
 
-use crate::actor::About;
+use crate::actor::EventContext;
 use crate::message::{CodecError, Event, Query, Shape};
 use crate::store::View;
 
@@ -60,7 +60,7 @@ use crate::store::View;
 /// struct Balances { cents: BTreeMap<String, u64> }
 ///
 /// impl Project<Deposited> for Balances {
-///     fn project(&mut self, deposited: &Deposited, about: &About) {
+///     fn project(&mut self, deposited: &Deposited, about: &EventContext) {
 ///         *self.cents.entry(about.key.clone()).or_default() += deposited.cents;
 ///     }
 /// }
@@ -74,7 +74,7 @@ use crate::store::View;
 /// # whizbang::derive::block_on(async {
 /// let node = Node::builder("bank", MemoryStore::new()).host::<Account>().projection::<Balances>().start().await?;
 /// node.client().send(Deposit { account: "ada".into(), cents: 500 }).await?;
-/// node.quiet().await; // A view follows its events; a test waits until it has.
+/// node.wait_idle().await; // A view follows its events; a test waits until it has.
 /// assert_eq!(node.client().query(BalanceOf { account: "ada".into() }).await?, 500);
 /// node.stop().await
 /// # }).unwrap();
@@ -124,12 +124,12 @@ pub fn saved<P: Projection>(view: &View) -> Option<P> {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not project `{E}`",
     label = "listed in `projects(…)`, but not projected",
-    note = "write `impl Project<{E}> for {Self} {{ fn project(&mut self, event: &{E}, about: &About) {{ … }} }}`"
+    note = "write `impl Project<{E}> for {Self} {{ fn project(&mut self, event: &{E}, about: &EventContext) {{ … }} }}`"
 )]
 pub trait Project<E: Event>: Projection {
     /// Changes the view by `event`. Called once for each event, in the order of its shard: the view and how far it has come are
     /// saved together, so an event that is projected again after a restart meets a view without it.
-    fn project(&mut self, event: &E, about: &About);
+    fn project(&mut self, event: &E, about: &EventContext);
 }
 
 /// Answers a query from the view.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use foldhash::fast::FixedState;
 
 use super::{Answer, Project, Projection};
-use crate::actor::{About, names};
+use crate::actor::{EventContext, names};
 use crate::message::{CodecError, Coded, Domain, Envelope, Event, Message, Query};
 use crate::router::{ActorCard, MessageCard, StateCard};
 
@@ -54,7 +54,7 @@ impl<P: Projection> ProjectionPlan<P> {
     {
         self.card.takes.push(MessageCard::of::<E>());
         let project: Projecting<P> = |view, envelope, changes| {
-            let about = About::of(envelope);
+            let about = EventContext::of(envelope);
             <E as Message>::decode_each(envelope.version, envelope.codec, &envelope.payload, &mut |event| {
                 changes.set(true);
                 view.project(&event, &about);

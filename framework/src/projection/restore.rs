@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Projection;
-use super::door::ViewContext;
+use super::endpoint::ViewContext;
 use crate::message::{CodecError, ShardId};
 use crate::store::StoreError;
 use crate::telemetry::TARGET;

@@ -134,7 +134,7 @@ impl<P: Projection> ViewActor<P> {
     fn taken_over(&mut self, error: &StoreError) {
         let name = &self.context.name;
         tracing::error!(target: TARGET, projection = %name, %error, "another node has taken over the view");
-        self.context.standing.stands(name, format!("projection `{name}` stands still: {error}"));
+        self.context.standing.raise(name, format!("projection `{name}` stands still: {error}"));
         self.is_taken_over = true;
         for feed in self.context.feeds.values() {
             feed.shut();

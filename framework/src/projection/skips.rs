@@ -71,6 +71,6 @@ pub(crate) async fn skipped(store: &dyn Store, projection: &Name) -> Result<Vec<
 pub(super) async fn save(store: &dyn Store, projection: &Name, skips: &Vec<SkippedEvent>) -> Result<(), StoreError> {
     let name = name_of(projection);
     let bytes = Bytes::from(skips.save()?);
-    let epoch = store.take_view(&name).await?;
+    let epoch = store.claim_view(&name).await?;
     store.save_view(&name, epoch, View { schema: 1, checkpoint: Vec::new(), bytes }).await
 }

@@ -9,12 +9,12 @@ use actix::{Actor, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::door::{Asking, SaveNow, SkipNow, ViewContext};
+use super::endpoint::{Asking, SaveNow, SkipNow, ViewContext};
 use super::halt::{Failure, Halt};
 use super::plan::Unanswered;
 use super::restore::Restored;
 use super::skips::SkippedEvent;
-use super::taker::{Taken, ViewTaker};
+use super::subscriber::{Taken, ViewSubscriber};
 use super::{Projection, ProjectionPlan};
 use crate::actor::Here;
 use crate::clock::instant;
@@ -150,7 +150,7 @@ impl<P: Projection> ViewActor<P> {
         source.waiting = Rc::default();
         source.round += 1;
         let events = self.plan.card.takes.iter().filter(|card| card.domain.as_str() == &*source.shard.domain);
-        let taker = ViewTaker {
+        let taker = ViewSubscriber {
             view: ctx.address(),
             events: events.filter_map(|card| Name::new(&card.name).ok()).collect(),
             source: at,
@@ -184,7 +184,7 @@ impl<P: Projection> ViewActor<P> {
             let (name, shard, target) = (&self.context.name, &source.shard, source.target);
             let reason =
                 format!("projection `{name}` is being rebuilt: {shard} is at {} of {target}", source.position());
-            self.context.standing.stands(&what, reason);
+            self.context.standing.raise(&what, reason);
             self.catches_up = true;
             if !std::mem::replace(&mut self.looks, true) {
                 ctx.run_later(LOOK, |this, ctx| {
@@ -196,7 +196,7 @@ impl<P: Projection> ViewActor<P> {
             }
             return;
         }
-        self.context.standing.goes_on(&what);
+        self.context.standing.resolve(&what);
         self.catches_up = false;
         self.sources.iter_mut().for_each(|source| source.target = 0);
         while let Some(asking) = self.parked.pop_front() {
@@ -308,7 +308,7 @@ impl<P: Projection> Drop for ViewActor<P> {
             let name = &self.context.name;
             self.context.code.failed(&format!("projection {name}"), "its actor panicked");
             let reason = format!("projection `{name}` has failed: start the node again");
-            self.context.standing.stands(&format!("projection {name} failed"), reason);
+            self.context.standing.raise(&format!("projection {name} failed"), reason);
         }
     }
 }

@@ -3,12 +3,12 @@
 //! Called by nobody: it wakes on commits. Reads the [store](crate::store), hands over to gates and feeds of this node and to
 //! the [bridge](crate::bridge). An entry stays until its *destination* has committed it; no courier's word counts for that.
 
-mod lane;
 pub(crate) mod page;
+mod send_window;
 
-pub(crate) use lane::{Claim, Lanes, Onward, Suspicion};
+pub(crate) use send_window::{ConfirmationCheck, Forward, SendWindows, Suspicion};
 
-use crate::message::{Envelope, Kind, MessageId, Origin, ShardId, Wants};
+use crate::message::{Envelope, Kind, MessageId, Origin, ReplyMode, ShardId};
 use crate::store::StoredEvent;
 use crate::telemetry::passes;
 
@@ -39,7 +39,7 @@ pub(crate) fn envelope_of(shard: &ShardId, event: StoredEvent) -> Envelope {
         causation: Some(event.cause),
         time: event.time,
         deadline: None,
-        wants: Wants::Nothing,
+        wants: ReplyMode::Nothing,
         traceparent: event.traceparent,
         headers: Vec::new(),
         codec: event.codec,

@@ -10,7 +10,7 @@ use crate::telemetry::passes;
 
 /// What an actor is to do with a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Work {
+pub enum Action {
     /// Handle a command.
     Handle,
     /// React to an event.
@@ -20,7 +20,7 @@ pub enum Work {
     /// Take the reply to a command it sent.
     Reply,
     /// Wake by a timer, if it is still the one set in that turn.
-    Wake {
+    Timer {
         /// The turn that set the timer.
         turn: u64,
     },
@@ -35,24 +35,24 @@ pub enum Work {
 
 /// By what a repeated message is known.
 #[derive(Clone)]
-pub enum Arrival {
+pub enum DedupKey {
     /// By its id: it came from outside.
-    Outside,
+    MessageId,
     /// By its place in a source.
-    From {
+    Sequence {
         /// The source.
         source: Rc<Source>,
         /// The place.
         sequence: u64,
         /// Who counts what has been taken.
-        floor: Rc<dyn Floor>,
+        floor: Rc<dyn SequenceTracker>,
     },
     /// By the actor itself: a timer, a redrive.
-    Inside,
+    Internal,
 }
 
 /// Counts, for one source of one shard, what has been appended.
-pub trait Floor {
+pub trait SequenceTracker {
     /// Up to where is everything from the source appended, once the message at `sequence` is?
     fn once_appended(&self, sequence: u64) -> u64;
 
@@ -77,25 +77,25 @@ pub trait Floor {
 /// One message on its way to one actor.
 pub struct Delivery {
     /// What the actor is to do.
-    pub work: Work,
+    pub action: Action,
     /// The message.
     pub envelope: Envelope,
     /// By what it is known.
-    pub arrival: Arrival,
+    pub dedup_key: DedupKey,
     /// Whom to tell once it is settled.
-    pub settle: Settle,
+    pub completion: Completion,
 }
 
 impl Delivery {
     /// One message on its way to one actor.
-    pub fn new(work: Work, envelope: Envelope, arrival: Arrival, settle: Settle) -> Self {
+    pub fn new(work: Action, envelope: Envelope, arrival: DedupKey, settle: Completion) -> Self {
         passes!("router", envelope.name, envelope.id, envelope.correlation);
-        Self { work, envelope, arrival, settle }
+        Self { action: work, envelope, dedup_key: arrival, completion: settle }
     }
 }
 
 /// Called once with what has become of a message, after the commit.
-pub type Settle = Box<dyn FnOnce(Outcome)>;
+pub type Completion = Box<dyn FnOnce(Outcome)>;
 
 /// What has become of a message.
 #[derive(Clone, Debug)]
@@ -133,11 +133,11 @@ pub enum Outcome {
 
 /// What a courier is told of a message that it brought.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Settled {
+pub enum AckOutcome {
     /// Its effect is committed, or it is a duplicate, or it is a dead letter: forget it.
-    Done,
+    Ack,
     /// It was not taken: bring it again after a while.
-    Later,
+    Retry,
     /// Nobody here can ever take it, for this reason, and nobody waits to hear so: put it aside where a person finds it.
-    Refused(String),
+    Reject(String),
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
-use super::Ask;
+use super::CommandEndpoint;
 use crate::message::Command;
 
 /// Tells the nodes of one process apart.
@@ -44,7 +44,7 @@ thread_local! {
 
 impl LocalRoutes {
     /// Hangs in the door of a command.
-    pub fn add<C: Command>(&mut self, door: Rc<dyn Ask<C>>) {
+    pub fn add<C: Command>(&mut self, door: Rc<dyn CommandEndpoint<C>>) {
         self.typed.insert(TypeId::of::<C>(), Box::new(door));
     }
 
@@ -72,8 +72,8 @@ impl LocalRoutes {
     }
 
     /// The door of `C`, if an actor takes it.
-    pub fn door<C: Command>(&self) -> Option<&dyn Ask<C>> {
+    pub fn door<C: Command>(&self) -> Option<&dyn CommandEndpoint<C>> {
         let door = self.typed.get(&TypeId::of::<C>())?;
-        door.downcast_ref::<Rc<dyn Ask<C>>>().map(Rc::as_ref)
+        door.downcast_ref::<Rc<dyn CommandEndpoint<C>>>().map(Rc::as_ref)
     }
 }

@@ -4,14 +4,14 @@
 //! It is frozen when the node starts: routing takes no lock and never changes under a message.
 
 mod delivery;
-mod door;
+mod endpoint;
 mod error;
 mod local;
 mod manifest;
 mod shapes;
 
-pub use delivery::{Arrival, Delivery, Floor, Outcome, Settle, Settled, Work};
-pub use door::{ActorDoor, Ask, AskMeta, Asked, AtHome, Remote, TypedReply};
+pub use delivery::{AckOutcome, Action, Completion, DedupKey, Delivery, Outcome, SequenceTracker};
+pub use endpoint::{ActorEndpoint, CommandEndpoint, CommandMeta, Remote, RoutedJob, Submission, TypedReply};
 pub use error::SendError;
 pub use local::{LocalRoutes, NodeId};
 #[cfg(feature = "testing")]

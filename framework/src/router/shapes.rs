@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::{Manifest, MessageCard};
 use crate::message::{
-    Codec, CodecError, Difference, Envelope, Fingerprint, Kind, MAX_SHAPES_BYTES, MessageShapes, Wants,
+    Codec, CodecError, Difference, Envelope, Fingerprint, Kind, MAX_SHAPES_BYTES, MessageShapes, ReplyMode,
 };
 
 /// The header with the shapes themselves, where the receiver cannot ask for them: from callers that are no actors.
@@ -140,7 +140,7 @@ impl PeerShapes {
     pub(crate) fn judge(&self, envelope: &mut Envelope, asks: bool, now: Instant) -> Judgment {
         let told = take_shapes(envelope);
         let Some(fingerprint) = envelope.shape else { return Judgment::Fits { resumes: false } };
-        let reads_reply = asks || envelope.wants == Wants::Reply;
+        let reads_reply = asks || envelope.wants == ReplyMode::Reply;
         let Some(own) = self.own(envelope) else {
             // Not taken here at all; that is said elsewhere.
             envelope.shape = None;

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::actor::{Compensating, Effects, Plan, Sent, Stateful, TimerSlot, stored_timer, timer_name, typed};
+use crate::actor::{CompensationScope, Effects, Plan, Sent, Stateful, TimerSlot, stored_timer, timer_name, typed};
 use crate::message::{Command, Document, Domain};
 
 /// An event-sourced actor that reacts to events by sending commands. Derived with `#[derive(Saga)]`.
@@ -15,22 +15,22 @@ pub trait Saga: Stateful {}
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not take the timer `{T}`",
     label = "listed in `timers(…)`, but not taken",
-    note = "write `impl Wake<{T}> for {Self} {{ fn wake(&self, timer: {T}, effects: &mut Effects<Self>) {{ … }} }}`"
+    note = "write `impl OnTimer<{T}> for {Self} {{ fn on_timer(&self, timer: {T}, effects: &mut Effects<Self>) {{ … }} }}`"
 )]
-pub trait Wake<T: Document>: Stateful {
+pub trait OnTimer<T: Document>: Stateful {
     /// Takes the timer: records events, sends commands, sets timers through `effects`.
-    fn wake(&self, timer: T, effects: &mut Effects<Self>);
+    fn on_timer(&self, timer: T, effects: &mut Effects<Self>);
 }
 
 impl<A: Stateful> Plan<A> {
     /// Lists a timer that wakes the actor.
     pub fn timers<T: Document>(&mut self)
     where
-        A: Wake<T>,
+        A: OnTimer<T>,
     {
         self.add_timer::<T>(|state, envelope, effects| {
             let (state, effects) = typed::<A>(state, effects)?;
-            state.wake(T::decode(envelope.version, envelope.codec, &envelope.payload)?, effects);
+            state.on_timer(T::decode(envelope.version, envelope.codec, &envelope.payload)?, effects);
             Ok(())
         });
     }
@@ -45,7 +45,7 @@ impl<A: Stateful> Effects<A> {
     /// of the wall clock at which it would have been due: there, a jump of the wall clock between the two starts counts.
     pub fn set_timer<T: Document>(&mut self, timer: &T, after: Duration)
     where
-        A: Wake<T>,
+        A: OnTimer<T>,
     {
         let codec = <T::Domain as Domain>::CODEC;
         let payload = self.put(codec, timer);
@@ -63,7 +63,7 @@ impl<A: Stateful> Effects<A> {
     /// Takes a timer back. No error if it is not set; it will not ring after this turn is committed.
     pub fn clear_timer<T: Document>(&mut self)
     where
-        A: Wake<T>,
+        A: OnTimer<T>,
     {
         self.clear_former::<T>();
         self.requested.timers.push(TimerSlot::Clear { name: timer_name::<A, T>() });
@@ -82,7 +82,7 @@ impl<A: Saga> Effects<A> {
     /// A later command still gets its reply if that is all its handler asks for. A command that asks for anything else (records
     /// an event, sends, sets a timer) is rejected with [`Rejection::SAGA_ENDED`](crate::Rejection::SAGA_ENDED), because nothing
     /// of it could be undone: a key is used once. Two commands are exempt: one that [restarts](Self::restart) the saga, and one
-    /// that the saga has sent to itself with [`then`](Compensating::then), which may record events and nothing else.
+    /// that the saga has sent to itself with [`then`](CompensationScope::then), which may record events and nothing else.
     ///
     /// While a saga [compensates](Self::compensate), and in the turn in which it begins to, this does nothing: compensation
     /// ends the saga once all is undone, whichever of the two is called first.
@@ -100,21 +100,21 @@ impl<A: Saga> Effects<A> {
         self.requested.restarts = true;
     }
 
-    /// Undoes the steps that were sent with [`undo_with`](Sent::undo_with), in reverse: each once, the next when the one
+    /// Undoes the steps that were sent with [`compensate_with`](Sent::compensate_with), in reverse: each once, the next when the one
     /// before has replied, and only those that were done. Then the saga ends. Until then events and timers do nothing, and
     /// neither does [`complete`](Self::complete).
     ///
     /// A rejection of an undoing command becomes a dead letter of this saga. An operator redrives it, which sends the command
     /// again, or discards it: then that step stays done, which is logged and counted in
     /// [`Metrics::given_up`](crate::Metrics::given_up), and the remaining steps are undone.
-    pub fn compensate(&mut self) -> Compensating<'_, A> {
+    pub fn compensate(&mut self) -> CompensationScope<'_, A> {
         self.begin_undo()
     }
 }
 
 impl<A: Saga> Sent<'_, A> {
     /// Names the command that undoes this one, in case the saga [compensates](Effects::compensate).
-    pub fn undo_with<C: Command>(self, undo: C) -> Self {
+    pub fn compensate_with<C: Command>(self, undo: C) -> Self {
         self.take_undo(undo)
     }
 }

@@ -19,12 +19,12 @@ pub mod memory;
     allow(dead_code, reason = "some stores need only a part")
 )]
 mod record;
-mod turn;
 #[cfg_attr(
     not(all(feature = "embedded", feature = "testing")),
     allow(dead_code, reason = "some stores need only a part")
 )]
-mod walk;
+mod traverse;
+mod turn;
 
 pub use catalog::CatalogEntry;
 pub use error::StoreError;
@@ -32,8 +32,8 @@ pub use record::MAX_TURN_BYTES;
 #[cfg(feature = "testing")]
 pub(crate) use record::reads_record;
 pub use turn::{
-    DeadLetter, DeadLetterReason, EventWrite, Lane, Mark, Note, OutboxEntry, OutboxWrite, SentMessage, Snapshot,
-    Source, StoredEvent, StoredTurn, StreamState, Timer, TimerPage, TimerPlace, TimerWrite, Turn, View, Watermark,
+    DeadLetter, DeadLetterReason, EventWrite, Mark, Note, OutboxEntry, OutboxWrite, SentMessage, Snapshot, Source,
+    SourceKind, StoredEvent, StoredTurn, StreamState, Timer, TimerCursor, TimerPage, TimerWrite, Turn, View, Watermark,
 };
 
 use std::sync::Arc;
@@ -76,7 +76,7 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// What reading and writing can meet.
-    fn take_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>>;
+    fn claim_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>>;
 
     /// Replaces the view of a projection together with its checkpoint: both or neither. Durable when it returns.
     ///
@@ -131,7 +131,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// What is wrong with the store now, for health: why it refuses appends, and damage that was met while reading. Empty again
     /// once the cause is gone; damage stays until the store is opened again. Empty by default.
-    fn troubles(&self) -> Vec<StoreError> {
+    fn issues(&self) -> Vec<StoreError> {
         Vec::new()
     }
 
@@ -344,7 +344,7 @@ pub trait ShardReader: Send + Sync {
 
     /// Timers of one actor type behind `after`: up to `limit` that are due at `now`. The cost grows with `limit`, not with the
     /// number of timers before or behind.
-    fn timers_of(&self, actor: &Name, after: TimerPlace, now: Timestamp, limit: usize) -> TimerPage;
+    fn timers_of(&self, actor: &Name, after: TimerCursor, now: Timestamp, limit: usize) -> TimerPage;
 
     /// How many timers are set, by actor type; types without timers are left out. The cost does not grow with the timers.
     fn timer_counts(&self) -> Vec<(Name, usize)>;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::StreamHint;
 use crate::clock::Timestamp;
-use crate::message::{Codec, Envelope, Kind, MessageId, Name, ShardId, Wants};
+use crate::message::{Codec, Envelope, Kind, MessageId, Name, ReplyMode, ShardId};
 
 /// One message through one actor, as it is written: all of it or nothing.
 #[derive(Clone, Debug)]
@@ -75,12 +75,12 @@ pub struct Source {
     /// The sending shard.
     pub shard: ShardId,
     /// Which of its numbers count.
-    pub lane: Lane,
+    pub kind: SourceKind,
 }
 
 /// Which numbers of a source count.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Lane {
+pub enum SourceKind {
     /// Commands and replies sent to this shard: contiguous sequences.
     Direct,
     /// Its events, as taken by one actor type of this shard: positions, those that concern other keys left out.
@@ -170,7 +170,7 @@ pub struct Timer {
 /// The place of a timer among those of its actor type in a shard: by the moment it is due, and of two due at once the one set
 /// first. The default stands before all. Valid until the shard is opened again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TimerPlace {
+pub struct TimerCursor {
     /// When it is due.
     pub due: Timestamp,
     /// A number of the setting, from 1, given by the store.
@@ -181,7 +181,7 @@ pub struct TimerPlace {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TimerPage {
     /// Those that are due.
-    pub due: Vec<(TimerPlace, Timer)>,
+    pub due: Vec<(TimerCursor, Timer)>,
     /// When the next one behind them is due; `None` if there is none.
     pub next: Option<Timestamp>,
 }
@@ -371,7 +371,7 @@ pub struct SentMessage {
     /// The command's name, also if it is the reply.
     pub name: Name,
     /// Which reply is wanted.
-    pub wants: Wants,
+    pub wants: ReplyMode,
 }
 
 /// What an actor is rebuilt from.

@@ -125,5 +125,5 @@ pub fn claim(input: &[u8]) -> bool {
 /// What JetStream answers in JSON: acknowledgements, stored messages, states of consumers.
 #[cfg(feature = "nats")]
 pub fn stream_answer(input: &[u8]) -> bool {
-    crate::bridge::nats::reading::reads_answer(input)
+    crate::bridge::nats::decode::reads_answer(input)
 }

@@ -9,4 +9,4 @@ pub mod decoders;
 pub mod store;
 
 pub use scenario::Scenario;
-pub use sim::{Coverage, Fault, Flow, Random, Sim, Trouble, Way, Weather, Work, World};
+pub use sim::{Coverage, CrashPoint, Fault, FaultEvent, FaultProfile, Flow, LinkDirection, Random, Sim, World};

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::job::Failure;
 use super::plan::{Done, Undone};
-use crate::actor::{Trip, Trips};
+use crate::actor::{Failpoint, Failpoints};
 use crate::clock::instant;
 use crate::message::{Envelope, MessageId};
 
@@ -78,14 +78,14 @@ impl Attempt {
         let done = done?;
         self.0.borrow_mut().effect = Some(instant());
         let (domain, id) = (self.0.borrow().domain, self.0.borrow().message.id);
-        match Trips::after_effect(domain, id) {
-            Some(Trip::Fails) => Err(Undone::Retry("a simulated failure".to_owned())),
-            Some(Trip::Hangs) => std::future::pending().await,
-            Some(Trip::Dies(killer)) => {
+        match Failpoints::after_effect(domain, id) {
+            Some(Failpoint::Fails) => Err(Undone::Retry("a simulated failure".to_owned())),
+            Some(Failpoint::Hangs) => std::future::pending().await,
+            Some(Failpoint::Dies(killer)) => {
                 killer.notify_one();
                 std::future::pending().await
             }
-            Some(Trip::Panics | Trip::Poisons) | None => Ok(done),
+            Some(Failpoint::Panics | Failpoint::Poisons) | None => Ok(done),
         }
     }
 

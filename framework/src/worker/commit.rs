@@ -8,11 +8,11 @@ use foldhash::fast::FixedState;
 use tokio::sync::OnceCell;
 
 use super::Worker;
-use super::door::{Number, WorkerDoor};
+use super::dispatcher::{Number, WorkerDispatcher};
 use super::ledger::Ledger;
-use crate::actor::ShardCell;
+use crate::actor::OwnedShard;
 use crate::message::{Domain, Envelope, Kind, MessageId};
-use crate::router::{Arrival, Outcome};
+use crate::router::{DedupKey, Outcome};
 use crate::store::{Appended, Mark, Note, OutboxWrite, StoreError, StreamHint, Ticket, Turn};
 use crate::telemetry::TARGET;
 
@@ -20,8 +20,8 @@ use crate::telemetry::TARGET;
 const SNAPSHOT_EVERY: u64 = 1024;
 /// One stream of a worker: one per shard, and one per idempotency key, so that a key is found in one read however long ago
 /// it was used.
-pub(super) struct Book {
-    pub(super) shard: Rc<ShardCell>,
+pub(super) struct JobLog {
+    pub(super) shard: Rc<OwnedShard>,
     pub(super) key: String,
     /// It is of one idempotency key, and is forgotten when its job ends.
     pub(super) single: bool,
@@ -36,7 +36,7 @@ pub(super) struct Book {
 #[derive(Clone, Copy)]
 pub(super) enum End<'a> {
     /// The message is done or put aside.
-    Marked(&'a Arrival),
+    Marked(&'a DedupKey),
     /// A dead letter is done after all, or thrown away.
     Resolved,
     /// The message is not at its end.
@@ -52,17 +52,17 @@ pub(super) struct Entry<'a> {
     pub(super) notes: &'a [Note],
 }
 
-impl<W: Worker> WorkerDoor<W> {
+impl<W: Worker> WorkerDispatcher<W> {
     /// Writes a turn, and waits until it is durable. What cannot be written for the moment is tried again: what was done
     /// outside is done, and only the writing is missing.
     pub(super) async fn commit(
         &self,
-        book: &Book,
+        book: &JobLog,
         ledger: &RefCell<Ledger>,
         entry: &Entry<'_>,
         outcome: Outcome,
     ) -> Outcome {
-        let outside = matches!(entry.end, End::Marked(Arrival::Outside));
+        let outside = matches!(entry.end, End::Marked(DedupKey::MessageId));
         let mut failures = 0;
         let appended = loop {
             match self.append(book, ledger, entry) {
@@ -92,7 +92,7 @@ impl<W: Worker> WorkerDoor<W> {
         }
     }
 
-    fn append(&self, book: &Book, ledger: &RefCell<Ledger>, entry: &Entry<'_>) -> Result<Appended, StoreError> {
+    fn append(&self, book: &JobLog, ledger: &RefCell<Ledger>, entry: &Entry<'_>) -> Result<Appended, StoreError> {
         let envelope = entry.envelope;
         let time = self.host.ids.clock().now();
         let answers = envelope.kind == Kind::Command && !entry.reply.is_empty();
@@ -104,13 +104,13 @@ impl<W: Worker> WorkerDoor<W> {
         let outbox: Vec<_> = reply.iter().map(|(to, envelope)| OutboxWrite { to, envelope }).collect();
         let digest = self.host.digest(envelope).value();
         let mark = match entry.end {
-            End::Marked(Arrival::Outside) => Mark::Outside { digest },
-            End::Marked(Arrival::From { source, sequence, floor }) => {
+            End::Marked(DedupKey::MessageId) => Mark::Outside { digest },
+            End::Marked(DedupKey::Sequence { source, sequence, floor }) => {
                 Mark::From { source, sequence: *sequence, floor: floor.once_appended(*sequence) }
             }
             // Marked again, so that the sender who asks again gets the reply.
             End::Resolved if !entry.reply.is_empty() && is_from_outside(envelope) => Mark::Outside { digest },
-            End::Marked(Arrival::Inside) | End::Resolved | End::Not => Mark::None,
+            End::Marked(DedupKey::Internal) | End::Resolved | End::Not => Mark::None,
         };
         let mut ledger = ledger.borrow_mut();
         let turn = Turn {
@@ -139,7 +139,7 @@ impl<W: Worker> WorkerDoor<W> {
             Mark::From { source, sequence, floor } => ledger.place(source, *sequence, *floor),
             Mark::None | Mark::Timer { .. } => {}
         }
-        if let End::Marked(Arrival::From { sequence, floor, .. }) = entry.end {
+        if let End::Marked(DedupKey::Sequence { sequence, floor, .. }) = entry.end {
             // Only now: a floor above a message that is not in the log would lose it.
             floor.appended(*sequence);
         }
@@ -151,7 +151,7 @@ impl<W: Worker> WorkerDoor<W> {
         self.host.counts.turns.one();
         if !outbox.is_empty() {
             let (shard, host) = (Rc::clone(&book.shard), Rc::clone(&self.host));
-            self.host.after(appended, move |_| shard.soil(&host));
+            self.host.after_commit(appended, move |_| shard.mark_dirty(&host));
         }
         if ledger.turns.is_multiple_of(SNAPSHOT_EVERY) {
             match ledger.save() {

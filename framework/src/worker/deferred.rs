@@ -18,17 +18,17 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::Instant;
 
 use super::Worker;
-use super::commit::{Book, End, Entry};
-use super::door::{Number, WorkerDoor};
+use super::commit::{End, Entry, JobLog};
+use super::dispatcher::{Number, WorkerDispatcher};
 use super::job::Failure;
 use super::ledger::Ledger;
 use super::plan::Done;
-use crate::actor::{MIN_WAIT, ShardCell};
+use crate::actor::{MIN_WAIT, OwnedShard};
 use crate::clock::instant;
 use crate::message::{Codec, Domain, Envelope, MessageId};
-use crate::router::{Arrival, Outcome};
+use crate::router::{DedupKey, Outcome};
 use crate::spawn::Task;
-use crate::store::{DeadLetter, DeadLetterReason, Lane, Note, StoreError};
+use crate::store::{DeadLetter, DeadLetterReason, Note, SourceKind, StoreError};
 use crate::telemetry::{Counts, TARGET};
 use crate::user_code::caught;
 
@@ -40,7 +40,7 @@ const MOST: usize = 65_536;
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
 /// By the time when it is due and a number: the shard and the message.
-type Due = BTreeMap<(Instant, u64), (Rc<ShardCell>, MessageId)>;
+type Due = BTreeMap<(Instant, u64), (Rc<OwnedShard>, MessageId)>;
 
 /// The jobs that wait, by the time when they are due.
 pub(super) struct Pending {
@@ -68,14 +68,14 @@ impl Pending {
         self.counts.deferred.set(self.counts.deferred.get().saturating_sub(gone.len() as u64));
     }
 
-    fn push(&self, shard: &Rc<ShardCell>, id: MessageId, due: Instant) {
+    fn push(&self, shard: &Rc<OwnedShard>, id: MessageId, due: Instant) {
         let number = self.next.replace(self.next.get() + 1);
         self.due.borrow_mut().insert((due, number), (Rc::clone(shard), id));
         self.counts.deferred.set(self.counts.deferred.get() + 1);
         self.wake.notify_one();
     }
 
-    fn pop_due(&self) -> Option<(Rc<ShardCell>, MessageId)> {
+    fn pop_due(&self) -> Option<(Rc<OwnedShard>, MessageId)> {
         let mut due = self.due.borrow_mut();
         let first = due.first_entry().filter(|entry| entry.key().0 <= instant())?;
         let job = first.remove();
@@ -100,25 +100,25 @@ impl Pending {
     }
 }
 
-impl<W: Worker> WorkerDoor<W> {
+impl<W: Worker> WorkerDispatcher<W> {
     /// Returns whether a message can wait here, written down.
-    pub(super) fn can_defer(&self, arrival: &Arrival) -> bool {
-        matches!(arrival, Arrival::From { .. }) && self.pending.due.borrow().len() < MOST
+    pub(super) fn can_defer(&self, arrival: &DedupKey) -> bool {
+        matches!(arrival, DedupKey::Sequence { .. }) && self.pending.due.borrow().len() < MOST
     }
 
     /// Returns whether a message waits, written down, for a slot.
-    pub(super) fn must_wait(&self, arrival: &Arrival) -> bool {
-        let direct = matches!(arrival, Arrival::From { source, .. } if source.lane == Lane::Direct);
+    pub(super) fn must_wait(&self, arrival: &DedupKey) -> bool {
+        let direct = matches!(arrival, DedupKey::Sequence { source, .. } if source.kind == SourceKind::Direct);
         direct && self.slots.available_permits() == 0 && self.can_defer(arrival)
     }
 
     /// Writes a job down that is not done, after so many failed attempts. Returns whether its message is settled by that.
     pub(super) async fn defer(
         &self,
-        book: &Book,
+        book: &JobLog,
         ledger: &RefCell<Ledger>,
         envelope: &Envelope,
-        arrival: &Arrival,
+        arrival: &DedupKey,
         failed: u32,
     ) -> bool {
         let letter = DeadLetter {
@@ -137,7 +137,7 @@ impl<W: Worker> WorkerDoor<W> {
     }
 
     /// Has a job that is written down begun at `due`, when there is a slot.
-    pub(super) fn begin_later(self: &Rc<Self>, shard: &Rc<ShardCell>, id: MessageId, wait: Duration) {
+    pub(super) fn begin_later(self: &Rc<Self>, shard: &Rc<OwnedShard>, id: MessageId, wait: Duration) {
         self.pending.push(shard, id, instant() + wait);
         self.pending.task.borrow_mut().get_or_insert_with(|| {
             let (me, pending, slots) = (Rc::downgrade(self), Rc::clone(&self.pending), Arc::clone(&self.slots));
@@ -159,18 +159,18 @@ impl<W: Worker> WorkerDoor<W> {
                 }
             };
             let name = format!("jobs of {} that wait", self.actor);
-            crate::spawn::local(crate::spawn::until_done(Arc::clone(&self.host.code), name, begin))
+            crate::spawn::local(crate::spawn::until_done(Arc::clone(&self.host.user_code), name, begin))
         });
     }
 
-    fn start(self: &Rc<Self>, shard: Rc<ShardCell>, id: MessageId, slot: OwnedSemaphorePermit) {
+    fn start(self: &Rc<Self>, shard: Rc<OwnedShard>, id: MessageId, slot: OwnedSemaphorePermit) {
         let me = Rc::clone(self);
         self.spawn(None, move |number| async move {
             let running = caught(me.run_deferred(number, &shard, id, slot)).await;
             if let Err(panicked) = &running {
                 let book = me.shard_book(&shard);
                 me.close(&book, id, number);
-                me.host.code.failed(&me.task(), &format!("{}; its job is begun again", panicked.text()));
+                me.host.user_code.failed(&me.task(), &format!("{}; its job is begun again", panicked.text()));
                 me.begin_later(&shard, id, READ_AGAIN);
             }
             if let Ok(Ok(())) = running {
@@ -187,7 +187,7 @@ impl<W: Worker> WorkerDoor<W> {
     }
 
     /// Begins the jobs of a shard that were written down before the last start.
-    pub(super) async fn begin_deferred(self: Rc<Self>, shard: Rc<ShardCell>) {
+    pub(super) async fn begin_deferred(self: Rc<Self>, shard: Rc<OwnedShard>) {
         let book = self.shard_book(&shard);
         loop {
             match self.ledger(&book).await {
@@ -213,7 +213,7 @@ impl<W: Worker> WorkerDoor<W> {
     async fn run_deferred(
         self: &Rc<Self>,
         number: Number,
-        shard: &Rc<ShardCell>,
+        shard: &Rc<OwnedShard>,
         id: MessageId,
         slot: OwnedSemaphorePermit,
     ) -> Result<(), StoreError> {
@@ -235,7 +235,7 @@ impl<W: Worker> WorkerDoor<W> {
                 return Ok(());
             }
             if failed > 0 {
-                alone = self.host.suspects.acquire().await.ok();
+                alone = self.host.suspect_permits.acquire().await.ok();
             }
             let noted = self.note_attempt(&book, ledger, &envelope, failed + 1).await;
             if !matches!(noted, Outcome::Done(..)) {
@@ -261,7 +261,7 @@ impl<W: Worker> WorkerDoor<W> {
     /// Commits that a job is done which was written down.
     pub(super) async fn done_deferred(
         &self,
-        book: &Book,
+        book: &JobLog,
         ledger: &RefCell<Ledger>,
         envelope: &Envelope,
         reply: &[u8],
@@ -279,7 +279,7 @@ impl<W: Worker> WorkerDoor<W> {
     /// Decides what becomes of a job that has failed so often and is written down.
     pub(super) async fn failed_deferred(
         self: &Rc<Self>,
-        book: &Book,
+        book: &JobLog,
         ledger: &RefCell<Ledger>,
         envelope: &Envelope,
         failure: &Failure,
@@ -307,7 +307,7 @@ impl<W: Worker> WorkerDoor<W> {
     }
 
     /// A message that waits; `None` if it does not any longer.
-    async fn deferred_letter(&self, shard: &ShardCell, id: MessageId) -> Result<Option<DeadLetter>, StoreError> {
+    async fn deferred_letter(&self, shard: &OwnedShard, id: MessageId) -> Result<Option<DeadLetter>, StoreError> {
         let before = id.as_u128().checked_sub(1).map(MessageId::from_u128);
         let letters = shard.reader().dead_letters(before, 1).await?;
         Ok(letters.into_iter().find(|letter| {

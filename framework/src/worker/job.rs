@@ -8,22 +8,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 
-use super::commit::{Book, End, Entry};
+use super::commit::{End, Entry, JobLog};
 use super::deferred::{KEEP_AFTER, nothing};
-use super::door::{Number, WorkerDoor};
+use super::dispatcher::{Number, WorkerDispatcher};
 use super::ledger::Ledger;
 use super::plan::{Done, Undone};
 use super::{Job, Worker, stream_of};
-use crate::actor::{MIN_WAIT, ShardCell, replied_before};
+use crate::actor::{MIN_WAIT, OwnedShard, replied_before};
 use crate::inbox::Admission;
 use crate::message::{Codec, Digest, Domain, Envelope, Kind, MessageId};
-use crate::router::{Arrival, Outcome};
+use crate::router::{DedupKey, Outcome};
 use crate::spawn::{FIRST, LONGEST};
 use crate::store::{DeadLetter, DeadLetterReason, Note, StoreError, StreamState};
 use crate::telemetry::TARGET;
 use crate::user_code::caught;
 
-impl<W: Worker> WorkerDoor<W> {
+impl<W: Worker> WorkerDispatcher<W> {
     /// Takes a message from its delivery to its outcome.
     ///
     /// User code is caught where it is called. If anything else panics, the store for one, a caller is told, and what comes from an
@@ -31,17 +31,17 @@ impl<W: Worker> WorkerDoor<W> {
     pub(super) async fn take(
         self: &Rc<Self>,
         number: Number,
-        shard: Rc<ShardCell>,
+        shard: Rc<OwnedShard>,
         envelope: Envelope,
-        arrival: Arrival,
+        arrival: DedupKey,
     ) {
         let mut wait = FIRST;
         while let Err(panicked) = caught(self.take_once(number, &shard, &envelope, &arrival)).await {
             let book = self.book(&shard, &envelope);
             self.close(&book, envelope.id, number);
-            let again = matches!(arrival, Arrival::From { .. });
+            let again = matches!(arrival, DedupKey::Sequence { .. });
             let then = if again { "; its message is taken again" } else { "" };
-            self.host.code.failed(&self.task(), &format!("{}{then}", panicked.text()));
+            self.host.user_code.failed(&self.task(), &format!("{}{then}", panicked.text()));
             if again {
                 Rc::clone(&self.host).pause(wait).await;
                 wait = (wait * 2).min(LONGEST);
@@ -61,7 +61,13 @@ impl<W: Worker> WorkerDoor<W> {
         self.goes_on();
     }
 
-    async fn take_once(self: &Rc<Self>, number: Number, shard: &Rc<ShardCell>, envelope: &Envelope, arrival: &Arrival) {
+    async fn take_once(
+        self: &Rc<Self>,
+        number: Number,
+        shard: &Rc<OwnedShard>,
+        envelope: &Envelope,
+        arrival: &DedupKey,
+    ) {
         let book = self.book(shard, envelope);
         let outcome = loop {
             match self.ledger(&book).await {
@@ -70,7 +76,7 @@ impl<W: Worker> WorkerDoor<W> {
                     Admitted::Joined => return,
                     Admitted::No(outcome) => break self.after(book.last.get(), outcome).await,
                 },
-                Err(error) if matches!(arrival, Arrival::Outside) => break Outcome::Refused(error),
+                Err(error) if matches!(arrival, DedupKey::MessageId) => break Outcome::Refused(error),
                 Err(error) => {
                     tracing::warn!(target: TARGET, worker = %self.actor, %error, "a worker's stream cannot be read yet");
                     Rc::clone(&self.host)
@@ -87,20 +93,20 @@ impl<W: Worker> WorkerDoor<W> {
     }
 
     /// The stream in which the message is written down.
-    pub(super) fn book(&self, shard: &Rc<ShardCell>, envelope: &Envelope) -> Rc<Book> {
+    pub(super) fn book(&self, shard: &Rc<OwnedShard>, envelope: &Envelope) -> Rc<JobLog> {
         let single = envelope.kind == Kind::Command && envelope.origin.is_none() && envelope.id.time().is_none();
         if single { self.book_of(shard, format!("key-{}", envelope.id), true) } else { self.shard_book(shard) }
     }
 
     /// The stream of a shard.
-    pub(super) fn shard_book(&self, shard: &Rc<ShardCell>) -> Rc<Book> {
+    pub(super) fn shard_book(&self, shard: &Rc<OwnedShard>) -> Rc<JobLog> {
         self.book_of(shard, stream_of(shard.id.shard), false)
     }
 
-    fn book_of(&self, shard: &Rc<ShardCell>, key: String, single: bool) -> Rc<Book> {
+    fn book_of(&self, shard: &Rc<OwnedShard>, key: String, single: bool) -> Rc<JobLog> {
         let mut books = self.books.borrow_mut();
         let book = books.entry(key.clone()).or_insert_with(|| {
-            Rc::new(Book {
+            Rc::new(JobLog {
                 shard: Rc::clone(shard),
                 key,
                 single,
@@ -112,7 +118,7 @@ impl<W: Worker> WorkerDoor<W> {
         Rc::clone(book)
     }
 
-    pub(super) async fn ledger<'a>(&self, book: &'a Book) -> Result<&'a RefCell<Ledger>, StoreError> {
+    pub(super) async fn ledger<'a>(&self, book: &'a JobLog) -> Result<&'a RefCell<Ledger>, StoreError> {
         let load = || async {
             let reader = book.shard.reader();
             let mut stored = reader.load(&self.actor, &book.key).await?;
@@ -130,13 +136,13 @@ impl<W: Worker> WorkerDoor<W> {
     async fn admit(
         &self,
         number: Number,
-        book: &Book,
+        book: &JobLog,
         ledger: &RefCell<Ledger>,
         envelope: &Envelope,
-        arrival: &Arrival,
+        arrival: &DedupKey,
     ) -> Admitted {
         let (id, digest) = (envelope.id, self.host.digest(envelope));
-        if let Some(outcome) = self.host.id_expired(id).filter(|_| matches!(arrival, Arrival::Outside)) {
+        if let Some(outcome) = self.host.id_expired(id).filter(|_| matches!(arrival, DedupKey::MessageId)) {
             return Admitted::No(outcome);
         }
         let mut looked_up = false;
@@ -150,14 +156,14 @@ impl<W: Worker> WorkerDoor<W> {
                 return Admitted::Joined;
             }
             match arrival {
-                Arrival::From { source, sequence, floor } => {
+                DedupKey::Sequence { source, sequence, floor } => {
                     if ledger.borrow().has(source, *sequence) {
                         floor.known(*sequence);
                         self.host.counts.duplicates.one();
                         return Admitted::No(Outcome::Done(Bytes::new(), Codec::Bincode));
                     }
                 }
-                Arrival::Outside => {
+                DedupKey::MessageId => {
                     let admission = ledger.borrow().seen.admit_id(id, &digest, self.host.oldest());
                     match admission {
                         Admission::LookUp if !looked_up => {
@@ -180,7 +186,7 @@ impl<W: Worker> WorkerDoor<W> {
                         Admission::Conflict => return Admitted::No(Outcome::Conflict),
                     }
                 }
-                Arrival::Inside => {}
+                DedupKey::Internal => {}
             }
             book.running.borrow_mut().insert(id, (number, digest.value()));
             return Admitted::Yes;
@@ -188,7 +194,7 @@ impl<W: Worker> WorkerDoor<W> {
     }
 
     /// Asks the store for an id that memory does not know.
-    async fn look_up(&self, book: &Book, id: MessageId, digest: &Digest<'_>) -> Option<Outcome> {
+    async fn look_up(&self, book: &JobLog, id: MessageId, digest: &Digest<'_>) -> Option<Outcome> {
         // What was appended last is found once it is committed.
         let outcome = self.after(book.last.get(), Outcome::Done(Bytes::new(), Codec::Bincode)).await;
         if !matches!(outcome, Outcome::Done(..)) {
@@ -209,10 +215,10 @@ impl<W: Worker> WorkerDoor<W> {
     async fn perform(
         self: &Rc<Self>,
         number: Number,
-        book: &Rc<Book>,
+        book: &Rc<JobLog>,
         ledger: &RefCell<Ledger>,
         envelope: &Envelope,
-        arrival: &Arrival,
+        arrival: &DedupKey,
     ) -> Outcome {
         let retry = self.host.settings.retry.of(envelope);
         let mut failed = ledger.borrow().failing.get(&envelope.id).copied().unwrap_or(0);
@@ -227,7 +233,7 @@ impl<W: Worker> WorkerDoor<W> {
             if caution && failed >= retry.crashes() {
                 return self.put_aside(book, ledger, envelope, arrival, &Failure::ended(failed), failed).await;
             }
-            let alone = if caution && failed > 0 { self.host.suspects.acquire().await.ok() } else { None };
+            let alone = if caution && failed > 0 { self.host.suspect_permits.acquire().await.ok() } else { None };
             let (done, kept) = {
                 let Ok(_slot) = self.slots.acquire().await else { return Outcome::Stopped };
                 if self.host.draining.get() || self.host.stopped.get() {
@@ -236,7 +242,7 @@ impl<W: Worker> WorkerDoor<W> {
                     return if failed == 0 { Outcome::Stopped } else { Outcome::Unknown(StoreError::Closed) };
                 }
                 // It may have waited long for its slot.
-                let first = failed == 0 && matches!(arrival, Arrival::Outside);
+                let first = failed == 0 && matches!(arrival, DedupKey::MessageId);
                 if let Some(outcome) = self.host.new_refused(envelope).filter(|_| first) {
                     return outcome;
                 }
@@ -288,10 +294,10 @@ impl<W: Worker> WorkerDoor<W> {
             };
             // A sender from outside is there to be told; nothing was done.
             match &failure {
-                Failure::Undecodable(text) if matches!(arrival, Arrival::Outside) => {
+                Failure::Undecodable(text) if matches!(arrival, DedupKey::MessageId) => {
                     return Outcome::Undecodable(text.clone());
                 }
-                Failure::Unhandled if matches!(arrival, Arrival::Outside) => return Outcome::Unhandled,
+                Failure::Unhandled if matches!(arrival, DedupKey::MessageId) => return Outcome::Unhandled,
                 _ => {}
             }
             failed += 1;
@@ -321,7 +327,7 @@ impl<W: Worker> WorkerDoor<W> {
     /// Records that so many deliveries of a message have begun, and waits until that is durable.
     pub(super) async fn note_attempt(
         &self,
-        book: &Book,
+        book: &JobLog,
         ledger: &RefCell<Ledger>,
         envelope: &Envelope,
         attempt: u32,
@@ -360,14 +366,14 @@ impl<W: Worker> WorkerDoor<W> {
         };
         let running = async move {
             #[cfg(feature = "testing")]
-            crate::actor::Trips::trip(W::Domain::NAME, &message);
+            crate::actor::Failpoints::trip(W::Domain::NAME, &message);
             let done = run(worker, message, job).await;
             #[cfg(feature = "testing")]
             let done = watched.returned(done).await;
             done
         };
         let limit = self.host.settings.job_limit;
-        let code = &self.host.code;
+        let code = &self.host.user_code;
         let label = code.label(W::NAME, &envelope.name);
         let ended = match tokio::time::timeout(limit, code.run(label, running)).await {
             Ok(Ok(Ok(done))) => Ok(done),
@@ -385,10 +391,10 @@ impl<W: Worker> WorkerDoor<W> {
     /// Puts a message aside after its last delivery. Others go on: jobs are in no order.
     async fn put_aside(
         &self,
-        book: &Book,
+        book: &JobLog,
         ledger: &RefCell<Ledger>,
         envelope: &Envelope,
-        arrival: &Arrival,
+        arrival: &DedupKey,
         failure: &Failure,
         attempts: u32,
     ) -> Outcome {
@@ -416,7 +422,7 @@ impl<W: Worker> WorkerDoor<W> {
     }
 
     /// The message is not under way any more.
-    pub(super) fn close(&self, book: &Rc<Book>, id: MessageId, number: Number) {
+    pub(super) fn close(&self, book: &Rc<JobLog>, id: MessageId, number: Number) {
         let mut running = book.running.borrow_mut();
         if running.get(&id).is_some_and(|(first, _)| *first == number) {
             running.remove(&id);

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::inbox::{SavedSeen, SeenOf};
+use crate::inbox::{DedupStateOf, SavedDedupState};
 use crate::message::{CodecError, Coded, MessageId, Name, ShardId};
-use crate::store::{DeadLetterReason, Lane, Note, Snapshot, Source, StoredTurn, StreamState, Watermark};
+use crate::store::{DeadLetterReason, Note, Snapshot, Source, SourceKind, StoredTurn, StreamState, Watermark};
 
 /// How many ids of callers from outside are kept in memory; older ones are looked up in the log. Many, because jobs of all
 /// keys come here and end out of order.
@@ -26,7 +26,7 @@ pub(super) struct Ledger {
     pub(super) turns: u64,
     floors: BTreeMap<Source, u64>,
     above: BTreeMap<Source, BTreeSet<u64>>,
-    pub(super) seen: SeenOf<RECENT>,
+    pub(super) seen: DedupStateOf<RECENT>,
     /// How often the delivery of a message has failed.
     pub(super) failing: BTreeMap<MessageId, u32>,
     /// The messages whose jobs are written down and not done.
@@ -37,7 +37,7 @@ pub(super) struct Ledger {
 #[derive(Serialize, Deserialize)]
 struct Saved {
     above: Vec<(String, u16, Option<String>, Vec<u64>)>,
-    seen: SavedSeen,
+    seen: SavedDedupState,
     failing: Vec<(MessageId, u32)>,
 }
 
@@ -121,9 +121,9 @@ impl Ledger {
     /// What is kept in a snapshot. The floors are not: the shard knows them.
     pub(super) fn save(&self) -> Result<Snapshot, CodecError> {
         let above = self.above.iter().filter(|(_, above)| !above.is_empty()).map(|(source, above)| {
-            let subscriber = match &source.lane {
-                Lane::Direct => None,
-                Lane::Events { subscriber } => Some(subscriber.to_string()),
+            let subscriber = match &source.kind {
+                SourceKind::Direct => None,
+                SourceKind::Events { subscriber } => Some(subscriber.to_string()),
             };
             (source.shard.domain.to_string(), source.shard.shard, subscriber, above.iter().copied().collect())
         });
@@ -144,17 +144,17 @@ impl Ledger {
         };
         let above = saved.above.into_iter().map(|(domain, shard, subscriber, above)| {
             let lane = match subscriber {
-                None => Lane::Direct,
-                Some(name) => Lane::Events { subscriber: Name::new(&name).ok()? },
+                None => SourceKind::Direct,
+                Some(name) => SourceKind::Events { subscriber: Name::new(&name).ok()? },
             };
             let shard = ShardId::new(Name::new(&domain).ok()?, shard);
-            Some((Source { shard, lane }, above.into_iter().collect()))
+            Some((Source { shard, kind: lane }, above.into_iter().collect()))
         });
         Some(Self {
             turns: snapshot.turn,
             floors: BTreeMap::new(),
             above: above.collect::<Option<_>>()?,
-            seen: SeenOf::restore(saved.seen)?,
+            seen: DedupStateOf::restore(saved.seen)?,
             failing: saved.failing.into_iter().collect(),
             waiting: waiting.into_iter().collect(),
         })
@@ -169,7 +169,7 @@ mod tests {
     use crate::message::{Codec, Digest};
 
     fn source() -> Source {
-        Source { shard: ShardId::new(Name::from_static("bank").unwrap(), 3), lane: Lane::Direct }
+        Source { shard: ShardId::new(Name::from_static("bank").unwrap(), 3), kind: SourceKind::Direct }
     }
 
     #[test]

@@ -8,16 +8,16 @@
 #[cfg(feature = "testing")]
 mod attempts;
 mod commit;
+mod dead_letters;
 mod deferred;
-mod door;
+mod dispatcher;
 mod job;
 mod ledger;
-mod letters;
 mod plan;
 
 #[cfg(feature = "testing")]
 pub(crate) use attempts::{Attempt, AttemptEnd, JobAttempt};
-pub(crate) use door::WorkerDoor;
+pub(crate) use dispatcher::WorkerDispatcher;
 pub use plan::WorkerPlan;
 
 use std::error::Error;
@@ -175,9 +175,9 @@ pub trait Perform<C: Command>: Worker {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does nothing on `{E}`",
     label = "listed in `on(…)`, but nothing is done",
-    note = "write `impl On<{E}> for {Self} {{ async fn on(&self, event: {E}, job: Job) -> Result<(), WorkError> {{ … }} }}`"
+    note = "write `impl OnEvent<{E}> for {Self} {{ async fn on_event(&self, event: {E}, job: Job) -> Result<(), WorkError> {{ … }} }}`"
 )]
-pub trait On<E: Event>: Worker {
+pub trait OnEvent<E: Event>: Worker {
     /// Does the job. Runs on the node's own thread: wait with `.await`, block never.
-    fn on(&self, event: E, job: Job) -> impl Future<Output = Result<(), WorkError>>;
+    fn on_event(&self, event: E, job: Job) -> impl Future<Output = Result<(), WorkError>>;
 }

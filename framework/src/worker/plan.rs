@@ -7,7 +7,7 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use futures_util::future::LocalBoxFuture;
 
-use super::{Job, On, Perform, WorkError, Worker};
+use super::{Job, OnEvent, Perform, WorkError, Worker};
 use crate::actor::names;
 use crate::message::{CodecError, Coded, Command, Domain, Envelope, Event, Message, Of, settle_reply};
 use crate::router::{ActorCard, MessageCard};
@@ -84,7 +84,7 @@ impl<W: Worker> WorkerPlan<W> {
     /// Lists an event that something is done on.
     pub fn on<E: Event>(&mut self)
     where
-        W: On<E>,
+        W: OnEvent<E>,
     {
         self.card.takes.push(MessageCard::of::<E>());
         let perform: Doing<W> = |worker, envelope, job| {
@@ -101,7 +101,7 @@ impl<W: Worker> WorkerPlan<W> {
                     if nth > 0 {
                         job.idempotency_key = job.idempotency_key.derive("split", nth);
                     }
-                    done = reply::<W, ()>(worker.on(event, job).await)?;
+                    done = reply::<W, ()>(worker.on_event(event, job).await)?;
                 }
                 Ok(done)
             })

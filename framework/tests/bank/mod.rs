@@ -159,7 +159,7 @@ impl Handle<Blast> for Branch {
 /// Parks an account behind a dead letter. The node hosts [`Branch`].
 pub async fn park(node: &Node, account: &str) -> whizbang::store::DeadLetter {
     node.client().send(Blast { account: account.into() }).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     node.dead_letters().await.unwrap().remove(0)
 }
 
@@ -227,7 +227,7 @@ impl Handle<StartTransfer> for Transfer {
         let StartTransfer { transfer, from, to, cents } = start;
         effects
             .send(Withdraw { account: from.clone(), cents, transfer: transfer.clone() })
-            .undo_with(Deposit { account: from.clone(), cents });
+            .compensate_with(Deposit { account: from.clone(), cents });
         effects.set_timer(&Overdue {}, Duration::from_secs(3600));
         effects.record(TransferStarted { from, to, cents });
         Ok(())
@@ -248,7 +248,7 @@ impl Handle<Outcome> for Transfer {
 }
 
 impl React<Withdrawn> for Transfer {
-    fn key(event: &Withdrawn, _about: &About) -> Option<String> {
+    fn key(event: &Withdrawn, _about: &EventContext) -> Option<String> {
         (!event.transfer.is_empty()).then(|| event.transfer.clone())
     }
 
@@ -283,8 +283,8 @@ impl OnReply<Deposit> for Transfer {
     }
 }
 
-impl Wake<Overdue> for Transfer {
-    fn wake(&self, _timer: Overdue, effects: &mut Effects<Self>) {
+impl OnTimer<Overdue> for Transfer {
+    fn on_timer(&self, _timer: Overdue, effects: &mut Effects<Self>) {
         effects.record(TransferFailed {});
         effects.compensate();
     }

@@ -120,7 +120,7 @@ struct Totals {
 }
 
 impl Project<owned::Paid> for Totals {
-    fn project(&mut self, paid: &owned::Paid, _: &About) {
+    fn project(&mut self, paid: &owned::Paid, _: &EventContext) {
         if let owned::Paid::In { cents } = paid {
             self.cents += cents;
         }
@@ -199,7 +199,7 @@ macro_rules! shop {
             }
 
             impl React<Paid> for Basket {
-                fn key(_: &Paid, _: &About) -> Option<String> {
+                fn key(_: &Paid, _: &EventContext) -> Option<String> {
                     Some("ear".to_owned())
                 }
 
@@ -219,7 +219,7 @@ macro_rules! shop {
             struct Payments {}
 
             impl Project<Paid> for Payments {
-                fn project(&mut self, _: &Paid, _: &About) {}
+                fn project(&mut self, _: &Paid, _: &EventContext) {}
             }
 
             pub async fn start(store: &MemoryStore, bridge: impl Bridge) -> Node {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use whizbang::bridge::{Answer, Asked, Bridge, BridgeError, Inbound, NodeCard, Page, Refusal, Settled, Tidings};
+use whizbang::bridge::{
+    AckOutcome, Bridge, BridgeError, Inbound, NodeCard, Notification, Page, Request, RequestError, Response,
+};
 use whizbang::message::Envelope;
 
 pub(crate) struct Older<B>(pub(crate) B);
@@ -16,45 +18,45 @@ fn without(envelope: Envelope) -> Envelope {
 struct Door(Arc<dyn Inbound>);
 
 impl Inbound for Door {
-    fn direct(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
-        self.0.direct(without(envelope))
+    fn deliver(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
+        self.0.deliver(without(envelope))
     }
 
-    fn event(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
+    fn event(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         self.0.event(without(envelope))
     }
 
-    fn asked(&self, asked: Asked) -> BoxFuture<'static, Answer> {
+    fn request(&self, asked: Request) -> BoxFuture<'static, Response> {
         let asked = match asked {
-            Asked::Shape { .. } => {
-                let unknown = Refusal::Undecodable("question 5 is not known".to_owned());
-                return Box::pin(async { Answer::Refused(unknown) });
+            Request::Shape { .. } => {
+                let unknown = RequestError::Undecodable("question 5 is not known".to_owned());
+                return Box::pin(async { Response::Refused(unknown) });
             }
-            Asked::Command(envelope) => Asked::Command(without(envelope)),
-            Asked::Query(envelope) => Asked::Query(without(envelope)),
+            Request::Command(envelope) => Request::Command(without(envelope)),
+            Request::Query(envelope) => Request::Query(without(envelope)),
             asked => asked,
         };
-        let answer = self.0.asked(asked);
+        let answer = self.0.request(asked);
         Box::pin(async {
             match answer.await {
-                Answer::Envelopes(page) => {
-                    Answer::Envelopes(Page { envelopes: page.envelopes.into_iter().map(without).collect(), ..page })
+                Response::Envelopes(page) => {
+                    Response::Envelopes(Page { envelopes: page.envelopes.into_iter().map(without).collect(), ..page })
                 }
                 answer => answer,
             }
         })
     }
 
-    fn told(&self, tidings: Tidings) {
-        self.0.told(tidings);
+    fn notify(&self, tidings: Notification) {
+        self.0.notify(tidings);
     }
 
     fn reconnected(&self) {
         self.0.reconnected();
     }
 
-    fn room(&self) -> usize {
-        self.0.room()
+    fn capacity(&self) -> usize {
+        self.0.capacity()
     }
 }
 
@@ -71,17 +73,17 @@ impl<B: Bridge> Bridge for Older<B> {
         self.0.publish(without(event))
     }
 
-    fn ask(&self, to: Asked, deadline: Duration) -> BoxFuture<'_, Result<Answer, BridgeError>> {
+    fn request(&self, to: Request, deadline: Duration) -> BoxFuture<'_, Result<Response, BridgeError>> {
         let to = match to {
-            Asked::Command(envelope) => Asked::Command(without(envelope)),
-            Asked::Query(envelope) => Asked::Query(without(envelope)),
+            Request::Command(envelope) => Request::Command(without(envelope)),
+            Request::Query(envelope) => Request::Query(without(envelope)),
             to => to,
         };
-        self.0.ask(to, deadline)
+        self.0.request(to, deadline)
     }
 
-    fn tell(&self, tidings: Tidings) -> BoxFuture<'_, Result<(), BridgeError>> {
-        self.0.tell(tidings)
+    fn notify(&self, tidings: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
+        self.0.notify(tidings)
     }
 
     fn durability(&self) -> String {

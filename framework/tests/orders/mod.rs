@@ -18,9 +18,9 @@ pub struct Stock;
 pub struct Orders;
 
 /// Whether shelves whose name begins with `broken`, and orders that hear of `shaky` ones, panic.
-pub struct Trouble(pub AtomicBool);
+pub struct FaultEvent(pub AtomicBool);
 
-impl Trouble {
+impl FaultEvent {
     pub fn set(&self, on: bool) {
         self.0.store(on, Ordering::SeqCst);
     }
@@ -28,7 +28,7 @@ impl Trouble {
 
 thread_local! {
     /// Of this test alone: each runs on a thread of its own.
-    pub static TROUBLE: Trouble = const { Trouble(AtomicBool::new(true)) };
+    pub static TROUBLE: FaultEvent = const { FaultEvent(AtomicBool::new(true)) };
 }
 
 fn in_trouble() -> bool {
@@ -175,7 +175,7 @@ fn note(what: &str, effects: &mut Effects<Order>) {
 impl Handle<Place> for Order {
     fn handle(&self, place: Place, effects: &mut Effects<Self>) -> Result<(), Rejection> {
         for shelf in place.shelves {
-            effects.send(Take { shelf: shelf.clone() }).undo_with(PutBack { shelf });
+            effects.send(Take { shelf: shelf.clone() }).compensate_with(PutBack { shelf });
         }
         note("placed", effects);
         Ok(())

@@ -175,8 +175,8 @@ impl Perform<Charge> for Charger {
 #[worker(domain = Payments, on(Placed))]
 pub struct Mailer(pub Arc<World>);
 
-impl On<Placed> for Mailer {
-    async fn on(&self, placed: Placed, job: Job) -> Result<(), WorkError> {
+impl OnEvent<Placed> for Mailer {
+    async fn on_event(&self, placed: Placed, job: Job) -> Result<(), WorkError> {
         self.0.call(&format!("mail {}", placed.cents), &job).await
     }
 }

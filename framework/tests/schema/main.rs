@@ -57,7 +57,7 @@ macro_rules! program {
             pub struct Unused {}
 
             impl Project<$Paid> for Unused {
-                fn project(&mut self, _: &$Paid, _: &About) {}
+                fn project(&mut self, _: &$Paid, _: &EventContext) {}
             }
 
             pub fn host(builder: whizbang::node::NodeBuilder) -> whizbang::node::NodeBuilder {
@@ -133,7 +133,7 @@ macro_rules! parts {
             $($view)*
 
             impl Project<Rang> for Log {
-                fn project(&mut self, _: &Rang, _: &About) { self.rings += 1; }
+                fn project(&mut self, _: &Rang, _: &EventContext) { self.rings += 1; }
             }
             impl Answer<Rings> for Log {
                 fn answer(&self, _: Rings) -> u64 { self.rings }
@@ -154,8 +154,8 @@ macro_rules! parts {
             impl Apply<Rang> for Clockwork {
                 fn apply(&mut self, _: &Rang) { self.rings += 1; }
             }
-            impl Wake<$Ring> for Clockwork {
-                fn wake(&self, ring: $Ring, effects: &mut Effects<Self>) {
+            impl OnTimer<$Ring> for Clockwork {
+                fn on_timer(&self, ring: $Ring, effects: &mut Effects<Self>) {
                     assert_eq!(ring.n, 7);
                     effects.record(Rang {});
                 }

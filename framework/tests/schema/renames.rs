@@ -42,7 +42,7 @@ async fn timers_of_a_renamed_saga_ring() {
     hand.advance(Duration::from_secs(100));
     let node = begin(chime_formerly::host).start().await.unwrap();
     eventually(async || chime_formerly::pay(&node, 0).await.unwrap() > 0).await;
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(chime_formerly::pay(&node, 0).await.unwrap(), 1);
     assert_eq!(node.client().query(chime_formerly::Rings {}).await.unwrap(), 1);
     drop(node);
@@ -69,13 +69,13 @@ async fn removed_projection_and_domain_are_refused() {
     hand.advance(Duration::from_secs(100));
     let node = begin(parts_first::host).start().await.unwrap();
     eventually(async || parts_first::pay(&node, 0).await.unwrap() == 1).await;
-    node.quiet().await;
+    node.wait_idle().await;
     node.stop().await.unwrap();
     let error = begin(other_view::host).start().await.unwrap_err().to_string();
     assert!(error.contains("the projection `log`, which this program does not know"), "{error}");
     assert!(error.contains("NodeBuilder::retired"), "{error}");
     let node = begin(other_view::host).retired("log").start().await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(node.client().query(other_view::Rings {}).await.unwrap(), 1);
     node.stop().await.unwrap();
     let error = begin(elsewhere::host).retired("log").retired("strikes").start().await.unwrap_err().to_string();
@@ -162,7 +162,7 @@ async fn dead_letter_of_a_renamed_command_can_be_redriven() {
     let store = MemoryStore::new();
     let node = start(store.clone(), charge::host).await.unwrap();
     node.client().send(charge::Ask { account: "ada".into() }).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(node.dead_letters().await.unwrap().len(), 1);
     node.stop().await.unwrap();
     let error = refused(&store, debit::host).await;
@@ -241,7 +241,7 @@ async fn command_in_an_outbox_is_handled_under_its_old_name() {
     node.stop().await.unwrap();
     let host = |builder: NodeBuilder| builder.host::<dispatch::Order>().host::<dispatch::Parcel>();
     let node = start(store, host).await.unwrap();
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!((node.metrics().events, node.dead_letters().await.unwrap().len()), (1, 0));
 }
 

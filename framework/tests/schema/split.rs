@@ -61,13 +61,13 @@ mod followers {
     }
 
     impl Project<Paid> for Count {
-        fn project(&mut self, _: &Paid, _: &About) {
+        fn project(&mut self, _: &Paid, _: &EventContext) {
             self.paid += 1;
         }
     }
 
     impl Project<Counted> for Count {
-        fn project(&mut self, _: &Counted, _: &About) {
+        fn project(&mut self, _: &Counted, _: &EventContext) {
             self.counted += 1;
         }
     }
@@ -92,8 +92,8 @@ mod followers {
     #[worker(domain = Bank, on(Paid))]
     pub struct Mailer;
 
-    impl On<Paid> for Mailer {
-        async fn on(&self, _: Paid, job: Job) -> Result<(), WorkError> {
+    impl OnEvent<Paid> for Mailer {
+        async fn on_event(&self, _: Paid, job: Job) -> Result<(), WorkError> {
             KEYS.lock().unwrap().push(job.idempotency_key);
             Ok(())
         }
@@ -108,7 +108,7 @@ async fn split_event_is_applied_as_several() {
     let node = builder.start().await.unwrap();
     assert_eq!(split::pay(&node, 7).await.unwrap(), "250 251 ");
     assert_eq!(split::pay(&node, 0).await.unwrap(), "250 251 7 ");
-    node.quiet().await;
+    node.wait_idle().await;
     assert_eq!(node.client().query(followers::Counts {}).await.unwrap(), (3, 3));
     let keys: std::collections::BTreeSet<_> = followers::KEYS.lock().unwrap().iter().copied().collect();
     assert_eq!(keys.len(), 3, "each has its own effect outside: {keys:?}");

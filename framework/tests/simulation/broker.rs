@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use whizbang::testing::sim::Run;
-use whizbang::testing::{Fault, Sim, Trouble, Way, Weather, Work};
+use whizbang::testing::{CrashPoint, Fault, FaultEvent, FaultProfile, LinkDirection, Sim};
 
 use crate::bank::*;
 use crate::cluster;
 
 /// Some transfers, in any weather, during a fault.
-fn transfers_during(weather: Weather, fault: Fault) -> Run {
+fn transfers_during(weather: FaultProfile, fault: Fault) -> Run {
     let run = cluster(Sim::new(2))
         .weather(weather)
         .fault(Duration::from_millis(10), fault)
@@ -28,10 +28,10 @@ fn transfers_during(weather: Weather, fault: Fault) -> Run {
 }
 
 fn during(fault: Fault) -> Run {
-    transfers_during(Weather::FAIR, fault)
+    transfers_during(FaultProfile::FAIR, fault)
 }
 
-fn hit(run: &Run, trouble: Trouble) {
+fn hit(run: &Run, trouble: FaultEvent) {
     assert!(run.coverage.troubles().contains_key(&trouble), "nothing {trouble}\n{}", run.trace);
 }
 
@@ -53,7 +53,7 @@ fn in_fair_weather_nothing_goes_wrong() {
 fn a_pause_holds_everything_up_and_loses_nothing() {
     let run = during(Fault::PauseBroker { lasts: A_WHILE });
     assert!(at(&run.trace, "[Withdrawn]") >= 4.0, "{}", run.trace);
-    hit(&run, Trouble::BrokerStoodStill);
+    hit(&run, FaultEvent::BrokerStoodStill);
 }
 
 #[test]
@@ -61,50 +61,54 @@ fn what_is_refused_while_the_leader_changes_is_sent_again_and_taken_once() {
     let run = during(Fault::ChangeLeader { lasts: A_WHILE });
     assert!(run.trace.matches(" sends command Withdraw ").count() > 4, "{}", run.trace);
     assert_eq!(run.coverage.of::<Account>().command::<Withdraw>().count(), 4);
-    hit(&run, Trouble::RefusedByTheLeader);
+    hit(&run, FaultEvent::RefusedByTheLeader);
 }
 
 #[test]
 fn streams_that_are_lost_are_made_again() {
     let run = during(Fault::LoseStreams);
-    hit(&run, Trouble::StreamLost);
+    hit(&run, FaultEvent::StreamLost);
     assert!(run.trace.contains("commands_bank is back for accounts"), "{}", run.trace);
 }
 
 #[test]
 fn what_is_dropped_as_a_duplicate_and_was_never_stored_is_asked_for() {
     let run = during(Fault::FailToStore { lasts: A_WHILE });
-    hit(&run, Trouble::FalseDuplicate);
+    hit(&run, FaultEvent::FalseDuplicate);
 }
 
 #[test]
 fn what_is_sent_twice_within_the_window_is_dropped() {
-    let weather = Weather { lose: 300, ..Weather::FAIR };
+    let weather = FaultProfile { lose: 300, ..FaultProfile::FAIR };
     let minute = Duration::from_secs(60);
     let run = transfers_during(weather, Fault::DropRepeats { window: minute, lasts: minute });
-    hit(&run, Trouble::RepeatDropped);
+    hit(&run, FaultEvent::RepeatDropped);
 }
 
 #[test]
 fn what_is_not_settled_within_the_ack_wait_comes_again_and_is_taken_once() {
-    let weather = Weather { disk: 30, load: 30, ..Weather::FAIR };
+    let weather = FaultProfile { disk: 30, load: 30, ..FaultProfile::FAIR };
     let wait = Duration::from_millis(5);
     let run = transfers_during(weather, Fault::HurryAcks { wait, lasts: A_WHILE });
-    hit(&run, Trouble::AckWaitOver);
-    hit(&run, Trouble::Overtaken);
+    hit(&run, FaultEvent::AckWaitOver);
+    hit(&run, FaultEvent::Overtaken);
     assert_eq!(run.coverage.of::<Account>().command::<Withdraw>().count(), 4);
 }
 
 #[test]
 fn with_one_message_in_hand_at_once_all_of_them_come() {
-    let weather = Weather { disk: 30, ..Weather::FAIR };
+    let weather = FaultProfile { disk: 30, ..FaultProfile::FAIR };
     let run = transfers_during(weather, Fault::FewInHand { most: 1, lasts: A_WHILE });
-    hit(&run, Trouble::HandsFull);
+    hit(&run, FaultEvent::HandsFull);
 }
 
 #[test]
 fn a_service_that_is_cut_off_one_way_or_both_catches_up() {
-    for (way, trouble) in [(Way::In, Trouble::Unheard), (Way::Out, Trouble::Unsaid), (Way::Both, Trouble::Unsaid)] {
+    for (way, trouble) in [
+        (LinkDirection::In, FaultEvent::Unheard),
+        (LinkDirection::Out, FaultEvent::Unsaid),
+        (LinkDirection::Both, FaultEvent::Unsaid),
+    ] {
         let run = during(Fault::Isolate { service: 0, way, lasts: A_WHILE });
         hit(&run, trouble);
         assert!(at(&run.trace, "[Withdrawn]") >= 4.0, "{}", run.trace);
@@ -115,7 +119,7 @@ fn a_service_that_is_cut_off_one_way_or_both_catches_up() {
 fn hostile_client_changes_nothing_in_a_cluster() {
     for seed in 0..5 {
         let run = during(Fault::Forge { seed, count: 300 });
-        hit(&run, Trouble::Forged);
+        hit(&run, FaultEvent::Forged);
         // `transfers_during` compares the balances.
         assert_eq!(run.coverage.of::<Account>().command::<Withdraw>().count(), 4);
     }
@@ -125,7 +129,7 @@ fn hostile_client_changes_nothing_in_a_cluster() {
 fn slow_handlers_hold_up_what_waits_for_them() {
     let each = Duration::from_millis(700);
     let run = during(Fault::Slow { service: 0, each, lasts: A_WHILE });
-    hit(&run, Trouble::HandlerSlow);
+    hit(&run, FaultEvent::HandlerSlow);
     assert!(at(&run.trace, "[Withdrawn]") >= 0.7, "{}", run.trace);
 }
 
@@ -133,7 +137,7 @@ fn slow_handlers_hold_up_what_waits_for_them() {
 fn an_old_node_that_was_taken_over_commits_nothing_more() {
     let second = Duration::from_secs(1);
     let run = cluster(Sim::new(5))
-        .weather(Weather { delay: 40, disk: 10, ..Weather::FAIR })
+        .weather(FaultProfile { delay: 40, disk: 10, ..FaultProfile::FAIR })
         .fault(second, Fault::HandOver { service: 0, cut_off: second, lingers: 20 * second })
         .at_end(|world| match world.state::<Account>("ada").cents {
             40 => Ok(()),
@@ -146,17 +150,17 @@ fn an_old_node_that_was_taken_over_commits_nothing_more() {
             }
         });
     let run = run.unwrap_or_else(|broken| panic!("{broken}\n{}", broken.trace));
-    hit(&run, Trouble::HandedOver);
-    hit(&run, Trouble::ZombieFenced);
+    hit(&run, FaultEvent::HandedOver);
+    hit(&run, FaultEvent::ZombieFenced);
 }
 
 #[test]
 fn a_node_is_killed_in_the_middle_of_what_the_fault_waits_for() {
     for (work, trouble) in [
-        (Work::Commit, Trouble::CrashInACommit),
-        (Work::Publication, Trouble::CrashInAPublication),
-        (Work::Delivery, Trouble::CrashInADelivery),
-        (Work::Acknowledgement, Trouble::CrashInAnAcknowledgement),
+        (CrashPoint::Commit, FaultEvent::CrashInACommit),
+        (CrashPoint::Publication, FaultEvent::CrashInAPublication),
+        (CrashPoint::Delivery, FaultEvent::CrashInADelivery),
+        (CrashPoint::Acknowledgement, FaultEvent::CrashInAnAcknowledgement),
     ] {
         let run = during(Fault::CrashIn { service: 0, work, steps: 0, down: A_WHILE });
         hit(&run, trouble);
@@ -166,7 +170,7 @@ fn a_node_is_killed_in_the_middle_of_what_the_fault_waits_for() {
 
 #[test]
 fn a_crash_that_finds_nothing_to_interrupt_does_not_come() {
-    let crash = Fault::CrashIn { service: 0, work: Work::Commit, steps: 0, down: A_WHILE };
+    let crash = Fault::CrashIn { service: 0, work: CrashPoint::Commit, steps: 0, down: A_WHILE };
     let sim = cluster(Sim::new(2)).faults_may_miss().fault(Duration::from_secs(1), crash);
     let run = sim.run(async |_| {}).expect("nothing happens");
     assert_eq!(run.coverage.crashes(), 0, "{}", run.trace);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use whizbang::SendError;
-use whizbang::testing::sim::{Broken, Run};
-use whizbang::testing::{Fault, Flow, Sim, Trouble, Weather, World};
+use whizbang::testing::sim::{RuleViolation, Run};
+use whizbang::testing::{Fault, FaultEvent, FaultProfile, Flow, Sim, World};
 
 use crate::bank::{Account, deposit, transfer, withdraw};
 use crate::cluster;
@@ -13,7 +13,7 @@ fn cents(world: &World, account: &str) -> u64 {
     world.state::<Account>(account).cents
 }
 
-fn holds(run: Result<Run, Broken>) -> Run {
+fn holds(run: Result<Run, RuleViolation>) -> Run {
     run.unwrap_or_else(|broken| panic!("{broken}\n{}\n{}", broken.deeds, broken.trace))
 }
 
@@ -110,12 +110,12 @@ fn client_whose_clock_was_ahead_goes_on_once_it_is_right() {
         assert_eq!(world.call(deposit("ada", 5)).await.unwrap(), 75, "later ids are not from the future either");
         assert_eq!(world.sent::<crate::bank::Deposit>().len(), 3, "each is sent once, however often it was tried");
     }));
-    assert_eq!(run.coverage.troubles()[&Trouble::ClientSkewed], 1);
+    assert_eq!(run.coverage.troubles()[&FaultEvent::ClientSkewed], 1);
 }
 
 /// Some commands during one fault of clients.
 fn during(fault: Fault) -> Run {
-    let rough = Weather { lose: 50, repeat: 100, delay: 20, disk: 5, load: 5 };
+    let rough = FaultProfile { lose: 50, repeat: 100, delay: 20, disk: 5, load: 5 };
     let run = cluster(Sim::new(5)).weather(rough).fault(Duration::ZERO, fault).at_end(|world| {
         match (cents(world, "ada"), cents(world, "bob")) {
             (40, 30) => Ok(()),
@@ -133,10 +133,10 @@ fn during(fault: Fault) -> Run {
 #[test]
 fn each_mischief_of_clients_strikes_and_changes_nothing() {
     for (fault, trouble, kind) in [
-        (Fault::RepeatCommands { times: 3 }, Trouble::CommandRepeated, "RepeatCommands"),
-        (Fault::ReuseIds { times: 3 }, Trouble::IdReused, "ReuseIds"),
-        (Fault::OldAndFutureIds { times: 3 }, Trouble::IdOutOfTime, "OldAndFutureIds"),
-        (Fault::HurryClients { deadline: Duration::ZERO, times: 3 }, Trouble::CallHurried, "HurryClients"),
+        (Fault::RepeatCommands { times: 3 }, FaultEvent::CommandRepeated, "RepeatCommands"),
+        (Fault::ReuseIds { times: 3 }, FaultEvent::IdReused, "ReuseIds"),
+        (Fault::OldAndFutureIds { times: 3 }, FaultEvent::IdOutOfTime, "OldAndFutureIds"),
+        (Fault::HurryClients { deadline: Duration::ZERO, times: 3 }, FaultEvent::CallHurried, "HurryClients"),
     ] {
         let run = during(fault);
         assert_eq!(run.coverage.troubles().get(&trouble), Some(&3), "{kind}");

@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use whizbang::prelude::*;
 use whizbang::testing::sim::{Run, SimError};
-use whizbang::testing::{Fault, Flow, Sim, Trouble, Work, World};
+use whizbang::testing::{CrashPoint, Fault, FaultEvent, Flow, Sim, World};
 
 use crate::bank::{Account, deposit, withdraw};
 use crate::cluster;
@@ -165,14 +165,14 @@ fn printed_during(fault: Fault) -> Run {
     run.unwrap_or_else(|broken| panic!("{broken}\n{}", broken.deeds))
 }
 
-fn happened(run: &Run, trouble: Trouble) -> u64 {
+fn happened(run: &Run, trouble: FaultEvent) -> u64 {
     run.coverage.troubles().get(&trouble).copied().unwrap_or(0)
 }
 
 #[test]
 fn job_that_fails_after_its_effect_is_done_again() {
     let run = printed_during(Fault::FailJobs { service: 0, times: 2 });
-    assert_eq!((happened(&run, Trouble::JobFailed), happened(&run, Trouble::EffectRepeated)), (2, 2));
+    assert_eq!((happened(&run, FaultEvent::JobFailed), happened(&run, FaultEvent::EffectRepeated)), (2, 2));
     let count = run.coverage.faults()["FailJobs"];
     assert_eq!((count.asked, count.fired), (1, 2));
 }
@@ -180,15 +180,15 @@ fn job_that_fails_after_its_effect_is_done_again() {
 #[test]
 fn job_that_hangs_after_its_effect_is_done_again() {
     let run = printed_during(Fault::HangJobs { service: 0, times: 1 });
-    assert_eq!((happened(&run, Trouble::JobHung), happened(&run, Trouble::EffectRepeated)), (1, 1));
+    assert_eq!((happened(&run, FaultEvent::JobHung), happened(&run, FaultEvent::EffectRepeated)), (1, 1));
     assert!(run.lasted > Duration::from_secs(300), "the limit of a job has passed: {:?}", run.lasted);
 }
 
 #[test]
 fn process_killed_between_effect_and_commit_does_the_job_again() {
-    let crash = Fault::CrashIn { service: 0, work: Work::Job, steps: 0, down: Duration::from_millis(100) };
+    let crash = Fault::CrashIn { service: 0, work: CrashPoint::Job, steps: 0, down: Duration::from_millis(100) };
     let run = printed_during(crash.clone());
-    assert_eq!((happened(&run, Trouble::CrashInAJob), happened(&run, Trouble::EffectRepeated)), (1, 1));
+    assert_eq!((happened(&run, FaultEvent::CrashInAJob), happened(&run, FaultEvent::EffectRepeated)), (1, 1));
     assert!(run.coverage.crashes() >= 1);
     assert_eq!(run.coverage.faults()["CrashIn Job"].fired, 1);
     let run = press(Sim::new(3), true).fault(Duration::ZERO, crash).run(async |world| {
@@ -238,7 +238,7 @@ fn presses_print_each_label_once_under_all_faults() {
         let count = coverage.faults()[kind];
         assert!(count.fired > 0 && count.asked > 10, "{kind}: {count:?}");
     }
-    for trouble in [Trouble::JobFailed, Trouble::JobHung, Trouble::CrashInAJob, Trouble::EffectRepeated] {
+    for trouble in [FaultEvent::JobFailed, FaultEvent::JobHung, FaultEvent::CrashInAJob, FaultEvent::EffectRepeated] {
         assert!(coverage.troubles().get(&trouble).is_some_and(|times| *times > 10), "{trouble}");
     }
 }

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use whizbang::testing::sim::{Broken, Care, Run, SentOutcome};
-use whizbang::testing::{Fault, Flow, Sim, Trouble, World};
+use whizbang::testing::sim::{OperatorAction, RuleViolation, Run, SentOutcome};
+use whizbang::testing::{Fault, FaultEvent, Flow, Sim, World};
 
 use crate::bank::{Account, Deposit, Withdraw, deposit, transfer};
 use crate::bank_transfers::{money_is_conserved, perform, steps};
 use crate::cluster;
 
-fn holds(run: Result<Run, Broken>) -> Run {
+fn holds(run: Result<Run, RuleViolation>) -> Run {
     run.unwrap_or_else(|broken| panic!("{broken}\n{}\n{}", broken.deeds, broken.trace))
 }
 
@@ -18,13 +18,13 @@ fn cents(world: &World, account: &str) -> u64 {
 }
 
 /// A transfer of 30 cents from ada, who has 70, whose first message to an account is poisoned.
-fn poisoned(then: Care) -> (Run, Vec<SentOutcome>) {
+fn poisoned(then: OperatorAction) -> (Run, Vec<SentOutcome>) {
     let outcomes = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
     let seen = std::rc::Rc::clone(&outcomes);
     let sim = cluster(Sim::new(1)).at_end(move |world| {
         *seen.borrow_mut() = world.sent::<Withdraw>().into_iter().map(|sent| sent.outcome).collect();
         match (then, cents(world, "ada"), cents(world, "bob")) {
-            (Care::Redrive, 40, 30) | (Care::Discard, 70, 0) => Ok(()),
+            (OperatorAction::Redrive, 40, 30) | (OperatorAction::Discard, 70, 0) => Ok(()),
             other => Err(format!("{other:?}")),
         }
     });
@@ -40,21 +40,21 @@ fn poisoned(then: Care) -> (Run, Vec<SentOutcome>) {
 
 #[test]
 fn redriven_letter_is_handled_once() {
-    let (run, outcomes) = poisoned(Care::Redrive);
-    assert_eq!(run.coverage.troubles()[&Trouble::MessagePoisoned], 1);
+    let (run, outcomes) = poisoned(OperatorAction::Redrive);
+    assert_eq!(run.coverage.troubles()[&FaultEvent::MessagePoisoned], 1);
     assert_eq!(outcomes, [SentOutcome::Accepted]);
 }
 
 #[test]
 fn discarded_letter_rejects_its_sender_and_the_saga_ends() {
-    let (run, outcomes) = poisoned(Care::Discard);
-    assert_eq!(run.coverage.troubles()[&Trouble::MessagePoisoned], 1);
+    let (run, outcomes) = poisoned(OperatorAction::Discard);
+    assert_eq!(run.coverage.troubles()[&FaultEvent::MessagePoisoned], 1);
     assert_eq!(outcomes, [SentOutcome::Rejected("command.discarded".to_owned())]);
 }
 
 #[test]
 fn poison_without_a_message_strikes_nothing() {
-    let poison = Fault::Poison { service: 0, after: Duration::ZERO, then: Care::Redrive };
+    let poison = Fault::Poison { service: 0, after: Duration::ZERO, then: OperatorAction::Redrive };
     let run = cluster(Sim::new(1)).fault(Duration::ZERO, poison).run(async |world| {
         world.send(deposit("ada", 70)).await.unwrap();
     });
@@ -84,7 +84,7 @@ fn key_that_cannot_be_read_delays_no_other() {
         world.settle().await;
         assert_eq!((cents(world, "ada"), cents(world, "bob")), (40, 35));
     }));
-    assert_eq!(run.coverage.troubles()[&Trouble::KeyStuck], 1);
+    assert_eq!(run.coverage.troubles()[&FaultEvent::KeyStuck], 1);
     assert!(run.coverage.waits().beside_stuck > 0, "{:?}", run.coverage.waits());
 }
 
@@ -100,7 +100,7 @@ fn node_on_an_empty_store_is_refused_and_changes_nothing() {
             assert_eq!(world.send(deposit("ada", 5)).await.unwrap(), 75, "the service itself goes on");
             assert_eq!(world.sent::<Deposit>().len(), 2);
         }));
-    assert_eq!(run.coverage.troubles()[&Trouble::RivalRefused], 2);
+    assert_eq!(run.coverage.troubles()[&FaultEvent::RivalRefused], 2);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use whizbang::testing::sim::{Sender, SentOutcome};
-use whizbang::testing::{Fault, Flow, Random, Sim, Weather};
+use whizbang::testing::{Fault, FaultProfile, Flow, Random, Sim};
 
 use crate::bank::*;
 use crate::{cluster, perform, steps};
@@ -38,9 +38,9 @@ fn rules_know_which_commands_were_sent_to_whom() {
 fn rules_expect_more_of_an_undisturbed_run() {
     let crash = Fault::Crash { service: 0, steps: 0, down: Duration::ZERO };
     for (weather, fault, undisturbed) in [
-        (Weather::FAIR, None, true),
-        (Weather { lose: 1, ..Weather::FAIR }, None, false),
-        (Weather::FAIR, Some(crash.clone()), false),
+        (FaultProfile::FAIR, None, true),
+        (FaultProfile { lose: 1, ..FaultProfile::FAIR }, None, false),
+        (FaultProfile::FAIR, Some(crash.clone()), false),
     ] {
         let faults = fault.iter().cloned().collect::<Vec<_>>();
         let sim = cluster(Sim::new(1)).weather(weather).at_end(move |world| {

@@ -24,9 +24,9 @@ use std::time::Duration;
 
 use bank::*;
 use bank_transfers::{Step, cluster, money_is_conserved, perform, steps};
-use whizbang::testing::{Fault, Flow, Sim, Weather, World};
+use whizbang::testing::{Fault, FaultProfile, Flow, Sim, World};
 
-const ROUGH: Weather = Weather { lose: 100, repeat: 150, delay: 40, disk: 8, load: 8 };
+const ROUGH: FaultProfile = FaultProfile { lose: 100, repeat: 150, delay: 40, disk: 8, load: 8 };
 
 #[test]
 fn one_rough_run_holds() {
@@ -72,10 +72,10 @@ fn two_hundred_seeds_of_transfers_hold() {
 
 #[test]
 fn a_lost_last_event_is_noticed_although_its_owner_has_started_again() {
-    let run = cluster(Sim::new(3)).weather(Weather { delay: 100, ..Weather::FAIR }).run(async |world| {
+    let run = cluster(Sim::new(3)).weather(FaultProfile { delay: 100, ..FaultProfile::FAIR }).run(async |world| {
         for number in 0..20 {
             perform(world, Step::Deposit { account: number, cents: 1 }).await;
-            // About half of the events are still under way.
+            // EventContext half of the events are still under way.
             world.strike(&Fault::EmptyStreams).await;
         }
         world.kill(0);

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use whizbang::testing::{Fault, Flow, Sim, Weather};
+use whizbang::testing::{Fault, FaultProfile, Flow, Sim};
 
 use crate::bank::*;
 use crate::{Step, cluster, perform, steps};
@@ -66,7 +66,7 @@ fn rules_of_a_flow_know_what_is_done() {
 #[test]
 fn handlers_that_panic_are_tried_again_and_nothing_is_lost() {
     let run = cluster(Sim::new(5))
-        .weather(Weather { disk: 5, ..Weather::FAIR })
+        .weather(FaultProfile { disk: 5, ..FaultProfile::FAIR })
         .fault(Duration::from_millis(5), Fault::Panic { service: 0, times: 2 })
         .fault(Duration::from_millis(5), Fault::Panic { service: 1, times: 2 })
         .at_end(|world| match world.state::<Account>("bob").cents {

@@ -53,8 +53,8 @@ impl Handle<Stop> for Alarm {
     }
 }
 
-impl Wake<Ring> for Alarm {
-    fn wake(&self, _ring: Ring, effects: &mut Effects<Self>) {
+impl OnTimer<Ring> for Alarm {
+    fn on_timer(&self, _ring: Ring, effects: &mut Effects<Self>) {
         effects.record(Rang {});
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use whizbang::prelude::*;
-use whizbang::testing::{Flow, Sim, Weather, World};
+use whizbang::testing::{FaultProfile, Flow, Sim, World};
 use whizbang::{NodeConfig, Retry};
 
 /// More messages than a lane or a feed has under way at once.
@@ -99,7 +99,7 @@ impl Handle<Put> for Box_ {
 }
 
 impl React<Told> for Box_ {
-    fn key(told: &Told, _about: &About) -> Option<String> {
+    fn key(told: &Told, _about: &EventContext) -> Option<String> {
         Some(told.to.clone())
     }
 
@@ -172,8 +172,8 @@ impl Perform<Clean> for Cleaner {
     }
 }
 
-impl On<Told> for Cleaner {
-    async fn on(&self, _told: Told, _job: Job) -> Result<(), WorkError> {
+impl OnEvent<Told> for Cleaner {
+    async fn on_event(&self, _told: Told, _job: Job) -> Result<(), WorkError> {
         tokio::time::sleep(Duration::from_secs(8)).await;
         Ok(())
     }
@@ -196,7 +196,9 @@ fn jobs_that_wait_for_a_slot_are_no_delay() {
 
 #[test]
 fn slow_weather_is_no_delay_of_a_key() {
-    for weather in [Weather { delay: 20_000, ..Weather::FAIR }, Weather { disk: 20_000, ..Weather::FAIR }] {
+    for weather in
+        [FaultProfile { delay: 20_000, ..FaultProfile::FAIR }, FaultProfile { disk: 20_000, ..FaultProfile::FAIR }]
+    {
         let run = crate::cluster(Sim::new(1)).weather(weather).run(async |world| {
             world.send(crate::bank::deposit("ada", 100)).await.unwrap();
             world.send(crate::bank::transfer("t1", "ada", "bob", 30)).await.unwrap();
@@ -215,7 +217,7 @@ fn waits_are_measured_in_undisturbed_runs_alone() {
         });
         run.expect("it holds").coverage.waits()
     };
-    let fair = run(Weather::FAIR);
+    let fair = run(FaultProfile::FAIR);
     assert!(fair.measured >= 6 && fair.beside_stuck == 0 && fair.longest < Duration::from_millis(10), "{fair:?}");
-    assert_eq!(run(Weather { lose: 1, ..Weather::FAIR }).measured, 0);
+    assert_eq!(run(FaultProfile { lose: 1, ..FaultProfile::FAIR }).measured, 0);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use whizbang::prelude::*;
-use whizbang::testing::{Fault, Flow, Sim, Trouble, World};
+use whizbang::testing::{Fault, FaultEvent, Flow, Sim, World};
 
 #[derive(Domain)]
 struct Places;
@@ -124,7 +124,7 @@ macro_rules! trip {
             fn handle(&self, plan: Plan, effects: &mut Effects<Self>) -> Result<(), Rejection> {
                 for place in &plan.places {
                     let (place, trip) = (format!("place{place}"), plan.trip.clone());
-                    effects.send(Book { place: place.clone(), trip: trip.clone() }).undo_with(Cancel { place, trip });
+                    effects.send(Book { place: place.clone(), trip: trip.clone() }).compensate_with(Cancel { place, trip });
                 }
                 effects.set_timer(&TooLate {}, Duration::from_millis(500));
                 effects.record(Planned { places: plan.places });
@@ -145,8 +145,8 @@ macro_rules! trip {
             }
         }
 
-        impl Wake<TooLate> for $saga {
-            fn wake(&self, _: TooLate, effects: &mut Effects<Self>) {
+        impl OnTimer<TooLate> for $saga {
+            fn on_timer(&self, _: TooLate, effects: &mut Effects<Self>) {
                 Self::give_up(effects);
             }
         }
@@ -245,7 +245,7 @@ fn commands_arrive_and_faults_strike_as_the_test_draws_them() {
     let happened = |trouble| coverage.troubles().get(&trouble).copied().unwrap_or(0);
     assert!(coverage.crashes() > 10, "{}", coverage.crashes());
     assert_eq!(
-        (happened(Trouble::ClockJumped), happened(Trouble::HandedOver), happened(Trouble::StreamLost)),
+        (happened(FaultEvent::ClockJumped), happened(FaultEvent::HandedOver), happened(FaultEvent::StreamLost)),
         (0, 0, 0)
     );
     let together = flow!("trips-at-once", Trip).arrivals(Just(Duration::ZERO)).faults(0).no_regressions();

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use whizbang::prelude::*;
-use whizbang::testing::sim::{Broken, Run, SimError};
-use whizbang::testing::{Fault, Flow, Sim, Trouble, World};
+use whizbang::testing::sim::{RuleViolation, Run, SimError};
+use whizbang::testing::{Fault, FaultEvent, Flow, Sim, World};
 
 #[derive(Domain)]
 struct Desk;
@@ -57,7 +57,7 @@ mod old {
     }
 
     impl React<Written> for Shelf {
-        fn key(_written: &Written, about: &About) -> Option<String> {
+        fn key(_written: &Written, about: &EventContext) -> Option<String> {
             Some(about.key.to_owned())
         }
 
@@ -148,7 +148,7 @@ mod new {
     }
 
     impl React<Written> for Rack {
-        fn key(_written: &Written, about: &About) -> Option<String> {
+        fn key(_written: &Written, about: &EventContext) -> Option<String> {
             Some(about.key.to_owned())
         }
 
@@ -189,7 +189,7 @@ fn write(book: &str, pages: u64) -> old::Write {
     old::Write { book: book.to_owned(), pages }
 }
 
-fn holds(run: Result<Run, Broken>) -> Run {
+fn holds(run: Result<Run, RuleViolation>) -> Run {
     run.unwrap_or_else(|broken| panic!("{broken}\n{}\n{}", broken.deeds, broken.trace))
 }
 
@@ -218,7 +218,7 @@ fn upgraded_services_read_what_the_first_version_wrote() {
         world.settle().await;
         assert_eq!(pages(world), (13, 13));
     }));
-    assert_eq!(run.coverage.troubles()[&Trouble::Upgraded], 2);
+    assert_eq!(run.coverage.troubles()[&FaultEvent::Upgraded], 2);
     assert!(run.coverage.of::<new::Rack>().event::<new::Written>().count() >= 2, "{}", run.coverage);
 }
 

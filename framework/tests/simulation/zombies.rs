@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use whizbang::prelude::*;
-use whizbang::testing::{Fault, Sim, Trouble};
+use whizbang::testing::{Fault, FaultEvent, Sim};
 
 #[derive(Domain)]
 struct Reminders;
@@ -49,8 +49,8 @@ impl Handle<Look> for Reminder {
     }
 }
 
-impl Wake<Due> for Reminder {
-    fn wake(&self, _due: Due, effects: &mut Effects<Self>) {
+impl OnTimer<Due> for Reminder {
+    fn on_timer(&self, _due: Due, effects: &mut Effects<Self>) {
         effects.record(Reminded {});
         effects.complete();
     }
@@ -86,7 +86,7 @@ fn a_timer_that_the_next_owner_set_rings_at_an_old_node_and_not_in_circles() {
                 world.send(Remind { name: "a".into() }).await.unwrap();
             });
         let run = run.unwrap_or_else(|broken| panic!("{broken}\n{}", broken.trace));
-        assert!(run.coverage.troubles().contains_key(&Trouble::HandedOver), "{}", run.trace);
+        assert!(run.coverage.troubles().contains_key(&FaultEvent::HandedOver), "{}", run.trace);
         assert!(run.coverage.crashes() >= 1, "{}", run.trace);
     }
 }
@@ -109,7 +109,7 @@ fn clock_jumps_in_a_cluster_move_no_timer_of_a_live_node() {
                     assert_eq!(times("before"), 1, "late after {millis} ms");
                 });
             let run = run.unwrap_or_else(|broken| panic!("{broken}\n{}", broken.trace));
-            assert!(run.coverage.troubles().contains_key(&Trouble::ClockJumped), "{}", run.trace);
+            assert!(run.coverage.troubles().contains_key(&FaultEvent::ClockJumped), "{}", run.trace);
         }
     }
 }

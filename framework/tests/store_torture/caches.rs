@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use whizbang::store::embedded::EmbeddedStore;
 use whizbang::store::{Store, StoreError};
-use whizbang::testing::store::{Draft, Owner};
+use whizbang::testing::store::{Owner, TurnBuilder};
 
 use crate::brief_or_long;
 use crate::damage::{Became, Log};
@@ -137,7 +137,7 @@ fn a_snapshot_of_a_turn_that_was_lost_is_not_taken_for_that_of_the_turn_in_its_p
     };
     let draft = |number: u64, said: &str| {
         let id = number + 10 * said.len() as u64;
-        Draft::new("Account", "a", id).at(number, number - 1).event("Happened", said)
+        TurnBuilder::new("Account", "a", id).at(number, number - 1).event("Happened", said)
     };
     let (store, mut owner) = open();
     owner.append(&draft(1, "kept")).unwrap();
@@ -187,7 +187,9 @@ fn a_snapshot_that_is_newer_than_an_older_copy_of_the_log_is_not_used() {
     };
     let append = |owner: &mut Owner, numbers: std::ops::RangeInclusive<u64>, said: &str| {
         for number in numbers {
-            owner.append(&Draft::new("Account", "a", number).at(number, number - 1).event("Happened", said)).unwrap();
+            owner
+                .append(&TurnBuilder::new("Account", "a", number).at(number, number - 1).event("Happened", said))
+                .unwrap();
         }
     };
     let (store, mut owner) = open(&machine);

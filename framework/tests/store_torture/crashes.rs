@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use whizbang::store::embedded::EmbeddedStore;
 use whizbang::store::{CommitListener, Store, StoreError, Ticket};
-use whizbang::testing::store::{Draft, Owner, run};
+use whizbang::testing::store::{Owner, TurnBuilder, run};
 
 use crate::brief_or_long;
 use crate::lives::{End, calls, is_right_and_goes_on, tell};
@@ -100,8 +100,9 @@ fn with_its_own_threads_nothing_that_was_reported_is_lost_in_a_power_cut() {
             let mut appended = 0;
             loop {
                 let (key, turn) = (format!("key-{}", appended % KEYS), appended / KEYS);
-                let draft =
-                    Draft::new("Account", &key, appended).at(turn + 1, turn).event("Happened", appended.to_string());
+                let draft = TurnBuilder::new("Account", &key, appended)
+                    .at(turn + 1, turn)
+                    .event("Happened", appended.to_string());
                 let alone = seed.is_multiple_of(2) && appended.is_multiple_of(3);
                 match draft.write(|turn| if alone { writer.append_alone(turn) } else { writer.append(turn) }) {
                     Ok(told) => {
@@ -126,7 +127,7 @@ fn with_its_own_threads_nothing_that_was_reported_is_lost_in_a_power_cut() {
             let events = owner.events(0, usize::MAX).await;
             let said = |event: &whizbang::store::StoredEvent| String::from_utf8(event.payload.to_vec()).unwrap();
             assert!(events.iter().map(said).eq((0..position).map(|number| number.to_string())), "seed {seed}");
-            owner.commit(&Draft::new("Account", "another", 1).event("Happened", "again")).await;
+            owner.commit(&TurnBuilder::new("Account", "another", 1).event("Happened", "again")).await;
             tokio::time::timeout(Duration::from_secs(60), store.close()).await.unwrap().unwrap();
         });
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use whizbang::store::embedded::EmbeddedStore;
 use whizbang::store::{Store, StoreError};
-use whizbang::testing::store::{Draft, Ears, Owner, run};
+use whizbang::testing::store::{Owner, RecordingListener, TurnBuilder, run};
 
 use crate::brief_or_long;
 use crate::lives::{End, begin, calls, is_right_and_goes_on, tell};
@@ -129,12 +129,12 @@ fn with_its_own_threads_a_full_disk_is_looked_at_again_however_busy_it_is() {
     let machine = Machine::new(1);
     run(async {
         let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open_on(machine.disk(), &small(), None).unwrap());
-        let ears = Arc::new(Ears::default());
+        let ears = Arc::new(RecordingListener::default());
         let mut owner = Owner::take_with(&store, &shard("bank", 0), Arc::clone(&ears)).await;
         machine.set_room(Some(0));
         let mut turns = 0;
         let mut append = |owner: &mut Owner| {
-            let draft = Draft::new("Account", "ada", turns).at(turns + 1, turns).event("Happened", vec![1; 300]);
+            let draft = TurnBuilder::new("Account", "ada", turns).at(turns + 1, turns).event("Happened", vec![1; 300]);
             owner.append(&draft).inspect(|_| turns += 1)
         };
         while append(&mut owner).is_ok() {}

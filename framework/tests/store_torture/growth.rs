@@ -8,7 +8,7 @@ use whizbang::clock::{Clock, Timestamp};
 use whizbang::message::IdSource;
 use whizbang::store::Store;
 use whizbang::store::embedded::{EmbeddedConfig, EmbeddedStore};
-use whizbang::testing::store::{Draft, Owner};
+use whizbang::testing::store::{Owner, TurnBuilder};
 
 use crate::brief_or_long;
 use crate::lives::{End, is_right_and_goes_on};
@@ -37,7 +37,7 @@ impl Life {
     }
 
     fn append(&mut self, number: u64, bytes: usize) {
-        let draft = Draft::new("Account", "a", number).at(number, number - 1).event("Happened", vec![7; bytes]);
+        let draft = TurnBuilder::new("Account", "a", number).at(number, number - 1).event("Happened", vec![7; bytes]);
         self.owner.append(&draft).unwrap();
     }
 

@@ -8,9 +8,9 @@ use whizbang::clock::{Clock, Timestamp};
 use whizbang::message::{IdSource, Name, ShardId};
 use whizbang::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use whizbang::store::memory::MemoryStore;
-use whizbang::store::{Appended, Epoch, Lane, ShardHandle, ShardWriter, Snapshot, Source, Store, StoreError};
+use whizbang::store::{Appended, Epoch, ShardHandle, ShardWriter, Snapshot, Source, SourceKind, Store, StoreError};
 use whizbang::store::{View, Watermark};
-use whizbang::testing::store::{Draft, Ears, SHARDS};
+use whizbang::testing::store::{RecordingListener, SHARDS, TurnBuilder};
 
 use crate::machine::Machine;
 use crate::picture::{now, picture, shard, shards, snapshot_text};
@@ -20,7 +20,7 @@ const ACTOR: &str = "Account";
 /// Something that was appended.
 #[derive(Clone)]
 enum Entry {
-    Turn(ShardId, Box<Draft>),
+    Turn(ShardId, Box<TurnBuilder>),
     Advance(ShardId, Watermark),
     Sent(ShardId, ShardId, u64),
 }
@@ -49,7 +49,7 @@ pub(crate) struct Story {
 pub(crate) struct Life {
     pub(crate) store: Arc<EmbeddedStore>,
     writers: BTreeMap<ShardId, Box<dyn ShardWriter>>,
-    pub(crate) ears: Arc<Ears>,
+    pub(crate) ears: Arc<RecordingListener>,
     /// How many entries there were when it began.
     before: usize,
 }
@@ -80,7 +80,7 @@ impl Story {
     pub(crate) fn open(&mut self) -> Result<Life, StoreError> {
         let seed = self.dice.next_u64();
         let store = EmbeddedStore::open_on(self.machine.disk(), &self.config, Some(seed))?;
-        let ears = Arc::new(Ears::default());
+        let ears = Arc::new(RecordingListener::default());
         let life = Life { store: Arc::new(store), writers: BTreeMap::new(), ears, before: self.entries.len() };
         Ok(life)
     }
@@ -157,7 +157,7 @@ impl Story {
         self.ids += 1;
         let key = format!("key-{}", self.dice.below(5));
         let head = self.heads.get(&(shard.clone(), key.clone())).copied().unwrap_or_default();
-        let mut draft = Draft::new(ACTOR, &key, self.ids).at(head.0 + 1, head.1);
+        let mut draft = TurnBuilder::new(ACTOR, &key, self.ids).at(head.0 + 1, head.1);
         for _ in 0..self.dice.below(4) {
             let length = if self.dice.below(8) == 0 { 1500 } else { 100 };
             let payload: Vec<u8> = (0..self.dice.below(length)).map(|_| self.dice.next_u64() as u8).collect();
@@ -204,7 +204,7 @@ impl Story {
     fn save_view(&mut self, life: &Life) -> Result<(), StoreError> {
         self.view.1 += 1;
         // It is always the same owner, and a store that is opened again has none.
-        let epoch = now(life.store.take_view(&projection()))?;
+        let epoch = now(life.store.claim_view(&projection()))?;
         now(life.store.save_view(&projection(), epoch, view(self.view.1)))?;
         self.view.0 = self.view.1;
         Ok(())
@@ -309,7 +309,7 @@ fn raise(heads: &mut Heads, entry: &Entry) {
 fn replay(store: &MemoryStore, entries: &[Entry]) {
     for entry in entries {
         let (Entry::Turn(shard, _) | Entry::Advance(shard, _) | Entry::Sent(shard, ..)) = entry;
-        let mut writer = now(store.open(shard, SHARDS, Arc::new(Ears::default()))).unwrap().writer;
+        let mut writer = now(store.open(shard, SHARDS, Arc::new(RecordingListener::default()))).unwrap().writer;
         match entry {
             Entry::Turn(_, draft) => draft.write(|turn| writer.append(turn)),
             Entry::Advance(_, watermark) => writer.advance(watermark),
@@ -321,10 +321,10 @@ fn replay(store: &MemoryStore, entries: &[Entry]) {
 
 fn source(dice: &IdSource) -> Source {
     let lane = match dice.below(2) {
-        0 => Lane::Direct,
-        _ => Lane::Events { subscriber: Name::new("Saga").unwrap() },
+        0 => SourceKind::Direct,
+        _ => SourceKind::Events { subscriber: Name::new("Saga").unwrap() },
     };
-    Source { shard: shard("post", dice.below(2) as u16), lane }
+    Source { shard: shard("post", dice.below(2) as u16), kind: lane }
 }
 
 fn projection() -> Name {

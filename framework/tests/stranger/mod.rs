@@ -7,25 +7,27 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use whizbang::bridge::loopback::{LoopbackBridge, LoopbackHub};
-use whizbang::bridge::{Answer as Told, Asked, Bridge, BridgeError, Inbound, NodeCard, Refusal, Settled, Tidings};
-use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, Origin, ShardId, Wants};
+use whizbang::bridge::{
+    AckOutcome, Bridge, BridgeError, Inbound, NodeCard, Notification, Request, RequestError, Response as Told,
+};
+use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, Origin, ReplyMode, ShardId};
 
 /// A service that takes nothing.
 pub struct Stranger;
 
 impl Inbound for Stranger {
-    fn direct(&self, _envelope: Envelope) -> BoxFuture<'static, Settled> {
-        ready(Settled::Done).boxed()
+    fn deliver(&self, _envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
+        ready(AckOutcome::Ack).boxed()
     }
-    fn event(&self, _envelope: Envelope) -> BoxFuture<'static, Settled> {
-        ready(Settled::Done).boxed()
+    fn event(&self, _envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
+        ready(AckOutcome::Ack).boxed()
     }
-    fn asked(&self, _asked: Asked) -> BoxFuture<'static, Told> {
-        ready(Told::Refused(Refusal::NotHere)).boxed()
+    fn request(&self, _asked: Request) -> BoxFuture<'static, Told> {
+        ready(Told::Refused(RequestError::NotHere)).boxed()
     }
-    fn told(&self, _tidings: Tidings) {}
+    fn notify(&self, _tidings: Notification) {}
     fn reconnected(&self) {}
-    fn room(&self) -> usize {
+    fn capacity(&self) -> usize {
         1
     }
 }
@@ -71,7 +73,7 @@ pub fn forged(id: u128, message: &str, from: &ShardId, sequence: u64, to: Option
         causation: None,
         time: whizbang::clock::Timestamp::from_millis(0),
         deadline: None,
-        wants: Wants::Nothing,
+        wants: ReplyMode::Nothing,
         traceparent: None,
         headers: Vec::new(),
         codec: Codec::Bincode,
@@ -100,20 +102,20 @@ impl Bridge for Counted {
     fn publish(&self, event: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
         self.0.publish(event)
     }
-    fn ask(&self, to: Asked, deadline: Duration) -> BoxFuture<'_, Result<Told, BridgeError>> {
+    fn request(&self, to: Request, deadline: Duration) -> BoxFuture<'_, Result<Told, BridgeError>> {
         let counts = Arc::clone(&self.1);
         async move {
             counts.asked.fetch_add(1, Ordering::Relaxed);
             let open = counts.open.fetch_add(1, Ordering::Relaxed) + 1;
             counts.most.fetch_max(open, Ordering::Relaxed);
-            let answer = self.0.ask(to, deadline).await;
+            let answer = self.0.request(to, deadline).await;
             counts.open.fetch_sub(1, Ordering::Relaxed);
             answer
         }
         .boxed()
     }
-    fn tell(&self, tidings: Tidings) -> BoxFuture<'_, Result<(), BridgeError>> {
-        self.0.tell(tidings)
+    fn notify(&self, tidings: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
+        self.0.notify(tidings)
     }
     fn durability(&self) -> String {
         self.0.durability()

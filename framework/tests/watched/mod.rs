@@ -12,7 +12,7 @@ use whizbang::message::{MessageId, Name, ShardId};
 use whizbang::prelude::*;
 use whizbang::store::{
     Appended, CatalogEntry, CommitListener, DeadLetter, Epoch, OutboxEntry, ShardHandle, ShardReader, ShardWriter,
-    Snapshot, Store, StoreError, StoredEvent, StoredTurn, StreamState, Timer, TimerPage, TimerPlace, Turn, View,
+    Snapshot, Store, StoreError, StoredEvent, StoredTurn, StreamState, Timer, TimerCursor, TimerPage, Turn, View,
     Watermark,
 };
 
@@ -100,8 +100,8 @@ impl Store for WatchedStore {
     fn view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Option<View>, StoreError>> {
         self.0.view(projection)
     }
-    fn take_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
-        self.0.take_view(projection)
+    fn claim_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
+        self.0.claim_view(projection)
     }
     fn save_view<'a>(
         &'a self,
@@ -195,7 +195,7 @@ impl ShardReader for Reader {
     fn next_timer(&self) -> Option<Timestamp> {
         self.0.next_timer()
     }
-    fn timers_of(&self, actor: &Name, after: TimerPlace, now: Timestamp, limit: usize) -> TimerPage {
+    fn timers_of(&self, actor: &Name, after: TimerCursor, now: Timestamp, limit: usize) -> TimerPage {
         self.1.called("timers_of");
         let page = self.0.timers_of(actor, after, now, limit);
         self.1.pages.fetch_add(1, Ordering::Relaxed);

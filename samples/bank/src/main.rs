@@ -35,7 +35,7 @@ async fn main() -> Result<(), whizbang::Error> {
         let request = RequestTransfer { transfer: transfer.into(), from: from.into(), to: to.into(), cents };
         bank.send(request).await?;
         // The request is accepted; the saga works on. This waits until it has nothing left to do.
-        node.quiet().await;
+        node.wait_idle().await;
         let outcome = bank.query(OutcomeOf { transfer: transfer.into() }).await?;
         println!("{transfer}: {cents} cents from {from} to {to}: {outcome}");
     }

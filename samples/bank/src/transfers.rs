@@ -103,7 +103,7 @@ pub(crate) struct Move {
 impl React<TransferRequested> for Move {
     fn react(&self, transfer: TransferRequested, effects: &mut Effects<Self>) {
         let TransferRequested { from, to, cents } = transfer;
-        effects.send(Withdraw { account: from.clone(), cents }).undo_with(TakeBack { account: from, cents });
+        effects.send(Withdraw { account: from.clone(), cents }).compensate_with(TakeBack { account: from, cents });
         effects.record(MoveBegun { to, cents });
     }
 }
@@ -159,7 +159,7 @@ pub(crate) struct Outcomes {
 }
 
 impl Project<TransferEnded> for Outcomes {
-    fn project(&mut self, ended: &TransferEnded, about: &About) {
+    fn project(&mut self, ended: &TransferEnded, about: &EventContext) {
         self.of.insert(about.key.clone(), ended.outcome.clone());
     }
 }

@@ -88,13 +88,13 @@ pub(crate) struct Balances {
 }
 
 impl Project<Deposited> for Balances {
-    fn project(&mut self, deposited: &Deposited, about: &About) {
+    fn project(&mut self, deposited: &Deposited, about: &EventContext) {
         *self.cents.entry(about.key.clone()).or_default() += deposited.cents;
     }
 }
 
 impl Project<Withdrawn> for Balances {
-    fn project(&mut self, withdrawn: &Withdrawn, about: &About) {
+    fn project(&mut self, withdrawn: &Withdrawn, about: &EventContext) {
         *self.cents.entry(about.key.clone()).or_default() -= withdrawn.cents;
     }
 }

@@ -56,7 +56,7 @@ impl Handle<Look> for Guest {
 }
 
 impl React<Brewed> for Guest {
-    fn key(brewed: &Brewed, _: &About) -> Option<String> {
+    fn key(brewed: &Brewed, _: &EventContext) -> Option<String> {
         Some(brewed.guest.clone())
     }
 

@@ -40,7 +40,7 @@ pub(crate) fn over_nats() {
         let reader = Node::builder("reader", store).projection::<Reader>().bridge(bridge(&server.url(), run).await);
         let reader = reader.start().await.expect("starts");
         work(&owner).await;
-        reader.quiet().await;
+        reader.wait_idle().await;
         print("idle_over_nats", "an owner and a subscriber, together", cost().await);
         reader.stop().await.expect("stops");
         owner.stop().await.expect("stops");
@@ -52,7 +52,7 @@ async fn work(node: &Node) {
     for book in 0..1000 {
         node.client().send(write(book)).await.expect("is handled");
     }
-    node.quiet().await;
+    node.wait_idle().await;
 }
 
 /// The time that all threads of this process run while nothing is asked of them, as percent of a core.

@@ -77,8 +77,8 @@ impl Handle<Set> for Alarm {
     }
 }
 
-impl Wake<Due> for Alarm {
-    fn wake(&self, _due: Due, _effects: &mut Effects<Self>) {}
+impl OnTimer<Due> for Alarm {
+    fn on_timer(&self, _due: Due, _effects: &mut Effects<Self>) {}
 }
 
 const PENDING: usize = 100_000;

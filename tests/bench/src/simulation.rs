@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use whizbang::testing::{Fault, Sim, Weather};
+use whizbang::testing::{Fault, FaultProfile, Sim};
 
 use crate::account::{Account, deposit};
 use crate::report::{REPETITIONS, report};
 
 const SEEDS: u32 = 50;
-const WEATHER: Weather = Weather { lose: 100, repeat: 100, delay: 50, disk: 10, load: 10 };
+const WEATHER: FaultProfile = FaultProfile { lose: 100, repeat: 100, delay: 50, disk: 10, load: 10 };
 
 /// Milliseconds for each seed, against the virtual time that passes in it: seeds a second are 1000 / value, and simulated time
 /// is real time / ratio.

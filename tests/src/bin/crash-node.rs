@@ -120,7 +120,7 @@ async fn main() {
             let _ = wait.await;
         }
     }
-    node.quiet().await;
+    node.wait_idle().await;
     for letter in node.dead_letters().await.unwrap() {
         let line = format!("{} {}\n", letter.key, letter.error);
         std::io::stdout().lock().write_all(line.as_bytes()).unwrap();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use whizbang::message::{MessageId, Name, ShardId};
-use whizbang::store::{Lane, Source};
+use whizbang::store::{Source, SourceKind};
 
 use super::row::contiguous;
 use super::{Broken, Found, ShardLog, Stage};
@@ -39,7 +39,7 @@ pub(super) fn check(logs: &[ShardLog], stage: Stage, found: &mut Found) {
                 let taker = Taker {
                     source: source.clone(),
                     domain: log.shard.domain.clone(),
-                    shard: (source.lane == Lane::Direct).then(|| log.shard.clone()),
+                    shard: (source.kind == SourceKind::Direct).then(|| log.shard.clone()),
                 };
                 let place = format!("{named} turn {}", turn.number);
                 if let Some(first) = taken.entry(taker).or_default().insert(*sequence, place.clone()) {
@@ -95,18 +95,18 @@ fn check_sent(logs: &[ShardLog], by_shard: &BTreeMap<&ShardId, &ShardLog>, found
 }
 
 fn written(source: &Source) -> String {
-    match &source.lane {
-        Lane::Direct => format!("what {} sent", source.shard),
-        Lane::Events { subscriber } => format!("the events of {} for {subscriber}", source.shard),
+    match &source.kind {
+        SourceKind::Direct => format!("what {} sent", source.shard),
+        SourceKind::Events { subscriber } => format!("the events of {} for {subscriber}", source.shard),
     }
 }
 
 /// The last number that a source has given out for a destination, if its log is known.
 fn head(by_shard: &BTreeMap<&ShardId, &ShardLog>, source: &Source, to: &ShardId) -> Option<u64> {
     let log = by_shard.get(&source.shard)?;
-    Some(match source.lane {
-        Lane::Events { .. } => log.position,
-        Lane::Direct => log.outbox_heads.iter().find(|(shard, ..)| shard == to).map_or(0, |(_, _, last)| *last),
+    Some(match source.kind {
+        SourceKind::Events { .. } => log.position,
+        SourceKind::Direct => log.outbox_heads.iter().find(|(shard, ..)| shard == to).map_or(0, |(_, _, last)| *last),
     })
 }
 
@@ -124,7 +124,7 @@ fn check_watermarks(
         {
             found.add(Broken::Phantom, format!("{place}, which ends at {head}"));
         }
-        if mark.source.lane == Lane::Direct {
+        if mark.source.kind == SourceKind::Direct {
             let taker =
                 Taker { source: mark.source.clone(), domain: log.shard.domain.clone(), shard: Some(log.shard.clone()) };
             let none = BTreeMap::new();
@@ -139,7 +139,7 @@ fn check_watermarks(
 fn check_arrivals(log: &ShardLog, by_shard: &BTreeMap<&ShardId, &ShardLog>, found: &mut Found) {
     for (to, through, last) in &log.outbox_heads {
         let Some(receiver) = by_shard.get(to) else { continue };
-        let source = Source { shard: log.shard.clone(), lane: Lane::Direct };
+        let source = Source { shard: log.shard.clone(), kind: SourceKind::Direct };
         let taken = receiver.watermarks.iter().find(|mark| mark.source == source).map_or(0, |mark| mark.through);
         if taken < *last {
             let what = format!("{} has sent {last} to {to}, which has taken {taken}", log.shard);

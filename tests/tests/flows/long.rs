@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
-use whizbang::testing::{Coverage, Flow, Trouble, World};
+use whizbang::testing::{Coverage, FaultEvent, Flow, World};
 use whizbang_tests::{brief_or_long, is_long};
 
 use crate::shop_flow::fulfilment;
@@ -39,7 +39,7 @@ where
 fn said(name: &str, seeds: u64, coverage: &Coverage, simulated: Duration, took: Duration) {
     let (hours, crashes) = (simulated.as_secs_f64() / 3600.0, coverage.crashes());
     println!("{name}: {seeds} seeds, {hours:.1} simulated hours, {crashes} crashes, {:.0} s", took.as_secs_f64());
-    for trouble in Trouble::ALL {
+    for trouble in FaultEvent::ALL {
         println!("  {:>9} {trouble}", coverage.troubles().get(trouble).copied().unwrap_or(0));
     }
 }

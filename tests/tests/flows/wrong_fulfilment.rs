@@ -67,7 +67,7 @@ macro_rules! fulfilment {
                     let reserve = Reserve { product: product.clone(), order: order.clone(), line: number, quantity };
                     let sent = effects.send(reserve);
                     if $bug != Bug::ReleaseForgotten {
-                        sent.undo_with(Release { product, order, line: number });
+                        sent.compensate_with(Release { product, order, line: number });
                     }
                 }
                 effects.record(Begun { cart: placed.cart });
@@ -85,7 +85,7 @@ macro_rules! fulfilment {
                     let order = effects.key().to_owned();
                     effects
                         .send(TakePayment { order: order.clone(), cents: cart.total_cents() })
-                        .undo_with(RefundPayment { order });
+                        .compensate_with(RefundPayment { order });
                     effects.set_timer(&Overdue {}, PAYMENT_PATIENCE);
                 }
             }
@@ -109,8 +109,8 @@ macro_rules! fulfilment {
             }
         }
 
-        impl Wake<Overdue> for $saga {
-            fn wake(&self, _: Overdue, effects: &mut Effects<Self>) {
+        impl OnTimer<Overdue> for $saga {
+            fn on_timer(&self, _: Overdue, effects: &mut Effects<Self>) {
                 self.give_up(Rejection::new("payments.overdue", "the payment took too long"), effects);
             }
         }

@@ -54,7 +54,7 @@ macro_rules! transfer {
                 }
                 let sent = effects.send(Withdraw { account: from.clone(), cents, transfer });
                 if $bug != Bug::RefundForgotten && $bug != Bug::RefundBeforeItIsKnown {
-                    sent.undo_with(Deposit { account: from.clone(), cents });
+                    sent.compensate_with(Deposit { account: from.clone(), cents });
                 }
                 if $bug != Bug::NotDerived {
                     effects.set_timer(&Overdue {}, Duration::from_secs(10));
@@ -65,7 +65,7 @@ macro_rules! transfer {
         }
 
         impl React<Withdrawn> for $saga {
-            fn key(event: &Withdrawn, _about: &About) -> Option<String> {
+            fn key(event: &Withdrawn, _about: &EventContext) -> Option<String> {
                 (!event.transfer.is_empty()).then(|| event.transfer.clone())
             }
 
@@ -104,8 +104,8 @@ macro_rules! transfer {
             }
         }
 
-        impl Wake<Overdue> for $saga {
-            fn wake(&self, _: Overdue, effects: &mut Effects<Self>) {
+        impl OnTimer<Overdue> for $saga {
+            fn on_timer(&self, _: Overdue, effects: &mut Effects<Self>) {
                 if $bug == Bug::RefundBeforeItIsKnown {
                     effects.send(Deposit { account: self.from.clone(), cents: self.cents });
                     effects.complete();

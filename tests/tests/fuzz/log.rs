@@ -9,7 +9,7 @@ use whizbang::message::{Name, ShardId};
 use whizbang::store::embedded::{Disk, DiskFile, EmbeddedConfig, EmbeddedStore};
 use whizbang::store::{Snapshot, Store, StoreError};
 use whizbang::testing::decoders;
-use whizbang::testing::store::{Draft, Ears, Owner, run};
+use whizbang::testing::store::{Owner, RecordingListener, TurnBuilder, run};
 use whizbang_tests::Fuzz;
 
 /// So small that a few turns fill several files.
@@ -131,10 +131,10 @@ fn written(keep: Keep) -> BTreeMap<String, Vec<u8>> {
     run(async {
         let store = Arc::new(open(&files).unwrap());
         let shared: Arc<dyn Store> = Arc::clone(&store) as _;
-        let mut owner = Owner::take_with(&shared, &bank(), Arc::new(Ears::default())).await;
+        let mut owner = Owner::take_with(&shared, &bank(), Arc::new(RecordingListener::default())).await;
         for number in 0..TURNS {
             let (key, before) = (["ada", "bob"][number as usize % 2], number / 2);
-            let draft = Draft::new("Account", key, number).at(before + 1, before).event("Happened", text(number));
+            let draft = TurnBuilder::new("Account", key, number).at(before + 1, before).event("Happened", text(number));
             let draft =
                 if number % 5 == 0 { draft.send(&ShardId::new(Name::new("post").unwrap(), 1), number) } else { draft };
             owner.append(&draft).unwrap();
@@ -180,8 +180,8 @@ fn read(files: &Files) -> Result<bool, StoreError> {
             }
         }
         // And it goes on from there.
-        let mut owner = Owner::take_with(&store, &bank(), Arc::new(Ears::default())).await;
-        owner.append(&Draft::new("Account", "eve", 1).event("Happened", "more"))?;
+        let mut owner = Owner::take_with(&store, &bank(), Arc::new(RecordingListener::default())).await;
+        owner.append(&TurnBuilder::new("Account", "eve", 1).event("Happened", "more"))?;
         Ok(with_snapshot)
     })
 }

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use whizbang::bridge::subject::{Namespace, Place};
 use whizbang::bridge::wire::Packet;
-use whizbang::bridge::{Answer, Asked, Refusal, Tidings};
+use whizbang::bridge::{Notification, Request, RequestError, Response};
 use whizbang::clock::Timestamp;
-use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, Origin, ShardId, StoreId, Wants};
+use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, Origin, ReplyMode, ShardId, StoreId};
 use whizbang::testing::decoders::{self, flat};
 use whizbang_tests::Fuzz;
 
@@ -37,7 +37,7 @@ fn envelopes() -> Vec<Envelope> {
         causation: None,
         time,
         deadline: Some(time),
-        wants: Wants::Reply,
+        wants: ReplyMode::Reply,
         traceparent: None,
         headers: Vec::new(),
         codec: Codec::Json,
@@ -51,7 +51,7 @@ fn envelopes() -> Vec<Envelope> {
         origin: Some(origin),
         causation: Some(MessageId::from_u128(8)),
         deadline: None,
-        wants: Wants::Nothing,
+        wants: ReplyMode::Nothing,
         traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
         headers: vec![("x-tenant".into(), "blue".into())],
         codec: Codec::Bincode,
@@ -73,12 +73,12 @@ fn a_spoilt_packet_is_refused_or_is_an_envelope() {
 fn a_spoilt_question_is_refused_or_is_a_question() {
     let [command, .., query] = &envelopes()[..] else { panic!("four samples") };
     let asked = [
-        Asked::Command(command.clone()),
-        Asked::Query(query.clone()),
-        Asked::Events { shard: shard(3), after: u64::MAX, limit: 500 },
-        Asked::Outbox { from: shard(3), to: shard(1_023), after: 300, limit: 1 },
-        Asked::Watermark { from: shard(3), to: shard(4) },
-        Asked::Shape { from: shard(3), to: Some(shard(4)), shape: whizbang::message::Fingerprint::from_u64(5) },
+        Request::Command(command.clone()),
+        Request::Query(query.clone()),
+        Request::Events { shard: shard(3), after: u64::MAX, limit: 500 },
+        Request::Outbox { from: shard(3), to: shard(1_023), after: 300, limit: 1 },
+        Request::Watermark { from: shard(3), to: shard(4) },
+        Request::Shape { from: shard(3), to: Some(shard(4)), shape: whizbang::message::Fingerprint::from_u64(5) },
     ];
     let samples = asked.iter().map(|asked| flat(&Packet::from_asked(asked).expect("a sample")));
     Fuzz::new("asked", samples).run(decoders::question);
@@ -87,12 +87,12 @@ fn a_spoilt_question_is_refused_or_is_a_question() {
 #[test]
 fn a_spoilt_answer_is_refused_or_is_an_answer() {
     let answers = [
-        Answer::Reply(Bytes::from_static(b"{\"Ok\":5}")),
-        Answer::envelopes(envelopes(), 77),
-        Answer::envelopes(Vec::new(), 0),
-        Answer::watermark(u64::MAX),
-        Answer::Refused(Refusal::Busy),
-        Answer::Refused(Refusal::Unhandled("nobody takes `Deposit`".into())),
+        Response::Reply(Bytes::from_static(b"{\"Ok\":5}")),
+        Response::envelopes(envelopes(), 77),
+        Response::envelopes(Vec::new(), 0),
+        Response::watermark(u64::MAX),
+        Response::Refused(RequestError::Busy),
+        Response::Refused(RequestError::Unhandled("nobody takes `Deposit`".into())),
     ];
     let samples = answers.iter().map(|answer| flat(&Packet::from_answer(answer, ANSWER_BYTES)));
     Fuzz::new("answer", samples).run(decoders::answer);
@@ -109,8 +109,8 @@ fn a_spoilt_pack_is_refused_or_is_a_pack() {
 #[test]
 fn spoilt_tidings_are_refused_or_are_tidings() {
     let tidings = [
-        Tidings::Committed { from: shard(3), to: shard(4), through: 1 << 40 },
-        Tidings::Head { shard: shard(3), position: 300 },
+        Notification::Committed { from: shard(3), to: shard(4), through: 1 << 40 },
+        Notification::Head { shard: shard(3), position: 300 },
     ];
     let samples = tidings.iter().map(|tidings| flat(&Packet::from_tidings(tidings)));
     Fuzz::new("tidings", samples).run(decoders::tidings);

@@ -10,7 +10,7 @@ mod world;
 
 use std::ops::Range;
 
-use whizbang::bridge::loopback::Faults;
+use whizbang::bridge::loopback::LoopbackFaults;
 use whizbang::clock::{Clock, Timestamp};
 use whizbang::message::IdSource;
 use whizbang_tests::checker::Verdict;
@@ -34,7 +34,7 @@ struct Plan {
     /// Whether each node's wall clock jumps, by up to two hours in either direction.
     clocks_jump: bool,
     /// What the courier does.
-    faults: Option<Faults>,
+    faults: Option<LoopbackFaults>,
 }
 
 const ALONE: Plan = Plan {
@@ -104,7 +104,7 @@ fn two_services_that_are_killed_in_turn_lose_double_and_invent_nothing() {
 
 #[test]
 fn a_courier_that_loses_repeats_and_reorders_changes_nothing() {
-    let faults = Faults { drop: 0.1, duplicate: 0.2, reorder: 0.3, ..Faults::default() };
+    let faults = LoopbackFaults { drop: 0.1, duplicate: 0.2, reorder: 0.3, ..LoopbackFaults::default() };
     check(Plan { faults: Some(faults), ..PAIR }, seeds(4_000));
 }
 
@@ -116,6 +116,6 @@ fn wall_clocks_that_jump_change_no_order_and_no_deduplication() {
 
 #[test]
 fn all_faults_together_lose_double_and_invent_nothing() {
-    let faults = Faults { drop: 0.1, duplicate: 0.2, reorder: 0.3, ..Faults::default() };
+    let faults = LoopbackFaults { drop: 0.1, duplicate: 0.2, reorder: 0.3, ..LoopbackFaults::default() };
     check(Plan { faults: Some(faults), late_commits: true, clocks_jump: true, deliveries: 2, ..PAIR }, seeds(7_000));
 }

@@ -8,7 +8,7 @@ use whizbang::clock::{Clock, ManualClock, Timestamp};
 use whizbang::message::IdSource;
 use whizbang::prelude::*;
 use whizbang::store::StoreError;
-use whizbang::store::memory::Faults;
+use whizbang::store::memory::CommitControl;
 use whizbang_tests::checker::{ShardLog, Stage, Verdict};
 
 use crate::bank::{Account, Bank, Transfer, Transfers, outcome};
@@ -28,7 +28,7 @@ const JUMP: Duration = Duration::from_secs(2 * 3600);
 struct Place {
     service: &'static str,
     store: MemoryStore,
-    faults: Faults,
+    faults: CommitControl,
     clock: Clock,
     hand: ManualClock,
     node: Option<Node>,

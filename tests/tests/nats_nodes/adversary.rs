@@ -84,7 +84,10 @@ impl Trio {
     async fn withstands(self, seed: u64, write: impl AsyncFn(Forgery)) {
         let quiet = self.round("quiet").await;
         for node in [&self.transfers, &self.accounts, &self.diary] {
-            assert!(tokio::time::timeout(Duration::from_secs(60), node.quiet()).await.is_ok(), "{node:?} is not quiet");
+            assert!(
+                tokio::time::timeout(Duration::from_secs(60), node.wait_idle()).await.is_ok(),
+                "{node:?} is not quiet"
+            );
         }
         let name = |text: &str| Name::new(text).expect("a name");
         let target = |domain: &str, shards, [command, event, actor]: [&str; 3], has_begun| Target {

@@ -129,7 +129,7 @@ fn node_on_an_empty_store_ends_before_it_handles_anything_again() {
             for name in &names {
                 until(name, async || client.send(outcome(name)).await.is_ok_and(|outcome| outcome == "done")).await;
             }
-            sagas.quiet().await;
+            sagas.wait_idle().await;
             node.stop().await.expect("stops");
             let operator = jetstream::new(async_nats::connect(server.url()).await.expect("connects"));
             operator.delete_stream("whizbang_claims").await.expect("deletes");

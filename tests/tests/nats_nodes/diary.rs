@@ -26,44 +26,44 @@ pub(crate) struct Diary {
 }
 
 impl Diary {
-    fn note(&mut self, about: &About) {
+    fn note(&mut self, about: &EventContext) {
         let domain = about.domain.to_string();
         self.entries.push((domain, about.shard, about.position, about.key.clone(), about.version));
     }
 }
 
 impl Project<Deposited> for Diary {
-    fn project(&mut self, _: &Deposited, about: &About) {
+    fn project(&mut self, _: &Deposited, about: &EventContext) {
         self.note(about);
     }
 }
 
 impl Project<Withdrawn> for Diary {
-    fn project(&mut self, _: &Withdrawn, about: &About) {
+    fn project(&mut self, _: &Withdrawn, about: &EventContext) {
         self.note(about);
     }
 }
 
 impl Project<Closed> for Diary {
-    fn project(&mut self, _: &Closed, about: &About) {
+    fn project(&mut self, _: &Closed, about: &EventContext) {
         self.note(about);
     }
 }
 
 impl Project<TransferStarted> for Diary {
-    fn project(&mut self, _: &TransferStarted, about: &About) {
+    fn project(&mut self, _: &TransferStarted, about: &EventContext) {
         self.note(about);
     }
 }
 
 impl Project<TransferDone> for Diary {
-    fn project(&mut self, _: &TransferDone, about: &About) {
+    fn project(&mut self, _: &TransferDone, about: &EventContext) {
         self.note(about);
     }
 }
 
 impl Project<TransferFailed> for Diary {
-    fn project(&mut self, _: &TransferFailed, about: &About) {
+    fn project(&mut self, _: &TransferFailed, about: &EventContext) {
         self.note(about);
     }
 }

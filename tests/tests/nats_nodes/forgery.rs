@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use async_nats::{HeaderMap, jetstream};
-use whizbang::bridge::Tidings;
+use whizbang::bridge::Notification;
 use whizbang::bridge::wire::Packet;
 use whizbang::clock::Timestamp;
-use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, Origin, ShardId, StoreId, Wants, shard_of};
+use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, Origin, ReplyMode, ShardId, StoreId, shard_of};
 use whizbang::prelude::*;
 use whizbang::testing::bridge::run;
 use whizbang_tests::checker::ShardLog;
@@ -64,7 +64,7 @@ fn forged(message: &str, from: &ShardId, sequence: u64, to: Option<ShardId>, sto
         causation: None,
         time: Timestamp::from_millis(0),
         deadline: None,
-        wants: Wants::Nothing,
+        wants: ReplyMode::Nothing,
         traceparent: None,
         headers: Vec::new(),
         shape: None,
@@ -97,12 +97,12 @@ impl Stranger {
         taken.expect("writes").await.expect("is acknowledged");
     }
 
-    async fn tell(&self, tidings: &Tidings) {
+    async fn tell(&self, tidings: &Notification) {
         let subject = match tidings {
-            Tidings::Committed { from, to, .. } => {
+            Notification::Committed { from, to, .. } => {
                 format!("whizbang.done.{}.{}.{}.{}", from.domain, from.shard, to.domain, to.shard)
             }
-            Tidings::Head { shard, .. } => format!("whizbang.head.{}.{}", shard.domain, shard.shard),
+            Notification::Head { shard, .. } => format!("whizbang.head.{}.{}", shard.domain, shard.shard),
         };
         let packet = Packet::from_tidings(tidings);
         self.client.publish_with_headers(subject, headers(&packet), packet.payload).await.expect("writes");
@@ -122,8 +122,8 @@ impl Stranger {
         self.write(&forged("Withdrawn", &adas(), 1 << 40, None, None)).await;
         self.write(&forged("Withdraw", &sagas(), 1 << 40, Some(adas()), None)).await;
         for through in [4, 5, 6, 1 << 40, u64::MAX] {
-            self.tell(&Tidings::Committed { from: sagas(), to: adas(), through }).await;
-            self.tell(&Tidings::Head { shard: adas(), position: through.saturating_add(100) }).await;
+            self.tell(&Notification::Committed { from: sagas(), to: adas(), through }).await;
+            self.tell(&Notification::Head { shard: adas(), position: through.saturating_add(100) }).await;
         }
         self.client.flush().await.expect("is sent");
     }
@@ -163,7 +163,7 @@ async fn a_day(release: Release, is_quiet: bool) -> Results {
             stranger.forge().await;
         }
     }
-    let idle = async { tokio::join!(accounts.quiet(), transfers.quiet()) };
+    let idle = async { tokio::join!(accounts.wait_idle(), transfers.wait_idle()) };
     tokio::time::timeout(Duration::from_secs(30), idle).await.expect("positions that do not exist are not waited for");
     if !is_quiet {
         assert!(accounts.metrics().commands_dropped > 0 && transfers.metrics().events_dropped > 0);
@@ -218,7 +218,7 @@ fn forged_note_over_nats_forgets_nothing() {
             }
             let stranger = Stranger::connect(&server).await;
             for through in 1..=5 {
-                stranger.tell(&Tidings::Committed { from: sagas(), to: adas(), through }).await;
+                stranger.tell(&Notification::Committed { from: sagas(), to: adas(), through }).await;
             }
             stranger.client.flush().await.expect("is sent");
             // The broker loses what was sent, so that the sender alone has it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use whizbang::bridge::nats::NatsBridge;
 use whizbang::bridge::{Bridge, NodeCard};
 use whizbang::prelude::*;
-use whizbang::testing::bridge::node::{Manners, Seen, TestNode, named, service};
+use whizbang::testing::bridge::node::{NodeBehavior, Seen, TestNode, named, service};
 use whizbang::testing::bridge::run;
 use whizbang_tests::nats::NatsServer;
 
@@ -17,7 +17,7 @@ async fn listener(server: &NatsServer) -> TestNode {
     let bank = (named("bank"), 16, vec![named("Deposited")]);
     let card = NodeCard { subscribes: vec![bank], ..service("listener") };
     let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
-    TestNode::attach(bridge, card, Manners::default()).await.expect("attaches")
+    TestNode::attach(bridge, card, NodeBehavior::default()).await.expect("attaches")
 }
 
 /// The positions that the listener has received, in their order.
@@ -28,7 +28,7 @@ fn positions(seen: &Seen) -> Vec<u64> {
 async fn deposits(node: &Node, count: u64) {
     for _ in 0..count {
         node.client().send(deposit("ada", 1)).await.expect("deposits");
-        node.quiet().await;
+        node.wait_idle().await;
     }
 }
 

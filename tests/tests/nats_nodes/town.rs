@@ -111,7 +111,7 @@ impl Town {
         }
         for _ in 0..2 {
             for node in [&self.transfers, &self.accounts, &self.diary] {
-                assert!(tokio::time::timeout(REST, node.quiet()).await.is_ok(), "{node:?} does not come to rest");
+                assert!(tokio::time::timeout(REST, node.wait_idle()).await.is_ok(), "{node:?} does not come to rest");
             }
         }
         let applied = diary::read(&self.diary.client()).await;

@@ -135,7 +135,7 @@ fn a_node_decides_its_own_commands_while_the_server_is_away_and_catches_up_after
             }
             assert_eq!(money.send(deposit("cy", 0)).await.expect("is handled"), 500);
             for node in [&town.transfers, &town.accounts, &town.diary] {
-                node.quiet().await;
+                node.wait_idle().await;
             }
             // 2 + 100 + 100 deposits and 100 withdrawals of the bank (one deposit is the caller's that heard nothing, if it
             // arrived), 100 beginnings and 100 ends of transfers.

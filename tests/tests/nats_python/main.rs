@@ -87,13 +87,13 @@ struct Shelves {
 }
 
 impl Project<Lent> for Shelves {
-    fn project(&mut self, _: &Lent, about: &About) {
+    fn project(&mut self, _: &Lent, about: &EventContext) {
         self.out.push(about.key.clone());
     }
 }
 
 impl Project<Returned> for Shelves {
-    fn project(&mut self, _: &Returned, about: &About) {
+    fn project(&mut self, _: &Returned, about: &EventContext) {
         self.out.retain(|book| *book != about.key);
     }
 }
@@ -179,7 +179,7 @@ fn python_subscriber_of_one_event_finds_and_fills_a_gap() {
                 node.client().send(lend).await.expect("is handled");
                 node.client().send(Return { book: moby.clone() }).await.expect("is handled");
             }
-            node.quiet().await;
+            node.wait_idle().await;
             // The broker loses the second return: the fourth event of the stream, and its fourth message.
             let context = jetstream::new(async_nats::connect(server.url()).await.expect("connects"));
             let stream = context.get_stream("whizbang_events_library").await.expect("a stream");

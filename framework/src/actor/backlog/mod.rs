@@ -21,9 +21,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 
-use super::host::{Host, ShardCell};
+use super::thread::{OwnedShard, ThreadContext};
 use crate::message::{Codec, Coded as _, Envelope, Kind, MessageId, Name, Rejection};
-use crate::router::{Arrival, Delivery, Floor, Outcome, Work};
+use crate::router::{Action, DedupKey, Delivery, Outcome, SequenceTracker};
 use crate::store::{Appended, Mark, Note, OutboxWrite, StoreError, Ticket};
 use crate::telemetry::TARGET;
 use queues::{Entry, Head, Queue, State};
@@ -51,8 +51,8 @@ pub(crate) type Deliver = Rc<dyn Fn(Delivery)>;
 
 /// The deferred messages of one actor type in one shard.
 pub(crate) struct Backlog {
-    host: Rc<Host>,
-    shard: Rc<ShardCell>,
+    host: Rc<ThreadContext>,
+    shard: Rc<OwnedShard>,
     actor: Name,
     deferred: Name,
     deliver: Deliver,
@@ -66,7 +66,7 @@ pub(crate) struct Backlog {
 }
 
 impl Backlog {
-    pub(crate) fn new(host: &Rc<Host>, shard: &Rc<ShardCell>, actor: &Name, deliver: &Deliver) -> Rc<Self> {
+    pub(crate) fn new(host: &Rc<ThreadContext>, shard: &Rc<OwnedShard>, actor: &Name, deliver: &Deliver) -> Rc<Self> {
         Rc::new(Self {
             host: Rc::clone(host),
             shard: Rc::clone(shard),
@@ -98,7 +98,7 @@ impl Backlog {
             return;
         }
         let me = Rc::downgrade(self);
-        crate::spawn::detached(&self.host.code, "deliver what waits", async move {
+        crate::spawn::detached(&self.host.user_code, "deliver what waits", async move {
             for keys in keys.chunks(STARTED_AT_ONCE) {
                 let Some(me) = me.upgrade() else { return };
                 keys.iter().for_each(|key| me.pump(key));
@@ -112,7 +112,7 @@ impl Backlog {
     pub(crate) fn reset(&self) {
         let mut state = self.state.borrow_mut();
         for key in state.unloadable.keys() {
-            self.host.settings.standing.loads(&self.name(key));
+            self.host.settings.issues.loads(&self.name(key));
         }
         self.count_unloadable(state.unloadable.len(), 0);
         *state = State { life: state.life + 1, ..State::default() };
@@ -132,11 +132,13 @@ impl Backlog {
         delivery: Delivery,
         permit: P,
     ) -> Result<(), (Delivery, P)> {
-        let Arrival::From { source, sequence, floor } = &delivery.arrival else { return Err((delivery, permit)) };
+        let DedupKey::Sequence { source, sequence, floor } = &delivery.dedup_key else {
+            return Err((delivery, permit));
+        };
         if self.state.borrow().keys.get(key).is_some_and(|queue| queue.knows(source, *sequence)) {
             floor.known(*sequence);
             self.host.counts.duplicates.one();
-            let settle = delivery.settle;
+            let settle = delivery.completion;
             let last = self.state.borrow().last;
             self.after(last, move |committed| {
                 drop(permit);
@@ -147,9 +149,9 @@ impl Backlog {
         let Ok(appended) = self.write_message(key, &delivery) else {
             return Err((delivery, permit));
         };
-        let Delivery { work, envelope, arrival, settle } = delivery;
+        let Delivery { action: work, envelope, dedup_key: arrival, completion: settle } = delivery;
         self.push((key, envelope.id), &arrival, &appended, Some(Box::new((work, envelope))));
-        self.host.after(appended, move |committed| {
+        self.host.after_commit(appended, move |committed| {
             drop(permit);
             settle(settled(committed));
         });
@@ -160,15 +162,15 @@ impl Backlog {
     /// Writes down a message that its actor goes on to try: it is settled, and the delivery returned stands for it from now on. If
     /// it cannot be written down, or is already, it is returned as it is.
     pub(crate) fn keep(self: &Rc<Self>, key: &Rc<str>, delivery: Delivery) -> Delivery {
-        let fresh = matches!(&delivery.arrival, Arrival::From { floor, .. } if !floor.is_deferred());
+        let fresh = matches!(&delivery.dedup_key, DedupKey::Sequence { floor, .. } if !floor.is_deferred());
         if !fresh || self.has(key) {
             return delivery;
         }
         let Ok(appended) = self.write_message(key, &delivery) else { return delivery };
-        let Delivery { work, envelope, arrival, settle } = delivery;
+        let Delivery { action: work, envelope, dedup_key: arrival, completion: settle } = delivery;
         self.push((key, envelope.id), &arrival, &appended, None);
         self.set_head(key, Head::Out);
-        self.host.after(appended, move |committed| settle(settled(committed)));
+        self.host.after_commit(appended, move |committed| settle(settled(committed)));
         self.delivery_of(key, work, envelope, arrival)
     }
 
@@ -177,7 +179,7 @@ impl Backlog {
         self: &Rc<Self>,
         key: &Rc<str>,
         message: MessageId,
-    ) -> Option<impl Future<Output = Result<Option<(Work, Envelope)>, StoreError>> + 'static> {
+    ) -> Option<impl Future<Output = Result<Option<(Action, Envelope)>, StoreError>> + 'static> {
         let state = self.state.borrow();
         let entry = state.keys.get(key)?.entries.iter().find(|entry| entry.id == message)?;
         let (me, key, ticket) = (Rc::clone(self), Rc::clone(key), entry.ticket);
@@ -213,7 +215,7 @@ impl Backlog {
         };
         if !outbox.is_empty() {
             let (shard, host) = (Rc::clone(&self.shard), Rc::clone(&self.host));
-            self.host.after(appended, move |_| shard.soil(&host));
+            self.host.after_commit(appended, move |_| shard.mark_dirty(&host));
         }
         let mut state = self.state.borrow_mut();
         state.take_out(key, at);
@@ -243,11 +245,11 @@ impl Backlog {
             if let Some(message) = &message {
                 state.bytes = state.bytes.saturating_sub(message.1.payload.len());
             }
-            (id, Arrival::From { source, sequence, floor: Rc::new(place) }, message, ticket, life)
+            (id, DedupKey::Sequence { source, sequence, floor: Rc::new(place) }, message, ticket, life)
         };
         // It counts as in flight: a wait for quiet includes it.
-        let (me, key, flight) = (Rc::clone(self), Rc::clone(key), self.host.flight());
-        crate::spawn::detached(&self.host.code, "deliver a message that waits", async move {
+        let (me, key, flight) = (Rc::clone(self), Rc::clone(key), self.host.track_in_flight());
+        crate::spawn::detached(&self.host.user_code, "deliver a message that waits", async move {
             let message = match message {
                 Some(message) => Ok(Some(*message)),
                 None => me.host.guarded(READ, me.read(&key, id, ticket)).await,
@@ -282,7 +284,7 @@ impl Backlog {
         self.keys.set(state.keys.len());
         let (count, before) = (&self.host.counts.deferred, self.reported.replace(state.waiting));
         if before >= MOST && state.waiting < MOST {
-            self.host.settings.standing.goes_on(&self.name(""));
+            self.host.settings.issues.resolve(&self.name(""));
         }
         count.set((count.get() + state.waiting as u64).saturating_sub(before as u64));
     }
@@ -305,11 +307,11 @@ impl Backlog {
     fn push(
         &self,
         (key, id): (&Rc<str>, MessageId),
-        arrival: &Arrival,
+        arrival: &DedupKey,
         appended: &Appended,
-        message: Option<Box<(Work, Envelope)>>,
+        message: Option<Box<(Action, Envelope)>>,
     ) {
-        let Arrival::From { source, sequence, floor } = arrival else { return };
+        let DedupKey::Sequence { source, sequence, floor } = arrival else { return };
         let mut state = self.state.borrow_mut();
         let ticket = (!appended.committed).then_some(appended.ticket);
         let entry = Entry { id, source: Rc::clone(source), sequence: *sequence, ticket, parked: false, message: None };
@@ -331,8 +333,8 @@ impl Backlog {
     fn try_again(self: &Rc<Self>, key: &Rc<str>, wait: Duration, in_flight: bool) {
         self.set_head(key, Head::Waits);
         let (me, key, life) = (Rc::clone(self), Rc::clone(key), self.life());
-        let flight = in_flight.then(|| self.host.flight());
-        crate::spawn::detached(&self.host.code, "deliver a message again", async move {
+        let flight = in_flight.then(|| self.host.track_in_flight());
+        crate::spawn::detached(&self.host.user_code, "deliver a message again", async move {
             Rc::clone(&me.host).pause(wait).await;
             drop(flight);
             let waits = {
@@ -361,18 +363,18 @@ impl Backlog {
     }
 
     /// The delivery of a message that stands here.
-    fn delivery_of(self: &Rc<Self>, key: &Rc<str>, work: Work, envelope: Envelope, arrival: Arrival) -> Delivery {
+    fn delivery_of(self: &Rc<Self>, key: &Rc<str>, work: Action, envelope: Envelope, arrival: DedupKey) -> Delivery {
         let (id, life) = (envelope.id, self.life());
         let arrival = match arrival {
-            Arrival::From { source, sequence, .. } => {
+            DedupKey::Sequence { source, sequence, .. } => {
                 let place = Place { backlog: Rc::clone(self), key: Rc::clone(key), id, life };
-                Arrival::From { source, sequence, floor: Rc::new(place) }
+                DedupKey::Sequence { source, sequence, floor: Rc::new(place) }
             }
             other => other,
         };
         let (me, key) = (Rc::clone(self), Rc::clone(key));
         let settle = Box::new(move |outcome: Outcome| me.ended(&key, id, life, &outcome));
-        Delivery { work, envelope, arrival, settle }
+        Delivery { action: work, envelope, dedup_key: arrival, completion: settle }
     }
 
     /// The actor has appended the turn of the first message of a key, or had before: the next one is delivered.
@@ -431,7 +433,7 @@ struct Place {
     life: u64,
 }
 
-impl Floor for Place {
+impl SequenceTracker for Place {
     fn once_appended(&self, _sequence: u64) -> u64 {
         0
     }
@@ -458,7 +460,12 @@ impl Floor for Place {
 pub(crate) struct Backlogs(Vec<Option<Rc<Backlog>>>);
 
 impl Backlogs {
-    pub(super) fn new(host: &Rc<Host>, shards: &[Option<Rc<ShardCell>>], actor: &Name, deliver: &Deliver) -> Self {
+    pub(super) fn new(
+        host: &Rc<ThreadContext>,
+        shards: &[Option<Rc<OwnedShard>>],
+        actor: &Name,
+        deliver: &Deliver,
+    ) -> Self {
         Self(shards.iter().map(|shard| Some(Backlog::new(host, shard.as_ref()?, actor, deliver))).collect())
     }
 

@@ -8,7 +8,7 @@ use foldhash::fast::FixedState;
 use super::IN_MEMORY;
 use super::unloadable::Unloadable;
 use crate::message::{Envelope, MessageId};
-use crate::router::Work;
+use crate::router::Action;
 use crate::store::{Source, StreamHint, Ticket};
 
 #[derive(Default)]
@@ -60,7 +60,7 @@ pub(super) struct Entry {
     pub(super) ticket: Option<Ticket>,
     /// It stands in the log as the message for which the key could not be loaded.
     pub(super) parked: bool,
-    pub(super) message: Option<Box<(Work, Envelope)>>,
+    pub(super) message: Option<Box<(Action, Envelope)>>,
 }
 
 impl State {
@@ -75,7 +75,7 @@ impl State {
     }
 
     /// Keeps the bytes of a message in memory, if there is room.
-    pub(super) fn put_back(&mut self, key: &str, id: MessageId, message: Option<Box<(Work, Envelope)>>) {
+    pub(super) fn put_back(&mut self, key: &str, id: MessageId, message: Option<Box<(Action, Envelope)>>) {
         let Some(message) = message else { return };
         let bytes = message.1.payload.len();
         let entries = self.keys.get_mut(key).map(|queue| &mut queue.entries);

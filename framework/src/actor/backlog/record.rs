@@ -8,12 +8,12 @@ use tokio::sync::oneshot;
 
 use super::queues::Entry;
 use super::{Backlog, MOST};
-use crate::actor::decide::work_of;
+use crate::actor::routing::work_of;
 use crate::message::{Codec, Envelope, MessageId, Name, ShardId};
-use crate::router::{Arrival, Delivery, Work};
+use crate::router::{Action, DedupKey, Delivery};
 use crate::store::{
-    Appended, DeadLetter, DeadLetterReason, Lane, Mark, Note, OutboxWrite, Snapshot, Source, StoreError, StreamState,
-    Ticket, Turn,
+    Appended, DeadLetter, DeadLetterReason, Mark, Note, OutboxWrite, Snapshot, Source, SourceKind, StoreError,
+    StreamState, Ticket, Turn,
 };
 use crate::telemetry::TARGET;
 
@@ -97,13 +97,13 @@ impl Backlog {
     pub(super) fn letter(
         &self,
         key: &str,
-        work: &Work,
+        work: &Action,
         envelope: &Envelope,
         reason: DeadLetterReason,
         error: Option<String>,
     ) -> DeadLetter {
         let refused = match work {
-            Work::Refuse(reason) => Some(reason.clone()),
+            Action::Refuse(reason) => Some(reason.clone()),
             _ => None,
         };
         DeadLetter {
@@ -119,11 +119,13 @@ impl Backlog {
     }
 
     pub(super) fn write_message(&self, key: &str, delivery: &Delivery) -> Result<Appended, StoreError> {
-        let Arrival::From { source, sequence, floor } = &delivery.arrival else { return Err(StoreError::Closed) };
+        let DedupKey::Sequence { source, sequence, floor } = &delivery.dedup_key else {
+            return Err(StoreError::Closed);
+        };
         if self.state.borrow().waiting >= MOST {
             let why =
                 format!("{MOST} messages wait for keys of `{}` in {}: no more are taken", self.actor, self.shard.id);
-            if self.host.settings.standing.stands(&self.name(""), why) {
+            if self.host.settings.issues.raise(&self.name(""), why) {
                 tracing::error!(
                     target: TARGET, actor = %self.actor, shard = %self.shard.id,
                     "too many messages wait for their keys: no more are taken",
@@ -132,7 +134,7 @@ impl Backlog {
             return Err(StoreError::Closed);
         }
         let envelope = &delivery.envelope;
-        let letter = self.letter(key, &delivery.work, envelope, DeadLetterReason::Deferred, None);
+        let letter = self.letter(key, &delivery.action, envelope, DeadLetterReason::Deferred, None);
         let notes = [Note::DeadLetter(Box::new(letter))];
         let mark = Mark::From { source, sequence: *sequence, floor: floor.once_appended(*sequence) };
         self.write((envelope.id, envelope.correlation), mark, &notes, &[])
@@ -192,8 +194,8 @@ impl Backlog {
         let saved: Vec<Saved> = passing
             .chain(waiting)
             .map(|(key, entry)| {
-                let Source { shard, lane } = &*entry.source;
-                let (domain, shard, event) = (shard.domain.to_string(), shard.shard, *lane != Lane::Direct);
+                let Source { shard, kind: lane } = &*entry.source;
+                let (domain, shard, event) = (shard.domain.to_string(), shard.shard, *lane != SourceKind::Direct);
                 (key.to_string(), entry.id, domain, shard, event, entry.sequence, entry.parked)
             })
             .collect();
@@ -213,8 +215,8 @@ impl Backlog {
         }
         let saved: Vec<Saved> = Codec::Bincode.decode(&snapshot.bytes).ok()?;
         let entries = saved.into_iter().map(|(key, id, domain, shard, event, sequence, parked)| {
-            let lane = if event { Lane::Events { subscriber: self.actor.clone() } } else { Lane::Direct };
-            let source = Rc::new(Source { shard: ShardId::new(Name::new(&domain).ok()?, shard), lane });
+            let lane = if event { SourceKind::Events { subscriber: self.actor.clone() } } else { SourceKind::Direct };
+            let source = Rc::new(Source { shard: ShardId::new(Name::new(&domain).ok()?, shard), kind: lane });
             Some((Rc::from(key), Entry { id, source, sequence, ticket: None, parked, message: None }))
         });
         entries.collect()
@@ -226,7 +228,7 @@ impl Backlog {
         key: &str,
         id: MessageId,
         ticket: Option<Ticket>,
-    ) -> Result<Option<(Work, Envelope)>, StoreError> {
+    ) -> Result<Option<(Action, Envelope)>, StoreError> {
         if let Some(ticket) = ticket {
             let (tell, told) = oneshot::channel();
             self.host.after_ticket(ticket, move |committed| {
@@ -241,7 +243,7 @@ impl Backlog {
             waits && letter.envelope.id == id && letter.actor == self.actor && letter.key == key
         });
         Ok(found.map(|letter| {
-            let work = if letter.attempts > 0 { Work::Refuse(letter.error) } else { work_of(&letter.envelope) };
+            let work = if letter.attempts > 0 { Action::Refuse(letter.error) } else { work_of(&letter.envelope) };
             (work, Envelope { key: letter.key, ..letter.envelope })
         }))
     }

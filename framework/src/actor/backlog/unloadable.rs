@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::queues::Head;
 use super::{Backlog, MIN_WAIT, MOST, SLOW, settled};
 use crate::clock::instant;
-use crate::router::{Arrival, Delivery};
+use crate::router::{DedupKey, Delivery};
 use crate::store::{DeadLetter, DeadLetterReason, Mark, Note, StoreError};
 use crate::telemetry::{TARGET, shortened};
 
@@ -36,24 +36,24 @@ impl Backlog {
         permit: P,
         error: &StoreError,
     ) -> Result<(), (Delivery, P)> {
-        let fresh = matches!(&delivery.arrival, Arrival::From { floor, .. } if !floor.is_deferred());
+        let fresh = matches!(&delivery.dedup_key, DedupKey::Sequence { floor, .. } if !floor.is_deferred());
         let failures = self.state.borrow().keys.get(key).map_or(0, |queue| queue.failures) + 1;
         let retry = self.host.settings.retry.all;
         let spent = failures >= retry.attempts.max(1);
         let letter = spent.then(|| {
-            let (work, error) = (&delivery.work, error.to_string());
+            let (work, error) = (&delivery.action, error.to_string());
             self.letter(key, work, &delivery.envelope, DeadLetterReason::Unloadable, Some(error))
         });
         if fresh {
             let Ok(appended) = self.write_message(key, &delivery) else { return Err((delivery, permit)) };
-            let Delivery { work, envelope, arrival, settle } = delivery;
+            let Delivery { action: work, envelope, dedup_key: arrival, completion: settle } = delivery;
             self.push((key, envelope.id), &arrival, &appended, Some(Box::new((work, envelope))));
-            self.host.after(appended, move |committed| {
+            self.host.after_commit(appended, move |committed| {
                 drop(permit);
                 settle(settled(committed));
             });
         } else {
-            let Delivery { work, envelope, .. } = delivery;
+            let Delivery { action: work, envelope, .. } = delivery;
             self.state.borrow_mut().put_back(key, envelope.id, Some(Box::new((work, envelope))));
             drop(permit);
         }
@@ -69,7 +69,7 @@ impl Backlog {
             self.try_again(key, retry.wait(failures, &self.host.ids).clamp(SLOW, SLOWEST), false);
         } else {
             self.set_head(key, Head::Parked);
-            self.host.quiet.look();
+            self.host.idle.look();
         }
         Ok(())
     }
@@ -96,7 +96,7 @@ impl Backlog {
         self.broken.set(after);
         drop(state);
         self.count_unloadable(before, after);
-        self.host.settings.standing.does_not_load(&self.name(key), || {
+        self.host.settings.issues.does_not_load(&self.name(key), || {
             shortened(format!(
                 "key `{}` of `{}` in {} cannot be loaded: {error}",
                 key.escape_debug(),
@@ -119,7 +119,7 @@ impl Backlog {
         let left = self.state.borrow().unloadable.len();
         self.broken.set(left);
         self.count_unloadable(left + 1, left);
-        self.host.settings.standing.loads(&self.name(key));
+        self.host.settings.issues.loads(&self.name(key));
         tracing::info!(target: TARGET, actor = %self.actor, %key, "a key can be loaded again");
         let waits = {
             let mut state = self.state.borrow_mut();

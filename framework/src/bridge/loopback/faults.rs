@@ -8,7 +8,7 @@ use crate::message::IdSource;
 
 /// How often the loopback maltreats a message, each a probability from 0 to 1. The default is never.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Faults {
+pub struct LoopbackFaults {
     /// It is lost. A question is lost with its answer.
     pub drop: f64,
     /// It comes twice.
@@ -19,7 +19,7 @@ pub struct Faults {
     pub delay: Duration,
 }
 
-impl Default for Faults {
+impl Default for LoopbackFaults {
     fn default() -> Self {
         Self { drop: 0.0, duplicate: 0.0, reorder: 0.0, delay: Duration::from_millis(20) }
     }
@@ -27,12 +27,12 @@ impl Default for Faults {
 
 /// Draws what happens to each message.
 pub(super) struct Dice {
-    faults: Faults,
+    faults: LoopbackFaults,
     ids: IdSource,
 }
 
 impl Dice {
-    pub(super) fn new(faults: Faults, ids: IdSource) -> Self {
+    pub(super) fn new(faults: LoopbackFaults, ids: IdSource) -> Self {
         Self { faults, ids }
     }
 

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::{Hub, QUEUE};
 use crate::bridge::queue::{Pushed, Queue};
 use crate::bridge::wire::Packet;
-use crate::bridge::{Answer, Asked, BridgeError, Inbound, NodeCard, Refusal, Settled};
+use crate::bridge::{AckOutcome, BridgeError, Inbound, NodeCard, Request, RequestError, Response};
 use crate::clock::monotonic;
 use crate::message::{MAX_PAYLOAD_BYTES, ShardId, shard_of};
 
@@ -90,8 +90,8 @@ impl Member {
     }
 
     /// A caller that does not know the number of shards leaves the destination to the owner.
-    fn with_shard(&self, mut asked: Asked) -> Asked {
-        if let Asked::Command(envelope) = &mut asked
+    fn with_shard(&self, mut asked: Request) -> Request {
+        if let Request::Command(envelope) = &mut asked
             && let Some((domain, shards)) = self.card.owns.iter().find(|(domain, _)| *domain == envelope.domain)
         {
             envelope.to.get_or_insert_with(|| ShardId::new(domain.clone(), shard_of(&envelope.key, *shards)));
@@ -121,7 +121,7 @@ impl Drop for Membership {
 }
 
 enum Done {
-    Parcel(Parcel, Settled),
+    Parcel(Parcel, AckOutcome),
     Question,
 }
 
@@ -173,15 +173,15 @@ async fn sleep_until(wake: Option<Instant>) {
 
 fn settle(hub: &Hub, member: &Member, done: Done, held: &mut Held) {
     match done {
-        Done::Parcel(mut parcel, Settled::Later) => {
+        Done::Parcel(mut parcel, AckOutcome::Retry) => {
             parcel.deliveries += 1;
             let delay = SOONEST.saturating_mul(1 << (parcel.deliveries - 1).min(10)).min(LATEST);
             held.hold(parcel, monotonic() + delay);
         }
-        Done::Parcel(parcel, Settled::Refused(reason)) => {
+        Done::Parcel(parcel, AckOutcome::Reject(reason)) => {
             hub.refuse(member, parcel.packet, BridgeError::Unwanted { reason });
         }
-        Done::Parcel(_, Settled::Done) | Done::Question => {}
+        Done::Parcel(_, AckOutcome::Ack) | Done::Question => {}
     }
 }
 
@@ -191,7 +191,7 @@ fn hand_over(hub: &Arc<Hub>, member: &Arc<Member>, handling: &mut Handling, held
     if !waiting || handling.len() >= WINDOW {
         return false;
     }
-    let mut room = member.door.room().min(WINDOW - handling.len());
+    let mut room = member.door.capacity().min(WINDOW - handling.len());
     while room > 0 {
         let now = monotonic();
         let next = match held.due(now) {
@@ -220,11 +220,11 @@ fn hand(hub: &Arc<Hub>, member: &Arc<Member>, parcel: Parcel) -> Option<BoxFutur
         return None;
     }
     let settled = match parcel.what {
-        What::Direct => parcel.packet.envelope().map(|envelope| member.door.direct(envelope)),
+        What::Direct => parcel.packet.envelope().map(|envelope| member.door.deliver(envelope)),
         What::Event => parcel.packet.envelope().map(|envelope| member.door.event(envelope)),
         What::Tidings => match parcel.packet.tidings() {
             Ok(tidings) => {
-                member.door.told(tidings);
+                member.door.notify(tidings);
                 return None;
             }
             Err(error) => Err(error),
@@ -251,14 +251,14 @@ fn answer(hub: &Arc<Hub>, member: &Arc<Member>, question: Question) -> BoxFuture
             tokio::time::sleep(question.held_back).await;
         }
         let answer = match asked {
-            Ok(asked) => member.door.asked(asked).await,
+            Ok(asked) => member.door.request(asked).await,
             Err(error) => {
                 let reason = match &error {
                     BridgeError::Malformed { reason } => reason.clone(),
                     other => other.to_string(),
                 };
                 hub.refuse(&member, question.packet, error);
-                Answer::Refused(Refusal::Undecodable(reason))
+                Response::Refused(RequestError::Undecodable(reason))
             }
         };
         if !member.is_cut() {

@@ -10,7 +10,7 @@ mod member;
 mod route;
 
 #[cfg(feature = "testing")]
-pub use faults::Faults;
+pub use faults::LoopbackFaults;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use self::member::{Member, Membership, Parcel, Question, What};
 use self::route::Routes;
 use super::claim::{self, Claim};
 use super::wire::Packet;
-use super::{Answer, Asked, Bridge, BridgeError, Inbound, NodeCard, Refusal, Tidings};
+use super::{Bridge, BridgeError, Inbound, NodeCard, Notification, Request, RequestError, Response};
 use crate::bridge::queue::Pushed;
 use crate::message::{Envelope, Name, StoreId};
 #[cfg(feature = "testing")]
@@ -97,7 +97,7 @@ impl LoopbackHub {
 #[cfg(feature = "testing")]
 impl LoopbackHub {
     /// From now on maltreats what travels, as `faults` says and `ids` draws.
-    pub fn set_faults(&self, faults: Faults, ids: crate::message::IdSource) {
+    pub fn set_faults(&self, faults: LoopbackFaults, ids: crate::message::IdSource) {
         *self.0.dice.lock() = Some(faults::Dice::new(faults, ids));
     }
 
@@ -359,19 +359,19 @@ impl Bridge for LoopbackBridge {
         sent.unwrap_or_else(|error| ready(Err(error)).boxed())
     }
 
-    fn ask(&self, to: Asked, deadline: Duration) -> BoxFuture<'_, Result<Answer, BridgeError>> {
+    fn request(&self, to: Request, deadline: Duration) -> BoxFuture<'_, Result<Response, BridgeError>> {
         async move {
             self.member()?;
             let packet = Packet::from_asked(&to)?;
             let routes = self.hub.routes();
             let member = match &to {
-                Asked::Command(envelope) => {
+                Request::Command(envelope) => {
                     routes.owner(to.domain(), envelope.to.as_ref().map_or(0, |shard| shard.shard))
                 }
-                Asked::Query(envelope) => routes.host(&envelope.domain, &envelope.name),
-                Asked::Events { shard, .. } => routes.owner(&shard.domain, shard.shard),
-                Asked::Outbox { from, .. } | Asked::Shape { from, .. } => routes.owner(&from.domain, from.shard),
-                Asked::Watermark { to, .. } | Asked::Sent { to, .. } => routes.owner(&to.domain, to.shard),
+                Request::Query(envelope) => routes.host(&envelope.domain, &envelope.name),
+                Request::Events { shard, .. } => routes.owner(&shard.domain, shard.shard),
+                Request::Outbox { from, .. } | Request::Shape { from, .. } => routes.owner(&from.domain, from.shard),
+                Request::Watermark { to, .. } | Request::Sent { to, .. } => routes.owner(&to.domain, to.shard),
             };
             let member = member.ok_or_else(|| no_owner(to.domain()))?;
             let (answer, answered) = oneshot::channel();
@@ -381,7 +381,7 @@ impl Bridge for LoopbackBridge {
             match held_back {
                 Some(held_back) if !member.is_cut() => {
                     if member.questions.push_if_room(Question { packet, held_back, answer }).is_err() {
-                        return Ok(Answer::Refused(Refusal::Busy));
+                        return Ok(Response::Refused(RequestError::Busy));
                     }
                 }
                 // Kept until the deadline, so that the asker waits for an answer that never comes.
@@ -401,15 +401,15 @@ impl Bridge for LoopbackBridge {
         ready(owner).boxed()
     }
 
-    fn tell(&self, tidings: Tidings) -> BoxFuture<'_, Result<(), BridgeError>> {
+    fn notify(&self, tidings: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
         let sent = self.member().map(|_| {
             let packet = Packet::from_tidings(&tidings);
             let routes = self.hub.routes();
             let (to, domain) = match &tidings {
-                Tidings::Committed { from, .. } => {
+                Notification::Committed { from, .. } => {
                     (routes.owner(&from.domain, from.shard).into_iter().collect(), &from.domain)
                 }
-                Tidings::Head { shard, .. } => (routes.subscribers(&shard.domain, shard.shard), &shard.domain),
+                Notification::Head { shard, .. } => (routes.subscribers(&shard.domain, shard.shard), &shard.domain),
             };
             self.hub.post(&to, What::Tidings, packet, domain)
         });

@@ -13,14 +13,14 @@ use tokio::sync::{Notify, broadcast, oneshot};
 
 use super::Report;
 use super::connection::round_trip;
-use super::intake::Intake;
-use super::outgoing::Outgoing;
+use super::consumer::ConsumerLoop;
+use super::publisher::PublisherLoop;
 use crate::spawn::contained;
 use crate::telemetry::TARGET;
 
 pub(super) struct NatsActor {
     pub(super) client: Client,
-    pub(super) outgoing: Arc<Outgoing>,
+    pub(super) outgoing: Arc<PublisherLoop>,
     /// What is given to the loops at start.
     pub(super) loops: Option<Loops>,
     /// Tells the intake to end.
@@ -34,7 +34,7 @@ pub(super) struct NatsActor {
 /// What the loops take with them.
 pub(super) struct Loops {
     pub(super) answers: Subscriber,
-    pub(super) intake: Intake,
+    pub(super) intake: ConsumerLoop,
     pub(super) denials: broadcast::Receiver<String>,
     /// Keeps the claims on this node's domains.
     pub(super) renewing: BoxFuture<'static, ()>,
@@ -45,7 +45,7 @@ pub(super) struct Loops {
 impl NatsActor {
     pub(super) fn new(
         client: Client,
-        outgoing: Arc<Outgoing>,
+        outgoing: Arc<PublisherLoop>,
         loops: Loops,
         closing: oneshot::Sender<()>,
         abandoned: Arc<Notify>,

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::Report;
-use super::connection::Link;
+use super::connection::LinkState;
 use super::jetstream::{JetStream, Put, Wanted};
 use crate::bridge::claim::{self, Claim};
 use crate::bridge::subject::Namespace;
@@ -138,7 +138,7 @@ impl Claims {
     pub(super) async fn run(
         self: Arc<Self>,
         watched: Vec<Subscriber>,
-        mut link: watch::Receiver<Link>,
+        mut link: watch::Receiver<LinkState>,
         door: Arc<dyn Inbound>,
         report: Arc<Report>,
     ) {
@@ -170,7 +170,7 @@ impl Claims {
     }
 
     /// Waits until it is time to renew, or there is a sign of a rival.
-    async fn wait(&self, watched: &mut SelectAll<Subscriber>, link: &mut watch::Receiver<Link>) {
+    async fn wait(&self, watched: &mut SelectAll<Subscriber>, link: &mut watch::Receiver<LinkState>) {
         tokio::time::sleep(PAUSE).await;
         let rival = async {
             while let Some(message) = watched.next().await {

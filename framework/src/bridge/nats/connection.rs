@@ -1,6 +1,6 @@
 //! The connection to the server: how it is made, whether it is up, and what went wrong with it.
 //!
-//! Called by the bridge. The client reconnects by itself; the loops watch [`Link`] to repeat what a reconnection requires.
+//! Called by the bridge. The client reconnects by itself; the loops watch [`LinkState`] to repeat what a reconnection requires.
 //! Errors and logs never contain a password: they show addresses as [`Servers`] prints them.
 
 use std::hash::{BuildHasher, RandomState};
@@ -34,7 +34,7 @@ const DENIALS: usize = 64;
 
 /// The state of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Link {
+pub(super) struct LinkState {
     pub(super) up: bool,
     /// The number of times the connection has been made.
     pub(super) epoch: u64,
@@ -42,7 +42,7 @@ pub(super) struct Link {
     pub(super) since: Instant,
 }
 
-impl Default for Link {
+impl Default for LinkState {
     fn default() -> Self {
         Self { up: false, epoch: 0, since: monotonic() }
     }
@@ -52,7 +52,7 @@ impl Default for Link {
 pub(super) struct Connection {
     pub(super) client: Client,
     /// Changes when the connection is lost or back.
-    pub(super) link: watch::Receiver<Link>,
+    pub(super) link: watch::Receiver<LinkState>,
     /// Subjects that the server does not let this user publish or subscribe to, as it refuses them.
     pub(super) denials: broadcast::Sender<String>,
     /// The server's address without credentials.
@@ -68,7 +68,7 @@ impl Connection {
             .map_err(|reason| BridgeError::Refused { broker: "the configured address".to_owned(), reason })?;
         let broker: Arc<str> = servers.to_string().into();
         let ending = Arc::new(AtomicBool::new(false));
-        let (link_writer, link) = watch::channel(Link::default());
+        let (link_writer, link) = watch::channel(LinkState::default());
         let denials = broadcast::Sender::new(DENIALS);
         let denial_writer = denials.clone();
         let (shown, is_ending) = (Arc::clone(&broker), Arc::clone(&ending));
@@ -171,14 +171,20 @@ fn reconnect_delay(attempts: usize, random: u64) -> Duration {
     half + Duration::from_nanos(random % u64::try_from(half.as_nanos()).unwrap_or(u64::MAX).max(1))
 }
 
-fn note(event: &Event, broker: &str, ending: bool, link: &watch::Sender<Link>, denials: &broadcast::Sender<String>) {
+fn note(
+    event: &Event,
+    broker: &str,
+    ending: bool,
+    link: &watch::Sender<LinkState>,
+    denials: &broadcast::Sender<String>,
+) {
     match event {
         Event::Connected => {
-            link.send_modify(|link| *link = Link { up: true, epoch: link.epoch + 1, since: monotonic() });
+            link.send_modify(|link| *link = LinkState { up: true, epoch: link.epoch + 1, since: monotonic() });
             tracing::debug!(broker, "connected");
         }
         Event::Disconnected | Event::Closed => {
-            link.send_modify(|link| *link = Link { up: false, since: monotonic(), ..*link });
+            link.send_modify(|link| *link = LinkState { up: false, since: monotonic(), ..*link });
             if ending {
                 tracing::debug!(broker, "connection closed");
             } else {

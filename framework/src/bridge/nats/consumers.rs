@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::config::StreamSetup;
 use super::jetstream::{Failure, Incarnation, JetStream, PAUSE, Wanted};
-use super::streams::{Cargo, Source};
+use super::streams::{Cargo, StreamSource};
 use crate::bridge::BridgeError;
 
 /// What a consumer has and has not delivered.
@@ -41,7 +41,7 @@ impl ConsumerState {
 
 impl JetStream {
     /// Makes sure that a stream and its consumer are there and as they should be; none if the stream is another's and missing.
-    pub(super) async fn ensure_source(&self, source: &Source) -> Result<Option<Incarnation>, BridgeError> {
+    pub(super) async fn ensure_source(&self, source: &StreamSource) -> Result<Option<Incarnation>, BridgeError> {
         let incarnation = match &source.makes {
             Some(wanted) => Some(self.ensure_stream(wanted).await?),
             None => self.stream(&source.stream).await?,
@@ -77,7 +77,7 @@ impl JetStream {
 
     /// Deletes the consumer of a source and makes it anew. Harmless to messages: the stream keeps what is not acknowledged, the
     /// new consumer delivers it again, and the receiver drops what it has.
-    pub(super) async fn recreate_consumer(&self, source: &Source) -> Result<Option<Incarnation>, BridgeError> {
+    pub(super) async fn recreate_consumer(&self, source: &StreamSource) -> Result<Option<Incarnation>, BridgeError> {
         if self.setup == StreamSetup::Existing {
             let consumer = &source.consumer.what;
             let reason = format!(
@@ -89,7 +89,7 @@ impl JetStream {
         self.ensure_source(source).await
     }
 
-    async fn delete_consumer(&self, source: &Source) -> Result<(), BridgeError> {
+    async fn delete_consumer(&self, source: &StreamSource) -> Result<(), BridgeError> {
         match self.insist(&format!("CONSUMER.DELETE.{}", source.consumer.path), &Value::Null).await {
             Ok(_) | Err(Failure::Missing) => Ok(()),
             Err(failure) => Err(self.error_of(failure)),
@@ -101,7 +101,7 @@ impl JetStream {
     ///
     /// nats-server 2.9.10 was seen to leave thousands after it was killed under load. A consumer made anew delivers them; the
     /// receiver drops what it has, and acknowledges it again.
-    pub(super) async fn leaves_behind(&self, source: &Source) -> bool {
+    pub(super) async fn leaves_behind(&self, source: &StreamSource) -> bool {
         // A node that may not make a consumer anew does not stop receiving for that.
         if source.cargo != Cargo::Direct || self.setup == StreamSetup::Existing {
             return false;
@@ -113,7 +113,7 @@ impl JetStream {
     }
 
     /// The number of the first message of a stream if it is below the floor of the consumer.
-    async fn left_behind(&self, source: &Source) -> Option<u64> {
+    async fn left_behind(&self, source: &StreamSource) -> Option<u64> {
         let read = async |path: String| self.insist(&path, &Value::Null).await.ok();
         let number = |info: &Value, path: &str| info.pointer(path).and_then(Value::as_u64).unwrap_or(0);
         // In this order: what is acknowledged between the two is above the floor.

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::headers;
 use crate::bridge::subject::{Namespace, Place};
 use crate::bridge::wire::{Packet, percent};
-use crate::bridge::{Asked, BridgeError};
+use crate::bridge::{BridgeError, Request};
 use crate::message::{Codec, Envelope, Name};
 
 /// Marks a question in JSON; its value says what is asked for.
@@ -39,7 +39,7 @@ struct Question {
 }
 
 /// A question in JSON; `None` if the message is not one.
-pub(super) fn question(namespace: &Namespace, message: &Message) -> Option<Result<(Asked, Names), BridgeError>> {
+pub(super) fn question(namespace: &Namespace, message: &Message) -> Option<Result<(Request, Names), BridgeError>> {
     let mut found = headers::from_nats(message.headers.as_ref()).filter(|(name, _)| *name == ASK);
     let (_, kind) = found.next()?;
     Some(match kind {
@@ -48,7 +48,7 @@ pub(super) fn question(namespace: &Namespace, message: &Message) -> Option<Resul
     })
 }
 
-fn events(namespace: &Namespace, message: &Message) -> Result<(Asked, Names), BridgeError> {
+fn events(namespace: &Namespace, message: &Message) -> Result<(Request, Names), BridgeError> {
     let Some(Place::AskEvents(shard)) = namespace.place(&message.subject) else {
         return Err(malformed("events cannot be asked for at this subject"));
     };
@@ -58,7 +58,7 @@ fn events(namespace: &Namespace, message: &Message) -> Result<(Asked, Names), Br
         return Err(malformed(format!("it has {} names, more than {MOST_NAMES}", asked.names.len())));
     }
     let names = asked.names.iter().map(|name| Name::new(name).map_err(|error| malformed(error.to_string())));
-    Ok((Asked::Events { shard, after: asked.after, limit: LIMIT }, names.collect::<Result<_, _>>()?))
+    Ok((Request::Events { shard, after: asked.after, limit: LIMIT }, names.collect::<Result<_, _>>()?))
 }
 
 fn malformed(reason: impl Into<String>) -> BridgeError {

@@ -17,7 +17,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::config::StreamSetup;
 use super::connection::Connection;
-use super::reading::Stored;
+use super::decode::Stored;
 use crate::bridge::BridgeError;
 
 /// How long one request may take.

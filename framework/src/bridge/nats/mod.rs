@@ -10,18 +10,18 @@ mod awaited;
 mod claims;
 mod config;
 mod connection;
+mod consumer;
 mod consumers;
 mod credentials;
+pub(crate) mod decode;
 mod durability;
 mod foreign;
-mod hands;
 mod headers;
-mod intake;
+mod in_flight;
 mod jetstream;
-mod lane;
-mod outgoing;
 mod permissions;
-pub(crate) mod reading;
+mod publisher;
+mod pull_consumer;
 mod refused;
 mod servers;
 mod streams;
@@ -46,15 +46,15 @@ use tokio::sync::{Notify, oneshot, watch};
 use self::acknowledgement::{Untaken, has_no_responder};
 use self::actor::{Detach, Loops, NatsActor};
 use self::claims::Claims;
-use self::connection::{Connection, Link, round_trip, who};
-use self::intake::{Gate, Gated, Intake};
+use self::connection::{Connection, LinkState, round_trip, who};
+use self::consumer::{ConsumerLoop, Gate, Gated};
 use self::jetstream::JetStream;
-use self::lane::Lane;
-use self::outgoing::{Answered, Answering, Awaits, Outgoing};
+use self::publisher::{Answered, Answering, Awaits, PublisherLoop};
+use self::pull_consumer::PullConsumer;
 use self::subscriptions::{subscribe, subscriptions};
 use super::subject::{Namespace, Place};
 use super::wire::Packet;
-use super::{Answer, Asked, Bridge, BridgeError, BridgeHealth, Inbound, NodeCard, Tidings};
+use super::{Bridge, BridgeError, BridgeHealth, Inbound, NodeCard, Notification, Request, Response};
 use crate::clock::instant;
 use crate::message::{Envelope, Name, ShardId, StoreId};
 use crate::telemetry::Issues;
@@ -94,12 +94,12 @@ enum Attached {
 #[derive(Clone)]
 struct Line {
     client: Client,
-    outgoing: Arc<Outgoing>,
+    outgoing: Arc<PublisherLoop>,
     actor: Addr<NatsActor>,
     abandoned: Arc<Notify>,
     /// Set before this node closes the connection itself.
     ending: Arc<AtomicBool>,
-    link: watch::Receiver<Link>,
+    link: watch::Receiver<LinkState>,
     report: Arc<Report>,
     jetstream: JetStream,
     claims: Option<Arc<Claims>>,
@@ -217,7 +217,7 @@ impl NatsBridge {
             let incarnation = jetstream.ensure_source(&source).await?;
             let pulled = format!("{inbox}.p.{at}");
             gates.push(Gated::new(Gate::Lane(at), subscribe(&client, pulled.clone(), None).await?));
-            lanes.push(Lane::new(source, pulled.into(), incarnation));
+            lanes.push(PullConsumer::new(source, pulled.into(), incarnation));
         }
         for (gate, subject, shared) in subscriptions(&config.namespace, &card) {
             // Of all nodes that could answer a question one gets it.
@@ -241,7 +241,7 @@ impl NatsBridge {
         if let Some(claims) = &claims {
             claims.claim().await?;
         }
-        let outgoing = Arc::new(Outgoing::new(
+        let outgoing = Arc::new(PublisherLoop::new(
             format!("{inbox}.r"),
             config.namespace.clone(),
             connection.link.clone(),
@@ -256,7 +256,7 @@ impl NatsBridge {
             }
             None => ready(()).boxed(),
         };
-        let intake = Intake {
+        let intake = ConsumerLoop {
             report: Arc::clone(&report),
             client: client.clone(),
             jetstream: jetstream.clone(),
@@ -382,7 +382,7 @@ impl Bridge for NatsBridge {
             // Events travel alone, under their name, or several in one message.
             for subject in [format!("{together}.*"), together] {
                 if let Some(stored) = jetstream.stored(&stream, &subject).await? {
-                    last = last.max(reading::last_position(shard, &stored.headers, stored.payload));
+                    last = last.max(decode::last_position(shard, &stored.headers, stored.payload));
                 }
             }
             Ok(last)
@@ -398,7 +398,7 @@ impl Bridge for NatsBridge {
         async move { claims::owner(&self.line()?.jetstream, self.namespace(), domain).await }.boxed()
     }
 
-    fn ask(&self, to: Asked, deadline: Duration) -> BoxFuture<'_, Result<Answer, BridgeError>> {
+    fn request(&self, to: Request, deadline: Duration) -> BoxFuture<'_, Result<Response, BridgeError>> {
         async move {
             let packet = self.line().and_then(|line| Ok((line, Packet::from_asked(&to)?)));
             let subject = self.namespace().subject(&Place::of_question(&to));
@@ -418,7 +418,7 @@ impl Bridge for NatsBridge {
         .boxed()
     }
 
-    fn tell(&self, tidings: Tidings) -> BoxFuture<'_, Result<(), BridgeError>> {
+    fn notify(&self, tidings: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
         let told = self.line().and_then(|line| {
             let packet = Packet::from_tidings(&tidings);
             let subject = self.namespace().subject(&Place::of_tidings(&tidings));

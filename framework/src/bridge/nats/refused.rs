@@ -10,23 +10,29 @@ use futures_util::FutureExt;
 
 use super::ACKNOWLEDGE;
 use super::acknowledgement::Untaken;
-use super::hands::{Done, Hands, Letter};
-use super::intake::Intake;
-use super::lane::DELETION;
-use super::outgoing::{Answered, Awaits};
-use super::reading::{self, shown};
+use super::consumer::ConsumerLoop;
+use super::decode::{self, shown};
+use super::in_flight::{Done, InFlightMessages, PendingMessage};
+use super::publisher::{Answered, Awaits};
+use super::pull_consumer::DELETION;
 use crate::bridge::BridgeError;
 use crate::clock::monotonic;
 
-impl Intake {
+impl ConsumerLoop {
     /// Copies a message that cannot be handled here to the refused stream. It is ended in its own stream only after the copy
     /// is acknowledged: the sender believes it to be accepted.
     ///
     /// Until then it counts as being with the node: a flood of such messages must not fill the memory.
-    pub(super) fn put_aside(&mut self, hands: &mut Hands, number: u64, message: &Message, error: &BridgeError) {
+    pub(super) fn put_aside(
+        &mut self,
+        hands: &mut InFlightMessages,
+        number: u64,
+        message: &Message,
+        error: &BridgeError,
+    ) {
         self.enter(hands, number);
         tracing::warn!(service = %self.service, subject = shown(&message.subject), %error, "refused a message");
-        let (headers, payload) = reading::remains(message, error);
+        let (headers, payload) = decode::remains(message, error);
         let subject = self.namespace.refused_subject(&self.service);
         let posted = self.outgoing.post(subject, headers, payload, Awaits::Acknowledgement);
         let stream = self.namespace.refused_stream(&self.service);
@@ -47,7 +53,7 @@ impl Intake {
         hands.doing.push(copied.boxed());
     }
 
-    pub(super) fn copied(&mut self, hands: &mut Hands, number: u64, copied: Result<(), BridgeError>) {
+    pub(super) fn copied(&mut self, hands: &mut InFlightMessages, number: u64, copied: Result<(), BridgeError>) {
         self.leave(hands, number);
         let stream = self.namespace.refused_stream(&self.service);
         match copied {
@@ -55,7 +61,7 @@ impl Intake {
                 self.report.refused.fetch_add(1, Ordering::Relaxed);
                 self.report.issues.close(&stream);
                 if let Some(in_hand) = hands.in_hand.remove(&number) {
-                    hands.letters.push_back(Letter::word(in_hand.reply, "+TERM"));
+                    hands.letters.push_back(PendingMessage::word(in_hand.reply, "+TERM"));
                 }
             }
             Err(error) => {

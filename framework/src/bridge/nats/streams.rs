@@ -51,7 +51,7 @@ pub(super) enum Cargo {
 }
 
 /// One stream this node takes from.
-pub(super) struct Source {
+pub(super) struct StreamSource {
     pub(super) cargo: Cargo,
     pub(super) domain: Name,
     pub(super) shards: u16,
@@ -62,8 +62,8 @@ pub(super) struct Source {
 }
 
 /// All streams a node takes from, and those it only writes to.
-pub(super) fn sources(config: &NatsBuilder, card: &NodeCard) -> Vec<Source> {
-    let own = card.owns.iter().map(|(domain, shards)| Source {
+pub(super) fn sources(config: &NatsBuilder, card: &NodeCard) -> Vec<StreamSource> {
+    let own = card.owns.iter().map(|(domain, shards)| StreamSource {
         cargo: Cargo::Direct,
         domain: domain.clone(),
         shards: *shards,
@@ -71,7 +71,7 @@ pub(super) fn sources(config: &NatsBuilder, card: &NodeCard) -> Vec<Source> {
         makes: Some(direct_stream(config, domain)),
         consumer: consumer(config, &config.namespace.direct_stream(domain), &card.service),
     });
-    let others = card.subscribes.iter().map(|(domain, shards, _)| Source {
+    let others = card.subscribes.iter().map(|(domain, shards, _)| StreamSource {
         cargo: Cargo::Events,
         domain: domain.clone(),
         shards: *shards,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_nats::{Client, Subscriber};
 
-use super::intake::Gate;
+use super::consumer::Gate;
 use crate::bridge::subject::Namespace;
 use crate::bridge::{BridgeError, NodeCard};
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 
-use super::hands::{Done, Hands};
-use super::intake::Intake;
+use super::consumer::ConsumerLoop;
+use super::in_flight::{Done, InFlightMessages};
 use super::jetstream::Incarnation;
-use super::lane::State;
+use super::pull_consumer::State;
 use crate::bridge::BridgeError;
 use crate::clock::monotonic;
 
@@ -20,16 +20,16 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// The name of the issue about them.
 const WRITTEN: &str = "written";
 
-impl Intake {
+impl ConsumerLoop {
     /// The connection is back: is everything still there?
-    pub(super) fn look_after_all(&mut self, hands: &mut Hands) {
+    pub(super) fn look_after_all(&mut self, hands: &mut InFlightMessages) {
         for at in 0..self.lanes.len() {
             self.look_after(hands, at);
         }
         self.look_after_written(hands);
     }
 
-    pub(super) fn look_after_written(&self, hands: &mut Hands) {
+    pub(super) fn look_after_written(&self, hands: &mut InFlightMessages) {
         hands.look = None;
         hands.unchecked += 1;
         let (jetstream, written) = (self.jetstream.clone(), Arc::clone(&self.written));
@@ -44,7 +44,7 @@ impl Intake {
         hands.doing.push(checking.boxed());
     }
 
-    pub(super) fn look_after(&mut self, hands: &mut Hands, at: usize) {
+    pub(super) fn look_after(&mut self, hands: &mut InFlightMessages, at: usize) {
         let Some(lane) = self.lanes.get_mut(at) else { return };
         if lane.state == State::Checking {
             return;
@@ -57,7 +57,7 @@ impl Intake {
 
     pub(super) fn checked(
         &mut self,
-        hands: &mut Hands,
+        hands: &mut InFlightMessages,
         at: Option<usize>,
         checked: Result<Option<Incarnation>, BridgeError>,
     ) {

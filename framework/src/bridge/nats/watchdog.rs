@@ -1,21 +1,21 @@
 //! Looks after consumers that deliver nothing though they have messages.
 //!
-//! Called by the intake when two requests in a row have expired without a message. [`Lane`](super::lane::Lane) decides.
+//! Called by the intake when two requests in a row have expired without a message. [`Lane`](super::pull_consumer::Lane) decides.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures_util::FutureExt;
 
+use super::consumer::ConsumerLoop;
 use super::consumers::ConsumerState;
-use super::hands::{Done, Hands};
-use super::intake::Intake;
-use super::lane::State;
+use super::in_flight::{Done, InFlightMessages};
+use super::pull_consumer::State;
 use crate::bridge::BridgeError;
 
-impl Intake {
+impl ConsumerLoop {
     /// Looks at the consumer of a lane that has been silent for two requests.
-    pub(super) fn look_at(&mut self, hands: &mut Hands, at: usize) {
+    pub(super) fn look_at(&mut self, hands: &mut InFlightMessages, at: usize) {
         let Some(lane) = self.lanes.get_mut(at) else { return };
         lane.is_suspect = false;
         let (jetstream, source) = (self.jetstream.clone(), Arc::clone(&lane.source));
@@ -29,7 +29,7 @@ impl Intake {
 
     pub(super) fn looked(
         &mut self,
-        hands: &mut Hands,
+        hands: &mut InFlightMessages,
         at: usize,
         state: Result<ConsumerState, BridgeError>,
         leaves_behind: bool,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::frame::{Reader, Writer};
 use super::headers::{STORE, read_number};
 use super::{BridgeError, Packet, malformed, shown};
-use crate::bridge::{Answer, Asked, Page, Refusal, Tidings};
+use crate::bridge::{Notification, Page, Request, RequestError, Response};
 use crate::message::{Fingerprint, Kind, MAX_PAYLOAD_BYTES, MAX_SHAPES_BYTES, StoreId};
 
 /// Marks a payload that is a frame; its value says of what.
@@ -55,35 +55,35 @@ impl Packet {
     ///
     /// # Errors
     /// As [`from_envelope`](Self::from_envelope).
-    pub fn from_asked(asked: &Asked) -> Result<Self, BridgeError> {
+    pub fn from_asked(asked: &Request) -> Result<Self, BridgeError> {
         let mut frame = Writer::new();
         match asked {
-            Asked::Command(envelope) | Asked::Query(envelope) => return Self::from_envelope(envelope),
-            Asked::Events { shard, after, limit } => {
+            Request::Command(envelope) | Request::Query(envelope) => return Self::from_envelope(envelope),
+            Request::Events { shard, after, limit } => {
                 frame.byte(1);
                 frame.shard(shard);
                 frame.number(*after);
                 frame.number(u64::from(*limit));
             }
-            Asked::Outbox { from, to, after, limit } => {
+            Request::Outbox { from, to, after, limit } => {
                 frame.byte(2);
                 frame.shard(from);
                 frame.shard(to);
                 frame.number(*after);
                 frame.number(u64::from(*limit));
             }
-            Asked::Watermark { from, to } => {
+            Request::Watermark { from, to } => {
                 frame.byte(3);
                 frame.shard(from);
                 frame.shard(to);
             }
-            Asked::Sent { from, to, through } => {
+            Request::Sent { from, to, through } => {
                 frame.byte(4);
                 frame.shard(from);
                 frame.shard(to);
                 frame.number(*through);
             }
-            Asked::Shape { from, to, shape } => {
+            Request::Shape { from, to, shape } => {
                 frame.byte(5);
                 frame.shard(from);
                 frame.option(to.as_ref(), Writer::shard);
@@ -97,7 +97,7 @@ impl Packet {
     ///
     /// # Errors
     /// [`BridgeError::Malformed`] or [`BridgeError::Oversize`].
-    pub fn asked(&self) -> Result<Asked, BridgeError> {
+    pub fn asked(&self) -> Result<Request, BridgeError> {
         Self::read_asked(&self.pairs(), self.payload.clone())
     }
 
@@ -105,29 +105,29 @@ impl Packet {
     ///
     /// # Errors
     /// [`BridgeError::Malformed`] or [`BridgeError::Oversize`].
-    pub fn read_asked(headers: &[(&str, &str)], payload: Bytes) -> Result<Asked, BridgeError> {
+    pub fn read_asked(headers: &[(&str, &str)], payload: Bytes) -> Result<Request, BridgeError> {
         match only(headers, FRAME)? {
             None => {
                 let envelope = Self::read_envelope(headers.iter().copied(), payload)?;
                 match envelope.kind {
-                    Kind::Command => Ok(Asked::Command(envelope)),
-                    Kind::Query => Ok(Asked::Query(envelope)),
+                    Kind::Command => Ok(Request::Command(envelope)),
+                    Kind::Query => Ok(Request::Query(envelope)),
                     other => Err(malformed(format!("a {} is no question", other.as_str()))),
                 }
             }
             Some("asked") => {
                 let mut frame = Reader::new(payload)?;
                 let asked = match frame.byte()? {
-                    1 => Asked::Events { shard: frame.shard()?, after: frame.number()?, limit: frame.u32()? },
-                    2 => Asked::Outbox {
+                    1 => Request::Events { shard: frame.shard()?, after: frame.number()?, limit: frame.u32()? },
+                    2 => Request::Outbox {
                         from: frame.shard()?,
                         to: frame.shard()?,
                         after: frame.number()?,
                         limit: frame.u32()?,
                     },
-                    3 => Asked::Watermark { from: frame.shard()?, to: frame.shard()? },
-                    4 => Asked::Sent { from: frame.shard()?, to: frame.shard()?, through: frame.number()? },
-                    5 => Asked::Shape {
+                    3 => Request::Watermark { from: frame.shard()?, to: frame.shard()? },
+                    4 => Request::Sent { from: frame.shard()?, to: frame.shard()?, through: frame.number()? },
+                    5 => Request::Shape {
                         from: frame.shard()?,
                         to: frame.option(Reader::shard)?,
                         shape: Fingerprint::from_u64(frame.number()?),
@@ -142,12 +142,12 @@ impl Packet {
     }
 
     /// An answer. A list of envelopes is cut so that the packet has at most `max_bytes`; whoever asked asks on.
-    pub fn from_answer(answer: &Answer, max_bytes: usize) -> Self {
+    pub fn from_answer(answer: &Response, max_bytes: usize) -> Self {
         let mut frame = Writer::new();
         let (mut store, mut committed) = (None, None);
         let (what, payload) = match answer {
-            Answer::Reply(reply) => ("reply", reply.clone()),
-            Answer::Envelopes(page) => {
+            Response::Reply(reply) => ("reply", reply.clone()),
+            Response::Envelopes(page) => {
                 store = page.store;
                 committed = page.committed;
                 frame.number(page.last);
@@ -155,13 +155,13 @@ impl Packet {
                 frame.envelopes(&page.envelopes, max_bytes.saturating_sub(192));
                 ("envelopes", frame.end())
             }
-            Answer::Watermark { through, store: of } => {
+            Response::Watermark { through, store: of } => {
                 store = *of;
                 frame.number(*through);
                 ("watermark", frame.end())
             }
-            Answer::Shape(text) => ("shape-text", Bytes::copy_from_slice(text.as_bytes())),
-            Answer::Refused(refusal) => refusal_parts(refusal),
+            Response::Shape(text) => ("shape-text", Bytes::copy_from_slice(text.as_bytes())),
+            Response::Refused(refusal) => refusal_parts(refusal),
         };
         let mut headers = vec![(Cow::Borrowed(ANSWER), what.to_owned())];
         headers.extend(committed.map(|committed| (Cow::Borrowed(COMMITTED), committed.to_string())));
@@ -172,7 +172,7 @@ impl Packet {
     ///
     /// # Errors
     /// [`BridgeError::Malformed`] or [`BridgeError::Oversize`].
-    pub fn answer(&self) -> Result<Answer, BridgeError> {
+    pub fn answer(&self) -> Result<Response, BridgeError> {
         Self::read_answer(&self.pairs(), self.payload.clone())
     }
 
@@ -180,13 +180,13 @@ impl Packet {
     ///
     /// # Errors
     /// [`BridgeError::Malformed`] or [`BridgeError::Oversize`].
-    pub fn read_answer(headers: &[(&str, &str)], payload: Bytes) -> Result<Answer, BridgeError> {
+    pub fn read_answer(headers: &[(&str, &str)], payload: Bytes) -> Result<Response, BridgeError> {
         let what = only(headers, ANSWER)?.ok_or_else(|| malformed(format!("header `{ANSWER}` is missing")))?;
         match what {
             "reply" if payload.len() > MAX_PAYLOAD_BYTES => {
                 Err(BridgeError::Oversize { bytes: payload.len(), limit: MAX_PAYLOAD_BYTES })
             }
-            "reply" => Ok(Answer::Reply(payload)),
+            "reply" => Ok(Response::Reply(payload)),
             "envelopes" => {
                 let mut frame = Reader::new(payload)?;
                 let last = frame.number()?;
@@ -197,37 +197,37 @@ impl Packet {
                         .ok_or_else(|| malformed(format!("header `{COMMITTED}` cannot be `{}`", shown(text))))
                 });
                 let (committed, store) = (committed.transpose()?, store_of(headers)?);
-                Ok(Answer::Envelopes(Page { envelopes, last, committed, store }.of_store()))
+                Ok(Response::Envelopes(Page { envelopes, last, committed, store }.of_store()))
             }
             "watermark" => {
                 let mut frame = Reader::new(payload)?;
                 let through = frame.number()?;
                 frame.end()?;
-                Ok(Answer::Watermark { through, store: store_of(headers)? })
+                Ok(Response::Watermark { through, store: store_of(headers)? })
             }
             "shape-text" if payload.len() > MAX_SHAPES_BYTES => {
                 Err(BridgeError::Oversize { bytes: payload.len(), limit: MAX_SHAPES_BYTES })
             }
             "shape-text" => {
-                String::from_utf8(payload.to_vec()).map(Answer::Shape).map_err(|_| malformed("shapes are not UTF-8"))
+                String::from_utf8(payload.to_vec()).map(Response::Shape).map_err(|_| malformed("shapes are not UTF-8"))
             }
             other => {
                 let text = || String::from_utf8_lossy(&payload).into_owned();
-                Ok(Answer::Refused(match other {
-                    "busy" => Refusal::Busy,
-                    "not-here" => Refusal::NotHere,
-                    "full" => Refusal::Full,
-                    "unhandled" => Refusal::Unhandled(text()),
-                    "undecodable" => Refusal::Undecodable(text()),
-                    "shape" => Refusal::Shape(text()),
-                    "unknown-shape" => Refusal::UnknownShape,
-                    "conflict" => Refusal::Conflict,
-                    "expired" => Refusal::Expired,
-                    "id-in-future" => Refusal::IdInFuture,
-                    "late" => Refusal::Late,
-                    "dead-letter" => Refusal::DeadLetter(text()),
-                    "failed" => Refusal::Failed(text()),
-                    "unknown" => Refusal::Unknown(text()),
+                Ok(Response::Refused(match other {
+                    "busy" => RequestError::Busy,
+                    "not-here" => RequestError::NotHere,
+                    "full" => RequestError::Full,
+                    "unhandled" => RequestError::Unhandled(text()),
+                    "undecodable" => RequestError::Undecodable(text()),
+                    "shape" => RequestError::Shape(text()),
+                    "unknown-shape" => RequestError::UnknownShape,
+                    "conflict" => RequestError::Conflict,
+                    "expired" => RequestError::Expired,
+                    "id-in-future" => RequestError::IdInFuture,
+                    "late" => RequestError::Late,
+                    "dead-letter" => RequestError::DeadLetter(text()),
+                    "failed" => RequestError::Failed(text()),
+                    "unknown" => RequestError::Unknown(text()),
                     other => return Err(malformed(format!("an answer `{}` is not known", shown(other)))),
                 }))
             }
@@ -235,16 +235,16 @@ impl Packet {
     }
 
     /// News.
-    pub fn from_tidings(tidings: &Tidings) -> Self {
+    pub fn from_tidings(tidings: &Notification) -> Self {
         let mut frame = Writer::new();
         match tidings {
-            Tidings::Committed { from, to, through } => {
+            Notification::Committed { from, to, through } => {
                 frame.byte(1);
                 frame.shard(from);
                 frame.shard(to);
                 frame.number(*through);
             }
-            Tidings::Head { shard, position } => {
+            Notification::Head { shard, position } => {
                 frame.byte(2);
                 frame.shard(shard);
                 frame.number(*position);
@@ -257,7 +257,7 @@ impl Packet {
     ///
     /// # Errors
     /// [`BridgeError::Malformed`].
-    pub fn tidings(&self) -> Result<Tidings, BridgeError> {
+    pub fn tidings(&self) -> Result<Notification, BridgeError> {
         Self::read_tidings(&self.pairs(), self.payload.clone())
     }
 
@@ -265,14 +265,14 @@ impl Packet {
     ///
     /// # Errors
     /// [`BridgeError::Malformed`].
-    pub fn read_tidings(headers: &[(&str, &str)], payload: Bytes) -> Result<Tidings, BridgeError> {
+    pub fn read_tidings(headers: &[(&str, &str)], payload: Bytes) -> Result<Notification, BridgeError> {
         if only(headers, FRAME)? != Some("tidings") {
             return Err(malformed("no tidings"));
         }
         let mut frame = Reader::new(payload)?;
         let tidings = match frame.byte()? {
-            1 => Tidings::Committed { from: frame.shard()?, to: frame.shard()?, through: frame.number()? },
-            2 => Tidings::Head { shard: frame.shard()?, position: frame.number()? },
+            1 => Notification::Committed { from: frame.shard()?, to: frame.shard()?, through: frame.number()? },
+            2 => Notification::Head { shard: frame.shard()?, position: frame.number()? },
             other => return Err(malformed(format!("tidings {other} are not known"))),
         };
         frame.end()?;
@@ -280,22 +280,22 @@ impl Packet {
     }
 }
 
-fn refusal_parts(refusal: &Refusal) -> (&'static str, Bytes) {
+fn refusal_parts(refusal: &RequestError) -> (&'static str, Bytes) {
     let (what, text) = match refusal {
-        Refusal::Busy => ("busy", ""),
-        Refusal::NotHere => ("not-here", ""),
-        Refusal::Full => ("full", ""),
-        Refusal::Unhandled(text) => ("unhandled", text.as_str()),
-        Refusal::Undecodable(text) => ("undecodable", text.as_str()),
-        Refusal::Shape(text) => ("shape", text.as_str()),
-        Refusal::UnknownShape => ("unknown-shape", ""),
-        Refusal::Conflict => ("conflict", ""),
-        Refusal::Expired => ("expired", ""),
-        Refusal::IdInFuture => ("id-in-future", ""),
-        Refusal::Late => ("late", ""),
-        Refusal::DeadLetter(text) => ("dead-letter", text.as_str()),
-        Refusal::Failed(text) => ("failed", text.as_str()),
-        Refusal::Unknown(text) => ("unknown", text.as_str()),
+        RequestError::Busy => ("busy", ""),
+        RequestError::NotHere => ("not-here", ""),
+        RequestError::Full => ("full", ""),
+        RequestError::Unhandled(text) => ("unhandled", text.as_str()),
+        RequestError::Undecodable(text) => ("undecodable", text.as_str()),
+        RequestError::Shape(text) => ("shape", text.as_str()),
+        RequestError::UnknownShape => ("unknown-shape", ""),
+        RequestError::Conflict => ("conflict", ""),
+        RequestError::Expired => ("expired", ""),
+        RequestError::IdInFuture => ("id-in-future", ""),
+        RequestError::Late => ("late", ""),
+        RequestError::DeadLetter(text) => ("dead-letter", text.as_str()),
+        RequestError::Failed(text) => ("failed", text.as_str()),
+        RequestError::Unknown(text) => ("unknown", text.as_str()),
     };
     (what, Bytes::copy_from_slice(text.as_bytes()))
 }

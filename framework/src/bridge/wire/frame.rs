@@ -9,7 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{BridgeError, headers, malformed};
 use crate::clock::Timestamp;
-use crate::message::{Codec, Envelope, Fingerprint, Kind, MessageId, Name, Origin, SHAPE, ShardId, Wants};
+use crate::message::{Codec, Envelope, Fingerprint, Kind, MessageId, Name, Origin, ReplyMode, SHAPE, ShardId};
 
 /// The version of the frames this program writes, and the only one it reads.
 const VERSION: u8 = 1;
@@ -286,7 +286,7 @@ impl Reader {
             causation: self.option(Self::id)?,
             time: Timestamp::from_millis(self.number()?),
             deadline: self.option(Self::number)?.map(Timestamp::from_millis),
-            wants: self.numbered("wish for a reply", Wants::from_id)?,
+            wants: self.numbered("wish for a reply", ReplyMode::from_id)?,
             traceparent: self.option(Self::text)?,
             headers: {
                 let count: usize = self.small()?;

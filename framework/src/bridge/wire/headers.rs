@@ -10,7 +10,8 @@ use bytes::Bytes;
 use super::{BridgeError, Packet, instant, malformed, percent, shown};
 use crate::clock::Timestamp;
 use crate::message::{
-    Codec, Envelope, Fingerprint, Key, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, SHAPE, ShardId, StoreId, Wants,
+    Codec, Envelope, Fingerprint, Key, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, ReplyMode, SHAPE, ShardId,
+    StoreId,
 };
 use crate::telemetry::passes;
 
@@ -99,9 +100,9 @@ pub(super) fn write(envelope: &Envelope) -> Result<Packet, BridgeError> {
         headers.put(DEADLINE, instant::write(deadline));
     }
     match envelope.wants {
-        Wants::Nothing => {}
-        Wants::Rejection => headers.put(WANTS, "rejection"),
-        Wants::Reply => headers.put(WANTS, "reply"),
+        ReplyMode::Nothing => {}
+        ReplyMode::Rejection => headers.put(WANTS, "rejection"),
+        ReplyMode::Reply => headers.put(WANTS, "reply"),
     }
     // A trace context that is none is left out: no message is lost for the sake of a trace.
     if let Some(traceparent) = envelope.traceparent.as_deref().filter(|text| is_traceparent(text)) {
@@ -331,11 +332,11 @@ fn read_kind(text: &str) -> Option<Kind> {
         .find(|kind| kind.as_str() == text)
 }
 
-fn read_wants(text: &str) -> Option<Wants> {
+fn read_wants(text: &str) -> Option<ReplyMode> {
     match text {
-        "nothing" => Some(Wants::Nothing),
-        "rejection" => Some(Wants::Rejection),
-        "reply" => Some(Wants::Reply),
+        "nothing" => Some(ReplyMode::Nothing),
+        "rejection" => Some(ReplyMode::Rejection),
+        "reply" => Some(ReplyMode::Reply),
         _ => None,
     }
 }

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::{Packet, instant};
-use crate::bridge::{Answer, Asked, BridgeError, Page, Refusal, Tidings};
+use crate::bridge::{BridgeError, Notification, Page, Request, RequestError, Response};
 use crate::clock::Timestamp;
 use crate::message::{
-    Codec, Envelope, Fingerprint, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, ShardId, StoreId, Wants,
+    Codec, Envelope, Fingerprint, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, ReplyMode, ShardId, StoreId,
 };
 
 fn name() -> impl Strategy<Value = Name> {
@@ -69,7 +69,7 @@ fn envelope() -> impl Strategy<Value = Envelope> {
     let place = (prop::option::of(shard()), prop_oneof![Just(String::new()), key()], prop::option::of(name()));
     let ids = (id(), id(), prop::option::of(id()));
     let times = (moment(), prop::option::of(moment()));
-    let wants = prop::sample::select(vec![Wants::Nothing, Wants::Rejection, Wants::Reply]);
+    let wants = prop::sample::select(vec![ReplyMode::Nothing, ReplyMode::Rejection, ReplyMode::Reply]);
     let codec = prop::sample::select(vec![Codec::Bincode, Codec::Json]);
     let shape = prop::option::of(any::<u64>().prop_map(Fingerprint::from_u64));
     let what = (kind(), name(), any::<u32>(), shape, name(), prop::option::of(origin()));
@@ -104,26 +104,26 @@ fn envelope() -> impl Strategy<Value = Envelope> {
     )
 }
 
-fn asked() -> impl Strategy<Value = Asked> {
+fn asked() -> impl Strategy<Value = Request> {
     prop_oneof![
         envelope().prop_map(|mut envelope| {
             envelope.kind = Kind::Command;
-            Asked::Command(envelope)
+            Request::Command(envelope)
         }),
         envelope().prop_map(|mut envelope| {
             envelope.kind = Kind::Query;
-            Asked::Query(envelope)
+            Request::Query(envelope)
         }),
-        (shard(), any::<u64>(), any::<u32>()).prop_map(|(shard, after, limit)| Asked::Events { shard, after, limit }),
-        (shard(), shard(), any::<u64>(), any::<u32>()).prop_map(|(from, to, after, limit)| Asked::Outbox {
+        (shard(), any::<u64>(), any::<u32>()).prop_map(|(shard, after, limit)| Request::Events { shard, after, limit }),
+        (shard(), shard(), any::<u64>(), any::<u32>()).prop_map(|(from, to, after, limit)| Request::Outbox {
             from,
             to,
             after,
             limit
         }),
-        (shard(), shard()).prop_map(|(from, to)| Asked::Watermark { from, to }),
-        (shard(), shard(), any::<u64>()).prop_map(|(from, to, through)| Asked::Sent { from, to, through }),
-        (shard(), prop::option::of(shard()), any::<u64>()).prop_map(|(from, to, shape)| Asked::Shape {
+        (shard(), shard()).prop_map(|(from, to)| Request::Watermark { from, to }),
+        (shard(), shard(), any::<u64>()).prop_map(|(from, to, through)| Request::Sent { from, to, through }),
+        (shard(), prop::option::of(shard()), any::<u64>()).prop_map(|(from, to, shape)| Request::Shape {
             from,
             to,
             shape: Fingerprint::from_u64(shape)
@@ -131,44 +131,44 @@ fn asked() -> impl Strategy<Value = Asked> {
     ]
 }
 
-fn refusal() -> impl Strategy<Value = Refusal> {
+fn refusal() -> impl Strategy<Value = RequestError> {
     prop_oneof![
         prop::sample::select(vec![
-            Refusal::Busy,
-            Refusal::NotHere,
-            Refusal::Full,
-            Refusal::Conflict,
-            Refusal::Expired,
-            Refusal::IdInFuture,
-            Refusal::Late,
-            Refusal::UnknownShape
+            RequestError::Busy,
+            RequestError::NotHere,
+            RequestError::Full,
+            RequestError::Conflict,
+            RequestError::Expired,
+            RequestError::IdInFuture,
+            RequestError::Late,
+            RequestError::UnknownShape
         ]),
-        any::<String>().prop_map(Refusal::Unhandled),
-        any::<String>().prop_map(Refusal::Undecodable),
-        any::<String>().prop_map(Refusal::Shape),
-        any::<String>().prop_map(Refusal::DeadLetter),
-        any::<String>().prop_map(Refusal::Failed),
-        any::<String>().prop_map(Refusal::Unknown),
+        any::<String>().prop_map(RequestError::Unhandled),
+        any::<String>().prop_map(RequestError::Undecodable),
+        any::<String>().prop_map(RequestError::Shape),
+        any::<String>().prop_map(RequestError::DeadLetter),
+        any::<String>().prop_map(RequestError::Failed),
+        any::<String>().prop_map(RequestError::Unknown),
     ]
 }
 
-fn answer() -> impl Strategy<Value = Answer> {
+fn answer() -> impl Strategy<Value = Response> {
     prop_oneof![
-        payload().prop_map(Answer::Reply),
+        payload().prop_map(Response::Reply),
         (prop::collection::vec(envelope(), 0..5), any::<u64>(), any::<Option<u64>>(), store()).prop_map(
-            |(envelopes, last, committed, store)| Answer::Envelopes(
+            |(envelopes, last, committed, store)| Response::Envelopes(
                 Page { envelopes, last, committed, store }.of_store()
             )
         ),
-        (any::<u64>(), store()).prop_map(|(through, store)| Answer::Watermark { through, store }),
-        refusal().prop_map(Answer::Refused),
+        (any::<u64>(), store()).prop_map(|(through, store)| Response::Watermark { through, store }),
+        refusal().prop_map(Response::Refused),
     ]
 }
 
-fn tidings() -> impl Strategy<Value = Tidings> {
+fn tidings() -> impl Strategy<Value = Notification> {
     prop_oneof![
-        (shard(), shard(), any::<u64>()).prop_map(|(from, to, through)| Tidings::Committed { from, to, through }),
-        (shard(), any::<u64>()).prop_map(|(shard, position)| Tidings::Head { shard, position }),
+        (shard(), shard(), any::<u64>()).prop_map(|(from, to, through)| Notification::Committed { from, to, through }),
+        (shard(), any::<u64>()).prop_map(|(shard, position)| Notification::Head { shard, position }),
     ]
 }
 
@@ -228,9 +228,9 @@ proptest! {
         envelopes in prop::collection::vec(envelope(), 0..8),
         max in 64usize..8192,
     ) {
-        let packet = Packet::from_answer(&Answer::Envelopes(Page::new(envelopes.clone(), 77).of_store()), max);
+        let packet = Packet::from_answer(&Response::Envelopes(Page::new(envelopes.clone(), 77).of_store()), max);
         prop_assert!(packet.size() <= max.max(96), "{} > {max}", packet.size());
-        let Answer::Envelopes(Page { envelopes: front, last: 77, .. }) = packet.answer().unwrap() else { panic!("another answer") };
+        let Response::Envelopes(Page { envelopes: front, last: 77, .. }) = packet.answer().unwrap() else { panic!("another answer") };
         prop_assert!(Page::new(envelopes, 77).of_store().envelopes.starts_with(&front));
     }
 
@@ -282,7 +282,7 @@ fn sample() -> Envelope {
         causation: None,
         time: Timestamp::from_millis(0),
         deadline: None,
-        wants: Wants::Nothing,
+        wants: ReplyMode::Nothing,
         traceparent: None,
         headers: Vec::new(),
         codec: Codec::Json,

@@ -8,8 +8,8 @@ use std::io;
 use std::sync::Arc;
 
 use super::super::index::{Index, Stream, StreamHasher};
-use super::super::record::take::Take;
-use super::super::record::{Malformed, Names, put};
+use super::super::record::decode::Decoder;
+use super::super::record::{Malformed, Names, encode};
 use super::disk::{Disk, read_all};
 use super::failure;
 use super::recover::ShardLog;
@@ -72,7 +72,7 @@ fn read(bytes: &[u8], hasher: &StreamHasher) -> Result<Saved, Malformed> {
     if crc32fast::hash(content) != u32::from_le_bytes(*sum) {
         return Err(Malformed("its checksum is wrong"));
     }
-    let take = &mut Take(content);
+    let take = &mut Decoder(content);
     if take.array()? != MAGIC {
         return Err(Malformed("it is no checkpoint of this format"));
     }
@@ -115,7 +115,7 @@ fn put_stream(into: &mut Vec<u8>, stream: Stream) {
     into.extend_from_slice(&second.to_le_bytes());
 }
 
-fn take_stream(take: &mut Take<'_>) -> Result<Stream, Malformed> {
+fn take_stream(take: &mut Decoder<'_>) -> Result<Stream, Malformed> {
     Ok(Stream::from_halves(u64::from_le_bytes(take.array()?), u64::from_le_bytes(take.array()?)))
 }
 
@@ -131,26 +131,26 @@ pub(super) fn put_head(
     put_stream(into, probe(hasher));
     let last = last.unwrap_or(Place { segment: 0, offset: 0, batch: 0 });
     for number in [last.segment, last.offset, last.batch, snapshots.0, snapshots.1, shards as u64] {
-        put::number(into, number);
+        encode::number(into, number);
     }
 }
 
 /// Appends the beginning of a shard; its index follows in slices.
 pub(super) fn put_shard(into: &mut Vec<u8>, id: &ShardId, shards: u16, epoch: Epoch, index: &mut Index) {
-    put::text(into, &id.domain);
-    put::number(into, u64::from(id.shard));
-    put::number(into, u64::from(shards));
-    put::number(into, epoch);
+    encode::text(into, &id.domain);
+    encode::number(into, u64::from(id.shard));
+    encode::number(into, u64::from(shards));
+    encode::number(into, epoch);
     index.begin_saving(into);
 }
 
 /// Appends the places of a shard's snapshots.
 pub(super) fn put_snapshots(into: &mut Vec<u8>, snapshots: &HashMap<Stream, Stored>) {
-    put::number(into, snapshots.len() as u64);
+    encode::number(into, snapshots.len() as u64);
     for (stream, stored) in snapshots {
         put_stream(into, *stream);
         for number in [stored.file, stored.offset, stored.length, stored.turn] {
-            put::number(into, number);
+            encode::number(into, number);
         }
     }
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use super::super::index::ids::IdHash;
-use super::super::record::{Location, Malformed, put, take::Take};
+use super::super::record::{Location, Malformed, decode::Decoder, encode};
 use super::disk::{Disk, DiskFile, read_all, replace};
 use crate::clock::Timestamp;
 
@@ -259,11 +259,11 @@ impl IdRuns {
     /// Makes these the runs, durably, and removes the files of all others.
     fn replace_list(&self, runs: Vec<Arc<Run>>, through: Location) -> io::Result<()> {
         let mut list = MAGIC.to_vec();
-        put::number(&mut list, self.from());
-        put::number(&mut list, through);
-        put::number(&mut list, runs.len() as u64);
+        encode::number(&mut list, self.from());
+        encode::number(&mut list, through);
+        encode::number(&mut list, runs.len() as u64);
         for run in &runs {
-            put::number(&mut list, run.number);
+            encode::number(&mut list, run.number);
         }
         list.extend_from_slice(&crc32fast::hash(&list).to_le_bytes());
         // The folder is flushed here, so the files it names are durable as well.
@@ -297,7 +297,7 @@ fn parse_list(bytes: &[u8]) -> Result<(Location, Location, Vec<u64>), Malformed>
     if crc32fast::hash(content) != u32::from_le_bytes(*sum) {
         return Err(Malformed("its checksum is wrong"));
     }
-    let take = &mut Take(content);
+    let take = &mut Decoder(content);
     if take.array()? != MAGIC {
         return Err(Malformed("its format is unknown"));
     }

@@ -9,14 +9,14 @@ use tokio::sync::Semaphore;
 use super::super::index::{Index, StreamHasher};
 use super::super::record::{Location, write_opened};
 use super::disk::Disk;
+use super::flusher::Flusher;
 use super::frame::{BATCH_BYTES, FRAME_BYTES};
 use super::ids::IdRuns;
-use super::journal::{Hand, Journal, Refused};
-use super::keeper::Keeper;
-use super::preparer::Preparer;
+use super::preallocator::Preallocator;
 use super::segment::{FIRST_OFFSET, Segments};
 use super::shard::{ReadJob, Shard, State};
 use super::snapshots::Snapshots;
+use super::write_buffer::{Hand, Refused, WriteBuffer};
 use super::writer::Writer;
 use super::{EmbeddedConfig, Hands};
 use crate::message::{Name, ShardId};
@@ -27,8 +27,8 @@ pub(super) struct Inner {
     pub(super) config: EmbeddedConfig,
     pub(super) hasher: StreamHasher,
     pub(super) segments: Arc<Segments>,
-    pub(super) journal: Arc<Journal>,
-    pub(super) preparer: Preparer,
+    pub(super) journal: Arc<WriteBuffer>,
+    pub(super) preparer: Preallocator,
     pub(super) snapshots: Snapshots,
     pub(super) ids: IdRuns,
     pub(super) digest_key: u128,
@@ -38,7 +38,7 @@ pub(super) struct Inner {
     pub(super) long_reads: Arc<Semaphore>,
     /// Damage that was met while reading, once for each place.
     pub(super) damages: Mutex<Vec<StoreError>>,
-    pub(super) keeper: Arc<Keeper>,
+    pub(super) keeper: Arc<Flusher>,
     pub(super) registry: Mutex<Registry>,
     pub(super) writer: Mutex<Writer>,
     pub(super) hands: Hands,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::super::record::{Location, Malformed};
-use super::super::walk::Log;
+use super::super::traverse::Log;
 use super::disk::DiskFile;
 use super::failure;
 use super::frame::{FRAME_BYTES, frame_length, open_frame};

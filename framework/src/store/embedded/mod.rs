@@ -4,23 +4,22 @@
 //! flushes what has gathered and reports it. Opening reads the end of the log, cuts off what a crash has left unfinished, and
 //! refuses what is damaged by name. What was reported is never lost. An actor's thread stands still for a flush only for a turn
 //! that nothing else is in flight with, and only while flushes are fast.
-//! Begin reading with `journal.rs`, `frame.rs` and `scan.rs`.
+//! Begin reading with `write_buffer.rs`, `frame.rs` and `scan.rs`.
 
 mod catalog;
 mod checkpoint;
 mod config;
 #[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "only tests bring disks of their own"))]
 mod disk;
+mod flusher;
 mod frame;
 mod identity;
 mod ids;
 mod inner;
-mod journal;
-mod keeper;
 mod layout;
 mod log;
 mod pages;
-mod preparer;
+mod preallocator;
 mod read_only;
 mod recover;
 mod scan;
@@ -28,6 +27,7 @@ mod segment;
 mod shard;
 mod snapshots;
 mod views;
+mod write_buffer;
 mod writer;
 
 use std::io;
@@ -46,16 +46,16 @@ use self::disk::Disk;
 use self::disk::Folder;
 #[cfg(feature = "testing")]
 pub use self::disk::{Disk, DiskFile};
+use self::flusher::Flusher;
 use self::ids::IdRuns;
 use self::inner::{Inner, Registry};
-use self::journal::Journal;
-use self::keeper::Keeper;
-use self::preparer::Preparer;
+use self::preallocator::Preallocator;
 pub use self::read_only::ReadOnlyStore;
 use self::recover::ShardLog;
 use self::segment::Segments;
 use self::shard::{Reader, Shard};
 use self::snapshots::Snapshots;
+use self::write_buffer::WriteBuffer;
 use super::index::StreamHasher;
 use super::record::Location;
 use super::{CatalogEntry, CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
@@ -191,10 +191,10 @@ impl EmbeddedStore {
             registry.by_id.insert(shard.id.clone(), Arc::clone(&shard));
             registry.list.push(shard);
         }
-        let keeper = Arc::new(Keeper::new(found.checkpoint, found.since_checkpoint, config.checkpoint_bytes, live));
-        let journal = Arc::new(Journal::new(found.segment, found.offset, found.last, found.spare, at));
+        let keeper = Arc::new(Flusher::new(found.checkpoint, found.since_checkpoint, config.checkpoint_bytes, live));
+        let journal = Arc::new(WriteBuffer::new(found.segment, found.offset, found.last, found.spare, at));
         let writer = writer::Writer::new(Arc::clone(&journal), Arc::clone(&segments), Arc::clone(&keeper), found.batch);
-        let preparer = Preparer::new(Arc::clone(&journal), Arc::clone(&segments), config.clone(), ids);
+        let preparer = Preallocator::new(Arc::clone(&journal), Arc::clone(&segments), config.clone(), ids);
         let inner = Arc::new(Inner {
             disk: Arc::clone(disk),
             config: config.clone(),
@@ -316,7 +316,7 @@ impl Store for EmbeddedStore {
         async { views::load(&self.inner.disk, projection) }.boxed()
     }
 
-    fn take_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
+    fn claim_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
         // The folder is one process's, so that the others who may have the view are all in here.
         async { Ok(self.inner.keeper.take_view(projection)) }.boxed()
     }
@@ -360,7 +360,7 @@ impl Store for EmbeddedStore {
         self.inner.digest_key
     }
 
-    fn troubles(&self) -> Vec<StoreError> {
+    fn issues(&self) -> Vec<StoreError> {
         let mut troubles: Vec<_> = self.inner.journal.refused().into_iter().collect();
         troubles.extend(self.inner.damages.lock().iter().cloned());
         troubles

@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::log::LogReader;
 use super::shard::Source;
 use crate::store::index::Head;
-use crate::store::{Snapshot, StoreError, StoredTurn, StreamPages, walk};
+use crate::store::{Snapshot, StoreError, StoredTurn, StreamPages, traverse};
 
 /// How many long streams are read at once; the others wait. Each has a page of about 1 MiB in memory, on the reading thread's queue or
 /// at its actor.
@@ -40,7 +40,7 @@ impl StreamPages for Pages {
         let Some(end) = self.ends.pop() else { return ready(Ok(Vec::new())).boxed() };
         let floor = std::mem::replace(&mut self.floor, end.number);
         let (store, actor, key) = (Arc::clone(&self.store), Arc::clone(&self.actor), Arc::clone(&self.key));
-        let page = move || walk::page(&LogReader::together(store.segments()), end, floor, &actor, &key);
+        let page = move || traverse::page(&LogReader::together(store.segments()), end, floor, &actor, &key);
         async move { away(&self.store, page).await }.boxed()
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::super::index::StreamHasher;
 use super::super::index::ids::IdHash;
 use super::super::record::Location;
-use super::super::walk::Placed;
+use super::super::traverse::Located;
 use super::disk::{Disk, DiskFile, Folder};
 use super::recover::{Log, shorter};
 use super::scan::{self, End, Place};
@@ -170,7 +170,7 @@ impl Source for Past {
         None
     }
 
-    fn snapshot(&self, _: Stored, _: &str, _: &str) -> Option<Placed> {
+    fn snapshot(&self, _: Stored, _: &str, _: &str) -> Option<Located> {
         // Its file may be replaced meanwhile; the log has everything.
         None
     }

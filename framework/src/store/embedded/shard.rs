@@ -12,20 +12,20 @@ use super::super::index::append::{At, Numbers};
 use super::super::index::ids::IdHash;
 use super::super::index::{Head, Index, OutOfTurn, Stream};
 use super::super::record::{Location, MAX_TURN_BYTES, turn_bound};
-use super::super::walk::{self, Placed};
+use super::super::traverse::{self, Located};
+use super::flusher::HeldBytes;
 use super::inner::Inner;
-use super::journal::{Hand, Refused};
-use super::keeper::HeldBytes;
 use super::log::LogReader;
 use super::pages::{Pages, away};
 use super::recover::ShardLog;
 use super::segment::Segments;
 use super::snapshots::{Named, Stored};
+use super::write_buffer::{Hand, Refused};
 use crate::clock::Timestamp;
 use crate::message::{MessageId, Name, ShardId};
 use crate::store::{
     Appended, CommitListener, DeadLetter, Epoch, Mark, OnePage, OutboxEntry, ShardReader, ShardWriter, Snapshot,
-    StoreError, StoredEvent, StoredTurn, StreamPages, StreamState, Timer, TimerPage, TimerPlace, Turn, Watermark,
+    StoreError, StoredEvent, StoredTurn, StreamPages, StreamState, Timer, TimerCursor, TimerPage, Turn, Watermark,
 };
 
 /// Records other than turns are small.
@@ -216,7 +216,7 @@ impl ShardWriter for Writer {
         // Newer than the log: it cannot be true.
         let Some(head) = state.index.newest(stream).filter(|head| head.number >= snapshot.turn) else { return };
         let location = if head.number == snapshot.turn { head.location } else { 0 };
-        let placed = Placed { location, snapshot };
+        let placed = Located { location, snapshot };
         let named = Named { tag: self.shard.tag, actor: actor.to_string(), key: key.to_owned(), placed };
         state.keep(stream, head.location, named, held);
         state.index.commit(self.store.journal.committed());
@@ -239,7 +239,7 @@ pub(super) trait Source: Send + Sync {
     /// Where the turns of an id are that the index of the shard no longer knows, newest first; `None` if that is not known.
     fn turns_of(&self, id: IdHash) -> Option<Vec<Location>>;
     /// A snapshot that is kept, if it can be read.
-    fn snapshot(&self, stored: Stored, actor: &str, key: &str) -> Option<Placed>;
+    fn snapshot(&self, stored: Stored, actor: &str, key: &str) -> Option<Located>;
     /// One permit for each long stream that may be read at once, if there is a bound.
     fn long_reads(&self) -> Option<Arc<Semaphore>> {
         None
@@ -276,7 +276,7 @@ impl Source for Inner {
         }
     }
 
-    fn snapshot(&self, stored: Stored, actor: &str, key: &str) -> Option<Placed> {
+    fn snapshot(&self, stored: Stored, actor: &str, key: &str) -> Option<Located> {
         self.snapshots.read(stored, actor, key)
     }
 
@@ -315,7 +315,7 @@ impl Reader {
     }
 
     /// A stream's head and its newest snapshot.
-    fn stream(&self, actor: &str, key: &str, use_snapshot: bool) -> (Option<Head>, Option<Placed>) {
+    fn stream(&self, actor: &str, key: &str, use_snapshot: bool) -> (Option<Head>, Option<Located>) {
         let (head, fresh, stream) = self.look(|state| {
             let stream = state.index.stream(actor, key);
             let head = state.index.head(stream);
@@ -337,15 +337,15 @@ impl Reader {
 
     fn load_now(&self, actor: &str, key: &str, use_snapshot: bool) -> Result<StreamState, StoreError> {
         let (head, snapshot) = self.stream(actor, key, use_snapshot);
-        walk::load(&LogReader::together(self.store.segments()), head, actor, key, snapshot)
+        traverse::load(&LogReader::together(self.store.segments()), head, actor, key, snapshot)
     }
 
     /// A short stream is read here and now; a long one by the store's reading thread, page by page.
     async fn pages_of(&self, actor: &str, key: &str, snapshot: bool) -> Result<Box<dyn StreamPages>, StoreError> {
         let (head, snapshot) = self.stream(actor, key, snapshot);
         let known = snapshot.as_ref().map_or(0, |placed| placed.snapshot.turn);
-        let Some(head) = head.filter(|head| head.number.saturating_sub(known) > walk::PAGE_TURNS) else {
-            let state = walk::load(&LogReader::together(self.store.segments()), head, actor, key, snapshot);
+        let Some(head) = head.filter(|head| head.number.saturating_sub(known) > traverse::PAGE_TURNS) else {
+            let state = traverse::load(&LogReader::together(self.store.segments()), head, actor, key, snapshot);
             return state.map(|state| Box::new(OnePage(state)) as Box<dyn StreamPages>);
         };
         // Before anything of it is in memory.
@@ -355,7 +355,7 @@ impl Reader {
         };
         let (actor, key): (Arc<str>, Arc<str>) = (actor.into(), key.into());
         let (store, names) = (Arc::clone(&self.store), (Arc::clone(&actor), Arc::clone(&key)));
-        let skim = move || walk::skim(&LogReader::new(store.segments()), head, &names.0, &names.1, snapshot);
+        let skim = move || traverse::skim(&LogReader::new(store.segments()), head, &names.0, &names.1, snapshot);
         let (snapshot, ends) = away(&self.store, skim).await?;
         let floor = snapshot.as_ref().map_or(0, |snapshot| snapshot.turn);
         Ok(Box::new(Pages { store: Arc::clone(&self.store), actor, key, snapshot, ends, floor, _turn: turn }))
@@ -370,11 +370,11 @@ impl Reader {
         if is_empty {
             return Ok(None);
         }
-        if let Some(turn) = walk::find(&self.log(), young, actor, key, id)? {
+        if let Some(turn) = traverse::find(&self.log(), young, actor, key, id)? {
             return Ok(Some(turn));
         }
         if let Some(older) = self.store.turns_of(hash) {
-            return walk::find(&self.log(), older, actor, key, id);
+            return traverse::find(&self.log(), older, actor, key, id);
         }
         let turns = self.load_now(actor, key, false)?.turns;
         Ok(turns.into_iter().rev().find(|turn| turn.id == id && turn.digest.is_some()))
@@ -385,7 +385,7 @@ impl Reader {
             let to = after.saturating_add(limit as u64).min(state.index.position());
             (to, state.index.events_from(to))
         });
-        if to <= after { Ok(Vec::new()) } else { walk::events(&self.log(), from, after, to) }
+        if to <= after { Ok(Vec::new()) } else { traverse::events(&self.log(), from, after, to) }
     }
 
     fn outbox_now(&self, to: &ShardId, after: u64, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
@@ -395,7 +395,7 @@ impl Reader {
             Some((last, destination.from(last)))
         });
         match found {
-            Some((last, from)) if last > after => walk::outbox(&self.log(), &self.shard.id, to, from, after, last),
+            Some((last, from)) if last > after => traverse::outbox(&self.log(), &self.shard.id, to, from, after, last),
             _ => Ok(Vec::new()),
         }
     }
@@ -469,7 +469,7 @@ impl ShardReader for Reader {
         self.look(|state| state.index.next_timer())
     }
 
-    fn timers_of(&self, actor: &Name, after: TimerPlace, now: Timestamp, limit: usize) -> TimerPage {
+    fn timers_of(&self, actor: &Name, after: TimerCursor, now: Timestamp, limit: usize) -> TimerPage {
         self.look(|state| state.index.timers_of(actor, after, now, limit))
     }
 
@@ -483,7 +483,7 @@ impl ShardReader for Reader {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<DeadLetter>, StoreError>> {
         let places = self.look(|state| state.index.letters(after, limit));
-        self.done(walk::letters(&self.log(), &places))
+        self.done(traverse::letters(&self.log(), &places))
     }
 
     fn dead_letter_count(&self) -> u64 {
@@ -492,6 +492,6 @@ impl ShardReader for Reader {
 
     fn streams(&self) -> BoxFuture<'_, Result<Vec<(Name, String)>, StoreError>> {
         let heads = self.look(|state| state.index.heads());
-        self.done(walk::streams(&self.log(), &heads))
+        self.done(traverse::streams(&self.log(), &heads))
     }
 }

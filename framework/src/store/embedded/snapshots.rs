@@ -11,9 +11,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::super::record::take::Take;
-use super::super::record::{Malformed, put};
-use super::super::walk::Placed;
+use super::super::record::decode::Decoder;
+use super::super::record::{Malformed, encode};
+use super::super::traverse::Located;
 use super::disk::{Disk, DiskFile};
 use super::frame::{FRAME_BYTES, close_frame, frame_length, open_frame, seal_frames};
 use crate::store::Snapshot;
@@ -36,7 +36,7 @@ pub(super) struct Named {
     pub(super) tag: u32,
     pub(super) actor: String,
     pub(super) key: String,
-    pub(super) placed: Placed,
+    pub(super) placed: Located,
 }
 
 pub(super) struct Snapshots {
@@ -114,7 +114,7 @@ impl Snapshots {
     }
 
     /// Reads a snapshot of a stream; `None` if it cannot be used, whyever.
-    pub(super) fn read(&self, stored: Stored, actor: &str, key: &str) -> Option<Placed> {
+    pub(super) fn read(&self, stored: Stored, actor: &str, key: &str) -> Option<Located> {
         let named = self.look(stored)?;
         let fits = named.actor == actor && named.key == key && named.placed.snapshot.turn == stored.turn;
         fits.then_some(named.placed)
@@ -213,24 +213,24 @@ fn scan(file: &dyn DiskFile, salt: u64, offset: &mut u64, mut found: impl FnMut(
 }
 
 fn put_named(into: &mut Vec<u8>, named: &Named) {
-    let Placed { location, snapshot } = &named.placed;
-    put::number(into, u64::from(named.tag));
-    put::text(into, &named.actor);
-    put::text(into, &named.key);
+    let Located { location, snapshot } = &named.placed;
+    encode::number(into, u64::from(named.tag));
+    encode::text(into, &named.actor);
+    encode::text(into, &named.key);
     for number in [*location, snapshot.turn, snapshot.version, u64::from(snapshot.schema)] {
-        put::number(into, number);
+        encode::number(into, number);
     }
-    put::bytes(into, &snapshot.bytes);
+    encode::bytes(into, &snapshot.bytes);
 }
 
 /// The snapshot's bytes are shared with `frame` if they lie in it.
 fn take_named(record: &[u8], frame: &Bytes) -> Result<Named, Malformed> {
-    let take = &mut Take(record);
+    let take = &mut Decoder(record);
     let tag = take.small()?;
     let (actor, key) = (take.text()?.to_owned(), take.text()?.to_owned());
     let (location, turn, version, schema) = (take.number()?, take.number()?, take.number()?, take.small()?);
     let bytes = take.bytes()?;
     let inside = frame.as_ptr_range().contains(&bytes.as_ptr());
     let bytes = if inside { frame.slice_ref(bytes) } else { Bytes::copy_from_slice(bytes) };
-    Ok(Named { tag, actor, key, placed: Placed { location, snapshot: Snapshot { turn, version, schema, bytes } } })
+    Ok(Named { tag, actor, key, placed: Located { location, snapshot: Snapshot { turn, version, schema, bytes } } })
 }

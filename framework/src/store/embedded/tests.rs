@@ -11,7 +11,7 @@ use super::{EmbeddedConfig, EmbeddedStore};
 use crate::message::{Name, ShardId};
 use crate::store::record::write_opened;
 use crate::store::{Store, StoreError};
-use crate::testing::store::{Ears, run};
+use crate::testing::store::{RecordingListener, run};
 
 const SIZE: u64 = 16 * 1024;
 const SALT: u64 = 7;
@@ -50,7 +50,7 @@ fn read(folder: &Path) -> bool {
     let read = run(async {
         let config = EmbeddedConfig::default().segment_bytes(SIZE);
         let store = EmbeddedStore::open_with(folder, &config)?;
-        let reader = store.open(&shard(), 1, std::sync::Arc::new(Ears::default())).await?.reader;
+        let reader = store.open(&shard(), 1, std::sync::Arc::new(RecordingListener::default())).await?.reader;
         reader.events(0, usize::MAX).await?;
         for (actor, key) in reader.streams().await? {
             reader.history(&actor, &key).await?;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::super::record::take::Take;
-use super::super::record::{Malformed, Names, put};
+use super::super::record::decode::Decoder;
+use super::super::record::{Malformed, Names, encode};
 use super::disk::{Disk, is_full, read_all, replace};
 use super::failure;
 use crate::message::{Name, ShardId};
@@ -20,14 +20,14 @@ fn file(projection: &Name) -> String {
 /// Replaces a view, durably.
 pub(super) fn save(disk: &Arc<dyn Disk>, projection: &Name, view: &View) -> Result<(), StoreError> {
     let mut content = Vec::with_capacity(view.bytes.len() + 256);
-    put::number(&mut content, u64::from(view.schema));
-    put::number(&mut content, view.checkpoint.len() as u64);
+    encode::number(&mut content, u64::from(view.schema));
+    encode::number(&mut content, view.checkpoint.len() as u64);
     for (shard, position) in &view.checkpoint {
-        put::text(&mut content, &shard.domain);
-        put::number(&mut content, u64::from(shard.shard));
-        put::number(&mut content, *position);
+        encode::text(&mut content, &shard.domain);
+        encode::number(&mut content, u64::from(shard.shard));
+        encode::number(&mut content, *position);
     }
-    put::bytes(&mut content, &view.bytes);
+    encode::bytes(&mut content, &view.bytes);
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&crc32fast::hash(&content).to_le_bytes());
     bytes.extend_from_slice(&content);
@@ -57,7 +57,7 @@ pub(super) fn load(disk: &Arc<dyn Disk>, projection: &Name) -> Result<Option<Vie
 }
 
 fn parse(bytes: &Bytes) -> Result<View, Malformed> {
-    let take = &mut Take(bytes);
+    let take = &mut Decoder(bytes);
     if take.array()? != MAGIC {
         return Err(Malformed("it is no view"));
     }

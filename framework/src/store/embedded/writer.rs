@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::disk::DiskFile;
+use super::flusher::Flusher;
 use super::frame::{BATCH_BYTES, BatchHead, seal_frames};
-use super::journal::{Journal, Part};
-use super::keeper::Keeper;
 use super::segment::{Segment, Segments};
+use super::write_buffer::{Part, WriteBuffer};
 use crate::clock::monotonic;
 use crate::store::StoreError;
 
@@ -21,9 +21,9 @@ use crate::store::StoreError;
 const SLOW_FLUSH: Duration = Duration::from_micros(500);
 
 pub(super) struct Writer {
-    journal: Arc<Journal>,
+    journal: Arc<WriteBuffer>,
     segments: Arc<Segments>,
-    keeper: Arc<Keeper>,
+    keeper: Arc<Flusher>,
     /// The number of the last batch that was written.
     batch: u64,
     file: Option<(u64, Arc<dyn DiskFile>)>,
@@ -32,7 +32,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(journal: Arc<Journal>, segments: Arc<Segments>, keeper: Arc<Keeper>, batch: u64) -> Self {
+    pub(super) fn new(journal: Arc<WriteBuffer>, segments: Arc<Segments>, keeper: Arc<Flusher>, batch: u64) -> Self {
         Self { journal, segments, keeper, batch, file: None, unmarked: None }
     }
 

@@ -1,6 +1,6 @@
 //! Gives an append its numbers, writes its record, and notes what it changes.
 
-use super::heads::Heads;
+use super::latest_versions::LatestVersions;
 use super::{Change, Committed, Head, Index, OutOfTurn, POSITIONS_A_MARK, Pending};
 use crate::message::ShardId;
 use crate::store::record::{Location, Place, write_advance, write_sent, write_turn};
@@ -70,7 +70,7 @@ impl Index {
             self.changes_of(turn, |_, change| changes.push(change));
             self.put_pending(at.location, Some(stream), before, changes);
         }
-        Ok(Numbers { position: self.position, stream: Heads::hint(stream, number) })
+        Ok(Numbers { position: self.position, stream: LatestVersions::hint(stream, number) })
     }
 
     /// Appends a watermark's record to `into`.

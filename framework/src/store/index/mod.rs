@@ -7,9 +7,9 @@
 
 pub(crate) mod append;
 mod apply;
-mod heads;
+mod dead_letters;
 pub(crate) mod ids;
-mod letters;
+mod latest_versions;
 mod outbox;
 mod save;
 mod stream;
@@ -17,9 +17,9 @@ mod timers;
 
 use std::collections::{HashMap, VecDeque};
 
-use self::heads::Heads;
+use self::dead_letters::DeadLetterIndex;
 use self::ids::{IdHash, Ids};
-use self::letters::Letters;
+use self::latest_versions::LatestVersions;
 pub(crate) use self::outbox::Destination;
 use self::outbox::Outbox;
 pub(crate) use self::stream::{Stream, StreamHasher};
@@ -27,7 +27,7 @@ use self::timers::Timers;
 use super::record::{Location, Sent};
 use crate::clock::Timestamp;
 use crate::message::{MessageId, Name, ShardId};
-use crate::store::{Source, Timer, TimerPage, TimerPlace, Watermark};
+use crate::store::{Source, Timer, TimerCursor, TimerPage, Watermark};
 
 /// One in so many positions has its place remembered; from there the links lead on.
 const POSITIONS_A_MARK: u64 = 256;
@@ -52,7 +52,7 @@ pub(crate) struct OutOfTurn {
 #[derive(Debug)]
 pub(crate) struct Index {
     hasher: StreamHasher,
-    heads: Heads,
+    heads: LatestVersions,
     /// The position of the last appended event, and where its record is.
     position: u64,
     events: Location,
@@ -62,7 +62,7 @@ pub(crate) struct Index {
     sources: HashMap<Source, usize, foldhash::fast::FixedState>,
     watermarks: Vec<Watermark>,
     timers: Timers,
-    letters: Letters,
+    letters: DeadLetterIndex,
     /// The ids of messages from outside.
     pub(crate) ids: Ids,
     /// Records before this one have their ids elsewhere.
@@ -118,7 +118,7 @@ impl Index {
     pub(crate) fn new(hasher: StreamHasher) -> Self {
         Self {
             hasher,
-            heads: Heads::default(),
+            heads: LatestVersions::default(),
             position: 0,
             events: 0,
             marks: Vec::new(),
@@ -126,7 +126,7 @@ impl Index {
             sources: HashMap::default(),
             watermarks: Vec::new(),
             timers: Timers::default(),
-            letters: Letters::default(),
+            letters: DeadLetterIndex::default(),
             ids: Ids::default(),
             ids_from: 0,
             saving: None,
@@ -264,7 +264,7 @@ impl Index {
     }
 
     /// Up to `limit` timers of an actor type that are due at `now`, behind `after`.
-    pub(crate) fn timers_of(&self, actor: &Name, after: TimerPlace, now: Timestamp, limit: usize) -> TimerPage {
+    pub(crate) fn timers_of(&self, actor: &Name, after: TimerCursor, now: Timestamp, limit: usize) -> TimerPage {
         self.timers.of(actor, after, now, limit)
     }
 

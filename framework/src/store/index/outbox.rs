@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::super::record::take::Take;
+use super::super::record::decode::Decoder;
 use super::super::record::{Location, Malformed, Names, Sent};
 use super::save::take_marks;
 use crate::message::ShardId;
@@ -155,7 +155,7 @@ impl Outbox {
     }
 
     /// Reads what was [saved](super::save).
-    pub(super) fn restore(&mut self, take: &mut Take<'_>, names: &mut Names) -> Result<(), Malformed> {
+    pub(super) fn restore(&mut self, take: &mut Decoder<'_>, names: &mut Names) -> Result<(), Malformed> {
         for _ in 0..take.count()? {
             let id = ShardId::new(names.get(take.text()?)?, take.shard()?);
             let number = self.number(&id);

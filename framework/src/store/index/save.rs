@@ -9,10 +9,10 @@ use super::stream::{Stream, StreamHasher};
 use super::{Change, Head, Index, POSITIONS_A_MARK};
 use crate::clock::Timestamp;
 use crate::message::ShardId;
-use crate::store::record::put;
-use crate::store::record::take::Take;
+use crate::store::record::decode::Decoder;
+use crate::store::record::encode;
 use crate::store::record::{Location, Malformed, Names, SourceRecord};
-use crate::store::{Lane, Timer, Watermark};
+use crate::store::{SourceKind, Timer, Watermark};
 
 /// So many entries are written at once: appends wait for as long as that takes.
 pub(crate) const ENTRIES_AT_ONCE: usize = 4096;
@@ -73,9 +73,9 @@ impl Index {
     /// The cost grows with the destinations and sources of the shard and with the appends that are not committed.
     pub(crate) fn begin_saving(&mut self, into: &mut Vec<u8>) {
         self.outbox.settle(self.committed.through);
-        put::number(into, self.committed.through);
-        put::number(into, self.committed.position);
-        put::number(into, self.committed.events);
+        encode::number(into, self.committed.through);
+        encode::number(into, self.committed.position);
+        encode::number(into, self.committed.events);
         // Of a stream with pending appends the first one knows what is committed.
         let (count, mut old) = (self.heads.len(), HashMap::default());
         for (stream, before) in self.pending.iter().filter_map(|one| Some((one.stream?, one.before))) {
@@ -84,7 +84,7 @@ impl Index {
             }
         }
         let new = old.values().filter(|head| head.is_none()).count();
-        put::number(into, (count - new) as u64);
+        encode::number(into, (count - new) as u64);
         let marks = usize::try_from(self.committed.position.div_ceil(POSITIONS_A_MARK)).unwrap_or(usize::MAX);
         self.timers.begin_saving();
         self.saving = Some(Saving {
@@ -126,28 +126,28 @@ impl Index {
                     let Some((stream, now)) = self.heads.at(number) else { continue };
                     if let Some(head) = saving.old.remove(&number).unwrap_or(Some(now)) {
                         put_stream(into, stream);
-                        put::number(into, head.location);
-                        put::number(into, head.number);
+                        encode::number(into, head.location);
+                        encode::number(into, head.number);
                     }
                 }
                 saving.next = end;
                 if end == saving.count {
                     saving.go_to(Stage::Marks);
-                    put::number(into, saving.marks as u64);
+                    encode::number(into, saving.marks as u64);
                 }
             }
             Stage::Marks => {
                 if put_marks(into, &self.marks, saving.marks, &mut saving.next, &mut saving.mark) {
                     saving.go_to(Stage::Outbox(0));
-                    put::number(into, saving.destinations.len() as u64);
+                    encode::number(into, saving.destinations.len() as u64);
                 }
             }
             Stage::Outbox(number) => match saving.destinations.get(number) {
                 Some(SavedDestination { id, numbers, marks }) => {
                     if saving.next == 0 {
                         put_shard(into, id);
-                        numbers.iter().for_each(|number| put::number(into, *number));
-                        put::number(into, *marks as u64);
+                        numbers.iter().for_each(|number| encode::number(into, *number));
+                        encode::number(into, *marks as u64);
                     }
                     if put_marks(into, self.outbox.marks(number), *marks, &mut saving.next, &mut saving.mark) {
                         saving.go_to(Stage::Outbox(number + 1));
@@ -155,7 +155,7 @@ impl Index {
                 }
                 None => {
                     saving.go_to(Stage::Watermarks);
-                    put::number(into, saving.watermarks.len() as u64);
+                    encode::number(into, saving.watermarks.len() as u64);
                 }
             },
             Stage::Watermarks => {
@@ -165,7 +165,7 @@ impl Index {
                 }
                 if saving.next >= saving.watermarks.len() {
                     saving.go_to(Stage::Timers);
-                    put::number(into, saving.timers as u64);
+                    encode::number(into, saving.timers as u64);
                 }
             }
             Stage::Timers => {
@@ -173,14 +173,14 @@ impl Index {
                 timers.iter().for_each(|(stream, timer)| put_timer(into, *stream, timer));
                 if self.timers.is_saved() {
                     saving.go_to(Stage::Letters);
-                    put::number(into, saving.letters as u64);
+                    encode::number(into, saving.letters as u64);
                 }
             }
             Stage::Letters => {
                 for (id, stream, location) in self.letters.save_next(ENTRIES_AT_ONCE) {
-                    put::id(into, id);
+                    encode::id(into, id);
                     put_stream(into, stream);
-                    put::number(into, location);
+                    encode::number(into, location);
                 }
                 return !self.letters.is_saved();
             }
@@ -189,7 +189,7 @@ impl Index {
     }
 
     /// Reads what [`begin_saving`](Self::begin_saving) and [`save_next`](Self::save_next) have written.
-    pub(crate) fn restore(take: &mut Take<'_>, hasher: StreamHasher, names: &mut Names) -> Result<Self, Malformed> {
+    pub(crate) fn restore(take: &mut Decoder<'_>, hasher: StreamHasher, names: &mut Names) -> Result<Self, Malformed> {
         let mut index = Self::new(hasher);
         index.committed.through = take.number()?;
         index.committed.position = take.number()?;
@@ -231,13 +231,13 @@ fn put_stream(into: &mut Vec<u8>, stream: Stream) {
     into.extend_from_slice(&stream.1.to_le_bytes());
 }
 
-fn take_stream(take: &mut Take<'_>) -> Result<Stream, Malformed> {
+fn take_stream(take: &mut Decoder<'_>) -> Result<Stream, Malformed> {
     Ok(Stream(u64::from_le_bytes(take.array()?), u64::from_le_bytes(take.array()?)))
 }
 
 fn put_shard(into: &mut Vec<u8>, shard: &ShardId) {
-    put::text(into, &shard.domain);
-    put::number(into, u64::from(shard.shard));
+    encode::text(into, &shard.domain);
+    encode::number(into, u64::from(shard.shard));
 }
 
 /// Appends the next of the first `count` marks, and says whether these were the last. Marks rise, so each is written as the way from the
@@ -245,7 +245,7 @@ fn put_shard(into: &mut Vec<u8>, shard: &ShardId) {
 fn put_marks(into: &mut Vec<u8>, marks: &[u64], count: usize, next: &mut usize, before: &mut u64) -> bool {
     let end = count.min(*next + ENTRIES_AT_ONCE);
     for mark in marks.get(*next..end).unwrap_or_default() {
-        put::number(into, mark.wrapping_sub(*before));
+        encode::number(into, mark.wrapping_sub(*before));
         *before = *mark;
     }
     *next = end;
@@ -254,17 +254,17 @@ fn put_marks(into: &mut Vec<u8>, marks: &[u64], count: usize, next: &mut usize, 
 
 fn put_watermark(into: &mut Vec<u8>, Watermark { source, through }: &Watermark) {
     put_shard(into, &source.shard);
-    put::text(
+    encode::text(
         into,
-        match &source.lane {
-            Lane::Direct => "",
-            Lane::Events { subscriber } => subscriber,
+        match &source.kind {
+            SourceKind::Direct => "",
+            SourceKind::Events { subscriber } => subscriber,
         },
     );
-    put::number(into, *through);
+    encode::number(into, *through);
 }
 
-pub(super) fn take_marks(take: &mut Take<'_>) -> Result<Vec<u64>, Malformed> {
+pub(super) fn take_marks(take: &mut Decoder<'_>) -> Result<Vec<u64>, Malformed> {
     let count = take.count()?;
     let mut marks = Vec::with_capacity(count);
     let mut mark = 0u64;
@@ -277,18 +277,18 @@ pub(super) fn take_marks(take: &mut Take<'_>) -> Result<Vec<u64>, Malformed> {
 
 fn put_timer(into: &mut Vec<u8>, stream: Stream, timer: &Timer) {
     put_stream(into, stream);
-    put::text(into, &timer.actor);
-    put::text(into, &timer.key);
-    put::text(into, &timer.name);
-    put::number(into, timer.turn);
-    put::number(into, timer.due.as_millis());
-    put::number(into, u64::from(timer.version));
+    encode::text(into, &timer.actor);
+    encode::text(into, &timer.key);
+    encode::text(into, &timer.name);
+    encode::number(into, timer.turn);
+    encode::number(into, timer.due.as_millis());
+    encode::number(into, u64::from(timer.version));
     into.push(timer.codec.id());
-    put::bytes(into, &timer.payload);
-    put::id(into, timer.correlation);
+    encode::bytes(into, &timer.payload);
+    encode::id(into, timer.correlation);
 }
 
-fn take_timer(take: &mut Take<'_>, names: &mut Names) -> Result<(Stream, Timer), Malformed> {
+fn take_timer(take: &mut Decoder<'_>, names: &mut Names) -> Result<(Stream, Timer), Malformed> {
     let stream = take_stream(take)?;
     let timer = Timer {
         actor: names.get(take.text()?)?,

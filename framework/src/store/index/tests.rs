@@ -17,10 +17,10 @@ fn head(number: u64) -> Head {
 
 #[test]
 fn a_head_is_found_by_its_stream_and_by_what_the_writer_was_told_of_it() {
-    let mut heads = Heads::default();
+    let mut heads = LatestVersions::default();
     let streams: Vec<_> = (0..1000).map(|key| StreamHasher::new(1).stream("a", &key.to_string())).collect();
     let hints: Vec<_> =
-        (1..).zip(&streams).map(|(nth, stream)| Heads::hint(*stream, heads.add(*stream, head(nth)))).collect();
+        (1..).zip(&streams).map(|(nth, stream)| LatestVersions::hint(*stream, heads.add(*stream, head(nth)))).collect();
     for ((nth, stream), hint) in (1..).zip(&streams).zip(hints) {
         assert_eq!(heads.get(*stream), Some(head(nth)));
         let (found, number) = heads.hinted(hint).unwrap();
@@ -39,7 +39,7 @@ struct Logged {
 
 #[cfg(feature = "testing")]
 impl Logged {
-    fn append(&mut self, draft: &crate::testing::store::Draft) {
+    fn append(&mut self, draft: &crate::testing::store::TurnBuilder) {
         let location = self.log.last().map_or(1, |(location, _)| location + 1_000);
         let mut record = Vec::new();
         let at = append::At { tag: 0, epoch: 1, location, committed: self.committed };
@@ -50,10 +50,10 @@ impl Logged {
     /// A turn of each of the streams, number `turn`: with an event, a message to one of two shards, and a timer, which the turn
     /// before has set under the same name.
     fn turns(&mut self, streams: std::ops::Range<u64>, turn: u64) {
-        use crate::testing::store::Draft;
+        use crate::testing::store::TurnBuilder;
         for stream in streams {
             let to = ShardId::new(Name::from_static("shop").unwrap(), (stream % 2) as u16);
-            let draft = Draft::new("actor", &stream.to_string(), 1_000 * stream + turn).at(turn, turn - 1);
+            let draft = TurnBuilder::new("actor", &stream.to_string(), 1_000 * stream + turn).at(turn, turn - 1);
             self.append(&draft.event("Happened", "1").send(&to, stream).set("pay", stream + turn));
         }
     }
@@ -68,14 +68,14 @@ impl Logged {
 #[test]
 fn index_is_saved_in_slices_while_appends_go_on() {
     use crate::store::Note;
-    use crate::store::record::{Names, Record, take::Take};
-    use crate::testing::store::Draft;
+    use crate::store::record::{Names, Record, decode::Decoder};
+    use crate::testing::store::TurnBuilder;
     const ENTRIES: u64 = save::ENTRIES_AT_ONCE as u64;
     const STREAMS: u64 = 3 * ENTRIES + 100;
     let mut logged = Logged { index: Index::new(StreamHasher::new(1)), log: Vec::new(), committed: true };
     logged.turns(0..STREAMS, 1);
     // A stream with more letters than a slice has.
-    let letter = |turn: u64| Draft::new("letters", "k", turn).at(turn, 0).dead(turn);
+    let letter = |turn: u64| TurnBuilder::new("letters", "k", turn).at(turn, 0).dead(turn);
     (1..=ENTRIES + 100).for_each(|turn| logged.append(&letter(turn)));
     let mut letters = ENTRIES + 101;
     // Some are not committed when it begins: of streams that have turns, and of new ones.
@@ -100,11 +100,11 @@ fn index_is_saved_in_slices_while_appends_go_on() {
         logged.turns(40..50, slices + 2);
         logged.turns(STREAMS - 10..STREAMS, slices + 1);
         logged.turns(STREAMS + 100 * slices..STREAMS + 100 * slices + 10, 1);
-        let cleared = Draft::new("actor", &(STREAMS - 20 - slices).to_string(), slices).at(2, 1).clear("pay");
+        let cleared = TurnBuilder::new("actor", &(STREAMS - 20 - slices).to_string(), slices).at(2, 1).clear("pay");
         logged.append(&cleared);
         for resolved in [slices, ENTRIES + 101 - slices] {
             let message = MessageId::from_u128(u128::from(resolved) << 32 | 0x5EED);
-            logged.append(&Draft::new("letters", "k", letters).at(letters, 0).note(Note::Resolved { message }));
+            logged.append(&TurnBuilder::new("letters", "k", letters).at(letters, 0).note(Note::Resolved { message }));
             letters += 1;
         }
         logged.append(&letter(letters));
@@ -115,7 +115,7 @@ fn index_is_saved_in_slices_while_appends_go_on() {
     assert!(slices >= 4 + 1 + 3 + 1 + 4 + 2, "{slices}");
     assert!(largest <= save::ENTRIES_AT_ONCE * 100, "{largest} bytes in one slice");
 
-    let (mut names, mut take) = (Names::default(), Take(&saved));
+    let (mut names, mut take) = (Names::default(), Decoder(&saved));
     let mut restored = Index::restore(&mut take, StreamHasher::new(1), &mut names).unwrap();
     assert!(take.is_empty());
     assert_eq!(restored.committed(), begun, "it is the index of the moment when it was begun");
@@ -145,12 +145,12 @@ fn index_is_saved_in_slices_while_appends_go_on() {
 
 #[test]
 fn a_hint_of_another_index_finds_nothing() {
-    let (mut heads, mut others) = (Heads::default(), Heads::default());
+    let (mut heads, mut others) = (LatestVersions::default(), LatestVersions::default());
     let (mine, theirs) = (StreamHasher::new(1).stream("a", "b"), StreamHasher::new(2).stream("a", "b"));
     heads.add(mine, head(1));
     others.add(theirs, head(1));
-    let beyond = Heads::hint(theirs, others.add(StreamHasher::new(2).stream("a", "c"), head(1)));
-    for hint in [StreamHint::default(), Heads::hint(theirs, 0), beyond, StreamHint::new(u64::MAX)] {
+    let beyond = LatestVersions::hint(theirs, others.add(StreamHasher::new(2).stream("a", "c"), head(1)));
+    for hint in [StreamHint::default(), LatestVersions::hint(theirs, 0), beyond, StreamHint::new(u64::MAX)] {
         assert_eq!(heads.hinted(hint), None, "{hint:?}");
     }
 }

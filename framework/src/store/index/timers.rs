@@ -10,12 +10,12 @@ use foldhash::fast::FixedState;
 use super::stream::Stream;
 use crate::clock::Timestamp;
 use crate::message::Name;
-use crate::store::{Timer, TimerPage, TimerPlace};
+use crate::store::{Timer, TimerCursor, TimerPage};
 
 #[derive(Debug, Default)]
 pub(super) struct Timers {
-    by_actor: BTreeMap<Name, BTreeMap<TimerPlace, (Stream, Timer)>>,
-    by_name: HashMap<(Stream, Box<str>), (Name, TimerPlace), FixedState>,
+    by_actor: BTreeMap<Name, BTreeMap<TimerCursor, (Stream, Timer)>>,
+    by_name: HashMap<(Stream, Box<str>), (Name, TimerCursor), FixedState>,
     settings: u64,
     /// While they are being saved.
     saving: Option<Saving>,
@@ -27,9 +27,9 @@ struct Saving {
     /// The number of the last one that was set then.
     cut: u64,
     /// The last one in their order then: what comes behind it meanwhile is not looked at, or saving might never end.
-    last: Option<(Name, TimerPlace)>,
+    last: Option<(Name, TimerCursor)>,
     /// The last one that is saved.
-    after: Option<(Name, TimerPlace)>,
+    after: Option<(Name, TimerCursor)>,
     /// Those of then that were cleared before their turn came.
     cleared: Vec<(Stream, Timer)>,
 }
@@ -37,7 +37,7 @@ struct Saving {
 impl Timers {
     pub(super) fn set(&mut self, stream: Stream, timer: Timer) {
         self.settings += 1;
-        let place = TimerPlace { due: timer.due, number: self.settings };
+        let place = TimerCursor { due: timer.due, number: self.settings };
         if let Some((actor, old)) =
             self.by_name.insert((stream, timer.name.as_str().into()), (timer.actor.clone(), place))
         {
@@ -55,7 +55,7 @@ impl Timers {
         }
     }
 
-    fn remove(&mut self, actor: &Name, place: TimerPlace) {
+    fn remove(&mut self, actor: &Name, place: TimerCursor) {
         let Some(timers) = self.by_actor.get_mut(actor) else { return };
         let removed = timers.remove(&place);
         if timers.is_empty() {
@@ -125,7 +125,7 @@ impl Timers {
     }
 
     pub(super) fn due(&self, now: Timestamp, limit: usize) -> Vec<Timer> {
-        let end = TimerPlace { due: now, number: u64::MAX };
+        let end = TimerCursor { due: now, number: u64::MAX };
         let mut due: Vec<_> = self.by_actor.values().flat_map(|timers| timers.range(..=end).take(limit)).collect();
         due.sort_unstable_by_key(|(place, _)| **place);
         due.into_iter().take(limit).map(|(_, (_, timer))| timer.clone()).collect()
@@ -135,7 +135,7 @@ impl Timers {
         self.by_actor.values().filter_map(|timers| timers.first_key_value()).map(|(place, _)| place.due).min()
     }
 
-    pub(super) fn of(&self, actor: &Name, after: TimerPlace, now: Timestamp, limit: usize) -> TimerPage {
+    pub(super) fn of(&self, actor: &Name, after: TimerCursor, now: Timestamp, limit: usize) -> TimerPage {
         let mut page = TimerPage::default();
         let Some(timers) = self.by_actor.get(actor) else { return page };
         for (place, (_, timer)) in timers.range((Bound::Excluded(after), Bound::Unbounded)) {

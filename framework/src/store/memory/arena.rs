@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::super::record::{Location, Malformed};
-use super::super::walk::Log;
+use super::super::traverse::Log;
 use crate::store::StoreError;
 
 /// A chunk begins small, because a node has many shards, and grows with the shard.

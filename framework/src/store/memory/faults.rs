@@ -23,7 +23,7 @@ use crate::store::{StoreError, Ticket};
 /// # drop(store);
 /// ```
 #[derive(Clone, Debug)]
-pub struct Faults(MemoryStore);
+pub struct CommitControl(MemoryStore);
 
 /// What a store in memory holds back.
 #[derive(Default)]
@@ -102,7 +102,7 @@ impl Held {
     }
 }
 
-impl Faults {
+impl CommitControl {
     pub(super) fn new(store: &MemoryStore) -> Self {
         store.0.faults.active.store(true, Ordering::Release);
         Self(store.clone())

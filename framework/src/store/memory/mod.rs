@@ -17,7 +17,7 @@ use futures_util::future::{BoxFuture, ready};
 use parking_lot::Mutex;
 
 #[cfg(feature = "testing")]
-pub use self::faults::Faults;
+pub use self::faults::CommitControl;
 use self::shard::{MemoryReader, MemoryShard, MemoryWriter};
 use super::{CatalogEntry, CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
 use crate::clock::Timestamp;
@@ -63,9 +63,9 @@ impl MemoryStore {
 
     /// An empty store, and the hand that makes it fail: late commits, lost commits, refusals.
     #[cfg(feature = "testing")]
-    pub fn faulty() -> (Self, Faults) {
+    pub fn faulty() -> (Self, CommitControl) {
         let store = Self::default();
-        let faults = Faults::new(&store);
+        let faults = CommitControl::new(&store);
         (store, faults)
     }
 
@@ -129,7 +129,7 @@ impl Store for MemoryStore {
         ready(Ok(self.0.views.lock().get(projection).and_then(|(_, view)| view.clone()))).boxed()
     }
 
-    fn take_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
+    fn claim_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
         let mut views = self.0.views.lock();
         let (epoch, _) = views.entry(projection.clone()).or_default();
         *epoch += 1;

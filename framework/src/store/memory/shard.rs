@@ -11,14 +11,14 @@ use parking_lot::Mutex;
 use super::super::index::append::{At, Numbers};
 use super::super::index::{Head, Index, OutOfTurn, Stream, StreamHasher};
 use super::super::record::{MAX_TURN_BYTES, turn_bound};
-use super::super::walk::{self, Placed};
+use super::super::traverse::{self, Located};
 use super::arena::Arena;
 use super::{Listening, MemoryStore};
 use crate::clock::Timestamp;
 use crate::message::{MessageId, Name, ShardId};
 use crate::store::{
     Appended, DeadLetter, Epoch, OnePage, OutboxEntry, ShardReader, ShardWriter, Snapshot, Source, StoreError,
-    StoredEvent, StoredTurn, StreamPages, StreamState, Timer, TimerPage, TimerPlace, Turn, Watermark,
+    StoredEvent, StoredTurn, StreamPages, StreamState, Timer, TimerCursor, TimerPage, Turn, Watermark,
 };
 
 /// Records other than turns are small.
@@ -36,7 +36,7 @@ pub(super) struct State {
     pub(super) arena: Arena,
     pub(super) index: Index,
     /// The newest one of each stream.
-    snapshots: HashMap<Stream, Placed, foldhash::fast::FixedState>,
+    snapshots: HashMap<Stream, Located, foldhash::fast::FixedState>,
     /// How often records were lost: what was read of them before leads nowhere.
     losses: u64,
 }
@@ -194,7 +194,7 @@ impl ShardWriter for MemoryWriter {
             _ => return,
         };
         if state.epoch == self.epoch && state.accepting {
-            state.snapshots.insert(stream, Placed { location, snapshot });
+            state.snapshots.insert(stream, Located { location, snapshot });
         }
     }
 }
@@ -225,7 +225,7 @@ impl ShardReader for MemoryReader {
         self.read(|state| {
             let stream = state.index.stream(actor, key);
             let snapshot = state.snapshots.get(&stream).cloned();
-            walk::load(&state.arena, state.index.head(stream), actor, key, snapshot)
+            traverse::load(&state.arena, state.index.head(stream), actor, key, snapshot)
         })
     }
 
@@ -240,11 +240,11 @@ impl ShardReader for MemoryReader {
             let snapshot = state.snapshots.get(&stream).filter(|_| snapshot).cloned();
             let known = snapshot.as_ref().map_or(0, |placed| placed.snapshot.turn);
             let head = state.index.head(stream);
-            let Some(head) = head.filter(|head| head.number.saturating_sub(known) > walk::PAGE_TURNS) else {
-                let stored = walk::load(&state.arena, head, actor, key, snapshot)?;
+            let Some(head) = head.filter(|head| head.number.saturating_sub(known) > traverse::PAGE_TURNS) else {
+                let stored = traverse::load(&state.arena, head, actor, key, snapshot)?;
                 return Ok(Box::new(OnePage(stored)) as Box<dyn StreamPages>);
             };
-            let (snapshot, ends) = walk::skim(&state.arena, head, actor, key, snapshot)?;
+            let (snapshot, ends) = traverse::skim(&state.arena, head, actor, key, snapshot)?;
             let floor = snapshot.as_ref().map_or(0, |snapshot| snapshot.turn);
             let shard = Arc::clone(&self.shard);
             Ok(Box::new(Pages {
@@ -262,7 +262,7 @@ impl ShardReader for MemoryReader {
     fn history<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<Vec<StoredTurn>, StoreError>> {
         self.read(|state| {
             let head = state.index.head(state.index.stream(actor, key));
-            Ok(walk::load(&state.arena, head, actor, key, None)?.turns)
+            Ok(traverse::load(&state.arena, head, actor, key, None)?.turns)
         })
     }
 
@@ -274,7 +274,7 @@ impl ShardReader for MemoryReader {
     ) -> BoxFuture<'a, Result<Option<StoredTurn>, StoreError>> {
         self.read(|state| {
             let hash = state.index.id(state.index.stream(actor, key), id);
-            walk::find(&state.arena, state.index.turns_of(hash), actor, key, id)
+            traverse::find(&state.arena, state.index.turns_of(hash), actor, key, id)
         })
     }
 
@@ -284,7 +284,7 @@ impl ShardReader for MemoryReader {
             if to <= after {
                 return Ok(Vec::new());
             }
-            walk::events(&state.arena, state.index.events_from(to), after, to)
+            traverse::events(&state.arena, state.index.events_from(to), after, to)
         })
     }
 
@@ -301,7 +301,7 @@ impl ShardReader for MemoryReader {
                 return Ok(Vec::new());
             }
             let from = destination.from(last);
-            walk::outbox(&state.arena, &self.shard.id, to, from, after, last)
+            traverse::outbox(&state.arena, &self.shard.id, to, from, after, last)
         })
     }
 
@@ -325,7 +325,7 @@ impl ShardReader for MemoryReader {
         self.shard.state.lock().index.next_timer()
     }
 
-    fn timers_of(&self, actor: &Name, after: TimerPlace, now: Timestamp, limit: usize) -> TimerPage {
+    fn timers_of(&self, actor: &Name, after: TimerCursor, now: Timestamp, limit: usize) -> TimerPage {
         self.shard.state.lock().index.timers_of(actor, after, now, limit)
     }
 
@@ -338,7 +338,7 @@ impl ShardReader for MemoryReader {
         after: Option<MessageId>,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<DeadLetter>, StoreError>> {
-        self.read(|state| walk::letters(&state.arena, &state.index.letters(after, limit)))
+        self.read(|state| traverse::letters(&state.arena, &state.index.letters(after, limit)))
     }
 
     fn dead_letter_count(&self) -> u64 {
@@ -346,7 +346,7 @@ impl ShardReader for MemoryReader {
     }
 
     fn streams(&self) -> BoxFuture<'_, Result<Vec<(Name, String)>, StoreError>> {
-        self.read(|state| walk::streams(&state.arena, &state.index.heads()))
+        self.read(|state| traverse::streams(&state.arena, &state.index.heads()))
     }
 }
 
@@ -373,7 +373,7 @@ impl StreamPages for Pages {
         let floor = std::mem::replace(&mut self.floor, end.number);
         let state = self.shard.state.lock();
         let page = match state.losses == self.losses {
-            true => walk::page(&state.arena, end, floor, &self.actor, &self.key),
+            true => traverse::page(&state.arena, end, floor, &self.actor, &self.key),
             false => Err(StoreError::Closed),
         };
         drop(state);

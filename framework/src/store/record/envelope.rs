@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 
+use super::decode::Decoder;
 use super::stored::Names;
-use super::take::Take;
-use super::{Malformed, put};
+use super::{Malformed, encode};
 use crate::clock::Timestamp;
-use crate::message::{Envelope, Fingerprint, Kind, MessageId, Origin, SHAPE, ShardId, Wants};
+use crate::message::{Envelope, Fingerprint, Kind, MessageId, Origin, ReplyMode, SHAPE, ShardId};
 use crate::store::SentMessage;
 
 const TO: u16 = 1;
@@ -69,79 +69,79 @@ pub(super) fn write(into: &mut Vec<u8>, envelope: &Envelope, given: Given<'_>, o
     }
     into.extend_from_slice(&u16::to_le_bytes(flags));
     into.extend_from_slice(&[envelope.kind.id(), envelope.wants.id(), envelope.codec.id()]);
-    put::id(into, envelope.id);
-    put::text(into, &envelope.name);
-    put::number(into, u64::from(envelope.version));
-    put::text(into, &envelope.key);
-    put::number(into, envelope.time.as_millis());
+    encode::id(into, envelope.id);
+    encode::text(into, &envelope.name);
+    encode::number(into, u64::from(envelope.version));
+    encode::text(into, &envelope.key);
+    encode::number(into, envelope.time.as_millis());
     if let (Some(to), false) = (&envelope.to, to_given) {
-        put::text(into, &to.domain);
-        put::number(into, u64::from(to.shard));
+        encode::text(into, &to.domain);
+        encode::number(into, u64::from(to.shard));
     }
     if !domain_given {
-        put::text(into, &envelope.domain);
+        encode::text(into, &envelope.domain);
     }
     if flags & CORRELATION != 0 {
-        put::id(into, envelope.correlation);
+        encode::id(into, envelope.correlation);
     }
     if let Some(actor) = &envelope.actor {
-        put::text(into, actor);
+        encode::text(into, actor);
     }
     if let Some(id) = envelope.causation {
-        put::id(into, id);
+        encode::id(into, id);
     }
     if let Some(deadline) = envelope.deadline {
-        put::number(into, deadline.as_millis());
+        encode::number(into, deadline.as_millis());
     }
     if let Some(traceparent) = &envelope.traceparent {
-        put::text(into, traceparent);
+        encode::text(into, traceparent);
     }
     if let Some(origin) = origin {
-        put::text(into, &origin.shard.domain);
-        put::number(into, u64::from(origin.shard.shard));
-        put::text(into, &origin.actor);
-        put::text(into, &origin.key);
-        put::number(into, origin.sequence);
-        put::number(into, origin.version);
+        encode::text(into, &origin.shard.domain);
+        encode::number(into, u64::from(origin.shard.shard));
+        encode::text(into, &origin.actor);
+        encode::text(into, &origin.key);
+        encode::number(into, origin.sequence);
+        encode::number(into, origin.version);
     }
     if flags & HEADERS != 0 {
-        put::number(into, envelope.headers.len() as u64 + u64::from(envelope.shape.is_some()));
+        encode::number(into, envelope.headers.len() as u64 + u64::from(envelope.shape.is_some()));
         for (name, value) in &envelope.headers {
-            put::text(into, name);
-            put::text(into, value);
+            encode::text(into, name);
+            encode::text(into, value);
         }
         if let Some(shape) = envelope.shape {
-            put::text(into, SHAPE);
-            put::text(into, &shape.to_string());
+            encode::text(into, SHAPE);
+            encode::text(into, &shape.to_string());
         }
     }
-    put::bytes(into, &envelope.payload);
+    encode::bytes(into, &envelope.payload);
 }
 
 /// Only the id of the envelope that [`write`] has put there.
 pub(super) fn read_id(bytes: &[u8]) -> Result<MessageId, Malformed> {
-    let mut take = Take(bytes);
+    let mut take = Decoder(bytes);
     take.exactly(5)?;
     take.id()
 }
 
 /// Only its beginning.
 pub(super) fn read_sent(bytes: &[u8], names: &mut Names) -> Result<SentMessage, Malformed> {
-    let mut take = Take(bytes);
+    let mut take = Decoder(bytes);
     take.exactly(2)?;
     let kind = Kind::from_id(take.byte()?).ok_or(Malformed("a kind of message is unknown"))?;
-    let wants = Wants::from_id(take.byte()?).ok_or(Malformed("what the sender wants is unknown"))?;
+    let wants = ReplyMode::from_id(take.byte()?).ok_or(Malformed("what the sender wants is unknown"))?;
     take.codec()?;
     Ok(SentMessage { kind, wants, id: take.id()?, name: names.get(take.text()?)? })
 }
 
 /// Reads what [`write`] has put there; all of `bytes`, which lie in `record`.
 pub(super) fn read(bytes: &[u8], record: &Bytes, given: Given<'_>, names: &mut Names) -> Result<Envelope, Malformed> {
-    let take = &mut Take(bytes);
+    let take = &mut Decoder(bytes);
     let flags = u16::from_le_bytes(take.array()?);
     let has = |flag: u16| flags & flag != 0;
     let kind = Kind::from_id(take.byte()?).ok_or(Malformed("a kind of message is unknown"))?;
-    let wants = Wants::from_id(take.byte()?).ok_or(Malformed("what the sender wants is unknown"))?;
+    let wants = ReplyMode::from_id(take.byte()?).ok_or(Malformed("what the sender wants is unknown"))?;
     let codec = take.codec()?;
     let id = take.id()?;
     let name = names.get(take.text()?)?;
@@ -201,7 +201,7 @@ pub(super) fn read(bytes: &[u8], record: &Bytes, given: Given<'_>, names: &mut N
     })
 }
 
-fn read_origin(take: &mut Take<'_>, names: &mut Names) -> Result<Origin, Malformed> {
+fn read_origin(take: &mut Decoder<'_>, names: &mut Names) -> Result<Origin, Malformed> {
     Ok(Origin {
         shard: ShardId::new(names.get(take.text()?)?, take.shard()?),
         actor: names.get(take.text()?)?,

@@ -4,11 +4,11 @@
 //! one turn, whole. Reading borrows, checks every length before it believes it, and never panics, whatever the bytes are.
 //! The first byte is the format, the second the kind; a format once released is read for ever.
 
+pub(in crate::store) mod decode;
+pub(in crate::store) mod encode;
 mod envelope;
-pub(in crate::store) mod put;
 mod read;
 mod stored;
-pub(in crate::store) mod take;
 mod write;
 
 pub(crate) use read::{MarkRecord, NoteRecord, Record, SourceRecord, TurnRecord};

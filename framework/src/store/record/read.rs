@@ -1,7 +1,7 @@
 //! Reads records without copying. What it returns has been checked as a whole: every length, every text, every number.
 
+use super::decode::Decoder;
 use super::envelope;
-use super::take::Take;
 use super::write::{
     CORRELATION, EVENTS, MARK_FROM, MARK_NONE, MARK_OUTSIDE, MARK_TIMER, NOTE_ATTEMPT, NOTE_DEAD_LETTER, NOTE_ENDED,
     NOTE_OWN, NOTE_RESOLVED, NOTES, OUTBOX, REPLY, TIME_OF_ID, TIMER_CLEAR, TIMER_SET, TIMERS, TRACEPARENT,
@@ -137,22 +137,25 @@ pub(crate) struct DeadLetterRecord<'a> {
 #[derive(Clone, Copy, Debug)]
 struct Items<'a> {
     count: usize,
-    bytes: Take<'a>,
+    bytes: Decoder<'a>,
 }
 
 impl<'a> Items<'a> {
-    const NONE: Self = Self { count: 0, bytes: Take(&[]) };
+    const NONE: Self = Self { count: 0, bytes: Decoder(&[]) };
 
-    fn walk<T>(take: &mut Take<'a>, one: impl Fn(&mut Take<'a>) -> Result<T, Malformed>) -> Result<Self, Malformed> {
+    fn walk<T>(
+        take: &mut Decoder<'a>,
+        one: impl Fn(&mut Decoder<'a>) -> Result<T, Malformed>,
+    ) -> Result<Self, Malformed> {
         let count = take.count()?;
         let before = *take;
         for _ in 0..count {
             one(take)?;
         }
-        Ok(Self { count, bytes: Take(take.since(before)) })
+        Ok(Self { count, bytes: Decoder(take.since(before)) })
     }
 
-    fn iter<T>(self, one: impl Fn(&mut Take<'a>) -> Result<T, Malformed>) -> impl Iterator<Item = T> {
+    fn iter<T>(self, one: impl Fn(&mut Decoder<'a>) -> Result<T, Malformed>) -> impl Iterator<Item = T> {
         let mut bytes = self.bytes;
         // The error cannot happen any more: the same bytes were read by the same function.
         (0..self.count).map_while(move |_| one(&mut bytes).ok())
@@ -189,7 +192,7 @@ impl<'a> TurnRecord<'a> {
 impl<'a> Record<'a> {
     /// Reads all of `bytes`, which stood at `location`: the shard's number in the log, the epoch, and what the record says.
     pub(crate) fn read(bytes: &'a [u8], location: Location) -> Result<(u32, Epoch, Self), Malformed> {
-        let take = &mut Take(bytes);
+        let take = &mut Decoder(bytes);
         if take.byte()? != FORMAT {
             return Err(Malformed("its format is unknown"));
         }
@@ -207,7 +210,7 @@ impl<'a> Record<'a> {
     }
 }
 
-fn take_turn<'a>(take: &mut Take<'a>, location: Location) -> Result<TurnRecord<'a>, Malformed> {
+fn take_turn<'a>(take: &mut Decoder<'a>, location: Location) -> Result<TurnRecord<'a>, Malformed> {
     let flags = take.byte()?;
     let has = |flag: u8| flags & flag != 0;
     let stream = take.link(location)?;
@@ -261,15 +264,15 @@ fn take_turn<'a>(take: &mut Take<'a>, location: Location) -> Result<TurnRecord<'
     })
 }
 
-fn take_source<'a>(take: &mut Take<'a>) -> Result<SourceRecord<'a>, Malformed> {
+fn take_source<'a>(take: &mut Decoder<'a>) -> Result<SourceRecord<'a>, Malformed> {
     Ok(SourceRecord { domain: take.text()?, shard: take.shard()?, subscriber: take.text()? })
 }
 
-fn take_event<'a>(take: &mut Take<'a>) -> Result<EventRecord<'a>, Malformed> {
+fn take_event<'a>(take: &mut Decoder<'a>) -> Result<EventRecord<'a>, Malformed> {
     Ok(EventRecord { name: take.text()?, version: take.small()?, codec: take.codec()?, payload: take.bytes()? })
 }
 
-fn take_outbox<'a>(take: &mut Take<'a>, location: Location) -> Result<OutboxRecord<'a>, Malformed> {
+fn take_outbox<'a>(take: &mut Decoder<'a>, location: Location) -> Result<OutboxRecord<'a>, Malformed> {
     Ok(OutboxRecord {
         domain: take.text()?,
         shard: take.shard()?,
@@ -279,12 +282,12 @@ fn take_outbox<'a>(take: &mut Take<'a>, location: Location) -> Result<OutboxReco
     })
 }
 
-fn take_behind_length<'a>(take: &mut Take<'a>) -> Result<&'a [u8], Malformed> {
+fn take_behind_length<'a>(take: &mut Decoder<'a>) -> Result<&'a [u8], Malformed> {
     let length = u32::from_le_bytes(take.array()?);
     take.exactly(usize::try_from(length).map_err(|_| Malformed("a length is too large"))?)
 }
 
-fn take_timer<'a>(take: &mut Take<'a>) -> Result<TimerWrite<'a>, Malformed> {
+fn take_timer<'a>(take: &mut Decoder<'a>) -> Result<TimerWrite<'a>, Malformed> {
     match take.byte()? {
         TIMER_SET => Ok(TimerWrite::Set {
             name: take.text()?,
@@ -298,7 +301,7 @@ fn take_timer<'a>(take: &mut Take<'a>) -> Result<TimerWrite<'a>, Malformed> {
     }
 }
 
-fn take_note<'a>(take: &mut Take<'a>) -> Result<NoteRecord<'a>, Malformed> {
+fn take_note<'a>(take: &mut Decoder<'a>) -> Result<NoteRecord<'a>, Malformed> {
     match take.byte()? {
         NOTE_ATTEMPT => Ok(NoteRecord::Attempt { message: take.id()?, attempt: take.small()? }),
         NOTE_DEAD_LETTER => Ok(NoteRecord::DeadLetter(take_dead_letter(take)?)),
@@ -309,7 +312,7 @@ fn take_note<'a>(take: &mut Take<'a>) -> Result<NoteRecord<'a>, Malformed> {
     }
 }
 
-fn take_dead_letter<'a>(take: &mut Take<'a>) -> Result<DeadLetterRecord<'a>, Malformed> {
+fn take_dead_letter<'a>(take: &mut Decoder<'a>) -> Result<DeadLetterRecord<'a>, Malformed> {
     let actor = take.text()?;
     let key = take.text()?;
     let reason = DeadLetterReason::from_id(take.byte()?).ok_or(Malformed("a dead letter's reason is unknown"))?;

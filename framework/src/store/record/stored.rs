@@ -6,7 +6,7 @@ use super::Malformed;
 use super::envelope::{self, Given};
 use super::read::{DeadLetterRecord, MarkRecord, NoteRecord, OutboxRecord, SourceRecord, TurnRecord};
 use crate::message::{Name, Origin, ShardId};
-use crate::store::{DeadLetter, Lane, Note, OutboxEntry, Source, StoredEvent, StoredTurn, TimerWrite};
+use crate::store::{DeadLetter, Note, OutboxEntry, Source, SourceKind, StoredEvent, StoredTurn, TimerWrite};
 
 /// The names met so far, so that a name that comes a thousand times is checked and allocated once.
 #[derive(Debug, Default)]
@@ -30,10 +30,10 @@ impl SourceRecord<'_> {
     pub(crate) fn to_source(self, names: &mut Names) -> Result<Source, Malformed> {
         let shard = ShardId::new(names.get(self.domain)?, self.shard);
         let lane = match self.subscriber {
-            "" => Lane::Direct,
-            subscriber => Lane::Events { subscriber: names.get(subscriber)? },
+            "" => SourceKind::Direct,
+            subscriber => SourceKind::Events { subscriber: names.get(subscriber)? },
         };
-        Ok(Source { shard, lane })
+        Ok(Source { shard, kind: lane })
     }
 }
 

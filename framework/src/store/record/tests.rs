@@ -7,9 +7,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::{Clock, Timestamp};
-use crate::message::{Codec, Envelope, Fingerprint, IdSource, Kind, MessageId, Name, Origin, ShardId, Wants};
+use crate::message::{Codec, Envelope, Fingerprint, IdSource, Kind, MessageId, Name, Origin, ReplyMode, ShardId};
 use crate::store::{
-    DeadLetter, DeadLetterReason, EventWrite, Lane, Mark, Note, OutboxWrite, SentMessage, Source, StreamHint,
+    DeadLetter, DeadLetterReason, EventWrite, Mark, Note, OutboxWrite, SentMessage, Source, SourceKind, StreamHint,
     TimerWrite, Turn,
 };
 
@@ -33,7 +33,7 @@ fn envelope(to: Option<ShardId>) -> Envelope {
         causation: Some(MessageId::from_u128(9)),
         time: Timestamp::from_millis(1_700_000_000_000),
         deadline: Some(Timestamp::from_millis(1_700_000_000_500)),
-        wants: Wants::Rejection,
+        wants: ReplyMode::Rejection,
         traceparent: Some("00-1-2-01".to_owned()),
         headers: vec![("a".to_owned(), "b".to_owned()), (String::new(), String::new())],
         codec: Codec::Json,
@@ -63,7 +63,7 @@ fn written() -> (Vec<u8>, Envelope, DeadLetter) {
         time: Timestamp::from_millis(5),
         envelope: dead,
     };
-    let source = Source { shard: bank.clone(), lane: Lane::Events { subscriber: name("Saga") } };
+    let source = Source { shard: bank.clone(), kind: SourceKind::Events { subscriber: name("Saga") } };
     let turn = Turn {
         actor: &name("Account"),
         key: "ada",
@@ -223,7 +223,7 @@ proptest! {
     fn a_number_is_read_as_it_was_written(value in any::<u64>(), shift in 0..64u32) {
         let value = value >> shift;
         let mut bytes = Vec::new();
-        put::number(&mut bytes, value);
-        prop_assert_eq!(take::Take(&bytes).number(), Ok(value));
+        encode::number(&mut bytes, value);
+        prop_assert_eq!(decode::Decoder(&bytes).number(), Ok(value));
     }
 }

@@ -1,9 +1,9 @@
 //! Writes records. Nothing is allocated here but what the buffer needs to grow.
 
 use super::envelope::{self, Given};
-use super::{FORMAT, KIND_ADVANCE, KIND_OPENED, KIND_SENT, KIND_TURN, Location, put};
+use super::{FORMAT, KIND_ADVANCE, KIND_OPENED, KIND_SENT, KIND_TURN, Location, encode};
 use crate::message::ShardId;
-use crate::store::{DeadLetter, Epoch, Lane, Mark, Note, Source, TimerWrite, Turn, Watermark};
+use crate::store::{DeadLetter, Epoch, Mark, Note, Source, SourceKind, TimerWrite, Turn, Watermark};
 
 pub(super) const CORRELATION: u8 = 1;
 pub(super) const TRACEPARENT: u8 = 1 << 1;
@@ -91,9 +91,9 @@ pub(crate) fn turn_bound(turn: &Turn<'_>) -> usize {
 }
 
 fn source_bound(source: &Source) -> usize {
-    let lane = match &source.lane {
-        Lane::Direct => 0,
-        Lane::Events { subscriber } => subscriber.len(),
+    let lane = match &source.kind {
+        SourceKind::Direct => 0,
+        SourceKind::Events { subscriber } => subscriber.len(),
     };
     32 + source.shard.domain.len() + lane
 }
@@ -117,21 +117,21 @@ pub(crate) fn write_turn(into: &mut Vec<u8>, turn: &Turn<'_>, place: &Place<'_>)
     }
     head(into, KIND_TURN, place.tag, place.epoch);
     into.push(flags);
-    put::link(into, place.location, place.stream);
-    put::text(into, turn.actor);
-    put::text(into, turn.key);
-    put::number(into, turn.number);
-    put::number(into, turn.version);
+    encode::link(into, place.location, place.stream);
+    encode::text(into, turn.actor);
+    encode::text(into, turn.key);
+    encode::number(into, turn.number);
+    encode::number(into, turn.version);
     if flags & TIME_OF_ID == 0 {
-        put::number(into, turn.time.as_millis());
+        encode::number(into, turn.time.as_millis());
     }
-    put::number(into, place.position);
-    put::id(into, turn.id);
+    encode::number(into, place.position);
+    encode::id(into, turn.id);
     if flags & CORRELATION != 0 {
-        put::id(into, turn.correlation);
+        encode::id(into, turn.correlation);
     }
     if let Some(traceparent) = turn.traceparent {
-        put::text(into, traceparent);
+        encode::text(into, traceparent);
     }
     match &turn.mark {
         Mark::None => into.push(MARK_NONE),
@@ -142,26 +142,26 @@ pub(crate) fn write_turn(into: &mut Vec<u8>, turn: &Turn<'_>, place: &Place<'_>)
         Mark::From { source, sequence, floor } => {
             into.push(MARK_FROM);
             put_source(into, source);
-            put::number(into, *sequence);
-            put::number(into, *floor);
+            encode::number(into, *sequence);
+            encode::number(into, *floor);
         }
         Mark::Timer { name } => {
             into.push(MARK_TIMER);
-            put::text(into, name);
+            encode::text(into, name);
         }
     }
     if flags & REPLY != 0 {
         into.push(turn.reply_codec.id());
-        put::bytes(into, turn.reply);
+        encode::bytes(into, turn.reply);
     }
     if flags & EVENTS != 0 {
-        put::link(into, place.location, place.events);
-        put::number(into, turn.events.len() as u64);
+        encode::link(into, place.location, place.events);
+        encode::number(into, turn.events.len() as u64);
         for event in turn.events {
-            put::text(into, event.name);
-            put::number(into, u64::from(event.version));
+            encode::text(into, event.name);
+            encode::number(into, u64::from(event.version));
             into.push(event.codec.id());
-            put::bytes(into, event.payload);
+            encode::bytes(into, event.payload);
         }
     }
     if flags & OUTBOX != 0 {
@@ -176,12 +176,12 @@ pub(crate) fn write_turn(into: &mut Vec<u8>, turn: &Turn<'_>, place: &Place<'_>)
 }
 
 fn put_outbox(into: &mut Vec<u8>, turn: &Turn<'_>, place: &Place<'_>) {
-    put::number(into, turn.outbox.len() as u64);
+    encode::number(into, turn.outbox.len() as u64);
     for (entry, sent) in turn.outbox.iter().zip(place.sent) {
-        put::text(into, &entry.to.domain);
-        put::number(into, u64::from(entry.to.shard));
-        put::number(into, sent.sequence);
-        put::link(into, place.location, sent.before);
+        encode::text(into, &entry.to.domain);
+        encode::number(into, u64::from(entry.to.shard));
+        encode::number(into, sent.sequence);
+        encode::link(into, place.location, sent.before);
         // Whoever only builds the index steps over the envelope by its length, which is known once it is written.
         behind_length(into, |into| {
             let given = Given { to: Some(entry.to), correlation: turn.correlation };
@@ -191,33 +191,33 @@ fn put_outbox(into: &mut Vec<u8>, turn: &Turn<'_>, place: &Place<'_>) {
 }
 
 fn put_timers(into: &mut Vec<u8>, timers: &[TimerWrite<'_>]) {
-    put::number(into, timers.len() as u64);
+    encode::number(into, timers.len() as u64);
     for timer in timers {
         match timer {
             TimerWrite::Set { name, due, version, codec, payload } => {
                 into.push(TIMER_SET);
-                put::text(into, name);
-                put::number(into, due.as_millis());
-                put::number(into, u64::from(*version));
+                encode::text(into, name);
+                encode::number(into, due.as_millis());
+                encode::number(into, u64::from(*version));
                 into.push(codec.id());
-                put::bytes(into, payload);
+                encode::bytes(into, payload);
             }
             TimerWrite::Clear { name } => {
                 into.push(TIMER_CLEAR);
-                put::text(into, name);
+                encode::text(into, name);
             }
         }
     }
 }
 
 fn put_notes(into: &mut Vec<u8>, turn: &Turn<'_>) {
-    put::number(into, turn.notes.len() as u64);
+    encode::number(into, turn.notes.len() as u64);
     for note in turn.notes {
         match note {
             Note::Attempt { message, attempt } => {
                 into.push(NOTE_ATTEMPT);
-                put::id(into, *message);
-                put::number(into, u64::from(*attempt));
+                encode::id(into, *message);
+                encode::number(into, u64::from(*attempt));
             }
             Note::DeadLetter(letter) => {
                 into.push(NOTE_DEAD_LETTER);
@@ -225,24 +225,24 @@ fn put_notes(into: &mut Vec<u8>, turn: &Turn<'_>) {
             }
             Note::Resolved { message } => {
                 into.push(NOTE_RESOLVED);
-                put::id(into, *message);
+                encode::id(into, *message);
             }
             Note::Ended => into.push(NOTE_ENDED),
             Note::Own(bytes) => {
                 into.push(NOTE_OWN);
-                put::bytes(into, bytes);
+                encode::bytes(into, bytes);
             }
         }
     }
 }
 
 fn put_dead_letter(into: &mut Vec<u8>, letter: &DeadLetter, turn: &Turn<'_>) {
-    put::text(into, &letter.actor);
-    put::text(into, &letter.key);
+    encode::text(into, &letter.actor);
+    encode::text(into, &letter.key);
     into.push(letter.reason.id());
-    put::text(into, &letter.error);
-    put::number(into, u64::from(letter.attempts));
-    put::number(into, letter.time.as_millis());
+    encode::text(into, &letter.error);
+    encode::number(into, u64::from(letter.attempts));
+    encode::number(into, letter.time.as_millis());
     behind_length(into, |into| {
         let given = Given { to: None, correlation: turn.correlation };
         envelope::write(into, &letter.envelope, given, letter.envelope.origin.as_ref());
@@ -262,14 +262,14 @@ fn behind_length(into: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
 }
 
 fn put_source(into: &mut Vec<u8>, source: &Source) {
-    put::text(into, &source.shard.domain);
-    put::number(into, u64::from(source.shard.shard));
+    encode::text(into, &source.shard.domain);
+    encode::number(into, u64::from(source.shard.shard));
     // A name is never empty, so an empty text stands for the lane that has none.
-    put::text(
+    encode::text(
         into,
-        match &source.lane {
-            Lane::Direct => "",
-            Lane::Events { subscriber } => subscriber,
+        match &source.kind {
+            SourceKind::Direct => "",
+            SourceKind::Events { subscriber } => subscriber,
         },
     );
 }
@@ -278,27 +278,27 @@ fn put_source(into: &mut Vec<u8>, source: &Source) {
 pub(crate) fn write_advance(into: &mut Vec<u8>, watermark: &Watermark, tag: u32, epoch: Epoch) {
     head(into, KIND_ADVANCE, tag, epoch);
     put_source(into, &watermark.source);
-    put::number(into, watermark.through);
+    encode::number(into, watermark.through);
 }
 
 /// Appends how far a destination has committed.
 pub(crate) fn write_sent(into: &mut Vec<u8>, to: &ShardId, through: u64, tag: u32, epoch: Epoch) {
     head(into, KIND_SENT, tag, epoch);
-    put::text(into, &to.domain);
-    put::number(into, u64::from(to.shard));
-    put::number(into, through);
+    encode::text(into, &to.domain);
+    encode::number(into, u64::from(to.shard));
+    encode::number(into, through);
 }
 
 /// Appends that a shard was taken by a new owner; gives the shard its number in this log.
 pub(crate) fn write_opened(into: &mut Vec<u8>, shard: &ShardId, shards: u16, tag: u32, epoch: Epoch) {
     head(into, KIND_OPENED, tag, epoch);
-    put::text(into, &shard.domain);
-    put::number(into, u64::from(shard.shard));
-    put::number(into, u64::from(shards));
+    encode::text(into, &shard.domain);
+    encode::number(into, u64::from(shard.shard));
+    encode::number(into, u64::from(shards));
 }
 
 fn head(into: &mut Vec<u8>, kind: u8, tag: u32, epoch: Epoch) {
     into.extend_from_slice(&[FORMAT, kind]);
-    put::number(into, u64::from(tag));
-    put::number(into, epoch);
+    encode::number(into, u64::from(tag));
+    encode::number(into, epoch);
 }

@@ -11,9 +11,9 @@ use bytes::Bytes;
 
 use crate::bridge::subject::Place;
 use crate::bridge::wire::Packet;
-use crate::bridge::{Asked, Tidings};
+use crate::bridge::{Notification, Request};
 use crate::clock::{Clock, Timestamp};
-use crate::message::{Codec, Envelope, IdSource, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, ShardId, Wants};
+use crate::message::{Codec, Envelope, IdSource, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, ReplyMode, ShardId};
 
 /// One thing that a hostile client writes.
 #[derive(Clone, Debug)]
@@ -139,13 +139,13 @@ impl Hostile {
                 ("a pack of two shards", Place::Events(here.clone()), Packet::from_events(&events))
             }
             13 => {
-                let head = Tidings::Head { shard: here.clone(), position: FAR };
+                let head = Notification::Head { shard: here.clone(), position: FAR };
                 // In the wrong place it is refused; in the right one it makes subscribers ask the owner.
                 ("a head of another shard", Place::Head(there.clone()), Packet::from_tidings(&head))
             }
             14 => {
                 let through = u64::MAX - self.written;
-                let committed = Tidings::Committed { from: here.clone(), to: there.clone(), through };
+                let committed = Notification::Committed { from: here.clone(), to: there.clone(), through };
                 (
                     "a note of what was never sent",
                     Place::Committed { from: here.clone(), to: there.clone() },
@@ -154,9 +154,9 @@ impl Hostile {
             }
             _ => {
                 let asked = match self.chance.below(3) {
-                    0 => Asked::Events { shard: here.clone(), after: self.chance.next_u64(), limit: u32::MAX },
-                    1 => Asked::Outbox { from: here.clone(), to: there.clone(), after: 0, limit: u32::MAX },
-                    _ => Asked::Watermark { from: there.clone(), to: here.clone() },
+                    0 => Request::Events { shard: here.clone(), after: self.chance.next_u64(), limit: u32::MAX },
+                    1 => Request::Outbox { from: here.clone(), to: there.clone(), after: 0, limit: u32::MAX },
+                    _ => Request::Watermark { from: there.clone(), to: here.clone() },
                 };
                 ("a question", Place::of_question(&asked), Packet::from_asked(&asked).ok()?)
             }
@@ -249,7 +249,7 @@ impl Hostile {
             causation: None,
             time: Timestamp::from_millis(0),
             deadline: None,
-            wants: Wants::Nothing,
+            wants: ReplyMode::Nothing,
             traceparent: None,
             shape: None,
             headers: Vec::new(),

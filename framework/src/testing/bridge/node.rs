@@ -8,7 +8,9 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::Fixture;
-use crate::bridge::{Answer, Asked, Bridge, BridgeError, Inbound, NodeCard, Refusal, Settled, Tidings};
+use crate::bridge::{
+    AckOutcome, Bridge, BridgeError, Inbound, NodeCard, Notification, Request, RequestError, Response,
+};
 use crate::message::{Envelope, Name};
 
 /// How long a test waits for what must come.
@@ -22,9 +24,9 @@ pub struct Seen {
     /// Events.
     pub events: Vec<Envelope>,
     /// Questions.
-    pub asked: Vec<Asked>,
+    pub asked: Vec<Request>,
     /// Tidings.
-    pub told: Vec<Tidings>,
+    pub told: Vec<Notification>,
     /// How often the connection was said to be back.
     pub reconnected: usize,
     /// How many messages are being handled now.
@@ -34,12 +36,12 @@ pub struct Seen {
 }
 
 /// Answers a question.
-pub type Answering = dyn Fn(Asked) -> BoxFuture<'static, Answer> + Send + Sync;
+pub type Answering = dyn Fn(Request) -> BoxFuture<'static, Response> + Send + Sync;
 /// Decides what becomes of a message.
-pub type Settling = dyn Fn(&Envelope, &Seen) -> Settled + Send + Sync;
+pub type Settling = dyn Fn(&Envelope, &Seen) -> AckOutcome + Send + Sync;
 
 /// The door of a test's node.
-pub struct Door {
+pub struct TestInbound {
     seen: Mutex<Seen>,
     changed: Notify,
     room: usize,
@@ -47,11 +49,11 @@ pub struct Door {
     gate: watch::Sender<bool>,
     answering: Box<Answering>,
     settling: Box<Settling>,
-    this: std::sync::Weak<Door>,
+    this: std::sync::Weak<TestInbound>,
 }
 
 /// How a node of a test behaves.
-pub struct Manners {
+pub struct NodeBehavior {
     /// How many messages it takes at once.
     pub room: usize,
     /// Whether it settles what it takes at once, or first when it is [opened](TestNode::open).
@@ -62,19 +64,19 @@ pub struct Manners {
     pub settling: Box<Settling>,
 }
 
-impl Default for Manners {
+impl Default for NodeBehavior {
     fn default() -> Self {
         Self {
             room: 1024,
             open: true,
-            answering: Box::new(|_| Box::pin(async { Answer::Refused(Refusal::NotHere) })),
-            settling: Box::new(|_, _| Settled::Done),
+            answering: Box::new(|_| Box::pin(async { Response::Refused(RequestError::NotHere) })),
+            settling: Box::new(|_, _| AckOutcome::Ack),
         }
     }
 }
 
-impl Door {
-    fn new(manners: Manners) -> Arc<Self> {
+impl TestInbound {
+    fn new(manners: NodeBehavior) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             seen: Mutex::default(),
             changed: Notify::new(),
@@ -92,7 +94,7 @@ impl Door {
         written
     }
 
-    fn take(&self, envelope: Envelope, list: fn(&mut Seen) -> &mut Vec<Envelope>) -> BoxFuture<'static, Settled> {
+    fn take(&self, envelope: Envelope, list: fn(&mut Seen) -> &mut Vec<Envelope>) -> BoxFuture<'static, AckOutcome> {
         let settled = self.note(|seen| {
             let settled = (self.settling)(&envelope, seen);
             list(seen).push(envelope);
@@ -113,21 +115,21 @@ impl Door {
     }
 }
 
-impl Inbound for Door {
-    fn direct(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
+impl Inbound for TestInbound {
+    fn deliver(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         self.take(envelope, |seen| &mut seen.direct)
     }
 
-    fn event(&self, envelope: Envelope) -> BoxFuture<'static, Settled> {
+    fn event(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         self.take(envelope, |seen| &mut seen.events)
     }
 
-    fn asked(&self, asked: Asked) -> BoxFuture<'static, Answer> {
+    fn request(&self, asked: Request) -> BoxFuture<'static, Response> {
         self.note(|seen| seen.asked.push(asked.clone()));
         (self.answering)(asked)
     }
 
-    fn told(&self, tidings: Tidings) {
+    fn notify(&self, tidings: Notification) {
         self.note(|seen| seen.told.push(tidings));
     }
 
@@ -135,7 +137,7 @@ impl Inbound for Door {
         self.note(|seen| seen.reconnected += 1);
     }
 
-    fn room(&self) -> usize {
+    fn capacity(&self) -> usize {
         self.room.saturating_sub(self.seen.lock().handling)
     }
 }
@@ -144,17 +146,17 @@ impl Inbound for Door {
 pub struct TestNode {
     /// Its bridge.
     pub bridge: Arc<dyn Bridge>,
-    door: Arc<Door>,
+    door: Arc<TestInbound>,
 }
 
 impl TestNode {
     /// A node of `service` that owns, subscribes and answers as `card` says.
     pub async fn start(fixture: &dyn Fixture, card: NodeCard) -> Self {
-        Self::start_with(fixture, card, Manners::default()).await
+        Self::start_with(fixture, card, NodeBehavior::default()).await
     }
 
     /// A node that behaves as `manners` say.
-    pub async fn start_with(fixture: &dyn Fixture, card: NodeCard, manners: Manners) -> Self {
+    pub async fn start_with(fixture: &dyn Fixture, card: NodeCard, manners: NodeBehavior) -> Self {
         Self::attach(fixture.bridge().await, card, manners).await.expect("attaches")
     }
 
@@ -162,8 +164,8 @@ impl TestNode {
     ///
     /// # Errors
     /// What attaching says.
-    pub async fn attach(bridge: Arc<dyn Bridge>, card: NodeCard, manners: Manners) -> Result<Self, BridgeError> {
-        let node = Self { bridge, door: Door::new(manners) };
+    pub async fn attach(bridge: Arc<dyn Bridge>, card: NodeCard, manners: NodeBehavior) -> Result<Self, BridgeError> {
+        let node = Self { bridge, door: TestInbound::new(manners) };
         node.bridge.attach(card, Arc::clone(&node.door) as Arc<dyn Inbound>).await?;
         Ok(node)
     }

@@ -16,18 +16,19 @@ use tokio::task::LocalSet;
 use super::step::{Step, named};
 
 use crate::actor::{
-    Host, HostSettings, ShardCell, Stateful, TypeDoor, Wiring, begins_undo, finished_undo, timer_name, user_state,
+    Dispatcher, HandlerTable, OwnedShard, Stateful, ThreadContext, ThreadSettings, begins_undo, finished_undo,
+    timer_name, user_state,
 };
 use crate::aggregate::Applies;
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::message::{
     Coded, Command, Document, Domain, Envelope, Event, IdSource, Kind, Message, MessageId, Name, Origin, Rejection,
-    ShardId, Wants, rejection_in, shard_of,
+    ReplyMode, ShardId, rejection_in, shard_of,
 };
 use crate::retry::Retry;
-use crate::router::{ActorDoor, Arrival, Delivery, Floor, Outcome, Work};
+use crate::router::{Action, ActorEndpoint, DedupKey, Delivery, Outcome, SequenceTracker};
 use crate::store::memory::MemoryStore;
-use crate::store::{EventWrite, Lane, Mark, Note, OutboxEntry, Source, Store, StoredTurn, StreamHint, Turn};
+use crate::store::{EventWrite, Mark, Note, OutboxEntry, Source, SourceKind, Store, StoredTurn, StreamHint, Turn};
 
 /// 2026-01-01T00:00:00Z, so that what is printed looks like a time.
 const BEGIN: Timestamp = Timestamp::from_millis(1_767_225_600_000);
@@ -55,14 +56,14 @@ pub(super) struct Bench<A: Stateful> {
 
 struct Live {
     key: String,
-    cell: Rc<ShardCell>,
-    door: Rc<TypeDoor>,
+    cell: Rc<OwnedShard>,
+    door: Rc<Dispatcher>,
 }
 
 /// Nobody counts what was appended.
 struct NoFloor;
 
-impl Floor for NoFloor {
+impl SequenceTracker for NoFloor {
     fn once_appended(&self, sequence: u64) -> u64 {
         sequence
     }
@@ -120,7 +121,7 @@ impl<A: Stateful> Bench<A> {
     fn open(&self, key: &str) -> Live {
         let shards = A::Domain::SHARDS;
         let id = ShardId::new(self.domain.clone(), shard_of(key, shards));
-        let settings = HostSettings {
+        let settings = ThreadSettings {
             jobs: 1,
             job_limit: std::time::Duration::MAX,
             in_flight: usize::MAX,
@@ -128,17 +129,18 @@ impl<A: Stateful> Bench<A> {
             retry: Retry::NEVER.into(),
             live_actors: usize::MAX,
             remember: Duration::from_secs(7 * 24 * 3600),
-            standing: Arc::default(),
+            issues: Arc::default(),
             shapes: Arc::default(),
-            suspects: Arc::new(tokio::sync::Semaphore::new(1)),
+            suspect_permits: Arc::new(tokio::sync::Semaphore::new(1)),
             digest_key: 0,
         };
-        let host = Host::new(self.ids.fork(), settings, Arc::default());
+        let host = ThreadContext::new(self.ids.fork(), settings, Arc::default());
         let opened = MemoryStore::new().open(&id, shards, Arc::clone(&host.commits) as _).now_or_never();
         let handle = opened.expect("memory does not wait").expect("an empty store opens");
-        let cell = ShardCell::new(id.clone(), handle, false);
+        let cell = OwnedShard::new(id.clone(), handle, false);
         let cells = (0..shards).map(|shard| (shard == id.shard).then(|| Rc::clone(&cell))).collect();
-        let door = TypeDoor::new(host, Rc::new(Wiring::of::<A>()), self.domain.clone(), self.actor.clone(), cells);
+        let door =
+            Dispatcher::new(host, Rc::new(HandlerTable::of::<A>()), self.domain.clone(), self.actor.clone(), cells);
         door.recall().now_or_never().expect("memory does not wait").expect("an empty store is read");
         Live { key: key.to_owned(), cell, door }
     }
@@ -239,7 +241,7 @@ impl<A: Stateful> Bench<A> {
         self.is_key(command.key().as_str());
         self.story.push(format!("when  {}", named(command)));
         let envelope = self.envelope(command);
-        self.step(Work::Handle, envelope, Arrival::Outside)
+        self.step(Action::Handle, envelope, DedupKey::MessageId)
     }
 
     #[track_caller]
@@ -252,7 +254,7 @@ impl<A: Stateful> Bench<A> {
             Name::new(E::Domain::NAME).expect("the derive has checked the name"),
             shard_of(&stream, E::Domain::SHARDS),
         );
-        let source = Source { shard: shard.clone(), lane: Lane::Events { subscriber: self.actor.clone() } };
+        let source = Source { shard: shard.clone(), kind: SourceKind::Events { subscriber: self.actor.clone() } };
         let (source, sequence) = self.place(source);
         let mut envelope = match &self.live {
             Some(_) => self.envelope(event),
@@ -277,7 +279,7 @@ impl<A: Stateful> Bench<A> {
             Ok(None) => self.fail("expected it to take the event\nbut `React::key` gives no key for it\n"),
             Err(error) => self.fail(&format!("the event cannot be read: {error}\n")),
         }
-        self.step(Work::React, envelope, Arrival::From { source, sequence, floor: Rc::new(NoFloor) })
+        self.step(Action::React, envelope, DedupKey::Sequence { source, sequence, floor: Rc::new(NoFloor) })
     }
 
     #[track_caller]
@@ -297,7 +299,7 @@ impl<A: Stateful> Bench<A> {
             Err(no) => format!("on    the rejection of {}: {no}", C::NAME),
         });
         let shard = command.to.clone().expect("what an actor sends has a destination");
-        let (source, sequence) = self.place(Source { shard, lane: Lane::Direct });
+        let (source, sequence) = self.place(Source { shard, kind: SourceKind::Direct });
         let envelope = Envelope {
             id: MessageId::of_reply(command.id),
             kind: Kind::Reply,
@@ -307,7 +309,7 @@ impl<A: Stateful> Bench<A> {
             payload: Bytes::from(payload),
             ..command
         };
-        self.step(Work::Reply, envelope, Arrival::From { source, sequence, floor: Rc::new(NoFloor) })
+        self.step(Action::Reply, envelope, DedupKey::Sequence { source, sequence, floor: Rc::new(NoFloor) })
     }
 
     #[track_caller]
@@ -331,7 +333,7 @@ impl<A: Stateful> Bench<A> {
             payload: timer.payload,
             ..Envelope::new(self.ids.message_id(), Kind::Document, domain, name, timer.due)
         };
-        self.step(Work::Wake { turn: timer.turn }, envelope, Arrival::Inside)
+        self.step(Action::Timer { turn: timer.turn }, envelope, DedupKey::Internal)
     }
 
     /// The user's state, rebuilt from what is stored.
@@ -351,14 +353,18 @@ impl<A: Stateful> Bench<A> {
     }
 
     /// Takes one turn and gathers what it did.
-    fn step(&mut self, work: Work, envelope: Envelope, arrival: Arrival) -> Step {
+    fn step(&mut self, work: Action, envelope: Envelope, arrival: DedupKey) -> Step {
         self.live();
         self.write_given();
         let before = self.turns().len();
         let time = self.clock.now();
         let (settle, settled) = oneshot::channel();
-        let delivery =
-            Delivery { work, envelope, arrival, settle: Box::new(move |outcome| drop(settle.send(outcome))) };
+        let delivery = Delivery {
+            action: work,
+            envelope,
+            dedup_key: arrival,
+            completion: Box::new(move |outcome| drop(settle.send(outcome))),
+        };
         let door = Rc::clone(&self.live().door);
         let outcome = self.tasks.block_on(&self.runtime, async move {
             door.deliver(delivery);
@@ -366,7 +372,7 @@ impl<A: Stateful> Bench<A> {
         });
         let turn = self.turns().into_iter().nth(before);
         let sent = turn.as_ref().map(|turn| self.sent(turn)).unwrap_or_default();
-        self.unreplied.extend(sent.iter().filter(|sent| sent.wants != Wants::Nothing).cloned());
+        self.unreplied.extend(sent.iter().filter(|sent| sent.wants != ReplyMode::Nothing).cloned());
         let timers = self.live().cell.reader().timers_due(Timestamp::from_millis(u64::MAX), usize::MAX);
         let number = turn.as_ref().map_or(0, |turn| turn.number);
         let set =

@@ -7,7 +7,7 @@ use super::{Run, Scenario, fail};
 use crate::actor::{Stateful, timer_name};
 use crate::message::{Coded, Command, Document, Domain, Event};
 use crate::router::Outcome;
-use crate::saga::Wake;
+use crate::saga::OnTimer;
 
 impl<A: Stateful, C: Command> Scenario<A, C> {
     /// The command is replied to with this.
@@ -117,7 +117,7 @@ impl<A: Stateful, C> Scenario<A, C> {
     #[track_caller]
     pub fn sets_timer<T: Document>(mut self, after: Duration) -> Self
     where
-        A: Wake<T>,
+        A: OnTimer<T>,
     {
         let run = &mut self.run;
         let step = run.taken();
@@ -136,7 +136,7 @@ impl<A: Stateful, C> Scenario<A, C> {
     #[track_caller]
     pub fn clears_timer<T: Document>(mut self) -> Self
     where
-        A: Wake<T>,
+        A: OnTimer<T>,
     {
         let step = self.run.taken();
         let timers = step.turn.as_ref().map_or(&[][..], |turn| &turn.timers);

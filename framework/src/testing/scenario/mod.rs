@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::actor::Stateful;
 use crate::aggregate::{Applies, Handle, React};
 use crate::message::{Command, Document, Event, Rejection};
-use crate::saga::Wake;
+use crate::saga::OnTimer;
 use bench::Bench;
 use step::Step;
 
@@ -135,7 +135,7 @@ impl<A: Stateful, C> Scenario<A, C> {
     #[track_caller]
     pub fn wake<T: Document>(mut self) -> Self
     where
-        A: Wake<T>,
+        A: OnTimer<T>,
     {
         self.run.checked();
         self.run.step = Some(self.run.bench.wake::<T>());

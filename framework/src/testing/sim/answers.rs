@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::clients::{Ack, Post};
-use super::{Trouble, World};
+use super::{FaultEvent, World};
 use crate::client::SendError;
 use crate::message::{MessageId, Name};
 
@@ -44,7 +44,7 @@ impl World {
 
     /// Returns whether a command was sent so lately that its owner remembers it, whatever the clocks were meanwhile.
     fn is_young(&self, ack: &Ack) -> bool {
-        let jumped = if self.0.tally.counts().contains_key(&Trouble::ClockJumped) { JUMPS } else { Duration::ZERO };
+        let jumped = if self.0.tally.counts().contains_key(&FaultEvent::ClockJumped) { JUMPS } else { Duration::ZERO };
         self.remembers(ack.written.domain).is_some_and(|remember| ack.at.elapsed() + jumped < remember)
     }
 

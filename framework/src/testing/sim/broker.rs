@@ -1,6 +1,6 @@
 //! The broker of a simulated cluster: a JetStream in memory, and everything that may go wrong around it.
 //!
-//! Called by the [bridges](super::line) of simulated nodes, and by what [brings faults about](super::storm). Streams and consumers are
+//! Called by the [bridges](super::link) of simulated nodes, and by what [brings faults about](super::storm). Streams and consumers are
 //! those of the [model](crate::testing::broker::model); here are the ways to it, the chance, and who is cut off.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,11 +11,11 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::begun::{Begun, Work};
-use super::line::{Line, SimBridge};
+use super::crash_points::{CrashPoint, CrashPoints};
+use super::fault_counts::{FaultCounts, FaultEvent};
+use super::fault_profile::FaultProfile;
+use super::link::{SimLink, SimulatedBridge};
 use super::trace::Trace;
-use super::trouble::{Tally, Trouble};
-use super::weather::Weather;
 use crate::bridge::wire::Packet;
 use crate::bridge::{BridgeError, Claim, NodeCard};
 use crate::clock::instant;
@@ -39,13 +39,13 @@ pub(super) struct Parcel {
 
 /// The broker of one simulated cluster. Clones are the same.
 #[derive(Clone)]
-pub(super) struct Broker(Arc<Mutex<State>>, pub(super) Trace, pub(super) Tally);
+pub(super) struct Broker(Arc<Mutex<State>>, pub(super) Trace, pub(super) FaultCounts);
 
 pub(super) struct State {
     pub(super) model: Model<Arc<Parcel>>,
-    pub(super) lines: BTreeMap<u64, Arc<Line>>,
+    pub(super) lines: BTreeMap<u64, Arc<SimLink>>,
     last: u64,
-    pub(super) weather: Weather,
+    pub(super) weather: FaultProfile,
     pub(super) dice: IdSource,
     pub(super) cuts: BTreeSet<(usize, usize)>,
     /// Services that hear nothing, and such that are not heard.
@@ -69,7 +69,7 @@ pub(super) struct State {
     pub(super) slow: BTreeMap<usize, (Instant, Duration)>,
     pub(super) busy: BTreeMap<usize, Instant>,
     bells: BTreeMap<String, Arc<Notify>>,
-    begun: BTreeMap<usize, Begun>,
+    begun: BTreeMap<usize, CrashPoints>,
     /// How many messages were put aside because they were none.
     pub(super) refused: usize,
     /// Told whenever a node of a service says that a message is done.
@@ -100,12 +100,12 @@ pub(super) enum Reached {
 }
 
 impl Broker {
-    pub(super) fn new(dice: IdSource, trace: Trace, tally: Tally) -> Self {
+    pub(super) fn new(dice: IdSource, trace: Trace, tally: FaultCounts) -> Self {
         let state = State {
             model: Model::default(),
             lines: BTreeMap::new(),
             last: 0,
-            weather: Weather::FAIR,
+            weather: FaultProfile::FAIR,
             dice,
             cuts: BTreeSet::new(),
             deaf: BTreeSet::new(),
@@ -132,25 +132,25 @@ impl Broker {
         Self(Arc::new(Mutex::new(state)), trace, tally)
     }
 
-    pub(super) fn bridge(&self, service: usize) -> SimBridge {
-        SimBridge::new(self.clone(), service)
+    pub(super) fn bridge(&self, service: usize) -> SimulatedBridge {
+        SimulatedBridge::new(self.clone(), service)
     }
 
     pub(super) fn state(&self) -> parking_lot::MutexGuard<'_, State> {
         self.0.lock()
     }
 
-    pub(super) fn set_weather(&self, weather: Weather) {
+    pub(super) fn set_weather(&self, weather: FaultProfile) {
         self.state().weather = weather;
     }
 
     /// What the nodes of a service begin.
-    pub(super) fn begun(&self, service: usize) -> Begun {
+    pub(super) fn begun(&self, service: usize) -> CrashPoints {
         self.state().begun.entry(service).or_default().clone()
     }
 
     /// A node of a service begins something.
-    pub(super) fn begins(&self, service: usize, work: Work) {
+    pub(super) fn begins(&self, service: usize, work: CrashPoint) {
         if let Some(begun) = self.state().begun.get(&service) {
             begun.tell(work);
         }
@@ -183,7 +183,7 @@ impl Broker {
     }
 
     /// Adds a node.
-    pub(super) fn join(&self, line: impl FnOnce(u64) -> Arc<Line>) -> Arc<Line> {
+    pub(super) fn join(&self, line: impl FnOnce(u64) -> Arc<SimLink>) -> Arc<SimLink> {
         let mut state = self.state();
         state.last += 1;
         let line = line(state.last);
@@ -192,17 +192,17 @@ impl Broker {
     }
 
     /// The nodes of a service, in the order in which they came.
-    pub(super) fn lines_of(&self, service: usize) -> Vec<Arc<Line>> {
+    pub(super) fn lines_of(&self, service: usize) -> Vec<Arc<SimLink>> {
         self.state().lines.values().filter(|line| line.service == service).cloned().collect()
     }
 
     /// All nodes that are connected.
-    pub(super) fn lines(&self) -> Vec<Arc<Line>> {
+    pub(super) fn lines(&self) -> Vec<Arc<SimLink>> {
         self.state().lines.values().cloned().collect()
     }
 
     /// The node has died.
-    pub(super) fn leave(&self, line: &Line) {
+    pub(super) fn leave(&self, line: &SimLink) {
         self.state().lines.remove(&line.number);
         line.end();
         self.ring_all();
@@ -226,7 +226,7 @@ impl Broker {
     pub(super) async fn resumed(&self) {
         let until = self.state().paused.filter(|until| *until > instant());
         if let Some(until) = until {
-            self.2.one(Trouble::BrokerStoodStill);
+            self.2.one(FaultEvent::BrokerStoodStill);
             tokio::time::sleep_until(until).await;
         }
     }
@@ -266,32 +266,32 @@ impl Broker {
     }
 
     /// Whether what a node says is heard.
-    pub(super) fn is_heard(&self, line: &Line) -> bool {
+    pub(super) fn is_heard(&self, line: &SimLink) -> bool {
         let heard = !line.is_isolated() && !self.state().mute.contains(&line.service);
         if !heard {
-            self.2.one(Trouble::Unsaid);
+            self.2.one(FaultEvent::Unsaid);
         }
         heard
     }
 
     /// Whether a node hears what is said.
-    pub(super) fn hears(&self, line: &Line) -> bool {
+    pub(super) fn hears(&self, line: &SimLink) -> bool {
         let hears = !line.is_isolated() && !self.state().deaf.contains(&line.service);
         if !hears {
-            self.2.one(Trouble::Unheard);
+            self.2.one(FaultEvent::Unheard);
         }
         hears
     }
 
     /// Whether a node can ask for messages at all.
-    pub(super) fn can_pull(&self, line: &Line) -> bool {
+    pub(super) fn can_pull(&self, line: &SimLink) -> bool {
         !line.is_isolated() && !self.state().mute.contains(&line.service)
     }
 
     pub(super) fn is_cut(&self, from: usize, to: usize) -> bool {
         let cut = self.state().cuts.contains(&(from, to));
         if cut {
-            self.2.one(Trouble::CutOff);
+            self.2.one(FaultEvent::CutOff);
         }
         cut
     }
@@ -301,18 +301,18 @@ impl Broker {
         let now = instant();
         let electing = !Self::is_over(self.state().electing);
         if electing {
-            self.2.one(Trouble::RefusedByTheLeader);
+            self.2.one(FaultEvent::RefusedByTheLeader);
             if self.draw(2) == 0 {
                 return Reached::NoLeader;
             }
-            self.2.one(Trouble::RefusedAndStored);
+            self.2.one(FaultEvent::RefusedAndStored);
         }
         let twice = self.repeats() && self.draw(2) == 0;
         let stored = {
             let mut state = self.state();
             let id = Some(id).filter(|_| state.naming.is_some_and(|until| until > now));
             if let Some(id) = id.filter(|id| state.model.is_falsely_known(stream, id, now)) {
-                self.2.one(Trouble::FalseDuplicate);
+                self.2.one(FaultEvent::FalseDuplicate);
                 self.1.add(format_args!("  the broker takes it for a duplicate, and has not got it: {id}"));
                 state.notes_lost(parcel);
             }
@@ -331,7 +331,7 @@ impl Broker {
             if matches!(stored, Ok(stored) if twice && !stored.duplicate)
                 && state.model.publish(stream, id, Arc::clone(parcel), now).is_ok_and(|again| !again.duplicate)
             {
-                self.2.one(Trouble::StoredTwice);
+                self.2.one(FaultEvent::StoredTwice);
                 self.1.add(format_args!("  the broker stores it twice"));
             }
             stored
@@ -340,7 +340,7 @@ impl Broker {
             Err(Untaken::Missing) => return Reached::NoStream,
             Err(Untaken::Full) => return Reached::Failed,
             Ok(stored) if stored.duplicate => {
-                self.2.one(Trouble::RepeatDropped);
+                self.2.one(FaultEvent::RepeatDropped);
                 self.1.add(format_args!("  the broker has it as {} already", stored.sequence));
             }
             Ok(_) => self.bell(stream).notify_waiters(),
@@ -360,13 +360,13 @@ impl Broker {
         match &next {
             Next::Message(Delivery { is_late, is_overtaken, .. }) => {
                 if *is_late {
-                    self.2.one(Trouble::AckWaitOver);
+                    self.2.one(FaultEvent::AckWaitOver);
                 }
                 if *is_overtaken {
-                    self.2.one(Trouble::Overtaken);
+                    self.2.one(FaultEvent::Overtaken);
                 }
             }
-            Next::HandsFull(_) => self.2.one(Trouble::HandsFull),
+            Next::HandsFull(_) => self.2.one(FaultEvent::HandsFull),
             Next::Nothing(_) | Next::Missing => {}
         }
         next
@@ -379,7 +379,7 @@ impl Broker {
     }
 
     /// Makes the streams of a node, and its consumers as far as their streams are there. Whether all of them are.
-    pub(super) fn ensure(&self, line: &Line) -> bool {
+    pub(super) fn ensure(&self, line: &SimLink) -> bool {
         let mut state = self.state();
         let (window, consumers) = (state.window, state.consumers);
         let service = line.card.service.as_str();
@@ -407,7 +407,7 @@ impl Broker {
         self.state().lost.insert(envelope.id);
     }
 
-    /// Returns whether a command that was handed over at `begun` may be lost or was put aside.
+    /// Returns whether a command that was handed over at `crash_points` may be lost or was put aside.
     pub(super) fn has_lost(&self, id: MessageId, begun: Instant) -> bool {
         let state = self.state();
         state.lost.contains(&id) || state.emptied.is_some_and(|emptied| emptied >= begun)
@@ -424,7 +424,7 @@ impl Broker {
         // A version of a service may take no longer what the one before took: that stays with the broker.
         let is_taken = |stream: &str, service: &str| {
             let mut lines = state.lines.values().filter(|line| line.card.service.as_str() == service).peekable();
-            let takes = |line: &Arc<Line>| {
+            let takes = |line: &Arc<SimLink>| {
                 let mut domains = line.card.subscribes.iter().map(|(domain, ..)| events(domain));
                 let mut owned = line.card.owns.iter().map(|(domain, _)| commands(domain));
                 domains.any(|of| of == stream) || owned.any(|of| of == stream)

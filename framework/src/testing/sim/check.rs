@@ -6,12 +6,13 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 
 use super::clients::Ack;
-use super::{Trouble, World, letters, taking, undoing};
+use super::{FaultEvent, World, delivery_checks, letters, undoing};
 use crate::actor::restarts;
 use crate::message::{MessageId, Name, ShardId};
 use crate::router::MessageCard;
 use crate::store::{
-    DeadLetter, DeadLetterReason, Lane, Note, SentMessage, ShardReader, Source, Store as _, StoredEvent, StoredTurn,
+    DeadLetter, DeadLetterReason, Note, SentMessage, ShardReader, Source, SourceKind, Store as _, StoredEvent,
+    StoredTurn,
 };
 
 /// All streams of a shard, by actor type and key.
@@ -67,7 +68,7 @@ pub(super) fn unsettled(world: &World) -> Option<String> {
     }
     for (from, reader) in &shards {
         for (to, done, head) in reader.outbox_heads() {
-            let source = Source { shard: from.clone(), lane: Lane::Direct };
+            let source = Source { shard: from.clone(), kind: SourceKind::Direct };
             let taken = shards.get(&to).map_or(0, |to| through(to, &source));
             if taken < head {
                 return Some(format!("{to} has taken {taken} of {head} messages from {from}"));
@@ -88,8 +89,8 @@ pub(super) fn unsettled(world: &World) -> Option<String> {
                 let Some(subscriber) = names.first() else { continue };
                 let taken: BTreeSet<_> = actor.takes.iter().map(|card| card.domain.as_str()).collect();
                 for (from, reader) in shards.iter().filter(|(from, _)| taken.contains(from.domain.as_str())) {
-                    let lanes = names.iter().map(|name| Lane::Events { subscriber: name.clone() });
-                    let sources: Vec<_> = lanes.map(|lane| Source { shard: from.clone(), lane }).collect();
+                    let lanes = names.iter().map(|name| SourceKind::Events { subscriber: name.clone() });
+                    let sources: Vec<_> = lanes.map(|lane| Source { shard: from.clone(), kind: lane }).collect();
                     let position = reader.position();
                     for (to, reader) in shards.iter().filter(|(to, _)| to.domain.as_str() == domain.name) {
                         let taken = || sources.iter().map(|source| through(reader, source)).max().unwrap_or(0);
@@ -149,7 +150,7 @@ pub(super) fn all(world: &World) -> Result<(), String> {
             return Err(format!("I5: the event at {shard} {} belongs to no turn", event.position));
         }
     }
-    let jumped = world.0.tally.counts().contains_key(&Trouble::ClockJumped);
+    let jumped = world.0.tally.counts().contains_key(&FaultEvent::ClockJumped);
     if let Some(early) = world.seen().early_timer().filter(|_| !jumped) {
         return Err(early);
     }
@@ -158,15 +159,17 @@ pub(super) fn all(world: &World) -> Result<(), String> {
     sent_once(&turns)?;
     taken_once(world, &shards, &turns)?;
     let logs: BTreeMap<_, _> = shards.iter().map(|(shard, reader)| (shard.clone(), events(reader))).collect();
-    taking::in_order(&logs, turns.iter().map(|at| (&at.shard, &at.actor, at.key.as_str(), &at.turn)))?;
+    delivery_checks::in_order(&logs, turns.iter().map(|at| (&at.shard, &at.actor, at.key.as_str(), &at.turn)))?;
     for (to, reader) in &shards {
         for mark in reader.watermarks() {
             let Some(from) = shards.get(&mark.source.shard) else { continue };
-            let head = match &mark.source.lane {
-                Lane::Events { .. } => from.position(),
-                Lane::Direct => from.outbox_heads().into_iter().find(|(of, ..)| of == to).map_or(0, |(.., head)| head),
+            let head = match &mark.source.kind {
+                SourceKind::Events { .. } => from.position(),
+                SourceKind::Direct => {
+                    from.outbox_heads().into_iter().find(|(of, ..)| of == to).map_or(0, |(.., head)| head)
+                }
             };
-            taking::not_ahead(to, &mark, head)?;
+            delivery_checks::not_ahead(to, &mark, head)?;
         }
     }
     published(world, &shards)?;
@@ -262,7 +265,8 @@ fn acknowledged(world: &World, turns: &[Placed]) -> Result<(), String> {
 
 /// I3 and I12: what an actor has sent was taken by its destination, once.
 fn sent_once(turns: &[Placed]) -> Result<(), String> {
-    let direct = turns.iter().filter(|at| matches!(&at.turn.from, Some((source, _)) if source.lane == Lane::Direct));
+    let direct =
+        turns.iter().filter(|at| matches!(&at.turn.from, Some((source, _)) if source.kind == SourceKind::Direct));
     let mut taken: BTreeMap<MessageId, u32> = BTreeMap::new();
     for at in direct {
         *taken.entry(at.turn.id).or_default() += 1;
@@ -292,7 +296,7 @@ fn taken_once(world: &World, shards: &Shards, turns: &[Placed]) -> Result<(), St
         .iter()
         .filter_map(|at| {
             let (source, position) = at.turn.from.as_ref()?;
-            let Lane::Events { subscriber } = &source.lane else { return None };
+            let SourceKind::Events { subscriber } = &source.kind else { return None };
             Some((at.shard.domain.as_str(), subscriber.as_str(), at.key.as_str(), &source.shard, *position))
         })
         .collect();

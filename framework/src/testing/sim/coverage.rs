@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::seen::{Cause, End, Phase, Taken};
-use super::{Fault, StruckFault, Trouble, Waits, Work};
+use super::step_log::{Cause, End, Phase, Taken};
+use super::{CrashPoint, Fault, FaultEvent, StruckFault, Waits};
 use crate::actor::{Stateful, stored_timer};
 use crate::message::{Command, Domain, Event, Message};
 use crate::router::{ActorCard, Manifest, MessageCard};
@@ -20,7 +20,7 @@ use crate::router::{ActorCard, Manifest, MessageCard};
 #[derive(Clone, Debug, Default)]
 pub struct Coverage {
     runs: u64,
-    troubles: BTreeMap<Trouble, u64>,
+    troubles: BTreeMap<FaultEvent, u64>,
     crashes: u64,
     faults: BTreeMap<String, FaultCount>,
     waits: Waits,
@@ -72,7 +72,7 @@ impl Coverage {
     pub(super) fn of_run<'a>(
         manifests: impl Iterator<Item = &'a Manifest>,
         turns: &[Taken],
-        troubles: BTreeMap<Trouble, u64>,
+        troubles: BTreeMap<FaultEvent, u64>,
         crashes: u64,
         faults: &[StruckFault],
         waits: Waits,
@@ -134,12 +134,12 @@ impl Coverage {
     }
 
     /// How often what has gone wrong, where it hit something.
-    pub fn troubles(&self) -> &BTreeMap<Trouble, u64> {
+    pub fn troubles(&self) -> &BTreeMap<FaultEvent, u64> {
         &self.troubles
     }
 
     /// How often each kind of fault was asked for, and how often it struck, by the name of its variant; `CrashIn` has one for each
-    /// [`Work`](super::Work).
+    /// [`CrashPoint`](super::CrashPoint).
     pub fn faults(&self) -> &BTreeMap<String, FaultCount> {
         &self.faults
     }
@@ -153,7 +153,7 @@ impl Coverage {
     /// stands for all that every cluster may have: one without messages between services publishes, delivers and acknowledges nothing.
     pub(super) fn missed(&self, tries: u64, any_work: bool) -> Vec<String> {
         let mut kinds: BTreeMap<&str, FaultCount> = BTreeMap::new();
-        let common: Vec<_> = Work::COMMON.iter().map(|work| format!("CrashIn {work:?}")).collect();
+        let common: Vec<_> = CrashPoint::COMMON.iter().map(|work| format!("CrashIn {work:?}")).collect();
         for (kind, count) in &self.faults {
             let kind = if any_work && common.contains(kind) { "CrashIn" } else { kind };
             kinds.entry(kind).or_default().add(count.asked, count.fired);
@@ -169,10 +169,10 @@ impl Coverage {
 
     /// What could have gone wrong and never has; in a cluster without workers jobs cannot, and nothing is forged unless a flow asks for
     /// it. A node whose handlers were not to panic, for example, has seen none.
-    pub fn untroubled(&self) -> Vec<Trouble> {
+    pub fn untroubled(&self) -> Vec<FaultEvent> {
         let has_workers = self.actors.values().any(|actor| actor.card.role == "worker");
-        let could = Trouble::ALL.iter().filter(|trouble| has_workers || !trouble.needs_worker());
-        let could = could.filter(|trouble| **trouble != Trouble::Forged);
+        let could = FaultEvent::ALL.iter().filter(|trouble| has_workers || !trouble.needs_worker());
+        let could = could.filter(|trouble| **trouble != FaultEvent::Forged);
         let could = could.filter(|trouble| self.faults.contains_key("Upgrade") || !trouble.needs_version());
         could.filter(|trouble| !self.troubles.contains_key(trouble)).copied().collect()
     }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::turn::{MarkedAs, OwnedTurn};
 use crate::clock::instant;
 use crate::message::{Kind, MessageId, Name, ShardId};
-use crate::store::{Lane, Note};
+use crate::store::{Note, SourceKind};
 use crate::worker::Attempt;
 
 /// The longest time that an undisturbed message waits for its key, unless that key is stuck itself. Far above what the weather
@@ -153,7 +153,7 @@ impl Delays {
             self.open.remove(&turn.id);
         }
         let sent = match &turn.mark {
-            MarkedAs::From(source, place) if matches!(source.lane, Lane::Events { .. }) => {
+            MarkedAs::From(source, place) if matches!(source.kind, SourceKind::Events { .. }) => {
                 let (domain, actor) = (shard.domain.clone(), turn.actor.clone());
                 self.events_taken.insert((domain, actor, source.shard.clone(), *place));
                 *self.recorded.get(&(source.shard.clone(), *place))?
@@ -161,7 +161,7 @@ impl Delays {
             MarkedAs::From(..) | MarkedAs::Outside => *self.sent.get(&turn.id)?,
             MarkedAs::Timer(_) | MarkedAs::Not => return None,
         };
-        let is_direct = matches!(&turn.mark, MarkedAs::From(source, _) if source.lane == Lane::Direct);
+        let is_direct = matches!(&turn.mark, MarkedAs::From(source, _) if source.kind == SourceKind::Direct);
         let begun = match Attempt::first_begun(turn.id) {
             // Jobs for callers and events wait for a slot of their worker: that is no fault of a key.
             Some(_) if !is_direct => return None,

@@ -1,6 +1,6 @@
 //! A store whose commits take time: what a crash finds uncommitted is lost, or is there without anybody knowing.
 //!
-//! Called by simulated nodes as their [`Store`]. What is appended goes to its [ground](super::ground) at once and is committed a
+//! Called by simulated nodes as their [`Store`]. What is appended goes to its [ground](super::backend) at once and is committed a
 //! while later; what arrives meanwhile goes with the next commit. A crash ends everything that uses it.
 
 use std::collections::BTreeMap;
@@ -11,13 +11,13 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
-use super::begun::{Begun, Work};
-use super::ground::Ground;
+use super::backend::Backend;
+use super::crash_points::{CrashPoint, CrashPoints};
+use super::fault_counts::{FaultCounts, FaultEvent};
 use super::journal::{Journal, Waiting};
 use super::reader::{Jams, Pace, SlowReader};
-use super::seen::Seen;
+use super::step_log::ObservedDeliveries;
 use super::trace::Trace;
-use super::trouble::{Tally, Trouble};
 use super::turn::OwnedTurn;
 use crate::message::{IdSource, Name, ShardId, StoreIdentity};
 use crate::store::{
@@ -34,7 +34,7 @@ pub(super) struct Disk(Arc<Shared>, Arc<AtomicBool>);
 
 struct Shared {
     service: String,
-    ground: Ground,
+    ground: Backend,
     /// What was being committed when the power failed: it is there once the store is opened again, or not.
     unsure: Mutex<Vec<Waiting>>,
     power: Mutex<Power>,
@@ -43,9 +43,9 @@ struct Shared {
     slowest: Mutex<u16>,
     pace: Pace,
     trace: Trace,
-    seen: Seen,
-    tally: Tally,
-    begun: Begun,
+    seen: ObservedDeliveries,
+    tally: FaultCounts,
+    begun: CrashPoints,
     watcher: Mutex<Option<Watcher>>,
     readers: Mutex<BTreeMap<ShardId, Arc<dyn ShardReader>>>,
 }
@@ -72,10 +72,10 @@ impl Disk {
         service: &str,
         dice: IdSource,
         trace: Trace,
-        seen: Seen,
-        tally: Tally,
-        begun: Begun,
-        ground: Ground,
+        seen: ObservedDeliveries,
+        tally: FaultCounts,
+        begun: CrashPoints,
+        ground: Backend,
     ) -> Self {
         let pace = Pace::new(dice.fork(), Jams::new(seen.clone(), tally.clone()));
         let shared = Shared {
@@ -117,7 +117,7 @@ impl Disk {
     }
 
     /// What is stored, switched on.
-    fn ground(&self) -> Result<&Ground, StoreError> {
+    fn ground(&self) -> Result<&Backend, StoreError> {
         self.on()?;
         Ok(&self.0.ground)
     }
@@ -148,7 +148,7 @@ impl Disk {
     /// The node has died: some of what it had not committed is in the log all the same.
     pub(super) fn crash(&self) {
         if !self.is_idle() {
-            self.0.tally.one(Trouble::CrashInACommit);
+            self.0.tally.one(FaultEvent::CrashInACommit);
         }
         self.0.cut();
     }
@@ -156,7 +156,7 @@ impl Disk {
     /// Fails what waits, as a crash would, and tells the node.
     pub(super) fn fail(&self) {
         for life in self.0.cut() {
-            self.0.tally.one(Trouble::StoreFailed);
+            self.0.tally.one(FaultEvent::StoreFailed);
             life.listener.failed(StoreError::io("flushing", std::io::Error::other("a simulated disk has failed")));
         }
     }
@@ -201,8 +201,8 @@ impl Shared {
             self.trace.add(format_args!("{} had {count} appends uncommitted, {kept} are in the log", self.service));
         }
         self.ground.fail(kept, 0);
-        self.tally.add(Trouble::CommittedByACrash, kept as u64);
-        self.tally.add(Trouble::UncommittedByACrash, (waiting.len() - kept) as u64);
+        self.tally.add(FaultEvent::CommittedByACrash, kept as u64);
+        self.tally.add(FaultEvent::UncommittedByACrash, (waiting.len() - kept) as u64);
         for waiting in waiting.iter().take(kept) {
             self.told(waiting, waiting.position);
         }
@@ -227,9 +227,9 @@ impl Shared {
             let Ok(history) = reader.history(&turn.actor, &turn.key).await else { continue };
             if history.iter().any(|stored| stored.number == turn.number && stored.id == turn.id) {
                 self.told(&waiting, waiting.position);
-                self.tally.one(Trouble::CommittedByACrash);
+                self.tally.one(FaultEvent::CommittedByACrash);
             } else {
-                self.tally.one(Trouble::UncommittedByACrash);
+                self.tally.one(FaultEvent::UncommittedByACrash);
             }
         }
     }
@@ -347,7 +347,7 @@ impl Store for Disk {
         Box::pin(async move { self.ground()?.view(projection).await })
     }
 
-    fn take_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
+    fn claim_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
         Box::pin(async move { self.ground()?.take_view(projection).await })
     }
 
@@ -409,12 +409,12 @@ impl Pen {
         }
         let appended = append(self.inner.as_mut()).inspect_err(|error| {
             if matches!(error, StoreError::Fenced { .. }) {
-                self.shared.tally.one(Trouble::ZombieFenced);
+                self.shared.tally.one(FaultEvent::ZombieFenced);
                 self.shared.trace.add(format_args!("an old node of {} is fenced: {error}", self.shared.service));
             }
         })?;
         if turn.is_some() {
-            self.shared.begun.tell(Work::Commit);
+            self.shared.begun.tell(CrashPoint::Commit);
         }
         let ticket = self.life.base + appended.ticket;
         let mut journal = self.life.journal.lock();
@@ -463,10 +463,18 @@ mod tests {
     struct Simulated(Disk);
 
     impl Simulated {
-        fn on(ground: impl FnOnce(&IdSource) -> Ground) -> Self {
+        fn on(ground: impl FnOnce(&IdSource) -> Backend) -> Self {
             let dice = IdSource::seeded(Clock::manual(Timestamp::from_millis(0)).0, 1);
             let ground = ground(&dice);
-            let disk = Disk::new("suite", dice, Trace::new(), Seen::new(), Tally::default(), Begun::default(), ground);
+            let disk = Disk::new(
+                "suite",
+                dice,
+                Trace::new(),
+                ObservedDeliveries::new(),
+                FaultCounts::default(),
+                CrashPoints::default(),
+                ground,
+            );
             disk.set_slowest(2, 2);
             Self(disk)
         }
@@ -481,7 +489,7 @@ mod tests {
     mod in_memory {
         use super::*;
         crate::store_suite!(
-            Simulated::on(|_| Ground::memory()),
+            Simulated::on(|_| Backend::memory()),
             without { shards_on_many_threads_do_not_disturb_each_other: "a simulated cluster runs on one thread" }
         );
     }
@@ -490,7 +498,7 @@ mod tests {
     mod on_disk {
         use super::*;
         crate::store_suite!(
-            Simulated::on(Ground::on_disk),
+            Simulated::on(Backend::on_disk),
             without {
                 the_largest_payload_is_kept: "a simulated disk has small segments, so that their ends are met often",
                 shards_on_many_threads_do_not_disturb_each_other: "a simulated cluster runs on one thread"

@@ -17,13 +17,13 @@ use futures_util::future::join_all;
 use proptest::prelude::Strategy;
 use proptest::strategy::BoxedStrategy;
 
-use super::cut::Cut;
+use super::failure_report::{REPLAY, SEEDS, ending, replay};
 use super::plan::{Bounds, Plan, Source};
 use super::regressions::Regressions;
 use super::repeat::{Lived, compared};
 use super::shrink::{Found, Shrinking};
-use super::story::{REPLAY, SEEDS, ending, replay};
-use super::{Broken, Coverage, Fault, Run, Sim, World, report};
+use super::shrink_mask::ShrinkMask;
+use super::{Coverage, Fault, RuleViolation, Run, Sim, World, report};
 use crate::node::NodeBuilder;
 
 /// A kind of fault that was drawn so often must have struck.
@@ -244,8 +244,8 @@ where
     /// Runs the case of a seed.
     ///
     /// # Errors
-    /// [`Broken`] if it does not hold.
-    pub fn run(&self, seed: u64) -> Result<Run, Broken> {
+    /// [`RuleViolation`] if it does not hold.
+    pub fn run(&self, seed: u64) -> Result<Run, RuleViolation> {
         let source = self.source();
         let frame = source.draw(seed);
         self.live(seed, &source.plan(seed, &frame, &frame.whole()))
@@ -284,7 +284,7 @@ where
     fn shortest(&self, seed: u64) -> Result<Run, Box<Found<T>>> {
         let source = self.source();
         let frame = source.draw(seed);
-        let cut: Cut = frame.whole();
+        let cut: ShrinkMask = frame.whole();
         let plan = source.plan(seed, &frame, &cut);
         let lived = self.live(seed, &plan);
         // What fails is run twice, and so is every sixteenth case that holds.
@@ -307,12 +307,12 @@ where
     }
 
     /// Runs a case once more. The failure, if it is not the same run again.
-    fn differs(&self, seed: u64, plan: &Plan<T>, lived: &Result<Run, Broken>) -> Option<Broken> {
+    fn differs(&self, seed: u64, plan: &Plan<T>, lived: &Result<Run, RuleViolation>) -> Option<RuleViolation> {
         let again = self.live(seed, plan);
         compared(seed, &Lived::of(lived), &Lived::of(&again))
     }
 
-    fn live(&self, seed: u64, plan: &Plan<T>) -> Result<Run, Broken> {
+    fn live(&self, seed: u64, plan: &Plan<T>) -> Result<Run, RuleViolation> {
         let mut sim = (self.sim)(Sim::new(seed)).weather(plan.weather).faults_may_miss();
         if plan.reload_actors {
             sim = sim.reload_actors();
@@ -345,7 +345,7 @@ where
     fn told(&self, found: &Found<T>) -> String {
         let Found { seed, path, runs, plan, broken } = found;
         let name = self.name;
-        let Broken { reason, trace, deeds, .. } = broken;
+        let RuleViolation { reason, trace, deeds, .. } = broken;
         format!(
             "\nthe flow `{name}` does not hold: {reason}\n\nthe shortest case found (in {runs} runs):\n{plan}\nwhat each actor \
              did:\n{deeds}\nwhat happened:\n{}\n\n{reason}\n\nplay it again:\n  {}\n",

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use super::broker::{Broker, Parcel, commands, events};
-use super::line::Line;
-use super::trouble::Trouble;
+use super::fault_counts::FaultEvent;
+use super::link::SimLink;
 use crate::bridge::NodeCard;
 use crate::bridge::subject::Place;
 use crate::message::{Name, ShardId};
@@ -53,7 +53,7 @@ impl Broker {
                 .forge_question(forgery, |card| card.answers.iter().any(|(of, query)| of == domain && query == name)),
         };
         if arrives {
-            self.2.one(Trouble::Forged);
+            self.2.one(FaultEvent::Forged);
             self.1.add(format_args!("  a hostile client writes {}", forgery.what));
         }
         arrives
@@ -68,7 +68,7 @@ impl Broker {
         stored.is_ok()
     }
 
-    fn listeners(&self, listens: impl Fn(&NodeCard) -> bool) -> Vec<Arc<Line>> {
+    fn listeners(&self, listens: impl Fn(&NodeCard) -> bool) -> Vec<Arc<SimLink>> {
         self.lines().into_iter().filter(|line| line.is_here() && listens(&line.card)).collect()
     }
 
@@ -78,7 +78,7 @@ impl Broker {
         if let Ok(tidings) = forgery.packet.tidings()
             && Place::of_tidings(&tidings) == forgery.place
         {
-            listeners.iter().for_each(|line| line.door.told(tidings.clone()));
+            listeners.iter().for_each(|line| line.door.notify(tidings.clone()));
         }
         !listeners.is_empty()
     }
@@ -86,7 +86,7 @@ impl Broker {
     fn forge_question(&self, forgery: &Forgery, answers: impl Fn(&NodeCard) -> bool) -> bool {
         let answering = self.listeners(answers);
         if let (Some(line), Ok(asked)) = (answering.first(), forgery.packet.asked()) {
-            let answer = line.door.asked(asked);
+            let answer = line.door.request(asked);
             // The answer is not waited for.
             drop(tokio::task::spawn_local(async move { drop(answer.await) }));
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::wrong::Wrong;
-use super::{Fault, Trouble, Weather, World};
+use super::{Fault, FaultEvent, FaultProfile, World};
 use crate::message::{Command, Domain, MessageId};
 use crate::worker::Attempt;
 
@@ -65,8 +65,8 @@ impl World {
     }
 
     /// The weather as this run was described or drawn. It is fair again once the faults have stopped.
-    pub fn weather(&self) -> Weather {
-        self.0.sim.weather
+    pub fn weather(&self) -> FaultProfile {
+        self.0.sim.fault_profile
     }
 
     /// The faults that have begun in this run, in their order, with how often each has struck.
@@ -76,7 +76,7 @@ impl World {
     }
 
     /// What has gone wrong in this run so far, and how often.
-    pub fn troubles(&self) -> BTreeMap<Trouble, u64> {
+    pub fn fault_events(&self) -> BTreeMap<FaultEvent, u64> {
         let mut troubles = self.0.tally.counts();
         let mut add = |trouble, times| {
             if times > 0 {
@@ -85,16 +85,16 @@ impl World {
         };
         for struck in self.faults() {
             match struck.fault {
-                Fault::Panic { .. } => add(Trouble::HandlerPanicked, struck.times),
-                Fault::FailJobs { .. } => add(Trouble::JobFailed, struck.times),
-                Fault::HangJobs { .. } => add(Trouble::JobHung, struck.times),
+                Fault::Panic { .. } => add(FaultEvent::HandlerPanicked, struck.times),
+                Fault::FailJobs { .. } => add(FaultEvent::JobFailed, struck.times),
+                Fault::HangJobs { .. } => add(FaultEvent::JobHung, struck.times),
                 _ => {}
             }
         }
         let mut done = BTreeSet::new();
         for attempt in Attempt::recorded().iter().filter(|attempt| attempt.effect.is_some()) {
-            add(Trouble::EffectRepeated, u64::from(!done.insert(attempt.message.id)));
-            add(Trouble::CrashInAJob, u64::from(attempt.end.is_none()));
+            add(FaultEvent::EffectRepeated, u64::from(!done.insert(attempt.message.id)));
+            add(FaultEvent::CrashInAJob, u64::from(attempt.end.is_none()));
         }
         troubles
     }
@@ -102,7 +102,7 @@ impl World {
     /// Returns whether this run is undisturbed: the weather is fair, and no fault has struck. A rule may expect more then, for
     /// example that nothing was sent twice or came late.
     pub fn is_undisturbed(&self) -> bool {
-        self.weather() == Weather::FAIR && self.faults().iter().all(|struck| struck.times == 0)
+        self.weather() == FaultProfile::FAIR && self.faults().iter().all(|struck| struck.times == 0)
     }
 
     /// The commands of a type that were sent so far, in the order in which they were: by actors once their turn is committed, and

@@ -5,10 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Fault, Trouble, World};
-use crate::actor::{Count, Trip, Trips};
+use super::{Fault, FaultEvent, World};
+use crate::actor::{Count, Failpoint, Failpoints};
 use crate::client::SendError;
-use crate::message::{Kind, MessageId, Name, Wants};
+use crate::message::{Kind, MessageId, Name, ReplyMode};
 use crate::node::{Node, NodeHandle};
 use crate::store::{DeadLetter, Note, StoredTurn};
 
@@ -19,7 +19,7 @@ const LOOKS: u32 = 2_400;
 
 /// What an operator does with a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Care {
+pub enum OperatorAction {
     /// Handles it again, and what waits behind it.
     Redrive,
     /// Throws it away.
@@ -27,7 +27,7 @@ pub enum Care {
 }
 
 /// What a node says of the dead letter of a message.
-enum Letter {
+enum LetterFate {
     Found(Box<DeadLetter>),
     None,
     /// No node is there.
@@ -36,51 +36,51 @@ enum Letter {
 
 impl World {
     /// Lets the next message of an actor that comes to a service fail until an operator takes care of it.
-    pub(super) async fn poison(&self, service: usize, after: Duration, then: Care, count: &Count) {
-        self.arm(service, &Trip::Poisons, 1, count);
+    pub(super) async fn poison(&self, service: usize, after: Duration, then: OperatorAction, count: &Count) {
+        self.arm(service, &Failpoint::Poisons, 1, count);
         let end = self.now() + Fault::PATIENCE;
         while count.get() == 0 && self.now() < end {
             tokio::time::sleep(LOOK).await;
         }
-        Trips::disarm(count);
-        let Some(message) = Trips::poisoned(count) else { return };
-        self.0.tally.one(Trouble::MessagePoisoned);
+        Failpoints::disarm(count);
+        let Some(message) = Failpoints::poisoned(count) else { return };
+        self.0.tally.one(FaultEvent::MessagePoisoned);
         for _ in 0..LOOKS {
             tokio::time::sleep(LOOK).await;
-            if matches!(self.letter_of(service, |letter| letter.envelope.id == message).await, Letter::Found(_)) {
+            if matches!(self.letter_of(service, |letter| letter.envelope.id == message).await, LetterFate::Found(_)) {
                 break;
             }
         }
         tokio::time::sleep(after).await;
-        Trips::cure(message);
+        Failpoints::cure(message);
         let mut parked: Option<(Name, String)> = None;
         for _ in 0..LOOKS {
             match self.letter_of(service, |letter| letter.envelope.id == message).await {
-                Letter::Found(letter) => {
+                LetterFate::Found(letter) => {
                     parked = Some((letter.actor.clone(), letter.key.clone()));
                     self.tend(service, &letter, then).await;
                 }
                 // A redrive stops at the first letter that fails again: what is left behind the one that was poisoned is redriven.
-                Letter::None => {
+                LetterFate::None => {
                     let Some((actor, key)) = &parked else { return };
                     let is_of_key = |letter: &DeadLetter| letter.actor == *actor && letter.key == *key;
                     match self.letter_of(service, is_of_key).await {
-                        Letter::Found(letter) => self.tend(service, &letter, Care::Redrive).await,
-                        Letter::None => return,
-                        Letter::Unknown => {}
+                        LetterFate::Found(letter) => self.tend(service, &letter, OperatorAction::Redrive).await,
+                        LetterFate::None => return,
+                        LetterFate::Unknown => {}
                     }
                 }
-                Letter::Unknown => {}
+                LetterFate::Unknown => {}
             }
             tokio::time::sleep(LOOK).await;
         }
         self.violated(format!("letters: {message} is still a dead letter, whatever an operator does"));
     }
 
-    async fn tend(&self, service: usize, letter: &DeadLetter, then: Care) {
+    async fn tend(&self, service: usize, letter: &DeadLetter, then: OperatorAction) {
         let told = match then {
-            Care::Redrive => self.redrive(service, letter).await,
-            Care::Discard => self.discard(service, letter).await,
+            OperatorAction::Redrive => self.redrive(service, letter).await,
+            OperatorAction::Discard => self.discard(service, letter).await,
         };
         self.0
             .trace
@@ -93,7 +93,7 @@ impl World {
     /// As there; [`SendError::Stopped`] if no node of the service is running.
     pub async fn redrive(&self, service: usize, letter: &DeadLetter) -> Result<(), SendError> {
         let found = self.letter_of(service, |found| found.envelope.id == letter.envelope.id).await;
-        let Letter::Found(letter) = found else { return Err(SendError::Stopped) };
+        let LetterFate::Found(letter) = found else { return Err(SendError::Stopped) };
         self.handle(service).ok_or(SendError::Stopped)?.redrive(&letter).await
     }
 
@@ -103,7 +103,7 @@ impl World {
     /// As there; [`SendError::Stopped`] if no node of the service is running.
     pub async fn discard(&self, service: usize, letter: &DeadLetter) -> Result<(), SendError> {
         let found = self.letter_of(service, |found| found.envelope.id == letter.envelope.id).await;
-        let Letter::Found(letter) = found else { return Err(SendError::Stopped) };
+        let LetterFate::Found(letter) = found else { return Err(SendError::Stopped) };
         self.handle(service).ok_or(SendError::Stopped)?.discard(&letter).await
     }
 
@@ -112,10 +112,10 @@ impl World {
     }
 
     /// The first dead letter that is wanted, as a node of the service lists it. Several actors may have failed on one event.
-    async fn letter_of(&self, service: usize, is_wanted: impl Fn(&DeadLetter) -> bool) -> Letter {
-        let Some(node) = self.handle(service) else { return Letter::Unknown };
-        let Ok(letters) = node.dead_letters().await else { return Letter::Unknown };
-        letters.into_iter().find(is_wanted).map_or(Letter::None, |letter| Letter::Found(Box::new(letter)))
+    async fn letter_of(&self, service: usize, is_wanted: impl Fn(&DeadLetter) -> bool) -> LetterFate {
+        let Some(node) = self.handle(service) else { return LetterFate::Unknown };
+        let Ok(letters) = node.dead_letters().await else { return LetterFate::Unknown };
+        letters.into_iter().find(is_wanted).map_or(LetterFate::None, |letter| LetterFate::Found(Box::new(letter)))
     }
 }
 
@@ -164,7 +164,7 @@ pub(super) fn ended_once(stream: &[StoredTurn]) -> Result<(), String> {
 /// The sender of a command that wants a reply gets one in the turn that brings the letter to its end.
 fn told(letter: &DeadLetter, turn: &StoredTurn) -> Result<(), String> {
     let envelope = &letter.envelope;
-    let wants = envelope.kind == Kind::Command && envelope.origin.is_some() && envelope.wants == Wants::Reply;
+    let wants = envelope.kind == Kind::Command && envelope.origin.is_some() && envelope.wants == ReplyMode::Reply;
     let reply = MessageId::of_reply(envelope.id);
     if wants && turn.sent.iter().all(|sent| sent.id != reply) {
         return Err(format!(

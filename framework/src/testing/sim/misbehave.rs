@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::call::{PATIENCE, SOON};
 use super::clients::{Mischief, Written};
-use super::{Trouble, World};
+use super::{FaultEvent, World};
 use crate::client::{Client, SendError};
 use crate::message::{Coded, Command, Domain, MessageId};
 
@@ -100,7 +100,7 @@ impl World {
                     let (world, changed) = (self.clone(), written.changed());
                     self.0.clients.probe(async move {
                         if world.reuses(&changed).await {
-                            world.0.tally.one(Trouble::IdReused);
+                            world.0.tally.one(FaultEvent::IdReused);
                             count.set(count.get() + 1);
                         }
                     });
@@ -122,15 +122,15 @@ impl World {
                 }
                 Mischief::Hurries(deadline) => {
                     first = deadline;
-                    Trouble::CallHurried
+                    FaultEvent::CallHurried
                 }
                 Mischief::Repeats => {
                     self.repeat(written.clone());
-                    Trouble::CommandRepeated
+                    FaultEvent::CommandRepeated
                 }
                 Mischief::OutOfTime => {
                     self.use_other_times(written);
-                    Trouble::IdOutOfTime
+                    FaultEvent::IdOutOfTime
                 }
             };
             self.0.tally.one(trouble);
@@ -143,7 +143,7 @@ impl World {
     pub(super) fn repeats_post(&self) -> bool {
         let mischief = self.0.clients.mischief(|mischief| mischief == Mischief::Repeats);
         for (_, count) in &mischief {
-            self.0.tally.one(Trouble::CommandRepeated);
+            self.0.tally.one(FaultEvent::CommandRepeated);
             count.set(count.get() + 1);
         }
         !mischief.is_empty()

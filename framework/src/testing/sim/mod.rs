@@ -9,77 +9,77 @@ mod error;
 mod world;
 mod wrong;
 
-mod quiet;
-mod standstill;
-mod storm;
-mod weather;
+mod fault_profile;
+mod fault_scheduler;
+mod idle;
+mod livelock;
 
 mod answers;
 mod call;
 mod clients;
 mod misbehave;
 
-mod begun;
+mod backend;
 mod broker;
+mod broker_faults;
+mod consumer;
+mod crash_points;
 mod disk;
-mod forging;
-mod ground;
-mod journal;
-mod lane;
-mod line;
-mod ordeal;
 #[cfg(feature = "embedded")]
-mod platter;
+mod disk_image;
+mod forging;
+mod journal;
+mod link;
 mod reader;
 mod rival;
 
 mod check;
+mod delivery_checks;
 mod letters;
-mod taking;
 mod undoing;
 
 mod delays;
+mod fault_counts;
+mod inspect;
 mod known;
-mod look;
 mod payload;
 mod random;
-mod seen;
+mod step_log;
 mod trace;
-mod trouble;
 mod turn;
 mod watch;
 
 mod coverage;
-mod picture;
+mod diagrams;
 
-mod cut;
+mod failure_report;
 mod flow;
 mod plan;
 mod regressions;
 mod repeat;
 mod report;
 mod shrink;
-mod story;
+mod shrink_mask;
 
 use std::rc::Rc;
 use std::time::Duration;
 
-pub use begun::Work;
 pub use call::{Call, Post};
 pub use coverage::{Coverage, Covered, FaultCount, Path};
+pub use crash_points::CrashPoint;
 pub use delays::Waits;
 pub use error::SimError;
+pub use fault_counts::FaultEvent;
+pub use fault_profile::{Fault, FaultProfile, LinkDirection};
 pub use flow::Flow;
 pub use known::{Sender, SentCommand, SentOutcome, StruckFault};
-pub use letters::Care;
+pub use letters::OperatorAction;
 pub use plan::Plan;
 pub use random::Random;
 pub use shrink::Found;
-pub use trouble::Trouble;
-pub use weather::{Fault, Way, Weather};
 pub use world::World;
 
-use self::ground::Ground;
+use self::backend::Backend;
 use self::wrong::Wrong;
 use crate::message::IdSource;
 use crate::node::NodeBuilder;
@@ -118,7 +118,7 @@ pub struct Sim {
     services: Vec<(String, Build)>,
     /// Other versions of services, by the number of the service.
     versions: Vec<(usize, Build)>,
-    weather: Weather,
+    fault_profile: FaultProfile,
     faults: Vec<(Duration, Fault)>,
     always: Vec<Rule>,
     eventually: Vec<Rule>,
@@ -140,11 +140,11 @@ enum Keeps {
 
 impl Keeps {
     #[cfg_attr(not(feature = "embedded"), expect(unused_variables, reason = "only a disk draws its faults"))]
-    fn ground(self, dice: &IdSource) -> Ground {
+    fn ground(self, dice: &IdSource) -> Backend {
         match self {
-            Self::InMemory => Ground::memory(),
+            Self::InMemory => Backend::memory(),
             #[cfg(feature = "embedded")]
-            Self::OnDisk => Ground::on_disk(dice),
+            Self::OnDisk => Backend::on_disk(dice),
         }
     }
 }
@@ -156,7 +156,7 @@ impl Sim {
             seed,
             services: Vec::new(),
             versions: Vec::new(),
-            weather: Weather::FAIR,
+            fault_profile: FaultProfile::FAIR,
             faults: Vec::new(),
             always: Vec::new(),
             eventually: Vec::new(),
@@ -206,9 +206,9 @@ impl Sim {
         self
     }
 
-    /// Sets how the cluster is maltreated all the time. Default: [`Weather::FAIR`].
-    pub fn weather(mut self, weather: Weather) -> Self {
-        self.weather = weather;
+    /// Sets how the cluster is maltreated all the time. Default: [`FaultProfile::FAIR`].
+    pub fn weather(mut self, weather: FaultProfile) -> Self {
+        self.fault_profile = weather;
         self
     }
 
@@ -308,11 +308,11 @@ impl Sim {
     /// ring, and checks.
     ///
     /// # Errors
-    /// [`Broken`] says what does not hold, and how it came to it.
+    /// [`RuleViolation`] says what does not hold, and how it came to it.
     ///
     /// # Panics
     /// Inside another runtime. Use it in plain `#[test]` functions.
-    pub fn run(self, story: impl AsyncFnOnce(&World)) -> Result<Run, Broken> {
+    pub fn run(self, story: impl AsyncFnOnce(&World)) -> Result<Run, RuleViolation> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
@@ -326,7 +326,7 @@ impl Sim {
         run
     }
 
-    async fn live(self, story: impl AsyncFnOnce(&World)) -> Result<Run, Broken> {
+    async fn live(self, story: impl AsyncFnOnce(&World)) -> Result<Run, RuleViolation> {
         let seed = self.seed;
         let began = crate::clock::instant();
         let impossible = self.impossible();
@@ -352,7 +352,7 @@ impl Sim {
         };
         // A panic of the story or of a rule is one more thing that is wrong, and what led to it is wanted, too.
         let code = UserCode::default();
-        let ended = code.run(Label::default(), standstill::unless_time_stands_still(told)).await;
+        let ended = code.run(Label::default(), livelock::unless_time_stands_still(told)).await;
         let ended = ended.unwrap_or_else(|panicked| Err(Wrong::panic(panicked.text())));
         // What always holds and did not is nearer to the cause than what is wrong at the end.
         let broken = world.broken().or_else(|| ended.err());
@@ -362,7 +362,7 @@ impl Sim {
         let (trace, steps) = world.close();
         match broken {
             None => Ok(Run { seed, trace, steps, lasted: began.elapsed(), coverage }),
-            Some(wrong) => Err(Broken::new(seed, wrong, trace, deeds)),
+            Some(wrong) => Err(RuleViolation::new(seed, wrong, trace, deeds)),
         }
     }
 }
@@ -385,7 +385,7 @@ pub struct Run {
 /// A run in which something did not hold.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("seed {seed}: {reason}")]
-pub struct Broken {
+pub struct RuleViolation {
     /// The seed.
     pub seed: u64,
     /// Which rule does not hold: `at the end 2` is the second one that was added with [`Sim::at_end`]; the framework's own have
@@ -401,7 +401,7 @@ pub struct Broken {
     pub description: Option<Box<SimError>>,
 }
 
-impl Broken {
+impl RuleViolation {
     fn new(seed: u64, wrong: Wrong, trace: String, deeds: String) -> Self {
         let Wrong { rule, reason, description } = wrong;
         Self { seed, rule, reason, trace, deeds, description }

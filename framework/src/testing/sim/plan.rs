@@ -13,14 +13,14 @@ use proptest::prelude::*;
 use proptest::strategy::{BoxedStrategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use super::cut::{Cut, Item};
-use super::{Care, Fault, Way, Weather, Work};
+use super::shrink_mask::{Item, ShrinkMask};
+use super::{CrashPoint, Fault, FaultProfile, LinkDirection, OperatorAction};
 
 /// One case: what is done, and what goes wrong meanwhile.
 #[derive(Clone, Debug)]
 pub struct Plan<T> {
     /// How everything is maltreated all the time.
-    pub weather: Weather,
+    pub weather: FaultProfile,
     /// Whether actors are passivated after each turn, as [`Sim::reload_actors`](super::Sim::reload_actors) says.
     pub reload_actors: bool,
     /// What goes wrong, and when.
@@ -69,14 +69,14 @@ pub(super) struct Source<T> {
 /// A case without its steps: the time before each is in `gaps`.
 #[derive(Clone, Debug)]
 pub(super) struct Frame {
-    weather: Weather,
+    weather: FaultProfile,
     faults: Vec<(Duration, Fault)>,
     gaps: Vec<Duration>,
 }
 
 impl Frame {
-    pub(super) fn whole(&self) -> Cut {
-        Cut::whole(self.gaps.len(), self.faults.len())
+    pub(super) fn whole(&self) -> ShrinkMask {
+        ShrinkMask::whole(self.gaps.len(), self.faults.len())
     }
 }
 
@@ -119,9 +119,9 @@ impl Bounds {
 
     pub(super) fn frame(&self) -> BoxedStrategy<Frame> {
         let weather = prop_oneof![
-            1 => Just(Weather::FAIR),
+            1 => Just(FaultProfile::FAIR),
             3 => (levels(300, 50), levels(300, 50), levels(100, 10), levels(30, 5), levels(40, 5))
-                .prop_map(|(lose, repeat, delay, disk, load)| Weather { lose, repeat, delay, disk, load }),
+                .prop_map(|(lose, repeat, delay, disk, load)| FaultProfile { lose, repeat, delay, disk, load }),
         ];
         let fault = self.own.clone().unwrap_or_else(|| self.fault());
         let faults = prop::collection::vec(fault, 0..=self.faults);
@@ -183,7 +183,7 @@ impl Bounds {
         }
         let fault = prop_oneof![
             2 * u32::from(self.panics) => (0..self.services, spans(3000, 250))
-                .prop_map(|(service, after)| Fault::Poison { service, after, then: Care::Redrive }),
+                .prop_map(|(service, after)| Fault::Poison { service, after, then: OperatorAction::Redrive }),
             1 => (0..self.services).prop_map(|service| Fault::Rival { service }),
             2 => (prop::sample::select(self.keyed.clone()), spans(10_000, 500))
                 .prop_map(|(service, lasts)| Fault::StickKey { service, lasts: lasts + Duration::from_millis(500) }),
@@ -218,7 +218,7 @@ impl Bounds {
             (prop::sample::select(self.workers.clone()), 1u8..3)
                 .prop_map(|(service, times)| Fault::HangJobs { service, times }),
             (prop::sample::select(self.workers.clone()), 0u8..12, spans(3000, 250))
-                .prop_map(|(service, steps, down)| Fault::CrashIn { service, work: Work::Job, steps, down }),
+                .prop_map(|(service, steps, down)| Fault::CrashIn { service, work: CrashPoint::Job, steps, down }),
         ];
         let moment = spans(5000 * self.longer(), 50);
         prop::collection::vec((moment, fault), 0..=self.faults.div_ceil(3)).boxed()
@@ -236,12 +236,12 @@ impl Bounds {
         let fault = prop_oneof![
             3 => (0..services, 0u8..60, spans(3000, 250))
                 .prop_map(|(service, steps, down)| Fault::Crash { service, steps, down }),
-            4 => (0..services, prop::sample::select(&Work::COMMON), 0u8..12, spans(3000, 250))
+            4 => (0..services, prop::sample::select(&CrashPoint::COMMON), 0u8..12, spans(3000, 250))
                 .prop_map(|(service, work, steps, down)| Fault::CrashIn { service, work, steps, down }),
             2 => (0..services, -far..far, spans(10_000, 500))
                 .prop_map(|(service, millis, lasts)| Fault::Jump { service, millis, lasts }),
             2 => (0..services, 0..services, spans(10_000, 500)).prop_map(|(from, to, lasts)| Fault::Cut { from, to, lasts }),
-            1 => (0..services, prop_oneof![Just(Way::In), Just(Way::Out), Just(Way::Both)], spans(10_000, 500))
+            1 => (0..services, prop_oneof![Just(LinkDirection::In), Just(LinkDirection::Out), Just(LinkDirection::Both)], spans(10_000, 500))
                 .prop_map(|(service, way, lasts)| Fault::Isolate { service, way, lasts }),
             1 => Just(Fault::EmptyStreams),
             1 => Just(Fault::LoseStreams),
@@ -268,7 +268,11 @@ impl<T: Clone + fmt::Debug + 'static> Source<T> {
     pub(super) fn draw(&self, seed: u64) -> Frame {
         let frame = tree(&self.frame, seed, 0).current();
         // Nothing disturbs some seeds: a rule may expect more of them.
-        if seed % 16 == UNDISTURBED { Frame { weather: Weather::FAIR, faults: Vec::new(), ..frame } } else { frame }
+        if seed % 16 == UNDISTURBED {
+            Frame { weather: FaultProfile::FAIR, faults: Vec::new(), ..frame }
+        } else {
+            frame
+        }
     }
 
     /// The tree from which the value of one step comes.
@@ -277,7 +281,7 @@ impl<T: Clone + fmt::Debug + 'static> Source<T> {
     }
 
     /// What is left of a seed's case.
-    pub(super) fn plan(&self, seed: u64, frame: &Frame, cut: &Cut) -> Plan<T> {
+    pub(super) fn plan(&self, seed: u64, frame: &Frame, cut: &ShrinkMask) -> Plan<T> {
         let mut now = Duration::ZERO;
         let mut moments = Vec::new();
         for gap in &frame.gaps {
@@ -302,7 +306,7 @@ impl<T: Clone + fmt::Debug + 'static> Source<T> {
 }
 
 /// When each step and fault that is kept comes: as drawn, but for the gaps that are left out.
-fn soonest(frame: &Frame, drawn: &[Duration], cut: &Cut) -> BTreeMap<Item, Duration> {
+fn soonest(frame: &Frame, drawn: &[Duration], cut: &ShrinkMask) -> BTreeMap<Item, Duration> {
     let steps = cut.steps.iter().filter_map(|step| Some((*drawn.get(*step)?, Item::Step(*step))));
     let faults = cut.faults.iter().filter_map(|fault| Some((frame.faults.get(*fault)?.0, Item::Fault(*fault))));
     let mut items: Vec<_> = steps.chain(faults).collect();

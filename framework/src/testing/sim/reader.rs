@@ -10,14 +10,14 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use send_wrapper::SendWrapper;
 
-use super::seen::Seen;
-use super::trouble::{Tally, Trouble};
-use crate::actor::{Count, Mirror};
+use super::fault_counts::{FaultCounts, FaultEvent};
+use super::step_log::ObservedDeliveries;
+use crate::actor::{Count, ReplayChecker};
 use crate::clock::Timestamp;
 use crate::message::{IdSource, MessageId, Name, ShardId};
 use crate::store::{
     DeadLetter, OutboxEntry, ShardReader, StoreError, StoredEvent, StoredTurn, StreamPages, StreamState, Timer,
-    TimerPage, TimerPlace, Watermark,
+    TimerCursor, TimerPage, Watermark,
 };
 
 /// How long readings take. Clones are the same.
@@ -40,7 +40,7 @@ impl Pace {
     /// The time before something is read and the time after.
     fn throw(&self) -> Option<(Duration, Duration)> {
         let slowest = u64::from(self.slowest.0.load(Ordering::Relaxed));
-        if slowest == 0 || Mirror::is_reading() {
+        if slowest == 0 || ReplayChecker::is_reading() {
             return None;
         }
         let dice = self.slowest.1.lock();
@@ -52,7 +52,7 @@ impl Pace {
 
 /// Keys that cannot be read. Clones are the same.
 #[derive(Clone)]
-pub(super) struct Jams(Arc<Mutex<Jammed>>, Seen, Tally);
+pub(super) struct Jams(Arc<Mutex<Jammed>>, ObservedDeliveries, FaultCounts);
 
 #[derive(Default)]
 struct Jammed {
@@ -65,7 +65,7 @@ struct Jammed {
 }
 
 impl Jams {
-    pub(super) fn new(seen: Seen, tally: Tally) -> Self {
+    pub(super) fn new(seen: ObservedDeliveries, tally: FaultCounts) -> Self {
         Self(Arc::default(), seen, tally)
     }
 
@@ -92,7 +92,7 @@ impl Jams {
 
     /// Whether a key that is loaded can be read.
     fn check(&self, shard: &ShardId, actor: &Name, key: &str) -> Result<(), StoreError> {
-        if Mirror::is_reading() || actor.as_str() == crate::actor::DEFERRED {
+        if ReplayChecker::is_reading() || actor.as_str() == crate::actor::DEFERRED {
             return Ok(());
         }
         let jammed = &mut *self.0.lock();
@@ -107,7 +107,7 @@ impl Jams {
         }
         jammed.ever.extend(open.clone());
         self.1.sticks(shard, actor, key);
-        self.2.one(Trouble::KeyStuck);
+        self.2.one(FaultEvent::KeyStuck);
         Err(unreadable())
     }
 }
@@ -204,7 +204,7 @@ impl ShardReader for SlowReader {
         self.inner.next_timer()
     }
 
-    fn timers_of(&self, actor: &Name, after: TimerPlace, now: Timestamp, limit: usize) -> TimerPage {
+    fn timers_of(&self, actor: &Name, after: TimerCursor, now: Timestamp, limit: usize) -> TimerPage {
         self.inner.timers_of(actor, after, now, limit)
     }
 

@@ -1,6 +1,6 @@
 //! Two runs of one case that differ: something in it does not follow from the seed.
 
-use super::{Broken, Run};
+use super::{RuleViolation, Run};
 
 /// The rule that two runs of one case are equal.
 const RULE: &str = "deterministic";
@@ -24,11 +24,11 @@ fn first_difference(one: &str, other: &str) -> Option<String> {
 /// What a case has come to: what happened, and what does not hold.
 pub(super) struct Lived<'a> {
     pub(super) trace: &'a str,
-    pub(super) broken: Option<&'a Broken>,
+    pub(super) broken: Option<&'a RuleViolation>,
 }
 
 impl<'a> Lived<'a> {
-    pub(super) fn of(lived: &'a Result<Run, Broken>) -> Self {
+    pub(super) fn of(lived: &'a Result<Run, RuleViolation>) -> Self {
         match lived {
             Ok(run) => Self { trace: &run.trace, broken: None },
             Err(broken) => Self { trace: &broken.trace, broken: Some(broken) },
@@ -37,7 +37,7 @@ impl<'a> Lived<'a> {
 }
 
 /// Compares two runs of one case. The failure that says so, if they differ.
-pub(super) fn compared(seed: u64, first: &Lived<'_>, second: &Lived<'_>) -> Option<Broken> {
+pub(super) fn compared(seed: u64, first: &Lived<'_>, second: &Lived<'_>) -> Option<RuleViolation> {
     let difference = first_difference(first.trace, second.trace)?;
     let outcome = |lived: &Lived<'_>| lived.broken.map_or("held", |broken| broken.reason.as_str()).to_owned();
     let (one, other) = (outcome(first), outcome(second));
@@ -48,7 +48,7 @@ pub(super) fn compared(seed: u64, first: &Lived<'_>, second: &Lived<'_>) -> Opti
          Lines that differ after the `#` alone differ in payloads. The outcome: {outcomes}"
     );
     let deeds = first.broken.or(second.broken).map(|broken| broken.deeds.clone()).unwrap_or_default();
-    Some(Broken { seed, rule: RULE.to_owned(), reason, trace: first.trace.to_owned(), deeds, description: None })
+    Some(RuleViolation { seed, rule: RULE.to_owned(), reason, trace: first.trace.to_owned(), deeds, description: None })
 }
 
 #[cfg(test)]

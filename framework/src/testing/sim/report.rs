@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::{Coverage, Trouble};
+use super::{Coverage, FaultEvent};
 
 /// The variable that names the folder for the reports.
 pub(super) const REPORT: &str = "WHIZBANG_SIM_REPORT";
@@ -38,7 +38,7 @@ fn page(flow: &str, coverage: &Coverage) -> String {
         let _ = write!(page, "\n## {}\n\n```mermaid\n{}```\n", actor.card.name, actor.mermaid());
     }
     let _ = write!(page, "\n## How often\n\n```text\n{coverage}```\n\n## What went wrong\n\n");
-    for trouble in Trouble::ALL {
+    for trouble in FaultEvent::ALL {
         let count = coverage.troubles().get(trouble).map_or_else(|| "never".to_owned(), u64::to_string);
         let _ = writeln!(page, "- {trouble}: {count}");
     }

@@ -2,7 +2,7 @@
 //!
 //! Called by what [brings faults about](super::storm).
 
-use super::{Trouble, World};
+use super::{FaultEvent, World};
 use crate::bridge::BridgeError;
 use crate::node::{Node, StartError};
 use crate::store::memory::MemoryStore;
@@ -20,7 +20,7 @@ impl World {
             .seed(self.below(u64::MAX));
         match build(builder).start().await {
             Err(StartError::Bridge(BridgeError::Claimed(_))) => {
-                self.0.tally.one(Trouble::RivalRefused);
+                self.0.tally.one(FaultEvent::RivalRefused);
                 self.0.trace.add(format_args!("a second node of {} is refused", service.name));
                 true
             }

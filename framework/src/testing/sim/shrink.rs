@@ -6,9 +6,9 @@
 
 use std::fmt;
 
-use super::Broken;
-use super::cut::{Cut, Moves};
+use super::RuleViolation;
 use super::plan::{Frame, Plan, Source};
+use super::shrink_mask::{Moves, ShrinkMask};
 
 /// How many runs a failing case may be made shorter with.
 const RUNS: usize = 600;
@@ -27,7 +27,7 @@ pub struct Found<T> {
     /// What is left.
     pub plan: Plan<T>,
     /// What does not hold.
-    pub broken: Broken,
+    pub broken: RuleViolation,
 }
 
 /// One case that is made shorter.
@@ -36,7 +36,7 @@ pub(super) struct Shrinking<'a, T, R> {
     frame: &'a Frame,
     /// Plays a plan.
     run: R,
-    cut: Cut,
+    cut: ShrinkMask,
     rule: String,
     found: Found<T>,
 }
@@ -44,10 +44,10 @@ pub(super) struct Shrinking<'a, T, R> {
 impl<'a, T, R> Shrinking<'a, T, R>
 where
     T: Clone + fmt::Debug + 'static,
-    R: Fn(&Plan<T>) -> Option<Broken>,
+    R: Fn(&Plan<T>) -> Option<RuleViolation>,
 {
     /// Begins with what failed.
-    pub(super) fn new(source: &'a Source<T>, frame: &'a Frame, found: Found<T>, cut: Cut, run: R) -> Self {
+    pub(super) fn new(source: &'a Source<T>, frame: &'a Frame, found: Found<T>, cut: ShrinkMask, run: R) -> Self {
         Self { source, frame, run, cut, rule: found.broken.rule.clone(), found }
     }
 
@@ -64,7 +64,7 @@ where
     }
 
     /// Returns whether the same rule fails; if so the case is the shortest so far.
-    fn fails(&mut self, cut: Cut) -> bool {
+    fn fails(&mut self, cut: ShrinkMask) -> bool {
         self.found.runs += 1;
         let plan = self.source.plan(self.found.seed, self.frame, &cut);
         match (self.run)(&plan) {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::actor::{PlannedCommand, UndoChange, undo_change};
+use crate::actor::{CompensationChange, PlannedCommand, undo_change};
 use crate::message::{Envelope, MessageId};
 use crate::store::{Note, StoredTurn};
 
@@ -66,17 +66,17 @@ where
         }
         for change in turn.notes.iter().filter_map(undo_change) {
             match change {
-                UndoChange::Step { command, undo } => {
+                CompensationChange::Step { command, undo } => {
                     let sent = turn.sent.iter().find(|sent| sent.id == command);
                     let Some(name) = sent.map(|sent| sent.name.to_string()) else {
                         return Err(format!("takes down a step {command} that it does not send"));
                     };
                     self.steps.push(Step { command, name, undo });
                 }
-                UndoChange::Begin { .. } => self.begun = true,
-                UndoChange::Sent { command } => self.undoes(command)?,
-                UndoChange::Again { .. } => self.waiting = None,
-                UndoChange::GivenUp { command } => {
+                CompensationChange::Begin { .. } => self.begun = true,
+                CompensationChange::Sent { command } => self.undoes(command)?,
+                CompensationChange::Again { .. } => self.waiting = None,
+                CompensationChange::GivenUp { command } => {
                     let given_up = self.waiting.take_if(|waiting| waiting.command == command);
                     let Some(Waiting { name, step, .. }) = given_up else {
                         return Err(format!("gives up {command}, which undoes nothing"));
@@ -86,17 +86,19 @@ where
                     }
                     self.steps.retain(|left| left.command != step);
                 }
-                UndoChange::Restarted => {
+                CompensationChange::Restarted => {
                     self.steps.clear();
                     (self.waiting, self.begun) = (None, false);
                 }
-                UndoChange::Finished => {
+                CompensationChange::Finished => {
                     self.nothing_is_left()?;
                     // Whatever it is asked for after its end, it was not told to undo it.
                     self.begun = false;
                 }
                 // What it has concluded; the replies say what is so.
-                UndoChange::Done { .. } | UndoChange::Refused { .. } | UndoChange::Undone { .. } => {}
+                CompensationChange::Done { .. }
+                | CompensationChange::Refused { .. }
+                | CompensationChange::Undone { .. } => {}
             }
         }
         if turn.notes.contains(&Note::Ended) && self.begun { self.nothing_is_left() } else { Ok(()) }
@@ -170,7 +172,7 @@ mod tests {
 
     use super::*;
     use crate::clock::Timestamp;
-    use crate::message::{Codec, Kind, Name, Wants};
+    use crate::message::{Codec, Kind, Name, ReplyMode};
     use crate::store::SentMessage;
 
     const RESERVE: u128 = 1;
@@ -204,8 +206,8 @@ mod tests {
     }
 
     /// A turn that takes a message, sends these and notes that.
-    fn turn(taken: MessageId, sent: &[u128], changes: &[UndoChange]) -> StoredTurn {
-        let note = |change: &UndoChange| {
+    fn turn(taken: MessageId, sent: &[u128], changes: &[CompensationChange]) -> StoredTurn {
+        let note = |change: &CompensationChange| {
             let mut bytes = Vec::new();
             Codec::Bincode.encode(change, &mut bytes).unwrap();
             Note::Own(Bytes::from(bytes))
@@ -214,7 +216,7 @@ mod tests {
             id: id(*n),
             kind: Kind::Command,
             name: Name::new(name_of(*n)).unwrap(),
-            wants: Wants::Reply,
+            wants: ReplyMode::Reply,
         };
         StoredTurn {
             number: 1,
@@ -236,20 +238,20 @@ mod tests {
 
     /// Two steps are sent.
     fn steps() -> StoredTurn {
-        let step = |command, undo| UndoChange::Step { command: id(command), undo: planned(undo) };
+        let step = |command, undo| CompensationChange::Step { command: id(command), undo: planned(undo) };
         turn(id(100), &[RESERVE, CHARGE], &[step(RESERVE, RELEASE), step(CHARGE, REFUND)])
     }
 
-    fn reply(to: u128, sent: &[u128], changes: &[UndoChange]) -> StoredTurn {
+    fn reply(to: u128, sent: &[u128], changes: &[CompensationChange]) -> StoredTurn {
         turn(MessageId::of_reply(id(to)), sent, changes)
     }
 
-    fn begin() -> UndoChange {
-        UndoChange::Begin { finally: Vec::new() }
+    fn begin() -> CompensationChange {
+        CompensationChange::Begin { finally: Vec::new() }
     }
 
-    fn sent(n: u128) -> UndoChange {
-        UndoChange::Sent { command: id(n) }
+    fn sent(n: u128) -> CompensationChange {
+        CompensationChange::Sent { command: id(n) }
     }
 
     fn ended(mut turn: StoredTurn) -> StoredTurn {
@@ -286,7 +288,7 @@ mod tests {
             turn(id(101), &[], &[begin()]),
             reply(CHARGE, &[REFUND], &[sent(REFUND)]),
             reply(REFUND, &[RELEASE], &[sent(RELEASE)]),
-            ended(reply(RELEASE, &[], &[UndoChange::Finished])),
+            ended(reply(RELEASE, &[], &[CompensationChange::Finished])),
         ];
         assert_eq!(check(&turns, &[]), Ok(()));
     }
@@ -297,7 +299,7 @@ mod tests {
             steps(),
             reply(RESERVE, &[], &[]),
             reply(CHARGE, &[RELEASE], &[begin(), sent(RELEASE)]),
-            ended(reply(RELEASE, &[], &[UndoChange::Finished])),
+            ended(reply(RELEASE, &[], &[CompensationChange::Finished])),
         ];
         assert_eq!(check(&refused, &[CHARGE]), Ok(()));
         let completed = [steps(), reply(RESERVE, &[], &[]), ended(reply(CHARGE, &[], &[]))];
@@ -310,17 +312,19 @@ mod tests {
             steps(),
             reply(RESERVE, &[], &[]),
             reply(CHARGE, &[RELEASE], &[begin(), sent(RELEASE)]),
-            turn(id(101), &[RELEASE], &[UndoChange::Again { command: id(RELEASE) }, sent(RELEASE)]),
-            ended(reply(RELEASE, &[], &[UndoChange::Finished])),
+            turn(id(101), &[RELEASE], &[CompensationChange::Again { command: id(RELEASE) }, sent(RELEASE)]),
+            ended(reply(RELEASE, &[], &[CompensationChange::Finished])),
         ];
         assert_eq!(check(&turns, &[CHARGE]), Ok(()));
     }
 
     #[test]
     fn step_whose_letter_was_discarded_may_stay_done() {
-        let (charge, release) =
-            (reply(CHARGE, &[REFUND], &[begin(), sent(REFUND)]), ended(reply(RELEASE, &[], &[UndoChange::Finished])));
-        let given_up = UndoChange::GivenUp { command: id(REFUND) };
+        let (charge, release) = (
+            reply(CHARGE, &[REFUND], &[begin(), sent(REFUND)]),
+            ended(reply(RELEASE, &[], &[CompensationChange::Finished])),
+        );
+        let given_up = CompensationChange::GivenUp { command: id(REFUND) };
         let turns = [
             steps(),
             reply(RESERVE, &[], &[]),
@@ -331,7 +335,7 @@ mod tests {
         assert_eq!(check(&turns, &[REFUND]), Ok(()));
         let mut hasty = turns.clone();
         if let Some(turn) = hasty.get_mut(3) {
-            *turn = ended(reply(REFUND, &[], &[given_up.clone(), UndoChange::Finished]));
+            *turn = ended(reply(REFUND, &[], &[given_up.clone(), CompensationChange::Finished]));
         }
         is_found(&hasty, &[REFUND], "Reserve was done, and Release was never sent or done");
         is_found(&[steps(), reply(RESERVE, &[], &[given_up])], &[], "gives up");
@@ -345,10 +349,13 @@ mod tests {
             turn(
                 id(101),
                 &[CHARGE],
-                &[UndoChange::Restarted, UndoChange::Step { command: id(CHARGE), undo: planned(REFUND) }],
+                &[
+                    CompensationChange::Restarted,
+                    CompensationChange::Step { command: id(CHARGE), undo: planned(REFUND) },
+                ],
             ),
             reply(CHARGE, &[REFUND], &[begin(), sent(REFUND)]),
-            ended(reply(REFUND, &[], &[UndoChange::Finished])),
+            ended(reply(REFUND, &[], &[CompensationChange::Finished])),
         ];
         assert_eq!(check(&turns, &[]), Ok(()));
     }
@@ -401,7 +408,7 @@ mod tests {
     fn a_done_step_that_is_left_is_found_however_the_saga_ends() {
         let left = "Reserve was done, and Release was never sent or done";
         let half = [steps(), reply(RESERVE, &[], &[]), reply(CHARGE, &[REFUND], &[begin(), sent(REFUND)])];
-        let finished = [&half[..], &[ended(reply(REFUND, &[], &[UndoChange::Finished]))]].concat();
+        let finished = [&half[..], &[ended(reply(REFUND, &[], &[CompensationChange::Finished]))]].concat();
         is_found(&finished, &[], left);
         let given_up = [&half[..], &[ended(reply(REFUND, &[], &[]))]].concat();
         is_found(&given_up, &[], left);

@@ -3,7 +3,7 @@
 use super::world::Service;
 use super::wrong::Wrong;
 use super::{SimError, World};
-use crate::actor::Mirror;
+use crate::actor::ReplayChecker;
 use crate::message::{Envelope, Kind};
 
 impl World {
@@ -46,7 +46,7 @@ impl World {
         if self.0.broken.borrow().is_some() || self.0.watching.replace(true) {
             return;
         }
-        if let Some(difference) = Mirror::take_found() {
+        if let Some(difference) = ReplayChecker::take_found() {
             self.violated(format!("state: {difference}"));
         }
         let failure = |service: &Service| service.node.try_borrow().ok()?.as_ref()?.failed_task();

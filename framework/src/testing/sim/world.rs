@@ -11,17 +11,17 @@ use tokio::sync::Notify;
 use super::broker::Broker;
 use super::clients::Clients;
 use super::disk::Disk;
+use super::failure_report::deeds;
+use super::fault_counts::{FaultCounts, FaultEvent};
+use super::fault_profile::FaultProfile;
 use super::known::StruckFault;
-use super::line::Line;
+use super::link::SimLink;
 use super::payload::Texts;
-use super::seen::{Seen, Taken};
-use super::story::deeds;
+use super::step_log::{ObservedDeliveries, Taken};
 use super::trace::Trace;
-use super::trouble::{Tally, Trouble};
-use super::weather::Weather;
 use super::wrong::Wrong;
 use super::{Coverage, Sim};
-use crate::actor::{Count, Mirror, Trips};
+use crate::actor::{Count, Failpoints, ReplayChecker};
 use crate::clock::{Clock, Jumps, Timestamp};
 use crate::message::{IdSource, Name};
 use crate::node::{Node, NodeConfig};
@@ -40,9 +40,9 @@ pub(super) struct Inner {
     pub(super) sim: Sim,
     pub(super) names: Vec<String>,
     pub(super) trace: Trace,
-    pub(super) seen: Seen,
+    pub(super) seen: ObservedDeliveries,
     pub(super) broker: Broker,
-    pub(super) tally: Tally,
+    pub(super) tally: FaultCounts,
     crashes: Cell<u64>,
     pub(super) services: Vec<Service>,
     pub(super) client: RefCell<Option<Node>>,
@@ -110,21 +110,21 @@ impl Service {
 /// A node whose service was taken over by another.
 struct Zombie {
     node: Node,
-    line: Arc<Line>,
+    line: Arc<SimLink>,
     plug: Option<Disk>,
 }
 
 impl World {
     pub(super) fn begin(sim: Sim) -> Self {
         // What an earlier cluster on this thread has left behind is none of this one's.
-        Trips::clear();
+        Failpoints::clear();
         Attempt::record(true);
-        Mirror::set(true);
+        ReplayChecker::set(true);
         let trace = Trace::new();
-        let seen = Seen::new();
+        let seen = ObservedDeliveries::new();
         let (client_clock, client_jumps) = Clock::ticking(BEGIN);
         let ids = IdSource::seeded(client_clock.clone(), sim.seed);
-        let tally = Tally::default();
+        let tally = FaultCounts::default();
         let broker = Broker::new(ids.fork(), trace.clone(), tally.clone());
         let services = sim
             .services
@@ -153,7 +153,7 @@ impl World {
             })
             .collect();
         let names = sim.services.iter().map(|(name, _)| name.clone()).collect();
-        trace.add(format_args!("the weather is {}", sim.weather));
+        trace.add(format_args!("the weather is {}", sim.fault_profile));
         let world = Self(Rc::new(Inner {
             awaited: RefCell::new(
                 (0..sim.eventually.len()).map(|rule| (rule, "nothing happened".to_owned())).collect(),
@@ -203,7 +203,7 @@ impl World {
         &self.0.broker
     }
 
-    pub(super) fn seen(&self) -> &Seen {
+    pub(super) fn seen(&self) -> &ObservedDeliveries {
         &self.0.seen
     }
 
@@ -211,7 +211,7 @@ impl World {
         &self.0.services
     }
 
-    pub(super) fn set_weather(&self, weather: Weather) {
+    pub(super) fn set_weather(&self, weather: FaultProfile) {
         self.0.broker.set_weather(weather);
         for service in &self.0.services {
             service.disk.set_slowest(weather.disk, weather.load);
@@ -271,7 +271,7 @@ impl World {
         };
         service.starting.set(false);
         let Some(started) = started else {
-            self.0.tally.one(Trouble::CrashWhileStarting);
+            self.0.tally.one(FaultEvent::CrashWhileStarting);
             self.0.trace.add(format_args!("{} is killed while it starts", service.name));
             self.bury(service, at);
             return;
@@ -358,7 +358,7 @@ impl World {
             Some(Zombie { node, line: Arc::clone(&line), plug: service.plug.borrow_mut().take() });
         self.start(at).await;
         if service.node.borrow().is_some() {
-            self.0.tally.one(Trouble::HandedOver);
+            self.0.tally.one(FaultEvent::HandedOver);
         }
         tokio::time::sleep(cut_off).await;
         let is_mine = |zombie: &Zombie| zombie.line.number == line.number;
@@ -446,14 +446,14 @@ impl World {
     pub(super) fn coverage(&self, turns: &[Taken]) -> Coverage {
         let manifests = self.described();
         let waits = self.0.seen.waits();
-        Coverage::of_run(manifests.iter(), turns, self.troubles(), self.0.crashes.get(), &self.faults(), waits)
+        Coverage::of_run(manifests.iter(), turns, self.fault_events(), self.0.crashes.get(), &self.faults(), waits)
     }
 
     /// Ends the cluster; what happened.
     pub(super) fn close(&self) -> (String, usize) {
-        Trips::clear();
+        Failpoints::clear();
         Attempt::record(false);
-        Mirror::set(false);
+        ReplayChecker::set(false);
         self.0.tasks.borrow_mut().clear();
         for service in &self.0.services {
             self.end_zombie(service);

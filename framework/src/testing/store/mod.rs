@@ -12,18 +12,18 @@
 )]
 
 pub mod cases;
-mod draft;
-mod ears;
+mod listener;
 mod owner;
+mod turn_builder;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-pub use self::draft::Draft;
-pub use self::ears::Ears;
+pub use self::listener::RecordingListener;
 pub use self::owner::Owner;
+pub use self::turn_builder::TurnBuilder;
 use crate::store::Store;
 
 /// How many shards the domains of the suite have.

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::draft::{Draft, name};
-use super::{Ears, SHARDS};
+use super::turn_builder::{TurnBuilder, name};
+use super::{RecordingListener, SHARDS};
 use crate::message::ShardId;
 use crate::store::{
     Appended, ShardReader, ShardWriter, Snapshot, Store, StoreError, StoredEvent, StreamState, Watermark,
@@ -18,7 +18,7 @@ pub struct Owner {
     /// A reader.
     pub reader: Arc<dyn ShardReader>,
     /// What it heard.
-    pub ears: Arc<Ears>,
+    pub ears: Arc<RecordingListener>,
 }
 
 impl Owner {
@@ -28,7 +28,7 @@ impl Owner {
     }
 
     /// Takes a shard, listening with ears that others may use, too.
-    pub async fn take_with(store: &Arc<dyn Store>, shard: &ShardId, ears: Arc<Ears>) -> Self {
+    pub async fn take_with(store: &Arc<dyn Store>, shard: &ShardId, ears: Arc<RecordingListener>) -> Self {
         let listener = Arc::clone(&ears) as Arc<_>;
         let handle = store.open(shard, SHARDS, listener).await.expect("the shard opens");
         Self { shard: shard.clone(), writer: handle.writer, reader: handle.reader, ears }
@@ -38,7 +38,7 @@ impl Owner {
     ///
     /// # Errors
     /// As the store says.
-    pub fn append(&mut self, draft: &Draft) -> Result<Appended, StoreError> {
+    pub fn append(&mut self, draft: &TurnBuilder) -> Result<Appended, StoreError> {
         draft.write(|turn| self.writer.append(turn))
     }
 
@@ -46,12 +46,12 @@ impl Owner {
     ///
     /// # Errors
     /// As the store says.
-    pub fn append_alone(&mut self, draft: &Draft) -> Result<Appended, StoreError> {
+    pub fn append_alone(&mut self, draft: &TurnBuilder) -> Result<Appended, StoreError> {
         draft.write(|turn| self.writer.append_alone(turn))
     }
 
     /// Appends and waits for the commit.
-    pub async fn commit(&mut self, draft: &Draft) -> Appended {
+    pub async fn commit(&mut self, draft: &TurnBuilder) -> Appended {
         let appended = self.append(draft).expect("the turn is appended");
         self.settled(appended).await;
         appended
@@ -82,7 +82,7 @@ impl Owner {
         for turn in 0..turns {
             let streams = keys.len() as u64;
             let (key, before) = (keys[usize::try_from(turn % streams).unwrap()], turn / streams);
-            let draft = Draft::new(actor, key, turn).at(before + 1, before).event("Happened", turn.to_string());
+            let draft = TurnBuilder::new(actor, key, turn).at(before + 1, before).event("Happened", turn.to_string());
             last = Some(self.append(&draft).expect("the turn is appended"));
         }
         if let Some(last) = last {

@@ -18,7 +18,7 @@ struct Totals {
 }
 
 impl Project<Deposited> for Totals {
-    fn project(&mut self, _: &Deposited, _: &About) {}
+    fn project(&mut self, _: &Deposited, _: &EventContext) {}
 }
 
 fn main() {}

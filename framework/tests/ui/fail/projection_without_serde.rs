@@ -22,7 +22,7 @@ struct Balances {
 }
 
 impl Project<Deposited> for Balances {
-    fn project(&mut self, deposited: &Deposited, _about: &About) {
+    fn project(&mut self, deposited: &Deposited, _about: &EventContext) {
         self.cents += deposited.cents;
     }
 }

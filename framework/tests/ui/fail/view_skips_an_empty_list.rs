@@ -18,7 +18,7 @@ struct Deposits {
 }
 
 impl Project<Deposited> for Deposits {
-    fn project(&mut self, deposited: &Deposited, _: &About) {
+    fn project(&mut self, deposited: &Deposited, _: &EventContext) {
         self.cents.push(deposited.cents);
     }
 }

@@ -69,14 +69,14 @@ fn signed(cents: u64) -> i64 {
 }
 
 impl Project<OrderPlaced> for Books {
-    fn project(&mut self, _: &OrderPlaced, _: &About) {
+    fn project(&mut self, _: &OrderPlaced, _: &EventContext) {
         self.sums.placed += 1;
         self.sums.open += 1;
     }
 }
 
 impl Project<OrderConfirmed> for Books {
-    fn project(&mut self, confirmed: &OrderConfirmed, _: &About) {
+    fn project(&mut self, confirmed: &OrderConfirmed, _: &EventContext) {
         self.sums.open -= 1;
         self.sums.unsent += confirmed.cart.lines.iter().map(|line| i64::from(line.quantity)).sum::<i64>();
         self.sums.owed_cents -= signed(confirmed.cart.total_cents());
@@ -84,51 +84,51 @@ impl Project<OrderConfirmed> for Books {
 }
 
 impl Project<OrderCancelled> for Books {
-    fn project(&mut self, _: &OrderCancelled, _: &About) {
+    fn project(&mut self, _: &OrderCancelled, _: &EventContext) {
         self.sums.open -= 1;
     }
 }
 
 impl Project<Reserved> for Books {
-    fn project(&mut self, reserved: &Reserved, _: &About) {
+    fn project(&mut self, reserved: &Reserved, _: &EventContext) {
         self.sums.reserved += i64::from(reserved.quantity);
     }
 }
 
 impl Project<Released> for Books {
-    fn project(&mut self, released: &Released, _: &About) {
+    fn project(&mut self, released: &Released, _: &EventContext) {
         self.sums.reserved -= i64::from(released.quantity);
     }
 }
 
 impl Project<TakenAway> for Books {
-    fn project(&mut self, taken: &TakenAway, _: &About) {
+    fn project(&mut self, taken: &TakenAway, _: &EventContext) {
         self.sums.reserved -= i64::from(taken.quantity);
         self.sums.unsent -= i64::from(taken.quantity);
     }
 }
 
 impl Project<PaymentBegun> for Books {
-    fn project(&mut self, _: &PaymentBegun, _: &About) {
+    fn project(&mut self, _: &PaymentBegun, _: &EventContext) {
         self.sums.unpaid += 1;
     }
 }
 
 impl Project<PaymentTaken> for Books {
-    fn project(&mut self, taken: &PaymentTaken, _: &About) {
+    fn project(&mut self, taken: &PaymentTaken, _: &EventContext) {
         self.sums.unpaid -= 1;
         self.sums.owed_cents += signed(taken.cents);
     }
 }
 
 impl Project<PaymentDeclined> for Books {
-    fn project(&mut self, _: &PaymentDeclined, _: &About) {
+    fn project(&mut self, _: &PaymentDeclined, _: &EventContext) {
         self.sums.unpaid -= 1;
     }
 }
 
 impl Project<PaymentRefunded> for Books {
-    fn project(&mut self, refunded: &PaymentRefunded, _: &About) {
+    fn project(&mut self, refunded: &PaymentRefunded, _: &EventContext) {
         self.sums.owed_cents -= signed(refunded.cents);
     }
 }

@@ -33,7 +33,7 @@ pub struct Revenue {
 }
 
 impl Project<OrderConfirmed> for Revenue {
-    fn project(&mut self, confirmed: &OrderConfirmed, _: &About) {
+    fn project(&mut self, confirmed: &OrderConfirmed, _: &EventContext) {
         let cart = &confirmed.cart;
         for line in &cart.lines {
             let cents = u64::from(line.quantity) * line.price_cents;

@@ -58,7 +58,7 @@ impl Handle<Release> for Stock {
 
 /// No command reports that pieces have left: the stock subscribes to the carrier's events.
 impl React<ParcelSent> for Stock {
-    fn key(parcel: &ParcelSent, _: &About) -> Option<String> {
+    fn key(parcel: &ParcelSent, _: &EventContext) -> Option<String> {
         Some(parcel.product.clone())
     }
 

@@ -47,8 +47,8 @@ impl Mailer {
     }
 }
 
-impl On<OrderConfirmed> for Mailer {
-    async fn on(&self, confirmed: OrderConfirmed, job: Job) -> Result<(), WorkError> {
+impl OnEvent<OrderConfirmed> for Mailer {
+    async fn on_event(&self, confirmed: OrderConfirmed, job: Job) -> Result<(), WorkError> {
         let OrderConfirmed { cart, tracking } = confirmed;
         let order = &job.key;
         let total = cart.total_cents();
@@ -61,8 +61,8 @@ impl On<OrderConfirmed> for Mailer {
     }
 }
 
-impl On<OrderCancelled> for Mailer {
-    async fn on(&self, cancelled: OrderCancelled, job: Job) -> Result<(), WorkError> {
+impl OnEvent<OrderCancelled> for Mailer {
+    async fn on_event(&self, cancelled: OrderCancelled, job: Job) -> Result<(), WorkError> {
         let OrderCancelled { customer, reason } = cancelled;
         let order = &job.key;
         let text = format!(

@@ -69,7 +69,7 @@ impl React<OrderPlaced> for Fulfilment {
             let (product, order) = (line.product.clone(), order.clone());
             effects
                 .send(Reserve { product: product.clone(), order: order.clone(), line: number, quantity: line.quantity })
-                .undo_with(Release { product, order, line: number });
+                .compensate_with(Release { product, order, line: number });
         }
         effects.record(FulfilmentBegun { cart: placed.cart });
     }
@@ -86,7 +86,7 @@ impl OnReply<Reserve> for Fulfilment {
             let order = effects.key().to_owned();
             effects
                 .send(TakePayment { order: order.clone(), cents: cart.total_cents() })
-                .undo_with(RefundPayment { order });
+                .compensate_with(RefundPayment { order });
             effects.set_timer(&PaymentOverdue {}, PAYMENT_PATIENCE);
         }
     }
@@ -109,8 +109,8 @@ impl React<PaymentDeclined> for Fulfilment {
     }
 }
 
-impl Wake<PaymentOverdue> for Fulfilment {
-    fn wake(&self, _: PaymentOverdue, effects: &mut Effects<Self>) {
+impl OnTimer<PaymentOverdue> for Fulfilment {
+    fn on_timer(&self, _: PaymentOverdue, effects: &mut Effects<Self>) {
         self.give_up(Rejection::new(OVERDUE, "the payment took too long"), effects);
     }
 }

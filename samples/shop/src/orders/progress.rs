@@ -35,19 +35,19 @@ pub struct Progress {
 }
 
 impl Project<OrderPlaced> for Progress {
-    fn project(&mut self, _: &OrderPlaced, _: &About) {
+    fn project(&mut self, _: &OrderPlaced, _: &EventContext) {
         self.counts.placed += 1;
     }
 }
 
 impl Project<OrderConfirmed> for Progress {
-    fn project(&mut self, _: &OrderConfirmed, _: &About) {
+    fn project(&mut self, _: &OrderConfirmed, _: &EventContext) {
         self.counts.confirmed += 1;
     }
 }
 
 impl Project<OrderCancelled> for Progress {
-    fn project(&mut self, _: &OrderCancelled, _: &About) {
+    fn project(&mut self, _: &OrderCancelled, _: &EventContext) {
         self.counts.cancelled += 1;
     }
 }

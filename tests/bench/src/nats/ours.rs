@@ -61,7 +61,7 @@ pub(crate) struct Reader {
 }
 
 impl Project<Written> for Reader {
-    fn project(&mut self, _: &Written, about: &About) {
+    fn project(&mut self, _: &Written, about: &EventContext) {
         *self.books.entry(about.key.clone()).or_default() += 1;
         PROJECTED.fetch_add(1, Ordering::Relaxed);
     }

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use whizbang::clock::Timestamp;
-use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, ShardId, Wants};
+use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, ReplyMode, ShardId};
 use whizbang::store::{
-    DeadLetter, DeadLetterReason, Lane, Note, SentMessage, Source, StoredEvent, StoredTurn, Watermark,
+    DeadLetter, DeadLetterReason, Note, SentMessage, Source, SourceKind, StoredEvent, StoredTurn, Watermark,
 };
 
 use super::super::{Applied, Ledger, ShardLog, Stage, StreamLog, Verdict};
@@ -43,7 +43,7 @@ pub(super) fn envelope(n: u128) -> Envelope {
         causation: None,
         time: NOW,
         deadline: None,
-        wants: Wants::Nothing,
+        wants: ReplyMode::Nothing,
         traceparent: None,
         headers: Vec::new(),
         codec: Codec::Json,
@@ -92,11 +92,11 @@ pub(super) fn from(n: u128, source: Source, sequence: u64) -> StoredTurn {
 }
 
 pub(super) fn direct(shard: ShardId) -> Source {
-    Source { shard, lane: Lane::Direct }
+    Source { shard, kind: SourceKind::Direct }
 }
 
 pub(super) fn events_for_saga() -> Source {
-    Source { shard: bank(), lane: Lane::Events { subscriber: name("saga") } }
+    Source { shard: bank(), kind: SourceKind::Events { subscriber: name("saga") } }
 }
 
 /// A run: two shards, what clients were told, what a projection has applied.
@@ -231,6 +231,6 @@ impl World {
 
 /// A message that was sent.
 pub(super) fn sent(kind: Kind, number: u128) -> SentMessage {
-    let wants = if kind == Kind::Command { Wants::Reply } else { Wants::Nothing };
+    let wants = if kind == Kind::Command { ReplyMode::Reply } else { ReplyMode::Nothing };
     SentMessage { id: id(number), kind, name: name("Withdraw"), wants }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, join_all};
 
 use super::sample::{command, effects, event, outside, shard};
-use crate::bridge::{Answer, Asked, Bridge, BridgeError, Settled, Tidings};
+use crate::bridge::{AckOutcome, Bridge, BridgeError, Notification, Request, Response};
 use crate::message::{Envelope, Kind};
-use crate::testing::bridge::node::{Manners, Seen, TestNode, service};
+use crate::testing::bridge::node::{NodeBehavior, Seen, TestNode, service};
 use crate::testing::bridge::{Fixture, SHARDS};
 
 /// Detaching is no loss: what `send` and `publish` had taken is delivered.
@@ -33,13 +33,13 @@ pub async fn what_was_sent_before_detaching_arrives(fixture: &dyn Fixture) {
 /// Before attaching and after detaching nothing is sent, and attaching happens once.
 pub async fn a_bridge_that_is_not_attached_refuses(fixture: &dyn Fixture) {
     let bridge = fixture.bridge().await;
-    let (bank, tidings) = (shard("bank", 0), Tidings::Head { shard: shard("bank", 0), position: 1 });
+    let (bank, tidings) = (shard("bank", 0), Notification::Head { shard: shard("bank", 0), position: 1 });
     let refused = async |bridge: &Arc<dyn Bridge>| {
         assert!(matches!(bridge.send(command(&bank, &bank, 1)).await, Err(BridgeError::Closed)));
         assert!(matches!(bridge.publish(event(&bank, 1)).await, Err(BridgeError::Closed)));
-        let watermark = Asked::Watermark { from: bank.clone(), to: bank.clone() };
-        assert!(matches!(bridge.ask(watermark, Duration::from_secs(1)).await, Err(BridgeError::Closed)));
-        assert!(matches!(bridge.tell(tidings.clone()).await, Err(BridgeError::Closed)));
+        let watermark = Request::Watermark { from: bank.clone(), to: bank.clone() };
+        assert!(matches!(bridge.request(watermark, Duration::from_secs(1)).await, Err(BridgeError::Closed)));
+        assert!(matches!(bridge.notify(tidings.clone()).await, Err(BridgeError::Closed)));
         assert!(matches!(bridge.detach().await, Err(BridgeError::Closed)));
     };
     refused(&bridge).await;
@@ -51,22 +51,22 @@ pub async fn a_bridge_that_is_not_attached_refuses(fixture: &dyn Fixture) {
 
 /// A thousand messages each way at once.
 pub async fn a_thousand_in_flight_arrive(fixture: &dyn Fixture) {
-    let answering = |asked: Asked| -> BoxFuture<'static, Answer> {
-        let Asked::Command(envelope) = asked else { return Box::pin(async { Answer::watermark(0) }) };
-        Box::pin(async move { Answer::Reply(envelope.payload) })
+    let answering = |asked: Request| -> BoxFuture<'static, Response> {
+        let Request::Command(envelope) = asked else { return Box::pin(async { Response::watermark(0) }) };
+        Box::pin(async move { Response::Reply(envelope.payload) })
     };
-    let manners = Manners { answering: Box::new(answering), ..Manners::default() };
+    let manners = NodeBehavior { answering: Box::new(answering), ..NodeBehavior::default() };
     let bank = TestNode::start_with(fixture, service("bank").owning("bank"), manners).await;
     let shop = TestNode::start(fixture, service("shop").owning("shop").taking("bank")).await;
     let (from, to) = (shard("bank", 0), shard("shop", 0));
     let sends = (1..=1000).map(|sequence| bank.bridge.send(command(&from, &to, sequence)));
     let publishes = (1..=1000).map(|position| bank.bridge.publish(event(&from, position)));
     let asks =
-        (1..=1000).map(|number| shop.bridge.ask(Asked::Command(outside(&from, number)), Duration::from_secs(30)));
+        (1..=1000).map(|number| shop.bridge.request(Request::Command(outside(&from, number)), Duration::from_secs(30)));
     let (sent, published, answers) = tokio::join!(join_all(sends), join_all(publishes), join_all(asks));
     sent.into_iter().chain(published).for_each(|result| result.unwrap());
     for (number, answer) in (1u64..).zip(answers) {
-        assert_eq!(answer.unwrap(), Answer::Reply(number.to_be_bytes().to_vec().into()));
+        assert_eq!(answer.unwrap(), Response::Reply(number.to_be_bytes().to_vec().into()));
     }
     shop.until("all", |seen| effects(&seen.direct).len() == 1000 && effects(&seen.events).len() == 1000).await;
     bank.stop().await;
@@ -115,7 +115,7 @@ pub async fn order_is_kept_towards_each_destination(fixture: &dyn Fixture) {
 /// A slow node slows its courier: it never holds more messages than it has said it has room for.
 pub async fn a_node_is_never_given_more_than_it_has_room_for(fixture: &dyn Fixture) {
     let bank = TestNode::start(fixture, service("bank").owning("bank")).await;
-    let manners = Manners { room: 8, open: false, ..Manners::default() };
+    let manners = NodeBehavior { room: 8, open: false, ..NodeBehavior::default() };
     let shop = TestNode::start_with(fixture, service("shop").owning("shop").taking("bank"), manners).await;
     let sends = (1..=200).map(|sequence| bank.bridge.send(command(&shard("bank", 0), &shard("shop", 0), sequence)));
     let publishes = (1..=200).map(|position| bank.bridge.publish(event(&shard("bank", 0), position)));
@@ -135,9 +135,9 @@ pub async fn what_was_not_taken_comes_again(fixture: &dyn Fixture) {
     let settling = |envelope: &Envelope, seen: &Seen| {
         let list = if envelope.kind == Kind::Event { &seen.events } else { &seen.direct };
         let before = list.iter().filter(|known| known.id == envelope.id).count();
-        if before < 3 { Settled::Later } else { Settled::Done }
+        if before < 3 { AckOutcome::Retry } else { AckOutcome::Ack }
     };
-    let manners = Manners { settling: Box::new(settling), ..Manners::default() };
+    let manners = NodeBehavior { settling: Box::new(settling), ..NodeBehavior::default() };
     let shop = TestNode::start_with(fixture, service("shop").owning("shop").taking("bank"), manners).await;
     let command = command(&shard("bank", 0), &shard("shop", 0), 1);
     bank.bridge.send(command.clone()).await.unwrap();

@@ -10,10 +10,10 @@ use futures_util::future::{BoxFuture, join};
 use super::sample::{command, effects, event, outside, shard};
 use crate::bridge::subject::Place;
 use crate::bridge::wire::Packet;
-use crate::bridge::{Answer, Asked};
+use crate::bridge::{Request, Response};
 use crate::message::Envelope;
 use crate::testing::bridge::hostile::{Forgery, Hostile, Target};
-use crate::testing::bridge::node::{Manners, TestNode, named, service};
+use crate::testing::bridge::node::{NodeBehavior, TestNode, named, service};
 use crate::testing::bridge::{Fixture, SHARDS};
 
 /// How much the hostile client writes.
@@ -22,7 +22,7 @@ const FORGERIES: usize = 400;
 const FLOOD: usize = 3000;
 
 /// What honest nodes have from each other: the ways and numbers of commands and events, and what was answered.
-type Results = (BTreeSet<(String, u64)>, BTreeSet<(String, u64)>, Vec<Answer>);
+type Results = (BTreeSet<(String, u64)>, BTreeSet<(String, u64)>, Vec<Response>);
 
 fn target(domain: &'static str) -> Target {
     Target {
@@ -45,8 +45,8 @@ async fn exchange(bank: &TestNode, shop: &TestNode, numbers: RangeInclusive<u64>
         bank.bridge.send(command(&of("bank"), &shard("shop", 0), number)).await.expect("sends");
         bank.bridge.publish(event(&of("bank"), number)).await.expect("publishes");
         // The same question in every run.
-        let asked = Asked::Command(outside(&of("bank"), number - before));
-        answers.push(shop.bridge.ask(asked, Duration::from_secs(20)).await.expect("is answered"));
+        let asked = Request::Command(outside(&of("bank"), number - before));
+        answers.push(shop.bridge.request(asked, Duration::from_secs(20)).await.expect("is answered"));
     }
     let honest = |seen: &[Envelope]| -> BTreeSet<(String, u64)> {
         let honest: Vec<_> = seen.iter().filter(|envelope| !Hostile::is_forged(envelope)).cloned().collect();
@@ -60,13 +60,13 @@ async fn exchange(bank: &TestNode, shop: &TestNode, numbers: RangeInclusive<u64>
 }
 
 async fn start(fixture: &dyn Fixture) -> (TestNode, TestNode) {
-    let answering = |asked: Asked| -> BoxFuture<'static, Answer> {
-        let Asked::Command(envelope) = asked else {
-            return Box::pin(async { Answer::Watermark { through: 0, store: None } });
+    let answering = |asked: Request| -> BoxFuture<'static, Response> {
+        let Request::Command(envelope) = asked else {
+            return Box::pin(async { Response::Watermark { through: 0, store: None } });
         };
-        Box::pin(async move { Answer::Reply(envelope.payload) })
+        Box::pin(async move { Response::Reply(envelope.payload) })
     };
-    let manners = Manners { answering: Box::new(answering), ..Manners::default() };
+    let manners = NodeBehavior { answering: Box::new(answering), ..NodeBehavior::default() };
     let bank = TestNode::start_with(fixture, service("bank").owning("bank"), manners).await;
     let shop = TestNode::start(fixture, service("shop").owning("shop").taking("bank")).await;
     (bank, shop)

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::super::node::named;
 use crate::clock::Timestamp;
-use crate::message::{Codec, Envelope, Kind, MessageId, Origin, Shard, ShardId, Wants, shard_of};
+use crate::message::{Codec, Envelope, Kind, MessageId, Origin, ReplyMode, Shard, ShardId, shard_of};
 use crate::testing::bridge::SHARDS;
 
 /// A shard of a domain.
@@ -52,7 +52,7 @@ pub fn command(from: &ShardId, to: &ShardId, sequence: u64) -> Envelope {
         causation: None,
         time: Timestamp::from_millis(1_700_000_000_000),
         deadline: None,
-        wants: Wants::Reply,
+        wants: ReplyMode::Reply,
         traceparent: None,
         headers: Vec::new(),
         codec: Codec::Bincode,
@@ -76,7 +76,7 @@ pub fn event(shard: &ShardId, position: u64) -> Envelope {
         name: named("Happened"),
         to: None,
         key: String::new(),
-        wants: Wants::Nothing,
+        wants: ReplyMode::Nothing,
         origin: Some(Origin {
             shard: shard.clone(),
             actor: named("Recorder"),

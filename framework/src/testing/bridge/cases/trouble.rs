@@ -8,11 +8,11 @@ use futures_util::future::BoxFuture;
 
 use super::sample::{command, event, outside, shard};
 use crate::bridge::wire::Packet;
-use crate::bridge::{Answer, Asked, BridgeError};
+use crate::bridge::{BridgeError, Request, Response};
 use crate::clock::monotonic;
 use crate::message::{Envelope, MAX_PAYLOAD_BYTES};
 use crate::testing::bridge::Fixture;
-use crate::testing::bridge::node::{Manners, PATIENCE, TestNode, service};
+use crate::testing::bridge::node::{NodeBehavior, PATIENCE, TestNode, service};
 
 /// After an interruption the node is told, and messages flow again.
 pub async fn a_node_is_told_when_its_connection_is_back(fixture: &dyn Fixture) {
@@ -38,11 +38,11 @@ pub async fn a_node_is_told_when_its_connection_is_back(fixture: &dyn Fixture) {
 
 /// One byte too much is refused with its sizes; the largest payload arrives, in each kind of message.
 pub async fn what_is_too_large_is_refused_and_the_largest_arrives(fixture: &dyn Fixture) {
-    let answering = |asked: Asked| -> BoxFuture<'static, Answer> {
-        let Asked::Command(envelope) = asked else { return Box::pin(async { Answer::watermark(0) }) };
-        Box::pin(async move { Answer::Reply(envelope.payload) })
+    let answering = |asked: Request| -> BoxFuture<'static, Response> {
+        let Request::Command(envelope) = asked else { return Box::pin(async { Response::watermark(0) }) };
+        Box::pin(async move { Response::Reply(envelope.payload) })
     };
-    let manners = Manners { answering: Box::new(answering), ..Manners::default() };
+    let manners = NodeBehavior { answering: Box::new(answering), ..NodeBehavior::default() };
     let bank = TestNode::start_with(fixture, service("bank").owning("bank").taking("bank"), manners).await;
     let (to, payload) = (shard("bank", 0), |bytes| Bytes::from(vec![9; bytes]));
     let over = |envelope| Envelope { payload: payload(MAX_PAYLOAD_BYTES + 1), ..envelope };
@@ -54,13 +54,13 @@ pub async fn what_is_too_large_is_refused_and_the_largest_arrives(fixture: &dyn 
     };
     refused(bank.bridge.send(over(command(&to, &to, 1))).await);
     refused(bank.bridge.publish(over(event(&to, 1))).await);
-    refused(bank.bridge.ask(Asked::Command(over(outside(&to, 1))), Duration::from_secs(10)).await.map(|_| ()));
+    refused(bank.bridge.request(Request::Command(over(outside(&to, 1))), Duration::from_secs(10)).await.map(|_| ()));
 
     let full = |envelope| Envelope { payload: payload(MAX_PAYLOAD_BYTES), ..envelope };
     bank.bridge.send(full(command(&to, &to, 1))).await.unwrap();
     bank.bridge.publish(full(event(&to, 1))).await.unwrap();
-    let answer = bank.bridge.ask(Asked::Command(full(outside(&to, 2))), Duration::from_secs(10)).await.unwrap();
-    assert_eq!(answer, Answer::Reply(payload(MAX_PAYLOAD_BYTES)));
+    let answer = bank.bridge.request(Request::Command(full(outside(&to, 2))), Duration::from_secs(10)).await.unwrap();
+    assert_eq!(answer, Response::Reply(payload(MAX_PAYLOAD_BYTES)));
     bank.until("both", |seen| seen.direct.len() == 1 && seen.events.len() == 1).await;
     bank.look(|seen| {
         assert!(seen.direct.iter().chain(&seen.events).all(|known| known.payload.len() == MAX_PAYLOAD_BYTES));

@@ -1,9 +1,9 @@
 //! Who gets what, and that it arrives as it was sent.
 
 use super::sample::{command, effects, event, shard};
-use crate::bridge::Tidings;
+use crate::bridge::Notification;
 use crate::clock::Timestamp;
-use crate::message::{Codec, Envelope, MessageId, Name, Wants, shard_of};
+use crate::message::{Codec, Envelope, MessageId, Name, ReplyMode, shard_of};
 use crate::testing::bridge::node::{Seen, TestNode, named, service};
 use crate::testing::bridge::{Fixture, SHARDS};
 
@@ -35,7 +35,7 @@ pub async fn a_command_arrives_as_it_was_sent(fixture: &dyn Fixture) {
         envelope.actor = Some(named("Transfer"));
         envelope.causation = Some(MessageId::from_u128(77));
         envelope.deadline = Some(Timestamp::from_millis(1_700_000_000_123));
-        envelope.wants = Wants::Rejection;
+        envelope.wants = ReplyMode::Rejection;
         envelope.traceparent = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned());
         envelope.headers =
             vec![("tracestate".to_owned(), "a=b, c=d é".to_owned()), ("x-empty".to_owned(), String::new())];
@@ -128,10 +128,10 @@ pub async fn tidings_reach_those_they_concern(fixture: &dyn Fixture) {
     let bank = TestNode::start(fixture, service("bank").owning("bank")).await;
     let shop = TestNode::start(fixture, service("shop").owning("shop").taking("bank")).await;
     let mail = TestNode::start(fixture, service("mail").owning("mail")).await;
-    let committed = Tidings::Committed { from: shard("bank", 1), to: shard("shop", 2), through: 9 };
-    let head = Tidings::Head { shard: shard("bank", 1), position: 5 };
-    bank.insist("the watermark", || shop.bridge.tell(committed.clone()), |seen| seen.told.contains(&committed)).await;
-    shop.insist("the head", || bank.bridge.tell(head.clone()), |seen| seen.told.contains(&head)).await;
+    let committed = Notification::Committed { from: shard("bank", 1), to: shard("shop", 2), through: 9 };
+    let head = Notification::Head { shard: shard("bank", 1), position: 5 };
+    bank.insist("the watermark", || shop.bridge.notify(committed.clone()), |seen| seen.told.contains(&committed)).await;
+    shop.insist("the head", || bank.bridge.notify(head.clone()), |seen| seen.told.contains(&head)).await;
     bank.look(|seen| assert!(!seen.told.contains(&head)));
     shop.look(|seen| assert!(!seen.told.contains(&committed)));
     mail.look(|seen| assert!(seen.told.is_empty()));

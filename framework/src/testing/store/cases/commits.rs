@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::super::draft::{name, shard};
-use super::super::{Draft, Ears, Fixture, Owner, SHARDS};
+use super::super::turn_builder::{name, shard};
+use super::super::{Fixture, Owner, RecordingListener, SHARDS, TurnBuilder};
 use crate::store::StoreError;
 
 /// Reports rise, and the last one covers the last append.
@@ -13,7 +13,7 @@ pub async fn commits_are_reported_in_order(fixture: &impl Fixture) {
     let mut ticket = 0;
     let mut last = None;
     for turn in 0..500u64 {
-        let draft = Draft::new("Account", "ada", turn).at(turn + 1, turn).event("Happened", "x");
+        let draft = TurnBuilder::new("Account", "ada", turn).at(turn + 1, turn).event("Happened", "x");
         let appended = owner.append(&draft).unwrap();
         assert_eq!(appended.position, turn + 1);
         assert!(appended.ticket > ticket, "tickets rise");
@@ -34,7 +34,7 @@ pub async fn a_turn_alone_is_durable_if_it_says_so(fixture: &impl Fixture) {
     let bank = shard("bank", 0);
     let mut owner = Owner::take(&store, &bank).await;
     for turn in 0..200u64 {
-        let draft = Draft::new("Account", "ada", turn).at(turn + 1, turn).event("Happened", turn.to_string());
+        let draft = TurnBuilder::new("Account", "ada", turn).at(turn + 1, turn).event("Happened", turn.to_string());
         let alone = turn % 4 < 2;
         let appended = if alone { owner.append_alone(&draft) } else { owner.append(&draft) }.unwrap();
         assert_eq!(appended.position, turn + 1);
@@ -57,7 +57,7 @@ pub async fn a_turn_alone_is_durable_if_it_says_so(fixture: &impl Fixture) {
 /// So that one number says how far everything of a listener is committed.
 pub async fn shards_with_one_listener_share_one_row_of_tickets(fixture: &impl Fixture) {
     let store = fixture.store().await;
-    let ears = Arc::new(Ears::default());
+    let ears = Arc::new(RecordingListener::default());
     let mut owners = Vec::new();
     for number in 0..SHARDS {
         owners.push(Owner::take_with(&store, &shard("bank", number), Arc::clone(&ears)).await);
@@ -66,10 +66,10 @@ pub async fn shards_with_one_listener_share_one_row_of_tickets(fixture: &impl Fi
     let mut tickets = Vec::new();
     for turn in 0..50u64 {
         for owner in &mut owners {
-            let draft = Draft::new("Account", "ada", turn).at(turn + 1, turn).event("Happened", "x");
+            let draft = TurnBuilder::new("Account", "ada", turn).at(turn + 1, turn).event("Happened", "x");
             tickets.push(owner.append(&draft).unwrap());
         }
-        alone.commit(&Draft::new("Order", "o", turn).at(turn + 1, 0)).await;
+        alone.commit(&TurnBuilder::new("Order", "o", turn).at(turn + 1, 0)).await;
     }
     for (one, next) in tickets.iter().zip(tickets.iter().skip(1)) {
         assert_eq!(one.ticket + 1, next.ticket);
@@ -86,7 +86,7 @@ pub async fn what_was_reported_can_be_read(fixture: &impl Fixture) {
     let shop = shard("shop", 0);
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     for turn in 0..100u64 {
-        let mut draft = Draft::new("Account", "ada", turn).at(turn + 1, 3 * turn).send(&shop, turn);
+        let mut draft = TurnBuilder::new("Account", "ada", turn).at(turn + 1, 3 * turn).send(&shop, turn);
         for _ in 0..3 {
             draft = draft.event("Happened", turn.to_string());
         }
@@ -122,7 +122,7 @@ pub async fn shards_on_many_threads_do_not_disturb_each_other(fixture: &impl Fix
                 futures_util::FutureExt::now_or_never(async {
                     for turn in 0..TURNS {
                         let key = ["ada", "bob"][usize::from(turn % 2 == 1)];
-                        let draft = Draft::new("Account", key, turn).at(turn / 2 + 1, turn / 2);
+                        let draft = TurnBuilder::new("Account", key, turn).at(turn / 2 + 1, turn / 2);
                         let draft = draft.event("Happened", turn.to_string());
                         let alone = turn % 50 == 0;
                         let appended = if alone { owner.append_alone(&draft) } else { owner.append(&draft) };
@@ -144,7 +144,7 @@ pub async fn shards_on_many_threads_do_not_disturb_each_other(fixture: &impl Fix
     }
     for thread in threads {
         let mut owner = thread.join().expect("the thread ends well");
-        let last = owner.append(&Draft::new("Account", "end", 1)).unwrap();
+        let last = owner.append(&TurnBuilder::new("Account", "end", 1)).unwrap();
         owner.settled(last).await;
         assert_eq!(owner.reader.position(), TURNS);
         for key in ["ada", "bob"] {
@@ -159,7 +159,7 @@ pub async fn a_closed_store_refuses_what_comes(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let bank = shard("bank", 0);
     let mut owner = Owner::take(&store, &bank).await;
-    let draft = Draft::new("Account", "ada", 1).event("Happened", "x");
+    let draft = TurnBuilder::new("Account", "ada", 1).event("Happened", "x");
     let appended = owner.append(&draft).unwrap();
     store.close().await.unwrap();
     assert!(matches!(owner.append(&draft.at(2, 1)), Err(StoreError::Closed)));

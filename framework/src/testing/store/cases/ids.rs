@@ -1,7 +1,7 @@
 //! A turn is found by the id of the message it handled.
 
-use super::super::draft::{id, name, shard};
-use super::super::{Draft, Fixture, Owner};
+use super::super::turn_builder::{id, name, shard};
+use super::super::{Fixture, Owner, TurnBuilder};
 
 /// How many turns the streams of these cases have: more than a store takes in at once.
 const TURNS: u64 = 3_000;
@@ -20,7 +20,8 @@ async fn fill(owner: &mut Owner) {
         for key in ["ada", "bob"] {
             // The ids of one stream fall while those of the other rise.
             let number = if key == "ada" { turn } else { TURNS - turn };
-            let draft = Draft::new("Account", key, number).at(turn, turn - 1).event("Deposited", "1").outside(turn);
+            let draft =
+                TurnBuilder::new("Account", key, number).at(turn, turn - 1).event("Deposited", "1").outside(turn);
             last = Some(owner.append(&draft).expect("the turn is appended"));
         }
     }
@@ -38,7 +39,7 @@ pub async fn turn_is_found_by_the_id_of_its_message(fixture: &impl Fixture) {
     }
     assert_eq!(found(&owner, "ada", TURNS + 1).await, None, "an id that was not handled");
     assert_eq!(found(&owner, "eve", 1).await, None, "a stream that is empty");
-    let reply = Draft::new("Account", "eve", 9).reply("yes").outside(77);
+    let reply = TurnBuilder::new("Account", "eve", 9).reply("yes").outside(77);
     owner.commit(&reply).await;
     let turn = owner.reader.find_turn(&name("Account"), "eve", id(9)).await.expect("the store is asked");
     let turn = turn.expect("the turn is found");
@@ -49,13 +50,13 @@ pub async fn turn_is_found_by_the_id_of_its_message(fixture: &impl Fixture) {
 pub async fn only_a_marked_turn_is_found_and_the_last_one(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 1)).await;
-    owner.commit(&Draft::new("Account", "ada", 5)).await;
+    owner.commit(&TurnBuilder::new("Account", "ada", 5)).await;
     assert_eq!(found(&owner, "ada", 5).await, None, "it has no mark");
-    owner.commit(&Draft::new("Account", "ada", 5).at(2, 0).dead(5).outside(1)).await;
+    owner.commit(&TurnBuilder::new("Account", "ada", 5).at(2, 0).dead(5).outside(1)).await;
     assert_eq!(found(&owner, "ada", 5).await, Some(2));
-    owner.commit(&Draft::new("Account", "ada", 5).at(3, 0).reply("late").outside(1)).await;
+    owner.commit(&TurnBuilder::new("Account", "ada", 5).at(3, 0).reply("late").outside(1)).await;
     assert_eq!(found(&owner, "ada", 5).await, Some(3), "the reply of a dead letter that was handled again");
-    owner.commit(&Draft::new("Account", "ada", 5).at(4, 0)).await;
+    owner.commit(&TurnBuilder::new("Account", "ada", 5).at(4, 0)).await;
     assert_eq!(found(&owner, "ada", 5).await, Some(3));
 }
 
@@ -77,7 +78,7 @@ pub async fn ids_are_found_after_a_restart(fixture: &impl Fixture) {
         for earlier in 0..restart {
             assert_eq!(found(&owner, "ada", 10_000 + earlier).await, Some(TURNS + 1 + earlier));
         }
-        let next = Draft::new("Account", "ada", 10_000 + restart).at(TURNS + 1 + restart, TURNS).outside(1);
+        let next = TurnBuilder::new("Account", "ada", 10_000 + restart).at(TURNS + 1 + restart, TURNS).outside(1);
         owner.commit(&next).await;
         assert_eq!(found(&owner, "ada", 10_000 + restart).await, Some(TURNS + 1 + restart));
         store.close().await.expect("the store closes");

@@ -1,7 +1,7 @@
 //! Dead letters: listed until they are resolved.
 
-use super::super::draft::{id, letter, shard};
-use super::super::{Draft, Fixture, Owner};
+use super::super::turn_builder::{id, letter, shard};
+use super::super::{Fixture, Owner, TurnBuilder};
 use crate::store::Note;
 
 async fn listed(owner: &Owner) -> Vec<(u128, String)> {
@@ -14,15 +14,15 @@ pub async fn a_dead_letter_is_listed_until_it_is_resolved(fixture: &impl Fixture
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     assert_eq!(owner.reader.dead_letters(None, 10).await.unwrap(), []);
-    owner.commit(&Draft::new("Account", "ada", 1).note(letter("Account", "ada", 5))).await;
+    owner.commit(&TurnBuilder::new("Account", "ada", 1).note(letter("Account", "ada", 5))).await;
     let found = owner.reader.dead_letters(None, 10).await.unwrap();
     assert_eq!(
         found.into_iter().map(|found| Note::DeadLetter(Box::new(found))).collect::<Vec<_>>(),
         [letter("Account", "ada", 5)]
     );
-    owner.commit(&Draft::new("Account", "ada", 2).at(2, 0).note(Note::Resolved { message: id(6) })).await;
+    owner.commit(&TurnBuilder::new("Account", "ada", 2).at(2, 0).note(Note::Resolved { message: id(6) })).await;
     assert_eq!(listed(&owner).await.len(), 1);
-    owner.commit(&Draft::new("Account", "ada", 3).at(3, 0).note(Note::Resolved { message: id(5) })).await;
+    owner.commit(&TurnBuilder::new("Account", "ada", 3).at(3, 0).note(Note::Resolved { message: id(5) })).await;
     assert_eq!(listed(&owner).await, []);
 }
 
@@ -32,7 +32,7 @@ pub async fn dead_letters_come_in_pages_by_id(fixture: &impl Fixture) {
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     for number in [7, 3, 9, 1, 5] {
         let key = format!("key-{number}");
-        owner.commit(&Draft::new("Account", &key, number).note(letter("Account", &key, number))).await;
+        owner.commit(&TurnBuilder::new("Account", &key, number).note(letter("Account", &key, number))).await;
     }
     for limit in [0usize, 1, 2, 4, 5, 100] {
         let mut found = Vec::new();
@@ -53,13 +53,13 @@ pub async fn dead_letters_come_in_pages_by_id(fixture: &impl Fixture) {
 pub async fn one_message_may_be_the_dead_letter_of_two_actors(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
-    owner.commit(&Draft::new("Account", "ada", 1).note(letter("Account", "ada", 5))).await;
-    owner.commit(&Draft::new("Saga", "ada", 1).note(letter("Saga", "ada", 5))).await;
+    owner.commit(&TurnBuilder::new("Account", "ada", 1).note(letter("Account", "ada", 5))).await;
+    owner.commit(&TurnBuilder::new("Saga", "ada", 1).note(letter("Saga", "ada", 5))).await;
     assert_eq!(listed(&owner).await.len(), 2);
     // The next page begins behind the id, so a page never ends between the two.
     let page = owner.reader.dead_letters(None, 1).await.unwrap();
     assert_eq!(page.len(), 2);
     assert_eq!(owner.reader.dead_letters(Some(id(5)), 1).await.unwrap(), []);
-    owner.commit(&Draft::new("Account", "ada", 2).at(2, 0).note(Note::Resolved { message: id(5) })).await;
+    owner.commit(&TurnBuilder::new("Account", "ada", 2).at(2, 0).note(Note::Resolved { message: id(5) })).await;
     assert_eq!(listed(&owner).await, [(id(5).as_u128(), "Saga".to_owned())]);
 }

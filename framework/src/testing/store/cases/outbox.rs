@@ -1,7 +1,7 @@
 //! What a shard sends: numbered for each destination, kept until the destination has it.
 
-use super::super::draft::{command, id, name, shard};
-use super::super::{Draft, Fixture, Owner};
+use super::super::turn_builder::{command, id, name, shard};
+use super::super::{Fixture, Owner, TurnBuilder};
 use crate::message::Origin;
 
 /// 1, 2, 3 … for each destination, in the order of the log.
@@ -9,10 +9,10 @@ pub async fn outbox_entries_are_numbered_for_each_destination(fixture: &impl Fix
     let store = fixture.store().await;
     let (shop, mail) = (shard("shop", 0), shard("mail", 3));
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
-    owner.commit(&Draft::new("Transfer", "a", 1).send(&shop, 1).send(&mail, 2).send(&shop, 3)).await;
-    owner.commit(&Draft::new("Transfer", "b", 2)).await;
-    owner.commit(&Draft::new("Transfer", "c", 3).send(&mail, 4).send(&mail, 5)).await;
-    owner.commit(&Draft::new("Transfer", "d", 4).send(&shop, 6)).await;
+    owner.commit(&TurnBuilder::new("Transfer", "a", 1).send(&shop, 1).send(&mail, 2).send(&shop, 3)).await;
+    owner.commit(&TurnBuilder::new("Transfer", "b", 2)).await;
+    owner.commit(&TurnBuilder::new("Transfer", "c", 3).send(&mail, 4).send(&mail, 5)).await;
+    owner.commit(&TurnBuilder::new("Transfer", "d", 4).send(&shop, 6)).await;
     for (to, ids) in [(&shop, [1, 3, 6]), (&mail, [2, 4, 5])] {
         let entries = owner.reader.outbox(to, 0, 10).await.unwrap();
         assert_eq!(entries.iter().map(|entry| entry.sequence).collect::<Vec<_>>(), [1, 2, 3]);
@@ -29,7 +29,7 @@ pub async fn an_outbox_entry_waits_until_its_destination_has_committed(fixture: 
     let store = fixture.store().await;
     let shop = shard("shop", 0);
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
-    let mut draft = Draft::new("Transfer", "a", 1);
+    let mut draft = TurnBuilder::new("Transfer", "a", 1);
     for number in 1..=5 {
         draft = draft.send(&shop, number);
     }
@@ -43,7 +43,7 @@ pub async fn an_outbox_entry_waits_until_its_destination_has_committed(fixture: 
     owner.sent(&shop, 5).await;
     assert_eq!(owner.reader.outbox_heads(), [(shop.clone(), 5, 5)]);
     assert_eq!(owner.reader.outbox(&shop, 5, 10).await.unwrap(), []);
-    owner.commit(&Draft::new("Transfer", "b", 2).send(&shop, 6)).await;
+    owner.commit(&TurnBuilder::new("Transfer", "b", 2).send(&shop, 6)).await;
     assert_eq!(owner.reader.outbox_heads(), [(shop, 5, 6)]);
 }
 
@@ -54,7 +54,7 @@ pub async fn every_page_of_a_long_outbox_is_right(fixture: &impl Fixture) {
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     let mut last = None;
     for turn in 0..600u64 {
-        let mut draft = Draft::new("Transfer", "a", turn).at(turn + 1, 0).send(&shop, 2 * turn + 1);
+        let mut draft = TurnBuilder::new("Transfer", "a", turn).at(turn + 1, 0).send(&shop, 2 * turn + 1);
         if turn % 7 == 0 {
             draft = draft.send(&mail, turn);
         }
@@ -80,7 +80,7 @@ pub async fn an_outbox_entry_knows_its_origin(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let (bank, shop) = (shard("bank", 2), shard("shop", 0));
     let mut owner = Owner::take(&store, &bank).await;
-    owner.commit(&Draft::new("Transfer", "a", 1).send(&shop, 1).send(&shop, 2)).await;
+    owner.commit(&TurnBuilder::new("Transfer", "a", 1).send(&shop, 1).send(&shop, 2)).await;
     let entries = owner.reader.outbox(&shop, 1, 10).await.unwrap();
     let mut expected = command(&shop, 2);
     let origin =

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::super::draft::{id, letter, name, shard};
-use super::super::{Draft, Ears, Fixture, Owner, SHARDS};
+use super::super::turn_builder::{id, letter, name, shard};
+use super::super::{Fixture, Owner, RecordingListener, SHARDS, TurnBuilder};
 use crate::clock::Timestamp;
-use crate::store::{Lane, Note, Source, StoreError, Watermark};
+use crate::store::{Note, Source, SourceKind, StoreError, Watermark};
 
 /// Whoever has lost a shard commits nothing more in it.
 pub async fn an_older_owner_is_fenced(fixture: &impl Fixture) {
@@ -13,11 +13,11 @@ pub async fn an_older_owner_is_fenced(fixture: &impl Fixture) {
     let bank = shard("bank", 0);
     let mut old = Owner::take(&store, &bank).await;
     let mut other = Owner::take(&store, &shard("bank", 1)).await;
-    old.commit(&Draft::new("Account", "ada", 1).event("Deposited", "1")).await;
+    old.commit(&TurnBuilder::new("Account", "ada", 1).event("Deposited", "1")).await;
     let mut young = Owner::take(&store, &bank).await;
     assert!(young.writer.epoch() > old.writer.epoch());
-    let next = Draft::new("Account", "ada", 2).at(2, 1).event("Deposited", "2");
-    let source = Source { shard: bank.clone(), lane: Lane::Direct };
+    let next = TurnBuilder::new("Account", "ada", 2).at(2, 1).event("Deposited", "2");
+    let source = Source { shard: bank.clone(), kind: SourceKind::Direct };
     let fenced = [
         old.append(&next),
         old.writer.advance(&Watermark { source, through: 5 }),
@@ -35,7 +35,7 @@ pub async fn an_older_owner_is_fenced(fixture: &impl Fixture) {
     assert_eq!(young.load("Account", "ada").await.snapshot, None);
     assert_eq!((young.reader.position(), young.reader.watermarks()), (1, Vec::new()));
     young.commit(&next).await;
-    other.commit(&Draft::new("Account", "bob", 1).event("Deposited", "1")).await;
+    other.commit(&TurnBuilder::new("Account", "bob", 1).event("Deposited", "1")).await;
 }
 
 /// What an owner appended just before it lost the shard is there for the next one, or never.
@@ -44,12 +44,12 @@ pub async fn a_younger_owner_finds_what_the_older_one_appended(fixture: &impl Fi
     let bank = shard("bank", 0);
     let mut old = Owner::take(&store, &bank).await;
     old.fill("Account", &["ada"], 3).await;
-    let last = old.append(&Draft::new("Account", "ada", 4).at(4, 3).event("Deposited", "4")).unwrap();
+    let last = old.append(&TurnBuilder::new("Account", "ada", 4).at(4, 3).event("Deposited", "4")).unwrap();
     let mut young = Owner::take(&store, &bank).await;
     old.settled(last).await;
     let turns = young.load("Account", "ada").await.turns.len() as u64;
     assert_eq!((turns, young.reader.position()), (4, 4));
-    young.commit(&Draft::new("Account", "ada", 5).at(5, 4).event("Deposited", "5")).await;
+    young.commit(&TurnBuilder::new("Account", "ada", 5).at(5, 4).event("Deposited", "5")).await;
 }
 
 /// Who only reads a shard takes it from nobody.
@@ -58,10 +58,10 @@ pub async fn a_shard_is_read_without_being_taken(fixture: &impl Fixture) {
     let bank = shard("bank", 0);
     assert!(store.read(&bank).await.unwrap().is_none());
     let mut owner = Owner::take(&store, &bank).await;
-    owner.commit(&Draft::new("Account", "ada", 1).event("Deposited", "1")).await;
+    owner.commit(&TurnBuilder::new("Account", "ada", 1).event("Deposited", "1")).await;
     let reader = store.read(&bank).await.unwrap().expect("the shard is there");
     assert_eq!(reader.events(0, 10).await.unwrap(), owner.reader.events(0, 10).await.unwrap());
-    owner.commit(&Draft::new("Account", "ada", 2).at(2, 1).event("Deposited", "2")).await;
+    owner.commit(&TurnBuilder::new("Account", "ada", 2).at(2, 1).event("Deposited", "2")).await;
     assert_eq!((owner.reader.position(), reader.position()), (2, 2));
     store.close().await.unwrap();
     drop((owner, reader, store));
@@ -76,7 +76,7 @@ pub async fn a_shard_is_read_without_being_taken(fixture: &impl Fixture) {
 pub async fn the_number_of_shards_is_fixed(fixture: &impl Fixture) {
     let store = fixture.store().await;
     drop(Owner::take(&store, &shard("bank", 0)).await);
-    let ears = || Arc::new(Ears::default()) as Arc<_>;
+    let ears = || Arc::new(RecordingListener::default()) as Arc<_>;
     match store.open(&shard("bank", 1), SHARDS * 2, ears()).await {
         Err(StoreError::Shards { domain, found, wanted }) => {
             assert_eq!((domain.as_str(), found, wanted), ("bank", SHARDS, SHARDS * 2));
@@ -90,11 +90,11 @@ pub async fn the_number_of_shards_is_fixed(fixture: &impl Fixture) {
 /// All that was committed is found by a store that is opened again.
 pub async fn everything_is_found_after_a_restart(fixture: &impl Fixture) {
     let (bank, shop) = (shard("bank", 0), shard("shop", 3));
-    let source = Source { shard: shop.clone(), lane: Lane::Events { subscriber: name("Saga") } };
+    let source = Source { shard: shop.clone(), kind: SourceKind::Events { subscriber: name("Saga") } };
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &bank).await;
     owner.fill("Account", &["ada", "bob"], 700).await;
-    let draft = Draft::new("Saga", "s", 1)
+    let draft = TurnBuilder::new("Saga", "s", 1)
         .from(&source, 8, 8)
         .event("Started", "1")
         .send(&shop, 1)
@@ -124,7 +124,7 @@ pub async fn everything_is_found_after_a_restart(fixture: &impl Fixture) {
     assert_eq!(owner.reader.next_timer(), Some(Timestamp::from_millis(100)));
     assert_eq!(owner.reader.dead_letters(None, 10).await.unwrap(), letters);
     assert_eq!(owner.reader.streams().await.unwrap().len(), 3);
-    let ears = Arc::new(Ears::default());
+    let ears = Arc::new(RecordingListener::default());
     assert!(matches!(store.open(&bank, 1, ears).await, Err(StoreError::Shards { .. })));
 }
 
@@ -139,7 +139,7 @@ pub async fn a_restarted_store_goes_on_where_it_was(fixture: &impl Fixture) {
         epoch = owner.writer.epoch();
         for turn in 0..3u64 {
             let before = life * 3 + turn;
-            let mut draft = Draft::new("Saga", "s", before).at(before + 1, before).event("Happened", "x");
+            let mut draft = TurnBuilder::new("Saga", "s", before).at(before + 1, before).event("Happened", "x");
             draft = draft.send(&shop, before).set("pay", before + 1);
             if before == 7 {
                 draft = draft.note(letter("Saga", "s", 7));

@@ -1,7 +1,7 @@
 //! Streams, history and pages of events.
 
-use super::super::draft::{name, shard};
-use super::super::{Draft, Fixture, Owner};
+use super::super::turn_builder::{name, shard};
+use super::super::{Fixture, Owner, TurnBuilder};
 use crate::store::StreamState;
 
 /// A stream that nobody has written is empty, and no error.
@@ -22,7 +22,7 @@ pub async fn pages_of_a_stream_make_the_stream(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 1)).await;
     owner.fill("Account", &["ada", "bob"], 2_600).await;
-    owner.commit(&Draft::new("Account", "eve", 1)).await;
+    owner.commit(&TurnBuilder::new("Account", "eve", 1)).await;
     let actor = name("Account");
     for snapshot in [false, true] {
         if snapshot {
@@ -60,7 +60,7 @@ pub async fn a_stream_is_loaded_from_its_newest_snapshot(fixture: &impl Fixture)
     assert_eq!(state.snapshot.map(|snapshot| (snapshot.turn, snapshot.schema)), Some((10, 7)));
     assert_eq!(state.turns, []);
     for number in 11..=13 {
-        let draft = Draft::new("Account", "ada", number).at(number, number - 1).event("Happened", "later");
+        let draft = TurnBuilder::new("Account", "ada", number).at(number, number - 1).event("Happened", "later");
         owner.commit(&draft).await;
     }
     owner.snapshot("Account", "ada", 11, b"eleven");
@@ -99,9 +99,9 @@ pub async fn history_goes_back_to_the_first_turn(fixture: &impl Fixture) {
 pub async fn events_come_in_pages(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
-    let draft = Draft::new("Account", "ada", 1).event("A", "1").event("B", "2").event("C", "3");
+    let draft = TurnBuilder::new("Account", "ada", 1).event("A", "1").event("B", "2").event("C", "3");
     owner.commit(&draft).await;
-    owner.commit(&Draft::new("Account", "bob", 2).event("D", "4")).await;
+    owner.commit(&TurnBuilder::new("Account", "bob", 2).event("D", "4")).await;
     for after in 0..6u64 {
         for limit in [0usize, 1, 2, 3, 4, 5, usize::MAX] {
             let page = owner.events(after, limit).await;
@@ -143,7 +143,7 @@ pub async fn every_stream_is_listed(fixture: &impl Fixture) {
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     assert_eq!(owner.reader.streams().await.unwrap(), []);
     owner.fill("Account", &["ada", "bob"], 6).await;
-    owner.commit(&Draft::new("Transfer", "ada", 1)).await;
+    owner.commit(&TurnBuilder::new("Transfer", "ada", 1)).await;
     let mut streams = owner.reader.streams().await.unwrap();
     streams.sort();
     let expected = [("Account", "ada"), ("Account", "bob"), ("Transfer", "ada")];

@@ -1,10 +1,10 @@
 //! Timers: set, replaced, cleared, rung.
 
-use super::super::draft::{id, shard};
-use super::super::{Draft, Fixture, Owner};
+use super::super::turn_builder::{id, shard};
+use super::super::{Fixture, Owner, TurnBuilder};
 use crate::clock::Timestamp;
 use crate::message::Codec;
-use crate::store::TimerPlace;
+use crate::store::TimerCursor;
 
 fn at(millis: u64) -> Timestamp {
     Timestamp::from_millis(millis)
@@ -20,8 +20,8 @@ pub async fn a_timer_is_due_when_its_time_has_come(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     assert_eq!(owner.reader.next_timer(), None);
-    owner.commit(&Draft::new("Saga", "a", 1).set("late", 300).set("early", 100)).await;
-    owner.commit(&Draft::new("Saga", "b", 2).set("middle", 200)).await;
+    owner.commit(&TurnBuilder::new("Saga", "a", 1).set("late", 300).set("early", 100)).await;
+    owner.commit(&TurnBuilder::new("Saga", "b", 2).set("middle", 200)).await;
     assert_eq!(owner.reader.next_timer(), Some(at(100)));
     assert_eq!(due(&owner, 99, 10), []);
     let timers = owner.reader.timers_due(at(100), 10);
@@ -39,12 +39,12 @@ pub async fn a_timer_is_due_when_its_time_has_come(fixture: &impl Fixture) {
 pub async fn a_timer_set_again_is_another_one(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
-    owner.commit(&Draft::new("Saga", "a", 1).set("pay", 100)).await;
-    owner.commit(&Draft::new("Saga", "a", 2).at(2, 0).set("pay", 500)).await;
+    owner.commit(&TurnBuilder::new("Saga", "a", 1).set("pay", 100)).await;
+    owner.commit(&TurnBuilder::new("Saga", "a", 2).at(2, 0).set("pay", 500)).await;
     assert_eq!(due(&owner, 499, 10), []);
     assert_eq!(owner.reader.next_timer(), Some(at(500)));
     assert_eq!(owner.reader.timers_due(at(500), 10)[0].turn, 2);
-    owner.commit(&Draft::new("Saga", "a", 3).at(3, 0).set("pay", 50)).await;
+    owner.commit(&TurnBuilder::new("Saga", "a", 3).at(3, 0).set("pay", 50)).await;
     assert_eq!(due(&owner, 1_000, 10), [("a".to_owned(), "pay".to_owned(), 50)]);
 }
 
@@ -52,10 +52,10 @@ pub async fn a_timer_set_again_is_another_one(fixture: &impl Fixture) {
 pub async fn a_timer_that_rang_or_was_cleared_is_gone(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
-    owner.commit(&Draft::new("Saga", "a", 1).set("one", 1).set("two", 2).set("three", 3)).await;
-    owner.commit(&Draft::new("Saga", "a", 2).at(2, 0).clear("two").clear("never")).await;
-    owner.commit(&Draft::new("Saga", "a", 3).at(3, 0).rang("one")).await;
-    owner.commit(&Draft::new("Saga", "a", 4).at(4, 0).rang("three").set("three", 30)).await;
+    owner.commit(&TurnBuilder::new("Saga", "a", 1).set("one", 1).set("two", 2).set("three", 3)).await;
+    owner.commit(&TurnBuilder::new("Saga", "a", 2).at(2, 0).clear("two").clear("never")).await;
+    owner.commit(&TurnBuilder::new("Saga", "a", 3).at(3, 0).rang("one")).await;
+    owner.commit(&TurnBuilder::new("Saga", "a", 4).at(4, 0).rang("three").set("three", 30)).await;
     assert_eq!(due(&owner, 100, 10), [("a".to_owned(), "three".to_owned(), 30)]);
     let turns = owner.load("Saga", "a").await.turns;
     assert_eq!(turns[2].timer.as_deref(), Some("one"));
@@ -65,10 +65,10 @@ pub async fn a_timer_that_rang_or_was_cleared_is_gone(fixture: &impl Fixture) {
 pub async fn timers_of_different_actors_are_kept_apart(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
-    owner.commit(&Draft::new("Saga", "a", 1).set("pay", 1)).await;
-    owner.commit(&Draft::new("Saga", "b", 2).set("pay", 1)).await;
-    owner.commit(&Draft::new("Other", "a", 3).set("pay", 1)).await;
-    owner.commit(&Draft::new("Saga", "a", 4).at(2, 0).clear("pay")).await;
+    owner.commit(&TurnBuilder::new("Saga", "a", 1).set("pay", 1)).await;
+    owner.commit(&TurnBuilder::new("Saga", "b", 2).set("pay", 1)).await;
+    owner.commit(&TurnBuilder::new("Other", "a", 3).set("pay", 1)).await;
+    owner.commit(&TurnBuilder::new("Saga", "a", 4).at(2, 0).clear("pay")).await;
     let left: Vec<_> = owner.reader.timers_due(at(1), 10).into_iter().map(|timer| (timer.actor, timer.key)).collect();
     assert_eq!(left.len(), 2);
     assert!(left.iter().any(|(actor, key)| (actor.as_str(), key.as_str()) == ("Saga", "b")));
@@ -80,11 +80,11 @@ pub async fn timers_of_one_actor_type_are_read_page_by_page(fixture: &impl Fixtu
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     for turn in 1..=5 {
-        owner.commit(&Draft::new("Gone", &format!("g{turn}"), turn).set("pay", turn)).await;
-        owner.commit(&Draft::new("Saga", &format!("s{turn}"), turn + 10).set("pay", 100 + turn)).await;
+        owner.commit(&TurnBuilder::new("Gone", &format!("g{turn}"), turn).set("pay", turn)).await;
+        owner.commit(&TurnBuilder::new("Saga", &format!("s{turn}"), turn + 10).set("pay", 100 + turn)).await;
     }
     let saga = crate::message::Name::from_static("Saga").expect("a name");
-    let mut after = TimerPlace::default();
+    let mut after = TimerCursor::default();
     let mut keys = Vec::new();
     loop {
         let page = owner.reader.timers_of(&saga, after, at(104), 2);
@@ -101,7 +101,7 @@ pub async fn timers_of_one_actor_type_are_read_page_by_page(fixture: &impl Fixtu
         owner.reader.timer_counts().into_iter().map(|(actor, count)| (actor.to_string(), count)).collect();
     counts.sort();
     assert_eq!(counts, [("Gone".to_owned(), 5), ("Saga".to_owned(), 5)]);
-    owner.commit(&Draft::new("Saga", "s1", 20).at(2, 0).rang("pay")).await;
-    assert_eq!(owner.reader.timers_of(&saga, TimerPlace::default(), at(200), 10).due.len(), 4);
+    owner.commit(&TurnBuilder::new("Saga", "s1", 20).at(2, 0).rang("pay")).await;
+    assert_eq!(owner.reader.timers_of(&saga, TimerCursor::default(), at(200), 10).due.len(), 4);
     assert_eq!(owner.reader.timers_of(&saga, after, at(200), 10).due.len(), 1);
 }

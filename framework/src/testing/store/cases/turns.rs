@@ -2,19 +2,19 @@
 
 use bytes::Bytes;
 
-use super::super::draft::{id, letter, name, shard};
-use super::super::{Draft, Fixture, Owner};
+use super::super::turn_builder::{id, letter, name, shard};
+use super::super::{Fixture, Owner, TurnBuilder};
 use crate::clock::Timestamp;
-use crate::message::{Codec, Kind, MAX_PAYLOAD_BYTES, Wants};
-use crate::store::{Lane, MAX_TURN_BYTES, Note, Source, StoreError};
+use crate::message::{Codec, Kind, MAX_PAYLOAD_BYTES, ReplyMode};
+use crate::store::{MAX_TURN_BYTES, Note, Source, SourceKind, StoreError};
 
 /// Everything a turn can hold comes back.
 pub async fn a_turn_is_read_as_it_was_written(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let bank = shard("bank", 1);
     let mut owner = Owner::take(&store, &bank).await;
-    let source = Source { shard: shard("shop", 3), lane: Lane::Events { subscriber: name("Account") } };
-    let draft = Draft::new("Account", "ada", 7)
+    let source = Source { shard: shard("shop", 3), kind: SourceKind::Events { subscriber: name("Account") } };
+    let draft = TurnBuilder::new("Account", "ada", 7)
         .from(&source, 41, 40)
         .event("Deposited", "12")
         .event("Noted", "")
@@ -41,7 +41,7 @@ pub async fn a_turn_is_read_as_it_was_written(fixture: &impl Fixture) {
     assert_eq!((&turn.reply[..], turn.reply_codec), (&b"yes"[..], Codec::Json));
     assert_eq!(turn.timers, [("pay".to_owned(), true), ("ship".to_owned(), false)]);
     let sent: Vec<_> = turn.sent.iter().map(|sent| (sent.id, sent.kind, sent.name.as_str(), sent.wants)).collect();
-    assert_eq!(sent, [70, 71].map(|number| (id(number), Kind::Command, "Do", Wants::Reply)));
+    assert_eq!(sent, [70, 71].map(|number| (id(number), Kind::Command, "Do", ReplyMode::Reply)));
     let notes = [
         Note::Attempt { message: id(3), attempt: 2 },
         letter("Account", "ada", 8),
@@ -65,7 +65,7 @@ pub async fn a_turn_is_read_as_it_was_written(fixture: &impl Fixture) {
 pub async fn a_turn_with_nothing_but_a_mark_is_kept(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
-    let appended = owner.commit(&Draft::new("Account", "ada", 1).outside(u64::MAX)).await;
+    let appended = owner.commit(&TurnBuilder::new("Account", "ada", 1).outside(u64::MAX)).await;
     assert_eq!(appended.position, 0);
     let state = owner.load("Account", "ada").await;
     assert_eq!(state.turns[0].digest, Some(u64::MAX));
@@ -79,7 +79,7 @@ pub async fn the_largest_payload_is_kept(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     let payload: Vec<u8> = (0..MAX_PAYLOAD_BYTES).map(|at| (at % 251) as u8).collect();
-    let draft = Draft::new("Account", "ada", 1).event("Large", payload.clone()).event("Large", payload.clone());
+    let draft = TurnBuilder::new("Account", "ada", 1).event("Large", payload.clone()).event("Large", payload.clone());
     owner.commit(&draft).await;
     owner.commit(&draft.at(2, 2)).await;
     let events = owner.events(0, 10).await;
@@ -91,7 +91,7 @@ pub async fn the_largest_payload_is_kept(fixture: &impl Fixture) {
 pub async fn what_is_too_large_is_refused(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
-    let draft = Draft::new("Account", "ada", 1).event("Large", vec![0; MAX_TURN_BYTES]);
+    let draft = TurnBuilder::new("Account", "ada", 1).event("Large", vec![0; MAX_TURN_BYTES]);
     match owner.append(&draft) {
         Err(StoreError::Oversize { bytes, limit }) => assert!(bytes > limit, "{bytes} of {limit}"),
         other => panic!("{other:?}"),
@@ -103,7 +103,7 @@ pub async fn what_is_too_large_is_refused(fixture: &impl Fixture) {
 pub async fn a_turn_out_of_turn_is_refused(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
-    let draft = Draft::new("Account", "ada", 1).event("Deposited", "1");
+    let draft = TurnBuilder::new("Account", "ada", 1).event("Deposited", "1");
     let expected = |result| match result {
         Err(StoreError::OutOfTurn { expected, .. }) => expected,
         other => panic!("{other:?}"),
@@ -122,10 +122,10 @@ pub async fn a_refused_turn_leaves_no_trace(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let shop = shard("shop", 2);
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
-    let source = Source { shard: shop.clone(), lane: Lane::Direct };
-    let first = Draft::new("Account", "ada", 1).event("Deposited", "1").send(&shop, 1);
+    let source = Source { shard: shop.clone(), kind: SourceKind::Direct };
+    let first = TurnBuilder::new("Account", "ada", 1).event("Deposited", "1").send(&shop, 1);
     owner.commit(&first).await;
-    let wrong = Draft::new("Account", "ada", 2)
+    let wrong = TurnBuilder::new("Account", "ada", 2)
         .from(&source, 5, 5)
         .event("Wrong", "2")
         .send(&shop, 2)
@@ -149,7 +149,7 @@ pub async fn positions_are_contiguous_over_all_streams_of_a_shard(fixture: &impl
     let mut position = 0;
     for (turn, key) in (0..20).map(|turn| (turn, format!("key-{}", turn % 3))) {
         let number = turn / 3 + 1;
-        let mut draft = Draft::new("Account", &key, turn).at(number, 0);
+        let mut draft = TurnBuilder::new("Account", &key, turn).at(number, 0);
         // 0, 1 or 2 events; the stream's version is what it has recorded so far.
         let before: u64 = (0..turn).filter(|other| other % 3 == turn % 3).map(|other| other % 3).sum();
         draft = draft.at(number, before);
@@ -191,7 +191,7 @@ pub async fn streams_of_the_same_key_are_kept_apart(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     for (actor, key) in [("Account", "ada"), ("Accoun", "tada"), ("Transfer", "ada")] {
-        owner.commit(&Draft::new(actor, key, 1).event("Happened", format!("{actor}/{key}"))).await;
+        owner.commit(&TurnBuilder::new(actor, key, 1).event("Happened", format!("{actor}/{key}"))).await;
     }
     for (actor, key) in [("Account", "ada"), ("Accoun", "tada"), ("Transfer", "ada")] {
         let state = owner.load(actor, key).await;
@@ -207,7 +207,7 @@ pub async fn any_text_is_a_key(fixture: &impl Fixture) {
     let long = "ü".repeat(128);
     let keys = [" ", "\0", "a/b", "../..", "a.b.*.>", "'; --", "ключ", "\u{1F600}", &long];
     for key in keys {
-        owner.commit(&Draft::new("Account", key, 1).event("Happened", key)).await;
+        owner.commit(&TurnBuilder::new("Account", key, 1).event("Happened", key)).await;
     }
     for key in keys {
         let state = owner.load("Account", key).await;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::super::Fixture;
-use super::super::draft::{name, shard};
+use super::super::turn_builder::{name, shard};
 use crate::store::{StoreError, View};
 
 fn view(number: u64) -> View {
@@ -18,14 +18,14 @@ fn view(number: u64) -> View {
 pub async fn a_view_is_replaced_with_its_checkpoint(fixture: &impl Fixture) {
     let store = fixture.store().await;
     assert_eq!(store.view(&name("balances")).await.unwrap(), None);
-    let epoch = store.take_view(&name("balances")).await.unwrap();
+    let epoch = store.claim_view(&name("balances")).await.unwrap();
     for number in [3, 1, 2] {
         store.save_view(&name("balances"), epoch, view(number)).await.unwrap();
         assert_eq!(store.view(&name("balances")).await.unwrap(), Some(view(number)));
     }
     assert_eq!(store.view(&name("Balances")).await.unwrap(), None);
     let empty = View { schema: 0, checkpoint: Vec::new(), bytes: Bytes::new() };
-    let epoch = store.take_view(&name("empty")).await.unwrap();
+    let epoch = store.claim_view(&name("empty")).await.unwrap();
     store.save_view(&name("empty"), epoch, empty.clone()).await.unwrap();
     assert_eq!(store.view(&name("empty")).await.unwrap(), Some(empty));
 }
@@ -33,10 +33,10 @@ pub async fn a_view_is_replaced_with_its_checkpoint(fixture: &impl Fixture) {
 /// A saved view is found by a store that is opened again.
 pub async fn views_are_found_after_a_restart(fixture: &impl Fixture) {
     let store = fixture.store().await;
-    let epoch = store.take_view(&name("balances")).await.unwrap();
+    let epoch = store.claim_view(&name("balances")).await.unwrap();
     store.save_view(&name("balances"), epoch, view(5)).await.unwrap();
     store.save_view(&name("balances"), epoch, view(6)).await.unwrap();
-    let other = store.take_view(&name("other")).await.unwrap();
+    let other = store.claim_view(&name("other")).await.unwrap();
     store.save_view(&name("other"), other, view(1)).await.unwrap();
     store.close().await.unwrap();
     drop(store);
@@ -49,10 +49,10 @@ pub async fn views_are_found_after_a_restart(fixture: &impl Fixture) {
 pub async fn an_older_owner_of_a_view_is_fenced(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let balances = name("balances");
-    let old = store.take_view(&balances).await.unwrap();
+    let old = store.claim_view(&balances).await.unwrap();
     store.save_view(&balances, old, view(1)).await.unwrap();
-    let other = store.take_view(&name("other")).await.unwrap();
-    let young = store.take_view(&balances).await.unwrap();
+    let other = store.claim_view(&name("other")).await.unwrap();
+    let young = store.claim_view(&balances).await.unwrap();
     assert!(young > old);
     assert_eq!(store.view(&balances).await.unwrap(), Some(view(1)), "the new owner begins with what is there");
     store.save_view(&balances, young, view(3)).await.unwrap();

@@ -1,11 +1,11 @@
 //! How far a shard has taken from its sources.
 
-use super::super::draft::{name, shard};
-use super::super::{Draft, Fixture, Owner};
-use crate::store::{Lane, Source, Watermark};
+use super::super::turn_builder::{name, shard};
+use super::super::{Fixture, Owner, TurnBuilder};
+use crate::store::{Source, SourceKind, Watermark};
 
 fn direct() -> Source {
-    Source { shard: shard("shop", 1), lane: Lane::Direct }
+    Source { shard: shard("shop", 1), kind: SourceKind::Direct }
 }
 
 /// A turn carries the mark; without a turn it is written alone.
@@ -13,12 +13,12 @@ pub async fn a_watermark_rises_with_turns_and_by_itself(fixture: &impl Fixture) 
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     assert_eq!(owner.reader.watermarks(), []);
-    owner.commit(&Draft::new("Account", "ada", 1).from(&direct(), 4, 2)).await;
+    owner.commit(&TurnBuilder::new("Account", "ada", 1).from(&direct(), 4, 2)).await;
     assert_eq!(owner.reader.watermarks(), [Watermark { source: direct(), through: 2 }]);
     owner.advance(&Watermark { source: direct(), through: 9 }).await;
     assert_eq!(owner.reader.watermarks(), [Watermark { source: direct(), through: 9 }]);
     assert_eq!(owner.reader.watermark(&direct()), 9);
-    let other = Source { shard: shard("shop", 2), lane: Lane::Direct };
+    let other = Source { shard: shard("shop", 2), kind: SourceKind::Direct };
     assert_eq!(owner.reader.watermark(&other), 0);
 }
 
@@ -28,7 +28,7 @@ pub async fn a_watermark_never_falls(fixture: &impl Fixture) {
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     owner.advance(&Watermark { source: direct(), through: 9 }).await;
     owner.advance(&Watermark { source: direct(), through: 3 }).await;
-    owner.commit(&Draft::new("Account", "ada", 1).from(&direct(), 8, 8)).await;
+    owner.commit(&TurnBuilder::new("Account", "ada", 1).from(&direct(), 8, 8)).await;
     assert_eq!(owner.reader.watermarks(), [Watermark { source: direct(), through: 9 }]);
 }
 
@@ -36,13 +36,13 @@ pub async fn a_watermark_never_falls(fixture: &impl Fixture) {
 pub async fn lanes_and_subscribers_have_watermarks_of_their_own(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
-    let lane = |subscriber: &str| Lane::Events { subscriber: name(subscriber) };
+    let lane = |subscriber: &str| SourceKind::Events { subscriber: name(subscriber) };
     let marks = [
-        Watermark { source: Source { shard: shard("shop", 1), lane: Lane::Direct }, through: 1 },
-        Watermark { source: Source { shard: shard("shop", 1), lane: lane("Saga") }, through: 2 },
-        Watermark { source: Source { shard: shard("shop", 1), lane: lane("Audit") }, through: 3 },
-        Watermark { source: Source { shard: shard("shop", 2), lane: Lane::Direct }, through: 4 },
-        Watermark { source: Source { shard: shard("mail", 1), lane: Lane::Direct }, through: 5 },
+        Watermark { source: Source { shard: shard("shop", 1), kind: SourceKind::Direct }, through: 1 },
+        Watermark { source: Source { shard: shard("shop", 1), kind: lane("Saga") }, through: 2 },
+        Watermark { source: Source { shard: shard("shop", 1), kind: lane("Audit") }, through: 3 },
+        Watermark { source: Source { shard: shard("shop", 2), kind: SourceKind::Direct }, through: 4 },
+        Watermark { source: Source { shard: shard("mail", 1), kind: SourceKind::Direct }, through: 5 },
     ];
     for mark in &marks {
         owner.advance(mark).await;

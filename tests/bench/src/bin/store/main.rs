@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use whizbang::MemoryStore;
 use whizbang::clock::Timestamp;
-use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, ShardId, Wants};
+use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, ReplyMode, ShardId};
 use whizbang::store::{CommitListener, EventWrite, Mark, OutboxWrite, Store, StoreError, StreamHint, Ticket, Turn};
 
 struct Deaf;
@@ -66,7 +66,7 @@ fn memory_run(keys: usize, sends: bool) -> f64 {
         causation: None,
         time: Timestamp::from_millis(1_700_000_000_000),
         deadline: None,
-        wants: Wants::Nothing,
+        wants: ReplyMode::Nothing,
         traceparent: None,
         headers: Vec::new(),
         codec: Codec::Bincode,

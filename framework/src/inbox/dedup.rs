@@ -1,0 +1,278 @@
+//! What one actor remembers of the messages it has handled, so that a duplicate is known for what it is.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::message::{Codec, Digest, MessageId, Name, ShardId};
+use crate::store::{Source, SourceKind, StoredTurn};
+
+/// How many ids without a time (idempotency keys) an actor keeps in memory. The store finds the older ones.
+const KEYED: usize = 32;
+
+/// How many ids with a time an actor keeps in memory at most.
+const MOST_RECENT: usize = 128;
+
+/// Replies of more bytes are not kept in memory: the store has them, and few callers ask twice.
+const LARGEST_REPLY: usize = 256;
+
+/// What one actor remembers of the messages it has handled.
+///
+/// Messages of actors and events are known by their place: of each source only the last place is kept, because an actor
+/// takes what one source sends it in order. There is no time window and the memory is one number per source.
+///
+/// Messages from outside are known by their id. Ids that hold their time are forgotten smallest first: an id above the last
+/// one forgotten that is not in memory is certainly new, whatever the clocks say; one below it is looked up in the store,
+/// which takes the same time whatever the number of turns. The memory is bounded in bytes: few ids, and short replies only.
+///
+/// `RECENT` is how many ids that hold their time are kept in memory at first. Where many callers at once make ids come far out
+/// of order, more are kept, up to 128: see [`looked_up`](Self::looked_up).
+#[derive(Clone, Debug, Default)]
+pub struct DedupStateOf<const RECENT: usize> {
+    places: Vec<(Source, u64)>,
+    recent: VecDeque<SeenId>,
+    /// How many ids are kept, if more than `RECENT`.
+    room: usize,
+    /// No id above this one was forgotten; 0 if none was.
+    forgotten: u128,
+    /// Ids without a time.
+    keyed: Option<Box<Keyed>>,
+}
+
+/// The ids without a time that an actor remembers, oldest first.
+#[derive(Clone, Debug, Default)]
+struct Keyed {
+    ids: VecDeque<(Timestamp, SeenId)>,
+    /// Whether there were more.
+    forgotten: bool,
+}
+
+/// What one aggregate or saga remembers of the messages it has handled.
+///
+/// Few ids at first: there may be a million keys, and an id with its reply takes 48 bytes.
+pub type DedupState = DedupStateOf<8>;
+
+/// An id that was handled, and what was replied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct SeenId {
+    id: MessageId,
+    digest: u64,
+    reply: SmallReply,
+}
+
+/// A stored reply; most are so short that they need no allocation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum SmallReply {
+    Inline(Codec, u8, [u8; 21]),
+    Heap(Codec, Box<[u8]>),
+    /// Only the store has it.
+    Stored,
+}
+
+impl SmallReply {
+    fn new(bytes: &[u8], codec: Codec) -> Self {
+        let mut inline = [0; 21];
+        match (u8::try_from(bytes.len()), inline.get_mut(..bytes.len())) {
+            (Ok(length), Some(room)) => {
+                room.copy_from_slice(bytes);
+                Self::Inline(codec, length, inline)
+            }
+            _ if bytes.len() > LARGEST_REPLY => Self::Stored,
+            _ => Self::Heap(codec, bytes.into()),
+        }
+    }
+
+    fn get(&self) -> Option<(&[u8], Codec)> {
+        match self {
+            Self::Inline(codec, length, bytes) => Some((bytes.get(..usize::from(*length)).unwrap_or_default(), *codec)),
+            Self::Heap(codec, bytes) => Some((bytes, *codec)),
+            Self::Stored => None,
+        }
+    }
+}
+
+/// Whether a message was handled before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It was not.
+    New,
+    /// It was; here is the reply.
+    Duplicate(Bytes, Codec),
+    /// Its id was, with another payload.
+    Conflict,
+    /// Memory does not say: ask the store.
+    LookUp,
+}
+
+impl<const RECENT: usize> DedupStateOf<RECENT> {
+    /// Whether what stands at `sequence` of `source` was handled.
+    pub fn admit_place(&self, source: &Source, sequence: u64) -> bool {
+        self.places.iter().find(|(known, _)| known == source).is_none_or(|(_, last)| sequence > *last)
+    }
+
+    /// Remembers what stands at `sequence` of `source`.
+    pub fn place(&mut self, source: &Source, sequence: u64) {
+        match self.places.iter_mut().find(|(known, _)| known == source) {
+            Some((_, last)) => *last = (*last).max(sequence),
+            None => self.places.push((source.clone(), sequence)),
+        }
+    }
+
+    /// Whether the message `id` from outside, with this digest, was handled. Ids without a time that were handled before
+    /// `oldest` have expired.
+    pub(crate) fn admit_id(&self, id: MessageId, digest: &Digest<'_>, oldest: Timestamp) -> Admission {
+        let timed = id.time().is_some();
+        let found = if timed {
+            match self.recent.back() {
+                Some(last) if last.id < id => None,
+                _ => self.recent.binary_search_by_key(&id, |seen| seen.id).ok().and_then(|at| self.recent.get(at)),
+            }
+        } else {
+            let keyed = self.keyed.iter().flat_map(|keyed| keyed.ids.iter().rev());
+            keyed.filter(|(time, _)| *time >= oldest).map(|(_, seen)| seen).find(|seen| seen.id == id)
+        };
+        match found {
+            Some(seen) if digest.matches(seen.digest) => match seen.reply.get() {
+                Some((reply, codec)) => Admission::Duplicate(Bytes::copy_from_slice(reply), codec),
+                None => Admission::LookUp,
+            },
+            Some(_) => Admission::Conflict,
+            None if timed && id.as_u128() <= self.forgotten => Admission::LookUp,
+            None if !timed && self.keyed.as_ref().is_some_and(|keyed| keyed.forgotten) => Admission::LookUp,
+            None => Admission::New,
+        }
+    }
+
+    /// Remembers the message `id` from outside, handled at `time`, and its reply. A dead letter has no reply until it is redriven: then the reply
+    /// takes its place.
+    pub fn id(&mut self, id: MessageId, time: Timestamp, digest: u64, reply: &[u8], codec: Codec) {
+        let seen = SeenId { id, digest, reply: SmallReply::new(reply, codec) };
+        if id.time().is_none() {
+            return self.keyed.get_or_insert_default().id(time, seen);
+        }
+        // Ids rise nearly always, so this is a push at the end. Room is made first, so that the buffer never grows past it.
+        let full = self.recent.len() >= self.room.max(RECENT);
+        match self.recent.back() {
+            Some(last) if last.id >= id => match self.recent.binary_search_by_key(&id, |seen| seen.id) {
+                Ok(at) => self.recent.iter_mut().skip(at).take(1).for_each(|known| *known = seen.clone()),
+                // Below all that are remembered: it would be the next to go.
+                Err(0) if full => self.forgotten = self.forgotten.max(id.as_u128()),
+                Err(at) => {
+                    if full {
+                        self.forget_first();
+                    }
+                    self.recent.insert(at - usize::from(full), seen);
+                }
+            },
+            _ => {
+                if full {
+                    self.forget_first();
+                }
+                self.recent.push_back(seen);
+            }
+        }
+    }
+
+    fn forget_first(&mut self) {
+        if let Some(gone) = self.recent.pop_front() {
+            self.forgotten = self.forgotten.max(gone.id.as_u128());
+        }
+    }
+
+    /// An id had to be looked up and turned out to be new: ids come further out of order than memory reaches, so from now on
+    /// twice as many are kept.
+    pub fn looked_up(&mut self) {
+        self.room = (self.room.max(RECENT) * 2).min(MOST_RECENT);
+    }
+
+    /// Remembers a turn read back from the log.
+    pub fn turn(&mut self, turn: &StoredTurn) {
+        if let Some((source, sequence)) = &turn.from {
+            self.place(source, *sequence);
+        }
+        if let Some(digest) = turn.digest {
+            self.id(turn.id, turn.time, digest, &turn.reply, turn.reply_codec);
+        }
+    }
+
+    /// What is kept in a snapshot.
+    pub fn save(&self) -> SavedDedupState {
+        // A reply that only the store has is looked up again, and so is its id.
+        let stored = self.recent.iter().filter(|seen| seen.reply.get().is_none()).map(|seen| seen.id.as_u128()).max();
+        let forgotten = self.forgotten.max(stored.unwrap_or(0));
+        let save = |seen: &SeenId| {
+            let (reply, codec) = seen.reply.get()?;
+            Some((seen.id, seen.digest, reply.to_vec(), codec.id()))
+        };
+        SavedDedupState {
+            places: self
+                .places
+                .iter()
+                .map(|(source, last)| {
+                    let subscriber = match &source.kind {
+                        SourceKind::Direct => None,
+                        SourceKind::Events { subscriber } => Some(subscriber.to_string()),
+                    };
+                    (source.shard.domain.to_string(), source.shard.shard, subscriber, *last)
+                })
+                .collect(),
+            recent: self.recent.iter().filter_map(save).collect(),
+            forgotten: (forgotten > 0).then_some(MessageId::from_u128(forgotten)),
+            // The store finds them.
+            keyed: Vec::new(),
+            keyed_forgotten: self.keyed.is_some(),
+        }
+    }
+
+    /// From a snapshot; `None` if it cannot be used.
+    pub fn restore(saved: SavedDedupState) -> Option<Self> {
+        let restore = |(id, digest, reply, codec): (MessageId, u64, Vec<u8>, u8)| {
+            Some(SeenId { id, digest, reply: SmallReply::new(&reply, Codec::from_id(codec)?) })
+        };
+        let places = saved.places.into_iter().map(|(domain, shard, subscriber, last)| {
+            let lane = match subscriber {
+                None => SourceKind::Direct,
+                Some(name) => SourceKind::Events { subscriber: Name::new(&name).ok()? },
+            };
+            Some((Source { shard: ShardId::new(Name::new(&domain).ok()?, shard), kind: lane }, last))
+        });
+        // Older versions kept ids without their time; the store finds these ids and knows it.
+        let forgotten = saved.keyed_forgotten || !saved.keyed.is_empty();
+        Some(Self {
+            places: places.collect::<Option<_>>()?,
+            room: saved.recent.len().min(MOST_RECENT),
+            recent: saved.recent.into_iter().map(restore).collect::<Option<_>>()?,
+            forgotten: saved.forgotten.map_or(0, MessageId::as_u128),
+            keyed: forgotten.then(|| Box::new(Keyed { ids: VecDeque::new(), forgotten })),
+        })
+    }
+}
+
+impl Keyed {
+    fn id(&mut self, time: Timestamp, seen: SeenId) {
+        if let Some(known) = self.ids.iter_mut().rev().find(|(_, known)| known.id == seen.id) {
+            *known = (time, seen);
+            return;
+        }
+        if self.ids.len() >= KEYED {
+            self.ids.pop_front();
+            self.forgotten = true;
+        }
+        self.ids.push_back((time, seen));
+    }
+}
+
+/// What an actor remembers, as a snapshot keeps it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedDedupState {
+    places: Vec<(String, u16, Option<String>, u64)>,
+    recent: Vec<(MessageId, u64, Vec<u8>, u8)>,
+    forgotten: Option<MessageId>,
+    keyed: Vec<(MessageId, u64, Vec<u8>, u8)>,
+    keyed_forgotten: bool,
+}
+
+#[cfg(test)]
+mod tests;

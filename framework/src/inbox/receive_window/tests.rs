@@ -1,0 +1,316 @@
+//! Tests of a gate whose actors, sender and receiving shard are played by the test.
+
+use bytes::Bytes;
+use futures_util::future::FutureExt as _;
+
+use super::*;
+use crate::clock::Timestamp;
+use crate::message::{Codec, Kind, MessageId, Name, Origin};
+
+/// Actors that keep what is delivered until the test settles it.
+#[derive(Default)]
+struct Actors(RefCell<Vec<Delivery>>);
+
+impl ActorEndpoint for Actors {
+    fn deliver(&self, delivery: Delivery) {
+        self.0.borrow_mut().push(delivery);
+    }
+
+    fn key_of(&self, _: &Envelope) -> Result<Option<String>, String> {
+        Ok(None)
+    }
+
+    fn live(&self) -> usize {
+        0
+    }
+
+    fn sweep(&self, _: u64, _: usize) {}
+
+    fn reset(&self) {}
+}
+
+struct Fixture {
+    gate: Rc<ReceiveWindow>,
+    actors: Rc<Actors>,
+    /// How often the sender was to be asked.
+    asks: Rc<Cell<usize>>,
+    /// How far everything was committed, each time that the sender was to be told.
+    committed: Rc<RefCell<Vec<u64>>>,
+    counts: Arc<Counts>,
+    standing: Arc<HealthIssues>,
+    /// What became of each message.
+    settled: Rc<RefCell<Vec<(u64, AckOutcome)>>>,
+}
+
+fn shard(number: u16) -> ShardId {
+    ShardId::new(Name::from_static("bank").unwrap(), number)
+}
+
+/// The message that the sender sent under this number.
+fn message(sequence: u64) -> Envelope {
+    let name = Name::from_static("bank").unwrap();
+    let id = MessageId::from_u128(u128::from(sequence) + 1_000);
+    let origin = Origin { shard: shard(0), actor: name.clone(), key: "ada".into(), sequence, version: 0, store: None };
+    let envelope = Envelope::new(id, Kind::Command, name.clone(), name, Timestamp::from_millis(0));
+    Envelope { origin: Some(origin), ..envelope }
+}
+
+/// Another message under the same number.
+fn other(sequence: u64) -> Envelope {
+    Envelope { id: MessageId::from_u128(7), ..message(sequence) }
+}
+
+fn done() -> Outcome {
+    Outcome::Done(Bytes::new(), Codec::Bincode)
+}
+
+impl Fixture {
+    /// A gate through which everything up to `floor` has come.
+    fn new(floor: u64) -> Self {
+        let actors = Rc::new(Actors::default());
+        let asks = Rc::new(Cell::new(0));
+        let committed: Rc<RefCell<Vec<u64>>> = Rc::default();
+        let (counts, standing) = (Arc::<Counts>::default(), Arc::<HealthIssues>::default());
+        let doors: EndpointLookup = {
+            let actors = Rc::clone(&actors);
+            Rc::new(move |_| (Rc::clone(&actors) as Rc<dyn ActorEndpoint>, Action::Handle))
+        };
+        let asking: RequestMissing = {
+            let asks = Rc::clone(&asks);
+            Rc::new(move |_| asks.set(asks.get() + 1))
+        };
+        let told: Committed = {
+            let committed = Rc::clone(&committed);
+            Rc::new(move |gate| committed.borrow_mut().push(gate.through()))
+        };
+        let both = (shard(0), shard(1));
+        let gate = ReceiveWindow::new(both, floor, doors, asking, told, Arc::clone(&counts), Arc::clone(&standing));
+        Self { gate, actors, asks, committed, counts, standing, settled: Rc::default() }
+    }
+
+    fn admit(&self, envelope: Envelope) {
+        let settled = Rc::clone(&self.settled);
+        let sequence = sequence_of(&envelope);
+        self.gate.admit(envelope, Box::new(move |how| settled.borrow_mut().push((sequence, how))));
+    }
+
+    /// What became of messages since the last call.
+    fn settled(&self) -> Vec<(u64, AckOutcome)> {
+        self.settled.take()
+    }
+
+    /// The actors are done with the message delivered at `index` of those that wait.
+    fn finish(&self, index: usize, outcome: Outcome) {
+        let delivery = self.actors.0.borrow_mut().remove(index);
+        (delivery.completion)(outcome);
+    }
+
+    /// The sequences that wait in the actors.
+    fn delivered(&self) -> Vec<u64> {
+        self.actors.0.borrow().iter().map(|delivery| sequence_of(&delivery.envelope)).collect()
+    }
+}
+
+#[test]
+fn messages_in_flight_are_bounded_in_count() {
+    let all = Fixture::new(0);
+    let most = IN_FLIGHT as u64;
+    (1..=most + 1).for_each(|sequence| all.admit(message(sequence)));
+    assert_eq!(all.settled(), [(most + 1, AckOutcome::Retry)]);
+    assert_eq!(all.delivered().len(), IN_FLIGHT);
+    all.finish(0, done());
+    assert_eq!(all.settled(), [(1, AckOutcome::Ack)]);
+    all.admit(message(most + 1));
+    assert_eq!((all.settled(), all.delivered().len()), (vec![], IN_FLIGHT));
+}
+
+#[test]
+fn messages_in_flight_are_bounded_in_bytes() {
+    let all = Fixture::new(0);
+    let large = |sequence| Envelope { payload: Bytes::from(vec![0; BYTES / 2]), ..message(sequence) };
+    (1..=3).for_each(|sequence| all.admit(large(sequence)));
+    assert_eq!((all.settled(), all.delivered()), (vec![(3, AckOutcome::Retry)], vec![1, 2]));
+    for sequence in 3..6 {
+        all.finish(0, done());
+        all.admit(large(sequence));
+        all.admit(large(sequence + 1));
+        assert_eq!(all.settled(), [(sequence - 2, AckOutcome::Ack), (sequence + 1, AckOutcome::Retry)]);
+    }
+    // One message may have more than all may have together.
+    let alone = Fixture::new(0);
+    alone.admit(Envelope { payload: Bytes::from(vec![0; BYTES + 1]), ..message(1) });
+    assert_eq!(alone.delivered(), [1]);
+}
+
+#[test]
+fn only_what_is_committed_is_settled() {
+    let all = Fixture::new(10);
+    (11..=14).for_each(|sequence| all.admit(message(sequence)));
+    assert_eq!((all.gate.through(), all.gate.only_waits()), (10, false));
+    all.finish(1, Outcome::DeadLetter("it failed".into()));
+    assert_eq!((all.settled(), all.gate.through()), (vec![(12, AckOutcome::Ack)], 10));
+    all.finish(0, done());
+    assert_eq!((all.settled(), all.gate.through()), (vec![(11, AckOutcome::Ack)], 12));
+    all.finish(0, Outcome::Stopped);
+    all.finish(0, Outcome::Busy);
+    assert_eq!(all.settled(), [(13, AckOutcome::Retry), (14, AckOutcome::Retry)]);
+    assert_eq!((all.gate.through(), all.gate.only_waits()), (12, false));
+    assert_eq!(*all.committed.borrow(), [10, 12]);
+}
+
+#[test]
+fn a_duplicate_is_settled_as_its_first_delivery_is() {
+    let all = Fixture::new(0);
+    all.admit(message(1));
+    all.admit(message(1));
+    assert_eq!((all.settled(), all.counts.duplicates.get()), (vec![(1, AckOutcome::Retry)], 1));
+    assert!(all.committed.borrow().is_empty());
+    all.finish(0, done());
+    all.admit(message(1));
+    assert_eq!(all.settled(), [(1, AckOutcome::Ack), (1, AckOutcome::Ack)]);
+    // The sender is told again: it would not have sent it if it knew.
+    assert_eq!((all.committed.borrow().len(), all.counts.duplicates.get()), (2, 2));
+    let nowhere = Envelope { origin: None, ..message(0) };
+    all.admit(nowhere);
+    assert_eq!((all.settled(), all.delivered()), (vec![(0, AckOutcome::Ack)], vec![]));
+}
+
+#[test]
+fn what_comes_early_waits_for_what_is_missing() {
+    let all = Fixture::new(0);
+    assert!(all.gate.is_at_rest());
+    all.admit(message(2));
+    all.admit(message(4));
+    assert_eq!((all.delivered(), all.asks.get(), all.counts.gaps.get()), (vec![], 1, 1));
+    assert!(!all.gate.is_at_rest() && all.gate.only_waits());
+    let question = all.gate.missing_range().unwrap();
+    assert_eq!((question.after, question.contradicted), (0, None));
+    all.admit(message(1));
+    assert_eq!((all.delivered(), all.gate.missing_range().unwrap().after), (vec![1, 2], 2));
+    assert!(all.gate.answered(all.gate.missing_range().unwrap(), vec![message(3)], 4));
+    assert_eq!((all.delivered(), all.gate.missing_range()), (vec![1, 2, 3, 4], None));
+    all.gate.asked();
+    all.admit(message(9));
+    assert_eq!((all.asks.get(), all.counts.gaps.get()), (2, 2));
+    // Nothing moved and nothing is in doubt: asked again only later.
+    assert!(!all.gate.answered(all.gate.missing_range().unwrap(), vec![], 9));
+    all.gate.let_go();
+    assert_eq!((all.settled(), all.gate.missing_range()), (vec![(9, AckOutcome::Retry)], None));
+}
+
+#[test]
+fn a_message_that_the_sender_did_not_send_is_dropped() {
+    let all = Fixture::new(0);
+    all.admit(other(2));
+    all.admit(message(5));
+    let question = all.gate.missing_range().unwrap();
+    all.admit(message(4));
+    // The sender's log ends at 3 and has another message at 2; 4 came after the question.
+    assert!(all.gate.answered(question, vec![message(1), message(2), message(3)], 3));
+    assert_eq!(all.settled(), [(2, AckOutcome::Ack), (5, AckOutcome::Ack)]);
+    assert_eq!((all.delivered(), all.counts.commands_dropped.get()), (vec![1, 2, 3, 4], 2));
+    assert_eq!(all.actors.0.borrow()[1].envelope.id, message(2).id);
+}
+
+#[test]
+fn answers_wait_for_room_too() {
+    let all = Fixture::new(0);
+    all.admit(Envelope { payload: Bytes::from(vec![0; BYTES]), ..message(1) });
+    all.finish(0, done());
+    all.admit(message(3));
+    let large = Envelope { payload: Bytes::from(vec![0; BYTES]), ..message(2) };
+    assert!(all.gate.answered(all.gate.missing_range().unwrap(), vec![large, message(3)], 4));
+    assert_eq!(all.gate.last.get(), 3);
+    all.admit(message(4));
+    assert_eq!(all.settled(), [(1, AckOutcome::Ack), (4, AckOutcome::Retry)]);
+    assert!(!all.gate.answered(MissingRange { after: 3, contradicted: None, mark: 0 }, vec![message(4)], 4));
+    assert_eq!(all.delivered(), [2, 3]);
+}
+
+#[test]
+fn a_contradiction_is_decided_by_the_sender() {
+    let all = Fixture::new(0);
+    all.admit(message(1));
+    all.finish(0, done());
+    all.settled();
+    all.admit(other(1));
+    assert_eq!((all.settled(), all.asks.get()), (vec![(1, AckOutcome::Ack)], 1));
+    assert_eq!((all.counts.commands_dropped.get(), all.counts.duplicates.get()), (1, 0));
+    // Until the answer only the sender's log is taken from.
+    all.admit(message(2));
+    assert_eq!((all.settled(), all.asks.get()), (vec![(2, AckOutcome::Retry)], 1));
+    let question = all.gate.missing_range().unwrap();
+    assert_eq!((question.after, question.contradicted), (0, Some(1)));
+    // Its log ends with the message in doubt.
+    assert!(all.gate.answered(question, vec![message(1)], 1));
+    assert!(all.standing.reasons().is_empty());
+    // What was turned away is asked for.
+    let question = all.gate.missing_range().unwrap();
+    assert_eq!((question.after, question.contradicted), (1, None));
+    assert!(all.gate.answered(question, vec![message(2)], 2));
+    assert_eq!((all.delivered(), all.gate.missing_range()), (vec![2], None));
+}
+
+#[test]
+fn a_sender_with_an_older_log_is_not_taken_from() {
+    for answer in [(vec![other(1)], 1), (vec![], 0)] {
+        let all = Fixture::new(0);
+        all.admit(message(1));
+        all.finish(0, done());
+        all.admit(message(3));
+        all.settled();
+        all.admit(other(1));
+        let question = all.gate.missing_range().unwrap();
+        assert!(all.gate.answered(question, answer.0, answer.1));
+        assert_eq!(all.settled(), [(1, AckOutcome::Ack), (3, AckOutcome::Retry)]);
+        assert_eq!(all.standing.reasons().len(), 1);
+        all.admit(message(2));
+        assert_eq!((all.settled(), all.delivered()), (vec![(2, AckOutcome::Retry)], vec![]));
+        assert!(!all.gate.is_at_rest());
+        // The log is back.
+        assert!(all.gate.answered(all.gate.missing_range().unwrap(), vec![message(1)], 3));
+        assert!(all.standing.reasons().is_empty());
+        all.admit(message(2));
+        assert_eq!(all.delivered(), [2]);
+    }
+}
+
+#[test]
+fn contradictions_are_asked_about_at_a_bounded_rate() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let all = Fixture::new(0);
+        let missing = MissingRange { after: 0, contradicted: None, mark: 0 };
+        let doubt = MissingRange { contradicted: Some(1), ..missing };
+        assert!(all.gate.may_ask(&doubt).now_or_never().is_some(), "the first question does not wait");
+        assert!(all.gate.may_ask(&missing).now_or_never().is_some(), "what is missing is not in doubt");
+        let before = Instant::now();
+        all.gate.may_ask(&doubt).await;
+        assert_eq!(before.elapsed(), DOUBT);
+        // A sender with another log is asked when something comes from it, and otherwise seldom.
+        all.gate.contradicted(1);
+        let before = Instant::now();
+        all.gate.may_ask(&doubt).await;
+        assert_eq!(before.elapsed(), DOUBT + AGAIN);
+        all.admit(message(1));
+        let before = Instant::now();
+        all.gate.may_ask(&doubt).await;
+        assert_eq!(before.elapsed(), DOUBT);
+    });
+}
+
+#[test]
+fn the_store_is_told_once_how_far_everything_is_appended() {
+    let all = Fixture::new(4);
+    assert!(all.gate.unstored().is_none());
+    all.admit(message(5));
+    all.admit(message(6));
+    let DedupKey::Sequence { source, floor, .. } = all.actors.0.borrow()[0].dedup_key.clone() else {
+        panic!("it has a place")
+    };
+    floor.known(5);
+    assert!(!all.gate.is_at_rest());
+    let watermark = all.gate.unstored().unwrap();
+    assert_eq!((watermark.through, &watermark.source), (5, &*source));
+    assert!(all.gate.unstored().is_none());
+}

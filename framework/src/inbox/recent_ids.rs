@@ -1,0 +1,77 @@
+//! What stood at the last places of a source, so that a log which tells another story is found out.
+//!
+//! A place is a number, and a log that was put back to an older copy gives the same numbers again to other messages. By the
+//! number alone they would be taken for duplicates.
+
+use std::collections::VecDeque;
+
+use crate::message::MessageId;
+
+/// How many places are remembered.
+const PLACES: usize = 256;
+
+/// What stood at the last places of a source.
+#[derive(Default)]
+pub(crate) struct RecentIds {
+    /// The place of the newest.
+    last: u64,
+    /// A part of each id, oldest first.
+    parts: VecDeque<u64>,
+}
+
+impl RecentIds {
+    /// This message stands at `place`.
+    pub(crate) fn passed(&mut self, place: u64, id: MessageId) {
+        if place != self.last + 1 {
+            self.parts.clear();
+        } else if self.parts.len() >= PLACES {
+            self.parts.pop_front();
+        }
+        self.last = place;
+        self.parts.push_back(part(id));
+    }
+
+    /// Whether this message stood at `place`; `None` if that is not remembered.
+    pub(crate) fn knows(&self, place: u64, id: MessageId) -> Option<bool> {
+        let back = usize::try_from(self.last.checked_sub(place)?).ok()?;
+        let at = self.parts.len().checked_sub(back + 1)?;
+        self.parts.get(at).map(|known| *known == part(id))
+    }
+}
+
+fn part(id: MessageId) -> u64 {
+    let id = id.as_u128();
+    (id >> 64) as u64 ^ id as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_places_are_known_and_nothing_else() {
+        let id = |n: u64| MessageId::from_u128(u128::from(n) + 7);
+        let mut trail = RecentIds::default();
+        assert_eq!(trail.knows(0, id(0)), None);
+        let last = 10 + PLACES as u64;
+        for place in 1..=last {
+            trail.passed(place, id(place));
+        }
+        assert_eq!((trail.knows(10, id(10)), trail.knows(11, id(11))), (None, Some(true)));
+        assert_eq!((trail.knows(last, id(last)), trail.knows(last, id(1))), (Some(true), Some(false)));
+        assert_eq!(trail.knows(last + 1, id(last + 1)), None);
+        // It goes on somewhere else.
+        trail.passed(5, id(5));
+        assert_eq!((trail.knows(5, id(5)), trail.knows(4, id(4))), (Some(true), None));
+    }
+
+    #[test]
+    fn each_half_of_an_id_tells_messages_apart() {
+        let (old, young) = (1u128 << 64 | 5, 2u128 << 64 | 5);
+        let mut trail = RecentIds::default();
+        trail.passed(1, MessageId::from_u128(old));
+        assert_eq!(trail.knows(1, MessageId::from_u128(young)), Some(false));
+        assert_eq!(trail.knows(1, MessageId::from_u128(old + 1)), Some(false));
+        assert_eq!(trail.knows(1, MessageId::from_u128(old)), Some(true));
+    }
+}

@@ -1,0 +1,170 @@
+//! Counts, for one source of one shard, what was dispatched and what of it is appended.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use super::{Done, Subscriber};
+use crate::message::{Envelope, Key, Name, ShardId, shard_of};
+use crate::router::{Action, ActorEndpoint, DedupKey, Delivery, Outcome, SequenceTracker};
+use crate::store::{Source, SourceKind};
+use crate::telemetry::TARGET;
+
+/// Counts, for one source of one shard, what was dispatched and what of it is appended.
+pub(crate) struct WatermarkTracker {
+    pub(crate) source: Rc<Source>,
+    /// The last place dispatched, to whichever shard.
+    dispatched: Rc<Cell<u64>>,
+    /// Dispatched to this shard and not yet appended.
+    open: RefCell<BTreeSet<u64>>,
+    /// The floor that the store knows.
+    stored: Cell<u64>,
+    /// The floor when counting began.
+    began: u64,
+}
+
+/// How far above the first floor a message may have been under way when the node ended. More than a source has under way.
+const NEAR_START: u64 = 4096;
+
+impl WatermarkTracker {
+    pub(crate) fn new(source: Rc<Source>, dispatched: Rc<Cell<u64>>, stored: u64) -> Rc<Self> {
+        Rc::new(Self { source, dispatched, open: RefCell::default(), stored: Cell::new(stored), began: stored })
+    }
+
+    pub(crate) fn opened(&self, sequence: u64) {
+        self.open.borrow_mut().insert(sequence);
+    }
+
+    /// All places up to and including this one are appended.
+    pub(crate) fn floor(&self) -> u64 {
+        match self.open.borrow().first() {
+            Some(first) => first.saturating_sub(1),
+            None => self.dispatched.get(),
+        }
+    }
+
+    /// The floor, if the store does not know it yet and should.
+    pub(crate) fn unstored(&self) -> Option<u64> {
+        let floor = self.floor();
+        (floor > self.stored.get()).then_some(floor)
+    }
+
+    pub(crate) fn stored(&self) -> u64 {
+        self.stored.get()
+    }
+
+    pub(crate) fn set_stored(&self, floor: u64) {
+        self.stored.set(self.stored.get().max(floor));
+    }
+}
+
+impl SequenceTracker for WatermarkTracker {
+    fn once_appended(&self, sequence: u64) -> u64 {
+        match self.open.borrow().iter().find(|open| **open != sequence) {
+            Some(first) => first.saturating_sub(1),
+            None => self.dispatched.get(),
+        }
+    }
+
+    fn appended(&self, sequence: u64) {
+        self.open.borrow_mut().remove(&sequence);
+        self.set_stored(self.floor());
+    }
+
+    fn known(&self, sequence: u64) {
+        self.open.borrow_mut().remove(&sequence);
+    }
+
+    fn is_near_start(&self, sequence: u64) -> bool {
+        sequence <= self.began.saturating_add(NEAR_START)
+    }
+}
+
+/// Gives the events of one source shard to the actors of one type on this thread.
+pub(crate) struct ActorSubscriber {
+    /// The actors' domain.
+    domain: Name,
+    pub(crate) door: Rc<dyn ActorEndpoint>,
+    pub(crate) events: Vec<Name>,
+    /// By the number of the actors' shard; `None` for those of other threads.
+    pub(crate) tracks: Vec<Option<Rc<WatermarkTracker>>>,
+}
+
+impl ActorSubscriber {
+    /// A taker whose tracks start from what the store knows.
+    pub(crate) fn new(
+        (domain, actor): (&Name, &Name),
+        door: Rc<dyn ActorEndpoint>,
+        events: Vec<Name>,
+        source: &ShardId,
+        dispatched: &Rc<Cell<u64>>,
+        floors: &[Option<u64>],
+    ) -> Self {
+        let lane = SourceKind::Events { subscriber: actor.clone() };
+        let source = Rc::new(Source { shard: source.clone(), kind: lane });
+        let tracks = floors
+            .iter()
+            .map(|floor| floor.map(|floor| WatermarkTracker::new(Rc::clone(&source), Rc::clone(dispatched), floor)))
+            .collect();
+        Self { domain: domain.clone(), door, events, tracks }
+    }
+}
+
+impl Subscriber for ActorSubscriber {
+    fn floor(&self) -> u64 {
+        self.tracks.iter().flatten().map(|track| track.stored()).min().unwrap_or(u64::MAX)
+    }
+
+    fn takes(&self, event: &Name) -> bool {
+        self.events.contains(event)
+    }
+
+    fn handle(&self, event: &Envelope, done: Done) {
+        let Some(origin) = &event.origin else { return done() };
+        let (key, work) = match self.door.key_of(event) {
+            Ok(Some(key)) if Key::from(&key).is_valid() => (key, Action::React),
+            Ok(None) => return done(),
+            // Nobody knows whose it is: the actor that has the key of its stream makes it a dead letter that a person sees.
+            Ok(Some(key)) => (origin.key.clone(), Action::Refuse(format!("asks for a key of {} bytes", key.len()))),
+            Err(error) => (origin.key.clone(), Action::Refuse(error)),
+        };
+        let shards = u16::try_from(self.tracks.len()).unwrap_or(u16::MAX);
+        let shard = shard_of(&key, shards);
+        let Some(Some(track)) = self.tracks.get(usize::from(shard)) else { return done() };
+        if origin.sequence <= track.stored() {
+            return done();
+        }
+        let sequence = origin.sequence;
+        track.opened(sequence);
+        let mut envelope = event.clone();
+        envelope.key = key;
+        let arrival = DedupKey::Sequence {
+            source: Rc::clone(&track.source),
+            sequence,
+            floor: Rc::clone(track) as Rc<dyn SequenceTracker>,
+        };
+        let settle = Box::new(move |outcome: Outcome| {
+            if let Outcome::Stopped | Outcome::Unknown(_) = outcome {
+                tracing::debug!(target: TARGET, ?outcome, "an event was not taken; it will be read again from its log");
+            }
+            done();
+        });
+        self.door.deliver(Delivery::new(work, envelope, arrival, settle));
+    }
+
+    fn unstored(&self) -> Vec<(ShardId, Source, u64)> {
+        let tracks = self.tracks.iter().enumerate();
+        tracks
+            .filter_map(|(shard, track)| {
+                let track = track.as_ref()?;
+                let floor = track.unstored()?;
+                track.set_stored(floor);
+                let shard = ShardId::new(self.domain.clone(), u16::try_from(shard).ok()?);
+                Some((shard, Source::clone(&track.source), floor))
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+//! Tests of the counting of what is dispatched and appended.
+
+use super::*;
+use crate::clock::Timestamp;
+use crate::message::{Kind, MessageId, Origin};
+
+/// Actors of one type: the key of each event is that of its stream.
+#[derive(Default)]
+struct Actors(RefCell<Vec<Delivery>>);
+
+impl ActorEndpoint for Actors {
+    fn deliver(&self, delivery: Delivery) {
+        self.0.borrow_mut().push(delivery);
+    }
+
+    fn key_of(&self, event: &Envelope) -> Result<Option<String>, String> {
+        Ok(event.origin.as_ref().map(|origin| origin.key.clone()))
+    }
+
+    fn live(&self) -> usize {
+        0
+    }
+
+    fn sweep(&self, _: u64, _: usize) {}
+
+    fn reset(&self) {}
+}
+
+fn track(dispatched: u64, stored: u64) -> (Rc<WatermarkTracker>, Rc<Cell<u64>>) {
+    let shard = ShardId::new(Name::from_static("bank").unwrap(), 0);
+    let last = Rc::new(Cell::new(dispatched));
+    (WatermarkTracker::new(Rc::new(Source { shard, kind: SourceKind::Direct }), Rc::clone(&last), stored), last)
+}
+
+#[test]
+fn the_floor_is_below_the_first_open_place() {
+    let (track, last) = track(4, 4);
+    assert_eq!((track.floor(), track.unstored(), track.stored()), (4, None, 4));
+    for place in 5..=8 {
+        last.set(place);
+        track.opened(place);
+    }
+    assert_eq!((track.floor(), track.unstored()), (4, None));
+    track.known(6);
+    assert_eq!((track.floor(), track.once_appended(5), track.once_appended(7)), (4, 6, 4));
+    track.known(5);
+    assert_eq!((track.floor(), track.unstored(), track.stored()), (6, Some(6), 4));
+    track.appended(7);
+    assert_eq!((track.floor(), track.unstored(), track.stored()), (7, None, 7));
+    // With the last one appended nothing is open.
+    assert_eq!(track.once_appended(8), 8);
+    track.set_stored(3);
+    assert_eq!(track.stored(), 7, "the store forgets no floor");
+}
+
+#[test]
+fn only_places_near_the_start_may_have_been_under_way() {
+    let (track, _) = track(10, 10);
+    assert!(track.is_near_start(10 + NEAR_START));
+    assert!(!track.is_near_start(11 + NEAR_START));
+}
+
+#[test]
+fn an_event_below_the_floor_is_not_taken_again() {
+    let name = Name::from_static("bank").unwrap();
+    let shard = ShardId::new(name.clone(), 0);
+    let actors = Rc::new(Actors::default());
+    let dispatched = Rc::new(Cell::new(7));
+    let door = Rc::clone(&actors) as Rc<dyn ActorEndpoint>;
+    let taker = ActorSubscriber::new((&name, &name), door, vec![name.clone()], &shard, &dispatched, &[Some(5)]);
+    assert_eq!(taker.floor(), 5);
+    let done = Rc::new(Cell::new(0));
+    for sequence in 4..=6 {
+        let origin =
+            Origin { shard: shard.clone(), actor: name.clone(), key: "ada".into(), sequence, version: 1, store: None };
+        let event =
+            Envelope::new(MessageId::from_u128(1), Kind::Event, name.clone(), name.clone(), Timestamp::from_millis(0));
+        let counted = Rc::clone(&done);
+        taker.handle(&Envelope { origin: Some(origin), ..event }, Box::new(move || counted.set(counted.get() + 1)));
+    }
+    assert_eq!((actors.0.borrow().len(), done.get()), (1, 2));
+    let delivery = actors.0.borrow_mut().remove(0);
+    (delivery.completion)(Outcome::Stopped);
+    assert_eq!(done.get(), 3);
+    // 6 was not appended, so the store's floor stays.
+    assert!(taker.unstored().is_empty());
+}

@@ -1,0 +1,345 @@
+//! What leaves the node: outbox entries to their owners, events to their subscribers, how far this node has come.
+//!
+//! Woken by the relay, which has looked at a shard first. It alone waits for the broker, so nothing inside waits with it.
+//! Nothing gathers here while the broker hangs: only which shards are to be looked at again; the rest stays in their logs.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::background;
+use super::republish::ask_what_is_published;
+use super::thread::ThreadRuntime;
+use crate::actor::{OwnedShard, ThreadContext};
+use crate::bridge::{Notification, Request, RequestError, Response};
+use crate::clock::instant;
+use crate::message::{Envelope, ShardId};
+use crate::relay::{Forward, Suspicion, envelope_of, page};
+use crate::telemetry::TARGET;
+
+/// How many events are read and published at a time.
+const PAGE: usize = 256;
+/// After how many bytes of payload what is gathered from the outboxes of a thread is sent, before more is read.
+const BATCH: usize = 8 << 20;
+/// How many shards publish a page of events at a time.
+const PUBLISHING: usize = 16;
+/// The shards of which something may have to leave the node.
+#[derive(Default)]
+pub(super) struct Publisher {
+    cells: RefCell<BTreeMap<ShardId, Rc<OwnedShard>>>,
+    wake: Notify,
+    carrying: Cell<bool>,
+    /// Up to where the events of each shard are published; nothing of a shard that the broker was not asked about yet. Kept
+    /// here, so that it outlives a failed task.
+    pub(super) published: RefCell<BTreeMap<ShardId, u64>>,
+    /// Of how many shards the broker has not yet answered what it holds.
+    pub(super) unanswered: Cell<usize>,
+}
+
+impl Publisher {
+    pub(super) fn look_at(&self, cell: &Rc<OwnedShard>) {
+        self.cells.borrow_mut().entry(cell.id.clone()).or_insert_with(|| Rc::clone(cell));
+        self.wake.notify_one();
+    }
+
+    /// The task that carries has failed.
+    pub(super) fn failed(&self) {
+        self.carrying.set(false);
+    }
+
+    /// There is something to be told.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Whether everything has been looked at, and what left is with the broker.
+    pub(super) fn is_at_rest(&self) -> bool {
+        !self.carrying.get() && self.cells.borrow().is_empty() && self.unanswered.get() == 0
+    }
+}
+
+/// Carries what was committed to other services, over the bridge.
+pub(super) async fn carry(share: Weak<ThreadRuntime>) {
+    let mut asking: Option<crate::spawn::Task> = None;
+    if let Some(share) = share.upgrade() {
+        asking = ask_what_is_published(&share);
+        // Shards whose events did not all reach the broker before this task failed are looked at once.
+        for (id, cell) in &share.shards {
+            if share.publisher.published.borrow().get(id).is_some_and(|last| Some(last) < share.history.get(id)) {
+                share.publisher.look_at(cell);
+            }
+        }
+    }
+    let mut again: Option<Instant> = None;
+    let mut heads = Heads::default();
+    // Subscribers that missed the last events before this start are told how far the logs reach.
+    let history = share.upgrade().map(|share| share.history.clone()).unwrap_or_default();
+    for (id, position) in history.iter().filter(|(_, position)| **position > 0) {
+        heads.grown(id, *position);
+    }
+    loop {
+        let Some(abroad) = share.upgrade().map(|share| Rc::clone(&share.publisher)) else { return drop(asking) };
+        let impatient = tokio::select! {
+            biased;
+            () = abroad.wake.notified() => false,
+            () = until(again) => true,
+        };
+        let Some(share) = share.upgrade() else { return };
+        abroad.carrying.set(true);
+        if impatient {
+            again = suspicion(&share);
+            share.store_floors(1024);
+        }
+        let next = carry_once(&share, &mut heads).await;
+        again = earliest(earliest(again, next), heads.tell(&share).await);
+        abroad.carrying.set(false);
+        share.context.idle.look();
+    }
+}
+
+/// Some lane has waited long enough; which one is found by looking at all.
+pub(super) fn impatience(share: &ThreadRuntime, of: impl Fn(&ShardId) -> bool) -> Option<Instant> {
+    let mut again = None;
+    for (id, lanes) in &share.send_windows {
+        let (restarted, next) = lanes.impatience(&of, |to| share.stalls(id, to));
+        if let Some(cell) = share.shards.get(id).filter(|_| restarted) {
+            cell.mark_dirty(&share.context);
+        }
+        again = earliest(again, next);
+    }
+    again
+}
+
+/// Some lane to another service has waited long enough: what its courier did not take is handed on again, and of the rest its
+/// destination is asked.
+fn suspicion(share: &Rc<ThreadRuntime>) -> Option<Instant> {
+    let mut again = None;
+    for (id, lanes) in &share.send_windows {
+        let Suspicion { restarted, doubtful, next } = lanes.suspicion(|to| !share.owns(to), |to| share.stalls(id, to));
+        if let Some(cell) = share.shards.get(id).filter(|_| restarted) {
+            share.publisher.look_at(cell);
+        }
+        for (to, sent) in doubtful {
+            ask_how_far(share, id, &to, sent);
+        }
+        again = earliest(again, next);
+    }
+    again
+}
+
+/// Asks the owner of `to` how far it has committed what `from` sent it, and tells how far that is.
+fn ask_how_far(share: &Rc<ThreadRuntime>, from: &ShardId, to: &ShardId, sent: u64) {
+    let Some(bridge) = share.definition.bridge.clone() else { return };
+    let (me, from, to) = (Rc::downgrade(share), from.clone(), to.clone());
+    crate::spawn::detached(&share.context.user_code, "ask a destination how far it is", async move {
+        let asked = Request::Sent { from: from.clone(), to: to.clone(), through: sent };
+        let answer = bridge.request(asked, background::ASK).await;
+        let Some(share) = me.upgrade() else { return };
+        let Some(lanes) = share.send_windows.get(&from) else { return };
+        let through = if let Ok(Response::Watermark { through, .. }) = answer { through } else { 0 };
+        if lanes.answered(&to, through) {
+            share.heard_committed(&from, &to, through);
+        } else if let Ok(Response::Refused(RequestError::Undecodable(_))) = answer
+            && let Some(cell) = share.shards.get(&from)
+        {
+            // An owner of an earlier version does not know the question, and fetches nothing: it is sent everything again.
+            lanes.restart(&to);
+            share.publisher.look_at(cell);
+        }
+    });
+}
+
+/// After what times without a new event subscribers are told how far a log reaches: whoever has lost the last events, and
+/// the tidings before, notices by the next ones.
+const HEADS: [Duration; 8] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+    Duration::from_secs(15),
+    Duration::from_secs(30),
+    Duration::from_secs(60),
+    Duration::from_secs(300),
+];
+
+/// The logs whose ends are to be told.
+#[derive(Default)]
+struct Heads(BTreeMap<ShardId, (u64, usize, Option<Instant>)>);
+
+impl Heads {
+    fn grown(&mut self, shard: &ShardId, position: u64) {
+        self.0.insert(shard.clone(), (position, 0, HEADS.first().map(|wait| instant() + *wait)));
+    }
+
+    async fn tell(&mut self, share: &ThreadRuntime) -> Option<Instant> {
+        let bridge = share.definition.bridge.as_ref()?;
+        let now = instant();
+        let mut next = None;
+        for (shard, (position, told, at)) in &mut self.0 {
+            if at.is_some_and(|at| at <= now) {
+                if let Err(error) =
+                    bridge.notify(Notification::Head { shard: shard.clone(), position: *position }).await
+                {
+                    tracing::debug!(target: TARGET, %error, "the end of a log was not told; it will be");
+                }
+                *told += 1;
+                *at = HEADS.get(*told).map(|wait| now + *wait);
+            }
+            next = earliest(next, *at);
+        }
+        next
+    }
+}
+
+async fn carry_once(share: &Rc<ThreadRuntime>, heads: &mut Heads) -> Option<Instant> {
+    let mut again = None;
+    let outgoing: Rc<RefCell<Vec<Envelope>>> = Rc::default();
+    let (gather, bytes) = (Rc::clone(&outgoing), Cell::new(0));
+    let onward: Forward = Rc::new(move |envelope| {
+        bytes.set(bytes.get() + envelope.payload.len());
+        gather.borrow_mut().push(envelope);
+        bytes.get() < BATCH
+    });
+    let mut full = false;
+    let mut grown = Vec::new();
+    let cells = std::mem::take(&mut *share.publisher.cells.borrow_mut());
+    for (id, cell) in cells {
+        let reader = cell.reader();
+        if let Some(lanes) = share.send_windows.get(&id) {
+            if !full {
+                match lanes.pump(&reader, &onward, |to| !share.owns(to)).await {
+                    Ok(all) => full = !all,
+                    Err(error) => {
+                        tracing::warn!(target: TARGET, shard = %id, %error, "the outbox cannot be read");
+                        retry(&share.context, &cell);
+                    }
+                }
+            }
+            if full {
+                // Memory is bounded: the rest of the outboxes is read once this is with the broker.
+                share.publisher.look_at(&cell);
+            }
+            again = earliest(again, lanes.next_impatience(|to| !share.owns(to)));
+        }
+        let position = reader.position();
+        // Until it is known what the broker has of a shard, nothing of it is published: it would overtake what is missing there.
+        let last = share.publisher.published.borrow().get(&id).copied();
+        if let Some(last) = last.filter(|last| position > *last) {
+            grown.push((cell, last, position));
+        }
+    }
+    // The messages of several shards are under way together: the broker is waited for once, not shard by shard.
+    let batch = std::mem::take(&mut *outgoing.borrow_mut());
+    let publishing = grown.iter().map(|(cell, last, position)| publish(share, &cell.id, *last, *position));
+    let publishing = stream::iter(publishing).buffered(PUBLISHING).collect::<Vec<_>>();
+    let (ends, ()) = tokio::join!(publishing, send(share, batch));
+    for ((cell, _, position), end) in grown.into_iter().zip(ends) {
+        share.publisher.published.borrow_mut().insert(cell.id.clone(), end);
+        // What has come since the look may have been published with it.
+        heads.grown(&cell.id, position.max(end));
+        if end < position {
+            retry(&share.context, &cell);
+        }
+    }
+    tell(share).await;
+    again
+}
+
+/// Ends at `at`; never if there is no such moment.
+pub(super) async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Lets the relay look at a shard again after a while.
+pub(super) fn retry(host: &Rc<ThreadContext>, cell: &Rc<OwnedShard>) {
+    let (host, cell) = (Rc::clone(host), Rc::clone(cell));
+    crate::spawn::detached(&Arc::clone(&host.user_code), "look at a shard again", async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        cell.mark_dirty(&host);
+    });
+}
+
+pub(super) fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// Sends what leaves the node. What does not get through stays in the outbox and is sent again.
+async fn send(share: &Rc<ThreadRuntime>, batch: Vec<Envelope>) {
+    let Some(bridge) = share.definition.bridge.as_ref().filter(|_| !batch.is_empty()) else { return };
+    let sending = batch.into_iter().map(|envelope| {
+        let place = envelope.origin.as_ref().map(|origin| (origin.shard.clone(), origin.sequence));
+        let place = place.zip(envelope.to.clone());
+        let sent = bridge.send(share.definition.signed(envelope));
+        async move { (place, sent.await) }
+    });
+    for (place, result) in join_all(sending).await {
+        let Err(error) = result else { continue };
+        tracing::debug!(target: TARGET, %error, "an outbox entry was not taken, it is sent again");
+        if let Some(((from, sequence), to)) = place
+            && let Some(lanes) = share.send_windows.get(&from)
+        {
+            lanes.refused(&to, sequence);
+        }
+    }
+}
+
+/// Publishes the events above `last` up to `position`, and says how far it has come.
+async fn publish(share: &Rc<ThreadRuntime>, id: &ShardId, mut last: u64, position: u64) -> u64 {
+    let (Some(bridge), Some(cell)) = (&share.definition.bridge, share.shards.get(id)) else { return position };
+    let reader = cell.reader();
+    while last < position {
+        let events = match page::events(&*reader, last, PAGE).await {
+            Ok(events) => events,
+            Err(error) => {
+                tracing::warn!(target: TARGET, shard = %id, %error, "the log cannot be read");
+                return last;
+            }
+        };
+        let Some(end) = events.last().map(|event| event.position) else { return last };
+        let count = events.len() as u64;
+        let sent = join_all(events.into_iter().map(|event| {
+            bridge.publish(share.definition.signed(share.definition.shapes.mark(envelope_of(id, event))))
+        }))
+        .await;
+        if let Some(Err(error)) = sent.into_iter().find(Result::is_err) {
+            tracing::debug!(target: TARGET, shard = %id, %error, "events were not taken, they are published again");
+            return last;
+        }
+        share.context.counts.sent.many(count);
+        last = end;
+    }
+    last
+}
+
+/// Tells other services' shards how far this node has committed what they sent. What was not told yet stays in the list, whatever
+/// interrupts this: a task that is started again tells it.
+async fn tell(share: &Rc<ThreadRuntime>) {
+    let Some(bridge) = &share.definition.bridge else { return };
+    loop {
+        let next = share.told.borrow().first_key_value().map(|(of, through)| (of.clone(), *through));
+        let Some(((from, to), through)) = next else { return };
+        let told = bridge.notify(Notification::Committed { from: from.clone(), to: to.clone(), through }).await;
+        if let Err(error) = told {
+            tracing::debug!(target: TARGET, %error, "a watermark was not told; the next one will be");
+        }
+        if let Entry::Occupied(entry) = share.told.borrow_mut().entry((from, to))
+            && *entry.get() == through
+        {
+            entry.remove();
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The client's ways that leave its thread: to the node's own shards, and over the bridge to others.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, ready};
+use tokio::sync::oneshot;
+
+use super::definition::{NodeDefinition, VIEWS};
+use super::thread_handles::ThreadHandles;
+use crate::bridge::{Bridge, BridgeError, Request, RequestError, Response};
+use crate::clock::instant;
+use crate::message::{Envelope, MessageId, shard_of};
+use crate::router::{Completion, Outcome, Remote, RoutedJob, SendError, tell_shapes};
+use crate::store::StoreError;
+
+/// The client's ways that leave its thread.
+///
+/// It does not keep the node's store: clients outlive their node, and the store may be wanted by the next one.
+pub(super) struct RemoteClient {
+    spec: Weak<NodeDefinition>,
+    links: ThreadHandles,
+}
+
+impl RemoteClient {
+    pub(super) fn new(spec: &Arc<NodeDefinition>, links: ThreadHandles) -> Self {
+        Self { spec: Arc::downgrade(spec), links }
+    }
+}
+
+/// Gives a command to the thread of its shard and waits for what becomes of it.
+pub(super) fn ask_share(
+    spec: &NodeDefinition,
+    links: &ThreadHandles,
+    envelope: Envelope,
+) -> impl Future<Output = Outcome> + Send + 'static {
+    let home = envelope.to.as_ref().map_or(0, |to| spec.home(to.shard));
+    let (settle, outcome) = oneshot::channel();
+    let bytes = envelope.payload.len();
+    let room = links.ask(home, bytes, move |share| {
+        share.outside(
+            envelope,
+            Box::new(move |outcome| {
+                let _ = settle.send(outcome);
+            }),
+        );
+    });
+    async move { if room { outcome.await.unwrap_or(Outcome::Stopped) } else { Outcome::Busy } }
+}
+
+impl Remote for RemoteClient {
+    fn thread_of(&self, domain: &str, command: &str, key: &str) -> Option<usize> {
+        let spec = self.spec.upgrade()?;
+        let shards = spec.owns(domain)?;
+        // Workers take envelopes only.
+        let mut actors = spec.actors.iter().filter(|hosted| !hosted.apart && hosted.domain.as_str() == domain);
+        actors.find(|hosted| hosted.handles.iter().any(|name| name.as_str() == command))?;
+        Some(spec.home(shard_of(key, shards)))
+    }
+
+    fn run_on(&self, home: usize, job: RoutedJob) -> bool {
+        // Its values are this process's already: they are counted, and nobody knows their bytes.
+        self.links.ask(home, 0, move |share| job(&share.routes))
+    }
+
+    fn ask(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
+        let Some(spec) = self.spec.upgrade() else { return Box::pin(ready(Err(SendError::Stopped))) };
+        let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
+        if spec.owns(&domain).is_some() {
+            let outcome = ask_share(&spec, &self.links, of_this_program(envelope));
+            return Box::pin(async move {
+                match tokio::time::timeout(deadline, outcome).await {
+                    Ok(outcome) => SendError::of(outcome, &domain, &name, id).map(|(reply, _)| reply),
+                    Err(_) => Err(SendError::NoReply { domain, deadline, id }),
+                }
+            });
+        }
+        let bridge = spec.bridge.clone();
+        Box::pin(async move {
+            let Some(bridge) = bridge else { return Err(alone(domain)) };
+            let answer = ask(&*bridge, Request::Command, envelope, deadline).await;
+            told(answer, &domain, &name, id, deadline)
+        })
+    }
+
+    fn post(&self, envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>> {
+        let Some(spec) = self.spec.upgrade() else { return Box::pin(ready(Err(SendError::Stopped))) };
+        let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
+        if spec.owns(&domain).is_some() {
+            let outcome = ask_share(&spec, &self.links, of_this_program(envelope));
+            return Box::pin(async move { SendError::of(outcome.await, &domain, &name, id).map(drop) });
+        }
+        let bridge = spec.bridge.clone();
+        Box::pin(async move {
+            let Some(bridge) = bridge else { return Err(alone(domain)) };
+            let mut envelope = envelope;
+            tell_shapes(&mut envelope);
+            bridge.send(envelope).await.map_err(|error| failed(error, &domain, id))
+        })
+    }
+
+    fn query(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
+        let Some(spec) = self.spec.upgrade() else { return Box::pin(ready(Err(SendError::Stopped))) };
+        let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
+        if let Some(outcome) = ask_view(&spec, &self.links, &envelope) {
+            return Box::pin(async move {
+                match tokio::time::timeout(deadline, outcome).await {
+                    Ok(outcome) => SendError::of(outcome, &domain, &name, id).map(|(answer, _)| answer),
+                    Err(_) => Err(SendError::NoReply { domain, deadline, id }),
+                }
+            });
+        }
+        let bridge = spec.bridge.clone();
+        Box::pin(async move {
+            let Some(bridge) = bridge else { return Err(SendError::Unhandled { domain, name }) };
+            query_over(&*bridge, envelope, deadline).await
+        })
+    }
+}
+
+/// Gives a query to the thread of the view that answers it, if this node has one.
+pub(super) fn ask_view(
+    spec: &NodeDefinition,
+    links: &ThreadHandles,
+    query: &Envelope,
+) -> Option<impl Future<Output = Outcome> + Send + 'static> {
+    let view = *spec.answers.get(&(query.domain.clone(), query.name.clone()))?;
+    let (settle, outcome) = oneshot::channel();
+    let query = of_this_program(query.clone());
+    let bytes = query.payload.len();
+    let room = links.ask(VIEWS, bytes, move |share| {
+        let settle: Completion = Box::new(move |outcome| drop(settle.send(outcome)));
+        match share.views.get(view) {
+            Some(view) => view.query(query, settle),
+            None => settle(Outcome::Stopped),
+        }
+    });
+    Some(async move { if room { outcome.await.unwrap_or(Outcome::Stopped) } else { Outcome::Busy } })
+}
+
+/// A message that does not leave this program need not be compared.
+fn of_this_program(envelope: Envelope) -> Envelope {
+    Envelope { shape: None, ..envelope }
+}
+
+/// Asks the owner of a message's domain. If it has other shapes of the message and does not know this program's, it is asked once
+/// more and told.
+pub(super) async fn ask(
+    bridge: &dyn Bridge,
+    question: fn(Envelope) -> Request,
+    envelope: Envelope,
+    deadline: Duration,
+) -> Result<Response, BridgeError> {
+    let begun = instant();
+    let answer = bridge.request(question(envelope.clone()), deadline).await?;
+    if !matches!(answer, Response::Refused(RequestError::UnknownShape)) {
+        return Ok(answer);
+    }
+    let mut envelope = envelope;
+    tell_shapes(&mut envelope);
+    bridge.request(question(envelope), deadline.saturating_sub(begun.elapsed())).await
+}
+
+/// Asks whoever answers a query over the bridge.
+pub(super) async fn query_over(bridge: &dyn Bridge, query: Envelope, deadline: Duration) -> Result<Bytes, SendError> {
+    let (id, domain, name) = (query.id, query.domain.to_string(), query.name.to_string());
+    let answer = ask(bridge, Request::Query, query, deadline).await;
+    match told(answer, &domain, &name, id, deadline) {
+        // A query commits nothing, so this is about its answer.
+        Err(SendError::Unknown { source: StoreError::Io { source, .. }, .. }) => {
+            Err(SendError::Unanswered { domain, name, reason: source.to_string() })
+        }
+        Err(SendError::NoOwner { domain, reason: _ }) => {
+            let reason = format!("nobody who answers `{name}` is connected at present");
+            Err(SendError::NoOwner { domain, reason })
+        }
+        told => told,
+    }
+}
+
+fn alone(domain: String) -> SendError {
+    SendError::NoOwner { domain, reason: "this node does not own it and has no bridge".to_owned() }
+}
+
+/// What a sender is told if the bridge fails. But for a missing answer, nothing was taken by the broker.
+pub(super) fn failed(error: BridgeError, domain: &str, id: MessageId) -> SendError {
+    let domain = domain.to_owned();
+    match error {
+        BridgeError::NoAnswer { deadline, .. } => SendError::NoReply { domain, deadline, id },
+        BridgeError::Oversize { bytes, limit } => {
+            SendError::Encode(crate::message::CodecError::Oversize { bytes, limit })
+        }
+        BridgeError::Unreadable { reason, .. } => SendError::Unknown {
+            id,
+            source: StoreError::io("reading the owner's answer", std::io::Error::other(reason)),
+        },
+        error => SendError::NoOwner { domain, reason: error.to_string() },
+    }
+}
+
+/// What a sender is told about an answer.
+pub(super) fn told(
+    answer: Result<Response, BridgeError>,
+    domain: &str,
+    name: &str,
+    id: MessageId,
+    deadline: Duration,
+) -> Result<Bytes, SendError> {
+    let owned = domain.to_owned();
+    match answer {
+        Ok(Response::Reply(reply)) => Ok(reply),
+        Ok(Response::Refused(refusal)) => Err(match refusal {
+            RequestError::Busy => SendError::Busy { domain: owned },
+            RequestError::NotHere => {
+                SendError::NoOwner { domain: owned, reason: "the owner stops or has changed".to_owned() }
+            }
+            RequestError::Full => SendError::Refused(StoreError::Full { at: format!("the store of domain `{owned}`") }),
+            RequestError::Unhandled(_) => SendError::Unhandled { domain: owned, name: name.to_owned() },
+            RequestError::Undecodable(reason) => SendError::Undecodable { domain: owned, reason },
+            RequestError::Shape(reason) => SendError::Shape { domain: owned, reason },
+            RequestError::UnknownShape => {
+                let reason = format!("`{name}` has another shape there, and the shapes are too large to be compared");
+                SendError::Shape { domain: owned, reason }
+            }
+            RequestError::Conflict => SendError::Conflict,
+            RequestError::Expired => SendError::Expired,
+            RequestError::IdInFuture => SendError::IdInFuture,
+            RequestError::Late => SendError::Late,
+            RequestError::DeadLetter(reason) => SendError::DeadLetter { reason },
+            RequestError::Failed(reason) => SendError::Failed { reason },
+            RequestError::Unknown(reason) => {
+                SendError::Unknown { id, source: StoreError::io("the owner's commit", std::io::Error::other(reason)) }
+            }
+        }),
+        Ok(_) => Err(SendError::NoReply { domain: owned, deadline, id }),
+        Err(error) => Err(failed(error, domain, id)),
+    }
+}

@@ -1,0 +1,423 @@
+//! One thread's share of a node: its shards with all that belongs to them, wired.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use foldhash::fast::FixedState;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::definition::NodeDefinition;
+use super::publisher::{self, Publisher};
+use super::receive_windows::ReceiveWindows;
+use super::subscriptions::{Group, groups, views};
+use super::supervisor::{Restart, supervise};
+use super::thread_handles::{ThreadHandles, ThreadJob};
+use super::{StartError, background, timers};
+use crate::actor::{OwnedShard, ThreadContext, ThreadSettings};
+use crate::inbox::Subscription;
+use crate::message::{Envelope, IdSource, Name, ShardId};
+use crate::projection::ViewEndpoint;
+use crate::relay::SendWindows;
+use crate::router::{Action, ActorEndpoint, Completion, DedupKey, Delivery, LocalRoutes, Outcome};
+use crate::spawn::Task;
+use crate::store::{CommitListener, SourceKind, StoreError, Watermark};
+use crate::telemetry::TARGET;
+use crate::user_code::{caught, user_code};
+
+pub(super) type Endpoints = HashMap<(Name, Name), Rc<dyn ActorEndpoint>, FixedState>;
+
+/// One thread's share of a node.
+pub(super) struct ThreadRuntime {
+    pub(super) definition: Arc<NodeDefinition>,
+    pub(super) index: usize,
+    pub(super) threads: ThreadHandles,
+    pub(super) context: Rc<ThreadContext>,
+    pub(super) shards: BTreeMap<ShardId, Rc<OwnedShard>>,
+    /// By domain and actor type.
+    pub(super) endpoints: Endpoints,
+    /// By domain and command.
+    commands: Endpoints,
+    /// The doors of typed commands.
+    pub(super) routes: Rc<LocalRoutes>,
+    pub(super) receive_windows: RefCell<ReceiveWindows>,
+    /// Everyone's feeds, by source shard.
+    pub(super) subscriptions: BTreeMap<ShardId, Vec<Rc<Subscription>>>,
+    pub(super) groups: Vec<Group>,
+    pub(super) views: Vec<Rc<dyn ViewEndpoint>>,
+    /// The last position of each shard when it was opened: what comes behind it is told to others as it comes.
+    pub(super) history: BTreeMap<ShardId, u64>,
+    /// The relay is at work.
+    pub(super) relaying: Cell<bool>,
+    pub(super) publisher: Rc<Publisher>,
+    pub(super) send_windows: BTreeMap<ShardId, Rc<SendWindows>>,
+    /// What other services' shards are to be told: how far this node's have committed what they sent.
+    pub(super) told: RefCell<BTreeMap<(ShardId, ShardId), u64>>,
+    /// Notes about what was never sent, whose destinations are being asked.
+    pub(super) strangers: RefCell<BTreeSet<(ShardId, ShardId)>>,
+    pub(super) tasks: RefCell<Vec<Task>>,
+    ended: Notify,
+    pub(super) has_ended: Cell<bool>,
+    me: RefCell<std::rc::Weak<ThreadRuntime>>,
+}
+
+impl ThreadRuntime {
+    /// Opens the shards of this thread and hangs the doors in. Nothing runs yet.
+    pub(super) async fn open(
+        spec: Arc<NodeDefinition>,
+        index: usize,
+        links: ThreadHandles,
+        ids: IdSource,
+    ) -> Result<Rc<Self>, StartError> {
+        let settings = ThreadSettings {
+            in_flight: spec.config.in_flight,
+            in_flight_per_key: spec.config.in_flight_per_key,
+            retry: spec.retries.clone(),
+            jobs: spec.config.jobs,
+            job_limit: spec.config.job_limit,
+            live_actors: spec.config.live_actors,
+            remember: spec.config.remember,
+            issues: Arc::clone(&spec.issues),
+            shapes: Arc::clone(&spec.shapes),
+            suspect_permits: Arc::clone(&spec.suspect_permits),
+            digest_key: spec.store.digest_key(),
+        };
+        let code = spec.code(index);
+        let counts = Arc::clone(&code.counts);
+        let host = ThreadContext::new(ids, settings, code);
+        let mut shards = BTreeMap::new();
+        for (domain, count) in &spec.domains {
+            for shard in (0..*count).filter(|shard| spec.home(*shard) == index) {
+                let id = ShardId::new(domain.clone(), shard);
+                let listener: Arc<dyn CommitListener> = Arc::clone(&host.commits) as _;
+                let handle = spec.store.open(&id, *count, listener).await?;
+                spec.readers.lock().insert(id.clone(), Arc::clone(&handle.reader));
+                let relays = spec.bridge.is_some() || spec.sources.contains_key(domain);
+                shards.insert(id.clone(), OwnedShard::new(id, handle, relays));
+            }
+        }
+        let (mut doors, mut commands, mut routes) =
+            (Endpoints::default(), Endpoints::default(), LocalRoutes::default());
+        for hosted in &spec.actors {
+            let count = spec.owns(&hosted.domain).unwrap_or(1);
+            let mine =
+                (0..count).map(|shard| shards.get(&ShardId::new(hosted.domain.clone(), shard)).cloned()).collect();
+            let door = hosted.hosted.install(
+                &host,
+                hosted.domain.clone(),
+                hosted.actor.clone(),
+                mine,
+                &hosted.events,
+                &mut routes,
+            );
+            for command in &hosted.handles {
+                commands.insert((hosted.domain.clone(), command.clone()), Rc::clone(&door));
+            }
+            doors.insert((hosted.domain.clone(), hosted.actor.clone()), door);
+        }
+        let groups = groups(&spec, &host);
+        let views = views(&spec, index, &host).await?;
+        let routes = Rc::new(routes);
+        // With several threads a key may live on another one, and whoever sends must look where.
+        if spec.shares() == 1 {
+            Rc::clone(&routes).publish(spec.id);
+        }
+        let mut feeds: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        let theirs = groups.iter().map(|group| &group.feeds).chain(views.iter().map(|view| view.feeds()));
+        for (source, feed) in theirs.flatten() {
+            feeds.entry(source.clone()).or_default().push(Rc::clone(feed));
+        }
+        let history = shards.iter().map(|(id, cell)| (id.clone(), cell.reader().position())).collect();
+        let lanes = shards.keys().map(|id| (id.clone(), SendWindows::new(Arc::clone(&counts)))).collect();
+        let share = Rc::new(Self {
+            definition: spec,
+            index,
+            threads: links,
+            context: host,
+            shards,
+            endpoints: doors,
+            commands,
+            routes,
+            receive_windows: RefCell::default(),
+            subscriptions: feeds,
+            groups,
+            views,
+            history,
+            relaying: Cell::new(false),
+            publisher: Rc::default(),
+            send_windows: lanes,
+            told: RefCell::default(),
+            strangers: RefCell::default(),
+            tasks: RefCell::default(),
+            ended: Notify::new(),
+            has_ended: Cell::new(false),
+            me: RefCell::default(),
+        });
+        *share.me.borrow_mut() = Rc::downgrade(&share);
+        for door in share.endpoints.values() {
+            door.recall().await?;
+        }
+        share.set_takers();
+        Ok(share)
+    }
+
+    /// Does what is sent to this thread until the share ends.
+    pub(super) async fn run(self: Rc<Self>, jobs: mpsc::UnboundedReceiver<ThreadJob>) {
+        if let Err(panicked) = caught(self.work(jobs)).await {
+            self.context.user_code.failed("thread", panicked.text());
+            let reason = format!("thread {} failed: {panicked}", self.index);
+            self.definition.broken.lock().get_or_insert(reason);
+        }
+        self.end();
+    }
+
+    async fn work(self: &Rc<Self>, mut jobs: mpsc::UnboundedReceiver<ThreadJob>) {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.ended.notified() => return,
+                job = jobs.recv() => match job {
+                    // Whoever waits for it is told that it was stopped: what it holds is dropped.
+                    Some(job) => match user_code(|| job(self)) {
+                        Ok(()) => self.context.user_code.goes_on("link"),
+                        Err(panicked) => self.context.user_code.failed("link", panicked.text()),
+                    },
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// Starts what works in the background.
+    pub(super) fn go(self: &Rc<Self>) {
+        let mut running = self.tasks.borrow_mut();
+        // A panic in `release` loses what it was about to tell: callers would wait for ever.
+        running.push(supervise(self, "release", Restart::Never, background::release));
+        running.push(supervise(self, "relay", Restart::After(ThreadRuntime::relay_again), background::relay));
+        if self.definition.bridge.is_some() {
+            running.push(supervise(self, "carry", Restart::After(ThreadRuntime::relay_again), publisher::carry));
+        }
+        running.push(supervise(self, "timers", Restart::After(|_| {}), timers::fire));
+        running.push(supervise(self, "sweep", Restart::After(|_| {}), background::sweep));
+        drop(running);
+        // Those who have sent to this node before are told that it is back.
+        for (to, shard) in &self.shards {
+            for mark in shard.reader().watermarks() {
+                let abroad = self.definition.bridge.is_some() && !self.owns(&mark.source.shard);
+                if abroad && mark.source.kind == SourceKind::Direct {
+                    self.told.borrow_mut().insert((mark.source.shard, to.clone()), mark.through);
+                }
+            }
+        }
+        // Before anything new: what waits in the log for a key is older.
+        self.endpoints.values().for_each(|door| door.resume());
+        self.catch_up();
+    }
+
+    /// Hands everything on again that a failed relay may have taken and not handed on: receivers know what they have.
+    fn relay_again(self: &Rc<Self>) {
+        self.relaying.set(false);
+        self.publisher.failed();
+        for lanes in self.send_windows.values() {
+            lanes.hurry();
+        }
+        self.catch_up();
+    }
+
+    /// Looks after everything that may be missing or waiting.
+    pub(super) fn catch_up(&self) {
+        for feed in self.subscriptions.values().flatten() {
+            feed.fill();
+        }
+        for shard in self.shards.values() {
+            shard.mark_dirty(&self.context);
+        }
+        self.context.timers.notify_one();
+    }
+
+    /// Whether a shard is of this node.
+    pub(super) fn owns(&self, shard: &ShardId) -> bool {
+        self.definition.owns(&shard.domain).is_some()
+    }
+
+    /// Returns whether a way leads to a shard: it is of this node, or there is a bridge.
+    pub(super) fn is_reachable(&self, shard: &ShardId) -> bool {
+        self.definition.bridge.is_some() || self.owns(shard)
+    }
+
+    /// Says which messages of a shard's outbox no way leads for. They stay there until the node is started with one.
+    pub(super) fn report_unreachable(&self, from: &ShardId, heads: &[(ShardId, u64, u64)]) {
+        for (to, ..) in heads.iter().filter(|(to, done, head)| done < head && !self.is_reachable(to)) {
+            let domain = &to.domain;
+            let why = format!(
+                "messages to `{domain}` stay in the outbox: this node does not host that domain and has no bridge. \
+                 Host it, or start the node with a bridge to the service that does"
+            );
+            if self.definition.issues.raise(&format!("no way to {domain}"), why) {
+                tracing::error!(target: TARGET, %from, %domain, "no way leads to a domain that messages were sent to: they stay in the outbox");
+            }
+        }
+    }
+
+    /// Whether everything that was committed is on its way.
+    pub(super) fn is_relayed(&self) -> bool {
+        let left = self.definition.bridge.is_none() || self.publisher.is_at_rest();
+        !self.relaying.get() && self.context.is_clean() && left
+    }
+
+    pub(super) fn door_of(&self, envelope: &Envelope) -> Option<Rc<dyn ActorEndpoint>> {
+        let domain = envelope.to.as_ref().map_or(&envelope.domain, |to| &to.domain);
+        let found = match &envelope.actor {
+            Some(actor) => self.endpoints.get(&(domain.clone(), actor.clone())),
+            None => self.commands.get(&(domain.clone(), envelope.name.clone())),
+        };
+        found.cloned().or_else(|| self.unrouted(domain))
+    }
+
+    /// Gives a command from outside to its actor.
+    pub(super) fn outside(&self, mut envelope: Envelope, settle: Completion) {
+        if let Some(deadline) = envelope.deadline {
+            // The sender wrote it by its own clock. How long it waits is known all the same: both times are of that clock.
+            let now = self.context.ids.clock().now();
+            if now <= deadline.after(CLOCKS_DIFFER) {
+                envelope.deadline = Some(now.after(deadline.since(envelope.time)));
+            }
+        }
+        match self.door_of(&envelope) {
+            Some(door) => {
+                door.deliver(Delivery::new(Action::Handle, envelope, DedupKey::MessageId, settle));
+            }
+            None => settle(Outcome::Stopped),
+        }
+    }
+
+    /// Gives a message to the actor with its key, by actor type.
+    pub(super) fn inside(&self, actor: &Name, work: Action, envelope: Envelope, settle: Completion) {
+        // A timer's document may be of another domain than its actor.
+        let domain = envelope.to.as_ref().map_or(&envelope.domain, |to| &to.domain).clone();
+        match self.endpoints.get(&(domain, actor.clone())) {
+            Some(door) => door.deliver(Delivery::new(work, envelope, DedupKey::Internal, settle)),
+            None => settle(Outcome::Unhandled),
+        }
+    }
+
+    /// Opens the shards again after a commit has failed: everything uncommitted is forgotten, here and in memory.
+    pub(super) async fn recover(self: &Rc<Self>) -> Result<(), StoreError> {
+        self.forget();
+        for (id, cell) in &self.shards {
+            let listener: Arc<dyn CommitListener> = Arc::clone(&self.context.commits) as _;
+            let count = self.definition.owns(&id.domain).unwrap_or(1);
+            let handle = self.definition.store.open(id, count, listener).await?;
+            self.definition.readers.lock().insert(id.clone(), Arc::clone(&handle.reader));
+            *cell.writer.borrow_mut() = handle.writer;
+            *cell.reader.borrow_mut() = handle.reader;
+        }
+        for door in self.endpoints.values() {
+            door.recall().await?;
+        }
+        self.context.commits.recovered();
+        self.endpoints.values().for_each(|door| door.resume());
+        self.set_takers();
+        self.catch_up();
+        Ok(())
+    }
+
+    fn forget(&self) {
+        // The views keep theirs: what they have taken is committed, whatever has failed.
+        for feed in self.groups.iter().flat_map(|group| group.feeds.values()) {
+            feed.close();
+        }
+        let gates = std::mem::take(&mut *self.receive_windows.borrow_mut());
+        drop(gates);
+        for lanes in self.send_windows.values() {
+            lanes.reset();
+        }
+        for door in self.endpoints.values() {
+            door.reset();
+        }
+    }
+
+    /// Tells the store how far this thread has come with what came in and what went out.
+    pub(super) fn store_floors(&self, at_least: u64) {
+        for (_, feed, _) in self.groups.iter().flat_map(Group::each) {
+            for (shard, source, through) in feed.unstored() {
+                if let Some(cell) = self.shards.get(&shard) {
+                    let advanced = cell.writer.borrow_mut().advance(&Watermark { source, through });
+                    drop(advanced.inspect_err(|error| self.context.refused(error)));
+                }
+            }
+        }
+        for gate in self.receive_windows.borrow().values() {
+            let (cell, floor) = (self.shards.get(&gate.to), gate.unstored());
+            if let Some((cell, floor)) = cell.zip(floor) {
+                let advanced = cell.writer.borrow_mut().advance(&floor);
+                drop(advanced.inspect_err(|error| self.context.refused(error)));
+            }
+        }
+        for (id, lanes) in &self.send_windows {
+            for (to, through) in lanes.unstored(at_least) {
+                if let Some(cell) = self.shards.get(id) {
+                    let sent = cell.writer.borrow_mut().sent(&to, through);
+                    drop(sent.inspect_err(|error| self.context.refused(error)));
+                }
+            }
+        }
+    }
+
+    /// Takes nothing new in; `done` is told when nothing is in flight any more and what was committed is handed on.
+    pub(super) fn drain(self: &Rc<Self>, done: oneshot::Sender<()>) {
+        self.context.draining.set(true);
+        self.context.drains.notify_waiters();
+        for feed in self.subscriptions.values().flatten() {
+            feed.pause();
+        }
+        let gates: Vec<_> = self.receive_windows.borrow().values().cloned().collect();
+        gates.iter().for_each(|gate| gate.let_go());
+        let me = Rc::clone(self);
+        crate::spawn::detached(&self.context.user_code, "drain", async move {
+            me.context.idle.until(|| me.context.is_idle()).await;
+            // What these turns have left behind leaves before the node takes leave of the bridge.
+            me.context.idle.until(|| me.is_relayed()).await;
+            me.confirm_notes().await;
+            me.store_floors(1);
+            for view in &me.views {
+                view.drain().await;
+            }
+            let _ = done.send(());
+        });
+    }
+
+    /// Ends at once: tasks, doors, actors.
+    pub(super) fn end(&self) {
+        if self.has_ended.replace(true) {
+            return;
+        }
+        self.context.stopped.set(true);
+        // What waits for the end of a back-off holds on to the store.
+        self.context.drains.notify_waiters();
+        LocalRoutes::withdraw(self.definition.id);
+        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
+        drop(tasks);
+        // Before anything is dropped: who waits for a commit must not be told that nothing was done.
+        self.context.give_up(&StoreError::Closed);
+        self.forget();
+        for view in &self.views {
+            view.end();
+        }
+        self.context.idle.look();
+        self.ended.notify_one();
+    }
+}
+
+/// Whatever ends a thread's work without letting it end itself, as a runtime that is dropped: its routes must not stay behind.
+impl Drop for ThreadRuntime {
+    fn drop(&mut self) {
+        LocalRoutes::withdraw(self.definition.id);
+    }
+}
+
+/// How far the clocks of two nodes may differ before a deadline is taken for passed that is not: 5 minutes, as Kerberos has it
+/// (RFC 4120).
+const CLOCKS_DIFFER: Duration = Duration::from_secs(300);

@@ -1,0 +1,177 @@
+//! What the node knows of a projection: how it is started, given events, asked and put to rest.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix::{Actor, Addr};
+use futures_util::future::LocalBoxFuture;
+use tokio::sync::oneshot;
+
+use super::restore::restore;
+use super::skips::{SkipError, skipped};
+use super::view::ViewActor;
+use super::{Projection, ProjectionPlan};
+use crate::actor::Here;
+use crate::inbox::{HealthIssues, Subscription};
+use crate::message::{Envelope, IdSource, Name, ShardId};
+use crate::retry::Retry;
+use crate::router::{ActorCard, Completion, Outcome, PeerShapes};
+use crate::store::{Store, StoreError};
+use crate::user_code::UserCode;
+
+/// A projection before it is started.
+pub(crate) trait ViewType: Send + Sync {
+    /// What it takes and answers.
+    fn card(&self) -> ActorCard;
+
+    /// Reads the stored view and starts the actor on this thread. It takes nothing before its feeds are filled.
+    fn open(&self, context: ViewContext) -> LocalBoxFuture<'static, Result<Rc<dyn ViewEndpoint>, StoreError>>;
+}
+
+/// What a projection works with.
+pub(crate) struct ViewContext {
+    pub(crate) name: Name,
+    pub(crate) store: Arc<dyn Store>,
+    /// A feed for each source shard, for this projection alone: one that is slow, or rebuilt, holds nobody else back.
+    pub(crate) feeds: BTreeMap<ShardId, Rc<Subscription>>,
+    pub(crate) retry: Retry,
+    pub(crate) ids: IdSource,
+    pub(crate) code: Arc<UserCode>,
+    pub(crate) standing: Arc<HealthIssues>,
+    /// The known shapes of other services.
+    pub(crate) shapes: Arc<PeerShapes>,
+    /// Whether work may be done on threads of its own; not in a simulation.
+    pub(crate) has_threads: bool,
+    /// How many queries may wait for an answer.
+    pub(crate) queries: usize,
+}
+
+/// A projection on its thread.
+pub(crate) trait ViewEndpoint {
+    /// Its feeds.
+    fn feeds(&self) -> &BTreeMap<ShardId, Rc<Subscription>>;
+
+    /// Answers a query.
+    fn query(&self, envelope: Envelope, settle: Completion);
+
+    /// Skips the event before which the projection is halted.
+    fn skip(&self, shard: ShardId, position: u64) -> LocalBoxFuture<'static, Result<(), SkipError>>;
+
+    /// Takes nothing more and saves the view.
+    fn drain(&self) -> LocalBoxFuture<'static, ()>;
+
+    /// Takes nothing more.
+    fn end(&self);
+}
+
+/// A projection type before it is started.
+pub(crate) struct ProjectionType<P>(PhantomData<fn() -> P>);
+
+impl<P> ProjectionType<P> {
+    pub(crate) fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<P: Projection> ViewType for ProjectionType<P> {
+    fn card(&self) -> ActorCard {
+        ProjectionPlan::<P>::of().card
+    }
+
+    fn open(&self, context: ViewContext) -> LocalBoxFuture<'static, Result<Rc<dyn ViewEndpoint>, StoreError>> {
+        Box::pin(async move {
+            let epoch = context.store.claim_view(&context.name).await?;
+            let restored = restore::<P>(&context).await?;
+            let skips = skipped(&*context.store, &context.name).await?;
+            // How far the logs of this store reach: a view that is built anew answers only once it has come that far.
+            let mut heads = BTreeMap::new();
+            for shard in context.feeds.keys() {
+                if let Some(log) = context.store.read(shard).await? {
+                    heads.insert(shard.clone(), log.position());
+                }
+            }
+            let (name, feeds, limit) = (context.name.clone(), context.feeds.clone(), context.queries);
+            let view = ViewActor::create(|ctx| {
+                let mut actor = ViewActor::new(context, epoch, restored, skips, &heads);
+                actor.begin(ctx);
+                actor
+            });
+            Ok(Rc::new(ProjectionDispatcher { name, view, feeds, limit, waiting: Rc::default() })
+                as Rc<dyn ViewEndpoint>)
+        })
+    }
+}
+
+struct ProjectionDispatcher<P: Projection> {
+    name: Name,
+    view: Addr<ViewActor<P>>,
+    feeds: BTreeMap<ShardId, Rc<Subscription>>,
+    limit: usize,
+    waiting: Rc<Cell<usize>>,
+}
+
+/// A query on its way to its view.
+pub(super) struct Asking {
+    pub(super) envelope: Envelope,
+    pub(super) settle: Completion,
+    pub(super) _place: Place,
+}
+
+/// A query's place among those that wait.
+pub(super) struct Place(Rc<Cell<usize>>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// The view is to be saved; whoever sent it is told.
+pub(super) struct SaveNow(pub(super) oneshot::Sender<()>);
+
+/// An event is to be skipped.
+pub(super) struct SkipNow {
+    pub(super) shard: ShardId,
+    pub(super) position: u64,
+    pub(super) told: oneshot::Sender<Result<(), SkipError>>,
+}
+
+impl<P: Projection> ViewEndpoint for ProjectionDispatcher<P> {
+    fn feeds(&self) -> &BTreeMap<ShardId, Rc<Subscription>> {
+        &self.feeds
+    }
+
+    fn query(&self, envelope: Envelope, settle: Completion) {
+        if self.waiting.get() >= self.limit {
+            return settle(Outcome::Busy);
+        }
+        self.waiting.set(self.waiting.get() + 1);
+        let asking = Asking { envelope, settle, _place: Place(Rc::clone(&self.waiting)) };
+        #[expect(clippy::disallowed_methods, reason = "`limit` bounds how many wait")]
+        self.view.do_send(Here::new(asking));
+    }
+
+    fn skip(&self, shard: ShardId, position: u64) -> LocalBoxFuture<'static, Result<(), SkipError>> {
+        let (told, wait) = oneshot::channel();
+        let gone = SkipError::NotHalted { projection: self.name.to_string(), shard: shard.to_string(), position };
+        #[expect(clippy::disallowed_methods, reason = "sent by an operator, one at a time")]
+        self.view.do_send(Here::new(SkipNow { shard, position, told }));
+        Box::pin(async move { wait.await.unwrap_or(Err(gone)) })
+    }
+
+    fn drain(&self) -> LocalBoxFuture<'static, ()> {
+        let (saved, wait) = oneshot::channel();
+        #[expect(clippy::disallowed_methods, reason = "sent once, when the node stops")]
+        self.view.do_send(Here::new(SaveNow(saved)));
+        Box::pin(async move { drop(wait.await) })
+    }
+
+    fn end(&self) {
+        for feed in self.feeds.values() {
+            feed.shut();
+        }
+    }
+}

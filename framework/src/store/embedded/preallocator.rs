@@ -1,0 +1,67 @@
+//! Makes the next segment before it is needed, on a thread of its own: filling a file with zeros takes as long as it takes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::EmbeddedConfig;
+use super::disk::is_full;
+use super::segment::Segments;
+use super::write_buffer::{Spare, WriteBuffer};
+use crate::message::IdSource;
+use crate::store::StoreError;
+
+/// After a failure it is tried again when an append asks for it, but not more often than this.
+const PAUSE: Duration = Duration::from_millis(250);
+
+pub(super) struct Preallocator {
+    journal: Arc<WriteBuffer>,
+    segments: Arc<Segments>,
+    config: EmbeddedConfig,
+    salts: Mutex<IdSource>,
+}
+
+impl Preallocator {
+    pub(super) fn new(
+        journal: Arc<WriteBuffer>,
+        segments: Arc<Segments>,
+        config: EmbeddedConfig,
+        salts: IdSource,
+    ) -> Self {
+        Self { journal, segments, config, salts: Mutex::new(salts) }
+    }
+
+    /// Makes segments until the journal is closed.
+    pub(super) fn run(&self) {
+        while self.journal.wait_until_wanted() {
+            if !self.prepare() {
+                self.journal.pause(PAUSE);
+            }
+        }
+    }
+
+    /// Makes the next segment unless it is there; whether it is there now.
+    pub(super) fn prepare(&self) -> bool {
+        if self.journal.has_spare() {
+            return true;
+        }
+        let salt = self.salts.lock().next_u64();
+        match self.segments.prepare(self.journal.segment(), &self.config, salt) {
+            Ok(segment) => {
+                self.journal.set_spare(Spare::Ready(segment));
+                true
+            }
+            Err(error) => {
+                let error = if is_full(&error) {
+                    StoreError::Full { at: self.journal.at().to_owned() }
+                } else {
+                    StoreError::io("preparing the next segment", error)
+                };
+                tracing::warn!(target: crate::telemetry::TARGET, %error, "no room could be prepared for what comes");
+                self.journal.set_spare(Spare::Failed(error));
+                false
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Takes numbers and texts off the front of bytes that nobody vouches for.
+
+use super::{Location, Malformed};
+use crate::message::{Codec, MessageId};
+
+/// What is left to read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Decoder<'a>(pub(in crate::store) &'a [u8]);
+
+impl<'a> Decoder<'a> {
+    pub(in crate::store) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What has been taken since `before`, which was a copy of this one.
+    pub(in crate::store) fn since(&self, before: Self) -> &'a [u8] {
+        before.0.get(..before.0.len().saturating_sub(self.0.len())).unwrap_or_default()
+    }
+
+    pub(in crate::store) fn byte(&mut self) -> Result<u8, Malformed> {
+        let (first, rest) = self.0.split_first().ok_or(Malformed("it ends too early"))?;
+        self.0 = rest;
+        Ok(*first)
+    }
+
+    pub(in crate::store) fn number(&mut self) -> Result<u64, Malformed> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            let bits = u64::from(byte & 0x7F);
+            if shift == 63 && bits > 1 {
+                return Err(Malformed("a number is too large"));
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(Malformed("a number is too long"))
+    }
+
+    pub(in crate::store) fn small(&mut self) -> Result<u32, Malformed> {
+        u32::try_from(self.number()?).map_err(|_| Malformed("a number is too large"))
+    }
+
+    pub(in crate::store) fn shard(&mut self) -> Result<u16, Malformed> {
+        u16::try_from(self.number()?).map_err(|_| Malformed("a shard's number is too large"))
+    }
+
+    /// How many things follow. Each has at least one byte, so a count that lies is seen before anything is allocated for it.
+    pub(in crate::store) fn count(&mut self) -> Result<usize, Malformed> {
+        let count = usize::try_from(self.number()?).map_err(|_| Malformed("a count is too large"))?;
+        if count > self.0.len() { Err(Malformed("a count is larger than what follows")) } else { Ok(count) }
+    }
+
+    pub(in crate::store) fn exactly(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
+        let (first, rest) = self.0.split_at_checked(length).ok_or(Malformed("it ends too early"))?;
+        self.0 = rest;
+        Ok(first)
+    }
+
+    pub(in crate::store) fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        let (first, rest) = self.0.split_first_chunk::<N>().ok_or(Malformed("it ends too early"))?;
+        self.0 = rest;
+        Ok(*first)
+    }
+
+    pub(in crate::store) fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
+        let length = usize::try_from(self.number()?).map_err(|_| Malformed("a length is too large"))?;
+        self.exactly(length)
+    }
+
+    pub(in crate::store) fn text(&mut self) -> Result<&'a str, Malformed> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| Malformed("a text is not UTF-8"))
+    }
+
+    pub(in crate::store) fn id(&mut self) -> Result<MessageId, Malformed> {
+        Ok(MessageId::from_u128(u128::from_le_bytes(self.array()?)))
+    }
+
+    pub(in crate::store) fn codec(&mut self) -> Result<Codec, Malformed> {
+        Codec::from_id(self.byte()?).ok_or(Malformed("a codec is unknown"))
+    }
+
+    /// Where the other end of a link that starts `from` here is; 0 if there is none.
+    pub(in crate::store) fn link(&mut self, from: Location) -> Result<Location, Malformed> {
+        match self.number()? {
+            0 => Ok(0),
+            back => {
+                from.checked_sub(back).filter(|to| *to > 0).ok_or(Malformed("a link leads before the log's beginning"))
+            }
+        }
+    }
+}

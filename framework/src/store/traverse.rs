@@ -1,0 +1,288 @@
+//! Reads a shard's log along its links: from the newest record of a stream, of the events or of a destination to the older
+//! ones.
+//!
+//! Called by the readers of the stores that keep a log, which say through [`Log`] how a record is read. Every record met is
+//! checked against what led to it: a record of another stream or with another number is damage, never an answer.
+
+use bytes::Bytes;
+
+use super::index::Head;
+use super::record::{Location, Malformed, MarkRecord, Names, NoteRecord, Record, TurnRecord};
+use super::{DeadLetter, OutboxEntry, Snapshot, StoreError, StoredEvent, StoredTurn, StreamState};
+use crate::message::{MessageId, Name, ShardId};
+
+/// How records are read.
+pub(crate) trait Log {
+    /// The bytes of the record at `location`.
+    fn read(&self, location: Location) -> Result<Bytes, StoreError>;
+
+    /// The error for bytes at `location` that cannot be.
+    fn damaged(&self, location: Location, reason: Malformed) -> StoreError;
+}
+
+/// A snapshot, and where the last turn it contains is; 0 if that is not known.
+#[derive(Clone, Debug)]
+pub(crate) struct Located {
+    pub(crate) location: Location,
+    pub(crate) snapshot: Snapshot,
+}
+
+/// Room is made at once for so many turns of a stream; for more of them it grows with what is read.
+const MOST_RESERVED: usize = 4096;
+
+const OTHER_STREAM: Malformed = Malformed("the links of a stream lead to another one");
+const NO_TURN: Malformed = Malformed("a link does not lead to a turn");
+const NUMBERS: Malformed = Malformed("the numbers or versions of a stream's turns have a gap");
+
+fn turn<'a>(log: &impl Log, bytes: &'a Bytes, location: Location) -> Result<TurnRecord<'a>, StoreError> {
+    match Record::read(bytes, location) {
+        Ok((_, _, Record::Turn(turn))) => Ok(turn),
+        Ok(_) => Err(log.damaged(location, NO_TURN)),
+        Err(malformed) => Err(log.damaged(location, malformed)),
+    }
+}
+
+/// A page of a stream has at most so many turns.
+pub(crate) const PAGE_TURNS: u64 = 256;
+
+/// A page of a stream ends once its records have so many bytes.
+const PAGE_BYTES: usize = 1024 * 1024;
+
+/// The snapshot of a stream, if it can be used with the log up to `head`.
+fn usable(head: Head, snapshot: Option<Located>) -> Option<Located> {
+    snapshot.filter(|placed| placed.snapshot.turn <= head.number)
+}
+
+fn is_at(snapshot: Option<&Located>, location: Location, number: u64) -> bool {
+    snapshot
+        .is_some_and(|placed| placed.snapshot.turn == number && (placed.location == location || placed.location == 0))
+}
+
+/// Walks over the records of a stream from `head` back to the turn after the snapshot, or to the one after `floor`; whether it
+/// came to the snapshot.
+fn back(
+    log: &impl Log,
+    head: Head,
+    floor: u64,
+    actor: &str,
+    key: &str,
+    snapshot: Option<&Located>,
+    mut each: impl FnMut(&TurnRecord<'_>, &Bytes, Location) -> Result<(), StoreError>,
+) -> Result<bool, StoreError> {
+    let (mut location, mut number) = (head.location, head.number);
+    let mut version = None;
+    while number > floor {
+        if is_at(snapshot, location, number) {
+            return Ok(true);
+        }
+        let bytes = log.read(location)?;
+        let record = turn(log, &bytes, location)?;
+        if record.actor != actor || record.key != key {
+            return Err(log.damaged(location, OTHER_STREAM));
+        }
+        let after = record.version + record.events_count() as u64;
+        if record.number != number
+            || version.is_some_and(|version| version != after)
+            || (record.stream == 0) != (number == 1)
+        {
+            return Err(log.damaged(location, NUMBERS));
+        }
+        each(&record, &bytes, location)?;
+        version = Some(record.version);
+        (location, number) = (record.stream, number - 1);
+    }
+    Ok(false)
+}
+
+/// A stream up to `head`: from the snapshot if it fits, otherwise from the first turn.
+pub(crate) fn load(
+    log: &impl Log,
+    head: Option<Head>,
+    actor: &str,
+    key: &str,
+    snapshot: Option<Located>,
+) -> Result<StreamState, StoreError> {
+    let mut state = StreamState::default();
+    let Some(head) = head else { return Ok(state) };
+    let snapshot = usable(head, snapshot);
+    let known = snapshot.as_ref().map_or(0, |placed| placed.snapshot.turn);
+    state.turns.reserve(usize::try_from(head.number.saturating_sub(known)).unwrap_or(usize::MAX).min(MOST_RESERVED));
+    let mut names = Names::default();
+    let met = back(log, head, 0, actor, key, snapshot.as_ref(), |record, bytes, location| {
+        let stored = record.to_turn(bytes, &mut names).map_err(|reason| log.damaged(location, reason))?;
+        state.turns.push(stored);
+        Ok(())
+    })?;
+    state.snapshot = snapshot.filter(|_| met).map(|placed| placed.snapshot);
+    state.turns.reverse();
+    Ok(state)
+}
+
+/// Where the pages of a stream end, newest first, and the snapshot before them. Reads all records and keeps 16 bytes of a page.
+pub(crate) fn skim(
+    log: &impl Log,
+    head: Head,
+    actor: &str,
+    key: &str,
+    snapshot: Option<Located>,
+) -> Result<(Option<Snapshot>, Vec<Head>), StoreError> {
+    let snapshot = usable(head, snapshot);
+    let (mut pages, mut turns, mut bytes): (Vec<Head>, _, _) = (Vec::new(), 0, 0);
+    let met = back(log, head, 0, actor, key, snapshot.as_ref(), |record, read, location| {
+        if turns == 0 || turns >= PAGE_TURNS || bytes >= PAGE_BYTES {
+            pages.push(Head { location, number: record.number });
+            (turns, bytes) = (0, 0);
+        }
+        turns += 1;
+        bytes += read.len();
+        Ok(())
+    })?;
+    Ok((snapshot.filter(|_| met).map(|placed| placed.snapshot), pages))
+}
+
+/// The turns of a page that ends with `end`, from the one after `floor`, oldest first.
+pub(crate) fn page(
+    log: &impl Log,
+    end: Head,
+    floor: u64,
+    actor: &str,
+    key: &str,
+) -> Result<Vec<StoredTurn>, StoreError> {
+    let (mut names, mut turns) = (Names::default(), Vec::new());
+    back(log, end, floor, actor, key, None, |record, bytes, location| {
+        turns.push(record.to_turn(bytes, &mut names).map_err(|reason| log.damaged(location, reason))?);
+        Ok(())
+    })?;
+    turns.reverse();
+    Ok(turns)
+}
+
+/// The turn at the first of `places` that belongs to the stream and handled the message `id` from outside.
+///
+/// A place comes from a hash: one that leads to another stream or message is passed over.
+pub(crate) fn find(
+    log: &impl Log,
+    places: impl IntoIterator<Item = Location>,
+    actor: &str,
+    key: &str,
+    id: MessageId,
+) -> Result<Option<StoredTurn>, StoreError> {
+    for location in places {
+        let bytes = log.read(location)?;
+        let record = turn(log, &bytes, location)?;
+        let is_outside = matches!(record.mark, MarkRecord::Outside { .. });
+        if record.actor == actor && record.key == key && record.id == id && is_outside {
+            let stored = record.to_turn(&bytes, &mut Names::default());
+            return stored.map(Some).map_err(|reason| log.damaged(location, reason));
+        }
+    }
+    Ok(None)
+}
+
+/// The events with positions above `after` up to and including `to`; the links are followed from the record at `from`.
+pub(crate) fn events(log: &impl Log, from: Location, after: u64, to: u64) -> Result<Vec<StoredEvent>, StoreError> {
+    let mut found: Vec<(Location, Bytes)> = Vec::new();
+    let mut location = from;
+    while location != 0 {
+        let bytes = log.read(location)?;
+        let record = turn(log, &bytes, location)?;
+        let (before, first) = (record.events_before, record.position);
+        if first < to {
+            found.push((location, bytes));
+        }
+        if first <= after {
+            break;
+        }
+        location = before;
+    }
+    let mut names = Names::default();
+    let mut events = Vec::new();
+    for (location, bytes) in found.iter().rev() {
+        let record = turn(log, bytes, *location)?;
+        record.push_events(bytes, &mut names, &mut events).map_err(|reason| log.damaged(*location, reason))?;
+    }
+    events.retain(|event| event.position > after && event.position <= to);
+    let whole = events.iter().zip(after + 1..).all(|(event, position)| event.position == position);
+    if !whole || events.len() as u64 != to.saturating_sub(after) {
+        return Err(log.damaged(from, Malformed("the positions of the shard have a gap")));
+    }
+    Ok(events)
+}
+
+/// The outbox entries of `shard` for `to` with sequences above `after` up to and including `last`; the links are followed
+/// from the record at `from`.
+pub(crate) fn outbox(
+    log: &impl Log,
+    shard: &ShardId,
+    to: &ShardId,
+    from: Location,
+    after: u64,
+    last: u64,
+) -> Result<Vec<OutboxEntry>, StoreError> {
+    let mut found: Vec<(Location, Bytes)> = Vec::new();
+    let mut location = from;
+    let is_to = |domain: &str, number: u16| domain == to.domain.as_str() && number == to.shard;
+    while location != 0 {
+        let bytes = log.read(location)?;
+        let record = turn(log, &bytes, location)?;
+        let first = record.outbox().find(|entry| is_to(entry.domain, entry.shard));
+        let Some(first) = first else {
+            return Err(log.damaged(location, Malformed("a link does not lead to an entry for the destination")));
+        };
+        let (sequence, before) = (first.sequence, first.before);
+        if sequence <= last {
+            found.push((location, bytes));
+        }
+        if sequence <= after + 1 {
+            break;
+        }
+        location = before;
+    }
+    let mut names = Names::default();
+    let mut entries = Vec::new();
+    for (location, bytes) in found.iter().rev() {
+        let record = turn(log, bytes, *location)?;
+        for entry in record.outbox().filter(|entry| is_to(entry.domain, entry.shard)) {
+            if entry.sequence > after && entry.sequence <= last {
+                let entry = record.to_outbox_entry(entry, shard, bytes, &mut names);
+                entries.push(entry.map_err(|reason| log.damaged(*location, reason))?);
+            }
+        }
+    }
+    let whole = entries.iter().zip(after + 1..).all(|(entry, sequence)| entry.sequence == sequence);
+    if !whole || entries.len() as u64 != last.saturating_sub(after) {
+        return Err(log.damaged(from, Malformed("the sequences for a destination have a gap")));
+    }
+    Ok(entries)
+}
+
+/// The dead letters in these places.
+pub(crate) fn letters(log: &impl Log, places: &[(MessageId, Location)]) -> Result<Vec<DeadLetter>, StoreError> {
+    let mut names = Names::default();
+    let mut letters = Vec::new();
+    for (id, location) in places {
+        let bytes = log.read(*location)?;
+        let record = turn(log, &bytes, *location)?;
+        let letter = record.notes().find_map(|note| match note {
+            NoteRecord::DeadLetter(letter) if letter.id == *id => Some(letter),
+            _ => None,
+        });
+        let letter = letter.ok_or_else(|| log.damaged(*location, Malformed("a dead letter is not where it was")))?;
+        letters
+            .push(record.to_dead_letter(letter, &bytes, &mut names).map_err(|reason| log.damaged(*location, reason))?);
+    }
+    Ok(letters)
+}
+
+/// The actor types and keys of the streams whose newest turns are in these places.
+pub(crate) fn streams(log: &impl Log, heads: &[Location]) -> Result<Vec<(Name, String)>, StoreError> {
+    let mut names = Names::default();
+    let mut streams = Vec::with_capacity(heads.len());
+    for location in heads {
+        let bytes = log.read(*location)?;
+        let record = turn(log, &bytes, *location)?;
+        let actor = names.get(record.actor).map_err(|reason| log.damaged(*location, reason))?;
+        streams.push((actor, record.key.to_owned()));
+    }
+    Ok(streams)
+}

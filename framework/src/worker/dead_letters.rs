@@ -1,0 +1,182 @@
+//! Dead letters of a worker, done again or thrown away.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::Worker;
+use super::commit::{End, Entry, JobLog};
+use super::dispatcher::{Number, WorkerDispatcher};
+use super::ledger::Ledger;
+use super::plan::Done;
+use crate::actor::OwnedShard;
+use crate::message::{Codec, Coded as _, Domain as _, Envelope, Kind, MessageId, Rejection};
+use crate::router::Outcome;
+use crate::store::{DeadLetter, DeadLetterReason, Note, StoreError};
+use crate::telemetry::TARGET;
+
+/// How many dead letters are read at a time: 16 MiB of payload at most.
+const PAGE: usize = 32;
+
+impl<W: Worker> WorkerDispatcher<W> {
+    /// Does the jobs of a key's dead letters again, oldest first, until one fails again.
+    pub(super) async fn redrive(self: &Rc<Self>, number: Number, shard: &Rc<OwnedShard>, errand: Envelope) {
+        let outcome = match self.letters(shard, &errand.key).await {
+            Ok(letters) => self.redrive_all(number, shard, &errand.key, letters).await,
+            Err(error) => Outcome::Refused(error),
+        };
+        self.settle(number, &outcome);
+    }
+
+    /// Only the ids are held: a key may have any number of letters, and each of them half a MiB.
+    async fn redrive_all(
+        self: &Rc<Self>,
+        number: Number,
+        shard: &Rc<OwnedShard>,
+        key: &str,
+        letters: Vec<MessageId>,
+    ) -> Outcome {
+        for id in letters {
+            let letter = match self.letter_of(shard, key, id).await {
+                Ok(Some(letter)) => letter,
+                Ok(None) => continue,
+                Err(error) => return Outcome::Refused(error),
+            };
+            let envelope = &letter.envelope;
+            let book = self.book(shard, envelope);
+            let ledger = match self.ledger(&book).await {
+                Ok(ledger) => ledger,
+                Err(error) => return Outcome::Refused(error),
+            };
+            if !begin(&book, number, envelope, self.host.digest(envelope).value()) {
+                return Outcome::Busy;
+            }
+            // Whoever had it until now may have brought it to its end since the letters were read.
+            let outcome = match self.is_unresolved(shard, &letter).await {
+                Ok(true) => self.redrive_one(number, &book, ledger, &letter).await,
+                Ok(false) => Outcome::Done(Bytes::new(), Codec::Bincode),
+                Err(error) => Outcome::Refused(error),
+            };
+            self.close(&book, envelope.id, number);
+            if !matches!(outcome, Outcome::Done(..)) {
+                return outcome;
+            }
+        }
+        Outcome::Done(Bytes::new(), Codec::Bincode)
+    }
+
+    async fn redrive_one(
+        &self,
+        number: Number,
+        book: &JobLog,
+        ledger: &RefCell<Ledger>,
+        letter: &DeadLetter,
+    ) -> Outcome {
+        let envelope = &letter.envelope;
+        let done = {
+            let Ok(_slot) = self.slots.acquire().await else { return Outcome::Stopped };
+            self.begin(number);
+            self.once(envelope, letter.attempts + 1).await
+        };
+        match done {
+            Ok(Done { reply, rejected }) => {
+                let notes = [Note::Resolved { message: envelope.id }];
+                let entry = Entry { envelope, end: End::Resolved, reply: &reply, rejected, notes: &notes };
+                self.commit(book, ledger, &entry, Outcome::Done(Bytes::new(), Codec::Bincode)).await
+            }
+            Err(failure) => Outcome::DeadLetter(failure.text().to_owned()),
+        }
+    }
+
+    /// Discards a dead letter. The sender of a command gets a rejection in the same commit.
+    pub(super) async fn discard(
+        self: &Rc<Self>,
+        number: Number,
+        shard: &Rc<OwnedShard>,
+        errand: Envelope,
+        message: MessageId,
+    ) {
+        let outcome = match self.letter_of(shard, &errand.key, message).await {
+            Ok(Some(letter)) => self.discard_one(number, shard, &letter).await,
+            Ok(None) => Outcome::Unhandled,
+            Err(error) => Outcome::Refused(error),
+        };
+        self.settle(number, &outcome);
+    }
+
+    async fn discard_one(&self, number: Number, shard: &Rc<OwnedShard>, letter: &DeadLetter) -> Outcome {
+        let envelope = &letter.envelope;
+        let book = self.book(shard, envelope);
+        let ledger = match self.ledger(&book).await {
+            Ok(ledger) => ledger,
+            Err(error) => return Outcome::Refused(error),
+        };
+        // What is under way cannot be undone.
+        if !begin(&book, number, envelope, self.host.digest(envelope).value()) {
+            return Outcome::Busy;
+        }
+        let outcome = match self.is_unresolved(shard, letter).await {
+            Ok(true) => {
+                let notes = [Note::Resolved { message: envelope.id }];
+                let mut reply = Vec::new();
+                if envelope.kind == Kind::Command
+                    && let Err(error) = <()>::write_reply(&Err(Rejection::discarded()), W::Domain::CODEC, &mut reply)
+                {
+                    tracing::error!(target: TARGET, worker = %self.actor, %error, "failed to encode a rejection");
+                }
+                let entry = Entry { envelope, end: End::Resolved, reply: &reply, rejected: true, notes: &notes };
+                self.commit(&book, ledger, &entry, Outcome::Done(Bytes::new(), Codec::Bincode)).await
+            }
+            Ok(false) => Outcome::Unhandled,
+            Err(error) => Outcome::Refused(error),
+        };
+        self.close(&book, envelope.id, number);
+        outcome
+    }
+
+    /// Whether a dead letter that was read waits for its end still.
+    async fn is_unresolved(&self, shard: &OwnedShard, letter: &DeadLetter) -> Result<bool, StoreError> {
+        Ok(self.letter_of(shard, &letter.key, letter.envelope.id).await?.is_some())
+    }
+
+    /// The dead letter of a key with this id, if it waits.
+    async fn letter_of(&self, shard: &OwnedShard, key: &str, id: MessageId) -> Result<Option<DeadLetter>, StoreError> {
+        let before = id.as_u128().checked_sub(1).map(MessageId::from_u128);
+        let known = shard.reader().dead_letters(before, 1).await?;
+        Ok(known.into_iter().find(|letter| letter.envelope.id == id && self.is_dead(letter, key)))
+    }
+
+    fn is_dead(&self, letter: &DeadLetter, key: &str) -> bool {
+        // What only waits is begun without a person.
+        letter.reason != DeadLetterReason::Deferred && letter.actor == self.actor && letter.key == key
+    }
+
+    /// The ids of a key's dead letters, oldest first.
+    async fn letters(&self, shard: &OwnedShard, key: &str) -> Result<Vec<MessageId>, StoreError> {
+        let reader = shard.reader();
+        let (mut letters, mut after) = (Vec::new(), None);
+        loop {
+            let page = reader.dead_letters(after, PAGE).await?;
+            let full = page.len() >= PAGE;
+            after = page.last().map(|letter| letter.envelope.id).or(after);
+            let own = page.iter().filter(|letter| self.is_dead(letter, key));
+            letters.extend(own.map(|letter| (letter.time, letter.envelope.id)));
+            if !full {
+                break;
+            }
+        }
+        letters.sort_by_key(|(time, _)| *time);
+        Ok(letters.into_iter().map(|(_, id)| id).collect())
+    }
+}
+
+/// Marks a message as under way; `false` if it is already.
+fn begin(book: &JobLog, number: Number, envelope: &Envelope, digest: u64) -> bool {
+    let mut running = book.running.borrow_mut();
+    if running.contains_key(&envelope.id) {
+        return false;
+    }
+    running.insert(envelope.id, (number, digest));
+    true
+}

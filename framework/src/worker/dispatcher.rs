@@ -1,0 +1,233 @@
+//! The door of one worker on one thread: lets messages in and starts their jobs.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use tokio::sync::Semaphore;
+
+use super::commit::JobLog;
+use super::deferred::Pending;
+use super::{Worker, WorkerPlan};
+use crate::actor::{InFlightGuard, OwnedShard, ThreadContext};
+use crate::message::{Envelope, Key, Name, shard_of};
+use crate::router::{Action, ActorEndpoint, Completion, DedupKey, Delivery, Outcome};
+use crate::spawn::Task;
+use crate::store::StoreError;
+use crate::user_code::caught;
+
+/// The door of one worker on one thread.
+pub(crate) struct WorkerDispatcher<W: Worker> {
+    pub(super) host: Rc<ThreadContext>,
+    pub(super) plan: WorkerPlan<W>,
+    pub(super) worker: Arc<W>,
+    pub(super) domain: Name,
+    pub(super) actor: Name,
+    /// By number; `None` for those that live on another thread.
+    shards: Vec<Option<Rc<OwnedShard>>>,
+    /// One for each job that may run at once.
+    pub(super) slots: Arc<Semaphore>,
+    /// The jobs that wait and are written down.
+    pub(super) pending: Rc<Pending>,
+    /// By stream.
+    pub(super) books: RefCell<HashMap<String, Rc<JobLog>, FixedState>>,
+    jobs: RefCell<HashMap<Number, Running, FixedState>>,
+    next: Cell<Number>,
+}
+
+/// Names one job of a door.
+pub(super) type Number = u64;
+
+/// A message that was let in and is not settled.
+struct Running {
+    _task: Task,
+    /// User code has begun: whatever comes, something may have happened outside.
+    begun: bool,
+    /// Whoever brought it, and brought it again meanwhile.
+    settle: Vec<Completion>,
+    _flights: Vec<InFlightGuard>,
+}
+
+impl<W: Worker> WorkerDispatcher<W> {
+    pub(crate) fn new(
+        host: Rc<ThreadContext>,
+        worker: Arc<W>,
+        domain: Name,
+        actor: Name,
+        shards: Vec<Option<Rc<OwnedShard>>>,
+    ) -> Rc<Self> {
+        let slots = Arc::new(Semaphore::new(host.settings.jobs));
+        let pending = Pending::new(Arc::clone(&host.counts));
+        Rc::new(Self {
+            host,
+            plan: WorkerPlan::of(),
+            worker,
+            domain,
+            actor,
+            shards,
+            slots,
+            pending,
+            books: RefCell::default(),
+            jobs: RefCell::default(),
+            next: Cell::new(1),
+        })
+    }
+
+    /// What the message must wait for before it is let in, if it cannot be.
+    fn refused(&self, delivery: &Delivery) -> Option<Outcome> {
+        let outside = matches!(delivery.dedup_key, DedupKey::MessageId);
+        if self.host.stopped.get() || self.host.draining.get() {
+            return Some(Outcome::Stopped);
+        }
+        // Jobs have a bound of their own, so that those which wait for something slow take no room from turns. What the node itself
+        // brings (events, redrives) was bounded where it was pulled in.
+        if outside && self.jobs.borrow().len() >= self.host.settings.in_flight {
+            self.host.counts.busy.one();
+            return Some(Outcome::Busy);
+        }
+        let key = Key::from(delivery.envelope.key.as_str());
+        (!key.is_valid()).then(|| Outcome::Undecodable("a key has 1 to 256 bytes".to_owned()))
+    }
+
+    fn shard(&self, key: &str) -> Option<&Rc<OwnedShard>> {
+        let shards = u16::try_from(self.shards.len()).unwrap_or(u16::MAX);
+        self.shards.get(usize::from(shard_of(key, shards)))?.as_ref()
+    }
+
+    /// User code begins.
+    pub(super) fn begin(&self, job: Number) {
+        if let Some(running) = self.jobs.borrow_mut().get_mut(&job) {
+            running.begun = true;
+        }
+    }
+
+    /// Tells whoever brought the message that it is settled: it is written down, and its job goes on.
+    pub(super) fn settle_early(&self, job: Number, outcome: &Outcome) {
+        let settle = self.jobs.borrow_mut().get_mut(&job).map(|running| std::mem::take(&mut running.settle));
+        for settle in settle.into_iter().flatten() {
+            settle(outcome.clone());
+        }
+    }
+
+    /// Starts the task of a job.
+    pub(super) fn spawn<T: Future<Output = ()> + 'static>(
+        &self,
+        settle: Option<Completion>,
+        work: impl FnOnce(Number) -> T,
+    ) {
+        let number = self.next.replace(self.next.get() + 1);
+        let flights = vec![self.host.job()];
+        let task = crate::spawn::local(work(number));
+        let settle = settle.into_iter().collect();
+        self.jobs.borrow_mut().insert(number, Running { _task: task, begun: false, settle, _flights: flights });
+    }
+
+    /// The message came again while its job is under way: it gets the same outcome.
+    pub(super) fn join(&self, again: Number, first: Number) {
+        let mut jobs = self.jobs.borrow_mut();
+        let Some(mut running) = jobs.remove(&again) else { return };
+        if let Some(first) = jobs.get_mut(&first) {
+            first.settle.append(&mut running.settle);
+            first._flights.append(&mut running._flights);
+        }
+        drop(jobs);
+        drop(running);
+    }
+
+    /// Returns whether user code has begun for a job.
+    pub(super) fn has_begun(&self, job: Number) -> bool {
+        self.jobs.borrow().get(&job).is_some_and(|running| running.begun)
+    }
+
+    /// The task under which the failures of jobs are reported.
+    pub(super) fn task(&self) -> String {
+        format!("jobs of {}", self.actor)
+    }
+
+    /// A job has come to its end: its worker is listed as failed no longer.
+    pub(super) fn goes_on(&self) {
+        if self.host.counts.failed_tasks.get() > 0 {
+            self.host.user_code.goes_on(&self.task());
+        }
+    }
+
+    /// Runs what an operator has asked for. A panic outside of user code is reported, and the operator is told.
+    async fn guarded(&self, job: Number, work: impl Future<Output = ()>) {
+        if let Err(panicked) = caught(work).await {
+            self.host.user_code.failed(&self.task(), panicked.text());
+            self.settle(job, &Outcome::Unknown(StoreError::Closed));
+        }
+    }
+
+    /// Tells whoever brought the message what has become of it.
+    pub(super) fn settle(&self, job: Number, outcome: &Outcome) {
+        let Some(running) = self.jobs.borrow_mut().remove(&job) else { return };
+        let Running { _task, settle, _flights, .. } = running;
+        // The flight ends first: whoever is told may look at once whether all is quiet.
+        drop(_flights);
+        for settle in settle {
+            settle(outcome.clone());
+        }
+    }
+}
+
+impl<W: Worker> ActorEndpoint for Rc<WorkerDispatcher<W>> {
+    fn deliver(&self, delivery: Delivery) {
+        if let Some(outcome) = self.refused(&delivery) {
+            return (delivery.completion)(outcome);
+        }
+        let Delivery { action: work, envelope, dedup_key: arrival, completion: settle } = delivery;
+        let Some(shard) = self.shard(&envelope.key) else { return settle(Outcome::Stopped) };
+        let (door, shard) = (Rc::clone(self), Rc::clone(shard));
+        self.spawn(Some(settle), move |number| async move {
+            match work {
+                Action::Redrive => door.guarded(number, door.redrive(number, &shard, envelope)).await,
+                Action::Discard { message } => {
+                    door.guarded(number, door.discard(number, &shard, envelope, message)).await;
+                }
+                _ => door.take(number, shard, envelope, arrival).await,
+            }
+        });
+    }
+
+    fn key_of(&self, event: &Envelope) -> Result<Option<String>, String> {
+        let taken = self.plan.on.contains_key(&(&*event.domain, &*event.name));
+        Ok(event.origin.as_ref().filter(|_| taken).map(|origin| origin.key.clone()))
+    }
+
+    fn live(&self) -> usize {
+        self.jobs.borrow().len()
+    }
+
+    fn sweep(&self, _idle_sweeps: u64, _cap: usize) {
+        // One book per shard stays; those of single messages go with their job.
+    }
+
+    fn resume(&self) {
+        for shard in self.shards.iter().flatten() {
+            let (me, shard) = (Rc::clone(self), Rc::clone(shard));
+            let begin = move || Rc::clone(&me).begin_deferred(Rc::clone(&shard));
+            crate::spawn::repeated(&self.host.user_code, "begin jobs that wait", begin);
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.pending.is_empty() || self.host.draining.get()
+    }
+
+    fn reset(&self) {
+        let jobs = std::mem::take(&mut *self.jobs.borrow_mut());
+        self.books.borrow_mut().clear();
+        self.pending.clear();
+        for running in jobs.into_values() {
+            let outcome = if running.begun { Outcome::Unknown(StoreError::Closed) } else { Outcome::Stopped };
+            // The job ends before anybody is told, and so may send again.
+            drop(running._task);
+            for settle in running.settle {
+                settle(outcome.clone());
+            }
+        }
+    }
+}
