@@ -41,7 +41,7 @@ impl Apply<Deposited> for Account {
 
 /// A node of the bank, in memory.
 pub async fn bank() -> crate::Node {
-    match crate::Node::builder("bank", crate::MemoryStore::new()).host::<Account>().start().await {
+    match crate::Node::builder("bank", crate::MemoryStore::new()).aggregate::<Account>().start().await {
         Ok(node) => node,
         Err(error) => unreachable_in_docs(&error),
     }

@@ -43,7 +43,7 @@
 //!
 //! #[whizbang::main]
 //! async fn main() -> Result<(), whizbang::Error> {
-//!     let node = Node::builder("bank", MemoryStore::new()).host::<Account>().start().await?;
+//!     let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().start().await?;
 //!     let client = node.client();
 //!     assert_eq!(client.send(Deposit { account: "ada".into(), cents: 500 }).await?, 500);
 //!     assert_eq!(client.send(Deposit { account: "ada".into(), cents: 20 }).await?, 520);

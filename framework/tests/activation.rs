@@ -43,7 +43,7 @@ impl Apply<Counted> for Meter {
 }
 
 async fn node(folder: &std::path::Path) -> Node {
-    Node::builder("meters", EmbeddedStore::open(folder).unwrap()).threads(0).host::<Meter>().start().await.unwrap()
+    Node::builder("meters", EmbeddedStore::open(folder).unwrap()).threads(0).aggregate::<Meter>().start().await.unwrap()
 }
 
 fn count(meter: &str) -> Count {

@@ -77,7 +77,7 @@ impl Apply<Written> for Note {
 
 async fn start(store: &MemoryStore) -> Node {
     let retry = Retry { attempts: 2, first: Duration::from_millis(1), longest: Duration::from_millis(2) };
-    Node::builder("notes", store.clone()).threads(0).host::<Note>().retry(retry).start().await.unwrap()
+    Node::builder("notes", store.clone()).threads(0).aggregate::<Note>().retry(retry).start().await.unwrap()
 }
 
 fn write(what: What) -> Write {

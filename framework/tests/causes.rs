@@ -23,14 +23,14 @@ async fn causes_and_correlation_are_kept_over_three_hops() {
     let (money, moves) = (MemoryStore::new(), MemoryStore::new());
     let accounts = Node::builder("accounts", money.clone())
         .threads(0)
-        .host::<Account>()
+        .aggregate::<Account>()
         .bridge(hub.bridge())
         .start()
         .await
         .unwrap();
     let transfers = Node::builder("transfers", moves.clone())
         .threads(0)
-        .host::<Transfer>()
+        .saga::<Transfer>()
         .bridge(hub.bridge())
         .start()
         .await

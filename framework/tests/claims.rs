@@ -16,7 +16,7 @@ use whizbang::store::Store;
 use whizbang::{NodeBuilder, StartError};
 
 fn tills(service: &str, store: impl Store, hub: &LoopbackHub) -> NodeBuilder {
-    Node::builder(service, store).threads(0).host::<Till>().bridge(hub.bridge())
+    Node::builder(service, store).threads(0).aggregate::<Till>().bridge(hub.bridge())
 }
 
 async fn refused(node: NodeBuilder) -> (String, String) {
@@ -101,7 +101,7 @@ async fn nodes_without_claims_are_accepted() {
     let node = tills("tills", MemoryStore::new(), &hub).start().await.unwrap();
     let bank = Node::builder("bank", MemoryStore::new())
         .threads(0)
-        .host::<Account>()
+        .aggregate::<Account>()
         .bridge(hub.bridge())
         .start()
         .await

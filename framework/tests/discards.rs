@@ -165,7 +165,7 @@ impl Apply<Noted> for Announcement {
 
 #[whizbang::test]
 async fn discarded_job_is_rejected() {
-    let builder = Node::builder("shop", MemoryStore::new()).threads(0).worker(Writer).host::<Announcement>();
+    let builder = Node::builder("shop", MemoryStore::new()).threads(0).worker(Writer).saga::<Announcement>();
     let node = builder.retry(quick()).start().await.unwrap();
     let client = node.client();
     client.send(Announce { order: "o".into() }).await.unwrap();

@@ -12,7 +12,7 @@ async fn dropped_node_releases_its_store_though_clients_live() {
     for threads in [0, 2] {
         let folder = tempfile::tempdir().unwrap();
         let store = EmbeddedStore::open(folder.path()).unwrap();
-        let node = Node::builder("bank", store).host::<Account>().threads(threads).start().await.unwrap();
+        let node = Node::builder("bank", store).aggregate::<Account>().threads(threads).start().await.unwrap();
         let client = node.client();
         assert_eq!(client.send(deposit("ada", 5)).await.unwrap(), 5);
         drop(node);
@@ -30,7 +30,8 @@ async fn dropped_node_releases_its_store_though_clients_live() {
             opened.borrow().is_some()
         })
         .await;
-        let next = Node::builder("bank", opened.take().unwrap()).threads(0).host::<Account>().start().await.unwrap();
+        let next =
+            Node::builder("bank", opened.take().unwrap()).threads(0).aggregate::<Account>().start().await.unwrap();
         assert_eq!(next.client().send(deposit("ada", 1)).await.unwrap(), 6);
         assert!(matches!(client.send(deposit("ada", 1)).await, Err(SendError::Stopped)), "not the next node's client");
         next.stop().await.unwrap();

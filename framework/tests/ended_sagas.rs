@@ -151,7 +151,7 @@ impl Apply<Noted> for Attempt {
 }
 
 async fn attempts(store: &MemoryStore, clock: &Clock) -> Node {
-    let builder = Node::builder("shop", store.clone()).threads(0).host::<Shelf>().host::<Attempt>();
+    let builder = Node::builder("shop", store.clone()).threads(0).aggregate::<Shelf>().saga::<Attempt>();
     builder.retry(quick()).clock(clock.clone()).start().await.unwrap()
 }
 

@@ -122,7 +122,7 @@ fn names(node: &Node, task: &str) -> bool {
 async fn node(watch: &Arc<Watch>) -> (Node, Arc<AtomicUsize>) {
     let done = Arc::<AtomicUsize>::default();
     let store = WatchedStore(MemoryStore::new(), Arc::clone(watch));
-    let builder = Node::builder("mill", store).threads(0).host::<Sack>().projection::<Sums>();
+    let builder = Node::builder("mill", store).threads(0).aggregate::<Sack>().projection::<Sums>();
     (builder.worker(Oven(Arc::clone(&done))).start().await.unwrap(), done)
 }
 
@@ -264,7 +264,7 @@ async fn watermark_whose_telling_panics_is_told_again() {
         let bakery =
             Node::builder("bakery", MemoryStore::new()).threads(0).worker(Oven(Arc::clone(&done))).bridge(bridge);
         let bakery = bakery.start().await.unwrap();
-        let mill = Node::builder("mill", MemoryStore::new()).threads(0).host::<Sack>().bridge(hub.bridge());
+        let mill = Node::builder("mill", MemoryStore::new()).threads(0).aggregate::<Sack>().bridge(hub.bridge());
         let mill = mill.start().await.unwrap();
         mill.client().send(grind("a")).await.unwrap();
         moved_until(async || bakery.metrics().failed_tasks == 1).await;

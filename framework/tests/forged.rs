@@ -20,11 +20,11 @@ use whizbang::message::{ShardId, shard_of};
 use whizbang::prelude::*;
 
 fn accounts(hub: &LoopbackHub) -> whizbang::NodeBuilder {
-    Node::builder("accounts", MemoryStore::new()).host::<Account>().bridge(hub.bridge())
+    Node::builder("accounts", MemoryStore::new()).aggregate::<Account>().bridge(hub.bridge())
 }
 
 fn transfers(folder: &Path, bridge: impl Bridge) -> whizbang::NodeBuilder {
-    Node::builder("transfers", EmbeddedStore::open(folder).unwrap()).host::<Transfer>().bridge(bridge)
+    Node::builder("transfers", EmbeddedStore::open(folder).unwrap()).saga::<Transfer>().bridge(bridge)
 }
 
 /// Sagas of one shard, so that all they send goes the same way.
@@ -191,7 +191,8 @@ impl whizbang::Answer<Fillings> for Fills {
 #[whizbang::test]
 async fn forged_head_does_not_keep_idle_waiting() {
     let (hub, questions) = (LoopbackHub::new(), Arc::new(Questions::default()));
-    let owner = Node::builder("tills", MemoryStore::new()).host::<Till>().bridge(hub.bridge()).start().await.unwrap();
+    let owner =
+        Node::builder("tills", MemoryStore::new()).aggregate::<Till>().bridge(hub.bridge()).start().await.unwrap();
     let bridge = Counted(hub.bridge(), Arc::clone(&questions));
     let watch = Node::builder("watch", MemoryStore::new()).projection::<Fills>().bridge(bridge).start().await.unwrap();
     let fillings = async || watch.client().query(Fillings {}).await.unwrap();

@@ -89,8 +89,13 @@ async fn ids_and_states_of_an_older_version_are_known() {
         for opening in 0..2u64 {
             // Soon after it was written: what it remembers has not expired.
             let (clock, _) = Clock::manual(Timestamp::from_millis(1_795_913_400_000));
-            let node =
-                Node::builder("golden", open(&folder)).threads(0).host::<Purse>().clock(clock).start().await.unwrap();
+            let node = Node::builder("golden", open(&folder))
+                .threads(0)
+                .aggregate::<Purse>()
+                .clock(clock)
+                .start()
+                .await
+                .unwrap();
             let client = node.client();
             for number in 1..=40u64 {
                 for purse in ["ada", "bob"] {

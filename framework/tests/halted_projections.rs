@@ -82,7 +82,7 @@ impl Answer<FragileSum> for Fragile {
 async fn fragile(store: &MemoryStore) -> Node {
     Node::builder("bank", store.clone())
         .threads(0)
-        .host::<Account>()
+        .aggregate::<Account>()
         .projection::<Fragile>()
         .projection::<Counter>()
         .retry(quick())
@@ -188,7 +188,7 @@ async fn skipped_event_is_recorded_and_skipped_by_every_rebuild() {
 async fn retried_event_holds_back_neither_shards_nor_answers() {
     PANICS.with(|panics| panics.set(u32::MAX));
     let retry = Retry { attempts: 5, first: Duration::from_secs(3600), longest: Duration::from_secs(3600) };
-    let builder = Node::builder("bank", MemoryStore::new()).threads(0).host::<Account>().projection::<Fragile>();
+    let builder = Node::builder("bank", MemoryStore::new()).threads(0).aggregate::<Account>().projection::<Fragile>();
     let node = builder.retry(retry).start().await.unwrap();
     let client = node.client();
     let (_, other) = shards("ada");
@@ -215,14 +215,14 @@ async fn retried_event_holds_back_neither_shards_nor_answers() {
 async fn rebuilt_view_answers_nothing_before_it_has_caught_up() {
     const EVENTS: u64 = 5000;
     let store = MemoryStore::new();
-    let node = Node::builder("bank", store.clone()).threads(0).host::<Account>().start().await.unwrap();
+    let node = Node::builder("bank", store.clone()).threads(0).aggregate::<Account>().start().await.unwrap();
     for n in 0..EVENTS {
         node.client().send(deposit(&format!("a{}", n % 7), 1)).await.unwrap();
     }
     node.stop().await.unwrap();
     let node = Node::builder("bank", store.clone())
         .threads(0)
-        .host::<Account>()
+        .aggregate::<Account>()
         .projection::<Counter>()
         .start()
         .await
@@ -283,7 +283,13 @@ impl Answer<Bytes> for Heavy {
 async fn save_of_large_view_blocks_no_actor() {
     let store = MemoryStore::new();
     let heavy = async || {
-        Node::builder("bank", store.clone()).threads(0).host::<Account>().projection::<Heavy>().start().await.unwrap()
+        Node::builder("bank", store.clone())
+            .threads(0)
+            .aggregate::<Account>()
+            .projection::<Heavy>()
+            .start()
+            .await
+            .unwrap()
     };
     let node = heavy().await;
     node.client().send(deposit("ada", 1024 * 1024)).await.unwrap();

@@ -45,7 +45,8 @@ impl Bridge for Hangs {
 async fn what_stays_in_the_node_does_not_wait_for_a_broker_that_hangs() {
     for threads in [0, 2] {
         let published = Arc::<AtomicUsize>::default();
-        let builder = Node::builder("all", MemoryStore::new()).host::<Account>().host::<Transfer>().threads(threads);
+        let builder =
+            Node::builder("all", MemoryStore::new()).aggregate::<Account>().saga::<Transfer>().threads(threads);
         let node = builder.bridge(Hangs(Arc::clone(&published))).start().await.unwrap();
         let client = node.client();
         client.send(deposit("ada", 100)).await.unwrap();
@@ -110,14 +111,14 @@ impl Bridge for Silent {
 #[whizbang::test]
 async fn silent_broker_holds_up_events_of_old_shards_alone() {
     let store = MemoryStore::new();
-    let node = Node::builder("moves", store.clone()).host::<Transfer>().start().await.unwrap();
+    let node = Node::builder("moves", store.clone()).saga::<Transfer>().start().await.unwrap();
     node.client().send(transfer("t1", "ada", "bob", 5)).await.unwrap();
     node.stop().await.unwrap();
 
     let (answer, answers) = tokio::sync::watch::channel(false);
     let (sent, published) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
     let bridge = Silent { answers, sent: Arc::clone(&sent), published: Arc::clone(&published) };
-    let node = Node::builder("moves", store).host::<Transfer>().bridge(bridge).start().await.unwrap();
+    let node = Node::builder("moves", store).saga::<Transfer>().bridge(bridge).start().await.unwrap();
     // The command of the transfer leaves, whatever the broker holds of its events.
     eventually(async || sent.load(Ordering::Relaxed) > 0).await;
     assert_eq!(published.load(Ordering::Relaxed), 0, "the events of that shard would overtake what may be missing");
@@ -216,13 +217,14 @@ impl Bridge for Scale {
 async fn full_outbox_is_sent_in_parts_of_bounded_bytes() {
     const COUNT: usize = 100;
     let store = MemoryStore::new();
-    let node = Node::builder("loads", store.clone()).host::<Truck>().start().await.unwrap();
+    let node = Node::builder("loads", store.clone()).aggregate::<Truck>().start().await.unwrap();
     for n in 0..COUNT {
         node.client().send(Load { truck: format!("truck {n}"), kilobytes: 400 }).await.unwrap();
     }
     node.stop().await.unwrap();
     let bridge = Arc::<Weighs>::default();
-    let node = Node::builder("loads", store).host::<Truck>().bridge(Scale(Arc::clone(&bridge))).start().await.unwrap();
+    let node =
+        Node::builder("loads", store).aggregate::<Truck>().bridge(Scale(Arc::clone(&bridge))).start().await.unwrap();
     eventually(async || bridge.messages.load(Ordering::Relaxed) >= COUNT).await;
     let most = bridge.most.load(Ordering::Relaxed);
     assert!((1_000_000..10_000_000).contains(&most), "{most} bytes of {COUNT} times 400 kB at once");

@@ -89,7 +89,7 @@ mod by_example {
         assert_eq!(Deposited::decode(1, Codec::Bincode, &bytes).unwrap().cents, 7);
         assert_eq!(Withdrawn::decode(1, Codec::Bincode, &bytes).unwrap().cents, 7);
         assert_eq!(Withdraw::decode(1, Codec::Bincode, &bytes).unwrap().key, 7);
-        let node = Node::builder("bank", MemoryStore::new()).threads(0).host::<Account>().start().await.unwrap();
+        let node = Node::builder("bank", MemoryStore::new()).threads(0).aggregate::<Account>().start().await.unwrap();
         assert_eq!(node.client().send(Deposit { key: 3 }).await.unwrap(), 3);
         node.stop().await.unwrap();
     }
@@ -162,7 +162,7 @@ mod retired {
     async fn retired_messages_are_handled_without_a_warning() {
         assert_eq!(<Mint as whizbang::Domain>::NAME, "mint");
         let _ = Mint;
-        let node = Node::builder("bank", MemoryStore::new()).threads(0).host::<Wallet>().start().await.unwrap();
+        let node = Node::builder("bank", MemoryStore::new()).threads(0).aggregate::<Wallet>().start().await.unwrap();
         assert_eq!(node.client().send(Pay { account: 3 }).await.unwrap(), 3);
         assert_eq!(node.client().send(Deposit { account: 4 }).await.unwrap(), 4);
         node.stop().await.unwrap();
@@ -307,7 +307,7 @@ mod primitives {
     async fn types_of_the_program_are_not_taken_for_primitive_ones() {
         let _ = (u16, u32);
         let builder =
-            Node::builder("post", MemoryStore::new()).threads(0).host::<Follow>().host::<without_serde::Box>();
+            Node::builder("post", MemoryStore::new()).threads(0).saga::<Follow>().aggregate::<without_serde::Box>();
         let builder = builder.projection::<Totals>().worker(without_serde::Clerk);
         builder.start().await.unwrap().stop().await.unwrap();
     }
@@ -358,7 +358,8 @@ mod at_another_place {
 
         #[facade::parts::test(crate = facade::parts)]
         async fn program_with_a_facade_runs() {
-            let node = Node::builder("bank", MemoryStore::new()).threads(0).host::<Account>().start().await.unwrap();
+            let node =
+                Node::builder("bank", MemoryStore::new()).threads(0).aggregate::<Account>().start().await.unwrap();
             let deposit = Deposit { account: "ada".to_owned(), part: Part { cents: 5 } };
             assert_eq!(node.client().send(deposit).await.unwrap(), 5);
             node.stop().await.unwrap();
@@ -398,7 +399,7 @@ mod documented {
     async fn output_needs_no_lint_allowed() {
         Node::builder("bank", MemoryStore::new())
             .threads(0)
-            .host::<Reader>()
+            .aggregate::<Reader>()
             .start()
             .await
             .unwrap()

@@ -60,7 +60,7 @@ async fn identity(store: &MemoryStore) -> StoreId {
 }
 
 fn owner(store: &MemoryStore, hub: &LoopbackHub) -> NodeBuilder {
-    Node::builder("tills", store.clone()).host::<Till>().bridge(hub.bridge())
+    Node::builder("tills", store.clone()).aggregate::<Till>().bridge(hub.bridge())
 }
 
 async fn watcher(hub: &LoopbackHub) -> Node {
@@ -105,8 +105,8 @@ async fn events_of_a_store_without_the_claim_are_dropped() {
 async fn commands_of_a_store_without_the_claim_are_dropped() {
     let hub = LoopbackHub::new();
     let start = async |node: NodeBuilder| node.bridge(hub.bridge()).start().await.unwrap();
-    let bank = start(Node::builder("accounts", MemoryStore::new()).host::<Account>()).await;
-    let sagas = start(Node::builder("transfers", MemoryStore::new()).host::<Transfer>()).await;
+    let bank = start(Node::builder("accounts", MemoryStore::new()).aggregate::<Account>()).await;
+    let sagas = start(Node::builder("transfers", MemoryStore::new()).saga::<Transfer>()).await;
     bank.client().send(deposit("ada", 100)).await.unwrap();
     let liar = stranger(&hub).await;
     let (from, to) = (ShardId::new(name("transfers"), 0), ShardId::new(name("bank"), shard_of("ada", 16)));
@@ -159,7 +159,7 @@ const ORDERS: usize = 140;
 impl Shop {
     async fn open() -> Self {
         let (hub, world, store) = (LoopbackHub::new(), Arc::new(World::default()), MemoryStore::new());
-        let orders = Node::builder("orders", store.clone()).host::<Order>().bridge(hub.bridge());
+        let orders = Node::builder("orders", store.clone()).saga::<Order>().bridge(hub.bridge());
         Self { orders: orders.start().await.unwrap(), hub, world, store }
     }
 
@@ -167,7 +167,7 @@ impl Shop {
     async fn confirmed(self) -> Self {
         let Self { hub, world, store, orders } = self;
         orders.stop().await.unwrap();
-        let orders = Node::builder("orders", store.clone()).host::<Order>().bridge(hub.bridge());
+        let orders = Node::builder("orders", store.clone()).saga::<Order>().bridge(hub.bridge());
         Self { orders: orders.start().await.unwrap(), hub, world, store }
     }
 

@@ -81,7 +81,7 @@ async fn a_node_that_stops_hands_over_what_is_committed_first() {
     for threads in [0, 2] {
         let bridge = Slow::default();
         let at_detach = Arc::clone(&bridge.at_detach);
-        let node = Node::builder("tills", MemoryStore::new()).host::<Till>().bridge(bridge).threads(threads);
+        let node = Node::builder("tills", MemoryStore::new()).aggregate::<Till>().bridge(bridge).threads(threads);
         let node = node.start().await.unwrap();
         let client = node.client();
         for sent in join_all((0..600).map(|_| client.send(put("a")))).await {
@@ -106,7 +106,7 @@ async fn a_start_that_is_given_up_lets_go_of_the_store() {
             eventually_within(5, opens).await;
             let store = opened.take().unwrap();
             let bridge = Slow { never_attaches: true, ..Slow::default() };
-            let start = Node::builder("tills", store).host::<Till>().bridge(bridge).threads(threads).start();
+            let start = Node::builder("tills", store).aggregate::<Till>().bridge(bridge).threads(threads).start();
             assert!(tokio::time::timeout(Duration::from_millis(50), start).await.is_err());
         }
     }
@@ -194,7 +194,8 @@ impl whizbang::Answer<Fillings> for Counted {
 async fn a_view_that_cannot_be_saved_holds_up_no_node_that_stops() {
     let saves = Arc::new(AtomicUsize::new(0));
     let store = NoViews(MemoryStore::new(), Arc::clone(&saves));
-    let node = Node::builder("tills", store).threads(0).host::<Till>().projection::<Counted>().start().await.unwrap();
+    let node =
+        Node::builder("tills", store).threads(0).aggregate::<Till>().projection::<Counted>().start().await.unwrap();
     node.client().send(put("a")).await.unwrap();
     node.wait_idle().await;
     assert_eq!(node.client().query(Fillings {}).await.unwrap(), 1);
@@ -231,8 +232,13 @@ impl Handle<Wait> for Blocker {
 #[whizbang::test]
 async fn a_thread_that_is_held_up_is_busy_and_not_a_queue_without_end() {
     let config = NodeConfig { threads: 1, in_flight: 16, ..NodeConfig::default() };
-    let node =
-        Node::builder("desk", MemoryStore::new()).threads(0).host::<Blocker>().config(config).start().await.unwrap();
+    let node = Node::builder("desk", MemoryStore::new())
+        .threads(0)
+        .aggregate::<Blocker>()
+        .config(config)
+        .start()
+        .await
+        .unwrap();
     let client = node.client();
     let blocked = tokio::task::spawn_local(client.send(Wait { paper: "a".into(), blocks: true }));
     let busy = Arc::new(AtomicUsize::new(0));

@@ -88,8 +88,11 @@ fn key_in(shard: u16) -> String {
 
 async fn both(store: &MemoryStore, retry: Retry) -> Node {
     let config = NodeConfig { threads: 0, passivate_after: Duration::from_secs(1), retry, ..NodeConfig::default() };
-    let builder =
-        Node::builder("both", store.clone()).threads(0).host::<Till>().host::<north::Watch>().host::<south::Watch>();
+    let builder = Node::builder("both", store.clone())
+        .threads(0)
+        .aggregate::<Till>()
+        .saga::<north::Watch>()
+        .saga::<south::Watch>();
     builder.config(config).start().await.unwrap()
 }
 
@@ -215,7 +218,14 @@ impl Handle<Do> for Clerk {
 }
 
 async fn desk(store: &MemoryStore, retry: Retry) -> Node {
-    Node::builder("desk", store.clone()).threads(0).host::<Paper>().host::<Clerk>().retry(retry).start().await.unwrap()
+    Node::builder("desk", store.clone())
+        .threads(0)
+        .aggregate::<Paper>()
+        .saga::<Clerk>()
+        .retry(retry)
+        .start()
+        .await
+        .unwrap()
 }
 
 async fn order(node: &Node, papers: &[&str]) {
@@ -328,7 +338,7 @@ async fn a_reply_that_cannot_be_read_does_not_mean_that_nothing_was_done() {
     let impostor = hub.bridge();
     let too_large = Told::Reply(vec![0; MAX_PAYLOAD_BYTES + 1].into());
     impostor.attach(card("bank", "bank"), Impostor::who_answers(too_large)).await.unwrap();
-    let node = Node::builder("transfers", MemoryStore::new()).threads(0).host::<bank::Transfer>().bridge(hub.bridge());
+    let node = Node::builder("transfers", MemoryStore::new()).threads(0).saga::<bank::Transfer>().bridge(hub.bridge());
     let node = node.start().await.unwrap();
     let error = node.client().send(deposit("ada", 5)).await.unwrap_err();
     assert!(error.may_have_happened(), "{error:?}");
@@ -338,9 +348,14 @@ async fn a_reply_that_cannot_be_read_does_not_mean_that_nothing_was_done() {
 async fn a_peer_that_claims_to_have_committed_what_was_never_sent_loses_nothing() {
     let hub = LoopbackHub::new();
     let (money, moves) = (MemoryStore::new(), MemoryStore::new());
-    let accounts =
-        Node::builder("accounts", money).threads(0).host::<bank::Account>().bridge(hub.bridge()).start().await.unwrap();
-    let transfers = Node::builder("transfers", moves).threads(0).host::<bank::Transfer>().bridge(hub.bridge());
+    let accounts = Node::builder("accounts", money)
+        .threads(0)
+        .aggregate::<bank::Account>()
+        .bridge(hub.bridge())
+        .start()
+        .await
+        .unwrap();
+    let transfers = Node::builder("transfers", moves).threads(0).saga::<bank::Transfer>().bridge(hub.bridge());
     let transfers = transfers.start().await.unwrap();
     accounts.client().send(deposit("ada", 100)).await.unwrap();
     let liar = hub.bridge();
@@ -403,7 +418,7 @@ async fn an_owner_that_is_asked_for_what_is_missing_cannot_speak_for_another() {
     for (speaks_for, balance) in [("transfers", 0), ("lies", 10)] {
         let hub = LoopbackHub::new();
         let accounts =
-            Node::builder("accounts", MemoryStore::new()).threads(0).host::<bank::Account>().bridge(hub.bridge());
+            Node::builder("accounts", MemoryStore::new()).threads(0).aggregate::<bank::Account>().bridge(hub.bridge());
         let accounts = accounts.start().await.unwrap();
         let liar = hub.bridge();
         let answers = Impostor::who_answers(Told::envelopes(vec![deposit_from(speaks_for, 1)], 2));
@@ -423,7 +438,7 @@ async fn what_an_actor_sends_to_no_key_of_the_shard_is_a_dead_letter_and_holds_n
     let hub = LoopbackHub::new();
     let store = MemoryStore::new();
     let accounts = async || {
-        let builder = Node::builder("accounts", store.clone()).host::<bank::Account>().threads(2);
+        let builder = Node::builder("accounts", store.clone()).aggregate::<bank::Account>().threads(2);
         builder.bridge(hub.bridge()).start().await.unwrap()
     };
     let node = accounts().await;

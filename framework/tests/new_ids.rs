@@ -65,7 +65,11 @@ book!(Copy, ReadCopy);
 
 #[whizbang::test]
 async fn actors_that_take_one_event_get_different_ids() {
-    let builder = Node::builder("books", MemoryStore::new()).threads(0).host::<Till>().host::<Book>().host::<Copy>();
+    let builder = Node::builder("books", MemoryStore::new())
+        .threads(0)
+        .aggregate::<Till>()
+        .aggregate::<Book>()
+        .aggregate::<Copy>();
     let node = builder.start().await.unwrap();
     node.client().send(put("t")).await.unwrap();
     node.wait_idle().await;

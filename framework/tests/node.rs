@@ -74,7 +74,8 @@ async fn a_repeated_id_gets_the_first_reply_and_another_payload_is_a_conflict() 
 #[whizbang::test]
 async fn a_panic_fails_one_turn_then_makes_a_dead_letter_and_parks_its_key_alone() {
     let store = MemoryStore::new();
-    let branches = || Node::builder("bank", store.clone()).threads(0).host::<Account>().host::<Branch>().retry(quick());
+    let branches =
+        || Node::builder("bank", store.clone()).threads(0).aggregate::<Account>().aggregate::<Branch>().retry(quick());
     let node = branches().start().await.unwrap();
     let client = node.client();
     client.send(deposit("ada", 5)).await.unwrap();
@@ -91,13 +92,13 @@ async fn a_panic_fails_one_turn_then_makes_a_dead_letter_and_parks_its_key_alone
 
 #[whizbang::test]
 async fn one_message_may_be_tried_again_in_a_way_of_its_own() {
-    let builder = Node::builder("bank", MemoryStore::new()).threads(0).host::<Account>().retry(quick());
+    let builder = Node::builder("bank", MemoryStore::new()).threads(0).aggregate::<Account>().retry(quick());
     let node = builder.retry_of::<Explode>(Retry { attempts: 7, ..quick() }).start().await.unwrap();
     let client = node.client();
     client.send(Explode { account: "ada".into() }).await.unwrap_err();
     let metrics = node.metrics();
     assert_eq!((metrics.panics, metrics.retries, metrics.failed), (7, 6, 1));
-    let builder = Node::builder("bank", MemoryStore::new()).threads(0).host::<Account>().retry(quick());
+    let builder = Node::builder("bank", MemoryStore::new()).threads(0).aggregate::<Account>().retry(quick());
     let node = builder.retry_of::<Deposit>(Retry::NEVER).start().await.unwrap();
     node.client().send(Explode { account: "ada".into() }).await.unwrap_err();
     assert_eq!(node.metrics().panics, 3, "another message's way is not its own");
@@ -106,7 +107,7 @@ async fn one_message_may_be_tried_again_in_a_way_of_its_own() {
 #[whizbang::test]
 async fn a_parked_key_goes_on_in_order_once_its_dead_letter_is_discarded_and_the_rest_is_redriven() {
     let store = MemoryStore::new();
-    let builder = Node::builder("bank", store.clone()).threads(0).host::<Account>().host::<Branch>();
+    let builder = Node::builder("bank", store.clone()).threads(0).aggregate::<Account>().aggregate::<Branch>();
     let node = builder.retry(Retry::NEVER).start().await.unwrap();
     let client = node.client();
     park(&node, "ada").await;
@@ -129,7 +130,8 @@ async fn a_parked_key_goes_on_in_order_once_its_dead_letter_is_discarded_and_the
     // Whoever asks again with the id of a parked command gets its reply.
     assert_eq!(client.send(deposit("ada", 7)).id(waiting).await.unwrap(), 7);
     drop(node);
-    let node = Node::builder("bank", store).threads(0).host::<Account>().host::<Branch>().start().await.unwrap();
+    let node =
+        Node::builder("bank", store).threads(0).aggregate::<Account>().aggregate::<Branch>().start().await.unwrap();
     assert_eq!(node.client().send(deposit("ada", 7)).id(waiting).await.unwrap(), 7);
     assert_eq!(node.client().send(deposit("ada", 0)).await.unwrap(), 14);
 }
@@ -220,7 +222,7 @@ async fn a_saga_goes_on_after_the_node_was_killed_at_any_moment() {
 async fn a_timer_rings_once_it_is_due_even_if_the_node_was_stopped_meanwhile() {
     let (clock, hand) = whizbang::clock::Clock::manual(whizbang::clock::Timestamp::from_millis(1_800_000_000_000));
     let store = MemoryStore::new();
-    let transfers = || Node::builder("transfers", store.clone()).threads(0).host::<Transfer>().clock(clock.clone());
+    let transfers = || Node::builder("transfers", store.clone()).threads(0).saga::<Transfer>().clock(clock.clone());
     let node = transfers().start().await.unwrap();
     // Nobody owns the accounts, so the withdrawal stays in the outbox and the transfer waits an hour.
     node.client().send(transfer("t1", "ada", "bob", 30)).await.unwrap();
@@ -246,8 +248,8 @@ async fn a_timer_rings_once_it_is_due_even_if_the_node_was_stopped_meanwhile() {
 #[whizbang::test]
 async fn many_callers_on_many_threads_get_their_own_replies() {
     let node = Node::builder("bank", MemoryStore::new())
-        .host::<Account>()
-        .host::<Transfer>()
+        .aggregate::<Account>()
+        .saga::<Transfer>()
         .threads(2)
         .start()
         .await
@@ -280,8 +282,13 @@ async fn many_callers_on_many_threads_get_their_own_replies() {
 #[whizbang::test]
 async fn too_much_at_once_is_answered_busy_and_nothing_is_lost() {
     let config = whizbang::NodeConfig { threads: 0, in_flight: 10, ..whizbang::NodeConfig::default() };
-    let node =
-        Node::builder("bank", MemoryStore::new()).threads(0).host::<Account>().config(config).start().await.unwrap();
+    let node = Node::builder("bank", MemoryStore::new())
+        .threads(0)
+        .aggregate::<Account>()
+        .config(config)
+        .start()
+        .await
+        .unwrap();
     let client = node.client();
     let asked: Vec<_> = (0..100).map(|_| polled(client.send(deposit("ada", 1)))).collect();
     let (mut done, mut busy) = (0, 0);

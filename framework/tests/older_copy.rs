@@ -39,7 +39,7 @@ impl whizbang::Answer<Fillings> for Counted {
 
 async fn owner(folder: &Path, hub: &LoopbackHub) -> Node {
     let store = EmbeddedStore::open(folder).unwrap();
-    Node::builder("tills", store).threads(0).host::<Till>().bridge(hub.bridge()).start().await.unwrap()
+    Node::builder("tills", store).threads(0).aggregate::<Till>().bridge(hub.bridge()).start().await.unwrap()
 }
 
 async fn watcher(store: &MemoryStore, hub: &LoopbackHub) -> Node {
@@ -183,7 +183,7 @@ async fn a_view_that_is_newer_than_the_log_it_stands_beside_is_built_again() {
     let (folder, backup) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let node = async || {
         let store = EmbeddedStore::open(folder.path()).unwrap();
-        Node::builder("tills", store).threads(0).host::<Till>().projection::<Counted>().start().await.unwrap()
+        Node::builder("tills", store).threads(0).aggregate::<Till>().projection::<Counted>().start().await.unwrap()
     };
     let first = node().await;
     fill(&first, 3).await;
@@ -204,7 +204,7 @@ async fn a_view_that_is_newer_than_the_log_it_stands_beside_is_built_again() {
 async fn accounts(store: &MemoryStore, hub: &LoopbackHub) -> Node {
     Node::builder("accounts", store.clone())
         .threads(0)
-        .host::<bank::Account>()
+        .aggregate::<bank::Account>()
         .bridge(hub.bridge())
         .start()
         .await
@@ -214,7 +214,7 @@ async fn accounts(store: &MemoryStore, hub: &LoopbackHub) -> Node {
 async fn transfers(store: &MemoryStore, hub: &LoopbackHub) -> Node {
     Node::builder("transfers", store.clone())
         .threads(0)
-        .host::<bank::Transfer>()
+        .saga::<bank::Transfer>()
         .bridge(hub.bridge())
         .start()
         .await
@@ -223,7 +223,7 @@ async fn transfers(store: &MemoryStore, hub: &LoopbackHub) -> Node {
 
 /// The oldest copy there is: an empty store, which starts only because an operator says so.
 async fn replaced_transfers(hub: &LoopbackHub) -> Node {
-    let node = Node::builder("transfers", MemoryStore::new()).threads(0).host::<bank::Transfer>().bridge(hub.bridge());
+    let node = Node::builder("transfers", MemoryStore::new()).threads(0).saga::<bank::Transfer>().bridge(hub.bridge());
     node.replaces_store(whizbang::message::ReplacedStore::Any).start().await.unwrap()
 }
 

@@ -145,8 +145,11 @@ fn pack(number: u64, bytes: usize) -> Pack {
 async fn what_is_parked_behind_letter_is_bounded() {
     const BYTES: usize = 400 * 1024;
     const SENT: u64 = 60;
-    let builder =
-        Node::builder("shop", MemoryStore::new()).threads(0).host::<Crate>().host::<Shipment>().host::<Shelf>();
+    let builder = Node::builder("shop", MemoryStore::new())
+        .threads(0)
+        .aggregate::<Crate>()
+        .aggregate::<Shipment>()
+        .aggregate::<Shelf>();
     let node = builder.retry(quick()).start().await.unwrap();
     let client = node.client();
     let ship = |from, to, bytes| Ship { order: "o".to_owned(), from, to, bytes };

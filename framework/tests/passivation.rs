@@ -11,7 +11,7 @@ use whizbang::{NodeConfig, Retry, SendError};
 
 async fn node(store: MemoryStore, config: NodeConfig) -> Node {
     let builder = Node::builder("bank", store).threads(0).config(config).retry(Retry::NEVER);
-    builder.host::<Account>().start().await.unwrap()
+    builder.aggregate::<Account>().start().await.unwrap()
 }
 
 fn resting_after(span: Duration) -> NodeConfig {
@@ -149,7 +149,7 @@ async fn an_actor_whose_turn_is_not_committed_does_not_rest() {
 async fn an_actor_whose_dead_letters_are_tended_does_not_rest_before_that_is_committed() {
     let test = async {
         let (store, faults) = MemoryStore::faulty();
-        let builder = Node::builder("bank", store).threads(0).host::<Account>().host::<Branch>();
+        let builder = Node::builder("bank", store).threads(0).aggregate::<Account>().aggregate::<Branch>();
         let node = builder.retry(Retry::NEVER).config(resting_after(Duration::from_secs(1))).start().await.unwrap();
         let node = std::rc::Rc::new(node);
         let client = node.client();

@@ -82,7 +82,13 @@ fn balance(account: &str) -> BalanceOf {
 }
 
 async fn bank(store: &MemoryStore) -> Node {
-    Node::builder("bank", store.clone()).threads(0).host::<Account>().projection::<Balances>().start().await.unwrap()
+    Node::builder("bank", store.clone())
+        .threads(0)
+        .aggregate::<Account>()
+        .projection::<Balances>()
+        .start()
+        .await
+        .unwrap()
 }
 
 async fn checkpoint(store: &MemoryStore, projection: &'static str) -> u64 {
@@ -106,7 +112,7 @@ async fn a_view_follows_its_events_and_answers_queries() {
 #[whizbang::test]
 async fn a_view_asked_from_another_thread_or_over_several_threads_answers_as_well() {
     let node = Node::builder("bank", MemoryStore::new())
-        .host::<Account>()
+        .aggregate::<Account>()
         .projection::<Balances>()
         .threads(3)
         .start()
@@ -131,7 +137,7 @@ async fn a_view_asked_from_another_thread_or_over_several_threads_answers_as_wel
 #[whizbang::test]
 async fn a_late_projection_gets_the_whole_history() {
     let store = MemoryStore::new();
-    let node = Node::builder("bank", store.clone()).threads(0).host::<Account>().start().await.unwrap();
+    let node = Node::builder("bank", store.clone()).threads(0).aggregate::<Account>().start().await.unwrap();
     for n in 0..3000u64 {
         node.client().send(deposit(&format!("a{}", n % 7), 1)).await.unwrap();
     }
@@ -236,7 +242,7 @@ async fn another_schema_rebuilds_the_view_from_the_first_event() {
     node.stop().await.unwrap();
     let node = Node::builder("bank", store)
         .threads(0)
-        .host::<Account>()
+        .aggregate::<Account>()
         .projection::<renewed::Counts>()
         .start()
         .await
@@ -260,8 +266,13 @@ async fn a_query_that_nobody_answers_and_one_whose_answer_panics_are_clear_error
 async fn another_nodes_events_are_projected_and_its_queries_answered() {
     let hub = LoopbackHub::new();
     let store = MemoryStore::new();
-    let bank =
-        Node::builder("bank", store.clone()).threads(0).host::<Account>().bridge(hub.bridge()).start().await.unwrap();
+    let bank = Node::builder("bank", store.clone())
+        .threads(0)
+        .aggregate::<Account>()
+        .bridge(hub.bridge())
+        .start()
+        .await
+        .unwrap();
     for n in 0..700u64 {
         bank.client().send(deposit(&format!("a{}", n % 5), 1)).await.unwrap();
     }
@@ -306,7 +317,7 @@ async fn a_manifest_lists_projections_and_contradictions_do_not_start() {
     assert!(text.contains("projection balances") && text.contains("answers: bank.BalanceOf v1"), "{text}");
     let twice = Node::builder("bank", MemoryStore::new())
         .threads(0)
-        .host::<Account>()
+        .aggregate::<Account>()
         .projection::<Balances>()
         .projection::<renewed::Counts>()
         .start()
@@ -326,7 +337,7 @@ async fn a_manifest_lists_projections_and_contradictions_do_not_start() {
     }
     let twice = Node::builder("bank", MemoryStore::new())
         .threads(0)
-        .host::<Account>()
+        .aggregate::<Account>()
         .projection::<Balances>()
         .projection::<Rival>()
         .start()

@@ -139,7 +139,7 @@ async fn notes(node: &Node) -> Vec<String> {
 #[whizbang::test]
 async fn a_reply_names_the_command_it_answers_and_an_event_says_where_it_was_recorded() {
     let store = MemoryStore::new();
-    let start = || Node::builder("water", store.clone()).threads(0).host::<Spring>().host::<House>().start();
+    let start = || Node::builder("water", store.clone()).threads(0).aggregate::<Spring>().saga::<House>().start();
     let node = start().await.unwrap();
     node.client().send(Fill { house: "home".to_owned() }).await.unwrap();
     node.wait_idle().await;
@@ -210,8 +210,8 @@ listener!(West, "west", WestListener, HeardInTheWest, AskWest);
 
 #[whizbang::test]
 async fn a_dead_letter_goes_back_to_its_own_domain_though_another_has_an_actor_of_the_same_name() {
-    let node = Node::builder("water", MemoryStore::new()).threads(0).host::<Spring>();
-    let node = node.host::<EastListener>().host::<WestListener>();
+    let node = Node::builder("water", MemoryStore::new()).threads(0).aggregate::<Spring>();
+    let node = node.saga::<EastListener>().saga::<WestListener>();
     let retry = Retry { attempts: 2, first: Duration::from_millis(1), longest: Duration::from_millis(2) };
     let node = node.retry(retry).start().await.unwrap();
     STUMBLES.store(true, Ordering::Relaxed);

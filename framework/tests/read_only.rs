@@ -70,7 +70,7 @@ const ROUNDS: u64 = 1_000_000;
 async fn as_another_process() {
     let Some(folder) = std::env::var_os(WRITER) else { return };
     let store = EmbeddedStore::open_with(folder, &config()).unwrap();
-    let node = Node::builder("tallies", store).threads(0).host::<Tally>().start().await.unwrap();
+    let node = Node::builder("tallies", store).threads(0).aggregate::<Tally>().start().await.unwrap();
     let life: u64 = std::env::var(LIFE).unwrap().parse().unwrap();
     // No more than that: each reading reads everything, and on a busy machine it would never come to the end.
     for round in (life * ROUNDS..).take(500) {
@@ -208,7 +208,8 @@ async fn views_are_read_as_they_were_saved() {
 
     let folder = tempfile::tempdir().unwrap();
     let store = EmbeddedStore::open(folder.path()).unwrap();
-    let node = Node::builder("tallies", store).threads(0).host::<Tally>().projection::<Total>().start().await.unwrap();
+    let node =
+        Node::builder("tallies", store).threads(0).aggregate::<Tally>().projection::<Total>().start().await.unwrap();
     node.client().send(Score { tally: "a".to_owned(), round: 1 }).await.unwrap();
     node.wait_idle().await;
     node.stop().await.unwrap();
@@ -232,7 +233,7 @@ async fn what_cannot_be_read_is_named_and_nothing_is_made() {
     assert!(!nowhere.exists() && files(folder.path(), "").is_empty());
 
     let store = EmbeddedStore::open(folder.path()).unwrap();
-    let node = Node::builder("tallies", store).threads(0).host::<Tally>().start().await.unwrap();
+    let node = Node::builder("tallies", store).threads(0).aggregate::<Tally>().start().await.unwrap();
     for round in 0..20 {
         node.client().send(Score { tally: "a".to_owned(), round }).await.unwrap();
     }

@@ -73,7 +73,7 @@ fn noon() -> Timestamp {
 
 async fn node(store: impl whizbang::store::Store, clock: Clock) -> Node {
     let config = NodeConfig { threads: 0, passivate_after: Duration::from_secs(1), ..NodeConfig::default() };
-    Node::builder("vault", store).threads(0).host::<Account>().config(config).clock(clock).start().await.unwrap()
+    Node::builder("vault", store).threads(0).aggregate::<Account>().config(config).clock(clock).start().await.unwrap()
 }
 
 async fn memory() -> (Node, ManualClock, IdSource) {
@@ -105,7 +105,8 @@ async fn idempotency_key_counts_for_one_target() {
 #[whizbang::test]
 async fn guessable_idempotency_key_can_be_occupied() {
     let hub = LoopbackHub::new();
-    let node = Node::builder("vault", MemoryStore::new()).host::<Account>().bridge(hub.bridge()).start().await.unwrap();
+    let node =
+        Node::builder("vault", MemoryStore::new()).aggregate::<Account>().bridge(hub.bridge()).start().await.unwrap();
     let shop = Client::connect("shop", hub.bridge()).await.unwrap();
     let stranger = Client::connect("stranger", hub.bridge()).await.unwrap();
     let secret = "9d3c2b7e5f0a4c81";

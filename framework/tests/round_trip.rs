@@ -152,7 +152,12 @@ macro_rules! recorder {
             pub(crate) async fn accepted(values: Vec<$value>) -> Vec<bool> {
                 let store = MemoryStore::new();
                 let start = async || {
-                    Node::builder("service", store.clone()).threads(0).host::<Recorder>().start().await.expect("starts")
+                    Node::builder("service", store.clone())
+                        .threads(0)
+                        .aggregate::<Recorder>()
+                        .start()
+                        .await
+                        .expect("starts")
                 };
                 let count = values.len();
                 VALUES.set(values);
@@ -186,7 +191,7 @@ macro_rules! recorder {
                 VALUES.set(values);
                 let node = Node::builder("service", MemoryStore::new())
                     .threads(0)
-                    .host::<Recorder>()
+                    .aggregate::<Recorder>()
                     .start()
                     .await
                     .expect("starts");
@@ -298,7 +303,7 @@ async fn replies_are_the_same_on_every_way() -> Result<(), Error> {
 #[whizbang::test]
 async fn the_error_of_an_unreadable_event_names_its_type() -> Result<(), Error> {
     tagged::VALUES.set(vec![Tagged::Card { number: 7 }]);
-    let node = Node::builder("service", MemoryStore::new()).threads(0).host::<tagged::Recorder>().start().await?;
+    let node = Node::builder("service", MemoryStore::new()).threads(0).aggregate::<tagged::Recorder>().start().await?;
     let error = node.client().send(tagged::Put { key: "k".to_owned(), number: 0 }).await.expect_err("is refused");
     let text = format!("{error} {error:?}");
     assert!(text.contains("Stored") && text.contains("`tag`"), "{text}");

@@ -13,8 +13,9 @@ use whizbang::{SendError, StartError};
 
 async fn two_nodes_and_a_client() {
     let hub = LoopbackHub::new();
-    let bank = Node::builder("bank", MemoryStore::new()).host::<Account>().bridge(hub.bridge()).start().await.unwrap();
-    let transfers = Node::builder("transfers", MemoryStore::new()).host::<Transfer>().bridge(hub.bridge());
+    let bank =
+        Node::builder("bank", MemoryStore::new()).aggregate::<Account>().bridge(hub.bridge()).start().await.unwrap();
+    let transfers = Node::builder("transfers", MemoryStore::new()).saga::<Transfer>().bridge(hub.bridge());
     let transfers = transfers.start().await.unwrap();
     let client = Client::connect("outside", hub.bridge()).await.unwrap();
     assert_eq!(client.send(deposit("ada", 100)).await.unwrap(), 100);
@@ -42,7 +43,7 @@ async fn nodes_and_clients_start_on_a_runtime_with_one_thread() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_starts_and_stops_inside_a_spawned_task() {
     let spawned = tokio::spawn(async {
-        let node = Node::builder("bank", MemoryStore::new()).host::<Account>().start().await.unwrap();
+        let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().start().await.unwrap();
         let balance = node.client().send(deposit("ada", 5)).await.unwrap();
         node.stop().await.unwrap();
         balance
@@ -52,14 +53,14 @@ async fn a_node_starts_and_stops_inside_a_spawned_task() {
 
 #[tokio::test]
 async fn a_node_without_threads_of_its_own_asks_for_a_local_set() {
-    let node = Node::builder("bank", MemoryStore::new()).host::<Account>().threads(0);
+    let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().threads(0);
     let error = node.start().await.expect_err("there is no local set");
     assert!(matches!(error, StartError::NoLocalSet), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_are_spawned_joined_and_selected_like_other_futures() {
-    let node = Node::builder("bank", MemoryStore::new()).host::<Account>().start().await.unwrap();
+    let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().start().await.unwrap();
     let client = node.client();
     assert_eq!(tokio::spawn(client.send(deposit("ada", 5))).await.unwrap().unwrap(), 5);
     let all = join_all((0..10).map(|_| client.send(deposit("ada", 1)))).await;
@@ -76,7 +77,8 @@ async fn requests_are_spawned_joined_and_selected_like_other_futures() {
 #[whizbang::test]
 async fn nothing_is_sent_before_the_first_poll() {
     for threads in [0, 1] {
-        let node = Node::builder("bank", MemoryStore::new()).host::<Account>().threads(threads).start().await.unwrap();
+        let node =
+            Node::builder("bank", MemoryStore::new()).aggregate::<Account>().threads(threads).start().await.unwrap();
         let client = node.client();
         drop(client.send(deposit("ada", 5)));
         drop(client.post(deposit("ada", 5)));
@@ -87,7 +89,7 @@ async fn nothing_is_sent_before_the_first_poll() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handle_observes_a_running_node_and_stops_it() {
-    let node = Node::builder("bank", MemoryStore::new()).host::<Account>().start().await.unwrap();
+    let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().start().await.unwrap();
     let (handle, client) = (node.handle(), node.client());
     let running = tokio::spawn(node.run());
     assert_eq!(client.send(deposit("ada", 5)).await.unwrap(), 5);
@@ -105,7 +107,7 @@ async fn a_handle_observes_a_running_node_and_stops_it() {
 
 #[tokio::test]
 async fn a_stop_that_is_requested_early_ends_the_run() {
-    let node = Node::builder("bank", MemoryStore::new()).host::<Account>().start().await.unwrap();
+    let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().start().await.unwrap();
     node.handle().request_stop();
     let ran = tokio::time::timeout(Duration::from_secs(30), node.run()).await;
     ran.expect("the run ends").unwrap();

@@ -87,7 +87,13 @@ mod saved {
     }
 
     pub(super) async fn start(store: &MemoryStore) -> Node {
-        Node::builder("saved", store.clone()).threads(0).host::<Shelf>().projection::<Sums>().start().await.unwrap()
+        Node::builder("saved", store.clone())
+            .threads(0)
+            .aggregate::<Shelf>()
+            .projection::<Sums>()
+            .start()
+            .await
+            .unwrap()
     }
 }
 

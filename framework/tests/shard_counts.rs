@@ -125,7 +125,7 @@ fn papers() -> Vec<String> {
 
 /// The owner: the desk has four shards.
 async fn owner(hub: &LoopbackHub) -> Node {
-    let builder = Node::builder("desk", MemoryStore::new()).host::<four::Paper>().threads(2);
+    let builder = Node::builder("desk", MemoryStore::new()).aggregate::<four::Paper>().threads(2);
     builder.bridge(hub.bridge()).start().await.unwrap()
 }
 
@@ -139,7 +139,7 @@ fn says(node: &Node, text: &str) -> bool {
 async fn types_of_one_program_that_disagree_are_refused_at_the_start() {
     let start = Node::builder("desk", MemoryStore::new())
         .threads(0)
-        .host::<four::Paper>()
+        .aggregate::<four::Paper>()
         .projection::<two::Files>()
         .start()
         .await;
@@ -149,8 +149,16 @@ async fn types_of_one_program_that_disagree_are_refused_at_the_start() {
 #[whizbang::test]
 async fn a_store_that_was_made_with_another_number_is_refused_at_the_start() {
     let store = MemoryStore::new();
-    Node::builder("desk", store.clone()).threads(0).host::<four::Paper>().start().await.unwrap().stop().await.unwrap();
-    let start = Node::builder("desk", store).threads(0).host::<eight::Paper>().start().await;
+    Node::builder("desk", store.clone())
+        .threads(0)
+        .aggregate::<four::Paper>()
+        .start()
+        .await
+        .unwrap()
+        .stop()
+        .await
+        .unwrap();
+    let start = Node::builder("desk", store).threads(0).aggregate::<eight::Paper>().start().await;
     let refused = matches!(start, Err(StartError::Store(StoreError::Shards { found: 4, wanted: 8, .. })));
     assert!(refused, "{start:?}");
 }
@@ -197,7 +205,7 @@ async fn who_takes_events_of_more_shards_than_there_are_takes_them_all() {
 async fn what_an_actor_sends_to_fewer_shards_than_there_are_is_taken_or_a_dead_letter() {
     let hub = LoopbackHub::new();
     let owner = owner(&hub).await;
-    let builder = Node::builder("clerks", MemoryStore::new()).threads(0).host::<two::Clerk>();
+    let builder = Node::builder("clerks", MemoryStore::new()).threads(0).saga::<two::Clerk>();
     let clerks = builder.bridge(hub.bridge()).start().await.unwrap();
     clerks.client().send(two::Do { clerk: "c".into(), papers: papers() }).await.unwrap();
     // Of eight papers, those whose shard is the same among two as among four.
@@ -212,7 +220,7 @@ async fn what_an_actor_sends_to_fewer_shards_than_there_are_is_taken_or_a_dead_l
 async fn what_an_actor_sends_to_a_shard_that_is_not_there_stays_with_it_and_is_said() {
     let hub = LoopbackHub::new();
     let owner = owner(&hub).await;
-    let builder = Node::builder("clerks", MemoryStore::new()).threads(0).host::<eight::Clerk>();
+    let builder = Node::builder("clerks", MemoryStore::new()).threads(0).saga::<eight::Clerk>();
     let clerks = builder.bridge(hub.bridge()).start().await.unwrap();
     clerks.client().send(eight::Do { clerk: "c".into(), papers: papers() }).await.unwrap();
     eventually(async || owner.metrics().events == 4).await;

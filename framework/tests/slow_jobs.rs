@@ -118,8 +118,8 @@ impl Perform<Work> for Smith {
 async fn works(store: &MemoryStore, shop: &Arc<Shop>, config: NodeConfig) -> Node {
     Node::builder("works", store.clone())
         .threads(0)
-        .host::<Planner>()
-        .host::<Counter>()
+        .aggregate::<Planner>()
+        .aggregate::<Counter>()
         .worker(Smith(Arc::clone(shop)))
         .config(config)
         .start()

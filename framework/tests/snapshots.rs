@@ -68,7 +68,7 @@ meter!(ForgetfulMeter);
 
 /// Counts in batches, each of which is awaited as a whole.
 async fn count<A: Stateful>(store: &MemoryStore, turns: u64) {
-    let node = Node::builder("meters", store.clone()).host::<A>().start().await.unwrap();
+    let node = Node::builder("meters", store.clone()).aggregate::<A>().start().await.unwrap();
     let client = node.client();
     for _ in 0..turns / 500 {
         let sent = (0..500).map(|_| async { client.send(Count { meter: "old".into() }).await.unwrap() });
@@ -81,7 +81,7 @@ async fn count<A: Stateful>(store: &MemoryStore, turns: u64) {
 async fn next<A: Stateful>(store: &MemoryStore) -> (u64, usize) {
     let watch = Arc::new(Watch::default());
     let watched = WatchedStore(store.clone(), Arc::clone(&watch));
-    let node = Node::builder("meters", watched).host::<A>().start().await.unwrap();
+    let node = Node::builder("meters", watched).aggregate::<A>().start().await.unwrap();
     let before = watch.turns.load(Ordering::Relaxed);
     let reply = node.client().send(Count { meter: "old".into() }).await.unwrap();
     let read = watch.turns.load(Ordering::Relaxed) - before;

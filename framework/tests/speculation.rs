@@ -248,7 +248,7 @@ async fn a_message_whose_failed_attempt_cannot_be_written_down_is_not_passed_ove
     for attempts in [3, 1] {
         let (store, faults) = MemoryStore::faulty();
         let retry = Retry { attempts, first: Duration::from_millis(1), longest: Duration::from_millis(4) };
-        let node = Node::builder("walks", store).threads(0).host::<Walker>().retry(retry).start().await.unwrap();
+        let node = Node::builder("walks", store).threads(0).aggregate::<Walker>().retry(retry).start().await.unwrap();
         let client = node.client();
         let steps = async || client.send(Step { walker: "ada".into(), steps: 0 }).await.unwrap();
         steps().await;

@@ -75,7 +75,7 @@ fn enter(room: &str, guest: u32) -> Enter {
 async fn rooms() -> Node {
     let retry = Retry { first: Duration::from_millis(1), longest: Duration::from_millis(2), ..Retry::default() };
     let config = NodeConfig { threads: 0, retry, ..NodeConfig::default() };
-    Node::builder("hotel", MemoryStore::new()).threads(0).config(config).host::<Room>().start().await.unwrap()
+    Node::builder("hotel", MemoryStore::new()).threads(0).config(config).aggregate::<Room>().start().await.unwrap()
 }
 
 #[whizbang::test]

@@ -177,9 +177,9 @@ async fn start(store: &MemoryStore, retry: Retry) -> Node {
     let config = NodeConfig { threads: 0, retry, ..NodeConfig::default() };
     Node::builder("boxes", store.clone())
         .threads(0)
-        .host::<Sender>()
-        .host::<Speaker>()
-        .host::<Box_>()
+        .aggregate::<Sender>()
+        .aggregate::<Speaker>()
+        .saga::<Box_>()
         .config(config)
         .start()
         .await

@@ -107,7 +107,7 @@ async fn moved_until(step: Duration, holds: impl AsyncFn() -> bool) {
 async fn mill(hub: &LoopbackHub, watch: &Arc<Watch>) -> Node {
     let store = WatchedStore(MemoryStore::new(), Arc::clone(watch));
     let config = NodeConfig { threads: 0, passivate_after: Duration::from_secs(1), ..NodeConfig::default() };
-    let builder = Node::builder("mill", store).threads(0).config(config).host::<Stone>().host::<Bin>();
+    let builder = Node::builder("mill", store).threads(0).config(config).saga::<Stone>().aggregate::<Bin>();
     builder.bridge(hub.bridge()).start().await.unwrap()
 }
 
@@ -152,7 +152,7 @@ async fn failed_release_ends_the_node_and_tells_callers() {
         let (store, faults) = MemoryStore::faulty();
         let watch = Arc::<Watch>::default();
         let store = WatchedStore(store, Arc::clone(&watch));
-        let node = Node::builder("mill", store).threads(0).host::<Bin>().start().await.unwrap();
+        let node = Node::builder("mill", store).threads(0).aggregate::<Bin>().start().await.unwrap();
         let client = node.client();
         client.send(Count { bin: "a".into(), more: 1 }).await.unwrap();
         watch.panic_in("open", 1);

@@ -18,7 +18,8 @@ async fn a_node_that_was_taken_over_says_so_and_serves_no_more() {
     for threads in [0, 2] {
         let (store, hub) = (MemoryStore::new(), LoopbackHub::new());
         let node = async || {
-            let builder = Node::builder("tills", store.clone()).host::<Till>().bridge(hub.bridge()).threads(threads);
+            let builder =
+                Node::builder("tills", store.clone()).aggregate::<Till>().bridge(hub.bridge()).threads(threads);
             builder.start().await.unwrap()
         };
         let old = node().await;

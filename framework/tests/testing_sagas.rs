@@ -146,7 +146,7 @@ macro_rules! order {
         }
 
         fn cluster(sim: Sim) -> Sim {
-            sim.service("money", |node| node.host::<Card>()).service("shop", |node| node.host::<Order>())
+            sim.service("money", |node| node.aggregate::<Card>()).service("shop", |node| node.saga::<Order>())
         }
 
         fn what_is_charged_is_paid_for(world: &World, _orders: &[PlaceOrder]) -> Result<(), String> {

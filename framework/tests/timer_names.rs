@@ -174,7 +174,7 @@ async fn told(node: &Node) -> Vec<String> {
 
 async fn node<A: whizbang::actor::Stateful>(store: &MemoryStore) -> Node {
     // The version that has only the foreign document has given up the own one.
-    Node::builder("shop", store.clone()).threads(0).retired("Overdue").host::<A>().start().await.unwrap()
+    Node::builder("shop", store.clone()).threads(0).retired("Overdue").aggregate::<A>().start().await.unwrap()
 }
 
 /// The names under which timers are stored.

@@ -80,7 +80,7 @@ fn set(name: &str, millis: u64) -> Set {
 }
 
 fn node(store: WatchedStore) -> whizbang::NodeBuilder {
-    Node::builder("alarms", store).threads(0).retired("retired").host::<Alarm>()
+    Node::builder("alarms", store).threads(0).retired("retired").saga::<Alarm>()
 }
 
 /// Lets virtual time pass, with everything that is due in it.
@@ -103,7 +103,7 @@ async fn timers_of_unknown_actor_types_are_noted_and_cost_no_turn() {
         {
             // Set, and the node ends before they are due.
             let (clock, _hand) = Clock::manual(Timestamp::from_millis(1_000_000));
-            let old = node(watched()).host::<Retired>().clock(clock).start().await.unwrap();
+            let old = node(watched()).saga::<Retired>().clock(clock).start().await.unwrap();
             for n in 0..500 {
                 old.client().send(SetOld { name: n.to_string() }).await.unwrap();
             }
@@ -138,7 +138,7 @@ async fn timers_of_unknown_actor_types_are_noted_and_cost_no_turn() {
         assert_eq!(FIRED.get(), 200, "the others fire");
         drop(young);
         // The type is back: its timers fire, and the note is gone.
-        let back = node(watched()).host::<Retired>().start().await.unwrap();
+        let back = node(watched()).saga::<Retired>().start().await.unwrap();
         pass(Duration::from_secs(1)).await;
         assert!(back.health().reasons.is_empty(), "{:?}", back.health());
         back.stop().await.unwrap();

@@ -73,18 +73,18 @@ async fn a_snapshot_of_another_schema_is_not_used_and_the_whole_stream_is_read()
         let store = MemoryStore::new();
         let id;
         {
-            let node = Node::builder("tills", store.clone()).threads(0).host::<Older>().start().await.unwrap();
+            let node = Node::builder("tills", store.clone()).threads(0).aggregate::<Older>().start().await.unwrap();
             id = node.client().new_id();
             assert_eq!(node.client().send(put("a")).id(id).await.unwrap(), 1);
             for _ in 1..turns {
                 node.client().send(put("a")).await.unwrap();
             }
         }
-        let node = Node::builder("tills", store.clone()).threads(0).host::<Newer>().start().await.unwrap();
+        let node = Node::builder("tills", store.clone()).threads(0).aggregate::<Newer>().start().await.unwrap();
         assert_eq!(node.client().send(put("a")).await.unwrap(), turns + 1);
         assert_eq!(node.client().send(put("a")).id(id).await.unwrap(), 1, "what was handled is remembered");
         drop(node);
-        let node = Node::builder("tills", store).threads(0).host::<Newer>().start().await.unwrap();
+        let node = Node::builder("tills", store).threads(0).aggregate::<Newer>().start().await.unwrap();
         assert_eq!(node.client().send(put("a")).await.unwrap(), turns + 2, "versions and numbers have gone on");
     }
 }
@@ -166,7 +166,7 @@ fn quick() -> Retry {
 }
 
 async fn watching(store: &MemoryStore, clock: &Clock) -> Node {
-    let builder = Node::builder("watch", store.clone()).threads(0).host::<Older>().host::<Watcher>();
+    let builder = Node::builder("watch", store.clone()).threads(0).aggregate::<Older>().saga::<Watcher>();
     builder.retry(quick()).clock(clock.clone()).start().await.unwrap()
 }
 
@@ -325,7 +325,7 @@ async fn a_start_that_fails_lets_go_of_the_store() {
         let folder = tempfile::tempdir().unwrap();
         for _ in 0..2 {
             let store = EmbeddedStore::open(folder.path()).unwrap();
-            let node = Node::builder("tills", store).host::<Older>().bridge(Closed).threads(threads).start();
+            let node = Node::builder("tills", store).aggregate::<Older>().bridge(Closed).threads(threads).start();
             node.await.unwrap_err();
         }
     }

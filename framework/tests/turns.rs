@@ -81,7 +81,13 @@ fn write(diary: &str, lines: &[u32], end: End) -> Write {
 
 async fn node(threads: usize) -> Node {
     let once = Retry { attempts: 1, ..Retry::default() };
-    Node::builder("diaries", MemoryStore::new()).host::<Diary>().threads(threads).retry(once).start().await.unwrap()
+    Node::builder("diaries", MemoryStore::new())
+        .aggregate::<Diary>()
+        .threads(threads)
+        .retry(once)
+        .start()
+        .await
+        .unwrap()
 }
 
 #[whizbang::test]
@@ -191,8 +197,8 @@ impl Handle<Whisper> for Listener {
 async fn a_command_whose_writing_panics_is_refused_and_its_actor_goes_on() {
     let node = Node::builder("diaries", MemoryStore::new())
         .threads(0)
-        .host::<Diary>()
-        .host::<Listener>()
+        .aggregate::<Diary>()
+        .aggregate::<Listener>()
         .start()
         .await
         .unwrap();

@@ -7,11 +7,17 @@ use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::prelude::*;
 
 async fn accounts(store: &MemoryStore, hub: &LoopbackHub) -> Node {
-    Node::builder("accounts", store.clone()).threads(0).host::<Account>().bridge(hub.bridge()).start().await.unwrap()
+    Node::builder("accounts", store.clone())
+        .threads(0)
+        .aggregate::<Account>()
+        .bridge(hub.bridge())
+        .start()
+        .await
+        .unwrap()
 }
 
 async fn transfers(store: &MemoryStore, hub: &LoopbackHub) -> Node {
-    Node::builder("transfers", store.clone()).threads(0).host::<Transfer>().bridge(hub.bridge()).start().await.unwrap()
+    Node::builder("transfers", store.clone()).threads(0).saga::<Transfer>().bridge(hub.bridge()).start().await.unwrap()
 }
 
 #[whizbang::test]
@@ -36,11 +42,13 @@ async fn a_deadline_holds_between_clocks_that_differ_and_long_ago_is_too_late() 
         let hub = LoopbackHub::new();
         let now = Timestamp::from_millis(1_700_000_000_000);
         let theirs = Timestamp::from_millis(now.as_millis().saturating_add_signed(ahead * 1000));
-        let accounts =
-            Node::builder("accounts", MemoryStore::new()).threads(0).host::<Account>().clock(Clock::manual(theirs).0);
+        let accounts = Node::builder("accounts", MemoryStore::new())
+            .threads(0)
+            .aggregate::<Account>()
+            .clock(Clock::manual(theirs).0);
         let _accounts = accounts.bridge(hub.bridge()).start().await.unwrap();
         let transfers =
-            Node::builder("transfers", MemoryStore::new()).threads(0).host::<Transfer>().clock(Clock::manual(now).0);
+            Node::builder("transfers", MemoryStore::new()).threads(0).saga::<Transfer>().clock(Clock::manual(now).0);
         let transfers = transfers.bridge(hub.bridge()).start().await.unwrap();
         let reply = transfers.client().send(deposit("ada", 5)).deadline(std::time::Duration::from_secs(5)).await;
         assert_eq!(matches!(reply, Err(SendError::Late)), late, "{ahead} s ahead: {reply:?}");
@@ -75,7 +83,7 @@ async fn what_was_sent_while_the_owner_was_away_arrives_once_it_is_back() {
         transfers.client().send(transfer(&format!("t{n}"), "ada", "bob", 5)).await.unwrap();
     }
     {
-        let alone = Node::builder("accounts", money.clone()).threads(0).host::<Account>().start().await.unwrap();
+        let alone = Node::builder("accounts", money.clone()).threads(0).aggregate::<Account>().start().await.unwrap();
         alone.client().send(deposit("ada", 1000)).await.unwrap();
     }
     let accounts = accounts(&money, &hub).await;

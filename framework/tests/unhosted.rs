@@ -9,7 +9,7 @@ use whizbang::prelude::*;
 async fn send_to_unhosted_domain_shows_in_health() {
     let store = MemoryStore::new();
     for _start in 0..2 {
-        let node = Node::builder("shop", store.clone()).threads(0).host::<Order>().start().await.unwrap();
+        let node = Node::builder("shop", store.clone()).threads(0).saga::<Order>().start().await.unwrap();
         if _start == 0 {
             assert_eq!(node.health().reasons, [""; 0]);
             place(&node, "o", &["a", "b"]).await.unwrap();

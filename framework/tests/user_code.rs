@@ -126,7 +126,7 @@ fn quick() -> Retry {
 
 async fn shelves() -> Node {
     let builder = Node::builder("library", MemoryStore::new()).threads(0).retry(quick());
-    builder.host::<Shelf>().host::<Desk>().start().await.unwrap()
+    builder.aggregate::<Shelf>().saga::<Desk>().start().await.unwrap()
 }
 
 #[whizbang::test]
@@ -214,7 +214,7 @@ impl Handle<Wait> for Lock {
 async fn blocked_thread_is_named_in_health_until_it_runs_again() {
     let config = NodeConfig { threads: 1, blocked_after: Duration::from_millis(100), ..NodeConfig::default() };
     let node =
-        Node::builder("locks", MemoryStore::new()).threads(0).config(config).host::<Lock>().start().await.unwrap();
+        Node::builder("locks", MemoryStore::new()).threads(0).config(config).aggregate::<Lock>().start().await.unwrap();
     let client = node.client();
     client.send(Wait { lock: "a".into() }).await.unwrap();
     assert!(node.health().ready, "{:?}", node.health());

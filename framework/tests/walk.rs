@@ -55,14 +55,14 @@ async fn a_command_through_two_nodes_passes_the_rooms_in_their_order() {
     let hub = LoopbackHub::new();
     let accounts = Node::builder("accounts", MemoryStore::new())
         .threads(0)
-        .host::<Account>()
+        .aggregate::<Account>()
         .bridge(hub.bridge())
         .start()
         .await
         .unwrap();
     let transfers = Node::builder("transfers", MemoryStore::new())
         .threads(0)
-        .host::<Transfer>()
+        .saga::<Transfer>()
         .bridge(hub.bridge())
         .start()
         .await

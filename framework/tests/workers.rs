@@ -175,7 +175,7 @@ async fn attempts_are_counted_across_crashes() {
     let slow = Retry { attempts: 3, first: Duration::from_secs(3600), longest: Duration::from_secs(3600) };
     let node = Node::builder("shop", store.clone())
         .threads(0)
-        .host::<Order>()
+        .saga::<Order>()
         .worker(Charger(Arc::clone(&world)))
         .retry(slow)
         .start()
@@ -282,7 +282,7 @@ async fn a_saga_and_its_worker_work_together_over_a_bridge() {
     let (hub, world) = (LoopbackHub::new(), Arc::<World>::default());
     let orders = Node::builder("orders", MemoryStore::new())
         .threads(0)
-        .host::<Order>()
+        .saga::<Order>()
         .bridge(hub.bridge())
         .start()
         .await

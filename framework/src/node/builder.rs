@@ -17,7 +17,8 @@ use super::remote_client::RemoteClient;
 use super::thread::ThreadRuntime;
 use super::thread_handles::ThreadHandles;
 use super::{Node, NodeConfig, StartError};
-use crate::actor::{DEFERRED, Stateful};
+use crate::actor::DEFERRED;
+use crate::aggregate::Aggregate;
 use crate::bridge::{Bridge, NodeCard};
 use crate::client::Client;
 use crate::clock::Clock;
@@ -25,6 +26,7 @@ use crate::message::{Codec, IdSource, Message, Name, ReplacedStore};
 use crate::projection::{Projection, ProjectionType, ViewType};
 use crate::retry::{Retries, Retry};
 use crate::router::{ActorCard, DomainCard, Manifest, MessageCard, PeerShapes};
+use crate::saga::Saga;
 use crate::store::Store;
 use crate::user_code::{TICK, Ticks, UserCode};
 use crate::worker::Worker;
@@ -60,9 +62,15 @@ impl NodeBuilder {
         }
     }
 
-    /// Hosts an aggregate or a saga. The node's service owns its domain.
-    pub fn host<A: Stateful>(mut self) -> Self {
+    /// Hosts an aggregate. The node's service owns the aggregate's domain.
+    pub fn aggregate<A: Aggregate>(mut self) -> Self {
         self.types.push(Arc::new(Hosted::new::<A>()));
+        self
+    }
+
+    /// Hosts a saga. The node's service owns the saga's domain.
+    pub fn saga<S: Saga>(mut self) -> Self {
+        self.types.push(Arc::new(Hosted::new::<S>()));
         self
     }
 

@@ -31,7 +31,7 @@ impl Client {
     /// use whizbang::prelude::*;
     ///
     /// let hub = LoopbackHub::new();
-    /// let node = Node::builder("bank", MemoryStore::new()).host::<Account>().bridge(hub.bridge()).start().await?;
+    /// let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().bridge(hub.bridge()).start().await?;
     ///
     /// let client = Client::connect("cashier", hub.bridge()).await?;
     /// assert_eq!(client.send(Deposit { account: "ada".into(), cents: 500 }).await?, 500);

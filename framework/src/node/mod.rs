@@ -79,7 +79,7 @@ impl Node {
     /// # use whizbang::doc_fixtures::*;
     /// # whizbang::derive::block_on(async {
     /// use whizbang::prelude::*;
-    /// let node = Node::builder("bank", MemoryStore::new()).host::<Account>().start().await?;
+    /// let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().start().await?;
     /// node.stop().await
     /// # }).unwrap();
     /// ```

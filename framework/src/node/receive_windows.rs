@@ -230,7 +230,7 @@ mod tests {
     fn a_sender_that_names_endless_shards_fills_no_memory_and_keeps_nobody_out() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         tokio::task::LocalSet::new().block_on(&runtime, async {
-            let node = Node::builder("bank", MemoryStore::new()).host::<Account>().start().await.unwrap();
+            let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().start().await.unwrap();
             // What comes first is taken, and what comes behind a gap is held.
             for sequence in [1, 3] {
                 let (done, wait) = oneshot::channel();

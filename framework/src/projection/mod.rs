@@ -72,7 +72,7 @@ use crate::store::View;
 /// }
 ///
 /// # whizbang::derive::block_on(async {
-/// let node = Node::builder("bank", MemoryStore::new()).host::<Account>().projection::<Balances>().start().await?;
+/// let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().projection::<Balances>().start().await?;
 /// node.client().send(Deposit { account: "ada".into(), cents: 500 }).await?;
 /// node.wait_idle().await; // A view follows its events; a test waits until it has.
 /// assert_eq!(node.client().query(BalanceOf { account: "ada".into() }).await?, 500);

@@ -326,7 +326,7 @@ pub fn outcome(transfer: &str) -> Outcome {
 }
 
 pub async fn start(store: MemoryStore) -> Node {
-    Node::builder("bank", store).threads(0).host::<Account>().host::<Transfer>().start().await.unwrap()
+    Node::builder("bank", store).threads(0).aggregate::<Account>().saga::<Transfer>().start().await.unwrap()
 }
 
 /// Waits until `holds`, 10 s at most.

@@ -54,5 +54,5 @@ pub(crate) fn money_is_conserved(world: &World, steps: &[Step]) -> Result<(), St
 }
 
 pub(crate) fn cluster(sim: Sim) -> Sim {
-    sim.service("accounts", |node| node.host::<Account>()).service("transfers", |node| node.host::<Transfer>())
+    sim.service("accounts", |node| node.aggregate::<Account>()).service("transfers", |node| node.saga::<Transfer>())
 }

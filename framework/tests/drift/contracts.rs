@@ -145,7 +145,8 @@ impl Handle<notes::Write> for Book {
 
 /// The node that owns the bank.
 pub async fn bank(bridge: impl Bridge) -> Node {
-    let builder = Node::builder("bank", MemoryStore::new()).host::<Account>().host::<Book>().projection::<Totals>();
+    let builder =
+        Node::builder("bank", MemoryStore::new()).aggregate::<Account>().aggregate::<Book>().projection::<Totals>();
     builder.retry(Retry::NEVER).bridge(bridge).start().await.unwrap()
 }
 
@@ -223,7 +224,7 @@ macro_rules! shop {
             }
 
             pub async fn start(store: &MemoryStore, bridge: impl Bridge) -> Node {
-                let builder = Node::builder("shop", store.clone()).host::<Basket>().projection::<Payments>();
+                let builder = Node::builder("shop", store.clone()).aggregate::<Basket>().projection::<Payments>();
                 builder.retry(Retry::NEVER).bridge(bridge).start().await.unwrap()
             }
 

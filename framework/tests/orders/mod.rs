@@ -234,8 +234,8 @@ pub async fn start(store: &MemoryStore) -> Node {
 pub fn builder(store: &MemoryStore) -> whizbang::NodeBuilder {
     Node::builder("shop", store.clone())
         .threads(0)
-        .host::<Shelf>()
-        .host::<Order>()
+        .aggregate::<Shelf>()
+        .saga::<Order>()
         .retry(quick())
         .clock(Clock::system())
 }

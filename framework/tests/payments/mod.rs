@@ -200,7 +200,7 @@ pub fn quick() -> Retry {
 pub async fn start(store: &MemoryStore, world: &Arc<World>) -> Node {
     Node::builder("shop", store.clone())
         .threads(0)
-        .host::<Order>()
+        .saga::<Order>()
         .worker(Charger(Arc::clone(world)))
         .worker(Mailer(Arc::clone(world)))
         .retry(quick())

@@ -162,7 +162,7 @@ macro_rules! parts {
             }
 
             pub fn host(builder: whizbang::node::NodeBuilder) -> whizbang::node::NodeBuilder {
-                builder.host::<Clockwork>().projection::<Log>()
+                builder.saga::<Clockwork>().projection::<Log>()
             }
 
             #[allow(dead_code)]

@@ -147,7 +147,7 @@ macro_rules! failing {
             }
 
             pub fn host(builder: whizbang::node::NodeBuilder) -> whizbang::node::NodeBuilder {
-                builder.host::<Account>()
+                builder.aggregate::<Account>()
             }
         }
     };
@@ -235,11 +235,11 @@ orders!(dispatch, Dispatch, [#[command(domain = Depot, formerly = "Ship")]]);
 #[whizbang::test]
 async fn command_in_an_outbox_is_handled_under_its_old_name() {
     let store = MemoryStore::new();
-    let node = start(store.clone(), |builder| builder.host::<ship::Order>()).await.unwrap();
+    let node = start(store.clone(), |builder| builder.aggregate::<ship::Order>()).await.unwrap();
     // The depot is not there, so the command stays in the outbox.
     node.client().send(ship::Place { order: "o1".into() }).await.unwrap();
     node.stop().await.unwrap();
-    let host = |builder: NodeBuilder| builder.host::<dispatch::Order>().host::<dispatch::Parcel>();
+    let host = |builder: NodeBuilder| builder.aggregate::<dispatch::Order>().aggregate::<dispatch::Parcel>();
     let node = start(store, host).await.unwrap();
     node.wait_idle().await;
     assert_eq!((node.metrics().events, node.dead_letters().await.unwrap().len()), (1, 0));
@@ -248,13 +248,14 @@ async fn command_in_an_outbox_is_handled_under_its_old_name() {
 #[whizbang::test]
 async fn former_name_of_another_type_is_refused() {
     let store = MemoryStore::new();
-    let error = refused(&store, |builder| builder.host::<chime_formerly::Clockwork>().host::<parts_first::Clockwork>());
+    let error = refused(&store, |builder| builder.saga::<chime_formerly::Clockwork>().saga::<parts_first::Clockwork>());
     let error = error.await;
     assert!(error.contains("domain `bank` has two actor types named `clockwork`"), "{error}");
     let error = refused(&store, |builder| builder.projection::<chime_formerly::Log>().projection::<parts_first::Log>());
     let error = error.await;
     assert!(error.contains("two projections are named `log`"), "{error}");
-    let error = refused(&store, |builder| builder.host::<renamed_formerly::Account>().projection::<first::Unused>());
+    let error =
+        refused(&store, |builder| builder.aggregate::<renamed_formerly::Account>().projection::<first::Unused>());
     let error = error.await;
     assert!(error.contains("`bank.Paid` is the name of"), "{error}");
 }

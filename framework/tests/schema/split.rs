@@ -104,7 +104,7 @@ mod followers {
 async fn split_event_is_applied_as_several() {
     let store = ran!(first);
     let builder = split::host(Node::builder("bank", store.clone()).threads(0));
-    let builder = builder.host::<followers::Counter>().projection::<followers::Count>().worker(followers::Mailer);
+    let builder = builder.aggregate::<followers::Counter>().projection::<followers::Count>().worker(followers::Mailer);
     let node = builder.start().await.unwrap();
     assert_eq!(split::pay(&node, 7).await.unwrap(), "250 251 ");
     assert_eq!(split::pay(&node, 0).await.unwrap(), "250 251 7 ");

@@ -168,7 +168,7 @@ macro_rules! replying {
             }
 
             pub fn host(builder: whizbang::node::NodeBuilder) -> whizbang::node::NodeBuilder {
-                builder.host::<Account>()
+                builder.aggregate::<Account>()
             }
         }
     };

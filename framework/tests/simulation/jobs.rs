@@ -99,8 +99,8 @@ fn payloads_stand_in_the_story() {
 #[test]
 fn domain_hosted_twice_is_a_typed_error() {
     let run = Sim::new(1)
-        .service("one", |node| node.host::<Account>())
-        .service("two", |node| node.host::<Account>())
+        .service("one", |node| node.aggregate::<Account>())
+        .service("two", |node| node.aggregate::<Account>())
         .run(async |_| panic!("it is not run"));
     let error = SimError::HostedTwice { domain: "bank".into(), first: "one".into(), second: "two".into() };
     assert_eq!(run.expect_err("both would answer").description.as_deref(), Some(&error));

@@ -66,7 +66,7 @@ macro_rules! queue {
             }
 
             pub(super) fn flow() -> Flow<u8, impl AsyncFn(&World, u8)> {
-                let cluster = |sim: Sim| sim.service("tickets", |node| node.host::<Queue>());
+                let cluster = |sim: Sim| sim.service("tickets", |node| node.aggregate::<Queue>());
                 Flow::new("tickets", cluster, 0..2u8, 1..8, draw).no_regressions()
             }
         }
@@ -177,8 +177,8 @@ fn fault_of_a_missing_service_is_an_error() {
 #[test]
 fn domain_hosted_twice_is_an_error() {
     let run = Sim::new(1)
-        .service("one", |node| node.host::<Account>())
-        .service("two", |node| node.host::<Account>())
+        .service("one", |node| node.aggregate::<Account>())
+        .service("two", |node| node.aggregate::<Account>())
         .run(async |_| panic!("it is not run"));
     let broken = run.expect_err("both would answer");
     assert!(broken.reason.contains("`one` and `two` both host the domain `bank`"), "{}", broken.reason);

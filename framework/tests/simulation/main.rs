@@ -165,7 +165,8 @@ mod hasty {
 #[test]
 fn a_saga_that_pays_before_it_knows_is_found_and_the_case_is_short() {
     let cluster = |sim: Sim| {
-        sim.service("accounts", |node| node.host::<Account>()).service("transfers", |node| node.host::<hasty::Hasty>())
+        sim.service("accounts", |node| node.aggregate::<Account>())
+            .service("transfers", |node| node.saga::<hasty::Hasty>())
     };
     let flow = Flow::new("hasty", cluster, steps(), 1..12, perform).at_end(money_is_conserved).no_regressions();
     let found = flow.first_broken(0..200).expect("it is found");

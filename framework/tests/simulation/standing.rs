@@ -74,7 +74,7 @@ enum Act {
 /// Alarms that are set again and stopped around the moment at which they are due. Snapshots are kept every third turn, and a key
 /// handles more commands than its memory of ids begins with.
 fn alarms() -> Flow<Act, impl AsyncFn(&World, Act)> {
-    let cluster = |sim: Sim| sim.service("alarms", |node| node.host::<Alarm>()).sagas_may_go_on();
+    let cluster = |sim: Sim| sim.service("alarms", |node| node.saga::<Alarm>()).sagas_may_go_on();
     let act = prop_oneof![
         4 => (0..2u8, 0..20u64).prop_map(|(clock, steps)| Act::Set(clock, steps * 20)),
         1 => (0..2u8).prop_map(Act::Stop),

@@ -118,9 +118,9 @@ impl Apply<Held> for Box_ {
 fn cluster(sim: Sim) -> Sim {
     JAMS.set([("stuck", 4), ("parked", u32::MAX)].into());
     let retry = Retry { attempts: 6, first: Duration::from_secs(10), longest: Duration::from_secs(60) };
-    sim.service("senders", |node| node.host::<Sender>())
+    sim.service("senders", |node| node.aggregate::<Sender>())
         .service("boxes", move |node| {
-            node.host::<Box_>().config(NodeConfig { threads: 0, retry, ..NodeConfig::default() })
+            node.saga::<Box_>().config(NodeConfig { threads: 0, retry, ..NodeConfig::default() })
         })
         .sagas_may_go_on()
         .dead_letters_may_stay()
@@ -183,7 +183,7 @@ impl OnEvent<Told> for Cleaner {
 fn jobs_that_wait_for_a_slot_are_no_delay() {
     let config = NodeConfig { threads: 0, jobs: 1, ..NodeConfig::default() };
     let run = Sim::new(1)
-        .service("senders", |node| node.host::<Sender>())
+        .service("senders", |node| node.aggregate::<Sender>())
         .service("halls", move |node| node.worker(Cleaner).config(config.clone()))
         .run(async |world| {
             let clean = async |hall: &str| world.send(Clean { hall: hall.to_owned() }).await.unwrap();

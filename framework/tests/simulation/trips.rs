@@ -124,7 +124,9 @@ macro_rules! trip {
             fn handle(&self, plan: Plan, effects: &mut Effects<Self>) -> Result<(), Rejection> {
                 for place in &plan.places {
                     let (place, trip) = (format!("place{place}"), plan.trip.clone());
-                    effects.send(Book { place: place.clone(), trip: trip.clone() }).compensate_with(Cancel { place, trip });
+                    effects
+                        .send(Book { place: place.clone(), trip: trip.clone() })
+                        .compensate_with(Cancel { place, trip });
                 }
                 effects.set_timer(&TooLate {}, Duration::from_millis(500));
                 effects.record(Planned { places: plan.places });
@@ -209,8 +211,9 @@ fn whole_trips(world: &World, _: &[Plan]) -> Result<(), String> {
 
 macro_rules! flow {
     ($name:literal, $saga:ident) => {{
-        let cluster =
-            |sim: Sim| sim.service("places", |node| node.host::<Place>()).service("trips", |node| node.host::<$saga>());
+        let cluster = |sim: Sim| {
+            sim.service("places", |node| node.aggregate::<Place>()).service("trips", |node| node.saga::<$saga>())
+        };
         Flow::new($name, cluster, any::<Plan>(), 1..8, plan)
     }};
 }

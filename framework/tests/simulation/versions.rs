@@ -174,15 +174,15 @@ const DESK: usize = 0;
 const ARCHIVE: usize = 1;
 
 fn described(sim: Sim) -> Sim {
-    sim.service("desk", |node| node.host::<old::Book>())
-        .service("archive", |node| node.host::<old::Shelf>())
-        .version(ARCHIVE, |node| node.host::<new::Rack>())
+    sim.service("desk", |node| node.aggregate::<old::Book>())
+        .service("archive", |node| node.saga::<old::Shelf>())
+        .version(ARCHIVE, |node| node.saga::<new::Rack>())
         .sagas_may_go_on()
 }
 
 /// Both services have a second version.
 fn library(sim: Sim) -> Sim {
-    described(sim).version(DESK, |node| node.host::<new::Book>())
+    described(sim).version(DESK, |node| node.aggregate::<new::Book>())
 }
 
 fn write(book: &str, pages: u64) -> old::Write {
@@ -244,9 +244,9 @@ fn event_of_a_new_version_waits_for_its_subscriber_to_be_upgraded() {
 
 #[test]
 fn type_that_is_hosted_again_takes_what_came_meanwhile() {
-    let sim = described(Sim::new(1)).version(DESK, |node| node.host::<new::Book>()).version(ARCHIVE, |node| {
+    let sim = described(Sim::new(1)).version(DESK, |node| node.aggregate::<new::Book>()).version(ARCHIVE, |node| {
         // Nothing of the domain is hosted, and its name is given up.
-        node.host::<Empty>().retired("shelf").retired("Filed")
+        node.aggregate::<Empty>().retired("shelf").retired("Filed")
     });
     holds(sim.run(async |world| {
         assert_eq!(world.send(write("a", 3)).await.unwrap(), 3);

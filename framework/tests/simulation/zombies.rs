@@ -67,7 +67,7 @@ fn a_timer_that_the_next_owner_set_rings_at_an_old_node_and_not_in_circles() {
     // Which of the two nodes is asked first is drawn: in some of these the next owner has set the timer before it dies.
     for seed in 0..8 {
         let run = Sim::new(seed)
-            .service("reminders", |node| node.host::<Reminder>())
+            .service("reminders", |node| node.saga::<Reminder>())
             .fault(
                 Duration::from_secs(27),
                 Fault::HandOver { service: 0, cut_off: Duration::from_secs(5), lingers: Duration::from_secs(5) },
@@ -96,7 +96,7 @@ fn clock_jumps_in_a_cluster_move_no_timer_of_a_live_node() {
     for millis in [3_600_000, -3_600_000] {
         for seed in 0..4 {
             let run = Sim::new(seed)
-                .service("reminders", |node| node.host::<Reminder>())
+                .service("reminders", |node| node.saga::<Reminder>())
                 .fault(Duration::from_millis(500), Fault::Jump { service: 0, millis, lasts: Duration::from_secs(600) })
                 .run(async |world| {
                     world.send(Remind { name: "before".into() }).await.unwrap();

@@ -67,8 +67,8 @@ fn two_hundred_seeds_of_transfers_lose_no_cent() {
     let (begins, pays, ends) = (Rc::clone(&paid_in), Rc::clone(&paid_in), paid_in);
     let cluster = move |sim: Sim| {
         begins.set(0);
-        sim.service("accounts", |node| node.host::<Account>().projection::<Balances>())
-            .service("transfers", |node| node.host::<Transfer>().host::<Move>().projection::<Outcomes>())
+        sim.service("accounts", |node| node.aggregate::<Account>().projection::<Balances>())
+            .service("transfers", |node| node.aggregate::<Transfer>().saga::<Move>().projection::<Outcomes>())
     };
     let perform = async move |world: &World, step| perform(world, step, &pays).await;
     let coverage = Flow::new("bank", cluster, steps(), 1..12, perform)

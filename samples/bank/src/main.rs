@@ -16,9 +16,9 @@ use transfers::{Move, OutcomeOf, Outcomes, RequestTransfer, Transfer};
 #[whizbang::main]
 async fn main() -> Result<(), whizbang::Error> {
     let node = Node::builder("bank", MemoryStore::new())
-        .host::<Account>()
-        .host::<Transfer>()
-        .host::<Move>()
+        .aggregate::<Account>()
+        .aggregate::<Transfer>()
+        .saga::<Move>()
         .projection::<Outcomes>()
         .projection::<Balances>()
         .start()

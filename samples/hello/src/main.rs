@@ -40,7 +40,7 @@ impl Apply<Deposited> for Account {
 
 #[whizbang::main]
 async fn main() -> Result<(), whizbang::Error> {
-    let node = Node::builder("bank", MemoryStore::new()).host::<Account>().start().await?;
+    let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().start().await?;
     let balance = node.client().send(Deposit { account: "ada".into(), cents: 500 }).await?;
     println!("ada has {balance} cents");
     node.stop().await

@@ -36,7 +36,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Some(folder) => Node::builder("accounts", EmbeddedStore::open(folder)?),
         None => Node::builder("accounts", MemoryStore::new()),
     };
-    let node = node.host::<Account>().projection::<Balances>().start().await?;
+    let node = node.aggregate::<Account>().projection::<Balances>().start().await?;
 
     let listener = TcpListener::bind(&listen).await?;
     println!("listening on http://{}", listener.local_addr()?);

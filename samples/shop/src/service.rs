@@ -91,13 +91,13 @@ impl Service {
     fn hosted(self, node: NodeBuilder, home: &Home) -> Result<NodeBuilder, ShopError> {
         let node = node.config(NodeConfig { passivate_after: REST, ..NodeConfig::default() });
         Ok(match self {
-            Self::Orders => node.host::<Order>().host::<Fulfilment>().projection::<Progress>(),
-            Self::Inventory => node.host::<Stock>(),
+            Self::Orders => node.aggregate::<Order>().saga::<Fulfilment>().projection::<Progress>(),
+            Self::Inventory => node.aggregate::<Stock>(),
             Self::Payments => node
-                .host::<Payment>()
+                .aggregate::<Payment>()
                 .worker(Cashier::new(Provider::open(&home.ledger(), Habits::default())?))
                 .retry(PATIENT),
-            Self::Shipping => node.host::<Shipment>(),
+            Self::Shipping => node.aggregate::<Shipment>(),
             Self::Notifications => node.worker(Mailer::new(&home.mails())?),
             Self::Analytics => node.projection::<Revenue>().projection::<Books>(),
         })

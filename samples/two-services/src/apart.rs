@@ -10,7 +10,7 @@ use crate::served;
 pub(crate) async fn machine(url: &str) -> Result<(), whizbang::Error> {
     let store = EmbeddedStore::open("two-services-data/machine")?;
     let machine =
-        Node::builder("machine", store).host::<Machine>().bridge(NatsBridge::connect(url).await?).start().await?;
+        Node::builder("machine", store).aggregate::<Machine>().bridge(NatsBridge::connect(url).await?).start().await?;
     println!("the machine brews; Ctrl-C ends it");
     machine.run().await?;
     println!("the machine has stopped");
@@ -21,7 +21,7 @@ pub(crate) async fn machine(url: &str) -> Result<(), whizbang::Error> {
 pub(crate) async fn counter(url: &str, guest: &str, drink: &str) -> Result<(), whizbang::Error> {
     let store = EmbeddedStore::open("two-services-data/counter")?;
     let counter =
-        Node::builder("counter", store).host::<Guest>().bridge(NatsBridge::connect(url).await?).start().await?;
+        Node::builder("counter", store).aggregate::<Guest>().bridge(NatsBridge::connect(url).await?).start().await?;
     let client = counter.client();
     let before = client.send(Look { guest: guest.into() }).await?;
     client.send(Order { guest: guest.into(), drink: drink.into() }).await?;

@@ -32,11 +32,13 @@ async fn main() -> Result<(), whizbang::Error> {
 /// Both in this process.
 async fn together() -> Result<(), whizbang::Error> {
     let hub = LoopbackHub::new();
-    let counter = Node::builder("counter", MemoryStore::new()).host::<Guest>().bridge(hub.bridge()).start().await?;
+    let counter =
+        Node::builder("counter", MemoryStore::new()).aggregate::<Guest>().bridge(hub.bridge()).start().await?;
     // No service brews yet: the command waits in the counter's outbox.
     counter.client().send(Order { guest: "ada".into(), drink: "espresso".into() }).await?;
 
-    let machine = Node::builder("machine", MemoryStore::new()).host::<Machine>().bridge(hub.bridge()).start().await?;
+    let machine =
+        Node::builder("machine", MemoryStore::new()).aggregate::<Machine>().bridge(hub.bridge()).start().await?;
     println!("ada got {}", served(&counter.client(), "ada", "").await?);
 
     // A client reaches every service through its node.

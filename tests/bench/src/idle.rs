@@ -20,7 +20,8 @@ pub(crate) fn alone() {
     let folder = tempfile::tempdir().expect("a folder");
     block_on(async {
         let store = EmbeddedStore::open(folder.path()).expect("opens");
-        let node = Node::builder("notes", store).host::<Book>().projection::<Reader>().start().await.expect("starts");
+        let node =
+            Node::builder("notes", store).aggregate::<Book>().projection::<Reader>().start().await.expect("starts");
         work(&node).await;
         print("idle_alone", "one node with an embedded store", cost().await);
         node.stop().await.expect("stops");
@@ -34,7 +35,7 @@ pub(crate) fn over_nats() {
     block_on(async {
         let run = next_run();
         let store = EmbeddedStore::open(folder.path().join("notes")).expect("opens");
-        let owner = Node::builder("notes", store).host::<Book>().bridge(bridge(&server.url(), run).await);
+        let owner = Node::builder("notes", store).aggregate::<Book>().bridge(bridge(&server.url(), run).await);
         let owner = owner.start().await.expect("starts");
         let store = EmbeddedStore::open(folder.path().join("reader")).expect("opens");
         let reader = Node::builder("reader", store).projection::<Reader>().bridge(bridge(&server.url(), run).await);

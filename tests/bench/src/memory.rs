@@ -19,8 +19,12 @@ pub(crate) fn idle_key() {
             echo.send(Ping(deposit("account-1"))).await.expect("it answers");
         }
         let raw = resident_bytes() - before;
-        let node =
-            Node::builder("bank", MemoryStore::new()).host::<Account>().threads(0).start().await.expect("it starts");
+        let node = Node::builder("bank", MemoryStore::new())
+            .aggregate::<Account>()
+            .threads(0)
+            .start()
+            .await
+            .expect("it starts");
         let client = node.client();
         let before = resident_bytes();
         for name in &names {

@@ -111,7 +111,7 @@ pub(crate) fn failing_messages() {
     std::panic::set_hook(Box::new(|_| {}));
     pairs("failing_1_percent", "the same without failing messages", |failing| async move {
         let failing = if failing { 100 } else { 0 };
-        let node = Node::builder("bench", MemoryStore::new()).host::<Sender>().host::<Taker>();
+        let node = Node::builder("bench", MemoryStore::new()).aggregate::<Sender>().aggregate::<Taker>();
         let node = node.threads(0).start().await.expect("it starts");
         let good = MESSAGES - MESSAGES.checked_div(failing).unwrap_or(0);
         let each = taken(&node, good, failing, false).await;
@@ -125,7 +125,7 @@ pub(crate) fn failing_messages() {
 pub(crate) fn slow_job() {
     pairs("slow_job", "the same without the slow job", |slow| async move {
         let release = Arc::new(Notify::new());
-        let node = Node::builder("bench", MemoryStore::new()).host::<Sender>().worker(Smith(Arc::clone(&release)));
+        let node = Node::builder("bench", MemoryStore::new()).aggregate::<Sender>().worker(Smith(Arc::clone(&release)));
         let node = node.threads(0).start().await.expect("it starts");
         let each = taken(&node, MESSAGES - usize::from(slow), usize::from(slow), true).await;
         release.notify_waiters();

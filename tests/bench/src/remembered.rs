@@ -30,7 +30,7 @@ pub(crate) fn ids() {
 }
 
 async fn latency(remembered: usize) -> f64 {
-    let node = Node::builder("bank", MemoryStore::new()).host::<Account>().threads(0);
+    let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().threads(0);
     let node = node.start().await.expect("it starts");
     let client = node.client();
     let names: Vec<String> = (0..KEYS).map(|key| format!("account-{key}")).collect();
@@ -103,7 +103,7 @@ pub(crate) fn timers() {
 async fn turns(pending: usize) -> f64 {
     // As many live actors in both cases: those whose timers are pending are passivated.
     let config = NodeConfig { live_actors: SETTERS, ..NodeConfig::default() };
-    let node = Node::builder("alarms", MemoryStore::new()).host::<Alarm>().config(config).threads(0);
+    let node = Node::builder("alarms", MemoryStore::new()).saga::<Alarm>().config(config).threads(0);
     let node = node.start().await.expect("it starts");
     let client = node.client();
     for name in 0..pending {

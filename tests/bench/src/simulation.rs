@@ -27,7 +27,7 @@ pub(crate) fn seed() {
 }
 
 fn run(seed: u64) -> Duration {
-    let sim = Sim::new(seed).service("bank", |node| node.host::<Account>()).weather(WEATHER);
+    let sim = Sim::new(seed).service("bank", |node| node.aggregate::<Account>()).weather(WEATHER);
     let crash =
         |at| (Duration::from_millis(at), Fault::Crash { service: 0, steps: 5, down: Duration::from_millis(500) });
     let sim = [200, 900, 1600].map(crash).into_iter().fold(sim, |sim, (at, fault)| sim.fault(at, fault));

@@ -27,7 +27,7 @@ async fn sequential(bench: &'static str, keys: usize) {
         for _ in 0..=REPETITIONS {
             let raw = raw(keys).await;
             let node = Node::builder("bank", MemoryStore::new())
-                .host::<Account>()
+                .aggregate::<Account>()
                 .threads(0)
                 .start()
                 .await
@@ -110,7 +110,7 @@ pub(crate) fn in_flight() {
         });
         let ours = block_on(async {
             let node = Node::builder("bank", MemoryStore::new())
-                .host::<Account>()
+                .aggregate::<Account>()
                 .threads(1)
                 .start()
                 .await

@@ -9,7 +9,7 @@ use crate::account::{Account, deposit};
 
 /// A command for each of `names` in turn, so many rounds, by `tasks` tasks with an equal part of the names each: seconds.
 pub(crate) async fn measure(store: impl Store, names: &[String], rounds: usize, tasks: usize) -> f64 {
-    let node = Node::builder("bank", store).host::<Account>().threads(0).start().await.expect("it starts");
+    let node = Node::builder("bank", store).aggregate::<Account>().threads(0).start().await.expect("it starts");
     let begun = Instant::now();
     let tasks = names.chunks(names.len().div_ceil(tasks)).map(|names| {
         let (client, names) = (node.client(), names.to_vec());

@@ -82,7 +82,7 @@ async fn main() -> Result<(), whizbang::Error> {
     // Small files and many checkpoints, so that kills come in the midst of all the store does.
     let config = EmbeddedConfig::default().segment_bytes(256 * 1024).checkpoint_bytes(128 * 1024);
     let store = EmbeddedStore::open_with(folder, &config)?;
-    let node = Node::builder("bank", store).threads(1).host::<Account>().host::<Transfer>().start().await?;
+    let node = Node::builder("bank", store).threads(1).aggregate::<Account>().saga::<Transfer>().start().await?;
     say("ready\n");
     for number in 0..CLIENTS {
         tokio::task::spawn_local(be_a_client(node.client(), life, number));

@@ -108,7 +108,7 @@ async fn main() {
     let retry = Retry { attempts: 3, first: Duration::from_millis(1), longest: Duration::from_millis(2) };
     let config = NodeConfig { threads: 2, retry, ..NodeConfig::default() };
     let builder = Node::builder("crashes", EmbeddedStore::open(folder).unwrap()).config(config);
-    let node = builder.host::<Starter>().host::<Turner>().worker(Doer).start().await.unwrap();
+    let node = builder.aggregate::<Starter>().aggregate::<Turner>().worker(Doer).start().await.unwrap();
     if arguments.next().as_deref() == Some("first") {
         let (client, mut waits) = (node.client(), Vec::new());
         for number in 0..50 {

@@ -80,16 +80,18 @@ pub(crate) async fn perform(world: &World, step: Step) {
 /// The shop's services without those who only listen, but for one view.
 pub(crate) fn services(sim: Sim, orders: impl Fn(NodeBuilder) -> NodeBuilder + 'static) -> Sim {
     sim.service("orders", orders)
-        .service("inventory", |node| node.host::<Stock>())
-        .service("shipping", |node| node.host::<Shipment>())
+        .service("inventory", |node| node.aggregate::<Stock>())
+        .service("shipping", |node| node.aggregate::<Shipment>())
 }
 
 fn cluster(sim: Sim) -> Sim {
     let folder = TempDir::new().expect("a folder for the provider's ledger");
     // One company, whichever nodes deal with it: what one has asked for the other does not get again.
     let provider = Provider::open(&folder.path().join("ledger"), HABITS).expect("a ledger");
-    services(sim, |node| node.host::<Order>().host::<Fulfilment>().projection::<Progress>())
-        .service("payments", move |node| node.host::<Payment>().worker(Cashier::new(provider.clone())).retry(PATIENT))
+    services(sim, |node| node.aggregate::<Order>().saga::<Fulfilment>().projection::<Progress>())
+        .service("payments", move |node| {
+            node.aggregate::<Payment>().worker(Cashier::new(provider.clone())).retry(PATIENT)
+        })
         .service("analytics", |node| node.projection::<Revenue>())
         .at_end(move |world| {
             let sold: u64 = world.events::<OrderConfirmed>().iter().map(|(_, order)| order.cart.total_cents()).sum();

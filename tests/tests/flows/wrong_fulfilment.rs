@@ -227,29 +227,38 @@ fn flow(
 
 #[test]
 fn without_a_bug_the_same_flow_holds() {
-    flow("right", |node| node.host::<Order>().host::<Right>(), |node| node.host::<Payment>(), true).check(0..100);
+    flow("right", |node| node.aggregate::<Order>().saga::<Right>(), |node| node.aggregate::<Payment>(), true)
+        .check(0..100);
 }
 
 #[test]
 fn a_release_that_is_forgotten_is_found() {
-    let flow = flow("forgetful", |node| node.host::<Order>().host::<Forgetful>(), |node| node.host::<Payment>(), true);
+    let flow = flow(
+        "forgetful",
+        |node| node.aggregate::<Order>().saga::<Forgetful>(),
+        |node| node.aggregate::<Payment>(),
+        true,
+    );
     is_found_and_short(&flow, "set aside for a line");
 }
 
 #[test]
 fn a_timer_that_fires_after_the_end_is_found() {
-    let flow = flow("alarmed", |node| node.host::<Order>().host::<Alarmed>(), |node| node.host::<Payment>(), true);
+    let flow =
+        flow("alarmed", |node| node.aggregate::<Order>().saga::<Alarmed>(), |node| node.aggregate::<Payment>(), true);
     is_found_and_short(&flow, "of");
 }
 
 #[test]
 fn a_refund_before_the_charge_is_known_is_found() {
-    let flow = flow("generous", |node| node.host::<Order>().host::<Right>(), |node| node.host::<Generous>(), true);
+    let flow =
+        flow("generous", |node| node.aggregate::<Order>().saga::<Right>(), |node| node.aggregate::<Generous>(), true);
     is_found_and_short(&flow, "cents were sold and the provider holds");
 }
 
 #[test]
 fn a_key_that_is_not_derived_from_the_command_is_found() {
-    let flow = flow("keyless", |node| node.host::<Order>().host::<Right>(), |node| node.host::<Payment>(), false);
+    let flow =
+        flow("keyless", |node| node.aggregate::<Order>().saga::<Right>(), |node| node.aggregate::<Payment>(), false);
     is_found_and_short(&flow, "cents were sold and the provider holds");
 }

@@ -138,7 +138,8 @@ transfer!(Nameless, Bug::NotDerived);
 macro_rules! flow {
     ($name:literal, $saga:ident) => {{
         let cluster = |sim: Sim| {
-            sim.service("accounts", |node| node.host::<Account>()).service("transfers", |node| node.host::<$saga>())
+            sim.service("accounts", |node| node.aggregate::<Account>())
+                .service("transfers", |node| node.saga::<$saga>())
         };
         Flow::new($name, cluster, steps(), 1..12, perform).no_regressions().at_end(money_is_conserved)
     }};

@@ -69,7 +69,7 @@ async fn told_to_end_a_node_finishes_what_it_has_begun_and_ends_within_ten_secon
 /// Lets all that was begun come to its end, then compares what the log holds with what was told.
 async fn verify(folder: &std::path::Path, told: Told) {
     let store = EmbeddedStore::open(folder).unwrap();
-    let node = Node::builder("bank", store).host::<Account>().host::<Transfer>().start().await.unwrap();
+    let node = Node::builder("bank", store).aggregate::<Account>().saga::<Transfer>().start().await.unwrap();
     tokio::time::timeout(Duration::from_secs(60), node.wait_idle()).await.expect("everything comes to its end");
     let begun = told.begun();
     assert!(!begun.is_empty(), "no transfer has begun");

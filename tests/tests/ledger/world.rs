@@ -117,9 +117,9 @@ impl World {
             let node = Node::builder(place.service, place.store.clone()).seed(self.chance.next_u64());
             let node = node.clock(place.clock.clone());
             let node = match place.service {
-                "accounts" => node.host::<Account>().bridge(self.hub.bridge()),
-                "transfers" => node.host::<Transfer>().bridge(self.hub.bridge()),
-                _ => node.host::<Account>().host::<Transfer>(),
+                "accounts" => node.aggregate::<Account>().bridge(self.hub.bridge()),
+                "transfers" => node.saga::<Transfer>().bridge(self.hub.bridge()),
+                _ => node.aggregate::<Account>().saga::<Transfer>(),
             };
             place.node = Some(node.start().await.expect("a node starts"));
         }

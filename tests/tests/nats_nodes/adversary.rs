@@ -44,10 +44,10 @@ struct Trio {
 impl Trio {
     async fn start<B: Bridge>(bridge: impl AsyncFn() -> B) -> Self {
         let money = MemoryStore::new();
-        let accounts = Node::builder("accounts", money.clone()).host::<Account>().bridge(bridge().await).start();
+        let accounts = Node::builder("accounts", money.clone()).aggregate::<Account>().bridge(bridge().await).start();
         let accounts = accounts.await.expect("starts");
         let transfers =
-            Node::builder("transfers", MemoryStore::new()).host::<Transfer>().bridge(bridge().await).start();
+            Node::builder("transfers", MemoryStore::new()).saga::<Transfer>().bridge(bridge().await).start();
         let transfers = transfers.await.expect("starts");
         let diary = Node::builder("diary", MemoryStore::new()).projection::<Diary>().bridge(bridge().await).start();
         let diary = diary.await.expect("starts");

@@ -17,7 +17,7 @@ use crate::{BOTH, until};
 
 async fn bank(server: &NatsServer, service: &str, store: impl Store) -> NodeBuilder {
     let bridge = NatsBridge::connect(&server.url()).await.expect("connects");
-    Node::builder(service, store).host::<Account>().bridge(bridge)
+    Node::builder(service, store).aggregate::<Account>().bridge(bridge)
 }
 
 async fn refused(node: NodeBuilder) -> (String, String) {
@@ -117,7 +117,7 @@ fn node_on_an_empty_store_ends_before_it_handles_anything_again() {
             let server = NatsServer::start(release);
             let node = bank(&server, "bank", MemoryStore::new()).await.start().await.expect("starts");
             let bridge = NatsBridge::connect(&server.url()).await.expect("connects");
-            let sagas = Node::builder("transfers", MemoryStore::new()).host::<Transfer>().bridge(bridge);
+            let sagas = Node::builder("transfers", MemoryStore::new()).saga::<Transfer>().bridge(bridge);
             let sagas = sagas.start().await.expect("starts");
             let client = sagas.client();
             client.send(deposit("ada", 100)).await.expect("is handled");

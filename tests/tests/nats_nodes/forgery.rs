@@ -143,9 +143,9 @@ type Results = (u64, u64, Vec<String>, usize);
 async fn a_day(release: Release, is_quiet: bool) -> Results {
     let server = NatsServer::start(release);
     let money = MemoryStore::new();
-    let accounts = Node::builder("accounts", money.clone()).host::<Account>().bridge(bridge(&server.url()).await);
+    let accounts = Node::builder("accounts", money.clone()).aggregate::<Account>().bridge(bridge(&server.url()).await);
     let accounts = accounts.start().await.expect("starts");
-    let transfers = Node::builder("transfers", MemoryStore::new()).host::<Transfer>();
+    let transfers = Node::builder("transfers", MemoryStore::new()).saga::<Transfer>();
     let transfers = transfers.bridge(bridge(&server.url()).await).start().await.expect("starts");
     let stranger = Stranger::connect(&server).await;
     let client = transfers.client();
@@ -204,13 +204,13 @@ fn forged_note_over_nats_forgets_nothing() {
             let server = NatsServer::start(release);
             let money = MemoryStore::new();
             let accounts = async || {
-                let node = Node::builder("accounts", money.clone()).host::<Account>();
+                let node = Node::builder("accounts", money.clone()).aggregate::<Account>();
                 node.bridge(bridge(&server.url()).await).start().await.expect("starts")
             };
             let first = accounts().await;
             first.client().send(deposit("ada", 100)).await.expect("is handled");
             first.stop().await.expect("stops");
-            let transfers = Node::builder("transfers", MemoryStore::new()).host::<Transfer>();
+            let transfers = Node::builder("transfers", MemoryStore::new()).saga::<Transfer>();
             let transfers = transfers.bridge(bridge(&server.url()).await).start().await.expect("starts");
             let client = transfers.client();
             for name in names(0, 5) {

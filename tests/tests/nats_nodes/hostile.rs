@@ -116,7 +116,7 @@ fn what_nobody_can_take_is_put_aside_with_its_reason_and_what_is_good_comes_thro
             let config = NatsConfig { max_payload: Some(4 << 20), ..NatsConfig::default() };
             let server = NatsServer::start_with(release, config);
             let store = MemoryStore::new();
-            let node = Node::builder("bank", store.clone()).host::<Account>().bridge(bridge(&server.url()).await);
+            let node = Node::builder("bank", store.clone()).aggregate::<Account>().bridge(bridge(&server.url()).await);
             let node = node.start().await.expect("starts");
             let stranger = async_nats::connect(server.url()).await.expect("connects");
             let context = jetstream::new(stranger.clone());
@@ -173,7 +173,7 @@ fn what_nobody_can_take_is_put_aside_with_its_reason_and_what_is_good_comes_thro
 fn what_a_caller_asks_wrongly_is_answered_with_what_is_wrong() {
     run(async {
         let server = NatsServer::start(Release::Pinned);
-        let node = Node::builder("bank", MemoryStore::new()).host::<Account>().bridge(bridge(&server.url()).await);
+        let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().bridge(bridge(&server.url()).await);
         let node = node.start().await.expect("starts");
         let stranger = async_nats::connect(server.url()).await.expect("connects");
         let ask = async |forgery: Forgery| {
@@ -209,9 +209,9 @@ fn what_speaks_in_anothers_name_stops_nothing() {
             let server = NatsServer::start(release);
             let (money, moves) = (MemoryStore::new(), MemoryStore::new());
             let accounts =
-                Node::builder("accounts", money.clone()).host::<Account>().bridge(bridge(&server.url()).await);
+                Node::builder("accounts", money.clone()).aggregate::<Account>().bridge(bridge(&server.url()).await);
             let accounts = accounts.start().await.expect("starts");
-            let transfers = Node::builder("transfers", moves.clone()).host::<Transfer>();
+            let transfers = Node::builder("transfers", moves.clone()).saga::<Transfer>();
             let transfers = transfers.bridge(bridge(&server.url()).await).start().await.expect("starts");
             let stranger = async_nats::connect(server.url()).await.expect("connects");
             let context = jetstream::new(stranger);

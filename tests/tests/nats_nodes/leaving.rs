@@ -19,7 +19,8 @@ fn a_node_that_is_dropped_ends_its_connection_and_its_successor_goes_on_at_once(
             let client = Client::connect("caller", bridge(&server.url()).await).await.expect("connects");
             let without = server.sockets();
             for round in 1..=3 {
-                let node = Node::builder("bank", store.clone()).host::<Account>().bridge(bridge(&server.url()).await);
+                let node =
+                    Node::builder("bank", store.clone()).aggregate::<Account>().bridge(bridge(&server.url()).await);
                 let node = node.start().await.expect("starts");
                 assert_eq!(client.send(deposit("ada", 1)).await.expect("is handled"), 2 * round - 1);
                 client.post(deposit("ada", 1)).await.expect("is accepted");

@@ -15,12 +15,12 @@ use crate::{BOTH, town, until};
 const STREAM: &str = "whizbang_commands_bank";
 
 async fn accounts(server: &NatsServer, store: &MemoryStore) -> Node {
-    let builder = Node::builder("accounts", store.clone()).host::<Account>();
+    let builder = Node::builder("accounts", store.clone()).aggregate::<Account>();
     builder.bridge(town::bridge(&server.url()).await).start().await.expect("starts")
 }
 
 async fn transfers(server: &NatsServer) -> Node {
-    let builder = Node::builder("transfers", MemoryStore::new()).host::<Transfer>();
+    let builder = Node::builder("transfers", MemoryStore::new()).saga::<Transfer>();
     builder.bridge(town::bridge(&server.url()).await).start().await.expect("starts")
 }
 
@@ -127,7 +127,7 @@ fn full_stream_is_named_to_the_caller() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);
-            let builder = Node::builder("accounts", MemoryStore::new()).host::<Account>();
+            let builder = Node::builder("accounts", MemoryStore::new()).aggregate::<Account>();
             let bridge = town::builder(&server.url()).stream_bytes(64 * 1024).connect().await.expect("connects");
             builder.bridge(bridge).start().await.expect("starts").stop().await.expect("stops");
             let teller = Client::connect("teller", town::bridge(&server.url()).await).await.expect("connects");
@@ -155,7 +155,7 @@ fn nodes_and_server_killed_in_turn_lose_nothing_and_leave_nothing() {
             let mut server = NatsServer::start(release);
             let (money, moves) = (rich_bank(&server).await, MemoryStore::new());
             let start = async |server: &NatsServer| {
-                let builder = Node::builder("transfers", moves.clone()).host::<Transfer>();
+                let builder = Node::builder("transfers", moves.clone()).saga::<Transfer>();
                 builder.bridge(town::bridge(&server.url()).await).start().await.expect("starts")
             };
             let (mut bank, mut node) = (accounts(&server, &money).await, start(&server).await);

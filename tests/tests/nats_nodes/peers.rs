@@ -15,7 +15,8 @@ fn peer_reads_everything_and_ends_a_node_where_nobody_logs_in() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);
-            let node = Node::builder("bank", MemoryStore::new()).host::<Account>().bridge(bridge(&server.url()).await);
+            let node =
+                Node::builder("bank", MemoryStore::new()).aggregate::<Account>().bridge(bridge(&server.url()).await);
             let node = node.start().await.expect("starts");
             let peer = async_nats::connect(server.url()).await.expect("connects");
             let mut heard = peer.subscribe("whizbang.>").await.expect("subscribes");

@@ -31,7 +31,7 @@ fn a_caller_in_another_process_gets_the_same_reply_when_it_repeats_its_key() {
             let folder = tempfile::tempdir().expect("a folder");
             let start = async |server: &NatsServer| {
                 let store = EmbeddedStore::open(folder.path()).expect("opens");
-                let node = Node::builder("bank", store).host::<Account>().bridge(bridge(&server.url()).await);
+                let node = Node::builder("bank", store).aggregate::<Account>().bridge(bridge(&server.url()).await);
                 node.start().await.expect("starts")
             };
             let node = start(&server).await;

@@ -39,7 +39,7 @@ fn unpublished_events_are_published_at_start() {
             let server = NatsServer::start(release);
             let store = MemoryStore::new();
             let start = async |with_bridge: bool| {
-                let builder = Node::builder("bank", store.clone()).host::<Account>();
+                let builder = Node::builder("bank", store.clone()).aggregate::<Account>();
                 let builder =
                     if with_bridge { builder.bridge(crate::town::bridge(&server.url()).await) } else { builder };
                 builder.start().await.expect("starts")

@@ -16,13 +16,13 @@ use crate::bank::Account;
 /// What a program does that runs a node, with its error.
 async fn service(builder: NatsBuilder) -> Result<(), whizbang::Error> {
     let bridge = builder.connect().await?;
-    let node = Node::builder("bank", MemoryStore::new()).host::<Account>().bridge(bridge).start().await?;
+    let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().bridge(bridge).start().await?;
     node.stop().await
 }
 
 /// Starts a node with a bridge that was made while all was well.
 async fn start(bridge: NatsBridge) -> StartError {
-    let node = Node::builder("bank", MemoryStore::new()).host::<Account>().bridge(bridge);
+    let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().bridge(bridge);
     let begun = Instant::now();
     let error = node.start().await.map(drop).expect_err("cannot start");
     assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
@@ -98,7 +98,7 @@ fn a_server_that_dies_in_the_midst_of_a_start_is_said_and_the_next_start_works()
         run(async {
             let mut server = NatsServer::start(Release::Pinned);
             let store = MemoryStore::new();
-            let builder = || Node::builder("bank", store.clone()).host::<Account>();
+            let builder = || Node::builder("bank", store.clone()).aggregate::<Account>();
             let bridge = NatsBridge::connect(&server.url()).await.expect("connects");
             let mut starting = std::pin::pin!(builder().bridge(bridge).start());
             let mut begun = None;

@@ -16,7 +16,7 @@ use crate::{BOTH, until};
 /// On this thread, whose log is listened to.
 async fn bank(server: &NatsServer) -> Node {
     let retry = Retry { attempts: 1, first: Duration::ZERO, longest: Duration::ZERO };
-    let node = Node::builder("bank", MemoryStore::new()).threads(0).host::<Account>().retry(retry);
+    let node = Node::builder("bank", MemoryStore::new()).threads(0).aggregate::<Account>().retry(retry);
     node.bridge(bridge(&server.url()).await).start().await.expect("starts")
 }
 

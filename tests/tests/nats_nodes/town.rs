@@ -50,11 +50,14 @@ impl Town {
     pub(crate) async fn start(server: &NatsServer) -> Self {
         let url = server.url();
         let (money, moves) = (MemoryStore::new(), MemoryStore::new());
-        let accounts =
-            Node::builder("accounts", money.clone()).threads(0).host::<Account>().bridge(bridge(&url).await).start();
+        let accounts = Node::builder("accounts", money.clone())
+            .threads(0)
+            .aggregate::<Account>()
+            .bridge(bridge(&url).await)
+            .start();
         let accounts = accounts.await.expect("starts");
         let transfers =
-            Node::builder("transfers", moves.clone()).threads(0).host::<Transfer>().bridge(bridge(&url).await).start();
+            Node::builder("transfers", moves.clone()).threads(0).saga::<Transfer>().bridge(bridge(&url).await).start();
         let transfers = transfers.await.expect("starts");
         let diary = Node::builder("diary", MemoryStore::new())
             .threads(0)

@@ -127,7 +127,7 @@ fn a_client_in_python_asks_posts_and_hears_with_what_the_page_on_the_wire_says()
         run(async {
             let server = NatsServer::start(release);
             let bridge = NatsBridge::connect(&server.url()).await.expect("connects");
-            let node = Node::builder("library", MemoryStore::new()).host::<Book>().projection::<Shelves>();
+            let node = Node::builder("library", MemoryStore::new()).aggregate::<Book>().projection::<Shelves>();
             let node = node.bridge(bridge).start().await.expect("starts");
             let moby = "Moby Dick, é and %";
             let said = python(&server, "first").await;
@@ -172,7 +172,7 @@ fn python_subscriber_of_one_event_finds_and_fills_a_gap() {
         run(async {
             let server = NatsServer::start(release);
             let bridge = NatsBridge::connect(&server.url()).await.expect("connects");
-            let node = Node::builder("library", MemoryStore::new()).host::<Book>().bridge(bridge).start().await;
+            let node = Node::builder("library", MemoryStore::new()).aggregate::<Book>().bridge(bridge).start().await;
             let (node, moby) = (node.expect("starts"), "Moby Dick, é and %".to_owned());
             for reader in ["ada", "bob", "cy"] {
                 let lend = Lend { book: moby.clone(), reader: reader.to_owned() };

@@ -99,8 +99,10 @@ fn the_outside_world_comes_in_through_its_doors() {
 #[test]
 fn a_name_outside_its_door_is_found() {
     for door in DOORS {
-        let text =
-            format!("//! EventContext {0}.\nfn f() {{ {0}::x(); }}\n#[cfg(test)]\nmod tests {{ use {0}::y; }}", door.name);
+        let text = format!(
+            "//! EventContext {0}.\nfn f() {{ {0}::x(); }}\n#[cfg(test)]\nmod tests {{ use {0}::y; }}",
+            door.name
+        );
         let found = |path: &str| outside_their_door(&[File::new(&format!("framework/src/{path}"), &text)]).len();
         assert_eq!(found("saga/mod.rs"), 1, "{}", door.name);
         for open in door.inside {

@@ -179,7 +179,7 @@ impl World {
     /// # use whizbang::doc_fixtures::*;
     /// use whizbang::testing::Sim;
     ///
-    /// let run = Sim::new(7).service("bank", |node| node.host::<Account>()).run(async |world| {
+    /// let run = Sim::new(7).service("bank", |node| node.aggregate::<Account>()).run(async |world| {
     ///     let deposit = || world.call(Deposit { account: "ada".into(), cents: 500 }).idempotency_key("order-1");
     ///     assert_eq!(deposit().await.unwrap(), 500);
     ///     assert_eq!(deposit().await.unwrap(), 500);

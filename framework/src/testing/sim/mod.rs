@@ -100,7 +100,7 @@ const LONGEST: Duration = Duration::from_secs(3600);
 /// use whizbang::testing::{Sim, Weather};
 ///
 /// let run = Sim::new(7)
-///     .service("bank", |node| node.host::<Account>())
+///     .service("bank", |node| node.aggregate::<Account>())
 ///     .weather(Weather { lose: 100, repeat: 100, delay: 20, disk: 5, load: 5 })
 ///     .at_end(|world| match world.state::<Account>("ada").cents {
 ///         500 => Ok(()),

@@ -12,7 +12,7 @@ struct Deposit {
 }
 
 async fn start() {
-    let _ = Node::builder("bank", MemoryStore::new()).host::<Deposit>().start().await;
+    let _ = Node::builder("bank", MemoryStore::new()).aggregate::<Deposit>().start().await;
 }
 
 fn main() {}

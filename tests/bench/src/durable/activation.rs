@@ -119,7 +119,7 @@ impl Apply<Pasted> for Kept {
 
 async fn open(folder: &Path) -> Node {
     let store = EmbeddedStore::open(folder.join("store")).expect("it opens");
-    Node::builder("diary", store).host::<Plain>().host::<Kept>().threads(0).start().await.expect("it starts")
+    Node::builder("diary", store).aggregate::<Plain>().aggregate::<Kept>().threads(0).start().await.expect("it starts")
 }
 
 /// Keys with 1,000 events each, written round robin, so that the events of one lie apart.

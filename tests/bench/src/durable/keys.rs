@@ -26,7 +26,7 @@ async fn open(folder: &Path) -> Node {
     let store = EmbeddedStore::open(folder).expect("it opens");
     // Those that are put to rest are those that are not asked again.
     let config = NodeConfig { live_actors: 2 * FEW, passivate_after: Duration::from_secs(1), ..NodeConfig::default() };
-    Node::builder("bank", store).config(config).host::<Account>().threads(0).start().await.expect("it starts")
+    Node::builder("bank", store).config(config).aggregate::<Account>().threads(0).start().await.expect("it starts")
 }
 
 /// `each` turns by each of the tasks; the keys they ask are told by `key` from a number that rises.

@@ -36,7 +36,7 @@ async fn open(folder: &Path) -> Node {
     let store = EmbeddedStore::open(folder.join("store")).expect("it opens");
     Node::builder("bank", store)
         .config(NodeConfig::default())
-        .host::<Account>()
+        .aggregate::<Account>()
         .threads(0)
         .start()
         .await

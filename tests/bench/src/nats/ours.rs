@@ -92,8 +92,12 @@ pub(super) fn commands(url: &str, in_flight: usize, each: usize) -> Measured {
     let run = next_run();
     let owner = thread(url, move |url, ready, ended| async move {
         let bridge = bridge(&url, run).await;
-        let node =
-            Node::builder("notes", MemoryStore::new()).host::<Book>().bridge(bridge).start().await.expect("starts");
+        let node = Node::builder("notes", MemoryStore::new())
+            .aggregate::<Book>()
+            .bridge(bridge)
+            .start()
+            .await
+            .expect("starts");
         let _ = ready.send(());
         let _ = ended.await;
         node.stop().await.expect("stops");
@@ -124,7 +128,7 @@ pub(super) fn events(url: &str, subscribers: usize, count: usize) -> f64 {
     let wanted = (count * subscribers) as u64;
     let (span, _) = block_on(async {
         let source = Node::builder("notes", MemoryStore::new())
-            .host::<Book>()
+            .aggregate::<Book>()
             .bridge(bridge(url, run).await)
             .start()
             .await
