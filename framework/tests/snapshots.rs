@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use watched::{Watch, WatchedStore};
-use whizbang::derive::Stateful;
+
 use whizbang::prelude::*;
 
 #[derive(Domain)]
@@ -67,7 +67,7 @@ struct ForgetfulMeter {
 meter!(ForgetfulMeter);
 
 /// Counts in batches, each of which is awaited as a whole.
-async fn count<A: Stateful>(store: &MemoryStore, turns: u64) {
+async fn count<A: Aggregate>(store: &MemoryStore, turns: u64) {
     let node = Node::builder("meters", store.clone()).aggregate::<A>().start().await.unwrap();
     let client = node.client();
     for _ in 0..turns / 500 {
@@ -78,7 +78,7 @@ async fn count<A: Stateful>(store: &MemoryStore, turns: u64) {
 }
 
 /// Takes one turn on a new node: the reply, and how many turns were read from the store for it.
-async fn next<A: Stateful>(store: &MemoryStore) -> (u64, usize) {
+async fn next<A: Aggregate>(store: &MemoryStore) -> (u64, usize) {
     let watch = Arc::new(Watch::default());
     let watched = WatchedStore(store.clone(), Arc::clone(&watch));
     let node = Node::builder("meters", watched).aggregate::<A>().start().await.unwrap();

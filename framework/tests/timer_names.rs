@@ -172,9 +172,9 @@ async fn told(node: &Node) -> Vec<String> {
     node.client().send(Told { order: "o1".into() }).await.unwrap()
 }
 
-async fn node<A: whizbang::actor::Stateful>(store: &MemoryStore) -> Node {
+async fn node<A: Saga>(store: &MemoryStore) -> Node {
     // The version that has only the foreign document has given up the own one.
-    Node::builder("shop", store.clone()).threads(0).retired("Overdue").aggregate::<A>().start().await.unwrap()
+    Node::builder("shop", store.clone()).threads(0).retired("Overdue").saga::<A>().start().await.unwrap()
 }
 
 /// The names under which timers are stored.

@@ -1,6 +1,6 @@
 //! The compensation log of a saga: steps in the order they were sent, undone in reverse, each once.
 //!
-//! Called by the [decision](super::decide) on a reply and by the [turn](super::turn), which applies changes before it appends
+//! Called by the [decision](super::routing) on a reply and by the [turn](super::turn), which applies changes before it appends
 //! them. Every operation costs O(log n) in the number of open steps, so a saga of thousands of steps stays linear.
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! The door of one actor type on one thread: finds the live actor of a key, or starts it.
 //!
-//! Called by the router, by the [typed doors](super::typed) of commands and by the backlogs. Calls the mailboxes of the actors,
+//! Called by the router, by the [typed doors](super::command_dispatcher) of commands and by the backlogs. Calls the mailboxes of the actors,
 //! and the actor itself where nothing is before a command. It does not know the type of its actors.
 
 use std::cell::{Cell, RefCell};

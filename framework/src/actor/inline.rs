@@ -1,6 +1,6 @@
 //! The straight way of a command inside one thread: from its sender into the turn, without an envelope.
 //!
-//! Called by the [door](super::door), if nothing is before the command, and else by the [mailbox](super::mailbox). It is for
+//! Called by the [door](super::dispatcher), if nothing is before the command, and else by the [mailbox](super::mailbox). It is for
 //! a new command to a live actor that has nothing to mend. All others become envelopes, and go the way of [`ActorInstance::take`].
 
 use std::cell::Cell;

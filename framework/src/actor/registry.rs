@@ -1,6 +1,6 @@
 //! What is kept for each live key: found by the key, in a list whose neighbors were added together.
 //!
-//! Called by the [door](super::door) with every message, so it looks at few places: a small table of numbers, and the slot in
+//! Called by the [door](super::dispatcher) with every message, so it looks at few places: a small table of numbers, and the slot in
 //! the list, which holds the beginning of its key. Keys that are used together were often activated together.
 
 use std::hash::BuildHasher;

@@ -1,7 +1,7 @@
 //! Deliveries that fail: tried again after a while, counted durably, and at last put aside or answered.
 //!
 //! Called by the [actor](super::instance) for each message that is new. A command of a caller from outside fails for that caller
-//! alone. A message whose order matters becomes a [dead letter](super::letters) that parks its key.
+//! alone. A message whose order matters becomes a [dead letter](super::dead_letters) that parks its key.
 
 use std::rc::Rc;
 
@@ -111,7 +111,7 @@ impl ActorInstance {
     /// Takes the turn of a message that may have ended the process before: the attempt is recorded before it begins, and a
     /// message that has used up its attempts so is not delivered again.
     ///
-    /// A fresh message needs no record: its turn is one commit. Only what the node [may have begun](super::Host::may_have_begun)
+    /// A fresh message needs no record: its turn is one commit. Only what the node [may have begun](super::ThreadContext::may_have_begun)
     /// before its last end costs a second one. A message that was recorded and did not finish is a suspect; suspects are delivered
     /// one at a time on the whole node, so that none is blamed for the crash of another.
     pub(crate) fn attempt_again(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {

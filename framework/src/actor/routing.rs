@@ -76,7 +76,7 @@ impl Dispatcher {
     /// Whether a command asks an ended saga for more than it can still do; begins the next run of a saga that restarts.
     ///
     /// A reply alone is given for ever. A command that the saga has sent to itself with
-    /// [`then`](super::Compensating::then) comes after the end by design, and may record how it ended. All else would have timers
+    /// [`then`](super::CompensationScope::then) comes after the end by design, and may record how it ended. All else would have timers
     /// that never ring, replies that are never taken and steps that cannot be undone.
     pub(crate) fn is_too_late(
         &self,

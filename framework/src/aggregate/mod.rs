@@ -103,7 +103,7 @@ pub trait React<E: Event>: Stateful {
 
     /// Reacts: records events, sends commands, sets timers through `effects`. A panic counts as a failed delivery.
     ///
-    /// Who recorded the event, where and when says [`Effects::about`].
+    /// Who recorded the event, where and when says [`Effects::event_context`].
     fn react(&self, event: E, effects: &mut Effects<Self>);
 }
 
@@ -116,7 +116,7 @@ pub trait React<E: Event>: Stateful {
 pub trait OnReply<C: Command>: Stateful {
     /// Takes the reply: records events, sends commands, sets timers through `effects`.
     ///
-    /// Which one is answered, if several were sent, says [`Effects::answered`].
+    /// Which one is answered, if several were sent, says [`Effects::replied_command`].
     fn on_reply(&self, reply: Result<C::Reply, Rejection>, effects: &mut Effects<Self>);
 }
 

@@ -326,8 +326,8 @@ pub enum Notification {
 /// The node's door for what comes in. Called on any thread; never blocks.
 pub trait Inbound: Send + Sync {
     /// A command or a reply for a shard this service owns. The future ends once its effect is committed (or it is known to
-    /// be a duplicate), so that the courier may forget it; [`AckOutcome::Later`] asks for it again, and
-    /// [`AckOutcome::Refused`] wants it to be put aside with the reason, as what cannot be read is.
+    /// be a duplicate), so that the courier may forget it; [`AckOutcome::Retry`] asks for it again, and
+    /// [`AckOutcome::Reject`] wants it to be put aside with the reason, as what cannot be read is.
     fn deliver(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome>;
 
     /// An event of a domain this service subscribes to. Ends once all subscribers here have committed it.

@@ -30,7 +30,7 @@ const AGAIN: Duration = Duration::from_secs(30);
 type Settle = Box<dyn FnOnce(AckOutcome)>;
 /// Finds the door for a message, and says what is to be done with it there.
 pub(crate) type EndpointLookup = Rc<dyn Fn(&mut Envelope) -> (Rc<dyn ActorEndpoint>, Action)>;
-/// Told that the sender is to be asked, until there is no [question](ReceiveWindow::question).
+/// Told that the sender is to be asked, until there is no [question](ReceiveWindow::missing_range).
 pub(crate) type RequestMissing = Rc<dyn Fn(&Rc<ReceiveWindow>)>;
 /// Told up to where everything is committed.
 pub(crate) type Committed = Rc<dyn Fn(&ReceiveWindow)>;

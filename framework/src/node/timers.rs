@@ -2,7 +2,7 @@
 //!
 //! Called by the thread's share, woken by turns that set a timer. Asks the store for one page at a time, by actor type, behind
 //! the place up to which it has fired: what was fired and is not settled yet, and timers of types that are not hosted, cost
-//! nothing. It goes by the node's [steady time](crate::clock::Steady), which no jump of the wall clock changes.
+//! nothing. It goes by the node's [steady time](crate::clock::MonotonicTime), which no jump of the wall clock changes.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};

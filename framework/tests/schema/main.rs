@@ -61,7 +61,7 @@ macro_rules! program {
             }
 
             pub fn host(builder: whizbang::node::NodeBuilder) -> whizbang::node::NodeBuilder {
-                builder.host::<$Account>()
+                builder.aggregate::<$Account>()
             }
 
             #[allow(dead_code)]

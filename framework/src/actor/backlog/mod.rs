@@ -7,7 +7,7 @@
 //! unreadable. The message leaves it when the turn that handles it is committed; the key's own record of places drops it if a
 //! crash comes in between.
 //!
-//! Called by the [actor](super::keyed). Calls the door of its type with one message of a key at a time, in order. Never holds more
+//! Called by the [actor](super::super::instance). Calls the door of its type with one message of a key at a time, in order. Never holds more
 //! than [`MOST`] messages: then the mailbox waits, and in the end the sender.
 
 mod queues;

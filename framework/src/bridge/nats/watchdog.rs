@@ -1,6 +1,6 @@
 //! Looks after consumers that deliver nothing though they have messages.
 //!
-//! Called by the intake when two requests in a row have expired without a message. [`Lane`](super::pull_consumer::Lane) decides.
+//! Called by the intake when two requests in a row have expired without a message. [`Lane`](super::pull_consumer::PullConsumer) decides.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -1,6 +1,6 @@
 //! The files that find a turn by the id of its message: sorted, written once, merged, and removed when they have expired.
 //!
-//! Called by the [keeper](super::keeper), which writes what the indexes hold in memory, and by readers. A file, a run, holds
+//! Called by the [keeper](super::flusher), which writes what the indexes hold in memory, and by readers. A file, a run, holds
 //! the ids of all shards of one part of the log, sorted by hash, so that a look-up reads one block of each run. The list of the
 //! runs is a file of its own, replaced as a whole: a run that is not listed was not finished.
 //!

@@ -1,6 +1,6 @@
 //! The files with the snapshots: a cache beside the log.
 //!
-//! Called by the [keeper](super::keeper), which writes a snapshot once its turn is committed, and by readers. Nothing waits
+//! Called by the [keeper](super::flusher), which writes a snapshot once its turn is committed, and by readers. Nothing waits
 //! for it, nothing is flushed for it, and whatever cannot be read is not there. A file that holds mostly snapshots which were
 //! replaced is copied and taken away.
 

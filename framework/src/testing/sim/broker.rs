@@ -1,6 +1,6 @@
 //! The broker of a simulated cluster: a JetStream in memory, and everything that may go wrong around it.
 //!
-//! Called by the [bridges](super::link) of simulated nodes, and by what [brings faults about](super::storm). Streams and consumers are
+//! Called by the [bridges](super::link) of simulated nodes, and by what [brings faults about](super::fault_scheduler). Streams and consumers are
 //! those of the [model](crate::testing::broker::model); here are the ways to it, the chance, and who is cut off.
 
 use std::collections::{BTreeMap, BTreeSet};

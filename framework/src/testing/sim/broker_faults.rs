@@ -1,6 +1,6 @@
 //! What may be done to the broker of a simulated cluster on purpose, and to the ways to it.
 //!
-//! Called by what [brings faults about](super::storm). Each says what it does; whether it has hit something is counted where it does.
+//! Called by what [brings faults about](super::fault_scheduler). Each says what it does; whether it has hit something is counted where it does.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! What the nodes of a simulated cluster begin, for faults that wait to kill one in the middle of it.
 //!
-//! Told by the [disk](super::disk) and the [ways to the broker](super::line); awaited by what [brings faults about](super::storm).
+//! Told by the [disk](super::disk) and the [ways to the broker](super::link); awaited by what [brings faults about](super::fault_scheduler).
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! A hostile client in a simulated cluster: what it writes into the broker's streams, and what it tells and asks the nodes.
 //!
-//! Called by the [storm](super::storm) and by the bridge suite over the simulated broker. As a real broker does, it refuses nothing:
+//! Called by the [storm](super::fault_scheduler) and by the bridge suite over the simulated broker. As a real broker does, it refuses nothing:
 //! the nodes do.
 
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Dead letters in a simulated cluster: what an operator does with them, and that each is brought to its end once.
 //!
-//! The operator is called by what [brings faults about](super::storm), the rule by the [check](super::check).
+//! The operator is called by what [brings faults about](super::fault_scheduler), the rule by the [check](super::check).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! A second node of a simulated service, on a store that is not the service's.
 //!
-//! Called by what [brings faults about](super::storm).
+//! Called by what [brings faults about](super::fault_scheduler).
 
 use super::{FaultEvent, World};
 use crate::bridge::BridgeError;
