@@ -1,7 +1,5 @@
 //! Statements of the documentation that can be compared with the code: versions, files, links, dependencies, changes, decisions.
 
-use std::collections::BTreeSet;
-
 use crate::source::{File, Finding, assert_none, file, repository, top};
 
 /// A value of Cargo.toml, by the path to it.
@@ -91,30 +89,6 @@ fn plain_path(folder: &str, target: &str) -> String {
     parts.join("/")
 }
 
-/// Direct dependencies without a line in docs/dependencies.md, and lines without a dependency.
-fn unexplained_dependencies(manifest: &toml::Table, page: &File) -> Vec<Finding> {
-    let direct: BTreeSet<&str> = manifest["workspace"]["dependencies"]
-        .as_table()
-        .expect("a table")
-        .keys()
-        .map(String::as_str)
-        .filter(|name| !name.starts_with("whizbang"))
-        .collect();
-    let mut findings = Vec::new();
-    let mut explained = BTreeSet::new();
-    for (at, line) in page.lines().filter(|(_, line)| line.starts_with("| `")) {
-        let name = line.split('`').nth(1).unwrap_or_default();
-        explained.insert(name);
-        if !direct.contains(name) {
-            findings.push(page.finding(at, format!("`{name}` is no direct dependency")));
-        }
-    }
-    for name in direct.difference(&explained) {
-        findings.push(page.finding_at_top(format!("`{name}` is a direct dependency and has no line that says why")));
-    }
-    findings
-}
-
 /// Notes on changes that are not one line, which begins with its kind.
 fn shapeless_changes(files: &[File]) -> Vec<Finding> {
     const KINDS: [&str; 4] = ["added: ", "changed: ", "fixed: ", "**breaking**: "];
@@ -164,12 +138,6 @@ fn links_and_paths_in_the_documentation_lead_somewhere() {
 }
 
 #[test]
-fn every_direct_dependency_has_its_reason() {
-    let manifest = file("Cargo.toml").text.parse().expect("Cargo.toml is TOML");
-    assert_none(&unexplained_dependencies(&manifest, &file("docs/dependencies.md")));
-}
-
-#[test]
 fn every_note_on_a_change_begins_with_its_kind() {
     assert_none(&shapeless_changes(&repository()));
 }
@@ -200,15 +168,6 @@ fn a_dead_link_and_a_dead_path_are_found() {
         found("[x](a.md#p) [y](../README.md) [z](https://a.b) `docs/a.md` `tests/run --long` `docs/*.md`"),
         (0, 0)
     );
-}
-
-#[test]
-fn an_unexplained_dependency_and_a_stale_explanation_are_found() {
-    let manifest = "[workspace.dependencies]\nserde = \"1\"\nwhizbang = \"1\"".parse().expect("TOML");
-    let found = |page: &str| unexplained_dependencies(&manifest, &File::new("docs/dependencies.md", page)).len();
-    assert_eq!(found("| `serde` | reads and writes |"), 0);
-    assert_eq!(found("nothing"), 1);
-    assert_eq!(found("| `serde` | x |\n| `left-pad` | y |"), 1);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! no longer needed.
 
 mod dependencies;
+mod dependency_table;
 mod docs;
 mod doors;
 mod english;
