@@ -1,6 +1,6 @@
-//! Every crate that is built comes from the registry, under a license and for a compiler that this project allows.
+//! Every compiled crate comes from the registry, with an allowed license and for the compiler of this project.
 //!
-//! deny.toml is the list, in the form that cargo-deny reads; this reads the same file and needs nothing installed.
+//! deny.toml is the policy, in the format of cargo-deny; this test reads the same file and needs no installed tool.
 
 use std::process::Command;
 
@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use crate::source::{file, top};
 
-/// The one place that dependencies come from, as Cargo.lock writes it.
+/// The only allowed source of dependencies, as Cargo.lock writes it.
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
-/// What deny.toml allows and forbids.
+/// The policy in deny.toml.
 struct Policy {
     licenses: Vec<String>,
     banned: Vec<String>,
@@ -32,7 +32,7 @@ impl Policy {
         }
     }
 
-    /// What is wrong with a package of `cargo metadata`.
+    /// The violations of a package of `cargo metadata`.
     fn objections(&self, package: &Value) -> Vec<String> {
         let name = package["name"].as_str().unwrap_or("?");
         let mut objections = Vec::new();
@@ -54,7 +54,7 @@ impl Policy {
         objections
     }
 
-    /// Whether an SPDX expression can be met: `/` is an old way to write OR.
+    /// Returns true if the policy satisfies an SPDX expression. `/` is an old form of OR.
     fn allows(&self, expression: &str) -> bool {
         let expression = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
         let words: Vec<&str> = expression.split_whitespace().collect();
@@ -120,7 +120,7 @@ fn every_dependency_is_allowed() {
 }
 
 #[test]
-fn a_dependency_that_is_not_allowed_is_found() {
+fn forbidden_dependency_is_found() {
     let policy = Policy::new(
         "[licenses]\nallow = [\"MIT\", \"Apache-2.0\", \"BSD-3-Clause\"]\n[bans]\ndeny = [{ crate = \"openssl\", reason = \"x\" }]",
         "1.95",
@@ -141,7 +141,7 @@ fn a_dependency_that_is_not_allowed_is_found() {
 }
 
 #[test]
-fn license_expressions_are_read_as_they_are_meant() {
+fn license_expressions_are_evaluated() {
     let policy = Policy::new("[licenses]\nallow = [\"MIT\", \"Apache-2.0\"]\n[bans]\ndeny = []", "1.95");
     for allowed in
         ["MIT", "MIT/Apache-2.0", "GPL-2.0 OR MIT", "(MIT OR X) AND Apache-2.0", "Apache-2.0 WITH LLVM-exception"]

@@ -16,7 +16,7 @@ fn is_page(file: &&File) -> bool {
     file.path.ends_with(".md")
 }
 
-/// Versions that a page tells its readers to write or to install.
+/// Versions in the documentation that differ from Cargo.toml.
 fn stale_versions(files: &[File], version: &str, rust: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in files.iter().filter(|file| is_page(file) && file.path != "CHANGELOG.md") {
@@ -40,7 +40,7 @@ fn stale_versions(files: &[File], version: &str, rust: &str) -> Vec<Finding> {
     findings
 }
 
-/// Links to files that are not there.
+/// Links to files that do not exist.
 fn dead_links(files: &[File], exists: impl Fn(&str) -> bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in files.iter().filter(is_page) {
@@ -51,14 +51,14 @@ fn dead_links(files: &[File], exists: impl Fn(&str) -> bool) -> Vec<Finding> {
             }
             let folder = file.path.rsplit_once('/').map_or("", |(folder, _)| folder);
             if !exists(&plain_path(folder, target)) {
-                findings.push(file.finding(at, format!("links to `{target}`, which is not there")));
+                findings.push(file.finding(at, format!("links to `{target}`, which does not exist")));
             }
         }
     }
     findings
 }
 
-/// Paths in code marks that are not there.
+/// Paths in code spans that do not exist.
 fn dead_paths(files: &[File], exists: impl Fn(&str) -> bool) -> Vec<Finding> {
     const TOPS: [&str; 6] = ["framework/", "macros/", "samples/", "tests/", "docs/", ".ci/"];
     let mut findings = Vec::new();
@@ -68,7 +68,7 @@ fn dead_paths(files: &[File], exists: impl Fn(&str) -> bool) -> Vec<Finding> {
                 let path = path.split([' ', ':']).next().unwrap_or_default();
                 let is_pattern = path.contains(['*', '<', '{', '…']);
                 if TOPS.iter().any(|top| path.starts_with(top)) && !is_pattern && !exists(path.trim_end_matches('/')) {
-                    findings.push(file.finding(at, format!("names `{path}`, which is not there")));
+                    findings.push(file.finding(at, format!("names `{path}`, which does not exist")));
                 }
             }
         }
@@ -76,7 +76,7 @@ fn dead_paths(files: &[File], exists: impl Fn(&str) -> bool) -> Vec<Finding> {
     findings
 }
 
-/// A path from the top of the repository, without `.` and `..`.
+/// A path from the root of the repository, without `.` and `..`.
 fn plain_path(folder: &str, target: &str) -> String {
     let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
     for part in target.split('/') {
@@ -123,7 +123,7 @@ fn exists(path: &str) -> bool {
 }
 
 #[test]
-fn versions_in_the_documentation_are_those_of_the_code() {
+fn documented_versions_match_the_code() {
     let version = cargo(&["workspace", "package", "version"]);
     assert_eq!(version, cargo(&["workspace", "dependencies", "whizbang", "version"]));
     assert_eq!(format!("={version}"), cargo(&["workspace", "dependencies", "whizbang-macros", "version"]));
@@ -131,7 +131,7 @@ fn versions_in_the_documentation_are_those_of_the_code() {
 }
 
 #[test]
-fn links_and_paths_in_the_documentation_lead_somewhere() {
+fn documented_links_and_paths_exist() {
     let files = repository();
     assert_none(&dead_links(&files, exists));
     assert_none(&dead_paths(&files, exists));

@@ -1,11 +1,11 @@
-//! The framework's code that is compiled again for each actor and message type of a user's program stays small.
+//! The code of the framework that is compiled for each actor and message type of a user's program stays small.
 //!
-//! Everything that is generic over such a type costs each user compile time once for each of their types, so it is kept to thin
-//! forms around code without type parameters. `tests/compile-cost` measures the cost itself.
+//! Code that is generic over such a type costs compile time for each type, so it is a thin layer around code without type
+//! parameters. `tests/compile-cost` measures the cost.
 
 use crate::source::{File, Finding, assert_none, repository};
 
-/// The traits of what users write. A parameter with such a bound makes an item generic over their types.
+/// Traits that users implement. A parameter with such a bound makes an item generic over users' types.
 const TRAITS: [&str; 11] = [
     "Stateful",
     "Command",
@@ -20,8 +20,8 @@ const TRAITS: [&str; 11] = [
     "Visitor",
 ];
 
-/// The rooms in a command's way, and how many lines of code each may have that are generic over users' types. What a room had
-/// when this was written, and a tenth more. Raise a number only after `tests/compile-cost` has said what it costs.
+/// The modules on a command's path, and the limit of lines that are generic over users' types: a tenth above the count when
+/// this test was written. Measure the cost with `tests/compile-cost` before raising a limit.
 const LINES: [(&str, usize); 6] =
     [("actor", 310), ("aggregate", 75), ("client", 275), ("message", 550), ("router", 52), ("saga", 50)];
 
@@ -41,7 +41,7 @@ fn generic_lines(code: &str) -> usize {
             opened |= line.contains('{');
             depth = depth.saturating_sub(line.matches('}').count());
             at += 1;
-            // A function of a trait has no block.
+            // A function of a trait may have no block.
             if (opened && depth == 0) || (!opened && line.ends_with(';')) {
                 break;
             }
@@ -50,7 +50,7 @@ fn generic_lines(code: &str) -> usize {
     count
 }
 
-/// Whether a line begins an `impl` or a function with a parameter that stands for a type of users.
+/// Returns true if a line begins an `impl` or a function with a parameter for a type of users.
 fn is_generic(line: &str) -> bool {
     let begins = line.starts_with("impl<") || line.contains("fn ");
     let Some((_, parameters)) = line.split_once('<').filter(|_| begins) else { return false };
@@ -61,8 +61,8 @@ fn is_generic(line: &str) -> bool {
 
 fn grown(files: &[File], most: &[(&str, usize)]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (room, most) in most {
-        let folder = format!("framework/src/{room}/");
+    for (module, most) in most {
+        let folder = format!("framework/src/{module}/");
         let inside: Vec<&File> =
             files.iter().filter(|file| file.is_product() && file.path.starts_with(&folder)).collect();
         let lines: usize = inside.iter().map(|file| generic_lines(&file.product_code())).sum();
@@ -70,7 +70,7 @@ fn grown(files: &[File], most: &[(&str, usize)]) -> Vec<Finding> {
             && let Some(first) = inside.first()
         {
             let what = format!(
-                "`{room}` has {lines} lines of code that are compiled for each type of users, more than {most}"
+                "`{module}` has {lines} lines of code that are compiled for each type of users, more than {most}"
             );
             findings.push(first.finding_at_top(what));
         }
@@ -79,12 +79,12 @@ fn grown(files: &[File], most: &[(&str, usize)]) -> Vec<Finding> {
 }
 
 #[test]
-fn code_compiled_for_each_type_of_users_stays_small() {
+fn code_compiled_for_each_user_type_stays_small() {
     assert_none(&grown(&repository(), &LINES));
 }
 
 #[test]
-fn generic_code_that_has_grown_is_found() {
+fn growth_of_generic_code_is_found() {
     let text =
         "fn plain() {\n}\nimpl<A: Stateful> Plan<A> {\n    fn one() {}\n}\npub fn two<C: Command>(c: C) {\n    c;\n}\n";
     let files = [File::new("framework/src/actor/a.rs", text)];

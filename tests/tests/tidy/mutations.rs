@@ -1,5 +1,6 @@
-//! The mutations in `tests/mutations`: each applies to the code as it is, changes product code alone, and names a test that
-//! exists. `tests/mutants` runs them.
+//! Each mutation in `tests/mutations` applies to the present code, changes only product code, and names an existing test.
+//!
+//! `tests/mutants` runs them.
 
 use std::process::Command;
 
@@ -8,8 +9,8 @@ use super::source::{File, Finding, assert_none, repository, top};
 const FOLDER: &str = "tests/mutations/";
 const PRODUCT: [&str; 3] = ["framework/", "macros/src/", "samples/"];
 
-/// Mutations whose head or diff does not say what `tests/mutants` needs.
-fn shapeless_mutations(files: &[File]) -> Vec<Finding> {
+/// Mutations whose head or diff is invalid for `tests/mutants`.
+fn invalid_mutations(files: &[File]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for patch in files.iter().filter(|file| file.path.starts_with(FOLDER)) {
         if !patch.path.ends_with(".patch") {
@@ -51,22 +52,24 @@ fn is_in_library(files: &[File], filter: &str) -> bool {
     files.iter().filter(|file| file.is_rust() && file.path.contains("src/")).any(|file| names(file, filter))
 }
 
-/// Whether a function has the filter, without the modules in front of it, in its name.
+/// Returns true if the name of a function contains the filter, without its modules.
 fn names(file: &File, filter: &str) -> bool {
     let filter = filter.rsplit("::").next().unwrap_or(filter);
     let is_named = |rest: &str| rest.split('(').next().is_some_and(|name| name.contains(filter));
     filter.is_empty() || file.text.split("fn ").skip(1).any(is_named)
 }
 
-/// Bugs planted in product code instead of in a patch.
-fn planted_bugs(files: &[File]) -> Vec<Finding> {
+/// Deliberate bugs in product code instead of in a patch.
+fn deliberate_bugs(files: &[File]) -> Vec<Finding> {
     let product =
         files.iter().filter(|file| file.is_rust() && PRODUCT.iter().any(|folder| file.path.starts_with(folder)));
     product
         .flat_map(|file| {
             let code = file.code();
             let found = code.match_indices("cfg!(plant").chain(code.match_indices("cfg(plant")).map(|(at, _)| at);
-            found.map(|at| file.finding(at, "plants a bug: make it a patch in tests/mutations")).collect::<Vec<_>>()
+            found
+                .map(|at| file.finding(at, "is a deliberate bug: make it a patch in tests/mutations"))
+                .collect::<Vec<_>>()
         })
         .collect()
 }
@@ -75,7 +78,7 @@ fn planted_bugs(files: &[File]) -> Vec<Finding> {
 fn mutations_change_product_code_and_name_tests() {
     let files = repository();
     assert!(files.iter().any(|file| file.path.starts_with(FOLDER)), "there are no mutations");
-    assert_none(&shapeless_mutations(&files));
+    assert_none(&invalid_mutations(&files));
 }
 
 #[test]
@@ -96,19 +99,19 @@ fn mutations_apply_to_the_code() {
 }
 
 #[test]
-fn product_code_plants_no_bugs() {
-    assert_none(&planted_bugs(&repository()));
+fn product_code_contains_no_deliberate_bugs() {
+    assert_none(&deliberate_bugs(&repository()));
     let bad = File::new("framework/src/a.rs", "fn f() { if cfg!(plant = \"x\") { g() } }");
-    assert_eq!(planted_bugs(&[bad]).len(), 1);
+    assert_eq!(deliberate_bugs(&[bad]).len(), 1);
 }
 
 #[test]
-fn shapeless_mutation_is_found() {
+fn invalid_mutation_is_found() {
     let code = File::new("framework/tests/a.rs", "#[test]\nfn money_is_conserved() {}");
     let product = "+++ b/framework/src/a.rs";
     let found = |head: &str, changed: &str| {
         let code = File::new(&code.path, &code.text);
-        shapeless_mutations(&[code, File::new("tests/mutations/x.patch", &format!("{head}\n{changed}\n"))]).len()
+        invalid_mutations(&[code, File::new("tests/mutations/x.patch", &format!("{head}\n{changed}\n"))]).len()
     };
     assert_eq!(found("# detect: --test a money_is", product), 0);
     assert_eq!(found("# detect: --test b money_is", product), 1, "another target");
@@ -116,5 +119,5 @@ fn shapeless_mutation_is_found() {
     assert_eq!(found("diff --git", product), 1, "no head");
     assert_eq!(found("# detect: money_is", product), 1, "no target");
     assert_eq!(found("# detect: --test a money_is", "+++ b/framework/tests/a.rs"), 1, "changes a test");
-    assert_eq!(shapeless_mutations(&[File::new("tests/mutations/x.txt", "")]).len(), 1);
+    assert_eq!(invalid_mutations(&[File::new("tests/mutations/x.txt", "")]).len(), 1);
 }

@@ -1,10 +1,10 @@
-//! The page on running a node names every key of the configuration and every error of a sender, and no other.
+//! docs/running.md has a row for every key of the configuration, every error of a sender and every metric, and no others.
 
 use std::collections::BTreeSet;
 
 use crate::source::{File, Finding, assert_none, file};
 
-/// The names in the first cells of a table's rows, in code marks. The table is the one below a heading.
+/// The names in code spans in the first cells of the table below a heading.
 fn first_cells<'a>(page: &'a File, heading: &str) -> BTreeSet<&'a str> {
     let section = page.text.split(&format!("\n## {heading}\n")).nth(1).unwrap_or_default();
     let section = section.split("\n## ").next().unwrap_or_default();
@@ -12,48 +12,64 @@ fn first_cells<'a>(page: &'a File, heading: &str) -> BTreeSet<&'a str> {
     rows.filter_map(|row| row.split('|').nth(1)).flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect()
 }
 
-/// The beginnings of the lines that are indented once between an item's first line and its end: fields and variants.
+/// The names in code spans in the table with this head.
+fn names_below<'a>(page: &'a File, head: &str) -> BTreeSet<&'a str> {
+    let rows = page.text.lines().skip_while(|line| *line != head).take_while(|line| line.starts_with('|'));
+    rows.flat_map(|row| row.split('`').skip(1).step_by(2)).collect()
+}
+
+/// The fields or variants of an item: the first words of its lines that are indented once.
 fn members<'a>(code: &'a File, item: &str) -> BTreeSet<&'a str> {
     let body = code.text.split(&format!("{item} {{\n")).nth(1).unwrap_or_default();
     let lines = body.lines().take_while(|line| *line != "}");
     let members =
         lines.filter_map(|line| line.strip_prefix("    ")).filter(|line| line.starts_with(char::is_alphabetic));
-    members.map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default()).collect()
+    let name =
+        |line: &'a str| line.strip_prefix("pub ").unwrap_or(line).split(|c: char| !c.is_alphanumeric() && c != '_');
+    members.map(|line| name(line).next().unwrap_or_default()).collect()
 }
 
-/// What stands in one and not in the other.
-fn differences(page: &File, heading: &str, code: &File, item: &str) -> Vec<Finding> {
-    let (written, there) = (first_cells(page, heading), members(code, item));
+/// Names without a row, and rows without a name.
+fn differences(page: &File, written: &BTreeSet<&str>, code: &File, item: &str) -> Vec<Finding> {
+    let there = members(code, item);
     if there.is_empty() {
         return vec![code.finding_at_top(format!("has no `{item}`"))];
     }
     let unknown = written.difference(&there).map(|name| format!("`{name}` is not in `{item}`"));
-    let missing = there.difference(&written).map(|name| format!("`{name}` of `{item}` has no row"));
+    let missing = there.difference(written).map(|name| format!("`{name}` of `{item}` has no row"));
     unknown.chain(missing).map(|text| page.finding_at_top(text)).collect()
 }
 
 #[test]
-fn every_key_of_the_configuration_has_a_row() {
+fn every_configuration_key_has_a_row() {
     let (page, code) = (file("docs/running.md"), file("framework/src/node/config.rs"));
-    assert_none(&differences(&page, "Configuration", &code, "struct FileConfig"));
+    assert_none(&differences(&page, &first_cells(&page, "Configuration"), &code, "struct FileConfig"));
 }
 
 #[test]
-fn every_error_of_a_sender_has_a_row() {
+fn every_send_error_has_a_row() {
     let (page, code) = (file("docs/running.md"), file("framework/src/router/error.rs"));
-    assert_none(&differences(&page, "Errors of senders", &code, "pub enum SendError"));
+    assert_none(&differences(&page, &first_cells(&page, "Errors of senders"), &code, "pub enum SendError"));
 }
 
 #[test]
-fn a_key_without_a_row_and_a_row_without_a_key_are_found() {
+fn every_metric_has_a_row() {
+    let (page, code) = (file("docs/running.md"), file("framework/src/node/mod.rs"));
+    assert_none(&differences(&page, &names_below(&page, "| counts | fields |"), &code, "pub struct Metrics"));
+}
+
+#[test]
+fn missing_and_stale_rows_are_found() {
     let code = File::new("a.rs", "struct C {\n    /// One.\n    one: u8,\n    two: Option<u8>,\n}\n");
     let found = |rows: &str| {
         let page = File::new("docs/a.md", &format!("# A\n\n## Keys\n\n| key |\n|---|\n{rows}\n## Else\n\n| `six` |\n"));
-        differences(&page, "Keys", &code, "struct C").len()
+        differences(&page, &first_cells(&page, "Keys"), &code, "struct C").len()
     };
     assert_eq!(found("| `one`, `two` | both |\n"), 0);
     assert_eq!(found("| `one` | `two` |\n"), 1);
     assert_eq!(found("| `one` |\n| `two` |\n| `three` |\n"), 1);
     let nothing = File::new("docs/a.md", "# A\n");
-    assert_eq!(differences(&nothing, "Keys", &code, "struct D").len(), 1);
+    assert_eq!(differences(&nothing, &first_cells(&nothing, "Keys"), &code, "struct D").len(), 1);
+    let table = File::new("docs/a.md", "| counts | fields |\n|---|---|\n| all | `one` and `two` |\n\n| `six` |\n");
+    assert_eq!(names_below(&table, "| counts | fields |"), BTreeSet::from(["one", "two"]));
 }

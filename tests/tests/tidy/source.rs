@@ -1,4 +1,4 @@
-//! The repository as text: its files, their code without comments and strings, and what was found in them.
+//! The repository as text: its files, their code without comments and strings, and the findings in them.
 
 use std::fmt;
 use std::fs;
@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 pub(crate) struct File {
     /// Its path from the top of the repository, with `/`.
     pub(crate) path: String,
-    /// All of it.
+    /// Its content.
     pub(crate) text: String,
 }
 
-/// A place where a rule is broken.
+/// A violation of a rule.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Finding {
     path: String,
@@ -32,22 +32,22 @@ impl File {
         Self { path: path.to_owned(), text: text.to_owned() }
     }
 
-    /// Whether it is Rust.
+    /// Returns true for Rust code.
     pub(crate) fn is_rust(&self) -> bool {
         self.path.ends_with(".rs")
     }
 
-    /// Whether it is part of the framework as it is released.
+    /// Returns true for a file of the released framework.
     pub(crate) fn is_product(&self) -> bool {
         self.path.starts_with("framework/src/") && self.is_rust() && !self.path.ends_with("/tests.rs")
     }
 
-    /// Rust code with blanks for comments and for the content of strings; every byte keeps its place.
+    /// Rust code with blanks instead of comments and the content of strings. All other bytes keep their offsets.
     pub(crate) fn code(&self) -> String {
         blank_prose(&self.text)
     }
 
-    /// [`code`](Self::code) with blanks for `#[cfg(test)]` modules as well.
+    /// [`code`](Self::code) with blanks instead of `#[cfg(test)]` modules too.
     pub(crate) fn product_code(&self) -> String {
         blank_tests(blank_prose(&self.text))
     }
@@ -63,7 +63,7 @@ impl File {
         self.finding(0, what)
     }
 
-    /// The lines with the byte at which each begins.
+    /// The lines, each with the offset of its first byte.
     pub(crate) fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
         self.text.split_inclusive('\n').scan(0, |next, line| {
             let at = *next;
@@ -73,18 +73,18 @@ impl File {
     }
 }
 
-/// Fails with all findings, one a line.
+/// Panics with all findings, one a line, if there are any.
 #[track_caller]
 pub(crate) fn assert_none(findings: &[Finding]) {
     assert!(findings.is_empty(), "\n{}\n", findings.iter().map(|f| format!("  {f}\n")).collect::<String>());
 }
 
-/// The top folder of the repository.
+/// The root of the repository.
 pub(crate) fn top() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ stands in the top folder").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the root of the repository").to_owned()
 }
 
-/// All text files of the repository, in the order of their paths.
+/// All text files of the repository, ordered by path.
 pub(crate) fn repository() -> Vec<File> {
     let top = top();
     let ignored = fs::read_to_string(top.join(".gitignore")).unwrap_or_default();
@@ -95,7 +95,7 @@ pub(crate) fn repository() -> Vec<File> {
         for entry in fs::read_dir(&folder).expect("a folder of the repository can be read") {
             let path = entry.expect("a folder of the repository can be read").path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            // A build folder marks itself, whatever its name.
+            // Build folders contain this tag, whatever their name.
             if name == ".git" || ignored.contains(&name) || path.join("CACHEDIR.TAG").exists() {
                 continue;
             }
@@ -118,12 +118,12 @@ pub(crate) fn file(path: &str) -> File {
     File { path: path.to_owned(), text }
 }
 
-/// Whether a byte can be part of a Rust name.
+/// Returns true if a byte can be part of a Rust name.
 pub(crate) fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_'
 }
 
-/// Every place where `word` stands in `code` and is not part of a longer name.
+/// The offsets at which `word` occurs in `code` and is not part of a longer name.
 pub(crate) fn places(code: &str, word: &str) -> Vec<usize> {
     let bytes = code.as_bytes();
     let first = word.as_bytes().first().copied().is_some_and(is_name_byte);
@@ -138,14 +138,14 @@ pub(crate) fn places(code: &str, word: &str) -> Vec<usize> {
         .collect()
 }
 
-/// The name that begins at a byte; empty if none does.
+/// The name that begins at a byte, or an empty string.
 pub(crate) fn name_at(code: &str, at: usize) -> &str {
     let rest = &code[at..];
     let end = rest.bytes().position(|byte| !is_name_byte(byte)).unwrap_or(rest.len());
     &rest[..end]
 }
 
-/// Puts blanks where comments and the contents of string literals are.
+/// Replaces comments and the contents of string literals with blanks.
 fn blank_prose(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = bytes.to_vec();
@@ -176,7 +176,7 @@ fn blank_prose(text: &str) -> String {
     String::from_utf8(out).expect("whole characters were replaced")
 }
 
-/// How long the block comment at the beginning is, nested ones included.
+/// The length of the block comment at the beginning, including nested ones.
 fn block_comment(rest: &str) -> usize {
     let (mut depth, mut at) = (0_usize, 0);
     while at < rest.len() {
@@ -192,7 +192,7 @@ fn block_comment(rest: &str) -> usize {
     at
 }
 
-/// How long the raw string at the beginning is, if there is one.
+/// The length of the raw string at the beginning, if there is one.
 fn raw_string(rest: &str) -> Option<usize> {
     let prefix = ["r", "br", "cr"]
         .into_iter()
@@ -203,7 +203,7 @@ fn raw_string(rest: &str) -> Option<usize> {
     Some(rest[open..].find(&close).map_or(rest.len(), |at| open + at + close.len()))
 }
 
-/// How long the quoted literal at the beginning is.
+/// The length of the quoted literal at the beginning.
 fn quoted(rest: &str, quote: u8) -> usize {
     let bytes = rest.as_bytes();
     let mut at = 1;
@@ -213,7 +213,7 @@ fn quoted(rest: &str, quote: u8) -> usize {
     (at + 1).min(bytes.len())
 }
 
-/// Whether the quote at the beginning opens a character, not a lifetime.
+/// Returns true if the quote at the beginning opens a character, not a lifetime.
 fn is_char(rest: &str) -> bool {
     let mut chars = rest.chars().skip(1);
     match chars.next() {
@@ -223,7 +223,7 @@ fn is_char(rest: &str) -> bool {
     }
 }
 
-/// Puts blanks where modules and functions for tests are, in code without comments and strings.
+/// Replaces modules and functions for tests with blanks, in code without comments and strings.
 fn blank_tests(code: String) -> String {
     let mut out = code.clone().into_bytes();
     for (at, _) in code.match_indices("#[cfg(test)]") {
@@ -238,7 +238,7 @@ fn blank_tests(code: String) -> String {
     String::from_utf8(out).expect("only whole items were replaced")
 }
 
-/// The byte behind the brace that closes the one at `open`.
+/// The offset after the brace that closes the one at `open`.
 pub(crate) fn closing(code: &str, open: usize) -> usize {
     let mut depth = 0_usize;
     for (at, byte) in code.bytes().enumerate().skip(open) {
@@ -255,7 +255,7 @@ pub(crate) fn closing(code: &str, open: usize) -> usize {
 }
 
 #[test]
-fn comments_strings_and_characters_are_blanked_and_all_else_keeps_its_place() {
+fn comments_strings_and_characters_are_blanked() {
     let text = r####"let a = "x // {"; // gone " {
 /* gone /* nested */ still gone */ let b = r#"raw " {"#; let c = '{'; let d = '\''; fn e<'a>(x: &'a str) {}
 let f = b"bytes\" {"; let for_real = "é";"####;
@@ -267,7 +267,7 @@ let f = b"bytes\" {"; let for_real = "é";"####;
 }
 
 #[test]
-fn modules_for_tests_are_no_product_code() {
+fn modules_for_tests_are_not_product_code() {
     let file =
         File::new("framework/src/a.rs", "fn kept() {}\n#[cfg(test)]\nmod tests { fn x() { y() } }\nfn also() {}");
     let code = file.product_code();

@@ -1,0 +1,236 @@
+//! The modules of the framework use each other as the table in ARCHITECTURE.md says, and without cycles.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::source::{File, Finding, assert_none, file, name_at, places, repository};
+
+/// Files of framework/src that may use all modules; no module uses them.
+const ROOT: [&str; 3] = ["lib", "prelude", "doc_fixtures"];
+
+/// From each module to the modules it may use.
+type Table = BTreeMap<String, BTreeSet<String>>;
+
+/// The rows of the table of modules: the byte at which each begins, and its cells.
+fn rows(architecture: &File) -> Vec<(usize, [&str; 4])> {
+    let head = "| module | contents | start reading at | uses |";
+    let lines = architecture.lines().skip_while(|(_, line)| *line != head).skip(2);
+    let rows = lines.take_while(|(_, line)| line.starts_with('|'));
+    rows.map(|(at, line)| {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        (at, cells.try_into().unwrap_or_else(|_| panic!("expected four cells: {line}")))
+    })
+    .collect()
+}
+
+/// The modules and what each may use.
+fn table(architecture: &File) -> Table {
+    let clean = |name: &str| name.trim_matches('`').to_owned();
+    let row = |[module, _, _, uses]: [&str; 4]| {
+        (clean(module), uses.split_whitespace().filter(|&word| word != "-").map(clean).collect())
+    };
+    rows(architecture).into_iter().map(|(_, cells)| row(cells)).collect()
+}
+
+/// Entry points that do not exist.
+fn missing_entry_points(architecture: &File, files: &[File]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (at, [module, _, start, _]) in rows(architecture) {
+        let (module, start) = (module.trim_matches('`'), start.trim_matches('`'));
+        let is_inside = start == format!("{module}.rs") || start.starts_with(&format!("{module}/"));
+        if !is_inside || files.iter().all(|file| file.path != format!("framework/src/{start}")) {
+            findings.push(architecture.finding(at, format!("`{start}` is not a file of `{module}`")));
+        }
+    }
+    findings
+}
+
+/// The module of a file of the framework.
+fn module(file: &File) -> Option<&str> {
+    let inside = file.path.strip_prefix("framework/src/")?;
+    Some(inside.split('/').next()?.trim_end_matches(".rs"))
+}
+
+/// The names that a file uses from modules at the crate's root, with their places.
+fn uses(file: &File) -> Vec<(String, usize)> {
+    let code = file.product_code();
+    let mut uses = Vec::new();
+    // The crate is also named `whizbang` inside itself, for generated code.
+    for root in ["crate::", "whizbang::"] {
+        for at in places(&code, root) {
+            names_behind(&code, at + root.len(), &mut uses);
+        }
+    }
+    // `super::` chains up to the root reach the same modules.
+    let mut depth = file.path.trim_start_matches("framework/src/").split('/').count();
+    if file.path.ends_with("/mod.rs") {
+        depth -= 1;
+    }
+    let to_root = "super::".repeat(depth);
+    for at in places(&code, &to_root) {
+        if !code[..at].ends_with("super::") && !code[at + to_root.len()..].starts_with("super::") {
+            names_behind(&code, at + to_root.len(), &mut uses);
+        }
+    }
+    uses
+}
+
+/// The name after a path's `::`, or the first name of each path in its braces.
+fn names_behind(code: &str, at: usize, into: &mut Vec<(String, usize)>) {
+    let name = name_at(code, at);
+    if !name.is_empty() {
+        // An exported macro is at the root, in whichever module it is defined.
+        if !code[at + name.len()..].starts_with('!') {
+            into.push((name.to_owned(), at));
+        }
+        return;
+    }
+    let (mut depth, mut expects_name) = (0_usize, false);
+    let mut end = at;
+    for (place, byte) in code.bytes().enumerate().skip(at) {
+        match byte {
+            b'{' => (depth, expects_name) = (depth + 1, depth == 0),
+            b'}' => depth = depth.saturating_sub(1),
+            b',' => expects_name = depth == 1,
+            b' ' | b'\n' => {}
+            _ if expects_name && place >= end => {
+                let name = name_at(code, place);
+                into.push((name.to_owned(), place));
+                (expects_name, end) = (false, place + name.len());
+            }
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+}
+
+/// Every use of a module that the table does not allow, and every module without a row.
+fn edges_against_the_table(files: &[File], table: &Table) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for file in files.iter().filter(|file| file.is_product()) {
+        let Some(from) = module(file).filter(|module| !ROOT.contains(module)) else { continue };
+        let Some(allowed) = table.get(from) else {
+            findings.push(file.finding_at_top(format!("`{from}` is not in the table of modules in ARCHITECTURE.md")));
+            continue;
+        };
+        for (to, at) in uses(file) {
+            if to == from || allowed.contains(&to) {
+            } else if table.contains_key(&to) {
+                findings.push(file.finding(at, format!("`{from}` uses `{to}`, which the table does not allow")));
+            } else {
+                findings
+                    .push(file.finding(at, format!("`crate::{to}` is not a module: name the module that defines it")));
+            }
+        }
+    }
+    findings
+}
+
+/// The edges in the code.
+fn edges(files: &[File]) -> Table {
+    let mut edges = Table::new();
+    for file in files.iter().filter(|file| file.is_product()) {
+        let Some(from) = module(file).filter(|module| !ROOT.contains(module)) else { continue };
+        let to = uses(file).into_iter().map(|(to, _)| to).filter(|to| to != from);
+        edges.entry(from.to_owned()).or_default().extend(to);
+    }
+    edges
+}
+
+/// One cycle among the modules, if there is any.
+fn cycle(edges: &Table) -> Option<Vec<String>> {
+    fn walk(module: &str, edges: &Table, path: &mut Vec<String>, done: &mut BTreeSet<String>) -> bool {
+        if let Some(start) = path.iter().position(|seen| seen == module) {
+            path.drain(..start);
+            path.push(module.to_owned());
+            return true;
+        }
+        if done.contains(module) {
+            return false;
+        }
+        path.push(module.to_owned());
+        for next in edges.get(module).into_iter().flatten() {
+            if walk(next, edges, path, done) {
+                return true;
+            }
+        }
+        path.pop();
+        done.insert(module.to_owned());
+        false
+    }
+    let mut done = BTreeSet::new();
+    edges.keys().find_map(|module| {
+        let mut path = Vec::new();
+        walk(module, edges, &mut path, &mut done).then_some(path)
+    })
+}
+
+#[test]
+fn modules_use_only_allowed_modules() {
+    assert_none(&edges_against_the_table(&repository(), &table(&file("ARCHITECTURE.md"))));
+}
+
+#[test]
+fn modules_have_no_cycle() {
+    assert_eq!(cycle(&table(&file("ARCHITECTURE.md"))), None, "in the table of ARCHITECTURE.md");
+    assert_eq!(cycle(&edges(&repository())), None, "in the code");
+}
+
+#[test]
+fn table_has_every_module_and_its_entry_point() {
+    let (architecture, files) = (file("ARCHITECTURE.md"), repository());
+    let built = edges(&files).into_keys().collect::<BTreeSet<_>>();
+    assert_eq!(
+        table(&architecture).into_keys().collect::<BTreeSet<_>>(),
+        built,
+        "modules of the table and of the code"
+    );
+    assert_none(&missing_entry_points(&architecture, &files));
+}
+
+const TABLE: &str = "| module | contents | start reading at | uses |
+|---|---|---|---|
+| `message` | x | `message.rs` | - |
+| `store` | y | `store/mod.rs` | `message` |
+| `actor` | z | `store/mod.rs` | `store` |
+";
+
+#[test]
+fn wrong_entry_point_is_found() {
+    let files = ["message.rs", "store/mod.rs"].map(|path| File::new(&format!("framework/src/{path}"), ""));
+    let found = |table: &str| missing_entry_points(&File::new("ARCHITECTURE.md", table), &files).len();
+    assert_eq!(found(TABLE), 1, "the entry point of `actor` is in another module");
+    assert_eq!(found(&TABLE.replace("store/mod.rs", "store/none.rs")), 2);
+}
+
+#[test]
+fn forbidden_use_is_found_however_it_is_written() {
+    let table = table(&File::new("ARCHITECTURE.md", TABLE));
+    assert_eq!(table.len(), 3);
+    let found = |path: &str, text: &str| edges_against_the_table(&[File::new(path, text)], &table).len();
+    let store = "framework/src/store/memory/mod.rs";
+    assert_eq!(found(store, "use crate::message::Name; // crate::actor\nuse crate::store::Turn;"), 0);
+    assert_eq!(found(store, "use crate::actor::Effects;"), 1);
+    assert_eq!(found(store, "use crate::{message::Name, actor::{Effects, Plan}};"), 1);
+    assert_eq!(found(store, "fn f(x: &crate::actor::Effects) {}"), 1);
+    assert_eq!(found(store, "use super::super::actor::Effects;"), 1);
+    assert_eq!(found(store, "use ::whizbang::actor::Effects;"), 1);
+    assert_eq!(found(store, "use super::Turn;"), 0);
+    assert_eq!(found(store, "macro_rules! m { () => { $crate::m!() } }"), 0);
+    assert_eq!(found(store, "use crate::Effects;"), 1);
+    assert_eq!(found(store, "#[cfg(test)]\nmod tests { use crate::actor::Effects; }"), 0);
+    assert_eq!(found("framework/src/cellar/mod.rs", ""), 1);
+    assert_eq!(found("framework/src/lib.rs", "pub use crate::actor::Effects;"), 0);
+}
+
+#[test]
+fn cycle_is_found() {
+    let files = [
+        File::new("framework/src/a/mod.rs", "use crate::b::X;"),
+        File::new("framework/src/b.rs", "use crate::c::X;"),
+        File::new("framework/src/c.rs", "use crate::b::Y;"),
+    ];
+    assert_eq!(cycle(&edges(&files)), Some(vec!["b".into(), "c".into(), "b".into()]));
+    assert_eq!(cycle(&edges(&files[..2])), None);
+}
