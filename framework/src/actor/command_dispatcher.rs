@@ -40,7 +40,7 @@ impl<A: Stateful, C: Command> CommandDispatcher<A, C> {
 }
 
 impl<A: Stateful, C: Command> CommandEndpoint<C> for CommandDispatcher<A, C> {
-    fn ask(
+    fn submit(
         &self,
         command: C,
         meta: Option<Box<CommandMeta>>,

@@ -60,7 +60,7 @@ impl ActorInstance {
     /// what actors have sent stays with them: it waits here, unsettled, until letters are handled or discarded.
     pub(crate) fn park(&mut self, delivery: Delivery, mut permit: Permit, ctx: &mut Ctx) {
         // What was deferred stands in this shard's log already, and comes before all that is fresh.
-        let is_deferred = matches!(&delivery.dedup_key, DedupKey::Sequence { floor, .. } if floor.is_deferred());
+        let is_deferred = matches!(&delivery.dedup_key, DedupKey::Sequence { tracker, .. } if tracker.is_deferred());
         if is_deferred || self.crowd.is_none() && self.state.rest.parked.has_room() {
             let error = "its key is parked behind a dead letter".to_owned();
             let note = self.letter(delivery.envelope.clone(), DeadLetterReason::Behind, error.clone(), 0);
@@ -185,12 +185,12 @@ impl ActorInstance {
         }
         match self.dispatcher.key_of(envelope) {
             Ok(Some(key)) if *key == *letter.key => Action::React,
-            Ok(Some(key)) => Action::Refuse(format!(
+            Ok(Some(key)) => Action::DeadLetter(format!(
                 "asks for the key `{}`, not for this one",
                 shortened(key.escape_debug().to_string())
             )),
-            Ok(None) => Action::Refuse("is not taken by this actor".to_owned()),
-            Err(error) => Action::Refuse(error),
+            Ok(None) => Action::DeadLetter("is not taken by this actor".to_owned()),
+            Err(error) => Action::DeadLetter(error),
         }
     }
 

@@ -432,11 +432,11 @@ impl ActorEndpoint for Rc<Dispatcher> {
         }
     }
 
-    fn live(&self) -> usize {
+    fn live_count(&self) -> usize {
         self.keys.borrow().len()
     }
 
-    fn sweep(&self, idle_sweeps: u64, cap: usize) {
+    fn passivate_idle(&self, idle_sweeps: u64, cap: usize) {
         let now = self.context.sweeps.get();
         let mut gone = Vec::new();
         {
@@ -482,11 +482,11 @@ impl ActorEndpoint for Rc<Dispatcher> {
         self.backlogs.each().for_each(|backlog| backlog.reset());
     }
 
-    fn recall(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+    fn load_deferred(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
         self.backlogs.recall()
     }
 
-    fn resume(&self) {
+    fn deliver_deferred(&self) {
         self.backlogs.each().for_each(Backlog::resume);
     }
 

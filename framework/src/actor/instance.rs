@@ -259,7 +259,7 @@ impl ActorInstance {
 
     /// Returns whether a message must be written down behind others, because it would overtake them.
     fn is_behind(&self, delivery: &Delivery) -> bool {
-        let fresh = matches!(&delivery.dedup_key, DedupKey::Sequence { floor, .. } if !floor.is_deferred());
+        let fresh = matches!(&delivery.dedup_key, DedupKey::Sequence { tracker, .. } if !tracker.is_deferred());
         let in_back_off = || self.waiting.as_ref().is_some_and(|waiting| waiting.in_back_off);
         fresh && (in_back_off() || self.backlog().is_some_and(|backlog| backlog.has(&self.key)))
     }
@@ -315,9 +315,9 @@ impl ActorInstance {
         let Delivered { delivery, permit } = delivered;
         let host = Rc::clone(&self.dispatcher.context);
         match &delivery.dedup_key {
-            DedupKey::Sequence { source, sequence, floor } => {
+            DedupKey::Sequence { source, sequence, tracker: floor } => {
                 if !self.state.seen.admit_place(source, *sequence) {
-                    floor.known(*sequence);
+                    floor.mark_known(*sequence);
                     host.counts.duplicates.one();
                     return self.settle_after_commit(
                         delivery,
@@ -390,7 +390,7 @@ impl ActorInstance {
                     );
                 }
             }
-            Action::Handle | Action::React | Action::Refuse(_) | Action::Reply => {}
+            Action::Handle | Action::React | Action::DeadLetter(_) | Action::Reply => {}
         }
         if !self.state.rest.parked.is_empty() {
             self.park(delivery, permit, ctx);

@@ -68,7 +68,7 @@ impl ActorInstance {
             DedupKey::MessageId => {
                 Marked::Outside { digest: self.dispatcher.context.digest(&delivery.envelope).value() }
             }
-            DedupKey::Sequence { source, sequence, floor } => {
+            DedupKey::Sequence { source, sequence, tracker: floor } => {
                 Marked::From { source: Rc::clone(source), sequence: *sequence, floor: Rc::clone(floor) }
             }
             DedupKey::Internal => match delivery.action {

@@ -66,7 +66,7 @@ impl Dispatcher {
                 let decide = self.handlers.timer(&envelope.domain, &envelope.name).ok_or(Failure::Unhandled)?;
                 decide(user.get()?, envelope, effects)?;
             }
-            Action::Refuse(reason) => return Err(Failure::Undecodable(reason.clone())),
+            Action::DeadLetter(reason) => return Err(Failure::Undecodable(reason.clone())),
             Action::Reply => self.decide_reply(state, user, envelope, effects, redriven)?,
             Action::React | Action::Timer { .. } | Action::Redrive | Action::Discard { .. } => {}
         }

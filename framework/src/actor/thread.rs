@@ -167,7 +167,7 @@ impl ThreadContext {
     pub(crate) fn may_have_been(&self, envelope: &Envelope, arrival: &DedupKey) -> bool {
         self.is_older(envelope)
             && match arrival {
-                DedupKey::Sequence { sequence, floor, .. } => floor.is_near_start(*sequence),
+                DedupKey::Sequence { sequence, tracker: floor, .. } => floor.is_near_start(*sequence),
                 DedupKey::MessageId => envelope.deadline.is_none(),
                 DedupKey::Internal => envelope.kind == Kind::Document,
             }

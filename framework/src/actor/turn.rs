@@ -195,7 +195,7 @@ impl ActorInstance {
             Marked::None => Mark::None,
             Marked::Outside { digest } => Mark::Outside { digest: *digest },
             Marked::From { source, sequence, floor } => {
-                Mark::From { source, sequence: *sequence, floor: floor.once_appended(*sequence) }
+                Mark::From { source, sequence: *sequence, floor: floor.watermark_after(*sequence) }
             }
             Marked::Timer { name } => Mark::Timer { name },
         };
@@ -242,7 +242,7 @@ impl ActorInstance {
             }
             Marked::From { source, sequence, floor } => {
                 // Only now: a floor above a message that is not in the log would lose it.
-                floor.appended(*sequence);
+                floor.mark_appended(*sequence);
                 state.seen.place(source, *sequence);
                 state.rest.recovered();
             }

@@ -142,7 +142,7 @@ impl<C: Command> Unsent<C> {
         if let Some(routes) = LocalRoutes::here(client.inner.node)
             && let Some(door) = routes.door::<C>()
         {
-            return match door.ask(command, meta, None) {
+            return match door.submit(command, meta, None) {
                 Submission::Done(reply) => Wait::Ready(Some(reply)),
                 Submission::Pending(receiver) => Wait::here(receiver, limit, C::Domain::NAME),
                 Submission::Forwarded => Wait::Ready(Some(Err(SendError::Stopped))),
@@ -154,7 +154,7 @@ impl<C: Command> Unsent<C> {
             let ask = move |routes: &LocalRoutes| {
                 // Without a door the node has ended, and `reply` is dropped.
                 if let Some(door) = routes.door::<C>() {
-                    door.ask(command, meta, Some(reply));
+                    door.submit(command, meta, Some(reply));
                 }
             };
             if !remote.run_on(home, Box::new(ask)) {
@@ -164,7 +164,7 @@ impl<C: Command> Unsent<C> {
         }
         let deadline = deadline.unwrap_or(DEADLINE);
         match of_command(&client, &command, meta, deadline) {
-            Ok(envelope) => Wait::elsewhere(envelope.codec, remote.ask(envelope, deadline)),
+            Ok(envelope) => Wait::elsewhere(envelope.codec, remote.send(envelope, deadline)),
             Err(error) => Wait::Ready(Some(Err(error))),
         }
     }

@@ -357,7 +357,7 @@ impl ReceiveWindow {
         let arrival = DedupKey::Sequence {
             source: Rc::clone(&self.track.source),
             sequence,
-            floor: Rc::clone(&self.track) as Rc<dyn SequenceTracker>,
+            tracker: Rc::clone(&self.track) as Rc<dyn SequenceTracker>,
         };
         let (door, work) = (self.doors)(&mut envelope);
         let gate = Rc::clone(self);

@@ -59,19 +59,19 @@ impl WatermarkTracker {
 }
 
 impl SequenceTracker for WatermarkTracker {
-    fn once_appended(&self, sequence: u64) -> u64 {
+    fn watermark_after(&self, sequence: u64) -> u64 {
         match self.open.borrow().iter().find(|open| **open != sequence) {
             Some(first) => first.saturating_sub(1),
             None => self.dispatched.get(),
         }
     }
 
-    fn appended(&self, sequence: u64) {
+    fn mark_appended(&self, sequence: u64) {
         self.open.borrow_mut().remove(&sequence);
         self.set_stored(self.floor());
     }
 
-    fn known(&self, sequence: u64) {
+    fn mark_known(&self, sequence: u64) {
         self.open.borrow_mut().remove(&sequence);
     }
 
@@ -125,8 +125,8 @@ impl Subscriber for ActorSubscriber {
             Ok(Some(key)) if Key::from(&key).is_valid() => (key, Action::React),
             Ok(None) => return done(),
             // Nobody knows whose it is: the actor that has the key of its stream makes it a dead letter that a person sees.
-            Ok(Some(key)) => (origin.key.clone(), Action::Refuse(format!("asks for a key of {} bytes", key.len()))),
-            Err(error) => (origin.key.clone(), Action::Refuse(error)),
+            Ok(Some(key)) => (origin.key.clone(), Action::DeadLetter(format!("asks for a key of {} bytes", key.len()))),
+            Err(error) => (origin.key.clone(), Action::DeadLetter(error)),
         };
         let shards = u16::try_from(self.tracks.len()).unwrap_or(u16::MAX);
         let shard = shard_of(&key, shards);
@@ -141,7 +141,7 @@ impl Subscriber for ActorSubscriber {
         let arrival = DedupKey::Sequence {
             source: Rc::clone(&track.source),
             sequence,
-            floor: Rc::clone(track) as Rc<dyn SequenceTracker>,
+            tracker: Rc::clone(track) as Rc<dyn SequenceTracker>,
         };
         let settle = Box::new(move |outcome: Outcome| {
             if let Outcome::Stopped | Outcome::Unknown(_) = outcome {

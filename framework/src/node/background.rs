@@ -139,7 +139,7 @@ pub(super) async fn sweep(share: Weak<ThreadRuntime>) {
         let Some(share) = share.upgrade() else { return };
         share.context.sweeps.set(share.context.sweeps.get() + 1);
         for door in share.endpoints.values() {
-            door.sweep(u64::from(SWEEPS), cap);
+            door.passivate_idle(u64::from(SWEEPS), cap);
         }
         share.store_floors(1);
         if share.index == 0 {

@@ -66,7 +66,7 @@ struct DetachedClient {
 }
 
 impl Remote for DetachedClient {
-    fn ask(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
+    fn send(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
         let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
         let bridge = Arc::clone(&self.bridge);
         Box::pin(async move {

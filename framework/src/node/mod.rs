@@ -150,7 +150,7 @@ impl Node {
     /// Passivates every idle actor: the next message of its key rebuilds it.
     #[cfg(feature = "testing")]
     pub(crate) fn passivate_idle(&self) {
-        self.links.run_all(|share| share.endpoints.values().for_each(|door| door.sweep(0, 0)));
+        self.links.run_all(|share| share.endpoints.values().for_each(|door| door.passivate_idle(0, 0)));
     }
 
     /// Turns and jobs in flight now.

@@ -44,7 +44,7 @@ impl ThreadRuntime {
         // No actor of this shard has that key. Who stands in for it must be of this shard, where the message is counted.
         let stands_in = (0..=u32::MAX).map(|n| format!("stray-{n}")).find(|key| shard_of(key, shards) == to.shard);
         envelope.key = stands_in?;
-        Some((self.unrouted(&to.domain)?, Action::Refuse(reason)))
+        Some((self.unrouted(&to.domain)?, Action::DeadLetter(reason)))
     }
 
     /// Takes a message that was sent to one of this thread's shards.
@@ -193,10 +193,10 @@ impl ActorEndpoint for RejectingEndpoint {
     fn key_of(&self, _event: &Envelope) -> Result<Option<String>, String> {
         Ok(None)
     }
-    fn live(&self) -> usize {
+    fn live_count(&self) -> usize {
         0
     }
-    fn sweep(&self, _idle_sweeps: u64, _cap: usize) {}
+    fn passivate_idle(&self, _idle_sweeps: u64, _cap: usize) {}
     fn reset(&self) {}
 }
 

@@ -64,7 +64,7 @@ impl Remote for RemoteClient {
         self.links.ask(home, 0, move |share| job(&share.routes))
     }
 
-    fn ask(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
+    fn send(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
         let Some(spec) = self.spec.upgrade() else { return Box::pin(ready(Err(SendError::Stopped))) };
         let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
         if spec.owns(&domain).is_some() {

@@ -157,7 +157,7 @@ impl ThreadRuntime {
         });
         *share.me.borrow_mut() = Rc::downgrade(&share);
         for door in share.endpoints.values() {
-            door.recall().await?;
+            door.load_deferred().await?;
         }
         share.set_takers();
         Ok(share)
@@ -212,7 +212,7 @@ impl ThreadRuntime {
             }
         }
         // Before anything new: what waits in the log for a key is older.
-        self.endpoints.values().for_each(|door| door.resume());
+        self.endpoints.values().for_each(|door| door.deliver_deferred());
         self.catch_up();
     }
 
@@ -315,10 +315,10 @@ impl ThreadRuntime {
             *cell.reader.borrow_mut() = handle.reader;
         }
         for door in self.endpoints.values() {
-            door.recall().await?;
+            door.load_deferred().await?;
         }
         self.context.commits.recovered();
-        self.endpoints.values().for_each(|door| door.resume());
+        self.endpoints.values().for_each(|door| door.deliver_deferred());
         self.set_takers();
         self.catch_up();
         Ok(())

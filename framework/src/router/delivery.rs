@@ -16,7 +16,7 @@ pub enum Action {
     /// React to an event.
     React,
     /// Make a dead letter of an event of which nobody knows whose it is: the text says why.
-    Refuse(String),
+    DeadLetter(String),
     /// Take the reply to a command it sent.
     Reply,
     /// Wake by a timer, if it is still the one set in that turn.
@@ -45,7 +45,7 @@ pub enum DedupKey {
         /// The place.
         sequence: u64,
         /// Who counts what has been taken.
-        floor: Rc<dyn SequenceTracker>,
+        tracker: Rc<dyn SequenceTracker>,
     },
     /// By the actor itself: a timer, a redrive.
     Internal,
@@ -54,10 +54,10 @@ pub enum DedupKey {
 /// Counts, for one source of one shard, what has been appended.
 pub trait SequenceTracker {
     /// Up to where is everything from the source appended, once the message at `sequence` is?
-    fn once_appended(&self, sequence: u64) -> u64;
+    fn watermark_after(&self, sequence: u64) -> u64;
 
     /// The message at `sequence` is appended, with the floor that this gives.
-    fn appended(&self, sequence: u64);
+    fn mark_appended(&self, sequence: u64);
 
     /// Whether the message is written down in the receiving shard: it waits there, and its source's floor has passed it.
     fn is_deferred(&self) -> bool {
@@ -65,7 +65,7 @@ pub trait SequenceTracker {
     }
 
     /// The message at `sequence` was appended before: nothing is written for it now, so the store does not know of a floor that rises.
-    fn known(&self, sequence: u64);
+    fn mark_known(&self, sequence: u64);
 
     /// Whether `sequence` is so near to the first one counted here that it may have been under way when the node ended last.
     fn is_near_start(&self, sequence: u64) -> bool {

@@ -22,10 +22,10 @@ pub trait ActorEndpoint {
     fn key_of(&self, event: &Envelope) -> Result<Option<String>, String>;
 
     /// How many actors of the type are live.
-    fn live(&self) -> usize;
+    fn live_count(&self) -> usize;
 
     /// Puts actors to rest that were idle since `idle_sweeps` sweeps, and the longest idle ones above `cap`.
-    fn sweep(&self, idle_sweeps: u64, cap: usize);
+    fn passivate_idle(&self, idle_sweeps: u64, cap: usize);
 
     /// Lets every actor forget its state and fails what is queued: commits have failed.
     fn reset(&self);
@@ -34,12 +34,12 @@ pub trait ActorEndpoint {
     ///
     /// # Errors
     /// What reading the store can meet.
-    fn recall(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+    fn load_deferred(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
         Box::pin(std::future::ready(Ok(())))
     }
 
     /// Begins to deliver what waits in the log.
-    fn resume(&self) {}
+    fn deliver_deferred(&self) {}
 
     /// Returns whether nothing waits that will be delivered without a person.
     fn is_idle(&self) -> bool {
@@ -67,7 +67,7 @@ pub trait CommandEndpoint<C: Command> {
     /// commit; at once if the command is refused: [`SendError::Busy`], [`SendError::Stopped`] or [`SendError::Key`].
     ///
     /// Who waits elsewhere gives `reply` for it.
-    fn ask(
+    fn submit(
         &self,
         command: C,
         meta: Option<Box<CommandMeta>>,
@@ -103,7 +103,7 @@ pub trait Remote: Send + Sync {
     }
 
     /// Sends a command and waits for its reply: `Result<Reply, Rejection>`, encoded in the envelope's codec.
-    fn ask(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>>;
+    fn send(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>>;
 
     /// Hands a command over to be handled some time.
     fn post(&self, envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>>;

@@ -105,8 +105,8 @@ impl<W: Worker> WorkerDispatcher<W> {
         let digest = self.host.digest(envelope).value();
         let mark = match entry.end {
             End::Marked(DedupKey::MessageId) => Mark::Outside { digest },
-            End::Marked(DedupKey::Sequence { source, sequence, floor }) => {
-                Mark::From { source, sequence: *sequence, floor: floor.once_appended(*sequence) }
+            End::Marked(DedupKey::Sequence { source, sequence, tracker: floor }) => {
+                Mark::From { source, sequence: *sequence, floor: floor.watermark_after(*sequence) }
             }
             // Marked again, so that the sender who asks again gets the reply.
             End::Resolved if !entry.reply.is_empty() && is_from_outside(envelope) => Mark::Outside { digest },
@@ -139,9 +139,9 @@ impl<W: Worker> WorkerDispatcher<W> {
             Mark::From { source, sequence, floor } => ledger.place(source, *sequence, *floor),
             Mark::None | Mark::Timer { .. } => {}
         }
-        if let End::Marked(DedupKey::Sequence { sequence, floor, .. }) = entry.end {
+        if let End::Marked(DedupKey::Sequence { sequence, tracker: floor, .. }) = entry.end {
             // Only now: a floor above a message that is not in the log would lose it.
-            floor.appended(*sequence);
+            floor.mark_appended(*sequence);
         }
         if !matches!(entry.end, End::Not) {
             ledger.failing.remove(&envelope.id);

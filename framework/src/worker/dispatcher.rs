@@ -197,15 +197,15 @@ impl<W: Worker> ActorEndpoint for Rc<WorkerDispatcher<W>> {
         Ok(event.origin.as_ref().filter(|_| taken).map(|origin| origin.key.clone()))
     }
 
-    fn live(&self) -> usize {
+    fn live_count(&self) -> usize {
         self.jobs.borrow().len()
     }
 
-    fn sweep(&self, _idle_sweeps: u64, _cap: usize) {
+    fn passivate_idle(&self, _idle_sweeps: u64, _cap: usize) {
         // One book per shard stays; those of single messages go with their job.
     }
 
-    fn resume(&self) {
+    fn deliver_deferred(&self) {
         for shard in self.shards.iter().flatten() {
             let (me, shard) = (Rc::clone(self), Rc::clone(shard));
             let begin = move || Rc::clone(&me).begin_deferred(Rc::clone(&shard));

@@ -156,9 +156,9 @@ impl<W: Worker> WorkerDispatcher<W> {
                 return Admitted::Joined;
             }
             match arrival {
-                DedupKey::Sequence { source, sequence, floor } => {
+                DedupKey::Sequence { source, sequence, tracker: floor } => {
                     if ledger.borrow().has(source, *sequence) {
-                        floor.known(*sequence);
+                        floor.mark_known(*sequence);
                         self.host.counts.duplicates.one();
                         return Admitted::No(Outcome::Done(Bytes::new(), Codec::Bincode));
                     }

@@ -132,11 +132,11 @@ impl Backlog {
         delivery: Delivery,
         permit: P,
     ) -> Result<(), (Delivery, P)> {
-        let DedupKey::Sequence { source, sequence, floor } = &delivery.dedup_key else {
+        let DedupKey::Sequence { source, sequence, tracker: floor } = &delivery.dedup_key else {
             return Err((delivery, permit));
         };
         if self.state.borrow().keys.get(key).is_some_and(|queue| queue.knows(source, *sequence)) {
-            floor.known(*sequence);
+            floor.mark_known(*sequence);
             self.host.counts.duplicates.one();
             let settle = delivery.completion;
             let last = self.state.borrow().last;
@@ -162,7 +162,7 @@ impl Backlog {
     /// Writes down a message that its actor goes on to try: it is settled, and the delivery returned stands for it from now on. If
     /// it cannot be written down, or is already, it is returned as it is.
     pub(crate) fn keep(self: &Rc<Self>, key: &Rc<str>, delivery: Delivery) -> Delivery {
-        let fresh = matches!(&delivery.dedup_key, DedupKey::Sequence { floor, .. } if !floor.is_deferred());
+        let fresh = matches!(&delivery.dedup_key, DedupKey::Sequence { tracker, .. } if !tracker.is_deferred());
         if !fresh || self.has(key) {
             return delivery;
         }
@@ -245,7 +245,7 @@ impl Backlog {
             if let Some(message) = &message {
                 state.bytes = state.bytes.saturating_sub(message.1.payload.len());
             }
-            (id, DedupKey::Sequence { source, sequence, floor: Rc::new(place) }, message, ticket, life)
+            (id, DedupKey::Sequence { source, sequence, tracker: Rc::new(place) }, message, ticket, life)
         };
         // It counts as in flight: a wait for quiet includes it.
         let (me, key, flight) = (Rc::clone(self), Rc::clone(key), self.host.track_in_flight());
@@ -311,7 +311,7 @@ impl Backlog {
         appended: &Appended,
         message: Option<Box<(Action, Envelope)>>,
     ) {
-        let DedupKey::Sequence { source, sequence, floor } = arrival else { return };
+        let DedupKey::Sequence { source, sequence, tracker: floor } = arrival else { return };
         let mut state = self.state.borrow_mut();
         let ticket = (!appended.committed).then_some(appended.ticket);
         let entry = Entry { id, source: Rc::clone(source), sequence: *sequence, ticket, parked: false, message: None };
@@ -320,7 +320,7 @@ impl Backlog {
         self.noted(&state);
         drop(state);
         // Only now: a floor above a message that is not in the log would lose it.
-        floor.appended(*sequence);
+        floor.mark_appended(*sequence);
     }
 
     fn set_head(&self, key: &str, head: Head) {
@@ -368,7 +368,7 @@ impl Backlog {
         let arrival = match arrival {
             DedupKey::Sequence { source, sequence, .. } => {
                 let place = Place { backlog: Rc::clone(self), key: Rc::clone(key), id, life };
-                DedupKey::Sequence { source, sequence, floor: Rc::new(place) }
+                DedupKey::Sequence { source, sequence, tracker: Rc::new(place) }
             }
             other => other,
         };
@@ -434,15 +434,15 @@ struct Place {
 }
 
 impl SequenceTracker for Place {
-    fn once_appended(&self, _sequence: u64) -> u64 {
+    fn watermark_after(&self, _sequence: u64) -> u64 {
         0
     }
 
-    fn appended(&self, _sequence: u64) {
+    fn mark_appended(&self, _sequence: u64) {
         self.backlog.passed(&self.key, self.id, self.life);
     }
 
-    fn known(&self, _sequence: u64) {
+    fn mark_known(&self, _sequence: u64) {
         self.backlog.passed(&self.key, self.id, self.life);
     }
 

@@ -103,7 +103,7 @@ impl Backlog {
         error: Option<String>,
     ) -> DeadLetter {
         let refused = match work {
-            Action::Refuse(reason) => Some(reason.clone()),
+            Action::DeadLetter(reason) => Some(reason.clone()),
             _ => None,
         };
         DeadLetter {
@@ -119,7 +119,7 @@ impl Backlog {
     }
 
     pub(super) fn write_message(&self, key: &str, delivery: &Delivery) -> Result<Appended, StoreError> {
-        let DedupKey::Sequence { source, sequence, floor } = &delivery.dedup_key else {
+        let DedupKey::Sequence { source, sequence, tracker: floor } = &delivery.dedup_key else {
             return Err(StoreError::Closed);
         };
         if self.state.borrow().waiting >= MOST {
@@ -136,7 +136,7 @@ impl Backlog {
         let envelope = &delivery.envelope;
         let letter = self.letter(key, &delivery.action, envelope, DeadLetterReason::Deferred, None);
         let notes = [Note::DeadLetter(Box::new(letter))];
-        let mark = Mark::From { source, sequence: *sequence, floor: floor.once_appended(*sequence) };
+        let mark = Mark::From { source, sequence: *sequence, floor: floor.watermark_after(*sequence) };
         self.write((envelope.id, envelope.correlation), mark, &notes, &[])
     }
 
@@ -243,7 +243,7 @@ impl Backlog {
             waits && letter.envelope.id == id && letter.actor == self.actor && letter.key == key
         });
         Ok(found.map(|letter| {
-            let work = if letter.attempts > 0 { Action::Refuse(letter.error) } else { work_of(&letter.envelope) };
+            let work = if letter.attempts > 0 { Action::DeadLetter(letter.error) } else { work_of(&letter.envelope) };
             (work, Envelope { key: letter.key, ..letter.envelope })
         }))
     }

@@ -36,7 +36,7 @@ impl Backlog {
         permit: P,
         error: &StoreError,
     ) -> Result<(), (Delivery, P)> {
-        let fresh = matches!(&delivery.dedup_key, DedupKey::Sequence { floor, .. } if !floor.is_deferred());
+        let fresh = matches!(&delivery.dedup_key, DedupKey::Sequence { tracker, .. } if !tracker.is_deferred());
         let failures = self.state.borrow().keys.get(key).map_or(0, |queue| queue.failures) + 1;
         let retry = self.host.settings.retry.all;
         let spent = failures >= retry.attempts.max(1);

@@ -20,11 +20,11 @@ impl ActorEndpoint for Actors {
         Ok(None)
     }
 
-    fn live(&self) -> usize {
+    fn live_count(&self) -> usize {
         0
     }
 
-    fn sweep(&self, _: u64, _: usize) {}
+    fn passivate_idle(&self, _: u64, _: usize) {}
 
     fn reset(&self) {}
 }
@@ -305,10 +305,10 @@ fn the_store_is_told_once_how_far_everything_is_appended() {
     assert!(all.gate.unstored().is_none());
     all.admit(message(5));
     all.admit(message(6));
-    let DedupKey::Sequence { source, floor, .. } = all.actors.0.borrow()[0].dedup_key.clone() else {
+    let DedupKey::Sequence { source, tracker: floor, .. } = all.actors.0.borrow()[0].dedup_key.clone() else {
         panic!("it has a place")
     };
-    floor.known(5);
+    floor.mark_known(5);
     assert!(!all.gate.is_at_rest());
     let watermark = all.gate.unstored().unwrap();
     assert_eq!((watermark.through, &watermark.source), (5, &*source));

@@ -17,11 +17,11 @@ impl ActorEndpoint for Actors {
         Ok(event.origin.as_ref().map(|origin| origin.key.clone()))
     }
 
-    fn live(&self) -> usize {
+    fn live_count(&self) -> usize {
         0
     }
 
-    fn sweep(&self, _: u64, _: usize) {}
+    fn passivate_idle(&self, _: u64, _: usize) {}
 
     fn reset(&self) {}
 }
@@ -41,14 +41,14 @@ fn the_floor_is_below_the_first_open_place() {
         track.opened(place);
     }
     assert_eq!((track.floor(), track.unstored()), (4, None));
-    track.known(6);
-    assert_eq!((track.floor(), track.once_appended(5), track.once_appended(7)), (4, 6, 4));
-    track.known(5);
+    track.mark_known(6);
+    assert_eq!((track.floor(), track.watermark_after(5), track.watermark_after(7)), (4, 6, 4));
+    track.mark_known(5);
     assert_eq!((track.floor(), track.unstored(), track.stored()), (6, Some(6), 4));
-    track.appended(7);
+    track.mark_appended(7);
     assert_eq!((track.floor(), track.unstored(), track.stored()), (7, None, 7));
     // With the last one appended nothing is open.
-    assert_eq!(track.once_appended(8), 8);
+    assert_eq!(track.watermark_after(8), 8);
     track.set_stored(3);
     assert_eq!(track.stored(), 7, "the store forgets no floor");
 }

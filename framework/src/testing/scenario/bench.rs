@@ -64,13 +64,13 @@ struct Live {
 struct NoFloor;
 
 impl SequenceTracker for NoFloor {
-    fn once_appended(&self, sequence: u64) -> u64 {
+    fn watermark_after(&self, sequence: u64) -> u64 {
         sequence
     }
 
-    fn appended(&self, _sequence: u64) {}
+    fn mark_appended(&self, _sequence: u64) {}
 
-    fn known(&self, _sequence: u64) {}
+    fn mark_known(&self, _sequence: u64) {}
 }
 
 impl<A: Stateful> Bench<A> {
@@ -141,7 +141,7 @@ impl<A: Stateful> Bench<A> {
         let cells = (0..shards).map(|shard| (shard == id.shard).then(|| Rc::clone(&cell))).collect();
         let door =
             Dispatcher::new(host, Rc::new(HandlerTable::of::<A>()), self.domain.clone(), self.actor.clone(), cells);
-        door.recall().now_or_never().expect("memory does not wait").expect("an empty store is read");
+        door.load_deferred().now_or_never().expect("memory does not wait").expect("an empty store is read");
         Live { key: key.to_owned(), cell, door }
     }
 
@@ -203,7 +203,7 @@ impl<A: Stateful> Bench<A> {
             live.cell.writer.borrow_mut().append(&turn).expect("memory takes every turn");
             // What is live was rebuilt before this; the next message rebuilds it.
             live.door.reset();
-            live.door.recall().now_or_never().expect("memory does not wait").expect("the store can be read");
+            live.door.load_deferred().now_or_never().expect("memory does not wait").expect("the store can be read");
         }
     }
 
@@ -279,7 +279,7 @@ impl<A: Stateful> Bench<A> {
             Ok(None) => self.fail("expected it to take the event\nbut `React::key` gives no key for it\n"),
             Err(error) => self.fail(&format!("the event cannot be read: {error}\n")),
         }
-        self.step(Action::React, envelope, DedupKey::Sequence { source, sequence, floor: Rc::new(NoFloor) })
+        self.step(Action::React, envelope, DedupKey::Sequence { source, sequence, tracker: Rc::new(NoFloor) })
     }
 
     #[track_caller]
@@ -309,7 +309,7 @@ impl<A: Stateful> Bench<A> {
             payload: Bytes::from(payload),
             ..command
         };
-        self.step(Action::Reply, envelope, DedupKey::Sequence { source, sequence, floor: Rc::new(NoFloor) })
+        self.step(Action::Reply, envelope, DedupKey::Sequence { source, sequence, tracker: Rc::new(NoFloor) })
     }
 
     #[track_caller]

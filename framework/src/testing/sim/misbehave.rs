@@ -73,7 +73,7 @@ impl World {
         let client = self.client().ok_or(SendError::Stopped)?;
         let envelope = written.envelope(self.0.clients.clock.now(), deadline);
         self.tries(written);
-        let told = client.remote().ask(envelope, deadline).await;
+        let told = client.remote().send(envelope, deadline).await;
         self.hears(written, told.as_ref().map(|bytes| (bytes.clone(), "a reply")));
         told
     }
