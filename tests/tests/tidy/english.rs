@@ -1,10 +1,11 @@
-//! Two rules of the English in comments, docs, messages and Markdown: software is not a person, and a doc comment does not start
-//! with a question word.
+//! Rules for the English of comments, docs, messages, Markdown and names of tests: software is not a person, a doc comment does not
+//! start with a question word, a name is short.
 //!
-//! Names in code and code spans of Markdown are not read. CONTRIBUTING.md explains both rules.
+//! Other names in code and code spans of Markdown are not read. CONTRIBUTING.md explains the rules.
 
 use std::collections::BTreeSet;
 
+use crate::habits::test_functions;
 use crate::source::{File, Finding, assert_none, file, places, repository};
 
 /// Words for persons. A caller, store, node or subscriber has a name of its own.
@@ -12,6 +13,9 @@ const PERSONS: [&str; 8] = ["whoever", "nobody", "somebody", "anybody", "no one"
 
 /// Words that do not start a doc comment. "Returns …", "Publishes …" and "A node that …" do.
 const QUESTIONS: [&str; 8] = ["What", "Who", "Whom", "Whoever", "Where", "Whether", "How", "Which"];
+
+/// The longest name of a test.
+const NAME: usize = 60;
 
 /// The file that has to spell the words out.
 const THIS: &str = "tests/tests/tidy/english.rs";
@@ -88,6 +92,21 @@ fn questions(files: &[&File]) -> Vec<Finding> {
     findings
 }
 
+fn names_of_tests(files: &[&File]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for file in files.iter().filter(|file| file.is_rust() && !file.path.contains("/ui/")) {
+        for (at, name) in test_functions(&file.code()) {
+            if name.len() > NAME {
+                findings.push(file.finding(at, format!("`{name}` has {} characters, more than {NAME}", name.len())));
+            }
+            if ["who_", "what_", "whoever_"].iter().any(|question| name.starts_with(question)) {
+                findings.push(file.finding(at, format!("`{name}`: start with the subject")));
+            }
+        }
+    }
+    findings
+}
+
 /// The files that are already held to the rules.
 fn converted<'a>(files: &'a [File], unconverted: &BTreeSet<&str>) -> Vec<&'a File> {
     files.iter().filter(|file| !unconverted.contains(&*file.path)).collect()
@@ -103,6 +122,31 @@ fn software_is_not_a_person() {
 fn doc_comments_start_with_a_noun_or_a_verb() {
     let list = file(UNCONVERTED);
     assert_none(&questions(&converted(&repository(), &list.text.lines().collect())));
+}
+
+#[test]
+fn names_of_tests_are_short_and_start_with_their_subject() {
+    let list = file(UNCONVERTED);
+    assert_none(&names_of_tests(&converted(&repository(), &list.text.lines().collect())));
+}
+
+#[test]
+fn list_of_unconverted_files_only_shrinks() {
+    let (list, files) = (file(UNCONVERTED), repository());
+    let is_converted = |path: &str| {
+        let file: Vec<&File> = files.iter().filter(|file| file.path == path).collect();
+        persons(&file).is_empty() && questions(&file).is_empty() && names_of_tests(&file).is_empty()
+    };
+    let stale = list.lines().filter(|(_, path)| is_converted(path));
+    assert_none(&stale.map(|(at, path)| list.finding(at, format!("remove `{path}`: converted"))).collect::<Vec<_>>());
+}
+
+#[test]
+fn long_name_of_a_test_is_found() {
+    let found = |name: &str| names_of_tests(&[&File::new("a.rs", &format!("#[test]\nfn {name}() {{}}"))]).len();
+    assert_eq!(found(&"a".repeat(NAME)), 0);
+    assert_eq!(found(&"a".repeat(NAME + 1)), 1);
+    assert_eq!(found("who_waits_is_told"), 1);
 }
 
 #[test]

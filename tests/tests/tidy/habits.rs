@@ -127,18 +127,23 @@ fn sleepers(files: &[File]) -> Vec<Finding> {
     findings
 }
 
+/// The names of the test functions in `code`, with their places.
+pub(crate) fn test_functions(code: &str) -> Vec<(usize, &str)> {
+    let marks = ["#[test]", "#[tokio::test", "#[actix_rt::test", "#[actix::test", "#[whizbang::test"];
+    let tests = marks.iter().flat_map(|mark| code.match_indices(mark));
+    tests
+        .filter_map(|(at, _)| code[at..].find("fn ").map(|found| at + found + 3))
+        .map(|at| (at, name_at(code, at)))
+        .collect()
+}
+
 /// Tests whose names do not describe behavior.
 fn names_of_tests(files: &[File]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in files.iter().filter(|file| file.is_rust() && !file.path.contains("/ui/")) {
-        let code = file.code();
-        for mark in ["#[test]", "#[tokio::test", "#[actix_rt::test", "#[actix::test", "#[whizbang::test"] {
-            for (at, _) in code.match_indices(mark) {
-                let Some(name) = code[at..].find("fn ").map(|found| at + found + 3) else { continue };
-                let words = name_at(&code, name);
-                if words.starts_with("test_") || words.split('_').count() < 3 {
-                    findings.push(file.finding(name, format!("`{words}` does not describe behavior")));
-                }
+        for (at, name) in test_functions(&file.code()) {
+            if name.starts_with("test_") || name.split('_').count() < 3 {
+                findings.push(file.finding(at, format!("`{name}` does not describe behavior")));
             }
         }
     }
