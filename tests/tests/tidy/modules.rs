@@ -44,6 +44,22 @@ fn missing_entry_points(architecture: &File, files: &[File]) -> Vec<Finding> {
     findings
 }
 
+/// Names of types and variants in the diagrams that the framework does not define.
+fn unknown_names(architecture: &File, files: &[File]) -> Vec<Finding> {
+    let code: Vec<String> = files.iter().filter(|file| file.is_product()).map(File::product_code).collect();
+    let (mut findings, mut is_diagram) = (Vec::new(), false);
+    for (at, line) in architecture.lines() {
+        is_diagram ^= line.starts_with("```");
+        let words = line.split(|c: char| !c.is_alphanumeric()).filter(|_| is_diagram);
+        for name in words.filter(|word| word.starts_with(|c: char| c.is_ascii_uppercase())) {
+            if code.iter().all(|code| places(code, name).is_empty()) {
+                findings.push(architecture.finding(at, format!("`{name}` does not occur in the framework")));
+            }
+        }
+    }
+    findings
+}
+
 /// The module of a file of the framework.
 fn module(file: &File) -> Option<&str> {
     let inside = file.path.strip_prefix("framework/src/")?;
@@ -187,6 +203,19 @@ fn table_has_every_module_and_its_entry_point() {
         "modules of the table and of the code"
     );
     assert_none(&missing_entry_points(&architecture, &files));
+}
+
+#[test]
+fn diagrams_name_existing_types() {
+    assert_none(&unknown_names(&file("ARCHITECTURE.md"), &repository()));
+}
+
+#[test]
+fn unknown_name_in_a_diagram_is_found() {
+    let files = [File::new("framework/src/client.rs", "pub struct Client; // Server")];
+    let found = |text: &str| unknown_names(&File::new("ARCHITECTURE.md", text), &files).len();
+    assert_eq!(found("Server\n```text\nClient::send ──▶ store\n```\n"), 0);
+    assert_eq!(found("```text\nClient::send ──▶ Server\n```\n"), 1);
 }
 
 const TABLE: &str = "| module | contents | start reading at | uses |

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::source::{File, Finding, assert_none, file};
+use crate::source::{File, Finding, assert_none, file, repository};
 
 /// The names in code spans in the first cells of the table below a heading.
 fn first_cells<'a>(page: &'a File, heading: &str) -> BTreeSet<&'a str> {
@@ -38,6 +38,37 @@ fn differences(page: &File, written: &BTreeSet<&str>, code: &File, item: &str) -
     let unknown = written.difference(&there).map(|name| format!("`{name}` is not in `{item}`"));
     let missing = there.difference(written).map(|name| format!("`{name}` of `{item}` has no row"));
     unknown.chain(missing).map(|text| page.finding_at_top(text)).collect()
+}
+
+/// Logs and reasons that the page quotes and the framework does not contain. A quote is a code span of three words and more, with
+/// `…` for the parts that vary.
+fn stale_quotes(page: &File, files: &[File]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (at, line) in page.lines() {
+        for quote in line.split('`').skip(1).step_by(2) {
+            let is_prose = quote.chars().all(|c| c.is_ascii_lowercase() || c == ' ' || c == '…');
+            let parts = quote.split('…').map(str::trim).filter(|part| part.contains(' '));
+            for part in parts.filter(|_| is_prose && quote.split(' ').count() >= 3) {
+                if !files.iter().any(|file| file.is_product() && file.text.contains(part)) {
+                    findings.push(page.finding(at, format!("`{part}` is not a text of the framework")));
+                }
+            }
+        }
+    }
+    findings
+}
+
+#[test]
+fn quoted_texts_exist() {
+    assert_none(&stale_quotes(&file("docs/running.md"), &repository()));
+}
+
+#[test]
+fn stale_quote_is_found() {
+    let files = [File::new("framework/src/a.rs", "log(\"store {} is full of bytes\");")];
+    let found = |text: &str| stale_quotes(&File::new("docs/a.md", text), &files).len();
+    assert_eq!(found("`store … is full of bytes` or `cargo run` or `Some text of code`"), 0);
+    assert_eq!(found("`store … is empty now`"), 1);
 }
 
 #[test]
