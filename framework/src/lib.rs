@@ -140,18 +140,3 @@ pub use saga::{OnTimer, Saga};
 pub use store::embedded::EmbeddedStore;
 pub use store::memory::MemoryStore;
 pub use worker::{Job, OnEvent, Perform, WorkError, Worker};
-
-/// The programs of the README.
-#[cfg(all(doctest, feature = "embedded", feature = "nats"))]
-#[doc = include_str!("../../README.md")]
-struct Readme;
-
-/// The program of the page on running a node.
-#[cfg(all(doctest, feature = "embedded"))]
-#[doc = include_str!("../../docs/running.md")]
-struct Running;
-
-/// The programs of the page on changing types.
-#[cfg(all(doctest, feature = "embedded"))]
-#[doc = include_str!("../../docs/schema-changes.md")]
-struct SchemaChanges;

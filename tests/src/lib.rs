@@ -6,6 +6,8 @@ mod fuzz;
 mod long;
 mod memory;
 pub mod nats;
+#[cfg(doctest)]
+mod pages;
 mod panics;
 mod sample;
 

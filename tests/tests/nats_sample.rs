@@ -1,4 +1,4 @@
-//! The README's two terminals: its commands, as they stand there, against a server that was started as it says.
+//! The two terminals of the sample's README: its commands as written, against a server started as it describes.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -7,22 +7,22 @@ use std::process::{Child, Command, Stdio};
 use whizbang_tests::nats::{NatsServer, Release};
 use whizbang_tests::{root, sample};
 
-/// The arguments of the sample's commands in the README, in their order.
+/// The arguments of the commands in the sample's README, in their order.
 fn commands() -> Vec<Vec<String>> {
-    let readme = std::fs::read_to_string(root().join("README.md")).expect("a README");
-    let found = readme.lines().filter_map(|line| line.strip_prefix("cargo run -p two-services -- "));
+    let readme = std::fs::read_to_string(root().join("samples/two-services/README.md")).expect("a README");
+    let found = readme.lines().filter_map(|line| line.trim_start().strip_prefix("cargo run -p two-services -- "));
     found.map(|arguments| arguments.split_whitespace().map(str::to_owned).collect()).collect()
 }
 
 /// Starts the sample in a folder; the port is the test's.
 fn start(program: &Path, folder: &Path, server: &NatsServer, arguments: &[String]) -> Child {
-    let here = |argument: &String| argument.replace("nats://127.0.0.1:4222", &server.url());
+    let here = |argument: &String| argument.replace("nats://127.0.0.1:4333", &server.url());
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program).args(arguments.iter().map(here)).current_dir(folder);
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts")
 }
 
-/// Waits for its end and gives what it printed.
+/// Waits for the end of a program and returns its output.
 fn printed(child: Child) -> String {
     let output = child.wait_with_output().expect("ends");
     assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
@@ -30,7 +30,7 @@ fn printed(child: Child) -> String {
 }
 
 #[test]
-fn two_terminals_do_what_the_readme_says() {
+fn two_terminals_work_as_the_readme_describes() {
     let program = sample("two-services");
     let commands = commands();
     let [machine, ada, bob] = commands.as_slice() else { panic!("{commands:?}") };
@@ -44,7 +44,7 @@ fn two_terminals_do_what_the_readme_says() {
         let mut text = String::new();
         lines.read_line(&mut text).expect("a line");
         text += &printed(start(&program, folder.path(), &server, ada));
-        // The machine is started again: it goes on counting cups.
+        // The machine is started again and continues to count cups.
         interrupt(&first);
         lines.read_to_string(&mut text).expect("the rest");
         printed(first);
@@ -59,7 +59,7 @@ fn two_terminals_do_what_the_readme_says() {
     }
 }
 
-/// What Ctrl-C does.
+/// Interrupts a program as Ctrl-C does.
 fn interrupt(child: &Child) {
     let status = Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status().expect("runs kill");
     assert!(status.success());

@@ -1,4 +1,4 @@
-//! One aggregate, one command: the first thing to read.
+//! The program of the README: one aggregate, one command.
 
 use whizbang::prelude::*;
 
@@ -7,41 +7,33 @@ struct Bank;
 
 #[derive(Command, Serialize, Deserialize)]
 #[command(domain = Bank, reply = u64)]
-struct Deposit {
-    #[key]
-    account: String,
-    cents: u64,
-}
+struct Deposit(#[key] String, u64);
 
 #[derive(Event, Serialize, Deserialize)]
 #[event(domain = Bank)]
-struct Deposited {
-    cents: u64,
-}
+struct Deposited(u64);
 
 #[derive(Aggregate, Default)]
 #[aggregate(domain = Bank, handles(Deposit), applies(Deposited))]
-struct Account {
-    cents: u64,
-}
+struct Account(u64);
 
 impl Handle<Deposit> for Account {
-    fn handle(&self, deposit: Deposit, effects: &mut Effects<Self>) -> Result<u64, Rejection> {
-        effects.record(Deposited { cents: deposit.cents });
-        Ok(self.cents + deposit.cents)
+    fn handle(&self, Deposit(_, cents): Deposit, effects: &mut Effects<Self>) -> Result<u64, Rejection> {
+        let balance = self.0 + cents;
+        effects.record(Deposited(balance));
+        Ok(balance)
     }
 }
 
 impl Apply<Deposited> for Account {
-    fn apply(&mut self, deposited: &Deposited) {
-        self.cents += deposited.cents;
+    fn apply(&mut self, Deposited(balance): &Deposited) {
+        self.0 = *balance;
     }
 }
 
-#[whizbang::main]
+#[tokio::main]
 async fn main() -> Result<(), whizbang::Error> {
     let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().start().await?;
-    let balance = node.client().send(Deposit { account: "ada".into(), cents: 500 }).await?;
-    println!("ada has {balance} cents");
+    println!("ada has {} cents", node.client().send(Deposit("ada".into(), 500)).await?);
     node.stop().await
 }

@@ -1,4 +1,4 @@
-//! The pictures in docs/pictures.md are what the runs draw today, line by line, and what no run reaches is explained.
+//! Compares docs/pictures.md with the diagrams of today's runs, and requires an explanation for everything that is never reached.
 
 use shop::orders::Fulfilment;
 use whizbang::testing::Coverage;
@@ -7,7 +7,7 @@ use crate::bank::Transfer;
 use crate::shop_flow::fulfilment;
 use crate::transfer_flow::transfers;
 
-/// What no seed reaches, and why. Anything else that is never reached is an error, and so is a line of this list that is reached.
+/// The lines that no seed reaches, with the reason. Any other line that is never reached is an error, and so is a reached one here.
 const EXPLAINED: &[(&str, &str)] = &[
     ("fulfilment: OrderPlaced while it undoes", ONCE),
     ("fulfilment: OrderPlaced after its end", ONCE),
@@ -20,32 +20,32 @@ const EXPLAINED: &[(&str, &str)] = &[
     ("fulfilment: timer PaymentOverdue while it undoes", CLEARED),
     ("transfer: StartTransfer while it undoes", ONCE),
     ("transfer: StartTransfer after its end", ONCE),
-    ("transfer: FailTransfer", "it is sent once all is undone, so it comes after the end"),
-    ("transfer: FailTransfer while it undoes", "it is sent once all is undone, so it comes after the end"),
+    ("transfer: FailTransfer", "it is sent after all steps are undone, so it arrives after the end"),
+    ("transfer: FailTransfer while it undoes", "it is sent after all steps are undone, so it arrives after the end"),
     ("transfer: Outcome", UNASKED),
     ("transfer: Outcome while it undoes", UNASKED),
     ("transfer: Outcome after its end", UNASKED),
     (
         "transfer: bank.Withdrawn after its end",
-        "the event must be lost and the reply late, until the transfer was given up: some of 3,000 seeds reach it",
+        "the event must be lost and the reply late until the transfer is given up: some of 3,000 seeds reach it",
     ),
     ("transfer: reply to bank.Deposit after its end", KNOWN),
     (
         "transfer: rejection of bank.Deposit while it undoes",
-        "the accounts that pay are never closed, so they take a refund",
+        "the paying accounts are never closed, so they accept a refund",
     ),
     ("transfer: rejection of bank.Deposit after its end", KNOWN),
     ("transfer: rejection of bank.Withdraw after its end", KNOWN),
     ("transfer: timer Overdue while it undoes", CLEARED),
 ];
 
-const ONCE: &str = "the flow begins each once";
-const KNOWN: &str = "it does not end before it knows of each of its steps whether it was done";
-const SHIPPED: &str = "once that is sent, nothing but the answer to it ends the saga or lets it undo";
-const CLEARED: &str = "a saga that begins to undo has no timers any longer";
-const UNASKED: &str = "the flow does not ask";
+const ONCE: &str = "the flow starts each one once";
+const KNOWN: &str = "it does not end before the outcome of each step is known";
+const SHIPPED: &str = "after `Ship` is sent, only its reply ends the saga or starts compensation";
+const CLEARED: &str = "compensation clears all timers";
+const UNASKED: &str = "the flow never sends `Outcome`";
 
-/// What is never reached and not explained, and what is explained and reached.
+/// The lines that are never reached and not explained, and those that are explained and reached.
 fn wrong(coverage: &Coverage, saga: &str) -> Vec<String> {
     let never: Vec<_> = coverage.never().into_iter().filter(|line| line.starts_with(&format!("{saga}: "))).collect();
     let is_explained = |line: &String| EXPLAINED.iter().any(|(of, _)| of == line);
@@ -64,20 +64,20 @@ fn wrong(coverage: &Coverage, saga: &str) -> Vec<String> {
 fn explained(saga: &str) -> String {
     let reasons = EXPLAINED.iter().filter_map(|(line, why)| Some((line.strip_prefix(saga)?.strip_prefix(": ")?, why)));
     let lines = reasons.map(|(line, why)| format!("- {line}: {why}\n"));
-    format!("Never reached, and why:\n\n{}", lines.collect::<String>())
+    format!("Never reached, with the reason:\n\n{}", lines.collect::<String>())
 }
 
-/// The page, drawn anew.
+/// The page with the current diagrams.
 fn page() -> String {
     let (shop, bank) = (fulfilment().check(0..200), transfers().check(0..200));
     let wrong: Vec<_> = wrong(&shop, "fulfilment").into_iter().chain(wrong(&bank, "transfer")).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
     let picture = |text: &str| format!("```mermaid\n{}```\n", text);
     format!(
-        "# Pictures\n\nDrawn from what the derives list and from what 200 seeds of each flow have seen. A state is named after \
-         the last event\nrecorded. A test compares this page with what is drawn today; to draw it anew:\n`TESTS_DRAW=1 cargo \
-         test -p whizbang-tests --test flows pictures`. What is never reached must be explained in that\ntest.\n\n## The shop: who \
-         sends what to whom\n\n{}\n## The shop's fulfilment\n\n{}\n{}\n## The bank's transfer\n\n{}\n{}",
+        "# Diagrams\n\nThe diagrams show the messages listed in the derives, and the transitions seen in 200 seeds of each flow. A \
+         state is named after\nthe last recorded event. A test compares this page with the current diagrams; to update it, run\n\
+         `TESTS_DRAW=1 cargo test -p whizbang-tests --test flows pictures`. The test explains everything that is never\nreached.\n\n\
+         ## The shop: messages between actors\n\n{}\n## The shop's fulfilment\n\n{}\n{}\n## The bank's transfer\n\n{}\n{}",
         picture(&shop.mermaid()),
         picture(&shop.of::<Fulfilment>().mermaid()),
         explained("fulfilment"),
@@ -97,6 +97,6 @@ fn the_pictures_in_the_documentation_are_what_is_drawn() {
     let differs = kept.lines().zip(today.lines()).find(|(kept, today)| kept != today);
     assert!(
         kept == today,
-        "docs/pictures.md is not what is drawn; it says how it is drawn anew. It differs in {differs:?}"
+        "docs/pictures.md is out of date; its first paragraph has the command to update it. It differs in {differs:?}"
     );
 }

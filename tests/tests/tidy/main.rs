@@ -4,6 +4,8 @@
 //! has some: a rule that cannot fail is useless. An exception is a row in a list, with its reason, and is removed when it is no
 //! longer needed.
 
+mod book;
+mod commands;
 mod dependencies;
 mod dependency_table;
 mod docs;

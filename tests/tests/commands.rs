@@ -1,0 +1,79 @@
+//! The command lines of the documentation run as written, or print their help if they take long.
+//!
+//! `tests/tests/tidy/commands.rs` lists them and names the tests of the others.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use whizbang_tests::{root, sample};
+
+/// The lines of a page that begin with a text, without it.
+fn shown(page: &str, start: &str) -> Vec<String> {
+    let page = fs::read_to_string(root().join(page)).expect("a page");
+    let lines = page.lines().filter_map(|line| line.trim_start().strip_prefix(start));
+    lines.map(|line| line.split(" #").next().unwrap_or_default().trim().to_owned()).collect()
+}
+
+fn run(program: impl AsRef<OsStr>, arguments: &str, folder: &Path) -> Output {
+    let mut command = Command::new(program);
+    command.args(arguments.split_whitespace()).current_dir(folder).output().expect("starts")
+}
+
+fn succeeds(program: impl AsRef<OsStr>, arguments: &str, folder: &Path) -> String {
+    let output = run(program, arguments, folder);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments}: {}: {errors}", output.status);
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// The crate is not published yet, so `cargo add whizbang` names the folder of this repository.
+#[test]
+fn new_project_is_set_up_as_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    succeeds(&cargo, "new bank", folder.path());
+    let project = folder.path().join("bank");
+    let adds = ["README.md", "docs/getting-started/hello.md", "docs/getting-started/http.md"]
+        .iter()
+        .flat_map(|page| shown(page, "cargo add "))
+        .collect::<Vec<_>>();
+    assert!(adds.len() >= 6, "{adds:?}");
+    for add in adds {
+        let path = format!("whizbang --path {}", root().join("framework").display());
+        succeeds(&cargo, &format!("add --offline {}", add.replace("whizbang", &path)), &project);
+    }
+    let manifest = fs::read_to_string(project.join("Cargo.toml")).expect("a manifest");
+    for dependency in ["axum", "tokio", "whizbang"] {
+        assert!(manifest.contains(&format!("\n{dependency} = ")), "{dependency} is missing:\n{manifest}");
+    }
+}
+
+#[test]
+fn tour_commands_run_one_after_the_other() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let shop = sample("shop");
+    let commands = shown("docs/tour.md", "cargo run --release -p shop -- ");
+    assert_eq!(commands.len(), 2, "{commands:?}");
+    for command in commands {
+        assert!(!succeeds(&shop, &command, folder.path()).is_empty());
+    }
+    assert!(folder.path().join("flow.html").exists());
+    for command in shown("samples/shop/README.md", "cargo run --release -p shop -- ") {
+        assert!(succeeds(&shop, &command, folder.path()).contains("--orders N"));
+    }
+}
+
+#[test]
+fn scripts_explain_themselves() {
+    let steps = succeeds(root().join("tests/run"), "--list", &root());
+    for step in ["fmt", "clippy", "test", "doctest"] {
+        assert!(steps.contains(&format!("  {step} ")), "{steps}");
+    }
+    assert!(succeeds(root().join("tests/run"), "--help", &root()).contains("tests/run --long"));
+    assert_eq!(run(root().join("tests/run"), "no-such-step", &root()).status.code(), Some(2));
+    assert_eq!(run(root().join("tests/mutants"), "no-such-mutation", &root()).status.code(), Some(2));
+    // It has no help; a measurement takes minutes.
+    succeeds("python3", "-c compile(open('tests/compile-cost').read(),'compile-cost','exec')", &root());
+}

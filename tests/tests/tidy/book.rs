@@ -1,0 +1,91 @@
+//! The documentation as a book: each page is in its summary, each Rust block is a doctest, and the README's program is the sample.
+
+use std::collections::BTreeSet;
+
+use crate::source::{File, Finding, assert_none, file, repository};
+
+/// The pages whose Rust blocks another test compares with compiled code.
+const COMPARED: [(&str, &str); 1] = [("docs/testing-sagas.md", "framework/tests/testing_sagas.rs has all of its code")];
+
+/// The limit for the README's program, in lines that are not blank.
+const HELLO_LINES: usize = 30;
+
+/// The pages that a summary links to, from the root of the repository.
+fn listed(summary: &File) -> BTreeSet<String> {
+    let links = summary.text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    links.map(|page| format!("docs/{page}")).collect()
+}
+
+/// Pages of the book that its summary does not list.
+fn missing_pages(files: &[File], summary: &File) -> Vec<Finding> {
+    let listed = listed(summary);
+    let is_page = |file: &&File| file.path.starts_with("docs/") && file.path.ends_with(".md");
+    let missing = |file: &&File| file.path != summary.path && !listed.contains(&file.path);
+    let pages = files.iter().filter(is_page).filter(missing);
+    pages.map(|page| page.finding_at_top("is not listed in docs/SUMMARY.md")).collect()
+}
+
+/// Pages with a Rust block that is not a doctest.
+fn untested_pages(files: &[File], doctests: &File) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for page in files.iter().filter(|file| file.path.ends_with(".md")) {
+        let is_tested = doctests.text.contains(&format!("= \"{}\",", page.path));
+        let is_compared = COMPARED.iter().any(|(path, _)| *path == page.path);
+        if let Some((at, _)) = page.lines().find(|(_, line)| line.starts_with("```rust"))
+            && !is_tested
+            && !is_compared
+        {
+            findings.push(page.finding(at, format!("is not a doctest: list the page in {}", doctests.path)));
+        }
+    }
+    findings
+}
+
+/// The first Rust block of a page.
+fn first_program(page: &File) -> &str {
+    let block = page.text.split("```rust\n").nth(1).unwrap_or_default();
+    block.split("```").next().unwrap_or_default()
+}
+
+#[test]
+fn every_page_is_listed_in_the_summary() {
+    assert_none(&missing_pages(&repository(), &file("docs/SUMMARY.md")));
+}
+
+#[test]
+fn every_rust_block_of_a_page_is_compiled() {
+    assert_none(&untested_pages(&repository(), &file("tests/src/pages.rs")));
+}
+
+#[test]
+fn hello_of_the_readme_is_the_sample_and_short() {
+    let (readme, sample) = (file("README.md"), file("samples/hello/src/main.rs"));
+    let program = first_program(&readme);
+    assert!(sample.text.ends_with(&format!("\n\n{program}")), "samples/hello/src/main.rs is another program");
+    let lines = program.lines().filter(|line| !line.is_empty()).count();
+    assert!((10..=HELLO_LINES).contains(&lines), "{lines} lines");
+}
+
+#[test]
+fn settings_of_the_book_can_be_read() {
+    let settings: toml::Table = file("docs/book.toml").text.parse().expect("docs/book.toml is TOML");
+    assert_eq!(settings["book"]["src"].as_str(), Some("."));
+}
+
+#[test]
+fn page_missing_from_the_summary_is_found() {
+    let files = [File::new("docs/a.md", ""), File::new("docs/b/c.md", ""), File::new("README.md", "")];
+    let found = |summary: &str| missing_pages(&files, &File::new("docs/SUMMARY.md", summary)).len();
+    assert_eq!(found("- [A](a.md)\n- [C](b/c.md)\n"), 0);
+    assert_eq!(found("- [A](a.md)\n"), 1);
+    assert_eq!(found(""), 2);
+}
+
+#[test]
+fn page_that_is_not_a_doctest_is_found() {
+    let doctests = File::new("pages.rs", "pages! {\n    A = \"docs/a.md\",\n}\n");
+    let found = |path: &str, text: &str| untested_pages(&[File::new(path, text)], &doctests).len();
+    assert_eq!(found("docs/a.md", "```rust,no_run\n```"), 0);
+    assert_eq!(found("docs/b.md", "```sh\n```"), 0);
+    assert_eq!(found("docs/b.md", "text\n```rust\n```"), 1);
+}
