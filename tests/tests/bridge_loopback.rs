@@ -30,8 +30,8 @@ impl Fixture for Loopback {
 
     fn interrupt(&self) -> BoxFuture<'_, ()> {
         for bridge in self.bridges.lock().unwrap().iter() {
-            bridge.cut();
-            bridge.mend();
+            bridge.disconnect();
+            bridge.reconnect();
         }
         async {}.boxed()
     }
@@ -213,14 +213,14 @@ fn a_node_that_is_cut_off_neither_sends_nor_receives() {
         let watermark =
             || Request::Watermark { from: ShardId::new(name("shop"), 0), to: ShardId::new(name("bank"), 0) };
 
-        bank.cut();
+        bank.disconnect();
         client.send(command(1)).await.unwrap();
         let answer = client.request(watermark(), Duration::from_secs(1)).await;
-        assert!(matches!(answer, Err(BridgeError::NoAnswer { .. })), "{answer:?}");
+        assert!(matches!(answer, Err(BridgeError::NoResponse { .. })), "{answer:?}");
         assert!(matches!(bank.send(command(2)).await, Err(BridgeError::Unreachable { .. })));
         assert_eq!(ledger.reconnected.load(Ordering::Relaxed), 0);
 
-        bank.mend();
+        bank.reconnect();
         assert_eq!(ledger.reconnected.load(Ordering::Relaxed), 1);
         client.send(command(3)).await.unwrap();
         assert_eq!(ledger.until(1).await, ["3"]);

@@ -308,7 +308,7 @@ fn a_bridge_that_is_abandoned_ends_its_connection_and_leaves_its_work_to_the_nex
             shop.bridge.abandon();
             // What was under way hears at once that nobody knows, and nothing is sent any more.
             let told = tokio::time::timeout(Duration::from_secs(1), sending).await.expect("at once");
-            assert!(matches!(told, Err(BridgeError::NoAnswer { .. })), "{told:?}");
+            assert!(matches!(told, Err(BridgeError::NoResponse { .. })), "{told:?}");
             let closed = shop.bridge.send(command(&shard("shop", 0), &shard("bank", 0), 2)).await;
             assert!(matches!(closed, Err(BridgeError::Closed)), "{closed:?}");
             assert!(matches!(shop.bridge.detach().await, Err(BridgeError::Closed)));

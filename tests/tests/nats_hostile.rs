@@ -192,7 +192,7 @@ fn questions_that_are_none_are_answered_so() {
                     .map(|(name, values)| (name.to_string(), values[0].to_string()))
                     .collect();
                 let pairs: Vec<_> = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-                let answer = Packet::read_answer(&pairs, answer.payload).expect("an answer");
+                let answer = Packet::read_response(&pairs, answer.payload).expect("an answer");
                 assert!(matches!(answer, Response::Refused(RequestError::Undecodable(_))), "{subject}: {answer:?}");
             }
             node.look(|seen| assert!(seen.asked.is_empty()));
@@ -208,7 +208,7 @@ fn tidings_in_anothers_name_are_dropped() {
             let (_server, node, stranger) = start(release).await;
             // A watermark that would make the bank forget what nobody has taken.
             let forged = Notification::Committed { from: shard("bank", 0), to: shard("shop", 0), through: u64::MAX };
-            let packet = Packet::from_tidings(&forged);
+            let packet = Packet::from_notification(&forged);
             let publish = async |subject: &'static str, packet: &Packet| {
                 stranger.publish_with_headers(subject, headers(packet), packet.payload.clone()).await.expect("writes");
             };
@@ -217,7 +217,7 @@ fn tidings_in_anothers_name_are_dropped() {
             publish("whizbang.done.bank.0.shop.0", &Packet::default()).await;
             publish("whizbang.head.shop.0", &packet).await;
             let honest = Notification::Committed { from: shard("bank", 0), to: shard("shop", 0), through: 7 };
-            publish("whizbang.done.bank.0.shop.0", &Packet::from_tidings(&honest)).await;
+            publish("whizbang.done.bank.0.shop.0", &Packet::from_notification(&honest)).await;
             node.until("the honest ones", |seen| seen.told.contains(&honest)).await;
             node.look(|seen| assert_eq!(seen.told.len(), 1));
             node.stop().await;

@@ -81,16 +81,16 @@ impl Claim {
 
 /// Reads any bytes as a claim, for tests. Returns whether they are one.
 #[cfg(feature = "testing")]
-pub(crate) fn reads_claim(payload: &[u8]) -> bool {
+pub(crate) fn parses_claim(payload: &[u8]) -> bool {
     let claim = serde_json::from_slice::<Claim>(payload);
     if let (Ok(claim), Ok(domain)) = (&claim, Name::from_static("bank")) {
-        let _ = lost(&domain, Some(claim));
+        let _ = lost_reason(&domain, Some(claim));
     }
     claim.is_ok()
 }
 
 /// What a node says that has lost a claim.
-pub(crate) fn lost(domain: &Name, found: Option<&Claim>) -> String {
+pub(crate) fn lost_reason(domain: &Name, found: Option<&Claim>) -> String {
     match found {
         Some(claim) => format!(
             "another node has taken over: domain `{domain}` is claimed by service `{}` with store {} (start {})",

@@ -48,7 +48,7 @@ pub enum BridgeError {
     },
     /// No answer came in time. The question may or may not have been handled: ask again with the same id.
     #[error("no answer from domain `{domain}` within {deadline:?}")]
-    NoAnswer {
+    NoResponse {
         /// The domain asked.
         domain: String,
         /// How long was waited.
@@ -76,14 +76,14 @@ pub enum BridgeError {
     },
     /// What came in is a message that nobody here can take. It was put aside.
     #[error("not taken: {reason}")]
-    Unwanted {
+    Unhandled {
         /// Why nobody can.
         reason: String,
     },
     /// An answer came and cannot be read: who answered runs another version. What was asked may have been done: ask again with
     /// the same id once both understand each other.
     #[error("the answer of domain `{domain}` cannot be read: {reason}")]
-    Unreadable {
+    InvalidResponse {
         /// The domain asked.
         domain: String,
         /// What is wrong with it.
@@ -125,8 +125,8 @@ pub struct RivalClaim {
 
 impl BridgeError {
     /// What is wrong with an answer of `domain`. Not what was wrong with the question: that has been sent.
-    pub(crate) fn in_answer(self, domain: &Name) -> Self {
-        Self::Unreadable { domain: domain.to_string(), reason: self.to_string() }
+    pub(crate) fn in_response(self, domain: &Name) -> Self {
+        Self::InvalidResponse { domain: domain.to_string(), reason: self.to_string() }
     }
 
     /// Whether the same call may succeed later without anybody's help.
@@ -136,7 +136,7 @@ impl BridgeError {
             Self::Unreachable { .. }
                 | Self::Busy { .. }
                 | Self::NoOwner { .. }
-                | Self::NoAnswer { .. }
+                | Self::NoResponse { .. }
                 | Self::Broker { .. }
         )
     }

@@ -15,7 +15,7 @@ pub mod wire;
 
 pub use crate::router::AckOutcome;
 #[cfg(feature = "testing")]
-pub(crate) use claim::{Claim, reads_claim};
+pub(crate) use claim::{Claim, parses_claim};
 pub use error::{BridgeError, RivalClaim};
 pub use health::BridgeHealth;
 

@@ -9,22 +9,22 @@ use tokio::sync::{Notify, oneshot};
 
 /// A bounded queue with one reader.
 pub(crate) struct Queue<T> {
-    state: Mutex<State<T>>,
+    state: Mutex<QueueState<T>>,
     filled: Notify,
     capacity: usize,
 }
 
-struct State<T> {
+struct QueueState<T> {
     items: VecDeque<(T, Option<oneshot::Sender<()>>)>,
     closed: bool,
 }
 
 /// How a push went.
-pub(crate) enum Pushed {
+pub(crate) enum PushOutcome {
     /// The item is inside the bound.
-    Taken,
+    Accepted,
     /// The item stands behind the bound; the receiver fires once it is inside, and fails if the reader has gone.
-    Waits(oneshot::Receiver<()>),
+    Waiting(oneshot::Receiver<()>),
     /// The reader has gone.
     Closed,
 }
@@ -32,25 +32,25 @@ pub(crate) enum Pushed {
 impl<T> Queue<T> {
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
-            state: Mutex::new(State { items: VecDeque::new(), closed: false }),
+            state: Mutex::new(QueueState { items: VecDeque::new(), closed: false }),
             filled: Notify::new(),
             capacity: capacity.max(1),
         }
     }
 
-    /// Puts an item at the end. Whoever does not await what [`Pushed::Waits`] holds is not held back.
-    pub(crate) fn push(&self, item: T) -> Pushed {
+    /// Puts an item at the end. Whoever does not await what [`PushOutcome::Waiting`] holds is not held back.
+    pub(crate) fn push(&self, item: T) -> PushOutcome {
         let mut state = self.state.lock();
         if state.closed {
-            return Pushed::Closed;
+            return PushOutcome::Closed;
         }
         let pushed = if state.items.len() < self.capacity {
             state.items.push_back((item, None));
-            Pushed::Taken
+            PushOutcome::Accepted
         } else {
             let (inside, waits) = oneshot::channel();
             state.items.push_back((item, Some(inside)));
-            Pushed::Waits(waits)
+            PushOutcome::Waiting(waits)
         };
         drop(state);
         self.filled.notify_one();
@@ -58,7 +58,7 @@ impl<T> Queue<T> {
     }
 
     /// Puts an item at the end if it is inside the bound there; otherwise gives it back.
-    pub(crate) fn push_if_room(&self, item: T) -> Result<(), T> {
+    pub(crate) fn try_push(&self, item: T) -> Result<(), T> {
         let mut state = self.state.lock();
         if state.closed || state.items.len() >= self.capacity {
             return Err(item);
@@ -102,7 +102,7 @@ impl<T> Queue<T> {
     }
 
     /// Wakes the reader.
-    pub(crate) fn nudge(&self) {
+    pub(crate) fn wake(&self) {
         self.filled.notify_one();
     }
 
@@ -124,11 +124,11 @@ mod tests {
     #[test]
     fn items_behind_the_bound_come_inside_in_their_order() {
         let queue = Queue::new(2);
-        assert!(matches!(queue.push(1), Pushed::Taken));
-        assert!(matches!(queue.push(2), Pushed::Taken));
-        let Pushed::Waits(mut third) = queue.push(3) else { panic!("taken past the bound") };
-        let Pushed::Waits(mut fourth) = queue.push(4) else { panic!("taken past the bound") };
-        assert_eq!(queue.push_if_room(5), Err(5));
+        assert!(matches!(queue.push(1), PushOutcome::Accepted));
+        assert!(matches!(queue.push(2), PushOutcome::Accepted));
+        let PushOutcome::Waiting(mut third) = queue.push(3) else { panic!("taken past the bound") };
+        let PushOutcome::Waiting(mut fourth) = queue.push(4) else { panic!("taken past the bound") };
+        assert_eq!(queue.try_push(5), Err(5));
         assert_eq!(queue.pop(), Some(1));
         assert!(third.try_recv().is_ok());
         assert!(fourth.try_recv().is_err());
@@ -139,10 +139,10 @@ mod tests {
     #[test]
     fn a_closed_queue_tells_those_who_wait() {
         let queue = Queue::new(1);
-        assert!(matches!(queue.push(1), Pushed::Taken));
-        let Pushed::Waits(mut second) = queue.push(2) else { panic!("taken past the bound") };
+        assert!(matches!(queue.push(1), PushOutcome::Accepted));
+        let PushOutcome::Waiting(mut second) = queue.push(2) else { panic!("taken past the bound") };
         queue.close();
         assert!(matches!(second.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
-        assert!(matches!(queue.push(3), Pushed::Closed));
+        assert!(matches!(queue.push(3), PushOutcome::Closed));
     }
 }

@@ -64,7 +64,7 @@ pub enum NamespaceError {
 
 /// What a subject says: who speaks, to whom, about what.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Place {
+pub enum Address {
     /// A command or a reply for a shard, from a shard or from outside.
     Direct {
         /// The shard it is for.
@@ -82,30 +82,30 @@ pub enum Place {
     /// Several events of a shard in one message.
     Events(ShardId),
     /// A command whose caller waits for the reply.
-    AskCommand {
+    CommandRequest {
         /// The domain.
         domain: Name,
         /// The shard of its key, if the caller knows it.
         shard: Option<Shard>,
     },
     /// A query.
-    AskQuery {
+    QueryRequest {
         /// The domain.
         domain: Name,
         /// Its name.
         name: Name,
     },
     /// Events of a shard above a position.
-    AskEvents(ShardId),
+    EventsRequest(ShardId),
     /// Outbox entries of `from` for `to`, whose owner asks.
-    AskOutbox {
+    OutboxRequest {
         /// The sending shard, which is asked.
         from: ShardId,
         /// The receiving shard, which asks.
         to: ShardId,
     },
     /// How far `to` has committed what `from`, whose owner asks, has sent it.
-    AskWatermark {
+    WatermarkRequest {
         /// The sending shard, which asks.
         from: ShardId,
         /// The receiving shard, which is asked.
@@ -122,41 +122,43 @@ pub enum Place {
     Head(ShardId),
 }
 
-impl Place {
+impl Address {
     /// Where a command or a reply goes; none if its shard is not known.
-    pub fn of_direct(envelope: &Envelope) -> Option<Self> {
+    pub fn for_message(envelope: &Envelope) -> Option<Self> {
         let from = envelope.origin.as_ref().map(|origin| origin.shard.clone());
         envelope.to.clone().map(|to| Self::Direct { to, from })
     }
 
     /// Where an event goes; none if no log holds it.
-    pub fn of_event(event: &Envelope) -> Option<Self> {
+    pub fn for_event(event: &Envelope) -> Option<Self> {
         let origin = event.origin.as_ref()?;
         Some(Self::Event { shard: origin.shard.clone(), name: event.name.clone() })
     }
 
     /// Where a question goes.
-    pub fn of_question(asked: &Request) -> Self {
+    pub fn for_request(asked: &Request) -> Self {
         match asked {
-            Request::Command(envelope) => Self::AskCommand {
+            Request::Command(envelope) => Self::CommandRequest {
                 domain: envelope.domain.clone(),
                 shard: envelope.to.as_ref().filter(|to| to.domain == envelope.domain).map(|to| to.shard),
             },
-            Request::Query(envelope) => Self::AskQuery { domain: envelope.domain.clone(), name: envelope.name.clone() },
+            Request::Query(envelope) => {
+                Self::QueryRequest { domain: envelope.domain.clone(), name: envelope.name.clone() }
+            }
             Request::Events { shard, .. } | Request::Shape { from: shard, to: None, .. } => {
-                Self::AskEvents(shard.clone())
+                Self::EventsRequest(shard.clone())
             }
             Request::Outbox { from, to, .. } | Request::Shape { from, to: Some(to), .. } => {
-                Self::AskOutbox { from: from.clone(), to: to.clone() }
+                Self::OutboxRequest { from: from.clone(), to: to.clone() }
             }
             Request::Watermark { from, to } | Request::Sent { from, to, .. } => {
-                Self::AskWatermark { from: from.clone(), to: to.clone() }
+                Self::WatermarkRequest { from: from.clone(), to: to.clone() }
             }
         }
     }
 
     /// Where tidings go.
-    pub fn of_tidings(tidings: &Notification) -> Self {
+    pub fn for_notification(tidings: &Notification) -> Self {
         match tidings {
             Notification::Committed { from, to, .. } => Self::Committed { from: from.clone(), to: to.clone() },
             Notification::Head { shard, .. } => Self::Head(shard.clone()),
@@ -166,62 +168,64 @@ impl Place {
 
 impl Namespace {
     /// The subject of a place.
-    pub fn subject(&self, place: &Place) -> String {
+    pub fn subject(&self, place: &Address) -> String {
         let ns = &self.0;
         match place {
-            Place::Direct { to, from: Some(from) } => {
+            Address::Direct { to, from: Some(from) } => {
                 format!("{ns}.cmd.{}.{}.{}.{}", to.domain, to.shard, from.domain, from.shard)
             }
-            Place::Direct { to, from: None } => format!("{ns}.cmd.{}.{}.outside", to.domain, to.shard),
-            Place::Event { shard, name } => format!("{ns}.evt.{}.{}.{name}", shard.domain, shard.shard),
-            Place::Events(shard) => format!("{ns}.evt.{}.{}", shard.domain, shard.shard),
-            Place::AskCommand { domain, shard: Some(shard) } => format!("{ns}.ask.{domain}.cmd.{shard}"),
-            Place::AskCommand { domain, shard: None } => format!("{ns}.ask.{domain}.cmd.any"),
-            Place::AskQuery { domain, name } => format!("{ns}.qry.{domain}.{name}"),
-            Place::AskEvents(shard) => format!("{ns}.ask.{}.evt.{}", shard.domain, shard.shard),
-            Place::AskOutbox { from, to } => {
+            Address::Direct { to, from: None } => format!("{ns}.cmd.{}.{}.outside", to.domain, to.shard),
+            Address::Event { shard, name } => format!("{ns}.evt.{}.{}.{name}", shard.domain, shard.shard),
+            Address::Events(shard) => format!("{ns}.evt.{}.{}", shard.domain, shard.shard),
+            Address::CommandRequest { domain, shard: Some(shard) } => format!("{ns}.ask.{domain}.cmd.{shard}"),
+            Address::CommandRequest { domain, shard: None } => format!("{ns}.ask.{domain}.cmd.any"),
+            Address::QueryRequest { domain, name } => format!("{ns}.qry.{domain}.{name}"),
+            Address::EventsRequest(shard) => format!("{ns}.ask.{}.evt.{}", shard.domain, shard.shard),
+            Address::OutboxRequest { from, to } => {
                 format!("{ns}.ask.{}.out.{}.{}.{}", from.domain, from.shard, to.domain, to.shard)
             }
-            Place::AskWatermark { from, to } => {
+            Address::WatermarkRequest { from, to } => {
                 format!("{ns}.ask.{}.mark.{}.{}.{}", to.domain, to.shard, from.domain, from.shard)
             }
-            Place::Committed { from, to } => {
+            Address::Committed { from, to } => {
                 format!("{ns}.done.{}.{}.{}.{}", from.domain, from.shard, to.domain, to.shard)
             }
-            Place::Head(shard) => format!("{ns}.head.{}.{}", shard.domain, shard.shard),
+            Address::Head(shard) => format!("{ns}.head.{}.{}", shard.domain, shard.shard),
         }
     }
 
     /// The place a subject names; `None` if it is not one of this namespace.
-    pub fn place(&self, subject: &str) -> Option<Place> {
+    pub fn parse(&self, subject: &str) -> Option<Address> {
         let rest = subject.strip_prefix(self.as_str())?.strip_prefix('.')?;
         let tokens: Vec<&str> = rest.split('.').take(7).collect();
         Some(match tokens.as_slice() {
-            ["cmd", domain, shard, "outside"] => Place::Direct { to: shard_id(domain, shard)?, from: None },
+            ["cmd", domain, shard, "outside"] => Address::Direct { to: shard_id(domain, shard)?, from: None },
             ["cmd", domain, shard, from, from_shard] => {
-                Place::Direct { to: shard_id(domain, shard)?, from: Some(shard_id(from, from_shard)?) }
+                Address::Direct { to: shard_id(domain, shard)?, from: Some(shard_id(from, from_shard)?) }
             }
             ["evt", domain, shard, name] => {
-                Place::Event { shard: shard_id(domain, shard)?, name: Name::new(name).ok()? }
+                Address::Event { shard: shard_id(domain, shard)?, name: Name::new(name).ok()? }
             }
-            ["evt", domain, shard] => Place::Events(shard_id(domain, shard)?),
-            ["ask", domain, "cmd", "any"] => Place::AskCommand { domain: Name::new(domain).ok()?, shard: None },
+            ["evt", domain, shard] => Address::Events(shard_id(domain, shard)?),
+            ["ask", domain, "cmd", "any"] => Address::CommandRequest { domain: Name::new(domain).ok()?, shard: None },
             ["ask", domain, "cmd", shard] => {
                 let at = shard_id(domain, shard)?;
-                Place::AskCommand { domain: at.domain, shard: Some(at.shard) }
+                Address::CommandRequest { domain: at.domain, shard: Some(at.shard) }
             }
-            ["qry", domain, name] => Place::AskQuery { domain: Name::new(domain).ok()?, name: Name::new(name).ok()? },
-            ["ask", domain, "evt", shard] => Place::AskEvents(shard_id(domain, shard)?),
+            ["qry", domain, name] => {
+                Address::QueryRequest { domain: Name::new(domain).ok()?, name: Name::new(name).ok()? }
+            }
+            ["ask", domain, "evt", shard] => Address::EventsRequest(shard_id(domain, shard)?),
             ["ask", from, "out", from_shard, to, to_shard] => {
-                Place::AskOutbox { from: shard_id(from, from_shard)?, to: shard_id(to, to_shard)? }
+                Address::OutboxRequest { from: shard_id(from, from_shard)?, to: shard_id(to, to_shard)? }
             }
             ["ask", to, "mark", to_shard, from, from_shard] => {
-                Place::AskWatermark { from: shard_id(from, from_shard)?, to: shard_id(to, to_shard)? }
+                Address::WatermarkRequest { from: shard_id(from, from_shard)?, to: shard_id(to, to_shard)? }
             }
             ["done", from, from_shard, to, to_shard] => {
-                Place::Committed { from: shard_id(from, from_shard)?, to: shard_id(to, to_shard)? }
+                Address::Committed { from: shard_id(from, from_shard)?, to: shard_id(to, to_shard)? }
             }
-            ["head", domain, shard] => Place::Head(shard_id(domain, shard)?),
+            ["head", domain, shard] => Address::Head(shard_id(domain, shard)?),
             _ => return None,
         })
     }
@@ -238,11 +242,11 @@ impl Namespace {
 
     /// All questions of one name to those who can answer them.
     pub fn query_subject(&self, domain: &Name, name: &Name) -> String {
-        self.subject(&Place::AskQuery { domain: domain.clone(), name: name.clone() })
+        self.subject(&Address::QueryRequest { domain: domain.clone(), name: name.clone() })
     }
 
     /// All questions to the owner of a domain.
-    pub fn ask_filter(&self, domain: &Name) -> String {
+    pub fn request_filter(&self, domain: &Name) -> String {
         format!("{self}.ask.{domain}.>")
     }
 
@@ -317,18 +321,19 @@ mod tests {
         (name(), any::<u16>()).prop_map(|(domain, shard)| ShardId::new(domain, shard))
     }
 
-    fn place() -> impl Strategy<Value = Place> {
+    fn place() -> impl Strategy<Value = Address> {
         prop_oneof![
-            (shard(), prop::option::of(shard())).prop_map(|(to, from)| Place::Direct { to, from }),
-            (shard(), name()).prop_map(|(shard, name)| Place::Event { shard, name }),
-            shard().prop_map(Place::Events),
-            (name(), prop::option::of(any::<u16>())).prop_map(|(domain, shard)| Place::AskCommand { domain, shard }),
-            (name(), name()).prop_map(|(domain, name)| Place::AskQuery { domain, name }),
-            shard().prop_map(Place::AskEvents),
-            (shard(), shard()).prop_map(|(from, to)| Place::AskOutbox { from, to }),
-            (shard(), shard()).prop_map(|(from, to)| Place::AskWatermark { from, to }),
-            (shard(), shard()).prop_map(|(from, to)| Place::Committed { from, to }),
-            shard().prop_map(Place::Head),
+            (shard(), prop::option::of(shard())).prop_map(|(to, from)| Address::Direct { to, from }),
+            (shard(), name()).prop_map(|(shard, name)| Address::Event { shard, name }),
+            shard().prop_map(Address::Events),
+            (name(), prop::option::of(any::<u16>()))
+                .prop_map(|(domain, shard)| Address::CommandRequest { domain, shard }),
+            (name(), name()).prop_map(|(domain, name)| Address::QueryRequest { domain, name }),
+            shard().prop_map(Address::EventsRequest),
+            (shard(), shard()).prop_map(|(from, to)| Address::OutboxRequest { from, to }),
+            (shard(), shard()).prop_map(|(from, to)| Address::WatermarkRequest { from, to }),
+            (shard(), shard()).prop_map(|(from, to)| Address::Committed { from, to }),
+            shard().prop_map(Address::Head),
         ]
     }
 
@@ -348,7 +353,7 @@ mod tests {
             let subject = namespace.subject(&place);
             prop_assert!(subject.len() <= 255, "{} bytes", subject.len());
             prop_assert!(subject.split('.').all(Name::is_valid), "{subject}");
-            prop_assert_eq!(namespace.place(&subject), Some(place));
+            prop_assert_eq!(namespace.parse(&subject), Some(place));
         }
 
         #[test]
@@ -367,7 +372,7 @@ mod tests {
 
         #[test]
         fn any_text_is_a_place_or_none(text in "whizbang[.a-z0-9>* +]{0,40}") {
-            if let Some(place) = Namespace::default().place(&text) {
+            if let Some(place) = Namespace::default().parse(&text) {
                 prop_assert_eq!(Namespace::default().subject(&place), text);
             }
         }

@@ -187,11 +187,11 @@ fn alone(domain: String) -> SendError {
 pub(super) fn failed(error: BridgeError, domain: &str, id: MessageId) -> SendError {
     let domain = domain.to_owned();
     match error {
-        BridgeError::NoAnswer { deadline, .. } => SendError::NoReply { domain, deadline, id },
+        BridgeError::NoResponse { deadline, .. } => SendError::NoReply { domain, deadline, id },
         BridgeError::Oversize { bytes, limit } => {
             SendError::Encode(crate::message::CodecError::Oversize { bytes, limit })
         }
-        BridgeError::Unreadable { reason, .. } => SendError::Unknown {
+        BridgeError::InvalidResponse { reason, .. } => SendError::Unknown {
             id,
             source: StoreError::io("reading the owner's answer", std::io::Error::other(reason)),
         },

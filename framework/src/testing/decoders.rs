@@ -82,12 +82,12 @@ pub fn envelope(input: &[u8]) -> bool {
 
 /// A question in a packet.
 pub fn question(input: &[u8]) -> bool {
-    same_again(unflat(input).asked(), |asked| Packet::from_asked(asked)?.asked())
+    same_again(unflat(input).request(), |asked| Packet::from_request(asked)?.request())
 }
 
 /// An answer in a packet.
 pub fn answer(input: &[u8]) -> bool {
-    same_again(unflat(input).answer(), |answer| Packet::from_answer(answer, ANSWER_BYTES).answer())
+    same_again(unflat(input).response(), |answer| Packet::from_response(answer, ANSWER_BYTES).response())
 }
 
 /// A pack of events.
@@ -101,13 +101,13 @@ pub fn pack(input: &[u8]) -> bool {
 
 /// News in a packet.
 pub fn tidings(input: &[u8]) -> bool {
-    same_again(unflat(input).tidings(), |tidings| Packet::from_tidings(tidings).tidings())
+    same_again(unflat(input).notification(), |tidings| Packet::from_notification(tidings).notification())
 }
 
 /// A subject. One place has one subject, so that a permission to write to one is not a permission to write to another.
 pub fn subject(input: &[u8]) -> bool {
     let (namespace, subject) = (Namespace::default(), String::from_utf8_lossy(input));
-    let Some(place) = namespace.place(&subject) else { return false };
+    let Some(place) = namespace.parse(&subject) else { return false };
     assert_eq!(namespace.subject(&place), *subject);
     true
 }
@@ -119,11 +119,11 @@ pub fn log_record(input: &[u8]) -> bool {
 
 /// A claim on a domain, in JSON.
 pub fn claim(input: &[u8]) -> bool {
-    crate::bridge::reads_claim(input)
+    crate::bridge::parses_claim(input)
 }
 
 /// What JetStream answers in JSON: acknowledgements, stored messages, states of consumers.
 #[cfg(feature = "nats")]
 pub fn stream_answer(input: &[u8]) -> bool {
-    crate::bridge::nats::decode::reads_answer(input)
+    crate::bridge::nats::decode::parses_response(input)
 }

@@ -1,7 +1,7 @@
 //! A program on the server that belongs to no service: writes what it likes, where it likes.
 
 use async_nats::{Client, HeaderMap};
-use whizbang::bridge::subject::{Namespace, Place};
+use whizbang::bridge::subject::{Address, Namespace};
 use whizbang::testing::bridge::hostile::Forgery;
 
 /// A stranger's connection.
@@ -28,11 +28,11 @@ impl Stranger {
         let (subject, payload) = (Namespace::default().subject(&forgery.place), forgery.packet.payload);
         let is_question = matches!(
             forgery.place,
-            Place::AskCommand { .. }
-                | Place::AskQuery { .. }
-                | Place::AskEvents(_)
-                | Place::AskOutbox { .. }
-                | Place::AskWatermark { .. }
+            Address::CommandRequest { .. }
+                | Address::QueryRequest { .. }
+                | Address::EventsRequest(_)
+                | Address::OutboxRequest { .. }
+                | Address::WatermarkRequest { .. }
         );
         let written = if is_question {
             let inbox = self.0.new_inbox();

@@ -1,7 +1,7 @@
 //! What comes over a broker: packets, questions, answers, tidings, subjects.
 
 use bytes::Bytes;
-use whizbang::bridge::subject::{Namespace, Place};
+use whizbang::bridge::subject::{Address, Namespace};
 use whizbang::bridge::wire::Packet;
 use whizbang::bridge::{Notification, Request, RequestError, Response};
 use whizbang::clock::Timestamp;
@@ -80,7 +80,7 @@ fn a_spoilt_question_is_refused_or_is_a_question() {
         Request::Watermark { from: shard(3), to: shard(4) },
         Request::Shape { from: shard(3), to: Some(shard(4)), shape: whizbang::message::Fingerprint::from_u64(5) },
     ];
-    let samples = asked.iter().map(|asked| flat(&Packet::from_asked(asked).expect("a sample")));
+    let samples = asked.iter().map(|asked| flat(&Packet::from_request(asked).expect("a sample")));
     Fuzz::new("asked", samples).run(decoders::question);
 }
 
@@ -94,7 +94,7 @@ fn a_spoilt_answer_is_refused_or_is_an_answer() {
         Response::Refused(RequestError::Busy),
         Response::Refused(RequestError::Unhandled("nobody takes `Deposit`".into())),
     ];
-    let samples = answers.iter().map(|answer| flat(&Packet::from_answer(answer, ANSWER_BYTES)));
+    let samples = answers.iter().map(|answer| flat(&Packet::from_response(answer, ANSWER_BYTES)));
     Fuzz::new("answer", samples).run(decoders::answer);
 }
 
@@ -112,7 +112,7 @@ fn spoilt_tidings_are_refused_or_are_tidings() {
         Notification::Committed { from: shard(3), to: shard(4), through: 1 << 40 },
         Notification::Head { shard: shard(3), position: 300 },
     ];
-    let samples = tidings.iter().map(|tidings| flat(&Packet::from_tidings(tidings)));
+    let samples = tidings.iter().map(|tidings| flat(&Packet::from_notification(tidings)));
     Fuzz::new("tidings", samples).run(decoders::tidings);
 }
 
@@ -120,15 +120,15 @@ fn spoilt_tidings_are_refused_or_are_tidings() {
 fn a_spoilt_subject_is_refused_or_names_one_place() {
     let namespace = Namespace::default();
     let places = [
-        Place::Direct { to: shard(3), from: Some(shard(4)) },
-        Place::Direct { to: shard(3), from: None },
-        Place::Event { shard: shard(3), name: name("Deposited") },
-        Place::Events(shard(3)),
-        Place::AskCommand { domain: name("bank"), shard: Some(3) },
-        Place::AskQuery { domain: name("bank"), name: name("Balance") },
-        Place::AskEvents(shard(3)),
-        Place::Committed { from: shard(3), to: shard(4) },
-        Place::Head(shard(3)),
+        Address::Direct { to: shard(3), from: Some(shard(4)) },
+        Address::Direct { to: shard(3), from: None },
+        Address::Event { shard: shard(3), name: name("Deposited") },
+        Address::Events(shard(3)),
+        Address::CommandRequest { domain: name("bank"), shard: Some(3) },
+        Address::QueryRequest { domain: name("bank"), name: name("Balance") },
+        Address::EventsRequest(shard(3)),
+        Address::Committed { from: shard(3), to: shard(4) },
+        Address::Head(shard(3)),
     ];
     let samples: Vec<_> = places.iter().map(|place| namespace.subject(place).into_bytes()).collect();
     Fuzz::new("subject", samples).run(decoders::subject);

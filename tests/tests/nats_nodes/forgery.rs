@@ -104,7 +104,7 @@ impl Stranger {
             }
             Notification::Head { shard, .. } => format!("whizbang.head.{}.{}", shard.domain, shard.shard),
         };
-        let packet = Packet::from_tidings(tidings);
+        let packet = Packet::from_notification(tidings);
         self.client.publish_with_headers(subject, headers(&packet), packet.payload).await.expect("writes");
     }
 

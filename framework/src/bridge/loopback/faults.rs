@@ -26,31 +26,31 @@ impl Default for LoopbackFaults {
 }
 
 /// Draws what happens to each message.
-pub(super) struct Dice {
+pub(super) struct FaultSampler {
     faults: LoopbackFaults,
     ids: IdSource,
 }
 
-impl Dice {
+impl FaultSampler {
     pub(super) fn new(faults: LoopbackFaults, ids: IdSource) -> Self {
         Self { faults, ids }
     }
 
-    fn happens(&self, probability: f64) -> bool {
+    fn occurs(&self, probability: f64) -> bool {
         const SIDES: u64 = 1 << 32;
         // A probability outside 0..=1 saturates; not a number never happens.
         self.ids.below(SIDES) < (probability * SIDES as f64) as u64
     }
 
     /// How long each copy of the next message is held back; no copy means it is lost.
-    pub(super) fn throw(&self) -> Vec<Duration> {
-        if self.happens(self.faults.drop) {
+    pub(super) fn sample(&self) -> Vec<Duration> {
+        if self.occurs(self.faults.drop) {
             return Vec::new();
         }
-        let copies = 1 + usize::from(self.happens(self.faults.duplicate));
+        let copies = 1 + usize::from(self.occurs(self.faults.duplicate));
         (0..copies)
             .map(|_| {
-                if self.happens(self.faults.reorder) {
+                if self.occurs(self.faults.reorder) {
                     let nanos = u64::try_from(self.faults.delay.as_nanos()).unwrap_or(u64::MAX);
                     Duration::from_nanos(self.ids.below(nanos.saturating_add(1)))
                 } else {

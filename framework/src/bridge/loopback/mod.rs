@@ -21,26 +21,26 @@ use futures_util::future::{BoxFuture, FutureExt, join_all, ready};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
-use self::member::{Member, Membership, Parcel, Question, What};
+use self::member::{Member, MemberGuard, MessageKind, QueuedMessage, QueuedRequest};
 use self::route::Routes;
 use super::claim::{self, Claim};
 use super::wire::Packet;
 use super::{Bridge, BridgeError, Inbound, NodeCard, Notification, Request, RequestError, Response};
-use crate::bridge::queue::Pushed;
+use crate::bridge::queue::PushOutcome;
 use crate::message::{Envelope, Name, StoreId};
 #[cfg(feature = "testing")]
-use crate::{bridge::subject::Place, message::ShardId};
+use crate::{bridge::subject::Address, message::ShardId};
 
 /// How many messages wait for a node before its senders are held back.
-const QUEUE: usize = 4096;
+const QUEUE_CAPACITY: usize = 4096;
 /// How long a full queue may hold an event back before its subscriber counts as lagging and gets the rest from the log.
-const PATIENCE: Duration = Duration::from_millis(200);
+const SLOW_SUBSCRIBER_TIMEOUT: Duration = Duration::from_millis(200);
 /// How many refused packets a hub remembers.
-const REFUSED: usize = 1000;
+const MAX_REFUSED: usize = 1000;
 /// How many bytes they may have together: whoever writes without sense must not fill the memory.
-const REFUSED_BYTES: usize = 4 << 20;
+const MAX_REFUSED_BYTES: usize = 4 << 20;
 /// What the hub is called in errors.
-const BROKER: &str = "the loopback hub";
+const BROKER_NAME: &str = "the loopback hub";
 
 /// Where nodes of one process meet. Clones are the same hub.
 ///
@@ -63,7 +63,7 @@ struct Hub {
     /// By domain.
     claims: Mutex<BTreeMap<Name, Claim>>,
     #[cfg(feature = "testing")]
-    dice: Mutex<Option<faults::Dice>>,
+    faults: Mutex<Option<faults::FaultSampler>>,
 }
 
 /// A packet that came in and was no message.
@@ -98,12 +98,12 @@ impl LoopbackHub {
 impl LoopbackHub {
     /// From now on maltreats what travels, as `faults` says and `ids` draws.
     pub fn set_faults(&self, faults: LoopbackFaults, ids: crate::message::IdSource) {
-        *self.0.dice.lock() = Some(faults::Dice::new(faults, ids));
+        *self.0.faults.lock() = Some(faults::FaultSampler::new(faults, ids));
     }
 
     /// From now on delivers everything, once and in order.
     pub fn clear_faults(&self) {
-        *self.0.dice.lock() = None;
+        *self.0.faults.lock() = None;
     }
 
     /// Forgets all claims, as a broker that was emptied.
@@ -117,38 +117,44 @@ impl LoopbackHub {
     /// [`BridgeError::NoOwner`].
     pub async fn inject(&self, domain: &Name, packet: Packet) -> Result<(), BridgeError> {
         let member = self.0.routes().owner(domain, 0).ok_or_else(|| no_owner(domain))?;
-        self.0.post(&[member], What::Direct, packet, domain).await
+        self.0.enqueue(&[member], MessageKind::Direct, packet, domain).await
     }
 
     /// Puts a packet before the nodes that hear a place, whatever is in it. Nothing happens where no node does.
-    pub async fn forge(&self, place: &Place, packet: Packet) {
+    pub async fn forge(&self, place: &Address, packet: Packet) {
         let routes = self.0.routes();
         let owner =
             |shard: &ShardId| -> Vec<Arc<Member>> { routes.owner(&shard.domain, shard.shard).into_iter().collect() };
         let (members, what, domain) = match place {
-            Place::Direct { to, .. } => (owner(to), What::Direct, &to.domain),
-            Place::Event { shard, .. } | Place::Events(shard) => {
-                (routes.subscribers(&shard.domain, shard.shard), What::Event, &shard.domain)
+            Address::Direct { to, .. } => (owner(to), MessageKind::Direct, &to.domain),
+            Address::Event { shard, .. } | Address::Events(shard) => {
+                (routes.subscribers(&shard.domain, shard.shard), MessageKind::Event, &shard.domain)
             }
-            Place::Committed { from, .. } => (owner(from), What::Tidings, &from.domain),
-            Place::Head(shard) => (routes.subscribers(&shard.domain, shard.shard), What::Tidings, &shard.domain),
-            Place::AskCommand { domain, shard } => {
-                return self.forge_question(routes.owner(domain, shard.unwrap_or(0)), packet);
+            Address::Committed { from, .. } => (owner(from), MessageKind::Notification, &from.domain),
+            Address::Head(shard) => {
+                (routes.subscribers(&shard.domain, shard.shard), MessageKind::Notification, &shard.domain)
             }
-            Place::AskQuery { domain, name } => return self.forge_question(routes.host(domain, name), packet),
-            Place::AskEvents(shard) | Place::AskOutbox { from: shard, .. } | Place::AskWatermark { to: shard, .. } => {
-                return self.forge_question(routes.owner(&shard.domain, shard.shard), packet);
+            Address::CommandRequest { domain, shard } => {
+                return self.forge_request(routes.owner(domain, shard.unwrap_or(0)), packet);
+            }
+            Address::QueryRequest { domain, name } => {
+                return self.forge_request(routes.query_handler(domain, name), packet);
+            }
+            Address::EventsRequest(shard)
+            | Address::OutboxRequest { from: shard, .. }
+            | Address::WatermarkRequest { to: shard, .. } => {
+                return self.forge_request(routes.owner(&shard.domain, shard.shard), packet);
             }
         };
         // A node that has gone in the meantime takes nothing.
-        let _ = self.0.post(&members, what, packet, domain).await;
+        let _ = self.0.enqueue(&members, what, packet, domain).await;
     }
 
-    fn forge_question(&self, member: Option<Arc<Member>>, packet: Packet) {
+    fn forge_request(&self, member: Option<Arc<Member>>, packet: Packet) {
         let (answer, _nobody_listens) = oneshot::channel();
         if let Some(member) = member {
             // A full queue answers busy.
-            let _ = member.questions.push_if_room(Question { packet, held_back: Duration::ZERO, answer });
+            let _ = member.requests.try_push(QueuedRequest { packet, delay: Duration::ZERO, response: answer });
         }
     }
 }
@@ -158,7 +164,7 @@ impl Hub {
         Arc::clone(&self.routes.read())
     }
 
-    fn join(&self, card: NodeCard, door: Arc<dyn Inbound>) -> Arc<Member> {
+    fn add(&self, card: NodeCard, door: Arc<dyn Inbound>) -> Arc<Member> {
         let mut members = self.members.lock();
         members.0 += 1;
         let member = Arc::new(Member::new(members.0, card, door));
@@ -190,22 +196,22 @@ impl Hub {
                 member.card.store.as_ref().is_some_and(|store| before.is_of(store))
                     && member.card.owns.iter().any(|(owned, _)| owned == domain)
             });
-            holders.for_each(|member| member.door.claim_lost(claim::lost(domain, Some(&claim))));
+            holders.for_each(|member| member.inbound.claim_lost(claim::lost_reason(domain, Some(&claim))));
         }
         Ok(())
     }
 
     /// Notes that a node has ended in order: a copy of its store may continue its claims.
-    fn release(&self, card: &NodeCard) {
+    fn release_claims(&self, card: &NodeCard) {
         let Some(store) = &card.store else { return };
         for claim in self.claims.lock().values_mut().filter(|claim| claim.is_of(store)) {
             claim.released = true;
         }
     }
 
-    fn leave(&self, leaver: &Member) {
+    fn remove(&self, leaver: &Member) {
         let mut members = self.members.lock();
-        members.1.retain(|member| member.number != leaver.number);
+        members.1.retain(|member| member.id != leaver.id);
         *self.routes.write() = Arc::new(Routes::new(&members.1));
     }
 
@@ -215,51 +221,51 @@ impl Hub {
         *bytes += packet.size();
         refused.push_back(RefusedPacket { service: member.card.service.clone(), error, packet });
         // The newest stays, whatever its size.
-        while refused.len() > 1 && (refused.len() > REFUSED || *bytes > REFUSED_BYTES) {
+        while refused.len() > 1 && (refused.len() > MAX_REFUSED || *bytes > MAX_REFUSED_BYTES) {
             *bytes -= refused.pop_front().map_or(0, |oldest| oldest.packet.size());
         }
     }
 
     /// For each copy of a message that will arrive: how long it is held back.
-    fn throw(&self) -> Vec<Duration> {
+    fn sample_delays(&self) -> Vec<Duration> {
         #[cfg(feature = "testing")]
-        if let Some(dice) = &*self.dice.lock() {
-            return dice.throw();
+        if let Some(dice) = &*self.faults.lock() {
+            return dice.sample();
         }
         vec![Duration::ZERO]
     }
 
     /// Puts a packet into the queues of `to`, in this call; the future waits until it is inside their bounds.
-    fn post(
+    fn enqueue(
         &self,
         to: &[Arc<Member>],
-        what: What,
+        what: MessageKind,
         packet: Packet,
         domain: &Name,
     ) -> BoxFuture<'static, Result<(), BridgeError>> {
         let mut waits = Vec::new();
         for member in to {
-            if member.is_cut() {
+            if member.is_disconnected() {
                 continue;
             }
-            for held_back in self.throw() {
-                let parcel = Parcel { what, packet: packet.clone(), held_back, deliveries: 0 };
+            for held_back in self.sample_delays() {
+                let parcel = QueuedMessage { kind: what, packet: packet.clone(), delay: held_back, deliveries: 0 };
                 match what {
-                    What::Direct => match member.parcels.push(parcel) {
-                        Pushed::Taken => {}
-                        Pushed::Waits(inside) => {
+                    MessageKind::Direct => match member.messages.push(parcel) {
+                        PushOutcome::Accepted => {}
+                        PushOutcome::Waiting(inside) => {
                             let domain = domain.clone();
                             waits.push(async move { inside.await.map_err(|_| no_owner(&domain)) }.boxed());
                         }
-                        Pushed::Closed => return ready(Err(no_owner(domain))).boxed(),
+                        PushOutcome::Closed => return ready(Err(no_owner(domain))).boxed(),
                     },
-                    What::Event => {
-                        if let Pushed::Waits(inside) = member.push_event(parcel) {
-                            waits.push(be_patient(Arc::clone(member), inside).boxed());
+                    MessageKind::Event => {
+                        if let PushOutcome::Waiting(inside) = member.push_event(parcel) {
+                            waits.push(wait_for_space(Arc::clone(member), inside).boxed());
                         }
                     }
                     // News may get lost: it never holds anybody back.
-                    What::Tidings => drop(member.parcels.push_if_room(parcel)),
+                    MessageKind::Notification => drop(member.messages.try_push(parcel)),
                 }
             }
         }
@@ -270,12 +276,12 @@ impl Hub {
     }
 }
 
-async fn be_patient(member: Arc<Member>, inside: oneshot::Receiver<()>) -> Result<(), BridgeError> {
+async fn wait_for_space(member: Arc<Member>, inside: oneshot::Receiver<()>) -> Result<(), BridgeError> {
     // A subscriber that has gone holds nobody back either.
-    if tokio::time::timeout(PATIENCE, inside).await.is_err() {
+    if tokio::time::timeout(SLOW_SUBSCRIBER_TIMEOUT, inside).await.is_err() {
         tracing::warn!(service = %member.card.service, "lags behind; it gets the rest from the log");
         member.lagging.store(true, Ordering::Relaxed);
-        member.parcels.nudge();
+        member.messages.wake();
     }
     Ok(())
 }
@@ -284,8 +290,8 @@ fn no_owner(domain: &Name) -> BridgeError {
     BridgeError::NoOwner { domain: domain.to_string() }
 }
 
-fn unreachable() -> BridgeError {
-    BridgeError::Unreachable { broker: BROKER.to_owned(), reason: "this node is cut off".to_owned() }
+fn disconnected() -> BridgeError {
+    BridgeError::Unreachable { broker: BROKER_NAME.to_owned(), reason: "this node is cut off".to_owned() }
 }
 
 /// One node's connection to a [`LoopbackHub`].
@@ -297,24 +303,24 @@ pub struct LoopbackBridge {
 impl LoopbackBridge {
     fn member(&self) -> Result<Arc<Member>, BridgeError> {
         let member = self.member.read().clone().ok_or(BridgeError::Closed)?;
-        if member.is_cut() { Err(unreachable()) } else { Ok(member) }
+        if member.is_disconnected() { Err(disconnected()) } else { Ok(member) }
     }
 }
 
 #[cfg(feature = "testing")]
 impl LoopbackBridge {
     /// Cuts the node off: nothing reaches it and nothing leaves it, until [`mend`](Self::mend).
-    pub fn cut(&self) {
+    pub fn disconnect(&self) {
         if let Some(member) = &*self.member.read() {
-            member.cut.store(true, Ordering::Relaxed);
+            member.disconnected.store(true, Ordering::Relaxed);
         }
     }
 
     /// Connects the node again and tells it so.
-    pub fn mend(&self) {
+    pub fn reconnect(&self) {
         let member = self.member.read().clone();
-        if let Some(member) = member.filter(|member| member.cut.swap(false, Ordering::Relaxed)) {
-            member.door.reconnected();
+        if let Some(member) = member.filter(|member| member.disconnected.swap(false, Ordering::Relaxed)) {
+            member.inbound.reconnected();
         }
     }
 }
@@ -328,11 +334,11 @@ impl Bridge for LoopbackBridge {
         if let Err(error) = self.hub.claim(&card) {
             return ready(Err(error)).boxed();
         }
-        let member = self.hub.join(card, door);
+        let member = self.hub.add(card, door);
         *own = Some(Arc::clone(&member));
         drop(own);
         // Its owner is `detach`, which waits for it; a crash of the node drops it with the `LocalSet`.
-        crate::spawn::alone("loopback", member::deliver(Membership { hub: Arc::clone(&self.hub), member }));
+        crate::spawn::alone("loopback", member::run(MemberGuard { hub: Arc::clone(&self.hub), member }));
         ready(Ok(())).boxed()
     }
 
@@ -344,7 +350,7 @@ impl Bridge for LoopbackBridge {
                 None => (&envelope.domain, 0),
             };
             let owner = self.hub.routes().owner(domain, shard).ok_or_else(|| no_owner(domain))?;
-            Ok(self.hub.post(&[owner], What::Direct, packet, domain))
+            Ok(self.hub.enqueue(&[owner], MessageKind::Direct, packet, domain))
         });
         sent.unwrap_or_else(|error| ready(Err(error)).boxed())
     }
@@ -354,7 +360,7 @@ impl Bridge for LoopbackBridge {
             let packet = Packet::from_envelope(&event)?;
             let shard = event.origin.as_ref().map_or(0, |origin| origin.shard.shard);
             let subscribers = self.hub.routes().subscribers(&event.domain, shard);
-            Ok(self.hub.post(&subscribers, What::Event, packet, &event.domain))
+            Ok(self.hub.enqueue(&subscribers, MessageKind::Event, packet, &event.domain))
         });
         sent.unwrap_or_else(|error| ready(Err(error)).boxed())
     }
@@ -362,13 +368,13 @@ impl Bridge for LoopbackBridge {
     fn request(&self, to: Request, deadline: Duration) -> BoxFuture<'_, Result<Response, BridgeError>> {
         async move {
             self.member()?;
-            let packet = Packet::from_asked(&to)?;
+            let packet = Packet::from_request(&to)?;
             let routes = self.hub.routes();
             let member = match &to {
                 Request::Command(envelope) => {
                     routes.owner(to.domain(), envelope.to.as_ref().map_or(0, |shard| shard.shard))
                 }
-                Request::Query(envelope) => routes.host(&envelope.domain, &envelope.name),
+                Request::Query(envelope) => routes.query_handler(&envelope.domain, &envelope.name),
                 Request::Events { shard, .. } => routes.owner(&shard.domain, shard.shard),
                 Request::Outbox { from, .. } | Request::Shape { from, .. } => routes.owner(&from.domain, from.shard),
                 Request::Watermark { to, .. } | Request::Sent { to, .. } => routes.owner(&to.domain, to.shard),
@@ -376,20 +382,20 @@ impl Bridge for LoopbackBridge {
             let member = member.ok_or_else(|| no_owner(to.domain()))?;
             let (answer, answered) = oneshot::channel();
             // A question is never doubled: whoever asks again does so with the same id.
-            let held_back = self.hub.throw().first().copied();
+            let held_back = self.hub.sample_delays().first().copied();
             let _lost;
             match held_back {
-                Some(held_back) if !member.is_cut() => {
-                    if member.questions.push_if_room(Question { packet, held_back, answer }).is_err() {
+                Some(held_back) if !member.is_disconnected() => {
+                    if member.requests.try_push(QueuedRequest { packet, delay: held_back, response: answer }).is_err() {
                         return Ok(Response::Refused(RequestError::Busy));
                     }
                 }
                 // Kept until the deadline, so that the asker waits for an answer that never comes.
                 _ => _lost = answer,
             }
-            let no_answer = || BridgeError::NoAnswer { domain: to.domain().to_string(), deadline };
+            let no_answer = || BridgeError::NoResponse { domain: to.domain().to_string(), deadline };
             match tokio::time::timeout(deadline, answered).await {
-                Ok(Ok(packet)) => packet.answer().map_err(|error| error.in_answer(to.domain())),
+                Ok(Ok(packet)) => packet.response().map_err(|error| error.in_response(to.domain())),
                 Ok(Err(_)) | Err(_) => Err(no_answer()),
             }
         }
@@ -403,7 +409,7 @@ impl Bridge for LoopbackBridge {
 
     fn notify(&self, tidings: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
         let sent = self.member().map(|_| {
-            let packet = Packet::from_tidings(&tidings);
+            let packet = Packet::from_notification(&tidings);
             let routes = self.hub.routes();
             let (to, domain) = match &tidings {
                 Notification::Committed { from, .. } => {
@@ -411,7 +417,7 @@ impl Bridge for LoopbackBridge {
                 }
                 Notification::Head { shard, .. } => (routes.subscribers(&shard.domain, shard.shard), &shard.domain),
             };
-            self.hub.post(&to, What::Tidings, packet, domain)
+            self.hub.enqueue(&to, MessageKind::Notification, packet, domain)
         });
         sent.unwrap_or_else(|error| ready(Err(error)).boxed())
     }
@@ -423,10 +429,10 @@ impl Bridge for LoopbackBridge {
     fn detach(&self) -> BoxFuture<'_, Result<(), BridgeError>> {
         async move {
             let member = self.member.write().take().ok_or(BridgeError::Closed)?;
-            member.leaving.store(true, Ordering::Release);
-            member.parcels.nudge();
-            member.left.notified().await;
-            self.hub.release(&member.card);
+            member.detaching.store(true, Ordering::Release);
+            member.messages.wake();
+            member.stopped.notified().await;
+            self.hub.release_claims(&member.card);
             Ok(())
         }
         .boxed()
@@ -434,9 +440,9 @@ impl Bridge for LoopbackBridge {
 
     fn abandon(&self) {
         let Some(member) = self.member.write().take() else { return };
-        member.cut.store(true, Ordering::Relaxed);
-        member.leaving.store(true, Ordering::Release);
-        self.hub.leave(&member);
-        member.parcels.nudge();
+        member.disconnected.store(true, Ordering::Relaxed);
+        member.detaching.store(true, Ordering::Release);
+        self.hub.remove(&member);
+        member.messages.wake();
     }
 }

@@ -7,13 +7,13 @@ use super::member::Member;
 use crate::message::{Name, Shard};
 
 /// The nodes of one service that take something. A shard's messages go to the same one while the nodes stay the same.
-type Team = Vec<Arc<Member>>;
+type Group = Vec<Arc<Member>>;
 
 #[derive(Default)]
 pub(super) struct Routes {
-    owners: BTreeMap<Name, Team>,
-    subscribers: BTreeMap<Name, BTreeMap<Name, Team>>,
-    hosts: BTreeMap<(Name, Name), Team>,
+    owners: BTreeMap<Name, Group>,
+    subscribers: BTreeMap<Name, BTreeMap<Name, Group>>,
+    query_handlers: BTreeMap<(Name, Name), Group>,
 }
 
 impl Routes {
@@ -28,7 +28,7 @@ impl Routes {
                 services.entry(member.card.service.clone()).or_default().push(Arc::clone(member));
             }
             for query in &member.card.answers {
-                routes.hosts.entry(query.clone()).or_default().push(Arc::clone(member));
+                routes.query_handlers.entry(query.clone()).or_default().push(Arc::clone(member));
             }
         }
         routes
@@ -39,19 +39,19 @@ impl Routes {
     }
 
     /// One node of each subscribing service.
-    pub(super) fn subscribers(&self, domain: &Name, shard: Shard) -> Team {
+    pub(super) fn subscribers(&self, domain: &Name, shard: Shard) -> Group {
         let services = self.subscribers.get(domain).into_iter().flat_map(BTreeMap::values);
         services.filter_map(|team| pick(team, shard)).collect()
     }
 
     /// A node that answers a query; the first that is not cut off.
-    pub(super) fn host(&self, domain: &Name, query: &Name) -> Option<Arc<Member>> {
-        let team = self.hosts.get(&(domain.clone(), query.clone()))?;
-        team.iter().find(|member| !member.is_cut()).or_else(|| team.first()).cloned()
+    pub(super) fn query_handler(&self, domain: &Name, query: &Name) -> Option<Arc<Member>> {
+        let team = self.query_handlers.get(&(domain.clone(), query.clone()))?;
+        team.iter().find(|member| !member.is_disconnected()).or_else(|| team.first()).cloned()
     }
 }
 
-fn pick(team: &Team, shard: Shard) -> Option<Arc<Member>> {
+fn pick(team: &Group, shard: Shard) -> Option<Arc<Member>> {
     let at = usize::from(shard).checked_rem(team.len())?;
     team.get(at).cloned()
 }

@@ -9,11 +9,11 @@ use serde::Deserialize;
 
 /// Why a stream did not take a message.
 #[derive(Clone, Debug)]
-pub(super) enum Untaken {
+pub(super) enum PublishFailure {
     /// There is no such stream.
-    Missing,
+    NoStream,
     /// What it says, or why that cannot be read.
-    Says(Arc<dyn std::error::Error + Send + Sync>),
+    Rejected(Arc<dyn std::error::Error + Send + Sync>),
 }
 
 /// What a stream says to a message. Fields that are not needed are left out.
@@ -33,19 +33,19 @@ struct StreamError {
 }
 
 /// Reads what a stream, or the server in its place, says.
-pub(super) fn read(answer: &Message) -> Result<(), Untaken> {
+pub(super) fn parse(answer: &Message) -> Result<(), PublishFailure> {
     if has_no_responder(answer) {
-        return Err(Untaken::Missing);
+        return Err(PublishFailure::NoStream);
     }
-    read_payload(&answer.payload)
+    parse_payload(&answer.payload)
 }
 
 /// Reads the payload of an answer.
-pub(super) fn read_payload(payload: &[u8]) -> Result<(), Untaken> {
+pub(super) fn parse_payload(payload: &[u8]) -> Result<(), PublishFailure> {
     match serde_json::from_slice::<Acknowledgement>(payload) {
         Ok(Acknowledgement { error: None }) => Ok(()),
-        Ok(Acknowledgement { error: Some(error) }) => Err(Untaken::Says(Arc::new(error))),
-        Err(error) => Err(Untaken::Says(Arc::new(error))),
+        Ok(Acknowledgement { error: Some(error) }) => Err(PublishFailure::Rejected(Arc::new(error))),
+        Err(error) => Err(PublishFailure::Rejected(Arc::new(error))),
     }
 }
 

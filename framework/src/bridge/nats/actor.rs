@@ -20,7 +20,7 @@ use crate::telemetry::TARGET;
 
 pub(super) struct NatsActor {
     pub(super) client: Client,
-    pub(super) outgoing: Arc<PublisherLoop>,
+    pub(super) publisher: Arc<PublisherLoop>,
     /// What is given to the loops at start.
     pub(super) loops: Option<Loops>,
     /// Tells the intake to end.
@@ -33,11 +33,11 @@ pub(super) struct NatsActor {
 
 /// What the loops take with them.
 pub(super) struct Loops {
-    pub(super) answers: Subscriber,
-    pub(super) intake: ConsumerLoop,
+    pub(super) replies: Subscriber,
+    pub(super) consumer: ConsumerLoop,
     pub(super) denials: broadcast::Receiver<String>,
     /// Keeps the claims on this node's domains.
-    pub(super) renewing: BoxFuture<'static, ()>,
+    pub(super) claim_renewal: BoxFuture<'static, ()>,
     /// Where it is said that the loops have failed.
     pub(super) report: Arc<Report>,
 }
@@ -50,7 +50,7 @@ impl NatsActor {
         closing: oneshot::Sender<()>,
         abandoned: Arc<Notify>,
     ) -> Self {
-        Self { client, outgoing, loops: Some(loops), closing: Some(closing), abandoned, ended: None }
+        Self { client, publisher: outgoing, loops: Some(loops), closing: Some(closing), abandoned, ended: None }
     }
 }
 
@@ -58,10 +58,14 @@ impl Actor for NatsActor {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Self::Context) {
-        let Some(Loops { answers, intake, mut denials, renewing, report }) = self.loops.take() else { return };
+        let Some(Loops { replies: answers, consumer: intake, mut denials, claim_renewal: renewing, report }) =
+            self.loops.take()
+        else {
+            return;
+        };
         let (end, ended) = oneshot::channel();
         self.ended = Some(ended);
-        let outgoing = Arc::clone(&self.outgoing);
+        let outgoing = Arc::clone(&self.publisher);
         let client = self.client.clone();
         let both = async move {
             let mut working = pin!(async { tokio::join!(intake.run(), outgoing.run(client.clone(), answers)) });
@@ -87,11 +91,11 @@ impl Actor for NatsActor {
             }
         };
         context.spawn(until_abandoned.into_actor(self).map(|(), _, context| context.stop()));
-        let outgoing = Arc::clone(&self.outgoing);
+        let outgoing = Arc::clone(&self.publisher);
         let denied = async move {
             loop {
                 match denials.recv().await {
-                    Ok(subject) => outgoing.deny(&subject),
+                    Ok(subject) => outgoing.fail_denied(&subject),
                     Err(broadcast::error::RecvError::Lagged(_)) => {}
                     Err(broadcast::error::RecvError::Closed) => break,
                 }
@@ -112,7 +116,7 @@ impl Handler<Detach> for NatsActor {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, Detach: Detach, _: &mut Self::Context) -> Self::Result {
-        self.outgoing.close();
+        self.publisher.close();
         if let Some(closing) = self.closing.take() {
             // The intake may have ended with the client.
             let _ = closing.send(());

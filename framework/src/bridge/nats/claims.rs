@@ -17,18 +17,18 @@ use tokio::sync::watch;
 
 use super::Report;
 use super::connection::LinkState;
-use super::jetstream::{JetStream, Put, Wanted};
+use super::jetstream::{DesiredConfig, JetStream, PublishOutcome};
 use crate::bridge::claim::{self, Claim};
 use crate::bridge::subject::Namespace;
 use crate::bridge::{BridgeError, Inbound, NodeCard, StoreCard};
 use crate::message::{Name, StoreId};
 
 /// How often a claim is written again, so that a node hears of a rival whose message it has missed.
-const RENEW: Duration = Duration::from_secs(5);
+const RENEW_INTERVAL: Duration = Duration::from_secs(5);
 /// The shortest time between two renewals: messages on the subject of a claim are no reason to write without end.
-const PAUSE: Duration = Duration::from_millis(250);
+const MIN_RENEW_INTERVAL: Duration = Duration::from_millis(250);
 /// How often a write is repeated whose result is not known, or that met another write, before it is given up.
-const TRIES: usize = 5;
+const MAX_ATTEMPTS: usize = 5;
 /// The name of the issue about them.
 const ISSUE: &str = "claims";
 
@@ -37,7 +37,7 @@ pub(super) struct Claims {
     pub(super) jetstream: JetStream,
     pub(super) namespace: Namespace,
     /// The stream of all claims, as it should be.
-    pub(super) stream: Wanted,
+    pub(super) stream: DesiredConfig,
     pub(super) card: NodeCard,
     pub(super) store: StoreCard,
     /// By domain: the number of the message with this node's claim.
@@ -47,7 +47,7 @@ pub(super) struct Claims {
 }
 
 /// What has become of a claim.
-enum Renewed {
+enum RenewalOutcome {
     Held,
     Lost(Option<Claim>),
 }
@@ -58,18 +58,23 @@ pub(super) async fn owner(
     namespace: &Namespace,
     domain: &Name,
 ) -> Result<Option<StoreId>, BridgeError> {
-    let stored = jetstream.stored(&namespace.claims_stream(), &namespace.claim_subject(domain)).await?;
-    stored.map(|stored| Ok(read(domain, &stored.payload)?.store)).transpose()
+    let stored = jetstream.last_message(&namespace.claims_stream(), &namespace.claim_subject(domain)).await?;
+    stored.map(|stored| Ok(parse_claim(domain, &stored.payload)?.store)).transpose()
 }
 
-fn read(domain: &Name, payload: &[u8]) -> Result<Claim, BridgeError> {
+fn parse_claim(domain: &Name, payload: &[u8]) -> Result<Claim, BridgeError> {
     serde_json::from_slice(payload)
         .map_err(|error| BridgeError::Malformed { reason: format!("the claim on domain `{domain}`: {error}") })
 }
 
 impl Claims {
     /// The claims of a node whose store has an identity, and that owns something.
-    pub(super) fn new(jetstream: JetStream, namespace: Namespace, stream: Wanted, card: &NodeCard) -> Option<Self> {
+    pub(super) fn new(
+        jetstream: JetStream,
+        namespace: Namespace,
+        stream: DesiredConfig,
+        card: &NodeCard,
+    ) -> Option<Self> {
         let store = card.store.clone().filter(|_| !card.owns.is_empty())?;
         Some(Self {
             jetstream,
@@ -103,7 +108,7 @@ impl Claims {
     }
 
     /// Claims all domains. What was claimed before an error is released again.
-    pub(super) async fn claim(&self) -> Result<(), BridgeError> {
+    pub(super) async fn claim_all(&self) -> Result<(), BridgeError> {
         for domain in self.domains() {
             if let Err(error) = self.claim_one(domain).await {
                 self.release().await;
@@ -115,7 +120,7 @@ impl Claims {
 
     async fn claim_one(&self, domain: &Name) -> Result<(), BridgeError> {
         let mut failed = self.contended(domain);
-        for _ in 0..TRIES {
+        for _ in 0..MAX_ATTEMPTS {
             let last = match self.read(domain).await? {
                 Some((number, found)) => {
                     found.admits(&self.card, &self.store, domain)?;
@@ -144,17 +149,17 @@ impl Claims {
     ) {
         let mut watched = select_all(watched);
         loop {
-            self.wait(&mut watched, &mut link).await;
+            self.wait_for_renewal(&mut watched, &mut link).await;
             if self.ended.load(Ordering::Acquire) {
                 return;
             }
             for domain in self.domains() {
                 match self.renew(domain).await {
-                    Ok(Renewed::Held) => drop(report.issues.close(ISSUE)),
-                    Ok(Renewed::Lost(found)) if !self.ended.swap(true, Ordering::AcqRel) => {
-                        return door.claim_lost(claim::lost(domain, found.as_ref()));
+                    Ok(RenewalOutcome::Held) => drop(report.issues.close(ISSUE)),
+                    Ok(RenewalOutcome::Lost(found)) if !self.ended.swap(true, Ordering::AcqRel) => {
+                        return door.claim_lost(claim::lost_reason(domain, found.as_ref()));
                     }
-                    Ok(Renewed::Lost(_)) => return,
+                    Ok(RenewalOutcome::Lost(_)) => return,
                     Err(error) if link.borrow().up => {
                         let text =
                             format!("the claim on domain `{domain}` cannot be renewed: {error}; it is tried again");
@@ -170,8 +175,8 @@ impl Claims {
     }
 
     /// Waits until it is time to renew, or there is a sign of a rival.
-    async fn wait(&self, watched: &mut SelectAll<Subscriber>, link: &mut watch::Receiver<LinkState>) {
-        tokio::time::sleep(PAUSE).await;
+    async fn wait_for_renewal(&self, watched: &mut SelectAll<Subscriber>, link: &mut watch::Receiver<LinkState>) {
+        tokio::time::sleep(MIN_RENEW_INTERVAL).await;
         let rival = async {
             while let Some(message) = watched.next().await {
                 let written = serde_json::from_slice::<Claim>(&message.payload);
@@ -191,15 +196,15 @@ impl Claims {
             biased;
             () = rival => {}
             () = reconnected => {}
-            () = tokio::time::sleep(RENEW - PAUSE) => {}
+            () = tokio::time::sleep(RENEW_INTERVAL - MIN_RENEW_INTERVAL) => {}
         }
     }
 
-    async fn renew(&self, domain: &Name) -> Result<Renewed, BridgeError> {
+    async fn renew(&self, domain: &Name) -> Result<RenewalOutcome, BridgeError> {
         let mut last = self.held.lock().get(domain).copied().unwrap_or(0);
-        for _ in 0..TRIES {
+        for _ in 0..MAX_ATTEMPTS {
             match self.write(domain, last, false).await {
-                Ok(true) => return Ok(Renewed::Held),
+                Ok(true) => return Ok(RenewalOutcome::Held),
                 Ok(false) => {}
                 Err(error) => {
                     // The stream may be missing: the next renewal finds it.
@@ -215,11 +220,11 @@ impl Claims {
                 {
                     let is_mine = found.is_of(&self.store) || self.store.earlier.contains(&found.run);
                     if !is_mine {
-                        return Ok(Renewed::Lost(Some(found)));
+                        return Ok(RenewalOutcome::Lost(Some(found)));
                     }
                     last = number;
                 }
-                Some((_, found)) => return Ok(Renewed::Lost(Some(found))),
+                Some((_, found)) => return Ok(RenewalOutcome::Lost(Some(found))),
                 None => {
                     self.jetstream.ensure_stream(&self.stream).await?;
                     last = 0;
@@ -257,8 +262,8 @@ impl Claims {
 
     async fn read(&self, domain: &Name) -> Result<Option<(u64, Claim)>, BridgeError> {
         let subject = self.namespace.claim_subject(domain);
-        let Some(stored) = self.jetstream.stored(&self.stream.path, &subject).await? else { return Ok(None) };
-        Ok(Some((stored.number, read(domain, &stored.payload)?)))
+        let Some(stored) = self.jetstream.last_message(&self.stream.path, &subject).await? else { return Ok(None) };
+        Ok(Some((stored.number, parse_claim(domain, &stored.payload)?)))
     }
 
     /// Writes the claim in the place of the one with the number `last`. Returns whether that was still the last one.
@@ -267,14 +272,14 @@ impl Claims {
         let doing = || format!("writing the claim on domain `{domain}`");
         let payload = serde_json::to_vec(&claim)
             .map_err(|error| BridgeError::Broker { doing: doing(), source: Arc::new(error) })?;
-        match self.jetstream.put(self.namespace.claim_subject(domain), payload.into(), last).await? {
-            Put::Written(number) => {
+        match self.jetstream.publish_after(self.namespace.claim_subject(domain), payload.into(), last).await? {
+            PublishOutcome::Stored(number) => {
                 if !released {
                     self.held.lock().insert(domain.clone(), number);
                 }
                 Ok(true)
             }
-            Put::Refused => Ok(false),
+            PublishOutcome::Conflict => Ok(false),
         }
     }
 }

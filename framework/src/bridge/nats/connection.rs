@@ -23,14 +23,14 @@ use crate::clock::monotonic;
 use crate::message::Name;
 
 /// How long a connection, TLS and login included, may take.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The server is asked for a sign of life this often; without two answers the connection counts as broken.
-const PING: Duration = Duration::from_secs(10);
+const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// The longest pause between two attempts to reconnect. The first follows at once, the second after 20 ms, and each further
 /// pause doubles. A random half of each pause keeps the clients of a restarted server from arriving together.
-const RECONNECT_AT_MOST: Duration = Duration::from_secs(2);
+const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
 /// How many denials of the server wait to be looked at; who misses one runs into a deadline instead.
-const DENIALS: usize = 64;
+const DENIAL_CAPACITY: usize = 64;
 
 /// The state of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,39 +62,39 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects. `who` names the connection for the server's operator and is the last part of its inboxes.
+    /// Connects. `client_name` names the connection for the server's operator and is the last part of its inboxes.
     pub(super) async fn open(config: &NatsBuilder, who: &str) -> Result<Self, BridgeError> {
         let servers = Servers::parse(&config.url)
             .map_err(|reason| BridgeError::Refused { broker: "the configured address".to_owned(), reason })?;
         let broker: Arc<str> = servers.to_string().into();
         let ending = Arc::new(AtomicBool::new(false));
         let (link_writer, link) = watch::channel(LinkState::default());
-        let denials = broadcast::Sender::new(DENIALS);
+        let denials = broadcast::Sender::new(DENIAL_CAPACITY);
         let denial_writer = denials.clone();
         let (shown, is_ending) = (Arc::clone(&broker), Arc::clone(&ending));
         let login = match &config.login {
             Login::None => servers.login.clone(),
             given => given.clone(),
         };
-        let options = options(config, &login, &broker)?
+        let options = connect_options(config, &login, &broker)?
             .require_tls(requires_tls(config, &servers))
             .name(who)
             .custom_inbox_prefix(format!("_INBOX_{who}"))
-            .connection_timeout(CONNECT)
-            .ping_interval(PING)
+            .connection_timeout(CONNECT_TIMEOUT)
+            .ping_interval(PING_INTERVAL)
             // An address that a server announces may be anybody's: only those of the configuration get the password.
             .ignore_discovered_servers()
             .reconnect_delay_callback(|attempts| reconnect_delay(attempts, jitter(attempts)))
             .event_callback(move |event| {
-                note(&event, &shown, is_ending.load(Ordering::Relaxed), &link_writer, &denial_writer);
+                handle_event(&event, &shown, is_ending.load(Ordering::Relaxed), &link_writer, &denial_writer);
                 async {}
             });
-        let client = options.connect(servers.addresses).await.map_err(|error| refused(&broker, &error))?;
+        let client = options.connect(servers.addresses).await.map_err(|error| connect_error(&broker, &error))?;
         Ok(Self { client, link, denials, broker, ending })
     }
 
     /// Waits until the first connection is noted; it is made when `open` returns, the note may come a moment later.
-    pub(super) async fn settle(&mut self) {
+    pub(super) async fn wait_until_up(&mut self) {
         // The writer lives as long as the client.
         let _ = self.link.wait_for(|link| link.up).await;
     }
@@ -116,11 +116,11 @@ pub(super) async fn round_trip(client: &Client) {
 }
 
 /// What a service's connection is called, and its inboxes end with.
-pub(super) fn who(namespace: &Namespace, service: &Name) -> String {
+pub(super) fn client_name(namespace: &Namespace, service: &Name) -> String {
     format!("{namespace}_{service}")
 }
 
-fn options(config: &NatsBuilder, login: &Login, broker: &str) -> Result<ConnectOptions, BridgeError> {
+fn connect_options(config: &NatsBuilder, login: &Login, broker: &str) -> Result<ConnectOptions, BridgeError> {
     let unusable = |reason: String| BridgeError::Refused { broker: broker.to_owned(), reason };
     let mut options = match login {
         Login::None => ConnectOptions::new(),
@@ -166,12 +166,12 @@ fn reconnect_delay(attempts: usize, random: u64) -> Duration {
         return Duration::ZERO;
     }
     let doublings = u32::try_from(attempts).unwrap_or(u32::MAX).saturating_sub(2).min(16);
-    let pause = Duration::from_millis(20).saturating_mul(1 << doublings).min(RECONNECT_AT_MOST);
+    let pause = Duration::from_millis(20).saturating_mul(1 << doublings).min(MAX_RECONNECT_DELAY);
     let half = pause / 2;
     half + Duration::from_nanos(random % u64::try_from(half.as_nanos()).unwrap_or(u64::MAX).max(1))
 }
 
-fn note(
+fn handle_event(
     event: &Event,
     broker: &str,
     ending: bool,
@@ -193,11 +193,11 @@ fn note(
         }
         Event::ServerError(ServerError::Other(text)) => match denied_subject(text) {
             Some(subject) => {
-                tracing::error!(broker, subject, "the server does not permit it: {}", shown(text));
+                tracing::error!(broker, subject, "the server does not permit it: {}", excerpt(text));
                 // No request may be waiting for it.
                 let _ = denials.send(subject.to_owned());
             }
-            None => tracing::warn!(broker, "the server says: {}", shown(text)),
+            None => tracing::warn!(broker, "the server says: {}", excerpt(text)),
         },
         Event::SlowConsumer(_) => {
             tracing::warn!(broker, "slow consumer: messages dropped, they will be redelivered");
@@ -215,11 +215,11 @@ fn denied_subject(text: &str) -> Option<&str> {
 }
 
 /// What a server says, without what could disturb a log.
-fn shown(text: &str) -> String {
+fn excerpt(text: &str) -> String {
     text.chars().take(300).flat_map(char::escape_debug).collect()
 }
 
-fn refused(broker: &str, error: &async_nats::ConnectError) -> BridgeError {
+fn connect_error(broker: &str, error: &async_nats::ConnectError) -> BridgeError {
     let mut reason = error.to_string();
     let mut source = std::error::Error::source(error).and_then(std::error::Error::source);
     while let Some(cause) = source {

@@ -8,24 +8,24 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::headers;
-use super::streams::{Cargo, StreamSource};
-use crate::bridge::subject::{Namespace, Place};
+use super::streams::{StreamContent, StreamSource};
+use crate::bridge::subject::{Address, Namespace};
 use crate::bridge::wire::Packet;
 use crate::bridge::{BridgeError, Notification, Request};
 use crate::message::{Envelope, Kind, MAX_PAYLOAD_BYTES, Name, ShardId, shard_of};
 
 /// The most bytes of headers that are copied with a refused message. A stream takes 64 KiB of them.
-const KEPT_HEADERS: usize = 16 * 1024;
+const MAX_COPIED_HEADER_BYTES: usize = 16 * 1024;
 /// The bytes that are copied of a payload larger than [`MAX_PAYLOAD_BYTES`].
-const KEPT_OVERSIZE: usize = 64 * 1024;
+const MAX_COPIED_OVERSIZE_BYTES: usize = 64 * 1024;
 
 /// The one envelope in a message of a stream.
 fn envelope(namespace: &Namespace, source: &StreamSource, message: &Message) -> Result<Envelope, BridgeError> {
-    let place = namespace.place(&message.subject).ok_or_else(|| contradiction("the subject"))?;
+    let place = namespace.parse(&message.subject).ok_or_else(|| subject_mismatch("the subject"))?;
     let mut envelope = Packet::read_envelope(headers::from_nats(message.headers.as_ref()), message.payload.clone())?;
     let origin = envelope.origin.as_ref().map(|origin| &origin.shard);
-    match (source.cargo, place) {
-        (Cargo::Direct, Place::Direct { to, from }) => {
+    match (source.content, place) {
+        (StreamContent::Direct, Address::Direct { to, from }) => {
             // A reply belongs to what an actor has sent: nobody else has one to give.
             let is_direct = match from {
                 Some(_) => matches!(envelope.kind, Kind::Command | Kind::Reply | Kind::Document),
@@ -43,14 +43,14 @@ fn envelope(namespace: &Namespace, source: &StreamSource, message: &Message) -> 
             check(from.is_some() || shard_of(&envelope.key, source.shards) == to.shard, "the shard of the key")?;
             envelope.to = Some(to);
         }
-        (Cargo::Events, Place::Event { shard, name }) => {
+        (StreamContent::Events, Address::Event { shard, name }) => {
             check(envelope.kind == Kind::Event, "the kind")?;
             // It may be of a shard that this program does not know of: the node says so.
             check(shard.domain == source.domain, "the shard")?;
             check(origin == Some(&shard), "the origin")?;
             check(envelope.name == name && envelope.domain == shard.domain, "the name")?;
         }
-        _ => return Err(contradiction("the subject")),
+        _ => return Err(subject_mismatch("the subject")),
     }
     Ok(envelope)
 }
@@ -61,8 +61,8 @@ pub(super) fn envelopes(
     source: &StreamSource,
     message: &Message,
 ) -> Result<Vec<Envelope>, BridgeError> {
-    let shard = match (source.cargo, namespace.place(&message.subject)) {
-        (Cargo::Events, Some(Place::Events(shard))) => shard,
+    let shard = match (source.content, namespace.parse(&message.subject)) {
+        (StreamContent::Events, Some(Address::Events(shard))) => shard,
         _ => return Ok(vec![envelope(namespace, source, message)?]),
     };
     check(shard.domain == source.domain, "the shard")?;
@@ -79,14 +79,16 @@ pub(super) fn envelopes(
 /// A question.
 ///
 /// A command whose caller does not know the number of shards gets the shard of its key; `owns` has the domains' shards.
-pub(super) fn question(namespace: &Namespace, owns: &[(Name, u16)], message: &Message) -> Result<Request, BridgeError> {
-    let place = namespace.place(&message.subject).ok_or_else(|| contradiction("the subject"))?;
+pub(super) fn request(namespace: &Namespace, owns: &[(Name, u16)], message: &Message) -> Result<Request, BridgeError> {
+    let place = namespace.parse(&message.subject).ok_or_else(|| subject_mismatch("the subject"))?;
     let headers: Vec<_> = headers::from_nats(message.headers.as_ref()).collect();
-    let mut asked = Packet::read_asked(&headers, message.payload.clone())?;
-    let (said, meant) = (Place::of_question(&asked), place);
+    let mut asked = Packet::read_request(&headers, message.payload.clone())?;
+    let (said, meant) = (Address::for_request(&asked), place);
     let agrees = match (&said, &meant) {
         // A caller that does not know the number of shards leaves the shard out.
-        (Place::AskCommand { domain, shard: None }, Place::AskCommand { domain: other, .. }) => domain == other,
+        (Address::CommandRequest { domain, shard: None }, Address::CommandRequest { domain: other, .. }) => {
+            domain == other
+        }
         _ => said == meant,
     };
     check(agrees, "the subject")?;
@@ -104,18 +106,18 @@ pub(super) fn question(namespace: &Namespace, owns: &[(Name, u16)], message: &Me
 }
 
 /// Tidings.
-pub(super) fn tidings(namespace: &Namespace, message: &Message) -> Result<Notification, BridgeError> {
+pub(super) fn notification(namespace: &Namespace, message: &Message) -> Result<Notification, BridgeError> {
     let headers: Vec<_> = headers::from_nats(message.headers.as_ref()).collect();
-    let tidings = Packet::read_tidings(&headers, message.payload.clone())?;
-    check(namespace.place(&message.subject) == Some(Place::of_tidings(&tidings)), "the subject")?;
+    let tidings = Packet::read_notification(&headers, message.payload.clone())?;
+    check(namespace.parse(&message.subject) == Some(Address::for_notification(&tidings)), "the subject")?;
     Ok(tidings)
 }
 
 fn check(agrees: bool, what: &str) -> Result<(), BridgeError> {
-    if agrees { Ok(()) } else { Err(contradiction(what)) }
+    if agrees { Ok(()) } else { Err(subject_mismatch(what)) }
 }
 
-fn contradiction(what: &str) -> BridgeError {
+fn subject_mismatch(what: &str) -> BridgeError {
     BridgeError::Malformed { reason: format!("{what} inside is not that of the subject it came by") }
 }
 
@@ -123,7 +125,7 @@ fn contradiction(what: &str) -> BridgeError {
 ///
 /// A message that a node can have sent is copied whole. Of a larger one only the start is kept, so that a few of them cannot fill
 /// the stream.
-pub(super) fn remains(message: &Message, error: &BridgeError) -> (HeaderMap, Bytes) {
+pub(super) fn refused_copy(message: &Message, error: &BridgeError) -> (HeaderMap, Bytes) {
     let mut kept = HeaderMap::new();
     let mut size = 0;
     for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
@@ -132,26 +134,26 @@ pub(super) fn remains(message: &Message, error: &BridgeError) -> (HeaderMap, Byt
         let is_command = name_text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"));
         for value in values.iter().filter(|_| !is_command) {
             size += name_text.len() + value.as_str().len();
-            if size <= KEPT_HEADERS {
+            if size <= MAX_COPIED_HEADER_BYTES {
                 kept.append(name.clone(), value.clone());
             }
         }
     }
-    kept.insert("whizbang-refused", shown(&error.to_string()).as_str());
-    kept.insert("whizbang-subject", shown(&message.subject).as_str());
-    let room = if message.payload.len() > MAX_PAYLOAD_BYTES { KEPT_OVERSIZE } else { MAX_PAYLOAD_BYTES };
+    kept.insert("whizbang-refused", excerpt(&error.to_string()).as_str());
+    kept.insert("whizbang-subject", excerpt(&message.subject).as_str());
+    let room = if message.payload.len() > MAX_PAYLOAD_BYTES { MAX_COPIED_OVERSIZE_BYTES } else { MAX_PAYLOAD_BYTES };
     (kept, message.payload.slice(..message.payload.len().min(room)))
 }
 
 /// A message as a stream holds it.
-pub(super) struct Stored {
+pub(super) struct StoredMessage {
     /// Its number in the stream.
     pub(super) number: u64,
     pub(super) headers: Vec<(String, String)>,
     pub(super) payload: Bytes,
 }
 
-impl Stored {
+impl StoredMessage {
     /// Reads a stored message from the API's answer, which has headers and payload in base64.
     pub(super) fn read(answer: &Value) -> Option<Self> {
         let part = |name: &str| {
@@ -179,25 +181,25 @@ pub(super) fn last_position(shard: &ShardId, headers: &[(String, String)], paylo
 
 /// Reads any bytes as JetStream's answers to each kind of request, for tests. Returns whether they say something.
 #[cfg(feature = "testing")]
-pub(crate) fn reads_answer(payload: &[u8]) -> bool {
-    let acknowledged = super::acknowledgement::read_payload(payload);
+pub(crate) fn parses_response(payload: &[u8]) -> bool {
+    let acknowledged = super::acknowledgement::parse_payload(payload);
     let Ok(answer) = serde_json::from_slice::<Value>(payload) else { return acknowledged.is_ok() };
-    let _ = super::consumers::ConsumerState::read(&answer).owes();
-    let stored = Stored::read(&answer);
+    let _ = super::consumer_setup::ConsumerState::read(&answer).has_outstanding();
+    let stored = StoredMessage::read(&answer);
     if let (Some(stored), Ok(name)) = (&stored, crate::message::Name::from_static("bank")) {
         let _ = last_position(&ShardId::new(name, 0), &stored.headers, stored.payload.clone());
     }
-    let _ = numbers(answer.get("reply").and_then(Value::as_str).unwrap_or_default());
+    let _ = delivery_numbers(answer.get("reply").and_then(Value::as_str).unwrap_or_default());
     acknowledged.is_ok() || stored.is_some()
 }
 
 /// A text of a stranger, short enough and harmless enough for logs and headers.
-pub(super) fn shown(text: &str) -> String {
+pub(super) fn excerpt(text: &str) -> String {
     text.chars().take(300).flat_map(char::escape_debug).collect()
 }
 
 /// How often JetStream has delivered a message, and its number in the stream, from the subject of its acknowledgement.
-pub(super) fn numbers(reply: &str) -> (u32, u64) {
+pub(super) fn delivery_numbers(reply: &str) -> (u32, u64) {
     // `$JS.ACK.stream.consumer.deliveries.number…`; later servers may put a domain and an account before the stream.
     let tokens: Vec<&str> = reply.split('.').collect();
     let at = if tokens.len() > 9 { 6 } else { 4 };
@@ -216,7 +218,7 @@ mod tests {
             ("$JS.ACK.hub.ABCDEF.stream.consumer.4.11.7.1700000000000000000.5.x", (4, 11)),
             ("$JS.ACK", (1, 0)),
         ] {
-            assert_eq!(numbers(reply), found, "{reply}");
+            assert_eq!(delivery_numbers(reply), found, "{reply}");
         }
     }
 }

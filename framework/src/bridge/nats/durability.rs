@@ -6,17 +6,17 @@ use super::config::NatsBuilder;
 use crate::message::MAX_PAYLOAD_BYTES;
 
 /// What headers may add to a payload.
-const HEADERS: usize = 32 * 1024;
+const HEADER_ALLOWANCE: usize = 32 * 1024;
 
 /// Major, minor and patch of a server's version; zeros where it cannot be read.
-pub(super) fn version(text: &str) -> (u32, u32, u32) {
+pub(super) fn parse_version(text: &str) -> (u32, u32, u32) {
     let mut numbers = text.trim_start_matches('v').split(['.', '-']).map(|part| part.parse().unwrap_or(0));
     let mut next = || numbers.next().unwrap_or(0);
     (next(), next(), next())
 }
 
 /// What an acknowledgement of the server is worth.
-pub(super) fn in_words(config: &NatsBuilder, info: &ServerInfo) -> String {
+pub(super) fn describe(config: &NatsBuilder, info: &ServerInfo) -> String {
     let kept = if config.replicas > 1 {
         format!(
             "each stream is kept by {} servers and survives the loss of {}",
@@ -36,8 +36,8 @@ pub(super) fn in_words(config: &NatsBuilder, info: &ServerInfo) -> String {
 /// Returns why the server cannot carry the messages of a node, if it cannot.
 ///
 /// Refused when the bridge connects: a single large event would otherwise stop all subscribers of its shard.
-pub(super) fn too_small(info: &ServerInfo) -> Option<String> {
-    let needed = MAX_PAYLOAD_BYTES + HEADERS;
+pub(super) fn payload_limit_issue(info: &ServerInfo) -> Option<String> {
+    let needed = MAX_PAYLOAD_BYTES + HEADER_ALLOWANCE;
     (info.max_payload < needed).then(|| {
         format!(
             "the server takes messages of {} bytes, messages of this node may have {needed}: set `max_payload` to at least \
@@ -51,7 +51,7 @@ pub(super) fn too_small(info: &ServerInfo) -> Option<String> {
 pub(super) fn warnings(info: &ServerInfo) -> Vec<String> {
     let mut warnings = Vec::new();
     // Releases without known holes at the time of writing: 2.11.16, 2.12.7, 2.14.0.
-    let is_sound = match version(&info.version) {
+    let is_sound = match parse_version(&info.version) {
         (2, 11, patch) => patch >= 16,
         (2, 12, patch) => patch >= 7,
         found => found >= (2, 14, 0),
@@ -74,7 +74,7 @@ mod tests {
         for (text, found) in
             [("2.9.10", (2, 9, 10)), ("v2.12.8", (2, 12, 8)), ("2.14.0-RC.1", (2, 14, 0)), ("", (0, 0, 0))]
         {
-            assert_eq!(version(text), found);
+            assert_eq!(parse_version(text), found);
         }
     }
 

@@ -11,46 +11,46 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
-use super::consumers::ConsumerState;
+use super::consumer_setup::ConsumerState;
 use super::decode;
-use super::foreign::Names;
 use super::jetstream::Incarnation;
+use super::json_request::Names;
 use crate::bridge::{AckOutcome, BridgeError, Response};
 
-/// A message that a node did not take comes again after this time, doubled each time up to [`LATEST`].
-const SOONEST: Duration = Duration::from_millis(50);
-const LATEST: Duration = Duration::from_secs(5);
+/// A message that a node did not take comes again after this time, doubled each time up to [`MAX_REDELIVERY_DELAY`].
+const MIN_REDELIVERY_DELAY: Duration = Duration::from_millis(50);
+const MAX_REDELIVERY_DELAY: Duration = Duration::from_secs(5);
 
 /// A message that is with the node or waits for it.
-pub(super) struct InHand {
+pub(super) struct ReceivedMessage {
     /// The lane it came by.
-    pub(super) lane: usize,
+    pub(super) consumer: usize,
     /// Where its acknowledgement goes.
-    pub(super) reply: Subject,
+    pub(super) ack_subject: Subject,
     /// When the server heard of it last.
-    pub(super) since: Instant,
+    pub(super) extended_at: Instant,
     /// How many of its envelopes are not settled. A message that is not read yet counts as one.
-    pub(super) open: usize,
+    pub(super) remaining: usize,
     /// One of them shall come again, and so all of them do.
-    pub(super) again: bool,
+    pub(super) redeliver: bool,
 }
 
 /// What is to be written: acknowledgements, answers, requests.
-pub(super) struct PendingMessage {
+pub(super) struct OutboundMessage {
     pub(super) subject: Subject,
     pub(super) reply: Option<Subject>,
     pub(super) headers: HeaderMap,
     pub(super) payload: Bytes,
 }
 
-impl PendingMessage {
-    pub(super) fn word(subject: Subject, word: impl Into<Bytes>) -> Self {
+impl OutboundMessage {
+    pub(super) fn acknowledgement(subject: Subject, word: impl Into<Bytes>) -> Self {
         Self { subject, reply: None, headers: HeaderMap::new(), payload: word.into() }
     }
 }
 
 /// Where an answer goes, and in which form.
-pub(super) struct Return {
+pub(super) struct RequestContext {
     pub(super) reply: Subject,
     /// It is a page of messages.
     pub(super) is_page: bool,
@@ -58,16 +58,16 @@ pub(super) struct Return {
     pub(super) json: Option<(u64, Names)>,
 }
 
-pub(super) enum Done {
-    Settled(u64, AckOutcome),
+pub(super) enum Completed {
+    Handled(u64, AckOutcome),
     /// No handler exists here, and why.
-    Unwanted(u64, Box<Message>, String),
+    Unhandled(u64, Box<Message>, String),
     /// A refused message was copied to the refused stream, or was not.
-    PutAside(u64, Result<(), BridgeError>),
+    CopiedToRefused(u64, Result<(), BridgeError>),
     /// The answer to a question.
-    Answered(Return, Response),
+    Responded(RequestContext, Response),
     /// The state of a lane's consumer, and whether it has left messages behind.
-    Looked(usize, Result<ConsumerState, BridgeError>, bool),
+    Inspected(usize, Result<ConsumerState, BridgeError>, bool),
     /// A lane, or none for the streams that are only written to.
     Checked(Option<usize>, Result<Option<Incarnation>, BridgeError>),
 }
@@ -75,46 +75,46 @@ pub(super) enum Done {
 /// What is under way.
 #[derive(Default)]
 pub(super) struct InFlightMessages {
-    pub(super) doing: FuturesUnordered<BoxFuture<'static, Done>>,
-    pub(super) in_hand: BTreeMap<u64, InHand>,
-    pub(super) next: u64,
+    pub(super) tasks: FuturesUnordered<BoxFuture<'static, Completed>>,
+    pub(super) messages: BTreeMap<u64, ReceivedMessage>,
+    pub(super) next_number: u64,
     /// How many messages are with the node, of all lanes.
-    pub(super) busy: usize,
+    pub(super) handling: usize,
     /// How many questions for a page of messages are being answered.
     pub(super) pages: usize,
     /// How many questions are. Counted apart: however many wait for their answer, messages go on.
-    pub(super) asked: usize,
-    pub(super) letters: VecDeque<PendingMessage>,
+    pub(super) requests: usize,
+    pub(super) outgoing: VecDeque<OutboundMessage>,
     /// How many streams are still to be looked at before the node hears that the connection is back.
-    pub(super) unchecked: usize,
+    pub(super) pending_checks: usize,
     /// The connection was lost, or a stream or consumer was, and is back: the node must hear of it.
-    pub(super) news: bool,
+    pub(super) reconnect_pending: bool,
     /// When the streams that are only written to are looked at, because one is missing.
-    pub(super) look: Option<Instant>,
+    pub(super) check_write_only_at: Option<Instant>,
     /// When the server must hear of what is in hand.
-    pub(super) keep: Option<Instant>,
+    pub(super) extend_at: Option<Instant>,
     /// The lane that was served last.
-    pub(super) turn: usize,
+    pub(super) last_served: usize,
 }
 
 impl InFlightMessages {
     /// One envelope of a message is settled; with the last of them the message is acknowledged, or asked for again.
-    pub(super) fn settled(&mut self, number: u64, again: bool) {
-        let Some(in_hand) = self.in_hand.get_mut(&number) else { return };
-        in_hand.again |= again;
-        in_hand.open -= 1;
-        if in_hand.open > 0 {
+    pub(super) fn complete(&mut self, number: u64, again: bool) {
+        let Some(in_hand) = self.messages.get_mut(&number) else { return };
+        in_hand.redeliver |= again;
+        in_hand.remaining -= 1;
+        if in_hand.remaining > 0 {
             return;
         }
-        let Some(in_hand) = self.in_hand.remove(&number) else { return };
-        let word = if in_hand.again { later(&in_hand.reply) } else { Bytes::from_static(b"+ACK") };
-        self.letters.push_back(PendingMessage::word(in_hand.reply, word));
+        let Some(in_hand) = self.messages.remove(&number) else { return };
+        let word = if in_hand.redeliver { nak_with_delay(&in_hand.ack_subject) } else { Bytes::from_static(b"+ACK") };
+        self.outgoing.push_back(OutboundMessage::acknowledgement(in_hand.ack_subject, word));
     }
 }
 
 /// Asks for a message again after a while; the more often it came, the longer.
-fn later(reply: &Subject) -> Bytes {
-    let doubled = decode::numbers(reply).0.saturating_sub(1).min(10);
-    let delay = SOONEST.saturating_mul(1 << doubled).min(LATEST);
+fn nak_with_delay(reply: &Subject) -> Bytes {
+    let doubled = decode::delivery_numbers(reply).0.saturating_sub(1).min(10);
+    let delay = MIN_REDELIVERY_DELAY.saturating_mul(1 << doubled).min(MAX_REDELIVERY_DELAY);
     Bytes::from(format!("-NAK {{\"delay\":{}}}", delay.as_nanos()))
 }

@@ -17,31 +17,31 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::config::StreamSetup;
 use super::connection::Connection;
-use super::decode::Stored;
+use super::decode::StoredMessage;
 use crate::bridge::BridgeError;
 
 /// How long one request may take.
-const REQUEST: Duration = Duration::from_secs(5);
-/// A cluster that elects a leader is asked again for this long, with pauses of [`PAUSE`].
-const PATIENCE: Duration = Duration::from_secs(15);
-pub(super) const PAUSE: Duration = Duration::from_millis(250);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// A cluster that elects a leader is asked again for this long, with pauses of [`RETRY_PAUSE`].
+const RETRY_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
 const STREAM_NOT_FOUND: u64 = 10059;
 const CONSUMER_NOT_FOUND: u64 = 10014;
 const MESSAGE_NOT_FOUND: u64 = 10037;
 /// Another message is the last one of the subject.
-const WRONG_LAST: [u64; 2] = [10071, 10164];
+const WRONG_LAST_SEQUENCE: [u64; 2] = [10071, 10164];
 /// The request fits no node of the cluster, or the account: waiting does not help.
-const RESOURCES: [u64; 4] = [10023, 10028, 10047, 10074];
+const INSUFFICIENT_RESOURCES: [u64; 4] = [10023, 10028, 10047, 10074];
 
 /// A stream or a consumer as it should be: settings that are compared, and such as must not be set.
-pub(super) struct Wanted {
+pub(super) struct DesiredConfig {
     /// What it is called in errors: ``stream `x` ``.
-    pub(super) what: String,
+    pub(super) label: String,
     /// The end of the API's subjects: a stream, or `stream.consumer`.
     pub(super) path: String,
     pub(super) settings: Value,
-    pub(super) unset: &'static [&'static str],
+    pub(super) must_be_unset: &'static [&'static str],
     /// The settings that may differ: a difference is logged, and the stream or consumer is used as it is.
     pub(super) adjustable: &'static [&'static str],
 }
@@ -63,14 +63,14 @@ impl Incarnation {
 }
 
 /// Why the API does not do something.
-pub(super) enum Failure {
+pub(super) enum ApiFailure {
     /// What is asked for does not exist.
     Missing,
     /// Another message is the last one than was expected.
-    Unexpected,
+    WrongLastSequence,
     /// It may work later.
-    Later(BridgeError),
-    Final(BridgeError),
+    Transient(BridgeError),
+    Permanent(BridgeError),
 }
 
 /// JetStream's API behind one connection.
@@ -81,11 +81,11 @@ pub(super) struct JetStream {
     denials: broadcast::Sender<String>,
     pub(super) setup: StreamSetup,
     /// The adjusted settings that were logged, by path.
-    adjusted: Arc<Mutex<BTreeMap<String, Vec<Adjusted>>>>,
+    adjusted: Arc<Mutex<BTreeMap<String, Vec<AdjustedSetting>>>>,
 }
 
 /// An adjusted setting: its name, its value at the server, and the configured value.
-type Adjusted = (String, String, String);
+type AdjustedSetting = (String, String, String);
 
 impl JetStream {
     pub(super) fn new(connection: &Connection, setup: StreamSetup) -> Self {
@@ -99,30 +99,30 @@ impl JetStream {
     }
 
     /// Makes a stream unless it exists; then compares it.
-    pub(super) async fn ensure_stream(&self, wanted: &Wanted) -> Result<Incarnation, BridgeError> {
+    pub(super) async fn ensure_stream(&self, wanted: &DesiredConfig) -> Result<Incarnation, BridgeError> {
         let info = self.ensure("STREAM", wanted, &wanted.settings).await?;
-        Ok(incarnation(&info))
+        Ok(read_incarnation(&info))
     }
 
     /// What is known of a stream; none if it does not exist.
-    pub(super) async fn stream(&self, name: &str) -> Result<Option<Incarnation>, BridgeError> {
-        match self.insist(&format!("STREAM.INFO.{name}"), &Value::Null).await {
-            Ok(info) => Ok(Some(incarnation(&info))),
-            Err(Failure::Missing) => Ok(None),
-            Err(failure) => Err(self.error_of(failure)),
+    pub(super) async fn stream_info(&self, name: &str) -> Result<Option<Incarnation>, BridgeError> {
+        match self.request_with_retry(&format!("STREAM.INFO.{name}"), &Value::Null).await {
+            Ok(info) => Ok(Some(read_incarnation(&info))),
+            Err(ApiFailure::Missing) => Ok(None),
+            Err(failure) => Err(self.bridge_error(failure)),
         }
     }
 
-    pub(super) async fn ensure(&self, kind: &str, wanted: &Wanted, body: &Value) -> Result<Value, BridgeError> {
+    pub(super) async fn ensure(&self, kind: &str, wanted: &DesiredConfig, body: &Value) -> Result<Value, BridgeError> {
         let path = &wanted.path;
-        let found = match self.insist(&format!("{kind}.INFO.{path}"), &Value::Null).await {
-            Err(Failure::Missing) if self.setup == StreamSetup::Existing => {
-                return Err(self.not_set_up(&wanted.what));
+        let found = match self.request_with_retry(&format!("{kind}.INFO.{path}"), &Value::Null).await {
+            Err(ApiFailure::Missing) if self.setup == StreamSetup::Existing => {
+                return Err(self.not_set_up(&wanted.label));
             }
-            Err(Failure::Missing) => {
-                let made = self.insist(&format!("{kind}.CREATE.{path}"), body).await;
+            Err(ApiFailure::Missing) => {
+                let made = self.request_with_retry(&format!("{kind}.CREATE.{path}"), body).await;
                 if made.is_ok() {
-                    tracing::info!(broker = &*self.broker, "made {}", wanted.what);
+                    tracing::info!(broker = &*self.broker, "made {}", wanted.label);
                 }
                 made
             }
@@ -130,20 +130,20 @@ impl JetStream {
         };
         match found {
             Ok(info) => compare(wanted, &info).map(|()| {
-                self.warn_of_adjusted(wanted, &info);
+                self.warn_about_adjusted(wanted, &info);
                 info
             }),
-            Err(Failure::Missing) => Err(BridgeError::Unreachable {
+            Err(ApiFailure::Missing) => Err(BridgeError::Unreachable {
                 broker: self.broker.to_string(),
-                reason: format!("{} went away while it was made", wanted.what),
+                reason: format!("{} went away while it was made", wanted.label),
             }),
-            Err(failure) => Err(self.error_of(failure)),
+            Err(failure) => Err(self.bridge_error(failure)),
         }
     }
 
     /// Logs settings that an operator, or an earlier configuration, has set otherwise. Once for each change, not each time.
-    fn warn_of_adjusted(&self, wanted: &Wanted, info: &Value) {
-        let different = adjusted(wanted, info);
+    fn warn_about_adjusted(&self, wanted: &DesiredConfig, info: &Value) {
+        let different = adjusted_settings(wanted, info);
         let mut known = self.adjusted.lock();
         if known.get(&wanted.path) != Some(&different) {
             for (setting, found, configured) in &different {
@@ -154,7 +154,7 @@ impl JetStream {
                     configured,
                     "{} differs from this node's configuration and is used as it is; change it with `nats stream edit` or \
                      `nats consumer edit` if the configuration is right",
-                    wanted.what
+                    wanted.label
                 );
             }
             known.insert(wanted.path.clone(), different);
@@ -168,32 +168,37 @@ impl JetStream {
     }
 
     /// Returns the last message of a stream on a subject, which may have wildcards.
-    pub(super) async fn stored(&self, stream: &str, subject: &str) -> Result<Option<Stored>, BridgeError> {
+    pub(super) async fn last_message(&self, stream: &str, subject: &str) -> Result<Option<StoredMessage>, BridgeError> {
         let asked = json!({ "last_by_subj": subject });
-        match self.insist(&format!("STREAM.MSG.GET.{stream}"), &asked).await {
-            Ok(answer) => Ok(Stored::read(&answer)),
-            Err(Failure::Missing) => Ok(None),
-            Err(failure) => Err(self.error_of(failure)),
+        match self.request_with_retry(&format!("STREAM.MSG.GET.{stream}"), &asked).await {
+            Ok(answer) => Ok(StoredMessage::read(&answer)),
+            Err(ApiFailure::Missing) => Ok(None),
+            Err(failure) => Err(self.bridge_error(failure)),
         }
     }
 
     /// Publishes a message if the last one of its subject has the number `last`, 0 for none. After an
     /// error it may be stored all the same.
-    pub(super) async fn put(&self, subject: String, payload: Bytes, last: u64) -> Result<Put, BridgeError> {
+    pub(super) async fn publish_after(
+        &self,
+        subject: String,
+        payload: Bytes,
+        last: u64,
+    ) -> Result<PublishOutcome, BridgeError> {
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Expected-Last-Subject-Sequence", last.to_string().as_str());
         match self.request(&subject, payload, Some(headers)).await {
-            Ok(answer) => Ok(Put::Written(answer.get("seq").and_then(Value::as_u64).unwrap_or(0))),
-            Err(Failure::Unexpected) => Ok(Put::Refused),
-            Err(failure) => Err(self.error_of(failure)),
+            Ok(answer) => Ok(PublishOutcome::Stored(answer.get("seq").and_then(Value::as_u64).unwrap_or(0))),
+            Err(ApiFailure::WrongLastSequence) => Ok(PublishOutcome::Conflict),
+            Err(failure) => Err(self.bridge_error(failure)),
         }
     }
 
-    pub(super) fn error_of(&self, failure: Failure) -> BridgeError {
+    pub(super) fn bridge_error(&self, failure: ApiFailure) -> BridgeError {
         match failure {
-            Failure::Missing => self.refused("it does not exist".to_owned()),
-            Failure::Unexpected => self.refused("the last message is another one".to_owned()),
-            Failure::Later(error) | Failure::Final(error) => error,
+            ApiFailure::Missing => self.refused("it does not exist".to_owned()),
+            ApiFailure::WrongLastSequence => self.refused("the last message is another one".to_owned()),
+            ApiFailure::Transient(error) | ApiFailure::Permanent(error) => error,
         }
     }
 
@@ -203,32 +208,32 @@ impl JetStream {
     }
 
     /// Repeats a request while the answer may change by itself.
-    pub(super) async fn insist(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+    pub(super) async fn request_with_retry(&self, path: &str, body: &Value) -> Result<Value, ApiFailure> {
         let asking = async {
             loop {
-                match self.ask(path, body).await {
-                    Err(Failure::Later(error)) => {
+                match self.api_request(path, body).await {
+                    Err(ApiFailure::Transient(error)) => {
                         tracing::debug!(broker = &*self.broker, path, %error, "JetStream is asked again");
-                        tokio::time::sleep(PAUSE).await;
+                        tokio::time::sleep(RETRY_PAUSE).await;
                     }
                     other => return other,
                 }
             }
         };
-        match tokio::time::timeout(PATIENCE, asking).await {
+        match tokio::time::timeout(RETRY_TIMEOUT, asking).await {
             Ok(answer) => answer,
-            Err(_) => self.ask(path, body).await,
+            Err(_) => self.api_request(path, body).await,
         }
     }
 
-    async fn ask(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+    async fn api_request(&self, path: &str, body: &Value) -> Result<Value, ApiFailure> {
         let payload = if body.is_null() { String::new() } else { body.to_string() };
         self.request(&format!("$JS.API.{path}"), payload.into(), None).await
     }
 
     /// Makes one request to JetStream: to its API, or a message for a stream.
-    async fn request(&self, subject: &str, payload: Bytes, headers: Option<HeaderMap>) -> Result<Value, Failure> {
-        let mut request = Request::new().payload(payload).timeout(Some(REQUEST));
+    async fn request(&self, subject: &str, payload: Bytes, headers: Option<HeaderMap>) -> Result<Value, ApiFailure> {
+        let mut request = Request::new().payload(payload).timeout(Some(REQUEST_TIMEOUT));
         if let Some(headers) = headers {
             request = request.headers(headers);
         }
@@ -247,7 +252,7 @@ impl JetStream {
             asked = self.client.send_request(subject.to_owned(), request) => asked,
             () = denied => {
                 let reason = format!("this user may not publish to `{subject}`");
-                return Err(Failure::Final(BridgeError::Refused { broker: self.broker.to_string(), reason }));
+                return Err(ApiFailure::Permanent(BridgeError::Refused { broker: self.broker.to_string(), reason }));
             }
         };
         let answer = match asked {
@@ -257,13 +262,13 @@ impl JetStream {
                 let reason = "JetStream does not answer: is it on (`nats-server -js`), and in this account?".to_owned();
                 let error = BridgeError::Refused { broker: self.broker.to_string(), reason };
                 return Err(if self.client.server_info().jetstream {
-                    Failure::Later(error)
+                    ApiFailure::Transient(error)
                 } else {
-                    Failure::Final(error)
+                    ApiFailure::Permanent(error)
                 });
             }
             Err(error) => {
-                return Err(Failure::Later(BridgeError::Broker {
+                return Err(ApiFailure::Transient(BridgeError::Broker {
                     doing: format!("the request to `{subject}`"),
                     source: Arc::new(error),
                 }));
@@ -271,33 +276,33 @@ impl JetStream {
         };
         let answer: Value = serde_json::from_slice(&answer.payload).map_err(|error| {
             let doing = format!("reading the answer of `{subject}`");
-            Failure::Final(BridgeError::Broker { doing, source: Arc::new(error) })
+            ApiFailure::Permanent(BridgeError::Broker { doing, source: Arc::new(error) })
         })?;
         let Some(error) = answer.get("error") else { return Ok(answer) };
         let code = error.get("err_code").and_then(Value::as_u64).unwrap_or(0);
         if [STREAM_NOT_FOUND, CONSUMER_NOT_FOUND, MESSAGE_NOT_FOUND].contains(&code) {
-            return Err(Failure::Missing);
+            return Err(ApiFailure::Missing);
         }
-        if WRONG_LAST.contains(&code) {
-            return Err(Failure::Unexpected);
+        if WRONG_LAST_SEQUENCE.contains(&code) {
+            return Err(ApiFailure::WrongLastSequence);
         }
         let text = error.get("description").and_then(Value::as_str).unwrap_or("no reason given").to_owned();
         let refused =
             BridgeError::Refused { broker: self.broker.to_string(), reason: format!("`{subject}`: {text} ({code})") };
-        let busy = error.get("code").and_then(Value::as_u64) == Some(503) && !RESOURCES.contains(&code);
-        Err(if busy { Failure::Later(refused) } else { Failure::Final(refused) })
+        let busy = error.get("code").and_then(Value::as_u64) == Some(503) && !INSUFFICIENT_RESOURCES.contains(&code);
+        Err(if busy { ApiFailure::Transient(refused) } else { ApiFailure::Permanent(refused) })
     }
 }
 
 /// What has become of a message that expects another one to be the last.
-pub(super) enum Put {
+pub(super) enum PublishOutcome {
     /// It is stored, with this number.
-    Written(u64),
+    Stored(u64),
     /// Another one is the last of its subject.
-    Refused,
+    Conflict,
 }
 
-fn incarnation(info: &Value) -> Incarnation {
+fn read_incarnation(info: &Value) -> Incarnation {
     Incarnation {
         created: info.get("created").and_then(Value::as_str).unwrap_or_default().to_owned(),
         last: info.pointer("/state/last_seq").and_then(Value::as_u64).unwrap_or(0),
@@ -305,7 +310,7 @@ fn incarnation(info: &Value) -> Incarnation {
 }
 
 /// The adjustable settings that differ from the wanted ones. More room than wanted is no difference worth a word.
-fn adjusted(wanted: &Wanted, info: &Value) -> Vec<Adjusted> {
+fn adjusted_settings(wanted: &DesiredConfig, info: &Value) -> Vec<AdjustedSetting> {
     let found = |setting: &str| info.pointer("/config").and_then(|config| config.get(setting)).unwrap_or(&Value::Null);
     let is_more = |found: &Value, wanted: &Value| match (found.as_i64(), wanted.as_i64()) {
         (Some(found), Some(wanted)) => found > wanted && wanted > 0,
@@ -318,11 +323,11 @@ fn adjusted(wanted: &Wanted, info: &Value) -> Vec<Adjusted> {
 }
 
 /// Finds the first setting that differs and must not.
-fn compare(wanted: &Wanted, info: &Value) -> Result<(), BridgeError> {
+fn compare(wanted: &DesiredConfig, info: &Value) -> Result<(), BridgeError> {
     let config = info.get("config").unwrap_or(&Value::Null);
     let found = |setting: &str| config.get(setting).unwrap_or(&Value::Null);
     let mismatch = |setting: &str, wanted_value: &str| BridgeError::Mismatch {
-        what: wanted.what.clone(),
+        what: wanted.label.clone(),
         setting: setting.to_owned(),
         found: found(setting).to_string(),
         wanted: wanted_value.to_owned(),
@@ -342,7 +347,7 @@ fn compare(wanted: &Wanted, info: &Value) -> Result<(), BridgeError> {
         Value::Array(list) => !list.is_empty(),
         Value::Object(_) | Value::Bool(true) => true,
     };
-    match wanted.unset.iter().find(|setting| is_set(found(setting))) {
+    match wanted.must_be_unset.iter().find(|setting| is_set(found(setting))) {
         Some(setting) => Err(mismatch(setting, "nothing")),
         None => Ok(()),
     }
@@ -353,11 +358,11 @@ mod tests {
     use super::*;
 
     fn compared(config: &Value) -> Result<(), String> {
-        let wanted = Wanted {
-            what: "stream `x`".to_owned(),
+        let wanted = DesiredConfig {
+            label: "stream `x`".to_owned(),
             path: "x".to_owned(),
             settings: json!({ "subjects": ["a.>"], "max_age": 60, "no_ack": false }),
-            unset: &["mirror", "sealed", "max_msg_size"],
+            must_be_unset: &["mirror", "sealed", "max_msg_size"],
             adjustable: &[],
         };
         compare(&wanted, &json!({ "config": config })).map_err(|error| error.to_string())
@@ -387,17 +392,17 @@ mod tests {
 
     #[test]
     fn adjustable_settings_may_differ_and_are_named() {
-        let wanted = Wanted {
-            what: "stream `x`".to_owned(),
+        let wanted = DesiredConfig {
+            label: "stream `x`".to_owned(),
             path: "x".to_owned(),
             settings: json!({ "subjects": ["a.>"], "max_age": 60, "max_bytes": 100, "num_replicas": 1 }),
-            unset: &[],
+            must_be_unset: &[],
             adjustable: &["max_age", "max_bytes", "num_replicas"],
         };
         let found = |config: Value| {
             let info = json!({ "config": config });
             compare(&wanted, &info).unwrap();
-            adjusted(&wanted, &info)
+            adjusted_settings(&wanted, &info)
         };
         assert_eq!(found(json!({ "subjects": ["a.>"], "max_age": 60, "max_bytes": 200, "num_replicas": 3 })), []);
         let less = json!({ "subjects": ["a.>"], "max_age": 0, "max_bytes": 50, "num_replicas": 1 });

@@ -6,27 +6,27 @@
 
 mod acknowledgement;
 mod actor;
-mod awaited;
 mod claims;
 mod config;
 mod connection;
 mod consumer;
-mod consumers;
+mod consumer_setup;
 mod credentials;
 pub(crate) mod decode;
 mod durability;
-mod foreign;
 mod headers;
 mod in_flight;
 mod jetstream;
+mod json_request;
+mod pending_replies;
 mod permissions;
 mod publisher;
 mod pull_consumer;
+mod recovery;
 mod refused;
 mod servers;
 mod streams;
 mod subscriptions;
-mod upkeep;
 mod watchdog;
 
 pub use config::{NatsBuilder, StreamSetup};
@@ -43,16 +43,16 @@ use futures_util::stream::SelectAll;
 use parking_lot::RwLock;
 use tokio::sync::{Notify, oneshot, watch};
 
-use self::acknowledgement::{Untaken, has_no_responder};
+use self::acknowledgement::{PublishFailure, has_no_responder};
 use self::actor::{Detach, Loops, NatsActor};
 use self::claims::Claims;
-use self::connection::{Connection, LinkState, round_trip, who};
-use self::consumer::{ConsumerLoop, Gate, Gated};
+use self::connection::{Connection, LinkState, client_name, round_trip};
+use self::consumer::{Channel, ChannelSubscriber, ConsumerLoop};
 use self::jetstream::JetStream;
-use self::publisher::{Answered, Answering, Awaits, PublisherLoop};
+use self::publisher::{PublisherLoop, Reply, ReplyFuture, ReplyKind};
 use self::pull_consumer::PullConsumer;
 use self::subscriptions::{subscribe, subscriptions};
-use super::subject::{Namespace, Place};
+use super::subject::{Address, Namespace};
 use super::wire::Packet;
 use super::{Bridge, BridgeError, BridgeHealth, Inbound, NodeCard, Notification, Request, Response};
 use crate::clock::instant;
@@ -60,11 +60,11 @@ use crate::message::{Envelope, Name, ShardId, StoreId};
 use crate::telemetry::Issues;
 
 /// How often a server that is waited for is tried.
-const AGAIN: Duration = Duration::from_millis(50);
+const CONNECT_RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// A connection that is down for longer is reported by [`Bridge::health`]; a server that restarts is back sooner.
-const DOWN: Duration = Duration::from_secs(5);
+const DOWN_THRESHOLD: Duration = Duration::from_secs(5);
 /// How long a stream may take to acknowledge a message before it counts as not sent.
-const ACKNOWLEDGE: Duration = Duration::from_secs(5);
+const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A node's connection to a NATS server.
 ///
@@ -78,23 +78,23 @@ const ACKNOWLEDGE: Duration = Duration::from_secs(5);
 pub struct NatsBridge {
     config: NatsBuilder,
     durability: String,
-    attached: RwLock<Attached>,
+    attached: RwLock<AttachState>,
 }
 
-enum Attached {
-    NotYet,
+enum AttachState {
+    New,
     Attaching,
-    To(Line),
+    Attached(Session),
     /// It ends what it has begun.
-    Leaving(Line),
-    NoMore,
+    Detaching(Session),
+    Closed,
 }
 
 /// What sending needs.
 #[derive(Clone)]
-struct Line {
+struct Session {
     client: Client,
-    outgoing: Arc<PublisherLoop>,
+    publisher: Arc<PublisherLoop>,
     actor: Addr<NatsActor>,
     abandoned: Arc<Notify>,
     /// Set before this node closes the connection itself.
@@ -133,13 +133,13 @@ impl NatsBridge {
             match Connection::open(&config, "whizbang").await {
                 Ok(connection) => break connection,
                 Err(BridgeError::Unreachable { .. }) if begun.elapsed() < config.wait_for_server => {
-                    tokio::time::sleep(AGAIN).await;
+                    tokio::time::sleep(CONNECT_RETRY_PAUSE).await;
                 }
                 Err(error) => return Err(error),
             }
         };
         let info = connection.client.server_info();
-        if durability::version(&info.version) < (2, 9, 0) || !info.jetstream {
+        if durability::parse_version(&info.version) < (2, 9, 0) || !info.jetstream {
             let reason = if info.jetstream {
                 format!("nats-server {} is older than 2.9", info.version)
             } else {
@@ -147,13 +147,13 @@ impl NatsBridge {
             };
             return Err(BridgeError::Refused { broker: connection.broker.to_string(), reason });
         }
-        if let Some(reason) = durability::too_small(&info) {
+        if let Some(reason) = durability::payload_limit_issue(&info) {
             return Err(BridgeError::Refused { broker: connection.broker.to_string(), reason });
         }
-        let durability = durability::in_words(&config, &info);
+        let durability = durability::describe(&config, &info);
         // This connection was only a check.
         connection.ending.store(true, Ordering::Relaxed);
-        Ok(Self { config, durability, attached: RwLock::new(Attached::NotYet) })
+        Ok(Self { config, durability, attached: RwLock::new(AttachState::New) })
     }
 
     /// Creates the streams and consumers of services, and compares those that exist.
@@ -163,8 +163,8 @@ impl NatsBridge {
         jetstream.ensure_stream(&streams::claims_stream(config)).await?;
         // All streams first: a service may take the events of one that comes later in the list.
         for card in cards {
-            let own = streams::sources(config, card).into_iter().filter_map(|source| source.makes);
-            for wanted in streams::written(config, card).into_iter().chain(own) {
+            let own = streams::sources(config, card).into_iter().filter_map(|source| source.owned);
+            for wanted in streams::write_only(config, card).into_iter().chain(own) {
                 jetstream.ensure_stream(&wanted).await?;
             }
         }
@@ -182,17 +182,17 @@ impl NatsBridge {
         &self.config.namespace
     }
 
-    fn line(&self) -> Result<Line, BridgeError> {
+    fn session(&self) -> Result<Session, BridgeError> {
         match &*self.attached.read() {
-            Attached::To(line) => Ok(line.clone()),
+            AttachState::Attached(line) => Ok(line.clone()),
             _ => Err(BridgeError::Closed),
         }
     }
 
-    async fn start(&self, card: NodeCard, door: Arc<dyn Inbound>) -> Result<Line, BridgeError> {
+    async fn start(&self, card: NodeCard, door: Arc<dyn Inbound>) -> Result<Session, BridgeError> {
         let config = &self.config;
-        let mut connection = Connection::open(config, &who(&config.namespace, &card.service)).await?;
-        connection.settle().await;
+        let mut connection = Connection::open(config, &client_name(&config.namespace, &card.service)).await?;
+        connection.wait_until_up().await;
         let client = connection.client.clone();
         let mut denials = connection.denials.subscribe();
         for warning in durability::warnings(&client.server_info()) {
@@ -205,7 +205,7 @@ impl NatsBridge {
         if let Some(claims) = &claims {
             claims.check().await?;
         }
-        let written = streams::written(config, &card);
+        let written = streams::write_only(config, &card);
         for wanted in &written {
             jetstream.ensure_stream(wanted).await?;
         }
@@ -216,13 +216,13 @@ impl NatsBridge {
         for (at, source) in streams::sources(config, &card).into_iter().enumerate() {
             let incarnation = jetstream.ensure_source(&source).await?;
             let pulled = format!("{inbox}.p.{at}");
-            gates.push(Gated::new(Gate::Lane(at), subscribe(&client, pulled.clone(), None).await?));
+            gates.push(ChannelSubscriber::new(Channel::Stream(at), subscribe(&client, pulled.clone(), None).await?));
             lanes.push(PullConsumer::new(source, pulled.into(), incarnation));
         }
         for (gate, subject, shared) in subscriptions(&config.namespace, &card) {
             // Of all nodes that could answer a question one gets it.
             let group = shared.then(|| "whizbang".to_owned());
-            gates.push(Gated::new(gate, subscribe(&client, subject, group).await?));
+            gates.push(ChannelSubscriber::new(gate, subscribe(&client, subject, group).await?));
         }
         let mut watched = Vec::new();
         for subject in claims.iter().flat_map(|claims| claims.subjects()) {
@@ -239,7 +239,7 @@ impl NatsBridge {
             return Err(connection.unreachable("the connection was lost while starting"));
         }
         if let Some(claims) = &claims {
-            claims.claim().await?;
+            claims.claim_all().await?;
         }
         let outgoing = Arc::new(PublisherLoop::new(
             format!("{inbox}.r"),
@@ -263,28 +263,29 @@ impl NatsBridge {
             namespace: config.namespace.clone(),
             service: card.service,
             owns: card.owns,
-            door,
-            outgoing: Arc::clone(&outgoing),
+            inbound: door,
+            publisher: Arc::clone(&outgoing),
             link: connection.link,
             ack_wait: config.ack_wait,
-            lanes,
-            written: Arc::new(written),
-            gates,
+            consumers: lanes,
+            write_only: Arc::new(written),
+            subscribers: gates,
             closing: closed,
         };
-        let loops = Loops { answers, intake, denials, renewing, report: Arc::clone(&report) };
+        let loops =
+            Loops { replies: answers, consumer: intake, denials, claim_renewal: renewing, report: Arc::clone(&report) };
         let abandoned = Arc::<Notify>::default();
         let actor =
             NatsActor::new(client.clone(), Arc::clone(&outgoing), loops, closing, Arc::clone(&abandoned)).start();
         let ending = connection.ending;
-        Ok(Line { client, outgoing, actor, abandoned, ending, link, report, jetstream, claims })
+        Ok(Session { client, publisher: outgoing, actor, abandoned, ending, link, report, jetstream, claims })
     }
 }
 
-impl Line {
-    fn post(&self, packet: Packet, subject: String, awaits: Awaits) -> Result<Answering, BridgeError> {
+impl Session {
+    fn publish(&self, packet: Packet, subject: String, awaits: ReplyKind) -> Result<ReplyFuture, BridgeError> {
         self.check_size(&packet)?;
-        self.outgoing.post(subject, headers::to_nats(&packet)?, packet.payload, awaits)
+        self.publisher.publish(subject, headers::to_nats(&packet)?, packet.payload, awaits)
     }
 
     fn check_size(&self, packet: &Packet) -> Result<(), BridgeError> {
@@ -292,22 +293,22 @@ impl Line {
         if bytes > limit { Err(BridgeError::Oversize { bytes, limit }) } else { Ok(()) }
     }
 
-    async fn acknowledged(self, answering: Answering, domain: String) -> Result<(), BridgeError> {
-        match answering.within(ACKNOWLEDGE).await? {
-            Some(Answered::Stream(Ok(())) | Answered::Message(_)) => Ok(()),
+    async fn wait_for_acknowledgement(self, answering: ReplyFuture, domain: String) -> Result<(), BridgeError> {
+        match answering.within(ACK_TIMEOUT).await? {
+            Some(Reply::Acknowledgement(Ok(())) | Reply::Response(_)) => Ok(()),
             // No stream takes the subject: its owner, who would have made it, was never here.
-            Some(Answered::Stream(Err(Untaken::Missing))) => Err(BridgeError::NoOwner { domain }),
-            Some(Answered::Stream(Err(Untaken::Says(source)))) => {
+            Some(Reply::Acknowledgement(Err(PublishFailure::NoStream))) => Err(BridgeError::NoOwner { domain }),
+            Some(Reply::Acknowledgement(Err(PublishFailure::Rejected(source)))) => {
                 Err(BridgeError::Broker { doing: "publishing to a stream".to_owned(), source })
             }
             // It may be in the stream; who sends it again does so with the same id.
-            None => Err(BridgeError::NoAnswer { domain, deadline: ACKNOWLEDGE }),
+            None => Err(BridgeError::NoResponse { domain, deadline: ACK_TIMEOUT }),
         }
     }
 }
 
 /// A message that is nowhere addressed.
-fn without_place(what: &str) -> BridgeError {
+fn unaddressable(what: &str) -> BridgeError {
     BridgeError::Malformed { reason: format!("{what}: it cannot be addressed") }
 }
 
@@ -316,20 +317,20 @@ impl Bridge for NatsBridge {
         async move {
             {
                 let mut attached = self.attached.write();
-                if !matches!(*attached, Attached::NotYet) {
+                if !matches!(*attached, AttachState::New) {
                     return Err(BridgeError::Closed);
                 }
-                *attached = Attached::Attaching;
+                *attached = AttachState::Attaching;
             }
             let started = self.start(card, door).await;
             let mut attached = self.attached.write();
             match started {
                 Ok(line) => {
-                    *attached = Attached::To(line);
+                    *attached = AttachState::Attached(line);
                     Ok(())
                 }
                 Err(error) => {
-                    *attached = Attached::NotYet;
+                    *attached = AttachState::New;
                     Err(error)
                 }
             }
@@ -338,33 +339,33 @@ impl Bridge for NatsBridge {
     }
 
     fn send(&self, envelope: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
-        let posted = self.line().and_then(|line| {
-            let place = Place::of_direct(&envelope).ok_or_else(|| without_place("no shard to send it to"))?;
+        let posted = self.session().and_then(|line| {
+            let place = Address::for_message(&envelope).ok_or_else(|| unaddressable("no shard to send it to"))?;
             let packet = Packet::from_envelope(&envelope)?;
-            let answering = line.post(packet, self.namespace().subject(&place), Awaits::Acknowledgement)?;
+            let answering = line.publish(packet, self.namespace().subject(&place), ReplyKind::Acknowledgement)?;
             let domain = envelope.to.as_ref().map_or(&envelope.domain, |to| &to.domain).to_string();
             Ok((line, answering, domain))
         });
         match posted {
-            Ok((line, answering, domain)) => line.acknowledged(answering, domain).boxed(),
+            Ok((line, answering, domain)) => line.wait_for_acknowledgement(answering, domain).boxed(),
             Err(error) => ready(Err(error)).boxed(),
         }
     }
 
     fn publish(&self, event: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
-        let posted = self.line().and_then(|line| {
+        let posted = self.session().and_then(|line| {
             Packet::check(&event)?;
             let domain = event.domain.to_string();
-            let answering = line.outgoing.post_event(event)?;
+            let answering = line.publisher.publish_event(event)?;
             Ok((line, answering, domain))
         });
         match posted {
             Ok((line, answering, domain)) => async move {
-                let outgoing = Arc::clone(&line.outgoing);
-                let published = line.acknowledged(answering, domain).await;
+                let outgoing = Arc::clone(&line.publisher);
+                let published = line.wait_for_acknowledgement(answering, domain).await;
                 if matches!(published, Err(BridgeError::NoOwner { .. })) {
                     // The owner is this node: it made the stream when it started, and somebody has deleted it since.
-                    outgoing.missing.notify_one();
+                    outgoing.stream_missing.notify_one();
                 }
                 published
             }
@@ -375,13 +376,13 @@ impl Bridge for NatsBridge {
 
     fn last_published<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<Option<u64>, BridgeError>> {
         async move {
-            let jetstream = self.line()?.jetstream;
-            let (stream, subject) = (self.namespace().event_stream(&shard.domain), Place::Events(shard.clone()));
+            let jetstream = self.session()?.jetstream;
+            let (stream, subject) = (self.namespace().event_stream(&shard.domain), Address::Events(shard.clone()));
             let together = self.namespace().subject(&subject);
             let mut last = None;
             // Events travel alone, under their name, or several in one message.
             for subject in [format!("{together}.*"), together] {
-                if let Some(stored) = jetstream.stored(&stream, &subject).await? {
+                if let Some(stored) = jetstream.last_message(&stream, &subject).await? {
                     last = last.max(decode::last_position(shard, &stored.headers, stored.payload));
                 }
             }
@@ -395,23 +396,23 @@ impl Bridge for NatsBridge {
     }
 
     fn owner<'a>(&'a self, domain: &'a Name) -> BoxFuture<'a, Result<Option<StoreId>, BridgeError>> {
-        async move { claims::owner(&self.line()?.jetstream, self.namespace(), domain).await }.boxed()
+        async move { claims::owner(&self.session()?.jetstream, self.namespace(), domain).await }.boxed()
     }
 
     fn request(&self, to: Request, deadline: Duration) -> BoxFuture<'_, Result<Response, BridgeError>> {
         async move {
-            let packet = self.line().and_then(|line| Ok((line, Packet::from_asked(&to)?)));
-            let subject = self.namespace().subject(&Place::of_question(&to));
-            let answering = packet.and_then(|(line, packet)| line.post(packet, subject, Awaits::Answer))?;
+            let packet = self.session().and_then(|line| Ok((line, Packet::from_request(&to)?)));
+            let subject = self.namespace().subject(&Address::for_request(&to));
+            let answering = packet.and_then(|(line, packet)| line.publish(packet, subject, ReplyKind::Response))?;
             let domain = to.domain().to_string();
             match answering.within(deadline).await? {
-                None => Err(BridgeError::NoAnswer { domain, deadline }),
-                Some(Answered::Stream(_)) => Err(BridgeError::NoAnswer { domain, deadline }),
-                Some(Answered::Message(answer)) if has_no_responder(&answer) => Err(BridgeError::NoOwner { domain }),
-                Some(Answered::Message(answer)) => {
+                None => Err(BridgeError::NoResponse { domain, deadline }),
+                Some(Reply::Acknowledgement(_)) => Err(BridgeError::NoResponse { domain, deadline }),
+                Some(Reply::Response(answer)) if has_no_responder(&answer) => Err(BridgeError::NoOwner { domain }),
+                Some(Reply::Response(answer)) => {
                     let headers: Vec<_> = headers::from_nats(answer.headers.as_ref()).collect();
-                    let read = Packet::read_answer(&headers, answer.payload.clone());
-                    read.map_err(|error| error.in_answer(to.domain()))
+                    let read = Packet::read_response(&headers, answer.payload.clone());
+                    read.map_err(|error| error.in_response(to.domain()))
                 }
             }
         }
@@ -419,10 +420,10 @@ impl Bridge for NatsBridge {
     }
 
     fn notify(&self, tidings: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
-        let told = self.line().and_then(|line| {
-            let packet = Packet::from_tidings(&tidings);
-            let subject = self.namespace().subject(&Place::of_tidings(&tidings));
-            line.outgoing.drop_in(subject, headers::to_nats(&packet)?, packet.payload)
+        let told = self.session().and_then(|line| {
+            let packet = Packet::from_notification(&tidings);
+            let subject = self.namespace().subject(&Address::for_notification(&tidings));
+            line.publisher.publish_unawaited(subject, headers::to_nats(&packet)?, packet.payload)
         });
         ready(told).boxed()
     }
@@ -433,17 +434,17 @@ impl Bridge for NatsBridge {
 
     fn health(&self) -> BridgeHealth {
         let line = match &*self.attached.read() {
-            Attached::To(line) | Attached::Leaving(line) => line.clone(),
-            Attached::NotYet | Attached::Attaching | Attached::NoMore => return BridgeHealth::default(),
+            AttachState::Attached(line) | AttachState::Detaching(line) => line.clone(),
+            AttachState::New | AttachState::Attaching | AttachState::Closed => return BridgeHealth::default(),
         };
         let mut issues = line.report.issues.texts();
         let link = *line.link.borrow();
         let down = instant().saturating_duration_since(link.since);
-        if !link.up && down >= DOWN {
+        if !link.up && down >= DOWN_THRESHOLD {
             issues.push(format!(
                 "no connection to {} for {} s: nothing reaches or leaves other services; it is tried again without end, check \
                  the server and the network",
-                line.outgoing.broker(),
+                line.publisher.broker(),
                 down.as_secs()
             ));
         }
@@ -456,8 +457,8 @@ impl Bridge for NatsBridge {
 
     fn detach(&self) -> BoxFuture<'_, Result<(), BridgeError>> {
         async move {
-            let line = self.line()?;
-            *self.attached.write() = Attached::Leaving(line.clone());
+            let line = self.session()?;
+            *self.attached.write() = AttachState::Detaching(line.clone());
             line.ending.store(true, Ordering::Relaxed);
             // An actor that is gone has nothing left to end.
             let _ = line.actor.send(Detach).await;
@@ -466,7 +467,7 @@ impl Bridge for NatsBridge {
             {
                 claims.release().await;
             }
-            *self.attached.write() = Attached::NoMore;
+            *self.attached.write() = AttachState::Closed;
             Ok(())
         }
         .boxed()
@@ -474,11 +475,11 @@ impl Bridge for NatsBridge {
 
     fn abandon(&self) {
         let mut attached = self.attached.write();
-        if let Attached::To(line) | Attached::Leaving(line) = &*attached {
+        if let AttachState::Attached(line) | AttachState::Detaching(line) = &*attached {
             line.ending.store(true, Ordering::Relaxed);
-            line.outgoing.abandon();
+            line.publisher.abandon();
             line.abandoned.notify_one();
-            *attached = Attached::NoMore;
+            *attached = AttachState::Closed;
         }
     }
 }

@@ -6,8 +6,8 @@
 
 use std::fmt::Write;
 
-use super::connection::who;
-use super::streams::takes_in;
+use super::connection::client_name;
+use super::streams::receives_messages;
 use crate::bridge::NodeCard;
 use crate::bridge::subject::Namespace;
 use crate::message::Name;
@@ -49,23 +49,23 @@ impl NatsPermissions {
     /// With these a service cannot send, record or answer in the name of another, and cannot read what is not addressed to it.
     pub fn runtime(card: &NodeCard, namespace: &Namespace) -> Self {
         let ns = namespace;
-        let inbox = format!("_INBOX_{}.>", who(ns, &card.service));
+        let inbox = format!("_INBOX_{}.>", client_name(ns, &card.service));
         let mut publish = vec![inbox.clone()];
         let mut subscribe = vec![inbox];
         // Commands and questions from outside are open to all: the owner of the domain decides about them.
         publish.push(format!("{ns}.cmd.*.*.outside"));
         publish.push(format!("{ns}.ask.*.cmd.*"));
         publish.push(format!("{ns}.qry.*.*"));
-        if takes_in(card) {
+        if receives_messages(card) {
             publish.push(ns.refused_subject(&card.service));
-            publish.push(info(&ns.refused_stream(&card.service)));
+            publish.push(stream_info(&ns.refused_stream(&card.service)));
         }
-        if takes_in(card) {
+        if receives_messages(card) {
             // To find which store speaks for a domain.
             publish.push(format!("$JS.API.STREAM.MSG.GET.{}", ns.claims_stream()));
         }
         if !card.owns.is_empty() {
-            publish.push(info(&ns.claims_stream()));
+            publish.push(stream_info(&ns.claims_stream()));
         }
         for (domain, _) in &card.owns {
             publish.push(ns.claim_subject(domain));
@@ -77,16 +77,16 @@ impl NatsPermissions {
             publish.push(format!("{ns}.done.*.*.{domain}.*"));
             publish.push(format!("{ns}.ask.*.out.*.{domain}.*"));
             publish.push(format!("{ns}.ask.*.mark.*.{domain}.*"));
-            publish.push(info(&ns.event_stream(domain)));
+            publish.push(stream_info(&ns.event_stream(domain)));
             // To find at start what of its own log was never published.
             publish.push(format!("$JS.API.STREAM.MSG.GET.{}", ns.event_stream(domain)));
-            publish.extend(taken(&ns.direct_stream(domain), &card.service));
-            subscribe.push(ns.ask_filter(domain));
+            publish.extend(read_stream(&ns.direct_stream(domain), &card.service));
+            subscribe.push(ns.request_filter(domain));
             subscribe.push(ns.committed_filter(domain));
         }
         for (domain, _, _) in &card.subscribes {
             publish.push(format!("{ns}.ask.{domain}.evt.*"));
-            publish.extend(taken(&ns.event_stream(domain), &card.service));
+            publish.extend(read_stream(&ns.event_stream(domain), &card.service));
             subscribe.push(ns.head_filter(domain));
         }
         for (domain, query) in &card.answers {
@@ -104,19 +104,19 @@ impl NatsPermissions {
         let ns = namespace;
         let inbox = format!("_INBOX_{ns}_setup.>");
         let mut publish = vec![inbox.clone()];
-        publish.extend(stream_created(&ns.claims_stream()));
+        publish.extend(create_stream(&ns.claims_stream()));
         for card in cards {
-            if takes_in(card) {
-                publish.extend(stream_created(&ns.refused_stream(&card.service)));
+            if receives_messages(card) {
+                publish.extend(create_stream(&ns.refused_stream(&card.service)));
             }
             for (domain, _) in &card.owns {
-                publish.extend(stream_created(&ns.event_stream(domain)));
-                publish.extend(stream_created(&ns.direct_stream(domain)));
-                publish.extend(consumer_created(&ns.direct_stream(domain), &card.service));
+                publish.extend(create_stream(&ns.event_stream(domain)));
+                publish.extend(create_stream(&ns.direct_stream(domain)));
+                publish.extend(create_consumer(&ns.direct_stream(domain), &card.service));
             }
             for (domain, _, _) in &card.subscribes {
-                publish.push(info(&ns.event_stream(domain)));
-                publish.extend(consumer_created(&ns.event_stream(domain), &card.service));
+                publish.push(stream_info(&ns.event_stream(domain)));
+                publish.extend(create_consumer(&ns.event_stream(domain), &card.service));
             }
         }
         Self::of("setup".to_owned(), publish, vec![inbox])
@@ -152,24 +152,24 @@ impl NatsPermissions {
     }
 }
 
-fn info(stream: &str) -> String {
+fn stream_info(stream: &str) -> String {
     format!("$JS.API.STREAM.INFO.{stream}")
 }
 
 /// The requests that create a stream and compare it.
-fn stream_created(stream: &str) -> [String; 2] {
-    [format!("$JS.API.STREAM.CREATE.{stream}"), info(stream)]
+fn create_stream(stream: &str) -> [String; 2] {
+    [format!("$JS.API.STREAM.CREATE.{stream}"), stream_info(stream)]
 }
 
 /// The requests that create a consumer and compare it.
-fn consumer_created(stream: &str, service: &Name) -> [String; 2] {
+fn create_consumer(stream: &str, service: &Name) -> [String; 2] {
     [format!("$JS.API.CONSUMER.CREATE.{stream}.{service}"), format!("$JS.API.CONSUMER.INFO.{stream}.{service}")]
 }
 
 /// The requests that read from a stream, through the consumer of the service's name.
-fn taken(stream: &str, service: &Name) -> [String; 4] {
+fn read_stream(stream: &str, service: &Name) -> [String; 4] {
     [
-        info(stream),
+        stream_info(stream),
         format!("$JS.API.CONSUMER.INFO.{stream}.{service}"),
         format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{service}"),
         format!("$JS.ACK.{stream}.{service}.>"),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_nats::{Message, Subject};
 use tokio::time::Instant;
 
-use super::consumers::ConsumerState;
+use super::consumer_setup::ConsumerState;
 use super::decode;
 use super::jetstream::Incarnation;
 use super::streams::StreamSource;
@@ -18,21 +18,21 @@ use crate::clock::monotonic;
 use crate::message::Envelope;
 
 /// How long a request waits at the server for messages. A consumer that delivers nothing for two of them is looked at.
-const EXPIRES: Duration = Duration::from_secs(15);
+const PULL_EXPIRY: Duration = Duration::from_secs(15);
 /// A request that the server has not ended this long after it expired is forgotten: it was lost on the way.
-const GRACE: Duration = Duration::from_secs(5);
+const PULL_GRACE: Duration = Duration::from_secs(5);
 /// The most messages of one request.
 const MAX_BATCH: usize = 512;
-/// After a request was turned down, and after a stream was not found, the next try waits; doubled each time up to [`LONGEST`].
-const SHORTEST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(5);
+/// After a request was turned down, and after a stream was not found, the next try waits; doubled each time up to [`MAX_BACKOFF`].
+const MIN_BACKOFF: Duration = Duration::from_millis(100);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
 /// A stream that was deleted is made again after this time. The server (seen in 2.9.10) answers before it has removed the
 /// files; made at once, the new stream loses its folder with the old one and stores nothing until the server restarts.
-pub(super) const DELETION: Duration = Duration::from_secs(1);
+pub(super) const DELETION_GRACE: Duration = Duration::from_secs(1);
 
 /// Whether a lane can be pulled from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum ConsumerStatus {
     Open,
     /// Stream or consumer are being looked at.
     Checking,
@@ -45,184 +45,189 @@ pub(super) struct PullConsumer {
     /// Where messages come to.
     pub(super) inbox: Subject,
     /// Where requests for them go.
-    pub(super) next: Subject,
+    pub(super) pull_subject: Subject,
     /// The stream as it was when it was looked at last.
     incarnation: Incarnation,
-    pub(super) state: State,
+    pub(super) status: ConsumerStatus,
     /// What has come and was not handed over yet: the number in hand, and the message.
-    pub(super) waiting: VecDeque<(u64, Message)>,
+    pub(super) received: VecDeque<(u64, Message)>,
     /// What has been read and was not handed over yet, before what waits: the number in hand, the envelope, and the message if
     /// it holds nothing else.
-    pub(super) read: VecDeque<(u64, Envelope, Option<Message>)>,
+    pub(super) decoded: VecDeque<(u64, Envelope, Option<Message>)>,
     /// Requests at the server, oldest first: messages still to come, and when it ends at the latest.
-    requests: VecDeque<(usize, Instant)>,
+    pulls: VecDeque<(usize, Instant)>,
     /// No request before then.
-    rests: Option<Instant>,
-    pause: Duration,
+    paused_until: Option<Instant>,
+    backoff: Duration,
     /// Messages of this lane that are with the node. Each lane has a window of its own, so that one whose messages wait, for a
     /// slow job or behind a gap, leaves the others their room.
-    pub(super) busy: usize,
+    pub(super) handling: usize,
     /// A request expired and nothing came since the one before: the consumer should be looked at.
     pub(super) is_suspect: bool,
     /// Nothing has come since the last request expired.
     is_silent: bool,
     /// What the consumer looked like when it was suspected last.
-    suspected: Option<ConsumerState>,
+    suspect_state: Option<ConsumerState>,
     /// The stream did not exist when it was looked for last.
     absent: bool,
 }
 
 /// The most messages of one lane that are with the node.
-pub(super) const LANE_WINDOW: usize = 1024;
+pub(super) const MAX_HANDLING: usize = 1024;
 
 impl PullConsumer {
     /// A lane of a stream that was found, or is still to be.
     pub(super) fn new(source: StreamSource, inbox: Subject, incarnation: Option<Incarnation>) -> Self {
         Self {
-            next: Subject::from(format!("$JS.API.CONSUMER.MSG.NEXT.{}", source.consumer.path)),
+            pull_subject: Subject::from(format!("$JS.API.CONSUMER.MSG.NEXT.{}", source.consumer.path)),
             source: Arc::new(source),
             inbox,
-            state: if incarnation.is_some() { State::Open } else { State::Missing(monotonic() + SHORTEST) },
+            status: if incarnation.is_some() {
+                ConsumerStatus::Open
+            } else {
+                ConsumerStatus::Missing(monotonic() + MIN_BACKOFF)
+            },
             incarnation: incarnation.unwrap_or_default(),
-            waiting: VecDeque::new(),
-            read: VecDeque::new(),
-            requests: VecDeque::new(),
-            rests: None,
-            pause: SHORTEST,
-            busy: 0,
+            received: VecDeque::new(),
+            decoded: VecDeque::new(),
+            pulls: VecDeque::new(),
+            paused_until: None,
+            backoff: MIN_BACKOFF,
+            handling: 0,
             is_suspect: false,
             is_silent: false,
-            suspected: None,
+            suspect_state: None,
             absent: false,
         }
     }
 
     /// Whether everything that has come was handed over.
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.read.is_empty()
+        self.received.is_empty() && self.decoded.is_empty()
     }
 
     /// How many messages were asked for and have not come.
-    pub(super) fn asked(&self) -> usize {
-        self.requests.iter().map(|(count, _)| count).sum()
+    pub(super) fn outstanding(&self) -> usize {
+        self.pulls.iter().map(|(count, _)| count).sum()
     }
 
     /// How many messages to ask for now, given the node's room; none if enough are under way.
-    pub(super) fn wants(&mut self, room: usize, now: Instant) -> Option<usize> {
-        while self.requests.front().is_some_and(|(_, end)| *end <= now) {
-            self.requests.pop_front();
+    pub(super) fn pull_size(&mut self, room: usize, now: Instant) -> Option<usize> {
+        while self.pulls.front().is_some_and(|(_, end)| *end <= now) {
+            self.pulls.pop_front();
         }
-        if self.state != State::Open || !self.is_empty() || self.rests.is_some_and(|until| until > now) {
+        if self.status != ConsumerStatus::Open || !self.is_empty() || self.paused_until.is_some_and(|until| until > now)
+        {
             return None;
         }
-        let enough = room.min(MAX_BATCH).min(LANE_WINDOW.saturating_sub(self.busy));
-        let asked = self.asked();
+        let enough = room.min(MAX_BATCH).min(MAX_HANDLING.saturating_sub(self.handling));
+        let asked = self.outstanding();
         // Asked for again at half, so that messages come without a pause and not one by one.
         (enough > 0 && asked <= enough / 2).then(|| enough - asked)
     }
 
     /// Notes a request, and gives back its body.
-    pub(super) fn ask(&mut self, count: usize, now: Instant) -> String {
-        self.requests.push_back((count, now + EXPIRES + GRACE));
-        format!("{{\"batch\":{count},\"expires\":{}}}", EXPIRES.as_nanos())
+    pub(super) fn start_pull(&mut self, count: usize, now: Instant) -> String {
+        self.pulls.push_back((count, now + PULL_EXPIRY + PULL_GRACE));
+        format!("{{\"batch\":{count},\"expires\":{}}}", PULL_EXPIRY.as_nanos())
     }
 
     /// A message has come: the oldest request has one less to bring.
-    pub(super) fn take(&mut self, number: u64, message: Message) {
-        self.pause = SHORTEST;
-        (self.is_silent, self.is_suspect, self.suspected) = (false, false, None);
-        let (_, in_stream) = decode::numbers(message.reply.as_deref().unwrap_or_default());
+    pub(super) fn receive(&mut self, number: u64, message: Message) {
+        self.backoff = MIN_BACKOFF;
+        (self.is_silent, self.is_suspect, self.suspect_state) = (false, false, None);
+        let (_, in_stream) = decode::delivery_numbers(message.reply.as_deref().unwrap_or_default());
         self.incarnation.last = self.incarnation.last.max(in_stream);
-        if let Some((count, _)) = self.requests.front_mut() {
+        if let Some((count, _)) = self.pulls.front_mut() {
             *count -= 1;
             if *count == 0 {
-                self.requests.pop_front();
+                self.pulls.pop_front();
             }
         }
-        self.waiting.push_back((number, message));
+        self.received.push_back((number, message));
     }
 
     /// The server says that a request has ended, for what reason.
-    pub(super) fn ended(&mut self, status: u16, description: &str, now: Instant) {
+    pub(super) fn end_pull(&mut self, status: u16, description: &str, now: Instant) {
         match status {
             // A sign of life.
             100 => {}
             // Expired, or nothing there.
             404 | 408 => {
-                self.requests.pop_front();
+                self.pulls.pop_front();
                 self.is_suspect = self.is_silent;
                 self.is_silent = true;
             }
             // Nobody listens, or the server says that the consumer is no more.
-            503 => self.lose(now),
-            409 if description.to_ascii_lowercase().contains("deleted") => self.lose(now),
+            503 => self.mark_missing(now),
+            409 if description.to_ascii_lowercase().contains("deleted") => self.mark_missing(now),
             // The leader changed, too many requests, too much in hand: again after a while.
             _ => {
                 tracing::debug!(stream = self.source.stream, status, description, "a request was turned down");
-                self.requests.pop_front();
-                self.rests = Some(now + self.pause);
-                self.pause = (self.pause * 2).min(LONGEST);
+                self.pulls.pop_front();
+                self.paused_until = Some(now + self.backoff);
+                self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
             }
         }
     }
 
-    fn lose(&mut self, now: Instant) {
-        self.requests.clear();
-        if self.state == State::Open {
+    fn mark_missing(&mut self, now: Instant) {
+        self.pulls.clear();
+        if self.status == ConsumerStatus::Open {
             tracing::warn!(stream = self.source.stream, "stream or consumer are gone; they are looked for");
-            self.state = State::Missing(now + DELETION);
+            self.status = ConsumerStatus::Missing(now + DELETION_GRACE);
         }
     }
 
     /// Stream or consumer could not be found: looked for again after a while.
-    pub(super) fn miss(&mut self) {
-        self.state = State::Missing(monotonic() + self.pause);
-        self.pause = (self.pause * 2).min(LONGEST);
+    pub(super) fn retry_later(&mut self) {
+        self.status = ConsumerStatus::Missing(monotonic() + self.backoff);
+        self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
     }
 
     /// Notes that the stream does not exist. Returns whether that is news.
-    pub(super) fn is_absent(&mut self) -> bool {
+    pub(super) fn mark_absent(&mut self) -> bool {
         !std::mem::replace(&mut self.absent, true)
     }
 
     /// Stream and consumer are there.
-    pub(super) fn open(&mut self, found: Incarnation) {
+    pub(super) fn mark_open(&mut self, found: Incarnation) {
         self.absent = false;
         let stream = &self.source.stream;
         if self.incarnation != Incarnation::default() && !self.incarnation.continues(&found) {
             tracing::warn!(stream, "the stream was made anew or has lost its end; what is missing comes from the logs");
         }
         self.incarnation = found;
-        self.state = State::Open;
-        self.pause = SHORTEST;
-        self.rests = None;
+        self.status = ConsumerStatus::Open;
+        self.backoff = MIN_BACKOFF;
+        self.paused_until = None;
         // Requests that were under way ended with what was there before.
-        self.requests.clear();
+        self.pulls.clear();
     }
 
     /// Compares what the consumer says with what it said before, after requests that brought nothing. Returns whether it has
-    /// stalled: it owes messages, and twice in a row a request that waited for [`EXPIRES`] got none of them.
+    /// stalled: it owes messages, and twice in a row a request that waited for [`PULL_EXPIRY`] got none of them.
     ///
     /// nats-server 2.9.10 was seen to do this after it was killed under load; it delivered again only once the consumer was
     /// deleted.
     pub(super) fn has_stalled(&mut self, state: ConsumerState) -> bool {
         self.is_suspect = false;
         // What this node has in hand it has not acknowledged either.
-        let owes = state.owes() && self.busy == 0 && self.is_empty();
-        let again = self.suspected == Some(state) && owes;
-        self.suspected = owes.then_some(state);
+        let owes = state.has_outstanding() && self.handling == 0 && self.is_empty();
+        let again = self.suspect_state == Some(state) && owes;
+        self.suspect_state = owes.then_some(state);
         again
     }
 
     /// When something must be done for the lane though nothing has come.
-    pub(super) fn wakes(&self, now: Instant) -> Option<Instant> {
-        match self.state {
-            State::Open => {
-                let end = self.requests.front().map(|(_, end)| *end);
-                end.into_iter().chain(self.rests.filter(|until| *until > now)).min()
+    pub(super) fn next_wake(&self, now: Instant) -> Option<Instant> {
+        match self.status {
+            ConsumerStatus::Open => {
+                let end = self.pulls.front().map(|(_, end)| *end);
+                end.into_iter().chain(self.paused_until.filter(|until| *until > now)).min()
             }
-            State::Checking => None,
-            State::Missing(again) => Some(again),
+            ConsumerStatus::Checking => None,
+            ConsumerStatus::Missing(again) => Some(again),
         }
     }
 }
@@ -251,9 +256,9 @@ mod tests {
     #[test]
     fn a_consumer_is_suspected_after_two_silent_requests() {
         let (mut lane, now) = (lane(), monotonic());
-        lane.ended(408, "", now);
+        lane.end_pull(408, "", now);
         assert!(!lane.is_suspect);
-        lane.ended(408, "", now);
+        lane.end_pull(408, "", now);
         assert!(lane.is_suspect);
         let message = Message {
             subject: "x".into(),
@@ -264,7 +269,7 @@ mod tests {
             description: None,
             length: 0,
         };
-        lane.take(1, message);
+        lane.receive(1, message);
         assert!(!lane.is_suspect);
     }
 
@@ -280,7 +285,7 @@ mod tests {
         assert!(!lane.has_stalled(idle));
         assert!(!lane.has_stalled(idle));
         // Messages that are with this node are not owed.
-        lane.busy = 1;
+        lane.handling = 1;
         assert!(!lane.has_stalled(owes));
         assert!(!lane.has_stalled(owes));
     }

@@ -8,13 +8,13 @@ use std::sync::atomic::Ordering;
 use async_nats::Message;
 use futures_util::FutureExt;
 
-use super::ACKNOWLEDGE;
-use super::acknowledgement::Untaken;
+use super::ACK_TIMEOUT;
+use super::acknowledgement::PublishFailure;
 use super::consumer::ConsumerLoop;
-use super::decode::{self, shown};
-use super::in_flight::{Done, InFlightMessages, PendingMessage};
-use super::publisher::{Answered, Awaits};
-use super::pull_consumer::DELETION;
+use super::decode::{self, excerpt};
+use super::in_flight::{Completed, InFlightMessages, OutboundMessage};
+use super::publisher::{Reply, ReplyKind};
+use super::pull_consumer::DELETION_GRACE;
 use crate::bridge::BridgeError;
 use crate::clock::monotonic;
 
@@ -23,45 +23,50 @@ impl ConsumerLoop {
     /// is acknowledged: the sender believes it to be accepted.
     ///
     /// Until then it counts as being with the node: a flood of such messages must not fill the memory.
-    pub(super) fn put_aside(
+    pub(super) fn copy_to_refused(
         &mut self,
         hands: &mut InFlightMessages,
         number: u64,
         message: &Message,
         error: &BridgeError,
     ) {
-        self.enter(hands, number);
-        tracing::warn!(service = %self.service, subject = shown(&message.subject), %error, "refused a message");
-        let (headers, payload) = decode::remains(message, error);
+        self.begin_handling(hands, number);
+        tracing::warn!(service = %self.service, subject = excerpt(&message.subject), %error, "refused a message");
+        let (headers, payload) = decode::refused_copy(message, error);
         let subject = self.namespace.refused_subject(&self.service);
-        let posted = self.outgoing.post(subject, headers, payload, Awaits::Acknowledgement);
+        let posted = self.publisher.publish(subject, headers, payload, ReplyKind::Acknowledgement);
         let stream = self.namespace.refused_stream(&self.service);
         let copied = async move {
             let copied = match posted {
-                Ok(answering) => match answering.within(ACKNOWLEDGE).await {
-                    Ok(Some(Answered::Stream(Ok(())))) => Ok(()),
-                    Ok(Some(Answered::Stream(Err(Untaken::Says(source))))) => {
+                Ok(answering) => match answering.within(ACK_TIMEOUT).await {
+                    Ok(Some(Reply::Acknowledgement(Ok(())))) => Ok(()),
+                    Ok(Some(Reply::Acknowledgement(Err(PublishFailure::Rejected(source))))) => {
                         Err(BridgeError::Broker { doing: format!("writing to stream `{stream}`"), source })
                     }
-                    Ok(_) => Err(BridgeError::NoAnswer { domain: stream, deadline: ACKNOWLEDGE }),
+                    Ok(_) => Err(BridgeError::NoResponse { domain: stream, deadline: ACK_TIMEOUT }),
                     Err(error) => Err(error),
                 },
                 Err(error) => Err(error),
             };
-            Done::PutAside(number, copied)
+            Completed::CopiedToRefused(number, copied)
         };
-        hands.doing.push(copied.boxed());
+        hands.tasks.push(copied.boxed());
     }
 
-    pub(super) fn copied(&mut self, hands: &mut InFlightMessages, number: u64, copied: Result<(), BridgeError>) {
-        self.leave(hands, number);
+    pub(super) fn copy_completed(
+        &mut self,
+        hands: &mut InFlightMessages,
+        number: u64,
+        copied: Result<(), BridgeError>,
+    ) {
+        self.end_handling(hands, number);
         let stream = self.namespace.refused_stream(&self.service);
         match copied {
             Ok(()) => {
                 self.report.refused.fetch_add(1, Ordering::Relaxed);
                 self.report.issues.close(&stream);
-                if let Some(in_hand) = hands.in_hand.remove(&number) {
-                    hands.letters.push_back(PendingMessage::word(in_hand.reply, "+TERM"));
+                if let Some(in_hand) = hands.messages.remove(&number) {
+                    hands.outgoing.push_back(OutboundMessage::acknowledgement(in_hand.ack_subject, "+TERM"));
                 }
             }
             Err(error) => {
@@ -73,11 +78,11 @@ impl ConsumerLoop {
                     tracing::error!(stream, %error, "failed to copy a refused message; it is tried again");
                 }
                 // The stream may be missing: it is made again.
-                hands.look.get_or_insert(monotonic() + DELETION);
-                if let Some(in_hand) = hands.in_hand.get_mut(&number) {
-                    in_hand.open = 1;
+                hands.check_write_only_at.get_or_insert(monotonic() + DELETION_GRACE);
+                if let Some(in_hand) = hands.messages.get_mut(&number) {
+                    in_hand.remaining = 1;
                 }
-                hands.settled(number, true);
+                hands.complete(number, true);
             }
         }
     }

@@ -5,7 +5,7 @@
 use serde_json::json;
 
 use super::config::NatsBuilder;
-use super::jetstream::Wanted;
+use super::jetstream::DesiredConfig;
 use crate::bridge::NodeCard;
 use crate::message::Name;
 
@@ -43,7 +43,7 @@ const CONSUMER_UNSET: &[&str] = &[
 
 /// What comes in on a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cargo {
+pub(super) enum StreamContent {
     /// Commands and replies for a domain this service owns.
     Direct,
     /// Events of a domain this service takes.
@@ -52,54 +52,54 @@ pub(super) enum Cargo {
 
 /// One stream this node takes from.
 pub(super) struct StreamSource {
-    pub(super) cargo: Cargo,
+    pub(super) content: StreamContent,
     pub(super) domain: Name,
     pub(super) shards: u16,
     pub(super) stream: String,
     /// The stream, if this service makes it; the events of others are theirs to make.
-    pub(super) makes: Option<Wanted>,
-    pub(super) consumer: Wanted,
+    pub(super) owned: Option<DesiredConfig>,
+    pub(super) consumer: DesiredConfig,
 }
 
 /// All streams a node takes from, and those it only writes to.
 pub(super) fn sources(config: &NatsBuilder, card: &NodeCard) -> Vec<StreamSource> {
     let own = card.owns.iter().map(|(domain, shards)| StreamSource {
-        cargo: Cargo::Direct,
+        content: StreamContent::Direct,
         domain: domain.clone(),
         shards: *shards,
         stream: config.namespace.direct_stream(domain),
-        makes: Some(direct_stream(config, domain)),
+        owned: Some(direct_stream(config, domain)),
         consumer: consumer(config, &config.namespace.direct_stream(domain), &card.service),
     });
     let others = card.subscribes.iter().map(|(domain, shards, _)| StreamSource {
-        cargo: Cargo::Events,
+        content: StreamContent::Events,
         domain: domain.clone(),
         shards: *shards,
         stream: config.namespace.event_stream(domain),
-        makes: None,
+        owned: None,
         consumer: consumer(config, &config.namespace.event_stream(domain), &card.service),
     });
     own.chain(others).collect()
 }
 
 /// The streams a node writes to and nobody else makes.
-pub(super) fn written(config: &NatsBuilder, card: &NodeCard) -> Vec<Wanted> {
+pub(super) fn write_only(config: &NatsBuilder, card: &NodeCard) -> Vec<DesiredConfig> {
     let events = card.owns.iter().map(|(domain, _)| event_stream(config, domain));
-    events.chain(takes_in(card).then(|| refused_stream(config, &card.service))).collect()
+    events.chain(receives_messages(card).then(|| refused_stream(config, &card.service))).collect()
 }
 
 /// Whether messages come to a service that it may have to put aside. A mere client gets none.
-pub(super) fn takes_in(card: &NodeCard) -> bool {
+pub(super) fn receives_messages(card: &NodeCard) -> bool {
     !card.owns.is_empty() || !card.subscribes.is_empty()
 }
 
-fn direct_stream(config: &NatsBuilder, domain: &Name) -> Wanted {
+fn direct_stream(config: &NatsBuilder, domain: &Name) -> DesiredConfig {
     let subjects = config.namespace.direct_filter(domain);
     // Removed once acknowledged; a full stream refuses, and the sender's outbox waits.
     stream(config, config.namespace.direct_stream(domain), &subjects, "workqueue", "new", 0)
 }
 
-fn event_stream(config: &NatsBuilder, domain: &Name) -> Wanted {
+fn event_stream(config: &NatsBuilder, domain: &Name) -> DesiredConfig {
     let subjects = config.namespace.event_filter(domain);
     let age = u64::try_from(config.event_age.as_nanos()).unwrap_or(u64::MAX);
     stream(config, config.namespace.event_stream(domain), &subjects, "limits", "old", age)
@@ -107,7 +107,7 @@ fn event_stream(config: &NatsBuilder, domain: &Name) -> Wanted {
 
 /// The stream of refused messages. It holds what senders believe to be accepted, so it drops nothing: while it is full, the
 /// messages stay where they are and the node's health reports it.
-fn refused_stream(config: &NatsBuilder, service: &Name) -> Wanted {
+fn refused_stream(config: &NatsBuilder, service: &Name) -> DesiredConfig {
     let name = config.namespace.refused_stream(service);
     let mut wanted = stream(config, name, &config.namespace.refused_subject(service), "limits", "new", 0);
     if let Some(settings) = wanted.settings.as_object_mut() {
@@ -119,7 +119,7 @@ fn refused_stream(config: &NatsBuilder, service: &Name) -> Wanted {
 }
 
 /// The stream of the claims of all services: the last claim on each domain. It drops none of them: a full one refuses new domains.
-pub(super) fn claims_stream(config: &NatsBuilder) -> Wanted {
+pub(super) fn claims_stream(config: &NatsBuilder) -> DesiredConfig {
     let mut wanted =
         stream(config, config.namespace.claims_stream(), &config.namespace.claims_filter(), "limits", "new", 0);
     if let Some(settings) = wanted.settings.as_object_mut() {
@@ -129,7 +129,14 @@ pub(super) fn claims_stream(config: &NatsBuilder) -> Wanted {
     wanted
 }
 
-fn stream(config: &NatsBuilder, name: String, subjects: &str, retention: &str, discard: &str, max_age: u64) -> Wanted {
+fn stream(
+    config: &NatsBuilder,
+    name: String,
+    subjects: &str,
+    retention: &str,
+    discard: &str,
+    max_age: u64,
+) -> DesiredConfig {
     let settings = json!({
         "name": name,
         "subjects": [subjects],
@@ -144,16 +151,16 @@ fn stream(config: &NatsBuilder, name: String, subjects: &str, retention: &str, d
         "num_replicas": config.replicas,
         "no_ack": false,
     });
-    Wanted {
-        what: format!("stream `{name}`"),
+    DesiredConfig {
+        label: format!("stream `{name}`"),
         path: name,
         settings,
-        unset: STREAM_UNSET,
+        must_be_unset: STREAM_UNSET,
         adjustable: STREAM_ADJUSTABLE,
     }
 }
 
-fn consumer(config: &NatsBuilder, stream: &str, service: &Name) -> Wanted {
+fn consumer(config: &NatsBuilder, stream: &str, service: &Name) -> DesiredConfig {
     let settings = json!({
         "durable_name": service.as_str(),
         "deliver_policy": "all",
@@ -164,11 +171,11 @@ fn consumer(config: &NatsBuilder, stream: &str, service: &Name) -> Wanted {
         "max_deliver": -1,
         "max_ack_pending": MAX_ACK_PENDING,
     });
-    Wanted {
-        what: format!("consumer `{service}` of stream `{stream}`"),
+    DesiredConfig {
+        label: format!("consumer `{service}` of stream `{stream}`"),
         path: format!("{stream}.{service}"),
         settings,
-        unset: CONSUMER_UNSET,
+        must_be_unset: CONSUMER_UNSET,
         adjustable: CONSUMER_ADJUSTABLE,
     }
 }

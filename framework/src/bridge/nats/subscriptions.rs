@@ -6,22 +6,22 @@ use std::sync::Arc;
 
 use async_nats::{Client, Subscriber};
 
-use super::consumer::Gate;
+use super::consumer::Channel;
 use crate::bridge::subject::Namespace;
 use crate::bridge::{BridgeError, NodeCard};
 
 /// The subjects a node listens to besides its streams, and whether one node of several gets each message.
-pub(super) fn subscriptions(namespace: &Namespace, card: &NodeCard) -> Vec<(Gate, String, bool)> {
+pub(super) fn subscriptions(namespace: &Namespace, card: &NodeCard) -> Vec<(Channel, String, bool)> {
     let mut subscriptions = Vec::new();
     for (domain, _) in &card.owns {
-        subscriptions.push((Gate::Questions, namespace.ask_filter(domain), true));
-        subscriptions.push((Gate::Tidings, namespace.committed_filter(domain), false));
+        subscriptions.push((Channel::Requests, namespace.request_filter(domain), true));
+        subscriptions.push((Channel::Notifications, namespace.committed_filter(domain), false));
     }
     for (domain, _, _) in &card.subscribes {
-        subscriptions.push((Gate::Tidings, namespace.head_filter(domain), false));
+        subscriptions.push((Channel::Notifications, namespace.head_filter(domain), false));
     }
     for (domain, query) in &card.answers {
-        subscriptions.push((Gate::Questions, namespace.query_subject(domain, query), true));
+        subscriptions.push((Channel::Requests, namespace.query_subject(domain, query), true));
     }
     subscriptions
 }

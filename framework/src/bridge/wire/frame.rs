@@ -15,7 +15,7 @@ use crate::message::{Codec, Envelope, Fingerprint, Kind, MessageId, Name, Origin
 const VERSION: u8 = 1;
 
 /// Fewer bytes no envelope has in a frame; a claimed count of envelopes is checked against it.
-const LEAST_ENVELOPE_BYTES: usize = 48;
+const MIN_ENVELOPE_BYTES: usize = 48;
 
 /// Writes the fields of a frame.
 pub(crate) struct Writer(BytesMut);
@@ -27,7 +27,7 @@ impl Writer {
         Self(bytes)
     }
 
-    pub(crate) fn end(self) -> Bytes {
+    pub(crate) fn finish(self) -> Bytes {
         self.0.freeze()
     }
 
@@ -131,17 +131,17 @@ impl Writer {
 /// Reads the fields of a frame. Payloads are slices of the frame: no copy.
 pub(crate) struct Reader {
     bytes: Bytes,
-    at: usize,
+    position: usize,
     /// The last names that were read: in a list of envelopes they repeat, and a clone costs less than a check.
     names: Vec<Name>,
 }
 
 /// How many names a reader remembers.
-const NAMES: usize = 8;
+const NAME_CACHE_SIZE: usize = 8;
 
 impl Reader {
     pub(crate) fn new(bytes: Bytes) -> Result<Self, BridgeError> {
-        let mut reader = Self { bytes, at: 0, names: Vec::new() };
+        let mut reader = Self { bytes, position: 0, names: Vec::new() };
         match reader.byte()? {
             VERSION => Ok(reader),
             other => Err(malformed(format!("a frame of version {other}, this program knows {VERSION}"))),
@@ -149,27 +149,27 @@ impl Reader {
     }
 
     /// Checks that nothing is left over.
-    pub(crate) fn end(self) -> Result<(), BridgeError> {
-        let left = self.left();
+    pub(crate) fn finish(self) -> Result<(), BridgeError> {
+        let left = self.remaining();
         if left == 0 { Ok(()) } else { Err(malformed(format!("{left} bytes are left over behind a frame"))) }
     }
 
-    fn left(&self) -> usize {
-        self.bytes.len().saturating_sub(self.at)
+    fn remaining(&self) -> usize {
+        self.bytes.len().saturating_sub(self.position)
     }
 
-    fn take(&mut self, count: usize) -> Result<Bytes, BridgeError> {
-        if count > self.left() {
+    fn read_slice(&mut self, count: usize) -> Result<Bytes, BridgeError> {
+        if count > self.remaining() {
             return Err(malformed("a frame ends too early"));
         }
-        let taken = self.bytes.slice(self.at..self.at + count);
-        self.at += count;
+        let taken = self.bytes.slice(self.position..self.position + count);
+        self.position += count;
         Ok(taken)
     }
 
     pub(crate) fn byte(&mut self) -> Result<u8, BridgeError> {
-        let byte = self.bytes.get(self.at).copied().ok_or_else(|| malformed("a frame ends too early"))?;
-        self.at += 1;
+        let byte = self.bytes.get(self.position).copied().ok_or_else(|| malformed("a frame ends too early"))?;
+        self.position += 1;
         Ok(byte)
     }
 
@@ -190,28 +190,28 @@ impl Reader {
         Err(malformed("a number in a frame has more than 64 bits"))
     }
 
-    fn small<T: TryFrom<u64>>(&mut self) -> Result<T, BridgeError> {
+    fn narrow_number<T: TryFrom<u64>>(&mut self) -> Result<T, BridgeError> {
         T::try_from(self.number()?).map_err(|_| malformed("a number in a frame is too large"))
     }
 
     pub(crate) fn u32(&mut self) -> Result<u32, BridgeError> {
-        self.small()
+        self.narrow_number()
     }
 
     pub(crate) fn bytes(&mut self) -> Result<Bytes, BridgeError> {
-        let count = self.small()?;
-        self.take(count)
+        let count = self.narrow_number()?;
+        self.read_slice(count)
     }
 
     /// Where the bytes of a text are that stands here.
     fn span(&mut self) -> Result<Range<usize>, BridgeError> {
-        let count: usize = self.small()?;
-        if count > self.left() {
+        let count: usize = self.narrow_number()?;
+        if count > self.remaining() {
             return Err(malformed("a frame ends too early"));
         }
-        let start = self.at;
-        self.at += count;
-        Ok(start..self.at)
+        let start = self.position;
+        self.position += count;
+        Ok(start..self.position)
     }
 
     pub(crate) fn text(&mut self) -> Result<String, BridgeError> {
@@ -228,20 +228,20 @@ impl Reader {
         }
         let text = std::str::from_utf8(bytes).map_err(|_| malformed("a name in a frame is not UTF-8"))?;
         let name = Name::new(text).map_err(|error| malformed(error.to_string()))?;
-        if self.names.len() < NAMES {
+        if self.names.len() < NAME_CACHE_SIZE {
             self.names.push(name.clone());
         }
         Ok(name)
     }
 
     pub(crate) fn id(&mut self) -> Result<MessageId, BridgeError> {
-        let bytes = self.take(16)?;
+        let bytes = self.read_slice(16)?;
         let bytes: [u8; 16] = bytes.as_ref().try_into().map_err(|_| malformed("a frame ends too early"))?;
         Ok(MessageId::from_u128(u128::from_be_bytes(bytes)))
     }
 
     pub(crate) fn shard(&mut self) -> Result<ShardId, BridgeError> {
-        Ok(ShardId::new(self.name()?, self.small()?))
+        Ok(ShardId::new(self.name()?, self.narrow_number()?))
     }
 
     pub(crate) fn option<T>(
@@ -255,7 +255,7 @@ impl Reader {
         }
     }
 
-    fn numbered<T>(&mut self, what: &str, of: impl FnOnce(u8) -> Option<T>) -> Result<T, BridgeError> {
+    fn code<T>(&mut self, what: &str, of: impl FnOnce(u8) -> Option<T>) -> Result<T, BridgeError> {
         let number = self.byte()?;
         of(number).ok_or_else(|| malformed(format!("{what} {number} in a frame is not known")))
     }
@@ -263,7 +263,7 @@ impl Reader {
     pub(crate) fn envelope(&mut self) -> Result<Envelope, BridgeError> {
         let mut envelope = Envelope {
             id: self.id()?,
-            kind: self.numbered("kind", Kind::from_id)?,
+            kind: self.code("kind", Kind::from_id)?,
             name: self.name()?,
             version: self.u32()?,
             shape: None,
@@ -286,16 +286,16 @@ impl Reader {
             causation: self.option(Self::id)?,
             time: Timestamp::from_millis(self.number()?),
             deadline: self.option(Self::number)?.map(Timestamp::from_millis),
-            wants: self.numbered("wish for a reply", ReplyMode::from_id)?,
+            wants: self.code("wish for a reply", ReplyMode::from_id)?,
             traceparent: self.option(Self::text)?,
             headers: {
-                let count: usize = self.small()?;
+                let count: usize = self.narrow_number()?;
                 if count > headers::MAX_HEADERS + 1 {
                     return Err(malformed(format!("{count} unknown headers, more than {}", headers::MAX_HEADERS)));
                 }
                 (0..count).map(|_| Ok((self.text()?, self.text()?))).collect::<Result<_, BridgeError>>()?
             },
-            codec: self.numbered("codec", Codec::from_id)?,
+            codec: self.code("codec", Codec::from_id)?,
             payload: self.bytes()?,
         };
         envelope.shape = Fingerprint::take(&mut envelope.headers);
@@ -304,9 +304,9 @@ impl Reader {
     }
 
     pub(crate) fn envelopes(&mut self) -> Result<Vec<Envelope>, BridgeError> {
-        let count: usize = self.small()?;
-        if count > self.left() / LEAST_ENVELOPE_BYTES {
-            return Err(malformed(format!("a frame claims {count} envelopes in {} bytes", self.left())));
+        let count: usize = self.narrow_number()?;
+        if count > self.remaining() / MIN_ENVELOPE_BYTES {
+            return Err(malformed(format!("a frame claims {count} envelopes in {} bytes", self.remaining())));
         }
         (0..count).map(|_| self.envelope()).collect()
     }

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use super::{BridgeError, Packet, instant, malformed, percent, shown};
+use super::{BridgeError, Packet, excerpt, instant, malformed, percent};
 use crate::clock::Timestamp;
 use crate::message::{
     Codec, Envelope, Fingerprint, Key, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, ReplyMode, SHAPE, ShardId,
@@ -44,7 +44,7 @@ const TRACEPARENT: &str = "traceparent";
 pub(super) const STORE: &str = "whizbang-store";
 
 /// The `ce-source` of what no actor sent.
-const OUTSIDE: &str = "/";
+const NO_ACTOR: &str = "/";
 
 pub(super) fn write(envelope: &Envelope) -> Result<Packet, BridgeError> {
     check(envelope)?;
@@ -68,7 +68,7 @@ pub(super) fn write(envelope: &Envelope) -> Result<Packet, BridgeError> {
     let mut subject = envelope.key.as_str();
     let mut shard = envelope.to.as_ref();
     match &envelope.origin {
-        None => headers.put(SOURCE, OUTSIDE),
+        None => headers.put(SOURCE, NO_ACTOR),
         Some(origin) => {
             headers.put(SOURCE, format!("/{}/{}/{}", origin.shard.domain, origin.shard.shard, origin.actor));
             // Twenty digits, so that the order of the text is the order of the numbers, as the CloudEvents extension asks.
@@ -151,8 +151,8 @@ pub(super) fn check(envelope: &Envelope) -> Result<(), BridgeError> {
         return Err(BridgeError::Oversize { bytes, limit: MAX_HEADER_BYTES });
     }
     for (at, (name, value)) in envelope.headers.iter().enumerate() {
-        if !is_header_name(name) || is_known(name) || commands_the_broker(name) {
-            return Err(malformed(format!("`{}` cannot be the name of a header", shown(name))));
+        if !is_header_name(name) || is_known(name) || is_broker_command(name) {
+            return Err(malformed(format!("`{}` cannot be the name of a header", excerpt(name))));
         }
         if value.chars().any(char::is_control) || value.trim() != value {
             return Err(malformed(format!("header `{name}` holds control characters or outer spaces")));
@@ -169,7 +169,7 @@ fn is_header_name(name: &str) -> bool {
 }
 
 /// `Nats-Rollup` empties a stream, `Nats-Msg-Id` makes another's message a duplicate: neither may ride along.
-fn commands_the_broker(name: &str) -> bool {
+fn is_broker_command(name: &str) -> bool {
     name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"))
 }
 
@@ -183,11 +183,11 @@ fn is_traceparent(text: &str) -> bool {
 
 /// The headers of one packet, as they stand there.
 #[derive(Default)]
-struct Known<'a> {
+struct KnownHeaders<'a> {
     slots: [Option<&'a str>; 22],
 }
 
-/// Position of each header in [`Known::slots`].
+/// Position of each header in [`KnownHeaders::slots`].
 const NAMES: [&str; 22] = [
     SPECVERSION,
     ID,
@@ -221,29 +221,29 @@ fn is_known(name: &str) -> bool {
     slot(name).is_some()
 }
 
-impl<'a> Known<'a> {
+impl<'a> KnownHeaders<'a> {
     fn get(&self, name: &'static str) -> Option<&'a str> {
         slot(name).and_then(|at| self.slots.get(at).copied().flatten())
     }
 
-    fn need(&self, name: &'static str) -> Result<&'a str, BridgeError> {
+    fn require(&self, name: &'static str) -> Result<&'a str, BridgeError> {
         self.get(name).ok_or_else(|| malformed(format!("header `{name}` is missing")))
     }
 
     fn read<T>(&self, name: &'static str, read: impl FnOnce(&'a str) -> Option<T>) -> Result<Option<T>, BridgeError> {
-        self.get(name).map(|value| read(value).ok_or_else(|| wrong(name, value))).transpose()
+        self.get(name).map(|value| read(value).ok_or_else(|| invalid_header(name, value))).transpose()
     }
 }
 
-fn wrong(name: &str, value: &str) -> BridgeError {
-    malformed(format!("header `{name}` cannot be `{}`", shown(value)))
+fn invalid_header(name: &str, value: &str) -> BridgeError {
+    malformed(format!("header `{name}` cannot be `{}`", excerpt(value)))
 }
 
 pub(super) fn read<'a>(
     headers: impl IntoIterator<Item = (&'a str, &'a str)>,
     payload: Bytes,
 ) -> Result<Envelope, BridgeError> {
-    let mut known = Known::default();
+    let mut known = KnownHeaders::default();
     let mut unknown: Vec<(String, String)> = Vec::new();
     for (name, value) in headers {
         let value = value.trim();
@@ -251,7 +251,7 @@ pub(super) fn read<'a>(
             if place.replace(value).is_some() {
                 return Err(malformed(format!("header `{name}` is there twice")));
             }
-        } else if !commands_the_broker(name) {
+        } else if !is_broker_command(name) {
             // Counted before anything is kept: the rest is checked with the whole envelope.
             if unknown.len() == MAX_HEADERS || name.len() + value.len() > MAX_HEADER_BYTES {
                 return Err(malformed("too many or too long headers"));
@@ -260,11 +260,11 @@ pub(super) fn read<'a>(
         }
     }
 
-    if known.need(SPECVERSION)? != "1.0" {
-        return Err(wrong(SPECVERSION, known.need(SPECVERSION)?));
+    if known.require(SPECVERSION)? != "1.0" {
+        return Err(invalid_header(SPECVERSION, known.require(SPECVERSION)?));
     }
     let id = known.read(ID, MessageId::parse)?.ok_or_else(|| malformed("header `ce-id` is missing"))?;
-    let (domain, name) = read_type(known.need(TYPE)?)?;
+    let (domain, name) = read_type(known.require(TYPE)?)?;
     if known.get(DOMAIN).is_some_and(|text| text != domain.as_str()) {
         return Err(malformed("headers `ce-domain` and `ce-type` name different domains"));
     }
@@ -274,11 +274,11 @@ pub(super) fn read<'a>(
         .ok_or_else(|| malformed("header `ce-datacontenttype` is missing"))?;
     let mut key = known.read(SUBJECT, percent::decode)?.unwrap_or_default().into_owned();
     let mut to = known.read(PARTITION_KEY, read_shard)?;
-    let source = known.need(SOURCE)?;
+    let source = known.require(SOURCE)?;
     let origin = match known.read(SEQUENCE, read_number)? {
         None => None,
         Some(sequence) => {
-            let (shard, actor) = read_source(source).ok_or_else(|| wrong(SOURCE, source))?;
+            let (shard, actor) = read_source(source).ok_or_else(|| invalid_header(SOURCE, source))?;
             let version = known.read(STREAM_VERSION, read_number)?.unwrap_or(0);
             let key = match known.read(ORIGIN_KEY, percent::decode)? {
                 Some(key) => key.into_owned(),
@@ -321,8 +321,8 @@ pub(super) fn read<'a>(
 }
 
 fn read_type(text: &str) -> Result<(Name, Name), BridgeError> {
-    let (domain, name) = text.split_once('.').ok_or_else(|| wrong(TYPE, text))?;
-    let read = |part| Name::new(part).map_err(|_| wrong(TYPE, text));
+    let (domain, name) = text.split_once('.').ok_or_else(|| invalid_header(TYPE, text))?;
+    let read = |part| Name::new(part).map_err(|_| invalid_header(TYPE, text));
     Ok((read(domain)?, read(name)?))
 }
 

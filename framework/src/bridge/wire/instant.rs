@@ -5,13 +5,13 @@
 use crate::clock::Timestamp;
 
 /// The last moment that four digits of a year can name: 9999-12-31T23:59:59.999Z.
-pub(super) const LAST: Timestamp = Timestamp::from_millis(253_402_300_799_999);
+pub(super) const MAX: Timestamp = Timestamp::from_millis(253_402_300_799_999);
 
 const DAY: u64 = 86_400_000;
 
-/// A moment as text. Later ones than [`LAST`] are written as that one.
+/// A moment as text. Later ones than [`MAX`] are written as that one.
 pub(super) fn write(moment: Timestamp) -> String {
-    let millis = moment.as_millis().min(LAST.as_millis());
+    let millis = moment.as_millis().min(MAX.as_millis());
     let (year, month, day) = date(millis / DAY);
     let rest = millis % DAY;
     let (hour, minute, second) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60);
@@ -95,7 +95,7 @@ impl Cursor<'_> {
     }
 }
 
-fn leap(year: u32) -> bool {
+fn is_leap_year(year: u32) -> bool {
     year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
 }
 
@@ -103,7 +103,7 @@ fn days_in(year: u32, month: u32) -> Option<u32> {
     match month {
         1 | 3 | 5 | 7 | 8 | 10 | 12 => Some(31),
         4 | 6 | 9 | 11 => Some(30),
-        2 if leap(year) => Some(29),
+        2 if is_leap_year(year) => Some(29),
         2 => Some(28),
         _ => None,
     }
@@ -184,7 +184,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_moment_comes_back(millis in 0..=LAST.as_millis()) {
+        fn every_moment_comes_back(millis in 0..=MAX.as_millis()) {
             let moment = Timestamp::from_millis(millis);
             prop_assert_eq!(read(&write(moment)), Some(moment));
         }

@@ -5,12 +5,12 @@
 //! only nodes say to each other is a compact frame. Whatever comes in is either read whole or refused as
 //! [`Malformed`](BridgeError::Malformed) or [`Oversize`](BridgeError::Oversize); nothing panics, nothing allocates on a claim.
 
-mod ask;
 pub(crate) mod frame;
 mod headers;
 mod instant;
 mod pack;
 pub(crate) mod percent;
+mod request;
 
 use std::borrow::Cow;
 
@@ -73,7 +73,7 @@ fn malformed(reason: impl Into<String>) -> BridgeError {
 }
 
 /// What came in, short enough and harmless enough to stand in an error text.
-fn shown(text: &str) -> String {
+fn excerpt(text: &str) -> String {
     text.chars().take(48).flat_map(char::escape_debug).collect()
 }
 

@@ -5,9 +5,9 @@
 
 use bytes::Bytes;
 
-use super::ask::{FRAME, framed, only, store_of};
 use super::frame::{Reader, Writer};
-use super::{BridgeError, Packet, headers, malformed, shown};
+use super::request::{FRAME, framed, read_store, single_header};
+use super::{BridgeError, Packet, excerpt, headers, malformed};
 use crate::message::Envelope;
 
 impl Packet {
@@ -16,12 +16,12 @@ impl Packet {
         let mut frame = Writer::new();
         frame.envelopes(events, usize::MAX);
         let store = events.first().and_then(|event| event.origin.as_ref()).and_then(|origin| origin.store);
-        framed("events", frame).of(store)
+        framed("events", frame).with_store(store)
     }
 
     /// How many bytes an event has in a pack, at most.
     #[cfg(feature = "nats")]
-    pub(crate) fn bytes_in_pack(event: &Envelope) -> usize {
+    pub(crate) fn packed_size(event: &Envelope) -> usize {
         let origin = event.origin.as_ref().map_or(0, |origin| origin.key.len());
         let headers: usize = event.headers.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
         // Ids, numbers and lengths, five names of 64 bytes and a trace context.
@@ -41,18 +41,18 @@ impl Packet {
     /// # Errors
     /// [`BridgeError::Malformed`] or [`BridgeError::Oversize`]; one bad event spoils the pack.
     pub fn read_events(headers: &[(&str, &str)], payload: Bytes) -> Result<Vec<Envelope>, BridgeError> {
-        match only(headers, FRAME)? {
+        match single_header(headers, FRAME)? {
             Some("events") => {
                 let mut frame = Reader::new(payload)?;
                 let mut events = frame.envelopes()?;
-                frame.end()?;
-                let store = store_of(headers)?;
+                frame.finish()?;
+                let store = read_store(headers)?;
                 for origin in events.iter_mut().filter_map(|event| event.origin.as_mut()) {
                     origin.store = store;
                 }
                 if events.is_empty() { Err(malformed("a pack without events")) } else { Ok(events) }
             }
-            Some(other) => Err(malformed(format!("a frame of `{}` is no pack of events", shown(other)))),
+            Some(other) => Err(malformed(format!("a frame of `{}` is no pack of events", excerpt(other)))),
             None => Err(malformed(format!("header `{FRAME}` is missing"))),
         }
     }

@@ -7,18 +7,18 @@ use std::borrow::Cow;
 
 const HEX: &[u8; 16] = b"0123456789ABCDEF";
 
-fn stands(byte: u8) -> bool {
+fn is_plain(byte: u8) -> bool {
     matches!(byte, 0x21..=0x7E) && byte != b'"' && byte != b'%'
 }
 
 /// `text` as it can stand in a header.
 pub(super) fn encode(text: &str) -> String {
-    if text.bytes().all(stands) {
+    if text.bytes().all(is_plain) {
         return text.to_owned();
     }
     let mut out = String::with_capacity(text.len() * 3);
     for byte in text.bytes() {
-        if stands(byte) {
+        if is_plain(byte) {
             out.push(char::from(byte));
         } else {
             out.push('%');

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use crate::bridge::subject::Place;
+use crate::bridge::subject::Address;
 use crate::bridge::wire::Packet;
 use crate::bridge::{Notification, Request};
 use crate::clock::{Clock, Timestamp};
@@ -21,7 +21,7 @@ pub struct Forgery {
     /// What it is, in a word.
     pub what: &'static str,
     /// Where it is written.
-    pub place: Place,
+    pub place: Address,
     /// What is written there.
     pub packet: Packet,
 }
@@ -79,7 +79,7 @@ impl Hostile {
             1 => ("a spoilt message", self.place(&target, &here, &there), self.spoilt(&target, &here, &there)),
             2 => ("a frame of noise", self.place(&target, &here, &there), self.noise_in_a_frame()),
             3 => {
-                let place = Place::Direct { to: here.clone(), from: None };
+                let place = Address::Direct { to: here.clone(), from: None };
                 (
                     "an unknown name",
                     place,
@@ -87,7 +87,7 @@ impl Hostile {
                 )
             }
             4 => {
-                let place = Place::Direct { to: here.clone(), from: None };
+                let place = Address::Direct { to: here.clone(), from: None };
                 (
                     "an unreadable payload",
                     place,
@@ -95,12 +95,12 @@ impl Hostile {
                 )
             }
             5 => {
-                let place = Place::Direct { to: here.clone(), from: None };
+                let place = Address::Direct { to: here.clone(), from: None };
                 let late = Some(Timestamp::from_millis(1));
                 ("a deadline of long ago", place, packet(&Envelope { deadline: late, ..self.outside(&target, &here) })?)
             }
             6 => {
-                let place = Place::Direct { to: here.clone(), from: None };
+                let place = Address::Direct { to: here.clone(), from: None };
                 let more = usize::try_from(self.chance.below(400 * 1024)).unwrap_or(0);
                 let payload = vec![7; MAX_PAYLOAD_BYTES + 1 + more].into();
                 ("an oversize message", place, Packet { payload, ..packet(&self.outside(&target, &here))? })
@@ -108,13 +108,13 @@ impl Hostile {
             7 => {
                 let from = Some(there.clone());
                 let sent = self.sent(&target, &other, &here, &there, FAR + self.written);
-                ("a command of the future", Place::Direct { to: here.clone(), from }, packet(&sent)?)
+                ("a command of the future", Address::Direct { to: here.clone(), from }, packet(&sent)?)
             }
             8 => {
                 let sent = self.sent(&target, &other, &here, &there, FAR + self.written);
                 // Its subject says that another one sends it.
                 let from = Some(ShardId::new(there.domain.clone(), (there.shard + 1) % other.shards.max(1)));
-                ("a contradicting origin", Place::Direct { to: here.clone(), from }, packet(&sent)?)
+                ("a contradicting origin", Address::Direct { to: here.clone(), from }, packet(&sent)?)
             }
             9 => (
                 "an event of the future",
@@ -136,20 +136,20 @@ impl Hostile {
             }
             12 => {
                 let events = [self.event(&target, &here, FAR), self.event(&other, &there, FAR)];
-                ("a pack of two shards", Place::Events(here.clone()), Packet::from_events(&events))
+                ("a pack of two shards", Address::Events(here.clone()), Packet::from_events(&events))
             }
             13 => {
                 let head = Notification::Head { shard: here.clone(), position: FAR };
                 // In the wrong place it is refused; in the right one it makes subscribers ask the owner.
-                ("a head of another shard", Place::Head(there.clone()), Packet::from_tidings(&head))
+                ("a head of another shard", Address::Head(there.clone()), Packet::from_notification(&head))
             }
             14 => {
                 let through = u64::MAX - self.written;
                 let committed = Notification::Committed { from: here.clone(), to: there.clone(), through };
                 (
                     "a note of what was never sent",
-                    Place::Committed { from: here.clone(), to: there.clone() },
-                    Packet::from_tidings(&committed),
+                    Address::Committed { from: here.clone(), to: there.clone() },
+                    Packet::from_notification(&committed),
                 )
             }
             _ => {
@@ -158,7 +158,7 @@ impl Hostile {
                     1 => Request::Outbox { from: here.clone(), to: there.clone(), after: 0, limit: u32::MAX },
                     _ => Request::Watermark { from: there.clone(), to: here.clone() },
                 };
-                ("a question", Place::of_question(&asked), Packet::from_asked(&asked).ok()?)
+                ("a question", Address::for_request(&asked), Packet::from_request(&asked).ok()?)
             }
         };
         Some(Forgery { what, place, packet })
@@ -175,16 +175,16 @@ impl Hostile {
     }
 
     /// Any place of a target.
-    fn place(&self, target: &Target, here: &ShardId, there: &ShardId) -> Place {
+    fn place(&self, target: &Target, here: &ShardId, there: &ShardId) -> Address {
         match self.chance.below(8) {
-            0 => Place::Direct { to: here.clone(), from: None },
-            1 => Place::Direct { to: here.clone(), from: Some(there.clone()) },
+            0 => Address::Direct { to: here.clone(), from: None },
+            1 => Address::Direct { to: here.clone(), from: Some(there.clone()) },
             2 => event_place(target, here),
-            3 => Place::Events(here.clone()),
-            4 => Place::AskCommand { domain: target.domain.clone(), shard: Some(here.shard) },
-            5 => Place::AskEvents(here.clone()),
-            6 => Place::Committed { from: here.clone(), to: there.clone() },
-            _ => Place::Head(here.clone()),
+            3 => Address::Events(here.clone()),
+            4 => Address::CommandRequest { domain: target.domain.clone(), shard: Some(here.shard) },
+            5 => Address::EventsRequest(here.clone()),
+            6 => Address::Committed { from: here.clone(), to: there.clone() },
+            _ => Address::Head(here.clone()),
         }
     }
 
@@ -287,8 +287,8 @@ impl Hostile {
     }
 }
 
-fn event_place(target: &Target, shard: &ShardId) -> Place {
-    Place::Event { shard: shard.clone(), name: target.event.clone() }
+fn event_place(target: &Target, shard: &ShardId) -> Address {
+    Address::Event { shard: shard.clone(), name: target.event.clone() }
 }
 
 fn packet(envelope: &Envelope) -> Option<Packet> {

@@ -9,7 +9,7 @@ use super::broker::{Broker, Parcel, commands, events};
 use super::fault_counts::FaultEvent;
 use super::link::SimLink;
 use crate::bridge::NodeCard;
-use crate::bridge::subject::Place;
+use crate::bridge::subject::Address;
 use crate::message::{Name, ShardId};
 use crate::testing::bridge::hostile::{Forgery, Hostile, Target};
 
@@ -41,15 +41,15 @@ impl Broker {
         let owner = |card: &NodeCard, domain: &Name| card.owns.iter().any(|(owned, _)| owned == domain);
         let taker = |card: &NodeCard, domain: &Name| card.subscribes.iter().any(|(taken, ..)| taken == domain);
         let arrives = match &forgery.place {
-            Place::Direct { to, .. } => self.forge_into(&commands(&to.domain), forgery),
-            Place::Event { shard, .. } | Place::Events(shard) => self.forge_into(&events(&shard.domain), forgery),
-            Place::Committed { from, .. } => self.forge_news(forgery, |card| owner(card, &from.domain)),
-            Place::Head(shard) => self.forge_news(forgery, |card| taker(card, &shard.domain)),
-            Place::AskEvents(ShardId { domain, .. })
-            | Place::AskOutbox { from: ShardId { domain, .. }, .. }
-            | Place::AskWatermark { to: ShardId { domain, .. }, .. }
-            | Place::AskCommand { domain, .. } => self.forge_question(forgery, |card| owner(card, domain)),
-            Place::AskQuery { domain, name } => self
+            Address::Direct { to, .. } => self.forge_into(&commands(&to.domain), forgery),
+            Address::Event { shard, .. } | Address::Events(shard) => self.forge_into(&events(&shard.domain), forgery),
+            Address::Committed { from, .. } => self.forge_news(forgery, |card| owner(card, &from.domain)),
+            Address::Head(shard) => self.forge_news(forgery, |card| taker(card, &shard.domain)),
+            Address::EventsRequest(ShardId { domain, .. })
+            | Address::OutboxRequest { from: ShardId { domain, .. }, .. }
+            | Address::WatermarkRequest { to: ShardId { domain, .. }, .. }
+            | Address::CommandRequest { domain, .. } => self.forge_question(forgery, |card| owner(card, domain)),
+            Address::QueryRequest { domain, name } => self
                 .forge_question(forgery, |card| card.answers.iter().any(|(of, query)| of == domain && query == name)),
         };
         if arrives {
@@ -75,8 +75,8 @@ impl Broker {
     /// News that says otherwise than its place is dropped, as a bridge drops it that knows the place.
     fn forge_news(&self, forgery: &Forgery, listens: impl Fn(&NodeCard) -> bool) -> bool {
         let listeners = self.listeners(listens);
-        if let Ok(tidings) = forgery.packet.tidings()
-            && Place::of_tidings(&tidings) == forgery.place
+        if let Ok(tidings) = forgery.packet.notification()
+            && Address::for_notification(&tidings) == forgery.place
         {
             listeners.iter().for_each(|line| line.door.notify(tidings.clone()));
         }
@@ -85,7 +85,7 @@ impl Broker {
 
     fn forge_question(&self, forgery: &Forgery, answers: impl Fn(&NodeCard) -> bool) -> bool {
         let answering = self.listeners(answers);
-        if let (Some(line), Ok(asked)) = (answering.first(), forgery.packet.asked()) {
+        if let (Some(line), Ok(asked)) = (answering.first(), forgery.packet.request()) {
             let answer = line.door.request(asked);
             // The answer is not waited for.
             drop(tokio::task::spawn_local(async move { drop(answer.await) }));

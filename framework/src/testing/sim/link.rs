@@ -172,7 +172,7 @@ impl SimulatedBridge {
         broker.begins(self.service, CrashPoint::Publication);
         let unanswered = async || {
             tokio::time::sleep(ACKNOWLEDGE).await;
-            Err(BridgeError::NoAnswer { domain: domain.to_string(), deadline: ACKNOWLEDGE })
+            Err(BridgeError::NoResponse { domain: domain.to_string(), deadline: ACKNOWLEDGE })
         };
         let (flight, loss) = (broker.sets_out(), broker.loses().then(|| broker.draw(3)));
         let way = broker.way();
@@ -223,13 +223,13 @@ impl SimulatedBridge {
 
     async fn asked(&self, to: Request, deadline: Duration) -> Result<Response, BridgeError> {
         let line = self.line()?;
-        let packet = Packet::from_asked(&to)?;
+        let packet = Packet::from_request(&to)?;
         let domain = to.domain().clone();
         let broker = &self.broker;
         if let Request::Command(envelope) = &to {
             broker.1.add(format_args!("asks {} {} of `{}`: {}", domain, envelope.name, envelope.key, envelope.id));
         }
-        let no_answer = || BridgeError::NoAnswer { domain: domain.to_string(), deadline };
+        let no_answer = || BridgeError::NoResponse { domain: domain.to_string(), deadline };
         let answers: Vec<Arc<SimLink>> = {
             let state = broker.state();
             let answers = |line: &&Arc<SimLink>| match &to {
@@ -265,11 +265,11 @@ impl SimulatedBridge {
             if !busy.is_zero() {
                 tokio::time::sleep(busy).await;
             }
-            let asked = match packet.asked() {
+            let asked = match packet.request() {
                 Ok(asked) => other.with_shard(asked),
                 Err(error) => return Some(Ok(Response::Refused(RequestError::Undecodable(error.to_string())))),
             };
-            let answer = Packet::from_answer(&other.door.request(asked).await, 2 * MAX_PAYLOAD_BYTES);
+            let answer = Packet::from_response(&other.door.request(asked).await, 2 * MAX_PAYLOAD_BYTES);
             // An answer of a node that has died meanwhile does not come.
             if other.is_gone() || lost() {
                 return None;
@@ -278,7 +278,7 @@ impl SimulatedBridge {
             if !broker.is_heard(&other) || !broker.hears(&line) || broker.is_cut(other.service, service) {
                 return None;
             }
-            Some(answer.answer())
+            Some(answer.response())
         };
         // The question goes on its way even if nobody waits for the answer any longer.
         let (answer, answered) = oneshot::channel();
@@ -299,7 +299,7 @@ impl SimulatedBridge {
 
     async fn told(&self, tidings: Notification) -> Result<(), BridgeError> {
         let line = self.line()?;
-        let packet = Packet::from_tidings(&tidings);
+        let packet = Packet::from_notification(&tidings);
         let broker = &self.broker;
         let listens = |line: &&Arc<SimLink>| match &tidings {
             Notification::Committed { from, .. } => line.card.owns.iter().any(|(domain, _)| *domain == from.domain),
@@ -313,7 +313,7 @@ impl SimulatedBridge {
             let (way, broker, packet, line) = (broker.way(), broker.clone(), packet.clone(), Arc::clone(&line));
             crate::spawn::alone("simulated broker", async move {
                 pause(way).await;
-                if let Ok(tidings) = packet.tidings()
+                if let Ok(tidings) = packet.notification()
                     && !other.is_gone()
                     && broker.is_heard(&line)
                     && broker.hears(&other)

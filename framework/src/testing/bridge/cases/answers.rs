@@ -130,7 +130,7 @@ pub async fn an_owner_that_does_not_answer_is_said_at_the_deadline(fixture: &dyn
     let shop = TestNode::start(fixture, service("shop")).await;
     let (start, deadline) = (monotonic(), Duration::from_millis(300));
     let answer = shop.bridge.request(Request::Command(outside(&shard("bank", 0), 1)), deadline).await;
-    assert!(matches!(&answer, Err(BridgeError::NoAnswer { domain, .. }) if domain == "bank"), "{answer:?}");
+    assert!(matches!(&answer, Err(BridgeError::NoResponse { domain, .. }) if domain == "bank"), "{answer:?}");
     let waited = start.elapsed();
     assert!(waited >= deadline && waited < deadline + Duration::from_secs(5), "{waited:?}");
     bank.until("the question", |seen| seen.asked.len() == 1).await;

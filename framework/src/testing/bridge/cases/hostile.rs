@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, join};
 
 use super::sample::{command, effects, event, outside, shard};
-use crate::bridge::subject::Place;
+use crate::bridge::subject::Address;
 use crate::bridge::wire::Packet;
 use crate::bridge::{Request, Response};
 use crate::message::Envelope;
@@ -101,7 +101,7 @@ pub async fn a_flood_of_junk_holds_up_no_message(fixture: &dyn Fixture) {
         for number in 0..FLOOD {
             let to = shard("shop", u16::try_from(number).unwrap_or(0) % SHARDS);
             let packet = Packet { headers: Vec::new(), payload: Bytes::from_static(b"junk") };
-            fixture.forge(Forgery { what: "junk", place: Place::Direct { to, from: None }, packet }).await;
+            fixture.forge(Forgery { what: "junk", place: Address::Direct { to, from: None }, packet }).await;
         }
     };
     let ((), (sent, recorded, _)) = join(flood, exchange(&bank, &shop, 1..=50)).await;

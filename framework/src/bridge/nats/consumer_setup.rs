@@ -5,8 +5,8 @@
 use serde_json::{Value, json};
 
 use super::config::StreamSetup;
-use super::jetstream::{Failure, Incarnation, JetStream, PAUSE, Wanted};
-use super::streams::{Cargo, StreamSource};
+use super::jetstream::{ApiFailure, DesiredConfig, Incarnation, JetStream, RETRY_PAUSE};
+use super::streams::{StreamContent, StreamSource};
 use crate::bridge::BridgeError;
 
 /// What a consumer has and has not delivered.
@@ -34,7 +34,7 @@ impl ConsumerState {
     }
 
     /// Returns whether there is something that the consumer should deliver.
-    pub(super) fn owes(&self) -> bool {
+    pub(super) fn has_outstanding(&self) -> bool {
         self.pending > 0 || self.unacknowledged > 0
     }
 }
@@ -42,9 +42,9 @@ impl ConsumerState {
 impl JetStream {
     /// Makes sure that a stream and its consumer are there and as they should be; none if the stream is another's and missing.
     pub(super) async fn ensure_source(&self, source: &StreamSource) -> Result<Option<Incarnation>, BridgeError> {
-        let incarnation = match &source.makes {
+        let incarnation = match &source.owned {
             Some(wanted) => Some(self.ensure_stream(wanted).await?),
-            None => self.stream(&source.stream).await?,
+            None => self.stream_info(&source.stream).await?,
         };
         if incarnation.is_some() {
             if self.leaves_behind(source).await {
@@ -60,18 +60,18 @@ impl JetStream {
     }
 
     /// Makes a consumer unless it exists; then compares it.
-    async fn ensure_consumer(&self, stream: &str, wanted: &Wanted) -> Result<(), BridgeError> {
+    async fn ensure_consumer(&self, stream: &str, wanted: &DesiredConfig) -> Result<(), BridgeError> {
         let body = json!({ "stream_name": stream, "config": wanted.settings });
         self.ensure("CONSUMER", wanted, &body).await.map(|_| ())
     }
 
     /// Returns the state of a consumer.
     pub(super) async fn consumer_state(&self, path: &str) -> Result<ConsumerState, BridgeError> {
-        match self.insist(&format!("CONSUMER.INFO.{path}"), &Value::Null).await {
+        match self.request_with_retry(&format!("CONSUMER.INFO.{path}"), &Value::Null).await {
             Ok(info) => Ok(ConsumerState::read(&info)),
             // A missing consumer answers no pull; the lane hears of that by itself.
-            Err(Failure::Missing) => Ok(ConsumerState::default()),
-            Err(failure) => Err(self.error_of(failure)),
+            Err(ApiFailure::Missing) => Ok(ConsumerState::default()),
+            Err(failure) => Err(self.bridge_error(failure)),
         }
     }
 
@@ -79,7 +79,7 @@ impl JetStream {
     /// new consumer delivers it again, and the receiver drops what it has.
     pub(super) async fn recreate_consumer(&self, source: &StreamSource) -> Result<Option<Incarnation>, BridgeError> {
         if self.setup == StreamSetup::Existing {
-            let consumer = &source.consumer.what;
+            let consumer = &source.consumer.label;
             let reason = format!(
                 "{consumer} has stalled and this node may not recreate it: delete it with `nats consumer rm` and run the setup"
             );
@@ -90,9 +90,9 @@ impl JetStream {
     }
 
     async fn delete_consumer(&self, source: &StreamSource) -> Result<(), BridgeError> {
-        match self.insist(&format!("CONSUMER.DELETE.{}", source.consumer.path), &Value::Null).await {
-            Ok(_) | Err(Failure::Missing) => Ok(()),
-            Err(failure) => Err(self.error_of(failure)),
+        match self.request_with_retry(&format!("CONSUMER.DELETE.{}", source.consumer.path), &Value::Null).await {
+            Ok(_) | Err(ApiFailure::Missing) => Ok(()),
+            Err(failure) => Err(self.bridge_error(failure)),
         }
     }
 
@@ -103,18 +103,18 @@ impl JetStream {
     /// receiver drops what it has, and acknowledges it again.
     pub(super) async fn leaves_behind(&self, source: &StreamSource) -> bool {
         // A node that may not make a consumer anew does not stop receiving for that.
-        if source.cargo != Cargo::Direct || self.setup == StreamSetup::Existing {
+        if source.content != StreamContent::Direct || self.setup == StreamSetup::Existing {
             return false;
         }
         // What was acknowledged just now may be on its way out of the stream: only what is still there after a while was left.
         let Some(first) = self.left_behind(source).await else { return false };
-        tokio::time::sleep(PAUSE * 2).await;
+        tokio::time::sleep(RETRY_PAUSE * 2).await;
         self.left_behind(source).await == Some(first)
     }
 
     /// The number of the first message of a stream if it is below the floor of the consumer.
     async fn left_behind(&self, source: &StreamSource) -> Option<u64> {
-        let read = async |path: String| self.insist(&path, &Value::Null).await.ok();
+        let read = async |path: String| self.request_with_retry(&path, &Value::Null).await.ok();
         let number = |info: &Value, path: &str| info.pointer(path).and_then(Value::as_u64).unwrap_or(0);
         // In this order: what is acknowledged between the two is above the floor.
         let consumer = read(format!("CONSUMER.INFO.{}", source.consumer.path)).await?;

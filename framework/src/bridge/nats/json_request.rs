@@ -12,50 +12,50 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::headers;
-use crate::bridge::subject::{Namespace, Place};
+use crate::bridge::subject::{Address, Namespace};
 use crate::bridge::wire::{Packet, percent};
 use crate::bridge::{BridgeError, Request};
 use crate::message::{Codec, Envelope, Name};
 
 /// Marks a question in JSON; its value says what is asked for.
-const ASK: &str = "whizbang-ask";
+const REQUEST: &str = "whizbang-ask";
 /// What can be asked for.
 const EVENTS: &str = "events";
 /// How many events of the log are looked at for one answer.
 const LIMIT: u32 = 1024;
 /// The most names that can be asked for.
-const MOST_NAMES: usize = 256;
+const MAX_NAMES: usize = 256;
 /// The bytes of an answer besides its events.
-const FRAME: usize = 128;
+const RESPONSE_OVERHEAD: usize = 128;
 
 /// The names of the events that a question in JSON asks for; all if there are none.
 pub(super) type Names = Vec<Name>;
 
 #[derive(Deserialize)]
-struct Question {
+struct EventsQuery {
     after: u64,
     #[serde(default)]
     names: Vec<String>,
 }
 
 /// A question in JSON; `None` if the message is not one.
-pub(super) fn question(namespace: &Namespace, message: &Message) -> Option<Result<(Request, Names), BridgeError>> {
-    let mut found = headers::from_nats(message.headers.as_ref()).filter(|(name, _)| *name == ASK);
+pub(super) fn request(namespace: &Namespace, message: &Message) -> Option<Result<(Request, Names), BridgeError>> {
+    let mut found = headers::from_nats(message.headers.as_ref()).filter(|(name, _)| *name == REQUEST);
     let (_, kind) = found.next()?;
     Some(match kind {
-        EVENTS => events(namespace, message),
+        EVENTS => events_request(namespace, message),
         _ => Err(malformed("it asks for something that is not known")),
     })
 }
 
-fn events(namespace: &Namespace, message: &Message) -> Result<(Request, Names), BridgeError> {
-    let Some(Place::AskEvents(shard)) = namespace.place(&message.subject) else {
+fn events_request(namespace: &Namespace, message: &Message) -> Result<(Request, Names), BridgeError> {
+    let Some(Address::EventsRequest(shard)) = namespace.parse(&message.subject) else {
         return Err(malformed("events cannot be asked for at this subject"));
     };
-    let asked: Question = serde_json::from_slice(&message.payload)
+    let asked: EventsQuery = serde_json::from_slice(&message.payload)
         .map_err(|error| malformed(format!("the question is not `{{\"after\": 0, \"names\": [\"…\"]}}`: {error}")))?;
-    if asked.names.len() > MOST_NAMES {
-        return Err(malformed(format!("it has {} names, more than {MOST_NAMES}", asked.names.len())));
+    if asked.names.len() > MAX_NAMES {
+        return Err(malformed(format!("it has {} names, more than {MAX_NAMES}", asked.names.len())));
     }
     let names = asked.names.iter().map(|name| Name::new(name).map_err(|error| malformed(error.to_string())));
     Ok((Request::Events { shard, after: asked.after, limit: LIMIT }, names.collect::<Result<_, _>>()?))
@@ -67,7 +67,7 @@ fn malformed(reason: impl Into<String>) -> BridgeError {
 
 /// The answer: of the events behind `after` those with such names, as many as fit into `max_bytes`. `last` is the position of the
 /// log's last event.
-pub(super) fn page(
+pub(super) fn response(
     after: u64,
     events: &[Envelope],
     last: u64,
@@ -78,7 +78,7 @@ pub(super) fn page(
     for event in events {
         if names.is_empty() || names.contains(&event.name) {
             let text = cloud_event(event)?;
-            if list.len() + text.len() + FRAME > max_bytes {
+            if list.len() + text.len() + RESPONSE_OVERHEAD > max_bytes {
                 break;
             }
             if !list.is_empty() {
@@ -153,7 +153,7 @@ mod tests {
     fn page_has_the_events_of_its_names_and_says_how_far_it_reaches() {
         let events = [event(5, "Lent", "{\"reader\":1.50}"), event(6, "Returned", "{}"), event(7, "Lent", "null")];
         let lent = [Name::new("Lent").unwrap()];
-        let answer = page(4, &events, 9, &lent, 10_000);
+        let answer = response(4, &events, 9, &lent, 10_000);
         assert!(String::from_utf8_lossy(&answer.as_ref().unwrap().payload).contains("\"data\":{\"reader\":1.50}"));
         let found = read(answer);
         assert_eq!((&found["last"], &found["through"]), (&json!(9), &json!(7)));
@@ -164,18 +164,18 @@ mod tests {
             (&json!("library.Lent"), &json!("é %"), &json!("1.0"))
         );
         assert_eq!((&first["sequence"], &first["partitionkey"]), (&json!(format!("{:020}", 5)), &json!("library/3")));
-        assert_eq!(read(page(4, &events, 9, &[], 10_000))["events"].as_array().unwrap().len(), 3);
+        assert_eq!(read(response(4, &events, 9, &[], 10_000))["events"].as_array().unwrap().len(), 3);
         // What does not fit is asked for next; what has another name takes no room.
-        let small = page(4, &events, 9, &lent, 700);
+        let small = response(4, &events, 9, &lent, 700);
         assert_eq!(read(small)["through"], json!(6));
-        assert_eq!(read(page(9, &[], 9, &lent, 700)), json!({ "last": 9, "through": 9, "events": [] }));
-        assert_eq!(read(page(12, &[], 9, &lent, 700))["through"], json!(9), "no position that does not exist");
+        assert_eq!(read(response(9, &[], 9, &lent, 700)), json!({ "last": 9, "through": 9, "events": [] }));
+        assert_eq!(read(response(12, &[], 9, &lent, 700))["through"], json!(9), "no position that does not exist");
     }
 
     #[test]
     fn events_that_are_not_json_are_refused() {
         let compact = Envelope { codec: Codec::Bincode, ..event(1, "Lent", "{}") };
-        assert!(page(0, &[compact], 1, &[], 10_000).is_err());
-        assert!(page(0, &[event(1, "Lent", "{")], 1, &[], 10_000).is_err());
+        assert!(response(0, &[compact], 1, &[], 10_000).is_err());
+        assert!(response(0, &[event(1, "Lent", "{")], 1, &[], 10_000).is_err());
     }
 }

@@ -9,23 +9,23 @@ use bytes::Bytes;
 
 use super::frame::{Reader, Writer};
 use super::headers::{STORE, read_number};
-use super::{BridgeError, Packet, malformed, shown};
+use super::{BridgeError, Packet, excerpt, malformed};
 use crate::bridge::{Notification, Page, Request, RequestError, Response};
 use crate::message::{Fingerprint, Kind, MAX_PAYLOAD_BYTES, MAX_SHAPES_BYTES, StoreId};
 
 /// Marks a payload that is a frame; its value says of what.
 pub(super) const FRAME: &str = "whizbang-frame";
 /// Says what kind of answer the payload is.
-const ANSWER: &str = "whizbang-answer";
+const RESPONSE: &str = "whizbang-answer";
 /// Says how far the destination of an outbox has committed.
 const COMMITTED: &str = "whizbang-committed";
 
 pub(super) fn framed(what: &'static str, frame: Writer) -> Packet {
-    Packet { headers: vec![(Cow::Borrowed(FRAME), what.to_owned())], payload: frame.end() }
+    Packet { headers: vec![(Cow::Borrowed(FRAME), what.to_owned())], payload: frame.finish() }
 }
 
 /// The only value of `name`; more than one is malformed.
-pub(super) fn only<'a>(headers: &[(&'a str, &'a str)], name: &str) -> Result<Option<&'a str>, BridgeError> {
+pub(super) fn single_header<'a>(headers: &[(&'a str, &'a str)], name: &str) -> Result<Option<&'a str>, BridgeError> {
     let mut found = headers.iter().filter(|(known, _)| *known == name).map(|(_, value)| value.trim());
     let first = found.next();
     if found.next().is_some() {
@@ -35,19 +35,19 @@ pub(super) fn only<'a>(headers: &[(&'a str, &'a str)], name: &str) -> Result<Opt
 }
 
 /// The store that a packet's headers name.
-pub(super) fn store_of(headers: &[(&str, &str)]) -> Result<Option<StoreId>, BridgeError> {
-    let wrong = |text: &str| malformed(format!("header `{STORE}` cannot be `{}`", shown(text)));
-    only(headers, STORE)?.map(|text| StoreId::parse(text).ok_or_else(|| wrong(text))).transpose()
+pub(super) fn read_store(headers: &[(&str, &str)]) -> Result<Option<StoreId>, BridgeError> {
+    let wrong = |text: &str| malformed(format!("header `{STORE}` cannot be `{}`", excerpt(text)));
+    single_header(headers, STORE)?.map(|text| StoreId::parse(text).ok_or_else(|| wrong(text))).transpose()
 }
 
 impl Packet {
     /// The packet, of a store.
-    pub(super) fn of(mut self, store: Option<StoreId>) -> Self {
+    pub(super) fn with_store(mut self, store: Option<StoreId>) -> Self {
         self.headers.extend(store.map(|store| (Cow::Borrowed(STORE), store.to_string())));
         self
     }
 
-    fn pairs(&self) -> Vec<(&str, &str)> {
+    fn header_pairs(&self) -> Vec<(&str, &str)> {
         self.headers.iter().map(|(name, value)| (name.as_ref(), value.as_str())).collect()
     }
 
@@ -55,7 +55,7 @@ impl Packet {
     ///
     /// # Errors
     /// As [`from_envelope`](Self::from_envelope).
-    pub fn from_asked(asked: &Request) -> Result<Self, BridgeError> {
+    pub fn from_request(asked: &Request) -> Result<Self, BridgeError> {
         let mut frame = Writer::new();
         match asked {
             Request::Command(envelope) | Request::Query(envelope) => return Self::from_envelope(envelope),
@@ -97,16 +97,16 @@ impl Packet {
     ///
     /// # Errors
     /// [`BridgeError::Malformed`] or [`BridgeError::Oversize`].
-    pub fn asked(&self) -> Result<Request, BridgeError> {
-        Self::read_asked(&self.pairs(), self.payload.clone())
+    pub fn request(&self) -> Result<Request, BridgeError> {
+        Self::read_request(&self.header_pairs(), self.payload.clone())
     }
 
     /// The question in headers and a payload.
     ///
     /// # Errors
     /// [`BridgeError::Malformed`] or [`BridgeError::Oversize`].
-    pub fn read_asked(headers: &[(&str, &str)], payload: Bytes) -> Result<Request, BridgeError> {
-        match only(headers, FRAME)? {
+    pub fn read_request(headers: &[(&str, &str)], payload: Bytes) -> Result<Request, BridgeError> {
+        match single_header(headers, FRAME)? {
             None => {
                 let envelope = Self::read_envelope(headers.iter().copied(), payload)?;
                 match envelope.kind {
@@ -134,15 +134,15 @@ impl Packet {
                     },
                     other => return Err(malformed(format!("question {other} is not known"))),
                 };
-                frame.end()?;
+                frame.finish()?;
                 Ok(asked)
             }
-            Some(other) => Err(malformed(format!("a frame of `{}` is no question", shown(other)))),
+            Some(other) => Err(malformed(format!("a frame of `{}` is no question", excerpt(other)))),
         }
     }
 
     /// An answer. A list of envelopes is cut so that the packet has at most `max_bytes`; whoever asked asks on.
-    pub fn from_answer(answer: &Response, max_bytes: usize) -> Self {
+    pub fn from_response(answer: &Response, max_bytes: usize) -> Self {
         let mut frame = Writer::new();
         let (mut store, mut committed) = (None, None);
         let (what, payload) = match answer {
@@ -153,35 +153,36 @@ impl Packet {
                 frame.number(page.last);
                 // The headers and the bytes that a broker adds.
                 frame.envelopes(&page.envelopes, max_bytes.saturating_sub(192));
-                ("envelopes", frame.end())
+                ("envelopes", frame.finish())
             }
             Response::Watermark { through, store: of } => {
                 store = *of;
                 frame.number(*through);
-                ("watermark", frame.end())
+                ("watermark", frame.finish())
             }
             Response::Shape(text) => ("shape-text", Bytes::copy_from_slice(text.as_bytes())),
-            Response::Refused(refusal) => refusal_parts(refusal),
+            Response::Refused(refusal) => error_parts(refusal),
         };
-        let mut headers = vec![(Cow::Borrowed(ANSWER), what.to_owned())];
+        let mut headers = vec![(Cow::Borrowed(RESPONSE), what.to_owned())];
         headers.extend(committed.map(|committed| (Cow::Borrowed(COMMITTED), committed.to_string())));
-        Self { headers, payload }.of(store)
+        Self { headers, payload }.with_store(store)
     }
 
     /// The answer in a packet.
     ///
     /// # Errors
     /// [`BridgeError::Malformed`] or [`BridgeError::Oversize`].
-    pub fn answer(&self) -> Result<Response, BridgeError> {
-        Self::read_answer(&self.pairs(), self.payload.clone())
+    pub fn response(&self) -> Result<Response, BridgeError> {
+        Self::read_response(&self.header_pairs(), self.payload.clone())
     }
 
     /// The answer in headers and a payload.
     ///
     /// # Errors
     /// [`BridgeError::Malformed`] or [`BridgeError::Oversize`].
-    pub fn read_answer(headers: &[(&str, &str)], payload: Bytes) -> Result<Response, BridgeError> {
-        let what = only(headers, ANSWER)?.ok_or_else(|| malformed(format!("header `{ANSWER}` is missing")))?;
+    pub fn read_response(headers: &[(&str, &str)], payload: Bytes) -> Result<Response, BridgeError> {
+        let what =
+            single_header(headers, RESPONSE)?.ok_or_else(|| malformed(format!("header `{RESPONSE}` is missing")))?;
         match what {
             "reply" if payload.len() > MAX_PAYLOAD_BYTES => {
                 Err(BridgeError::Oversize { bytes: payload.len(), limit: MAX_PAYLOAD_BYTES })
@@ -191,19 +192,19 @@ impl Packet {
                 let mut frame = Reader::new(payload)?;
                 let last = frame.number()?;
                 let envelopes = frame.envelopes()?;
-                frame.end()?;
-                let committed = only(headers, COMMITTED)?.map(|text| {
+                frame.finish()?;
+                let committed = single_header(headers, COMMITTED)?.map(|text| {
                     read_number(text)
-                        .ok_or_else(|| malformed(format!("header `{COMMITTED}` cannot be `{}`", shown(text))))
+                        .ok_or_else(|| malformed(format!("header `{COMMITTED}` cannot be `{}`", excerpt(text))))
                 });
-                let (committed, store) = (committed.transpose()?, store_of(headers)?);
+                let (committed, store) = (committed.transpose()?, read_store(headers)?);
                 Ok(Response::Envelopes(Page { envelopes, last, committed, store }.of_store()))
             }
             "watermark" => {
                 let mut frame = Reader::new(payload)?;
                 let through = frame.number()?;
-                frame.end()?;
-                Ok(Response::Watermark { through, store: store_of(headers)? })
+                frame.finish()?;
+                Ok(Response::Watermark { through, store: read_store(headers)? })
             }
             "shape-text" if payload.len() > MAX_SHAPES_BYTES => {
                 Err(BridgeError::Oversize { bytes: payload.len(), limit: MAX_SHAPES_BYTES })
@@ -228,14 +229,14 @@ impl Packet {
                     "dead-letter" => RequestError::DeadLetter(text()),
                     "failed" => RequestError::Failed(text()),
                     "unknown" => RequestError::Unknown(text()),
-                    other => return Err(malformed(format!("an answer `{}` is not known", shown(other)))),
+                    other => return Err(malformed(format!("an answer `{}` is not known", excerpt(other)))),
                 }))
             }
         }
     }
 
     /// News.
-    pub fn from_tidings(tidings: &Notification) -> Self {
+    pub fn from_notification(tidings: &Notification) -> Self {
         let mut frame = Writer::new();
         match tidings {
             Notification::Committed { from, to, through } => {
@@ -257,16 +258,16 @@ impl Packet {
     ///
     /// # Errors
     /// [`BridgeError::Malformed`].
-    pub fn tidings(&self) -> Result<Notification, BridgeError> {
-        Self::read_tidings(&self.pairs(), self.payload.clone())
+    pub fn notification(&self) -> Result<Notification, BridgeError> {
+        Self::read_notification(&self.header_pairs(), self.payload.clone())
     }
 
     /// The news in headers and a payload.
     ///
     /// # Errors
     /// [`BridgeError::Malformed`].
-    pub fn read_tidings(headers: &[(&str, &str)], payload: Bytes) -> Result<Notification, BridgeError> {
-        if only(headers, FRAME)? != Some("tidings") {
+    pub fn read_notification(headers: &[(&str, &str)], payload: Bytes) -> Result<Notification, BridgeError> {
+        if single_header(headers, FRAME)? != Some("tidings") {
             return Err(malformed("no tidings"));
         }
         let mut frame = Reader::new(payload)?;
@@ -275,12 +276,12 @@ impl Packet {
             2 => Notification::Head { shard: frame.shard()?, position: frame.number()? },
             other => return Err(malformed(format!("tidings {other} are not known"))),
         };
-        frame.end()?;
+        frame.finish()?;
         Ok(tidings)
     }
 }
 
-fn refusal_parts(refusal: &RequestError) -> (&'static str, Bytes) {
+fn error_parts(refusal: &RequestError) -> (&'static str, Bytes) {
     let (what, text) = match refusal {
         RequestError::Busy => ("busy", ""),
         RequestError::NotHere => ("not-here", ""),
