@@ -9,6 +9,7 @@ mod commands;
 mod dependencies;
 mod dependency_table;
 mod docs;
+mod documented_names;
 mod english;
 mod generics;
 mod habits;
