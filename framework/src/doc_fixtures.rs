@@ -1,4 +1,4 @@
-//! What the examples of the documentation are about.
+//! The bank of the documentation's examples. Not a public API.
 
 use crate::prelude::*;
 
@@ -39,7 +39,7 @@ impl Apply<Deposited> for Account {
     }
 }
 
-/// A node of the bank, in memory.
+/// Starts a node of the bank, in memory.
 pub async fn bank() -> crate::Node {
     match crate::Node::builder("bank", crate::MemoryStore::new()).aggregate::<Account>().start().await {
         Ok(node) => node,
@@ -47,7 +47,7 @@ pub async fn bank() -> crate::Node {
     }
 }
 
-#[expect(clippy::panic, reason = "only the documentation's examples come here")]
+#[expect(clippy::panic, reason = "only the documentation's examples call it")]
 fn unreachable_in_docs(error: &crate::StartError) -> ! {
     panic!("{error}")
 }

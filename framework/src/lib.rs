@@ -1,6 +1,6 @@
-//! Services made of actors: event-sourced aggregates and sagas that lose nothing, wired over NATS.
+//! A framework for actor-based services: event-sourced aggregates and sagas that lose no message, connected by NATS.
 //!
-//! Write plain structs, derive what they are, implement small traits, and host them on a [`Node`]:
+//! Write plain structs, derive their roles, implement small traits, and run them on a [`Node`]:
 //!
 //! ```
 //! use whizbang::prelude::*;
@@ -53,11 +53,11 @@
 //!
 //! | to write | see |
 //! |---|---|
-//! | an aggregate: decides on commands, records events | [`Aggregate`], [`Handle`], [`Apply`] |
-//! | a saga: leads a flow through several services, undoes it when it fails | [`Saga`], [`React`], [`OnReply`], [`OnTimer`] |
-//! | a projection: a view of events, and answers from it | [`Projection`], [`Project`], [`Answer`] |
-//! | a worker: does I/O | [`Worker`], [`Perform`], [`OnEvent`] |
-//! | a node, its configuration, its end | [`Node`], [`NodeConfig`] |
+//! | an aggregate: decides on commands and records events | [`Aggregate`], [`Handle`], [`Apply`] |
+//! | a saga: leads a flow through several services and undoes it if a step fails | [`Saga`], [`React`], [`OnReply`], [`OnTimer`] |
+//! | a projection: a view of events that answers queries | [`Projection`], [`Project`], [`Answer`] |
+//! | a worker: performs I/O | [`Worker`], [`Perform`], [`OnEvent`] |
+//! | a node, its configuration and shutdown | [`Node`], [`NodeConfig`] |
 //! | a caller | [`Client`], [`SendError`] |
 //! | a test of a flow | `testing` (feature of that name): scenarios and the simulated cluster |
 //!
@@ -65,15 +65,15 @@
 //!
 //! - `embedded` (default): `EmbeddedStore`, logs on the local disk
 //! - `nats` (default): `NatsBridge`, nodes in different processes
-//! - `testing`: what tests of services need, and the suites that stores and bridges must pass
+//! - `testing`: scenarios and the simulated cluster for tests of services, and the suites that stores and bridges must pass
 //!
-//! Without any of them there are the store in memory and the bridge inside a process.
+//! Without any of them, the in-memory store and the in-process bridge are available.
 //!
-//! # The rooms
+//! # Modules
 //!
-//! The modules stand in the order of a command's way; ARCHITECTURE.md in the repository walks it.
+//! The modules are listed in the order in which a command passes them; ARCHITECTURE.md in the repository describes it.
 
-// Nothing that comes in from outside may bring a node down, so nothing here panics; clippy.toml lets tests do it.
+// Untrusted input must not end a node, so nothing here panics; clippy.toml exempts tests.
 #![deny(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -122,7 +122,7 @@ pub mod derive;
 pub mod doc_fixtures;
 pub mod prelude;
 
-// The derives' output names the framework from outside; the framework's own tests use it as well.
+// Derived code refers to the framework from outside; the framework's own tests use it as well.
 extern crate self as whizbang;
 
 pub use actor::{Effects, EventContext};

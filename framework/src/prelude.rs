@@ -1,8 +1,8 @@
-//! What a file that declares messages and actors imports: `use whizbang::prelude::*;`.
+//! The imports of a file that declares messages and actors: `use whizbang::prelude::*;`.
 //!
-//! Holds the traits that users implement, their derives, and serde's `Serialize` and `Deserialize` with derives that work
-//! without serde in the program's Cargo.toml. An explicit `use serde::{Deserialize, Serialize};` takes precedence.
-//! It collides with nothing in actix's prelude.
+//! Contains the traits that users implement, their derives, and serde's `Serialize` and `Deserialize` with derives that
+//! work without serde in the program's Cargo.toml. An explicit `use serde::{Deserialize, Serialize};` takes precedence.
+//! It has no name in common with actix's prelude.
 
 pub use serde::de::Deserialize;
 pub use serde::ser::Serialize;

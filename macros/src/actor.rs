@@ -1,7 +1,7 @@
 //! `#[derive(Aggregate)]` and `#[derive(Saga)]`.
 //!
-//! Called by the entry points. Calls [attribute](crate::attribute) for what the user wrote.
-//! The output only lists what the actor takes; a list that no trait stands behind is an error at the listed type.
+//! Called by the entry points. Calls [attribute](crate::attribute) for the user's input. The output only lists the
+//! handled messages; a listed type without its trait is an error at the listed type.
 
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
@@ -10,12 +10,12 @@ use syn::spanned::Spanned;
 use syn::{DeriveInput, Type};
 
 use crate::attribute::{Form, Given, Known, read, text_of};
-use crate::diagnostics::Mistakes;
+use crate::diagnostics::Diagnostics;
 use crate::fields::Item;
-use crate::symmetry::{self, Place};
+use crate::symmetry::{self, Target};
 use crate::{held, names, shape};
 
-/// Which of the two a type becomes.
+/// The role that a type gets.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Aggregate,
@@ -50,12 +50,12 @@ const LISTS: &[(&str, &str)] = &[
     ("timers", "document"),
 ];
 
-/// How many turns lie between two snapshots if `every` is not given: often enough that a rebuild reads few events, seldom
-/// enough that most turns write none.
+/// The number of turns between two snapshots if `every` is not given: frequent enough that a rebuild reads few events,
+/// rare enough that most turns write none.
 const SNAPSHOT_EVERY: u32 = 200;
 
 impl Role {
-    /// The attribute, which is also the word for it in errors.
+    /// Returns the attribute's name, which errors use as well.
     fn attribute(self) -> &'static str {
         match self {
             Self::Aggregate => "aggregate",
@@ -70,8 +70,9 @@ impl Role {
         }
     }
 
-    /// The lists of which one at least must be given, or the actor would never run.
-    fn wakes(self) -> (&'static [&'static str], &'static str) {
+    /// Returns the lists of which at least one is required, and the advice for the error. An actor without them would
+    /// never run.
+    fn required_lists(self) -> (&'static [&'static str], &'static str) {
         match self {
             Self::Aggregate => {
                 (&["handles", "reacts"], "list its commands: `handles(Deposit)`, or events: `reacts(OrderPlaced)`")
@@ -83,36 +84,36 @@ impl Role {
 
 /// Expands one of the two derives.
 pub(crate) fn expand(role: Role, input: &DeriveInput) -> TokenStream {
-    let mut mistakes = Mistakes::default();
+    let mut mistakes = Diagnostics::default();
     let word = role.attribute();
-    if shape::refuse_union(input, word, &mut mistakes) {
+    if shape::reject_union(input, word, &mut mistakes) {
         return mistakes.into_tokens();
     }
-    let sister = match role {
+    let other = match role {
         Role::Aggregate => Role::Saga,
         Role::Saga => Role::Aggregate,
     };
-    let given = read(&input.attrs, word, &[sister.attribute()], KEYS, &mut mistakes);
-    shape::refuse_generics(input, word, "its name in the store would stand for several types", &mut mistakes);
+    let given = read(&input.attrs, word, &[other.attribute()], KEYS, &mut mistakes);
+    shape::reject_generics(input, word, "its name in the store would refer to several types", &mut mistakes);
     let ident = &input.ident;
     let name = shape::name(&given, ident, word, names::kebab(&ident.unraw().to_string()), &mut mistakes);
     let formerly = shape::formerly(&given, &name, &mut mistakes);
-    let (wakes, how) = role.wakes();
-    if mistakes.is_empty() && wakes.iter().all(|list| given.key(list).is_none()) && given.key("domain").is_some() {
-        mistakes.add(ident.span(), format!("the {word} `{ident}` takes nothing, so it would never run; {how}"));
+    let (required, how) = role.required_lists();
+    if mistakes.is_empty() && required.iter().all(|list| given.key(list).is_none()) && given.key("domain").is_some() {
+        mistakes.add(ident.span(), format!("the {word} `{ident}` handles nothing, so it would never run; {how}"));
     }
     for recorded in given.types("records") {
         if given.types("applies").iter().any(|applied| text_of(applied) == text_of(recorded)) {
-            let text = "found the same event in `applies(…)` and in `records(…)`; what is applied is recorded as well: \
+            let text = "found the same event in `applies(…)` and in `records(…)`; an applied event is recorded as well: \
                         leave it out here";
             mistakes.add(recorded.span(), text);
         }
     }
     let item = Item::of(input);
-    held::refuse_in_state(&item, word, &mut mistakes);
+    held::reject_in_state(&item, word, &mut mistakes);
     let never = given.nested("snapshot").and_then(|nested| nested.key("never"));
     match (never, given.nested("snapshot")) {
-        (None, _) => drop(symmetry::refuse(&item, Place::State { word }, &mut mistakes)),
+        (None, _) => drop(symmetry::reject(&item, Target::State { word }, &mut mistakes)),
         (Some(_), Some(nested)) => {
             for key in ["every", "schema"].into_iter().filter_map(|key| nested.key(key)) {
                 mistakes.add(key.span(), format!("found `{key}` beside `never`; keep one of the two"));
@@ -129,10 +130,10 @@ pub(crate) fn expand(role: Role, input: &DeriveInput) -> TokenStream {
     let marker = shape::header(input, &quote!(::whizbang::derive::#role_ident), &stub);
     let ((wire, aliases), applies) = match correct {
         true => (shape::wire(&given, ident, LISTS), applies(&given, input)),
-        // The stub lists nothing, so that nothing is missing, and lets handlers record whatever is applied.
+        // The stub lists nothing, so nothing is missing, and lets handlers record every applied event.
         false => (Default::default(), applies_everything(input)),
     };
-    let (snapshot, asked) = match given.key("snapshot") {
+    let (snapshot, required) = match given.key("snapshot") {
         Some(_) if correct => snapshot(&given, input),
         None if correct => (snapshot_if_coded(), TokenStream::new()),
         _ => (TokenStream::new(), TokenStream::new()),
@@ -143,7 +144,7 @@ pub(crate) fn expand(role: Role, input: &DeriveInput) -> TokenStream {
     quote! {
         #lints
         const _: () = {
-            #asked
+            #required
             #aliases
             #[automatically_derived]
             #stateful {
@@ -171,10 +172,10 @@ pub(crate) fn expand(role: Role, input: &DeriveInput) -> TokenStream {
     }
 }
 
-/// What lets handlers record the listed events.
+/// Generates the implementations that let handlers record the listed events.
 fn applies(given: &Given, input: &DeriveInput) -> TokenStream {
     let implement = |list: &'static str, (at, event): (usize, &Type)| {
-        // Spanned at the listed event: a missing `Apply` is reported where this implementation says it is about.
+        // Spanned at the listed event: a missing `Apply` is reported where this implementation is.
         let span = event.span();
         let mut ident = input.ident.clone();
         ident.set_span(span);
@@ -196,7 +197,7 @@ fn applies(given: &Given, input: &DeriveInput) -> TokenStream {
     list("applies").chain(list("records")).collect()
 }
 
-/// What lets handlers record every event that is applied, listed or not.
+/// Generates the implementation that lets handlers record every applied event, listed or not.
 fn applies_everything(input: &DeriveInput) -> TokenStream {
     let ident = &input.ident;
     let mut generics = input.generics.clone();
@@ -210,7 +211,7 @@ fn applies_everything(input: &DeriveInput) -> TokenStream {
     }
 }
 
-/// What stands in `Stateful` for snapshots, and what asks serde of the state, at the key that makes it necessary.
+/// Generates the snapshot items of `Stateful`, and the requirement of serde's traits at the key that causes it.
 fn snapshot(given: &Given, input: &DeriveInput) -> (TokenStream, TokenStream) {
     let (Some(nested), Some(key)) = (given.nested("snapshot"), given.key("snapshot")) else {
         return (TokenStream::new(), TokenStream::new());
@@ -223,7 +224,7 @@ fn snapshot(given: &Given, input: &DeriveInput) -> (TokenStream, TokenStream) {
     }
     let every = nested.number("every").map_or(SNAPSHOT_EVERY, |(every, _)| every);
     let schema = nested.number("schema").map_or(1, |(schema, _)| schema);
-    let asked = shape::ask_for_state_coding(&input.ident, key.span());
+    let required = shape::require_state_coding(&input.ident, key.span());
     let methods = quote! {
         const SNAPSHOTS: ::whizbang::derive::Snapshots =
             ::whizbang::derive::Snapshots::Given { every: #every, schema: #schema };
@@ -231,10 +232,10 @@ fn snapshot(given: &Given, input: &DeriveInput) -> (TokenStream, TokenStream) {
             ::core::option::Option::Some(__WHIZBANG_CODING)
         }
     };
-    (methods, asked)
+    (methods, required)
 }
 
-/// What stands in `Stateful` of a type that says nothing about snapshots.
+/// Generates the snapshot items of `Stateful` for a type without a snapshot setting.
 fn snapshot_if_coded() -> TokenStream {
     quote! {
         fn coding() -> ::core::option::Option<::whizbang::derive::StateCoding<Self>> {

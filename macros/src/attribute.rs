@@ -1,8 +1,8 @@
-//! Reads what stands in `#[command(…)]` and its sisters, against the list of keys that a derive knows.
+//! Parses `#[command(…)]` and similar attributes against the list of keys that a derive accepts.
 //!
-//! Called by the derives. Calls [names](crate::names) for the word that a misspelt key was meant to be.
-//! It never stops at a mistake: the key is told and left out, or taken as what it was probably meant to be, and reading
-//! goes on behind the next comma.
+//! Called by the derives. Calls [names](crate::names) to suggest a key for a misspelled one. It does not stop at a
+//! mistake: the key is reported and ignored, or treated as the suggested one, and parsing continues after the next
+//! comma.
 
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -11,36 +11,36 @@ use syn::parse::{ParseBuffer, ParseStream, Parser};
 use syn::spanned::Spanned;
 use syn::{Attribute, Ident, LitInt, LitStr, Meta, Token, Type, parenthesized, token};
 
-use crate::diagnostics::{Mistakes, next_token, shown};
+use crate::diagnostics::{Diagnostics, next_token, shown};
 use crate::lists::{read_names, read_paths, read_upcasts};
 use crate::names;
 use crate::shape::with_article;
 
-/// A key that a derive knows.
+/// A key that a derive accepts.
 pub(crate) struct Known {
     /// The key.
     pub(crate) name: &'static str,
-    /// What stands behind it.
+    /// The form of its value.
     pub(crate) form: Form,
-    /// How it is written; errors show it.
+    /// An example, which errors show.
     pub(crate) write: &'static str,
 }
 
-/// What may stand behind a key.
+/// The form of a key's value.
 pub(crate) enum Form {
-    /// `= "text"`, a name of 1 to 64 plain characters.
+    /// `= "text"`, a name of 1 to 64 characters.
     Name,
-    /// `= "text"`, or `("text", "text")`: names, none twice.
+    /// `= "text"`, or `("text", "text")`: distinct names.
     Names,
     /// `= 16`.
     Number { least: u32, most: u32 },
     /// `= word`, one of these.
     Word(&'static [&'static str]),
-    /// `= Type`, named by a path.
+    /// `= Type`, a path.
     Path,
-    /// `= Type`, any.
+    /// `= Type`, any type.
     Type,
-    /// `(Type, Type)`, each named by a path, none twice.
+    /// `(Type, Type)`: distinct paths.
     Paths,
     /// `(1 = Type, 2 = Type)`.
     Upcasts,
@@ -50,7 +50,7 @@ pub(crate) enum Form {
     Flag,
 }
 
-/// What stood behind a key.
+/// The parsed value of a key.
 enum Value {
     Name(LitStr),
     Names(Vec<LitStr>),
@@ -67,18 +67,18 @@ enum Value {
 pub(crate) struct Upcast {
     /// The older version.
     pub(crate) version: u32,
-    /// Where it stands.
+    /// The span of the version.
     pub(crate) span: Span,
-    /// The type that messages of this version have.
+    /// The type of messages of this version.
     pub(crate) old: Type,
 }
 
-/// Everything that was given in an attribute.
+/// The parsed keys of an attribute.
 #[derive(Default)]
 pub(crate) struct Given(Vec<(&'static str, Ident, Option<Value>)>);
 
 impl Given {
-    /// The key as the user wrote it, if it was given at all, with whatever value.
+    /// Returns the key as the user wrote it, if it was given with any value.
     pub(crate) fn key(&self, name: &str) -> Option<&Ident> {
         self.0.iter().find(|(known, ..)| *known == name).map(|(_, key, _)| key)
     }
@@ -87,7 +87,7 @@ impl Given {
         self.0.iter().find(|(known, ..)| *known == name).and_then(|(.., value)| value.as_ref())
     }
 
-    /// The text of a [`Form::Name`].
+    /// Returns the text of a [`Form::Name`].
     pub(crate) fn name(&self, name: &str) -> Option<String> {
         match self.value(name) {
             Some(Value::Name(text)) => Some(text.value()),
@@ -95,7 +95,7 @@ impl Given {
         }
     }
 
-    /// The texts of a [`Form::Names`]; none if the key was not given.
+    /// Returns the texts of a [`Form::Names`]; empty if the key was not given.
     pub(crate) fn names(&self, name: &str) -> &[LitStr] {
         match self.value(name) {
             Some(Value::Names(names)) => names,
@@ -103,7 +103,7 @@ impl Given {
         }
     }
 
-    /// The number of a [`Form::Number`] and where it stands.
+    /// Returns the number of a [`Form::Number`] and its span.
     pub(crate) fn number(&self, name: &str) -> Option<(u32, Span)> {
         match self.value(name) {
             Some(Value::Number(number, span)) => Some((*number, *span)),
@@ -111,7 +111,7 @@ impl Given {
         }
     }
 
-    /// The word of a [`Form::Word`].
+    /// Returns the word of a [`Form::Word`].
     pub(crate) fn word(&self, name: &str) -> Option<&Ident> {
         match self.value(name) {
             Some(Value::Word(word)) => Some(word),
@@ -119,7 +119,7 @@ impl Given {
         }
     }
 
-    /// The type of a [`Form::Path`] or a [`Form::Type`].
+    /// Returns the type of a [`Form::Path`] or a [`Form::Type`].
     pub(crate) fn ty(&self, name: &str) -> Option<&Type> {
         match self.value(name) {
             Some(Value::Type(ty)) => Some(ty),
@@ -127,7 +127,7 @@ impl Given {
         }
     }
 
-    /// The types of a [`Form::Paths`]; none if the key was not given.
+    /// Returns the types of a [`Form::Paths`]; empty if the key was not given.
     pub(crate) fn types(&self, name: &str) -> &[Type] {
         match self.value(name) {
             Some(Value::Types(types)) => types,
@@ -135,7 +135,7 @@ impl Given {
         }
     }
 
-    /// The versions of a [`Form::Upcasts`]; none if the key was not given.
+    /// Returns the versions of a [`Form::Upcasts`]; empty if the key was not given.
     pub(crate) fn upcasts(&self, name: &str) -> &[Upcast] {
         match self.value(name) {
             Some(Value::Upcasts(upcasts)) => upcasts,
@@ -143,7 +143,7 @@ impl Given {
         }
     }
 
-    /// What was given in a [`Form::Nested`].
+    /// Returns the keys inside a [`Form::Nested`].
     pub(crate) fn nested(&self, name: &str) -> Option<&Given> {
         match self.value(name) {
             Some(Value::Nested(given)) => Some(given),
@@ -152,13 +152,13 @@ impl Given {
     }
 }
 
-/// Reads all `#[name(…)]` of an item. `sisters` are attributes that belong to derives which exclude this one.
+/// Parses all `#[name(…)]` of an item. `excluded` are attributes of derives that exclude this one.
 pub(crate) fn read(
     attributes: &[Attribute],
     name: &'static str,
-    sisters: &[&str],
+    excluded: &[&str],
     known: &'static [Known],
-    mistakes: &mut Mistakes,
+    mistakes: &mut Diagnostics,
 ) -> Given {
     let mut given = Given::default();
     let has_own = attributes.iter().any(|attribute| attribute.path().is_ident(name));
@@ -166,27 +166,27 @@ pub(crate) fn read(
         let Some(found) = attribute.path().get_ident().map(Ident::to_string) else { continue };
         if found == name {
             read_one(attribute, name, known, &mut given, mistakes);
-        } else if has_own && sisters.contains(&found.as_str()) {
+        } else if has_own && excluded.contains(&found.as_str()) {
             mistakes.add(
                 attribute.path().span(),
                 format!("found `#[{found}(…)]` beside `#[{name}(…)]`; a type is one of the two: leave one out, with its derive"),
             );
-        } else if sisters.contains(&found.as_str()) {
+        } else if excluded.contains(&found.as_str()) {
             mistakes.add(
                 attribute.path().span(),
                 format!("found `#[{found}(…)]` on {}; write `#[{name}(…)]`", with_article(name)),
             );
-            // What it says is probably meant for this derive; its own mistakes would be told against the wrong keys.
-            read_one(attribute, name, known, &mut given, &mut Mistakes::default());
+            // Probably meant for this derive; its own mistakes would be reported against the wrong keys.
+            read_one(attribute, name, known, &mut given, &mut Diagnostics::default());
         } else if names::nearest(&found, [name]).is_some() {
-            // The compiler itself names the misspelt attribute; a second error about what it should have said adds nothing.
-            read_one(attribute, name, known, &mut given, &mut Mistakes::default());
+            // The compiler reports the misspelled attribute; a second error about its keys adds nothing.
+            read_one(attribute, name, known, &mut given, &mut Diagnostics::default());
         }
     }
     given
 }
 
-fn read_one(attribute: &Attribute, name: &str, known: &'static [Known], given: &mut Given, mistakes: &mut Mistakes) {
+fn read_one(attribute: &Attribute, name: &str, known: &'static [Known], given: &mut Given, mistakes: &mut Diagnostics) {
     let example = known.first().map_or("…", |key| key.write);
     match &attribute.meta {
         Meta::List(list) => {
@@ -200,7 +200,7 @@ fn read_one(attribute: &Attribute, name: &str, known: &'static [Known], given: &
         }
         Meta::Path(path) => mistakes.add(
             path.span(),
-            format!("found `#[{name}]` with nothing behind it; expected its keys; write `#[{name}({example})]`"),
+            format!("found `#[{name}]` without keys; expected its keys; write `#[{name}({example})]`"),
         ),
         Meta::NameValue(pair) => mistakes.add(
             pair.path.span(),
@@ -209,13 +209,13 @@ fn read_one(attribute: &Attribute, name: &str, known: &'static [Known], given: &
     }
 }
 
-/// Reads `key = value, key(value), …` to the end of `input`.
+/// Parses `key = value, key(value), …` to the end of `input`.
 pub(crate) fn read_keys(
     input: ParseStream<'_>,
     place: &str,
     known: &'static [Known],
     given: &mut Given,
-    mistakes: &mut Mistakes,
+    mistakes: &mut Diagnostics,
 ) {
     while !input.is_empty() {
         let before = input.span();
@@ -242,56 +242,56 @@ fn read_key(
     place: &str,
     known: &'static [Known],
     given: &mut Given,
-    mistakes: &mut Mistakes,
+    mistakes: &mut Diagnostics,
 ) {
     let word = key.to_string();
     if let Some(known) = known.iter().find(|known| known.name == word) {
-        let told = mistakes.count();
+        let count = mistakes.count();
         if given.key(known.name).is_some() {
             mistakes.add(key.span(), format!("`{word}` is given twice; keep one of the two"));
-            // The second value may have mistakes of its own, but they go away with it.
-            read_value(&key, input, known, &mut Mistakes::default());
+            // Mistakes in the second value are not reported; they disappear with it.
+            read_value(&key, input, known, &mut Diagnostics::default());
         } else {
             let value = read_value(&key, input, known, mistakes);
             given.0.push((known.name, key, value));
         }
-        if mistakes.count() == told && !input.is_empty() && !input.peek(Token![,]) {
+        if mistakes.count() == count && !input.is_empty() && !input.peek(Token![,]) {
             let found = next_token(input);
             let write = known.write;
             mistakes.add(
                 input.span(),
-                format!("found {found} behind the value of `{word}`; expected `,` or the end; write `{write}`"),
+                format!("found {found} after the value of `{word}`; expected `,` or the end; write `{write}`"),
             );
         }
         skip_to_comma(input);
         return;
     }
     let nearest = names::nearest(&word, known.iter().map(|known| known.name));
-    let meant = nearest.and_then(|name| known.iter().find(|known| known.name == name));
-    let advice = match meant {
-        Some(meant) => format!("; did you mean `{}`?", meant.name),
+    let suggested = nearest.and_then(|name| known.iter().find(|known| known.name == name));
+    let advice = match suggested {
+        Some(suggested) => format!("; did you mean `{}`?", suggested.name),
         None => String::new(),
     };
     mistakes.add(key.span(), format!("unknown key `{word}` in {place}; known keys: {}{advice}", list(known)));
-    // Taking it as what it was meant to be keeps the rest of the program free of errors that follow from this one.
-    match meant {
-        Some(meant) if given.key(meant.name).is_none() => {
-            let value = read_value(&key, input, meant, &mut Mistakes::default());
-            given.0.push((meant.name, key, value));
+    // Treating it as the suggested key avoids follow-up errors in the rest of the program.
+    match suggested {
+        Some(suggested) if given.key(suggested.name).is_none() => {
+            let value = read_value(&key, input, suggested, &mut Diagnostics::default());
+            given.0.push((suggested.name, key, value));
         }
         _ => {}
     }
     skip_to_comma(input);
 }
 
-fn read_value(key: &Ident, input: ParseStream<'_>, known: &Known, mistakes: &mut Mistakes) -> Option<Value> {
+fn read_value(key: &Ident, input: ParseStream<'_>, known: &Known, mistakes: &mut Diagnostics) -> Option<Value> {
     let write = known.write;
     if matches!(known.form, Form::Flag) {
         if input.is_empty() || input.peek(Token![,]) {
             return Some(Value::Flag);
         }
         let found = next_token(input);
-        mistakes.add(input.span(), format!("found {found} behind `{key}`, which has no value; write `{write}`"));
+        mistakes.add(input.span(), format!("found {found} after `{key}`, which has no value; write `{write}`"));
         return None;
     }
     if matches!(known.form, Form::Names) && input.peek(token::Paren) {
@@ -318,11 +318,11 @@ fn read_value(key: &Ident, input: ParseStream<'_>, known: &Known, mistakes: &mut
         };
     }
     if input.parse::<Token![=]>().is_err() {
-        mistakes.add(key.span(), format!("`{key}` has no value; expected one behind `=`; write `{write}`"));
+        mistakes.add(key.span(), format!("`{key}` has no value; expected one after `=`; write `{write}`"));
         return None;
     }
     if input.is_empty() || input.peek(Token![,]) {
-        mistakes.add(key.span(), format!("`{key}` has no value behind its `=`; write `{write}`"));
+        mistakes.add(key.span(), format!("`{key}` has no value after its `=`; write `{write}`"));
         return None;
     }
     let span = input.span();
@@ -357,14 +357,14 @@ fn read_value(key: &Ident, input: ParseStream<'_>, known: &Known, mistakes: &mut
     }
 }
 
-/// What stands inside the parenthesis that comes next.
+/// Returns the content of the next parentheses.
 fn open(input: ParseStream<'_>) -> syn::Result<ParseBuffer<'_>> {
     let content;
     parenthesized!(content in input);
     Ok(content)
 }
 
-pub(crate) fn read_name(input: ParseStream<'_>, write: &str, mistakes: &mut Mistakes) -> Option<LitStr> {
+pub(crate) fn read_name(input: ParseStream<'_>, write: &str, mistakes: &mut Diagnostics) -> Option<LitStr> {
     let span = input.span();
     let found = next_token(input);
     match input.parse::<LitStr>() {
@@ -372,7 +372,10 @@ pub(crate) fn read_name(input: ParseStream<'_>, write: &str, mistakes: &mut Mist
         Ok(text) => {
             let length = text.value().len();
             let found = shown(&text.value());
-            mistakes.add(span, format!("{found} ({length} bytes) is no name: use {}; write `{write}`", names::RULE));
+            mistakes.add(
+                span,
+                format!("{found} ({length} bytes) is not a valid name: use {}; write `{write}`", names::RULE),
+            );
             None
         }
         Err(_) => {
@@ -387,8 +390,8 @@ pub(crate) fn read_number(input: ParseStream<'_>) -> Option<u32> {
     if number.suffix().is_empty() { number.base10_parse().ok() } else { None }
 }
 
-/// Reads a type; with `any` unset only one that is named by a path.
-pub(crate) fn read_type(input: ParseStream<'_>, any: bool, write: &str, mistakes: &mut Mistakes) -> Option<Type> {
+/// Parses a type; only a path unless `any` is set.
+pub(crate) fn read_type(input: ParseStream<'_>, any: bool, write: &str, mistakes: &mut Diagnostics) -> Option<Type> {
     let span = input.span();
     let found = next_token(input);
     if let Ok(text) = input.parse::<LitStr>() {
@@ -410,7 +413,7 @@ pub(crate) fn read_type(input: ParseStream<'_>, any: bool, write: &str, mistakes
     }
 }
 
-/// The type inside parentheses, or inside the invisible ones around a `$domain:ty` of a macro by example.
+/// Removes parentheses, including the invisible ones around a `$domain:ty` of a macro by example.
 fn bare(ty: Type) -> Type {
     match ty {
         Type::Group(group) => bare(*group.elem),
@@ -419,13 +422,13 @@ fn bare(ty: Type) -> Type {
     }
 }
 
-/// The type's name as far as it can be compared without knowing what it means.
+/// Returns the type's text for comparison; two types may be equal with different texts.
 pub(crate) fn text_of(ty: &Type) -> String {
     let text = ty.to_token_stream().to_string();
     text.strip_prefix("self :: ").map_or_else(|| text.clone(), str::to_owned)
 }
 
-/// The text of what comes before the next comma, without consuming it.
+/// Returns the text before the next comma without consuming it.
 fn up_to_comma(input: ParseStream<'_>) -> String {
     let fork = input.fork();
     let mut tokens = TokenStream::new();

@@ -1,8 +1,9 @@
-//! What the prelude's `Serialize` and `Deserialize` ask of type parameters: what serde's own derives ask.
+//! The bounds that the prelude's `Serialize` and `Deserialize` require of type parameters: the same as serde's own
+//! derives.
 //!
 //! Called by [serial](crate::serial). Calls nothing.
-//! serde writes its bounds for the copy of the type; the implementation for the original has to repeat them. A parameter is
-//! asked where a value of it is written or read, not inside `PhantomData`, and `bound` replaces that.
+//! serde generates its bounds for the copy of the type; the implementation for the original has to repeat them. A
+//! parameter is bounded where a value of it is encoded or decoded, not inside `PhantomData`, and `bound` replaces that.
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
@@ -14,7 +15,7 @@ use crate::fields::{Key, keys};
 use crate::recursion::without_phantoms;
 use crate::serial::Direction;
 
-/// The original's generics with the bounds of one of the two directions.
+/// Returns the original's generics with the bounds of one direction.
 pub(crate) fn of(input: &DeriveInput, direction: Direction) -> Generics {
     let mut generics = input.generics.clone();
     let parameters: Vec<Ident> = generics.type_params().map(|parameter| parameter.ident.clone()).collect();
@@ -26,13 +27,14 @@ pub(crate) fn of(input: &DeriveInput, direction: Direction) -> Generics {
         Direction::Deserialize => quote!(::whizbang::derive::serde::de::Deserialize<'whizbang>),
     };
     let mut predicates = Vec::new();
-    let container = given(&input.attrs, direction);
-    let mut asked = |of: TokenStream, bound: TokenStream| predicates.push(quote!(#of: #bound));
+    let container = given_bounds(&input.attrs, direction);
+    let mut require = |of: TokenStream, bound: TokenStream| predicates.push(quote!(#of: #bound));
     let mut own = Vec::new();
     for (field, variant) in fields(input) {
         let of_field = keys(&field.attrs);
         let of_variant = variant.map(keys).unwrap_or_default();
-        let bounds = [given(&field.attrs, direction), variant.and_then(|variant| given(variant, direction))];
+        let bounds =
+            [given_bounds(&field.attrs, direction), variant.and_then(|variant| given_bounds(variant, direction))];
         let has_own = bounds.iter().any(Option::is_some);
         own.extend(bounds.into_iter().flatten().flatten());
         if container.is_some() {
@@ -43,19 +45,19 @@ pub(crate) fn of(input: &DeriveInput, direction: Direction) -> Generics {
             Direction::Serialize => ("skip_serializing", "serialize_with"),
             Direction::Deserialize => ("skip_deserializing", "deserialize_with"),
         };
-        let silent = ["skip", one_way, "with", with];
-        if !has_own && !is_given(&of_field, &silent) && !is_given(&of_variant, &silent) {
-            used(field, &parameters).into_iter().for_each(|of| asked(of, bound.clone()));
+        let unbounded = ["skip", one_way, "with", with];
+        if !has_own && !is_given(&of_field, &unbounded) && !is_given(&of_variant, &unbounded) {
+            used_parameters(field, &parameters).into_iter().for_each(|of| require(of, bound.clone()));
         }
-        // serde makes a `Default` of what it does not read, unless it is told how.
+        // serde requires `Default` for a field that it does not decode, unless a function is given.
         let default = of_field.iter().find(|key| key.ident == "default");
         let is_made = match default {
             Some(default) => default.value.is_none(),
             None => is_given(&of_field, &["skip", "skip_deserializing"]),
         };
         if direction == Direction::Deserialize && is_made {
-            let parameters = used(field, &parameters).into_iter().filter(|of| !of.to_string().contains(':'));
-            parameters.for_each(|of| asked(of, quote!(::core::default::Default)));
+            let parameters = used_parameters(field, &parameters).into_iter().filter(|of| !of.to_string().contains(':'));
+            parameters.for_each(|of| require(of, quote!(::core::default::Default)));
         }
     }
     let bounds = &mut generics.make_where_clause().predicates;
@@ -63,11 +65,11 @@ pub(crate) fn of(input: &DeriveInput, direction: Direction) -> Generics {
     match container {
         Some(container) => bounds.extend(container),
         None => {
-            let mut told: Vec<String> = Vec::new();
+            let mut seen: Vec<String> = Vec::new();
             for predicate in predicates {
                 let text = predicate.to_string();
-                if !told.contains(&text) {
-                    told.push(text);
+                if !seen.contains(&text) {
+                    seen.push(text);
                     bounds.extend(syn::parse2::<WherePredicate>(predicate));
                 }
             }
@@ -76,7 +78,7 @@ pub(crate) fn of(input: &DeriveInput, direction: Direction) -> Generics {
     generics
 }
 
-/// All fields, each with the attributes of its variant.
+/// Returns all fields, each with the attributes of its variant.
 fn fields<'a>(input: &'a DeriveInput) -> Vec<(&'a Field, Option<&'a [Attribute]>)> {
     match &input.data {
         Data::Struct(data) => data.fields.iter().map(|field| (field, None)).collect(),
@@ -88,8 +90,8 @@ fn fields<'a>(input: &'a DeriveInput) -> Vec<(&'a Field, Option<&'a [Attribute]>
     }
 }
 
-/// The bounds that a `bound` gives for one direction.
-fn given(attributes: &[Attribute], direction: Direction) -> Option<Vec<WherePredicate>> {
+/// Returns the bounds that `bound` gives for one direction.
+fn given_bounds(attributes: &[Attribute], direction: Direction) -> Option<Vec<WherePredicate>> {
     let side = match direction {
         Direction::Serialize => "serialize",
         Direction::Deserialize => "deserialize",
@@ -98,7 +100,7 @@ fn given(attributes: &[Attribute], direction: Direction) -> Option<Vec<WherePred
     for key in keys(attributes).into_iter().filter(|key| key.ident == "bound") {
         let inside = key.inside.unwrap_or_default().into_iter().find(|(of, _)| of == side).map(|(_, text)| text);
         let Some(text) = key.value.or(inside) else { continue };
-        // What cannot be read serde reports itself. `'de` is the lifetime that its documentation names.
+        // serde itself reports unparsable bounds. `'de` is the lifetime in its documentation.
         let text = text.replace("'de ", "'whizbang ").replace("'de>", "'whizbang>");
         let predicates = Punctuated::<WherePredicate, Token![,]>::parse_terminated.parse_str(&text);
         found.get_or_insert_with(Vec::new).extend(predicates.into_iter().flatten());
@@ -106,14 +108,14 @@ fn given(attributes: &[Attribute], direction: Direction) -> Option<Vec<WherePred
     found
 }
 
-/// What a field has values of: type parameters, and types that belong to one, such as `M::Amount`.
-fn used(field: &Field, parameters: &[Ident]) -> Vec<TokenStream> {
+/// Returns the type parameters of which a field has values, and types that belong to one, such as `M::Amount`.
+fn used_parameters(field: &Field, parameters: &[Ident]) -> Vec<TokenStream> {
     let mut found = Vec::new();
-    walk(without_phantoms(field.ty.to_token_stream()), parameters, &mut found);
+    collect_parameters(without_phantoms(field.ty.to_token_stream()), parameters, &mut found);
     found
 }
 
-fn walk(tokens: TokenStream, parameters: &[Ident], found: &mut Vec<TokenStream>) {
+fn collect_parameters(tokens: TokenStream, parameters: &[Ident], found: &mut Vec<TokenStream>) {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     let is_mark = |at: Option<usize>| matches!(at.and_then(|at| tokens.get(at)), Some(TokenTree::Punct(mark)) if mark.as_char() == ':');
     for (at, token) in tokens.iter().enumerate() {
@@ -125,7 +127,7 @@ fn walk(tokens: TokenStream, parameters: &[Ident], found: &mut Vec<TokenStream>)
                 };
                 found.push(of);
             }
-            TokenTree::Group(group) => walk(group.stream(), parameters, found),
+            TokenTree::Group(group) => collect_parameters(group.stream(), parameters, found),
             _ => {}
         }
     }

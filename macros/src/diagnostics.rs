@@ -1,7 +1,7 @@
-//! The mistakes of one item, collected so that each is told once and none hides another.
+//! The mistakes of one item, collected so that each is reported once and none hides another.
 //!
-//! Called by every reader of attributes. Calls nothing.
-//! A mistake never ends an expansion: what stands beside it is still read, and a stub keeps its consequences quiet.
+//! Called by every parser of attributes. Calls nothing. A mistake never ends an expansion: the rest is still parsed,
+//! and a stub suppresses follow-up errors.
 
 use std::fmt::Display;
 
@@ -9,31 +9,31 @@ use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{quote, quote_spanned};
 use syn::parse::ParseStream;
 
-/// What is wrong with one item.
+/// The mistakes in one item.
 #[derive(Default)]
-pub(crate) struct Mistakes(Vec<syn::Error>);
+pub(crate) struct Diagnostics(Vec<syn::Error>);
 
-impl Mistakes {
-    /// Notes one mistake at the user's token.
+impl Diagnostics {
+    /// Adds one mistake at the user's token.
     pub(crate) fn add(&mut self, span: Span, text: impl Display) {
         self.0.push(syn::Error::new(span, text));
     }
 
-    /// Whether there is none.
+    /// Returns whether there is none.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// How many there are.
+    /// Returns the number of mistakes.
     pub(crate) fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// Tells the latest mistake in the place of a type.
+    /// Reports the latest mistake in the position of a type.
     ///
-    /// The compiler stays quiet about everything that depends on a type it could not read, so a missing domain or reply is one
-    /// error however often the message is used.
-    pub(crate) fn in_place_of_type(&mut self) -> TokenStream {
+    /// The compiler reports nothing that depends on a type it could not parse, so a missing domain or reply is one
+    /// error regardless of how often the message is used.
+    pub(crate) fn instead_of_type(&mut self) -> TokenStream {
         match self.0.pop() {
             Some(mistake) => {
                 let text = mistake.to_string();
@@ -43,13 +43,13 @@ impl Mistakes {
         }
     }
 
-    /// One `compile_error!` for each mistake.
+    /// Returns one `compile_error!` for each mistake.
     pub(crate) fn into_tokens(self) -> TokenStream {
         self.0.iter().map(syn::Error::to_compile_error).collect()
     }
 }
 
-/// How the next token is named in an error, without consuming it.
+/// Returns the next token as an error shows it, without consuming it.
 pub(crate) fn next_token(input: ParseStream<'_>) -> String {
     match input.fork().parse::<TokenTree>() {
         Ok(token) => shown(&token.to_string()),
@@ -57,7 +57,7 @@ pub(crate) fn next_token(input: ParseStream<'_>) -> String {
     }
 }
 
-/// `text` in backticks, cut to a length that fits into a line.
+/// Returns `text` in backticks, shortened to fit into a line.
 pub(crate) fn shown(text: &str) -> String {
     const MOST: usize = 40;
     if text.chars().count() <= MOST {

@@ -1,6 +1,6 @@
 //! `#[derive(Domain)]`.
 //!
-//! Called by the entry point. Calls [attribute](crate::attribute) for what the user wrote.
+//! Called by the entry point. Calls [attribute](crate::attribute) for the user's input.
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
@@ -9,7 +9,7 @@ use syn::spanned::Spanned;
 use syn::{Data, DeriveInput};
 
 use crate::attribute::{Form, Known, read};
-use crate::diagnostics::Mistakes;
+use crate::diagnostics::Diagnostics;
 use crate::{names, shape};
 
 const KEYS: &[Known] = &[
@@ -21,18 +21,18 @@ const KEYS: &[Known] = &[
 
 /// Expands the derive.
 pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
-    let mut mistakes = Mistakes::default();
+    let mut mistakes = Diagnostics::default();
     let given = read(&input.attrs, "domain", &[], KEYS, &mut mistakes);
-    if !shape::refuse_union(input, "domain", &mut mistakes) {
-        shape::refuse_enum(input, "domain", &mut mistakes);
+    if !shape::reject_union(input, "domain", &mut mistakes) {
+        shape::reject_enum(input, "domain", &mut mistakes);
     }
-    shape::refuse_generics(input, "domain", "it stands for one name", &mut mistakes);
+    shape::reject_generics(input, "domain", "it has one name", &mut mistakes);
     if input.generics.params.is_empty()
         && let Data::Struct(data) = &input.data
         && let Some(field) = data.fields.iter().next()
     {
         let ident = &input.ident;
-        mistakes.add(field.span(), format!("found a field; a domain holds no data: write `struct {ident};`"));
+        mistakes.add(field.span(), format!("found a field; a domain has no data: write `struct {ident};`"));
     }
     let name =
         shape::name(&given, &input.ident, "domain", names::kebab(&input.ident.unraw().to_string()), &mut mistakes);

@@ -1,17 +1,17 @@
 //! `#[whizbang::main]` and `#[whizbang::test]`.
 //!
-//! Called by the entry points. Calls [root](crate::root) for what the user wrote.
-//! The user's function stays as it is and is called from a plain one, so its errors point into the user's own code.
+//! Called by the entry points. Calls [root](crate::root) for the user's input. The user's function is kept and called
+//! from a synchronous one, so its errors point into the user's own code.
 
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{ItemFn, Safety, Signature, Token};
 
-use crate::diagnostics::Mistakes;
+use crate::diagnostics::Diagnostics;
 use crate::root;
 
-/// Which of the two attributes stands on the function.
+/// The attribute on the function.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Entry {
     Main,
@@ -29,12 +29,12 @@ impl Entry {
 
 /// Expands one of the two attributes.
 pub(crate) fn expand(entry: Entry, arguments: TokenStream, item: TokenStream) -> TokenStream {
-    let mut mistakes = Mistakes::default();
+    let mut mistakes = Diagnostics::default();
     let attribute = entry.attribute();
     let mut function = match syn::parse2::<ItemFn>(item.clone()) {
         Ok(function) => function,
         Err(error) => {
-            no_function(attribute, &item, &error, &mut mistakes);
+            report_not_a_function(attribute, &item, &error, &mut mistakes);
             let mistakes = mistakes.into_tokens();
             return quote!(#mistakes #item);
         }
@@ -42,7 +42,7 @@ pub(crate) fn expand(entry: Entry, arguments: TokenStream, item: TokenStream) ->
     let given = root::given(arguments, attribute, &mut mistakes);
     check(&function.sig, attribute, &mut mistakes);
     let mistakes = mistakes.into_tokens();
-    // One that is not async was told so; as if it were, whatever it awaits is no second error.
+    // A missing `async` was reported. It is added so that an `.await` inside is not a second error.
     let fn_token = function.sig.fn_token;
     function.sig.asyncness.get_or_insert_with(|| Token![async](fn_token.span));
     function.sig.safety = Safety::Default;
@@ -72,13 +72,13 @@ pub(crate) fn expand(entry: Entry, arguments: TokenStream, item: TokenStream) ->
         }
     };
     match given.ty("crate") {
-        Some(root) => root::moved(output, root),
+        Some(root) => root::with_root(output, root),
         None => output,
     }
 }
 
-/// Tells why the item is none that can be run.
-fn no_function(attribute: &str, item: &TokenStream, error: &syn::Error, mistakes: &mut Mistakes) {
+/// Reports why the item cannot be run.
+fn report_not_a_function(attribute: &str, item: &TokenStream, error: &syn::Error, mistakes: &mut Diagnostics) {
     let mut tokens = item.clone().into_iter();
     if tokens.any(|token| matches!(token, TokenTree::Ident(word) if word == "fn")) {
         mistakes.add(error.span(), error);
@@ -87,11 +87,11 @@ fn no_function(attribute: &str, item: &TokenStream, error: &syn::Error, mistakes
     let span = item.clone().into_iter().next().map_or_else(Span::call_site, |token| token.span());
     mistakes.add(
         span,
-        format!("{attribute} stands on something that is no function; write `async fn name() {{ … }}` below it"),
+        format!("{attribute} is on an item that is not a function; write `async fn name() {{ … }}` below it"),
     );
 }
 
-fn check(signature: &Signature, attribute: &str, mistakes: &mut Mistakes) {
+fn check(signature: &Signature, attribute: &str, mistakes: &mut Diagnostics) {
     let name = &signature.ident;
     if signature.asyncness.is_none() {
         mistakes.add(
@@ -102,19 +102,21 @@ fn check(signature: &Signature, attribute: &str, mistakes: &mut Mistakes) {
     if let Safety::Unsafe(unsafety) = &signature.safety {
         mistakes.add(
             unsafety.span(),
-            format!("`{name}` is unsafe; {attribute} calls it as it is: write `async fn {name}`, with `unsafe` inside"),
+            format!(
+                "`{name}` is unsafe; {attribute} calls it in safe code: write `async fn {name}`, with `unsafe` inside"
+            ),
         );
     }
     if let Some(first) = signature.inputs.first() {
         mistakes.add(
             first.span(),
-            format!("found a parameter; {attribute} calls `{name}` without any: write `async fn {name}()`"),
+            format!("found a parameter; {attribute} calls `{name}` without arguments: write `async fn {name}()`"),
         );
     }
     if let Some(first) = signature.generics.params.first() {
         mistakes.add(
             first.span(),
-            format!("found a generic parameter; {attribute} calls `{name}` as it is: write `async fn {name}()`"),
+            format!("found a generic parameter; {attribute} calls `{name}` without generic arguments: write `async fn {name}()`"),
         );
     }
 }

@@ -1,7 +1,7 @@
-//! The fields of an item with the keys of their serde attributes, read once for all that looks at them.
+//! The fields of an item with the keys of their serde attributes, parsed once for all checks.
 //!
-//! Called by the derives of messages and states, and by what they check; the prelude's derives of serde's traits use the keys alone.
-//! Calls nothing.
+//! Called by the derives of messages and states, and by their checks; the prelude's derives of serde's traits use only
+//! the keys. Calls nothing.
 
 use proc_macro2::{Ident, Span};
 use syn::ext::IdentExt;
@@ -13,13 +13,13 @@ pub(crate) struct Item<'a> {
     pub(crate) keys: Vec<Key>,
     /// Its fields: one group for a struct, one for each variant of an enum.
     pub(crate) groups: Vec<Group<'a>>,
-    /// Whether serde is told nothing about the item and its variants.
-    is_untold: bool,
+    /// Whether the item and its variants have no serde attribute.
+    has_no_serde_attributes: bool,
 }
 
 /// The fields of a struct or of a variant.
 pub(crate) struct Group<'a> {
-    /// Whether it is a variant's.
+    /// Whether the group is a variant.
     pub(crate) is_variant: bool,
     /// The keys on the variant.
     pub(crate) keys: Vec<Key>,
@@ -34,13 +34,13 @@ pub(crate) struct Part<'a> {
     /// The keys on it.
     pub(crate) keys: Vec<Key>,
     /// Whether it is marked `#[key]`.
-    pub(crate) is_marked: bool,
-    /// Whether serde is told nothing about it.
-    pub(crate) is_untold: bool,
+    pub(crate) is_key: bool,
+    /// Whether it has no serde attribute.
+    pub(crate) has_no_serde_attributes: bool,
 }
 
 impl<'a> Item<'a> {
-    /// Reads an item. A union has no fields here: it is refused.
+    /// Reads an item. A union has no fields here: it is rejected.
     pub(crate) fn of(input: &'a DeriveInput) -> Self {
         let mut is_untold = is_untold(&input.attrs);
         let groups = match &input.data {
@@ -51,17 +51,17 @@ impl<'a> Item<'a> {
             }
             Data::Union(_) => Vec::new(),
         };
-        Self { keys: keys(&input.attrs), groups, is_untold }
+        Self { keys: keys(&input.attrs), groups, has_no_serde_attributes: is_untold }
     }
 
-    /// All fields, one after the other.
+    /// Returns all fields.
     pub(crate) fn parts(&self) -> impl Iterator<Item = &Part<'a>> {
         self.groups.iter().flat_map(|group| &group.parts)
     }
 
-    /// Returns whether serde is told nothing about the item and its parts.
+    /// Returns whether the item and its fields have no serde attribute.
     pub(crate) fn is_untold(&self) -> bool {
-        self.is_untold && self.parts().all(|part| part.is_untold)
+        self.has_no_serde_attributes && self.parts().all(|part| part.has_no_serde_attributes)
     }
 }
 
@@ -70,15 +70,15 @@ impl<'a> Group<'a> {
         let part = |field: &'a Field| Part {
             field,
             keys: keys(&field.attrs),
-            is_marked: field.attrs.iter().any(|attribute| attribute.path().is_ident("key")),
-            is_untold: is_untold(&field.attrs),
+            is_key: field.attrs.iter().any(|attribute| attribute.path().is_ident("key")),
+            has_no_serde_attributes: is_untold(&field.attrs),
         };
         Self { is_variant, keys: keys(attributes), parts: fields.map(part).collect() }
     }
 }
 
 fn is_untold(attributes: &[Attribute]) -> bool {
-    // What is behind `cfg_attr` is not known here.
+    // The content of `cfg_attr` is unknown here.
     !attributes.iter().any(|attribute| attribute.path().is_ident("serde") || attribute.path().is_ident("cfg_attr"))
 }
 
@@ -98,7 +98,7 @@ impl Key {
     }
 }
 
-/// The keys of all serde attributes. Whatever serde does not understand it reports itself.
+/// Returns the keys of all serde attributes. serde itself reports the ones it does not accept.
 pub(crate) fn keys(attributes: &[Attribute]) -> Vec<Key> {
     let mut keys = Vec::new();
     for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("serde")) {

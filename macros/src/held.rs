@@ -1,46 +1,46 @@
-//! Refuses fields that hold something shared or changeable from outside: `Rc`, `Cell`, `RefCell`, `Mutex` and their like.
+//! Rejects fields that contain shared or mutable data: `Rc`, `Cell`, `RefCell`, `Mutex` and similar types.
 //!
-//! Called by the derives of messages and states. Calls nothing.
-//! A message moves between threads and is bytes in between, and a state is what its events make of it: what a handler changes in a
-//! `Cell` is in no event, so it is gone after the next rebuild. Only the names that everybody knows are seen.
+//! Called by the derives of messages and states. Calls nothing. A message is bytes between two threads, and a state is
+//! the fold of its events: a change of a `Cell` in a handler is in no event, so it is lost in the next rebuild. Only
+//! well-known type names are detected.
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
 use syn::DeriveInput;
 
-use crate::diagnostics::Mistakes;
+use crate::diagnostics::Diagnostics;
 use crate::fields::Item;
 use crate::recursion::without_phantoms;
 use crate::shape::{header, with_article};
 
-/// The types, and the modules that they are in.
+/// The types, and their modules.
 const SHARED: &[&str] = &["Rc"];
 const CHANGEABLE: &[&str] = &["Cell", "RefCell", "OnceCell", "UnsafeCell", "Mutex", "RwLock"];
 const MODULES: &[&str] = &["rc", "cell", "sync", "parking_lot"];
 
-/// Tells the first such field of a message.
-pub(crate) fn refuse_in_message(item: &Item<'_>, word: &str, mistakes: &mut Mistakes) {
-    refuse(item, mistakes, |found| {
+/// Reports the first such field of a message.
+pub(crate) fn reject_in_message(item: &Item<'_>, word: &str, mistakes: &mut Diagnostics) {
+    reject(item, mistakes, |found| {
         format!(
-            "found `{found}` in {}; a message is bytes between two actors, so nothing in it can be shared or changed from outside: hold \
+            "found `{found}` in {}; a message is bytes between two actors, so nothing in it can be shared or changed from outside: store \
              the value itself",
             with_article(word)
         )
     });
 }
 
-/// Tells the first such field of a state.
-pub(crate) fn refuse_in_state(item: &Item<'_>, word: &str, mistakes: &mut Mistakes) {
-    refuse(item, mistakes, |found| {
+/// Reports the first such field of a state.
+pub(crate) fn reject_in_state(item: &Item<'_>, word: &str, mistakes: &mut Diagnostics) {
+    reject(item, mistakes, |found| {
         format!(
-            "found `{found}` in the state of {}; a state is what its events make of it, and what is changed elsewhere is lost when it is \
-             rebuilt: hold the value itself, and change it where an event is applied",
+            "found `{found}` in the state of {}; a state is the fold of its events, and any other change is lost when it is \
+             rebuilt: store the value itself, and change it in `apply`",
             with_article(word)
         )
     });
 }
 
-fn refuse(item: &Item<'_>, mistakes: &mut Mistakes, text: impl Fn(&Ident) -> String) {
+fn reject(item: &Item<'_>, mistakes: &mut Diagnostics, text: impl Fn(&Ident) -> String) {
     for part in item.parts() {
         if let Some(found) = mention(part.field.ty.to_token_stream(), &[SHARED, CHANGEABLE]) {
             return mistakes.add(found.span(), text(&found));
@@ -48,8 +48,8 @@ fn refuse(item: &Item<'_>, mistakes: &mut Mistakes, text: impl Fn(&Ident) -> Str
     }
 }
 
-/// Returns whether the derives of a message have refused an item because a value in it cannot be sent.
-pub(crate) fn is_refused_message(input: &DeriveInput) -> bool {
+/// Returns whether the derives of a message have rejected an item because a value in it cannot be sent.
+pub(crate) fn is_rejected_message(input: &DeriveInput) -> bool {
     let is_message = |name| input.attrs.iter().any(|attribute| attribute.path().is_ident(name));
     ["command", "event", "query", "document"].into_iter().any(is_message) && is_shared(&Item::of(input))
 }
@@ -58,7 +58,7 @@ fn is_shared(item: &Item<'_>) -> bool {
     item.parts().any(|part| mention(part.field.ty.to_token_stream(), &[SHARED]).is_some())
 }
 
-/// What keeps the compiler from telling once more that a refused item cannot be sent.
+/// Returns a stub that keeps the compiler from reporting again that a rejected item cannot be sent.
 pub(crate) fn stub(item: &Item<'_>, input: &DeriveInput) -> TokenStream {
     if !is_shared(item) {
         return TokenStream::new();
@@ -67,7 +67,8 @@ pub(crate) fn stub(item: &Item<'_>, input: &DeriveInput) -> TokenStream {
     quote!(#[automatically_derived] #[allow(unsafe_code)] unsafe #header {})
 }
 
-/// Where `tokens` name one of the types, with parameters, by its own name or by that of its module.
+/// Returns the first identifier in `tokens` that names one of the types with parameters, by its own name or with its
+/// module.
 fn mention(tokens: TokenStream, names: &[&[&str]]) -> Option<Ident> {
     let tokens: Vec<TokenTree> = without_phantoms(tokens).into_iter().collect();
     let is = |token: Option<&TokenTree>, mark: char| matches!(token, Some(TokenTree::Punct(found)) if found.as_char() == mark);
@@ -106,8 +107,8 @@ mod tests {
     fn shared_and_changeable_fields_are_found() {
         let finds = |item: &str| {
             let input: DeriveInput = syn::parse_str(item).expect("the item is one");
-            let mut mistakes = Mistakes::default();
-            refuse_in_message(&Item::of(&input), "event", &mut mistakes);
+            let mut mistakes = Diagnostics::default();
+            reject_in_message(&Item::of(&input), "event", &mut mistakes);
             mistakes.count()
         };
         for item in [

@@ -1,8 +1,8 @@
-//! The derives of whizbang. They describe; the traits beside them do.
+//! The derives of whizbang. They describe types; traits implement the behavior.
 //!
-//! Each reads one attribute, collects all mistakes in it and tells each once, at the user's token, beside a stub that keeps
-//! everything else quiet. Users meet them through the crate `whizbang`, which documents them; their output names only
-//! `::whizbang::derive`, which `#[whizbang(crate = …)]` moves.
+//! Each parses one attribute and collects all mistakes in it. Each mistake is reported once, at the user's token,
+//! beside a stub that suppresses follow-up errors. Users import the derives from the crate `whizbang`, which documents
+//! them. The output refers only to `::whizbang::derive`, which `#[whizbang(crate = …)]` replaces.
 
 mod actor;
 mod attribute;
@@ -32,7 +32,7 @@ use syn::DeriveInput;
 
 fn derive(input: TokenStream, expand: impl FnOnce(&DeriveInput) -> proc_macro2::TokenStream) -> TokenStream {
     match syn::parse::<DeriveInput>(input) {
-        Ok(input) => root::renamed(&input.attrs, expand(&input)).into(),
+        Ok(input) => root::with_crate_attribute(&input.attrs, expand(&input)).into(),
         Err(error) => error.to_compile_error().into(),
     }
 }

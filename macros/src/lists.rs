@@ -1,18 +1,18 @@
-//! Reads the lists in attributes: `handles(A, B)`, `formerly = ("a", "b")`, `upcast(1 = A)`.
+//! Parses the lists in attributes: `handles(A, B)`, `formerly = ("a", "b")`, `upcast(1 = A)`.
 //!
-//! Called by [attribute](crate::attribute), whose readers of single values it calls.
+//! Called by [attribute](crate::attribute), whose parsers of single values it calls.
 
 use syn::parse::ParseStream;
 use syn::{Ident, LitStr, Token, Type};
 
 use crate::attribute::{Upcast, read_name, read_number, read_type, skip_to_comma, text_of};
-use crate::diagnostics::{Mistakes, next_token};
+use crate::diagnostics::{Diagnostics, next_token};
 
 pub(crate) fn read_names(
     key: &Ident,
     input: ParseStream<'_>,
     write: &str,
-    mistakes: &mut Mistakes,
+    mistakes: &mut Diagnostics,
 ) -> Option<Vec<LitStr>> {
     if input.is_empty() {
         mistakes.add(key.span(), format!("`{key}()` lists nothing; list a name or leave it out; write `{write}`"));
@@ -21,7 +21,7 @@ pub(crate) fn read_names(
     let mut names: Vec<LitStr> = Vec::new();
     while !input.is_empty() {
         let span = input.span();
-        let told = mistakes.count();
+        let count = mistakes.count();
         if let Some(name) = read_name(input, write, mistakes) {
             if names.iter().any(|before| before.value() == name.value()) {
                 mistakes.add(span, format!("found the same name twice in `{key}(…)`; keep one of the two"));
@@ -29,7 +29,7 @@ pub(crate) fn read_names(
                 names.push(name);
             }
         }
-        end_of_element(key, input, write, mistakes.count() > told, mistakes);
+        end_of_element(key, input, write, mistakes.count() > count, mistakes);
     }
     Some(names)
 }
@@ -38,7 +38,7 @@ pub(crate) fn read_paths(
     key: &Ident,
     input: ParseStream<'_>,
     write: &str,
-    mistakes: &mut Mistakes,
+    mistakes: &mut Diagnostics,
 ) -> Option<Vec<Type>> {
     if input.is_empty() {
         mistakes.add(key.span(), format!("`{key}()` lists nothing; list a type or leave it out; write `{write}`"));
@@ -47,7 +47,7 @@ pub(crate) fn read_paths(
     let mut types: Vec<Type> = Vec::new();
     while !input.is_empty() {
         let span = input.span();
-        let told = mistakes.count();
+        let count = mistakes.count();
         if let Some(ty) = read_type(input, false, write, mistakes) {
             if types.iter().any(|before| text_of(before) == text_of(&ty)) {
                 mistakes.add(span, format!("found the same type twice in `{key}(…)`; keep one of the two"));
@@ -55,7 +55,7 @@ pub(crate) fn read_paths(
                 types.push(ty);
             }
         }
-        end_of_element(key, input, write, mistakes.count() > told, mistakes);
+        end_of_element(key, input, write, mistakes.count() > count, mistakes);
     }
     Some(types)
 }
@@ -64,7 +64,7 @@ pub(crate) fn read_upcasts(
     key: &Ident,
     input: ParseStream<'_>,
     write: &str,
-    mistakes: &mut Mistakes,
+    mistakes: &mut Diagnostics,
 ) -> Option<Vec<Upcast>> {
     if input.is_empty() {
         mistakes.add(
@@ -76,7 +76,7 @@ pub(crate) fn read_upcasts(
     let mut upcasts = Vec::new();
     while !input.is_empty() {
         let span = input.span();
-        let told = mistakes.count();
+        let count = mistakes.count();
         let found = next_token(input);
         match read_number(input) {
             Some(version) if input.parse::<Token![=]>().is_ok() => {
@@ -84,25 +84,23 @@ pub(crate) fn read_upcasts(
                     upcasts.push(Upcast { version, span, old });
                 }
             }
-            Some(version) => mistakes.add(
-                span,
-                format!("found version {version} without a type; expected the type that it had; write `{write}`"),
-            ),
+            Some(version) => mistakes
+                .add(span, format!("found version {version} without a type; expected its type; write `{write}`")),
             None => {
                 mistakes.add(span, format!("found {found}; expected an older version and its type; write `{write}`"))
             }
         }
-        end_of_element(key, input, write, mistakes.count() > told, mistakes);
+        end_of_element(key, input, write, mistakes.count() > count, mistakes);
     }
     Some(upcasts)
 }
 
-/// Behind an element of a list: a comma, the end, or a mistake.
-fn end_of_element(key: &Ident, input: ParseStream<'_>, write: &str, told: bool, mistakes: &mut Mistakes) {
+/// Parses the end of a list element: a comma, the end of the list, or a mistake.
+fn end_of_element(key: &Ident, input: ParseStream<'_>, write: &str, is_reported: bool, mistakes: &mut Diagnostics) {
     if input.is_empty() || input.parse::<Token![,]>().is_ok() {
         return;
     }
-    if !told {
+    if !is_reported {
         let found = next_token(input);
         mistakes.add(input.span(), format!("found {found} in `{key}(…)`; expected `,` or its end; write `{write}`"));
     }

@@ -1,4 +1,4 @@
-//! Spoilt input: whatever stands in an attribute, the derives answer with code that can be read, and never with a panic.
+//! Tests of malformed input: the derives always expand to parsable code and never panic.
 
 use proc_macro2::{Group, TokenStream, TokenTree};
 use syn::DeriveInput;
@@ -44,43 +44,43 @@ const ITEMS: &[(&str, Expand)] = &[
     }),
 ];
 
-/// What a token is replaced with.
+/// The replacements of a token.
 const JUNK: &[&str] = &[
     "", "7", "-", "=", "\"text\"", "::", "name", "domain", "()", "(,)", "[]", "'a", "r#type", "<", "Self", ",", "1.5",
     "ß",
 ];
 
-/// `tokens` with each token, at whatever depth, once replaced by each junk, and once doubled.
-fn spoil(tokens: &TokenStream) -> Vec<TokenStream> {
+/// Returns `tokens` with each token, at any depth, replaced by each junk text once, and duplicated once.
+fn mutations(tokens: &TokenStream) -> Vec<TokenStream> {
     let tokens: Vec<TokenTree> = tokens.clone().into_iter().collect();
-    let mut spoilt = Vec::new();
+    let mut mutated = Vec::new();
     for (at, token) in tokens.iter().enumerate() {
         let with = |instead: TokenStream| -> TokenStream {
             let before = tokens.iter().take(at).cloned();
             before.chain(instead).chain(tokens.iter().skip(at + 1).cloned()).collect()
         };
         for junk in JUNK {
-            spoilt.push(with(junk.parse().expect("the junk is tokens")));
+            mutated.push(with(junk.parse().expect("the junk is tokens")));
         }
-        spoilt.push(with([token.clone(), token.clone()].into_iter().collect()));
+        mutated.push(with([token.clone(), token.clone()].into_iter().collect()));
         if let TokenTree::Group(group) = token {
-            let inner = spoil(&group.stream()).into_iter();
-            spoilt.extend(inner.map(|inside| with(TokenTree::Group(Group::new(group.delimiter(), inside)).into())));
+            let inner = mutations(&group.stream()).into_iter();
+            mutated.extend(inner.map(|inside| with(TokenTree::Group(Group::new(group.delimiter(), inside)).into())));
         }
     }
-    spoilt
+    mutated
 }
 
 #[test]
-fn a_spoilt_item_is_answered_with_code_that_can_be_read() {
+fn malformed_item_expands_to_parsable_code() {
     for (item, expand) in ITEMS {
         let tokens: TokenStream = item.parse().expect("the item is tokens");
         let mut expanded = 0;
-        for spoilt in spoil(&tokens).into_iter().chain([tokens]) {
-            // What the compiler itself refuses never reaches a derive.
-            let Ok(input) = syn::parse2::<DeriveInput>(spoilt.clone()) else { continue };
+        for mutated in mutations(&tokens).into_iter().chain([tokens]) {
+            // The compiler rejects this before a derive sees it.
+            let Ok(input) = syn::parse2::<DeriveInput>(mutated.clone()) else { continue };
             let output = expand(&input);
-            assert!(syn::parse2::<syn::File>(output.clone()).is_ok(), "{spoilt}\nbecame\n{output}");
+            assert!(syn::parse2::<syn::File>(output.clone()).is_ok(), "{mutated}\nbecame\n{output}");
             expanded += 1;
         }
         assert!(expanded > 100, "only {expanded} of {item}");
@@ -88,16 +88,16 @@ fn a_spoilt_item_is_answered_with_code_that_can_be_read() {
 }
 
 #[test]
-fn a_spoilt_function_is_answered_with_code_that_can_be_read() {
+fn malformed_function_expands_to_parsable_code() {
     let item = "#[a] pub async fn main() -> Result<(), E> { go().await?; Ok(()) }";
     let tokens: TokenStream = item.parse().expect("the item is tokens");
     for which in [entry::Entry::Main, entry::Entry::Test] {
-        for spoilt in spoil(&tokens).into_iter().chain([tokens.clone()]) {
-            if syn::parse2::<syn::Item>(spoilt.clone()).is_err() {
+        for mutated in mutations(&tokens).into_iter().chain([tokens.clone()]) {
+            if syn::parse2::<syn::Item>(mutated.clone()).is_err() {
                 continue;
             }
-            let output = entry::expand(which, TokenStream::new(), spoilt.clone());
-            assert!(syn::parse2::<syn::File>(output.clone()).is_ok(), "{spoilt}\nbecame\n{output}");
+            let output = entry::expand(which, TokenStream::new(), mutated.clone());
+            assert!(syn::parse2::<syn::File>(output.clone()).is_ok(), "{mutated}\nbecame\n{output}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `#[derive(Command)]`, `#[derive(Event)]`, `#[derive(Query)]`, `#[derive(Document)]`.
 //!
-//! Called by the entry points. Calls [attribute](crate::attribute) for what the user wrote.
-//! The output names a domain, a name and a version; how a message becomes bytes is serde's and the codec's matter.
+//! Called by the entry points. Calls [attribute](crate::attribute) for the user's input. The output gives a domain, a
+//! name and a version; serde and the codec define the bytes.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
@@ -10,12 +10,12 @@ use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Field, Ident, Member, Type};
 
 use crate::attribute::{Form, Given, Known, Upcast, read, text_of};
-use crate::diagnostics::Mistakes;
+use crate::diagnostics::Diagnostics;
 use crate::fields::Item;
-use crate::symmetry::{self, Place};
+use crate::symmetry::{self, Target};
 use crate::{held, owned, plain, recursion, shape};
 
-/// Which of the four a type becomes.
+/// The kind of message that a type becomes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Command,
@@ -40,7 +40,7 @@ const OF_EVENT: &[Known] = &[DOMAIN, NAME, VERSION, UPCAST, SPLIT, FORMERLY];
 impl Kind {
     const ALL: [Self; 4] = [Self::Command, Self::Event, Self::Query, Self::Document];
 
-    /// The attribute, which is also the word for it in errors.
+    /// Returns the attribute's name, which errors use as well.
     fn attribute(self) -> &'static str {
         match self {
             Self::Command => "command",
@@ -50,7 +50,7 @@ impl Kind {
         }
     }
 
-    fn sisters(self) -> Vec<&'static str> {
+    fn others(self) -> Vec<&'static str> {
         Self::ALL.into_iter().filter(|kind| *kind != self).map(Self::attribute).collect()
     }
 
@@ -62,7 +62,7 @@ impl Kind {
         }
     }
 
-    /// The trait's name.
+    /// Returns the trait's name.
     fn name(self) -> &'static str {
         match self {
             Self::Command => "Command",
@@ -75,25 +75,25 @@ impl Kind {
 
 /// Expands one of the four derives.
 pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
-    let mut mistakes = Mistakes::default();
+    let mut mistakes = Diagnostics::default();
     let word = kind.attribute();
-    if shape::refuse_union(input, word, &mut mistakes) {
+    if shape::reject_union(input, word, &mut mistakes) {
         return mistakes.into_tokens();
     }
     let item = Item::of(input);
     match other_derive(kind, input, &item) {
-        Some(Other::Reports) => return TokenStream::new(),
-        Some(Other::IsRight(mistake)) => {
+        Some(OtherDerive::ReportsBoth) => return TokenStream::new(),
+        Some(OtherDerive::IsIntended(mistake)) => {
             mistakes.add(mistake.0, mistake.1);
             return mistakes.into_tokens();
         }
         None => {}
     }
-    let given = read(&input.attrs, word, &kind.sisters(), kind.keys(), &mut mistakes);
-    shape::refuse_generics(input, word, "its name on the wire would stand for several types", &mut mistakes);
-    recursion::refuse(input, word, &mut mistakes);
-    held::refuse_in_message(&item, word, &mut mistakes);
-    let checks = symmetry::refuse(&item, Place::Message { word, domain: given.ty("domain") }, &mut mistakes);
+    let given = read(&input.attrs, word, &kind.others(), kind.keys(), &mut mistakes);
+    shape::reject_generics(input, word, "its name on the wire would refer to several types", &mut mistakes);
+    recursion::reject(input, word, &mut mistakes);
+    held::reject_in_message(&item, word, &mut mistakes);
+    let checks = symmetry::reject(&item, Target::Message { word, domain: given.ty("domain") }, &mut mistakes);
 
     let ident = &input.ident;
     let name = shape::name(&given, ident, word, ident.unraw().to_string(), &mut mistakes);
@@ -101,14 +101,14 @@ pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
     let version = given.number("version").map_or(1, |(version, _)| version);
     check_versions(&given, version, &mut mistakes);
     if kind != Kind::Command {
-        refuse_keys(input, word, &mut mistakes);
+        reject_keys(input, word, &mut mistakes);
     }
     let body = match kind {
         Kind::Command => {
             let key = key(input, &mut mistakes);
             let reply = match given.ty("reply") {
                 Some(reply) => owned_reply(reply, &mut mistakes),
-                None if given.key("reply").is_some() => mistakes.in_place_of_type(),
+                None if given.key("reply").is_some() => mistakes.instead_of_type(),
                 None => quote!(()),
             };
             quote! {
@@ -126,12 +126,12 @@ pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
     let correct =
         mistakes.is_empty() && given.ty("domain").is_some() && (kind != Kind::Query || given.ty("reply").is_some());
     let domain = shape::domain(&given, ident, word, &mut mistakes);
-    let asked = correct.then(|| {
-        let coding = shape::ask_for_coding(ident, ident.span());
-        let older = ask_for_older(&given, ident);
+    let required = correct.then(|| {
+        let coding = shape::require_coding(ident, ident.span());
+        let older = require_older(&given, ident);
         quote!(#coding #older)
     });
-    // Beside a mistake they might be wrong about the codec, and with it they go away.
+    // Beside a mistake the checks might be wrong about the codec; they return once it is fixed.
     let checks = correct.then_some(checks);
     let coding = coding(&given, version, correct);
     let trust = plain::is_plain(&item).then(plain::trust);
@@ -146,7 +146,7 @@ pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
         #checks
         #lints
         const _: () = {
-            #asked
+            #required
             #[automatically_derived]
             #message {
                 type Domain = #domain;
@@ -166,27 +166,27 @@ pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
     }
 }
 
-/// What another message derive on the same item does about there being two.
-enum Other {
-    /// It reports both.
-    Reports,
-    /// It writes what the item is meant to be; this one is the mistake.
-    IsRight((Span, String)),
+/// The conclusion about another message derive on the same item.
+enum OtherDerive {
+    /// The other derive reports the conflict.
+    ReportsBoth,
+    /// The other derive is the intended one; this one is the mistake.
+    IsIntended((Span, String)),
 }
 
-/// Finds out by the attributes whether another message derive stands on the item. A derive does not see the others, and what two
-/// of them write would conflict in every trait.
-fn other_derive(kind: Kind, input: &DeriveInput, item: &Item<'_>) -> Option<Other> {
+/// Determines from the attributes whether another message derive is on the item. A derive does not see the others, and
+/// the output of two of them would conflict in every trait.
+fn other_derive(kind: Kind, input: &DeriveInput, item: &Item<'_>) -> Option<OtherDerive> {
     let attribute = |of: Kind| input.attrs.iter().find(|attribute| attribute.path().is_ident(of.attribute()));
     let mut others = Kind::ALL.into_iter().filter(|other| *other != kind && attribute(*other).is_some());
     let first = others.next()?;
     if attribute(kind).is_some() {
         // The first of them reports the second one's attribute.
         let is_first = Kind::ALL.into_iter().find(|any| attribute(*any).is_some()) == Some(kind);
-        return (!is_first).then_some(Other::Reports);
+        return (!is_first).then_some(OtherDerive::ReportsBoth);
     }
-    // Only the other's attribute is here. Either it is misspelt, or its derive is here as well and reads it.
-    let (is_marked, attribute) = (item.parts().any(|part| part.is_marked), attribute(first)?);
+    // Only the other attribute is here. Either it is misspelled, or its derive is here as well and reads it.
+    let (is_marked, attribute) = (item.parts().any(|part| part.is_key), attribute(first)?);
     let has_reply = attribute.meta.to_token_stream().to_string().contains("reply");
     let suits = match first {
         Kind::Command => is_marked,
@@ -200,10 +200,11 @@ fn other_derive(kind: Kind, input: &DeriveInput, item: &Item<'_>) -> Option<Othe
         shape::with_article(word),
         kind.name(),
     );
-    suits.then(|| Other::IsRight((attribute.path().span(), text)))
+    suits.then(|| OtherDerive::IsIntended((attribute.path().span(), text)))
 }
 
-/// Says which domain may list the message. One whose domain is not known belongs to all, so that no list is wrong about it.
+/// Generates the domain that may list the message. A message of an unknown domain belongs to all of them, so that no
+/// list reports a second error.
 fn of(given: &Given, input: &DeriveInput) -> TokenStream {
     let mut input = input.clone();
     let header = match given.ty("domain") {
@@ -220,7 +221,7 @@ fn of(given: &Given, input: &DeriveInput) -> TokenStream {
     quote!(#[automatically_derived] #header {})
 }
 
-fn reply_of_query(given: &Given, input: &DeriveInput, mistakes: &mut Mistakes) -> TokenStream {
+fn reply_of_query(given: &Given, input: &DeriveInput, mistakes: &mut Diagnostics) -> TokenStream {
     match given.ty("reply") {
         Some(reply) => owned_reply(reply, mistakes),
         None => {
@@ -231,24 +232,24 @@ fn reply_of_query(given: &Given, input: &DeriveInput, mistakes: &mut Mistakes) -
                     format!("the query `{ident}` has no reply; write `#[query(domain = …, reply = u64)]` with the answer's type"),
                 );
             }
-            mistakes.in_place_of_type()
+            mistakes.instead_of_type()
         }
     }
 }
 
-/// The reply, unless it borrows.
-fn owned_reply(reply: &Type, mistakes: &mut Mistakes) -> TokenStream {
-    match owned::refuse(reply, "a reply", mistakes) {
-        true => mistakes.in_place_of_type(),
+/// Returns the reply type, unless it borrows.
+fn owned_reply(reply: &Type, mistakes: &mut Diagnostics) -> TokenStream {
+    match owned::reject(reply, "a reply", mistakes) {
+        true => mistakes.instead_of_type(),
         false => quote!(#reply),
     }
 }
 
-/// The expression for a command's key.
-fn key(input: &DeriveInput, mistakes: &mut Mistakes) -> TokenStream {
+/// Generates the expression of a command's key.
+fn key(input: &DeriveInput, mistakes: &mut Diagnostics) -> TokenStream {
     let nothing = quote!(::whizbang::derive::Key::from(""));
     let ident = &input.ident;
-    let how = "mark the field that says which aggregate handles it: `#[key] account: String`";
+    let how = "mark the field that selects its aggregate: `#[key] account: String`";
     let Data::Struct(data) = &input.data else {
         mistakes.add(
             ident.span(),
@@ -261,7 +262,7 @@ fn key(input: &DeriveInput, mistakes: &mut Mistakes) -> TokenStream {
         let mut marks = field.attrs.iter().filter(|attribute| attribute.path().is_ident("key"));
         let Some(mark) = marks.next() else { continue };
         if mark.meta.require_path_only().is_err() {
-            mistakes.add(mark.path().span(), "found `#[key]` with something behind it; write just `#[key]`");
+            mistakes.add(mark.path().span(), "found `#[key]` with arguments; write `#[key]`");
         }
         if let Some(again) = marks.next() {
             mistakes.add(again.path().span(), "found `#[key]` twice on one field; keep one of the two");
@@ -287,7 +288,7 @@ fn key(input: &DeriveInput, mistakes: &mut Mistakes) -> TokenStream {
                 return nothing;
             }
             let member = match &field.ident {
-                // Spanned at the type, because that is what is wrong if it cannot be a key.
+                // Spanned at the type, because an invalid key type is the mistake.
                 Some(name) => {
                     let mut name = name.clone();
                     name.set_span(span);
@@ -304,8 +305,8 @@ fn key(input: &DeriveInput, mistakes: &mut Mistakes) -> TokenStream {
     }
 }
 
-/// Tells a `#[key]` on a message that no aggregate handles.
-fn refuse_keys(input: &DeriveInput, word: &str, mistakes: &mut Mistakes) {
+/// Reports a `#[key]` on a message that no aggregate handles.
+fn reject_keys(input: &DeriveInput, word: &str, mistakes: &mut Diagnostics) {
     let fields: Vec<&Field> = match &input.data {
         Data::Struct(data) => data.fields.iter().collect(),
         Data::Enum(data) => data.variants.iter().flat_map(|variant| variant.fields.iter()).collect(),
@@ -320,8 +321,8 @@ fn refuse_keys(input: &DeriveInput, word: &str, mistakes: &mut Mistakes) {
     }
 }
 
-/// Every version from 1 to the one before the current has exactly one upcaster.
-fn check_versions(given: &Given, version: u32, mistakes: &mut Mistakes) {
+/// Checks that every version before the current one has exactly one upcaster.
+fn check_versions(given: &Given, version: u32, mistakes: &mut Diagnostics) {
     let upcasts: Vec<_> = given.upcasts("upcast").iter().chain(given.upcasts("split")).collect();
     for (at, upcast) in upcasts.iter().enumerate() {
         let found = upcast.version;
@@ -336,7 +337,7 @@ fn check_versions(given: &Given, version: u32, mistakes: &mut Mistakes) {
             mistakes.add(upcast.span, format!("found version {found} twice; keep one of the two"));
         }
     }
-    // What is missing is only clear once what is there is.
+    // A missing version is certain only if the given ones are correct.
     if !mistakes.is_empty() {
         return;
     }
@@ -350,21 +351,21 @@ fn check_versions(given: &Given, version: u32, mistakes: &mut Mistakes) {
         mistakes.add(
             span,
             format!(
-                "version {missing} has no upcaster, so messages stored with it could not be read; \
+                "version {missing} has no upcaster, so stored messages of that version could not be decoded; \
                  write `upcast({missing} = OldType)` with the type that version {missing} had"
             ),
         );
     }
 }
 
-/// The constant that reads an older version.
+/// Returns the constant that decodes an older version.
 fn older_version(upcast: &Upcast) -> Ident {
     Ident::new(&format!("__WHIZBANG_VERSION_{}", upcast.version), Span::call_site())
 }
 
-/// The one place for each older version where the output asks for its conversion. What it defines is used without asking again.
-fn ask_for_older(given: &Given, ident: &Ident) -> TokenStream {
-    let ask = |read: &str, held: &str, upcast: &Upcast| {
+/// Generates one constant per older version, the only place that requires its conversion.
+fn require_older(given: &Given, ident: &Ident) -> TokenStream {
+    let require = |read: &str, held: &str, upcast: &Upcast| {
         let span = upcast.old.span();
         let (constant, old) = (older_version(upcast), &upcast.old);
         let (read, held) = (Ident::new(read, span), Ident::new(held, span));
@@ -374,11 +375,11 @@ fn ask_for_older(given: &Given, ident: &Ident) -> TokenStream {
             const #constant: ::whizbang::derive::#held<#ident> = ::whizbang::derive::#read::<#old, #ident>();
         )
     };
-    let upcasts = given.upcasts("upcast").iter().map(|upcast| ask("upcast", "Upcasting", upcast));
-    upcasts.chain(given.upcasts("split").iter().map(|split| ask("split", "Splitting", split))).collect()
+    let upcasts = given.upcasts("upcast").iter().map(|upcast| require("upcast", "Upcasting", upcast));
+    upcasts.chain(given.upcasts("split").iter().map(|split| require("split", "Splitting", split))).collect()
 }
 
-/// How the message becomes bytes and comes back, older versions included.
+/// Generates encoding and decoding, including older versions.
 fn coding(given: &Given, version: u32, correct: bool) -> TokenStream {
     if !correct {
         return quote! {
@@ -459,7 +460,7 @@ fn coding(given: &Given, version: u32, correct: bool) -> TokenStream {
 mod tests {
     use super::*;
 
-    /// The words and marks of a text, those inside its brackets too.
+    /// Counts the tokens of a text, including those inside brackets.
     fn tokens(text: TokenStream) -> usize {
         let count = |token| match token {
             proc_macro2::TokenTree::Group(group) => 2 + tokens(group.stream()),
@@ -469,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_for_a_message_stays_small() {
+    fn message_expansion_stays_small() {
         let expanded = |kind: Kind, fields: &str| {
             let word = kind.attribute();
             let item = format!("#[{word}(domain = Bank)] struct Deposit {{ {fields} }}");
@@ -477,7 +478,7 @@ mod tests {
         };
         let (event, more) = (expanded(Kind::Event, "a: u8"), expanded(Kind::Event, "a: u8, b: u8, c: u8"));
         assert_eq!(event, more, "it does not grow with the fields");
-        // What it was when this was written, and a tenth more: the compiler reads it for each message of a program.
+        // The size when this was written plus a tenth: the compiler parses it for each message of a program.
         assert!((100..=585).contains(&event), "an event has {event} tokens");
     }
 }

@@ -1,18 +1,18 @@
-//! Names: what may be one, what a type is called by default, and which known word a misspelt one was meant to be.
+//! Names: their rule, the default of a type, and suggestions for misspelled keys.
 //!
-//! Called by the derives. Calls nothing.
-//! The rule of a name is the framework's own; a test in the framework holds the two together.
+//! Called by the derives. Calls nothing. The rule is the framework's own; a test in the framework compares the two.
 
-/// The rule, as errors tell it.
+/// The rule, as errors show it.
 pub(crate) const RULE: &str = "1 to 64 of A-Z a-z 0-9 _ -";
 
-/// Whether `text` may be a name.
+/// Returns whether `text` is a valid name.
 pub(crate) fn is_valid(text: &str) -> bool {
     (1..=64).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 
-/// The type's name in lower case with hyphens: `OrderDesk` becomes `order-desk`, `HTTPGateway` becomes `http-gateway`.
+/// Returns the type's name in lower case with hyphens: `OrderDesk` becomes `order-desk`, `HTTPGateway` becomes
+/// `http-gateway`.
 pub(crate) fn kebab(type_name: &str) -> String {
     let letters: Vec<char> = type_name.chars().collect();
     let mut kebab = String::with_capacity(type_name.len() + 4);
@@ -37,7 +37,7 @@ pub(crate) fn kebab(type_name: &str) -> String {
     kebab
 }
 
-/// The known word that `found` was probably meant to be.
+/// Returns the known word that is most similar to `found`.
 pub(crate) fn nearest<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // A third of the letters may be wrong: `repli` is `reply`, `ons` is `on`, but `id` is not `on`.
     let allowed = (found.chars().count() / 3).max(1);
@@ -49,7 +49,7 @@ pub(crate) fn nearest<'a>(found: &str, known: impl IntoIterator<Item = &'a str>)
         .map(|(_, word)| word)
 }
 
-/// How many letters must be changed, added, dropped or swapped with their neighbor to make `a` of `b`.
+/// Returns the edit distance of `a` and `b`: letters changed, added, dropped or swapped with their neighbor.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut two_ago: Vec<usize> = Vec::new();
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_type_name_becomes_words_with_hyphens() {
+    fn type_name_becomes_kebab_case() {
         for (name, expected) in [
             ("Bank", "bank"),
             ("OrderDesk", "order-desk"),
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_word_finds_the_known_one_and_a_foreign_word_finds_none() {
+    fn misspelled_word_finds_the_known_one_and_others_find_none() {
         let known = ["domain", "reply", "name", "version", "upcast", "on"];
         assert_eq!(nearest("repli", known), Some("reply"));
         assert_eq!(nearest("doman", known), Some("domain"));

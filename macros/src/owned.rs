@@ -1,4 +1,4 @@
-//! Refuses references in what is read from bytes.
+//! Rejects references in types that are decoded from bytes.
 //!
 //! Called by the derives of messages and of `Deserialize`. Calls nothing.
 
@@ -7,10 +7,10 @@ use quote::ToTokens;
 use syn::spanned::Spanned;
 use syn::{GenericArgument, PathArguments, Type};
 
-use crate::diagnostics::{Mistakes, shown};
+use crate::diagnostics::{Diagnostics, shown};
 
-/// Reports a reference in `ty`, which `what` of the program has.
-pub(crate) fn refuse(ty: &Type, what: &str, mistakes: &mut Mistakes) -> bool {
+/// Reports a reference in `ty`; `what` names the type's role in the error.
+pub(crate) fn reject(ty: &Type, what: &str, mistakes: &mut Diagnostics) -> bool {
     let Some((found, span)) = reference(ty) else { return false };
     let instead = match found.replace(' ', "").as_str() {
         text if text.ends_with("str") => "write `String`",
@@ -21,7 +21,7 @@ pub(crate) fn refuse(ty: &Type, what: &str, mistakes: &mut Mistakes) -> bool {
     true
 }
 
-/// The first reference whose value would be read.
+/// Returns the first reference whose value would be decoded.
 fn reference(ty: &Type) -> Option<(String, Span)> {
     match ty {
         Type::Reference(found) => Some((shorter(&found.to_token_stream().to_string()), found.and_token.span())),
@@ -41,7 +41,7 @@ fn reference(ty: &Type) -> Option<(String, Span)> {
     }
 }
 
-/// A type as people write it.
+/// Returns the usual notation of a type.
 fn shorter(tokens: &str) -> String {
     tokens.replace("& ", "&").replace("' ", "'")
 }

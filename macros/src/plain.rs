@@ -1,8 +1,8 @@
-//! Types of messages that are known to read back as they were written.
+//! Types of messages that are known to decode to the encoded value.
 //!
-//! Called by the derives of messages. A message whose fields all have plain types of the standard library, and no serde attribute,
-//! needs no check of each value: the first one is checked all the same, because serde's traits may be written by hand and a name
-//! may stand for another type.
+//! Called by the derives of messages. A message needs no check of each value if all its fields have plain types of the
+//! standard library and no serde attribute. Its first value is checked nevertheless: serde's traits may be implemented
+//! by hand, and a name may refer to another type.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -10,20 +10,20 @@ use syn::{GenericArgument, PathArguments, Type};
 
 use crate::fields::Item;
 
-/// Types that every codec writes and reads without exception.
+/// Types that every codec encodes and decodes without exception.
 const PLAIN: &[&str] = &[
     "bool", "u8", "u16", "u32", "u64", "u128", "usize", "i8", "i16", "i32", "i64", "i128", "isize", "char", "f32",
     "f64", "String",
 ];
-/// Types that are plain if what they hold is. Not maps: their order is not that of the bytes.
+/// Types that are plain if their parameters are. Not maps: the order of their entries varies.
 const HOLDERS: &[&str] = &["Vec", "Box", "Option"];
 
-/// Returns whether an item is plain in all its parts.
+/// Returns whether all fields of an item are plain.
 pub(crate) fn is_plain(item: &Item<'_>) -> bool {
     item.is_untold() && item.parts().all(|part| is_plain_type(&part.field.ty))
 }
 
-/// The method that says so.
+/// Generates the method that declares it.
 pub(crate) fn trust() -> TokenStream {
     quote! {
         fn trust() -> ::core::option::Option<&'static ::whizbang::derive::Trust> {
@@ -52,7 +52,7 @@ fn is_plain_type(ty: &Type) -> bool {
                 PathArguments::Parenthesized(_) => false,
             }
         }
-        // Empty tuples have no bytes: lists of them are bounded by the check.
+        // Empty tuples have no bytes: the check bounds lists of them.
         Type::Tuple(tuple) => !tuple.elems.is_empty() && tuple.elems.iter().all(is_plain_type),
         Type::Array(array) => is_plain_type(&array.elem),
         Type::Paren(inner) => is_plain_type(&inner.elem),

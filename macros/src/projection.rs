@@ -1,6 +1,6 @@
 //! `#[derive(Projection)]`.
 //!
-//! Called by the entry point. Calls [attribute](crate::attribute) for what the user wrote.
+//! Called by the entry point. Calls [attribute](crate::attribute) for the user's input.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -8,9 +8,9 @@ use syn::DeriveInput;
 use syn::ext::IdentExt;
 
 use crate::attribute::{Form, Known, read};
-use crate::diagnostics::Mistakes;
+use crate::diagnostics::Diagnostics;
 use crate::fields::Item;
-use crate::symmetry::{self, Place};
+use crate::symmetry::{self, Target};
 use crate::{held, names, shape};
 
 const KEYS: &[Known] = &[
@@ -26,12 +26,12 @@ const LISTS: &[(&str, &str)] = &[("projects", "event"), ("answers", "query")];
 
 /// Expands the derive.
 pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
-    let mut mistakes = Mistakes::default();
-    if shape::refuse_union(input, "projection", &mut mistakes) {
+    let mut mistakes = Diagnostics::default();
+    if shape::reject_union(input, "projection", &mut mistakes) {
         return mistakes.into_tokens();
     }
     let given = read(&input.attrs, "projection", &[], KEYS, &mut mistakes);
-    shape::refuse_generics(input, "projection", "its name in the store would stand for several types", &mut mistakes);
+    shape::reject_generics(input, "projection", "its name in the store would refer to several types", &mut mistakes);
     let ident = &input.ident;
     let name = shape::name(&given, ident, "projection", names::kebab(&ident.unraw().to_string()), &mut mistakes);
     let formerly = shape::formerly(&given, &name, &mut mistakes);
@@ -44,12 +44,12 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
         );
     }
     let item = Item::of(input);
-    held::refuse_in_state(&item, "projection", &mut mistakes);
-    symmetry::refuse(&item, Place::State { word: "projection" }, &mut mistakes);
+    held::reject_in_state(&item, "projection", &mut mistakes);
+    symmetry::reject(&item, Target::State { word: "projection" }, &mut mistakes);
     let schema = given.number("schema").map_or(1, |(schema, _)| schema);
     let correct = mistakes.is_empty();
-    let ((wire, aliases), asked) = match correct {
-        true => (shape::wire(&given, ident, LISTS), shape::ask_for_state_coding(ident, ident.span())),
+    let ((wire, aliases), required) = match correct {
+        true => (shape::wire(&given, ident, LISTS), shape::require_state_coding(ident, ident.span())),
         false => Default::default(),
     };
     let shape_of = correct.then(|| {
@@ -77,7 +77,7 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
     quote! {
         #lints
         const _: () = {
-            #asked
+            #required
             #aliases
             #[automatically_derived]
             #header {

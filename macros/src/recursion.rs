@@ -1,18 +1,18 @@
-//! Refuses messages that contain themselves.
+//! Rejects messages that contain themselves.
 //!
-//! Called by the message derives. Calls nothing.
-//! bincode reads a value by recursion: hostile bytes would nest a recursive type deeper than the stack and end the process.
+//! Called by the message derives. Calls nothing. bincode decodes a value by recursion: malicious bytes would nest a
+//! recursive type deeper than the stack and end the process.
 
 use proc_macro2::{Group, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::{Attribute, Data, DeriveInput, Field, Ident};
 
-use crate::diagnostics::Mistakes;
+use crate::diagnostics::Diagnostics;
 use crate::shape::with_article;
 
-/// Tells the first field whose type names the message itself.
-pub(crate) fn refuse(input: &DeriveInput, word: &str, mistakes: &mut Mistakes) {
+/// Reports the first field whose type names the message itself.
+pub(crate) fn reject(input: &DeriveInput, word: &str, mistakes: &mut Diagnostics) {
     let fields: Vec<&Field> = match &input.data {
         Data::Struct(data) => data.fields.iter().collect(),
         Data::Enum(data) => data.variants.iter().flat_map(|variant| variant.fields.iter()).collect(),
@@ -37,7 +37,7 @@ pub(crate) fn refuse(input: &DeriveInput, word: &str, mistakes: &mut Mistakes) {
     }
 }
 
-/// Whether serde never reads the field.
+/// Returns whether serde never decodes the field.
 fn is_skipped(attributes: &[Attribute]) -> bool {
     attributes.iter().filter(|attribute| attribute.path().is_ident("serde")).any(|attribute| {
         let tokens = attribute.meta.to_token_stream();
@@ -50,7 +50,8 @@ fn is_skipped(attributes: &[Attribute]) -> bool {
     })
 }
 
-/// Where `tokens` name the type: as `Self` or by its own name, not as part of a longer path.
+/// Returns the first identifier in `tokens` that names the type, as `Self` or by its own name, not as part of a longer
+/// path.
 fn mention(tokens: TokenStream, ident: &Ident) -> Option<Ident> {
     let tokens: Vec<TokenTree> = without_phantoms(tokens).into_iter().collect();
     let is_colon = |token: Option<&TokenTree>| matches!(token, Some(TokenTree::Punct(mark)) if mark.as_char() == ':');
@@ -58,7 +59,7 @@ fn mention(tokens: TokenStream, ident: &Ident) -> Option<Ident> {
     for (at, token) in tokens.iter().enumerate() {
         match token {
             TokenTree::Ident(word) => {
-                // `self::Tree` is `Tree`; a longer path names something else.
+                // `self::Tree` is `Tree`; a longer path names another type.
                 let is_here =
                     matches!(back(at, 3), Some(TokenTree::Ident(module)) if module == "self") && !is_colon(back(at, 4));
                 let names_it = word == "Self" || word.unraw() == *ident;
@@ -77,7 +78,7 @@ fn mention(tokens: TokenStream, ident: &Ident) -> Option<Ident> {
     None
 }
 
-/// `tokens` of a type without the parameters of each `PhantomData`, which holds nothing of them.
+/// Returns the tokens of a type without the parameters of each `PhantomData`, which contains no value of them.
 pub(crate) fn without_phantoms(tokens: TokenStream) -> TokenStream {
     let mut kept = TokenStream::new();
     let mut tokens = tokens.into_iter().peekable();
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn recursion_is_found_at_every_place_in_a_type() {
+    fn recursion_is_found_at_every_position_in_a_type() {
         for ty in [
             "Tree",
             "Self",

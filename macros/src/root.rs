@@ -1,8 +1,8 @@
-//! Where the framework is, as the program names it: `::whizbang`, or what `#[whizbang(crate = …)]` says.
+//! The path of the framework in the program: `::whizbang`, or the one in `#[whizbang(crate = …)]`.
 //!
-//! Called by the entry points. Calls [attribute](crate::attribute) for what the user wrote.
-//! The derives write `::whizbang::derive` everywhere; what a program that renames or re-exports the crate needs instead is put
-//! in its place at the end, so that no derive knows about it.
+//! Called by the entry points. Calls [attribute](crate::attribute) for the user's input. The derives generate
+//! `::whizbang::derive` everywhere; the path of a program that renames or re-exports the crate is substituted at the
+//! end, so that no derive handles it.
 
 use proc_macro2::{Group, Literal, Span, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -10,37 +10,37 @@ use syn::parse::{ParseStream, Parser};
 use syn::{Attribute, Type};
 
 use crate::attribute::{Form, Given, Known, read, read_keys};
-use crate::diagnostics::Mistakes;
+use crate::diagnostics::Diagnostics;
 
-/// The one key.
+/// The only key.
 const KEYS: &[Known] = &[Known { name: "crate", form: Form::Path, write: "crate = my_facade::whizbang" }];
 
-/// What is given in the parentheses of `#[whizbang::main(…)]`.
-pub(crate) fn given(arguments: TokenStream, attribute: &str, mistakes: &mut Mistakes) -> Given {
+/// Parses the arguments of `#[whizbang::main(…)]`.
+pub(crate) fn given(arguments: TokenStream, attribute: &str, mistakes: &mut Diagnostics) -> Given {
     let mut given = Given::default();
     let read = |input: ParseStream<'_>| {
         read_keys(input, attribute, KEYS, &mut given, mistakes);
         Ok(())
     };
-    // It reads to the end, so nothing is left over.
+    // It parses to the end, so nothing is left over.
     let _ = read.parse2(arguments);
     given
 }
 
-/// `output` of a derive on an item with these attributes, for a program that has the framework at another place.
-pub(crate) fn renamed(attributes: &[Attribute], output: TokenStream) -> TokenStream {
-    let mut mistakes = Mistakes::default();
+/// Applies `#[whizbang(crate = …)]` of an item to the output of a derive.
+pub(crate) fn with_crate_attribute(attributes: &[Attribute], output: TokenStream) -> TokenStream {
+    let mut mistakes = Diagnostics::default();
     let given = read(attributes, "whizbang", &[], KEYS, &mut mistakes);
     let mut output = match given.ty("crate") {
-        Some(root) => moved(output, root),
+        Some(root) => with_root(output, root),
         None => output,
     };
     output.extend(mistakes.into_tokens());
     output
 }
 
-/// `output` with `root` in the place of each `::whizbang` before `::derive`.
-pub(crate) fn moved(output: TokenStream, root: &Type) -> TokenStream {
+/// Replaces each `::whizbang` before `::derive` in `output` by `root`.
+pub(crate) fn with_root(output: TokenStream, root: &Type) -> TokenStream {
     let text = root.to_token_stream().to_string().replace(' ', "");
     replace(output, &root.to_token_stream(), &text)
 }
@@ -57,7 +57,7 @@ fn replace(output: TokenStream, root: &TokenStream, text: &str) -> TokenStream {
     while let Some(token) = tokens.get(at) {
         if begins(at) {
             let span = token.span();
-            replaced.extend(root.clone().into_iter().map(|token| at_place(token, span)));
+            replaced.extend(root.clone().into_iter().map(|token| located_at(token, span)));
             at += 3;
             continue;
         }
@@ -67,7 +67,7 @@ fn replace(output: TokenStream, root: &TokenStream, text: &str) -> TokenStream {
                 inside.set_span(group.span());
                 TokenTree::Group(inside)
             }
-            // serde's derives are told the path in a text.
+            // serde's derives receive the path as text.
             TokenTree::Literal(literal) if literal.to_string() == "\"::whizbang::derive::serde\"" => {
                 let mut path = Literal::string(&format!("{text}::derive::serde"));
                 path.set_span(literal.span());
@@ -80,8 +80,8 @@ fn replace(output: TokenStream, root: &TokenStream, text: &str) -> TokenStream {
     replaced
 }
 
-/// The token with errors at `span`; it still names what it named.
-fn at_place(mut token: TokenTree, span: Span) -> TokenTree {
+/// Returns the token with errors at `span`; it still resolves as before.
+fn located_at(mut token: TokenTree, span: Span) -> TokenTree {
     token.set_span(token.span().located_at(span));
     token
 }

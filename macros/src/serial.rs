@@ -1,10 +1,11 @@
-//! `#[derive(Serialize)]` and `#[derive(Deserialize)]` as the prelude exports them: serde's own, for programs that do not
-//! list serde in their Cargo.toml.
+//! `#[derive(Serialize)]` and `#[derive(Deserialize)]` of the prelude: serde's own, for programs that do not list serde
+//! in their Cargo.toml.
 //!
 //! Called by the entry points; calls serde's derives.
-//! serde's derives name the crate `serde`, which the program may not have, unless an attribute on the type says otherwise; and
-//! a derive cannot add an attribute to the type. So they get a copy of the type that carries the attribute, and write for the
-//! original what they read off the copy (serde calls that a remote derive). Every serde attribute works as documented.
+//! serde's derives refer to the crate `serde`, which the program may not have, unless an attribute on the type gives
+//! another path; and a derive cannot add an attribute to the type. So they receive a copy of the type with the
+//! attribute, and generate the implementation for the original (serde calls that a remote derive). Every serde
+//! attribute works as documented.
 
 use proc_macro2::{Group, Literal, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote};
@@ -12,10 +13,10 @@ use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Attribute, Data, DeriveInput, Field, GenericParam, Ident, Meta, Type, Visibility};
 
-use crate::diagnostics::Mistakes;
+use crate::diagnostics::Diagnostics;
 use crate::{bounds, fields, held, owned, shape};
 
-/// Which of the two traits is derived.
+/// The trait to derive.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
     Serialize,
@@ -24,7 +25,7 @@ pub(crate) enum Direction {
 
 /// Expands one of the two derives.
 pub(crate) fn expand(direction: Direction, input: &DeriveInput) -> TokenStream {
-    let mut mistakes = Mistakes::default();
+    let mut mistakes = Diagnostics::default();
     if direction == Direction::Deserialize
         && let Some(lifetime) = input.generics.lifetimes().next()
     {
@@ -38,12 +39,12 @@ pub(crate) fn expand(direction: Direction, input: &DeriveInput) -> TokenStream {
         );
         return mistakes.into_tokens();
     }
-    // Both derives say the same about these, in the same words: the compiler tells it once.
-    refuse_own_keys(input, &mut mistakes);
+    // Both derives report these mistakes in the same words, so the compiler shows each once.
+    reject_own_keys(input, &mut mistakes);
     if direction == Direction::Deserialize {
-        refuse_references(input, &mut mistakes);
+        reject_references(input, &mut mistakes);
     }
-    if !mistakes.is_empty() || held::is_refused_message(input) {
+    if !mistakes.is_empty() || held::is_rejected_message(input) {
         let stub = stub(direction, input);
         let mistakes = mistakes.into_tokens();
         return quote!(#stub #mistakes);
@@ -57,7 +58,7 @@ pub(crate) fn expand(direction: Direction, input: &DeriveInput) -> TokenStream {
             quote!(#[serde(rename = #name)])
         }
     };
-    // serde asks the copy for the `Default` that it then takes from the original.
+    // serde requires `Default` of the copy but uses that of the original.
     let default = (direction == Direction::Deserialize && has_key(&copy.attrs, "default")).then(|| default(&copy));
     let (derive, implementation) = match direction {
         Direction::Serialize => (quote!(Serialize), serialize(input, &copy.ident)),
@@ -80,14 +81,14 @@ pub(crate) fn expand(direction: Direction, input: &DeriveInput) -> TokenStream {
     }
 }
 
-/// Reports what serde is told by whizbang's derives themselves.
-fn refuse_own_keys(input: &DeriveInput, mistakes: &mut Mistakes) {
+/// Reports keys that whizbang's derives pass to serde themselves.
+fn reject_own_keys(input: &DeriveInput, mistakes: &mut Diagnostics) {
     for key in fields::keys(&input.attrs) {
         if key.ident == "remote" || key.ident == "crate" {
             mistakes.add(
                 key.span(),
                 format!(
-                    "found `{}`; whizbang's `Serialize` and `Deserialize` give it themselves: leave it out, or add serde to \
+                    "found `{}`; whizbang's `Serialize` and `Deserialize` set it themselves: leave it out, or add serde to \
                      Cargo.toml and derive serde's own",
                     key.ident
                 ),
@@ -96,20 +97,20 @@ fn refuse_own_keys(input: &DeriveInput, mistakes: &mut Mistakes) {
     }
 }
 
-/// Reports references in fields that are read.
-fn refuse_references(input: &DeriveInput, mistakes: &mut Mistakes) {
+/// Reports references in decoded fields.
+fn reject_references(input: &DeriveInput, mistakes: &mut Diagnostics) {
     for field in fields(input) {
         let keys = fields::keys(&field.attrs);
         let is_read_otherwise = |key: &fields::Key| {
             ["skip", "skip_deserializing", "with", "deserialize_with"].iter().any(|known| key.ident == known)
         };
         if !keys.iter().any(is_read_otherwise) {
-            owned::refuse(&field.ty, "a type that derives `Deserialize`", mistakes);
+            owned::reject(&field.ty, "a type that derives `Deserialize`", mistakes);
         }
     }
 }
 
-/// All fields, of whichever variant.
+/// Returns the fields of all variants.
 fn fields(input: &DeriveInput) -> Vec<&Field> {
     match &input.data {
         Data::Struct(data) => data.fields.iter().collect(),
@@ -118,7 +119,7 @@ fn fields(input: &DeriveInput) -> Vec<&Field> {
     }
 }
 
-/// Stands for the implementation of a type with a mistake, so that nothing else is told about it.
+/// Generates a stub of the implementation for a type with a mistake, to suppress follow-up errors.
 fn stub(direction: Direction, input: &DeriveInput) -> TokenStream {
     let ident = &input.ident;
     let (generics, arguments, bounds) = input.generics.split_for_impl();
@@ -152,7 +153,7 @@ fn stub(direction: Direction, input: &DeriveInput) -> TokenStream {
     }
 }
 
-/// The type once more under another name, with nothing on it but what is serde's.
+/// Returns the type under another name, with only serde's attributes.
 fn copy(input: &DeriveInput) -> DeriveInput {
     let ident = &input.ident;
     let (_, arguments, _) = input.generics.split_for_impl();
@@ -160,7 +161,7 @@ fn copy(input: &DeriveInput) -> DeriveInput {
     let mut copy = input.clone();
     copy.ident = format_ident!("__Whizbang{}", ident.unraw());
     copy.vis = Visibility::Inherited;
-    // serde has to know of a packed type.
+    // serde needs to see a packed type.
     copy.attrs.retain(|attribute| attribute.path().is_ident("serde") || attribute.path().is_ident("repr"));
     let of_original = |attributes: &mut Vec<Attribute>| {
         for attribute in attributes {
@@ -229,7 +230,7 @@ fn deserialize(input: &DeriveInput, copy: &Ident) -> TokenStream {
     }
 }
 
-/// A `Default` of the copy that is asked for and never called.
+/// Generates a `Default` of the copy that is required and never called.
 fn default(copy: &DeriveInput) -> TokenStream {
     let ident = &copy.ident;
     let (generics, arguments, bounds) = copy.generics.split_for_impl();
@@ -243,7 +244,7 @@ fn default(copy: &DeriveInput) -> TokenStream {
     }
 }
 
-/// The serde attributes in `tokens` with the original's name in their paths, which they give as text.
+/// Replaces `Self` by the original's name in paths that serde attributes give as text.
 fn paths_without_self(tokens: TokenStream, receiver: &TokenStream) -> TokenStream {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     let replace = |(at, token): (usize, &TokenTree)| -> TokenTree {
@@ -271,14 +272,14 @@ fn paths_without_self(tokens: TokenStream, receiver: &TokenStream) -> TokenStrea
 /// The keys whose text is a path.
 const PATHS: &[&str] = &["default", "with", "serialize_with", "deserialize_with", "skip_serializing_if"];
 
-/// `tokens` with the original's name in the place of `Self`, which in the copy would be the copy.
+/// Replaces `Self` by the original's name in `tokens`; in the copy it would be the copy.
 fn without_self(tokens: TokenStream, receiver: &TokenStream) -> TokenStream {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     let begins =
         |at: usize, mark: char| matches!(tokens.get(at), Some(TokenTree::Punct(punct)) if punct.as_char() == mark);
     let replace = |(at, token): (usize, &TokenTree)| match token {
         TokenTree::Ident(word) if word == "Self" && begins(at + 1, ':') => quote!(<#receiver>),
-        // `Self<…>` and `'Self` mean nothing, and the compiler says so.
+        // The compiler reports `Self<…>` and `'Self` as errors.
         TokenTree::Ident(word) if word == "Self" && !begins(at + 1, '<') && !begins(at.wrapping_sub(1), '\'') => {
             receiver.clone()
         }
@@ -292,7 +293,7 @@ fn without_self(tokens: TokenStream, receiver: &TokenStream) -> TokenStream {
     tokens.iter().enumerate().flat_map(replace).collect()
 }
 
-/// Whether the user has given `key` in a serde attribute.
+/// Returns whether the user has given `key` in a serde attribute.
 fn has_key(attributes: &[Attribute], key: &str) -> bool {
     fields::keys(attributes).iter().any(|given| given.ident == key)
 }

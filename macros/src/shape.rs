@@ -1,4 +1,4 @@
-//! What all derives ask of an item: its kind, its generics, its name and its domain.
+//! The parts that all derives have in common: the item's kind, generics, name and domain.
 //!
 //! Called by the derives. Calls [names](crate::names).
 
@@ -9,11 +9,11 @@ use syn::spanned::Spanned;
 use syn::{Attribute, Data, DeriveInput, GenericParam, Ident, Meta, Type};
 
 use crate::attribute::Given;
-use crate::diagnostics::Mistakes;
+use crate::diagnostics::Diagnostics;
 use crate::names;
 
-/// Tells that a union cannot be a `word`; true if it is one. There is no stub for it, because nothing about it would hold.
-pub(crate) fn refuse_union(input: &DeriveInput, word: &str, mistakes: &mut Mistakes) -> bool {
+/// Reports a union and returns whether the item is one. It gets no stub, because no implementation would be correct.
+pub(crate) fn reject_union(input: &DeriveInput, word: &str, mistakes: &mut Diagnostics) -> bool {
     let Data::Union(data) = &input.data else { return false };
     let ident = &input.ident;
     mistakes.add(
@@ -23,8 +23,8 @@ pub(crate) fn refuse_union(input: &DeriveInput, word: &str, mistakes: &mut Mista
     true
 }
 
-/// Tells that an enum cannot be a `word`.
-pub(crate) fn refuse_enum(input: &DeriveInput, word: &str, mistakes: &mut Mistakes) {
+/// Reports an enum.
+pub(crate) fn reject_enum(input: &DeriveInput, word: &str, mistakes: &mut Diagnostics) {
     if let Data::Enum(data) = &input.data {
         let ident = &input.ident;
         mistakes.add(
@@ -34,8 +34,8 @@ pub(crate) fn refuse_enum(input: &DeriveInput, word: &str, mistakes: &mut Mistak
     }
 }
 
-/// Tells that a `word` has no generic parameters.
-pub(crate) fn refuse_generics(input: &DeriveInput, word: &str, why: &str, mistakes: &mut Mistakes) {
+/// Reports generic parameters.
+pub(crate) fn reject_generics(input: &DeriveInput, word: &str, why: &str, mistakes: &mut Diagnostics) {
     if let Some(first) = input.generics.params.first() {
         let ident = &input.ident;
         let (found, instead) = match first {
@@ -54,8 +54,8 @@ pub(crate) fn refuse_generics(input: &DeriveInput, word: &str, why: &str, mistak
     }
 }
 
-/// The name that was given, or the default.
-pub(crate) fn name(given: &Given, ident: &Ident, word: &str, default: String, mistakes: &mut Mistakes) -> String {
+/// Returns the given name, or the default.
+pub(crate) fn name(given: &Given, ident: &Ident, word: &str, default: String, mistakes: &mut Diagnostics) -> String {
     if let Some(name) = given.name("name") {
         return name;
     }
@@ -63,7 +63,7 @@ pub(crate) fn name(given: &Given, ident: &Ident, word: &str, default: String, mi
         mistakes.add(
             ident.span(),
             format!(
-                "`{default}` ({} bytes) is no name: use {}; write `#[{word}(name = \"…\")]`",
+                "`{default}` ({} bytes) is not a valid name: use {}; write `#[{word}(name = \"…\")]`",
                 default.len(),
                 names::RULE
             ),
@@ -72,8 +72,8 @@ pub(crate) fn name(given: &Given, ident: &Ident, word: &str, default: String, mi
     default
 }
 
-/// `const FORMERLY`, if former names were given; a former name that is the current one is a mistake.
-pub(crate) fn formerly(given: &Given, name: &str, mistakes: &mut Mistakes) -> TokenStream {
+/// Generates `const FORMERLY`, if former names were given. Reports a former name that is the current one.
+pub(crate) fn formerly(given: &Given, name: &str, mistakes: &mut Diagnostics) -> TokenStream {
     let former = given.names("formerly");
     if let Some(same) = former.iter().find(|former| former.value() == name) {
         mistakes
@@ -85,8 +85,8 @@ pub(crate) fn formerly(given: &Given, name: &str, mistakes: &mut Mistakes) -> To
     }
 }
 
-/// The domain that was given; else a type that the compiler stays quiet about.
-pub(crate) fn domain(given: &Given, ident: &Ident, word: &str, mistakes: &mut Mistakes) -> TokenStream {
+/// Returns the given domain; otherwise a type that causes no follow-up errors.
+pub(crate) fn domain(given: &Given, ident: &Ident, word: &str, mistakes: &mut Diagnostics) -> TokenStream {
     if let Some(domain) = given.ty("domain") {
         return domain.to_token_stream();
     }
@@ -96,16 +96,17 @@ pub(crate) fn domain(given: &Given, ident: &Ident, word: &str, mistakes: &mut Mi
             format!("the {word} `{ident}` has no domain; write `#[{word}(domain = Bank)]` with the type that derives `Domain`"),
         );
     }
-    mistakes.in_place_of_type()
+    mistakes.instead_of_type()
 }
 
-/// `a command`, `an event`.
+/// Returns `a command`, `an event`.
 pub(crate) fn with_article(word: &str) -> String {
     let article = if word.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
     format!("{article} {word}")
 }
 
-/// `impl … for Type`. A type with generic parameters is a mistake that was told; `stub` is what its stub needs to hold.
+/// Generates `impl … for Type`. A type with generic parameters was reported as a mistake; `stub` is the bound that its
+/// stub needs.
 pub(crate) fn header(input: &DeriveInput, of: &TokenStream, stub: &TokenStream) -> TokenStream {
     let ident = &input.ident;
     let mut generics = input.generics.clone();
@@ -116,8 +117,8 @@ pub(crate) fn header(input: &DeriveInput, of: &TokenStream, stub: &TokenStream) 
     quote!(impl #generics #of for #ident #arguments #bounds)
 }
 
-/// The lint attributes of the output. A retired item is still implemented, stored and listed, and what the user allows for the
-/// item is allowed for what is written about it. Nothing else is allowed: a program may forbid it.
+/// Generates the lint attributes of the output. A deprecated item is still implemented, stored and listed, and the
+/// user's `allow` on the item applies to the code generated for it. Nothing else is allowed: a program may forbid it.
 pub(crate) fn lints(input: &DeriveInput) -> TokenStream {
     let of_fields = |fields: &syn::Fields| fields.iter().any(|field| is_deprecated(&field.attrs));
     let is_deprecated = is_deprecated(&input.attrs)
@@ -134,7 +135,7 @@ pub(crate) fn lints(input: &DeriveInput) -> TokenStream {
             && (list.path.is_ident("allow") || list.path.is_ident("expect"))
         {
             let listed = &list.tokens;
-            // What the item is expected to do its implementations need not do.
+            // An expectation about the item need not hold for its implementations.
             lints.extend(quote!(#[allow(#listed)]));
         }
     }
@@ -145,8 +146,8 @@ fn is_deprecated(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| attribute.path().is_ident("deprecated"))
 }
 
-/// The one place where the output asks for serde's traits of a message. What it defines is used without asking again.
-pub(crate) fn ask_for_coding(ident: &Ident, span: Span) -> TokenStream {
+/// Generates the only place in the output that requires serde's traits of a message. Other code uses its constant.
+pub(crate) fn require_coding(ident: &Ident, span: Span) -> TokenStream {
     let mut ident = ident.clone();
     ident.set_span(span);
     quote_spanned!(span=>
@@ -154,8 +155,8 @@ pub(crate) fn ask_for_coding(ident: &Ident, span: Span) -> TokenStream {
     )
 }
 
-/// The same for a state that is saved.
-pub(crate) fn ask_for_state_coding(ident: &Ident, span: Span) -> TokenStream {
+/// As [`require_coding`], for a stored state.
+pub(crate) fn require_state_coding(ident: &Ident, span: Span) -> TokenStream {
     let mut ident = ident.clone();
     ident.set_span(span);
     quote_spanned!(span=>
@@ -163,33 +164,34 @@ pub(crate) fn ask_for_state_coding(ident: &Ident, span: Span) -> TokenStream {
     )
 }
 
-/// The one place where the output asks for `Default`.
+/// Generates the only place in the output that requires `Default`.
 pub(crate) fn initial(ident: &Ident, correct: bool) -> TokenStream {
     let body = match correct {
         true => quote_spanned!(ident.span()=> ::core::default::Default::default()),
-        // It never runs, because an item with a mistake does not compile, and asks for nothing.
+        // Never runs, because an item with a mistake does not compile, and requires nothing.
         false => quote!(loop {}),
     };
     quote!(fn initial() -> Self { #body })
 }
 
-/// The calls that list messages, and aliases of the listed types.
+/// Generates the calls that list messages, and aliases of the listed types.
 ///
-/// The first alias is the one place that names the type, the second checks its kind, the third the trait that its list stands
-/// for. So a type that does not exist, one of another kind and one without the trait are one error each, at the listed type,
-/// and the compiler asks nothing else of them: `<Deposit as WhizbangListed<{ command::<Deposit>() }>>::It` is `Deposit`, but if
-/// the check fails the compiler has told it, and is quiet about a type whose parts it could not compute.
+/// The first alias is the only place that names the type, the second checks its kind, the third the trait of its list.
+/// A type that does not exist, one of another kind and one without the trait are therefore one error each, at the
+/// listed type, without follow-up errors: `<Deposit as WhizbangListed<{ command::<Deposit>() }>>::It` is `Deposit`; if
+/// the check fails, the compiler reports it and nothing about the type that it could not compute.
 ///
-/// The trait behind it is the item's own. If it stood in the framework, the framework might one day have another
-/// implementation of it for a type of a third crate, so that two listed types of that crate might turn out to be one, and
-/// what is implemented for each of them would conflict.
+/// The trait behind it belongs to the item. In the framework, another implementation of it might be added for a type of
+/// a third crate. Two listed types of that crate could then be one type, and the implementations for them would
+/// conflict.
 pub(crate) fn wire(given: &Given, ident: &Ident, lists: &[(&str, &str)]) -> (TokenStream, TokenStream) {
     let (mut calls, mut aliases) = (TokenStream::new(), TokenStream::new());
     for (list, kind) in lists {
         for (at, listed) in given.types(list).iter().enumerate() {
             let span = listed.span();
             let (call, kind) = (Ident::new(list, span), Ident::new(kind, span));
-            let [named, of_kind, checked] = ["Named", "OfKind", "Checked"].map(|step| alias(step, list, at, span));
+            let [named, of_kind, checked] =
+                ["Named", "OfKind", "Checked"].map(|step| alias_ident(step, list, at, span));
             let mut ident = ident.clone();
             ident.set_span(span);
             aliases.extend(quote_spanned! {span=>
@@ -197,10 +199,11 @@ pub(crate) fn wire(given: &Given, ident: &Ident, lists: &[(&str, &str)]) -> (Tok
                 type #of_kind = <#named as WhizbangListed<{ ::whizbang::derive::#kind::<#named>() }>>::It;
                 type #checked = <#of_kind as WhizbangListed<{ ::whizbang::derive::#call::<#ident, #of_kind>() }>>::It;
             });
-            // Named where the derive stands, as the parameter is: a listed type may come from the caller of a user's macro.
+            // Named at the call site of the derive, like the parameter: a listed type may come from the caller of a
+            // user's macro.
             let twin = given.types(list).iter().take(at).position(|before| last_name(before) == last_name(listed));
             if let Some(before) = twin.filter(|_| !["applies", "records"].contains(list)) {
-                let before = alias("Checked", list, before, span);
+                let before = alias_ident("Checked", list, before, span);
                 let text = format!("found the same type twice in `{list}(…)`; keep one of the two");
                 aliases.extend(quote_spanned! {span=>
                     const _: () = ::whizbang::derive::listed_once::<#before, #checked>(#text);
@@ -212,7 +215,8 @@ pub(crate) fn wire(given: &Given, ident: &Ident, lists: &[(&str, &str)]) -> (Tok
     }
     if !aliases.is_empty() {
         aliases.extend(quote! {
-            /// A listed type. Public, as what is implemented for one is. It has docs and no `allow`: a program may forbid that.
+            /// A listed type. Public, like the implementations for it. It has docs and no `allow`, which a program may
+            /// forbid.
             pub trait WhizbangListed<const CHECKED: ::core::primitive::usize> {
                 /// The type.
                 type It;
@@ -225,7 +229,7 @@ pub(crate) fn wire(given: &Given, ident: &Ident, lists: &[(&str, &str)]) -> (Tok
     (calls, aliases)
 }
 
-/// The last name of a path. Two listed types that have it in common may be one type, which only the compiler knows.
+/// Returns the last name of a path. Two listed types with the same last name may be one type; only the compiler knows.
 fn last_name(ty: &Type) -> Option<String> {
     match ty {
         Type::Path(path) => path.path.segments.last().map(|last| last.ident.unraw().to_string()),
@@ -233,12 +237,12 @@ fn last_name(ty: &Type) -> Option<String> {
     }
 }
 
-/// The last alias of the type that is listed in `list` as the one `at`.
+/// Returns the last alias of the type at index `at` of `list`.
 pub(crate) fn checked(list: &str, at: usize, span: Span) -> Ident {
-    alias("Checked", list, at, span)
+    alias_ident("Checked", list, at, span)
 }
 
-fn alias(step: &str, list: &str, at: usize, span: Span) -> Ident {
+fn alias_ident(step: &str, list: &str, at: usize, span: Span) -> Ident {
     Ident::new(&format!("__Whizbang{step}In{}{at}", capitalized(list)), span)
 }
 

@@ -1,104 +1,105 @@
-//! Refuses serde attributes that write what the codec cannot read back.
+//! Rejects serde attributes whose output the codec cannot decode.
 //!
-//! Called by the derives of messages and of states that are saved. Calls nothing.
-//! A derive does not know the codec of a message's domain: that is a constant of another type. So what only one codec cannot
-//! do becomes a check that the compiler evaluates. A saved state is always bincode.
+//! Called by the derives of messages and of stored states. Calls nothing. A derive does not know the codec of a
+//! message's domain: that is a constant of another type. A restriction of one codec therefore becomes a check that the
+//! compiler evaluates. A stored state is always bincode.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
 use syn::{Field, Type};
 
-use crate::diagnostics::Mistakes;
+use crate::diagnostics::Diagnostics;
 use crate::fields::{Item, Key, Part};
 use crate::shape::with_article;
 
-/// What is written and read back.
+/// The item that is encoded and decoded.
 #[derive(Clone, Copy)]
-pub(crate) enum Place<'a> {
-    /// A message, in the codec of this domain; without one nothing is known.
+pub(crate) enum Target<'a> {
+    /// A message, in the codec of this domain; unknown without one.
     Message { word: &'a str, domain: Option<&'a Type> },
-    /// The state in a snapshot or in a saved view.
+    /// The state in a snapshot or in a stored view.
     State { word: &'a str },
 }
 
-/// Which codecs cannot read back what an attribute writes.
+/// The codecs that cannot decode the output of an attribute.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Fails {
+enum Unreadable {
     Both,
     Bincode,
     Json,
 }
 
-/// Reports every such attribute: as a mistake if it is wrong in any codec, else in the returned checks.
-pub(crate) fn refuse(item: &Item<'_>, place: Place<'_>, mistakes: &mut Mistakes) -> TokenStream {
-    let mut found = Found { place, checks: TokenStream::new(), mistakes };
+/// Reports every such attribute: as a mistake if it is wrong in any codec, otherwise in the returned checks.
+pub(crate) fn reject(item: &Item<'_>, place: Target<'_>, mistakes: &mut Diagnostics) -> TokenStream {
+    let mut found = Checker { place, checks: TokenStream::new(), mistakes };
     let given = |name: &str| item.keys.iter().any(|key| key.ident == name);
     for key in &item.keys {
         match key.ident.to_string().as_str() {
-            "untagged" => found.without_names(key),
-            "tag" => found.without_names(key),
-            "content" if !given("tag") => found.without_names(key),
-            "rename_all" | "rename_all_fields" => found.renamed(key, &[]),
+            "untagged" => found.report_needs_names(key),
+            "tag" => found.report_needs_names(key),
+            "content" if !given("tag") => found.report_needs_names(key),
+            "rename_all" | "rename_all_fields" => found.report_rename(key, &[]),
             _ => {}
         }
     }
     for group in &item.groups {
         for key in &group.keys {
             match key.ident.to_string().as_str() {
-                "skip" | "skip_serializing" | "skip_deserializing" => found.skipped_variant(key),
-                "untagged" => found.without_names(key),
-                "rename" => found.renamed(key, &group.keys),
-                "rename_all" => found.renamed(key, &[]),
+                "skip" | "skip_serializing" | "skip_deserializing" => found.report_skipped_variant(key),
+                "untagged" => found.report_needs_names(key),
+                "rename" => found.report_rename(key, &group.keys),
+                "rename_all" => found.report_rename(key, &[]),
                 _ => {}
             }
         }
-        found.fields(&group.parts, !group.is_variant && given("default"));
+        found.check_fields(&group.parts, !group.is_variant && given("default"));
     }
     found.checks
 }
 
-/// What is refused so far.
-struct Found<'a> {
-    place: Place<'a>,
+/// The state of the check.
+struct Checker<'a> {
+    place: Target<'a>,
     checks: TokenStream,
-    mistakes: &'a mut Mistakes,
+    mistakes: &'a mut Diagnostics,
 }
 
-impl Found<'_> {
-    fn fields(&mut self, parts: &[Part<'_>], all_default: bool) {
-        for Part { field, keys, is_marked, .. } in parts {
+impl Checker<'_> {
+    fn check_fields(&mut self, parts: &[Part<'_>], all_default: bool) {
+        for Part { field, keys, is_key: is_marked, .. } in parts {
             if let Some(skip) = keys.iter().find(|key| key.ident.to_string().starts_with("skip"))
                 && *is_marked
             {
                 let text = format!(
-                    "found `{}` on the `#[key]`; the key is written and read with the command: remove `{0}`",
+                    "found `{}` on the `#[key]`; the key is encoded and decoded with the command: remove `{0}`",
                     skip.ident
                 );
                 self.mistakes.add(skip.span(), text);
                 continue;
             }
-            self.field(field, keys, all_default);
+            self.check_field(field, keys, all_default);
         }
     }
 
-    fn field(&mut self, field: &Field, keys: &[Key], all_default: bool) {
+    fn check_field(&mut self, field: &Field, keys: &[Key], all_default: bool) {
         let key = |name: &str| keys.iter().find(|key| key.ident == name);
         let is_read_if_missing = all_default
             || key("default").is_some()
             || (is_named(&field.ty, "Option") && key("with").is_none() && key("deserialize_with").is_none());
-        // Without names a missing value moves those behind it.
+        // Without names, a missing value shifts the values after it.
         let reads = |is_skipped: bool| match is_skipped || (is_read_if_missing && field.ident.is_some()) {
-            true => Fails::Bincode,
-            false => Fails::Both,
+            true => Unreadable::Bincode,
+            false => Unreadable::Both,
         };
         if let Some(flatten) = key("flatten") {
-            let text = format!("found `flatten`; {} write the fields out", self.why(Fails::Bincode, "holds no names"));
-            self.add(flatten, Fails::Bincode, &text);
+            let text =
+                format!("found `flatten`; {} write the fields out", self.why(Unreadable::Bincode, "stores no names"));
+            self.add(flatten, Unreadable::Bincode, &text);
         }
         if let Some(rename) = key("rename") {
-            self.renamed(rename, keys);
+            self.report_rename(rename, keys);
         }
-        // Nothing is lost with a field that holds nothing.
+        // An empty field loses no data.
         if is_named(&field.ty, "PhantomData") || matches!(&field.ty, Type::Tuple(tuple) if tuple.elems.is_empty()) {
             return;
         }
@@ -107,50 +108,50 @@ impl Found<'_> {
             let text = format!(
                 "found `{}`; {} remove it or the field",
                 skip.ident,
-                self.why(Fails::Bincode, "holds every field")
+                self.why(Unreadable::Bincode, "stores every field")
             );
-            self.add(skip, Fails::Bincode, &text);
+            self.add(skip, Unreadable::Bincode, &text);
         } else if let Some(skip) = key("skip_deserializing") {
             let text =
-                "found `skip_deserializing`; the field is written and never read, so its value is lost: remove it";
-            self.add(skip, Fails::Both, text);
+                "found `skip_deserializing`; the field is encoded and never decoded, so its value is lost: remove it";
+            self.add(skip, Unreadable::Both, text);
         } else if let Some(skip) = key("skip_serializing").or_else(|| key("skip_serializing_if")) {
             let fails = reads(false);
             let text = match fails {
-                Fails::Both if field.ident.is_none() => format!(
-                    "found `{}` on a field without a name; those behind it would be read in its place: remove it",
+                Unreadable::Both if field.ident.is_none() => format!(
+                    "found `{}` on a field without a name; the fields after it would be decoded in its place: remove it",
                     skip.ident
                 ),
-                Fails::Both => format!(
-                    "found `{}` without `default`; what is not written cannot be read: remove it, or add `default`",
+                Unreadable::Both => format!(
+                    "found `{}` without `default`; an omitted field cannot be decoded: remove it, or add `default`",
                     skip.ident
                 ),
-                _ => format!("found `{}`; {} remove it", skip.ident, self.why(fails, "holds every field")),
+                _ => format!("found `{}`; {} remove it", skip.ident, self.why(fails, "stores every field")),
             };
             self.add(skip, fails, &text);
         }
     }
 
-    /// Reports an attribute that needs the names which bincode leaves out.
-    fn without_names(&mut self, key: &Key) {
-        let text = format!("found `{}`; {} remove it", key.ident, self.why(Fails::Bincode, "holds no names"));
-        self.add(key, Fails::Bincode, &text);
+    /// Reports an attribute that needs the names which bincode omits.
+    fn report_needs_names(&mut self, key: &Key) {
+        let text = format!("found `{}`; {} remove it", key.ident, self.why(Unreadable::Bincode, "stores no names"));
+        self.add(key, Unreadable::Bincode, &text);
     }
 
-    fn skipped_variant(&mut self, key: &Key) {
+    fn report_skipped_variant(&mut self, key: &Key) {
         let word = match self.place {
-            Place::Message { word, .. } | Place::State { word } => word,
+            Target::Message { word, .. } | Target::State { word } => word,
         };
         let text = format!(
-            "found `{}` on a variant; {} of it cannot be written and read back: remove `{0}` or the variant",
+            "found `{}` on a variant; {} of it cannot be encoded and decoded: remove `{0}` or the variant",
             key.ident,
             with_article(word)
         );
-        self.add(key, Fails::Both, &text);
+        self.add(key, Unreadable::Both, &text);
     }
 
-    /// Reports a name that is written and another one that is read. `keys` are those beside it.
-    fn renamed(&mut self, key: &Key, keys: &[Key]) {
+    /// Reports different names for encoding and decoding. `keys` are the keys beside it.
+    fn report_rename(&mut self, key: &Key, keys: &[Key]) {
         let Some(inside) = &key.inside else { return };
         let side = |name: &str| inside.iter().find(|(side, _)| side == name).map(|(_, text)| text.as_str());
         let (written, read) = (side("serialize"), side("deserialize"));
@@ -159,32 +160,36 @@ impl Found<'_> {
             return;
         }
         let text = format!(
-            "found `{}` with one name to write and another one to read; a JSON domain reads what it has written: give one name, \
+            "found `{}` with different names for encoding and decoding; a JSON domain could not decode its own messages: give one name, \
              or add `alias = …` for an older one",
             key.ident
         );
-        self.add(key, Fails::Json, &text);
+        self.add(key, Unreadable::Json, &text);
     }
 
-    /// Why the codec cannot do it, and the way out that a message has.
-    fn why(&self, fails: Fails, what: &str) -> String {
+    /// Returns why the codec cannot do it, and the alternative of a message.
+    fn why(&self, fails: Unreadable, what: &str) -> String {
         match self.place {
-            Place::Message { word, .. } if fails == Fails::Bincode => {
+            Target::Message { word, .. } if fails == Unreadable::Bincode => {
                 format!("{} in bincode {what}: give the domain `codec = json`, or", with_article(word))
             }
-            Place::Message { .. } => String::new(),
-            Place::State { word: "projection" } => format!("a view is saved in bincode, which {what}:"),
-            Place::State { .. } => format!("a snapshot is saved in bincode, which {what}: write `snapshot(never)`, or"),
+            Target::Message { .. } => String::new(),
+            Target::State { word: "projection" } => format!("a view is saved in bincode, which {what}:"),
+            Target::State { .. } => {
+                format!("a snapshot is saved in bincode, which {what}: write `snapshot(never)`, or")
+            }
         }
     }
 
-    fn add(&mut self, key: &Key, fails: Fails, text: &str) {
+    fn add(&mut self, key: &Key, fails: Unreadable, text: &str) {
         let span = key.span();
         let check = match (fails, self.place) {
-            (Fails::Both, _) | (Fails::Bincode, Place::State { .. }) => return self.mistakes.add(span, text),
-            (Fails::Json, Place::State { .. }) | (_, Place::Message { domain: None, .. }) => return,
-            (Fails::Bincode, Place::Message { domain: Some(domain), .. }) => ("not_in_bincode", domain),
-            (Fails::Json, Place::Message { domain: Some(domain), .. }) => ("not_in_json", domain),
+            (Unreadable::Both, _) | (Unreadable::Bincode, Target::State { .. }) => {
+                return self.mistakes.add(span, text);
+            }
+            (Unreadable::Json, Target::State { .. }) | (_, Target::Message { domain: None, .. }) => return,
+            (Unreadable::Bincode, Target::Message { domain: Some(domain), .. }) => ("not_in_bincode", domain),
+            (Unreadable::Json, Target::Message { domain: Some(domain), .. }) => ("not_in_json", domain),
         };
         let (check, domain) = (Ident::new(check.0, span), respanned(check.1, span));
         self.checks.extend(quote_spanned! {span=>
@@ -193,7 +198,7 @@ impl Found<'_> {
     }
 }
 
-/// The type with errors at `span`; names in it still mean what they meant.
+/// Returns the type with errors at `span`; its names still resolve as before.
 fn respanned(ty: &Type, span: Span) -> TokenStream {
     let respan = |token: proc_macro2::TokenTree| {
         let mut token = token;
@@ -218,13 +223,13 @@ mod tests {
 
     use super::*;
 
-    /// What is refused of a message: a mistake in any codec, a check for bincode, one for JSON, or nothing.
-    fn refused(item: &str) -> &'static str {
+    /// Returns the rejection of a message: a mistake in any codec, a check for bincode, one for JSON, or nothing.
+    fn rejection(item: &str) -> &'static str {
         let input: DeriveInput = syn::parse_str(item).expect("the item is one");
         let domain: Type = syn::parse_str("Bank").expect("the domain is a type");
-        let mut mistakes = Mistakes::default();
+        let mut mistakes = Diagnostics::default();
         let item = Item::of(&input);
-        let checks = refuse(&item, Place::Message { word: "event", domain: Some(&domain) }, &mut mistakes).to_string();
+        let checks = reject(&item, Target::Message { word: "event", domain: Some(&domain) }, &mut mistakes).to_string();
         match (mistakes.is_empty(), checks.contains("not_in_bincode"), checks.contains("not_in_json")) {
             (false, false, false) => "any",
             (true, true, false) => "bincode",
@@ -235,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn asymmetric_attributes_are_refused_by_codec() {
+    fn asymmetric_attributes_are_rejected_by_codec() {
         for (item, expected) in [
             ("struct E { a: u8 }", "nothing"),
             (
@@ -276,7 +281,7 @@ mod tests {
             ("#[serde(rename_all(deserialize = \"lowercase\"))] enum E { A }", "json"),
             ("enum E { #[serde(rename(deserialize = \"x\"))] A }", "json"),
         ] {
-            assert_eq!(refused(item), expected, "{item}");
+            assert_eq!(rejection(item), expected, "{item}");
         }
     }
 
@@ -289,8 +294,8 @@ mod tests {
             "enum S { A, #[serde(skip)] B }",
         ] {
             let input: DeriveInput = syn::parse_str(item).expect("the item is one");
-            let mut mistakes = Mistakes::default();
-            let checks = refuse(&Item::of(&input), Place::State { word: "projection" }, &mut mistakes);
+            let mut mistakes = Diagnostics::default();
+            let checks = reject(&Item::of(&input), Target::State { word: "projection" }, &mut mistakes);
             assert!(!mistakes.is_empty() && checks.is_empty(), "{item}");
         }
     }

@@ -1,6 +1,6 @@
 //! `#[derive(Worker)]`.
 //!
-//! Called by the entry point. Calls [attribute](crate::attribute) for what the user wrote.
+//! Called by the entry point. Calls [attribute](crate::attribute) for the user's input.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -8,7 +8,7 @@ use syn::DeriveInput;
 use syn::ext::IdentExt;
 
 use crate::attribute::{Form, Known, read};
-use crate::diagnostics::Mistakes;
+use crate::diagnostics::Diagnostics;
 use crate::{names, shape};
 
 const KEYS: &[Known] = &[
@@ -24,12 +24,12 @@ const LISTS: &[(&str, &str)] = &[("performs", "command"), ("on", "event")];
 
 /// Expands the derive.
 pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
-    let mut mistakes = Mistakes::default();
-    if shape::refuse_union(input, "worker", &mut mistakes) {
+    let mut mistakes = Diagnostics::default();
+    if shape::reject_union(input, "worker", &mut mistakes) {
         return mistakes.into_tokens();
     }
     let given = read(&input.attrs, "worker", &[], KEYS, &mut mistakes);
-    shape::refuse_generics(input, "worker", "its name in the store would stand for several types", &mut mistakes);
+    shape::reject_generics(input, "worker", "its name in the store would refer to several types", &mut mistakes);
     let ident = &input.ident;
     let name = shape::name(&given, ident, "worker", names::kebab(&ident.unraw().to_string()), &mut mistakes);
     let formerly = shape::formerly(&given, &name, &mut mistakes);
@@ -37,7 +37,7 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
     if mistakes.is_empty() && idle && given.key("domain").is_some() {
         mistakes.add(
             ident.span(),
-            format!("the worker `{ident}` takes nothing; list its commands: `performs(Charge)`, or events: `on(OrderShipped)`"),
+            format!("the worker `{ident}` handles nothing; list its commands: `performs(Charge)`, or events: `on(OrderShipped)`"),
         );
     }
     let correct = mistakes.is_empty() && given.ty("domain").is_some();

@@ -1,8 +1,8 @@
-//! The typed door of one command: what of a command's way inside a thread depends on its type.
+//! The typed part of a command's path inside one thread.
 //!
-//! Called by clients through the router, and by the [straight way](super::inline) for what depends on the type. Calls the
-//! [door](super::dispatcher) of the actor type. Everything here is compiled once for each command of the user's program, so it is as
-//! little as can be: the way itself knows no types.
+//! Called by clients through the router, and by [inline turns](super::inline). Calls the
+//! [dispatcher](super::dispatcher) of the actor type. Everything here is compiled once for each command of the user's
+//! program, so it is kept small: the path itself is compiled once.
 
 use std::rc::Rc;
 
@@ -20,22 +20,22 @@ use crate::message::{
 use crate::router::{CommandEndpoint, CommandMeta, LocalRoutes, Outcome, SendError, Submission, TypedReply};
 use crate::user_code::Label;
 
-/// A command's handler.
-pub(crate) type Run<A, C> = fn(&A, C, &mut Effects<A>) -> Result<<C as Command>::Reply, Rejection>;
+/// The handler of a command.
+pub(crate) type HandlerFn<A, C> = fn(&A, C, &mut Effects<A>) -> Result<<C as Command>::Reply, Rejection>;
 
-/// The typed door of one command.
+/// The endpoint of one command type.
 pub(crate) struct CommandDispatcher<A: Stateful, C: Command> {
-    door: Rc<Dispatcher>,
-    run: Run<A, C>,
-    /// Under which the command's user code runs.
+    dispatcher: Rc<Dispatcher>,
+    handler: HandlerFn<A, C>,
+    /// The label under which the command's user code runs.
     label: Label,
 }
 
 impl<A: Stateful, C: Command> CommandDispatcher<A, C> {
-    /// Hangs the door of a command in.
-    pub(crate) fn hang_in(door: &Rc<Dispatcher>, run: Run<A, C>, routes: &mut LocalRoutes) {
-        let label = door.context.user_code.label(A::NAME, C::NAME);
-        routes.add::<C>(Rc::new(Self { door: Rc::clone(door), run, label }));
+    /// Registers the endpoint of a command.
+    pub(crate) fn register(dispatcher: &Rc<Dispatcher>, handler: HandlerFn<A, C>, routes: &mut LocalRoutes) {
+        let label = dispatcher.context.user_code.label(A::NAME, C::NAME);
+        routes.add::<C>(Rc::new(Self { dispatcher: Rc::clone(dispatcher), handler, label }));
     }
 }
 
@@ -46,61 +46,61 @@ impl<A: Stateful, C: Command> CommandEndpoint<C> for CommandDispatcher<A, C> {
         meta: Option<Box<CommandMeta>>,
         reply: Option<oneshot::Sender<TypedReply<C>>>,
     ) -> Submission<C> {
-        let mut asking = Asking { command: Some(command), run: self.run, reply: None, sender: reply };
-        match self.door.ask(&mut asking, meta, self.label) {
-            Ok(told) => {
-                let told = asking.told(told);
-                match asking.sender {
+        let mut call = CommandCall { command: Some(command), handler: self.handler, reply: None, sender: reply };
+        match self.dispatcher.submit(&mut call, meta, self.label) {
+            Ok(result) => {
+                let result = call.result(result);
+                match call.sender {
                     Some(sender) => {
-                        let _ = sender.send(told);
+                        let _ = sender.send(result);
                         Submission::Forwarded
                     }
-                    None => Submission::Done(told),
+                    None => Submission::Done(result),
                 }
             }
             Err(later) => {
-                // Only who has to wait needs a channel.
-                let asked = match &asking.sender {
+                // Only a sender that has to wait needs a channel.
+                let submission = match &call.sender {
                     Some(_) => Submission::Forwarded,
                     None => {
                         let (sender, receiver) = oneshot::channel();
-                        asking.sender = Some(sender);
+                        call.sender = Some(sender);
                         Submission::Pending(receiver)
                     }
                 };
-                self.door.go_on(Box::new(asking), self.label, later);
-                asked
+                self.dispatcher.proceed(Box::new(call), self.label, later);
+                submission
             }
         }
     }
 }
 
-/// A command whose sender waits for the reply.
-pub(crate) struct Asking<A: Stateful, C: Command> {
-    /// Until the handler has it.
+/// A command and the sender that waits for its reply.
+pub(crate) struct CommandCall<A: Stateful, C: Command> {
+    /// `None` once the handler has received it.
     command: Option<C>,
-    run: Run<A, C>,
-    /// What the handler has said.
+    handler: HandlerFn<A, C>,
+    /// The handler's result.
     reply: Option<Result<C::Reply, Rejection>>,
     sender: Option<oneshot::Sender<TypedReply<C>>>,
 }
 
-impl<A: Stateful, C: Command> Asking<A, C> {
-    /// A command that came as bytes: who sent it is told elsewhere.
-    pub(crate) fn read(command: C, run: Run<A, C>) -> Self {
-        Self { command: Some(command), run, reply: None, sender: None }
+impl<A: Stateful, C: Command> CommandCall<A, C> {
+    /// A command that arrived as bytes. Its sender is notified elsewhere.
+    pub(crate) fn decoded(command: C, handler: HandlerFn<A, C>) -> Self {
+        Self { command: Some(command), handler, reply: None, sender: None }
     }
 
-    /// Lets the handler decide on a command that came as bytes.
+    /// Runs the handler of a command that arrived as bytes.
     pub(crate) fn decide(mut self, state: &dyn UserState, effects: &mut dyn AnyEffects) -> Result<(), CodecError> {
         self.handle(state, effects)?;
-        self.reply(effects.requested());
+        self.store_reply(effects.requested());
         Ok(())
     }
 
-    /// What the sender is told: the reply, if nothing has gone wrong.
-    fn told(&mut self, told: Result<(), SendError>) -> TypedReply<C> {
-        told?;
+    /// Returns the sender's result: the reply, unless the turn failed.
+    fn result(&mut self, result: Result<(), SendError>) -> TypedReply<C> {
+        result?;
         match self.reply.take() {
             Some(reply) => reply.map_err(SendError::Rejected),
             None => Err(SendError::Stopped),
@@ -108,7 +108,7 @@ impl<A: Stateful, C: Command> Asking<A, C> {
     }
 }
 
-impl<A: Stateful, C: Command> TypedCommand for Asking<A, C> {
+impl<A: Stateful, C: Command> TypedCommand for CommandCall<A, C> {
     fn facts(&self) -> MessageFacts {
         MessageFacts::of::<C>()
     }
@@ -117,7 +117,7 @@ impl<A: Stateful, C: Command> TypedCommand for Asking<A, C> {
         self.command.as_ref().map_or_else(|| Key::from(""), C::key)
     }
 
-    fn settle(&mut self, into: &mut Vec<u8>) -> Result<(), CodecError> {
+    fn round_trip(&mut self, into: &mut Vec<u8>) -> Result<(), CodecError> {
         if let Some(command) = &self.command
             && let Some(read) = settle_command(command, C::Domain::CODEC, into)?
         {
@@ -128,7 +128,7 @@ impl<A: Stateful, C: Command> TypedCommand for Asking<A, C> {
 
     fn handle(&mut self, state: &dyn UserState, effects: &mut dyn AnyEffects) -> Result<(), CodecError> {
         let (state, effects) = typed::<A>(state, effects)?;
-        self.reply = self.command.take().map(|command| (self.run)(state, command, effects));
+        self.reply = self.command.take().map(|command| (self.handler)(state, command, effects));
         Ok(())
     }
 
@@ -140,23 +140,23 @@ impl<A: Stateful, C: Command> TypedCommand for Asking<A, C> {
         self.reply = Some(Err(rejection));
     }
 
-    fn reply(&mut self, requested: &mut RequestedEffects) {
-        self.reply = self.reply.take().and_then(|reply| requested.replied(C::Domain::CODEC, reply));
+    fn store_reply(&mut self, requested: &mut RequestedEffects) {
+        self.reply = self.reply.take().and_then(|reply| requested.set_reply(C::Domain::CODEC, reply));
     }
 
-    fn forget(&mut self) {
+    fn clear(&mut self) {
         (self.command, self.reply) = (None, None);
     }
 
-    fn tell(mut self: Box<Self>, told: Result<(), SendError>) {
-        let told = self.told(told);
+    fn complete(mut self: Box<Self>, result: Result<(), SendError>) {
+        let result = self.result(result);
         if let Some(sender) = self.sender {
-            let _ = sender.send(told);
+            let _ = sender.send(result);
         }
     }
 
-    fn tell_outcome(self: Box<Self>, id: MessageId, outcome: Outcome) {
-        let told = match SendError::of(outcome, C::Domain::NAME, C::NAME, id) {
+    fn complete_with(self: Box<Self>, id: MessageId, outcome: Outcome) {
+        let result = match SendError::of(outcome, C::Domain::NAME, C::NAME, id) {
             Ok((bytes, codec)) => match C::Reply::read_reply(codec, &bytes) {
                 Ok(reply) => reply.map_err(SendError::Rejected),
                 Err(error) => Err(SendError::Reply(error)),
@@ -164,7 +164,7 @@ impl<A: Stateful, C: Command> TypedCommand for Asking<A, C> {
             Err(error) => Err(error),
         };
         if let Some(sender) = self.sender {
-            let _ = sender.send(told);
+            let _ = sender.send(result);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The compensation log of a saga: steps in the order they were sent, undone in reverse, each once.
 //!
-//! Called by the [decision](super::routing) on a reply and by the [turn](super::turn), which applies changes before it appends
-//! them. Every operation costs O(log n) in the number of open steps, so a saga of thousands of steps stays linear.
+//! Called by the [routing](super::routing) of a reply and by the [turn](super::turn), which applies changes before it
+//! appends them. Every operation costs O(log n) in the number of open steps, so the cost of a saga grows linearly with
+//! its steps.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::{Codec, MessageId};
 
-/// A command written down for later.
+/// A command encoded now and sent later.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PlannedCommand {
     pub(crate) domain: String,
@@ -23,31 +24,32 @@ pub(crate) struct PlannedCommand {
 
 impl PlannedCommand {
     pub(crate) fn codec(&self) -> Codec {
-        // Written by this module from a codec, so the number is known; bincode stands in if the log was made elsewhere.
+        // Written by this module from a codec, so the number is known; bincode is the fallback for a log from another
+        // program.
         Codec::from_id(self.codec).unwrap_or(Codec::Bincode)
     }
 }
 
-/// One change of an [`Compensation`], as the turn's note keeps it.
+/// One change of a [`Compensation`], as a turn's note stores it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum CompensationChange {
     /// A command was sent that can be undone.
     Step { command: MessageId, undo: PlannedCommand },
     /// Its owner has done it.
     Done { command: MessageId },
-    /// Its owner has refused it: nothing to undo.
-    Refused { command: MessageId },
-    /// From now on steps are undone.
+    /// Its owner has rejected it: nothing to undo.
+    Rejected { command: MessageId },
+    /// Compensation begins: from now on steps are undone.
     Begin { finally: Vec<PlannedCommand> },
-    /// The undoing command of the last step not yet undone was sent.
+    /// The compensating command of the last open step was sent.
     Sent { command: MessageId },
-    /// It has been done.
+    /// The step is undone.
     Undone { command: MessageId },
-    /// The undoing command was rejected, and a person wants it sent again.
-    Again { command: MessageId },
-    /// All is undone; the last commands were sent.
+    /// The compensating command was rejected, and an operator wants it sent again.
+    Retry { command: MessageId },
+    /// Every step is undone; the final commands were sent.
     Finished,
-    /// The undoing command was rejected, and an operator discarded that dead letter: its step stays done.
+    /// The compensating command was rejected, and an operator discarded that dead letter: its step stays done.
     GivenUp { command: MessageId },
     /// An ended saga starts again with an empty log.
     Restarted,
@@ -71,49 +73,49 @@ struct Step {
 #[serde(from = "Vec<Step>", into = "Vec<Step>")]
 struct Steps {
     /// By the order in which they were sent.
-    sent: BTreeMap<u64, Step>,
-    /// The place of each in `sent`, by its command.
-    places: BTreeMap<MessageId, u64>,
-    /// The number of steps whose reply has not come.
-    unanswered: usize,
+    by_order: BTreeMap<u64, Step>,
+    /// The key of each command in `by_order`.
+    order: BTreeMap<MessageId, u64>,
+    /// The number of steps whose reply has not arrived.
+    awaiting_reply: usize,
 }
 
 impl Steps {
     const fn new() -> Self {
-        Self { sent: BTreeMap::new(), places: BTreeMap::new(), unanswered: 0 }
+        Self { by_order: BTreeMap::new(), order: BTreeMap::new(), awaiting_reply: 0 }
     }
 
     fn add(&mut self, step: Step) {
-        let place = self.sent.last_key_value().map_or(0, |(last, _)| last + 1);
+        let place = self.by_order.last_key_value().map_or(0, |(last, _)| last + 1);
         self.remove(step.command);
-        self.unanswered += usize::from(step.state == StepState::Sent);
-        self.places.insert(step.command, place);
-        self.sent.insert(place, step);
+        self.awaiting_reply += usize::from(step.state == StepState::Sent);
+        self.order.insert(step.command, place);
+        self.by_order.insert(place, step);
     }
 
     fn remove(&mut self, command: MessageId) {
-        if let Some(step) = self.places.remove(&command).and_then(|place| self.sent.remove(&place)) {
-            self.unanswered -= usize::from(step.state == StepState::Sent);
+        if let Some(step) = self.order.remove(&command).and_then(|place| self.by_order.remove(&place)) {
+            self.awaiting_reply -= usize::from(step.state == StepState::Sent);
         }
     }
 
     fn get(&self, command: MessageId) -> Option<&Step> {
-        self.sent.get(self.places.get(&command)?)
+        self.by_order.get(self.order.get(&command)?)
     }
 
-    fn done(&mut self, command: MessageId) {
-        let step = self.places.get(&command).and_then(|place| self.sent.get_mut(place));
+    fn mark_done(&mut self, command: MessageId) {
+        let step = self.order.get(&command).and_then(|place| self.by_order.get_mut(place));
         if let Some(step) = step.filter(|step| step.state == StepState::Sent) {
             step.state = StepState::Done;
-            self.unanswered -= 1;
+            self.awaiting_reply -= 1;
         }
     }
 }
 
-/// Equal if the same steps come in the same order.
+/// Equal if both hold the same steps in the same order.
 impl PartialEq for Steps {
     fn eq(&self, other: &Self) -> bool {
-        self.sent.values().eq(other.sent.values())
+        self.by_order.values().eq(other.by_order.values())
     }
 }
 
@@ -129,49 +131,49 @@ impl From<Vec<Step>> for Steps {
 
 impl From<Steps> for Vec<Step> {
     fn from(steps: Steps) -> Self {
-        steps.sent.into_values().collect()
+        steps.by_order.into_values().collect()
     }
 }
 
-/// How often a saga has run. Stored as a number: `false` and `true` of older versions are the first two.
+/// How often a saga has run. Stored as a number; the `false` and `true` of older versions are the first two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-enum Run {
+enum SagaRun {
     #[default]
     First,
-    /// All steps are undone.
+    /// Every step is undone.
     Finished,
-    /// It has ended before and was started again.
-    Again,
+    /// It has ended and was started again.
+    Restarted,
 }
 
-/// The steps of one saga and how far they are undone. Rebuilt from its notes.
+/// The steps of one saga and the progress of their compensation. Rebuilt from its notes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Compensation {
     steps: Steps,
-    undoing: Option<Undoing>,
-    run: Run,
+    active: Option<ActiveCompensation>,
+    run: SagaRun,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Undoing {
+struct ActiveCompensation {
     finally: Vec<PlannedCommand>,
-    waiting: Option<Waiting>,
+    awaited: Option<AwaitedReply>,
 }
 
-/// An undoing command whose reply is awaited.
+/// A compensating command whose reply is awaited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Waiting {
-    undoing: MessageId,
-    /// The step it undoes. Steps that were sent since stand behind it.
+struct AwaitedReply {
+    command: MessageId,
+    /// The step that it undoes. Later steps come after it.
     step: Option<MessageId>,
 }
 
-/// What a saga that undoes has to do now.
+/// The next action of a saga that compensates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NextCompensation {
-    /// Send this command, and wait for its reply.
+    /// Send this command and await its reply.
     Send(PlannedCommand),
-    /// Wait for a reply.
+    /// Await a reply.
     Wait,
     /// Send these and end.
     Finish(Vec<PlannedCommand>),
@@ -179,89 +181,90 @@ pub(crate) enum NextCompensation {
 
 impl Compensation {
     pub(crate) const fn new() -> Self {
-        Self { steps: Steps::new(), undoing: None, run: Run::First }
+        Self { steps: Steps::new(), active: None, run: SagaRun::First }
     }
 
-    pub(crate) fn is_undoing(&self) -> bool {
-        self.undoing.is_some() && self.run != Run::Finished
+    pub(crate) fn is_compensating(&self) -> bool {
+        self.active.is_some() && self.run != SagaRun::Finished
     }
 
-    /// Returns whether the saga has ended before and was started again.
+    /// Returns whether the saga has ended and was started again.
     pub(crate) fn is_restarted(&self) -> bool {
-        self.run == Run::Again
+        self.run == SagaRun::Restarted
     }
 
-    /// Whether `command` is a step whose reply is awaited.
+    /// Returns whether `command` is a step whose reply is awaited.
     pub(crate) fn is_step(&self, command: MessageId) -> bool {
         self.steps.get(command).is_some_and(|step| step.state == StepState::Sent)
     }
 
-    /// Whether `command` undoes the last step and its reply is awaited.
-    pub(crate) fn is_waiting_for(&self, command: MessageId) -> bool {
-        self.waiting().is_some_and(|waiting| waiting.undoing == command)
+    /// Returns whether `command` undoes the last step and its reply is awaited.
+    pub(crate) fn is_awaiting(&self, command: MessageId) -> bool {
+        self.awaited().is_some_and(|awaited| awaited.command == command)
     }
 
-    fn waiting(&self) -> Option<Waiting> {
-        self.undoing.as_ref().and_then(|undoing| undoing.waiting)
+    fn awaited(&self) -> Option<AwaitedReply> {
+        self.active.as_ref().and_then(|active| active.awaited)
     }
 
-    /// Stops waiting for the reply to `command`: what was waited for, if it was that.
-    fn stop_waiting(&mut self, command: MessageId) -> Option<Waiting> {
-        let undoing = self.undoing.as_mut()?;
-        undoing.waiting.take_if(|waiting| waiting.undoing == command)
+    /// Removes and returns the awaited reply if it is the one to `command`.
+    fn take_awaited(&mut self, command: MessageId) -> Option<AwaitedReply> {
+        let active = self.active.as_mut()?;
+        active.awaited.take_if(|awaited| awaited.command == command)
     }
 
-    pub(crate) fn change(&mut self, change: &CompensationChange) {
+    pub(crate) fn apply(&mut self, change: &CompensationChange) {
         match change {
             CompensationChange::Step { command, undo } => {
                 self.steps.add(Step { command: *command, undo: undo.clone(), state: StepState::Sent });
             }
-            CompensationChange::Done { command } => self.steps.done(*command),
-            CompensationChange::Refused { command } => {
+            CompensationChange::Done { command } => self.steps.mark_done(*command),
+            CompensationChange::Rejected { command } => {
                 self.steps.remove(*command);
             }
             CompensationChange::Begin { finally } => {
-                // Asked for again while it goes on, it goes on: what is waited for stays. The last word on its end counts.
-                let undoing = self.undoing.get_or_insert_default();
+                // A repeated request continues: the awaited reply stays. The latest final commands replace earlier
+                // ones.
+                let active = self.active.get_or_insert_default();
                 if !finally.is_empty() {
-                    undoing.finally.clone_from(finally);
+                    active.finally.clone_from(finally);
                 }
             }
             CompensationChange::Sent { command } => {
-                let step = self.to_undo().map(|step| step.command);
-                if let Some(undoing) = &mut self.undoing {
-                    undoing.waiting = Some(Waiting { undoing: *command, step });
+                let step = self.last_step().map(|step| step.command);
+                if let Some(active) = &mut self.active {
+                    active.awaited = Some(AwaitedReply { command: *command, step });
                 }
             }
-            // Either way it is not tried again. That a step given up was not undone stands in the log.
+            // It is not tried again in either case. The log shows that an abandoned step was not undone.
             CompensationChange::Undone { command } | CompensationChange::GivenUp { command } => {
-                if let Some(step) = self.stop_waiting(*command).and_then(|waiting| waiting.step) {
+                if let Some(step) = self.take_awaited(*command).and_then(|awaited| awaited.step) {
                     self.steps.remove(step);
                 }
             }
-            CompensationChange::Again { command } => drop(self.stop_waiting(*command)),
-            CompensationChange::Finished => self.run = Run::Finished,
-            CompensationChange::Restarted => *self = Self { run: Run::Again, ..Self::new() },
+            CompensationChange::Retry { command } => drop(self.take_awaited(*command)),
+            CompensationChange::Finished => self.run = SagaRun::Finished,
+            CompensationChange::Restarted => *self = Self { run: SagaRun::Restarted, ..Self::new() },
         }
     }
 
-    /// The step that is undone next: the last one.
-    fn to_undo(&self) -> Option<&Step> {
-        self.steps.sent.last_key_value().map(|(_, step)| step)
+    /// Returns the step to undo next: the last one.
+    fn last_step(&self) -> Option<&Step> {
+        self.steps.by_order.last_key_value().map(|(_, step)| step)
     }
 
-    /// Returns what to do now, if the saga undoes.
+    /// Returns the next action of a saga that compensates.
     ///
-    /// A step whose reply has not come is waited for: it may or may not have been done, so it must neither be undone
-    /// before it is known (the undoing would overtake it) nor be skipped (it would stay).
+    /// A step without a reply is awaited, because it may or may not have been done. Undoing it now could overtake it;
+    /// skipping it would leave it done.
     pub(crate) fn next(&self) -> NextCompensation {
-        let Some(undoing) = &self.undoing else { return NextCompensation::Wait };
-        if undoing.waiting.is_some() || self.steps.unanswered > 0 {
+        let Some(active) = &self.active else { return NextCompensation::Wait };
+        if active.awaited.is_some() || self.steps.awaiting_reply > 0 {
             return NextCompensation::Wait;
         }
-        match self.to_undo() {
+        match self.last_step() {
             Some(step) => NextCompensation::Send(step.undo.clone()),
-            None => NextCompensation::Finish(undoing.finally.clone()),
+            None => NextCompensation::Finish(active.finally.clone()),
         }
     }
 }
@@ -287,92 +290,92 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_undone_in_reverse_each_once_and_refused_ones_never() {
+    fn compensation_runs_in_reverse_and_skips_rejected_steps() {
         let mut undo = Compensation::default();
         for n in 1..=3 {
-            undo.change(&CompensationChange::Step { command: id(n), undo: command(&format!("undo{n}")) });
+            undo.apply(&CompensationChange::Step { command: id(n), undo: command(&format!("undo{n}")) });
         }
-        undo.change(&CompensationChange::Done { command: id(1) });
-        undo.change(&CompensationChange::Done { command: id(3) });
-        undo.change(&CompensationChange::Begin { finally: vec![command("cancel")] });
+        undo.apply(&CompensationChange::Done { command: id(1) });
+        undo.apply(&CompensationChange::Done { command: id(3) });
+        undo.apply(&CompensationChange::Begin { finally: vec![command("cancel")] });
         assert_eq!(undo.next(), NextCompensation::Wait, "the second step's reply is awaited");
-        undo.change(&CompensationChange::Refused { command: id(2) });
+        undo.apply(&CompensationChange::Rejected { command: id(2) });
         assert_eq!(undo.next(), NextCompensation::Send(command("undo3")));
-        undo.change(&CompensationChange::Sent { command: id(13) });
+        undo.apply(&CompensationChange::Sent { command: id(13) });
         assert_eq!(undo.next(), NextCompensation::Wait);
-        undo.change(&CompensationChange::Undone { command: id(13) });
+        undo.apply(&CompensationChange::Undone { command: id(13) });
         assert_eq!(undo.next(), NextCompensation::Send(command("undo1")));
-        undo.change(&CompensationChange::Sent { command: id(11) });
-        undo.change(&CompensationChange::Undone { command: id(99) });
+        undo.apply(&CompensationChange::Sent { command: id(11) });
+        undo.apply(&CompensationChange::Undone { command: id(99) });
         assert_eq!(undo.next(), NextCompensation::Wait, "a foreign reply changes nothing");
-        undo.change(&CompensationChange::Undone { command: id(11) });
+        undo.apply(&CompensationChange::Undone { command: id(11) });
         assert_eq!(undo.next(), NextCompensation::Finish(vec![command("cancel")]));
     }
 
     #[test]
-    fn asked_for_again_and_with_a_step_more_it_undoes_each_once_all_the_same() {
+    fn repeated_compensation_undoes_each_step_once() {
         let mut undo = Compensation::default();
-        undo.change(&CompensationChange::Step { command: id(1), undo: command("undo1") });
-        undo.change(&CompensationChange::Done { command: id(1) });
-        undo.change(&CompensationChange::Begin { finally: Vec::new() });
-        undo.change(&CompensationChange::Sent { command: id(11) });
-        // A command that the saga handles meanwhile asks once more, and takes one more step.
-        undo.change(&CompensationChange::Begin { finally: vec![command("cancel")] });
-        undo.change(&CompensationChange::Step { command: id(2), undo: command("undo2") });
+        undo.apply(&CompensationChange::Step { command: id(1), undo: command("undo1") });
+        undo.apply(&CompensationChange::Done { command: id(1) });
+        undo.apply(&CompensationChange::Begin { finally: Vec::new() });
+        undo.apply(&CompensationChange::Sent { command: id(11) });
+        // A command handled during compensation requests it once more and adds a step.
+        undo.apply(&CompensationChange::Begin { finally: vec![command("cancel")] });
+        undo.apply(&CompensationChange::Step { command: id(2), undo: command("undo2") });
         assert_eq!(undo.next(), NextCompensation::Wait, "the first step's undoing is awaited");
-        undo.change(&CompensationChange::Undone { command: id(11) });
+        undo.apply(&CompensationChange::Undone { command: id(11) });
         assert_eq!(undo.next(), NextCompensation::Wait, "the second step's reply is awaited");
-        undo.change(&CompensationChange::Done { command: id(2) });
+        undo.apply(&CompensationChange::Done { command: id(2) });
         assert_eq!(undo.next(), NextCompensation::Send(command("undo2")));
-        undo.change(&CompensationChange::Sent { command: id(12) });
-        undo.change(&CompensationChange::Undone { command: id(12) });
+        undo.apply(&CompensationChange::Sent { command: id(12) });
+        undo.apply(&CompensationChange::Undone { command: id(12) });
         assert_eq!(undo.next(), NextCompensation::Finish(vec![command("cancel")]));
     }
 
     #[test]
-    fn step_given_up_leaves_the_rest_to_undo() {
+    fn abandoned_step_leaves_remaining_steps_to_undo() {
         let mut undo = Compensation::default();
         for n in 1..=2 {
-            undo.change(&CompensationChange::Step { command: id(n), undo: command(&format!("undo{n}")) });
-            undo.change(&CompensationChange::Done { command: id(n) });
+            undo.apply(&CompensationChange::Step { command: id(n), undo: command(&format!("undo{n}")) });
+            undo.apply(&CompensationChange::Done { command: id(n) });
         }
-        undo.change(&CompensationChange::Begin { finally: Vec::new() });
-        undo.change(&CompensationChange::Sent { command: id(12) });
-        undo.change(&CompensationChange::GivenUp { command: id(12) });
+        undo.apply(&CompensationChange::Begin { finally: Vec::new() });
+        undo.apply(&CompensationChange::Sent { command: id(12) });
+        undo.apply(&CompensationChange::GivenUp { command: id(12) });
         assert_eq!(undo.next(), NextCompensation::Send(command("undo1")));
     }
 
     #[test]
     fn restart_forgets_all_steps() {
         let mut undo = Compensation::default();
-        undo.change(&CompensationChange::Step { command: id(1), undo: command("undo1") });
-        undo.change(&CompensationChange::Begin { finally: Vec::new() });
-        undo.change(&CompensationChange::Finished);
-        undo.change(&CompensationChange::Restarted);
-        assert!(undo.is_restarted() && !undo.is_undoing() && !undo.is_step(id(1)));
-        undo.change(&CompensationChange::Step { command: id(2), undo: command("undo2") });
-        undo.change(&CompensationChange::Done { command: id(2) });
-        undo.change(&CompensationChange::Begin { finally: Vec::new() });
-        assert!(undo.is_undoing());
+        undo.apply(&CompensationChange::Step { command: id(1), undo: command("undo1") });
+        undo.apply(&CompensationChange::Begin { finally: Vec::new() });
+        undo.apply(&CompensationChange::Finished);
+        undo.apply(&CompensationChange::Restarted);
+        assert!(undo.is_restarted() && !undo.is_compensating() && !undo.is_step(id(1)));
+        undo.apply(&CompensationChange::Step { command: id(2), undo: command("undo2") });
+        undo.apply(&CompensationChange::Done { command: id(2) });
+        undo.apply(&CompensationChange::Begin { finally: Vec::new() });
+        assert!(undo.is_compensating());
         assert_eq!(undo.next(), NextCompensation::Send(command("undo2")));
     }
 
-    /// The form in which older versions stored it in snapshots.
+    /// The format in which older versions stored it in snapshots.
     #[derive(Serialize)]
     struct Older {
         steps: Vec<Step>,
-        undoing: Option<Undoing>,
+        undoing: Option<ActiveCompensation>,
         finished: bool,
     }
 
     #[test]
-    fn stored_form_is_that_of_older_versions() {
-        for (finished, run) in [(false, Run::First), (true, Run::Finished)] {
+    fn stored_format_matches_older_versions() {
+        for (finished, run) in [(false, SagaRun::First), (true, SagaRun::Finished)] {
             let step = |n, state| Step { command: id(n), undo: command("u"), state };
             let list = vec![step(2, StepState::Done), step(1, StepState::Sent)];
-            let undoing = Some(Undoing { finally: vec![command("f")], waiting: None });
+            let undoing = Some(ActiveCompensation { finally: vec![command("f")], awaited: None });
             let (mut older, mut newer) = (Vec::new(), Vec::new());
-            let undo = Compensation { steps: list.clone().into(), undoing: undoing.clone(), run };
+            let undo = Compensation { steps: list.clone().into(), active: undoing.clone(), run };
             Codec::Bincode.encode(&Older { steps: list, undoing, finished }, &mut older).unwrap();
             Codec::Bincode.encode(&undo, &mut newer).unwrap();
             assert_eq!(older, newer);

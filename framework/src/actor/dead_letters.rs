@@ -1,7 +1,8 @@
-//! The dead letters of one key: put aside, handled again, discarded.
+//! The dead letters of one key: parked, redriven, discarded.
 //!
-//! Called by the [attempt](super::retry) that was a message's last, and by the [actor](super::instance) for what comes behind a
-//! dead letter and for what operators ask. Calls the turn. While letters are left nothing else of the key is handled.
+//! Called by the [retries](super::retry) after a message's last attempt, and by the [actor](super::instance) for
+//! messages behind a dead letter and for requests of operators. Calls the turn. While a key has dead letters, no other
+//! message of it is handled.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -11,21 +12,21 @@ use bytes::Bytes;
 use super::dispatcher::Permit;
 use super::instance::ActorInstance;
 use super::mailbox::{Ctx, Delivered};
-use super::retry::finish;
-use super::routing::work_of;
-use super::turn::{Failure, Marked};
+use super::retry::complete;
+use super::routing::action_of;
+use super::turn::{DedupMark, TurnError};
 use crate::message::{Envelope, Kind, MessageId};
 use crate::router::{Action, ActorEndpoint as _, DedupKey, Delivery, Outcome};
 use crate::store::{DeadLetter, DeadLetterReason, Note, StoreError};
 use crate::telemetry::{TARGET, shortened};
 
-/// How many parked messages are handled again before other keys of the thread get their turn, at most.
+/// The most parked messages that are redriven before other keys of the thread run.
 const SLICE: usize = 32;
-/// How many payload bytes such a slice holds in memory, unless one message alone is larger.
+/// The payload bytes that such a slice holds in memory, unless one message alone is larger.
 const SLICE_BYTES: usize = 1024 * 1024;
 
 impl ActorInstance {
-    fn letter(&self, envelope: Envelope, reason: DeadLetterReason, error: String, attempts: u32) -> Note {
+    fn dead_letter_note(&self, envelope: Envelope, reason: DeadLetterReason, error: String, attempts: u32) -> Note {
         Note::DeadLetter(Box::new(DeadLetter {
             actor: self.dispatcher.actor.clone(),
             key: self.key.to_string(),
@@ -37,204 +38,211 @@ impl ActorInstance {
         }))
     }
 
-    /// Puts a message aside after its last delivery; from now on its key is parked.
+    /// Dead-letters a message after its last delivery; from now on its key is parked.
     pub(super) fn dead_letter(
         &mut self,
         delivery: Delivery,
         permit: Permit,
-        failure: &Failure,
+        failure: &TurnError,
         attempts: u32,
         ctx: &mut Ctx,
     ) {
         tracing::error!(
             target: TARGET, actor = %self.dispatcher.actor, message = %delivery.envelope.name, id = %delivery.envelope.id,
-            attempts, error = failure.text(), "a message is a dead letter now, its key is parked",
+            attempts, error = failure.text(), "message dead-lettered and key parked; redrive or discard it",
         );
-        let note = self.letter(delivery.envelope.clone(), failure.reason(), failure.text(), attempts);
-        if self.put_aside(delivery, permit, note, failure.text(), ctx) {
+        let note = self.dead_letter_note(delivery.envelope.clone(), failure.reason(), failure.text(), attempts);
+        if self.park_message(delivery, permit, note, failure.text(), ctx) {
             self.dispatcher.context.counts.dead_letters.one();
         }
     }
 
-    /// Puts a message behind the dead letter of its key, in order. Once as many are parked as may be, callers are told `Busy`, and
-    /// what actors have sent stays with them: it waits here, unsettled, until letters are handled or discarded.
+    /// Parks a message behind the dead letter of its key, in order. At the limit of parked messages, callers receive
+    /// `Busy`, and messages of other actors wait here without completion until dead letters are redriven or discarded.
     pub(crate) fn park(&mut self, delivery: Delivery, mut permit: Permit, ctx: &mut Ctx) {
-        // What was deferred stands in this shard's log already, and comes before all that is fresh.
+        // A deferred message is in this shard's log already, and precedes all newer ones.
         let is_deferred = matches!(&delivery.dedup_key, DedupKey::Sequence { tracker, .. } if tracker.is_deferred());
-        if is_deferred || self.crowd.is_none() && self.state.rest.parked.has_room() {
-            let error = "its key is parked behind a dead letter".to_owned();
-            let note = self.letter(delivery.envelope.clone(), DeadLetterReason::Behind, error.clone(), 0);
-            self.put_aside(delivery, permit, note, error, ctx);
+        if is_deferred || self.overflow.is_none() && self.state.rare.parked.has_capacity() {
+            let error = "key is parked behind a dead letter".to_owned();
+            let note = self.dead_letter_note(delivery.envelope.clone(), DeadLetterReason::Behind, error.clone(), 0);
+            self.park_message(delivery, permit, note, error, ctx);
         } else if matches!(delivery.dedup_key, DedupKey::Sequence { .. }) {
-            // It takes the place of a turn from nobody while it waits, and a node that stops does not wait for it.
-            permit.flight = None;
-            self.crowd.get_or_insert_default().push_back(Delivered { delivery, permit });
+            // It uses no capacity for turns while it waits, and a node that stops does not wait for it.
+            permit.in_flight = None;
+            self.overflow.get_or_insert_default().push_back(Delivered { delivery, permit });
         } else {
             self.dispatcher.context.counts.busy.one();
-            finish(delivery, permit, Outcome::Busy);
+            complete(delivery, permit, Outcome::Busy);
         }
     }
 
-    /// Takes what had no room behind the dead letters of the key, as far as there is room now.
-    fn admit_crowd(&mut self, ctx: &mut Ctx) {
-        if let Some(crowd) = self.crowd.take() {
-            self.admit(*crowd, ctx);
+    /// Handles the messages over the limit, as far as there is capacity now.
+    fn admit_overflow(&mut self, ctx: &mut Ctx) {
+        if let Some(overflow) = self.overflow.take() {
+            self.admit_all(*overflow, ctx);
         }
     }
 
-    fn admit(&mut self, mut crowd: VecDeque<Delivered>, ctx: &mut Ctx) {
-        if let Some(still) = &mut self.crowd {
-            // The one before had no room again.
-            return still.append(&mut crowd);
+    fn admit_all(&mut self, mut overflow: VecDeque<Delivered>, ctx: &mut Ctx) {
+        if let Some(still) = &mut self.overflow {
+            // The previous message is over the limit again.
+            return still.append(&mut overflow);
         }
-        let Some(delivered) = crowd.pop_front() else { return };
-        // What is held for last ends first: the rest comes behind all that this message waits for, and before the mailbox.
-        self.hold(ctx, std::future::ready(()), move |this, (), ctx| this.admit(crowd, ctx));
-        self.take(delivered, ctx);
+        let Some(delivered) = overflow.pop_front() else { return };
+        // The last hold ends first: the others follow everything that this message waits for, and precede the mailbox.
+        self.hold(ctx, std::future::ready(()), move |this, (), ctx| this.admit_all(overflow, ctx));
+        self.handle(delivered, ctx);
     }
 
-    /// Returns whether it is put aside now; if not, it has been refused or comes again.
-    fn put_aside(&mut self, delivery: Delivery, permit: Permit, note: Note, error: String, ctx: &mut Ctx) -> bool {
-        let marked = self.marked(&delivery);
-        match self.note_down(&delivery.envelope, marked, note) {
+    /// Returns whether the message is parked now; if not, it was refused or will be delivered again.
+    fn park_message(&mut self, delivery: Delivery, permit: Permit, note: Note, error: String, ctx: &mut Ctx) -> bool {
+        let mark = self.dedup_mark(&delivery);
+        match self.append_note(&delivery.envelope, mark, note) {
             Ok(appended) => {
-                let settle = delivery.completion;
+                let completion = delivery.completion;
                 self.dispatcher.context.after_commit(appended, move |committed| {
                     drop(permit);
-                    settle(match committed {
+                    completion(match committed {
                         Ok(()) => Outcome::DeadLetter(error),
                         Err(error) => Outcome::Unknown(error),
                     });
                 });
                 return true;
             }
-            Err(Failure::Store(error)) => self.refused(delivery, permit, error, ctx),
-            Err(failure) => finish(delivery, permit, Outcome::DeadLetter(failure.text())),
+            Err(TurnError::Store(error)) => self.handle_store_error(delivery, permit, error, ctx),
+            Err(failure) => complete(delivery, permit, Outcome::DeadLetter(failure.text())),
         }
         false
     }
 
-    /// Reads dead letters of this key by their ids, after what it has appended is durable. Ends after others of the thread had
-    /// their turn.
-    fn read_letters(&self, ids: Vec<MessageId>) -> impl Future<Output = Result<Vec<DeadLetter>, StoreError>> + 'static {
-        let committed = self.committed();
+    /// Reads dead letters of this key by id, after its appends are durable. Yields to other actors of the thread first.
+    fn read_dead_letters(
+        &self,
+        ids: Vec<MessageId>,
+    ) -> impl Future<Output = Result<Vec<DeadLetter>, StoreError>> + 'static {
+        let committed = self.all_committed();
         let reader = self.shard.reader();
         let (actor, key) = (self.dispatcher.actor.clone(), Rc::clone(&self.key));
         async move {
             committed.await?;
             tokio::task::yield_now().await;
-            let mut letters = Vec::with_capacity(ids.len());
+            let mut dead_letters = Vec::with_capacity(ids.len());
             for id in ids {
                 let before = id.as_u128().checked_sub(1).map(MessageId::from_u128);
-                // All letters of one id come together: several actors may have failed on one event.
+                // One page holds all dead letters of an id: several actors may have failed on one event.
                 let page = reader.dead_letters(before, 1).await?;
-                let own =
-                    |letter: &DeadLetter| letter.envelope.id == id && letter.actor == actor && *letter.key == *key;
-                letters.extend(page.into_iter().filter(own));
+                let own = |dead_letter: &DeadLetter| {
+                    dead_letter.envelope.id == id && dead_letter.actor == actor && *dead_letter.key == *key
+                };
+                dead_letters.extend(page.into_iter().filter(own));
             }
-            Ok(letters)
+            Ok(dead_letters)
         }
     }
 
-    /// Takes the turns of the parked messages, oldest first, until one fails again. In slices: other keys go on between them.
+    /// Runs the turns of the parked messages, oldest first, until one fails again. Works in slices; other keys run
+    /// between them.
     pub(crate) fn redrive(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
-        let ids = self.state.rest.parked.first(SLICE, SLICE_BYTES);
+        let ids = self.state.rare.parked.first(SLICE, SLICE_BYTES);
         if ids.is_empty() {
-            self.settle_after_commit(
+            self.complete_after_commit(
                 delivery,
                 permit,
                 Outcome::Done(Bytes::new(), self.dispatcher.handlers.facts.codec),
             );
-            return self.admit_crowd(ctx);
+            return self.admit_overflow(ctx);
         }
-        let reading = self.read_letters(ids);
-        self.hold(ctx, reading, move |this, letters, ctx| match letters {
-            Ok(letters) if letters.is_empty() => finish(delivery, permit, Outcome::Unhandled),
-            Ok(letters) => this.redrive_slice(letters, delivery, permit, ctx),
-            Err(error) => finish(delivery, permit, Outcome::Refused(error)),
+        let reading = self.read_dead_letters(ids);
+        self.hold(ctx, reading, move |this, dead_letters, ctx| match dead_letters {
+            Ok(dead_letters) if dead_letters.is_empty() => complete(delivery, permit, Outcome::Unhandled),
+            Ok(dead_letters) => this.redrive_slice(dead_letters, delivery, permit, ctx),
+            Err(error) => complete(delivery, permit, Outcome::Refused(error)),
         });
     }
 
-    fn redrive_slice(&mut self, letters: Vec<DeadLetter>, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
-        for letter in letters {
-            let envelope = &letter.envelope;
-            if !self.state.rest.parked.contains(envelope.id) {
-                // A timer that was set or cleared by one before it.
+    fn redrive_slice(&mut self, dead_letters: Vec<DeadLetter>, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
+        for dead_letter in dead_letters {
+            let envelope = &dead_letter.envelope;
+            if !self.state.rare.parked.contains(envelope.id) {
+                // A timer that an earlier message has set or cleared.
                 continue;
             }
-            let (marked, notes) = (self.marked_again(envelope), vec![Note::Resolved { message: envelope.id }]);
-            let facts = self.facts(envelope);
-            let door = Rc::clone(&self.dispatcher);
-            let work = self.work_again(&letter);
-            let turned = self.turn(facts, &marked, notes, false, |state, user, effects| {
-                door.decide(state, user, &work, envelope, effects, true)
+            let (mark, notes) = (self.mark_again(envelope), vec![Note::Resolved { message: envelope.id }]);
+            let facts = self.turn_facts(envelope);
+            let dispatcher = Rc::clone(&self.dispatcher);
+            let action = self.action_again(&dead_letter);
+            let turned = self.run_turn(facts, &mark, notes, false, |state, user, effects| {
+                dispatcher.decide(state, user, &action, envelope, effects, true)
             });
             if let Err(failure) = turned {
-                return self.mend(ctx, move |_, _| finish(delivery, permit, failure.told()));
+                return self.recover(ctx, move |_, _| complete(delivery, permit, failure.into_outcome()));
             }
         }
         self.redrive(delivery, permit, ctx);
     }
 
-    /// The work that a redriven letter asks of this key. An event whose key could not be chosen, or was too long, stands at
-    /// another one: there it is refused again, unless the program chooses this key now.
-    fn work_again(&self, letter: &DeadLetter) -> Action {
-        let envelope = &letter.envelope;
+    /// Returns the action that a redriven dead letter requires of this key. An event whose key could not be computed,
+    /// or was too long, is stored under another key. There it is refused again, unless the program computes this key
+    /// now.
+    fn action_again(&self, dead_letter: &DeadLetter) -> Action {
+        let envelope = &dead_letter.envelope;
         if envelope.kind != Kind::Event {
-            return work_of(envelope);
+            return action_of(envelope);
         }
         match self.dispatcher.key_of(envelope) {
-            Ok(Some(key)) if *key == *letter.key => Action::React,
+            Ok(Some(key)) if *key == *dead_letter.key => Action::React,
             Ok(Some(key)) => Action::DeadLetter(format!(
-                "asks for the key `{}`, not for this one",
+                "belongs to the key `{}`, not to this one",
                 shortened(key.escape_debug().to_string())
             )),
-            Ok(None) => Action::DeadLetter("is not taken by this actor".to_owned()),
+            Ok(None) => Action::DeadLetter("is not handled by this actor".to_owned()),
             Err(error) => Action::DeadLetter(error),
         }
     }
 
-    /// Discards a dead letter: it will never be handled, and whatever waits for it is told so in the same commit. The sender of a
-    /// command gets a rejection, and a saga goes on without the reply.
+    /// Discards a dead letter: it is never handled, and the actor that waits for it is notified in the same commit. The
+    /// sender of a command gets a rejection, and a saga continues without the reply.
     pub(crate) fn discard(&mut self, message: MessageId, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
-        if !self.state.rest.parked.contains(message) {
-            return finish(delivery, permit, Outcome::Unhandled);
+        if !self.state.rare.parked.contains(message) {
+            return complete(delivery, permit, Outcome::Unhandled);
         }
-        let reading = self.read_letters(vec![message]);
-        self.hold(ctx, reading, move |this, letters, ctx| match letters {
-            Ok(letters) => match letters.into_iter().next() {
-                Some(letter) => this.discard_letter(&letter.envelope, delivery, permit, ctx),
-                None => finish(delivery, permit, Outcome::Unhandled),
+        let reading = self.read_dead_letters(vec![message]);
+        self.hold(ctx, reading, move |this, dead_letters, ctx| match dead_letters {
+            Ok(dead_letters) => match dead_letters.into_iter().next() {
+                Some(dead_letter) => this.discard_dead_letter(&dead_letter.envelope, delivery, permit, ctx),
+                None => complete(delivery, permit, Outcome::Unhandled),
             },
-            Err(error) => finish(delivery, permit, Outcome::Refused(error)),
+            Err(error) => complete(delivery, permit, Outcome::Refused(error)),
         });
     }
 
-    fn discard_letter(&mut self, envelope: &Envelope, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
-        let (marked, notes) = (self.marked_again(envelope), vec![Note::Resolved { message: envelope.id }]);
-        let facts = self.facts(envelope);
-        let door = Rc::clone(&self.dispatcher);
-        let turned = self
-            .turn(facts, &marked, notes, false, |state, _, effects| door.give_up(state, envelope, effects.requested()));
+    fn discard_dead_letter(&mut self, envelope: &Envelope, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
+        let (mark, notes) = (self.mark_again(envelope), vec![Note::Resolved { message: envelope.id }]);
+        let facts = self.turn_facts(envelope);
+        let dispatcher = Rc::clone(&self.dispatcher);
+        let turned = self.run_turn(facts, &mark, notes, false, |state, _, effects| {
+            dispatcher.discard_message(state, envelope, effects.requested())
+        });
         match turned {
             Ok(_) => {
-                self.settle_after_commit(
+                self.complete_after_commit(
                     delivery,
                     permit,
                     Outcome::Done(Bytes::new(), self.dispatcher.handlers.facts.codec),
                 );
-                self.admit_crowd(ctx);
+                self.admit_overflow(ctx);
             }
-            Err(failure) => self.mend(ctx, move |_, _| finish(delivery, permit, failure.told())),
+            Err(failure) => self.recover(ctx, move |_, _| complete(delivery, permit, failure.into_outcome())),
         }
     }
 
-    /// A command from outside is marked again, so that the sender who asks again gets the reply.
-    fn marked_again(&self, envelope: &Envelope) -> Marked {
-        if envelope.kind == Kind::Command && envelope.origin.is_none() && work_of(envelope) == Action::Handle {
-            Marked::Outside { digest: self.dispatcher.context.digest(envelope).value() }
+    /// Returns the mark of a redriven message. A command of an external caller is marked again, so that a repeated
+    /// request gets the reply.
+    fn mark_again(&self, envelope: &Envelope) -> DedupMark {
+        if envelope.kind == Kind::Command && envelope.origin.is_none() && action_of(envelope) == Action::Handle {
+            DedupMark::MessageId { digest: self.dispatcher.context.digest(envelope).value() }
         } else {
-            Marked::None
+            DedupMark::None
         }
     }
 }

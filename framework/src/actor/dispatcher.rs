@@ -1,7 +1,10 @@
-//! The door of one actor type on one thread: finds the live actor of a key, or starts it.
+//! The dispatcher of one actor type on one thread: finds the live actor of a key or activates it.
 //!
-//! Called by the router, by the [typed doors](super::command_dispatcher) of commands and by the backlogs. Calls the mailboxes of the actors,
-//! and the actor itself where nothing is before a command. It does not know the type of its actors.
+//! Called by the router, by the [command dispatchers](super::command_dispatcher) and by the backlogs. Calls the mailboxes of
+//! the actors, and an actor directly if its mailbox is empty. It does not know the type of its actors.
+//!
+//! Why there are no locks: a key belongs to one shard, and a shard to one thread. The risk is re-entrance: user code may send
+//! from inside a turn. So the registry is not borrowed while a turn runs, and a nested command is queued.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -11,86 +14,86 @@ use futures_util::future::LocalBoxFuture;
 
 use super::backlog::{Backlog, Backlogs, Deliver};
 use super::handler_table::HandlerTable;
-use super::inline::{Appended, InlineGuard, InlineOutcome, TypedCommand, delivery};
-use super::mailbox::{Delivered, Failed, Here, LiveActor, Mail, Mailbox, TypedMail};
+use super::inline::{InlineGuard, InlineOutcome, PendingCommit, TypedCommand, delivery_of};
+use super::mailbox::{Delivered, FailedTurn, LiveActor, LocalMessage, Mailbox, MailboxMessage, TypedDelivery};
 use super::registry::ActorRegistry;
 use super::requested::AnyEffects;
 use super::thread::{InFlightGuard, OwnedShard, ThreadContext};
-use super::turn::Failure;
+use super::turn::TurnError;
 use crate::message::{CodecError, Envelope, Key, Name, shard_of};
 use crate::router::{ActorEndpoint, CommandMeta, Delivery, Outcome, SendError};
 use crate::store::StoreError;
 use crate::telemetry::TARGET;
 use crate::user_code::{Label, Panicked};
 
-/// The door of one actor type on one thread.
+/// The dispatcher of one actor type on one thread.
 pub(crate) struct Dispatcher {
     pub(crate) context: Rc<ThreadContext>,
     pub(crate) handlers: Rc<HandlerTable>,
     pub(crate) domain: Name,
     pub(crate) actor: Name,
-    /// By number; `None` for those that live on another thread.
+    /// By shard number; `None` for shards of other threads.
     pub(crate) shards: Vec<Option<Rc<OwnedShard>>>,
-    keys: RefCell<ActorRegistry<Entry>>,
-    effects: RefCell<Option<Box<dyn AnyEffects>>>,
-    /// The messages that wait for their keys.
+    registry: RefCell<ActorRegistry<RegistryEntry>>,
+    spare_effects: RefCell<Option<Box<dyn AnyEffects>>>,
+    /// The deferred messages of each shard.
     pub(super) backlogs: Backlogs,
-    /// Under which its user code runs where no message is known.
+    /// The label of user code that runs for no particular message.
     pub(super) label: Label,
-    /// Whether what these actors append is committed at once.
+    /// Whether appends of this actor type are durable when they return.
     commits_at_once: bool,
     /// Whether the last snapshot was skipped because the state cannot be saved.
     pub(super) skips_snapshots: Cell<bool>,
 }
 
-/// A live actor. Dropping the last address ends it, and with its mailbox it goes.
-struct Entry {
+/// A live actor. Dropping the last address stops the mailbox and with it the actor.
+struct RegistryEntry {
     addr: Addr<Mailbox>,
     live: Weak<LiveActor>,
 }
 
-/// How many actors are looked at to find an idle one that was not used for long.
+/// The number of actors sampled to find the one that was idle for longest.
 const PROBES: usize = 16;
 
-/// What is found for a key.
-enum Looked<'a> {
-    Live(&'a Entry, Rc<LiveActor>),
-    /// Nothing, or an entry whose actor is dead.
+/// The result of a lookup by key.
+enum Lookup<'a> {
+    Live(&'a RegistryEntry, Rc<LiveActor>),
+    /// No entry, or the entry of an actor that has ended.
     Absent {
         key: Rc<str>,
         died: bool,
     },
-    /// No key has so many bytes.
+    /// An invalid key of this many bytes.
     Invalid(usize),
 }
 
-impl Entry {
-    /// The actor, if it can still take messages.
+impl RegistryEntry {
+    /// Returns the actor, if it can still receive messages.
     fn live(&self) -> Option<Rc<LiveActor>> {
         self.live.upgrade().filter(|_| self.addr.connected())
     }
 
-    /// When the actor was last used, counted in uses of all; `None` if it is busy.
-    fn idle_since(&self) -> Option<u64> {
-        self.live.upgrade().map_or(Some(0), |live| (live.queued.get() == 0).then(|| live.used.get()))
+    /// Returns the last use of an idle actor on the clock of [`ThreadContext::uses`]; `None` if it is busy.
+    fn last_use_if_idle(&self) -> Option<u64> {
+        self.live.upgrade().map_or(Some(0), |live| (live.queued.get() == 0).then(|| live.last_use.get()))
     }
 
-    fn is_resting(&self, touched_before: u64) -> bool {
-        self.live.upgrade().is_none_or(|live| live.queued.get() == 0 && live.touched.get() <= touched_before)
+    fn is_idle_since(&self, sweep: u64) -> bool {
+        self.live.upgrade().is_none_or(|live| live.queued.get() == 0 && live.last_sweep.get() <= sweep)
     }
 
-    /// Queues a message: it waits behind those that are in the mailbox.
-    fn send(&self, live: &LiveActor, message: Mail) {
-        live.mails.set(live.mails.get() + 1);
+    /// Queues a message behind those in the mailbox.
+    fn send(&self, live: &LiveActor, message: MailboxMessage) {
+        live.mailbox_len.set(live.mailbox_len.get() + 1);
         #[expect(clippy::disallowed_methods, reason = "the permit bounds what is queued; see `admit`")]
-        self.addr.do_send(Here::new(message));
+        self.addr.do_send(LocalMessage::new(message));
     }
 }
 
-/// The right to have one turn in flight. It is given back when the turn is settled, whatever happens to it.
+/// The right to have one turn in flight. It is returned when the turn is completed, or dropped with it.
 pub(crate) struct Permit {
-    /// Taken away from what is not under way but waits for an operator.
-    pub(super) flight: Option<InFlightGuard>,
+    /// `None` for a message that waits for an operator: it does not count as in flight.
+    pub(super) in_flight: Option<InFlightGuard>,
     live: Rc<LiveActor>,
 }
 
@@ -100,14 +103,14 @@ impl Drop for Permit {
     }
 }
 
-enum Refused {
+enum AdmitError {
     Busy,
     Stopped,
-    /// The key has so many bytes.
-    Key(usize),
-    /// Choosing the key panicked.
+    /// An invalid key of this many bytes.
+    InvalidKey(usize),
+    /// The user code that returns the key panicked.
     Panicked(Panicked),
-    NotHere,
+    NotOwned,
 }
 
 /// A message that has no permit yet.
@@ -115,12 +118,12 @@ enum Refused {
     clippy::large_enum_variant,
     reason = "it is moved into the mailbox or given back, and a box would cost an allocation"
 )]
-enum Letter {
+enum Unadmitted {
     Envelope(Delivery),
     Typed(Box<dyn TypedCommand>, Option<Box<CommandMeta>>, Label),
 }
 
-impl Letter {
+impl Unadmitted {
     fn key(&self) -> Key<'_> {
         match self {
             Self::Envelope(delivery) => Key::from(delivery.envelope.key.as_str()),
@@ -128,42 +131,42 @@ impl Letter {
         }
     }
 
-    fn with(self, permit: Permit) -> Mail {
+    fn with(self, permit: Permit) -> MailboxMessage {
         match self {
-            Self::Envelope(delivery) => Mail::Envelope(Delivered { delivery, permit }),
-            Self::Typed(command, meta, label) => Mail::Typed(TypedMail { command, meta, label, permit }),
+            Self::Envelope(delivery) => MailboxMessage::Envelope(Delivered { delivery, permit }),
+            Self::Typed(command, meta, label) => MailboxMessage::Typed(TypedDelivery { command, meta, label, permit }),
         }
     }
 }
 
 impl Dispatcher {
     pub(crate) fn new(
-        host: Rc<ThreadContext>,
+        context: Rc<ThreadContext>,
         plan: Rc<HandlerTable>,
         domain: Name,
         actor: Name,
         shards: Vec<Option<Rc<OwnedShard>>>,
     ) -> Rc<Self> {
-        let keys = RefCell::new(ActorRegistry::new(host.ids.next_u64()));
+        let keys = RefCell::new(ActorRegistry::new(context.ids.next_u64()));
         let commits_at_once = shards.iter().flatten().all(|shard| shard.writer.borrow().commits_at_once());
-        let label = host.user_code.label(plan.facts.name, "");
+        let label = context.user_code.label(plan.facts.name, "");
         Rc::new_cyclic(|me: &Weak<Self>| {
             let me = me.clone();
             let deliver: Deliver = Rc::new(move |delivery| match me.upgrade() {
-                Some(door) => door.deliver(delivery),
+                Some(dispatcher) => dispatcher.deliver(delivery),
                 None => (delivery.completion)(Outcome::Stopped),
             });
-            let backlogs = Backlogs::new(&host, &shards, &actor, &deliver);
+            let backlogs = Backlogs::new(&context, &shards, &actor, &deliver);
             let effects = RefCell::default();
             let skips_snapshots = Cell::new(false);
             Self {
-                context: host,
+                context,
                 handlers: plan,
                 domain,
                 actor,
                 shards,
-                keys,
-                effects,
+                registry: keys,
+                spare_effects: effects,
                 backlogs,
                 label,
                 commits_at_once,
@@ -172,104 +175,104 @@ impl Dispatcher {
         })
     }
 
-    /// The name under which the health notes snapshots that are skipped.
+    /// Returns the name of the health note for skipped snapshots.
     pub(super) fn snapshots_name(&self) -> String {
         format!("snapshots of `{}.{}`", self.domain, self.actor)
     }
 
-    /// Buffers for one turn; taken while it runs, so that their memory is used again.
+    /// Takes the buffers for one turn. They are put back after it, so their memory is reused.
     pub(crate) fn take_effects(&self) -> Box<dyn AnyEffects> {
-        let kept = self.effects.borrow_mut().take();
+        let kept = self.spare_effects.borrow_mut().take();
         kept.unwrap_or_else(|| (self.handlers.facts.effects)(Rc::clone(&self.handlers), self.context.monotonic.clone()))
     }
 
     pub(crate) fn put_effects(&self, effects: Box<dyn AnyEffects>) {
-        *self.effects.borrow_mut() = Some(effects);
+        *self.spare_effects.borrow_mut() = Some(effects);
     }
 
-    /// Whether there is room for one more.
-    fn has_room(&self) -> bool {
+    /// Returns whether the thread may have one more turn in flight.
+    fn has_capacity(&self) -> bool {
         self.context.in_flight.get() < self.context.settings.in_flight
     }
 
-    /// Sends `what`, with a permit for one turn, to the actor of its key, which is started if need be.
+    /// Queues `message` with a permit for the actor of its key, and activates the actor if necessary.
     ///
-    /// It is not done with a clone of the address, because a clone allocates.
+    /// It does not clone the address, because a clone allocates.
     ///
     /// # Errors
-    /// Why it is refused, and `what` again.
+    /// The reason for the refusal, and `message` unchanged.
     #[expect(clippy::result_large_err, reason = "the error is the message itself, which is given back")]
-    fn admit(self: &Rc<Self>, what: Letter, inside: bool) -> Result<(), (Refused, Letter)> {
-        let host = &self.context;
-        if host.stopped.get() || (host.draining.get() && !inside) {
-            return Err((Refused::Stopped, what));
+    fn admit(self: &Rc<Self>, message: Unadmitted, inside: bool) -> Result<(), (AdmitError, Unadmitted)> {
+        let context = &self.context;
+        if context.stopped.get() || (context.draining.get() && !inside) {
+            return Err((AdmitError::Stopped, message));
         }
-        // What the node itself brings (events, its own timers) was bounded where it was pulled in.
-        if !inside && !self.has_room() {
-            host.counts.busy.one();
-            return Err((Refused::Busy, what));
+        // Messages of the node itself (events, timers) were bounded where they were read.
+        if !inside && !self.has_capacity() {
+            context.counts.busy.one();
+            return Err((AdmitError::Busy, message));
         }
-        let keys = self.keys.borrow();
-        let looked = host.user_code.call(self.label, || {
-            let key = what.key();
+        let keys = self.registry.borrow();
+        let lookup = context.user_code.call(self.label, || {
+            let key = message.key();
             let entry = keys.get(key.as_str());
             match entry.and_then(|entry| Some((entry, entry.live()?))) {
-                Some((entry, live)) => Looked::Live(entry, live),
-                None if key.is_valid() => Looked::Absent { key: Rc::from(key.as_str()), died: entry.is_some() },
-                None => Looked::Invalid(key.as_str().len()),
+                Some((entry, live)) => Lookup::Live(entry, live),
+                None if key.is_valid() => Lookup::Absent { key: Rc::from(key.as_str()), died: entry.is_some() },
+                None => Lookup::Invalid(key.as_str().len()),
             }
         });
-        let (key, died) = match looked {
-            Err(panicked) => return Err((Refused::Panicked(panicked), what)),
-            Ok(Looked::Invalid(bytes)) => return Err((Refused::Key(bytes), what)),
-            Ok(Looked::Live(entry, live)) => {
-                if !inside && live.queued.get() >= host.settings.in_flight_per_key {
-                    host.counts.busy.one();
-                    return Err((Refused::Busy, what));
+        let (key, died) = match lookup {
+            Err(panicked) => return Err((AdmitError::Panicked(panicked), message)),
+            Ok(Lookup::Invalid(bytes)) => return Err((AdmitError::InvalidKey(bytes), message)),
+            Ok(Lookup::Live(entry, live)) => {
+                if !inside && live.queued.get() >= context.settings.in_flight_per_key {
+                    context.counts.busy.one();
+                    return Err((AdmitError::Busy, message));
                 }
-                // Sending queues the message and wakes a task: nothing comes back here while the map is borrowed.
-                entry.send(&live, what.with(self.permit(&live)));
+                // `send` queues the message and wakes a task. Nothing re-enters while the registry is borrowed.
+                entry.send(&live, message.with(self.new_permit(&live)));
                 return Ok(());
             }
-            Ok(Looked::Absent { key, died }) => (key, died),
+            Ok(Lookup::Absent { key, died }) => (key, died),
         };
         drop(keys);
         let shards = u16::try_from(self.shards.len()).unwrap_or(u16::MAX);
         let shard = usize::from(shard_of(&key, shards));
-        let Some(Some(shard)) = self.shards.get(shard) else { return Err((Refused::NotHere, what)) };
+        let Some(Some(shard)) = self.shards.get(shard) else { return Err((AdmitError::NotOwned, message)) };
         if died {
-            // Two entries of one key would be two actors that decide on one stream.
+            // Two entries for one key would be two actors that decide on one stream.
             tracing::error!(target: TARGET, actor = %self.actor, %key, "live actor ended unexpectedly; activated again");
-            drop(self.keys.borrow_mut().remove(&key));
+            drop(self.registry.borrow_mut().remove(&key));
         }
-        self.make_room();
-        let live = (self.handlers.facts.live)(Rc::clone(self), Rc::clone(shard), Rc::clone(&key));
-        let entry = Entry { addr: Mailbox(Rc::clone(&live)).start(), live: Rc::downgrade(&live) };
-        entry.send(&live, what.with(self.permit(&live)));
-        host.counts.activations.one();
-        self.keys.borrow_mut().add(key, entry);
+        self.passivate_over_limit();
+        let live = (self.handlers.facts.new_live)(Rc::clone(self), Rc::clone(shard), Rc::clone(&key));
+        let entry = RegistryEntry { addr: Mailbox(Rc::clone(&live)).start(), live: Rc::downgrade(&live) };
+        entry.send(&live, message.with(self.new_permit(&live)));
+        context.counts.activations.one();
+        self.registry.borrow_mut().add(key, entry);
         Ok(())
     }
 
-    /// Passivates idle actors so that one more can be live below `live_actors`.
+    /// Passivates idle actors until there is capacity for one more below `live_actors`.
     ///
-    /// Busy actors stay, so there may be more of them than that; `in_flight` bounds those. For each that goes, the next
-    /// [`PROBES`] in a round of all are looked at and the one goes that was not used for longest: a sampled LRU, whose cost does
-    /// not grow with the number of actors. If all of these are busy none goes, which is made up for later, two at a time.
-    fn make_room(&self) {
+    /// Busy actors stay, so more than that may be live; `in_flight` bounds those. This is a sampled LRU: it looks at the next
+    /// [`PROBES`] entries and passivates the one that was idle for longest. Its cost does not grow with the number of actors.
+    /// If all of them are busy it passivates none, and catches up later, two at a time.
+    fn passivate_over_limit(&self) {
         let limit = self.context.settings.live_actors;
         let mut gone = Vec::new();
         {
-            let mut keys = self.keys.borrow_mut();
+            let mut keys = self.registry.borrow_mut();
             while keys.len() >= limit && gone.len() < 2 {
                 let mut oldest: Option<(u64, usize)> = None;
                 for _ in 0..PROBES {
-                    let (at, entry) = keys.turn_hand();
-                    let idle = entry.and_then(Entry::idle_since).map(|used| (used, at));
+                    let (at, entry) = keys.advance_cursor();
+                    let idle = entry.and_then(RegistryEntry::last_use_if_idle).map(|used| (used, at));
                     oldest = idle.into_iter().chain(oldest).min();
                 }
                 let Some((_, at)) = oldest else { break };
-                gone.extend(keys.take_out(at));
+                gone.extend(keys.remove_at(at));
             }
         }
         self.context.counts.passivations.many(gone.len() as u64);
@@ -277,141 +280,141 @@ impl Dispatcher {
         drop(gone);
     }
 
-    fn permit(&self, live: &Rc<LiveActor>) -> Permit {
+    fn new_permit(&self, live: &Rc<LiveActor>) -> Permit {
         live.queued.set(live.queued.get() + 1);
-        live.touched.set(self.context.sweeps.get());
-        live.used.set(self.context.uses.replace(self.context.uses.get() + 1));
-        Permit { flight: Some(self.context.track_in_flight()), live: Rc::clone(live) }
+        live.last_sweep.set(self.context.sweeps.get());
+        live.last_use.set(self.context.uses.replace(self.context.uses.get() + 1));
+        Permit { in_flight: Some(self.context.track_in_flight()), live: Rc::clone(live) }
     }
 
-    /// The actor of a key, if it is live and nothing is in its mailbox.
-    fn unoccupied(&self, key: &str) -> Option<Rc<LiveActor>> {
-        let live = self.keys.borrow().get(key)?.live.upgrade()?;
-        (live.mails.get() == 0 && live.queued.get() < self.context.settings.in_flight_per_key).then_some(live)
+    /// Returns the actor of a key, if it is live and its mailbox is empty.
+    fn find_unoccupied(&self, key: &str) -> Option<Rc<LiveActor>> {
+        let live = self.registry.borrow().get(key)?.live.upgrade()?;
+        (live.mailbox_len.get() == 0 && live.queued.get() < self.context.settings.in_flight_per_key).then_some(live)
     }
 
-    /// Asks an actor of this thread: takes the command's turn here and now if nothing is before it. Otherwise it says how the
-    /// command [goes on](Self::go_on).
-    pub(super) fn ask(
+    /// Submits a command to an actor of this thread. Runs its turn inline if nothing is queued before it; otherwise returns
+    /// the [continuation](Self::proceed).
+    pub(super) fn submit(
         self: &Rc<Self>,
         command: &mut dyn TypedCommand,
         meta: Option<Box<CommandMeta>>,
         label: Label,
-    ) -> Result<Result<(), SendError>, Later> {
-        let AtOnce { taken, permit, live } = match self.at_once(command, meta, label) {
-            Ok(taken) => taken,
-            Err(meta) => return Err(Later(Next::Queue(meta))),
+    ) -> Result<Result<(), SendError>, Continuation> {
+        let InlineRun { outcome, permit, live } = match self.try_inline(command, meta, label) {
+            Ok(outcome) => outcome,
+            Err(meta) => return Err(Continuation(NextStep::Queue(meta))),
         };
-        match taken {
-            InlineOutcome::Told(told) => {
+        match outcome {
+            InlineOutcome::Done(result) => {
                 drop(permit);
-                Ok(told)
+                Ok(result)
             }
-            InlineOutcome::Appended(appended) => Err(Later(Next::Commit(appended, permit))),
-            InlineOutcome::Failed(failed) => Err(Later(Next::Mend(failed, permit, live))),
+            InlineOutcome::Pending(appended) => Err(Continuation(NextStep::Commit(appended, permit))),
+            InlineOutcome::Failed(failed) => Err(Continuation(NextStep::Recover(failed, permit, live))),
         }
     }
 
-    /// Goes on with a command whose sender has to wait.
-    pub(super) fn go_on(self: &Rc<Self>, mut command: Box<dyn TypedCommand>, label: Label, later: Later) {
-        match later.0 {
-            Next::Queue(meta) => {
-                if let Err((refused, letter)) = self.admit(Letter::Typed(command, meta, label), false)
-                    && let Letter::Typed(command, ..) = letter
+    /// Continues a command whose sender has to wait.
+    pub(super) fn proceed(self: &Rc<Self>, mut command: Box<dyn TypedCommand>, label: Label, next: Continuation) {
+        match next.0 {
+            NextStep::Queue(meta) => {
+                if let Err((refused, unadmitted)) = self.admit(Unadmitted::Typed(command, meta, label), false)
+                    && let Unadmitted::Typed(command, ..) = unadmitted
                 {
                     let domain = || command.facts().domain.to_owned();
                     let refused = match refused {
-                        Refused::Busy => SendError::Busy { domain: domain() },
-                        Refused::Stopped | Refused::NotHere => SendError::Stopped,
-                        Refused::Key(bytes) => SendError::Key { bytes },
-                        Refused::Panicked(panicked) => {
-                            SendError::Encode(CodecError::Encode { reason: format!("choosing the key {panicked}") })
+                        AdmitError::Busy => SendError::Busy { domain: domain() },
+                        AdmitError::Stopped | AdmitError::NotOwned => SendError::Stopped,
+                        AdmitError::InvalidKey(bytes) => SendError::Key { bytes },
+                        AdmitError::Panicked(panicked) => {
+                            SendError::Encode(CodecError::Encode { reason: format!("computing the key {panicked}") })
                         }
                     };
-                    command.tell(Err(refused));
+                    command.complete(Err(refused));
                 }
             }
-            Next::Commit(appended, permit) => self.context.after_ticket(appended.ticket, move |committed| {
+            NextStep::Commit(appended, permit) => self.context.after_ticket(appended.ticket, move |committed| {
                 drop(permit);
-                command.tell(appended.told(committed));
+                command.complete(appended.result(committed));
             }),
-            Next::Mend(failed, permit, live) => {
+            NextStep::Recover(failed, permit, live) => {
                 let (envelope, failure) = *failed;
-                command.forget();
-                self.mend(&live, Failed { delivery: delivery(envelope, command), permit, failure });
+                command.clear();
+                self.recover(&live, FailedTurn { delivery: delivery_of(envelope, command), permit, failure });
             }
         }
     }
 
-    /// Takes a command's turn here and now if nothing is before it, or gives back what came with it.
+    /// Runs a command's turn inline if nothing is queued before it, or returns its metadata.
     ///
-    /// While nothing is in flight on this thread a turn that has to wait for its commit is not taken at once: from the mailbox
-    /// it comes behind all that is ready to run, and so it is known whether it is [alone](ThreadContext::is_alone).
-    fn at_once(
+    /// If nothing is in flight on this thread, a turn that has to wait for its commit is queued: everything that is ready runs
+    /// first, and then it is known whether the turn is [alone](ThreadContext::is_alone).
+    fn try_inline(
         self: &Rc<Self>,
         command: &mut dyn TypedCommand,
         meta: Option<Box<CommandMeta>>,
         label: Label,
-    ) -> Result<AtOnce, Option<Box<CommandMeta>>> {
-        let host = &self.context;
-        let is_open = !host.stopped.get() && !host.draining.get() && self.has_room();
-        // A handler that sends is a strange one. What it sends waits until its turn is over.
-        if !is_open || host.inline_allowed.get() || !(self.commits_at_once || host.in_flight.get() > 0) {
+    ) -> Result<InlineRun, Option<Box<CommandMeta>>> {
+        let context = &self.context;
+        let is_open = !context.stopped.get() && !context.draining.get() && self.has_capacity();
+        // A handler that sends a command re-enters here. Its command is queued until the turn is over.
+        if !is_open || context.inline_running.get() || !(self.commits_at_once || context.in_flight.get() > 0) {
             return Err(meta);
         }
-        let live = host.user_code.call(label, || self.unoccupied(command.key().as_str())).ok().flatten();
+        let live = context.user_code.call(label, || self.find_unoccupied(command.key().as_str())).ok().flatten();
         let Some(live) = live else { return Err(meta) };
         let Ok(mut actor) = live.actor.try_borrow_mut() else { return Err(meta) };
         if !actor.may_run_inline(meta.as_deref()) {
             return Err(meta);
         }
-        let permit = self.permit(&live);
-        // Reset however the turn ends: a panic here would close the direct way of the thread for good.
-        let open = InlineGuard::close(&host.inline_allowed);
-        let taken = actor.run_inline(command, meta, label);
+        let permit = self.new_permit(&live);
+        // Reset on unwinding as well: a panic must not disable inline turns on this thread forever.
+        let open = InlineGuard::enter(&context.inline_running);
+        let outcome = actor.run_inline(command, meta, label);
         drop((open, actor));
-        Ok(AtOnce { taken, permit, live })
+        Ok(InlineRun { outcome, permit, live })
     }
 
-    /// Has something done about a turn that was taken at once and has failed. Nothing else of the key is taken before that.
-    fn mend(&self, live: &LiveActor, failed: Failed) {
+    /// Recovers from a failed inline turn. The failure is queued before any other message of the key.
+    fn recover(&self, live: &LiveActor, failed: FailedTurn) {
         let key = Rc::clone(&live.actor.borrow().key);
-        match self.keys.borrow().get(&key) {
-            Some(entry) => entry.send(live, Mail::Failed(failed)),
+        match self.registry.borrow().get(&key) {
+            Some(entry) => entry.send(live, MailboxMessage::Failed(failed)),
             None => (failed.delivery.completion)(Outcome::Stopped),
         }
     }
 }
 
-/// A command that was taken at once.
-struct AtOnce {
-    taken: InlineOutcome,
+/// The result of an inline turn.
+struct InlineRun {
+    outcome: InlineOutcome,
     permit: Permit,
     live: Rc<LiveActor>,
 }
 
 /// The continuation of a command whose sender has to wait.
-pub(super) struct Later(Next);
+pub(super) struct Continuation(NextStep);
 
-enum Next {
-    /// Into the mailbox of its actor.
+enum NextStep {
+    /// Queue it in the mailbox of its actor.
     Queue(Option<Box<CommandMeta>>),
-    /// Its sender is told after the commit.
-    Commit(Appended, Permit),
-    /// Its turn has failed.
-    Mend(Box<(Envelope, Failure)>, Permit, Rc<LiveActor>),
+    /// Reply after the commit.
+    Commit(PendingCommit, Permit),
+    /// Recover from the failed turn.
+    Recover(Box<(Envelope, TurnError)>, Permit, Rc<LiveActor>),
 }
 
 impl ActorEndpoint for Rc<Dispatcher> {
     fn deliver(&self, delivery: Delivery) {
         let inside = !matches!(delivery.dedup_key, crate::router::DedupKey::MessageId);
-        let admitted = self.admit(Letter::Envelope(delivery), inside);
-        if let Err((refused, Letter::Envelope(delivery))) = admitted {
+        let admitted = self.admit(Unadmitted::Envelope(delivery), inside);
+        if let Err((refused, Unadmitted::Envelope(delivery))) = admitted {
             let outcome = match refused {
-                Refused::Busy => Outcome::Busy,
-                Refused::Stopped | Refused::NotHere => Outcome::Stopped,
-                Refused::Key(_) => Outcome::Undecodable("a key has 1 to 256 bytes".to_owned()),
-                Refused::Panicked(panicked) => Outcome::Undecodable(format!("choosing the key {panicked}")),
+                AdmitError::Busy => Outcome::Busy,
+                AdmitError::Stopped | AdmitError::NotOwned => Outcome::Stopped,
+                AdmitError::InvalidKey(_) => Outcome::Undecodable("a key has 1 to 256 bytes".to_owned()),
+                AdmitError::Panicked(panicked) => Outcome::Undecodable(format!("computing the key {panicked}")),
             };
             (delivery.completion)(outcome);
         }
@@ -433,38 +436,38 @@ impl ActorEndpoint for Rc<Dispatcher> {
     }
 
     fn live_count(&self) -> usize {
-        self.keys.borrow().len()
+        self.registry.borrow().len()
     }
 
     fn passivate_idle(&self, idle_sweeps: u64, cap: usize) {
         let now = self.context.sweeps.get();
         let mut gone = Vec::new();
         {
-            let mut keys = self.keys.borrow_mut();
+            let mut keys = self.registry.borrow_mut();
             let oldest = now.checked_sub(idle_sweeps);
             if let Some(oldest) = oldest {
-                gone.extend(keys.extract(|entry| entry.is_resting(oldest)));
+                gone.extend(keys.extract(|entry| entry.is_idle_since(oldest)));
             }
             if keys.len() > cap {
-                // Find the touch time below which enough are resting; a count per sweep, not a sort of all keys.
+                // Find the sweep below which enough actors are idle: a count per sweep, not a sort of all keys.
                 let mut excess = keys.len() - cap;
-                let mut by_touch = std::collections::BTreeMap::<u64, usize>::new();
+                let mut by_sweep = std::collections::BTreeMap::<u64, usize>::new();
                 let live = keys.values().filter_map(|entry| entry.live.upgrade());
-                for resting in live.filter(|live| live.queued.get() == 0) {
-                    *by_touch.entry(resting.touched.get()).or_default() += 1;
+                for idle in live.filter(|live| live.queued.get() == 0) {
+                    *by_sweep.entry(idle.last_sweep.get()).or_default() += 1;
                 }
                 let mut limit = None;
                 let mut sum = 0;
-                for (touched, count) in by_touch {
+                for (sweep, count) in by_sweep {
                     if sum >= excess {
                         break;
                     }
                     sum += count;
-                    limit = Some(touched);
+                    limit = Some(sweep);
                 }
                 if let Some(limit) = limit {
                     gone.extend(keys.extract(|entry| {
-                        let goes = excess > 0 && entry.is_resting(limit);
+                        let goes = excess > 0 && entry.is_idle_since(limit);
                         excess -= usize::from(goes);
                         goes
                     }));
@@ -472,25 +475,25 @@ impl ActorEndpoint for Rc<Dispatcher> {
             }
         }
         self.context.counts.passivations.many(gone.len() as u64);
-        // Dropping the last address ends the actor. None has anything queued, and nobody else holds an address.
+        // Dropping the last address ends the actor. None has anything queued, and no other address exists.
         drop(gone);
     }
 
     fn reset(&self) {
-        let gone = self.keys.borrow_mut().extract(|_| true);
+        let gone = self.registry.borrow_mut().extract(|_| true);
         drop(gone);
-        self.backlogs.each().for_each(|backlog| backlog.reset());
+        self.backlogs.iter().for_each(|backlog| backlog.reset());
     }
 
     fn load_deferred(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
-        self.backlogs.recall()
+        self.backlogs.load_deferred()
     }
 
     fn deliver_deferred(&self) {
-        self.backlogs.each().for_each(Backlog::resume);
+        self.backlogs.iter().for_each(Backlog::deliver_deferred);
     }
 
     fn is_idle(&self) -> bool {
-        self.backlogs.each().all(|backlog| backlog.is_idle())
+        self.backlogs.iter().all(|backlog| backlog.is_idle())
     }
 }

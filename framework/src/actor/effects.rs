@@ -1,7 +1,8 @@
-//! What a handler asks for: nothing has happened yet.
+//! The effects that a handler requests. None of them has happened when the handler returns.
 //!
-//! A thin form of [`RequestedEffects`](super::requested::RequestedEffects) that knows the type of its actor: what is here is compiled once
-//! for each actor type and message of the user's program, so it is as little as can be.
+//! Called by user code in handlers. A thin wrapper of [`RequestedEffects`](super::requested::RequestedEffects) that
+//! knows the type of its actor: this code is compiled once for each actor type and message of the user's program, so it
+//! is kept small.
 
 use std::any::{Any, TypeId};
 use std::marker::PhantomData;
@@ -15,29 +16,63 @@ use super::requested::{AnyEffects, RequestedEffects};
 use crate::clock::{MonotonicTime, Timestamp};
 use crate::message::{Codec, Command, Domain, Fingerprint, Message, MessageFacts, MessageId, settle, settle_command};
 
-/// What a handler asks for: record, send, schedule. Nothing of it has happened before the turn is committed, and then all of
-/// it has; a rejection throws it away.
+/// The effects that a handler requests: events to record, commands to send, timers to set.
 ///
-/// Handlers have no other way to the world: time and ids come from here, so that a replay in a test gives the same.
+/// No effect happens before the turn is committed; then all of them have happened. A rejection discards them. If the
+/// commit fails or the process ends before it, none has happened, and the message is delivered again.
+///
+/// A handler has no other access to the outside: time and ids come from here, so that a replay in a test gives the same
+/// result.
+///
+/// ```
+/// use whizbang::doc_fixtures::Deposited;
+/// use whizbang::prelude::*;
+/// # #[derive(Command, Serialize, Deserialize)]
+/// # #[command(domain = whizbang::doc_fixtures::Bank, reply = u64)]
+/// # struct Open {
+/// #     #[key]
+/// #     account: String,
+/// # }
+///
+/// #[derive(Aggregate, Default)]
+/// #[aggregate(domain = whizbang::doc_fixtures::Bank, handles(Open), applies(Deposited))]
+/// struct Gift {
+///     cents: u64,
+/// }
+///
+/// impl Handle<Open> for Gift {
+///     fn handle(&self, _open: Open, effects: &mut Effects<Self>) -> Result<u64, Rejection> {
+///         effects.record(Deposited { cents: 100 });
+///         // Recorded, but not applied yet.
+///         Ok(self.cents)
+///     }
+/// }
+///
+/// impl Apply<Deposited> for Gift {
+///     fn apply(&mut self, deposited: &Deposited) {
+///         self.cents += deposited.cents;
+///     }
+/// }
+/// ```
 pub struct Effects<A: Stateful> {
     pub(crate) requested: RequestedEffects,
     actor: PhantomData<fn() -> A>,
 }
 
-/// The place of one recorded event until it is applied.
-pub(super) trait Recorded: Any {
-    /// Applies it to the state, if there still is one.
+/// The slot of one recorded event until it is applied.
+pub(super) trait RecordedSlot: Any {
+    /// Applies the event to the state, if the slot holds one.
     fn apply(&mut self, state: &mut dyn Any);
-    /// Throws it away.
+    /// Drops the event.
     fn clear(&mut self);
 }
 
-struct Place<A, M> {
+struct RecordedEvent<A, M> {
     event: Option<M>,
     apply: fn(&M, &mut A),
 }
 
-impl<A: 'static, M: 'static> Recorded for Place<A, M> {
+impl<A: 'static, M: 'static> RecordedSlot for RecordedEvent<A, M> {
     fn apply(&mut self, state: &mut dyn Any) {
         if let (Some(event), Some(state)) = (self.event.take(), state.downcast_mut()) {
             (self.apply)(&event, state);
@@ -50,13 +85,13 @@ impl<A: 'static, M: 'static> Recorded for Place<A, M> {
 }
 
 impl<A: Stateful> Effects<A> {
-    /// Nothing asked for. The caller does not know the type.
-    pub(super) fn begin(plan: Rc<HandlerTable>, steady: MonotonicTime) -> Box<dyn AnyEffects> {
-        Box::new(Self { requested: RequestedEffects::new(plan, steady), actor: PhantomData })
+    /// Returns effects without any request. Their type is unknown to the caller.
+    pub(super) fn empty(handlers: Rc<HandlerTable>, monotonic: MonotonicTime) -> Box<dyn AnyEffects> {
+        Box::new(Self { requested: RequestedEffects::new(handlers, monotonic), actor: PhantomData })
     }
 
-    /// Writes a message down; its place is among the payloads. An error fails the turn.
-    pub(crate) fn put<M: Message>(&mut self, codec: Codec, message: &M) -> Range<usize> {
+    /// Encodes a message and returns its range in the payloads. An error fails the turn.
+    pub(crate) fn encode<M: Message>(&mut self, codec: Codec, message: &M) -> Range<usize> {
         let start = self.requested.payloads.len();
         if let Err(error) = settle(message, codec, &mut self.requested.payloads) {
             self.requested.error.get_or_insert(error);
@@ -64,9 +99,9 @@ impl<A: Stateful> Effects<A> {
         start..self.requested.payloads.len()
     }
 
-    /// Notes an event: its bytes for the log, and for the state the event as it reads from them. So the state is always what a
-    /// replay of the log makes of it.
-    pub(crate) fn take_down<M: Message>(&mut self, event: M, apply: fn(&M, &mut A)) {
+    /// Records an event: its bytes for the log, and for the state the event as decoded from them. So the state always
+    /// equals a replay of the log.
+    pub(crate) fn record_with<M: Message>(&mut self, event: M, apply: fn(&M, &mut A)) {
         let requested = &mut self.requested;
         let start = requested.payloads.len();
         let event = match settle(&event, A::Domain::CODEC, &mut requested.payloads) {
@@ -76,108 +111,109 @@ impl<A: Stateful> Effects<A> {
                 return;
             }
         };
-        match requested.place().and_then(|place| place.downcast_mut::<Place<A, M>>()) {
+        match requested.spare_slot().and_then(|place| place.downcast_mut::<RecordedEvent<A, M>>()) {
             Some(place) => place.event = Some(event),
-            None => requested.add_place(Box::new(Place { event: Some(event), apply })),
+            None => requested.add_slot(Box::new(RecordedEvent { event: Some(event), apply })),
         }
         requested.record(M::NAME, M::VERSION, start);
     }
 
-    /// Sends a command to the owner of its domain once the turn is committed.
+    /// Sends a command to the owner of its domain after the turn is committed.
     ///
-    /// It is sent until the owner has committed it, and handled once. A saga hears of the reply through
-    /// [`OnReply`](crate::OnReply) if it lists the command in `replies(…)`; if it does not and the command is rejected, the
-    /// saga [compensates](Self::compensate).
+    /// It is sent until the owner has committed it, and handled once. A saga receives the reply through
+    /// [`OnReply`](crate::OnReply) if it lists the command in `replies(…)`. If it does not and the command is rejected,
+    /// the saga [compensates](Self::compensate).
     ///
-    /// A key that is empty or too long, or a command that cannot be encoded, makes the whole turn fail.
+    /// A key that is empty or longer than 256 bytes, or a command that cannot be encoded, fails the whole turn.
     pub fn send<C: Command>(&mut self, command: C) -> Sent<'_, A> {
-        let planned = self.planned(&command);
+        let planned = self.plan_command(&command);
         let command = self.requested.send(TypeId::of::<C>(), planned, Fingerprint::of_command::<C>);
         Sent { effects: self, command }
     }
 
-    fn planned<C: Command>(&mut self, command: &C) -> Option<PlannedCommand> {
+    fn plan_command<C: Command>(&mut self, command: &C) -> Option<PlannedCommand> {
         let facts = MessageFacts::of::<C>();
         self.requested
             .planned(facts, command.key(), &mut |payload| settle_command(command, facts.codec, payload).map(drop))
     }
 
     /// Begins to undo the steps so far.
-    pub(crate) fn begin_undo(&mut self) -> CompensationScope<'_, A> {
-        self.requested.begin_undo();
+    pub(crate) fn begin_compensation(&mut self) -> CompensationScope<'_, A> {
+        self.requested.begin_compensation();
         CompensationScope { effects: self }
     }
 
-    /// The moment of this turn. The same throughout the turn.
+    /// Returns the time of this turn. It does not change during the turn.
     pub fn now(&self) -> Timestamp {
         self.requested.turn.time
     }
 
-    /// Returns a new id, derived from this turn's message and this actor: the same if the turn is taken again, another one for
-    /// every other actor that takes the same message.
+    /// Returns a new id, derived from this turn's message and this actor. A retry of the turn gives the same id;
+    /// another actor that handles the same message gets another one.
     pub fn new_id(&mut self) -> MessageId {
         self.requested.new_id()
     }
 
-    /// The actor's key.
+    /// Returns the actor's key.
     pub fn key(&self) -> &str {
         &self.requested.turn.key
     }
 
-    /// The id of the message this turn handles.
+    /// Returns the id of the message that this turn handles.
     pub fn message_id(&self) -> MessageId {
         self.requested.turn.id
     }
 
-    /// The correlation id of the message this turn handles.
+    /// Returns the correlation id of the message that this turn handles.
     pub fn correlation(&self) -> MessageId {
         self.requested.turn.correlation
     }
 
-    /// In [`React::react`](crate::React::react) what is known about the event besides its content: who recorded it, where and
-    /// when. `None` in every other turn.
+    /// Returns the context of the event in [`React::react`](crate::React::react): the key of the actor that recorded
+    /// it, its position and its time. `None` in every other turn.
     pub fn event_context(&self) -> Option<&EventContext> {
-        self.requested.about.as_ref()
+        self.requested.event_context.as_ref()
     }
 
-    /// In [`OnReply::on_reply`](crate::OnReply::on_reply) the command that is answered, as [`Sent::id`] named it when it was
-    /// sent. `None` in every other turn.
+    /// Returns the answered command in [`OnReply::on_reply`](crate::OnReply::on_reply), by the id that [`Sent::id`]
+    /// returned when it was sent. `None` in every other turn.
     pub fn replied_command(&self) -> Option<MessageId> {
-        self.requested.answered
+        self.requested.replied_command
     }
 }
 
-/// A command that is to be sent.
+/// A command that will be sent.
 pub struct Sent<'a, A: Stateful> {
     effects: &'a mut Effects<A>,
     command: MessageId,
 }
 
 impl<A: Stateful> Sent<'_, A> {
-    /// Takes down the command that undoes this one.
-    pub(crate) fn take_undo<C: Command>(self, undo: C) -> Self {
-        if let Some(undo) = self.effects.planned(&undo) {
-            self.effects.requested.undo_last_with(self.command, undo);
+    /// Registers the command that undoes this one.
+    pub(crate) fn plan_compensation<C: Command>(self, undo: C) -> Self {
+        if let Some(undo) = self.effects.plan_command(&undo) {
+            self.effects.requested.compensate_last_with(self.command, undo);
         }
         self
     }
 
-    /// The id under which it is sent: the same in every replay. [`Effects::replied_command`] says it again when the reply comes.
+    /// Returns the id under which it is sent; every replay gives the same. [`Effects::replied_command`] returns it when
+    /// the reply arrives.
     pub fn id(&self) -> MessageId {
         self.command
     }
 }
 
-/// A compensation that is to begin.
+/// A compensation that will begin.
 pub struct CompensationScope<'a, A: Stateful> {
     effects: &'a mut Effects<A>,
 }
 
 impl<A: Stateful> CompensationScope<'_, A> {
-    /// Sends this command once everything is undone.
+    /// Sends this command after everything is undone.
     pub fn then<C: Command>(self, command: C) -> Self {
-        if let Some(planned) = self.effects.planned(&command)
-            && let Some(CompensationChange::Begin { finally }) = self.effects.requested.undo.last_mut()
+        if let Some(planned) = self.effects.plan_command(&command)
+            && let Some(CompensationChange::Begin { finally }) = self.effects.requested.compensation.last_mut()
         {
             finally.push(planned);
         }

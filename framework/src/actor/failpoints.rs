@@ -1,7 +1,7 @@
-//! Where simulations let user code go wrong: a handler panics, a job fails, hangs or dies once its effect is done.
+//! Fault injection for user code in simulations: a handler panics; a job fails, hangs or is killed after its effect.
 //!
-//! Called by the [simulated cluster](crate::testing::sim), which runs on one thread, by the doors before they call user code,
-//! and by workers after it. Without the feature `testing` there is none of it.
+//! Called by the [simulated cluster](crate::testing::sim), which runs on one thread, by the dispatchers before they
+//! call user code, and by workers after it. Compiled only with the feature `testing`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -11,124 +11,125 @@ use tokio::sync::Notify;
 
 use crate::message::{Envelope, MessageId};
 
-/// How often one message is tripped at most: it must get through before its attempts are used up.
-const EACH: u32 = 2;
+/// The most faults injected into one message: it must succeed before its attempts are used up.
+const MAX_PER_MESSAGE: u32 = 2;
 
-/// What goes wrong.
+/// A fault to inject.
 #[derive(Clone, Debug)]
 pub(crate) enum Failpoint {
     /// A handler or a job panics before it does anything.
-    Panics,
-    /// A job fails once its effect is done.
-    Fails,
-    /// A job never ends once its effect is done: the node's limit of time ends it.
-    Hangs,
-    /// A job never ends once its effect is done, and who is notified kills its process.
-    Dies(Rc<Notify>),
-    /// A message of an actor panics in every attempt, until it is cured.
-    Poisons,
+    Panic,
+    /// A job fails after its effect.
+    Fail,
+    /// A job never ends after its effect: the node's time limit ends it.
+    Hang,
+    /// A job never ends after its effect; the receiver of the notification kills its process.
+    Kill(Rc<Notify>),
+    /// A message of an actor panics in every attempt until it is cured.
+    Poison,
 }
 
-/// How often a trip that was armed has come, counted while it comes.
+/// The number of faults injected so far.
 pub(crate) type Count = Rc<Cell<u64>>;
 
-/// What is to go wrong on this thread.
+/// The faults armed on this thread.
 #[derive(Default)]
 pub(crate) struct Failpoints {
     armed: Vec<Armed>,
-    tripped: BTreeMap<MessageId, u32>,
+    hits: BTreeMap<MessageId, u32>,
     poisoned: Vec<(MessageId, Count)>,
 }
 
 struct Armed {
     domain: String,
-    trip: Failpoint,
-    left: u32,
+    failpoint: Failpoint,
+    remaining: u32,
     count: Count,
 }
 
 thread_local! {
-    static TRIPS: RefCell<Failpoints> = RefCell::default();
+    static FAILPOINTS: RefCell<Failpoints> = RefCell::default();
 }
 
 impl Failpoints {
-    /// Lets the next `times` messages of a domain trip.
-    pub(crate) fn arm(domain: &str, trip: Failpoint, times: u32, count: &Count) {
-        let armed = Armed { domain: domain.to_owned(), trip, left: times, count: Rc::clone(count) };
-        TRIPS.with_borrow_mut(|trips| trips.armed.push(armed));
+    /// Arms a fault for the next `times` messages of a domain.
+    pub(crate) fn arm(domain: &str, failpoint: Failpoint, times: u32, count: &Count) {
+        let armed = Armed { domain: domain.to_owned(), failpoint, remaining: times, count: Rc::clone(count) };
+        FAILPOINTS.with_borrow_mut(|failpoints| failpoints.armed.push(armed));
     }
 
-    /// Takes back what was armed with this count.
+    /// Disarms the faults with this counter.
     pub(crate) fn disarm(count: &Count) {
-        TRIPS.with_borrow_mut(|trips| trips.armed.retain(|armed| !Rc::ptr_eq(&armed.count, count)));
+        FAILPOINTS.with_borrow_mut(|failpoints| failpoints.armed.retain(|armed| !Rc::ptr_eq(&armed.count, count)));
     }
 
-    /// Lets nothing go wrong any more.
+    /// Disarms every fault.
     pub(crate) fn clear() {
-        TRIPS.with_borrow_mut(|trips| *trips = Self::default());
+        FAILPOINTS.with_borrow_mut(|failpoints| *failpoints = Self::default());
     }
 
-    /// Panics, if a panic is due in the domain. As a panic in user code would, but without a word on the console.
-    pub(crate) fn trip(domain: &str, envelope: &Envelope) {
+    /// Panics if a panic is due in the domain: like a panic in user code, but without output on the console.
+    pub(crate) fn hit(domain: &str, envelope: &Envelope) {
         let message = envelope.id;
         if envelope.origin.is_some() {
             Self::poison(domain, message);
         }
-        if Self::is_poisoned(message) || Self::due(domain, message, |trip| matches!(trip, Failpoint::Panics)).is_some()
+        if Self::is_poisoned(message)
+            || Self::take_due(domain, message, |failpoint| matches!(failpoint, Failpoint::Panic)).is_some()
         {
-            std::panic::resume_unwind(Box::new("a simulated handler panics"));
+            std::panic::resume_unwind(Box::new("injected panic in a handler"));
         }
     }
 
-    /// What goes wrong with a job whose effect is done, if something is due in the domain.
+    /// Returns the fault to inject into a job after its effect, if one is due in the domain.
     pub(crate) fn after_effect(domain: &str, message: MessageId) -> Option<Failpoint> {
-        Self::due(domain, message, |trip| !matches!(trip, Failpoint::Panics | Failpoint::Poisons))
+        Self::take_due(domain, message, |failpoint| !matches!(failpoint, Failpoint::Panic | Failpoint::Poison))
     }
 
-    /// The message that was poisoned with this count.
+    /// Returns the message that was poisoned with this counter.
     pub(crate) fn poisoned(count: &Count) -> Option<MessageId> {
-        TRIPS.with_borrow(|trips| {
-            let mut poisoned = trips.poisoned.iter();
+        FAILPOINTS.with_borrow(|failpoints| {
+            let mut poisoned = failpoints.poisoned.iter();
             poisoned.find(|(_, of)| Rc::ptr_eq(of, count)).map(|(message, _)| *message)
         })
     }
 
-    /// Lets a message fail no more.
+    /// Cures a poisoned message.
     pub(crate) fn cure(message: MessageId) {
-        TRIPS.with_borrow_mut(|trips| trips.poisoned.retain(|(of, _)| *of != message));
+        FAILPOINTS.with_borrow_mut(|failpoints| failpoints.poisoned.retain(|(of, _)| *of != message));
     }
 
     fn is_poisoned(message: MessageId) -> bool {
-        TRIPS.with_borrow(|trips| trips.poisoned.iter().any(|(of, _)| *of == message))
+        FAILPOINTS.with_borrow(|failpoints| failpoints.poisoned.iter().any(|(of, _)| *of == message))
     }
 
     /// Poisons a message, if that is due in the domain.
     fn poison(domain: &str, message: MessageId) {
-        TRIPS.with_borrow_mut(|trips| {
+        FAILPOINTS.with_borrow_mut(|failpoints| {
             let is_due = |armed: &&mut Armed| {
-                armed.left > 0 && armed.domain == domain && matches!(armed.trip, Failpoint::Poisons)
+                armed.remaining > 0 && armed.domain == domain && matches!(armed.failpoint, Failpoint::Poison)
             };
             // One of the domains of a service is enough.
-            if let Some(armed) = trips.armed.iter_mut().find(is_due).filter(|armed| armed.count.get() == 0) {
-                armed.left = 0;
+            if let Some(armed) = failpoints.armed.iter_mut().find(is_due).filter(|armed| armed.count.get() == 0) {
+                armed.remaining = 0;
                 armed.count.set(1);
-                trips.poisoned.push((message, Rc::clone(&armed.count)));
+                failpoints.poisoned.push((message, Rc::clone(&armed.count)));
             }
         });
     }
 
-    fn due(domain: &str, message: MessageId, is: impl Fn(&Failpoint) -> bool) -> Option<Failpoint> {
-        TRIPS.with_borrow_mut(|trips| {
-            let mut armed = trips.armed.iter_mut();
-            let armed = armed.find(|armed| armed.left > 0 && armed.domain == domain && is(&armed.trip))?;
-            let tripped = trips.tripped.entry(message).or_default();
-            if *tripped >= EACH {
+    fn take_due(domain: &str, message: MessageId, is: impl Fn(&Failpoint) -> bool) -> Option<Failpoint> {
+        FAILPOINTS.with_borrow_mut(|failpoints| {
+            let mut armed = failpoints.armed.iter_mut();
+            let armed = armed.find(|armed| armed.remaining > 0 && armed.domain == domain && is(&armed.failpoint))?;
+            let hits = failpoints.hits.entry(message).or_default();
+            if *hits >= MAX_PER_MESSAGE {
                 return None;
             }
-            *tripped += 1;
-            armed.left -= 1;
+            *hits += 1;
+            armed.remaining -= 1;
             armed.count.set(armed.count.get() + 1);
-            Some(armed.trip.clone())
+            Some(armed.failpoint.clone())
         })
     }
 }

@@ -1,7 +1,7 @@
-//! What an actor takes and how, whatever its type: the list that [`Plan`](super::plan::Plan) fills.
+//! The handlers of an actor type, independent of the type: the table that [`Plan`](super::plan::Plan) fills.
 //!
-//! Read by the [door](super::dispatcher) and the [turn](super::turn). Its entries are plain functions that know the types behind
-//! [`UserState`] and [`AnyEffects`]; everything else of an actor is compiled once for all types.
+//! Read by the [dispatcher](super::dispatcher) and the [turn](super::turn). Its entries are plain functions that know
+//! the types behind [`UserState`] and [`AnyEffects`]; everything else of an actor is compiled once for all types.
 
 use std::any::{Any, TypeId};
 use std::collections::{HashMap, HashSet};
@@ -16,18 +16,18 @@ use super::instance::ActorInstance;
 use super::mailbox::LiveActor;
 use super::plan::{Plan, Role, Stateful};
 use super::requested::AnyEffects;
-use super::snapshots::{SnapshotRule, Snapshots};
+use super::snapshots::{SnapshotPolicy, Snapshots};
 use super::thread::OwnedShard;
 use super::timer_name::parts as timer_parts;
-use super::turn::Failure;
+use super::turn::TurnError;
 use crate::clock::MonotonicTime;
 use crate::message::{Codec, CodecError, Domain, Envelope, MessageFacts, Shape};
 use crate::router::{ActorCard, LocalRoutes, MessageCard, PeerShapes, StateCard};
 use crate::store::StoreError;
 
-/// The state of an actor whose type is not known.
+/// The state of an actor of unknown type.
 pub(crate) trait UserState: Any {
-    /// The state as bytes, if it has a coding.
+    /// Encodes the state, if it has a coding.
     fn save(&self) -> Option<Result<Vec<u8>, CodecError>>;
 
     /// As [`Stateful::described`].
@@ -46,27 +46,28 @@ impl<A: Stateful> UserState for A {
     }
 }
 
-/// The place of the user's state in an actor. Empty until the state is rebuilt: its `Default` is user code and may panic.
+/// The storage of the user's state in an actor. Empty until the state is rebuilt: its `Default` is user code and may
+/// panic.
 pub(crate) trait UserSlot {
     fn user(&self) -> Option<&dyn UserState>;
     fn user_mut(&mut self) -> Option<&mut dyn UserState>;
-    /// Moves a state in and drops the one before, which is user code.
+    /// Stores a state and drops the previous one, which is user code.
     fn put(&mut self, user: Option<Box<dyn UserState>>);
 }
 
 impl dyn UserSlot + '_ {
-    /// The user's state.
+    /// Returns the user's state.
     ///
     /// # Errors
-    /// [`StoreError::Closed`] as long as it is not rebuilt; no turn is taken then.
-    pub(crate) fn get(&self) -> Result<&dyn UserState, Failure> {
-        self.user().ok_or(Failure::Store(StoreError::Closed))
+    /// [`StoreError::Closed`] until the state is rebuilt; no turn runs before.
+    pub(crate) fn get(&self) -> Result<&dyn UserState, TurnError> {
+        self.user().ok_or(TurnError::Store(StoreError::Closed))
     }
 }
 
-struct Slot<A>(Option<A>);
+struct StateSlot<A>(Option<A>);
 
-impl<A: Stateful> UserSlot for Slot<A> {
+impl<A: Stateful> UserSlot for StateSlot<A> {
     fn user(&self) -> Option<&dyn UserState> {
         self.0.as_ref().map(|user| user as &dyn UserState)
     }
@@ -81,7 +82,7 @@ impl<A: Stateful> UserSlot for Slot<A> {
     }
 }
 
-/// The constants of an actor type, and how its values begin.
+/// The constants and constructors of an actor type.
 #[derive(Clone, Copy)]
 pub(crate) struct ActorFacts {
     pub(crate) domain: &'static str,
@@ -92,15 +93,15 @@ pub(crate) struct ActorFacts {
     pub(super) snapshots: Snapshots,
     /// Whether the state has a coding.
     pub(super) is_coded: bool,
-    /// A live actor without a state.
-    pub(super) live: fn(Rc<Dispatcher>, Rc<OwnedShard>, Rc<str>) -> Rc<LiveActor>,
+    /// Creates a live actor without a state.
+    pub(super) new_live: fn(Rc<Dispatcher>, Rc<OwnedShard>, Rc<str>) -> Rc<LiveActor>,
     /// As [`Stateful::initial`].
     pub(crate) initial: fn() -> Box<dyn UserState>,
-    /// A state from bytes; `None` if they cannot be used.
+    /// Decodes a state; `None` if the bytes are unusable.
     pub(crate) restore: fn(&[u8]) -> Option<Box<dyn UserState>>,
-    /// The shape of the state's bytes, if it has a coding. User code.
+    /// Returns the shape of the state's bytes, if it has a coding. User code.
     pub(super) shape: fn() -> Option<Arc<Shape>>,
-    /// The buffers of a turn.
+    /// Creates the buffers of a turn.
     pub(crate) effects: fn(Rc<HandlerTable>, MonotonicTime) -> Box<dyn AnyEffects>,
 }
 
@@ -113,79 +114,82 @@ impl ActorFacts {
             role: A::ROLE,
             snapshots: A::SNAPSHOTS,
             is_coded: A::coding().is_some(),
-            live: |door, shard, key| LiveActor::new(ActorInstance::new(door, shard, key, Slot::<A>(None))),
+            new_live: |dispatcher, shard, key| {
+                LiveActor::new(ActorInstance::new(dispatcher, shard, key, StateSlot::<A>(None)))
+            },
             initial: || Box::new(A::initial()),
             restore: |bytes| Some(Box::new(A::coding()?.restore(bytes).ok()?)),
             shape: || A::coding()?.shape(),
-            effects: Effects::<A>::begin,
+            effects: Effects::<A>::empty,
         }
     }
 }
 
-/// The state and the effects of an actor with the types that they have.
+/// Downcasts the state and the effects of an actor.
 ///
 /// # Errors
-/// They belong to another type. An entry is only called with what was made for its own actor type.
+/// They belong to another actor type. An entry is only called with values made for its own type.
 pub(crate) fn typed<'a, A: Stateful>(
     state: &'a dyn UserState,
     effects: &'a mut dyn AnyEffects,
 ) -> Result<(&'a A, &'a mut Effects<A>), CodecError> {
     match ((state as &dyn Any).downcast_ref(), (effects as &mut dyn Any).downcast_mut()) {
         (Some(state), Some(effects)) => Ok((state, effects)),
-        _ => Err(foreign()),
+        _ => Err(wrong_actor_type()),
     }
 }
 
-/// As [`typed`], of a state that changes.
+/// As [`typed`], for a state that changes.
 ///
 /// # Errors
-/// It belongs to another type.
+/// It belongs to another actor type.
 pub(crate) fn typed_state<A: Stateful>(state: &mut dyn UserState) -> Result<&mut A, CodecError> {
-    (state as &mut dyn Any).downcast_mut().ok_or_else(foreign)
+    (state as &mut dyn Any).downcast_mut().ok_or_else(wrong_actor_type)
 }
 
-fn foreign() -> CodecError {
-    CodecError::Decode { reason: "was given to another type of actor".to_owned() }
+fn wrong_actor_type() -> CodecError {
+    CodecError::Decode { reason: "belongs to another actor type".to_owned() }
 }
 
-/// Lets an actor decide on a message: fills the effects, reply included. The error says what cannot be read.
+/// Runs an actor's decision on a message: fills the effects, including the reply. Fails if the message cannot be
+/// decoded.
 pub(crate) type Decide = fn(&dyn UserState, &Envelope, &mut dyn AnyEffects) -> Result<(), CodecError>;
 /// Changes a state by a stored event.
 pub(crate) type ApplyStored = fn(&mut dyn UserState, u32, Codec, &[u8]) -> Result<(), CodecError>;
-/// The key of the actor that takes an event.
+/// Returns the key of the actor that handles an event.
 pub(crate) type KeyOf = fn(&Envelope) -> Result<Option<String>, CodecError>;
-/// Hangs in the door of one command.
+/// Registers the endpoint of one command.
 pub(crate) type AddRoute = fn(&Rc<Dispatcher>, &mut LocalRoutes);
 type ByName<T> = HashMap<&'static str, T, FixedState>;
 type ByDomainAndName<T> = HashMap<(&'static str, &'static str), T, FixedState>;
 
-/// What an actor type takes.
+/// The handlers of an actor type.
 pub(crate) struct HandlerTable {
     pub(crate) facts: ActorFacts,
     pub(crate) commands: ByName<Decide>,
     pub(crate) applies: ByName<ApplyStored>,
     pub(crate) reacts: ByDomainAndName<(KeyOf, Decide)>,
     pub(crate) replies: ByDomainAndName<Decide>,
-    replied: Vec<TypeId>,
+    awaited_replies: Vec<TypeId>,
     timers: ByDomainAndName<Decide>,
-    /// The domain of a timer that older versions have stored without it, by the name of the document.
+    /// The domain of a timer that older versions stored without it, by the name of the document.
     unqualified: ByName<&'static str>,
     pub(crate) routes: Vec<AddRoute>,
     pub(crate) card: ActorCard,
-    /// The names that stored events of the domain may have; without a node nothing is known about them.
+    /// The names that stored events of the domain may have; unknown without a node.
     pub(crate) events: Option<Arc<HashSet<String>>>,
-    /// When snapshots are kept, if they are.
-    pub(super) snapshots: Option<SnapshotRule>,
-    /// Says which commands leave the node, and so bear the fingerprint of their type.
+    /// The snapshot policy, if snapshots are kept.
+    pub(super) snapshots: Option<SnapshotPolicy>,
+    /// The commands that leave the node, and so need the fingerprint of their type.
     pub(crate) shapes: Arc<PeerShapes>,
 }
 
 impl HandlerTable {
-    /// The filled list of an actor type.
+    /// Builds the table of an actor type.
     pub(crate) fn of<A: Stateful>() -> Self {
         let mut plan = Plan::new(Self::new(ActorFacts::of::<A>(), A::FORMERLY));
         A::wire(&mut plan);
-        plan.wiring
+        plan.table
     }
 
     fn new(facts: ActorFacts, formerly: &'static [&'static str]) -> Self {
@@ -195,7 +199,7 @@ impl HandlerTable {
             applies: HashMap::default(),
             reacts: HashMap::default(),
             replies: HashMap::default(),
-            replied: Vec::new(),
+            awaited_replies: Vec::new(),
             timers: HashMap::default(),
             unqualified: HashMap::default(),
             routes: Vec::new(),
@@ -206,7 +210,7 @@ impl HandlerTable {
                     Role::Saga => "saga",
                 },
                 formerly,
-                // A schema that follows from the shape changes with it: there is nothing to compare.
+                // A schema derived from the shape changes with it: there is nothing to compare.
                 state: match facts.snapshots {
                     Snapshots::Given { schema, .. } => Some(StateCard { schema, shape: facts.shape }),
                     Snapshots::IfCoded | Snapshots::Never => None,
@@ -214,7 +218,7 @@ impl HandlerTable {
                 ..ActorCard::default()
             },
             events: None,
-            snapshots: SnapshotRule::of(&facts),
+            snapshots: SnapshotPolicy::of(&facts),
             shapes: Arc::default(),
         }
     }
@@ -237,7 +241,7 @@ impl HandlerTable {
 
     pub(crate) fn add_reply(&mut self, of: MessageFacts, card: MessageCard, command: TypeId, decide: Decide) {
         self.card.replies.push(card);
-        self.replied.push(command);
+        self.awaited_replies.push(command);
         self.replies.extend(of.names().map(|name| ((of.domain, name), decide)));
     }
 
@@ -249,27 +253,27 @@ impl HandlerTable {
         }
     }
 
-    /// What takes the timer with a document of this domain and name.
+    /// Returns the handler of a timer with a document of this domain and name.
     pub(crate) fn timer(&self, domain: &str, name: &str) -> Option<Decide> {
         let decide = self.timers.get(&(domain, name));
         let older = || self.unqualified.get(name).and_then(|domain| self.timers.get(&(*domain, name)));
         decide.or_else(|| if domain == self.facts.domain { older() } else { None }).copied()
     }
 
-    /// The name under which older versions have stored the timer that now stands under `stored`, if that is another one.
-    pub(crate) fn older_timer_name<'a>(&self, stored: &'a str) -> Option<&'a str> {
+    /// Returns the name under which older versions stored the timer that is now `stored`, if it differs.
+    pub(crate) fn legacy_timer_name<'a>(&self, stored: &'a str) -> Option<&'a str> {
         let (domain, name) = timer_parts(stored);
         let meant = self.unqualified.get(name)?;
         let is_own = self.timers.contains_key(&(self.facts.domain, name));
         (!is_own && Some(*meant) == domain).then_some(name)
     }
 
-    /// Returns whether a stored event that the actor does not apply is one that its domain knows.
+    /// Returns whether the domain knows a stored event that the actor does not apply.
     pub(crate) fn knows_event(&self, name: &str) -> bool {
         self.events.as_ref().is_none_or(|events| events.contains(name))
     }
 
     pub(crate) fn wants_reply(&self, command: TypeId) -> bool {
-        self.replied.contains(&command)
+        self.awaited_replies.contains(&command)
     }
 }

@@ -1,7 +1,13 @@
-//! The straight way of a command inside one thread: from its sender into the turn, without an envelope.
+//! Inline turns: a command of the same thread runs without mailbox and envelope.
 //!
-//! Called by the [door](super::dispatcher), if nothing is before the command, and else by the [mailbox](super::mailbox). It is for
-//! a new command to a live actor that has nothing to mend. All others become envelopes, and go the way of [`ActorInstance::take`].
+//! Called by the [dispatcher](super::dispatcher) if nothing is queued before the command, and by the
+//! [mailbox](super::mailbox) otherwise. Inline turns are for new commands to a live actor that has nothing to recover
+//! from. All other commands become envelopes and are handled by [`ActorInstance::handle`].
+//!
+//! Why this is safe: one thread owns the actor, and the actor is mutably borrowed for the whole turn. A nested command
+//! finds it borrowed, or finds [`ThreadContext::inline_running`] set, and is queued. Order is kept because an inline
+//! turn requires an empty mailbox, no back-off and no parked message. The reply waits for the commit like every other
+//! reply.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -10,10 +16,10 @@ use bytes::Bytes;
 
 use super::handler_table::UserState;
 use super::instance::ActorInstance;
-use super::mailbox::{Ctx, Delivered, TypedMail};
+use super::mailbox::{Ctx, Delivered, TypedDelivery};
 use super::requested::{AnyEffects, RequestedEffects, TurnFacts};
 use super::thread::ThreadContext;
-use super::turn::{Failure, Marked};
+use super::turn::{DedupMark, TurnError};
 use crate::clock::Timestamp;
 use crate::message::{CodecError, Digest, Envelope, Key, Kind, MessageFacts, MessageId, Name, Rejection};
 use crate::router::{Action, CommandMeta, DedupKey, Delivery, Outcome, SendError};
@@ -21,51 +27,51 @@ use crate::store::{StoreError, Ticket};
 use crate::telemetry::TARGET;
 use crate::user_code::Label;
 
-/// A command on its way inside one thread, and its sender: what of the way depends on the command's type. The way itself is
-/// compiled once.
+/// A command inside one thread, with its sender: the operations that depend on the command's type. The path that calls
+/// them is compiled once.
 pub(super) trait TypedCommand {
     fn facts(&self) -> MessageFacts;
 
     fn key(&self) -> Key<'_>;
 
-    /// Appends the command's bytes to `into`; from now on it is the command as it reads from them. User code.
+    /// Appends the command's bytes to `into` and replaces the command with the value decoded from them. User code.
     ///
     /// # Errors
-    /// It cannot be written and read back.
-    fn settle(&mut self, into: &mut Vec<u8>) -> Result<(), CodecError>;
+    /// The command cannot be encoded or decoded.
+    fn round_trip(&mut self, into: &mut Vec<u8>) -> Result<(), CodecError>;
 
-    /// Lets the handler decide. User code.
+    /// Runs the handler. User code.
     ///
     /// # Errors
-    /// State or effects are of another actor type.
+    /// State or effects belong to another actor type.
     fn handle(&mut self, state: &dyn UserState, effects: &mut dyn AnyEffects) -> Result<(), CodecError>;
 
-    /// Returns whether the handler has rejected it.
+    /// Returns whether the handler has rejected the command.
     fn is_rejected(&self) -> bool;
 
-    /// Rejects the command, whatever its handler has said.
+    /// Rejects the command, regardless of the handler's result.
     fn reject(&mut self, rejection: Rejection);
 
-    /// Notes what the handler has said in the turn. User code.
-    fn reply(&mut self, requested: &mut RequestedEffects);
+    /// Encodes the handler's result into the turn. User code.
+    fn store_reply(&mut self, requested: &mut RequestedEffects);
 
-    /// Drops the command and what its handler has said: from now on only the sender is needed.
-    fn forget(&mut self);
+    /// Drops the command and the handler's result: only the sender is needed from now on.
+    fn clear(&mut self);
 
-    /// Tells the sender: what the handler has said, or the error.
-    fn tell(self: Box<Self>, told: Result<(), SendError>);
+    /// Completes the command with the handler's result or with the error.
+    fn complete(self: Box<Self>, result: Result<(), SendError>);
 
-    /// Tells the sender what has become of the command's envelope.
-    fn tell_outcome(self: Box<Self>, id: MessageId, outcome: Outcome);
+    /// Completes the command with the outcome of its envelope.
+    fn complete_with(self: Box<Self>, id: MessageId, outcome: Outcome);
 }
 
-/// While it lives no other turn is taken outside the mailboxes.
+/// Marks that an inline turn runs. No other turn runs outside the mailboxes until it is dropped.
 pub(super) struct InlineGuard<'a>(&'a Cell<bool>);
 
 impl<'a> InlineGuard<'a> {
-    pub(super) fn close(straight: &'a Cell<bool>) -> Self {
-        straight.set(true);
-        Self(straight)
+    pub(super) fn enter(inline_running: &'a Cell<bool>) -> Self {
+        inline_running.set(true);
+        Self(inline_running)
     }
 }
 
@@ -75,54 +81,54 @@ impl Drop for InlineGuard<'_> {
     }
 }
 
-/// What has become of a command on the straight way.
+/// The outcome of an inline turn.
 pub(super) enum InlineOutcome {
-    /// The sender can be told.
-    Told(Result<(), SendError>),
-    /// The sender can be told once it is committed.
-    Appended(Appended),
-    /// The turn has failed: something has to be done about it.
-    Failed(Box<(Envelope, Failure)>),
+    /// The sender can be answered.
+    Done(Result<(), SendError>),
+    /// The sender can be answered after the commit.
+    Pending(PendingCommit),
+    /// The turn failed and the actor may have to recover.
+    Failed(Box<(Envelope, TurnError)>),
 }
 
 /// A turn that is appended and not yet committed.
-pub(super) struct Appended {
+pub(super) struct PendingCommit {
     pub(super) ticket: Ticket,
     id: MessageId,
 }
 
-impl Appended {
-    /// What the sender is told.
-    pub(super) fn told(&self, committed: Result<(), StoreError>) -> Result<(), SendError> {
+impl PendingCommit {
+    /// Returns the sender's result after the commit.
+    pub(super) fn result(&self, committed: Result<(), StoreError>) -> Result<(), SendError> {
         committed.map_err(|source| SendError::Unknown { id: self.id, source })
     }
 }
 
 impl ActorInstance {
-    /// Whether a command may go straight into its turn: nobody can have used its id before, and the actor is live and well.
+    /// Returns whether a command may run inline: its id is new, and the actor is loaded, in order and not stopped.
     pub(crate) fn may_run_inline(&self, meta: Option<&CommandMeta>) -> bool {
         meta.is_none_or(|meta| meta.id.is_none())
-            && self.held == 0
-            && self.waiting.is_none()
-            && self.broken.is_none()
-            && self.state.rest.parked.is_empty()
+            && self.holds == 0
+            && self.back_off.is_none()
+            && self.load_error.is_none()
+            && self.state.rare.parked.is_empty()
             && !self.is_stopped()
     }
 
-    /// Takes the turn of a command for which the way [is straight](Self::may_run_inline).
+    /// Runs the turn of a command that [may run inline](Self::may_run_inline).
     pub(super) fn run_inline(
         &mut self,
         command: &mut dyn TypedCommand,
         meta: Option<Box<CommandMeta>>,
         label: Label,
     ) -> InlineOutcome {
-        let payload = match self.written(command) {
+        let payload = match self.encode_command(command) {
             Ok(payload) => payload,
-            Err(error) => return InlineOutcome::Told(Err(SendError::Encode(error))),
+            Err(error) => return InlineOutcome::Done(Err(SendError::Encode(error))),
         };
-        let host = Rc::clone(&self.dispatcher.context);
-        let now = host.ids.clock().now();
-        let id = host.ids.message_id_at(now);
+        let context = Rc::clone(&self.dispatcher.context);
+        let now = context.ids.clock().now();
+        let id = context.ids.message_id_at(now);
         let facts = TurnFacts {
             id,
             correlation: meta.as_ref().and_then(|meta| meta.correlation).unwrap_or(id),
@@ -132,94 +138,95 @@ impl ActorInstance {
         };
         let MessageFacts { name, version, codec, .. } = command.facts();
         let _span = tracing::debug_span!(target: TARGET, "turn", room = "actor", message = name, %id, correlation = %facts.correlation).entered();
-        let digest = Digest::new(host.settings.digest_key, name, version, codec, &payload);
-        let marked = Marked::Outside { digest: digest.value() };
-        let (code, door) = (&host.user_code, Rc::clone(&self.dispatcher));
-        let turned = self.turn(facts, &marked, Vec::new(), false, |state, user, effects| {
+        let digest = Digest::new(context.settings.digest_key, name, version, codec, &payload);
+        let mark = DedupMark::MessageId { digest: digest.value() };
+        let (code, dispatcher) = (&context.user_code, Rc::clone(&self.dispatcher));
+        let turned = self.run_turn(facts, &mark, Vec::new(), false, |state, user, effects| {
             code.relabel(label);
             command.handle(user.get()?, effects)?;
             let requested = effects.requested();
-            if !command.is_rejected() && door.is_too_late(state, None, requested) {
+            if !command.is_rejected() && dispatcher.is_too_late(state, None, requested) {
                 command.reject(Rejection::saga_ended());
             }
-            command.reply(requested);
+            command.store_reply(requested);
             Ok(())
         });
-        let taken = match turned {
+        let outcome = match turned {
             Ok(turned) => {
-                let appended = Appended { ticket: turned.appended.ticket, id };
-                if ThreadContext::is_settled(&turned.appended) {
-                    InlineOutcome::Told(appended.told(Ok(())))
+                let appended = PendingCommit { ticket: turned.appended.ticket, id };
+                if ThreadContext::is_committed(&turned.appended) {
+                    InlineOutcome::Done(appended.result(Ok(())))
                 } else {
-                    InlineOutcome::Appended(appended)
+                    InlineOutcome::Pending(appended)
                 }
             }
             Err(failure) => {
-                InlineOutcome::Failed(Box::new((self.enveloped(command.facts(), id, meta, now, &payload), failure)))
+                InlineOutcome::Failed(Box::new((self.envelope_of(command.facts(), id, meta, now, &payload), failure)))
             }
         };
-        host.scratch.replace(payload);
-        taken
+        context.scratch.replace(payload);
+        outcome
     }
 
-    /// Takes a command out of the mailbox.
-    pub(super) fn take_typed(&mut self, mail: TypedMail, ctx: &mut Ctx) {
-        let TypedMail { mut command, meta, label, permit } = mail;
+    /// Handles a command from the mailbox.
+    pub(super) fn handle_typed(&mut self, mail: TypedDelivery, ctx: &mut Ctx) {
+        let TypedDelivery { mut command, meta, label, permit } = mail;
         if self.may_run_inline(meta.as_deref()) {
             match self.run_inline(&mut *command, meta, label) {
-                InlineOutcome::Told(told) => {
+                InlineOutcome::Done(result) => {
                     drop(permit);
-                    command.tell(told);
+                    command.complete(result);
                 }
-                InlineOutcome::Appended(appended) => {
+                InlineOutcome::Pending(appended) => {
                     self.dispatcher.context.after_ticket(appended.ticket, move |committed| {
                         drop(permit);
-                        command.tell(appended.told(committed));
+                        command.complete(appended.result(committed));
                     })
                 }
                 InlineOutcome::Failed(failed) => {
                     let (envelope, failure) = *failed;
-                    command.forget();
-                    self.failed(delivery(envelope, command), permit, failure, ctx);
+                    command.clear();
+                    self.handle_failure(delivery_of(envelope, command), permit, failure, ctx);
                 }
             }
             return;
         }
-        let payload = match self.written(&mut *command) {
+        let payload = match self.encode_command(&mut *command) {
             Ok(payload) => payload,
             Err(error) => {
                 drop(permit);
-                return command.tell(Err(SendError::Encode(error)));
+                return command.complete(Err(SendError::Encode(error)));
             }
         };
-        let host = Rc::clone(&self.dispatcher.context);
-        let now = host.ids.clock().now();
+        let context = Rc::clone(&self.dispatcher.context);
+        let now = context.ids.clock().now();
         let given = meta.as_ref().and_then(|meta| meta.id);
-        let id = given.unwrap_or_else(|| host.ids.message_id_at(now));
-        let envelope = self.enveloped(command.facts(), id, meta, now, &payload);
-        host.scratch.replace(payload);
-        command.forget();
-        self.take(Delivered { delivery: delivery(envelope, command), permit }, ctx);
+        let id = given.unwrap_or_else(|| context.ids.message_id_at(now));
+        let envelope = self.envelope_of(command.facts(), id, meta, now, &payload);
+        context.scratch.replace(payload);
+        command.clear();
+        self.handle(Delivered { delivery: delivery_of(envelope, command), permit }, ctx);
     }
 
-    /// Lets the command be as it reads from its bytes. Returns those in a buffer to be given back: they are needed for the
-    /// digest, and for the dead letter if it comes to that. The handler gets what it would get from another thread or node.
-    fn written(&self, command: &mut dyn TypedCommand) -> Result<Vec<u8>, CodecError> {
-        let host = &self.dispatcher.context;
-        let mut payload = host.scratch.take();
+    /// Replaces the command with the value decoded from its bytes, so the handler receives the same value as on another
+    /// thread or node. Returns the bytes in a buffer that the caller gives back: they are needed for the digest, and
+    /// for a dead letter.
+    fn encode_command(&self, command: &mut dyn TypedCommand) -> Result<Vec<u8>, CodecError> {
+        let context = &self.dispatcher.context;
+        let mut payload = context.scratch.take();
         payload.clear();
-        let encoded = host.user_code.call(self.dispatcher.label, || command.settle(&mut payload));
+        let encoded = context.user_code.call(self.dispatcher.label, || command.round_trip(&mut payload));
         let encoded = encoded.unwrap_or_else(|panicked| Err(CodecError::Encode { reason: panicked.to_string() }));
         match encoded {
             Ok(()) => Ok(payload),
             Err(error) => {
-                host.scratch.replace(payload);
+                context.scratch.replace(payload);
                 Err(error)
             }
         }
     }
 
-    fn enveloped(
+    fn envelope_of(
         &self,
         command: MessageFacts,
         id: MessageId,
@@ -242,13 +249,13 @@ impl ActorInstance {
     }
 }
 
-/// A typed command as a delivery, for the ways on which its bytes are needed.
-pub(super) fn delivery(envelope: Envelope, command: Box<dyn TypedCommand>) -> Delivery {
+/// Converts a typed command to a delivery, for the paths that need its bytes.
+pub(super) fn delivery_of(envelope: Envelope, command: Box<dyn TypedCommand>) -> Delivery {
     let id = envelope.id;
     Delivery {
         action: Action::Handle,
         envelope,
         dedup_key: DedupKey::MessageId,
-        completion: Box::new(move |outcome| command.tell_outcome(id, outcome)),
+        completion: Box::new(move |outcome| command.complete_with(id, outcome)),
     }
 }

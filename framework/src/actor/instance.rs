@@ -1,4 +1,11 @@
-//! One live actor: takes one message after the other, in order, and is rebuilt when it must be.
+//! One live actor: handles one message after the other, in order, and is rebuilt after a failure.
+//!
+//! Called by the [mailbox](super::mailbox). Calls the [turn](super::turn), [retries](super::retry), [dead
+//! letters](super::dead_letters) and [backlog](super::backlog).
+//!
+//! Why the order holds: a load or a lookup [holds](ActorInstance::hold) the mailbox. A back-off may last minutes, so the
+//! mailbox stays open. Messages with a sequence then go to the durable backlog, and the others wait in [`BackOffQueue`]. A
+//! later sequence handled first would make the waiting message a duplicate.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -23,153 +30,155 @@ use crate::store::{Appended, StoreError, StreamHint, StreamPages, Ticket};
 use crate::telemetry::TARGET;
 use crate::user_code::Panicked;
 
-/// One live actor of a key. While it loads, waits for a retry or looks something up, it [holds](Self::hold) its mailbox back,
-/// so that the order of its messages never changes.
+/// The live actor of one key. While it loads, waits for a commit or looks up an id it [holds](Self::hold) its mailbox, so the
+/// order of its messages never changes.
 pub(crate) struct ActorInstance<U: ?Sized = dyn UserSlot> {
     pub(crate) dispatcher: Rc<Dispatcher>,
     pub(crate) shard: Rc<OwnedShard>,
     pub(crate) key: Rc<str>,
     pub(crate) state: KeyState,
     pub(crate) generation: u64,
-    /// What the shard's writer has said of the stream.
+    /// The hint of the shard's writer for this stream.
     pub(super) stream: StreamHint,
     /// The last append that is not known to be durable.
-    pub(crate) last: Cell<Option<Ticket>>,
-    /// Why it could not be loaded; it answers with that and is forgotten by its door.
-    pub(crate) broken: Option<Box<StoreError>>,
-    /// What actors have sent and what has no room behind the dead letters of the key. Bounded by what a sender has under way.
+    pub(crate) last_append: Cell<Option<Ticket>>,
+    /// The error of the last load. The next message loads again.
+    pub(crate) load_error: Option<Box<StoreError>>,
+    /// Messages of other actors that exceed the limit of parked messages. Bounded by the senders' windows.
     #[allow(clippy::box_collection, reason = "few actors have one, and every live actor pays for the field")]
-    pub(super) crowd: Option<Box<VecDeque<Delivered>>>,
+    pub(super) overflow: Option<Box<VecDeque<Delivered>>>,
     /// The message whose attempt was recorded before it began.
-    pub(super) begun: Option<MessageId>,
-    /// How much its mailbox is held back for.
-    pub(super) held: u32,
-    /// While a message is in back-off: what has come meanwhile and is not written down.
-    pub(super) waiting: Option<Box<Waiting>>,
-    /// The user's state. In place and not behind a pointer, because each turn reads it.
+    pub(super) recorded_attempt: Option<MessageId>,
+    /// The number of pending [holds](Self::hold).
+    pub(super) holds: u32,
+    /// The messages that arrived during a back-off and are not written to the backlog.
+    pub(super) back_off: Option<Box<BackOffQueue>>,
+    /// The user's state. Stored in place and not behind a pointer, because each turn reads it.
     pub(super) user: U,
 }
 
-/// What has come for a key while one of its messages is in back-off: commands of callers and timers. Permits bound their number.
+/// The messages that arrived while a message of the key is in back-off: commands of callers, and timers. Permits bound their
+/// number.
 #[derive(Default)]
-pub(crate) struct Waiting {
-    in_back_off: bool,
+pub(crate) struct BackOffQueue {
+    is_active: bool,
     queue: VecDeque<Delivered>,
 }
 
 impl<U> ActorInstance<U> {
-    pub(crate) fn new(door: Rc<Dispatcher>, shard: Rc<OwnedShard>, key: Rc<str>, user: U) -> Self {
-        let generation = door.context.generation.get();
+    pub(crate) fn new(dispatcher: Rc<Dispatcher>, shard: Rc<OwnedShard>, key: Rc<str>, user: U) -> Self {
+        let generation = dispatcher.context.generation.get();
         Self {
-            dispatcher: door,
+            dispatcher,
             shard,
             key,
             state: KeyState::default(),
             generation,
             stream: StreamHint::default(),
-            last: Cell::new(None),
-            broken: None,
-            crowd: None,
-            begun: None,
-            held: 0,
-            waiting: None,
+            last_append: Cell::new(None),
+            load_error: None,
+            overflow: None,
+            recorded_attempt: None,
+            holds: 0,
+            back_off: None,
             user,
         }
     }
 }
 
 impl ActorInstance {
-    /// The messages that wait for their keys in this key's shard.
+    /// Returns the backlog of this key's shard.
     fn backlog(&self) -> Option<&Rc<Backlog>> {
         self.dispatcher.backlogs.get(self.shard.id.shard)
     }
 
-    /// Holds the mailbox back until `work` is done, and goes on with what came of it.
+    /// Holds the mailbox until `work` is done, then calls `then` with its result.
     pub(super) fn hold<T: 'static>(
         &mut self,
         ctx: &mut Ctx,
         work: impl Future<Output = T> + 'static,
         then: impl FnOnce(&mut Self, T, &mut Ctx) + 'static,
     ) {
-        self.held += 1;
+        self.holds += 1;
         ctx.wait(wrap_future::<_, Mailbox>(work).map(move |done, mailbox, ctx| {
             let mut actor = mailbox.actor();
-            actor.held -= 1;
+            actor.holds -= 1;
             then(&mut actor, done, ctx);
-            actor.take_waiting(ctx);
+            actor.drain_back_off(ctx);
         }));
     }
 
-    /// Tries a message again after a back-off. The mailbox is open meanwhile: what has come from an actor or a log is written down
-    /// and so holds nothing up; the rest waits here. The message itself is written down as well, unless a caller waits for it.
-    pub(super) fn wait_out(&mut self, delivered: Delivered, wait: Duration, ctx: &mut Ctx) {
+    /// Retries a message after a back-off, during which the mailbox stays open. Messages with a sequence are written to the
+    /// backlog, so they block no sender; the others wait here. The message itself is written to the backlog as well, unless a
+    /// caller waits for it.
+    pub(super) fn retry_after(&mut self, delivered: Delivered, wait: Duration, ctx: &mut Ctx) {
         let Delivered { delivery, permit } = delivered;
         let delivery = match self.backlog() {
-            Some(backlog) => Rc::clone(backlog).keep(&self.key, delivery),
+            Some(backlog) => Rc::clone(backlog).defer_current(&self.key, delivery),
             None => delivery,
         };
-        self.waiting.get_or_insert_default().in_back_off = true;
-        let waits = Rc::clone(&self.dispatcher.context).pause(wait.max(MIN_WAIT));
+        self.back_off.get_or_insert_default().is_active = true;
+        let waits = Rc::clone(&self.dispatcher.context).sleep_unless_draining(wait.max(MIN_WAIT));
         let again = wrap_future::<_, Mailbox>(waits).map(move |(), mailbox, ctx| {
             let mut actor = mailbox.actor();
-            if let Some(waiting) = &mut actor.waiting {
-                waiting.in_back_off = false;
+            if let Some(waiting) = &mut actor.back_off {
+                waiting.is_active = false;
             }
             if actor.dispatcher.context.draining.get() {
-                // It stands in the log, or its caller is told that nothing was done.
+                // It is in the log, or its caller learns that nothing was done.
                 drop(permit);
                 (delivery.completion)(Outcome::Stopped);
             } else {
-                actor.take(Delivered { delivery, permit }, ctx);
+                actor.handle(Delivered { delivery, permit }, ctx);
             }
-            actor.take_waiting(ctx);
+            actor.drain_back_off(ctx);
         });
         ctx.spawn(again);
     }
 
-    /// Takes what has come during a back-off, in order, as far as it can be taken now.
-    fn take_waiting(&mut self, ctx: &mut Ctx) {
-        while self.held == 0
-            && let Some(waiting) = self.waiting.as_mut().filter(|waiting| !waiting.in_back_off)
+    /// Handles the messages that arrived during a back-off, in order, until one of them holds the mailbox.
+    fn drain_back_off(&mut self, ctx: &mut Ctx) {
+        while self.holds == 0
+            && let Some(waiting) = self.back_off.as_mut().filter(|waiting| !waiting.is_active)
         {
             match waiting.queue.pop_front() {
-                Some(delivered) => self.take(delivered, ctx),
+                Some(delivered) => self.handle(delivered, ctx),
                 None => {
-                    self.waiting = None;
+                    self.back_off = None;
                     if let Some(backlog) = self.backlog() {
-                        backlog.pump(&self.key);
+                        backlog.deliver_next(&self.key);
                     }
                 }
             }
         }
     }
 
-    /// Holds the mailbox back, waits until what was appended is durable, reads the stream and rebuilds the state; then goes on.
+    /// Holds the mailbox, waits until every append is durable, reads the stream and rebuilds the state; then calls `then`.
     pub(crate) fn load(&mut self, ctx: &mut Ctx, then: impl FnOnce(&mut Self, &mut Ctx) + 'static) {
-        let committed = self.committed();
-        let (reader, door, key) = (self.shard.reader(), Rc::clone(&self.dispatcher), Rc::clone(&self.key));
+        let committed = self.all_committed();
+        let (reader, dispatcher, key) = (self.shard.reader(), Rc::clone(&self.dispatcher), Rc::clone(&self.key));
         let loading = async move {
             committed.await?;
-            let pages = reader.pages(&door.actor, &key, true).await?;
+            let pages = reader.pages(&dispatcher.actor, &key, true).await?;
             let has_snapshot = pages.snapshot().is_some();
-            match rebuilt(&door, pages).await {
+            match rebuild(&dispatcher, pages).await {
                 Err(StoreError::Codec(_)) if has_snapshot => {
-                    // A snapshot is a cache: without it the log says everything.
-                    tracing::warn!(target: TARGET, actor = %door.actor, "a snapshot cannot be used, reading the whole stream");
-                    rebuilt(&door, reader.pages(&door.actor, &key, false).await?).await
+                    // A snapshot is a cache; the log is complete without it.
+                    tracing::warn!(target: TARGET, actor = %dispatcher.actor, "snapshot unusable; the whole stream is read");
+                    rebuild(&dispatcher, reader.pages(&dispatcher.actor, &key, false).await?).await
                 }
                 rebuilt => rebuilt,
             }
         };
-        let host = Rc::clone(&self.dispatcher.context);
-        let loading = async move { host.guarded("load a key", loading).await };
+        let context = Rc::clone(&self.dispatcher.context);
+        let loading = async move { context.call_store("load a key", loading).await };
         self.hold(ctx, loading, |this, loaded, ctx| match loaded {
             Ok(mut state) => {
                 let user = state.user.take();
                 this.state = state;
-                // The old one is dropped: user code.
+                // The old state is dropped: user code.
                 let _ = this.dispatcher.context.user_code.call(this.dispatcher.label, || this.user.put(user));
-                this.broken = None;
+                this.load_error = None;
                 this.report_long_activation();
                 if let Some(backlog) = this.backlog() {
                     backlog.loaded(&this.key);
@@ -180,18 +189,18 @@ impl ActorInstance {
         });
     }
 
-    /// Remembers the error; the next message tries again.
+    /// Stores the error; the next message loads again.
     fn fail_to_load(&mut self, error: StoreError, ctx: &mut Ctx, then: impl FnOnce(&mut Self, &mut Ctx)) {
         if let Some(backlog) = self.backlog().filter(|_| !self.is_stopped()) {
             backlog.failed_to_load(&self.key, &error);
         }
-        self.broken = Some(Box::new(error));
+        self.load_error = Some(Box::new(error));
         then(self, ctx);
     }
 
-    /// Ends once everything this actor has appended is durable.
-    pub(crate) fn committed(&self) -> impl Future<Output = Result<(), StoreError>> + 'static {
-        let receiver = self.last.get().map(|ticket| {
+    /// Completes once every append of this actor is durable.
+    pub(crate) fn all_committed(&self) -> impl Future<Output = Result<(), StoreError>> + 'static {
+        let receiver = self.last_append.get().map(|ticket| {
             let (sender, receiver) = oneshot::channel();
             self.dispatcher.context.after_ticket(ticket, move |result| {
                 let _ = sender.send(result);
@@ -206,94 +215,94 @@ impl ActorInstance {
         }
     }
 
-    /// Whether this actor must not take anything any more: the node stops, or commits have failed and the shard is opened anew.
+    /// Returns whether this actor must not handle anything: the node stops, or commits have failed and the shard is reopened.
     pub(crate) fn is_stopped(&self) -> bool {
         self.generation != self.dispatcher.context.generation.get() || self.dispatcher.context.stopped.get()
     }
 
-    /// Why no turn can be taken now, if none can.
-    pub(crate) fn unfit(&self) -> Option<StoreError> {
-        if self.is_stopped() { Some(StoreError::Closed) } else { self.broken.as_deref().cloned() }
+    /// Returns why no turn can run, if none can.
+    pub(crate) fn unavailable(&self) -> Option<StoreError> {
+        if self.is_stopped() { Some(StoreError::Closed) } else { self.load_error.as_deref().cloned() }
     }
 
-    /// Tries to rebuild the state before it takes a message that came while it could not be rebuilt.
-    fn take_after_load(&mut self, delivered: Delivered, ctx: &mut Ctx) {
-        self.broken = None;
-        self.load(ctx, move |this, ctx| match this.broken.as_deref().cloned() {
-            None => this.take(delivered, ctx),
-            Some(error) => this.take_unloaded(delivered, error, ctx),
+    /// Loads the state before handling a message that arrived while it was not loaded.
+    fn handle_after_load(&mut self, delivered: Delivered, ctx: &mut Ctx) {
+        self.load_error = None;
+        self.load(ctx, move |this, ctx| match this.load_error.as_deref().cloned() {
+            None => this.handle(delivered, ctx),
+            Some(error) => this.handle_unloadable(delivered, error, ctx),
         });
     }
 
-    /// Decides what becomes of a message whose key cannot be loaded.
-    fn take_unloaded(&mut self, delivered: Delivered, error: StoreError, ctx: &mut Ctx) {
+    /// Handles a message whose key cannot be loaded.
+    fn handle_unloadable(&mut self, delivered: Delivered, error: StoreError, ctx: &mut Ctx) {
         let Delivered { delivery, permit } = delivered;
         if self.is_stopped() {
             drop(permit);
             return (delivery.completion)(Outcome::Stopped);
         }
-        // What came from an actor or a log is known by its place, and what comes behind it would hide it: it must be taken before
-        // anything else of this key, however long that takes. So it waits in the log. All others are told.
+        // A message with a sequence becomes a duplicate once a later one of its source is handled. It must be handled before
+        // anything else of this key, however long that takes, so it waits in the log. All others are answered with the error.
         let (DedupKey::Sequence { .. }, Some(backlog)) = (&delivery.dedup_key, self.backlog()) else {
             drop(permit);
             return (delivery.completion)(Outcome::Refused(error));
         };
-        let kept = Rc::clone(backlog).unloaded(&self.key, delivery, permit, &error);
+        let kept = Rc::clone(backlog).defer_unloadable(&self.key, delivery, permit, &error);
         if let Err((delivery, permit)) = kept {
-            self.take_later(Delivered { delivery, permit }, ctx);
+            self.handle_later(Delivered { delivery, permit }, ctx);
         }
     }
 
-    /// Holds the mailbox back for a while, then takes the message: the store takes nothing, so nothing can be written down.
-    pub(crate) fn take_later(&mut self, delivered: Delivered, ctx: &mut Ctx) {
-        let host = &self.dispatcher.context;
-        if host.draining.get() {
+    /// Holds the mailbox for a while, then handles the message: the store rejects appends, so the backlog cannot keep it.
+    pub(crate) fn handle_later(&mut self, delivered: Delivered, ctx: &mut Ctx) {
+        let context = &self.dispatcher.context;
+        if context.draining.get() {
             let Delivered { delivery, permit } = delivered;
             drop(permit);
             return (delivery.completion)(Outcome::Stopped);
         }
-        let wait = host.settings.retry.all.wait(3, &host.ids).max(MIN_WAIT);
-        let waits = Rc::clone(host).pause(wait);
-        self.hold(ctx, waits, move |this, (), ctx| this.take(delivered, ctx));
+        let wait = context.settings.retry.all.wait(3, &context.ids).max(MIN_WAIT);
+        let waits = Rc::clone(context).sleep_unless_draining(wait);
+        self.hold(ctx, waits, move |this, (), ctx| this.handle(delivered, ctx));
     }
 
-    /// Returns whether a message must be written down behind others, because it would overtake them.
-    fn is_behind(&self, delivery: &Delivery) -> bool {
+    /// Returns whether a message must be deferred behind others, because it would overtake them.
+    fn must_defer(&self, delivery: &Delivery) -> bool {
         let fresh = matches!(&delivery.dedup_key, DedupKey::Sequence { tracker, .. } if !tracker.is_deferred());
-        let in_back_off = || self.waiting.as_ref().is_some_and(|waiting| waiting.in_back_off);
+        let in_back_off = || self.back_off.as_ref().is_some_and(|waiting| waiting.is_active);
         fresh && (in_back_off() || self.backlog().is_some_and(|backlog| backlog.has(&self.key)))
     }
 
-    /// Writes a message down: it is delivered once those before it are done.
+    /// Writes a message to the backlog. It is delivered after those before it.
     fn defer(&mut self, delivered: Delivered, ctx: &mut Ctx) {
         let Delivered { delivery, permit } = delivered;
         let deferred = match self.backlog() {
-            Some(backlog) => Rc::clone(backlog).add(&self.key, delivery, permit),
+            Some(backlog) => Rc::clone(backlog).defer(&self.key, delivery, permit),
             None => Err((delivery, permit)),
         };
         if let Err((delivery, permit)) = deferred {
-            self.take_later(Delivered { delivery, permit }, ctx);
+            self.handle_later(Delivered { delivery, permit }, ctx);
         }
     }
 
-    /// Takes a message: settles duplicates, parks what waits behind a dead letter, and gives the rest to its turn.
-    pub(crate) fn take(&mut self, delivered: Delivered, ctx: &mut Ctx) {
+    /// Handles a message: answers duplicates, parks messages behind a dead letter, and runs the turns of the others.
+    pub(crate) fn handle(&mut self, delivered: Delivered, ctx: &mut Ctx) {
         if self.is_stopped() {
             (delivered.delivery.completion)(Outcome::Stopped);
             return;
         }
-        if self.backlog().is_some_and(|backlog| !backlog.is_known()) {
-            // The shard is being opened again.
-            return self.take_later(delivered, ctx);
+        if self.backlog().is_some_and(|backlog| !backlog.is_loaded()) {
+            // The shard is being reopened.
+            return self.handle_later(delivered, ctx);
         }
-        if self.is_behind(&delivered.delivery) {
+        if self.must_defer(&delivered.delivery) {
             return self.defer(delivered, ctx);
         }
-        if let Some(waiting) = self.waiting.as_mut().filter(|waiting| waiting.in_back_off) {
+        if let Some(waiting) = self.back_off.as_mut().filter(|waiting| waiting.is_active) {
             return waiting.queue.push_back(delivered);
         }
         if let Action::Discard { message } = delivered.delivery.action
-            && let Some(reading) = self.backlog().and_then(|backlog| backlog.waits(&self.key, message))
+            && let Some(reading) = self.backlog().and_then(|backlog| backlog.find(&self.key, message))
         {
             return self.hold(ctx, reading, move |this, found, _| {
                 let discarded = match found {
@@ -302,24 +311,24 @@ impl ActorInstance {
                     }),
                     Err(error) => Some(Err(Outcome::Refused(error))),
                 };
-                this.discarded(delivered, discarded.unwrap_or(Err(Outcome::Unhandled)));
+                this.complete_discard(delivered, discarded.unwrap_or(Err(Outcome::Unhandled)));
             });
         }
-        if let Some(error) = self.broken.as_deref() {
+        if let Some(error) = self.load_error.as_deref() {
             let waits = matches!(delivered.delivery.action, Action::Timer { .. });
             if waits && self.backlog().is_some_and(|backlog| backlog.rests(&self.key)) {
-                return self.take_unloaded(delivered, error.clone(), ctx);
+                return self.handle_unloadable(delivered, error.clone(), ctx);
             }
-            return self.take_after_load(delivered, ctx);
+            return self.handle_after_load(delivered, ctx);
         }
         let Delivered { delivery, permit } = delivered;
-        let host = Rc::clone(&self.dispatcher.context);
+        let context = Rc::clone(&self.dispatcher.context);
         match &delivery.dedup_key {
-            DedupKey::Sequence { source, sequence, tracker: floor } => {
-                if !self.state.seen.admit_place(source, *sequence) {
-                    floor.mark_known(*sequence);
-                    host.counts.duplicates.one();
-                    return self.settle_after_commit(
+            DedupKey::Sequence { source, sequence, tracker } => {
+                if !self.state.dedup.admit_place(source, *sequence) {
+                    tracker.mark_known(*sequence);
+                    context.counts.duplicates.one();
+                    return self.complete_after_commit(
                         delivery,
                         permit,
                         Outcome::Done(bytes::Bytes::new(), Codec::Bincode),
@@ -328,19 +337,19 @@ impl ActorInstance {
             }
             DedupKey::MessageId => {
                 let id = delivery.envelope.id;
-                if let Some(outcome) = host.id_expired(id) {
+                if let Some(outcome) = context.refuse_expired_id(id) {
                     return (delivery.completion)(outcome);
                 }
-                match self.state.seen.admit_id(id, &host.digest(&delivery.envelope), host.oldest()) {
+                match self.state.dedup.admit_id(id, &context.digest(&delivery.envelope), context.dedup_horizon()) {
                     Admission::New => {
-                        if let Some(outcome) = host.new_refused(&delivery.envelope) {
+                        if let Some(outcome) = context.refuse_new(&delivery.envelope) {
                             (delivery.completion)(outcome);
                             return;
                         }
                     }
                     Admission::Duplicate(reply, codec) => {
-                        host.counts.duplicates.one();
-                        return self.settle_after_commit(delivery, permit, replied_before(reply, codec));
+                        context.counts.duplicates.one();
+                        return self.complete_after_commit(delivery, permit, duplicate_outcome(reply, codec));
                     }
                     Admission::Conflict => return (delivery.completion)(Outcome::Conflict),
                     Admission::LookUp => return self.look_up(delivery, permit, ctx),
@@ -348,30 +357,30 @@ impl ActorInstance {
             }
             DedupKey::Internal => {}
         }
-        self.begin(delivery, permit, ctx);
+        self.run(delivery, permit, ctx);
     }
 
-    /// Tells that a message was deleted which waited for the key, once that is committed.
-    fn discarded(&self, errand: Delivered, discarded: Result<Appended, Outcome>) {
+    /// Completes the discard of a deferred message once that is committed.
+    fn complete_discard(&self, errand: Delivered, discarded: Result<Appended, Outcome>) {
         let Delivered { delivery, permit } = errand;
-        let settle = delivery.completion;
+        let completion = delivery.completion;
         match discarded {
             Ok(appended) => self.dispatcher.context.after_commit(appended, move |committed| {
                 drop(permit);
-                settle(match committed {
+                completion(match committed {
                     Ok(()) => Outcome::Done(bytes::Bytes::new(), Codec::Bincode),
                     Err(error) => Outcome::Unknown(error),
                 });
             }),
             Err(outcome) => {
                 drop(permit);
-                settle(outcome);
+                completion(outcome);
             }
         }
     }
 
     /// Runs a message that is known to be new.
-    pub(crate) fn begin(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
+    pub(crate) fn run(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
         match &delivery.action {
             Action::Redrive => return self.redrive(delivery, permit, ctx),
             Action::Discard { message } => {
@@ -379,11 +388,11 @@ impl ActorInstance {
                 return self.discard(message, delivery, permit, ctx);
             }
             Action::Timer { turn } => {
-                if self.state.rest.timers.get(&*timer_in(self.dispatcher.handlers.facts.domain, &delivery.envelope))
+                if self.state.rare.timers.get(&*timer_in(self.dispatcher.handlers.facts.domain, &delivery.envelope))
                     != Some(turn)
                 {
                     // Set again or cleared since: a late timer does nothing.
-                    return self.settle_after_commit(
+                    return self.complete_after_commit(
                         delivery,
                         permit,
                         Outcome::Done(bytes::Bytes::new(), Codec::Bincode),
@@ -392,95 +401,96 @@ impl ActorInstance {
             }
             Action::Handle | Action::React | Action::DeadLetter(_) | Action::Reply => {}
         }
-        if !self.state.rest.parked.is_empty() {
+        if !self.state.rare.parked.is_empty() {
             self.park(delivery, permit, ctx);
-        } else if self.dispatcher.context.may_have_begun(&delivery) {
-            self.attempt_again(delivery, permit, ctx);
+        } else if self.dispatcher.context.is_suspect(&delivery) {
+            self.attempt_recorded(delivery, permit, ctx);
         } else {
             self.attempt(delivery, permit, ctx);
         }
     }
 
-    /// Asks the store for an id that memory does not know.
+    /// Looks up an id in the store that is not in memory.
     fn look_up(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
-        let committed = self.committed();
+        let committed = self.all_committed();
         let reader = self.shard.reader();
         let (actor, key) = (self.dispatcher.actor.clone(), Rc::clone(&self.key));
-        let (id, host) = (delivery.envelope.id, Rc::clone(&self.dispatcher.context));
+        let (id, context) = (delivery.envelope.id, Rc::clone(&self.dispatcher.context));
         let looking = async move {
             committed.await?;
-            let found = host.guarded("look up an id", async { reader.find_turn(&actor, &key, id).await }).await?;
-            // The store may find more than is remembered.
-            Ok(found.filter(|turn| id.time().is_some() || turn.time >= host.oldest()))
+            let found = context.call_store("look up an id", async { reader.find_turn(&actor, &key, id).await }).await?;
+            // The store may find older turns than are remembered.
+            Ok(found.filter(|turn| id.time().is_some() || turn.time >= context.dedup_horizon()))
         };
         self.hold(ctx, looking, move |this, found: Result<_, StoreError>, ctx| match found {
             Ok(Some(turn)) => {
                 let digest = this.dispatcher.context.digest(&delivery.envelope);
                 if turn.digest.is_some_and(|known| digest.matches(known)) {
                     this.dispatcher.context.counts.duplicates.one();
-                    (delivery.completion)(replied_before(turn.reply, turn.reply_codec));
+                    (delivery.completion)(duplicate_outcome(turn.reply, turn.reply_codec));
                 } else {
                     (delivery.completion)(Outcome::Conflict);
                 }
             }
             Ok(None) => {
-                this.state.seen.looked_up();
-                match this.dispatcher.context.new_refused(&delivery.envelope) {
+                this.state.dedup.looked_up();
+                match this.dispatcher.context.refuse_new(&delivery.envelope) {
                     Some(outcome) => (delivery.completion)(outcome),
-                    None => this.begin(delivery, permit, ctx),
+                    None => this.run(delivery, permit, ctx),
                 }
             }
             Err(error) => (delivery.completion)(Outcome::Refused(error)),
         });
     }
 
-    /// Settles once everything this actor has appended is durable: the first delivery may still be on its way to the disk.
-    pub(crate) fn settle_after_commit(&self, delivery: Delivery, permit: Permit, outcome: Outcome) {
-        let settle = delivery.completion;
+    /// Completes a delivery once every append of this actor is durable, which may include that of its first delivery.
+    pub(crate) fn complete_after_commit(&self, delivery: Delivery, permit: Permit, outcome: Outcome) {
+        let completion = delivery.completion;
         let then = move |committed: Result<(), StoreError>| {
-            // Held until now: an actor with a permit out is not put to rest, and one that is rebuilt finds what it has written.
+            // Held until now: an actor with a permit is not passivated, so a rebuilt one finds its own appends.
             drop(permit);
             match committed {
-                Ok(()) => settle(outcome),
-                Err(error) => settle(Outcome::Unknown(error)),
+                Ok(()) => completion(outcome),
+                Err(error) => completion(Outcome::Unknown(error)),
             }
         };
-        match self.last.get() {
+        match self.last_append.get() {
             Some(ticket) => self.dispatcher.context.after_ticket(ticket, then),
             None => then(Ok(())),
         }
     }
 }
 
-/// The outcome of a duplicate: a dead letter has no reply yet.
-pub(crate) fn replied_before(reply: bytes::Bytes, codec: Codec) -> Outcome {
+/// Returns the outcome of a duplicate. A dead letter has no reply yet.
+pub(crate) fn duplicate_outcome(reply: bytes::Bytes, codec: Codec) -> Outcome {
     if reply.is_empty() {
-        Outcome::DeadLetter("an earlier delivery made it a dead letter".to_owned())
+        Outcome::DeadLetter("an earlier delivery became a dead letter".to_owned())
     } else {
         Outcome::Done(reply, codec)
     }
 }
 
-/// So many turns are applied before other actors of the thread get their turn.
-const SLICE: usize = 64;
+/// The number of turns that are applied before other actors of the thread run.
+const REPLAY_SLICE: usize = 64;
 
-/// The state that the turns of a stream make, page by page.
-async fn rebuilt(door: &Dispatcher, mut pages: Box<dyn StreamPages>) -> Result<KeyState, StoreError> {
-    let (code, label) = (&door.context.user_code, door.label);
+/// Rebuilds the state from the turns of a stream, page by page.
+async fn rebuild(dispatcher: &Dispatcher, mut pages: Box<dyn StreamPages>) -> Result<KeyState, StoreError> {
+    let (code, label) = (&dispatcher.context.user_code, dispatcher.label);
     let panicked = |panicked: Panicked| {
         StoreError::from(CodecError::Decode { reason: format!("rebuilding the state {panicked}") })
     };
-    let mut state = code.call(label, || KeyState::begin(&door.handlers, pages.snapshot())).map_err(panicked)??;
+    let mut state =
+        code.call(label, || KeyState::initial(&dispatcher.handlers, pages.snapshot())).map_err(panicked)??;
     loop {
         let page = pages.next().await?;
         if page.is_empty() {
             return Ok(state);
         }
-        for (nth, slice) in page.chunks(SLICE).enumerate() {
+        for (nth, slice) in page.chunks(REPLAY_SLICE).enumerate() {
             if nth > 0 {
                 tokio::task::yield_now().await;
             }
-            let applied = code.call(label, || state.go_on(&door.handlers, slice)).map_err(panicked);
+            let applied = code.call(label, || state.replay_all(&dispatcher.handlers, slice)).map_err(panicked);
             if let Err(error) = applied.and_then(|applied| applied.map_err(StoreError::from)) {
                 let _ = code.call(label, move || drop(state));
                 return Err(error);

@@ -1,7 +1,8 @@
-//! The actix actor in front of a [`ActorInstance`]: whatever cannot be taken at once waits here, in order.
+//! The actix actor in front of an [`ActorInstance`]: messages that cannot be handled immediately wait here, in order.
 //!
-//! Called by the [door](super::dispatcher), which sends, and by actix, which brings one message after the other. Calls the actor.
-//! A typed command that finds nothing before it passes the mailbox by, on the [straight way](super::inline).
+//! Called by the [dispatcher](super::dispatcher), which sends, and by actix, which delivers one message after the
+//! other. Calls the actor. A typed command that finds nothing queued before it bypasses the mailbox as an [inline
+//! turn](super::inline).
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::rc::Rc;
@@ -13,36 +14,43 @@ use super::dispatcher::Permit;
 use super::handler_table::UserSlot;
 use super::inline::TypedCommand;
 use super::instance::ActorInstance;
-use super::turn::Failure;
+use super::turn::TurnError;
 use crate::router::{CommandMeta, Delivery};
 use crate::user_code::Label;
 
-/// One live actor with what its door and its permits look at: one allocation, so that a turn touches few places.
+/// One live actor with the counters that its dispatcher and its permits read: one allocation, so that a turn touches
+/// few cache lines.
 ///
-/// The actor is borrowed for as long as a message is taken, so a caller that finds it borrowed was called by its turn.
+/// The actor is borrowed while it handles a message. A caller that finds it borrowed was called by its turn.
 pub(crate) struct LiveActor<U: ?Sized = dyn UserSlot> {
-    /// How many messages are in its mailbox.
-    pub(super) mails: Cell<u32>,
-    /// How many turns are in flight for it, those in the mailbox included.
+    /// The number of messages in its mailbox.
+    pub(super) mailbox_len: Cell<u32>,
+    /// The number of turns in flight for it, including those in the mailbox.
     pub(super) queued: Cell<u32>,
-    /// The sweep in which it was last asked for anything.
-    pub(super) touched: Cell<u64>,
-    /// When it was last asked for anything, counted in uses of all actors.
-    pub(super) used: Cell<u64>,
+    /// The sweep in which it was last used.
+    pub(super) last_sweep: Cell<u64>,
+    /// Its last use, on the clock of [`ThreadContext::uses`](super::ThreadContext::uses).
+    pub(super) last_use: Cell<u64>,
     pub(super) actor: RefCell<ActorInstance<U>>,
 }
 
 impl<U> LiveActor<U> {
     pub(super) fn new(actor: ActorInstance<U>) -> Rc<Self> {
         let (mails, queued) = (Cell::default(), Cell::default());
-        Rc::new(Self { mails, queued, touched: Cell::default(), used: Cell::default(), actor: RefCell::new(actor) })
+        Rc::new(Self {
+            mailbox_len: mails,
+            queued,
+            last_sweep: Cell::default(),
+            last_use: Cell::default(),
+            actor: RefCell::new(actor),
+        })
     }
 }
 
-/// The actix actor in front of a [`ActorInstance`]. It holds the actor's only lasting reference.
+/// The actix actor in front of an [`ActorInstance`]. It holds the actor's only permanent reference.
 pub(crate) struct Mailbox(pub(super) Rc<LiveActor>);
 
-/// actix drops an actor whose context has panicked without a word.
+/// actix drops an actor whose context has panicked without logging it.
 impl Drop for Mailbox {
     fn drop(&mut self) {
         if crate::spawn::is_unwinding()
@@ -57,7 +65,7 @@ impl Drop for Mailbox {
     }
 }
 
-/// What actix gives a mailbox.
+/// The actix context of a mailbox.
 pub(crate) type Ctx = Context<Mailbox>;
 
 impl Mailbox {
@@ -66,49 +74,49 @@ impl Mailbox {
     }
 }
 
-/// A message that never leaves its thread. actix wants every message to be `Send`, because an address is; the wrapper checks
-/// at run time what the doors make sure of, and holds the only unsafe code that needs.
-pub(crate) struct Here<T>(pub(crate) SendWrapper<T>);
+/// A message that never leaves its thread. actix requires every message to be `Send`, because an address is. The
+/// wrapper checks at run time that the dispatchers stay on their thread, and contains the only unsafe code for it.
+pub(crate) struct LocalMessage<T>(pub(crate) SendWrapper<T>);
 
-impl<T> Here<T> {
+impl<T> LocalMessage<T> {
     pub(crate) fn new(message: T) -> Self {
         Self(SendWrapper::new(message))
     }
 }
 
-impl<T> Message for Here<T> {
+impl<T> Message for LocalMessage<T> {
     type Result = ();
 }
 
-/// What a mailbox takes.
-pub(super) enum Mail {
-    /// A message on its way as an envelope.
+/// A message in a mailbox.
+pub(super) enum MailboxMessage {
+    /// A message in an envelope.
     Envelope(Delivered),
-    /// A command on its way inside one thread.
-    Typed(TypedMail),
-    /// A message whose turn was taken outside the mailbox, and has failed.
-    Failed(Failed),
+    /// A typed command of the same thread.
+    Typed(TypedDelivery),
+    /// The failure of an inline turn.
+    Failed(FailedTurn),
 }
 
-/// A message on its way as an envelope.
+/// A delivery with its permit.
 pub(crate) struct Delivered {
     pub(crate) delivery: Delivery,
     pub(crate) permit: Permit,
 }
 
-/// A command on its way inside one thread.
-pub(super) struct TypedMail {
+/// A typed command of the same thread, with its permit.
+pub(super) struct TypedDelivery {
     pub(super) command: Box<dyn TypedCommand>,
     pub(super) meta: Option<Box<CommandMeta>>,
     pub(super) label: Label,
     pub(super) permit: Permit,
 }
 
-/// A message whose turn was taken outside the mailbox, and has failed.
-pub(super) struct Failed {
+/// The failure of an inline turn, with the message as an envelope.
+pub(super) struct FailedTurn {
     pub(super) delivery: Delivery,
     pub(super) permit: Permit,
-    pub(super) failure: Failure,
+    pub(super) failure: TurnError,
 }
 
 impl Actor for Mailbox {
@@ -119,17 +127,19 @@ impl Actor for Mailbox {
     }
 }
 
-impl Handler<Here<Mail>> for Mailbox {
+impl Handler<LocalMessage<MailboxMessage>> for Mailbox {
     type Result = ();
 
-    fn handle(&mut self, mail: Here<Mail>, ctx: &mut Self::Context) {
-        // The message is out of the mailbox.
-        self.0.mails.set(self.0.mails.get() - 1);
+    fn handle(&mut self, mail: LocalMessage<MailboxMessage>, ctx: &mut Self::Context) {
+        // The message has left the mailbox.
+        self.0.mailbox_len.set(self.0.mailbox_len.get() - 1);
         let mut actor = self.actor();
         match mail.0.take() {
-            Mail::Envelope(delivered) => actor.take(delivered, ctx),
-            Mail::Typed(mail) => actor.take_typed(mail, ctx),
-            Mail::Failed(Failed { delivery, permit, failure }) => actor.failed(delivery, permit, failure, ctx),
+            MailboxMessage::Envelope(delivered) => actor.handle(delivered, ctx),
+            MailboxMessage::Typed(mail) => actor.handle_typed(mail, ctx),
+            MailboxMessage::Failed(FailedTurn { delivery, permit, failure }) => {
+                actor.handle_failure(delivery, permit, failure, ctx)
+            }
         }
     }
 }

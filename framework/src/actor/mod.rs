@@ -1,7 +1,8 @@
-//! The life of a keyed actor: activation, turns, effects, speculation, passivation.
+//! The life of a keyed actor: activation, turns, effects, commits, retries, passivation.
 //!
-//! Called by the router's doors; calls the [store](crate::store). One live actor per key; one turn at a time.
-//! A reply never leaves before its turn is committed. A panic in user code fails one turn and nothing else.
+//! Called by the router through its endpoints; calls the [store](crate::store). At most one actor per key is live, and
+//! it runs one turn at a time. A reply never leaves before its turn is committed. A panic in user code fails one turn
+//! and nothing else.
 
 mod backlog;
 mod command_dispatcher;
@@ -32,7 +33,7 @@ mod timer_name;
 mod turn;
 
 pub(crate) use backlog::{DEFERRED, MIN_WAIT};
-pub(crate) use command_dispatcher::{Asking, CommandDispatcher};
+pub(crate) use command_dispatcher::{CommandCall, CommandDispatcher};
 #[cfg(feature = "testing")]
 pub(crate) use compensation::{CompensationChange, PlannedCommand};
 pub(crate) use dispatcher::Dispatcher;
@@ -40,8 +41,8 @@ pub use effects::{CompensationScope, Effects, Sent};
 #[cfg(feature = "testing")]
 pub(crate) use failpoints::{Count, Failpoint, Failpoints};
 pub(crate) use handler_table::{HandlerTable, typed, typed_state};
-pub(crate) use instance::replied_before;
-pub(crate) use mailbox::Here;
+pub(crate) use instance::duplicate_outcome;
+pub(crate) use mailbox::LocalMessage;
 pub(crate) use plan::names;
 pub use plan::{EventContext, Plan, Role, Stateful};
 #[cfg(feature = "testing")]
@@ -49,7 +50,7 @@ pub(crate) use replay_checker::ReplayChecker;
 pub(crate) use requested::TimerSlot;
 pub use snapshots::Snapshots;
 #[cfg(feature = "testing")]
-pub(crate) use stored::{begins_undo, finished_undo, restarts, undo_change, user_state};
+pub(crate) use stored::{begins_compensation, compensation_change, finishes_compensation, restarts, user_state};
 pub(crate) use thread::{InFlightGuard, OwnedShard, ThreadContext, ThreadSettings};
 pub(crate) use timer_name::stored as stored_timer;
 pub(crate) use timer_name::{parts as timer_parts, timer_name};

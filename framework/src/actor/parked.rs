@@ -1,7 +1,7 @@
-//! The dead letters of one key, in the order in which they are handled again, and how much they hold.
+//! The dead letters of one key, in the order in which they are redriven, and their size.
 //!
-//! Kept by the [state](super::state); asked before a message is parked and while parked messages are redriven. Rebuilt from the
-//! stream's notes. Every operation costs O(log n).
+//! Part of the [state](super::state); read before a message is parked and while parked messages are redriven. Rebuilt
+//! from the stream's notes. Every operation costs O(log n).
 
 use std::collections::BTreeMap;
 
@@ -10,19 +10,18 @@ use serde::{Deserialize, Serialize};
 use crate::message::{Kind, MessageId};
 use crate::store::DeadLetter;
 
-/// How many messages are parked for one key, at most. Redriving that many takes a second or so, and an operator who looks at the
-/// key has not lost sight of it.
-pub(super) const MOST_MESSAGES: usize = 10_000;
-/// How many payload bytes are parked for one key before no more messages are: 64 MiB.
-pub(super) const MOST_BYTES: usize = 64 * 1024 * 1024;
+/// The most messages parked for one key. Redriving that many takes about a second.
+pub(super) const MAX_MESSAGES: usize = 10_000;
+/// The payload bytes after which no more messages are parked for one key: 64 MiB.
+pub(super) const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// The dead letters of one key. Stored as a list of ids.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(from = "Vec<MessageId>", into = "Vec<MessageId>")]
 pub(crate) struct Parked {
     /// By the order in which they were parked.
-    letters: BTreeMap<u64, ParkedMessage>,
-    places: BTreeMap<MessageId, u64>,
+    messages: BTreeMap<u64, ParkedMessage>,
+    order: BTreeMap<MessageId, u64>,
     /// The parked timers, by name.
     timers: BTreeMap<String, Vec<MessageId>>,
     bytes: usize,
@@ -37,49 +36,49 @@ struct ParkedMessage {
 
 impl Parked {
     pub(crate) const fn new() -> Self {
-        Self { letters: BTreeMap::new(), places: BTreeMap::new(), timers: BTreeMap::new(), bytes: 0 }
+        Self { messages: BTreeMap::new(), order: BTreeMap::new(), timers: BTreeMap::new(), bytes: 0 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.letters.is_empty()
+        self.messages.is_empty()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.letters.len()
+        self.messages.len()
     }
 
     pub(crate) fn contains(&self, message: MessageId) -> bool {
-        self.places.contains_key(&message)
+        self.order.contains_key(&message)
     }
 
     /// Returns whether one more message may be parked.
-    pub(super) fn has_room(&self) -> bool {
-        self.len() < MOST_MESSAGES && self.bytes < MOST_BYTES
+    pub(super) fn has_capacity(&self) -> bool {
+        self.len() < MAX_MESSAGES && self.bytes < MAX_BYTES
     }
 
     /// Parks a message behind all others. `timer` is the stored name, if it is a timer.
-    pub(super) fn add(&mut self, letter: &DeadLetter, timer: &str) {
-        let envelope = &letter.envelope;
+    pub(super) fn add(&mut self, entry: &DeadLetter, timer: &str) {
+        let envelope = &entry.envelope;
         let timer = (envelope.kind == Kind::Document).then(|| timer.to_owned());
         self.put(ParkedMessage { message: envelope.id, bytes: envelope.payload.len(), timer });
     }
 
-    fn put(&mut self, letter: ParkedMessage) {
-        self.remove(letter.message);
-        let place = self.letters.last_key_value().map_or(0, |(last, _)| last + 1);
-        self.bytes += letter.bytes;
-        self.places.insert(letter.message, place);
-        if let Some(timer) = &letter.timer {
-            self.timers.entry(timer.clone()).or_default().push(letter.message);
+    fn put(&mut self, entry: ParkedMessage) {
+        self.remove(entry.message);
+        let place = self.messages.last_key_value().map_or(0, |(last, _)| last + 1);
+        self.bytes += entry.bytes;
+        self.order.insert(entry.message, place);
+        if let Some(timer) = &entry.timer {
+            self.timers.entry(timer.clone()).or_default().push(entry.message);
         }
-        self.letters.insert(place, letter);
+        self.messages.insert(place, entry);
     }
 
-    /// Takes out a message that was handled or discarded.
+    /// Removes a message that was handled or discarded.
     pub(super) fn remove(&mut self, message: MessageId) {
-        let Some(letter) = self.places.remove(&message).and_then(|place| self.letters.remove(&place)) else { return };
-        self.bytes -= letter.bytes;
-        if let Some(timer) = letter.timer
+        let Some(entry) = self.order.remove(&message).and_then(|place| self.messages.remove(&place)) else { return };
+        self.bytes -= entry.bytes;
+        if let Some(timer) = entry.timer
             && let Some(ids) = self.timers.get_mut(&timer)
         {
             ids.retain(|id| *id != message);
@@ -89,30 +88,30 @@ impl Parked {
         }
     }
 
-    /// The first messages: `most` of them, fewer if they hold more than `bytes`, one at least.
+    /// Returns the first `most` messages, fewer if they exceed `bytes`, but at least one.
     pub(super) fn first(&self, most: usize, bytes: usize) -> Vec<MessageId> {
         let mut sum = 0;
         let mut first = Vec::new();
-        for letter in self.letters.values().take(most) {
-            sum += letter.bytes;
+        for entry in self.messages.values().take(most) {
+            sum += entry.bytes;
             if sum > bytes && !first.is_empty() {
                 break;
             }
-            first.push(letter.message);
+            first.push(entry.message);
         }
         first
     }
 
-    /// The parked timers of a name, in no order.
+    /// Returns the parked timers of a name, in no particular order.
     pub(super) fn timers(&self, name: &str) -> &[MessageId] {
         self.timers.get(name).map_or(&[], Vec::as_slice)
     }
 }
 
-/// Equal if the same messages come in the same order.
+/// Equal if both hold the same messages in the same order.
 impl PartialEq for Parked {
     fn eq(&self, other: &Self) -> bool {
-        let ids = |parked: &Self| parked.letters.values().map(|letter| letter.message).collect::<Vec<_>>();
+        let ids = |parked: &Self| parked.messages.values().map(|entry| entry.message).collect::<Vec<_>>();
         self.len() == other.len() && ids(self) == ids(other)
     }
 }
@@ -127,7 +126,7 @@ impl From<Vec<MessageId>> for Parked {
 
 impl From<Parked> for Vec<MessageId> {
     fn from(parked: Parked) -> Self {
-        parked.letters.into_values().map(|letter| letter.message).collect()
+        parked.messages.into_values().map(|entry| entry.message).collect()
     }
 }
 
@@ -135,7 +134,7 @@ impl From<Parked> for Vec<MessageId> {
 mod tests {
     use super::*;
 
-    fn letter(n: u128, bytes: usize, timer: Option<&str>) -> ParkedMessage {
+    fn entry(n: u128, bytes: usize, timer: Option<&str>) -> ParkedMessage {
         ParkedMessage { message: MessageId::from_u128(n), bytes, timer: timer.map(str::to_owned) }
     }
 
@@ -144,26 +143,26 @@ mod tests {
     }
 
     #[test]
-    fn first_messages_come_in_order_within_bytes() {
+    fn first_messages_are_ordered_and_bounded_by_bytes() {
         let mut parked = Parked::new();
         for n in [3, 1, 2, 4] {
-            parked.put(letter(n, 10, None));
+            parked.put(entry(n, 10, None));
         }
         assert_eq!(parked.first(10, 1000), ids(&[3, 1, 2, 4]));
         assert_eq!(parked.first(2, 1000), ids(&[3, 1]));
         assert_eq!(parked.first(10, 25), ids(&[3, 1]));
-        assert_eq!(parked.first(10, 1), ids(&[3]), "one at least");
+        assert_eq!(parked.first(10, 1), ids(&[3]), "at least one");
         parked.remove(MessageId::from_u128(3));
-        parked.put(letter(1, 5, None));
-        assert_eq!(parked.first(10, 1000), ids(&[2, 4, 1]), "parked again, it comes last");
+        parked.put(entry(1, 5, None));
+        assert_eq!(parked.first(10, 1000), ids(&[2, 4, 1]), "parked again, it is last");
         assert_eq!(parked.bytes, 25);
     }
 
     #[test]
     fn timers_are_found_by_name_while_parked() {
         let mut parked = Parked::new();
-        parked.put(letter(1, 1, Some("Bell")));
-        parked.put(letter(2, 1, Some("Bell")));
+        parked.put(entry(1, 1, Some("Bell")));
+        parked.put(entry(2, 1, Some("Bell")));
         assert_eq!(parked.timers("Bell"), ids(&[1, 2]));
         parked.remove(MessageId::from_u128(1));
         assert_eq!(parked.timers("Bell"), ids(&[2]));
@@ -172,15 +171,15 @@ mod tests {
     }
 
     #[test]
-    fn room_ends_with_messages_and_with_bytes() {
+    fn capacity_is_bounded_by_messages_and_bytes() {
         let mut parked = Parked::new();
-        parked.put(letter(0, MOST_BYTES, None));
-        assert!(!parked.has_room());
+        parked.put(entry(0, MAX_BYTES, None));
+        assert!(!parked.has_capacity());
         parked.remove(MessageId::from_u128(0));
-        for n in 0..MOST_MESSAGES {
-            assert!(parked.has_room());
-            parked.put(letter(n as u128, 0, None));
+        for n in 0..MAX_MESSAGES {
+            assert!(parked.has_capacity());
+            parked.put(entry(n as u128, 0, None));
         }
-        assert!(!parked.has_room());
+        assert!(!parked.has_capacity());
     }
 }

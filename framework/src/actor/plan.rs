@@ -1,4 +1,6 @@
-//! What the derives say about an actor type: who it is and what it takes.
+//! The descriptions of actor types that the derives generate: constants, and the lists of handled messages.
+//!
+//! Called by derived code at start. Fills the [handler table](super::handler_table).
 
 use std::any::TypeId;
 use std::marker::PhantomData;
@@ -9,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::message::{Command, Domain, Envelope, Message, MessageFacts, MessageId, Name, StateCoding};
 use crate::router::MessageCard;
 
-/// What an actor is.
+/// The role of an actor type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Guards one consistency boundary.
@@ -18,7 +20,7 @@ pub enum Role {
     Saga,
 }
 
-/// What `#[derive(Aggregate)]` and `#[derive(Saga)]` fill in.
+/// The description of an actor type. `#[derive(Aggregate)]` and `#[derive(Saga)]` implement it.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is neither an aggregate nor a saga",
@@ -27,53 +29,53 @@ pub enum Role {
 pub trait Stateful: Sized + Unpin + 'static {
     /// The domain whose shard logs hold its events.
     type Domain: Domain;
-    /// Its name in the store, unique in its domain.
+    /// The name in the store, unique in its domain.
     const NAME: &'static str;
-    /// What it is.
+    /// The role.
     const ROLE: Role;
-    /// The names it had before.
+    /// The former names.
     const FORMERLY: &'static [&'static str] = &[];
-    /// When snapshots of its state are kept.
+    /// The snapshot policy.
     const SNAPSHOTS: Snapshots = Snapshots::IfCoded;
 
-    /// The state before the first event: its `Default`.
+    /// Returns the state before the first event: its `Default`.
     fn initial() -> Self;
 
-    /// Lists what it takes.
+    /// Lists the handled messages.
     fn wire(plan: &mut Plan<Self>);
 
-    /// How its state becomes bytes and back, if it can.
+    /// Returns the coding of the state, if it has one.
     fn coding() -> Option<StateCoding<Self>> {
         None
     }
 
-    /// Its state as text, if it implements `Debug`. Compared in simulations.
+    /// Returns the state as text, if it implements `Debug`. Simulations compare it.
     fn described(&self) -> Option<String> {
         None
     }
 }
 
-/// What is known about an event besides its content.
+/// The context of an event: the stream and position in which it was recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventContext {
-    /// The domain it belongs to.
+    /// The domain of the event.
     pub domain: Name,
     /// The key of the aggregate or saga that recorded it.
     pub key: String,
-    /// Its version in that stream, from 1.
+    /// The version in that stream, from 1.
     pub version: u64,
     /// The shard of the domain.
     pub shard: u16,
-    /// Its place in the shard's log.
+    /// The position in the shard's log.
     pub position: u64,
-    /// When it was recorded.
+    /// The time of recording.
     pub time: Timestamp,
     /// The correlation id.
     pub correlation: MessageId,
 }
 
 impl EventContext {
-    /// What an event's envelope says about it.
+    /// Reads the context from an event's envelope.
     pub(crate) fn of(event: &Envelope) -> Self {
         let origin = event.origin.as_ref();
         Self {
@@ -88,7 +90,7 @@ impl EventContext {
     }
 }
 
-/// The names that a stored or sent message of the type may have.
+/// Returns the names that a stored or sent message of the type may have.
 pub(crate) fn names<M: Message>() -> impl Iterator<Item = &'static str> {
     MessageFacts::of::<M>().names()
 }
@@ -96,33 +98,33 @@ pub(crate) fn names<M: Message>() -> impl Iterator<Item = &'static str> {
 /// The list that [`Stateful::wire`] fills.
 #[doc(hidden)]
 pub struct Plan<A: Stateful> {
-    pub(super) wiring: HandlerTable,
+    pub(super) table: HandlerTable,
     actor: PhantomData<fn() -> A>,
 }
 
 impl<A: Stateful> Plan<A> {
     pub(super) fn new(wiring: HandlerTable) -> Self {
-        Self { wiring, actor: PhantomData }
+        Self { table: wiring, actor: PhantomData }
     }
 
     pub(crate) fn add_command<M: Command>(&mut self, decide: Decide, route: AddRoute) {
-        self.wiring.add_command(MessageFacts::of::<M>(), MessageCard::of_command::<M>(), decide, route);
+        self.table.add_command(MessageFacts::of::<M>(), MessageCard::of_command::<M>(), decide, route);
     }
 
     pub(crate) fn add_apply<M: Message>(&mut self, apply: ApplyStored) {
-        self.wiring.add_apply(MessageFacts::of::<M>(), MessageCard::of::<M>(), apply);
+        self.table.add_apply(MessageFacts::of::<M>(), MessageCard::of::<M>(), apply);
     }
 
     pub(crate) fn add_react<M: Message>(&mut self, key_of: KeyOf, decide: Decide) {
-        self.wiring.add_react(MessageFacts::of::<M>(), MessageCard::of::<M>(), key_of, decide);
+        self.table.add_react(MessageFacts::of::<M>(), MessageCard::of::<M>(), key_of, decide);
     }
 
     pub(crate) fn add_reply<M: Command>(&mut self, decide: Decide) {
         let (facts, card) = (MessageFacts::of::<M>(), MessageCard::of_command::<M>());
-        self.wiring.add_reply(facts, card, TypeId::of::<M>(), decide);
+        self.table.add_reply(facts, card, TypeId::of::<M>(), decide);
     }
 
     pub(crate) fn add_timer<M: Message>(&mut self, decide: Decide) {
-        self.wiring.add_timer(MessageFacts::of::<M>(), MessageCard::of::<M>(), decide);
+        self.table.add_timer(MessageFacts::of::<M>(), MessageCard::of::<M>(), decide);
     }
 }

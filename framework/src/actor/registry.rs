@@ -1,7 +1,8 @@
-//! What is kept for each live key: found by the key, in a list whose neighbors were added together.
+//! The live actors of one type on one thread, by key, in a list ordered by activation.
 //!
-//! Called by the [door](super::dispatcher) with every message, so it looks at few places: a small table of numbers, and the slot in
-//! the list, which holds the beginning of its key. Keys that are used together were often activated together.
+//! Called by the [dispatcher](super::dispatcher) with every message, so a lookup touches little memory: a small table
+//! of indices, and the slot in the list, which holds the beginning of its key. Keys that are used together were often
+//! activated together.
 
 use std::hash::BuildHasher;
 use std::rc::Rc;
@@ -9,19 +10,19 @@ use std::rc::Rc;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
-/// Keys up to this length are compared without a look at their own memory.
-const START: usize = 24;
+/// Keys up to this length are compared without access to their own allocation.
+const PREFIX_LEN: usize = 24;
 
 pub(super) struct ActorRegistry<T> {
-    list: Vec<Slot<T>>,
-    numbers: HashTable<u32>,
+    slots: Vec<Slot<T>>,
+    index: HashTable<u32>,
     hasher: FixedState,
-    /// Where the next [turn of the hand](Self::turn_hand) looks.
-    hand: usize,
+    /// The slot that [`advance_cursor`](Self::advance_cursor) returns next.
+    cursor: usize,
 }
 
 struct Slot<T> {
-    start: [u8; START],
+    prefix: [u8; PREFIX_LEN],
     key: Rc<str>,
     value: T,
 }
@@ -29,69 +30,71 @@ struct Slot<T> {
 impl<T> Slot<T> {
     fn is_of(&self, key: &str) -> bool {
         let same = |start: &[u8]| start == key.as_bytes();
-        self.key.len() == key.len() && self.start.get(..key.len()).map_or_else(|| *self.key == *key, same)
+        self.key.len() == key.len() && self.prefix.get(..key.len()).map_or_else(|| *self.key == *key, same)
     }
 }
 
 impl<T> ActorRegistry<T> {
-    /// Nothing yet. Keys come from outside: a seed that nobody outside knows makes it hard to choose many that collide.
+    /// Returns an empty registry. Keys come from external callers: a secret seed makes it hard to choose colliding
+    /// ones.
     pub(super) fn new(seed: u64) -> Self {
-        Self { list: Vec::new(), numbers: HashTable::new(), hasher: FixedState::with_seed(seed), hand: 0 }
+        Self { slots: Vec::new(), index: HashTable::new(), hasher: FixedState::with_seed(seed), cursor: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.list.len()
+        self.slots.len()
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&T> {
-        let is_it = |number: &u32| self.list.get(*number as usize).is_some_and(|slot| slot.is_of(key));
-        let number = self.numbers.find(self.hasher.hash_one(key), is_it)?;
-        self.list.get(*number as usize).map(|slot| &slot.value)
+        let is_it = |number: &u32| self.slots.get(*number as usize).is_some_and(|slot| slot.is_of(key));
+        let number = self.index.find(self.hasher.hash_one(key), is_it)?;
+        self.slots.get(*number as usize).map(|slot| &slot.value)
     }
 
-    /// Adds what is kept for a key that has nothing.
+    /// Adds the value of a key that is not in the registry.
     pub(super) fn add(&mut self, key: Rc<str>, value: T) {
-        let mut start = [0; START];
+        let mut start = [0; PREFIX_LEN];
         start.iter_mut().zip(key.bytes()).for_each(|(slot, byte)| *slot = byte);
-        // More keys than that would have to be live at once.
-        let number = u32::try_from(self.list.len()).unwrap_or(u32::MAX);
-        let Self { list, numbers, hasher, .. } = self;
+        // More keys than that cannot be live at once.
+        let number = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+        let Self { slots: list, index: numbers, hasher, .. } = self;
         let hash = hasher.hash_one(&*key);
-        list.push(Slot { start, key, value });
+        list.push(Slot { prefix: start, key, value });
         numbers.insert_unique(hash, number, |number| hash_of(list, hasher, *number as usize));
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = &T> {
-        self.list.iter().map(|slot| &slot.value)
+        self.slots.iter().map(|slot| &slot.value)
     }
 
-    /// The next of all in a round that never ends: its place, which holds until something is added or taken out.
-    pub(super) fn turn_hand(&mut self) -> (usize, Option<&T>) {
-        if self.hand >= self.list.len() {
-            self.hand = 0;
+    /// Returns the next value of an endless round, with its index. The index is valid until a value is added or
+    /// removed.
+    pub(super) fn advance_cursor(&mut self) -> (usize, Option<&T>) {
+        if self.cursor >= self.slots.len() {
+            self.cursor = 0;
         }
-        let at = self.hand;
-        self.hand += 1;
-        (at, self.list.get(at).map(|slot| &slot.value))
+        let at = self.cursor;
+        self.cursor += 1;
+        (at, self.slots.get(at).map(|slot| &slot.value))
     }
 
-    /// Takes out what is at a place.
-    pub(super) fn take_out(&mut self, at: usize) -> Option<T> {
-        (at < self.list.len()).then(|| self.swap_remove(at))
+    /// Removes the value at an index.
+    pub(super) fn remove_at(&mut self, at: usize) -> Option<T> {
+        (at < self.slots.len()).then(|| self.swap_remove(at))
     }
 
-    /// Takes out what is kept for a key.
+    /// Removes the value of a key.
     pub(super) fn remove(&mut self, key: &str) -> Option<T> {
-        let is_it = |number: &u32| self.list.get(*number as usize).is_some_and(|slot| slot.is_of(key));
-        let at = *self.numbers.find(self.hasher.hash_one(key), is_it)?;
-        self.take_out(at as usize)
+        let is_it = |number: &u32| self.slots.get(*number as usize).is_some_and(|slot| slot.is_of(key));
+        let at = *self.index.find(self.hasher.hash_one(key), is_it)?;
+        self.remove_at(at as usize)
     }
 
-    /// Takes out whatever `goes`.
+    /// Removes every value for which `goes` returns true.
     pub(super) fn extract(&mut self, mut goes: impl FnMut(&T) -> bool) -> Vec<T> {
         let mut gone = Vec::new();
         let mut at = 0;
-        while let Some(slot) = self.list.get(at) {
+        while let Some(slot) = self.slots.get(at) {
             if goes(&slot.value) {
                 gone.push(self.swap_remove(at));
             } else {
@@ -101,9 +104,9 @@ impl<T> ActorRegistry<T> {
         gone
     }
 
-    /// Takes out one; the last of the list moves to its place.
+    /// Removes one slot; the last one of the list moves to its index.
     fn swap_remove(&mut self, at: usize) -> T {
-        let Self { list, numbers, hasher, .. } = self;
+        let Self { slots: list, index: numbers, hasher, .. } = self;
         if let Ok(number) = numbers.find_entry(hash_of(list, hasher, at), |number| *number as usize == at) {
             number.remove();
         }
@@ -127,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_holds_what_a_map_holds_whatever_goes_and_comes() {
+    fn registry_matches_a_map_after_adds_and_removals() {
         let mut keys = ActorRegistry::new(7);
         let mut map = BTreeMap::new();
         for round in 0..40u32 {
@@ -152,10 +155,10 @@ mod tests {
     }
 
     #[test]
-    fn hand_comes_by_every_value_and_removed_keys_are_gone() {
+    fn cursor_visits_every_value_and_removed_keys_are_gone() {
         let mut keys = ActorRegistry::new(3);
         (0..100).for_each(|n| keys.add(Rc::from(format!("k{n}")), n));
-        let mut met: Vec<_> = (0..100).filter_map(|_| keys.turn_hand().1.copied()).collect();
+        let mut met: Vec<_> = (0..100).filter_map(|_| keys.advance_cursor().1.copied()).collect();
         met.sort_unstable();
         assert_eq!(met, (0..100).collect::<Vec<_>>());
         for n in (0..100).step_by(3) {
@@ -163,17 +166,17 @@ mod tests {
             assert_eq!(keys.remove(&format!("k{n}")), None);
         }
         let mut left = Vec::new();
-        while let (at, Some(_)) = keys.turn_hand() {
-            left.extend(keys.take_out(at));
+        while let (at, Some(_)) = keys.advance_cursor() {
+            left.extend(keys.remove_at(at));
         }
         left.sort_unstable();
         assert_eq!(left, (0..100).filter(|n| n % 3 != 0).collect::<Vec<_>>());
     }
 
     #[test]
-    fn keys_that_begin_alike_are_different() {
+    fn keys_with_a_common_prefix_are_distinct() {
         let mut keys = ActorRegistry::new(1);
-        let long = "a".repeat(START);
+        let long = "a".repeat(PREFIX_LEN);
         let all = ["", "a", "a\0", &long, &format!("{long}b"), &format!("{long}c")];
         for (nth, key) in all.iter().enumerate() {
             assert_eq!(keys.get(key), None, "{key:?}");

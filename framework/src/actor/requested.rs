@@ -1,7 +1,7 @@
-//! What a handler has asked for, whatever the type of its actor: nothing of it has happened yet.
+//! The effects that a handler has requested, independent of its actor's type. None of them has happened yet.
 //!
-//! Filled through [`Effects`](super::effects::Effects), which is this with the actor's type. Read by the
-//! [turn](super::turn), which is compiled once for all actor types, and not once more for each in the user's program.
+//! Filled through [`Effects`](super::effects::Effects), which adds the actor's type. Read by the [turn](super::turn),
+//! which is compiled once for all actor types.
 
 use std::any::{Any, TypeId};
 use std::borrow::Cow;
@@ -11,7 +11,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::compensation::{CompensationChange, PlannedCommand};
-use super::effects::{Effects, Recorded};
+use super::effects::{Effects, RecordedSlot};
 use super::handler_table::HandlerTable;
 use super::plan::{EventContext, Role, Stateful};
 use crate::clock::{MonotonicTime, Timestamp};
@@ -20,35 +20,35 @@ use crate::message::{
     ShardId, settle_reply, shard_of,
 };
 
-/// What a handler has asked for in one turn.
+/// The effects requested in one turn. One value per actor type is reused, so most turns allocate nothing.
 pub(crate) struct RequestedEffects {
     pub(crate) turn: TurnFacts,
-    /// By which timers are due.
-    pub(crate) steady: MonotonicTime,
-    pub(crate) plan: Rc<HandlerTable>,
+    /// The clock by which timers are due.
+    pub(crate) monotonic: MonotonicTime,
+    pub(crate) handlers: Rc<HandlerTable>,
     pub(crate) payloads: Vec<u8>,
     pub(super) events: Vec<EventSlot>,
-    /// One for each of `events`; those behind are empty, and kept for the next turn.
-    recorded: Vec<Box<dyn Recorded>>,
-    /// Whether those of this turn are applied, and so empty as well.
+    /// One slot for each of `events`. The slots after them are empty and kept for the next turn.
+    recorded: Vec<Box<dyn RecordedSlot>>,
+    /// Whether the slots of this turn were applied, and so are empty as well.
     applied: bool,
     pub(crate) outgoing: Vec<Outgoing>,
     pub(crate) timers: Vec<TimerSlot>,
-    pub(crate) undo: Vec<CompensationChange>,
+    pub(crate) compensation: Vec<CompensationChange>,
     pub(crate) reply: Vec<u8>,
     pub(crate) rejected: bool,
     pub(crate) ended: bool,
-    /// The saga starts again if it has ended.
+    /// Whether an ended saga starts again.
     pub(crate) restarts: bool,
     pub(crate) error: Option<CodecError>,
-    /// What is known about the event that is reacted to.
-    pub(crate) about: Option<EventContext>,
-    /// The command whose reply is taken.
-    pub(crate) answered: Option<MessageId>,
+    /// The context of the event that is being handled.
+    pub(crate) event_context: Option<EventContext>,
+    /// The command whose reply is being handled.
+    pub(crate) replied_command: Option<MessageId>,
     fresh_ids: u32,
 }
 
-/// The [`Effects`] of an actor type that is not known: what handlers are called with, behind one virtual call.
+/// The [`Effects`] of an unknown actor type: handlers receive it, behind one virtual call.
 pub(crate) trait AnyEffects: Any {
     fn requested(&mut self) -> &mut RequestedEffects;
 }
@@ -59,10 +59,10 @@ impl<A: Stateful> AnyEffects for Effects<A> {
     }
 }
 
-/// How many places of recorded events are kept for the next turn.
-const KEPT: usize = 16;
+/// The number of event slots kept for the next turn.
+const MAX_SPARE_SLOTS: usize = 16;
 
-/// What is known about the turn that is taken.
+/// The facts of the current turn.
 #[derive(Clone, Debug)]
 pub(crate) struct TurnFacts {
     pub(crate) id: MessageId,
@@ -72,27 +72,27 @@ pub(crate) struct TurnFacts {
     pub(crate) key: Rc<str>,
 }
 
-/// An event that is to be recorded; its bytes are in the effects' payloads.
+/// An event to record; its bytes are in the payloads of the effects.
 pub(super) struct EventSlot {
     pub(crate) name: &'static str,
     pub(crate) version: u32,
     pub(crate) payload: Range<usize>,
 }
 
-/// A message that is to be sent.
+/// A message to send.
 pub(crate) struct Outgoing {
     pub(crate) to: ShardId,
     pub(crate) envelope: Envelope,
 }
 
-/// A timer that is to be set or cleared.
+/// A timer to set or clear.
 pub(crate) enum TimerSlot {
     Set { name: Cow<'static, str>, due: Timestamp, version: u32, codec: Codec, payload: Range<usize> },
     Clear { name: Cow<'static, str> },
 }
 
 impl TimerSlot {
-    /// The name under which it is stored.
+    /// Returns the stored name.
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::Set { name, .. } | Self::Clear { name } => name,
@@ -101,7 +101,7 @@ impl TimerSlot {
 }
 
 impl RequestedEffects {
-    pub(crate) fn new(plan: Rc<HandlerTable>, steady: MonotonicTime) -> Self {
+    pub(crate) fn new(handlers: Rc<HandlerTable>, monotonic: MonotonicTime) -> Self {
         Self {
             turn: TurnFacts {
                 id: MessageId::from_u128(0),
@@ -110,22 +110,22 @@ impl RequestedEffects {
                 time: Timestamp::default(),
                 key: Rc::from(""),
             },
-            steady,
-            plan,
+            monotonic,
+            handlers,
             payloads: Vec::new(),
             events: Vec::new(),
             recorded: Vec::new(),
             applied: false,
             outgoing: Vec::new(),
             timers: Vec::new(),
-            undo: Vec::new(),
+            compensation: Vec::new(),
             reply: Vec::new(),
             rejected: false,
             ended: false,
             restarts: false,
             error: None,
-            about: None,
-            answered: None,
+            event_context: None,
+            replied_command: None,
             fresh_ids: 0,
         }
     }
@@ -136,49 +136,49 @@ impl RequestedEffects {
         self.reply.clear();
         self.rejected = false;
         self.error = None;
-        (self.about, self.answered) = (None, None);
+        (self.event_context, self.replied_command) = (None, None);
         self.fresh_ids = 0;
     }
 
-    /// Throws away what was asked for so far, the reply not.
+    /// Discards everything requested so far except the reply.
     fn discard(&mut self) {
         self.payloads.clear();
         if !std::mem::take(&mut self.applied) {
             self.recorded.iter_mut().take(self.events.len()).for_each(|recorded| recorded.clear());
         }
-        self.recorded.truncate(KEPT);
+        self.recorded.truncate(MAX_SPARE_SLOTS);
         self.events.clear();
         self.outgoing.clear();
         self.timers.clear();
-        self.undo.clear();
+        self.compensation.clear();
         self.ended = false;
         self.restarts = false;
     }
 
-    /// Returns whether nothing but a reply was asked for.
-    pub(super) fn only_replies(&self) -> bool {
-        let records = !self.events.is_empty() || !self.undo.is_empty() || self.ended;
-        !records && self.only_records()
+    /// Returns whether only a reply was requested.
+    pub(super) fn is_reply_only(&self) -> bool {
+        let records = !self.events.is_empty() || !self.compensation.is_empty() || self.ended;
+        !records && self.is_events_only()
     }
 
-    /// Returns whether nothing was asked for that outlives the turn but events: no command, no timer, no compensation.
-    pub(super) fn only_records(&self) -> bool {
-        self.outgoing.is_empty() && self.timers.is_empty() && self.undo.is_empty()
+    /// Returns whether only events were requested: no command, no timer, no compensation.
+    pub(super) fn is_events_only(&self) -> bool {
+        self.outgoing.is_empty() && self.timers.is_empty() && self.compensation.is_empty()
     }
 
-    /// Throws away what was asked for and rejects the command.
+    /// Discards every request and rejects the command.
     pub(super) fn reject(&mut self, rejection: Rejection) {
         self.discard();
         self.rejected = true;
         self.reply.clear();
-        if let Err(error) = <()>::write_reply(&Err(rejection), self.plan.facts.codec, &mut self.reply) {
+        if let Err(error) = <()>::write_reply(&Err(rejection), self.handlers.facts.codec, &mut self.reply) {
             self.error.get_or_insert(error);
         }
     }
 
-    /// Notes the outcome of a command's handler. Returns it as every caller will read it; `None` if it cannot be read, which
-    /// fails the turn.
-    pub(crate) fn replied<R: Coded + 'static>(
+    /// Stores the result of a command's handler. Returns it as every caller will decode it; `None` if it cannot be
+    /// decoded, which fails the turn.
+    pub(crate) fn set_reply<R: Coded + 'static>(
         &mut self,
         codec: Codec,
         reply: Result<R, Rejection>,
@@ -197,26 +197,26 @@ impl RequestedEffects {
         }
     }
 
-    /// The place that was used last for an event of this number, if it is kept.
+    /// Returns the slot of the previous event with this index, if it was kept.
     ///
-    /// Nearly every turn records what the turn before it has recorded: its place needs no new allocation.
-    pub(super) fn place(&mut self) -> Option<&mut dyn Any> {
+    /// Nearly every turn records the same event type as the turn before it: reusing its slot saves an allocation.
+    pub(super) fn spare_slot(&mut self) -> Option<&mut dyn Any> {
         self.recorded.get_mut(self.events.len()).map(|place| &mut **place as &mut dyn Any)
     }
 
-    /// A new place for the next event.
-    pub(super) fn add_place(&mut self, place: Box<dyn Recorded>) {
+    /// Adds a slot for the next event.
+    pub(super) fn add_slot(&mut self, place: Box<dyn RecordedSlot>) {
         self.recorded.truncate(self.events.len());
         self.recorded.push(place);
     }
 
-    /// Notes an event whose place is filled, and whose bytes begin at `start`.
+    /// Records an event whose slot is filled and whose bytes begin at `start`.
     pub(super) fn record(&mut self, name: &'static str, version: u32, start: usize) {
         let payload = start..self.payloads.len();
         self.events.push(EventSlot { name, version, payload });
     }
 
-    /// Applies what was recorded, in its order.
+    /// Applies the recorded events in order.
     pub(crate) fn apply_to(&mut self, state: &mut dyn Any) {
         for recorded in self.recorded.iter_mut().take(self.events.len()) {
             recorded.apply(state);
@@ -224,39 +224,41 @@ impl RequestedEffects {
         self.applied = true;
     }
 
-    /// Sends a command of the given Rust type, whose fingerprint `shape` is asked for if it leaves the node. Returns its id.
+    /// Sends a command of the given Rust type. `shape` computes its fingerprint, which is needed only if it leaves the
+    /// node. Returns the command's id.
     pub(super) fn send(
         &mut self,
         command: TypeId,
-        planned: Option<PlannedCommand>,
+        plan_command: Option<PlannedCommand>,
         shape: fn() -> Option<Fingerprint>,
     ) -> MessageId {
-        let wants = if self.plan.wants_reply(command) {
+        let wants = if self.handlers.wants_reply(command) {
             ReplyMode::Reply
-        } else if self.plan.facts.role == Role::Saga {
+        } else if self.handlers.facts.role == Role::Saga {
             ReplyMode::Rejection
         } else {
             ReplyMode::Nothing
         };
         let id = self.derived_id();
-        if let Some(planned) = planned {
-            let shape = if self.plan.shapes.leaves(&planned.domain) { shape() } else { None };
-            self.dispatch(id, planned, wants, shape);
+        if let Some(planned) = plan_command {
+            let shape = if self.handlers.shapes.leaves(&planned.domain) { shape() } else { None };
+            self.push_outgoing(id, planned, wants, shape);
         }
         id
     }
 
     fn derived_id(&self) -> MessageId {
         let index = u32::try_from(self.outgoing.len()).unwrap_or(u32::MAX);
-        self.turn.id.derive(&self.stream(), index)
+        self.turn.id.derive(&self.stream_name(), index)
     }
 
-    /// Names the actor's stream. Several actors may take one message, and the ids they derive from it must differ.
-    fn stream(&self) -> String {
-        format!("{}/{}/{}", self.plan.facts.domain, self.plan.facts.name, self.turn.key)
+    /// Returns the name of the actor's stream. Several actors may handle one message, and the ids they derive from it
+    /// must differ.
+    fn stream_name(&self) -> String {
+        format!("{}/{}/{}", self.handlers.facts.domain, self.handlers.facts.name, self.turn.key)
     }
 
-    /// Writes a command down; `None` if that is impossible, which fails the turn.
+    /// Encodes a command; `None` if that is impossible, which fails the turn.
     pub(super) fn planned(
         &mut self,
         command: MessageFacts,
@@ -268,7 +270,7 @@ impl RequestedEffects {
             write(&mut payload)
         } else {
             Err(CodecError::Encode {
-                reason: format!("the key of `{}` has {} bytes, allowed are 1 to 256", command.name, key.as_str().len()),
+                reason: format!("invalid key of `{}`: {} bytes, expected 1 to 256", command.name, key.as_str().len()),
             })
         };
         if let Err(error) = written {
@@ -286,10 +288,10 @@ impl RequestedEffects {
         })
     }
 
-    fn dispatch(&mut self, id: MessageId, planned: PlannedCommand, wants: ReplyMode, shape: Option<Fingerprint>) {
+    fn push_outgoing(&mut self, id: MessageId, planned: PlannedCommand, wants: ReplyMode, shape: Option<Fingerprint>) {
         let (Ok(domain), Ok(name)) = (Name::new(&planned.domain), Name::new(&planned.name)) else {
             self.error.get_or_insert(CodecError::Encode {
-                reason: format!("`{}.{}` is no name", planned.domain, planned.name),
+                reason: format!("invalid name `{}.{}`", planned.domain, planned.name),
             });
             return;
         };
@@ -310,35 +312,35 @@ impl RequestedEffects {
         self.outgoing.push(Outgoing { to, envelope });
     }
 
-    /// Sends a planned undoing command; its reply is waited for.
-    pub(crate) fn send_undo(&mut self, planned: PlannedCommand) {
+    /// Sends a planned compensating command and awaits its reply.
+    pub(crate) fn send_compensation(&mut self, planned: PlannedCommand) {
         let id = self.derived_id();
-        // It was planned in another turn, perhaps by an older program: its shape is not known.
-        self.dispatch(id, planned, ReplyMode::Reply, None);
-        self.undo.push(CompensationChange::Sent { command: id });
+        // Planned in another turn, perhaps by an older program: its shape is unknown.
+        self.push_outgoing(id, planned, ReplyMode::Reply, None);
+        self.compensation.push(CompensationChange::Sent { command: id });
     }
 
     pub(crate) fn send_planned(&mut self, planned: PlannedCommand) {
         let id = self.derived_id();
-        self.dispatch(id, planned, ReplyMode::Nothing, None);
+        self.push_outgoing(id, planned, ReplyMode::Nothing, None);
     }
 
     /// Begins to undo the steps so far.
-    pub(crate) fn begin_undo(&mut self) {
-        self.undo.push(CompensationChange::Begin { finally: Vec::new() });
+    pub(crate) fn begin_compensation(&mut self) {
+        self.compensation.push(CompensationChange::Begin { finally: Vec::new() });
     }
 
     pub(super) fn new_id(&mut self) -> MessageId {
         self.fresh_ids += 1;
-        self.turn.id.derive(&format!("id/{}", self.stream()), self.fresh_ids)
+        self.turn.id.derive(&format!("id/{}", self.stream_name()), self.fresh_ids)
     }
 
-    /// Names the command that undoes the one sent last.
-    pub(super) fn undo_last_with(&mut self, command: MessageId, undo: PlannedCommand) {
-        // Whether the step was done decides whether it is undone, so its reply must be known in any case.
+    /// Registers the command that undoes the last sent command.
+    pub(super) fn compensate_last_with(&mut self, command: MessageId, undo: PlannedCommand) {
+        // Only a step that was done is undone, so its reply is needed.
         if let Some(sent) = self.outgoing.last_mut() {
             sent.envelope.wants = ReplyMode::Reply;
         }
-        self.undo.push(CompensationChange::Step { command, undo });
+        self.compensation.push(CompensationChange::Step { command, undo });
     }
 }

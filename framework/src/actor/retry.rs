@@ -1,7 +1,12 @@
-//! Deliveries that fail: tried again after a while, counted durably, and at last put aside or answered.
+//! Failed deliveries: retried after a back-off, counted durably, and finally dead-lettered or answered.
 //!
-//! Called by the [actor](super::instance) for each message that is new. A command of a caller from outside fails for that caller
-//! alone. A message whose order matters becomes a [dead letter](super::dead_letters) that parks its key.
+//! Called by the [actor](super::instance) for each new message. A command of an external caller fails for that caller
+//! alone. A message whose order matters becomes a [dead letter](super::dead_letters) and parks its key.
+//!
+//! Why attempts are recorded: a message that crashes the process would be redelivered after every restart. The attempt
+//! is therefore committed before the delivery, but only for [suspects](super::ThreadContext::is_suspect), so that other
+//! messages cost one commit. Suspects run one at a time on the node; two of them in flight would both be blamed for one
+//! crash.
 
 use std::rc::Rc;
 
@@ -10,29 +15,29 @@ use super::instance::ActorInstance;
 use super::mailbox::{Ctx, Delivered};
 use super::requested::TurnFacts;
 use super::timer_name::timer_in;
-use super::turn::{Failure, Marked};
+use super::turn::{DedupMark, TurnError};
 use crate::message::Envelope;
 use crate::router::{Action, DedupKey, Delivery, Outcome};
 use crate::store::{Appended, DeadLetterReason, Note, StoreError};
 use crate::telemetry::TARGET;
 
-impl Failure {
-    /// Whether another delivery may end better.
+impl TurnError {
+    /// Returns whether another delivery may succeed.
     fn is_transient(&self) -> bool {
         matches!(self, Self::Panic(_))
     }
 
     pub(super) fn reason(&self) -> DeadLetterReason {
         match self {
-            Self::Panic(_) | Self::Effects(_) | Self::Store(_) | Self::Ended(_) => DeadLetterReason::Attempts,
+            Self::Panic(_) | Self::Effects(_) | Self::Store(_) | Self::Crashed(_) => DeadLetterReason::Attempts,
             Self::Undecodable(_) => DeadLetterReason::Undecodable,
             Self::Unhandled => DeadLetterReason::Unhandled,
             Self::Compensation(_) => DeadLetterReason::Compensation,
         }
     }
 
-    /// Returns what an operator who asked for the turn is told.
-    pub(super) fn told(self) -> Outcome {
+    /// Returns the outcome for an operator that requested the turn.
+    pub(super) fn into_outcome(self) -> Outcome {
         match self {
             Self::Store(error) => Outcome::Refused(error),
             failure => Outcome::DeadLetter(failure.text()),
@@ -43,17 +48,17 @@ impl Failure {
         match self {
             Self::Panic(text) => format!("the handler panicked: {text}"),
             Self::Undecodable(text) => format!("the message {text}"),
-            Self::Effects(text) => format!("what the handler asked for {text}"),
-            Self::Unhandled => "no actor here handles such a message".to_owned(),
+            Self::Effects(text) => format!("the requested effects {text}"),
+            Self::Unhandled => "no handler for this message".to_owned(),
             Self::Compensation(text) => text.clone(),
-            Self::Ended(attempts) => format!("the process ended during each of its last {attempts} deliveries"),
+            Self::Crashed(attempts) => format!("the process ended during each of its last {attempts} deliveries"),
             Self::Store(error) => error.to_string(),
         }
     }
 }
 
 impl ActorInstance {
-    pub(super) fn facts(&self, envelope: &Envelope) -> TurnFacts {
+    pub(super) fn turn_facts(&self, envelope: &Envelope) -> TurnFacts {
         TurnFacts {
             id: envelope.id,
             correlation: envelope.correlation,
@@ -63,24 +68,24 @@ impl ActorInstance {
         }
     }
 
-    pub(super) fn marked(&self, delivery: &Delivery) -> Marked {
+    pub(super) fn dedup_mark(&self, delivery: &Delivery) -> DedupMark {
         match &delivery.dedup_key {
             DedupKey::MessageId => {
-                Marked::Outside { digest: self.dispatcher.context.digest(&delivery.envelope).value() }
+                DedupMark::MessageId { digest: self.dispatcher.context.digest(&delivery.envelope).value() }
             }
-            DedupKey::Sequence { source, sequence, tracker: floor } => {
-                Marked::From { source: Rc::clone(source), sequence: *sequence, floor: Rc::clone(floor) }
+            DedupKey::Sequence { source, sequence, tracker } => {
+                DedupMark::Sequence { source: Rc::clone(source), sequence: *sequence, tracker: Rc::clone(tracker) }
             }
             DedupKey::Internal => match delivery.action {
-                Action::Timer { .. } => Marked::Timer {
+                Action::Timer { .. } => DedupMark::Timer {
                     name: timer_in(self.dispatcher.handlers.facts.domain, &delivery.envelope).into_owned(),
                 },
-                _ => Marked::None,
+                _ => DedupMark::None,
             },
         }
     }
 
-    /// Takes the turn of a message.
+    /// Runs the turn of a message.
     pub(crate) fn attempt(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
         let envelope = &delivery.envelope;
         let _span = tracing::debug_span!(
@@ -88,158 +93,166 @@ impl ActorInstance {
             correlation = %envelope.correlation,
         )
         .entered();
-        let facts = self.facts(envelope);
-        let door = Rc::clone(&self.dispatcher);
-        let turned = self.turn(facts, &self.marked(&delivery), Vec::new(), true, |state, user, effects| {
-            door.decide(state, user, &delivery.action, &delivery.envelope, effects, false)
+        let facts = self.turn_facts(envelope);
+        let dispatcher = Rc::clone(&self.dispatcher);
+        let turned = self.run_turn(facts, &self.dedup_mark(&delivery), Vec::new(), true, |state, user, effects| {
+            dispatcher.decide(state, user, &delivery.action, &delivery.envelope, effects, false)
         });
         match turned {
             Ok(turned) => {
-                let (settle, codec) = (delivery.completion, self.dispatcher.handlers.facts.codec);
+                let (completion, codec) = (delivery.completion, self.dispatcher.handlers.facts.codec);
                 self.dispatcher.context.after_commit(turned.appended, move |committed| {
                     drop(permit);
-                    settle(match committed {
+                    completion(match committed {
                         Ok(()) => Outcome::Done(turned.reply, codec),
                         Err(error) => Outcome::Unknown(error),
                     });
                 });
             }
-            Err(failure) => self.failed(delivery, permit, failure, ctx),
+            Err(failure) => self.handle_failure(delivery, permit, failure, ctx),
         }
     }
 
-    /// Takes the turn of a message that may have ended the process before: the attempt is recorded before it begins, and a
-    /// message that has used up its attempts so is not delivered again.
+    /// Runs the turn of a suspect: the attempt is recorded before it begins. A suspect without remaining attempts is
+    /// not delivered again.
     ///
-    /// A fresh message needs no record: its turn is one commit. Only what the node [may have begun](super::ThreadContext::may_have_begun)
-    /// before its last end costs a second one. A message that was recorded and did not finish is a suspect; suspects are delivered
-    /// one at a time on the whole node, so that none is blamed for the crash of another.
-    pub(crate) fn attempt_again(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
+    /// Other messages need no record: their turn is one commit. Only a [suspect](super::ThreadContext::is_suspect)
+    /// costs a second one. One that was recorded and did not finish is delivered while no other suspect is, so that
+    /// none is blamed for the crash of another.
+    pub(crate) fn attempt_recorded(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
         let id = delivery.envelope.id;
-        let before = self.attempts_of(&delivery.envelope);
+        let before = self.recorded_attempts(&delivery.envelope);
         if before >= self.dispatcher.context.settings.retry.of(&delivery.envelope).crashes() {
-            let failure = Failure::Ended(before);
-            return self.out_of_attempts(delivery, permit, failure, before, ctx);
+            let failure = TurnError::Crashed(before);
+            return self.end_failed(delivery, permit, failure, before, ctx);
         }
         let suspects = std::sync::Arc::clone(&self.dispatcher.context.suspect_permits);
         let alone = async move { if before == 0 { None } else { suspects.acquire_owned().await.ok() } };
         self.hold(ctx, alone, move |this, alone, ctx| {
-            if let Some(error) = this.unfit() {
-                return this.refused(delivery, permit, error, ctx);
+            if let Some(error) = this.unavailable() {
+                return this.handle_store_error(delivery, permit, error, ctx);
             }
             let note = Note::Attempt { message: id, attempt: before + 1 };
-            match this.note_down(&delivery.envelope, Marked::None, note) {
+            match this.append_note(&delivery.envelope, DedupMark::None, note) {
                 Ok(_) => {}
-                Err(Failure::Store(error)) => return this.refused(delivery, permit, error, ctx),
-                Err(failure) => return finish(delivery, permit, Outcome::DeadLetter(failure.text())),
+                Err(TurnError::Store(error)) => return this.handle_store_error(delivery, permit, error, ctx),
+                Err(failure) => return complete(delivery, permit, Outcome::DeadLetter(failure.text())),
             }
-            let recorded = this.committed();
+            let recorded = this.all_committed();
             this.hold(ctx, recorded, move |this, recorded, ctx| {
                 if let Err(error) = recorded {
-                    return this.refused(delivery, permit, error, ctx);
+                    return this.handle_store_error(delivery, permit, error, ctx);
                 }
-                this.begun = Some(id);
+                this.recorded_attempt = Some(id);
                 this.attempt(delivery, permit, ctx);
                 // The process has survived it.
-                this.begun = None;
+                this.recorded_attempt = None;
                 drop(alone);
             });
         });
     }
 
-    /// How many deliveries of a message are on record.
-    fn attempts_of(&self, envelope: &Envelope) -> u32 {
-        let failing = self.state.rest.failing.filter(|(message, _)| *message == envelope.id);
+    /// Returns the number of recorded deliveries of a message.
+    fn recorded_attempts(&self, envelope: &Envelope) -> u32 {
+        let failing = self.state.rare.failed_attempts.filter(|(message, _)| *message == envelope.id);
         failing.map_or(0, |(_, count)| count)
     }
 
-    /// Decides what becomes of a message whose turn has failed.
-    pub(crate) fn failed(&mut self, delivery: Delivery, permit: Permit, failure: Failure, ctx: &mut Ctx) {
+    /// Handles a failed turn: retries the message, or ends it.
+    pub(crate) fn handle_failure(&mut self, delivery: Delivery, permit: Permit, failure: TurnError, ctx: &mut Ctx) {
         let outside = matches!(delivery.dedup_key, DedupKey::MessageId);
         match failure {
-            // A sender from outside is there to be told; nothing was done.
-            Failure::Unhandled if outside => {
-                self.mend(ctx, move |_, _| finish(delivery, permit, Outcome::Unhandled));
+            // An external caller is waiting for the answer; nothing was done.
+            TurnError::Unhandled if outside => {
+                self.recover(ctx, move |_, _| complete(delivery, permit, Outcome::Unhandled));
             }
-            Failure::Undecodable(reason) if outside => {
-                self.mend(ctx, move |_, _| finish(delivery, permit, Outcome::Undecodable(reason)));
+            TurnError::Undecodable(reason) if outside => {
+                self.recover(ctx, move |_, _| complete(delivery, permit, Outcome::Undecodable(reason)));
             }
-            Failure::Store(error) if outside || !matches!(error, StoreError::Oversize { .. }) => {
-                self.refused(delivery, permit, error, ctx);
+            TurnError::Store(error) if outside || !matches!(error, StoreError::Oversize { .. }) => {
+                self.handle_store_error(delivery, permit, error, ctx);
             }
             // A turn that is too large will never be smaller.
             failure => {
                 let id = delivery.envelope.id;
-                let before = self.attempts_of(&delivery.envelope);
-                let attempt = if self.begun == Some(id) { before } else { before + 1 };
+                let before = self.recorded_attempts(&delivery.envelope);
+                let attempt = if self.recorded_attempt == Some(id) { before } else { before + 1 };
                 let retry = self.dispatcher.context.settings.retry.of(&delivery.envelope);
                 tracing::warn!(
                     target: TARGET, actor = %self.dispatcher.actor, message = %delivery.envelope.name, %id, attempt,
-                    error = failure.text(), "a delivery failed",
+                    error = failure.text(), "delivery failed",
                 );
                 if failure.is_transient() && attempt < retry.attempts.max(1) {
-                    self.mend(ctx, move |this, ctx| this.again(delivery, permit, attempt, ctx));
+                    self.recover(ctx, move |this, ctx| this.schedule_retry(delivery, permit, attempt, ctx));
                 } else {
-                    self.mend(ctx, move |this, ctx| this.out_of_attempts(delivery, permit, failure, attempt, ctx));
+                    self.recover(ctx, move |this, ctx| this.end_failed(delivery, permit, failure, attempt, ctx));
                 }
             }
         }
     }
 
-    /// Ends a message after its last delivery. A caller from outside is told that its command has failed, and the key goes on:
-    /// nothing of the command is stored, and no other message depends on it. Everything else is put aside, because what comes
-    /// behind it must not overtake it.
-    fn out_of_attempts(&mut self, delivery: Delivery, permit: Permit, failure: Failure, attempts: u32, ctx: &mut Ctx) {
+    /// Ends a message after its last delivery. An external caller receives the error, and the key
+    /// continues: nothing of the command is stored, and no other message depends on it. Any other message becomes a
+    /// dead letter, because later messages must not overtake it.
+    fn end_failed(&mut self, delivery: Delivery, permit: Permit, failure: TurnError, attempts: u32, ctx: &mut Ctx) {
         if !matches!(delivery.dedup_key, DedupKey::MessageId) {
             return self.dead_letter(delivery, permit, &failure, attempts, ctx);
         }
         self.dispatcher.context.counts.failed.one();
         tracing::error!(
             target: TARGET, actor = %self.dispatcher.actor, message = %delivery.envelope.name, id = %delivery.envelope.id,
-            attempts, error = failure.text(), "a command from outside failed, its caller is told",
+            attempts, error = failure.text(), "command failed after its last attempt; the caller receives the error",
         );
-        finish(delivery, permit, Outcome::Failed(failure.text()));
+        complete(delivery, permit, Outcome::Failed(failure.text()));
     }
 
-    /// Keeps a message that the store would not take. Not counted as an attempt: it is the store that fails, not the message.
-    pub(super) fn refused(&mut self, delivery: Delivery, permit: Permit, error: StoreError, ctx: &mut Ctx) {
+    /// Retries a message whose turn the store rejected. It does not count as an attempt: the store has failed and not
+    /// the message.
+    pub(super) fn handle_store_error(&mut self, delivery: Delivery, permit: Permit, error: StoreError, ctx: &mut Ctx) {
         if self.is_stopped() {
-            finish(delivery, permit, Outcome::Stopped);
+            complete(delivery, permit, Outcome::Stopped);
         } else if matches!(delivery.dedup_key, DedupKey::MessageId) {
-            self.mend(ctx, move |_, _| finish(delivery, permit, Outcome::Refused(error)));
+            self.recover(ctx, move |_, _| complete(delivery, permit, Outcome::Refused(error)));
         } else {
-            // What comes behind it from the same place would hide it: it is taken before anything else of this key.
-            self.mend(ctx, move |this, ctx| this.take_later(Delivered { delivery, permit }, ctx));
+            // A later message of the same source would make it a duplicate: it is handled before anything else of this
+            // key.
+            self.recover(ctx, move |this, ctx| this.handle_later(Delivered { delivery, permit }, ctx));
         }
     }
 
-    /// Rebuilds the state if the failed turn has spoilt it, then goes on.
-    pub(super) fn mend(&mut self, ctx: &mut Ctx, then: impl FnOnce(&mut Self, &mut Ctx) + 'static) {
-        if self.broken.take().is_some() { self.load(ctx, then) } else { then(self, ctx) }
+    /// Rebuilds the state if the failed turn has corrupted it, then calls `then`.
+    pub(super) fn recover(&mut self, ctx: &mut Ctx, then: impl FnOnce(&mut Self, &mut Ctx) + 'static) {
+        if self.load_error.take().is_some() { self.load(ctx, then) } else { then(self, ctx) }
     }
 
-    /// Writes the failed attempt down, waits, and tries again. What comes meanwhile waits with it: the key's order stays.
-    fn again(&mut self, delivery: Delivery, permit: Permit, attempt: u32, ctx: &mut Ctx) {
-        let host = Rc::clone(&self.dispatcher.context);
-        host.counts.retries.one();
+    /// Records the failed attempt, waits, and tries again. Later messages wait with it, so the order of the key is
+    /// kept.
+    fn schedule_retry(&mut self, delivery: Delivery, permit: Permit, attempt: u32, ctx: &mut Ctx) {
+        let context = Rc::clone(&self.dispatcher.context);
+        context.counts.retries.one();
         let note = Note::Attempt { message: delivery.envelope.id, attempt };
-        // Counted in the log before the next try: what fails must come to its end though the node is started again.
-        match self.note_down(&delivery.envelope, Marked::None, note) {
+        // Recorded before the next try: attempts must run out even if the node restarts in between.
+        match self.append_note(&delivery.envelope, DedupMark::None, note) {
             Ok(_) => {}
-            Err(Failure::Store(error)) => return self.refused(delivery, permit, error, ctx),
-            Err(failure) => return finish(delivery, permit, Outcome::DeadLetter(failure.text())),
+            Err(TurnError::Store(error)) => return self.handle_store_error(delivery, permit, error, ctx),
+            Err(failure) => return complete(delivery, permit, Outcome::DeadLetter(failure.text())),
         }
-        let wait = host.settings.retry.of(&delivery.envelope).wait(attempt, &host.ids);
-        self.wait_out(Delivered { delivery, permit }, wait, ctx);
+        let wait = context.settings.retry.of(&delivery.envelope).wait(attempt, &context.ids);
+        self.retry_after(Delivered { delivery, permit }, wait, ctx);
     }
 
-    pub(super) fn note_down(&mut self, envelope: &Envelope, marked: Marked, note: Note) -> Result<Appended, Failure> {
-        let facts = self.facts(envelope);
-        self.turn(facts, &marked, vec![note], false, |_, _, _| Ok(())).map(|turned| turned.appended)
+    pub(super) fn append_note(
+        &mut self,
+        envelope: &Envelope,
+        mark: DedupMark,
+        note: Note,
+    ) -> Result<Appended, TurnError> {
+        let facts = self.turn_facts(envelope);
+        self.run_turn(facts, &mark, vec![note], false, |_, _, _| Ok(())).map(|turned| turned.appended)
     }
 }
 
-pub(super) fn finish(delivery: Delivery, permit: Permit, outcome: Outcome) {
+pub(super) fn complete(delivery: Delivery, permit: Permit, outcome: Outcome) {
     drop(permit);
     (delivery.completion)(outcome);
 }

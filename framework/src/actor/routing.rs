@@ -1,4 +1,7 @@
-//! Which of the user's functions takes a message, and what the framework adds to it.
+//! The choice of the user function that handles a message, and the framework's own part of it.
+//!
+//! Called by the [retries](super::retry) and the [dead letters](super::dead_letters), from inside a
+//! [turn](super::turn). Calls user code.
 
 use super::compensation::CompensationChange;
 use super::dispatcher::Dispatcher;
@@ -6,19 +9,19 @@ use super::handler_table::UserSlot;
 use super::plan::Role;
 use super::requested::{AnyEffects, Outgoing, RequestedEffects};
 use super::state::KeyState;
-use super::turn::Failure;
+use super::turn::TurnError;
 use crate::message::{CodecError, Envelope, Kind, MessageId, Rejection, rejection_in};
 use crate::router::Action;
 use crate::telemetry::TARGET;
 
-impl From<CodecError> for Failure {
+impl From<CodecError> for TurnError {
     fn from(error: CodecError) -> Self {
         Self::Undecodable(error.to_string())
     }
 }
 
-/// What an envelope asks an actor to do, when all that is left is the envelope.
-pub(crate) fn work_of(envelope: &Envelope) -> Action {
+/// Returns the action of a message of which only the envelope is left.
+pub(crate) fn action_of(envelope: &Envelope) -> Action {
     match envelope.kind {
         Kind::Event => Action::React,
         Kind::Reply => Action::Reply,
@@ -28,107 +31,109 @@ pub(crate) fn work_of(envelope: &Envelope) -> Action {
 }
 
 impl Dispatcher {
-    /// Lets the user's code decide on a message.
+    /// Runs the user's decision on a message.
     pub(crate) fn decide(
         &self,
         state: &KeyState,
         user: &dyn UserSlot,
-        work: &Action,
+        action: &Action,
         envelope: &Envelope,
         effects: &mut dyn AnyEffects,
         redriven: bool,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), TurnError> {
         #[cfg(feature = "testing")]
-        super::Failpoints::trip(self.handlers.facts.domain, envelope);
+        super::Failpoints::hit(self.handlers.facts.domain, envelope);
         let code = &self.context.user_code;
         code.relabel(code.label(self.handlers.facts.name, &envelope.name));
-        // An ended saga, and one that undoes, takes note of what comes and does nothing.
-        let deaf = state.rest.ended || state.rest.undo.is_undoing();
-        if let (Action::Handle | Action::React, Some(error)) = (work, self.context.settings.shapes.refusal(envelope)) {
+        // A saga that has ended or compensates records the message as handled and does nothing.
+        let ignores = state.rare.ended || state.rare.compensation.is_compensating();
+        if let (Action::Handle | Action::React, Some(error)) = (action, self.context.settings.shapes.refusal(envelope))
+        {
             return Err(error.into());
         }
-        match work {
+        match action {
             Action::Handle => {
-                let decide = self.handlers.commands.get(envelope.name.as_str()).ok_or(Failure::Unhandled)?;
+                let decide = self.handlers.commands.get(envelope.name.as_str()).ok_or(TurnError::Unhandled)?;
                 decide(user.get()?, envelope, effects)?;
                 let requested = effects.requested();
                 if self.is_too_late(state, Some(envelope), requested) {
                     requested.reject(Rejection::saga_ended());
                 }
-                self.reply_to(envelope, requested);
+                self.send_reply(envelope, requested);
             }
-            Action::React if !deaf => {
+            Action::React if !ignores => {
                 let name = (envelope.domain.as_str(), envelope.name.as_str());
-                let (_, decide) = self.handlers.reacts.get(&name).ok_or(Failure::Unhandled)?;
+                let (_, decide) = self.handlers.reacts.get(&name).ok_or(TurnError::Unhandled)?;
                 decide(user.get()?, envelope, effects)?;
             }
-            Action::Timer { .. } if !deaf => {
-                let decide = self.handlers.timer(&envelope.domain, &envelope.name).ok_or(Failure::Unhandled)?;
+            Action::Timer { .. } if !ignores => {
+                let decide = self.handlers.timer(&envelope.domain, &envelope.name).ok_or(TurnError::Unhandled)?;
                 decide(user.get()?, envelope, effects)?;
             }
-            Action::DeadLetter(reason) => return Err(Failure::Undecodable(reason.clone())),
+            Action::DeadLetter(reason) => return Err(TurnError::Undecodable(reason.clone())),
             Action::Reply => self.decide_reply(state, user, envelope, effects, redriven)?,
             Action::React | Action::Timer { .. } | Action::Redrive | Action::Discard { .. } => {}
         }
         Ok(())
     }
 
-    /// Whether a command asks an ended saga for more than it can still do; begins the next run of a saga that restarts.
+    /// Returns whether a command requests more of an ended saga than is possible; begins the next run of a saga that
+    /// restarts.
     ///
-    /// A reply alone is given for ever. A command that the saga has sent to itself with
-    /// [`then`](super::CompensationScope::then) comes after the end by design, and may record how it ended. All else would have timers
-    /// that never ring, replies that are never taken and steps that cannot be undone.
+    /// A reply alone is always given. A command that the saga has sent to itself with
+    /// [`then`](super::CompensationScope::then) arrives after the end by design, and may record how it ended. Anything
+    /// else would leave timers that never fire, replies that are never handled and steps that cannot be undone.
     pub(crate) fn is_too_late(
         &self,
         state: &KeyState,
         envelope: Option<&Envelope>,
         effects: &mut RequestedEffects,
     ) -> bool {
-        if !state.rest.ended || effects.rejected || effects.only_replies() {
+        if !state.rare.ended || effects.rejected || effects.is_reply_only() {
             return false;
         }
         if effects.restarts {
-            effects.undo.insert(0, CompensationChange::Restarted);
+            effects.compensation.insert(0, CompensationChange::Restarted);
             return false;
         }
         let origin = envelope.and_then(|envelope| envelope.origin.as_ref());
         let own = origin.is_some_and(|origin| {
             origin.shard.domain == self.domain && origin.actor == self.actor && *origin.key == *effects.turn.key
         });
-        !(own && effects.only_records())
+        !(own && effects.is_events_only())
     }
 
-    /// Sends what was replied to the actor that sent the command, if it wants to know.
-    fn reply_to(&self, envelope: &Envelope, effects: &mut RequestedEffects) {
+    /// Sends the reply to the actor that sent the command, if it expects one.
+    fn send_reply(&self, envelope: &Envelope, effects: &mut RequestedEffects) {
         let (time, codec) = (effects.turn.time, self.handlers.facts.codec);
         if let Some((to, envelope)) = envelope.reply(&self.domain, effects.rejected, time, codec, &effects.reply) {
             effects.outgoing.push(Outgoing { to, envelope });
         }
     }
 
-    /// Brings a dead letter that is discarded to its end without the user's code: the sender of a command is told, and a saga
-    /// goes on without the reply. Nothing waits for a message that will never be handled.
-    pub(crate) fn give_up(
+    /// Completes a discarded dead letter without user code: the sender of a command is notified, and a saga continues
+    /// without the reply. Nothing waits for a message that will never be handled.
+    pub(crate) fn discard_message(
         &self,
         state: &KeyState,
         envelope: &Envelope,
         effects: &mut RequestedEffects,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), TurnError> {
         match envelope.kind {
             Kind::Command => {
                 effects.reject(Rejection::discarded());
-                self.reply_to(envelope, effects);
+                self.send_reply(envelope, effects);
             }
             Kind::Reply => {
                 let command = envelope.causation.unwrap_or(MessageId::from_u128(0));
                 let was_done = matches!(rejection_in(envelope.codec, &envelope.payload), Ok(None));
-                let undo = &state.rest.undo;
-                if undo.is_waiting_for(command) {
+                let undo = &state.rare.compensation;
+                if undo.is_awaiting(command) {
                     if !was_done {
                         self.context.counts.given_up.one();
                         tracing::error!(
                             target: TARGET, actor = %self.actor, command = %envelope.name, id = %command,
-                            "a step of a saga stays done: the dead letter of the command that undoes it was discarded",
+                            "saga step stays done: the dead letter of its compensating command was discarded",
                         );
                     }
                     let undone = if was_done {
@@ -136,12 +141,12 @@ impl Dispatcher {
                     } else {
                         CompensationChange::GivenUp { command }
                     };
-                    effects.undo.push(undone);
+                    effects.compensation.push(undone);
                 } else if undo.is_step(command) {
-                    // A reply that cannot be read leaves open whether the step was done: then it is undone with the others.
+                    // An undecodable reply leaves open whether the step was done: then it is undone with the others.
                     match rejection_in(envelope.codec, &envelope.payload) {
-                        Ok(Some(_)) => self.refused_step(state, command, envelope, effects),
-                        Ok(None) | Err(_) => effects.undo.push(CompensationChange::Done { command }),
+                        Ok(Some(_)) => self.reject_step(state, command, envelope, effects),
+                        Ok(None) | Err(_) => effects.compensation.push(CompensationChange::Done { command }),
                     }
                 }
             }
@@ -150,15 +155,15 @@ impl Dispatcher {
         Ok(())
     }
 
-    fn refused_step(&self, state: &KeyState, command: MessageId, envelope: &Envelope, effects: &mut RequestedEffects) {
-        effects.undo.push(CompensationChange::Refused { command });
+    fn reject_step(&self, state: &KeyState, command: MessageId, envelope: &Envelope, effects: &mut RequestedEffects) {
+        effects.compensation.push(CompensationChange::Rejected { command });
         let handled = self.handlers.replies.contains_key(&(envelope.domain.as_str(), envelope.name.as_str()));
-        if !handled && !state.rest.ended && !state.rest.undo.is_undoing() {
-            effects.begin_undo();
+        if !handled && !state.rare.ended && !state.rare.compensation.is_compensating() {
+            effects.begin_compensation();
         }
     }
 
-    /// Lets an actor take the reply to a command it sent: first its own steps, then the user's code.
+    /// Handles the reply to a command: first the saga's own steps, then user code.
     fn decide_reply(
         &self,
         state: &KeyState,
@@ -166,17 +171,17 @@ impl Dispatcher {
         envelope: &Envelope,
         effects: &mut dyn AnyEffects,
         redriven: bool,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), TurnError> {
         let command = envelope.causation.unwrap_or(MessageId::from_u128(0));
         let rejection = rejection_in(envelope.codec, &envelope.payload)?;
-        let undo = &state.rest.undo;
-        if undo.is_waiting_for(command) {
+        let undo = &state.rare.compensation;
+        if undo.is_awaiting(command) {
             match rejection {
-                None => effects.requested().undo.push(CompensationChange::Undone { command }),
-                Some(_) if redriven => effects.requested().undo.push(CompensationChange::Again { command }),
+                None => effects.requested().compensation.push(CompensationChange::Undone { command }),
+                Some(_) if redriven => effects.requested().compensation.push(CompensationChange::Retry { command }),
                 Some(rejection) => {
-                    return Err(Failure::Compensation(format!(
-                        "`{}.{}` was to undo a step and was rejected: {rejection}",
+                    return Err(TurnError::Compensation(format!(
+                        "compensating command `{}.{}` was rejected: {rejection}",
                         envelope.domain, envelope.name
                     )));
                 }
@@ -184,21 +189,23 @@ impl Dispatcher {
             return Ok(());
         }
         if undo.is_step(command) {
-            effects.requested().undo.push(match rejection {
+            effects.requested().compensation.push(match rejection {
                 None => CompensationChange::Done { command },
-                Some(_) => CompensationChange::Refused { command },
+                Some(_) => CompensationChange::Rejected { command },
             });
         }
-        if undo.is_undoing() || state.rest.ended {
+        if undo.is_compensating() || state.rare.ended {
             return Ok(());
         }
-        if undo.is_restarted() && !state.rest.asked.contains(&command) {
-            // The reply to a command of an earlier run says nothing about this one.
+        if undo.is_restarted() && !state.rare.sent_commands.contains(&command) {
+            // The reply to a command of an earlier run does not concern this one.
             return Ok(());
         }
         match self.handlers.replies.get(&(envelope.domain.as_str(), envelope.name.as_str())) {
             Some(decide) => decide(user.get()?, envelope, effects)?,
-            None if rejection.is_some() && self.handlers.facts.role == Role::Saga => effects.requested().begin_undo(),
+            None if rejection.is_some() && self.handlers.facts.role == Role::Saga => {
+                effects.requested().begin_compensation()
+            }
             None => {}
         }
         Ok(())

@@ -1,4 +1,7 @@
-//! What one actor is made of, rebuilt from snapshot and log.
+//! The state of one actor, rebuilt from snapshot and log.
+//!
+//! Called by the [actor](super::instance) when it loads, and by the [turn](super::turn), which applies the same notes.
+//! Calls user code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, DerefMut};
@@ -9,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::compensation::{Compensation, CompensationChange};
 use super::handler_table::{HandlerTable, UserState};
 use super::parked::Parked;
-use super::snapshots::SnapshotRule;
+use super::snapshots::SnapshotPolicy;
 use super::timer_name::timer_in;
 use crate::inbox::{DedupState, SavedDedupState};
 use crate::message::{Codec, CodecError, Coded, Kind, MessageId, ReplyMode};
@@ -17,233 +20,236 @@ use crate::message::{Codec, CodecError, Coded, Kind, MessageId, ReplyMode};
 use crate::store::StreamState;
 use crate::store::{Note, Snapshot, StoredTurn};
 
-/// The state of one actor: the user's, and what the framework remembers with it.
+/// The state of one actor: the user's, and the framework's part of it.
 #[derive(Default)]
 pub(crate) struct KeyState {
-    /// The user's state while it is rebuilt. A live actor has it in a [place](super::handler_table::UserSlot) of its own.
+    /// The user's state while it is rebuilt. A live actor stores it in a [slot](super::handler_table::UserSlot) of its
+    /// own.
     pub(crate) user: Option<Box<dyn UserState>>,
-    /// The count of events.
+    /// The number of events.
     pub(crate) version: u64,
-    /// The count of turns.
+    /// The number of turns.
     pub(crate) turns: u64,
-    /// The turn from which on the next snapshot is due.
+    /// The turn at which the next snapshot is due.
     pub(super) snapshot_due: u64,
-    pub(crate) seen: DedupState,
-    pub(crate) rest: Seldom,
+    pub(crate) dedup: DedupState,
+    pub(crate) rare: LazyRareState,
 }
 
-/// What few actors have anything of.
+/// The parts of the state that few actors have.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Rest {
-    /// By name, the turn that set the timer.
+pub(crate) struct RareState {
+    /// The turn that set each timer, by name.
     pub(crate) timers: BTreeMap<String, u64>,
-    pub(crate) undo: Compensation,
+    pub(crate) compensation: Compensation,
     pub(crate) ended: bool,
     /// The message whose delivery has failed, and how often.
-    pub(crate) failing: Option<(MessageId, u32)>,
+    pub(crate) failed_attempts: Option<(MessageId, u32)>,
     /// The dead letters that park the key, oldest first.
     pub(crate) parked: Parked,
-    /// The commands sent by a saga that was started again, as far as a reply may come: replies to others belong to an earlier
-    /// run. Not kept in snapshots, which are not taken in such a run.
+    /// The commands of a restarted saga whose replies may still arrive. Replies to others belong to an earlier run. Not
+    /// stored in snapshots, because none is saved in such a run.
     #[serde(skip)]
-    pub(crate) asked: BTreeSet<MessageId>,
+    pub(crate) sent_commands: BTreeSet<MessageId>,
 }
 
-impl Rest {
-    /// Whether a snapshot holds all that must be known. What parks a key, and what a restarted saga has sent, is read from the log.
+impl RareState {
+    /// Returns whether a snapshot contains everything. Parked messages and the commands of a restarted saga are read
+    /// from the log.
     pub(crate) fn fits_snapshot(&self) -> bool {
-        self.parked.is_empty() && !self.undo.is_restarted()
+        self.parked.is_empty() && !self.compensation.is_restarted()
     }
 }
 
-/// A [`Rest`] that takes memory from its first change on: a million idle keys have none, and a turn looks at one word.
+/// A [`RareState`] that is allocated on its first change: a million idle keys have none, and a turn reads one word.
 #[derive(Default)]
-pub(crate) struct Seldom(Option<Box<Rest>>);
+pub(crate) struct LazyRareState(Option<Box<RareState>>);
 
-static NOTHING: Rest = Rest {
+static EMPTY: RareState = RareState {
     timers: BTreeMap::new(),
-    undo: Compensation::new(),
+    compensation: Compensation::new(),
     ended: false,
-    failing: None,
+    failed_attempts: None,
     parked: Parked::new(),
-    asked: BTreeSet::new(),
+    sent_commands: BTreeSet::new(),
 };
 
-impl Deref for Seldom {
-    type Target = Rest;
+impl Deref for LazyRareState {
+    type Target = RareState;
 
-    fn deref(&self) -> &Rest {
-        self.0.as_deref().unwrap_or(&NOTHING)
+    fn deref(&self) -> &RareState {
+        self.0.as_deref().unwrap_or(&EMPTY)
     }
 }
 
-impl DerefMut for Seldom {
-    fn deref_mut(&mut self) -> &mut Rest {
+impl DerefMut for LazyRareState {
+    fn deref_mut(&mut self) -> &mut RareState {
         self.0.get_or_insert_default()
     }
 }
 
-impl Seldom {
-    /// The message that was failing has come through.
-    pub(crate) fn recovered(&mut self) {
+impl LazyRareState {
+    /// Clears the failed attempts after a message was handled.
+    pub(crate) fn clear_failure(&mut self) {
         if let Some(rest) = &mut self.0 {
-            rest.failing = None;
+            rest.failed_attempts = None;
         }
     }
 
-    /// A turn has sent a message. Only a restarted saga needs to know.
-    pub(crate) fn sent(&mut self, id: MessageId, kind: Kind, wants: ReplyMode) {
+    /// Records a sent message. Only a restarted saga needs it.
+    pub(crate) fn record_sent(&mut self, id: MessageId, kind: Kind, wants: ReplyMode) {
         if let Some(rest) = &mut self.0
-            && rest.undo.is_restarted()
+            && rest.compensation.is_restarted()
             && !rest.ended
             && kind == Kind::Command
             && wants != ReplyMode::Nothing
         {
-            rest.asked.insert(id);
+            rest.sent_commands.insert(id);
         }
     }
 }
 
-/// Everything but the user's state and the counters, as a snapshot keeps it.
+/// Everything but the counters, as a snapshot stores it.
 #[derive(Serialize, Deserialize)]
 struct SavedState {
     user: Vec<u8>,
     seen: SavedDedupState,
-    rest: Rest,
+    rest: RareState,
 }
 
 impl KeyState {
-    /// Rebuilds the state. Sends nothing: what was sent stands in the outbox. Calls user code: the caller catches its panics.
+    /// Rebuilds the state. Sends nothing: sent messages are in the outbox. Calls user code: the caller catches its
+    /// panics.
     #[cfg(feature = "testing")]
-    pub(crate) fn rebuild(plan: &HandlerTable, stored: &StreamState) -> Result<Self, CodecError> {
-        let mut state = Self::begin(plan, stored.snapshot.as_ref())?;
-        state.go_on(plan, &stored.turns)?;
+    pub(crate) fn rebuild(handlers: &HandlerTable, stored: &StreamState) -> Result<Self, CodecError> {
+        let mut state = Self::initial(handlers, stored.snapshot.as_ref())?;
+        state.replay_all(handlers, &stored.turns)?;
         Ok(state)
     }
 
-    /// The state before the first turn, or that of a snapshot. Calls user code: the caller catches its panics.
-    pub(crate) fn begin(plan: &HandlerTable, snapshot: Option<&Snapshot>) -> Result<Self, CodecError> {
+    /// Returns the state before the first turn, or that of a snapshot. Calls user code: the caller catches its panics.
+    pub(crate) fn initial(handlers: &HandlerTable, snapshot: Option<&Snapshot>) -> Result<Self, CodecError> {
         let mut state = Self::default();
-        let rule = plan.snapshots.as_ref();
+        let policy = handlers.snapshots.as_ref();
         if let Some(snapshot) = snapshot {
-            // The turns begin behind it: one that cannot be used is an error, and then the whole stream is read.
-            let usable = rule.filter(|rule| snapshot.schema == rule.schema);
-            state = usable.and_then(|_| Self::restore(plan, snapshot)).ok_or_else(|| CodecError::Decode {
-                reason: format!("the snapshot of turn {} cannot be used", snapshot.turn),
-            })?;
+            // The turns follow the snapshot: an unusable one is an error, and then the whole stream is read.
+            let usable = policy.filter(|policy| snapshot.schema == policy.schema);
+            state = usable
+                .and_then(|_| Self::restore(handlers, snapshot))
+                .ok_or_else(|| CodecError::Decode { reason: format!("unusable snapshot of turn {}", snapshot.turn) })?;
         } else {
-            state.user = Some((plan.facts.initial)());
+            state.user = Some((handlers.facts.initial)());
         }
         let bytes = snapshot.map_or(0, |snapshot| snapshot.bytes.len());
-        state.snapshot_due = rule.map_or(u64::MAX, |rule| rule.next(state.turns, bytes));
+        state.snapshot_due = policy.map_or(u64::MAX, |policy| policy.next(state.turns, bytes));
         Ok(state)
     }
 
-    /// Takes in the next turns of the stream. Calls user code: the caller catches its panics.
-    pub(crate) fn go_on(&mut self, plan: &HandlerTable, turns: &[StoredTurn]) -> Result<(), CodecError> {
+    /// Applies the next turns of the stream. Calls user code: the caller catches its panics.
+    pub(crate) fn replay_all(&mut self, handlers: &HandlerTable, turns: &[StoredTurn]) -> Result<(), CodecError> {
         let known = self.turns;
-        turns.iter().filter(|turn| turn.number > known).try_for_each(|turn| self.replay(plan, turn))
+        turns.iter().filter(|turn| turn.number > known).try_for_each(|turn| self.replay(handlers, turn))
     }
 
-    fn replay(&mut self, plan: &HandlerTable, turn: &StoredTurn) -> Result<(), CodecError> {
+    fn replay(&mut self, handlers: &HandlerTable, turn: &StoredTurn) -> Result<(), CodecError> {
         if turn.number != self.turns + 1 {
             return Err(CodecError::Decode { reason: format!("turn {} follows turn {}", turn.number, self.turns) });
         }
         for event in &turn.events {
-            match (plan.applies.get(event.name.as_str()), &mut self.user) {
+            match (handlers.applies.get(event.name.as_str()), &mut self.user) {
                 (Some(apply), Some(user)) => apply(&mut **user, event.version, event.codec, &event.payload)?,
                 (Some(_), None) => {}
                 // An event that is no longer applied changes nothing; it stays in the log for its subscribers.
-                (None, _) if plan.knows_event(&event.name) => {}
-                // One that was renamed would be lost from the state without a word.
+                (None, _) if handlers.knows_event(&event.name) => {}
+                // A renamed event would be missing from the state without an error.
                 (None, _) => return Err(CodecError::UnknownEvent { name: event.name.to_string() }),
             }
         }
         self.version += turn.events.len() as u64;
         self.turns = turn.number;
-        self.seen.turn(turn);
+        self.dedup.turn(turn);
         if turn.from.is_some() || turn.digest.is_some() || turn.timer.is_some() {
-            self.rest.recovered();
+            self.rare.clear_failure();
         }
         if let Some(timer) = &turn.timer {
-            self.rest.timers.remove(timer);
+            self.rare.timers.remove(timer);
         }
         for (name, set) in &turn.timers {
             if *set {
-                self.rest.timers.insert(name.clone(), turn.number);
+                self.rare.timers.insert(name.clone(), turn.number);
             } else {
-                self.rest.timers.remove(name);
+                self.rare.timers.remove(name);
             }
         }
         for note in &turn.notes {
-            self.note(plan.facts.domain, note)?;
+            self.apply_note(handlers.facts.domain, note)?;
         }
         for sent in &turn.sent {
-            self.rest.sent(sent.id, sent.kind, sent.wants);
+            self.rare.record_sent(sent.id, sent.kind, sent.wants);
         }
         Ok(())
     }
 
-    /// Takes down what a turn's note says. `own` is the actor's domain.
-    pub(crate) fn note(&mut self, own: &str, note: &Note) -> Result<(), CodecError> {
+    /// Applies the note of a turn. `own` is the actor's domain.
+    pub(crate) fn apply_note(&mut self, own: &str, note: &Note) -> Result<(), CodecError> {
         match note {
-            Note::Attempt { message, attempt } => self.rest.failing = Some((*message, *attempt)),
+            Note::Attempt { message, attempt } => self.rare.failed_attempts = Some((*message, *attempt)),
             Note::DeadLetter(letter) => {
-                self.rest.failing = None;
-                self.rest.parked.add(letter, &timer_in(own, &letter.envelope));
+                self.rare.failed_attempts = None;
+                self.rare.parked.add(letter, &timer_in(own, &letter.envelope));
             }
-            Note::Resolved { message } => self.rest.parked.remove(*message),
+            Note::Resolved { message } => self.rare.parked.remove(*message),
             Note::Ended => {
-                self.rest.ended = true;
-                self.rest.timers.clear();
-                self.rest.asked.clear();
+                self.rare.ended = true;
+                self.rare.timers.clear();
+                self.rare.sent_commands.clear();
             }
-            Note::Own(bytes) => self.undo(&Codec::Bincode.decode::<CompensationChange>(bytes)?),
+            Note::Own(bytes) => self.apply_compensation(&Codec::Bincode.decode::<CompensationChange>(bytes)?),
         }
         Ok(())
     }
 
     /// Changes the compensation log.
-    pub(crate) fn undo(&mut self, change: &CompensationChange) {
-        let rest = &mut *self.rest;
-        rest.undo.change(change);
+    pub(crate) fn apply_compensation(&mut self, change: &CompensationChange) {
+        let rest = &mut *self.rare;
+        rest.compensation.apply(change);
         if *change == CompensationChange::Restarted {
             rest.ended = false;
-            rest.asked.clear();
+            rest.sent_commands.clear();
         }
     }
 
-    /// The state as a snapshot, with that of the user. Calls user code: the caller catches its panics.
+    /// Returns a snapshot of the state and the user's state. Calls user code: the caller catches its panics.
     pub(crate) fn save(
         &self,
         user: Option<&dyn UserState>,
-        rule: &SnapshotRule,
+        policy: &SnapshotPolicy,
     ) -> Option<Result<Snapshot, CodecError>> {
         let user = match user?.save()? {
             Ok(user) => user,
             Err(error) => return Some(Err(error)),
         };
-        let saved = SavedState { user, seen: self.seen.save(), rest: self.rest.clone() };
+        let saved = SavedState { user, seen: self.dedup.save(), rest: self.rare.clone() };
         Some(Coded::save(&saved).map(|bytes| Snapshot {
             turn: self.turns,
             version: self.version,
-            schema: rule.schema,
+            schema: policy.schema,
             bytes: Bytes::from(bytes),
         }))
     }
 
-    fn restore(plan: &HandlerTable, snapshot: &Snapshot) -> Option<Self> {
+    fn restore(handlers: &HandlerTable, snapshot: &Snapshot) -> Option<Self> {
         let saved: SavedState = Coded::restore(&snapshot.bytes).ok()?;
         if !saved.rest.fits_snapshot() {
             return None;
         }
         Some(Self {
-            user: Some((plan.facts.restore)(&saved.user)?),
+            user: Some((handlers.facts.restore)(&saved.user)?),
             version: snapshot.version,
             turns: snapshot.turn,
             snapshot_due: 0,
-            seen: DedupState::restore(saved.seen)?,
-            rest: Seldom((saved.rest != NOTHING).then(|| Box::new(saved.rest))),
+            dedup: DedupState::restore(saved.seen)?,
+            rare: LazyRareState((saved.rest != EMPTY).then(|| Box::new(saved.rest))),
         })
     }
 }

@@ -1,4 +1,6 @@
-//! What tests read from the stored turns of an actor.
+//! Readers of an actor's stored turns for tests.
+//!
+//! Called by the test kit. Calls user code.
 
 use std::any::Any;
 
@@ -10,34 +12,34 @@ use crate::message::{Codec, CodecError};
 use crate::store::{Note, StoredTurn, StreamState};
 use crate::user_code::user_code;
 
-/// The user's state, rebuilt from all turns of its stream.
+/// Rebuilds the user's state from all turns of its stream.
 pub(crate) fn user_state<A: Stateful>(turns: &[StoredTurn]) -> Result<A, CodecError> {
     let stored = StreamState { snapshot: None, turns: turns.to_vec() };
     let rebuilt = user_code(|| KeyState::rebuild(&HandlerTable::of::<A>(), &stored));
     let state = rebuilt.map_err(|panicked| CodecError::Decode { reason: panicked.to_string() })??;
     let user = state.user.and_then(|user| (user as Box<dyn Any>).downcast().ok());
-    user.map(|user| *user).ok_or_else(|| CodecError::Decode { reason: "no state was rebuilt".to_owned() })
+    user.map(|user| *user).ok_or_else(|| CodecError::Decode { reason: "failed to rebuild a state".to_owned() })
 }
 
-/// What a note says about the steps of a saga, if it says anything about them.
-pub(crate) fn undo_change(note: &Note) -> Option<CompensationChange> {
+/// Returns the change of a saga's steps in a note, if it contains one.
+pub(crate) fn compensation_change(note: &Note) -> Option<CompensationChange> {
     match note {
         Note::Own(bytes) => Codec::Bincode.decode(bytes).ok(),
         _ => None,
     }
 }
 
-/// Whether a note says that the saga begins to undo its steps.
-pub(crate) fn begins_undo(note: &Note) -> bool {
-    matches!(undo_change(note), Some(CompensationChange::Begin { .. }))
+/// Returns whether a note begins the compensation of a saga.
+pub(crate) fn begins_compensation(note: &Note) -> bool {
+    matches!(compensation_change(note), Some(CompensationChange::Begin { .. }))
 }
 
-/// Returns whether a note says that an ended saga starts again.
+/// Returns whether a note restarts an ended saga.
 pub(crate) fn restarts(note: &Note) -> bool {
-    matches!(undo_change(note), Some(CompensationChange::Restarted))
+    matches!(compensation_change(note), Some(CompensationChange::Restarted))
 }
 
-/// Whether a note says that all steps are undone.
-pub(crate) fn finished_undo(note: &Note) -> bool {
-    matches!(undo_change(note), Some(CompensationChange::Finished))
+/// Returns whether a note ends a compensation.
+pub(crate) fn finishes_compensation(note: &Note) -> bool {
+    matches!(compensation_change(note), Some(CompensationChange::Finished))
 }

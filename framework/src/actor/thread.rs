@@ -1,4 +1,7 @@
-//! One thread's share of a node: its shards, what waits for a commit, how much is in flight.
+//! One thread's part of a node: its shards, the commits it waits for, and how much is in flight.
+//!
+//! Called by the dispatchers, the actors, the workers and the background loops of a node. Calls the
+//! [store](crate::store). It never runs user code.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -19,84 +22,86 @@ use crate::store::{Appended, CommitListener, ShardHandle, ShardReader, ShardWrit
 use crate::telemetry::{Counts, TARGET};
 use crate::user_code::{UserCode, caught};
 
-/// How far the clock of a caller may be ahead of the owner's: the ids it makes hold its time.
-const FUTURE: Duration = Duration::from_secs(5 * 60);
+/// The most by which a caller's clock may be ahead of the owner's. The ids that a caller makes contain its time.
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 
-/// What a host is told at start.
+/// The settings of one thread, fixed at start.
 #[derive(Clone, Debug)]
 pub(crate) struct ThreadSettings {
-    /// Turns in flight at most, queued or waiting for their commit.
+    /// The most turns in flight, queued or waiting for their commit.
     pub(crate) in_flight: usize,
-    /// The same for one key.
+    /// The most turns in flight for one key.
     pub(crate) in_flight_per_key: u32,
-    /// How failed deliveries are tried again.
+    /// The retry policies for failed deliveries.
     pub(crate) retry: Retries,
-    /// How many jobs of one worker run at once.
+    /// The most jobs of one worker that run at once.
     pub(crate) jobs: usize,
-    /// How long one of them may take.
+    /// The time after which a job is ended.
     pub(crate) job_limit: Duration,
-    /// How many actors of one type are live unless more are busy.
+    /// The number of live actors of one type above which idle ones are passivated.
     pub(crate) live_actors: usize,
-    /// How long the ids of callers from outside are kept.
+    /// The time for which message ids of external callers are remembered.
     pub(crate) remember: Duration,
-    /// Where it is said what has stopped.
+    /// The health issues of the node.
     pub(crate) issues: Arc<HealthIssues>,
-    /// The known shapes of other services.
+    /// The known message shapes of other services.
     pub(crate) shapes: Arc<PeerShapes>,
     /// One permit for the whole node; see [`ThreadContext::suspect_permits`].
     pub(crate) suspect_permits: Arc<Semaphore>,
-    /// With what the store's digests of messages are keyed.
+    /// The key of the store's message digests.
     pub(crate) digest_key: u128,
 }
 
-/// One thread's share of a node.
+/// One thread's part of a node. It is shared by everything on that thread and never leaves it.
 pub(crate) struct ThreadContext {
     pub(crate) ids: IdSource,
-    /// By which timers are due.
+    /// The clock by which timers are due.
     pub(crate) monotonic: MonotonicTime,
-    /// When it began. What was sent before may have been begun before.
+    /// The time of the start. A message sent before it may have been started by the previous process.
     started: Timestamp,
-    /// Held by the delivery of a message that was under way when the process ended before. One at a time on the whole node.
+    /// Held while a suspect is delivered, so that one is delivered at a time on the whole node; see
+    /// [`is_suspect`](Self::is_suspect).
     pub(crate) suspect_permits: Arc<Semaphore>,
     pub(crate) settings: ThreadSettings,
     pub(crate) counts: Arc<Counts>,
-    /// How user code is called on this thread.
+    /// The wrapper through which user code is called on this thread.
     pub(crate) user_code: Arc<UserCode>,
     pub(crate) commits: Arc<CommitNotifier>,
-    /// Rises when commits have failed: what an older actor still has queued is answered, not handled.
+    /// Incremented when commits have failed. Messages queued for an actor of an older generation are refused and not
+    /// handled.
     pub(crate) generation: Cell<u64>,
-    /// Counts the sweeps, as the clock of idleness.
+    /// The number of passivation sweeps so far; the clock of idleness.
     pub(crate) sweeps: Cell<u64>,
-    /// Counts the uses of all actors, as the clock of what was used last.
+    /// The number of uses of all actors so far; the clock of the LRU order.
     pub(super) uses: Cell<u64>,
     pub(crate) stopped: Cell<bool>,
-    /// Nothing new is taken in any more.
+    /// Set when draining begins; new messages are refused.
     pub(crate) draining: Cell<bool>,
-    /// What the relay is to look at.
+    /// The shards that the relay has to read.
     dirty: RefCell<Vec<Rc<OwnedShard>>>,
-    /// Woken when draining begins.
-    pub(crate) drains: Notify,
-    /// Looked at when nothing is in flight any more.
+    /// Notified when draining begins.
+    pub(crate) drain_started: Notify,
+    /// Notified when nothing is in flight.
     pub(crate) idle: Rc<IdleNotifier>,
-    /// Woken when something was committed that somebody may have to be told of.
+    /// Notified when a turn with outbox entries or relayed events was committed.
     pub(crate) relay: Rc<Notify>,
-    /// Woken when a timer was set.
+    /// Notified when a timer was set.
     pub(crate) timers: Rc<Notify>,
     pub(crate) in_flight: Cell<usize>,
-    /// Jobs of workers that run, or wait in memory.
+    /// The jobs of workers that run or wait in memory.
     pub(crate) jobs: Cell<usize>,
-    /// A turn is being taken that did not go through a mailbox.
-    pub(super) inline_allowed: Cell<bool>,
-    /// The store has refused a turn, and has taken none since.
-    refusing: Cell<bool>,
-    waiting: RefCell<VecDeque<(Ticket, Release)>>,
+    /// Set while a turn runs outside a mailbox; a nested command is queued instead.
+    pub(super) inline_running: Cell<bool>,
+    /// Set from a failed append until the next commit.
+    store_failing: Cell<bool>,
+    pending_commits: RefCell<VecDeque<(Ticket, CommitCallback)>>,
     pub(crate) scratch: RefCell<Vec<u8>>,
 }
 
-/// The name under which the node's health says that its store takes nothing.
-const STORE: &str = "store";
+/// The name of the health issue for a store that rejects appends.
+const STORE_ISSUE: &str = "store";
 
-type Release = Box<dyn FnOnce(Result<(), StoreError>)>;
+type CommitCallback = Box<dyn FnOnce(Result<(), StoreError>)>;
 
 impl ThreadContext {
     pub(crate) fn new(ids: IdSource, settings: ThreadSettings, code: Arc<UserCode>) -> Rc<Self> {
@@ -115,114 +120,115 @@ impl ThreadContext {
             stopped: Cell::new(false),
             draining: Cell::new(false),
             dirty: RefCell::default(),
-            drains: Notify::new(),
+            drain_started: Notify::new(),
             idle: Rc::default(),
             relay: Rc::default(),
             timers: Rc::default(),
             in_flight: Cell::new(0),
             jobs: Cell::new(0),
-            inline_allowed: Cell::new(false),
-            refusing: Cell::new(false),
-            waiting: RefCell::default(),
+            inline_running: Cell::new(false),
+            store_failing: Cell::new(false),
+            pending_commits: RefCell::default(),
             scratch: RefCell::default(),
         })
     }
 
-    /// Asks the store for something on behalf of one key. A panic in there is reported and becomes an error: it must not end what
-    /// waits for the answer.
-    pub(crate) async fn guarded<T>(
+    /// Awaits a store operation on behalf of one key. A panic inside it is reported and becomes an error, so the task
+    /// that awaits it survives.
+    pub(crate) async fn call_store<T>(
         &self,
         task: &str,
-        asking: impl Future<Output = Result<T, StoreError>>,
+        call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        match caught(asking).await {
+        match caught(call).await {
             Ok(answer) => {
                 self.user_code.goes_on(task);
                 answer
             }
             Err(panicked) => {
                 self.user_code.failed(task, panicked.text());
-                Err(StoreError::io("asking the store", std::io::Error::other(panicked.to_string())))
+                Err(StoreError::io("calling the store", std::io::Error::other(panicked.to_string())))
             }
         }
     }
 
-    /// Whether a message may have been begun before the node ended last, and be the reason that it ended: it was sent before
-    /// this start, it comes again by itself, and it is among the first from its source. A caller that waits for a reply asks
-    /// again by itself or not at all.
+    /// Returns whether a message is a suspect: the previous process may have started it and may have ended because of
+    /// it. A suspect was sent before this start, is redelivered without a new request, and is among the first of its
+    /// source. A caller that waits for a reply repeats its request itself, so its command is never a suspect.
     ///
-    /// Answers by times of two clocks, which may differ. A sender whose clock is behind makes its first messages cost a second
-    /// commit; one whose clock is ahead has them counted from a later start on. Nothing else depends on it.
-    pub(crate) fn may_have_begun(&self, delivery: &Delivery) -> bool {
-        let (envelope, arrival) = (&delivery.envelope, &delivery.dedup_key);
-        self.may_have_been(envelope, arrival)
+    /// The comparison uses the clocks of two machines, which may differ. If the sender's clock is behind, its first
+    /// messages cost a second commit; if it is ahead, their crashes are counted from a later start. Nothing else
+    /// depends on it.
+    pub(crate) fn is_suspect(&self, delivery: &Delivery) -> bool {
+        let (envelope, dedup_key) = (&delivery.envelope, &delivery.dedup_key);
+        self.is_suspect_envelope(envelope, dedup_key)
     }
 
     /// Returns whether a message was sent before this start.
-    pub(crate) fn is_older(&self, envelope: &Envelope) -> bool {
+    pub(crate) fn predates_start(&self, envelope: &Envelope) -> bool {
         envelope.time < self.started
     }
 
-    /// The same of a message without its delivery.
-    pub(crate) fn may_have_been(&self, envelope: &Envelope, arrival: &DedupKey) -> bool {
-        self.is_older(envelope)
-            && match arrival {
-                DedupKey::Sequence { sequence, tracker: floor, .. } => floor.is_near_start(*sequence),
+    /// As [`is_suspect`](Self::is_suspect), for a message without its delivery.
+    pub(crate) fn is_suspect_envelope(&self, envelope: &Envelope, dedup_key: &DedupKey) -> bool {
+        self.predates_start(envelope)
+            && match dedup_key {
+                DedupKey::Sequence { sequence, tracker, .. } => tracker.is_near_start(*sequence),
                 DedupKey::MessageId => envelope.deadline.is_none(),
                 DedupKey::Internal => envelope.kind == Kind::Document,
             }
     }
 
-    /// The digest of a message from outside.
+    /// Returns the digest of a message from an external caller.
     pub(crate) fn digest<'a>(&self, envelope: &'a Envelope) -> Digest<'a> {
         Digest::of(self.settings.digest_key, envelope)
     }
 
-    /// Turns before this moment are no longer found by the ids of their messages.
-    pub(crate) fn oldest(&self) -> Timestamp {
+    /// Returns the time before which turns are no longer found by message id.
+    pub(crate) fn dedup_horizon(&self) -> Timestamp {
         self.ids.clock().now().before(self.settings.remember)
     }
 
-    /// Refuses the id of a message from outside that is older than ids are remembered, handled or not.
-    pub(crate) fn id_expired(&self, id: MessageId) -> Option<Outcome> {
+    /// Refuses a message id from an external caller that is older than ids are remembered, handled or not.
+    pub(crate) fn refuse_expired_id(&self, id: MessageId) -> Option<Outcome> {
         let (made, now) = (id.time()?, self.ids.clock().now());
         (now.since(made) > self.settings.remember).then_some(Outcome::Expired)
     }
 
-    /// Why a message from outside whose id is new is not handled, if it is not. One that was handled is answered even if this
-    /// node's clock has been set back since.
-    pub(crate) fn new_refused(&self, envelope: &Envelope) -> Option<Outcome> {
+    /// Returns the outcome with which a new message from an external caller is refused, if it is. Duplicates are
+    /// answered first, even if this node's clock was set back.
+    pub(crate) fn refuse_new(&self, envelope: &Envelope) -> Option<Outcome> {
         let now = self.ids.clock().now();
-        if envelope.id.time().is_some_and(|made| made.since(now) > FUTURE) {
+        if envelope.id.time().is_some_and(|made| made.since(now) > MAX_CLOCK_SKEW) {
             return Some(Outcome::IdInFuture);
         }
         envelope.deadline.is_some_and(|deadline| now > deadline).then_some(Outcome::Late)
     }
 
-    /// Counts one more in flight, until the flight is dropped.
+    /// Counts one more turn in flight until the guard is dropped.
     pub(crate) fn track_in_flight(self: &Rc<Self>) -> InFlightGuard {
         let in_flight = self.in_flight.get() + 1;
         self.in_flight.set(in_flight);
         self.counts.in_flight.set(in_flight as u64);
-        InFlightGuard { host: Rc::clone(self), job: false }
+        InFlightGuard { context: Rc::clone(self), is_job: false }
     }
 
-    /// Counts one more job, until the flight is dropped. Jobs have a bound of their own: those that wait for something slow
-    /// outside take no room from turns.
-    pub(crate) fn job(self: &Rc<Self>) -> InFlightGuard {
+    /// Counts one more job until the guard is dropped. Jobs have their own limit, so jobs that wait for slow I/O do not
+    /// reduce the capacity for turns.
+    pub(crate) fn track_job(self: &Rc<Self>) -> InFlightGuard {
         self.jobs.set(self.jobs.get() + 1);
         self.counts.jobs.set(self.jobs.get() as u64);
-        InFlightGuard { host: Rc::clone(self), job: true }
+        InFlightGuard { context: Rc::clone(self), is_job: true }
     }
 
-    /// Returns whether nothing is under way: no turn and no job.
+    /// Returns whether no turn and no job is in flight.
     pub(crate) fn is_idle(&self) -> bool {
         self.in_flight.get() == 0 && self.jobs.get() == 0
     }
 
-    /// Waits, but not longer than until the node stops.
-    pub(crate) async fn pause(self: Rc<Self>, wait: Duration) {
-        let drains = self.drains.notified();
+    /// Sleeps for `wait`, or until draining begins.
+    pub(crate) async fn sleep_unless_draining(self: Rc<Self>, wait: Duration) {
+        let drains = self.drain_started.notified();
         if !self.draining.get() && !self.stopped.get() {
             tokio::select! {
                 biased;
@@ -232,21 +238,21 @@ impl ThreadContext {
         }
     }
 
-    /// Whether the turn that is being taken is all there is in flight here. What was ready to run before it has run, so what
-    /// came together with it would be in flight as well.
+    /// Returns whether the running turn is the only one in flight on this thread. Everything that was ready has run
+    /// before, so a message that arrived with it would be in flight as well.
     pub(crate) fn is_alone(&self) -> bool {
-        self.in_flight.get() == 1 && self.waiting.borrow().is_empty()
+        self.in_flight.get() == 1 && self.pending_commits.borrow().is_empty()
     }
 
-    /// Whether nothing need be waited for after this append.
-    pub(crate) fn is_settled(appended: &Appended) -> bool {
+    /// Returns whether an append is durable already.
+    pub(crate) fn is_committed(appended: &Appended) -> bool {
         appended.committed
     }
 
-    /// Calls `then` once the append is durable: at once if it is.
+    /// Calls `then` once the append is durable: immediately if it is.
     pub(crate) fn after_commit(&self, appended: Appended, then: impl FnOnce(Result<(), StoreError>) + 'static) {
-        if Self::is_settled(&appended) {
-            self.accepted();
+        if Self::is_committed(&appended) {
+            self.report_commit();
             then(Ok(()));
         } else {
             self.after_ticket(appended.ticket, then);
@@ -255,64 +261,64 @@ impl ThreadContext {
 
     /// Calls `then` once everything up to `ticket` is durable.
     pub(crate) fn after_ticket(&self, ticket: Ticket, then: impl FnOnce(Result<(), StoreError>) + 'static) {
-        if ticket <= self.commits.through.load(Ordering::Acquire) {
+        if ticket <= self.commits.committed_through.load(Ordering::Acquire) {
             then(Ok(()));
         } else {
-            self.waiting.borrow_mut().push_back((ticket, Box::new(then)));
+            self.pending_commits.borrow_mut().push_back((ticket, Box::new(then)));
         }
     }
 
-    /// Releases what the store has made durable since; runs for as long as the host lives.
+    /// Runs the callbacks of commits as the store reports them, for as long as the thread lives.
     ///
-    /// Returns the error when commits have failed; what waited has been told.
-    pub(crate) async fn release(&self) -> StoreError {
+    /// Returns the error when commits have failed; all pending callbacks were called with it.
+    pub(crate) async fn complete_commits(&self) -> StoreError {
         loop {
             self.commits.changed.notified().await;
-            self.release_now();
+            self.complete_ready_commits();
             if let Some(error) = self.commits.failed.lock().clone() {
-                self.give_up(&error);
+                self.fail_pending_commits(&error);
                 return error;
             }
         }
     }
 
-    /// Tells all that wait for a commit that nobody will hear of it any more: it may have been written or not.
-    pub(crate) fn give_up(&self, error: &StoreError) {
+    /// Fails every pending commit: its record may or may not have been written.
+    pub(crate) fn fail_pending_commits(&self, error: &StoreError) {
         self.generation.set(self.generation.get() + 1);
-        let lost = std::mem::take(&mut *self.waiting.borrow_mut());
+        let lost = std::mem::take(&mut *self.pending_commits.borrow_mut());
         for (_, release) in lost {
             release(Err(error.clone()));
         }
     }
 
-    /// An append was refused. If that is because a younger owner has the shard, the node must not go on; if the disk is full or
-    /// broken, the node's health says so until a commit succeeds.
-    pub(crate) fn refused(&self, error: &StoreError) {
+    /// Reports a failed append. A fenced shard belongs to a newer owner, so the node must stop. If the disk is full or
+    /// broken, the node's health shows an issue until a commit succeeds.
+    pub(crate) fn report_append_error(&self, error: &StoreError) {
         match error {
             StoreError::Fenced { .. } => self.commits.failed(error.clone()),
             error if error.is_transient() => {
-                self.refusing.set(true);
-                if self.settings.issues.raise(STORE, format!("failed to commit: {error}")) {
-                    tracing::error!(target: TARGET, %error, "failed to commit; turns are refused until the store takes them");
+                self.store_failing.set(true);
+                if self.settings.issues.raise(STORE_ISSUE, format!("failed to commit: {error}")) {
+                    tracing::error!(target: TARGET, %error, "failed to commit; turns are refused until the store accepts them");
                 }
             }
             _ => {}
         }
     }
 
-    /// A turn is committed: if the store refused any before, it does so no longer.
-    pub(super) fn accepted(&self) {
-        if self.refusing.replace(false) && self.settings.issues.resolve(STORE) {
-            tracing::info!(target: TARGET, "the store takes turns again");
+    /// Reports a commit and resolves the health issue of earlier failures.
+    pub(super) fn report_commit(&self) {
+        if self.store_failing.replace(false) && self.settings.issues.resolve(STORE_ISSUE) {
+            tracing::info!(target: TARGET, "store accepts turns again");
         }
     }
 
-    /// Whether the relay has looked at everything.
+    /// Returns whether the relay has read every dirty shard.
     pub(crate) fn is_clean(&self) -> bool {
         self.dirty.borrow().is_empty()
     }
 
-    /// Takes what the relay is to look at.
+    /// Takes the shards that the relay has to read.
     pub(crate) fn take_dirty(&self) -> Vec<Rc<OwnedShard>> {
         let dirty = std::mem::take(&mut *self.dirty.borrow_mut());
         for cell in &dirty {
@@ -321,65 +327,65 @@ impl ThreadContext {
         dirty
     }
 
-    fn release_now(&self) {
-        let through = self.commits.through.load(Ordering::Acquire);
+    fn complete_ready_commits(&self) {
+        let through = self.commits.committed_through.load(Ordering::Acquire);
         loop {
-            // One at a time, with the borrow ended: a release may append, and so come back here.
+            // One at a time and outside the borrow: a callback may append and re-enter this function.
             let next = {
-                let mut waiting = self.waiting.borrow_mut();
+                let mut waiting = self.pending_commits.borrow_mut();
                 match waiting.front() {
                     Some((ticket, _)) if *ticket <= through => waiting.pop_front(),
                     _ => None,
                 }
             };
             let Some((_, release)) = next else { break };
-            self.accepted();
+            self.report_commit();
             release(Ok(()));
         }
     }
 }
 
-/// One thing in flight. It ends when the message is settled, whatever happens to it.
+/// One turn or job in flight, until it is dropped.
 pub(crate) struct InFlightGuard {
-    host: Rc<ThreadContext>,
-    job: bool,
+    context: Rc<ThreadContext>,
+    is_job: bool,
 }
 
 impl Drop for InFlightGuard {
     fn drop(&mut self) {
-        let host = &self.host;
-        if self.job {
-            host.jobs.set(host.jobs.get() - 1);
-            host.counts.jobs.set(host.jobs.get() as u64);
+        let context = &self.context;
+        if self.is_job {
+            context.jobs.set(context.jobs.get() - 1);
+            context.counts.jobs.set(context.jobs.get() as u64);
         } else {
-            let in_flight = host.in_flight.get() - 1;
-            host.in_flight.set(in_flight);
-            host.counts.in_flight.set(in_flight as u64);
+            let in_flight = context.in_flight.get() - 1;
+            context.in_flight.set(in_flight);
+            context.counts.in_flight.set(in_flight as u64);
         }
-        if host.is_idle() {
-            host.idle.look();
+        if context.is_idle() {
+            context.idle.look();
         }
     }
 }
 
-/// Hears of commits on the store's thread and wakes the host's.
+/// Receives commit notifications on the store's thread and wakes the actors' thread.
 #[derive(Default)]
 pub(crate) struct CommitNotifier {
-    through: AtomicU64,
+    committed_through: AtomicU64,
     failed: Mutex<Option<StoreError>>,
     changed: Notify,
 }
 
 impl CommitNotifier {
-    /// Forgets a failure, after the shards were opened again. What was appended before counts as settled.
-    pub(crate) fn recovered(&self) {
+    /// Clears a failure after the shards were reopened. Earlier appends count as completed.
+    pub(crate) fn clear_failure(&self) {
         *self.failed.lock() = None;
     }
 }
 
 impl CommitListener for CommitNotifier {
     fn committed(&self, through: Ticket) {
-        self.through.fetch_max(through, Ordering::Release);
+        self.committed_through.fetch_max(through, Ordering::Release);
         self.changed.notify_one();
     }
 
@@ -394,14 +400,14 @@ pub(crate) struct OwnedShard {
     pub(crate) id: ShardId,
     pub(crate) writer: RefCell<Box<dyn ShardWriter>>,
     pub(crate) reader: RefCell<Arc<dyn ShardReader>>,
-    /// Whether anybody but the stream's own actor takes the shard's events.
+    /// Whether any subscriber besides the stream's own actor receives the shard's events.
     pub(crate) relays_events: bool,
-    /// The relay is to look at it, and knows.
+    /// Whether the shard is in the list of dirty shards.
     dirty: Cell<bool>,
-    /// When the next timer is due that is known to the task that fires them.
+    /// The due time of the earliest timer that the timer loop knows.
     pub(crate) next_timer: Cell<Option<Timestamp>>,
-    /// The earliest of the timers that were set since that task last looked, and are due before `next_timer`.
-    pub(crate) timer_set: Cell<Option<Timestamp>>,
+    /// The earliest due time set since the timer loop last looked, if it is before `next_timer`.
+    pub(crate) earliest_set_timer: Cell<Option<Timestamp>>,
 }
 
 impl OwnedShard {
@@ -413,26 +419,26 @@ impl OwnedShard {
             relays_events,
             dirty: Cell::new(false),
             next_timer: Cell::new(None),
-            timer_set: Cell::new(None),
+            earliest_set_timer: Cell::new(None),
         })
     }
 
-    /// A timer was set and committed. The task that fires timers is woken only if it would come too late by itself, so most
-    /// turns that set a timer wake nothing.
-    pub(crate) fn timer_is_set(&self, due: Timestamp, timers: &Notify) {
+    /// Records a committed timer. The timer loop is woken only if the timer is due before the next one it knows, so
+    /// most turns that set a timer wake nothing.
+    pub(crate) fn schedule_timer(&self, due: Timestamp, timers: &Notify) {
         if self.next_timer.get().is_none_or(|next| due < next) {
             self.next_timer.set(Some(due));
-            self.timer_set.set(Some(self.timer_set.get().map_or(due, |earliest| earliest.min(due))));
+            self.earliest_set_timer.set(Some(self.earliest_set_timer.get().map_or(due, |earliest| earliest.min(due))));
             timers.notify_one();
         }
     }
 
-    /// Lets the relay look at the shard.
-    pub(crate) fn mark_dirty(self: &Rc<Self>, host: &ThreadContext) {
+    /// Queues the shard for the relay.
+    pub(crate) fn mark_dirty(self: &Rc<Self>, context: &ThreadContext) {
         if !self.dirty.replace(true) {
-            host.dirty.borrow_mut().push(Rc::clone(self));
+            context.dirty.borrow_mut().push(Rc::clone(self));
         }
-        host.relay.notify_one();
+        context.relay.notify_one();
     }
 
     pub(crate) fn reader(&self) -> Arc<dyn ShardReader> {

@@ -1,4 +1,13 @@
-//! One turn: decide, apply, append. What leaves the actor leaves after the commit.
+//! One turn: decide, apply, append. Messages and replies leave the actor after the commit.
+//!
+//! Called by the [retries](super::retry), the [dead letters](super::dead_letters) and [inline turns](super::inline).
+//! Calls user code and the store's writer.
+//!
+//! Why this order: `apply` runs before the append, because a panic in it must not leave a record that no replay can
+//! read. A failed append then leaves a state that is ahead of the log, so the actor is marked and rebuilt before its
+//! next turn. The watermark of the source moves only after the append; moved earlier, a crash would lose the message.
+//! Appends are speculative: later turns decide on this state before it is durable, and a failed commit rebuilds all of
+//! them.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -16,71 +25,73 @@ use crate::store::{Appended, EventWrite, Mark, Note, OutboxWrite, Source, StoreE
 use crate::telemetry::passes;
 use crate::user_code::Panicked;
 
-/// How a turn's message is marked as handled.
-pub(crate) enum Marked {
-    /// It is not.
+/// The way in which a turn marks its message as handled.
+pub(crate) enum DedupMark {
+    /// Not at all.
     None,
-    /// By its id.
-    Outside { digest: u64 },
-    /// By its place.
-    From { source: Rc<Source>, sequence: u64, floor: Rc<dyn SequenceTracker> },
+    /// By its message id.
+    MessageId { digest: u64 },
+    /// By the position in its source.
+    Sequence { source: Rc<Source>, sequence: u64, tracker: Rc<dyn SequenceTracker> },
     /// By the timer's name.
     Timer { name: String },
 }
 
 /// A turn that was appended.
-pub(crate) struct Turned {
+pub(crate) struct AppendedTurn {
     pub(crate) appended: Appended,
     pub(crate) reply: Bytes,
 }
 
-/// Why a turn has not been taken. Nothing of it is stored.
+/// The reason why a turn failed. Nothing of it is stored.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub(crate) enum TurnError {
     /// User code panicked.
     Panic(String),
-    /// The message cannot be read.
+    /// The message cannot be decoded.
     Undecodable(String),
-    /// What the handler asked for cannot be written.
+    /// The requested effects cannot be encoded.
     Effects(String),
-    /// Nobody handles it.
+    /// No handler exists.
     Unhandled,
-    /// A command that undoes a saga's step was rejected.
+    /// A compensating command was rejected.
     Compensation(String),
-    /// The process ended during each of so many deliveries.
-    Ended(u32),
-    /// The store refused the turn.
+    /// The process ended during each of this many deliveries.
+    Crashed(u32),
+    /// The store rejected the append.
     Store(StoreError),
 }
 
-impl From<Panicked> for Failure {
+impl From<Panicked> for TurnError {
     fn from(panicked: Panicked) -> Self {
         Self::Panic(panicked.text().to_owned())
     }
 }
 
 impl ActorInstance {
-    /// Takes one turn: `decide` fills the effects from the state, they change the state, and all is appended as one record.
+    /// Runs one turn: `decide` fills the effects from the state, the effects change the state, and one record is
+    /// appended.
     ///
-    /// After a failure the state is as before, or the actor is told to load again.
-    pub(crate) fn turn(
+    /// After a failure the state is unchanged, or the actor is marked to load again.
+    pub(crate) fn run_turn(
         &mut self,
         facts: TurnFacts,
-        marked: &Marked,
+        mark: &DedupMark,
         mut notes: Vec<Note>,
         with_reply: bool,
-        decide: impl FnOnce(&KeyState, &dyn UserSlot, &mut dyn AnyEffects) -> Result<(), Failure>,
-    ) -> Result<Turned, Failure> {
-        // Whatever it has waited for meanwhile: on a state that is not the log's nothing is decided, and nothing is written.
-        if let Some(error) = self.unfit() {
-            return Err(Failure::Store(error));
+        decide: impl FnOnce(&KeyState, &dyn UserSlot, &mut dyn AnyEffects) -> Result<(), TurnError>,
+    ) -> Result<AppendedTurn, TurnError> {
+        // The actor may have waited before this. No decision is made and nothing is written on a state that differs
+        // from the log.
+        if let Some(error) = self.unavailable() {
+            return Err(TurnError::Store(error));
         }
         #[cfg(feature = "testing")]
         self.compare_with_log();
         passes!("actor", self.dispatcher.handlers.facts.name, facts.id, facts.correlation);
         let mut effects = self.dispatcher.take_effects();
         let decided = self.dispatcher.context.user_code.call(self.dispatcher.label, || {
-            // Drops what the turn before has recorded: values of the user.
+            // Drops the events of the previous turn: values of the user.
             effects.requested().begin(facts);
             decide(&self.state, &self.user, &mut *effects)
         });
@@ -88,76 +99,76 @@ impl ActorInstance {
         let checked = match decided {
             Ok(Ok(())) => match requested.error.take() {
                 None => Ok(()),
-                Some(error) => Err(Failure::Effects(error.to_string())),
+                Some(error) => Err(TurnError::Effects(error.to_string())),
             },
             Ok(Err(failure)) => Err(failure),
             Err(panicked) => Err(panicked.into()),
         };
-        let appended = checked.and_then(|()| self.finish(requested, marked, &mut notes));
-        let turned = appended.map(|appended| Turned {
+        let appended = checked.and_then(|()| self.apply_and_append(requested, mark, &mut notes));
+        let turned = appended.map(|appended| AppendedTurn {
             appended,
-            // Only those who answer with bytes need them; the straight way has the reply itself.
+            // Only callers that answer with bytes need them; an inline turn has the typed reply.
             reply: if with_reply { Bytes::copy_from_slice(&requested.reply) } else { Bytes::new() },
         });
         self.dispatcher.put_effects(effects);
         turned
     }
 
-    fn finish(
+    fn apply_and_append(
         &mut self,
         effects: &mut RequestedEffects,
-        marked: &Marked,
+        mark: &DedupMark,
         notes: &mut Vec<Note>,
-    ) -> Result<Appended, Failure> {
-        let undoes = self.advance_undo(effects, notes).map_err(|error| {
-            self.broken = Some(Box::new(StoreError::Closed));
-            Failure::Effects(error.to_string())
+    ) -> Result<Appended, TurnError> {
+        let undoes = self.advance_compensation(effects, notes).map_err(|error| {
+            self.load_error = Some(Box::new(StoreError::Closed));
+            TurnError::Effects(error.to_string())
         })?;
         // An older version has stored this timer under another name: it is set and cleared there as well.
         for at in 0..effects.timers.len() {
             let older =
-                effects.timers.get(at).and_then(|timer| self.dispatcher.handlers.older_timer_name(timer.name()));
-            if let Some(older) = older.filter(|older| self.state.rest.timers.contains_key(*older)) {
+                effects.timers.get(at).and_then(|timer| self.dispatcher.handlers.legacy_timer_name(timer.name()));
+            if let Some(older) = older.filter(|older| self.state.rare.timers.contains_key(*older)) {
                 let name = older.to_owned().into();
                 effects.timers.push(TimerSlot::Clear { name });
             }
         }
-        // A timer that rang while its key was parked is as late as one that rings after it was cleared.
-        if !self.state.rest.parked.is_empty() {
+        // A timer that fired while its key was parked is as late as one that fires after it was cleared.
+        if !self.state.rare.parked.is_empty() {
             for timer in &effects.timers {
-                let late = self.state.rest.parked.timers(timer.name());
+                let late = self.state.rare.parked.timers(timer.name());
                 let late = late.iter().filter(|message| **message != effects.turn.id);
                 notes.extend(late.map(|message| Note::Resolved { message: *message }));
             }
         }
-        // The state changes before the append: a panic in `apply` must not leave a record behind that can never be read.
+        // The state changes before the append: a panic in `apply` must not leave a record that can never be read.
         if !effects.events.is_empty()
             && let Some(user) = self.user.user_mut()
         {
             let applied = self.dispatcher.context.user_code.call(self.dispatcher.label, || effects.apply_to(user));
             if let Err(panicked) = applied {
-                self.broken = Some(Box::new(StoreError::Closed));
+                self.load_error = Some(Box::new(StoreError::Closed));
                 return Err(panicked.into());
             }
         }
-        let appended = self.append(effects, marked, notes);
+        let appended = self.append(effects, mark, notes);
         match appended {
             Ok(appended) => {
-                self.remember(effects, marked, notes, appended);
+                self.update_memory(effects, mark, notes, appended);
                 Ok(appended)
             }
             Err(error) => {
-                self.dispatcher.context.refused(&error);
+                self.dispatcher.context.report_append_error(&error);
                 // The state has changed and the log has not: the actor must be rebuilt before its next turn.
                 if undoes || !effects.events.is_empty() {
-                    self.broken = Some(Box::new(error.clone()));
+                    self.load_error = Some(Box::new(error.clone()));
                 }
-                Err(Failure::Store(error))
+                Err(TurnError::Store(error))
             }
         }
     }
 
-    fn append(&mut self, effects: &RequestedEffects, marked: &Marked, notes: &[Note]) -> Result<Appended, StoreError> {
+    fn append(&mut self, effects: &RequestedEffects, mark: &DedupMark, notes: &[Note]) -> Result<Appended, StoreError> {
         let codec = self.dispatcher.handlers.facts.codec;
         let payload = |range: &std::ops::Range<usize>| effects.payloads.get(range.clone()).unwrap_or_default();
         let write = |slot: &EventSlot| EventWrite {
@@ -191,13 +202,13 @@ impl ActorInstance {
                 TimerSlot::Clear { name } => TimerWrite::Clear { name },
             })
             .collect();
-        let mark = match marked {
-            Marked::None => Mark::None,
-            Marked::Outside { digest } => Mark::Outside { digest: *digest },
-            Marked::From { source, sequence, floor } => {
-                Mark::From { source, sequence: *sequence, floor: floor.watermark_after(*sequence) }
+        let mark = match mark {
+            DedupMark::None => Mark::None,
+            DedupMark::MessageId { digest } => Mark::Outside { digest: *digest },
+            DedupMark::Sequence { source, sequence, tracker } => {
+                Mark::From { source, sequence: *sequence, floor: tracker.watermark_after(*sequence) }
             }
-            Marked::Timer { name } => Mark::Timer { name },
+            DedupMark::Timer { name } => Mark::Timer { name },
         };
         let turn = Turn {
             actor: &self.dispatcher.actor,
@@ -221,112 +232,118 @@ impl ActorInstance {
         if self.dispatcher.context.is_alone() { writer.append_alone(&turn) } else { writer.append(&turn) }
     }
 
-    /// Takes down in memory what was appended.
-    fn remember(&mut self, effects: &mut RequestedEffects, marked: &Marked, notes: &[Note], appended: Appended) {
-        let host = Rc::clone(&self.dispatcher.context);
+    /// Updates the actor's memory after the append.
+    fn update_memory(&mut self, effects: &mut RequestedEffects, mark: &DedupMark, notes: &[Note], appended: Appended) {
+        let context = Rc::clone(&self.dispatcher.context);
         let state = &mut self.state;
         let events = effects.events.len() as u64;
         state.version += events;
         state.turns += 1;
-        match marked {
-            Marked::None => {}
-            Marked::Outside { digest } => {
-                state.seen.id(
+        match mark {
+            DedupMark::None => {}
+            DedupMark::MessageId { digest } => {
+                state.dedup.id(
                     effects.turn.id,
                     effects.turn.time,
                     *digest,
                     &effects.reply,
                     self.dispatcher.handlers.facts.codec,
                 );
-                state.rest.recovered();
+                state.rare.clear_failure();
             }
-            Marked::From { source, sequence, floor } => {
-                // Only now: a floor above a message that is not in the log would lose it.
-                floor.mark_appended(*sequence);
-                state.seen.place(source, *sequence);
-                state.rest.recovered();
+            DedupMark::Sequence { source, sequence, tracker } => {
+                // Not before the append: a watermark above a message that is not in the log would lose it.
+                tracker.mark_appended(*sequence);
+                state.dedup.place(source, *sequence);
+                state.rare.clear_failure();
             }
-            Marked::Timer { name } => {
-                state.rest.timers.remove(name);
-                state.rest.recovered();
+            DedupMark::Timer { name } => {
+                state.rare.timers.remove(name);
+                state.rare.clear_failure();
             }
         }
         for timer in &effects.timers {
             match timer {
                 TimerSlot::Set { name, .. } => {
-                    state.rest.timers.insert(name.to_string(), state.turns);
+                    state.rare.timers.insert(name.to_string(), state.turns);
                 }
                 TimerSlot::Clear { name } => {
-                    state.rest.timers.remove(&**name);
+                    state.rare.timers.remove(&**name);
                 }
             }
         }
         for Outgoing { envelope, .. } in &effects.outgoing {
-            state.rest.sent(envelope.id, envelope.kind, envelope.wants);
+            state.rare.record_sent(envelope.id, envelope.kind, envelope.wants);
         }
         for note in notes {
-            // Own notes were applied when they were made.
+            // The actor's own notes were applied when they were made.
             if !matches!(note, Note::Own(_)) {
-                drop(state.note(self.dispatcher.handlers.facts.domain, note));
+                drop(state.apply_note(self.dispatcher.handlers.facts.domain, note));
             }
         }
         self.stream = appended.stream;
-        self.last.set((!appended.committed).then_some(appended.ticket));
+        self.last_append.set((!appended.committed).then_some(appended.ticket));
         if appended.committed {
-            host.accepted();
+            context.report_commit();
         }
-        host.counts.turns.one();
-        host.counts.events.many(events);
+        context.counts.turns.one();
+        context.counts.events.many(events);
         if effects.rejected {
-            host.counts.rejections.one();
+            context.counts.rejections.one();
         }
         if (events > 0 && self.shard.relays_events) || !effects.outgoing.is_empty() {
-            let (shard, soiled) = (Rc::clone(&self.shard), Rc::clone(&host));
-            host.after_commit(appended, move |_| shard.mark_dirty(&soiled));
+            let (shard, dirty_context) = (Rc::clone(&self.shard), Rc::clone(&context));
+            context.after_commit(appended, move |_| shard.mark_dirty(&dirty_context));
         }
         let set = effects.timers.iter().filter_map(|timer| match timer {
             TimerSlot::Set { due, .. } => Some(*due),
             TimerSlot::Clear { .. } => None,
         });
         if let Some(due) = set.min() {
-            // The timer is seen once it is committed.
-            let (shard, timers) = (Rc::clone(&self.shard), Rc::clone(&host.timers));
-            host.after_commit(appended, move |_| shard.timer_is_set(due, &timers));
+            // The timer loop reads the timer once it is committed.
+            let (shard, timers) = (Rc::clone(&self.shard), Rc::clone(&context.timers));
+            context.after_commit(appended, move |_| shard.schedule_timer(due, &timers));
         }
         self.save_due_snapshot();
     }
 
-    /// Goes on undoing as far as this turn allows: what was asked for in it, and what the replies so far permit. Returns whether
-    /// the compensation log has changed: then the actor must be rebuilt if the turn is not appended.
+    /// Advances the compensation as far as this turn allows: by its own requests and by the replies so far. Returns
+    /// whether the compensation log has changed; the actor must then be rebuilt if the turn is not appended.
     ///
-    /// The log is changed in place. A copy of it in each turn would make the steps of a saga cost the square of their number.
-    fn advance_undo(&mut self, effects: &mut RequestedEffects, notes: &mut Vec<Note>) -> Result<bool, CodecError> {
-        if effects.undo.is_empty() && !effects.ended && !self.state.rest.undo.is_undoing() {
+    /// The log is changed in place. A copy in each turn would make the cost of a saga grow with the square of its
+    /// steps.
+    fn advance_compensation(
+        &mut self,
+        effects: &mut RequestedEffects,
+        notes: &mut Vec<Note>,
+    ) -> Result<bool, CodecError> {
+        if effects.compensation.is_empty() && !effects.ended && !self.state.rare.compensation.is_compensating() {
             return Ok(false);
         }
-        let mut changes = std::mem::take(&mut effects.undo);
+        let mut changes = std::mem::take(&mut effects.compensation);
         for change in &changes {
-            self.state.undo(change);
+            self.state.apply_compensation(change);
         }
-        if self.state.rest.undo.is_undoing() {
-            // Compensation ends the saga by itself, once all is undone. To end it earlier would leave steps that are not.
+        if self.state.rare.compensation.is_compensating() {
+            // Compensation ends the saga itself, once everything is undone. Ending it earlier would leave steps that
+            // are not undone.
             effects.ended = false;
-            match self.state.rest.undo.next() {
+            match self.state.rare.compensation.next() {
                 NextCompensation::Wait => {}
-                NextCompensation::Send(planned) => effects.send_undo(planned),
+                NextCompensation::Send(planned) => effects.send_compensation(planned),
                 NextCompensation::Finish(finally) => {
                     for planned in finally {
                         effects.send_planned(planned);
                     }
-                    effects.undo.push(CompensationChange::Finished);
+                    effects.compensation.push(CompensationChange::Finished);
                     effects.ended = true;
                 }
             }
         }
-        for change in &effects.undo {
-            self.state.undo(change);
+        for change in &effects.compensation {
+            self.state.apply_compensation(change);
         }
-        changes.append(&mut effects.undo);
+        changes.append(&mut effects.compensation);
         for change in &changes {
             let mut bytes = Vec::new();
             Codec::Bincode.encode(change, &mut bytes)?;
@@ -334,10 +351,10 @@ impl ActorInstance {
         }
         if effects.ended {
             notes.push(Note::Ended);
-            // Cleared in the store as well: an ended saga's timers must not ring for ever.
-            // Those that this very turn has set as well, and those of types that are no longer listed.
+            // Cleared in the store as well: an ended saga's timers must not fire forever. This includes those set in
+            // this turn, and those of types that are no longer listed.
             let mut names: BTreeSet<std::borrow::Cow<'static, str>> =
-                self.state.rest.timers.keys().map(|name| name.clone().into()).collect();
+                self.state.rare.timers.keys().map(|name| name.clone().into()).collect();
             names.extend(effects.timers.drain(..).map(|timer| match timer {
                 TimerSlot::Set { name, .. } | TimerSlot::Clear { name } => name,
             }));

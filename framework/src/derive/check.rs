@@ -1,4 +1,6 @@
-//! The bounds that turn a mistake in a list into one error that says what to write.
+//! Bounds that turn a mistake in a list into one error with the fix.
+//!
+//! Called by derived code. Calls nothing at run time: the compiler evaluates the checks.
 
 use std::sync::Arc;
 
@@ -18,7 +20,7 @@ use crate::worker::{OnEvent, Perform, Worker};
     note = "use `String`, an integer or `uuid::Uuid`, or write `impl<'a> From<&'a {Self}> for Key<'a>` for a type of your own"
 )]
 pub trait KeyField {
-    /// The key that the field holds.
+    /// Returns the key in the field.
     fn key(&self) -> Key<'_>;
 }
 
@@ -32,20 +34,20 @@ where
     }
 }
 
-/// The type that an older version of the message `New` had.
+/// The type of an older version of the message `New`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be upcast to `{New}`",
     label = "expected the type of an older version",
     note = "derive `Deserialize` for `{Self}` and write `impl From<{Self}> for {New}`"
 )]
 pub trait Upcast<New>: Sized {
-    /// Reads the older version and makes the current one of it.
+    /// Decodes the older version and converts it to the current one.
     ///
     /// # Errors
-    /// What the codec says.
+    /// Decoding failed.
     fn upcast(codec: Codec, bytes: &[u8]) -> Result<New, CodecError>;
 
-    /// The shape of the older version.
+    /// Returns the shape of the older version.
     fn shape(codec: Codec) -> Arc<Shape>;
 }
 
@@ -60,20 +62,20 @@ impl<Old: DeserializeOwned + Into<New> + 'static, New> Upcast<New> for Old {
     }
 }
 
-/// The type that an older version of the event `New` had, which has become several events.
+/// The type of an older version of the event `New`, which was split into several events.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be split into `{New}`",
     label = "expected the type of an older version",
     note = "derive `Deserialize` for `{Self}` and write `impl From<{Self}> for Vec<{New}>`"
 )]
 pub trait Split<New>: Sized {
-    /// Reads the older version and makes the current ones of it.
+    /// Decodes the older version and converts it to the current events.
     ///
     /// # Errors
-    /// What the codec says.
+    /// Decoding failed.
     fn split(codec: Codec, bytes: &[u8]) -> Result<Vec<New>, CodecError>;
 
-    /// The shape of the older version.
+    /// Returns the shape of the older version.
     fn shape(codec: Codec) -> Arc<Shape>;
 }
 
@@ -88,36 +90,36 @@ impl<Old: DeserializeOwned + Into<Vec<New>> + 'static, New> Split<New> for Old {
     }
 }
 
-/// Fails the compilation, with this text, of a message that bincode cannot read back, if its domain's codec is bincode.
+/// Fails the compilation with `text` if the codec is bincode, which cannot decode such a message.
 ///
 /// # Panics
 /// In the compiler, which evaluates it.
 #[track_caller]
 pub const fn not_in_bincode(codec: Codec, text: &'static str) {
     if matches!(codec, Codec::Bincode) {
-        refuse(text)
+        reject(text)
     }
 }
 
-/// Fails the compilation, with this text, of a message that JSON cannot read back, if its domain's codec is JSON.
+/// Fails the compilation with `text` if the codec is JSON, which cannot decode such a message.
 ///
 /// # Panics
 /// In the compiler, which evaluates it.
 #[track_caller]
 pub const fn not_in_json(codec: Codec, text: &'static str) {
     if matches!(codec, Codec::Json) {
-        refuse(text)
+        reject(text)
     }
 }
 
-/// Fails the compilation, with this text, of a list that holds one message twice under two paths.
+/// Fails the compilation with `text` if a list contains one message twice under two paths.
 ///
 /// # Panics
 /// In the compiler, which evaluates it.
 #[track_caller]
 pub const fn listed_once<One: Message, Other: Message>(text: &'static str) {
     if is_same(One::Domain::NAME, Other::Domain::NAME) && is_same(One::NAME, Other::NAME) {
-        refuse(text)
+        reject(text)
     }
 }
 
@@ -134,7 +136,7 @@ const fn is_same(one: &str, other: &str) -> bool {
 
 #[track_caller]
 #[expect(clippy::panic, reason = "evaluated by the compiler only")]
-const fn refuse(text: &'static str) {
+const fn reject(text: &'static str) {
     panic!("{}", text)
 }
 
@@ -213,31 +215,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codec_that_can_read_it_back_is_not_refused() {
+    fn readable_codec_is_accepted() {
         not_in_bincode(Codec::Json, "");
         not_in_json(Codec::Bincode, "");
     }
 
     #[test]
     #[should_panic = "no names"]
-    fn bincode_that_cannot_read_it_back_is_refused() {
+    fn unreadable_bincode_is_rejected() {
         not_in_bincode(Codec::Bincode, "no names");
     }
 
     #[test]
     #[should_panic = "two names"]
-    fn json_that_cannot_read_it_back_is_refused() {
+    fn unreadable_json_is_rejected() {
         not_in_json(Codec::Json, "two names");
     }
 
     #[test]
     #[should_panic = "twice"]
-    fn message_listed_under_two_paths_is_refused() {
+    fn message_listed_under_two_paths_is_rejected() {
         listed_once::<crate::doc_fixtures::Deposit, crate::doc_fixtures::Deposit>("twice");
     }
 
     #[test]
-    fn two_messages_may_be_listed() {
+    fn different_messages_may_be_listed() {
         listed_once::<crate::doc_fixtures::Deposit, crate::doc_fixtures::Deposited>("twice");
         assert!(is_same("a", "a") && !is_same("a", "ab") && !is_same("ab", "a") && !is_same("ab", "aa"));
     }

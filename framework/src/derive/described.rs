@@ -1,6 +1,6 @@
 //! The state of an actor as text, if its type implements `Debug`.
 //!
-//! Called by what the derives write. The simulated cluster compares these texts; nothing else reads them.
+//! Called by derived code. The simulated cluster compares these texts; nothing else reads them.
 
 use std::fmt;
 
@@ -9,10 +9,10 @@ use std::fmt;
 #[derive(Debug)]
 pub struct Described<'a, T>(pub &'a T);
 
-/// Chosen for types that implement `Debug`.
+/// Selected for types that implement `Debug`.
 #[doc(hidden)]
 pub trait DescribedByDebug {
-    /// The text.
+    /// Returns the text.
     fn described(&self) -> Option<String>;
 }
 
@@ -22,10 +22,10 @@ impl<T: fmt::Debug> DescribedByDebug for Described<'_, T> {
     }
 }
 
-/// Chosen for all other types: one more reference away, so the compiler finds it last.
+/// Selected for all other types: it needs one more reference, so the compiler tries it last.
 #[doc(hidden)]
 pub trait NotDescribed {
-    /// Nothing.
+    /// Returns `None`.
     fn described(&self) -> Option<String>;
 }
 

@@ -1,6 +1,7 @@
-//! How the state of an actor is saved, if its type implements `Serialize` and `Deserialize`.
+//! The coding of an actor's state, if its type implements `Serialize` and `Deserialize`.
 //!
-//! Called by what the derives write for actors whose attribute does not mention snapshots: those have them if they can.
+//! Called by derived code of actors whose attribute does not mention snapshots: they have snapshots if their state can
+//! be encoded.
 
 use std::marker::PhantomData;
 
@@ -12,17 +13,17 @@ use crate::message::{Coded, StateCoding};
 pub struct MaybeCoded<T>(PhantomData<T>);
 
 impl<T> MaybeCoded<T> {
-    /// Of the type `T`.
+    /// Returns the marker for the type `T`.
     #[expect(clippy::new_without_default, reason = "only the derives write it")]
     pub const fn new() -> Self {
         Self(PhantomData)
     }
 }
 
-/// Chosen for types that are [`Coded`].
+/// Selected for types that are [`Coded`].
 #[doc(hidden)]
 pub trait CodedState<T> {
-    /// The coding.
+    /// Returns the coding.
     fn coding(&self) -> Option<StateCoding<T>>;
 }
 
@@ -32,10 +33,10 @@ impl<T: Coded + 'static> CodedState<T> for MaybeCoded<T> {
     }
 }
 
-/// Chosen for all other types: one more reference away, so the compiler finds it last.
+/// Selected for all other types: it needs one more reference, so the compiler tries it last.
 #[doc(hidden)]
 pub trait UncodedState<T> {
-    /// Nothing.
+    /// Returns `None`.
     fn coding(&self) -> Option<StateCoding<T>>;
 }
 

@@ -1,8 +1,8 @@
-//! What the derives' output names. Not for people; it may change at any time.
+//! The items to which derived code refers. Not a public API; it may change at any time.
 //!
-//! Called by the code that the derives write into users' programs. Calls the traits of [message](crate::message),
-//! [actor](crate::actor), [projection](crate::projection) and [worker](crate::worker).
-//! It decides nothing: it checks what was listed, so that a mistake is one error at the listed type.
+//! Called by the code that the derives generate in users' programs. Calls the traits of [message](crate::message),
+//! [actor](crate::actor), [projection](crate::projection) and [worker](crate::worker). It contains no logic: it checks
+//! the listed types, so that a mistake is one error at the listed type.
 
 mod check;
 mod coding;
@@ -38,7 +38,7 @@ pub use crate::projection::{Projection, ProjectionPlan};
 pub use crate::saga::Saga;
 pub use crate::worker::{Worker, WorkerPlan};
 
-/// Says that a message was written with a version this program does not know.
+/// Returns the error for a message with a version that this program does not know.
 pub fn unknown_version<M: Message>(found: u32) -> CodecError {
     CodecError::Version { name: M::NAME, found, known: M::VERSION }
 }

@@ -23,7 +23,7 @@ const SWEEPS: u32 = 8;
 pub(super) async fn release(share: Weak<ThreadRuntime>) {
     loop {
         let Some(host) = share.upgrade().map(|share| Rc::clone(&share.context)) else { return };
-        let error = host.release().await;
+        let error = host.complete_commits().await;
         let Some(share) = share.upgrade() else { return };
         if let StoreError::Fenced { .. } = error {
             tracing::error!(target: TARGET, %error, "another node has taken over: this one serves no more");
@@ -31,7 +31,7 @@ pub(super) async fn release(share: Weak<ThreadRuntime>) {
             return share.definition.retire(&share.threads, NodeEnd::TakenOver { reason });
         }
         tracing::error!(target: TARGET, %error, "commits have failed, opening the shards again");
-        host.refused(&error);
+        host.report_append_error(&error);
         let mut failures = 0;
         loop {
             match share.recover().await {
@@ -143,7 +143,7 @@ pub(super) async fn sweep(share: Weak<ThreadRuntime>) {
         }
         share.store_floors(1);
         if share.index == 0 {
-            share.definition.store.forget_ids(share.context.oldest());
+            share.definition.store.forget_ids(share.context.dedup_horizon());
         }
     }
 }

@@ -194,7 +194,7 @@ impl ThreadRuntime {
         // What was confirmed is written down at once, so that it is not sent again after a crash.
         for (to, through) in lanes.unstored(1) {
             let sent = shard.writer.borrow_mut().sent(&to, through);
-            drop(sent.inspect_err(|error| self.context.refused(error)));
+            drop(sent.inspect_err(|error| self.context.report_append_error(error)));
         }
         shard.mark_dirty(&self.context);
         if is_less { Word::Less } else { Word::Confirmed }

@@ -161,7 +161,7 @@ impl ThreadRuntime {
                     me.tell_committed(&from, &to, through);
                 }
             }),
-            Err(error) => self.context.refused(&error),
+            Err(error) => self.context.report_append_error(&error),
         }
     }
 

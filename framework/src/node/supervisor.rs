@@ -65,7 +65,7 @@ pub(super) fn supervise<F: Future<Output = ()> + 'static>(
                 tracing::error!(target: TARGET, task = name, thread = share.index, error, "task failed: start the node again");
                 *share.definition.broken.lock() = Some(reason);
                 share.context.stopped.set(true);
-                share.context.give_up(&StoreError::Closed);
+                share.context.fail_pending_commits(&StoreError::Closed);
                 return;
             };
             if begun.elapsed() >= WELL {

@@ -317,7 +317,7 @@ impl ThreadRuntime {
         for door in self.endpoints.values() {
             door.load_deferred().await?;
         }
-        self.context.commits.recovered();
+        self.context.commits.clear_failure();
         self.endpoints.values().for_each(|door| door.deliver_deferred());
         self.set_takers();
         self.catch_up();
@@ -345,7 +345,7 @@ impl ThreadRuntime {
             for (shard, source, through) in feed.unstored() {
                 if let Some(cell) = self.shards.get(&shard) {
                     let advanced = cell.writer.borrow_mut().advance(&Watermark { source, through });
-                    drop(advanced.inspect_err(|error| self.context.refused(error)));
+                    drop(advanced.inspect_err(|error| self.context.report_append_error(error)));
                 }
             }
         }
@@ -353,14 +353,14 @@ impl ThreadRuntime {
             let (cell, floor) = (self.shards.get(&gate.to), gate.unstored());
             if let Some((cell, floor)) = cell.zip(floor) {
                 let advanced = cell.writer.borrow_mut().advance(&floor);
-                drop(advanced.inspect_err(|error| self.context.refused(error)));
+                drop(advanced.inspect_err(|error| self.context.report_append_error(error)));
             }
         }
         for (id, lanes) in &self.send_windows {
             for (to, through) in lanes.unstored(at_least) {
                 if let Some(cell) = self.shards.get(id) {
                     let sent = cell.writer.borrow_mut().sent(&to, through);
-                    drop(sent.inspect_err(|error| self.context.refused(error)));
+                    drop(sent.inspect_err(|error| self.context.report_append_error(error)));
                 }
             }
         }
@@ -369,7 +369,7 @@ impl ThreadRuntime {
     /// Takes nothing new in; `done` is told when nothing is in flight any more and what was committed is handed on.
     pub(super) fn drain(self: &Rc<Self>, done: oneshot::Sender<()>) {
         self.context.draining.set(true);
-        self.context.drains.notify_waiters();
+        self.context.drain_started.notify_waiters();
         for feed in self.subscriptions.values().flatten() {
             feed.pause();
         }
@@ -396,12 +396,12 @@ impl ThreadRuntime {
         }
         self.context.stopped.set(true);
         // What waits for the end of a back-off holds on to the store.
-        self.context.drains.notify_waiters();
+        self.context.drain_started.notify_waiters();
         LocalRoutes::withdraw(self.definition.id);
         let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
         drop(tasks);
         // Before anything is dropped: who waits for a commit must not be told that nothing was done.
-        self.context.give_up(&StoreError::Closed);
+        self.context.fail_pending_commits(&StoreError::Closed);
         self.forget();
         for view in &self.views {
             view.end();

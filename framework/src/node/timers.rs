@@ -223,7 +223,7 @@ impl Queues {
     /// Steps back to timers that were set behind the place that was reached, and to those that were not delivered.
     fn step_back(&mut self) {
         for queue in &mut self.queues {
-            if let Some(due) = queue.cell.timer_set.take() {
+            if let Some(due) = queue.cell.earliest_set_timer.take() {
                 let before = TimerCursor { due, number: 0 };
                 queue.actors.iter_mut().for_each(|(_, place)| *place = (*place).min(before));
             }

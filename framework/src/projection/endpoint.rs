@@ -14,7 +14,7 @@ use super::restore::restore;
 use super::skips::{SkipError, skipped};
 use super::view::ViewActor;
 use super::{Projection, ProjectionPlan};
-use crate::actor::Here;
+use crate::actor::LocalMessage;
 use crate::inbox::{HealthIssues, Subscription};
 use crate::message::{Envelope, IdSource, Name, ShardId};
 use crate::retry::Retry;
@@ -114,7 +114,7 @@ struct ProjectionDispatcher<P: Projection> {
 }
 
 /// A query on its way to its view.
-pub(super) struct Asking {
+pub(super) struct CommandCall {
     pub(super) envelope: Envelope,
     pub(super) settle: Completion,
     pub(super) _place: Place,
@@ -149,23 +149,23 @@ impl<P: Projection> ViewEndpoint for ProjectionDispatcher<P> {
             return settle(Outcome::Busy);
         }
         self.waiting.set(self.waiting.get() + 1);
-        let asking = Asking { envelope, settle, _place: Place(Rc::clone(&self.waiting)) };
+        let asking = CommandCall { envelope, settle, _place: Place(Rc::clone(&self.waiting)) };
         #[expect(clippy::disallowed_methods, reason = "`limit` bounds how many wait")]
-        self.view.do_send(Here::new(asking));
+        self.view.do_send(LocalMessage::new(asking));
     }
 
     fn skip(&self, shard: ShardId, position: u64) -> LocalBoxFuture<'static, Result<(), SkipError>> {
         let (told, wait) = oneshot::channel();
         let gone = SkipError::NotHalted { projection: self.name.to_string(), shard: shard.to_string(), position };
         #[expect(clippy::disallowed_methods, reason = "sent by an operator, one at a time")]
-        self.view.do_send(Here::new(SkipNow { shard, position, told }));
+        self.view.do_send(LocalMessage::new(SkipNow { shard, position, told }));
         Box::pin(async move { wait.await.unwrap_or(Err(gone)) })
     }
 
     fn drain(&self) -> LocalBoxFuture<'static, ()> {
         let (saved, wait) = oneshot::channel();
         #[expect(clippy::disallowed_methods, reason = "sent once, when the node stops")]
-        self.view.do_send(Here::new(SaveNow(saved)));
+        self.view.do_send(LocalMessage::new(SaveNow(saved)));
         Box::pin(async move { drop(wait.await) })
     }
 

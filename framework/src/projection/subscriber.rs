@@ -7,7 +7,7 @@ use actix::Addr;
 
 use super::Projection;
 use super::view::ViewActor;
-use crate::actor::Here;
+use crate::actor::LocalMessage;
 use crate::inbox::{Done, Subscriber};
 use crate::message::{Envelope, Name};
 
@@ -43,6 +43,6 @@ impl<P: Projection> Subscriber for ViewSubscriber<P> {
         self.waiting.set(self.waiting.get() + 1);
         let (event, waiting) = (event.clone(), Rc::clone(&self.waiting));
         #[expect(clippy::disallowed_methods, reason = "the feed bounds how many events are not settled")]
-        self.view.do_send(Here::new(Taken { source: self.source, round: self.round, event, done, waiting }));
+        self.view.do_send(LocalMessage::new(Taken { source: self.source, round: self.round, event, done, waiting }));
     }
 }

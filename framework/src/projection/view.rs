@@ -9,14 +9,14 @@ use actix::{Actor, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::endpoint::{Asking, SaveNow, SkipNow, ViewContext};
+use super::endpoint::{CommandCall, SaveNow, SkipNow, ViewContext};
 use super::halt::{Failure, Halt};
 use super::plan::Unanswered;
 use super::restore::Restored;
 use super::skips::SkippedEvent;
 use super::subscriber::{Taken, ViewSubscriber};
 use super::{Projection, ProjectionPlan};
-use crate::actor::Here;
+use crate::actor::LocalMessage;
 use crate::clock::instant;
 use crate::message::{Name, ShardId};
 use crate::router::Outcome;
@@ -74,7 +74,7 @@ pub(super) struct ViewActor<P: Projection> {
     /// Another node has the view: nothing is taken any more.
     pub(super) is_taken_over: bool,
     /// Queries that came while the view catches up with answers it has given.
-    pub(super) parked: VecDeque<Asking>,
+    pub(super) parked: VecDeque<CommandCall>,
     pub(super) catches_up: bool,
     /// It is looked at again whether it has.
     pub(super) looks: bool,
@@ -280,8 +280,8 @@ impl<P: Projection> ViewActor<P> {
         }
     }
 
-    fn answer(&self, asking: Asking) {
-        let Asking { envelope, settle, _place } = asking;
+    fn answer(&self, asking: CommandCall) {
+        let CommandCall { envelope, settle, _place } = asking;
         let _span = tracing::debug_span!(
             target: TARGET, "answer", room = "projection", projection = %self.context.name, message = %envelope.name,
             id = %envelope.id, correlation = %envelope.correlation,
@@ -317,38 +317,38 @@ impl<P: Projection> Actor for ViewActor<P> {
     type Context = Context<Self>;
 }
 
-impl<P: Projection> Handler<Here<Taken>> for ViewActor<P> {
+impl<P: Projection> Handler<LocalMessage<Taken>> for ViewActor<P> {
     type Result = ();
 
-    fn handle(&mut self, taken: Here<Taken>, ctx: &mut Self::Context) {
+    fn handle(&mut self, taken: LocalMessage<Taken>, ctx: &mut Self::Context) {
         let taken = taken.0.take();
         taken.waiting.set(taken.waiting.get() - 1);
         self.project(taken, ctx);
     }
 }
 
-impl<P: Projection> Handler<Here<Asking>> for ViewActor<P> {
+impl<P: Projection> Handler<LocalMessage<CommandCall>> for ViewActor<P> {
     type Result = ();
 
-    fn handle(&mut self, asking: Here<Asking>, _ctx: &mut Self::Context) {
+    fn handle(&mut self, asking: LocalMessage<CommandCall>, _ctx: &mut Self::Context) {
         let asking = asking.0.take();
         // Its door bounds how many wait.
         if self.catches_up { self.parked.push_back(asking) } else { self.answer(asking) }
     }
 }
 
-impl<P: Projection> Handler<Here<SkipNow>> for ViewActor<P> {
+impl<P: Projection> Handler<LocalMessage<SkipNow>> for ViewActor<P> {
     type Result = ();
 
-    fn handle(&mut self, skip: Here<SkipNow>, ctx: &mut Self::Context) {
+    fn handle(&mut self, skip: LocalMessage<SkipNow>, ctx: &mut Self::Context) {
         self.skip(skip.0.take(), ctx);
     }
 }
 
-impl<P: Projection> Handler<Here<SaveNow>> for ViewActor<P> {
+impl<P: Projection> Handler<LocalMessage<SaveNow>> for ViewActor<P> {
     type Result = ();
 
-    fn handle(&mut self, save: Here<SaveNow>, ctx: &mut Self::Context) {
+    fn handle(&mut self, save: LocalMessage<SaveNow>, ctx: &mut Self::Context) {
         self.drained.push(save.0.take().0);
         // A save that is under way looks again when it ends.
         self.unsaved = self.unsaved.max(1);

@@ -79,13 +79,13 @@ impl Attempt {
         self.0.borrow_mut().effect = Some(instant());
         let (domain, id) = (self.0.borrow().domain, self.0.borrow().message.id);
         match Failpoints::after_effect(domain, id) {
-            Some(Failpoint::Fails) => Err(Undone::Retry("a simulated failure".to_owned())),
-            Some(Failpoint::Hangs) => std::future::pending().await,
-            Some(Failpoint::Dies(killer)) => {
+            Some(Failpoint::Fail) => Err(Undone::Retry("a simulated failure".to_owned())),
+            Some(Failpoint::Hang) => std::future::pending().await,
+            Some(Failpoint::Kill(killer)) => {
                 killer.notify_one();
                 std::future::pending().await
             }
-            Some(Failpoint::Panics | Failpoint::Poisons) | None => Ok(done),
+            Some(Failpoint::Panic | Failpoint::Poison) | None => Ok(done),
         }
     }
 

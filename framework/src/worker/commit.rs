@@ -132,7 +132,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             notes: entry.notes,
         };
         let appended = book.shard.writer.borrow_mut().append(&turn);
-        let appended = appended.inspect_err(|error| self.host.refused(error))?;
+        let appended = appended.inspect_err(|error| self.host.report_append_error(error))?;
         ledger.turns += 1;
         match &turn.mark {
             Mark::Outside { digest } => ledger.seen.id(envelope.id, time, *digest, entry.reply, W::Domain::CODEC),

@@ -201,7 +201,7 @@ impl<W: Worker> WorkerDispatcher<W> {
                 }
                 Err(error) => {
                     tracing::warn!(target: TARGET, worker = %self.actor, %error, "failed to read a worker's stream");
-                    Rc::clone(&self.host).pause(READ_AGAIN).await;
+                    Rc::clone(&self.host).sleep_unless_draining(READ_AGAIN).await;
                     if self.host.draining.get() || self.host.stopped.get() {
                         return;
                     }
@@ -228,7 +228,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         let mut failed = ledger.borrow().failing.get(&id).copied().unwrap_or(0);
         // As with a message that is not written down: what may have ended the process is recorded before it begins.
         let mut alone = None;
-        if self.host.is_older(&envelope) {
+        if self.host.predates_start(&envelope) {
             if failed >= self.host.settings.retry.of(&envelope).crashes() {
                 self.failed_deferred(&book, ledger, &envelope, &Failure::ended(failed), failed).await;
                 self.close(&book, id, number);

@@ -118,7 +118,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         work: impl FnOnce(Number) -> T,
     ) {
         let number = self.next.replace(self.next.get() + 1);
-        let flights = vec![self.host.job()];
+        let flights = vec![self.host.track_job()];
         let task = crate::spawn::local(work(number));
         let settle = settle.into_iter().collect();
         self.jobs.borrow_mut().insert(number, Running { _task: task, begun: false, settle, _flights: flights });

@@ -14,7 +14,7 @@ use super::dispatcher::{Number, WorkerDispatcher};
 use super::ledger::Ledger;
 use super::plan::{Done, Undone};
 use super::{Job, Worker, stream_of};
-use crate::actor::{MIN_WAIT, OwnedShard, replied_before};
+use crate::actor::{MIN_WAIT, OwnedShard, duplicate_outcome};
 use crate::inbox::Admission;
 use crate::message::{Codec, Digest, Domain, Envelope, Kind, MessageId};
 use crate::router::{DedupKey, Outcome};
@@ -43,7 +43,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             let then = if again { "; its message is taken again" } else { "" };
             self.host.user_code.failed(&self.task(), &format!("{}{then}", panicked.text()));
             if again {
-                Rc::clone(&self.host).pause(wait).await;
+                Rc::clone(&self.host).sleep_unless_draining(wait).await;
                 wait = (wait * 2).min(LONGEST);
             }
             if !again || self.host.draining.get() || self.host.stopped.get() {
@@ -80,7 +80,7 @@ impl<W: Worker> WorkerDispatcher<W> {
                 Err(error) => {
                     tracing::warn!(target: TARGET, worker = %self.actor, %error, "a worker's stream cannot be read yet");
                     Rc::clone(&self.host)
-                        .pause(self.host.settings.retry.all.wait(3, &self.host.ids).max(MIN_WAIT))
+                        .sleep_unless_draining(self.host.settings.retry.all.wait(3, &self.host.ids).max(MIN_WAIT))
                         .await;
                     if self.host.draining.get() || self.host.stopped.get() {
                         break Outcome::Stopped;
@@ -142,7 +142,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         arrival: &DedupKey,
     ) -> Admitted {
         let (id, digest) = (envelope.id, self.host.digest(envelope));
-        if let Some(outcome) = self.host.id_expired(id).filter(|_| matches!(arrival, DedupKey::MessageId)) {
+        if let Some(outcome) = self.host.refuse_expired_id(id).filter(|_| matches!(arrival, DedupKey::MessageId)) {
             return Admitted::No(outcome);
         }
         let mut looked_up = false;
@@ -164,7 +164,7 @@ impl<W: Worker> WorkerDispatcher<W> {
                     }
                 }
                 DedupKey::MessageId => {
-                    let admission = ledger.borrow().seen.admit_id(id, &digest, self.host.oldest());
+                    let admission = ledger.borrow().seen.admit_id(id, &digest, self.host.dedup_horizon());
                     match admission {
                         Admission::LookUp if !looked_up => {
                             looked_up = true;
@@ -175,13 +175,13 @@ impl<W: Worker> WorkerDispatcher<W> {
                             }
                         }
                         Admission::New | Admission::LookUp => {
-                            if let Some(outcome) = self.host.new_refused(envelope) {
+                            if let Some(outcome) = self.host.refuse_new(envelope) {
                                 return Admitted::No(outcome);
                             }
                         }
                         Admission::Duplicate(reply, codec) => {
                             self.host.counts.duplicates.one();
-                            return Admitted::No(replied_before(reply, codec));
+                            return Admitted::No(duplicate_outcome(reply, codec));
                         }
                         Admission::Conflict => return Admitted::No(Outcome::Conflict),
                     }
@@ -201,14 +201,14 @@ impl<W: Worker> WorkerDispatcher<W> {
             return Some(outcome);
         }
         let turn = match book.shard.reader().find_turn(&self.actor, &book.key, id).await {
-            Ok(turn) => turn.filter(|turn| id.time().is_some() || turn.time >= self.host.oldest())?,
+            Ok(turn) => turn.filter(|turn| id.time().is_some() || turn.time >= self.host.dedup_horizon())?,
             Err(error) => return Some(Outcome::Refused(error)),
         };
         if !turn.digest.is_some_and(|known| digest.matches(known)) {
             return Some(Outcome::Conflict);
         }
         self.host.counts.duplicates.one();
-        Some(replied_before(turn.reply, turn.reply_codec))
+        Some(duplicate_outcome(turn.reply, turn.reply_codec))
     }
 
     /// Does the job, again if need be, and commits that it is done.
@@ -224,7 +224,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         let mut failed = ledger.borrow().failing.get(&envelope.id).copied().unwrap_or(0);
         // A fresh job needs no record before it begins. One that may have ended the process has each attempt recorded first, and
         // one that was recorded and did not finish is done alone, so that none is blamed for the crash of another.
-        let mut caution = self.host.may_have_been(envelope, arrival);
+        let mut caution = self.host.is_suspect_envelope(envelope, arrival);
         loop {
             if self.must_wait(arrival) && self.defer(book, ledger, envelope, arrival, failed).await {
                 self.begin_later(&book.shard, envelope.id, Duration::ZERO);
@@ -243,7 +243,7 @@ impl<W: Worker> WorkerDispatcher<W> {
                 }
                 // It may have waited long for its slot.
                 let first = failed == 0 && matches!(arrival, DedupKey::MessageId);
-                if let Some(outcome) = self.host.new_refused(envelope).filter(|_| first) {
+                if let Some(outcome) = self.host.refuse_new(envelope).filter(|_| first) {
                     return outcome;
                 }
                 if caution {
@@ -320,7 +320,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             if !matches!(noted, Outcome::Done(..)) {
                 return noted;
             }
-            Rc::clone(&self.host).pause(wait).await;
+            Rc::clone(&self.host).sleep_unless_draining(wait).await;
         }
     }
 
@@ -366,7 +366,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         };
         let running = async move {
             #[cfg(feature = "testing")]
-            crate::actor::Failpoints::trip(W::Domain::NAME, &message);
+            crate::actor::Failpoints::hit(W::Domain::NAME, &message);
             let done = run(worker, message, job).await;
             #[cfg(feature = "testing")]
             let done = watched.returned(done).await;

@@ -1,14 +1,15 @@
-//! Messages that their key cannot take now, kept in the receiving shard's own log until it can.
+//! Messages that wait for their key, stored in the receiving shard's own log.
 //!
-//! A message that is neither appended nor durable here keeps its source from moving on: the floor stops in front of it, and with
-//! it the sender's window and what is read again after a restart. So a message that has to wait is written down, which settles
-//! it: for a key in back-off, and for one whose stream cannot be loaded. What comes for that key meanwhile is written down behind
-//! it. All of it stands in a stream of the framework's own, one for each actor type in a shard, because the key's stream may be
-//! unreadable. The message leaves it when the turn that handles it is committed; the key's own record of places drops it if a
-//! crash comes in between.
+//! A message that is neither appended nor durable here blocks its source: the watermark stops before it, and with it the
+//! sender's window. So a message that has to wait is written to the log, which completes its delivery. That happens for a key
+//! in back-off, and for one whose stream cannot be loaded. Later messages of that key are written behind it. The backlog has a
+//! stream of its own, one for each actor type in a shard, because the key's stream may be unreadable. A message leaves it when
+//! the turn that handles it is committed. If the process ends in between, the key's own dedup state drops it.
 //!
-//! Called by the [actor](super::super::instance). Calls the door of its type with one message of a key at a time, in order. Never holds more
-//! than [`MOST`] messages: then the mailbox waits, and in the end the sender.
+//! Called by the [actor](super::super::instance). Calls the dispatcher of its type with one message of a key at a time, in
+//! order. Holds at most [`MAX_DEFERRED`] messages: then the mailbox waits, and eventually the sender.
+//!
+//! Why the generation: a read or a back-off may outlive a failed commit. It must not change the queues that were loaded again.
 
 mod queues;
 mod record;
@@ -26,168 +27,166 @@ use crate::message::{Codec, Coded as _, Envelope, Kind, MessageId, Name, Rejecti
 use crate::router::{Action, DedupKey, Delivery, Outcome, SequenceTracker};
 use crate::store::{Appended, Mark, Note, OutboxWrite, StoreError, Ticket};
 use crate::telemetry::TARGET;
-use queues::{Entry, Head, Queue, State};
+use queues::{BacklogState, Deferred, HeadState, Queue};
 
-/// The actor type under whose name a shard keeps its deferred messages. No hosted type may have it.
+/// The reserved actor type under whose name a shard stores its deferred messages. No hosted type may have it.
 pub(crate) const DEFERRED: &str = "whizbang-deferred";
 
-/// The most messages one actor type defers in a shard. In memory each takes about 50 bytes.
-const MOST: usize = 65_536;
-/// How many bytes of deferred messages one actor type keeps in memory for a shard; the rest is read from the log.
-const IN_MEMORY: usize = 1 << 20;
-/// The shortest wait before anything is tried again, whatever [`Retry`](crate::Retry) says: without it a policy of no waits would
-/// be a loop.
+/// The most messages one actor type defers in a shard. Each takes about 50 bytes in memory.
+const MAX_DEFERRED: usize = 65_536;
+/// The payload bytes of deferred messages that one actor type caches for a shard. Others are read from the log.
+const MAX_CACHED_BYTES: usize = 1 << 20;
+/// The minimum wait before any retry, regardless of [`Retry`](crate::Retry): a policy without waits would be a busy loop.
 pub(crate) const MIN_WAIT: Duration = Duration::from_millis(10);
-/// How often a key is loaded again at most once its attempts are used up, and a message that cannot be read.
-const SLOW: Duration = Duration::from_secs(1);
-/// How many keys are started at once after a restart.
+/// The minimum wait before a key without attempts is loaded again, and before an unreadable message is read again.
+const SLOW_RETRY: Duration = Duration::from_secs(1);
+/// The number of keys that are started together after a restart.
 const STARTED_AT_ONCE: usize = 64;
 
-/// The task that reads a message that waits.
-const READ: &str = "read a message that waits";
+/// The name of the task that reads a deferred message.
+const READ_TASK: &str = "read a deferred message";
 
-/// Hands a message to the actors' door.
+/// Delivers a message to the dispatcher of its actor type.
 pub(crate) type Deliver = Rc<dyn Fn(Delivery)>;
 
 /// The deferred messages of one actor type in one shard.
 pub(crate) struct Backlog {
-    host: Rc<ThreadContext>,
+    context: Rc<ThreadContext>,
     shard: Rc<OwnedShard>,
     actor: Name,
     deferred: Name,
     deliver: Deliver,
-    /// How many keys have something here. Looked at with each message, so that no search is needed while there are none.
-    keys: Cell<usize>,
-    /// How many keys cannot be loaded; for the same reason.
-    broken: Cell<usize>,
-    /// How many messages the metrics were told of.
+    /// The number of keys with deferred messages. No lookup is needed while it is zero.
+    waiting_keys: Cell<usize>,
+    /// The number of keys that cannot be loaded, for the same reason.
+    unloadable_keys: Cell<usize>,
+    /// The number of deferred messages last reported to the metrics.
     reported: Cell<usize>,
-    state: RefCell<State>,
+    state: RefCell<BacklogState>,
 }
 
 impl Backlog {
-    pub(crate) fn new(host: &Rc<ThreadContext>, shard: &Rc<OwnedShard>, actor: &Name, deliver: &Deliver) -> Rc<Self> {
+    fn new(context: &Rc<ThreadContext>, shard: &Rc<OwnedShard>, actor: &Name, deliver: &Deliver) -> Rc<Self> {
         Rc::new(Self {
-            host: Rc::clone(host),
+            context: Rc::clone(context),
             shard: Rc::clone(shard),
             actor: actor.clone(),
-            // The name is valid; a test says so.
+            // The name is valid; a test asserts it.
             deferred: Name::from_static(DEFERRED).unwrap_or_else(|_| actor.clone()),
             deliver: Rc::clone(deliver),
-            keys: Cell::new(0),
-            broken: Cell::new(0),
+            waiting_keys: Cell::new(0),
+            unloadable_keys: Cell::new(0),
             reported: Cell::new(0),
             state: RefCell::default(),
         })
     }
 
-    /// Returns whether it is known what waits. Until then nothing may overtake it.
-    pub(crate) fn is_known(&self) -> bool {
-        self.state.borrow().known
+    /// Returns whether the deferred messages are loaded. Until then no message may overtake them.
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.state.borrow().loaded
     }
 
-    /// Returns whether something waits for a key. What comes for it must wait behind that.
+    /// Returns whether messages are deferred for a key. Later messages must wait behind them.
     pub(crate) fn has(&self, key: &str) -> bool {
-        self.keys.get() > 0 && self.state.borrow().keys.contains_key(key)
+        self.waiting_keys.get() > 0 && self.state.borrow().queues.contains_key(key)
     }
 
-    /// Begins to deliver what waits, a few keys at a time: they are not all to be activated in one moment.
-    pub(crate) fn resume(self: &Rc<Self>) {
-        let keys: Vec<_> = self.state.borrow().keys.keys().cloned().collect();
+    /// Begins to deliver deferred messages, a few keys at a time, so that not all are activated at once.
+    pub(crate) fn deliver_deferred(self: &Rc<Self>) {
+        let keys: Vec<_> = self.state.borrow().queues.keys().cloned().collect();
         if keys.is_empty() {
             return;
         }
-        let me = Rc::downgrade(self);
-        crate::spawn::detached(&self.host.user_code, "deliver what waits", async move {
+        let this = Rc::downgrade(self);
+        crate::spawn::detached(&self.context.user_code, "deliver deferred messages", async move {
             for keys in keys.chunks(STARTED_AT_ONCE) {
-                let Some(me) = me.upgrade() else { return };
-                keys.iter().for_each(|key| me.pump(key));
-                drop(me);
+                let Some(this) = this.upgrade() else { return };
+                keys.iter().for_each(|key| this.deliver_next(key));
+                drop(this);
                 tokio::time::sleep(MIN_WAIT).await;
             }
         });
     }
 
-    /// Forgets everything: the shard is opened again, or the node ends.
+    /// Clears everything: the shard is reopened, or the node ends.
     pub(crate) fn reset(&self) {
         let mut state = self.state.borrow_mut();
         for key in state.unloadable.keys() {
-            self.host.settings.issues.loads(&self.name(key));
+            self.context.settings.issues.loads(&self.issue_name(key));
         }
         self.count_unloadable(state.unloadable.len(), 0);
-        *state = State { life: state.life + 1, ..State::default() };
-        self.noted(&state);
-        self.broken.set(0);
+        *state = BacklogState { generation: state.generation + 1, ..BacklogState::default() };
+        self.update_counts(&state);
+        self.unloadable_keys.set(0);
     }
 
-    /// Writes down a message that must wait behind others of its key, or for the end of a back-off. `permit` is held until that is
-    /// committed.
+    /// Defers a message that must wait behind others or for the end of a back-off. `permit` is held until that is committed.
     ///
     /// # Errors
-    /// The message again, if it cannot be written down now.
+    /// The message unchanged, if it cannot be written now.
     #[allow(clippy::result_large_err, reason = "the message goes back to its caller, which keeps it on its stack")]
-    pub(crate) fn add<P: 'static>(
+    pub(crate) fn defer<P: 'static>(
         self: &Rc<Self>,
         key: &Rc<str>,
         delivery: Delivery,
         permit: P,
     ) -> Result<(), (Delivery, P)> {
-        let DedupKey::Sequence { source, sequence, tracker: floor } = &delivery.dedup_key else {
+        let DedupKey::Sequence { source, sequence, tracker } = &delivery.dedup_key else {
             return Err((delivery, permit));
         };
-        if self.state.borrow().keys.get(key).is_some_and(|queue| queue.knows(source, *sequence)) {
-            floor.mark_known(*sequence);
-            self.host.counts.duplicates.one();
-            let settle = delivery.completion;
+        if self.state.borrow().queues.get(key).is_some_and(|queue| queue.has_sequence(source, *sequence)) {
+            tracker.mark_known(*sequence);
+            self.context.counts.duplicates.one();
+            let completion = delivery.completion;
             let last = self.state.borrow().last;
             self.after(last, move |committed| {
                 drop(permit);
-                settle(settled(committed));
+                completion(outcome_of(committed));
             });
             return Ok(());
         }
         let Ok(appended) = self.write_message(key, &delivery) else {
             return Err((delivery, permit));
         };
-        let Delivery { action: work, envelope, dedup_key: arrival, completion: settle } = delivery;
-        self.push((key, envelope.id), &arrival, &appended, Some(Box::new((work, envelope))));
-        self.host.after_commit(appended, move |committed| {
+        let Delivery { action, envelope, dedup_key, completion } = delivery;
+        self.push((key, envelope.id), &dedup_key, &appended, Some(Box::new((action, envelope))));
+        self.context.after_commit(appended, move |committed| {
             drop(permit);
-            settle(settled(committed));
+            completion(outcome_of(committed));
         });
-        self.pump(key);
+        self.deliver_next(key);
         Ok(())
     }
 
-    /// Writes down a message that its actor goes on to try: it is settled, and the delivery returned stands for it from now on. If
-    /// it cannot be written down, or is already, it is returned as it is.
-    pub(crate) fn keep(self: &Rc<Self>, key: &Rc<str>, delivery: Delivery) -> Delivery {
+    /// Defers a message that its actor retries. Its delivery is completed, and the returned one replaces it. Returns the
+    /// delivery unchanged if it cannot be written, or was deferred before.
+    pub(crate) fn defer_current(self: &Rc<Self>, key: &Rc<str>, delivery: Delivery) -> Delivery {
         let fresh = matches!(&delivery.dedup_key, DedupKey::Sequence { tracker, .. } if !tracker.is_deferred());
         if !fresh || self.has(key) {
             return delivery;
         }
         let Ok(appended) = self.write_message(key, &delivery) else { return delivery };
-        let Delivery { action: work, envelope, dedup_key: arrival, completion: settle } = delivery;
-        self.push((key, envelope.id), &arrival, &appended, None);
-        self.set_head(key, Head::Out);
-        self.host.after_commit(appended, move |committed| settle(settled(committed)));
-        self.delivery_of(key, work, envelope, arrival)
+        let Delivery { action, envelope, dedup_key, completion } = delivery;
+        self.push((key, envelope.id), &dedup_key, &appended, None);
+        self.set_head(key, HeadState::Delivered);
+        self.context.after_commit(appended, move |committed| completion(outcome_of(committed)));
+        self.delivery(key, action, envelope, dedup_key)
     }
 
-    /// Reads a message that waits; `None` if it does not.
-    pub(crate) fn waits(
+    /// Reads a deferred message; `None` if it is not deferred.
+    pub(crate) fn find(
         self: &Rc<Self>,
         key: &Rc<str>,
         message: MessageId,
     ) -> Option<impl Future<Output = Result<Option<(Action, Envelope)>, StoreError>> + 'static> {
         let state = self.state.borrow();
-        let entry = state.keys.get(key)?.entries.iter().find(|entry| entry.id == message)?;
-        let (me, key, ticket) = (Rc::clone(self), Rc::clone(key), entry.ticket);
-        Some(async move { me.read(&key, message, ticket).await })
+        let entry = state.queues.get(key)?.entries.iter().find(|entry| entry.id == message)?;
+        let (this, key, ticket) = (Rc::clone(self), Rc::clone(key), entry.ticket);
+        Some(async move { this.read(&key, message, ticket).await })
     }
 
-    /// Deletes a message that waits, and rejects it to the actor that sent it if that wants to know; `None` if it does not wait. It
-    /// cannot be deleted while its actor has it.
+    /// Discards a deferred message and rejects it to its sender, if that expects a reply; `None` if it is not deferred. A
+    /// message that its actor is handling cannot be discarded.
     pub(crate) fn discard(
         self: &Rc<Self>,
         key: &Rc<str>,
@@ -196,9 +195,9 @@ impl Backlog {
     ) -> Option<Result<Appended, Outcome>> {
         let (at, out) = {
             let state = self.state.borrow();
-            let queue = state.keys.get(key)?;
+            let queue = state.queues.get(key)?;
             let at = queue.entries.iter().position(|entry| entry.id == message)?;
-            (at, at == 0 && queue.head == Head::Out)
+            (at, at == 0 && queue.head == HeadState::Delivered)
         };
         if out {
             return Some(Err(Outcome::Busy));
@@ -206,7 +205,7 @@ impl Backlog {
         let rejection = envelope.filter(|envelope| envelope.kind == Kind::Command).and_then(|envelope| {
             let mut bytes = Vec::new();
             <()>::write_reply(&Err(Rejection::discarded()), envelope.codec, &mut bytes).ok()?;
-            envelope.reply(&self.shard.id.domain, true, self.host.ids.clock().now(), envelope.codec, &bytes)
+            envelope.reply(&self.shard.id.domain, true, self.context.ids.clock().now(), envelope.codec, &bytes)
         });
         let outbox: Vec<_> = rejection.iter().map(|(to, envelope)| OutboxWrite { to, envelope }).collect();
         let appended = match self.write((message, message), Mark::None, &[Note::Resolved { message }], &outbox) {
@@ -214,92 +213,92 @@ impl Backlog {
             Err(error) => return Some(Err(Outcome::Refused(error))),
         };
         if !outbox.is_empty() {
-            let (shard, host) = (Rc::clone(&self.shard), Rc::clone(&self.host));
-            self.host.after_commit(appended, move |_| shard.mark_dirty(&host));
+            let (shard, context) = (Rc::clone(&self.shard), Rc::clone(&self.context));
+            self.context.after_commit(appended, move |_| shard.mark_dirty(&context));
         }
         let mut state = self.state.borrow_mut();
-        state.take_out(key, at);
-        if let Some(queue) = state.keys.get_mut(key).filter(|_| at == 0) {
-            (queue.head, queue.failures) = (Head::Idle, 0);
+        state.remove(key, at);
+        if let Some(queue) = state.queues.get_mut(key).filter(|_| at == 0) {
+            (queue.head, queue.failures) = (HeadState::Idle, 0);
         }
-        self.noted(&state);
+        self.update_counts(&state);
         drop(state);
-        self.pump(key);
+        self.deliver_next(key);
         Some(Ok(appended))
     }
 
-    /// Gives the first message of a key to its actor, if nothing is done about it yet.
-    pub(crate) fn pump(self: &Rc<Self>, key: &Rc<str>) {
-        if self.host.draining.get() || self.host.stopped.get() {
+    /// Delivers the first message of a key, if it is idle.
+    pub(crate) fn deliver_next(self: &Rc<Self>, key: &Rc<str>) {
+        if self.context.draining.get() || self.context.stopped.get() {
             return;
         }
-        let (id, arrival, message, ticket, life) = {
+        let (id, dedup_key, message, ticket, generation) = {
             let mut state = self.state.borrow_mut();
-            let life = state.life;
-            let Some(queue) = state.keys.get_mut(key).filter(|queue| queue.head == Head::Idle) else { return };
+            let generation = state.generation;
+            let Some(queue) = state.queues.get_mut(key).filter(|queue| queue.head == HeadState::Idle) else { return };
             let Some(entry) = queue.entries.front_mut() else { return };
             let (id, message, ticket) = (entry.id, entry.message.take(), entry.ticket);
-            let place = Place { backlog: Rc::clone(self), key: Rc::clone(key), id, life };
+            let tracker = DeferredTracker { backlog: Rc::clone(self), key: Rc::clone(key), id, generation };
             let (source, sequence) = (Rc::clone(&entry.source), entry.sequence);
-            queue.head = Head::Out;
+            queue.head = HeadState::Delivered;
             if let Some(message) = &message {
-                state.bytes = state.bytes.saturating_sub(message.1.payload.len());
+                state.cached_bytes = state.cached_bytes.saturating_sub(message.1.payload.len());
             }
-            (id, DedupKey::Sequence { source, sequence, tracker: Rc::new(place) }, message, ticket, life)
+            (id, DedupKey::Sequence { source, sequence, tracker: Rc::new(tracker) }, message, ticket, generation)
         };
-        // It counts as in flight: a wait for quiet includes it.
-        let (me, key, flight) = (Rc::clone(self), Rc::clone(key), self.host.track_in_flight());
-        crate::spawn::detached(&self.host.user_code, "deliver a message that waits", async move {
+        // It counts as in flight, so waiting for an idle node includes it.
+        let (this, key, flight) = (Rc::clone(self), Rc::clone(key), self.context.track_in_flight());
+        crate::spawn::detached(&self.context.user_code, "deliver a deferred message", async move {
             let message = match message {
                 Some(message) => Ok(Some(*message)),
-                None => me.host.guarded(READ, me.read(&key, id, ticket)).await,
+                None => this.context.call_store(READ_TASK, this.read(&key, id, ticket)).await,
             };
-            if me.life() != life {
+            if this.generation() != generation {
                 return;
             }
             match message {
-                Ok(Some((work, envelope))) => (me.deliver)(me.delivery_of(&key, work, envelope, arrival)),
-                // Released before; only this did not know.
-                Ok(None) => me.skip(&key, id),
+                Ok(Some((action, envelope))) => (this.deliver)(this.delivery(&key, action, envelope, dedup_key)),
+                // Released before; only the queue did not know.
+                Ok(None) => this.skip_released(&key, id),
                 Err(error) => {
                     tracing::warn!(
-                        target: TARGET, actor = %me.actor, %key, %error,
-                        "failed to read a deferred message; it is read again",
+                        target: TARGET, actor = %this.actor, %key, %error,
+                        "failed to read a deferred message; retrying",
                     );
-                    me.try_again(&key, SLOW, false);
+                    this.retry_after(&key, SLOW_RETRY, false);
                 }
             }
             drop(flight);
         });
     }
 
-    /// Returns whether nothing is to be delivered but what waits for a person or for a retry.
+    /// Returns whether nothing is to be delivered except messages that wait for an operator or for a retry.
     pub(crate) fn is_idle(&self) -> bool {
-        let moves = |queue: &Queue| matches!(queue.head, Head::Idle | Head::Out);
-        self.keys.get() == 0 || self.host.draining.get() || !self.state.borrow().keys.values().any(moves)
+        let moves = |queue: &Queue| matches!(queue.head, HeadState::Idle | HeadState::Delivered);
+        self.waiting_keys.get() == 0 || self.context.draining.get() || !self.state.borrow().queues.values().any(moves)
     }
 
-    /// Takes down how much waits now.
-    fn noted(&self, state: &State) {
-        self.keys.set(state.keys.len());
-        let (count, before) = (&self.host.counts.deferred, self.reported.replace(state.waiting));
-        if before >= MOST && state.waiting < MOST {
-            self.host.settings.issues.resolve(&self.name(""));
+    /// Updates the counters of deferred messages.
+    fn update_counts(&self, state: &BacklogState) {
+        self.waiting_keys.set(state.queues.len());
+        let (count, before) = (&self.context.counts.deferred, self.reported.replace(state.waiting));
+        if before >= MAX_DEFERRED && state.waiting < MAX_DEFERRED {
+            self.context.settings.issues.resolve(&self.issue_name(""));
         }
         count.set((count.get() + state.waiting as u64).saturating_sub(before as u64));
     }
 
-    fn life(&self) -> u64 {
-        self.state.borrow().life
+    fn generation(&self) -> u64 {
+        self.state.borrow().generation
     }
 
-    fn name(&self, key: &str) -> String {
+    fn issue_name(&self, key: &str) -> String {
         format!("{}/{}/{key}", self.shard.id, self.actor)
     }
 
     fn after(&self, ticket: Option<Ticket>, then: impl FnOnce(Result<(), StoreError>) + 'static) {
         match ticket {
-            Some(ticket) => self.host.after_ticket(ticket, then),
+            Some(ticket) => self.context.after_ticket(ticket, then),
             None => then(Ok(())),
         }
     }
@@ -307,182 +306,183 @@ impl Backlog {
     fn push(
         &self,
         (key, id): (&Rc<str>, MessageId),
-        arrival: &DedupKey,
+        dedup_key: &DedupKey,
         appended: &Appended,
         message: Option<Box<(Action, Envelope)>>,
     ) {
-        let DedupKey::Sequence { source, sequence, tracker: floor } = arrival else { return };
+        let DedupKey::Sequence { source, sequence, tracker } = dedup_key else { return };
         let mut state = self.state.borrow_mut();
         let ticket = (!appended.committed).then_some(appended.ticket);
-        let entry = Entry { id, source: Rc::clone(source), sequence: *sequence, ticket, parked: false, message: None };
+        let entry =
+            Deferred { id, source: Rc::clone(source), sequence: *sequence, ticket, parked: false, message: None };
         state.push(key, entry);
-        state.put_back(key, id, message);
-        self.noted(&state);
+        state.cache(key, id, message);
+        self.update_counts(&state);
         drop(state);
-        // Only now: a floor above a message that is not in the log would lose it.
-        floor.mark_appended(*sequence);
+        // Not before the append: a watermark above a message that is not in the log would lose it.
+        tracker.mark_appended(*sequence);
     }
 
-    fn set_head(&self, key: &str, head: Head) {
-        if let Some(queue) = self.state.borrow_mut().keys.get_mut(key) {
+    fn set_head(&self, key: &str, head: HeadState) {
+        if let Some(queue) = self.state.borrow_mut().queues.get_mut(key) {
             queue.head = head;
         }
     }
 
-    /// Delivers the first message of a key again after a while. `in_flight` says whether it counts as under way meanwhile.
-    fn try_again(self: &Rc<Self>, key: &Rc<str>, wait: Duration, in_flight: bool) {
-        self.set_head(key, Head::Waits);
-        let (me, key, life) = (Rc::clone(self), Rc::clone(key), self.life());
-        let flight = in_flight.then(|| self.host.track_in_flight());
-        crate::spawn::detached(&self.host.user_code, "deliver a message again", async move {
-            Rc::clone(&me.host).pause(wait).await;
+    /// Delivers the first message of a key again after a back-off. `in_flight`: whether it counts as in flight in between.
+    fn retry_after(self: &Rc<Self>, key: &Rc<str>, wait: Duration, in_flight: bool) {
+        self.set_head(key, HeadState::BackOff);
+        let (this, key, generation) = (Rc::clone(self), Rc::clone(key), self.generation());
+        let flight = in_flight.then(|| self.context.track_in_flight());
+        crate::spawn::detached(&self.context.user_code, "retry a deferred message", async move {
+            Rc::clone(&this.context).sleep_unless_draining(wait).await;
             drop(flight);
             let waits = {
-                let mut state = me.state.borrow_mut();
-                let same = state.life == life;
-                let queue = state.keys.get_mut(&key).filter(|queue| same && queue.head == Head::Waits);
-                queue.map(|queue| queue.head = Head::Idle).is_some()
+                let mut state = this.state.borrow_mut();
+                let same = state.generation == generation;
+                let queue = state.queues.get_mut(&key).filter(|queue| same && queue.head == HeadState::BackOff);
+                queue.map(|queue| queue.head = HeadState::Idle).is_some()
             };
             if waits {
-                me.pump(&key);
+                this.deliver_next(&key);
             }
         });
     }
 
-    /// Leaves out a message that was released before.
-    fn skip(self: &Rc<Self>, key: &Rc<str>, id: MessageId) {
+    /// Removes a message that was released before.
+    fn skip_released(self: &Rc<Self>, key: &Rc<str>, id: MessageId) {
         let mut state = self.state.borrow_mut();
-        let Some(queue) = state.keys.get_mut(key) else { return };
-        queue.head = Head::Idle;
+        let Some(queue) = state.queues.get_mut(key) else { return };
+        queue.head = HeadState::Idle;
         if queue.entries.front().is_some_and(|entry| entry.id == id) {
-            state.take_out(key, 0);
+            state.remove(key, 0);
         }
-        self.noted(&state);
+        self.update_counts(&state);
         drop(state);
-        self.pump(key);
+        self.deliver_next(key);
     }
 
-    /// The delivery of a message that stands here.
-    fn delivery_of(self: &Rc<Self>, key: &Rc<str>, work: Action, envelope: Envelope, arrival: DedupKey) -> Delivery {
-        let (id, life) = (envelope.id, self.life());
-        let arrival = match arrival {
+    /// Creates the delivery of a deferred message.
+    fn delivery(self: &Rc<Self>, key: &Rc<str>, action: Action, envelope: Envelope, dedup_key: DedupKey) -> Delivery {
+        let (id, generation) = (envelope.id, self.generation());
+        let dedup_key = match dedup_key {
             DedupKey::Sequence { source, sequence, .. } => {
-                let place = Place { backlog: Rc::clone(self), key: Rc::clone(key), id, life };
-                DedupKey::Sequence { source, sequence, tracker: Rc::new(place) }
+                let tracker = DeferredTracker { backlog: Rc::clone(self), key: Rc::clone(key), id, generation };
+                DedupKey::Sequence { source, sequence, tracker: Rc::new(tracker) }
             }
             other => other,
         };
-        let (me, key) = (Rc::clone(self), Rc::clone(key));
-        let settle = Box::new(move |outcome: Outcome| me.ended(&key, id, life, &outcome));
-        Delivery { action: work, envelope, dedup_key: arrival, completion: settle }
+        let (this, key) = (Rc::clone(self), Rc::clone(key));
+        let completion = Box::new(move |outcome: Outcome| this.on_outcome(&key, id, generation, &outcome));
+        Delivery { action, envelope, dedup_key, completion }
     }
 
-    /// The actor has appended the turn of the first message of a key, or had before: the next one is delivered.
-    fn passed(self: &Rc<Self>, key: &Rc<str>, id: MessageId, life: u64) {
+    /// Handles the append of the turn of a key's first message, now or before: the next one is delivered.
+    fn on_appended(self: &Rc<Self>, key: &Rc<str>, id: MessageId, generation: u64) {
         let mut state = self.state.borrow_mut();
         let is_first = |queue: &Queue| queue.entries.front().is_some_and(|entry| entry.id == id);
-        if state.life != life || !state.keys.get(key).is_some_and(is_first) {
+        if state.generation != generation || !state.queues.get(key).is_some_and(is_first) {
             return;
         }
-        if let Some(queue) = state.keys.get_mut(key) {
-            (queue.head, queue.failures) = (Head::Idle, 0);
+        if let Some(queue) = state.queues.get_mut(key) {
+            (queue.head, queue.failures) = (HeadState::Idle, 0);
         }
-        if let Some(entry) = state.take_out(key, 0) {
-            state.passing.insert(id, (Rc::clone(key), entry));
+        if let Some(entry) = state.remove(key, 0) {
+            state.committing.insert(id, (Rc::clone(key), entry));
         }
-        self.noted(&state);
+        self.update_counts(&state);
         drop(state);
-        self.pump(key);
+        self.deliver_next(key);
     }
 
-    /// What has become of a message that was delivered from here.
-    fn ended(self: &Rc<Self>, key: &Rc<str>, id: MessageId, life: u64, outcome: &Outcome) {
-        if self.life() != life {
+    /// Handles the outcome of a message that was delivered from here.
+    fn on_outcome(self: &Rc<Self>, key: &Rc<str>, id: MessageId, generation: u64, outcome: &Outcome) {
+        if self.generation() != generation {
             return;
         }
-        let passing = self.state.borrow_mut().passing.remove(&id);
+        let passing = self.state.borrow_mut().committing.remove(&id);
         match (outcome, passing) {
             (Outcome::Done(..) | Outcome::DeadLetter(_), Some(passed)) => {
                 if self.write_release(id).is_err() {
-                    // It is released after the next start: the key knows that it has it.
-                    self.state.borrow_mut().passing.insert(id, passed);
+                    // It is released after the next start: the key's dedup state has it.
+                    self.state.borrow_mut().committing.insert(id, passed);
                 }
             }
             (_, Some(passed)) => {
-                self.state.borrow_mut().passing.insert(id, passed);
+                self.state.borrow_mut().committing.insert(id, passed);
             }
-            // Not taken: the node stops, or there was no room.
-            (_, None) => self.try_again(key, SLOW, false),
+            // Not handled: the node stops, or there was no capacity.
+            (_, None) => self.retry_after(key, SLOW_RETRY, false),
         }
     }
 }
 
-/// What the deliverer of a message is told once it is written down here.
-fn settled(committed: Result<(), StoreError>) -> Outcome {
+/// Returns the outcome for the deliverer of a message that was deferred.
+fn outcome_of(committed: Result<(), StoreError>) -> Outcome {
     match committed {
         Ok(()) => Outcome::Done(Bytes::new(), Codec::Bincode),
         Err(error) => Outcome::Unknown(error),
     }
 }
 
-/// The place of a deferred message. Its source's floor is past it; only the backlog has to know what becomes of it.
-struct Place {
+/// The tracker of a deferred message. Its source's watermark is past it; only the backlog needs to know its progress.
+struct DeferredTracker {
     backlog: Rc<Backlog>,
     key: Rc<str>,
     id: MessageId,
-    life: u64,
+    generation: u64,
 }
 
-impl SequenceTracker for Place {
+impl SequenceTracker for DeferredTracker {
     fn watermark_after(&self, _sequence: u64) -> u64 {
         0
     }
 
     fn mark_appended(&self, _sequence: u64) {
-        self.backlog.passed(&self.key, self.id, self.life);
+        self.backlog.on_appended(&self.key, self.id, self.generation);
     }
 
     fn mark_known(&self, _sequence: u64) {
-        self.backlog.passed(&self.key, self.id, self.life);
+        self.backlog.on_appended(&self.key, self.id, self.generation);
     }
 
     fn is_deferred(&self) -> bool {
         true
     }
 
-    /// It waited here, so it was tried before.
+    /// It was deferred, so it was tried before.
     fn is_near_start(&self, _sequence: u64) -> bool {
         true
     }
 }
 
-/// The backlogs of one actor type on one thread, by the number of the shard.
+/// The backlogs of one actor type on one thread, by shard number.
 pub(crate) struct Backlogs(Vec<Option<Rc<Backlog>>>);
 
 impl Backlogs {
     pub(super) fn new(
-        host: &Rc<ThreadContext>,
+        context: &Rc<ThreadContext>,
         shards: &[Option<Rc<OwnedShard>>],
         actor: &Name,
         deliver: &Deliver,
     ) -> Self {
-        Self(shards.iter().map(|shard| Some(Backlog::new(host, shard.as_ref()?, actor, deliver))).collect())
+        Self(shards.iter().map(|shard| Some(Backlog::new(context, shard.as_ref()?, actor, deliver))).collect())
     }
 
     pub(super) fn get(&self, shard: u16) -> Option<&Rc<Backlog>> {
         self.0.get(usize::from(shard))?.as_ref()
     }
 
-    pub(super) fn each(&self) -> impl Iterator<Item = &Rc<Backlog>> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Rc<Backlog>> {
         self.0.iter().flatten()
     }
 
-    /// [Recalls](Backlog::recall) all of them.
-    pub(super) fn recall(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
-        let all: Vec<_> = self.each().cloned().collect();
+    /// [Loads](Backlog::load_deferred) every backlog.
+    pub(super) fn load_deferred(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        let all: Vec<_> = self.iter().cloned().collect();
         Box::pin(async move {
             for backlog in all {
-                backlog.recall().await?;
+                backlog.load_deferred().await?;
             }
             Ok(())
         })

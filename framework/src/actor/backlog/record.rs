@@ -1,4 +1,4 @@
-//! How a [backlog](super) stands in its shard's log.
+//! The log records of a [backlog](super).
 
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
@@ -6,9 +6,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::queues::Entry;
-use super::{Backlog, MOST};
-use crate::actor::routing::work_of;
+use super::queues::Deferred;
+use super::{Backlog, MAX_DEFERRED};
+use crate::actor::routing::action_of;
 use crate::message::{Codec, Envelope, MessageId, Name, ShardId};
 use crate::router::{Action, DedupKey, Delivery};
 use crate::store::{
@@ -17,26 +17,26 @@ use crate::store::{
 };
 use crate::telemetry::TARGET;
 
-/// After how many turns a snapshot of what waits is kept, unless more wait than [`LARGEST_SNAPSHOT`].
+/// The number of turns between snapshots of deferred messages, unless more than [`MAX_SNAPSHOT_MESSAGES`] are deferred.
 const SNAPSHOT_EVERY: u64 = 1024;
-const LARGEST_SNAPSHOT: usize = 4096;
+const MAX_SNAPSHOT_MESSAGES: usize = 4096;
 const SCHEMA: u32 = 1;
 
-/// One waiting message in a snapshot: key, id, the source's domain and shard, whether it is an event, its place, whether it is
-/// parked.
-type Saved = (String, MessageId, String, u16, bool, u64, bool);
+/// One deferred message in a snapshot: key, id, the source's domain and shard, whether it is an event, its sequence, whether
+/// it is parked.
+type SavedMessage = (String, MessageId, String, u16, bool, u64, bool);
 
 impl Backlog {
-    /// Reads what waits from the log. Nothing may be delivered to the actors before.
+    /// Reads the deferred messages from the log. No message may be delivered to the actors before.
     ///
     /// # Errors
-    /// What reading can meet.
-    pub(crate) async fn recall(self: Rc<Self>) -> Result<(), StoreError> {
+    /// Reading the log failed.
+    pub(crate) async fn load_deferred(self: Rc<Self>) -> Result<(), StoreError> {
         let reader = self.shard.reader();
         let key = self.actor.to_string();
         let mut stored = reader.load(&self.deferred, &key).await?;
         if stored.snapshot.as_ref().is_some_and(|snapshot| self.restore(snapshot).is_none()) {
-            // A snapshot is a cache: without it the log says everything.
+            // A snapshot is a cache; the log is complete without it.
             stored = StreamState { snapshot: None, turns: reader.history(&self.deferred, &key).await? };
         }
         let mut turns = 0;
@@ -54,9 +54,9 @@ impl Backlog {
             turns = turn.number;
             for note in &turn.notes {
                 match (note, &turn.from) {
-                    (Note::DeadLetter(letter), Some((source, sequence))) => {
-                        let entry = Entry {
-                            id: letter.envelope.id,
+                    (Note::DeadLetter(dead_letter), Some((source, sequence))) => {
+                        let entry = Deferred {
+                            id: dead_letter.envelope.id,
                             source: Rc::new(source.clone()),
                             sequence: *sequence,
                             ticket: None,
@@ -66,11 +66,11 @@ impl Backlog {
                         if let Some(before) = numbers.insert(entry.id, next) {
                             order.remove(&before);
                         }
-                        order.insert(next, (Rc::from(letter.key.as_str()), entry));
+                        order.insert(next, (Rc::from(dead_letter.key.as_str()), entry));
                         next += 1;
                     }
-                    (Note::DeadLetter(letter), None) => {
-                        let known = numbers.get(&letter.envelope.id).and_then(|number| order.get_mut(number));
+                    (Note::DeadLetter(dead_letter), None) => {
+                        let known = numbers.get(&dead_letter.envelope.id).and_then(|number| order.get_mut(number));
                         if let Some((_, entry)) = known {
                             entry.parked = true;
                         }
@@ -89,20 +89,20 @@ impl Backlog {
         for (key, entry) in order.into_values() {
             state.push(&key, entry);
         }
-        state.known = true;
-        self.noted(&state);
+        state.loaded = true;
+        self.update_counts(&state);
         Ok(())
     }
 
-    pub(super) fn letter(
+    pub(super) fn dead_letter(
         &self,
         key: &str,
-        work: &Action,
+        action: &Action,
         envelope: &Envelope,
         reason: DeadLetterReason,
         error: Option<String>,
     ) -> DeadLetter {
-        let refused = match work {
+        let refused = match action {
             Action::DeadLetter(reason) => Some(reason.clone()),
             _ => None,
         };
@@ -110,33 +110,35 @@ impl Backlog {
             actor: self.actor.clone(),
             key: key.to_owned(),
             reason,
-            // How often it was tried is counted where it is tried. Here the number says whether it is to be tried at all.
+            // Attempts are counted where they are made. Here the number is whether to handle the message at all.
             attempts: u32::from(refused.is_some()),
-            error: error.or(refused).unwrap_or_else(|| "it waits for its key".to_owned()),
-            time: self.host.ids.clock().now(),
+            error: error.or(refused).unwrap_or_else(|| "deferred until its key can handle it".to_owned()),
+            time: self.context.ids.clock().now(),
             envelope: envelope.clone(),
         }
     }
 
     pub(super) fn write_message(&self, key: &str, delivery: &Delivery) -> Result<Appended, StoreError> {
-        let DedupKey::Sequence { source, sequence, tracker: floor } = &delivery.dedup_key else {
+        let DedupKey::Sequence { source, sequence, tracker } = &delivery.dedup_key else {
             return Err(StoreError::Closed);
         };
-        if self.state.borrow().waiting >= MOST {
-            let why =
-                format!("{MOST} messages wait for keys of `{}` in {}: no more are taken", self.actor, self.shard.id);
-            if self.host.settings.issues.raise(&self.name(""), why) {
+        if self.state.borrow().waiting >= MAX_DEFERRED {
+            let why = format!(
+                "{MAX_DEFERRED} messages are deferred for keys of `{}` in {}: no more are accepted",
+                self.actor, self.shard.id
+            );
+            if self.context.settings.issues.raise(&self.issue_name(""), why) {
                 tracing::error!(
                     target: TARGET, actor = %self.actor, shard = %self.shard.id,
-                    "too many messages wait for their keys: no more are taken",
+                    "too many deferred messages; no more are accepted",
                 );
             }
             return Err(StoreError::Closed);
         }
         let envelope = &delivery.envelope;
-        let letter = self.letter(key, &delivery.action, envelope, DeadLetterReason::Deferred, None);
-        let notes = [Note::DeadLetter(Box::new(letter))];
-        let mark = Mark::From { source, sequence: *sequence, floor: floor.watermark_after(*sequence) };
+        let dead_letter = self.dead_letter(key, &delivery.action, envelope, DeadLetterReason::Deferred, None);
+        let notes = [Note::DeadLetter(Box::new(dead_letter))];
+        let mark = Mark::From { source, sequence: *sequence, floor: tracker.watermark_after(*sequence) };
         self.write((envelope.id, envelope.correlation), mark, &notes, &[])
     }
 
@@ -151,10 +153,10 @@ impl Backlog {
         notes: &[Note],
         outbox: &[OutboxWrite<'_>],
     ) -> Result<Appended, StoreError> {
-        // What memory holds now is what the turns before this one have written.
-        self.save();
+        // A snapshot holds the turns before this one.
+        self.save_due_snapshot();
         let mut state = self.state.borrow_mut();
-        if !state.known {
+        if !state.loaded {
             return Err(StoreError::Closed);
         }
         let turn = Turn {
@@ -163,7 +165,7 @@ impl Backlog {
             stream: state.stream,
             number: state.turns + 1,
             version: 0,
-            time: self.host.ids.clock().now(),
+            time: self.context.ids.clock().now(),
             id,
             correlation,
             traceparent: None,
@@ -175,27 +177,32 @@ impl Backlog {
             timers: &[],
             notes,
         };
-        let appended = self.shard.writer.borrow_mut().append(&turn).inspect_err(|error| self.host.refused(error))?;
+        let appended = self
+            .shard
+            .writer
+            .borrow_mut()
+            .append(&turn)
+            .inspect_err(|error| self.context.report_append_error(error))?;
         state.turns += 1;
         state.stream = appended.stream;
         state.last = (!appended.committed).then_some(appended.ticket);
         Ok(appended)
     }
 
-    /// Keeps a snapshot of what waits, if one is due.
-    fn save(&self) {
+    /// Saves a snapshot of the deferred messages, if one is due.
+    fn save_due_snapshot(&self) {
         let state = self.state.borrow();
-        let count = state.waiting + state.passing.len();
-        if state.turns == 0 || !state.turns.is_multiple_of(SNAPSHOT_EVERY) || count > LARGEST_SNAPSHOT {
+        let count = state.waiting + state.committing.len();
+        if state.turns == 0 || !state.turns.is_multiple_of(SNAPSHOT_EVERY) || count > MAX_SNAPSHOT_MESSAGES {
             return;
         }
-        let passing = state.passing.values().map(|(key, entry)| (key, entry));
-        let waiting = state.keys.iter().flat_map(|(key, queue)| queue.entries.iter().map(move |entry| (key, entry)));
-        let saved: Vec<Saved> = passing
+        let passing = state.committing.values().map(|(key, entry)| (key, entry));
+        let waiting = state.queues.iter().flat_map(|(key, queue)| queue.entries.iter().map(move |entry| (key, entry)));
+        let saved: Vec<SavedMessage> = passing
             .chain(waiting)
             .map(|(key, entry)| {
-                let Source { shard, kind: lane } = &*entry.source;
-                let (domain, shard, event) = (shard.domain.to_string(), shard.shard, *lane != SourceKind::Direct);
+                let Source { shard, kind } = &*entry.source;
+                let (domain, shard, event) = (shard.domain.to_string(), shard.shard, *kind != SourceKind::Direct);
                 (key.to_string(), entry.id, domain, shard, event, entry.sequence, entry.parked)
             })
             .collect();
@@ -208,21 +215,21 @@ impl Backlog {
         }
     }
 
-    /// What waited when a snapshot was kept; `None` if it cannot be used.
-    fn restore(&self, snapshot: &Snapshot) -> Option<Vec<(Rc<str>, Entry)>> {
+    /// Decodes a snapshot; `None` if it is unusable.
+    fn restore(&self, snapshot: &Snapshot) -> Option<Vec<(Rc<str>, Deferred)>> {
         if snapshot.schema != SCHEMA {
             return None;
         }
-        let saved: Vec<Saved> = Codec::Bincode.decode(&snapshot.bytes).ok()?;
+        let saved: Vec<SavedMessage> = Codec::Bincode.decode(&snapshot.bytes).ok()?;
         let entries = saved.into_iter().map(|(key, id, domain, shard, event, sequence, parked)| {
-            let lane = if event { SourceKind::Events { subscriber: self.actor.clone() } } else { SourceKind::Direct };
-            let source = Rc::new(Source { shard: ShardId::new(Name::new(&domain).ok()?, shard), kind: lane });
-            Some((Rc::from(key), Entry { id, source, sequence, ticket: None, parked, message: None }))
+            let kind = if event { SourceKind::Events { subscriber: self.actor.clone() } } else { SourceKind::Direct };
+            let source = Rc::new(Source { shard: ShardId::new(Name::new(&domain).ok()?, shard), kind });
+            Some((Rc::from(key), Deferred { id, source, sequence, ticket: None, parked, message: None }))
         });
         entries.collect()
     }
 
-    /// Reads a message that is not in memory; `None` if it waits no longer.
+    /// Reads a message that is not in memory; `None` if it is no longer deferred.
     pub(super) async fn read(
         &self,
         key: &str,
@@ -231,20 +238,24 @@ impl Backlog {
     ) -> Result<Option<(Action, Envelope)>, StoreError> {
         if let Some(ticket) = ticket {
             let (tell, told) = oneshot::channel();
-            self.host.after_ticket(ticket, move |committed| {
+            self.context.after_ticket(ticket, move |committed| {
                 let _ = tell.send(committed);
             });
             told.await.unwrap_or(Err(StoreError::Closed))?;
         }
         let before = id.as_u128().checked_sub(1).map(MessageId::from_u128);
-        let letters = self.shard.reader().dead_letters(before, 1).await?;
-        let found = letters.into_iter().find(|letter| {
-            let waits = matches!(letter.reason, DeadLetterReason::Deferred | DeadLetterReason::Unloadable);
-            waits && letter.envelope.id == id && letter.actor == self.actor && letter.key == key
+        let dead_letters = self.shard.reader().dead_letters(before, 1).await?;
+        let found = dead_letters.into_iter().find(|dead_letter| {
+            let waits = matches!(dead_letter.reason, DeadLetterReason::Deferred | DeadLetterReason::Unloadable);
+            waits && dead_letter.envelope.id == id && dead_letter.actor == self.actor && dead_letter.key == key
         });
-        Ok(found.map(|letter| {
-            let work = if letter.attempts > 0 { Action::DeadLetter(letter.error) } else { work_of(&letter.envelope) };
-            (work, Envelope { key: letter.key, ..letter.envelope })
+        Ok(found.map(|dead_letter| {
+            let action = if dead_letter.attempts > 0 {
+                Action::DeadLetter(dead_letter.error)
+            } else {
+                action_of(&dead_letter.envelope)
+            };
+            (action, Envelope { key: dead_letter.key, ..dead_letter.envelope })
         }))
     }
 }

@@ -16,8 +16,8 @@ use tokio::task::LocalSet;
 use super::step::{Step, named};
 
 use crate::actor::{
-    Dispatcher, HandlerTable, OwnedShard, Stateful, ThreadContext, ThreadSettings, begins_undo, finished_undo,
-    timer_name, user_state,
+    Dispatcher, HandlerTable, OwnedShard, Stateful, ThreadContext, ThreadSettings, begins_compensation,
+    finishes_compensation, timer_name, user_state,
 };
 use crate::aggregate::Applies;
 use crate::clock::{Clock, ManualClock, Timestamp};
@@ -349,7 +349,7 @@ impl<A: Stateful> Bench<A> {
 
     /// Whether the saga has undone its steps to the end.
     pub(super) fn has_undone(&self) -> bool {
-        self.turns().iter().flat_map(|turn| &turn.notes).any(finished_undo)
+        self.turns().iter().flat_map(|turn| &turn.notes).any(finishes_compensation)
     }
 
     /// Takes one turn and gathers what it did.
@@ -383,7 +383,7 @@ impl<A: Stateful> Bench<A> {
         };
         let notes = turn.as_ref().map_or(&[][..], |turn| &turn.notes);
         Step {
-            begins_undo: notes.iter().any(begins_undo),
+            begins_undo: notes.iter().any(begins_compensation),
             ended: notes.iter().any(|note| matches!(note, Note::Ended)),
             outcome,
             turn,

@@ -90,7 +90,7 @@ impl World {
         }
         // A job whose effect is done waits to be killed: nothing else could be sure to come before its commit.
         let (killer, armed) = (Rc::new(Notify::new()), Count::default());
-        self.arm(service, &Failpoint::Dies(Rc::clone(&killer)), 1, &armed);
+        self.arm(service, &Failpoint::Kill(Rc::clone(&killer)), 1, &armed);
         let begun = tokio::time::timeout(Fault::PATIENCE, killer.notified()).await.is_ok();
         Failpoints::disarm(&armed);
         begun
@@ -187,15 +187,15 @@ impl World {
                 running.disk.fail();
             }
             Fault::Panic { service, times } => {
-                self.arm(*service, &Failpoint::Panics, *times, count);
+                self.arm(*service, &Failpoint::Panic, *times, count);
                 return false;
             }
             Fault::FailJobs { service, times } => {
-                self.arm(*service, &Failpoint::Fails, *times, count);
+                self.arm(*service, &Failpoint::Fail, *times, count);
                 return false;
             }
             Fault::HangJobs { service, times } => {
-                self.arm(*service, &Failpoint::Hangs, *times, count);
+                self.arm(*service, &Failpoint::Hang, *times, count);
                 return false;
             }
             Fault::SkewClients { millis, lasts } => {

@@ -37,7 +37,7 @@ enum LetterFate {
 impl World {
     /// Lets the next message of an actor that comes to a service fail until an operator takes care of it.
     pub(super) async fn poison(&self, service: usize, after: Duration, then: OperatorAction, count: &Count) {
-        self.arm(service, &Failpoint::Poisons, 1, count);
+        self.arm(service, &Failpoint::Poison, 1, count);
         let end = self.now() + Fault::PATIENCE;
         while count.get() == 0 && self.now() < end {
             tokio::time::sleep(LOOK).await;

@@ -15,7 +15,7 @@ use super::delays::{Delays, Waits};
 use super::known::{Sender, SentOutcome};
 use super::payload::Payload;
 use super::turn::{MarkedAs, OwnedTurn};
-use crate::actor::{begins_undo, finished_undo, restarts};
+use crate::actor::{begins_compensation, finishes_compensation, restarts};
 use crate::clock::instant;
 use crate::message::{Codec, Envelope, Kind, MessageId, Name, ShardId, rejection_in};
 use crate::store::{Note, SourceKind};
@@ -359,11 +359,11 @@ impl ObservedDeliveries {
         if turn.notes.iter().any(restarts) {
             (stand.phase, stand.undone) = (Phase::Open, false);
         }
-        let undoes = turn.notes.iter().any(begins_undo);
+        let undoes = turn.notes.iter().any(begins_compensation);
         if undoes {
             stand.phase = Phase::Undoing;
         }
-        stand.undone |= turn.notes.iter().any(finished_undo);
+        stand.undone |= turn.notes.iter().any(finishes_compensation);
         let ends = turn.notes.contains(&Note::Ended).then(|| {
             stand.phase = Phase::Ended;
             if stand.undone { End::Compensated } else { End::Completed }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::actor::{CompensationChange, PlannedCommand, undo_change};
+use crate::actor::{CompensationChange, PlannedCommand, compensation_change};
 use crate::message::{Envelope, MessageId};
 use crate::store::{Note, StoredTurn};
 
@@ -64,7 +64,7 @@ where
             let step = self.waiting.take().map(|waiting| waiting.step);
             self.steps.retain(|left| Some(left.command) != step);
         }
-        for change in turn.notes.iter().filter_map(undo_change) {
+        for change in turn.notes.iter().filter_map(compensation_change) {
             match change {
                 CompensationChange::Step { command, undo } => {
                     let sent = turn.sent.iter().find(|sent| sent.id == command);
@@ -75,7 +75,7 @@ where
                 }
                 CompensationChange::Begin { .. } => self.begun = true,
                 CompensationChange::Sent { command } => self.undoes(command)?,
-                CompensationChange::Again { .. } => self.waiting = None,
+                CompensationChange::Retry { .. } => self.waiting = None,
                 CompensationChange::GivenUp { command } => {
                     let given_up = self.waiting.take_if(|waiting| waiting.command == command);
                     let Some(Waiting { name, step, .. }) = given_up else {
@@ -97,7 +97,7 @@ where
                 }
                 // What it has concluded; the replies say what is so.
                 CompensationChange::Done { .. }
-                | CompensationChange::Refused { .. }
+                | CompensationChange::Rejected { .. }
                 | CompensationChange::Undone { .. } => {}
             }
         }
@@ -312,7 +312,7 @@ mod tests {
             steps(),
             reply(RESERVE, &[], &[]),
             reply(CHARGE, &[RELEASE], &[begin(), sent(RELEASE)]),
-            turn(id(101), &[RELEASE], &[CompensationChange::Again { command: id(RELEASE) }, sent(RELEASE)]),
+            turn(id(101), &[RELEASE], &[CompensationChange::Retry { command: id(RELEASE) }, sent(RELEASE)]),
             ended(reply(RELEASE, &[], &[CompensationChange::Finished])),
         ];
         assert_eq!(check(&turns, &[CHARGE]), Ok(()));

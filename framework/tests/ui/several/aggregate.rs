@@ -1,4 +1,4 @@
-// 5 mistakes, told together.
+// 5 mistakes, reported together.
 
 use whizbang::prelude::*;
 

@@ -1,4 +1,4 @@
-// 5 mistakes, told together: nothing that the lists promise is there.
+// 5 mistakes, reported together: every listed trait is missing.
 
 use whizbang::prelude::*;
 
