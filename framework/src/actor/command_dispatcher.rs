@@ -15,7 +15,7 @@ use super::inline::TypedCommand;
 use super::plan::Stateful;
 use super::requested::{AnyEffects, RequestedEffects};
 use crate::message::{
-    CodecError, Coded as _, Command, Domain, Key, MessageFacts, MessageId, Rejection, settle_command,
+    CodecError, Coded as _, Command, Domain, Key, MessageFacts, MessageId, Rejection, encode_command_verified,
 };
 use crate::router::{CommandEndpoint, CommandMeta, LocalRoutes, Outcome, SendError, Submission, TypedReply};
 use crate::user_code::Label;
@@ -119,7 +119,7 @@ impl<A: Stateful, C: Command> TypedCommand for CommandCall<A, C> {
 
     fn round_trip(&mut self, into: &mut Vec<u8>) -> Result<(), CodecError> {
         if let Some(command) = &self.command
-            && let Some(read) = settle_command(command, C::Domain::CODEC, into)?
+            && let Some(read) = encode_command_verified(command, C::Domain::CODEC, into)?
         {
             self.command = Some(read);
         }

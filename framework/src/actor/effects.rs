@@ -14,7 +14,9 @@ use super::handler_table::HandlerTable;
 use super::plan::{EventContext, Stateful};
 use super::requested::{AnyEffects, RequestedEffects};
 use crate::clock::{MonotonicTime, Timestamp};
-use crate::message::{Codec, Command, Domain, Fingerprint, Message, MessageFacts, MessageId, settle, settle_command};
+use crate::message::{
+    Codec, Command, Domain, Fingerprint, Message, MessageFacts, MessageId, encode_command_verified, encode_verified,
+};
 
 /// The effects that a handler requests: events to record, commands to send, timers to set.
 ///
@@ -93,7 +95,7 @@ impl<A: Stateful> Effects<A> {
     /// Encodes a message and returns its range in the payloads. An error fails the turn.
     pub(crate) fn encode<M: Message>(&mut self, codec: Codec, message: &M) -> Range<usize> {
         let start = self.requested.payloads.len();
-        if let Err(error) = settle(message, codec, &mut self.requested.payloads) {
+        if let Err(error) = encode_verified(message, codec, &mut self.requested.payloads) {
             self.requested.error.get_or_insert(error);
         }
         start..self.requested.payloads.len()
@@ -104,7 +106,7 @@ impl<A: Stateful> Effects<A> {
     pub(crate) fn record_with<M: Message>(&mut self, event: M, apply: fn(&M, &mut A)) {
         let requested = &mut self.requested;
         let start = requested.payloads.len();
-        let event = match settle(&event, A::Domain::CODEC, &mut requested.payloads) {
+        let event = match encode_verified(&event, A::Domain::CODEC, &mut requested.payloads) {
             Ok(read) => read.unwrap_or(event),
             Err(error) => {
                 requested.error.get_or_insert(error);
@@ -133,8 +135,9 @@ impl<A: Stateful> Effects<A> {
 
     fn plan_command<C: Command>(&mut self, command: &C) -> Option<PlannedCommand> {
         let facts = MessageFacts::of::<C>();
-        self.requested
-            .planned(facts, command.key(), &mut |payload| settle_command(command, facts.codec, payload).map(drop))
+        self.requested.planned(facts, command.key(), &mut |payload| {
+            encode_command_verified(command, facts.codec, payload).map(drop)
+        })
     }
 
     /// Begins to undo the steps so far.

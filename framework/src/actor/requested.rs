@@ -17,7 +17,7 @@ use super::plan::{EventContext, Role, Stateful};
 use crate::clock::{MonotonicTime, Timestamp};
 use crate::message::{
     Codec, CodecError, Coded, Envelope, Fingerprint, Key, Kind, MessageFacts, MessageId, Name, Rejection, ReplyMode,
-    ShardId, settle_reply, shard_of,
+    ShardId, encode_reply_verified, shard_of,
 };
 
 /// The effects requested in one turn. One value per actor type is reused, so most turns allocate nothing.
@@ -188,7 +188,7 @@ impl RequestedEffects {
             self.rejected = true;
         }
         self.reply.clear();
-        match settle_reply(reply, codec, &mut self.reply) {
+        match encode_reply_verified(reply, codec, &mut self.reply) {
             Ok(reply) => Some(reply),
             Err(error) => {
                 self.error.get_or_insert(error);

@@ -13,7 +13,7 @@ use tokio::task::coop::poll_proceed;
 use super::{Client, DEADLINE};
 use crate::message::{
     Codec, Coded, Command, Domain, Envelope, Fingerprint, Key, Kind, MessageFacts, MessageId, Name, Query, ShardId,
-    settle, settle_command, shard_of,
+    encode_command_verified, encode_verified, shard_of,
 };
 use crate::router::{CommandMeta, LocalRoutes, SendError, Submission, TypedReply};
 use crate::telemetry::passes;
@@ -255,7 +255,7 @@ fn of_command<C: Command>(
     let mut payload = Vec::new();
     // The key first: a command that has no owner is not even written.
     if key.is_valid()
-        && let Err(error) = settle_command(command, facts.codec, &mut payload)
+        && let Err(error) = encode_command_verified(command, facts.codec, &mut payload)
     {
         return Err(SendError::Encode(error));
     }
@@ -265,7 +265,7 @@ fn of_command<C: Command>(
 fn of_query<Q: Query>(client: &Client, query: &Q, deadline: Duration) -> Result<Envelope, SendError> {
     let facts = MessageFacts::of::<Q>();
     let mut payload = Vec::new();
-    match settle(query, facts.codec, &mut payload) {
+    match encode_verified(query, facts.codec, &mut payload) {
         Ok(_) => envelope(client, facts, Fingerprint::of_query::<Q>, payload, Kind::Query, None, None, deadline),
         Err(error) => Err(SendError::Encode(error)),
     }

@@ -18,10 +18,15 @@ const EMPTY_ELEMENTS: usize = 64 * 1024;
 
 /// Reads a value from all of `bytes`.
 pub(super) fn read<'de, T: de::Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, ReadError> {
-    let mut reader =
-        Reader { rest: bytes, length: bytes.len(), levels: DEPTH, empty: EMPTY_ELEMENTS, found: canonical::wanted() };
+    let mut reader = Reader {
+        rest: bytes,
+        length: bytes.len(),
+        levels: DEPTH,
+        empty: EMPTY_ELEMENTS,
+        found: canonical::take_recorder(),
+    };
     let value = T::deserialize(&mut reader)?;
-    canonical::found(reader.found);
+    canonical::put_recorder(reader.found);
     match reader.rest.len() {
         0 => Ok(value),
         left => Err(ReadError::Left(left)),

@@ -11,26 +11,26 @@ pub(super) type Elements = Vec<usize>;
 
 thread_local! {
     /// The lists and maps of the value that is read on this thread; inner ones stand before those they are in.
-    static FOUND: RefCell<Option<Vec<Elements>>> = const { RefCell::new(None) };
+    static RECORDER: RefCell<Option<Vec<Elements>>> = const { RefCell::new(None) };
 }
 
 /// The list into which the reader puts what it finds, if someone wants to know. A reader inside a reader gets none.
-pub(super) fn wanted() -> Option<Vec<Elements>> {
-    FOUND.with_borrow_mut(Option::take)
+pub(super) fn take_recorder() -> Option<Vec<Elements>> {
+    RECORDER.with_borrow_mut(Option::take)
 }
 
 /// What a reader has found.
-pub(super) fn found(elements: Option<Vec<Elements>>) {
+pub(super) fn put_recorder(elements: Option<Vec<Elements>>) {
     if elements.is_some() {
-        FOUND.set(elements);
+        RECORDER.set(elements);
     }
 }
 
 /// Bincode with its elements in one order. `None` if `read`, which must run the reader once, does not succeed.
 pub(super) fn of_bincode(bytes: &[u8], read: &dyn Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
-    FOUND.set(Some(Vec::new()));
+    RECORDER.set(Some(Vec::new()));
     let succeeded = read(bytes);
-    let found = FOUND.take().filter(|_| succeeded)?;
+    let found = RECORDER.take().filter(|_| succeeded)?;
     let mut bytes = bytes.to_vec();
     for elements in found {
         let part = |ends: &[usize]| bytes.get(*ends.first()?..*ends.get(1)?);

@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 
 use super::bincode_reader;
 use super::checked::Inside;
-use super::settled::{Ways, read_again, read_back, unreadable};
+use super::verified::{CodecFns, read_back, reread, unreadable_error};
 
 /// The most bytes a message may have, in its envelope and in the store: 512 KiB, half of what a NATS server takes by default.
 pub const MAX_PAYLOAD_BYTES: usize = 512 * 1024;
@@ -74,7 +74,7 @@ impl Codec {
             Self::Bincode => to_bincode(value, into),
             Self::Json => to_json(value, into),
         };
-        bounded(into, start, MAX_PAYLOAD_BYTES, written)
+        truncate_on_error(into, start, MAX_PAYLOAD_BYTES, written)
     }
 
     /// Reads a value from all of `bytes`.
@@ -90,7 +90,7 @@ impl Codec {
             Self::Bincode => from_bincode(bytes),
             Self::Json => match serde_json::from_slice(bytes) {
                 Ok(value) => Ok(value),
-                Err(error) => Err(unread(&error)),
+                Err(error) => Err(decode_error(&error)),
             },
         }
     }
@@ -98,20 +98,20 @@ impl Codec {
 
 /// States up to this size are read back when they are saved, larger ones when they are restored: that takes milliseconds, and a
 /// snapshot is saved between two turns.
-const READ_BACK_AT_ONCE: usize = 1024 * 1024;
+const MAX_EAGER_READ_BACK: usize = 1024 * 1024;
 
 /// Appends the bytes of a state to `into`: bincode, up to [`MAX_STATE_BYTES`]. On an error `into` is as long as before.
 pub(super) fn encode_state<T: Serialize + DeserializeOwned>(state: &T, into: &mut Vec<u8>) -> Result<(), CodecError> {
     let start = into.len();
     let written = to_bincode(state, into);
-    bounded(into, start, MAX_STATE_BYTES, written)?;
+    truncate_on_error(into, start, MAX_STATE_BYTES, written)?;
     let written = into.get(start..).unwrap_or_default();
-    if written.len() > READ_BACK_AT_ONCE {
+    if written.len() > MAX_EAGER_READ_BACK {
         return Ok(());
     }
-    if let Err(error) = read_back(state, Codec::Bincode, written, state_ways()) {
+    if let Err(error) = read_back(state, Codec::Bincode, written, state_fns()) {
         into.truncate(start);
-        return Err(unreadable(std::any::type_name::<T>(), &error));
+        return Err(unreadable_error(std::any::type_name::<T>(), &error));
     }
     Ok(())
 }
@@ -121,18 +121,23 @@ pub(super) fn decode_state<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Res
     if bytes.len() > MAX_STATE_BYTES {
         return Err(CodecError::Oversize { bytes: bytes.len(), limit: MAX_STATE_BYTES });
     }
-    if bytes.len() > READ_BACK_AT_ONCE {
-        return read_again(Codec::Bincode, bytes, state_ways());
+    if bytes.len() > MAX_EAGER_READ_BACK {
+        return reread(Codec::Bincode, bytes, state_fns());
     }
     from_bincode(bytes)
 }
 
-fn state_ways<T: Serialize + DeserializeOwned>() -> Ways<T> {
-    Ways { write: |state, _, into| to_bincode(state, into), read: |_, bytes| from_bincode(bytes) }
+fn state_fns<T: Serialize + DeserializeOwned>() -> CodecFns<T> {
+    CodecFns { write: |state, _, into| to_bincode(state, into), read: |_, bytes| from_bincode(bytes) }
 }
 
 /// Takes back what was `written` from `start` on if that has failed or is more than `limit` bytes.
-fn bounded(into: &mut Vec<u8>, start: usize, limit: usize, written: Result<(), CodecError>) -> Result<(), CodecError> {
+fn truncate_on_error(
+    into: &mut Vec<u8>,
+    start: usize,
+    limit: usize,
+    written: Result<(), CodecError>,
+) -> Result<(), CodecError> {
     let bytes = into.len() - start;
     let checked = match written {
         Ok(()) if bytes > limit => Err(CodecError::Oversize { bytes, limit }),
@@ -160,24 +165,24 @@ impl bincode::enc::write::Writer for End<'_> {
 
 fn to_bincode<T: Serialize>(value: &T, into: &mut Vec<u8>) -> Result<(), CodecError> {
     bincode::serde::encode_into_writer(Inside::new(value, Codec::Bincode), End(into), bincode::config::standard())
-        .map_err(unwritten)
+        .map_err(encode_error)
 }
 
 fn to_json<T: Serialize>(value: &T, into: &mut Vec<u8>) -> Result<(), CodecError> {
-    serde_json::to_writer(into, &Inside::new(value, Codec::Json)).map_err(unwritten_json)
+    serde_json::to_writer(into, &Inside::new(value, Codec::Json)).map_err(encode_json_error)
 }
 
 // Functions and no closures: a closure in a function that is generic is compiled again for each of its types.
 
-fn unwritten(error: bincode::error::EncodeError) -> CodecError {
+fn encode_error(error: bincode::error::EncodeError) -> CodecError {
     CodecError::Encode { reason: text_of(error) }
 }
 
-fn unwritten_json(error: serde_json::Error) -> CodecError {
+fn encode_json_error(error: serde_json::Error) -> CodecError {
     CodecError::Encode { reason: error.to_string() }
 }
 
-fn unread(error: &dyn std::error::Error) -> CodecError {
+fn decode_error(error: &dyn std::error::Error) -> CodecError {
     CodecError::Decode { reason: error.to_string() }
 }
 
@@ -193,7 +198,7 @@ fn text_of(error: bincode::error::EncodeError) -> String {
 fn from_bincode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     match bincode_reader::read(bytes) {
         Ok(value) => Ok(value),
-        Err(error) => Err(unread(&error)),
+        Err(error) => Err(decode_error(&error)),
     }
 }
 
@@ -265,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn oversize_is_refused_in_both_directions_and_leaves_the_buffer_as_it_was() {
+    fn oversize_is_refused_and_buffer_is_unchanged() {
         let large = "a".repeat(MAX_PAYLOAD_BYTES + 1);
         for codec in [Codec::Bincode, Codec::Json] {
             let mut bytes = vec![1];
@@ -276,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_may_be_larger_than_a_message() {
+    fn state_may_be_larger_than_a_message() {
         let large = "a".repeat(3 * MAX_PAYLOAD_BYTES);
         let mut bytes = Vec::new();
         encode_state(&large, &mut bytes).unwrap();
@@ -302,13 +307,13 @@ mod tests {
         let state = |length| Swapped(vec![1; length], vec![2; length]);
         assert!(encode_state(&state(1), &mut Vec::new()).is_err());
         let mut bytes = Vec::new();
-        encode_state(&state(READ_BACK_AT_ONCE), &mut bytes).unwrap();
+        encode_state(&state(MAX_EAGER_READ_BACK), &mut bytes).unwrap();
         let restored = decode_state::<Swapped>(&bytes);
         assert!(matches!(restored, Err(CodecError::Decode { .. })), "{restored:?}");
     }
 
     #[test]
-    fn a_length_that_lies_is_refused_without_allocating_it() {
+    fn false_length_is_refused_without_allocation() {
         // A vector that claims 2^60 elements.
         let bytes = [253, 0, 0, 0, 0, 0, 0, 0, 16];
         assert!(Codec::Bincode.decode::<Vec<u64>>(&bytes).is_err());

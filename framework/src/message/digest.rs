@@ -47,7 +47,7 @@ impl<'a> Digest<'a> {
 
     /// Returns whether a digest from the log, of this version or an older one, may be of this message.
     pub(crate) fn matches(&self, stored: u64) -> bool {
-        stored == self.value || stored == older(self.name, self.payload)
+        stored == self.value || stored == unkeyed(self.name, self.payload)
     }
 }
 
@@ -118,7 +118,7 @@ pub(crate) fn stable_hash(text: &str) -> u64 {
 }
 
 /// The unkeyed digest that the first stores have.
-pub(crate) fn older(name: &str, payload: &[u8]) -> u64 {
+pub(crate) fn unkeyed(name: &str, payload: &[u8]) -> u64 {
     fold_all(stable_hash(name), payload)
 }
 
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn digests_never_change() {
         assert_eq!(digest(7, "deposit", b"0123456789"), DIGEST);
-        assert_eq!(older("deposit", b"0123456789"), 0xB0C1_F3DE_05E4_3E6E);
+        assert_eq!(unkeyed("deposit", b"0123456789"), 0xB0C1_F3DE_05E4_3E6E);
         let now = Digest::new(7, "deposit", 1, Codec::Json, b"0123456789");
         assert!(now.matches(DIGEST) && now.matches(0xB0C1_F3DE_05E4_3E6E) && !now.matches(0));
     }
@@ -196,7 +196,7 @@ mod tests {
             payload
         };
         let (one, two) = (forget("withdraw", 1), forget("withdraw", 200));
-        assert_eq!(older("withdraw", &one), older("withdraw", &two));
+        assert_eq!(unkeyed("withdraw", &one), unkeyed("withdraw", &two));
         let now = |payload| Digest::new(7, "withdraw", 1, Codec::Json, payload).value();
         assert_ne!(now(&one), now(&two));
         assert!(!Digest::new(7, "withdraw", 1, Codec::Json, &two).matches(now(&one)));

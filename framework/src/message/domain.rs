@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shards_are_the_same_for_ever() {
+    fn shard_of_a_key_never_changes() {
         // Python: zlib.crc32(b"ada") % 16
         assert_eq!(shard_of("ada", 16), u16::try_from(crc32fast::hash(b"ada") % 16).unwrap());
         assert_eq!(crc32fast::hash(b"123456789"), 0xCBF4_3926);

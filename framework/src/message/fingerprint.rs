@@ -46,7 +46,7 @@ impl Fingerprint {
     }
 
     /// Takes the fingerprint out of the headers of a record or a frame. One that cannot be read is left out.
-    pub(crate) fn take(headers: &mut Vec<(String, String)>) -> Option<Self> {
+    pub(crate) fn remove_from(headers: &mut Vec<(String, String)>) -> Option<Self> {
         let at = headers.iter().position(|(name, _)| name == SHAPE)?;
         Self::parse(&headers.remove(at).1)
     }
@@ -84,14 +84,14 @@ impl Fingerprint {
         }
         // Not with the borrow held: the type's `Deserialize` is user code.
         let shapes = shape(version, codec).map(|shape| MessageShapes::new(&shape, reply, codec));
-        let fingerprint = shapes.map(|shapes| shapes.keep());
+        let fingerprint = shapes.map(|shapes| shapes.register());
         KNOWN.with_borrow_mut(|known| known.insert(of, fingerprint));
         fingerprint
     }
 
     /// The shapes that have this fingerprint, as text, if they are those of a type of this program.
     pub(crate) fn shapes(self) -> Option<Arc<str>> {
-        OWN.lock().as_ref()?.get(&self).cloned()
+        OWN_SHAPES.lock().as_ref()?.get(&self).cloned()
     }
 }
 
@@ -108,7 +108,7 @@ impl fmt::Debug for Fingerprint {
 }
 
 /// The shapes of this program's types, as text: what another service is told that asks for them. A memory of a pure function.
-static OWN: Mutex<Option<HashMap<Fingerprint, Arc<str>, FixedState>>> = Mutex::new(None);
+static OWN_SHAPES: Mutex<Option<HashMap<Fingerprint, Arc<str>, FixedState>>> = Mutex::new(None);
 
 /// Returns the shape of a command's or query's reply.
 #[derive(Clone, Copy, Debug)]
@@ -149,10 +149,10 @@ impl MessageShapes {
     }
 
     /// Keeps the shapes of a type of this program for services that ask for them, and returns their fingerprint.
-    pub(crate) fn keep(&self) -> Fingerprint {
+    pub(crate) fn register(&self) -> Fingerprint {
         let text = self.text();
         let fingerprint = Fingerprint(stable_hash(&text));
-        OWN.lock().get_or_insert_default().entry(fingerprint).or_insert_with(|| text.into());
+        OWN_SHAPES.lock().get_or_insert_default().entry(fingerprint).or_insert_with(|| text.into());
         fingerprint
     }
 
@@ -182,7 +182,7 @@ mod tests {
             message: Shape::of::<(u64, String)>(Codec::Bincode).as_ref().clone(),
             reply: Some(Shape::of::<Option<i8>>(Codec::Bincode).as_ref().clone()),
         };
-        let fingerprint = shapes.keep();
+        let fingerprint = shapes.register();
         assert_eq!(shapes.text(), r#"{"codec":1,"message":{"tuple":["u64","text"]},"reply":{"option":"i8"}}"#);
         assert_eq!(fingerprint.to_string(), "5c120bf7a29724dc");
         assert_eq!(Fingerprint::parse(&fingerprint.to_string()), Some(fingerprint));

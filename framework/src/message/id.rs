@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_makes_the_same_ids() {
+    fn same_seed_creates_the_same_ids() {
         let (clock, _) = Clock::manual(Timestamp::from_millis(5));
         let one = IdSource::seeded(clock.clone(), 42);
         let two = IdSource::seeded(clock, 42);

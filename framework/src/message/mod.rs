@@ -20,13 +20,13 @@ mod identity;
 mod key;
 mod name;
 mod reply;
-mod settled;
 mod shape;
+mod verified;
 
 pub use codec::{Codec, CodecError, MAX_PAYLOAD_BYTES, MAX_STATE_BYTES};
 pub use coded::{Coded, StateCoding};
 #[cfg(feature = "testing")]
-pub(crate) use digest::older as unkeyed_digest;
+pub(crate) use digest::unkeyed as unkeyed_digest;
 pub(crate) use digest::{Digest, stable_hash};
 pub use domain::{Domain, Of, Shard, ShardId, shard_of};
 pub use envelope::{Envelope, Kind, Origin, ReplyMode};
@@ -38,9 +38,9 @@ pub use identity::{ReplacedStore, Run, StoreId, StoreIdentity};
 pub use key::Key;
 pub use name::{Name, NameError};
 pub use reply::{Rejection, rejection_in};
-pub use settled::Trust;
-pub(crate) use settled::{settle, settle_command, settle_reply};
 pub use shape::{Difference, Field, Plain, Shape, Variant};
+pub use verified::Trust;
+pub(crate) use verified::{encode_command_verified, encode_reply_verified, encode_verified};
 
 /// A typed value that travels: a [command](Command), an [event](Event), a [query](Query) or a [document](Document).
 ///

@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_but_the_allowed_is_refused_at_every_place() {
+    fn invalid_byte_is_refused_at_every_position() {
         for byte in 0..=255u8 {
             for at in 0..3 {
                 let mut bytes = *b"abc";
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_has_1_to_64_bytes() {
+    fn name_has_1_to_64_bytes() {
         assert!(Name::new("").is_err());
         assert!(Name::new(&"a".repeat(64)).is_ok());
         assert!(Name::new(&"a".repeat(65)).is_err());

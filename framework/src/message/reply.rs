@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rejection_is_found_whatever_the_reply_would_have_been() {
+    fn rejection_is_found_for_any_reply_type() {
         for codec in [Codec::Bincode, Codec::Json] {
             let no = Rejection::new("a.b", "text");
             let mut bytes = Vec::new();

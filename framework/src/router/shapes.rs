@@ -109,7 +109,7 @@ impl PeerShapes {
         let versions = (1..=card.version).map(|version| {
             let shape = card.shapes.of(version, card.codec)?;
             let shapes = MessageShapes::new(&shape, card.reply, card.codec);
-            Some((shapes.keep(), shapes))
+            Some((shapes.register(), shapes))
         });
         let versions: Vec<_> = versions.collect();
         for name in card.names() {

@@ -28,7 +28,7 @@ pub(crate) struct Located {
 }
 
 /// Room is made at once for so many turns of a stream; for more of them it grows with what is read.
-const MOST_RESERVED: usize = 4096;
+const MAX_RESERVED_TURNS: usize = 4096;
 
 const OTHER_STREAM: Malformed = Malformed("the links of a stream lead to another one");
 const NO_TURN: Malformed = Malformed("a link does not lead to a turn");
@@ -60,7 +60,7 @@ fn is_at(snapshot: Option<&Located>, location: Location, number: u64) -> bool {
 
 /// Walks over the records of a stream from `head` back to the turn after the snapshot, or to the one after `floor`; whether it
 /// came to the snapshot.
-fn back(
+fn walk_back(
     log: &impl Log,
     head: Head,
     floor: u64,
@@ -106,9 +106,11 @@ pub(crate) fn load(
     let Some(head) = head else { return Ok(state) };
     let snapshot = usable(head, snapshot);
     let known = snapshot.as_ref().map_or(0, |placed| placed.snapshot.turn);
-    state.turns.reserve(usize::try_from(head.number.saturating_sub(known)).unwrap_or(usize::MAX).min(MOST_RESERVED));
+    state
+        .turns
+        .reserve(usize::try_from(head.number.saturating_sub(known)).unwrap_or(usize::MAX).min(MAX_RESERVED_TURNS));
     let mut names = Names::default();
-    let met = back(log, head, 0, actor, key, snapshot.as_ref(), |record, bytes, location| {
+    let met = walk_back(log, head, 0, actor, key, snapshot.as_ref(), |record, bytes, location| {
         let stored = record.to_turn(bytes, &mut names).map_err(|reason| log.damaged(location, reason))?;
         state.turns.push(stored);
         Ok(())
@@ -119,7 +121,7 @@ pub(crate) fn load(
 }
 
 /// Where the pages of a stream end, newest first, and the snapshot before them. Reads all records and keeps 16 bytes of a page.
-pub(crate) fn skim(
+pub(crate) fn page_ends(
     log: &impl Log,
     head: Head,
     actor: &str,
@@ -128,7 +130,7 @@ pub(crate) fn skim(
 ) -> Result<(Option<Snapshot>, Vec<Head>), StoreError> {
     let snapshot = usable(head, snapshot);
     let (mut pages, mut turns, mut bytes): (Vec<Head>, _, _) = (Vec::new(), 0, 0);
-    let met = back(log, head, 0, actor, key, snapshot.as_ref(), |record, read, location| {
+    let met = walk_back(log, head, 0, actor, key, snapshot.as_ref(), |record, read, location| {
         if turns == 0 || turns >= PAGE_TURNS || bytes >= PAGE_BYTES {
             pages.push(Head { location, number: record.number });
             (turns, bytes) = (0, 0);
@@ -149,7 +151,7 @@ pub(crate) fn page(
     key: &str,
 ) -> Result<Vec<StoredTurn>, StoreError> {
     let (mut names, mut turns) = (Names::default(), Vec::new());
-    back(log, end, floor, actor, key, None, |record, bytes, location| {
+    walk_back(log, end, floor, actor, key, None, |record, bytes, location| {
         turns.push(record.to_turn(bytes, &mut names).map_err(|reason| log.damaged(location, reason))?);
         Ok(())
     })?;
@@ -160,7 +162,7 @@ pub(crate) fn page(
 /// The turn at the first of `places` that belongs to the stream and handled the message `id` from outside.
 ///
 /// A place comes from a hash: one that leads to another stream or message is passed over.
-pub(crate) fn find(
+pub(crate) fn find_turn(
     log: &impl Log,
     places: impl IntoIterator<Item = Location>,
     actor: &str,
@@ -257,7 +259,7 @@ pub(crate) fn outbox(
 }
 
 /// The dead letters in these places.
-pub(crate) fn letters(log: &impl Log, places: &[(MessageId, Location)]) -> Result<Vec<DeadLetter>, StoreError> {
+pub(crate) fn dead_letters(log: &impl Log, places: &[(MessageId, Location)]) -> Result<Vec<DeadLetter>, StoreError> {
     let mut names = Names::default();
     let mut letters = Vec::new();
     for (id, location) in places {

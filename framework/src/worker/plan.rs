@@ -9,7 +9,7 @@ use futures_util::future::LocalBoxFuture;
 
 use super::{Job, OnEvent, Perform, WorkError, Worker};
 use crate::actor::names;
-use crate::message::{CodecError, Coded, Command, Domain, Envelope, Event, Message, Of, settle_reply};
+use crate::message::{CodecError, Coded, Command, Domain, Envelope, Event, Message, Of, encode_reply_verified};
 use crate::router::{ActorCard, MessageCard};
 use crate::telemetry::shortened;
 
@@ -119,7 +119,7 @@ fn reply<W: Worker, R: Coded + 'static>(result: Result<R, WorkError>) -> Result<
     };
     let rejected = reply.is_err();
     let mut bytes = Vec::new();
-    let settled = settle_reply(reply, W::Domain::CODEC, &mut bytes);
+    let settled = encode_reply_verified(reply, W::Domain::CODEC, &mut bytes);
     drop(settled.map_err(|error| Undone::Fail(format!("the reply {error}")))?);
     Ok(Done { reply: bytes, rejected })
 }

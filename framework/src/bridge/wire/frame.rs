@@ -298,7 +298,7 @@ impl Reader {
             codec: self.code("codec", Codec::from_id)?,
             payload: self.bytes()?,
         };
-        envelope.shape = Fingerprint::take(&mut envelope.headers);
+        envelope.shape = Fingerprint::remove_from(&mut envelope.headers);
         headers::check(&envelope)?;
         Ok(envelope)
     }

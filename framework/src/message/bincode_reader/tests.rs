@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::EMPTY_ELEMENTS;
-use crate::message::{Codec, CodecError, Coded, MAX_PAYLOAD_BYTES, settle_reply};
+use crate::message::{Codec, CodecError, Coded, MAX_PAYLOAD_BYTES, encode_reply_verified};
 
 fn theirs<T: Serialize>(value: &T) -> Vec<u8> {
     bincode::serde::encode_to_vec(value, bincode::config::standard()).unwrap()
@@ -26,7 +26,7 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
 
 /// The value as it reads from its bytes, if a reply of it is accepted.
 fn settled<T: Clone + Serialize + DeserializeOwned + 'static>(codec: Codec, value: &T) -> Result<T, CodecError> {
-    settle_reply(Ok(value.clone()), codec, &mut Vec::new()).map(|reply| reply.expect("not a rejection"))
+    encode_reply_verified(Ok(value.clone()), codec, &mut Vec::new()).map(|reply| reply.expect("not a rejection"))
 }
 
 /// A value of every form that serde knows.
@@ -178,7 +178,7 @@ fn tree(depth: usize) -> Tree {
 }
 
 /// Whatever depth is written is read, and it is bounded.
-fn reads_what_it_writes<T: Serialize + DeserializeOwned + PartialEq + Debug>(codec: Codec, make: impl Fn(usize) -> T) {
+fn assert_round_trips<T: Serialize + DeserializeOwned + PartialEq + Debug>(codec: Codec, make: impl Fn(usize) -> T) {
     let mut deepest = 0;
     for depth in 1..200 {
         let mut bytes = Vec::new();
@@ -194,9 +194,9 @@ fn reads_what_it_writes<T: Serialize + DeserializeOwned + PartialEq + Debug>(cod
 #[test]
 fn nesting_that_is_written_is_read() {
     for codec in [Codec::Bincode, Codec::Json] {
-        reads_what_it_writes(codec, tree);
+        assert_round_trips(codec, tree);
     }
-    reads_what_it_writes(Codec::Bincode, chain);
+    assert_round_trips(Codec::Bincode, chain);
 }
 
 #[test]
@@ -341,7 +341,7 @@ mod attributes {
 /// Returns whether a reply of the value is accepted; what is accepted must read as an equal one.
 fn accepts<T: Clone + Serialize + DeserializeOwned + PartialEq + Debug + 'static>(codec: Codec, value: &T) -> bool {
     let mut bytes = vec![9];
-    match settle_reply(Ok(value.clone()), codec, &mut bytes) {
+    match encode_reply_verified(Ok(value.clone()), codec, &mut bytes) {
         Ok(read) => {
             assert_eq!(read.as_ref(), Ok(value), "{codec:?}");
             assert_eq!(T::read_reply(codec, &bytes[1..]).unwrap().as_ref(), Ok(value), "{codec:?}");

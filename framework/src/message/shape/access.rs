@@ -4,13 +4,13 @@ use serde::de::value::StrDeserializer;
 use serde::de::{DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor};
 
 use super::Plain;
-use super::explorer::{Explorer, Kind, Last, Place};
+use super::explorer::{Explorer, Kind, LastStep, NodeId};
 use super::probe::{Probe, Refused};
 
 /// Gives the values of a row.
 pub(super) struct Values<'a> {
     pub(super) explorer: &'a mut Explorer,
-    pub(super) places: std::vec::IntoIter<Place>,
+    pub(super) places: std::vec::IntoIter<NodeId>,
     pub(super) depth: usize,
 }
 
@@ -32,7 +32,7 @@ impl Values<'_> {
     }
 
     /// Takes down that a row at `place` was read: what the type does not take is no part of it.
-    pub(super) fn end(self, place: Place, length: usize) {
+    pub(super) fn end(self, place: NodeId, length: usize) {
         let untaken = self.places.len();
         if untaken > 0
             && let Some(Kind::Tuple(places)) = self.explorer.node(place).map(|node| &mut node.kind)
@@ -43,16 +43,16 @@ impl Values<'_> {
 }
 
 /// Gives the fields of a struct by their names.
-pub(super) struct Named<'a> {
+pub(super) struct NamedFields<'a> {
     pub(super) explorer: &'a mut Explorer,
-    pub(super) order: std::vec::IntoIter<(&'static str, Place, Option<usize>)>,
-    pub(super) place: Place,
+    pub(super) order: std::vec::IntoIter<(&'static str, NodeId, Option<usize>)>,
+    pub(super) place: NodeId,
     /// The field whose value comes next.
-    pub(super) at: Option<(Place, Option<usize>)>,
+    pub(super) at: Option<(NodeId, Option<usize>)>,
     pub(super) depth: usize,
 }
 
-impl<'de> MapAccess<'de> for &mut Named<'_> {
+impl<'de> MapAccess<'de> for &mut NamedFields<'_> {
     type Error = Refused;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Refused> {
@@ -67,13 +67,13 @@ impl<'de> MapAccess<'de> for &mut Named<'_> {
     }
 }
 
-impl Named<'_> {
+impl NamedFields<'_> {
     fn next_name(&mut self) -> Option<StrDeserializer<'static, Refused>> {
         let (name, of, field) = self.order.next()?;
         self.at = Some((of, field));
         if let (Some(at), Some(field)) = (self.place, field) {
             self.explorer.path.truncate(self.depth);
-            self.explorer.last = Last::Key(at, field);
+            self.explorer.last = LastStep::Key(at, field);
         }
         Some(name.into_deserializer())
     }
@@ -82,7 +82,7 @@ impl Named<'_> {
     fn value(&mut self) -> Probe<'_> {
         let (of, field) = self.at.take().unwrap_or((None, None));
         if let Some(at) = self.place {
-            self.explorer.last = Last::Place(at);
+            self.explorer.last = LastStep::Place(at);
             if let (Some(Kind::Struct { fields, .. }), Some(field)) =
                 (self.explorer.node(Some(at)).map(|node| &mut node.kind), field)
                 && let Some(field) = fields.get_mut(field)
@@ -95,15 +95,15 @@ impl Named<'_> {
 }
 
 /// Gives one entry of a map.
-pub(super) struct Entry<'a> {
+pub(super) struct MapEntry<'a> {
     pub(super) explorer: &'a mut Explorer,
-    pub(super) key: Place,
-    pub(super) value: Place,
+    pub(super) key: NodeId,
+    pub(super) value: NodeId,
     pub(super) given: bool,
     pub(super) depth: usize,
 }
 
-impl<'de> MapAccess<'de> for Entry<'_> {
+impl<'de> MapAccess<'de> for MapEntry<'_> {
     type Error = Refused;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Refused> {
@@ -143,16 +143,16 @@ impl<'de> MapAccess<'de> for Nothing {
 }
 
 /// Gives the chosen variant of an enum.
-pub(super) struct Chosen<'a> {
+pub(super) struct ChosenVariant<'a> {
     pub(super) explorer: &'a mut Explorer,
-    pub(super) place: Place,
+    pub(super) place: NodeId,
     pub(super) at: usize,
     pub(super) name: &'static str,
-    pub(super) of: Place,
+    pub(super) of: NodeId,
     pub(super) depth: usize,
 }
 
-impl<'de, 'a> EnumAccess<'de> for Chosen<'a> {
+impl<'de, 'a> EnumAccess<'de> for ChosenVariant<'a> {
     type Error = Refused;
     type Variant = Self;
 
@@ -162,7 +162,7 @@ impl<'de, 'a> EnumAccess<'de> for Chosen<'a> {
     }
 }
 
-impl Chosen<'_> {
+impl ChosenVariant<'_> {
     fn probe(&mut self) -> Probe<'_> {
         Probe { explorer: self.explorer, place: self.of, depth: self.depth }
     }
@@ -177,7 +177,7 @@ impl Chosen<'_> {
     }
 }
 
-impl<'de> VariantAccess<'de> for Chosen<'_> {
+impl<'de> VariantAccess<'de> for ChosenVariant<'_> {
     type Error = Refused;
 
     fn unit_variant(mut self) -> Result<(), Refused> {

@@ -19,12 +19,12 @@ pub(super) const DEPTH: usize = 24;
 /// How often a type may be inside itself before it counts as recursive: generic types have one name for all their forms.
 pub(super) const REPEATS: usize = 3;
 /// How deep a recursive type is followed to find an end.
-pub(super) const SHADOWS: usize = 64;
+pub(super) const RECURSION_DEPTH: usize = 64;
 /// How many ways to the end of a recursive type are tried.
-const TURNS: usize = 8;
+const RECURSION_ATTEMPTS: usize = 8;
 
 /// A place in a type; `None` is a place that is not looked at.
-pub(super) type Place = Option<usize>;
+pub(super) type NodeId = Option<usize>;
 
 pub(super) struct Node {
     pub(super) kind: Kind,
@@ -39,20 +39,20 @@ pub(super) enum Kind {
     Any,
     Plain(Plain),
     Option {
-        of: Place,
+        of: NodeId,
         none: bool,
     },
     List {
-        of: Place,
+        of: NodeId,
         empty: bool,
     },
     Map {
-        key: Place,
-        value: Place,
+        key: NodeId,
+        value: NodeId,
         empty: bool,
     },
-    Tuple(Vec<Place>),
-    Array(usize, Place),
+    Tuple(Vec<NodeId>),
+    Array(usize, NodeId),
     Struct {
         fields: Vec<FieldNode>,
         by_order: bool,
@@ -63,7 +63,7 @@ pub(super) enum Kind {
 
 pub(super) struct FieldNode {
     pub(super) names: Vec<&'static str>,
-    pub(super) of: Place,
+    pub(super) of: NodeId,
     pub(super) optional: Option<bool>,
     /// In this pass.
     pub(super) visited: bool,
@@ -71,7 +71,7 @@ pub(super) struct FieldNode {
 
 pub(super) struct VariantNode {
     pub(super) name: &'static str,
-    pub(super) of: Place,
+    pub(super) of: NodeId,
     pub(super) accepted: bool,
     pub(super) stuck: bool,
     /// In this pass.
@@ -80,7 +80,7 @@ pub(super) struct VariantNode {
 
 /// What the pass did last. If it fails, that is why.
 #[derive(Clone, Copy)]
-pub(super) enum Last {
+pub(super) enum LastStep {
     Nothing,
     /// Gave a value, or began something, at this place.
     Place(usize),
@@ -89,7 +89,7 @@ pub(super) enum Last {
     /// Left out a field to see whether it may be left out.
     Omission,
     /// Looked for the end of a recursive type.
-    Shadow,
+    RecursionEnd,
 }
 
 pub(super) struct Explorer {
@@ -97,9 +97,9 @@ pub(super) struct Explorer {
     pub(super) is_json: bool,
     /// The places from the root to the one that was visited last.
     pub(super) path: Vec<usize>,
-    pub(super) last: Last,
+    pub(super) last: LastStep,
     /// Which way to the end of recursive types is tried.
-    pub(super) turn: usize,
+    pub(super) attempt: usize,
     /// The named types that are being read.
     pub(super) open: Vec<(usize, usize)>,
     learned: usize,
@@ -112,8 +112,8 @@ impl Explorer {
             nodes: vec![Node { kind: Kind::Unknown, sample: 0, stuck: false }],
             is_json: codec == Codec::Json,
             path: Vec::new(),
-            last: Last::Nothing,
-            turn: 0,
+            last: LastStep::Nothing,
+            attempt: 0,
             open: Vec::new(),
             learned: 0,
         };
@@ -121,7 +121,7 @@ impl Explorer {
             let before = explorer.learned;
             explorer.begin();
             let accepted = pass(Probe::root(&mut explorer));
-            let goes_on = if accepted { explorer.learned > before } else { explorer.blame() };
+            let goes_on = if accepted { explorer.learned > before } else { explorer.choose_next() };
             if !goes_on || explorer.is_done(Some(0)) {
                 break;
             }
@@ -132,7 +132,7 @@ impl Explorer {
     fn begin(&mut self) {
         self.path.clear();
         self.open.clear();
-        self.last = Last::Nothing;
+        self.last = LastStep::Nothing;
         for node in &mut self.nodes {
             match &mut node.kind {
                 Kind::Struct { fields, .. } => fields.iter_mut().for_each(|field| field.visited = false),
@@ -142,12 +142,12 @@ impl Explorer {
         }
     }
 
-    pub(super) fn node(&mut self, place: Place) -> Option<&mut Node> {
+    pub(super) fn node(&mut self, place: NodeId) -> Option<&mut Node> {
         self.nodes.get_mut(place?)
     }
 
     /// A new place; none if there are too many.
-    pub(super) fn add(&mut self) -> Place {
+    pub(super) fn add(&mut self) -> NodeId {
         if self.nodes.len() >= NODES {
             return None;
         }
@@ -160,14 +160,14 @@ impl Explorer {
     }
 
     /// Takes down that `place` is visited, and what it is, if that is new.
-    pub(super) fn enter(&mut self, place: Place, depth: usize, kind: impl FnOnce(&mut Self) -> Kind) {
+    pub(super) fn enter(&mut self, place: NodeId, depth: usize, kind: impl FnOnce(&mut Self) -> Kind) {
         let Some(at) = place else {
-            self.last = Last::Shadow;
+            self.last = LastStep::RecursionEnd;
             return;
         };
         self.path.truncate(depth);
         self.path.push(at);
-        self.last = Last::Place(at);
+        self.last = LastStep::Place(at);
         if self.nodes.get(at).is_some_and(|node| matches!(node.kind, Kind::Unknown)) {
             let kind = kind(self);
             if let Some(node) = self.nodes.get_mut(at) {
@@ -178,7 +178,7 @@ impl Explorer {
     }
 
     /// Returns whether nothing more can be learned of a place.
-    pub(super) fn is_done(&self, place: Place) -> bool {
+    pub(super) fn is_done(&self, place: NodeId) -> bool {
         let Some(node) = place.and_then(|at| self.nodes.get(at)) else { return true };
         if node.stuck {
             return true;
@@ -199,23 +199,23 @@ impl Explorer {
     }
 
     /// Changes what is tried next, because this pass has failed. False if there is nothing else to try.
-    fn blame(&mut self) -> bool {
+    fn choose_next(&mut self) -> bool {
         match self.last {
-            Last::Nothing => false,
-            Last::Omission => true,
-            Last::Shadow => {
-                self.turn += 1;
-                if self.turn < TURNS {
+            LastStep::Nothing => false,
+            LastStep::Omission => true,
+            LastStep::RecursionEnd => {
+                self.attempt += 1;
+                if self.attempt < RECURSION_ATTEMPTS {
                     return true;
                 }
-                self.turn = 0;
+                self.attempt = 0;
                 match self.path.last().copied() {
-                    Some(at) => self.stick(at),
+                    Some(at) => self.mark_stuck(at),
                     None => false,
                 }
             }
-            Last::Key(at, field) => self.join(at, field),
-            Last::Place(at) => {
+            LastStep::Key(at, field) => self.merge_alias(at, field),
+            LastStep::Place(at) => {
                 let Some(node) = self.nodes.get_mut(at) else { return false };
                 let samples = match &node.kind {
                     Kind::Plain(plain) => samples::count(*plain),
@@ -233,13 +233,13 @@ impl Explorer {
                     node.sample += 1;
                     return true;
                 }
-                self.stick(at)
+                self.mark_stuck(at)
             }
         }
     }
 
     /// A name that was refused: it is another name of the field before it.
-    fn join(&mut self, at: usize, field: usize) -> bool {
+    fn merge_alias(&mut self, at: usize, field: usize) -> bool {
         let Some(Kind::Struct { fields, by_order }) = self.nodes.get_mut(at).map(|node| &mut node.kind) else {
             return false;
         };
@@ -257,7 +257,7 @@ impl Explorer {
 
     /// Nothing is accepted at a place, so nothing behind it can be seen, unless it can be left out. False if that is so up to
     /// the root.
-    fn stick(&mut self, at: usize) -> bool {
+    fn mark_stuck(&mut self, at: usize) -> bool {
         if let Some(node) = self.nodes.get_mut(at) {
             node.stuck = true;
         }
@@ -293,9 +293,9 @@ impl Explorer {
         false
     }
 
-    fn shape(&self, place: Place) -> Shape {
+    fn shape(&self, place: NodeId) -> Shape {
         let Some(node) = place.and_then(|at| self.nodes.get(at)) else { return Shape::Opaque };
-        let boxed = |place: &Place| Box::new(self.shape(*place));
+        let boxed = |place: &NodeId| Box::new(self.shape(*place));
         match &node.kind {
             Kind::Unknown | Kind::Any => Shape::Opaque,
             Kind::Plain(plain) => Shape::Plain(*plain),

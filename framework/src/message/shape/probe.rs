@@ -1,6 +1,6 @@
 //! The deserializer that a type is run with: it takes down what it is asked for, and answers with what the explorer tries.
 //!
-//! `Place` is `None` where nothing is taken down: behind a type that contains itself, only a way to the end is looked for.
+//! `NodeId` is `None` where nothing is taken down: behind a type that contains itself, only a way to the end is looked for.
 
 use std::fmt;
 
@@ -8,12 +8,12 @@ use serde::Deserializer;
 use serde::de::Visitor;
 
 use super::Plain;
-use super::access::{Chosen, Entry, Named, Nothing, Values};
-use super::explorer::{DEPTH, Explorer, FieldNode, Kind, Last, Place, REPEATS, SHADOWS, VariantNode};
+use super::access::{ChosenVariant, MapEntry, NamedFields, Nothing, Values};
+use super::explorer::{DEPTH, Explorer, FieldNode, Kind, LastStep, NodeId, RECURSION_DEPTH, REPEATS, VariantNode};
 use super::samples;
 
 /// Rows longer than this are taken for arrays: all their elements have one shape.
-const ROW: usize = 16;
+const MAX_TUPLE: usize = 16;
 
 /// A pass that has failed. It carries nothing: the explorer knows what was done last.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl serde::de::Error for Refused {
 /// One place of a type, as its `Deserialize` meets it.
 pub(super) struct Probe<'a> {
     pub(super) explorer: &'a mut Explorer,
-    pub(super) place: Place,
+    pub(super) place: NodeId,
     pub(super) depth: usize,
 }
 
@@ -78,8 +78,8 @@ impl<'a> Probe<'a> {
     fn open(&mut self, name: &'static str, parts: &'static [&'static str]) -> Result<(), Refused> {
         let named = (name.as_ptr() as usize, parts.as_ptr() as usize);
         let repeats = self.explorer.open.iter().filter(|open| **open == named).count();
-        if self.depth >= SHADOWS {
-            self.explorer.last = Last::Shadow;
+        if self.depth >= RECURSION_DEPTH {
+            self.explorer.last = LastStep::RecursionEnd;
             return Err(Refused);
         }
         if self.place.is_some() && (repeats >= REPEATS || self.depth >= DEPTH) {
@@ -95,12 +95,12 @@ impl<'a> Probe<'a> {
     }
 
     /// A row of places, each visited once.
-    fn row(self, length: usize) -> Result<Values<'a>, Refused> {
-        if self.depth >= SHADOWS {
-            self.explorer.last = Last::Shadow;
+    fn begin_tuple(self, length: usize) -> Result<Values<'a>, Refused> {
+        if self.depth >= RECURSION_DEPTH {
+            self.explorer.last = LastStep::RecursionEnd;
             return Err(Refused);
         }
-        self.explorer.enter(self.place, self.depth, |explorer| match length > ROW {
+        self.explorer.enter(self.place, self.depth, |explorer| match length > MAX_TUPLE {
             true => Kind::Array(length, explorer.add()),
             false => Kind::Tuple((0..length).map(|_| explorer.add()).collect()),
         });
@@ -114,7 +114,7 @@ impl<'a> Probe<'a> {
 
     pub(super) fn values<'de, V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value, Refused> {
         let place = self.place;
-        let mut values = self.row(length)?;
+        let mut values = self.begin_tuple(length)?;
         let value = visitor.visit_seq(&mut values)?;
         values.end(place, length);
         Ok(value)
@@ -129,8 +129,8 @@ impl<'a> Probe<'a> {
         let mut fields = self.begin_fields(name, names)?;
         // Only what takes the visitor is compiled for each type: all else is in `Fields`.
         let read = match &mut fields.given {
-            Given::Named(named) => visitor.visit_map(named),
-            Given::Values(values) => visitor.visit_seq(values),
+            FieldSource::Named(named) => visitor.visit_map(named),
+            FieldSource::Values(values) => visitor.visit_seq(values),
         };
         fields.end(read.is_ok());
         read
@@ -152,18 +152,18 @@ impl<'a> Probe<'a> {
         let Some((order, by_order)) = self.order() else {
             // Not looked at, or of another kind in an earlier pass: all names in their order.
             let order: Vec<_> = names.iter().map(|name| (*name, None, None)).collect();
-            let given = Named { explorer: self.explorer, order: order.into_iter(), place: None, at: None, depth };
-            return Ok(Fields { given: Given::Named(given), place, omitted: None });
+            let given = NamedFields { explorer: self.explorer, order: order.into_iter(), place: None, at: None, depth };
+            return Ok(Fields { given: FieldSource::Named(given), place, omitted: None });
         };
         if by_order {
             let places: Vec<_> = order.iter().map(|(_, of, _)| *of).collect();
             let given = Values { explorer: self.explorer, places: places.into_iter(), depth };
-            return Ok(Fields { given: Given::Values(given), place, omitted: None });
+            return Ok(Fields { given: FieldSource::Values(given), place, omitted: None });
         }
         let omitted = self.omitted();
         let offered: Vec<_> = order.into_iter().filter(|(_, _, at)| *at != omitted || omitted.is_none()).collect();
-        let given = Named { explorer: self.explorer, order: offered.into_iter(), place, at: None, depth };
-        Ok(Fields { given: Given::Named(given), place, omitted })
+        let given = NamedFields { explorer: self.explorer, order: offered.into_iter(), place, at: None, depth };
+        Ok(Fields { given: FieldSource::Named(given), place, omitted })
     }
 
     /// The content of an option that is given; `None` if it is given nothing.
@@ -193,7 +193,7 @@ impl<'a> Probe<'a> {
     }
 
     /// The entry of a map that is given one.
-    fn begin_map(self) -> Option<Entry<'a>> {
+    fn begin_map(self) -> Option<MapEntry<'a>> {
         if self.place.is_some() && self.depth >= DEPTH {
             self.explorer.enter(self.place, self.depth, |_| Kind::Recursion);
             return None;
@@ -206,14 +206,18 @@ impl<'a> Probe<'a> {
         match self.explorer.node(self.place).map(|node| &node.kind) {
             Some(Kind::Map { key: Some(key), value: Some(value), empty: false }) => {
                 let (key, value) = (Some(*key), Some(*value));
-                Some(Entry { explorer: self.explorer, key, value, given: false, depth: self.depth + 1 })
+                Some(MapEntry { explorer: self.explorer, key, value, given: false, depth: self.depth + 1 })
             }
             _ => None,
         }
     }
 
     /// The variant that an enum is given in this pass.
-    fn begin_enum(mut self, name: &'static str, variants: &'static [&'static str]) -> Result<(Self, Choice), Refused> {
+    fn begin_enum(
+        mut self,
+        name: &'static str,
+        variants: &'static [&'static str],
+    ) -> Result<(Self, VariantChoice), Refused> {
         self.open(name, variants)?;
         self.explorer.enter(self.place, self.depth, |explorer| {
             let variant = |name: &&'static str| VariantNode {
@@ -231,12 +235,12 @@ impl<'a> Probe<'a> {
                 let new = known.iter().position(|variant| !variant.stuck && !explorer.is_done(variant.of));
                 let accepted = || known.iter().position(|variant| variant.accepted);
                 let at = new.or_else(accepted).unwrap_or(0);
-                known.get(at).map(|variant| Choice { at, name: variant.name, of: variant.of })
+                known.get(at).map(|variant| VariantChoice { at, name: variant.name, of: variant.of })
             }
             // One after the other, until one of them comes to an end.
             _ => {
-                let name = variants.get((explorer.turn + self.depth) % variants.len().max(1));
-                name.map(|name| Choice { at: 0, name, of: None })
+                let name = variants.get((explorer.attempt + self.depth) % variants.len().max(1));
+                name.map(|name| VariantChoice { at: 0, name, of: None })
             }
         };
         let chosen = chosen.ok_or(Refused)?;
@@ -250,7 +254,7 @@ impl<'a> Probe<'a> {
 
     /// The fields of the struct at this place in the order they are offered: those at which nothing is accepted last.
     #[allow(clippy::type_complexity, reason = "one private function makes it, another reads it")]
-    fn order(&mut self) -> Option<(Vec<(&'static str, Place, Option<usize>)>, bool)> {
+    fn order(&mut self) -> Option<(Vec<(&'static str, NodeId, Option<usize>)>, bool)> {
         let Some(Kind::Struct { fields, by_order }) = self.explorer.node(self.place).map(|node| &node.kind) else {
             return None;
         };
@@ -258,7 +262,8 @@ impl<'a> Probe<'a> {
         let named = |(at, field): (usize, &FieldNode)| Some((*field.names.first()?, field.of, Some(at)));
         let mut order: Vec<_> = fields.iter().enumerate().filter_map(named).collect();
         if !by_order {
-            let stuck = |place: &Place| place.and_then(|at| self.explorer.nodes.get(at)).is_some_and(|node| node.stuck);
+            let stuck =
+                |place: &NodeId| place.and_then(|at| self.explorer.nodes.get(at)).is_some_and(|node| node.stuck);
             order.sort_by_key(|(_, of, _)| stuck(of));
         }
         Some((order, by_order))
@@ -284,29 +289,29 @@ impl<'a> Probe<'a> {
 }
 
 /// The variant that an enum is given.
-struct Choice {
+struct VariantChoice {
     at: usize,
     name: &'static str,
-    of: Place,
+    of: NodeId,
 }
 
-impl Choice {
-    fn of<'a>(&self, probe: &'a mut Probe<'_>) -> Chosen<'a> {
+impl VariantChoice {
+    fn of<'a>(&self, probe: &'a mut Probe<'_>) -> ChosenVariant<'a> {
         let (place, depth) = (probe.place, probe.depth + 1);
-        Chosen { explorer: &mut *probe.explorer, place, at: self.at, name: self.name, of: self.of, depth }
+        ChosenVariant { explorer: &mut *probe.explorer, place, at: self.at, name: self.name, of: self.of, depth }
     }
 }
 
 /// What a struct is given in one pass.
 struct Fields<'a> {
-    given: Given<'a>,
-    place: Place,
+    given: FieldSource<'a>,
+    place: NodeId,
     /// The field that is left out, to see whether it may be.
     omitted: Option<usize>,
 }
 
-enum Given<'a> {
-    Named(Named<'a>),
+enum FieldSource<'a> {
+    Named(NamedFields<'a>),
     Values(Values<'a>),
 }
 
@@ -314,8 +319,8 @@ impl Fields<'_> {
     /// Takes down what the pass has shown.
     fn end(self, accepted: bool) {
         let explorer = match self.given {
-            Given::Named(named) => named.explorer,
-            Given::Values(values) => values.explorer,
+            FieldSource::Named(named) => named.explorer,
+            FieldSource::Values(values) => values.explorer,
         };
         if let Some(omitted) = self.omitted {
             explorer.learn();
@@ -325,7 +330,7 @@ impl Fields<'_> {
                 field.optional = Some(accepted);
             }
             if !accepted {
-                explorer.last = Last::Omission;
+                explorer.last = LastStep::Omission;
             }
         }
         if accepted {
@@ -433,8 +438,8 @@ impl<'de> Deserializer<'de> for Probe<'_> {
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Refused> {
-        if self.depth >= SHADOWS {
-            self.explorer.last = Last::Shadow;
+        if self.depth >= RECURSION_DEPTH {
+            self.explorer.last = LastStep::RecursionEnd;
             return Err(Refused);
         }
         // It has no bytes of its own.

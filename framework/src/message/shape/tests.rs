@@ -228,7 +228,7 @@ fn variants_may_be_added_at_the_end_only() {
 }
 
 #[test]
-fn merged_shape_keeps_what_either_knows() {
+fn merged_shape_keeps_parts_of_both() {
     let (old, new) = (Shape::of::<FromTo>(Codec::Json), Shape::of::<WithOption>(Codec::Json));
     assert_eq!(old.merged(&new), *new);
     assert_eq!(new.merged(&old), *new, "a field that may be absent is not forgotten");

@@ -12,9 +12,9 @@ use super::super::record::decode::Decoder;
 use super::super::record::{Malformed, Names, encode};
 use super::disk::{Disk, read_all};
 use super::failure;
-use super::recover::ShardLog;
-use super::scan::Place;
-use super::snapshots::Stored;
+use super::recover::RecoveredShard;
+use super::scan::BatchLocation;
+use super::snapshots::SnapshotLocation;
 use crate::message::ShardId;
 use crate::store::{Epoch, StoreError};
 
@@ -24,14 +24,14 @@ const MAGIC: [u8; 8] = *b"whizidx\x01";
 
 /// What a checkpoint contains.
 #[derive(Default)]
-pub(super) struct Saved {
+pub(super) struct Checkpoint {
     /// The highest number of a checkpoint, whether it could be used or not; 0 if there is none.
     pub(super) number: u64,
     /// Where the last batch that was durable begins.
-    pub(super) last: Option<Place>,
+    pub(super) last: Option<BatchLocation>,
     /// Up to where the snapshots' files are known: file and offset.
     pub(super) snapshots: (u64, u64),
-    pub(super) shards: Vec<ShardLog>,
+    pub(super) shards: Vec<RecoveredShard>,
 }
 
 fn name(number: u64) -> String {
@@ -46,7 +46,7 @@ fn numbers(disk: &dyn Disk) -> io::Result<Vec<u64>> {
 }
 
 /// The newest checkpoint that can be read.
-pub(super) fn newest(disk: &Arc<dyn Disk>, hasher: &StreamHasher) -> Result<Saved, StoreError> {
+pub(super) fn newest(disk: &Arc<dyn Disk>, hasher: &StreamHasher) -> Result<Checkpoint, StoreError> {
     let numbers = numbers(&**disk).map_err(failure("listing the store's folder"))?;
     // The next one gets a higher number than one that cannot be used, and takes it away.
     let newest = numbers.last().copied().unwrap_or(0);
@@ -56,7 +56,7 @@ pub(super) fn newest(disk: &Arc<dyn Disk>, hasher: &StreamHasher) -> Result<Save
             Err(error) => Err(error.to_string()),
         };
         match saved {
-            Ok(saved) => return Ok(Saved { number: newest, ..saved }),
+            Ok(saved) => return Ok(Checkpoint { number: newest, ..saved }),
             Err(reason) => {
                 let file = disk.path(&name(number));
                 let file = file.display();
@@ -64,10 +64,10 @@ pub(super) fn newest(disk: &Arc<dyn Disk>, hasher: &StreamHasher) -> Result<Save
             }
         }
     }
-    Ok(Saved { number: newest, ..Saved::default() })
+    Ok(Checkpoint { number: newest, ..Checkpoint::default() })
 }
 
-fn read(bytes: &[u8], hasher: &StreamHasher) -> Result<Saved, Malformed> {
+fn read(bytes: &[u8], hasher: &StreamHasher) -> Result<Checkpoint, Malformed> {
     let (content, sum) = bytes.split_last_chunk::<4>().ok_or(Malformed("it ends too early"))?;
     if crc32fast::hash(content) != u32::from_le_bytes(*sum) {
         return Err(Malformed("its checksum is wrong"));
@@ -76,10 +76,10 @@ fn read(bytes: &[u8], hasher: &StreamHasher) -> Result<Saved, Malformed> {
     if take.array()? != MAGIC {
         return Err(Malformed("it is no checkpoint of this format"));
     }
-    if take_stream(take)? != probe(hasher) {
+    if decode_stream(take)? != probe(hasher) {
         return Err(Malformed("its streams were hashed differently"));
     }
-    let place = Place { segment: take.number()?, offset: take.number()?, batch: take.number()? };
+    let place = BatchLocation { segment: take.number()?, offset: take.number()?, batch: take.number()? };
     let last = (place.batch > 0).then_some(place);
     let snapshots = (take.number()?, take.number()?);
     let mut names = Names::default();
@@ -91,14 +91,14 @@ fn read(bytes: &[u8], hasher: &StreamHasher) -> Result<Saved, Malformed> {
         let index = Index::restore(take, hasher.clone(), &mut names)?;
         let mut snapshots = HashMap::new();
         for _ in 0..take.count()? {
-            let stream = take_stream(take)?;
+            let stream = decode_stream(take)?;
             let (file, offset, length, turn) = (take.number()?, take.number()?, take.number()?, take.number()?);
-            snapshots.insert(stream, Stored { file, offset, length, turn });
+            snapshots.insert(stream, SnapshotLocation { file, offset, length, turn });
         }
-        shards.push(ShardLog { id, shards: count, epoch, index, snapshots });
+        shards.push(RecoveredShard { id, shards: count, epoch, index, snapshots });
     }
     if take.is_empty() {
-        Ok(Saved { number: 0, last, snapshots, shards })
+        Ok(Checkpoint { number: 0, last, snapshots, shards })
     } else {
         Err(Malformed("bytes are left over"))
     }
@@ -109,34 +109,34 @@ fn probe(hasher: &StreamHasher) -> Stream {
     hasher.stream("probe", "the quick brown fox jumps over the lazy dog")
 }
 
-fn put_stream(into: &mut Vec<u8>, stream: Stream) {
+fn encode_stream(into: &mut Vec<u8>, stream: Stream) {
     let (first, second) = stream.halves();
     into.extend_from_slice(&first.to_le_bytes());
     into.extend_from_slice(&second.to_le_bytes());
 }
 
-fn take_stream(take: &mut Decoder<'_>) -> Result<Stream, Malformed> {
+fn decode_stream(take: &mut Decoder<'_>) -> Result<Stream, Malformed> {
     Ok(Stream::from_halves(u64::from_le_bytes(take.array()?), u64::from_le_bytes(take.array()?)))
 }
 
 /// Appends the beginning of a checkpoint: what it knows of the log and of the snapshots' files, and how many shards follow.
-pub(super) fn put_head(
+pub(super) fn encode_head(
     into: &mut Vec<u8>,
     hasher: &StreamHasher,
-    last: Option<Place>,
+    last: Option<BatchLocation>,
     snapshots: (u64, u64),
     shards: usize,
 ) {
     into.extend_from_slice(&MAGIC);
-    put_stream(into, probe(hasher));
-    let last = last.unwrap_or(Place { segment: 0, offset: 0, batch: 0 });
+    encode_stream(into, probe(hasher));
+    let last = last.unwrap_or(BatchLocation { segment: 0, offset: 0, batch: 0 });
     for number in [last.segment, last.offset, last.batch, snapshots.0, snapshots.1, shards as u64] {
         encode::number(into, number);
     }
 }
 
 /// Appends the beginning of a shard; its index follows in slices.
-pub(super) fn put_shard(into: &mut Vec<u8>, id: &ShardId, shards: u16, epoch: Epoch, index: &mut Index) {
+pub(super) fn encode_shard(into: &mut Vec<u8>, id: &ShardId, shards: u16, epoch: Epoch, index: &mut Index) {
     encode::text(into, &id.domain);
     encode::number(into, u64::from(id.shard));
     encode::number(into, u64::from(shards));
@@ -145,10 +145,10 @@ pub(super) fn put_shard(into: &mut Vec<u8>, id: &ShardId, shards: u16, epoch: Ep
 }
 
 /// Appends the places of a shard's snapshots.
-pub(super) fn put_snapshots(into: &mut Vec<u8>, snapshots: &HashMap<Stream, Stored>) {
+pub(super) fn encode_snapshots(into: &mut Vec<u8>, snapshots: &HashMap<Stream, SnapshotLocation>) {
     encode::number(into, snapshots.len() as u64);
     for (stream, stored) in snapshots {
-        put_stream(into, *stream);
+        encode_stream(into, *stream);
         for number in [stored.file, stored.offset, stored.length, stored.turn] {
             encode::number(into, number);
         }
@@ -162,20 +162,20 @@ pub(super) fn remove_unfinished(disk: &Arc<dyn Disk>) {
 }
 
 /// A checkpoint that is being written, piece by piece.
-pub(super) struct Writing {
+pub(super) struct CheckpointWriter {
     disk: Arc<dyn Disk>,
     file: Arc<dyn super::disk::DiskFile>,
     sum: crc32fast::Hasher,
     offset: u64,
 }
 
-impl Writing {
+impl CheckpointWriter {
     pub(super) fn begin(disk: &Arc<dyn Disk>) -> io::Result<Self> {
         let file = disk.create(UNFINISHED)?;
         Ok(Self { disk: Arc::clone(disk), file, sum: crc32fast::Hasher::new(), offset: 0 })
     }
 
-    pub(super) fn put(&mut self, piece: &[u8]) -> io::Result<()> {
+    pub(super) fn write(&mut self, piece: &[u8]) -> io::Result<()> {
         self.sum.update(piece);
         self.file.write_at(piece, self.offset)?;
         self.offset += piece.len() as u64;

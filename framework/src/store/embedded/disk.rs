@@ -74,7 +74,7 @@ pub(super) struct Folder {
 const LOCK: &str = "lock";
 /// Locked by him as well, for others to see: who looks whether somebody is in holds it for a moment, together with others who
 /// look. That makes nobody else's opening fail: he waits until they have looked.
-const SEEN: &str = "lock-seen";
+const PROBE_LOCK: &str = "lock-seen";
 
 impl Folder {
     /// The folder at `path`, created for nobody but this user if it is not there.
@@ -90,7 +90,7 @@ impl Folder {
 
     /// Whether anybody keeps others out now. Nobody else who asks is in the way.
     pub(super) fn is_in_use(&self) -> io::Result<bool> {
-        let file = match self.open_lock(SEEN)? {
+        let file = match self.open_lock(PROBE_LOCK)? {
             Some(file) => file,
             // Whoever is in has a version that knows of one lock only, or the file was removed.
             None => match self.open_lock(LOCK)? {
@@ -114,7 +114,7 @@ impl Folder {
 
     /// A file that exists, and cannot be written to.
     pub(super) fn open_to_read(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(OnDisk(File::open(self.path(name))?)))
+        Ok(Arc::new(OsFile(File::open(self.path(name))?)))
     }
 
     /// Makes the folder and those above it that are missing, each durably.
@@ -147,7 +147,7 @@ impl Disk for Folder {
     fn lock(&self) -> io::Result<bool> {
         let open = |name| Self::options().create(true).truncate(false).open(self.path(name));
         // The second one first: who looks finds it, and lets the other one alone.
-        let (seen, own) = (open(SEEN)?, open(LOCK)?);
+        let (seen, own) = (open(PROBE_LOCK)?, open(LOCK)?);
         match own.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Ok(false),
@@ -155,7 +155,7 @@ impl Disk for Folder {
         }
         // The folder as well: whoever removes the files of the locks lets nobody in.
         let folder = File::open(&self.path)?;
-        if !patiently(|| seen.try_lock())? || !lock_folder(&folder)? {
+        if !lock_with_retries(|| seen.try_lock())? || !lock_folder(&folder)? {
             return Ok(false);
         }
         *self.locks.lock() = Some([own, seen, folder]);
@@ -178,11 +178,11 @@ impl Disk for Folder {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(OnDisk(Self::options().create(true).truncate(true).open(self.path(name))?)))
+        Ok(Arc::new(OsFile(Self::options().create(true).truncate(true).open(self.path(name))?)))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(OnDisk(Self::options().open(self.path(name))?)))
+        Ok(Arc::new(OsFile(Self::options().open(self.path(name))?)))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -203,19 +203,19 @@ impl Disk for Folder {
 }
 
 /// The number of times that a lock is tried, 5 ms apart: a reader holds it for a moment only, so after two seconds an owner has it.
-const LOOKS: u32 = 400;
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const PROBE_TRIES: u32 = 400;
+const PROBE_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Tries to take a lock that others may hold for a moment. Returns whether it was taken.
 #[allow(clippy::disallowed_methods, reason = "file locks wake no one, and a store is opened on a thread that may wait")]
-fn patiently(take: impl Fn() -> Result<(), fs::TryLockError>) -> io::Result<bool> {
+fn lock_with_retries(take: impl Fn() -> Result<(), fs::TryLockError>) -> io::Result<bool> {
     let mut looks = 0;
     loop {
         match take() {
             Ok(()) => return Ok(true),
-            Err(fs::TryLockError::WouldBlock) if looks < LOOKS => {
+            Err(fs::TryLockError::WouldBlock) if looks < PROBE_TRIES => {
                 looks += 1;
-                std::thread::sleep(LOOK_AGAIN);
+                std::thread::sleep(PROBE_INTERVAL);
             }
             Err(fs::TryLockError::WouldBlock) => return Ok(false),
             Err(fs::TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -232,9 +232,9 @@ fn lock_folder(folder: &File) -> io::Result<bool> {
     }
 }
 
-struct OnDisk(File);
+struct OsFile(File);
 
-impl DiskFile for OnDisk {
+impl DiskFile for OsFile {
     fn length(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }

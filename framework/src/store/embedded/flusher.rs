@@ -9,9 +9,9 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use super::super::index::Stream;
-use super::checkpoint::{self, Writing};
+use super::checkpoint::{self, CheckpointWriter};
 use super::inner::Inner;
-use super::scan::Place;
+use super::scan::BatchLocation;
 use super::shard::Shard;
 use super::views;
 use crate::clock::Timestamp;
@@ -19,17 +19,17 @@ use crate::message::Name;
 use crate::store::{Epoch, StoreError, View};
 
 /// So many snapshots wait to be written; more are not kept.
-const SNAPSHOTS: usize = 1024;
+const MAX_QUEUED_SNAPSHOTS: usize = 1024;
 
 /// How many bytes of snapshots are held in memory until they are written, over all shards; more are not kept. One alone may have more.
-const SNAPSHOT_BYTES: usize = 64 * 1024 * 1024;
+const MAX_RESERVED_BYTES: usize = 64 * 1024 * 1024;
 
 /// When so many bytes of the snapshots' file are of snapshots that were replaced, and they are the larger part, it is copied.
-const DEAD_BYTES: u64 = 64 * 1024 * 1024;
+const MAX_DEAD_BYTES: u64 = 64 * 1024 * 1024;
 
 /// A checkpoint is written when the log has grown by so many times what the last one had, so that it stays a small part of
 /// what is written.
-const GROWTH: u64 = 4;
+const CHECKPOINT_GROWTH: u64 = 4;
 
 /// So many ids are held in memory, 30 to 60 bytes each, before they are written to a file.
 const IDS_IN_MEMORY: u64 = 256 * 1024;
@@ -38,13 +38,13 @@ pub(super) struct Flusher {
     queue: Mutex<Queue>,
     wake: Condvar,
     /// How many bytes the log has grown since the last checkpoint, and how many make another one worth its while.
-    grown: AtomicU64,
-    enough: AtomicU64,
+    grown_bytes: AtomicU64,
+    checkpoint_threshold: AtomicU64,
     /// How many ids the indexes have taken in since the last run.
     ids: AtomicU64,
     /// How many bytes the snapshots have that are in no file yet.
-    held: Arc<AtomicUsize>,
-    work: Mutex<Work>,
+    reserved: Arc<AtomicUsize>,
+    state: Mutex<FlusherState>,
     /// The epochs of the views' owners.
     views: Mutex<HashMap<Name, Epoch>>,
 }
@@ -62,7 +62,7 @@ struct Queue {
 }
 
 /// What only the one who works knows.
-struct Work {
+struct FlusherState {
     /// The number of the newest checkpoint.
     checkpoint: u64,
     live: u64,
@@ -71,9 +71,9 @@ struct Work {
 
 /// Room that is taken until this is dropped.
 #[derive(Debug)]
-pub(super) struct HeldBytes(Arc<AtomicUsize>, usize);
+pub(super) struct ReservedBytes(Arc<AtomicUsize>, usize);
 
-impl Drop for HeldBytes {
+impl Drop for ReservedBytes {
     fn drop(&mut self) {
         self.0.fetch_sub(self.1, Ordering::Relaxed);
     }
@@ -95,26 +95,26 @@ impl Flusher {
         Self {
             queue: Mutex::default(),
             wake: Condvar::new(),
-            grown: AtomicU64::new(since),
-            enough: AtomicU64::new(enough),
+            grown_bytes: AtomicU64::new(since),
+            checkpoint_threshold: AtomicU64::new(enough),
             ids: AtomicU64::new(0),
-            held: Arc::default(),
-            work: Mutex::new(Work { checkpoint, live, dead: 0 }),
+            reserved: Arc::default(),
+            state: Mutex::new(FlusherState { checkpoint, live, dead: 0 }),
             views: Mutex::default(),
         }
     }
 
     /// Room in memory for a snapshot of so many bytes until it is written; none if there is not enough.
-    pub(super) fn hold(&self, bytes: usize) -> Option<HeldBytes> {
-        let before = self.held.fetch_add(bytes, Ordering::Relaxed);
-        let held = HeldBytes(Arc::clone(&self.held), bytes);
-        (before == 0 || before.saturating_add(bytes) <= SNAPSHOT_BYTES).then_some(held)
+    pub(super) fn reserve(&self, bytes: usize) -> Option<ReservedBytes> {
+        let before = self.reserved.fetch_add(bytes, Ordering::Relaxed);
+        let held = ReservedBytes(Arc::clone(&self.reserved), bytes);
+        (before == 0 || before.saturating_add(bytes) <= MAX_RESERVED_BYTES).then_some(held)
     }
 
     /// Has a snapshot written whose turn is committed.
-    pub(super) fn snapshot(&self, shard: &Arc<Shard>, stream: Stream) -> bool {
+    pub(super) fn enqueue_snapshot(&self, shard: &Arc<Shard>, stream: Stream) -> bool {
         let mut queue = self.queue.lock();
-        if queue.snapshots >= SNAPSHOTS || queue.stop {
+        if queue.snapshots >= MAX_QUEUED_SNAPSHOTS || queue.stop {
             return false;
         }
         queue.snapshots += 1;
@@ -125,7 +125,7 @@ impl Flusher {
     }
 
     /// Gives a view a new owner: the epoch.
-    pub(super) fn take_view(&self, projection: &Name) -> Epoch {
+    pub(super) fn claim_view(&self, projection: &Name) -> Epoch {
         let mut views = self.views.lock();
         let epoch = views.entry(projection.clone()).or_default();
         *epoch += 1;
@@ -133,7 +133,7 @@ impl Flusher {
     }
 
     /// Has a view saved.
-    pub(super) fn view(
+    pub(super) fn enqueue_view(
         &self,
         projection: &Name,
         epoch: Epoch,
@@ -152,16 +152,18 @@ impl Flusher {
     }
 
     /// The log has grown.
-    pub(super) fn grown(&self, bytes: u64) {
-        let grown = self.grown.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if grown >= self.enough.load(Ordering::Relaxed) && grown - bytes < self.enough.load(Ordering::Relaxed) {
+    pub(super) fn add_growth(&self, bytes: u64) {
+        let grown = self.grown_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if grown >= self.checkpoint_threshold.load(Ordering::Relaxed)
+            && grown - bytes < self.checkpoint_threshold.load(Ordering::Relaxed)
+        {
             self.queue.lock().checkpoint = true;
             self.wake.notify_one();
         }
     }
 
     /// A message from outside was handled: its id is held in memory until it is in a run.
-    pub(super) fn handled(&self) {
+    pub(super) fn count_id(&self) {
         let held = self.ids.fetch_add(1, Ordering::Relaxed) + 1;
         if held.is_multiple_of(IDS_IN_MEMORY) {
             self.queue.lock().ids = true;
@@ -216,7 +218,7 @@ impl Flusher {
                     let _ = tell.send(self.save_view(store, &projection, epoch, &view));
                 }
                 None if checkpoint || ids || forget.is_some() => {
-                    self.tend_ids(store, ids, forget);
+                    self.maintain_ids(store, ids, forget);
                     if checkpoint {
                         self.checkpoint(store);
                     }
@@ -227,8 +229,8 @@ impl Flusher {
     }
 
     /// Writes ids to a run, and drops those that have expired. That it fails is logged: the ids stay where they are.
-    fn tend_ids(&self, store: &Inner, write: bool, forget: Option<Timestamp>) {
-        let _work = self.work.lock();
+    fn maintain_ids(&self, store: &Inner, write: bool, forget: Option<Timestamp>) {
+        let _work = self.state.lock();
         let written = if write { self.write_ids(store) } else { Ok(()) };
         let tended = written.and_then(|()| forget.map_or(Ok(()), |before| store.ids.forget(before)));
         if let Err(error) = tended {
@@ -238,7 +240,7 @@ impl Flusher {
 
     /// Moves the ids that the indexes hold in memory to a run. The caller holds the lock of the work.
     fn write_ids(&self, store: &Inner) -> io::Result<()> {
-        let through = store.journal.committed();
+        let through = store.write_buffer.committed();
         self.ids.store(0, Ordering::Relaxed);
         let (mut entries, mut newest, mut frozen) = (Vec::new(), Timestamp::default(), Vec::new());
         for shard in store.shards() {
@@ -258,7 +260,7 @@ impl Flusher {
         }
         store.ids.write(entries, through, newest)?;
         for (shard, generations, left) in &frozen {
-            shard.state.lock().index.ids.drop_all_but(generations, left.iter().copied());
+            shard.state.lock().index.ids.replace_frozen(generations, left.iter().copied());
         }
         Ok(())
     }
@@ -275,17 +277,17 @@ impl Flusher {
     }
 
     fn write_snapshot(&self, store: &Inner, shard: &Arc<Shard>, stream: Stream) {
-        let mut work = self.work.lock();
+        let mut work = self.state.lock();
         // Not with the shard's lock held: its actors need it.
-        let named = shard.state.lock().fresh.get(&stream).map(|fresh| fresh.next.clone());
+        let named = shard.state.lock().pending.get(&stream).map(|fresh| fresh.next.clone());
         let Some(named) = named else { return };
         let written = store.snapshots.write(&named);
         let mut state = shard.state.lock();
-        state.done(stream);
+        state.finish_snapshot(stream);
         let old = written.as_ref().ok().and_then(|stored| shard.stored.write().insert(stream, *stored));
         // The one behind it may be ripe as well.
-        state.index.commit(store.journal.committed());
-        store.keep(shard, &mut state);
+        state.index.commit(store.write_buffer.committed());
+        store.enqueue_snapshots(shard, &mut state);
         drop(state);
         match written {
             Ok(stored) => {
@@ -294,7 +296,7 @@ impl Flusher {
                     work.live = work.live.saturating_sub(old.length);
                     work.dead += old.length;
                 }
-                if work.dead > work.live.max(DEAD_BYTES) {
+                if work.dead > work.live.max(MAX_DEAD_BYTES) {
                     self.queue.lock().checkpoint = true;
                 }
             }
@@ -306,49 +308,49 @@ impl Flusher {
 
     /// Writes a checkpoint. A cache: if it cannot be written, that is said and nothing else happens.
     pub(super) fn checkpoint(&self, store: &Inner) {
-        let grown = self.grown.swap(0, Ordering::Relaxed);
-        let mut work = self.work.lock();
+        let grown = self.grown_bytes.swap(0, Ordering::Relaxed);
+        let mut work = self.state.lock();
         // First the ids: an opening reads no records before the checkpoint.
-        let last = store.journal.last();
-        match self.write_ids(store).and_then(|()| work.save(store, last)) {
+        let last = store.write_buffer.last();
+        match self.write_ids(store).and_then(|()| work.save_checkpoint(store, last)) {
             Ok(bytes) => {
-                let enough = (bytes * GROWTH).max(store.config.checkpoint_bytes);
-                self.enough.store(enough, Ordering::Relaxed);
+                let enough = (bytes * CHECKPOINT_GROWTH).max(store.config.checkpoint_bytes);
+                self.checkpoint_threshold.store(enough, Ordering::Relaxed);
             }
             Err(error) => {
                 tracing::warn!(target: crate::telemetry::TARGET, %error, "a checkpoint was not kept");
                 checkpoint::remove_unfinished(&store.disk);
-                self.grown.fetch_add(grown / 2, Ordering::Relaxed);
+                self.grown_bytes.fetch_add(grown / 2, Ordering::Relaxed);
             }
         }
     }
 
     /// Whether the log has grown so much that a checkpoint shortens the next opening.
-    pub(super) fn is_worth_it(&self, store: &Inner) -> bool {
-        self.grown.load(Ordering::Relaxed) >= store.config.checkpoint_bytes / 16
+    pub(super) fn should_checkpoint(&self, store: &Inner) -> bool {
+        self.grown_bytes.load(Ordering::Relaxed) >= store.config.checkpoint_bytes / 16
     }
 }
 
-impl Work {
+impl FlusherState {
     /// First `last` was asked for, then come the shards: whatever they know is then at least up to it.
-    fn save(&mut self, store: &Inner, last: Option<Place>) -> io::Result<u64> {
-        let committed = store.journal.committed();
+    fn save_checkpoint(&mut self, store: &Inner, last: Option<BatchLocation>) -> io::Result<u64> {
+        let committed = store.write_buffer.committed();
         let shards = store.shards();
-        let turned_over = self.dead > self.live.max(DEAD_BYTES);
+        let turned_over = self.dead > self.live.max(MAX_DEAD_BYTES);
         if turned_over {
             self.copy_snapshots(store, &shards)?;
         }
         store.snapshots.sync()?;
-        let snapshots = store.snapshots.place();
+        let snapshots = store.snapshots.end();
         // A shard whose opening is not durable yet may never have been opened.
-        let known: Vec<_> = shards.iter().take_while(|shard| shard.born < committed).collect();
-        let mut writing = Writing::begin(&store.disk)?;
+        let known: Vec<_> = shards.iter().take_while(|shard| shard.opened_at < committed).collect();
+        let mut writing = CheckpointWriter::begin(&store.disk)?;
         let mut piece = Vec::new();
-        checkpoint::put_head(&mut piece, &store.hasher, last, snapshots, known.len());
-        writing.put(&piece)?;
+        checkpoint::encode_head(&mut piece, &store.hasher, last, snapshots, known.len());
+        writing.write(&piece)?;
         for shard in known {
             if let Err(error) = save_shard(store, shard, &mut writing) {
-                shard.state.lock().index.give_up_saving();
+                shard.state.lock().index.abort_saving();
                 return Err(error);
             }
         }
@@ -362,7 +364,7 @@ impl Work {
 
     /// Copies what is still of use to a new file, so that the old ones can go.
     fn copy_snapshots(&mut self, store: &Inner, shards: &[Arc<Shard>]) -> io::Result<()> {
-        let old = store.snapshots.turn_over()?;
+        let old = store.snapshots.rotate()?;
         let mut live = 0;
         for shard in shards {
             let of_shard: Vec<_> = shard.stored.read().iter().map(|(stream, stored)| (*stream, *stored)).collect();
@@ -386,27 +388,27 @@ impl Work {
 }
 
 /// Writes one shard, piece by piece: its actors append in between.
-fn save_shard(store: &Inner, shard: &Shard, writing: &mut Writing) -> io::Result<()> {
+fn save_shard(store: &Inner, shard: &Shard, writing: &mut CheckpointWriter) -> io::Result<()> {
     let mut piece = Vec::new();
     {
         let mut state = shard.state.lock();
-        state.index.commit(store.journal.committed());
+        state.index.commit(store.write_buffer.committed());
         let epoch = state.epoch;
-        checkpoint::put_shard(&mut piece, &shard.id, shard.shards, epoch, &mut state.index);
+        checkpoint::encode_shard(&mut piece, &shard.id, shard.shards, epoch, &mut state.index);
     }
-    writing.put(&piece)?;
+    writing.write(&piece)?;
     loop {
         piece.clear();
         let more = shard.state.lock().index.save_next(&mut piece);
-        writing.put(&piece)?;
+        writing.write(&piece)?;
         if !more {
             break;
         }
     }
     piece.clear();
     // Only this thread changes them, so nothing waits for this lock.
-    checkpoint::put_snapshots(&mut piece, &shard.stored.read());
-    writing.put(&piece)
+    checkpoint::encode_snapshots(&mut piece, &shard.stored.read());
+    writing.write(&piece)
 }
 
 #[cfg(test)]
@@ -414,14 +416,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn snapshots_that_wait_are_bounded_in_bytes() {
+    fn queued_snapshots_are_bounded_in_bytes() {
         let keeper = Flusher::new(0, 0, 0, 0);
-        let alone = keeper.hold(2 * SNAPSHOT_BYTES).expect("one alone may be larger");
-        assert!(keeper.hold(1).is_none());
+        let alone = keeper.reserve(2 * MAX_RESERVED_BYTES).expect("one alone may be larger");
+        assert!(keeper.reserve(1).is_none());
         drop(alone);
-        let many: Vec<_> = (0..64).map(|_| keeper.hold(SNAPSHOT_BYTES / 64).expect("there is room")).collect();
-        assert!(keeper.hold(1).is_none());
+        let many: Vec<_> = (0..64).map(|_| keeper.reserve(MAX_RESERVED_BYTES / 64).expect("there is room")).collect();
+        assert!(keeper.reserve(1).is_none());
         drop(many);
-        assert_eq!(keeper.held.load(Ordering::Relaxed), 0);
+        assert_eq!(keeper.reserved.load(Ordering::Relaxed), 0);
     }
 }

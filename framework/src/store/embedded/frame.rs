@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_read_as_it_was_written_and_nowhere_else() {
+    fn batch_is_read_only_at_its_own_location() {
         let part = batch(1, 1_000);
         let head = BatchHead::read(&part, 1, 1_000).unwrap();
         assert_eq!(head, BatchHead { number: 5, length: (part.len() - BATCH_BYTES) as u32 });
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn every_bit_counts() {
+    fn every_flipped_bit_is_detected() {
         let part = batch(1, 1_000);
         for bit in 0..part.len() * 8 {
             let mut spoilt = part.clone();

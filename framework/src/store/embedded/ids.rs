@@ -30,10 +30,10 @@ const MAGIC: [u8; 8] = *b"whizids\x01";
 const HEAD_BYTES: usize = 64;
 const BLOCK_BYTES: usize = 4096;
 const ENTRY_BYTES: usize = 24;
-const ENTRIES: usize = (BLOCK_BYTES - 4) / ENTRY_BYTES;
+const ENTRIES_PER_BLOCK: usize = (BLOCK_BYTES - 4) / ENTRY_BYTES;
 
 /// So many neighbors of about one size become one run, so that a look-up reads few of them.
-const MERGED_TOGETHER: usize = 4;
+const MERGE_WIDTH: usize = 4;
 
 /// Runs are not merged beyond so many ids: a run is dropped as a whole, when its youngest id has expired.
 const LARGEST_MERGE: u64 = 16 * 1024 * 1024;
@@ -147,7 +147,7 @@ impl IdRuns {
         let mut runs = self.state.read().runs.clone();
         if !entries.is_empty() {
             let mut entries = entries.into_iter();
-            runs.push(self.make(through, newest, &mut || Ok(entries.next()))?);
+            runs.push(self.write_run(through, newest, &mut || Ok(entries.next()))?);
         }
         self.replace_list(runs, through)?;
         while self.merge()? {}
@@ -170,29 +170,29 @@ impl IdRuns {
             let state = self.state.read();
             (state.runs.clone(), state.through)
         };
-        let Some(first) = runs.len().checked_sub(MERGED_TOGETHER) else { return Ok(false) };
+        let Some(first) = runs.len().checked_sub(MERGE_WIDTH) else { return Ok(false) };
         let last = runs.get(first..).unwrap_or_default();
         let (sizes, total) = (last.iter().map(|run| run.count), last.iter().map(|run| run.count).sum::<u64>());
         let (least, most) = (sizes.clone().min().unwrap_or(0), sizes.max().unwrap_or(0));
-        if total > LARGEST_MERGE || most > least.saturating_mul(MERGED_TOGETHER as u64) {
+        if total > LARGEST_MERGE || most > least.saturating_mul(MERGE_WIDTH as u64) {
             return Ok(false);
         }
         let newest = last.iter().map(|run| run.newest).max().unwrap_or_default();
-        let mut walks: Vec<Walk> = last.iter().map(Walk::new).collect();
-        let merged = self.make(through, newest, &mut || next_of(&mut walks))?;
+        let mut walks: Vec<RunCursor> = last.iter().map(RunCursor::new).collect();
+        let merged = self.write_run(through, newest, &mut || next_merged(&mut walks))?;
         let mut runs: Vec<_> = runs.get(..first).unwrap_or_default().to_vec();
         runs.push(merged);
         self.replace_list(runs, through)?;
         Ok(true)
     }
 
-    fn make(
+    fn write_run(
         &self,
         through: Location,
         newest: Timestamp,
         next: &mut dyn FnMut() -> io::Result<Option<Entry>>,
     ) -> io::Result<Arc<Run>> {
-        let made = self.make_file(through, newest, next);
+        let made = self.write_run_file(through, newest, next);
         if made.is_err() {
             // Half a file takes room that may be all that is missing.
             let _ = self.disk.remove(UNFINISHED);
@@ -200,7 +200,7 @@ impl IdRuns {
         made
     }
 
-    fn make_file(
+    fn write_run_file(
         &self,
         through: Location,
         newest: Timestamp,
@@ -210,7 +210,7 @@ impl IdRuns {
         let (mut piece, mut offset, mut count, mut fences) = (Vec::new(), HEAD_BYTES as u64, 0u64, Vec::new());
         loop {
             let mut block = Vec::with_capacity(BLOCK_BYTES);
-            while block.len() < ENTRIES * ENTRY_BYTES {
+            while block.len() < ENTRIES_PER_BLOCK * ENTRY_BYTES {
                 let Some((IdHash(first, second), location)) = next()? else { break };
                 if block.is_empty() {
                     fences.push(first);
@@ -220,7 +220,7 @@ impl IdRuns {
                 }
                 count += 1;
             }
-            let is_last = block.len() < ENTRIES * ENTRY_BYTES;
+            let is_last = block.len() < ENTRIES_PER_BLOCK * ENTRY_BYTES;
             if !block.is_empty() {
                 block.resize(BLOCK_BYTES - 4, 0);
                 block.extend_from_slice(&crc32fast::hash(&block).to_le_bytes());
@@ -329,7 +329,7 @@ impl Run {
         let parsed = checked(&head).filter(|head| head.starts_with(&MAGIC));
         let parsed = parsed.and_then(|head| Some((number_at(head, 16)?, number_at(head, 24)?)));
         let (newest, count) = parsed.ok_or_else(|| damaged(number))?;
-        let blocks = count.div_ceil(ENTRIES as u64);
+        let blocks = count.div_ceil(ENTRIES_PER_BLOCK as u64);
         let offset = HEAD_BYTES as u64 + blocks * BLOCK_BYTES as u64;
         let length = blocks * 8 + 4;
         if file.length()? != offset + length {
@@ -365,8 +365,8 @@ impl Run {
         let count = count.min(self.fences.len().saturating_sub(block));
         let mut bytes = vec![0; count * BLOCK_BYTES];
         self.file.read_at(&mut bytes, HEAD_BYTES as u64 + (block * BLOCK_BYTES) as u64)?;
-        let mut entries = Vec::with_capacity(count * ENTRIES);
-        let before = block as u64 * ENTRIES as u64;
+        let mut entries = Vec::with_capacity(count * ENTRIES_PER_BLOCK);
+        let before = block as u64 * ENTRIES_PER_BLOCK as u64;
         for bytes in bytes.chunks(BLOCK_BYTES) {
             let content = checked(bytes).ok_or_else(|| damaged(self.number))?;
             for entry in content.chunks_exact(ENTRY_BYTES) {
@@ -383,14 +383,14 @@ impl Run {
 }
 
 /// Walks over the entries of a run while it is merged with others.
-struct Walk {
+struct RunCursor {
     run: Arc<Run>,
     block: usize,
     entries: std::vec::IntoIter<Entry>,
     next: Option<Entry>,
 }
 
-impl Walk {
+impl RunCursor {
     fn new(run: &Arc<Run>) -> Self {
         Self { run: Arc::clone(run), block: 0, entries: Vec::new().into_iter(), next: None }
     }
@@ -409,7 +409,7 @@ impl Walk {
 }
 
 /// The next entry of all walks; of several turns of one id the last one.
-fn next_of(walks: &mut [Walk]) -> io::Result<Option<Entry>> {
+fn next_merged(walks: &mut [RunCursor]) -> io::Result<Option<Entry>> {
     let mut least: Option<Entry> = None;
     for walk in walks.iter_mut() {
         if let Some((id, location)) = walk.peek()? {

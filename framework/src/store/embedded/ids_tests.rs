@@ -31,7 +31,7 @@ fn ids_are_found_in_merged_runs_after_opening() {
         written += 500;
         runs.write(entries, written, time(run)).unwrap();
     }
-    assert!(runs.len() < MERGED_TOGETHER * 2, "{} runs", runs.len());
+    assert!(runs.len() < MERGE_WIDTH * 2, "{} runs", runs.len());
     for runs in [&runs, &IdRuns::open(&disk)] {
         assert_eq!(runs.through(), written);
         for number in (0..written).filter(|number| *number != 7) {

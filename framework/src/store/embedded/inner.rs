@@ -14,11 +14,11 @@ use super::frame::{BATCH_BYTES, FRAME_BYTES};
 use super::ids::IdRuns;
 use super::preallocator::Preallocator;
 use super::segment::{FIRST_OFFSET, Segments};
-use super::shard::{ReadJob, Shard, State};
+use super::shard::{ReadJob, Shard, ShardState};
 use super::snapshots::Snapshots;
-use super::write_buffer::{Hand, Refused, WriteBuffer};
-use super::writer::Writer;
-use super::{EmbeddedConfig, Hands};
+use super::write_buffer::{AppendRefused, WriteBuffer, WriteMode};
+use super::writer::LogWriter;
+use super::{EmbeddedConfig, ExecutionMode};
 use crate::message::{Name, ShardId};
 use crate::store::{Epoch, StoreError};
 
@@ -27,8 +27,8 @@ pub(super) struct Inner {
     pub(super) config: EmbeddedConfig,
     pub(super) hasher: StreamHasher,
     pub(super) segments: Arc<Segments>,
-    pub(super) journal: Arc<WriteBuffer>,
-    pub(super) preparer: Preallocator,
+    pub(super) write_buffer: Arc<WriteBuffer>,
+    pub(super) preallocator: Preallocator,
     pub(super) snapshots: Snapshots,
     pub(super) ids: IdRuns,
     pub(super) digest_key: u128,
@@ -37,11 +37,11 @@ pub(super) struct Inner {
     /// One permit for each long stream that may be read at once.
     pub(super) long_reads: Arc<Semaphore>,
     /// Damage that was met while reading, once for each place.
-    pub(super) damages: Mutex<Vec<StoreError>>,
-    pub(super) keeper: Arc<Flusher>,
+    pub(super) known_damage: Mutex<Vec<StoreError>>,
+    pub(super) flusher: Arc<Flusher>,
     pub(super) registry: Mutex<Registry>,
-    pub(super) writer: Mutex<Writer>,
-    pub(super) hands: Hands,
+    pub(super) writer: Mutex<LogWriter>,
+    pub(super) execution: ExecutionMode,
 }
 
 /// All shards that the log knows.
@@ -57,22 +57,22 @@ pub(super) struct Registry {
 const OPENED_BYTES: usize = 160;
 
 /// So many damaged places are remembered; a person has enough with these.
-const DAMAGES: usize = 16;
+const MAX_KNOWN_DAMAGE: usize = 16;
 
 impl Inner {
     /// Remembers damage that was met while reading.
-    pub(super) fn damaged(&self, error: &StoreError) {
+    pub(super) fn record_damage(&self, error: &StoreError) {
         let StoreError::Corrupt { file, offset, .. } = error else { return };
-        let mut damages = self.damages.lock();
+        let mut damages = self.known_damage.lock();
         let is_here = |known: &StoreError| matches!(known, StoreError::Corrupt { file: f, offset: o, .. } if f == file && o == offset);
-        if damages.len() < DAMAGES && !damages.iter().any(is_here) {
+        if damages.len() < MAX_KNOWN_DAMAGE && !damages.iter().any(is_here) {
             tracing::error!(target: crate::telemetry::TARGET, %error, "a part of the log is damaged");
             damages.push(error.clone());
         }
     }
 
     /// Takes a shard for a new owner: the shard, the new epoch, and where the log says so.
-    pub(super) fn take(&self, id: &ShardId, shards: u16) -> Result<(Arc<Shard>, Epoch, Location), StoreError> {
+    pub(super) fn claim_shard(&self, id: &ShardId, shards: u16) -> Result<(Arc<Shard>, Epoch, Location), StoreError> {
         let mut registry = self.registry.lock();
         let found = registry.domains.get(&id.domain).copied().unwrap_or(shards);
         if found != shards || id.shard >= shards {
@@ -82,7 +82,7 @@ impl Inner {
             loop {
                 let mut state = shard.state.lock();
                 let epoch = state.epoch + 1;
-                match self.opened(id, shards, shard.tag, epoch) {
+                match self.append_opened(id, shards, shard.tag, epoch) {
                     Ok(location) => {
                         state.epoch = epoch;
                         drop(state);
@@ -90,16 +90,16 @@ impl Inner {
                     }
                     Err(refused) => {
                         drop(state);
-                        self.get_room(refused)?;
+                        self.wait_for_segment(refused)?;
                     }
                 }
             }
         }
         let tag = u32::try_from(registry.list.len()).unwrap_or(u32::MAX);
         let location = loop {
-            match self.opened(id, shards, tag, 1) {
+            match self.append_opened(id, shards, tag, 1) {
                 Ok(location) => break location,
-                Err(refused) => self.get_room(refused)?,
+                Err(refused) => self.wait_for_segment(refused)?,
             }
         };
         let shard = Shard::new(id.clone(), shards, tag, location, 1, Index::new(self.hasher.clone()));
@@ -110,8 +110,8 @@ impl Inner {
         Ok((shard, 1, location))
     }
 
-    fn opened(&self, id: &ShardId, shards: u16, tag: u32, epoch: Epoch) -> Result<Location, Refused> {
-        let (_, location) = self.journal.append(OPENED_BYTES, None, Hand::Thread, |location, into| {
+    fn append_opened(&self, id: &ShardId, shards: u16, tag: u32, epoch: Epoch) -> Result<Location, AppendRefused> {
+        let (_, location) = self.write_buffer.append(OPENED_BYTES, None, WriteMode::Thread, |location, into| {
             write_opened(into, id, shards, tag, epoch);
             Ok(location)
         })?;
@@ -119,46 +119,46 @@ impl Inner {
     }
 
     /// After an append was refused: returns if it is worth trying again.
-    pub(super) fn get_room(&self, refused: Refused) -> Result<(), StoreError> {
+    pub(super) fn wait_for_segment(&self, refused: AppendRefused) -> Result<(), StoreError> {
         match refused {
-            Refused::Wait if self.hands == Hands::Caller => {
-                self.preparer.prepare();
+            AppendRefused::Wait if self.execution == ExecutionMode::Caller => {
+                self.preallocator.preallocate();
                 Ok(())
             }
-            Refused::Wait => {
-                self.journal.wait_for_room();
+            AppendRefused::Wait => {
+                self.write_buffer.wait_for_segment();
                 Ok(())
             }
-            Refused::Store(error @ (StoreError::Full { .. } | StoreError::Io { .. }))
-                if self.hands == Hands::Caller =>
+            AppendRefused::Store(error @ (StoreError::Full { .. } | StoreError::Io { .. }))
+                if self.execution == ExecutionMode::Caller =>
             {
-                if self.preparer.prepare() {
+                if self.preallocator.preallocate() {
                     Ok(())
                 } else {
                     Err(error)
                 }
             }
-            Refused::Store(error) => Err(error),
+            AppendRefused::Store(error) => Err(error),
             // Whoever appends turns has looked for it before.
-            Refused::OutOfTurn(_) => Err(StoreError::Closed),
+            AppendRefused::OutOfTurn(_) => Err(StoreError::Closed),
         }
     }
 
     /// Hands the snapshots that are ripe to the keeper.
-    pub(super) fn keep(&self, shard: &Arc<Shard>, state: &mut State) {
-        for stream in state.ripe() {
-            if !self.keeper.snapshot(shard, stream) {
-                state.fresh.remove(&stream);
+    pub(super) fn enqueue_snapshots(&self, shard: &Arc<Shard>, state: &mut ShardState) {
+        for stream in state.take_committed() {
+            if !self.flusher.enqueue_snapshot(shard, stream) {
+                state.pending.remove(&stream);
             }
         }
     }
 
     /// Hands all snapshots that are ripe to the keeper, whoever's they are.
-    pub(super) fn keep_all(&self) {
+    pub(super) fn enqueue_all_snapshots(&self) {
         for shard in self.shards() {
             let mut state = shard.state.lock();
-            state.index.commit(self.journal.committed());
-            self.keep(&shard, &mut state);
+            state.index.commit(self.write_buffer.committed());
+            self.enqueue_snapshots(&shard, &mut state);
         }
     }
 
@@ -174,36 +174,40 @@ impl Inner {
     }
 
     /// Writes what is appended, until the journal is closed.
-    pub(super) fn write(&self) {
-        while self.journal.wait_for_part() {
+    pub(super) fn run_writer(&self) {
+        while self.write_buffer.wait_for_batch() {
             self.writer.lock().step();
         }
         self.writer.lock().finish();
     }
 
     /// Who writes a turn that nothing else is in flight with.
-    pub(super) fn hand(&self) -> Hand {
-        if self.journal.is_slow() && self.hands == Hands::Threads { Hand::Thread } else { Hand::Mine }
+    pub(super) fn write_mode(&self) -> WriteMode {
+        if self.write_buffer.is_slow() && self.execution == ExecutionMode::Threads {
+            WriteMode::Thread
+        } else {
+            WriteMode::Inline
+        }
     }
 
     /// Writes what has gathered up to the record at `location` on the calling thread, or wakes the writing thread if somebody
     /// is at it already; whether the record is durable.
-    pub(super) fn write_here(&self, location: Location) -> bool {
+    pub(super) fn write_inline(&self, location: Location) -> bool {
         match self.writer.try_lock() {
-            Some(mut writer) => while self.journal.committed() <= location && writer.step() {},
+            Some(mut writer) => while self.write_buffer.committed() <= location && writer.step() {},
             // Whoever has the lock may have taken his part before the record was in it.
-            None => self.journal.wake(),
+            None => self.write_buffer.wake(),
         }
-        self.journal.committed() > location
+        self.write_buffer.committed() > location
     }
 
     /// Does by hand what is to be done, as the threads would.
     pub(super) fn step(&self) {
-        if self.hands == Hands::Caller {
+        if self.execution == ExecutionMode::Caller {
             let mut writer = self.writer.lock();
             while writer.step() {}
             drop(writer);
-            self.keeper.step(self);
+            self.flusher.step(self);
         }
     }
 }

@@ -18,11 +18,11 @@ use crate::store::StoreError;
 const FIRST_READ: usize = 1024;
 
 /// When records that are asked for lie close together, so much before them is read at once.
-const WINDOW: u64 = 64 * 1024;
+const WINDOW_BYTES: u64 = 64 * 1024;
 
 /// Farther apart each record is read by itself: to copy what lies between takes longer than to ask the system again. Measured: a
 /// read of 1 KiB takes 0.5 us, one of 64 KiB 2.5 us.
-const CLOSE: u64 = 12 * 1024;
+const NEAR_BYTES: u64 = 12 * 1024;
 
 /// So many bytes of records share one allocation, where they may.
 const PACK_BYTES: usize = 16 * 1024;
@@ -30,7 +30,7 @@ const PACK_BYTES: usize = 16 * 1024;
 /// One walk through the log.
 pub(super) struct LogReader<'a> {
     segments: &'a Segments,
-    reading: RefCell<Reading>,
+    reading: RefCell<ReadState>,
 }
 
 impl<'a> LogReader<'a> {
@@ -40,8 +40,8 @@ impl<'a> LogReader<'a> {
     }
 
     /// Records share memory: for those who let go of all of them together.
-    pub(super) fn together(segments: &'a Segments) -> Self {
-        let reading = Reading { pack: Some(BytesMut::new()), ..Reading::default() };
+    pub(super) fn sharing_memory(segments: &'a Segments) -> Self {
+        let reading = ReadState { pack: Some(BytesMut::new()), ..ReadState::default() };
         Self { segments, reading: RefCell::new(reading) }
     }
 }
@@ -49,15 +49,15 @@ impl<'a> LogReader<'a> {
 impl Log for LogReader<'_> {
     fn read(&self, location: Location) -> Result<Bytes, StoreError> {
         let reading = &mut *self.reading.borrow_mut();
-        let Some(home) = reading.home(self.segments, location).map_err(failure("opening the log"))? else {
+        let Some(home) = reading.segment_at(self.segments, location).map_err(failure("opening the log"))? else {
             return Err(self.damaged(location, Malformed("a link leads out of the log")));
         };
         let mut need = FIRST_READ;
         loop {
-            match reading.window.look(&home.segment, location) {
-                Look::Record(record) => return Ok(copy(&mut reading.pack, record)),
-                Look::Short(more) if more > need || reading.window.asked != location => need = need.max(more),
-                Look::Short(_) | Look::Damaged => {
+            match reading.window.lookup(&home.segment, location) {
+                Lookup::Record(record) => return Ok(copy(&mut reading.pack, record)),
+                Lookup::Short(more) if more > need || reading.window.asked != location => need = need.max(more),
+                Lookup::Short(_) | Lookup::Damaged => {
                     return Err(self.damaged(location, Malformed("a record's checksum is wrong")));
                 }
             }
@@ -80,34 +80,34 @@ fn copy(pack: &mut Option<BytesMut>, record: &[u8]) -> Bytes {
 }
 
 #[derive(Default)]
-struct Reading {
-    home: Option<Home>,
-    window: Window,
+struct ReadState {
+    segment: Option<OpenSegment>,
+    window: ReadWindow,
     pack: Option<BytesMut>,
 }
 
 /// The segment that was read last, and its file.
 #[derive(Clone)]
-struct Home {
+struct OpenSegment {
     segment: Arc<Segment>,
     file: Arc<dyn DiskFile>,
 }
 
-impl Reading {
+impl ReadState {
     /// The segment with `location` in it, if there is one.
-    fn home(&mut self, segments: &Segments, location: Location) -> io::Result<Option<Home>> {
-        let is_in = |home: &&Home| (home.segment.start..home.segment.end()).contains(&location);
-        if let Some(home) = self.home.as_ref().filter(is_in) {
+    fn segment_at(&mut self, segments: &Segments, location: Location) -> io::Result<Option<OpenSegment>> {
+        let is_in = |home: &&OpenSegment| (home.segment.start..home.segment.end()).contains(&location);
+        if let Some(home) = self.segment.as_ref().filter(is_in) {
             return Ok(Some(home.clone()));
         }
         let Some(segment) = segments.at(location) else { return Ok(None) };
         let file = segments.file(&segment)?;
-        self.home = Some(Home { segment, file });
-        Ok(self.home.clone())
+        self.segment = Some(OpenSegment { segment, file });
+        Ok(self.segment.clone())
     }
 }
 
-enum Look<'a> {
+enum Lookup<'a> {
     Record(&'a [u8]),
     /// The window has not all of the frame, which has at least so many bytes.
     Short(usize),
@@ -116,29 +116,29 @@ enum Look<'a> {
 
 /// A piece of the log that was read.
 #[derive(Default)]
-struct Window {
+struct ReadWindow {
     start: Location,
     bytes: Vec<u8>,
     /// The location it was read for.
     asked: Location,
 }
 
-impl Window {
-    fn look(&self, segment: &Segment, location: Location) -> Look<'_> {
+impl ReadWindow {
+    fn lookup(&self, segment: &Segment, location: Location) -> Lookup<'_> {
         let at = location.checked_sub(self.start).and_then(|at| usize::try_from(at).ok());
-        let Some(bytes) = at.and_then(|at| self.bytes.get(at..)) else { return Look::Short(FRAME_BYTES) };
-        let Some(length) = frame_length(bytes) else { return Look::Short(FRAME_BYTES) };
+        let Some(bytes) = at.and_then(|at| self.bytes.get(at..)) else { return Lookup::Short(FRAME_BYTES) };
+        let Some(length) = frame_length(bytes) else { return Lookup::Short(FRAME_BYTES) };
         if bytes.len() - FRAME_BYTES.min(bytes.len()) < length {
-            return Look::Short(length.saturating_add(FRAME_BYTES));
+            return Lookup::Short(length.saturating_add(FRAME_BYTES));
         }
-        open_frame(bytes, segment.salt, location).map_or(Look::Damaged, Look::Record)
+        open_frame(bytes, segment.salt, location).map_or(Lookup::Damaged, Lookup::Record)
     }
 
-    fn fill(&mut self, home: &Home, location: Location, need: usize) -> io::Result<()> {
+    fn fill(&mut self, home: &OpenSegment, location: Location, need: usize) -> io::Result<()> {
         let segment = &home.segment;
         // The links lead backwards. If they have led only a little way, what is before will be wanted next.
-        let close = self.asked > location && self.asked - location < CLOSE;
-        let before = if close { WINDOW.min(location - segment.start) } else { 0 };
+        let close = self.asked > location && self.asked - location < NEAR_BYTES;
+        let before = if close { WINDOW_BYTES.min(location - segment.start) } else { 0 };
         let room = segment.end() - (location - before);
         let length = usize::try_from((before + need as u64).min(room)).unwrap_or(usize::MAX);
         self.bytes.resize(length, 0);

@@ -51,9 +51,9 @@ use self::ids::IdRuns;
 use self::inner::{Inner, Registry};
 use self::preallocator::Preallocator;
 pub use self::read_only::ReadOnlyStore;
-use self::recover::ShardLog;
+use self::recover::RecoveredShard;
 use self::segment::Segments;
-use self::shard::{Reader, Shard};
+use self::shard::{EmbeddedReader, Shard};
 use self::snapshots::Snapshots;
 use self::write_buffer::WriteBuffer;
 use super::index::StreamHasher;
@@ -81,14 +81,14 @@ pub struct EmbeddedStore {
 
 struct Threads {
     writer: JoinHandle<()>,
-    preparer: JoinHandle<()>,
-    keeper: JoinHandle<()>,
+    preallocator: JoinHandle<()>,
+    flusher: JoinHandle<()>,
     reader: JoinHandle<()>,
 }
 
 /// Who does the work behind the appends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hands {
+enum ExecutionMode {
     Threads,
     /// Only tests take the work into their own hands.
     Caller,
@@ -118,7 +118,7 @@ impl EmbeddedStore {
         let at = folder.as_ref();
         let folder = Folder::new(at)
             .map_err(|error| StoreError::io(format!("opening the store's folder {}", at.display()), error))?;
-        Self::start(Arc::new(folder), config, IdSource::random(Clock::system()), Hands::Threads)
+        Self::start(Arc::new(folder), config, IdSource::random(Clock::system()), ExecutionMode::Threads)
     }
 
     /// Opens the store on any disk. With a seed the store works only when it is [stepped](Self::step), and every run with the
@@ -129,8 +129,8 @@ impl EmbeddedStore {
     #[cfg(feature = "testing")]
     pub fn open_on(disk: Arc<dyn Disk>, config: &EmbeddedConfig, seed: Option<u64>) -> Result<Self, StoreError> {
         match seed {
-            Some(seed) => Self::start(disk, config, IdSource::seeded(Clock::system(), seed), Hands::Caller),
-            None => Self::start(disk, config, IdSource::random(Clock::system()), Hands::Threads),
+            Some(seed) => Self::start(disk, config, IdSource::seeded(Clock::system(), seed), ExecutionMode::Caller),
+            None => Self::start(disk, config, IdSource::random(Clock::system()), ExecutionMode::Threads),
         }
     }
 
@@ -144,10 +144,15 @@ impl EmbeddedStore {
     ///
     /// Blocks until it is written; that it cannot be written is logged, for it is a cache.
     pub fn checkpoint(&self) {
-        self.inner.keeper.checkpoint(&self.inner);
+        self.inner.flusher.checkpoint(&self.inner);
     }
 
-    fn start(disk: Arc<dyn Disk>, config: &EmbeddedConfig, ids: IdSource, hands: Hands) -> Result<Self, StoreError> {
+    fn start(
+        disk: Arc<dyn Disk>,
+        config: &EmbeddedConfig,
+        ids: IdSource,
+        hands: ExecutionMode,
+    ) -> Result<Self, StoreError> {
         let at = disk.path("").display().to_string();
         let locked = disk.lock().map_err(|error| StoreError::io(format!("locking the store's folder {at}"), error));
         if !locked? {
@@ -164,7 +169,7 @@ impl EmbeddedStore {
         disk: &Arc<dyn Disk>,
         config: &EmbeddedConfig,
         ids: IdSource,
-        hands: Hands,
+        hands: ExecutionMode,
         at: String,
     ) -> Result<Self, StoreError> {
         let seed = layout::open(disk, ids.next_u64())?;
@@ -178,7 +183,8 @@ impl EmbeddedStore {
             let shard = usize::try_from(named.tag).ok().and_then(|tag| shards.get_mut(tag));
             let stream = hasher.stream(&named.actor, &named.key);
             // One of a turn that the log does not hold belongs to another log, of which this one is an older copy.
-            let fits = |shard: &&mut ShardLog| shard.index.head(stream).is_some_and(|head| head.number >= stored.turn);
+            let fits =
+                |shard: &&mut RecoveredShard| shard.index.head(stream).is_some_and(|head| head.number >= stored.turn);
             if let Some(shard) = shard.filter(fits) {
                 shard.snapshots.insert(stream, stored);
             }
@@ -193,7 +199,8 @@ impl EmbeddedStore {
         }
         let keeper = Arc::new(Flusher::new(found.checkpoint, found.since_checkpoint, config.checkpoint_bytes, live));
         let journal = Arc::new(WriteBuffer::new(found.segment, found.offset, found.last, found.spare, at));
-        let writer = writer::Writer::new(Arc::clone(&journal), Arc::clone(&segments), Arc::clone(&keeper), found.batch);
+        let writer =
+            writer::LogWriter::new(Arc::clone(&journal), Arc::clone(&segments), Arc::clone(&keeper), found.batch);
         let preparer = Preallocator::new(Arc::clone(&journal), Arc::clone(&segments), config.clone(), ids);
         let inner = Arc::new(Inner {
             disk: Arc::clone(disk),
@@ -201,73 +208,73 @@ impl EmbeddedStore {
             digest_key: layout::digest_key(seed),
             hasher,
             segments,
-            journal,
-            preparer,
+            write_buffer: journal,
+            preallocator: preparer,
             snapshots,
             ids: runs,
-            keeper,
+            flusher: keeper,
             reads: Mutex::default(),
             long_reads: Arc::new(Semaphore::new(pages::LONG_READS)),
-            damages: Mutex::default(),
+            known_damage: Mutex::default(),
             registry: Mutex::new(registry),
             writer: Mutex::new(writer),
-            hands,
+            execution: hands,
         });
         let threads = match hands {
-            Hands::Threads => Some(Threads::start(&inner).map_err(failure("starting the store's threads"))?),
-            Hands::Caller => None,
+            ExecutionMode::Threads => Some(Threads::start(&inner).map_err(failure("starting the store's threads"))?),
+            ExecutionMode::Caller => None,
         };
         Ok(Self { inner, threads: Mutex::new(threads) })
     }
 
-    async fn take(
+    async fn claim_shard(
         &self,
         id: &ShardId,
         shards: u16,
         listener: Arc<dyn CommitListener>,
     ) -> Result<ShardHandle, StoreError> {
-        let (shard, epoch, location) = self.inner.take(id, shards)?;
+        let (shard, epoch, location) = self.inner.claim_shard(id, shards)?;
         self.inner.step();
-        self.settle(self.inner.journal.durable(location + 1)).await?;
-        let writer = shard::Writer::new(Arc::clone(&self.inner), Arc::clone(&shard), epoch, listener);
-        let reader = Reader::new(Arc::clone(&self.inner) as _, shard);
+        self.wait_for(self.inner.write_buffer.when_durable(location + 1)).await?;
+        let writer = shard::EmbeddedWriter::new(Arc::clone(&self.inner), Arc::clone(&shard), epoch, listener);
+        let reader = EmbeddedReader::new(Arc::clone(&self.inner) as _, shard);
         Ok(ShardHandle { writer: Box::new(writer), reader: Arc::new(reader) })
     }
 
-    async fn settle<T>(&self, told: tokio::sync::oneshot::Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {
+    async fn wait_for<T>(&self, told: tokio::sync::oneshot::Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {
         told.await.unwrap_or(Err(StoreError::Closed))
     }
 
     /// Lets go of everything once nothing is written any more. Blocks for as long as that takes.
-    fn end(&self) {
-        self.inner.journal.close();
+    fn shut_down(&self) {
+        self.inner.write_buffer.close();
         let threads = self.threads.lock().take();
         match threads {
             Some(threads) => {
                 *self.inner.reads.lock() = None;
                 let _ = threads.reader.join();
                 let _ = threads.writer.join();
-                self.last_works();
-                let _ = threads.keeper.join();
-                let _ = threads.preparer.join();
+                self.flush_caches();
+                let _ = threads.flusher.join();
+                let _ = threads.preallocator.join();
             }
-            None if self.inner.hands == Hands::Caller && !self.inner.journal.is_closed() => {
+            None if self.inner.execution == ExecutionMode::Caller && !self.inner.write_buffer.is_closed() => {
                 self.inner.step();
                 self.inner.writer.lock().finish();
-                self.last_works();
-                self.inner.keeper.step(&self.inner);
+                self.flush_caches();
+                self.inner.flusher.step(&self.inner);
             }
             None => {}
         }
         self.inner.disk.unlock();
     }
 
-    fn last_works(&self) {
-        self.inner.keep_all();
-        if self.inner.keeper.is_worth_it(&self.inner) {
-            self.inner.keeper.checkpoint(&self.inner);
+    fn flush_caches(&self) {
+        self.inner.enqueue_all_snapshots();
+        if self.inner.flusher.should_checkpoint(&self.inner) {
+            self.inner.flusher.checkpoint(&self.inner);
         }
-        self.inner.keeper.stop();
+        self.inner.flusher.stop();
     }
 }
 
@@ -277,18 +284,18 @@ impl Threads {
         let (preparing, keeping, writing) = (Arc::clone(inner), Arc::clone(inner), Arc::clone(inner));
         // If a later one cannot be started the earlier ones end with the journal.
         let started = (|| {
-            let preparer = thread("whizbang-room").spawn(move || preparing.preparer.run())?;
-            let keeper = thread("whizbang-keeper").spawn(move || Arc::clone(&keeping.keeper).run(&keeping))?;
+            let preparer = thread("whizbang-room").spawn(move || preparing.preallocator.run())?;
+            let keeper = thread("whizbang-keeper").spawn(move || Arc::clone(&keeping.flusher).run(&keeping))?;
             let (reads, jobs) = std::sync::mpsc::channel::<shard::ReadJob>();
             // It ends when the other end is dropped.
             let reader = thread("whizbang-read").spawn(move || jobs.into_iter().for_each(|job| job()))?;
             *inner.reads.lock() = Some(reads);
-            let writer = thread("whizbang-log").spawn(move || writing.write())?;
-            Ok(Self { writer, preparer, keeper, reader })
+            let writer = thread("whizbang-log").spawn(move || writing.run_writer())?;
+            Ok(Self { writer, preallocator: preparer, flusher: keeper, reader })
         })();
         if started.is_err() {
-            inner.journal.close();
-            inner.keeper.stop();
+            inner.write_buffer.close();
+            inner.flusher.stop();
             *inner.reads.lock() = None;
         }
         started
@@ -302,13 +309,13 @@ impl Store for EmbeddedStore {
         shards: u16,
         listener: Arc<dyn CommitListener>,
     ) -> BoxFuture<'a, Result<ShardHandle, StoreError>> {
-        self.take(shard, shards, listener).boxed()
+        self.claim_shard(shard, shards, listener).boxed()
     }
 
     fn read<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<Option<Arc<dyn ShardReader>>, StoreError>> {
         let found = self.inner.registry.lock().by_id.get(shard).cloned();
-        let reader =
-            found.map(|shard| Arc::new(Reader::new(Arc::clone(&self.inner) as _, shard)) as Arc<dyn ShardReader>);
+        let reader = found
+            .map(|shard| Arc::new(EmbeddedReader::new(Arc::clone(&self.inner) as _, shard)) as Arc<dyn ShardReader>);
         async move { Ok(reader) }.boxed()
     }
 
@@ -318,7 +325,7 @@ impl Store for EmbeddedStore {
 
     fn claim_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
         // The folder is one process's, so that the others who may have the view are all in here.
-        async { Ok(self.inner.keeper.take_view(projection)) }.boxed()
+        async { Ok(self.inner.flusher.claim_view(projection)) }.boxed()
     }
 
     fn save_view<'a>(
@@ -328,9 +335,9 @@ impl Store for EmbeddedStore {
         view: View,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         async move {
-            let told = self.inner.keeper.view(projection, epoch, view);
+            let told = self.inner.flusher.enqueue_view(projection, epoch, view);
             self.inner.step();
-            self.settle(told).await
+            self.wait_for(told).await
         }
         .boxed()
     }
@@ -352,7 +359,7 @@ impl Store for EmbeddedStore {
     }
 
     fn forget_ids(&self, before: Timestamp) {
-        self.inner.keeper.forget_ids(before);
+        self.inner.flusher.forget_ids(before);
         self.inner.step();
     }
 
@@ -361,8 +368,8 @@ impl Store for EmbeddedStore {
     }
 
     fn issues(&self) -> Vec<StoreError> {
-        let mut troubles: Vec<_> = self.inner.journal.refused().into_iter().collect();
-        troubles.extend(self.inner.damages.lock().iter().cloned());
+        let mut troubles: Vec<_> = self.inner.write_buffer.refused().into_iter().collect();
+        troubles.extend(self.inner.known_damage.lock().iter().cloned());
         troubles
     }
 
@@ -372,13 +379,13 @@ impl Store for EmbeddedStore {
 
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         async {
-            self.inner.journal.close();
-            if self.inner.hands == Hands::Threads {
+            self.inner.write_buffer.close();
+            if self.inner.execution == ExecutionMode::Threads {
                 // Everything is written once this comes back; what is left to do is short.
-                let _ = self.settle(self.inner.journal.durable(Location::MAX)).await;
+                let _ = self.wait_for(self.inner.write_buffer.when_durable(Location::MAX)).await;
             }
-            self.end();
-            self.inner.journal.failure().map_or(Ok(()), Err)
+            self.shut_down();
+            self.inner.write_buffer.failure().map_or(Ok(()), Err)
         }
         .boxed()
     }
@@ -386,13 +393,13 @@ impl Store for EmbeddedStore {
 
 impl Drop for EmbeddedStore {
     fn drop(&mut self) {
-        self.end();
+        self.shut_down();
     }
 }
 
 impl std::fmt::Debug for EmbeddedStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EmbeddedStore").field("at", &self.inner.journal.at()).finish_non_exhaustive()
+        f.debug_struct("EmbeddedStore").field("at", &self.inner.write_buffer.at()).finish_non_exhaustive()
     }
 }
 

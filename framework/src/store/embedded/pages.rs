@@ -9,7 +9,7 @@ use futures_util::future::{BoxFuture, ready};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::log::LogReader;
-use super::shard::Source;
+use super::shard::LogSource;
 use crate::store::index::Head;
 use crate::store::{Snapshot, StoreError, StoredTurn, StreamPages, traverse};
 
@@ -19,7 +19,7 @@ pub(super) const LONG_READS: usize = 64;
 
 /// A long stream that is read page by page.
 pub(super) struct Pages {
-    pub(super) store: Arc<dyn Source>,
+    pub(super) store: Arc<dyn LogSource>,
     pub(super) actor: Arc<str>,
     pub(super) key: Arc<str>,
     pub(super) snapshot: Option<Snapshot>,
@@ -28,7 +28,7 @@ pub(super) struct Pages {
     /// The last turn that was read.
     pub(super) floor: u64,
     /// Held until all is read: a page is in memory meanwhile.
-    pub(super) _turn: Option<OwnedSemaphorePermit>,
+    pub(super) _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl StreamPages for Pages {
@@ -40,14 +40,14 @@ impl StreamPages for Pages {
         let Some(end) = self.ends.pop() else { return ready(Ok(Vec::new())).boxed() };
         let floor = std::mem::replace(&mut self.floor, end.number);
         let (store, actor, key) = (Arc::clone(&self.store), Arc::clone(&self.actor), Arc::clone(&self.key));
-        let page = move || traverse::page(&LogReader::together(store.segments()), end, floor, &actor, &key);
-        async move { away(&self.store, page).await }.boxed()
+        let page = move || traverse::page(&LogReader::sharing_memory(store.segments()), end, floor, &actor, &key);
+        async move { run_on_reader(&self.store, page).await }.boxed()
     }
 }
 
 /// Does `work` on the store's reading thread, or here if there is none.
-pub(super) async fn away<T: Send + 'static>(
-    store: &Arc<dyn Source>,
+pub(super) async fn run_on_reader<T: Send + 'static>(
+    store: &Arc<dyn LogSource>,
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
     let (tell, told) = oneshot::channel();
@@ -55,11 +55,11 @@ pub(super) async fn away<T: Send + 'static>(
     let job = move || {
         let read = work();
         if let Err(error) = &read {
-            reading.damaged(error);
+            reading.record_damage(error);
         }
         let _ = tell.send(read);
     };
-    if let Some(job) = store.read_away(Box::new(job)) {
+    if let Some(job) = store.spawn_read(Box::new(job)) {
         job();
     }
     told.await.unwrap_or(Err(StoreError::Closed))

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::EmbeddedConfig;
 use super::disk::is_full;
 use super::segment::Segments;
-use super::write_buffer::{Spare, WriteBuffer};
+use super::write_buffer::{NextSegment, WriteBuffer};
 use crate::message::IdSource;
 use crate::store::StoreError;
 
@@ -16,7 +16,7 @@ use crate::store::StoreError;
 const PAUSE: Duration = Duration::from_millis(250);
 
 pub(super) struct Preallocator {
-    journal: Arc<WriteBuffer>,
+    write_buffer: Arc<WriteBuffer>,
     segments: Arc<Segments>,
     config: EmbeddedConfig,
     salts: Mutex<IdSource>,
@@ -29,37 +29,37 @@ impl Preallocator {
         config: EmbeddedConfig,
         salts: IdSource,
     ) -> Self {
-        Self { journal, segments, config, salts: Mutex::new(salts) }
+        Self { write_buffer: journal, segments, config, salts: Mutex::new(salts) }
     }
 
     /// Makes segments until the journal is closed.
     pub(super) fn run(&self) {
-        while self.journal.wait_until_wanted() {
-            if !self.prepare() {
-                self.journal.pause(PAUSE);
+        while self.write_buffer.wait_for_request() {
+            if !self.preallocate() {
+                self.write_buffer.pause(PAUSE);
             }
         }
     }
 
     /// Makes the next segment unless it is there; whether it is there now.
-    pub(super) fn prepare(&self) -> bool {
-        if self.journal.has_spare() {
+    pub(super) fn preallocate(&self) -> bool {
+        if self.write_buffer.has_spare() {
             return true;
         }
         let salt = self.salts.lock().next_u64();
-        match self.segments.prepare(self.journal.segment(), &self.config, salt) {
+        match self.segments.preallocate(self.write_buffer.segment(), &self.config, salt) {
             Ok(segment) => {
-                self.journal.set_spare(Spare::Ready(segment));
+                self.write_buffer.set_spare(NextSegment::Ready(segment));
                 true
             }
             Err(error) => {
                 let error = if is_full(&error) {
-                    StoreError::Full { at: self.journal.at().to_owned() }
+                    StoreError::Full { at: self.write_buffer.at().to_owned() }
                 } else {
                     StoreError::io("preparing the next segment", error)
                 };
                 tracing::warn!(target: crate::telemetry::TARGET, %error, "no room could be prepared for what comes");
-                self.journal.set_spare(Spare::Failed(error));
+                self.write_buffer.set_spare(NextSegment::Failed(error));
                 false
             }
         }

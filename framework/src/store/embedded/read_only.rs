@@ -14,17 +14,17 @@ use super::super::index::ids::IdHash;
 use super::super::record::Location;
 use super::super::traverse::Located;
 use super::disk::{Disk, DiskFile, Folder};
-use super::recover::{Log, shorter};
-use super::scan::{self, End, Place};
+use super::recover::{LogReplay, log_too_short};
+use super::scan::{self, BatchLocation, LogEnd};
 use super::segment::Segments;
-use super::shard::{ReadJob, Reader, Shard, Source};
-use super::snapshots::Stored;
+use super::shard::{EmbeddedReader, LogSource, ReadJob, Shard};
+use super::snapshots::SnapshotLocation;
 use super::{EmbeddedStore, checkpoint, failure, layout, views};
 use crate::message::{Name, ShardId};
 use crate::store::{ShardReader, StoreError, View};
 
 /// How often a checkpoint is looked for that another process replaces at the same time.
-const CHECKPOINTS: usize = 5;
+const CHECKPOINT_TRIES: usize = 5;
 
 /// What stood in a store at one moment. Opened with [`EmbeddedStore::read_only`].
 ///
@@ -33,7 +33,7 @@ const CHECKPOINTS: usize = 5;
 pub struct ReadOnlyStore {
     folder: Arc<dyn Disk>,
     shards: HashMap<ShardId, Arc<Shard>>,
-    past: Arc<Past>,
+    log: Arc<ReadOnlyLog>,
     in_use: bool,
 }
 
@@ -56,13 +56,13 @@ impl EmbeddedStore {
 
 impl ReadOnlyStore {
     fn open(path: &Path) -> Result<Self, StoreError> {
-        let folder: Arc<dyn Disk> = Arc::new(Looking(Folder::at(path)));
+        let folder: Arc<dyn Disk> = Arc::new(ReadOnlyFolder(Folder::at(path)));
         let hasher = StreamHasher::new(layout::read(&folder)?);
         let saved = newest(&folder, &hasher)?;
         let is_in_use = || Folder::at(path).is_in_use().map_err(failure("looking at the store's lock"));
         let was_in_use = is_in_use()?;
-        let from = saved.last.unwrap_or(Place::FIRST);
-        let (segments, end) = whole(&folder, from)?;
+        let from = saved.last.unwrap_or(BatchLocation::FIRST);
+        let (segments, end) = read_to_end(&folder, from)?;
         // Asked for again behind the log: whoever comes from now on leaves alone what was read.
         let in_use = is_in_use()?;
         let known = saved.shards.iter().map(|shard| shard.index.committed()).max().unwrap_or(0);
@@ -72,9 +72,9 @@ impl ReadOnlyStore {
         let held_back = last.filter(|last| !end.marked && in_use && end.last != saved.last && known <= *last);
         let through = held_back.map_or_else(|| segments.location(end.place), Ok)?;
 
-        let mut log = Log::new(&segments, &hasher, saved.shards, Location::MAX);
+        let mut log = LogReplay::new(&segments, &hasher, saved.shards, Location::MAX);
         scan::follow(&segments, from, |location, record| match location < through {
-            true => log.take(location, record),
+            true => log.replay(location, record),
             // Written since.
             false => Ok(()),
         })?;
@@ -83,13 +83,13 @@ impl ReadOnlyStore {
             (shard.id.clone(), shard)
         });
         let shards = shards.collect();
-        Ok(Self { folder, shards, past: Arc::new(Past { segments }), in_use: was_in_use || in_use })
+        Ok(Self { folder, shards, log: Arc::new(ReadOnlyLog { segments }), in_use: was_in_use || in_use })
     }
 
     /// The shard's log as it was; `None` if the shard was never opened.
     pub fn read(&self, shard: &ShardId) -> Option<Arc<dyn ShardReader>> {
         let shard = Arc::clone(self.shards.get(shard)?);
-        Some(Arc::new(Reader::new(Arc::clone(&self.past) as Arc<dyn Source>, shard)))
+        Some(Arc::new(EmbeddedReader::new(Arc::clone(&self.log) as Arc<dyn LogSource>, shard)))
     }
 
     /// The view that was last saved for a projection, as it is now.
@@ -113,9 +113,9 @@ impl std::fmt::Debug for ReadOnlyStore {
 }
 
 /// The newest checkpoint. One that is taken away while it is opened has a newer one in its place.
-fn newest(folder: &Arc<dyn Disk>, hasher: &StreamHasher) -> Result<checkpoint::Saved, StoreError> {
+fn newest(folder: &Arc<dyn Disk>, hasher: &StreamHasher) -> Result<checkpoint::Checkpoint, StoreError> {
     let mut saved = checkpoint::newest(folder, hasher)?;
-    for _ in 1..CHECKPOINTS {
+    for _ in 1..CHECKPOINT_TRIES {
         if saved.last.is_some() || saved.number == 0 {
             break;
         }
@@ -128,13 +128,13 @@ fn newest(folder: &Arc<dyn Disk>, hasher: &StreamHasher) -> Result<checkpoint::S
 ///
 /// If something stands behind that end, it was either written since or the batch at the end is damaged. A batch is durable
 /// before anything is written behind it, so in the first case it can be read by now.
-fn whole(folder: &Arc<dyn Disk>, from: Place) -> Result<(Segments, End), StoreError> {
+fn read_to_end(folder: &Arc<dyn Disk>, from: BatchLocation) -> Result<(Segments, LogEnd), StoreError> {
     let mut segments = Segments::read(folder)?;
     let mut end = scan::follow(&segments, from, |_, _| Ok(()))?;
-    if end.place == from && from != Place::FIRST {
-        return Err(shorter(folder, from));
+    if end.place == from && from != BatchLocation::FIRST {
+        return Err(log_too_short(folder, from));
     }
-    while let Some(sign) = scan::sign_of_life(&segments, end.place)? {
+    while let Some(sign) = scan::find_later_write(&segments, end.place)? {
         segments = Segments::read(folder)?;
         let further = scan::follow(&segments, end.place, |_, _| Ok(()))?;
         if further.place == end.place {
@@ -146,11 +146,11 @@ fn whole(folder: &Arc<dyn Disk>, from: Place) -> Result<(Segments, End), StoreEr
 }
 
 /// The segments of a log that is not written to: everything known of it is committed.
-struct Past {
+struct ReadOnlyLog {
     segments: Segments,
 }
 
-impl Source for Past {
+impl LogSource for ReadOnlyLog {
     fn segments(&self) -> &Segments {
         &self.segments
     }
@@ -159,31 +159,31 @@ impl Source for Past {
         Location::MAX
     }
 
-    fn read_away(&self, job: ReadJob) -> Option<ReadJob> {
+    fn spawn_read(&self, job: ReadJob) -> Option<ReadJob> {
         Some(job)
     }
 
-    fn damaged(&self, _: &StoreError) {}
+    fn record_damage(&self, _: &StoreError) {}
 
-    fn turns_of(&self, _: IdHash) -> Option<Vec<Location>> {
+    fn older_turns(&self, _: IdHash) -> Option<Vec<Location>> {
         // The files may be replaced meanwhile; the log has everything.
         None
     }
 
-    fn snapshot(&self, _: Stored, _: &str, _: &str) -> Option<Located> {
+    fn snapshot(&self, _: SnapshotLocation, _: &str, _: &str) -> Option<Located> {
         // Its file may be replaced meanwhile; the log has everything.
         None
     }
 }
 
 /// A folder in which nothing can be written.
-struct Looking(Folder);
+struct ReadOnlyFolder(Folder);
 
 fn refused<T>() -> io::Result<T> {
     Err(io::Error::from(io::ErrorKind::ReadOnlyFilesystem))
 }
 
-impl Disk for Looking {
+impl Disk for ReadOnlyFolder {
     fn lock(&self) -> io::Result<bool> {
         refused()
     }

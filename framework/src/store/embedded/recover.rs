@@ -8,38 +8,38 @@ use super::super::record::{Location, Malformed, Names, Record};
 use super::disk::Disk;
 use super::frame::{BATCH_BYTES, BatchHead};
 use super::ids::IdRuns;
-use super::scan::{self, End, Place, Window};
+use super::scan::{self, BatchLocation, LogEnd, SegmentWindow};
 use super::segment::{self, FIRST_OFFSET, Segment, Segments};
-use super::snapshots::Stored;
-use super::write_buffer::Spare;
+use super::snapshots::SnapshotLocation;
+use super::write_buffer::NextSegment;
 use super::{EmbeddedConfig, checkpoint, failure};
 use crate::clock::Timestamp;
 use crate::message::{Name, ShardId};
 use crate::store::{Epoch, StoreError};
 
 /// After so many records the ids in them are written, while a whole log is read.
-const RECORDS_A_RUN: u64 = 512 * 1024;
+const RECORDS_PER_RUN: u64 = 512 * 1024;
 
 /// A shard as the log describes it. Its place in the list is its number in the log.
-pub(super) struct ShardLog {
+pub(super) struct RecoveredShard {
     pub(super) id: ShardId,
     /// How many shards its domain has.
     pub(super) shards: u16,
     pub(super) epoch: Epoch,
     pub(super) index: Index,
-    pub(super) snapshots: HashMap<Stream, Stored>,
+    pub(super) snapshots: HashMap<Stream, SnapshotLocation>,
 }
 
 /// What an opened log holds, and where it goes on.
 pub(super) struct Recovered {
-    pub(super) shards: Vec<ShardLog>,
+    pub(super) shards: Vec<RecoveredShard>,
     pub(super) domains: HashMap<Name, u16>,
     pub(super) segment: Arc<Segment>,
     pub(super) offset: u64,
     /// The number of the last batch.
     pub(super) batch: u64,
-    pub(super) last: Option<Place>,
-    pub(super) spare: Spare,
+    pub(super) last: Option<BatchLocation>,
+    pub(super) spare: NextSegment,
     /// How many bytes of log there are behind the newest checkpoint.
     pub(super) since_checkpoint: u64,
     /// Up to where the snapshots' files were known to the checkpoint: file and offset.
@@ -58,12 +58,12 @@ pub(super) fn recover(
     salt: impl FnOnce() -> u64,
 ) -> Result<Recovered, StoreError> {
     let saved = checkpoint::newest(disk, hasher)?;
-    let from = saved.last.unwrap_or(Place::FIRST);
+    let from = saved.last.unwrap_or(BatchLocation::FIRST);
     if segments.all().is_empty() {
         if saved.last.is_some() {
-            return Err(shorter(disk, from));
+            return Err(log_too_short(disk, from));
         }
-        segments.prepare(0, config, salt()).map_err(|error| match error {
+        segments.preallocate(0, config, salt()).map_err(|error| match error {
             error if super::disk::is_full(&error) => StoreError::Full { at: disk.path("").display().to_string() },
             error => StoreError::io("creating the log", error),
         })?;
@@ -78,14 +78,14 @@ pub(super) fn recover(
     let through = segment.start + end.place.offset;
     for shard in &mut log.shards {
         if shard.index.committed() > through {
-            return Err(shorter(disk, end.place));
+            return Err(log_too_short(disk, end.place));
         }
         shard.index.commit(through);
     }
-    clean(segments, &end)?;
+    clean_end(segments, &end)?;
     let spare = match current.and_then(|nth| all.get(nth + 1)) {
-        Some(spare) => Spare::Ready(Arc::clone(spare)),
-        None => Spare::Coming,
+        Some(spare) => NextSegment::Ready(Arc::clone(spare)),
+        None => NextSegment::Pending,
     };
     let begun = all.iter().find(|segment| segment.number == from.segment).map_or(0, |segment| segment.start);
     Ok(Recovered {
@@ -104,10 +104,10 @@ pub(super) fn recover(
 
 /// A log that was read.
 struct Replayed<'a> {
-    log: Log<'a>,
-    end: End,
+    log: LogReplay<'a>,
+    end: LogEnd,
     /// Where the reading began.
-    from: Place,
+    from: BatchLocation,
     /// From where the snapshots' files are to be read.
     snapshots_from: (u64, u64),
 }
@@ -117,26 +117,28 @@ fn replay<'a>(
     disk: &Arc<dyn Disk>,
     segments: &'a Segments,
     hasher: &'a StreamHasher,
-    shards: Vec<ShardLog>,
-    last: Option<Place>,
+    shards: Vec<RecoveredShard>,
+    last: Option<BatchLocation>,
     snapshots: (u64, u64),
     ids: &IdRuns,
 ) -> Result<Replayed<'a>, StoreError> {
-    let from = last.unwrap_or(Place::FIRST);
+    let from = last.unwrap_or(BatchLocation::FIRST);
     // A checkpoint of a file that is missing: the log is shorter than it was.
-    let begin = segments.location(from).map_err(|error| if last.is_some() { shorter(disk, from) } else { error })?;
-    let ended = |end: &End| if end.place == from && last.is_some() { Err(shorter(disk, from)) } else { Ok(()) };
+    let begin =
+        segments.location(from).map_err(|error| if last.is_some() { log_too_short(disk, from) } else { error })?;
+    let ended =
+        |end: &LogEnd| if end.place == from && last.is_some() { Err(log_too_short(disk, from)) } else { Ok(()) };
     if ids.from() == 0 && (last.is_none() || ids.through() >= begin) {
-        let mut log = Log::new(segments, hasher, shards, ids.through());
-        let end = scan::scan(segments, from, |location, record| log.take(location, record))?;
+        let mut log = LogReplay::new(segments, hasher, shards, ids.through());
+        let end = scan::scan(segments, from, |location, record| log.replay(location, record))?;
         ended(&end)?;
         // Runs that know more than the log are of another one, of which this one is an older copy.
         if ids.through() <= segments.location(end.place)? {
             return Ok(Replayed { log, end, from, snapshots_from: snapshots });
         }
     } else {
-        let mut log = Log::new(segments, hasher, shards, Location::MAX);
-        let end = scan::scan(segments, from, |location, record| log.take(location, record))?;
+        let mut log = LogReplay::new(segments, hasher, shards, Location::MAX);
+        let end = scan::scan(segments, from, |location, record| log.replay(location, record))?;
         ended(&end)?;
         tracing::info!(target: crate::telemetry::TARGET, "the ids in the log are not indexed: all of it is read once");
         ids.reset(0);
@@ -160,20 +162,20 @@ fn replay<'a>(
 
 /// Reads all of the log. The ids are written to runs meanwhile, so that they need not be held in memory.
 fn replay_all<'a>(segments: &'a Segments, hasher: &'a StreamHasher, ids: &IdRuns) -> Result<Replayed<'a>, StoreError> {
-    let mut log = Log::new(segments, hasher, Vec::new(), 0);
+    let mut log = LogReplay::new(segments, hasher, Vec::new(), 0);
     let mut records = 0;
-    let end = scan::scan(segments, Place::FIRST, |location, record| {
+    let end = scan::scan(segments, BatchLocation::FIRST, |location, record| {
         records += 1;
-        if records % RECORDS_A_RUN == 0 {
+        if records % RECORDS_PER_RUN == 0 {
             log.write_ids(ids, location).map_err(failure("indexing the ids in the log"))?;
         }
-        log.take(location, record)
+        log.replay(location, record)
     })?;
-    Ok(Replayed { log, end, from: Place::FIRST, snapshots_from: (0, 0) })
+    Ok(Replayed { log, end, from: BatchLocation::FIRST, snapshots_from: (0, 0) })
 }
 
 /// The error for a log that ends before something that a checkpoint knows: it was written after that was durable.
-pub(super) fn shorter(disk: &Arc<dyn Disk>, place: Place) -> StoreError {
+pub(super) fn log_too_short(disk: &Arc<dyn Disk>, place: BatchLocation) -> StoreError {
     StoreError::Corrupt {
         file: disk.path(&segment::name(place.segment)),
         offset: place.offset,
@@ -182,22 +184,22 @@ pub(super) fn shorter(disk: &Arc<dyn Disk>, place: Place) -> StoreError {
 }
 
 /// The shards as the log's records make them.
-pub(super) struct Log<'a> {
+pub(super) struct LogReplay<'a> {
     segments: &'a Segments,
     hasher: &'a StreamHasher,
     names: Names,
-    pub(super) shards: Vec<ShardLog>,
+    pub(super) shards: Vec<RecoveredShard>,
     domains: HashMap<Name, u16>,
     ids_from: Location,
 }
 
-impl<'a> Log<'a> {
+impl<'a> LogReplay<'a> {
     /// Goes on from the shards of a checkpoint.
     /// The ids of records before `ids_from` are known elsewhere.
     pub(super) fn new(
         segments: &'a Segments,
         hasher: &'a StreamHasher,
-        mut shards: Vec<ShardLog>,
+        mut shards: Vec<RecoveredShard>,
         ids_from: Location,
     ) -> Self {
         for shard in &mut shards {
@@ -216,13 +218,13 @@ impl<'a> Log<'a> {
                 newest = newest.max(generation.newest());
                 entries.extend(generation.iter());
             }
-            shard.index.ids.drop_all_but(&generations, []);
+            shard.index.ids.replace_frozen(&generations, []);
         }
         ids.write(entries, through, newest)
     }
 
     /// Takes in the record at `location`, unless the checkpoint knew it.
-    pub(super) fn take(&mut self, location: Location, bytes: &[u8]) -> Result<(), StoreError> {
+    pub(super) fn replay(&mut self, location: Location, bytes: &[u8]) -> Result<(), StoreError> {
         self.apply(location, bytes).map_err(|Malformed(reason)| self.segments.damaged(location, reason))
     }
 
@@ -231,7 +233,7 @@ impl<'a> Log<'a> {
         let tag = usize::try_from(tag).map_err(|_| Malformed("its shard is unknown"))?;
         if let Record::Opened { domain, shard, shards } = record {
             let id = ShardId::new(self.names.get(domain)?, shard);
-            return self.opened(tag, epoch, &id, shards);
+            return self.apply_opened(tag, epoch, &id, shards);
         }
         let shard = self.shards.get_mut(tag).ok_or(Malformed("its shard is unknown"))?;
         if location < shard.index.committed() {
@@ -243,7 +245,7 @@ impl<'a> Log<'a> {
         shard.index.apply(&record, location, &mut self.names)
     }
 
-    fn opened(&mut self, tag: usize, epoch: Epoch, id: &ShardId, shards: u16) -> Result<(), Malformed> {
+    fn apply_opened(&mut self, tag: usize, epoch: Epoch, id: &ShardId, shards: u16) -> Result<(), Malformed> {
         if *self.domains.entry(id.domain.clone()).or_insert(shards) != shards || id.shard >= shards {
             return Err(Malformed("it does not agree with how many shards the domain has"));
         }
@@ -253,7 +255,7 @@ impl<'a> Log<'a> {
             None if tag == next => {
                 let mut index = Index::new(self.hasher.clone());
                 index.skip_ids_before(self.ids_from);
-                self.shards.push(ShardLog { id: id.clone(), shards, epoch, index, snapshots: HashMap::new() });
+                self.shards.push(RecoveredShard { id: id.clone(), shards, epoch, index, snapshots: HashMap::new() });
             }
             _ => return Err(Malformed("its shard's number belongs to another shard")),
         }
@@ -265,11 +267,11 @@ impl<'a> Log<'a> {
 ///
 /// What was read may be in the operating system's memory only, even marked as written if a flush has failed before. And what
 /// is left of an unfinished batch must not be taken for records once the log has grown up to it again.
-fn clean(segments: &Segments, end: &End) -> Result<(), StoreError> {
+fn clean_end(segments: &Segments, end: &LogEnd) -> Result<(), StoreError> {
     let doing = || failure("cleaning the end of the log");
     for segment in segments.all().iter().filter(|segment| segment.number >= end.place.segment) {
         let file = segments.file(segment).map_err(doing())?;
-        let mut window = Window::open(segments, segment)?;
+        let mut window = SegmentWindow::open(segments, segment)?;
         let is_last = segment.number == end.place.segment;
         let mut touched = false;
         if let (true, false, Some(last)) = (is_last, end.marked, end.last)

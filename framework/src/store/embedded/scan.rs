@@ -15,23 +15,23 @@ const WINDOW_BYTES: usize = 1024 * 1024;
 
 /// A place in the log where a batch begins, and the number it must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct BatchLocation {
     pub(super) segment: u64,
     pub(super) offset: u64,
     pub(super) batch: u64,
 }
 
-impl Place {
+impl BatchLocation {
     pub(super) const FIRST: Self = Self { segment: 1, offset: FIRST_OFFSET, batch: 1 };
 }
 
 /// How a log ends.
 #[derive(Clone, Debug)]
-pub(super) struct End {
+pub(super) struct LogEnd {
     /// Where the next batch goes.
-    pub(super) place: Place,
+    pub(super) place: BatchLocation,
     /// Where the last batch begins, if this scan met one.
-    pub(super) last: Option<Place>,
+    pub(super) last: Option<BatchLocation>,
     /// Whether a mark says that the last batch is durable.
     pub(super) marked: bool,
 }
@@ -42,11 +42,11 @@ pub(super) struct End {
 /// [`StoreError::Corrupt`] if something is damaged that was whole once, and what `take` finds wrong.
 pub(super) fn scan(
     segments: &Segments,
-    from: Place,
+    from: BatchLocation,
     take: impl FnMut(Location, &[u8]) -> Result<(), StoreError>,
-) -> Result<End, StoreError> {
+) -> Result<LogEnd, StoreError> {
     let end = follow(segments, from, take)?;
-    match sign_of_life(segments, end.place)? {
+    match find_later_write(segments, end.place)? {
         Some(sign) => Err(damaged(segments, end.place, &sign)?),
         None => Ok(end),
     }
@@ -58,18 +58,18 @@ pub(super) fn scan(
 /// What `take` finds wrong.
 pub(super) fn follow(
     segments: &Segments,
-    from: Place,
+    from: BatchLocation,
     mut take: impl FnMut(Location, &[u8]) -> Result<(), StoreError>,
-) -> Result<End, StoreError> {
+) -> Result<LogEnd, StoreError> {
     let all = segments.all();
     let mut rest = all.iter().skip_while(|segment| segment.number < from.segment);
     let mut place = from;
-    let mut end = End { place, last: None, marked: false };
+    let mut end = LogEnd { place, last: None, marked: false };
     let Some(segment) = rest.next() else { return Ok(end) };
-    let mut window = Window::open(segments, segment)?;
+    let mut window = SegmentWindow::open(segments, segment)?;
     loop {
         match window.batch(place)? {
-            Found::Batch { length, records } => {
+            ScannedBatch::Batch { length, records } => {
                 let frames = window.get(place.offset + BATCH_BYTES as u64, length)?;
                 for (location, range) in records {
                     take(location, frames.get(range).unwrap_or_default())?;
@@ -77,11 +77,11 @@ pub(super) fn follow(
                 let last = Some(place);
                 place.offset += (BATCH_BYTES + length) as u64;
                 place.batch += 1;
-                end = End { place, last, marked: false };
+                end = LogEnd { place, last, marked: false };
             }
             found => {
-                let is_mark = matches!(found, Found::Mark);
-                if !is_mark && let Some(length) = window.headless(place, &mut rest.clone(), segments)? {
+                let is_mark = matches!(found, ScannedBatch::Mark);
+                if !is_mark && let Some(length) = window.length_without_head(place, &mut rest.clone(), segments)? {
                     let file = segments.path(&window.segment);
                     tracing::warn!(target: crate::telemetry::TARGET, file, offset = place.offset, batch = place.batch, "the head of a batch is damaged, its records are whole");
                     let offset = place.offset + BATCH_BYTES as u64;
@@ -93,14 +93,14 @@ pub(super) fn follow(
                     let last = Some(place);
                     place.offset = offset + length as u64;
                     place.batch += 1;
-                    end = End { place, last, marked: false };
+                    end = LogEnd { place, last, marked: false };
                     continue;
                 }
                 end.marked = is_mark;
                 // The batch may be in a later segment, if there was no room for it here.
                 let Some(next) = first_with(segments, rest.clone(), place.batch)? else { break };
-                place = Place { segment: next.number, offset: FIRST_OFFSET, batch: place.batch };
-                window = Window::open(segments, next)?;
+                place = BatchLocation { segment: next.number, offset: FIRST_OFFSET, batch: place.batch };
+                window = SegmentWindow::open(segments, next)?;
                 rest.by_ref().find(|segment| segment.number == next.number);
             }
         }
@@ -109,8 +109,8 @@ pub(super) fn follow(
 }
 
 /// The error for a batch at `place` that was whole once, as `sign` shows.
-pub(super) fn damaged(segments: &Segments, place: Place, sign: &Sign) -> Result<StoreError, StoreError> {
-    let Sign { segment, offset, number } = sign;
+pub(super) fn damaged(segments: &Segments, place: BatchLocation, sign: &LaterWrite) -> Result<StoreError, StoreError> {
+    let LaterWrite { segment, offset, number } = sign;
     let reason = format!(
         "batch {} is damaged: it was durable once, as what stands at byte {offset} of {} with number {number} shows",
         place.batch,
@@ -127,8 +127,8 @@ fn first_with<'a>(
     batch: u64,
 ) -> Result<Option<&'a Arc<Segment>>, StoreError> {
     for segment in later {
-        let place = Place { segment: segment.number, offset: FIRST_OFFSET, batch };
-        if matches!(Window::open(segments, segment)?.batch(place)?, Found::Batch { .. }) {
+        let place = BatchLocation { segment: segment.number, offset: FIRST_OFFSET, batch };
+        if matches!(SegmentWindow::open(segments, segment)?.batch(place)?, ScannedBatch::Batch { .. }) {
             return Ok(Some(segment));
         }
     }
@@ -136,16 +136,16 @@ fn first_with<'a>(
 }
 
 /// Something that was written after a batch was durable.
-pub(super) struct Sign {
+pub(super) struct LaterWrite {
     segment: Arc<Segment>,
     offset: u64,
     number: u64,
 }
 
 /// Something at or behind `place` that was written after the batch which should be there.
-pub(super) fn sign_of_life(segments: &Segments, place: Place) -> Result<Option<Sign>, StoreError> {
+pub(super) fn find_later_write(segments: &Segments, place: BatchLocation) -> Result<Option<LaterWrite>, StoreError> {
     for segment in segments.all().iter().filter(|segment| segment.number >= place.segment) {
-        let mut window = Window::open(segments, segment)?;
+        let mut window = SegmentWindow::open(segments, segment)?;
         let mut offset = if segment.number == place.segment { place.offset } else { FIRST_OFFSET };
         while offset + BATCH_BYTES as u64 <= segment.size {
             let Some(next) = window.next_nonzero(offset)? else { break };
@@ -153,7 +153,7 @@ pub(super) fn sign_of_life(segments: &Segments, place: Place) -> Result<Option<S
             if let Some(head) = window.head(offset)? {
                 let later = if head.length == 0 { head.number >= place.batch } else { head.number > place.batch };
                 if later {
-                    return Ok(Some(Sign { segment: Arc::clone(segment), offset, number: head.number }));
+                    return Ok(Some(LaterWrite { segment: Arc::clone(segment), offset, number: head.number }));
                 }
             }
             offset += 1;
@@ -162,21 +162,21 @@ pub(super) fn sign_of_life(segments: &Segments, place: Place) -> Result<Option<S
     Ok(None)
 }
 
-enum Found {
+enum ScannedBatch {
     Batch { length: usize, records: Vec<(Location, Range<usize>)> },
     Mark,
     Nothing,
 }
 
 /// A segment's file, read in large pieces.
-pub(super) struct Window {
+pub(super) struct SegmentWindow {
     segment: Arc<Segment>,
     file: Arc<dyn DiskFile>,
     start: u64,
     bytes: Vec<u8>,
 }
 
-impl Window {
+impl SegmentWindow {
     pub(super) fn open(segments: &Segments, segment: &Arc<Segment>) -> Result<Self, StoreError> {
         let file = segments.file(segment).map_err(failure("opening a segment"))?;
         Ok(Self { segment: Arc::clone(segment), file, start: 0, bytes: Vec::new() })
@@ -208,30 +208,30 @@ impl Window {
     }
 
     /// What stands at `place`: the whole batch, with the number it must have, or the mark behind the last one.
-    fn batch(&mut self, place: Place) -> Result<Found, StoreError> {
-        let Some(head) = self.head(place.offset)? else { return Ok(Found::Nothing) };
+    fn batch(&mut self, place: BatchLocation) -> Result<ScannedBatch, StoreError> {
+        let Some(head) = self.head(place.offset)? else { return Ok(ScannedBatch::Nothing) };
         if head.length == 0 {
             let marks = head.number.checked_add(1) == Some(place.batch);
-            return Ok(if marks { Found::Mark } else { Found::Nothing });
+            return Ok(if marks { ScannedBatch::Mark } else { ScannedBatch::Nothing });
         }
         let length = usize::try_from(head.length).unwrap_or(usize::MAX);
         let offset = place.offset + BATCH_BYTES as u64;
         let (salt, location, size) = (self.segment.salt, self.segment.start + offset, self.segment.size);
         if head.number != place.batch || offset + length as u64 > size {
-            return Ok(Found::Nothing);
+            return Ok(ScannedBatch::Nothing);
         }
         let frames = self.get(offset, length)?;
         match frame::records(frames, salt, location) {
-            Some(records) if frames.len() == length => Ok(Found::Batch { length, records }),
-            _ => Ok(Found::Nothing),
+            Some(records) if frames.len() == length => Ok(ScannedBatch::Batch { length, records }),
+            _ => Ok(ScannedBatch::Nothing),
         }
     }
 
     /// How long the batch at `place` is whose head is damaged, if its records are whole and something behind them proves that
     /// they are all: the next batch, or the mark that this one is durable.
-    fn headless(
+    fn length_without_head(
         &mut self,
-        place: Place,
+        place: BatchLocation,
         later: &mut dyn Iterator<Item = &Arc<Segment>>,
         segments: &Segments,
     ) -> Result<Option<usize>, StoreError> {

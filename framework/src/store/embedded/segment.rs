@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use super::super::record::Location;
 use super::disk::{Disk, DiskFile, is_full};
 use super::frame::sum;
-use super::scan::Place;
+use super::scan::BatchLocation;
 use super::{EmbeddedConfig, failure};
 use crate::store::StoreError;
 
@@ -20,7 +20,7 @@ pub(super) const FIRST_OFFSET: u64 = 512;
 const OPEN_FILES: usize = 32;
 
 /// So many zeros are flushed together: all of them at once would hold up the log's own flushes behind them.
-const FLUSHED_TOGETHER: u64 = 2 * 1024 * 1024;
+const FLUSH_CHUNK_BYTES: u64 = 2 * 1024 * 1024;
 
 const HEAD_BYTES: usize = 52;
 const MAGIC: [u8; 8] = *b"whizlog\x01";
@@ -116,7 +116,7 @@ impl Segments {
             if *number != expected {
                 return Err(damaged(disk, expected, 0, "the file is missing, though later ones are there"));
             }
-            let segment = segments.look(*number)?;
+            let segment = segments.read_segment(*number)?;
             if segment.number != *number || segment.start != start {
                 return Err(damaged(disk, *number, 0, "it is not the segment its name says"));
             }
@@ -126,7 +126,7 @@ impl Segments {
         Ok(segments)
     }
 
-    fn look(&self, number: u64) -> Result<Segment, StoreError> {
+    fn read_segment(&self, number: u64) -> Result<Segment, StoreError> {
         let file = self.disk.open(&name(number)).map_err(failure("opening a segment"))?;
         let mut head = [0; HEAD_BYTES];
         let read = file.read_at(&mut head, 0).map_err(failure("reading a segment's head"))?;
@@ -140,7 +140,7 @@ impl Segments {
     }
 
     /// The segment behind the one with the number `after`, made if it is not there: it appears whole or not at all.
-    pub(super) fn prepare(&self, after: u64, config: &EmbeddedConfig, salt: u64) -> io::Result<Arc<Segment>> {
+    pub(super) fn preallocate(&self, after: u64, config: &EmbeddedConfig, salt: u64) -> io::Result<Arc<Segment>> {
         // A crash may have left more than one behind the end of the log. One that is passed over is never used any more.
         let made = self.all.read().iter().find(|segment| segment.number > after).cloned();
         if let Some(made) = made {
@@ -174,7 +174,7 @@ impl Segments {
             let length = usize::try_from(segment.size - offset).unwrap_or(usize::MAX).min(ZEROS.len());
             file.write_at(ZEROS.get(..length).unwrap_or_default(), offset)?;
             offset += length as u64;
-            if offset.is_multiple_of(FLUSHED_TOGETHER) {
+            if offset.is_multiple_of(FLUSH_CHUNK_BYTES) {
                 file.sync()?;
             }
         }
@@ -197,11 +197,11 @@ impl Segments {
     }
 
     /// The location of a place.
-    pub(super) fn location(&self, place: Place) -> Result<Location, StoreError> {
+    pub(super) fn location(&self, place: BatchLocation) -> Result<Location, StoreError> {
         let all = self.all.read();
         let segment = all.iter().find(|segment| segment.number == place.segment);
         // A log of nothing yet begins where its first segment will.
-        let start = segment.map(|segment| segment.start).or((place == Place::FIRST).then_some(0));
+        let start = segment.map(|segment| segment.start).or((place == BatchLocation::FIRST).then_some(0));
         start.map(|start| start + place.offset).ok_or(StoreError::Closed)
     }
 

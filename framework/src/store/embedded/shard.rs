@@ -8,19 +8,19 @@ use futures_util::future::{BoxFuture, ready};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
-use super::super::index::append::{At, Numbers};
+use super::super::index::append::{AppendContext, AppendNumbers};
 use super::super::index::ids::IdHash;
 use super::super::index::{Head, Index, OutOfTurn, Stream};
 use super::super::record::{Location, MAX_TURN_BYTES, turn_bound};
 use super::super::traverse::{self, Located};
-use super::flusher::HeldBytes;
+use super::flusher::ReservedBytes;
 use super::inner::Inner;
 use super::log::LogReader;
-use super::pages::{Pages, away};
-use super::recover::ShardLog;
+use super::pages::{Pages, run_on_reader};
+use super::recover::RecoveredShard;
 use super::segment::Segments;
-use super::snapshots::{Named, Stored};
-use super::write_buffer::{Hand, Refused};
+use super::snapshots::{NamedSnapshot, SnapshotLocation};
+use super::write_buffer::{AppendRefused, WriteMode};
 use crate::clock::Timestamp;
 use crate::message::{MessageId, Name, ShardId};
 use crate::store::{
@@ -32,7 +32,7 @@ use crate::store::{
 const SMALL_RECORD_BYTES: usize = 512;
 
 /// So many snapshots of a shard wait for the commit of their turn; more are not kept.
-const FRESH_SNAPSHOTS: usize = 256;
+const MAX_PENDING_SNAPSHOTS: usize = 256;
 
 pub(super) struct Shard {
     pub(super) id: ShardId,
@@ -41,104 +41,104 @@ pub(super) struct Shard {
     /// Its number in the log.
     pub(super) tag: u32,
     /// Where the log says so for the first time.
-    pub(super) born: Location,
-    pub(super) state: Mutex<State>,
+    pub(super) opened_at: Location,
+    pub(super) state: Mutex<ShardState>,
     /// The newest snapshots that are in the snapshots' files. Only the keeper changes it, and it is never held for the lock of
     /// the state.
-    pub(super) stored: RwLock<HashMap<Stream, Stored>>,
+    pub(super) stored: RwLock<HashMap<Stream, SnapshotLocation>>,
 }
 
-pub(super) struct State {
+pub(super) struct ShardState {
     pub(super) epoch: Epoch,
     pub(super) index: Index,
     /// Snapshots that are not there yet.
-    pub(super) fresh: HashMap<Stream, Fresh>,
+    pub(super) pending: HashMap<Stream, PendingSnapshots>,
     /// Those of them whose turn is not committed yet, and where the log was when they were made.
-    waiting: VecDeque<(Location, Stream)>,
+    uncommitted: VecDeque<(Location, Stream)>,
 }
 
 /// Snapshots of a stream that are not in a file yet.
-pub(super) struct Fresh {
+pub(super) struct PendingSnapshots {
     /// The one that is written next. It keeps its place: a stream that saves one all the time would never have one written.
-    pub(super) next: Named,
+    pub(super) next: NamedSnapshot,
     /// The newest one behind it, and where the log was when it was made.
-    newest: Option<(Location, Named, HeldBytes)>,
-    _held: HeldBytes,
+    newest: Option<(Location, NamedSnapshot, ReservedBytes)>,
+    _held: ReservedBytes,
 }
 
 impl Shard {
     /// A shard that nobody has opened yet.
     pub(super) fn new(id: ShardId, shards: u16, tag: u32, born: Location, epoch: Epoch, index: Index) -> Self {
-        let state = State { epoch, index, fresh: HashMap::new(), waiting: VecDeque::new() };
-        Self { id, shards, tag, born, state: Mutex::new(state), stored: RwLock::default() }
+        let state = ShardState { epoch, index, pending: HashMap::new(), uncommitted: VecDeque::new() };
+        Self { id, shards, tag, opened_at: born, state: Mutex::new(state), stored: RwLock::default() }
     }
 
-    pub(super) fn recovered(log: ShardLog, tag: u32) -> Self {
+    pub(super) fn recovered(log: RecoveredShard, tag: u32) -> Self {
         let shard = Self::new(log.id, log.shards, tag, 0, log.epoch, log.index);
         *shard.stored.write() = log.snapshots;
         shard
     }
 }
 
-impl State {
+impl ShardState {
     /// The streams whose snapshots may be written, because their turns are committed.
-    pub(super) fn ripe(&mut self) -> Vec<Stream> {
+    pub(super) fn take_committed(&mut self) -> Vec<Stream> {
         let committed = self.index.committed();
         // Of a turn that is lost after all it would be taken for a snapshot of the turn that comes in its place.
         let is_ripe = |location: Location| location < committed;
         let mut ripe = Vec::new();
-        while let Some((_, stream)) = self.waiting.pop_front_if(|(location, _)| is_ripe(*location)) {
+        while let Some((_, stream)) = self.uncommitted.pop_front_if(|(location, _)| is_ripe(*location)) {
             ripe.push(stream);
         }
         ripe
     }
 
     /// Keeps a snapshot until it can be written; `location` is that of the stream's last turn.
-    fn keep(&mut self, stream: Stream, location: Location, named: Named, held: HeldBytes) {
-        match self.fresh.get_mut(&stream) {
+    fn add_pending(&mut self, stream: Stream, location: Location, named: NamedSnapshot, held: ReservedBytes) {
+        match self.pending.get_mut(&stream) {
             Some(fresh) => fresh.newest = Some((location, named, held)),
             None => {
-                self.fresh.insert(stream, Fresh { next: named, newest: None, _held: held });
-                self.waiting.push_back((location, stream));
+                self.pending.insert(stream, PendingSnapshots { next: named, newest: None, _held: held });
+                self.uncommitted.push_back((location, stream));
             }
         }
     }
 
     /// The snapshot of a stream that was written next is written, or cannot be.
-    pub(super) fn done(&mut self, stream: Stream) {
-        if let Some(Fresh { newest: Some((location, next, held)), .. }) = self.fresh.remove(&stream) {
-            self.keep(stream, location, next, held);
+    pub(super) fn finish_snapshot(&mut self, stream: Stream) {
+        if let Some(PendingSnapshots { newest: Some((location, next, held)), .. }) = self.pending.remove(&stream) {
+            self.add_pending(stream, location, next, held);
         }
     }
 
     /// The newest snapshot of a stream up to turn `number` that is in no file yet.
-    fn fresh(&self, stream: Stream, number: u64) -> Option<&Named> {
-        let Fresh { next, newest, .. } = self.fresh.get(&stream)?;
+    fn fresh(&self, stream: Stream, number: u64) -> Option<&NamedSnapshot> {
+        let PendingSnapshots { next, newest, .. } = self.pending.get(&stream)?;
         let newest = newest.as_ref().map(|(_, named, _)| named);
-        newest.into_iter().chain([next]).find(|named| named.placed.snapshot.turn <= number)
+        newest.into_iter().chain([next]).find(|named| named.located.snapshot.turn <= number)
     }
 }
 
-pub(super) struct Writer {
+pub(super) struct EmbeddedWriter {
     store: Arc<Inner>,
     shard: Arc<Shard>,
     epoch: Epoch,
-    row: usize,
+    listener: usize,
     /// The journal reports to it as long as it is kept here.
     _listener: Arc<dyn CommitListener>,
 }
 
-impl Writer {
+impl EmbeddedWriter {
     pub(super) fn new(store: Arc<Inner>, shard: Arc<Shard>, epoch: Epoch, listener: Arc<dyn CommitListener>) -> Self {
-        let row = store.journal.row(&listener);
-        Self { store, shard, epoch, row, _listener: listener }
+        let row = store.write_buffer.register_listener(&listener);
+        Self { store, shard, epoch, listener: row, _listener: listener }
     }
 
-    fn put(
+    fn append_record(
         &self,
         bound: usize,
-        hand: Hand,
-        write: impl Fn(&mut Index, At, &mut Vec<u8>) -> Result<Numbers, OutOfTurn>,
+        hand: WriteMode,
+        write: impl Fn(&mut Index, AppendContext, &mut Vec<u8>) -> Result<AppendNumbers, OutOfTurn>,
     ) -> Result<Appended, StoreError> {
         loop {
             let mut state = self.shard.state.lock();
@@ -146,70 +146,74 @@ impl Writer {
                 let (shard, current) = (self.shard.id.clone(), state.epoch);
                 return Err(StoreError::Fenced { shard, mine: self.epoch, current });
             }
-            state.index.commit(self.store.journal.committed());
-            if !state.waiting.is_empty() {
-                self.store.keep(&self.shard, &mut state);
+            state.index.commit(self.store.write_buffer.committed());
+            if !state.uncommitted.is_empty() {
+                self.store.enqueue_snapshots(&self.shard, &mut state);
             }
             let (tag, epoch) = (self.shard.tag, self.epoch);
-            let appended = self.store.journal.append(bound, Some(self.row), hand, |location, into| {
-                let numbers = write(&mut state.index, At { tag, epoch, location, committed: false }, into)?;
+            let appended = self.store.write_buffer.append(bound, Some(self.listener), hand, |location, into| {
+                let numbers = write(&mut state.index, AppendContext { tag, epoch, location, committed: false }, into)?;
                 Ok((location, numbers))
             });
             // Nobody waits for a flush with the shard's lock held: readers need it.
             drop(state);
             match appended {
-                Ok((ticket, (location, Numbers { position, stream }))) => {
-                    let committed = hand == Hand::Mine && self.store.write_here(location);
+                Ok((ticket, (location, AppendNumbers { position, stream }))) => {
+                    let committed = hand == WriteMode::Inline && self.store.write_inline(location);
                     return Ok(Appended { ticket, position, committed, stream });
                 }
-                Err(Refused::OutOfTurn(OutOfTurn { expected })) => {
+                Err(AppendRefused::OutOfTurn(OutOfTurn { expected })) => {
                     return Err(StoreError::OutOfTurn { shard: self.shard.id.clone(), expected });
                 }
-                Err(refused) => self.store.get_room(refused)?,
+                Err(refused) => self.store.wait_for_segment(refused)?,
             }
         }
     }
 }
 
-impl Writer {
-    fn put_turn(&self, turn: &Turn<'_>, hand: Hand) -> Result<Appended, StoreError> {
+impl EmbeddedWriter {
+    fn append_turn(&self, turn: &Turn<'_>, hand: WriteMode) -> Result<Appended, StoreError> {
         let (bytes, limit) = (turn_bound(turn), self.store.largest_turn().min(MAX_TURN_BYTES));
         if bytes > limit {
             return Err(StoreError::Oversize { bytes, limit });
         }
-        let appended = self.put(bytes, hand, |index, at, into| index.append_turn(turn, at, into));
+        let appended = self.append_record(bytes, hand, |index, at, into| index.append_turn(turn, at, into));
         if matches!(turn.mark, Mark::Outside { .. }) && appended.is_ok() {
-            self.store.keeper.handled();
+            self.store.flusher.count_id();
         }
         appended
     }
 }
 
-impl ShardWriter for Writer {
+impl ShardWriter for EmbeddedWriter {
     fn epoch(&self) -> Epoch {
         self.epoch
     }
 
     fn append(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {
-        self.put_turn(turn, Hand::Thread)
+        self.append_turn(turn, WriteMode::Thread)
     }
 
     fn append_alone(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {
-        self.put_turn(turn, self.store.hand())
+        self.append_turn(turn, self.store.write_mode())
     }
 
     fn advance(&mut self, watermark: &Watermark) -> Result<Appended, StoreError> {
-        self.put(SMALL_RECORD_BYTES, Hand::Thread, |index, at, into| Ok(index.append_advance(watermark, at, into)))
+        self.append_record(SMALL_RECORD_BYTES, WriteMode::Thread, |index, at, into| {
+            Ok(index.append_advance(watermark, at, into))
+        })
     }
 
     fn sent(&mut self, to: &ShardId, through: u64) -> Result<Appended, StoreError> {
-        self.put(SMALL_RECORD_BYTES, Hand::Thread, |index, at, into| Ok(index.append_sent(to, through, at, into)))
+        self.append_record(SMALL_RECORD_BYTES, WriteMode::Thread, |index, at, into| {
+            Ok(index.append_sent(to, through, at, into))
+        })
     }
 
     fn save_snapshot(&mut self, actor: &Name, key: &str, snapshot: Snapshot) {
-        let Some(held) = self.store.keeper.hold(snapshot.bytes.len()) else { return };
+        let Some(held) = self.store.flusher.reserve(snapshot.bytes.len()) else { return };
         let mut state = self.shard.state.lock();
-        if state.epoch != self.epoch || state.waiting.len() >= FRESH_SNAPSHOTS {
+        if state.epoch != self.epoch || state.uncommitted.len() >= MAX_PENDING_SNAPSHOTS {
             return;
         }
         let stream = state.index.stream(actor, key);
@@ -217,10 +221,11 @@ impl ShardWriter for Writer {
         let Some(head) = state.index.newest(stream).filter(|head| head.number >= snapshot.turn) else { return };
         let location = if head.number == snapshot.turn { head.location } else { 0 };
         let placed = Located { location, snapshot };
-        let named = Named { tag: self.shard.tag, actor: actor.to_string(), key: key.to_owned(), placed };
-        state.keep(stream, head.location, named, held);
-        state.index.commit(self.store.journal.committed());
-        self.store.keep(&self.shard, &mut state);
+        let named =
+            NamedSnapshot { tag: self.shard.tag, actor: actor.to_string(), key: key.to_owned(), located: placed };
+        state.add_pending(stream, head.location, named, held);
+        state.index.commit(self.store.write_buffer.committed());
+        self.store.enqueue_snapshots(&self.shard, &mut state);
     }
 }
 
@@ -228,45 +233,45 @@ impl ShardWriter for Writer {
 pub(super) type ReadJob = Box<dyn FnOnce() + Send>;
 
 /// Where the records behind an index are.
-pub(super) trait Source: Send + Sync {
+pub(super) trait LogSource: Send + Sync {
     fn segments(&self) -> &Segments;
     /// Every record before this is committed.
     fn committed(&self) -> Location;
     /// Has the reading thread do something; gives it back if there is none.
-    fn read_away(&self, job: ReadJob) -> Option<ReadJob>;
+    fn spawn_read(&self, job: ReadJob) -> Option<ReadJob>;
     /// Damage was met.
-    fn damaged(&self, error: &StoreError);
+    fn record_damage(&self, error: &StoreError);
     /// Where the turns of an id are that the index of the shard no longer knows, newest first; `None` if that is not known.
-    fn turns_of(&self, id: IdHash) -> Option<Vec<Location>>;
+    fn older_turns(&self, id: IdHash) -> Option<Vec<Location>>;
     /// A snapshot that is kept, if it can be read.
-    fn snapshot(&self, stored: Stored, actor: &str, key: &str) -> Option<Located>;
+    fn snapshot(&self, stored: SnapshotLocation, actor: &str, key: &str) -> Option<Located>;
     /// One permit for each long stream that may be read at once, if there is a bound.
     fn long_reads(&self) -> Option<Arc<Semaphore>> {
         None
     }
 }
 
-impl Source for Inner {
+impl LogSource for Inner {
     fn segments(&self) -> &Segments {
         &self.segments
     }
 
     fn committed(&self) -> Location {
-        self.journal.committed()
+        self.write_buffer.committed()
     }
 
-    fn read_away(&self, job: ReadJob) -> Option<ReadJob> {
+    fn spawn_read(&self, job: ReadJob) -> Option<ReadJob> {
         match &*self.reads.lock() {
             Some(reads) => reads.send(job).err().map(|unsent| unsent.0),
             None => Some(job),
         }
     }
 
-    fn damaged(&self, error: &StoreError) {
-        Self::damaged(self, error);
+    fn record_damage(&self, error: &StoreError) {
+        Self::record_damage(self, error);
     }
 
-    fn turns_of(&self, id: IdHash) -> Option<Vec<Location>> {
+    fn older_turns(&self, id: IdHash) -> Option<Vec<Location>> {
         match self.ids.find(id) {
             Ok(found) => Some(found).filter(|_| self.ids.from() == 0),
             Err(error) => {
@@ -276,7 +281,7 @@ impl Source for Inner {
         }
     }
 
-    fn snapshot(&self, stored: Stored, actor: &str, key: &str) -> Option<Located> {
+    fn snapshot(&self, stored: SnapshotLocation, actor: &str, key: &str) -> Option<Located> {
         self.snapshots.read(stored, actor, key)
     }
 
@@ -285,27 +290,27 @@ impl Source for Inner {
     }
 }
 
-pub(super) struct Reader {
-    store: Arc<dyn Source>,
+pub(super) struct EmbeddedReader {
+    store: Arc<dyn LogSource>,
     shard: Arc<Shard>,
 }
 
-impl Reader {
-    pub(super) fn new(store: Arc<dyn Source>, shard: Arc<Shard>) -> Self {
+impl EmbeddedReader {
+    pub(super) fn new(store: Arc<dyn LogSource>, shard: Arc<Shard>) -> Self {
         Self { store, shard }
     }
 
     /// Looks at the index, brought up to what is committed.
-    fn look<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+    fn with_state<T>(&self, look: impl FnOnce(&mut ShardState) -> T) -> T {
         let mut state = self.shard.state.lock();
         state.index.commit(self.store.committed());
         look(&mut state)
     }
 
     /// What was read; damage is remembered.
-    fn done<T: Send + 'static>(&self, read: Result<T, StoreError>) -> BoxFuture<'static, Result<T, StoreError>> {
+    fn finish_read<T: Send + 'static>(&self, read: Result<T, StoreError>) -> BoxFuture<'static, Result<T, StoreError>> {
         if let Err(error) = &read {
-            self.store.damaged(error);
+            self.store.record_damage(error);
         }
         ready(read).boxed()
     }
@@ -316,13 +321,13 @@ impl Reader {
 
     /// A stream's head and its newest snapshot.
     fn stream(&self, actor: &str, key: &str, use_snapshot: bool) -> (Option<Head>, Option<Located>) {
-        let (head, fresh, stream) = self.look(|state| {
+        let (head, fresh, stream) = self.with_state(|state| {
             let stream = state.index.stream(actor, key);
             let head = state.index.head(stream);
             // The stream's names are compared where the snapshot is used: a hash is no name.
             let fresh = head.and_then(|head| state.fresh(stream, head.number));
             let fresh = fresh.filter(|named| named.actor == actor && named.key == key);
-            (head, fresh.map(|named| named.placed.clone()), stream)
+            (head, fresh.map(|named| named.located.clone()), stream)
         });
         let snapshot = match (use_snapshot, fresh) {
             (false, _) => None,
@@ -337,7 +342,7 @@ impl Reader {
 
     fn load_now(&self, actor: &str, key: &str, use_snapshot: bool) -> Result<StreamState, StoreError> {
         let (head, snapshot) = self.stream(actor, key, use_snapshot);
-        traverse::load(&LogReader::together(self.store.segments()), head, actor, key, snapshot)
+        traverse::load(&LogReader::sharing_memory(self.store.segments()), head, actor, key, snapshot)
     }
 
     /// A short stream is read here and now; a long one by the store's reading thread, page by page.
@@ -345,7 +350,7 @@ impl Reader {
         let (head, snapshot) = self.stream(actor, key, snapshot);
         let known = snapshot.as_ref().map_or(0, |placed| placed.snapshot.turn);
         let Some(head) = head.filter(|head| head.number.saturating_sub(known) > traverse::PAGE_TURNS) else {
-            let state = traverse::load(&LogReader::together(self.store.segments()), head, actor, key, snapshot);
+            let state = traverse::load(&LogReader::sharing_memory(self.store.segments()), head, actor, key, snapshot);
             return state.map(|state| Box::new(OnePage(state)) as Box<dyn StreamPages>);
         };
         // Before anything of it is in memory.
@@ -355,33 +360,33 @@ impl Reader {
         };
         let (actor, key): (Arc<str>, Arc<str>) = (actor.into(), key.into());
         let (store, names) = (Arc::clone(&self.store), (Arc::clone(&actor), Arc::clone(&key)));
-        let skim = move || traverse::skim(&LogReader::new(store.segments()), head, &names.0, &names.1, snapshot);
-        let (snapshot, ends) = away(&self.store, skim).await?;
+        let skim = move || traverse::page_ends(&LogReader::new(store.segments()), head, &names.0, &names.1, snapshot);
+        let (snapshot, ends) = run_on_reader(&self.store, skim).await?;
         let floor = snapshot.as_ref().map_or(0, |snapshot| snapshot.turn);
-        Ok(Box::new(Pages { store: Arc::clone(&self.store), actor, key, snapshot, ends, floor, _turn: turn }))
+        Ok(Box::new(Pages { store: Arc::clone(&self.store), actor, key, snapshot, ends, floor, _permit: turn }))
     }
 
     fn find_now(&self, actor: &str, key: &str, id: MessageId) -> Result<Option<StoredTurn>, StoreError> {
-        let (hash, young, is_empty) = self.look(|state| {
+        let (hash, young, is_empty) = self.with_state(|state| {
             let stream = state.index.stream(actor, key);
             let hash = state.index.id(stream, id);
-            (hash, state.index.turns_of(hash), state.index.head(stream).is_none())
+            (hash, state.index.turns_with_id(hash), state.index.head(stream).is_none())
         });
         if is_empty {
             return Ok(None);
         }
-        if let Some(turn) = traverse::find(&self.log(), young, actor, key, id)? {
+        if let Some(turn) = traverse::find_turn(&self.log(), young, actor, key, id)? {
             return Ok(Some(turn));
         }
-        if let Some(older) = self.store.turns_of(hash) {
-            return traverse::find(&self.log(), older, actor, key, id);
+        if let Some(older) = self.store.older_turns(hash) {
+            return traverse::find_turn(&self.log(), older, actor, key, id);
         }
         let turns = self.load_now(actor, key, false)?.turns;
         Ok(turns.into_iter().rev().find(|turn| turn.id == id && turn.digest.is_some()))
     }
 
     fn events_now(&self, after: u64, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
-        let (to, from) = self.look(|state| {
+        let (to, from) = self.with_state(|state| {
             let to = after.saturating_add(limit as u64).min(state.index.position());
             (to, state.index.events_from(to))
         });
@@ -389,7 +394,7 @@ impl Reader {
     }
 
     fn outbox_now(&self, to: &ShardId, after: u64, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
-        let found = self.look(|state| {
+        let found = self.with_state(|state| {
             let destination = state.index.destination(to)?;
             let last = after.saturating_add(limit as u64).min(destination.last());
             Some((last, destination.from(last)))
@@ -401,13 +406,13 @@ impl Reader {
     }
 }
 
-impl ShardReader for Reader {
+impl ShardReader for EmbeddedReader {
     fn position(&self) -> u64 {
-        self.look(|state| state.index.position())
+        self.with_state(|state| state.index.position())
     }
 
     fn load<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<StreamState, StoreError>> {
-        self.done(self.load_now(actor, key, true))
+        self.finish_read(self.load_now(actor, key, true))
     }
 
     fn pages<'a>(
@@ -418,13 +423,13 @@ impl ShardReader for Reader {
     ) -> BoxFuture<'a, Result<Box<dyn StreamPages>, StoreError>> {
         async move {
             let pages = self.pages_of(actor, key, snapshot).await;
-            pages.inspect_err(|error| self.store.damaged(error))
+            pages.inspect_err(|error| self.store.record_damage(error))
         }
         .boxed()
     }
 
     fn history<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<Vec<StoredTurn>, StoreError>> {
-        self.done(self.load_now(actor, key, false).map(|state| state.turns))
+        self.finish_read(self.load_now(actor, key, false).map(|state| state.turns))
     }
 
     fn find_turn<'a>(
@@ -433,11 +438,11 @@ impl ShardReader for Reader {
         key: &'a str,
         id: MessageId,
     ) -> BoxFuture<'a, Result<Option<StoredTurn>, StoreError>> {
-        self.done(self.find_now(actor, key, id))
+        self.finish_read(self.find_now(actor, key, id))
     }
 
     fn events(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredEvent>, StoreError>> {
-        self.done(self.events_now(after, limit))
+        self.finish_read(self.events_now(after, limit))
     }
 
     fn outbox<'a>(
@@ -446,35 +451,35 @@ impl ShardReader for Reader {
         after: u64,
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<OutboxEntry>, StoreError>> {
-        self.done(self.outbox_now(to, after, limit))
+        self.finish_read(self.outbox_now(to, after, limit))
     }
 
     fn outbox_heads(&self) -> Vec<(ShardId, u64, u64)> {
-        self.look(|state| state.index.destinations())
+        self.with_state(|state| state.index.destinations())
     }
 
     fn watermarks(&self) -> Vec<Watermark> {
-        self.look(|state| state.index.watermarks())
+        self.with_state(|state| state.index.watermarks())
     }
 
     fn watermark(&self, source: &crate::store::Source) -> u64 {
-        self.look(|state| state.index.watermark(source))
+        self.with_state(|state| state.index.watermark(source))
     }
 
     fn timers_due(&self, now: Timestamp, limit: usize) -> Vec<Timer> {
-        self.look(|state| state.index.timers_due(now, limit))
+        self.with_state(|state| state.index.timers_due(now, limit))
     }
 
     fn next_timer(&self) -> Option<Timestamp> {
-        self.look(|state| state.index.next_timer())
+        self.with_state(|state| state.index.next_timer())
     }
 
     fn timers_of(&self, actor: &Name, after: TimerCursor, now: Timestamp, limit: usize) -> TimerPage {
-        self.look(|state| state.index.timers_of(actor, after, now, limit))
+        self.with_state(|state| state.index.timers_of(actor, after, now, limit))
     }
 
     fn timer_counts(&self) -> Vec<(Name, usize)> {
-        self.look(|state| state.index.timer_counts())
+        self.with_state(|state| state.index.timer_counts())
     }
 
     fn dead_letters(
@@ -482,16 +487,16 @@ impl ShardReader for Reader {
         after: Option<MessageId>,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<DeadLetter>, StoreError>> {
-        let places = self.look(|state| state.index.letters(after, limit));
-        self.done(traverse::letters(&self.log(), &places))
+        let places = self.with_state(|state| state.index.dead_letters(after, limit));
+        self.finish_read(traverse::dead_letters(&self.log(), &places))
     }
 
     fn dead_letter_count(&self) -> u64 {
-        self.look(|state| state.index.letter_count())
+        self.with_state(|state| state.index.dead_letter_count())
     }
 
     fn streams(&self) -> BoxFuture<'_, Result<Vec<(Name, String)>, StoreError>> {
-        let heads = self.look(|state| state.index.heads());
-        self.done(traverse::streams(&self.log(), &heads))
+        let heads = self.with_state(|state| state.index.heads());
+        self.finish_read(traverse::streams(&self.log(), &heads))
     }
 }

@@ -22,7 +22,7 @@ const PREFIX: &str = "snapshots-";
 
 /// Where a snapshot is, and the last turn in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stored {
+pub(super) struct SnapshotLocation {
     pub(super) file: u64,
     pub(super) offset: u64,
     pub(super) length: u64,
@@ -31,21 +31,21 @@ pub(super) struct Stored {
 
 /// A snapshot with the stream it belongs to.
 #[derive(Clone, Debug)]
-pub(super) struct Named {
+pub(super) struct NamedSnapshot {
     /// The shard's number in the log.
     pub(super) tag: u32,
     pub(super) actor: String,
     pub(super) key: String,
-    pub(super) placed: Located,
+    pub(super) located: Located,
 }
 
 pub(super) struct Snapshots {
     disk: Arc<dyn Disk>,
     seed: u64,
-    state: Mutex<State>,
+    state: Mutex<SnapshotFiles>,
 }
 
-struct State {
+struct SnapshotFiles {
     files: HashMap<u64, Arc<dyn DiskFile>>,
     /// The file that is written to, and where.
     current: u64,
@@ -62,12 +62,12 @@ impl Snapshots {
         disk: &Arc<dyn Disk>,
         seed: u64,
         from: (u64, u64),
-        mut found: impl FnMut(Named, Stored),
+        mut found: impl FnMut(NamedSnapshot, SnapshotLocation),
     ) -> io::Result<Self> {
         let mut numbers: Vec<u64> =
             disk.names()?.iter().filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok()).collect();
         numbers.sort_unstable();
-        let mut state = State { files: HashMap::new(), current: 0, offset: 0 };
+        let mut state = SnapshotFiles { files: HashMap::new(), current: 0, offset: 0 };
         for number in numbers {
             state.current = number;
             let mut look = || {
@@ -76,7 +76,8 @@ impl Snapshots {
                 state.offset = start.min(file.length()?);
                 if number >= from.0 {
                     scan(&*file, seed ^ number, &mut state.offset, |named, offset, length| {
-                        let stored = Stored { file: number, offset, length, turn: named.placed.snapshot.turn };
+                        let stored =
+                            SnapshotLocation { file: number, offset, length, turn: named.located.snapshot.turn };
                         found(named, stored);
                     })?;
                 }
@@ -95,9 +96,9 @@ impl Snapshots {
     }
 
     /// Appends a snapshot.
-    pub(super) fn write(&self, named: &Named) -> io::Result<Stored> {
+    pub(super) fn write(&self, named: &NamedSnapshot) -> io::Result<SnapshotLocation> {
         let mut frame = vec![0; FRAME_BYTES];
-        put_named(&mut frame, named);
+        encode_named(&mut frame, named);
         close_frame(&mut frame, 0);
         let mut state = self.state.lock();
         if !state.files.contains_key(&state.current) {
@@ -110,28 +111,28 @@ impl Snapshots {
         open.write_at(&frame, offset)?;
         // Only the keeper writes, so nobody else has moved it meanwhile.
         self.state.lock().offset += frame.len() as u64;
-        Ok(Stored { file, offset, length: frame.len() as u64, turn: named.placed.snapshot.turn })
+        Ok(SnapshotLocation { file, offset, length: frame.len() as u64, turn: named.located.snapshot.turn })
     }
 
     /// Reads a snapshot of a stream; `None` if it cannot be used, whyever.
-    pub(super) fn read(&self, stored: Stored, actor: &str, key: &str) -> Option<Located> {
-        let named = self.look(stored)?;
-        let fits = named.actor == actor && named.key == key && named.placed.snapshot.turn == stored.turn;
-        fits.then_some(named.placed)
+    pub(super) fn read(&self, stored: SnapshotLocation, actor: &str, key: &str) -> Option<Located> {
+        let named = self.read_named(stored)?;
+        let fits = named.actor == actor && named.key == key && named.located.snapshot.turn == stored.turn;
+        fits.then_some(named.located)
     }
 
-    fn look(&self, stored: Stored) -> Option<Named> {
+    fn read_named(&self, stored: SnapshotLocation) -> Option<NamedSnapshot> {
         let file = self.state.lock().files.get(&stored.file).cloned()?;
         let mut frame = vec![0; usize::try_from(stored.length).ok()?];
         let read = file.read_at(&mut frame, stored.offset).ok()?;
         frame.truncate(read);
         let frame = Bytes::from(frame);
         let record = open_frame(&frame, self.seed ^ stored.file, stored.offset)?;
-        take_named(record, &frame).ok()
+        decode_named(record, &frame).ok()
     }
 
     /// Writes from now on to a new file; the number of the old one.
-    pub(super) fn turn_over(&self) -> io::Result<u64> {
+    pub(super) fn rotate(&self) -> io::Result<u64> {
         let mut state = self.state.lock();
         let old = state.current;
         state.begin(&*self.disk)?;
@@ -139,8 +140,8 @@ impl Snapshots {
     }
 
     /// Copies a snapshot from an old file to the current one.
-    pub(super) fn copy(&self, stored: Stored) -> Option<Stored> {
-        self.write(&self.look(stored)?).ok()
+    pub(super) fn copy(&self, stored: SnapshotLocation) -> Option<SnapshotLocation> {
+        self.write(&self.read_named(stored)?).ok()
     }
 
     /// Takes away every file before the current one.
@@ -156,7 +157,7 @@ impl Snapshots {
     }
 
     /// The file that is written to, and how far it is written.
-    pub(super) fn place(&self) -> (u64, u64) {
+    pub(super) fn end(&self) -> (u64, u64) {
         let state = self.state.lock();
         (state.current, state.offset)
     }
@@ -170,7 +171,7 @@ impl Snapshots {
     }
 }
 
-impl State {
+impl SnapshotFiles {
     fn begin(&mut self, disk: &dyn Disk) -> io::Result<()> {
         let number = self.current + 1;
         let file = disk.create(&name(number))?;
@@ -181,7 +182,12 @@ impl State {
 }
 
 /// Walks over the frames of a file from `offset` to the first one that is none; `offset` is left there.
-fn scan(file: &dyn DiskFile, salt: u64, offset: &mut u64, mut found: impl FnMut(Named, u64, u64)) -> io::Result<()> {
+fn scan(
+    file: &dyn DiskFile,
+    salt: u64,
+    offset: &mut u64,
+    mut found: impl FnMut(NamedSnapshot, u64, u64),
+) -> io::Result<()> {
     const PIECE: usize = 1024 * 1024;
     let mut piece: Vec<u8> = Vec::new();
     let (mut start, end) = (*offset, file.length()?);
@@ -206,14 +212,14 @@ fn scan(file: &dyn DiskFile, salt: u64, offset: &mut u64, mut found: impl FnMut(
         }
         let Some(record) = open_frame(rest, salt, *offset) else { return Ok(()) };
         let length = (FRAME_BYTES + record.len()) as u64;
-        let Ok(named) = take_named(record, &Bytes::new()) else { return Ok(()) };
+        let Ok(named) = decode_named(record, &Bytes::new()) else { return Ok(()) };
         found(named, *offset, length);
         *offset += length;
     }
 }
 
-fn put_named(into: &mut Vec<u8>, named: &Named) {
-    let Located { location, snapshot } = &named.placed;
+fn encode_named(into: &mut Vec<u8>, named: &NamedSnapshot) {
+    let Located { location, snapshot } = &named.located;
     encode::number(into, u64::from(named.tag));
     encode::text(into, &named.actor);
     encode::text(into, &named.key);
@@ -224,7 +230,7 @@ fn put_named(into: &mut Vec<u8>, named: &Named) {
 }
 
 /// The snapshot's bytes are shared with `frame` if they lie in it.
-fn take_named(record: &[u8], frame: &Bytes) -> Result<Named, Malformed> {
+fn decode_named(record: &[u8], frame: &Bytes) -> Result<NamedSnapshot, Malformed> {
     let take = &mut Decoder(record);
     let tag = take.small()?;
     let (actor, key) = (take.text()?.to_owned(), take.text()?.to_owned());
@@ -232,5 +238,10 @@ fn take_named(record: &[u8], frame: &Bytes) -> Result<Named, Malformed> {
     let bytes = take.bytes()?;
     let inside = frame.as_ptr_range().contains(&bytes.as_ptr());
     let bytes = if inside { frame.slice_ref(bytes) } else { Bytes::copy_from_slice(bytes) };
-    Ok(Named { tag, actor, key, placed: Located { location, snapshot: Snapshot { turn, version, schema, bytes } } })
+    Ok(NamedSnapshot {
+        tag,
+        actor,
+        key,
+        located: Located { location, snapshot: Snapshot { turn, version, schema, bytes } },
+    })
 }

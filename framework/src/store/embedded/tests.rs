@@ -78,7 +78,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn records_that_nobody_wrote_are_read_or_refused(
+    fn forged_records_are_read_or_refused(
         records in proptest::collection::vec((1u8..6, proptest::collection::vec(any::<u8>(), 0..80)), 0..8),
     ) {
         let folder = tempfile::tempdir().unwrap();
@@ -88,7 +88,7 @@ proptest! {
     }
 
     #[test]
-    fn frames_that_nobody_wrote_are_read_or_refused(
+    fn forged_frames_are_read_or_refused(
         frames in proptest::collection::vec(any::<u8>(), 0..300),
         length in proptest::option::of(any::<u32>()),
     ) {
@@ -99,7 +99,7 @@ proptest! {
 }
 
 #[test]
-fn a_log_of_the_same_making_with_honest_contents_is_read() {
+fn log_with_valid_contents_is_read() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), frames_of(&[opened()]), None);
     assert!(read(folder.path()));
@@ -110,7 +110,7 @@ fn a_log_of_the_same_making_with_honest_contents_is_read() {
 }
 
 #[test]
-fn lengths_that_lie_take_no_memory() {
+fn false_lengths_allocate_no_memory() {
     for length in [u32::MAX, 1 << 31, SIZE as u32, 1] {
         let folder = tempfile::tempdir().unwrap();
         let mut frames = frames_of(&[opened()]);

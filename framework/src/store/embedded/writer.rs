@@ -13,17 +13,17 @@ use super::disk::DiskFile;
 use super::flusher::Flusher;
 use super::frame::{BATCH_BYTES, BatchHead, seal_frames};
 use super::segment::{Segment, Segments};
-use super::write_buffer::{Part, WriteBuffer};
+use super::write_buffer::{PendingBatch, WriteBuffer};
 use crate::clock::monotonic;
 use crate::store::StoreError;
 
 /// A flush that takes longer is too slow for the thread of an actor to stand still for it.
 const SLOW_FLUSH: Duration = Duration::from_micros(500);
 
-pub(super) struct Writer {
-    journal: Arc<WriteBuffer>,
+pub(super) struct LogWriter {
+    write_buffer: Arc<WriteBuffer>,
     segments: Arc<Segments>,
-    keeper: Arc<Flusher>,
+    flusher: Arc<Flusher>,
     /// The number of the last batch that was written.
     batch: u64,
     file: Option<(u64, Arc<dyn DiskFile>)>,
@@ -31,14 +31,14 @@ pub(super) struct Writer {
     unmarked: Option<(Arc<Segment>, u64)>,
 }
 
-impl Writer {
+impl LogWriter {
     pub(super) fn new(journal: Arc<WriteBuffer>, segments: Arc<Segments>, keeper: Arc<Flusher>, batch: u64) -> Self {
-        Self { journal, segments, keeper, batch, file: None, unmarked: None }
+        Self { write_buffer: journal, segments, flusher: keeper, batch, file: None, unmarked: None }
     }
 
     /// Writes the next part, if there is one; whether there was, and it went well.
     pub(super) fn step(&mut self) -> bool {
-        match self.journal.take_part() {
+        match self.write_buffer.take_batch() {
             Some(part) => self.write(part),
             None => false,
         }
@@ -46,25 +46,25 @@ impl Writer {
 
     /// Leaves a durable mark behind the last batch and ends, unless it has ended.
     pub(super) fn finish(&mut self) {
-        if self.journal.is_closed() {
+        if self.write_buffer.is_closed() {
             return;
         }
-        if let Err(error) = self.mark(true) {
+        if let Err(error) = self.write_mark(true) {
             tracing::warn!(target: crate::telemetry::TARGET, %error, "the end of the log could not be marked");
         }
-        self.journal.closed();
+        self.write_buffer.mark_closed();
     }
 
     /// Whether it went well.
-    fn write(&mut self, mut part: Part) -> bool {
+    fn write(&mut self, mut part: PendingBatch) -> bool {
         match self.flush(&mut part) {
             Ok(()) => {
                 self.unmarked = Some((Arc::clone(&part.segment), part.offset + part.bytes.len() as u64));
                 let bytes = part.bytes.len() as u64;
-                self.journal.written(part, self.batch);
-                self.keeper.grown(bytes);
+                self.write_buffer.mark_durable(part, self.batch);
+                self.flusher.add_growth(bytes);
                 // Nobody waits for the mark, so it is written when there is nothing better to do, and not flushed.
-                if self.journal.is_idle() && self.mark(false).is_err() {
+                if self.write_buffer.is_idle() && self.write_mark(false).is_err() {
                     // The next flush will say it again.
                     self.unmarked = None;
                 }
@@ -73,14 +73,14 @@ impl Writer {
             Err(error) => {
                 let error = StoreError::io(format!("writing to {}", part.segment.name()), error);
                 tracing::error!(target: crate::telemetry::TARGET, %error, "the store has failed and takes nothing in");
-                self.journal.fail(&error);
+                self.write_buffer.fail(&error);
                 false
             }
         }
     }
 
-    fn flush(&mut self, part: &mut Part) -> io::Result<()> {
-        let Part { segment, offset, bytes, .. } = part;
+    fn flush(&mut self, part: &mut PendingBatch) -> io::Result<()> {
+        let PendingBatch { segment, offset, bytes, .. } = part;
         let location = segment.start + *offset;
         let (head, frames) = bytes.split_at_mut(BATCH_BYTES);
         seal_frames(frames, segment.salt, location + BATCH_BYTES as u64);
@@ -90,12 +90,12 @@ impl Writer {
         let begun = monotonic();
         file.write_at(bytes, *offset)?;
         file.sync()?;
-        self.journal.set_slow(begun.elapsed() > SLOW_FLUSH);
+        self.write_buffer.set_slow(begun.elapsed() > SLOW_FLUSH);
         self.batch += 1;
         Ok(())
     }
 
-    fn mark(&mut self, flush: bool) -> io::Result<()> {
+    fn write_mark(&mut self, flush: bool) -> io::Result<()> {
         if let Some((segment, offset)) = self.unmarked.take() {
             let mut mark = [0; BATCH_BYTES];
             BatchHead { number: self.batch, length: 0 }.write(&mut mark, segment.salt, segment.start + offset);

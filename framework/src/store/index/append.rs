@@ -1,9 +1,9 @@
 //! Gives an append its numbers, writes its record, and notes what it changes.
 
 use super::latest_versions::LatestVersions;
-use super::{Change, Committed, Head, Index, OutOfTurn, POSITIONS_A_MARK, Pending};
+use super::{Change, Committed, Head, Index, OutOfTurn, POSITIONS_PER_ANCHOR, Pending};
 use crate::message::ShardId;
-use crate::store::record::{Location, Place, write_advance, write_sent, write_turn};
+use crate::store::record::{Location, RecordContext, write_advance, write_sent, write_turn};
 use crate::store::{DeadLetterReason, Epoch, Mark, Note, Source, StreamHint, Timer, TimerWrite, Turn, Watermark};
 use crate::telemetry::passes;
 
@@ -11,7 +11,7 @@ use super::stream::Stream;
 
 /// Where a record goes, and under whose name.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct At {
+pub(crate) struct AppendContext {
     /// The shard's number in the log.
     pub(crate) tag: u32,
     /// The writer's epoch.
@@ -24,7 +24,7 @@ pub(crate) struct At {
 
 /// What an append is told to who appends.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Numbers {
+pub(crate) struct AppendNumbers {
     /// The position of the shard's last event.
     pub(crate) position: u64,
     /// What finds the turn's stream the next time.
@@ -36,18 +36,23 @@ impl Index {
     ///
     /// # Errors
     /// If the turn does not follow its stream's last one. Then nothing has changed.
-    pub(crate) fn append_turn(&mut self, turn: &Turn<'_>, at: At, into: &mut Vec<u8>) -> Result<Numbers, OutOfTurn> {
+    pub(crate) fn append_turn(
+        &mut self,
+        turn: &Turn<'_>,
+        at: AppendContext,
+        into: &mut Vec<u8>,
+    ) -> Result<AppendNumbers, OutOfTurn> {
         passes!("store", turn.actor, turn.id, turn.correlation);
         let (stream, known) = match self.heads.hinted(turn.stream) {
             Some((stream, number)) => (stream, Some(number)),
-            None => self.find(turn.actor, turn.key),
+            None => self.find_head(turn.actor, turn.key),
         };
-        let (before, number) = self.put_head(stream, known, turn.number, at.location)?;
+        let (before, number) = self.set_head(stream, known, turn.number, at.location)?;
         let (position, events) = (self.position, self.events);
         let mut sent = std::mem::take(&mut self.sent);
         sent.clear();
         sent.extend(turn.outbox.iter().map(|entry| self.outbox.next(entry.to, at.location, at.committed)));
-        let place = Place {
+        let place = RecordContext {
             tag: at.tag,
             epoch: at.epoch,
             location: at.location,
@@ -58,53 +63,64 @@ impl Index {
         };
         write_turn(into, turn, &place);
         self.sent = sent;
-        self.put_events(turn.events.len() as u64, at.location);
+        self.record_events(turn.events.len() as u64, at.location);
         if let Mark::Outside { .. } = turn.mark {
             self.add_id(stream, turn.id, at.location, turn.time);
         }
         if at.committed {
-            self.note(at.location);
-            self.changes_of(turn, |index, change| index.change(Some(stream), at.location, change));
+            self.mark_committed(at.location);
+            self.for_each_change(turn, |index, change| index.apply_change(Some(stream), at.location, change));
         } else {
             let mut changes = Vec::new();
-            self.changes_of(turn, |_, change| changes.push(change));
-            self.put_pending(at.location, Some(stream), before, changes);
+            self.for_each_change(turn, |_, change| changes.push(change));
+            self.push_pending(at.location, Some(stream), before, changes);
         }
-        Ok(Numbers { position: self.position, stream: LatestVersions::hint(stream, number) })
+        Ok(AppendNumbers { position: self.position, stream: LatestVersions::hint(stream, number) })
     }
 
     /// Appends a watermark's record to `into`.
-    pub(crate) fn append_advance(&mut self, watermark: &Watermark, at: At, into: &mut Vec<u8>) -> Numbers {
+    pub(crate) fn append_advance(
+        &mut self,
+        watermark: &Watermark,
+        at: AppendContext,
+        into: &mut Vec<u8>,
+    ) -> AppendNumbers {
         write_advance(into, watermark, at.tag, at.epoch);
         let source = self.source(&watermark.source);
-        self.put_change(Change::Watermark { source, through: watermark.through }, at)
+        self.add_change(Change::Watermark { source, through: watermark.through }, at)
     }
 
     /// Appends the record that `to` has committed `through`.
-    pub(crate) fn append_sent(&mut self, to: &ShardId, through: u64, at: At, into: &mut Vec<u8>) -> Numbers {
+    pub(crate) fn append_sent(
+        &mut self,
+        to: &ShardId,
+        through: u64,
+        at: AppendContext,
+        into: &mut Vec<u8>,
+    ) -> AppendNumbers {
         write_sent(into, to, through, at.tag, at.epoch);
         let destination = self.outbox.number(to);
-        self.put_change(Change::Through { destination, through }, at)
+        self.add_change(Change::Through { destination, through }, at)
     }
 
-    fn put_change(&mut self, change: Change, at: At) -> Numbers {
+    fn add_change(&mut self, change: Change, at: AppendContext) -> AppendNumbers {
         if at.committed {
-            self.note(at.location);
-            self.change(None, at.location, change);
+            self.mark_committed(at.location);
+            self.apply_change(None, at.location, change);
         } else {
-            self.put_pending(at.location, None, None, vec![change]);
+            self.push_pending(at.location, None, None, vec![change]);
         }
-        Numbers { position: self.position, stream: StreamHint::default() }
+        AppendNumbers { position: self.position, stream: StreamHint::default() }
     }
 
     /// A stream by its names, and where its head is.
-    pub(super) fn find(&self, actor: &str, key: &str) -> (Stream, Option<u32>) {
+    pub(super) fn find_head(&self, actor: &str, key: &str) -> (Stream, Option<u32>) {
         let stream = self.hasher.stream(actor, key);
         (stream, self.heads.number(stream))
     }
 
     /// Makes a turn the newest of its stream: what was it before, and where the head is.
-    pub(super) fn put_head(
+    pub(super) fn set_head(
         &mut self,
         stream: Stream,
         known: Option<u32>,
@@ -119,28 +135,28 @@ impl Index {
             return Err(OutOfTurn { expected: before.number.saturating_add(1) });
         }
         if let Some(saving) = &mut self.saving {
-            saving.keep(number, before);
+            saving.preserve(number, before);
         }
         self.heads.set(number, head);
         Ok((Some(before), number))
     }
 
-    pub(super) fn put_events(&mut self, count: u64, location: Location) {
+    pub(super) fn record_events(&mut self, count: u64, location: Location) {
         if count > 0 {
             self.position += count;
             self.events = location;
-            while (self.marks.len() as u64) * POSITIONS_A_MARK < self.position {
-                self.marks.push(location);
+            while (self.anchors.len() as u64) * POSITIONS_PER_ANCHOR < self.position {
+                self.anchors.push(location);
             }
         }
     }
 
     /// Everything up to the record at `location` is committed; nothing is pending.
-    pub(super) fn note(&mut self, location: Location) {
+    pub(super) fn mark_committed(&mut self, location: Location) {
         self.committed = Committed { through: location + 1, position: self.position, events: self.events };
     }
 
-    fn put_pending(&mut self, location: Location, stream: Option<Stream>, before: Option<Head>, changes: Vec<Change>) {
+    fn push_pending(&mut self, location: Location, stream: Option<Stream>, before: Option<Head>, changes: Vec<Change>) {
         let (position, events) = (self.position, self.events);
         self.pending.push_back(Pending { location, stream, before, position, events, changes });
     }
@@ -155,7 +171,7 @@ impl Index {
         number
     }
 
-    fn changes_of(&mut self, turn: &Turn<'_>, mut each: impl FnMut(&mut Self, Change)) {
+    fn for_each_change(&mut self, turn: &Turn<'_>, mut each: impl FnMut(&mut Self, Change)) {
         match &turn.mark {
             Mark::None | Mark::Outside { .. } => {}
             Mark::From { source, floor, .. } => {
@@ -186,7 +202,7 @@ impl Index {
             match note {
                 Note::DeadLetter(letter) => {
                     let deferred = letter.reason == DeadLetterReason::Deferred;
-                    each(self, Change::Letter(letter.envelope.id, deferred));
+                    each(self, Change::DeadLetter(letter.envelope.id, deferred));
                 }
                 Note::Resolved { message } => each(self, Change::Resolved(*message)),
                 Note::Attempt { .. } | Note::Ended | Note::Own(_) => {}

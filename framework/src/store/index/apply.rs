@@ -20,20 +20,20 @@ impl Index {
             Record::Turn(turn) => self.apply_turn(turn, location, names)?,
             Record::Advance { source, through } => {
                 let source = self.source(&source.to_source(names)?);
-                self.change(None, location, Change::Watermark { source, through: *through });
+                self.apply_change(None, location, Change::Watermark { source, through: *through });
             }
             Record::Sent { domain, shard, through } => {
                 let destination = self.outbox.number(&ShardId::new(names.get(domain)?, *shard));
-                self.change(None, location, Change::Through { destination, through: *through });
+                self.apply_change(None, location, Change::Through { destination, through: *through });
             }
             Record::Opened { .. } => {}
         }
-        self.note(location);
+        self.mark_committed(location);
         Ok(())
     }
 
     fn apply_turn(&mut self, turn: &TurnRecord<'_>, location: Location, names: &mut Names) -> Result<(), Malformed> {
-        let (stream, known) = self.find(turn.actor, turn.key);
+        let (stream, known) = self.find_head(turn.actor, turn.key);
         if turn.position != self.position {
             return Err(Malformed("its position does not follow the last one"));
         }
@@ -41,7 +41,7 @@ impl Index {
             return Err(Malformed("it does not lead back to the last event"));
         }
         let (before, _) = self
-            .put_head(stream, known, turn.number, location)
+            .set_head(stream, known, turn.number, location)
             .map_err(|_| Malformed("its number does not follow its stream's last one"))?;
         if turn.stream != before.map_or(0, |head| head.location) {
             return Err(Malformed("it does not lead back to its stream's last turn"));
@@ -53,13 +53,13 @@ impl Index {
                 return Err(Malformed("an outbox entry does not follow the last one for its destination"));
             }
         }
-        self.put_events(turn.events_count() as u64, location);
+        self.record_events(turn.events_count() as u64, location);
         match turn.mark {
             MarkRecord::None => {}
             MarkRecord::Outside { .. } => self.add_id(stream, turn.id, location, turn.time),
             MarkRecord::From { source, floor, .. } => {
                 let source = self.source(&source.to_source(names)?);
-                self.change(Some(stream), location, Change::Watermark { source, through: floor });
+                self.apply_change(Some(stream), location, Change::Watermark { source, through: floor });
             }
             MarkRecord::Timer { name } => self.timers.clear(stream, name),
         }
@@ -86,9 +86,9 @@ impl Index {
             match note {
                 NoteRecord::DeadLetter(letter) => {
                     let deferred = letter.reason == DeadLetterReason::Deferred;
-                    self.letters.add(letter.id, stream, location, deferred);
+                    self.dead_letters.add(letter.id, stream, location, deferred);
                 }
-                NoteRecord::Resolved { message } => self.letters.resolve(message, stream),
+                NoteRecord::Resolved { message } => self.dead_letters.resolve(message, stream),
                 NoteRecord::Attempt { .. } | NoteRecord::Ended | NoteRecord::Own(_) => {}
             }
         }

@@ -10,16 +10,16 @@ use crate::message::MessageId;
 /// By message and stream: two actors of one shard may both fail on the same event.
 #[derive(Debug, Default)]
 pub(super) struct DeadLetterIndex {
-    places: BTreeMap<(MessageId, Stream), Place>,
+    entries: BTreeMap<(MessageId, Stream), LetterLocation>,
     /// How many of them wait for an operator.
     dead: u64,
     /// While they are being saved.
-    saving: Option<Saving>,
+    saving: Option<DeadLetterSave>,
 }
 
 /// Letters that are being saved in slices: those that there were when it began.
 #[derive(Debug, Default)]
-struct Saving {
+struct DeadLetterSave {
     /// The last one that there was then: what comes behind it meanwhile is not looked at, or saving might never end.
     last: Option<(MessageId, Stream)>,
     /// The last one that is saved.
@@ -30,7 +30,7 @@ struct Saving {
 
 /// Where a letter is, and whether it is only deferred: then it is delivered without an operator.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct LetterLocation {
     location: Location,
     deferred: bool,
 }
@@ -38,7 +38,7 @@ struct Place {
 /// Marks a deferred letter in a checkpoint. No log is so large that a location has this bit.
 const DEFERRED: u64 = 1 << 63;
 
-impl Place {
+impl LetterLocation {
     /// As a checkpoint keeps it.
     fn saved(self) -> u64 {
         if self.deferred { self.location | DEFERRED } else { self.location }
@@ -51,20 +51,20 @@ const LAST: Stream = Stream(u64::MAX, u64::MAX);
 impl DeadLetterIndex {
     pub(super) fn add(&mut self, id: MessageId, stream: Stream, location: Location, deferred: bool) {
         self.resolve(id, stream);
-        self.keep((id, stream), None);
-        self.places.insert((id, stream), Place { location, deferred });
+        self.preserve((id, stream), None);
+        self.entries.insert((id, stream), LetterLocation { location, deferred });
         self.dead += u64::from(!deferred);
     }
 
     pub(super) fn resolve(&mut self, id: MessageId, stream: Stream) {
-        if let Some(place) = self.places.remove(&(id, stream)) {
+        if let Some(place) = self.entries.remove(&(id, stream)) {
             self.dead -= u64::from(!place.deferred);
-            self.keep((id, stream), Some(place.saved()));
+            self.preserve((id, stream), Some(place.saved()));
         }
     }
 
     /// The letter of this name changes; so it was before.
-    fn keep(&mut self, name: (MessageId, Stream), was: Option<u64>) {
+    fn preserve(&mut self, name: (MessageId, Stream), was: Option<u64>) {
         if let Some(saving) = &mut self.saving
             && saving.after.is_none_or(|after| name > after)
             && saving.last.is_some_and(|last| name <= last)
@@ -84,14 +84,14 @@ impl DeadLetterIndex {
 
     /// Begins to save the letters that there are now: their number.
     pub(super) fn begin_saving(&mut self) -> usize {
-        let last = self.places.last_key_value().map(|(name, _)| *name);
-        self.saving = Some(Saving { last, ..Saving::default() });
-        self.places.len()
+        let last = self.entries.last_key_value().map(|(name, _)| *name);
+        self.saving = Some(DeadLetterSave { last, ..DeadLetterSave::default() });
+        self.entries.len()
     }
 
     /// The next of them as a checkpoint keeps them, up to `limit`.
     pub(super) fn save_next(&mut self, limit: usize) -> Vec<(MessageId, Stream, u64)> {
-        let Self { places, saving: slot, .. } = self;
+        let Self { entries: places, saving: slot, .. } = self;
         let Some(saving) = slot else { return Vec::new() };
         let behind = saving.after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut next = Vec::new();
@@ -119,7 +119,7 @@ impl DeadLetterIndex {
         next
     }
 
-    pub(super) fn give_up_saving(&mut self) {
+    pub(super) fn abort_saving(&mut self) {
         self.saving = None;
     }
 
@@ -139,7 +139,7 @@ impl DeadLetterIndex {
         if limit == 0 {
             return page;
         }
-        for ((id, _), Place { location, .. }) in self.places.range((start, Bound::Unbounded)) {
+        for ((id, _), LetterLocation { location, .. }) in self.entries.range((start, Bound::Unbounded)) {
             if page.len() >= limit && page.last().is_some_and(|(last, _)| last != id) {
                 break;
             }

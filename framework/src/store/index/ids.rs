@@ -45,7 +45,7 @@ impl Generation {
 /// The ids of one shard that are held in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Ids {
-    young: Generation,
+    current: Generation,
     /// Oldest first.
     frozen: Vec<Arc<Generation>>,
 }
@@ -53,33 +53,33 @@ pub(crate) struct Ids {
 impl Ids {
     /// Adds the id of the turn at `location`. Of several turns of one id the last one added is found.
     pub(crate) fn add(&mut self, id: IdHash, location: Location, time: Timestamp) {
-        self.young.add(id, location, time);
+        self.current.add(id, location, time);
     }
 
     /// Where the turns of an id are, newest first. At most one for each generation.
     pub(crate) fn find(&self, id: IdHash) -> impl Iterator<Item = Location> {
         let frozen = self.frozen.iter().rev().map(|generation| &**generation);
-        std::iter::once(&self.young).chain(frozen).filter_map(move |generation| generation.turns.get(&id).copied())
+        std::iter::once(&self.current).chain(frozen).filter_map(move |generation| generation.turns.get(&id).copied())
     }
 
     /// Begins a new generation. Returns those that no longer change, oldest first.
     pub(crate) fn freeze(&mut self) -> Vec<Arc<Generation>> {
-        if !self.young.turns.is_empty() {
-            self.frozen.push(Arc::new(std::mem::take(&mut self.young)));
+        if !self.current.turns.is_empty() {
+            self.frozen.push(Arc::new(std::mem::take(&mut self.current)));
         }
         self.frozen.clone()
     }
 
     /// Drops generations that were returned by [`freeze`](Self::freeze), but for what is left of them.
-    pub(crate) fn drop_all_but(
+    pub(crate) fn replace_frozen(
         &mut self,
         generations: &[Arc<Generation>],
         left: impl IntoIterator<Item = (IdHash, Location, Timestamp)>,
     ) {
         self.frozen.retain(|generation| !generations.iter().any(|gone| Arc::ptr_eq(gone, generation)));
         for (id, location, time) in left {
-            if self.young.turns.get(&id).is_none_or(|younger| *younger < location) {
-                self.young.add(id, location, time);
+            if self.current.turns.get(&id).is_none_or(|younger| *younger < location) {
+                self.current.add(id, location, time);
             }
         }
     }
@@ -88,18 +88,18 @@ impl Ids {
     /// than `span` milliseconds, so that ids are kept only little longer than they must be.
     pub(crate) fn expire(&mut self, before: Timestamp, span: u64) {
         self.frozen.retain(|generation| generation.newest >= before);
-        if self.young.newest.as_millis().saturating_sub(self.young.oldest.as_millis()) > span {
+        if self.current.newest.as_millis().saturating_sub(self.current.oldest.as_millis()) > span {
             self.freeze();
         }
-        if self.young.newest < before {
-            self.young = Generation::default();
+        if self.current.newest < before {
+            self.current = Generation::default();
         }
     }
 
     /// How many ids are held.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.young.turns.len() + self.frozen.iter().map(|generation| generation.turns.len()).sum::<usize>()
+        self.current.turns.len() + self.frozen.iter().map(|generation| generation.turns.len()).sum::<usize>()
     }
 }
 
@@ -144,20 +144,20 @@ mod tests {
     }
 
     #[test]
-    fn dropped_generation_keeps_what_is_not_written() {
+    fn dropped_generation_keeps_unwritten_ids() {
         let mut ids = Ids::default();
         ids.add(id(1), 10, time(1));
         ids.add(id(2), 20, time(2));
         let frozen = ids.freeze();
         ids.add(id(3), 30, time(3));
-        ids.drop_all_but(&frozen, [(id(2), 20, time(2))]);
+        ids.replace_frozen(&frozen, [(id(2), 20, time(2))]);
         assert_eq!(ids.find(id(1)).count(), 0);
         assert_eq!(ids.find(id(2)).collect::<Vec<_>>(), [20]);
         assert_eq!(ids.find(id(3)).collect::<Vec<_>>(), [30]);
     }
 
     #[test]
-    fn expired_ids_take_no_memory() {
+    fn expired_ids_free_memory() {
         let mut ids = Ids::default();
         for hour in 0..1_000u64 {
             ids.add(id(hour), hour + 1, time(hour * 100));

@@ -30,7 +30,7 @@ use crate::message::{MessageId, Name, ShardId};
 use crate::store::{Source, Timer, TimerCursor, TimerPage, Watermark};
 
 /// One in so many positions has its place remembered; from there the links lead on.
-const POSITIONS_A_MARK: u64 = 256;
+const POSITIONS_PER_ANCHOR: u64 = 256;
 
 /// The newest turn of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,18 +57,18 @@ pub(crate) struct Index {
     position: u64,
     events: Location,
     /// Where the records with the positions 1, 1 + 256, 1 + 512 … are.
-    marks: Vec<Location>,
+    anchors: Vec<Location>,
     outbox: Outbox,
     sources: HashMap<Source, usize, foldhash::fast::FixedState>,
     watermarks: Vec<Watermark>,
     timers: Timers,
-    letters: DeadLetterIndex,
+    dead_letters: DeadLetterIndex,
     /// The ids of messages from outside.
     pub(crate) ids: Ids,
     /// Records before this one have their ids elsewhere.
     ids_from: Location,
     /// While the index is being saved.
-    saving: Option<save::Saving>,
+    saving: Option<save::IndexSave>,
     committed: Committed,
     pending: VecDeque<Pending>,
     /// Kept between appends so that it need not be allocated again.
@@ -109,7 +109,7 @@ enum Change {
     TimerSet(Box<Timer>),
     TimerCleared(Box<str>),
     /// A dead letter; whether it is only deferred.
-    Letter(MessageId, bool),
+    DeadLetter(MessageId, bool),
     Resolved(MessageId),
 }
 
@@ -121,12 +121,12 @@ impl Index {
             heads: LatestVersions::default(),
             position: 0,
             events: 0,
-            marks: Vec::new(),
+            anchors: Vec::new(),
             outbox: Outbox::default(),
             sources: HashMap::default(),
             watermarks: Vec::new(),
             timers: Timers::default(),
-            letters: DeadLetterIndex::default(),
+            dead_letters: DeadLetterIndex::default(),
             ids: Ids::default(),
             ids_from: 0,
             saving: None,
@@ -146,12 +146,12 @@ impl Index {
             self.committed.position = pending.position;
             self.committed.events = pending.events;
             for change in pending.changes {
-                self.change(pending.stream, pending.location, change);
+                self.apply_change(pending.stream, pending.location, change);
             }
         }
     }
 
-    fn change(&mut self, stream: Option<Stream>, location: Location, change: Change) {
+    fn apply_change(&mut self, stream: Option<Stream>, location: Location, change: Change) {
         match (change, stream) {
             (Change::Watermark { source, through }, _) => {
                 if let Some(watermark) = self.watermarks.get_mut(source) {
@@ -161,8 +161,8 @@ impl Index {
             (Change::Through { destination, through }, _) => self.outbox.through(destination, through),
             (Change::TimerSet(timer), Some(stream)) => self.timers.set(stream, *timer),
             (Change::TimerCleared(name), Some(stream)) => self.timers.clear(stream, &name),
-            (Change::Letter(id, deferred), Some(stream)) => self.letters.add(id, stream, location, deferred),
-            (Change::Resolved(id), Some(stream)) => self.letters.resolve(id, stream),
+            (Change::DeadLetter(id, deferred), Some(stream)) => self.dead_letters.add(id, stream, location, deferred),
+            (Change::Resolved(id), Some(stream)) => self.dead_letters.resolve(id, stream),
             (_, None) => {}
         }
     }
@@ -188,7 +188,7 @@ impl Index {
     }
 
     /// Where the committed turns are that handled the message with this hash, as far as they are known here, newest first.
-    pub(crate) fn turns_of(&self, id: IdHash) -> Vec<Location> {
+    pub(crate) fn turns_with_id(&self, id: IdHash) -> Vec<Location> {
         self.ids.find(id).filter(|location| *location < self.committed.through).collect()
     }
 
@@ -228,9 +228,9 @@ impl Index {
     /// The record from which the links lead back to position `to`, which is committed: that of the position itself or one
     /// little behind it.
     pub(crate) fn events_from(&self, to: u64) -> Location {
-        let mark = to.div_ceil(POSITIONS_A_MARK);
-        if mark * POSITIONS_A_MARK < self.committed.position {
-            let mark = usize::try_from(mark).ok().and_then(|mark| self.marks.get(mark));
+        let mark = to.div_ceil(POSITIONS_PER_ANCHOR);
+        if mark * POSITIONS_PER_ANCHOR < self.committed.position {
+            let mark = usize::try_from(mark).ok().and_then(|mark| self.anchors.get(mark));
             return mark.copied().unwrap_or(self.committed.events);
         }
         self.committed.events
@@ -238,13 +238,13 @@ impl Index {
 
     /// What is known about a destination.
     pub(crate) fn destination(&mut self, to: &ShardId) -> Option<&Destination> {
-        self.outbox.settle(self.committed.through);
+        self.outbox.commit_through(self.committed.through);
         self.outbox.destination(to)
     }
 
     /// For each destination: up to where it has committed, and the last sequence given out.
     pub(crate) fn destinations(&mut self) -> Vec<(ShardId, u64, u64)> {
-        self.outbox.settle(self.committed.through);
+        self.outbox.commit_through(self.committed.through);
         self.outbox.heads()
     }
 
@@ -279,13 +279,13 @@ impl Index {
     }
 
     /// The number of dead letters.
-    pub(crate) fn letter_count(&self) -> u64 {
-        self.letters.count()
+    pub(crate) fn dead_letter_count(&self) -> u64 {
+        self.dead_letters.count()
     }
 
     /// Where up to `limit` dead letters with ids above `after` are. All of one id come together.
-    pub(crate) fn letters(&self, after: Option<MessageId>, limit: usize) -> Vec<(MessageId, Location)> {
-        self.letters.after(after, limit)
+    pub(crate) fn dead_letters(&self, after: Option<MessageId>, limit: usize) -> Vec<(MessageId, Location)> {
+        self.dead_letters.after(after, limit)
     }
 }
 

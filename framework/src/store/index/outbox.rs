@@ -4,12 +4,12 @@ use std::collections::{HashMap, VecDeque};
 
 use super::super::record::decode::Decoder;
 use super::super::record::{Location, Malformed, Names, Sent};
-use super::save::take_marks;
+use super::save::decode_anchors;
 use crate::message::ShardId;
 
 /// One in so many sequences has its place remembered, for ever: a destination that comes back from an old backup asks for
 /// what it had already. From there the links lead on.
-const SEQUENCES_A_MARK: u64 = 256;
+const SEQUENCES_PER_ANCHOR: u64 = 256;
 
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
@@ -22,17 +22,17 @@ pub(super) struct Outbox {
 pub(crate) struct Destination {
     pub(super) id: ShardId,
     /// The last sequence given out, and where its record is.
-    pub(super) given: u64,
+    pub(super) assigned: u64,
     pub(super) tail: Location,
     /// Up to where the destination has committed.
-    pub(super) through: u64,
+    pub(super) confirm_through: u64,
     /// The last sequence that is committed here, and where its record is.
     pub(super) last: u64,
     pub(super) last_tail: Location,
     /// The appends behind that: where, and the last sequence given out in it.
     appended: VecDeque<(Location, u64)>,
     /// Where the records with the sequences 1, 1 + 256, 1 + 512 … are.
-    pub(super) marks: Vec<Location>,
+    pub(super) anchors: Vec<Location>,
 }
 
 /// What was committed for a destination when saving began.
@@ -41,7 +41,7 @@ pub(super) struct SavedDestination {
     pub(super) id: ShardId,
     pub(super) numbers: [u64; 3],
     /// How many places were remembered.
-    pub(super) marks: usize,
+    pub(super) anchors: usize,
 }
 
 impl Destination {
@@ -52,9 +52,9 @@ impl Destination {
 
     /// The record from which the links lead back to sequence `to`, which is committed.
     pub(crate) fn from(&self, to: u64) -> Location {
-        let mark = to.div_ceil(SEQUENCES_A_MARK);
-        if mark * SEQUENCES_A_MARK < self.last {
-            let mark = usize::try_from(mark).ok().and_then(|mark| self.marks.get(mark));
+        let mark = to.div_ceil(SEQUENCES_PER_ANCHOR);
+        if mark * SEQUENCES_PER_ANCHOR < self.last {
+            let mark = usize::try_from(mark).ok().and_then(|mark| self.anchors.get(mark));
             return mark.copied().unwrap_or(self.last_tail);
         }
         self.last_tail
@@ -63,30 +63,30 @@ impl Destination {
     /// The next sequence, for an entry in the record at `location`.
     fn next(&mut self, location: Location, committed: bool) -> Sent {
         let before = if self.tail == location { 0 } else { self.tail };
-        self.given += 1;
-        self.mark(location);
+        self.assigned += 1;
+        self.add_anchor(location);
         if committed {
             // Then nothing is pending; what has not been settled yet must not set the last one back.
             self.appended.clear();
-            self.last = self.given;
+            self.last = self.assigned;
             self.last_tail = location;
         } else {
             match self.appended.back_mut() {
-                Some((at, last)) if *at == location => *last = self.given,
-                _ => self.appended.push_back((location, self.given)),
+                Some((at, last)) if *at == location => *last = self.assigned,
+                _ => self.appended.push_back((location, self.assigned)),
             }
         }
         self.tail = location;
-        Sent { sequence: self.given, before }
+        Sent { sequence: self.assigned, before }
     }
 
-    fn mark(&mut self, location: Location) {
-        if self.marks.len() as u64 * SEQUENCES_A_MARK < self.given {
-            self.marks.push(location);
+    fn add_anchor(&mut self, location: Location) {
+        if self.anchors.len() as u64 * SEQUENCES_PER_ANCHOR < self.assigned {
+            self.anchors.push(location);
         }
     }
 
-    fn settle(&mut self, through: Location) {
+    fn commit_through(&mut self, through: Location) {
         while let Some((location, last)) = self.appended.pop_front_if(|(location, _)| *location < through) {
             self.last = last;
             self.last_tail = location;
@@ -104,13 +104,13 @@ impl Outbox {
         self.by_id.insert(to.clone(), number);
         self.destinations.push(Destination {
             id: to.clone(),
-            given: 0,
+            assigned: 0,
             tail: 0,
-            through: 0,
+            confirm_through: 0,
             last: 0,
             last_tail: 0,
             appended: VecDeque::new(),
-            marks: Vec::new(),
+            anchors: Vec::new(),
         });
         number
     }
@@ -122,16 +122,16 @@ impl Outbox {
     }
 
     /// Brings what readers see up to the records before `through`.
-    pub(super) fn settle(&mut self, through: Location) {
+    pub(super) fn commit_through(&mut self, through: Location) {
         for destination in &mut self.destinations {
-            destination.settle(through);
+            destination.commit_through(through);
         }
     }
 
     /// Notes that a destination has committed `through`.
     pub(super) fn through(&mut self, number: usize, through: u64) {
         if let Some(destination) = self.destinations.get_mut(number) {
-            destination.through = destination.through.max(through);
+            destination.confirm_through = destination.confirm_through.max(through);
         }
     }
 
@@ -143,15 +143,17 @@ impl Outbox {
     pub(super) fn committed(&self) -> Vec<SavedDestination> {
         let saved = |to: &Destination| SavedDestination {
             id: to.id.clone(),
-            numbers: [to.through, to.last, to.last_tail],
-            marks: usize::try_from(to.last.div_ceil(SEQUENCES_A_MARK)).unwrap_or(usize::MAX).min(to.marks.len()),
+            numbers: [to.confirm_through, to.last, to.last_tail],
+            anchors: usize::try_from(to.last.div_ceil(SEQUENCES_PER_ANCHOR))
+                .unwrap_or(usize::MAX)
+                .min(to.anchors.len()),
         };
         self.destinations.iter().map(saved).collect()
     }
 
     /// The places that are remembered for a destination. They are never changed, and new ones come behind.
-    pub(super) fn marks(&self, number: usize) -> &[Location] {
-        self.destinations.get(number).map_or(&[], |to| &to.marks)
+    pub(super) fn anchors(&self, number: usize) -> &[Location] {
+        self.destinations.get(number).map_or(&[], |to| &to.anchors)
     }
 
     /// Reads what was [saved](super::save).
@@ -160,17 +162,17 @@ impl Outbox {
             let id = ShardId::new(names.get(take.text()?)?, take.shard()?);
             let number = self.number(&id);
             let (through, last, tail) = (take.number()?, take.number()?, take.number()?);
-            let marks = take_marks(take)?;
+            let marks = decode_anchors(take)?;
             if let Some(to) = self.destinations.get_mut(number) {
-                (to.through, to.last, to.last_tail, to.given, to.tail) = (through, last, tail, last, tail);
-                to.marks = marks;
+                (to.confirm_through, to.last, to.last_tail, to.assigned, to.tail) = (through, last, tail, last, tail);
+                to.anchors = marks;
             }
         }
         Ok(())
     }
 
     pub(super) fn heads(&self) -> Vec<(ShardId, u64, u64)> {
-        let known = self.destinations.iter().filter(|to| to.last > 0 || to.through > 0);
-        known.map(|to| (to.id.clone(), to.through, to.last)).collect()
+        let known = self.destinations.iter().filter(|to| to.last > 0 || to.confirm_through > 0);
+        known.map(|to| (to.id.clone(), to.confirm_through, to.last)).collect()
     }
 }

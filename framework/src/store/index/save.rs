@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use super::outbox::SavedDestination;
 use super::stream::{Stream, StreamHasher};
-use super::{Change, Head, Index, POSITIONS_A_MARK};
+use super::{Change, Head, Index, POSITIONS_PER_ANCHOR};
 use crate::clock::Timestamp;
 use crate::message::ShardId;
 use crate::store::record::decode::Decoder;
@@ -22,7 +22,7 @@ pub(crate) const ENTRIES_AT_ONCE: usize = 4096;
 /// What only grows is read later up to where it was. What is small is copied: the destinations and the sources of a shard. Of the
 /// rest, heads, timers and letters, what changes before its turn comes is kept as it was.
 #[derive(Debug)]
-pub(super) struct Saving {
+pub(super) struct IndexSave {
     stage: Stage,
     /// The next entry of the stage.
     next: usize,
@@ -31,9 +31,9 @@ pub(super) struct Saving {
     /// The heads that have changed since the beginning, or that were not committed then, as they are to be saved.
     old: HashMap<u32, Option<Head>, foldhash::fast::FixedState>,
     /// How many places of positions were remembered.
-    marks: usize,
+    anchors: usize,
     /// The place before the next one.
-    mark: Location,
+    last_anchor: Location,
     destinations: Vec<SavedDestination>,
     watermarks: Vec<Watermark>,
     timers: usize,
@@ -44,17 +44,17 @@ pub(super) struct Saving {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Heads,
-    Marks,
+    Anchors,
     /// The destination with this number, and its marks.
     Outbox(usize),
     Watermarks,
     Timers,
-    Letters,
+    DeadLetters,
 }
 
-impl Saving {
+impl IndexSave {
     /// The head with this number is about to change.
-    pub(super) fn keep(&mut self, number: u32, head: Head) {
+    pub(super) fn preserve(&mut self, number: u32, head: Head) {
         let place = number as usize;
         if self.stage == Stage::Heads && place >= self.next && place < self.count {
             self.old.entry(number).or_insert(Some(head));
@@ -62,7 +62,7 @@ impl Saving {
     }
 
     fn go_to(&mut self, stage: Stage) {
-        (self.stage, self.next, self.mark) = (stage, 0, 0);
+        (self.stage, self.next, self.last_anchor) = (stage, 0, 0);
     }
 }
 
@@ -72,7 +72,7 @@ impl Index {
     ///
     /// The cost grows with the destinations and sources of the shard and with the appends that are not committed.
     pub(crate) fn begin_saving(&mut self, into: &mut Vec<u8>) {
-        self.outbox.settle(self.committed.through);
+        self.outbox.commit_through(self.committed.through);
         encode::number(into, self.committed.through);
         encode::number(into, self.committed.position);
         encode::number(into, self.committed.events);
@@ -85,19 +85,19 @@ impl Index {
         }
         let new = old.values().filter(|head| head.is_none()).count();
         encode::number(into, (count - new) as u64);
-        let marks = usize::try_from(self.committed.position.div_ceil(POSITIONS_A_MARK)).unwrap_or(usize::MAX);
+        let marks = usize::try_from(self.committed.position.div_ceil(POSITIONS_PER_ANCHOR)).unwrap_or(usize::MAX);
         self.timers.begin_saving();
-        self.saving = Some(Saving {
+        self.saving = Some(IndexSave {
             stage: Stage::Heads,
             next: 0,
             count,
             old,
-            marks: marks.min(self.marks.len()),
-            mark: 0,
+            anchors: marks.min(self.anchors.len()),
+            last_anchor: 0,
             destinations: self.outbox.committed(),
             watermarks: self.watermarks.clone(),
             timers: self.timers.len(),
-            letters: self.letters.begin_saving(),
+            letters: self.dead_letters.begin_saving(),
         });
     }
 
@@ -112,44 +112,50 @@ impl Index {
     }
 
     /// Saves no further: what was written cannot be kept. Without this, what changes would be kept until the next beginning.
-    pub(crate) fn give_up_saving(&mut self) {
+    pub(crate) fn abort_saving(&mut self) {
         self.saving = None;
-        self.timers.give_up_saving();
-        self.letters.give_up_saving();
+        self.timers.abort_saving();
+        self.dead_letters.abort_saving();
     }
 
-    fn save_stage(&mut self, saving: &mut Saving, into: &mut Vec<u8>) -> bool {
+    fn save_stage(&mut self, saving: &mut IndexSave, into: &mut Vec<u8>) -> bool {
         match saving.stage {
             Stage::Heads => {
                 let end = saving.count.min(saving.next + ENTRIES_AT_ONCE);
                 for number in (saving.next..end).filter_map(|number| u32::try_from(number).ok()) {
                     let Some((stream, now)) = self.heads.at(number) else { continue };
                     if let Some(head) = saving.old.remove(&number).unwrap_or(Some(now)) {
-                        put_stream(into, stream);
+                        encode_stream(into, stream);
                         encode::number(into, head.location);
                         encode::number(into, head.number);
                     }
                 }
                 saving.next = end;
                 if end == saving.count {
-                    saving.go_to(Stage::Marks);
-                    encode::number(into, saving.marks as u64);
+                    saving.go_to(Stage::Anchors);
+                    encode::number(into, saving.anchors as u64);
                 }
             }
-            Stage::Marks => {
-                if put_marks(into, &self.marks, saving.marks, &mut saving.next, &mut saving.mark) {
+            Stage::Anchors => {
+                if encode_anchors(into, &self.anchors, saving.anchors, &mut saving.next, &mut saving.last_anchor) {
                     saving.go_to(Stage::Outbox(0));
                     encode::number(into, saving.destinations.len() as u64);
                 }
             }
             Stage::Outbox(number) => match saving.destinations.get(number) {
-                Some(SavedDestination { id, numbers, marks }) => {
+                Some(SavedDestination { id, numbers, anchors: marks }) => {
                     if saving.next == 0 {
-                        put_shard(into, id);
+                        encode_shard(into, id);
                         numbers.iter().for_each(|number| encode::number(into, *number));
                         encode::number(into, *marks as u64);
                     }
-                    if put_marks(into, self.outbox.marks(number), *marks, &mut saving.next, &mut saving.mark) {
+                    if encode_anchors(
+                        into,
+                        self.outbox.anchors(number),
+                        *marks,
+                        &mut saving.next,
+                        &mut saving.last_anchor,
+                    ) {
                         saving.go_to(Stage::Outbox(number + 1));
                     }
                 }
@@ -160,7 +166,7 @@ impl Index {
             },
             Stage::Watermarks => {
                 for watermark in saving.watermarks.iter().skip(saving.next).take(ENTRIES_AT_ONCE) {
-                    put_watermark(into, watermark);
+                    encode_watermark(into, watermark);
                     saving.next += 1;
                 }
                 if saving.next >= saving.watermarks.len() {
@@ -170,19 +176,19 @@ impl Index {
             }
             Stage::Timers => {
                 let timers = self.timers.save_next(ENTRIES_AT_ONCE);
-                timers.iter().for_each(|(stream, timer)| put_timer(into, *stream, timer));
+                timers.iter().for_each(|(stream, timer)| encode_timer(into, *stream, timer));
                 if self.timers.is_saved() {
-                    saving.go_to(Stage::Letters);
+                    saving.go_to(Stage::DeadLetters);
                     encode::number(into, saving.letters as u64);
                 }
             }
-            Stage::Letters => {
-                for (id, stream, location) in self.letters.save_next(ENTRIES_AT_ONCE) {
+            Stage::DeadLetters => {
+                for (id, stream, location) in self.dead_letters.save_next(ENTRIES_AT_ONCE) {
                     encode::id(into, id);
-                    put_stream(into, stream);
+                    encode_stream(into, stream);
                     encode::number(into, location);
                 }
-                return !self.letters.is_saved();
+                return !self.dead_letters.is_saved();
             }
         }
         true
@@ -199,50 +205,50 @@ impl Index {
         let heads = take.count()?;
         index.heads.reserve(heads);
         for _ in 0..heads {
-            let stream = take_stream(take)?;
+            let stream = decode_stream(take)?;
             let head = Head { location: take.number()?, number: take.number()? };
             match index.heads.number(stream) {
                 Some(number) => index.heads.set(number, head),
                 None => drop(index.heads.add(stream, head)),
             }
         }
-        index.marks = take_marks(take)?;
+        index.anchors = decode_anchors(take)?;
         index.outbox.restore(take, names)?;
         for _ in 0..take.count()? {
             let (domain, shard) = (take.text()?, take.shard()?);
             let source = SourceRecord { domain, shard, subscriber: take.text()? }.to_source(names)?;
             let (source, through) = (index.source(&source), take.number()?);
-            index.change(None, 0, Change::Watermark { source, through });
+            index.apply_change(None, 0, Change::Watermark { source, through });
         }
         for _ in 0..take.count()? {
-            let (stream, timer) = take_timer(take, names)?;
+            let (stream, timer) = decode_timer(take, names)?;
             index.timers.set(stream, timer);
         }
         for _ in 0..take.count()? {
-            let (id, stream) = (take.id()?, take_stream(take)?);
-            index.letters.restore(id, stream, take.number()?);
+            let (id, stream) = (take.id()?, decode_stream(take)?);
+            index.dead_letters.restore(id, stream, take.number()?);
         }
         Ok(index)
     }
 }
 
-fn put_stream(into: &mut Vec<u8>, stream: Stream) {
+fn encode_stream(into: &mut Vec<u8>, stream: Stream) {
     into.extend_from_slice(&stream.0.to_le_bytes());
     into.extend_from_slice(&stream.1.to_le_bytes());
 }
 
-fn take_stream(take: &mut Decoder<'_>) -> Result<Stream, Malformed> {
+fn decode_stream(take: &mut Decoder<'_>) -> Result<Stream, Malformed> {
     Ok(Stream(u64::from_le_bytes(take.array()?), u64::from_le_bytes(take.array()?)))
 }
 
-fn put_shard(into: &mut Vec<u8>, shard: &ShardId) {
+fn encode_shard(into: &mut Vec<u8>, shard: &ShardId) {
     encode::text(into, &shard.domain);
     encode::number(into, u64::from(shard.shard));
 }
 
 /// Appends the next of the first `count` marks, and says whether these were the last. Marks rise, so each is written as the way from the
 /// one before.
-fn put_marks(into: &mut Vec<u8>, marks: &[u64], count: usize, next: &mut usize, before: &mut u64) -> bool {
+fn encode_anchors(into: &mut Vec<u8>, marks: &[u64], count: usize, next: &mut usize, before: &mut u64) -> bool {
     let end = count.min(*next + ENTRIES_AT_ONCE);
     for mark in marks.get(*next..end).unwrap_or_default() {
         encode::number(into, mark.wrapping_sub(*before));
@@ -252,8 +258,8 @@ fn put_marks(into: &mut Vec<u8>, marks: &[u64], count: usize, next: &mut usize, 
     end == count
 }
 
-fn put_watermark(into: &mut Vec<u8>, Watermark { source, through }: &Watermark) {
-    put_shard(into, &source.shard);
+fn encode_watermark(into: &mut Vec<u8>, Watermark { source, through }: &Watermark) {
+    encode_shard(into, &source.shard);
     encode::text(
         into,
         match &source.kind {
@@ -264,7 +270,7 @@ fn put_watermark(into: &mut Vec<u8>, Watermark { source, through }: &Watermark) 
     encode::number(into, *through);
 }
 
-pub(super) fn take_marks(take: &mut Decoder<'_>) -> Result<Vec<u64>, Malformed> {
+pub(super) fn decode_anchors(take: &mut Decoder<'_>) -> Result<Vec<u64>, Malformed> {
     let count = take.count()?;
     let mut marks = Vec::with_capacity(count);
     let mut mark = 0u64;
@@ -275,8 +281,8 @@ pub(super) fn take_marks(take: &mut Decoder<'_>) -> Result<Vec<u64>, Malformed> 
     Ok(marks)
 }
 
-fn put_timer(into: &mut Vec<u8>, stream: Stream, timer: &Timer) {
-    put_stream(into, stream);
+fn encode_timer(into: &mut Vec<u8>, stream: Stream, timer: &Timer) {
+    encode_stream(into, stream);
     encode::text(into, &timer.actor);
     encode::text(into, &timer.key);
     encode::text(into, &timer.name);
@@ -288,8 +294,8 @@ fn put_timer(into: &mut Vec<u8>, stream: Stream, timer: &Timer) {
     encode::id(into, timer.correlation);
 }
 
-fn take_timer(take: &mut Decoder<'_>, names: &mut Names) -> Result<(Stream, Timer), Malformed> {
-    let stream = take_stream(take)?;
+fn decode_timer(take: &mut Decoder<'_>, names: &mut Names) -> Result<(Stream, Timer), Malformed> {
+    let stream = decode_stream(take)?;
     let timer = Timer {
         actor: names.get(take.text()?)?,
         key: take.text()?.to_owned(),

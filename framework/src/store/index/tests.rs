@@ -16,7 +16,7 @@ fn head(number: u64) -> Head {
 }
 
 #[test]
-fn a_head_is_found_by_its_stream_and_by_what_the_writer_was_told_of_it() {
+fn head_is_found_by_stream_and_by_hint() {
     let mut heads = LatestVersions::default();
     let streams: Vec<_> = (0..1000).map(|key| StreamHasher::new(1).stream("a", &key.to_string())).collect();
     let hints: Vec<_> =
@@ -42,7 +42,7 @@ impl Logged {
     fn append(&mut self, draft: &crate::testing::store::TurnBuilder) {
         let location = self.log.last().map_or(1, |(location, _)| location + 1_000);
         let mut record = Vec::new();
-        let at = append::At { tag: 0, epoch: 1, location, committed: self.committed };
+        let at = append::AppendContext { tag: 0, epoch: 1, location, committed: self.committed };
         draft.write(|turn| self.index.append_turn(turn, at, &mut record).unwrap());
         self.log.push((location, record));
     }
@@ -66,7 +66,7 @@ impl Logged {
 
 #[cfg(feature = "testing")]
 #[test]
-fn index_is_saved_in_slices_while_appends_go_on() {
+fn index_is_saved_in_slices_during_appends() {
     use crate::store::Note;
     use crate::store::record::{Names, Record, decode::Decoder};
     use crate::testing::store::TurnBuilder;
@@ -119,7 +119,7 @@ fn index_is_saved_in_slices_while_appends_go_on() {
     let mut restored = Index::restore(&mut take, StreamHasher::new(1), &mut names).unwrap();
     assert!(take.is_empty());
     assert_eq!(restored.committed(), begun, "it is the index of the moment when it was begun");
-    assert_eq!(restored.letter_count(), ENTRIES + 100);
+    assert_eq!(restored.dead_letter_count(), ENTRIES + 100);
     assert_eq!(restored.timer_counts().iter().map(|(_, count)| *count as u64).sum::<u64>(), STREAMS);
     for (location, record) in logged.log.iter().filter(|(location, _)| *location >= begun) {
         let (_, _, record) = Record::read(record, *location).unwrap();
@@ -131,7 +131,7 @@ fn index_is_saved_in_slices_while_appends_go_on() {
     assert!(streams.into_iter().all(|stream| index.head(stream) == restored.head(stream)));
     assert_eq!(index.position(), restored.position());
     assert_eq!(index.destinations(), restored.destinations());
-    assert_eq!(index.letters(None, usize::MAX), restored.letters(None, usize::MAX));
+    assert_eq!(index.dead_letters(None, usize::MAX), restored.dead_letters(None, usize::MAX));
     let timers = |index: &Index| {
         let mut timers = index.timers_due(Timestamp::from_millis(u64::MAX), usize::MAX);
         timers.sort_by(|one, other| one.key.cmp(&other.key));
@@ -144,7 +144,7 @@ fn index_is_saved_in_slices_while_appends_go_on() {
 }
 
 #[test]
-fn a_hint_of_another_index_finds_nothing() {
+fn hint_of_another_index_finds_nothing() {
     let (mut heads, mut others) = (LatestVersions::default(), LatestVersions::default());
     let (mine, theirs) = (StreamHasher::new(1).stream("a", "b"), StreamHasher::new(2).stream("a", "b"));
     heads.add(mine, head(1));

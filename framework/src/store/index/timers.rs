@@ -18,12 +18,12 @@ pub(super) struct Timers {
     by_name: HashMap<(Stream, Box<str>), (Name, TimerCursor), FixedState>,
     settings: u64,
     /// While they are being saved.
-    saving: Option<Saving>,
+    saving: Option<TimerSave>,
 }
 
 /// Timers that are being saved in slices: those that were set when it began.
 #[derive(Debug)]
-struct Saving {
+struct TimerSave {
     /// The number of the last one that was set then.
     cut: u64,
     /// The last one in their order then: what comes behind it meanwhile is not looked at, or saving might never end.
@@ -77,7 +77,7 @@ impl Timers {
     pub(super) fn begin_saving(&mut self) {
         let last = self.by_actor.last_key_value();
         let last = last.and_then(|(actor, timers)| Some((actor.clone(), *timers.last_key_value()?.0)));
-        self.saving = Some(Saving { cut: self.settings, last, after: None, cleared: Vec::new() });
+        self.saving = Some(TimerSave { cut: self.settings, last, after: None, cleared: Vec::new() });
     }
 
     /// The next of them, up to `limit`; none once all were given. Those of one actor type come in the order in which they fire, so that
@@ -115,7 +115,7 @@ impl Timers {
         next
     }
 
-    pub(super) fn give_up_saving(&mut self) {
+    pub(super) fn abort_saving(&mut self) {
         self.saving = None;
     }
 

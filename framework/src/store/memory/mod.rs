@@ -5,7 +5,7 @@
 
 mod arena;
 #[cfg(feature = "testing")]
-mod faults;
+mod commit_control;
 mod shard;
 
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ use futures_util::future::{BoxFuture, ready};
 use parking_lot::Mutex;
 
 #[cfg(feature = "testing")]
-pub use self::faults::CommitControl;
+pub use self::commit_control::CommitControl;
 use self::shard::{MemoryReader, MemoryShard, MemoryWriter};
 use super::{CatalogEntry, CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
 use crate::clock::Timestamp;
@@ -41,16 +41,16 @@ pub struct MemoryStore(Arc<Shared>);
 struct Shared {
     shards: Mutex<HashMap<ShardId, Arc<MemoryShard>>>,
     domains: Mutex<HashMap<Name, u16>>,
-    listeners: Mutex<Vec<Weak<Listening>>>,
+    listeners: Mutex<Vec<Weak<RegisteredListener>>>,
     views: Mutex<HashMap<Name, (Epoch, Option<View>)>>,
     catalog: Mutex<Option<Vec<CatalogEntry>>>,
     identity: Mutex<Option<StoreIdentity>>,
     #[cfg(feature = "testing")]
-    faults: faults::Held,
+    held_commits: commit_control::HeldCommits,
 }
 
 /// A listener and the number of the last append reported to it.
-struct Listening {
+struct RegisteredListener {
     listener: Arc<dyn CommitListener>,
     tickets: AtomicU64,
 }
@@ -82,8 +82,8 @@ impl MemoryStore {
         let shard = Arc::clone(
             self.0.shards.lock().entry(id.clone()).or_insert_with(|| Arc::new(MemoryShard::new(id.clone()))),
         );
-        let epoch = shard.take();
-        let listening = self.listening(listener);
+        let epoch = shard.claim();
+        let listening = self.register_listener(listener);
         let reader = Arc::new(MemoryReader::new(Arc::clone(&shard)));
         Ok(ShardHandle { writer: Box::new(MemoryWriter::new(self.clone(), shard, epoch, listening)), reader })
     }
@@ -96,15 +96,16 @@ impl MemoryStore {
         identity.get_or_insert_with(made).clone()
     }
 
-    fn listening(&self, listener: Arc<dyn CommitListener>) -> Arc<Listening> {
+    fn register_listener(&self, listener: Arc<dyn CommitListener>) -> Arc<RegisteredListener> {
         let mut listeners = self.0.listeners.lock();
         listeners.retain(|known| known.strong_count() > 0);
         let known = listeners.iter().filter_map(Weak::upgrade);
-        let same = |known: &Arc<Listening>| std::ptr::addr_eq(Arc::as_ptr(&known.listener), Arc::as_ptr(&listener));
+        let same =
+            |known: &Arc<RegisteredListener>| std::ptr::addr_eq(Arc::as_ptr(&known.listener), Arc::as_ptr(&listener));
         if let Some(known) = known.into_iter().find(same) {
             return known;
         }
-        let new = Arc::new(Listening { listener, tickets: AtomicU64::new(0) });
+        let new = Arc::new(RegisteredListener { listener, tickets: AtomicU64::new(0) });
         listeners.push(Arc::downgrade(&new));
         new
     }
@@ -188,9 +189,9 @@ impl Store for MemoryStore {
 
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         #[cfg(feature = "testing")]
-        self.0.faults.go_on();
+        self.0.held_commits.release();
         for shard in self.0.shards.lock().values() {
-            shard.refuse();
+            shard.stop_accepting();
         }
         ready(Ok(())).boxed()
     }

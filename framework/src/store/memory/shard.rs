@@ -8,12 +8,12 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 use parking_lot::Mutex;
 
-use super::super::index::append::{At, Numbers};
+use super::super::index::append::{AppendContext, AppendNumbers};
 use super::super::index::{Head, Index, OutOfTurn, Stream, StreamHasher};
 use super::super::record::{MAX_TURN_BYTES, turn_bound};
 use super::super::traverse::{self, Located};
 use super::arena::Arena;
-use super::{Listening, MemoryStore};
+use super::{MemoryStore, RegisteredListener};
 use crate::clock::Timestamp;
 use crate::message::{MessageId, Name, ShardId};
 use crate::store::{
@@ -26,10 +26,10 @@ const SMALL_RECORD_BYTES: usize = 512;
 
 pub(super) struct MemoryShard {
     pub(super) id: ShardId,
-    state: Mutex<State>,
+    state: Mutex<ShardState>,
 }
 
-pub(super) struct State {
+pub(super) struct ShardState {
     epoch: Epoch,
     /// Whether the owner may append: not before an opening, nor after a failure or a closing.
     accepting: bool,
@@ -43,7 +43,7 @@ pub(super) struct State {
 
 impl MemoryShard {
     pub(super) fn new(id: ShardId) -> Self {
-        let state = State {
+        let state = ShardState {
             epoch: 0,
             accepting: false,
             arena: Arena::default(),
@@ -55,7 +55,7 @@ impl MemoryShard {
     }
 
     /// Takes ownership: the new epoch.
-    pub(super) fn take(&self) -> Epoch {
+    pub(super) fn claim(&self) -> Epoch {
         let mut state = self.state.lock();
         state.epoch += 1;
         state.accepting = true;
@@ -68,12 +68,12 @@ impl MemoryShard {
     }
 
     /// Appends are refused until the shard is opened again.
-    pub(super) fn refuse(&self) {
+    pub(super) fn stop_accepting(&self) {
         self.state.lock().accepting = false;
     }
 
     #[cfg(feature = "testing")]
-    pub(super) fn state(&self) -> parking_lot::MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> parking_lot::MutexGuard<'_, ShardState> {
         self.state.lock()
     }
 }
@@ -84,8 +84,8 @@ fn hasher() -> StreamHasher {
     StreamHasher::new(0x5EED)
 }
 
-impl State {
-    fn accept(&self, shard: &ShardId, mine: Epoch) -> Result<(), StoreError> {
+impl ShardState {
+    fn check_owner(&self, shard: &ShardId, mine: Epoch) -> Result<(), StoreError> {
         if self.epoch != mine {
             return Err(StoreError::Fenced { shard: shard.clone(), mine, current: self.epoch });
         }
@@ -109,7 +109,7 @@ impl State {
             }
         }
         self.index = index;
-        let State { index, snapshots, .. } = self;
+        let ShardState { index, snapshots, .. } = self;
         snapshots.retain(|stream, placed| index.head(*stream).is_some_and(|head| head.number >= placed.snapshot.turn));
     }
 }
@@ -119,29 +119,34 @@ pub(super) struct MemoryWriter {
     store: MemoryStore,
     shard: Arc<MemoryShard>,
     epoch: Epoch,
-    listening: Arc<Listening>,
+    listening: Arc<RegisteredListener>,
 }
 
 impl MemoryWriter {
-    pub(super) fn new(store: MemoryStore, shard: Arc<MemoryShard>, epoch: Epoch, listening: Arc<Listening>) -> Self {
+    pub(super) fn new(
+        store: MemoryStore,
+        shard: Arc<MemoryShard>,
+        epoch: Epoch,
+        listening: Arc<RegisteredListener>,
+    ) -> Self {
         Self { store, shard, epoch, listening }
     }
 
-    fn put(
+    fn append_record(
         &self,
         bound: usize,
-        write: impl FnOnce(&mut Index, At, &mut Vec<u8>) -> Result<Numbers, OutOfTurn>,
+        write: impl FnOnce(&mut Index, AppendContext, &mut Vec<u8>) -> Result<AppendNumbers, OutOfTurn>,
     ) -> Result<Appended, StoreError> {
         let mut state = self.shard.state.lock();
-        state.accept(&self.shard.id, self.epoch)?;
+        state.check_owner(&self.shard.id, self.epoch)?;
         #[cfg(feature = "testing")]
-        let committed = self.store.0.faults.admit()?;
+        let committed = self.store.0.held_commits.admit_append()?;
         #[cfg(not(feature = "testing"))]
         let committed = true;
-        let State { arena, index, .. } = &mut *state;
+        let ShardState { arena, index, .. } = &mut *state;
         let (location, into) = arena.begin(bound);
-        let at = At { tag: 0, epoch: self.epoch, location, committed };
-        let Numbers { position, stream } = match write(index, at, into) {
+        let at = AppendContext { tag: 0, epoch: self.epoch, location, committed };
+        let AppendNumbers { position, stream } = match write(index, at, into) {
             Ok(numbers) => numbers,
             Err(OutOfTurn { expected }) => {
                 arena.cut(location);
@@ -153,7 +158,7 @@ impl MemoryWriter {
         let ticket = self.listening.tickets.fetch_add(1, Ordering::Relaxed) + 1;
         #[cfg(feature = "testing")]
         if !committed {
-            self.store.0.faults.hold_back(&self.shard, location, &self.listening, ticket);
+            self.store.0.held_commits.hold_back(&self.shard, location, &self.listening, ticket);
         }
         Ok(Appended { ticket, position, committed, stream })
     }
@@ -173,15 +178,15 @@ impl ShardWriter for MemoryWriter {
         if bytes > MAX_TURN_BYTES {
             return Err(StoreError::Oversize { bytes, limit: MAX_TURN_BYTES });
         }
-        self.put(bytes, |index, at, into| index.append_turn(turn, at, into))
+        self.append_record(bytes, |index, at, into| index.append_turn(turn, at, into))
     }
 
     fn advance(&mut self, watermark: &Watermark) -> Result<Appended, StoreError> {
-        self.put(SMALL_RECORD_BYTES, |index, at, into| Ok(index.append_advance(watermark, at, into)))
+        self.append_record(SMALL_RECORD_BYTES, |index, at, into| Ok(index.append_advance(watermark, at, into)))
     }
 
     fn sent(&mut self, to: &ShardId, through: u64) -> Result<Appended, StoreError> {
-        self.put(SMALL_RECORD_BYTES, |index, at, into| Ok(index.append_sent(to, through, at, into)))
+        self.append_record(SMALL_RECORD_BYTES, |index, at, into| Ok(index.append_sent(to, through, at, into)))
     }
 
     fn save_snapshot(&mut self, actor: &Name, key: &str, snapshot: Snapshot) {
@@ -210,7 +215,7 @@ impl MemoryReader {
 
     fn read<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&mut State) -> Result<T, StoreError>,
+        read: impl FnOnce(&mut ShardState) -> Result<T, StoreError>,
     ) -> BoxFuture<'static, Result<T, StoreError>> {
         ready(read(&mut self.shard.state.lock())).boxed()
     }
@@ -244,7 +249,7 @@ impl ShardReader for MemoryReader {
                 let stored = traverse::load(&state.arena, head, actor, key, snapshot)?;
                 return Ok(Box::new(OnePage(stored)) as Box<dyn StreamPages>);
             };
-            let (snapshot, ends) = traverse::skim(&state.arena, head, actor, key, snapshot)?;
+            let (snapshot, ends) = traverse::page_ends(&state.arena, head, actor, key, snapshot)?;
             let floor = snapshot.as_ref().map_or(0, |snapshot| snapshot.turn);
             let shard = Arc::clone(&self.shard);
             Ok(Box::new(Pages {
@@ -274,7 +279,7 @@ impl ShardReader for MemoryReader {
     ) -> BoxFuture<'a, Result<Option<StoredTurn>, StoreError>> {
         self.read(|state| {
             let hash = state.index.id(state.index.stream(actor, key), id);
-            traverse::find(&state.arena, state.index.turns_of(hash), actor, key, id)
+            traverse::find_turn(&state.arena, state.index.turns_with_id(hash), actor, key, id)
         })
     }
 
@@ -338,11 +343,11 @@ impl ShardReader for MemoryReader {
         after: Option<MessageId>,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<DeadLetter>, StoreError>> {
-        self.read(|state| traverse::letters(&state.arena, &state.index.letters(after, limit)))
+        self.read(|state| traverse::dead_letters(&state.arena, &state.index.dead_letters(after, limit)))
     }
 
     fn dead_letter_count(&self) -> u64 {
-        self.shard.state.lock().index.letter_count()
+        self.shard.state.lock().index.dead_letter_count()
     }
 
     fn streams(&self) -> BoxFuture<'_, Result<Vec<(Name, String)>, StoreError>> {

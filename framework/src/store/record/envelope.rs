@@ -173,7 +173,7 @@ pub(super) fn read(bytes: &[u8], record: &Bytes, given: Given<'_>, names: &mut N
             headers.push((take.text()?.to_owned(), take.text()?.to_owned()));
         }
     }
-    let shape = Fingerprint::take(&mut headers);
+    let shape = Fingerprint::remove_from(&mut headers);
     let payload = record.slice_ref(take.bytes()?);
     if !take.is_empty() {
         return Err(Malformed("bytes are left over behind an envelope"));

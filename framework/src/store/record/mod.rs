@@ -15,7 +15,7 @@ pub(crate) use read::{MarkRecord, NoteRecord, Record, SourceRecord, TurnRecord};
 pub(crate) use stored::Names;
 #[cfg(feature = "embedded")]
 pub(crate) use write::write_opened;
-pub(crate) use write::{Place, Sent, turn_bound, write_advance, write_sent, write_turn};
+pub(crate) use write::{RecordContext, Sent, turn_bound, write_advance, write_sent, write_turn};
 
 /// The most bytes one turn may have in a store: 2 MiB. Events, outbox entries, timers, notes and reply count together.
 pub const MAX_TURN_BYTES: usize = 2 * 1024 * 1024;

@@ -143,7 +143,7 @@ struct Items<'a> {
 impl<'a> Items<'a> {
     const NONE: Self = Self { count: 0, bytes: Decoder(&[]) };
 
-    fn walk<T>(
+    fn parse<T>(
         take: &mut Decoder<'a>,
         one: impl Fn(&mut Decoder<'a>) -> Result<T, Malformed>,
     ) -> Result<Self, Malformed> {
@@ -168,7 +168,7 @@ impl<'a> TurnRecord<'a> {
     }
 
     pub(crate) fn events(&self) -> impl Iterator<Item = EventRecord<'a>> + use<'a> {
-        self.events.iter(take_event)
+        self.events.iter(decode_event)
     }
 
     pub(crate) fn outbox_count(&self) -> usize {
@@ -177,15 +177,15 @@ impl<'a> TurnRecord<'a> {
 
     pub(crate) fn outbox(&self) -> impl Iterator<Item = OutboxRecord<'a>> + use<'a> {
         let location = self.location;
-        self.outbox.iter(move |take| take_outbox(take, location))
+        self.outbox.iter(move |take| decode_outbox(take, location))
     }
 
     pub(crate) fn timers(&self) -> impl Iterator<Item = TimerWrite<'a>> + use<'a> {
-        self.timers.iter(take_timer)
+        self.timers.iter(decode_timer)
     }
 
     pub(crate) fn notes(&self) -> impl Iterator<Item = NoteRecord<'a>> + use<'a> {
-        self.notes.iter(take_note)
+        self.notes.iter(decode_note)
     }
 }
 
@@ -200,8 +200,8 @@ impl<'a> Record<'a> {
         let tag = take.small()?;
         let epoch = take.number()?;
         let record = match kind {
-            KIND_TURN => Self::Turn(take_turn(take, location)?),
-            KIND_ADVANCE => Self::Advance { source: take_source(take)?, through: take.number()? },
+            KIND_TURN => Self::Turn(decode_turn(take, location)?),
+            KIND_ADVANCE => Self::Advance { source: decode_source(take)?, through: take.number()? },
             KIND_SENT => Self::Sent { domain: take.text()?, shard: take.shard()?, through: take.number()? },
             KIND_OPENED => Self::Opened { domain: take.text()?, shard: take.shard()?, shards: take.shard()? },
             _ => return Err(Malformed("its kind is unknown")),
@@ -210,7 +210,7 @@ impl<'a> Record<'a> {
     }
 }
 
-fn take_turn<'a>(take: &mut Decoder<'a>, location: Location) -> Result<TurnRecord<'a>, Malformed> {
+fn decode_turn<'a>(take: &mut Decoder<'a>, location: Location) -> Result<TurnRecord<'a>, Malformed> {
     let flags = take.byte()?;
     let has = |flag: u8| flags & flag != 0;
     let stream = take.link(location)?;
@@ -227,20 +227,20 @@ fn take_turn<'a>(take: &mut Decoder<'a>, location: Location) -> Result<TurnRecor
     let mark = match take.byte()? {
         MARK_NONE => MarkRecord::None,
         MARK_OUTSIDE => MarkRecord::Outside { digest: u64::from_le_bytes(take.array()?) },
-        MARK_FROM => MarkRecord::From { source: take_source(take)?, sequence: take.number()?, floor: take.number()? },
+        MARK_FROM => MarkRecord::From { source: decode_source(take)?, sequence: take.number()?, floor: take.number()? },
         MARK_TIMER => MarkRecord::Timer { name: take.text()? },
         _ => return Err(Malformed("its mark is unknown")),
     };
     let (reply_codec, reply) = if has(REPLY) { (take.codec()?, take.bytes()?) } else { (Codec::Bincode, &[][..]) };
     let (events_before, events) =
-        if has(EVENTS) { (take.link(location)?, Items::walk(take, take_event)?) } else { (0, Items::NONE) };
+        if has(EVENTS) { (take.link(location)?, Items::parse(take, decode_event)?) } else { (0, Items::NONE) };
     let last = (events.count as u64).checked_add(position).and_then(|last| last.checked_add(version));
     if last.is_none() {
         return Err(Malformed("a position is too large"));
     }
-    let outbox = if has(OUTBOX) { Items::walk(take, |take| take_outbox(take, location))? } else { Items::NONE };
-    let timers = if has(TIMERS) { Items::walk(take, take_timer)? } else { Items::NONE };
-    let notes = if has(NOTES) { Items::walk(take, take_note)? } else { Items::NONE };
+    let outbox = if has(OUTBOX) { Items::parse(take, |take| decode_outbox(take, location))? } else { Items::NONE };
+    let timers = if has(TIMERS) { Items::parse(take, decode_timer)? } else { Items::NONE };
+    let notes = if has(NOTES) { Items::parse(take, decode_note)? } else { Items::NONE };
     Ok(TurnRecord {
         actor,
         key,
@@ -264,30 +264,30 @@ fn take_turn<'a>(take: &mut Decoder<'a>, location: Location) -> Result<TurnRecor
     })
 }
 
-fn take_source<'a>(take: &mut Decoder<'a>) -> Result<SourceRecord<'a>, Malformed> {
+fn decode_source<'a>(take: &mut Decoder<'a>) -> Result<SourceRecord<'a>, Malformed> {
     Ok(SourceRecord { domain: take.text()?, shard: take.shard()?, subscriber: take.text()? })
 }
 
-fn take_event<'a>(take: &mut Decoder<'a>) -> Result<EventRecord<'a>, Malformed> {
+fn decode_event<'a>(take: &mut Decoder<'a>) -> Result<EventRecord<'a>, Malformed> {
     Ok(EventRecord { name: take.text()?, version: take.small()?, codec: take.codec()?, payload: take.bytes()? })
 }
 
-fn take_outbox<'a>(take: &mut Decoder<'a>, location: Location) -> Result<OutboxRecord<'a>, Malformed> {
+fn decode_outbox<'a>(take: &mut Decoder<'a>, location: Location) -> Result<OutboxRecord<'a>, Malformed> {
     Ok(OutboxRecord {
         domain: take.text()?,
         shard: take.shard()?,
         sequence: take.number()?,
         before: take.link(location)?,
-        envelope: take_behind_length(take)?,
+        envelope: decode_length_prefixed(take)?,
     })
 }
 
-fn take_behind_length<'a>(take: &mut Decoder<'a>) -> Result<&'a [u8], Malformed> {
+fn decode_length_prefixed<'a>(take: &mut Decoder<'a>) -> Result<&'a [u8], Malformed> {
     let length = u32::from_le_bytes(take.array()?);
     take.exactly(usize::try_from(length).map_err(|_| Malformed("a length is too large"))?)
 }
 
-fn take_timer<'a>(take: &mut Decoder<'a>) -> Result<TimerWrite<'a>, Malformed> {
+fn decode_timer<'a>(take: &mut Decoder<'a>) -> Result<TimerWrite<'a>, Malformed> {
     match take.byte()? {
         TIMER_SET => Ok(TimerWrite::Set {
             name: take.text()?,
@@ -301,10 +301,10 @@ fn take_timer<'a>(take: &mut Decoder<'a>) -> Result<TimerWrite<'a>, Malformed> {
     }
 }
 
-fn take_note<'a>(take: &mut Decoder<'a>) -> Result<NoteRecord<'a>, Malformed> {
+fn decode_note<'a>(take: &mut Decoder<'a>) -> Result<NoteRecord<'a>, Malformed> {
     match take.byte()? {
         NOTE_ATTEMPT => Ok(NoteRecord::Attempt { message: take.id()?, attempt: take.small()? }),
-        NOTE_DEAD_LETTER => Ok(NoteRecord::DeadLetter(take_dead_letter(take)?)),
+        NOTE_DEAD_LETTER => Ok(NoteRecord::DeadLetter(decode_dead_letter(take)?)),
         NOTE_RESOLVED => Ok(NoteRecord::Resolved { message: take.id()? }),
         NOTE_ENDED => Ok(NoteRecord::Ended),
         NOTE_OWN => Ok(NoteRecord::Own(take.bytes()?)),
@@ -312,13 +312,13 @@ fn take_note<'a>(take: &mut Decoder<'a>) -> Result<NoteRecord<'a>, Malformed> {
     }
 }
 
-fn take_dead_letter<'a>(take: &mut Decoder<'a>) -> Result<DeadLetterRecord<'a>, Malformed> {
+fn decode_dead_letter<'a>(take: &mut Decoder<'a>) -> Result<DeadLetterRecord<'a>, Malformed> {
     let actor = take.text()?;
     let key = take.text()?;
     let reason = DeadLetterReason::from_id(take.byte()?).ok_or(Malformed("a dead letter's reason is unknown"))?;
     let error = take.text()?;
     let attempts = take.small()?;
     let time = Timestamp::from_millis(take.number()?);
-    let envelope = take_behind_length(take)?;
+    let envelope = decode_length_prefixed(take)?;
     Ok(DeadLetterRecord { id: envelope::read_id(envelope)?, actor, key, reason, error, attempts, time, envelope })
 }

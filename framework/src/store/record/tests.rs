@@ -100,7 +100,7 @@ fn written() -> (Vec<u8>, Envelope, DeadLetter) {
             Note::Own(Bytes::from_static(b"own")),
         ],
     };
-    let place = Place {
+    let place = RecordContext {
         tag: 5,
         epoch: 6,
         location: 5_000,
@@ -116,7 +116,7 @@ fn written() -> (Vec<u8>, Envelope, DeadLetter) {
 }
 
 #[test]
-fn a_turn_with_everything_is_read_as_it_was_written() {
+fn turn_with_everything_is_read_as_it_was_written() {
     let (bytes, sent, letter) = written();
     let bytes = Bytes::from(bytes);
     let (tag, epoch, record) = Record::read(&bytes, 5_000).unwrap();
@@ -141,7 +141,7 @@ fn a_turn_with_everything_is_read_as_it_was_written() {
 }
 
 #[test]
-fn a_time_that_the_id_holds_is_left_out_and_read_back() {
+fn time_contained_in_the_id_is_omitted_and_restored() {
     let made = Timestamp::from_millis(1_700_000_000_000);
     let id = IdSource::seeded(Clock::manual(made).0, 3).message_id();
     let lengths = [made, made.after(Duration::from_millis(1))].map(|time| {
@@ -163,7 +163,7 @@ fn a_time_that_the_id_holds_is_left_out_and_read_back() {
             timers: &[],
             notes: &[],
         };
-        let place = Place { tag: 0, epoch: 1, location: 1, stream: 0, position: 0, events: 0, sent: &[] };
+        let place = RecordContext { tag: 0, epoch: 1, location: 1, stream: 0, position: 0, events: 0, sent: &[] };
         let mut bytes = Vec::new();
         write_turn(&mut bytes, &turn, &place);
         let Ok((_, _, Record::Turn(read))) = Record::read(&bytes, 1) else { panic!("not a turn") };
@@ -174,7 +174,7 @@ fn a_time_that_the_id_holds_is_left_out_and_read_back() {
 }
 
 #[test]
-fn a_turn_cut_short_anywhere_is_refused() {
+fn truncated_turn_is_refused() {
     let (bytes, ..) = written();
     for length in 0..bytes.len() {
         assert!(Record::read(&bytes[..length], 5_000).is_err(), "cut at {length}");
@@ -208,7 +208,7 @@ proptest! {
     }
 
     #[test]
-    fn a_spoilt_turn_is_read_or_refused(
+    fn corrupt_turn_is_read_or_refused(
         spoils in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..6),
     ) {
         let (mut bytes, ..) = written();
@@ -220,7 +220,7 @@ proptest! {
     }
 
     #[test]
-    fn a_number_is_read_as_it_was_written(value in any::<u64>(), shift in 0..64u32) {
+    fn number_is_read_as_it_was_written(value in any::<u64>(), shift in 0..64u32) {
         let value = value >> shift;
         let mut bytes = Vec::new();
         encode::number(&mut bytes, value);

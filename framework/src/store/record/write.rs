@@ -31,7 +31,7 @@ pub(super) const NOTE_OWN: u8 = 5;
 
 /// Where a record stands, and what only the store knows about it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place<'a> {
+pub(crate) struct RecordContext<'a> {
     /// The shard's number in this log.
     pub(crate) tag: u32,
     /// The epoch of the writer.
@@ -99,7 +99,7 @@ fn source_bound(source: &Source) -> usize {
 }
 
 /// Appends a turn.
-pub(crate) fn write_turn(into: &mut Vec<u8>, turn: &Turn<'_>, place: &Place<'_>) {
+pub(crate) fn write_turn(into: &mut Vec<u8>, turn: &Turn<'_>, place: &RecordContext<'_>) {
     let mut flags = 0;
     for (is, flag) in [
         (turn.correlation != turn.id, CORRELATION),
@@ -115,7 +115,7 @@ pub(crate) fn write_turn(into: &mut Vec<u8>, turn: &Turn<'_>, place: &Place<'_>)
             flags |= flag;
         }
     }
-    head(into, KIND_TURN, place.tag, place.epoch);
+    write_head(into, KIND_TURN, place.tag, place.epoch);
     into.push(flags);
     encode::link(into, place.location, place.stream);
     encode::text(into, turn.actor);
@@ -141,7 +141,7 @@ pub(crate) fn write_turn(into: &mut Vec<u8>, turn: &Turn<'_>, place: &Place<'_>)
         }
         Mark::From { source, sequence, floor } => {
             into.push(MARK_FROM);
-            put_source(into, source);
+            encode_source(into, source);
             encode::number(into, *sequence);
             encode::number(into, *floor);
         }
@@ -165,17 +165,17 @@ pub(crate) fn write_turn(into: &mut Vec<u8>, turn: &Turn<'_>, place: &Place<'_>)
         }
     }
     if flags & OUTBOX != 0 {
-        put_outbox(into, turn, place);
+        encode_outbox(into, turn, place);
     }
     if flags & TIMERS != 0 {
-        put_timers(into, turn.timers);
+        encode_timers(into, turn.timers);
     }
     if flags & NOTES != 0 {
-        put_notes(into, turn);
+        encode_notes(into, turn);
     }
 }
 
-fn put_outbox(into: &mut Vec<u8>, turn: &Turn<'_>, place: &Place<'_>) {
+fn encode_outbox(into: &mut Vec<u8>, turn: &Turn<'_>, place: &RecordContext<'_>) {
     encode::number(into, turn.outbox.len() as u64);
     for (entry, sent) in turn.outbox.iter().zip(place.sent) {
         encode::text(into, &entry.to.domain);
@@ -183,14 +183,14 @@ fn put_outbox(into: &mut Vec<u8>, turn: &Turn<'_>, place: &Place<'_>) {
         encode::number(into, sent.sequence);
         encode::link(into, place.location, sent.before);
         // Whoever only builds the index steps over the envelope by its length, which is known once it is written.
-        behind_length(into, |into| {
+        write_length_prefixed(into, |into| {
             let given = Given { to: Some(entry.to), correlation: turn.correlation };
             envelope::write(into, entry.envelope, given, None);
         });
     }
 }
 
-fn put_timers(into: &mut Vec<u8>, timers: &[TimerWrite<'_>]) {
+fn encode_timers(into: &mut Vec<u8>, timers: &[TimerWrite<'_>]) {
     encode::number(into, timers.len() as u64);
     for timer in timers {
         match timer {
@@ -210,7 +210,7 @@ fn put_timers(into: &mut Vec<u8>, timers: &[TimerWrite<'_>]) {
     }
 }
 
-fn put_notes(into: &mut Vec<u8>, turn: &Turn<'_>) {
+fn encode_notes(into: &mut Vec<u8>, turn: &Turn<'_>) {
     encode::number(into, turn.notes.len() as u64);
     for note in turn.notes {
         match note {
@@ -221,7 +221,7 @@ fn put_notes(into: &mut Vec<u8>, turn: &Turn<'_>) {
             }
             Note::DeadLetter(letter) => {
                 into.push(NOTE_DEAD_LETTER);
-                put_dead_letter(into, letter, turn);
+                encode_dead_letter(into, letter, turn);
             }
             Note::Resolved { message } => {
                 into.push(NOTE_RESOLVED);
@@ -236,21 +236,21 @@ fn put_notes(into: &mut Vec<u8>, turn: &Turn<'_>) {
     }
 }
 
-fn put_dead_letter(into: &mut Vec<u8>, letter: &DeadLetter, turn: &Turn<'_>) {
+fn encode_dead_letter(into: &mut Vec<u8>, letter: &DeadLetter, turn: &Turn<'_>) {
     encode::text(into, &letter.actor);
     encode::text(into, &letter.key);
     into.push(letter.reason.id());
     encode::text(into, &letter.error);
     encode::number(into, u64::from(letter.attempts));
     encode::number(into, letter.time.as_millis());
-    behind_length(into, |into| {
+    write_length_prefixed(into, |into| {
         let given = Given { to: None, correlation: turn.correlation };
         envelope::write(into, &letter.envelope, given, letter.envelope.origin.as_ref());
     });
 }
 
 /// Writes something behind its length in four bytes.
-fn behind_length(into: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+fn write_length_prefixed(into: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let start = into.len();
     into.extend_from_slice(&[0; 4]);
     write(into);
@@ -261,7 +261,7 @@ fn behind_length(into: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     }
 }
 
-fn put_source(into: &mut Vec<u8>, source: &Source) {
+fn encode_source(into: &mut Vec<u8>, source: &Source) {
     encode::text(into, &source.shard.domain);
     encode::number(into, u64::from(source.shard.shard));
     // A name is never empty, so an empty text stands for the lane that has none.
@@ -276,14 +276,14 @@ fn put_source(into: &mut Vec<u8>, source: &Source) {
 
 /// Appends how far a shard has taken from a source.
 pub(crate) fn write_advance(into: &mut Vec<u8>, watermark: &Watermark, tag: u32, epoch: Epoch) {
-    head(into, KIND_ADVANCE, tag, epoch);
-    put_source(into, &watermark.source);
+    write_head(into, KIND_ADVANCE, tag, epoch);
+    encode_source(into, &watermark.source);
     encode::number(into, watermark.through);
 }
 
 /// Appends how far a destination has committed.
 pub(crate) fn write_sent(into: &mut Vec<u8>, to: &ShardId, through: u64, tag: u32, epoch: Epoch) {
-    head(into, KIND_SENT, tag, epoch);
+    write_head(into, KIND_SENT, tag, epoch);
     encode::text(into, &to.domain);
     encode::number(into, u64::from(to.shard));
     encode::number(into, through);
@@ -291,13 +291,13 @@ pub(crate) fn write_sent(into: &mut Vec<u8>, to: &ShardId, through: u64, tag: u3
 
 /// Appends that a shard was taken by a new owner; gives the shard its number in this log.
 pub(crate) fn write_opened(into: &mut Vec<u8>, shard: &ShardId, shards: u16, tag: u32, epoch: Epoch) {
-    head(into, KIND_OPENED, tag, epoch);
+    write_head(into, KIND_OPENED, tag, epoch);
     encode::text(into, &shard.domain);
     encode::number(into, u64::from(shard.shard));
     encode::number(into, u64::from(shards));
 }
 
-fn head(into: &mut Vec<u8>, kind: u8, tag: u32, epoch: Epoch) {
+fn write_head(into: &mut Vec<u8>, kind: u8, tag: u32, epoch: Epoch) {
     into.extend_from_slice(&[FORMAT, kind]);
     encode::number(into, u64::from(tag));
     encode::number(into, epoch);

@@ -490,7 +490,7 @@ mod tests {
         use super::*;
         crate::store_suite!(
             Simulated::on(|_| Backend::memory()),
-            without { shards_on_many_threads_do_not_disturb_each_other: "a simulated cluster runs on one thread" }
+            without { shards_on_many_threads_are_independent: "a simulated cluster runs on one thread" }
         );
     }
 
@@ -500,8 +500,8 @@ mod tests {
         crate::store_suite!(
             Simulated::on(Backend::on_disk),
             without {
-                the_largest_payload_is_kept: "a simulated disk has small segments, so that their ends are met often",
-                shards_on_many_threads_do_not_disturb_each_other: "a simulated cluster runs on one thread"
+                largest_payload_is_stored: "a simulated disk has small segments, so that their ends are met often",
+                shards_on_many_threads_are_independent: "a simulated cluster runs on one thread"
             }
         );
     }

@@ -8,42 +8,42 @@ use crate::store::{CommitListener, StoreError, Ticket};
 /// A listener that remembers what it heard and lets tests wait for it.
 #[derive(Debug, Default)]
 pub struct RecordingListener {
-    heard: Mutex<Heard>,
-    news: Notify,
+    recorded: Mutex<Recorded>,
+    changed: Notify,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Heard {
+struct Recorded {
     reports: Vec<Ticket>,
     error: Option<StoreError>,
 }
 
 impl CommitListener for RecordingListener {
     fn committed(&self, through: Ticket) {
-        self.heard.lock().reports.push(through);
-        self.news.notify_waiters();
+        self.recorded.lock().reports.push(through);
+        self.changed.notify_waiters();
     }
 
     fn failed(&self, error: StoreError) {
-        self.heard.lock().error = Some(error);
-        self.news.notify_waiters();
+        self.recorded.lock().error = Some(error);
+        self.changed.notify_waiters();
     }
 }
 
 impl RecordingListener {
     /// Every report so far, in its order.
     pub fn reports(&self) -> Vec<Ticket> {
-        self.heard.lock().reports.clone()
+        self.recorded.lock().reports.clone()
     }
 
     /// The last ticket that was reported; 0 before the first report.
     pub fn through(&self) -> Ticket {
-        self.heard.lock().reports.last().copied().unwrap_or(0)
+        self.recorded.lock().reports.last().copied().unwrap_or(0)
     }
 
     /// The error with which the store has failed.
     pub fn error(&self) -> Option<StoreError> {
-        self.heard.lock().error.clone()
+        self.recorded.lock().error.clone()
     }
 
     /// Waits until `ticket` is reported.
@@ -52,7 +52,7 @@ impl RecordingListener {
     /// That with which the store fails before it.
     pub async fn until(&self, ticket: Ticket) -> Result<(), StoreError> {
         loop {
-            let news = self.news.notified();
+            let news = self.changed.notified();
             if self.through() >= ticket {
                 return Ok(());
             }

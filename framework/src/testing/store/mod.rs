@@ -30,7 +30,7 @@ use crate::store::Store;
 pub const SHARDS: u16 = 4;
 
 /// After this long a case is given up.
-const PATIENCE: Duration = Duration::from_secs(120);
+const CASE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A store under test, empty at the start of each case.
 pub trait Fixture {
@@ -41,7 +41,7 @@ pub trait Fixture {
 /// Runs one case on a thread of its own, with a current-thread runtime, as an arbiter has.
 pub fn run<T>(case: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let case = async { tokio::time::timeout(PATIENCE, case).await.expect("the case goes on for ever") };
+    let case = async { tokio::time::timeout(CASE_TIMEOUT, case).await.expect("the case goes on for ever") };
     tokio::task::LocalSet::new().block_on(&runtime, case)
 }
 
@@ -77,58 +77,58 @@ macro_rules! store_suite {
                 }
             };
         }
-        case!(a_turn_is_read_as_it_was_written);
-        case!(a_turn_with_nothing_but_a_mark_is_kept);
-        case!(the_largest_payload_is_kept);
-        case!(what_is_too_large_is_refused);
-        case!(a_turn_out_of_turn_is_refused);
-        case!(a_refused_turn_leaves_no_trace);
+        case!(turn_is_read_as_it_was_written);
+        case!(turn_with_only_a_mark_is_stored);
+        case!(largest_payload_is_stored);
+        case!(oversized_turn_is_refused);
+        case!(turn_with_wrong_number_is_refused);
+        case!(refused_turn_leaves_no_trace);
         case!(positions_are_contiguous_over_all_streams_of_a_shard);
-        case!(shards_and_domains_are_counted_apart);
-        case!(streams_of_the_same_key_are_kept_apart);
+        case!(shards_and_domains_have_separate_positions);
+        case!(streams_with_the_same_key_are_separate);
         case!(any_text_is_a_key);
-        case!(an_unknown_stream_is_empty);
-        case!(a_stream_is_loaded_from_its_newest_snapshot);
-        case!(a_snapshot_newer_than_the_log_is_not_used);
+        case!(unknown_stream_is_empty);
+        case!(stream_is_loaded_from_its_newest_snapshot);
+        case!(snapshot_newer_than_the_log_is_not_used);
         case!(history_goes_back_to_the_first_turn);
-        case!(pages_of_a_stream_make_the_stream);
+        case!(pages_of_a_stream_equal_the_stream);
         case!(turn_is_found_by_the_id_of_its_message);
-        case!(only_a_marked_turn_is_found_and_the_last_one);
+        case!(last_marked_turn_is_found);
         case!(ids_are_found_after_a_restart);
-        case!(young_ids_are_not_forgotten);
-        case!(events_come_in_pages);
-        case!(every_page_of_a_long_log_is_right);
+        case!(retained_ids_are_not_forgotten);
+        case!(events_are_read_in_pages);
+        case!(every_page_of_a_long_log_is_correct);
         case!(every_stream_is_listed);
         case!(outbox_entries_are_numbered_for_each_destination);
-        case!(an_outbox_entry_waits_until_its_destination_has_committed);
-        case!(every_page_of_a_long_outbox_is_right);
-        case!(an_outbox_entry_knows_its_origin);
-        case!(a_watermark_rises_with_turns_and_by_itself);
-        case!(a_watermark_never_falls);
-        case!(lanes_and_subscribers_have_watermarks_of_their_own);
-        case!(a_timer_is_due_when_its_time_has_come);
-        case!(a_timer_set_again_is_another_one);
-        case!(a_timer_that_rang_or_was_cleared_is_gone);
-        case!(timers_of_different_actors_are_kept_apart);
+        case!(outbox_entry_is_kept_until_destination_commits);
+        case!(every_page_of_a_long_outbox_is_correct);
+        case!(outbox_entry_has_its_origin);
+        case!(watermark_rises_with_and_without_turns);
+        case!(watermark_never_decreases);
+        case!(sources_and_subscribers_have_separate_watermarks);
+        case!(timer_is_due_at_its_time);
+        case!(timer_set_again_replaces_the_first);
+        case!(fired_or_cleared_timer_is_removed);
+        case!(timers_of_different_actors_are_separate);
         case!(timers_of_one_actor_type_are_read_page_by_page);
-        case!(a_dead_letter_is_listed_until_it_is_resolved);
-        case!(dead_letters_come_in_pages_by_id);
-        case!(one_message_may_be_the_dead_letter_of_two_actors);
-        case!(an_older_owner_is_fenced);
-        case!(a_younger_owner_finds_what_the_older_one_appended);
-        case!(the_number_of_shards_is_fixed);
-        case!(a_shard_is_read_without_being_taken);
+        case!(dead_letter_is_listed_until_resolved);
+        case!(dead_letters_are_read_in_pages_by_id);
+        case!(message_may_be_dead_letter_of_two_actors);
+        case!(older_owner_is_fenced);
+        case!(newer_owner_finds_appends_of_the_older_one);
+        case!(number_of_shards_is_fixed);
+        case!(shard_is_read_without_ownership);
         case!(everything_is_found_after_a_restart);
-        case!(a_restarted_store_goes_on_where_it_was);
+        case!(restarted_store_continues_numbering);
         case!(commits_are_reported_in_order);
-        case!(a_turn_alone_is_durable_if_it_says_so);
-        case!(shards_with_one_listener_share_one_row_of_tickets);
-        case!(what_was_reported_can_be_read);
-        case!(shards_on_many_threads_do_not_disturb_each_other);
-        case!(a_closed_store_refuses_what_comes);
-        case!(a_view_is_replaced_with_its_checkpoint);
+        case!(lone_turn_is_durable_if_reported_committed);
+        case!(shards_with_one_listener_share_ticket_sequence);
+        case!(reported_commits_are_readable);
+        case!(shards_on_many_threads_are_independent);
+        case!(closed_store_refuses_appends);
+        case!(view_is_replaced_with_its_checkpoint);
         case!(views_are_found_after_a_restart);
-        case!(an_older_owner_of_a_view_is_fenced);
+        case!(older_owner_of_a_view_is_fenced);
         case!(catalog_is_replaced_as_a_whole);
         case!(catalog_survives_a_restart);
     };

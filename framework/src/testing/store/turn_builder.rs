@@ -79,7 +79,7 @@ pub(super) fn command(to: &ShardId, number: u64) -> Envelope {
 }
 
 /// The dead letter of the message `number` at one actor.
-pub(super) fn letter(actor: &str, key: &str, number: u64) -> Note {
+pub(super) fn dead_letter_note(actor: &str, key: &str, number: u64) -> Note {
     Note::DeadLetter(Box::new(DeadLetter {
         actor: name(actor),
         key: key.to_owned(),
@@ -163,7 +163,7 @@ impl TurnBuilder {
 
     /// Makes the message `number` a dead letter of its actor.
     pub fn dead(self, number: u64) -> Self {
-        let letter = letter(self.actor.as_str(), &self.key, number);
+        let letter = dead_letter_note(self.actor.as_str(), &self.key, number);
         self.note(letter)
     }
 

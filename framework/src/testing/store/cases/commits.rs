@@ -29,7 +29,7 @@ pub async fn commits_are_reported_in_order(fixture: &impl Fixture) {
 }
 
 /// With others before and behind it, that are not.
-pub async fn a_turn_alone_is_durable_if_it_says_so(fixture: &impl Fixture) {
+pub async fn lone_turn_is_durable_if_reported_committed(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let bank = shard("bank", 0);
     let mut owner = Owner::take(&store, &bank).await;
@@ -55,7 +55,7 @@ pub async fn a_turn_alone_is_durable_if_it_says_so(fixture: &impl Fixture) {
 }
 
 /// So that one number says how far everything of a listener is committed.
-pub async fn shards_with_one_listener_share_one_row_of_tickets(fixture: &impl Fixture) {
+pub async fn shards_with_one_listener_share_ticket_sequence(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let ears = Arc::new(RecordingListener::default());
     let mut owners = Vec::new();
@@ -81,7 +81,7 @@ pub async fn shards_with_one_listener_share_one_row_of_tickets(fixture: &impl Fi
 }
 
 /// Once an append was reported every reader finds it; and nothing is read half.
-pub async fn what_was_reported_can_be_read(fixture: &impl Fixture) {
+pub async fn reported_commits_are_readable(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let shop = shard("shop", 0);
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -107,7 +107,7 @@ pub async fn what_was_reported_can_be_read(fixture: &impl Fixture) {
 }
 
 /// Owners on different threads, each with its own shard, and readers on yet another.
-pub async fn shards_on_many_threads_do_not_disturb_each_other(fixture: &impl Fixture) {
+pub async fn shards_on_many_threads_are_independent(fixture: &impl Fixture) {
     const TURNS: u64 = 2_000;
     let store = fixture.store().await;
     let mut owners = Vec::new();
@@ -155,7 +155,7 @@ pub async fn shards_on_many_threads_do_not_disturb_each_other(fixture: &impl Fix
 }
 
 /// After closing nothing is taken in, and what was appended before is committed.
-pub async fn a_closed_store_refuses_what_comes(fixture: &impl Fixture) {
+pub async fn closed_store_refuses_appends(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let bank = shard("bank", 0);
     let mut owner = Owner::take(&store, &bank).await;

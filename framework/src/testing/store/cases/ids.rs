@@ -47,7 +47,7 @@ pub async fn turn_is_found_by_the_id_of_its_message(fixture: &impl Fixture) {
 }
 
 /// A turn that did not finish a message from outside is not the answer; of two that did, the last one is.
-pub async fn only_a_marked_turn_is_found_and_the_last_one(fixture: &impl Fixture) {
+pub async fn last_marked_turn_is_found(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 1)).await;
     owner.commit(&TurnBuilder::new("Account", "ada", 5)).await;
@@ -86,7 +86,7 @@ pub async fn ids_are_found_after_a_restart(fixture: &impl Fixture) {
 }
 
 /// Ids of turns that are still remembered are found, whatever the store was told to forget.
-pub async fn young_ids_are_not_forgotten(fixture: &impl Fixture) {
+pub async fn retained_ids_are_not_forgotten(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 1)).await;
     fill(&mut owner).await;

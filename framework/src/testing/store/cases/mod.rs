@@ -2,8 +2,8 @@
 
 mod catalog;
 mod commits;
+mod dead_letters;
 mod ids;
-mod letters;
 mod outbox;
 mod owners;
 mod reading;
@@ -14,8 +14,8 @@ mod watermarks;
 
 pub use catalog::*;
 pub use commits::*;
+pub use dead_letters::*;
 pub use ids::*;
-pub use letters::*;
 pub use outbox::*;
 pub use owners::*;
 pub use reading::*;

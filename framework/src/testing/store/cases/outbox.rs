@@ -25,7 +25,7 @@ pub async fn outbox_entries_are_numbered_for_each_destination(fixture: &impl Fix
 }
 
 /// What a destination has committed is noted, never goes back, and later entries stay.
-pub async fn an_outbox_entry_waits_until_its_destination_has_committed(fixture: &impl Fixture) {
+pub async fn outbox_entry_is_kept_until_destination_commits(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let shop = shard("shop", 0);
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -48,7 +48,7 @@ pub async fn an_outbox_entry_waits_until_its_destination_has_committed(fixture: 
 }
 
 /// Pages are right wherever they begin, and whatever else was sent in between.
-pub async fn every_page_of_a_long_outbox_is_right(fixture: &impl Fixture) {
+pub async fn every_page_of_a_long_outbox_is_correct(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let (shop, mail) = (shard("shop", 0), shard("mail", 1));
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -76,7 +76,7 @@ pub async fn every_page_of_a_long_outbox_is_right(fixture: &impl Fixture) {
 }
 
 /// An envelope comes back as it was sent, and with the place it was sent from.
-pub async fn an_outbox_entry_knows_its_origin(fixture: &impl Fixture) {
+pub async fn outbox_entry_has_its_origin(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let (bank, shop) = (shard("bank", 2), shard("shop", 0));
     let mut owner = Owner::take(&store, &bank).await;

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::super::turn_builder::{id, letter, name, shard};
+use super::super::turn_builder::{dead_letter_note, id, name, shard};
 use super::super::{Fixture, Owner, RecordingListener, SHARDS, TurnBuilder};
 use crate::clock::Timestamp;
 use crate::store::{Note, Source, SourceKind, StoreError, Watermark};
 
 /// Whoever has lost a shard commits nothing more in it.
-pub async fn an_older_owner_is_fenced(fixture: &impl Fixture) {
+pub async fn older_owner_is_fenced(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let bank = shard("bank", 0);
     let mut old = Owner::take(&store, &bank).await;
@@ -39,7 +39,7 @@ pub async fn an_older_owner_is_fenced(fixture: &impl Fixture) {
 }
 
 /// What an owner appended just before it lost the shard is there for the next one, or never.
-pub async fn a_younger_owner_finds_what_the_older_one_appended(fixture: &impl Fixture) {
+pub async fn newer_owner_finds_appends_of_the_older_one(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let bank = shard("bank", 0);
     let mut old = Owner::take(&store, &bank).await;
@@ -53,7 +53,7 @@ pub async fn a_younger_owner_finds_what_the_older_one_appended(fixture: &impl Fi
 }
 
 /// Who only reads a shard takes it from nobody.
-pub async fn a_shard_is_read_without_being_taken(fixture: &impl Fixture) {
+pub async fn shard_is_read_without_ownership(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let bank = shard("bank", 0);
     assert!(store.read(&bank).await.unwrap().is_none());
@@ -73,7 +73,7 @@ pub async fn a_shard_is_read_without_being_taken(fixture: &impl Fixture) {
 }
 
 /// The first opening says how many shards a domain has; there is none beyond.
-pub async fn the_number_of_shards_is_fixed(fixture: &impl Fixture) {
+pub async fn number_of_shards_is_fixed(fixture: &impl Fixture) {
     let store = fixture.store().await;
     drop(Owner::take(&store, &shard("bank", 0)).await);
     let ears = || Arc::new(RecordingListener::default()) as Arc<_>;
@@ -100,7 +100,7 @@ pub async fn everything_is_found_after_a_restart(fixture: &impl Fixture) {
         .send(&shop, 1)
         .send(&shop, 2)
         .set("pay", 100)
-        .note(letter("Saga", "s", 3))
+        .note(dead_letter_note("Saga", "s", 3))
         .reply("yes");
     owner.commit(&draft).await;
     owner.sent(&shop, 1).await;
@@ -129,7 +129,7 @@ pub async fn everything_is_found_after_a_restart(fixture: &impl Fixture) {
 }
 
 /// Numbers go on without a gap, restart after restart.
-pub async fn a_restarted_store_goes_on_where_it_was(fixture: &impl Fixture) {
+pub async fn restarted_store_continues_numbering(fixture: &impl Fixture) {
     let (bank, shop) = (shard("bank", 0), shard("shop", 0));
     let mut epoch = 0;
     for life in 0..5u64 {
@@ -142,7 +142,7 @@ pub async fn a_restarted_store_goes_on_where_it_was(fixture: &impl Fixture) {
             let mut draft = TurnBuilder::new("Saga", "s", before).at(before + 1, before).event("Happened", "x");
             draft = draft.send(&shop, before).set("pay", before + 1);
             if before == 7 {
-                draft = draft.note(letter("Saga", "s", 7));
+                draft = draft.note(dead_letter_note("Saga", "s", 7));
             }
             if before == 10 {
                 draft = draft.note(Note::Resolved { message: id(7) });

@@ -5,7 +5,7 @@ use super::super::{Fixture, Owner, TurnBuilder};
 use crate::store::StreamState;
 
 /// A stream that nobody has written is empty, and no error.
-pub async fn an_unknown_stream_is_empty(fixture: &impl Fixture) {
+pub async fn unknown_stream_is_empty(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let owner = Owner::take(&store, &shard("bank", 0)).await;
     let state = owner.load("Account", "nobody").await;
@@ -18,7 +18,7 @@ pub async fn an_unknown_stream_is_empty(fixture: &impl Fixture) {
 }
 
 /// What is read in pages is the stream, from its newest snapshot or from its first turn.
-pub async fn pages_of_a_stream_make_the_stream(fixture: &impl Fixture) {
+pub async fn pages_of_a_stream_equal_the_stream(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 1)).await;
     owner.fill("Account", &["ada", "bob"], 2_600).await;
@@ -51,7 +51,7 @@ pub async fn pages_of_a_stream_make_the_stream(fixture: &impl Fixture) {
 }
 
 /// Loading begins with the newest snapshot and goes on with the turns after it.
-pub async fn a_stream_is_loaded_from_its_newest_snapshot(fixture: &impl Fixture) {
+pub async fn stream_is_loaded_from_its_newest_snapshot(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     owner.fill("Account", &["ada", "bob"], 20).await;
@@ -72,7 +72,7 @@ pub async fn a_stream_is_loaded_from_its_newest_snapshot(fixture: &impl Fixture)
 }
 
 /// A snapshot of turns that are not there is not believed.
-pub async fn a_snapshot_newer_than_the_log_is_not_used(fixture: &impl Fixture) {
+pub async fn snapshot_newer_than_the_log_is_not_used(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     owner.snapshot("Account", "nobody", 1, b"false");
@@ -96,7 +96,7 @@ pub async fn history_goes_back_to_the_first_turn(fixture: &impl Fixture) {
 }
 
 /// A page begins behind `after`, has at most `limit` events, and is empty past the end.
-pub async fn events_come_in_pages(fixture: &impl Fixture) {
+pub async fn events_are_read_in_pages(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     let draft = TurnBuilder::new("Account", "ada", 1).event("A", "1").event("B", "2").event("C", "3");
@@ -115,7 +115,7 @@ pub async fn events_come_in_pages(fixture: &impl Fixture) {
 }
 
 /// Pages are right wherever they begin, far from either end as well.
-pub async fn every_page_of_a_long_log_is_right(fixture: &impl Fixture) {
+pub async fn every_page_of_a_long_log_is_correct(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     let keys = ["ada", "bob", "eve", "dan", "kim"];

@@ -16,7 +16,7 @@ fn due(owner: &Owner, now: u64, limit: usize) -> Vec<(String, String, u64)> {
 }
 
 /// Earliest first, up to now, no more than asked for.
-pub async fn a_timer_is_due_when_its_time_has_come(fixture: &impl Fixture) {
+pub async fn timer_is_due_at_its_time(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     assert_eq!(owner.reader.next_timer(), None);
@@ -36,7 +36,7 @@ pub async fn a_timer_is_due_when_its_time_has_come(fixture: &impl Fixture) {
 }
 
 /// The second setting replaces the first, and says which turn it was.
-pub async fn a_timer_set_again_is_another_one(fixture: &impl Fixture) {
+pub async fn timer_set_again_replaces_the_first(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     owner.commit(&TurnBuilder::new("Saga", "a", 1).set("pay", 100)).await;
@@ -49,7 +49,7 @@ pub async fn a_timer_set_again_is_another_one(fixture: &impl Fixture) {
 }
 
 /// Ringing uses a timer up; the same turn may set it again.
-pub async fn a_timer_that_rang_or_was_cleared_is_gone(fixture: &impl Fixture) {
+pub async fn fired_or_cleared_timer_is_removed(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     owner.commit(&TurnBuilder::new("Saga", "a", 1).set("one", 1).set("two", 2).set("three", 3)).await;
@@ -62,7 +62,7 @@ pub async fn a_timer_that_rang_or_was_cleared_is_gone(fixture: &impl Fixture) {
 }
 
 /// A name is a timer's name for one actor only.
-pub async fn timers_of_different_actors_are_kept_apart(fixture: &impl Fixture) {
+pub async fn timers_of_different_actors_are_separate(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     owner.commit(&TurnBuilder::new("Saga", "a", 1).set("pay", 1)).await;

@@ -2,14 +2,14 @@
 
 use bytes::Bytes;
 
-use super::super::turn_builder::{id, letter, name, shard};
+use super::super::turn_builder::{dead_letter_note, id, name, shard};
 use super::super::{Fixture, Owner, TurnBuilder};
 use crate::clock::Timestamp;
 use crate::message::{Codec, Kind, MAX_PAYLOAD_BYTES, ReplyMode};
 use crate::store::{MAX_TURN_BYTES, Note, Source, SourceKind, StoreError};
 
 /// Everything a turn can hold comes back.
-pub async fn a_turn_is_read_as_it_was_written(fixture: &impl Fixture) {
+pub async fn turn_is_read_as_it_was_written(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let bank = shard("bank", 1);
     let mut owner = Owner::take(&store, &bank).await;
@@ -23,7 +23,7 @@ pub async fn a_turn_is_read_as_it_was_written(fixture: &impl Fixture) {
         .set("pay", 500)
         .clear("ship")
         .note(Note::Attempt { message: id(3), attempt: 2 })
-        .note(letter("Account", "ada", 8))
+        .note(dead_letter_note("Account", "ada", 8))
         .note(Note::Resolved { message: id(9) })
         .note(Note::Ended)
         .note(Note::Own(Bytes::from_static(b"mine")))
@@ -44,7 +44,7 @@ pub async fn a_turn_is_read_as_it_was_written(fixture: &impl Fixture) {
     assert_eq!(sent, [70, 71].map(|number| (id(number), Kind::Command, "Do", ReplyMode::Reply)));
     let notes = [
         Note::Attempt { message: id(3), attempt: 2 },
-        letter("Account", "ada", 8),
+        dead_letter_note("Account", "ada", 8),
         Note::Resolved { message: id(9) },
         Note::Ended,
         Note::Own(Bytes::from_static(b"mine")),
@@ -62,7 +62,7 @@ pub async fn a_turn_is_read_as_it_was_written(fixture: &impl Fixture) {
 }
 
 /// A turn may record nothing: that a message was handled is worth keeping.
-pub async fn a_turn_with_nothing_but_a_mark_is_kept(fixture: &impl Fixture) {
+pub async fn turn_with_only_a_mark_is_stored(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     let appended = owner.commit(&TurnBuilder::new("Account", "ada", 1).outside(u64::MAX)).await;
@@ -75,7 +75,7 @@ pub async fn a_turn_with_nothing_but_a_mark_is_kept(fixture: &impl Fixture) {
 }
 
 /// A payload of [`MAX_PAYLOAD_BYTES`] is kept whole, several in one turn as well.
-pub async fn the_largest_payload_is_kept(fixture: &impl Fixture) {
+pub async fn largest_payload_is_stored(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     let payload: Vec<u8> = (0..MAX_PAYLOAD_BYTES).map(|at| (at % 251) as u8).collect();
@@ -88,7 +88,7 @@ pub async fn the_largest_payload_is_kept(fixture: &impl Fixture) {
 }
 
 /// A turn of more than [`MAX_TURN_BYTES`] is refused, with the numbers.
-pub async fn what_is_too_large_is_refused(fixture: &impl Fixture) {
+pub async fn oversized_turn_is_refused(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     let draft = TurnBuilder::new("Account", "ada", 1).event("Large", vec![0; MAX_TURN_BYTES]);
@@ -100,7 +100,7 @@ pub async fn what_is_too_large_is_refused(fixture: &impl Fixture) {
 }
 
 /// A turn that does not follow its stream's last one is refused.
-pub async fn a_turn_out_of_turn_is_refused(fixture: &impl Fixture) {
+pub async fn turn_with_wrong_number_is_refused(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     let draft = TurnBuilder::new("Account", "ada", 1).event("Deposited", "1");
@@ -118,7 +118,7 @@ pub async fn a_turn_out_of_turn_is_refused(fixture: &impl Fixture) {
 }
 
 /// After a refusal the numbers go on as if it had not been asked.
-pub async fn a_refused_turn_leaves_no_trace(fixture: &impl Fixture) {
+pub async fn refused_turn_leaves_no_trace(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let shop = shard("shop", 2);
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -130,7 +130,7 @@ pub async fn a_refused_turn_leaves_no_trace(fixture: &impl Fixture) {
         .event("Wrong", "2")
         .send(&shop, 2)
         .set("wrong", 1)
-        .note(letter("Account", "ada", 2));
+        .note(dead_letter_note("Account", "ada", 2));
     assert!(owner.append(&wrong.clone().at(9, 9)).is_err());
     assert!(owner.append(&wrong.at(2, 1).event("Large", vec![0; MAX_TURN_BYTES])).is_err());
     let next = owner.commit(&first.at(2, 1)).await;
@@ -170,7 +170,7 @@ pub async fn positions_are_contiguous_over_all_streams_of_a_shard(fixture: &impl
 }
 
 /// Each shard of each domain has positions of its own.
-pub async fn shards_and_domains_are_counted_apart(fixture: &impl Fixture) {
+pub async fn shards_and_domains_have_separate_positions(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owners = Vec::new();
     for id in [shard("bank", 0), shard("bank", 1), shard("shop", 0)] {
@@ -187,7 +187,7 @@ pub async fn shards_and_domains_are_counted_apart(fixture: &impl Fixture) {
 }
 
 /// Actor type and key together name a stream.
-pub async fn streams_of_the_same_key_are_kept_apart(fixture: &impl Fixture) {
+pub async fn streams_with_the_same_key_are_separate(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     for (actor, key) in [("Account", "ada"), ("Accoun", "tada"), ("Transfer", "ada")] {

@@ -15,7 +15,7 @@ fn view(number: u64) -> View {
 }
 
 /// A view is what was saved last, checkpoint and bytes together.
-pub async fn a_view_is_replaced_with_its_checkpoint(fixture: &impl Fixture) {
+pub async fn view_is_replaced_with_its_checkpoint(fixture: &impl Fixture) {
     let store = fixture.store().await;
     assert_eq!(store.view(&name("balances")).await.unwrap(), None);
     let epoch = store.claim_view(&name("balances")).await.unwrap();
@@ -46,7 +46,7 @@ pub async fn views_are_found_after_a_restart(fixture: &impl Fixture) {
 }
 
 /// Whoever has lost a view saves it no more, and sets nothing back.
-pub async fn an_older_owner_of_a_view_is_fenced(fixture: &impl Fixture) {
+pub async fn older_owner_of_a_view_is_fenced(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let balances = name("balances");
     let old = store.claim_view(&balances).await.unwrap();

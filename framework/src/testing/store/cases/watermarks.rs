@@ -9,7 +9,7 @@ fn direct() -> Source {
 }
 
 /// A turn carries the mark; without a turn it is written alone.
-pub async fn a_watermark_rises_with_turns_and_by_itself(fixture: &impl Fixture) {
+pub async fn watermark_rises_with_and_without_turns(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     assert_eq!(owner.reader.watermarks(), []);
@@ -23,7 +23,7 @@ pub async fn a_watermark_rises_with_turns_and_by_itself(fixture: &impl Fixture) 
 }
 
 /// Turns of different keys may be committed in another order than their messages came.
-pub async fn a_watermark_never_falls(fixture: &impl Fixture) {
+pub async fn watermark_never_decreases(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     owner.advance(&Watermark { source: direct(), through: 9 }).await;
@@ -33,7 +33,7 @@ pub async fn a_watermark_never_falls(fixture: &impl Fixture) {
 }
 
 /// The direct lane of a shard and each subscriber to its events count apart.
-pub async fn lanes_and_subscribers_have_watermarks_of_their_own(fixture: &impl Fixture) {
+pub async fn sources_and_subscribers_have_separate_watermarks(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     let lane = |subscriber: &str| SourceKind::Events { subscriber: name(subscriber) };

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::super::record::Location;
 use super::shard::MemoryShard;
-use super::{Listening, MemoryStore};
+use super::{MemoryStore, RegisteredListener};
 use crate::store::{StoreError, Ticket};
 
 /// The hand that makes a [`MemoryStore`] fail. Get it from [`MemoryStore::faulty`].
@@ -27,31 +27,31 @@ pub struct CommitControl(MemoryStore);
 
 /// What a store in memory holds back.
 #[derive(Default)]
-pub(super) struct Held {
+pub(super) struct HeldCommits {
     /// Whether there is anything to look at: the way of every append, so no lock.
     active: AtomicBool,
-    state: Mutex<HeldState>,
+    state: Mutex<HeldCommitsState>,
     /// Reports leave one after the other, in order.
     reporting: Mutex<()>,
 }
 
 #[derive(Default)]
-struct HeldState {
+struct HeldCommitsState {
     holding: bool,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<HeldCommit>,
     refusals: VecDeque<StoreError>,
 }
 
-struct Waiting {
+struct HeldCommit {
     shard: Arc<MemoryShard>,
     location: Location,
-    listening: Arc<Listening>,
+    listening: Arc<RegisteredListener>,
     ticket: Ticket,
 }
 
-impl Held {
+impl HeldCommits {
     /// Whether the next append is committed at once, or the error with which it is refused.
-    pub(super) fn admit(&self) -> Result<bool, StoreError> {
+    pub(super) fn admit_append(&self) -> Result<bool, StoreError> {
         if !self.active.load(Ordering::Acquire) {
             return Ok(true);
         }
@@ -66,15 +66,15 @@ impl Held {
         &self,
         shard: &Arc<MemoryShard>,
         location: Location,
-        listening: &Arc<Listening>,
+        listening: &Arc<RegisteredListener>,
         ticket: Ticket,
     ) {
         let (shard, listening) = (Arc::clone(shard), Arc::clone(listening));
-        self.state.lock().waiting.push_back(Waiting { shard, location, listening, ticket });
+        self.state.lock().waiting.push_back(HeldCommit { shard, location, listening, ticket });
     }
 
     /// Commits everything and holds nothing back any more.
-    pub(super) fn go_on(&self) {
+    pub(super) fn release(&self) {
         self.state.lock().holding = false;
         self.commit(usize::MAX);
     }
@@ -95,7 +95,7 @@ impl Held {
         committed
     }
 
-    fn take(&self, appends: usize) -> Vec<Waiting> {
+    fn take(&self, appends: usize) -> Vec<HeldCommit> {
         let mut state = self.state.lock();
         let appends = appends.min(state.waiting.len());
         state.waiting.drain(..appends).collect()
@@ -104,12 +104,12 @@ impl Held {
 
 impl CommitControl {
     pub(super) fn new(store: &MemoryStore) -> Self {
-        store.0.faults.active.store(true, Ordering::Release);
+        store.0.held_commits.active.store(true, Ordering::Release);
         Self(store.clone())
     }
 
-    fn held(&self) -> &Held {
-        &self.0.0.faults
+    fn held(&self) -> &HeldCommits {
+        &self.0.0.held_commits
     }
 
     /// From now on nothing is committed before [`commit`](Self::commit) says so.
@@ -129,7 +129,7 @@ impl CommitControl {
 
     /// Commits what waits, and from now on everything at once again.
     pub fn go_on(&self) {
-        self.held().go_on();
+        self.held().release();
     }
 
     /// Breaks the store: of the waiting appends the first `kept` are in the log without having been reported, the others are
@@ -140,7 +140,7 @@ impl CommitControl {
         let store = &self.0.0;
         let shards: Vec<Arc<MemoryShard>> = store.shards.lock().values().cloned().collect();
         for shard in &shards {
-            shard.refuse();
+            shard.stop_accepting();
         }
         let held = self.held();
         held.state.lock().holding = false;
@@ -148,12 +148,12 @@ impl CommitControl {
             waiting.shard.state().index.commit(waiting.location + 1);
         }
         // The first lost record of a shard takes all behind it along.
-        let mut lost: Vec<Waiting> = held.take(usize::MAX);
+        let mut lost: Vec<HeldCommit> = held.take(usize::MAX);
         lost.reverse();
         for waiting in lost {
             waiting.shard.state().lose_from(waiting.location);
         }
-        let listeners: Vec<Arc<Listening>> =
+        let listeners: Vec<Arc<RegisteredListener>> =
             store.listeners.lock().iter().filter_map(std::sync::Weak::upgrade).collect();
         for listening in listeners {
             listening.listener.failed(error.clone());

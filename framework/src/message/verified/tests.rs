@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Trust, settle_command, settle_reply};
+use super::{Trust, encode_command_verified, encode_reply_verified};
 use crate::message::{Codec, CodecError, Coded, Command, Domain, Key, Kind, Message};
 
 /// Reads a value with two of its parts in each other's place, as a wrong `Deserialize` might.
@@ -68,7 +68,7 @@ impl<K: Clone + Ord, V: Clone> Swap for BTreeMap<K, V> {
 
 /// Returns whether the value is accepted as a reply and, in bincode, as a state; what is accepted reads as an equal one.
 fn accepts<T: Clone + PartialEq + Debug + Serialize + DeserializeOwned + 'static>(codec: Codec, value: &T) -> bool {
-    let settled = settle_reply(Ok(value.clone()), codec, &mut Vec::new());
+    let settled = encode_reply_verified(Ok(value.clone()), codec, &mut Vec::new());
     let is_accepted = settled.is_ok();
     if codec == Codec::Bincode {
         assert_eq!(value.save().is_ok(), is_accepted, "as a state: {value:?}");
@@ -203,11 +203,11 @@ fn command_that_reads_back_with_another_key_is_refused() {
     for codec in [Codec::Bincode, Codec::Json] {
         let mut bytes = vec![7];
         let text = |refused: Result<_, CodecError>| refused.map(|_: Option<Lost>| ()).unwrap_err().to_string();
-        let lost = settle_command(&Lost { account: "ada".into() }, codec, &mut bytes);
+        let lost = encode_command_verified(&Lost { account: "ada".into() }, codec, &mut bytes);
         assert!(text(lost).contains("its key `ada` reads as ``"));
-        assert!(settle_command(&Pay { account: "Ada".into() }, codec, &mut bytes).is_err());
+        assert!(encode_command_verified(&Pay { account: "Ada".into() }, codec, &mut bytes).is_err());
         assert_eq!(bytes, [7]);
-        assert!(settle_command(&Pay { account: "ada".into() }, codec, &mut bytes).is_ok());
+        assert!(encode_command_verified(&Pay { account: "ada".into() }, codec, &mut bytes).is_ok());
     }
 }
 

@@ -36,25 +36,29 @@ impl Trust {
 /// values read as they are. On an error `into` is as long as before.
 ///
 /// Costs a second reading and a second writing, unless the type is trusted.
-pub(crate) fn settle<M: Message>(message: &M, codec: Codec, into: &mut Vec<u8>) -> Result<Option<M>, CodecError> {
+pub(crate) fn encode_verified<M: Message>(
+    message: &M,
+    codec: Codec,
+    into: &mut Vec<u8>,
+) -> Result<Option<M>, CodecError> {
     let start = into.len();
     message.encode(codec, into)?;
     if M::trust().is_some_and(Trust::is_complete) {
         return Ok(None);
     }
-    let ways = Ways { write: M::encode, read: |codec, bytes| M::decode(M::VERSION, codec, bytes) };
+    let ways = CodecFns { write: M::encode, read: |codec, bytes| M::decode(M::VERSION, codec, bytes) };
     let read = read_back(message, codec, into.get(start..).unwrap_or_default(), ways);
     or_truncate(read.map(Some), M::NAME, start, into)
 }
 
-/// As [`settle`], for a command: it must also read back with the key by which it is routed.
-pub(crate) fn settle_command<C: Command>(
+/// As [`encode_verified`], for a command: it must also read back with the key by which it is routed.
+pub(crate) fn encode_command_verified<C: Command>(
     command: &C,
     codec: Codec,
     into: &mut Vec<u8>,
 ) -> Result<Option<C>, CodecError> {
     let start = into.len();
-    let settled = settle(command, codec, into)?;
+    let settled = encode_verified(command, codec, into)?;
     let key = settled.as_ref().map(|read| read.key()).filter(|key| *key != command.key());
     if let Some(key) = key {
         let reason =
@@ -65,7 +69,7 @@ pub(crate) fn settle_command<C: Command>(
 }
 
 /// Appends the bytes of a reply to `into`, and returns it as it reads from them. On an error `into` is as long as before.
-pub(crate) fn settle_reply<R: Coded + 'static>(
+pub(crate) fn encode_reply_verified<R: Coded + 'static>(
     reply: Result<R, Rejection>,
     codec: Codec,
     into: &mut Vec<u8>,
@@ -75,7 +79,7 @@ pub(crate) fn settle_reply<R: Coded + 'static>(
     if reply.is_err() || is_plain::<R>() {
         return Ok(reply);
     }
-    let ways = Ways { write: R::write_reply, read: R::read_reply };
+    let ways = CodecFns { write: R::write_reply, read: R::read_reply };
     let read = read_back(&reply, codec, into.get(start..).unwrap_or_default(), ways);
     or_truncate(read, std::any::type_name::<R>(), start, into)
 }
@@ -84,18 +88,18 @@ pub(crate) fn settle_reply<R: Coded + 'static>(
 fn or_truncate<T>(read: Result<T, CodecError>, name: &str, start: usize, into: &mut Vec<u8>) -> Result<T, CodecError> {
     read.map_err(|error| {
         into.truncate(start);
-        unreadable(name, &error)
+        unreadable_error(name, &error)
     })
 }
 
 /// How a value is written and read.
-pub(super) struct Ways<T> {
+pub(super) struct CodecFns<T> {
     pub(super) write: fn(&T, Codec, &mut Vec<u8>) -> Result<(), CodecError>,
     pub(super) read: fn(Codec, &[u8]) -> Result<T, CodecError>,
 }
 
 /// Reads what was written, and returns it if it is the value.
-pub(super) fn read_back<T>(value: &T, codec: Codec, written: &[u8], ways: Ways<T>) -> Result<T, CodecError> {
+pub(super) fn read_back<T>(value: &T, codec: Codec, written: &[u8], ways: CodecFns<T>) -> Result<T, CodecError> {
     let read = (ways.read)(codec, written)?;
     let mut again = Vec::with_capacity(written.len());
     (ways.write)(&read, codec, &mut again)?;
@@ -105,17 +109,17 @@ pub(super) fn read_back<T>(value: &T, codec: Codec, written: &[u8], ways: Ways<T
     let both = |one: &mut Vec<u8>, other: &mut Vec<u8>| {
         (ways.write)(value, Codec::Bincode, one).is_ok() && (ways.write)(&read, Codec::Bincode, other).is_ok()
     };
-    agree(codec, written, &again, &both, &|bytes| (ways.read)(Codec::Bincode, bytes).is_ok())?;
+    compare_unordered(codec, written, &again, &both, &|bytes| (ways.read)(Codec::Bincode, bytes).is_ok())?;
     Ok(read)
 }
 
 /// Reads bincode of which the value is not known any more, and returns it if it would be written as the same.
-pub(super) fn read_again<T>(codec: Codec, written: &[u8], ways: Ways<T>) -> Result<T, CodecError> {
+pub(super) fn reread<T>(codec: Codec, written: &[u8], ways: CodecFns<T>) -> Result<T, CodecError> {
     let read = (ways.read)(codec, written)?;
     let mut again = Vec::with_capacity(written.len());
     (ways.write)(&read, codec, &mut again)?;
     if again != written {
-        agree(codec, written, &again, &|_, _| false, &|bytes| (ways.read)(Codec::Bincode, bytes).is_ok())?;
+        compare_unordered(codec, written, &again, &|_, _| false, &|bytes| (ways.read)(Codec::Bincode, bytes).is_ok())?;
     }
     Ok(read)
 }
@@ -125,7 +129,7 @@ pub(super) fn read_again<T>(codec: Codec, written: &[u8], ways: Ways<T>) -> Resu
 /// They may differ in one way: the entries of a `HashMap` or `HashSet` come in another order each time. `both` writes the two values
 /// in bincode, in which tuples and lists are told apart, and `read` reads one of them.
 #[cold]
-fn agree(
+fn compare_unordered(
     codec: Codec,
     written: &[u8],
     again: &[u8],
@@ -152,7 +156,7 @@ fn agree(
 }
 
 /// The error of a value that was written and does not read back.
-pub(super) fn unreadable(name: &str, error: &CodecError) -> CodecError {
+pub(super) fn unreadable_error(name: &str, error: &CodecError) -> CodecError {
     let cause = match error {
         CodecError::Decode { reason } | CodecError::Encode { reason } => reason.clone(),
         other => other.to_string(),

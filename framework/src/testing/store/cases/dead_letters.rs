@@ -1,6 +1,6 @@
 //! Dead letters: listed until they are resolved.
 
-use super::super::turn_builder::{id, letter, shard};
+use super::super::turn_builder::{dead_letter_note, id, shard};
 use super::super::{Fixture, Owner, TurnBuilder};
 use crate::store::Note;
 
@@ -10,15 +10,15 @@ async fn listed(owner: &Owner) -> Vec<(u128, String)> {
 }
 
 /// A dead letter comes back as it was written, until a turn of its actor resolves it.
-pub async fn a_dead_letter_is_listed_until_it_is_resolved(fixture: &impl Fixture) {
+pub async fn dead_letter_is_listed_until_resolved(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     assert_eq!(owner.reader.dead_letters(None, 10).await.unwrap(), []);
-    owner.commit(&TurnBuilder::new("Account", "ada", 1).note(letter("Account", "ada", 5))).await;
+    owner.commit(&TurnBuilder::new("Account", "ada", 1).note(dead_letter_note("Account", "ada", 5))).await;
     let found = owner.reader.dead_letters(None, 10).await.unwrap();
     assert_eq!(
         found.into_iter().map(|found| Note::DeadLetter(Box::new(found))).collect::<Vec<_>>(),
-        [letter("Account", "ada", 5)]
+        [dead_letter_note("Account", "ada", 5)]
     );
     owner.commit(&TurnBuilder::new("Account", "ada", 2).at(2, 0).note(Note::Resolved { message: id(6) })).await;
     assert_eq!(listed(&owner).await.len(), 1);
@@ -27,12 +27,12 @@ pub async fn a_dead_letter_is_listed_until_it_is_resolved(fixture: &impl Fixture
 }
 
 /// A page begins behind an id and has at most as many as asked for.
-pub async fn dead_letters_come_in_pages_by_id(fixture: &impl Fixture) {
+pub async fn dead_letters_are_read_in_pages_by_id(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     for number in [7, 3, 9, 1, 5] {
         let key = format!("key-{number}");
-        owner.commit(&TurnBuilder::new("Account", &key, number).note(letter("Account", &key, number))).await;
+        owner.commit(&TurnBuilder::new("Account", &key, number).note(dead_letter_note("Account", &key, number))).await;
     }
     for limit in [0usize, 1, 2, 4, 5, 100] {
         let mut found = Vec::new();
@@ -50,11 +50,11 @@ pub async fn dead_letters_come_in_pages_by_id(fixture: &impl Fixture) {
 }
 
 /// One event may fail at two actors; each resolves its own.
-pub async fn one_message_may_be_the_dead_letter_of_two_actors(fixture: &impl Fixture) {
+pub async fn message_may_be_dead_letter_of_two_actors(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
-    owner.commit(&TurnBuilder::new("Account", "ada", 1).note(letter("Account", "ada", 5))).await;
-    owner.commit(&TurnBuilder::new("Saga", "ada", 1).note(letter("Saga", "ada", 5))).await;
+    owner.commit(&TurnBuilder::new("Account", "ada", 1).note(dead_letter_note("Account", "ada", 5))).await;
+    owner.commit(&TurnBuilder::new("Saga", "ada", 1).note(dead_letter_note("Saga", "ada", 5))).await;
     assert_eq!(listed(&owner).await.len(), 2);
     // The next page begins behind the id, so a page never ends between the two.
     let page = owner.reader.dead_letters(None, 1).await.unwrap();
