@@ -1,9 +1,10 @@
-//! Reads what bincode writes: the standard configuration of bincode 2, through serde.
+//! Decoder for the standard configuration of bincode 2, through serde.
 //!
-//! Used by the [codec](super::codec) alone. bincode's own reader limits the memory that values claim, so it refuses lists of small
-//! numbers that its writer accepts, and it follows nested values as deep as the bytes say. This one bounds every length by the bytes
-//! that are left, the depth by [`DEPTH`], and elements without bytes by [`EMPTY_ELEMENTS`]: it reads everything that may be written,
-//! allocates nothing that the bytes do not pay for, and cannot overflow the stack. A property test compares it with bincode's.
+//! Used only by the [codec](super::codec). bincode's own decoder limits the memory that values claim, so it rejects
+//! lists of small numbers that its encoder accepts, and it follows nested values to any depth. This decoder bounds
+//! every length by the remaining bytes, the depth by [`DEPTH`], and elements without bytes by [`EMPTY_ELEMENTS`]. It
+//! decodes everything that may be encoded, allocates memory only in proportion to the bytes, and cannot overflow the
+//! stack. A property test compares it with bincode's decoder.
 
 use std::fmt;
 
@@ -11,12 +12,12 @@ use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer, Visitor};
 
 use super::canonical;
 
-/// The deepest nesting that is read: lists, maps, structs, variants, `Some` and newtypes count one level each.
+/// The deepest nesting that is decoded. Lists, maps, structs, variants, `Some` and newtypes count as one level each.
 pub(super) const DEPTH: usize = 160;
-/// The most list elements of a message that have no bytes of their own, such as those of `Vec<()>`.
+/// The largest number of list elements in a message that have no bytes of their own, such as those of `Vec<()>`.
 const EMPTY_ELEMENTS: usize = 64 * 1024;
 
-/// Reads a value from all of `bytes`.
+/// Decodes a value from all of `bytes`.
 pub(super) fn read<'de, T: de::Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, ReadError> {
     let mut reader = Reader {
         rest: bytes,
@@ -33,24 +34,24 @@ pub(super) fn read<'de, T: de::Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, 
     }
 }
 
-/// Bytes that are not such a value.
+/// Bytes that are not a valid value of the type.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReadError {
-    #[error("the bytes end too early")]
+    #[error("unexpected end of the bytes")]
     End,
-    #[error("{0} bytes are left over")]
+    #[error("{0} trailing bytes")]
     Left(usize),
     #[error("nested more than {DEPTH} levels deep")]
     Depth,
-    #[error("a length of {0} is more than the bytes can hold")]
+    #[error("length {0} exceeds the remaining bytes")]
     Length(u64),
     #[error("more than {EMPTY_ELEMENTS} elements without content")]
     Empty,
     #[error("{found} is not {expected}")]
     Invalid { found: u64, expected: &'static str },
-    #[error("a text is not UTF-8")]
+    #[error("invalid UTF-8 in a text")]
     Text,
-    /// The type reads itself in a way that needs field names or type tags, which bincode does not write.
+    /// The type's `Deserialize` needs field names or type tags, which bincode does not write.
     #[error(
         "the type needs a format that describes itself (`{0}`); bincode does not: remove `tag`, `untagged`, `flatten` and dynamic \
          values such as `serde_json::Value`, or use `codec = json` for the domain"
@@ -68,13 +69,13 @@ impl de::Error for ReadError {
 
 struct Reader<'de> {
     rest: &'de [u8],
-    /// How many bytes there were.
+    /// The number of bytes of the whole value.
     length: usize,
-    /// How many levels deeper it may go.
+    /// The number of further levels allowed.
     levels: usize,
-    /// How many more elements without bytes it may meet.
+    /// The number of further elements without bytes allowed.
     empty: usize,
-    /// Where the elements of lists and maps begin, if someone wants to know.
+    /// Records the starts of the elements of lists and maps, if requested.
     found: Option<Vec<canonical::Elements>>,
 }
 
@@ -95,7 +96,8 @@ impl<'de> Reader<'de> {
         self.array().map(|[byte]| byte)
     }
 
-    /// A number of variable length, of at most `width` bytes: up to 250 in one byte, else a mark and 2, 4, 8 or 16 bytes.
+    /// Reads a variable-length number of at most `width` bytes. Up to 250 it is one byte, otherwise a mark and 2, 4, 8
+    /// or 16 bytes.
     fn number(&mut self, width: usize) -> Result<u128, ReadError> {
         let mark = self.byte()?;
         let (bytes, number) = match mark {
@@ -104,10 +106,10 @@ impl<'de> Reader<'de> {
             252 => (4, u128::from(u32::from_le_bytes(self.array()?))),
             253 => (8, u128::from(u64::from_le_bytes(self.array()?))),
             254 => (16, u128::from_le_bytes(self.array()?)),
-            255 => return Err(ReadError::Invalid { found: 255, expected: "the mark of a number" }),
+            255 => return Err(ReadError::Invalid { found: 255, expected: "a valid number mark" }),
         };
         if bytes > width {
-            return Err(ReadError::Invalid { found: u64::from(mark), expected: "the mark of so small a number" });
+            return Err(ReadError::Invalid { found: u64::from(mark), expected: "a mark in the range of the type" });
         }
         Ok(number)
     }
@@ -116,22 +118,22 @@ impl<'de> Reader<'de> {
         let number = self.number(width)?;
         N::try_from(number).map_err(|_| ReadError::Invalid {
             found: u64::try_from(number).unwrap_or(u64::MAX),
-            expected: "so small a number",
+            expected: "in the range of the type",
         })
     }
 
-    /// A signed number: zigzag, so that small negative ones are short.
+    /// Reads a signed number in zigzag encoding, which keeps small negative numbers short.
     fn signed<N: TryFrom<i128>>(&mut self, width: usize) -> Result<N, ReadError> {
         let number = self.number(width)?;
         let half = i128::try_from(number >> 1).unwrap_or(i128::MAX);
         let value = if number & 1 == 0 { half } else { -1 - half };
         N::try_from(value).map_err(|_| ReadError::Invalid {
             found: u64::try_from(number).unwrap_or(u64::MAX),
-            expected: "so small a signed number",
+            expected: "in the signed range of the type",
         })
     }
 
-    /// The length of a text or of bytes: no more than are left.
+    /// Reads the length of a text or of bytes, bounded by the remaining bytes.
     fn length(&mut self) -> Result<usize, ReadError> {
         let length: u64 = self.unsigned(8)?;
         match usize::try_from(length) {
@@ -140,7 +142,8 @@ impl<'de> Reader<'de> {
         }
     }
 
-    /// The number of elements of a list or a map. Elements may have no bytes, so it may be more than are left.
+    /// Reads the number of elements of a list or a map. Elements may have no bytes, so it may exceed the remaining
+    /// bytes.
     fn count(&mut self) -> Result<usize, ReadError> {
         let count: u64 = self.unsigned(8)?;
         match usize::try_from(count) {
@@ -154,7 +157,7 @@ impl<'de> Reader<'de> {
         std::str::from_utf8(self.take(length)?).map_err(|_| ReadError::Text)
     }
 
-    /// Reads something one level deeper.
+    /// Decodes one level deeper.
     fn deeper<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, ReadError>) -> Result<T, ReadError> {
         self.levels = self.levels.checked_sub(1).ok_or(ReadError::Depth)?;
         let value = read(self)?;
@@ -162,12 +165,12 @@ impl<'de> Reader<'de> {
         Ok(value)
     }
 
-    /// Reads the fields of a struct or the elements of a tuple: the type says how many there are.
+    /// Decodes the fields of a struct or the elements of a tuple. The type determines their number.
     fn fields<V: Visitor<'de>>(&mut self, count: usize, visitor: V) -> Result<V::Value, ReadError> {
         self.deeper(|reader| visitor.visit_seq(Fields { reader, left: count }))
     }
 
-    /// Reads a list or a map: the bytes say how many elements there are.
+    /// Decodes a list or a map. The bytes determine the number of elements.
     fn elements<T>(&mut self, read: impl FnOnce(Elements<'_, 'de>) -> Result<T, ReadError>) -> Result<T, ReadError> {
         let left = self.count()?;
         self.deeper(|reader| {
@@ -206,7 +209,7 @@ impl<'de> de::SeqAccess<'de> for Fields<'_, 'de> {
 struct Elements<'a, 'de> {
     reader: &'a mut Reader<'de>,
     left: usize,
-    /// Where each begins, if someone wants to know.
+    /// Records the start of each element, if requested.
     begins: Option<&'a mut canonical::Elements>,
 }
 
@@ -234,7 +237,7 @@ impl<'de> de::SeqAccess<'de> for Elements<'_, 'de> {
     }
 
     fn size_hint(&self) -> Option<usize> {
-        // Elements that exist have a byte each, or are of no size in memory either.
+        // Each element either has at least one byte or has no size in memory either.
         Some(self.left.min(self.reader.rest.len()))
     }
 }
@@ -293,7 +296,7 @@ impl<'de> de::VariantAccess<'de> for &mut Reader<'de> {
     }
 }
 
-/// Methods that read a number and hand it to the visitor.
+/// Methods that decode a number and pass it to the visitor.
 macro_rules! numbers {
     ($($method:ident $visit:ident $read:ident $width:literal,)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {

@@ -1,32 +1,33 @@
-//! Bytes of a value with the elements of its lists and maps in one order, so that two orders of one `HashMap` are equal.
+//! Encoded values with the elements of lists and maps sorted, so that two iteration orders of one `HashMap` compare
+//! equal.
 //!
-//! Called by the read-back check when a value reads back as other bytes. Calls the reader, which knows where each element begins.
-//! serde does not tell a set from a list, so the elements of both count as an unordered collection. Fields of structs, elements of
-//! tuples and variants keep their places: a value with two of them swapped is another value.
+//! Called by the read-back check if a value reads back as different bytes. Calls the bincode decoder, which knows the
+//! start of each element. serde does not distinguish sets from lists, so the elements of both count as unordered.
+//! Struct fields, tuple elements and variants keep their places: swapping two of them makes a different value.
 
 use std::cell::RefCell;
 
-/// Where the elements of a list or a map begin, and where the last one ends.
+/// The starts of the elements of a list or a map, and the end of the last one.
 pub(super) type Elements = Vec<usize>;
 
 thread_local! {
-    /// The lists and maps of the value that is read on this thread; inner ones stand before those they are in.
+    /// The lists and maps of the value that is decoded on this thread; inner ones precede the outer ones.
     static RECORDER: RefCell<Option<Vec<Elements>>> = const { RefCell::new(None) };
 }
 
-/// The list into which the reader puts what it finds, if someone wants to know. A reader inside a reader gets none.
+/// Returns the list into which the decoder records elements, if recording was requested. A nested decoder gets none.
 pub(super) fn take_recorder() -> Option<Vec<Elements>> {
     RECORDER.with_borrow_mut(Option::take)
 }
 
-/// What a reader has found.
+/// Returns the recorded elements to the caller of the decoder.
 pub(super) fn put_recorder(elements: Option<Vec<Elements>>) {
     if elements.is_some() {
         RECORDER.set(elements);
     }
 }
 
-/// Bincode with its elements in one order. `None` if `read`, which must run the reader once, does not succeed.
+/// Returns bincode with sorted elements. `read` must run the decoder once; returns `None` if it fails.
 pub(super) fn of_bincode(bytes: &[u8], read: &dyn Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
     RECORDER.set(Some(Vec::new()));
     let succeeded = read(bytes);
@@ -43,8 +44,8 @@ pub(super) fn of_bincode(bytes: &[u8], read: &dyn Fn(&[u8]) -> bool) -> Option<V
     Some(bytes)
 }
 
-/// JSON, as serde_json writes it, with the members of objects and the elements of arrays in one order. For types that bincode
-/// cannot hold: of a tuple in such a type the order does not count either.
+/// Returns JSON as written by serde_json with the members of objects and the elements of arrays sorted. For types that
+/// bincode cannot encode; the order of tuples in such a type is ignored as well.
 pub(super) fn of_json(text: &[u8]) -> Option<Vec<u8>> {
     let mut scan = Scan { rest: text };
     scan.value().filter(|_| scan.rest.is_empty())
@@ -71,7 +72,7 @@ impl Scan<'_> {
         Some(taken.to_vec())
     }
 
-    /// The depth is bounded by that of what is written.
+    /// Recursion is bounded, because the depth of encoded values is.
     fn value(&mut self) -> Option<Vec<u8>> {
         match self.rest.first()? {
             b'{' => self.parts(b'{', b'}', |scan| {

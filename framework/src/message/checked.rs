@@ -1,8 +1,8 @@
-//! A serializer around another that refuses what could not be read back.
+//! A wrapper for serializers that rejects values which could not be decoded again.
 //!
-//! Used by the [codec](super::codec) for every value that is written. bincode and JSON both accept values that they do not read:
-//! fields that `skip_serializing_if` leaves out of a format without names, numbers that are not finite, `Some(None)` in JSON, and
-//! nesting that is deeper than the readers go. An error here comes before anything is stored or sent.
+//! Used by the [codec](super::codec) for every encoded value. bincode and JSON both accept values that they cannot
+//! decode: fields omitted by `skip_serializing_if` in a format without names, numbers that are not finite, `Some(None)`
+//! in JSON, and nesting deeper than the decoders allow. An error here occurs before anything is stored or sent.
 
 use std::fmt::Display;
 
@@ -14,39 +14,40 @@ use serde::ser::{
 
 use super::Codec;
 
-/// The deepest nesting that is written. The readers go at least as deep: serde_json 127 levels, counted as here or less.
+/// The deepest nesting that is encoded. The decoders allow at least as much: serde_json 127 levels, counted in the same
+/// way or fewer.
 pub(super) const DEPTH: usize = 127;
 
-/// A value that is written through a [`Checked`] serializer.
-pub(super) struct Inside<'a, T: ?Sized> {
+/// A value that is serialized through a [`Checked`] serializer.
+pub(super) struct CheckedValue<'a, T: ?Sized> {
     value: &'a T,
-    place: Place,
+    context: Context,
 }
 
-/// What is known where a value is written.
+/// The position of a value within the message.
 #[derive(Clone, Copy)]
-struct Place {
+struct Context {
     json: bool,
-    /// How many levels deeper it may go.
+    /// The number of further levels allowed.
     levels: usize,
-    /// Directly inside a `Some`, where JSON would write `null` for a value that is nothing.
+    /// The value is directly inside a `Some`, where JSON would write `null` for a value without content.
     in_some: bool,
 }
 
-impl<'a, T: Serialize + ?Sized> Inside<'a, T> {
-    /// The value of a whole message, for a serializer of `codec`.
+impl<'a, T: Serialize + ?Sized> CheckedValue<'a, T> {
+    /// Wraps the value of a whole message, for a serializer of `codec`.
     pub(super) fn new(value: &'a T, codec: Codec) -> Self {
-        Self { value, place: Place { json: codec == Codec::Json, levels: DEPTH, in_some: false } }
+        Self { value, context: Context { json: codec == Codec::Json, levels: DEPTH, in_some: false } }
     }
 }
 
 struct Checked<S> {
     inner: S,
-    place: Place,
+    context: Context,
 }
 
-impl Place {
-    /// A place so many levels deeper.
+impl Context {
+    /// Returns the context `levels` deeper.
     fn deeper<E: Error>(self, levels: usize) -> Result<Self, E> {
         match self.levels.checked_sub(levels) {
             Some(levels) => Ok(Self { levels, in_some: false, ..self }),
@@ -54,7 +55,7 @@ impl Place {
         }
     }
 
-    fn nothing<E: Error>(self) -> Result<(), E> {
+    fn check_not_null<E: Error>(self) -> Result<(), E> {
         if self.json && self.in_some {
             return Err(E::custom(
                 "JSON writes `Some` of nothing (`Some(None)`, `Some(())`) as `null`, which reads as `None`",
@@ -63,31 +64,31 @@ impl Place {
         Ok(())
     }
 
-    fn finite<E: Error>(self, is_finite: bool) -> Result<(), E> {
+    fn check_finite<E: Error>(self, is_finite: bool) -> Result<(), E> {
         if self.json && !is_finite {
             return Err(E::custom("JSON has no number for infinity and NaN"));
         }
         Ok(())
     }
 
-    fn skipped<E: Error>(self, field: &'static str) -> Result<(), E> {
+    fn check_skipped<E: Error>(self, field: &'static str) -> Result<(), E> {
         if self.json {
             return Ok(());
         }
         Err(E::custom(format!(
             "`skip_serializing_if` leaves out field `{field}`, and bincode, which writes no names, would read the next field in its \
-             place: remove the attribute, or use `codec = json` for the domain"
+             context: remove the attribute, or use `codec = json` for the domain"
         )))
     }
 }
 
-impl<T: Serialize + ?Sized> Serialize for Inside<'_, T> {
+impl<T: Serialize + ?Sized> Serialize for CheckedValue<'_, T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.value.serialize(Checked { inner: serializer, place: self.place })
+        self.value.serialize(Checked { inner: serializer, context: self.context })
     }
 }
 
-/// Methods that pass a plain value on.
+/// Methods that pass on a plain value.
 macro_rules! plain {
     ($($method:ident $type:ty,)*) => {
         $(#[inline]
@@ -97,10 +98,10 @@ macro_rules! plain {
     };
 }
 
-/// A part of a value: its elements or fields.
+/// The elements or fields of a value.
 struct Parts<S> {
     inner: S,
-    place: Place,
+    context: Context,
 }
 
 impl<S: Serializer> Serializer for Checked<S> {
@@ -132,32 +133,32 @@ impl<S: Serializer> Serializer for Checked<S> {
     }
 
     fn serialize_f32(self, value: f32) -> Result<S::Ok, S::Error> {
-        self.place.finite(value.is_finite())?;
+        self.context.check_finite(value.is_finite())?;
         self.inner.serialize_f32(value)
     }
 
     fn serialize_f64(self, value: f64) -> Result<S::Ok, S::Error> {
-        self.place.finite(value.is_finite())?;
+        self.context.check_finite(value.is_finite())?;
         self.inner.serialize_f64(value)
     }
 
     fn serialize_none(self) -> Result<S::Ok, S::Error> {
-        self.place.nothing()?;
+        self.context.check_not_null()?;
         self.inner.serialize_none()
     }
 
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
-        let place = Place { in_some: true, ..self.place.deeper(1)? };
-        self.inner.serialize_some(&Inside { value, place })
+        let context = Context { in_some: true, ..self.context.deeper(1)? };
+        self.inner.serialize_some(&CheckedValue { value, context })
     }
 
     fn serialize_unit(self) -> Result<S::Ok, S::Error> {
-        self.place.nothing()?;
+        self.context.check_not_null()?;
         self.inner.serialize_unit()
     }
 
     fn serialize_unit_struct(self, name: &'static str) -> Result<S::Ok, S::Error> {
-        self.place.nothing()?;
+        self.context.check_not_null()?;
         self.inner.serialize_unit_struct(name)
     }
 
@@ -166,9 +167,9 @@ impl<S: Serializer> Serializer for Checked<S> {
     }
 
     fn serialize_newtype_struct<T: Serialize + ?Sized>(self, name: &'static str, value: &T) -> Result<S::Ok, S::Error> {
-        // JSON writes the content alone.
-        let place = Place { in_some: self.place.in_some, ..self.place.deeper(1)? };
-        self.inner.serialize_newtype_struct(name, &Inside { value, place })
+        // JSON writes only the content.
+        let context = Context { in_some: self.context.in_some, ..self.context.deeper(1)? };
+        self.inner.serialize_newtype_struct(name, &CheckedValue { value, context })
     }
 
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
@@ -178,23 +179,23 @@ impl<S: Serializer> Serializer for Checked<S> {
         variant: &'static str,
         value: &T,
     ) -> Result<S::Ok, S::Error> {
-        let place = self.place.deeper(1)?;
-        self.inner.serialize_newtype_variant(name, index, variant, &Inside { value, place })
+        let context = self.context.deeper(1)?;
+        self.inner.serialize_newtype_variant(name, index, variant, &CheckedValue { value, context })
     }
 
     fn serialize_seq(self, len: Option<usize>) -> Result<Self::SerializeSeq, S::Error> {
-        let place = self.place.deeper(1)?;
-        Ok(Parts { inner: self.inner.serialize_seq(len)?, place })
+        let context = self.context.deeper(1)?;
+        Ok(Parts { inner: self.inner.serialize_seq(len)?, context })
     }
 
     fn serialize_tuple(self, len: usize) -> Result<Self::SerializeTuple, S::Error> {
-        let place = self.place.deeper(1)?;
-        Ok(Parts { inner: self.inner.serialize_tuple(len)?, place })
+        let context = self.context.deeper(1)?;
+        Ok(Parts { inner: self.inner.serialize_tuple(len)?, context })
     }
 
     fn serialize_tuple_struct(self, name: &'static str, len: usize) -> Result<Self::SerializeTupleStruct, S::Error> {
-        let place = self.place.deeper(1)?;
-        Ok(Parts { inner: self.inner.serialize_tuple_struct(name, len)?, place })
+        let context = self.context.deeper(1)?;
+        Ok(Parts { inner: self.inner.serialize_tuple_struct(name, len)?, context })
     }
 
     fn serialize_tuple_variant(
@@ -204,18 +205,18 @@ impl<S: Serializer> Serializer for Checked<S> {
         variant: &'static str,
         len: usize,
     ) -> Result<Self::SerializeTupleVariant, S::Error> {
-        let place = self.place.deeper(2)?;
-        Ok(Parts { inner: self.inner.serialize_tuple_variant(name, index, variant, len)?, place })
+        let context = self.context.deeper(2)?;
+        Ok(Parts { inner: self.inner.serialize_tuple_variant(name, index, variant, len)?, context })
     }
 
     fn serialize_map(self, len: Option<usize>) -> Result<Self::SerializeMap, S::Error> {
-        let place = self.place.deeper(1)?;
-        Ok(Parts { inner: self.inner.serialize_map(len)?, place })
+        let context = self.context.deeper(1)?;
+        Ok(Parts { inner: self.inner.serialize_map(len)?, context })
     }
 
     fn serialize_struct(self, name: &'static str, len: usize) -> Result<Self::SerializeStruct, S::Error> {
-        let place = self.place.deeper(1)?;
-        Ok(Parts { inner: self.inner.serialize_struct(name, len)?, place })
+        let context = self.context.deeper(1)?;
+        Ok(Parts { inner: self.inner.serialize_struct(name, len)?, context })
     }
 
     fn serialize_struct_variant(
@@ -225,8 +226,8 @@ impl<S: Serializer> Serializer for Checked<S> {
         variant: &'static str,
         len: usize,
     ) -> Result<Self::SerializeStructVariant, S::Error> {
-        let place = self.place.deeper(2)?;
-        Ok(Parts { inner: self.inner.serialize_struct_variant(name, index, variant, len)?, place })
+        let context = self.context.deeper(2)?;
+        Ok(Parts { inner: self.inner.serialize_struct_variant(name, index, variant, len)?, context })
     }
 
     fn collect_str<T: Display + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
@@ -238,7 +239,7 @@ impl<S: Serializer> Serializer for Checked<S> {
     }
 }
 
-/// The elements of a list, which have no names.
+/// The elements of lists and tuples, which have no names.
 macro_rules! elements {
     ($($trait:ident $method:ident,)*) => {
         $(impl<S: $trait> $trait for Parts<S> {
@@ -246,7 +247,7 @@ macro_rules! elements {
             type Error = S::Error;
 
             fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), S::Error> {
-                self.inner.$method(&Inside { value, place: self.place })
+                self.inner.$method(&CheckedValue { value, context: self.context })
             }
 
             fn end(self) -> Result<S::Ok, S::Error> {
@@ -268,11 +269,11 @@ impl<S: SerializeMap> SerializeMap for Parts<S> {
     type Error = S::Error;
 
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), S::Error> {
-        self.inner.serialize_key(&Inside { value: key, place: self.place })
+        self.inner.serialize_key(&CheckedValue { value: key, context: self.context })
     }
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), S::Error> {
-        self.inner.serialize_value(&Inside { value, place: self.place })
+        self.inner.serialize_value(&CheckedValue { value, context: self.context })
     }
 
     fn end(self) -> Result<S::Ok, S::Error> {
@@ -280,7 +281,7 @@ impl<S: SerializeMap> SerializeMap for Parts<S> {
     }
 }
 
-/// The fields of a struct, which have names.
+/// The fields of structs, which have names.
 macro_rules! fields {
     ($($trait:ident,)*) => {
         $(impl<S: $trait> $trait for Parts<S> {
@@ -288,11 +289,11 @@ macro_rules! fields {
             type Error = S::Error;
 
             fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), S::Error> {
-                self.inner.serialize_field(name, &Inside { value, place: self.place })
+                self.inner.serialize_field(name, &CheckedValue { value, context: self.context })
             }
 
             fn skip_field(&mut self, name: &'static str) -> Result<(), S::Error> {
-                self.place.skipped(name)?;
+                self.context.check_skipped(name)?;
                 self.inner.skip_field(name)
             }
 

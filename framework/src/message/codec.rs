@@ -1,35 +1,46 @@
-//! How messages become bytes and bytes become messages again.
+//! Encoding and decoding of messages.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::bincode_reader;
-use super::checked::Inside;
+use super::checked::CheckedValue;
 use super::verified::{CodecFns, read_back, reread, unreadable_error};
 
-/// The most bytes a message may have, in its envelope and in the store: 512 KiB, half of what a NATS server takes by default.
+/// The largest size of a message, in its envelope and in the store: 512 KiB, half of a NATS server's default limit.
 pub const MAX_PAYLOAD_BYTES: usize = 512 * 1024;
 
-/// The most bytes the state of an aggregate or a saga in its snapshot, or a projection's view, may have: 256 MiB. It is kept
-/// in memory and never travels, so this only keeps a damaged length from asking for all memory there is.
+/// The largest size of a state, that is of the snapshot of an aggregate or a saga, or of a projection's view: 256 MiB.
+/// States are kept in memory and never sent, so the limit only prevents a damaged length from requesting all available
+/// memory.
 pub const MAX_STATE_BYTES: usize = 256 * 1024 * 1024;
 
-/// How the messages of a domain are written.
+/// The encoding of a domain's messages.
+///
+/// ```
+/// use whizbang::Codec;
+///
+/// let mut bytes = Vec::new();
+/// Codec::Json.encode(&vec![1, 2], &mut bytes)?;
+/// assert_eq!(bytes, b"[1,2]");
+/// assert_eq!(Codec::Json.decode::<Vec<u8>>(&bytes)?, [1, 2]);
+/// # Ok::<(), whizbang::message::CodecError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Codec {
-    /// bincode 2 with serde, standard configuration: small and fast, for services written in Rust. Up to 127 levels deep, with
-    /// up to 65,536 elements without content, such as those of `Vec<()>`.
+    /// bincode 2 with serde in its standard configuration: small and fast, for services written in Rust. Up to 127
+    /// levels deep, with up to 65,536 elements without content, such as those of `Vec<()>`.
     ///
-    /// It writes neither names nor types: a field that is left out or reordered makes every byte behind it mean something else.
+    /// It writes neither names nor types. Omitting or reordering a field changes the meaning of every byte after it.
     Bincode,
-    /// JSON, up to 127 levels deep, for domains that services in other languages take part in. Numbers must be finite, and `Some`
-    /// must hold something: `Some(None)` would read as `None`.
+    /// JSON, up to 127 levels deep, for domains that services in other languages use. Numbers must be finite, and
+    /// `Some` must have content: `Some(None)` would decode as `None`.
     Json,
 }
 
 impl Codec {
-    /// The number that stands for the codec in the store and on the wire.
+    /// Returns the number of the codec in the store and on the wire.
     pub const fn id(self) -> u8 {
         match self {
             Self::Bincode => 1,
@@ -37,7 +48,7 @@ impl Codec {
         }
     }
 
-    /// The codec with that number.
+    /// Returns the codec with that number.
     pub const fn from_id(id: u8) -> Option<Self> {
         match id {
             1 => Some(Self::Bincode),
@@ -46,7 +57,7 @@ impl Codec {
         }
     }
 
-    /// The media type that stands for the codec in an envelope's `datacontenttype`.
+    /// Returns the media type of the codec in an envelope's `datacontenttype`.
     pub const fn media_type(self) -> &'static str {
         match self {
             Self::Bincode => "application/x-bincode",
@@ -54,7 +65,7 @@ impl Codec {
         }
     }
 
-    /// The codec with that media type.
+    /// Returns the codec with that media type.
     pub fn from_media_type(text: &str) -> Option<Self> {
         match text.split(';').next().map(str::trim) {
             Some("application/x-bincode") => Some(Self::Bincode),
@@ -63,10 +74,10 @@ impl Codec {
         }
     }
 
-    /// Appends the bytes of `value` to `into`. On an error `into` is as long as before.
+    /// Appends the encoded `value` to `into`. On an error `into` keeps its length.
     ///
     /// # Errors
-    /// [`CodecError::Encode`] if the value has a form that this codec cannot write, or would not read back;
+    /// [`CodecError::Encode`] if the codec cannot encode the value, or could not decode it again;
     /// [`CodecError::Oversize`] past [`MAX_PAYLOAD_BYTES`].
     pub fn encode<T: Serialize>(self, value: &T, into: &mut Vec<u8>) -> Result<(), CodecError> {
         let start = into.len();
@@ -77,11 +88,11 @@ impl Codec {
         truncate_on_error(into, start, MAX_PAYLOAD_BYTES, written)
     }
 
-    /// Reads a value from all of `bytes`.
+    /// Decodes a value from all of `bytes`.
     ///
     /// # Errors
-    /// [`CodecError::Oversize`] before anything is read or allocated; [`CodecError::Decode`] if the bytes are not such a value,
-    /// or more follow.
+    /// [`CodecError::Oversize`] before anything is decoded or allocated; [`CodecError::Decode`] if the bytes are not a
+    /// valid value of the type, or if more bytes follow.
     pub fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, CodecError> {
         if bytes.len() > MAX_PAYLOAD_BYTES {
             return Err(CodecError::Oversize { bytes: bytes.len(), limit: MAX_PAYLOAD_BYTES });
@@ -96,11 +107,11 @@ impl Codec {
     }
 }
 
-/// States up to this size are read back when they are saved, larger ones when they are restored: that takes milliseconds, and a
-/// snapshot is saved between two turns.
+/// States up to this size are read back when they are saved, larger ones when they are restored. Reading back a large
+/// state takes milliseconds, and a snapshot is saved between two turns.
 const MAX_EAGER_READ_BACK: usize = 1024 * 1024;
 
-/// Appends the bytes of a state to `into`: bincode, up to [`MAX_STATE_BYTES`]. On an error `into` is as long as before.
+/// Appends an encoded state to `into`: bincode, up to [`MAX_STATE_BYTES`]. On an error `into` keeps its length.
 pub(super) fn encode_state<T: Serialize + DeserializeOwned>(state: &T, into: &mut Vec<u8>) -> Result<(), CodecError> {
     let start = into.len();
     let written = to_bincode(state, into);
@@ -116,7 +127,8 @@ pub(super) fn encode_state<T: Serialize + DeserializeOwned>(state: &T, into: &mu
     Ok(())
 }
 
-/// Reads a state from all of `bytes`. One that would be saved as other bytes is an error: it is not what was saved.
+/// Decodes a state from all of `bytes`. A state that would be encoded as other bytes is an error, because it differs
+/// from the saved one.
 pub(super) fn decode_state<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     if bytes.len() > MAX_STATE_BYTES {
         return Err(CodecError::Oversize { bytes: bytes.len(), limit: MAX_STATE_BYTES });
@@ -131,7 +143,7 @@ fn state_fns<T: Serialize + DeserializeOwned>() -> CodecFns<T> {
     CodecFns { write: |state, _, into| to_bincode(state, into), read: |_, bytes| from_bincode(bytes) }
 }
 
-/// Takes back what was `written` from `start` on if that has failed or is more than `limit` bytes.
+/// Truncates `into` to `start` if encoding has failed or has written more than `limit` bytes.
 fn truncate_on_error(
     into: &mut Vec<u8>,
     start: usize,
@@ -149,7 +161,7 @@ fn truncate_on_error(
     checked
 }
 
-/// The end of a buffer, as bincode writes to it: it cannot fail, and nothing need be counted.
+/// Appends to a buffer for bincode. It cannot fail and need not count bytes.
 struct End<'a>(&'a mut Vec<u8>);
 
 impl bincode::enc::write::Writer for End<'_> {
@@ -164,15 +176,15 @@ impl bincode::enc::write::Writer for End<'_> {
 }
 
 fn to_bincode<T: Serialize>(value: &T, into: &mut Vec<u8>) -> Result<(), CodecError> {
-    bincode::serde::encode_into_writer(Inside::new(value, Codec::Bincode), End(into), bincode::config::standard())
+    bincode::serde::encode_into_writer(CheckedValue::new(value, Codec::Bincode), End(into), bincode::config::standard())
         .map_err(encode_error)
 }
 
 fn to_json<T: Serialize>(value: &T, into: &mut Vec<u8>) -> Result<(), CodecError> {
-    serde_json::to_writer(into, &Inside::new(value, Codec::Json)).map_err(encode_json_error)
+    serde_json::to_writer(into, &CheckedValue::new(value, Codec::Json)).map_err(encode_json_error)
 }
 
-// Functions and no closures: a closure in a function that is generic is compiled again for each of its types.
+// Functions instead of closures: a closure in a generic function is compiled again for each type.
 
 fn encode_error(error: bincode::error::EncodeError) -> CodecError {
     CodecError::Encode { reason: text_of(error) }
@@ -186,7 +198,7 @@ fn decode_error(error: &dyn std::error::Error) -> CodecError {
     CodecError::Decode { reason: error.to_string() }
 }
 
-/// The text of an error of bincode. Its `Display` is its `Debug`, which quotes the texts of types.
+/// Returns the text of a bincode error. Its `Display` equals its `Debug`, which quotes texts.
 fn text_of(error: bincode::error::EncodeError) -> String {
     match error {
         bincode::error::EncodeError::OtherString(text) => text,
@@ -202,56 +214,59 @@ fn from_bincode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     }
 }
 
-/// A message that cannot be written or read.
+/// A message that cannot be encoded or decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CodecError {
-    /// The value has a form that the codec cannot write or would not read back. Nothing was sent or stored; change the type.
-    #[error("cannot be encoded: {reason}")]
+    /// The codec cannot encode the value, or could not decode it again. Nothing was sent or stored; change the type.
+    #[error("failed to encode: {reason}")]
     Encode {
-        /// What the codec says.
+        /// The error of the codec.
         reason: String,
     },
-    /// The bytes are not such a message. The message becomes a dead letter; send it again once the cause is fixed.
-    #[error("cannot be decoded: {reason}")]
+    /// The bytes are not a valid message of the type. The message becomes a dead letter; send it again once the cause
+    /// is fixed.
+    #[error("failed to decode: {reason}")]
     Decode {
-        /// What the codec says.
+        /// The error of the codec.
         reason: String,
     },
-    /// The message is larger than allowed. It was neither sent nor read; send a reference to the data instead.
-    #[error("has {bytes} bytes, more than the {limit} allowed")]
+    /// The message is larger than allowed. It was neither sent nor decoded; send a reference to the data instead.
+    #[error("message too large: {bytes} bytes, at most {limit} are allowed")]
     Oversize {
-        /// How many bytes it has.
+        /// The size of the message.
         bytes: usize,
-        /// How many it may have.
+        /// The largest allowed size.
         limit: usize,
     },
-    /// A stored event has a name that its domain does not know in this program, so a state without it would be wrong. The key is
-    /// not loaded; deploy a program that declares what has become of the name.
+    /// The domain has no event with the name of a stored event in this program, so a state without it would be wrong.
+    /// The key is not loaded; deploy a program that declares the new name or retires the old one.
     #[error(
-        "the stored event `{name}` is unknown: declare `formerly = \"{name}\"` on the event it has become, or \
-         `retired(\"{name}\")` on the domain if it is gone on purpose"
+        "the stored event `{name}` is unknown: declare `formerly = \"{name}\"` on the event that replaced it, or \
+         `retired(\"{name}\")` on the domain if it was removed intentionally"
     )]
     UnknownEvent {
         /// The event's name.
         name: String,
     },
-    /// The sender of the message has another type of its name and version: its bytes would be read as another value. The message
-    /// becomes a dead letter, or halts a projection; redrive it after the two types are the same again.
-    #[error("cannot be read: {reason}")]
+    /// The sender has a different type with this name and version, so its bytes would be decoded as another value. The
+    /// message becomes a dead letter, or halts a projection; redrive it once both types are equal again.
+    #[error("incompatible type: {reason}")]
     Shape {
         /// The type, the first difference and the remedy.
         reason: String,
     },
-    /// The message was written with a schema version this program has no upcaster for.
-    /// The message goes to the dead letters; redrive it after deploying a program that knows the version.
-    #[error("`{name}` has schema version {found}, this program knows {known} and what it has upcasters for")]
+    /// This program has no upcaster for the schema version of the message. The message becomes a dead letter; redrive
+    /// it after deploying a program that knows the version.
+    #[error(
+        "unsupported schema version {found} of `{name}`: this program has version {known} and no upcaster for {found}"
+    )]
     Version {
         /// The message's name.
         name: &'static str,
-        /// The version found.
+        /// The version of the message.
         found: u32,
-        /// The version this program writes.
+        /// The version that this program writes.
         known: u32,
     },
 }
@@ -288,11 +303,11 @@ mod tests {
         assert_eq!(decode_state::<String>(&bytes).unwrap(), large);
         bytes.push(0);
         assert!(decode_state::<String>(&bytes).is_err());
-        // A text that claims 2^60 bytes.
+        // A text with a claimed length of 2^60 bytes.
         assert!(decode_state::<String>(&[253, 0, 0, 0, 0, 0, 0, 0, 16]).is_err());
     }
 
-    /// Reads the first element in the place of the second. Its size decides whether it is read back when it is saved.
+    /// Decodes the two elements in the wrong order. The size determines whether this is detected on save or on restore.
     #[derive(Debug, Serialize)]
     struct Swapped(Vec<u8>, Vec<u8>);
 
@@ -314,7 +329,7 @@ mod tests {
 
     #[test]
     fn false_length_is_refused_without_allocation() {
-        // A vector that claims 2^60 elements.
+        // A vector with a claimed length of 2^60 elements.
         let bytes = [253, 0, 0, 0, 0, 0, 0, 0, 16];
         assert!(Codec::Bincode.decode::<Vec<u64>>(&bytes).is_err());
         assert!(Codec::Bincode.decode::<String>(&bytes).is_err());

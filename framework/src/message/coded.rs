@@ -1,7 +1,7 @@
-//! What a codec can write and read, asked for in one place per type.
+//! The bounds of encodable types, required in one place per type.
 //!
-//! serde's traits are no supertraits of a message: the compiler would repeat a missing one at every use of the message. The
-//! derives ask once, at the type, and keep the answer.
+//! serde's traits are not supertraits of a message, because the compiler would then report a missing one at every use
+//! of the message. The derives require them once, at the type.
 
 use std::sync::Arc;
 
@@ -10,57 +10,57 @@ use serde::de::DeserializeOwned;
 
 use super::{Codec, CodecError, Rejection, Shape, codec};
 
-/// A type that a [`Codec`] writes and reads: any that derives `Serialize` and `Deserialize`.
+/// A type that a [`Codec`] encodes and decodes: any type that derives `Serialize` and `Deserialize`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be written and read",
     label = "lacks `Serialize`, `Deserialize` or both",
     note = "derive both for `{Self}`: `#[derive(Serialize, Deserialize)]`"
 )]
 pub trait Coded: Sized {
-    /// Appends its bytes to `into`.
+    /// Appends the encoded value to `into`.
     ///
     /// # Errors
-    /// What [`Codec::encode`] says.
+    /// The errors of [`Codec::encode`].
     fn write(&self, codec: Codec, into: &mut Vec<u8>) -> Result<(), CodecError>;
 
-    /// Reads it from all of `bytes`.
+    /// Decodes a value from all of `bytes`.
     ///
     /// # Errors
-    /// What [`Codec::decode`] says.
+    /// The errors of [`Codec::decode`].
     fn read(codec: Codec, bytes: &[u8]) -> Result<Self, CodecError>;
 
-    /// Appends the bytes of a reply envelope's payload to `into`.
+    /// Appends the encoded payload of a reply envelope to `into`.
     ///
     /// # Errors
-    /// What [`Codec::encode`] says.
+    /// The errors of [`Codec::encode`].
     fn write_reply(reply: &Result<Self, Rejection>, codec: Codec, into: &mut Vec<u8>) -> Result<(), CodecError>;
 
-    /// Reads a reply envelope's payload.
+    /// Decodes the payload of a reply envelope.
     ///
     /// # Errors
-    /// What [`Codec::decode`] says.
+    /// The errors of [`Codec::decode`].
     fn read_reply(codec: Codec, bytes: &[u8]) -> Result<Result<Self, Rejection>, CodecError>;
 
-    /// The shape of its bytes.
+    /// Returns the shape of the encoded type.
     fn shape(codec: Codec) -> Arc<Shape>
     where
         Self: 'static;
 
-    /// It as the state in a snapshot or a view, of up to [`MAX_STATE_BYTES`](super::MAX_STATE_BYTES).
+    /// Encodes the value as the state in a snapshot or a view, up to [`MAX_STATE_BYTES`](super::MAX_STATE_BYTES).
     ///
     /// # Errors
-    /// [`CodecError`] if the type has a form that bincode cannot write, or the state is too large.
+    /// [`CodecError`] if bincode cannot encode the type, or the state is too large.
     fn save(&self) -> Result<Vec<u8>, CodecError>;
 
-    /// The state from a snapshot or a view.
+    /// Decodes the state of a snapshot or a view.
     ///
     /// # Errors
-    /// [`CodecError`] if the bytes are no such state.
+    /// [`CodecError`] if the bytes are not a valid state of the type.
     fn restore(bytes: &[u8]) -> Result<Self, CodecError>;
 }
 
-/// How states of the type `T` become bytes and back. Apart from the coding of messages, so that nothing is compiled for those
-/// that only states need.
+/// The encoding and decoding of states of type `T`. Separate from messages, so that code that only states need is not
+/// compiled for messages.
 pub struct StateCoding<T> {
     save: fn(&T) -> Result<Vec<u8>, CodecError>,
     restore: fn(&[u8]) -> Result<T, CodecError>,
@@ -68,7 +68,7 @@ pub struct StateCoding<T> {
 }
 
 impl<T> StateCoding<T> {
-    /// The coding of `T`.
+    /// Returns the coding of `T`.
     pub const fn of() -> Self
     where
         T: Coded + 'static,
@@ -76,23 +76,23 @@ impl<T> StateCoding<T> {
         Self { save: T::save, restore: T::restore, shape: T::shape }
     }
 
-    /// A state as bytes: a snapshot or a view.
+    /// Encodes the state of a snapshot or a view.
     ///
     /// # Errors
-    /// [`CodecError`] if the type has a form that bincode cannot write, or the state is too large.
+    /// [`CodecError`] if bincode cannot encode the type, or the state is too large.
     pub fn save(&self, state: &T) -> Result<Vec<u8>, CodecError> {
         (self.save)(state)
     }
 
-    /// A state from bytes.
+    /// Decodes a state.
     ///
     /// # Errors
-    /// [`CodecError`] if they are no such state.
+    /// [`CodecError`] if the bytes are not a valid state of the type.
     pub fn restore(&self, bytes: &[u8]) -> Result<T, CodecError> {
         (self.restore)(bytes)
     }
 
-    /// The shape of the state's bytes. Runs user code, which may panic.
+    /// Returns the shape of the encoded state. Runs user code, which may panic.
     pub fn shape(&self) -> Option<Arc<Shape>> {
         Some((self.shape)(Codec::Bincode))
     }

@@ -1,14 +1,14 @@
-//! Digests of messages: the same id with another message is told from a repetition.
+//! Digests of messages, which distinguish a repeated message from another message with the same id.
 //!
-//! Called by actors and workers with what came from outside. The digest stands in the log beside the id.
+//! Called by actors and workers for messages from outside. The digest is stored in the log next to the id.
 
 use super::{Codec, Envelope};
 
-/// The digest of one message, keyed with the secret of its store, and what is needed to compare it with an older one.
+/// The digest of a message, keyed with the secret of its store, with the data to compare it with an older one.
 ///
-/// Name, schema version, codec and payload count. The digest is SipHash-2-4 (Aumasson and Bernstein, 2012): without the secret
-/// nobody can make two messages with one digest. Versions before it wrote an unkeyed digest of name and payload; such a one
-/// still [matches](Self::matches).
+/// It covers name, schema version, codec and payload. The digest is SipHash-2-4 (Aumasson and Bernstein, 2012): without
+/// the secret, a caller cannot construct two messages with the same digest. Earlier versions stored an unkeyed digest
+/// of name and payload, which still [matches](Self::matches).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Digest<'a> {
     value: u64,
@@ -17,15 +17,15 @@ pub(crate) struct Digest<'a> {
 }
 
 impl<'a> Digest<'a> {
-    /// The digest of an envelope's message.
+    /// Returns the digest of an envelope's message.
     pub(crate) fn of(key: u128, envelope: &'a Envelope) -> Self {
         Self::new(key, &envelope.name, envelope.version, envelope.codec, &envelope.payload)
     }
 
-    /// The digest of a message.
+    /// Returns the digest of a message.
     pub(crate) fn new(key: u128, name: &'a str, version: u32, codec: Codec, payload: &'a [u8]) -> Self {
         let mut hash = Sip::new(key);
-        // Each part of which the length may differ goes in behind its length.
+        // Parts of variable length are hashed after their length.
         hash.word(name.len() as u64);
         hash.bytes(name.as_bytes());
         hash.word(u64::from(version) << 8 | u64::from(codec.id()));
@@ -34,13 +34,13 @@ impl<'a> Digest<'a> {
         Self { value: hash.finish(), name, payload }
     }
 
-    /// A digest from the log, to look for the same one.
+    /// Wraps a digest from the log, to search for an equal one.
     #[cfg(feature = "testing")]
     pub(crate) fn stored(value: u64) -> Digest<'static> {
         Digest { value, name: "", payload: &[] }
     }
 
-    /// What is written in the log.
+    /// Returns the value that is stored in the log.
     pub(crate) fn value(&self) -> u64 {
         self.value
     }
@@ -87,7 +87,7 @@ impl Sip {
         self.0[0] ^= word;
     }
 
-    /// The last word is filled with zeros: the length went in before.
+    /// Hashes bytes. The last word is padded with zeros, because the length was hashed before.
     fn bytes(&mut self, bytes: &[u8]) {
         let (words, rest) = bytes.as_chunks::<8>();
         for word in words {
@@ -112,23 +112,23 @@ impl Sip {
     }
 }
 
-/// A hash of a text that never changes. Not for texts of callers: two with one hash are easily made.
+/// Returns a hash of a text that never changes. Not for texts from callers: collisions are easy to construct.
 pub(crate) fn stable_hash(text: &str) -> u64 {
     fold_all(0x9E37_79B9_7F4A_7C15, text.as_bytes())
 }
 
-/// The unkeyed digest that the first stores have.
+/// Returns the unkeyed digest of early versions.
 pub(crate) fn unkeyed(name: &str, payload: &[u8]) -> u64 {
     fold_all(stable_hash(name), payload)
 }
 
-/// Goes on from `hash` with these bytes: eight at a time, each multiplied to 128 bits that are folded into 64 again.
+/// Continues `hash` with these bytes: eight at a time, each multiplied to 128 bits and folded into 64.
 fn fold_all(hash: u64, bytes: &[u8]) -> u64 {
     fn fold(hash: u64, word: u64) -> u64 {
         let wide = u128::from(hash ^ word) * 0xA076_1D64_78BD_642F;
         wide as u64 ^ (wide >> 64) as u64
     }
-    // The length first, so that zeros at the end count.
+    // The length first, so that trailing zeros count.
     let (words, rest) = bytes.as_chunks::<8>();
     let hash = words.iter().fold(fold(hash, bytes.len() as u64), |hash, word| fold(hash, u64::from_le_bytes(*word)));
     fold(hash, rest.iter().rev().fold(0, |last, byte| last << 8 | u64::from(*byte)))
@@ -163,7 +163,8 @@ mod tests {
 
     #[test]
     fn digest_is_siphash_of_words() {
-        // The reference's vector for the bytes 0 to 7, whose last word holds the length: here it is given as a word.
+        // The reference vector for the bytes 0 to 7, whose last word contains the length; here that word is passed
+        // explicitly.
         let key = u128::from_le_bytes(std::array::from_fn(|at| at as u8));
         let mut hash = Sip::new(key);
         hash.word(u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7]));
@@ -183,7 +184,7 @@ mod tests {
 
     #[test]
     fn payloads_with_one_unkeyed_digest_are_told_apart() {
-        // The word that equals the state of the unkeyed digest makes it forget everything before.
+        // A word equal to the state of the unkeyed digest resets it, so everything before that word is ignored.
         let forget = |name: &str, first: u64| {
             let mut payload = first.to_le_bytes().to_vec();
             let fold = |hash: u64, word: u64| {

@@ -1,28 +1,39 @@
-//! Domains and the shards their keys are spread over.
+//! Domains, and the shards of their keys.
 
 use std::fmt;
 
 use super::{Codec, Name};
 
 /// A named set of message types with one owner. Derived with `#[derive(Domain)]`.
+///
+/// ```
+/// use whizbang::prelude::*;
+///
+/// #[derive(Domain)]
+/// struct Bank;
+///
+/// assert_eq!((Bank::NAME, Bank::SHARDS), ("bank", 16));
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a domain",
     label = "expected a domain",
     note = "derive it: `#[derive(Domain)] struct {Self};`"
 )]
 pub trait Domain: 'static {
-    /// The domain's name on the wire and in the store. `[A-Za-z0-9_-]{1,64}`; the derive takes the type's name in lower case.
+    /// The domain's name on the wire and in the store, `[A-Za-z0-9_-]{1,64}`. The derive uses the type's name in lower
+    /// case.
     const NAME: &'static str;
-    /// How many shards its keys are spread over: 1 to 1,024, by default 16. Fixed for ever once something is stored.
+    /// The number of shards of its keys: 1 to 1,024, by default 16. It can never change once something is stored.
     const SHARDS: u16 = 16;
-    /// How its messages become bytes, by default [`Codec::Bincode`].
+    /// The codec of its messages, by default [`Codec::Bincode`].
     const CODEC: Codec = Codec::Bincode;
-    /// The names of actor types, events, commands and timers that the domain had and has given up: what is stored under them
-    /// stays stored and is not read. The derive takes them from `retired("…")`.
+    /// The names of former actor types, events, commands and timers of the domain. Data stored under these names stays
+    /// stored and is not read. The derive takes them from `retired("…")`.
     const RETIRED: &'static [&'static str] = &[];
 }
 
-/// A message that belongs to the domain `D`. The derives implement it beside [`Message`](super::Message); it says what is wrong with a list.
+/// A message that belongs to the domain `D`. The derives implement it next to [`Message`](super::Message), so that the
+/// compiler can report a message of another domain in a list.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not belong to the domain `{D}`",
@@ -32,7 +43,7 @@ pub trait Domain: 'static {
 )]
 pub trait Of<D> {}
 
-/// The number of a shard inside its domain, from 0.
+/// The number of a shard within its domain, from 0.
 pub type Shard = u16;
 
 /// One shard of one domain.
@@ -45,7 +56,7 @@ pub struct ShardId {
 }
 
 impl ShardId {
-    /// Names one shard of a domain.
+    /// Creates the id of a shard of a domain.
     pub fn new(domain: Name, shard: Shard) -> Self {
         Self { domain, shard }
     }
@@ -63,12 +74,13 @@ impl fmt::Debug for ShardId {
     }
 }
 
-/// The shard of `key` in a domain of `shards` shards: CRC-32 (IEEE) of the key's UTF-8 bytes, modulo the number of shards.
+/// Returns the shard of `key` in a domain of `shards` shards: CRC-32 (IEEE) of the key's UTF-8 bytes, modulo the number
+/// of shards.
 ///
-/// CRC-32 because it never changes and every language has it, so that a client in any of them finds the same shard.
+/// CRC-32 never changes and is available in every language, so that all clients compute the same shard.
 pub fn shard_of(key: &str, shards: u16) -> Shard {
     let hash = crc32fast::hash(key.as_bytes());
-    // The remainder is below `shards`, so it fits.
+    // The remainder is less than `shards`, so it fits.
     u16::try_from(hash % u32::from(shards.max(1))).unwrap_or(0)
 }
 

@@ -1,28 +1,28 @@
-//! A message with its ids and headers, as it is stored and sent.
+//! Envelopes: messages with their ids and headers, as they are stored and sent.
 
 use bytes::Bytes;
 
 use super::{Codec, Fingerprint, MessageId, Name, ShardId, StoreId};
 use crate::clock::Timestamp;
 
-/// What kind of message an envelope holds.
+/// The kind of message in an envelope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
     /// Asks the owner of a domain to do something.
     Command,
-    /// A fact already recorded.
+    /// A fact that is already recorded.
     Event,
     /// Asks a view for one answer.
     Query,
-    /// Data handed over.
+    /// Data without a statement that something happened.
     Document,
-    /// What the sender of a command gets back; its payload is the encoded `Result<Reply, Rejection>`.
+    /// The result of a command. Its payload is the encoded `Result<Reply, Rejection>`.
     Reply,
 }
 
 impl Kind {
-    /// The number that stands for the kind in the store.
+    /// Returns the number of the kind in the store.
     pub const fn id(self) -> u8 {
         match self {
             Self::Command => 1,
@@ -33,7 +33,7 @@ impl Kind {
         }
     }
 
-    /// The kind with that number.
+    /// Returns the kind with that number.
     pub const fn from_id(id: u8) -> Option<Self> {
         match id {
             1 => Some(Self::Command),
@@ -45,7 +45,7 @@ impl Kind {
         }
     }
 
-    /// The kind's name in headers and traces.
+    /// Returns the name of the kind in headers and traces.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Command => "command",
@@ -57,10 +57,10 @@ impl Kind {
     }
 }
 
-/// Which reply the sender of a command wants to have recorded for it.
+/// The reply that the sender of a command requests to have recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReplyMode {
-    /// None: the sender goes by events.
+    /// None: the sender relies on events.
     #[default]
     Nothing,
     /// Only a rejection.
@@ -70,7 +70,7 @@ pub enum ReplyMode {
 }
 
 impl ReplyMode {
-    /// The number that stands for it in the store and on the wire.
+    /// Returns the number of the mode in the store and on the wire.
     pub const fn id(self) -> u8 {
         match self {
             Self::Nothing => 0,
@@ -79,7 +79,7 @@ impl ReplyMode {
         }
     }
 
-    /// The value with that number.
+    /// Returns the mode with that number.
     pub const fn from_id(id: u8) -> Option<Self> {
         match id {
             0 => Some(Self::Nothing),
@@ -90,15 +90,16 @@ impl ReplyMode {
     }
 }
 
-/// Where an envelope that an actor sent comes from, and its place there.
+/// The shard and actor that sent an envelope, and its number there.
 ///
-/// For an event, `sequence` is its position in the log of `shard`. For a command or a reply it is the contiguous number of
-/// what that shard has sent to the destination shard. Both rise by one, so a receiver sees every duplicate and every gap.
+/// For an event, `sequence` is its position in the log of `shard`. For a command or a reply it is the contiguous
+/// sequence among the messages of that shard to the destination shard. Both increase by one, so a receiver detects
+/// every duplicate and every gap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// The shard that recorded or sent it.
     pub shard: ShardId,
-    /// The actor type and key that sent it: where a reply goes.
+    /// The type of the actor that sent it and receives a reply.
     pub actor: Name,
     /// The sending actor's key; for an event, the key of its stream.
     pub key: String,
@@ -106,56 +107,57 @@ pub struct Origin {
     pub sequence: u64,
     /// For an event, the version of its stream; otherwise 0.
     pub version: u64,
-    /// The store that holds the log, as the sender says when the envelope leaves it. `None` in a store, and from senders whose
-    /// store has no identity.
+    /// The store that holds the log. It is set by the sender when the envelope leaves it; `None` in a store, and from
+    /// senders whose store has no identity.
     pub store: Option<StoreId>,
 }
 
 /// A message with its ids and headers, as stored and sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
-    /// Names this envelope; the key of deduplication for callers from outside.
+    /// The id of this envelope; the deduplication key for callers from outside.
     pub id: MessageId,
-    /// What kind of message it holds.
+    /// The kind of message.
     pub kind: Kind,
     /// The message's name in its domain.
     pub name: Name,
-    /// The version of the message's schema.
+    /// The schema version of the message.
     pub version: u32,
-    /// The fingerprint of the message's type as its sender has it; `None` if it is not known, or was compared already.
+    /// The fingerprint of the sender's message type; `None` if it is not known or was already compared.
     pub shape: Option<Fingerprint>,
-    /// The domain the message belongs to. A reply belongs to the domain that replies.
+    /// The domain to which the message belongs. A reply belongs to the replying domain.
     pub domain: Name,
-    /// Where it goes: the shard of the destination domain. An event has none; each subscriber finds its own.
+    /// The destination shard. An event has none; each subscriber determines its own.
     pub to: Option<ShardId>,
-    /// The key of the aggregate or saga that takes it; empty for an event.
+    /// The key of the aggregate or saga that handles it; empty for an event.
     pub key: String,
-    /// The actor type that takes it, if the message's name does not say it (replies go to the saga that sent the command).
+    /// The actor type that handles it, if it does not follow from the message's name: replies go to the saga that sent
+    /// the command.
     pub actor: Option<Name>,
-    /// Where it comes from, if an actor sent it.
+    /// The origin, if an actor sent it.
     pub origin: Option<Origin>,
-    /// The same for everything that one outside request set off.
+    /// The same id for everything that one outside request caused.
     pub correlation: MessageId,
     /// The direct cause.
     pub causation: Option<MessageId>,
-    /// When it was made, for people; nothing is decided by it.
+    /// The time at which it was created. Informational; no decision depends on it.
     pub time: Timestamp,
-    /// When the sender stops waiting. A command that starts later is refused, not handled.
+    /// The time at which the sender stops waiting. A command that would start later is refused and not handled.
     pub deadline: Option<Timestamp>,
-    /// Which reply the sender wants to have recorded for it.
+    /// The reply that the sender requests.
     pub wants: ReplyMode,
     /// The W3C trace context it belongs to.
     pub traceparent: Option<String>,
-    /// Headers whizbang does not know; they pass through.
+    /// Headers that whizbang does not interpret and passes through.
     pub headers: Vec<(String, String)>,
-    /// How the payload is written.
+    /// The codec of the payload.
     pub codec: Codec,
-    /// The message's bytes.
+    /// The encoded message.
     pub payload: Bytes,
 }
 
 impl Envelope {
-    /// A message without content that comes from nowhere, goes nowhere and belongs to nothing larger, to be filled in.
+    /// Creates an envelope without content, origin, destination or cause, to be filled in.
     pub(crate) fn new(id: MessageId, kind: Kind, domain: Name, name: Name, time: Timestamp) -> Self {
         Self {
             id,
@@ -180,8 +182,8 @@ impl Envelope {
         }
     }
 
-    /// The reply of `domain` to this command for the actor that sent it, and where that is; `None` if no actor did, or if it
-    /// does not want to hear of this.
+    /// Creates the reply of `domain` to this command for the actor that sent it, with its destination. Returns `None`
+    /// if no actor sent the command, or if its sender did not request this reply.
     pub(crate) fn reply(
         &self,
         domain: &Name,

@@ -1,6 +1,6 @@
-//! What is known of a message type without the type.
+//! The constants of a message type, independent of the type.
 //!
-//! Used wherever messages are handled, so that code which differs only in a name or a version is compiled once, in this crate,
+//! Used wherever messages are handled. Code that differs only in a name or a version is compiled once in this crate,
 //! and not for each message in the user's program.
 
 use super::{Codec, Domain, Message};
@@ -14,7 +14,7 @@ pub(crate) struct MessageFacts {
     pub(crate) codec: Codec,
     pub(crate) name: &'static str,
     pub(crate) version: u32,
-    /// The names it had before.
+    /// The former names.
     pub(crate) formerly: &'static [&'static str],
 }
 
@@ -30,7 +30,7 @@ impl MessageFacts {
         }
     }
 
-    /// The names that a stored or sent message of the type may have.
+    /// Returns the names that a stored or sent message of the type may have.
     pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> + use<> {
         std::iter::once(self.name).chain(self.formerly.iter().copied())
     }

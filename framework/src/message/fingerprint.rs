@@ -1,8 +1,9 @@
-//! Fingerprints of message types: by eight bytes two services notice that they have different shapes of one message.
+//! Fingerprints of message types: eight bytes by which two services detect that they have different shapes of a
+//! message.
 //!
-//! Called by what sends a message to another service, and by the receiver's door. Calls the [shapes](super::Shape).
-//! A fingerprint is a hash of shapes that never changes. It says whether two programs have the same types; what a difference means
-//! is found by comparing the shapes themselves.
+//! Called when a message is sent to another service, and by the receiver's dispatcher. Calls the
+//! [shapes](super::Shape). A fingerprint is a stable hash of shapes. It shows whether two programs have the same types;
+//! comparing the shapes shows whether a difference matters.
 
 use std::any::TypeId;
 use std::cell::RefCell;
@@ -16,49 +17,50 @@ use serde::{Deserialize, Serialize};
 
 use super::{Codec, Coded, Command, Difference, Domain, Message, Query, Shape, stable_hash};
 
-/// The most bytes of shapes that are sent to another service, and read from one. Larger ones are compared by their fingerprints
-/// alone.
+/// The largest size of shapes that are sent to, or accepted from, another service. Larger ones are compared by their
+/// fingerprints only.
 pub(crate) const MAX_SHAPES_BYTES: usize = 12 * 1024;
 
-/// The header with the fingerprint on the wire. In records and frames it stands among the headers that pass through, so that versions
-/// which do not know it keep it.
+/// The header of the fingerprint on the wire. In records and frames it is among the pass-through headers, so that
+/// versions without this feature preserve it.
 pub(crate) const SHAPE: &str = "ce-shape";
 
-/// The fingerprint of a message type of one version: a hash of its shape and that of its reply. Written as 16 hexadecimal digits.
+/// The fingerprint of one version of a message type: a hash of its shape and that of its reply. Displayed as 16
+/// hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint(u64);
 
 impl Fingerprint {
-    /// A fingerprint from its number.
+    /// Creates a fingerprint from its number.
     pub const fn from_u64(number: u64) -> Self {
         Self(number)
     }
 
-    /// The number.
+    /// Returns the number.
     pub const fn as_u64(self) -> u64 {
         self.0
     }
 
-    /// Reads a fingerprint as `Display` writes it.
+    /// Parses the output of `Display`.
     pub fn parse(text: &str) -> Option<Self> {
         let is_plain = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         u64::from_str_radix(text, 16).ok().filter(|_| is_plain).map(Self)
     }
 
-    /// Takes the fingerprint out of the headers of a record or a frame. One that cannot be read is left out.
+    /// Removes the fingerprint from the headers of a record or a frame. An invalid one is dropped.
     pub(crate) fn remove_from(headers: &mut Vec<(String, String)>) -> Option<Self> {
         let at = headers.iter().position(|(name, _)| name == SHAPE)?;
         Self::parse(&headers.remove(at).1)
     }
 
-    /// The fingerprint of a command type as this program sends it; `None` if its shape is not known.
+    /// Returns the fingerprint of a command type in this program, or `None` if its shape is not known.
     ///
-    /// The first call for a type traces it, later calls cost one look-up.
+    /// The first call for a type traces it; later calls cost one lookup.
     pub fn of_command<C: Command>() -> Option<Self> {
         Self::of::<C>(Some(ReplyShape(C::Reply::shape)))
     }
 
-    /// The fingerprint of a query type, as [`of_command`](Self::of_command).
+    /// Returns the fingerprint of a query type, like [`of_command`](Self::of_command).
     pub fn of_query<Q: Query>() -> Option<Self> {
         Self::of::<Q>(Some(ReplyShape(Q::Reply::shape)))
     }
@@ -82,14 +84,14 @@ impl Fingerprint {
         if let Some(known) = KNOWN.with_borrow(|known| known.get(&of).copied()) {
             return known;
         }
-        // Not with the borrow held: the type's `Deserialize` is user code.
+        // Not while borrowed: the type's `Deserialize` is user code.
         let shapes = shape(version, codec).map(|shape| MessageShapes::new(&shape, reply, codec));
         let fingerprint = shapes.map(|shapes| shapes.register());
         KNOWN.with_borrow_mut(|known| known.insert(of, fingerprint));
         fingerprint
     }
 
-    /// The shapes that have this fingerprint, as text, if they are those of a type of this program.
+    /// Returns the shapes with this fingerprint as text, if they are those of a type of this program.
     pub(crate) fn shapes(self) -> Option<Arc<str>> {
         OWN_SHAPES.lock().as_ref()?.get(&self).cloned()
     }
@@ -107,15 +109,15 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// The shapes of this program's types, as text: what another service is told that asks for them. A memory of a pure function.
+/// The shapes of this program's types as text, sent to services that request them. A cache of a pure function.
 static OWN_SHAPES: Mutex<Option<HashMap<Fingerprint, Arc<str>, FixedState>>> = Mutex::new(None);
 
-/// Returns the shape of a command's or query's reply.
+/// A function that returns the shape of a command's or query's reply.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplyShape(pub(crate) fn(Codec) -> Arc<Shape>);
 
 impl ReplyShape {
-    /// The shape in a codec.
+    /// Returns the shape in a codec.
     pub fn of(self, codec: Codec) -> Arc<Shape> {
         (self.0)(codec)
     }
@@ -148,7 +150,7 @@ impl MessageShapes {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Keeps the shapes of a type of this program for services that ask for them, and returns their fingerprint.
+    /// Registers the shapes of a type of this program for requests of other services, and returns their fingerprint.
     pub(crate) fn register(&self) -> Fingerprint {
         let text = self.text();
         let fingerprint = Fingerprint(stable_hash(&text));
@@ -156,14 +158,14 @@ impl MessageShapes {
         fingerprint
     }
 
-    /// Reads the shapes that another service says a fingerprint is of; `None` if it is not.
+    /// Parses the shapes that another service returned for a fingerprint; `None` if they do not match it.
     pub(crate) fn read(fingerprint: Fingerprint, text: &str) -> Option<Self> {
         let is_it = text.len() <= MAX_SHAPES_BYTES && stable_hash(text) == fingerprint.0;
         serde_json::from_str(text).ok().filter(|_| is_it)
     }
 
-    /// Where the message that a sender with the shapes `sent` writes cannot be read with these; and where the reply that is
-    /// written with these cannot be read by the sender.
+    /// Compares with the shapes of a sender. Returns the first difference that prevents decoding the sender's message
+    /// here, and the first that prevents the sender from decoding the reply.
     pub(crate) fn differences(&self, sent: &Self, codec: Codec) -> (Option<Difference>, Option<Difference>) {
         let message = sent.message.difference_received(&self.message, codec);
         let replies = self.reply.as_ref().zip(sent.reply.as_ref());
@@ -188,7 +190,7 @@ mod tests {
         assert_eq!(Fingerprint::parse(&fingerprint.to_string()), Some(fingerprint));
         let text = fingerprint.shapes().unwrap();
         assert_eq!(MessageShapes::read(fingerprint, &text), Some(shapes));
-        assert_eq!(MessageShapes::read(Fingerprint(1), &text), None, "another service may not name them as it likes");
+        assert_eq!(MessageShapes::read(Fingerprint(1), &text), None, "shapes must match the requested fingerprint");
         for text in ["", "12", "+000000000000001", "gggggggggggggggg"] {
             assert_eq!(Fingerprint::parse(text), None, "{text}");
         }

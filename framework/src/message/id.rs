@@ -1,4 +1,4 @@
-//! Message ids and where they come from.
+//! Message ids and their sources.
 
 use std::cell::Cell;
 use std::fmt;
@@ -8,52 +8,54 @@ use serde::{Deserialize, Serialize};
 use super::ShardId;
 use crate::clock::{Clock, Timestamp};
 
-/// Names one envelope; the key of deduplication. 128 bits, written like a UUID.
+/// The id of an envelope and key of deduplication: 128 bits, displayed like a UUID.
 ///
-/// An id made by an [`IdSource`] is a version 7 UUID and so holds the time at which it was made; an id derived from an
-/// idempotency key or from another id is a version 5 UUID and holds none.
+/// An id created by an [`IdSource`] is a version 7 UUID and contains its time of creation. An id derived from an
+/// idempotency key or from another id is a version 5 UUID and contains no time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MessageId(u128);
 
 impl MessageId {
-    /// An id from its 128 bits.
+    /// Creates an id from its 128 bits.
     pub const fn from_u128(bits: u128) -> Self {
         Self(bits)
     }
 
-    /// The 128 bits.
+    /// Returns the 128 bits.
     pub const fn as_u128(self) -> u128 {
         self.0
     }
 
-    /// The id that a caller's idempotency key stands for, in one domain and for one target, the key of an aggregate or job.
+    /// Returns the id for a caller's idempotency key, in one domain and for one target: the key of an aggregate or of a
+    /// job.
     pub fn from_idempotency_key(domain: &str, target: &str, key: &str) -> Self {
         Self::hashed(&[b"key", domain.as_bytes(), target.as_bytes(), key.as_bytes()])
     }
 
-    /// The id of the message with which a timer wakes its actor.
+    /// Returns the id of the message that fires a timer.
     pub(crate) fn of_timer(domain: &str, label: &str) -> Self {
         Self::hashed(&[b"key", domain.as_bytes(), label.as_bytes()])
     }
 
-    /// The id of the `index`-th thing that came of the message `self` in the stream `stream`: the same in every replay.
+    /// Returns the id of the `index`-th message caused by the message `self` in the stream `stream`. It is the same in
+    /// every replay.
     pub fn derive(self, stream: &str, index: u32) -> Self {
         Self::hashed(&[b"of", &self.0.to_be_bytes(), stream.as_bytes(), &index.to_be_bytes()])
     }
 
-    /// The id of the reply to the command `command`.
+    /// Returns the id of the reply to the command `command`.
     pub fn of_reply(command: Self) -> Self {
         command.derive("reply", 0)
     }
 
-    /// The id of the event at `position` of a shard's log, which came of the message `cause`.
+    /// Returns the id of the event at `position` of a shard's log, caused by the message `cause`.
     pub fn of_event(shard: &ShardId, position: u64, cause: Self) -> Self {
         let place = [&shard.shard.to_be_bytes()[..], &position.to_be_bytes()[..]].concat();
         Self::hashed(&[b"event", shard.domain.as_bytes(), &place, &cause.0.to_be_bytes()])
     }
 
     fn hashed(parts: &[&[u8]]) -> Self {
-        // Every part goes in behind its length, so that no two lists of parts make the same text.
+        // Each part is preceded by its length, so that no two lists of parts produce the same text.
         let mut text = Vec::with_capacity(64);
         for part in parts {
             text.extend_from_slice(&(part.len() as u64).to_be_bytes());
@@ -62,19 +64,20 @@ impl MessageId {
         Self(uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, &text).as_u128())
     }
 
-    /// When the id was made, if it holds that.
+    /// Returns the time at which the id was created, if it contains one.
     pub fn time(self) -> Option<Timestamp> {
         let version = (self.0 >> 76) & 0xF;
         (version == 7).then(|| Timestamp::from_millis((self.0 >> 80) as u64))
     }
 
-    /// Reads an id as written by `Display`.
+    /// Parses the output of `Display`.
     pub fn parse(text: &str) -> Option<Self> {
         uuid::Uuid::try_parse(text).ok().map(|id| Self(id.as_u128()))
     }
 }
 
-/// How many milliseconds ids of one source may be ahead of its clock: far below the five minutes that owners allow.
+/// The number of milliseconds by which ids of a source may be ahead of its clock: far less than the five minutes that
+/// owners accept.
 const FARTHEST_AHEAD: u64 = 60_000;
 
 impl fmt::Display for MessageId {
@@ -89,10 +92,22 @@ impl fmt::Debug for MessageId {
     }
 }
 
-/// Makes message ids and random numbers: from the operating system's randomness, or all from one seed.
+/// A source of message ids and random numbers, seeded by the operating system or explicitly.
 ///
-/// One per thread; not `Sync`. Ids of one source rise strictly, even when the wall clock steps back by up to a minute. After a
-/// longer step they begin again at the new time: owners refuse ids that are far ahead of their clocks.
+/// One per thread; not `Sync`. Ids of one source strictly increase, even when the wall clock steps back by up to a
+/// minute. After a larger step they restart at the new time, because owners refuse ids that are far ahead of their
+/// clocks.
+///
+/// ```
+/// use whizbang::clock::{Clock, Timestamp};
+/// use whizbang::message::IdSource;
+///
+/// let (clock, _) = Clock::manual(Timestamp::from_millis(1_000));
+/// let ids = IdSource::seeded(clock, 7);
+/// let (first, second) = (ids.message_id(), ids.message_id());
+/// assert!(first < second);
+/// assert_eq!(first.time(), Some(Timestamp::from_millis(1_000)));
+/// ```
 #[derive(Debug)]
 pub struct IdSource {
     clock: Clock,
@@ -101,7 +116,7 @@ pub struct IdSource {
 }
 
 impl IdSource {
-    /// A source seeded by the operating system.
+    /// Creates a source seeded by the operating system.
     pub fn random(clock: Clock) -> Self {
         use std::hash::{BuildHasher, Hasher};
         // `RandomState` is seeded by the operating system; its hash of nothing is 64 random bits.
@@ -110,22 +125,22 @@ impl IdSource {
         Self::seeded(clock, seed)
     }
 
-    /// A source whose numbers all follow from `seed`.
+    /// Creates a source whose numbers all follow from `seed`.
     pub fn seeded(clock: Clock, seed: u64) -> Self {
         Self { clock, state: Cell::new(seed), last: Cell::new(0) }
     }
 
-    /// The clock the ids are made with.
+    /// Returns the clock of the ids.
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// A source for another thread, whose numbers follow from this one's.
+    /// Creates a source for another thread, whose numbers follow from those of this one.
     pub fn fork(&self) -> Self {
         Self::seeded(self.clock.clone(), self.next_u64())
     }
 
-    /// The next random number (SplitMix64, Steele et al., OOPSLA 2014).
+    /// Returns the next random number (SplitMix64, Steele et al., OOPSLA 2014).
     pub fn next_u64(&self) -> u64 {
         let state = self.state.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
         self.state.set(state);
@@ -135,17 +150,17 @@ impl IdSource {
         z ^ (z >> 31)
     }
 
-    /// A random number in `0..bound`; 0 if `bound` is 0.
+    /// Returns a random number in `0..bound`, or 0 if `bound` is 0.
     pub fn below(&self, bound: u64) -> u64 {
         ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
     }
 
-    /// A new message id (UUID version 7, RFC 9562).
+    /// Creates a message id (UUID version 7, RFC 9562).
     pub fn message_id(&self) -> MessageId {
         self.message_id_at(self.clock.now())
     }
 
-    /// A new message id for the moment `now`, for callers that have just read the clock.
+    /// Creates a message id for the time `now`, for callers that have just read the clock.
     pub fn message_id_at(&self, now: Timestamp) -> MessageId {
         let random = self.next_u64();
         let fresh = (u128::from(now.as_millis() & 0xFFFF_FFFF_FFFF) << 80)
@@ -153,8 +168,8 @@ impl IdSource {
             | (u128::from(random & 0x0FFF) << 64)
             | (0b10 << 62)
             | u128::from(random >> 2);
-        // Inside one millisecond, or when the clock stepped back, the last id plus a random step keeps the order.
-        // The step is added to the lowest 62 bits; a carry may run into the fixed bits, which are then set again.
+        // Within one millisecond, or after the clock has stepped back, the last id plus a random step preserves the
+        // order. The step is added to the lowest 62 bits. A carry may change the fixed bits, which are then set again.
         let last = self.last.get();
         let ahead = ((last >> 80) as u64).saturating_sub(now.as_millis() & 0xFFFF_FFFF_FFFF);
         let id = if fresh > last || ahead > FARTHEST_AHEAD {

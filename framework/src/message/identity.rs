@@ -1,30 +1,30 @@
-//! The identity of a store, and the numbers of the starts of its nodes.
+//! The identity of a store and the numbers of its nodes' starts.
 //!
-//! Made by stores; carried to other services by bridges, which claim the domains of a node for its store.
+//! Created by stores, and sent to other services by bridges, which claim the domains of a node for its store.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The identity of a store: 128 random bits, drawn when the store is created. Written as 32 hexadecimal digits.
+/// The identity of a store: 128 random bits, generated when the store is created. Displayed as 32 hexadecimal digits.
 ///
-/// Positions in a log mean something only together with the identity of the store that gave them.
+/// Positions in a log are meaningful only together with the identity of their store.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct StoreId(u128);
 
 impl StoreId {
-    /// An identity from its 128 bits.
+    /// Creates an identity from its 128 bits.
     pub const fn from_u128(bits: u128) -> Self {
         Self(bits)
     }
 
-    /// The 128 bits.
+    /// Returns the 128 bits.
     pub const fn as_u128(self) -> u128 {
         self.0
     }
 
-    /// Reads an identity as `Display` writes it.
+    /// Parses the output of `Display`.
     pub fn parse(text: &str) -> Option<Self> {
         let is_plain = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         u128::from_str_radix(text, 16).ok().filter(|_| is_plain).map(Self)
@@ -47,7 +47,7 @@ impl TryFrom<String> for StoreId {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        Self::parse(&text).ok_or_else(|| format!("`{text}` is not the identity of a store: use 32 hexadecimal digits"))
+        Self::parse(&text).ok_or_else(|| format!("invalid store identity `{text}`: expected 32 hexadecimal digits"))
     }
 }
 
@@ -57,12 +57,13 @@ impl From<StoreId> for String {
     }
 }
 
-/// One start of a node on a store: its number, and random bits that no other start has, not even one on a copy of the store.
+/// A start of a node on a store: its number and random bits that are unique to this start, even among copies of the
+/// store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
-    /// The number of the start; rises with each start on the same store.
+    /// The number of the start, which increases with each start on the same store.
     pub epoch: u64,
-    /// Random bits. Together with the epoch they tell the starts on a store from those on its copies.
+    /// Random bits. Together with the epoch they distinguish the starts on a store from those on its copies.
     pub nonce: u64,
 }
 
@@ -71,33 +72,33 @@ pub struct Run {
 pub struct StoreIdentity {
     /// The identity.
     pub store: StoreId,
-    /// The last start that is known to have won its claims.
+    /// The last start that is known to have acquired its claims.
     #[serde(default)]
     pub won: Option<Run>,
-    /// Starts since then whose result is not known: the node ended before it heard of it, or was refused. Oldest first.
+    /// Later starts with an unknown result: the node ended before it learned the result, or was refused. Oldest first.
     #[serde(default)]
     pub tried: Vec<Run>,
-    /// An operator has said that the store stands in for another one, or for a newer state of itself
-    /// (`replaces_store`): what others know it to have committed does not stop its node.
+    /// An operator has declared that the store replaces another one or a newer state of itself (`replaces_store`). Its
+    /// node then starts even if peers know of later commits of the store.
     #[serde(default)]
     pub in_place_of_other: bool,
 }
 
 impl StoreIdentity {
-    /// How many starts with an unknown result are kept.
+    /// The number of starts with an unknown result that are kept.
     const TRIED: usize = 16;
 
-    /// A new store's identity.
+    /// Creates the identity of a new store.
     pub const fn new(store: StoreId) -> Self {
         Self { store, won: None, tried: Vec::new(), in_place_of_other: false }
     }
 
-    /// The starts that may hold a claim of this store.
+    /// Returns the starts that may hold a claim of this store.
     pub fn runs(&self) -> Vec<Run> {
         self.won.into_iter().chain(self.tried.iter().copied()).collect()
     }
 
-    /// Notes a new start, with the next epoch.
+    /// Adds a new start with the next epoch.
     #[must_use]
     pub fn trying(mut self, nonce: u64) -> (Self, Run) {
         let last = self.runs().iter().map(|run| run.epoch).max().unwrap_or(0);
@@ -109,29 +110,29 @@ impl StoreIdentity {
         (self, run)
     }
 
-    /// Notes that a start has won its claims.
+    /// Records that a start has acquired its claims.
     #[must_use]
     pub fn has_won(self, run: Run) -> Self {
         Self { won: Some(run), tried: Vec::new(), ..self }
     }
 }
 
-/// The store whose claims a node may take over though it cannot show that it continues that store.
+/// The store whose claims a node may take over although it cannot prove that it continues that store.
 ///
-/// For disaster recovery: the old store is gone for good, and what it alone knew is given up.
+/// For disaster recovery: the old store is lost for good, and data that only it contained is given up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReplacedStore {
-    /// None: a claim of another store stops the start. The default.
+    /// None: a claim of another store prevents the start. The default.
     #[default]
     None,
-    /// The store with this identity, as the error of the refused start shows it.
+    /// The store with this identity, as shown in the error of the refused start.
     Store(StoreId),
-    /// Any store, also one of which nothing but its effects is known.
+    /// Any store, even if nothing but its effects is known.
     Any,
 }
 
 impl ReplacedStore {
-    /// Reads `any` or the identity of a store.
+    /// Parses `any` or the identity of a store.
     pub fn parse(text: &str) -> Option<Self> {
         if text == "any" { Some(Self::Any) } else { StoreId::parse(text).map(Self::Store) }
     }

@@ -1,4 +1,4 @@
-//! The user's identifier of one aggregate or saga.
+//! The user's identifier of an aggregate or a saga.
 
 use std::borrow::Cow;
 use std::num::{
@@ -6,30 +6,45 @@ use std::num::{
     NonZeroU128,
 };
 
-/// The key of one aggregate or saga: UTF-8 text of 1 to [`Key::MAX_BYTES`] bytes, whatever characters it has.
+/// The key of an aggregate or a saga: UTF-8 text of 1 to [`Key::MAX_BYTES`] bytes with any characters.
 ///
-/// A key never becomes a subject or a file name as it is, so every character is allowed.
+/// A key is never used verbatim in a subject or a file name, so every character is allowed.
 ///
-/// It is made of text (`String`, `Box<str>`, `Arc<str>`, `Cow<str>`), an integer of a fixed size (zero allowed or not), or a
-/// UUID. A type of your own is a key with `impl<'a> From<&'a Iban> for Key<'a>`.
+/// A key is created from text (`String`, `Box<str>`, `Arc<str>`, `Cow<str>`), an integer of fixed size (including the
+/// nonzero types), or a UUID. A custom type becomes a key with `impl<'a> From<&'a Iban> for Key<'a>`:
+///
+/// ```
+/// use whizbang::message::Key;
+///
+/// struct Iban(String);
+///
+/// impl<'a> From<&'a Iban> for Key<'a> {
+///     fn from(iban: &'a Iban) -> Self {
+///         Key::from(&iban.0)
+///     }
+/// }
+///
+/// assert_eq!(Key::from(&Iban("DE02".to_owned())).as_str(), "DE02");
+/// assert_eq!(Key::from(&42u64).as_str(), "42");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key<'a>(Cow<'a, str>);
 
 impl<'a> Key<'a> {
-    /// The most bytes a key may have.
+    /// The largest length of a key in bytes.
     pub const MAX_BYTES: usize = 256;
 
-    /// The key as text.
+    /// Returns the key as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The key as owned text.
+    /// Returns the key as owned text.
     pub fn into_string(self) -> String {
         self.0.into_owned()
     }
 
-    /// Whether its length is allowed.
+    /// Returns whether its length is allowed.
     pub fn is_valid(&self) -> bool {
         !self.0.is_empty() && self.0.len() <= Self::MAX_BYTES
     }

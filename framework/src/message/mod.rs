@@ -1,7 +1,7 @@
-//! The words that travel: messages, their envelopes, their names and ids, and how they become bytes.
+//! Messages: their types, envelopes, names, ids and encoding.
 //!
-//! Used by every room. Calls the [clock](crate::clock), and user code where a type is traced.
-//! It knows no actor, no store and no broker.
+//! Used by every module. Calls the [clock](crate::clock), and user code when a type is traced. It does not depend on
+//! actors, stores or brokers.
 
 use std::sync::Arc;
 
@@ -42,79 +42,99 @@ pub use shape::{Difference, Field, Plain, Shape, Variant};
 pub use verified::Trust;
 pub(crate) use verified::{encode_command_verified, encode_reply_verified, encode_verified};
 
-/// A typed value that travels: a [command](Command), an [event](Event), a [query](Query) or a [document](Document).
+/// A typed value that is sent: a [command](Command), an [event](Event), a [query](Query) or a [document](Document).
 ///
-/// Derived with `#[derive(Command)]` and its sisters; there is no need to write it by hand, and lists such as `handles(…)`
-/// take derived messages only.
+/// Derived with `#[derive(Command)]`, `#[derive(Event)]`, `#[derive(Query)]` or `#[derive(Document)]`. Lists such as
+/// `handles(…)` accept derived messages only.
 pub trait Message: Sized + Send + 'static {
-    /// The domain this message belongs to.
+    /// The domain to which this message belongs.
     type Domain: Domain;
-    /// Its name on the wire and in the store, unique in its domain. Independent of the Rust type's path.
+    /// Its name on the wire and in the store, unique in its domain and independent of the Rust type's path.
     const NAME: &'static str;
-    /// What kind of message it is.
+    /// The kind of message.
     const KIND: Kind;
-    /// The version of its schema, from 1. Messages stored with an older version are upcast when they are read.
+    /// Its schema version, from 1. Stored messages of an older version are upcast when they are decoded.
     const VERSION: u32 = 1;
 
-    /// The names it had before, newest first: stored messages and those of older senders with these names are read as this type.
-    /// The derives take them from `formerly = "…"`.
+    /// Its former names, newest first. Stored messages and messages of older senders with these names are decoded as
+    /// this type. The derives take them from `formerly = "…"`.
     const FORMERLY: &'static [&'static str] = &[];
 
-    /// Appends the message's bytes to `into`. On an error `into` is as long as before.
+    /// Appends the encoded message to `into`. On an error `into` keeps its length.
     ///
     /// # Errors
-    /// What [`Codec::encode`] says.
+    /// The errors of [`Codec::encode`].
     fn encode(&self, codec: Codec, into: &mut Vec<u8>) -> Result<(), CodecError>;
 
-    /// Reads a message that was written with schema version `version`.
+    /// Decodes a message of schema version `version`.
     ///
     /// The derives upcast the older versions that are listed in `upcast(1 = OldType)`.
     ///
     /// # Errors
-    /// [`CodecError::Version`] if there is no way from `version` to [`Self::VERSION`]; otherwise what [`Codec::decode`] says.
+    /// [`CodecError::Version`] if `version` cannot be converted to [`Self::VERSION`]; otherwise the errors of
+    /// [`Codec::decode`].
     fn decode(version: u32, codec: Codec, bytes: &[u8]) -> Result<Self, CodecError>;
 
-    /// The record of whether a value of this type was checked to read back as it was written, if that is a property of the
-    /// type: then only the first value is checked. The derives return one for types whose fields are all of the standard
-    /// library's plain types, without serde attributes. Default `None`: every value is checked.
+    /// Returns the record of whether a value of this type was checked to read back as it was written, if one check
+    /// suffices for the type: then only the first value is checked. The derives return one for types whose fields are
+    /// all plain types of the standard library without serde attributes. Default `None`: every value is checked.
     #[doc(hidden)]
     fn trust() -> Option<&'static Trust> {
         None
     }
 
-    /// Reads a stored event whose older version may have become several: `each` is called with all of them, in their order.
+    /// Decodes a stored event whose older version may have become several events, and calls `each` with all of them, in
+    /// order.
     ///
     /// The derive splits the older versions that are listed in `split(1 = OldType)`. All others are one event.
     ///
     /// # Errors
-    /// As [`decode`](Self::decode).
+    /// As for [`decode`](Self::decode).
     fn decode_each(version: u32, codec: Codec, bytes: &[u8], each: &mut dyn FnMut(Self)) -> Result<(), CodecError> {
         Self::decode(version, codec, bytes).map(each)
     }
 
-    /// The shape that bytes of schema version `version` have in this program; `None` if it is not known. A node compares it at
-    /// start with the shape in its store.
+    /// Returns the shape of the type at schema version `version`, or `None` if it is not known. A node compares it with
+    /// the shape in its store at start.
     fn shape(version: u32, codec: Codec) -> Option<Arc<Shape>> {
         let _ = (version, codec);
         None
     }
 }
 
-/// Asks the owner of a domain to do something. Exactly one handler; may be rejected.
+/// Asks the owner of a domain to do something. It has exactly one handler and may be rejected.
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+/// use whizbang::prelude::*;
+///
+/// #[derive(Domain)]
+/// struct Bank;
+///
+/// #[derive(Command, Serialize, Deserialize)]
+/// #[command(domain = Bank, reply = i64)]
+/// struct Deposit {
+///     #[key]
+///     account: String,
+///     cents: i64,
+/// }
+///
+/// assert_eq!(Deposit { account: "ada".to_owned(), cents: 5 }.key().as_str(), "ada");
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a command",
     label = "expected a command",
     note = "derive it: `#[derive(Command, Serialize, Deserialize)] #[command(domain = …, reply = …)]`"
 )]
 pub trait Command: Message {
-    /// What the sender gets back when the command is not rejected.
+    /// The reply to the sender if the command is not rejected.
     type Reply: Coded + Send + 'static;
 
-    /// The key of the aggregate that handles it: the field marked `#[key]`.
+    /// Returns the key of the aggregate that handles it: the field marked `#[key]`.
     fn key(&self) -> Key<'_>;
 }
 
-/// A fact already recorded. Any number of sagas and projections take it; it is never rejected.
+/// A fact that is already recorded. Any number of sagas, projections and workers handle it; it is never rejected.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event",
     label = "expected an event",
@@ -122,7 +142,7 @@ pub trait Command: Message {
 )]
 pub trait Event: Message {}
 
-/// Asks a view for one answer. No effect.
+/// Asks a view for one answer and has no effect.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a query",
     label = "expected a query",
@@ -133,7 +153,7 @@ pub trait Query: Message {
     type Reply: Coded + Send + 'static;
 }
 
-/// Data handed over; it claims nothing happened. Sagas use documents as their timers' content.
+/// Data without a statement that something happened. Sagas use documents as the content of their timers.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a document",
     label = "expected a document",

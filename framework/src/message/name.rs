@@ -1,13 +1,22 @@
-//! Names that may become part of a subject, a file name or a table name.
+//! Names that are safe in subjects, file names and table names.
 
 use std::borrow::Borrow;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// A checked name of a domain, a service, a message or an actor type: `[A-Za-z0-9_-]{1,64}`.
+/// A valid name of a domain, a service, a message or an actor type: `[A-Za-z0-9_-]{1,64}`.
 ///
-/// Because it holds no dot, wildcard, space or control byte it can stand in a subject, a file name and a header as it is.
+/// It contains no dot, wildcard, space or control byte, so it can be used verbatim in a subject, a file name and a
+/// header.
+///
+/// ```
+/// use whizbang::message::Name;
+///
+/// assert_eq!(Name::new("bank")?.as_str(), "bank");
+/// assert!(Name::new("a.b").is_err());
+/// # Ok::<(), whizbang::message::NameError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Repr);
 
@@ -49,28 +58,28 @@ impl std::hash::Hash for Repr {
 }
 
 impl Name {
-    /// The most bytes a name may have.
+    /// The largest length of a name in bytes.
     pub const MAX_BYTES: usize = 64;
 
-    /// Checks a name.
+    /// Validates a name.
     ///
     /// # Errors
-    /// [`NameError`] names the text and what is wrong with it.
+    /// [`NameError`] with the invalid text.
     pub fn new(name: &str) -> Result<Self, NameError> {
         Self::check(name)?;
         Ok(Self(Repr::Shared(Arc::from(name))))
     }
 
-    /// Checks a name that lives as long as the program; no allocation.
+    /// Validates a name with static lifetime, without allocation.
     ///
     /// # Errors
-    /// [`NameError`] names the text and what is wrong with it.
+    /// [`NameError`] with the invalid text.
     pub fn from_static(name: &'static str) -> Result<Self, NameError> {
         Self::check(name)?;
         Ok(Self(Repr::Static(name)))
     }
 
-    /// Whether `name` is one, also at compile time; the derives call it.
+    /// Returns whether `name` is a valid name. Usable at compile time; called by the derives.
     pub const fn is_valid(name: &str) -> bool {
         let bytes = name.as_bytes();
         if bytes.is_empty() || bytes.len() > Self::MAX_BYTES {
@@ -92,12 +101,12 @@ impl Name {
         if Self::is_valid(name) {
             return Ok(());
         }
-        // The text may come from outside and be of any size: quote only its beginning, with control bytes escaped.
+        // The text may come from outside and have any size: quote only its beginning, with control bytes escaped.
         let shown: String = name.chars().take(Self::MAX_BYTES).flat_map(char::escape_debug).collect();
         Err(NameError { shown, bytes: name.len() })
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
@@ -128,9 +137,9 @@ impl fmt::Debug for Name {
     }
 }
 
-/// A text that cannot be a [`Name`]. Nothing was sent or stored; choose another name.
+/// A text that is not a valid [`Name`]. Nothing was sent or stored; choose another name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{shown}` ({bytes} bytes) is no name: use 1 to 64 of A-Z a-z 0-9 _ -")]
+#[error("invalid name `{shown}` ({bytes} bytes): expected 1-64 characters from [A-Za-z0-9_-]")]
 pub struct NameError {
     shown: String,
     bytes: usize,

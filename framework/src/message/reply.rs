@@ -1,4 +1,4 @@
-//! What the sender of a command gets back when the domain says no.
+//! Rejections: the replies to commands that a domain declines.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Codec, CodecError};
 
-/// The domain's final "no" to a command: a stable code for programs and a text for people. Never retried.
+/// The final negative decision of a domain about a command: a stable code for programs and a text for people. Never
+/// retried.
 ///
 /// ```
 /// # use whizbang::Rejection;
@@ -21,11 +22,11 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    /// The code of the rejection that the sender of a command gets if the command became a dead letter of its receiver and an
-    /// operator discarded it. The command was not handled.
+    /// The code of the rejection for a command that became a dead letter of its receiver and was discarded by an
+    /// operator. The command was not handled.
     pub const DISCARDED: &'static str = "command.discarded";
 
-    /// The code of the rejection that a saga which has ended gives to a command that asks for more than a reply. Nothing was
+    /// The code of the rejection by a saga that has ended, for a command that would do more than reply. Nothing was
     /// recorded. See [`Effects::complete`](crate::Effects::complete).
     pub const SAGA_ENDED: &'static str = "saga.ended";
 
@@ -37,26 +38,26 @@ impl Rejection {
         Self::new(Self::SAGA_ENDED, "the saga has ended")
     }
 
-    /// A rejection. Codes are written `domain.reason` and never change once callers know them.
+    /// Creates a rejection. Codes have the form `domain.reason` and must not change once callers depend on them.
     pub fn new(code: impl Into<Cow<'static, str>>, text: impl Into<Cow<'static, str>>) -> Self {
         Self { code: code.into(), text: text.into() }
     }
 
-    /// The stable code, `domain.reason`.
+    /// Returns the stable code, `domain.reason`.
     pub fn code(&self) -> &str {
         &self.code
     }
 
-    /// The text for people.
+    /// Returns the text for people.
     pub fn text(&self) -> &str {
         &self.text
     }
 }
 
-/// The rejection in an encoded `Result<Reply, Rejection>`, whatever the reply's type; `None` if it is a reply.
+/// Returns the rejection in an encoded `Result<Reply, Rejection>` of any reply type, or `None` if it is a reply.
 ///
 /// # Errors
-/// What the codec says if the bytes are neither.
+/// The error of the codec if the bytes are neither.
 pub fn rejection_in(codec: Codec, bytes: &[u8]) -> Result<Option<Rejection>, CodecError> {
     match codec {
         // bincode writes the variant's number first: 0 is `Ok`, 1 is `Err`. It cannot skip a value of unknown type.

@@ -1,29 +1,29 @@
-//! Values as they will be read: written, read back and compared before anything depends on them.
+//! Verified encoding: a value is encoded, decoded and compared before anything depends on it.
 //!
-//! Called by actors, workers and clients for each message that is stored or sent. serde lets a type write one thing and read another, and
-//! no derive sees into types of other crates. A value that reads back differently would be acknowledged today and be another
-//! after a restart, on another thread or on another node. So what is used is always what was read, and a value that does not read
-//! back is an error before the commit.
+//! Called by actors, workers and clients for each message that is stored or sent. With serde, a type may write one
+//! thing and read another, and no derive can inspect types of other crates. Such a value would be acknowledged today
+//! and be a different one after a restart, on another thread or on another node. Therefore the decoded value is always
+//! the one that is used, and a value that does not read back is an error before the commit.
 
 use std::any::TypeId;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Codec, CodecError, Coded, Command, Message, Rejection, canonical};
 
-/// Whether a value of a trusted type was checked. Its first value is, because serde's traits may be written by hand and a name
-/// may stand for another type.
+/// Whether a value of a trusted type was verified. Its first value always is, because serde's traits may be implemented
+/// by hand and a type's name in a derive may refer to another type.
 #[derive(Debug, Default)]
 pub struct Trust(AtomicBool);
 
 impl Trust {
-    /// A record without a check.
+    /// Creates a record without a verified value.
     pub const fn new() -> Self {
         Self(AtomicBool::new(false))
     }
 
-    /// Returns whether values need no further checks, and notes that this one is checked if they do.
+    /// Returns whether values need no verification. Otherwise records that this one is verified.
     ///
-    /// Read first: once the type is trusted, no thread writes to what all threads share.
+    /// Reads first: once the type is trusted, no thread writes to the shared cache line.
     fn is_complete(&self) -> bool {
         self.0.load(Ordering::Relaxed) || {
             self.0.store(true, Ordering::Relaxed);
@@ -32,10 +32,10 @@ impl Trust {
     }
 }
 
-/// Appends the bytes of a message to `into`, and returns the message as it reads from them; `None` if the type is trusted, whose
-/// values read as they are. On an error `into` is as long as before.
+/// Appends the encoded message to `into` and returns the decoded message, or `None` if the type is trusted and decodes
+/// to equal values. On an error `into` keeps its length.
 ///
-/// Costs a second reading and a second writing, unless the type is trusted.
+/// Costs one decoding and one more encoding, unless the type is trusted.
 pub(crate) fn encode_verified<M: Message>(
     message: &M,
     codec: Codec,
@@ -46,29 +46,29 @@ pub(crate) fn encode_verified<M: Message>(
     if M::trust().is_some_and(Trust::is_complete) {
         return Ok(None);
     }
-    let ways = CodecFns { write: M::encode, read: |codec, bytes| M::decode(M::VERSION, codec, bytes) };
-    let read = read_back(message, codec, into.get(start..).unwrap_or_default(), ways);
+    let fns = CodecFns { write: M::encode, read: |codec, bytes| M::decode(M::VERSION, codec, bytes) };
+    let read = read_back(message, codec, into.get(start..).unwrap_or_default(), fns);
     or_truncate(read.map(Some), M::NAME, start, into)
 }
 
-/// As [`encode_verified`], for a command: it must also read back with the key by which it is routed.
+/// Like [`encode_verified`], for a command: it must also decode with the key by which it is routed.
 pub(crate) fn encode_command_verified<C: Command>(
     command: &C,
     codec: Codec,
     into: &mut Vec<u8>,
 ) -> Result<Option<C>, CodecError> {
     let start = into.len();
-    let settled = encode_verified(command, codec, into)?;
-    let key = settled.as_ref().map(|read| read.key()).filter(|key| *key != command.key());
+    let decoded = encode_verified(command, codec, into)?;
+    let key = decoded.as_ref().map(|read| read.key()).filter(|key| *key != command.key());
     if let Some(key) = key {
         let reason =
             format!("its key `{}` reads as `{}`", command.key().as_str().escape_debug(), key.as_str().escape_debug());
         return or_truncate(Err(CodecError::Decode { reason }), C::NAME, start, into);
     }
-    Ok(settled)
+    Ok(decoded)
 }
 
-/// Appends the bytes of a reply to `into`, and returns it as it reads from them. On an error `into` is as long as before.
+/// Appends the encoded reply to `into` and returns the decoded reply. On an error `into` keeps its length.
 pub(crate) fn encode_reply_verified<R: Coded + 'static>(
     reply: Result<R, Rejection>,
     codec: Codec,
@@ -79,12 +79,12 @@ pub(crate) fn encode_reply_verified<R: Coded + 'static>(
     if reply.is_err() || is_plain::<R>() {
         return Ok(reply);
     }
-    let ways = CodecFns { write: R::write_reply, read: R::read_reply };
-    let read = read_back(&reply, codec, into.get(start..).unwrap_or_default(), ways);
+    let fns = CodecFns { write: R::write_reply, read: R::read_reply };
+    let read = read_back(&reply, codec, into.get(start..).unwrap_or_default(), fns);
     or_truncate(read, std::any::type_name::<R>(), start, into)
 }
 
-/// Takes back what was written if it does not read back.
+/// Truncates `into` to `start` if the value does not read back.
 fn or_truncate<T>(read: Result<T, CodecError>, name: &str, start: usize, into: &mut Vec<u8>) -> Result<T, CodecError> {
     read.map_err(|error| {
         into.truncate(start);
@@ -92,42 +92,42 @@ fn or_truncate<T>(read: Result<T, CodecError>, name: &str, start: usize, into: &
     })
 }
 
-/// How a value is written and read.
+/// The functions that encode and decode a value.
 pub(super) struct CodecFns<T> {
     pub(super) write: fn(&T, Codec, &mut Vec<u8>) -> Result<(), CodecError>,
     pub(super) read: fn(Codec, &[u8]) -> Result<T, CodecError>,
 }
 
-/// Reads what was written, and returns it if it is the value.
-pub(super) fn read_back<T>(value: &T, codec: Codec, written: &[u8], ways: CodecFns<T>) -> Result<T, CodecError> {
-    let read = (ways.read)(codec, written)?;
+/// Decodes the encoded value and returns it if it equals `value`.
+pub(super) fn read_back<T>(value: &T, codec: Codec, written: &[u8], fns: CodecFns<T>) -> Result<T, CodecError> {
+    let read = (fns.read)(codec, written)?;
     let mut again = Vec::with_capacity(written.len());
-    (ways.write)(&read, codec, &mut again)?;
+    (fns.write)(&read, codec, &mut again)?;
     if again == written {
         return Ok(read);
     }
     let both = |one: &mut Vec<u8>, other: &mut Vec<u8>| {
-        (ways.write)(value, Codec::Bincode, one).is_ok() && (ways.write)(&read, Codec::Bincode, other).is_ok()
+        (fns.write)(value, Codec::Bincode, one).is_ok() && (fns.write)(&read, Codec::Bincode, other).is_ok()
     };
-    compare_unordered(codec, written, &again, &both, &|bytes| (ways.read)(Codec::Bincode, bytes).is_ok())?;
+    compare_unordered(codec, written, &again, &both, &|bytes| (fns.read)(Codec::Bincode, bytes).is_ok())?;
     Ok(read)
 }
 
-/// Reads bincode of which the value is not known any more, and returns it if it would be written as the same.
-pub(super) fn reread<T>(codec: Codec, written: &[u8], ways: CodecFns<T>) -> Result<T, CodecError> {
-    let read = (ways.read)(codec, written)?;
+/// Decodes a value whose original is not known, and returns it if it would be encoded as the same bytes.
+pub(super) fn reread<T>(codec: Codec, written: &[u8], fns: CodecFns<T>) -> Result<T, CodecError> {
+    let read = (fns.read)(codec, written)?;
     let mut again = Vec::with_capacity(written.len());
-    (ways.write)(&read, codec, &mut again)?;
+    (fns.write)(&read, codec, &mut again)?;
     if again != written {
-        compare_unordered(codec, written, &again, &|_, _| false, &|bytes| (ways.read)(Codec::Bincode, bytes).is_ok())?;
+        compare_unordered(codec, written, &again, &|_, _| false, &|bytes| (fns.read)(Codec::Bincode, bytes).is_ok())?;
     }
     Ok(read)
 }
 
-/// Compares the different bytes of a value and of the value that was read from them.
+/// Compares the differing encodings of a value and of the value decoded from it.
 ///
-/// They may differ in one way: the entries of a `HashMap` or `HashSet` come in another order each time. `both` writes the two values
-/// in bincode, in which tuples and lists are told apart, and `read` reads one of them.
+/// One difference is allowed: the entries of a `HashMap` or `HashSet` may be in another order each time. `both` encodes
+/// the two values in bincode, in which tuples and lists are distinguishable, and `read` decodes one of them.
 #[cold]
 fn compare_unordered(
     codec: Codec,
@@ -155,7 +155,7 @@ fn compare_unordered(
     if is_equal { Ok(()) } else { Err(CodecError::Decode { reason: "it reads as another value".to_owned() }) }
 }
 
-/// The error of a value that was written and does not read back.
+/// Returns the error for a value that was encoded and does not read back.
 pub(super) fn unreadable_error(name: &str, error: &CodecError) -> CodecError {
     let cause = match error {
         CodecError::Decode { reason } | CodecError::Encode { reason } => reason.clone(),
@@ -169,7 +169,7 @@ pub(super) fn unreadable_error(name: &str, error: &CodecError) -> CodecError {
     }
 }
 
-/// Returns whether a type is one of those that every codec is known to read back. The comparisons are constants.
+/// Returns whether every codec is known to read back values of the type. The comparisons are constants.
 fn is_plain<R: 'static>() -> bool {
     macro_rules! is_one_of {
         ($($type:ty),*) => { false $(|| TypeId::of::<R>() == TypeId::of::<$type>())* };

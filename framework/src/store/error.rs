@@ -1,4 +1,4 @@
-//! What can go wrong with a store.
+//! Errors of stores.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,72 +6,73 @@ use std::sync::Arc;
 use crate::message::{CodecError, ShardId};
 use crate::store::Epoch;
 
-/// A store that could not do what it was asked. Cheap to clone: one failed commit is many turns' error.
+/// An error of a store. Cheap to clone, because one failed commit is reported to many turns.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// A younger owner has the shard. The turn was not committed and never will be by this node; the new owner decides.
-    #[error("shard {shard} belongs to epoch {current}, not to {mine} any more")]
+    /// A later owner has the shard. The turn was not committed and never will be by this node; the new owner decides.
+    #[error("shard {shard} fenced: epoch {mine} was replaced by epoch {current}")]
     Fenced {
         /// The shard.
         shard: ShardId,
-        /// The epoch that tried.
+        /// The epoch of the rejected writer.
         mine: Epoch,
-        /// The epoch that owns.
+        /// The current epoch.
         current: Epoch,
     },
-    /// A younger owner has the view. What was to be saved was not, and never will be by this node; the new owner follows the
-    /// events itself.
-    #[error("the view of `{projection}` belongs to epoch {current}, not to {mine} any more")]
+    /// A later owner has the view. The view was not saved and never will be by this node; the new owner follows the
+    /// events.
+    #[error("view of `{projection}` fenced: epoch {mine} was replaced by epoch {current}")]
     ViewTaken {
         /// The projection.
         projection: String,
-        /// The epoch that tried.
+        /// The epoch of the rejected owner.
         mine: Epoch,
-        /// The epoch that owns.
+        /// The current epoch.
         current: Epoch,
     },
-    /// The disk is full. The turn was refused and nothing of it is stored; reads go on. Make room, then send again.
-    #[error("no room left in {at}")]
+    /// The disk is full. The turn was rejected and nothing of it is stored; reads still work. Free space, then send the
+    /// message again.
+    #[error("no space left in {at}")]
     Full {
         /// The folder or table.
         at: String,
     },
-    /// The turn does not follow the last one of its stream: whoever wrote it did not know all of the stream. Nothing of it is
-    /// stored. Load the stream again and handle the message on what is there.
-    #[error("a turn of a stream in shard {shard} is out of turn: number {expected} comes next")]
+    /// The turn does not follow the last turn of its stream: its writer did not know the whole stream. Nothing of it is
+    /// stored. Load the stream again and handle the message on the new state.
+    #[error("version conflict in shard {shard}: expected turn {expected}")]
     OutOfTurn {
         /// The shard.
         shard: ShardId,
-        /// The number the stream's next turn has.
+        /// The number of the stream's next turn.
         expected: u64,
     },
-    /// The turn is larger than a store takes. It was refused; record or send less in one turn.
-    #[error("the turn has {bytes} bytes, more than the {limit} allowed")]
+    /// The turn is larger than the store allows. It was rejected; record or send less in one turn.
+    #[error("turn too large: {bytes} bytes, at most {limit} are allowed")]
     Oversize {
-        /// How many bytes it has.
+        /// The size of the turn.
         bytes: usize,
-        /// How many it may have.
+        /// The largest allowed size.
         limit: usize,
     },
-    /// Reading or writing failed. What was appended and not committed has an unknown fate: the store must be opened again,
-    /// which recovers all that was committed. A failed flush is never tried again.
+    /// Reading or writing failed. Whether uncommitted appends were stored is unknown. Reopen the store, which recovers
+    /// everything that was committed. A failed flush is never retried, because the state of the disk is then unknown.
     #[error("{doing} failed: {source}")]
     Io {
-        /// What the store was doing.
+        /// The operation that failed.
         doing: String,
-        /// What the operating system or the server said.
+        /// The error of the operating system or the server.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// Stored bytes are damaged somewhere else than in the unfinished end of the log. Nothing is skipped silently: restore
-    /// the file from a backup or a replica.
+    /// Stored bytes are damaged at a place other than the unfinished end of the log. Nothing is skipped silently:
+    /// restore the file from a backup or a replica.
     #[error("{file} is damaged at byte {offset}: {reason}", file = file.display())]
     Corrupt {
         /// The file.
         file: PathBuf,
-        /// Where in it.
+        /// The byte in the file.
         offset: u64,
-        /// What is wrong.
+        /// A description of the damage.
         reason: String,
     },
     /// Another process uses the store. Stop it, or choose another folder.
@@ -80,47 +81,47 @@ pub enum StoreError {
         /// The folder or database.
         at: String,
     },
-    /// There is no store to be read. Nothing was changed; name the folder of one.
-    #[error("there is no store in {at}")]
+    /// There is no store at this place. Nothing was changed; pass the folder of a store.
+    #[error("no store found in {at}")]
     Missing {
         /// The folder.
         at: String,
     },
     /// The store was written by a newer version. Nothing was changed; use that version.
-    #[error("{at} has format {found}, this program knows up to {known}")]
+    #[error("{at} has format {found}, this program supports formats up to {known}")]
     Newer {
         /// The folder or database.
         at: String,
-        /// The format found.
+        /// The format of the store.
         found: u32,
-        /// The newest format this program knows.
+        /// The newest format of this program.
         known: u32,
     },
-    /// The domain was created with another number of shards, which can never change. Set `shards` back.
+    /// The domain was created with another number of shards, which can never change. Restore the old value of `shards`.
     #[error("domain `{domain}` was created with {found} shards, not {wanted}")]
     Shards {
         /// The domain.
         domain: String,
-        /// The number it was created with.
+        /// The number of shards it was created with.
         found: u16,
-        /// The number asked for.
+        /// The requested number of shards.
         wanted: u16,
     },
-    /// The store is closed, or stopped by an earlier error. Nothing was stored; start the node again.
+    /// The store is closed, or was stopped by an earlier error. Nothing was stored; restart the node.
     #[error("the store is closed")]
     Closed,
-    /// A stored message cannot be read by this program. It stays stored; deploy a program that knows it.
-    #[error("a stored message cannot be read: {0}")]
+    /// This program cannot decode a stored message. The message stays stored; deploy a program that knows its type.
+    #[error("failed to decode a stored message: {0}")]
     Codec(#[from] CodecError),
 }
 
 impl StoreError {
-    /// An error of reading or writing.
+    /// Creates an [`Io`](Self::Io) error. `doing` names the operation as a gerund: "reading the log".
     pub fn io(doing: impl Into<String>, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self::Io { doing: doing.into(), source: Arc::new(source) }
     }
 
-    /// Whether the same call may succeed later without anybody's help.
+    /// Returns whether the same call may succeed later, for example once space is freed.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Full { .. } | Self::Io { .. })
     }

@@ -1,8 +1,8 @@
-//! The durable home: every shard's log of turns, and what is derived from it.
+//! Durable storage: the log of turns of every shard, and what is derived from it.
 //!
-//! Called by actors (append, load), the relay (events, outbox) and projections (views). Calls nothing but messages.
-//! The shard logs are the truth. Positions in a shard are 1, 2, 3 … without gaps; a turn is in the log whole or not at all.
-//! It never looks inside a payload.
+//! Called by actors (append, load), the relay (events, outbox) and projections (views). Depends only on `message` and
+//! `clock`. The shard logs are authoritative. Positions in a shard are 1, 2, 3 … without gaps, and a turn is in the log
+//! either completely or not at all. This module never decodes a payload.
 
 mod catalog;
 #[cfg(feature = "embedded")]
@@ -43,17 +43,20 @@ use futures_util::future::BoxFuture;
 use crate::clock::Timestamp;
 use crate::message::{MessageId, Name, ShardId, StoreIdentity};
 
-/// A store: opens shards, keeps views, says what it promises.
+/// A store: opens shards and keeps views, the catalog and the store's identity.
 ///
-/// Implementations pass the conformance suite in `whizbang::testing::store`.
+/// Implementations pass the conformance suite in `whizbang::testing::store`. The futures may be dropped at any time; a
+/// write that has begun may then still complete.
 pub trait Store: Send + Sync + 'static {
-    /// Takes ownership of a shard: raises its epoch, so that whoever had it before can commit no more, and recovers it.
+    /// Takes ownership of a shard and recovers it. Raises the shard's epoch, so that an earlier owner can no longer
+    /// commit.
     ///
-    /// `shards` is how many shards the domain has; it is fixed with the first opening.
-    /// `listener` hears of commits; all shards opened with the same listener share one rising row of tickets.
+    /// `shards` is the domain's number of shards; the first opening fixes it. `listener` is notified of commits. All
+    /// shards opened with the same listener share one monotonically increasing ticket sequence.
     ///
     /// # Errors
-    /// [`StoreError::Shards`] if the domain was created with another number of shards, and what reading can meet.
+    /// [`StoreError::Shards`] if the domain was created with another number of shards, and the errors of reading and
+    /// writing.
     fn open<'a>(
         &'a self,
         shard: &'a ShardId,
@@ -61,195 +64,202 @@ pub trait Store: Send + Sync + 'static {
         listener: Arc<dyn CommitListener>,
     ) -> BoxFuture<'a, Result<ShardHandle, StoreError>>;
 
-    /// Reads a shard without taking it: whoever owns it goes on owning it, and nothing is written. None if nobody ever has. For
-    /// reports and checks.
+    /// Opens a shard for reading without taking ownership; nothing is written. Returns `None` if the shard was never
+    /// opened. For reports and checks.
     ///
     /// # Errors
-    /// What reading can meet.
+    /// The errors of reading.
     fn read<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<Option<Arc<dyn ShardReader>>, StoreError>>;
 
-    /// The stored view of a projection, if there is one.
+    /// Returns the stored view of a projection, or `None` if none was saved.
     fn view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Option<View>, StoreError>>;
 
-    /// Takes ownership of a projection's view: raises its epoch, so that whoever had it before can save it no more. What is there
-    /// when this returns is what is found by [`view`](Self::view) until the new owner saves.
+    /// Takes ownership of a projection's view. Raises the view's epoch, so that an earlier owner can no longer save it.
+    /// The view that is stored when this returns stays until the new owner saves.
     ///
     /// # Errors
-    /// What reading and writing can meet.
+    /// The errors of reading and writing.
     fn claim_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>>;
 
-    /// Replaces the view of a projection together with its checkpoint: both or neither. Durable when it returns.
+    /// Replaces the view of a projection together with its checkpoint, atomically. Durable when it returns.
     ///
     /// # Errors
-    /// [`StoreError::ViewTaken`] if a younger owner has the view than the one of `epoch`, and what writing can meet. Nothing was
-    /// replaced then.
+    /// [`StoreError::ViewTaken`] if the view has a later epoch than `epoch`, and the errors of writing. On an error
+    /// nothing was replaced.
     fn save_view<'a>(&'a self, projection: &'a Name, epoch: Epoch, view: View)
     -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// The catalog of the types whose bytes are in the store; `None` if none was ever saved.
+    /// Returns the catalog of the types whose bytes are in the store, or `None` if none was ever saved.
     ///
     /// # Errors
-    /// What reading can meet. A damaged catalog is [`StoreError::Corrupt`].
+    /// The errors of reading. A damaged catalog is [`StoreError::Corrupt`].
     fn catalog(&self) -> BoxFuture<'_, Result<Option<Vec<CatalogEntry>>, StoreError>>;
 
-    /// Replaces the whole catalog: all entries or none. Durable when it returns.
+    /// Replaces the whole catalog, atomically. Durable when it returns.
     ///
     /// # Errors
-    /// What writing can meet. Nothing was replaced then.
+    /// The errors of writing. On an error nothing was replaced.
     fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// The store's identity, made with the store; a store of an older version gets one when it is opened. `None`, the default: the
-    /// store has none, and nothing keeps a second node with another store from serving the same domains.
+    /// Returns the store's identity, which is created with the store; a store of an older version gets one when it is
+    /// opened. The default is `None`: the store has no identity, and nothing prevents a second node with another store
+    /// from serving the same domains.
     ///
     /// # Errors
-    /// What reading can meet.
+    /// The errors of reading.
     fn identity(&self) -> BoxFuture<'_, Result<Option<StoreIdentity>, StoreError>> {
         Box::pin(std::future::ready(Ok(None)))
     }
 
-    /// Replaces what [`identity`](Self::identity) returns; durable when it returns. Called twice at each start of a node with a
-    /// bridge.
+    /// Replaces what [`identity`](Self::identity) returns. Durable when it returns. Called twice at each start of a
+    /// node with a bridge.
     ///
     /// # Errors
-    /// What writing can meet. Nothing was replaced then.
+    /// The errors of writing. On an error nothing was replaced.
     fn save_identity(&self, identity: StoreIdentity) -> BoxFuture<'_, Result<(), StoreError>> {
         drop(identity);
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// Drops what finds the turns before `before` by the ids of their messages: nothing asks for them any longer. Called from
-    /// time to time, with a time that rises; [`ShardReader::find_turn`] may find older turns or not. Does nothing by default.
+    /// Allows the store to drop the index entries by which [`ShardReader::find_turn`] finds turns older than `before`.
+    /// Called periodically with an increasing time. Older turns may or may not be found afterwards. Does nothing by
+    /// default.
     fn forget_ids(&self, before: Timestamp) {
         let _ = before;
     }
 
-    /// The secret with which digests of messages are keyed, so that a caller cannot make two messages with one digest. The
-    /// same for the life of the store. By default 0, which protects from mistakes and not from malice.
+    /// Returns the secret key for message digests, so that a caller cannot construct two messages with the same digest.
+    /// It never changes during the life of the store. The default 0 protects against mistakes but not against an
+    /// attacker.
     fn digest_key(&self) -> u128 {
         0
     }
 
-    /// What is wrong with the store now, for health: why it refuses appends, and damage that was met while reading. Empty again
-    /// once the cause is gone; damage stays until the store is opened again. Empty by default.
+    /// Returns the current problems of the store for health: the reason for rejected appends, and damage found while
+    /// reading. A problem disappears once its cause is gone; damage stays until the store is reopened. Empty by
+    /// default.
     fn issues(&self) -> Vec<StoreError> {
         Vec::new()
     }
 
-    /// What a commit survives, in words: a line for the log at start.
+    /// Describes which failures a commit survives. The text is logged at start.
     fn durability(&self) -> &'static str;
 
-    /// Makes all that was appended durable and lets go of files and locks. Appends after it are refused as closed.
+    /// Makes all appends durable and releases files and locks. Later appends fail with [`StoreError::Closed`].
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 }
 
-/// An opened shard: one writer, any number of readers.
+/// An opened shard: one writer and any number of readers.
 pub struct ShardHandle {
-    /// The one writer. It lives on the thread of the shard's actors.
+    /// The only writer. It stays on the thread of the shard's actors.
     pub writer: Box<dyn ShardWriter>,
-    /// Readers see what is committed and nothing else.
+    /// A reader, which sees committed data only.
     pub reader: Arc<dyn ShardReader>,
 }
 
-/// The number of an append; rises by one with each. What [`CommitListener::committed`] names is durable up to there.
+/// The number of an append, increasing by one. [`CommitListener::committed`] reports the ticket up to which appends are
+/// durable.
 pub type Ticket = u64;
 
-/// Number of an ownership of a shard, or of a view; a commit of an older one is refused.
+/// The number of an ownership of a shard or a view. Commits with an older epoch are rejected.
 pub type Epoch = u64;
 
-/// Hears from the store's writer, on whatever thread that runs: that of an append as well, before it returns. Must not block.
+/// Notified by the store's writer, on any thread, possibly from inside `append` before it returns. Must not block.
 pub trait CommitListener: Send + Sync {
-    /// Everything up to and including `through` is durable.
+    /// All appends up to and including `through` are durable.
     fn committed(&self, through: Ticket);
 
-    /// Nothing that was appended and not reported as committed will be. Its fate is unknown until the shard is opened again.
+    /// No append that was not reported as committed will be reported. Whether it reached the disk is unknown until the
+    /// shard is reopened.
     fn failed(&self, error: StoreError);
 }
 
-/// What an append has brought about.
+/// The result of an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
-    /// The append's number.
+    /// The number of the append.
     pub ticket: Ticket,
-    /// The position of the shard's last event, this turn's included.
+    /// The position of the shard's last event, including this turn's events.
     pub position: u64,
-    /// Whether it is durable already. If not, the listener will hear of it.
+    /// `true` if the append is already durable. Otherwise the listener is notified later.
     pub committed: bool,
-    /// What spares the stream's next turn a search.
+    /// The hint for the next turn of the stream.
     pub stream: StreamHint,
 }
 
-/// What a writer says about a stream with each of its turns, to be told it again with the next: where the stream is. It means
-/// something to that one writer only. A store need not give any, nor take notice of one.
+/// An opaque hint returned by `append` that lets the next append to the same stream skip a lookup. It is valid only for
+/// the writer that returned it. A store may return no hints and ignore them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StreamHint(u64);
 
 impl StreamHint {
-    /// A hint with these bits; 0, the default, says nothing.
+    /// Creates a hint with these bits. 0, the default, means no hint.
     pub const fn new(bits: u64) -> Self {
         Self(bits)
     }
 
-    /// The bits.
+    /// Returns the bits.
     pub const fn get(self) -> u64 {
         self.0
     }
 }
 
-/// The one writer of a shard. Not shared: appends are in the order of the calls.
+/// The only writer of a shard. Not shared: appends are stored in the order of the calls.
 pub trait ShardWriter: Send {
-    /// The epoch under which this writer commits.
+    /// Returns the epoch under which this writer commits.
     fn epoch(&self) -> Epoch;
 
-    /// Whether an append is committed when it returns. Then nothing is won by gathering turns before they are taken.
+    /// Returns whether appends are committed when they return. If so, batching turns before appending them has no
+    /// benefit.
     fn commits_at_once(&self) -> bool {
         false
     }
 
-    /// Puts a turn at the end of the log, atomically; gives its events the next positions and its outbox entries the next
-    /// sequences. Returns at once: durability comes with the ticket.
+    /// Appends a turn to the log, atomically. Assigns the next positions to its events and the next sequences to its
+    /// outbox entries. Returns without waiting for durability, which is reported with the ticket.
     ///
     /// # Errors
-    /// [`StoreError::Fenced`] if a younger owner exists, [`StoreError::Oversize`], [`StoreError::Full`], or what broke the
-    /// store. After an error nothing of the turn is in the log.
+    /// [`StoreError::Fenced`] if a later owner exists, [`StoreError::OutOfTurn`], [`StoreError::Oversize`],
+    /// [`StoreError::Full`], or the error that stopped the store. On an error nothing of the turn is in the log.
     fn append(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError>;
 
-    /// As [`append`](Self::append), for a turn that nothing else is in flight with on its thread. The store may make it durable
-    /// right here, while the thread stands still, instead of waking a thread of its own for it; the answer says whether it has.
+    /// Like [`append`](Self::append), for a turn with no other turn in flight on its thread. The store may flush on the
+    /// calling thread instead of waking a writer thread; [`Appended::committed`] reports whether it did.
     ///
     /// # Errors
-    /// As [`append`](Self::append). That it could not be made durable is no error here: the listener hears of it.
+    /// As [`append`](Self::append). A failed flush is not reported here but to the listener.
     fn append_alone(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {
         self.append(turn)
     }
 
-    /// Writes down how far this shard has taken from a source, when no turn is there to carry the mark.
+    /// Records the watermark of a source without a turn.
     ///
     /// # Errors
     /// As [`append`](Self::append).
     fn advance(&mut self, watermark: &Watermark) -> Result<Appended, StoreError>;
 
-    /// Writes down that the destination has committed all outbox entries up to and including `through`.
-    /// May be written late: entries that come back after a crash are sent again and dropped as duplicates.
+    /// Records that the destination has committed all outbox entries up to and including `through`. The record may be
+    /// lost in a crash: the entries are then sent again and dropped as duplicates.
     ///
     /// # Errors
     /// As [`append`](Self::append).
     fn sent(&mut self, to: &ShardId, through: u64) -> Result<Appended, StoreError>;
 
-    /// Keeps a snapshot of a stream. A cache: it may be lost, and is never needed. It is not newer than the log: a store
-    /// ignores one whose turn is not committed when it is read.
+    /// Stores a snapshot of a stream. Snapshots are a cache and may be lost. A snapshot whose turn is not committed is
+    /// ignored when it is read.
     fn save_snapshot(&mut self, actor: &Name, key: &str, snapshot: Snapshot);
 }
 
-/// A stream that is read in pieces; from [`ShardReader::pages`].
+/// A stream that is read page by page, from [`ShardReader::pages`].
 pub trait StreamPages: Send {
-    /// The newest usable snapshot. The turns are those after it.
+    /// Returns the newest usable snapshot. The pages hold the turns after it.
     fn snapshot(&self) -> Option<&Snapshot>;
 
-    /// The next turns, oldest first; none once all were read.
+    /// Returns the next turns, oldest first, or an empty list at the end.
     fn next(&mut self) -> BoxFuture<'_, Result<Vec<StoredTurn>, StoreError>>;
 }
 
-/// A stream whose turns were read at once.
+/// A stream whose turns were all read at once.
 struct OnePage(StreamState);
 
 impl StreamPages for OnePage {
@@ -263,19 +273,21 @@ impl StreamPages for OnePage {
     }
 }
 
-/// Reads what is committed in a shard. Any thread.
+/// Reads the committed data of a shard. Usable from any thread.
 pub trait ShardReader: Send + Sync {
-    /// The position of the last committed event; 0 if there is none.
+    /// Returns the position of the last committed event, or 0 if there is none.
     fn position(&self) -> u64;
 
-    /// A stream's newest snapshot and the turns after it, oldest first. An unknown stream is empty, not an error.
+    /// Loads a stream: its newest snapshot and the turns after it, oldest first. An unknown stream is empty, not an
+    /// error.
     fn load<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<StreamState, StoreError>>;
 
-    /// What [`load`](Self::load) reads, in pieces, so that a long stream takes neither much memory nor the caller's thread for
-    /// long. Without `snapshot` the turns begin with the first. This default reads all of it at once.
+    /// Reads the same as [`load`](Self::load) in pages, which bounds the memory and the time on the caller's thread for
+    /// a long stream. Without `snapshot` the pages begin with the first turn. The default implementation reads
+    /// everything at once.
     ///
     /// # Errors
-    /// What reading can meet.
+    /// The errors of reading.
     fn pages<'a>(
         &'a self,
         actor: &'a Name,
@@ -291,17 +303,18 @@ pub trait ShardReader: Send + Sync {
         })
     }
 
-    /// All turns of a stream from its first, for history; the snapshot is not used.
+    /// Returns all turns of a stream from the first, without using a snapshot.
     fn history<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<Vec<StoredTurn>, StoreError>>;
 
-    /// The newest committed turn of a stream that handled the message `id` from outside: its [mark](Mark::Outside) says so.
-    /// `None` if there is none, or if it is older than [what is remembered](Store::forget_ids).
+    /// Returns the newest committed turn of a stream that handled the message `id` from outside, as recorded by its
+    /// [mark](Mark::Outside). Returns `None` if there is none, or if it is older than the [retained
+    /// ids](Store::forget_ids).
     ///
-    /// A store finds it without reading the stream: an actor waits for the answer, and a stream may have a million turns. This
-    /// default reads the whole stream.
+    /// A store should find the turn without reading the stream: an actor waits for the result, and a stream may have a
+    /// million turns. The default implementation reads the whole stream.
     ///
     /// # Errors
-    /// What reading can meet.
+    /// The errors of reading.
     fn find_turn<'a>(
         &'a self,
         actor: &'a Name,
@@ -314,10 +327,10 @@ pub trait ShardReader: Send + Sync {
         })
     }
 
-    /// Up to `limit` events with positions above `after`, in their order.
+    /// Returns up to `limit` events with positions above `after`, in order.
     fn events(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredEvent>, StoreError>>;
 
-    /// Up to `limit` outbox entries for `to` with sequences above `after`, in their order.
+    /// Returns up to `limit` outbox entries for `to` with sequences above `after`, in order.
     fn outbox<'a>(
         &'a self,
         to: &'a ShardId,
@@ -325,40 +338,43 @@ pub trait ShardReader: Send + Sync {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<OutboxEntry>, StoreError>>;
 
-    /// For each destination: up to where it has committed, and the last sequence given out.
+    /// Returns for each destination the sequence it has committed and the last sequence assigned.
     fn outbox_heads(&self) -> Vec<(ShardId, u64, u64)>;
 
-    /// How far this shard has taken from each of its sources.
+    /// Returns the watermark of each source of this shard.
     fn watermarks(&self) -> Vec<Watermark>;
 
-    /// How far this shard has taken from one source; 0 if nothing.
+    /// Returns the watermark of one source, or 0 if there is none.
     fn watermark(&self, source: &Source) -> u64 {
         self.watermarks().into_iter().find(|mark| mark.source == *source).map_or(0, |mark| mark.through)
     }
 
-    /// Up to `limit` timers that are due at `now`, earliest first.
+    /// Returns up to `limit` timers that are due at `now`, earliest first.
     fn timers_due(&self, now: Timestamp, limit: usize) -> Vec<Timer>;
 
-    /// When the next timer is due.
+    /// Returns the time at which the next timer is due.
     fn next_timer(&self) -> Option<Timestamp>;
 
-    /// Timers of one actor type behind `after`: up to `limit` that are due at `now`. The cost grows with `limit`, not with the
-    /// number of timers before or behind.
+    /// Returns up to `limit` timers of one actor type after `after` that are due at `now`. The cost grows with `limit`,
+    /// not with the number of other timers.
     fn timers_of(&self, actor: &Name, after: TimerCursor, now: Timestamp, limit: usize) -> TimerPage;
 
-    /// How many timers are set, by actor type; types without timers are left out. The cost does not grow with the timers.
+    /// Returns the number of timers by actor type; types without timers are omitted. The cost does not grow with the
+    /// number of timers.
     fn timer_counts(&self) -> Vec<(Name, usize)>;
 
-    /// Up to `limit` unresolved dead letters with ids above `after`, by id.
+    /// Returns up to `limit` unresolved dead letters with ids above `after`, ordered by id.
     fn dead_letters(
         &self,
         after: Option<MessageId>,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<DeadLetter>, StoreError>>;
 
-    /// Returns the number of unresolved dead letters, those that are only [deferred](DeadLetterReason::Deferred) left out. Asked at every look at a node's health, so it costs no reading.
+    /// Returns the number of unresolved dead letters, not counting [deferred](DeadLetterReason::Deferred) messages.
+    /// Called at every health check, so it must not read the log.
     fn dead_letter_count(&self) -> u64;
 
-    /// Every stream of the shard: actor type and key, in no order. For checks and rebuilds; cost grows with the keys.
+    /// Returns actor type and key of every stream of the shard, unordered. For checks and rebuilds; the cost grows with
+    /// the number of keys.
     fn streams(&self) -> BoxFuture<'_, Result<Vec<(Name, String)>, StoreError>>;
 }

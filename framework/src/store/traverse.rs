@@ -1,8 +1,9 @@
-//! Reads a shard's log along its links: from the newest record of a stream, of the events or of a destination to the older
-//! ones.
+//! Traverses a shard's log along its links, from the newest record of a stream, of the events or of a destination to
+//! the older ones.
 //!
-//! Called by the readers of the stores that keep a log, which say through [`Log`] how a record is read. Every record met is
-//! checked against what led to it: a record of another stream or with another number is damage, never an answer.
+//! Called by the readers of stores that keep a log, which provide access to records through [`Log`]. Each record is
+//! checked against the link that led to it. A record of another stream or with another number is reported as damage and
+//! never returned.
 
 use bytes::Bytes;
 
@@ -11,27 +12,27 @@ use super::record::{Location, Malformed, MarkRecord, Names, NoteRecord, Record, 
 use super::{DeadLetter, OutboxEntry, Snapshot, StoreError, StoredEvent, StoredTurn, StreamState};
 use crate::message::{MessageId, Name, ShardId};
 
-/// How records are read.
+/// Access to the records of a log.
 pub(crate) trait Log {
-    /// The bytes of the record at `location`.
+    /// Returns the bytes of the record at `location`.
     fn read(&self, location: Location) -> Result<Bytes, StoreError>;
 
-    /// The error for bytes at `location` that cannot be.
+    /// Returns the error for invalid bytes at `location`.
     fn damaged(&self, location: Location, reason: Malformed) -> StoreError;
 }
 
-/// A snapshot, and where the last turn it contains is; 0 if that is not known.
+/// A snapshot with the location of the last turn it includes; 0 if the location is not known.
 #[derive(Clone, Debug)]
 pub(crate) struct Located {
     pub(crate) location: Location,
     pub(crate) snapshot: Snapshot,
 }
 
-/// Room is made at once for so many turns of a stream; for more of them it grows with what is read.
+/// The number of turns of a stream for which memory is reserved at once. For more turns it grows as records are read.
 const MAX_RESERVED_TURNS: usize = 4096;
 
-const OTHER_STREAM: Malformed = Malformed("the links of a stream lead to another one");
-const NO_TURN: Malformed = Malformed("a link does not lead to a turn");
+const OTHER_STREAM: Malformed = Malformed("a stream's link leads to another stream");
+const NO_TURN: Malformed = Malformed("a link leads to a record that is not a turn");
 const NUMBERS: Malformed = Malformed("the numbers or versions of a stream's turns have a gap");
 
 fn turn<'a>(log: &impl Log, bytes: &'a Bytes, location: Location) -> Result<TurnRecord<'a>, StoreError> {
@@ -42,24 +43,25 @@ fn turn<'a>(log: &impl Log, bytes: &'a Bytes, location: Location) -> Result<Turn
     }
 }
 
-/// A page of a stream has at most so many turns.
+/// The most turns in a page of a stream.
 pub(crate) const PAGE_TURNS: u64 = 256;
 
-/// A page of a stream ends once its records have so many bytes.
+/// The size of records after which a page of a stream ends.
 const PAGE_BYTES: usize = 1024 * 1024;
 
-/// The snapshot of a stream, if it can be used with the log up to `head`.
+/// Returns the snapshot of a stream if it is usable with the log up to `head`.
 fn usable(head: Head, snapshot: Option<Located>) -> Option<Located> {
-    snapshot.filter(|placed| placed.snapshot.turn <= head.number)
+    snapshot.filter(|located| located.snapshot.turn <= head.number)
 }
 
 fn is_at(snapshot: Option<&Located>, location: Location, number: u64) -> bool {
-    snapshot
-        .is_some_and(|placed| placed.snapshot.turn == number && (placed.location == location || placed.location == 0))
+    snapshot.is_some_and(|located| {
+        located.snapshot.turn == number && (located.location == location || located.location == 0)
+    })
 }
 
-/// Walks over the records of a stream from `head` back to the turn after the snapshot, or to the one after `floor`; whether it
-/// came to the snapshot.
+/// Visits the records of a stream from `head` back to the turn after the snapshot, or to the turn after `floor`.
+/// Returns whether it reached the snapshot.
 fn walk_back(
     log: &impl Log,
     head: Head,
@@ -94,7 +96,7 @@ fn walk_back(
     Ok(false)
 }
 
-/// A stream up to `head`: from the snapshot if it fits, otherwise from the first turn.
+/// Loads a stream up to `head`: from the snapshot if it matches, otherwise from the first turn.
 pub(crate) fn load(
     log: &impl Log,
     head: Option<Head>,
@@ -105,7 +107,7 @@ pub(crate) fn load(
     let mut state = StreamState::default();
     let Some(head) = head else { return Ok(state) };
     let snapshot = usable(head, snapshot);
-    let known = snapshot.as_ref().map_or(0, |placed| placed.snapshot.turn);
+    let known = snapshot.as_ref().map_or(0, |located| located.snapshot.turn);
     state
         .turns
         .reserve(usize::try_from(head.number.saturating_sub(known)).unwrap_or(usize::MAX).min(MAX_RESERVED_TURNS));
@@ -115,12 +117,13 @@ pub(crate) fn load(
         state.turns.push(stored);
         Ok(())
     })?;
-    state.snapshot = snapshot.filter(|_| met).map(|placed| placed.snapshot);
+    state.snapshot = snapshot.filter(|_| met).map(|located| located.snapshot);
     state.turns.reverse();
     Ok(state)
 }
 
-/// Where the pages of a stream end, newest first, and the snapshot before them. Reads all records and keeps 16 bytes of a page.
+/// Returns the ends of the pages of a stream, newest first, and the snapshot before them. Reads all records but keeps
+/// only 16 bytes per page, so memory does not grow with the length of the stream.
 pub(crate) fn page_ends(
     log: &impl Log,
     head: Head,
@@ -139,10 +142,10 @@ pub(crate) fn page_ends(
         bytes += read.len();
         Ok(())
     })?;
-    Ok((snapshot.filter(|_| met).map(|placed| placed.snapshot), pages))
+    Ok((snapshot.filter(|_| met).map(|located| located.snapshot), pages))
 }
 
-/// The turns of a page that ends with `end`, from the one after `floor`, oldest first.
+/// Returns the turns of the page that ends with `end`, from the turn after `floor`, oldest first.
 pub(crate) fn page(
     log: &impl Log,
     end: Head,
@@ -159,9 +162,9 @@ pub(crate) fn page(
     Ok(turns)
 }
 
-/// The turn at the first of `places` that belongs to the stream and handled the message `id` from outside.
+/// Returns the turn at the first of `places` that belongs to the stream and handled the message `id` from outside.
 ///
-/// A place comes from a hash: one that leads to another stream or message is passed over.
+/// The locations come from a hash index; one that leads to another stream or message is skipped.
 pub(crate) fn find_turn(
     log: &impl Log,
     places: impl IntoIterator<Item = Location>,
@@ -181,7 +184,8 @@ pub(crate) fn find_turn(
     Ok(None)
 }
 
-/// The events with positions above `after` up to and including `to`; the links are followed from the record at `from`.
+/// Returns the events with positions above `after` up to and including `to`, following the links from the record at
+/// `from`.
 pub(crate) fn events(log: &impl Log, from: Location, after: u64, to: u64) -> Result<Vec<StoredEvent>, StoreError> {
     let mut found: Vec<(Location, Bytes)> = Vec::new();
     let mut location = from;
@@ -211,8 +215,8 @@ pub(crate) fn events(log: &impl Log, from: Location, after: u64, to: u64) -> Res
     Ok(events)
 }
 
-/// The outbox entries of `shard` for `to` with sequences above `after` up to and including `last`; the links are followed
-/// from the record at `from`.
+/// Returns the outbox entries of `shard` for `to` with sequences above `after` up to and including `last`, following
+/// the links from the record at `from`.
 pub(crate) fn outbox(
     log: &impl Log,
     shard: &ShardId,
@@ -258,7 +262,7 @@ pub(crate) fn outbox(
     Ok(entries)
 }
 
-/// The dead letters in these places.
+/// Returns the dead letters at these locations.
 pub(crate) fn dead_letters(log: &impl Log, places: &[(MessageId, Location)]) -> Result<Vec<DeadLetter>, StoreError> {
     let mut names = Names::default();
     let mut letters = Vec::new();
@@ -269,14 +273,15 @@ pub(crate) fn dead_letters(log: &impl Log, places: &[(MessageId, Location)]) -> 
             NoteRecord::DeadLetter(letter) if letter.id == *id => Some(letter),
             _ => None,
         });
-        let letter = letter.ok_or_else(|| log.damaged(*location, Malformed("a dead letter is not where it was")))?;
+        let letter =
+            letter.ok_or_else(|| log.damaged(*location, Malformed("a dead letter is missing from its record")))?;
         letters
             .push(record.to_dead_letter(letter, &bytes, &mut names).map_err(|reason| log.damaged(*location, reason))?);
     }
     Ok(letters)
 }
 
-/// The actor types and keys of the streams whose newest turns are in these places.
+/// Returns actor type and key of the streams whose newest turns are at these locations.
 pub(crate) fn streams(log: &impl Log, heads: &[Location]) -> Result<Vec<(Name, String)>, StoreError> {
     let mut names = Names::default();
     let mut streams = Vec::with_capacity(heads.len());

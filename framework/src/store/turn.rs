@@ -1,4 +1,4 @@
-//! What is written in one turn, and what is read back.
+//! The types that are written in one turn and read back.
 
 use bytes::Bytes;
 
@@ -6,32 +6,32 @@ use super::StreamHint;
 use crate::clock::Timestamp;
 use crate::message::{Codec, Envelope, Kind, MessageId, Name, ReplyMode, ShardId};
 
-/// One message through one actor, as it is written: all of it or nothing.
+/// The effects of handling one message in one actor, written atomically.
 #[derive(Clone, Debug)]
 pub struct Turn<'a> {
     /// The actor's type.
     pub actor: &'a Name,
     /// The actor's key.
     pub key: &'a str,
-    /// What the writer said of the stream with the turn before, if it is known: it spares a search.
+    /// The hint returned by the append of the stream's previous turn, if known. It saves a lookup.
     pub stream: StreamHint,
-    /// Which turn of its stream this is, from 1: one more than the last.
+    /// The number of this turn in its stream, from 1.
     pub number: u64,
-    /// The stream's version before it: the count of its events.
+    /// The stream's version before this turn: the number of its events.
     pub version: u64,
-    /// When, for people.
+    /// The time of the turn. Informational.
     pub time: Timestamp,
-    /// The message that was handled.
+    /// The id of the handled message.
     pub id: MessageId,
     /// Its correlation id.
     pub correlation: MessageId,
-    /// The W3C trace context it was handled in.
+    /// The W3C trace context of the turn.
     pub traceparent: Option<&'a str>,
     /// The mark that the message was handled.
     pub mark: Mark<'a>,
     /// The encoded `Result<Reply, Rejection>`; empty if the turn has no reply.
     pub reply: &'a [u8],
-    /// How the reply is written.
+    /// The codec of the reply.
     pub reply_codec: Codec,
     /// The events recorded.
     pub events: &'a [EventWrite<'a>],
@@ -39,105 +39,106 @@ pub struct Turn<'a> {
     pub outbox: &'a [OutboxWrite<'a>],
     /// The timers set or cleared.
     pub timers: &'a [TimerWrite<'a>],
-    /// What else the actor must remember.
+    /// Other state that the actor must remember.
     pub notes: &'a [Note],
 }
 
-/// The mark that a message was handled; it stands in the same commit as the message's effect.
+/// The mark that a message was handled. It is in the same commit as the effects of the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mark<'a> {
-    /// The turn handled no message that could come again, or did not finish it.
+    /// The turn handled no message that could be delivered again, or did not finish it.
     None,
-    /// A message from outside, known by its id.
+    /// A message from outside, identified by its id.
     Outside {
-        /// A hash of the payload, so that the same id with another payload is seen.
+        /// A hash of the payload, to detect the same id with another payload.
         digest: u64,
     },
-    /// A message from an actor or a log, known by its place.
+    /// A message from an actor or a log, identified by its number at the source.
     From {
         /// The source.
         source: &'a Source,
-        /// Its place there.
+        /// The message's sequence or position at the source.
         sequence: u64,
-        /// Up to where the shard has taken everything from the source, this turn included.
+        /// The number up to which the shard has handled everything from the source, including this turn.
         floor: u64,
     },
-    /// A timer that rang.
+    /// A timer that fired.
     Timer {
         /// The timer's name.
         name: &'a str,
     },
 }
 
-/// Where messages come from that are known by their place.
+/// A source whose messages are identified by their number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Source {
     /// The sending shard.
     pub shard: ShardId,
-    /// Which of its numbers count.
+    /// The kind of numbers that identify its messages.
     pub kind: SourceKind,
 }
 
-/// Which numbers of a source count.
+/// The kind of numbers that identify the messages of a source.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SourceKind {
-    /// Commands and replies sent to this shard: contiguous sequences.
+    /// Commands and replies sent to this shard, with contiguous sequences.
     Direct,
-    /// Its events, as taken by one actor type of this shard: positions, those that concern other keys left out.
+    /// The source's events as handled by one actor type of this shard, with positions. Events of other keys are
+    /// skipped.
     Events {
-        /// The actor type that takes them.
+        /// The subscribed actor type.
         subscriber: Name,
     },
 }
 
-/// How far a shard has taken from a source: all up to and including `through`.
+/// The progress of a shard in a source: everything up to and including `through` is handled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watermark {
     /// The source.
     pub source: Source,
-    /// The last number of which all effects are committed.
+    /// The last number whose effects, and those of all before it, are committed.
     pub through: u64,
 }
 
-/// An event as it is written.
+/// An event to be written.
 #[derive(Clone, Copy, Debug)]
 pub struct EventWrite<'a> {
-    /// Its name in the shard's domain.
+    /// The event's name in the shard's domain.
     pub name: &'a str,
     /// Its schema version.
     pub version: u32,
-    /// How it is written.
+    /// The codec of the payload.
     pub codec: Codec,
-    /// Its bytes.
+    /// The encoded event.
     pub payload: &'a [u8],
 }
 
-/// An outbox entry as it is written; the store gives it the next sequence for its destination.
+/// An outbox entry to be written. The store assigns the next sequence for its destination.
 #[derive(Clone, Copy, Debug)]
 pub struct OutboxWrite<'a> {
     /// The destination.
     pub to: &'a ShardId,
-    /// The message with its ids and headers. Its origin is filled in when it is read.
+    /// The message with its ids and headers. Its origin is added when it is read.
     pub envelope: &'a Envelope,
 }
 
-/// A timer set or cleared. An actor has at most one timer of a name: setting it again replaces it.
+/// A timer to be set or cleared. An actor has at most one timer with a name: setting it again replaces it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TimerWrite<'a> {
-    /// Wakes the actor once `due` has come.
+    /// Fires the timer at `due`.
     Set {
         /// The timer's name.
         name: &'a str,
-        /// When.
+        /// The time at which the timer is due.
         due: Timestamp,
-        /// The schema version of its content.
+        /// The schema version of the content.
         version: u32,
-        /// How its content is written.
+        /// The codec of the content.
         codec: Codec,
-        /// Its content.
+        /// The encoded content.
         payload: &'a [u8],
     },
-    /// Takes it back.
+    /// Clears the timer.
     Clear {
         /// The timer's name.
         name: &'a str,
@@ -147,46 +148,46 @@ pub enum TimerWrite<'a> {
 /// A timer that is set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timer {
-    /// The actor type it wakes.
+    /// The actor type.
     pub actor: Name,
-    /// The key it wakes.
+    /// The actor's key.
     pub key: String,
-    /// Its name.
+    /// The timer's name.
     pub name: String,
-    /// The turn that set it: a timer set again is another one.
+    /// The turn that set it. A timer that is set again has another turn.
     pub turn: u64,
     /// When it is due.
     pub due: Timestamp,
-    /// The schema version of its content.
+    /// The schema version of the content.
     pub version: u32,
-    /// How its content is written.
+    /// The codec of the content.
     pub codec: Codec,
-    /// Its content.
+    /// The encoded content.
     pub payload: Bytes,
     /// The correlation id of the turn that set it.
     pub correlation: MessageId,
 }
 
-/// The place of a timer among those of its actor type in a shard: by the moment it is due, and of two due at once the one set
-/// first. The default stands before all. Valid until the shard is opened again.
+/// The order of a timer among those of its actor type in a shard: by due time, then by the order in which they were
+/// set. The default is before all timers. Valid until the shard is reopened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TimerCursor {
-    /// When it is due.
+    /// The time at which the timer is due.
     pub due: Timestamp,
-    /// A number of the setting, from 1, given by the store.
+    /// The number of the setting, from 1, assigned by the store.
     pub number: u64,
 }
 
-/// Some timers of one actor type, in order.
+/// A page of timers of one actor type, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TimerPage {
-    /// Those that are due.
+    /// The timers that are due.
     pub due: Vec<(TimerCursor, Timer)>,
-    /// When the next one behind them is due; `None` if there is none.
+    /// The time at which the next timer is due; `None` if there is none.
     pub next: Option<Timestamp>,
 }
 
-/// What an actor must remember besides events.
+/// State that an actor must remember besides its events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
     /// A delivery failed: `attempt` deliveries of the message have been tried.
@@ -196,41 +197,41 @@ pub enum Note {
         /// How many deliveries have failed.
         attempt: u32,
     },
-    /// The message could not be handled and is a dead letter now; its key is parked.
+    /// The message could not be handled and is now a dead letter; its key is parked.
     DeadLetter(Box<DeadLetter>),
-    /// A dead letter has been handled, or discarded, by this turn.
+    /// A dead letter was handled or discarded by this turn.
     Resolved {
         /// The dead letter's message.
         message: MessageId,
     },
-    /// The saga has ended; what comes later does nothing.
+    /// The saga has ended; later messages have no effect.
     Ended,
-    /// Bytes that only the actor's own room understands.
+    /// Bytes that only the actor's own module interprets.
     Own(Bytes),
 }
 
-/// Why a message is a dead letter.
+/// The reason for which a message is a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DeadLetterReason {
-    /// Its last delivery failed, too.
+    /// Its last delivery failed.
     Attempts,
-    /// It cannot be read.
+    /// It cannot be decoded.
     Undecodable,
-    /// Nobody here handles it.
+    /// No handler exists for it.
     Unhandled,
-    /// It waits in order behind a dead letter of its key.
+    /// It waits behind a dead letter of its key, to keep the order.
     Behind,
-    /// A saga cannot undo what it has done.
+    /// A saga cannot compensate its effects.
     Compensation,
-    /// It is no dead letter: it waits for its key, or for its worker, and is delivered without a person.
+    /// Not a dead letter: the message waits for its key or its worker and is delivered without an operator.
     Deferred,
-    /// Its key cannot be loaded.
+    /// The stream of its key cannot be loaded.
     Unloadable,
 }
 
 impl DeadLetterReason {
-    /// The reason's stable code.
+    /// Returns the stable code of the reason.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Attempts => "attempts",
@@ -243,7 +244,7 @@ impl DeadLetterReason {
         }
     }
 
-    /// The number that stands for it in the store.
+    /// Returns the number of the reason in the store.
     pub const fn id(self) -> u8 {
         match self {
             Self::Attempts => 1,
@@ -256,7 +257,7 @@ impl DeadLetterReason {
         }
     }
 
-    /// The reason with that number.
+    /// Returns the reason with that number.
     pub const fn from_id(id: u8) -> Option<Self> {
         match id {
             1 => Some(Self::Attempts),
@@ -271,20 +272,20 @@ impl DeadLetterReason {
     }
 }
 
-/// A message taken out after its last delivery, or waiting behind one.
+/// A message that failed in its last delivery, or that waits behind such a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// The actor type that should have taken it.
+    /// The actor type of the handler.
     pub actor: Name,
-    /// The key that is parked.
+    /// The parked key.
     pub key: String,
-    /// Why.
+    /// The reason.
     pub reason: DeadLetterReason,
     /// The chain of errors, outermost first.
     pub error: String,
-    /// How many deliveries were tried.
+    /// The number of deliveries that were tried.
     pub attempts: u32,
-    /// When it was taken out.
+    /// The time at which it became a dead letter.
     pub time: Timestamp,
     /// The message with its ids, headers and payload.
     pub envelope: Envelope,
@@ -293,7 +294,7 @@ pub struct DeadLetter {
 /// A committed event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredEvent {
-    /// Its place in the shard's log.
+    /// Its position in the shard's log.
     pub position: u64,
     /// The actor type that recorded it.
     pub actor: Name,
@@ -305,76 +306,76 @@ pub struct StoredEvent {
     pub name: Name,
     /// Its schema version.
     pub version: u32,
-    /// How it is written.
+    /// The codec of the payload.
     pub codec: Codec,
-    /// Its bytes.
+    /// The encoded event.
     pub payload: Bytes,
-    /// When it was recorded.
+    /// The time at which it was recorded.
     pub time: Timestamp,
-    /// The message it came of.
+    /// The id of the message that caused it.
     pub cause: MessageId,
-    /// That message's correlation id.
+    /// The correlation id of that message.
     pub correlation: MessageId,
-    /// The trace context it was recorded in.
+    /// The trace context of the turn that recorded it.
     pub traceparent: Option<String>,
 }
 
 /// An outbox entry that its destination has not yet committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboxEntry {
-    /// Its number among what this shard has sent to its destination: 1, 2, 3 …
+    /// Its sequence among the messages of this shard to its destination: 1, 2, 3 …
     pub sequence: u64,
     /// The message, with its [origin](crate::message::Origin).
     pub envelope: Envelope,
 }
 
-/// A committed turn, as its actor reads it back.
+/// A committed turn, as read by its actor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredTurn {
-    /// Which turn of its stream it is.
+    /// The number of the turn in its stream.
     pub number: u64,
     /// The stream's version before it.
     pub version: u64,
-    /// When.
+    /// The time of the turn.
     pub time: Timestamp,
-    /// The message that was handled.
+    /// The id of the handled message.
     pub id: MessageId,
     /// Its correlation id.
     pub correlation: MessageId,
-    /// The source and the place there, if the message came from an actor or a log.
+    /// The source and the message's number there, if the message came from an actor or a log.
     pub from: Option<(Source, u64)>,
     /// The hash of the payload, if the message came from outside.
     pub digest: Option<u64>,
-    /// The name of the timer, if one rang.
+    /// The name of the timer that fired, if any.
     pub timer: Option<String>,
     /// The encoded reply; empty if there is none.
     pub reply: Bytes,
-    /// How the reply is written.
+    /// The codec of the reply.
     pub reply_codec: Codec,
     /// The events recorded.
     pub events: Vec<StoredEvent>,
     /// The names of the timers set (`true`) or cleared (`false`).
     pub timers: Vec<(String, bool)>,
-    /// What was sent.
+    /// The messages that were sent.
     pub sent: Vec<SentMessage>,
-    /// What else the actor must remember.
+    /// Other state that the actor must remember.
     pub notes: Vec<Note>,
 }
 
-/// A message that a turn has sent. The whole of it stands in the outbox until its receiver has committed it.
+/// A message that a turn has sent. The outbox holds the whole message until its receiver has committed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SentMessage {
-    /// Its id.
+    /// The message id.
     pub id: MessageId,
-    /// A command, or the reply to one.
+    /// Command or reply.
     pub kind: Kind,
-    /// The command's name, also if it is the reply.
+    /// The name of the command; also for a reply.
     pub name: Name,
-    /// Which reply is wanted.
+    /// The requested reply.
     pub wants: ReplyMode,
 }
 
-/// What an actor is rebuilt from.
+/// The state from which an actor is rebuilt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StreamState {
     /// The newest usable snapshot.
@@ -383,26 +384,26 @@ pub struct StreamState {
     pub turns: Vec<StoredTurn>,
 }
 
-/// A stored state of a stream.
+/// The stored state of a stream at one turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The number of the last turn it contains.
+    /// The number of the last turn it includes.
     pub turn: u64,
     /// The stream's version at that turn.
     pub version: u64,
-    /// The schema of the bytes; a snapshot of another schema is not used.
+    /// The schema of the bytes; a snapshot with another schema is not used.
     pub schema: u32,
-    /// The state.
+    /// The encoded state.
     pub bytes: Bytes,
 }
 
 /// A projection's view with its checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
-    /// The schema of the bytes; a view of another schema is rebuilt.
+    /// The schema of the bytes; a view with another schema is rebuilt.
     pub schema: u32,
-    /// For each source shard, the position up to which the view contains it.
+    /// The position up to which the view includes each source shard.
     pub checkpoint: Vec<(ShardId, u64)>,
-    /// The view.
+    /// The encoded view.
     pub bytes: Bytes,
 }

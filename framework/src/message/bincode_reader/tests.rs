@@ -1,4 +1,4 @@
-//! The reader takes what the `bincode` crate writes, and what is accepted reads as an equal value.
+//! The decoder accepts the output of the `bincode` crate, and accepted values decode to equal ones.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
@@ -24,12 +24,12 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     Codec::Bincode.decode(bytes)
 }
 
-/// The value as it reads from its bytes, if a reply of it is accepted.
+/// Returns the decoded value if it is accepted as a reply.
 fn settled<T: Clone + Serialize + DeserializeOwned + 'static>(codec: Codec, value: &T) -> Result<T, CodecError> {
     encode_reply_verified(Ok(value.clone()), codec, &mut Vec::new()).map(|reply| reply.expect("not a rejection"))
 }
 
-/// A value of every form that serde knows.
+/// A value of every form that serde supports.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Every {
     unsigned: (u8, u16, u32, u64, u128),
@@ -113,7 +113,7 @@ proptest! {
         prop_assert_eq!(decode::<Every>(&bytes).unwrap(), value);
     }
 
-    /// What either codec accepts decodes to an equal value.
+    /// Values that a codec accepts decode to equal values.
     #[test]
     fn accepted_values_decode_to_equal_ones(value in every()) {
         for codec in [Codec::Bincode, Codec::Json] {
@@ -128,16 +128,16 @@ proptest! {
         }
     }
 
-    /// Arbitrary bytes are refused or read as a value that is written as one of the same size or smaller.
+    /// Arbitrary bytes are rejected, or decode to a value whose encoding is not larger.
     #[test]
     fn hostile_bytes_are_refused_or_read(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         if let Ok(value) = decode::<Every>(&bytes) {
-            // Integers may be longer in hostile bytes than they have to be.
+            // Integers in hostile bytes may be longer than necessary.
             prop_assert!(ours(&value).len() <= bytes.len());
         }
     }
 
-    /// The same with lengths and marks where they hurt.
+    /// The same with hostile lengths and marks.
     #[test]
     fn hostile_lengths_are_refused_or_read(
         length in prop_oneof![any::<u64>(), 0u64..1_000_000],
@@ -156,7 +156,7 @@ proptest! {
     }
 }
 
-/// A recursive type that the derives' check does not see.
+/// A recursive type that the derives' check does not detect.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Tree {
     kids: Vec<(std::marker::PhantomData<u8>, Tree)>,
@@ -165,7 +165,7 @@ struct Tree {
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Chain(Option<Box<Chain>>);
 
-/// A type that nests without a byte.
+/// A type that nests without using a byte.
 #[derive(Debug, Serialize, Deserialize)]
 struct Endless(Box<Endless>);
 
@@ -177,7 +177,7 @@ fn tree(depth: usize) -> Tree {
     (1..depth).fold(Tree { kids: Vec::new() }, |inner, _| Tree { kids: vec![(std::marker::PhantomData, inner)] })
 }
 
-/// Whatever depth is written is read, and it is bounded.
+/// Asserts that every depth that is encoded is decoded, and that the depth is bounded.
 fn assert_round_trips<T: Serialize + DeserializeOwned + PartialEq + Debug>(codec: Codec, make: impl Fn(usize) -> T) {
     let mut deepest = 0;
     for depth in 1..200 {
@@ -210,7 +210,7 @@ fn bytes_that_nest_without_end_are_refused() {
 
 #[test]
 fn values_that_nest_too_deep_are_refused() {
-    // Not deeper: dropping such a value takes stack as well.
+    // Not deeper: dropping such a value uses the stack as well.
     for depth in [200, 5_000] {
         for codec in [Codec::Bincode, Codec::Json] {
             let mut bytes = vec![7];
@@ -238,7 +238,7 @@ fn elements_without_bytes_are_counted_in_both_directions() {
     let more = vec![(); most.len() + 1];
     assert!(settled(Codec::Bincode, &more).is_err());
     assert!(decode::<Vec<()>>(&theirs(&more)).is_err());
-    // In pieces it is no cheaper.
+    // Splitting them into several lists does not avoid the limit.
     let pieces = vec![vec![(); most.len() / 2]; 3];
     assert!(settled(Codec::Bincode, &pieces).is_err());
     assert!(decode::<Vec<Vec<()>>>(&theirs(&pieces)).is_err());
@@ -253,7 +253,7 @@ fn fields_without_bytes_are_not_counted() {
     assert_eq!(settled(Codec::Bincode, &list).unwrap(), list);
 }
 
-/// One type for each serde attribute and value that was once stored and could not be read, or was read as another one.
+/// A type for each serde attribute or value that could once be stored but not decoded, or decoded as another value.
 mod attributes {
     use super::*;
 
@@ -338,7 +338,7 @@ mod attributes {
     }
 }
 
-/// Returns whether a reply of the value is accepted; what is accepted must read as an equal one.
+/// Returns whether a reply with the value is accepted; an accepted value must decode to an equal one.
 fn accepts<T: Clone + Serialize + DeserializeOwned + PartialEq + Debug + 'static>(codec: Codec, value: &T) -> bool {
     let mut bytes = vec![9];
     match encode_reply_verified(Ok(value.clone()), codec, &mut bytes) {
@@ -355,7 +355,7 @@ fn accepts<T: Clone + Serialize + DeserializeOwned + PartialEq + Debug + 'static
     }
 }
 
-/// The same for both codecs, and for a state.
+/// Returns the same for both codecs, and for a state.
 fn accepted<T: Clone + Serialize + DeserializeOwned + PartialEq + Debug + 'static>(value: T) -> (bool, bool) {
     let both = [Codec::Bincode, Codec::Json].map(|codec| accepts(codec, &value));
     assert_eq!(value.save().is_ok(), both[0], "a state is a value in bincode");

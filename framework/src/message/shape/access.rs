@@ -1,4 +1,4 @@
-//! What a probe gives a type that asks for the parts of a value: elements, fields, entries, a variant.
+//! The parts of a value that a probe provides to a type: elements, fields, entries, a variant.
 
 use serde::de::value::StrDeserializer;
 use serde::de::{DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor};
@@ -7,7 +7,7 @@ use super::Plain;
 use super::explorer::{Explorer, Kind, LastStep, NodeId};
 use super::probe::{Probe, Refused};
 
-/// Gives the values of a row.
+/// Provides the elements of a tuple or a list.
 pub(super) struct Values<'a> {
     pub(super) explorer: &'a mut Explorer,
     pub(super) places: std::vec::IntoIter<NodeId>,
@@ -31,7 +31,7 @@ impl Values<'_> {
         Some(Probe { explorer: self.explorer, place, depth: self.depth })
     }
 
-    /// Takes down that a row at `place` was read: what the type does not take is no part of it.
+    /// Records that the tuple at `place` was read. Elements that the type did not read are not part of it.
     pub(super) fn end(self, place: NodeId, length: usize) {
         let untaken = self.places.len();
         if untaken > 0
@@ -42,12 +42,12 @@ impl Values<'_> {
     }
 }
 
-/// Gives the fields of a struct by their names.
+/// Provides the fields of a struct by name.
 pub(super) struct NamedFields<'a> {
     pub(super) explorer: &'a mut Explorer,
     pub(super) order: std::vec::IntoIter<(&'static str, NodeId, Option<usize>)>,
     pub(super) place: NodeId,
-    /// The field whose value comes next.
+    /// The field whose value is next.
     pub(super) at: Option<(NodeId, Option<usize>)>,
     pub(super) depth: usize,
 }
@@ -78,7 +78,7 @@ impl NamedFields<'_> {
         Some(name.into_deserializer())
     }
 
-    /// The value of the field whose name came last.
+    /// Returns a probe for the field whose name was returned last.
     fn value(&mut self) -> Probe<'_> {
         let (of, field) = self.at.take().unwrap_or((None, None));
         if let Some(at) = self.place {
@@ -94,7 +94,7 @@ impl NamedFields<'_> {
     }
 }
 
-/// Gives one entry of a map.
+/// Provides one entry of a map.
 pub(super) struct MapEntry<'a> {
     pub(super) explorer: &'a mut Explorer,
     pub(super) key: NodeId,
@@ -119,7 +119,7 @@ impl<'de> MapAccess<'de> for MapEntry<'_> {
     }
 }
 
-/// Gives nothing.
+/// Provides nothing.
 pub(super) struct Nothing;
 
 impl<'de> SeqAccess<'de> for Nothing {
@@ -142,7 +142,7 @@ impl<'de> MapAccess<'de> for Nothing {
     }
 }
 
-/// Gives the chosen variant of an enum.
+/// Provides the chosen variant of an enum.
 pub(super) struct ChosenVariant<'a> {
     pub(super) explorer: &'a mut Explorer,
     pub(super) place: NodeId,
@@ -167,7 +167,7 @@ impl ChosenVariant<'_> {
         Probe { explorer: self.explorer, place: self.of, depth: self.depth }
     }
 
-    /// The variant has accepted what it was given.
+    /// Records that the variant has accepted its content.
     fn accepted(&mut self) {
         if let Some(Kind::Enum(variants)) = self.explorer.node(self.place).map(|node| &mut node.kind)
             && let Some(variant) = variants.get_mut(self.at)

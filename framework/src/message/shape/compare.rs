@@ -1,16 +1,16 @@
-//! Whether bytes of one shape can be read as another.
+//! Compares shapes: bytes of one shape may or may not be readable as another.
 
 use super::{Field, Plain, Shape, Variant};
 use crate::message::Codec;
 
-/// Where two shapes of one type differ.
+/// A difference between two shapes of one type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// The field, with the fields and variants it is in: `to.account`. Empty for the type itself.
+    /// The field, with the fields and variants that contain it: `to.account`. Empty for the type itself.
     pub field: String,
-    /// The shape there that the stored bytes have.
+    /// The stored shape at this place.
     pub stored: String,
-    /// The shape there that the program has.
+    /// The shape in the program at this place.
     pub found: String,
 }
 
@@ -25,28 +25,29 @@ impl Difference {
     }
 }
 
-/// What stands where the other shape has a part more.
+/// The text for a part that only the other shape has.
 const NOTHING: &str = "nothing";
 
 impl Shape {
-    /// Compares what is stored, `self`, with what a program reads it as: the first difference that `codec` cannot bridge.
+    /// Compares the stored shape, `self`, with the shape as which a program reads it. Returns the first difference that
+    /// `codec` cannot bridge.
     ///
-    /// bincode writes values in their order without names, so order, number and integer kinds count; names count as well,
-    /// because two fields of one kind that have changed places cannot be told apart otherwise. JSON writes names, so only
-    /// names and kinds count, and a field that may be absent can come and go. Variants may be added behind the others.
+    /// bincode writes values in order without names, so order, number and integer kinds matter. Names matter as well:
+    /// otherwise two fields of the same kind that were swapped could not be detected. JSON writes names, so only names
+    /// and kinds matter, and an optional field may be added or removed. Variants may be added at the end.
     pub fn difference(&self, found: &Self, codec: Codec) -> Option<Difference> {
         if codec == Codec::Json { json::<false>(self, found) } else { in_order(self, found) }
     }
 
-    /// Compares what another service sends, `self`, with what this one reads it as, `found`.
+    /// Compares the shape of another service's message, `self`, with the shape as which this service reads it, `found`.
     ///
-    /// As [`difference`](Self::difference), but a field that the receiver of JSON does not know is no difference: it is left out when
-    /// the message is read, and nothing is written back.
+    /// Like [`difference`](Self::difference), but a field that the receiver of JSON does not have is no difference: it
+    /// is ignored on reading, and nothing is written back.
     pub(crate) fn difference_received(&self, found: &Self, codec: Codec) -> Option<Difference> {
         if codec == Codec::Json { json::<true>(self, found) } else { in_order(self, found) }
     }
 
-    /// Both in one, where they do not [differ](Self::difference): what either of them knows.
+    /// Merges two shapes that do not [differ](Self::difference) into one with the parts of both.
     pub(crate) fn merged(&self, newer: &Self) -> Self {
         match (self, newer) {
             (Self::Opaque, known) | (known, Self::Opaque) => known.clone(),
@@ -80,7 +81,7 @@ impl Shape {
     }
 }
 
-/// What both codecs see alike. `None` if the shapes are not of one form.
+/// Compares the forms that both codecs treat alike. Returns `None` if the shapes have different forms.
 fn parts(stored: &Shape, found: &Shape, of: fn(&Shape, &Shape) -> Option<Difference>) -> Option<Option<Difference>> {
     Some(match (stored, found) {
         (Shape::Opaque | Shape::Recursion, _) | (_, Shape::Opaque | Shape::Recursion) => None,
@@ -106,7 +107,7 @@ fn in_order(stored: &Shape, found: &Shape) -> Option<Difference> {
             for at in 0..some.len().max(others.len()) {
                 let difference = match (some.get(at), others.get(at)) {
                     (Some(one), Some(other)) if one.is_named_as(other) => in_order(&one.shape, &other.shape),
-                    // The names say what has happened, so they are told with the kinds.
+                    // The names show what has changed, so they are reported with the kinds.
                     (Some(one), Some(other)) => Some(Difference::of(
                         format!("{}: {}", one.name(), one.shape),
                         format!("{}: {}", other.name(), other.shape),
@@ -122,7 +123,7 @@ fn in_order(stored: &Shape, found: &Shape) -> Option<Difference> {
             }
             None
         }
-        // One of them may be older and end earlier: what it has not is behind all it has.
+        // One of them may be older and have fewer variants: the missing ones are at the end.
         (Shape::Enum(some), Shape::Enum(others)) => some.iter().zip(others).find_map(|(one, other)| {
             if one.name == other.name {
                 return in_order(&one.shape, &other.shape).map(|difference| difference.within(&one.name));
@@ -133,14 +134,14 @@ fn in_order(stored: &Shape, found: &Shape) -> Option<Difference> {
     }
 }
 
-/// `LEAVES_OUT`: whether fields that are not known are left out.
+/// Compares as JSON. With `LEAVES_OUT`, unknown fields are ignored.
 fn json<const LEAVES_OUT: bool>(stored: &Shape, found: &Shape) -> Option<Difference> {
     if let Some(compared) = parts(stored, found, json::<LEAVES_OUT>) {
         return compared;
     }
     match (stored, found) {
         (Shape::Plain(one), Shape::Plain(other)) if in_json(*one) <= in_json(*other) && is_one(*one, *other) => None,
-        // A value that was always there may be absent from now on.
+        // A value that was always present may be absent from now on.
         (stored, Shape::Option(found)) => json::<LEAVES_OUT>(stored, found),
         (Shape::Struct(some), Shape::Struct(others)) => {
             for one in some {
@@ -165,7 +166,7 @@ fn json<const LEAVES_OUT: bool>(stored: &Shape, found: &Shape) -> Option<Differe
                             return Some(difference.within(&one.name));
                         }
                     }
-                    // One that is gone while another has come: renamed, in all likelihood.
+                    // One variant is missing and another was added: it was probably renamed.
                     None => {
                         if let Some(new) = others.iter().find(|other| !has(some, &other.name)) {
                             return Some(Difference::of(&one.name, &new.name).within("the variants"));
@@ -179,7 +180,7 @@ fn json<const LEAVES_OUT: bool>(stored: &Shape, found: &Shape) -> Option<Differe
     }
 }
 
-/// How JSON writes a kind; a kind can be read as one with a higher number of the same group.
+/// Returns the group (tens) and rank of a kind in JSON. A kind can be read as one with a higher rank of the same group.
 fn in_json(plain: Plain) -> u8 {
     match plain {
         Plain::Unit => 0,

@@ -1,35 +1,38 @@
-//! What is known so far of a type, and what the next pass over it tries.
+//! The explorer: the current knowledge about a type, and the input of the next pass over it.
 //!
-//! A pass runs the type's `Deserialize` once. A value has one variant of each enum, and a type that checks its values refuses
-//! most of them, so one pass sees a part: the explorer remembers, as a tree of nodes, what each place has asked for, and
-//! chooses for the next pass what has not been seen. A place that accepts no sample is *stuck*; fields are then offered in
-//! another order, so that it hides nothing but itself. Each pass learns something, or it is the last one.
+//! A pass runs the type's `Deserialize` once. A value has only one variant of each enum, and a type that validates its
+//! values refuses most of them, so one pass sees only a part. The explorer stores what each place has requested, as a
+//! tree of nodes, and chooses unseen parts for the next pass. A place that accepts no sample is *stuck*; fields are
+//! then offered in another order, so that a stuck field hides nothing but itself. Each pass learns something, or it is
+//! the last one.
 
 use super::probe::Probe;
 use super::samples;
 use super::{Field, Plain, Shape, Variant};
 use crate::message::Codec;
 
-/// The most passes over one type. A type that needs more keeps what was found by then.
+/// The largest number of passes over a type. A type that needs more keeps the result so far.
 const PASSES: usize = 4_000;
-/// The most places of one type; what is behind them is opaque.
+/// The largest number of places in a type; further ones are opaque.
 const NODES: usize = 2_000;
-/// How deep places are nested; deeper ones are opaque. A shape is kept as JSON, which is read 128 levels deep, four for each.
+/// The largest depth of places; deeper ones are opaque. A shape is stored as JSON, which is read 128 levels deep, four
+/// for each place.
 pub(super) const DEPTH: usize = 24;
-/// How often a type may be inside itself before it counts as recursive: generic types have one name for all their forms.
+/// The number of times that a type may contain itself before it counts as recursive. Generic types have one name for
+/// all instances, so once would be too few.
 pub(super) const REPEATS: usize = 3;
-/// How deep a recursive type is followed to find an end.
+/// The depth to which a recursive type is followed to find an end.
 pub(super) const RECURSION_DEPTH: usize = 64;
-/// How many ways to the end of a recursive type are tried.
+/// The number of attempts to reach the end of a recursive type.
 const RECURSION_ATTEMPTS: usize = 8;
 
-/// A place in a type; `None` is a place that is not looked at.
+/// A place in a type; `None` is a place that is not explored.
 pub(super) type NodeId = Option<usize>;
 
 pub(super) struct Node {
     pub(super) kind: Kind,
     pub(super) sample: usize,
-    /// Nothing was accepted here.
+    /// No sample was accepted here.
     pub(super) stuck: bool,
 }
 
@@ -65,7 +68,7 @@ pub(super) struct FieldNode {
     pub(super) names: Vec<&'static str>,
     pub(super) of: NodeId,
     pub(super) optional: Option<bool>,
-    /// In this pass.
+    /// Set in this pass.
     pub(super) visited: bool,
 }
 
@@ -74,31 +77,31 @@ pub(super) struct VariantNode {
     pub(super) of: NodeId,
     pub(super) accepted: bool,
     pub(super) stuck: bool,
-    /// In this pass.
+    /// Set in this pass.
     pub(super) chosen: bool,
 }
 
-/// What the pass did last. If it fails, that is why.
+/// The last step of the pass. If the pass fails, this step is the cause.
 #[derive(Clone, Copy)]
 pub(super) enum LastStep {
     Nothing,
-    /// Gave a value, or began something, at this place.
+    /// Provided a value, or began one, at this place.
     Place(usize),
-    /// Offered this field's name at this place.
+    /// Offered the name of this field at this place.
     Key(usize, usize),
-    /// Left out a field to see whether it may be left out.
+    /// Omitted a field to test whether it is optional.
     Omission,
-    /// Looked for the end of a recursive type.
+    /// Searched for the end of a recursive type.
     RecursionEnd,
 }
 
 pub(super) struct Explorer {
     pub(super) nodes: Vec<Node>,
     pub(super) is_json: bool,
-    /// The places from the root to the one that was visited last.
+    /// The places from the root to the last visited one.
     pub(super) path: Vec<usize>,
     pub(super) last: LastStep,
-    /// Which way to the end of recursive types is tried.
+    /// The current attempt to reach the end of recursive types.
     pub(super) attempt: usize,
     /// The named types that are being read.
     pub(super) open: Vec<(usize, usize)>,
@@ -106,7 +109,7 @@ pub(super) struct Explorer {
 }
 
 impl Explorer {
-    /// Passes over a type until nothing more can be learned. `pass` says whether the type accepted what it was given.
+    /// Runs passes over a type until nothing more can be learned. `pass` returns whether the type accepted its input.
     pub(super) fn explore(codec: Codec, pass: &mut dyn FnMut(Probe<'_>) -> bool) -> Shape {
         let mut explorer = Self {
             nodes: vec![Node { kind: Kind::Unknown, sample: 0, stuck: false }],
@@ -121,8 +124,8 @@ impl Explorer {
             let before = explorer.learned;
             explorer.begin();
             let accepted = pass(Probe::root(&mut explorer));
-            let goes_on = if accepted { explorer.learned > before } else { explorer.choose_next() };
-            if !goes_on || explorer.is_done(Some(0)) {
+            let continues = if accepted { explorer.learned > before } else { explorer.choose_next() };
+            if !continues || explorer.is_done(Some(0)) {
                 break;
             }
         }
@@ -146,7 +149,7 @@ impl Explorer {
         self.nodes.get_mut(place?)
     }
 
-    /// A new place; none if there are too many.
+    /// Adds a place. Returns `None` if there are too many.
     pub(super) fn add(&mut self) -> NodeId {
         if self.nodes.len() >= NODES {
             return None;
@@ -159,7 +162,7 @@ impl Explorer {
         self.learned += 1;
     }
 
-    /// Takes down that `place` is visited, and what it is, if that is new.
+    /// Records a visit of `place`, and its kind if it is new.
     pub(super) fn enter(&mut self, place: NodeId, depth: usize, kind: impl FnOnce(&mut Self) -> Kind) {
         let Some(at) = place else {
             self.last = LastStep::RecursionEnd;
@@ -177,7 +180,7 @@ impl Explorer {
         }
     }
 
-    /// Returns whether nothing more can be learned of a place.
+    /// Returns whether nothing more can be learned about a place.
     pub(super) fn is_done(&self, place: NodeId) -> bool {
         let Some(node) = place.and_then(|at| self.nodes.get(at)) else { return true };
         if node.stuck {
@@ -198,7 +201,7 @@ impl Explorer {
         }
     }
 
-    /// Changes what is tried next, because this pass has failed. False if there is nothing else to try.
+    /// Changes the input of the next pass after a failed one. Returns `false` if there is nothing else to try.
     fn choose_next(&mut self) -> bool {
         match self.last {
             LastStep::Nothing => false,
@@ -221,7 +224,7 @@ impl Explorer {
                     Kind::Plain(plain) => samples::count(*plain),
                     Kind::Any => samples::FORMS,
                     Kind::Struct { by_order: false, fields } if fields.iter().all(|field| !field.visited) => {
-                        // It did not ask for a single name: a type that reads itself by order only.
+                        // The type requested no name: it reads itself by order only.
                         if let Kind::Struct { by_order, .. } = &mut node.kind {
                             *by_order = true;
                         }
@@ -238,7 +241,7 @@ impl Explorer {
         }
     }
 
-    /// A name that was refused: it is another name of the field before it.
+    /// Handles a refused name: it is an alias of the field before it.
     fn merge_alias(&mut self, at: usize, field: usize) -> bool {
         let Some(Kind::Struct { fields, by_order }) = self.nodes.get_mut(at).map(|node| &mut node.kind) else {
             return false;
@@ -255,8 +258,8 @@ impl Explorer {
         true
     }
 
-    /// Nothing is accepted at a place, so nothing behind it can be seen, unless it can be left out. False if that is so up to
-    /// the root.
+    /// Marks a place at which nothing is accepted. Places after it can only be seen if it can be omitted. Returns
+    /// `false` if that is impossible up to the root.
     fn mark_stuck(&mut self, at: usize) -> bool {
         if let Some(node) = self.nodes.get_mut(at) {
             node.stuck = true;
@@ -307,7 +310,7 @@ impl Explorer {
             Kind::Struct { fields, .. } => {
                 let field = |field: &FieldNode| {
                     let shape = self.shape(field.of);
-                    // What could not be tried is taken as serde's derive has it: an `Option` may be absent.
+                    // Fields that could not be tested are treated as in serde's derive: an `Option` may be absent.
                     let optional = self.is_json && field.optional.unwrap_or(matches!(shape, Shape::Option(_)));
                     Field { names: field.names.iter().map(|name| (*name).to_owned()).collect(), shape, optional }
                 };

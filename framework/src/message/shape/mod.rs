@@ -1,9 +1,8 @@
-//! The shape of a type: the names, the order and the kinds of everything its bytes are made of.
+//! The shape of a type: names, order and kinds of all parts of its encoding.
 //!
-//! Called by the node at start, through the derives, to compare the types of a program with the types whose bytes are in the
-//! store. Calls serde's `Deserialize` of the type, without a value (see `trace`).
-//! A part that cannot be seen is [`Opaque`](Shape::Opaque) and equal to everything: a comparison never fails by mistake, but
-//! it sees less.
+//! Called by the node at start, through the derives, to compare the types of a program with the types whose bytes are
+//! in the store. Calls the `Deserialize` of the type with artificial input, without a value. A part that cannot be seen
+//! is [`Opaque`](Shape::Opaque) and equal to everything: a comparison has no false positives, but may miss differences.
 
 mod access;
 mod compare;
@@ -26,7 +25,7 @@ use self::probe::Probe;
 use super::Codec;
 use crate::user_code::user_code;
 
-/// The names, the order and the kinds of what a type's bytes are made of.
+/// The names, order and kinds of the parts of a type's encoding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -39,15 +38,15 @@ pub enum Shape {
     List(Box<Shape>),
     /// Any number of keys with their values.
     Map(Box<Shape>, Box<Shape>),
-    /// A fixed row of values.
+    /// A fixed sequence of values.
     Tuple(Vec<Shape>),
     /// A fixed number of values of one shape.
     Array(usize, Box<Shape>),
-    /// Named fields, in their order.
+    /// Named fields, in order.
     Struct(Vec<Field>),
-    /// Variants, in their order.
+    /// Variants, in order.
     Enum(Vec<Variant>),
-    /// A type inside itself.
+    /// A type that contains itself.
     Recursion,
     /// A value of one kind, such as `u64` or `text`.
     #[serde(untagged)]
@@ -82,9 +81,9 @@ pub enum Plain {
 /// A named field of a [`Shape::Struct`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Field {
-    /// The field's name, and the other names it is read by.
+    /// The field's name and its aliases.
     pub names: Vec<String>,
-    /// What it holds.
+    /// The shape of its content.
     pub shape: Shape,
     /// Whether the struct can be read without it. Known for [`Codec::Json`] only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -96,23 +95,23 @@ pub struct Field {
 pub struct Variant {
     /// The variant's name.
     pub name: String,
-    /// What it holds.
+    /// The shape of its content.
     pub shape: Shape,
 }
 
 impl Shape {
-    /// The shape of `T` as `codec` reads it.
+    /// Returns the shape of `T` as read by `codec`.
     ///
-    /// The first call for a type runs its `Deserialize` some dozen times on made-up input, without a value; later calls return
-    /// what was found then. A panic of the type's own code counts as a refusal of the input.
+    /// The first call for a type runs its `Deserialize` a few dozen times on artificial input; later calls return the
+    /// cached result. A panic of the type's own code counts as a refusal of the input.
     pub fn of<T: DeserializeOwned + 'static>(codec: Codec) -> Arc<Self> {
         Self::known(TypeId::of::<T>(), codec, &mut |probe| T::deserialize(probe).is_ok())
     }
 
-    /// The shape of a type, whose `Deserialize` is run by `pass` unless it is known.
+    /// Returns the shape of a type. Runs its `Deserialize` through `pass` unless the shape is cached.
     fn known(of: TypeId, codec: Codec, pass: &mut dyn FnMut(Probe<'_>) -> bool) -> Arc<Self> {
         type Known = HashMap<(TypeId, Codec), Arc<Shape>>;
-        // A memory of a pure function: nodes that start often, as in simulations, trace each type once.
+        // A cache of a pure function: nodes that start often, as in simulations, trace each type once.
         static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
         let place = (of, codec);
         if let Some(shape) = KNOWN.lock().as_ref().and_then(|known| known.get(&place)) {
@@ -125,12 +124,12 @@ impl Shape {
         shape
     }
 
-    /// The shape as it is kept in a store.
+    /// Returns the shape as stored in a store.
     pub(crate) fn to_text(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// A shape from a store; opaque if a newer version has written something that is not known here.
+    /// Parses a stored shape. Returns an opaque shape if a newer version wrote something unknown.
     pub(crate) fn from_text(text: &str) -> Self {
         serde_json::from_str(text).unwrap_or(Self::Opaque)
     }

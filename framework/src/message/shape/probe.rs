@@ -1,6 +1,6 @@
-//! The deserializer that a type is run with: it takes down what it is asked for, and answers with what the explorer tries.
+//! The deserializer that traces a type. It records each request and returns the value that the explorer chooses.
 //!
-//! `NodeId` is `None` where nothing is taken down: behind a type that contains itself, only a way to the end is looked for.
+//! A place is `None` where nothing is recorded: inside a type that contains itself, the probe only searches for an end.
 
 use std::fmt;
 
@@ -12,10 +12,10 @@ use super::access::{ChosenVariant, MapEntry, NamedFields, Nothing, Values};
 use super::explorer::{DEPTH, Explorer, FieldNode, Kind, LastStep, NodeId, RECURSION_DEPTH, REPEATS, VariantNode};
 use super::samples;
 
-/// Rows longer than this are taken for arrays: all their elements have one shape.
+/// The longest sequence that is a tuple. Longer ones are arrays, whose elements all have one shape.
 const MAX_TUPLE: usize = 16;
 
-/// A pass that has failed. It carries nothing: the explorer knows what was done last.
+/// A failed pass. It has no content, because the explorer knows the last step.
 #[derive(Debug)]
 pub struct Refused;
 
@@ -51,7 +51,7 @@ impl serde::de::Error for Refused {
     }
 }
 
-/// One place of a type, as its `Deserialize` meets it.
+/// A place of a type, as visited by its `Deserialize`.
 pub(super) struct Probe<'a> {
     pub(super) explorer: &'a mut Explorer,
     pub(super) place: NodeId,
@@ -63,7 +63,7 @@ impl<'a> Probe<'a> {
         Self { explorer, place: Some(0), depth: 0 }
     }
 
-    /// Takes down a value of one kind; which sample is tried.
+    /// Records a value of one kind and returns the number of the sample to try.
     pub(super) fn plain(&mut self, plain: Plain) -> usize {
         self.explorer.enter(self.place, self.depth, |_| Kind::Plain(plain));
         self.explorer.node(self.place).map_or(0, |node| node.sample)
@@ -74,7 +74,7 @@ impl<'a> Probe<'a> {
         samples::nth(samples::INTEGERS, at)
     }
 
-    /// Enters a named type. Inside itself, or very deep, only a way to its end is looked for from here on.
+    /// Enters a named type. If it contains itself or is very deep, only an end is searched for from here on.
     fn open(&mut self, name: &'static str, parts: &'static [&'static str]) -> Result<(), Refused> {
         let named = (name.as_ptr() as usize, parts.as_ptr() as usize);
         let repeats = self.explorer.open.iter().filter(|open| **open == named).count();
@@ -94,7 +94,7 @@ impl<'a> Probe<'a> {
         explorer.open.pop();
     }
 
-    /// A row of places, each visited once.
+    /// Begins a tuple or an array, whose elements are visited once each.
     fn begin_tuple(self, length: usize) -> Result<Values<'a>, Refused> {
         if self.depth >= RECURSION_DEPTH {
             self.explorer.last = LastStep::RecursionEnd;
@@ -127,7 +127,7 @@ impl<'a> Probe<'a> {
         visitor: V,
     ) -> Result<V::Value, Refused> {
         let mut fields = self.begin_fields(name, names)?;
-        // Only what takes the visitor is compiled for each type: all else is in `Fields`.
+        // Only code that uses the visitor is compiled for each type; everything else is in `Fields`.
         let read = match &mut fields.given {
             FieldSource::Named(named) => visitor.visit_map(named),
             FieldSource::Values(values) => visitor.visit_seq(values),
@@ -136,7 +136,7 @@ impl<'a> Probe<'a> {
         read
     }
 
-    /// Finds out which fields a struct is given in this pass.
+    /// Determines the fields that a struct is offered in this pass.
     fn begin_fields(mut self, name: &'static str, names: &'static [&'static str]) -> Result<Fields<'a>, Refused> {
         self.open(name, names)?;
         self.explorer.enter(self.place, self.depth, |explorer| {
@@ -150,7 +150,7 @@ impl<'a> Probe<'a> {
         });
         let (depth, place) = (self.depth + 1, self.place);
         let Some((order, by_order)) = self.order() else {
-            // Not looked at, or of another kind in an earlier pass: all names in their order.
+            // Not explored, or of another kind in an earlier pass: offer all names in order.
             let order: Vec<_> = names.iter().map(|name| (*name, None, None)).collect();
             let given = NamedFields { explorer: self.explorer, order: order.into_iter(), place: None, at: None, depth };
             return Ok(Fields { given: FieldSource::Named(given), place, omitted: None });
@@ -166,7 +166,7 @@ impl<'a> Probe<'a> {
         Ok(Fields { given: FieldSource::Named(given), place, omitted })
     }
 
-    /// The content of an option that is given; `None` if it is given nothing.
+    /// Returns a probe for the content of an option, or `None` to provide none.
     fn begin_option(self) -> Option<Probe<'a>> {
         self.explorer.enter(self.place, self.depth, |explorer| Kind::Option { of: explorer.add(), none: false });
         match self.explorer.node(self.place).map(|node| &node.kind) {
@@ -178,7 +178,7 @@ impl<'a> Probe<'a> {
         }
     }
 
-    /// The elements of a list; `None` if it is too deep to be looked at.
+    /// Returns the elements of a list, or `None` if the list is too deep to be explored.
     fn begin_list(self) -> Option<Values<'a>> {
         if self.place.is_some() && self.depth >= DEPTH {
             self.explorer.enter(self.place, self.depth, |_| Kind::Recursion);
@@ -192,7 +192,7 @@ impl<'a> Probe<'a> {
         Some(Values { explorer: self.explorer, places: places.into_iter(), depth: self.depth + 1 })
     }
 
-    /// The entry of a map that is given one.
+    /// Returns the entry of a map, or `None` for an empty map.
     fn begin_map(self) -> Option<MapEntry<'a>> {
         if self.place.is_some() && self.depth >= DEPTH {
             self.explorer.enter(self.place, self.depth, |_| Kind::Recursion);
@@ -212,7 +212,7 @@ impl<'a> Probe<'a> {
         }
     }
 
-    /// The variant that an enum is given in this pass.
+    /// Chooses the variant that an enum is given in this pass.
     fn begin_enum(
         mut self,
         name: &'static str,
@@ -237,7 +237,7 @@ impl<'a> Probe<'a> {
                 let at = new.or_else(accepted).unwrap_or(0);
                 known.get(at).map(|variant| VariantChoice { at, name: variant.name, of: variant.of })
             }
-            // One after the other, until one of them comes to an end.
+            // Try the variants in turn until one of them ends.
             _ => {
                 let name = variants.get((explorer.attempt + self.depth) % variants.len().max(1));
                 name.map(|name| VariantChoice { at: 0, name, of: None })
@@ -252,7 +252,7 @@ impl<'a> Probe<'a> {
         Ok((self, chosen))
     }
 
-    /// The fields of the struct at this place in the order they are offered: those at which nothing is accepted last.
+    /// Returns the fields of the struct at this place in the order in which they are offered. Stuck fields come last.
     #[allow(clippy::type_complexity, reason = "one private function makes it, another reads it")]
     fn order(&mut self) -> Option<(Vec<(&'static str, NodeId, Option<usize>)>, bool)> {
         let Some(Kind::Struct { fields, by_order }) = self.explorer.node(self.place).map(|node| &node.kind) else {
@@ -269,7 +269,7 @@ impl<'a> Probe<'a> {
         Some((order, by_order))
     }
 
-    /// The field that is left out in this pass, to see whether it may be.
+    /// Returns the field that is omitted in this pass to test whether it is optional.
     fn omitted(&mut self) -> Option<usize> {
         if !self.explorer.is_json {
             return None;
@@ -302,11 +302,11 @@ impl VariantChoice {
     }
 }
 
-/// What a struct is given in one pass.
+/// The fields that a struct is given in one pass.
 struct Fields<'a> {
     given: FieldSource<'a>,
     place: NodeId,
-    /// The field that is left out, to see whether it may be.
+    /// The field that is omitted to test whether it is optional.
     omitted: Option<usize>,
 }
 
@@ -316,7 +316,7 @@ enum FieldSource<'a> {
 }
 
 impl Fields<'_> {
-    /// Takes down what the pass has shown.
+    /// Records the result of the pass.
     fn end(self, accepted: bool) {
         let explorer = match self.given {
             FieldSource::Named(named) => named.explorer,
@@ -442,7 +442,7 @@ impl<'de> Deserializer<'de> for Probe<'_> {
             self.explorer.last = LastStep::RecursionEnd;
             return Err(Refused);
         }
-        // It has no bytes of its own.
+        // A newtype has no bytes of its own.
         visitor.visit_newtype_struct(self)
     }
 

@@ -1,8 +1,8 @@
-//! The values a type is tried with until it accepts one.
+//! Sample values that a type is offered until it accepts one.
 
 use super::Plain;
 
-/// The texts that are tried, in this order: types that read themselves from a text accept few.
+/// The texts, in this order. Types that parse a text accept few.
 pub(super) const TEXTS: &[&str] = &[
     "a",
     "",
@@ -28,20 +28,20 @@ pub(super) const TEXTS: &[&str] = &[
     "1.0.0",
 ];
 
-/// The integers that are tried. One first: it is never zero.
+/// The integers. One comes first, because types that exclude zero accept it.
 pub(super) const INTEGERS: &[u8] = &[1, 0, 2, 12, 100];
 
 pub(super) const FLOATS: &[f32] = &[1.0, 0.0, 0.5];
 
 pub(super) const CHARS: &[char] = &['a', '0', 'A'];
 
-/// The lengths of the bytes that are tried. Sixteen first: a UUID.
+/// The lengths of bytes. Sixteen comes first, for UUIDs.
 pub(super) const LENGTHS: &[usize] = &[16, 0, 1, 4, 8, 12, 20, 32, 64];
 
-/// How many forms are tried where a type takes any form.
+/// The number of forms that are tried where a type accepts any form.
 pub(super) const FORMS: usize = 6;
 
-/// How many samples there are of a kind.
+/// Returns the number of samples of a kind.
 pub(super) fn count(plain: Plain) -> usize {
     match plain {
         Plain::Unit => 1,
@@ -54,7 +54,7 @@ pub(super) fn count(plain: Plain) -> usize {
     }
 }
 
-/// One of `samples`, the last one past their end.
+/// Returns one of `samples`; the last one past their end.
 pub(super) fn nth<T: Copy + Default>(samples: &[T], at: usize) -> T {
     samples.get(at).or(samples.last()).copied().unwrap_or_default()
 }

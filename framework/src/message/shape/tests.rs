@@ -1,4 +1,4 @@
-//! Shapes of types of every form, and which changes of them are noticed.
+//! Shapes of types of every form, and the changes that are detected.
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
@@ -11,7 +11,7 @@ fn bincode<T: DeserializeOwned + 'static>() -> String {
 }
 
 fn difference<Old: DeserializeOwned + 'static, New: DeserializeOwned + 'static>(codec: Codec) -> Option<Difference> {
-    // What is compared has been through the store.
+    // The stored shape has been written to and read from the store.
     let stored = Shape::from_text(&Shape::of::<Old>(codec).to_text());
     assert_eq!(stored, *Shape::of::<Old>(codec));
     stored.difference(&Shape::of::<New>(codec), codec)
@@ -39,7 +39,7 @@ enum Inner {
     Second,
 }
 
-/// An id that is text for people and bytes for machines, as UUIDs are.
+/// An id that is text in readable formats and bytes otherwise, like a UUID.
 struct Id;
 
 impl<'de> Deserialize<'de> for Id {
@@ -89,7 +89,7 @@ fn shape_shows_every_part_of_a_type() {
     assert!(Shape::of::<Rich>(Codec::Json).to_string().contains("id: text"));
 }
 
-/// A type that accepts nothing the tracer can think of.
+/// A type that accepts none of the samples.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
 #[allow(dead_code)]
@@ -133,7 +133,7 @@ fn refusing_field_hides_only_itself() {
 #[test]
 fn unsupported_types_are_opaque() {
     assert_eq!(Shape::of::<serde_json::Value>(Codec::Json).to_string(), "?");
-    // It need not say much, but it says the same each time.
+    // The shape may be incomplete, but it is the same each time.
     assert!(difference::<Flat, Flat>(Codec::Json).is_none());
 }
 

@@ -1,4 +1,4 @@
-//! What is accepted reads back as an equal value, in whatever order its maps and sets come, and a swapped part is noticed.
+//! Accepted values read back as equal ones in any order of their maps and sets, and swapped parts are detected.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Debug;
@@ -10,12 +10,12 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::{Trust, encode_command_verified, encode_reply_verified};
 use crate::message::{Codec, CodecError, Coded, Command, Domain, Key, Kind, Message};
 
-/// Reads a value with two of its parts in each other's place, as a wrong `Deserialize` might.
+/// Swaps two parts of a value, as a wrong `Deserialize` might.
 trait Swap: Sized {
     fn swap(self) -> Self;
 }
 
-/// A value that reads as the swapped one.
+/// A value that decodes as the swapped one.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Swapped<T>(T);
 
@@ -43,7 +43,7 @@ impl Swap for Pair {
     }
 }
 
-/// The values of the smallest and the greatest key change places.
+/// The values of the smallest and the largest key are swapped.
 impl<K: Clone + Ord + std::hash::Hash, V: Clone> Swap for HashMap<K, V> {
     fn swap(mut self) -> Self {
         let ends = self.keys().min().cloned().zip(self.keys().max().cloned());
@@ -66,7 +66,8 @@ impl<K: Clone + Ord, V: Clone> Swap for BTreeMap<K, V> {
     }
 }
 
-/// Returns whether the value is accepted as a reply and, in bincode, as a state; what is accepted reads as an equal one.
+/// Returns whether the value is accepted as a reply and, in bincode, as a state; an accepted value must decode to an
+/// equal one.
 fn accepts<T: Clone + PartialEq + Debug + Serialize + DeserializeOwned + 'static>(codec: Codec, value: &T) -> bool {
     let settled = encode_reply_verified(Ok(value.clone()), codec, &mut Vec::new());
     let is_accepted = settled.is_ok();
@@ -79,7 +80,7 @@ fn accepts<T: Clone + PartialEq + Debug + Serialize + DeserializeOwned + 'static
     is_accepted
 }
 
-/// A value with maps, sets, lists and tuples inside each other.
+/// A value with nested maps, sets, lists and tuples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Held {
     maps: HashMap<String, HashMap<u16, (i64, Option<bool>)>>,
@@ -151,7 +152,7 @@ impl Domain for Bank {
     const NAME: &'static str = "bank";
 }
 
-/// A command of which the account is not what is written.
+/// A command whose account decodes differently.
 #[derive(Debug, Serialize, Deserialize)]
 struct Pay {
     #[serde(deserialize_with = "lower_case")]
@@ -162,7 +163,7 @@ fn lower_case<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     String::deserialize(from).map(|text| text.to_lowercase())
 }
 
-/// A command whose key is in no byte of it.
+/// A command whose key is not encoded.
 #[derive(Debug, Serialize, Deserialize)]
 struct Lost {
     #[serde(skip)]

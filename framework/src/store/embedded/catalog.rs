@@ -22,7 +22,7 @@ pub(super) fn save(disk: &Arc<dyn Disk>, entries: &[CatalogEntry]) -> Result<(),
     })
 }
 
-/// Reads the catalog; none if none was ever saved. It is no cache: one that is damaged is an error.
+/// Reads the catalog, or `None` if none was ever saved. It is not a cache: a damaged catalog is an error.
 pub(super) fn load(disk: &Arc<dyn Disk>) -> Result<Option<Vec<CatalogEntry>>, StoreError> {
     if !disk.names().map_err(failure("listing the store's folder"))?.iter().any(|name| name == NAME) {
         return Ok(None);
@@ -33,9 +33,9 @@ pub(super) fn load(disk: &Arc<dyn Disk>) -> Result<Option<Vec<CatalogEntry>>, St
 
 fn parse(bytes: &[u8]) -> Result<Vec<CatalogEntry>, String> {
     let content = bytes.strip_prefix(&MAGIC).and_then(|rest| rest.split_first_chunk::<4>());
-    let (sum, content) = content.ok_or("it does not begin as a catalog does")?;
+    let (sum, content) = content.ok_or("its header is not that of a catalog")?;
     if crc32fast::hash(content) != u32::from_le_bytes(*sum) {
-        return Err("its checksum is wrong; without the file the node starts and writes a new one".to_owned());
+        return Err("its checksum is wrong; if the file is removed, the node writes a new one at start".to_owned());
     }
     serde_json::from_slice(content).map_err(|error| error.to_string())
 }

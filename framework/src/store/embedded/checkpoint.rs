@@ -1,7 +1,8 @@
-//! Saved indexes, so that opening a store reads the end of the log and not all of it.
+//! Checkpoints: saved indexes that let an opening read only the end of the log.
 //!
-//! A checkpoint is a cache. One that is damaged is passed over, and the log is read from an older one or from its beginning.
-//! But it is written only after what it contains was durable, so a log that ends before it has lost something.
+//! Called by the flusher (write) and by recovery (read). A checkpoint is a cache: a damaged one is skipped, and the log
+//! is read from an older one or from its beginning. A checkpoint is written only after its contents are durable in the
+//! log. Therefore a log that ends before its checkpoint has lost data.
 
 use std::collections::HashMap;
 use std::io;
@@ -22,14 +23,14 @@ const PREFIX: &str = "index-";
 const UNFINISHED: &str = "index.new";
 const MAGIC: [u8; 8] = *b"whizidx\x01";
 
-/// What a checkpoint contains.
+/// The content of a checkpoint.
 #[derive(Default)]
 pub(super) struct Checkpoint {
-    /// The highest number of a checkpoint, whether it could be used or not; 0 if there is none.
+    /// The highest number of a checkpoint, usable or not; 0 if there is none.
     pub(super) number: u64,
-    /// Where the last batch that was durable begins.
+    /// The location of the last durable batch.
     pub(super) last: Option<BatchLocation>,
-    /// Up to where the snapshots' files are known: file and offset.
+    /// The known end of the snapshot files: file and offset.
     pub(super) snapshots: (u64, u64),
     pub(super) shards: Vec<RecoveredShard>,
 }
@@ -45,10 +46,10 @@ fn numbers(disk: &dyn Disk) -> io::Result<Vec<u64>> {
     Ok(numbers)
 }
 
-/// The newest checkpoint that can be read.
+/// Returns the newest readable checkpoint.
 pub(super) fn newest(disk: &Arc<dyn Disk>, hasher: &StreamHasher) -> Result<Checkpoint, StoreError> {
     let numbers = numbers(&**disk).map_err(failure("listing the store's folder"))?;
-    // The next one gets a higher number than one that cannot be used, and takes it away.
+    // The next checkpoint gets a higher number than an unusable one and removes it.
     let newest = numbers.last().copied().unwrap_or(0);
     for number in numbers.into_iter().rev() {
         let saved = match read_all(&**disk, &name(number)) {
@@ -60,7 +61,7 @@ pub(super) fn newest(disk: &Arc<dyn Disk>, hasher: &StreamHasher) -> Result<Chec
             Err(reason) => {
                 let file = disk.path(&name(number));
                 let file = file.display();
-                tracing::warn!(target: crate::telemetry::TARGET, %file, reason, "a checkpoint cannot be used");
+                tracing::warn!(target: crate::telemetry::TARGET, %file, reason, "checkpoint skipped: it cannot be read");
             }
         }
     }
@@ -68,43 +69,44 @@ pub(super) fn newest(disk: &Arc<dyn Disk>, hasher: &StreamHasher) -> Result<Chec
 }
 
 fn read(bytes: &[u8], hasher: &StreamHasher) -> Result<Checkpoint, Malformed> {
-    let (content, sum) = bytes.split_last_chunk::<4>().ok_or(Malformed("it ends too early"))?;
+    let (content, sum) = bytes.split_last_chunk::<4>().ok_or(Malformed("unexpected end of the file"))?;
     if crc32fast::hash(content) != u32::from_le_bytes(*sum) {
         return Err(Malformed("its checksum is wrong"));
     }
-    let take = &mut Decoder(content);
-    if take.array()? != MAGIC {
-        return Err(Malformed("it is no checkpoint of this format"));
+    let decoder = &mut Decoder(content);
+    if decoder.array()? != MAGIC {
+        return Err(Malformed("its header is not that of a checkpoint"));
     }
-    if decode_stream(take)? != probe(hasher) {
-        return Err(Malformed("its streams were hashed differently"));
+    if decode_stream(decoder)? != probe(hasher) {
+        return Err(Malformed("its streams were hashed with another function"));
     }
-    let place = BatchLocation { segment: take.number()?, offset: take.number()?, batch: take.number()? };
+    let place = BatchLocation { segment: decoder.number()?, offset: decoder.number()?, batch: decoder.number()? };
     let last = (place.batch > 0).then_some(place);
-    let snapshots = (take.number()?, take.number()?);
+    let snapshots = (decoder.number()?, decoder.number()?);
     let mut names = Names::default();
-    let count = take.count()?;
+    let count = decoder.count()?;
     let mut shards = Vec::with_capacity(count);
     for _ in 0..count {
-        let id = ShardId::new(names.get(take.text()?)?, take.shard()?);
-        let (count, epoch) = (take.shard()?, take.number()?);
-        let index = Index::restore(take, hasher.clone(), &mut names)?;
+        let id = ShardId::new(names.get(decoder.text()?)?, decoder.shard()?);
+        let (count, epoch) = (decoder.shard()?, decoder.number()?);
+        let index = Index::restore(decoder, hasher.clone(), &mut names)?;
         let mut snapshots = HashMap::new();
         for _ in 0..take.count()? {
-            let stream = decode_stream(take)?;
-            let (file, offset, length, turn) = (take.number()?, take.number()?, take.number()?, take.number()?);
+            let stream = decode_stream(decoder)?;
+            let (file, offset, length, turn) =
+                (decoder.number()?, decoder.number()?, decoder.number()?, decoder.number()?);
             snapshots.insert(stream, SnapshotLocation { file, offset, length, turn });
         }
         shards.push(RecoveredShard { id, shards: count, epoch, index, snapshots });
     }
-    if take.is_empty() {
+    if decoder.is_empty() {
         Ok(Checkpoint { number: 0, last, snapshots, shards })
     } else {
-        Err(Malformed("bytes are left over"))
+        Err(Malformed("trailing bytes"))
     }
 }
 
-/// Where one stream is in every run of every version, unless hashing has changed.
+/// Returns the hash of a fixed stream. It is the same in every run and version, unless the hash function has changed.
 fn probe(hasher: &StreamHasher) -> Stream {
     hasher.stream("probe", "the quick brown fox jumps over the lazy dog")
 }
@@ -115,11 +117,12 @@ fn encode_stream(into: &mut Vec<u8>, stream: Stream) {
     into.extend_from_slice(&second.to_le_bytes());
 }
 
-fn decode_stream(take: &mut Decoder<'_>) -> Result<Stream, Malformed> {
-    Ok(Stream::from_halves(u64::from_le_bytes(take.array()?), u64::from_le_bytes(take.array()?)))
+fn decode_stream(decoder: &mut Decoder<'_>) -> Result<Stream, Malformed> {
+    Ok(Stream::from_halves(u64::from_le_bytes(decoder.array()?), u64::from_le_bytes(decoder.array()?)))
 }
 
-/// Appends the beginning of a checkpoint: what it knows of the log and of the snapshots' files, and how many shards follow.
+/// Appends the header of a checkpoint: the known ends of the log and of the snapshot files, and the number of shards
+/// that follow.
 pub(super) fn encode_head(
     into: &mut Vec<u8>,
     hasher: &StreamHasher,
@@ -135,7 +138,7 @@ pub(super) fn encode_head(
     }
 }
 
-/// Appends the beginning of a shard; its index follows in slices.
+/// Appends the header of a shard. Its index follows in slices.
 pub(super) fn encode_shard(into: &mut Vec<u8>, id: &ShardId, shards: u16, epoch: Epoch, index: &mut Index) {
     encode::text(into, &id.domain);
     encode::number(into, u64::from(id.shard));
@@ -144,7 +147,7 @@ pub(super) fn encode_shard(into: &mut Vec<u8>, id: &ShardId, shards: u16, epoch:
     index.begin_saving(into);
 }
 
-/// Appends the places of a shard's snapshots.
+/// Appends the locations of a shard's snapshots.
 pub(super) fn encode_snapshots(into: &mut Vec<u8>, snapshots: &HashMap<Stream, SnapshotLocation>) {
     encode::number(into, snapshots.len() as u64);
     for (stream, stored) in snapshots {
@@ -155,13 +158,13 @@ pub(super) fn encode_snapshots(into: &mut Vec<u8>, snapshots: &HashMap<Stream, S
     }
 }
 
-/// Takes away what was begun and could not be finished: it takes room that may be all that is missing.
+/// Removes an unfinished checkpoint, because its space may be just what is missing.
 pub(super) fn remove_unfinished(disk: &Arc<dyn Disk>) {
-    // That it cannot be removed, or was never there, changes nothing about why it is.
+    // Best effort: the file may not exist, and the original error is reported either way.
     let _ = disk.remove(UNFINISHED);
 }
 
-/// A checkpoint that is being written, piece by piece.
+/// A checkpoint that is written piece by piece.
 pub(super) struct CheckpointWriter {
     disk: Arc<dyn Disk>,
     file: Arc<dyn super::disk::DiskFile>,
@@ -182,7 +185,7 @@ impl CheckpointWriter {
         Ok(())
     }
 
-    /// Makes it the newest checkpoint, takes the older ones away, and says how large it is.
+    /// Makes this the newest checkpoint and removes older ones. Returns its size in bytes.
     pub(super) fn finish(self, number: u64) -> io::Result<u64> {
         self.file.write_at(&self.sum.finalize().to_le_bytes(), self.offset)?;
         self.file.sync()?;

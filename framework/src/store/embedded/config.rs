@@ -1,6 +1,6 @@
-//! The sizes of a store on disk.
+//! Configuration of a store on disk.
 
-/// The sizes of a store on disk. The defaults are right for nearly everybody.
+/// The sizes of a store on disk. The defaults suit nearly all uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EmbeddedConfig {
     pub(super) first_segment_bytes: u64,
@@ -8,16 +8,17 @@ pub struct EmbeddedConfig {
     pub(super) checkpoint_bytes: u64,
 }
 
-/// Small enough that a new store is there at once, large enough for the largest turn.
+/// Small enough to create a new store quickly, large enough for the largest turn.
 const FIRST_SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Large enough that making one and going over to it cost nothing, small enough that one kept in reserve does not matter.
+/// Large enough that creating segments and switching to them costs little, small enough that one spare segment does not
+/// matter.
 const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 
-/// So much log is read in a few hundredths of a second.
+/// This much log is read in a few hundredths of a second.
 const CHECKPOINT_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Below this a segment is mostly its own head.
+/// A smaller segment would consist mostly of its header.
 const SMALLEST_SEGMENT_BYTES: u64 = 4 * 1024;
 
 impl Default for EmbeddedConfig {
@@ -31,22 +32,22 @@ impl Default for EmbeddedConfig {
 }
 
 impl EmbeddedConfig {
-    /// Sets how large the log's files are. Default 64 MiB, at least 4 KiB. The first ones are smaller, from 4 MiB up, unless
-    /// this is smaller still; a turn must fit into the first, so a small size also limits turns.
+    /// Sets the size of the log's files. Default 64 MiB, at least 4 KiB. The first files are smaller, from 4 MiB up,
+    /// unless this size is smaller still. A turn must fit into the first file, so a small size also limits turns.
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = bytes.max(SMALLEST_SEGMENT_BYTES);
         self.first_segment_bytes = FIRST_SEGMENT_BYTES.min(self.segment_bytes);
         self
     }
 
-    /// Sets after how many bytes of log a checkpoint is written at the earliest. Default 64 MiB. More makes opening slower,
-    /// less writes more.
+    /// Sets the minimum amount of log between checkpoints, in bytes. Default 64 MiB. A larger value makes opening
+    /// slower, a smaller one writes more.
     pub fn checkpoint_bytes(mut self, bytes: u64) -> Self {
         self.checkpoint_bytes = bytes.max(1);
         self
     }
 
-    /// How large the segment with this number is made.
+    /// Returns the size of the segment with this number.
     pub(super) fn size_of_segment(&self, number: u64) -> u64 {
         let steps = u32::try_from(number.saturating_sub(1).min(16)).unwrap_or(16);
         (self.first_segment_bytes << (2 * steps)).min(self.segment_bytes)

@@ -1,7 +1,7 @@
-//! Files as the store needs them: the seam between the log and the operating system.
+//! File access of the store: the seam between the log and the operating system.
 //!
-//! Called by everything in this room, calls the operating system. Tests put a disk of their own here, which tears writes,
-//! loses what was not flushed, and fails on demand.
+//! Called by all of this module; calls the operating system. Tests replace it by a disk that tears writes, loses
+//! unflushed data and fails on demand.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -17,48 +17,48 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 #[cfg(not(unix))]
 compile_error!("the embedded store needs a unix system; build without the feature `embedded`");
 
-/// One folder with the files of a store.
+/// The folder with the files of a store.
 pub trait Disk: Send + Sync + 'static {
-    /// Keeps everybody else out until the disk is dropped or [unlocked](Self::unlock). `false` if somebody is in.
+    /// Locks the folder until the disk is dropped or [unlocked](Self::unlock). Returns `false` if it is already locked.
     fn lock(&self) -> io::Result<bool>;
 
-    /// Lets others in.
+    /// Releases the lock.
     fn unlock(&self);
 
-    /// The names of all files.
+    /// Returns the names of all files.
     fn names(&self) -> io::Result<Vec<String>>;
 
-    /// A new, empty file; an old one of the name is emptied. It may be gone after a crash until [`sync`](Self::sync).
+    /// Creates an empty file, or empties an existing one. The file may be lost in a crash until [`sync`](Self::sync).
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
 
-    /// A file that exists.
+    /// Opens an existing file.
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
 
-    /// Gives a file another name, in one step; a file that had it is gone.
+    /// Renames a file atomically, replacing an existing file with the new name.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
-    /// Takes a file away.
+    /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
 
-    /// Makes creating, renaming and removing durable.
+    /// Makes creations, renames and removals durable.
     fn sync(&self) -> io::Result<()>;
 
-    /// What people call a file; the folder for the empty name.
+    /// Returns the path of a file for messages; the path of the folder for the empty name.
     fn path(&self, name: &str) -> PathBuf;
 }
 
-/// A file, read and written anywhere by any thread.
+/// A file that is read and written at any offset by any thread.
 pub trait DiskFile: Send + Sync {
-    /// How many bytes it has.
+    /// Returns the length in bytes.
     fn length(&self) -> io::Result<u64>;
 
-    /// Reads up to all of `bytes`; fewer only at the end of the file.
+    /// Reads into `bytes`. Returns the number of bytes read, which is less than requested only at the end of the file.
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize>;
 
     /// Writes all of `bytes`.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
-    /// Makes what was written durable.
+    /// Makes earlier writes durable.
     fn sync(&self) -> io::Result<()>;
 }
 
@@ -70,29 +70,29 @@ pub(super) struct Folder {
     locks: Mutex<Option<[File; 3]>>,
 }
 
-/// Locked by whoever works with the folder, and touched by nobody else.
+/// The main lock, held by the process that has opened the store. Readers never touch it.
 const LOCK: &str = "lock";
-/// Locked by him as well, for others to see: who looks whether somebody is in holds it for a moment, together with others who
-/// look. That makes nobody else's opening fail: he waits until they have looked.
+/// A second lock that readers probe. A probe holds it briefly and shared; an opener waits for the probe to end instead
+/// of failing.
 const PROBE_LOCK: &str = "lock-seen";
 
 impl Folder {
-    /// The folder at `path`, created for nobody but this user if it is not there.
+    /// Creates the folder at `path` if it does not exist, accessible for this user only.
     pub(super) fn new(path: &Path) -> io::Result<Self> {
         Self::make(path)?;
         Ok(Self::at(path))
     }
 
-    /// The folder at `path` as it is, there or not.
+    /// Refers to the folder at `path` without creating it.
     pub(super) fn at(path: &Path) -> Self {
         Self { path: path.to_owned(), locks: Mutex::new(None) }
     }
 
-    /// Whether anybody keeps others out now. Nobody else who asks is in the way.
+    /// Returns whether a process has the store open. Concurrent probes do not disturb each other.
     pub(super) fn is_in_use(&self) -> io::Result<bool> {
         let file = match self.open_lock(PROBE_LOCK)? {
             Some(file) => file,
-            // Whoever is in has a version that knows of one lock only, or the file was removed.
+            // The owner runs an older version, which has only the main lock, or the file was removed.
             None => match self.open_lock(LOCK)? {
                 Some(file) => file,
                 None => return Ok(false),
@@ -112,24 +112,25 @@ impl Folder {
         }
     }
 
-    /// A file that exists, and cannot be written to.
+    /// Opens an existing file read-only.
     pub(super) fn open_to_read(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         Ok(Arc::new(OsFile(File::open(self.path(name))?)))
     }
 
-    /// Makes the folder and those above it that are missing, each durably.
+    /// Creates the folder and its missing parents, each durably.
     fn make(path: &Path) -> io::Result<()> {
-        // A path of one part lies in the working folder.
+        // A path with one component is in the working directory.
         let above = path.parent().map(|above| if above.as_os_str().is_empty() { Path::new(".") } else { above });
         if path.is_dir() {
-            // Whoever made it may have died before it was durable. It may lie where only others may look.
+            // A process that created it may have crashed before it was durable. Best effort: the parent may not be
+            // readable.
             let _ = above.map(|above| File::open(above)?.sync_all());
             return Ok(());
         }
         let Some(above) = above else { return Ok(()) };
         Self::make(above)?;
         match DirBuilder::new().mode(0o700).create(path) {
-            // Somebody else was quicker.
+            // Another process created it first.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
             made => made?,
         }
@@ -146,14 +147,14 @@ impl Folder {
 impl Disk for Folder {
     fn lock(&self) -> io::Result<bool> {
         let open = |name| Self::options().create(true).truncate(false).open(self.path(name));
-        // The second one first: who looks finds it, and lets the other one alone.
+        // Take the probe lock first so that a reader that sees it never touches the main lock.
         let (seen, own) = (open(PROBE_LOCK)?, open(LOCK)?);
         match own.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Ok(false),
             Err(fs::TryLockError::Error(error)) => return Err(error),
         }
-        // The folder as well: whoever removes the files of the locks lets nobody in.
+        // Lock the folder as well, so that removing the lock files does not let a second process in.
         let folder = File::open(&self.path)?;
         if !lock_with_retries(|| seen.try_lock())? || !lock_folder(&folder)? {
             return Ok(false);
@@ -169,7 +170,7 @@ impl Disk for Folder {
     fn names(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.path)? {
-            // What is no text was not written by a store.
+            // Not UTF-8: not written by a store.
             if let Ok(name) = entry?.file_name().into_string() {
                 names.push(name);
             }
@@ -202,19 +203,23 @@ impl Disk for Folder {
     }
 }
 
-/// The number of times that a lock is tried, 5 ms apart: a reader holds it for a moment only, so after two seconds an owner has it.
+/// The number of attempts to take a lock, 5 ms apart. A probe holds the lock only briefly, so two seconds suffice for
+/// an opener.
 const PROBE_TRIES: u32 = 400;
 const PROBE_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Tries to take a lock that others may hold for a moment. Returns whether it was taken.
-#[allow(clippy::disallowed_methods, reason = "file locks wake no one, and a store is opened on a thread that may wait")]
+/// Tries to take a lock that others may hold briefly. Returns whether it was taken.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "file locks cannot notify, and a store is opened on a thread that may block"
+)]
 fn lock_with_retries(take: impl Fn() -> Result<(), fs::TryLockError>) -> io::Result<bool> {
-    let mut looks = 0;
+    let mut tries = 0;
     loop {
         match take() {
             Ok(()) => return Ok(true),
-            Err(fs::TryLockError::WouldBlock) if looks < PROBE_TRIES => {
-                looks += 1;
+            Err(fs::TryLockError::WouldBlock) if tries < PROBE_TRIES => {
+                tries += 1;
                 std::thread::sleep(PROBE_INTERVAL);
             }
             Err(fs::TryLockError::WouldBlock) => return Ok(false),
@@ -224,7 +229,8 @@ fn lock_with_retries(take: impl Fn() -> Result<(), fs::TryLockError>) -> io::Res
     }
 }
 
-/// Locks the folder itself; whether nobody has it. File systems that lock files only are relied on for these.
+/// Locks the folder itself. Returns `false` if it is already locked. On file systems that can only lock files, the file
+/// locks suffice.
 fn lock_folder(folder: &File) -> io::Result<bool> {
     match folder.try_lock() {
         Ok(()) | Err(fs::TryLockError::Error(_)) => Ok(true),
@@ -261,12 +267,12 @@ impl DiskFile for OsFile {
     }
 }
 
-/// Whether an error says that there is no room left, for this user or at all.
+/// Returns whether an error means that no space is left, for this user or at all.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }
 
-/// Writes a small file whole or not at all, durably.
+/// Replaces a small file atomically and durably.
 pub(super) fn replace(disk: &dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
     let new = format!("{name}.new");
     let written = (|| {
@@ -277,13 +283,13 @@ pub(super) fn replace(disk: &dyn Disk, name: &str, bytes: &[u8]) -> io::Result<(
         disk.sync()
     })();
     if written.is_err() {
-        // Half a file helps nobody and takes room; that it cannot be removed changes nothing about the error.
+        // Best-effort removal of the partial file; the original error is reported either way.
         let _ = disk.remove(&new);
     }
     written
 }
 
-/// All bytes of a file.
+/// Reads all bytes of a file.
 pub(super) fn read_all(disk: &dyn Disk, name: &str) -> io::Result<Vec<u8>> {
     let file = disk.open(name)?;
     let length = usize::try_from(file.length()?).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;

@@ -1,4 +1,6 @@
-//! Keeps the caches: snapshots, checkpoints, views. On a thread of its own, behind the log and never in its way.
+//! Writes the caches, that is snapshots, checkpoints, views and id runs, on a thread of its own.
+//!
+//! Called by the shards' writers and the log writer, which only enqueue work. Appends never wait for it.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -18,31 +20,32 @@ use crate::clock::Timestamp;
 use crate::message::Name;
 use crate::store::{Epoch, StoreError, View};
 
-/// So many snapshots wait to be written; more are not kept.
+/// The number of snapshots that may be queued; further ones are dropped.
 const MAX_QUEUED_SNAPSHOTS: usize = 1024;
 
-/// How many bytes of snapshots are held in memory until they are written, over all shards; more are not kept. One alone may have more.
+/// The bytes of unwritten snapshots held in memory over all shards; further snapshots are dropped. A single snapshot
+/// may be larger.
 const MAX_RESERVED_BYTES: usize = 64 * 1024 * 1024;
 
-/// When so many bytes of the snapshots' file are of snapshots that were replaced, and they are the larger part, it is copied.
+/// The snapshot file is compacted when replaced snapshots exceed this size and the size of the live ones.
 const MAX_DEAD_BYTES: u64 = 64 * 1024 * 1024;
 
-/// A checkpoint is written when the log has grown by so many times what the last one had, so that it stays a small part of
-/// what is written.
+/// A checkpoint is written when the log has grown by this multiple of the last checkpoint's size, so that checkpoints
+/// remain a small part of all writes.
 const CHECKPOINT_GROWTH: u64 = 4;
 
-/// So many ids are held in memory, 30 to 60 bytes each, before they are written to a file.
+/// The number of ids held in memory, at 30 to 60 bytes each, before they are written to a file.
 const IDS_IN_MEMORY: u64 = 256 * 1024;
 
 pub(super) struct Flusher {
     queue: Mutex<Queue>,
     wake: Condvar,
-    /// How many bytes the log has grown since the last checkpoint, and how many make another one worth its while.
+    /// The growth of the log since the last checkpoint in bytes, and the growth at which the next one is written.
     grown_bytes: AtomicU64,
     checkpoint_threshold: AtomicU64,
-    /// How many ids the indexes have taken in since the last run.
+    /// The number of ids added to the indexes since the last run.
     ids: AtomicU64,
-    /// How many bytes the snapshots have that are in no file yet.
+    /// The bytes of snapshots that are not in a file yet.
     reserved: Arc<AtomicUsize>,
     state: Mutex<FlusherState>,
     /// The epochs of the views' owners.
@@ -54,14 +57,14 @@ struct Queue {
     jobs: VecDeque<Job>,
     snapshots: usize,
     checkpoint: bool,
-    /// Ids are to be written to a run.
+    /// Write the ids in memory to a run.
     ids: bool,
-    /// The ids of turns before this are to be dropped.
+    /// Drop the ids of turns before this time.
     forget: Option<Timestamp>,
     stop: bool,
 }
 
-/// What only the one who works knows.
+/// State of the flusher's own work, locked for as long as a piece of work takes.
 struct FlusherState {
     /// The number of the newest checkpoint.
     checkpoint: u64,
@@ -69,7 +72,7 @@ struct FlusherState {
     dead: u64,
 }
 
-/// Room that is taken until this is dropped.
+/// Reserved memory, released on drop.
 #[derive(Debug)]
 pub(super) struct ReservedBytes(Arc<AtomicUsize>, usize);
 
@@ -104,14 +107,14 @@ impl Flusher {
         }
     }
 
-    /// Room in memory for a snapshot of so many bytes until it is written; none if there is not enough.
+    /// Reserves memory for a snapshot until it is written. Returns `None` if the limit is reached.
     pub(super) fn reserve(&self, bytes: usize) -> Option<ReservedBytes> {
         let before = self.reserved.fetch_add(bytes, Ordering::Relaxed);
         let held = ReservedBytes(Arc::clone(&self.reserved), bytes);
         (before == 0 || before.saturating_add(bytes) <= MAX_RESERVED_BYTES).then_some(held)
     }
 
-    /// Has a snapshot written whose turn is committed.
+    /// Enqueues a snapshot whose turn is committed. Returns `false` if the queue is full.
     pub(super) fn enqueue_snapshot(&self, shard: &Arc<Shard>, stream: Stream) -> bool {
         let mut queue = self.queue.lock();
         if queue.snapshots >= MAX_QUEUED_SNAPSHOTS || queue.stop {
@@ -124,7 +127,7 @@ impl Flusher {
         true
     }
 
-    /// Gives a view a new owner: the epoch.
+    /// Gives a view a new owner and returns the new epoch.
     pub(super) fn claim_view(&self, projection: &Name) -> Epoch {
         let mut views = self.views.lock();
         let epoch = views.entry(projection.clone()).or_default();
@@ -132,26 +135,26 @@ impl Flusher {
         *epoch
     }
 
-    /// Has a view saved.
+    /// Enqueues a view. The receiver resolves when it is durable.
     pub(super) fn enqueue_view(
         &self,
         projection: &Name,
         epoch: Epoch,
         view: View,
     ) -> oneshot::Receiver<Result<(), StoreError>> {
-        let (tell, told) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let mut queue = self.queue.lock();
         if queue.stop {
-            let _ = tell.send(Err(StoreError::Closed));
+            let _ = sender.send(Err(StoreError::Closed));
         } else {
-            queue.jobs.push_back(Job::View(projection.clone(), epoch, view, tell));
+            queue.jobs.push_back(Job::View(projection.clone(), epoch, view, sender));
         }
         drop(queue);
         self.wake.notify_one();
-        told
+        receiver
     }
 
-    /// The log has grown.
+    /// Adds to the growth of the log and requests a checkpoint when the threshold is reached.
     pub(super) fn add_growth(&self, bytes: u64) {
         let grown = self.grown_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if grown >= self.checkpoint_threshold.load(Ordering::Relaxed)
@@ -162,7 +165,7 @@ impl Flusher {
         }
     }
 
-    /// A message from outside was handled: its id is held in memory until it is in a run.
+    /// Counts an id that was added in memory and requests a run when there are enough.
     pub(super) fn count_id(&self) {
         let held = self.ids.fetch_add(1, Ordering::Relaxed) + 1;
         if held.is_multiple_of(IDS_IN_MEMORY) {
@@ -171,19 +174,19 @@ impl Flusher {
         }
     }
 
-    /// Has the ids of turns before `before` dropped.
+    /// Enqueues dropping the ids of turns before `before`.
     pub(super) fn forget_ids(&self, before: Timestamp) {
         self.queue.lock().forget = Some(before);
         self.wake.notify_one();
     }
 
-    /// Takes nothing in any more; what is there is still done.
+    /// Accepts no further views and snapshots; queued work is still done.
     pub(super) fn stop(&self) {
         self.queue.lock().stop = true;
         self.wake.notify_one();
     }
 
-    /// Works until it is stopped.
+    /// Runs until it is stopped.
     pub(super) fn run(&self, store: &Inner) {
         loop {
             let mut queue = self.queue.lock();
@@ -199,7 +202,7 @@ impl Flusher {
         }
     }
 
-    /// Does what is to be done now.
+    /// Does all queued work.
     pub(super) fn step(&self, store: &Inner) {
         loop {
             let mut queue = self.queue.lock();
@@ -214,8 +217,8 @@ impl Flusher {
             drop(queue);
             match job {
                 Some(Job::Snapshot(shard, stream)) => self.write_snapshot(store, &shard, stream),
-                Some(Job::View(projection, epoch, view, tell)) => {
-                    let _ = tell.send(self.save_view(store, &projection, epoch, &view));
+                Some(Job::View(projection, epoch, view, sender)) => {
+                    let _ = sender.send(self.save_view(store, &projection, epoch, &view));
                 }
                 None if checkpoint || ids || forget.is_some() => {
                     self.maintain_ids(store, ids, forget);
@@ -228,17 +231,17 @@ impl Flusher {
         }
     }
 
-    /// Writes ids to a run, and drops those that have expired. That it fails is logged: the ids stay where they are.
+    /// Writes ids to a run and drops expired ids. A failure is only logged: the ids stay where they are.
     fn maintain_ids(&self, store: &Inner, write: bool, forget: Option<Timestamp>) {
         let _work = self.state.lock();
         let written = if write { self.write_ids(store) } else { Ok(()) };
         let tended = written.and_then(|()| forget.map_or(Ok(()), |before| store.ids.forget(before)));
         if let Err(error) = tended {
-            tracing::warn!(target: crate::telemetry::TARGET, %error, "the index of ids was not written");
+            tracing::warn!(target: crate::telemetry::TARGET, %error, "failed to write the index of ids");
         }
     }
 
-    /// Moves the ids that the indexes hold in memory to a run. The caller holds the lock of the work.
+    /// Moves the ids in memory to a run. The caller holds the lock of the state.
     fn write_ids(&self, store: &Inner) -> io::Result<()> {
         let through = store.write_buffer.committed();
         self.ids.store(0, Ordering::Relaxed);
@@ -266,9 +269,10 @@ impl Flusher {
     }
 
     fn save_view(&self, store: &Inner, projection: &Name, mine: Epoch, view: &View) -> Result<(), StoreError> {
-        // Held while it is written: whoever takes the view finds what this leaves, and nobody overwrites it afterwards.
+        // Held during the write: a new owner that claims the view then reads the result of this save, and this save
+        // cannot overwrite that of the new owner.
         let mut views = self.views.lock();
-        // If nobody has taken it since the store was opened, it is still whose it was before.
+        // If the view was not claimed since the store was opened, the caller is still its owner.
         let current = *views.entry(projection.clone()).or_insert(mine);
         if current != mine {
             return Err(StoreError::ViewTaken { projection: projection.to_string(), mine, current });
@@ -278,14 +282,14 @@ impl Flusher {
 
     fn write_snapshot(&self, store: &Inner, shard: &Arc<Shard>, stream: Stream) {
         let mut work = self.state.lock();
-        // Not with the shard's lock held: its actors need it.
+        // Without the shard's lock, which its actors need.
         let named = shard.state.lock().pending.get(&stream).map(|fresh| fresh.next.clone());
         let Some(named) = named else { return };
         let written = store.snapshots.write(&named);
         let mut state = shard.state.lock();
         state.finish_snapshot(stream);
         let old = written.as_ref().ok().and_then(|stored| shard.stored.write().insert(stream, *stored));
-        // The one behind it may be ripe as well.
+        // The stream's next pending snapshot may be committed as well.
         state.index.commit(store.write_buffer.committed());
         store.enqueue_snapshots(shard, &mut state);
         drop(state);
@@ -301,16 +305,16 @@ impl Flusher {
                 }
             }
             Err(error) => {
-                tracing::warn!(target: crate::telemetry::TARGET, %error, "a snapshot was not kept");
+                tracing::warn!(target: crate::telemetry::TARGET, %error, "failed to write a snapshot");
             }
         }
     }
 
-    /// Writes a checkpoint. A cache: if it cannot be written, that is said and nothing else happens.
+    /// Writes a checkpoint. It is a cache: a failure is only logged.
     pub(super) fn checkpoint(&self, store: &Inner) {
         let grown = self.grown_bytes.swap(0, Ordering::Relaxed);
         let mut work = self.state.lock();
-        // First the ids: an opening reads no records before the checkpoint.
+        // Write the ids first: an opening reads no records before the checkpoint, so their ids would be lost.
         let last = store.write_buffer.last();
         match self.write_ids(store).and_then(|()| work.save_checkpoint(store, last)) {
             Ok(bytes) => {
@@ -318,21 +322,22 @@ impl Flusher {
                 self.checkpoint_threshold.store(enough, Ordering::Relaxed);
             }
             Err(error) => {
-                tracing::warn!(target: crate::telemetry::TARGET, %error, "a checkpoint was not kept");
+                tracing::warn!(target: crate::telemetry::TARGET, %error, "failed to write a checkpoint");
                 checkpoint::remove_unfinished(&store.disk);
                 self.grown_bytes.fetch_add(grown / 2, Ordering::Relaxed);
             }
         }
     }
 
-    /// Whether the log has grown so much that a checkpoint shortens the next opening.
+    /// Returns whether the log has grown so much that a checkpoint speeds up the next opening.
     pub(super) fn should_checkpoint(&self, store: &Inner) -> bool {
         self.grown_bytes.load(Ordering::Relaxed) >= store.config.checkpoint_bytes / 16
     }
 }
 
 impl FlusherState {
-    /// First `last` was asked for, then come the shards: whatever they know is then at least up to it.
+    /// Writes a checkpoint of all shards. `last` must have been read before the shards are saved, so that each saved
+    /// index includes at least everything up to it.
     fn save_checkpoint(&mut self, store: &Inner, last: Option<BatchLocation>) -> io::Result<u64> {
         let committed = store.write_buffer.committed();
         let shards = store.shards();
@@ -342,7 +347,7 @@ impl FlusherState {
         }
         store.snapshots.sync()?;
         let snapshots = store.snapshots.end();
-        // A shard whose opening is not durable yet may never have been opened.
+        // A shard whose opening is not durable yet may not exist after a crash.
         let known: Vec<_> = shards.iter().take_while(|shard| shard.opened_at < committed).collect();
         let mut writing = CheckpointWriter::begin(&store.disk)?;
         let mut piece = Vec::new();
@@ -362,7 +367,7 @@ impl FlusherState {
         Ok(bytes)
     }
 
-    /// Copies what is still of use to a new file, so that the old ones can go.
+    /// Copies the live snapshots to a new file, so that the old files can be removed.
     fn copy_snapshots(&mut self, store: &Inner, shards: &[Arc<Shard>]) -> io::Result<()> {
         let old = store.snapshots.rotate()?;
         let mut live = 0;
@@ -387,7 +392,7 @@ impl FlusherState {
     }
 }
 
-/// Writes one shard, piece by piece: its actors append in between.
+/// Writes a shard piece by piece. The lock is released between the pieces, so that its actors can append.
 fn save_shard(store: &Inner, shard: &Shard, writing: &mut CheckpointWriter) -> io::Result<()> {
     let mut piece = Vec::new();
     {
@@ -406,7 +411,7 @@ fn save_shard(store: &Inner, shard: &Shard, writing: &mut CheckpointWriter) -> i
         }
     }
     piece.clear();
-    // Only this thread changes them, so nothing waits for this lock.
+    // Only this thread changes the map, so no other thread waits for this lock.
     checkpoint::encode_snapshots(&mut piece, &shard.stored.read());
     writing.write(&piece)
 }
@@ -417,13 +422,13 @@ mod tests {
 
     #[test]
     fn queued_snapshots_are_bounded_in_bytes() {
-        let keeper = Flusher::new(0, 0, 0, 0);
-        let alone = keeper.reserve(2 * MAX_RESERVED_BYTES).expect("one alone may be larger");
-        assert!(keeper.reserve(1).is_none());
+        let flusher = Flusher::new(0, 0, 0, 0);
+        let alone = flusher.reserve(2 * MAX_RESERVED_BYTES).expect("one alone may be larger");
+        assert!(flusher.reserve(1).is_none());
         drop(alone);
-        let many: Vec<_> = (0..64).map(|_| keeper.reserve(MAX_RESERVED_BYTES / 64).expect("there is room")).collect();
-        assert!(keeper.reserve(1).is_none());
+        let many: Vec<_> = (0..64).map(|_| flusher.reserve(MAX_RESERVED_BYTES / 64).expect("there is room")).collect();
+        assert!(flusher.reserve(1).is_none());
         drop(many);
-        assert_eq!(keeper.reserved.load(Ordering::Relaxed), 0);
+        assert_eq!(flusher.reserved.load(Ordering::Relaxed), 0);
     }
 }

@@ -10,7 +10,7 @@ use crate::store::StoreError;
 const MAGIC: [u8; 8] = *b"whizself";
 const NAME: &str = "identity";
 
-/// Makes an identity if the store has none: it is new, or an older version made it.
+/// Creates an identity if the store has none, because it is new or was created by an older version.
 pub(super) fn open(disk: &Arc<dyn Disk>, bits: impl FnOnce() -> u128) -> Result<(), StoreError> {
     match load(disk)? {
         Some(_) => Ok(()),
@@ -31,7 +31,7 @@ pub(super) fn save(disk: &Arc<dyn Disk>, identity: &StoreIdentity) -> Result<(),
     })
 }
 
-/// Reads the identity; none if the store has none yet. It is no cache: one that is damaged is an error.
+/// Reads the identity, or `None` if the store has none yet. It is not a cache: a damaged file is an error.
 pub(super) fn load(disk: &Arc<dyn Disk>) -> Result<Option<StoreIdentity>, StoreError> {
     if !disk.names().map_err(failure("listing the store's folder"))?.iter().any(|name| name == NAME) {
         return Ok(None);
@@ -42,9 +42,9 @@ pub(super) fn load(disk: &Arc<dyn Disk>) -> Result<Option<StoreIdentity>, StoreE
 
 fn parse(bytes: &[u8]) -> Result<StoreIdentity, String> {
     let content = bytes.strip_prefix(&MAGIC).and_then(|rest| rest.split_first_chunk::<4>());
-    let (sum, content) = content.ok_or("it does not begin as an identity does")?;
+    let (sum, content) = content.ok_or("its header is not that of an identity")?;
     if crc32fast::hash(content) != u32::from_le_bytes(*sum) {
-        return Err("its checksum is wrong; without the file the store is another one to its peers".to_owned());
+        return Err("its checksum is wrong; if the file is removed, peers see another store".to_owned());
     }
     serde_json::from_slice(content).map_err(|error| error.to_string())
 }

@@ -1,8 +1,10 @@
-//! The files that find a turn by the id of its message: sorted, written once, merged, and removed when they have expired.
+//! Files that find a turn by the id of its message. They are sorted, written once, merged, and removed when they have
+//! expired.
 //!
-//! Called by the [keeper](super::flusher), which writes what the indexes hold in memory, and by readers. A file, a run, holds
-//! the ids of all shards of one part of the log, sorted by hash, so that a look-up reads one block of each run. The list of the
-//! runs is a file of its own, replaced as a whole: a run that is not listed was not finished.
+//! Called by the [flusher](super::flusher), which writes the ids that the indexes hold in memory, and by readers. A
+//! file, called a run, holds the ids of all shards for a part of the log, sorted by hash, so that a lookup reads one
+//! block of each run. The list of runs is a file of its own that is replaced as a whole; a run that is not in the list
+//! was not finished.
 //!
 //! ```text
 //! run    head 64 | blocks | first hash of each block 8 | checksum of these 4
@@ -10,7 +12,8 @@
 //! block  up to 170 entries of 24: hash 16, location 8 | zeros | checksum 4
 //! ```
 //!
-//! A cache: the log has everything. If a run is missing or damaged, the ids are read from the log again at the next opening.
+//! A cache: all ids are in the log. If a run is missing or damaged, the ids are read from the log again at the next
+//! opening.
 
 use std::io;
 use std::sync::Arc;
@@ -32,16 +35,17 @@ const BLOCK_BYTES: usize = 4096;
 const ENTRY_BYTES: usize = 24;
 const ENTRIES_PER_BLOCK: usize = (BLOCK_BYTES - 4) / ENTRY_BYTES;
 
-/// So many neighbors of about one size become one run, so that a look-up reads few of them.
+/// The number of adjacent runs of similar size that are merged into one, so that a lookup reads few runs.
 const MERGE_WIDTH: usize = 4;
 
-/// Runs are not merged beyond so many ids: a run is dropped as a whole, when its youngest id has expired.
+/// Runs are not merged beyond this many ids. A run is dropped as a whole when its newest id has expired, so large runs
+/// would keep old ids too long.
 const LARGEST_MERGE: u64 = 16 * 1024 * 1024;
 
-/// So many blocks are read and written at once while runs are merged.
+/// The number of blocks read and written at once while runs are merged.
 const BLOCKS_AT_ONCE: usize = 64;
 
-/// An id and where its turn is.
+/// An id and the location of its turn.
 pub(super) type Entry = (IdHash, Location);
 
 struct Run {
@@ -57,9 +61,9 @@ struct Run {
 struct State {
     /// Oldest first.
     runs: Vec<Arc<Run>>,
-    /// The highest number that was ever given.
+    /// The highest number ever assigned.
     last: u64,
-    /// The runs have the ids of all records from the one to before the other, but for those that have expired.
+    /// The runs hold the ids of all records from `from` to before `through`, except expired ones.
     from: Location,
     through: Location,
 }
@@ -79,13 +83,13 @@ fn number_of(name: &str) -> Option<u64> {
 }
 
 impl IdRuns {
-    /// The runs that the list names. With one that cannot be used, or without a list, there are none.
+    /// Opens the listed runs. If one cannot be used, or without a list, there are no runs.
     pub(super) fn open(disk: &Arc<dyn Disk>) -> Self {
         let state = match read_list(disk) {
             Ok(state) => state,
             Err(error) if error.kind() == io::ErrorKind::NotFound => State::default(),
             Err(error) => {
-                tracing::warn!(target: crate::telemetry::TARGET, %error, "the index of ids is read from the log again");
+                tracing::warn!(target: crate::telemetry::TARGET, %error, "index of ids discarded: it will be rebuilt from the log");
                 State::default()
             }
         };
@@ -96,14 +100,14 @@ impl IdRuns {
         runs
     }
 
-    /// Begins without runs: they will have the ids of the records from `from` on.
+    /// Removes all runs. Later runs will hold the ids of the records from `from` on.
     pub(super) fn reset(&self, from: Location) {
         let mut state = self.state.write();
         state.runs.clear();
         (state.from, state.through) = (from, from);
     }
 
-    /// The runs have the ids of the records from this one on. 0 if they have all.
+    /// Returns the location from which the runs hold the ids; 0 if they hold all.
     pub(super) fn from(&self) -> Location {
         self.state.read().from
     }
@@ -112,18 +116,18 @@ impl IdRuns {
         self.disk.names().unwrap_or_default().iter().filter_map(|name| number_of(name)).collect()
     }
 
-    /// The runs have the ids of all records before this one.
+    /// Returns the location before which the runs hold the ids.
     pub(super) fn through(&self) -> Location {
         self.state.read().through
     }
 
-    /// How many runs there are.
+    /// Returns the number of runs.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.state.read().runs.len()
     }
 
-    /// Where the turns of an id are, newest first: one block of each run is read.
+    /// Returns the locations of the turns with an id, newest first. Reads one block of each run.
     ///
     /// # Errors
     /// If a run is damaged or cannot be read.
@@ -136,11 +140,11 @@ impl IdRuns {
         Ok(found)
     }
 
-    /// Writes a run with the ids of all records before `through` that no run has yet, durably. `newest` is the time of the
-    /// newest turn among them.
+    /// Writes a run with the ids of all records before `through` that are in no run yet, durably. `newest` is the time
+    /// of the newest turn among them.
     pub(super) fn write(&self, mut entries: Vec<Entry>, through: Location, newest: Timestamp) -> io::Result<()> {
         entries.sort_unstable();
-        // Of several turns of one id the last one counts.
+        // If several turns have the same id, keep the last one.
         entries.reverse();
         entries.dedup_by_key(|(id, _)| *id);
         entries.reverse();
@@ -154,7 +158,7 @@ impl IdRuns {
         Ok(())
     }
 
-    /// Drops the runs all of whose turns are older than `before`.
+    /// Drops the runs whose turns are all older than `before`.
     pub(super) fn forget(&self, before: Timestamp) -> io::Result<()> {
         let (runs, through) = {
             let state = self.state.read();
@@ -164,7 +168,7 @@ impl IdRuns {
         if kept.len() == runs.len() { Ok(()) } else { self.replace_list(kept, through) }
     }
 
-    /// Merges neighbors of about one size, if there are enough of them.
+    /// Merges adjacent runs of similar size if there are enough of them. Returns whether it did.
     fn merge(&self) -> io::Result<bool> {
         let (runs, through) = {
             let state = self.state.read();
@@ -194,7 +198,7 @@ impl IdRuns {
     ) -> io::Result<Arc<Run>> {
         let made = self.write_run_file(through, newest, next);
         if made.is_err() {
-            // Half a file takes room that may be all that is missing.
+            // Remove the partial file, because its space may be just what is missing.
             let _ = self.disk.remove(UNFINISHED);
         }
         made
@@ -256,7 +260,7 @@ impl IdRuns {
         Ok(Arc::new(Run { number, count, newest, fences, file }))
     }
 
-    /// Makes these the runs, durably, and removes the files of all others.
+    /// Replaces the list of runs, durably, and removes the files of all others.
     fn replace_list(&self, runs: Vec<Arc<Run>>, through: Location) -> io::Result<()> {
         let mut list = MAGIC.to_vec();
         encode::number(&mut list, self.from());
@@ -266,7 +270,7 @@ impl IdRuns {
             encode::number(&mut list, run.number);
         }
         list.extend_from_slice(&crc32fast::hash(&list).to_le_bytes());
-        // The folder is flushed here, so the files it names are durable as well.
+        // This flushes the folder, so the names of the listed files are durable as well.
         replace(&*self.disk, LIST, &list)?;
         let listed: Vec<u64> = runs.iter().map(|run| run.number).collect();
         {
@@ -293,17 +297,17 @@ fn read_list(disk: &Arc<dyn Disk>) -> io::Result<State> {
 }
 
 fn parse_list(bytes: &[u8]) -> Result<(Location, Location, Vec<u64>), Malformed> {
-    let (content, sum) = bytes.split_last_chunk::<4>().ok_or(Malformed("it ends too early"))?;
+    let (content, sum) = bytes.split_last_chunk::<4>().ok_or(Malformed("unexpected end of the file"))?;
     if crc32fast::hash(content) != u32::from_le_bytes(*sum) {
         return Err(Malformed("its checksum is wrong"));
     }
-    let take = &mut Decoder(content);
-    if take.array()? != MAGIC {
-        return Err(Malformed("its format is unknown"));
+    let decoder = &mut Decoder(content);
+    if decoder.array()? != MAGIC {
+        return Err(Malformed("unknown format"));
     }
-    let (from, through) = (take.number()?, take.number()?);
-    let count = take.count()?;
-    let numbers = (0..count).map(|_| take.number()).collect::<Result<_, _>>()?;
+    let (from, through) = (decoder.number()?, decoder.number()?);
+    let count = decoder.count()?;
+    let numbers = (0..count).map(|_| decoder.number()).collect::<Result<_, _>>()?;
     Ok((from, through, numbers))
 }
 
@@ -315,7 +319,7 @@ fn number_at(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..)?.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
-/// The bytes before the checksum at their end, if that is right.
+/// Returns the bytes before the checksum at their end if the checksum is correct.
 fn checked(bytes: &[u8]) -> Option<&[u8]> {
     let (content, sum) = bytes.split_last_chunk::<4>()?;
     (crc32fast::hash(content) == u32::from_le_bytes(*sum)).then_some(content)
@@ -344,7 +348,7 @@ impl Run {
     }
 
     fn find(&self, id: IdHash) -> io::Result<Option<Location>> {
-        // Hashes whose first halves are the same may lie on both sides of a fence.
+        // Hashes with the same first half may be on both sides of a fence.
         let end = self.fences.partition_point(|fence| *fence <= id.0);
         let mut block = end;
         while let Some(before) = block.checked_sub(1) {
@@ -360,7 +364,7 @@ impl Run {
         Ok(None)
     }
 
-    /// The entries of up to `count` blocks from the one with the number `block`.
+    /// Returns the entries of up to `count` blocks from block number `block`.
     fn read(&self, block: usize, count: usize) -> io::Result<Vec<Entry>> {
         let count = count.min(self.fences.len().saturating_sub(block));
         let mut bytes = vec![0; count * BLOCK_BYTES];
@@ -382,7 +386,7 @@ impl Run {
     }
 }
 
-/// Walks over the entries of a run while it is merged with others.
+/// Iterates over the entries of a run while it is merged with others.
 struct RunCursor {
     run: Arc<Run>,
     block: usize,
@@ -408,7 +412,7 @@ impl RunCursor {
     }
 }
 
-/// The next entry of all walks; of several turns of one id the last one.
+/// Returns the smallest next entry of all runs. If several turns have the same id, it is the last of them.
 fn next_merged(walks: &mut [RunCursor]) -> io::Result<Option<Entry>> {
     let mut least: Option<Entry> = None;
     for walk in walks.iter_mut() {

@@ -1,10 +1,10 @@
-//! Runs of ids: what is written is found, merged and dropped.
+//! Runs of ids are found, merged and dropped.
 
 use super::super::disk::Folder;
 use super::*;
 
 fn id(number: u64) -> IdHash {
-    // The first halves of some are the same.
+    // Some ids share the first half.
     let first = (number / 3).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     IdHash(first, number)
 }
@@ -26,7 +26,7 @@ fn ids_are_found_in_merged_runs_after_opening() {
     let mut written = 0u64;
     for run in 0..13u64 {
         let entries = (0..500).map(|nth| (id(run * 500 + nth), run * 500 + nth + 1));
-        // And one id that is handled again.
+        // One id is handled again in every run.
         let entries = entries.chain([(id(7), 100_000 + run)]).collect();
         written += 500;
         runs.write(entries, written, time(run)).unwrap();

@@ -1,4 +1,4 @@
-//! What the handles of an opened store have in common.
+//! State shared by the handles of an opened store.
 
 use std::collections::HashMap;
 use std::sync::{Arc, mpsc};
@@ -32,11 +32,11 @@ pub(super) struct Inner {
     pub(super) snapshots: Snapshots,
     pub(super) ids: IdRuns,
     pub(super) digest_key: u128,
-    /// To the reading thread, while there is one.
+    /// The sender to the reading thread, while the thread exists.
     pub(super) reads: Mutex<Option<mpsc::Sender<ReadJob>>>,
-    /// One permit for each long stream that may be read at once.
+    /// One permit for each long stream that may be read concurrently.
     pub(super) long_reads: Arc<Semaphore>,
-    /// Damage that was met while reading, once for each place.
+    /// The damage found while reading, once per place.
     pub(super) known_damage: Mutex<Vec<StoreError>>,
     pub(super) flusher: Arc<Flusher>,
     pub(super) registry: Mutex<Registry>,
@@ -44,34 +44,34 @@ pub(super) struct Inner {
     pub(super) execution: ExecutionMode,
 }
 
-/// All shards that the log knows.
+/// All shards in the log.
 #[derive(Default)]
 pub(super) struct Registry {
-    /// A shard's place here is its number in the log.
+    /// The index of a shard in this list is its number in the log.
     pub(super) list: Vec<Arc<Shard>>,
     pub(super) by_id: HashMap<ShardId, Arc<Shard>>,
     pub(super) domains: HashMap<Name, u16>,
 }
 
-/// Enough for the record that a shard was opened.
+/// An upper bound for the record that a shard was opened.
 const OPENED_BYTES: usize = 160;
 
-/// So many damaged places are remembered; a person has enough with these.
+/// The number of damaged places that are remembered for health.
 const MAX_KNOWN_DAMAGE: usize = 16;
 
 impl Inner {
-    /// Remembers damage that was met while reading.
+    /// Remembers damage that was found while reading.
     pub(super) fn record_damage(&self, error: &StoreError) {
         let StoreError::Corrupt { file, offset, .. } = error else { return };
         let mut damages = self.known_damage.lock();
         let is_here = |known: &StoreError| matches!(known, StoreError::Corrupt { file: f, offset: o, .. } if f == file && o == offset);
         if damages.len() < MAX_KNOWN_DAMAGE && !damages.iter().any(is_here) {
-            tracing::error!(target: crate::telemetry::TARGET, %error, "a part of the log is damaged");
+            tracing::error!(target: crate::telemetry::TARGET, %error, "log damaged: restore the file from a backup");
             damages.push(error.clone());
         }
     }
 
-    /// Takes a shard for a new owner: the shard, the new epoch, and where the log says so.
+    /// Takes ownership of a shard. Returns the shard, the new epoch, and the location of the record of the opening.
     pub(super) fn claim_shard(&self, id: &ShardId, shards: u16) -> Result<(Arc<Shard>, Epoch, Location), StoreError> {
         let mut registry = self.registry.lock();
         let found = registry.domains.get(&id.domain).copied().unwrap_or(shards);
@@ -118,7 +118,7 @@ impl Inner {
         Ok(location)
     }
 
-    /// After an append was refused: returns if it is worth trying again.
+    /// Handles a rejected append. Returns `Ok` if the append can be retried.
     pub(super) fn wait_for_segment(&self, refused: AppendRefused) -> Result<(), StoreError> {
         match refused {
             AppendRefused::Wait if self.execution == ExecutionMode::Caller => {
@@ -139,12 +139,12 @@ impl Inner {
                 }
             }
             AppendRefused::Store(error) => Err(error),
-            // Whoever appends turns has looked for it before.
+            // Appends of turns handle this before; an opening is not a turn.
             AppendRefused::OutOfTurn(_) => Err(StoreError::Closed),
         }
     }
 
-    /// Hands the snapshots that are ripe to the keeper.
+    /// Enqueues the snapshots of a shard whose turns are committed.
     pub(super) fn enqueue_snapshots(&self, shard: &Arc<Shard>, state: &mut ShardState) {
         for stream in state.take_committed() {
             if !self.flusher.enqueue_snapshot(shard, stream) {
@@ -153,7 +153,7 @@ impl Inner {
         }
     }
 
-    /// Hands all snapshots that are ripe to the keeper, whoever's they are.
+    /// Enqueues the committed snapshots of all shards.
     pub(super) fn enqueue_all_snapshots(&self) {
         for shard in self.shards() {
             let mut state = shard.state.lock();
@@ -162,18 +162,18 @@ impl Inner {
         }
     }
 
-    /// All shards, in the order of their numbers in the log.
+    /// Returns all shards, in the order of their numbers in the log.
     pub(super) fn shards(&self) -> Vec<Arc<Shard>> {
         self.registry.lock().list.clone()
     }
 
-    /// The most bytes a turn may have so that it fits into every segment.
+    /// Returns the largest size of a turn that fits into every segment.
     pub(super) fn largest_turn(&self) -> usize {
         let smallest = usize::try_from(self.config.size_of_segment(1)).unwrap_or(usize::MAX);
         smallest.saturating_sub(usize::try_from(FIRST_OFFSET).unwrap_or(0) + 2 * BATCH_BYTES + FRAME_BYTES)
     }
 
-    /// Writes what is appended, until the journal is closed.
+    /// Writes appended batches until the buffer is closed.
     pub(super) fn run_writer(&self) {
         while self.write_buffer.wait_for_batch() {
             self.writer.lock().step();
@@ -181,7 +181,7 @@ impl Inner {
         self.writer.lock().finish();
     }
 
-    /// Who writes a turn that nothing else is in flight with.
+    /// Returns the thread that writes a turn with no other turn in flight.
     pub(super) fn write_mode(&self) -> WriteMode {
         if self.write_buffer.is_slow() && self.execution == ExecutionMode::Threads {
             WriteMode::Thread
@@ -190,18 +190,18 @@ impl Inner {
         }
     }
 
-    /// Writes what has gathered up to the record at `location` on the calling thread, or wakes the writing thread if somebody
-    /// is at it already; whether the record is durable.
+    /// Writes the batches up to the record at `location` on the calling thread. If another thread is writing, wakes the
+    /// writing thread instead. Returns whether the record is durable.
     pub(super) fn write_inline(&self, location: Location) -> bool {
         match self.writer.try_lock() {
             Some(mut writer) => while self.write_buffer.committed() <= location && writer.step() {},
-            // Whoever has the lock may have taken his part before the record was in it.
+            // The thread with the lock may have taken its batch before the record was added.
             None => self.write_buffer.wake(),
         }
         self.write_buffer.committed() > location
     }
 
-    /// Does by hand what is to be done, as the threads would.
+    /// Does all pending work on the calling thread, if there are no threads for it.
     pub(super) fn step(&self) {
         if self.execution == ExecutionMode::Caller {
             let mut writer = self.writer.lock();

@@ -1,4 +1,4 @@
-//! The file that says what the folder holds: the format, and the number everything in it is mixed with.
+//! The file that identifies a store's folder, with its format and its secret seed.
 
 use std::io;
 use std::sync::Arc;
@@ -7,20 +7,20 @@ use super::disk::{Disk, read_all, replace};
 use super::failure;
 use crate::store::StoreError;
 
-/// The newest format this program knows. It writes no other.
+/// The newest format of this program, and the only one it writes.
 pub(super) const FORMAT: u32 = 1;
 
 const NAME: &str = "whizbang";
 const TITLE: &str = "whizbang store";
 
-/// Reads the seed of the store, or makes the folder one with `seed`.
+/// Reads the seed of the store, or initializes the folder with `seed`.
 pub(super) fn open(disk: &Arc<dyn Disk>, seed: u64) -> Result<u64, StoreError> {
     let names = disk.names().map_err(failure("listing the store's folder"))?;
     if names.iter().any(|name| name == NAME) {
         return read(disk);
     }
     if names.iter().any(|name| name.starts_with("log-")) {
-        return Err(damaged(disk, "it is missing, though there are log files"));
+        return Err(damaged(disk, "the file is missing, but there are log files"));
     }
     let text = format!("{TITLE}\nformat {FORMAT}\nseed {seed:016x}\n");
     replace(&**disk, NAME, text.as_bytes()).map_err(|error| {
@@ -33,7 +33,7 @@ pub(super) fn open(disk: &Arc<dyn Disk>, seed: u64) -> Result<u64, StoreError> {
     Ok(seed)
 }
 
-/// Reads the seed of a store that is there.
+/// Reads the seed of an existing store.
 pub(super) fn read(disk: &Arc<dyn Disk>) -> Result<u64, StoreError> {
     let bytes = read_all(&**disk, NAME).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => StoreError::Missing { at: disk.path("").display().to_string() },
@@ -42,9 +42,10 @@ pub(super) fn read(disk: &Arc<dyn Disk>) -> Result<u64, StoreError> {
     parse(disk, &bytes)
 }
 
-/// The secret with which messages are digested.
+/// Returns the secret key for message digests.
 pub(super) fn digest_key(seed: u64) -> u128 {
-    // SplitMix64's finish, twice: the seed itself hashes the streams, and one must not be known from the other.
+    // The finalizer of SplitMix64, applied twice: the seed itself keys the stream hashes, and neither key may be
+    // derived from the other.
     let mixed = |salt: u64| {
         let mut z = seed ^ salt;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -55,25 +56,25 @@ pub(super) fn digest_key(seed: u64) -> u128 {
 }
 
 fn parse(disk: &Arc<dyn Disk>, bytes: &[u8]) -> Result<u64, StoreError> {
-    let text = std::str::from_utf8(bytes).map_err(|_| damaged(disk, "it is no text"))?;
+    let text = std::str::from_utf8(bytes).map_err(|_| damaged(disk, "not UTF-8"))?;
     let mut lines = text.lines();
     if lines.next() != Some(TITLE) {
-        return Err(damaged(disk, "it does not begin as it should"));
+        return Err(damaged(disk, "its first line is wrong"));
     }
     let field = |line: Option<&str>, name: &str| {
         line.and_then(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned))
     };
     let format = field(lines.next(), "format").and_then(|number| number.parse().ok());
     match format {
-        None => Err(damaged(disk, "it names no format")),
+        None => Err(damaged(disk, "its format is missing")),
         Some(found) if found > FORMAT => {
             Err(StoreError::Newer { at: disk.path("").display().to_string(), found, known: FORMAT })
         }
-        // There is no older format yet.
-        Some(found) if found < FORMAT => Err(damaged(disk, "it names a format that never was")),
+        // No older format exists.
+        Some(found) if found < FORMAT => Err(damaged(disk, "its format is invalid")),
         Some(_) => field(lines.next(), "seed")
             .and_then(|seed| u64::from_str_radix(&seed, 16).ok())
-            .ok_or_else(|| damaged(disk, "it names no seed")),
+            .ok_or_else(|| damaged(disk, "its seed is missing")),
     }
 }
 

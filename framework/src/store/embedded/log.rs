@@ -14,32 +14,33 @@ use super::frame::{FRAME_BYTES, frame_length, open_frame};
 use super::segment::{Segment, Segments};
 use crate::store::StoreError;
 
-/// Most records fit into this, so that one read brings them.
+/// The size of the first read of a record; most records fit into it.
 const FIRST_READ: usize = 1024;
 
-/// When records that are asked for lie close together, so much before them is read at once.
+/// The amount before a record that is read with it when records are close together.
 const WINDOW_BYTES: u64 = 64 * 1024;
 
-/// Farther apart each record is read by itself: to copy what lies between takes longer than to ask the system again. Measured: a
-/// read of 1 KiB takes 0.5 us, one of 64 KiB 2.5 us.
+/// Records farther apart than this are read separately: copying the bytes between them takes longer than another system
+/// call. Measured: a read of 1 KiB takes 0.5 us, one of 64 KiB 2.5 us.
 const NEAR_BYTES: u64 = 12 * 1024;
 
-/// So many bytes of records share one allocation, where they may.
+/// The bytes of records that share one allocation, if sharing is allowed.
 const PACK_BYTES: usize = 16 * 1024;
 
-/// One walk through the log.
+/// A traversal of the log.
 pub(super) struct LogReader<'a> {
     segments: &'a Segments,
     reading: RefCell<ReadState>,
 }
 
 impl<'a> LogReader<'a> {
-    /// Each record has memory of its own, so that whoever keeps one event does not keep its neighbors.
+    /// Creates a reader that allocates each record separately, so that keeping one event does not keep its neighbors in
+    /// memory.
     pub(super) fn new(segments: &'a Segments) -> Self {
         Self { segments, reading: RefCell::default() }
     }
 
-    /// Records share memory: for those who let go of all of them together.
+    /// Creates a reader whose records share memory, for callers that drop all of them together.
     pub(super) fn sharing_memory(segments: &'a Segments) -> Self {
         let reading = ReadState { pack: Some(BytesMut::new()), ..ReadState::default() };
         Self { segments, reading: RefCell::new(reading) }
@@ -49,19 +50,19 @@ impl<'a> LogReader<'a> {
 impl Log for LogReader<'_> {
     fn read(&self, location: Location) -> Result<Bytes, StoreError> {
         let reading = &mut *self.reading.borrow_mut();
-        let Some(home) = reading.segment_at(self.segments, location).map_err(failure("opening the log"))? else {
-            return Err(self.damaged(location, Malformed("a link leads out of the log")));
+        let Some(open) = reading.segment_at(self.segments, location).map_err(failure("opening the log"))? else {
+            return Err(self.damaged(location, Malformed("a link leads outside of the log")));
         };
         let mut need = FIRST_READ;
         loop {
-            match reading.window.lookup(&home.segment, location) {
+            match reading.window.lookup(&open.segment, location) {
                 Lookup::Record(record) => return Ok(copy(&mut reading.pack, record)),
                 Lookup::Short(more) if more > need || reading.window.asked != location => need = need.max(more),
                 Lookup::Short(_) | Lookup::Damaged => {
                     return Err(self.damaged(location, Malformed("a record's checksum is wrong")));
                 }
             }
-            reading.window.fill(&home, location, need).map_err(failure("reading the log"))?;
+            reading.window.fill(&open, location, need).map_err(failure("reading the log"))?;
         }
     }
 
@@ -94,11 +95,11 @@ struct OpenSegment {
 }
 
 impl ReadState {
-    /// The segment with `location` in it, if there is one.
+    /// Returns the segment that contains `location`, if there is one.
     fn segment_at(&mut self, segments: &Segments, location: Location) -> io::Result<Option<OpenSegment>> {
-        let is_in = |home: &&OpenSegment| (home.segment.start..home.segment.end()).contains(&location);
-        if let Some(home) = self.segment.as_ref().filter(is_in) {
-            return Ok(Some(home.clone()));
+        let is_in = |open: &&OpenSegment| (open.segment.start..open.segment.end()).contains(&location);
+        if let Some(open) = self.segment.as_ref().filter(is_in) {
+            return Ok(Some(open.clone()));
         }
         let Some(segment) = segments.at(location) else { return Ok(None) };
         let file = segments.file(&segment)?;
@@ -109,17 +110,17 @@ impl ReadState {
 
 enum Lookup<'a> {
     Record(&'a [u8]),
-    /// The window has not all of the frame, which has at least so many bytes.
+    /// The window does not hold the whole frame, which has at least this many bytes.
     Short(usize),
     Damaged,
 }
 
-/// A piece of the log that was read.
+/// A part of the log in memory.
 #[derive(Default)]
 struct ReadWindow {
     start: Location,
     bytes: Vec<u8>,
-    /// The location it was read for.
+    /// The location for which it was read.
     asked: Location,
 }
 
@@ -134,15 +135,15 @@ impl ReadWindow {
         open_frame(bytes, segment.salt, location).map_or(Lookup::Damaged, Lookup::Record)
     }
 
-    fn fill(&mut self, home: &OpenSegment, location: Location, need: usize) -> io::Result<()> {
-        let segment = &home.segment;
-        // The links lead backwards. If they have led only a little way, what is before will be wanted next.
+    fn fill(&mut self, open: &OpenSegment, location: Location, need: usize) -> io::Result<()> {
+        let segment = &open.segment;
+        // Links lead backwards. If the last one was short, the bytes before this record will probably be needed next.
         let close = self.asked > location && self.asked - location < NEAR_BYTES;
         let before = if close { WINDOW_BYTES.min(location - segment.start) } else { 0 };
-        let room = segment.end() - (location - before);
-        let length = usize::try_from((before + need as u64).min(room)).unwrap_or(usize::MAX);
+        let available = segment.end() - (location - before);
+        let length = usize::try_from((before + need as u64).min(available)).unwrap_or(usize::MAX);
         self.bytes.resize(length, 0);
-        let read = home.file.read_at(&mut self.bytes, location - before - segment.start)?;
+        let read = open.file.read_at(&mut self.bytes, location - before - segment.start)?;
         self.bytes.truncate(read);
         (self.start, self.asked) = (location - before, location);
         Ok(())

@@ -1,10 +1,11 @@
-//! On the local disk: the shards' logs are the database, everything else is a cache that follows from them.
+//! A store on the local disk. The shards' logs are the database; everything else is a cache derived from them.
 //!
-//! Called like any store. All shards share one journal in segment files; appends go into a buffer, one thread writes and
-//! flushes what has gathered and reports it. Opening reads the end of the log, cuts off what a crash has left unfinished, and
-//! refuses what is damaged by name. What was reported is never lost. An actor's thread stands still for a flush only for a turn
-//! that nothing else is in flight with, and only while flushes are fast.
-//! Begin reading with `write_buffer.rs`, `frame.rs` and `scan.rs`.
+//! Used like any store. All shards share one log in segment files. Appends go into a buffer; one thread writes and
+//! flushes the gathered appends and reports them as committed. Opening reads the end of the log, removes what a crash
+//! left unfinished, and rejects damage with an error that names the file. Committed data is never lost. An actor's
+//! thread flushes by itself only for a turn with no other turn in flight, and only while flushes are fast.
+//!
+//! Start reading at `write_buffer.rs`, `frame.rs` and `scan.rs`.
 
 mod catalog;
 mod checkpoint;
@@ -64,9 +65,9 @@ use crate::message::{IdSource, Name, ShardId, StoreIdentity};
 
 /// A store in a folder of the local disk.
 ///
-/// One process at a time has it; others may [read](Self::read_only) it meanwhile. What was reported as committed survives the
-/// crash of the process and of the machine. In memory it keeps where the newest turn of each stream is: 38 to 75 bytes for each
-/// stream that there ever was, and 8 bytes for each 256 events.
+/// Only one process can open it at a time; others may [read](Self::read_only) it concurrently. Commits survive a crash
+/// of the process and of the machine. Its memory use is 38 to 75 bytes for each stream that ever existed and 8 bytes
+/// for each 256 events, for the location of their records.
 ///
 /// ```no_run
 /// use whizbang::store::embedded::EmbeddedStore;
@@ -86,31 +87,31 @@ struct Threads {
     reader: JoinHandle<()>,
 }
 
-/// Who does the work behind the appends.
+/// The threads that do the work behind the appends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ExecutionMode {
     Threads,
-    /// Only tests take the work into their own hands.
+    /// The calling thread, for tests with a deterministic schedule.
     Caller,
 }
 
-/// An error of the disk, with what the store was doing.
+/// Converts an error of the disk, adding the failed operation.
 fn failure(doing: &'static str) -> impl FnOnce(io::Error) -> StoreError {
     move |error| StoreError::io(doing, error)
 }
 
 impl EmbeddedStore {
-    /// Opens the store in `folder`, or makes a new one there. Blocks while it reads the end of the log.
+    /// Opens the store in `folder`, or creates one there. Blocks while it reads the end of the log.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] if another process has it, [`StoreError::Newer`] if a newer version wrote it,
-    /// [`StoreError::Corrupt`] if it is damaged, [`StoreError::Full`], [`StoreError::Io`]. Nothing was changed then, but that
-    /// the unfinished end of the log may have been cut off.
+    /// [`StoreError::InUse`] if another process has it open, [`StoreError::Newer`] if a newer version wrote it,
+    /// [`StoreError::Corrupt`] if it is damaged, [`StoreError::Full`], [`StoreError::Io`]. On an error nothing was
+    /// changed, except that the unfinished end of the log may have been removed.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, StoreError> {
         Self::open_with(folder, &EmbeddedConfig::default())
     }
 
-    /// As [`open`](Self::open), with other sizes.
+    /// Opens a store like [`open`](Self::open), with other sizes.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -121,8 +122,8 @@ impl EmbeddedStore {
         Self::start(Arc::new(folder), config, IdSource::random(Clock::system()), ExecutionMode::Threads)
     }
 
-    /// Opens the store on any disk. With a seed the store works only when it is [stepped](Self::step), and every run with the
-    /// same seed and steps is the same.
+    /// Opens a store on any disk. With a seed, the store works only when it is [stepped](Self::step), and every run
+    /// with the same seed and steps is the same.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -134,15 +135,16 @@ impl EmbeddedStore {
         }
     }
 
-    /// Writes, flushes and reports what was appended, and keeps the caches. Does nothing in a store that does so by itself.
+    /// Writes, flushes and reports all appends, and writes the caches. Does nothing in a store with threads.
     #[cfg(feature = "testing")]
     pub fn step(&self) {
         self.inner.step();
     }
 
-    /// Writes a checkpoint now, so that the next opening is fast. Otherwise it is written when the log has grown.
+    /// Writes a checkpoint now, which makes the next opening fast. Otherwise a checkpoint is written when the log has
+    /// grown.
     ///
-    /// Blocks until it is written; that it cannot be written is logged, for it is a cache.
+    /// Blocks until it is written. A failure is only logged, because a checkpoint is a cache.
     pub fn checkpoint(&self) {
         self.inner.flusher.checkpoint(&self.inner);
     }
@@ -151,14 +153,14 @@ impl EmbeddedStore {
         disk: Arc<dyn Disk>,
         config: &EmbeddedConfig,
         ids: IdSource,
-        hands: ExecutionMode,
+        execution: ExecutionMode,
     ) -> Result<Self, StoreError> {
         let at = disk.path("").display().to_string();
         let locked = disk.lock().map_err(|error| StoreError::io(format!("locking the store's folder {at}"), error));
         if !locked? {
             return Err(StoreError::InUse { at });
         }
-        let started = Self::start_locked(&disk, config, ids, hands, at);
+        let started = Self::start_locked(&disk, config, ids, execution, at);
         if started.is_err() {
             disk.unlock();
         }
@@ -169,7 +171,7 @@ impl EmbeddedStore {
         disk: &Arc<dyn Disk>,
         config: &EmbeddedConfig,
         ids: IdSource,
-        hands: ExecutionMode,
+        execution: ExecutionMode,
         at: String,
     ) -> Result<Self, StoreError> {
         let seed = layout::open(disk, ids.next_u64())?;
@@ -182,7 +184,7 @@ impl EmbeddedStore {
         let snapshots = Snapshots::open(disk, seed, found.snapshots_from, |named, stored| {
             let shard = usize::try_from(named.tag).ok().and_then(|tag| shards.get_mut(tag));
             let stream = hasher.stream(&named.actor, &named.key);
-            // One of a turn that the log does not hold belongs to another log, of which this one is an older copy.
+            // A snapshot of a turn that is not in the log belongs to a newer log: this one was restored from a backup.
             let fits =
                 |shard: &&mut RecoveredShard| shard.index.head(stream).is_some_and(|head| head.number >= stored.turn);
             if let Some(shard) = shard.filter(fits) {
@@ -197,30 +199,30 @@ impl EmbeddedStore {
             registry.by_id.insert(shard.id.clone(), Arc::clone(&shard));
             registry.list.push(shard);
         }
-        let keeper = Arc::new(Flusher::new(found.checkpoint, found.since_checkpoint, config.checkpoint_bytes, live));
-        let journal = Arc::new(WriteBuffer::new(found.segment, found.offset, found.last, found.spare, at));
+        let flusher = Arc::new(Flusher::new(found.checkpoint, found.since_checkpoint, config.checkpoint_bytes, live));
+        let write_buffer = Arc::new(WriteBuffer::new(found.segment, found.offset, found.last, found.spare, at));
         let writer =
-            writer::LogWriter::new(Arc::clone(&journal), Arc::clone(&segments), Arc::clone(&keeper), found.batch);
-        let preparer = Preallocator::new(Arc::clone(&journal), Arc::clone(&segments), config.clone(), ids);
+            writer::LogWriter::new(Arc::clone(&write_buffer), Arc::clone(&segments), Arc::clone(&flusher), found.batch);
+        let preallocator = Preallocator::new(Arc::clone(&write_buffer), Arc::clone(&segments), config.clone(), ids);
         let inner = Arc::new(Inner {
             disk: Arc::clone(disk),
             config: config.clone(),
             digest_key: layout::digest_key(seed),
             hasher,
             segments,
-            write_buffer: journal,
-            preallocator: preparer,
+            write_buffer,
+            preallocator,
             snapshots,
             ids: runs,
-            flusher: keeper,
+            flusher,
             reads: Mutex::default(),
             long_reads: Arc::new(Semaphore::new(pages::LONG_READS)),
             known_damage: Mutex::default(),
             registry: Mutex::new(registry),
             writer: Mutex::new(writer),
-            execution: hands,
+            execution,
         });
-        let threads = match hands {
+        let threads = match execution {
             ExecutionMode::Threads => Some(Threads::start(&inner).map_err(failure("starting the store's threads"))?),
             ExecutionMode::Caller => None,
         };
@@ -241,11 +243,14 @@ impl EmbeddedStore {
         Ok(ShardHandle { writer: Box::new(writer), reader: Arc::new(reader) })
     }
 
-    async fn wait_for<T>(&self, told: tokio::sync::oneshot::Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {
-        told.await.unwrap_or(Err(StoreError::Closed))
+    async fn wait_for<T>(
+        &self,
+        receiver: tokio::sync::oneshot::Receiver<Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        receiver.await.unwrap_or(Err(StoreError::Closed))
     }
 
-    /// Lets go of everything once nothing is written any more. Blocks for as long as that takes.
+    /// Writes all appends, stops the threads and releases the lock. Blocks until this is done.
     fn shut_down(&self) {
         self.inner.write_buffer.close();
         let threads = self.threads.lock().take();
@@ -282,16 +287,16 @@ impl Threads {
     fn start(inner: &Arc<Inner>) -> io::Result<Self> {
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let (preparing, keeping, writing) = (Arc::clone(inner), Arc::clone(inner), Arc::clone(inner));
-        // If a later one cannot be started the earlier ones end with the journal.
+        // If one of the later threads cannot be started, closing the buffer ends the earlier ones.
         let started = (|| {
-            let preparer = thread("whizbang-room").spawn(move || preparing.preallocator.run())?;
-            let keeper = thread("whizbang-keeper").spawn(move || Arc::clone(&keeping.flusher).run(&keeping))?;
+            let preallocator = thread("whizbang-alloc").spawn(move || preparing.preallocator.run())?;
+            let flusher = thread("whizbang-flush").spawn(move || Arc::clone(&keeping.flusher).run(&keeping))?;
             let (reads, jobs) = std::sync::mpsc::channel::<shard::ReadJob>();
-            // It ends when the other end is dropped.
+            // The thread ends when the sender is dropped.
             let reader = thread("whizbang-read").spawn(move || jobs.into_iter().for_each(|job| job()))?;
             *inner.reads.lock() = Some(reads);
             let writer = thread("whizbang-log").spawn(move || writing.run_writer())?;
-            Ok(Self { writer, preallocator: preparer, flusher: keeper, reader })
+            Ok(Self { writer, preallocator, flusher, reader })
         })();
         if started.is_err() {
             inner.write_buffer.close();
@@ -324,7 +329,7 @@ impl Store for EmbeddedStore {
     }
 
     fn claim_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
-        // The folder is one process's, so that the others who may have the view are all in here.
+        // Only this process has the folder open, so all competing owners of the view are in this process.
         async { Ok(self.inner.flusher.claim_view(projection)) }.boxed()
     }
 
@@ -335,9 +340,9 @@ impl Store for EmbeddedStore {
         view: View,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         async move {
-            let told = self.inner.flusher.enqueue_view(projection, epoch, view);
+            let receiver = self.inner.flusher.enqueue_view(projection, epoch, view);
             self.inner.step();
-            self.wait_for(told).await
+            self.wait_for(receiver).await
         }
         .boxed()
     }
@@ -374,14 +379,14 @@ impl Store for EmbeddedStore {
     }
 
     fn durability(&self) -> &'static str {
-        "on the local disk: a commit survives the crash of the process and of the machine (flushed before it is reported)"
+        "on the local disk: a commit survives a crash of the process and of the machine (flushed before it is reported)"
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         async {
             self.inner.write_buffer.close();
             if self.inner.execution == ExecutionMode::Threads {
-                // Everything is written once this comes back; what is left to do is short.
+                // Everything is written when this returns; the remaining work is short.
                 let _ = self.wait_for(self.inner.write_buffer.when_durable(Location::MAX)).await;
             }
             self.shut_down();

@@ -1,6 +1,6 @@
 //! Long streams, read page by page on the store's reading thread.
 //!
-//! Made by the reader of a [shard](super::shard). An actor's thread applies one page while the next is not read yet.
+//! Created by the reader of a [shard](super::shard). An actor's thread applies a page before the next one is read.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use super::shard::LogSource;
 use crate::store::index::Head;
 use crate::store::{Snapshot, StoreError, StoredTurn, StreamPages, traverse};
 
-/// How many long streams are read at once; the others wait. Each has a page of about 1 MiB in memory, on the reading thread's queue or
-/// at its actor.
+/// The number of long streams that are read concurrently; others wait. Each holds a page of about 1 MiB in memory, in
+/// the reading thread's queue or at its actor.
 pub(super) const LONG_READS: usize = 64;
 
 /// A long stream that is read page by page.
@@ -23,11 +23,11 @@ pub(super) struct Pages {
     pub(super) actor: Arc<str>,
     pub(super) key: Arc<str>,
     pub(super) snapshot: Option<Snapshot>,
-    /// The ends of the pages that are still to be read, newest first.
+    /// The ends of the unread pages, newest first.
     pub(super) ends: Vec<Head>,
     /// The last turn that was read.
     pub(super) floor: u64,
-    /// Held until all is read: a page is in memory meanwhile.
+    /// Held until the whole stream is read, because a page is in memory until then.
     pub(super) _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -45,22 +45,22 @@ impl StreamPages for Pages {
     }
 }
 
-/// Does `work` on the store's reading thread, or here if there is none.
+/// Runs `work` on the store's reading thread, or on the calling thread if there is none.
 pub(super) async fn run_on_reader<T: Send + 'static>(
     store: &Arc<dyn LogSource>,
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    let (tell, told) = oneshot::channel();
+    let (sender, receiver) = oneshot::channel();
     let reading = Arc::clone(store);
     let job = move || {
         let read = work();
         if let Err(error) = &read {
             reading.record_damage(error);
         }
-        let _ = tell.send(read);
+        let _ = sender.send(read);
     };
     if let Some(job) = store.spawn_read(Box::new(job)) {
         job();
     }
-    told.await.unwrap_or(Err(StoreError::Closed))
+    receiver.await.unwrap_or(Err(StoreError::Closed))
 }

@@ -1,4 +1,5 @@
-//! Makes the next segment before it is needed, on a thread of its own: filling a file with zeros takes as long as it takes.
+//! Creates the next segment before it is needed, on a thread of its own, because filling a file with zeros takes a long
+//! time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use super::write_buffer::{NextSegment, WriteBuffer};
 use crate::message::IdSource;
 use crate::store::StoreError;
 
-/// After a failure it is tried again when an append asks for it, but not more often than this.
+/// The minimum time between two attempts after a failure.
 const PAUSE: Duration = Duration::from_millis(250);
 
 pub(super) struct Preallocator {
@@ -24,15 +25,15 @@ pub(super) struct Preallocator {
 
 impl Preallocator {
     pub(super) fn new(
-        journal: Arc<WriteBuffer>,
+        write_buffer: Arc<WriteBuffer>,
         segments: Arc<Segments>,
         config: EmbeddedConfig,
         salts: IdSource,
     ) -> Self {
-        Self { write_buffer: journal, segments, config, salts: Mutex::new(salts) }
+        Self { write_buffer, segments, config, salts: Mutex::new(salts) }
     }
 
-    /// Makes segments until the journal is closed.
+    /// Creates segments until the buffer is closed.
     pub(super) fn run(&self) {
         while self.write_buffer.wait_for_request() {
             if !self.preallocate() {
@@ -41,7 +42,7 @@ impl Preallocator {
         }
     }
 
-    /// Makes the next segment unless it is there; whether it is there now.
+    /// Creates the next segment unless it exists. Returns whether it exists now.
     pub(super) fn preallocate(&self) -> bool {
         if self.write_buffer.has_spare() {
             return true;
@@ -58,7 +59,7 @@ impl Preallocator {
                 } else {
                     StoreError::io("preparing the next segment", error)
                 };
-                tracing::warn!(target: crate::telemetry::TARGET, %error, "no room could be prepared for what comes");
+                tracing::warn!(target: crate::telemetry::TARGET, %error, "failed to preallocate the next segment: free space on the disk");
                 self.write_buffer.set_spare(NextSegment::Failed(error));
                 false
             }

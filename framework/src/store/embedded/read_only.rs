@@ -1,8 +1,9 @@
-//! Reads a store that another process may be working with, without getting in its way.
+//! Reads a store that another process may have open, without disturbing it.
 //!
-//! Called by programs that look: reports, pictures, checks. Reads the newest checkpoint, then the log behind it, as an opening
-//! does, but keeps no lock, cleans no end and writes nothing: the folder it is given cannot write.
-//! Whatever the other process does meanwhile, what is read is everything that was durable up to some moment, and nothing else.
+//! Called by programs that inspect a store: reports, diagrams, checks. Reads the newest checkpoint and the log after
+//! it, like an opening. It holds no lock, does not clean the end of the log and never writes: its folder rejects
+//! writes. The result is always everything that was durable up to some moment, whatever the other process does
+//! concurrently.
 
 use std::collections::HashMap;
 use std::io;
@@ -23,13 +24,13 @@ use super::{EmbeddedStore, checkpoint, failure, layout, views};
 use crate::message::{Name, ShardId};
 use crate::store::{ShardReader, StoreError, View};
 
-/// How often a checkpoint is looked for that another process replaces at the same time.
+/// The number of attempts to read a checkpoint that another process replaces concurrently.
 const CHECKPOINT_TRIES: usize = 5;
 
-/// What stood in a store at one moment. Opened with [`EmbeddedStore::read_only`].
+/// The content of a store at one moment. Opened with [`EmbeddedStore::read_only`].
 ///
-/// It does not follow the store: read it again to see more. It has all commits of all shards up to one place in the log, whole
-/// turns only: what a commit in it was caused by within this store is in it, too.
+/// It does not follow the store: read it again to see newer data. It contains all commits of all shards up to one
+/// location in the log, in whole turns. So it also contains the causes within this store of every commit in it.
 pub struct ReadOnlyStore {
     folder: Arc<dyn Disk>,
     shards: HashMap<ShardId, Arc<Shard>>,
@@ -38,17 +39,18 @@ pub struct ReadOnlyStore {
 }
 
 impl EmbeddedStore {
-    /// Reads the store in `folder` as it is now, also while a process works with it. Keeps nobody from opening it, and writes
-    /// nothing. Blocks while it reads the log behind the newest checkpoint; keeps the index of all streams in
-    /// memory, as the store itself does, and no snapshots.
+    /// Reads the current content of the store in `folder`, even while a process has it open. Does not prevent other
+    /// processes from opening it and writes nothing. Blocks while it reads the log after the newest checkpoint. Keeps
+    /// the index of all streams in memory, as the store itself does, but no snapshots.
     ///
-    /// What is missing: commits that were not durable yet when it was read; of a store in use that includes the last ones that
-    /// were, if nothing has been written behind them. Streams are read from their first turn, without their snapshots. Views
-    /// are those that were saved, which may be seconds behind.
+    /// Not included are commits that were not durable yet. If the store is in use, this also applies to the last
+    /// durable commits unless something was written after them. Streams are read from their first turn, without
+    /// snapshots. Views are the last saved ones, which may be seconds old.
     ///
     /// # Errors
-    /// [`StoreError::Missing`] if no store is there, [`StoreError::Newer`] if a newer version wrote it,
-    /// [`StoreError::Corrupt`] if it is damaged, [`StoreError::Io`]. A process that works with it never makes it seem damaged.
+    /// [`StoreError::Missing`] if there is no store, [`StoreError::Newer`] if a newer version wrote it,
+    /// [`StoreError::Corrupt`] if it is damaged, [`StoreError::Io`]. A process that uses the store never makes it
+    /// appear damaged.
     pub fn read_only(folder: impl AsRef<Path>) -> Result<ReadOnlyStore, StoreError> {
         ReadOnlyStore::open(folder.as_ref())
     }
@@ -63,19 +65,19 @@ impl ReadOnlyStore {
         let was_in_use = is_in_use()?;
         let from = saved.last.unwrap_or(BatchLocation::FIRST);
         let (segments, end) = read_to_end(&folder, from)?;
-        // Asked for again behind the log: whoever comes from now on leaves alone what was read.
+        // Probe again after reading the log: a process that opens the store from now on does not change what was read.
         let in_use = is_in_use()?;
         let known = saved.shards.iter().map(|shard| shard.index.committed()).max().unwrap_or(0);
         let last = end.last.map(|last| segments.location(last)).transpose()?;
-        // The last batch may be on its way to the disk. It has arrived if a mark says so, if a checkpoint knows of it, or if
-        // nobody is there who would have to write it: then it is what the next opening keeps.
+        // The last batch may not have reached the disk yet. It is durable if a mark or a checkpoint says so, or if no
+        // process is writing: then the next opening keeps it.
         let held_back = last.filter(|last| !end.marked && in_use && end.last != saved.last && known <= *last);
         let through = held_back.map_or_else(|| segments.location(end.place), Ok)?;
 
         let mut log = LogReplay::new(&segments, &hasher, saved.shards, Location::MAX);
         scan::follow(&segments, from, |location, record| match location < through {
             true => log.replay(location, record),
-            // Written since.
+            // Written after the end was determined.
             false => Ok(()),
         })?;
         let shards = log.shards.into_iter().zip(0..).map(|(log, tag)| {
@@ -86,13 +88,13 @@ impl ReadOnlyStore {
         Ok(Self { folder, shards, log: Arc::new(ReadOnlyLog { segments }), in_use: was_in_use || in_use })
     }
 
-    /// The shard's log as it was; `None` if the shard was never opened.
+    /// Returns a reader of the shard's log, or `None` if the shard was never opened.
     pub fn read(&self, shard: &ShardId) -> Option<Arc<dyn ShardReader>> {
         let shard = Arc::clone(self.shards.get(shard)?);
         Some(Arc::new(EmbeddedReader::new(Arc::clone(&self.log) as Arc<dyn LogSource>, shard)))
     }
 
-    /// The view that was last saved for a projection, as it is now.
+    /// Returns the last saved view of a projection. It is read now, not at the time of opening.
     ///
     /// # Errors
     /// [`StoreError::Io`].
@@ -100,7 +102,7 @@ impl ReadOnlyStore {
         views::load(&self.folder, projection)
     }
 
-    /// Whether a process worked with the store while it was read.
+    /// Returns whether a process had the store open while it was read.
     pub fn was_in_use(&self) -> bool {
         self.in_use
     }
@@ -112,7 +114,7 @@ impl std::fmt::Debug for ReadOnlyStore {
     }
 }
 
-/// The newest checkpoint. One that is taken away while it is opened has a newer one in its place.
+/// Returns the newest checkpoint. If one is removed while it is read, there is a newer one.
 fn newest(folder: &Arc<dyn Disk>, hasher: &StreamHasher) -> Result<checkpoint::Checkpoint, StoreError> {
     let mut saved = checkpoint::newest(folder, hasher)?;
     for _ in 1..CHECKPOINT_TRIES {
@@ -124,28 +126,28 @@ fn newest(folder: &Arc<dyn Disk>, hasher: &StreamHasher) -> Result<checkpoint::C
     Ok(saved)
 }
 
-/// The segments, and where the log ends that begins at `from`.
+/// Returns the segments and the end of the log that begins at `from`.
 ///
-/// If something stands behind that end, it was either written since or the batch at the end is damaged. A batch is durable
-/// before anything is written behind it, so in the first case it can be read by now.
+/// If something follows that end, either it was written since or the batch at the end is damaged. A batch is durable
+/// before anything is written after it, so in the first case the batch is readable by now.
 fn read_to_end(folder: &Arc<dyn Disk>, from: BatchLocation) -> Result<(Segments, LogEnd), StoreError> {
     let mut segments = Segments::read(folder)?;
     let mut end = scan::follow(&segments, from, |_, _| Ok(()))?;
     if end.place == from && from != BatchLocation::FIRST {
         return Err(log_too_short(folder, from));
     }
-    while let Some(sign) = scan::find_later_write(&segments, end.place)? {
+    while let Some(later_write) = scan::find_later_write(&segments, end.place)? {
         segments = Segments::read(folder)?;
         let further = scan::follow(&segments, end.place, |_, _| Ok(()))?;
         if further.place == end.place {
-            return Err(scan::damaged(&segments, end.place, &sign)?);
+            return Err(scan::damaged(&segments, end.place, &later_write)?);
         }
         end = further;
     }
     Ok((segments, end))
 }
 
-/// The segments of a log that is not written to: everything known of it is committed.
+/// The segments of a log that is not written to: all of its known records are committed.
 struct ReadOnlyLog {
     segments: Segments,
 }
@@ -166,17 +168,17 @@ impl LogSource for ReadOnlyLog {
     fn record_damage(&self, _: &StoreError) {}
 
     fn older_turns(&self, _: IdHash) -> Option<Vec<Location>> {
-        // The files may be replaced meanwhile; the log has everything.
+        // The files may be replaced concurrently; the log contains all ids.
         None
     }
 
     fn snapshot(&self, _: SnapshotLocation, _: &str, _: &str) -> Option<Located> {
-        // Its file may be replaced meanwhile; the log has everything.
+        // The file may be replaced concurrently; the log contains all turns.
         None
     }
 }
 
-/// A folder in which nothing can be written.
+/// A folder that rejects writes.
 struct ReadOnlyFolder(Folder);
 
 fn refused<T>() -> io::Result<T> {

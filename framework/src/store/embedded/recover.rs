@@ -1,4 +1,4 @@
-//! Builds everything again from the log: the shards and their indexes, and the place where the log goes on.
+//! Recovery: rebuilds the shards and their indexes from the log and finds its end.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,20 +17,20 @@ use crate::clock::Timestamp;
 use crate::message::{Name, ShardId};
 use crate::store::{Epoch, StoreError};
 
-/// After so many records the ids in them are written, while a whole log is read.
+/// The number of records after which their ids are written to a run while a whole log is read.
 const RECORDS_PER_RUN: u64 = 512 * 1024;
 
-/// A shard as the log describes it. Its place in the list is its number in the log.
+/// A shard as recovered from the log. Its index in the list is its number in the log.
 pub(super) struct RecoveredShard {
     pub(super) id: ShardId,
-    /// How many shards its domain has.
+    /// The number of shards of its domain.
     pub(super) shards: u16,
     pub(super) epoch: Epoch,
     pub(super) index: Index,
     pub(super) snapshots: HashMap<Stream, SnapshotLocation>,
 }
 
-/// What an opened log holds, and where it goes on.
+/// The content of an opened log, and the place where it continues.
 pub(super) struct Recovered {
     pub(super) shards: Vec<RecoveredShard>,
     pub(super) domains: HashMap<Name, u16>,
@@ -40,15 +40,15 @@ pub(super) struct Recovered {
     pub(super) batch: u64,
     pub(super) last: Option<BatchLocation>,
     pub(super) spare: NextSegment,
-    /// How many bytes of log there are behind the newest checkpoint.
+    /// The bytes of log after the newest checkpoint.
     pub(super) since_checkpoint: u64,
-    /// Up to where the snapshots' files were known to the checkpoint: file and offset.
+    /// The end of the snapshot files that the checkpoint knew: file and offset.
     pub(super) snapshots_from: (u64, u64),
     /// The number of the newest checkpoint.
     pub(super) checkpoint: u64,
 }
 
-/// Reads the log, makes its end clean, and makes everything in it durable once more.
+/// Reads the log, cleans its end, and makes its content durable again.
 pub(super) fn recover(
     disk: &Arc<dyn Disk>,
     segments: &Segments,
@@ -106,13 +106,13 @@ pub(super) fn recover(
 struct Replayed<'a> {
     log: LogReplay<'a>,
     end: LogEnd,
-    /// Where the reading began.
+    /// The place where reading began.
     from: BatchLocation,
-    /// From where the snapshots' files are to be read.
+    /// The place from which the snapshot files must be read.
     snapshots_from: (u64, u64),
 }
 
-/// Reads the log behind a checkpoint; or all of it, if the ids of what is before the checkpoint are not indexed.
+/// Reads the log after a checkpoint, or the whole log if the ids before the checkpoint are not indexed.
 fn replay<'a>(
     disk: &Arc<dyn Disk>,
     segments: &'a Segments,
@@ -123,7 +123,7 @@ fn replay<'a>(
     ids: &IdRuns,
 ) -> Result<Replayed<'a>, StoreError> {
     let from = last.unwrap_or(BatchLocation::FIRST);
-    // A checkpoint of a file that is missing: the log is shorter than it was.
+    // If the checkpoint's segment is missing, the log is shorter than it was.
     let begin =
         segments.location(from).map_err(|error| if last.is_some() { log_too_short(disk, from) } else { error })?;
     let ended =
@@ -132,7 +132,7 @@ fn replay<'a>(
         let mut log = LogReplay::new(segments, hasher, shards, ids.through());
         let end = scan::scan(segments, from, |location, record| log.replay(location, record))?;
         ended(&end)?;
-        // Runs that know more than the log are of another one, of which this one is an older copy.
+        // Runs with ids beyond the end of this log belong to a newer log: this one was restored from a backup.
         if ids.through() <= segments.location(end.place)? {
             return Ok(Replayed { log, end, from, snapshots_from: snapshots });
         }
@@ -140,13 +140,13 @@ fn replay<'a>(
         let mut log = LogReplay::new(segments, hasher, shards, Location::MAX);
         let end = scan::scan(segments, from, |location, record| log.replay(location, record))?;
         ended(&end)?;
-        tracing::info!(target: crate::telemetry::TARGET, "the ids in the log are not indexed: all of it is read once");
+        tracing::info!(target: crate::telemetry::TARGET, "ids are not indexed: reading the whole log once");
         ids.reset(0);
         match replay_all(segments, hasher, ids) {
             Ok(replayed) => return Ok(replayed),
             Err(error) => {
-                // What is before the checkpoint was not needed until now.
-                tracing::error!(target: crate::telemetry::TARGET, %error, "the ids in the log cannot be indexed");
+                // The part before the checkpoint was not needed until now, so its damage must not prevent the opening.
+                tracing::error!(target: crate::telemetry::TARGET, %error, "failed to index the ids in the log: lookups of old ids will read whole streams");
                 let through = segments.location(end.place)?;
                 ids.reset(through);
                 for shard in &mut log.shards {
@@ -160,7 +160,7 @@ fn replay<'a>(
     replay_all(segments, hasher, ids)
 }
 
-/// Reads all of the log. The ids are written to runs meanwhile, so that they need not be held in memory.
+/// Reads the whole log. The ids are written to runs along the way, which bounds the memory for them.
 fn replay_all<'a>(segments: &'a Segments, hasher: &'a StreamHasher, ids: &IdRuns) -> Result<Replayed<'a>, StoreError> {
     let mut log = LogReplay::new(segments, hasher, Vec::new(), 0);
     let mut records = 0;
@@ -174,16 +174,17 @@ fn replay_all<'a>(segments: &'a Segments, hasher: &'a StreamHasher, ids: &IdRuns
     Ok(Replayed { log, end, from: BatchLocation::FIRST, snapshots_from: (0, 0) })
 }
 
-/// The error for a log that ends before something that a checkpoint knows: it was written after that was durable.
+/// Returns the error for a log that ends before something a checkpoint includes, although that was durable before the
+/// checkpoint was written.
 pub(super) fn log_too_short(disk: &Arc<dyn Disk>, place: BatchLocation) -> StoreError {
     StoreError::Corrupt {
         file: disk.path(&segment::name(place.segment)),
         offset: place.offset,
-        reason: format!("the log ends here, before batch {}, though a checkpoint knows what follows", place.batch),
+        reason: format!("the log ends here, before batch {}, but a checkpoint includes later batches", place.batch),
     }
 }
 
-/// The shards as the log's records make them.
+/// The shards as rebuilt from the records of the log.
 pub(super) struct LogReplay<'a> {
     segments: &'a Segments,
     hasher: &'a StreamHasher,
@@ -194,8 +195,7 @@ pub(super) struct LogReplay<'a> {
 }
 
 impl<'a> LogReplay<'a> {
-    /// Goes on from the shards of a checkpoint.
-    /// The ids of records before `ids_from` are known elsewhere.
+    /// Continues from the shards of a checkpoint. The ids of records before `ids_from` are stored elsewhere.
     pub(super) fn new(
         segments: &'a Segments,
         hasher: &'a StreamHasher,
@@ -209,7 +209,7 @@ impl<'a> LogReplay<'a> {
         Self { segments, hasher, names: Names::default(), shards, domains, ids_from }
     }
 
-    /// Moves the ids that were taken in so far to a run; all records before `through` were.
+    /// Moves the ids read so far to a run. All records before `through` have been read.
     fn write_ids(&mut self, ids: &IdRuns, through: Location) -> std::io::Result<()> {
         let (mut entries, mut newest) = (Vec::new(), Timestamp::default());
         for shard in &mut self.shards {
@@ -223,31 +223,31 @@ impl<'a> LogReplay<'a> {
         ids.write(entries, through, newest)
     }
 
-    /// Takes in the record at `location`, unless the checkpoint knew it.
+    /// Applies the record at `location`, unless the checkpoint includes it.
     pub(super) fn replay(&mut self, location: Location, bytes: &[u8]) -> Result<(), StoreError> {
         self.apply(location, bytes).map_err(|Malformed(reason)| self.segments.damaged(location, reason))
     }
 
     fn apply(&mut self, location: Location, bytes: &[u8]) -> Result<(), Malformed> {
         let (tag, epoch, record) = Record::read(bytes, location)?;
-        let tag = usize::try_from(tag).map_err(|_| Malformed("its shard is unknown"))?;
+        let tag = usize::try_from(tag).map_err(|_| Malformed("unknown shard"))?;
         if let Record::Opened { domain, shard, shards } = record {
             let id = ShardId::new(self.names.get(domain)?, shard);
             return self.apply_opened(tag, epoch, &id, shards);
         }
-        let shard = self.shards.get_mut(tag).ok_or(Malformed("its shard is unknown"))?;
+        let shard = self.shards.get_mut(tag).ok_or(Malformed("unknown shard"))?;
         if location < shard.index.committed() {
             return Ok(());
         }
         if epoch > shard.epoch {
-            return Err(Malformed("its epoch never began"));
+            return Err(Malformed("its epoch was never opened"));
         }
         shard.index.apply(&record, location, &mut self.names)
     }
 
     fn apply_opened(&mut self, tag: usize, epoch: Epoch, id: &ShardId, shards: u16) -> Result<(), Malformed> {
         if *self.domains.entry(id.domain.clone()).or_insert(shards) != shards || id.shard >= shards {
-            return Err(Malformed("it does not agree with how many shards the domain has"));
+            return Err(Malformed("conflicting number of shards for its domain"));
         }
         let next = self.shards.len();
         match self.shards.get_mut(tag) {
@@ -263,10 +263,10 @@ impl<'a> LogReplay<'a> {
     }
 }
 
-/// Makes durable what was read, and takes away what stands behind it.
+/// Makes the content durable and clears everything after it.
 ///
-/// What was read may be in the operating system's memory only, even marked as written if a flush has failed before. And what
-/// is left of an unfinished batch must not be taken for records once the log has grown up to it again.
+/// The content may be only in the memory of the operating system, and even marked as written if an earlier flush has
+/// failed. The rest of an unfinished batch must not be mistaken for records once the log has grown to it again.
 fn clean_end(segments: &Segments, end: &LogEnd) -> Result<(), StoreError> {
     let doing = || failure("cleaning the end of the log");
     for segment in segments.all().iter().filter(|segment| segment.number >= end.place.segment) {

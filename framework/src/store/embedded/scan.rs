@@ -1,4 +1,4 @@
-//! Reads the log from one batch to the next, and tells an unfinished end from damage.
+//! Reads the log batch by batch and distinguishes an unfinished end from damage.
 
 use std::io;
 use std::ops::Range;
@@ -13,7 +13,7 @@ use crate::store::StoreError;
 
 const WINDOW_BYTES: usize = 1024 * 1024;
 
-/// A place in the log where a batch begins, and the number it must have.
+/// The place in the log where a batch begins, and the number it must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BatchLocation {
     pub(super) segment: u64,
@@ -25,41 +25,41 @@ impl BatchLocation {
     pub(super) const FIRST: Self = Self { segment: 1, offset: FIRST_OFFSET, batch: 1 };
 }
 
-/// How a log ends.
+/// The end of a log.
 #[derive(Clone, Debug)]
 pub(super) struct LogEnd {
-    /// Where the next batch goes.
+    /// The place of the next batch.
     pub(super) place: BatchLocation,
-    /// Where the last batch begins, if this scan met one.
+    /// The place of the last batch, if this scan read one.
     pub(super) last: Option<BatchLocation>,
-    /// Whether a mark says that the last batch is durable.
+    /// Whether a mark proves that the last batch is durable.
     pub(super) marked: bool,
 }
 
-/// Reads all batches from `from` on and gives their records to `take`, in their order.
+/// Reads all batches from `from` on and passes their records to `visit`, in order.
 ///
 /// # Errors
-/// [`StoreError::Corrupt`] if something is damaged that was whole once, and what `take` finds wrong.
+/// [`StoreError::Corrupt`] if a batch is damaged that was once complete, and the errors of `visit`.
 pub(super) fn scan(
     segments: &Segments,
     from: BatchLocation,
-    take: impl FnMut(Location, &[u8]) -> Result<(), StoreError>,
+    visit: impl FnMut(Location, &[u8]) -> Result<(), StoreError>,
 ) -> Result<LogEnd, StoreError> {
-    let end = follow(segments, from, take)?;
+    let end = follow(segments, from, visit)?;
     match find_later_write(segments, end.place)? {
-        Some(sign) => Err(damaged(segments, end.place, &sign)?),
+        Some(later_write) => Err(damaged(segments, end.place, &later_write)?),
         None => Ok(end),
     }
 }
 
-/// Reads all whole batches from `from` on up to the first that is not there, for whatever reason.
+/// Reads all complete batches from `from` on, up to the first one that is missing or invalid.
 ///
 /// # Errors
-/// What `take` finds wrong.
+/// The errors of `visit`.
 pub(super) fn follow(
     segments: &Segments,
     from: BatchLocation,
-    mut take: impl FnMut(Location, &[u8]) -> Result<(), StoreError>,
+    mut visit: impl FnMut(Location, &[u8]) -> Result<(), StoreError>,
 ) -> Result<LogEnd, StoreError> {
     let all = segments.all();
     let mut rest = all.iter().skip_while(|segment| segment.number < from.segment);
@@ -83,7 +83,7 @@ pub(super) fn follow(
                 let is_mark = matches!(found, ScannedBatch::Mark);
                 if !is_mark && let Some(length) = window.length_without_head(place, &mut rest.clone(), segments)? {
                     let file = segments.path(&window.segment);
-                    tracing::warn!(target: crate::telemetry::TARGET, file, offset = place.offset, batch = place.batch, "the head of a batch is damaged, its records are whole");
+                    tracing::warn!(target: crate::telemetry::TARGET, file, offset = place.offset, batch = place.batch, "header of a batch damaged: its records are intact and were kept");
                     let offset = place.offset + BATCH_BYTES as u64;
                     let (salt, location) = (window.segment.salt, window.segment.start + offset);
                     let frames = window.get(offset, length)?;
@@ -97,7 +97,7 @@ pub(super) fn follow(
                     continue;
                 }
                 end.marked = is_mark;
-                // The batch may be in a later segment, if there was no room for it here.
+                // The batch may be in a later segment if it did not fit into this one.
                 let Some(next) = first_with(segments, rest.clone(), place.batch)? else { break };
                 place = BatchLocation { segment: next.number, offset: FIRST_OFFSET, batch: place.batch };
                 window = SegmentWindow::open(segments, next)?;
@@ -108,19 +108,23 @@ pub(super) fn follow(
     Ok(end)
 }
 
-/// The error for a batch at `place` that was whole once, as `sign` shows.
-pub(super) fn damaged(segments: &Segments, place: BatchLocation, sign: &LaterWrite) -> Result<StoreError, StoreError> {
-    let LaterWrite { segment, offset, number } = sign;
+/// Returns the error for a batch at `place` that was once complete, as proven by `later_write`.
+pub(super) fn damaged(
+    segments: &Segments,
+    place: BatchLocation,
+    later_write: &LaterWrite,
+) -> Result<StoreError, StoreError> {
+    let LaterWrite { segment, offset, number } = later_write;
     let reason = format!(
-        "batch {} is damaged: it was durable once, as what stands at byte {offset} of {} with number {number} shows",
+        "batch {} is damaged: it was durable once, because {} contains number {number} at byte {offset}",
         place.batch,
         segments.path(segment),
     );
     Ok(segments.damaged(segments.location(place)?, &reason))
 }
 
-/// The segment that begins with the whole batch of this number. Segments with nothing in them may come before it: they were
-/// made when files were smaller than the batch is.
+/// Returns the segment that begins with the complete batch of this number. Empty segments may precede it: they were
+/// created with a size too small for the batch.
 fn first_with<'a>(
     segments: &Segments,
     later: impl Iterator<Item = &'a Arc<Segment>>,
@@ -135,14 +139,14 @@ fn first_with<'a>(
     Ok(None)
 }
 
-/// Something that was written after a batch was durable.
+/// A later write, which proves that a batch was durable.
 pub(super) struct LaterWrite {
     segment: Arc<Segment>,
     offset: u64,
     number: u64,
 }
 
-/// Something at or behind `place` that was written after the batch which should be there.
+/// Finds something at or after `place` that was written after the batch expected there.
 pub(super) fn find_later_write(segments: &Segments, place: BatchLocation) -> Result<Option<LaterWrite>, StoreError> {
     for segment in segments.all().iter().filter(|segment| segment.number >= place.segment) {
         let mut window = SegmentWindow::open(segments, segment)?;
@@ -182,7 +186,7 @@ impl SegmentWindow {
         Ok(Self { segment: Arc::clone(segment), file, start: 0, bytes: Vec::new() })
     }
 
-    /// Up to `length` bytes from `offset` on; fewer only at the end of the segment.
+    /// Returns up to `length` bytes from `offset` on; fewer only at the end of the segment.
     pub(super) fn get(&mut self, offset: u64, length: usize) -> Result<&[u8], StoreError> {
         let length = length.min(usize::try_from(self.segment.size.saturating_sub(offset)).unwrap_or(usize::MAX));
         let end = offset + length as u64;
@@ -207,7 +211,7 @@ impl SegmentWindow {
         Ok(BatchHead::read(self.get(offset, BATCH_BYTES)?, salt, location))
     }
 
-    /// What stands at `place`: the whole batch, with the number it must have, or the mark behind the last one.
+    /// Reads the batch at `place`, if it is complete and has the expected number, or the mark after the last batch.
     fn batch(&mut self, place: BatchLocation) -> Result<ScannedBatch, StoreError> {
         let Some(head) = self.head(place.offset)? else { return Ok(ScannedBatch::Nothing) };
         if head.length == 0 {
@@ -227,8 +231,8 @@ impl SegmentWindow {
         }
     }
 
-    /// How long the batch at `place` is whose head is damaged, if its records are whole and something behind them proves that
-    /// they are all: the next batch, or the mark that this one is durable.
+    /// Returns the length of the batch at `place` whose header is damaged, if its records are valid and complete. The
+    /// proof that they are complete is the next batch, or the mark for this one.
     fn length_without_head(
         &mut self,
         place: BatchLocation,
@@ -261,12 +265,12 @@ impl SegmentWindow {
         Ok(is_proof.then(|| usize::try_from(offset - begin).unwrap_or(usize::MAX)))
     }
 
-    /// Where the next byte that is not zero is, at or behind `offset`.
+    /// Returns the offset of the next nonzero byte at or after `offset`.
     pub(super) fn next_nonzero(&mut self, mut offset: u64) -> Result<Option<u64>, StoreError> {
         const BLOCK: usize = 4096;
         const ZEROS: [u8; BLOCK] = [0; BLOCK];
         while offset < self.segment.size {
-            // Blocks are looked at as a whole first: a segment is empty for the most part.
+            // Compare whole blocks first, because most of a segment is empty.
             let block = self.get(offset, BLOCK)?;
             if block.is_empty() {
                 return Ok(None);

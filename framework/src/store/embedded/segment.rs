@@ -1,4 +1,4 @@
-//! The files the log consists of: numbered, of a fixed size, filled with zeros before anything is written to them.
+//! The files of the log: numbered, of a fixed size, and filled with zeros in advance.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,13 +13,13 @@ use super::scan::BatchLocation;
 use super::{EmbeddedConfig, failure};
 use crate::store::StoreError;
 
-/// Records begin behind the block with the segment's head.
+/// Records begin after the block with the segment's header.
 pub(super) const FIRST_OFFSET: u64 = 512;
 
-/// At most so many files of full segments are kept open.
+/// The number of open files of full segments.
 const OPEN_FILES: usize = 32;
 
-/// So many zeros are flushed together: all of them at once would hold up the log's own flushes behind them.
+/// The number of zeros flushed at once. Flushing all of them together would delay the flushes of the log behind them.
 const FLUSH_CHUNK_BYTES: u64 = 2 * 1024 * 1024;
 
 const HEAD_BYTES: usize = 52;
@@ -30,18 +30,18 @@ const UNFINISHED: &str = "log.new";
 /// One file of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Segment {
-    /// From 1.
+    /// Numbered from 1.
     pub(super) number: u64,
     /// The location of its first byte.
     pub(super) start: Location,
-    /// How many bytes it has.
+    /// Its size in bytes.
     pub(super) size: u64,
-    /// What its checksums are mixed with.
+    /// The salt of its checksums.
     pub(super) salt: u64,
 }
 
 impl Segment {
-    /// The location behind its last byte.
+    /// Returns the location after its last byte.
     pub(super) fn end(&self) -> Location {
         self.start + self.size
     }
@@ -50,7 +50,7 @@ impl Segment {
         name(self.number)
     }
 
-    /// The segment's head, as it stands at the beginning of its file.
+    /// Returns the segment's header, as at the beginning of its file.
     pub(super) fn head(&self) -> Vec<u8> {
         let mut head = MAGIC.to_vec();
         for number in [self.number, self.start, self.size, self.salt] {
@@ -76,12 +76,12 @@ impl Segment {
     }
 }
 
-/// What the file of a segment is called.
+/// Returns the file name of a segment.
 pub(super) fn name(number: u64) -> String {
     format!("{PREFIX}{number:010}")
 }
 
-/// All segments, and the files of those that are used.
+/// All segments, and the open files of recently used ones.
 pub(super) struct Segments {
     disk: Arc<dyn Disk>,
     all: RwLock<Vec<Arc<Segment>>>,
@@ -89,19 +89,19 @@ pub(super) struct Segments {
 }
 
 impl Segments {
-    /// Finds the segments that are there.
+    /// Finds the existing segments and removes an unfinished one.
     pub(super) fn find(disk: &Arc<dyn Disk>) -> Result<Self, StoreError> {
         let names = disk.names().map_err(failure("listing the store's folder"))?;
         if names.iter().any(|name| name == UNFINISHED) {
             disk.remove(UNFINISHED).map_err(failure("removing an unfinished segment"))?;
         }
-        // Whoever gave a file its name may have been killed before the name was durable, and what is written to the file
-        // from now on will be relied on.
+        // A process that renamed a file may have crashed before the new name was durable. Data written to the file from
+        // now on depends on its name.
         disk.sync().map_err(failure("flushing the store's folder"))?;
         Self::read(disk)
     }
 
-    /// Finds the segments that are there, and changes nothing.
+    /// Finds the existing segments without changing anything.
     pub(super) fn read(disk: &Arc<dyn Disk>) -> Result<Self, StoreError> {
         let names = disk.names().map_err(failure("listing the store's folder"))?;
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok()).collect();
@@ -114,11 +114,11 @@ impl Segments {
         let mut start = 0;
         for (number, expected) in numbers.iter().zip(1..) {
             if *number != expected {
-                return Err(damaged(disk, expected, 0, "the file is missing, though later ones are there"));
+                return Err(damaged(disk, expected, 0, "the file is missing, but later segments exist"));
             }
             let segment = segments.read_segment(*number)?;
             if segment.number != *number || segment.start != start {
-                return Err(damaged(disk, *number, 0, "it is not the segment its name says"));
+                return Err(damaged(disk, *number, 0, "its header has another segment number than its name"));
             }
             start = segment.end();
             segments.all.write().push(Arc::new(segment));
@@ -129,19 +129,19 @@ impl Segments {
     fn read_segment(&self, number: u64) -> Result<Segment, StoreError> {
         let file = self.disk.open(&name(number)).map_err(failure("opening a segment"))?;
         let mut head = [0; HEAD_BYTES];
-        let read = file.read_at(&mut head, 0).map_err(failure("reading a segment's head"))?;
+        let read = file.read_at(&mut head, 0).map_err(failure("reading a segment's header"))?;
         let segment = head.get(..read).and_then(Segment::read);
-        let segment = segment.ok_or_else(|| damaged(&self.disk, number, 0, "the segment's head is damaged"))?;
+        let segment = segment.ok_or_else(|| damaged(&self.disk, number, 0, "the segment's header is damaged"))?;
         let length = file.length().map_err(failure("reading a segment's length"))?;
         if length < segment.size {
-            return Err(damaged(&self.disk, number, length, "the file is shorter than it was made"));
+            return Err(damaged(&self.disk, number, length, "the file is shorter than its header says"));
         }
         Ok(segment)
     }
 
-    /// The segment behind the one with the number `after`, made if it is not there: it appears whole or not at all.
+    /// Returns the segment after number `after`, and creates it if needed. A segment appears completely or not at all.
     pub(super) fn preallocate(&self, after: u64, config: &EmbeddedConfig, salt: u64) -> io::Result<Arc<Segment>> {
-        // A crash may have left more than one behind the end of the log. One that is passed over is never used any more.
+        // A crash may have left several segments after the end of the log. A skipped one is never used again.
         let made = self.all.read().iter().find(|segment| segment.number > after).cloned();
         if let Some(made) = made {
             return Ok(made);
@@ -154,9 +154,9 @@ impl Segments {
                 self.all.write().push(Arc::clone(&segment));
                 return Ok(segment);
             };
-            // What is half made takes room that may be all that is missing.
+            // Remove the partial file, because its space may be just what is missing.
             let _ = self.disk.remove(UNFINISHED);
-            // Where there is no room for a large file there may be room for a smaller one, down to the largest turn.
+            // If a large file does not fit, a smaller one may, down to the size of the largest turn.
             size /= 2;
             if !is_full(&error) || size < config.size_of_segment(1) {
                 return Err(error);
@@ -168,8 +168,8 @@ impl Segments {
         static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
         let file = self.disk.create(UNFINISHED)?;
         let mut offset = 0;
-        // Zeros are written, not only allocated: otherwise the first write to each block changes the file's metadata as
-        // well, and a flush costs twice as much.
+        // Write the zeros instead of only allocating: otherwise the first write to each block also changes the file's
+        // metadata, and a flush costs twice as much.
         while offset < segment.size {
             let length = usize::try_from(segment.size - offset).unwrap_or(usize::MAX).min(ZEROS.len());
             file.write_at(ZEROS.get(..length).unwrap_or_default(), offset)?;
@@ -184,28 +184,28 @@ impl Segments {
         self.disk.sync()
     }
 
-    /// All of them, oldest first.
+    /// Returns all segments, oldest first.
     pub(super) fn all(&self) -> Vec<Arc<Segment>> {
         self.all.read().clone()
     }
 
-    /// The segment with `location` in it.
+    /// Returns the segment that contains `location`.
     pub(super) fn at(&self, location: Location) -> Option<Arc<Segment>> {
         let all = self.all.read();
         let nth = all.partition_point(|segment| segment.start <= location).checked_sub(1)?;
         all.get(nth).filter(|segment| location < segment.end()).cloned()
     }
 
-    /// The location of a place.
+    /// Returns the location of a place.
     pub(super) fn location(&self, place: BatchLocation) -> Result<Location, StoreError> {
         let all = self.all.read();
         let segment = all.iter().find(|segment| segment.number == place.segment);
-        // A log of nothing yet begins where its first segment will.
+        // An empty log begins at the start of its future first segment.
         let start = segment.map(|segment| segment.start).or((place == BatchLocation::FIRST).then_some(0));
         start.map(|start| start + place.offset).ok_or(StoreError::Closed)
     }
 
-    /// A segment's file.
+    /// Returns the open file of a segment.
     pub(super) fn file(&self, segment: &Segment) -> io::Result<Arc<dyn DiskFile>> {
         let mut open = self.open.lock();
         if let Some((_, file)) = open.iter().find(|(number, _)| *number == segment.number) {
@@ -219,12 +219,12 @@ impl Segments {
         Ok(file)
     }
 
-    /// What people call a segment.
+    /// Returns the path of a segment for messages.
     pub(super) fn path(&self, segment: &Segment) -> String {
         self.disk.path(&segment.name()).display().to_string()
     }
 
-    /// The error for bytes that cannot be at `location`.
+    /// Returns the error for invalid bytes at `location`.
     pub(super) fn damaged(&self, location: Location, reason: &str) -> StoreError {
         match self.at(location) {
             Some(segment) => damaged(&self.disk, segment.number, location - segment.start, reason),

@@ -1,4 +1,4 @@
-//! One shard on disk: its index and its snapshots in memory, its records in the log.
+//! A shard on disk: its index and pending snapshots in memory, its records in the log.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -28,46 +28,46 @@ use crate::store::{
     StoreError, StoredEvent, StoredTurn, StreamPages, StreamState, Timer, TimerCursor, TimerPage, Turn, Watermark,
 };
 
-/// Records other than turns are small.
+/// An upper bound for records other than turns.
 const SMALL_RECORD_BYTES: usize = 512;
 
-/// So many snapshots of a shard wait for the commit of their turn; more are not kept.
+/// The number of snapshots per shard that may wait for the commit of their turn; further ones are dropped.
 const MAX_PENDING_SNAPSHOTS: usize = 256;
 
 pub(super) struct Shard {
     pub(super) id: ShardId,
-    /// How many shards the domain has.
+    /// The number of shards of the domain.
     pub(super) shards: u16,
     /// Its number in the log.
     pub(super) tag: u32,
-    /// Where the log says so for the first time.
+    /// The location of the record of its first opening.
     pub(super) opened_at: Location,
     pub(super) state: Mutex<ShardState>,
-    /// The newest snapshots that are in the snapshots' files. Only the keeper changes it, and it is never held for the lock of
-    /// the state.
+    /// The newest snapshots in the snapshot files. Only the flusher changes it. Lock order: the state first.
     pub(super) stored: RwLock<HashMap<Stream, SnapshotLocation>>,
 }
 
 pub(super) struct ShardState {
     pub(super) epoch: Epoch,
     pub(super) index: Index,
-    /// Snapshots that are not there yet.
+    /// Snapshots that are not in a file yet.
     pub(super) pending: HashMap<Stream, PendingSnapshots>,
-    /// Those of them whose turn is not committed yet, and where the log was when they were made.
+    /// The streams of those whose turn is not committed yet, with the location of the turn.
     uncommitted: VecDeque<(Location, Stream)>,
 }
 
-/// Snapshots of a stream that are not in a file yet.
+/// The snapshots of a stream that are not in a file yet.
 pub(super) struct PendingSnapshots {
-    /// The one that is written next. It keeps its place: a stream that saves one all the time would never have one written.
+    /// The snapshot to write next. A newer one does not replace it: otherwise a stream that saves snapshots
+    /// continuously would never have one written.
     pub(super) next: NamedSnapshot,
-    /// The newest one behind it, and where the log was when it was made.
+    /// The newest snapshot after it, and the location of its turn.
     newest: Option<(Location, NamedSnapshot, ReservedBytes)>,
     _held: ReservedBytes,
 }
 
 impl Shard {
-    /// A shard that nobody has opened yet.
+    /// Creates a shard that was never opened before.
     pub(super) fn new(id: ShardId, shards: u16, tag: u32, born: Location, epoch: Epoch, index: Index) -> Self {
         let state = ShardState { epoch, index, pending: HashMap::new(), uncommitted: VecDeque::new() };
         Self { id, shards, tag, opened_at: born, state: Mutex::new(state), stored: RwLock::default() }
@@ -81,19 +81,19 @@ impl Shard {
 }
 
 impl ShardState {
-    /// The streams whose snapshots may be written, because their turns are committed.
+    /// Takes the streams whose snapshots may be written because their turns are committed.
     pub(super) fn take_committed(&mut self) -> Vec<Stream> {
         let committed = self.index.committed();
-        // Of a turn that is lost after all it would be taken for a snapshot of the turn that comes in its place.
-        let is_ripe = |location: Location| location < committed;
-        let mut ripe = Vec::new();
-        while let Some((_, stream)) = self.uncommitted.pop_front_if(|(location, _)| is_ripe(*location)) {
-            ripe.push(stream);
+        // If the turn were lost, its snapshot would be taken for one of the turn that replaces it.
+        let is_committed = |location: Location| location < committed;
+        let mut streams = Vec::new();
+        while let Some((_, stream)) = self.uncommitted.pop_front_if(|(location, _)| is_committed(*location)) {
+            streams.push(stream);
         }
-        ripe
+        streams
     }
 
-    /// Keeps a snapshot until it can be written; `location` is that of the stream's last turn.
+    /// Stores a snapshot until it can be written. `location` is that of the stream's last turn.
     fn add_pending(&mut self, stream: Stream, location: Location, named: NamedSnapshot, held: ReservedBytes) {
         match self.pending.get_mut(&stream) {
             Some(fresh) => fresh.newest = Some((location, named, held)),
@@ -104,14 +104,14 @@ impl ShardState {
         }
     }
 
-    /// The snapshot of a stream that was written next is written, or cannot be.
+    /// Completes the stream's next snapshot, whether it was written or failed, and promotes the newest one.
     pub(super) fn finish_snapshot(&mut self, stream: Stream) {
         if let Some(PendingSnapshots { newest: Some((location, next, held)), .. }) = self.pending.remove(&stream) {
             self.add_pending(stream, location, next, held);
         }
     }
 
-    /// The newest snapshot of a stream up to turn `number` that is in no file yet.
+    /// Returns the newest snapshot of a stream that is in no file yet, up to turn `number`.
     fn fresh(&self, stream: Stream, number: u64) -> Option<&NamedSnapshot> {
         let PendingSnapshots { next, newest, .. } = self.pending.get(&stream)?;
         let newest = newest.as_ref().map(|(_, named, _)| named);
@@ -124,7 +124,7 @@ pub(super) struct EmbeddedWriter {
     shard: Arc<Shard>,
     epoch: Epoch,
     listener: usize,
-    /// The journal reports to it as long as it is kept here.
+    /// Kept alive here: the write buffer reports to it only while it exists.
     _listener: Arc<dyn CommitListener>,
 }
 
@@ -137,7 +137,7 @@ impl EmbeddedWriter {
     fn append_record(
         &self,
         bound: usize,
-        hand: WriteMode,
+        mode: WriteMode,
         write: impl Fn(&mut Index, AppendContext, &mut Vec<u8>) -> Result<AppendNumbers, OutOfTurn>,
     ) -> Result<Appended, StoreError> {
         loop {
@@ -151,15 +151,15 @@ impl EmbeddedWriter {
                 self.store.enqueue_snapshots(&self.shard, &mut state);
             }
             let (tag, epoch) = (self.shard.tag, self.epoch);
-            let appended = self.store.write_buffer.append(bound, Some(self.listener), hand, |location, into| {
+            let appended = self.store.write_buffer.append(bound, Some(self.listener), mode, |location, into| {
                 let numbers = write(&mut state.index, AppendContext { tag, epoch, location, committed: false }, into)?;
                 Ok((location, numbers))
             });
-            // Nobody waits for a flush with the shard's lock held: readers need it.
+            // Never wait for a flush with the shard's lock held, because readers need it.
             drop(state);
             match appended {
                 Ok((ticket, (location, AppendNumbers { position, stream }))) => {
-                    let committed = hand == WriteMode::Inline && self.store.write_inline(location);
+                    let committed = mode == WriteMode::Inline && self.store.write_inline(location);
                     return Ok(Appended { ticket, position, committed, stream });
                 }
                 Err(AppendRefused::OutOfTurn(OutOfTurn { expected })) => {
@@ -169,15 +169,13 @@ impl EmbeddedWriter {
             }
         }
     }
-}
 
-impl EmbeddedWriter {
-    fn append_turn(&self, turn: &Turn<'_>, hand: WriteMode) -> Result<Appended, StoreError> {
+    fn append_turn(&self, turn: &Turn<'_>, mode: WriteMode) -> Result<Appended, StoreError> {
         let (bytes, limit) = (turn_bound(turn), self.store.largest_turn().min(MAX_TURN_BYTES));
         if bytes > limit {
             return Err(StoreError::Oversize { bytes, limit });
         }
-        let appended = self.append_record(bytes, hand, |index, at, into| index.append_turn(turn, at, into));
+        let appended = self.append_record(bytes, mode, |index, at, into| index.append_turn(turn, at, into));
         if matches!(turn.mark, Mark::Outside { .. }) && appended.is_ok() {
             self.store.flusher.count_id();
         }
@@ -217,35 +215,35 @@ impl ShardWriter for EmbeddedWriter {
             return;
         }
         let stream = state.index.stream(actor, key);
-        // Newer than the log: it cannot be true.
+        // The log does not have this turn: the snapshot is invalid.
         let Some(head) = state.index.newest(stream).filter(|head| head.number >= snapshot.turn) else { return };
         let location = if head.number == snapshot.turn { head.location } else { 0 };
-        let placed = Located { location, snapshot };
-        let named =
-            NamedSnapshot { tag: self.shard.tag, actor: actor.to_string(), key: key.to_owned(), located: placed };
+        let located = Located { location, snapshot };
+        let named = NamedSnapshot { tag: self.shard.tag, actor: actor.to_string(), key: key.to_owned(), located };
         state.add_pending(stream, head.location, named, held);
         state.index.commit(self.store.write_buffer.committed());
         self.store.enqueue_snapshots(&self.shard, &mut state);
     }
 }
 
-/// Something for the reading thread.
+/// A job for the reading thread.
 pub(super) type ReadJob = Box<dyn FnOnce() + Send>;
 
-/// Where the records behind an index are.
+/// Access to the records behind an index.
 pub(super) trait LogSource: Send + Sync {
     fn segments(&self) -> &Segments;
-    /// Every record before this is committed.
+    /// Returns the location before which every record is committed.
     fn committed(&self) -> Location;
-    /// Has the reading thread do something; gives it back if there is none.
+    /// Runs a job on the reading thread. Returns the job if there is no such thread.
     fn spawn_read(&self, job: ReadJob) -> Option<ReadJob>;
-    /// Damage was met.
+    /// Reports damage that was found.
     fn record_damage(&self, error: &StoreError);
-    /// Where the turns of an id are that the index of the shard no longer knows, newest first; `None` if that is not known.
+    /// Returns the locations of the turns with an id that the shard's index no longer holds, newest first; `None` if
+    /// they are unknown.
     fn older_turns(&self, id: IdHash) -> Option<Vec<Location>>;
-    /// A snapshot that is kept, if it can be read.
+    /// Reads a stored snapshot, or returns `None` if it cannot be used.
     fn snapshot(&self, stored: SnapshotLocation, actor: &str, key: &str) -> Option<Located>;
-    /// One permit for each long stream that may be read at once, if there is a bound.
+    /// Returns a semaphore with one permit for each long stream that may be read concurrently, if there is a limit.
     fn long_reads(&self) -> Option<Arc<Semaphore>> {
         None
     }
@@ -275,7 +273,7 @@ impl LogSource for Inner {
         match self.ids.find(id) {
             Ok(found) => Some(found).filter(|_| self.ids.from() == 0),
             Err(error) => {
-                tracing::warn!(target: crate::telemetry::TARGET, %error, "an id is looked for in the log");
+                tracing::warn!(target: crate::telemetry::TARGET, %error, "failed to look up an id in the index: reading its stream instead");
                 None
             }
         }
@@ -300,14 +298,14 @@ impl EmbeddedReader {
         Self { store, shard }
     }
 
-    /// Looks at the index, brought up to what is committed.
-    fn with_state<T>(&self, look: impl FnOnce(&mut ShardState) -> T) -> T {
+    /// Accesses the state, updated to what is committed.
+    fn with_state<T>(&self, use_state: impl FnOnce(&mut ShardState) -> T) -> T {
         let mut state = self.shard.state.lock();
         state.index.commit(self.store.committed());
-        look(&mut state)
+        use_state(&mut state)
     }
 
-    /// What was read; damage is remembered.
+    /// Returns the result of a read as a future and remembers damage.
     fn finish_read<T: Send + 'static>(&self, read: Result<T, StoreError>) -> BoxFuture<'static, Result<T, StoreError>> {
         if let Err(error) = &read {
             self.store.record_damage(error);
@@ -319,12 +317,12 @@ impl EmbeddedReader {
         LogReader::new(self.store.segments())
     }
 
-    /// A stream's head and its newest snapshot.
+    /// Returns a stream's head and its newest snapshot.
     fn stream(&self, actor: &str, key: &str, use_snapshot: bool) -> (Option<Head>, Option<Located>) {
         let (head, fresh, stream) = self.with_state(|state| {
             let stream = state.index.stream(actor, key);
             let head = state.index.head(stream);
-            // The stream's names are compared where the snapshot is used: a hash is no name.
+            // Compare the names before using the snapshot, because hashes may collide.
             let fresh = head.and_then(|head| state.fresh(stream, head.number));
             let fresh = fresh.filter(|named| named.actor == actor && named.key == key);
             (head, fresh.map(|named| named.located.clone()), stream)
@@ -345,15 +343,15 @@ impl EmbeddedReader {
         traverse::load(&LogReader::sharing_memory(self.store.segments()), head, actor, key, snapshot)
     }
 
-    /// A short stream is read here and now; a long one by the store's reading thread, page by page.
+    /// Reads a short stream on the calling thread and a long one page by page on the store's reading thread.
     async fn pages_of(&self, actor: &str, key: &str, snapshot: bool) -> Result<Box<dyn StreamPages>, StoreError> {
         let (head, snapshot) = self.stream(actor, key, snapshot);
-        let known = snapshot.as_ref().map_or(0, |placed| placed.snapshot.turn);
+        let known = snapshot.as_ref().map_or(0, |located| located.snapshot.turn);
         let Some(head) = head.filter(|head| head.number.saturating_sub(known) > traverse::PAGE_TURNS) else {
             let state = traverse::load(&LogReader::sharing_memory(self.store.segments()), head, actor, key, snapshot);
             return state.map(|state| Box::new(OnePage(state)) as Box<dyn StreamPages>);
         };
-        // Before anything of it is in memory.
+        // Acquired before any part of the stream is in memory.
         let turn = match self.store.long_reads() {
             Some(long_reads) => long_reads.acquire_owned().await.ok(),
             None => None,
@@ -367,7 +365,7 @@ impl EmbeddedReader {
     }
 
     fn find_now(&self, actor: &str, key: &str, id: MessageId) -> Result<Option<StoredTurn>, StoreError> {
-        let (hash, young, is_empty) = self.with_state(|state| {
+        let (hash, recent, is_empty) = self.with_state(|state| {
             let stream = state.index.stream(actor, key);
             let hash = state.index.id(stream, id);
             (hash, state.index.turns_with_id(hash), state.index.head(stream).is_none())
@@ -375,7 +373,7 @@ impl EmbeddedReader {
         if is_empty {
             return Ok(None);
         }
-        if let Some(turn) = traverse::find_turn(&self.log(), young, actor, key, id)? {
+        if let Some(turn) = traverse::find_turn(&self.log(), recent, actor, key, id)? {
             return Ok(Some(turn));
         }
         if let Some(older) = self.store.older_turns(hash) {

@@ -1,8 +1,8 @@
-//! The files with the snapshots: a cache beside the log.
+//! The snapshot files: a cache beside the log.
 //!
-//! Called by the [keeper](super::flusher), which writes a snapshot once its turn is committed, and by readers. Nothing waits
-//! for it, nothing is flushed for it, and whatever cannot be read is not there. A file that holds mostly snapshots which were
-//! replaced is copied and taken away.
+//! Called by the [flusher](super::flusher), which writes a snapshot once its turn is committed, and by readers. No
+//! caller waits for it and it is never flushed for a commit. An unreadable snapshot counts as missing. A file that
+//! consists mostly of replaced snapshots is compacted and removed.
 
 use std::collections::HashMap;
 use std::io;
@@ -20,7 +20,7 @@ use crate::store::Snapshot;
 
 const PREFIX: &str = "snapshots-";
 
-/// Where a snapshot is, and the last turn in it.
+/// The location of a snapshot in the files and the last turn it includes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SnapshotLocation {
     pub(super) file: u64,
@@ -47,7 +47,7 @@ pub(super) struct Snapshots {
 
 struct SnapshotFiles {
     files: HashMap<u64, Arc<dyn DiskFile>>,
-    /// The file that is written to, and where.
+    /// The file that is written to and the offset of the next write.
     current: u64,
     offset: u64,
 }
@@ -57,7 +57,7 @@ fn name(number: u64) -> String {
 }
 
 impl Snapshots {
-    /// Opens the files and gives every snapshot behind `from`, file and offset, to `found`.
+    /// Opens the files and passes every snapshot after `from`, file and offset, to `found`.
     pub(super) fn open(
         disk: &Arc<dyn Disk>,
         seed: u64,
@@ -70,7 +70,7 @@ impl Snapshots {
         let mut state = SnapshotFiles { files: HashMap::new(), current: 0, offset: 0 };
         for number in numbers {
             state.current = number;
-            let mut look = || {
+            let mut read = || {
                 let file = disk.open(&name(number))?;
                 let start = if number == from.0 { from.1 } else { 0 };
                 state.offset = start.min(file.length()?);
@@ -83,12 +83,12 @@ impl Snapshots {
                 }
                 io::Result::Ok(file)
             };
-            match look() {
+            match read() {
                 Ok(file) => drop(state.files.insert(number, file)),
                 Err(error) => {
                     let file = disk.path(&name(number));
                     let file = file.display();
-                    tracing::warn!(target: crate::telemetry::TARGET, %file, %error, "snapshots cannot be read");
+                    tracing::warn!(target: crate::telemetry::TARGET, %file, %error, "failed to read snapshots: they are ignored");
                 }
             }
         }
@@ -109,12 +109,12 @@ impl Snapshots {
         drop(state);
         seal_frames(&mut frame, self.seed ^ file, offset);
         open.write_at(&frame, offset)?;
-        // Only the keeper writes, so nobody else has moved it meanwhile.
+        // Only the flusher writes, so the offset has not changed since it was read.
         self.state.lock().offset += frame.len() as u64;
         Ok(SnapshotLocation { file, offset, length: frame.len() as u64, turn: named.located.snapshot.turn })
     }
 
-    /// Reads a snapshot of a stream; `None` if it cannot be used, whyever.
+    /// Reads a snapshot of a stream. Returns `None` if it cannot be used for any reason.
     pub(super) fn read(&self, stored: SnapshotLocation, actor: &str, key: &str) -> Option<Located> {
         let named = self.read_named(stored)?;
         let fits = named.actor == actor && named.key == key && named.located.snapshot.turn == stored.turn;
@@ -131,7 +131,7 @@ impl Snapshots {
         decode_named(record, &frame).ok()
     }
 
-    /// Writes from now on to a new file; the number of the old one.
+    /// Starts a new file. Returns the number of the old one.
     pub(super) fn rotate(&self) -> io::Result<u64> {
         let mut state = self.state.lock();
         let old = state.current;
@@ -144,7 +144,7 @@ impl Snapshots {
         self.write(&self.read_named(stored)?).ok()
     }
 
-    /// Takes away every file before the current one.
+    /// Removes all files before the current one.
     pub(super) fn remove_old(&self) -> io::Result<()> {
         let mut state = self.state.lock();
         let current = state.current;
@@ -156,13 +156,13 @@ impl Snapshots {
         Ok(())
     }
 
-    /// The file that is written to, and how far it is written.
+    /// Returns the current file and the offset of the next write.
     pub(super) fn end(&self) -> (u64, u64) {
         let state = self.state.lock();
         (state.current, state.offset)
     }
 
-    /// Makes durable what is in the current file.
+    /// Makes the content of the current file durable.
     pub(super) fn sync(&self) -> io::Result<()> {
         let state = self.state.lock();
         let file = state.files.get(&state.current).cloned();
@@ -181,7 +181,7 @@ impl SnapshotFiles {
     }
 }
 
-/// Walks over the frames of a file from `offset` to the first one that is none; `offset` is left there.
+/// Passes all valid frames of a file from `offset` on to `found`, and leaves `offset` at the first invalid one.
 fn scan(
     file: &dyn DiskFile,
     salt: u64,
@@ -196,7 +196,7 @@ fn scan(
         let rest = piece.get(at..).unwrap_or_default();
         let need = frame_length(rest).map_or(FRAME_BYTES, |length| length.saturating_add(FRAME_BYTES));
         if rest.len() < need {
-            // A length that leads out of the file is none. Every other one may be that of a snapshot, however large.
+            // A length beyond the end of the file is invalid. Any other length may be that of a snapshot.
             if need - FRAME_BYTES > usize::try_from(end.saturating_sub(*offset)).unwrap_or(usize::MAX) {
                 return Ok(());
             }
@@ -229,13 +229,13 @@ fn encode_named(into: &mut Vec<u8>, named: &NamedSnapshot) {
     encode::bytes(into, &snapshot.bytes);
 }
 
-/// The snapshot's bytes are shared with `frame` if they lie in it.
+/// Decodes a snapshot. Its bytes are shared with `frame` if they lie in it.
 fn decode_named(record: &[u8], frame: &Bytes) -> Result<NamedSnapshot, Malformed> {
-    let take = &mut Decoder(record);
-    let tag = take.small()?;
-    let (actor, key) = (take.text()?.to_owned(), take.text()?.to_owned());
-    let (location, turn, version, schema) = (take.number()?, take.number()?, take.number()?, take.small()?);
-    let bytes = take.bytes()?;
+    let decoder = &mut Decoder(record);
+    let tag = decoder.small()?;
+    let (actor, key) = (decoder.text()?.to_owned(), decoder.text()?.to_owned());
+    let (location, turn, version, schema) = (decoder.number()?, decoder.number()?, decoder.number()?, decoder.small()?);
+    let bytes = decoder.bytes()?;
     let inside = frame.as_ptr_range().contains(&bytes.as_ptr());
     let bytes = if inside { frame.slice_ref(bytes) } else { Bytes::copy_from_slice(bytes) };
     Ok(NamedSnapshot {

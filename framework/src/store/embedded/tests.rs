@@ -1,4 +1,4 @@
-//! Logs whose checksums are right and whose contents are anything: they are read or refused, and nothing panics.
+//! Logs with valid checksums and arbitrary content are read or rejected without a panic.
 
 use std::fs;
 use std::path::Path;
@@ -20,7 +20,7 @@ fn shard() -> ShardId {
     ShardId::new(Name::new("bank").unwrap(), 0)
 }
 
-/// Writes a log of one batch with these frames, and with a head that gives its length as `length`.
+/// Writes a log of one batch with these frames, whose header has the given length.
 fn write(folder: &Path, mut frames: Vec<u8>, length: Option<u32>) {
     fs::write(folder.join("whizbang"), "whizbang store\nformat 1\nseed 0000000000000001\n").unwrap();
     let segment = Segment { number: 1, start: 0, size: SIZE, salt: SALT };
@@ -45,7 +45,7 @@ fn frames_of(records: &[Vec<u8>]) -> Vec<u8> {
     frames
 }
 
-/// Opens a store and reads all there is; whether nothing was found to be damaged.
+/// Opens a store and reads everything. Returns whether no damage was found.
 fn read(folder: &Path) -> bool {
     let read = run(async {
         let config = EmbeddedConfig::default().segment_bytes(SIZE);
@@ -103,7 +103,7 @@ fn log_with_valid_contents_is_read() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), frames_of(&[opened()]), None);
     assert!(read(folder.path()));
-    // So what refuses the others is what they say.
+    // So the others are rejected because of their content.
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), frames_of(&[opened(), vec![1, 9, 0, 1]]), None);
     assert!(!read(folder.path()));
@@ -116,7 +116,7 @@ fn false_lengths_allocate_no_memory() {
         let mut frames = frames_of(&[opened()]);
         frames[..4].copy_from_slice(&length.to_le_bytes());
         write(folder.path(), frames, None);
-        // An unfinished batch, for all that can be seen.
+        // This is indistinguishable from an unfinished batch.
         assert!(read(folder.path()), "{length}");
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn save(disk: &Arc<dyn Disk>, projection: &Name, view: &View) -> Resu
     })
 }
 
-/// Reads a view; a damaged one is not there, for it can be built again.
+/// Reads a view. A damaged view counts as missing, because it can be rebuilt.
 pub(super) fn load(disk: &Arc<dyn Disk>, projection: &Name) -> Result<Option<View>, StoreError> {
     let name = file(projection);
     if !disk.names().map_err(failure("listing the store's folder"))?.contains(&name) {
@@ -50,28 +50,28 @@ pub(super) fn load(disk: &Arc<dyn Disk>, projection: &Name) -> Result<Option<Vie
     match parse(&bytes) {
         Ok(view) => Ok(Some(view)),
         Err(Malformed(reason)) => {
-            tracing::warn!(target: crate::telemetry::TARGET, %projection, reason, "a saved view cannot be used");
+            tracing::warn!(target: crate::telemetry::TARGET, %projection, reason, "saved view discarded: it cannot be read");
             Ok(None)
         }
     }
 }
 
 fn parse(bytes: &Bytes) -> Result<View, Malformed> {
-    let take = &mut Decoder(bytes);
-    if take.array()? != MAGIC {
-        return Err(Malformed("it is no view"));
+    let decoder = &mut Decoder(bytes);
+    if decoder.array()? != MAGIC {
+        return Err(Malformed("its header is not that of a view"));
     }
-    let sum: [u8; 4] = take.array()?;
-    if crc32fast::hash(take.0) != u32::from_le_bytes(sum) {
+    let sum: [u8; 4] = decoder.array()?;
+    if crc32fast::hash(decoder.0) != u32::from_le_bytes(sum) {
         return Err(Malformed("its checksum is wrong"));
     }
     let mut names = Names::default();
-    let schema = take.small()?;
-    let count = take.count()?;
+    let schema = decoder.small()?;
+    let count = decoder.count()?;
     let mut checkpoint = Vec::with_capacity(count);
     for _ in 0..count {
-        checkpoint.push((ShardId::new(names.get(take.text()?)?, take.shard()?), take.number()?));
+        checkpoint.push((ShardId::new(names.get(decoder.text()?)?, decoder.shard()?), decoder.number()?));
     }
-    let bytes = bytes.slice_ref(take.bytes()?);
-    if take.is_empty() { Ok(View { schema, checkpoint, bytes }) } else { Err(Malformed("bytes are left over")) }
+    let bytes = bytes.slice_ref(decoder.bytes()?);
+    if decoder.is_empty() { Ok(View { schema, checkpoint, bytes }) } else { Err(Malformed("trailing bytes")) }
 }

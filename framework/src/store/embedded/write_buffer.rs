@@ -1,8 +1,8 @@
-//! The end of the log: what is appended and not yet written.
+//! The write buffer: the end of the log that is appended but not yet written.
 //!
-//! Called by the shards' writers, which put records into a buffer under a short lock and go on, and by the [writer](super::writer),
-//! which takes the buffer away, writes and flushes it, and says how far the log is committed. What comes while a flush is
-//! under way is the next batch: no timer, no waiting for company.
+//! Called by the shards' writers, which add records under a short lock, and by the [log writer](super::writer), which
+//! takes the gathered batch, writes and flushes it, and reports how far the log is committed. Records that arrive
+//! during a flush form the next batch: there is no timer and no delay to fill a batch.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,118 +19,118 @@ use super::scan::BatchLocation;
 use super::segment::{FIRST_OFFSET, Segment};
 use crate::store::{CommitListener, StoreError, Ticket};
 
-/// Buffers larger than this are not kept for the next batch.
+/// Buffers larger than this are not reused for later batches.
 const KEPT_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
-/// After this long it is tried again to make a segment, also if nothing is appended: a node that says that it is not ready may
-/// get nothing to append.
+/// The time after which creating a segment is retried even without an append. A node that is not ready may receive no
+/// traffic, so that no append would trigger the retry.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 pub(super) struct WriteBuffer {
     tail: Mutex<Tail>,
-    /// The writer waits here for something to write.
+    /// The log writer waits here for a batch.
     work: Condvar,
     /// Appends wait here for the next segment.
     segment_ready: Condvar,
-    /// The preparer waits here until the next segment is wanted.
+    /// The preallocator waits here until the next segment is requested.
     segment_requested: Condvar,
-    /// Whoever pauses waits here for the end.
+    /// A pause waits here for the end of the store.
     ended: Condvar,
     /// Every record before this location is durable.
     committed: AtomicU64,
     /// Whether the last flush was slow.
     slow: AtomicBool,
-    /// What people call the folder.
+    /// The path of the folder, for messages.
     at: String,
 }
 
 struct Tail {
     state: BufferState,
     segment: Arc<Segment>,
-    /// Where in the segment the next byte goes.
+    /// The offset of the next byte in the segment.
     offset: u64,
     spare: NextSegment,
-    /// Whether somebody misses the spare.
+    /// Whether an append needs the next segment.
     segment_requested: bool,
-    /// Why the last append was refused, until there is room again.
+    /// The reason of the last rejected append, until there is space again.
     refusal: Option<StoreError>,
-    /// Oldest first; only the last one is still added to.
+    /// Oldest first; only the last one is still appended to.
     batches: VecDeque<PendingBatch>,
     buffers: Vec<Vec<u8>>,
     listeners: Vec<ListenerTickets>,
     waiters: Vec<(Location, oneshot::Sender<Result<(), StoreError>>)>,
     /// Whether the writing thread waits.
     idle: bool,
-    /// What has broken the store.
+    /// The error that stopped the store.
     failure: Option<StoreError>,
-    /// Where the last durable batch begins, and its number.
+    /// The place of the last durable batch.
     last: Option<BatchLocation>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BufferState {
     Open,
-    /// Nothing more is taken in; what is there is still written.
+    /// Appends are rejected; existing batches are still written.
     Closing,
     Closed,
 }
 
-/// The segment after this one. It is made before it is needed: when there is no room for one, appends are refused, and
-/// nothing that was taken in is stuck.
+/// The segment after the current one. It is created before it is needed, so that appends are rejected when there is no
+/// space for it, and accepted records can always be written.
 #[derive(Clone, Debug)]
 pub(super) enum NextSegment {
-    /// It is there.
+    /// It exists.
     Ready(Arc<Segment>),
-    /// It is being made.
+    /// It is being created.
     Pending,
-    /// It could not be made.
+    /// It could not be created.
     Failed(StoreError),
 }
 
 /// Records that are written and flushed together, all in one segment.
 pub(super) struct PendingBatch {
     pub(super) segment: Arc<Segment>,
-    /// Where in the segment it begins.
+    /// The offset of the batch in the segment.
     pub(super) offset: u64,
-    /// Room for the batch's head, then frames.
+    /// Space for the batch's header, then frames.
     pub(super) bytes: Vec<u8>,
-    /// For each row of tickets the last one in it.
+    /// The last ticket in the batch for each listener.
     tickets: Vec<(usize, Ticket)>,
 }
 
 impl PendingBatch {
-    /// The location behind its last byte.
+    /// Returns the location after its last byte.
     pub(super) fn end(&self) -> Location {
         self.segment.start + self.offset + self.bytes.len() as u64
     }
 }
 
-/// One listener's row of tickets.
+/// The tickets of one listener.
 struct ListenerTickets {
-    /// Kept by the writers of the shards that were opened with it.
+    /// Owned by the writers of the shards that were opened with it.
     listener: Weak<dyn CommitListener>,
     last: Ticket,
 }
 
-/// Who writes what is appended.
+/// The thread that writes an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WriteMode {
     /// The writing thread, which is woken.
     Thread,
-    /// Whoever appends. It must write at once, or [wake](WriteBuffer::wake) the thread.
+    /// The appending thread. It must write immediately, or [wake](WriteBuffer::wake) the writing thread.
     Inline,
 }
 
-/// Why nothing was appended.
+/// The reason for which nothing was appended.
 pub(super) enum AppendRefused {
-    /// The next segment is not ready: wait for it and come again.
+    /// The next segment is not ready: wait for it and retry.
     Wait,
     OutOfTurn(OutOfTurn),
     Store(StoreError),
 }
 
 impl WriteBuffer {
-    /// A journal that goes on at `offset` of `segment`.
+    /// Creates a buffer that continues at `offset` of `segment`.
     pub(super) fn new(
         segment: Arc<Segment>,
         offset: u64,
@@ -166,26 +166,29 @@ impl WriteBuffer {
         }
     }
 
-    /// Whether the last flush was slow.
+    /// Returns whether the last flush was slow.
     pub(super) fn is_slow(&self) -> bool {
         self.slow.load(Ordering::Relaxed)
     }
 
-    /// The last flush was slow, or was not.
+    /// Sets whether the last flush was slow.
     pub(super) fn set_slow(&self, slow: bool) {
         self.slow.store(slow, Ordering::Relaxed);
     }
 
-    /// Every record before this location is durable.
+    /// Returns the location before which every record is durable.
     pub(super) fn committed(&self) -> Location {
         self.committed.load(Ordering::Acquire)
     }
 
-    /// The row of tickets of a listener.
+    /// Returns the number of a listener; registers it if it is new.
     pub(super) fn register_listener(&self, listener: &Arc<dyn CommitListener>) -> usize {
         let mut tail = self.tail.lock();
-        let same = |row: &ListenerTickets| {
-            row.listener.upgrade().is_some_and(|known| std::ptr::addr_eq(Arc::as_ptr(&known), Arc::as_ptr(listener)))
+        let same = |tickets: &ListenerTickets| {
+            tickets
+                .listener
+                .upgrade()
+                .is_some_and(|known| std::ptr::addr_eq(Arc::as_ptr(&known), Arc::as_ptr(listener)))
         };
         if let Some(number) = tail.listeners.iter().position(same) {
             return number;
@@ -194,45 +197,45 @@ impl WriteBuffer {
         tail.listeners.len() - 1
     }
 
-    /// Appends the record that `write` appends to the buffer it is given, of at most `bound` bytes.
+    /// Appends the record that `write` writes to the given buffer, of at most `bound` bytes.
     pub(super) fn append<T>(
         &self,
         bound: usize,
-        row: Option<usize>,
-        hand: WriteMode,
+        listener: Option<usize>,
+        mode: WriteMode,
         write: impl FnOnce(Location, &mut Vec<u8>) -> Result<T, OutOfTurn>,
     ) -> Result<(Ticket, T), AppendRefused> {
         let mut tail = self.tail.lock();
         self.reserve(&mut tail, bound)?;
-        let Tail { batches: parts, listeners: rows, offset, segment, .. } = &mut *tail;
-        let Some(part) = parts.back_mut() else { return Err(AppendRefused::Store(StoreError::Closed)) };
+        let Tail { batches, listeners, offset, segment, .. } = &mut *tail;
+        let Some(pending) = batches.back_mut() else { return Err(AppendRefused::Store(StoreError::Closed)) };
         let location = segment.start + *offset;
-        let start = part.bytes.len();
-        part.bytes.extend_from_slice(&[0; FRAME_BYTES]);
-        let written = match write(location, &mut part.bytes) {
+        let start = pending.bytes.len();
+        pending.bytes.extend_from_slice(&[0; FRAME_BYTES]);
+        let written = match write(location, &mut pending.bytes) {
             Ok(written) => written,
             Err(out_of_turn) => {
-                part.bytes.truncate(start);
-                if part.bytes.len() == BATCH_BYTES {
-                    // A part without a record would be taken for a mark.
+                pending.bytes.truncate(start);
+                if pending.bytes.len() == BATCH_BYTES {
+                    // A batch without records would be taken for a mark.
                     *offset -= BATCH_BYTES as u64;
-                    parts.pop_back();
+                    batches.pop_back();
                 }
                 return Err(AppendRefused::OutOfTurn(out_of_turn));
             }
         };
-        close_frame(&mut part.bytes, start);
-        *offset += (part.bytes.len() - start) as u64;
+        close_frame(&mut pending.bytes, start);
+        *offset += (pending.bytes.len() - start) as u64;
         let mut ticket = 0;
-        if let Some((number, row)) = row.and_then(|number| Some((number, rows.get_mut(number)?))) {
-            row.last += 1;
-            ticket = row.last;
-            match part.tickets.iter_mut().find(|(known, _)| *known == number) {
+        if let Some((number, tickets)) = listener.and_then(|number| Some((number, listeners.get_mut(number)?))) {
+            tickets.last += 1;
+            ticket = tickets.last;
+            match pending.tickets.iter_mut().find(|(known, _)| *known == number) {
                 Some((_, last)) => *last = ticket,
-                None => part.tickets.push((number, ticket)),
+                None => pending.tickets.push((number, ticket)),
             }
         }
-        let wake = hand == WriteMode::Thread && std::mem::take(&mut tail.idle);
+        let wake = mode == WriteMode::Thread && std::mem::take(&mut tail.idle);
         drop(tail);
         if wake {
             self.work.notify_one();
@@ -240,7 +243,7 @@ impl WriteBuffer {
         Ok((ticket, written))
     }
 
-    /// Has the thread write what is there.
+    /// Wakes the writing thread if it waits.
     pub(super) fn wake(&self) {
         let wake = std::mem::take(&mut self.tail.lock().idle);
         if wake {
@@ -248,26 +251,26 @@ impl WriteBuffer {
         }
     }
 
-    /// Sees to it that there is a part with room for a record of up to `bound` bytes.
+    /// Makes sure that there is a batch with space for a record of up to `bound` bytes.
     fn reserve(&self, tail: &mut MutexGuard<'_, Tail>, bound: usize) -> Result<(), AppendRefused> {
         loop {
             if tail.state != BufferState::Open {
                 return Err(AppendRefused::Store(StoreError::Closed));
             }
-            let open = tail.batches.back().is_some_and(|part| Arc::ptr_eq(&part.segment, &tail.segment));
-            // A mark behind the batch must always fit, so that a full segment can be closed as well as any other.
+            let open = tail.batches.back().is_some_and(|pending| Arc::ptr_eq(&pending.segment, &tail.segment));
+            // Reserve space for a mark after the batch, so that a full segment can be marked like any other.
             let need = FRAME_BYTES + bound + BATCH_BYTES + if open { 0 } else { BATCH_BYTES };
             if tail.offset + need as u64 <= tail.segment.size {
                 if !open {
                     let mut bytes = tail.buffers.pop().unwrap_or_default();
                     bytes.resize(BATCH_BYTES, 0);
-                    let part = PendingBatch {
+                    let pending = PendingBatch {
                         segment: Arc::clone(&tail.segment),
                         offset: tail.offset,
                         bytes,
                         tickets: Vec::new(),
                     };
-                    tail.batches.push_back(part);
+                    tail.batches.push_back(pending);
                     tail.offset += BATCH_BYTES as u64;
                 }
                 return Ok(());
@@ -294,8 +297,8 @@ impl WriteBuffer {
         self.segment_requested.notify_one();
     }
 
-    /// Waits until the next segment is wanted, or until one that could not be made is to be tried again; `false` once the
-    /// journal is closed.
+    /// Waits until the next segment is requested, or until a failed creation should be retried. Returns `false` once
+    /// the buffer is closed.
     pub(super) fn wait_for_request(&self) -> bool {
         let mut tail = self.tail.lock();
         while tail.state == BufferState::Open && !std::mem::take(&mut tail.segment_requested) {
@@ -308,23 +311,23 @@ impl WriteBuffer {
         tail.state == BufferState::Open
     }
 
-    /// Waits for `pause`, or until the journal is closed. Whoever wants a segment meanwhile does not make it longer.
+    /// Waits for `pause`, or until the buffer is closed. Requests for a segment do not end or extend it.
     pub(super) fn pause(&self, pause: Duration) {
         let mut tail = self.tail.lock();
         while tail.state == BufferState::Open && !self.ended.wait_for(&mut tail, pause).timed_out() {}
     }
 
-    /// The number of the segment that is appended to.
+    /// Returns the number of the current segment.
     pub(super) fn segment(&self) -> u64 {
         self.tail.lock().segment.number
     }
 
-    /// Whether the next segment is there.
+    /// Returns whether the next segment exists.
     pub(super) fn has_spare(&self) -> bool {
         matches!(self.tail.lock().spare, NextSegment::Ready(_))
     }
 
-    /// The next segment is there, or cannot be made.
+    /// Sets the result of creating the next segment.
     pub(super) fn set_spare(&self, spare: NextSegment) {
         let mut tail = self.tail.lock();
         if let NextSegment::Ready(_) = spare {
@@ -335,13 +338,13 @@ impl WriteBuffer {
         self.segment_ready.notify_all();
     }
 
-    /// Why appends are refused, if they are.
+    /// Returns the reason for which appends are rejected, if they are.
     pub(super) fn refused(&self) -> Option<StoreError> {
         let tail = self.tail.lock();
         tail.failure.clone().or_else(|| tail.refusal.clone())
     }
 
-    /// Waits until the next segment is there or cannot be made.
+    /// Waits until the next segment exists or could not be created.
     pub(super) fn wait_for_segment(&self) {
         let mut tail = self.tail.lock();
         while tail.state == BufferState::Open && matches!(tail.spare, NextSegment::Pending) {
@@ -349,21 +352,21 @@ impl WriteBuffer {
         }
     }
 
-    /// Hears when everything before `location` is durable.
+    /// Returns a receiver that resolves when everything before `location` is durable.
     pub(super) fn when_durable(&self, location: Location) -> oneshot::Receiver<Result<(), StoreError>> {
-        let (tell, told) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let mut tail = self.tail.lock();
         if location <= self.committed() {
-            let _ = tell.send(Ok(()));
+            let _ = sender.send(Ok(()));
         } else if tail.state == BufferState::Closed {
-            let _ = tell.send(Err(tail.failure.clone().unwrap_or(StoreError::Closed)));
+            let _ = sender.send(Err(tail.failure.clone().unwrap_or(StoreError::Closed)));
         } else {
-            tail.waiters.push((location, tell));
+            tail.waiters.push((location, sender));
         }
-        told
+        receiver
     }
 
-    /// Takes nothing in any more. The writer writes what is there and ends.
+    /// Rejects further appends. The log writer writes the existing batches and ends.
     pub(super) fn close(&self) {
         let mut tail = self.tail.lock();
         if tail.state == BufferState::Open {
@@ -377,7 +380,7 @@ impl WriteBuffer {
         self.ended.notify_all();
     }
 
-    /// Waits until there is a part to write. `false` once the journal is closed and every part is taken.
+    /// Waits until there is a batch to write. Returns `false` once the buffer is closed and all batches are taken.
     pub(super) fn wait_for_batch(&self) -> bool {
         let mut tail = self.tail.lock();
         while tail.batches.is_empty() {
@@ -390,90 +393,91 @@ impl WriteBuffer {
         true
     }
 
-    /// The next part to write, if there is one.
+    /// Takes the next batch to write, if there is one.
     pub(super) fn take_batch(&self) -> Option<PendingBatch> {
         self.tail.lock().batches.pop_front()
     }
 
-    /// Whether nothing waits to be written.
+    /// Returns whether there is no batch to write.
     pub(super) fn is_idle(&self) -> bool {
         self.tail.lock().batches.is_empty()
     }
 
-    /// The part is durable: lets readers see it and tells those who wait for it.
-    pub(super) fn mark_durable(&self, part: PendingBatch, batch: u64) {
-        let through = part.end();
+    /// Makes a durable batch visible to readers and notifies its waiters and listeners.
+    pub(super) fn mark_durable(&self, pending: PendingBatch, batch: u64) {
+        let through = pending.end();
         self.committed.store(through, Ordering::Release);
         let mut tail = self.tail.lock();
-        tail.last = Some(BatchLocation { segment: part.segment.number, offset: part.offset, batch });
+        tail.last = Some(BatchLocation { segment: pending.segment.number, offset: pending.offset, batch });
         let ready: Vec<_> = tail.waiters.extract_if(.., |(location, _)| *location <= through).collect();
-        let reports: Vec<_> = part
+        let reports: Vec<_> = pending
             .tickets
             .iter()
-            .filter_map(|(row, ticket)| Some((tail.listeners.get(*row)?.listener.upgrade()?, *ticket)))
+            .filter_map(|(number, ticket)| Some((tail.listeners.get(*number)?.listener.upgrade()?, *ticket)))
             .collect();
-        if part.bytes.capacity() <= KEPT_BUFFER_BYTES && tail.buffers.len() < 2 {
-            let mut bytes = part.bytes;
+        if pending.bytes.capacity() <= KEPT_BUFFER_BYTES && tail.buffers.len() < 2 {
+            let mut bytes = pending.bytes;
             bytes.clear();
             tail.buffers.push(bytes);
         }
         drop(tail);
-        for (_, tell) in ready {
-            let _ = tell.send(Ok(()));
+        for (_, sender) in ready {
+            let _ = sender.send(Ok(()));
         }
         for (listener, ticket) in reports {
             listener.committed(ticket);
         }
     }
 
-    /// Writing has failed: nothing that is not committed will be, and nothing more is taken in.
+    /// Stops the store after a failed write: uncommitted records will never be reported, and further appends are
+    /// rejected.
     pub(super) fn fail(&self, error: &StoreError) {
         let mut tail = self.tail.lock();
         tail.state = BufferState::Closed;
         tail.failure = Some(error.clone());
         tail.batches.clear();
         let waiters = std::mem::take(&mut tail.waiters);
-        let listeners: Vec<_> = tail.listeners.iter().filter_map(|row| row.listener.upgrade()).collect();
+        let listeners: Vec<_> = tail.listeners.iter().filter_map(|tickets| tickets.listener.upgrade()).collect();
         drop(tail);
         self.work.notify_all();
         self.segment_ready.notify_all();
         self.segment_requested.notify_all();
         self.ended.notify_all();
-        for (_, tell) in waiters {
-            let _ = tell.send(Err(error.clone()));
+        for (_, sender) in waiters {
+            let _ = sender.send(Err(error.clone()));
         }
         for listener in listeners {
             listener.failed(error.clone());
         }
     }
 
-    /// Everything is written and nothing will be.
+    /// Completes closing after the last batch was written.
     pub(super) fn mark_closed(&self) {
         let mut tail = self.tail.lock();
         tail.state = BufferState::Closed;
         let waiters = std::mem::take(&mut tail.waiters);
         drop(tail);
-        for (_, tell) in waiters {
-            let _ = tell.send(Err(StoreError::Closed));
+        for (_, sender) in waiters {
+            let _ = sender.send(Err(StoreError::Closed));
         }
     }
 
-    /// Where the last durable batch begins.
+    /// Returns the place of the last durable batch.
     pub(super) fn last(&self) -> Option<BatchLocation> {
         self.tail.lock().last
     }
 
-    /// Whether nothing will be written any more.
+    /// Returns whether no further batch will be written.
     pub(super) fn is_closed(&self) -> bool {
         self.tail.lock().state == BufferState::Closed
     }
 
-    /// What has broken the store.
+    /// Returns the error that stopped the store.
     pub(super) fn failure(&self) -> Option<StoreError> {
         self.tail.lock().failure.clone()
     }
 
-    /// What people call the folder.
+    /// Returns the path of the folder, for messages.
     pub(super) fn at(&self) -> &str {
         &self.at
     }

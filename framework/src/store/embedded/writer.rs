@@ -1,9 +1,9 @@
-//! The one writer of a store: a batch, one write, one flush, one report.
+//! The log writer of a store: one write, one flush and one report per batch.
 //!
-//! Whoever has its lock writes: a thread of the store, for what has gathered; the thread of an actor, for a turn that nothing
-//! else is in flight with; tests, by hand. Parts are taken with the lock held, so they are written in their order.
-//! The first error ends it for good: after a failed flush nobody knows what the disk holds, and asking again would be answered
-//! with a lie.
+//! The thread that holds its lock writes: the store's writing thread for gathered appends, an actor's thread for a turn
+//! with no other turn in flight, or a test by calling `step`. Batches are taken with the lock held, so they are written
+//! in order. The first error stops the writer for good: after a failed flush the state of the disk is unknown, and a
+//! repeated flush may report success for lost data.
 
 use std::io;
 use std::sync::Arc;
@@ -17,70 +17,75 @@ use super::write_buffer::{PendingBatch, WriteBuffer};
 use crate::clock::monotonic;
 use crate::store::StoreError;
 
-/// A flush that takes longer is too slow for the thread of an actor to stand still for it.
+/// A flush that takes longer is too slow to run on an actor's thread.
 const SLOW_FLUSH: Duration = Duration::from_micros(500);
 
 pub(super) struct LogWriter {
     write_buffer: Arc<WriteBuffer>,
     segments: Arc<Segments>,
     flusher: Arc<Flusher>,
-    /// The number of the last batch that was written.
+    /// The number of the last written batch.
     batch: u64,
     file: Option<(u64, Arc<dyn DiskFile>)>,
-    /// Where the last batch ended, if no mark stands there yet.
+    /// The end of the last batch, if there is no mark yet.
     unmarked: Option<(Arc<Segment>, u64)>,
 }
 
 impl LogWriter {
-    pub(super) fn new(journal: Arc<WriteBuffer>, segments: Arc<Segments>, keeper: Arc<Flusher>, batch: u64) -> Self {
-        Self { write_buffer: journal, segments, flusher: keeper, batch, file: None, unmarked: None }
+    pub(super) fn new(
+        write_buffer: Arc<WriteBuffer>,
+        segments: Arc<Segments>,
+        flusher: Arc<Flusher>,
+        batch: u64,
+    ) -> Self {
+        Self { write_buffer, segments, flusher, batch, file: None, unmarked: None }
     }
 
-    /// Writes the next part, if there is one; whether there was, and it went well.
+    /// Writes the next batch, if there is one. Returns `true` if it was written successfully.
     pub(super) fn step(&mut self) -> bool {
         match self.write_buffer.take_batch() {
-            Some(part) => self.write(part),
+            Some(pending) => self.write(pending),
             None => false,
         }
     }
 
-    /// Leaves a durable mark behind the last batch and ends, unless it has ended.
+    /// Writes a durable mark after the last batch and ends, unless the writer has already ended.
     pub(super) fn finish(&mut self) {
         if self.write_buffer.is_closed() {
             return;
         }
         if let Err(error) = self.write_mark(true) {
-            tracing::warn!(target: crate::telemetry::TARGET, %error, "the end of the log could not be marked");
+            tracing::warn!(target: crate::telemetry::TARGET, %error, "failed to mark the end of the log");
         }
         self.write_buffer.mark_closed();
     }
 
-    /// Whether it went well.
-    fn write(&mut self, mut part: PendingBatch) -> bool {
-        match self.flush(&mut part) {
+    /// Writes a batch and reports it. Returns whether this succeeded.
+    fn write(&mut self, mut pending: PendingBatch) -> bool {
+        match self.flush(&mut pending) {
             Ok(()) => {
-                self.unmarked = Some((Arc::clone(&part.segment), part.offset + part.bytes.len() as u64));
-                let bytes = part.bytes.len() as u64;
-                self.write_buffer.mark_durable(part, self.batch);
+                self.unmarked = Some((Arc::clone(&pending.segment), pending.offset + pending.bytes.len() as u64));
+                let bytes = pending.bytes.len() as u64;
+                self.write_buffer.mark_durable(pending, self.batch);
                 self.flusher.add_growth(bytes);
-                // Nobody waits for the mark, so it is written when there is nothing better to do, and not flushed.
+                // No caller waits for the mark, so it is written only when there is no other work, and not flushed.
                 if self.write_buffer.is_idle() && self.write_mark(false).is_err() {
-                    // The next flush will say it again.
+                    // The next flush will report the error.
                     self.unmarked = None;
                 }
                 true
             }
             Err(error) => {
-                let error = StoreError::io(format!("writing to {}", part.segment.name()), error);
-                tracing::error!(target: crate::telemetry::TARGET, %error, "the store has failed and takes nothing in");
+                let error = StoreError::io(format!("writing to {}", pending.segment.name()), error);
+                tracing::error!(target: crate::telemetry::TARGET, %error, "store failed: all further appends will be rejected; restart the node");
                 self.write_buffer.fail(&error);
                 false
             }
         }
     }
 
-    fn flush(&mut self, part: &mut PendingBatch) -> io::Result<()> {
-        let PendingBatch { segment, offset, bytes, .. } = part;
+    fn flush(&mut self, pending: &mut PendingBatch) -> io::Result<()> {
+        let PendingBatch { segment, offset, bytes, .. } = pending;
         let location = segment.start + *offset;
         let (head, frames) = bytes.split_at_mut(BATCH_BYTES);
         seal_frames(frames, segment.salt, location + BATCH_BYTES as u64);

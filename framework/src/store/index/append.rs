@@ -1,4 +1,4 @@
-//! Gives an append its numbers, writes its record, and notes what it changes.
+//! Assigns numbers to an append, writes its record and updates the index.
 
 use super::latest_versions::LatestVersions;
 use super::{Change, Committed, Head, Index, OutOfTurn, POSITIONS_PER_ANCHOR, Pending};
@@ -9,25 +9,25 @@ use crate::telemetry::passes;
 
 use super::stream::Stream;
 
-/// Where a record goes, and under whose name.
+/// The position of a record in the log and the identity of its writer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AppendContext {
     /// The shard's number in the log.
     pub(crate) tag: u32,
     /// The writer's epoch.
     pub(crate) epoch: Epoch,
-    /// Where the record begins.
+    /// The location of the record.
     pub(crate) location: Location,
-    /// Whether it is committed with that.
+    /// Whether the record is committed as soon as it is appended.
     pub(crate) committed: bool,
 }
 
-/// What an append is told to who appends.
+/// The numbers that an append returns to its caller.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AppendNumbers {
     /// The position of the shard's last event.
     pub(crate) position: u64,
-    /// What finds the turn's stream the next time.
+    /// The hint for the stream's next append.
     pub(crate) stream: StreamHint,
 }
 
@@ -35,7 +35,7 @@ impl Index {
     /// Appends a turn's record to `into`.
     ///
     /// # Errors
-    /// If the turn does not follow its stream's last one. Then nothing has changed.
+    /// If the turn does not follow the last turn of its stream. Nothing has changed then.
     pub(crate) fn append_turn(
         &mut self,
         turn: &Turn<'_>,
@@ -90,7 +90,7 @@ impl Index {
         self.add_change(Change::Watermark { source, through: watermark.through }, at)
     }
 
-    /// Appends the record that `to` has committed `through`.
+    /// Appends the record that `to` has committed everything up to `through`.
     pub(crate) fn append_sent(
         &mut self,
         to: &ShardId,
@@ -113,13 +113,13 @@ impl Index {
         AppendNumbers { position: self.position, stream: StreamHint::default() }
     }
 
-    /// A stream by its names, and where its head is.
+    /// Returns the stream of an actor and the number of its head, if it has one.
     pub(super) fn find_head(&self, actor: &str, key: &str) -> (Stream, Option<u32>) {
         let stream = self.hasher.stream(actor, key);
         (stream, self.heads.number(stream))
     }
 
-    /// Makes a turn the newest of its stream: what was it before, and where the head is.
+    /// Makes a turn the head of its stream. Returns the head before it and the number of the head.
     pub(super) fn set_head(
         &mut self,
         stream: Stream,
@@ -151,7 +151,7 @@ impl Index {
         }
     }
 
-    /// Everything up to the record at `location` is committed; nothing is pending.
+    /// Marks everything up to and including the record at `location` as committed. Nothing may be pending.
     pub(super) fn mark_committed(&mut self, location: Location) {
         self.committed = Committed { through: location + 1, position: self.position, events: self.events };
     }
@@ -178,7 +178,7 @@ impl Index {
                 let source = self.source(source);
                 each(self, Change::Watermark { source, through: *floor });
             }
-            // A timer that rang is done with, unless the turn sets it again.
+            // A fired timer is cleared, unless the turn sets it again.
             Mark::Timer { name } => each(self, Change::TimerCleared((*name).into())),
         }
         for timer in turn.timers {

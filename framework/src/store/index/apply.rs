@@ -1,4 +1,4 @@
-//! Builds the index again from the log's records.
+//! Rebuilds the index from the records of the log.
 
 use super::{Change, Index};
 use crate::message::ShardId;
@@ -6,10 +6,10 @@ use crate::store::record::{Location, Malformed, MarkRecord, Names, NoteRecord, R
 use crate::store::{DeadLetterReason, Timer, TimerWrite};
 
 impl Index {
-    /// Takes in the record at `location`, which is committed. Records come in their order, each once.
+    /// Applies the committed record at `location`. Records must be applied in order, each once.
     ///
     /// # Errors
-    /// If the record does not follow what is before it: then the log is damaged.
+    /// If the record does not follow the one before it: the log is damaged.
     pub(crate) fn apply(
         &mut self,
         record: &Record<'_>,
@@ -35,16 +35,16 @@ impl Index {
     fn apply_turn(&mut self, turn: &TurnRecord<'_>, location: Location, names: &mut Names) -> Result<(), Malformed> {
         let (stream, known) = self.find_head(turn.actor, turn.key);
         if turn.position != self.position {
-            return Err(Malformed("its position does not follow the last one"));
+            return Err(Malformed("its position does not follow the last position"));
         }
         if turn.events_count() > 0 && turn.events_before != self.events {
-            return Err(Malformed("it does not lead back to the last event"));
+            return Err(Malformed("its link does not lead to the last event"));
         }
         let (before, _) = self
             .set_head(stream, known, turn.number, location)
             .map_err(|_| Malformed("its number does not follow its stream's last one"))?;
         if turn.stream != before.map_or(0, |head| head.location) {
-            return Err(Malformed("it does not lead back to its stream's last turn"));
+            return Err(Malformed("its link does not lead to its stream's last turn"));
         }
         for entry in turn.outbox() {
             let to = ShardId::new(names.get(entry.domain)?, entry.shard);

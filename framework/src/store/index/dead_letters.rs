@@ -1,4 +1,4 @@
-//! The dead letters that wait to be resolved.
+//! The unresolved dead letters of a shard.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -7,39 +7,39 @@ use super::super::record::Location;
 use super::stream::Stream;
 use crate::message::MessageId;
 
-/// By message and stream: two actors of one shard may both fail on the same event.
+/// Keyed by message and stream: two actors of one shard may both fail on the same event.
 #[derive(Debug, Default)]
 pub(super) struct DeadLetterIndex {
     entries: BTreeMap<(MessageId, Stream), LetterLocation>,
-    /// How many of them wait for an operator.
+    /// The number of dead letters that need an operator.
     dead: u64,
-    /// While they are being saved.
+    /// Set while a checkpoint is being saved.
     saving: Option<DeadLetterSave>,
 }
 
-/// Letters that are being saved in slices: those that there were when it began.
+/// A save in slices of the dead letters that existed when it began.
 #[derive(Debug, Default)]
 struct DeadLetterSave {
-    /// The last one that there was then: what comes behind it meanwhile is not looked at, or saving might never end.
+    /// The last dead letter at the beginning. Later ones are not visited, or saving might never end.
     last: Option<(MessageId, Stream)>,
-    /// The last one that is saved.
+    /// The last dead letter that was saved.
     after: Option<(MessageId, Stream)>,
-    /// What stood in places that have changed before their turn came.
+    /// The former values of dead letters that changed before they were visited.
     old: BTreeMap<(MessageId, Stream), Option<u64>>,
 }
 
-/// Where a letter is, and whether it is only deferred: then it is delivered without an operator.
+/// The location of a dead letter, and whether it is only deferred and needs no operator.
 #[derive(Clone, Copy, Debug)]
 struct LetterLocation {
     location: Location,
     deferred: bool,
 }
 
-/// Marks a deferred letter in a checkpoint. No log is so large that a location has this bit.
+/// Marks a deferred message in a checkpoint. No location is large enough to use this bit.
 const DEFERRED: u64 = 1 << 63;
 
 impl LetterLocation {
-    /// As a checkpoint keeps it.
+    /// Returns the location as a checkpoint stores it.
     fn saved(self) -> u64 {
         if self.deferred { self.location | DEFERRED } else { self.location }
     }
@@ -63,7 +63,7 @@ impl DeadLetterIndex {
         }
     }
 
-    /// The letter of this name changes; so it was before.
+    /// Preserves the former value of an entry that is about to change and has not been saved.
     fn preserve(&mut self, name: (MessageId, Stream), was: Option<u64>) {
         if let Some(saving) = &mut self.saving
             && saving.after.is_none_or(|after| name > after)
@@ -73,7 +73,7 @@ impl DeadLetterIndex {
         }
     }
 
-    /// The place of a letter as a checkpoint keeps it.
+    /// Restores a dead letter from its location in a checkpoint.
     pub(super) fn restore(&mut self, id: MessageId, stream: Stream, place: u64) {
         self.add(id, stream, place & !DEFERRED, place & DEFERRED != 0);
     }
@@ -82,37 +82,37 @@ impl DeadLetterIndex {
         self.dead
     }
 
-    /// Begins to save the letters that there are now: their number.
+    /// Begins to save the current dead letters. Returns their number.
     pub(super) fn begin_saving(&mut self) -> usize {
         let last = self.entries.last_key_value().map(|(name, _)| *name);
         self.saving = Some(DeadLetterSave { last, ..DeadLetterSave::default() });
         self.entries.len()
     }
 
-    /// The next of them as a checkpoint keeps them, up to `limit`.
+    /// Returns up to `limit` further dead letters as a checkpoint stores them.
     pub(super) fn save_next(&mut self, limit: usize) -> Vec<(MessageId, Stream, u64)> {
         let Self { entries: places, saving: slot, .. } = self;
         let Some(saving) = slot else { return Vec::new() };
-        let behind = saving.after.map_or(Bound::Unbounded, Bound::Excluded);
+        let start = saving.after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut next = Vec::new();
-        let mut looked = 0;
+        let mut visited = 0;
         let until = |name: &(MessageId, Stream)| saving.last.is_some_and(|last| *name <= last);
         let slice: Vec<_> =
-            places.range((behind, Bound::Unbounded)).take(limit).take_while(|(name, _)| until(name)).collect();
+            places.range((start, Bound::Unbounded)).take(limit).take_while(|(name, _)| until(name)).collect();
         for (name, place) in slice {
-            looked += 1;
+            visited += 1;
             saving.after = Some(*name);
             let was = saving.old.remove(name).unwrap_or(Some(place.saved()));
             next.extend(was.map(|was| (name.0, name.1, was)));
         }
-        if looked == 0 {
-            while looked < limit
+        if visited == 0 {
+            while visited < limit
                 && let Some((name, was)) = saving.old.pop_last()
             {
-                looked += 1;
+                visited += 1;
                 next.extend(was.map(|was| (name.0, name.1, was)));
             }
-            if looked == 0 {
+            if visited == 0 {
                 *slot = None;
             }
         }
@@ -123,13 +123,13 @@ impl DeadLetterIndex {
         self.saving = None;
     }
 
-    /// Whether all that there were when saving began are given.
+    /// Returns whether all dead letters of the beginning were returned.
     pub(super) fn is_saved(&self) -> bool {
         self.saving.is_none()
     }
 
-    /// All letters of one id come together, even if that makes one page longer than `limit`: the next page starts behind
-    /// the id, so what is left of it would never be seen.
+    /// Returns up to `limit` dead letters with ids above `after`. All dead letters of one id are in the same page, even
+    /// if it becomes longer than `limit`: the next page starts after the id and would miss the others.
     pub(super) fn after(&self, after: Option<MessageId>, limit: usize) -> Vec<(MessageId, Location)> {
         let start = match after {
             Some(id) => Bound::Excluded((id, LAST)),

@@ -1,8 +1,8 @@
-//! Which turn handled which message from outside, by the id of the message.
+//! Finds the turn that handled a message from outside by the id of the message.
 //!
-//! Called by the [index](super) with the shard's lock held. An id is added with its turn and found in constant time, whatever
-//! the length of the stream and whatever the clocks of callers say. The ids are kept in generations: a store on disk writes
-//! the older ones to a file and drops them here, a store in memory drops them once they have expired.
+//! Called by the [index](super) with the shard's lock held. An id is added with its turn and found in constant time,
+//! independent of the length of the stream and of the clocks of callers. Ids are kept in generations: a store on disk
+//! writes older generations to a file and drops them here; a store in memory drops them when they expire.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,15 +11,15 @@ use super::stream::Stream;
 use crate::clock::Timestamp;
 use crate::store::record::Location;
 
-/// The hash of a stream and a message id, 128 bits, with the store's secret seed.
+/// A 128-bit hash of a stream and a message id, keyed with the store's secret seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct IdHash(pub(crate) u64, pub(crate) u64);
 
-/// The newest turn of each id that was handled in one span of time.
+/// The newest turn of each id that was handled in a span of time.
 #[derive(Debug, Default)]
 pub(crate) struct Generation {
     turns: HashMap<IdHash, Location, foldhash::fast::FixedState>,
-    /// The span of the turns' times.
+    /// The times of the oldest and the newest turn.
     oldest: Timestamp,
     newest: Timestamp,
 }
@@ -31,12 +31,12 @@ impl Generation {
         self.turns.insert(id, location);
     }
 
-    /// The time of the newest turn.
+    /// Returns the time of the newest turn.
     pub(crate) fn newest(&self) -> Timestamp {
         self.newest
     }
 
-    /// Every id and where its turn is, in no order.
+    /// Returns all ids with the locations of their turns, unordered.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (IdHash, Location)> {
         self.turns.iter().map(|(id, location)| (*id, *location))
     }
@@ -51,18 +51,18 @@ pub(crate) struct Ids {
 }
 
 impl Ids {
-    /// Adds the id of the turn at `location`. Of several turns of one id the last one added is found.
+    /// Adds the id of the turn at `location`. If several turns have the same id, the last one added is found first.
     pub(crate) fn add(&mut self, id: IdHash, location: Location, time: Timestamp) {
         self.current.add(id, location, time);
     }
 
-    /// Where the turns of an id are, newest first. At most one for each generation.
+    /// Returns the locations of the turns with an id, newest first; at most one per generation.
     pub(crate) fn find(&self, id: IdHash) -> impl Iterator<Item = Location> {
         let frozen = self.frozen.iter().rev().map(|generation| &**generation);
         std::iter::once(&self.current).chain(frozen).filter_map(move |generation| generation.turns.get(&id).copied())
     }
 
-    /// Begins a new generation. Returns those that no longer change, oldest first.
+    /// Starts a new generation. Returns the generations that no longer change, oldest first.
     pub(crate) fn freeze(&mut self) -> Vec<Arc<Generation>> {
         if !self.current.turns.is_empty() {
             self.frozen.push(Arc::new(std::mem::take(&mut self.current)));
@@ -70,7 +70,7 @@ impl Ids {
         self.frozen.clone()
     }
 
-    /// Drops generations that were returned by [`freeze`](Self::freeze), but for what is left of them.
+    /// Drops generations that [`freeze`](Self::freeze) returned and adds their remaining ids to the current generation.
     pub(crate) fn replace_frozen(
         &mut self,
         generations: &[Arc<Generation>],
@@ -84,8 +84,8 @@ impl Ids {
         }
     }
 
-    /// Drops the generations all of whose turns are older than `before`, and begins a new one when the youngest spans more
-    /// than `span` milliseconds, so that ids are kept only little longer than they must be.
+    /// Drops generations whose turns are all older than `before`. Starts a new generation when the current one spans
+    /// more than `span` milliseconds, so that ids are dropped soon after they expire.
     pub(crate) fn expire(&mut self, before: Timestamp, span: u64) {
         self.frozen.retain(|generation| generation.newest >= before);
         if self.current.newest.as_millis().saturating_sub(self.current.oldest.as_millis()) > span {
@@ -96,14 +96,14 @@ impl Ids {
         }
     }
 
-    /// How many ids are held.
+    /// Returns the number of ids.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.current.turns.len() + self.frozen.iter().map(|generation| generation.turns.len()).sum::<usize>()
     }
 }
 
-/// Everything [`IdHash`] is made of.
+/// Hashes a stream and a message id.
 pub(super) fn hash(
     fast: &foldhash::fast::FixedState,
     quality: &foldhash::quality::FixedState,

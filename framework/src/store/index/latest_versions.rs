@@ -1,8 +1,8 @@
-//! The newest turn of each stream.
+//! The newest turn, called the head, of each stream.
 //!
-//! The heads stand in a list in the order in which their streams began, with a table over it that knows their places by hash.
-//! A live actor says with each turn where its stream's head is, so nothing is hashed or searched for; and the heads of streams
-//! that began together, which often are live together, are neighbors in memory however many others there are.
+//! The heads are in a list in the order in which their streams began; a hash table maps a stream to its number in the
+//! list. A live actor passes the number with each turn as a hint, so no hash or lookup is needed. Heads of streams that
+//! began together are adjacent in memory, and such streams are often active together.
 
 use hashbrown::HashTable;
 
@@ -10,7 +10,7 @@ use super::Head;
 use super::stream::Stream;
 use crate::store::StreamHint;
 
-/// Where a head is in the list. Four bytes are enough: as many heads take 130 GB.
+/// The number of a head in the list. Four bytes suffice: 2^32 heads would need 130 GB.
 type Number = u32;
 
 #[derive(Debug, Default)]
@@ -24,7 +24,7 @@ impl LatestVersions {
         self.list.len()
     }
 
-    /// Makes room for so many more.
+    /// Reserves memory for `more` heads.
     pub(super) fn reserve(&mut self, more: usize) {
         self.list.reserve_exact(more);
         let Self { list, by_stream } = self;
@@ -39,7 +39,7 @@ impl LatestVersions {
         self.number(stream).and_then(|number| self.list.get(number as usize)).map(|(_, head)| *head)
     }
 
-    /// Where the head of a stream is.
+    /// Returns the number of a stream's head.
     pub(super) fn number(&self, stream: Stream) -> Option<Number> {
         self.by_stream.find(stream.0, |number| self.at(*number).is_some_and(|(of, _)| of == stream)).copied()
     }
@@ -63,13 +63,13 @@ impl LatestVersions {
         number
     }
 
-    /// What a writer is told, to be told it again.
+    /// Returns the hint for the next append of a stream.
     pub(super) fn hint(stream: Stream, number: Number) -> StreamHint {
         StreamHint::new((u64::from(stream.0 as u32) << 32) | (u64::from(number) + 1))
     }
 
-    /// Where the head is that a hint is about, if it is about any. The half of a hash in it guards against a hint that is not
-    /// of this index.
+    /// Returns the head that a hint refers to, if any. The hint contains half of the stream's hash, which guards
+    /// against hints of another index.
     pub(super) fn hinted(&self, hint: StreamHint) -> Option<(Stream, Number)> {
         let number = (hint.get() as u32).checked_sub(1)?;
         let (stream, _) = self.at(number)?;

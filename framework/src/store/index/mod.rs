@@ -1,9 +1,9 @@
-//! What is derived from one shard's log, so that nothing is searched for: the newest turn of each stream, places in the
-//! log by position, outbox, watermarks, timers, dead letters.
+//! Data derived from one shard's log to avoid searching it: the newest turn of each stream, record locations by
+//! position, outbox, watermarks, timers and dead letters.
 //!
-//! Called by the stores that keep a log, with the shard's lock held. It follows from the records alone, so it can always be
-//! built again. Writers go by what is appended, readers see what is committed; between the two stand the pending appends.
-//! It never grows with the number of events, but for one place in 256.
+//! Called by the stores that keep a log, with the shard's lock held. It is derived from the records alone, so it can
+//! always be rebuilt. Writers use the appended state and readers the committed state; the pending appends are the
+//! difference. Its size does not grow with the number of events, except for one location per 256 events.
 
 pub(crate) mod append;
 mod apply;
@@ -29,34 +29,34 @@ use crate::clock::Timestamp;
 use crate::message::{MessageId, Name, ShardId};
 use crate::store::{Source, Timer, TimerCursor, TimerPage, Watermark};
 
-/// One in so many positions has its place remembered; from there the links lead on.
+/// One in this many positions has its location in the index. Other positions are reached from there along the links.
 const POSITIONS_PER_ANCHOR: u64 = 256;
 
 /// The newest turn of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
-    /// Where it is.
+    /// The location of its record.
     pub(crate) location: Location,
-    /// Its number.
+    /// The number of the turn.
     pub(crate) number: u64,
 }
 
-/// A turn whose number does not follow its stream's last.
+/// A turn whose number does not follow the last turn of its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OutOfTurn {
-    /// The number it should have.
+    /// The expected number.
     pub(crate) expected: u64,
 }
 
-/// What is derived from one shard's log.
+/// The index of one shard.
 #[derive(Debug)]
 pub(crate) struct Index {
     hasher: StreamHasher,
     heads: LatestVersions,
-    /// The position of the last appended event, and where its record is.
+    /// The position of the last appended event and the location of its record.
     position: u64,
     events: Location,
-    /// Where the records with the positions 1, 1 + 256, 1 + 512 … are.
+    /// The locations of the records with the positions 1, 1 + 256, 1 + 512 …
     anchors: Vec<Location>,
     outbox: Outbox,
     sources: HashMap<Source, usize, foldhash::fast::FixedState>,
@@ -65,26 +65,26 @@ pub(crate) struct Index {
     dead_letters: DeadLetterIndex,
     /// The ids of messages from outside.
     pub(crate) ids: Ids,
-    /// Records before this one have their ids elsewhere.
+    /// The ids of records before this location are stored elsewhere.
     ids_from: Location,
-    /// While the index is being saved.
+    /// Set while the index is being saved.
     saving: Option<save::IndexSave>,
     committed: Committed,
     pending: VecDeque<Pending>,
-    /// Kept between appends so that it need not be allocated again.
+    /// Reused between appends to avoid an allocation.
     sent: Vec<Sent>,
 }
 
-/// Where readers are.
+/// The state that readers see.
 #[derive(Clone, Copy, Debug, Default)]
 struct Committed {
-    /// Every record before this is committed.
+    /// Every record before this location is committed.
     through: Location,
     position: u64,
     events: Location,
 }
 
-/// What an append changes for readers once it is committed, and what the stream was before it.
+/// The changes of an append that become visible when it is committed, and the head of its stream before it.
 #[derive(Debug)]
 struct Pending {
     location: Location,
@@ -95,7 +95,7 @@ struct Pending {
     changes: Vec<Change>,
 }
 
-/// A change that is not on every turn's way.
+/// A change that only some turns make.
 #[derive(Debug)]
 enum Change {
     Watermark {
@@ -108,13 +108,13 @@ enum Change {
     },
     TimerSet(Box<Timer>),
     TimerCleared(Box<str>),
-    /// A dead letter; whether it is only deferred.
+    /// A dead letter, and whether it is only deferred.
     DeadLetter(MessageId, bool),
     Resolved(MessageId),
 }
 
 impl Index {
-    /// The index of an empty log.
+    /// Creates the index of an empty log.
     pub(crate) fn new(hasher: StreamHasher) -> Self {
         Self {
             hasher,
@@ -136,7 +136,7 @@ impl Index {
         }
     }
 
-    /// Lets readers see every record that begins before `through`.
+    /// Makes every record that begins before `through` visible to readers.
     pub(crate) fn commit(&mut self, through: Location) {
         if through <= self.committed.through {
             return;
@@ -167,32 +167,33 @@ impl Index {
         }
     }
 
-    /// Every record before this is committed and known here.
+    /// Returns the location before which every record is committed and in this index.
     pub(crate) fn committed(&self) -> Location {
         self.committed.through
     }
 
-    /// The position of the last committed event.
+    /// Returns the position of the last committed event.
     pub(crate) fn position(&self) -> u64 {
         self.committed.position
     }
 
-    /// The stream of an actor.
+    /// Returns the stream of an actor.
     pub(crate) fn stream(&self, actor: &str, key: &str) -> Stream {
         self.hasher.stream(actor, key)
     }
 
-    /// The hash of a message id in a stream.
+    /// Returns the hash of a message id in a stream.
     pub(crate) fn id(&self, stream: Stream, id: MessageId) -> IdHash {
         self.hasher.id(stream, id)
     }
 
-    /// Where the committed turns are that handled the message with this hash, as far as they are known here, newest first.
+    /// Returns the locations of the committed turns that handled the message with this hash, newest first, as far as
+    /// they are in this index.
     pub(crate) fn turns_with_id(&self, id: IdHash) -> Vec<Location> {
         self.ids.find(id).filter(|location| *location < self.committed.through).collect()
     }
 
-    /// Takes in no ids of records before `location`: they are kept elsewhere.
+    /// Ignores the ids of records before `location`, which are stored elsewhere.
     pub(crate) fn skip_ids_before(&mut self, location: Location) {
         self.ids_from = location;
     }
@@ -204,29 +205,29 @@ impl Index {
         }
     }
 
-    /// The newest committed turn of a stream.
+    /// Returns the newest committed turn of a stream.
     pub(crate) fn head(&self, stream: Stream) -> Option<Head> {
         let head = self.heads.get(stream)?;
         if head.location < self.committed.through {
             return Some(head);
         }
-        // The first pending append of the stream knows what was there before. Rare: a stream is read when its actor is
-        // activated, and then its last turn is long committed.
+        // The first pending append of the stream holds the head before it. Rare: a stream is read when its actor is
+        // activated, and its last turn is usually committed by then.
         self.pending.iter().find(|pending| pending.stream == Some(stream)).and_then(|pending| pending.before)
     }
 
-    /// The newest appended turn of a stream, committed or not.
+    /// Returns the newest appended turn of a stream, committed or not.
     pub(crate) fn newest(&self, stream: Stream) -> Option<Head> {
         self.heads.get(stream)
     }
 
-    /// Where the newest committed turn of each stream is.
+    /// Returns the location of the newest committed turn of each stream.
     pub(crate) fn heads(&self) -> Vec<Location> {
         self.heads.iter().filter_map(|(stream, _)| self.head(stream)).map(|head| head.location).collect()
     }
 
-    /// The record from which the links lead back to position `to`, which is committed: that of the position itself or one
-    /// little behind it.
+    /// Returns a record from which the links lead back to the committed position `to`: the record of the position
+    /// itself or one slightly later.
     pub(crate) fn events_from(&self, to: u64) -> Location {
         let mark = to.div_ceil(POSITIONS_PER_ANCHOR);
         if mark * POSITIONS_PER_ANCHOR < self.committed.position {
@@ -236,54 +237,55 @@ impl Index {
         self.committed.events
     }
 
-    /// What is known about a destination.
+    /// Returns the outbox state of a destination.
     pub(crate) fn destination(&mut self, to: &ShardId) -> Option<&Destination> {
         self.outbox.commit_through(self.committed.through);
         self.outbox.destination(to)
     }
 
-    /// For each destination: up to where it has committed, and the last sequence given out.
+    /// Returns for each destination the sequence it has committed and the last sequence assigned.
     pub(crate) fn destinations(&mut self) -> Vec<(ShardId, u64, u64)> {
         self.outbox.commit_through(self.committed.through);
         self.outbox.heads()
     }
 
-    /// How far the shard has taken from each source.
+    /// Returns the watermark of each source.
     pub(crate) fn watermarks(&self) -> Vec<Watermark> {
         self.watermarks.iter().filter(|watermark| watermark.through > 0).cloned().collect()
     }
 
-    /// How far the shard has taken from one source.
+    /// Returns the watermark of one source.
     pub(crate) fn watermark(&self, source: &Source) -> u64 {
         self.sources.get(source).and_then(|number| self.watermarks.get(*number)).map_or(0, |mark| mark.through)
     }
 
-    /// Up to `limit` timers that are due at `now`, earliest first.
+    /// Returns up to `limit` timers that are due at `now`, earliest first.
     pub(crate) fn timers_due(&self, now: Timestamp, limit: usize) -> Vec<Timer> {
         self.timers.due(now, limit)
     }
 
-    /// Up to `limit` timers of an actor type that are due at `now`, behind `after`.
+    /// Returns up to `limit` timers of an actor type after `after` that are due at `now`.
     pub(crate) fn timers_of(&self, actor: &Name, after: TimerCursor, now: Timestamp, limit: usize) -> TimerPage {
         self.timers.of(actor, after, now, limit)
     }
 
-    /// How many timers are set, by actor type.
+    /// Returns the number of timers by actor type.
     pub(crate) fn timer_counts(&self) -> Vec<(Name, usize)> {
         self.timers.counts()
     }
 
-    /// When the next timer is due.
+    /// Returns the time at which the next timer is due.
     pub(crate) fn next_timer(&self) -> Option<Timestamp> {
         self.timers.next()
     }
 
-    /// The number of dead letters.
+    /// Returns the number of dead letters.
     pub(crate) fn dead_letter_count(&self) -> u64 {
         self.dead_letters.count()
     }
 
-    /// Where up to `limit` dead letters with ids above `after` are. All of one id come together.
+    /// Returns the locations of up to `limit` dead letters with ids above `after`. All dead letters of one id are in
+    /// the same page.
     pub(crate) fn dead_letters(&self, after: Option<MessageId>, limit: usize) -> Vec<(MessageId, Location)> {
         self.dead_letters.after(after, limit)
     }

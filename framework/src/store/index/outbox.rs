@@ -1,4 +1,5 @@
-//! For each destination: what it was sent, how far it has committed, and where in the log the entries are.
+//! The messages sent to each destination: the sequences assigned, the sequences committed there, and the record
+//! locations.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -7,8 +8,8 @@ use super::super::record::{Location, Malformed, Names, Sent};
 use super::save::decode_anchors;
 use crate::message::ShardId;
 
-/// One in so many sequences has its place remembered, for ever: a destination that comes back from an old backup asks for
-/// what it had already. From there the links lead on.
+/// One in this many sequences has its location in the index, forever: a destination restored from an old backup asks
+/// again for messages it had already committed. Other sequences are reached from there along the links.
 const SEQUENCES_PER_ANCHOR: u64 = 256;
 
 #[derive(Debug, Default)]
@@ -17,40 +18,40 @@ pub(super) struct Outbox {
     destinations: Vec<Destination>,
 }
 
-/// What is known about one destination.
+/// The outbox state of one destination.
 #[derive(Debug)]
 pub(crate) struct Destination {
     pub(super) id: ShardId,
-    /// The last sequence given out, and where its record is.
+    /// The last sequence assigned and the location of its record.
     pub(super) assigned: u64,
     pub(super) tail: Location,
-    /// Up to where the destination has committed.
+    /// The sequence up to which the destination has committed.
     pub(super) confirm_through: u64,
-    /// The last sequence that is committed here, and where its record is.
+    /// The last sequence that is committed here and the location of its record.
     pub(super) last: u64,
     pub(super) last_tail: Location,
-    /// The appends behind that: where, and the last sequence given out in it.
+    /// The appends after that: their locations and the last sequence assigned in each.
     appended: VecDeque<(Location, u64)>,
-    /// Where the records with the sequences 1, 1 + 256, 1 + 512 … are.
+    /// The locations of the records with the sequences 1, 1 + 256, 1 + 512 …
     pub(super) anchors: Vec<Location>,
 }
 
-/// What was committed for a destination when saving began.
+/// The committed state of a destination when saving began.
 #[derive(Debug)]
 pub(super) struct SavedDestination {
     pub(super) id: ShardId,
     pub(super) numbers: [u64; 3],
-    /// How many places were remembered.
+    /// The number of anchors.
     pub(super) anchors: usize,
 }
 
 impl Destination {
-    /// The last committed sequence.
+    /// Returns the last committed sequence.
     pub(crate) fn last(&self) -> u64 {
         self.last
     }
 
-    /// The record from which the links lead back to sequence `to`, which is committed.
+    /// Returns a record from which the links lead back to the committed sequence `to`.
     pub(crate) fn from(&self, to: u64) -> Location {
         let mark = to.div_ceil(SEQUENCES_PER_ANCHOR);
         if mark * SEQUENCES_PER_ANCHOR < self.last {
@@ -60,13 +61,13 @@ impl Destination {
         self.last_tail
     }
 
-    /// The next sequence, for an entry in the record at `location`.
+    /// Assigns the next sequence to an entry in the record at `location`.
     fn next(&mut self, location: Location, committed: bool) -> Sent {
         let before = if self.tail == location { 0 } else { self.tail };
         self.assigned += 1;
         self.add_anchor(location);
         if committed {
-            // Then nothing is pending; what has not been settled yet must not set the last one back.
+            // Nothing is pending now. Clear older appends, so that they cannot reset `last` later.
             self.appended.clear();
             self.last = self.assigned;
             self.last_tail = location;
@@ -95,7 +96,7 @@ impl Destination {
 }
 
 impl Outbox {
-    /// The number by which a destination is known here; a new one if it is not yet.
+    /// Returns the number of a destination in this index; adds the destination if it is new.
     pub(super) fn number(&mut self, to: &ShardId) -> usize {
         if let Some(number) = self.by_id.get(to) {
             return *number;
@@ -115,20 +116,20 @@ impl Outbox {
         number
     }
 
-    /// Gives an entry for `to` in the record at `location` its sequence.
+    /// Assigns the next sequence to an entry for `to` in the record at `location`.
     pub(super) fn next(&mut self, to: &ShardId, location: Location, committed: bool) -> Sent {
         let number = self.number(to);
         self.destinations.get_mut(number).map_or(Sent { sequence: 0, before: 0 }, |to| to.next(location, committed))
     }
 
-    /// Brings what readers see up to the records before `through`.
+    /// Makes the records before `through` visible to readers.
     pub(super) fn commit_through(&mut self, through: Location) {
         for destination in &mut self.destinations {
             destination.commit_through(through);
         }
     }
 
-    /// Notes that a destination has committed `through`.
+    /// Records that a destination has committed everything up to `through`.
     pub(super) fn through(&mut self, number: usize, through: u64) {
         if let Some(destination) = self.destinations.get_mut(number) {
             destination.confirm_through = destination.confirm_through.max(through);
@@ -139,7 +140,7 @@ impl Outbox {
         self.by_id.get(to).and_then(|number| self.destinations.get(*number))
     }
 
-    /// What is committed for each destination: it is saved with what stands here, and with the first of its marks.
+    /// Returns the committed state of each destination. It is saved with these numbers and its first anchors.
     pub(super) fn committed(&self) -> Vec<SavedDestination> {
         let saved = |to: &Destination| SavedDestination {
             id: to.id.clone(),
@@ -151,18 +152,18 @@ impl Outbox {
         self.destinations.iter().map(saved).collect()
     }
 
-    /// The places that are remembered for a destination. They are never changed, and new ones come behind.
+    /// Returns the anchors of a destination. Existing anchors never change; new ones are appended.
     pub(super) fn anchors(&self, number: usize) -> &[Location] {
         self.destinations.get(number).map_or(&[], |to| &to.anchors)
     }
 
-    /// Reads what was [saved](super::save).
-    pub(super) fn restore(&mut self, take: &mut Decoder<'_>, names: &mut Names) -> Result<(), Malformed> {
+    /// Decodes the [saved](super::save) destinations.
+    pub(super) fn restore(&mut self, decoder: &mut Decoder<'_>, names: &mut Names) -> Result<(), Malformed> {
         for _ in 0..take.count()? {
-            let id = ShardId::new(names.get(take.text()?)?, take.shard()?);
+            let id = ShardId::new(names.get(decoder.text()?)?, decoder.shard()?);
             let number = self.number(&id);
-            let (through, last, tail) = (take.number()?, take.number()?, take.number()?);
-            let marks = decode_anchors(take)?;
+            let (through, last, tail) = (decoder.number()?, decoder.number()?, decoder.number()?);
+            let marks = decode_anchors(decoder)?;
             if let Some(to) = self.destinations.get_mut(number) {
                 (to.confirm_through, to.last, to.last_tail, to.assigned, to.tail) = (through, last, tail, last, tail);
                 to.anchors = marks;

@@ -1,6 +1,7 @@
-//! The index as bytes, so that opening a store need not read the whole log.
+//! Encodes the index, so that opening a store does not have to read the whole log.
 //!
-//! What is saved is what readers see: the state after the last committed record. It is a cache: it follows from the log.
+//! The saved state is the state that readers see, after the last committed record. It is a cache: it can be rebuilt
+//! from the log.
 
 use std::collections::HashMap;
 
@@ -14,25 +15,26 @@ use crate::store::record::encode;
 use crate::store::record::{Location, Malformed, Names, SourceRecord};
 use crate::store::{SourceKind, Timer, Watermark};
 
-/// So many entries are written at once: appends wait for as long as that takes.
+/// The number of entries encoded per slice. Appends wait while a slice is encoded.
 pub(crate) const ENTRIES_AT_ONCE: usize = 4096;
 
-/// An index that is being saved in slices, while appends go on in between. What is saved is the state at the beginning.
+/// A save of the index in slices, with appends in between. It saves the state at its beginning.
 ///
-/// What only grows is read later up to where it was. What is small is copied: the destinations and the sources of a shard. Of the
-/// rest, heads, timers and letters, what changes before its turn comes is kept as it was.
+/// Copying the whole index would block appends for too long. Parts that only grow are read later up to their former
+/// length. Small parts, the destinations and sources, are copied. For the others, heads, timers and dead letters, the
+/// former value of an entry is preserved when the entry changes before it was saved.
 #[derive(Debug)]
 pub(super) struct IndexSave {
     stage: Stage,
     /// The next entry of the stage.
     next: usize,
-    /// How many heads there were at the beginning.
+    /// The number of heads at the beginning.
     count: usize,
-    /// The heads that have changed since the beginning, or that were not committed then, as they are to be saved.
+    /// The values to save for heads that changed since the beginning or were not committed then.
     old: HashMap<u32, Option<Head>, foldhash::fast::FixedState>,
-    /// How many places of positions were remembered.
+    /// The number of anchors at the beginning.
     anchors: usize,
-    /// The place before the next one.
+    /// The anchor before the next one.
     last_anchor: Location,
     destinations: Vec<SavedDestination>,
     watermarks: Vec<Watermark>,
@@ -45,7 +47,7 @@ pub(super) struct IndexSave {
 enum Stage {
     Heads,
     Anchors,
-    /// The destination with this number, and its marks.
+    /// The destination with this number, and its anchors.
     Outbox(usize),
     Watermarks,
     Timers,
@@ -53,7 +55,7 @@ enum Stage {
 }
 
 impl IndexSave {
-    /// The head with this number is about to change.
+    /// Preserves the value of a head that is about to change and has not been saved.
     pub(super) fn preserve(&mut self, number: u32, head: Head) {
         let place = number as usize;
         if self.stage == Stage::Heads && place >= self.next && place < self.count {
@@ -67,16 +69,16 @@ impl IndexSave {
 }
 
 impl Index {
-    /// Begins to save the index: appends to `into` what comes before the entries. Those follow in slices, by
-    /// [`save_next`](Self::save_next). One that was begun before and not ended is given up.
+    /// Begins to save the index: appends the part before the entries to `into`. The entries follow in slices through
+    /// [`save_next`](Self::save_next). A save that is not finished is aborted.
     ///
-    /// The cost grows with the destinations and sources of the shard and with the appends that are not committed.
+    /// The cost grows with the destinations and sources of the shard and with the uncommitted appends.
     pub(crate) fn begin_saving(&mut self, into: &mut Vec<u8>) {
         self.outbox.commit_through(self.committed.through);
         encode::number(into, self.committed.through);
         encode::number(into, self.committed.position);
         encode::number(into, self.committed.events);
-        // Of a stream with pending appends the first one knows what is committed.
+        // For a stream with pending appends, the first of them holds the committed head.
         let (count, mut old) = (self.heads.len(), HashMap::default());
         for (stream, before) in self.pending.iter().filter_map(|one| Some((one.stream?, one.before))) {
             if let Some(number) = self.heads.number(stream) {
@@ -101,7 +103,7 @@ impl Index {
         });
     }
 
-    /// Appends the next entries, up to [`ENTRIES_AT_ONCE`]; whether there are more.
+    /// Appends up to [`ENTRIES_AT_ONCE`] further entries. Returns whether there are more.
     pub(crate) fn save_next(&mut self, into: &mut Vec<u8>) -> bool {
         let Some(mut saving) = self.saving.take() else { return false };
         let more = self.save_stage(&mut saving, into);
@@ -111,7 +113,8 @@ impl Index {
         more
     }
 
-    /// Saves no further: what was written cannot be kept. Without this, what changes would be kept until the next beginning.
+    /// Aborts the save, because its output could not be written. Otherwise former values would be preserved until the
+    /// next save.
     pub(crate) fn abort_saving(&mut self) {
         self.saving = None;
         self.timers.abort_saving();
@@ -194,39 +197,43 @@ impl Index {
         true
     }
 
-    /// Reads what [`begin_saving`](Self::begin_saving) and [`save_next`](Self::save_next) have written.
-    pub(crate) fn restore(take: &mut Decoder<'_>, hasher: StreamHasher, names: &mut Names) -> Result<Self, Malformed> {
+    /// Decodes the output of [`begin_saving`](Self::begin_saving) and [`save_next`](Self::save_next).
+    pub(crate) fn restore(
+        decoder: &mut Decoder<'_>,
+        hasher: StreamHasher,
+        names: &mut Names,
+    ) -> Result<Self, Malformed> {
         let mut index = Self::new(hasher);
-        index.committed.through = take.number()?;
-        index.committed.position = take.number()?;
-        index.committed.events = take.number()?;
+        index.committed.through = decoder.number()?;
+        index.committed.position = decoder.number()?;
+        index.committed.events = decoder.number()?;
         index.position = index.committed.position;
         index.events = index.committed.events;
-        let heads = take.count()?;
+        let heads = decoder.count()?;
         index.heads.reserve(heads);
         for _ in 0..heads {
-            let stream = decode_stream(take)?;
-            let head = Head { location: take.number()?, number: take.number()? };
+            let stream = decode_stream(decoder)?;
+            let head = Head { location: decoder.number()?, number: decoder.number()? };
             match index.heads.number(stream) {
                 Some(number) => index.heads.set(number, head),
                 None => drop(index.heads.add(stream, head)),
             }
         }
-        index.anchors = decode_anchors(take)?;
-        index.outbox.restore(take, names)?;
+        index.anchors = decode_anchors(decoder)?;
+        index.outbox.restore(decoder, names)?;
         for _ in 0..take.count()? {
-            let (domain, shard) = (take.text()?, take.shard()?);
-            let source = SourceRecord { domain, shard, subscriber: take.text()? }.to_source(names)?;
-            let (source, through) = (index.source(&source), take.number()?);
+            let (domain, shard) = (decoder.text()?, decoder.shard()?);
+            let source = SourceRecord { domain, shard, subscriber: decoder.text()? }.to_source(names)?;
+            let (source, through) = (index.source(&source), decoder.number()?);
             index.apply_change(None, 0, Change::Watermark { source, through });
         }
         for _ in 0..take.count()? {
-            let (stream, timer) = decode_timer(take, names)?;
+            let (stream, timer) = decode_timer(decoder, names)?;
             index.timers.set(stream, timer);
         }
         for _ in 0..take.count()? {
-            let (id, stream) = (take.id()?, decode_stream(take)?);
-            index.dead_letters.restore(id, stream, take.number()?);
+            let (id, stream) = (decoder.id()?, decode_stream(decoder)?);
+            index.dead_letters.restore(id, stream, decoder.number()?);
         }
         Ok(index)
     }
@@ -237,8 +244,8 @@ fn encode_stream(into: &mut Vec<u8>, stream: Stream) {
     into.extend_from_slice(&stream.1.to_le_bytes());
 }
 
-fn decode_stream(take: &mut Decoder<'_>) -> Result<Stream, Malformed> {
-    Ok(Stream(u64::from_le_bytes(take.array()?), u64::from_le_bytes(take.array()?)))
+fn decode_stream(decoder: &mut Decoder<'_>) -> Result<Stream, Malformed> {
+    Ok(Stream(u64::from_le_bytes(decoder.array()?), u64::from_le_bytes(decoder.array()?)))
 }
 
 fn encode_shard(into: &mut Vec<u8>, shard: &ShardId) {
@@ -246,8 +253,8 @@ fn encode_shard(into: &mut Vec<u8>, shard: &ShardId) {
     encode::number(into, u64::from(shard.shard));
 }
 
-/// Appends the next of the first `count` marks, and says whether these were the last. Marks rise, so each is written as the way from the
-/// one before.
+/// Appends the next of the first `count` anchors and returns whether these were the last. Anchors increase, so each is
+/// encoded as the difference from the one before.
 fn encode_anchors(into: &mut Vec<u8>, marks: &[u64], count: usize, next: &mut usize, before: &mut u64) -> bool {
     let end = count.min(*next + ENTRIES_AT_ONCE);
     for mark in marks.get(*next..end).unwrap_or_default() {
@@ -270,12 +277,12 @@ fn encode_watermark(into: &mut Vec<u8>, Watermark { source, through }: &Watermar
     encode::number(into, *through);
 }
 
-pub(super) fn decode_anchors(take: &mut Decoder<'_>) -> Result<Vec<u64>, Malformed> {
-    let count = take.count()?;
+pub(super) fn decode_anchors(decoder: &mut Decoder<'_>) -> Result<Vec<u64>, Malformed> {
+    let count = decoder.count()?;
     let mut marks = Vec::with_capacity(count);
     let mut mark = 0u64;
     for _ in 0..count {
-        mark = mark.wrapping_add(take.number()?);
+        mark = mark.wrapping_add(decoder.number()?);
         marks.push(mark);
     }
     Ok(marks)
@@ -294,18 +301,18 @@ fn encode_timer(into: &mut Vec<u8>, stream: Stream, timer: &Timer) {
     encode::id(into, timer.correlation);
 }
 
-fn decode_timer(take: &mut Decoder<'_>, names: &mut Names) -> Result<(Stream, Timer), Malformed> {
-    let stream = decode_stream(take)?;
+fn decode_timer(decoder: &mut Decoder<'_>, names: &mut Names) -> Result<(Stream, Timer), Malformed> {
+    let stream = decode_stream(decoder)?;
     let timer = Timer {
-        actor: names.get(take.text()?)?,
-        key: take.text()?.to_owned(),
-        name: take.text()?.to_owned(),
-        turn: take.number()?,
-        due: Timestamp::from_millis(take.number()?),
-        version: take.small()?,
-        codec: take.codec()?,
-        payload: bytes::Bytes::copy_from_slice(take.bytes()?),
-        correlation: take.id()?,
+        actor: names.get(decoder.text()?)?,
+        key: decoder.text()?.to_owned(),
+        name: decoder.text()?.to_owned(),
+        turn: decoder.number()?,
+        due: Timestamp::from_millis(decoder.number()?),
+        version: decoder.small()?,
+        codec: decoder.codec()?,
+        payload: bytes::Bytes::copy_from_slice(decoder.bytes()?),
+        correlation: decoder.id()?,
     };
     Ok((stream, timer))
 }

@@ -1,24 +1,24 @@
-//! Streams by the hash of their name.
+//! Streams, identified by a hash of their name.
 
 use std::hash::{BuildHasher, Hash, Hasher};
 
 use super::ids::{self, IdHash};
 use crate::message::MessageId;
 
-/// A stream: 128 bits of hash of the actor's type and key, with a seed that nobody outside knows.
+/// A stream: a 128-bit hash of the actor's type and key, with a secret seed.
 ///
-/// Two streams with the same hash are not to be expected in the life of a store (10 million streams: 1 in 10^24). Even then
-/// they are not mixed up: whoever follows the links compares the names, and the younger stream's first turn is refused.
+/// A collision is not expected in the life of a store (10 million streams: 1 in 10^24). Even then the streams are not
+/// mixed up: reading along the links compares the names, and the first turn of the later stream is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Stream(pub(super) u64, pub(super) u64);
 
 impl Stream {
-    /// The two halves, to be kept.
+    /// Returns the two halves for storage.
     pub(crate) fn halves(self) -> (u64, u64) {
         (self.0, self.1)
     }
 
-    /// From two halves that were kept.
+    /// Creates a stream from its stored halves.
     pub(crate) fn from_halves(first: u64, second: u64) -> Self {
         Self(first, second)
     }
@@ -30,7 +30,7 @@ impl Hash for Stream {
     }
 }
 
-/// Makes [`Stream`]s from names.
+/// Hashes names to [`Stream`]s.
 #[derive(Clone, Debug)]
 pub(crate) struct StreamHasher {
     fast: foldhash::fast::FixedState,
@@ -47,7 +47,7 @@ impl StreamHasher {
 
     pub(crate) fn stream(&self, actor: &str, key: &str) -> Stream {
         fn feed<H: Hasher>(mut hasher: H, actor: &str, key: &str) -> u64 {
-            // The length first, so that no other pair of names makes the same bytes.
+            // The length first, so that no other pair of names produces the same bytes.
             hasher.write_u8(actor.len() as u8);
             hasher.write(actor.as_bytes());
             hasher.write(key.as_bytes());
@@ -56,7 +56,7 @@ impl StreamHasher {
         Stream(feed(self.fast.build_hasher(), actor, key), feed(self.quality.build_hasher(), actor, key))
     }
 
-    /// The hash of a message id in a stream.
+    /// Returns the hash of a message id in a stream.
     pub(crate) fn id(&self, stream: Stream, id: MessageId) -> IdHash {
         ids::hash(&self.fast, &self.quality, stream, id.as_u128())
     }

@@ -1,4 +1,4 @@
-//! What tells one stream from another in the index, and finds it again.
+//! Lookup of streams in the index, and saving the index during appends.
 
 use super::*;
 use crate::store::StreamHint;
@@ -29,7 +29,7 @@ fn head_is_found_by_stream_and_by_hint() {
     assert_eq!(heads.get(StreamHasher::new(1).stream("b", "1")), None);
 }
 
-/// The log of an index, and the ways to add to both.
+/// An index with its log.
 #[cfg(feature = "testing")]
 struct Logged {
     index: Index,
@@ -47,8 +47,8 @@ impl Logged {
         self.log.push((location, record));
     }
 
-    /// A turn of each of the streams, number `turn`: with an event, a message to one of two shards, and a timer, which the turn
-    /// before has set under the same name.
+    /// Appends turn number `turn` of each stream: an event, a message to one of two shards, and a timer that replaces
+    /// the timer of the turn before.
     fn turns(&mut self, streams: std::ops::Range<u64>, turn: u64) {
         use crate::testing::store::TurnBuilder;
         for stream in streams {
@@ -74,11 +74,11 @@ fn index_is_saved_in_slices_during_appends() {
     const STREAMS: u64 = 3 * ENTRIES + 100;
     let mut logged = Logged { index: Index::new(StreamHasher::new(1)), log: Vec::new(), committed: true };
     logged.turns(0..STREAMS, 1);
-    // A stream with more letters than a slice has.
+    // A stream with more dead letters than fit into a slice.
     let letter = |turn: u64| TurnBuilder::new("letters", "k", turn).at(turn, 0).dead(turn);
     (1..=ENTRIES + 100).for_each(|turn| logged.append(&letter(turn)));
     let mut letters = ENTRIES + 101;
-    // Some are not committed when it begins: of streams that have turns, and of new ones.
+    // Some turns are not committed when saving begins, both of existing streams and of new ones.
     logged.committed = false;
     logged.turns(0..50, 2);
     logged.turns(STREAMS..STREAMS + 50, 1);
@@ -95,8 +95,8 @@ fn index_is_saved_in_slices_during_appends() {
         if !more {
             break;
         }
-        // The lock is free: turns of streams that are saved, that are not, and that are new. Timers are set again and cleared,
-        // letters come and are resolved.
+        // Between slices, append turns of streams that are saved, not yet saved, and new. Set and clear timers, add and
+        // resolve dead letters.
         logged.turns(40..50, slices + 2);
         logged.turns(STREAMS - 10..STREAMS, slices + 1);
         logged.turns(STREAMS + 100 * slices..STREAMS + 100 * slices + 10, 1);
@@ -111,14 +111,15 @@ fn index_is_saved_in_slices_during_appends() {
         letters += 1;
         logged.commit();
     }
-    // Heads, marks, two destinations and their end, sources, timers and letters; the last slice of each of the two may be empty.
+    // Heads, anchors, two destinations and their end, sources, timers and dead letters. The last slice of timers and of
+    // dead letters may be empty.
     assert!(slices >= 4 + 1 + 3 + 1 + 4 + 2, "{slices}");
     assert!(largest <= save::ENTRIES_AT_ONCE * 100, "{largest} bytes in one slice");
 
-    let (mut names, mut take) = (Names::default(), Decoder(&saved));
-    let mut restored = Index::restore(&mut take, StreamHasher::new(1), &mut names).unwrap();
-    assert!(take.is_empty());
-    assert_eq!(restored.committed(), begun, "it is the index of the moment when it was begun");
+    let (mut names, mut decoder) = (Names::default(), Decoder(&saved));
+    let mut restored = Index::restore(&mut decoder, StreamHasher::new(1), &mut names).unwrap();
+    assert!(decoder.is_empty());
+    assert_eq!(restored.committed(), begun, "the index is saved as of the beginning");
     assert_eq!(restored.dead_letter_count(), ENTRIES + 100);
     assert_eq!(restored.timer_counts().iter().map(|(_, count)| *count as u64).sum::<u64>(), STREAMS);
     for (location, record) in logged.log.iter().filter(|(location, _)| *location >= begun) {

@@ -1,6 +1,6 @@
-//! The timers that are set: by actor type, and of one type by when they are due.
+//! The timers that are set, by actor type and, within a type, by due time.
 //!
-//! Kept apart by type, so that timers of a type that nothing takes any more cost nothing but their place.
+//! Kept apart by type, so that timers of a type without a handler cost only memory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -17,20 +17,20 @@ pub(super) struct Timers {
     by_actor: BTreeMap<Name, BTreeMap<TimerCursor, (Stream, Timer)>>,
     by_name: HashMap<(Stream, Box<str>), (Name, TimerCursor), FixedState>,
     settings: u64,
-    /// While they are being saved.
+    /// Set while a checkpoint is being saved.
     saving: Option<TimerSave>,
 }
 
-/// Timers that are being saved in slices: those that were set when it began.
+/// A save in slices of the timers that were set when it began.
 #[derive(Debug)]
 struct TimerSave {
-    /// The number of the last one that was set then.
+    /// The number of the last timer set at the beginning.
     cut: u64,
-    /// The last one in their order then: what comes behind it meanwhile is not looked at, or saving might never end.
+    /// The last timer in order at the beginning. Later ones are not visited, or saving might never end.
     last: Option<(Name, TimerCursor)>,
-    /// The last one that is saved.
+    /// The last timer that was saved.
     after: Option<(Name, TimerCursor)>,
-    /// Those of then that were cleared before their turn came.
+    /// Timers of the beginning that were cleared before they were visited.
     cleared: Vec<(Stream, Timer)>,
 }
 
@@ -73,39 +73,40 @@ impl Timers {
         self.by_name.len()
     }
 
-    /// Begins to save the timers that are set now.
+    /// Begins to save the current timers.
     pub(super) fn begin_saving(&mut self) {
         let last = self.by_actor.last_key_value();
         let last = last.and_then(|(actor, timers)| Some((actor.clone(), *timers.last_key_value()?.0)));
         self.saving = Some(TimerSave { cut: self.settings, last, after: None, cleared: Vec::new() });
     }
 
-    /// The next of them, up to `limit`; none once all were given. Those of one actor type come in the order in which they fire, so that
-    /// setting them again in this order keeps it. What was cleared meanwhile comes last: the log behind clears it again.
+    /// Returns up to `limit` further timers, or none at the end. Timers of one actor type are returned in firing order,
+    /// so that setting them again in this order preserves it. Timers cleared since the beginning come last; the log
+    /// after the checkpoint clears them again.
     pub(super) fn save_next(&mut self, limit: usize) -> Vec<(Stream, Timer)> {
         let Self { by_actor, saving: slot, .. } = self;
         let Some(saving) = slot else { return Vec::new() };
         let mut next = Vec::new();
         let first = saving.after.as_ref().map_or(Bound::Unbounded, |(actor, _)| Bound::Included(actor.clone()));
-        let mut looked = 0;
+        let mut visited = 0;
         'all: for (actor, timers) in by_actor.range((first, Bound::Unbounded)) {
-            let behind = match &saving.after {
+            let start = match &saving.after {
                 Some((saved, place)) if saved == actor => Bound::Excluded(*place),
                 _ => Bound::Unbounded,
             };
-            for (place, (stream, timer)) in timers.range((behind, Bound::Unbounded)) {
+            for (place, (stream, timer)) in timers.range((start, Bound::Unbounded)) {
                 let is_behind = saving.last.as_ref().is_none_or(|(last, at)| (last, at) < (actor, place));
-                if looked >= limit || is_behind {
+                if visited >= limit || is_behind {
                     break 'all;
                 }
-                looked += 1;
+                visited += 1;
                 saving.after = Some((actor.clone(), *place));
                 if place.number <= saving.cut {
                     next.push((*stream, timer.clone()));
                 }
             }
         }
-        if looked == 0 {
+        if visited == 0 {
             let from = saving.cleared.len().saturating_sub(limit);
             next = saving.cleared.split_off(from);
             if next.is_empty() {
@@ -119,7 +120,7 @@ impl Timers {
         self.saving = None;
     }
 
-    /// Whether all that were set when saving began are given.
+    /// Returns whether all timers of the beginning were returned.
     pub(super) fn is_saved(&self) -> bool {
         self.saving.is_none()
     }

@@ -1,4 +1,4 @@
-//! A shard's records one behind the other, in chunks that never move.
+//! The records of a shard, in chunks that never move.
 
 use bytes::Bytes;
 
@@ -6,7 +6,7 @@ use super::super::record::{Location, Malformed};
 use super::super::traverse::Log;
 use crate::store::StoreError;
 
-/// A chunk begins small, because a node has many shards, and grows with the shard.
+/// The first chunk is small, because a node has many shards; later chunks grow with the shard.
 const FIRST_CHUNK_BYTES: usize = 4 * 1024;
 const LARGEST_CHUNK_BYTES: usize = 1024 * 1024;
 const LENGTH_BYTES: usize = 4;
@@ -23,7 +23,7 @@ struct Chunk {
 }
 
 impl Arena {
-    /// Room for a record of up to `bound` bytes: where it will be, and where to write it.
+    /// Reserves space for a record of up to `bound` bytes. Returns its location and the buffer to write it to.
     pub(super) fn begin(&mut self, bound: usize) -> (Location, &mut Vec<u8>) {
         let need = bound + LENGTH_BYTES;
         if self.chunks.last().is_none_or(|chunk| chunk.bytes.capacity() - chunk.bytes.len() < need) {
@@ -39,7 +39,7 @@ impl Arena {
         (location, bytes)
     }
 
-    /// The record begun at `location` is written.
+    /// Completes the record that was begun at `location`.
     pub(super) fn finish(&mut self, location: Location) {
         let Some(chunk) = self.chunks.last_mut() else { return };
         let offset = usize::try_from(location - chunk.start).unwrap_or(usize::MAX);
@@ -49,7 +49,7 @@ impl Arena {
         }
     }
 
-    /// Takes back everything from `location` on.
+    /// Removes all records from `location` on.
     pub(super) fn cut(&mut self, location: Location) {
         while let Some(chunk) = self.chunks.last_mut() {
             if chunk.start < location {
@@ -60,12 +60,12 @@ impl Arena {
         }
     }
 
-    /// Where the next record will be.
+    /// Returns the location of the next record.
     pub(super) fn end(&self) -> Location {
         self.chunks.last().map_or(1, |chunk| chunk.start + chunk.bytes.len() as u64)
     }
 
-    /// All records with their places, oldest first.
+    /// Returns all records with their locations, oldest first.
     #[cfg(feature = "testing")]
     pub(super) fn records(&self) -> Vec<(Location, Bytes)> {
         let mut records = Vec::new();
@@ -89,7 +89,7 @@ impl Arena {
 
 impl Log for Arena {
     fn read(&self, location: Location) -> Result<Bytes, StoreError> {
-        let record = self.get(location).ok_or_else(|| self.damaged(location, Malformed("there is no record")))?;
+        let record = self.get(location).ok_or_else(|| self.damaged(location, Malformed("no record found")))?;
         Ok(Bytes::copy_from_slice(record))
     }
 

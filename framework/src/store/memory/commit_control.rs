@@ -1,4 +1,4 @@
-//! Makes a store in memory fail on purpose: commits that come late, in batches or never, and appends that are refused.
+//! Fault injection for the store in memory: commits that are delayed, batched or lost, and appends that are rejected.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::shard::MemoryShard;
 use super::{MemoryStore, RegisteredListener};
 use crate::store::{StoreError, Ticket};
 
-/// The hand that makes a [`MemoryStore`] fail. Get it from [`MemoryStore::faulty`].
+/// Controls the commits of a [`MemoryStore`] and makes it fail. Created by [`MemoryStore::faulty`].
 ///
 /// ```
 /// # use whizbang::store::memory::MemoryStore;
@@ -25,13 +25,13 @@ use crate::store::{StoreError, Ticket};
 #[derive(Clone, Debug)]
 pub struct CommitControl(MemoryStore);
 
-/// What a store in memory holds back.
+/// The uncommitted appends of a store in memory.
 #[derive(Default)]
 pub(super) struct HeldCommits {
-    /// Whether there is anything to look at: the way of every append, so no lock.
+    /// Set once a control exists. Read on every append, so it needs no lock.
     active: AtomicBool,
     state: Mutex<HeldCommitsState>,
-    /// Reports leave one after the other, in order.
+    /// Serializes reports, so that they arrive in order.
     reporting: Mutex<()>,
 }
 
@@ -45,12 +45,12 @@ struct HeldCommitsState {
 struct HeldCommit {
     shard: Arc<MemoryShard>,
     location: Location,
-    listening: Arc<RegisteredListener>,
+    registered: Arc<RegisteredListener>,
     ticket: Ticket,
 }
 
 impl HeldCommits {
-    /// Whether the next append is committed at once, or the error with which it is refused.
+    /// Returns whether the next append is committed immediately, or the error with which it is rejected.
     pub(super) fn admit_append(&self) -> Result<bool, StoreError> {
         if !self.active.load(Ordering::Acquire) {
             return Ok(true);
@@ -66,14 +66,14 @@ impl HeldCommits {
         &self,
         shard: &Arc<MemoryShard>,
         location: Location,
-        listening: &Arc<RegisteredListener>,
+        registered: &Arc<RegisteredListener>,
         ticket: Ticket,
     ) {
-        let (shard, listening) = (Arc::clone(shard), Arc::clone(listening));
-        self.state.lock().waiting.push_back(HeldCommit { shard, location, listening, ticket });
+        let (shard, registered) = (Arc::clone(shard), Arc::clone(registered));
+        self.state.lock().waiting.push_back(HeldCommit { shard, location, registered, ticket });
     }
 
-    /// Commits everything and holds nothing back any more.
+    /// Commits everything and stops holding commits.
     pub(super) fn release(&self) {
         self.state.lock().holding = false;
         self.commit(usize::MAX);
@@ -86,10 +86,10 @@ impl HeldCommits {
             waiting.shard.state().index.commit(waiting.location + 1);
         }
         let committed = taken.len();
-        // One report per listener, the last ticket.
+        // One report per listener, with the last ticket.
         while let Some(last) = taken.pop() {
-            last.listening.listener.committed(last.ticket);
-            taken.retain(|waiting| !Arc::ptr_eq(&waiting.listening, &last.listening));
+            last.registered.listener.committed(last.ticket);
+            taken.retain(|waiting| !Arc::ptr_eq(&waiting.registered, &last.registered));
         }
         drop(reporting);
         committed
@@ -112,30 +112,30 @@ impl CommitControl {
         &self.0.0.held_commits
     }
 
-    /// From now on nothing is committed before [`commit`](Self::commit) says so.
+    /// Holds all further commits until [`commit`](Self::commit) is called.
     pub fn hold(&self) {
         self.held().state.lock().holding = true;
     }
 
-    /// How many appends wait for their commit, in all shards.
+    /// Returns the number of uncommitted appends in all shards.
     pub fn waiting(&self) -> usize {
         self.held().state.lock().waiting.len()
     }
 
-    /// Commits up to `appends` of the waiting, oldest first, and reports them as one batch; how many there were.
+    /// Commits up to `appends` uncommitted appends, oldest first, and reports them as one batch. Returns their number.
     pub fn commit(&self, appends: usize) -> usize {
         self.held().commit(appends)
     }
 
-    /// Commits what waits, and from now on everything at once again.
+    /// Commits all held appends and stops holding commits.
     pub fn go_on(&self) {
         self.held().release();
     }
 
-    /// Breaks the store: of the waiting appends the first `kept` are in the log without having been reported, the others are
-    /// lost. Listeners hear that it failed; appends are refused as closed until their shard is opened again.
+    /// Breaks the store. The first `kept` uncommitted appends are in the log but were not reported; the others are
+    /// lost. Listeners are notified of the failure. Appends fail as closed until their shard is reopened.
     ///
-    /// What is appended after an opening is committed at once, unless [`hold`](Self::hold) is said again.
+    /// Appends after a reopening are committed immediately, unless [`hold`](Self::hold) is called again.
     pub fn fail(&self, kept: usize, error: StoreError) {
         let store = &self.0.0;
         let shards: Vec<Arc<MemoryShard>> = store.shards.lock().values().cloned().collect();
@@ -147,7 +147,7 @@ impl CommitControl {
         for waiting in held.take(kept) {
             waiting.shard.state().index.commit(waiting.location + 1);
         }
-        // The first lost record of a shard takes all behind it along.
+        // Losing a record of a shard loses all later ones too.
         let mut lost: Vec<HeldCommit> = held.take(usize::MAX);
         lost.reverse();
         for waiting in lost {
@@ -155,12 +155,12 @@ impl CommitControl {
         }
         let listeners: Vec<Arc<RegisteredListener>> =
             store.listeners.lock().iter().filter_map(std::sync::Weak::upgrade).collect();
-        for listening in listeners {
-            listening.listener.failed(error.clone());
+        for registered in listeners {
+            registered.listener.failed(error.clone());
         }
     }
 
-    /// Refuses the next `appends` appends with `error`; nothing of them is in the log.
+    /// Rejects the next `appends` appends with `error`; nothing of them is in the log.
     pub fn refuse(&self, appends: usize, error: StoreError) {
         self.held().state.lock().refusals.extend(std::iter::repeat_n(error, appends));
     }

@@ -1,7 +1,7 @@
-//! In memory: for tests, for the hello, and as the oracle the other stores are compared with.
+//! A store in memory: for tests and small examples, and as the reference for the other stores.
 //!
-//! Called like any store; calls nothing. It keeps the same records and the same index as the store on disk, in memory.
-//! What is appended is committed at once. It never forgets a turn while one of its clones lives, and survives nothing else.
+//! Used like any store. It keeps the same records and the same index as the store on disk. Appends are committed
+//! immediately. The data lives as long as one clone of the store.
 
 mod arena;
 #[cfg(feature = "testing")]
@@ -23,10 +23,10 @@ use super::{CatalogEntry, CommitListener, Epoch, ShardHandle, ShardReader, Store
 use crate::clock::Timestamp;
 use crate::message::{Name, ShardId, StoreId, StoreIdentity};
 
-/// Ids that were handled within so many milliseconds, a day, are dropped together.
+/// The span of ids that are dropped together, in milliseconds: a day.
 const IDS_SPAN_MS: u64 = 24 * 3600 * 1000;
 
-/// A store in memory. A clone shares the data, so a node started again with a clone finds everything.
+/// A store in memory. Clones share the data, so a node restarted with a clone finds everything.
 ///
 /// ```
 /// use whizbang::store::{Store, memory::MemoryStore};
@@ -49,19 +49,19 @@ struct Shared {
     held_commits: commit_control::HeldCommits,
 }
 
-/// A listener and the number of the last append reported to it.
+/// A listener and the last ticket issued for it.
 struct RegisteredListener {
     listener: Arc<dyn CommitListener>,
     tickets: AtomicU64,
 }
 
 impl MemoryStore {
-    /// An empty store.
+    /// Creates an empty store.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// An empty store, and the hand that makes it fail: late commits, lost commits, refusals.
+    /// Creates an empty store and the control that makes it fail: delayed commits, lost commits, rejected appends.
     #[cfg(feature = "testing")]
     pub fn faulty() -> (Self, CommitControl) {
         let store = Self::default();
@@ -83,12 +83,13 @@ impl MemoryStore {
             self.0.shards.lock().entry(id.clone()).or_insert_with(|| Arc::new(MemoryShard::new(id.clone()))),
         );
         let epoch = shard.claim();
-        let listening = self.register_listener(listener);
+        let registered = self.register_listener(listener);
         let reader = Arc::new(MemoryReader::new(Arc::clone(&shard)));
-        Ok(ShardHandle { writer: Box::new(MemoryWriter::new(self.clone(), shard, epoch, listening)), reader })
+        Ok(ShardHandle { writer: Box::new(MemoryWriter::new(self.clone(), shard, epoch, registered)), reader })
     }
 
-    /// The identity, made when it is first asked for: different for each store of the process, and the same in each run of it.
+    /// Returns the identity, which is created on first use. It differs between the stores of a process and is the same
+    /// in every run.
     fn identity_now(&self) -> StoreIdentity {
         static STORES: AtomicU64 = AtomicU64::new(1);
         let mut identity = self.0.identity.lock();

@@ -1,4 +1,4 @@
-//! One shard in memory: its records, its index, its snapshots, behind one lock that is rarely contended.
+//! A shard in memory: records, index and snapshots behind one lock that is rarely contended.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::store::{
     StoredEvent, StoredTurn, StreamPages, StreamState, Timer, TimerCursor, TimerPage, Turn, Watermark,
 };
 
-/// Records other than turns are small.
+/// An upper bound for records other than turns.
 const SMALL_RECORD_BYTES: usize = 512;
 
 pub(super) struct MemoryShard {
@@ -31,13 +31,13 @@ pub(super) struct MemoryShard {
 
 pub(super) struct ShardState {
     epoch: Epoch,
-    /// Whether the owner may append: not before an opening, nor after a failure or a closing.
+    /// `true` while the owner may append: not before an opening, nor after a failure or after closing.
     accepting: bool,
     pub(super) arena: Arena,
     pub(super) index: Index,
-    /// The newest one of each stream.
+    /// The newest snapshot of each stream.
     snapshots: HashMap<Stream, Located, foldhash::fast::FixedState>,
-    /// How often records were lost: what was read of them before leads nowhere.
+    /// The number of times that records were lost. Locations read before a loss are invalid.
     losses: u64,
 }
 
@@ -54,7 +54,7 @@ impl MemoryShard {
         Self { id, state: Mutex::new(state) }
     }
 
-    /// Takes ownership: the new epoch.
+    /// Takes ownership and returns the new epoch.
     pub(super) fn claim(&self) -> Epoch {
         let mut state = self.state.lock();
         state.epoch += 1;
@@ -67,7 +67,7 @@ impl MemoryShard {
         self.state.lock().index.ids.expire(before, span);
     }
 
-    /// Appends are refused until the shard is opened again.
+    /// Rejects appends until the shard is reopened.
     pub(super) fn stop_accepting(&self) {
         self.state.lock().accepting = false;
     }
@@ -79,8 +79,8 @@ impl MemoryShard {
 }
 
 fn hasher() -> StreamHasher {
-    // The keys of a store in memory are not kept, so the seed need not be secret for longer than the process lives; a fixed
-    // one makes every run the same.
+    // The hashes of a store in memory are not stored, so the seed need not stay secret beyond the process. A fixed seed
+    // makes every run the same.
     StreamHasher::new(0x5EED)
 }
 
@@ -92,7 +92,7 @@ impl ShardState {
         if self.accepting { Ok(()) } else { Err(StoreError::Closed) }
     }
 
-    /// Forgets all records from `location` on, as a crash would.
+    /// Drops all records from `location` on, as a crash would.
     #[cfg(feature = "testing")]
     pub(super) fn lose_from(&mut self, location: super::super::record::Location) {
         use super::super::record::{Names, Record};
@@ -103,14 +103,15 @@ impl ShardState {
         let mut names = Names::default();
         for (location, bytes) in self.arena.records() {
             if let Ok((_, _, record)) = Record::read(&bytes, location) {
-                // What was written here can be read here.
+                // Records written by this process can be read.
                 let applied = index.apply(&record, location, &mut names);
                 debug_assert_eq!(applied, Ok(()));
             }
         }
         self.index = index;
         let ShardState { index, snapshots, .. } = self;
-        snapshots.retain(|stream, placed| index.head(*stream).is_some_and(|head| head.number >= placed.snapshot.turn));
+        snapshots
+            .retain(|stream, located| index.head(*stream).is_some_and(|head| head.number >= located.snapshot.turn));
     }
 }
 
@@ -119,7 +120,7 @@ pub(super) struct MemoryWriter {
     store: MemoryStore,
     shard: Arc<MemoryShard>,
     epoch: Epoch,
-    listening: Arc<RegisteredListener>,
+    registered: Arc<RegisteredListener>,
 }
 
 impl MemoryWriter {
@@ -127,9 +128,9 @@ impl MemoryWriter {
         store: MemoryStore,
         shard: Arc<MemoryShard>,
         epoch: Epoch,
-        listening: Arc<RegisteredListener>,
+        registered: Arc<RegisteredListener>,
     ) -> Self {
-        Self { store, shard, epoch, listening }
+        Self { store, shard, epoch, registered }
     }
 
     fn append_record(
@@ -154,11 +155,11 @@ impl MemoryWriter {
             }
         };
         arena.finish(location);
-        // Drawn with the shard's lock held, so that a shard's tickets rise in the order of its log.
-        let ticket = self.listening.tickets.fetch_add(1, Ordering::Relaxed) + 1;
+        // Assigned under the shard's lock, so that a shard's tickets are in the order of its log.
+        let ticket = self.registered.tickets.fetch_add(1, Ordering::Relaxed) + 1;
         #[cfg(feature = "testing")]
         if !committed {
-            self.store.0.held_commits.hold_back(&self.shard, location, &self.listening, ticket);
+            self.store.0.held_commits.hold_back(&self.shard, location, &self.registered, ticket);
         }
         Ok(Appended { ticket, position, committed, stream })
     }
@@ -195,7 +196,7 @@ impl ShardWriter for MemoryWriter {
         let location = match state.index.newest(stream) {
             Some(head) if head.number == snapshot.turn => head.location,
             Some(head) if head.number > snapshot.turn => 0,
-            // Newer than the log: it cannot be true.
+            // The log does not have this turn: the snapshot is invalid.
             _ => return,
         };
         if state.epoch == self.epoch && state.accepting {
@@ -243,7 +244,7 @@ impl ShardReader for MemoryReader {
         self.read(|state| {
             let stream = state.index.stream(actor, key);
             let snapshot = state.snapshots.get(&stream).filter(|_| snapshot).cloned();
-            let known = snapshot.as_ref().map_or(0, |placed| placed.snapshot.turn);
+            let known = snapshot.as_ref().map_or(0, |located| located.snapshot.turn);
             let head = state.index.head(stream);
             let Some(head) = head.filter(|head| head.number.saturating_sub(known) > traverse::PAGE_TURNS) else {
                 let stored = traverse::load(&state.arena, head, actor, key, snapshot)?;
@@ -362,7 +363,7 @@ struct Pages {
     actor: Name,
     key: Box<str>,
     snapshot: Option<Snapshot>,
-    /// The ends of the pages that are still to be read, newest first.
+    /// The ends of the unread pages, newest first.
     ends: Vec<Head>,
     /// The last turn that was read.
     floor: u64,

@@ -1,9 +1,9 @@
-//! Takes numbers and texts off the front of bytes that nobody vouches for.
+//! Bounds-checked decoding of numbers and texts from untrusted bytes.
 
 use super::{Location, Malformed};
 use crate::message::{Codec, MessageId};
 
-/// What is left to read.
+/// The remaining bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Decoder<'a>(pub(in crate::store) &'a [u8]);
 
@@ -12,13 +12,13 @@ impl<'a> Decoder<'a> {
         self.0.is_empty()
     }
 
-    /// What has been taken since `before`, which was a copy of this one.
+    /// Returns the bytes that were read since `before`, which is an earlier copy of this decoder.
     pub(in crate::store) fn since(&self, before: Self) -> &'a [u8] {
         before.0.get(..before.0.len().saturating_sub(self.0.len())).unwrap_or_default()
     }
 
     pub(in crate::store) fn byte(&mut self) -> Result<u8, Malformed> {
-        let (first, rest) = self.0.split_first().ok_or(Malformed("it ends too early"))?;
+        let (first, rest) = self.0.split_first().ok_or(Malformed("unexpected end of the bytes"))?;
         self.0 = rest;
         Ok(*first)
     }
@@ -47,20 +47,21 @@ impl<'a> Decoder<'a> {
         u16::try_from(self.number()?).map_err(|_| Malformed("a shard's number is too large"))
     }
 
-    /// How many things follow. Each has at least one byte, so a count that lies is seen before anything is allocated for it.
+    /// Reads a number of items. Each item has at least one byte, so an impossible count is rejected before memory is
+    /// allocated for it.
     pub(in crate::store) fn count(&mut self) -> Result<usize, Malformed> {
         let count = usize::try_from(self.number()?).map_err(|_| Malformed("a count is too large"))?;
         if count > self.0.len() { Err(Malformed("a count is larger than what follows")) } else { Ok(count) }
     }
 
     pub(in crate::store) fn exactly(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
-        let (first, rest) = self.0.split_at_checked(length).ok_or(Malformed("it ends too early"))?;
+        let (first, rest) = self.0.split_at_checked(length).ok_or(Malformed("unexpected end of the bytes"))?;
         self.0 = rest;
         Ok(first)
     }
 
     pub(in crate::store) fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        let (first, rest) = self.0.split_first_chunk::<N>().ok_or(Malformed("it ends too early"))?;
+        let (first, rest) = self.0.split_first_chunk::<N>().ok_or(Malformed("unexpected end of the bytes"))?;
         self.0 = rest;
         Ok(*first)
     }
@@ -82,7 +83,7 @@ impl<'a> Decoder<'a> {
         Codec::from_id(self.byte()?).ok_or(Malformed("a codec is unknown"))
     }
 
-    /// Where the other end of a link that starts `from` here is; 0 if there is none.
+    /// Reads a link from `from` and returns its target; 0 if there is none.
     pub(in crate::store) fn link(&mut self, from: Location) -> Result<Location, Malformed> {
         match self.number()? {
             0 => Ok(0),

@@ -1,8 +1,8 @@
-//! Writes numbers and texts at the end of a buffer.
+//! Encodes numbers and texts into a buffer.
 
 use crate::message::MessageId;
 
-/// Seven bits a byte, lowest first; the highest bit says that more follow.
+/// Appends a number: seven bits per byte, lowest first; the highest bit is set if more bytes follow.
 #[inline]
 pub(in crate::store) fn number(into: &mut Vec<u8>, value: u64) {
     if value < 0x80 {
@@ -17,35 +17,36 @@ fn long_number(into: &mut Vec<u8>, value: u64) {
         into.push(value as u8 | 0x80);
         return number(into, value >> 7);
     }
-    // Eight groups of seven bits are moved apart at once: halves, then quarters, then eighths.
+    // Spread eight groups of seven bits at once: halves, then quarters, then eighths.
     let halves = value & 0x0FFF_FFFF | (value & 0x00FF_FFFF_F000_0000) << 4;
     let quarters = halves & 0x0000_3FFF_0000_3FFF | (halves & 0x0FFF_C000_0FFF_C000) << 2;
     let eighths = quarters & 0x007F_007F_007F_007F | (quarters & 0x3F80_3F80_3F80_3F80) << 1;
     let more = (63 - (value | 1).leading_zeros()) / 7;
     let bytes = eighths | 0x8080_8080_8080_8080 & ((1 << (8 * more)) - 1);
-    // All eight at once, and those that are too many taken back: cheaper than to copy as many as there are.
+    // Append all eight bytes and truncate the surplus, which is faster than copying a variable number.
     let end = into.len() + more as usize + 1;
     into.extend_from_slice(&bytes.to_le_bytes());
     into.truncate(end);
 }
 
-/// Bytes behind their length.
+/// Appends bytes after their length.
 pub(in crate::store) fn bytes(into: &mut Vec<u8>, bytes: &[u8]) {
     number(into, bytes.len() as u64);
     into.extend_from_slice(bytes);
 }
 
-/// A text behind its length in bytes.
+/// Appends a text after its length in bytes.
 pub(in crate::store) fn text(into: &mut Vec<u8>, text: &str) {
     bytes(into, text.as_bytes());
 }
 
-/// The 16 bytes of an id.
+/// Appends the 16 bytes of an id.
 pub(in crate::store) fn id(into: &mut Vec<u8>, id: MessageId) {
     into.extend_from_slice(&id.as_u128().to_le_bytes());
 }
 
-/// Where another record is, as the way back from here; 0 stands for none. A record in the same place is none, too.
+/// Appends a link to another record as the distance back from `from`. 0 means none, as does a record at the same
+/// location.
 pub(in crate::store) fn link(into: &mut Vec<u8>, from: u64, to: u64) {
     number(into, if to == 0 { 0 } else { from.saturating_sub(to) });
 }

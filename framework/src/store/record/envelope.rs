@@ -1,4 +1,4 @@
-//! An envelope inside a record.
+//! Encoding of an envelope inside a record.
 
 use bytes::Bytes;
 
@@ -20,7 +20,7 @@ const HEADERS: u16 = 1 << 7;
 const CORRELATION: u16 = 1 << 8;
 const DOMAIN: u16 = 1 << 9;
 
-/// What the record says already and the envelope need not repeat.
+/// The fields that are known from the record and omitted from the envelope.
 #[derive(Clone, Copy)]
 pub(super) struct Given<'a> {
     /// The destination.
@@ -29,7 +29,7 @@ pub(super) struct Given<'a> {
     pub(super) correlation: MessageId,
 }
 
-/// A bound for the bytes that [`write`] appends.
+/// Returns an upper bound for the number of bytes that [`write`] appends.
 pub(super) fn bound(envelope: &Envelope) -> usize {
     let headers: usize = envelope.headers.iter().map(|(name, value)| name.len() + value.len() + 20).sum();
     let texts = envelope.name.len()
@@ -46,7 +46,7 @@ pub(super) fn bound(envelope: &Envelope) -> usize {
     320 + texts + headers + envelope.payload.len()
 }
 
-/// Appends an envelope; with its origin only if `origin` is to be kept.
+/// Appends an envelope. Its origin is included only if `origin` is given.
 pub(super) fn write(into: &mut Vec<u8>, envelope: &Envelope, given: Given<'_>, origin: Option<&Origin>) {
     let mut flags = 0;
     let to_given = envelope.to.is_some() && envelope.to.as_ref() == given.to;
@@ -118,65 +118,65 @@ pub(super) fn write(into: &mut Vec<u8>, envelope: &Envelope, given: Given<'_>, o
     encode::bytes(into, &envelope.payload);
 }
 
-/// Only the id of the envelope that [`write`] has put there.
+/// Reads only the id of an envelope written by [`write`].
 pub(super) fn read_id(bytes: &[u8]) -> Result<MessageId, Malformed> {
-    let mut take = Decoder(bytes);
-    take.exactly(5)?;
-    take.id()
+    let mut decoder = Decoder(bytes);
+    decoder.exactly(5)?;
+    decoder.id()
 }
 
-/// Only its beginning.
+/// Reads only the beginning of an envelope.
 pub(super) fn read_sent(bytes: &[u8], names: &mut Names) -> Result<SentMessage, Malformed> {
-    let mut take = Decoder(bytes);
-    take.exactly(2)?;
-    let kind = Kind::from_id(take.byte()?).ok_or(Malformed("a kind of message is unknown"))?;
-    let wants = ReplyMode::from_id(take.byte()?).ok_or(Malformed("what the sender wants is unknown"))?;
-    take.codec()?;
-    Ok(SentMessage { kind, wants, id: take.id()?, name: names.get(take.text()?)? })
+    let mut decoder = Decoder(bytes);
+    decoder.exactly(2)?;
+    let kind = Kind::from_id(decoder.byte()?).ok_or(Malformed("unknown kind of message"))?;
+    let wants = ReplyMode::from_id(decoder.byte()?).ok_or(Malformed("unknown reply mode"))?;
+    decoder.codec()?;
+    Ok(SentMessage { kind, wants, id: decoder.id()?, name: names.get(decoder.text()?)? })
 }
 
-/// Reads what [`write`] has put there; all of `bytes`, which lie in `record`.
+/// Reads an envelope written by [`write`]. `bytes` are exactly the envelope and lie within `record`.
 pub(super) fn read(bytes: &[u8], record: &Bytes, given: Given<'_>, names: &mut Names) -> Result<Envelope, Malformed> {
-    let take = &mut Decoder(bytes);
-    let flags = u16::from_le_bytes(take.array()?);
+    let decoder = &mut Decoder(bytes);
+    let flags = u16::from_le_bytes(decoder.array()?);
     let has = |flag: u16| flags & flag != 0;
-    let kind = Kind::from_id(take.byte()?).ok_or(Malformed("a kind of message is unknown"))?;
-    let wants = ReplyMode::from_id(take.byte()?).ok_or(Malformed("what the sender wants is unknown"))?;
-    let codec = take.codec()?;
-    let id = take.id()?;
-    let name = names.get(take.text()?)?;
-    let version = take.small()?;
-    let key = take.text()?.to_owned();
-    let time = Timestamp::from_millis(take.number()?);
+    let kind = Kind::from_id(decoder.byte()?).ok_or(Malformed("unknown kind of message"))?;
+    let wants = ReplyMode::from_id(decoder.byte()?).ok_or(Malformed("unknown reply mode"))?;
+    let codec = decoder.codec()?;
+    let id = decoder.id()?;
+    let name = names.get(decoder.text()?)?;
+    let version = decoder.small()?;
+    let key = decoder.text()?.to_owned();
+    let time = Timestamp::from_millis(decoder.number()?);
     let to = match (has(TO), has(TO_GIVEN)) {
-        (true, _) => Some(ShardId::new(names.get(take.text()?)?, take.shard()?)),
-        (_, true) => Some(given.to.ok_or(Malformed("an envelope leaves out a destination that nobody gives"))?.clone()),
+        (true, _) => Some(ShardId::new(names.get(decoder.text()?)?, decoder.shard()?)),
+        (_, true) => Some(given.to.ok_or(Malformed("an envelope without a destination outside of an outbox"))?.clone()),
         _ => None,
     };
     let domain = if has(DOMAIN) {
-        names.get(take.text()?)?
+        names.get(decoder.text()?)?
     } else {
-        given.to.ok_or(Malformed("an envelope leaves out a domain that nobody gives"))?.domain.clone()
+        given.to.ok_or(Malformed("an envelope without a domain outside of an outbox"))?.domain.clone()
     };
-    let correlation = if has(CORRELATION) { take.id()? } else { given.correlation };
-    let actor = if has(ACTOR) { Some(names.get(take.text()?)?) } else { None };
-    let causation = if has(CAUSATION) { Some(take.id()?) } else { None };
-    let deadline = if has(DEADLINE) { Some(Timestamp::from_millis(take.number()?)) } else { None };
-    let traceparent = if has(TRACEPARENT) { Some(take.text()?.to_owned()) } else { None };
-    let origin = if has(ORIGIN) { Some(read_origin(take, names)?) } else { None };
+    let correlation = if has(CORRELATION) { decoder.id()? } else { given.correlation };
+    let actor = if has(ACTOR) { Some(names.get(decoder.text()?)?) } else { None };
+    let causation = if has(CAUSATION) { Some(decoder.id()?) } else { None };
+    let deadline = if has(DEADLINE) { Some(Timestamp::from_millis(decoder.number()?)) } else { None };
+    let traceparent = if has(TRACEPARENT) { Some(decoder.text()?.to_owned()) } else { None };
+    let origin = if has(ORIGIN) { Some(read_origin(decoder, names)?) } else { None };
     let mut headers = Vec::new();
     if has(HEADERS) {
-        // Each header is two lengths at least; what is reserved stays in proportion to what is there.
-        let count = take.count()?;
-        headers.reserve_exact(count.min(take.0.len() / 2));
+        // Each header has at least two lengths, which bounds the reserved memory by the remaining bytes.
+        let count = decoder.count()?;
+        headers.reserve_exact(count.min(decoder.0.len() / 2));
         for _ in 0..count {
-            headers.push((take.text()?.to_owned(), take.text()?.to_owned()));
+            headers.push((decoder.text()?.to_owned(), decoder.text()?.to_owned()));
         }
     }
     let shape = Fingerprint::remove_from(&mut headers);
-    let payload = record.slice_ref(take.bytes()?);
-    if !take.is_empty() {
-        return Err(Malformed("bytes are left over behind an envelope"));
+    let payload = record.slice_ref(decoder.bytes()?);
+    if !decoder.is_empty() {
+        return Err(Malformed("trailing bytes after an envelope"));
     }
     Ok(Envelope {
         id,
@@ -201,14 +201,14 @@ pub(super) fn read(bytes: &[u8], record: &Bytes, given: Given<'_>, names: &mut N
     })
 }
 
-fn read_origin(take: &mut Decoder<'_>, names: &mut Names) -> Result<Origin, Malformed> {
+fn read_origin(decoder: &mut Decoder<'_>, names: &mut Names) -> Result<Origin, Malformed> {
     Ok(Origin {
-        shard: ShardId::new(names.get(take.text()?)?, take.shard()?),
-        actor: names.get(take.text()?)?,
-        key: take.text()?.to_owned(),
-        sequence: take.number()?,
-        version: take.number()?,
-        // Its store is the sender's, and holds nothing else.
+        shard: ShardId::new(names.get(decoder.text()?)?, decoder.shard()?),
+        actor: names.get(decoder.text()?)?,
+        key: decoder.text()?.to_owned(),
+        sequence: decoder.number()?,
+        version: decoder.number()?,
+        // The origin's store is the sender's own store.
         store: None,
     })
 }

@@ -1,8 +1,8 @@
-//! A turn as bytes: what stands in a shard's log, in every store that keeps one.
+//! Binary format of the records in a shard's log, shared by all stores that keep a log.
 //!
-//! Called by the stores (write) and by whatever reads a log: loading, recovery, the [index](super::index). One record holds
-//! one turn, whole. Reading borrows, checks every length before it believes it, and never panics, whatever the bytes are.
-//! The first byte is the format, the second the kind; a format once released is read for ever.
+//! Called by the stores to write, and by all readers of a log: loading, recovery, the [index](super::index). A record
+//! holds exactly one turn. Reading borrows from the bytes, checks every length before using it, and never panics on any
+//! input. The first byte is the format, the second the kind. Every released format stays readable forever.
 
 pub(in crate::store) mod decode;
 pub(in crate::store) mod encode;
@@ -17,13 +17,13 @@ pub(crate) use stored::Names;
 pub(crate) use write::write_opened;
 pub(crate) use write::{RecordContext, Sent, turn_bound, write_advance, write_sent, write_turn};
 
-/// The most bytes one turn may have in a store: 2 MiB. Events, outbox entries, timers, notes and reply count together.
+/// The largest size of one turn in a store: 2 MiB. Events, outbox entries, timers, notes and reply count together.
 pub const MAX_TURN_BYTES: usize = 2 * 1024 * 1024;
 
-/// Where a record begins in its log: a number that rises with each record and is never 0.
+/// The location of a record in its log. Locations increase with each record and are never 0.
 pub(crate) type Location = u64;
 
-/// The format this program writes.
+/// The format that this program writes.
 pub(crate) const FORMAT: u8 = 1;
 
 const KIND_TURN: u8 = 1;
@@ -31,11 +31,11 @@ const KIND_ADVANCE: u8 = 2;
 const KIND_SENT: u8 = 3;
 const KIND_OPENED: u8 = 4;
 
-/// Bytes that are no record, and what is wrong with them.
+/// Bytes that are not a valid record, with the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed(pub(crate) &'static str);
 
-/// Reads everything that stands in a record, for tests that spoil it. Returns whether it is one.
+/// Reads all parts of a record, for tests that corrupt records. Returns whether it is valid.
 #[cfg(feature = "testing")]
 pub(crate) fn reads_record(bytes: &bytes::Bytes) -> bool {
     use crate::message::{Name, ShardId};

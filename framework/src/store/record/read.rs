@@ -1,4 +1,4 @@
-//! Reads records without copying. What it returns has been checked as a whole: every length, every text, every number.
+//! Reads records without copying. A returned record has been validated completely: every length, text and number.
 
 use super::decode::Decoder;
 use super::envelope;
@@ -11,30 +11,30 @@ use crate::clock::Timestamp;
 use crate::message::{Codec, MessageId};
 use crate::store::{DeadLetterReason, Epoch, TimerWrite};
 
-/// What a record says.
+/// The content of a record.
 #[derive(Clone, Debug)]
 #[allow(dead_code, reason = "only a log on disk holds openings")]
 #[allow(clippy::large_enum_variant, reason = "nearly every record is a turn, and it is never kept")]
 pub(crate) enum Record<'a> {
     /// One message through one actor.
     Turn(TurnRecord<'a>),
-    /// How far a shard has taken from a source.
+    /// The watermark of a source.
     Advance {
         /// The source.
         source: SourceRecord<'a>,
-        /// How far.
+        /// The watermark.
         through: u64,
     },
-    /// How far a destination has committed.
+    /// The progress of a destination.
     Sent {
         /// The destination's domain.
         domain: &'a str,
         /// The destination's number in it.
         shard: u16,
-        /// How far.
+        /// The sequence up to which the destination has committed.
         through: u64,
     },
-    /// A shard was taken by a new owner.
+    /// A new owner opened a shard.
     Opened {
         /// The shard's domain.
         domain: &'a str,
@@ -45,16 +45,16 @@ pub(crate) enum Record<'a> {
     },
 }
 
-/// Where messages come from.
+/// A source of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SourceRecord<'a> {
     pub(crate) domain: &'a str,
     pub(crate) shard: u16,
-    /// Empty for the direct lane.
+    /// Empty for [`SourceKind::Direct`](crate::store::SourceKind::Direct).
     pub(crate) subscriber: &'a str,
 }
 
-/// A turn as it stands in the log.
+/// A turn in the log.
 #[derive(Clone, Debug)]
 pub(crate) struct TurnRecord<'a> {
     pub(crate) actor: &'a str,
@@ -68,11 +68,11 @@ pub(crate) struct TurnRecord<'a> {
     pub(crate) mark: MarkRecord<'a>,
     pub(crate) reply_codec: Codec,
     pub(crate) reply: &'a [u8],
-    /// Where the stream's turn before this one is; 0 if it is the first.
+    /// The location of the stream's previous turn; 0 if this is the first.
     pub(crate) stream: Location,
     /// The position of the shard's last event before this turn.
     pub(crate) position: u64,
-    /// Where the shard's record with that event is; 0 if there is none, or if this turn has no events.
+    /// The location of the shard's record with that event; 0 if there is none, or if this turn has no events.
     pub(crate) events_before: Location,
     events: Items<'a>,
     outbox: Items<'a>,
@@ -105,7 +105,8 @@ pub(crate) struct OutboxRecord<'a> {
     pub(crate) domain: &'a str,
     pub(crate) shard: u16,
     pub(crate) sequence: u64,
-    /// Where the record with the entry before it is; 0 if it is the same record, or if there is none.
+    /// The location of the record with the previous entry for the destination; 0 if it is this record, or if there is
+    /// none.
     pub(crate) before: Location,
     pub(crate) envelope: &'a [u8],
 }
@@ -133,7 +134,7 @@ pub(crate) struct DeadLetterRecord<'a> {
     pub(crate) envelope: &'a [u8],
 }
 
-/// A row of things that has been walked once, so that walking it again meets no surprise.
+/// Items that were parsed once for validation, so that parsing them again cannot fail.
 #[derive(Clone, Copy, Debug)]
 struct Items<'a> {
     count: usize,
@@ -144,20 +145,20 @@ impl<'a> Items<'a> {
     const NONE: Self = Self { count: 0, bytes: Decoder(&[]) };
 
     fn parse<T>(
-        take: &mut Decoder<'a>,
+        decoder: &mut Decoder<'a>,
         one: impl Fn(&mut Decoder<'a>) -> Result<T, Malformed>,
     ) -> Result<Self, Malformed> {
-        let count = take.count()?;
-        let before = *take;
+        let count = decoder.count()?;
+        let before = *decoder;
         for _ in 0..count {
-            one(take)?;
+            one(decoder)?;
         }
-        Ok(Self { count, bytes: Decoder(take.since(before)) })
+        Ok(Self { count, bytes: Decoder(decoder.since(before)) })
     }
 
     fn iter<T>(self, one: impl Fn(&mut Decoder<'a>) -> Result<T, Malformed>) -> impl Iterator<Item = T> {
         let mut bytes = self.bytes;
-        // The error cannot happen any more: the same bytes were read by the same function.
+        // Cannot fail: the same bytes were parsed by the same function before.
         (0..self.count).map_while(move |_| one(&mut bytes).ok())
     }
 }
@@ -177,7 +178,7 @@ impl<'a> TurnRecord<'a> {
 
     pub(crate) fn outbox(&self) -> impl Iterator<Item = OutboxRecord<'a>> + use<'a> {
         let location = self.location;
-        self.outbox.iter(move |take| decode_outbox(take, location))
+        self.outbox.iter(move |decoder| decode_outbox(decoder, location))
     }
 
     pub(crate) fn timers(&self) -> impl Iterator<Item = TimerWrite<'a>> + use<'a> {
@@ -190,57 +191,62 @@ impl<'a> TurnRecord<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// Reads all of `bytes`, which stood at `location`: the shard's number in the log, the epoch, and what the record says.
+    /// Reads a record from all of `bytes`, which were stored at `location`. Returns the shard's number in the log, the
+    /// epoch and the content.
     pub(crate) fn read(bytes: &'a [u8], location: Location) -> Result<(u32, Epoch, Self), Malformed> {
-        let take = &mut Decoder(bytes);
-        if take.byte()? != FORMAT {
-            return Err(Malformed("its format is unknown"));
+        let decoder = &mut Decoder(bytes);
+        if decoder.byte()? != FORMAT {
+            return Err(Malformed("unknown record format"));
         }
-        let kind = take.byte()?;
-        let tag = take.small()?;
-        let epoch = take.number()?;
+        let kind = decoder.byte()?;
+        let tag = decoder.small()?;
+        let epoch = decoder.number()?;
         let record = match kind {
-            KIND_TURN => Self::Turn(decode_turn(take, location)?),
-            KIND_ADVANCE => Self::Advance { source: decode_source(take)?, through: take.number()? },
-            KIND_SENT => Self::Sent { domain: take.text()?, shard: take.shard()?, through: take.number()? },
-            KIND_OPENED => Self::Opened { domain: take.text()?, shard: take.shard()?, shards: take.shard()? },
-            _ => return Err(Malformed("its kind is unknown")),
+            KIND_TURN => Self::Turn(decode_turn(decoder, location)?),
+            KIND_ADVANCE => Self::Advance { source: decode_source(decoder)?, through: decoder.number()? },
+            KIND_SENT => Self::Sent { domain: decoder.text()?, shard: decoder.shard()?, through: decoder.number()? },
+            KIND_OPENED => Self::Opened { domain: decoder.text()?, shard: decoder.shard()?, shards: decoder.shard()? },
+            _ => return Err(Malformed("unknown kind of record")),
         };
-        if take.is_empty() { Ok((tag, epoch, record)) } else { Err(Malformed("bytes are left over behind it")) }
+        if decoder.is_empty() { Ok((tag, epoch, record)) } else { Err(Malformed("trailing bytes after a record")) }
     }
 }
 
-fn decode_turn<'a>(take: &mut Decoder<'a>, location: Location) -> Result<TurnRecord<'a>, Malformed> {
-    let flags = take.byte()?;
+fn decode_turn<'a>(decoder: &mut Decoder<'a>, location: Location) -> Result<TurnRecord<'a>, Malformed> {
+    let flags = decoder.byte()?;
     let has = |flag: u8| flags & flag != 0;
-    let stream = take.link(location)?;
-    let actor = take.text()?;
-    let key = take.text()?;
-    let number = take.number()?;
-    let version = take.number()?;
-    let time = if has(TIME_OF_ID) { None } else { Some(Timestamp::from_millis(take.number()?)) };
-    let position = take.number()?;
-    let id = take.id()?;
-    let time = time.or_else(|| id.time()).ok_or(Malformed("its time is that of an id that has none"))?;
-    let correlation = if has(CORRELATION) { take.id()? } else { id };
-    let traceparent = if has(TRACEPARENT) { Some(take.text()?) } else { None };
-    let mark = match take.byte()? {
+    let stream = decoder.link(location)?;
+    let actor = decoder.text()?;
+    let key = decoder.text()?;
+    let number = decoder.number()?;
+    let version = decoder.number()?;
+    let time = if has(TIME_OF_ID) { None } else { Some(Timestamp::from_millis(decoder.number()?)) };
+    let position = decoder.number()?;
+    let id = decoder.id()?;
+    let time = time.or_else(|| id.time()).ok_or(Malformed("its time is missing: its id contains none"))?;
+    let correlation = if has(CORRELATION) { decoder.id()? } else { id };
+    let traceparent = if has(TRACEPARENT) { Some(decoder.text()?) } else { None };
+    let mark = match decoder.byte()? {
         MARK_NONE => MarkRecord::None,
-        MARK_OUTSIDE => MarkRecord::Outside { digest: u64::from_le_bytes(take.array()?) },
-        MARK_FROM => MarkRecord::From { source: decode_source(take)?, sequence: take.number()?, floor: take.number()? },
-        MARK_TIMER => MarkRecord::Timer { name: take.text()? },
-        _ => return Err(Malformed("its mark is unknown")),
+        MARK_OUTSIDE => MarkRecord::Outside { digest: u64::from_le_bytes(decoder.array()?) },
+        MARK_FROM => {
+            MarkRecord::From { source: decode_source(decoder)?, sequence: decoder.number()?, floor: decoder.number()? }
+        }
+        MARK_TIMER => MarkRecord::Timer { name: decoder.text()? },
+        _ => return Err(Malformed("unknown kind of mark")),
     };
-    let (reply_codec, reply) = if has(REPLY) { (take.codec()?, take.bytes()?) } else { (Codec::Bincode, &[][..]) };
+    let (reply_codec, reply) =
+        if has(REPLY) { (decoder.codec()?, decoder.bytes()?) } else { (Codec::Bincode, &[][..]) };
     let (events_before, events) =
-        if has(EVENTS) { (take.link(location)?, Items::parse(take, decode_event)?) } else { (0, Items::NONE) };
+        if has(EVENTS) { (decoder.link(location)?, Items::parse(decoder, decode_event)?) } else { (0, Items::NONE) };
     let last = (events.count as u64).checked_add(position).and_then(|last| last.checked_add(version));
     if last.is_none() {
         return Err(Malformed("a position is too large"));
     }
-    let outbox = if has(OUTBOX) { Items::parse(take, |take| decode_outbox(take, location))? } else { Items::NONE };
-    let timers = if has(TIMERS) { Items::parse(take, decode_timer)? } else { Items::NONE };
-    let notes = if has(NOTES) { Items::parse(take, decode_note)? } else { Items::NONE };
+    let outbox =
+        if has(OUTBOX) { Items::parse(decoder, |decoder| decode_outbox(decoder, location))? } else { Items::NONE };
+    let timers = if has(TIMERS) { Items::parse(decoder, decode_timer)? } else { Items::NONE };
+    let notes = if has(NOTES) { Items::parse(decoder, decode_note)? } else { Items::NONE };
     Ok(TurnRecord {
         actor,
         key,
@@ -264,61 +270,66 @@ fn decode_turn<'a>(take: &mut Decoder<'a>, location: Location) -> Result<TurnRec
     })
 }
 
-fn decode_source<'a>(take: &mut Decoder<'a>) -> Result<SourceRecord<'a>, Malformed> {
-    Ok(SourceRecord { domain: take.text()?, shard: take.shard()?, subscriber: take.text()? })
+fn decode_source<'a>(decoder: &mut Decoder<'a>) -> Result<SourceRecord<'a>, Malformed> {
+    Ok(SourceRecord { domain: decoder.text()?, shard: decoder.shard()?, subscriber: decoder.text()? })
 }
 
-fn decode_event<'a>(take: &mut Decoder<'a>) -> Result<EventRecord<'a>, Malformed> {
-    Ok(EventRecord { name: take.text()?, version: take.small()?, codec: take.codec()?, payload: take.bytes()? })
-}
-
-fn decode_outbox<'a>(take: &mut Decoder<'a>, location: Location) -> Result<OutboxRecord<'a>, Malformed> {
-    Ok(OutboxRecord {
-        domain: take.text()?,
-        shard: take.shard()?,
-        sequence: take.number()?,
-        before: take.link(location)?,
-        envelope: decode_length_prefixed(take)?,
+fn decode_event<'a>(decoder: &mut Decoder<'a>) -> Result<EventRecord<'a>, Malformed> {
+    Ok(EventRecord {
+        name: decoder.text()?,
+        version: decoder.small()?,
+        codec: decoder.codec()?,
+        payload: decoder.bytes()?,
     })
 }
 
-fn decode_length_prefixed<'a>(take: &mut Decoder<'a>) -> Result<&'a [u8], Malformed> {
-    let length = u32::from_le_bytes(take.array()?);
-    take.exactly(usize::try_from(length).map_err(|_| Malformed("a length is too large"))?)
+fn decode_outbox<'a>(decoder: &mut Decoder<'a>, location: Location) -> Result<OutboxRecord<'a>, Malformed> {
+    Ok(OutboxRecord {
+        domain: decoder.text()?,
+        shard: decoder.shard()?,
+        sequence: decoder.number()?,
+        before: decoder.link(location)?,
+        envelope: decode_length_prefixed(decoder)?,
+    })
 }
 
-fn decode_timer<'a>(take: &mut Decoder<'a>) -> Result<TimerWrite<'a>, Malformed> {
-    match take.byte()? {
+fn decode_length_prefixed<'a>(decoder: &mut Decoder<'a>) -> Result<&'a [u8], Malformed> {
+    let length = u32::from_le_bytes(decoder.array()?);
+    decoder.exactly(usize::try_from(length).map_err(|_| Malformed("a length is too large"))?)
+}
+
+fn decode_timer<'a>(decoder: &mut Decoder<'a>) -> Result<TimerWrite<'a>, Malformed> {
+    match decoder.byte()? {
         TIMER_SET => Ok(TimerWrite::Set {
-            name: take.text()?,
-            due: Timestamp::from_millis(take.number()?),
-            version: take.small()?,
-            codec: take.codec()?,
-            payload: take.bytes()?,
+            name: decoder.text()?,
+            due: Timestamp::from_millis(decoder.number()?),
+            version: decoder.small()?,
+            codec: decoder.codec()?,
+            payload: decoder.bytes()?,
         }),
-        TIMER_CLEAR => Ok(TimerWrite::Clear { name: take.text()? }),
-        _ => Err(Malformed("what it does to a timer is unknown")),
+        TIMER_CLEAR => Ok(TimerWrite::Clear { name: decoder.text()? }),
+        _ => Err(Malformed("unknown timer operation")),
     }
 }
 
-fn decode_note<'a>(take: &mut Decoder<'a>) -> Result<NoteRecord<'a>, Malformed> {
-    match take.byte()? {
-        NOTE_ATTEMPT => Ok(NoteRecord::Attempt { message: take.id()?, attempt: take.small()? }),
-        NOTE_DEAD_LETTER => Ok(NoteRecord::DeadLetter(decode_dead_letter(take)?)),
-        NOTE_RESOLVED => Ok(NoteRecord::Resolved { message: take.id()? }),
+fn decode_note<'a>(decoder: &mut Decoder<'a>) -> Result<NoteRecord<'a>, Malformed> {
+    match decoder.byte()? {
+        NOTE_ATTEMPT => Ok(NoteRecord::Attempt { message: decoder.id()?, attempt: decoder.small()? }),
+        NOTE_DEAD_LETTER => Ok(NoteRecord::DeadLetter(decode_dead_letter(decoder)?)),
+        NOTE_RESOLVED => Ok(NoteRecord::Resolved { message: decoder.id()? }),
         NOTE_ENDED => Ok(NoteRecord::Ended),
-        NOTE_OWN => Ok(NoteRecord::Own(take.bytes()?)),
-        _ => Err(Malformed("a note is unknown")),
+        NOTE_OWN => Ok(NoteRecord::Own(decoder.bytes()?)),
+        _ => Err(Malformed("unknown kind of note")),
     }
 }
 
-fn decode_dead_letter<'a>(take: &mut Decoder<'a>) -> Result<DeadLetterRecord<'a>, Malformed> {
-    let actor = take.text()?;
-    let key = take.text()?;
-    let reason = DeadLetterReason::from_id(take.byte()?).ok_or(Malformed("a dead letter's reason is unknown"))?;
-    let error = take.text()?;
-    let attempts = take.small()?;
-    let time = Timestamp::from_millis(take.number()?);
-    let envelope = decode_length_prefixed(take)?;
+fn decode_dead_letter<'a>(decoder: &mut Decoder<'a>) -> Result<DeadLetterRecord<'a>, Malformed> {
+    let actor = decoder.text()?;
+    let key = decoder.text()?;
+    let reason = DeadLetterReason::from_id(decoder.byte()?).ok_or(Malformed("unknown reason of a dead letter"))?;
+    let error = decoder.text()?;
+    let attempts = decoder.small()?;
+    let time = Timestamp::from_millis(decoder.number()?);
+    let envelope = decode_length_prefixed(decoder)?;
     Ok(DeadLetterRecord { id: envelope::read_id(envelope)?, actor, key, reason, error, attempts, time, envelope })
 }

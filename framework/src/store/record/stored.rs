@@ -1,4 +1,4 @@
-//! From a record to what readers get. Payloads share the record's bytes.
+//! Converts records to the types that readers return. Payloads share the record's bytes.
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use super::read::{DeadLetterRecord, MarkRecord, NoteRecord, OutboxRecord, Source
 use crate::message::{Name, Origin, ShardId};
 use crate::store::{DeadLetter, Note, OutboxEntry, Source, SourceKind, StoredEvent, StoredTurn, TimerWrite};
 
-/// The names met so far, so that a name that comes a thousand times is checked and allocated once.
+/// The names read so far, so that a repeated name is validated and allocated only once.
 #[derive(Debug, Default)]
 pub(crate) struct Names(Vec<Name>);
 
@@ -17,8 +17,8 @@ impl Names {
         if let Some(name) = self.0.iter().find(|name| name.as_str() == text) {
             return Ok(name.clone());
         }
-        let name = Name::new(text).map_err(|_| Malformed("a name has characters that names have not"))?;
-        // A shard knows few names; a log that holds very many must not make the search long.
+        let name = Name::new(text).map_err(|_| Malformed("a name has invalid characters"))?;
+        // A shard has few names. The bound keeps the search short in a log with very many.
         if self.0.len() < 64 {
             self.0.push(name.clone());
         }
@@ -29,16 +29,16 @@ impl Names {
 impl SourceRecord<'_> {
     pub(crate) fn to_source(self, names: &mut Names) -> Result<Source, Malformed> {
         let shard = ShardId::new(names.get(self.domain)?, self.shard);
-        let lane = match self.subscriber {
+        let kind = match self.subscriber {
             "" => SourceKind::Direct,
             subscriber => SourceKind::Events { subscriber: names.get(subscriber)? },
         };
-        Ok(Source { shard, kind: lane })
+        Ok(Source { shard, kind })
     }
 }
 
 impl TurnRecord<'_> {
-    /// The turn as its actor reads it back.
+    /// Returns the turn as its actor reads it.
     pub(crate) fn to_turn(&self, record: &Bytes, names: &mut Names) -> Result<StoredTurn, Malformed> {
         let mut turn = StoredTurn {
             number: self.number,
@@ -86,7 +86,7 @@ impl TurnRecord<'_> {
         Ok(turn)
     }
 
-    /// Appends the turn's events, in their order.
+    /// Appends the turn's events, in order.
     pub(crate) fn push_events(
         &self,
         record: &Bytes,
@@ -113,7 +113,7 @@ impl TurnRecord<'_> {
         Ok(())
     }
 
-    /// One of the turn's outbox entries, sent by `shard`, with its origin.
+    /// Returns one of the turn's outbox entries, sent by `shard`, with its origin.
     pub(crate) fn to_outbox_entry(
         &self,
         entry: OutboxRecord<'_>,
@@ -135,7 +135,7 @@ impl TurnRecord<'_> {
         Ok(OutboxEntry { sequence: entry.sequence, envelope })
     }
 
-    /// One of the turn's dead letters.
+    /// Returns one of the turn's dead letters.
     pub(crate) fn to_dead_letter(
         &self,
         letter: DeadLetterRecord<'_>,

@@ -1,4 +1,4 @@
-//! Records are read as they were written, and spoilt ones are refused.
+//! Records are read as they were written, and corrupt records are rejected.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ fn envelope(to: Option<ShardId>) -> Envelope {
     }
 }
 
-/// A turn with one of everything.
+/// Encodes a turn that uses every part of the format.
 fn written() -> (Vec<u8>, Envelope, DeadLetter) {
     let bank = ShardId::new(name("bank"), 3);
     let sent = envelope(Some(bank.clone()));
@@ -184,7 +184,7 @@ fn truncated_turn_is_refused() {
     assert!(Record::read(&longer, 5_000).is_err());
 }
 
-/// Reads everything there is to read.
+/// Reads all parts of a record.
 fn read_all(bytes: Vec<u8>, location: Location) {
     let bytes = Bytes::from(bytes);
     if let Ok((_, _, Record::Turn(turn))) = Record::read(&bytes, location) {
@@ -201,7 +201,7 @@ proptest! {
     #[test]
     fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400), location in any::<u64>()) {
         read_all(bytes.clone(), location);
-        // Most noise ends at the first two bytes; so put them right.
+        // Most random bytes fail at the first two bytes, so set these to valid values.
         let mut turn = vec![FORMAT, KIND_TURN, 0, 1];
         turn.extend_from_slice(&bytes);
         read_all(turn, location);

@@ -1,4 +1,4 @@
-//! Writes records. Nothing is allocated here but what the buffer needs to grow.
+//! Encodes records. The only allocation is the growth of the buffer.
 
 use super::envelope::{self, Given};
 use super::{FORMAT, KIND_ADVANCE, KIND_OPENED, KIND_SENT, KIND_TURN, Location, encode};
@@ -12,7 +12,7 @@ pub(super) const EVENTS: u8 = 1 << 3;
 pub(super) const OUTBOX: u8 = 1 << 4;
 pub(super) const TIMERS: u8 = 1 << 5;
 pub(super) const NOTES: u8 = 1 << 6;
-/// The turn's id was made at the time of the turn, so the time is not written.
+/// The turn's id contains the time of the turn, so the time is not written.
 pub(super) const TIME_OF_ID: u8 = 1 << 7;
 
 pub(super) const MARK_NONE: u8 = 0;
@@ -29,35 +29,35 @@ pub(super) const NOTE_RESOLVED: u8 = 3;
 pub(super) const NOTE_ENDED: u8 = 4;
 pub(super) const NOTE_OWN: u8 = 5;
 
-/// Where a record stands, and what only the store knows about it.
+/// The location of a record and the data that only the store knows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RecordContext<'a> {
     /// The shard's number in this log.
     pub(crate) tag: u32,
     /// The epoch of the writer.
     pub(crate) epoch: Epoch,
-    /// Where the record begins.
+    /// The location of the record.
     pub(crate) location: Location,
-    /// Where the stream's turn before it is; 0 if it is the first.
+    /// The location of the stream's previous turn; 0 if this is the first.
     pub(crate) stream: Location,
-    /// The position of the shard's last event before it.
+    /// The position of the shard's last event before this turn.
     pub(crate) position: u64,
-    /// Where the shard's record with that event is; 0 if there is none.
+    /// The location of the shard's record with that event; 0 if there is none.
     pub(crate) events: Location,
-    /// What the outbox entries get, one for each.
+    /// The assigned sequences, one for each outbox entry.
     pub(crate) sent: &'a [Sent],
 }
 
-/// What the store gives an outbox entry.
+/// The number and link that the store assigns to an outbox entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sent {
     /// Its sequence.
     pub(crate) sequence: u64,
-    /// Where the record with the entry before it is; the same record, or 0 if it is the first.
+    /// The location of the record with the previous entry for the destination: this record, or 0 if it is the first.
     pub(crate) before: Location,
 }
 
-/// At most this many bytes a turn will have as a record. Cheap: it looks at lengths only.
+/// Returns an upper bound for the size of a turn's record. Cheap: it only adds up lengths.
 pub(crate) fn turn_bound(turn: &Turn<'_>) -> usize {
     let mut bound = 256 + turn.actor.len() + turn.key.len() + turn.reply.len() + turn.traceparent.map_or(0, str::len);
     bound += match turn.mark {
@@ -91,14 +91,14 @@ pub(crate) fn turn_bound(turn: &Turn<'_>) -> usize {
 }
 
 fn source_bound(source: &Source) -> usize {
-    let lane = match &source.kind {
+    let subscriber = match &source.kind {
         SourceKind::Direct => 0,
         SourceKind::Events { subscriber } => subscriber.len(),
     };
-    32 + source.shard.domain.len() + lane
+    32 + source.shard.domain.len() + subscriber
 }
 
-/// Appends a turn.
+/// Appends the record of a turn.
 pub(crate) fn write_turn(into: &mut Vec<u8>, turn: &Turn<'_>, place: &RecordContext<'_>) {
     let mut flags = 0;
     for (is, flag) in [
@@ -182,7 +182,7 @@ fn encode_outbox(into: &mut Vec<u8>, turn: &Turn<'_>, place: &RecordContext<'_>)
         encode::number(into, u64::from(entry.to.shard));
         encode::number(into, sent.sequence);
         encode::link(into, place.location, sent.before);
-        // Whoever only builds the index steps over the envelope by its length, which is known once it is written.
+        // The length allows rebuilding the index without decoding the envelope.
         write_length_prefixed(into, |into| {
             let given = Given { to: Some(entry.to), correlation: turn.correlation };
             envelope::write(into, entry.envelope, given, None);
@@ -249,7 +249,7 @@ fn encode_dead_letter(into: &mut Vec<u8>, letter: &DeadLetter, turn: &Turn<'_>) 
     });
 }
 
-/// Writes something behind its length in four bytes.
+/// Writes a value after its length in four bytes, which is filled in once it is known.
 fn write_length_prefixed(into: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let start = into.len();
     into.extend_from_slice(&[0; 4]);
@@ -264,7 +264,7 @@ fn write_length_prefixed(into: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
 fn encode_source(into: &mut Vec<u8>, source: &Source) {
     encode::text(into, &source.shard.domain);
     encode::number(into, u64::from(source.shard.shard));
-    // A name is never empty, so an empty text stands for the lane that has none.
+    // A name is never empty, so an empty text stands for the direct source, which has no subscriber.
     encode::text(
         into,
         match &source.kind {
@@ -274,14 +274,14 @@ fn encode_source(into: &mut Vec<u8>, source: &Source) {
     );
 }
 
-/// Appends how far a shard has taken from a source.
+/// Appends the record of a watermark.
 pub(crate) fn write_advance(into: &mut Vec<u8>, watermark: &Watermark, tag: u32, epoch: Epoch) {
     write_head(into, KIND_ADVANCE, tag, epoch);
     encode_source(into, &watermark.source);
     encode::number(into, watermark.through);
 }
 
-/// Appends how far a destination has committed.
+/// Appends the record of a destination's progress.
 pub(crate) fn write_sent(into: &mut Vec<u8>, to: &ShardId, through: u64, tag: u32, epoch: Epoch) {
     write_head(into, KIND_SENT, tag, epoch);
     encode::text(into, &to.domain);
@@ -289,7 +289,7 @@ pub(crate) fn write_sent(into: &mut Vec<u8>, to: &ShardId, through: u64, tag: u3
     encode::number(into, through);
 }
 
-/// Appends that a shard was taken by a new owner; gives the shard its number in this log.
+/// Appends the record that a new owner opened a shard. The first one defines the shard's number in this log.
 pub(crate) fn write_opened(into: &mut Vec<u8>, shard: &ShardId, shards: u16, tag: u32, epoch: Epoch) {
     write_head(into, KIND_OPENED, tag, epoch);
     encode::text(into, &shard.domain);

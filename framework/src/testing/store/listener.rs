@@ -1,11 +1,11 @@
-//! Listens to a store's writer.
+//! A commit listener for tests.
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::store::{CommitListener, StoreError, Ticket};
 
-/// A listener that remembers what it heard and lets tests wait for it.
+/// A listener that records reports and lets tests wait for them.
 #[derive(Debug, Default)]
 pub struct RecordingListener {
     recorded: Mutex<Recorded>,
@@ -31,17 +31,17 @@ impl CommitListener for RecordingListener {
 }
 
 impl RecordingListener {
-    /// Every report so far, in its order.
+    /// Returns all reports so far, in order.
     pub fn reports(&self) -> Vec<Ticket> {
         self.recorded.lock().reports.clone()
     }
 
-    /// The last ticket that was reported; 0 before the first report.
+    /// Returns the last reported ticket, or 0 before the first report.
     pub fn through(&self) -> Ticket {
         self.recorded.lock().reports.last().copied().unwrap_or(0)
     }
 
-    /// The error with which the store has failed.
+    /// Returns the error with which the store has failed, if any.
     pub fn error(&self) -> Option<StoreError> {
         self.recorded.lock().error.clone()
     }
@@ -49,7 +49,7 @@ impl RecordingListener {
     /// Waits until `ticket` is reported.
     ///
     /// # Errors
-    /// That with which the store fails before it.
+    /// The error with which the store fails before that.
     pub async fn until(&self, ticket: Ticket) -> Result<(), StoreError> {
         loop {
             let news = self.changed.notified();

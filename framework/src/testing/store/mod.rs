@@ -1,7 +1,26 @@
-//! The conformance suite of stores: what actors, relay and projections may rely on, wherever their turns are kept.
+//! The conformance suite of stores: the guarantees on which actors, relay and projections rely.
 //!
-//! An implementation gives a [`Fixture`] and calls [`store_suite!`](whizbang::store_suite), which makes a test of each of the
-//! [cases]. The suite waits for commits and never for time; it knows nothing of how a store keeps what it is given.
+//! An implementation provides a [`Fixture`] and calls [`store_suite!`](whizbang::store_suite), which creates a test for
+//! each of the [cases]. The suite waits for commits and never for time. It does not depend on how a store keeps its
+//! data.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use futures_util::future::{BoxFuture, ready};
+//! use whizbang::store::{Store, memory::MemoryStore};
+//! use whizbang::testing::store::Fixture;
+//!
+//! struct Memory(MemoryStore);
+//!
+//! impl Fixture for Memory {
+//!     fn store(&self) -> BoxFuture<'_, Arc<dyn Store>> {
+//!         Box::pin(ready(Arc::new(self.0.clone()) as Arc<dyn Store>))
+//!     }
+//! }
+//!
+//! whizbang::store_suite!(Memory(MemoryStore::new()));
+//! # fn main() {}
+//! ```
 
 #![expect(
     clippy::unwrap_used,
@@ -26,29 +45,29 @@ pub use self::owner::Owner;
 pub use self::turn_builder::TurnBuilder;
 use crate::store::Store;
 
-/// How many shards the domains of the suite have.
+/// The number of shards of the suite's domains.
 pub const SHARDS: u16 = 4;
 
-/// After this long a case is given up.
+/// The time limit of a case.
 const CASE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A store under test, empty at the start of each case.
 pub trait Fixture {
-    /// The store. Called again after the last one was closed and dropped, it opens the same data.
+    /// Opens the store. If it is called again after the last store was closed and dropped, it opens the same data.
     fn store(&self) -> BoxFuture<'_, Arc<dyn Store>>;
 }
 
-/// Runs one case on a thread of its own, with a current-thread runtime, as an arbiter has.
+/// Runs a case to completion on the calling thread, with a current-thread runtime and a `LocalSet`.
 pub fn run<T>(case: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let case = async { tokio::time::timeout(CASE_TIMEOUT, case).await.expect("the case goes on for ever") };
     tokio::task::LocalSet::new().block_on(&runtime, case)
 }
 
-/// Makes a test of each case of the store suite; the argument is an expression that makes a [`Fixture`].
+/// Creates a test for each case of the store suite. The argument is an expression that creates a [`Fixture`].
 ///
-/// Cases that make no sense for a store are left out by name, each with the reason; all others are run, new ones too:
-/// `store_suite!(fixture, without { case: "reason" })`.
+/// Cases that do not apply to a store are excluded by name, each with a reason. All others are run, including cases
+/// added later: `store_suite!(fixture, without { case: "reason" })`.
 #[macro_export]
 macro_rules! store_suite {
     ($fixture:expr) => {
@@ -57,9 +76,9 @@ macro_rules! store_suite {
     ($fixture:expr, without { $($left:ident: $reason:literal),* $(,)? }) => {
         ::whizbang::store_suite!(@without ($) $fixture; $($left: $reason)*);
     };
-    // The dollar comes in as an argument, so that it can stand in the macro that is made here.
+    // The dollar sign is passed as an argument, so that it can be used in the inner macro.
     (@without ($dollar:tt) $fixture:expr; $($left:ident: $reason:literal)*) => {
-        // Whoever leaves out what is no case has misspelt it.
+        // Fails to compile if an excluded case does not exist.
         $(
             #[allow(unused_imports, reason = $reason)]
             use $crate::testing::store::cases::$left as _;
@@ -67,7 +86,8 @@ macro_rules! store_suite {
         macro_rules! case {
             $(($left) => {};)*
             ($dollar case:ident) => {
-                // By its path, so that checks of this repository that look for tests do not take the macro for one.
+                // Written with its path, so that checks of this repository that search for tests do not count the
+                // macro.
                 #[::core::prelude::v1::test]
                 fn $dollar case() {
                     $crate::testing::store::run(async {

@@ -1,4 +1,4 @@
-//! An owner of a shard, as a node is one.
+//! An owner of a shard, as used by a node.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::store::{
     Appended, ShardReader, ShardWriter, Snapshot, Store, StoreError, StoredEvent, StreamState, Watermark,
 };
 
-/// One owner of one shard: its writer, its reader, and the ears that hear of its commits.
+/// An owner of one shard, with its writer, its reader and its commit listener.
 pub struct Owner {
     /// The shard.
     pub shard: ShardId,
@@ -17,53 +17,53 @@ pub struct Owner {
     pub writer: Box<dyn ShardWriter>,
     /// A reader.
     pub reader: Arc<dyn ShardReader>,
-    /// What it heard.
+    /// The commit listener.
     pub ears: Arc<RecordingListener>,
 }
 
 impl Owner {
-    /// Takes a shard.
+    /// Takes ownership of a shard.
     pub async fn take(store: &Arc<dyn Store>, shard: &ShardId) -> Self {
         Self::take_with(store, shard, Arc::default()).await
     }
 
-    /// Takes a shard, listening with ears that others may use, too.
+    /// Takes ownership of a shard, with a listener that other owners may share.
     pub async fn take_with(store: &Arc<dyn Store>, shard: &ShardId, ears: Arc<RecordingListener>) -> Self {
         let listener = Arc::clone(&ears) as Arc<_>;
         let handle = store.open(shard, SHARDS, listener).await.expect("the shard opens");
         Self { shard: shard.clone(), writer: handle.writer, reader: handle.reader, ears }
     }
 
-    /// Appends without waiting.
+    /// Appends a turn without waiting for the commit.
     ///
     /// # Errors
-    /// As the store says.
+    /// The error of the store.
     pub fn append(&mut self, draft: &TurnBuilder) -> Result<Appended, StoreError> {
         draft.write(|turn| self.writer.append(turn))
     }
 
-    /// Appends without waiting, while nothing else is in flight.
+    /// Appends a turn through `append_alone` without waiting for the commit.
     ///
     /// # Errors
-    /// As the store says.
+    /// The error of the store.
     pub fn append_alone(&mut self, draft: &TurnBuilder) -> Result<Appended, StoreError> {
         draft.write(|turn| self.writer.append_alone(turn))
     }
 
-    /// Appends and waits for the commit.
+    /// Appends a turn and waits for the commit.
     pub async fn commit(&mut self, draft: &TurnBuilder) -> Appended {
         let appended = self.append(draft).expect("the turn is appended");
         self.settled(appended).await;
         appended
     }
 
-    /// Writes down a watermark and waits for the commit.
+    /// Records a watermark and waits for the commit.
     pub async fn advance(&mut self, watermark: &Watermark) {
         let appended = self.writer.advance(watermark).expect("the watermark is appended");
         self.settled(appended).await;
     }
 
-    /// Writes down how far a destination has committed, and waits for the commit.
+    /// Records the progress of a destination and waits for the commit.
     pub async fn sent(&mut self, to: &ShardId, through: u64) {
         let appended = self.writer.sent(to, through).expect("it is appended");
         self.settled(appended).await;
@@ -76,7 +76,7 @@ impl Owner {
         }
     }
 
-    /// Commits `turns` turns of one event each, by turns in the streams `keys`, and waits for the last.
+    /// Commits `turns` turns of one event each, alternating between the streams `keys`, and waits for the last.
     pub async fn fill(&mut self, actor: &str, keys: &[&str], turns: u64) {
         let mut last = None;
         for turn in 0..turns {
@@ -90,12 +90,12 @@ impl Owner {
         }
     }
 
-    /// A stream as it is loaded.
+    /// Loads a stream.
     pub async fn load(&self, actor: &str, key: &str) -> StreamState {
         self.reader.load(&name(actor), key).await.expect("the stream is loaded")
     }
 
-    /// A page of events.
+    /// Reads a page of events.
     pub async fn events(&self, after: u64, limit: usize) -> Vec<StoredEvent> {
         self.reader.events(after, limit).await.expect("the events are read")
     }

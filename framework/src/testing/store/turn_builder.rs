@@ -1,4 +1,4 @@
-//! A turn to be written, put together piece by piece.
+//! A builder of turns for tests.
 
 use bytes::Bytes;
 
@@ -8,7 +8,15 @@ use crate::store::{
     DeadLetter, DeadLetterReason, EventWrite, Mark, Note, OutboxWrite, Source, StreamHint, TimerWrite, Turn,
 };
 
-/// A turn to be written that owns what it consists of. It begins with nothing but an actor, a key and an id.
+/// An owned turn, initially with an actor, a key and an id only.
+///
+/// ```
+/// use whizbang::testing::store::TurnBuilder;
+///
+/// let turn = TurnBuilder::new("Account", "ada", 1).event("Deposited", "12").reply("ok");
+/// assert_eq!(turn.events_count(), 1);
+/// turn.write(|turn| assert_eq!(turn.number, 1));
+/// ```
 #[derive(Clone, Debug)]
 pub struct TurnBuilder {
     pub(super) actor: Name,
@@ -38,22 +46,22 @@ enum TimerDraft {
     Clear(&'static str),
 }
 
-/// A name that is known to be one.
+/// Creates a valid name.
 pub(super) fn name(text: &str) -> Name {
-    Name::new(text).expect("the suite's names are names")
+    Name::new(text).expect("a valid name")
 }
 
-/// The id with this number.
+/// Returns the id with this number.
 pub(super) fn id(number: u64) -> MessageId {
     MessageId::from_u128(u128::from(number) << 32 | 0x5EED)
 }
 
-/// The shard of the domain `domain`.
+/// Returns a shard of the domain `domain`.
 pub(super) fn shard(domain: &str, number: u16) -> ShardId {
     ShardId::new(name(domain), number)
 }
 
-/// A command that is told apart by `number`.
+/// Creates a command that is identified by `number`.
 pub(super) fn command(to: &ShardId, number: u64) -> Envelope {
     Envelope {
         id: id(number),
@@ -78,7 +86,7 @@ pub(super) fn command(to: &ShardId, number: u64) -> Envelope {
     }
 }
 
-/// The dead letter of the message `number` at one actor.
+/// Creates a note with the dead letter of the message `number` at one actor.
 pub(super) fn dead_letter_note(actor: &str, key: &str, number: u64) -> Note {
     Note::DeadLetter(Box::new(DeadLetter {
         actor: name(actor),
@@ -92,7 +100,7 @@ pub(super) fn dead_letter_note(actor: &str, key: &str, number: u64) -> Note {
 }
 
 impl TurnBuilder {
-    /// A turn of `actor` and `key` that handles the message `number`.
+    /// Creates a turn of `actor` and `key` that handles the message `number`.
     pub fn new(actor: &str, key: &str, number: u64) -> Self {
         Self {
             actor: name(actor),
@@ -109,17 +117,17 @@ impl TurnBuilder {
         }
     }
 
-    /// The key.
+    /// Returns the key.
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// How many events are recorded.
+    /// Returns the number of recorded events.
     pub fn events_count(&self) -> usize {
         self.events.len()
     }
 
-    /// The turn's number in its stream and the stream's version before it.
+    /// Sets the turn's number in its stream and the stream's version before it.
     pub fn at(mut self, number: u64, version: u64) -> Self {
         (self.number, self.version) = (number, version);
         self
@@ -131,7 +139,7 @@ impl TurnBuilder {
         self
     }
 
-    /// Replies.
+    /// Sets the encoded reply.
     pub fn reply(mut self, reply: impl Into<Vec<u8>>) -> Self {
         self.reply = reply.into();
         self
@@ -143,7 +151,7 @@ impl TurnBuilder {
         self
     }
 
-    /// Sets a timer.
+    /// Sets a timer that is due at `due`, in milliseconds since 1970.
     pub fn set(mut self, name: &'static str, due: u64) -> Self {
         self.timers.push(TimerDraft::Set(name, due));
         self
@@ -155,37 +163,37 @@ impl TurnBuilder {
         self
     }
 
-    /// Notes something.
+    /// Adds a note.
     pub fn note(mut self, note: Note) -> Self {
         self.notes.push(note);
         self
     }
 
-    /// Makes the message `number` a dead letter of its actor.
+    /// Makes the message `number` a dead letter of the actor.
     pub fn dead(self, number: u64) -> Self {
         let letter = dead_letter_note(self.actor.as_str(), &self.key, number);
         self.note(letter)
     }
 
-    /// Marks a message from outside.
+    /// Marks the turn as the handling of a message from outside.
     pub fn outside(mut self, digest: u64) -> Self {
         self.mark = MarkDraft::Outside(digest);
         self
     }
 
-    /// Marks a message from a source.
+    /// Marks the turn as the handling of a message from a source.
     pub fn from(mut self, source: &Source, sequence: u64, floor: u64) -> Self {
         self.mark = MarkDraft::From(source.clone(), sequence, floor);
         self
     }
 
-    /// Marks that a timer rang.
+    /// Marks the turn as the handling of a fired timer.
     pub fn rang(mut self, name: &'static str) -> Self {
         self.mark = MarkDraft::Timer(name);
         self
     }
 
-    /// Gives the turn to `write`.
+    /// Passes the turn to `write`.
     pub fn write<T>(&self, write: impl FnOnce(&Turn<'_>) -> T) -> T {
         let events: Vec<_> = self.events.iter().map(|(name, payload)| event(name, payload)).collect();
         let outbox: Vec<_> = self.outbox.iter().map(|(to, envelope)| OutboxWrite { to, envelope }).collect();

@@ -1,4 +1,4 @@
-//! The catalog of what is stored.
+//! The catalog of stored types.
 
 use super::super::Fixture;
 use crate::store::CatalogEntry;
@@ -14,7 +14,7 @@ fn entry(name: &str, version: u32, shape: &str) -> CatalogEntry {
     }
 }
 
-/// A store has no catalog until one is saved, and then the one that was saved last.
+/// A store has no catalog until one is saved, and then returns the last saved one.
 pub async fn catalog_is_replaced_as_a_whole(fixture: &impl Fixture) {
     let store = fixture.store().await;
     assert_eq!(store.catalog().await.unwrap(), None);
@@ -29,7 +29,7 @@ pub async fn catalog_is_replaced_as_a_whole(fixture: &impl Fixture) {
     assert_eq!(store.catalog().await.unwrap(), Some(Vec::new()));
 }
 
-/// A saved catalog is found by a store that is opened again, whether it was closed or not.
+/// A reopened store returns the saved catalog, whether it was closed or not.
 pub async fn catalog_survives_a_restart(fixture: &impl Fixture) {
     let saved = vec![entry("Paid", 1, "\"u64\""), entry("Refunded", 3, "")];
     let store = fixture.store().await;

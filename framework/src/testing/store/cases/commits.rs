@@ -1,4 +1,4 @@
-//! When something is committed, who hears of it, and what is read then.
+//! Commits: their order, their reports, and what readers see.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use super::super::turn_builder::{name, shard};
 use super::super::{Fixture, Owner, RecordingListener, SHARDS, TurnBuilder};
 use crate::store::StoreError;
 
-/// Reports rise, and the last one covers the last append.
+/// Reported tickets increase, and the last report includes the last append.
 pub async fn commits_are_reported_in_order(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -28,7 +28,7 @@ pub async fn commits_are_reported_in_order(fixture: &impl Fixture) {
     assert!(owner.ears.error().is_none());
 }
 
-/// With others before and behind it, that are not.
+/// Turns appended alone are mixed with turns that are not.
 pub async fn lone_turn_is_durable_if_reported_committed(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let bank = shard("bank", 0);
@@ -50,11 +50,11 @@ pub async fn lone_turn_is_durable_if_reported_committed(fixture: &impl Fixture) 
     let store = fixture.store().await;
     let owner = Owner::take(&store, &bank).await;
     let events = owner.events(0, usize::MAX).await;
-    let said = events.iter().map(|event| event.payload.to_vec());
-    assert!(said.eq((0..200u64).map(|turn| turn.to_string().into_bytes())));
+    let payloads = events.iter().map(|event| event.payload.to_vec());
+    assert!(payloads.eq((0..200u64).map(|turn| turn.to_string().into_bytes())));
 }
 
-/// So that one number says how far everything of a listener is committed.
+/// So that one number describes the progress of all shards of a listener.
 pub async fn shards_with_one_listener_share_ticket_sequence(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let ears = Arc::new(RecordingListener::default());
@@ -80,7 +80,7 @@ pub async fn shards_with_one_listener_share_ticket_sequence(fixture: &impl Fixtu
     }
 }
 
-/// Once an append was reported every reader finds it; and nothing is read half.
+/// A reported append is visible to every reader, and readers never see half a turn.
 pub async fn reported_commits_are_readable(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let shop = shard("shop", 0);
@@ -91,7 +91,7 @@ pub async fn reported_commits_are_readable(fixture: &impl Fixture) {
             draft = draft.event("Happened", turn.to_string());
         }
         let appended = owner.append(&draft).unwrap();
-        // Not committed yet, maybe: what is read is whole in any case.
+        // It may be committed or not; readers see complete turns in either case.
         let seen = owner.load("Account", "ada").await.turns.len() as u64;
         assert!(seen == turn || seen == turn + 1);
         assert!(owner.reader.position().is_multiple_of(3));
@@ -106,7 +106,7 @@ pub async fn reported_commits_are_readable(fixture: &impl Fixture) {
     }
 }
 
-/// Owners on different threads, each with its own shard, and readers on yet another.
+/// Owners on different threads, each with its own shard, and readers on another thread.
 pub async fn shards_on_many_threads_are_independent(fixture: &impl Fixture) {
     const TURNS: u64 = 2_000;
     let store = fixture.store().await;
@@ -143,7 +143,7 @@ pub async fn shards_on_many_threads_are_independent(fixture: &impl Fixture) {
         tokio::task::yield_now().await;
     }
     for thread in threads {
-        let mut owner = thread.join().expect("the thread ends well");
+        let mut owner = thread.join().expect("the thread does not panic");
         let last = owner.append(&TurnBuilder::new("Account", "end", 1)).unwrap();
         owner.settled(last).await;
         assert_eq!(owner.reader.position(), TURNS);
@@ -154,7 +154,7 @@ pub async fn shards_on_many_threads_are_independent(fixture: &impl Fixture) {
     }
 }
 
-/// After closing nothing is taken in, and what was appended before is committed.
+/// A closed store rejects appends, and earlier appends are committed.
 pub async fn closed_store_refuses_appends(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let bank = shard("bank", 0);

@@ -9,7 +9,7 @@ async fn listed(owner: &Owner) -> Vec<(u128, String)> {
     letters.into_iter().map(|letter| (letter.envelope.id.as_u128(), letter.actor.to_string())).collect()
 }
 
-/// A dead letter comes back as it was written, until a turn of its actor resolves it.
+/// A dead letter is listed as it was written, until a turn of its actor resolves it.
 pub async fn dead_letter_is_listed_until_resolved(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -26,7 +26,7 @@ pub async fn dead_letter_is_listed_until_resolved(fixture: &impl Fixture) {
     assert_eq!(listed(&owner).await, []);
 }
 
-/// A page begins behind an id and has at most as many as asked for.
+/// A page begins after an id and is not longer than requested.
 pub async fn dead_letters_are_read_in_pages_by_id(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -49,14 +49,14 @@ pub async fn dead_letters_are_read_in_pages_by_id(fixture: &impl Fixture) {
     }
 }
 
-/// One event may fail at two actors; each resolves its own.
+/// One event may fail at two actors; each resolves its own dead letter.
 pub async fn message_may_be_dead_letter_of_two_actors(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
     owner.commit(&TurnBuilder::new("Account", "ada", 1).note(dead_letter_note("Account", "ada", 5))).await;
     owner.commit(&TurnBuilder::new("Saga", "ada", 1).note(dead_letter_note("Saga", "ada", 5))).await;
     assert_eq!(listed(&owner).await.len(), 2);
-    // The next page begins behind the id, so a page never ends between the two.
+    // The next page begins after the id, so a page never ends between the two.
     let page = owner.reader.dead_letters(None, 1).await.unwrap();
     assert_eq!(page.len(), 2);
     assert_eq!(owner.reader.dead_letters(Some(id(5)), 1).await.unwrap(), []);

@@ -1,9 +1,9 @@
-//! A turn is found by the id of the message it handled.
+//! Lookup of turns by the id of the handled message.
 
 use super::super::turn_builder::{id, name, shard};
 use super::super::{Fixture, Owner, TurnBuilder};
 
-/// How many turns the streams of these cases have: more than a store takes in at once.
+/// The number of turns in the streams: more than a store reads at once.
 const TURNS: u64 = 3_000;
 
 async fn found(owner: &Owner, key: &str, number: u64) -> Option<u64> {
@@ -18,7 +18,7 @@ async fn fill(owner: &mut Owner) {
     let mut last = None;
     for turn in 1..=TURNS {
         for key in ["ada", "bob"] {
-            // The ids of one stream fall while those of the other rise.
+            // The ids of one stream decrease while those of the other increase.
             let number = if key == "ada" { turn } else { TURNS - turn };
             let draft =
                 TurnBuilder::new("Account", key, number).at(turn, turn - 1).event("Deposited", "1").outside(turn);
@@ -28,7 +28,7 @@ async fn fill(owner: &mut Owner) {
     owner.settled(last.expect("there are turns")).await;
 }
 
-/// The turn of each id is found, in its own stream, with what it replied.
+/// The turn of each id is found, in its own stream and with its reply.
 pub async fn turn_is_found_by_the_id_of_its_message(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 1)).await;
@@ -46,7 +46,7 @@ pub async fn turn_is_found_by_the_id_of_its_message(fixture: &impl Fixture) {
     assert_eq!((&turn.reply[..], turn.digest), (&b"yes"[..], Some(77)));
 }
 
-/// A turn that did not finish a message from outside is not the answer; of two that did, the last one is.
+/// A turn that did not finish a message from outside is not found; of two that did, the last one is found.
 pub async fn last_marked_turn_is_found(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 1)).await;
@@ -60,7 +60,7 @@ pub async fn last_marked_turn_is_found(fixture: &impl Fixture) {
     assert_eq!(found(&owner, "ada", 5).await, Some(3));
 }
 
-/// Ids are found after a restart, and so are those of turns that were written since.
+/// Ids are found after a restart, including those of turns written since.
 pub async fn ids_are_found_after_a_restart(fixture: &impl Fixture) {
     let bank = shard("bank", 1);
     let store = fixture.store().await;
@@ -85,12 +85,12 @@ pub async fn ids_are_found_after_a_restart(fixture: &impl Fixture) {
     }
 }
 
-/// Ids of turns that are still remembered are found, whatever the store was told to forget.
+/// Ids of turns that are still retained are found after `forget_ids`.
 pub async fn retained_ids_are_not_forgotten(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 1)).await;
     fill(&mut owner).await;
-    // The suite's turns are made at this time and their number in milliseconds later.
+    // The time of a turn is this time plus its number in milliseconds.
     let at = crate::clock::Timestamp::from_millis(1_700_000_000_000 + TURNS / 2);
     for _ in 0..3 {
         store.forget_ids(at);

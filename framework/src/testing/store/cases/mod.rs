@@ -1,4 +1,4 @@
-//! The cases, each a sentence about what every store does.
+//! The cases, each a guarantee of every store.
 
 mod catalog;
 mod commits;

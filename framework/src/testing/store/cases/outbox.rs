@@ -1,10 +1,10 @@
-//! What a shard sends: numbered for each destination, kept until the destination has it.
+//! The outbox: entries are numbered for each destination and stored until the destination has committed them.
 
 use super::super::turn_builder::{command, id, name, shard};
 use super::super::{Fixture, Owner, TurnBuilder};
 use crate::message::Origin;
 
-/// 1, 2, 3 … for each destination, in the order of the log.
+/// Sequences are 1, 2, 3 … for each destination, in the order of the log.
 pub async fn outbox_entries_are_numbered_for_each_destination(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let (shop, mail) = (shard("shop", 0), shard("mail", 3));
@@ -24,7 +24,7 @@ pub async fn outbox_entries_are_numbered_for_each_destination(fixture: &impl Fix
     assert_eq!(owner.reader.outbox(&shard("shop", 1), 0, 10).await.unwrap(), []);
 }
 
-/// What a destination has committed is noted, never goes back, and later entries stay.
+/// The progress of a destination is recorded and never decreases; later entries stay.
 pub async fn outbox_entry_is_kept_until_destination_commits(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let shop = shard("shop", 0);
@@ -47,7 +47,7 @@ pub async fn outbox_entry_is_kept_until_destination_commits(fixture: &impl Fixtu
     assert_eq!(owner.reader.outbox_heads(), [(shop, 5, 6)]);
 }
 
-/// Pages are right wherever they begin, and whatever else was sent in between.
+/// Pages are correct at every start, whatever else was sent in between.
 pub async fn every_page_of_a_long_outbox_is_correct(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let (shop, mail) = (shard("shop", 0), shard("mail", 1));
@@ -75,7 +75,7 @@ pub async fn every_page_of_a_long_outbox_is_correct(fixture: &impl Fixture) {
     assert_eq!(ids, (0..600).step_by(7).map(id).collect::<Vec<_>>());
 }
 
-/// An envelope comes back as it was sent, and with the place it was sent from.
+/// An envelope is returned as it was sent, with its origin.
 pub async fn outbox_entry_has_its_origin(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let (bank, shop) = (shard("bank", 2), shard("shop", 0));

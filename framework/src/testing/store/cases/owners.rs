@@ -1,4 +1,4 @@
-//! One owner per shard, and what the next one finds.
+//! One owner per shard, and the state that the next owner finds.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use super::super::{Fixture, Owner, RecordingListener, SHARDS, TurnBuilder};
 use crate::clock::Timestamp;
 use crate::store::{Note, Source, SourceKind, StoreError, Watermark};
 
-/// Whoever has lost a shard commits nothing more in it.
+/// An owner that has lost a shard commits nothing more in it.
 pub async fn older_owner_is_fenced(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let bank = shard("bank", 0);
@@ -38,7 +38,7 @@ pub async fn older_owner_is_fenced(fixture: &impl Fixture) {
     other.commit(&TurnBuilder::new("Account", "bob", 1).event("Deposited", "1")).await;
 }
 
-/// What an owner appended just before it lost the shard is there for the next one, or never.
+/// An append of an owner just before it lost the shard is either visible to the next owner or lost.
 pub async fn newer_owner_finds_appends_of_the_older_one(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let bank = shard("bank", 0);
@@ -52,7 +52,7 @@ pub async fn newer_owner_finds_appends_of_the_older_one(fixture: &impl Fixture) 
     young.commit(&TurnBuilder::new("Account", "ada", 5).at(5, 4).event("Deposited", "5")).await;
 }
 
-/// Who only reads a shard takes it from nobody.
+/// Reading a shard takes it from no owner.
 pub async fn shard_is_read_without_ownership(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let bank = shard("bank", 0);
@@ -72,22 +72,22 @@ pub async fn shard_is_read_without_ownership(fixture: &impl Fixture) {
     assert!(again.read(&shard("bank", 1)).await.unwrap().is_none());
 }
 
-/// The first opening says how many shards a domain has; there is none beyond.
+/// The first opening fixes the number of shards of a domain; there are none beyond.
 pub async fn number_of_shards_is_fixed(fixture: &impl Fixture) {
     let store = fixture.store().await;
     drop(Owner::take(&store, &shard("bank", 0)).await);
-    let ears = || Arc::new(RecordingListener::default()) as Arc<_>;
-    match store.open(&shard("bank", 1), SHARDS * 2, ears()).await {
+    let listener = || Arc::new(RecordingListener::default()) as Arc<_>;
+    match store.open(&shard("bank", 1), SHARDS * 2, listener()).await {
         Err(StoreError::Shards { domain, found, wanted }) => {
             assert_eq!((domain.as_str(), found, wanted), ("bank", SHARDS, SHARDS * 2));
         }
         other => panic!("{:?}", other.map(|_| ())),
     }
-    assert!(store.open(&shard("bank", SHARDS), SHARDS, ears()).await.is_err());
-    assert!(store.open(&shard("shop", 0), 1, ears()).await.is_ok());
+    assert!(store.open(&shard("bank", SHARDS), SHARDS, listener()).await.is_err());
+    assert!(store.open(&shard("shop", 0), 1, listener()).await.is_ok());
 }
 
-/// All that was committed is found by a store that is opened again.
+/// A reopened store returns everything that was committed.
 pub async fn everything_is_found_after_a_restart(fixture: &impl Fixture) {
     let (bank, shop) = (shard("bank", 0), shard("shop", 3));
     let source = Source { shard: shop.clone(), kind: SourceKind::Events { subscriber: name("Saga") } };
@@ -124,11 +124,11 @@ pub async fn everything_is_found_after_a_restart(fixture: &impl Fixture) {
     assert_eq!(owner.reader.next_timer(), Some(Timestamp::from_millis(100)));
     assert_eq!(owner.reader.dead_letters(None, 10).await.unwrap(), letters);
     assert_eq!(owner.reader.streams().await.unwrap().len(), 3);
-    let ears = Arc::new(RecordingListener::default());
-    assert!(matches!(store.open(&bank, 1, ears).await, Err(StoreError::Shards { .. })));
+    let listener = Arc::new(RecordingListener::default());
+    assert!(matches!(store.open(&bank, 1, listener).await, Err(StoreError::Shards { .. })));
 }
 
-/// Numbers go on without a gap, restart after restart.
+/// Numbers continue without a gap, restart after restart.
 pub async fn restarted_store_continues_numbering(fixture: &impl Fixture) {
     let (bank, shop) = (shard("bank", 0), shard("shop", 0));
     let mut epoch = 0;
@@ -157,7 +157,7 @@ pub async fn restarted_store_continues_numbering(fixture: &impl Fixture) {
         assert_eq!(due.iter().map(|timer| timer.turn).collect::<Vec<_>>(), [life * 3 + 3]);
         assert_eq!(owner.reader.dead_letters(None, 10).await.unwrap().len(), usize::from(life == 2));
         let state = owner.load("Saga", "s").await;
-        // A snapshot may be lost; if it is there, it is the last one.
+        // A snapshot may be lost; if it exists, it is the last one.
         let first = state.snapshot.map_or(0, |snapshot| snapshot.turn);
         assert_eq!(first + state.turns.len() as u64, life * 3 + 3);
         store.close().await.unwrap();

@@ -4,20 +4,20 @@ use super::super::turn_builder::{name, shard};
 use super::super::{Fixture, Owner, TurnBuilder};
 use crate::store::StreamState;
 
-/// A stream that nobody has written is empty, and no error.
+/// A stream that was never written is empty, not an error.
 pub async fn unknown_stream_is_empty(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let owner = Owner::take(&store, &shard("bank", 0)).await;
-    let state = owner.load("Account", "nobody").await;
+    let state = owner.load("Account", "unknown").await;
     assert_eq!((state.snapshot, state.turns), (None, Vec::new()));
-    assert_eq!(owner.reader.history(&name("Account"), "nobody").await.unwrap(), []);
+    assert_eq!(owner.reader.history(&name("Account"), "unknown").await.unwrap(), []);
     assert_eq!(owner.events(0, 10).await, []);
     assert_eq!(owner.reader.outbox(&shard("shop", 0), 0, 10).await.unwrap(), []);
     assert_eq!(owner.reader.outbox_heads(), []);
     assert_eq!(owner.reader.position(), 0);
 }
 
-/// What is read in pages is the stream, from its newest snapshot or from its first turn.
+/// The pages of a stream are the stream, from its newest snapshot or from its first turn.
 pub async fn pages_of_a_stream_equal_the_stream(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 1)).await;
@@ -28,7 +28,7 @@ pub async fn pages_of_a_stream_equal_the_stream(fixture: &impl Fixture) {
         if snapshot {
             owner.snapshot("Account", "ada", 37, b"the state");
         }
-        for key in ["ada", "eve", "nobody"] {
+        for key in ["ada", "eve", "unknown"] {
             let whole = match snapshot {
                 true => owner.load("Account", key).await,
                 false => StreamState { snapshot: None, turns: owner.reader.history(&actor, key).await.unwrap() },
@@ -50,7 +50,7 @@ pub async fn pages_of_a_stream_equal_the_stream(fixture: &impl Fixture) {
     }
 }
 
-/// Loading begins with the newest snapshot and goes on with the turns after it.
+/// Loading begins with the newest snapshot and continues with the turns after it.
 pub async fn stream_is_loaded_from_its_newest_snapshot(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -71,19 +71,19 @@ pub async fn stream_is_loaded_from_its_newest_snapshot(fixture: &impl Fixture) {
     assert_eq!(owner.load("Account", "bob").await.turns.len(), 10);
 }
 
-/// A snapshot of turns that are not there is not believed.
+/// A snapshot of turns that are not in the log is ignored.
 pub async fn snapshot_newer_than_the_log_is_not_used(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
-    owner.snapshot("Account", "nobody", 1, b"false");
+    owner.snapshot("Account", "unknown", 1, b"false");
     owner.fill("Account", &["ada"], 3).await;
     owner.snapshot("Account", "ada", 9, b"false");
     let state = owner.load("Account", "ada").await;
     assert_eq!((state.snapshot, state.turns.len()), (None, 3));
-    assert_eq!(owner.load("Account", "nobody").await.snapshot, None);
+    assert_eq!(owner.load("Account", "unknown").await.snapshot, None);
 }
 
-/// History is all turns, snapshot or not.
+/// History returns all turns, with or without a snapshot.
 pub async fn history_goes_back_to_the_first_turn(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -95,7 +95,7 @@ pub async fn history_goes_back_to_the_first_turn(fixture: &impl Fixture) {
     assert_eq!(versions, [0, 1, 2, 3, 4]);
 }
 
-/// A page begins behind `after`, has at most `limit` events, and is empty past the end.
+/// A page begins after `after`, has at most `limit` events, and is empty past the end.
 pub async fn events_are_read_in_pages(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -114,7 +114,7 @@ pub async fn events_are_read_in_pages(fixture: &impl Fixture) {
     assert_eq!(owner.events(u64::MAX, usize::MAX).await, []);
 }
 
-/// Pages are right wherever they begin, far from either end as well.
+/// Pages are correct at every start, also far from both ends.
 pub async fn every_page_of_a_long_log_is_correct(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;

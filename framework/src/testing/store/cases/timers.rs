@@ -1,4 +1,4 @@
-//! Timers: set, replaced, cleared, rung.
+//! Timers: set, replaced, cleared, fired.
 
 use super::super::turn_builder::{id, shard};
 use super::super::{Fixture, Owner, TurnBuilder};
@@ -15,7 +15,7 @@ fn due(owner: &Owner, now: u64, limit: usize) -> Vec<(String, String, u64)> {
     timers.into_iter().map(|timer| (timer.key, timer.name, timer.due.as_millis())).collect()
 }
 
-/// Earliest first, up to now, no more than asked for.
+/// Due timers are returned earliest first, up to now and up to the limit.
 pub async fn timer_is_due_at_its_time(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -35,7 +35,7 @@ pub async fn timer_is_due_at_its_time(fixture: &impl Fixture) {
     assert_eq!(names(0), Vec::<String>::new());
 }
 
-/// The second setting replaces the first, and says which turn it was.
+/// The second setting replaces the first, and contains the turn that set it.
 pub async fn timer_set_again_replaces_the_first(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -48,7 +48,7 @@ pub async fn timer_set_again_replaces_the_first(fixture: &impl Fixture) {
     assert_eq!(due(&owner, 1_000, 10), [("a".to_owned(), "pay".to_owned(), 50)]);
 }
 
-/// Ringing uses a timer up; the same turn may set it again.
+/// Firing removes a timer; the same turn may set it again.
 pub async fn fired_or_cleared_timer_is_removed(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -61,7 +61,7 @@ pub async fn fired_or_cleared_timer_is_removed(fixture: &impl Fixture) {
     assert_eq!(turns[2].timer.as_deref(), Some("one"));
 }
 
-/// A name is a timer's name for one actor only.
+/// The name of a timer is unique only within one actor.
 pub async fn timers_of_different_actors_are_separate(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -75,7 +75,7 @@ pub async fn timers_of_different_actors_are_separate(fixture: &impl Fixture) {
     assert!(left.iter().any(|(actor, key)| (actor.as_str(), key.as_str()) == ("Other", "a")));
 }
 
-/// Timers of one type are found behind a place, whatever timers of other types are due before them.
+/// Timers of one type are found after a cursor, whatever timers of other types are due before them.
 pub async fn timers_of_one_actor_type_are_read_page_by_page(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;

@@ -1,4 +1,4 @@
-//! Turns are written whole or not at all, and read as they were written.
+//! Turns are written atomically and read as they were written.
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::message::{Codec, Kind, MAX_PAYLOAD_BYTES, ReplyMode};
 use crate::store::{MAX_TURN_BYTES, Note, Source, SourceKind, StoreError};
 
-/// Everything a turn can hold comes back.
+/// Every part of a turn is returned.
 pub async fn turn_is_read_as_it_was_written(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let bank = shard("bank", 1);
@@ -61,7 +61,7 @@ pub async fn turn_is_read_as_it_was_written(fixture: &impl Fixture) {
     assert_eq!((turn.events[1].position, turn.events[1].stream_version), (2, 2));
 }
 
-/// A turn may record nothing: that a message was handled is worth keeping.
+/// A turn may have no effect except its mark.
 pub async fn turn_with_only_a_mark_is_stored(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -74,7 +74,7 @@ pub async fn turn_with_only_a_mark_is_stored(fixture: &impl Fixture) {
     assert!(owner.events(0, 10).await.is_empty());
 }
 
-/// A payload of [`MAX_PAYLOAD_BYTES`] is kept whole, several in one turn as well.
+/// A payload of [`MAX_PAYLOAD_BYTES`] is stored completely, also several in one turn.
 pub async fn largest_payload_is_stored(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -87,7 +87,7 @@ pub async fn largest_payload_is_stored(fixture: &impl Fixture) {
     assert!(events.iter().all(|event| event.payload == payload));
 }
 
-/// A turn of more than [`MAX_TURN_BYTES`] is refused, with the numbers.
+/// A turn larger than [`MAX_TURN_BYTES`] is rejected, with both sizes.
 pub async fn oversized_turn_is_refused(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -99,7 +99,7 @@ pub async fn oversized_turn_is_refused(fixture: &impl Fixture) {
     assert_eq!(owner.load("Account", "ada").await.turns, []);
 }
 
-/// A turn that does not follow its stream's last one is refused.
+/// A turn that does not follow the last turn of its stream is rejected.
 pub async fn turn_with_wrong_number_is_refused(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -117,7 +117,7 @@ pub async fn turn_with_wrong_number_is_refused(fixture: &impl Fixture) {
     assert_eq!(owner.load("Account", "ada").await.turns.len(), 2);
 }
 
-/// After a refusal the numbers go on as if it had not been asked.
+/// After a rejection, numbers continue as if the append had not been tried.
 pub async fn refused_turn_leaves_no_trace(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let shop = shard("shop", 2);
@@ -142,7 +142,7 @@ pub async fn refused_turn_leaves_no_trace(fixture: &impl Fixture) {
     assert!(owner.events(0, 10).await.iter().all(|event| event.name.as_str() == "Deposited"));
 }
 
-/// Whatever stream an event belongs to, it gets the shard's next position.
+/// An event of any stream gets the next position of the shard.
 pub async fn positions_are_contiguous_over_all_streams_of_a_shard(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -150,7 +150,7 @@ pub async fn positions_are_contiguous_over_all_streams_of_a_shard(fixture: &impl
     for (turn, key) in (0..20).map(|turn| (turn, format!("key-{}", turn % 3))) {
         let number = turn / 3 + 1;
         let mut draft = TurnBuilder::new("Account", &key, turn).at(number, 0);
-        // 0, 1 or 2 events; the stream's version is what it has recorded so far.
+        // 0, 1 or 2 events; the stream's version is the number of its events so far.
         let before: u64 = (0..turn).filter(|other| other % 3 == turn % 3).map(|other| other % 3).sum();
         draft = draft.at(number, before);
         for _ in 0..turn % 3 {
@@ -169,7 +169,7 @@ pub async fn positions_are_contiguous_over_all_streams_of_a_shard(fixture: &impl
     }
 }
 
-/// Each shard of each domain has positions of its own.
+/// Each shard of each domain has its own positions.
 pub async fn shards_and_domains_have_separate_positions(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owners = Vec::new();
@@ -186,7 +186,7 @@ pub async fn shards_and_domains_have_separate_positions(fixture: &impl Fixture) 
     }
 }
 
-/// Actor type and key together name a stream.
+/// A stream is identified by actor type and key together.
 pub async fn streams_with_the_same_key_are_separate(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -200,7 +200,7 @@ pub async fn streams_with_the_same_key_are_separate(fixture: &impl Fixture) {
     }
 }
 
-/// Keys are any text.
+/// A key may be any text.
 pub async fn any_text_is_a_key(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;

@@ -14,7 +14,7 @@ fn view(number: u64) -> View {
     }
 }
 
-/// A view is what was saved last, checkpoint and bytes together.
+/// A view is the last saved one, with its checkpoint.
 pub async fn view_is_replaced_with_its_checkpoint(fixture: &impl Fixture) {
     let store = fixture.store().await;
     assert_eq!(store.view(&name("balances")).await.unwrap(), None);
@@ -30,7 +30,7 @@ pub async fn view_is_replaced_with_its_checkpoint(fixture: &impl Fixture) {
     assert_eq!(store.view(&name("empty")).await.unwrap(), Some(empty));
 }
 
-/// A saved view is found by a store that is opened again.
+/// A reopened store returns the saved views.
 pub async fn views_are_found_after_a_restart(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let epoch = store.claim_view(&name("balances")).await.unwrap();
@@ -45,7 +45,7 @@ pub async fn views_are_found_after_a_restart(fixture: &impl Fixture) {
     assert_eq!(store.view(&name("other")).await.unwrap(), Some(view(1)));
 }
 
-/// Whoever has lost a view saves it no more, and sets nothing back.
+/// An owner that has lost a view can no longer save it.
 pub async fn older_owner_of_a_view_is_fenced(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let balances = name("balances");
@@ -54,7 +54,7 @@ pub async fn older_owner_of_a_view_is_fenced(fixture: &impl Fixture) {
     let other = store.claim_view(&name("other")).await.unwrap();
     let young = store.claim_view(&balances).await.unwrap();
     assert!(young > old);
-    assert_eq!(store.view(&balances).await.unwrap(), Some(view(1)), "the new owner begins with what is there");
+    assert_eq!(store.view(&balances).await.unwrap(), Some(view(1)), "the new owner starts with the stored view");
     store.save_view(&balances, young, view(3)).await.unwrap();
     match store.save_view(&balances, old, view(2)).await {
         Err(StoreError::ViewTaken { projection, mine, current }) => {

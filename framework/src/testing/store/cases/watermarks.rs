@@ -1,4 +1,4 @@
-//! How far a shard has taken from its sources.
+//! Watermarks of a shard's sources.
 
 use super::super::turn_builder::{name, shard};
 use super::super::{Fixture, Owner, TurnBuilder};
@@ -8,7 +8,7 @@ fn direct() -> Source {
     Source { shard: shard("shop", 1), kind: SourceKind::Direct }
 }
 
-/// A turn carries the mark; without a turn it is written alone.
+/// A watermark is recorded with a turn or without one.
 pub async fn watermark_rises_with_and_without_turns(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -22,7 +22,7 @@ pub async fn watermark_rises_with_and_without_turns(fixture: &impl Fixture) {
     assert_eq!(owner.reader.watermark(&other), 0);
 }
 
-/// Turns of different keys may be committed in another order than their messages came.
+/// Turns of different keys may be committed in another order than their messages arrived.
 pub async fn watermark_never_decreases(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -32,15 +32,15 @@ pub async fn watermark_never_decreases(fixture: &impl Fixture) {
     assert_eq!(owner.reader.watermarks(), [Watermark { source: direct(), through: 9 }]);
 }
 
-/// The direct lane of a shard and each subscriber to its events count apart.
+/// The direct messages of a shard and each subscriber to its events have separate watermarks.
 pub async fn sources_and_subscribers_have_separate_watermarks(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
-    let lane = |subscriber: &str| SourceKind::Events { subscriber: name(subscriber) };
+    let kind = |subscriber: &str| SourceKind::Events { subscriber: name(subscriber) };
     let marks = [
         Watermark { source: Source { shard: shard("shop", 1), kind: SourceKind::Direct }, through: 1 },
-        Watermark { source: Source { shard: shard("shop", 1), kind: lane("Saga") }, through: 2 },
-        Watermark { source: Source { shard: shard("shop", 1), kind: lane("Audit") }, through: 3 },
+        Watermark { source: Source { shard: shard("shop", 1), kind: kind("Saga") }, through: 2 },
+        Watermark { source: Source { shard: shard("shop", 1), kind: kind("Audit") }, through: 3 },
         Watermark { source: Source { shard: shard("shop", 2), kind: SourceKind::Direct }, through: 4 },
         Watermark { source: Source { shard: shard("mail", 1), kind: SourceKind::Direct }, through: 5 },
     ];
