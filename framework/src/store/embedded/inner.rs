@@ -63,11 +63,11 @@ impl Inner {
     /// Remembers damage that was found while reading.
     pub(super) fn record_damage(&self, error: &StoreError) {
         let StoreError::Corrupt { file, offset, .. } = error else { return };
-        let mut damages = self.known_damage.lock();
+        let mut known_damage = self.known_damage.lock();
         let is_here = |known: &StoreError| matches!(known, StoreError::Corrupt { file: f, offset: o, .. } if f == file && o == offset);
-        if damages.len() < MAX_KNOWN_DAMAGE && !damages.iter().any(is_here) {
+        if known_damage.len() < MAX_KNOWN_DAMAGE && !known_damage.iter().any(is_here) {
             tracing::error!(target: crate::telemetry::TARGET, %error, "log damaged: restore the file from a backup");
-            damages.push(error.clone());
+            known_damage.push(error.clone());
         }
     }
 
