@@ -140,6 +140,22 @@ pub trait Command: Message {
     label = "expected an event",
     note = "derive it: `#[derive(Event, Serialize, Deserialize)] #[event(domain = …)]`"
 )]
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+/// use whizbang::prelude::*;
+///
+/// #[derive(Domain)]
+/// struct Bank;
+///
+/// #[derive(Event, Serialize, Deserialize)]
+/// #[event(domain = Bank)]
+/// struct Deposited {
+///     cents: i64,
+/// }
+///
+/// assert_eq!(Deposited::NAME, "Deposited");
+/// ```
 pub trait Event: Message {}
 
 /// Asks a view for one answer and has no effect.
@@ -148,6 +164,22 @@ pub trait Event: Message {}
     label = "expected a query",
     note = "derive it: `#[derive(Query, Serialize, Deserialize)] #[query(domain = …, reply = …)]`"
 )]
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+/// use whizbang::prelude::*;
+///
+/// #[derive(Domain)]
+/// struct Bank;
+///
+/// #[derive(Query, Serialize, Deserialize)]
+/// #[query(domain = Bank, reply = i64)]
+/// struct Balance {
+///     account: String,
+/// }
+///
+/// assert_eq!(Balance::NAME, "Balance");
+/// ```
 pub trait Query: Message {
     /// The answer.
     type Reply: Coded + Send + 'static;
@@ -159,4 +191,20 @@ pub trait Query: Message {
     label = "expected a document",
     note = "derive it: `#[derive(Document, Serialize, Deserialize)] #[document(domain = …)]`"
 )]
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+/// use whizbang::prelude::*;
+///
+/// #[derive(Domain)]
+/// struct Bank;
+///
+/// #[derive(Document, Serialize, Deserialize)]
+/// #[document(domain = Bank)]
+/// struct PaymentDue {
+///     cents: i64,
+/// }
+///
+/// assert_eq!(PaymentDue::NAME, "PaymentDue");
+/// ```
 pub trait Document: Message {}

@@ -47,6 +47,21 @@ use crate::message::{MessageId, Name, ShardId, StoreIdentity};
 ///
 /// Implementations pass the conformance suite in `whizbang::testing::store`. The futures may be dropped at any time; a
 /// write that has begun may then still complete.
+///
+/// ```
+/// use whizbang::message::Name;
+/// use whizbang::store::{Store, memory::MemoryStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = MemoryStore::new();
+/// let balances = Name::from_static("balances")?;
+/// assert!(store.view(&balances).await?.is_none());
+/// let first = store.claim_view(&balances).await?;
+/// assert!(store.claim_view(&balances).await? > first);
+/// # Ok(())
+/// # }
+/// ```
 pub trait Store: Send + Sync + 'static {
     /// Takes ownership of a shard and recovers it. Raises the shard's epoch, so that an earlier owner can no longer
     /// commit.

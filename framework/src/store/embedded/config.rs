@@ -1,6 +1,13 @@
 //! Configuration of a store on disk.
 
 /// The sizes of a store on disk. The defaults suit nearly all uses.
+///
+/// ```
+/// use whizbang::store::embedded::EmbeddedConfig;
+///
+/// let config = EmbeddedConfig::default().segment_bytes(16 << 20).checkpoint_bytes(128 << 20);
+/// # drop(config);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EmbeddedConfig {
     pub(super) first_segment_bytes: u64,

@@ -70,7 +70,7 @@ pub(super) struct Folder {
     locks: Mutex<Option<[File; 3]>>,
 }
 
-/// The main lock, held by the process that has opened the store. Readers never touch it.
+/// The main lock, held by the process that has opened the store. Readers use it only if there is no probe lock.
 const LOCK: &str = "lock";
 /// A second lock that readers probe. A probe holds it briefly and shared; an opener waits for the probe to end instead
 /// of failing.

@@ -151,6 +151,7 @@ impl EmbeddedWriter {
                 self.store.enqueue_snapshots(&self.shard, &mut state);
             }
             let (tag, epoch) = (self.shard.tag, self.epoch);
+            // The shard's lock is held during the append, so that index and log have the turns in the same order.
             let appended = self.store.write_buffer.append(bound, Some(self.listener), mode, |location, into| {
                 let numbers = write(&mut state.index, AppendContext { tag, epoch, location, committed: false }, into)?;
                 Ok((location, numbers))
@@ -238,8 +239,7 @@ pub(super) trait LogSource: Send + Sync {
     fn spawn_read(&self, job: ReadJob) -> Option<ReadJob>;
     /// Reports damage that was found.
     fn record_damage(&self, error: &StoreError);
-    /// Returns the locations of the turns with an id that the shard's index no longer holds, newest first; `None` if
-    /// they are unknown.
+    /// Returns the locations of turns with an id beyond the shard's index, newest first; `None` if unknown.
     fn older_turns(&self, id: IdHash) -> Option<Vec<Location>>;
     /// Reads a stored snapshot, or returns `None` if it cannot be used.
     fn snapshot(&self, stored: SnapshotLocation, actor: &str, key: &str) -> Option<Located>;

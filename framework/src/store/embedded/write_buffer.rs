@@ -235,6 +235,8 @@ impl WriteBuffer {
                 None => pending.tickets.push((number, ticket)),
             }
         }
+        // The writing thread sets `idle` under this lock before it waits, so taking it here cannot lose a wake-up. Only
+        // the first of many appends takes it, which saves a system call for each of the others.
         let wake = mode == WriteMode::Thread && std::mem::take(&mut tail.idle);
         drop(tail);
         if wake {
@@ -406,6 +408,9 @@ impl WriteBuffer {
     /// Makes a durable batch visible to readers and notifies its waiters and listeners.
     pub(super) fn mark_durable(&self, pending: PendingBatch, batch: u64) {
         let through = pending.end();
+        // `committed` is set before the lock is taken. A waiter that registers concurrently checks it under the lock, so
+        // it either sees the new value or is found in `waiters`. Waiters and listeners are notified after the lock is
+        // released: they may append, which takes the lock again.
         self.committed.store(through, Ordering::Release);
         let mut tail = self.tail.lock();
         tail.last = Some(BatchLocation { segment: pending.segment.number, offset: pending.offset, batch });

@@ -84,6 +84,8 @@ impl LogWriter {
         }
     }
 
+    // The time of the flush decides whether actors' threads may flush: on a slow disk a batch of many turns on the
+    // writing thread beats one flush per turn, and the thread's other actors are not delayed.
     fn flush(&mut self, pending: &mut PendingBatch) -> io::Result<()> {
         let PendingBatch { segment, offset, bytes, .. } = pending;
         let location = segment.start + *offset;
