@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Codec, CodecError, Coded, Command, Message, Rejection, canonical};
 
-/// Whether a value of a trusted type was verified. Its first value always is, because serde's traits may be implemented
-/// by hand and a type's name in a derive may refer to another type.
+/// The record of whether a value of a trusted type was verified. Its first value always is, because serde's traits may
+/// be implemented by hand and a type's name in a derive may refer to another type.
 #[derive(Debug, Default)]
 pub struct Trust(AtomicBool);
 

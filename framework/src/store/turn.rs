@@ -194,7 +194,7 @@ pub enum Note {
     Attempt {
         /// The message.
         message: MessageId,
-        /// How many deliveries have failed.
+        /// The number of failed deliveries.
         attempt: u32,
     },
     /// The message could not be handled and is now a dead letter; its key is parked.

@@ -91,7 +91,7 @@ fn read(bytes: &[u8], hasher: &StreamHasher) -> Result<Checkpoint, Malformed> {
         let (count, epoch) = (decoder.shard()?, decoder.number()?);
         let index = Index::restore(decoder, hasher.clone(), &mut names)?;
         let mut snapshots = HashMap::new();
-        for _ in 0..take.count()? {
+        for _ in 0..decoder.count()? {
             let stream = decode_stream(decoder)?;
             let (file, offset, length, turn) =
                 (decoder.number()?, decoder.number()?, decoder.number()?, decoder.number()?);

@@ -32,7 +32,7 @@ pub(super) struct LogEnd {
     pub(super) place: BatchLocation,
     /// The place of the last batch, if this scan read one.
     pub(super) last: Option<BatchLocation>,
-    /// Whether a mark proves that the last batch is durable.
+    /// `true` if a mark proves that the last batch is durable.
     pub(super) marked: bool,
 }
 
@@ -72,7 +72,7 @@ pub(super) fn follow(
             ScannedBatch::Batch { length, records } => {
                 let frames = window.get(place.offset + BATCH_BYTES as u64, length)?;
                 for (location, range) in records {
-                    take(location, frames.get(range).unwrap_or_default())?;
+                    visit(location, frames.get(range).unwrap_or_default())?;
                 }
                 let last = Some(place);
                 place.offset += (BATCH_BYTES + length) as u64;
@@ -88,7 +88,7 @@ pub(super) fn follow(
                     let (salt, location) = (window.segment.salt, window.segment.start + offset);
                     let frames = window.get(offset, length)?;
                     for (location, range) in frame::records(frames, salt, location).unwrap_or_default() {
-                        take(location, frames.get(range).unwrap_or_default())?;
+                        visit(location, frames.get(range).unwrap_or_default())?;
                     }
                     let last = Some(place);
                     place.offset = offset + length as u64;

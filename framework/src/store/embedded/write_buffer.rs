@@ -38,7 +38,7 @@ pub(super) struct WriteBuffer {
     ended: Condvar,
     /// Every record before this location is durable.
     committed: AtomicU64,
-    /// Whether the last flush was slow.
+    /// `true` if the last flush was slow.
     slow: AtomicBool,
     /// The path of the folder, for messages.
     at: String,
@@ -50,7 +50,7 @@ struct Tail {
     /// The offset of the next byte in the segment.
     offset: u64,
     spare: NextSegment,
-    /// Whether an append needs the next segment.
+    /// `true` if an append needs the next segment.
     segment_requested: bool,
     /// The reason of the last rejected append, until there is space again.
     refusal: Option<StoreError>,
@@ -59,7 +59,7 @@ struct Tail {
     buffers: Vec<Vec<u8>>,
     listeners: Vec<ListenerTickets>,
     waiters: Vec<(Location, oneshot::Sender<Result<(), StoreError>>)>,
-    /// Whether the writing thread waits.
+    /// `true` while the writing thread waits.
     idle: bool,
     /// The error that stopped the store.
     failure: Option<StoreError>,

@@ -18,7 +18,7 @@ pub(crate) struct AppendContext {
     pub(crate) epoch: Epoch,
     /// The location of the record.
     pub(crate) location: Location,
-    /// Whether the record is committed as soon as it is appended.
+    /// `true` if the record is committed as soon as it is appended.
     pub(crate) committed: bool,
 }
 

@@ -159,7 +159,7 @@ impl Outbox {
 
     /// Decodes the [saved](super::save) destinations.
     pub(super) fn restore(&mut self, decoder: &mut Decoder<'_>, names: &mut Names) -> Result<(), Malformed> {
-        for _ in 0..take.count()? {
+        for _ in 0..decoder.count()? {
             let id = ShardId::new(names.get(decoder.text()?)?, decoder.shard()?);
             let number = self.number(&id);
             let (through, last, tail) = (decoder.number()?, decoder.number()?, decoder.number()?);

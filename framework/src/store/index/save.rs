@@ -221,17 +221,17 @@ impl Index {
         }
         index.anchors = decode_anchors(decoder)?;
         index.outbox.restore(decoder, names)?;
-        for _ in 0..take.count()? {
+        for _ in 0..decoder.count()? {
             let (domain, shard) = (decoder.text()?, decoder.shard()?);
             let source = SourceRecord { domain, shard, subscriber: decoder.text()? }.to_source(names)?;
             let (source, through) = (index.source(&source), decoder.number()?);
             index.apply_change(None, 0, Change::Watermark { source, through });
         }
-        for _ in 0..take.count()? {
+        for _ in 0..decoder.count()? {
             let (stream, timer) = decode_timer(decoder, names)?;
             index.timers.set(stream, timer);
         }
-        for _ in 0..take.count()? {
+        for _ in 0..decoder.count()? {
             let (id, stream) = (decoder.id()?, decode_stream(decoder)?);
             index.dead_letters.restore(id, stream, decoder.number()?);
         }

@@ -40,7 +40,7 @@ pub(crate) enum Record<'a> {
         domain: &'a str,
         /// The shard's number in it.
         shard: u16,
-        /// How many shards the domain has.
+        /// The domain's number of shards.
         shards: u16,
     },
 }
