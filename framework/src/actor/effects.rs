@@ -21,7 +21,7 @@ use crate::message::{
 /// The effects that a handler requests: events to record, commands to send, timers to set.
 ///
 /// No effect happens before the turn is committed; then all of them have happened. A rejection discards them. If the
-/// commit fails or the process ends before it, none has happened, and the message is delivered again.
+/// process ends before the commit, none of them happens, and messages of actors and logs are delivered again.
 ///
 /// A handler has no other access to the outside: time and ids come from here, so that a replay in a test gives the same
 /// result.

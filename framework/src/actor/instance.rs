@@ -403,7 +403,7 @@ impl ActorInstance {
         }
         if !self.state.rare.parked.is_empty() {
             self.park(delivery, permit, ctx);
-        } else if self.dispatcher.context.is_suspect(&delivery) {
+        } else if self.dispatcher.context.may_have_begun(&delivery) {
             self.attempt_recorded(delivery, permit, ctx);
         } else {
             self.attempt(delivery, permit, ctx);

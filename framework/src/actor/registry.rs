@@ -1,4 +1,4 @@
-//! The live actors of one type on one thread, by key, in a list ordered by activation.
+//! The live actors of one type on one thread, by key, in a list whose neighbors were mostly activated together.
 //!
 //! Called by the [dispatcher](super::dispatcher) with every message, so a lookup touches little memory: a small table
 //! of indices, and the slot in the list, which holds the beginning of its key. Keys that are used together were often

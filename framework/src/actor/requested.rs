@@ -20,7 +20,7 @@ use crate::message::{
     ShardId, encode_reply_verified, shard_of,
 };
 
-/// The effects requested in one turn. One value per actor type is reused, so most turns allocate nothing.
+/// The effects requested in one turn. Each dispatcher keeps one value, so that turns reuse its memory.
 pub(crate) struct RequestedEffects {
     pub(crate) turn: TurnFacts,
     /// The clock by which timers are due.

@@ -3,9 +3,10 @@
 //! Called by the [actor](super::instance) for each new message. A command of an external caller fails for that caller
 //! alone. A message whose order matters becomes a [dead letter](super::dead_letters) and parks its key.
 //!
-//! Why attempts are recorded: a message that crashes the process would be redelivered after every restart. The attempt
-//! is therefore committed before the delivery, but only for [suspects](super::ThreadContext::is_suspect), so that other
-//! messages cost one commit. Suspects run one at a time on the node; two of them in flight would both be blamed for one
+//! Why attempts are recorded: a message that crashes the process would be redelivered after every restart. So the
+//! attempt is committed before the delivery, but only for messages that [may have
+//! begun](super::ThreadContext::may_have_begun) before the restart; all others cost one commit. A recorded message that
+//! did not finish is a suspect. Suspects run one at a time on the node: two in flight would both be blamed for one
 //! crash.
 
 use std::rc::Rc;
@@ -113,12 +114,12 @@ impl ActorInstance {
         }
     }
 
-    /// Runs the turn of a suspect: the attempt is recorded before it begins. A suspect without remaining attempts is
-    /// not delivered again.
+    /// Runs the turn of a message that may have ended the process before: the attempt is recorded before it begins. A
+    /// message without remaining attempts is not delivered again.
     ///
-    /// Other messages need no record: their turn is one commit. Only a [suspect](super::ThreadContext::is_suspect)
-    /// costs a second one. One that was recorded and did not finish is delivered while no other suspect is, so that
-    /// none is blamed for the crash of another.
+    /// Other messages need no record: their turn is one commit. Only a message that [may have
+    /// begun](super::ThreadContext::may_have_begun) before the node's last end costs a second one. If it was recorded
+    /// and did not finish, it is delivered while no other suspect is, so that none is blamed for the crash of another.
     pub(crate) fn attempt_recorded(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
         let id = delivery.envelope.id;
         let before = self.recorded_attempts(&delivery.envelope);

@@ -59,8 +59,8 @@ pub(crate) struct ThreadContext {
     pub(crate) monotonic: MonotonicTime,
     /// The time of the start. A message sent before it may have been started by the previous process.
     started: Timestamp,
-    /// Held while a suspect is delivered, so that one is delivered at a time on the whole node; see
-    /// [`is_suspect`](Self::is_suspect).
+    /// Held while a suspect is delivered, so that one is delivered at a time on the whole node. A suspect is a message
+    /// whose attempt was recorded and did not finish.
     pub(crate) suspect_permits: Arc<Semaphore>,
     pub(crate) settings: ThreadSettings,
     pub(crate) counts: Arc<Counts>,
@@ -152,16 +152,16 @@ impl ThreadContext {
         }
     }
 
-    /// Returns whether a message is a suspect: the previous process may have started it and may have ended because of
-    /// it. A suspect was sent before this start, is redelivered without a new request, and is among the first of its
-    /// source. A caller that waits for a reply repeats its request itself, so its command is never a suspect.
+    /// Returns whether the previous process may have begun a message and may have ended because of it. Such a message
+    /// was sent before this start, is redelivered without a new request, and is among the first of its source. A
+    /// command of a caller that waits is not among them: the caller repeats it itself, or not at all.
     ///
     /// The comparison uses the clocks of two machines, which may differ. If the sender's clock is behind, its first
     /// messages cost a second commit; if it is ahead, their crashes are counted from a later start. Nothing else
     /// depends on it.
-    pub(crate) fn is_suspect(&self, delivery: &Delivery) -> bool {
+    pub(crate) fn may_have_begun(&self, delivery: &Delivery) -> bool {
         let (envelope, dedup_key) = (&delivery.envelope, &delivery.dedup_key);
-        self.is_suspect_envelope(envelope, dedup_key)
+        self.envelope_may_have_begun(envelope, dedup_key)
     }
 
     /// Returns whether a message was sent before this start.
@@ -169,8 +169,8 @@ impl ThreadContext {
         envelope.time < self.started
     }
 
-    /// As [`is_suspect`](Self::is_suspect), for a message without its delivery.
-    pub(crate) fn is_suspect_envelope(&self, envelope: &Envelope, dedup_key: &DedupKey) -> bool {
+    /// As [`may_have_begun`](Self::may_have_begun), for a message without its delivery.
+    pub(crate) fn envelope_may_have_begun(&self, envelope: &Envelope, dedup_key: &DedupKey) -> bool {
         self.predates_start(envelope)
             && match dedup_key {
                 DedupKey::Sequence { sequence, tracker, .. } => tracker.is_near_start(*sequence),

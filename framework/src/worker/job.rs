@@ -224,7 +224,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         let mut failed = ledger.borrow().failing.get(&envelope.id).copied().unwrap_or(0);
         // A fresh job needs no record before it begins. One that may have ended the process has each attempt recorded first, and
         // one that was recorded and did not finish is done alone, so that none is blamed for the crash of another.
-        let mut caution = self.host.is_suspect_envelope(envelope, arrival);
+        let mut caution = self.host.envelope_may_have_begun(envelope, arrival);
         loop {
             if self.must_wait(arrival) && self.defer(book, ledger, envelope, arrival, failed).await {
                 self.begin_later(&book.shard, envelope.id, Duration::ZERO);
