@@ -395,9 +395,9 @@ impl<C: Command> std::fmt::Debug for PostCommand<C> {
 ///
 /// Nothing happens before it is first polled. A query has no effect, so dropping it is harmless.
 #[must_use = "a query is asked when it is awaited"]
-pub struct SendQuery<Q: Query>(CommandCall<Q>);
+pub struct SendQuery<Q: Query>(Asking<Q>);
 
-enum CommandCall<Q: Query> {
+enum Asking<Q: Query> {
     Unsent { client: Client, query: Q, deadline: Duration },
     Sent(BoxFuture<'static, Result<Q::Reply, SendError>>),
     Done,
@@ -408,12 +408,12 @@ impl<Q: Query> Unpin for SendQuery<Q> {}
 
 impl<Q: Query> SendQuery<Q> {
     pub(super) fn new(client: Client, query: Q) -> Self {
-        Self(CommandCall::Unsent { client, query, deadline: DEADLINE })
+        Self(Asking::Unsent { client, query, deadline: DEADLINE })
     }
 
     /// How long to wait for the answer. Default 30 s.
     pub fn deadline(mut self, limit: Duration) -> Self {
-        if let CommandCall::Unsent { deadline, .. } = &mut self.0 {
+        if let Asking::Unsent { deadline, .. } = &mut self.0 {
             *deadline = limit;
         }
         self
@@ -424,10 +424,10 @@ impl<Q: Query> Future for SendQuery<Q> {
     type Output = Result<Q::Reply, SendError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let CommandCall::Unsent { .. } = &self.0
-            && let CommandCall::Unsent { client, query, deadline } = std::mem::replace(&mut self.0, CommandCall::Done)
+        if let Asking::Unsent { .. } = &self.0
+            && let Asking::Unsent { client, query, deadline } = std::mem::replace(&mut self.0, Asking::Done)
         {
-            self.0 = CommandCall::Sent(match of_query(&client, &query, deadline) {
+            self.0 = Asking::Sent(match of_query(&client, &query, deadline) {
                 Ok(envelope) => {
                     let codec = envelope.codec;
                     let answer = client.inner.remote.query(envelope, deadline);
@@ -437,8 +437,8 @@ impl<Q: Query> Future for SendQuery<Q> {
             });
         }
         match &mut self.0 {
-            CommandCall::Sent(future) => future.as_mut().poll(cx),
-            CommandCall::Unsent { .. } | CommandCall::Done => Poll::Ready(Err(SendError::Stopped)),
+            Asking::Sent(future) => future.as_mut().poll(cx),
+            Asking::Unsent { .. } | Asking::Done => Poll::Ready(Err(SendError::Stopped)),
         }
     }
 }

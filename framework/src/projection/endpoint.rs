@@ -114,7 +114,7 @@ struct ProjectionDispatcher<P: Projection> {
 }
 
 /// A query on its way to its view.
-pub(super) struct CommandCall {
+pub(super) struct Asking {
     pub(super) envelope: Envelope,
     pub(super) settle: Completion,
     pub(super) _place: Place,
@@ -149,7 +149,7 @@ impl<P: Projection> ViewEndpoint for ProjectionDispatcher<P> {
             return settle(Outcome::Busy);
         }
         self.waiting.set(self.waiting.get() + 1);
-        let asking = CommandCall { envelope, settle, _place: Place(Rc::clone(&self.waiting)) };
+        let asking = Asking { envelope, settle, _place: Place(Rc::clone(&self.waiting)) };
         #[expect(clippy::disallowed_methods, reason = "`limit` bounds how many wait")]
         self.view.do_send(LocalMessage::new(asking));
     }

@@ -9,7 +9,7 @@ use actix::{Actor, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::endpoint::{CommandCall, SaveNow, SkipNow, ViewContext};
+use super::endpoint::{Asking, SaveNow, SkipNow, ViewContext};
 use super::halt::{Failure, Halt};
 use super::plan::Unanswered;
 use super::restore::Restored;
@@ -74,7 +74,7 @@ pub(super) struct ViewActor<P: Projection> {
     /// Another node has the view: nothing is taken any more.
     pub(super) is_taken_over: bool,
     /// Queries that came while the view catches up with answers it has given.
-    pub(super) parked: VecDeque<CommandCall>,
+    pub(super) parked: VecDeque<Asking>,
     pub(super) catches_up: bool,
     /// It is looked at again whether it has.
     pub(super) looks: bool,
@@ -280,8 +280,8 @@ impl<P: Projection> ViewActor<P> {
         }
     }
 
-    fn answer(&self, asking: CommandCall) {
-        let CommandCall { envelope, settle, _place } = asking;
+    fn answer(&self, asking: Asking) {
+        let Asking { envelope, settle, _place } = asking;
         let _span = tracing::debug_span!(
             target: TARGET, "answer", room = "projection", projection = %self.context.name, message = %envelope.name,
             id = %envelope.id, correlation = %envelope.correlation,
@@ -327,10 +327,10 @@ impl<P: Projection> Handler<LocalMessage<Taken>> for ViewActor<P> {
     }
 }
 
-impl<P: Projection> Handler<LocalMessage<CommandCall>> for ViewActor<P> {
+impl<P: Projection> Handler<LocalMessage<Asking>> for ViewActor<P> {
     type Result = ();
 
-    fn handle(&mut self, asking: LocalMessage<CommandCall>, _ctx: &mut Self::Context) {
+    fn handle(&mut self, asking: LocalMessage<Asking>, _ctx: &mut Self::Context) {
         let asking = asking.0.take();
         // Its door bounds how many wait.
         if self.catches_up { self.parked.push_back(asking) } else { self.answer(asking) }
