@@ -45,7 +45,7 @@ fn an_aggregate_is_given_events_takes_a_command_and_records() {
 #[test]
 fn a_saga_is_walked_to_its_end() {
     started()
-        .goes_on()
+        .continues()
         .on_reply::<Withdraw>(Ok(70))
         .sends_nothing()
         .on_from("ada", Withdrawn { cents: 30, transfer: "t1".into() })
@@ -78,14 +78,14 @@ fn a_saga_undoes_what_was_done_when_a_step_is_rejected() {
 #[test]
 fn a_timer_rings_when_it_is_due_and_a_late_one_does_nothing() {
     // The withdrawal's reply is not known, so it is not undone before it is.
-    started().wake::<Overdue>().records(TransferFailed {}).compensates().sends_nothing();
+    started().fire_timer::<Overdue>().records(TransferFailed {}).compensates().sends_nothing();
     let gone = difference(|| {
         drop(
             started()
                 .on_reply::<Withdraw>(Err(Rejection::new("bank.insufficient-funds", "poor")))
                 .clears_timer::<Overdue>()
                 .after(HOUR)
-                .wake::<Overdue>(),
+                .fire_timer::<Overdue>(),
         );
     });
     assert!(gone.contains("expected the timer Overdue to be set"), "{gone}");

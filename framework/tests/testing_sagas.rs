@@ -206,7 +206,7 @@ mod wrong {
                 .sets_timer::<GiveUp>(Duration::from_secs(5))
         };
         placed().on_reply::<Charge>(Ok(())).records(OrderPaid {}).ends_completed();
-        placed().wake::<GiveUp>().records(OrderCancelled {}).ends_completed();
+        placed().fire_timer::<GiveUp>().records(OrderCancelled {}).ends_completed();
     }
 
     #[test]
@@ -256,7 +256,7 @@ mod right {
     fn a_late_charge_is_refunded() {
         Scenario::<Order>::new()
             .when(PlaceOrder { order: "o1".into(), card: "ada".into(), cents: 300 })
-            .wake::<GiveUp>()
+            .fire_timer::<GiveUp>()
             .records(OrderCancelled {})
             .sends_nothing()
             .on_reply::<Charge>(Ok(()))

@@ -1,18 +1,18 @@
-//! Waiting for what cannot wake its waiter: other processes, their files and ports.
+//! Polling of conditions that cannot wake their waiter: other processes, their files and ports.
 //!
-//! Called by the black-box tests. A test waits for a condition and has a deadline; it never waits for a span.
+//! Called by the black-box tests. A test waits for a condition with a deadline; it never waits for a fixed time.
 
 use std::time::{Duration, Instant};
 
-/// The span between two looks.
-const BETWEEN: Duration = Duration::from_millis(5);
+/// The interval of polls.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Looks until `found` has something, and returns it.
+/// Polls until `found` returns a value, and returns it.
 ///
 /// # Panics
-/// If nothing is found before `deadline`; the message says for `what` was waited.
+/// If there is no value before `deadline`; the message contains `what`.
 #[track_caller]
-#[expect(clippy::disallowed_methods, reason = "the one place that looks again and again at what cannot wake it")]
+#[expect(clippy::disallowed_methods, reason = "the only polling loop, for conditions that cannot wake their waiter")]
 pub fn eventually<T>(what: &str, deadline: Duration, mut found: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
@@ -20,7 +20,7 @@ pub fn eventually<T>(what: &str, deadline: Duration, mut found: impl FnMut() -> 
             return found;
         }
         assert!(start.elapsed() < deadline, "waited {deadline:?} for {what}");
-        std::thread::sleep(BETWEEN);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_there_is_returned_and_what_comes_is_waited_for() {
+    fn value_is_returned_as_soon_as_it_exists() {
         assert_eq!(eventually("a number", Duration::ZERO, || Some(7)), 7);
         let mut looks = 0;
         let third = || {
@@ -41,7 +41,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "waited 0ns for a miracle")]
-    fn what_does_not_come_fails_with_its_name() {
+    fn missing_value_fails_with_its_name() {
         eventually("a miracle", Duration::ZERO, || None::<()>);
     }
 }

@@ -1,8 +1,8 @@
-//! Feeds a decoder with spoilt input and finds what makes it panic, overflow its stack or hang.
+//! Fuzzes a decoder with corrupted input and finds panics, stack overflows and hangs.
 //!
-//! Needs no nightly compiler and no instrumentation: it takes valid samples apart and puts them together wrongly, from a fixed
-//! seed, so that every run is the same. What a decoder still accepts becomes a sample, so spoiling goes on from there.
-//! A failing input is made short and printed; kept as a file in `tests/corpus/<name>/`, it is tried first for ever.
+//! Needs no nightly compiler and no instrumentation: it mutates valid samples from a fixed seed, so every run is the same. An input
+//! that the decoder still accepts becomes a sample, so mutations accumulate.
+//! A failing input is shrunk and printed. Saved as a file in `tests/corpus/<name>/`, it is tried first in all later runs.
 
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
@@ -17,25 +17,25 @@ use whizbang::message::IdSource;
 
 use crate::long::brief_or_long;
 
-/// A decoder must do with this: hostile bytes must not nest calls without end.
+/// The stack size of a decoder: hostile bytes must not cause unbounded recursion.
 const STACK_BYTES: usize = 512 * 1024;
 
-/// No input grows past this many bytes.
+/// The maximum size of an input in bytes.
 const INPUT_BYTES: usize = 16 * 1024;
 
-/// The number of accepted inputs that are kept as samples beside the given ones.
-const KEPT: usize = 64;
+/// The maximum number of accepted inputs that are kept as samples.
+const MAX_SAMPLES: usize = 64;
 
-/// The number of attempts to shorten an input.
-const SHORTENINGS: usize = 2_000;
+/// The maximum number of attempts to shrink an input.
+const MAX_SHRINKS: usize = 2_000;
 
-/// One input must not take longer than this; a decoder is meant to take microseconds.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The time limit of one input; a decoder takes microseconds.
+const INPUT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The name of the thread whose panics are expected.
 const THREAD: &str = "fuzz";
 
-/// A search for input that a decoder cannot take.
+/// A search for inputs that break a decoder.
 #[derive(Clone, Debug)]
 pub struct Fuzz {
     name: &'static str,
@@ -53,31 +53,31 @@ pub struct Outcome {
 }
 
 impl Fuzz {
-    /// A search that starts from valid `samples`, and from the files in `tests/corpus/<name>/`, which hold bytes in hex.
+    /// Returns a search that starts from valid `samples` and from the files in `tests/corpus/<name>/`, which contain hex.
     ///
     /// # Panics
-    /// If there is no sample, or a file that holds no hex.
+    /// If there is no sample, or a file is not hex.
     pub fn new(name: &'static str, samples: impl IntoIterator<Item = Vec<u8>>) -> Self {
         let mut samples: Vec<Vec<u8>> = samples.into_iter().collect();
-        samples.extend(kept_inputs(&corpus(name)));
-        assert!(!samples.is_empty(), "{name}: without a sample there is nothing to spoil");
+        samples.extend(corpus_inputs(&corpus(name)));
+        assert!(!samples.is_empty(), "{name}: no sample to corrupt");
         Self { name, samples, rounds: brief_or_long(100_000, 2_000_000) }
     }
 
-    /// Sets how many inputs are tried. By default 100,000, and 2,000,000 under `tests/run --long`.
+    /// Sets the number of inputs. By default 100,000, and 2,000,000 under `tests/run --long`.
     pub fn rounds(mut self, brief: u64, long: u64) -> Self {
         self.rounds = brief_or_long(brief, long);
         self
     }
 
-    /// Feeds `accepts` with input; it says whether the input was accepted, and panics if a property does not hold.
+    /// Runs `accepts` on inputs. It returns true if the input was accepted, and panics if a property does not hold.
     ///
     /// # Panics
-    /// If an input makes `accepts` panic, with the shortest such input that was found; and if nothing was accepted or nothing
-    /// refused, because then the search has not looked at anything.
+    /// If `accepts` panics, with the shortest such input that was found; and if no input was accepted or none was refused, because
+    /// then the search has tested nothing.
     pub fn run(self, accepts: impl Fn(&[u8]) -> bool + Send + 'static) -> Outcome {
         let name = self.name;
-        quiet_expected_panics();
+        hide_expected_panics();
         let trying = Arc::new(Mutex::new(Vec::new()));
         let (beat, beats) = mpsc::channel();
         let search = {
@@ -86,12 +86,15 @@ impl Fuzz {
             thread.spawn(move || self.search(&accepts, &trying, &beat)).expect("a thread can be started")
         };
         loop {
-            match beats.recv_timeout(PATIENCE) {
+            match beats.recv_timeout(INPUT_TIMEOUT) {
                 Ok(()) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
                     let input = trying.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                    panic!("{name}: {}", kept(name, &input, &format!("take longer than {PATIENCE:?}")));
+                    panic!(
+                        "{name}: {}",
+                        describe_failure(name, &input, &format!("take longer than {INPUT_TIMEOUT:?}"))
+                    );
                 }
             }
         }
@@ -100,55 +103,57 @@ impl Fuzz {
                 assert!(outcome.accepted > 0 && outcome.refused > 0, "{name}: nothing was searched: {outcome:?}");
                 outcome
             }
-            Err((input, panic)) => panic!("{name}: {}", kept(name, &input, &format!("make it panic: {panic}"))),
+            Err((input, panic)) => {
+                panic!("{name}: {}", describe_failure(name, &input, &format!("make it panic: {panic}")))
+            }
         }
     }
 
-    /// Leaves the input that is tried in `trying`, and sends a `beat` after each.
+    /// Tries inputs. Stores the current one in `trying` and sends a `beat` after each.
     fn search(
         mut self,
         accepts: &dyn Fn(&[u8]) -> bool,
         trying: &Mutex<Vec<u8>>,
         beat: &Sender<()>,
     ) -> Result<Outcome, (Vec<u8>, String)> {
-        let chance = IdSource::seeded(Clock::manual(Timestamp::default()).0, 0x5EED);
+        let random = IdSource::seeded(Clock::manual(Timestamp::default()).0, 0x5EED);
         let given = self.samples.len();
         let mut outcome = Outcome { accepted: 0, refused: 0 };
         let whole: Vec<Vec<u8>> = self.samples.clone();
-        let spoilt = (0..self.rounds).map(|_| None);
-        for input in whole.into_iter().map(Some).chain(spoilt) {
+        let mutated = (0..self.rounds).map(|_| None);
+        for input in whole.into_iter().map(Some).chain(mutated) {
             let (input, is_spoilt) = match input {
                 Some(input) => (input, false),
-                None => (spoil(&self.samples, &chance), true),
+                None => (mutate(&self.samples, &random), true),
             };
             trying.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&input);
             let tried = attempt(accepts, &input);
-            // The receiver is gone if the search has taken too long.
+            // The receiver is gone if an input took too long.
             let _ = beat.send(());
             match tried {
                 Ok(true) => {
                     outcome.accepted += 1;
-                    if is_spoilt && self.samples.len() < given + KEPT {
+                    if is_spoilt && self.samples.len() < given + MAX_SAMPLES {
                         self.samples.push(input);
                     } else if is_spoilt {
-                        let at = given + at(&chance, KEPT);
+                        let at = given + at(&random, MAX_SAMPLES);
                         self.samples[at] = input;
                     }
                 }
                 Ok(false) => outcome.refused += 1,
-                Err(panic) => return Err(shorten(accepts, input, panic)),
+                Err(panic) => return Err(shrink(accepts, input, panic)),
             }
         }
         Ok(outcome)
     }
 }
 
-/// A place below `bound`.
-fn at(chance: &IdSource, bound: usize) -> usize {
-    chance.below(bound as u64) as usize
+/// Returns a random index below `bound`.
+fn at(random: &IdSource, bound: usize) -> usize {
+    random.below(bound as u64) as usize
 }
 
-/// The result of `accepts`, or the text of its panic.
+/// Returns the result of `accepts`, or the text of its panic.
 fn attempt(accepts: &dyn Fn(&[u8]) -> bool, input: &[u8]) -> Result<bool, String> {
     panic::catch_unwind(AssertUnwindSafe(|| accepts(input))).map_err(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -156,61 +161,64 @@ fn attempt(accepts: &dyn Fn(&[u8]) -> bool, input: &[u8]) -> Result<bool, String
     })
 }
 
-/// One or a few mistakes in a sample.
-fn spoil(samples: &[Vec<u8>], chance: &IdSource) -> Vec<u8> {
-    let mut input = samples[at(chance, samples.len())].clone();
-    for _ in 0..=at(chance, 4) {
-        spoil_once(&mut input, samples, chance);
+/// Returns a sample with one or a few mutations.
+fn mutate(samples: &[Vec<u8>], random: &IdSource) -> Vec<u8> {
+    let mut input = samples[at(random, samples.len())].clone();
+    for _ in 0..=at(random, 4) {
+        mutate_once(&mut input, samples, random);
     }
     input.truncate(INPUT_BYTES);
     input
 }
 
-fn spoil_once(input: &mut Vec<u8>, samples: &[Vec<u8>], chance: &IdSource) {
-    // Bytes at which encodings change their mind: ends of ranges, marks of long integers, quotes and braces.
-    const TELLING: [u8; 20] =
+fn mutate_once(input: &mut Vec<u8>, samples: &[Vec<u8>], random: &IdSource) {
+    // Bytes at the boundaries of encodings: ends of ranges, prefixes of long integers, quotes and braces.
+    const BOUNDARY_BYTES: [u8; 20] =
         [0, 1, 2, 0x7F, 0x80, 0x81, 0xFE, 0xFF, 250, 251, 252, 253, b'"', b'\\', b'{', b'[', b'}', b'\n', b'-', b'.'];
-    let place = at(chance, input.len() + 1);
-    let end = place + at(chance, (input.len() - place).min(64) + 1);
-    match chance.below(10) {
+    let place = at(random, input.len() + 1);
+    let end = place + at(random, (input.len() - place).min(64) + 1);
+    match random.below(10) {
         0 => input.truncate(place),
         1 => drop(input.drain(place..end)),
-        2 if place < input.len() => input[place] ^= 1 << chance.below(8),
-        3 if place < input.len() => input[place] = TELLING[at(chance, TELLING.len())],
-        4 => input.insert(place, TELLING[at(chance, TELLING.len())]),
-        5 => drop(input.splice(place..end, std::iter::repeat_n(TELLING[at(chance, TELLING.len())], end - place))),
-        // A part doubled: lists grow, braces nest.
+        2 if place < input.len() => input[place] ^= 1 << random.below(8),
+        3 if place < input.len() => input[place] = BOUNDARY_BYTES[at(random, BOUNDARY_BYTES.len())],
+        4 => input.insert(place, BOUNDARY_BYTES[at(random, BOUNDARY_BYTES.len())]),
+        5 => drop(
+            input
+                .splice(place..end, std::iter::repeat_n(BOUNDARY_BYTES[at(random, BOUNDARY_BYTES.len())], end - place)),
+        ),
+        // Duplicate a part: lists grow, braces nest.
         6 => {
             let part = input[place..end].to_vec();
-            let times = 1 + at(chance, 8);
+            let times = 1 + at(random, 8);
             drop(input.splice(place..place, part.repeat(times)));
         }
-        // A number that is too large for what follows, in either order of bytes.
+        // Insert a number that is too large for the following bytes, in either byte order.
         7 => {
-            let number = u64::MAX >> chance.below(64);
-            let bytes = if chance.below(2) == 0 { number.to_le_bytes() } else { number.to_be_bytes() };
-            let width = [1, 2, 4, 8][at(chance, 4)];
-            let bytes = if chance.below(2) == 0 { &bytes[..width] } else { &bytes[8 - width..] };
+            let number = u64::MAX >> random.below(64);
+            let bytes = if random.below(2) == 0 { number.to_le_bytes() } else { number.to_be_bytes() };
+            let width = [1, 2, 4, 8][at(random, 4)];
+            let bytes = if random.below(2) == 0 { &bytes[..width] } else { &bytes[8 - width..] };
             let end = (place + width).min(input.len());
             drop(input.splice(place..end, bytes.iter().copied()));
         }
-        // The rest of another sample.
+        // Append the rest of another sample.
         8 => {
-            let other = &samples[at(chance, samples.len())];
+            let other = &samples[at(random, samples.len())];
             input.truncate(place);
-            input.extend_from_slice(&other[at(chance, other.len() + 1)..]);
+            input.extend_from_slice(&other[at(random, other.len() + 1)..]);
         }
         _ => {
             for byte in &mut input[place..end] {
-                *byte = chance.next_u64() as u8;
+                *byte = random.next_u64() as u8;
             }
         }
     }
 }
 
-/// The shortest input found that still panics, and what it says.
-fn shorten(accepts: &dyn Fn(&[u8]) -> bool, mut input: Vec<u8>, mut panic: String) -> (Vec<u8>, String) {
-    let mut tries = SHORTENINGS;
+/// Returns the shortest input found that still panics, with the text of the panic.
+fn shrink(accepts: &dyn Fn(&[u8]) -> bool, mut input: Vec<u8>, mut panic: String) -> (Vec<u8>, String) {
+    let mut tries = MAX_SHRINKS;
     let mut length = input.len().next_power_of_two();
     while length > 0 && tries > 0 {
         let mut place = 0;
@@ -228,24 +236,24 @@ fn shorten(accepts: &dyn Fn(&[u8]) -> bool, mut input: Vec<u8>, mut panic: Strin
     (input, panic)
 }
 
-/// Describes a failing input, and how to keep it.
-fn kept(name: &str, input: &[u8], wrong: &str) -> String {
+/// Describes a failing input, and the command that saves it.
+fn describe_failure(name: &str, input: &[u8], wrong: &str) -> String {
     let file: String = wrong.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(40).collect();
-    format!("{} bytes {wrong}\nKeep them: printf {} > tests/corpus/{name}/{file}.hex", input.len(), hex(input))
+    format!("{} bytes {wrong}\nSave them: printf {} > tests/corpus/{name}/{file}.hex", input.len(), hex(input))
 }
 
 fn corpus(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name)
 }
 
-/// The inputs kept in a folder, in the order of their files' names; none if there is no such folder.
-fn kept_inputs(folder: &Path) -> Vec<Vec<u8>> {
+/// Returns the inputs saved in a folder, in the order of their file names; none if there is no such folder.
+fn corpus_inputs(folder: &Path) -> Vec<Vec<u8>> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("a folder can be read").path()).collect();
     paths.sort();
     let read = |path: &PathBuf| {
         let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        unhex(&text).unwrap_or_else(|| panic!("{} holds no hex", path.display()))
+        unhex(&text).unwrap_or_else(|| panic!("{} is not hex", path.display()))
     };
     paths.iter().map(read).collect()
 }
@@ -260,8 +268,8 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     digits.len().is_multiple_of(2).then(|| digits.chunks(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect())
 }
 
-/// Keeps panics of the search out of the output: the one that counts is reported in words.
-fn quiet_expected_panics() {
+/// Hides expected panics from the output: the relevant one is part of the failure text.
+fn hide_expected_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let before = panic::take_hook();
@@ -278,21 +286,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_planted_panic_is_found_and_made_short() {
+    fn injected_panic_is_found_and_shrunk() {
         // Accepts a length and that many bytes; trusts a length of 0xFF.
         let decode = |input: &[u8]| match input.split_first() {
             Some((0xFF, rest)) => rest[254] == 0,
             Some((length, rest)) => rest.len() == usize::from(*length),
             None => false,
         };
-        let search = Fuzz::new("planted", [vec![3, 1, 2, 3], vec![0]]).rounds(20_000, 20_000);
+        let search = Fuzz::new("injected", [vec![3, 1, 2, 3], vec![0]]).rounds(20_000, 20_000);
         let failed = panic::catch_unwind(|| search.run(decode)).unwrap_err();
         let said = failed.downcast_ref::<String>().unwrap();
-        assert!(said.contains("planted: 1 bytes make it panic") && said.contains("printf ff >"), "{said}");
+        assert!(said.contains("injected: 1 bytes make it panic") && said.contains("printf ff >"), "{said}");
     }
 
     #[test]
-    fn a_sound_decoder_passes_the_same_way_every_time() {
+    fn sound_decoder_passes_deterministically() {
         let decode =
             |input: &[u8]| input.split_first().is_some_and(|(length, rest)| rest.len() == usize::from(*length));
         let run = || Fuzz::new("sound", [vec![3, 1, 2, 3], vec![0]]).rounds(5_000, 5_000).run(decode);
@@ -301,12 +309,12 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "nothing was searched")]
-    fn a_search_that_meets_only_refusals_proves_nothing() {
+    fn search_without_accepted_input_fails() {
         Fuzz::new("deaf", [vec![1]]).rounds(100, 100).run(|_| false);
     }
 
     #[test]
-    fn hex_is_read_as_it_is_written() {
+    fn hex_round_trips() {
         let all: Vec<u8> = (0..=255).collect();
         assert_eq!(unhex(&hex(&all)), Some(all));
         assert_eq!(unhex("0 1\n"), Some(vec![1]));

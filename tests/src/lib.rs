@@ -1,4 +1,4 @@
-//! The harness of the black-box tests: real servers, real processes, and the checker.
+//! The test support of the black-box tests: real servers, real processes, and the checker.
 
 pub mod checker;
 mod eventually;

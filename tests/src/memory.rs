@@ -1,9 +1,9 @@
-//! How much memory this process has.
+//! The memory of this process.
 
-/// The resident memory of this process, in MiB.
+/// Returns the resident memory of this process in MiB.
 ///
 /// # Panics
-/// If the kernel does not say.
+/// If `/proc` does not contain it.
 pub fn resident_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("the state of this process");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident memory");

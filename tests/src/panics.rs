@@ -1,19 +1,19 @@
-//! Finds panics that a runtime has caught in its tasks; otherwise the test would go on as if nothing had happened.
+//! Detection of panics that a runtime catches in its tasks, which a test would not notice otherwise.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{panic, thread};
 
-/// Every panic of this process since it was made.
+/// The panics of this process since the value was created.
 #[derive(Clone, Debug)]
 pub struct Panics(Arc<Mutex<Vec<String>>>);
 
 impl Panics {
-    /// Begins to write panics down, in all threads. They are printed as before.
+    /// Starts recording the panics of all threads. They are still printed.
     pub fn watch() -> Self {
         Self::watch_where(|| true)
     }
 
-    /// The same for this thread only: other tests of the process may panic as they like.
+    /// Starts recording the panics of this thread only, so that other tests of the process may panic.
     pub fn watch_here() -> Self {
         let here = thread::current().id();
         Self::watch_where(move || thread::current().id() == here)

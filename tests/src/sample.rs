@@ -3,23 +3,23 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The root of the repository.
+/// Returns the root of the repository.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Builds a sample, and says where its program is.
+/// Builds a sample and returns the path of its program.
 ///
 /// # Panics
-/// If it cannot be built.
+/// If the build fails.
 pub fn sample(name: &str) -> PathBuf {
     build(name, None)
 }
 
-/// The same, made for speed: for tests that have very much to do.
+/// Builds a sample in release mode, for tests with a high load, and returns the path of its program.
 ///
 /// # Panics
-/// If it cannot be built.
+/// If the build fails.
 pub fn fast_sample(name: &str) -> PathBuf {
     build(name, Some("--release"))
 }
@@ -27,7 +27,7 @@ pub fn fast_sample(name: &str) -> PathBuf {
 fn build(name: &str, how: Option<&str>) -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
-        // With the features that all tests are built with: what is built already is built once.
+        // The features are those of the test build, so that existing artifacts are reused.
         .args(["build", "--quiet", "--locked", "--workspace", "--all-features", "--bin", name])
         .args(how)
         .arg("--message-format=json-render-diagnostics")
@@ -35,7 +35,7 @@ fn build(name: &str, how: Option<&str>) -> PathBuf {
         .output()
         .expect("cargo runs");
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    // The folder of the programs may be set from outside, so cargo says where it has put this one.
+    // The target folder may be set from outside, so cargo reports the path of the program.
     String::from_utf8_lossy(&built.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())

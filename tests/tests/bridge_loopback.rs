@@ -1,4 +1,4 @@
-//! The bridge inside one process: the suite every bridge passes, and what a courier may do to messages.
+//! The loopback bridge: the conformance suite of bridges, and fault injection.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -41,7 +41,7 @@ impl Fixture for Loopback {
     }
 
     fn forge(&self, forgery: Forgery) -> BoxFuture<'_, ()> {
-        async move { self.hub.forge(&forgery.place, forgery.packet).await }.boxed()
+        async move { self.hub.forge(&forgery.address, forgery.packet).await }.boxed()
     }
 
     fn refused(&self) -> BoxFuture<'_, usize> {
@@ -51,7 +51,7 @@ impl Fixture for Loopback {
 
 whizbang::bridge_suite!(Loopback::default());
 
-/// Writes down the keys of the commands that come in.
+/// Records the keys of received commands.
 #[derive(Default)]
 struct Ledger {
     keys: Mutex<Vec<String>>,
@@ -143,7 +143,7 @@ fn seed(seed: u64) -> IdSource {
     IdSource::seeded(Clock::manual(Timestamp::from_millis(0)).0, seed)
 }
 
-/// The keys that arrive of 200 sent under `faults`; what is sent after them closes the list.
+/// Returns the keys that arrive of 200 commands sent under `faults`; a command sent after them ends the list.
 async fn arrivals(faults: LoopbackFaults, from: u64) -> Vec<String> {
     let hub = LoopbackHub::new();
     let (bridge, ledger) = attach(&hub).await;
@@ -152,7 +152,7 @@ async fn arrivals(faults: LoopbackFaults, from: u64) -> Vec<String> {
         bridge.send(command(number)).await.unwrap();
     }
     hub.clear_faults();
-    // Longer than anything is held back; the time is paused, so nobody waits. In steps, so that each wakes who is due.
+    // Longer than the maximum delay, in steps, so that each step wakes the tasks that are due. The paused time makes this quick.
     for _ in 0..50 {
         tokio::time::advance(Duration::from_millis(1)).await;
     }
@@ -178,7 +178,7 @@ fn in_order(keys: &[String]) -> bool {
 }
 
 #[test]
-fn faults_lose_double_and_reorder_what_they_say() {
+fn faults_lose_duplicate_and_reorder_messages() {
     paused(async {
         let lost = arrivals(LoopbackFaults { drop: 0.5, ..LoopbackFaults::default() }, 1).await;
         assert!((60..140).contains(&lost.len()) && in_order(&lost), "{}", lost.len());
@@ -193,7 +193,7 @@ fn faults_lose_double_and_reorder_what_they_say() {
 }
 
 #[test]
-fn the_same_seed_does_the_same_to_the_same_messages() {
+fn same_seed_causes_the_same_faults() {
     paused(async {
         let faults = LoopbackFaults { drop: 0.2, duplicate: 0.2, reorder: 0.3, ..LoopbackFaults::default() };
         let first = arrivals(faults, 42).await;
@@ -203,7 +203,7 @@ fn the_same_seed_does_the_same_to_the_same_messages() {
 }
 
 #[test]
-fn a_node_that_is_cut_off_neither_sends_nor_receives() {
+fn disconnected_node_neither_sends_nor_receives() {
     paused(async {
         let hub = LoopbackHub::new();
         let (bank, ledger) = attach(&hub).await;
@@ -229,14 +229,14 @@ fn a_node_that_is_cut_off_neither_sends_nor_receives() {
 }
 
 #[test]
-fn a_node_that_crashes_is_forgotten() {
+fn crashed_node_leaves_the_hub() {
     let hub = LoopbackHub::new();
     let mut client = None;
     paused(async {
         let (bridge, _) = attach(&hub).await;
         bridge.send(command(1)).await.unwrap();
         client = Some(bridge);
-        // The end of this block drops the `LocalSet` with the node's delivery in it.
+        // The end of this block drops the `LocalSet` with the node's delivery task.
     });
     paused(async {
         let bridge = hub.bridge();
@@ -248,7 +248,7 @@ fn a_node_that_crashes_is_forgotten() {
 }
 
 #[test]
-fn a_subscriber_that_takes_nothing_holds_nobody_back_for_long() {
+fn stuck_subscriber_delays_publishers_only_briefly() {
     struct Stuck(Arc<Ledger>);
     impl Inbound for Stuck {
         fn deliver(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
@@ -289,7 +289,7 @@ fn a_subscriber_that_takes_nothing_holds_nobody_back_for_long() {
         }
         assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
         assert_eq!(ledger.reconnected.load(Ordering::Relaxed), 0);
-        // It has room again: once it has caught up with what waited, it is told to look after the rest.
+        // The node has capacity again: once it has handled the queued messages, it is notified to check for gaps.
         ledger.keys.lock().unwrap().push("room".to_owned());
         while ledger.reconnected.load(Ordering::Relaxed) == 0 {
             tokio::time::advance(Duration::from_millis(1)).await;
@@ -297,8 +297,8 @@ fn a_subscriber_that_takes_nothing_holds_nobody_back_for_long() {
     });
 }
 
-/// More than a member handles at once: junk must not keep a place among what it handles.
+/// More packets than a member handles at once: invalid ones must not stay in flight.
 #[test]
-fn junk_beyond_the_window_holds_nothing_up() {
-    paused(whizbang::testing::bridge::cases::a_flood_of_junk_holds_up_no_message(&Loopback::default()));
+fn junk_beyond_the_window_blocks_no_message() {
+    paused(whizbang::testing::bridge::cases::flood_of_junk_blocks_no_message(&Loopback::default()));
 }

@@ -1,4 +1,4 @@
-//! What the simulated broker is built after: real servers run the same cases as it does, with the same expectations.
+//! The broker suite on real servers and on the simulated broker, with the same expectations.
 
 mod distribution {
     use whizbang_tests::nats::{JetStreamBroker, Release};
@@ -14,7 +14,7 @@ mod pinned {
 
 /// The simulated broker.
 mod model {
-    use whizbang::testing::broker::Modelled;
+    use whizbang::testing::broker::ModelBroker;
 
-    whizbang::broker_suite!(Modelled::default());
+    whizbang::broker_suite!(ModelBroker::default());
 }

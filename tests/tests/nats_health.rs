@@ -1,4 +1,4 @@
-//! What the bridge reports while something is wrong at the server, and that the report ends with its cause.
+//! The issues that the bridge reports while the server has a fault, and their end once it is repaired.
 
 use std::sync::Arc;
 
@@ -7,28 +7,28 @@ use futures_util::StreamExt;
 use whizbang::bridge::nats::NatsBridge;
 use whizbang::bridge::{AckOutcome, Bridge, BridgeHealth, Request, RequestError, Response};
 use whizbang::message::Envelope;
-use whizbang::testing::bridge::cases::sample::{command, event, outside, shard};
+use whizbang::testing::bridge::cases::sample::{command, event, external_command, shard};
 use whizbang::testing::bridge::node::{NodeBehavior, TestNode, service};
 use whizbang::testing::bridge::run;
 use whizbang_tests::nats::{NatsServer, Release};
 
 const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
 
-async fn bank(server: &NatsServer, manners: NodeBehavior) -> TestNode {
+async fn bank(server: &NatsServer, behavior: NodeBehavior) -> TestNode {
     let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
-    let card = service("bank").owning("bank").taking("shop");
-    TestNode::attach(bridge, card, manners).await.expect("attaches")
+    let card = service("bank").owning("bank").subscribing("shop");
+    TestNode::attach(bridge, card, behavior).await.expect("attaches")
 }
 
 async fn operator(server: &NatsServer) -> jetstream::Context {
     jetstream::new(async_nats::connect(server.url()).await.expect("connects"))
 }
 
-/// Waits until the health is as wanted; messages that arrive meanwhile wake it.
+/// Waits for a condition of the health; arriving messages wake the waiter.
 async fn until_health(node: &TestNode, what: &str, holds: impl Fn(&BridgeHealth) -> bool) {
     let waiting = async {
         while !holds(&node.bridge.health()) {
-            node.insist_once(std::time::Duration::from_millis(50)).await;
+            node.wait_for_message(std::time::Duration::from_millis(50)).await;
         }
     };
     if tokio::time::timeout(std::time::Duration::from_secs(120), waiting).await.is_err() {
@@ -79,21 +79,21 @@ fn wrong_stream_is_reported_until_it_is_repaired() {
             operator(&server).await.delete_stream(name).await.expect("deletes");
             until_health(&node, "no issue", |health| health.issues.is_empty()).await;
             let send = || node.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 1));
-            node.insist("a command", send, |seen| !seen.direct.is_empty()).await;
+            node.retry_until("a command", send, |received| !received.direct.is_empty()).await;
             node.stop().await;
         });
     }
 }
 
 fn refusing() -> NodeBehavior {
-    NodeBehavior { settling: Box::new(|_, _| AckOutcome::Reject("unknown here".to_owned())), ..NodeBehavior::default() }
+    NodeBehavior { handler: Box::new(|_, _| AckOutcome::Reject("unknown here".to_owned())), ..NodeBehavior::default() }
 }
 
 fn large(number: u64) -> Envelope {
     Envelope { payload: vec![7; 500_000].into(), ..outside(&shard("bank", 1), number) }
 }
 
-/// The payload sizes in the stream of refused messages.
+/// Returns the payload sizes in the stream of refused messages.
 async fn refused_sizes(server: &NatsServer, count: usize) -> Vec<usize> {
     let stream = operator(server).await.get_stream("whizbang_refused_bank").await.expect("a stream");
     let consumer = stream.create_consumer(consumer::pull::Config::default()).await.expect("a consumer");
@@ -118,7 +118,7 @@ fn refused_messages_are_copied_whole_and_counted() {
     }
 }
 
-/// Without room in the refused stream a message stays in its own: it is not ended before its copy is acknowledged.
+/// While the refused stream is full, a message stays in its own stream: it is terminated only after its copy is acknowledged.
 #[test]
 fn refused_messages_stay_while_their_stream_is_full() {
     for release in BOTH {
@@ -149,35 +149,35 @@ fn refused_messages_stay_while_their_stream_is_full() {
     }
 }
 
-/// Copies that no stream acknowledges count in the window of their lane, so a flood of refused messages fills no memory.
+/// Unacknowledged copies count in the window of their consumer, so a flood of refused messages does not fill the memory.
 #[test]
 fn flood_of_refused_messages_is_bounded() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);
-            let node = bank(&server, NodeBehavior { room: 100_000, ..refusing() }).await;
+            let node = bank(&server, NodeBehavior { capacity: 100_000, ..refusing() }).await;
             let admin = operator(&server).await;
             admin.delete_stream("whizbang_refused_bank").await.expect("deletes");
-            // Something that takes the copies and acknowledges none.
+            // A subscriber that receives the copies and acknowledges none.
             let stranger = async_nats::connect(server.url()).await.expect("connects");
             let _copies = stranger.subscribe("whizbang.refused.bank").await.expect("subscribes");
             stranger.flush().await.expect("flushes");
-            let sending = (1..=3_000).map(|number| node.bridge.send(outside(&shard("bank", 1), number)));
+            let sending = (1..=3_000).map(|number| node.bridge.send(external_command(&shard("bank", 1), number)));
             let sent = futures_util::future::join_all(sending).await;
             assert!(sent.iter().all(Result::is_ok), "{:?}", sent.iter().find(|sent| sent.is_err()));
-            node.until("a full window", |seen| seen.direct.len() >= 1_024).await;
-            node.insist_once(std::time::Duration::from_millis(500)).await;
-            node.look(|seen| {
-                assert_eq!(seen.direct.len(), 1_024, "the window is full, and nothing behind it was taken")
+            node.wait_until("a full window", |received| received.direct.len() >= 1_024).await;
+            node.wait_for_message(std::time::Duration::from_millis(500)).await;
+            node.inspect(|received| {
+                assert_eq!(received.direct.len(), 1_024, "the window is full and nothing beyond it was delivered")
             });
             node.bridge.abandon();
         });
     }
 }
 
-/// A stream that another service has not made yet is looked for again and again; that is no reason to look after gaps.
+/// A stream that another service has not created yet is checked repeatedly, which is not a reason to check for gaps.
 #[test]
-fn missing_foreign_stream_is_no_reconnection() {
+fn missing_foreign_stream_is_not_a_reconnection() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);
@@ -188,25 +188,25 @@ fn missing_foreign_stream_is_no_reconnection() {
             for _ in 0..5 {
                 looks.next().await.expect("a look");
             }
-            // All looks but the last are answered.
-            node.look(|seen| assert_eq!(seen.reconnected, 0, "nothing was connected or found"));
+            // All checks but the last are answered.
+            node.inspect(|received| assert_eq!(received.reconnected, 0, "no reconnection and no new stream"));
             let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
             let shop = TestNode::attach(bridge, service("shop").owning("shop"), NodeBehavior::default()).await;
             let shop = shop.expect("attaches");
-            node.until("the news that the stream is there", |seen| seen.reconnected == 1).await;
+            node.wait_until("the notification that the stream exists", |received| received.reconnected == 1).await;
             shop.bridge.publish(event(&shard("shop", 0), 1)).await.expect("publishes");
-            node.until("its event", |seen| seen.events.len() == 1).await;
-            node.look(|seen| assert_eq!(seen.reconnected, 1));
+            node.wait_until("its event", |received| received.events.len() == 1).await;
+            node.inspect(|received| assert_eq!(received.reconnected, 1));
             shop.stop().await;
             node.stop().await;
         });
     }
 }
 
-/// nats-server 2.9.10 was seen to keep messages in a work queue that its consumer counts as acknowledged, after it was killed under
-/// load. They are brought about here by putting the messages back and the consumer not.
+/// nats-server 2.9.10 was observed to keep messages in a work queue that its consumer counts as acknowledged, after it was killed under
+/// load. This test creates the state by restoring the messages without the consumer.
 #[test]
-fn messages_left_below_the_floor_are_removed() {
+fn messages_below_the_acknowledgement_floor_are_delivered() {
     let name = "whizbang_commands_bank";
     for release in BOTH {
         run(async {
@@ -217,7 +217,7 @@ fn messages_left_below_the_floor_are_removed() {
                 .expect("attaches");
             bank(&server, NodeBehavior::default()).await.stop().await;
             for number in 1..=100 {
-                shop.bridge.send(outside(&shard("bank", 1), number)).await.expect("sends");
+                shop.bridge.send(external_command(&shard("bank", 1), number)).await.expect("sends");
             }
             let messages = async |server: &NatsServer| {
                 let mut stream = operator(server).await.get_stream(name).await.expect("a stream");
@@ -228,9 +228,9 @@ fn messages_left_below_the_floor_are_removed() {
             let copy = server.back_up();
             server.restart();
             let node = bank(&server, NodeBehavior::default()).await;
-            node.until("all commands", |seen| seen.direct.len() >= 100).await;
+            node.wait_until("all commands", |received| received.direct.len() >= 100).await;
             while messages(&server).await > 0 {
-                node.insist_once(std::time::Duration::from_millis(20)).await;
+                node.wait_for_message(std::time::Duration::from_millis(20)).await;
             }
             node.stop().await;
             server.stop();
@@ -240,13 +240,13 @@ fn messages_left_below_the_floor_are_removed() {
             if release == Release::Distribution {
                 assert_eq!(left, 100, "below the floor of the consumer");
             }
-            println!("{release:?}: {left} messages are left");
+            println!("{release:?}: {left} messages left behind");
             let node = bank(&server, NodeBehavior::default()).await;
             let mut looks = 0;
             while messages(&server).await > 0 {
                 looks += 1;
-                assert!(looks < 500, "they stay");
-                node.insist_once(std::time::Duration::from_millis(20)).await;
+                assert!(looks < 500, "the messages stay");
+                node.wait_for_message(std::time::Duration::from_millis(20)).await;
             }
             node.stop().await;
             shop.stop().await;
@@ -254,40 +254,40 @@ fn messages_left_below_the_floor_are_removed() {
     }
 }
 
-/// Events that are not settled, for a slow job or behind a gap, leave the commands of the node their room.
+/// Events that are not completed, because of a slow job or a gap, leave capacity to the commands of the node.
 #[test]
-fn unsettled_events_leave_commands_their_room() {
+fn unfinished_events_leave_capacity_to_commands() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);
             let shop_bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
             let card = service("shop").owning("shop");
             let shop = TestNode::attach(shop_bridge, card, NodeBehavior::default()).await.expect("attaches");
-            // Nothing is settled before the node is opened.
-            let node = bank(&server, NodeBehavior { room: 100_000, open: false, ..NodeBehavior::default() }).await;
+            // No message completes before the node is opened.
+            let node = bank(&server, NodeBehavior { capacity: 100_000, open: false, ..NodeBehavior::default() }).await;
             for position in 1..=5_000 {
                 shop.bridge.publish(event(&shard("shop", 0), position)).await.expect("publishes");
             }
-            node.until("a full window of events", |seen| seen.events.len() >= 1_024).await;
+            node.wait_until("a full window of events", |received| received.events.len() >= 1_024).await;
             node.bridge.send(command(&shard("shop", 0), &shard("bank", 1), 1)).await.expect("sends");
-            node.until("the command", |seen| seen.direct.len() == 1).await;
-            node.look(|seen| assert!(seen.events.len() < 5_000, "the window of the events is bounded"));
+            node.wait_until("the command", |received| received.direct.len() == 1).await;
+            node.inspect(|received| assert!(received.events.len() < 5_000, "the window of the events is bounded"));
             node.open();
-            node.until("all events", |seen| seen.events.len() >= 5_000).await;
+            node.wait_until("all events", |received| received.events.len() >= 5_000).await;
             shop.stop().await;
             node.stop().await;
         });
     }
 }
 
-/// A question of forty bytes asks for a page of up to a megabyte: only a few are answered at once, the rest is refused.
+/// A request of forty bytes asks for a page of up to a megabyte: only a few are answered at once, the others are refused.
 #[test]
-fn questions_for_pages_are_bounded() {
+fn page_requests_are_bounded() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);
             let (open, opened) = tokio::sync::watch::channel(false);
-            let answering = move |_: Request| -> futures_util::future::BoxFuture<'static, Response> {
+            let responder = move |_: Request| -> futures_util::future::BoxFuture<'static, Response> {
                 let mut opened = opened.clone();
                 Box::pin(async move {
                     // The sender lives as long as the test.
@@ -295,7 +295,7 @@ fn questions_for_pages_are_bounded() {
                     Response::envelopes(Vec::new(), 0)
                 })
             };
-            let node = bank(&server, NodeBehavior { answering: Box::new(answering), ..NodeBehavior::default() }).await;
+            let node = bank(&server, NodeBehavior { responder: Box::new(responder), ..NodeBehavior::default() }).await;
             let question = || Request::Events { shard: shard("bank", 0), after: 0, limit: 1_000 };
             let asking = (0..200).map(|_| node.bridge.request(question(), std::time::Duration::from_secs(20)));
             let busy = std::cell::Cell::new(0);
@@ -311,13 +311,13 @@ fn questions_for_pages_are_bounded() {
             }))
             .await;
             assert_eq!(answers.iter().filter(|answer| matches!(answer, Response::Envelopes(..))).count(), 8);
-            node.look(|seen| assert_eq!(seen.asked.len(), 8));
+            node.inspect(|received| assert_eq!(received.requests.len(), 8));
             node.stop().await;
         });
     }
 }
 
-/// A consumer that has messages and delivers none is recreated. A paused one looks like that; only the pinned release can pause.
+/// A consumer that has messages and delivers none is recreated. A paused consumer looks the same; only the pinned release can pause.
 #[test]
 fn stalled_consumer_is_recreated() {
     run(async {
@@ -336,13 +336,13 @@ fn stalled_consumer_is_recreated() {
         assert!(String::from_utf8_lossy(&paused.payload).contains("\"paused\":true"), "{paused:?}");
         node.bridge.send(command(&shard("shop", 0), &shard("bank", 1), 1)).await.expect("sends");
         until_health(&node, "a recreated consumer", |health| health.recreated_consumers == 1).await;
-        node.until("the command", |seen| seen.direct.len() == 1).await;
+        node.wait_until("the command", |received| received.direct.len() == 1).await;
         until_health(&node, "no issue", |health| health.issues.is_empty()).await;
         node.stop().await;
     });
 }
 
-/// A time in RFC 3339 that is about an hour ahead.
+/// Returns a time in RFC 3339 about an hour in the future.
 fn time_in_an_hour() -> String {
     let output = std::process::Command::new("date")
         .args(["-u", "-d", "+1 hour", "+%Y-%m-%dT%H:%M:%SZ"])

@@ -1,4 +1,4 @@
-//! Strangers on the server: forged origins, reply addresses that are traps, and bytes that are no messages.
+//! Untrusted clients on the server: forged origins, malicious reply subjects, and invalid messages.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use whizbang::bridge::nats::NatsBridge;
 use whizbang::bridge::wire::Packet;
 use whizbang::bridge::{Bridge, Notification, Request, RequestError, Response};
 use whizbang::message::{Codec, Envelope, Kind};
-use whizbang::testing::bridge::cases::sample::{command, event, outside, shard};
+use whizbang::testing::bridge::cases::sample::{command, event, external_command, shard};
 use whizbang::testing::bridge::node::{NodeBehavior, TestNode, named, service};
 use whizbang::testing::bridge::run;
 use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
@@ -25,23 +25,23 @@ fn headers(packet: &Packet) -> HeaderMap {
     headers
 }
 
-/// A server that takes more than a bridge does, and the node of a bank on it.
+/// Starts a server with a higher message limit than the bridge's, and the node of a bank on it.
 async fn start(release: Release) -> (NatsServer, TestNode, async_nats::Client) {
     let config = NatsConfig { max_payload: Some(4 << 20), ..NatsConfig::default() };
     let server = NatsServer::start_with(release, config);
     let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
-    let answering = |asked: Request| -> futures_util::future::BoxFuture<'static, Response> {
+    let responder = |asked: Request| -> futures_util::future::BoxFuture<'static, Response> {
         let Request::Command(envelope) = asked else { return Box::pin(async { Response::watermark(0) }) };
         Box::pin(async move { Response::Reply(envelope.payload) })
     };
-    let manners = NodeBehavior { answering: Box::new(answering), ..NodeBehavior::default() };
-    let card = service("bank").owning("bank").taking("shop");
-    let node = TestNode::attach(bridge, card, manners).await.expect("attaches");
+    let behavior = NodeBehavior { responder: Box::new(responder), ..NodeBehavior::default() };
+    let card = service("bank").owning("bank").subscribing("shop");
+    let node = TestNode::attach(bridge, card, behavior).await.expect("attaches");
     let stranger = async_nats::connect(server.url()).await.expect("connects");
     (server, node, stranger)
 }
 
-/// What a service has put aside: the reason and the subject of each.
+/// Returns the reason and the subject of each message that a service refused, with its size.
 async fn put_aside(server: &NatsServer, count: usize) -> Vec<(String, String, usize)> {
     let context = jetstream::new(async_nats::connect(server.url()).await.expect("connects"));
     let stream = context.get_stream("whizbang_refused_bank").await.expect("a stream");
@@ -58,7 +58,7 @@ async fn put_aside(server: &NatsServer, count: usize) -> Vec<(String, String, us
 }
 
 #[test]
-fn what_says_otherwise_than_its_subject_is_put_aside_with_the_reason() {
+fn message_that_contradicts_its_subject_is_refused() {
     for release in BOTH {
         run(async {
             let (server, node, stranger) = start(release).await;
@@ -70,24 +70,24 @@ fn what_says_otherwise_than_its_subject_is_put_aside_with_the_reason() {
             let mut other = command(&shop, &bank, 1);
             other.domain = named("shop");
             let cases: Vec<(&str, Packet, &str)> = vec![
-                // An origin that the subject does not have, and one that is another's.
+                // The origin is missing from the subject, or is another one.
                 ("whizbang.cmd.bank.1.outside", packet(&command(&shop, &bank, 1)), "the origin"),
                 ("whizbang.cmd.bank.1.mail.0", packet(&command(&shop, &bank, 1)), "the origin"),
                 ("whizbang.cmd.bank.1.mail.0", packet(&reply), "the origin"),
-                ("whizbang.cmd.bank.1.shop.0", packet(&outside(&bank, 1)), "the origin"),
-                // A destination that is not that of the subject, or is none.
+                ("whizbang.cmd.bank.1.shop.0", packet(&external_command(&bank, 1)), "the origin"),
+                // The destination differs from the subject or is invalid.
                 ("whizbang.cmd.bank.2.shop.0", packet(&command(&shop, &bank, 1)), "the destination"),
                 ("whizbang.cmd.bank.4.shop.0", packet(&far), "the destination"),
                 ("whizbang.cmd.bank.99999.shop.0", packet(&command(&shop, &bank, 1)), "the subject"),
                 ("whizbang.cmd.bank.1.shop", packet(&command(&shop, &bank, 1)), "the subject"),
                 ("whizbang.cmd.bank.1.shop.0", packet(&other), "the domain"),
-                // A reply of somebody else's.
+                // A reply from another service than the owner of the command.
                 (
                     "whizbang.cmd.bank.1.shop.0",
                     packet(&Envelope { domain: named("mail"), ..reply.clone() }),
                     "the domain",
                 ),
-                // Something else than a command.
+                // Not a command.
                 ("whizbang.cmd.bank.1.shop.0", packet(&event(&shop, 1)), "the kind"),
                 (
                     "whizbang.cmd.bank.1.outside",
@@ -104,20 +104,20 @@ fn what_says_otherwise_than_its_subject_is_put_aside_with_the_reason() {
             for (subject, packet, _) in &cases {
                 publish(subject, headers(packet), packet.payload.clone()).await;
             }
-            // More than a bridge takes, though the server does; of that only the beginning is kept.
-            let large = packet(&outside(&bank, 1));
+            // Larger than a bridge accepts; only the beginning is kept.
+            let large = packet(&external_command(&bank, 1));
             publish("whizbang.cmd.bank.1.outside", headers(&large), vec![0; 3 << 20].into()).await;
             let mut many = headers(&large);
             for at in 0..500 {
                 many.append(format!("x-{at}").as_str(), "y".repeat(100).as_str());
             }
             publish("whizbang.cmd.bank.1.outside", many, Bytes::new()).await;
-            // What commands the server rides along in vain.
+            // Headers that command the server are dropped.
             let mut rollup = headers(&large);
             rollup.append("Nats-Expected-Stream", "whizbang_commands_bank");
             publish("whizbang.cmd.bank.1.outside", rollup, large.payload.clone()).await;
 
-            node.until("the only good one", |seen| seen.direct.len() == 1).await;
+            node.wait_until("the only valid message", |received| received.direct.len() == 1).await;
             let aside = put_aside(&server, cases.len() + 2).await;
             for ((subject, _, reason), found) in cases.iter().zip(&aside) {
                 assert_eq!(found.0, *subject);
@@ -126,14 +126,16 @@ fn what_says_otherwise_than_its_subject_is_put_aside_with_the_reason() {
             let [large, many] = &aside[cases.len()..] else { panic!("{}", aside.len()) };
             assert!(large.1.contains("3145728 bytes") && large.2 <= 64 * 1024, "{large:?}");
             assert!(many.1.contains("headers"), "{many:?}");
-            node.look(|seen| assert!(seen.direct.len() == 1 && seen.direct[0].headers.is_empty(), "{:?}", seen.direct));
+            node.inspect(|received| {
+                assert!(received.direct.len() == 1 && received.direct[0].headers.is_empty(), "{:?}", received.direct)
+            });
             node.stop().await;
         });
     }
 }
 
 #[test]
-fn a_question_whose_answer_would_go_elsewhere_than_to_an_inbox_gets_none() {
+fn request_without_an_inbox_reply_gets_no_response() {
     for release in BOTH {
         run(async {
             let (_server, node, stranger) = start(release).await;
@@ -143,7 +145,7 @@ fn a_question_whose_answer_would_go_elsewhere_than_to_an_inbox_gets_none() {
                 traps.push(stranger.subscribe(subject).await.expect("subscribes"));
             }
             stranger.flush().await.expect("flushes");
-            let packet = Packet::from_envelope(&outside(&shard("bank", 1), 1)).expect("can be written");
+            let packet = Packet::from_envelope(&external_command(&shard("bank", 1), 1)).expect("can be written");
             let to = "whizbang.ask.bank.cmd.1";
             for reply in subjects {
                 stranger
@@ -151,11 +153,11 @@ fn a_question_whose_answer_would_go_elsewhere_than_to_an_inbox_gets_none() {
                     .await
                     .expect("writes");
             }
-            // One that is honest, behind them.
+            // A valid request after them.
             let answer =
                 stranger.request_with_headers(to, headers(&packet), packet.payload.clone()).await.expect("answers");
             assert_eq!(answer.payload, packet.payload);
-            node.look(|seen| assert_eq!(seen.asked.len(), 1));
+            node.inspect(|received| assert_eq!(received.requests.len(), 1));
             for trap in &mut traps {
                 let nothing = tokio::time::timeout(Duration::from_millis(50), trap.next()).await;
                 assert!(nothing.is_err(), "{nothing:?}");
@@ -166,11 +168,11 @@ fn a_question_whose_answer_would_go_elsewhere_than_to_an_inbox_gets_none() {
 }
 
 #[test]
-fn questions_that_are_none_are_answered_so() {
+fn invalid_requests_get_an_error_response() {
     for release in BOTH {
         run(async {
             let (_server, node, stranger) = start(release).await;
-            let good = Packet::from_envelope(&outside(&shard("bank", 1), 1)).expect("can be written");
+            let good = Packet::from_envelope(&external_command(&shard("bank", 1), 1)).expect("can be written");
             let sent =
                 Packet::from_envelope(&command(&shard("shop", 0), &shard("bank", 1), 1)).expect("can be written");
             for (subject, packet) in [
@@ -178,7 +180,7 @@ fn questions_that_are_none_are_answered_so() {
                 ("whizbang.ask.bank.cmd.2", good.clone()),
                 ("whizbang.ask.bank.evt.1", good.clone()),
                 ("whizbang.ask.bank.nonsense", good.clone()),
-                // Whoever asks is no actor.
+                // A caller is not an actor.
                 ("whizbang.ask.bank.cmd.1", sent),
             ] {
                 let answer = stranger
@@ -195,18 +197,18 @@ fn questions_that_are_none_are_answered_so() {
                 let answer = Packet::read_response(&pairs, answer.payload).expect("an answer");
                 assert!(matches!(answer, Response::Refused(RequestError::Undecodable(_))), "{subject}: {answer:?}");
             }
-            node.look(|seen| assert!(seen.asked.is_empty()));
+            node.inspect(|received| assert!(received.requests.is_empty()));
             node.stop().await;
         });
     }
 }
 
 #[test]
-fn tidings_in_anothers_name_are_dropped() {
+fn forged_notifications_are_dropped() {
     for release in BOTH {
         run(async {
             let (_server, node, stranger) = start(release).await;
-            // A watermark that would make the bank forget what nobody has taken.
+            // A watermark that would make the bank discard unacknowledged entries.
             let forged = Notification::Committed { from: shard("bank", 0), to: shard("shop", 0), through: u64::MAX };
             let packet = Packet::from_notification(&forged);
             let publish = async |subject: &'static str, packet: &Packet| {
@@ -218,19 +220,19 @@ fn tidings_in_anothers_name_are_dropped() {
             publish("whizbang.head.shop.0", &packet).await;
             let honest = Notification::Committed { from: shard("bank", 0), to: shard("shop", 0), through: 7 };
             publish("whizbang.done.bank.0.shop.0", &Packet::from_notification(&honest)).await;
-            node.until("the honest ones", |seen| seen.told.contains(&honest)).await;
-            node.look(|seen| assert_eq!(seen.told.len(), 1));
+            node.wait_until("the valid notifications", |received| received.notifications.contains(&honest)).await;
+            node.inspect(|received| assert_eq!(received.notifications.len(), 1));
             node.stop().await;
         });
     }
 }
 
 #[test]
-fn a_pack_that_says_otherwise_than_its_subject_is_put_aside_as_a_whole() {
+fn pack_that_contradicts_its_subject_is_refused_whole() {
     for release in BOTH {
         run(async {
             let (server, node, stranger) = start(release).await;
-            // The shop's stream is the shop's to make.
+            // The stream of the shop's events is created by the shop.
             let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
             let shop = TestNode::attach(bridge, service("shop").owning("shop"), NodeBehavior::default()).await;
             let shop = shop.expect("attaches");
@@ -256,14 +258,14 @@ fn a_pack_that_says_otherwise_than_its_subject_is_put_aside_as_a_whole() {
                 let taken = context.publish_with_headers(*subject, headers(packet), packet.payload.clone()).await;
                 taken.expect("writes").await.expect("is acknowledged");
             }
-            // A real one behind them: three events that wait together travel together.
+            // Valid events after them: three queued events are packed together.
             let published =
                 futures_util::future::join_all(good.iter().cloned().map(|event| shop.bridge.publish(event)));
             for published in published.await {
                 published.expect("publishes");
             }
-            node.until("the good ones", |seen| seen.events.len() >= 3).await;
-            node.look(|seen| assert_eq!(seen.events, good));
+            node.wait_until("the valid events", |received| received.events.len() >= 3).await;
+            node.inspect(|received| assert_eq!(received.events, good));
             for ((subject, _, reason), found) in cases.iter().zip(put_aside(&server, cases.len()).await) {
                 assert_eq!(found.0, *subject);
                 assert!(found.1.contains(reason), "{subject}: {} instead of {reason}", found.1);
@@ -278,31 +280,31 @@ fn a_pack_that_says_otherwise_than_its_subject_is_put_aside_as_a_whole() {
 }
 
 #[test]
-fn questions_that_nobody_has_answered_yet_hold_up_no_messages() {
+fn unanswered_requests_block_no_messages() {
     run(async {
         let server = NatsServer::start(Release::Distribution);
         let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
         let answers = Arc::new(tokio::sync::Semaphore::new(0));
         let held = Arc::clone(&answers);
-        let answering = move |_: Request| -> futures_util::future::BoxFuture<'static, Response> {
+        let responder = move |_: Request| -> futures_util::future::BoxFuture<'static, Response> {
             let held = Arc::clone(&held);
             Box::pin(async move {
                 let _never = held.acquire().await;
                 Response::Refused(RequestError::NotHere)
             })
         };
-        let manners = NodeBehavior { answering: Box::new(answering), ..NodeBehavior::default() };
-        let node = TestNode::attach(bridge, service("bank").owning("bank"), manners).await.expect("attaches");
+        let behavior = NodeBehavior { responder: Box::new(responder), ..NodeBehavior::default() };
+        let node = TestNode::attach(bridge, service("bank").owning("bank"), behavior).await.expect("attaches");
         let stranger = async_nats::connect(server.url()).await.expect("connects");
         let inbox = stranger.new_inbox();
         let mut told = stranger.subscribe(inbox.clone()).await.expect("subscribes");
-        let packet = Packet::from_envelope(&outside(&shard("bank", 1), 1)).expect("can be written");
+        let packet = Packet::from_envelope(&external_command(&shard("bank", 1), 1)).expect("can be written");
         for _ in 0..5000 {
             let (to, inbox) = ("whizbang.ask.bank.cmd.1", inbox.clone());
             let asked = stranger.publish_with_reply_and_headers(to, inbox, headers(&packet), packet.payload.clone());
             asked.await.expect("asks");
         }
-        // As many as it looks at are in its hands once one more is told so.
+        // Once one more request is refused as busy, the node handles its maximum.
         let busy =
             tokio::time::timeout(Duration::from_secs(20), told.next()).await.expect("in time").expect("an answer");
         let header = busy.headers.as_ref().and_then(|map| map.get("whizbang-answer")).map(ToString::to_string);
@@ -311,14 +313,14 @@ fn questions_that_nobody_has_answered_yet_hold_up_no_messages() {
         let subject = "whizbang.cmd.bank.1.outside";
         let published = context.publish_with_headers(subject, headers(&packet), packet.payload.clone()).await;
         published.expect("writes").await.expect("is acknowledged");
-        node.until("the command that came behind them", |seen| seen.direct.len() == 1).await;
+        node.wait_until("the command sent after them", |received| received.direct.len() == 1).await;
         answers.close();
         node.stop().await;
     });
 }
 
 #[test]
-fn events_that_wait_travel_in_packs_of_a_bounded_size() {
+fn queued_events_are_packed_up_to_a_limit() {
     run(async {
         let (server, node, stranger) = start(Release::Distribution).await;
         let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
@@ -331,7 +333,7 @@ fn events_that_wait_travel_in_packs_of_a_bounded_size() {
         let events = (1..=300).map(small).chain((301..=400).map(large));
         let published = futures_util::future::join_all(events.map(|event| shop.bridge.publish(event))).await;
         assert!(published.iter().all(Result::is_ok), "{published:?}");
-        node.until("all events", |seen| seen.events.len() == 400).await;
+        node.wait_until("all events", |received| received.events.len() == 400).await;
 
         let context = jetstream::new(stranger.clone());
         let mut stream = context.get_stream("whizbang_events_shop").await.expect("a stream");

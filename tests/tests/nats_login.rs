@@ -1,4 +1,4 @@
-//! Who may connect, how, and what is said where it fails.
+//! Logins and TLS: accepted and refused connections, and their errors.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use whizbang_tests::nats::{Certificates, NatsConfig, NatsServer, Operator, Relea
 
 const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
 
-/// Connects and sends a command through.
+/// Connects and sends a command.
 async fn works(builder: NatsBuilder) {
     let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
     let bank =
         TestNode::attach(bridge, service("bank").owning("bank"), NodeBehavior::default()).await.expect("attaches");
     bank.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 1)).await.expect("sends");
-    bank.until("the command", |seen| seen.direct.len() == 1).await;
+    bank.wait_until("the command", |received| received.direct.len() == 1).await;
     bank.stop().await;
 }
 
@@ -33,7 +33,7 @@ async fn refused(builder: NatsBuilder) -> String {
 }
 
 #[test]
-fn a_user_with_a_password_connects_and_a_wrong_password_does_not() {
+fn right_password_connects_and_wrong_one_is_refused() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start_with(release, NatsConfig::authorization("user: ada\npassword: lovelace"));
@@ -49,7 +49,7 @@ fn a_user_with_a_password_connects_and_a_wrong_password_does_not() {
 }
 
 #[test]
-fn a_password_in_the_address_works_and_is_shown_nowhere() {
+fn password_in_the_address_works_and_is_never_shown() {
     run(async {
         let server =
             NatsServer::start_with(Release::Pinned, NatsConfig::authorization("user: ada\npassword: lovelace"));
@@ -63,7 +63,7 @@ fn a_password_in_the_address_works_and_is_shown_nowhere() {
 }
 
 #[test]
-fn a_token_connects() {
+fn token_connects() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start_with(release, NatsConfig::authorization("token: \"s3cret\""));
@@ -74,7 +74,7 @@ fn a_token_connects() {
 }
 
 #[test]
-fn an_nkey_connects_and_a_strange_or_broken_one_does_not() {
+fn right_nkey_connects_and_wrong_one_is_refused() {
     for release in BOTH {
         run(async {
             let (public, seed) = user_key();
@@ -88,7 +88,7 @@ fn an_nkey_connects_and_a_strange_or_broken_one_does_not() {
 }
 
 #[test]
-fn credentials_of_an_operators_user_connect_and_those_of_another_operator_do_not() {
+fn credentials_of_another_operator_are_refused() {
     for release in BOTH {
         run(async {
             let (operator, other) = (Operator::generate(), Operator::generate());
@@ -102,7 +102,7 @@ fn credentials_of_an_operators_user_connect_and_those_of_another_operator_do_not
 }
 
 #[test]
-fn tls_works_with_the_known_authority_and_with_no_other() {
+fn tls_requires_the_configured_authority() {
     for release in BOTH {
         run(async {
             let (certificates, strangers) = (Certificates::generate(), Certificates::generate());
@@ -110,14 +110,14 @@ fn tls_works_with_the_known_authority_and_with_no_other() {
             works(NatsBridge::builder(&server.url()).root_certificate(certificates.authority())).await;
             let reason = refused(NatsBridge::builder(&server.url()).root_certificate(strangers.authority())).await;
             assert!(reason.contains("certificate"), "{reason}");
-            // The system's authorities do not know it either.
+            // The authorities of the system do not include it either.
             refused(NatsBridge::builder(&server.url())).await;
         });
     }
 }
 
 #[test]
-fn a_server_that_wants_the_clients_certificate_gets_it() {
+fn client_certificate_is_presented() {
     run(async {
         let certificates = Certificates::generate();
         let config = NatsConfig { verify_clients: true, ..NatsConfig::tls(&certificates) };
@@ -129,7 +129,7 @@ fn a_server_that_wants_the_clients_certificate_gets_it() {
 }
 
 #[test]
-fn a_server_without_tls_is_refused_where_tls_is_required() {
+fn server_without_tls_is_refused_when_tls_is_required() {
     run(async {
         let server = NatsServer::start(Release::Pinned);
         let start = tokio::time::Instant::now();
@@ -140,7 +140,7 @@ fn a_server_without_tls_is_refused_where_tls_is_required() {
 }
 
 #[test]
-fn where_no_server_is_the_address_and_the_reason_are_said() {
+fn missing_server_is_reported_with_address_and_reason() {
     run(async {
         // A port that was free a moment ago.
         let port = NatsServer::start(Release::Pinned).port();
@@ -166,7 +166,7 @@ fn where_no_server_is_the_address_and_the_reason_are_said() {
 }
 
 #[test]
-fn a_server_that_goes_silent_or_dies_while_a_node_starts_is_said_in_time() {
+fn server_failure_during_start_is_reported_in_time() {
     run(async {
         let mut server = NatsServer::start(Release::Distribution);
         let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
@@ -185,7 +185,7 @@ fn a_server_that_goes_silent_or_dies_while_a_node_starts_is_said_in_time() {
 }
 
 #[test]
-fn a_password_that_changes_under_way_cuts_off_until_it_is_right_again() {
+fn changed_password_disconnects_until_it_is_right_again() {
     run(async {
         let right = NatsConfig::authorization("user: ada\npassword: lovelace");
         let mut server = NatsServer::start_with(Release::Pinned, right.clone());
@@ -198,13 +198,13 @@ fn a_password_that_changes_under_way_cuts_off_until_it_is_right_again() {
         assert!(refused.is_err());
         server.restart_with(right);
         let send = || bank.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 2));
-        bank.insist("a command", send, |seen| !seen.direct.is_empty()).await;
+        bank.retry_until("a command", send, |received| !received.direct.is_empty()).await;
         bank.stop().await;
     });
 }
 
 #[test]
-fn a_server_that_is_waited_for_may_come_later_and_one_that_refuses_is_not_waited_for() {
+fn connect_waits_for_a_late_server_but_not_after_a_refusal() {
     run(async {
         let mut server = NatsServer::start(Release::Distribution);
         let url = server.url();
@@ -215,7 +215,7 @@ fn a_server_that_is_waited_for_may_come_later_and_one_that_refuses_is_not_waited
         tokio::task::yield_now().await;
         assert!(!waits.is_finished());
         server.restart();
-        waits.await.expect("it ends").expect("the server has come");
+        waits.await.expect("the task ends").expect("the server is up");
 
         server.restart_with(NatsConfig::authorization("user: ada\npassword: lovelace"));
         let begun = tokio::time::Instant::now();
@@ -252,9 +252,9 @@ fn replaced_login_files_are_read_at_the_next_connection() {
                 write(new);
                 server.restart_with(after);
                 let send = || bank.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 2));
-                bank.insist("a command", send, |seen| !seen.direct.is_empty()).await;
+                bank.retry_until("a command", send, |received| !received.direct.is_empty()).await;
                 bank.stop().await;
-                // A file that is not there is an error of the start, and is named.
+                // A missing file is an error at start, and is named.
                 std::fs::remove_file(&file).expect("removes");
                 let reason = refused(builder).await;
                 assert!(reason.contains("login"), "{reason}");

@@ -1,4 +1,4 @@
-//! Each service with the permissions made from its card: it works, and everything else is denied.
+//! Services with the permissions generated from their cards: they work, and everything else is denied.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use whizbang::bridge::subject::Namespace;
 use whizbang::bridge::wire::Packet;
 use whizbang::bridge::{Bridge, BridgeError, NodeCard, Notification, Request, Response};
 use whizbang::message::{Envelope, Fingerprint, Kind};
-use whizbang::testing::bridge::cases::sample::{command, effects, event, outside, shard};
+use whizbang::testing::bridge::cases::sample::{command, effects, event, external_command, shard};
 use whizbang::testing::bridge::node::{NodeBehavior, TestNode, named, service};
 use whizbang::testing::bridge::run;
 use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
@@ -20,19 +20,19 @@ fn bank() -> NodeCard {
 }
 
 fn shop() -> NodeCard {
-    service("e-shop").owning("shop").taking("bank")
+    service("e-shop").owning("shop").subscribing("bank")
 }
 
-/// A service that means harm. It takes its own events, so that it has a consumer of each kind.
+/// Returns the card of a hostile service. It subscribes to its own events, so that it has a consumer of each kind.
 fn evil() -> NodeCard {
-    service("evil").owning("evil").taking("evil")
+    service("evil").owning("evil").subscribing("evil")
 }
 
 fn cards() -> [NodeCard; 3] {
     [bank(), shop(), evil()]
 }
 
-/// A server on which each service has its own user and its runtime permissions, and streams that the setup user has created.
+/// Starts a server with one user per service and its runtime permissions, and with the streams that the setup user has created.
 async fn guarded(release: Release) -> NatsServer {
     let namespace = Namespace::default();
     let permissions = cards().map(|card| NatsPermissions::runtime(&card, &namespace));
@@ -49,7 +49,7 @@ fn server_with(release: Release, permissions: impl IntoIterator<Item = NatsPermi
         let name = &permissions.identity;
         users += &format!("  {{ user: \"{name}\", password: \"secret of {name}\", permissions: $WHIZBANG_{name} }}\n");
     }
-    // Looks on, and may do everything.
+    // An operator with all permissions, who observes.
     users += "  { user: operator, password: operator }\n";
     NatsServer::start_with(release, NatsConfig::authorization(&format!("{block}users: [\n{users}]")))
 }
@@ -63,7 +63,7 @@ async fn start(server: &NatsServer, card: NodeCard) -> TestNode {
 }
 
 async fn start_as(server: &NatsServer, card: NodeCard, setup: StreamSetup) -> TestNode {
-    let answering = |asked: Request| -> futures_util::future::BoxFuture<'static, Response> {
+    let responder = |asked: Request| -> futures_util::future::BoxFuture<'static, Response> {
         Box::pin(async move {
             match asked {
                 Request::Command(envelope) | Request::Query(envelope) => Response::Reply(envelope.payload),
@@ -76,13 +76,13 @@ async fn start_as(server: &NatsServer, card: NodeCard, setup: StreamSetup) -> Te
     let name = card.service.to_string();
     let builder = login(server, &name).stream_setup(setup);
     let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
-    TestNode::attach(bridge, card, NodeBehavior { answering: Box::new(answering), ..NodeBehavior::default() })
+    TestNode::attach(bridge, card, NodeBehavior { responder: Box::new(responder), ..NodeBehavior::default() })
         .await
         .expect("attaches")
 }
 
 #[test]
-fn a_service_does_all_it_has_to_with_the_permissions_of_its_card() {
+fn service_works_with_the_permissions_of_its_card() {
     for release in [Release::Distribution, Release::Pinned] {
         run(async {
             let server = guarded(release).await;
@@ -94,11 +94,12 @@ fn a_service_does_all_it_has_to_with_the_permissions_of_its_card() {
             (reply.kind, reply.domain) = (Kind::Reply, named("shop"));
             shop.bridge.send(reply).await.expect("replies");
             bank.bridge.publish(event(&from, 1)).await.expect("publishes");
-            shop.until("command and event", |seen| seen.direct.len() == 1 && seen.events.len() == 1).await;
-            bank.until("reply", |seen| seen.direct.len() == 1).await;
+            shop.wait_until("command and event", |received| received.direct.len() == 1 && received.events.len() == 1)
+                .await;
+            bank.wait_until("reply", |received| received.direct.len() == 1).await;
 
             let ask = |asked| shop.bridge.request(asked, Duration::from_secs(10));
-            let asked = outside(&from, 5);
+            let asked = external_command(&from, 5);
             assert_eq!(
                 ask(Request::Command(asked.clone())).await.expect("asks"),
                 Response::Reply(asked.payload.clone())
@@ -113,19 +114,24 @@ fn a_service_does_all_it_has_to_with_the_permissions_of_its_card() {
             let watermark = Request::Watermark { from: to.clone(), to: from.clone() };
             assert_eq!(ask(watermark).await.expect("asks"), Response::watermark(3));
 
-            // The same rights suffice to ask for the shapes of what comes.
+            // The same permissions suffice to request the shapes of messages.
             for to in [None, Some(to.clone())] {
                 let shapes = Request::Shape { from: from.clone(), to, shape: Fingerprint::from_u64(1) };
                 assert_eq!(ask(shapes).await.expect("asks"), Response::Shape("shapes".to_owned()));
             }
 
             let head = Notification::Head { shard: from.clone(), position: 1 };
-            shop.insist("the head", || bank.bridge.notify(head.clone()), |seen| seen.told.contains(&head)).await;
+            shop.retry_until(
+                "the head",
+                || bank.bridge.notify(head.clone()),
+                |received| received.notifications.contains(&head),
+            )
+            .await;
             let committed = Notification::Committed { from, to, through: 1 };
-            bank.insist(
+            bank.retry_until(
                 "the watermark",
                 || shop.bridge.notify(committed.clone()),
-                |seen| seen.told.contains(&committed),
+                |received| received.notifications.contains(&committed),
             )
             .await;
             bank.stop().await;
@@ -166,7 +172,7 @@ fn every_foreign_publish_and_subscribe_is_denied() {
                 assert_eq!(denied.load(Ordering::Relaxed), expected, "after {what}");
             };
             for subject in [
-                // Events, heads and commands in the bank's name, and in nobody's.
+                // Events, heads and commands from the bank, and from no owned domain.
                 "whizbang.evt.bank.0.Happened",
                 "whizbang.head.bank.0",
                 "whizbang.cmd.shop.0.bank.0",
@@ -176,17 +182,17 @@ fn every_foreign_publish_and_subscribe_is_denied() {
                 "whizbang.ask.bank.out.0.other.0",
                 "whizbang.ask.bank.mark.0.other.0",
                 "whizbang.ask.other.evt.0",
-                // What others have refused, and their answers.
+                // Refused messages of other services, and their inboxes.
                 "whizbang.refused.bank",
                 "_INBOX_whizbang_bank.x.r.1",
                 "_INBOX.anybody",
-                // Streams and consumers that are not its own.
+                // Streams and consumers of other services.
                 "$JS.API.STREAM.DELETE.whizbang_events_bank",
                 "$JS.API.STREAM.PURGE.whizbang_events_bank",
                 "$JS.API.STREAM.UPDATE.whizbang_events_bank",
                 "$JS.API.STREAM.CREATE.whizbang_events_bank",
-                // Nor may it create or change its own: a stream's body says what it reads and writes, and the server checks its
-                // name alone.
+                // The service must not create or change its own streams either: the body of the request determines the subjects, and the
+                // server checks only the name.
                 "$JS.API.STREAM.CREATE.whizbang_events_shop",
                 "$JS.API.STREAM.UPDATE.whizbang_commands_shop",
                 "$JS.API.STREAM.DELETE.whizbang_commands_shop",
@@ -243,8 +249,10 @@ fn every_foreign_publish_and_subscribe_is_denied() {
                 subscriptions.push(hostile.subscribe(subject).await.expect("writes"));
                 check(format!("subscribing to {subject}")).await;
             }
-            bank_node.look(|seen| assert!(seen.direct.is_empty() && seen.told.is_empty() && seen.asked.is_empty()));
-            shop_node.look(|seen| assert!(seen.direct.is_empty() && seen.told.is_empty()));
+            bank_node.inspect(|received| {
+                assert!(received.direct.is_empty() && received.notifications.is_empty() && received.requests.is_empty())
+            });
+            shop_node.inspect(|received| assert!(received.direct.is_empty() && received.notifications.is_empty()));
             println!("{release:?}: {expected} foreign publishes and subscribes denied");
             bank_node.stop().await;
             shop_node.stop().await;
@@ -253,10 +261,10 @@ fn every_foreign_publish_and_subscribe_is_denied() {
 }
 
 #[test]
-fn a_bridge_that_may_not_do_what_its_card_says_is_told_what_it_lacks() {
+fn missing_permission_is_named_at_attach() {
     run(async {
         let server = guarded(Release::Pinned).await;
-        // The shop's user, with a card that claims the bank's domain.
+        // The shop's user, with a card that owns the bank's domain.
         let builder = login(&server, "e-shop").stream_setup(StreamSetup::Existing);
         let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
         let thief = service("e-shop").owning("bank");
@@ -269,7 +277,7 @@ fn a_bridge_that_may_not_do_what_its_card_says_is_told_what_it_lacks() {
 }
 
 #[test]
-fn what_may_not_be_sent_is_refused_at_once_and_not_at_its_deadline() {
+fn denied_publish_fails_immediately() {
     run(async {
         let server = guarded(Release::Pinned).await;
         let (bank, shop) = (start(&server, bank()).await, start(&server, shop()).await);
@@ -279,7 +287,7 @@ fn what_may_not_be_sent_is_refused_at_once_and_not_at_its_deadline() {
         let forged = shop.bridge.publish(event(&shard("bank", 0), 1)).await;
         assert!(matches!(&forged, Err(BridgeError::Refused { .. })), "{forged:?}");
         assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
-        bank.look(|seen| assert_eq!(effects(&seen.direct).len(), 0));
+        bank.inspect(|received| assert_eq!(effects(&received.direct).len(), 0));
         bank.stop().await;
         shop.stop().await;
     });
@@ -291,11 +299,11 @@ fn node_that_creates_its_streams_works_with_its_permissions() {
         run(async {
             let permissions = [bank(), shop()].map(|card| NatsPermissions::for_card(&card, &Namespace::default()));
             let server = server_with(release, permissions);
-            // The subscriber first: it waits for a stream that it may not create.
+            // Start the subscriber first: it waits for a stream that it must not create.
             let shop = start_as(&server, shop(), StreamSetup::Create).await;
             let bank = start_as(&server, bank(), StreamSetup::Create).await;
             bank.bridge.publish(event(&shard("bank", 1), 1)).await.expect("publishes");
-            shop.until("the event", |seen| seen.events.len() == 1).await;
+            shop.wait_until("the event", |received| received.events.len() == 1).await;
             assert_eq!(bank.bridge.last_published(&shard("bank", 1)).await.expect("reads"), Some(1));
             bank.stop().await;
             shop.stop().await;
@@ -322,7 +330,7 @@ fn missing_setup_is_refused_by_name() {
 }
 
 /// Requests of a service with its runtime permissions, with hostile bodies and reply subjects: none changes a stream, and no other
-/// service handles anything because of them.
+/// service handles a message because of them.
 #[test]
 fn hostile_bodies_change_no_stream_and_reach_no_service() {
     for release in [Release::Distribution, Release::Pinned] {
@@ -375,7 +383,7 @@ fn hostile_bodies_change_no_stream_and_reach_no_service() {
                 }
             }
             hostile.flush().await.expect("flushes");
-            // Answers of the API, and deliveries, to a subject of another service instead of an inbox.
+            // Responses of the API, and deliveries, to a subject of another service instead of an inbox.
             let forged = Packet::from_envelope(&event(&shard("bank", 0), 1)).expect("can be written");
             let mut headers = async_nats::HeaderMap::new();
             for (name, value) in &forged.headers {
@@ -398,27 +406,34 @@ fn hostile_bodies_change_no_stream_and_reach_no_service() {
                 }
             }
             hostile.flush().await.expect("flushes");
-            // The bank's own first event arrives as the only one.
+            // The bank's own first event is the only one that arrives.
             bank_node.bridge.publish(event(&shard("bank", 0), 1)).await.expect("publishes");
             bank_node.bridge.publish(event(&shard("bank", 1), 1)).await.expect("publishes");
-            shop_node.until("the bank's events", |seen| seen.events.len() >= 2).await;
+            shop_node.wait_until("the bank's events", |received| received.events.len() >= 2).await;
             assert_eq!(state().await, before);
-            // What the API wrote to two streams is unreadable, or says by its subject that it is not the bank's.
+            // The messages that the API wrote to two streams are undecodable or contradict their subject.
             shop_node
-                .insist("six refused", || std::future::ready(Ok(())), |_| shop_node.bridge.health().refused == 6)
+                .retry_until("six refused", || std::future::ready(Ok(())), |_| shop_node.bridge.health().refused == 6)
                 .await;
-            shop_node.look(|seen| {
-                assert_eq!(seen.events.len(), 2, "{:?}", seen.events);
-                assert!(seen.direct.is_empty() && seen.told.is_empty(), "{:?} {:?}", seen.direct, seen.told);
+            shop_node.inspect(|received| {
+                assert_eq!(received.events.len(), 2, "{:?}", received.events);
+                assert!(
+                    received.direct.is_empty() && received.notifications.is_empty(),
+                    "{:?} {:?}",
+                    received.direct,
+                    received.notifications
+                );
             });
-            bank_node.look(|seen| assert!(seen.direct.is_empty() && seen.told.is_empty() && seen.asked.is_empty()));
+            bank_node.inspect(|received| {
+                assert!(received.direct.is_empty() && received.notifications.is_empty() && received.requests.is_empty())
+            });
             bank_node.stop().await;
             shop_node.stop().await;
         });
     }
 }
 
-/// A permission to create a stream names the stream, and the server checks nothing else of it: with it everything can be read.
+/// A permission to create a stream restricts only its name: with this permission every message can be read.
 #[test]
 fn permission_to_create_streams_is_permission_to_read_all() {
     for release in [Release::Distribution, Release::Pinned] {
@@ -468,7 +483,7 @@ fn permission_to_create_streams_is_permission_to_read_all() {
 }
 
 #[test]
-fn client_asks_queries_and_posts_with_the_permissions_of_its_card() {
+fn client_queries_and_posts_with_the_permissions_of_its_card() {
     for release in [Release::Distribution, Release::Pinned] {
         run(async {
             let ns = Namespace::default();
@@ -486,16 +501,16 @@ fn client_asks_queries_and_posts_with_the_permissions_of_its_card() {
             let cashier = start(&server, client()).await;
             let to = shard("bank", 1);
             let ask = |asked| cashier.bridge.request(asked, Duration::from_secs(10));
-            let asked = outside(&to, 5);
+            let asked = external_command(&to, 5);
             assert_eq!(
                 ask(Request::Command(asked.clone())).await.expect("asks"),
                 Response::Reply(asked.payload.clone())
             );
             let query = Envelope { kind: Kind::Query, name: named("Total"), to: None, ..asked.clone() };
             assert_eq!(ask(Request::Query(query)).await.expect("asks"), Response::Reply(asked.payload));
-            cashier.bridge.send(outside(&to, 6)).await.expect("posts");
-            bank.until("the posted command", |seen| seen.direct.len() == 1).await;
-            // It speaks for no shard, and reads no events.
+            cashier.bridge.send(external_command(&to, 6)).await.expect("posts");
+            bank.wait_until("the posted command", |received| received.direct.len() == 1).await;
+            // It sends for no shard and reads no events.
             for refused in [
                 cashier.bridge.send(command(&shard("shop", 0), &to, 1)).await,
                 cashier.bridge.publish(event(&to, 1)).await,

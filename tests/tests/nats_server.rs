@@ -1,4 +1,4 @@
-//! The servers that the tests start: that they are what they claim, and do what tests ask of them.
+//! The test servers: their releases, and the operations that tests use.
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use whizbang_tests::eventually;
 use whizbang_tests::nats::{Certificates, NatsConfig, NatsServer, Release};
 
-/// The first line a server says to whoever connects.
+/// Returns the first line that a server sends to a new connection.
 fn greeting(server: &NatsServer) -> serde_json::Value {
     let stream = TcpStream::connect(("127.0.0.1", server.port())).expect("connects");
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a limit");
@@ -18,7 +18,7 @@ fn greeting(server: &NatsServer) -> serde_json::Value {
 }
 
 #[test]
-fn both_releases_run_and_say_which_they_are() {
+fn both_releases_run_and_report_their_version() {
     for (release, version) in [(Release::Distribution, "2.9."), (Release::Pinned, "2.12.")] {
         let server = NatsServer::start(release);
         let found = greeting(&server)["version"].as_str().expect("a version").to_owned();
@@ -29,7 +29,7 @@ fn both_releases_run_and_say_which_they_are() {
 }
 
 #[test]
-fn a_server_comes_back_at_its_port_after_a_kill() {
+fn killed_server_restarts_at_its_port() {
     let mut server = NatsServer::start(Release::Distribution);
     let (port, pid) = (server.port(), server.pid());
     server.kill();
@@ -42,7 +42,7 @@ fn a_server_comes_back_at_its_port_after_a_kill() {
 }
 
 #[test]
-fn a_paused_server_takes_connections_and_says_nothing() {
+fn paused_server_accepts_connections_and_is_silent() {
     let server = NatsServer::start(Release::Distribution);
     server.pause();
     let stream = TcpStream::connect(("127.0.0.1", server.port())).expect("the kernel accepts");
@@ -53,7 +53,7 @@ fn a_paused_server_takes_connections_and_says_nothing() {
 }
 
 #[test]
-fn a_server_dies_with_the_thread_that_started_it() {
+fn server_dies_with_the_thread_that_started_it() {
     let pid = std::thread::spawn(|| {
         let server = NatsServer::start(Release::Distribution);
         let pid = server.pid();
@@ -64,7 +64,7 @@ fn a_server_dies_with_the_thread_that_started_it() {
     .expect("starts a server");
     eventually("the server to die", Duration::from_secs(10), || {
         let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // A dead child that nobody has waited for is a zombie.
+        // A dead child that was not awaited is a zombie.
         (state.is_empty() || state.contains(") Z ")).then_some(())
     });
 }

@@ -1,4 +1,4 @@
-//! What a bridge finds on a server: nothing, its own, or something else; and what it says of it.
+//! The setup of a bridge on a server: missing, matching and conflicting streams and consumers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ async fn operator(server: &NatsServer) -> jetstream::Context {
     jetstream::new(async_nats::connect(server.url()).await.expect("connects"))
 }
 
-/// The difference that attaching names.
+/// Returns the difference that attaching reports.
 async fn difference(server: &NatsServer) -> (String, String, String, String) {
     match attach(server, service("bank").owning("bank")).await.map(|_| ()) {
         Err(BridgeError::Mismatch { what, setting, found, wanted }) => (what, setting, found, wanted),
@@ -32,7 +32,7 @@ async fn difference(server: &NatsServer) -> (String, String, String, String) {
 }
 
 #[test]
-fn a_stream_that_is_set_otherwise_is_named_with_the_difference_and_left_alone() {
+fn conflicting_stream_is_reported_and_left_unchanged() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);
@@ -47,7 +47,7 @@ fn a_stream_that_is_set_otherwise_is_named_with_the_difference_and_left_alone() 
             operator.create_stream(foreign.clone()).await.expect("creates");
             let found = difference(&server).await;
             assert_eq!(found.0, format!("stream `{name}`"));
-            // The first that differs, in the order of the alphabet.
+            // The first difference in alphabetical order.
             assert_eq!((found.1.as_str(), found.2.as_str(), found.3.as_str()), ("discard", "\"old\"", "\"new\""));
             let left = operator.get_stream(name).await.expect("a stream");
             assert_eq!(left.cached_info().config.retention, stream::RetentionPolicy::Limits);
@@ -56,7 +56,7 @@ fn a_stream_that_is_set_otherwise_is_named_with_the_difference_and_left_alone() 
 }
 
 #[test]
-fn a_stream_of_another_that_holds_the_subjects_is_said() {
+fn foreign_stream_on_the_subjects_is_reported() {
     run(async {
         let server = NatsServer::start(Release::Pinned);
         let greedy = stream::Config {
@@ -73,7 +73,7 @@ fn a_stream_of_another_that_holds_the_subjects_is_said() {
 }
 
 #[test]
-fn a_consumer_that_would_leave_messages_out_is_named() {
+fn filtering_consumer_is_reported() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);
@@ -97,14 +97,14 @@ fn a_consumer_that_would_leave_messages_out_is_named() {
 }
 
 #[test]
-fn the_same_card_finds_what_it_has_made() {
+fn same_card_reuses_its_streams() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);
             for _ in 0..2 {
-                let node = attach(&server, service("bank").owning("bank").taking("bank")).await.expect("attaches");
+                let node = attach(&server, service("bank").owning("bank").subscribing("bank")).await.expect("attaches");
                 node.bridge.send(command(&shard("bank", 0), &shard("bank", 0), 1)).await.expect("sends");
-                node.until("the command", |seen| seen.direct.len() == 1).await;
+                node.wait_until("the command", |received| received.direct.len() == 1).await;
                 node.stop().await;
             }
         });
@@ -112,7 +112,7 @@ fn the_same_card_finds_what_it_has_made() {
 }
 
 #[test]
-fn a_server_without_jetstream_is_refused_with_what_to_do() {
+fn server_without_jetstream_is_refused_with_a_remedy() {
     for release in BOTH {
         run(async {
             let config = NatsConfig { without_jetstream: true, ..NatsConfig::default() };
@@ -126,7 +126,7 @@ fn a_server_without_jetstream_is_refused_with_what_to_do() {
 }
 
 #[test]
-fn a_server_without_room_for_the_streams_is_said_at_once() {
+fn insufficient_storage_is_reported_immediately() {
     run(async {
         let server = NatsServer::start(Release::Pinned);
         let builder = NatsBridge::builder(&server.url()).stream_bytes(1 << 40);
@@ -154,14 +154,14 @@ fn server_with_small_max_payload_is_refused_at_connect() {
     }
 }
 
-/// An operator gives a stream more room, or less: the node that finds it works, and goes on working after a restart of the server.
+/// An operator gives a stream more space, or less: a node uses it unchanged, also after a restart of the server.
 #[test]
 fn resized_streams_are_used_as_they_are() {
     for release in BOTH {
         for bytes in [1 << 30, 1 << 20] {
             run(async {
                 let mut server = NatsServer::start(release);
-                let node = attach(&server, service("bank").owning("bank").taking("bank")).await.expect("attaches");
+                let node = attach(&server, service("bank").owning("bank").subscribing("bank")).await.expect("attaches");
                 for name in ["whizbang_commands_bank", "whizbang_events_bank"] {
                     let operator = operator(&server).await;
                     let mut config = operator.get_stream(name).await.expect("a stream").cached_info().config.clone();
@@ -170,9 +170,10 @@ fn resized_streams_are_used_as_they_are() {
                 }
                 server.restart();
                 let send = || node.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 1));
-                node.insist("a command", send, |seen| !seen.direct.is_empty()).await;
+                node.retry_until("a command", send, |received| !received.direct.is_empty()).await;
                 node.stop().await;
-                let again = attach(&server, service("bank").owning("bank").taking("bank")).await.expect("attaches");
+                let again =
+                    attach(&server, service("bank").owning("bank").subscribing("bank")).await.expect("attaches");
                 assert_eq!(again.bridge.health(), whizbang::bridge::BridgeHealth::default());
                 again.stop().await;
             });
@@ -181,7 +182,7 @@ fn resized_streams_are_used_as_they_are() {
 }
 
 #[test]
-fn two_namespaces_on_one_server_do_not_meet() {
+fn namespaces_on_one_server_are_isolated() {
     run(async {
         let server = NatsServer::start(Release::Pinned);
         let start = async |namespace: &str| {
@@ -191,17 +192,17 @@ fn two_namespaces_on_one_server_do_not_meet() {
         };
         let (test, production) = (start("test").await, start("production").await);
         test.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 1)).await.expect("sends");
-        test.until("its own", |seen| seen.direct.len() == 1).await;
+        test.wait_until("its own", |received| received.direct.len() == 1).await;
         production.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 2)).await.expect("sends");
-        production.until("its own", |seen| seen.direct.len() == 1).await;
+        production.wait_until("its own", |received| received.direct.len() == 1).await;
         test.stop().await;
-        production.look(|seen| assert_eq!(seen.direct.len(), 1));
+        production.inspect(|received| assert_eq!(received.direct.len(), 1));
         production.stop().await;
     });
 }
 
 #[test]
-fn what_the_server_survives_is_said_in_words() {
+fn durability_of_the_server_is_described() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);

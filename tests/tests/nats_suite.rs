@@ -1,4 +1,4 @@
-//! The suite every bridge passes, over real servers: the oldest that is supported, and a modern one.
+//! The bridge suite on real servers: the oldest supported release, and a recent one.
 
 mod distribution {
     use whizbang_tests::nats::{NatsFixture, Release};

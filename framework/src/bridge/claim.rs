@@ -1,41 +1,41 @@
-//! The claim of a store on a domain: which store's node speaks for the domain at a broker.
+//! The claim of a store on a domain: which store's node owns the domain at a broker.
 //!
-//! Used by bridges, which keep one claim for each domain and replace it only by compare-and-set: the result of that write decides,
-//! never a clock. A start on the same store continues the claim of the start before it. Another store, or a copy of the store
-//! whose starts are not those of the claim, is refused.
+//! Used by bridges, which keep one claim per domain and replace it only by compare-and-set. The result of that write decides,
+//! never a clock. A start on the same store continues the claim of the previous start. Another store is refused, and so is a
+//! copy of the store whose starts do not include the start of the claim.
 
 use serde::{Deserialize, Serialize};
 
 use super::{BridgeError, NodeCard, RivalClaim, StoreCard};
 use crate::message::{Name, Run, StoreId};
 
-/// The claim of a store on a domain, as it stands at the broker.
+/// The claim of a store on a domain, as the broker holds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Claim {
-    /// The service whose node holds it.
+    /// The service whose node holds the claim.
     pub(crate) service: String,
     pub(crate) store: StoreId,
     pub(crate) run: Run,
-    /// Its node has ended in order: any start on the same store, and on a copy of it, may continue it.
+    /// The node was stopped in order: any start on the same store, or on a copy of it, may continue the claim.
     #[serde(default)]
     pub(crate) released: bool,
 }
 
 impl Claim {
-    /// The claim of a node on one of its domains.
+    /// Returns the claim of a node on one of its domains.
     pub(crate) fn of(card: &NodeCard, store: &StoreCard) -> Self {
         Self { service: card.service.to_string(), store: store.store, run: store.run, released: false }
     }
 
-    /// Returns whether it is the claim of this very start.
+    /// Returns true if this start made the claim.
     pub(crate) fn is_of(&self, store: &StoreCard) -> bool {
         self.store == store.store && self.run == store.run
     }
 
-    /// Checks whether a node may replace the claim that was found.
+    /// Checks that a node may replace the found claim.
     ///
     /// # Errors
-    /// [`BridgeError::Claimed`] with what to do.
+    /// [`BridgeError::Claimed`] with a remedy.
     pub(crate) fn admits(&self, card: &NodeCard, mine: &StoreCard, domain: &Name) -> Result<(), BridgeError> {
         let is_same_store = self.store == mine.store;
         let is_same_service = self.service == card.service.as_str();
@@ -46,7 +46,7 @@ impl Claim {
         if mine.replaces.includes(self.store) {
             tracing::warn!(
                 %domain, service = self.service, store = %self.store, new_store = %mine.store,
-                "the claim of another store is replaced, as configured",
+                "replacing the claim of another store, as configured",
             );
             return Ok(());
         }
@@ -79,7 +79,7 @@ impl Claim {
     }
 }
 
-/// Reads any bytes as a claim, for tests. Returns whether they are one.
+/// Parses any bytes as a claim, for tests. Returns true if they are one.
 #[cfg(feature = "testing")]
 pub(crate) fn parses_claim(payload: &[u8]) -> bool {
     let claim = serde_json::from_slice::<Claim>(payload);
@@ -89,7 +89,7 @@ pub(crate) fn parses_claim(payload: &[u8]) -> bool {
     claim.is_ok()
 }
 
-/// What a node says that has lost a claim.
+/// Returns the reason that a node reports when it has lost a claim.
 pub(crate) fn lost_reason(domain: &Name, found: Option<&Claim>) -> String {
     match found {
         Some(claim) => format!(
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn claim_admits_its_own_line_of_starts_alone() {
+    fn claim_admits_only_its_own_line_of_starts() {
         let domain = Name::from_static("bank").unwrap();
         let (holder, held) = card("bank", 1, 5, &[4]);
         let claim = Claim::of(&holder, &held);
@@ -140,8 +140,8 @@ mod tests {
         assert!(admits(&released, &card("bank", 2, 6, &[])).is_err(), "a store without its history");
         let mut new = card("bank", 2, 6, &[]);
         new.1.replaces = ReplacedStore::Store(StoreId::from_u128(1));
-        assert!(admits(&claim, &new).is_ok(), "an operator said so");
+        assert!(admits(&claim, &new).is_ok(), "configured by an operator");
         new.1.replaces = ReplacedStore::Store(StoreId::from_u128(3));
-        assert!(admits(&claim, &new).is_err(), "an operator named another store");
+        assert!(admits(&claim, &new).is_err(), "another store is configured");
     }
 }

@@ -1,111 +1,111 @@
-//! What can go wrong with a bridge.
+//! The errors of bridges.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::message::{Name, StoreId};
 
-/// A bridge that could not do what it was asked.
+/// An error of a bridge.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BridgeError {
-    /// The broker cannot be reached. What stands in an outbox stays there and is sent once it can.
-    #[error("{broker} cannot be reached: {reason}")]
+    /// The broker is unreachable. Entries of the outbox are kept and sent after the reconnection.
+    #[error("failed to reach {broker}: {reason}")]
     Unreachable {
         /// The broker's address, without credentials.
         broker: String,
-        /// What the connection said.
+        /// The reason that the connection reported.
         reason: String,
     },
-    /// The broker refuses the credentials or the certificate. Nothing was sent; mend the configuration.
-    #[error("{broker} refuses this node: {reason}")]
+    /// The broker refused the credentials, the certificate or a request. Nothing was sent. Fix the configuration.
+    #[error("{broker} refused this node: {reason}")]
     Refused {
         /// The broker's address, without credentials.
         broker: String,
-        /// What it said.
+        /// The reason that the broker reported.
         reason: String,
     },
-    /// Something with the needed name exists and is configured otherwise. Nothing was changed.
+    /// A stream or consumer of the needed name exists with other settings. Nothing was changed.
     #[error("{what} exists with {setting} = {found}, needed is {wanted}")]
     Mismatch {
         /// The stream or consumer.
         what: String,
         /// The setting that differs.
         setting: String,
-        /// Its value there.
+        /// The existing value.
         found: String,
-        /// The value needed.
+        /// The needed value.
         wanted: String,
     },
-    /// Another store is claimed to own a domain of this node. Nothing was sent or handled; `remedy` says what to do.
+    /// Another store holds the claim on a domain of this node. Nothing was sent or handled. Follow `remedy`.
     #[error(transparent)]
     Claimed(Box<RivalClaim>),
-    /// No node owns the domain at present. Nothing was handled.
-    #[error("nobody owns domain `{domain}` at present")]
+    /// No node owns the domain now. Nothing was handled. Retry later.
+    #[error("no node owns domain `{domain}`")]
     NoOwner {
         /// The domain.
         domain: String,
     },
-    /// No answer came in time. The question may or may not have been handled: ask again with the same id.
-    #[error("no answer from domain `{domain}` within {deadline:?}")]
+    /// No response arrived in time. The request may or may not have been handled. Retry with the same id.
+    #[error("no response from domain `{domain}` within {deadline:?}")]
     NoResponse {
-        /// The domain asked.
+        /// The requested domain.
         domain: String,
-        /// How long was waited.
+        /// The time waited.
         deadline: Duration,
     },
-    /// The message is larger than the broker takes. It was not sent.
-    #[error("the envelope has {bytes} bytes, more than the {limit} the broker takes")]
+    /// The message is larger than the broker accepts. It was not sent.
+    #[error("envelope of {bytes} bytes exceeds the broker's limit of {limit}")]
     Oversize {
-        /// How many bytes it has.
+        /// The size in bytes.
         bytes: usize,
-        /// How many it may have.
+        /// The maximum size in bytes.
         limit: usize,
     },
-    /// As many messages are under way as the bridge holds. It was not sent; try again later.
-    #[error("{waiting} messages wait to be sent")]
+    /// The queue of outgoing messages is full. The message was not sent. Retry later.
+    #[error("{waiting} messages are waiting to be sent")]
     Busy {
-        /// How many.
+        /// The number of waiting messages.
         waiting: usize,
     },
-    /// What came in is no message of whizbang. It was put aside.
-    #[error("not a message: {reason}")]
+    /// The received data is not a whizbang message. It was moved to the refused stream.
+    #[error("invalid message: {reason}")]
     Malformed {
-        /// What is wrong with it.
+        /// The defect.
         reason: String,
     },
-    /// What came in is a message that nobody here can take. It was put aside.
-    #[error("not taken: {reason}")]
+    /// No handler exists here for the received message. It was moved to the refused stream.
+    #[error("unhandled message: {reason}")]
     Unhandled {
-        /// Why nobody can.
+        /// The reason for which the message is not handled.
         reason: String,
     },
-    /// An answer came and cannot be read: who answered runs another version. What was asked may have been done: ask again with
-    /// the same id once both understand each other.
-    #[error("the answer of domain `{domain}` cannot be read: {reason}")]
+    /// The response is invalid: the responder runs another version. The request may have been handled. Retry with the same id once
+    /// both versions are compatible.
+    #[error("invalid response from domain `{domain}`: {reason}")]
     InvalidResponse {
-        /// The domain asked.
+        /// The requested domain.
         domain: String,
-        /// What is wrong with it.
+        /// The defect.
         reason: String,
     },
-    /// The bridge is not attached, or detached again.
-    #[error("the bridge is closed")]
+    /// The bridge is not attached, or was detached. Nothing was sent.
+    #[error("bridge is closed")]
     Closed,
-    /// The broker's client library failed.
-    #[error("{doing} failed: {source}")]
+    /// The client library of the broker failed. The message may have been sent.
+    #[error("failed to {doing}: {source}")]
     Broker {
-        /// What the bridge was doing.
+        /// The failed operation, as a verb phrase.
         doing: String,
-        /// What the library said.
+        /// The error of the library.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
 }
 
-/// The claim of another store on a domain that this node was about to own.
+/// The claim of another store on a domain of this node.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
-    "domain `{domain}` is claimed by service `{service}` with store {store} (start {epoch}), and the store here is {mine}: {remedy}"
+        "domain `{domain}` is claimed by service `{service}` with store {store} (start {epoch}), but this node's store is {mine}: {remedy}"
 )]
 #[non_exhaustive]
 pub struct RivalClaim {
@@ -113,23 +113,23 @@ pub struct RivalClaim {
     pub domain: String,
     /// The service that holds the claim.
     pub service: String,
-    /// The store that is claimed to own the domain.
+    /// The store that holds the claim.
     pub store: StoreId,
     /// The number of the start that made the claim.
     pub epoch: u64,
     /// The store of this node.
     pub mine: StoreId,
-    /// What the operator does about it.
+    /// The action that the operator should take.
     pub remedy: &'static str,
 }
 
 impl BridgeError {
-    /// What is wrong with an answer of `domain`. Not what was wrong with the question: that has been sent.
+    /// Returns the error of decoding a response of `domain`. The error of decoding the request is another one: the request was sent.
     pub(crate) fn in_response(self, domain: &Name) -> Self {
         Self::InvalidResponse { domain: domain.to_string(), reason: self.to_string() }
     }
 
-    /// Whether the same call may succeed later without anybody's help.
+    /// Returns true if the same call may succeed later without a change of configuration.
     pub fn is_transient(&self) -> bool {
         matches!(
             self,

@@ -1,6 +1,7 @@
-//! What waits to be carried: first in, first out, with a bound that holds senders back instead of losing what they send.
+//! A first-in first-out queue with a bound that slows senders down instead of losing messages.
 //!
-//! Filled on any thread; emptied by one loop. The place in the queue is taken in the call, so calls keep their order whether or not they are awaited.
+//! Filled on any thread by bridges; emptied by one loop. The position in the queue is assigned in the call, so calls keep their
+//! order whether or not they are awaited.
 
 use std::collections::VecDeque;
 
@@ -19,13 +20,13 @@ struct QueueState<T> {
     closed: bool,
 }
 
-/// How a push went.
+/// The result of a push.
 pub(crate) enum PushOutcome {
-    /// The item is inside the bound.
+    /// The item is within the bound.
     Accepted,
-    /// The item stands behind the bound; the receiver fires once it is inside, and fails if the reader has gone.
+    /// The item is beyond the bound. The receiver resolves once the item is within it, and fails if the reader is gone.
     Waiting(oneshot::Receiver<()>),
-    /// The reader has gone.
+    /// The reader is gone; the item was dropped.
     Closed,
 }
 
@@ -38,7 +39,7 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Puts an item at the end. Whoever does not await what [`PushOutcome::Waiting`] holds is not held back.
+    /// Appends an item. The bound slows down only callers that await the receiver in [`PushOutcome::Waiting`].
     pub(crate) fn push(&self, item: T) -> PushOutcome {
         let mut state = self.state.lock();
         if state.closed {
@@ -48,16 +49,16 @@ impl<T> Queue<T> {
             state.items.push_back((item, None));
             PushOutcome::Accepted
         } else {
-            let (inside, waits) = oneshot::channel();
-            state.items.push_back((item, Some(inside)));
-            PushOutcome::Waiting(waits)
+            let (accepted, waiting) = oneshot::channel();
+            state.items.push_back((item, Some(accepted)));
+            PushOutcome::Waiting(waiting)
         };
         drop(state);
         self.filled.notify_one();
         pushed
     }
 
-    /// Puts an item at the end if it is inside the bound there; otherwise gives it back.
+    /// Appends an item if that is within the bound; otherwise returns the item.
     pub(crate) fn try_push(&self, item: T) -> Result<(), T> {
         let mut state = self.state.lock();
         if state.closed || state.items.len() >= self.capacity {
@@ -73,15 +74,15 @@ impl<T> Queue<T> {
         self.pop_if(|_| true)
     }
 
-    /// Takes the first item if it is wanted.
+    /// Removes the first item if `wanted` returns true for it.
     pub(crate) fn pop_if(&self, wanted: impl FnOnce(&T) -> bool) -> Option<T> {
         let mut state = self.state.lock();
         state.items.front().filter(|(first, _)| wanted(first))?;
         let (item, _) = state.items.pop_front()?;
-        let last_inside = self.capacity - 1;
-        if let Some(inside) = state.items.get_mut(last_inside).and_then(|(_, inside)| inside.take()) {
-            // Nobody may be waiting any more; the item is inside all the same.
-            let _ = inside.send(());
+        let last_accepted = self.capacity - 1;
+        if let Some(accepted) = state.items.get_mut(last_accepted).and_then(|(_, accepted)| accepted.take()) {
+            // The sender may have dropped its receiver; the item is within the bound in either case.
+            let _ = accepted.send(());
         }
         Some(item)
     }
@@ -90,13 +91,13 @@ impl<T> Queue<T> {
         self.state.lock().items.len()
     }
 
-    /// Whether the reader has gone.
+    /// Returns true if the reader is gone.
     #[cfg(feature = "nats")]
     pub(crate) fn is_closed(&self) -> bool {
         self.state.lock().closed
     }
 
-    /// Waits until something was pushed since the last wait ended.
+    /// Waits until an item was pushed since the previous wait.
     pub(crate) async fn filled(&self) {
         self.filled.notified().await;
     }
@@ -106,7 +107,7 @@ impl<T> Queue<T> {
         self.filled.notify_one();
     }
 
-    /// Refuses further pushes and drops what waits; senders held back hear of it.
+    /// Rejects further pushes and drops the queued items. Waiting senders get an error.
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
@@ -122,12 +123,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn items_behind_the_bound_come_inside_in_their_order() {
+    fn items_beyond_the_bound_are_accepted_in_order() {
         let queue = Queue::new(2);
         assert!(matches!(queue.push(1), PushOutcome::Accepted));
         assert!(matches!(queue.push(2), PushOutcome::Accepted));
-        let PushOutcome::Waiting(mut third) = queue.push(3) else { panic!("taken past the bound") };
-        let PushOutcome::Waiting(mut fourth) = queue.push(4) else { panic!("taken past the bound") };
+        let PushOutcome::Waiting(mut third) = queue.push(3) else { panic!("accepted beyond the bound") };
+        let PushOutcome::Waiting(mut fourth) = queue.push(4) else { panic!("accepted beyond the bound") };
         assert_eq!(queue.try_push(5), Err(5));
         assert_eq!(queue.pop(), Some(1));
         assert!(third.try_recv().is_ok());
@@ -137,10 +138,10 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_queue_tells_those_who_wait() {
+    fn closed_queue_fails_waiting_senders() {
         let queue = Queue::new(1);
         assert!(matches!(queue.push(1), PushOutcome::Accepted));
-        let PushOutcome::Waiting(mut second) = queue.push(2) else { panic!("taken past the bound") };
+        let PushOutcome::Waiting(mut second) = queue.push(2) else { panic!("accepted beyond the bound") };
         queue.close();
         assert!(matches!(second.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
         assert!(matches!(queue.push(3), PushOutcome::Closed));

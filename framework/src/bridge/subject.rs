@@ -1,8 +1,8 @@
-//! Where each message goes on a broker: subjects, and the names of streams, under one namespace.
+//! Subjects and stream names on a broker, under one namespace.
 //!
-//! Called by bridges. A subject says who is allowed to write to it: the sender's own domain stands in it, so that a broker's
-//! permissions can keep one service from speaking for another, and a receiver refuses what says otherwise inside.
-//! Every token is a checked [`Name`], a number or a fixed word: no text of a user ever becomes part of a subject unchecked.
+//! Called by bridges. A subject contains the domain of its sender, so broker permissions can keep one service from
+//! impersonating another. A receiver refuses a message whose headers contradict its subject.
+//! Every token is a validated [`Name`], a number or a fixed word: unvalidated user text never becomes part of a subject.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,20 +10,33 @@ use std::fmt;
 use super::{Notification, Request};
 use crate::message::{Envelope, Name, NameError, Shard, ShardId};
 
-/// Keeps several installations apart on one server: `[A-Za-z0-9]{1,32}`, by default `whizbang`.
+/// A prefix that keeps several installations on one server apart: `[A-Za-z0-9]{1,32}`, by default `whizbang`.
 ///
-/// No `_` or `-`: the names of streams are made of a namespace and a domain, and must not be readable in two ways.
+/// `_` and `-` are not allowed: a stream name consists of a namespace and a domain and must have one reading.
+///
+/// ```
+/// use whizbang::bridge::subject::{Address, Namespace};
+/// use whizbang::message::{Name, ShardId};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let namespace = Namespace::new("staging")?;
+/// let head = Address::Head(ShardId::new(Name::new("bank")?, 3));
+/// assert_eq!(namespace.subject(&head), "staging.head.bank.3");
+/// assert_eq!(namespace.parse("staging.head.bank.3"), Some(head));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Namespace(Cow<'static, str>);
 
 impl Namespace {
-    /// The most bytes a namespace may have.
+    /// The maximum length in bytes.
     pub const MAX_BYTES: usize = 32;
 
-    /// Checks a namespace.
+    /// Validates a namespace.
     ///
     /// # Errors
-    /// [`NamespaceError`] if it is no [`Name`] at all, is longer than [`MAX_BYTES`](Self::MAX_BYTES) or holds `_` or `-`.
+    /// [`NamespaceError`] if it is not a [`Name`], is longer than [`MAX_BYTES`](Self::MAX_BYTES) or contains `_` or `-`.
     pub fn new(text: &str) -> Result<Self, NamespaceError> {
         let name = Name::new(text).map_err(NamespaceError::Name)?;
         if text.len() > Self::MAX_BYTES || !text.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
@@ -32,7 +45,7 @@ impl Namespace {
         Ok(Self(Cow::Owned(text.to_owned())))
     }
 
-    /// The namespace as text.
+    /// Returns the namespace as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -50,33 +63,33 @@ impl fmt::Display for Namespace {
     }
 }
 
-/// A text that cannot be a [`Namespace`]. Choose another.
+/// A text that is not a valid [`Namespace`]. Choose another.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NamespaceError {
-    /// It is no name.
+    /// The text is not a valid name.
     #[error(transparent)]
     Name(NameError),
-    /// It is a name, but no namespace.
-    #[error("`{0}` is no namespace: use 1 to 32 of A-Z a-z 0-9")]
+    /// The text is a valid name, but not a valid namespace.
+    #[error("invalid namespace `{0}`: expected 1-32 characters from [A-Za-z0-9]")]
     Namespace(Name),
 }
 
-/// What a subject says: who speaks, to whom, about what.
+/// The content of a subject: sender, receiver and kind of message.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
-    /// A command or a reply for a shard, from a shard or from outside.
+    /// A command or a reply for a shard, from a shard or from an external caller.
     Direct {
-        /// The shard it is for.
+        /// The receiving shard.
         to: ShardId,
-        /// The shard that sends it; none if no actor does.
+        /// The sending shard; `None` if the sender is not an actor.
         from: Option<ShardId>,
     },
     /// An event of a shard.
     Event {
         /// The shard that recorded it.
         shard: ShardId,
-        /// Its name.
+        /// The name of the event.
         name: Name,
     },
     /// Several events of a shard in one message.
@@ -85,66 +98,64 @@ pub enum Address {
     CommandRequest {
         /// The domain.
         domain: Name,
-        /// The shard of its key, if the caller knows it.
+        /// The shard of the key, if the caller knows it.
         shard: Option<Shard>,
     },
     /// A query.
     QueryRequest {
         /// The domain.
         domain: Name,
-        /// Its name.
+        /// The name of the query.
         name: Name,
     },
-    /// Events of a shard above a position.
+    /// A request for the events of a shard after a position.
     EventsRequest(ShardId),
-    /// Outbox entries of `from` for `to`, whose owner asks.
+    /// A request for the outbox entries of `from` for `to`, sent by the owner of `to`.
     OutboxRequest {
         /// The sending shard, which is asked.
         from: ShardId,
         /// The receiving shard, which asks.
         to: ShardId,
     },
-    /// How far `to` has committed what `from`, whose owner asks, has sent it.
+    /// A request for the watermark of `to` on the messages of `from`, sent by the owner of `from`.
     WatermarkRequest {
         /// The sending shard, which asks.
         from: ShardId,
         /// The receiving shard, which is asked.
         to: ShardId,
     },
-    /// `to` tells `from` how far it has committed.
+    /// A notification of `to` about its watermark on the messages of `from`.
     Committed {
-        /// The sending shard, which is told.
+        /// The sending shard, which is notified.
         from: ShardId,
-        /// The receiving shard, which tells.
+        /// The receiving shard, which notifies.
         to: ShardId,
     },
-    /// A shard tells how far its log has grown.
+    /// A notification of a shard about the last position of its log.
     Head(ShardId),
 }
 
 impl Address {
-    /// Where a command or a reply goes; none if its shard is not known.
+    /// Returns the address of a command or a reply; `None` if its shard is unknown.
     pub fn for_message(envelope: &Envelope) -> Option<Self> {
         let from = envelope.origin.as_ref().map(|origin| origin.shard.clone());
         envelope.to.clone().map(|to| Self::Direct { to, from })
     }
 
-    /// Where an event goes; none if no log holds it.
+    /// Returns the address of an event; `None` if the event is not from a log.
     pub fn for_event(event: &Envelope) -> Option<Self> {
         let origin = event.origin.as_ref()?;
         Some(Self::Event { shard: origin.shard.clone(), name: event.name.clone() })
     }
 
-    /// Where a question goes.
-    pub fn for_request(asked: &Request) -> Self {
-        match asked {
+    /// Returns the address of a request.
+    pub fn for_request(request: &Request) -> Self {
+        match request {
             Request::Command(envelope) => Self::CommandRequest {
                 domain: envelope.domain.clone(),
                 shard: envelope.to.as_ref().filter(|to| to.domain == envelope.domain).map(|to| to.shard),
             },
-            Request::Query(envelope) => {
-                Self::QueryRequest { domain: envelope.domain.clone(), name: envelope.name.clone() }
-            }
+            Request::Query(envelope) => Self::QueryRequest { domain: envelope.domain.clone(), name: envelope.name.clone() },
             Request::Events { shard, .. } | Request::Shape { from: shard, to: None, .. } => {
                 Self::EventsRequest(shard.clone())
             }
@@ -157,9 +168,9 @@ impl Address {
         }
     }
 
-    /// Where tidings go.
-    pub fn for_notification(tidings: &Notification) -> Self {
-        match tidings {
+    /// Returns the address of a notification.
+    pub fn for_notification(notification: &Notification) -> Self {
+        match notification {
             Notification::Committed { from, to, .. } => Self::Committed { from: from.clone(), to: to.clone() },
             Notification::Head { shard, .. } => Self::Head(shard.clone()),
         }
@@ -167,10 +178,10 @@ impl Address {
 }
 
 impl Namespace {
-    /// The subject of a place.
-    pub fn subject(&self, place: &Address) -> String {
+    /// Returns the subject of an address.
+    pub fn subject(&self, address: &Address) -> String {
         let ns = &self.0;
-        match place {
+        match address {
             Address::Direct { to, from: Some(from) } => {
                 format!("{ns}.cmd.{}.{}.{}.{}", to.domain, to.shard, from.domain, from.shard)
             }
@@ -194,7 +205,7 @@ impl Namespace {
         }
     }
 
-    /// The place a subject names; `None` if it is not one of this namespace.
+    /// Parses a subject; `None` if it is not one of this namespace.
     pub fn parse(&self, subject: &str) -> Option<Address> {
         let rest = subject.strip_prefix(self.as_str())?.strip_prefix('.')?;
         let tokens: Vec<&str> = rest.split('.').take(7).collect();
@@ -212,9 +223,7 @@ impl Namespace {
                 let at = shard_id(domain, shard)?;
                 Address::CommandRequest { domain: at.domain, shard: Some(at.shard) }
             }
-            ["qry", domain, name] => {
-                Address::QueryRequest { domain: Name::new(domain).ok()?, name: Name::new(name).ok()? }
-            }
+            ["qry", domain, name] => Address::QueryRequest { domain: Name::new(domain).ok()?, name: Name::new(name).ok()? },
             ["ask", domain, "evt", shard] => Address::EventsRequest(shard_id(domain, shard)?),
             ["ask", from, "out", from_shard, to, to_shard] => {
                 Address::OutboxRequest { from: shard_id(from, from_shard)?, to: shard_id(to, to_shard)? }
@@ -230,77 +239,77 @@ impl Namespace {
         })
     }
 
-    /// All commands and replies for a domain.
+    /// Returns the filter for all commands and replies to a domain.
     pub fn direct_filter(&self, domain: &Name) -> String {
         format!("{self}.cmd.{domain}.>")
     }
 
-    /// All events of a domain.
+    /// Returns the filter for all events of a domain.
     pub fn event_filter(&self, domain: &Name) -> String {
         format!("{self}.evt.{domain}.>")
     }
 
-    /// All questions of one name to those who can answer them.
+    /// Returns the subject of a query.
     pub fn query_subject(&self, domain: &Name, name: &Name) -> String {
         self.subject(&Address::QueryRequest { domain: domain.clone(), name: name.clone() })
     }
 
-    /// All questions to the owner of a domain.
+    /// Returns the filter for all requests to the owner of a domain.
     pub fn request_filter(&self, domain: &Name) -> String {
         format!("{self}.ask.{domain}.>")
     }
 
-    /// All that receivers tell the shards of a domain.
+    /// Returns the filter for all watermark notifications to the shards of a domain.
     pub fn committed_filter(&self, domain: &Name) -> String {
         format!("{self}.done.{domain}.>")
     }
 
-    /// All that the shards of a domain tell of their logs.
+    /// Returns the filter for all head notifications of the shards of a domain.
     pub fn head_filter(&self, domain: &Name) -> String {
         format!("{self}.head.{domain}.*")
     }
 
-    /// The stream that holds the commands and replies for a domain.
+    /// Returns the name of the stream of commands and replies for a domain.
     pub fn direct_stream(&self, domain: &Name) -> String {
         format!("{self}_commands_{domain}")
     }
 
-    /// The stream that holds the events of a domain.
+    /// Returns the name of the stream of events of a domain.
     pub fn event_stream(&self, domain: &Name) -> String {
         format!("{self}_events_{domain}")
     }
 
-    /// The stream that holds the claims on all domains.
+    /// Returns the name of the stream of the claims on all domains.
     pub fn claims_stream(&self) -> String {
         format!("{self}_claims")
     }
 
-    /// All claims.
+    /// Returns the filter for all claims.
     pub fn claims_filter(&self) -> String {
         format!("{self}.claim.*")
     }
 
-    /// The claim on a domain.
+    /// Returns the subject of the claim on a domain.
     pub fn claim_subject(&self, domain: &Name) -> String {
         format!("{self}.claim.{domain}")
     }
 
-    /// The stream that holds what a service refused.
+    /// Returns the name of the stream of messages that a service refused.
     pub fn refused_stream(&self, service: &Name) -> String {
         format!("{self}_refused_{service}")
     }
 
-    /// Where a service puts what it refused.
+    /// Returns the subject of messages that a service refused.
     pub fn refused_subject(&self, service: &Name) -> String {
         format!("{self}.refused.{service}")
     }
 }
 
-/// A shard from two tokens; the number must be written as `Display` writes it, so that one shard has one subject.
+/// Parses a shard from two tokens. The number must be written as `Display` writes it, so that one shard has one subject.
 fn shard_id(domain: &str, shard: &str) -> Option<ShardId> {
     let number: Shard = shard.parse().ok()?;
-    let plain = !shard.starts_with('+') && (shard.len() == 1 || !shard.starts_with('0'));
-    Some(ShardId::new(Name::new(domain).ok().filter(|_| plain)?, number))
+    let is_canonical = !shard.starts_with('+') && (shard.len() == 1 || !shard.starts_with('0'));
+    Some(ShardId::new(Name::new(domain).ok().filter(|_| is_canonical)?, number))
 }
 
 #[cfg(test)]
@@ -321,13 +330,12 @@ mod tests {
         (name(), any::<u16>()).prop_map(|(domain, shard)| ShardId::new(domain, shard))
     }
 
-    fn place() -> impl Strategy<Value = Address> {
+    fn address() -> impl Strategy<Value = Address> {
         prop_oneof![
             (shard(), prop::option::of(shard())).prop_map(|(to, from)| Address::Direct { to, from }),
             (shard(), name()).prop_map(|(shard, name)| Address::Event { shard, name }),
             shard().prop_map(Address::Events),
-            (name(), prop::option::of(any::<u16>()))
-                .prop_map(|(domain, shard)| Address::CommandRequest { domain, shard }),
+            (name(), prop::option::of(any::<u16>())).prop_map(|(domain, shard)| Address::CommandRequest { domain, shard }),
             (name(), name()).prop_map(|(domain, name)| Address::QueryRequest { domain, name }),
             shard().prop_map(Address::EventsRequest),
             (shard(), shard()).prop_map(|(from, to)| Address::OutboxRequest { from, to }),
@@ -338,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_holds_letters_and_digits() {
+    fn namespace_allows_letters_and_digits_only() {
         assert_eq!(Namespace::default().as_str(), "whizbang");
         for text in ["", "a_b", "a-b", "a.b", "a*", ">", "a b", "é", &"a".repeat(33)] {
             assert!(Namespace::new(text).is_err(), "{text}");
@@ -348,16 +356,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_place_comes_back_from_its_subject(namespace in "[A-Za-z0-9]{1,32}", place in place()) {
+        fn address_round_trips_through_its_subject(namespace in "[A-Za-z0-9]{1,32}", address in address()) {
             let namespace = Namespace::new(&namespace).unwrap();
-            let subject = namespace.subject(&place);
+            let subject = namespace.subject(&address);
             prop_assert!(subject.len() <= 255, "{} bytes", subject.len());
             prop_assert!(subject.split('.').all(Name::is_valid), "{subject}");
-            prop_assert_eq!(namespace.parse(&subject), Some(place));
+            prop_assert_eq!(namespace.parse(&subject), Some(address));
         }
 
         #[test]
-        fn no_two_streams_share_a_name(
+        fn stream_names_are_distinct(
             one in ("[a-c]{1,2}", "[ab_]{1,2}(_events_|_commands_|_refused_)?[ab_]{1,2}"),
             other in ("[a-c]{1,2}", "[ab_]{1,2}(_events_|_commands_|_refused_)?[ab_]{1,2}"),
         ) {
@@ -371,9 +379,9 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_a_place_or_none(text in "whizbang[.a-z0-9>* +]{0,40}") {
-            if let Some(place) = Namespace::default().parse(&text) {
-                prop_assert_eq!(Namespace::default().subject(&place), text);
+        fn parsed_subject_is_canonical(text in "whizbang[.a-z0-9>* +]{0,40}") {
+            if let Some(address) = Namespace::default().parse(&text) {
+                prop_assert_eq!(Namespace::default().subject(&address), text);
             }
         }
     }

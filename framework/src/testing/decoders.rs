@@ -1,8 +1,8 @@
-//! The decoders of bytes that come from outside, each as a function of any bytes.
+//! The decoders of external bytes, each as a function of any bytes.
 //!
-//! Called by the tests that spoil input, and by the fuzz targets in `tests/fuzz`. Each function returns whether the input was
-//! accepted and panics where a property does not hold: what was read is written and read again as the same, and an error can
-//! be shown. They call what bridges and stores call and decode nothing themselves.
+//! Called by tests that corrupt input, and by the fuzz targets in `tests/fuzz`. Each function returns true if the input was accepted,
+//! and panics if a property does not hold: an accepted value survives encoding and decoding, and an error can be displayed. The
+//! functions call the decoders of bridges and stores and decode nothing themselves.
 
 use std::borrow::Cow;
 
@@ -13,11 +13,11 @@ use crate::bridge::subject::Namespace;
 use crate::bridge::wire::Packet;
 use crate::message::MAX_PAYLOAD_BYTES;
 
-/// The most bytes that an answer has here.
-const ANSWER_BYTES: usize = 1 << 20;
+/// The maximum size of a response here.
+const MAX_RESPONSE_BYTES: usize = 1 << 20;
 
-/// A packet as bytes that can be spoilt: a line for each header, an empty line, the payload.
-pub fn flat(packet: &Packet) -> Vec<u8> {
+/// Returns a packet as bytes that can be corrupted: a line for each header, an empty line, the payload.
+pub fn flatten(packet: &Packet) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (name, value) in &packet.headers {
         bytes.extend_from_slice(format!("{name}: {value}\n").as_bytes());
@@ -27,8 +27,8 @@ pub fn flat(packet: &Packet) -> Vec<u8> {
     bytes
 }
 
-/// The packet that any bytes stand for: headers of any content, doubled ones included.
-pub fn unflat(input: &[u8]) -> Packet {
+/// Returns the packet for any bytes: headers of any content, repeated ones included.
+pub fn unflatten(input: &[u8]) -> Packet {
     let mut headers = Vec::new();
     let mut rest = input;
     while let Some((line, behind)) = split_line(rest) {
@@ -49,14 +49,14 @@ fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((line, behind.get(1..).unwrap_or_default()))
 }
 
-/// Whether an error can be shown: it goes into logs and onto terminals.
+/// Returns true if an error can be displayed in logs and on terminals.
 fn is_harmless(error: &impl ToString) -> bool {
     let text = error.to_string();
     text.len() < 2_000 && text.chars().all(|c| !c.is_control())
 }
 
-/// Returns whether it was read. What was read must be the same after it was written and read again.
-fn same_again<T: PartialEq + std::fmt::Debug>(
+/// Returns true if the value was decoded. It must be the same after encoding and decoding it again.
+fn round_trips<T: PartialEq + std::fmt::Debug>(
     read: Result<T, BridgeError>,
     again: impl Fn(&T) -> Result<T, BridgeError>,
 ) -> bool {
@@ -73,57 +73,57 @@ fn same_again<T: PartialEq + std::fmt::Debug>(
     }
 }
 
-/// A message in a packet.
+/// Decodes an envelope from a packet.
 pub fn envelope(input: &[u8]) -> bool {
-    let read = unflat(input).envelope();
+    let read = unflatten(input).envelope();
     assert!(read.as_ref().map_or(true, |envelope| envelope.payload.len() <= MAX_PAYLOAD_BYTES));
-    same_again(read, |envelope| Packet::from_envelope(envelope)?.envelope())
+    round_trips(read, |envelope| Packet::from_envelope(envelope)?.envelope())
 }
 
-/// A question in a packet.
-pub fn question(input: &[u8]) -> bool {
-    same_again(unflat(input).request(), |asked| Packet::from_request(asked)?.request())
+/// Decodes a request from a packet.
+pub fn request(input: &[u8]) -> bool {
+    round_trips(unflatten(input).request(), |request| Packet::from_request(request)?.request())
 }
 
-/// An answer in a packet.
-pub fn answer(input: &[u8]) -> bool {
-    same_again(unflat(input).response(), |answer| Packet::from_response(answer, ANSWER_BYTES).response())
+/// Decodes a response from a packet.
+pub fn response(input: &[u8]) -> bool {
+    round_trips(unflatten(input).response(), |response| Packet::from_response(response, MAX_RESPONSE_BYTES).response())
 }
 
-/// A pack of events.
+/// Decodes a pack of events.
 pub fn pack(input: &[u8]) -> bool {
     let read = |packet: &Packet| {
         let pairs: Vec<_> = packet.headers.iter().map(|(name, value)| (name.as_ref(), value.as_str())).collect();
         Packet::read_events(&pairs, packet.payload.clone())
     };
-    same_again(read(&unflat(input)), |events| read(&Packet::from_events(events)))
+    round_trips(read(&unflatten(input)), |events| read(&Packet::from_events(events)))
 }
 
-/// News in a packet.
-pub fn tidings(input: &[u8]) -> bool {
-    same_again(unflat(input).notification(), |tidings| Packet::from_notification(tidings).notification())
+/// Decodes a notification from a packet.
+pub fn notification(input: &[u8]) -> bool {
+    round_trips(unflatten(input).notification(), |notification| Packet::from_notification(notification).notification())
 }
 
-/// A subject. One place has one subject, so that a permission to write to one is not a permission to write to another.
+/// Parses a subject. An address has one subject, so that a permission for one subject is not a permission for another.
 pub fn subject(input: &[u8]) -> bool {
     let (namespace, subject) = (Namespace::default(), String::from_utf8_lossy(input));
-    let Some(place) = namespace.parse(&subject) else { return false };
-    assert_eq!(namespace.subject(&place), *subject);
+    let Some(address) = namespace.parse(&subject) else { return false };
+    assert_eq!(namespace.subject(&address), *subject);
     true
 }
 
-/// A record of a log: a turn with everything that stands in it.
+/// Decodes a record of a log: a turn with all its parts.
 pub fn log_record(input: &[u8]) -> bool {
     crate::store::reads_record(&Bytes::copy_from_slice(input))
 }
 
-/// A claim on a domain, in JSON.
+/// Parses a claim on a domain in JSON.
 pub fn claim(input: &[u8]) -> bool {
     crate::bridge::parses_claim(input)
 }
 
-/// What JetStream answers in JSON: acknowledgements, stored messages, states of consumers.
+/// Parses JetStream responses in JSON: acknowledgements, stored messages, states of consumers.
 #[cfg(feature = "nats")]
-pub fn stream_answer(input: &[u8]) -> bool {
+pub fn stream_response(input: &[u8]) -> bool {
     crate::bridge::nats::decode::parses_response(input)
 }

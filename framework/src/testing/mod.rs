@@ -1,4 +1,7 @@
-//! What tests of services, stores and bridges need. Feature `testing`.
+//! Test support for services, stores and bridges. Feature `testing`.
+//!
+//! [`Scenario`] tests one actor, [`Sim`] a cluster with injected faults. [`store`], [`bridge`] and [`broker`] are conformance suites for
+//! implementations of the store and bridge traits. Nothing here runs in a production build.
 
 pub mod scenario;
 pub mod sim;

@@ -6,5 +6,5 @@ use whizbang::testing::decoders;
 
 fuzz_target!(|input: &[u8]| {
     decoders::claim(input);
-    decoders::stream_answer(input);
+    decoders::stream_response(input);
 });

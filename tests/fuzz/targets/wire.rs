@@ -8,9 +8,9 @@ fuzz_target!(|input: &[u8]| {
     let Some((kind, packet)) = input.split_first() else { return };
     match kind % 5 {
         0 => decoders::envelope(packet),
-        1 => decoders::question(packet),
-        2 => decoders::answer(packet),
+        1 => decoders::request(packet),
+        2 => decoders::response(packet),
         3 => decoders::pack(packet),
-        _ => decoders::tidings(packet),
+        _ => decoders::notification(packet),
     };
 });

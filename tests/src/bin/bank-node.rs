@@ -1,8 +1,8 @@
-//! A node of its own process, made to be killed: a bank in a folder, busy with commands of its own clients.
+//! A node in its own process that tests kill: a bank with an embedded store, loaded by its own clients.
 //!
-//! `bank-node FOLDER LIFE` says on its output, line by line, what its clients know: `sends ID` before a command is sent,
-//! `replied ID BYTES` once it is acknowledged, `refused ID` if it was certainly not taken, `begun TRANSFER`; and `ready` once
-//! the node works. A line is written at once and whole, so that a reader knows every answer before a kill.
+//! `bank-node FOLDER LIFE` prints the knowledge of its clients, line by line: `sends ID` before a command is sent,
+//! `replied ID BYTES` once it is acknowledged, `refused ID` if it was certainly not handled, `begun TRANSFER`; and `ready` once the
+//! node works. A line is written at once and completely, so that a reader knows every reply before a kill.
 
 #[path = "../../../framework/tests/bank/mod.rs"]
 mod bank;
@@ -18,20 +18,20 @@ use whizbang::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use whizbang::{Command, SendError};
 use whizbang_tests::checker::reply_bytes;
 
-/// So many clients wait for replies at the same time.
+/// The number of clients that wait for replies at the same time.
 const CLIENTS: u64 = 48;
 
 const ACCOUNTS: u64 = 9;
 
 fn say(line: &str) {
-    // One call of the operating system: another process sees all of it or nothing. It fails if the reader has closed the pipe.
+    // One system call: another process sees the whole line or nothing. It fails if the reader has closed the pipe.
     let _ = std::io::stdout().lock().write_all(line.as_bytes());
 }
 
-/// A command that was certainly not taken: the node ends.
+/// A command that was certainly not handled: the node ends.
 struct Refused;
 
-/// Sends a command and says what becomes of it. Whether it was acknowledged with a reply that is no rejection.
+/// Sends a command and prints its result. Returns true if the reply is not a rejection.
 async fn send<C: Command>(id: MessageId, sending: SendCommand<C>) -> Result<bool, Refused>
 where
     C::Reply: Clone,
@@ -79,7 +79,7 @@ async fn main() -> Result<(), whizbang::Error> {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, folder, life] = &arguments[..] else { panic!("bank-node FOLDER LIFE") };
     let life = life.parse().expect("a number");
-    // Small files and many checkpoints, so that kills come in the midst of all the store does.
+    // Small files and many checkpoints, so that kills hit every operation of the store.
     let config = EmbeddedConfig::default().segment_bytes(256 * 1024).checkpoint_bytes(128 * 1024);
     let store = EmbeddedStore::open_with(folder, &config)?;
     let node = Node::builder("bank", store).threads(1).aggregate::<Account>().saga::<Transfer>().start().await?;

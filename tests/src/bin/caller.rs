@@ -1,5 +1,5 @@
-//! A caller that is a process of its own: `caller URL KEY ACCOUNT CENTS` deposits under an idempotency key and prints the reply,
-//! or why there is none. It knows of the bank what travels, and nothing else.
+//! A caller in its own process: `caller URL KEY ACCOUNT CENTS` deposits under an idempotency key and prints the reply or the error.
+//! It shares no code with the bank: only message names and encodings.
 
 use whizbang::bridge::nats::NatsBridge;
 use whizbang::prelude::*;
@@ -19,7 +19,7 @@ struct Deposit {
 async fn main() -> Result<(), whizbang::Error> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [url, key, account, cents] = arguments.as_slice() else {
-        panic!("needed: URL KEY ACCOUNT CENTS");
+        panic!("usage: caller URL KEY ACCOUNT CENTS");
     };
     let client = Client::connect("caller", NatsBridge::connect(url).await?).await?;
     let deposit = Deposit { account: account.clone(), cents: cents.parse().expect("a number") };

@@ -1,7 +1,7 @@
-//! A node of its own process that aborts while it handles one message, as a stack overflow or an out-of-memory kill would.
+//! A node in its own process that aborts while it handles one message, as a stack overflow or an out-of-memory kill would.
 //!
-//! `crash-node FOLDER WHERE first|again` sends one bad message and many good ones in its first life, then waits until nothing is
-//! under way and prints the dead letters, one key per line. WHERE says what aborts: `job`, `turn` or `event`.
+//! `crash-node FOLDER WHERE first|again` sends one bad message and many good ones in its first life, then waits until the node is
+//! idle and prints the dead letters, one key per line. WHERE is the place of the abort: `job`, `turn` or `event`.
 
 use std::io::Write as _;
 use std::sync::OnceLock;
@@ -116,7 +116,7 @@ async fn main() {
             waits.push(tokio::task::spawn_local(client.send(Start { key })));
         }
         for wait in waits {
-            // The process may end before.
+            // The process may end first.
             let _ = wait.await;
         }
     }

@@ -6,18 +6,18 @@ use bytes::Bytes;
 use whizbang::message::MessageId;
 use whizbang::store::{Note, StoredTurn};
 
-use super::{Broken, Found, Known, Ledger, Stage, Told};
+use super::{Found, Known, Ledger, Stage, Status, ViolationKind};
 
-/// The logs' record of one message from outside.
+/// The logs' record of one command of an external caller.
 #[derive(Debug, Default)]
 struct Decided {
-    /// The place of the decision, and the reply.
+    /// The places of the decisions, with the replies.
     decisions: Vec<(String, Bytes)>,
-    /// The number of times it has become a dead letter, less the number of times it was resolved.
+    /// The number of times it became a dead letter, minus the number of times that was resolved.
     dead_letters: i64,
 }
 
-/// Returns true if a turn has decided on its message, and has not just counted a failed delivery or deferred it.
+/// Returns true if a turn has decided on its message, and not only counted a failed delivery or deferred the message.
 pub(super) fn is_decision(turn: &StoredTurn) -> bool {
     let put_aside = turn.notes.iter().any(|note| matches!(note, Note::DeadLetter(_)));
     let resolves = turn.notes.iter().any(|note| *note == Note::Resolved { message: turn.id });
@@ -25,7 +25,7 @@ pub(super) fn is_decision(turn: &StoredTurn) -> bool {
     !put_aside && (marked || resolves)
 }
 
-/// Returns how many decisions the logs hold.
+/// Returns the number of decisions in the logs.
 pub(super) fn check(ledger: &Ledger, stage: Stage, found: &mut Found) -> usize {
     let mut outside = BTreeMap::<MessageId, Decided>::new();
     let mut decisions = 0;
@@ -57,49 +57,52 @@ pub(super) fn check(ledger: &Ledger, stage: Stage, found: &mut Found) -> usize {
     for (id, decided) in &outside {
         let Decided { decisions, dead_letters } = decided;
         if let [(first, _), .., (last, _)] = decisions.as_slice() {
-            found.add(Broken::Doubled, format!("command {id} has {} decisions: {first} … {last}", decisions.len()));
+            found.add(
+                ViolationKind::Duplicated,
+                format!("command {id} has {} decisions: {first} … {last}", decisions.len()),
+            );
         }
         if let [(place, _)] = decisions.as_slice()
             && *dead_letters > 0
         {
-            found.add(Broken::Doubled, format!("command {id} is decided in {place} and is a dead letter"));
+            found.add(ViolationKind::Duplicated, format!("command {id} is decided in {place} and is a dead letter"));
         }
         if !ledger.commands.contains_key(id) {
-            found.add(Broken::Phantom, format!("{id} is in the logs and was never sent"));
+            found.add(ViolationKind::Phantom, format!("{id} is in the logs but was never sent"));
         }
     }
     for (id, known) in &ledger.commands {
-        check_told(*id, known, outside.get(id), stage, found);
+        check_status(*id, known, outside.get(id), stage, found);
     }
     for id in &ledger.contradicted {
-        found.add(Broken::Phantom, format!("command {id} got two different replies"));
+        found.add(ViolationKind::Phantom, format!("command {id} got two different replies"));
     }
     decisions
 }
 
-fn check_told(id: MessageId, known: &Known, decided: Option<&Decided>, stage: Stage, found: &mut Found) {
+fn check_status(id: MessageId, known: &Known, decided: Option<&Decided>, stage: Stage, found: &mut Found) {
     let replies = decided.map(|decided| decided.decisions.as_slice()).unwrap_or_default();
     let is_dead_letter = decided.is_some_and(|decided| decided.dead_letters > 0);
     let was_dead_letter = decided.is_some();
-    match &known.told {
-        Told::Reply(_) if replies.is_empty() => {
-            found.add(Broken::Lost, format!("command {id} was answered and no log holds its decision"));
+    match &known.status {
+        Status::Reply(_) if replies.is_empty() => {
+            found.add(ViolationKind::Lost, format!("command {id} was replied to but no log has its decision"));
         }
-        Told::Reply(reply) => {
+        Status::Reply(reply) => {
             for (place, _) in replies.iter().filter(|(_, stored)| stored != reply) {
-                found.add(Broken::Phantom, format!("command {id} was answered otherwise than {place} says"));
+                found.add(ViolationKind::Phantom, format!("command {id} got a reply that differs from {place}"));
             }
         }
-        Told::Accepted if replies.is_empty() && !is_dead_letter && stage == Stage::Quiet => {
-            found.add(Broken::Lost, format!("command {id} was accepted and was never decided"));
+        Status::Accepted if replies.is_empty() && !is_dead_letter && stage == Stage::Idle => {
+            found.add(ViolationKind::Lost, format!("command {id} was accepted but never decided"));
         }
-        // Resolved in the meantime is fine: a person may have thrown it away.
-        Told::DeadLetter if !was_dead_letter => {
-            found.add(Broken::Lost, format!("command {id} was called a dead letter and no log holds it"));
+        // A dead letter that was resolved since is correct: an operator may have discarded it.
+        Status::DeadLetter if !was_dead_letter => {
+            found.add(ViolationKind::Lost, format!("command {id} was reported as a dead letter but no log has it"));
         }
-        Told::Unknown if known.is_refused() && (!replies.is_empty() || is_dead_letter) => {
-            found.add(Broken::Phantom, format!("command {id} was refused, and yet the logs hold it"));
+        Status::Unknown if known.is_refused() && (!replies.is_empty() || is_dead_letter) => {
+            found.add(ViolationKind::Phantom, format!("command {id} was refused but is in the logs"));
         }
-        Told::Unknown | Told::Accepted | Told::DeadLetter => {}
+        Status::Unknown | Status::Accepted | Status::DeadLetter => {}
     }
 }

@@ -11,22 +11,22 @@ use whizbang::store::{
 /// The number of rows read at once.
 const PAGE: usize = 1_000;
 
-/// All that the log of one shard holds.
+/// The content of the log of one shard.
 #[derive(Clone, Debug)]
 pub struct ShardLog {
     /// The shard.
     pub shard: ShardId,
-    /// The position of the last event, as the store says.
+    /// The position of the last event, as the store reports it.
     pub position: u64,
-    /// Its events, in the order in which the store lists them.
+    /// The events, in the order in which the store lists them.
     pub events: Vec<StoredEvent>,
-    /// Its streams with all their turns.
+    /// The streams with all their turns.
     pub streams: Vec<StreamLog>,
-    /// For each destination: up to where it has committed, and the last sequence given out.
+    /// For each destination: the last committed sequence, and the last assigned sequence.
     pub outbox_heads: Vec<(ShardId, u64, u64)>,
     /// The shard's watermark for each of its sources.
     pub watermarks: Vec<Watermark>,
-    /// Its unresolved dead letters, as the store lists them.
+    /// The unresolved dead letters, as the store lists them.
     pub dead_letters: Vec<DeadLetter>,
 }
 
@@ -37,49 +37,49 @@ pub struct StreamLog {
     pub actor: Name,
     /// The actor's key.
     pub key: String,
-    /// Its turns, in the order in which the store lists them.
+    /// The turns, in the order in which the store lists them.
     pub turns: Vec<StoredTurn>,
 }
 
-/// A reader appends nothing.
-struct Deaf;
+/// A commit listener for reading only.
+struct NoListener;
 
-impl CommitListener for Deaf {
+impl CommitListener for NoListener {
     fn committed(&self, _through: Ticket) {}
     fn failed(&self, _error: StoreError) {}
 }
 
 impl ShardLog {
-    /// Opens every shard of a domain and reads all that it holds. The previous owner of the shards can commit nothing after that.
+    /// Opens every shard of a domain and reads its content. The previous owner of the shards cannot commit afterwards.
     ///
     /// # Errors
-    /// The store's error if it cannot be read.
+    /// The error of the store if it cannot be read.
     ///
     /// # Panics
-    /// If the domain's name is none.
+    /// If the name of the domain is invalid.
     pub async fn read_domain<D: Domain>(store: &dyn Store) -> Result<Vec<Self>, StoreError> {
         let domain = Name::from_static(D::NAME).expect("a domain has a name");
         let mut logs = Vec::new();
         for number in 0..D::SHARDS {
             let shard = ShardId::new(domain.clone(), number);
-            let ShardHandle { reader, .. } = store.open(&shard, D::SHARDS, Arc::new(Deaf)).await?;
+            let ShardHandle { reader, .. } = store.open(&shard, D::SHARDS, Arc::new(NoListener)).await?;
             logs.push(Self::read(&shard, &*reader).await?);
         }
         Ok(logs)
     }
 
-    /// Reads all that a shard holds. For a shard that is not written at the same time.
+    /// Reads the content of a shard that is not written at the same time.
     ///
     /// # Errors
-    /// The store's error if it cannot be read.
+    /// The error of the store if it cannot be read.
     pub async fn read(shard: &ShardId, reader: &dyn ShardReader) -> Result<Self, StoreError> {
         let mut events = Vec::new();
         loop {
             let after = events.last().map_or(0, |event: &StoredEvent| event.position);
             let page = reader.events(after, PAGE).await?;
-            let goes_on = page.last().is_some_and(|event| event.position > after);
+            let has_more = page.last().is_some_and(|event| event.position > after);
             events.extend(page);
-            if !goes_on {
+            if !has_more {
                 break;
             }
         }
@@ -87,15 +87,15 @@ impl ShardLog {
         loop {
             let after = dead_letters.last().map(|letter| letter.envelope.id);
             let page = reader.dead_letters(after, PAGE).await?;
-            let goes_on = page.last().is_some_and(|letter| Some(letter.envelope.id) > after);
+            let has_more = page.last().is_some_and(|letter| Some(letter.envelope.id) > after);
             dead_letters.extend(page);
-            if !goes_on {
+            if !has_more {
                 break;
             }
         }
         let mut streams = Vec::new();
         for (actor, key) in reader.streams().await? {
-            // A message that waits there for its key is handled by the key's own turn.
+            // A deferred message is handled by a turn of its own key.
             if actor.as_str() == "whizbang-deferred" {
                 continue;
             }
@@ -115,7 +115,7 @@ impl ShardLog {
 }
 
 impl StreamLog {
-    /// The name of the stream in findings.
+    /// Returns the name of the stream in findings.
     pub(super) fn named(&self, shard: &ShardId) -> String {
         format!("{shard} {}/{}", self.actor, self.key)
     }

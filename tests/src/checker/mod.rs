@@ -1,15 +1,15 @@
-//! Finds what was lost, doubled, put out of order or made up, whatever broke while it ran.
+//! Finds lost, duplicated, misordered and phantom messages, whatever failed during a run.
 //!
-//! A test writes into a [`Ledger`] what its clients were told, what the stores' logs hold and what subscribers have applied;
-//! [`Ledger::check`] compares the three. It knows no actor and no user type, trusts no index that it can count itself, and
-//! calls nothing but the public traits of the store (in [`ShardLog::read`]).
-//! Every rule has a planted violation, in `planted.rs`, that it must find.
+//! A test records in a [`Ledger`] the results that its clients received, the content of the stores' logs, and the events that
+//! subscribers applied; [`Ledger::check`] compares them. The checker knows no actor and no user type, trusts no index that it can
+//! recompute, and calls nothing but the public traits of the store (in [`ShardLog::read`]).
+//! For every rule, `corruptions` has a corrupted run that the checker must report.
 
+#[cfg(test)]
+mod corruptions;
 mod decisions;
 mod log;
-#[cfg(test)]
-mod planted;
-mod row;
+mod sequence;
 mod sources;
 mod streams;
 mod subscribers;
@@ -31,84 +31,84 @@ struct Known {
     sent: u32,
     /// The number of times it was refused.
     refused: u32,
-    /// The most that was told.
-    told: Told,
+    /// The most informative result.
+    status: Status,
 }
 
-/// The answer to a client's command; a later one in this list says more.
+/// The result of a client's command; a later variant is more informative.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-enum Told {
-    /// Nothing that says how it ended: no answer in time, a connection that broke, a process that was killed.
+enum Status {
+    /// Unknown: no reply in time, a broken connection, or a killed process.
     #[default]
     Unknown,
-    /// It is stored and will be handled.
+    /// The command is stored and will be handled.
     Accepted,
-    /// It is a dead letter.
+    /// The command is a dead letter.
     DeadLetter,
-    /// It was handled, and this is the encoded reply.
+    /// The command was handled; with the encoded reply.
     Reply(Bytes),
 }
 
 impl Known {
-    /// Returns true if it cannot have been handled: it was refused each time.
+    /// Returns true if it cannot have been handled, because it was refused each time.
     fn is_refused(&self) -> bool {
-        self.told == Told::Unknown && self.sent > 0 && self.refused >= self.sent
+        self.status == Status::Unknown && self.sent > 0 && self.refused >= self.sent
     }
 }
 
 /// The strictness of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Faults may still happen and messages be under way: nothing acknowledged is lost, nothing is doubled or made up.
+    /// Faults and messages in flight are possible: nothing acknowledged is lost, nothing is duplicated or invented.
     Running,
-    /// Faults have stopped and nothing is under way: besides, everything has arrived everywhere.
-    Quiet,
+    /// Faults have stopped and nothing is in flight: in addition, everything has arrived everywhere.
+    Idle,
 }
 
 /// The record of a run.
 #[derive(Debug, Default)]
 pub struct Ledger {
     commands: BTreeMap<MessageId, Known>,
-    /// Replies that contradict an earlier one to the same command.
+    /// The commands with replies that contradict an earlier reply.
     contradicted: BTreeSet<MessageId>,
     logs: Vec<ShardLog>,
     subscribers: Vec<subscribers::Subscriber>,
 }
 
-/// The kind of a broken promise.
+/// The kind of a violation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Broken {
-    /// Something that should be there is not.
+pub enum ViolationKind {
+    /// Something is missing.
     Lost,
-    /// Something is there more than once.
-    Doubled,
-    /// Something is there at the wrong place.
+    /// Something exists more than once.
+    Duplicated,
+    /// Something is at the wrong position.
     Misordered,
-    /// Something is there that never happened.
+    /// Something exists that never happened.
     Phantom,
 }
 
-/// One broken promise.
+/// A violation of a guarantee.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Violation {
-    /// Its kind.
-    pub broken: Broken,
-    /// The fault and its place.
+    /// The kind.
+    pub kind: ViolationKind,
+    /// The description, with the place.
     pub what: String,
 }
 
-/// The findings of a check, and the amounts that it has looked at.
+/// The result of a check: the violations, and the numbers of checked items.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// Every broken promise, in the order of their kinds.
+    /// The violations, ordered by kind.
     pub violations: Vec<Violation>,
     /// The number of commands that clients have sent.
     pub commands: usize,
-    /// The number of acknowledged commands: answered, accepted or known as a dead letter.
+    /// The number of acknowledged commands: replied to, accepted or reported as a dead letter.
     pub acknowledged: usize,
     /// The number of commands that were refused each time they were sent.
     pub refused: usize,
-    /// The number of decisions in the logs, those on events and on other actors' commands included.
+    /// The number of decisions in the logs, including those on events and on commands of other actors.
     pub decisions: usize,
     /// The number of events in the logs.
     pub events: usize,
@@ -119,54 +119,54 @@ pub struct Verdict {
 }
 
 impl Ledger {
-    /// An empty ledger.
+    /// Returns an empty ledger.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A client is about to send a command, for the first time or again with the same id. Until it is told more, the command
-    /// may or may not be handled.
+    /// Records that a client is about to send a command, for the first time or again with the same id. Without a further record, the
+    /// command may or may not be handled.
     pub fn sends(&mut self, id: MessageId) {
         self.commands.entry(id).or_default().sent += 1;
     }
 
-    /// A client was told that the command was not handled this time.
+    /// Records that a client learned that the command was not handled this time.
     pub fn refused(&mut self, id: MessageId) {
         self.commands.entry(id).or_default().refused += 1;
     }
 
-    /// A client was told that the command is stored and will be handled.
+    /// Records that a client learned that the command is stored and will be handled.
     pub fn accepted(&mut self, id: MessageId) {
-        self.tell(id, Told::Accepted);
+        self.update(id, Status::Accepted);
     }
 
-    /// A client was told that the command is a dead letter.
+    /// Records that a client learned that the command is a dead letter.
     pub fn is_dead_letter(&mut self, id: MessageId) {
-        self.tell(id, Told::DeadLetter);
+        self.update(id, Status::DeadLetter);
     }
 
-    /// A client got this reply. The same id sent again must get the same reply.
+    /// Records the reply that a client received. The same id sent again must get the same reply.
     pub fn replied(&mut self, id: MessageId, reply: Bytes) {
-        self.tell(id, Told::Reply(reply));
+        self.update(id, Status::Reply(reply));
     }
 
-    fn tell(&mut self, id: MessageId, told: Told) {
+    fn update(&mut self, id: MessageId, status: Status) {
         let known = self.commands.entry(id).or_default();
-        if matches!((&known.told, &told), (Told::Reply(before), Told::Reply(now)) if before != now) {
+        if matches!((&known.status, &told), (Status::Reply(before), Status::Reply(now)) if before != now) {
             self.contradicted.insert(id);
         }
-        known.told = std::mem::take(&mut known.told).max(told);
+        known.status = std::mem::take(&mut known.status).max(told);
     }
 
-    /// Adds what the log of one shard holds. Give all shards of a run: what a shard sends is looked for in the others.
+    /// Adds the log of one shard. Add all shards of a run: the messages of a shard are looked up in the other logs.
     pub fn log(&mut self, log: ShardLog) {
         self.logs.push(log);
     }
 
-    /// Adds what a subscriber has applied, in the order in which it was applied. Take it from the committed view, not from
-    /// calls of a handler: what a crash has undone was not applied.
+    /// Adds the events that a subscriber has applied, in the order of application. Read them from the committed view and not from
+    /// handler calls: events whose effects a crash has undone were not applied.
     ///
-    /// `takes` says by domain and name which events it should take.
+    /// `takes` returns true for the events that the subscriber handles, by domain and name.
     pub fn subscriber(
         &mut self,
         name: impl Into<String>,
@@ -176,7 +176,7 @@ impl Ledger {
         self.subscribers.push(subscribers::Subscriber::new(name.into(), takes, applied));
     }
 
-    /// Compares all that is known.
+    /// Compares all records.
     pub fn check(&self, stage: Stage) -> Verdict {
         let mut found = Found::default();
         for log in &self.logs {
@@ -192,7 +192,7 @@ impl Ledger {
         Verdict {
             violations: found.0,
             commands: self.commands.len(),
-            acknowledged: self.commands.values().filter(|known| known.told != Told::Unknown).count(),
+            acknowledged: self.commands.values().filter(|known| known.status != Status::Unknown).count(),
             refused: self.commands.values().filter(|known| known.is_refused()).count(),
             decisions,
             events: self.logs.iter().map(|log| log.events.len()).sum(),
@@ -203,20 +203,20 @@ impl Ledger {
 }
 
 impl Verdict {
-    /// Returns true if no promise was broken.
+    /// Returns true if there is no violation.
     pub fn is_clean(&self) -> bool {
         self.violations.is_empty()
     }
 
-    /// The number of broken promises of a kind.
-    pub fn count(&self, broken: Broken) -> usize {
-        self.violations.iter().filter(|violation| violation.broken == broken).count()
+    /// Returns the number of violations of a kind.
+    pub fn count(&self, kind: ViolationKind) -> usize {
+        self.violations.iter().filter(|violation| violation.kind == kind).count()
     }
 
-    /// Fails with all that was found, and if nothing was there to be looked at: an empty run proves nothing.
+    /// Fails with all violations, and if nothing was checked: an empty run proves nothing.
     ///
     /// # Panics
-    /// If a promise was broken, or no command was acknowledged, or the logs hold no decision.
+    /// If there is a violation, or no command was acknowledged, or the logs contain no decision.
     #[track_caller]
     pub fn assert_clean(&self) {
         assert!(self.is_clean(), "{self}");
@@ -232,10 +232,12 @@ impl fmt::Display for Verdict {
             "{commands} commands sent, {acknowledged} acknowledged, {refused} refused; {decisions} decisions, {events} events, \
              {dead_letters} dead letters in the logs; {applied} events applied by subscribers"
         )?;
-        for broken in [Broken::Lost, Broken::Doubled, Broken::Misordered, Broken::Phantom] {
+        for broken in
+            [ViolationKind::Lost, ViolationKind::Duplicated, ViolationKind::Misordered, ViolationKind::Phantom]
+        {
             const SHOWN: usize = 20;
-            let of_kind = self.violations.iter().filter(|violation| violation.broken == broken);
-            writeln!(f, "{broken:?}: {}", of_kind.clone().count())?;
+            let of_kind = self.violations.iter().filter(|violation| violation.kind == kind);
+            writeln!(f, "{kind:?}: {}", of_kind.clone().count())?;
             for violation in of_kind.take(SHOWN) {
                 writeln!(f, "  {}", violation.what)?;
             }
@@ -244,7 +246,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// The encoded reply to a command as its owner stores it: what [`Ledger::replied`] is told.
+/// Returns the encoded reply to a command as its owner stores it, for [`Ledger::replied`].
 ///
 /// # Panics
 /// If the reply cannot be encoded.
@@ -260,7 +262,7 @@ pub fn reply_bytes<C: Command>(reply: &Result<C::Reply, Rejection>) -> Bytes {
 struct Found(Vec<Violation>);
 
 impl Found {
-    fn add(&mut self, broken: Broken, what: impl Into<String>) {
-        self.0.push(Violation { broken, what: what.into() });
+    fn add(&mut self, kind: ViolationKind, what: impl Into<String>) {
+        self.0.push(Violation { kind, what: what.into() });
     }
 }

@@ -1,12 +1,12 @@
-//! One shard by itself: versions, turns and positions without gaps, events equal in log and streams, timers that were set.
+//! One shard alone: versions, turns and positions without gaps, equal events in log and streams, timers that were set.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use whizbang::message::MessageId;
 use whizbang::store::{Note, StoredEvent};
 
-use super::row::contiguous;
-use super::{Broken, Found, ShardLog, StreamLog};
+use super::sequence::contiguous;
+use super::{Found, ShardLog, StreamLog, ViolationKind};
 
 pub(super) fn check(log: &ShardLog, found: &mut Found) {
     let shard = &log.shard;
@@ -28,20 +28,26 @@ fn check_stream(log: &ShardLog, stream: &StreamLog, found: &mut Found) {
     contiguous(&format!("{named} versions"), events.len() as u64, &versions, found);
     for pair in events.windows(2).filter(|pair| pair[0].position > pair[1].position) {
         let (before, after) = (pair[0].position, pair[1].position);
-        found.add(Broken::Misordered, format!("{named}: position {after} comes after {before}"));
+        found.add(ViolationKind::Misordered, format!("{named}: position {after} comes after {before}"));
     }
     let mut version = 0;
     let mut set = BTreeSet::new();
     for turn in &stream.turns {
         if turn.version != version {
             let (number, says) = (turn.number, turn.version);
-            found.add(Broken::Misordered, format!("{named}: turn {number} stands on version {says}, not {version}"));
+            found.add(
+                ViolationKind::Misordered,
+                format!("{named}: turn {number} is based on version {says}, not {version}"),
+            );
         }
         version = turn.version + turn.events.len() as u64;
         if let Some(timer) = &turn.timer
             && !set.remove(timer)
         {
-            found.add(Broken::Phantom, format!("{named}: timer {timer} rang in turn {} and was not set", turn.number));
+            found.add(
+                ViolationKind::Phantom,
+                format!("{named}: timer {timer} fired in turn {} but was not set", turn.number),
+            );
         }
         for (timer, is_set) in &turn.timers {
             if *is_set {
@@ -56,7 +62,7 @@ fn check_stream(log: &ShardLog, stream: &StreamLog, found: &mut Found) {
     }
 }
 
-/// The same events must stand in the shard's log and in its streams.
+/// Checks that the shard's log and its streams contain the same events.
 fn check_streams_against_log(log: &ShardLog, found: &mut Found) {
     let in_log: BTreeMap<u64, &StoredEvent> = log.events.iter().map(|event| (event.position, event)).collect();
     let mut in_streams = BTreeMap::<u64, &StoredEvent>::new();
@@ -65,17 +71,19 @@ fn check_streams_against_log(log: &ShardLog, found: &mut Found) {
             let named = stream.named(&log.shard);
             if event.actor != stream.actor || event.key != stream.key {
                 let (actor, key) = (&event.actor, &event.key);
-                found.add(Broken::Phantom, format!("{named} holds an event of {actor}/{key}"));
+                found.add(ViolationKind::Phantom, format!("{named} contains an event of {actor}/{key}"));
             }
             if in_streams.insert(event.position, event).is_some() {
-                found.add(Broken::Doubled, format!("{named}: position {} is taken twice", event.position));
+                found.add(ViolationKind::Duplicated, format!("{named}: position {} occurs twice", event.position));
             }
             match in_log.get(&event.position) {
-                None => found.add(Broken::Lost, format!("{named}: position {} is not in the log", event.position)),
+                None => {
+                    found.add(ViolationKind::Lost, format!("{named}: position {} is not in the log", event.position))
+                }
                 Some(other) if *other != event => {
                     found.add(
-                        Broken::Phantom,
-                        format!("{named}: position {} is another event in the log", event.position),
+                        ViolationKind::Phantom,
+                        format!("{named}: position {} differs from the event in the log", event.position),
                     );
                 }
                 Some(_) => {}
@@ -83,11 +91,11 @@ fn check_streams_against_log(log: &ShardLog, found: &mut Found) {
         }
     }
     for position in in_log.keys().filter(|position| !in_streams.contains_key(position)) {
-        found.add(Broken::Phantom, format!("{}: position {position} is in no stream", log.shard));
+        found.add(ViolationKind::Phantom, format!("{}: position {position} is in no stream", log.shard));
     }
 }
 
-/// The dead letters that the store lists must be those that the turns have made and not resolved.
+/// Checks that the store lists the dead letters that the turns have created and not resolved.
 fn check_dead_letters(log: &ShardLog, found: &mut Found) {
     let mut open = BTreeSet::<(String, String, MessageId)>::new();
     for stream in &log.streams {
@@ -105,13 +113,17 @@ fn check_dead_letters(log: &ShardLog, found: &mut Found) {
         let name = (letter.actor.to_string(), letter.key.clone(), letter.envelope.id);
         let (actor, key, id) = &name;
         if !open.contains(&name) {
-            found.add(Broken::Phantom, format!("{}: dead letter {id} of {actor}/{key} is in no turn", log.shard));
+            found
+                .add(ViolationKind::Phantom, format!("{}: dead letter {id} of {actor}/{key} is in no turn", log.shard));
         }
         if !listed.insert(name.clone()) {
-            found.add(Broken::Doubled, format!("{}: dead letter {id} of {actor}/{key} is listed twice", log.shard));
+            found.add(
+                ViolationKind::Duplicated,
+                format!("{}: dead letter {id} of {actor}/{key} is listed twice", log.shard),
+            );
         }
     }
     for (actor, key, id) in open.difference(&listed) {
-        found.add(Broken::Lost, format!("{}: dead letter {id} of {actor}/{key} is not listed", log.shard));
+        found.add(ViolationKind::Lost, format!("{}: dead letter {id} of {actor}/{key} is not listed", log.shard));
     }
 }

@@ -1,4 +1,4 @@
-//! Subscribers against logs: each event that a subscriber takes is applied once, in order, and is in the log.
+//! Subscribers against logs: each event of a subscription is applied once, in order, and is in the log.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,15 +6,15 @@ use std::fmt;
 use whizbang::message::ShardId;
 use whizbang::store::StoredEvent;
 
-use super::row::compare;
-use super::{Broken, Found, ShardLog, Stage};
+use super::sequence::compare;
+use super::{Found, ShardLog, Stage, ViolationKind};
 
 /// An event as a subscriber has applied it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
     /// The shard it came from.
     pub shard: ShardId,
-    /// Its place in the shard's log.
+    /// Its position in the shard's log.
     pub position: u64,
     /// The key of its stream.
     pub key: String,
@@ -23,16 +23,16 @@ pub struct Applied {
 }
 
 impl Applied {
-    /// As an event is applied that stands in the log of `shard`.
+    /// Returns the record of a correctly applied event of the log of `shard`.
     pub fn new(shard: &ShardId, event: &StoredEvent) -> Self {
         Self { shard: shard.clone(), position: event.position, key: event.key.clone(), version: event.stream_version }
     }
 }
 
-/// Says by domain and name whether a subscriber takes an event.
+/// Returns true if a subscriber handles an event, by domain and name.
 type Takes = dyn Fn(&str, &str) -> bool;
 
-/// A subscriber, what it takes and what it has applied.
+/// A subscriber, its subscription and the events it has applied.
 pub(super) struct Subscriber {
     name: String,
     takes: Box<Takes>,
@@ -66,16 +66,22 @@ pub(super) fn check(subscriber: &Subscriber, logs: &[ShardLog], stage: Stage, fo
         let expected: Vec<u64> = log.events.iter().filter(takes).map(|event| event.position).collect();
         let applied = seen.remove(&log.shard).unwrap_or_default();
         let positions: Vec<u64> = applied.iter().map(|applied| applied.position).collect();
-        compare(&name, &expected, &positions, stage == Stage::Quiet, found);
+        compare(&name, &expected, &positions, stage == Stage::Idle, found);
         let by_position: BTreeMap<u64, &StoredEvent> = log.events.iter().map(|event| (event.position, event)).collect();
         for applied in applied {
             let Some(event) = by_position.get(&applied.position) else { continue };
             if Applied::new(&log.shard, event) != *applied {
-                found.add(Broken::Phantom, format!("{name}: {} is another event in the log", applied.position));
+                found.add(
+                    ViolationKind::Phantom,
+                    format!("{name}: {} differs from the event in the log", applied.position),
+                );
             }
         }
     }
     for shard in seen.keys() {
-        found.add(Broken::Phantom, format!("{} has applied events of {shard}, which has no log", subscriber.name));
+        found.add(
+            ViolationKind::Phantom,
+            format!("{} has applied events of {shard}, which has no log", subscriber.name),
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Certificates for tests of TLS: an authority of the test's own, and what it signs for `localhost`.
+//! Certificates for TLS tests: a certificate authority, and the certificates that it signs for `localhost`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-/// An authority with a server's and a client's certificate. Clones share the files, which go with the last of them.
+/// An authority with a server and a client certificate. Clones share the files, which are deleted with the last clone.
 #[derive(Clone, Debug)]
 pub struct Certificates(Arc<TempDir>);
 
 impl Certificates {
-    /// Makes an authority and lets it sign.
+    /// Creates an authority and signs the certificates.
     ///
     /// # Panics
     /// If openssl is missing or fails.
@@ -47,27 +47,27 @@ impl Certificates {
         self.0.path().join(name)
     }
 
-    /// The authority's certificate.
+    /// Returns the path of the authority's certificate.
     pub fn authority(&self) -> PathBuf {
         self.file("ca.pem")
     }
 
-    /// The server's certificate.
+    /// Returns the path of the server's certificate.
     pub fn server_certificate(&self) -> PathBuf {
         self.file("server.pem")
     }
 
-    /// The server's key.
+    /// Returns the path of the server's key.
     pub fn server_key(&self) -> PathBuf {
         self.file("server.key")
     }
 
-    /// A client's certificate.
+    /// Returns the path of the client's certificate.
     pub fn client_certificate(&self) -> PathBuf {
         self.file("client.pem")
     }
 
-    /// The client's key.
+    /// Returns the path of the client's key.
     pub fn client_key(&self) -> PathBuf {
         self.file("client.key")
     }

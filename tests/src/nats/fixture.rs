@@ -1,4 +1,4 @@
-//! A nats-server as the bridge suite wants it: empty, with ways to trouble it.
+//! A nats-server as the fixture of the bridge suite.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,10 +14,10 @@ use whizbang::message::ShardId;
 use whizbang::testing::bridge::Fixture;
 use whizbang::testing::bridge::hostile::Forgery;
 
-use super::{NatsServer, Release, Stranger};
+use super::{NatsServer, Release, UntrustedClient};
 
-/// A server of its own for each case.
-pub struct NatsFixture(Mutex<NatsServer>, OnceCell<Stranger>);
+/// A fixture with one server per case.
+pub struct NatsFixture(Mutex<NatsServer>, OnceCell<UntrustedClient>);
 
 impl NatsFixture {
     /// Starts a server.
@@ -63,7 +63,7 @@ impl Fixture for NatsFixture {
 
     fn forge(&self, forgery: Forgery) -> BoxFuture<'_, ()> {
         async move {
-            let stranger = self.1.get_or_init(async || Stranger::connect(&self.url()).await).await;
+            let stranger = self.1.get_or_init(async || UntrustedClient::connect(&self.url()).await).await;
             stranger.write(forgery).await;
             stranger.flush().await;
         }
@@ -88,4 +88,4 @@ impl Fixture for NatsFixture {
 }
 
 /// The time limit for a message that must arrive in tests of bridges.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(30);

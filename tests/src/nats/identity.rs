@@ -3,16 +3,16 @@
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 
-/// An operator with one account and one user in it, as a server's configuration and the user's credentials.
+/// An operator with one account and one user, as a server configuration and the user's credentials.
 pub struct Operator {
-    /// Lines for the server's configuration.
+    /// The lines for the server configuration.
     pub config: String,
     /// The text of the user's `.creds` file.
     pub credentials: String,
 }
 
 impl Operator {
-    /// Makes keys and signs.
+    /// Generates the keys and signs the tokens.
     pub fn generate() -> Self {
         let (operator, system, account) = (KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_account());
         let user = KeyPair::new_user();
@@ -50,7 +50,7 @@ impl Operator {
     }
 }
 
-/// A user's key: the public part for the server, the seed for the user.
+/// Returns the key of a user: the public part for the server, the seed for the user.
 pub fn user_key() -> (String, String) {
     let user = KeyPair::new_user();
     (user.public_key(), user.seed().expect("a seed"))
@@ -66,7 +66,7 @@ fn signed(issuer: &KeyPair, subject: &KeyPair, nats: Value) -> String {
     format!("{text}.{}", base64url(&signature))
 }
 
-/// Base64 for URLs without padding (RFC 4648, section 5).
+/// Encodes base64 for URLs without padding (RFC 4648, section 5).
 fn base64url(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::new();
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_is_that_of_the_standard() {
+    fn base64url_matches_the_standard() {
         for (bytes, text) in
             [("", ""), ("f", "Zg"), ("fo", "Zm8"), ("foo", "Zm9v"), ("foob", "Zm9vYg"), ("\u{fb}", "w7s")]
         {

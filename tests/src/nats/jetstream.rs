@@ -1,4 +1,4 @@
-//! A nats-server as the suite of brokers wants it: streams and consumers through async-nats.
+//! A nats-server as a broker of the broker suite: streams and consumers through async-nats.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -12,15 +12,16 @@ use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::OnceCell;
 use whizbang::testing::broker::{
-    Broker, ConsumerSettings, Delivered, Full, Retention, Stored, StreamSettings, StreamState, Untaken, Word,
+    Broker, ConsumerSettings, Discard, PublishAck, PublishError, ReceivedMessage, Retention, StreamSettings,
+    StreamState, Word,
 };
 
 use super::{NatsServer, Release};
 
-/// The time that a server may take to answer after a restart.
+/// The time limit for the first response after a restart.
 const START: Duration = Duration::from_secs(20);
 
-/// A server of its own for each case.
+/// A broker with one server per case.
 pub struct JetStreamBroker {
     server: Mutex<NatsServer>,
     client: OnceCell<Client>,
@@ -51,9 +52,9 @@ impl JetStreamBroker {
 }
 
 impl Broker for JetStreamBroker {
-    const VIRTUAL: bool = false;
+    const VIRTUAL_TIME: bool = false;
 
-    fn make_stream<'a>(&'a self, name: &'a str, settings: StreamSettings) -> BoxFuture<'a, ()> {
+    fn create_stream<'a>(&'a self, name: &'a str, settings: StreamSettings) -> BoxFuture<'a, ()> {
         async move {
             let config = Config {
                 name: name.to_owned(),
@@ -62,12 +63,12 @@ impl Broker for JetStreamBroker {
                     Retention::WorkQueue => RetentionPolicy::WorkQueue,
                     Retention::Limits => RetentionPolicy::Limits,
                 },
-                discard: match settings.full {
-                    Full::Refuses => DiscardPolicy::New,
-                    Full::ForgetsItsOldest => DiscardPolicy::Old,
+                discard: match settings.discard {
+                    Discard::New => DiscardPolicy::New,
+                    Discard::Old => DiscardPolicy::Old,
                 },
                 max_messages: if settings.max_messages == 0 { -1 } else { settings.max_messages.cast_signed() },
-                duplicate_window: settings.window,
+                duplicate_window: settings.duplicate_window,
                 ..Config::default()
             };
             self.context().await.create_stream(config).await.expect("makes a stream");
@@ -82,7 +83,7 @@ impl Broker for JetStreamBroker {
         .boxed()
     }
 
-    fn empty_stream<'a>(&'a self, name: &'a str) -> BoxFuture<'a, ()> {
+    fn purge_stream<'a>(&'a self, name: &'a str) -> BoxFuture<'a, ()> {
         async move {
             self.stream(name).await.expect("the stream is there").purge().await.expect("empties a stream");
         }
@@ -104,13 +105,13 @@ impl Broker for JetStreamBroker {
         .boxed()
     }
 
-    fn make_consumer<'a>(&'a self, stream: &'a str, name: &'a str, settings: ConsumerSettings) -> BoxFuture<'a, ()> {
+    fn create_consumer<'a>(&'a self, stream: &'a str, name: &'a str, settings: ConsumerSettings) -> BoxFuture<'a, ()> {
         async move {
             let config = pull::Config {
                 durable_name: Some(name.to_owned()),
                 ack_policy: AckPolicy::Explicit,
                 ack_wait: settings.ack_wait,
-                max_ack_pending: i64::try_from(settings.max_in_hand).expect("fits"),
+                max_ack_pending: i64::try_from(settings.max_ack_pending).expect("fits"),
                 max_deliver: -1,
                 ..pull::Config::default()
             };
@@ -133,7 +134,7 @@ impl Broker for JetStreamBroker {
         stream: &'a str,
         id: Option<&'a str>,
         payload: &'a [u8],
-    ) -> BoxFuture<'a, Result<Stored, Untaken>> {
+    ) -> BoxFuture<'a, Result<PublishAck, PublishError>> {
         async move {
             let mut headers = HeaderMap::new();
             if let Some(id) = id {
@@ -142,36 +143,36 @@ impl Broker for JetStreamBroker {
             let context = self.context().await;
             let sent = context.publish_with_headers(stream.to_owned(), headers, payload.to_vec().into()).await;
             match sent.expect("is sent").await {
-                Ok(taken) => Ok(Stored { sequence: taken.sequence, duplicate: taken.duplicate }),
-                Err(error) if error.kind() == PublishErrorKind::StreamNotFound => Err(Untaken::Missing),
-                Err(error) if error.to_string().contains("maximum messages") => Err(Untaken::Full),
+                Ok(taken) => Ok(PublishAck { sequence: taken.sequence, duplicate: taken.duplicate }),
+                Err(error) if error.kind() == PublishErrorKind::StreamNotFound => Err(PublishError::NoStream),
+                Err(error) if error.to_string().contains("maximum messages") => Err(PublishError::Full),
                 Err(error) => panic!("{error}"),
             }
         }
         .boxed()
     }
 
-    fn take<'a>(
+    fn pull<'a>(
         &'a self,
         stream: &'a str,
         consumer: &'a str,
-        most: usize,
+        count: usize,
         wait: Duration,
-    ) -> BoxFuture<'a, Option<Vec<Delivered>>> {
+    ) -> BoxFuture<'a, Option<Vec<ReceivedMessage>>> {
         async move {
             let from = self.consumer(stream, consumer).await?;
-            let mut batch = from.batch().max_messages(most).expires(wait).messages().await.expect("is asked");
+            let mut batch = from.batch().max_messages(count).expires(wait).messages().await.expect("is asked");
             let mut taken = Vec::new();
             while let Some(message) = batch.next().await {
                 let message = message.expect("a message");
                 let info = message.info().expect("numbers of its own");
-                taken.push(Delivered {
+                taken.push(ReceivedMessage {
                     stream: stream.to_owned(),
                     consumer: consumer.to_owned(),
                     sequence: info.stream_sequence,
                     deliveries: u32::try_from(info.delivered).expect("fits"),
                     payload: message.payload.to_vec(),
-                    reply: message.reply.as_ref().expect("a subject for what is said").to_string(),
+                    reply: message.reply.as_ref().expect("an acknowledgement subject").to_string(),
                 });
             }
             Some(taken)
@@ -179,18 +180,18 @@ impl Broker for JetStreamBroker {
         .boxed()
     }
 
-    fn say<'a>(&'a self, message: &'a Delivered, word: Word) -> BoxFuture<'a, ()> {
+    fn acknowledge<'a>(&'a self, message: &'a ReceivedMessage, acknowledgement: Acknowledgement) -> BoxFuture<'a, ()> {
         async move {
-            let word = match word {
-                Word::Done => "+ACK".to_owned(),
-                Word::Later(wait) if wait.is_zero() => "-NAK".to_owned(),
-                Word::Later(wait) => format!("-NAK {{\"delay\":{}}}", wait.as_nanos()),
-                Word::InProgress => "+WPI".to_owned(),
-                Word::Never => "+TERM".to_owned(),
+            let word = match acknowledgement {
+                Acknowledgement::Ack => "+ACK".to_owned(),
+                Acknowledgement::Nak(wait) if wait.is_zero() => "-NAK".to_owned(),
+                Acknowledgement::Nak(wait) => format!("-NAK {{\"delay\":{}}}", wait.as_nanos()),
+                Acknowledgement::InProgress => "+WPI".to_owned(),
+                Acknowledgement::Term => "+TERM".to_owned(),
             };
             let client = self.client().await;
             let said = client.request(message.reply.clone(), word.into());
-            // A server says that it has heard it, unless the message is none of the consumer's any more.
+            // The server confirms an acknowledgement, unless the message is not pending.
             let _ = tokio::time::timeout(Duration::from_millis(500), said).await;
         }
         .boxed()
@@ -205,7 +206,7 @@ impl Broker for JetStreamBroker {
                     tokio::task::yield_now().await;
                 }
             };
-            tokio::time::timeout(START, answers).await.expect("the server answers again");
+            tokio::time::timeout(START, answers).await.expect("the server responds again");
         }
         .boxed()
     }

@@ -1,14 +1,14 @@
 //! Real nats-servers: each test starts its own, on a free port, in a temporary folder.
 //!
-//! Called by the black-box tests and the benchmark. A server dies with the thread that started it, whatever happens to that.
-//! A missing server fails the test: a green run has really talked to one.
+//! Called by the black-box tests and the benchmark. A server is killed when the thread that started it ends, however it ends.
+//! A missing server program fails the test, so a passing test has used a real server.
 
 mod certificates;
 mod config;
 mod fixture;
 mod identity;
 mod jetstream;
-mod stranger;
+mod untrusted_client;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,27 +19,27 @@ use tempfile::TempDir;
 
 pub use certificates::Certificates;
 pub use config::NatsConfig;
-pub use fixture::{NatsFixture, PATIENCE};
+pub use fixture::{ARRIVAL_TIMEOUT, NatsFixture};
 pub use identity::{Operator, user_key};
 pub use jetstream::JetStreamBroker;
-pub use stranger::Stranger;
+pub use untrusted_client::UntrustedClient;
 
 use crate::eventually;
 
-/// The time that a server may take to start; it takes 14 ms when the machine is idle.
+/// The time limit for the start of a server, which takes 14 ms on an idle machine.
 const START: Duration = Duration::from_secs(20);
 
-/// Which nats-server.
+/// The release of nats-server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Release {
-    /// The distribution's: 2.9.10 in Debian 12, the oldest that is supported.
+    /// The distribution's release: 2.9.10 in Debian 12, the oldest supported one.
     Distribution,
-    /// A modern one, pinned by hash in tests/servers.txt.
+    /// A recent release, pinned by hash in tests/servers.txt.
     Pinned,
 }
 
 impl Release {
-    /// The path of its program.
+    /// Returns the path of the program.
     ///
     /// # Panics
     /// If it is not installed.
@@ -65,12 +65,12 @@ pub struct NatsServer {
 }
 
 impl NatsServer {
-    /// Starts a server with JetStream and nothing else.
+    /// Starts a server with JetStream and default settings.
     pub fn start(release: Release) -> Self {
         Self::start_with(release, NatsConfig::default())
     }
 
-    /// Starts a server.
+    /// Starts a server with a configuration.
     ///
     /// # Panics
     /// If it is not installed or does not start; its log is in the message.
@@ -89,7 +89,7 @@ impl NatsServer {
         fs::write(&file, self.config.text(port, folder)).expect("a configuration file");
         let mut log = fs::OpenOptions::new();
         let log = log.create(true).append(true).open(self.log_file()).expect("a log file");
-        // The kernel kills the server when this thread ends, however it ends; a test that is killed leaves nothing behind.
+        // The kernel kills the server when this thread ends, so that a killed test leaves no server behind.
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
             .arg(self.release.program())
@@ -114,17 +114,17 @@ impl NatsServer {
         self.folder.path().join("nats.log")
     }
 
-    /// The server's log.
+    /// Returns the server's log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
-    /// Which one it is.
+    /// Returns the release.
     pub fn release(&self) -> Release {
         self.release
     }
 
-    /// Its address: `nats://127.0.0.1:PORT`, or `tls://localhost:PORT`.
+    /// Returns the address: `nats://127.0.0.1:PORT`, or `tls://localhost:PORT`.
     pub fn url(&self) -> String {
         if self.config.certificates.is_some() {
             format!("tls://localhost:{}", self.port)
@@ -133,30 +133,30 @@ impl NatsServer {
         }
     }
 
-    /// Its port.
+    /// Returns the port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Its process.
+    /// Returns the process id.
     ///
     /// # Panics
-    /// If it does not run.
+    /// If the server is not running.
     pub fn pid(&self) -> u32 {
         self.process.as_ref().expect("a running server").id()
     }
 
-    /// The number of its sockets: its own, and one for each client.
+    /// Returns the number of open sockets: the server's own, and one per client.
     ///
     /// # Panics
-    /// If it does not run.
+    /// If the server is not running.
     pub fn sockets(&self) -> usize {
         let open = fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("a running server");
         let targets = open.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
         targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
     }
 
-    /// Kills it with SIGKILL. Nothing happens if it does not run.
+    /// Kills the server with SIGKILL. No-op if it is not running.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().expect("kills its child");
@@ -164,7 +164,7 @@ impl NatsServer {
         }
     }
 
-    /// Ends it with SIGTERM: it writes down what it knows first.
+    /// Stops the server with SIGTERM, so that it saves its state.
     pub fn stop(&mut self) {
         self.signal("TERM");
         if let Some(mut process) = self.process.take() {
@@ -172,13 +172,13 @@ impl NatsServer {
         }
     }
 
-    /// Starts it again after [`kill`](Self::kill), at the same port, with what its store holds.
+    /// Starts the server again after [`kill`](Self::kill), at the same port, with the content of its store.
     pub fn restart(&mut self) {
         self.kill();
         self.run();
     }
 
-    /// Starts it again with an empty store: all streams, consumers and messages are gone.
+    /// Starts the server again with an empty store: all streams, consumers and messages are lost.
     pub fn restart_empty(&mut self) {
         self.kill();
         let store = self.folder.path().join("store");
@@ -188,14 +188,14 @@ impl NatsServer {
         self.run();
     }
 
-    /// Starts it again with another configuration, at the same port.
+    /// Starts the server again with another configuration, at the same port.
     pub fn restart_with(&mut self, config: NatsConfig) {
         self.kill();
         self.config = config;
         self.run();
     }
 
-    /// Copies the store, which [`restore`](Self::restore) brings back. The server must not run.
+    /// Copies the store; [`restore`](Self::restore) restores it. The server must be stopped.
     pub fn back_up(&self) -> TempDir {
         assert!(self.process.is_none(), "a store is copied only while the server is stopped");
         let copy = tempfile::tempdir_in("/tmp").expect("a folder in /tmp");
@@ -203,7 +203,7 @@ impl NatsServer {
         copy
     }
 
-    /// Replaces the store by an older copy. The server must not run.
+    /// Replaces the store with an older copy. The server must be stopped.
     pub fn restore(&self, copy: &TempDir) {
         assert!(self.process.is_none(), "a store is replaced only while the server is stopped");
         let store = self.folder.path().join("store");
@@ -211,7 +211,7 @@ impl NatsServer {
         copy_folder(copy.path(), &store);
     }
 
-    /// Replaces the messages of a stream by those of an older copy; its consumers stay as they are. The server must not run.
+    /// Replaces the messages of a stream with those of an older copy; its consumers are unchanged. The server must be stopped.
     pub fn restore_messages(&self, copy: &TempDir, stream: &str) {
         assert!(self.process.is_none(), "a store is replaced only while the server is stopped");
         let part = Path::new("jetstream").join("$G").join("streams").join(stream).join("msgs");
@@ -220,19 +220,19 @@ impl NatsServer {
         copy_folder(&older, &current);
     }
 
-    /// Stops it where it is, with SIGSTOP: connections stay open and nothing answers.
+    /// Pauses the server with SIGSTOP: connections stay open and it does not respond.
     pub fn pause(&self) {
         self.signal("STOP");
-        // The signal is sent when `kill` returns, and works a moment later, thread by thread.
+        // `kill` returns once the signal is sent; the threads stop shortly afterwards.
         let threads = PathBuf::from(format!("/proc/{}/task", self.pid()));
-        eventually("nats-server to stand still", START, || {
+        eventually("nats-server to pause", START, || {
             let mut states =
                 fs::read_dir(&threads).ok()?.flatten().map(|thread| fs::read_to_string(thread.path().join("stat")));
             states.all(|stat| stat.is_ok_and(|stat| stat.contains(") T "))).then_some(())
         });
     }
 
-    /// Lets it go on.
+    /// Resumes a paused server.
     pub fn resume(&self) {
         self.signal("CONT");
     }
@@ -246,21 +246,21 @@ impl NatsServer {
 impl Drop for NatsServer {
     fn drop(&mut self) {
         if let Some(process) = &mut self.process {
-            // It may have ended by itself.
+            // It may have ended already.
             let _ = process.kill();
             let _ = process.wait();
         }
         if std::thread::panicking() {
             let log = self.log();
-            // Its log is the same at each start.
+            // Information lines are the same at each start.
             let said = log.lines().filter(|line| !line.contains("[INF]"));
-            eprintln!("what nats-server ({:?}) has complained of:", self.release);
+            eprintln!("warnings of nats-server ({:?}):", self.release);
             said.take(10).for_each(|line| eprintln!("  {line}"));
         }
     }
 }
 
-/// The port in the file that the server writes once it listens.
+/// Returns the port from the file that the server writes once it listens.
 fn read_port(file: &Path) -> Option<u16> {
     let ports: serde_json::Value = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
     let url = ports.get("nats")?.get(0)?.as_str()?;

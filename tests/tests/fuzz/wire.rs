@@ -6,7 +6,7 @@ use whizbang::bridge::wire::Packet;
 use whizbang::bridge::{Notification, Request, RequestError, Response};
 use whizbang::clock::Timestamp;
 use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, Origin, ReplyMode, ShardId, StoreId};
-use whizbang::testing::decoders::{self, flat};
+use whizbang::testing::decoders::{self, flatten};
 use whizbang_tests::Fuzz;
 
 /// The most bytes an answer may have here.
@@ -65,7 +65,7 @@ fn envelopes() -> Vec<Envelope> {
 
 #[test]
 fn a_spoilt_packet_is_refused_or_is_an_envelope() {
-    let samples = envelopes().into_iter().map(|envelope| flat(&Packet::from_envelope(&envelope).expect("a sample")));
+    let samples = envelopes().into_iter().map(|envelope| flatten(&Packet::from_envelope(&envelope).expect("a sample")));
     Fuzz::new("packet", samples).run(decoders::envelope);
 }
 
@@ -80,8 +80,8 @@ fn a_spoilt_question_is_refused_or_is_a_question() {
         Request::Watermark { from: shard(3), to: shard(4) },
         Request::Shape { from: shard(3), to: Some(shard(4)), shape: whizbang::message::Fingerprint::from_u64(5) },
     ];
-    let samples = asked.iter().map(|asked| flat(&Packet::from_request(asked).expect("a sample")));
-    Fuzz::new("asked", samples).run(decoders::question);
+    let samples = asked.iter().map(|asked| flatten(&Packet::from_request(asked).expect("a sample")));
+    Fuzz::new("asked", samples).run(decoders::request);
 }
 
 #[test]
@@ -94,16 +94,16 @@ fn a_spoilt_answer_is_refused_or_is_an_answer() {
         Response::Refused(RequestError::Busy),
         Response::Refused(RequestError::Unhandled("nobody takes `Deposit`".into())),
     ];
-    let samples = answers.iter().map(|answer| flat(&Packet::from_response(answer, ANSWER_BYTES)));
-    Fuzz::new("answer", samples).run(decoders::answer);
+    let samples = answers.iter().map(|answer| flatten(&Packet::from_response(answer, ANSWER_BYTES)));
+    Fuzz::new("answer", samples).run(decoders::response);
 }
 
 #[test]
 fn a_spoilt_pack_is_refused_or_is_a_pack() {
     let [_, event, reply, _] = &envelopes()[..] else { panic!("four samples") };
     let packs = [vec![event.clone()], vec![event.clone(), event.clone(), reply.clone()]];
-    assert!(!decoders::pack(&flat(&Packet::from_events(&[]))), "a pack without events");
-    Fuzz::new("pack", packs.iter().map(|events| flat(&Packet::from_events(events)))).run(decoders::pack);
+    assert!(!decoders::pack(&flatten(&Packet::from_events(&[]))), "a pack without events");
+    Fuzz::new("pack", packs.iter().map(|events| flatten(&Packet::from_events(events)))).run(decoders::pack);
 }
 
 #[test]
@@ -112,8 +112,8 @@ fn spoilt_tidings_are_refused_or_are_tidings() {
         Notification::Committed { from: shard(3), to: shard(4), through: 1 << 40 },
         Notification::Head { shard: shard(3), position: 300 },
     ];
-    let samples = tidings.iter().map(|tidings| flat(&Packet::from_notification(tidings)));
-    Fuzz::new("tidings", samples).run(decoders::tidings);
+    let samples = tidings.iter().map(|tidings| flatten(&Packet::from_notification(tidings)));
+    Fuzz::new("tidings", samples).run(decoders::notification);
 }
 
 #[test]
@@ -152,5 +152,5 @@ fn spoilt_answer_of_jetstream_is_refused_or_read() {
         r#"{"message":{"subject":"a.b","seq":9,"hdrs":"TkFUUy8xLjANCmNlLWlkOiAxDQoNCg==","data":"AQID","time":"x"}}"#,
         r#"{"num_pending":3,"num_ack_pending":1,"delivered":{"consumer_seq":5},"ack_floor":{"consumer_seq":4}}"#,
     ];
-    Fuzz::new("jetstream", samples.map(|sample| sample.as_bytes().to_vec())).run(decoders::stream_answer);
+    Fuzz::new("jetstream", samples.map(|sample| sample.as_bytes().to_vec())).run(decoders::stream_response);
 }

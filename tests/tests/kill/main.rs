@@ -88,7 +88,7 @@ async fn verify(folder: &std::path::Path, told: Told) {
         ShardLog::read_domain::<Transfers>(&store).await.unwrap(),
     ];
     logs.into_iter().flatten().for_each(|log| ledger.log(log));
-    let verdict = ledger.check(Stage::Quiet);
+    let verdict = ledger.check(Stage::Idle);
     println!("{verdict}");
     verdict.assert_clean();
 }

@@ -171,7 +171,7 @@ impl World {
             }
             logs.into_iter().for_each(|log| ledger.log(log));
         }
-        let verdict = ledger.check(Stage::Quiet);
+        let verdict = ledger.check(Stage::Idle);
         assert!(open.is_empty(), "transfers {open:?} have not ended: {verdict}");
         verdict
     }

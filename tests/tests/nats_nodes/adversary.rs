@@ -1,4 +1,4 @@
-//! Real nodes beside a hostile client: whatever it writes, callers get what they get without it, and no node grows.
+//! Real nodes beside a hostile client: callers get the same results as without it, and no node's memory grows.
 
 use std::time::Duration;
 
@@ -10,22 +10,22 @@ use whizbang::prelude::*;
 use whizbang::testing::bridge::hostile::{Forgery, Hostile, Target};
 use whizbang::testing::bridge::run;
 use whizbang_tests::checker::ShardLog;
-use whizbang_tests::nats::{NatsServer, Stranger};
+use whizbang_tests::nats::{NatsServer, UntrustedClient};
 use whizbang_tests::resident_mib;
 
 use crate::bank::{Account, Bank, Transfer, Transfers, deposit, outcome, transfer};
 use crate::diary::Diary;
-use crate::town::bridge;
+use crate::services::bridge;
 use crate::{BOTH, until};
 
-/// How much the hostile client writes: a sixteenth of it is more than half a megabyte each.
+/// The number of messages of the hostile client; one sixteenth of them exceeds half a megabyte each.
 const FORGERIES: usize = 1500;
-/// How many accounts there are in a round: enough for each shard of the bank to have some.
+/// The number of accounts in a round, enough for each shard of the bank to have some.
 const ACCOUNTS: usize = 100;
-/// By how many MiB this process, with three nodes in it, may grow.
+/// The maximum growth in MiB of this process with three nodes.
 const GROWTH: u64 = 64;
 
-/// What callers have from a round.
+/// The results that callers get in a round.
 #[derive(Debug, PartialEq)]
 struct Results {
     replies: Vec<Vec<u64>>,
@@ -33,7 +33,7 @@ struct Results {
     balances: Vec<u64>,
 }
 
-/// Three services, each on a node of its own.
+/// Three services, each on its own node.
 struct Trio {
     money: MemoryStore,
     accounts: Node,
@@ -54,7 +54,7 @@ impl Trio {
         Self { money, accounts, transfers, diary }
     }
 
-    /// Deposits and transfers, all from the other side of the bridge.
+    /// Deposits and transfers, each from the other side of the bridge.
     async fn round(&self, round: &str) -> Results {
         let client = self.transfers.client();
         let account = |number: usize| format!("{round}-{}", number % ACCOUNTS);
@@ -80,13 +80,13 @@ impl Trio {
         Results { replies, outcomes, balances }
     }
 
-    /// Compares a round without and one with a hostile client, which is called `seed` and writes with `write`.
+    /// Compares a round without a hostile client with one beside it. The client is seeded with `seed` and publishes with `write`.
     async fn withstands(self, seed: u64, write: impl AsyncFn(Forgery)) {
         let quiet = self.round("quiet").await;
         for node in [&self.transfers, &self.accounts, &self.diary] {
             assert!(
                 tokio::time::timeout(Duration::from_secs(60), node.wait_idle()).await.is_ok(),
-                "{node:?} is not quiet"
+                "{node:?} is not idle"
             );
         }
         let name = |text: &str| Name::new(text).expect("a name");
@@ -115,7 +115,7 @@ impl Trio {
         let grown = most.max(resident_mib()).saturating_sub(before);
         println!("{before} MiB before, {grown} MiB more during {FORGERIES} forgeries");
         assert!(grown < GROWTH, "{grown} MiB more than {before} MiB");
-        assert!(self.diary.metrics().events_dropped > 0, "nothing known was contradicted");
+        assert!(self.diary.metrics().events_dropped > 0, "no known position was contradicted");
         for node in [&self.transfers, &self.accounts, &self.diary] {
             until("a node that is ready", async || node.health().ready).await;
         }
@@ -128,12 +128,12 @@ impl Trio {
 }
 
 #[test]
-fn hostile_client_on_nats_changes_no_result_and_fills_no_memory() {
+fn hostile_client_on_nats_affects_no_result_and_no_memory() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);
             let trio = Trio::start(async || bridge(&server.url()).await).await;
-            let stranger = Stranger::connect(&server.url()).await;
+            let stranger = UntrustedClient::connect(&server.url()).await;
             trio.withstands(3, async |forgery| {
                 stranger.write(forgery).await;
                 stranger.flush().await;
@@ -144,10 +144,10 @@ fn hostile_client_on_nats_changes_no_result_and_fills_no_memory() {
 }
 
 #[test]
-fn hostile_client_in_a_process_changes_no_result_and_fills_no_memory() {
+fn hostile_client_in_a_process_affects_no_result_and_no_memory() {
     run(async {
         let hub = LoopbackHub::new();
         let trio = Trio::start(async || hub.bridge()).await;
-        trio.withstands(4, async |forgery| hub.forge(&forgery.place, forgery.packet).await).await;
+        trio.withstands(4, async |forgery| hub.forge(&forgery.address, forgery.packet).await).await;
     });
 }

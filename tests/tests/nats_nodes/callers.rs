@@ -1,4 +1,4 @@
-//! Callers from outside: each sends its commands one after the other, again with the same id until it is told what became of it.
+//! External callers: each sends its commands one after the other and retries with the same id until the result is known.
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
@@ -9,25 +9,25 @@ use whizbang::prelude::*;
 use whizbang::{Command, SendError};
 use whizbang_tests::checker::{Ledger, reply_bytes};
 
-/// How long a caller waits for a reply before it asks again.
+/// The time that a caller waits for a reply before it retries.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(3);
 
-/// What all callers of a test know.
+/// The knowledge of all callers of a test.
 #[derive(Default)]
 pub(crate) struct Callers {
     pub(crate) ledger: RefCell<Ledger>,
     /// The transfers that have begun.
     pub(crate) begun: RefCell<Vec<String>>,
-    /// How many commands were told of.
-    pub(crate) told: Cell<usize>,
-    /// How often a command had to be sent again.
-    pub(crate) again: Cell<usize>,
+    /// The number of commands with a result.
+    pub(crate) answered: Cell<usize>,
+    /// The number of retries.
+    pub(crate) retries: Cell<usize>,
     news: Notify,
 }
 
 impl Callers {
-    /// Sends a command until it is answered.
-    pub(crate) async fn insist<C: Command + Clone>(&self, client: &Client, command: C) -> Option<C::Reply>
+    /// Sends a command until there is a reply.
+    pub(crate) async fn send_until_answered<C: Command + Clone>(&self, client: &Client, command: C) -> Option<C::Reply>
     where
         C::Reply: Clone + Coded,
     {
@@ -37,11 +37,11 @@ impl Callers {
             let told = client.send(command.clone()).id(id).deadline(DEADLINE).await;
             match told {
                 Ok(reply) => {
-                    self.heard(|ledger| ledger.replied(id, reply_bytes::<C>(&Ok(reply.clone()))));
+                    self.record(|ledger| ledger.replied(id, reply_bytes::<C>(&Ok(reply.clone()))));
                     return Some(reply);
                 }
                 Err(SendError::Rejected(no)) => {
-                    self.heard(|ledger| ledger.replied(id, reply_bytes::<C>(&Err(no))));
+                    self.record(|ledger| ledger.replied(id, reply_bytes::<C>(&Err(no))));
                     return None;
                 }
                 Err(error) => self.failed(id, &error),
@@ -50,22 +50,22 @@ impl Callers {
         }
     }
 
-    /// Hands a command over until it is accepted.
+    /// Posts a command until it is accepted.
     pub(crate) async fn post<C: Command + Clone>(&self, client: &Client, command: C) {
         let id: MessageId = client.new_id();
         loop {
             self.ledger.borrow_mut().sends(id);
             match client.post(command.clone()).id(id).await {
-                Ok(()) => return self.heard(|ledger| ledger.accepted(id)),
+                Ok(()) => return self.record(|ledger| ledger.accepted(id)),
                 Err(error) => self.failed(id, &error),
             }
             self.wait().await;
         }
     }
 
-    fn heard(&self, note: impl FnOnce(&mut Ledger)) {
+    fn record(&self, note: impl FnOnce(&mut Ledger)) {
         note(&mut self.ledger.borrow_mut());
-        self.told.set(self.told.get() + 1);
+        self.answered.set(self.answered.get() + 1);
         self.news.notify_waiters();
     }
 
@@ -76,14 +76,11 @@ impl Callers {
         }
     }
 
-    /// The time until a command is sent again: until another was answered, a little while at most.
+    /// Waits before a retry: until another command is answered, but not long.
     async fn wait(&self) {
-        self.again.set(self.again.get() + 1);
+        self.retries.set(self.retries.get() + 1);
         self.news.notify_waiters();
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the back-off of a caller that sends again; no result depends on it"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "the backoff of a retry; no result depends on it")]
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 
@@ -95,7 +92,7 @@ impl Callers {
             }
         };
         let limit = Duration::from_secs(60);
-        let so_far = || (self.told.get(), self.again.get());
+        let so_far = || (self.answered.get(), self.retries.get());
         assert!(tokio::time::timeout(limit, waiting).await.is_ok(), "{what}: not within {limit:?}; {:?}", so_far());
     }
 }

@@ -1,4 +1,4 @@
-//! One store for each domain, on real servers: a second node is refused at start, and a node that has lost its claim serves no more.
+//! Claims on real servers: a second node of a domain is refused at start, and a node that has lost its claim stops serving.
 
 use std::path::Path;
 
@@ -48,12 +48,12 @@ fn second_node_with_another_store_is_refused_by_nats() {
             let (error, _) = refused(bank(&server, "bank", MemoryStore::new()).await).await;
             assert!(error.contains("replaces_store"), "{error}");
             refused(bank(&server, "savings", MemoryStore::new()).await).await;
-            // As many replies as commands, all of the one node.
+            // As many replies as commands, all from the first node.
             for cents in 6..26 {
                 assert_eq!(outside.send(deposit("ada", 1)).await.expect("a reply"), cents);
             }
             assert!(node.health().ready, "{:?}", node.health());
-            // After a crash it starts at once, and no other store does.
+            // After a crash the node can restart immediately, and no other store can.
             drop(node);
             refused(bank(&server, "bank", MemoryStore::new()).await).await;
             let (error, _) = refused(bank(&server, "renamed", embedded(folder.path())).await).await;
@@ -66,7 +66,7 @@ fn second_node_with_another_store_is_refused_by_nats() {
 }
 
 #[test]
-fn node_that_loses_its_claim_serves_no_more() {
+fn node_that_loses_its_claim_stops_serving() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);
@@ -76,7 +76,7 @@ fn node_that_loses_its_claim_serves_no_more() {
             let (_, found) = refused(bank(&server, "bank", MemoryStore::new()).await).await;
             let found = ReplacedStore::parse(&found).expect("an identity");
             let new = bank(&server, "bank", MemoryStore::new()).await.replaces_store(found);
-            let new = new.start().await.expect("an operator said so");
+            let new = new.start().await.expect("configured by an operator");
             until("the old node ends", async || !old.health().live).await;
             assert!(old.health().reasons[0].contains("another node has taken over"), "{:?}", old.health());
             for cents in 1..20 {
@@ -109,9 +109,9 @@ fn claim_survives_the_loss_of_its_stream() {
     });
 }
 
-/// The claims are lost while no node of the service runs, and its folder as well: the senders know what was committed.
+/// The claims are lost while no node of the service runs, and its folder too: the senders know the committed sequences.
 #[test]
-fn node_on_an_empty_store_ends_before_it_handles_anything_again() {
+fn node_on_an_emptied_store_ends_before_handling_repeats() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);
@@ -133,7 +133,7 @@ fn node_on_an_empty_store_ends_before_it_handles_anything_again() {
             node.stop().await.expect("stops");
             let operator = jetstream::new(async_nats::connect(server.url()).await.expect("connects"));
             operator.delete_stream("whizbang_claims").await.expect("deletes");
-            let node = bank(&server, "bank", MemoryStore::new()).await.start().await.expect("nothing is claimed");
+            let node = bank(&server, "bank", MemoryStore::new()).await.start().await.expect("no claim exists");
             let all = (8..).map(|n| format!("u{n}")).filter(|name| shard_of(name, 16) == 0);
             for name in all.take(3) {
                 client.send(transfer(&name, "ada", "bob", 1)).await.expect("begins");
@@ -141,7 +141,7 @@ fn node_on_an_empty_store_ends_before_it_handles_anything_again() {
             until("it ends", async || node.ended().is_some()).await;
             assert!(matches!(node.ended(), Some(NodeEnd::OlderStore { here: 0, .. })), "{:?}", node.ended());
             assert!(!node.health().live && node.health().reasons[0].contains("replaces_store"), "{:?}", node.health());
-            assert_eq!(node.metrics().events, 0, "nothing was withdrawn again");
+            assert_eq!(node.metrics().events, 0, "no withdrawal was repeated");
             sagas.stop().await.expect("stops");
         });
     }

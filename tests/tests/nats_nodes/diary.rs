@@ -1,4 +1,4 @@
-//! A subscriber that writes down every event it is given, with its place, for the checker.
+//! A projection that records every event with its position, for the checker.
 
 use whizbang::message::{Name, ShardId};
 use whizbang::prelude::*;
@@ -9,7 +9,7 @@ use crate::bank::{Closed, Deposited, TransferDone, TransferFailed, TransferStart
 /// Domain, shard, position, key and version of an event.
 type Entry = (String, u16, u64, String, u64);
 
-/// Asks for what is written down, from an entry on.
+/// Requests the recorded events, from an index on.
 #[derive(Query, Serialize, Deserialize)]
 #[query(domain = Diaries, reply = Vec<Entry>)]
 pub(crate) struct Read {
@@ -75,7 +75,7 @@ impl Answer<Read> for Diary {
     }
 }
 
-/// All that is written down.
+/// Returns all recorded events.
 pub(crate) async fn read(client: &Client) -> Vec<Applied> {
     let mut entries: Vec<Entry> = Vec::new();
     loop {

@@ -1,5 +1,5 @@
-//! A stranger on a server without permissions writes in the names of two services: events, commands, notes and positions. The owners'
-//! answers decide, so what the services do is what they do when it is quiet.
+//! A client of a server without permissions publishes in the name of two services: events, commands, watermarks and positions. The
+//! owners' responses decide, so the services do the same as without it.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use whizbang_tests::checker::ShardLog;
 use whizbang_tests::nats::{NatsServer, Release};
 
 use crate::bank::{Account, Bank, Transfer, Transfers, deposit, outcome, transfer};
-use crate::town::bridge;
+use crate::services::bridge;
 use crate::{BOTH, until};
 
 const STRANGE: StoreId = StoreId::from_u128(0xBAD);
@@ -27,7 +27,7 @@ fn adas() -> ShardId {
     ShardId::new(name("bank"), shard_of("ada", Bank::SHARDS))
 }
 
-/// The shard of all sagas of this test, so that all they send goes the same way.
+/// Returns the shard of all sagas of this test, so that all their messages take one route.
 fn sagas() -> ShardId {
     ShardId::new(name("transfers"), 0)
 }
@@ -37,7 +37,7 @@ fn names(from: usize, count: usize) -> Vec<String> {
     all.filter(|name| shard_of(name, Transfers::SHARDS) == 0).skip(from).take(count).collect()
 }
 
-/// A message in the name of an actor of `from`: an event of its log, or with `to` a command of its outbox.
+/// Returns a message in the name of an actor of `from`: an event of its log, or with `to` a command of its outbox.
 fn forged(message: &str, from: &ShardId, sequence: u64, to: Option<ShardId>, store: Option<StoreId>) -> Envelope {
     let id = MessageId::from_u128(0xF00 + u128::from(sequence) + u128::from(store.is_some()) * 0x1000);
     let domain = to.as_ref().map_or(&from.domain, |to| &to.domain).clone();
@@ -73,13 +73,13 @@ fn forged(message: &str, from: &ShardId, sequence: u64, to: Option<ShardId>, sto
     }
 }
 
-/// A stranger who may write everything.
-struct Stranger {
+/// A client that may publish everything.
+struct UntrustedClient {
     client: async_nats::Client,
     context: jetstream::Context,
 }
 
-impl Stranger {
+impl UntrustedClient {
     async fn connect(server: &NatsServer) -> Self {
         let client = async_nats::connect(server.url()).await.expect("connects");
         Self { context: jetstream::new(client.clone()), client }
@@ -108,14 +108,14 @@ impl Stranger {
         self.client.publish_with_headers(subject, headers(&packet), packet.payload).await.expect("writes");
     }
 
-    /// Contradicts what the services have done, and speaks of what they have not.
+    /// Contradicts existing messages of the services and announces messages that do not exist.
     async fn forge(&self) {
         for number in 1..=3 {
             self.write(&forged("Withdrawn", &adas(), number, None, None)).await;
             self.write(&forged("Withdraw", &sagas(), number, Some(adas()), None)).await;
         }
         for ahead in 0..4 {
-            // What only the identity of the store tells from the next true one.
+            // Only the identity of the store distinguishes this event from the next true one.
             self.write(&forged("Withdrawn", &adas(), 10 + ahead, None, Some(STRANGE))).await;
             self.write(&forged("Withdraw", &sagas(), 4 + ahead, Some(adas()), Some(STRANGE))).await;
         }
@@ -137,7 +137,7 @@ fn headers(packet: &Packet) -> HeaderMap {
     map
 }
 
-/// What came of it: balances, how the sagas ended, and how long the log of ada's shard is.
+/// The results: balances, the outcomes of the sagas, and the length of the log of ada's shard.
 type Results = (u64, u64, Vec<String>, usize);
 
 async fn a_day(release: Release, is_quiet: bool) -> Results {
@@ -147,7 +147,7 @@ async fn a_day(release: Release, is_quiet: bool) -> Results {
     let accounts = accounts.start().await.expect("starts");
     let transfers = Node::builder("transfers", MemoryStore::new()).saga::<Transfer>();
     let transfers = transfers.bridge(bridge(&server.url()).await).start().await.expect("starts");
-    let stranger = Stranger::connect(&server).await;
+    let stranger = UntrustedClient::connect(&server).await;
     let client = transfers.client();
     client.send(deposit("ada", 100)).await.expect("is handled");
     for part in [names(0, 3), names(3, 5)] {
@@ -157,14 +157,16 @@ async fn a_day(release: Release, is_quiet: bool) -> Results {
         for name in &part {
             until(name, async || client.send(outcome(name)).await.is_ok_and(|outcome| outcome == "done")).await;
         }
-        // Before the second part: what is forged under the numbers of the first is under known ones, and what is ahead of them is
-        // there when the true ones come.
+        // Forge before the second part: the forgeries at known sequences contradict the first part, and those ahead are present when
+        // the true messages arrive.
         if !is_quiet {
             stranger.forge().await;
         }
     }
     let idle = async { tokio::join!(accounts.wait_idle(), transfers.wait_idle()) };
-    tokio::time::timeout(Duration::from_secs(30), idle).await.expect("positions that do not exist are not waited for");
+    tokio::time::timeout(Duration::from_secs(30), idle)
+        .await
+        .expect("the nodes do not wait for positions that do not exist");
     if !is_quiet {
         assert!(accounts.metrics().commands_dropped > 0 && transfers.metrics().events_dropped > 0);
         let named = |node: &Node| node.health().reasons.iter().any(|reason| reason.contains(&STRANGE.to_string()));
@@ -186,7 +188,7 @@ async fn a_day(release: Release, is_quiet: bool) -> Results {
 }
 
 #[test]
-fn forgeries_over_nats_change_nothing() {
+fn forgeries_over_nats_have_no_effect() {
     for release in BOTH {
         run(async {
             let quiet = a_day(release, true).await;
@@ -196,9 +198,9 @@ fn forgeries_over_nats_change_nothing() {
     }
 }
 
-/// The receiver is away, and somebody notes in its name that it has committed everything.
+/// A forged watermark claims, while the receiver is down, that it has committed everything.
 #[test]
-fn forged_note_over_nats_forgets_nothing() {
+fn forged_watermark_over_nats_discards_nothing() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);
@@ -216,12 +218,12 @@ fn forged_note_over_nats_forgets_nothing() {
             for name in names(0, 5) {
                 client.send(transfer(&name, "ada", "bob", 1)).await.expect("begins");
             }
-            let stranger = Stranger::connect(&server).await;
+            let stranger = UntrustedClient::connect(&server).await;
             for through in 1..=5 {
                 stranger.tell(&Notification::Committed { from: sagas(), to: adas(), through }).await;
             }
             stranger.client.flush().await.expect("is sent");
-            // The broker loses what was sent, so that the sender alone has it.
+            // The broker loses the messages, so that only the sender has them.
             let commands = stranger.context.get_stream("whizbang_commands_bank").await.expect("a stream");
             until("the commands", async || commands.get_info().await.is_ok_and(|info| info.state.messages > 0)).await;
             commands.purge().await.expect("is emptied");

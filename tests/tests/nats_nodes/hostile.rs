@@ -1,5 +1,5 @@
-//! Strangers on the server write what no node would: it is answered, put aside or a dead letter, each with its reason, and what is
-//! good comes through behind it.
+//! Untrusted clients publish messages that no node would: each gets an error, is refused or becomes a dead letter, with its reason, and
+//! valid messages after them are handled.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use whizbang_tests::checker::ShardLog;
 use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
 
 use crate::bank::{Account, Bank, Transfer, Transfers, deposit};
-use crate::town::bridge;
+use crate::services::bridge;
 use crate::{BOTH, until};
 
-/// A message as a stranger writes it: headers and payload, to be spoilt.
+/// A message of an untrusted client, to be corrupted: headers and payload.
 #[derive(Clone)]
 struct Forgery {
     subject: String,
@@ -24,7 +24,7 @@ struct Forgery {
     payload: Vec<u8>,
 }
 
-/// A deposit of one cent into ada's account, as it should be.
+/// Returns a valid deposit of one cent into ada's account.
 fn good(number: u128) -> Forgery {
     let headers = [
         ("ce-specversion", "1.0"),
@@ -77,7 +77,7 @@ impl Forgery {
     }
 }
 
-/// What must be put aside, and a part of the reason.
+/// Returns the messages that must be refused, with a part of the reason.
 fn to_be_put_aside() -> Vec<(Forgery, &'static str)> {
     let shard = shard_of("ada", Bank::SHARDS);
     let mut cases = vec![
@@ -97,20 +97,20 @@ fn to_be_put_aside() -> Vec<(Forgery, &'static str)> {
         (good(113).carrying(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff"), "the message"),
         (good(114).with("ce-subject", "%ff"), "ce-subject"),
         (good(115).with("ce-datacontenttype", "text/html"), "ce-datacontenttype"),
-        // Used before by the good one, with another payload.
+        // The id of the valid message, with another payload.
         (good(1).carrying(b"\x03ada\x02"), "another payload"),
         (good(116).with("ce-deadline", "2001-01-01T00:00:00Z"), "deadline"),
     ];
     for needed in ["ce-specversion", "ce-id", "ce-type", "ce-source", "ce-kind", "ce-datacontenttype"] {
         cases.push((good(120).without(needed), needed));
     }
-    let bare = Forgery { headers: Vec::new(), payload: b"\0\xff no message".to_vec(), ..good(0) };
+    let bare = Forgery { headers: Vec::new(), payload: b"\0\xff noise".to_vec(), ..good(0) };
     cases.push((bare, "ce-specversion"));
     cases
 }
 
 #[test]
-fn what_nobody_can_take_is_put_aside_with_its_reason_and_what_is_good_comes_through() {
+fn invalid_messages_are_refused_and_valid_ones_are_handled() {
     for release in BOTH {
         run(async {
             let config = NatsConfig { max_payload: Some(4 << 20), ..NatsConfig::default() };
@@ -127,16 +127,16 @@ fn what_nobody_can_take_is_put_aside_with_its_reason_and_what_is_good_comes_thro
             };
             write(&good(1)).await;
             let balance = async || node.client().send(deposit("ada", 0)).await.expect("is handled");
-            until("the first good one", async || balance().await == 1).await;
+            until("the first valid message", async || balance().await == 1).await;
             let cases = to_be_put_aside();
             for (forgery, _) in &cases {
                 write(forgery).await;
             }
             write(&good(2)).await;
-            until("the good one behind them", async || balance().await == 2).await;
+            until("the valid message after them", async || balance().await == 2).await;
 
             let mut refused = context.get_stream("whizbang_refused_bank").await.expect("a stream");
-            until("all that is put aside", async || {
+            until("all refused messages", async || {
                 refused.info().await.expect("its state").state.messages >= cases.len() as u64
             })
             .await;
@@ -155,7 +155,7 @@ fn what_nobody_can_take_is_put_aside_with_its_reason_and_what_is_good_comes_thro
                 );
             }
             assert_eq!(refused.info().await.expect("its state").state.messages, cases.len() as u64, "{reasons:#?}");
-            // Nothing is left behind that would come again.
+            // No message is left to be redelivered.
             let commands = context.get_stream("whizbang_commands_bank").await.expect("a stream");
             let mut consumer: jetstream::consumer::PullConsumer = commands.get_consumer("bank").await.expect("there");
             until("an empty stream", async || {
@@ -170,7 +170,7 @@ fn what_nobody_can_take_is_put_aside_with_its_reason_and_what_is_good_comes_thro
 }
 
 #[test]
-fn what_a_caller_asks_wrongly_is_answered_with_what_is_wrong() {
+fn invalid_request_gets_the_reason_in_the_response() {
     run(async {
         let server = NatsServer::start(Release::Pinned);
         let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().bridge(bridge(&server.url()).await);
@@ -183,7 +183,7 @@ fn what_a_caller_asks_wrongly_is_answered_with_what_is_wrong() {
                 forgery.payload.clone().into(),
             );
             let answer = asked.await.expect("an answer");
-            answer.headers.expect("headers").get("whizbang-answer").expect("a word").to_string()
+            answer.headers.expect("headers").get("whizbang-answer").expect("a kind of response").to_string()
         };
         assert_eq!(ask(good(1)).await, "reply");
         assert_eq!(ask(good(1)).await, "reply");
@@ -200,10 +200,10 @@ fn what_a_caller_asks_wrongly_is_answered_with_what_is_wrong() {
     });
 }
 
-/// Without permissions a stranger can speak in a service's name. What he says is refused where it contradicts itself, and
-/// what he says of the future waits for the past: neither keeps what is true from coming through.
+/// Without permissions a client can publish in a service's name. Contradictory messages are refused, and messages ahead of their
+/// sequence wait for the earlier ones: neither blocks the true messages.
 #[test]
-fn what_speaks_in_anothers_name_stops_nothing() {
+fn impersonation_blocks_no_true_message() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);
@@ -216,7 +216,7 @@ fn what_speaks_in_anothers_name_stops_nothing() {
             let stranger = async_nats::connect(server.url()).await.expect("connects");
             let context = jetstream::new(stranger);
             let (to, from) = (shard_of("ada", Bank::SHARDS), shard_of("t1", Transfers::SHARDS));
-            // A command that the saga's shard never sent, far ahead, and an event that the account never recorded.
+            // A command ahead of its sequence that the saga's shard never sent, and an event that the account never recorded.
             let command = good(1)
                 .to(&format!("whizbang.cmd.bank.{to}.transfers.{from}"))
                 .with("ce-source", &format!("/transfers/{from}/Transfer"))

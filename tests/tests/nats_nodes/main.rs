@@ -1,6 +1,6 @@
-//! Real nodes over real nats-servers: the server is killed, paused, emptied or away, and the checker looks at what became of it.
+//! Real nodes on real nats-servers: the server is killed, paused, emptied or down, and the checker verifies the results.
 //!
-//! Everything of a test runs on one thread in real time, but the server, and the callers that are processes of their own.
+//! A test runs on one thread in real time, except for the server and for callers in their own processes.
 
 mod adversary;
 #[path = "../../../framework/tests/bank/mod.rs"]
@@ -10,19 +10,19 @@ mod claims;
 #[path = "../../../framework/tests/drift/contracts.rs"]
 mod contracts;
 mod diary;
-mod drift;
+mod disclosure;
+mod dropped_node;
 mod forgery;
 mod hostile;
-mod leaving;
-mod log;
+mod log_capture;
+mod no_logins;
 mod outage;
-mod peers;
 mod processes;
 mod republish;
-mod starting;
-mod strangers;
-mod town;
-mod troubles;
+mod server_faults;
+mod services;
+mod shape_drift;
+mod start_failures;
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ use whizbang_tests::nats::Release;
 
 const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
 
-/// Lets the runtime work until `holds`, or for a minute: then the test fails.
+/// Runs the runtime until `holds`; fails the test after a minute.
 pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !holds().await {
@@ -41,8 +41,8 @@ pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     assert!(tokio::time::timeout(limit, waiting).await.is_ok(), "{what}: not within {limit:?}");
 }
 
-/// The time between two looks at what cannot wake its waiter.
+/// Waits for the interval between two polls of a condition that cannot wake its waiter.
 pub(crate) async fn a_moment() {
-    #[expect(clippy::disallowed_methods, reason = "the interval of a poll: what is looked at notifies no one")]
+    #[expect(clippy::disallowed_methods, reason = "the interval of a poll: the condition sends no notification")]
     tokio::time::sleep(Duration::from_millis(10)).await;
 }

@@ -1,4 +1,4 @@
-//! A service that is down, or whose consumer delivers nothing, while another one sends it commands.
+//! A service that is down, or whose consumer delivers nothing, while another service sends commands to it.
 
 use std::time::Duration;
 
@@ -10,21 +10,21 @@ use whizbang::testing::bridge::run;
 use whizbang_tests::nats::NatsServer;
 
 use crate::bank::{Account, Transfer, deposit, outcome, transfer};
-use crate::{BOTH, town, until};
+use crate::{BOTH, services, until};
 
 const STREAM: &str = "whizbang_commands_bank";
 
 async fn accounts(server: &NatsServer, store: &MemoryStore) -> Node {
     let builder = Node::builder("accounts", store.clone()).aggregate::<Account>();
-    builder.bridge(town::bridge(&server.url()).await).start().await.expect("starts")
+    builder.bridge(services::bridge(&server.url()).await).start().await.expect("starts")
 }
 
 async fn transfers(server: &NatsServer) -> Node {
     let builder = Node::builder("transfers", MemoryStore::new()).saga::<Transfer>();
-    builder.bridge(town::bridge(&server.url()).await).start().await.expect("starts")
+    builder.bridge(services::bridge(&server.url()).await).start().await.expect("starts")
 }
 
-/// The store of a bank that has made its streams, and that has money to transfer.
+/// Returns the store of a bank with its streams created and money to transfer.
 async fn rich_bank(server: &NatsServer) -> MemoryStore {
     let store = MemoryStore::new();
     let node = accounts(server, &store).await;
@@ -60,7 +60,7 @@ async fn all_done(node: &Node, count: usize) {
     }
 }
 
-/// A stream that has taken a command keeps it. So nothing is sent again while its owner is away; the owner is asked instead.
+/// A stream keeps an accepted command, so nothing is sent again while the owner is down; the owner is asked for its watermark.
 #[test]
 fn commands_to_a_service_that_is_down_are_sent_once() {
     for release in BOTH {
@@ -72,11 +72,11 @@ fn commands_to_a_service_that_is_down_are_sent_once() {
             let node = transfers(&server).await;
             begin(&node, 1_000).await;
             until("all commands", async || messages(&context).await >= 1_000).await;
-            // Four of each shard: some seconds, in which everything was sent again before.
+            // Four requests of each shard take some seconds, in which a resending relay would send everything again.
             for _ in 0..4 * 16 {
                 questions.next().await.expect("a question");
             }
-            assert_eq!(messages(&context).await, 1_000, "each is in the stream once");
+            assert_eq!(messages(&context).await, 1_000, "each command is in the stream once");
             let bank = accounts(&server, &store).await;
             all_done(&node, 1_000).await;
             assert_eq!(bank.client().send(deposit("ada", 0)).await.expect("is handled"), 5_000);
@@ -87,15 +87,15 @@ fn commands_to_a_service_that_is_down_are_sent_once() {
     }
 }
 
-/// What a consumer does not deliver is fetched from the outbox of its sender.
+/// Messages that a consumer does not deliver are fetched from the outbox of their sender.
 #[test]
-fn consumer_that_delivers_nothing_stops_no_flow() {
+fn stuck_consumer_stops_no_flow() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);
             let store = rich_bank(&server).await;
             let context = operator(&server).await;
-            // One message may be in hand, and a stranger has it in hand for an hour.
+            // The limit of unacknowledged messages is one, and another client holds one message for an hour.
             let stream = context.get_stream(STREAM).await.expect("a stream");
             let settings = pull::Config {
                 durable_name: Some("accounts".to_owned()),
@@ -113,7 +113,7 @@ fn consumer_that_delivers_nothing_stops_no_flow() {
             begin(&node, 300).await;
             all_done(&node, 300).await;
             assert_eq!(bank.client().send(deposit("ada", 0)).await.expect("is handled"), 8_500);
-            assert_eq!(bank.metrics().recreated_consumers, 0, "the consumer has delivered nothing all the time");
+            assert_eq!(bank.metrics().recreated_consumers, 0, "the consumer delivered nothing during the test");
             assert!(messages(&context).await > 300, "the bait, and what was fetched instead");
             node.stop().await.expect("stops");
             bank.stop().await.expect("stops");
@@ -121,16 +121,16 @@ fn consumer_that_delivers_nothing_stops_no_flow() {
     }
 }
 
-/// A stream that is full refuses at once: the caller hears that, and not that nobody replied.
+/// A full stream rejects immediately: the caller gets that error, not a missing reply.
 #[test]
-fn full_stream_is_named_to_the_caller() {
+fn full_stream_is_reported_to_the_caller() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);
             let builder = Node::builder("accounts", MemoryStore::new()).aggregate::<Account>();
-            let bridge = town::builder(&server.url()).stream_bytes(64 * 1024).connect().await.expect("connects");
+            let bridge = services::builder(&server.url()).stream_bytes(64 * 1024).connect().await.expect("connects");
             builder.bridge(bridge).start().await.expect("starts").stop().await.expect("stops");
-            let teller = Client::connect("teller", town::bridge(&server.url()).await).await.expect("connects");
+            let teller = Client::connect("teller", services::bridge(&server.url()).await).await.expect("connects");
             let mut refused = None;
             for _ in 0..1_000 {
                 if let Err(error) = teller.post(deposit("ada", 5)).await {
@@ -138,7 +138,7 @@ fn full_stream_is_named_to_the_caller() {
                     break;
                 }
             }
-            let error = refused.expect("64 KiB are full before a thousand commands are sent");
+            let error = refused.expect("64 KiB overflow before a thousand commands are sent");
             assert!(error.to_string().contains("maximum bytes exceeded"), "{error}");
             assert!(error.is_transient() && !error.may_have_happened(), "{error:?}");
             teller.disconnect().await;
@@ -146,9 +146,9 @@ fn full_stream_is_named_to_the_caller() {
     }
 }
 
-/// Nodes end as in a crash, and the server is killed, in turn, while transfers are under way.
+/// Nodes crash and the server is killed in turn, while transfers are in flight.
 #[test]
-fn nodes_and_server_killed_in_turn_lose_nothing_and_leave_nothing() {
+fn alternating_kills_lose_nothing_and_leave_nothing_behind() {
     const EACH: usize = 60;
     for release in BOTH {
         run(async {
@@ -156,7 +156,7 @@ fn nodes_and_server_killed_in_turn_lose_nothing_and_leave_nothing() {
             let (money, moves) = (rich_bank(&server).await, MemoryStore::new());
             let start = async |server: &NatsServer| {
                 let builder = Node::builder("transfers", moves.clone()).saga::<Transfer>();
-                builder.bridge(town::bridge(&server.url()).await).start().await.expect("starts")
+                builder.bridge(services::bridge(&server.url()).await).start().await.expect("starts")
             };
             let (mut bank, mut node) = (accounts(&server, &money).await, start(&server).await);
             for round in 0..9 {
@@ -166,7 +166,7 @@ fn nodes_and_server_killed_in_turn_lose_nothing_and_leave_nothing() {
                     let name = format!("t{}", round * EACH + number);
                     client.send(transfer(&name, "ada", &format!("b{number}"), 5)).await.expect("begins here");
                 }
-                // Each transfer records its beginning and its end: some have ended, and most are under way.
+                // Each transfer records its beginning and its end: some have ended, and most are in flight.
                 until("some ends", async || node.metrics().events > ended + EACH as u64 + 3).await;
                 match round % 3 {
                     0 => server.restart(),

@@ -1,4 +1,4 @@
-//! Callers that are processes of their own: they share nothing with the node but the server.
+//! Callers in their own processes: they share nothing with the node but the server.
 
 use std::process::Command;
 
@@ -8,14 +8,14 @@ use whizbang::testing::bridge::run;
 use whizbang_tests::nats::NatsServer;
 
 use crate::bank::{Account, deposit};
-use crate::town::bridge;
+use crate::services::bridge;
 use crate::{BOTH, until};
 
-/// Calls from another process and gives what it prints.
+/// Calls from another process and returns its output.
 async fn call(server: &NatsServer, key: &str, account: &str, cents: u64) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_caller"));
     command.args([&server.url(), key, account, &cents.to_string()]);
-    // The node lives on this thread and must answer meanwhile.
+    // The node runs on this thread and must respond during the call.
     let calling = std::thread::spawn(move || command.output().expect("runs"));
     until("the end of a caller", async || calling.is_finished()).await;
     let output = calling.join().expect("ends");
@@ -24,7 +24,7 @@ async fn call(server: &NatsServer, key: &str, account: &str, cents: u64) -> Stri
 }
 
 #[test]
-fn a_caller_in_another_process_gets_the_same_reply_when_it_repeats_its_key() {
+fn repeated_key_of_another_process_returns_the_first_reply() {
     for release in BOTH {
         run(async {
             let mut server = NatsServer::start(release);
@@ -39,7 +39,7 @@ fn a_caller_in_another_process_gets_the_same_reply_when_it_repeats_its_key() {
             node.client().send(deposit("ada", 11)).await.expect("is handled");
             assert_eq!(call(&server, "invoice-1", "ada", 500).await, "500");
             assert_eq!(call(&server, "invoice-1", "ada", 501).await, "the id was used before with another payload");
-            // Neither the node's memory nor the server's is what remembers.
+            // Neither the node's memory nor the server's contains the reply.
             node.stop().await.expect("stops");
             server.restart_empty();
             let node = start(&server).await;

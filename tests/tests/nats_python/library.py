@@ -25,7 +25,7 @@ def say(**what):
 
 
 def encoded(text):
-    """Percent-encoding as in the CloudEvents bindings: every byte outside 0x21-0x7E, and the quote and the percent sign."""
+    """Percent-encoding as in the CloudEvents bindings: encodes bytes outside 0x21-0x7E, quotes and percent signs."""
     keep = [byte for byte in range(0x21, 0x7F) if byte not in b'"%']
     return "".join(chr(byte) if byte in keep else f"%{byte:02X}" for byte in text.encode())
 
@@ -73,7 +73,7 @@ async def post(js, name, key, body, id=None):
 
 
 class Ear:
-    """Hears events, each once and in the order of its shard."""
+    """Receives events, each once and in the order of its shard."""
 
     def __init__(self):
         self.seen = {}
@@ -103,7 +103,7 @@ class Ear:
 
 
 async def missing(nc, place, after, names):
-    """The events of these names behind a position of a shard, from its owner's log."""
+    """Returns the events of these names after a position of a shard, from its owner's log."""
     domain, number = place.split("/")
     question, found, last = {"after": after, "names": names}, [], None
     while last is None or question["after"] < last:
@@ -124,7 +124,7 @@ async def missing(nc, place, after, names):
 
 
 async def third_turn(nc, js):
-    """Hears one kind of event: their sequence has gaps even if none is missing, so the owner is asked what lies between."""
+    """Receives one kind of event: the sequence has gaps even if no event is missing, so the owner is asked for the events in between."""
     pulled = await js.pull_subscribe(
         f"{NS}.evt.{DOMAIN}.*.Returned",
         durable="returns",
@@ -166,9 +166,9 @@ async def first_turn(nc, js):
 
 
 async def second_turn(nc, js):
-    # The durable goes on where the first turn left it.
+    # The durable continues where the first step ended.
     await Ear().hear(js, 3)
-    # A view follows its events.
+    # A view is updated after its events.
     for _ in range(100):
         word, reply = await query(nc, "Out", {})
         if word != "reply" or len(reply) == 3:

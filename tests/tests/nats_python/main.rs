@@ -1,4 +1,4 @@
-//! A client in Python takes part, with nats-py and what docs/wire.md says: it asks and posts, and hears events.
+//! A client in Python that uses nats-py and the rules of docs/wire.md: it sends requests and posts, and receives events.
 
 use std::path::Path;
 use std::process::Command;
@@ -104,7 +104,7 @@ impl Answer<Out> for Shelves {
     }
 }
 
-/// Lets the client take a turn, and gives what it says.
+/// Runs one step of the client and returns its output.
 async fn python(server: &NatsServer, turn: &str) -> Vec<Value> {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     let packages = tests.join("../.tools/python");
@@ -112,7 +112,7 @@ async fn python(server: &NatsServer, turn: &str) -> Vec<Value> {
     let mut command = Command::new("python3");
     command.arg(tests.join("tests/nats_python/library.py")).args([&server.url(), turn]).env("PYTHONPATH", packages);
     let (ended, end) = tokio::sync::oneshot::channel();
-    // The node lives on this thread and must answer meanwhile.
+    // The node runs on this thread and must respond during the step.
     std::thread::spawn(move || ended.send(command.output().expect("python3 runs")));
     let output = end.await.expect("it ends");
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -122,7 +122,7 @@ async fn python(server: &NatsServer, turn: &str) -> Vec<Value> {
 }
 
 #[test]
-fn a_client_in_python_asks_posts_and_hears_with_what_the_page_on_the_wire_says() {
+fn python_client_works_by_the_rules_of_the_wire_page() {
     for release in [Release::Distribution, Release::Pinned] {
         run(async {
             let server = NatsServer::start(release);
@@ -136,12 +136,12 @@ fn a_client_in_python_asks_posts_and_hears_with_what_the_page_on_the_wire_says()
                 said.iter().filter(|line| Some(*line) != undecodable.as_ref()).collect::<Vec<_>>(),
                 [
                     &json!({ "answer": "reply", "reply": { "Ok": 1 } }),
-                    // The same id again: the first reply. With another payload: a conflict.
+                    // The same id again returns the first reply. With another payload it is a conflict.
                     &json!({ "answer": "reply", "reply": { "Ok": 1 } }),
                     &json!({ "answer": "conflict", "reply": "" }),
                     &json!({ "answer": "reply", "reply": { "Err": { "code": "library.lent", "text": "ada has it" } } }),
                     &json!({ "answer": "unhandled" }),
-                    // Three times the same id: handled once.
+                    // The same id three times is handled once.
                     &json!({ "posted": 3 }),
                     &json!({ "event": "library.Lent", "key": moby, "version": 1, "body": { "reader": "ada" } }),
                     &json!({ "event": "library.Returned", "key": moby, "version": 2, "body": {} }),
@@ -149,7 +149,7 @@ fn a_client_in_python_asks_posts_and_hears_with_what_the_page_on_the_wire_says()
                 "{said:#?}"
             );
             assert_eq!(undecodable, Some(json!({ "answer": "undecodable" })));
-            // What this side records meanwhile is there when the client comes back, and nothing of before.
+            // The client receives the events recorded in its absence, and none of the earlier ones.
             for reader in ["cy", "di", "eve"] {
                 let lend = Lend { book: format!("{reader}'s book"), reader: reader.to_owned() };
                 node.client().send(lend).await.expect("is handled");

@@ -1,21 +1,21 @@
-//! What a courier may do to messages, done on purpose and from a seed.
+//! Fault injection for the loopback bridge, from a seed.
 //!
-//! Used by tests of healing (feature `testing`): a bridge may lose, repeat, reorder and delay, so a node must bear it.
+//! Used by tests of recovery (feature `testing`): a bridge may lose, repeat, reorder and delay messages, and a node must cope.
 
 use std::time::Duration;
 
 use crate::message::IdSource;
 
-/// How often the loopback maltreats a message, each a probability from 0 to 1. The default is never.
+/// The rates of faults that the loopback injects, each a probability from 0 to 1 per message. The default injects none.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LoopbackFaults {
-    /// It is lost. A question is lost with its answer.
+    /// The message is lost. A lost request never gets a response.
     pub drop: f64,
-    /// It comes twice.
+    /// The message is delivered twice.
     pub duplicate: f64,
-    /// Messages sent after it overtake it: it is held back for up to `delay`.
+    /// The message is delayed by up to `delay`, so that later messages overtake it.
     pub reorder: f64,
-    /// The longest time a message is held back.
+    /// The maximum delay of a message.
     pub delay: Duration,
 }
 
@@ -25,7 +25,7 @@ impl Default for LoopbackFaults {
     }
 }
 
-/// Draws what happens to each message.
+/// Draws the fate of each message.
 pub(super) struct FaultSampler {
     faults: LoopbackFaults,
     ids: IdSource,
@@ -38,11 +38,11 @@ impl FaultSampler {
 
     fn occurs(&self, probability: f64) -> bool {
         const SIDES: u64 = 1 << 32;
-        // A probability outside 0..=1 saturates; not a number never happens.
+        // A probability outside 0..=1 saturates; NaN never occurs.
         self.ids.below(SIDES) < (probability * SIDES as f64) as u64
     }
 
-    /// How long each copy of the next message is held back; no copy means it is lost.
+    /// Returns the delay of each copy of the next message; an empty list means that the message is lost.
     pub(super) fn sample(&self) -> Vec<Duration> {
         if self.occurs(self.faults.drop) {
             return Vec::new();

@@ -1,7 +1,7 @@
-//! One node at the hub: what waits for it, and the loop that hands it over.
+//! One node at the hub: its queues, and the loop that delivers them.
 //!
-//! Started by the bridge's attach, on the node's own `LocalSet`; calls the node's door. Takes no more than the door has room
-//! for, so a slow node holds its senders back.
+//! Started by the bridge's `attach` on the node's own `LocalSet`; calls the node's [`Inbound`]. Delivers no more messages than the
+//! node has capacity for, so a slow node slows its senders down.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -23,17 +23,17 @@ use crate::bridge::{AckOutcome, BridgeError, Inbound, NodeCard, Request, Request
 use crate::clock::monotonic;
 use crate::message::{MAX_PAYLOAD_BYTES, ShardId, shard_of};
 
-/// The most messages of one node that are being handled at once, whatever room the node says it has.
+/// The maximum number of messages of one node that are handled at once, whatever capacity the node reports.
 const MAX_IN_FLIGHT: usize = 4096;
-/// A node that has no room is asked again after this time, or as soon as it has ended something of ours.
+/// The interval at which a node without capacity is polled. A completed message triggers an earlier poll.
 const CAPACITY_POLL_INTERVAL: Duration = Duration::from_millis(2);
-/// A message that a node did not take comes again after this time, doubled each time up to [`MAX_RETRY_DELAY`].
+/// The delay before the first redelivery of a message; it doubles up to [`MAX_RETRY_DELAY`].
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(10);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(1);
-/// What an answer may have in bytes: as much as a NATS server takes by default.
+/// The maximum size of a response in bytes: the default limit of a NATS server.
 const MAX_RESPONSE_BYTES: usize = 2 * MAX_PAYLOAD_BYTES;
 
-/// What travels one way.
+/// A one-way message in the queue of a node.
 #[derive(Clone)]
 pub(super) struct QueuedMessage {
     pub(super) kind: MessageKind,
@@ -49,7 +49,7 @@ pub(super) enum MessageKind {
     Notification,
 }
 
-/// A question under way.
+/// A request in the queue of a node.
 pub(super) struct QueuedRequest {
     pub(super) packet: Packet,
     pub(super) delay: Duration,
@@ -61,9 +61,9 @@ pub(super) struct Member {
     pub(super) card: NodeCard,
     pub(super) messages: Queue<QueuedMessage>,
     pub(super) requests: Queue<QueuedRequest>,
-    /// Something was not put into the queue because the node lags behind: it must look after the gaps.
+    /// An event was not queued because the node lags behind: it must check for gaps.
     pub(super) lagging: AtomicBool,
-    /// The node is cut off from the hub.
+    /// The node is disconnected from the hub.
     pub(super) disconnected: AtomicBool,
     pub(super) detaching: AtomicBool,
     pub(super) stopped: Notify,
@@ -71,7 +71,7 @@ pub(super) struct Member {
 }
 
 impl Member {
-    pub(super) fn new(number: u64, card: NodeCard, door: Arc<dyn Inbound>) -> Self {
+    pub(super) fn new(number: u64, card: NodeCard, inbound: Arc<dyn Inbound>) -> Self {
         Self {
             id: number,
             card,
@@ -81,7 +81,7 @@ impl Member {
             disconnected: AtomicBool::new(false),
             detaching: AtomicBool::new(false),
             stopped: Notify::new(),
-            inbound: door,
+            inbound: inbound,
         }
     }
 
@@ -89,23 +89,23 @@ impl Member {
         self.disconnected.load(Ordering::Relaxed)
     }
 
-    /// A caller that does not know the number of shards leaves the destination to the owner.
-    fn resolve_shard(&self, mut asked: Request) -> Request {
-        if let Request::Command(envelope) = &mut asked
+    /// Adds the shard of the key to a command whose caller does not know the number of shards.
+    fn resolve_shard(&self, mut request: Request) -> Request {
+        if let Request::Command(envelope) = &mut request
             && let Some((domain, shards)) = self.card.owns.iter().find(|(domain, _)| *domain == envelope.domain)
         {
             envelope.to.get_or_insert_with(|| ShardId::new(domain.clone(), shard_of(&envelope.key, *shards)));
         }
-        asked
+        request
     }
 
-    /// Puts an event into the queue. A node that lags does not hold the others back: what it misses it gets from the log.
-    pub(super) fn push_event(&self, parcel: QueuedMessage) -> PushOutcome {
-        if self.lagging.load(Ordering::Relaxed) { PushOutcome::Accepted } else { self.messages.push(parcel) }
+    /// Queues an event. A node that lags does not slow the others down: it fetches the missed events from the log.
+    pub(super) fn push_event(&self, message: QueuedMessage) -> PushOutcome {
+        if self.lagging.load(Ordering::Relaxed) { PushOutcome::Accepted } else { self.messages.push(message) }
     }
 }
 
-/// Ends the member however its loop ends, also when a crashing node drops it.
+/// Removes the member from the hub when its loop ends, also when a crashing node drops the loop.
 pub(super) struct MemberGuard {
     pub(super) hub: Arc<Hub>,
     pub(super) member: Arc<Member>,
@@ -125,43 +125,43 @@ enum Completed {
     Request,
 }
 
-/// The messages that a node is handling.
+/// The messages that a node handles now.
 type InFlight = FuturesUnordered<BoxFuture<'static, Completed>>;
 
-/// Hands over what comes in until the member leaves; then waits for what the node is still handling.
-pub(super) async fn run(membership: MemberGuard) {
-    let (hub, member) = (&membership.hub, &membership.member);
-    let mut handling = InFlight::new();
-    let mut held = DelayQueue::default();
+/// Delivers messages until the member detaches, then waits for those in flight.
+pub(super) async fn run(guard: MemberGuard) {
+    let (hub, member) = (&guard.hub, &guard.member);
+    let mut in_flight = InFlight::new();
+    let mut delayed = DelayQueue::default();
     loop {
         if member.detaching.load(Ordering::Acquire) {
             break;
         }
-        while let Some(question) = if handling.len() < MAX_IN_FLIGHT { member.requests.pop() } else { None } {
-            handling.push(handle_request(hub, member, question));
+        while let Some(request) = if in_flight.len() < MAX_IN_FLIGHT { member.requests.pop() } else { None } {
+            in_flight.push(handle_request(hub, member, request));
         }
-        let starved = deliver_ready(hub, member, &mut handling, &mut held);
+        let at_capacity = deliver_ready(hub, member, &mut in_flight, &mut delayed);
         if member.lagging.load(Ordering::Relaxed) && member.messages.len() <= QUEUE_CAPACITY / 2 {
             member.lagging.store(false, Ordering::Relaxed);
             member.inbound.reconnected();
         }
-        let due = held.next_due();
-        let wake = if starved { Some(monotonic() + CAPACITY_POLL_INTERVAL).into_iter().chain(due).min() } else { due };
+        let due = delayed.next_due();
+        let wake = if at_capacity { Some(monotonic() + CAPACITY_POLL_INTERVAL).into_iter().chain(due).min() } else { due };
         tokio::select! {
             biased;
-            Some(done) = handling.next() => complete(hub, member, done, &mut held),
+            Some(completed) = in_flight.next() => complete(hub, member, completed, &mut delayed),
             () = member.messages.filled() => {}
             () = member.requests.filled() => {}
             () = sleep_until(wake) => {}
         }
-        // What else is done by now, so that the node's room is asked for once per batch.
-        while let Some(Some(done)) = futures_util::FutureExt::now_or_never(handling.next()) {
-            complete(hub, member, done, &mut held);
+        // Drain the other completed messages as well, so that the node's capacity is polled once per batch.
+        while let Some(Some(completed)) = futures_util::FutureExt::now_or_never(in_flight.next()) {
+            complete(hub, member, completed, &mut delayed);
         }
     }
-    // Senders must not find the node any more while it ends what it has begun.
+    // Leave the hub first: senders must not find the node while it finishes the messages in flight.
     hub.remove(member);
-    while handling.next().await.is_some() {}
+    while in_flight.next().await.is_some() {}
 }
 
 async fn sleep_until(wake: Option<Instant>) {
@@ -171,105 +171,105 @@ async fn sleep_until(wake: Option<Instant>) {
     }
 }
 
-fn complete(hub: &Hub, member: &Member, done: Completed, held: &mut DelayQueue) {
-    match done {
-        Completed::Message(mut parcel, AckOutcome::Retry) => {
-            parcel.deliveries += 1;
-            let delay = MIN_RETRY_DELAY.saturating_mul(1 << (parcel.deliveries - 1).min(10)).min(MAX_RETRY_DELAY);
-            held.insert(parcel, monotonic() + delay);
+fn complete(hub: &Hub, member: &Member, completed: Completed, delayed: &mut DelayQueue) {
+    match completed {
+        Completed::Message(mut message, AckOutcome::Retry) => {
+            message.deliveries += 1;
+            let delay = MIN_RETRY_DELAY.saturating_mul(1 << (message.deliveries - 1).min(10)).min(MAX_RETRY_DELAY);
+            delayed.insert(message, monotonic() + delay);
         }
-        Completed::Message(parcel, AckOutcome::Reject(reason)) => {
-            hub.refuse(member, parcel.packet, BridgeError::Unhandled { reason });
+        Completed::Message(message, AckOutcome::Reject(reason)) => {
+            hub.refuse(member, message.packet, BridgeError::Unhandled { reason });
         }
         Completed::Message(_, AckOutcome::Ack) | Completed::Request => {}
     }
 }
 
-/// Hands over as many messages as the node has room for. True if it has no more room.
-fn deliver_ready(hub: &Arc<Hub>, member: &Arc<Member>, handling: &mut InFlight, held: &mut DelayQueue) -> bool {
-    let waiting = member.messages.len() > 0 || held.next_due().is_some();
-    if !waiting || handling.len() >= MAX_IN_FLIGHT {
+/// Delivers as many messages as the node has capacity for. Returns true if it has none left.
+fn deliver_ready(hub: &Arc<Hub>, member: &Arc<Member>, in_flight: &mut InFlight, delayed: &mut DelayQueue) -> bool {
+    let has_messages = member.messages.len() > 0 || delayed.next_due().is_some();
+    if !has_messages || in_flight.len() >= MAX_IN_FLIGHT {
         return false;
     }
-    let mut room = member.inbound.capacity().min(MAX_IN_FLIGHT - handling.len());
-    while room > 0 {
+    let mut capacity = member.inbound.capacity().min(MAX_IN_FLIGHT - in_flight.len());
+    while capacity > 0 {
         let now = monotonic();
-        let next = match held.pop_due(now) {
-            Some(parcel) => parcel,
+        let next = match delayed.pop_due(now) {
+            Some(message) => message,
             None => match member.messages.pop() {
-                Some(parcel) if parcel.delay.is_zero() => parcel,
-                Some(mut parcel) => {
-                    let due = now + std::mem::take(&mut parcel.delay);
-                    held.insert(parcel, due);
+                Some(message) if message.delay.is_zero() => message,
+                Some(mut message) => {
+                    let due = now + std::mem::take(&mut message.delay);
+                    delayed.insert(message, due);
                     continue;
                 }
                 None => return false,
             },
         };
         if let Some(future) = deliver_one(hub, member, next) {
-            handling.push(future);
-            room -= 1;
+            in_flight.push(future);
+            capacity -= 1;
         }
     }
     true
 }
 
-/// Hands one message over; none if it is news or cannot be read.
-fn deliver_one(hub: &Arc<Hub>, member: &Arc<Member>, parcel: QueuedMessage) -> Option<BoxFuture<'static, Completed>> {
+/// Delivers one message. Returns `None` for a notification and for an undecodable message.
+fn deliver_one(hub: &Arc<Hub>, member: &Arc<Member>, message: QueuedMessage) -> Option<BoxFuture<'static, Completed>> {
     if member.is_disconnected() {
         return None;
     }
-    let settled = match parcel.kind {
-        MessageKind::Direct => parcel.packet.envelope().map(|envelope| member.inbound.deliver(envelope)),
-        MessageKind::Event => parcel.packet.envelope().map(|envelope| member.inbound.event(envelope)),
-        MessageKind::Notification => match parcel.packet.notification() {
-            Ok(tidings) => {
-                member.inbound.notify(tidings);
+    let outcome = match message.kind {
+        MessageKind::Direct => message.packet.envelope().map(|envelope| member.inbound.deliver(envelope)),
+        MessageKind::Event => message.packet.envelope().map(|envelope| member.inbound.event(envelope)),
+        MessageKind::Notification => match message.packet.notification() {
+            Ok(notification) => {
+                member.inbound.notify(notification);
                 return None;
             }
             Err(error) => Err(error),
         },
     };
-    match settled {
-        Ok(settled) => Some(Box::pin(async move {
-            let settled = settled.await;
-            Completed::Message(parcel, settled)
+    match outcome {
+        Ok(outcome) => Some(Box::pin(async move {
+            let outcome = outcome.await;
+            Completed::Message(message, outcome)
         })),
         Err(error) => {
-            hub.refuse(member, parcel.packet, error);
+            hub.refuse(member, message.packet, error);
             None
         }
     }
 }
 
-fn handle_request(hub: &Arc<Hub>, member: &Arc<Member>, question: QueuedRequest) -> BoxFuture<'static, Completed> {
-    let asked = question.packet.request().map(|asked| member.resolve_shard(asked));
+fn handle_request(hub: &Arc<Hub>, member: &Arc<Member>, queued: QueuedRequest) -> BoxFuture<'static, Completed> {
+    let request = queued.packet.request().map(|request| member.resolve_shard(request));
     let (hub, member) = (Arc::clone(hub), Arc::clone(member));
     Box::pin(async move {
-        // A sleep takes a tick of the timer even if it is for no time.
-        if !question.delay.is_zero() {
-            tokio::time::sleep(question.delay).await;
+        // A sleep takes a tick of the timer even for a zero duration.
+        if !queued.delay.is_zero() {
+            tokio::time::sleep(queued.delay).await;
         }
-        let answer = match asked {
-            Ok(asked) => member.inbound.request(asked).await,
+        let response = match request {
+            Ok(request) => member.inbound.request(request).await,
             Err(error) => {
                 let reason = match &error {
                     BridgeError::Malformed { reason } => reason.clone(),
                     other => other.to_string(),
                 };
-                hub.refuse(&member, question.packet, error);
+                hub.refuse(&member, queued.packet, error);
                 Response::Refused(RequestError::Undecodable(reason))
             }
         };
         if !member.is_disconnected() {
-            // Nobody may be waiting any more.
-            let _ = question.response.send(Packet::from_response(&answer, MAX_RESPONSE_BYTES));
+            // The caller may have given up.
+            let _ = queued.response.send(Packet::from_response(&response, MAX_RESPONSE_BYTES));
         }
         Completed::Request
     })
 }
 
-/// Messages held back until they are due; equal times keep their order.
+/// Messages that wait until they are due; messages due at the same time keep their order.
 #[derive(Default)]
 struct DelayQueue {
     heap: BinaryHeap<Reverse<DelayedMessage>>,
@@ -279,13 +279,13 @@ struct DelayQueue {
 struct DelayedMessage {
     due: Instant,
     number: u64,
-    parcel: QueuedMessage,
+    message: QueuedMessage,
 }
 
 impl DelayQueue {
-    fn insert(&mut self, parcel: QueuedMessage, due: Instant) {
+    fn insert(&mut self, message: QueuedMessage, due: Instant) {
         self.count += 1;
-        self.heap.push(Reverse(DelayedMessage { due, number: self.count, parcel }));
+        self.heap.push(Reverse(DelayedMessage { due, number: self.count, message }));
     }
 
     fn next_due(&self) -> Option<Instant> {
@@ -296,7 +296,7 @@ impl DelayQueue {
         if self.next_due()? > now {
             return None;
         }
-        self.heap.pop().map(|Reverse(first)| first.parcel)
+        self.heap.pop().map(|Reverse(first)| first.message)
     }
 }
 

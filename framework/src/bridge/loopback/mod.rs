@@ -1,12 +1,11 @@
-//! The bridge inside one process: nodes of different services meet at a hub, through the same encoding as on the wire.
+//! The bridge inside one process: nodes of different services meet at a hub and use the wire encoding.
 //!
-//! Used by programs that run all their services in one process, and by tests. Calls the doors of the attached nodes.
-//! Nothing survives the process, and nothing needs to: what a node missed it gets from the logs of the others.
+//! Used by programs that run all their services in one process, and by tests. Delivers to the [`Inbound`] of the attached nodes.
+//! Nothing is persisted. A node fetches the messages it missed from the logs of the other nodes.
 
 #[cfg(feature = "testing")]
 mod faults;
 mod member;
-
 mod route;
 
 #[cfg(feature = "testing")]
@@ -21,7 +20,7 @@ use futures_util::future::{BoxFuture, FutureExt, join_all, ready};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
-use self::member::{Member, MemberGuard, MessageKind, QueuedMessage, QueuedRequest};
+use self::member::{Member, MemberGuard, QueuedMessage, QueuedRequest, MessageKind};
 use self::route::Routes;
 use super::claim::{self, Claim};
 use super::wire::Packet;
@@ -31,18 +30,18 @@ use crate::message::{Envelope, Name, StoreId};
 #[cfg(feature = "testing")]
 use crate::{bridge::subject::Address, message::ShardId};
 
-/// How many messages wait for a node before its senders are held back.
+/// The number of messages that may wait for a node before its senders are slowed down.
 const QUEUE_CAPACITY: usize = 4096;
-/// How long a full queue may hold an event back before its subscriber counts as lagging and gets the rest from the log.
+/// The time an event may wait for a full queue. After that its subscriber is lagging and fetches the rest from the log.
 const SLOW_SUBSCRIBER_TIMEOUT: Duration = Duration::from_millis(200);
-/// How many refused packets a hub remembers.
+/// The maximum number of refused packets that a hub keeps.
 const MAX_REFUSED: usize = 1000;
-/// How many bytes they may have together: whoever writes without sense must not fill the memory.
+/// The maximum total size of the kept packets in bytes, so that a flood of invalid packets does not fill the memory.
 const MAX_REFUSED_BYTES: usize = 4 << 20;
-/// What the hub is called in errors.
+/// The name of the hub in errors.
 const BROKER_NAME: &str = "the loopback hub";
 
-/// Where nodes of one process meet. Clones are the same hub.
+/// The meeting point of the nodes of one process. Clones refer to the same hub.
 ///
 /// ```
 /// use whizbang::bridge::loopback::LoopbackHub;
@@ -58,37 +57,37 @@ pub struct LoopbackHub(Arc<Hub>);
 struct Hub {
     routes: RwLock<Arc<Routes>>,
     members: Mutex<(u64, Vec<Arc<Member>>)>,
-    /// The packets, and how many bytes they have.
+    /// The packets and their total size in bytes.
     refused: Mutex<(VecDeque<RefusedPacket>, usize)>,
-    /// By domain.
+    /// The claims by domain.
     claims: Mutex<BTreeMap<Name, Claim>>,
     #[cfg(feature = "testing")]
     faults: Mutex<Option<faults::FaultSampler>>,
 }
 
-/// A packet that came in and was no message.
+/// A received packet that could not be handled.
 #[derive(Clone, Debug)]
 pub struct RefusedPacket {
     /// The service that refused it.
     pub service: Name,
-    /// Why.
+    /// The reason.
     pub error: BridgeError,
-    /// What came in.
+    /// The received packet.
     pub packet: Packet,
 }
 
 impl LoopbackHub {
-    /// A hub without nodes.
+    /// Creates a hub without nodes.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A bridge for one more node.
+    /// Returns a bridge for one more node.
     pub fn bridge(&self) -> LoopbackBridge {
         LoopbackBridge { hub: Arc::clone(&self.0), member: RwLock::new(None) }
     }
 
-    /// The last packets, up to 1,000 and 4 MiB, that were refused because they were no messages, or because nobody could take them.
+    /// Returns the latest refused packets, at most 1,000 and 4 MiB: undecodable ones, and ones that no node handles.
     pub fn refused(&self) -> Vec<RefusedPacket> {
         self.0.refused.lock().0.iter().cloned().collect()
     }
@@ -96,65 +95,59 @@ impl LoopbackHub {
 
 #[cfg(feature = "testing")]
 impl LoopbackHub {
-    /// From now on maltreats what travels, as `faults` says and `ids` draws.
+    /// Injects `faults` into all further messages; `ids` is the source of randomness.
     pub fn set_faults(&self, faults: LoopbackFaults, ids: crate::message::IdSource) {
         *self.0.faults.lock() = Some(faults::FaultSampler::new(faults, ids));
     }
 
-    /// From now on delivers everything, once and in order.
+    /// Stops injecting faults: every further message is delivered once and in order.
     pub fn clear_faults(&self) {
         *self.0.faults.lock() = None;
     }
 
-    /// Forgets all claims, as a broker that was emptied.
+    /// Deletes all claims, as a broker that lost its data.
     pub fn forget_claims(&self) {
         self.0.claims.lock().clear();
     }
 
-    /// Puts a packet before the owner of a domain as if it were a command, whatever is in it.
+    /// Sends a packet with any content to the owner of a domain, as if it were a command.
     ///
     /// # Errors
-    /// [`BridgeError::NoOwner`].
+    /// [`BridgeError::NoOwner`] if no node owns the domain.
     pub async fn inject(&self, domain: &Name, packet: Packet) -> Result<(), BridgeError> {
         let member = self.0.routes().owner(domain, 0).ok_or_else(|| no_owner(domain))?;
         self.0.enqueue(&[member], MessageKind::Direct, packet, domain).await
     }
 
-    /// Puts a packet before the nodes that hear a place, whatever is in it. Nothing happens where no node does.
-    pub async fn forge(&self, place: &Address, packet: Packet) {
+    /// Sends a packet with any content to the nodes that listen to an address. No-op if there is none.
+    pub async fn forge(&self, address: &Address, packet: Packet) {
         let routes = self.0.routes();
         let owner =
             |shard: &ShardId| -> Vec<Arc<Member>> { routes.owner(&shard.domain, shard.shard).into_iter().collect() };
-        let (members, what, domain) = match place {
+        let (members, kind, domain) = match address {
             Address::Direct { to, .. } => (owner(to), MessageKind::Direct, &to.domain),
             Address::Event { shard, .. } | Address::Events(shard) => {
                 (routes.subscribers(&shard.domain, shard.shard), MessageKind::Event, &shard.domain)
             }
             Address::Committed { from, .. } => (owner(from), MessageKind::Notification, &from.domain),
-            Address::Head(shard) => {
-                (routes.subscribers(&shard.domain, shard.shard), MessageKind::Notification, &shard.domain)
-            }
+            Address::Head(shard) => (routes.subscribers(&shard.domain, shard.shard), MessageKind::Notification, &shard.domain),
             Address::CommandRequest { domain, shard } => {
                 return self.forge_request(routes.owner(domain, shard.unwrap_or(0)), packet);
             }
-            Address::QueryRequest { domain, name } => {
-                return self.forge_request(routes.query_handler(domain, name), packet);
-            }
-            Address::EventsRequest(shard)
-            | Address::OutboxRequest { from: shard, .. }
-            | Address::WatermarkRequest { to: shard, .. } => {
+            Address::QueryRequest { domain, name } => return self.forge_request(routes.query_handler(domain, name), packet),
+            Address::EventsRequest(shard) | Address::OutboxRequest { from: shard, .. } | Address::WatermarkRequest { to: shard, .. } => {
                 return self.forge_request(routes.owner(&shard.domain, shard.shard), packet);
             }
         };
-        // A node that has gone in the meantime takes nothing.
-        let _ = self.0.enqueue(&members, what, packet, domain).await;
+        // A node that has left is skipped.
+        let _ = self.0.enqueue(&members, kind, packet, domain).await;
     }
 
     fn forge_request(&self, member: Option<Arc<Member>>, packet: Packet) {
-        let (answer, _nobody_listens) = oneshot::channel();
+        let (response, _receiver) = oneshot::channel();
         if let Some(member) = member {
-            // A full queue answers busy.
-            let _ = member.requests.try_push(QueuedRequest { packet, delay: Duration::ZERO, response: answer });
+            // A full queue means that the node is busy; the forger gets no response in either case.
+            let _ = member.requests.try_push(QueuedRequest { packet, delay: Duration::ZERO, response });
         }
     }
 }
@@ -164,16 +157,16 @@ impl Hub {
         Arc::clone(&self.routes.read())
     }
 
-    fn add(&self, card: NodeCard, door: Arc<dyn Inbound>) -> Arc<Member> {
+    fn add(&self, card: NodeCard, inbound: Arc<dyn Inbound>) -> Arc<Member> {
         let mut members = self.members.lock();
         members.0 += 1;
-        let member = Arc::new(Member::new(members.0, card, door));
+        let member = Arc::new(Member::new(members.0, card, inbound));
         members.1.push(Arc::clone(&member));
         *self.routes.write() = Arc::new(Routes::new(&members.1));
         member
     }
 
-    /// Claims the domains of a node for its store, all or none; whoever held one of them before is told.
+    /// Claims the domains of a node for its store, all or none, and notifies the previous holders.
     fn claim(&self, card: &NodeCard) -> Result<(), BridgeError> {
         let Some(store) = &card.store else { return Ok(()) };
         let mut claims = self.claims.lock();
@@ -201,7 +194,7 @@ impl Hub {
         Ok(())
     }
 
-    /// Notes that a node has ended in order: a copy of its store may continue its claims.
+    /// Records that a node was stopped in order: a copy of its store may continue its claims.
     fn release_claims(&self, card: &NodeCard) {
         let Some(store) = &card.store else { return };
         for claim in self.claims.lock().values_mut().filter(|claim| claim.is_of(store)) {
@@ -216,17 +209,17 @@ impl Hub {
     }
 
     fn refuse(&self, member: &Member, packet: Packet, error: BridgeError) {
-        tracing::warn!(service = %member.card.service, %error, "refused what came in");
+        tracing::warn!(service = %member.card.service, %error, "refused a packet");
         let (refused, bytes) = &mut *self.refused.lock();
         *bytes += packet.size();
         refused.push_back(RefusedPacket { service: member.card.service.clone(), error, packet });
-        // The newest stays, whatever its size.
+        // The newest packet is kept, whatever its size.
         while refused.len() > 1 && (refused.len() > MAX_REFUSED || *bytes > MAX_REFUSED_BYTES) {
             *bytes -= refused.pop_front().map_or(0, |oldest| oldest.packet.size());
         }
     }
 
-    /// For each copy of a message that will arrive: how long it is held back.
+    /// Returns the delay of each copy of a message that will arrive.
     fn sample_delays(&self) -> Vec<Duration> {
         #[cfg(feature = "testing")]
         if let Some(dice) = &*self.faults.lock() {
@@ -235,11 +228,11 @@ impl Hub {
         vec![Duration::ZERO]
     }
 
-    /// Puts a packet into the queues of `to`, in this call; the future waits until it is inside their bounds.
+    /// Queues a packet for the members `to`, within this call; the future waits until it is within the bounds of their queues.
     fn enqueue(
         &self,
         to: &[Arc<Member>],
-        what: MessageKind,
+        kind: MessageKind,
         packet: Packet,
         domain: &Name,
     ) -> BoxFuture<'static, Result<(), BridgeError>> {
@@ -248,24 +241,24 @@ impl Hub {
             if member.is_disconnected() {
                 continue;
             }
-            for held_back in self.sample_delays() {
-                let parcel = QueuedMessage { kind: what, packet: packet.clone(), delay: held_back, deliveries: 0 };
-                match what {
-                    MessageKind::Direct => match member.messages.push(parcel) {
+            for delay in self.sample_delays() {
+                let message = QueuedMessage { kind, packet: packet.clone(), delay, deliveries: 0 };
+                match kind {
+                    MessageKind::Direct => match member.messages.push(message) {
                         PushOutcome::Accepted => {}
-                        PushOutcome::Waiting(inside) => {
+                        PushOutcome::Waiting(accepted) => {
                             let domain = domain.clone();
-                            waits.push(async move { inside.await.map_err(|_| no_owner(&domain)) }.boxed());
+                            waits.push(async move { accepted.await.map_err(|_| no_owner(&domain)) }.boxed());
                         }
                         PushOutcome::Closed => return ready(Err(no_owner(domain))).boxed(),
                     },
                     MessageKind::Event => {
-                        if let PushOutcome::Waiting(inside) = member.push_event(parcel) {
-                            waits.push(wait_for_space(Arc::clone(member), inside).boxed());
+                        if let PushOutcome::Waiting(accepted) = member.push_event(message) {
+                            waits.push(wait_for_space(Arc::clone(member), accepted).boxed());
                         }
                     }
-                    // News may get lost: it never holds anybody back.
-                    MessageKind::Notification => drop(member.messages.try_push(parcel)),
+                    // A notification may be lost, so it never slows a sender down.
+                    MessageKind::Notification => drop(member.messages.try_push(message)),
                 }
             }
         }
@@ -276,10 +269,10 @@ impl Hub {
     }
 }
 
-async fn wait_for_space(member: Arc<Member>, inside: oneshot::Receiver<()>) -> Result<(), BridgeError> {
-    // A subscriber that has gone holds nobody back either.
-    if tokio::time::timeout(SLOW_SUBSCRIBER_TIMEOUT, inside).await.is_err() {
-        tracing::warn!(service = %member.card.service, "lags behind; it gets the rest from the log");
+async fn wait_for_space(member: Arc<Member>, accepted: oneshot::Receiver<()>) -> Result<(), BridgeError> {
+    // A subscriber that is gone does not slow the publisher down either.
+    if tokio::time::timeout(SLOW_SUBSCRIBER_TIMEOUT, accepted).await.is_err() {
+        tracing::warn!(service = %member.card.service, "slow subscriber: events dropped, it fetches them from the log");
         member.lagging.store(true, Ordering::Relaxed);
         member.messages.wake();
     }
@@ -291,10 +284,10 @@ fn no_owner(domain: &Name) -> BridgeError {
 }
 
 fn disconnected() -> BridgeError {
-    BridgeError::Unreachable { broker: BROKER_NAME.to_owned(), reason: "this node is cut off".to_owned() }
+    BridgeError::Unreachable { broker: BROKER_NAME.to_owned(), reason: "this node is disconnected".to_owned() }
 }
 
-/// One node's connection to a [`LoopbackHub`].
+/// The connection of one node to a [`LoopbackHub`].
 pub struct LoopbackBridge {
     hub: Arc<Hub>,
     member: RwLock<Option<Arc<Member>>>,
@@ -309,14 +302,14 @@ impl LoopbackBridge {
 
 #[cfg(feature = "testing")]
 impl LoopbackBridge {
-    /// Cuts the node off: nothing reaches it and nothing leaves it, until [`mend`](Self::mend).
+    /// Disconnects the node: no message reaches it or leaves it until [`reconnect`](Self::reconnect).
     pub fn disconnect(&self) {
         if let Some(member) = &*self.member.read() {
             member.disconnected.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Connects the node again and tells it so.
+    /// Connects the node again and notifies it.
     pub fn reconnect(&self) {
         let member = self.member.read().clone();
         if let Some(member) = member.filter(|member| member.disconnected.swap(false, Ordering::Relaxed)) {
@@ -326,7 +319,7 @@ impl LoopbackBridge {
 }
 
 impl Bridge for LoopbackBridge {
-    fn attach<'a>(&'a self, card: NodeCard, door: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
+    fn attach<'a>(&'a self, card: NodeCard, inbound: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
         let mut own = self.member.write();
         if own.is_some() {
             return ready(Err(BridgeError::Closed)).boxed();
@@ -334,10 +327,10 @@ impl Bridge for LoopbackBridge {
         if let Err(error) = self.hub.claim(&card) {
             return ready(Err(error)).boxed();
         }
-        let member = self.hub.add(card, door);
+        let member = self.hub.add(card, inbound);
         *own = Some(Arc::clone(&member));
         drop(own);
-        // Its owner is `detach`, which waits for it; a crash of the node drops it with the `LocalSet`.
+        // `detach` awaits the task; a crash of the node drops it with the `LocalSet`.
         crate::spawn::alone("loopback", member::run(MemberGuard { hub: Arc::clone(&self.hub), member }));
         ready(Ok(())).boxed()
     }
@@ -365,38 +358,38 @@ impl Bridge for LoopbackBridge {
         sent.unwrap_or_else(|error| ready(Err(error)).boxed())
     }
 
-    fn request(&self, to: Request, deadline: Duration) -> BoxFuture<'_, Result<Response, BridgeError>> {
+    fn request(&self, request: Request, deadline: Duration) -> BoxFuture<'_, Result<Response, BridgeError>> {
         async move {
             self.member()?;
-            let packet = Packet::from_request(&to)?;
+            let packet = Packet::from_request(&request)?;
             let routes = self.hub.routes();
-            let member = match &to {
+            let member = match &request {
                 Request::Command(envelope) => {
-                    routes.owner(to.domain(), envelope.to.as_ref().map_or(0, |shard| shard.shard))
+                    routes.owner(request.domain(), envelope.to.as_ref().map_or(0, |shard| shard.shard))
                 }
                 Request::Query(envelope) => routes.query_handler(&envelope.domain, &envelope.name),
                 Request::Events { shard, .. } => routes.owner(&shard.domain, shard.shard),
                 Request::Outbox { from, .. } | Request::Shape { from, .. } => routes.owner(&from.domain, from.shard),
                 Request::Watermark { to, .. } | Request::Sent { to, .. } => routes.owner(&to.domain, to.shard),
             };
-            let member = member.ok_or_else(|| no_owner(to.domain()))?;
-            let (answer, answered) = oneshot::channel();
-            // A question is never doubled: whoever asks again does so with the same id.
-            let held_back = self.hub.sample_delays().first().copied();
+            let member = member.ok_or_else(|| no_owner(request.domain()))?;
+            let (response, received) = oneshot::channel();
+            // A request is not duplicated: a caller that retries uses the same id.
+            let delay = self.hub.sample_delays().first().copied();
             let _lost;
-            match held_back {
-                Some(held_back) if !member.is_disconnected() => {
-                    if member.requests.try_push(QueuedRequest { packet, delay: held_back, response: answer }).is_err() {
+            match delay {
+                Some(delay) if !member.is_disconnected() => {
+                    if member.requests.try_push(QueuedRequest { packet, delay, response }).is_err() {
                         return Ok(Response::Refused(RequestError::Busy));
                     }
                 }
-                // Kept until the deadline, so that the asker waits for an answer that never comes.
-                _ => _lost = answer,
+                // Keep the sender until the deadline, so that the caller waits for a response that never arrives.
+                _ => _lost = response,
             }
-            let no_answer = || BridgeError::NoResponse { domain: to.domain().to_string(), deadline };
-            match tokio::time::timeout(deadline, answered).await {
-                Ok(Ok(packet)) => packet.response().map_err(|error| error.in_response(to.domain())),
-                Ok(Err(_)) | Err(_) => Err(no_answer()),
+            let no_response = || BridgeError::NoResponse { domain: request.domain().to_string(), deadline };
+            match tokio::time::timeout(deadline, received).await {
+                Ok(Ok(packet)) => packet.response().map_err(|error| error.in_response(request.domain())),
+                Ok(Err(_)) | Err(_) => Err(no_response()),
             }
         }
         .boxed()
@@ -407,11 +400,11 @@ impl Bridge for LoopbackBridge {
         ready(owner).boxed()
     }
 
-    fn notify(&self, tidings: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
+    fn notify(&self, notification: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
         let sent = self.member().map(|_| {
-            let packet = Packet::from_notification(&tidings);
+            let packet = Packet::from_notification(&notification);
             let routes = self.hub.routes();
-            let (to, domain) = match &tidings {
+            let (to, domain) = match &notification {
                 Notification::Committed { from, .. } => {
                     (routes.owner(&from.domain, from.shard).into_iter().collect(), &from.domain)
                 }
@@ -423,7 +416,7 @@ impl Bridge for LoopbackBridge {
     }
 
     fn durability(&self) -> String {
-        "loopback: messages live in this process only; what is lost with it is sent again from the logs".to_owned()
+        "loopback: messages live in this process only; lost messages are sent again from the logs".to_owned()
     }
 
     fn detach(&self) -> BoxFuture<'_, Result<(), BridgeError>> {

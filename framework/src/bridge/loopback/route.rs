@@ -1,4 +1,4 @@
-//! Who takes what: built from the cards of the attached nodes whenever one comes or goes.
+//! The routing table of a hub: rebuilt from the cards of the attached nodes whenever a node joins or leaves.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::member::Member;
 use crate::message::{Name, Shard};
 
-/// The nodes of one service that take something. A shard's messages go to the same one while the nodes stay the same.
+/// The nodes of one service that handle the same messages. The messages of a shard go to one node while the group is unchanged.
 type Group = Vec<Arc<Member>>;
 
 #[derive(Default)]
@@ -38,20 +38,20 @@ impl Routes {
         pick(self.owners.get(domain)?, shard)
     }
 
-    /// One node of each subscribing service.
+    /// Returns one node of each subscribing service.
     pub(super) fn subscribers(&self, domain: &Name, shard: Shard) -> Group {
         let services = self.subscribers.get(domain).into_iter().flat_map(BTreeMap::values);
-        services.filter_map(|team| pick(team, shard)).collect()
+        services.filter_map(|group| pick(group, shard)).collect()
     }
 
-    /// A node that answers a query; the first that is not cut off.
+    /// Returns a node that answers a query, preferably a connected one.
     pub(super) fn query_handler(&self, domain: &Name, query: &Name) -> Option<Arc<Member>> {
-        let team = self.query_handlers.get(&(domain.clone(), query.clone()))?;
-        team.iter().find(|member| !member.is_disconnected()).or_else(|| team.first()).cloned()
+        let group = self.query_handlers.get(&(domain.clone(), query.clone()))?;
+        group.iter().find(|member| !member.is_disconnected()).or_else(|| group.first()).cloned()
     }
 }
 
-fn pick(team: &Group, shard: Shard) -> Option<Arc<Member>> {
-    let at = usize::from(shard).checked_rem(team.len())?;
-    team.get(at).cloned()
+fn pick(group: &Group, shard: Shard) -> Option<Arc<Member>> {
+    let index = usize::from(shard).checked_rem(group.len())?;
+    group.get(index).cloned()
 }

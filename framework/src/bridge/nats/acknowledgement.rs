@@ -1,28 +1,28 @@
-//! What a stream answers to a message that was published to it.
+//! Acknowledgements of published messages by streams.
 //!
-//! Read once by what goes out, though the answer to a pack is for many.
+//! Parsed once by the publisher, also when the acknowledgement of a pack is for many events.
 
 use std::sync::Arc;
 
 use async_nats::{Message, StatusCode};
 use serde::Deserialize;
 
-/// Why a stream did not take a message.
+/// The reason for which a stream did not store a message.
 #[derive(Clone, Debug)]
 pub(super) enum PublishFailure {
-    /// There is no such stream.
+    /// No stream takes the subject.
     NoStream,
-    /// What it says, or why that cannot be read.
+    /// The stream rejected the message, or its acknowledgement is invalid.
     Rejected(Arc<dyn std::error::Error + Send + Sync>),
 }
 
-/// What a stream says to a message. Fields that are not needed are left out.
+/// The acknowledgement of a stream. Unused fields are left out.
 #[derive(Deserialize)]
 struct Acknowledgement {
     error: Option<StreamError>,
 }
 
-/// Why a stream does not take a message, in its words.
+/// The error in an acknowledgement.
 #[derive(Debug, Deserialize, thiserror::Error)]
 #[error("{description} ({err_code})")]
 struct StreamError {
@@ -32,15 +32,15 @@ struct StreamError {
     description: String,
 }
 
-/// Reads what a stream, or the server in its place, says.
-pub(super) fn parse(answer: &Message) -> Result<(), PublishFailure> {
-    if has_no_responder(answer) {
+/// Parses the acknowledgement of a stream, or the status that the server returns in its place.
+pub(super) fn parse(reply: &Message) -> Result<(), PublishFailure> {
+    if has_no_responder(reply) {
         return Err(PublishFailure::NoStream);
     }
-    parse_payload(&answer.payload)
+    parse_payload(&reply.payload)
 }
 
-/// Reads the payload of an answer.
+/// Parses the payload of an acknowledgement.
 pub(super) fn parse_payload(payload: &[u8]) -> Result<(), PublishFailure> {
     match serde_json::from_slice::<Acknowledgement>(payload) {
         Ok(Acknowledgement { error: None }) => Ok(()),
@@ -49,7 +49,7 @@ pub(super) fn parse_payload(payload: &[u8]) -> Result<(), PublishFailure> {
     }
 }
 
-/// Whether nobody listens to the subject.
+/// Returns true if no subscriber listens to the subject.
 pub(super) fn has_no_responder(message: &Message) -> bool {
     message.status == Some(StatusCode::NO_RESPONDERS)
 }

@@ -1,7 +1,7 @@
-//! The actor that owns the bridge's loops: what goes out, what comes in, and what the server denies.
+//! The actor that owns the loops of the bridge: publishing, consuming, and the denials of the server.
 //!
-//! Started by attach on the node's `LocalSet`; ended by detach, or where it stands by abandon. Its mailbox is for what happens to the bridge as a whole;
-//! messages do not pass through it, because the two loops bound what is under way by windows of their own.
+//! Started by `attach` on the node's `LocalSet`. Stopped in order by `detach`, or immediately by `abandon`. Its mailbox carries
+//! lifecycle messages only. Other messages do not pass through it, because the two loops have windows of their own.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,36 +21,36 @@ use crate::telemetry::TARGET;
 pub(super) struct NatsActor {
     pub(super) client: Client,
     pub(super) publisher: Arc<PublisherLoop>,
-    /// What is given to the loops at start.
+    /// The inputs of the loops, moved into them at start.
     pub(super) loops: Option<Loops>,
-    /// Tells the intake to end.
+    /// Stops the consumer loop.
     pub(super) closing: Option<oneshot::Sender<()>>,
-    /// Ends both loops where they stand.
+    /// Stops both loops immediately.
     abandoned: Arc<Notify>,
-    /// Fires when both loops have ended.
+    /// Resolves when both loops have ended.
     ended: Option<oneshot::Receiver<()>>,
 }
 
-/// What the loops take with them.
+/// The inputs of the loops.
 pub(super) struct Loops {
     pub(super) replies: Subscriber,
     pub(super) consumer: ConsumerLoop,
     pub(super) denials: broadcast::Receiver<String>,
-    /// Keeps the claims on this node's domains.
+    /// Renews the claims on this node's domains.
     pub(super) claim_renewal: BoxFuture<'static, ()>,
-    /// Where it is said that the loops have failed.
+    /// The report of a failure of the loops.
     pub(super) report: Arc<Report>,
 }
 
 impl NatsActor {
     pub(super) fn new(
         client: Client,
-        outgoing: Arc<PublisherLoop>,
+        publisher: Arc<PublisherLoop>,
         loops: Loops,
         closing: oneshot::Sender<()>,
         abandoned: Arc<Notify>,
     ) -> Self {
-        Self { client, publisher: outgoing, loops: Some(loops), closing: Some(closing), abandoned, ended: None }
+        Self { client, publisher, loops: Some(loops), closing: Some(closing), abandoned, ended: None }
     }
 }
 
@@ -58,25 +58,21 @@ impl Actor for NatsActor {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Self::Context) {
-        let Some(Loops { replies: answers, consumer: intake, mut denials, claim_renewal: renewing, report }) =
-            self.loops.take()
-        else {
-            return;
-        };
+        let Some(Loops { replies, consumer, mut denials, claim_renewal, report }) = self.loops.take() else { return };
         let (end, ended) = oneshot::channel();
         self.ended = Some(ended);
-        let outgoing = Arc::clone(&self.publisher);
+        let publisher = Arc::clone(&self.publisher);
         let client = self.client.clone();
         let both = async move {
-            let mut working = pin!(async { tokio::join!(intake.run(), outgoing.run(client.clone(), answers)) });
+            let mut working = pin!(async { tokio::join!(consumer.run(), publisher.run(client.clone(), replies)) });
             tokio::select! {
                 biased;
                 _ = &mut working => {}
-                () = renewing => drop(working.await),
+                () = claim_renewal => drop(working.await),
             }
-            // Tidings and acknowledgements that were written last must leave before the connection ends.
+            // Notifications and acknowledgements written last must leave before the connection ends.
             round_trip(&client).await;
-            // Nobody may be waiting for it.
+            // The receiver exists only after `Detach`.
             let _ = end.send(());
         };
         let abandoned = Arc::clone(&self.abandoned);
@@ -85,17 +81,17 @@ impl Actor for NatsActor {
                 biased;
                 () = abandoned.notified() => {}
                 worked = contained(both) => if let Err(error) = worked {
-                    tracing::error!(target: TARGET, error, "the bridge failed: start the node again");
-                    report.issues.open("loops", || format!("the bridge has failed, start the node again: it {error}"));
+                    tracing::error!(target: TARGET, error, "bridge failed: restart the node");
+                    report.issues.open("loops", || format!("bridge failed, restart the node: it {error}"));
                 },
             }
         };
         context.spawn(until_abandoned.into_actor(self).map(|(), _, context| context.stop()));
-        let outgoing = Arc::clone(&self.publisher);
+        let publisher = Arc::clone(&self.publisher);
         let denied = async move {
             loop {
                 match denials.recv().await {
-                    Ok(subject) => outgoing.fail_denied(&subject),
+                    Ok(subject) => publisher.fail_denied(&subject),
                     Err(broadcast::error::RecvError::Lagged(_)) => {}
                     Err(broadcast::error::RecvError::Closed) => break,
                 }
@@ -105,7 +101,7 @@ impl Actor for NatsActor {
     }
 }
 
-/// Takes nothing more in, sends what is still held, and ends.
+/// Stops receiving, sends the queued messages and stops the actor.
 pub(super) struct Detach;
 
 impl Message for Detach {
@@ -118,7 +114,7 @@ impl Handler<Detach> for NatsActor {
     fn handle(&mut self, Detach: Detach, _: &mut Self::Context) -> Self::Result {
         self.publisher.close();
         if let Some(closing) = self.closing.take() {
-            // The intake may have ended with the client.
+            // The consumer loop may have ended with the client.
             let _ = closing.send(());
         }
         let ended = self.ended.take();

@@ -1,8 +1,8 @@
-//! The claims of this node's store on its domains: messages of one stream, the last one of each subject counts.
+//! The claims of this node's store on its domains: messages of one stream, in which the last message of each subject counts.
 //!
-//! Called by the bridge at attach and detach, and by a loop of the bridge's actor that renews them. A claim is written with the
-//! number of the claim that it replaces, and the server refuses the write if that is no longer the last one. The result of the
-//! write decides, so clocks and pauses of nodes do not matter.
+//! Called by the bridge at attach and detach, and by a loop of the bridge's actor that renews the claims. A claim is written with
+//! the stream sequence of the claim that it replaces, and the server rejects the write if that is no longer the last one. The
+//! result of the write decides, so clocks and pauses of nodes do not matter.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,42 +17,42 @@ use tokio::sync::watch;
 
 use super::Report;
 use super::connection::LinkState;
-use super::jetstream::{DesiredConfig, JetStream, PublishOutcome};
+use super::jetstream::{JetStream, PublishOutcome, DesiredConfig};
 use crate::bridge::claim::{self, Claim};
 use crate::bridge::subject::Namespace;
 use crate::bridge::{BridgeError, Inbound, NodeCard, StoreCard};
 use crate::message::{Name, StoreId};
 
-/// How often a claim is written again, so that a node hears of a rival whose message it has missed.
+/// The interval of renewals. A renewal also reveals a rival whose message was missed.
 const RENEW_INTERVAL: Duration = Duration::from_secs(5);
-/// The shortest time between two renewals: messages on the subject of a claim are no reason to write without end.
+/// The minimum interval of renewals: messages on the subject of a claim must not cause a loop of writes.
 const MIN_RENEW_INTERVAL: Duration = Duration::from_millis(250);
-/// How often a write is repeated whose result is not known, or that met another write, before it is given up.
+/// The maximum number of attempts of a write whose result is unknown or that met another write.
 const MAX_ATTEMPTS: usize = 5;
-/// The name of the issue about them.
+/// The key of the issue about claims.
 const ISSUE: &str = "claims";
 
 /// The claims of one node.
 pub(super) struct Claims {
     pub(super) jetstream: JetStream,
     pub(super) namespace: Namespace,
-    /// The stream of all claims, as it should be.
+    /// The desired configuration of the stream of all claims.
     pub(super) stream: DesiredConfig,
     pub(super) card: NodeCard,
     pub(super) store: StoreCard,
-    /// By domain: the number of the message with this node's claim.
+    /// The stream sequence of this node's claim, by domain.
     held: Mutex<BTreeMap<Name, u64>>,
-    /// The node has ended in order, or has lost a claim.
+    /// The node was stopped in order, or has lost a claim.
     ended: AtomicBool,
 }
 
-/// What has become of a claim.
+/// The result of a renewal.
 enum RenewalOutcome {
     Held,
     Lost(Option<Claim>),
 }
 
-/// The store whose claim on a domain stands at the server, if there is one.
+/// Returns the store that holds the claim on a domain at the server, if there is one.
 pub(super) async fn owner(
     jetstream: &JetStream,
     namespace: &Namespace,
@@ -64,17 +64,12 @@ pub(super) async fn owner(
 
 fn parse_claim(domain: &Name, payload: &[u8]) -> Result<Claim, BridgeError> {
     serde_json::from_slice(payload)
-        .map_err(|error| BridgeError::Malformed { reason: format!("the claim on domain `{domain}`: {error}") })
+        .map_err(|error| BridgeError::Malformed { reason: format!("invalid claim on domain `{domain}`: {error}") })
 }
 
 impl Claims {
-    /// The claims of a node whose store has an identity, and that owns something.
-    pub(super) fn new(
-        jetstream: JetStream,
-        namespace: Namespace,
-        stream: DesiredConfig,
-        card: &NodeCard,
-    ) -> Option<Self> {
+    /// Returns the claims of a node. `None` if its store has no identity or it owns no domain.
+    pub(super) fn new(jetstream: JetStream, namespace: Namespace, stream: DesiredConfig, card: &NodeCard) -> Option<Self> {
         let store = card.store.clone().filter(|_| !card.owns.is_empty())?;
         Some(Self {
             jetstream,
@@ -91,12 +86,12 @@ impl Claims {
         self.card.owns.iter().map(|(domain, _)| domain)
     }
 
-    /// The subjects of this node's claims: what is written to one of them by another node is a rival claim.
+    /// Returns the subjects of this node's claims. A message of another node on one of them is a rival claim.
     pub(super) fn subjects(&self) -> Vec<String> {
         self.domains().map(|domain| self.namespace.claim_subject(domain)).collect()
     }
 
-    /// Makes the stream of claims and checks that no other store has one on a domain of this node. Nothing is claimed yet.
+    /// Ensures the stream of claims and checks that no other store holds a claim on a domain of this node. Claims nothing yet.
     pub(super) async fn check(&self) -> Result<(), BridgeError> {
         self.jetstream.ensure_stream(&self.stream).await?;
         for domain in self.domains() {
@@ -107,7 +102,7 @@ impl Claims {
         Ok(())
     }
 
-    /// Claims all domains. What was claimed before an error is released again.
+    /// Claims all domains. Releases the new claims again after an error.
     pub(super) async fn claim_all(&self) -> Result<(), BridgeError> {
         for domain in self.domains() {
             if let Err(error) = self.claim_one(domain).await {
@@ -130,7 +125,7 @@ impl Claims {
             };
             match self.write(domain, last, false).await {
                 Ok(true) => return Ok(()),
-                // Another node was quicker, or this node wrote it and has not heard of it: the next look tells.
+                // Another node was quicker, or this node's own write succeeded without a response. The next read tells.
                 Ok(false) => {}
                 Err(error) if error.is_transient() => failed = error,
                 Err(error) => return Err(error),
@@ -139,12 +134,12 @@ impl Claims {
         Err(failed)
     }
 
-    /// Renews the claims until the node ends or has lost one of them.
+    /// Renews the claims until the node stops or has lost one of them.
     pub(super) async fn run(
         self: Arc<Self>,
         watched: Vec<Subscriber>,
         mut link: watch::Receiver<LinkState>,
-        door: Arc<dyn Inbound>,
+        inbound: Arc<dyn Inbound>,
         report: Arc<Report>,
     ) {
         let mut watched = select_all(watched);
@@ -157,24 +152,23 @@ impl Claims {
                 match self.renew(domain).await {
                     Ok(RenewalOutcome::Held) => drop(report.issues.close(ISSUE)),
                     Ok(RenewalOutcome::Lost(found)) if !self.ended.swap(true, Ordering::AcqRel) => {
-                        return door.claim_lost(claim::lost_reason(domain, found.as_ref()));
+                        return inbound.claim_lost(claim::lost_reason(domain, found.as_ref()));
                     }
                     Ok(RenewalOutcome::Lost(_)) => return,
                     Err(error) if link.borrow().up => {
-                        let text =
-                            format!("the claim on domain `{domain}` cannot be renewed: {error}; it is tried again");
+                        let text = format!("failed to renew the claim on domain `{domain}`: {error}; retrying");
                         if report.issues.open(ISSUE, || text) {
-                            tracing::error!(%domain, %error, "failed to renew a claim; trying again");
+                            tracing::error!(%domain, %error, "failed to renew a claim; retrying");
                         }
                     }
-                    // Nothing can be published meanwhile, and the claim is renewed once it can be.
+                    // Nothing can be published while the link is down, and the claim is renewed after the reconnection.
                     Err(_) => {}
                 }
             }
         }
     }
 
-    /// Waits until it is time to renew, or there is a sign of a rival.
+    /// Waits until the next renewal is due or a message indicates a rival.
     async fn wait_for_renewal(&self, watched: &mut SelectAll<Subscriber>, link: &mut watch::Receiver<LinkState>) {
         tokio::time::sleep(MIN_RENEW_INTERVAL).await;
         let rival = async {
@@ -207,13 +201,13 @@ impl Claims {
                 Ok(true) => return Ok(RenewalOutcome::Held),
                 Ok(false) => {}
                 Err(error) => {
-                    // The stream may be missing: the next renewal finds it.
+                    // The stream may be missing; create it for the next renewal.
                     self.jetstream.ensure_stream(&self.stream).await?;
                     return Err(error);
                 }
             }
-            // The claim is not what this node wrote last. That is a rival; or a write of this node whose result was not heard of; or
-            // a server that has lost its newest messages, or all.
+            // The last claim is not the one this node wrote last. Either a rival wrote it, or this node did without receiving the
+            // result, or the server has lost its newest messages or all of them.
             match self.read(domain).await? {
                 Some((number, found))
                     if found.store == self.store.store && found.service == self.card.service.as_str() =>
@@ -235,23 +229,23 @@ impl Claims {
     }
 
     fn contended(&self, domain: &Name) -> BridgeError {
-        self.jetstream.refused(format!("the claim on domain `{domain}` is written by others all the time"))
+        self.jetstream.refused(format!("the claim on domain `{domain}` keeps changing: another node writes it at the same time"))
     }
 
-    /// Notes that this node has ended in order: its claims may be continued from a copy of its store.
+    /// Records that this node was stopped in order: its claims may be continued on a copy of its store.
     pub(super) async fn release(&self) {
         self.ended.store(true, Ordering::Release);
         let held = std::mem::take(&mut *self.held.lock());
         for (domain, last) in held {
             if let Err(error) = self.release_one(&domain, last).await {
-                tracing::warn!(%domain, %error, "failed to release a claim: only this store, and no copy of it, continues it");
+                tracing::warn!(%domain, %error, "failed to release a claim: only this store can continue it, no copy of it");
             }
         }
     }
 
     async fn release_one(&self, domain: &Name, last: u64) -> Result<(), BridgeError> {
         if !self.write(domain, last, true).await? {
-            // A renewal may have been under way. A rival's claim is not touched.
+            // A renewal may have been in flight. A rival's claim is left as it is.
             let found = self.read(domain).await?.filter(|(_, claim)| claim.is_of(&self.store));
             if let Some((number, _)) = found {
                 self.write(domain, number, true).await?;
@@ -266,10 +260,10 @@ impl Claims {
         Ok(Some((stored.number, parse_claim(domain, &stored.payload)?)))
     }
 
-    /// Writes the claim in the place of the one with the number `last`. Returns whether that was still the last one.
+    /// Replaces the claim with the sequence `last`. Returns false if that was no longer the last one.
     async fn write(&self, domain: &Name, last: u64, released: bool) -> Result<bool, BridgeError> {
         let claim = Claim { released, ..Claim::of(&self.card, &self.store) };
-        let doing = || format!("writing the claim on domain `{domain}`");
+        let doing = || format!("write the claim on domain `{domain}`");
         let payload = serde_json::to_vec(&claim)
             .map_err(|error| BridgeError::Broker { doing: doing(), source: Arc::new(error) })?;
         match self.jetstream.publish_after(self.namespace.claim_subject(domain), payload.into(), last).await? {

@@ -1,7 +1,7 @@
-//! The connection to the server: how it is made, whether it is up, and what went wrong with it.
+//! The connection to the server: how it is established, its state, and its errors.
 //!
-//! Called by the bridge. The client reconnects by itself; the loops watch [`LinkState`] to repeat what a reconnection requires.
-//! Errors and logs never contain a password: they show addresses as [`Servers`] prints them.
+//! Called by the bridge. The client reconnects on its own; the loops watch [`LinkState`] to redo what a reconnection requires.
+//! Errors and logs never contain a password: they show addresses as [`Servers`] formats them.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -22,14 +22,14 @@ use crate::bridge::subject::Namespace;
 use crate::clock::monotonic;
 use crate::message::Name;
 
-/// How long a connection, TLS and login included, may take.
+/// The time limit for a connection, including TLS and login.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The server is asked for a sign of life this often; without two answers the connection counts as broken.
+/// The interval of pings to the server. Without two responses the connection counts as broken.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
-/// The longest pause between two attempts to reconnect. The first follows at once, the second after 20 ms, and each further
-/// pause doubles. A random half of each pause keeps the clients of a restarted server from arriving together.
+/// The maximum pause between two attempts to reconnect. The first attempt follows immediately, the second after 20 ms, and each
+/// further pause doubles. A random half of each pause keeps the clients of a restarted server from reconnecting together.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
-/// How many denials of the server wait to be looked at; who misses one runs into a deadline instead.
+/// The number of buffered denials. A missed denial turns into a timeout of the denied request.
 const DENIAL_CAPACITY: usize = 64;
 
 /// The state of the connection.
@@ -38,7 +38,7 @@ pub(super) struct LinkState {
     pub(super) up: bool,
     /// The number of times the connection has been made.
     pub(super) epoch: u64,
-    /// The moment of the last change.
+    /// The time of the last change.
     pub(super) since: Instant,
 }
 
@@ -48,22 +48,22 @@ impl Default for LinkState {
     }
 }
 
-/// A connection and what is known of it.
+/// A connection and its state.
 pub(super) struct Connection {
     pub(super) client: Client,
-    /// Changes when the connection is lost or back.
+    /// Changes when the connection is lost or restored.
     pub(super) link: watch::Receiver<LinkState>,
-    /// Subjects that the server does not let this user publish or subscribe to, as it refuses them.
+    /// The subjects that the server denies this user, as they are reported.
     pub(super) denials: broadcast::Sender<String>,
-    /// The server's address without credentials.
+    /// The address of the server without credentials.
     pub(super) broker: Arc<str>,
     /// Set before this node closes the connection itself, so that the end is not logged as a loss.
     pub(super) ending: Arc<AtomicBool>,
 }
 
 impl Connection {
-    /// Connects. `client_name` names the connection for the server's operator and is the last part of its inboxes.
-    pub(super) async fn open(config: &NatsBuilder, who: &str) -> Result<Self, BridgeError> {
+    /// Connects. `name` identifies the connection to the operator of the server and is the last part of its inbox prefix.
+    pub(super) async fn open(config: &NatsBuilder, name: &str) -> Result<Self, BridgeError> {
         let servers = Servers::parse(&config.url)
             .map_err(|reason| BridgeError::Refused { broker: "the configured address".to_owned(), reason })?;
         let broker: Arc<str> = servers.to_string().into();
@@ -71,31 +71,31 @@ impl Connection {
         let (link_writer, link) = watch::channel(LinkState::default());
         let denials = broadcast::Sender::new(DENIAL_CAPACITY);
         let denial_writer = denials.clone();
-        let (shown, is_ending) = (Arc::clone(&broker), Arc::clone(&ending));
+        let (address, is_ending) = (Arc::clone(&broker), Arc::clone(&ending));
         let login = match &config.login {
             Login::None => servers.login.clone(),
             given => given.clone(),
         };
         let options = connect_options(config, &login, &broker)?
             .require_tls(requires_tls(config, &servers))
-            .name(who)
-            .custom_inbox_prefix(format!("_INBOX_{who}"))
+            .name(name)
+            .custom_inbox_prefix(format!("_INBOX_{name}"))
             .connection_timeout(CONNECT_TIMEOUT)
             .ping_interval(PING_INTERVAL)
-            // An address that a server announces may be anybody's: only those of the configuration get the password.
+            // An announced address may belong to another party: only the configured servers receive the password.
             .ignore_discovered_servers()
             .reconnect_delay_callback(|attempts| reconnect_delay(attempts, jitter(attempts)))
             .event_callback(move |event| {
-                handle_event(&event, &shown, is_ending.load(Ordering::Relaxed), &link_writer, &denial_writer);
+                handle_event(&event, &address, is_ending.load(Ordering::Relaxed), &link_writer, &denial_writer);
                 async {}
             });
         let client = options.connect(servers.addresses).await.map_err(|error| connect_error(&broker, &error))?;
         Ok(Self { client, link, denials, broker, ending })
     }
 
-    /// Waits until the first connection is noted; it is made when `open` returns, the note may come a moment later.
+    /// Waits until the first connection is recorded, which may happen shortly after `open` returns.
     pub(super) async fn wait_until_up(&mut self) {
-        // The writer lives as long as the client.
+        // The writer lives as long as the client, so the wait cannot fail.
         let _ = self.link.wait_for(|link| link.up).await;
     }
 
@@ -104,7 +104,7 @@ impl Connection {
     }
 }
 
-/// Waits until the server has taken everything written before; a second at most.
+/// Waits until the server has processed everything written before, for at most a second.
 pub(super) async fn round_trip(client: &Client) {
     let there_and_back = async {
         let inbox = client.new_inbox();
@@ -115,7 +115,7 @@ pub(super) async fn round_trip(client: &Client) {
     let _ = tokio::time::timeout(Duration::from_secs(1), there_and_back).await;
 }
 
-/// What a service's connection is called, and its inboxes end with.
+/// Returns the name of a service's connection, which its inboxes contain.
 pub(super) fn client_name(namespace: &Namespace, service: &Name) -> String {
     format!("{namespace}_{service}")
 }
@@ -128,9 +128,9 @@ fn connect_options(config: &NatsBuilder, login: &Login, broker: &str) -> Result<
         Login::Token(token) => ConnectOptions::with_token(token.clone()),
         Login::NKey(seed) => ConnectOptions::with_nkey(seed.clone()),
         Login::Credentials(text) => ConnectOptions::with_credentials(text)
-            .map_err(|error| unusable(format!("the credentials cannot be read: {error}")))?,
+            .map_err(|error| unusable(format!("invalid credentials: {error}")))?,
         Login::File(login) => {
-            // A file that is missing or wrong now is an error of the configuration. Later it is tried again.
+            // A missing or invalid file is a configuration error at start. Later it only fails one attempt to connect.
             log_in(login, b"").map_err(|error| unusable(error.to_string()))?;
             let login = login.clone();
             ConnectOptions::with_auth_callback(move |nonce| std::future::ready(log_in(&login, &nonce)))
@@ -145,22 +145,22 @@ fn connect_options(config: &NatsBuilder, login: &Login, broker: &str) -> Result<
     Ok(options)
 }
 
-/// Returns whether a server that does not speak TLS is refused.
+/// Returns true if a server without TLS is refused.
 ///
-/// One sign that TLS is meant is enough, for all servers: otherwise a password would travel in clear to the one address that
-/// was written without `tls://`, or to a server that only pretends not to know TLS.
+/// One sign that TLS is intended is enough for all servers. Otherwise a password would be sent in clear text to an address that
+/// was written without `tls://`, or to a server that only pretends not to support TLS.
 fn requires_tls(config: &NatsBuilder, servers: &Servers) -> bool {
     config.tls_required || servers.tls || !config.root_certificates.is_empty() || config.certificate.is_some()
 }
 
-/// A random number. Processes that lost their server together must not draw the same, so it has no seed; nothing but the pause
-/// depends on it.
+/// Returns a random number. Processes that lost their server together must not draw the same one, so it is not seeded. Only the
+/// reconnect delay depends on it.
 #[allow(clippy::disallowed_methods, reason = "a seed would give all processes the same pauses")]
 fn jitter(attempts: usize) -> u64 {
     RandomState::new().hash_one(attempts)
 }
 
-/// The pause before an attempt to reconnect: between half and all of the doubled one.
+/// Returns the pause before a reconnection attempt: between half of the doubled pause and all of it.
 fn reconnect_delay(attempts: usize, random: u64) -> Duration {
     if attempts < 2 {
         return Duration::ZERO;
@@ -188,33 +188,33 @@ fn handle_event(
             if ending {
                 tracing::debug!(broker, "connection closed");
             } else {
-                tracing::warn!(broker, "connection lost; waiting messages are sent after the reconnection");
+                tracing::warn!(broker, "connection lost; queued messages will be sent after the reconnection");
             }
         }
         Event::ServerError(ServerError::Other(text)) => match denied_subject(text) {
             Some(subject) => {
-                tracing::error!(broker, subject, "the server does not permit it: {}", excerpt(text));
-                // No request may be waiting for it.
+                tracing::error!(broker, subject, "permission denied by the server: {}", excerpt(text));
+                // There may be no request that waits for it.
                 let _ = denials.send(subject.to_owned());
             }
-            None => tracing::warn!(broker, "the server says: {}", excerpt(text)),
+            None => tracing::warn!(broker, "server error: {}", excerpt(text)),
         },
         Event::SlowConsumer(_) => {
-            tracing::warn!(broker, "slow consumer: messages dropped, they will be redelivered");
+            tracing::warn!(broker, "slow consumer: messages dropped, will be redelivered");
         }
-        Event::LameDuckMode => tracing::info!(broker, "the server is about to stop"),
+        Event::LameDuckMode => tracing::info!(broker, "server is shutting down"),
         other => tracing::warn!(broker, "{other}"),
     }
 }
 
-/// The subject in `Permissions Violation for Publish to "x"`.
+/// Returns the subject in `Permissions Violation for Publish to "x"`.
 fn denied_subject(text: &str) -> Option<&str> {
     let rest = text.trim_matches('\'');
     let violation = rest.get(..22).is_some_and(|start| start.eq_ignore_ascii_case("permissions violation "));
     rest.split('"').nth(1).filter(|_| violation)
 }
 
-/// What a server says, without what could disturb a log.
+/// Returns the text of a server, shortened and escaped for a log.
 fn excerpt(text: &str) -> String {
     text.chars().take(300).flat_map(char::escape_debug).collect()
 }
@@ -227,7 +227,7 @@ fn connect_error(broker: &str, error: &async_nats::ConnectError) -> BridgeError 
         source = cause.source();
     }
     let broker = broker.to_owned();
-    // An unknown authority comes as an input error that only its text tells from a cable that was pulled.
+    // An unknown authority is reported as an I/O error; only the text distinguishes it from a network failure.
     let is_certificate = reason.contains("certificate") || reason.contains("TLS");
     match error.kind() {
         ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Tls => {
@@ -243,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_sign_of_tls_requires_it_for_all_servers() {
+    fn any_sign_of_tls_requires_tls_for_all_servers() {
         let requires = |builder: NatsBuilder| requires_tls(&builder, &Servers::parse(&builder.url).unwrap());
         assert!(!requires(NatsBuilder::new("nats://host")));
         assert!(requires(NatsBuilder::new("nats://host").require_tls()));
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn the_subject_of_a_denial_is_found() {
+    fn denied_subject_is_extracted() {
         let text = "Permissions Violation for Publish to \"whizbang.evt.bank.0.Deposited\"";
         assert_eq!(denied_subject(text), Some("whizbang.evt.bank.0.Deposited"));
         assert_eq!(denied_subject("permissions violation for subscription to \"a.>\" using queue \"x\""), Some("a.>"));

@@ -1,7 +1,12 @@
-//! What comes in: pulled in batches as large as the node has room for, handed to its door, acknowledged after the commit.
+//! The consumer loop: pulls messages in batches as large as the node's capacity, delivers them, acknowledges after the commit.
 //!
-//! One loop, which the bridge's actor owns. Calls the door; writes acknowledgements and answers.
-//! What cannot be read, or says otherwise than its subject, is put aside with its reason and never comes again.
+//! One task, owned by the bridge's actor. Calls the node's [`Inbound`]; writes acknowledgements and responses.
+//! Undecodable messages, and messages whose headers contradict their subject, are moved to the refused stream with a reason and
+//! are not redelivered.
+//!
+//! All state of the loop is in [`ConsumerLoop`] and [`InFlightMessages`], which one task changes between awaits: no locks and no
+//! order of locks. The futures of the node never touch it; they return a [`Completed`] that the loop applies. A message keeps its
+//! number from receipt to acknowledgement, so a result that arrives after a reconnection still finds its message.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -16,12 +21,12 @@ use tokio::time::Instant;
 use super::Report;
 use super::connection::{LinkState, round_trip};
 use super::decode::{self, excerpt};
-use super::headers;
-use super::in_flight::{Completed, InFlightMessages, OutboundMessage, ReceivedMessage, RequestContext};
-use super::jetstream::{DesiredConfig, JetStream};
 use super::json_request;
+use super::headers;
+use super::in_flight::{Completed, InFlightMessages, ReceivedMessage, OutboundMessage, RequestContext};
+use super::jetstream::{JetStream, DesiredConfig};
 use super::publisher::PublisherLoop;
-use super::pull_consumer::{ConsumerStatus, DELETION_GRACE, MAX_HANDLING, PullConsumer};
+use super::pull_consumer::{DELETION_GRACE, MAX_HANDLING, PullConsumer, ConsumerStatus};
 use super::streams::StreamContent;
 use crate::bridge::subject::Namespace;
 use crate::bridge::wire::Packet;
@@ -29,16 +34,17 @@ use crate::bridge::{AckOutcome, BridgeError, Inbound, Request, RequestError, Res
 use crate::clock::monotonic;
 use crate::message::Name;
 
-/// The most messages being handled at once, and the most questions, whatever room the node says it has.
+/// The maximum number of messages, and of requests, that are handled at once, whatever capacity the node reports.
 const MAX_IN_FLIGHT: usize = 4096;
-/// The most pages of messages that are read or written at once, as answers to questions. A page has up to the server's
-/// `max_payload` bytes (1 MiB by default) and a question for it has forty, so these are bounded by bytes.
+/// The maximum number of pages that are read or written at once as responses. A page has up to the server's `max_payload` bytes
+/// (1 MiB by default) and its request has forty, so this bounds the memory.
 const MAX_PAGES: usize = 8;
-/// Written bytes after which the intake waits until the client has handed them to the server.
+/// The number of written bytes after which the loop waits until the client has sent them to the server.
 const MAX_UNFLUSHED_BYTES: usize = 4 * 1024 * 1024;
-/// A node without room is asked again after this time, or as soon as it has ended something of ours.
+/// The interval at which a node without capacity is polled. A completed message triggers an earlier poll.
 const CAPACITY_POLL_INTERVAL: Duration = Duration::from_millis(5);
-/// Where a message came in.
+
+/// The kind of subscription by which a message arrived.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Channel {
     Stream(usize),
@@ -46,15 +52,15 @@ pub(super) enum Channel {
     Notifications,
 }
 
-/// A subscription that says where its messages came in.
+/// A subscription that tags its messages with its channel.
 pub(super) struct ChannelSubscriber {
     channel: Channel,
     subscriber: Subscriber,
 }
 
 impl ChannelSubscriber {
-    pub(super) fn new(gate: Channel, subscriber: Subscriber) -> Self {
-        Self { channel: gate, subscriber }
+    pub(super) fn new(channel: Channel, subscriber: Subscriber) -> Self {
+        Self { channel, subscriber }
     }
 }
 
@@ -65,8 +71,8 @@ impl Stream for ChannelSubscriber {
         mut self: std::pin::Pin<&mut Self>,
         context: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Self::Item>> {
-        let gate = self.channel;
-        self.subscriber.poll_next_unpin(context).map(|message| message.map(|message| (gate, message)))
+        let channel = self.channel;
+        self.subscriber.poll_next_unpin(context).map(|message| message.map(|message| (channel, message)))
     }
 }
 
@@ -75,7 +81,7 @@ pub(super) struct ConsumerLoop {
     pub(super) jetstream: JetStream,
     pub(super) namespace: Namespace,
     pub(super) service: Name,
-    /// The domains this node owns, with their number of shards.
+    /// The domains that this node owns, with their number of shards.
     pub(super) owns: Vec<(Name, u16)>,
     pub(super) inbound: Arc<dyn Inbound>,
     pub(super) publisher: Arc<PublisherLoop>,
@@ -90,23 +96,23 @@ pub(super) struct ConsumerLoop {
 }
 
 impl ConsumerLoop {
-    /// Takes in until `closing` fires, then ends what it has begun.
+    /// Receives messages until `closing` fires, then finishes those in flight.
     pub(super) async fn run(mut self) {
-        let mut hands = InFlightMessages::default();
+        let mut in_flight = InFlightMessages::default();
         let mut epoch = self.link.borrow().epoch;
         loop {
             let now = monotonic();
             let up = self.link.borrow_and_update().up;
-            let mut starved = self.deliver_ready(&mut hands);
+            let mut at_capacity = self.deliver_ready(&mut in_flight);
             if up {
-                starved |= self.pull_messages(&mut hands, now);
-                self.extend_ack_deadlines(&mut hands, now);
-                if hands.check_write_only_at.is_some_and(|look| look <= now) {
-                    self.check_write_only(&mut hands);
+                at_capacity |= self.pull_messages(&mut in_flight, now);
+                self.extend_ack_deadlines(&mut in_flight, now);
+                if in_flight.check_write_only_at.is_some_and(|due| due <= now) {
+                    self.check_write_only(&mut in_flight);
                 }
-                self.write_outgoing(&mut hands).await;
+                self.write_outgoing(&mut in_flight).await;
             }
-            let wake = self.next_wake(&hands, now, starved, up);
+            let wake = self.next_wake(&in_flight, now, at_capacity, up);
             tokio::select! {
                 biased;
                 _ = &mut self.closing => break,
@@ -115,288 +121,275 @@ impl ConsumerLoop {
                         break;
                     }
                 }
-                Some(done) = hands.tasks.next() => self.complete(&mut hands, done),
-                Some((gate, message)) = self.subscribers.next() => self.receive(&mut hands, gate, message),
+                Some(completed) = in_flight.tasks.next() => self.complete(&mut in_flight, completed),
+                Some((channel, message)) = self.subscribers.next() => self.receive(&mut in_flight, channel, message),
                 () = self.publisher.stream_missing.notified() => {
-                    hands.check_write_only_at.get_or_insert(monotonic() + DELETION_GRACE);
+                    in_flight.check_write_only_at.get_or_insert(monotonic() + DELETION_GRACE);
                 }
                 () = sleep_until(wake) => {}
             }
-            // What else is there by now, so that room is asked for, and letters are written, once for all of it.
-            while let Some(Some(done)) = hands.tasks.next().now_or_never() {
-                self.complete(&mut hands, done);
+            // Drain everything that is ready, so that capacity is polled and messages are written once per batch.
+            while let Some(Some(completed)) = in_flight.tasks.next().now_or_never() {
+                self.complete(&mut in_flight, completed);
             }
             for _ in 0..MAX_IN_FLIGHT {
-                let Some(Some((gate, message))) = self.subscribers.next().now_or_never() else { break };
-                self.receive(&mut hands, gate, message);
+                let Some(Some((channel, message))) = self.subscribers.next().now_or_never() else { break };
+                self.receive(&mut in_flight, channel, message);
             }
             let link = *self.link.borrow();
             if link.up && link.epoch != epoch {
                 epoch = link.epoch;
-                hands.reconnect_pending = true;
-                self.check_all(&mut hands);
+                in_flight.reconnect_pending = true;
+                self.check_all(&mut in_flight);
             }
         }
-        self.shut_down(hands).await;
+        self.shut_down(in_flight).await;
     }
 
-    fn receive(&mut self, hands: &mut InFlightMessages, gate: Channel, message: Message) {
-        match gate {
-            Channel::Stream(at) => self.receive_message(hands, at, message),
-            Channel::Requests => self.receive_request(hands, &message),
+    fn receive(&mut self, in_flight: &mut InFlightMessages, channel: Channel, message: Message) {
+        match channel {
+            Channel::Stream(index) => self.receive_message(in_flight, index, message),
+            Channel::Requests => self.receive_request(in_flight, &message),
             Channel::Notifications => match decode::notification(&self.namespace, &message) {
-                Ok(tidings) => self.inbound.notify(tidings),
-                Err(error) => tracing::warn!(subject = excerpt(&message.subject), %error, "tidings were dropped"),
+                Ok(notification) => self.inbound.notify(notification),
+                Err(error) => tracing::warn!(subject = excerpt(&message.subject), %error, "dropped a notification"),
             },
         }
     }
 
-    fn receive_message(&mut self, hands: &mut InFlightMessages, at: usize, message: Message) {
-        let Some(lane) = self.consumers.get_mut(at) else { return };
+    fn receive_message(&mut self, in_flight: &mut InFlightMessages, index: usize, message: Message) {
+        let Some(consumer) = self.consumers.get_mut(index) else { return };
         let now = monotonic();
         if let Some(status) = message.status.filter(|status| *status != StatusCode::OK) {
-            lane.end_pull(status.as_u16(), message.description.as_deref().unwrap_or_default(), now);
+            consumer.end_pull(status.as_u16(), message.description.as_deref().unwrap_or_default(), now);
             return;
         }
-        // Only JetStream writes here; what cannot be acknowledged did not come from it.
-        let Some(reply) = message.reply.clone().filter(|reply| reply.starts_with("$JS.ACK.")) else {
-            tracing::warn!(stream = lane.source.stream, "a message that JetStream did not deliver was dropped");
+        // Only JetStream publishes here. A message that cannot be acknowledged did not come from it.
+        let Some(ack_subject) = message.reply.clone().filter(|reply| reply.starts_with("$JS.ACK.")) else {
+            tracing::warn!(stream = consumer.source.stream, "dropped a message that JetStream did not deliver");
             return;
         };
-        hands.next_number += 1;
-        hands.messages.insert(
-            hands.next_number,
-            ReceivedMessage { consumer: at, ack_subject: reply, extended_at: now, remaining: 1, redeliver: false },
-        );
-        hands.extend_at.get_or_insert(now + self.ack_wait / 3);
-        lane.receive(hands.next_number, message);
+        in_flight.next_number += 1;
+        let received = ReceivedMessage { consumer: index, ack_subject, extended_at: now, remaining: 1, redeliver: false };
+        in_flight.messages.insert(in_flight.next_number, received);
+        in_flight.extend_at.get_or_insert(now + self.ack_wait / 3);
+        consumer.receive(in_flight.next_number, message);
     }
 
-    fn receive_request(&mut self, hands: &mut InFlightMessages, message: &Message) {
-        // An answer goes only where answers are awaited: with this node's rights nobody shall write where he may not himself.
+    fn receive_request(&mut self, in_flight: &mut InFlightMessages, message: &Message) {
+        // Reply only to inbox subjects, so a caller cannot make this node publish with its permissions (confused deputy).
         let Some(reply) = message.reply.clone().filter(|reply| reply.starts_with("_INBOX")) else {
-            tracing::warn!(
-                subject = excerpt(&message.subject),
-                "a question without an inbox for its answer was dropped"
-            );
+            tracing::warn!(subject = excerpt(&message.subject), "dropped a request without an inbox for its response");
             return;
         };
-        let asked = match json_request::request(&self.namespace, message) {
-            Some(question) => question.map(|(asked, names)| (asked, Some(names))),
-            None => decode::request(&self.namespace, &self.owns, message).map(|asked| (asked, None)),
+        let request = match json_request::request(&self.namespace, message) {
+            Some(request) => request.map(|(request, names)| (request, Some(names))),
+            None => decode::request(&self.namespace, &self.owns, message).map(|request| (request, None)),
         };
-        match asked {
-            Ok(_) if hands.requests >= MAX_IN_FLIGHT => {
-                self.respond(hands, reply, &Response::Refused(RequestError::Busy))
+        match request {
+            Ok(_) if in_flight.requests >= MAX_IN_FLIGHT => {
+                self.respond(in_flight, reply, &Response::Refused(RequestError::Busy));
             }
-            Ok((Request::Events { .. } | Request::Outbox { .. }, _)) if hands.pages >= MAX_PAGES => {
-                self.respond(hands, reply, &Response::Refused(RequestError::Busy));
+            Ok((Request::Events { .. } | Request::Outbox { .. }, _)) if in_flight.pages >= MAX_PAGES => {
+                self.respond(in_flight, reply, &Response::Refused(RequestError::Busy));
             }
-            Ok((asked, names)) => {
-                let is_page = matches!(asked, Request::Events { .. } | Request::Outbox { .. });
-                let after = if let Request::Events { after, .. } = &asked { *after } else { 0 };
-                let back = RequestContext { reply, is_page, json: names.map(|names| (after, names)) };
-                hands.requests += 1;
-                hands.pages += usize::from(is_page);
-                let answer = self.inbound.request(asked);
-                hands.tasks.push(answer.map(move |answer| Completed::Responded(back, answer)).boxed());
+            Ok((request, names)) => {
+                let is_page = matches!(request, Request::Events { .. } | Request::Outbox { .. });
+                let after = if let Request::Events { after, .. } = &request { *after } else { 0 };
+                let context = RequestContext { reply, is_page, json: names.map(|names| (after, names)) };
+                in_flight.requests += 1;
+                in_flight.pages += usize::from(is_page);
+                let response = self.inbound.request(request);
+                in_flight.tasks.push(response.map(move |response| Completed::Responded(context, response)).boxed());
             }
             Err(error) => {
-                tracing::warn!(subject = excerpt(&message.subject), %error, "refused a question");
-                self.respond(hands, reply, &Response::Refused(RequestError::Undecodable(error.to_string())));
+                tracing::warn!(subject = excerpt(&message.subject), %error, "refused a request");
+                self.respond(in_flight, reply, &Response::Refused(RequestError::Undecodable(error.to_string())));
             }
         }
     }
 
-    fn respond(&self, hands: &mut InFlightMessages, reply: Subject, answer: &Response) {
+    fn respond(&self, in_flight: &mut InFlightMessages, reply: Subject, response: &Response) {
         let limit = self.client.max_payload();
-        let mut packet = Packet::from_response(answer, limit);
+        let mut packet = Packet::from_response(response, limit);
         if packet.size() > limit {
-            let reason = format!("the answer has {} bytes, more than the {limit} the broker takes", packet.size());
+            let reason = format!("response of {} bytes exceeds the broker's limit of {limit}", packet.size());
             packet = Packet::from_response(&Response::Refused(RequestError::Unknown(reason)), limit);
         }
-        Self::queue_reply(hands, reply, packet);
+        Self::queue_reply(in_flight, reply, packet);
     }
 
-    fn queue_reply(hands: &mut InFlightMessages, reply: Subject, packet: Packet) {
+    fn queue_reply(in_flight: &mut InFlightMessages, reply: Subject, packet: Packet) {
         match headers::to_nats(&packet) {
             Ok(headers) => {
-                hands.outgoing.push_back(OutboundMessage {
+                in_flight.outgoing.push_back(OutboundMessage {
                     subject: reply,
                     reply: None,
                     headers,
                     payload: packet.payload,
                 });
             }
-            Err(error) => tracing::error!(%error, "an answer cannot be written"),
+            Err(error) => tracing::error!(%error, "failed to encode a response"),
         }
     }
 
-    /// Hands over as many messages as the node has room for, lane by lane. True if some are left.
-    fn deliver_ready(&mut self, hands: &mut InFlightMessages) -> bool {
+    /// Delivers as many messages as the node has capacity for, in turn from each consumer. Returns true if some are left.
+    fn deliver_ready(&mut self, in_flight: &mut InFlightMessages) -> bool {
         if self.consumers.iter().all(PullConsumer::is_empty) {
             return false;
         }
-        let mut room = self.inbound.capacity().min(MAX_IN_FLIGHT.saturating_sub(hands.handling));
+        let mut capacity = self.inbound.capacity().min(MAX_IN_FLIGHT.saturating_sub(in_flight.handling));
         let mut empty = 0;
-        while room > 0 && empty < self.consumers.len() {
-            hands.last_served = (hands.last_served + 1) % self.consumers.len();
-            let Some(lane) = self.consumers.get_mut(hands.last_served) else { break };
-            if lane.handling >= MAX_HANDLING {
+        while capacity > 0 && empty < self.consumers.len() {
+            in_flight.last_served = (in_flight.last_served + 1) % self.consumers.len();
+            let Some(consumer) = self.consumers.get_mut(in_flight.last_served) else { break };
+            if consumer.handling >= MAX_HANDLING {
                 empty += 1;
                 continue;
             }
-            if let Some((number, envelope, message)) = lane.decoded.pop_front() {
+            if let Some((number, envelope, message)) = consumer.decoded.pop_front() {
                 empty = 0;
-                room -= 1;
-                hands.handling += 1;
-                lane.handling += 1;
-                let settled = match lane.source.content {
+                capacity -= 1;
+                in_flight.handling += 1;
+                consumer.handling += 1;
+                let outcome = match consumer.source.content {
                     StreamContent::Direct => self.inbound.deliver(envelope),
                     StreamContent::Events => self.inbound.event(envelope),
                 };
-                let done = settled.map(move |settled| match (settled, message) {
+                let completed = outcome.map(move |outcome| match (outcome, message) {
                     (AckOutcome::Reject(reason), Some(message)) => {
                         Completed::Unhandled(number, Box::new(message), reason)
                     }
-                    (settled, _) => Completed::Handled(number, settled),
+                    (outcome, _) => Completed::Handled(number, outcome),
                 });
-                hands.tasks.push(done.boxed());
+                in_flight.tasks.push(completed.boxed());
                 continue;
             }
-            let Some((number, message)) = lane.received.pop_front() else {
+            let Some((number, message)) = consumer.received.pop_front() else {
                 empty += 1;
                 continue;
             };
             empty = 0;
-            match decode::envelopes(&self.namespace, &lane.source, &message) {
+            match decode::envelopes(&self.namespace, &consumer.source, &message) {
                 Ok(envelopes) => {
-                    if let Some(in_hand) = hands.messages.get_mut(&number) {
-                        in_hand.remaining = envelopes.len();
+                    if let Some(received) = in_flight.messages.get_mut(&number) {
+                        received.remaining = envelopes.len();
                     }
                     let mut message = (envelopes.len() == 1).then_some(message);
-                    let read = envelopes.into_iter().map(|envelope| (number, envelope, message.take()));
-                    lane.decoded.extend(read);
+                    let decoded = envelopes.into_iter().map(|envelope| (number, envelope, message.take()));
+                    consumer.decoded.extend(decoded);
                 }
                 Err(error) => {
-                    room -= 1;
-                    self.copy_to_refused(hands, number, &message, &error);
+                    capacity -= 1;
+                    self.copy_to_refused(in_flight, number, &message, &error);
                 }
             }
         }
-        self.consumers.iter().any(|lane| !lane.is_empty() && lane.handling < MAX_HANDLING)
+        self.consumers.iter().any(|consumer| !consumer.is_empty() && consumer.handling < MAX_HANDLING)
     }
 
-    fn complete(&mut self, hands: &mut InFlightMessages, done: Completed) {
-        match done {
+    fn complete(&mut self, in_flight: &mut InFlightMessages, completed: Completed) {
+        match completed {
             Completed::Unhandled(number, message, reason) => {
-                self.end_handling(hands, number);
-                self.copy_to_refused(hands, number, &message, &BridgeError::Unhandled { reason });
+                self.end_handling(in_flight, number);
+                self.copy_to_refused(in_flight, number, &message, &BridgeError::Unhandled { reason });
             }
-            Completed::CopiedToRefused(number, copied) => self.copy_completed(hands, number, copied),
-            Completed::Handled(number, settled) => {
-                self.end_handling(hands, number);
-                hands.complete(number, settled == AckOutcome::Retry);
+            Completed::CopiedToRefused(number, copied) => self.copy_completed(in_flight, number, copied),
+            Completed::Handled(number, outcome) => {
+                self.end_handling(in_flight, number);
+                in_flight.complete(number, outcome == AckOutcome::Retry);
             }
-            Completed::Responded(RequestContext { reply, is_page, json }, answer) => {
-                hands.requests -= 1;
-                hands.pages -= usize::from(is_page);
-                match (json, answer) {
+            Completed::Responded(RequestContext { reply, is_page, json }, response) => {
+                in_flight.requests -= 1;
+                in_flight.pages -= usize::from(is_page);
+                match (json, response) {
                     (Some((after, names)), Response::Envelopes(page)) => {
-                        match json_request::response(
-                            after,
-                            &page.envelopes,
-                            page.last,
-                            &names,
-                            self.client.max_payload(),
-                        ) {
-                            Ok(packet) => Self::queue_reply(hands, reply, packet),
+                        let limit = self.client.max_payload();
+                        match json_request::response(after, &page.envelopes, page.last, &names, limit) {
+                            Ok(packet) => Self::queue_reply(in_flight, reply, packet),
                             Err(error) => {
-                                self.respond(
-                                    hands,
-                                    reply,
-                                    &Response::Refused(RequestError::Undecodable(error.to_string())),
-                                );
+                                let refused = Response::Refused(RequestError::Undecodable(error.to_string()));
+                                self.respond(in_flight, reply, &refused);
                             }
                         }
                     }
-                    (_, answer) => self.respond(hands, reply, &answer),
+                    (_, response) => self.respond(in_flight, reply, &response),
                 }
             }
-            Completed::Checked(lane, checked) => self.check_completed(hands, lane, checked),
-            Completed::Inspected(lane, state, leaves_behind) => {
-                self.inspection_completed(hands, lane, state, leaves_behind)
+            Completed::Checked(index, checked) => self.check_completed(in_flight, index, checked),
+            Completed::Inspected(index, state, leaves_behind) => {
+                self.inspection_completed(in_flight, index, state, leaves_behind);
             }
         }
     }
 
-    /// An envelope is with the node.
-    pub(super) fn begin_handling(&mut self, hands: &mut InFlightMessages, number: u64) {
-        hands.handling += 1;
-        let lane = hands.messages.get(&number).and_then(|in_hand| self.consumers.get_mut(in_hand.consumer));
-        if let Some(lane) = lane {
-            lane.handling += 1;
+    /// Counts an envelope as being handled by the node.
+    pub(super) fn begin_handling(&mut self, in_flight: &mut InFlightMessages, number: u64) {
+        in_flight.handling += 1;
+        let consumer = in_flight.messages.get(&number).and_then(|received| self.consumers.get_mut(received.consumer));
+        if let Some(consumer) = consumer {
+            consumer.handling += 1;
         }
     }
 
-    /// An envelope is no longer with the node.
-    pub(super) fn end_handling(&mut self, hands: &mut InFlightMessages, number: u64) {
-        hands.handling -= 1;
-        let lane = hands.messages.get(&number).and_then(|in_hand| self.consumers.get_mut(in_hand.consumer));
-        if let Some(lane) = lane {
-            lane.handling = lane.handling.saturating_sub(1);
+    /// Counts an envelope as no longer being handled by the node.
+    pub(super) fn end_handling(&mut self, in_flight: &mut InFlightMessages, number: u64) {
+        in_flight.handling -= 1;
+        let consumer = in_flight.messages.get(&number).and_then(|received| self.consumers.get_mut(received.consumer));
+        if let Some(consumer) = consumer {
+            consumer.handling = consumer.handling.saturating_sub(1);
         }
     }
 
-    /// Asks for messages as far as the node has room. True if it has none.
-    fn pull_messages(&mut self, hands: &mut InFlightMessages, now: Instant) -> bool {
+    /// Pulls as many messages as the node has capacity for. Returns true if it has none.
+    fn pull_messages(&mut self, in_flight: &mut InFlightMessages, now: Instant) -> bool {
         if self.consumers.is_empty() {
             return false;
         }
-        let room = self.inbound.capacity().min(MAX_IN_FLIGHT.saturating_sub(hands.handling));
-        for at in 0..self.consumers.len() {
-            let Some(lane) = self.consumers.get_mut(at) else { break };
-            if matches!(lane.status, ConsumerStatus::Missing(again) if again <= now) {
-                self.check_consumer(hands, at);
+        let capacity = self.inbound.capacity().min(MAX_IN_FLIGHT.saturating_sub(in_flight.handling));
+        for index in 0..self.consumers.len() {
+            let Some(consumer) = self.consumers.get_mut(index) else { break };
+            if matches!(consumer.status, ConsumerStatus::Missing(again) if again <= now) {
+                self.check_consumer(in_flight, index);
                 continue;
             }
-            if lane.is_suspect {
-                self.inspect_consumer(hands, at);
+            if consumer.is_suspect {
+                self.inspect_consumer(in_flight, index);
             }
-            let Some(lane) = self.consumers.get_mut(at) else { break };
-            if let Some(count) = lane.pull_size(room, now) {
-                hands.outgoing.push_back(OutboundMessage {
-                    subject: lane.pull_subject.clone(),
-                    reply: Some(lane.inbox.clone()),
+            let Some(consumer) = self.consumers.get_mut(index) else { break };
+            if let Some(count) = consumer.pull_size(capacity, now) {
+                in_flight.outgoing.push_back(OutboundMessage {
+                    subject: consumer.pull_subject.clone(),
+                    reply: Some(consumer.inbox.clone()),
                     headers: HeaderMap::new(),
-                    payload: lane.start_pull(count, now).into(),
+                    payload: consumer.start_pull(count, now).into(),
                 });
             }
         }
-        room == 0
+        capacity == 0
     }
 
-    /// Tells the server what is still in hand, before it delivers it again.
-    fn extend_ack_deadlines(&self, hands: &mut InFlightMessages, now: Instant) {
-        if hands.extend_at.is_none_or(|keep| keep > now) {
+    /// Reports the messages in flight as in progress, before the server redelivers them.
+    fn extend_ack_deadlines(&self, in_flight: &mut InFlightMessages, now: Instant) {
+        if in_flight.extend_at.is_none_or(|due| due > now) {
             return;
         }
         let third = self.ack_wait / 3;
-        for in_hand in hands.messages.values_mut().filter(|in_hand| in_hand.extended_at + third <= now) {
-            in_hand.extended_at = now;
-            hands.outgoing.push_back(OutboundMessage::acknowledgement(in_hand.ack_subject.clone(), "+WPI"));
+        for received in in_flight.messages.values_mut().filter(|received| received.extended_at + third <= now) {
+            received.extended_at = now;
+            in_flight.outgoing.push_back(OutboundMessage::acknowledgement(received.ack_subject.clone(), "+WPI"));
         }
-        hands.extend_at = (!hands.messages.is_empty()).then_some(now + third);
+        in_flight.extend_at = (!in_flight.messages.is_empty()).then_some(now + third);
     }
-
-    /// Writes the letters. One that is lost with the connection costs a redelivery.
+    
+    /// Writes the outgoing messages. One that is lost with the connection costs a redelivery.
     ///
-    /// The client queues by count, so large answers are flushed after [`MAX_UNFLUSHED_BYTES`] bytes: the memory they take is bounded by
-    /// bytes, whatever the questions were.
-    async fn write_outgoing(&mut self, hands: &mut InFlightMessages) {
+    /// The client bounds its queue by count, so large responses are flushed after [`MAX_UNFLUSHED_BYTES`]: this bounds the memory by
+    /// bytes, whatever was requested.
+    async fn write_outgoing(&mut self, in_flight: &mut InFlightMessages) {
         let mut unflushed = 0;
-        while let Some(letter) = hands.outgoing.pop_front() {
-            let OutboundMessage { subject, reply, headers, payload } = letter;
+        while let Some(message) = in_flight.outgoing.pop_front() {
+            let OutboundMessage { subject, reply, headers, payload } = message;
             let client = &self.client;
             unflushed += payload.len();
             let published = async {
@@ -405,7 +398,7 @@ impl ConsumerLoop {
                     None => client.publish_with_headers(subject, headers, payload).await?,
                 }
                 if unflushed >= MAX_UNFLUSHED_BYTES {
-                    // An error is that of a lost connection, which the loop hears of by itself.
+                    // A failure means a lost connection, which the loop observes through `link`.
                     let _ = client.flush().await;
                 }
                 Ok::<_, async_nats::PublishError>(())
@@ -417,55 +410,55 @@ impl ConsumerLoop {
                         unflushed = 0;
                     }
                     if let Err(error) = published {
-                        tracing::error!(%error, "failed to write an acknowledgement or answer");
+                        tracing::error!(%error, "failed to write an acknowledgement or response");
                     }
                 }
-                // The client takes nothing while it reconnects once its own queue is full.
+                // While the client reconnects and its queue is full, the write blocks; the lost connection ends it.
                 _ = self.link.wait_for(|link| !link.up) => return,
             }
         }
     }
 
-    fn next_wake(&self, hands: &InFlightMessages, now: Instant, starved: bool, up: bool) -> Option<Instant> {
-        let lanes = self.consumers.iter().filter(|_| up).filter_map(|lane| lane.next_wake(now));
-        let due = hands.extend_at.into_iter().chain(hands.check_write_only_at).filter(|_| up);
-        lanes.chain(due).chain(starved.then(|| now + CAPACITY_POLL_INTERVAL)).min()
+    fn next_wake(&self, in_flight: &InFlightMessages, now: Instant, at_capacity: bool, up: bool) -> Option<Instant> {
+        let consumers = self.consumers.iter().filter(|_| up).filter_map(|consumer| consumer.next_wake(now));
+        let due = in_flight.extend_at.into_iter().chain(in_flight.check_write_only_at).filter(|_| up);
+        consumers.chain(due).chain(at_capacity.then(|| now + CAPACITY_POLL_INTERVAL)).min()
     }
 
-    /// Takes nothing more in, gives back what was not handed over, and waits for what was.
-    async fn shut_down(mut self, mut hands: InFlightMessages) {
-        for gated in self.subscribers.iter_mut() {
-            // The subscription ends with the connection otherwise.
-            let _ = gated.subscriber.unsubscribe().await;
+    /// Stops receiving, returns undelivered messages to the server, and waits for the delivered ones.
+    async fn shut_down(mut self, mut in_flight: InFlightMessages) {
+        for subscriber in self.subscribers.iter_mut() {
+            // After a failure the subscription ends with the connection.
+            let _ = subscriber.subscriber.unsubscribe().await;
         }
         round_trip(&self.client).await;
-        while let Some(Some((gate, message))) = self.subscribers.next().now_or_never() {
-            match (gate, message.reply.clone()) {
+        while let Some(Some((channel, message))) = self.subscribers.next().now_or_never() {
+            match (channel, message.reply.clone()) {
                 (Channel::Requests, Some(reply)) if reply.starts_with("_INBOX") => {
-                    self.respond(&mut hands, reply, &Response::Refused(RequestError::NotHere));
+                    self.respond(&mut in_flight, reply, &Response::Refused(RequestError::NotHere));
                 }
-                (Channel::Stream(at), _) => self.receive_message(&mut hands, at, message),
+                (Channel::Stream(index), _) => self.receive_message(&mut in_flight, index, message),
                 _ => {}
             }
         }
-        for lane in &mut self.consumers {
-            let waiting = lane.received.drain(..).map(|(number, _)| number);
-            let read = lane.decoded.drain(..).map(|(number, ..)| number);
-            for number in waiting.chain(read) {
-                hands.complete(number, true);
+        for consumer in &mut self.consumers {
+            let received = consumer.received.drain(..).map(|(number, _)| number);
+            let decoded = consumer.decoded.drain(..).map(|(number, ..)| number);
+            for number in received.chain(decoded) {
+                in_flight.complete(number, true);
             }
         }
-        while let Some(done) = hands.tasks.next().await {
-            if !matches!(done, Completed::Checked(..) | Completed::Inspected(..)) {
-                self.complete(&mut hands, done);
+        while let Some(completed) = in_flight.tasks.next().await {
+            if !matches!(completed, Completed::Checked(..) | Completed::Inspected(..)) {
+                self.complete(&mut in_flight, completed);
             }
-            self.extend_ack_deadlines(&mut hands, monotonic());
+            self.extend_ack_deadlines(&mut in_flight, monotonic());
             if self.link.borrow().up {
-                self.write_outgoing(&mut hands).await;
+                self.write_outgoing(&mut in_flight).await;
             }
         }
         if self.link.borrow().up {
-            self.write_outgoing(&mut hands).await;
+            self.write_outgoing(&mut in_flight).await;
             round_trip(&self.client).await;
         }
     }

@@ -1,34 +1,34 @@
-//! Logins that are files: read anew for each connection, so that an operator can replace them while the node runs.
+//! Logins from files, read again for each connection, so that an operator can replace them while the node runs.
 //!
-//! Used by the connection, which calls [`log_in`] each time the server asks for a login. Errors name the file and never quote
-//! it, and a file that cannot be read ends one attempt to connect, not the node.
+//! Used by the connection, which calls [`log_in`] each time the server requests a login. Errors name the file and never quote it.
+//! An unreadable file fails one attempt to connect, not the node.
 
 use std::path::Path;
 
 use async_nats::{Auth, AuthError};
 use nkeys::KeyPair;
 
-/// The mark before a user's token in a `.creds` file.
+/// The line before the token of a user in a `.creds` file.
 const TOKEN: &str = "-----BEGIN NATS USER JWT-----";
-/// The mark before a user's seed.
+/// The line before the seed of a user.
 const SEED: &str = "-----BEGIN USER NKEY SEED-----";
 
-/// A login that is kept in a file.
+/// A login from a file.
 #[derive(Clone)]
 pub(super) enum LoginFile {
     /// A `.creds` file.
     Credentials(std::path::PathBuf),
-    /// The name of a user, and a file that holds the password and perhaps an end of line.
+    /// A user name, and a file with the password and an optional line break.
     Password(String, std::path::PathBuf),
 }
 
-/// Reads the file and answers the server's `nonce` with it.
+/// Reads the file and signs the server's `nonce`.
 pub(super) fn log_in(login: &LoginFile, nonce: &[u8]) -> Result<Auth, AuthError> {
     let mut auth = Auth::new();
     match login {
         LoginFile::Credentials(file) => {
             let text = read(file)?;
-            let invalid = |what: &str| AuthError::new(format!("the credentials file {} {what}", file.display()));
+            let invalid = |what: &str| AuthError::new(format!("credentials file {} {what}", file.display()));
             let token = behind(&text, TOKEN).ok_or_else(|| invalid("holds no user JWT"))?;
             let seed = behind(&text, SEED).ok_or_else(|| invalid("holds no NKey seed"))?;
             let key = KeyPair::from_seed(seed).map_err(|_| invalid("holds an invalid NKey seed"))?;
@@ -45,13 +45,13 @@ pub(super) fn log_in(login: &LoginFile, nonce: &[u8]) -> Result<Auth, AuthError>
     Ok(auth)
 }
 
-/// A few hundred bytes of a local file, once for each connection: not worth another thread.
+/// Reads a few hundred bytes of a local file once per connection, which does not justify another thread.
 fn read(file: &Path) -> Result<String, AuthError> {
     std::fs::read_to_string(file)
         .map_err(|error| AuthError::new(format!("failed to read the login from {}: {error}", file.display())))
 }
 
-/// The line behind the line of a mark.
+/// Returns the line after a marker line.
 fn behind<'a>(text: &'a str, mark: &str) -> Option<&'a str> {
     let mut lines = text.lines().map(str::trim).skip_while(|line| *line != mark).skip(1);
     lines.next().filter(|line| !line.is_empty() && !line.starts_with('-'))
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn password_file_may_end_with_a_line_end() {
+    fn password_file_may_end_with_a_line_break() {
         for text in ["s3cret", "s3cret\n", "s3cret\r\n"] {
             let file = file(text);
             let auth = log_in(&LoginFile::Password("ada".to_owned(), file.path().to_owned()), b"").unwrap();
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn unusable_login_file_is_named_and_not_quoted() {
+    fn unusable_login_file_is_named_but_not_quoted() {
         let texts = ["", "hunter2", &format!("{TOKEN}\nhunter2\n"), &format!("{TOKEN}\nx\n---\n{SEED}\nhunter2\n")];
         for text in texts {
             let file = file(text);

@@ -1,7 +1,7 @@
-//! Reads what came in, and refuses what says otherwise inside than its subject does.
+//! Decodes received messages and rejects those whose headers contradict their subject.
 //!
-//! Called by the intake. The server's permissions decide who may write to a subject; so whoever forges an origin inside a
-//! message is found out by the subject he had to use.
+//! Called by the consumer loop. The permissions of the server decide who may publish to a subject, so the subject reveals a forged
+//! origin inside a message.
 
 use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
@@ -9,53 +9,53 @@ use serde_json::Value;
 
 use super::headers;
 use super::streams::{StreamContent, StreamSource};
-use crate::bridge::subject::{Address, Namespace};
+use crate::bridge::subject::{Namespace, Address};
 use crate::bridge::wire::Packet;
 use crate::bridge::{BridgeError, Notification, Request};
 use crate::message::{Envelope, Kind, MAX_PAYLOAD_BYTES, Name, ShardId, shard_of};
 
-/// The most bytes of headers that are copied with a refused message. A stream takes 64 KiB of them.
+/// The maximum size in bytes of the headers that are copied with a refused message. A stream accepts 64 KiB of them.
 const MAX_COPIED_HEADER_BYTES: usize = 16 * 1024;
-/// The bytes that are copied of a payload larger than [`MAX_PAYLOAD_BYTES`].
+/// The number of bytes that are copied of a payload larger than [`MAX_PAYLOAD_BYTES`].
 const MAX_COPIED_OVERSIZE_BYTES: usize = 64 * 1024;
 
-/// The one envelope in a message of a stream.
+/// Decodes the single envelope in a message of a stream.
 fn envelope(namespace: &Namespace, source: &StreamSource, message: &Message) -> Result<Envelope, BridgeError> {
-    let place = namespace.parse(&message.subject).ok_or_else(|| subject_mismatch("the subject"))?;
+    let address = namespace.parse(&message.subject).ok_or_else(|| subject_mismatch("subject"))?;
     let mut envelope = Packet::read_envelope(headers::from_nats(message.headers.as_ref()), message.payload.clone())?;
     let origin = envelope.origin.as_ref().map(|origin| &origin.shard);
-    match (source.content, place) {
+    match (source.content, address) {
         (StreamContent::Direct, Address::Direct { to, from }) => {
-            // A reply belongs to what an actor has sent: nobody else has one to give.
+            // A reply answers a command that an actor sent, so it comes from a shard.
             let is_direct = match from {
                 Some(_) => matches!(envelope.kind, Kind::Command | Kind::Reply | Kind::Document),
                 None => matches!(envelope.kind, Kind::Command | Kind::Document),
             };
-            check(is_direct, "the kind")?;
-            check(to.domain == source.domain && to.shard < source.shards, "the destination")?;
-            check(envelope.to.as_ref().is_none_or(|said| *said == to), "the destination")?;
-            check(envelope.kind != Kind::Command || envelope.domain == to.domain, "the domain")?;
-            check(origin == from.as_ref(), "the origin")?;
-            let speaks_for_itself = from.as_ref().is_none_or(|from| from.domain == envelope.domain);
-            check(envelope.kind != Kind::Reply || speaks_for_itself, "the domain")?;
-            // Handled in another shard than its own, a key would have two histories. What an actor sends so has its number among
-            // all that it sends, so it is not put aside here: it becomes a dead letter.
-            check(from.is_some() || shard_of(&envelope.key, source.shards) == to.shard, "the shard of the key")?;
+            check(is_direct, "kind")?;
+            check(to.domain == source.domain && to.shard < source.shards, "destination")?;
+            check(envelope.to.as_ref().is_none_or(|claimed| *claimed == to), "destination")?;
+            check(envelope.kind != Kind::Command || envelope.domain == to.domain, "domain")?;
+            check(origin == from.as_ref(), "origin")?;
+            let is_own_reply = from.as_ref().is_none_or(|from| from.domain == envelope.domain);
+            check(envelope.kind != Kind::Reply || is_own_reply, "domain")?;
+            // A key that is handled in another shard than its own would have two histories. A message of an actor is not refused
+            // here, because it has a number in the sequence of its sender: it becomes a dead letter.
+            check(from.is_some() || shard_of(&envelope.key, source.shards) == to.shard, "shard of the key")?;
             envelope.to = Some(to);
         }
         (StreamContent::Events, Address::Event { shard, name }) => {
-            check(envelope.kind == Kind::Event, "the kind")?;
-            // It may be of a shard that this program does not know of: the node says so.
-            check(shard.domain == source.domain, "the shard")?;
-            check(origin == Some(&shard), "the origin")?;
-            check(envelope.name == name && envelope.domain == shard.domain, "the name")?;
+            check(envelope.kind == Kind::Event, "kind")?;
+            // The shard may be unknown to this program: the node reports that.
+            check(shard.domain == source.domain, "shard")?;
+            check(origin == Some(&shard), "origin")?;
+            check(envelope.name == name && envelope.domain == shard.domain, "name")?;
         }
-        _ => return Err(subject_mismatch("the subject")),
+        _ => return Err(subject_mismatch("subject")),
     }
     Ok(envelope)
 }
 
-/// All envelopes in a message of a stream: one, or the events of a pack.
+/// Decodes all envelopes in a message of a stream: a single one, or the events of a pack.
 pub(super) fn envelopes(
     namespace: &Namespace,
     source: &StreamSource,
@@ -65,52 +65,52 @@ pub(super) fn envelopes(
         (StreamContent::Events, Some(Address::Events(shard))) => shard,
         _ => return Ok(vec![envelope(namespace, source, message)?]),
     };
-    check(shard.domain == source.domain, "the shard")?;
+    check(shard.domain == source.domain, "shard")?;
     let headers: Vec<_> = headers::from_nats(message.headers.as_ref()).collect();
     let events = Packet::read_events(&headers, message.payload.clone())?;
     for event in &events {
-        check(event.kind == Kind::Event, "the kind")?;
-        check(event.origin.as_ref().is_some_and(|origin| origin.shard == shard), "the origin")?;
-        check(event.domain == shard.domain, "the domain")?;
+        check(event.kind == Kind::Event, "kind")?;
+        check(event.origin.as_ref().is_some_and(|origin| origin.shard == shard), "origin")?;
+        check(event.domain == shard.domain, "domain")?;
     }
     Ok(events)
 }
 
-/// A question.
+/// Decodes a request.
 ///
-/// A command whose caller does not know the number of shards gets the shard of its key; `owns` has the domains' shards.
+/// A command whose caller does not know the number of shards gets the shard of its key; `owns` has the domains' shard counts.
 pub(super) fn request(namespace: &Namespace, owns: &[(Name, u16)], message: &Message) -> Result<Request, BridgeError> {
-    let place = namespace.parse(&message.subject).ok_or_else(|| subject_mismatch("the subject"))?;
+    let address = namespace.parse(&message.subject).ok_or_else(|| subject_mismatch("subject"))?;
     let headers: Vec<_> = headers::from_nats(message.headers.as_ref()).collect();
-    let mut asked = Packet::read_request(&headers, message.payload.clone())?;
-    let (said, meant) = (Address::for_request(&asked), place);
-    let agrees = match (&said, &meant) {
+    let mut request = Packet::read_request(&headers, message.payload.clone())?;
+    let claimed = Address::for_request(&request);
+    let agrees = match (&claimed, &address) {
         // A caller that does not know the number of shards leaves the shard out.
         (Address::CommandRequest { domain, shard: None }, Address::CommandRequest { domain: other, .. }) => {
             domain == other
         }
-        _ => said == meant,
+        _ => claimed == address,
     };
-    check(agrees, "the subject")?;
-    if let Request::Command(envelope) | Request::Query(envelope) = &asked {
-        // Whoever asks is no actor: actors send, and hear by message.
-        check(envelope.origin.is_none(), "the origin")?;
+    check(agrees, "subject")?;
+    if let Request::Command(envelope) | Request::Query(envelope) = &request {
+        // The caller is not an actor: actors send one-way messages and receive replies as messages.
+        check(envelope.origin.is_none(), "origin")?;
     }
-    if let Request::Command(envelope) = &mut asked {
+    if let Request::Command(envelope) = &mut request {
         let owned = owns.iter().find(|(domain, _)| *domain == envelope.domain);
         let shard = owned.map(|(domain, shards)| ShardId::new(domain.clone(), shard_of(&envelope.key, *shards)));
-        check(envelope.to.is_none() || envelope.to == shard, "the shard of the key")?;
+        check(envelope.to.is_none() || envelope.to == shard, "shard of the key")?;
         envelope.to = shard;
     }
-    Ok(asked)
+    Ok(request)
 }
 
-/// Tidings.
+/// Decodes a notification.
 pub(super) fn notification(namespace: &Namespace, message: &Message) -> Result<Notification, BridgeError> {
     let headers: Vec<_> = headers::from_nats(message.headers.as_ref()).collect();
-    let tidings = Packet::read_notification(&headers, message.payload.clone())?;
-    check(namespace.parse(&message.subject) == Some(Address::for_notification(&tidings)), "the subject")?;
-    Ok(tidings)
+    let notification = Packet::read_notification(&headers, message.payload.clone())?;
+    check(namespace.parse(&message.subject) == Some(Address::for_notification(&notification)), "subject")?;
+    Ok(notification)
 }
 
 fn check(agrees: bool, what: &str) -> Result<(), BridgeError> {
@@ -118,19 +118,19 @@ fn check(agrees: bool, what: &str) -> Result<(), BridgeError> {
 }
 
 fn subject_mismatch(what: &str) -> BridgeError {
-    BridgeError::Malformed { reason: format!("{what} inside is not that of the subject it came by") }
+    BridgeError::Malformed { reason: format!("the {what} contradicts the subject of the message") }
 }
 
-/// The copy of a refused message: its payload and headers, the subject it came by, and why it was refused.
+/// Returns the copy of a refused message: its payload, headers and subject, and the reason of the refusal.
 ///
-/// A message that a node can have sent is copied whole. Of a larger one only the start is kept, so that a few of them cannot fill
-/// the stream.
+/// A message of a size that a node can send is copied completely. A larger one is truncated, so that a few of them cannot fill the
+/// stream.
 pub(super) fn refused_copy(message: &Message, error: &BridgeError) -> (HeaderMap, Bytes) {
     let mut kept = HeaderMap::new();
     let mut size = 0;
     for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
         let name_text: &str = name.as_ref();
-        // The broker must not take the headers of a stranger for commands of ours.
+        // The broker must not obey headers that another party wrote.
         let is_command = name_text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"));
         for value in values.iter().filter(|_| !is_command) {
             size += name_text.len() + value.as_str().len();
@@ -141,20 +141,20 @@ pub(super) fn refused_copy(message: &Message, error: &BridgeError) -> (HeaderMap
     }
     kept.insert("whizbang-refused", excerpt(&error.to_string()).as_str());
     kept.insert("whizbang-subject", excerpt(&message.subject).as_str());
-    let room = if message.payload.len() > MAX_PAYLOAD_BYTES { MAX_COPIED_OVERSIZE_BYTES } else { MAX_PAYLOAD_BYTES };
-    (kept, message.payload.slice(..message.payload.len().min(room)))
+    let limit = if message.payload.len() > MAX_PAYLOAD_BYTES { MAX_COPIED_OVERSIZE_BYTES } else { MAX_PAYLOAD_BYTES };
+    (kept, message.payload.slice(..message.payload.len().min(limit)))
 }
 
 /// A message as a stream holds it.
 pub(super) struct StoredMessage {
-    /// Its number in the stream.
+    /// The sequence in the stream.
     pub(super) number: u64,
     pub(super) headers: Vec<(String, String)>,
     pub(super) payload: Bytes,
 }
 
 impl StoredMessage {
-    /// Reads a stored message from the API's answer, which has headers and payload in base64.
+    /// Parses a stored message from the response of the API, which has headers and payload in base64.
     pub(super) fn read(answer: &Value) -> Option<Self> {
         let part = |name: &str| {
             let text = answer.pointer(name).and_then(Value::as_str).unwrap_or_default();
@@ -179,7 +179,7 @@ pub(super) fn last_position(shard: &ShardId, headers: &[(String, String)], paylo
     origin.map(|origin| origin.sequence).max()
 }
 
-/// Reads any bytes as JetStream's answers to each kind of request, for tests. Returns whether they say something.
+/// Parses any bytes as a JetStream response to each kind of request, for tests. Returns true if one parser accepts them.
 #[cfg(feature = "testing")]
 pub(crate) fn parses_response(payload: &[u8]) -> bool {
     let acknowledged = super::acknowledgement::parse_payload(payload);
@@ -193,18 +193,18 @@ pub(crate) fn parses_response(payload: &[u8]) -> bool {
     acknowledged.is_ok() || stored.is_some()
 }
 
-/// A text of a stranger, short enough and harmless enough for logs and headers.
+/// Returns the text of another party, shortened and escaped for logs and headers.
 pub(super) fn excerpt(text: &str) -> String {
     text.chars().take(300).flat_map(char::escape_debug).collect()
 }
 
-/// How often JetStream has delivered a message, and its number in the stream, from the subject of its acknowledgement.
-pub(super) fn delivery_numbers(reply: &str) -> (u32, u64) {
-    // `$JS.ACK.stream.consumer.deliveries.number…`; later servers may put a domain and an account before the stream.
-    let tokens: Vec<&str> = reply.split('.').collect();
-    let at = if tokens.len() > 9 { 6 } else { 4 };
-    let deliveries = tokens.get(at).and_then(|token| token.parse().ok()).unwrap_or(1);
-    (deliveries, tokens.get(at + 1).and_then(|token| token.parse().ok()).unwrap_or(0))
+/// Returns the number of deliveries of a message and its sequence in the stream, from the subject of its acknowledgement.
+pub(super) fn delivery_numbers(ack_subject: &str) -> (u32, u64) {
+    // `$JS.ACK.stream.consumer.deliveries.sequence…`; later servers may put a domain and an account before the stream.
+    let tokens: Vec<&str> = ack_subject.split('.').collect();
+    let index = if tokens.len() > 9 { 6 } else { 4 };
+    let deliveries = tokens.get(index).and_then(|token| token.parse().ok()).unwrap_or(1);
+    (deliveries, tokens.get(index + 1).and_then(|token| token.parse().ok()).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_read_from_both_forms_of_an_acknowledgement() {
+    fn delivery_numbers_are_read_from_both_acknowledgement_forms() {
         for (reply, found) in [
             ("$JS.ACK.stream.consumer.3.10.7.1700000000000000000.5", (3, 10)),
             ("$JS.ACK.hub.ABCDEF.stream.consumer.4.11.7.1700000000000000000.5.x", (4, 11)),

@@ -1,6 +1,6 @@
-//! Packets as NATS headers and back.
+//! Conversion of packets to NATS headers and back.
 //!
-//! Called by what sends and takes in. The codec knows no broker and this file knows no envelope.
+//! Called by the publisher and the consumer. The wire encoding knows no broker, and this module knows no envelope.
 
 use std::str::FromStr;
 
@@ -9,7 +9,7 @@ use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
 use crate::bridge::BridgeError;
 use crate::bridge::wire::Packet;
 
-/// The headers of a packet. The codec has checked every name and value, so none is refused.
+/// Returns the headers of a packet. The wire encoding has validated every name and value, so none is invalid.
 pub(super) fn to_nats(packet: &Packet) -> Result<HeaderMap, BridgeError> {
     let mut map = HeaderMap::new();
     for (name, value) in &packet.headers {
@@ -23,10 +23,10 @@ pub(super) fn to_nats(packet: &Packet) -> Result<HeaderMap, BridgeError> {
 }
 
 fn unusable(error: &dyn std::fmt::Display) -> BridgeError {
-    BridgeError::Malformed { reason: format!("a header: {error}") }
+    BridgeError::Malformed { reason: format!("invalid header: {error}") }
 }
 
-/// The headers that came with a message; a name that stands twice comes twice.
+/// Returns the headers of a message; a repeated name occurs repeatedly.
 pub(super) fn from_nats(map: Option<&HeaderMap>) -> impl Iterator<Item = (&str, &str)> {
     map.into_iter()
         .flat_map(HeaderMap::iter)

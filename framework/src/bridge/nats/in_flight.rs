@@ -1,6 +1,6 @@
-//! What the intake has in its hands: messages that are with the node, what is being done, and what is to be written.
+//! The state of the consumer loop: received messages, running tasks, and messages to write.
 //!
-//! Used by the intake alone. A message may hold several envelopes; it is acknowledged when the last of them is settled.
+//! Used by the consumer loop only. A message may contain several envelopes; it is acknowledged when the last one is completed.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -13,29 +13,29 @@ use tokio::time::Instant;
 
 use super::consumer_setup::ConsumerState;
 use super::decode;
-use super::jetstream::Incarnation;
 use super::json_request::Names;
+use super::jetstream::Incarnation;
 use crate::bridge::{AckOutcome, BridgeError, Response};
 
-/// A message that a node did not take comes again after this time, doubled each time up to [`MAX_REDELIVERY_DELAY`].
+/// The delay before the first redelivery of a message; it doubles up to [`MAX_REDELIVERY_DELAY`].
 const MIN_REDELIVERY_DELAY: Duration = Duration::from_millis(50);
 const MAX_REDELIVERY_DELAY: Duration = Duration::from_secs(5);
 
-/// A message that is with the node or waits for it.
+/// A received message that is not acknowledged yet.
 pub(super) struct ReceivedMessage {
-    /// The lane it came by.
+    /// The index of the consumer that received it.
     pub(super) consumer: usize,
-    /// Where its acknowledgement goes.
+    /// The subject of its acknowledgement.
     pub(super) ack_subject: Subject,
-    /// When the server heard of it last.
+    /// The time at which its acknowledgement deadline was last extended.
     pub(super) extended_at: Instant,
-    /// How many of its envelopes are not settled. A message that is not read yet counts as one.
+    /// The number of envelopes that are not completed. A message that is not decoded yet counts as one.
     pub(super) remaining: usize,
-    /// One of them shall come again, and so all of them do.
+    /// At least one envelope needs a redelivery, and therefore all of them.
     pub(super) redeliver: bool,
 }
 
-/// What is to be written: acknowledgements, answers, requests.
+/// A message to write: an acknowledgement, a response or a pull.
 pub(super) struct OutboundMessage {
     pub(super) subject: Subject,
     pub(super) reply: Option<Subject>,
@@ -44,77 +44,79 @@ pub(super) struct OutboundMessage {
 }
 
 impl OutboundMessage {
-    pub(super) fn acknowledgement(subject: Subject, word: impl Into<Bytes>) -> Self {
-        Self { subject, reply: None, headers: HeaderMap::new(), payload: word.into() }
+    pub(super) fn acknowledgement(subject: Subject, payload: impl Into<Bytes>) -> Self {
+        Self { subject, reply: None, headers: HeaderMap::new(), payload: payload.into() }
     }
 }
 
-/// Where an answer goes, and in which form.
+/// The destination and the form of a response.
 pub(super) struct RequestContext {
     pub(super) reply: Subject,
-    /// It is a page of messages.
+    /// The response is a page of messages.
     pub(super) is_page: bool,
-    /// The question was in JSON, and so is the answer: the events behind this position that have such names.
+    /// For a JSON request: the position and the names that it asked for.
     pub(super) json: Option<(u64, Names)>,
 }
 
+/// The result of a task of the consumer loop.
 pub(super) enum Completed {
     Handled(u64, AckOutcome),
-    /// No handler exists here, and why.
+    /// No handler exists here; with the message and the reason.
     Unhandled(u64, Box<Message>, String),
-    /// A refused message was copied to the refused stream, or was not.
+    /// A refused message was copied to the refused stream, or the copy failed.
     CopiedToRefused(u64, Result<(), BridgeError>),
-    /// The answer to a question.
+    /// The response to a request.
     Responded(RequestContext, Response),
-    /// The state of a lane's consumer, and whether it has left messages behind.
+    /// The state of a consumer, and whether it has left messages behind.
     Inspected(usize, Result<ConsumerState, BridgeError>, bool),
-    /// A lane, or none for the streams that are only written to.
+    /// The check of a consumer, or, with `None`, of the streams that are only written to.
     Checked(Option<usize>, Result<Option<Incarnation>, BridgeError>),
 }
 
-/// What is under way.
+/// The state of the consumer loop.
 #[derive(Default)]
 pub(super) struct InFlightMessages {
     pub(super) tasks: FuturesUnordered<BoxFuture<'static, Completed>>,
     pub(super) messages: BTreeMap<u64, ReceivedMessage>,
     pub(super) next_number: u64,
-    /// How many messages are with the node, of all lanes.
+    /// The number of messages that the node handles, over all consumers.
     pub(super) handling: usize,
-    /// How many questions for a page of messages are being answered.
+    /// The number of page requests that are being answered.
     pub(super) pages: usize,
-    /// How many questions are. Counted apart: however many wait for their answer, messages go on.
+    /// The number of requests that are being answered. Counted separately: waiting requests must not block messages.
     pub(super) requests: usize,
     pub(super) outgoing: VecDeque<OutboundMessage>,
-    /// How many streams are still to be looked at before the node hears that the connection is back.
+    /// The number of checks to complete before the node is notified of the reconnection.
     pub(super) pending_checks: usize,
-    /// The connection was lost, or a stream or consumer was, and is back: the node must hear of it.
+    /// The connection, a stream or a consumer was lost and is restored: the node must be notified.
     pub(super) reconnect_pending: bool,
-    /// When the streams that are only written to are looked at, because one is missing.
+    /// The time to check the write-only streams, because one is missing.
     pub(super) check_write_only_at: Option<Instant>,
-    /// When the server must hear of what is in hand.
+    /// The time to extend the acknowledgement deadlines.
     pub(super) extend_at: Option<Instant>,
-    /// The lane that was served last.
+    /// The index of the consumer that was served last.
     pub(super) last_served: usize,
 }
 
 impl InFlightMessages {
-    /// One envelope of a message is settled; with the last of them the message is acknowledged, or asked for again.
-    pub(super) fn complete(&mut self, number: u64, again: bool) {
-        let Some(in_hand) = self.messages.get_mut(&number) else { return };
-        in_hand.redeliver |= again;
-        in_hand.remaining -= 1;
-        if in_hand.remaining > 0 {
+    /// Completes one envelope of a message. With the last one, the message is acknowledged or a redelivery is requested.
+    pub(super) fn complete(&mut self, number: u64, redeliver: bool) {
+        let Some(received) = self.messages.get_mut(&number) else { return };
+        received.redeliver |= redeliver;
+        received.remaining -= 1;
+        if received.remaining > 0 {
             return;
         }
-        let Some(in_hand) = self.messages.remove(&number) else { return };
-        let word = if in_hand.redeliver { nak_with_delay(&in_hand.ack_subject) } else { Bytes::from_static(b"+ACK") };
-        self.outgoing.push_back(OutboundMessage::acknowledgement(in_hand.ack_subject, word));
+        let Some(received) = self.messages.remove(&number) else { return };
+        let payload =
+            if received.redeliver { nak_with_delay(&received.ack_subject) } else { Bytes::from_static(b"+ACK") };
+        self.outgoing.push_back(OutboundMessage::acknowledgement(received.ack_subject, payload));
     }
 }
 
-/// Asks for a message again after a while; the more often it came, the longer.
-fn nak_with_delay(reply: &Subject) -> Bytes {
-    let doubled = decode::delivery_numbers(reply).0.saturating_sub(1).min(10);
+/// Returns a negative acknowledgement whose delay grows with the number of deliveries.
+fn nak_with_delay(ack_subject: &Subject) -> Bytes {
+    let doubled = decode::delivery_numbers(ack_subject).0.saturating_sub(1).min(10);
     let delay = MIN_REDELIVERY_DELAY.saturating_mul(1 << doubled).min(MAX_REDELIVERY_DELAY);
     Bytes::from(format!("-NAK {{\"delay\":{}}}", delay.as_nanos()))
 }

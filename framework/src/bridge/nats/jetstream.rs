@@ -1,7 +1,7 @@
-//! The few requests to JetStream's API that the bridge makes: streams and consumers are looked at, made, and compared.
+//! The requests to the JetStream API: inspects, creates and compares streams, reads and conditionally writes messages.
 //!
-//! Called at attach and after each reconnection. Written against the API itself, so that a setting which a server does not
-//! know and drops in silence is found by comparing what it echoes, on every version alike.
+//! Called at attach and after each reconnection. Written against the API itself: a server silently drops settings that it does not
+//! know, and comparing the settings it returns detects that on every version.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -20,71 +20,71 @@ use super::connection::Connection;
 use super::decode::StoredMessage;
 use crate::bridge::BridgeError;
 
-/// How long one request may take.
+/// The time limit of one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// A cluster that elects a leader is asked again for this long, with pauses of [`RETRY_PAUSE`].
+/// The time for which requests are retried, with pauses of [`RETRY_PAUSE`], while a cluster elects a leader.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(15);
 pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
 const STREAM_NOT_FOUND: u64 = 10059;
 const CONSUMER_NOT_FOUND: u64 = 10014;
 const MESSAGE_NOT_FOUND: u64 = 10037;
-/// Another message is the last one of the subject.
+/// The last message of the subject is another one.
 const WRONG_LAST_SEQUENCE: [u64; 2] = [10071, 10164];
-/// The request fits no node of the cluster, or the account: waiting does not help.
+/// The request exceeds the resources of the cluster or of the account: a retry does not help.
 const INSUFFICIENT_RESOURCES: [u64; 4] = [10023, 10028, 10047, 10074];
 
-/// A stream or a consumer as it should be: settings that are compared, and such as must not be set.
+/// The desired configuration of a stream or consumer: settings to compare, and settings that must not be set.
 pub(super) struct DesiredConfig {
-    /// What it is called in errors: ``stream `x` ``.
+    /// The name in errors: ``stream `x` ``.
     pub(super) label: String,
-    /// The end of the API's subjects: a stream, or `stream.consumer`.
+    /// The last part of the API's subjects: `stream`, or `stream.consumer`.
     pub(super) path: String,
     pub(super) settings: Value,
     pub(super) must_be_unset: &'static [&'static str],
-    /// The settings that may differ: a difference is logged, and the stream or consumer is used as it is.
+    /// The settings that may differ: a difference is logged and the stream or consumer is used unchanged.
     pub(super) adjustable: &'static [&'static str],
 }
 
-/// What is known of a stream that exists.
+/// The identity and the end of an existing stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Incarnation {
-    /// When it was created, as the server writes it.
+    /// The creation time, as the server formats it.
     pub(super) created: String,
-    /// The number of its last message.
+    /// The sequence of the last message.
     pub(super) last: u64,
 }
 
 impl Incarnation {
-    /// Whether `later` is the same stream with nothing lost at its end.
+    /// Returns true if `later` is the same stream and has lost no message at its end.
     pub(super) fn continues(&self, later: &Self) -> bool {
         self.created == later.created && self.last <= later.last
     }
 }
 
-/// Why the API does not do something.
+/// The reason for which an API request failed.
 pub(super) enum ApiFailure {
-    /// What is asked for does not exist.
+    /// The requested object does not exist.
     Missing,
-    /// Another message is the last one than was expected.
+    /// The last message is not the expected one.
     WrongLastSequence,
-    /// It may work later.
+    /// A retry may succeed.
     Transient(BridgeError),
     Permanent(BridgeError),
 }
 
-/// JetStream's API behind one connection.
+/// The JetStream API over one connection.
 #[derive(Clone)]
 pub(super) struct JetStream {
     client: Client,
     broker: Arc<str>,
     denials: broadcast::Sender<String>,
     pub(super) setup: StreamSetup,
-    /// The adjusted settings that were logged, by path.
+    /// The logged differences of adjustable settings, by path.
     adjusted: Arc<Mutex<BTreeMap<String, Vec<AdjustedSetting>>>>,
 }
 
-/// An adjusted setting: its name, its value at the server, and the configured value.
+/// A difference of an adjustable setting: its name, its value at the server, and the configured value.
 type AdjustedSetting = (String, String, String);
 
 impl JetStream {
@@ -98,13 +98,13 @@ impl JetStream {
         }
     }
 
-    /// Makes a stream unless it exists; then compares it.
+    /// Creates a stream if it does not exist, then compares it.
     pub(super) async fn ensure_stream(&self, wanted: &DesiredConfig) -> Result<Incarnation, BridgeError> {
         let info = self.ensure("STREAM", wanted, &wanted.settings).await?;
         Ok(read_incarnation(&info))
     }
 
-    /// What is known of a stream; none if it does not exist.
+    /// Returns the incarnation of a stream; `None` if it does not exist.
     pub(super) async fn stream_info(&self, name: &str) -> Result<Option<Incarnation>, BridgeError> {
         match self.request_with_retry(&format!("STREAM.INFO.{name}"), &Value::Null).await {
             Ok(info) => Ok(Some(read_incarnation(&info))),
@@ -120,11 +120,11 @@ impl JetStream {
                 return Err(self.not_set_up(&wanted.label));
             }
             Err(ApiFailure::Missing) => {
-                let made = self.request_with_retry(&format!("{kind}.CREATE.{path}"), body).await;
-                if made.is_ok() {
-                    tracing::info!(broker = &*self.broker, "made {}", wanted.label);
+                let created = self.request_with_retry(&format!("{kind}.CREATE.{path}"), body).await;
+                if created.is_ok() {
+                    tracing::info!(broker = &*self.broker, "created {}", wanted.label);
                 }
-                made
+                created
             }
             found => found,
         };
@@ -135,13 +135,13 @@ impl JetStream {
             }),
             Err(ApiFailure::Missing) => Err(BridgeError::Unreachable {
                 broker: self.broker.to_string(),
-                reason: format!("{} went away while it was made", wanted.label),
+                reason: format!("{} disappeared while it was created", wanted.label),
             }),
             Err(failure) => Err(self.bridge_error(failure)),
         }
     }
 
-    /// Logs settings that an operator, or an earlier configuration, has set otherwise. Once for each change, not each time.
+    /// Logs adjustable settings that an operator or an earlier configuration has changed, once per change.
     fn warn_about_adjusted(&self, wanted: &DesiredConfig, info: &Value) {
         let different = adjusted_settings(wanted, info);
         let mut known = self.adjusted.lock();
@@ -152,7 +152,7 @@ impl JetStream {
                     setting,
                     found,
                     configured,
-                    "{} differs from this node's configuration and is used as it is; change it with `nats stream edit` or \
+                    "{} differs from this node's configuration and is used unchanged; change it with `nats stream edit` or \
                      `nats consumer edit` if the configuration is right",
                     wanted.label
                 );
@@ -161,9 +161,9 @@ impl JetStream {
         }
     }
 
-    fn not_set_up(&self, what: &str) -> BridgeError {
+    fn not_set_up(&self, label: &str) -> BridgeError {
         let reason =
-            format!("{what} does not exist and this node creates nothing: run the setup (`NatsBuilder::set_up`)");
+            format!("{label} does not exist and this node creates nothing: run the setup (`NatsBuilder::set_up`)");
         BridgeError::Refused { broker: self.broker.to_string(), reason }
     }
 
@@ -177,14 +177,9 @@ impl JetStream {
         }
     }
 
-    /// Publishes a message if the last one of its subject has the number `last`, 0 for none. After an
-    /// error it may be stored all the same.
-    pub(super) async fn publish_after(
-        &self,
-        subject: String,
-        payload: Bytes,
-        last: u64,
-    ) -> Result<PublishOutcome, BridgeError> {
+    /// Publishes a message if the last message of its subject has the sequence `last`, 0 for none. After an error the message may be
+    /// stored nevertheless.
+    pub(super) async fn publish_after(&self, subject: String, payload: Bytes, last: u64) -> Result<PublishOutcome, BridgeError> {
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Expected-Last-Subject-Sequence", last.to_string().as_str());
         match self.request(&subject, payload, Some(headers)).await {
@@ -197,23 +192,23 @@ impl JetStream {
     pub(super) fn bridge_error(&self, failure: ApiFailure) -> BridgeError {
         match failure {
             ApiFailure::Missing => self.refused("it does not exist".to_owned()),
-            ApiFailure::WrongLastSequence => self.refused("the last message is another one".to_owned()),
+            ApiFailure::WrongLastSequence => self.refused("another message is the last one".to_owned()),
             ApiFailure::Transient(error) | ApiFailure::Permanent(error) => error,
         }
     }
 
-    /// An error of the server's making.
+    /// Returns an error for a refusal by the server.
     pub(super) fn refused(&self, reason: String) -> BridgeError {
         BridgeError::Refused { broker: self.broker.to_string(), reason }
     }
 
-    /// Repeats a request while the answer may change by itself.
+    /// Makes an API request and retries transient failures for [`RETRY_TIMEOUT`].
     pub(super) async fn request_with_retry(&self, path: &str, body: &Value) -> Result<Value, ApiFailure> {
         let asking = async {
             loop {
                 match self.api_request(path, body).await {
                     Err(ApiFailure::Transient(error)) => {
-                        tracing::debug!(broker = &*self.broker, path, %error, "JetStream is asked again");
+                        tracing::debug!(broker = &*self.broker, path, %error, "retrying a JetStream request");
                         tokio::time::sleep(RETRY_PAUSE).await;
                     }
                     other => return other,
@@ -251,15 +246,15 @@ impl JetStream {
             biased;
             asked = self.client.send_request(subject.to_owned(), request) => asked,
             () = denied => {
-                let reason = format!("this user may not publish to `{subject}`");
+                let reason = format!("this user is not permitted to publish to `{subject}`");
                 return Err(ApiFailure::Permanent(BridgeError::Refused { broker: self.broker.to_string(), reason }));
             }
         };
         let answer = match asked {
             Ok(answer) => answer,
             Err(error) if error.kind() == RequestErrorKind::NoResponders => {
-                // A server without JetStream says so at once, and so does a cluster that has no leader yet.
-                let reason = "JetStream does not answer: is it on (`nats-server -js`), and in this account?".to_owned();
+                // A server without JetStream reports this immediately, and so does a cluster without a leader.
+                let reason = "no response from JetStream: enable it (`nats-server -js`) in this account".to_owned();
                 let error = BridgeError::Refused { broker: self.broker.to_string(), reason };
                 return Err(if self.client.server_info().jetstream {
                     ApiFailure::Transient(error)
@@ -269,13 +264,13 @@ impl JetStream {
             }
             Err(error) => {
                 return Err(ApiFailure::Transient(BridgeError::Broker {
-                    doing: format!("the request to `{subject}`"),
+                    doing: format!("send a request to `{subject}`"),
                     source: Arc::new(error),
                 }));
             }
         };
         let answer: Value = serde_json::from_slice(&answer.payload).map_err(|error| {
-            let doing = format!("reading the answer of `{subject}`");
+            let doing = format!("parse the response of `{subject}`");
             ApiFailure::Permanent(BridgeError::Broker { doing, source: Arc::new(error) })
         })?;
         let Some(error) = answer.get("error") else { return Ok(answer) };
@@ -294,11 +289,11 @@ impl JetStream {
     }
 }
 
-/// What has become of a message that expects another one to be the last.
+/// The result of a conditional publish.
 pub(super) enum PublishOutcome {
-    /// It is stored, with this number.
+    /// The message is stored, with this sequence.
     Stored(u64),
-    /// Another one is the last of its subject.
+    /// Another message is the last one of its subject.
     Conflict,
 }
 
@@ -309,7 +304,7 @@ fn read_incarnation(info: &Value) -> Incarnation {
     }
 }
 
-/// The adjustable settings that differ from the wanted ones. More room than wanted is no difference worth a word.
+/// Returns the adjustable settings that differ from the desired ones. A larger limit than desired does not count.
 fn adjusted_settings(wanted: &DesiredConfig, info: &Value) -> Vec<AdjustedSetting> {
     let found = |setting: &str| info.pointer("/config").and_then(|config| config.get(setting)).unwrap_or(&Value::Null);
     let is_more = |found: &Value, wanted: &Value| match (found.as_i64(), wanted.as_i64()) {
@@ -322,7 +317,7 @@ fn adjusted_settings(wanted: &DesiredConfig, info: &Value) -> Vec<AdjustedSettin
     different.map(|(setting, value)| (setting.clone(), found(setting).to_string(), value.to_string())).collect()
 }
 
-/// Finds the first setting that differs and must not.
+/// Checks the settings that must not differ and names the first difference.
 fn compare(wanted: &DesiredConfig, info: &Value) -> Result<(), BridgeError> {
     let config = info.get("config").unwrap_or(&Value::Null);
     let found = |setting: &str| config.get(setting).unwrap_or(&Value::Null);
@@ -333,7 +328,7 @@ fn compare(wanted: &DesiredConfig, info: &Value) -> Result<(), BridgeError> {
         wanted: wanted_value.to_owned(),
     };
     for (setting, value) in wanted.settings.as_object().into_iter().flatten() {
-        // The server leaves out what is false.
+        // The server omits settings that are false.
         let is_default = *value == json!(false) && found(setting).is_null();
         if found(setting) != value && !is_default && !wanted.adjustable.contains(&setting.as_str()) {
             return Err(mismatch(setting, &value.to_string()));
@@ -341,7 +336,7 @@ fn compare(wanted: &DesiredConfig, info: &Value) -> Result<(), BridgeError> {
     }
     let is_set = |value: &Value| match value {
         Value::Null | Value::Bool(false) => false,
-        // 0 and -1 both stand for no limit.
+        // 0 and -1 both mean unlimited.
         Value::Number(number) => number.as_f64().is_some_and(|number| number > 0.0),
         Value::String(text) => !text.is_empty(),
         Value::Array(list) => !list.is_empty(),
@@ -369,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_difference_is_named() {
+    fn first_difference_is_reported() {
         assert_eq!(compared(&json!({ "subjects": ["a.>"], "max_age": 60, "max_msg_size": -1, "other": 1 })), Ok(()));
         for (config, error) in [
             (
@@ -391,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn adjustable_settings_may_differ_and_are_named() {
+    fn adjustable_settings_may_differ_and_are_reported() {
         let wanted = DesiredConfig {
             label: "stream `x`".to_owned(),
             path: "x".to_owned(),
@@ -411,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_was_made_anew_or_has_lost_its_end_is_another() {
+    fn recreated_or_truncated_stream_is_detected() {
         let known = Incarnation { created: "monday".to_owned(), last: 7 };
         assert!(known.continues(&Incarnation { last: 9, ..known.clone() }));
         assert!(!known.continues(&Incarnation { last: 6, ..known.clone() }));

@@ -1,8 +1,8 @@
-//! The question for missing events as other languages ask it, and its answer: in JSON, as docs/wire.md describes them.
+//! The JSON request for missing events, as clients in other languages send it, and its response; described in docs/wire.md.
 //!
-//! Called by the intake. A subscriber that takes events of some names alone cannot see a gap in their sequence, because it numbers
-//! all events of the shard. It asks the owner instead: the answer has the events of its names, and says up to which position
-//! these are all there are.
+//! Called by the consumer loop. A subscriber to some event names cannot detect a gap in their sequence, because the sequence
+//! numbers all events of the shard. It asks the owner instead: the response contains the events of these names, and the position
+//! up to which it is complete.
 
 use std::borrow::Cow;
 
@@ -12,23 +12,23 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::headers;
-use crate::bridge::subject::{Address, Namespace};
+use crate::bridge::subject::{Namespace, Address};
 use crate::bridge::wire::{Packet, percent};
 use crate::bridge::{BridgeError, Request};
 use crate::message::{Codec, Envelope, Name};
 
-/// Marks a question in JSON; its value says what is asked for.
+/// The header that marks a JSON request; its value is the kind of request.
 const REQUEST: &str = "whizbang-ask";
-/// What can be asked for.
+/// The only kind of request.
 const EVENTS: &str = "events";
-/// How many events of the log are looked at for one answer.
+/// The maximum number of events of the log that are read for one response.
 const LIMIT: u32 = 1024;
-/// The most names that can be asked for.
+/// The maximum number of requested names.
 const MAX_NAMES: usize = 256;
-/// The bytes of an answer besides its events.
+/// The size in bytes of a response without its events.
 const RESPONSE_OVERHEAD: usize = 128;
 
-/// The names of the events that a question in JSON asks for; all if there are none.
+/// The requested event names; an empty list requests all events.
 pub(super) type Names = Vec<Name>;
 
 #[derive(Deserialize)]
@@ -38,35 +38,35 @@ struct EventsQuery {
     names: Vec<String>,
 }
 
-/// A question in JSON; `None` if the message is not one.
+/// Parses a JSON request; `None` if the message is not one.
 pub(super) fn request(namespace: &Namespace, message: &Message) -> Option<Result<(Request, Names), BridgeError>> {
     let mut found = headers::from_nats(message.headers.as_ref()).filter(|(name, _)| *name == REQUEST);
     let (_, kind) = found.next()?;
     Some(match kind {
         EVENTS => events_request(namespace, message),
-        _ => Err(malformed("it asks for something that is not known")),
+        _ => Err(malformed("unknown kind of JSON request")),
     })
 }
 
 fn events_request(namespace: &Namespace, message: &Message) -> Result<(Request, Names), BridgeError> {
     let Some(Address::EventsRequest(shard)) = namespace.parse(&message.subject) else {
-        return Err(malformed("events cannot be asked for at this subject"));
+        return Err(malformed("the subject does not accept requests for events"));
     };
-    let asked: EventsQuery = serde_json::from_slice(&message.payload)
-        .map_err(|error| malformed(format!("the question is not `{{\"after\": 0, \"names\": [\"…\"]}}`: {error}")))?;
-    if asked.names.len() > MAX_NAMES {
-        return Err(malformed(format!("it has {} names, more than {MAX_NAMES}", asked.names.len())));
+    let query: EventsQuery = serde_json::from_slice(&message.payload)
+        .map_err(|error| malformed(format!("expected `{{\"after\": 0, \"names\": [\"…\"]}}`: {error}")))?;
+    if query.names.len() > MAX_NAMES {
+        return Err(malformed(format!("{} names exceed the limit of {MAX_NAMES}", query.names.len())));
     }
-    let names = asked.names.iter().map(|name| Name::new(name).map_err(|error| malformed(error.to_string())));
-    Ok((Request::Events { shard, after: asked.after, limit: LIMIT }, names.collect::<Result<_, _>>()?))
+    let names = query.names.iter().map(|name| Name::new(name).map_err(|error| malformed(error.to_string())));
+    Ok((Request::Events { shard, after: query.after, limit: LIMIT }, names.collect::<Result<_, _>>()?))
 }
 
 fn malformed(reason: impl Into<String>) -> BridgeError {
     BridgeError::Malformed { reason: reason.into() }
 }
 
-/// The answer: of the events behind `after` those with such names, as many as fit into `max_bytes`. `last` is the position of the
-/// log's last event.
+/// Returns the response: the events after `after` with the requested names, as many as fit into `max_bytes`. `last` is the position
+/// of the last event of the log.
 pub(super) fn response(
     after: u64,
     events: &[Envelope],
@@ -95,7 +95,7 @@ pub(super) fn response(
     Ok(Packet { headers, payload: Bytes::from(payload) })
 }
 
-/// An event in the JSON format of CloudEvents: its headers without `ce-`, and its payload as it is in the log.
+/// Encodes an event in the JSON format of CloudEvents: its headers without `ce-`, and its payload as the log holds it.
 fn cloud_event(event: &Envelope) -> Result<Vec<u8>, BridgeError> {
     if event.codec != Codec::Json || serde_json::from_slice::<serde::de::IgnoredAny>(&event.payload).is_err() {
         return Err(malformed(format!("events of `{}` are not JSON", event.domain)));
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn page_has_the_events_of_its_names_and_says_how_far_it_reaches() {
+    fn response_has_requested_events_and_its_last_position() {
         let events = [event(5, "Lent", "{\"reader\":1.50}"), event(6, "Returned", "{}"), event(7, "Lent", "null")];
         let lent = [Name::new("Lent").unwrap()];
         let answer = response(4, &events, 9, &lent, 10_000);
@@ -165,7 +165,7 @@ mod tests {
         );
         assert_eq!((&first["sequence"], &first["partitionkey"]), (&json!(format!("{:020}", 5)), &json!("library/3")));
         assert_eq!(read(response(4, &events, 9, &[], 10_000))["events"].as_array().unwrap().len(), 3);
-        // What does not fit is asked for next; what has another name takes no room.
+        // Events that do not fit are requested next; events with other names take no space.
         let small = response(4, &events, 9, &lent, 700);
         assert_eq!(read(small)["through"], json!(6));
         assert_eq!(read(response(9, &[], 9, &lent, 700)), json!({ "last": 9, "through": 9, "events": [] }));
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn events_that_are_not_json_are_refused() {
+    fn non_json_events_are_refused() {
         let compact = Envelope { codec: Codec::Bincode, ..event(1, "Lent", "{}") };
         assert!(response(0, &[compact], 1, &[], 10_000).is_err());
         assert!(response(0, &[event(1, "Lent", "{")], 1, &[], 10_000).is_err());

@@ -1,11 +1,12 @@
-//! The bridge to a NATS server with JetStream: commands and events through streams, questions by request and reply.
+//! The bridge to a NATS server with JetStream: commands and events through streams, requests by request/reply.
 //!
-//! Called by the relay and the client; calls the node's door. The only place that knows NATS. docs/wire.md describes
+//! Called by the relay and the client; delivers to the node's [`Inbound`]. No other module knows NATS. docs/wire.md describes the
 //! subjects, streams and headers for operators and for clients in other languages.
-//! The server is a courier: what it loses, the numbers inside the messages show, and the services' logs make good.
+//! The server is only a transport: the sequence numbers in the messages reveal its losses, and the services' logs repair them.
 
 mod acknowledgement;
 mod actor;
+mod pending_replies;
 mod claims;
 mod config;
 mod connection;
@@ -14,19 +15,18 @@ mod consumer_setup;
 mod credentials;
 pub(crate) mod decode;
 mod durability;
+mod json_request;
 mod headers;
 mod in_flight;
 mod jetstream;
-mod json_request;
-mod pending_replies;
 mod permissions;
 mod publisher;
 mod pull_consumer;
-mod recovery;
 mod refused;
 mod servers;
 mod streams;
 mod subscriptions;
+mod recovery;
 mod watchdog;
 
 pub use config::{NatsBuilder, StreamSetup};
@@ -46,27 +46,27 @@ use tokio::sync::{Notify, oneshot, watch};
 use self::acknowledgement::{PublishFailure, has_no_responder};
 use self::actor::{Detach, Loops, NatsActor};
 use self::claims::Claims;
-use self::connection::{Connection, LinkState, client_name, round_trip};
-use self::consumer::{Channel, ChannelSubscriber, ConsumerLoop};
+use self::connection::{Connection, LinkState, round_trip, client_name};
+use self::consumer::{ConsumerLoop, Channel, ChannelSubscriber};
 use self::jetstream::JetStream;
-use self::publisher::{PublisherLoop, Reply, ReplyFuture, ReplyKind};
+use self::publisher::{Reply, ReplyFuture, ReplyKind, PublisherLoop};
 use self::pull_consumer::PullConsumer;
 use self::subscriptions::{subscribe, subscriptions};
-use super::subject::{Address, Namespace};
+use super::subject::{Namespace, Address};
 use super::wire::Packet;
 use super::{Bridge, BridgeError, BridgeHealth, Inbound, NodeCard, Notification, Request, Response};
 use crate::clock::instant;
 use crate::message::{Envelope, Name, ShardId, StoreId};
 use crate::telemetry::Issues;
 
-/// How often a server that is waited for is tried.
+/// The pause between attempts to reach a server at start.
 const CONNECT_RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// A connection that is down for longer is reported by [`Bridge::health`]; a server that restarts is back sooner.
+/// A connection that is down for longer is reported by [`Bridge::health`]. A restarting server is back sooner.
 const DOWN_THRESHOLD: Duration = Duration::from_secs(5);
-/// How long a stream may take to acknowledge a message before it counts as not sent.
+/// The time limit for the acknowledgement of a stream. After that the message counts as not sent.
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A node's connection to a NATS server.
+/// The connection of a node to a NATS server.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), whizbang::bridge::BridgeError> {
@@ -85,12 +85,12 @@ enum AttachState {
     New,
     Attaching,
     Attached(Session),
-    /// It ends what it has begun.
+    /// Detached: finishing the messages in flight.
     Detaching(Session),
     Closed,
 }
 
-/// What sending needs.
+/// The parts of an attached bridge that sending needs.
 #[derive(Clone)]
 struct Session {
     client: Client,
@@ -105,7 +105,7 @@ struct Session {
     claims: Option<Arc<Claims>>,
 }
 
-/// What the loops report about themselves.
+/// The condition that the loops report.
 #[derive(Debug, Default)]
 struct Report {
     issues: Issues,
@@ -114,25 +114,25 @@ struct Report {
 }
 
 impl NatsBridge {
-    /// Describes a bridge to the server at `url`, or to the servers of a cluster, with commas between.
+    /// Returns a builder of a bridge to the server at `url`, or to the servers of a cluster, separated by commas.
     pub fn builder(url: &str) -> NatsBuilder {
         NatsBuilder::new(url)
     }
 
-    /// A bridge to the server at `url`, without password and in the namespace `whizbang`.
+    /// Returns a bridge to the server at `url`, without a login and in the namespace `whizbang`.
     ///
     /// # Errors
-    /// As [`NatsBuilder::connect`].
+    /// As for [`NatsBuilder::connect`].
     pub async fn connect(url: &str) -> Result<Self, BridgeError> {
         Self::builder(url).connect().await
     }
 
     async fn open(config: NatsBuilder) -> Result<Self, BridgeError> {
-        let begun = instant();
+        let started = instant();
         let connection = loop {
             match Connection::open(&config, "whizbang").await {
                 Ok(connection) => break connection,
-                Err(BridgeError::Unreachable { .. }) if begun.elapsed() < config.wait_for_server => {
+                Err(BridgeError::Unreachable { .. }) if started.elapsed() < config.wait_for_server => {
                     tokio::time::sleep(CONNECT_RETRY_PAUSE).await;
                 }
                 Err(error) => return Err(error),
@@ -141,9 +141,9 @@ impl NatsBridge {
         let info = connection.client.server_info();
         if durability::parse_version(&info.version) < (2, 9, 0) || !info.jetstream {
             let reason = if info.jetstream {
-                format!("nats-server {} is older than 2.9", info.version)
-            } else {
-                "the server runs without JetStream: start it with `-js`".to_owned()
+                format!("nats-server {} is older than the minimum 2.9", info.version)
+                } else {
+                    "the server runs without JetStream: start it with `-js`".to_owned()
             };
             return Err(BridgeError::Refused { broker: connection.broker.to_string(), reason });
         }
@@ -156,12 +156,12 @@ impl NatsBridge {
         Ok(Self { config, durability, attached: RwLock::new(AttachState::New) })
     }
 
-    /// Creates the streams and consumers of services, and compares those that exist.
+    /// Creates the streams and consumers of services and compares existing ones.
     async fn set_up(config: &NatsBuilder, cards: &[NodeCard]) -> Result<(), BridgeError> {
         let connection = Connection::open(config, &format!("{}_setup", config.namespace)).await?;
         let jetstream = JetStream::new(&connection, StreamSetup::Create);
         jetstream.ensure_stream(&streams::claims_stream(config)).await?;
-        // All streams first: a service may take the events of one that comes later in the list.
+        // Create all streams first: a service may subscribe to events of a service later in the list.
         for card in cards {
             let own = streams::sources(config, card).into_iter().filter_map(|source| source.owned);
             for wanted in streams::write_only(config, card).into_iter().chain(own) {
@@ -170,7 +170,7 @@ impl NatsBridge {
         }
         for source in cards.iter().flat_map(|card| streams::sources(config, card)) {
             if jetstream.ensure_source(&source).await?.is_none() {
-                let reason = format!("stream `{}` does not exist: the card of its owner is missing", source.stream);
+                let reason = format!("stream `{}` does not exist: add the card of its owner", source.stream);
                 return Err(BridgeError::Refused { broker: connection.broker.to_string(), reason });
             }
         }
@@ -189,7 +189,7 @@ impl NatsBridge {
         }
     }
 
-    async fn start(&self, card: NodeCard, door: Arc<dyn Inbound>) -> Result<Session, BridgeError> {
+    async fn start(&self, card: NodeCard, inbound: Arc<dyn Inbound>) -> Result<Session, BridgeError> {
         let config = &self.config;
         let mut connection = Connection::open(config, &client_name(&config.namespace, &card.service)).await?;
         connection.wait_until_up().await;
@@ -201,7 +201,7 @@ impl NatsBridge {
         let jetstream = JetStream::new(&connection, config.stream_setup);
         let claims_stream = streams::claims_stream(config);
         let claims = Claims::new(jetstream.clone(), config.namespace.clone(), claims_stream, &card).map(Arc::new);
-        // Before anything else: the domain of another store must be left as it is.
+        // Check the claims before changing anything: a domain of another store must stay untouched.
         if let Some(claims) = &claims {
             claims.check().await?;
         }
@@ -210,29 +210,30 @@ impl NatsBridge {
             jetstream.ensure_stream(wanted).await?;
         }
         let inbox = client.new_inbox();
-        let answers = subscribe(&client, format!("{inbox}.r.*"), None).await?;
-        let mut gates = SelectAll::new();
-        let mut lanes = Vec::new();
-        for (at, source) in streams::sources(config, &card).into_iter().enumerate() {
+        let replies = subscribe(&client, format!("{inbox}.r.*"), None).await?;
+        let mut subscribers = SelectAll::new();
+        let mut consumers = Vec::new();
+        for (index, source) in streams::sources(config, &card).into_iter().enumerate() {
             let incarnation = jetstream.ensure_source(&source).await?;
-            let pulled = format!("{inbox}.p.{at}");
-            gates.push(ChannelSubscriber::new(Channel::Stream(at), subscribe(&client, pulled.clone(), None).await?));
-            lanes.push(PullConsumer::new(source, pulled.into(), incarnation));
+            let pulled = format!("{inbox}.p.{index}");
+            subscribers
+                .push(ChannelSubscriber::new(Channel::Stream(index), subscribe(&client, pulled.clone(), None).await?));
+            consumers.push(PullConsumer::new(source, pulled.into(), incarnation));
         }
-        for (gate, subject, shared) in subscriptions(&config.namespace, &card) {
-            // Of all nodes that could answer a question one gets it.
+        for (channel, subject, shared) in subscriptions(&config.namespace, &card) {
+            // A queue group: one of the nodes that can answer a request receives it.
             let group = shared.then(|| "whizbang".to_owned());
-            gates.push(ChannelSubscriber::new(gate, subscribe(&client, subject, group).await?));
+            subscribers.push(ChannelSubscriber::new(channel, subscribe(&client, subject, group).await?));
         }
         let mut watched = Vec::new();
         for subject in claims.iter().flat_map(|claims| claims.subjects()) {
             watched.push(subscribe(&client, subject, None).await?);
         }
-        // What is subscribed counts once the server has read it, and what it denies it has said by then.
+        // A subscription counts once the server has read it. Two round trips also bring back its denials.
         round_trip(&client).await;
         round_trip(&client).await;
         if let Ok(subject) = denials.try_recv() {
-            let reason = format!("this user may not use `{subject}`");
+            let reason = format!("this user is not permitted to use `{subject}`");
             return Err(BridgeError::Refused { broker: connection.broker.to_string(), reason });
         }
         if !connection.link.borrow().up {
@@ -241,7 +242,7 @@ impl NatsBridge {
         if let Some(claims) = &claims {
             claims.claim_all().await?;
         }
-        let outgoing = Arc::new(PublisherLoop::new(
+        let publisher = Arc::new(PublisherLoop::new(
             format!("{inbox}.r"),
             config.namespace.clone(),
             connection.link.clone(),
@@ -250,42 +251,41 @@ impl NatsBridge {
         let (closing, closed) = oneshot::channel();
         let report = Arc::<Report>::default();
         let link = connection.link.clone();
-        let renewing: BoxFuture<'static, ()> = match &claims {
+        let claim_renewal: BoxFuture<'static, ()> = match &claims {
             Some(claims) => {
-                Arc::clone(claims).run(watched, connection.link.clone(), Arc::clone(&door), Arc::clone(&report)).boxed()
+                Arc::clone(claims).run(watched, connection.link.clone(), Arc::clone(&inbound), Arc::clone(&report)).boxed()
             }
             None => ready(()).boxed(),
         };
-        let intake = ConsumerLoop {
+        let consumer = ConsumerLoop {
             report: Arc::clone(&report),
             client: client.clone(),
             jetstream: jetstream.clone(),
             namespace: config.namespace.clone(),
             service: card.service,
             owns: card.owns,
-            inbound: door,
-            publisher: Arc::clone(&outgoing),
+            inbound,
+            publisher: Arc::clone(&publisher),
             link: connection.link,
             ack_wait: config.ack_wait,
-            consumers: lanes,
+            consumers,
             write_only: Arc::new(written),
-            subscribers: gates,
+            subscribers,
             closing: closed,
         };
-        let loops =
-            Loops { replies: answers, consumer: intake, denials, claim_renewal: renewing, report: Arc::clone(&report) };
+        let loops = Loops { replies, consumer, denials, claim_renewal, report: Arc::clone(&report) };
         let abandoned = Arc::<Notify>::default();
         let actor =
-            NatsActor::new(client.clone(), Arc::clone(&outgoing), loops, closing, Arc::clone(&abandoned)).start();
+            NatsActor::new(client.clone(), Arc::clone(&publisher), loops, closing, Arc::clone(&abandoned)).start();
         let ending = connection.ending;
-        Ok(Session { client, publisher: outgoing, actor, abandoned, ending, link, report, jetstream, claims })
+        Ok(Session { client, publisher, actor, abandoned, ending, link, report, jetstream, claims })
     }
 }
 
 impl Session {
-    fn publish(&self, packet: Packet, subject: String, awaits: ReplyKind) -> Result<ReplyFuture, BridgeError> {
+    fn publish(&self, packet: Packet, subject: String, reply: ReplyKind) -> Result<ReplyFuture, BridgeError> {
         self.check_size(&packet)?;
-        self.publisher.publish(subject, headers::to_nats(&packet)?, packet.payload, awaits)
+        self.publisher.publish(subject, headers::to_nats(&packet)?, packet.payload, reply)
     }
 
     fn check_size(&self, packet: &Packet) -> Result<(), BridgeError> {
@@ -293,27 +293,27 @@ impl Session {
         if bytes > limit { Err(BridgeError::Oversize { bytes, limit }) } else { Ok(()) }
     }
 
-    async fn wait_for_acknowledgement(self, answering: ReplyFuture, domain: String) -> Result<(), BridgeError> {
-        match answering.within(ACK_TIMEOUT).await? {
+    async fn wait_for_acknowledgement(self, reply: ReplyFuture, domain: String) -> Result<(), BridgeError> {
+        match reply.within(ACK_TIMEOUT).await? {
             Some(Reply::Acknowledgement(Ok(())) | Reply::Response(_)) => Ok(()),
-            // No stream takes the subject: its owner, who would have made it, was never here.
+            // No stream takes the subject: the owner, which would have created it, has never run here.
             Some(Reply::Acknowledgement(Err(PublishFailure::NoStream))) => Err(BridgeError::NoOwner { domain }),
             Some(Reply::Acknowledgement(Err(PublishFailure::Rejected(source)))) => {
-                Err(BridgeError::Broker { doing: "publishing to a stream".to_owned(), source })
+                Err(BridgeError::Broker { doing: "publish to a stream".to_owned(), source })
             }
-            // It may be in the stream; who sends it again does so with the same id.
+            // It may be stored; the sender retries with the same id.
             None => Err(BridgeError::NoResponse { domain, deadline: ACK_TIMEOUT }),
         }
     }
 }
 
-/// A message that is nowhere addressed.
-fn unaddressable(what: &str) -> BridgeError {
-    BridgeError::Malformed { reason: format!("{what}: it cannot be addressed") }
+/// Returns the error for a message without an address.
+fn unaddressable(reason: &str) -> BridgeError {
+    BridgeError::Malformed { reason: format!("message without an address: {reason}") }
 }
 
 impl Bridge for NatsBridge {
-    fn attach<'a>(&'a self, card: NodeCard, door: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
+    fn attach<'a>(&'a self, card: NodeCard, inbound: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
         async move {
             {
                 let mut attached = self.attached.write();
@@ -322,11 +322,11 @@ impl Bridge for NatsBridge {
                 }
                 *attached = AttachState::Attaching;
             }
-            let started = self.start(card, door).await;
+            let started = self.start(card, inbound).await;
             let mut attached = self.attached.write();
             match started {
-                Ok(line) => {
-                    *attached = AttachState::Attached(line);
+                Ok(session) => {
+                    *attached = AttachState::Attached(session);
                     Ok(())
                 }
                 Err(error) => {
@@ -339,35 +339,35 @@ impl Bridge for NatsBridge {
     }
 
     fn send(&self, envelope: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
-        let posted = self.session().and_then(|line| {
-            let place = Address::for_message(&envelope).ok_or_else(|| unaddressable("no shard to send it to"))?;
+        let published = self.session().and_then(|session| {
+            let address = Address::for_message(&envelope).ok_or_else(|| unaddressable("no destination shard"))?;
             let packet = Packet::from_envelope(&envelope)?;
-            let answering = line.publish(packet, self.namespace().subject(&place), ReplyKind::Acknowledgement)?;
+            let reply = session.publish(packet, self.namespace().subject(&address), ReplyKind::Acknowledgement)?;
             let domain = envelope.to.as_ref().map_or(&envelope.domain, |to| &to.domain).to_string();
-            Ok((line, answering, domain))
+            Ok((session, reply, domain))
         });
-        match posted {
-            Ok((line, answering, domain)) => line.wait_for_acknowledgement(answering, domain).boxed(),
+        match published {
+            Ok((session, reply, domain)) => session.wait_for_acknowledgement(reply, domain).boxed(),
             Err(error) => ready(Err(error)).boxed(),
         }
     }
 
     fn publish(&self, event: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
-        let posted = self.session().and_then(|line| {
+        let published = self.session().and_then(|session| {
             Packet::check(&event)?;
             let domain = event.domain.to_string();
-            let answering = line.publisher.publish_event(event)?;
-            Ok((line, answering, domain))
+            let reply = session.publisher.publish_event(event)?;
+            Ok((session, reply, domain))
         });
-        match posted {
-            Ok((line, answering, domain)) => async move {
-                let outgoing = Arc::clone(&line.publisher);
-                let published = line.wait_for_acknowledgement(answering, domain).await;
-                if matches!(published, Err(BridgeError::NoOwner { .. })) {
-                    // The owner is this node: it made the stream when it started, and somebody has deleted it since.
-                    outgoing.stream_missing.notify_one();
+        match published {
+            Ok((session, reply, domain)) => async move {
+                let publisher = Arc::clone(&session.publisher);
+                let acknowledged = session.wait_for_acknowledgement(reply, domain).await;
+                if matches!(acknowledged, Err(BridgeError::NoOwner { .. })) {
+                    // The owner is this node: it created the stream at start, so the stream has been deleted since.
+                    publisher.stream_missing.notify_one();
                 }
-                published
+                acknowledged
             }
             .boxed(),
             Err(error) => ready(Err(error)).boxed(),
@@ -378,10 +378,10 @@ impl Bridge for NatsBridge {
         async move {
             let jetstream = self.session()?.jetstream;
             let (stream, subject) = (self.namespace().event_stream(&shard.domain), Address::Events(shard.clone()));
-            let together = self.namespace().subject(&subject);
+            let pack_subject = self.namespace().subject(&subject);
             let mut last = None;
-            // Events travel alone, under their name, or several in one message.
-            for subject in [format!("{together}.*"), together] {
+            // Events are published alone, under their name, or packed into one message.
+            for subject in [format!("{pack_subject}.*"), pack_subject] {
                 if let Some(stored) = jetstream.last_message(&stream, &subject).await? {
                     last = last.max(decode::last_position(shard, &stored.headers, stored.payload));
                 }
@@ -399,33 +399,33 @@ impl Bridge for NatsBridge {
         async move { claims::owner(&self.session()?.jetstream, self.namespace(), domain).await }.boxed()
     }
 
-    fn request(&self, to: Request, deadline: Duration) -> BoxFuture<'_, Result<Response, BridgeError>> {
+    fn request(&self, request: Request, deadline: Duration) -> BoxFuture<'_, Result<Response, BridgeError>> {
         async move {
-            let packet = self.session().and_then(|line| Ok((line, Packet::from_request(&to)?)));
-            let subject = self.namespace().subject(&Address::for_request(&to));
-            let answering = packet.and_then(|(line, packet)| line.publish(packet, subject, ReplyKind::Response))?;
-            let domain = to.domain().to_string();
-            match answering.within(deadline).await? {
+            let packet = self.session().and_then(|session| Ok((session, Packet::from_request(&request)?)));
+            let subject = self.namespace().subject(&Address::for_request(&request));
+            let reply = packet.and_then(|(session, packet)| session.publish(packet, subject, ReplyKind::Response))?;
+            let domain = request.domain().to_string();
+            match reply.within(deadline).await? {
                 None => Err(BridgeError::NoResponse { domain, deadline }),
                 Some(Reply::Acknowledgement(_)) => Err(BridgeError::NoResponse { domain, deadline }),
-                Some(Reply::Response(answer)) if has_no_responder(&answer) => Err(BridgeError::NoOwner { domain }),
-                Some(Reply::Response(answer)) => {
-                    let headers: Vec<_> = headers::from_nats(answer.headers.as_ref()).collect();
-                    let read = Packet::read_response(&headers, answer.payload.clone());
-                    read.map_err(|error| error.in_response(to.domain()))
+                Some(Reply::Response(message)) if has_no_responder(&message) => Err(BridgeError::NoOwner { domain }),
+                Some(Reply::Response(message)) => {
+                    let headers: Vec<_> = headers::from_nats(message.headers.as_ref()).collect();
+                    let response = Packet::read_response(&headers, message.payload.clone());
+                    response.map_err(|error| error.in_response(request.domain()))
                 }
             }
         }
         .boxed()
     }
 
-    fn notify(&self, tidings: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
-        let told = self.session().and_then(|line| {
-            let packet = Packet::from_notification(&tidings);
-            let subject = self.namespace().subject(&Address::for_notification(&tidings));
-            line.publisher.publish_unawaited(subject, headers::to_nats(&packet)?, packet.payload)
+    fn notify(&self, notification: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
+        let published = self.session().and_then(|session| {
+            let packet = Packet::from_notification(&notification);
+            let subject = self.namespace().subject(&Address::for_notification(&notification));
+            session.publisher.publish_unawaited(subject, headers::to_nats(&packet)?, packet.payload)
         });
-        ready(told).boxed()
+        ready(published).boxed()
     }
 
     fn durability(&self) -> String {
@@ -433,37 +433,36 @@ impl Bridge for NatsBridge {
     }
 
     fn health(&self) -> BridgeHealth {
-        let line = match &*self.attached.read() {
-            AttachState::Attached(line) | AttachState::Detaching(line) => line.clone(),
+        let session = match &*self.attached.read() {
+            AttachState::Attached(session) | AttachState::Detaching(session) => session.clone(),
             AttachState::New | AttachState::Attaching | AttachState::Closed => return BridgeHealth::default(),
         };
-        let mut issues = line.report.issues.texts();
-        let link = *line.link.borrow();
+        let mut issues = session.report.issues.texts();
+        let link = *session.link.borrow();
         let down = instant().saturating_duration_since(link.since);
         if !link.up && down >= DOWN_THRESHOLD {
             issues.push(format!(
-                "no connection to {} for {} s: nothing reaches or leaves other services; it is tried again without end, check \
-                 the server and the network",
-                line.publisher.broker(),
+                "no connection to {} for {} s, no messages to or from other services: check the server and the network; retrying",
+                session.publisher.broker(),
                 down.as_secs()
             ));
         }
         BridgeHealth {
             issues,
-            refused: line.report.refused.load(Ordering::Relaxed),
-            recreated_consumers: line.report.recreated_consumers.load(Ordering::Relaxed),
+            refused: session.report.refused.load(Ordering::Relaxed),
+            recreated_consumers: session.report.recreated_consumers.load(Ordering::Relaxed),
         }
     }
 
     fn detach(&self) -> BoxFuture<'_, Result<(), BridgeError>> {
         async move {
-            let line = self.session()?;
-            *self.attached.write() = AttachState::Detaching(line.clone());
-            line.ending.store(true, Ordering::Relaxed);
-            // An actor that is gone has nothing left to end.
-            let _ = line.actor.send(Detach).await;
-            if let Some(claims) = &line.claims
-                && line.link.borrow().up
+            let session = self.session()?;
+            *self.attached.write() = AttachState::Detaching(session.clone());
+            session.ending.store(true, Ordering::Relaxed);
+            // The actor may have stopped already; then nothing is left to finish.
+            let _ = session.actor.send(Detach).await;
+            if let Some(claims) = &session.claims
+                && session.link.borrow().up
             {
                 claims.release().await;
             }
@@ -475,10 +474,10 @@ impl Bridge for NatsBridge {
 
     fn abandon(&self) {
         let mut attached = self.attached.write();
-        if let AttachState::Attached(line) | AttachState::Detaching(line) = &*attached {
-            line.ending.store(true, Ordering::Relaxed);
-            line.publisher.abandon();
-            line.abandoned.notify_one();
+        if let AttachState::Attached(session) | AttachState::Detaching(session) = &*attached {
+            session.ending.store(true, Ordering::Relaxed);
+            session.publisher.abandon();
+            session.abandoned.notify_one();
             *attached = AttachState::Closed;
         }
     }

@@ -1,6 +1,6 @@
-//! What was written and is not answered yet, and how much of it may wait for the acknowledgement of a stream.
+//! Written messages that wait for a reply, and the limit of those that wait for the acknowledgement of a stream.
 //!
-//! Used by what goes out alone.
+//! Used by the publisher only.
 
 use std::collections::HashMap;
 
@@ -10,50 +10,50 @@ use tokio::sync::oneshot;
 use super::acknowledgement::PublishFailure;
 use crate::bridge::BridgeError;
 
-/// How many messages may wait for their acknowledgement by a stream.
+/// The maximum number of messages that wait for an acknowledgement.
 const MAX_UNACKNOWLEDGED: usize = 1024;
-/// How many bytes of payload they have at most; one message may have more.
+/// The maximum total payload of these messages in bytes; a single message may exceed it.
 const MAX_UNACKNOWLEDGED_BYTES: usize = 16 << 20;
 
-/// What is awaited after a message is written.
+/// The kind of reply that a message waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReplyKind {
-    /// The stream's acknowledgement: counts in the window, and fails when the connection is lost.
+    /// The acknowledgement of a stream: counts in the window, and fails when the connection is lost.
     Acknowledgement,
-    /// Somebody's answer, which may still come after the connection was lost.
+    /// The response of another node, which may still arrive after a reconnection.
     Response,
 }
 
-/// What came back.
+/// A received reply.
 #[derive(Clone, Debug)]
 pub(super) enum Reply {
-    /// Somebody's answer.
+    /// The response of another node.
     Response(Message),
-    /// What the stream says.
+    /// The acknowledgement of a stream.
     Acknowledgement(Result<(), PublishFailure>),
 }
 
-/// Why there is no answer.
+/// The reason for a missing reply.
 #[derive(Clone, Debug)]
 pub(super) enum ReplyError {
-    /// It was not sent.
+    /// The message was not sent.
     NotSent(BridgeError),
-    /// It was sent, and the connection was lost before an answer came: it may have arrived.
+    /// The message was sent and the connection was lost before a reply arrived: it may have been delivered.
     ConnectionLost,
 }
 
 pub(super) struct PendingReply {
-    /// Known once it is written.
+    /// The subject, known once the message is written.
     pub(super) subject: Option<Subject>,
     pub(super) kind: ReplyKind,
-    /// Its bytes, once it is written. Of a pack only the first counts in the window.
+    /// The size in bytes, known once the message is written. Only the first message of a pack counts in the window.
     pub(super) written_bytes: Option<usize>,
-    /// What else is in the same pack: one answer is for all.
+    /// The other messages of the same pack, which share the acknowledgement.
     pub(super) packed_with: Vec<u64>,
     pub(super) reply: oneshot::Sender<Result<Reply, ReplyError>>,
 }
 
-/// What is not answered, by number.
+/// The messages without a reply, by number.
 #[derive(Default)]
 pub(super) struct PendingReplies {
     pub(super) entries: HashMap<u64, PendingReply, foldhash::fast::FixedState>,
@@ -62,22 +62,22 @@ pub(super) struct PendingReplies {
 }
 
 impl PendingReplies {
-    /// Whether one more message may be written that waits for its acknowledgement.
+    /// Returns true if one more message that waits for an acknowledgement may be written.
     pub(super) fn has_capacity(&self) -> bool {
         self.unacknowledged < MAX_UNACKNOWLEDGED && self.bytes < MAX_UNACKNOWLEDGED_BYTES
     }
 
-    /// Whether a stream still has to acknowledge something.
+    /// Returns true if no message waits for an acknowledgement.
     pub(super) fn all_acknowledged(&self) -> bool {
         self.unacknowledged == 0
     }
 
-    /// Notes that a message is being written. Returns `false` if its sender no longer waits.
+    /// Records that a message is being written. Returns `false` if its sender no longer waits.
     pub(super) fn mark_written(&mut self, number: u64, subject: &Subject, bytes: usize) -> bool {
-        let Some(awaited) = self.entries.get_mut(&number) else { return false };
-        awaited.written_bytes = Some(bytes);
-        awaited.subject = Some(subject.clone());
-        if awaited.kind == ReplyKind::Acknowledgement {
+        let Some(entry) = self.entries.get_mut(&number) else { return false };
+        entry.written_bytes = Some(bytes);
+        entry.subject = Some(subject.clone());
+        if entry.kind == ReplyKind::Acknowledgement {
             self.unacknowledged += 1;
             self.bytes += bytes;
         }
@@ -85,12 +85,12 @@ impl PendingReplies {
     }
 
     pub(super) fn remove(&mut self, number: u64) -> Option<PendingReply> {
-        let awaited = self.entries.remove(&number)?;
-        if let Some(bytes) = awaited.written_bytes.filter(|_| awaited.kind == ReplyKind::Acknowledgement) {
+        let entry = self.entries.remove(&number)?;
+        if let Some(bytes) = entry.written_bytes.filter(|_| entry.kind == ReplyKind::Acknowledgement) {
             self.unacknowledged -= 1;
             self.bytes -= bytes;
         }
-        Some(awaited)
+        Some(entry)
     }
 }
 
@@ -100,31 +100,22 @@ mod tests {
 
     #[test]
     fn unacknowledged_messages_are_bounded_in_count_and_bytes() {
-        for (bytes, most) in
-            [(0, MAX_UNACKNOWLEDGED), (MAX_UNACKNOWLEDGED_BYTES / 4, 4), (2 * MAX_UNACKNOWLEDGED_BYTES, 1)]
-        {
-            let mut open = PendingReplies::default();
+        for (bytes, most) in [(0, MAX_UNACKNOWLEDGED), (MAX_UNACKNOWLEDGED_BYTES / 4, 4), (2 * MAX_UNACKNOWLEDGED_BYTES, 1)] {
+            let mut pending = PendingReplies::default();
             let mut written = 0;
-            while open.has_capacity() {
-                let (done, _) = oneshot::channel();
-                let awaits = ReplyKind::Acknowledgement;
-                let awaited = PendingReply {
-                    subject: None,
-                    kind: awaits,
-                    written_bytes: None,
-                    packed_with: Vec::new(),
-                    reply: done,
-                };
-                open.entries.insert(written, awaited);
-                assert!(open.mark_written(written, &Subject::from("a"), bytes));
+            while pending.has_capacity() {
+                let (reply, _) = oneshot::channel();
+                let kind = ReplyKind::Acknowledgement;
+                let entry = PendingReply { subject: None, kind, written_bytes: None, packed_with: Vec::new(), reply };
+                pending.entries.insert(written, entry);
+                assert!(pending.mark_written(written, &Subject::from("a"), bytes));
                 written += 1;
             }
             assert_eq!(written, most as u64);
-            assert!(
-                open.remove(0).is_some() && open.has_capacity() && !open.mark_written(0, &Subject::from("a"), bytes)
-            );
-            (1..written).for_each(|number| drop(open.remove(number)));
-            assert!(open.all_acknowledged() && open.bytes == 0);
+            assert!(pending.remove(0).is_some() && pending.has_capacity());
+            assert!(!pending.mark_written(0, &Subject::from("a"), bytes));
+            (1..written).for_each(|number| drop(pending.remove(number)));
+            assert!(pending.all_acknowledged() && pending.bytes == 0);
         }
     }
 }

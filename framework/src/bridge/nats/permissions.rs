@@ -1,8 +1,8 @@
-//! The text of a permissions block for nats-server, made from the cards of services.
+//! Permissions for nats-server, generated from the cards of services.
 //!
-//! Called by operators and deployment scripts, not by a running node. A subject names its sender, so a service that may publish
-//! only to its own subjects cannot forge another's origin. That holds only while it cannot create streams: a stream may read
-//! every subject of the account, republish to any, and acknowledge requests that were meant for others.
+//! Called by operators and deployment scripts, not by a running node. A subject contains the domain of its sender, so a service that
+//! may publish only to its own subjects cannot forge another origin. That holds only while it cannot create streams: a stream can
+//! read every subject of the account, republish to any, and acknowledge requests that were meant for others.
 
 use std::fmt::Write;
 
@@ -12,7 +12,7 @@ use crate::bridge::NodeCard;
 use crate::bridge::subject::Namespace;
 use crate::message::Name;
 
-/// The least permissions with which an identity works.
+/// The minimum permissions of an identity.
 ///
 /// ```
 /// use whizbang::bridge::NodeCard;
@@ -36,23 +36,23 @@ use crate::message::Name;
 pub struct NatsPermissions {
     /// The name of the identity: the service, or `setup`.
     pub identity: String,
-    /// The subjects it may publish to.
+    /// The subjects that it may publish to.
     pub publish: Vec<String>,
-    /// The subjects it may subscribe to.
+    /// The subjects that it may subscribe to.
     pub subscribe: Vec<String>,
 }
 
 impl NatsPermissions {
-    /// The permissions of a node that creates nothing ([`StreamSetup::Existing`](super::StreamSetup::Existing)): its own
-    /// subjects, and reading and acknowledging what its own consumers deliver.
+    /// Returns the permissions of a node that creates nothing ([`StreamSetup::Existing`](super::StreamSetup::Existing)): its own
+    /// subjects, and reading and acknowledging the messages of its own consumers.
     ///
-    /// With these a service cannot send, record or answer in the name of another, and cannot read what is not addressed to it.
+    /// With these a service cannot send, record or respond in the name of another, and cannot read messages to others.
     pub fn runtime(card: &NodeCard, namespace: &Namespace) -> Self {
         let ns = namespace;
         let inbox = format!("_INBOX_{}.>", client_name(ns, &card.service));
         let mut publish = vec![inbox.clone()];
         let mut subscribe = vec![inbox];
-        // Commands and questions from outside are open to all: the owner of the domain decides about them.
+        // Commands and queries of external callers are open to all: the owner of the domain authorizes them.
         publish.push(format!("{ns}.cmd.*.*.outside"));
         publish.push(format!("{ns}.ask.*.cmd.*"));
         publish.push(format!("{ns}.qry.*.*"));
@@ -61,7 +61,7 @@ impl NatsPermissions {
             publish.push(stream_info(&ns.refused_stream(&card.service)));
         }
         if receives_messages(card) {
-            // To find which store speaks for a domain.
+            // To find the store that holds the claim on a domain.
             publish.push(format!("$JS.API.STREAM.MSG.GET.{}", ns.claims_stream()));
         }
         if !card.owns.is_empty() {
@@ -70,7 +70,7 @@ impl NatsPermissions {
         for (domain, _) in &card.owns {
             publish.push(ns.claim_subject(domain));
             subscribe.push(ns.claim_subject(domain));
-            // Commands and replies to any domain, but only in the name of its own shards.
+            // Commands and replies to any domain, but only from its own shards.
             publish.push(format!("{ns}.cmd.*.*.{domain}.*"));
             publish.push(ns.event_filter(domain));
             publish.push(ns.head_filter(domain));
@@ -78,7 +78,7 @@ impl NatsPermissions {
             publish.push(format!("{ns}.ask.*.out.*.{domain}.*"));
             publish.push(format!("{ns}.ask.*.mark.*.{domain}.*"));
             publish.push(stream_info(&ns.event_stream(domain)));
-            // To find at start what of its own log was never published.
+            // To find unpublished events of its own log at start.
             publish.push(format!("$JS.API.STREAM.MSG.GET.{}", ns.event_stream(domain)));
             publish.extend(read_stream(&ns.direct_stream(domain), &card.service));
             subscribe.push(ns.request_filter(domain));
@@ -95,10 +95,10 @@ impl NatsPermissions {
         Self::of(card.service.to_string(), publish, subscribe)
     }
 
-    /// The permissions of the identity that runs [`NatsBuilder::set_up`](super::NatsBuilder::set_up) for these services: it
-    /// creates their streams and consumers and takes part in nothing.
+    /// Returns the permissions of the identity that runs [`NatsBuilder::set_up`](super::NatsBuilder::set_up) for these services: it
+    /// creates their streams and consumers and sends no messages.
     ///
-    /// It can read and forge everything in its account all the same, by the streams it may create: keep its login out of the
+    /// Through the streams that it may create it can still read and forge everything in its account: keep its login out of the
     /// services.
     pub fn setup(cards: &[NodeCard], namespace: &Namespace) -> Self {
         let ns = namespace;
@@ -122,7 +122,7 @@ impl NatsPermissions {
         Self::of("setup".to_owned(), publish, vec![inbox])
     }
 
-    /// The permissions of a node that creates its own streams and consumers
+    /// Returns the permissions of a node that creates its own streams and consumers
     /// ([`StreamSetup::Create`](super::StreamSetup::Create)).
     ///
     /// **They do not isolate services from each other**: the server checks the names of streams, not their subjects. They keep a
@@ -133,7 +133,7 @@ impl NatsPermissions {
         let Self { mut publish, subscribe, identity } = Self::runtime(card, namespace);
         publish.extend(Self::setup(std::slice::from_ref(card), namespace).publish);
         publish.retain(|subject| !subject.starts_with(&format!("_INBOX_{ns}_setup")));
-        // A consumer that has stalled is deleted and created again.
+        // A stalled consumer is deleted and created again.
         for (domain, _) in &card.owns {
             publish.push(format!("$JS.API.CONSUMER.DELETE.{}.{}", ns.direct_stream(domain), card.service));
         }
@@ -156,17 +156,17 @@ fn stream_info(stream: &str) -> String {
     format!("$JS.API.STREAM.INFO.{stream}")
 }
 
-/// The requests that create a stream and compare it.
+/// Returns the subjects of the requests that create a stream and compare it.
 fn create_stream(stream: &str) -> [String; 2] {
     [format!("$JS.API.STREAM.CREATE.{stream}"), stream_info(stream)]
 }
 
-/// The requests that create a consumer and compare it.
+/// Returns the subjects of the requests that create a consumer and compare it.
 fn create_consumer(stream: &str, service: &Name) -> [String; 2] {
     [format!("$JS.API.CONSUMER.CREATE.{stream}.{service}"), format!("$JS.API.CONSUMER.INFO.{stream}.{service}")]
 }
 
-/// The requests that read from a stream, through the consumer of the service's name.
+/// Returns the subjects of the requests that read from a stream, through the consumer named after the service.
 fn read_stream(stream: &str, service: &Name) -> [String; 4] {
     [
         stream_info(stream),
@@ -176,7 +176,7 @@ fn read_stream(stream: &str, service: &Name) -> [String; 4] {
     ]
 }
 
-/// The text for nats-server's configuration: a variable that a user's `permissions` can name.
+/// Formats a variable of the nats-server configuration, for the `permissions` of a user.
 impl std::fmt::Display for NatsPermissions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let list = |subjects: &[String]| {
@@ -187,10 +187,10 @@ impl std::fmt::Display for NatsPermissions {
             })
         };
         let (service, publish, subscribe) = (&self.identity, list(&self.publish), list(&self.subscribe));
-        // An answer goes to the inbox of the question, once, and not for ever.
+        // A response goes to the inbox of its request, once and for a limited time.
         write!(
             f,
-            "# What `{service}` may do. Include this file inside `authorization` (or an account) and name it:\n\
+            "# The permissions of `{service}`. Include this file inside `authorization` (or an account) and refer to it:\n\
              #   users: [ {{ user: {service}, password: …, permissions: $WHIZBANG_{service} }} ]\n\
              WHIZBANG_{service}: {{\n  publish: {{\n    allow: [\n{publish}    ]\n  }}\n  subscribe: {{\n    allow: [\n{subscribe}    ]\n  }}\n  \
              allow_responses: {{ max: 1, expires: \"10m\" }}\n}}\n"

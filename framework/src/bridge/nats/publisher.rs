@@ -1,7 +1,12 @@
-//! What goes out: messages wait in a queue, are written in their order, and are done when the answer is there.
+//! The publisher loop: messages wait in a queue, are written in order, and complete when their reply arrives.
 //!
-//! Filled by the bridge's methods on any thread; written by one loop, which the bridge's actor owns.
-//! A [window](super::pending_replies) of messages waits for the stream's acknowledgement; the rest waits here, and its senders with it.
+//! Filled by the methods of the bridge on any thread; written by one task, which the bridge's actor owns.
+//! A limited number of messages waits for [acknowledgements](super::pending_replies); the rest waits in the queue, which slows the
+//! senders down.
+//!
+//! A reply must find its message, so a message is registered in `pending` before it is queued and removed by whichever comes
+//! first: the reply, a denial, a lost connection, or the drop of its [`ReplyFuture`]. The lock on `pending` is never held across an
+//! await or while a queue is locked. The loop checks the registration again before writing, because the sender may have given up.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,34 +21,34 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::acknowledgement;
+pub(super) use super::pending_replies::{Reply, ReplyKind, ReplyError};
+use super::pending_replies::{PendingReply, PendingReplies};
 use super::connection::LinkState;
 use super::headers;
-use super::pending_replies::{PendingReplies, PendingReply};
-pub(super) use super::pending_replies::{Reply, ReplyError, ReplyKind};
 use crate::bridge::BridgeError;
 use crate::bridge::queue::Queue;
-use crate::bridge::subject::{Address, Namespace};
+use crate::bridge::subject::{Namespace, Address};
 use crate::bridge::wire::Packet;
 use crate::message::{Codec, Envelope, Origin};
 
-/// How many messages may wait to be written. A sender that does not await what it sends meets this bound.
+/// The maximum number of messages that wait to be written, for senders that do not await what they send.
 const MAX_QUEUED: usize = 64 * 1024;
-/// How many bytes of payload they may have together.
+/// The maximum total payload of these messages in bytes.
 const MAX_QUEUED_BYTES: usize = 32 << 20;
-/// How many events, and how many bytes of them, travel in one message. Only what waits anyway is packed: nothing waits for a
-/// pack to fill.
+/// The maximum number and the maximum size in bytes of the events in one message. Only events that wait already are packed: none
+/// waits for a pack to fill.
 const MAX_PACK_EVENTS: usize = 128;
 const MAX_PACK_BYTES: usize = 32 * 1024;
 
-/// What waits to be written.
+/// A message in the queue.
 enum OutgoingMessage {
     Ready(EncodedMessage),
-    /// An event: it travels alone, or in a pack with those behind it, as it stands in the queue when it is written.
+    /// An event. It is encoded when it is written, alone or packed with the events behind it in the queue.
     Event(Box<Envelope>, u64),
 }
 
 impl OutgoingMessage {
-    /// The bytes that it has in the queue.
+    /// Returns the payload size in bytes.
     fn bytes(&self) -> usize {
         match self {
             Self::Ready(written) => written.payload.len(),
@@ -52,7 +57,7 @@ impl OutgoingMessage {
     }
 }
 
-/// A message as it is written.
+/// An encoded message.
 struct EncodedMessage {
     subject: Subject,
     headers: HeaderMap,
@@ -63,19 +68,19 @@ struct EncodedMessage {
 pub(super) struct PublisherLoop {
     /// Messages for streams.
     messages: Queue<OutgoingMessage>,
-    /// Questions and tidings: they do not wait for acknowledgements.
+    /// Requests and notifications: they do not wait for acknowledgements.
     urgent: Queue<OutgoingMessage>,
-    /// The bytes of what waits in both.
+    /// The payload size of both queues in bytes.
     queued_bytes: AtomicUsize,
     pending: Mutex<PendingReplies>,
     next_number: AtomicU64,
     closing: AtomicBool,
-    /// A stream of this node's own events does not take them: it is no more.
+    /// Fires when a stream of this node's own events does not exist: it was deleted.
     pub(super) stream_missing: Notify,
     link: watch::Receiver<LinkState>,
     broker: Arc<str>,
     namespace: Namespace,
-    /// Answers come to this subject and a number.
+    /// Replies arrive at this subject plus a message number.
     inbox: String,
 }
 
@@ -96,71 +101,61 @@ impl PublisherLoop {
         }
     }
 
-    /// Puts a message at the end of the queue, in this call, and gives back what its answer can be awaited with.
+    /// Queues a message, within this call, and returns the future of its reply.
     pub(super) fn publish(
         self: &Arc<Self>,
         subject: String,
         headers: HeaderMap,
         payload: Bytes,
-        awaits: ReplyKind,
-    ) -> Result<ReplyFuture, BridgeError> {
-        let answering = self.register(awaits)?;
-        let number = Some(answering.number);
-        let letter =
-            OutgoingMessage::Ready(EncodedMessage { subject: Subject::from(subject), headers, payload, number });
-        let queue = if awaits == ReplyKind::Acknowledgement { &self.messages } else { &self.urgent };
-        self.enqueue_awaited(queue, letter, answering)
+            kind: ReplyKind,
+        ) -> Result<ReplyFuture, BridgeError> {
+            let reply = self.register(kind)?;
+            let number = Some(reply.number);
+            let message = OutgoingMessage::Ready(EncodedMessage { subject: Subject::from(subject), headers, payload, number });
+            let queue = if kind == ReplyKind::Acknowledgement { &self.messages } else { &self.urgent };
+            self.enqueue(queue, message).map(|()| reply)
     }
 
-    /// The same for an event, which may travel with others.
+    /// Queues an event, which may be packed with others, and returns the future of its acknowledgement.
     pub(super) fn publish_event(self: &Arc<Self>, event: Envelope) -> Result<ReplyFuture, BridgeError> {
-        let answering = self.register(ReplyKind::Acknowledgement)?;
-        self.enqueue_awaited(&self.messages, OutgoingMessage::Event(Box::new(event), answering.number), answering)
+        let reply = self.register(ReplyKind::Acknowledgement)?;
+        self.enqueue(&self.messages, OutgoingMessage::Event(Box::new(event), reply.number)).map(|()| reply)
     }
 
-    fn register(self: &Arc<Self>, awaits: ReplyKind) -> Result<ReplyFuture, BridgeError> {
+    fn register(self: &Arc<Self>, kind: ReplyKind) -> Result<ReplyFuture, BridgeError> {
         self.check_open()?;
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
-        let (done, answer) = oneshot::channel();
-        let awaited =
-            PendingReply { subject: None, kind: awaits, written_bytes: None, packed_with: Vec::new(), reply: done };
-        self.pending.lock().entries.insert(number, awaited);
-        Ok(ReplyFuture { publisher: Arc::clone(self), number, reply: answer })
+        let (sender, reply) = oneshot::channel();
+        let entry =
+            PendingReply { subject: None, kind, written_bytes: None, packed_with: Vec::new(), reply: sender };
+        self.pending.lock().entries.insert(number, entry);
+        Ok(ReplyFuture { publisher: Arc::clone(self), number, reply })
     }
 
-    fn enqueue_awaited(
-        &self,
-        queue: &Queue<OutgoingMessage>,
-        letter: OutgoingMessage,
-        answering: ReplyFuture,
-    ) -> Result<ReplyFuture, BridgeError> {
-        self.enqueue(queue, letter).map(|()| answering)
-    }
-
-    fn enqueue(&self, queue: &Queue<OutgoingMessage>, letter: OutgoingMessage) -> Result<(), BridgeError> {
-        let bytes = letter.bytes();
+    fn enqueue(&self, queue: &Queue<OutgoingMessage>, message: OutgoingMessage) -> Result<(), BridgeError> {
+        let bytes = message.bytes();
         let queued = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        // A single message finds room, whatever its size.
+        // An empty queue accepts a message of any size.
         let fits = queued == 0 || queued + bytes <= MAX_QUEUED_BYTES;
-        if fits && queue.try_push(letter).is_ok() {
+        if fits && queue.try_push(message).is_ok() {
             return Ok(());
         }
         self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
         Err(if queue.is_closed() { BridgeError::Closed } else { BridgeError::Busy { waiting: queue.len() } })
     }
 
-    /// Takes the first letter of a queue if it is wanted.
+    /// Removes the first message of a queue if `wanted` returns true for it.
     fn dequeue(
         &self,
         queue: &Queue<OutgoingMessage>,
         wanted: impl FnOnce(&OutgoingMessage) -> bool,
     ) -> Option<OutgoingMessage> {
-        let letter = queue.pop_if(wanted)?;
-        self.queued_bytes.fetch_sub(letter.bytes(), Ordering::Relaxed);
-        Some(letter)
+        let message = queue.pop_if(wanted)?;
+        self.queued_bytes.fetch_sub(message.bytes(), Ordering::Relaxed);
+        Some(message)
     }
 
-    /// Writes a message nobody answers; it may get lost.
+    /// Queues a message without a reply. It may be lost.
     pub(super) fn publish_unawaited(
         &self,
         subject: String,
@@ -168,12 +163,12 @@ impl PublisherLoop {
         payload: Bytes,
     ) -> Result<(), BridgeError> {
         self.check_open()?;
-        let letter =
+        let message =
             OutgoingMessage::Ready(EncodedMessage { subject: Subject::from(subject), headers, payload, number: None });
-        self.enqueue(&self.urgent, letter)
+        self.enqueue(&self.urgent, message)
     }
 
-    /// The servers' addresses without credentials.
+    /// Returns the addresses of the servers without credentials.
     pub(super) fn broker(&self) -> &str {
         &self.broker
     }
@@ -189,34 +184,33 @@ impl PublisherLoop {
         BridgeError::Unreachable { broker: self.broker.to_string(), reason: "the connection is lost".to_owned() }
     }
 
-    /// Fails what waits for an answer on a subject that the server does not permit.
+    /// Fails the messages on a subject that the server denies.
     pub(super) fn fail_denied(&self, subject: &str) {
         let denied: Vec<u64> = {
-            let is_denied =
-                |awaited: &PendingReply| awaited.subject.as_ref().is_some_and(|known| known.as_str() == subject);
-            let hit = |(number, awaited): (&u64, &PendingReply)| is_denied(awaited).then_some(*number);
-            self.pending.lock().entries.iter().filter_map(hit).collect()
+            let is_denied = |entry: &PendingReply| entry.subject.as_ref().is_some_and(|known| known.as_str() == subject);
+            let denied = |(number, entry): (&u64, &PendingReply)| is_denied(entry).then_some(*number);
+            self.pending.lock().entries.iter().filter_map(denied).collect()
         };
         for number in denied {
-            let reason = format!("this user may not publish to `{subject}`");
+            let reason = format!("this user is not permitted to publish to `{subject}`");
             let refused = BridgeError::Refused { broker: self.broker.to_string(), reason };
             self.resolve(number, Err(ReplyError::NotSent(refused)));
         }
     }
 
-    /// Refuses new messages; the loop ends once those that wait are done.
+    /// Rejects new messages. The loop ends once the queued ones are completed.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::Release);
         self.messages.wake();
     }
 
-    /// Forgets everything at once; whoever waits is told that it may or may not have arrived.
+    /// Drops all messages immediately. Their senders learn that the message may or may not have been sent.
     pub(super) fn abandon(&self) {
         self.closing.store(true, Ordering::Release);
         self.messages.close();
         self.urgent.close();
-        let open = std::mem::take(&mut *self.pending.lock());
-        drop(open);
+        let pending = std::mem::take(&mut *self.pending.lock());
+        drop(pending);
     }
 
     fn is_done(&self) -> bool {
@@ -226,7 +220,7 @@ impl PublisherLoop {
             && self.pending.lock().all_acknowledged()
     }
 
-    /// Writes until [`close`](Self::close) and everything is done, or the client is gone.
+    /// Writes messages until [`close`](Self::close) was called and every message is completed, or the client is gone.
     pub(super) async fn run(self: Arc<Self>, client: Client, mut inbox: Subscriber) {
         let mut link = self.link.clone();
         while !self.is_done() {
@@ -237,11 +231,11 @@ impl PublisherLoop {
                         break;
                     }
                 }
-                answer = inbox.next() => {
-                    let Some(answer) = answer else { break };
-                    self.receive_reply(answer);
-                    while let Some(Some(answer)) = inbox.next().now_or_never() {
-                        self.receive_reply(answer);
+                reply = inbox.next() => {
+                    let Some(reply) = reply else { break };
+                    self.receive_reply(reply);
+                    while let Some(Some(reply)) = inbox.next().now_or_never() {
+                        self.receive_reply(reply);
                     }
                 }
                 () = self.urgent.filled() => {}
@@ -259,116 +253,114 @@ impl PublisherLoop {
 
     async fn write(&self, client: &Client, link: &mut watch::Receiver<LinkState>) {
         loop {
-            let letter = match self.dequeue(&self.urgent, |_| true) {
-                Some(letter) => letter,
+            let message = match self.dequeue(&self.urgent, |_| true) {
+                Some(message) => message,
                 None if self.pending.lock().has_capacity() => match self.dequeue(&self.messages, |_| true) {
-                    Some(letter) => letter,
+                    Some(message) => message,
                     None => return,
                 },
                 None => return,
             };
-            let written = match letter {
-                OutgoingMessage::Ready(written) => written,
+            let encoded = match message {
+                OutgoingMessage::Ready(encoded) => encoded,
                 OutgoingMessage::Event(event, number) => match self.encode_pack(*event, number, client.max_payload()) {
-                    Some(written) => written,
+                    Some(encoded) => encoded,
                     None => continue,
                 },
             };
-            let number = written.number;
+            let number = encoded.number;
             if let Some(number) = number
-                && !self.pending.lock().mark_written(number, &written.subject, written.payload.len())
+                && !self.pending.lock().mark_written(number, &encoded.subject, encoded.payload.len())
             {
-                // It was given up before it was written.
+                // Its sender gave up before it was written.
                 continue;
             }
             let written = tokio::select! {
                 biased;
-                written = write_message(client, &self.inbox, written) => written,
-                // The client takes nothing while it reconnects once its own queue is full.
+                written = write_message(client, &self.inbox, encoded) => written,
+                // While the client reconnects and its queue is full, the write blocks; the lost connection ends it.
                 _ = link.wait_for(|link| !link.up) => Err(self.connection_lost()),
             };
             if let (Some(number), Err(error)) = (number, written) {
                 self.resolve(number, Err(ReplyError::NotSent(error)));
             }
-            // Answers are not looked at in here, so the link must not change unseen.
+            // Replies are not received in this loop, so it must return when the link changes.
             if link.has_changed().unwrap_or(true) {
                 return;
             }
         }
     }
 
-    /// An event as it is written, with those behind it that are of the same shard. None if it cannot be; then it is told so.
+    /// Encodes an event, packed with those behind it in the queue that are of the same shard. Returns `None` if it cannot be sent; its
+    /// sender was notified.
     fn encode_pack(&self, event: Envelope, number: u64, max_payload: usize) -> Option<EncodedMessage> {
         if !self.pending.lock().entries.contains_key(&number) {
-            // Nobody waits any more: it was given up before it was written.
+            // Its sender gave up before it was written.
             return None;
         }
         let mut events = vec![event];
-        let mut others = Vec::new();
+        let mut packed_with = Vec::new();
         let mut bytes = events.iter().map(Packet::packed_size).sum::<usize>();
-        let most = MAX_PACK_BYTES.min(max_payload / 2);
+        let limit = MAX_PACK_BYTES.min(max_payload / 2);
         while let Some(first) = events.first().filter(|_| events.len() < MAX_PACK_EVENTS) {
-            let fits = |letter: &OutgoingMessage| match letter {
+            let fits = |message: &OutgoingMessage| match message {
                 OutgoingMessage::Event(next, _) => {
-                    can_share_pack(first, next) && bytes + Packet::packed_size(next) <= most
+                    can_share_pack(first, next) && bytes + Packet::packed_size(next) <= limit
                 }
                 OutgoingMessage::Ready(_) => false,
             };
             let Some(OutgoingMessage::Event(next, number)) = self.dequeue(&self.messages, fits) else { break };
             bytes += Packet::packed_size(&next);
             events.push(*next);
-            others.push(number);
-        }
-        if let Some(awaited) = self.pending.lock().entries.get_mut(&number) {
-            awaited.packed_with = others;
-        }
+                packed_with.push(number);
+            }
+            if let Some(entry) = self.pending.lock().entries.get_mut(&number) {
+                entry.packed_with = packed_with;
+            }
         self.encode(&events, number, max_payload)
             .map_err(|error| self.resolve(number, Err(ReplyError::NotSent(error))))
             .ok()
     }
 
     fn encode(&self, events: &[Envelope], number: u64, max_payload: usize) -> Result<EncodedMessage, BridgeError> {
-        let (place, packet) = match events {
+        let (address, packet) = match events {
             [event] => (Address::for_event(event), Packet::from_envelope(event)?),
             events => {
                 let shard = events.first().and_then(|event| event.origin.as_ref()).map(|origin| origin.shard.clone());
                 (shard.map(Address::Events), Packet::from_events(events))
             }
         };
-        let place = place.ok_or_else(|| BridgeError::Malformed { reason: "an event without a log".to_owned() })?;
+        let address =
+            address.ok_or_else(|| BridgeError::Malformed { reason: "event without a log position".to_owned() })?;
         if packet.size() > max_payload {
             return Err(BridgeError::Oversize { bytes: packet.size(), limit: max_payload });
         }
-        let subject = Subject::from(self.namespace.subject(&place));
-        Ok(EncodedMessage {
-            subject,
-            headers: headers::to_nats(&packet)?,
-            payload: packet.payload,
-            number: Some(number),
-        })
+        let subject = Subject::from(self.namespace.subject(&address));
+        Ok(EncodedMessage { subject, headers: headers::to_nats(&packet)?, payload: packet.payload, number: Some(number) })
     }
 
-    /// Tells whoever waits for an answer, and for that to what is in the same pack.
-    fn resolve(&self, number: u64, answered: Result<Reply, ReplyError>) {
+    /// Completes a message, and those of the same pack, with a reply or an error.
+    fn resolve(&self, number: u64, reply: Result<Reply, ReplyError>) {
         let (first, others) = {
-            let mut open = self.pending.lock();
-            let Some(first) = open.remove(number) else { return };
-            let others: Vec<PendingReply> = first.packed_with.iter().filter_map(|other| open.remove(*other)).collect();
+            let mut pending = self.pending.lock();
+            let Some(first) = pending.remove(number) else { return };
+            let others: Vec<PendingReply> =
+                first.packed_with.iter().filter_map(|other| pending.remove(*other)).collect();
             (first, others)
         };
-        // Whoever has stopped waiting does not mind.
+        // A sender may have dropped its future.
         for other in others {
-            let _ = other.reply.send(answered.clone());
+            let _ = other.reply.send(reply.clone());
         }
-        let _ = first.reply.send(answered);
+        let _ = first.reply.send(reply);
     }
 
-    /// The connection is lost: what waits to be written, and what waits for an acknowledgement, is sent again by its sender.
+    /// Fails the messages that wait to be written or acknowledged, after the connection was lost: their senders retry.
     fn fail_unacknowledged(&self) {
-        while let Some(letter) = self.dequeue(&self.urgent, |_| true).or_else(|| self.dequeue(&self.messages, |_| true))
+        while let Some(message) = self.dequeue(&self.urgent, |_| true).or_else(|| self.dequeue(&self.messages, |_| true))
         {
-            let number = match letter {
-                OutgoingMessage::Ready(written) => written.number,
+            let number = match message {
+                OutgoingMessage::Ready(encoded) => encoded.number,
                 OutgoingMessage::Event(_, number) => Some(number),
             };
             if let Some(number) = number {
@@ -376,40 +368,39 @@ impl PublisherLoop {
             }
         }
         let acknowledgements: Vec<u64> = {
-            let open = self.pending.lock();
-            let waits = |(number, awaited): (&u64, &PendingReply)| {
-                (awaited.kind == ReplyKind::Acknowledgement).then_some(*number)
-            };
-            open.entries.iter().filter_map(waits).collect()
+            let pending = self.pending.lock();
+            let unacknowledged =
+                |(number, entry): (&u64, &PendingReply)| (entry.kind == ReplyKind::Acknowledgement).then_some(*number);
+            pending.entries.iter().filter_map(unacknowledged).collect()
         };
         for number in acknowledgements {
             self.resolve(number, Err(ReplyError::ConnectionLost));
         }
     }
 
-    fn receive_reply(&self, answer: Message) {
-        let Some(number) = answer.subject.rsplit('.').next().and_then(|token| token.parse().ok()) else { return };
-        let awaits = self.pending.lock().entries.get(&number).map(|awaited| awaited.kind);
-        let answered = match awaits {
+    fn receive_reply(&self, message: Message) {
+        let Some(number) = message.subject.rsplit('.').next().and_then(|token| token.parse().ok()) else { return };
+        let kind = self.pending.lock().entries.get(&number).map(|entry| entry.kind);
+        let reply = match kind {
             None => return,
-            Some(ReplyKind::Response) => Reply::Response(answer),
-            // Read once, though a pack's answer is for many.
-            Some(ReplyKind::Acknowledgement) => Reply::Acknowledgement(acknowledgement::parse(&answer)),
+            Some(ReplyKind::Response) => Reply::Response(message),
+            // Parsed once, although the acknowledgement of a pack is for many events.
+            Some(ReplyKind::Acknowledgement) => Reply::Acknowledgement(acknowledgement::parse(&message)),
         };
-        self.resolve(number, Ok(answered));
+        self.resolve(number, Ok(reply));
     }
 }
 
-/// Whether an event may travel in one message with the first of a pack. In JSON it may be meant for other languages, which
-/// read one event a message.
+/// Returns true if an event may be packed with the first one of a pack. A JSON event is not packed: it may be read by clients in
+/// other languages, which expect one event per message.
 fn can_share_pack(first: &Envelope, next: &Envelope) -> bool {
     let is_compact = first.codec == Codec::Bincode && next.codec == Codec::Bincode;
     let of_one_shard = |one: &Origin, other: &Origin| one.shard == other.shard;
     is_compact && first.origin.as_ref().zip(next.origin.as_ref()).is_some_and(|(one, other)| of_one_shard(one, other))
 }
 
-async fn write_message(client: &Client, inbox: &str, written: EncodedMessage) -> Result<(), BridgeError> {
-    let EncodedMessage { subject, headers, payload, number } = written;
+async fn write_message(client: &Client, inbox: &str, message: EncodedMessage) -> Result<(), BridgeError> {
+    let EncodedMessage { subject, headers, payload, number } = message;
     let published = match number {
         Some(number) => {
             let reply = Subject::from(format!("{inbox}.{number}"));
@@ -417,10 +408,10 @@ async fn write_message(client: &Client, inbox: &str, written: EncodedMessage) ->
         }
         None => client.publish_with_headers(subject, headers, payload).await,
     };
-    published.map_err(|error| BridgeError::Broker { doing: "publishing".to_owned(), source: Arc::new(error) })
+    published.map_err(|error| BridgeError::Broker { doing: "publish".to_owned(), source: Arc::new(error) })
 }
 
-/// Waits for the answer to one message. Dropped, it is no longer waited for.
+/// The future of the reply to one message. Dropping it unregisters the message.
 pub(super) struct ReplyFuture {
     publisher: Arc<PublisherLoop>,
     number: u64,
@@ -428,14 +419,14 @@ pub(super) struct ReplyFuture {
 }
 
 impl ReplyFuture {
-    /// The answer, or none if it does not come in time: what was sent may have arrived. What has no responder is an answer
-    /// with that status.
+    /// Returns the reply, or `None` if it does not arrive in time: the message may have been delivered. A message without
+    /// responders has a reply with that status.
     ///
     /// # Errors
-    /// Why it was not sent.
+    /// [`BridgeError`] if the message was not sent.
     pub(super) async fn within(self, deadline: Duration) -> Result<Option<Reply>, BridgeError> {
         match tokio::time::timeout(deadline, self).await {
-            Ok(Ok(answer)) => Ok(Some(answer)),
+            Ok(Ok(reply)) => Ok(Some(reply)),
             Ok(Err(ReplyError::NotSent(error))) => Err(error),
             Ok(Err(ReplyError::ConnectionLost)) | Err(_) => Ok(None),
         }
@@ -446,18 +437,18 @@ impl Future for ReplyFuture {
     type Output = Result<Reply, ReplyError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        // The other end is dropped only with the loop.
-        self.reply.poll_unpin(context).map(|answer| answer.unwrap_or(Err(ReplyError::ConnectionLost)))
+        // The sender is dropped only with the loop.
+        self.reply.poll_unpin(context).map(|reply| reply.unwrap_or(Err(ReplyError::ConnectionLost)))
     }
 }
 
 impl Drop for ReplyFuture {
     fn drop(&mut self) {
-        let given_up = self.publisher.pending.lock().entries.contains_key(&self.number);
-        if given_up {
-            // What is in the same pack waits for this one's answer, which nobody will look at.
+        let is_pending = self.publisher.pending.lock().entries.contains_key(&self.number);
+        if is_pending {
+            // The other messages of the same pack wait for this one's reply, which would be ignored.
             self.publisher.resolve(self.number, Err(ReplyError::ConnectionLost));
-            // There may be room in the window now.
+            // The window may have space now.
             self.publisher.messages.wake();
         }
     }
@@ -468,35 +459,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_finds_no_room_is_refused_and_not_kept() {
+    fn rejected_message_is_not_kept() {
         let (_link, link) = watch::channel(LinkState { up: true, epoch: 1, ..LinkState::default() });
-        let outgoing = PublisherLoop::new("inbox".to_owned(), Namespace::default(), link, "broker".into());
-        let outgoing = Arc::new(outgoing);
-        let post = || outgoing.publish("a".to_owned(), HeaderMap::new(), Bytes::new(), ReplyKind::Acknowledgement);
-        let waiting: Vec<_> = (0..MAX_QUEUED).map(|_| post().map_err(|error| error.to_string()).unwrap()).collect();
+        let publisher = PublisherLoop::new("inbox".to_owned(), Namespace::default(), link, "broker".into());
+        let publisher = Arc::new(publisher);
+        let publish = || publisher.publish("a".to_owned(), HeaderMap::new(), Bytes::new(), ReplyKind::Acknowledgement);
+        let waiting: Vec<_> = (0..MAX_QUEUED).map(|_| publish().map_err(|error| error.to_string()).unwrap()).collect();
         for _ in 0..10 {
-            assert!(matches!(post().map(drop), Err(BridgeError::Busy { .. })));
+            assert!(matches!(publish().map(drop), Err(BridgeError::Busy { .. })));
         }
-        assert_eq!(outgoing.messages.len(), MAX_QUEUED);
-        assert_eq!(outgoing.pending.lock().entries.len(), waiting.len());
-        outgoing.abandon();
-        assert!(matches!(post().map(drop), Err(BridgeError::Closed)));
+        assert_eq!(publisher.messages.len(), MAX_QUEUED);
+        assert_eq!(publisher.pending.lock().entries.len(), waiting.len());
+        publisher.abandon();
+        assert!(matches!(publish().map(drop), Err(BridgeError::Closed)));
     }
 
     #[test]
-    fn waiting_messages_are_bounded_in_bytes() {
+    fn queued_messages_are_bounded_in_bytes() {
         let (_link, link) = watch::channel(LinkState { up: true, epoch: 1, ..LinkState::default() });
-        let outgoing = Arc::new(PublisherLoop::new("inbox".to_owned(), Namespace::default(), link, "broker".into()));
+        let publisher = Arc::new(PublisherLoop::new("inbox".to_owned(), Namespace::default(), link, "broker".into()));
         let large = Bytes::from(vec![0; MAX_QUEUED_BYTES / 4]);
-        let post = || outgoing.publish("a".to_owned(), HeaderMap::new(), large.clone(), ReplyKind::Acknowledgement);
-        let waiting: Vec<_> = (0..4).map(|_| post().map_err(|error| error.to_string()).unwrap()).collect();
-        assert!(matches!(post().map(drop), Err(BridgeError::Busy { waiting: 4 })));
-        assert!(
-            outgoing.publish_unawaited("a".to_owned(), HeaderMap::new(), Bytes::new()).is_ok(),
-            "what is small finds room"
-        );
-        assert!(outgoing.dequeue(&outgoing.messages, |_| true).is_some());
-        assert!(post().is_ok());
+        let publish = || publisher.publish("a".to_owned(), HeaderMap::new(), large.clone(), ReplyKind::Acknowledgement);
+        let waiting: Vec<_> = (0..4).map(|_| publish().map_err(|error| error.to_string()).unwrap()).collect();
+        assert!(matches!(publish().map(drop), Err(BridgeError::Busy { waiting: 4 })));
+        let small = publisher.publish_unawaited("a".to_owned(), HeaderMap::new(), Bytes::new());
+        assert!(small.is_ok(), "a small message still fits");
+        assert!(publisher.dequeue(&publisher.messages, |_| true).is_some());
+        assert!(publish().is_ok());
         drop(waiting);
     }
 }

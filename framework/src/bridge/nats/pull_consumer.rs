@@ -1,7 +1,7 @@
-//! One stream's messages on their way to the door: what was asked for, what has come, what is in hand.
+//! The client side of one pull consumer: outstanding pulls, received messages and messages in flight.
 //!
-//! Used by the intake. Pulls in requests of a size; the server tells which of them it has given up. Nothing is polled: a
-//! request waits at the server until there is something.
+//! Used by the consumer loop. A pull requests a number of messages; the server reports the end of a pull that it abandons. The
+//! loop does not poll: a pull waits at the server until there are messages.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,76 +17,72 @@ use super::streams::StreamSource;
 use crate::clock::monotonic;
 use crate::message::Envelope;
 
-/// How long a request waits at the server for messages. A consumer that delivers nothing for two of them is looked at.
+/// The time a pull waits at the server. A consumer that delivers nothing for two pulls is inspected.
 const PULL_EXPIRY: Duration = Duration::from_secs(15);
-/// A request that the server has not ended this long after it expired is forgotten: it was lost on the way.
+/// The time after its expiry at which a pull without a reported end is considered lost.
 const PULL_GRACE: Duration = Duration::from_secs(5);
-/// The most messages of one request.
+/// The maximum number of messages of one pull.
 const MAX_BATCH: usize = 512;
-/// After a request was turned down, and after a stream was not found, the next try waits; doubled each time up to [`MAX_BACKOFF`].
+/// The pause after a rejected pull or a missing stream; it doubles up to [`MAX_BACKOFF`].
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
-/// A stream that was deleted is made again after this time. The server (seen in 2.9.10) answers before it has removed the
-/// files; made at once, the new stream loses its folder with the old one and stores nothing until the server restarts.
+/// The delay before a deleted stream is created again. The server (observed with 2.9.10) responds before it has removed the files.
+/// A stream that is created earlier loses its folder with the old one and stores nothing until the server restarts.
 pub(super) const DELETION_GRACE: Duration = Duration::from_secs(1);
 
-/// Whether a lane can be pulled from.
+/// The availability of a stream and its consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ConsumerStatus {
     Open,
-    /// Stream or consumer are being looked at.
+    /// The stream and the consumer are being checked.
     Checking,
-    /// Stream or consumer are missing; they are looked for again then.
+    /// The stream or the consumer is missing; the next check is due at the given time.
     Missing(Instant),
 }
 
 pub(super) struct PullConsumer {
     pub(super) source: Arc<StreamSource>,
-    /// Where messages come to.
+    /// The subject that receives messages.
     pub(super) inbox: Subject,
-    /// Where requests for them go.
+    /// The subject of pulls.
     pub(super) pull_subject: Subject,
-    /// The stream as it was when it was looked at last.
+    /// The stream as of the last check.
     incarnation: Incarnation,
     pub(super) status: ConsumerStatus,
-    /// What has come and was not handed over yet: the number in hand, and the message.
+    /// The received messages that are not decoded yet, with their numbers.
     pub(super) received: VecDeque<(u64, Message)>,
-    /// What has been read and was not handed over yet, before what waits: the number in hand, the envelope, and the message if
-    /// it holds nothing else.
+    /// The decoded envelopes that are not delivered yet; they come before `received`. Each has its number, and the message if it
+    /// contains no other envelope.
     pub(super) decoded: VecDeque<(u64, Envelope, Option<Message>)>,
-    /// Requests at the server, oldest first: messages still to come, and when it ends at the latest.
+    /// The pulls at the server, oldest first: the number of messages still to come, and the latest end.
     pulls: VecDeque<(usize, Instant)>,
-    /// No request before then.
+    /// No pull is made before this time.
     paused_until: Option<Instant>,
     backoff: Duration,
-    /// Messages of this lane that are with the node. Each lane has a window of its own, so that one whose messages wait, for a
-    /// slow job or behind a gap, leaves the others their room.
+    /// The number of envelopes of this consumer that the node handles. Each consumer has a window of its own, so one with messages
+    /// that wait for a slow job or behind a gap leaves capacity to the others.
     pub(super) handling: usize,
-    /// A request expired and nothing came since the one before: the consumer should be looked at.
+    /// A pull expired and no message arrived since the previous one: the consumer should be inspected.
     pub(super) is_suspect: bool,
-    /// Nothing has come since the last request expired.
+    /// No message has arrived since the last pull expired.
     is_silent: bool,
-    /// What the consumer looked like when it was suspected last.
+    /// The state of the consumer when it was last suspected.
     suspect_state: Option<ConsumerState>,
-    /// The stream did not exist when it was looked for last.
+    /// The stream did not exist at the last check.
     absent: bool,
 }
 
-/// The most messages of one lane that are with the node.
+/// The maximum number of envelopes of one consumer that the node handles at once.
 pub(super) const MAX_HANDLING: usize = 1024;
 
 impl PullConsumer {
-    /// A lane of a stream that was found, or is still to be.
+    /// Creates a consumer of a stream; `None` as incarnation means that the stream is missing.
     pub(super) fn new(source: StreamSource, inbox: Subject, incarnation: Option<Incarnation>) -> Self {
         Self {
             pull_subject: Subject::from(format!("$JS.API.CONSUMER.MSG.NEXT.{}", source.consumer.path)),
             source: Arc::new(source),
             inbox,
-            status: if incarnation.is_some() {
-                ConsumerStatus::Open
-            } else {
-                ConsumerStatus::Missing(monotonic() + MIN_BACKOFF)
-            },
+            status: if incarnation.is_some() { ConsumerStatus::Open } else { ConsumerStatus::Missing(monotonic() + MIN_BACKOFF) },
             incarnation: incarnation.unwrap_or_default(),
             received: VecDeque::new(),
             decoded: VecDeque::new(),
@@ -101,38 +97,37 @@ impl PullConsumer {
         }
     }
 
-    /// Whether everything that has come was handed over.
+    /// Returns true if every received message was delivered.
     pub(super) fn is_empty(&self) -> bool {
         self.received.is_empty() && self.decoded.is_empty()
     }
 
-    /// How many messages were asked for and have not come.
+    /// Returns the number of pulled messages that have not arrived.
     pub(super) fn outstanding(&self) -> usize {
         self.pulls.iter().map(|(count, _)| count).sum()
     }
 
-    /// How many messages to ask for now, given the node's room; none if enough are under way.
+    /// Returns the number of messages to pull now, given the node's capacity; `None` if enough are outstanding.
     pub(super) fn pull_size(&mut self, room: usize, now: Instant) -> Option<usize> {
         while self.pulls.front().is_some_and(|(_, end)| *end <= now) {
             self.pulls.pop_front();
         }
-        if self.status != ConsumerStatus::Open || !self.is_empty() || self.paused_until.is_some_and(|until| until > now)
-        {
+        if self.status != ConsumerStatus::Open || !self.is_empty() || self.paused_until.is_some_and(|until| until > now) {
             return None;
         }
         let enough = room.min(MAX_BATCH).min(MAX_HANDLING.saturating_sub(self.handling));
-        let asked = self.outstanding();
-        // Asked for again at half, so that messages come without a pause and not one by one.
-        (enough > 0 && asked <= enough / 2).then(|| enough - asked)
+        let outstanding = self.outstanding();
+        // Pull again at half, so that messages arrive without a pause and not one by one.
+        (enough > 0 && outstanding <= enough / 2).then(|| enough - outstanding)
     }
 
-    /// Notes a request, and gives back its body.
+    /// Records a pull and returns its body.
     pub(super) fn start_pull(&mut self, count: usize, now: Instant) -> String {
         self.pulls.push_back((count, now + PULL_EXPIRY + PULL_GRACE));
         format!("{{\"batch\":{count},\"expires\":{}}}", PULL_EXPIRY.as_nanos())
     }
 
-    /// A message has come: the oldest request has one less to bring.
+    /// Accepts a message, which belongs to the oldest pull.
     pub(super) fn receive(&mut self, number: u64, message: Message) {
         self.backoff = MIN_BACKOFF;
         (self.is_silent, self.is_suspect, self.suspect_state) = (false, false, None);
@@ -147,23 +142,23 @@ impl PullConsumer {
         self.received.push_back((number, message));
     }
 
-    /// The server says that a request has ended, for what reason.
+    /// Handles the end of a pull as the server reports it.
     pub(super) fn end_pull(&mut self, status: u16, description: &str, now: Instant) {
         match status {
-            // A sign of life.
+            // An idle heartbeat.
             100 => {}
-            // Expired, or nothing there.
+            // Expired, or no messages.
             404 | 408 => {
                 self.pulls.pop_front();
                 self.is_suspect = self.is_silent;
                 self.is_silent = true;
             }
-            // Nobody listens, or the server says that the consumer is no more.
+            // No responders, or the consumer was deleted.
             503 => self.mark_missing(now),
             409 if description.to_ascii_lowercase().contains("deleted") => self.mark_missing(now),
-            // The leader changed, too many requests, too much in hand: again after a while.
+            // The leader changed, too many pulls, or too many unacknowledged messages: retry after a pause.
             _ => {
-                tracing::debug!(stream = self.source.stream, status, description, "a request was turned down");
+                tracing::debug!(stream = self.source.stream, status, description, "pull rejected");
                 self.pulls.pop_front();
                 self.paused_until = Some(now + self.backoff);
                 self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
@@ -174,52 +169,52 @@ impl PullConsumer {
     fn mark_missing(&mut self, now: Instant) {
         self.pulls.clear();
         if self.status == ConsumerStatus::Open {
-            tracing::warn!(stream = self.source.stream, "stream or consumer are gone; they are looked for");
+            tracing::warn!(stream = self.source.stream, "stream or consumer missing; checking it");
             self.status = ConsumerStatus::Missing(now + DELETION_GRACE);
         }
     }
 
-    /// Stream or consumer could not be found: looked for again after a while.
+    /// Schedules the next check of a missing stream or consumer.
     pub(super) fn retry_later(&mut self) {
         self.status = ConsumerStatus::Missing(monotonic() + self.backoff);
         self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
     }
 
-    /// Notes that the stream does not exist. Returns whether that is news.
+    /// Records that the stream does not exist. Returns true if it existed at the last check.
     pub(super) fn mark_absent(&mut self) -> bool {
         !std::mem::replace(&mut self.absent, true)
     }
 
-    /// Stream and consumer are there.
+    /// Records that the stream and the consumer exist.
     pub(super) fn mark_open(&mut self, found: Incarnation) {
         self.absent = false;
         let stream = &self.source.stream;
         if self.incarnation != Incarnation::default() && !self.incarnation.continues(&found) {
-            tracing::warn!(stream, "the stream was made anew or has lost its end; what is missing comes from the logs");
+            tracing::warn!(stream, "the stream was recreated or has lost its end; missing messages come from the logs");
         }
         self.incarnation = found;
         self.status = ConsumerStatus::Open;
         self.backoff = MIN_BACKOFF;
         self.paused_until = None;
-        // Requests that were under way ended with what was there before.
+        // Pulls of the previous stream or consumer have ended with it.
         self.pulls.clear();
     }
 
-    /// Compares what the consumer says with what it said before, after requests that brought nothing. Returns whether it has
-    /// stalled: it owes messages, and twice in a row a request that waited for [`PULL_EXPIRY`] got none of them.
+    /// Compares the state of the consumer with its previous one, after pulls without messages. Returns true if it has stalled: it has
+    /// messages, and twice in a row a pull of [`PULL_EXPIRY`] received none of them.
     ///
-    /// nats-server 2.9.10 was seen to do this after it was killed under load; it delivered again only once the consumer was
+    /// nats-server 2.9.10 was observed to stall after it was killed under load. It delivered again only after the consumer was
     /// deleted.
     pub(super) fn has_stalled(&mut self, state: ConsumerState) -> bool {
         self.is_suspect = false;
-        // What this node has in hand it has not acknowledged either.
-        let owes = state.has_outstanding() && self.handling == 0 && self.is_empty();
-        let again = self.suspect_state == Some(state) && owes;
-        self.suspect_state = owes.then_some(state);
+        // Messages in flight on this node are unacknowledged, too.
+        let has_outstanding = state.has_outstanding() && self.handling == 0 && self.is_empty();
+        let again = self.suspect_state == Some(state) && has_outstanding;
+        self.suspect_state = has_outstanding.then_some(state);
         again
     }
 
-    /// When something must be done for the lane though nothing has come.
+    /// Returns the time of the next action that does not depend on a message.
     pub(super) fn next_wake(&self, now: Instant) -> Option<Instant> {
         match self.status {
             ConsumerStatus::Open => {
@@ -240,7 +235,7 @@ mod tests {
     use crate::bridge::NodeCard;
     use crate::message::Name;
 
-    fn lane() -> PullConsumer {
+    fn pull_consumer() -> PullConsumer {
         let bank = Name::new("bank").unwrap();
         let card = NodeCard {
             service: bank.clone(),
@@ -254,8 +249,8 @@ mod tests {
     }
 
     #[test]
-    fn a_consumer_is_suspected_after_two_silent_requests() {
-        let (mut lane, now) = (lane(), monotonic());
+    fn two_silent_pulls_raise_suspicion() {
+        let (mut consumer, now) = (pull_consumer(), monotonic());
         lane.end_pull(408, "", now);
         assert!(!lane.is_suspect);
         lane.end_pull(408, "", now);
@@ -274,19 +269,19 @@ mod tests {
     }
 
     #[test]
-    fn a_consumer_has_stalled_if_it_owes_the_same_twice() {
-        let mut lane = lane();
-        let owes = ConsumerState { pending: 3, delivered: 7, ..ConsumerState::default() };
-        assert!(!lane.has_stalled(owes));
-        // It has delivered since.
-        assert!(!lane.has_stalled(ConsumerState { delivered: 8, ..owes }));
-        assert!(lane.has_stalled(ConsumerState { delivered: 8, ..owes }));
+    fn unchanged_outstanding_messages_mean_a_stall() {
+        let mut consumer = pull_consumer();
+        let outstanding = ConsumerState { pending: 3, delivered: 7, ..ConsumerState::default() };
+        assert!(!lane.has_stalled(outstanding));
+        // The consumer has delivered since.
+        assert!(!consumer.has_stalled(ConsumerState { delivered: 8, ..outstanding }));
+        assert!(consumer.has_stalled(ConsumerState { delivered: 8, ..outstanding }));
         let idle = ConsumerState { delivered: 8, ..ConsumerState::default() };
         assert!(!lane.has_stalled(idle));
         assert!(!lane.has_stalled(idle));
-        // Messages that are with this node are not owed.
+        // Messages in flight on this node do not count.
         lane.handling = 1;
-        assert!(!lane.has_stalled(owes));
-        assert!(!lane.has_stalled(owes));
+        assert!(!consumer.has_stalled(outstanding));
+        assert!(!consumer.has_stalled(outstanding));
     }
 }

@@ -1,7 +1,7 @@
-//! Looks after the streams and consumers of a node: after each reconnection, and when one is missing.
+//! Checks the streams and consumers of a node: after each reconnection, and when one is missing.
 //!
-//! Called by the intake. Tells the node that its connection is back once everything was looked at, and only if messages may
-//! have been missed since the last time.
+//! Called by the consumer loop. Notifies the node of the reconnection once everything is checked, and only if messages may have been
+//! missed since the last notification.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,89 +15,91 @@ use super::pull_consumer::ConsumerStatus;
 use crate::bridge::BridgeError;
 use crate::clock::monotonic;
 
-/// Streams that are only written to are looked at again after this time if something is wrong with one.
+/// The delay before the write-only streams are checked again after a failure.
 const RECHECK_DELAY: Duration = Duration::from_secs(5);
-/// The name of the issue about them.
+/// The key of the issue about the write-only streams.
 const ISSUE: &str = "written";
 
 impl ConsumerLoop {
-    /// The connection is back: is everything still there?
-    pub(super) fn check_all(&mut self, hands: &mut InFlightMessages) {
-        for at in 0..self.consumers.len() {
-            self.check_consumer(hands, at);
+    /// Checks all streams and consumers after a reconnection.
+    pub(super) fn check_all(&mut self, in_flight: &mut InFlightMessages) {
+        for index in 0..self.consumers.len() {
+            self.check_consumer(in_flight, index);
         }
-        self.check_write_only(hands);
+        self.check_write_only(in_flight);
     }
 
-    pub(super) fn check_write_only(&self, hands: &mut InFlightMessages) {
-        hands.check_write_only_at = None;
-        hands.pending_checks += 1;
-        let (jetstream, written) = (self.jetstream.clone(), Arc::clone(&self.write_only));
+    pub(super) fn check_write_only(&self, in_flight: &mut InFlightMessages) {
+        in_flight.check_write_only_at = None;
+        in_flight.pending_checks += 1;
+        let (jetstream, write_only) = (self.jetstream.clone(), Arc::clone(&self.write_only));
         let checking = async move {
-            for wanted in written.iter() {
+            for wanted in write_only.iter() {
                 if let Err(error) = jetstream.ensure_stream(wanted).await {
                     return Completed::Checked(None, Err(error));
                 }
             }
             Completed::Checked(None, Ok(None))
         };
-        hands.tasks.push(checking.boxed());
+        in_flight.tasks.push(checking.boxed());
     }
 
-    pub(super) fn check_consumer(&mut self, hands: &mut InFlightMessages, at: usize) {
-        let Some(lane) = self.consumers.get_mut(at) else { return };
-        if lane.status == ConsumerStatus::Checking {
+    pub(super) fn check_consumer(&mut self, in_flight: &mut InFlightMessages, index: usize) {
+        let Some(consumer) = self.consumers.get_mut(index) else { return };
+        if consumer.status == ConsumerStatus::Checking {
             return;
         }
-        lane.status = ConsumerStatus::Checking;
-        hands.pending_checks += 1;
-        let (jetstream, source) = (self.jetstream.clone(), Arc::clone(&lane.source));
-        hands.tasks.push(async move { Completed::Checked(Some(at), jetstream.ensure_source(&source).await) }.boxed());
+        consumer.status = ConsumerStatus::Checking;
+        in_flight.pending_checks += 1;
+        let (jetstream, source) = (self.jetstream.clone(), Arc::clone(&consumer.source));
+        let checking = async move { Completed::Checked(Some(index), jetstream.ensure_source(&source).await) };
+        in_flight.tasks.push(checking.boxed());
     }
 
     pub(super) fn check_completed(
         &mut self,
-        hands: &mut InFlightMessages,
-        at: Option<usize>,
+        in_flight: &mut InFlightMessages,
+        index: Option<usize>,
         checked: Result<Option<Incarnation>, BridgeError>,
     ) {
-        hands.pending_checks = hands.pending_checks.saturating_sub(1);
-        let lane = at.and_then(|at| self.consumers.get_mut(at));
-        match (lane, checked) {
-            (Some(lane), Ok(Some(incarnation))) => {
-                self.report.issues.close(&lane.source.stream);
-                lane.mark_open(incarnation);
-                hands.reconnect_pending = true;
+        in_flight.pending_checks = in_flight.pending_checks.saturating_sub(1);
+        let consumer = index.and_then(|index| self.consumers.get_mut(index));
+        match (consumer, checked) {
+            (Some(consumer), Ok(Some(incarnation))) => {
+                self.report.issues.close(&consumer.source.stream);
+                consumer.mark_open(incarnation);
+                in_flight.reconnect_pending = true;
             }
-            (Some(lane), Ok(None)) => {
-                if lane.mark_absent() {
-                    tracing::info!(stream = lane.source.stream, "the stream does not exist yet; its owner creates it");
+            (Some(consumer), Ok(None)) => {
+                if consumer.mark_absent() {
+                    tracing::info!(stream = consumer.source.stream, "stream does not exist yet; its owner creates it");
                 }
-                lane.retry_later();
+                consumer.retry_later();
             }
-            (Some(lane), Err(error)) => {
-                let stream = &lane.source.stream;
-                let text = format!("nothing is received by stream `{stream}`: {error}; it is tried again");
+            (Some(consumer), Err(error)) => {
+                let stream = &consumer.source.stream;
+                let text = format!("failed to receive from stream `{stream}`: {error}; retrying");
                 if self.report.issues.open(stream, || text) {
-                    tracing::error!(stream, %error, "failed to open a stream; trying again");
+                    tracing::error!(stream, %error, "failed to open a stream; retrying");
                 }
-                lane.retry_later();
+                consumer.retry_later();
             }
             (None, Err(error)) => {
-                let text = format!("nothing can be published: {error}; it is tried again");
+                let text = format!("failed to publish: {error}; retrying");
                 if self.report.issues.open(ISSUE, || text) {
-                    tracing::error!(%error, "failed to open a stream for writing; trying again");
+                    tracing::error!(%error, "failed to open a stream for writing; retrying");
                 }
-                hands.check_write_only_at.get_or_insert(monotonic() + RECHECK_DELAY);
+                in_flight.check_write_only_at.get_or_insert(monotonic() + RECHECK_DELAY);
             }
             (None, Ok(_)) => {
                 self.report.issues.close(ISSUE);
-                hands.reconnect_pending = true;
+                in_flight.reconnect_pending = true;
             }
         }
-        let opened = self.consumers.iter().any(|lane| lane.status == ConsumerStatus::Open) || self.consumers.is_empty();
-        // A stream that is still missing, or still wrong, is no news: after it nothing can have been lost.
-        if hands.pending_checks == 0 && opened && std::mem::take(&mut hands.reconnect_pending) {
+        let any_open = self.consumers.is_empty()
+            || self.consumers.iter().any(|consumer| consumer.status == ConsumerStatus::Open);
+        // A stream that is still missing or still invalid does not count: no further message can have been lost with it.
+        if in_flight.pending_checks == 0 && any_open && std::mem::take(&mut in_flight.reconnect_pending) {
             self.inbound.reconnected();
         }
     }

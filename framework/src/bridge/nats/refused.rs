@@ -1,7 +1,7 @@
-//! Messages that no program here can handle: copied to the service's refused stream, then ended in their own.
+//! Refused messages: copied to the service's refused stream, then terminated in their own stream.
 //!
-//! Called by the intake. The refused stream is the dead letter channel of the bridge: an operator reads it, repairs what is wrong
-//! and publishes the message again. Nothing leaves its own stream before the copy is acknowledged.
+//! Called by the consumer loop. The refused stream is the dead letter channel of the bridge: an operator reads it, fixes the cause
+//! and publishes the message again. A message stays in its own stream until the copy is acknowledged.
 
 use std::sync::atomic::Ordering;
 
@@ -19,18 +19,18 @@ use crate::bridge::BridgeError;
 use crate::clock::monotonic;
 
 impl ConsumerLoop {
-    /// Copies a message that cannot be handled here to the refused stream. It is ended in its own stream only after the copy
-    /// is acknowledged: the sender believes it to be accepted.
+    /// Copies a message that cannot be handled here to the refused stream. The message is terminated in its own stream only after
+    /// the copy is acknowledged, because its sender considers it accepted.
     ///
-    /// Until then it counts as being with the node: a flood of such messages must not fill the memory.
+    /// Until then it counts as being handled, so that a flood of such messages does not fill the memory.
     pub(super) fn copy_to_refused(
         &mut self,
-        hands: &mut InFlightMessages,
+        in_flight: &mut InFlightMessages,
         number: u64,
         message: &Message,
         error: &BridgeError,
     ) {
-        self.begin_handling(hands, number);
+        self.begin_handling(in_flight, number);
         tracing::warn!(service = %self.service, subject = excerpt(&message.subject), %error, "refused a message");
         let (headers, payload) = decode::refused_copy(message, error);
         let subject = self.namespace.refused_subject(&self.service);
@@ -38,10 +38,10 @@ impl ConsumerLoop {
         let stream = self.namespace.refused_stream(&self.service);
         let copied = async move {
             let copied = match posted {
-                Ok(answering) => match answering.within(ACK_TIMEOUT).await {
+                Ok(reply) => match reply.within(ACK_TIMEOUT).await {
                     Ok(Some(Reply::Acknowledgement(Ok(())))) => Ok(()),
                     Ok(Some(Reply::Acknowledgement(Err(PublishFailure::Rejected(source))))) => {
-                        Err(BridgeError::Broker { doing: format!("writing to stream `{stream}`"), source })
+                        Err(BridgeError::Broker { doing: format!("write to stream `{stream}`"), source })
                     }
                     Ok(_) => Err(BridgeError::NoResponse { domain: stream, deadline: ACK_TIMEOUT }),
                     Err(error) => Err(error),
@@ -50,39 +50,39 @@ impl ConsumerLoop {
             };
             Completed::CopiedToRefused(number, copied)
         };
-        hands.tasks.push(copied.boxed());
+        in_flight.tasks.push(copied.boxed());
     }
 
     pub(super) fn copy_completed(
         &mut self,
-        hands: &mut InFlightMessages,
+        in_flight: &mut InFlightMessages,
         number: u64,
         copied: Result<(), BridgeError>,
     ) {
-        self.end_handling(hands, number);
+        self.end_handling(in_flight, number);
         let stream = self.namespace.refused_stream(&self.service);
         match copied {
             Ok(()) => {
                 self.report.refused.fetch_add(1, Ordering::Relaxed);
                 self.report.issues.close(&stream);
-                if let Some(in_hand) = hands.messages.remove(&number) {
-                    hands.outgoing.push_back(OutboundMessage::acknowledgement(in_hand.ack_subject, "+TERM"));
+                if let Some(received) = in_flight.messages.remove(&number) {
+                    in_flight.outgoing.push_back(OutboundMessage::acknowledgement(received.ack_subject, "+TERM"));
                 }
             }
             Err(error) => {
                 let text = format!(
-                    "refused messages cannot be copied to stream `{stream}` and stay in their own: {error}; if it is full, \
-                     read it and purge it"
+                    "failed to copy refused messages to stream `{stream}`, they stay in their own stream: {error}; if it is full, read \
+                     and purge it; retrying"
                 );
                 if self.report.issues.open(&stream, || text) {
-                    tracing::error!(stream, %error, "failed to copy a refused message; it is tried again");
+                    tracing::error!(stream, %error, "failed to copy a refused message; retrying");
                 }
-                // The stream may be missing: it is made again.
-                hands.check_write_only_at.get_or_insert(monotonic() + DELETION_GRACE);
-                if let Some(in_hand) = hands.messages.get_mut(&number) {
-                    in_hand.remaining = 1;
+                // The stream may be missing; the check creates it.
+                in_flight.check_write_only_at.get_or_insert(monotonic() + DELETION_GRACE);
+                if let Some(received) = in_flight.messages.get_mut(&number) {
+                    received.remaining = 1;
                 }
-                hands.complete(number, true);
+                in_flight.complete(number, true);
             }
         }
     }

@@ -1,7 +1,7 @@
-//! The addresses of a configuration: checked, and split into what may be shown and what may not.
+//! The server addresses of a configuration: validated, and separated from the login.
 //!
-//! Used by the connection. The client library ignores a login inside an address, so it is taken out here; nothing of it may
-//! reach an error or a log, whatever the address looks like.
+//! Used by the connection. The client library ignores a login inside an address, so it is extracted here. No part of it may reach
+//! an error or a log, whatever the address looks like.
 
 use std::fmt;
 
@@ -10,19 +10,19 @@ use crate::bridge::wire::percent;
 
 /// The servers of a configuration.
 pub(super) struct Servers {
-    /// Addresses without user and password.
+    /// The addresses without user and password.
     pub(super) addresses: Vec<String>,
-    /// The login in the first address that has one.
+    /// The login of the first address that has one.
     pub(super) login: Login,
-    /// At least one address asks for TLS.
+    /// At least one address requests TLS.
     pub(super) tls: bool,
 }
 
 impl Servers {
-    /// Reads addresses with commas between them: `[scheme://][user:password@|token@]host[:port]`.
+    /// Parses comma-separated addresses: `[scheme://][user:password@|token@]host[:port]`.
     ///
     /// # Errors
-    /// A text that says what is wrong and quotes nothing of the address: any part of it may belong to a password that is not
+    /// A text with the defect that quotes nothing of the address: any part of it may belong to a password that is not
     /// percent-encoded.
     pub(super) fn parse(urls: &str) -> Result<Self, String> {
         let mut servers = Self { addresses: Vec::new(), login: Login::None, tls: false };
@@ -50,7 +50,7 @@ impl Servers {
                     }
                     None => decoded(user).map(Login::Token),
                 };
-                // Without this error a mistyped password would silently become a connection without any login.
+                // Without this error a mistyped password would silently become a connection without a login.
                 servers.login = login.ok_or_else(|| invalid("has a login that is not valid percent-encoding"))?;
             }
             servers.tls |= matches!(scheme, Some("tls" | "wss"));
@@ -60,14 +60,14 @@ impl Servers {
     }
 }
 
-/// The addresses as logs and errors show them.
+/// Formats the addresses for logs and errors.
 impl fmt::Display for Servers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.addresses.join(","))
     }
 }
 
-/// Returns whether the text is a host name or an IP address, with a port or without.
+/// Returns true if the text is a host name or an IP address, with or without a port.
 fn is_host(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, rest)) if address.parse::<std::net::Ipv6Addr>().is_ok() => (address, rest.strip_prefix(':')),
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_address_is_refused_and_quoted_nowhere() {
+    fn invalid_address_is_refused_and_never_quoted() {
         for url in [
             "nats://me:hunter2,secret@127.0.0.1:1",
             "nats://me:hunter2/secret?x@127.0.0.1:port",
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_login_in_the_addresses_is_found() {
+    fn first_login_in_the_addresses_is_used() {
         let found = |urls: &str| match Servers::parse(urls).unwrap().login {
             Login::None => String::new(),
             Login::UserPassword(user, password) => format!("{user}/{password}"),

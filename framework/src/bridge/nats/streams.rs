@@ -1,6 +1,6 @@
-//! Which streams and consumers a node needs, and how they are set.
+//! The streams and consumers that a node needs, and their settings.
 //!
-//! Called at attach and after each reconnection. docs/wire.md has the same as a table for people.
+//! Called at attach and after each reconnection. docs/wire.md lists the same settings for operators.
 
 use serde_json::json;
 
@@ -9,23 +9,23 @@ use super::jetstream::DesiredConfig;
 use crate::bridge::NodeCard;
 use crate::message::Name;
 
-/// How many messages of one consumer may be with nodes, not acknowledged. More than any node takes at once.
+/// The maximum number of unacknowledged messages of one consumer, more than a node handles at once.
 const MAX_ACK_PENDING: u32 = 10_000;
 
-/// The size of a service's stream of refused messages: 32 messages of the largest size, thousands of ordinary ones.
+/// The size in bytes of a service's stream of refused messages: 32 messages of the maximum size, thousands of ordinary ones.
 const REFUSED_BYTES: u64 = 16 * 1024 * 1024;
 
-/// The size of the stream of claims: each has a few hundred bytes.
+/// The size in bytes of the stream of claims, which have a few hundred bytes each.
 const CLAIMS_BYTES: u64 = 1024 * 1024;
 
-/// Settings of a stream that an operator may change: they decide how much and how long it keeps, never what it means.
+/// The stream settings that an operator may change: they limit size and retention and do not change the meaning.
 const STREAM_ADJUSTABLE: &[&str] = &["max_bytes", "max_age", "num_replicas"];
-/// The same for a consumer.
+/// The consumer settings that an operator may change.
 const CONSUMER_ADJUSTABLE: &[&str] = &["ack_wait", "max_ack_pending"];
 
-/// Settings with which a stream would keep, drop or change messages otherwise than agreed.
+/// The stream settings that would keep, drop or change messages in an unexpected way.
 const STREAM_UNSET: &[&str] = &["sealed", "mirror", "sources", "max_msg_size", "subject_transform", "republish"];
-/// Settings with which a consumer would leave messages out, slow down, or vanish.
+/// The consumer settings that would skip messages, slow them down, or remove the consumer.
 const CONSUMER_UNSET: &[&str] = &[
     "filter_subject",
     "filter_subjects",
@@ -41,27 +41,27 @@ const CONSUMER_UNSET: &[&str] = &[
     "pause_until",
 ];
 
-/// What comes in on a lane.
+/// The messages in a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StreamContent {
     /// Commands and replies for a domain this service owns.
     Direct,
-    /// Events of a domain this service takes.
+    /// Events of a domain this service subscribes to.
     Events,
 }
 
-/// One stream this node takes from.
+/// A stream that this node reads.
 pub(super) struct StreamSource {
     pub(super) content: StreamContent,
     pub(super) domain: Name,
     pub(super) shards: u16,
     pub(super) stream: String,
-    /// The stream, if this service makes it; the events of others are theirs to make.
+    /// The stream, if this service creates it. The streams of other services' events are created by their owners.
     pub(super) owned: Option<DesiredConfig>,
     pub(super) consumer: DesiredConfig,
 }
 
-/// All streams a node takes from, and those it only writes to.
+/// Returns the streams that a node reads.
 pub(super) fn sources(config: &NatsBuilder, card: &NodeCard) -> Vec<StreamSource> {
     let own = card.owns.iter().map(|(domain, shards)| StreamSource {
         content: StreamContent::Direct,
@@ -82,20 +82,20 @@ pub(super) fn sources(config: &NatsBuilder, card: &NodeCard) -> Vec<StreamSource
     own.chain(others).collect()
 }
 
-/// The streams a node writes to and nobody else makes.
+/// Returns the streams that a node only writes to; it creates them.
 pub(super) fn write_only(config: &NatsBuilder, card: &NodeCard) -> Vec<DesiredConfig> {
     let events = card.owns.iter().map(|(domain, _)| event_stream(config, domain));
     events.chain(receives_messages(card).then(|| refused_stream(config, &card.service))).collect()
 }
 
-/// Whether messages come to a service that it may have to put aside. A mere client gets none.
+/// Returns true if a service receives messages from streams, which it may have to refuse. A client-only service receives none.
 pub(super) fn receives_messages(card: &NodeCard) -> bool {
     !card.owns.is_empty() || !card.subscribes.is_empty()
 }
 
 fn direct_stream(config: &NatsBuilder, domain: &Name) -> DesiredConfig {
     let subjects = config.namespace.direct_filter(domain);
-    // Removed once acknowledged; a full stream refuses, and the sender's outbox waits.
+    // Messages are removed once acknowledged. A full stream rejects new ones, and the sender's outbox waits.
     stream(config, config.namespace.direct_stream(domain), &subjects, "workqueue", "new", 0)
 }
 
@@ -105,20 +105,21 @@ fn event_stream(config: &NatsBuilder, domain: &Name) -> DesiredConfig {
     stream(config, config.namespace.event_stream(domain), &subjects, "limits", "old", age)
 }
 
-/// The stream of refused messages. It holds what senders believe to be accepted, so it drops nothing: while it is full, the
-/// messages stay where they are and the node's health reports it.
+/// Returns the stream of refused messages. Their senders consider them accepted, so it drops none: while it is full, the messages
+/// stay in their own streams and the node's health reports it.
 fn refused_stream(config: &NatsBuilder, service: &Name) -> DesiredConfig {
     let name = config.namespace.refused_stream(service);
     let mut wanted = stream(config, name, &config.namespace.refused_subject(service), "limits", "new", 0);
     if let Some(settings) = wanted.settings.as_object_mut() {
         settings.insert("max_bytes".to_owned(), json!(REFUSED_BYTES));
     }
-    // One that an older version made discards its oldest messages: an operator should change it, and the node can start.
+    // A stream that an older version created discards its oldest messages: the operator should change it, but the node can start.
     wanted.adjustable = &["max_bytes", "max_age", "num_replicas", "discard"];
     wanted
 }
 
-/// The stream of the claims of all services: the last claim on each domain. It drops none of them: a full one refuses new domains.
+/// Returns the stream of the claims of all services, with the last claim on each domain. It drops none: a full one rejects new
+/// domains.
 pub(super) fn claims_stream(config: &NatsBuilder) -> DesiredConfig {
     let mut wanted =
         stream(config, config.namespace.claims_stream(), &config.namespace.claims_filter(), "limits", "new", 0);
@@ -129,14 +130,7 @@ pub(super) fn claims_stream(config: &NatsBuilder) -> DesiredConfig {
     wanted
 }
 
-fn stream(
-    config: &NatsBuilder,
-    name: String,
-    subjects: &str,
-    retention: &str,
-    discard: &str,
-    max_age: u64,
-) -> DesiredConfig {
+fn stream(config: &NatsBuilder, name: String, subjects: &str, retention: &str, discard: &str, max_age: u64) -> DesiredConfig {
     let settings = json!({
         "name": name,
         "subjects": [subjects],
@@ -167,7 +161,7 @@ fn consumer(config: &NatsBuilder, stream: &str, service: &Name) -> DesiredConfig
         "replay_policy": "instant",
         "ack_policy": "explicit",
         "ack_wait": u64::try_from(config.ack_wait.as_nanos()).unwrap_or(u64::MAX),
-        // For ever: attempts are counted, durably, by the node, and it decides what is a dead letter.
+        // Unlimited: the node counts attempts durably and decides when a message becomes a dead letter.
         "max_deliver": -1,
         "max_ack_pending": MAX_ACK_PENDING,
     });

@@ -1,4 +1,4 @@
-//! The core subjects that a node listens to, besides its streams.
+//! The core NATS subjects that a node subscribes to, besides its streams.
 //!
 //! Called at attach.
 
@@ -10,7 +10,7 @@ use super::consumer::Channel;
 use crate::bridge::subject::Namespace;
 use crate::bridge::{BridgeError, NodeCard};
 
-/// The subjects a node listens to besides its streams, and whether one node of several gets each message.
+/// Returns the channel and the subject of each subscription, and true if only one of several nodes receives each message.
 pub(super) fn subscriptions(namespace: &Namespace, card: &NodeCard) -> Vec<(Channel, String, bool)> {
     let mut subscriptions = Vec::new();
     for (domain, _) in &card.owns {
@@ -31,7 +31,7 @@ pub(super) async fn subscribe(
     subject: String,
     group: Option<String>,
 ) -> Result<Subscriber, BridgeError> {
-    let doing = format!("subscribing to `{subject}`");
+    let doing = format!("subscribe to `{subject}`");
     let subscribed = match group {
         Some(group) => client.queue_subscribe(subject, group).await,
         None => client.subscribe(subject).await,

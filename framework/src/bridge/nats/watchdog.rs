@@ -1,6 +1,8 @@
-//! Looks after consumers that deliver nothing though they have messages.
+//! Recreates stalled consumers: those that have messages and deliver none.
 //!
-//! Called by the intake when two requests in a row have expired without a message. [`Lane`](super::pull_consumer::PullConsumer) decides.
+//! Called by the consumer loop when two pulls in a row have expired without a message. [`PullConsumer`] detects the stall.
+//!
+//! [`PullConsumer`]: super::pull_consumer::PullConsumer
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,30 +16,32 @@ use super::pull_consumer::ConsumerStatus;
 use crate::bridge::BridgeError;
 
 impl ConsumerLoop {
-    /// Looks at the consumer of a lane that has been silent for two requests.
-    pub(super) fn inspect_consumer(&mut self, hands: &mut InFlightMessages, at: usize) {
-        let Some(lane) = self.consumers.get_mut(at) else { return };
-        lane.is_suspect = false;
-        let (jetstream, source) = (self.jetstream.clone(), Arc::clone(&lane.source));
-        let looking = async move {
+    /// Inspects a consumer that has been silent for two pulls.
+    pub(super) fn inspect_consumer(&mut self, in_flight: &mut InFlightMessages, index: usize) {
+        let Some(consumer) = self.consumers.get_mut(index) else { return };
+        consumer.is_suspect = false;
+        let (jetstream, source) = (self.jetstream.clone(), Arc::clone(&consumer.source));
+        let inspection = async move {
             let state = jetstream.consumer_state(&source.consumer.path).await;
             let leaves_behind = jetstream.leaves_behind(&source).await;
-            Completed::Inspected(at, state, leaves_behind)
+            Completed::Inspected(index, state, leaves_behind)
         };
-        hands.tasks.push(looking.boxed());
+        in_flight.tasks.push(inspection.boxed());
     }
 
     pub(super) fn inspection_completed(
         &mut self,
-        hands: &mut InFlightMessages,
-        at: usize,
+        in_flight: &mut InFlightMessages,
+        index: usize,
         state: Result<ConsumerState, BridgeError>,
         leaves_behind: bool,
     ) {
-        let Some(lane) = self.consumers.get_mut(at) else { return };
-        let source = Arc::clone(&lane.source);
+        let Some(consumer) = self.consumers.get_mut(index) else { return };
+        let source = Arc::clone(&consumer.source);
         match state {
-            Ok(state) if lane.status == ConsumerStatus::Open && (lane.has_stalled(state) || leaves_behind) => {
+            Ok(state)
+                if consumer.status == ConsumerStatus::Open && (consumer.has_stalled(state) || leaves_behind) =>
+            {
                 tracing::error!(
                     stream = source.stream,
                     pending = state.pending,
@@ -45,18 +49,15 @@ impl ConsumerLoop {
                     leaves_behind,
                     "consumer stalled: it has messages, or left some in its stream, and delivers none; recreating it"
                 );
-                let text = format!(
-                    "{} delivers nothing of what is in its stream and is being recreated",
-                    source.consumer.label
-                );
+                let text = format!("{} stalled: it delivers no messages; recreating it", source.consumer.label);
                 self.report.issues.open(&source.stream, || text);
                 self.report.recreated_consumers.fetch_add(1, Ordering::Relaxed);
-                lane.status = ConsumerStatus::Checking;
-                hands.pending_checks += 1;
+                consumer.status = ConsumerStatus::Checking;
+                in_flight.pending_checks += 1;
                 let jetstream = self.jetstream.clone();
                 let recreating =
-                    async move { Completed::Checked(Some(at), jetstream.recreate_consumer(&source).await) };
-                hands.tasks.push(recreating.boxed());
+                    async move { Completed::Checked(Some(index), jetstream.recreate_consumer(&source).await) };
+                in_flight.tasks.push(recreating.boxed());
             }
             Ok(_) => {}
             Err(error) => tracing::debug!(stream = source.stream, %error, "failed to read the state of a consumer"),

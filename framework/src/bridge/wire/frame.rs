@@ -1,7 +1,8 @@
-//! The compact form of what only nodes say to each other: questions, answers, tidings, lists of envelopes.
+//! The compact encoding of traffic between nodes: requests, responses, notifications, lists of envelopes.
 //!
-//! Called by [`Packet`] and by bridges. A frame is a version byte, then fields in a fixed order: numbers as LEB128, texts and
-//! bytes behind their length, options behind a byte 0 or 1. Nothing is allocated on a length that the bytes do not back.
+//! Called by [`Packet`](super::Packet) and by bridges. A frame is a version byte, then fields in a fixed order: numbers as LEB128,
+//! texts and bytes with their length in front, options behind a byte 0 or 1. A length never causes an allocation that the received
+//! bytes do not justify.
 
 use std::ops::Range;
 
@@ -11,10 +12,10 @@ use super::{BridgeError, headers, malformed};
 use crate::clock::Timestamp;
 use crate::message::{Codec, Envelope, Fingerprint, Kind, MessageId, Name, Origin, ReplyMode, SHAPE, ShardId};
 
-/// The version of the frames this program writes, and the only one it reads.
+/// The only version of frames that this program writes and reads.
 const VERSION: u8 = 1;
 
-/// Fewer bytes no envelope has in a frame; a claimed count of envelopes is checked against it.
+/// The minimum size of an encoded envelope. A claimed count of envelopes is checked against it.
 const MIN_ENVELOPE_BYTES: usize = 48;
 
 /// Writes the fields of a frame.
@@ -94,7 +95,7 @@ impl Writer {
         self.option(envelope.deadline, |to, deadline| to.number(deadline.as_millis()));
         self.byte(envelope.wants.id());
         self.option(envelope.traceparent.as_deref(), Self::text);
-        // Among the headers, where readers that do not know it let it pass.
+        // The shape is one of the headers, because readers that do not know it ignore unknown headers.
         self.number(envelope.headers.len() as u64 + u64::from(envelope.shape.is_some()));
         for (name, value) in &envelope.headers {
             self.text(name);
@@ -108,16 +109,16 @@ impl Writer {
         self.bytes(&envelope.payload);
     }
 
-    /// As many envelopes of the list's front as fit into `max_bytes` for the whole frame.
+    /// Writes the first envelopes of the list, as many as fit into `max_bytes` for the whole frame.
     pub(crate) fn envelopes(&mut self, envelopes: &[Envelope], max_bytes: usize) {
         let mut list = Writer(BytesMut::with_capacity(envelopes.len().min(1024) * 256));
         let mut count = 0u64;
-        // The count in front of the list has at most ten bytes.
-        let room = max_bytes.saturating_sub(self.len() + 10);
+        // The count in front of the list takes at most ten bytes.
+        let limit = max_bytes.saturating_sub(self.len() + 10);
         for envelope in envelopes {
             let before = list.len();
             list.envelope(envelope);
-            if list.len() > room {
+            if list.len() > limit {
                 list.0.truncate(before);
                 break;
             }
@@ -128,15 +129,15 @@ impl Writer {
     }
 }
 
-/// Reads the fields of a frame. Payloads are slices of the frame: no copy.
+/// Reads the fields of a frame. Payloads are slices of the frame and are not copied.
 pub(crate) struct Reader {
     bytes: Bytes,
     position: usize,
-    /// The last names that were read: in a list of envelopes they repeat, and a clone costs less than a check.
+    /// The first names of the frame. Envelopes of a list repeat their names, and a clone is cheaper than a validation.
     names: Vec<Name>,
 }
 
-/// How many names a reader remembers.
+/// The maximum number of cached names.
 const NAME_CACHE_SIZE: usize = 8;
 
 impl Reader {
@@ -144,14 +145,14 @@ impl Reader {
         let mut reader = Self { bytes, position: 0, names: Vec::new() };
         match reader.byte()? {
             VERSION => Ok(reader),
-            other => Err(malformed(format!("a frame of version {other}, this program knows {VERSION}"))),
+            other => Err(malformed(format!("unknown frame version {other}, expected {VERSION}"))),
         }
     }
 
-    /// Checks that nothing is left over.
+    /// Checks that the frame has no further bytes.
     pub(crate) fn finish(self) -> Result<(), BridgeError> {
-        let left = self.remaining();
-        if left == 0 { Ok(()) } else { Err(malformed(format!("{left} bytes are left over behind a frame"))) }
+        let count = self.remaining();
+        if count == 0 { Ok(()) } else { Err(malformed(format!("{count} bytes follow the frame"))) }
     }
 
     fn remaining(&self) -> usize {
@@ -160,15 +161,15 @@ impl Reader {
 
     fn read_slice(&mut self, count: usize) -> Result<Bytes, BridgeError> {
         if count > self.remaining() {
-            return Err(malformed("a frame ends too early"));
+            return Err(malformed("frame is truncated"));
         }
-        let taken = self.bytes.slice(self.position..self.position + count);
+        let slice = self.bytes.slice(self.position..self.position + count);
         self.position += count;
-        Ok(taken)
+        Ok(slice)
     }
 
     pub(crate) fn byte(&mut self) -> Result<u8, BridgeError> {
-        let byte = self.bytes.get(self.position).copied().ok_or_else(|| malformed("a frame ends too early"))?;
+        let byte = self.bytes.get(self.position).copied().ok_or_else(|| malformed("frame is truncated"))?;
         self.position += 1;
         Ok(byte)
     }
@@ -178,7 +179,7 @@ impl Reader {
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
             let bits = u64::from(byte & 0x7F);
-            // The tenth byte has one bit left.
+            // The tenth byte holds a single bit.
             if shift == 63 && bits > 1 {
                 break;
             }
@@ -187,11 +188,11 @@ impl Reader {
                 return Ok(number);
             }
         }
-        Err(malformed("a number in a frame has more than 64 bits"))
+        Err(malformed("number in the frame exceeds 64 bits"))
     }
 
     fn narrow_number<T: TryFrom<u64>>(&mut self) -> Result<T, BridgeError> {
-        T::try_from(self.number()?).map_err(|_| malformed("a number in a frame is too large"))
+        T::try_from(self.number()?).map_err(|_| malformed("number in the frame is out of range"))
     }
 
     pub(crate) fn u32(&mut self) -> Result<u32, BridgeError> {
@@ -203,11 +204,11 @@ impl Reader {
         self.read_slice(count)
     }
 
-    /// Where the bytes of a text are that stands here.
+    /// Returns the range of the text at the current position and skips it.
     fn span(&mut self) -> Result<Range<usize>, BridgeError> {
         let count: usize = self.narrow_number()?;
         if count > self.remaining() {
-            return Err(malformed("a frame ends too early"));
+            return Err(malformed("frame is truncated"));
         }
         let start = self.position;
         self.position += count;
@@ -217,7 +218,7 @@ impl Reader {
     pub(crate) fn text(&mut self) -> Result<String, BridgeError> {
         let span = self.span()?;
         let text = std::str::from_utf8(self.bytes.get(span).unwrap_or_default());
-        text.map(str::to_owned).map_err(|_| malformed("a text in a frame is not UTF-8"))
+        text.map(str::to_owned).map_err(|_| malformed("text in the frame is not UTF-8"))
     }
 
     pub(crate) fn name(&mut self) -> Result<Name, BridgeError> {
@@ -226,7 +227,7 @@ impl Reader {
         if let Some(known) = self.names.iter().find(|known| known.as_bytes() == bytes) {
             return Ok(known.clone());
         }
-        let text = std::str::from_utf8(bytes).map_err(|_| malformed("a name in a frame is not UTF-8"))?;
+        let text = std::str::from_utf8(bytes).map_err(|_| malformed("name in the frame is not UTF-8"))?;
         let name = Name::new(text).map_err(|error| malformed(error.to_string()))?;
         if self.names.len() < NAME_CACHE_SIZE {
             self.names.push(name.clone());
@@ -236,7 +237,7 @@ impl Reader {
 
     pub(crate) fn id(&mut self) -> Result<MessageId, BridgeError> {
         let bytes = self.read_slice(16)?;
-        let bytes: [u8; 16] = bytes.as_ref().try_into().map_err(|_| malformed("a frame ends too early"))?;
+        let bytes: [u8; 16] = bytes.as_ref().try_into().map_err(|_| malformed("frame is truncated"))?;
         Ok(MessageId::from_u128(u128::from_be_bytes(bytes)))
     }
 
@@ -251,13 +252,13 @@ impl Reader {
         match self.byte()? {
             0 => Ok(None),
             1 => read(self).map(Some),
-            other => Err(malformed(format!("an option in a frame is marked {other}"))),
+            other => Err(malformed(format!("invalid option byte {other} in the frame"))),
         }
     }
 
-    fn code<T>(&mut self, what: &str, of: impl FnOnce(u8) -> Option<T>) -> Result<T, BridgeError> {
+    fn code<T>(&mut self, what: &str, decode: impl FnOnce(u8) -> Option<T>) -> Result<T, BridgeError> {
         let number = self.byte()?;
-        of(number).ok_or_else(|| malformed(format!("{what} {number} in a frame is not known")))
+        decode(number).ok_or_else(|| malformed(format!("unknown {what} {number} in the frame")))
     }
 
     pub(crate) fn envelope(&mut self) -> Result<Envelope, BridgeError> {
@@ -278,7 +279,7 @@ impl Reader {
                     key: from.text()?,
                     sequence: from.number()?,
                     version: from.number()?,
-                    // It stands in the packet's header, once for all.
+                    // The store is in the header of the packet, once for all envelopes.
                     store: None,
                 })
             })?,
@@ -286,12 +287,12 @@ impl Reader {
             causation: self.option(Self::id)?,
             time: Timestamp::from_millis(self.number()?),
             deadline: self.option(Self::number)?.map(Timestamp::from_millis),
-            wants: self.code("wish for a reply", ReplyMode::from_id)?,
+            wants: self.code("reply mode", ReplyMode::from_id)?,
             traceparent: self.option(Self::text)?,
             headers: {
                 let count: usize = self.narrow_number()?;
                 if count > headers::MAX_HEADERS + 1 {
-                    return Err(malformed(format!("{count} unknown headers, more than {}", headers::MAX_HEADERS)));
+                    return Err(malformed(format!("{count} extra headers exceed the limit of {}", headers::MAX_HEADERS)));
                 }
                 (0..count).map(|_| Ok((self.text()?, self.text()?))).collect::<Result<_, BridgeError>>()?
             },
@@ -306,7 +307,7 @@ impl Reader {
     pub(crate) fn envelopes(&mut self) -> Result<Vec<Envelope>, BridgeError> {
         let count: usize = self.narrow_number()?;
         if count > self.remaining() / MIN_ENVELOPE_BYTES {
-            return Err(malformed(format!("a frame claims {count} envelopes in {} bytes", self.remaining())));
+            return Err(malformed(format!("frame claims {count} envelopes in {} bytes", self.remaining())));
         }
         (0..count).map(|_| self.envelope()).collect()
     }

@@ -1,13 +1,13 @@
 //! One envelope as CloudEvents 1.0 headers and a payload, and back.
 //!
-//! Called by [`Packet`]. The table of headers is in docs/wire.md; a header stands once or not at all.
-//! Headers this room does not know pass through; those that command the broker (`Nats-…`) neither come in nor go out.
+//! Called by [`Packet`]. The table of headers is in docs/wire.md; a header occurs at most once.
+//! Unknown headers pass through. Headers that command the broker (`Nats-…`) are dropped on receipt and rejected on sending.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use super::{BridgeError, Packet, excerpt, instant, malformed, percent};
+use super::{BridgeError, Packet, instant, malformed, percent, excerpt};
 use crate::clock::Timestamp;
 use crate::message::{
     Codec, Envelope, Fingerprint, Key, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, ReplyMode, SHAPE, ShardId,
@@ -15,9 +15,9 @@ use crate::message::{
 };
 use crate::telemetry::passes;
 
-/// How many headers whizbang does not know an envelope may carry along.
+/// The maximum number of extra headers on an envelope: headers that whizbang does not define.
 pub const MAX_HEADERS: usize = 64;
-/// How many bytes the names and values of those headers may have together.
+/// The maximum total size in bytes of the names and values of extra headers.
 pub const MAX_HEADER_BYTES: usize = 16 * 1024;
 
 const SPECVERSION: &str = "ce-specversion";
@@ -40,10 +40,10 @@ const STREAM_VERSION: &str = "ce-streamversion";
 const DEADLINE: &str = "ce-deadline";
 const WANTS: &str = "ce-wants";
 const TRACEPARENT: &str = "traceparent";
-/// The store that holds the sender's log.
+/// The store that holds the log of the sender.
 pub(super) const STORE: &str = "whizbang-store";
 
-/// The `ce-source` of what no actor sent.
+/// The `ce-source` of a message that no actor sent.
 const NO_ACTOR: &str = "/";
 
 pub(super) fn write(envelope: &Envelope) -> Result<Packet, BridgeError> {
@@ -71,7 +71,7 @@ pub(super) fn write(envelope: &Envelope) -> Result<Packet, BridgeError> {
         None => headers.put(SOURCE, NO_ACTOR),
         Some(origin) => {
             headers.put(SOURCE, format!("/{}/{}/{}", origin.shard.domain, origin.shard.shard, origin.actor));
-            // Twenty digits, so that the order of the text is the order of the numbers, as the CloudEvents extension asks.
+            // Twenty digits, so that text order equals numeric order, as the CloudEvents sequence extension requires.
             headers.put(SEQUENCE, format!("{:020}", origin.sequence));
             if let Some(store) = origin.store {
                 headers.put(STORE, store.to_string());
@@ -104,7 +104,7 @@ pub(super) fn write(envelope: &Envelope) -> Result<Packet, BridgeError> {
         ReplyMode::Rejection => headers.put(WANTS, "rejection"),
         ReplyMode::Reply => headers.put(WANTS, "reply"),
     }
-    // A trace context that is none is left out: no message is lost for the sake of a trace.
+    // An invalid trace context is left out: a message must not fail because of a trace.
     if let Some(traceparent) = envelope.traceparent.as_deref().filter(|text| is_traceparent(text)) {
         headers.put(TRACEPARENT, traceparent.to_owned());
     }
@@ -122,43 +122,44 @@ impl Headers {
     }
 }
 
-/// An event as a log holds it: known by its stream, without a destination.
+/// Returns true for an event as a log holds it: identified by its stream, without a destination.
 fn is_plain_event(envelope: &Envelope) -> bool {
     envelope.kind == Kind::Event && envelope.key.is_empty() && envelope.to.is_none()
 }
 
-/// What must hold of every envelope that travels, in whatever form.
+/// Checks the limits that hold for every transferred envelope, in either encoding.
 pub(super) fn check(envelope: &Envelope) -> Result<(), BridgeError> {
     if envelope.payload.len() > MAX_PAYLOAD_BYTES {
         return Err(BridgeError::Oversize { bytes: envelope.payload.len(), limit: MAX_PAYLOAD_BYTES });
     }
     if envelope.key.len() > Key::MAX_BYTES {
-        return Err(malformed(format!("the key has {} bytes, more than {}", envelope.key.len(), Key::MAX_BYTES)));
+        return Err(malformed(format!("key of {} bytes exceeds the limit of {}", envelope.key.len(), Key::MAX_BYTES)));
     }
     if let Some(origin) = &envelope.origin {
         if origin.key.is_empty() || origin.key.len() > Key::MAX_BYTES {
-            return Err(malformed(format!("the origin's key has {} bytes", origin.key.len())));
+            return Err(malformed(format!("origin key has an invalid length of {} bytes", origin.key.len())));
         }
         if origin.sequence == 0 {
-            return Err(malformed("the origin's sequence is 0"));
+            return Err(malformed("origin sequence is 0"));
         }
     }
     if envelope.headers.len() > MAX_HEADERS {
-        return Err(malformed(format!("{} unknown headers, more than {MAX_HEADERS}", envelope.headers.len())));
+        let count = envelope.headers.len();
+        return Err(malformed(format!("{count} extra headers exceed the limit of {MAX_HEADERS}")));
     }
     let bytes: usize = envelope.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
     if bytes > MAX_HEADER_BYTES {
         return Err(BridgeError::Oversize { bytes, limit: MAX_HEADER_BYTES });
     }
-    for (at, (name, value)) in envelope.headers.iter().enumerate() {
+    for (index, (name, value)) in envelope.headers.iter().enumerate() {
         if !is_header_name(name) || is_known(name) || is_broker_command(name) {
-            return Err(malformed(format!("`{}` cannot be the name of a header", excerpt(name))));
+            return Err(malformed(format!("invalid header name `{}`", excerpt(name))));
         }
         if value.chars().any(char::is_control) || value.trim() != value {
-            return Err(malformed(format!("header `{name}` holds control characters or outer spaces")));
+            return Err(malformed(format!("header `{name}` contains control characters or surrounding spaces")));
         }
-        if envelope.headers.iter().take(at).any(|(other, _)| other == name) {
-            return Err(malformed(format!("header `{name}` is there twice")));
+        if envelope.headers.iter().take(index).any(|(other, _)| other == name) {
+            return Err(malformed(format!("header `{name}` occurs twice")));
         }
     }
     Ok(())
@@ -168,26 +169,27 @@ fn is_header_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$&'*+-.^_`|~".contains(&byte))
 }
 
-/// `Nats-Rollup` empties a stream, `Nats-Msg-Id` makes another's message a duplicate: neither may ride along.
+/// Returns true for a header that the broker obeys. `Nats-Rollup` purges a stream, `Nats-Msg-Id` turns another message into a
+/// duplicate: a sender must not be able to pass them on.
 fn is_broker_command(name: &str) -> bool {
     name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"))
 }
 
 fn is_traceparent(text: &str) -> bool {
     text.len() == 55
-        && text.bytes().enumerate().all(|(at, byte)| match at {
+        && text.bytes().enumerate().all(|(index, byte)| match index {
             2 | 35 | 52 => byte == b'-',
             _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
         })
 }
 
-/// The headers of one packet, as they stand there.
+/// The values of the known headers of one packet.
 #[derive(Default)]
 struct KnownHeaders<'a> {
     slots: [Option<&'a str>; 22],
 }
 
-/// Position of each header in [`KnownHeaders::slots`].
+/// The known headers; the index of a name is its index in [`KnownHeaders::slots`].
 const NAMES: [&str; 22] = [
     SPECVERSION,
     ID,
@@ -223,7 +225,7 @@ fn is_known(name: &str) -> bool {
 
 impl<'a> KnownHeaders<'a> {
     fn get(&self, name: &'static str) -> Option<&'a str> {
-        slot(name).and_then(|at| self.slots.get(at).copied().flatten())
+        slot(name).and_then(|index| self.slots.get(index).copied().flatten())
     }
 
     fn require(&self, name: &'static str) -> Result<&'a str, BridgeError> {
@@ -236,7 +238,7 @@ impl<'a> KnownHeaders<'a> {
 }
 
 fn invalid_header(name: &str, value: &str) -> BridgeError {
-    malformed(format!("header `{name}` cannot be `{}`", excerpt(value)))
+    malformed(format!("invalid header `{name}`: `{}`", excerpt(value)))
 }
 
 pub(super) fn read<'a>(
@@ -247,14 +249,14 @@ pub(super) fn read<'a>(
     let mut unknown: Vec<(String, String)> = Vec::new();
     for (name, value) in headers {
         let value = value.trim();
-        if let Some(place) = slot(name).and_then(|at| known.slots.get_mut(at)) {
-            if place.replace(value).is_some() {
-                return Err(malformed(format!("header `{name}` is there twice")));
+        if let Some(slot) = slot(name).and_then(|index| known.slots.get_mut(index)) {
+            if slot.replace(value).is_some() {
+                return Err(malformed(format!("header `{name}` occurs twice")));
             }
         } else if !is_broker_command(name) {
-            // Counted before anything is kept: the rest is checked with the whole envelope.
+            // Limit the count before storing anything; the rest is checked with the whole envelope.
             if unknown.len() == MAX_HEADERS || name.len() + value.len() > MAX_HEADER_BYTES {
-                return Err(malformed("too many or too long headers"));
+                return Err(malformed("too many headers, or a header is too long"));
             }
             unknown.push((name.to_owned(), value.to_owned()));
         }
@@ -266,7 +268,7 @@ pub(super) fn read<'a>(
     let id = known.read(ID, MessageId::parse)?.ok_or_else(|| malformed("header `ce-id` is missing"))?;
     let (domain, name) = read_type(known.require(TYPE)?)?;
     if known.get(DOMAIN).is_some_and(|text| text != domain.as_str()) {
-        return Err(malformed("headers `ce-domain` and `ce-type` name different domains"));
+        return Err(malformed("headers `ce-domain` and `ce-type` contain different domains"));
     }
     let kind = known.read(KIND, read_kind)?.ok_or_else(|| malformed("header `ce-kind` is missing"))?;
     let codec = known
@@ -284,7 +286,7 @@ pub(super) fn read<'a>(
                 Some(key) => key.into_owned(),
                 None if kind == Kind::Event => {
                     if to.take().is_some_and(|named| named != shard) {
-                        return Err(malformed("headers `ce-source` and `ce-partitionkey` name different shards"));
+                        return Err(malformed("headers `ce-source` and `ce-partitionkey` contain different shards"));
                     }
                     std::mem::take(&mut key)
                 }
@@ -293,7 +295,7 @@ pub(super) fn read<'a>(
             Some(Origin { shard, actor, key, sequence, version, store: known.read(STORE, StoreId::parse)? })
         }
     };
-    // Brokers keep no order among headers; sorted, the same message is the same on every way.
+    // Brokers do not preserve the order of headers. Sorting makes a message equal to itself over every route.
     unknown.sort_unstable();
     let envelope = Envelope {
         id,
@@ -341,18 +343,18 @@ fn read_wants(text: &str) -> Option<ReplyMode> {
     }
 }
 
-/// A decimal number without sign; `str::parse` alone would take `+1`.
+/// Parses a decimal number without a sign; `str::parse` alone would accept `+1`.
 pub(super) fn read_number(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
-/// `domain/shard`.
+/// Parses `domain/shard`.
 fn read_shard(text: &str) -> Option<ShardId> {
     let (domain, shard) = text.split_once('/')?;
     Some(ShardId::new(Name::new(domain).ok()?, u16::try_from(read_number(shard)?).ok()?))
 }
 
-/// `/domain/shard/actor`.
+/// Parses `/domain/shard/actor`.
 fn read_source(text: &str) -> Option<(ShardId, Name)> {
     let (shard, actor) = text.strip_prefix('/')?.rsplit_once('/')?;
     Some((read_shard(shard)?, Name::new(actor).ok()?))

@@ -1,24 +1,24 @@
-//! Moments as RFC 3339 text, the form of time in CloudEvents.
+//! Instants as RFC 3339 text, the time format of CloudEvents.
 //!
 //! Called by the header codec. Written in UTC with milliseconds; read with any offset and any number of fraction digits.
 
 use crate::clock::Timestamp;
 
-/// The last moment that four digits of a year can name: 9999-12-31T23:59:59.999Z.
+/// The last instant with a four-digit year: 9999-12-31T23:59:59.999Z.
 pub(super) const MAX: Timestamp = Timestamp::from_millis(253_402_300_799_999);
 
 const DAY: u64 = 86_400_000;
 
-/// A moment as text. Later ones than [`MAX`] are written as that one.
-pub(super) fn write(moment: Timestamp) -> String {
-    let millis = moment.as_millis().min(MAX.as_millis());
+/// Formats an instant. A later one than [`MAX`] is written as `MAX`.
+pub(super) fn write(instant: Timestamp) -> String {
+    let millis = instant.as_millis().min(MAX.as_millis());
     let (year, month, day) = date(millis / DAY);
     let rest = millis % DAY;
     let (hour, minute, second) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", rest % 1000)
 }
 
-/// The moment a text names; `None` if it names none. Moments before 1970 are read as 1970.
+/// Parses an instant; `None` if the text is invalid. An instant before 1970 is read as 1970.
 pub(super) fn read(text: &str) -> Option<Timestamp> {
     let mut at = Cursor(text.as_bytes());
     let year = at.number(4)?;
@@ -32,7 +32,7 @@ pub(super) fn read(text: &str) -> Option<Timestamp> {
     let minute = at.number(2)?;
     at.one_of(b":")?;
     let second = at.number(2)?;
-    // A leap second reads as the first moment of the next minute.
+    // A leap second reads as the first instant of the next minute.
     if day == 0 || day > days_in(year, month)? || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
@@ -70,7 +70,7 @@ impl Cursor<'_> {
         })
     }
 
-    /// Fraction digits, if there are any, as whole milliseconds.
+    /// Reads the fraction digits, if any, as whole milliseconds.
     fn fraction(&mut self) -> Option<u32> {
         if self.0.first() != Some(&b'.') {
             return Some(0);
@@ -86,7 +86,7 @@ impl Cursor<'_> {
         (digits > 0).then_some(millis)
     }
 
-    /// `hh:mm` as minutes.
+    /// Reads `hh:mm` as minutes.
     fn offset(&mut self) -> Option<u32> {
         let hours = self.number(2)?;
         self.one_of(b":")?;
@@ -109,16 +109,16 @@ fn days_in(year: u32, month: u32) -> Option<u32> {
     }
 }
 
-/// Days since 1970-01-01. Counted from 1 March, so that the leap day is the last day of its year.
+/// Returns the days since 1970-01-01. Counted from 1 March, so that the leap day is the last day of its year.
 fn day_number(year: u32, month: u32, day: u32) -> i64 {
     let (year, month) = if month > 2 { (year, month - 3) } else { (year.wrapping_sub(1), month + 9) };
-    // Year 0 before March has no predecessor in u32; it lies before 1970 and reads as 1970 anyway.
+    // January and February of year 0 have no predecessor in u32; they are before 1970 and read as 1970 anyway.
     let year = if year == u32::MAX { 0 } else { i64::from(year) };
     let of_year = i64::from((153 * month + 2) / 5 + day) - 1;
     year * 365 + year / 4 - year / 100 + year / 400 + of_year - 719_468
 }
 
-/// The date of a day since 1970-01-01 (after Howard Hinnant's `civil_from_days`).
+/// Returns the date of a day since 1970-01-01 (after Howard Hinnant's `civil_from_days`).
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let era = days / 146_097;
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_moments_are_written_and_read() {
+    fn known_instants_are_written_and_read() {
         for (text, millis) in [
             ("1970-01-01T00:00:00.000Z", 0),
             ("2000-02-29T23:59:59.999Z", 951_868_799_999),
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn offsets_fractions_and_old_times_are_read() {
+    fn offsets_fractions_and_early_times_are_read() {
         let noon = read("2026-11-21T12:00:00Z");
         assert!(noon.is_some());
         assert_eq!(read("2026-11-21t14:30:00+02:30"), noon);
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_moment_is_refused() {
+    fn invalid_instants_are_rejected() {
         for text in [
             "",
             "2026-11-21",
@@ -184,13 +184,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_moment_comes_back(millis in 0..=MAX.as_millis()) {
-            let moment = Timestamp::from_millis(millis);
-            prop_assert_eq!(read(&write(moment)), Some(moment));
+        fn instant_round_trips(millis in 0..=MAX.as_millis()) {
+            let instant = Timestamp::from_millis(millis);
+            prop_assert_eq!(read(&write(instant)), Some(instant));
         }
 
         #[test]
-        fn no_text_makes_it_panic(text in "[0-9TZ:+. -]{0,32}") {
+        fn arbitrary_text_does_not_panic(text in "[0-9TZ:+. -]{0,32}") {
             let _ = read(&text);
         }
     }

@@ -1,16 +1,17 @@
-//! How envelopes, questions, answers and tidings become headers and bytes, and how they are read back.
+//! The wire encoding: envelopes, requests, responses and notifications as headers and bytes.
 //!
-//! Called by every bridge, so that what is tested in process is what travels. Calls nothing but messages.
-//! A single message travels as CloudEvents 1.0 in binary mode ([`Packet::from_envelope`]): any language can take part. What
-//! only nodes say to each other is a compact frame. Whatever comes in is either read whole or refused as
-//! [`Malformed`](BridgeError::Malformed) or [`Oversize`](BridgeError::Oversize); nothing panics, nothing allocates on a claim.
+//! Called by every bridge, so the loopback tests the same encoding that brokers carry. Depends on messages only.
+//! A single message is a CloudEvent 1.0 in binary mode ([`Packet::from_envelope`]), so clients in any language can take part.
+//! Traffic between nodes uses a compact frame. Received data is decoded completely or rejected as
+//! [`Malformed`](BridgeError::Malformed) or [`Oversize`](BridgeError::Oversize). Decoding never panics and never allocates more
+//! than the received bytes justify.
 
+mod request;
 pub(crate) mod frame;
 mod headers;
 mod instant;
 mod pack;
 pub(crate) mod percent;
-mod request;
 
 use std::borrow::Cow;
 
@@ -22,36 +23,52 @@ use super::BridgeError;
 use crate::message::Envelope;
 
 /// A message as a broker carries it: headers and payload.
+///
+/// ```
+/// use whizbang::bridge::wire::Packet;
+/// use whizbang::clock::Timestamp;
+/// use whizbang::message::{Envelope, Kind, MessageId, Name};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (id, time) = (MessageId::from_u128(7), Timestamp::from_millis(1_700_000_000_000));
+/// let mut envelope = Envelope::new(id, Kind::Command, Name::new("bank")?, Name::new("Deposit")?, time);
+/// envelope.key = "ada".to_owned();
+/// let packet = Packet::from_envelope(&envelope)?;
+/// assert!(packet.headers.iter().any(|(name, value)| name == "ce-type" && value == "bank.Deposit"));
+/// assert_eq!(packet.envelope()?, envelope);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Packet {
-    /// The headers, no name twice.
+    /// The headers; each name occurs once.
     pub headers: Vec<(Cow<'static, str>, String)>,
-    /// The bytes behind them.
+    /// The payload.
     pub payload: Bytes,
 }
 
 impl Packet {
-    /// An envelope in CloudEvents binary mode.
+    /// Encodes an envelope in CloudEvents binary mode.
     ///
     /// # Errors
-    /// [`BridgeError::Oversize`] if the payload or the passed-on headers are too large, [`BridgeError::Malformed`] if a key or
-    /// a header cannot be sent. Nothing of it was sent.
+    /// [`BridgeError::Oversize`] if the payload or the extra headers are too large, [`BridgeError::Malformed`] if a key or a header
+    /// cannot be encoded.
     pub fn from_envelope(envelope: &Envelope) -> Result<Self, BridgeError> {
         headers::write(envelope)
     }
 
-    /// The envelope in a packet that came in.
+    /// Decodes the envelope in a packet.
     ///
     /// # Errors
-    /// [`BridgeError::Oversize`] or [`BridgeError::Malformed`], which says what is wrong.
+    /// [`BridgeError::Oversize`] or [`BridgeError::Malformed`] with the defect.
     pub fn envelope(&self) -> Result<Envelope, BridgeError> {
         headers::read(self.headers.iter().map(|(name, value)| (name.as_ref(), value.as_str())), self.payload.clone())
     }
 
-    /// The envelope in headers and a payload that came in, for brokers with a header type of their own.
+    /// Decodes an envelope from headers and a payload, for brokers with a header type of their own.
     ///
     /// # Errors
-    /// As [`envelope`](Self::envelope).
+    /// As for [`envelope`](Self::envelope).
     pub fn read_envelope<'a>(
         headers: impl IntoIterator<Item = (&'a str, &'a str)>,
         payload: Bytes,
@@ -59,20 +76,20 @@ impl Packet {
         headers::read(headers, payload)
     }
 
-    /// How many bytes it has, as a broker counts them: names, values, payload and the bytes between them.
+    /// Returns the size in bytes as a broker counts it: names, values, separators and payload.
     pub fn size(&self) -> usize {
-        // A NATS header block is a version line, `name: value` lines and an empty line; the same is near enough elsewhere.
+        // A NATS header block is a version line, `name: value` lines and an empty line. Other brokers count about the same.
         let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
         headers + 12 + self.payload.len()
     }
 }
 
-/// A [`BridgeError::Malformed`] for `reason`.
+/// Returns a [`BridgeError::Malformed`] for `reason`.
 fn malformed(reason: impl Into<String>) -> BridgeError {
     BridgeError::Malformed { reason: reason.into() }
 }
 
-/// What came in, short enough and harmless enough to stand in an error text.
+/// Returns received text, shortened and escaped for an error text.
 fn excerpt(text: &str) -> String {
     text.chars().take(48).flat_map(char::escape_debug).collect()
 }

@@ -1,17 +1,17 @@
 //! Several events of one shard in one packet.
 //!
-//! Called by bridges whose broker costs so much for each message that carrying several at once is worth it. Only nodes read
-//! packs: events of a domain that other languages take travel one by one.
+//! Called by bridges to a broker with a high cost per message. Only nodes read packs: events of a domain that clients in other
+//! languages subscribe to are sent one by one.
 
 use bytes::Bytes;
 
+use super::request::{FRAME, framed, single_header, read_store};
 use super::frame::{Reader, Writer};
-use super::request::{FRAME, framed, read_store, single_header};
-use super::{BridgeError, Packet, excerpt, headers, malformed};
+use super::{BridgeError, Packet, headers, malformed, excerpt};
 use crate::message::Envelope;
 
 impl Packet {
-    /// Events of one store in one packet, in their order.
+    /// Encodes events of one store into one packet, in their order.
     pub fn from_events(events: &[Envelope]) -> Self {
         let mut frame = Writer::new();
         frame.envelopes(events, usize::MAX);
@@ -19,27 +19,27 @@ impl Packet {
         framed("events", frame).with_store(store)
     }
 
-    /// How many bytes an event has in a pack, at most.
+    /// Returns the maximum size in bytes of an event in a pack.
     #[cfg(feature = "nats")]
     pub(crate) fn packed_size(event: &Envelope) -> usize {
         let origin = event.origin.as_ref().map_or(0, |origin| origin.key.len());
         let headers: usize = event.headers.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
-        // Ids, numbers and lengths, five names of 64 bytes and a trace context.
+        // Ids, numbers and lengths, five names of 64 bytes and a trace context take at most 512 bytes.
         512 + origin + event.key.len() + headers + event.payload.len()
     }
 
-    /// What must hold of an envelope before it can travel, in whatever form.
+    /// Checks the limits that every transferred envelope must meet, in either encoding.
     ///
     /// # Errors
-    /// As [`from_envelope`](Self::from_envelope).
+    /// As for [`from_envelope`](Self::from_envelope).
     pub fn check(envelope: &Envelope) -> Result<(), BridgeError> {
         headers::check(envelope)
     }
 
-    /// The events in the headers and the payload of a pack.
+    /// Decodes the events from the headers and the payload of a pack.
     ///
     /// # Errors
-    /// [`BridgeError::Malformed`] or [`BridgeError::Oversize`]; one bad event spoils the pack.
+    /// [`BridgeError::Malformed`] or [`BridgeError::Oversize`]; one invalid event makes the whole pack invalid.
     pub fn read_events(headers: &[(&str, &str)], payload: Bytes) -> Result<Vec<Envelope>, BridgeError> {
         match single_header(headers, FRAME)? {
             Some("events") => {
@@ -50,9 +50,9 @@ impl Packet {
                 for origin in events.iter_mut().filter_map(|event| event.origin.as_mut()) {
                     origin.store = store;
                 }
-                if events.is_empty() { Err(malformed("a pack without events")) } else { Ok(events) }
+                if events.is_empty() { Err(malformed("pack without events")) } else { Ok(events) }
             }
-            Some(other) => Err(malformed(format!("a frame of `{}` is no pack of events", excerpt(other)))),
+            Some(other) => Err(malformed(format!("frame `{}` is not a pack of events", excerpt(other)))),
             None => Err(malformed(format!("header `{FRAME}` is missing"))),
         }
     }

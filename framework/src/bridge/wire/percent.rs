@@ -1,7 +1,7 @@
-//! Percent-encoding of header values, as CloudEvents bindings define it.
+//! Percent-encoding of header values, as the CloudEvents bindings define it.
 //!
-//! Called by the header codec. A value is printable ASCII without space, `"` and `%`; every other byte of its UTF-8 form is
-//! written `%XX`. So a key may hold any text and still stand in a header.
+//! Called by the header codec. An encoded value is printable ASCII without space, `"` and `%`; every other byte of the UTF-8 text is
+//! written as `%XX`. A key with any text therefore fits into a header.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ fn is_plain(byte: u8) -> bool {
     matches!(byte, 0x21..=0x7E) && byte != b'"' && byte != b'%'
 }
 
-/// `text` as it can stand in a header.
+/// Encodes `text` for a header.
 pub(super) fn encode(text: &str) -> String {
     if text.bytes().all(is_plain) {
         return text.to_owned();
@@ -30,7 +30,7 @@ pub(super) fn encode(text: &str) -> String {
     out
 }
 
-/// The text in a header; `None` if an escape is cut off, is not hexadecimal, or the bytes are not UTF-8.
+/// Decodes a header value; `None` if an escape is truncated or not hexadecimal, or the bytes are not UTF-8.
 pub(crate) fn decode(value: &str) -> Option<Cow<'_, str>> {
     if !value.contains('%') {
         return Some(Cow::Borrowed(value));
@@ -56,14 +56,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_header_cannot_hold_is_escaped() {
+    fn reserved_characters_are_escaped() {
         assert_eq!(encode("ada"), "ada");
         assert_eq!(encode("50% \"of\"\r\nit"), "50%25%20%22of%22%0D%0Ait");
         assert_eq!(encode("é€🦀"), "%C3%A9%E2%82%AC%F0%9F%A6%80");
     }
 
     #[test]
-    fn broken_escapes_are_refused() {
+    fn invalid_escapes_are_rejected() {
         for value in ["%", "%4", "%zz", "a%+1", "%ff", "%c3"] {
             assert_eq!(decode(value), None, "{value}");
         }
@@ -71,7 +71,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_text_comes_back(text in any::<String>()) {
+        fn text_round_trips(text in any::<String>()) {
             let value = encode(&text);
             prop_assert!(value.bytes().all(|byte| (0x21..=0x7E).contains(&byte)));
             let back = decode(&value);

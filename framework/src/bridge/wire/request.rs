@@ -1,7 +1,7 @@
-//! Questions, answers and tidings as packets.
+//! Requests, responses and notifications as packets.
 //!
-//! Called by bridges. A command or a query asked is its envelope's packet, and its reply is a payload behind a short header, so
-//! that any language can ask; the rest is frames, told from packets of the first kind by the header `whizbang-frame`.
+//! Called by bridges. A command or a query request is the packet of its envelope, and its reply is a payload behind a short
+//! header, so that clients in any language can send requests. The rest are frames, marked by the header `whizbang-frame`.
 
 use std::borrow::Cow;
 
@@ -9,39 +9,39 @@ use bytes::Bytes;
 
 use super::frame::{Reader, Writer};
 use super::headers::{STORE, read_number};
-use super::{BridgeError, Packet, excerpt, malformed};
+use super::{BridgeError, Packet, malformed, excerpt};
 use crate::bridge::{Notification, Page, Request, RequestError, Response};
 use crate::message::{Fingerprint, Kind, MAX_PAYLOAD_BYTES, MAX_SHAPES_BYTES, StoreId};
 
-/// Marks a payload that is a frame; its value says of what.
+/// The header that marks a payload as a frame; its value is the kind of frame.
 pub(super) const FRAME: &str = "whizbang-frame";
-/// Says what kind of answer the payload is.
+/// The header with the kind of response.
 const RESPONSE: &str = "whizbang-answer";
-/// Says how far the destination of an outbox has committed.
+/// The header with the last sequence that the destination of an outbox has committed.
 const COMMITTED: &str = "whizbang-committed";
 
-pub(super) fn framed(what: &'static str, frame: Writer) -> Packet {
-    Packet { headers: vec![(Cow::Borrowed(FRAME), what.to_owned())], payload: frame.finish() }
+pub(super) fn framed(kind: &'static str, frame: Writer) -> Packet {
+    Packet { headers: vec![(Cow::Borrowed(FRAME), kind.to_owned())], payload: frame.finish() }
 }
 
-/// The only value of `name`; more than one is malformed.
+/// Returns the only value of `name`; more than one is malformed.
 pub(super) fn single_header<'a>(headers: &[(&'a str, &'a str)], name: &str) -> Result<Option<&'a str>, BridgeError> {
     let mut found = headers.iter().filter(|(known, _)| *known == name).map(|(_, value)| value.trim());
     let first = found.next();
     if found.next().is_some() {
-        return Err(malformed(format!("header `{name}` is there twice")));
+        return Err(malformed(format!("header `{name}` occurs twice")));
     }
     Ok(first)
 }
 
-/// The store that a packet's headers name.
+/// Returns the store in the headers of a packet.
 pub(super) fn read_store(headers: &[(&str, &str)]) -> Result<Option<StoreId>, BridgeError> {
-    let wrong = |text: &str| malformed(format!("header `{STORE}` cannot be `{}`", excerpt(text)));
-    single_header(headers, STORE)?.map(|text| StoreId::parse(text).ok_or_else(|| wrong(text))).transpose()
+    let invalid = |text: &str| malformed(format!("invalid header `{STORE}`: `{}`", excerpt(text)));
+    single_header(headers, STORE)?.map(|text| StoreId::parse(text).ok_or_else(|| invalid(text))).transpose()
 }
 
 impl Packet {
-    /// The packet, of a store.
+    /// Adds the store to the headers.
     pub(super) fn with_store(mut self, store: Option<StoreId>) -> Self {
         self.headers.extend(store.map(|store| (Cow::Borrowed(STORE), store.to_string())));
         self
@@ -51,13 +51,13 @@ impl Packet {
         self.headers.iter().map(|(name, value)| (name.as_ref(), value.as_str())).collect()
     }
 
-    /// A question.
+    /// Encodes a request.
     ///
     /// # Errors
-    /// As [`from_envelope`](Self::from_envelope).
-    pub fn from_request(asked: &Request) -> Result<Self, BridgeError> {
+    /// As for [`from_envelope`](Self::from_envelope).
+    pub fn from_request(request: &Request) -> Result<Self, BridgeError> {
         let mut frame = Writer::new();
-        match asked {
+        match request {
             Request::Command(envelope) | Request::Query(envelope) => return Self::from_envelope(envelope),
             Request::Events { shard, after, limit } => {
                 frame.byte(1);
@@ -93,7 +93,7 @@ impl Packet {
         Ok(framed("asked", frame))
     }
 
-    /// The question in a packet.
+    /// Decodes the request in a packet.
     ///
     /// # Errors
     /// [`BridgeError::Malformed`] or [`BridgeError::Oversize`].
@@ -101,7 +101,7 @@ impl Packet {
         Self::read_request(&self.header_pairs(), self.payload.clone())
     }
 
-    /// The question in headers and a payload.
+    /// Decodes a request from headers and a payload.
     ///
     /// # Errors
     /// [`BridgeError::Malformed`] or [`BridgeError::Oversize`].
@@ -112,12 +112,12 @@ impl Packet {
                 match envelope.kind {
                     Kind::Command => Ok(Request::Command(envelope)),
                     Kind::Query => Ok(Request::Query(envelope)),
-                    other => Err(malformed(format!("a {} is no question", other.as_str()))),
+                    other => Err(malformed(format!("kind `{}` is not a request", other.as_str()))),
                 }
             }
             Some("asked") => {
                 let mut frame = Reader::new(payload)?;
-                let asked = match frame.byte()? {
+                let request = match frame.byte()? {
                     1 => Request::Events { shard: frame.shard()?, after: frame.number()?, limit: frame.u32()? },
                     2 => Request::Outbox {
                         from: frame.shard()?,
@@ -132,26 +132,26 @@ impl Packet {
                         to: frame.option(Reader::shard)?,
                         shape: Fingerprint::from_u64(frame.number()?),
                     },
-                    other => return Err(malformed(format!("question {other} is not known"))),
+                    other => return Err(malformed(format!("unknown request {other}"))),
                 };
                 frame.finish()?;
-                Ok(asked)
+                Ok(request)
             }
-            Some(other) => Err(malformed(format!("a frame of `{}` is no question", excerpt(other)))),
+            Some(other) => Err(malformed(format!("frame `{}` is not a request", excerpt(other)))),
         }
     }
 
-    /// An answer. A list of envelopes is cut so that the packet has at most `max_bytes`; whoever asked asks on.
-    pub fn from_response(answer: &Response, max_bytes: usize) -> Self {
+    /// Encodes a response. A list of envelopes is truncated so that the packet has at most `max_bytes`; the caller requests the rest.
+    pub fn from_response(response: &Response, max_bytes: usize) -> Self {
         let mut frame = Writer::new();
         let (mut store, mut committed) = (None, None);
-        let (what, payload) = match answer {
+        let (kind, payload) = match response {
             Response::Reply(reply) => ("reply", reply.clone()),
             Response::Envelopes(page) => {
                 store = page.store;
                 committed = page.committed;
                 frame.number(page.last);
-                // The headers and the bytes that a broker adds.
+                // Reserve space for the headers and for the bytes that a broker adds.
                 frame.envelopes(&page.envelopes, max_bytes.saturating_sub(192));
                 ("envelopes", frame.finish())
             }
@@ -161,14 +161,14 @@ impl Packet {
                 ("watermark", frame.finish())
             }
             Response::Shape(text) => ("shape-text", Bytes::copy_from_slice(text.as_bytes())),
-            Response::Refused(refusal) => error_parts(refusal),
+            Response::Refused(error) => error_parts(error),
         };
-        let mut headers = vec![(Cow::Borrowed(RESPONSE), what.to_owned())];
+        let mut headers = vec![(Cow::Borrowed(RESPONSE), kind.to_owned())];
         headers.extend(committed.map(|committed| (Cow::Borrowed(COMMITTED), committed.to_string())));
         Self { headers, payload }.with_store(store)
     }
 
-    /// The answer in a packet.
+    /// Decodes the response in a packet.
     ///
     /// # Errors
     /// [`BridgeError::Malformed`] or [`BridgeError::Oversize`].
@@ -176,14 +176,13 @@ impl Packet {
         Self::read_response(&self.header_pairs(), self.payload.clone())
     }
 
-    /// The answer in headers and a payload.
+    /// Decodes a response from headers and a payload.
     ///
     /// # Errors
     /// [`BridgeError::Malformed`] or [`BridgeError::Oversize`].
     pub fn read_response(headers: &[(&str, &str)], payload: Bytes) -> Result<Response, BridgeError> {
-        let what =
-            single_header(headers, RESPONSE)?.ok_or_else(|| malformed(format!("header `{RESPONSE}` is missing")))?;
-        match what {
+        let kind = single_header(headers, RESPONSE)?.ok_or_else(|| malformed(format!("header `{RESPONSE}` is missing")))?;
+        match kind {
             "reply" if payload.len() > MAX_PAYLOAD_BYTES => {
                 Err(BridgeError::Oversize { bytes: payload.len(), limit: MAX_PAYLOAD_BYTES })
             }
@@ -195,7 +194,7 @@ impl Packet {
                 frame.finish()?;
                 let committed = single_header(headers, COMMITTED)?.map(|text| {
                     read_number(text)
-                        .ok_or_else(|| malformed(format!("header `{COMMITTED}` cannot be `{}`", excerpt(text))))
+                        .ok_or_else(|| malformed(format!("invalid header `{COMMITTED}`: `{}`", excerpt(text))))
                 });
                 let (committed, store) = (committed.transpose()?, read_store(headers)?);
                 Ok(Response::Envelopes(Page { envelopes, last, committed, store }.of_store()))
@@ -229,16 +228,16 @@ impl Packet {
                     "dead-letter" => RequestError::DeadLetter(text()),
                     "failed" => RequestError::Failed(text()),
                     "unknown" => RequestError::Unknown(text()),
-                    other => return Err(malformed(format!("an answer `{}` is not known", excerpt(other)))),
+                    other => return Err(malformed(format!("unknown response `{}`", excerpt(other)))),
                 }))
             }
         }
     }
 
-    /// News.
-    pub fn from_notification(tidings: &Notification) -> Self {
+    /// Encodes a notification.
+    pub fn from_notification(notification: &Notification) -> Self {
         let mut frame = Writer::new();
-        match tidings {
+        match notification {
             Notification::Committed { from, to, through } => {
                 frame.byte(1);
                 frame.shard(from);
@@ -254,7 +253,7 @@ impl Packet {
         framed("tidings", frame)
     }
 
-    /// The news in a packet.
+    /// Decodes the notification in a packet.
     ///
     /// # Errors
     /// [`BridgeError::Malformed`].
@@ -262,27 +261,27 @@ impl Packet {
         Self::read_notification(&self.header_pairs(), self.payload.clone())
     }
 
-    /// The news in headers and a payload.
+    /// Decodes a notification from headers and a payload.
     ///
     /// # Errors
     /// [`BridgeError::Malformed`].
     pub fn read_notification(headers: &[(&str, &str)], payload: Bytes) -> Result<Notification, BridgeError> {
         if single_header(headers, FRAME)? != Some("tidings") {
-            return Err(malformed("no tidings"));
+            return Err(malformed("the frame is not a notification"));
         }
         let mut frame = Reader::new(payload)?;
-        let tidings = match frame.byte()? {
+        let notification = match frame.byte()? {
             1 => Notification::Committed { from: frame.shard()?, to: frame.shard()?, through: frame.number()? },
             2 => Notification::Head { shard: frame.shard()?, position: frame.number()? },
-            other => return Err(malformed(format!("tidings {other} are not known"))),
+            other => return Err(malformed(format!("unknown notification {other}"))),
         };
         frame.finish()?;
-        Ok(tidings)
+        Ok(notification)
     }
 }
 
-fn error_parts(refusal: &RequestError) -> (&'static str, Bytes) {
-    let (what, text) = match refusal {
+fn error_parts(error: &RequestError) -> (&'static str, Bytes) {
+    let (kind, text) = match error {
         RequestError::Busy => ("busy", ""),
         RequestError::NotHere => ("not-here", ""),
         RequestError::Full => ("full", ""),
@@ -298,5 +297,5 @@ fn error_parts(refusal: &RequestError) -> (&'static str, Bytes) {
         RequestError::Failed(text) => ("failed", text.as_str()),
         RequestError::Unknown(text) => ("unknown", text.as_str()),
     };
-    (what, Bytes::copy_from_slice(text.as_bytes()))
+    (kind, Bytes::copy_from_slice(text.as_bytes()))
 }

@@ -1,4 +1,4 @@
-//! Round trips of everything that travels, and bytes that were never meant to.
+//! Round trips of every encoding, and decoding of invalid bytes.
 
 use std::borrow::Cow;
 
@@ -20,7 +20,7 @@ fn shard() -> impl Strategy<Value = ShardId> {
     (name(), any::<u16>()).prop_map(|(domain, shard)| ShardId::new(domain, shard))
 }
 
-/// Any text of 1 to 256 bytes.
+/// Generates any text of 1 to 256 bytes.
 fn key() -> impl Strategy<Value = String> {
     any::<String>().prop_map(|mut text| {
         while text.len() > 256 {
@@ -172,7 +172,7 @@ fn tidings() -> impl Strategy<Value = Notification> {
     ]
 }
 
-/// A packet as hostile hands make it from a good one: one header changed, dropped, doubled or added, bytes cut or flipped.
+/// Generates a corrupted packet: one header changed, dropped, repeated or added, bytes cut or flipped.
 fn broken(packet: Packet) -> impl Strategy<Value = Packet> {
     let size = packet.headers.len();
     (0..6u8, 0..size.max(1), any::<String>(), any::<prop::sample::Index>(), any::<u8>()).prop_map(
@@ -197,14 +197,14 @@ fn broken(packet: Packet) -> impl Strategy<Value = Packet> {
     )
 }
 
-/// What every decoder may say of whatever comes in.
+/// Returns true if a result is a value, or an error that a decoder may return.
 fn read_or_refused<T>(result: Result<T, BridgeError>) -> bool {
     matches!(result, Ok(_) | Err(BridgeError::Malformed { .. } | BridgeError::Oversize { .. }))
 }
 
 proptest! {
     #[test]
-    fn an_envelope_comes_back_from_its_headers(envelope in envelope()) {
+    fn envelope_round_trips_through_headers(envelope in envelope()) {
         let packet = Packet::from_envelope(&envelope).unwrap();
         for (name, value) in &packet.headers {
             prop_assert!(!value.contains(['\r', '\n', '\0']), "{name}: {value:?}");
@@ -213,18 +213,18 @@ proptest! {
     }
 
     #[test]
-    fn a_question_comes_back(asked in asked()) {
+    fn request_round_trips(asked in asked()) {
         prop_assert_eq!(Packet::from_request(&asked).unwrap().request().unwrap(), asked);
     }
 
     #[test]
-    fn an_answer_comes_back(answer in answer()) {
+    fn response_round_trips(answer in answer()) {
         let packet = Packet::from_response(&answer, 1024 * 1024);
         prop_assert_eq!(packet.response().unwrap(), answer);
     }
 
     #[test]
-    fn a_list_that_does_not_fit_is_cut_and_never_larger_than_allowed(
+    fn oversize_list_is_truncated_to_the_limit(
         envelopes in prop::collection::vec(envelope(), 0..8),
         max in 64usize..8192,
     ) {
@@ -235,12 +235,12 @@ proptest! {
     }
 
     #[test]
-    fn tidings_come_back(tidings in tidings()) {
+    fn notification_round_trips(tidings in tidings()) {
         prop_assert_eq!(Packet::from_notification(&tidings).notification().unwrap(), tidings);
     }
 
     #[test]
-    fn broken_packets_are_read_or_refused(
+    fn corrupted_packets_are_decoded_or_rejected(
         packet in prop_oneof![
             envelope().prop_map(|envelope| Packet::from_envelope(&envelope).unwrap()),
             asked().prop_map(|asked| Packet::from_request(&asked).unwrap()),
@@ -255,7 +255,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused(
+    fn arbitrary_bytes_are_decoded_or_rejected(
         what in prop::sample::select(vec!["envelopes", "watermark", "reply", "busy", "unknown", "else"]),
         bytes in prop::collection::vec(any::<u8>(), 0..2000),
     ) {
@@ -298,7 +298,7 @@ fn refused_because(packet: &Packet) -> String {
 }
 
 #[test]
-fn a_client_in_any_language_needs_few_headers() {
+fn minimal_headers_make_a_command() {
     let id = MessageId::from_u128(9);
     let id_text = id.to_string();
     let headers = [
@@ -318,7 +318,7 @@ fn a_client_in_any_language_needs_few_headers() {
 }
 
 #[test]
-fn each_missing_or_doubled_header_is_named() {
+fn missing_or_repeated_header_is_named() {
     for name in ["ce-specversion", "ce-id", "ce-type", "ce-source", "ce-kind", "ce-datacontenttype"] {
         let mut packet = Packet::from_envelope(&sample()).unwrap();
         packet.headers.retain(|(known, _)| known != name);
@@ -333,7 +333,7 @@ fn each_missing_or_doubled_header_is_named() {
 }
 
 #[test]
-fn values_that_are_none_are_refused_by_name() {
+fn invalid_header_values_are_rejected_by_name() {
     for (name, value) in [
         ("ce-specversion", "0.3"),
         ("ce-id", "1"),
@@ -362,7 +362,7 @@ fn values_that_are_none_are_refused_by_name() {
 }
 
 #[test]
-fn an_event_whose_source_and_partition_disagree_is_refused() {
+fn event_with_contradictory_shards_is_rejected() {
     let mut event = sample();
     event.kind = Kind::Event;
     event.key = String::new();
@@ -386,7 +386,7 @@ fn an_event_whose_source_and_partition_disagree_is_refused() {
 }
 
 #[test]
-fn headers_that_command_the_broker_neither_come_in_nor_go_out() {
+fn broker_command_headers_are_dropped_and_rejected() {
     let mut packet = Packet::from_envelope(&sample()).unwrap();
     packet.headers.push((Cow::Borrowed("Nats-Rollup"), "all".to_owned()));
     packet.headers.push((Cow::Borrowed("nats-msg-id"), "1".to_owned()));
@@ -401,7 +401,7 @@ fn headers_that_command_the_broker_neither_come_in_nor_go_out() {
 }
 
 #[test]
-fn sizes_are_checked_in_both_directions() {
+fn sizes_are_checked_when_encoding_and_decoding() {
     let mut envelope = sample();
     envelope.payload = vec![0; MAX_PAYLOAD_BYTES + 1].into();
     assert!(matches!(
@@ -423,7 +423,7 @@ fn sizes_are_checked_in_both_directions() {
 }
 
 #[test]
-fn a_frame_that_claims_more_than_it_holds_is_refused_without_allocating_it() {
+fn false_length_in_a_frame_is_rejected_before_allocation() {
     // Version 1, last position 0, 2^60 envelopes.
     let bytes = Bytes::from_static(&[1, 0, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10]);
     assert!(matches!(
@@ -433,7 +433,7 @@ fn a_frame_that_claims_more_than_it_holds_is_refused_without_allocating_it() {
 }
 
 #[test]
-fn an_invalid_trace_context_costs_no_message() {
+fn invalid_trace_context_is_ignored() {
     let mut packet = Packet::from_envelope(&sample()).unwrap();
     packet.headers.push((Cow::Borrowed("traceparent"), "00-XYZ".to_owned()));
     assert_eq!(packet.envelope().unwrap(), sample());

@@ -199,7 +199,7 @@ fn read_all(bytes: Vec<u8>, location: Location) {
 
 proptest! {
     #[test]
-    fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400), location in any::<u64>()) {
+    fn arbitrary_bytes_are_decoded_or_rejected(bytes in proptest::collection::vec(any::<u8>(), 0..400), location in any::<u64>()) {
         read_all(bytes.clone(), location);
         // Most random bytes fail at the first two bytes, so set these to valid values.
         let mut turn = vec![FORMAT, KIND_TURN, 0, 1];

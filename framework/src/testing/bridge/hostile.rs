@@ -1,9 +1,9 @@
-//! A hostile client: writes what no node would, wherever a program that reaches a broker without permissions can write.
+//! A hostile client that publishes invalid messages to every address that a client without permissions can reach.
 //!
-//! Used by the [cases](super::cases) of the bridge suite, and by tests that let real nodes work beside it. What it writes is drawn
-//! from a seed: bytes that are no message, messages that contradict their place or the owner's log, notes and positions that are
-//! not true, ids that were used before, messages that are too large. It never writes what only permissions keep from being
-//! believed: the next message of a shard, or a command as any caller may send it.
+//! Used by the [cases](super::cases) of the bridge suite, and by tests that run real nodes beside it. Its messages are drawn from a
+//! seed: bytes that are not a message, messages that contradict their address or the owner's log, false notifications and
+//! positions, reused ids, oversize messages. It never forges what only permissions can prevent: the next message of a shard, or a
+//! valid command of an external caller.
 
 use std::borrow::Cow;
 
@@ -15,171 +15,171 @@ use crate::bridge::{Notification, Request};
 use crate::clock::{Clock, Timestamp};
 use crate::message::{Codec, Envelope, IdSource, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, ReplyMode, ShardId};
 
-/// One thing that a hostile client writes.
+/// A forged message.
 #[derive(Clone, Debug)]
 pub struct Forgery {
-    /// What it is, in a word.
-    pub what: &'static str,
-    /// Where it is written.
-    pub place: Address,
-    /// What is written there.
+    /// The kind of forgery, for reports.
+    pub kind: &'static str,
+    /// The address it is published to.
+    pub address: Address,
+    /// The published packet.
     pub packet: Packet,
 }
 
-/// A domain under attack, and the names that its messages have.
+/// A domain under attack, with the names of its messages.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// The domain.
     pub domain: Name,
-    /// How many shards it has.
+    /// The number of its shards.
     pub shards: u16,
-    /// A command that it handles.
+    /// A command that the domain handles.
     pub command: Name,
-    /// An event that it records.
+    /// An event that the domain records.
     pub event: Name,
-    /// The actor that does both.
+    /// The actor that handles and records them.
     pub actor: Name,
-    /// Whether its logs have an event at position 1 and its outboxes an entry 1 already, which can be contradicted.
+    /// The logs have an event at position 1 and the outboxes an entry 1, which the client can contradict.
     pub has_begun: bool,
 }
 
 /// The bits that are set in the ids of all forged messages.
-const FORGED: u128 = 0xBAD << 116;
+const FORGED_ID_BITS: u128 = 0xBAD << 116;
 /// A position that no log reaches.
-const FAR: u64 = 1 << 40;
+const UNREACHED_POSITION: u64 = 1 << 40;
 
-/// A hostile client. Two with the same seed and targets write the same.
+/// A hostile client. Clients with the same seed and targets publish the same messages.
 pub struct Hostile {
-    chance: IdSource,
+    random: IdSource,
     targets: Vec<Target>,
     written: u64,
 }
 
 impl Hostile {
-    /// A client that attacks these domains.
+    /// Creates a client that attacks these domains.
     pub fn new(seed: u64, targets: Vec<Target>) -> Self {
-        Self { chance: IdSource::seeded(Clock::manual(Timestamp::default()).0, seed), targets, written: 0 }
+        Self { random: IdSource::seeded(Clock::manual(Timestamp::default()).0, seed), targets, written: 0 }
     }
 
-    /// Whether a message is one that a hostile client has written.
+    /// Returns true if a hostile client has forged the message.
     pub fn is_forged(envelope: &Envelope) -> bool {
-        envelope.id.as_u128() & (0xFFF << 116) == FORGED
+        envelope.id.as_u128() & (0xFFF << 116) == FORGED_ID_BITS
     }
 
-    /// What it writes next; nothing if it has no target.
+    /// Returns the next forgery; `None` if there is no target.
     pub fn forge(&mut self) -> Option<Forgery> {
         self.written += 1;
-        let target = self.draw()?;
-        let other = self.draw()?;
+        let target = self.pick_target()?;
+        let other = self.pick_target()?;
         let (here, there) = (self.shard(&target), self.shard(&other));
-        let (what, place, packet) = match self.chance.below(16) {
+        let (kind, address, packet) = match self.random.below(16) {
             0 => {
-                ("noise", self.place(&target, &here, &there), Packet { headers: Vec::new(), payload: self.noise(300) })
+                ("noise", self.address(&target, &here, &there), Packet { headers: Vec::new(), payload: self.noise(300) })
             }
-            1 => ("a spoilt message", self.place(&target, &here, &there), self.spoilt(&target, &here, &there)),
-            2 => ("a frame of noise", self.place(&target, &here, &there), self.noise_in_a_frame()),
+            1 => ("a corrupted message", self.address(&target, &here, &there), self.corrupted(&target, &here, &there)),
+            2 => ("a frame with noise", self.address(&target, &here, &there), self.framed_noise()),
             3 => {
-                let place = Address::Direct { to: here.clone(), from: None };
+                let address = Address::Direct { to: here.clone(), from: None };
                 (
                     "an unknown name",
-                    place,
-                    packet(&Envelope { name: self.unknown(&target), ..self.outside(&target, &here) })?,
+                    address,
+                    packet(&Envelope { name: self.unknown_name(&target), ..self.external_command(&target, &here) })?,
                 )
             }
             4 => {
-                let place = Address::Direct { to: here.clone(), from: None };
+                let address = Address::Direct { to: here.clone(), from: None };
                 (
-                    "an unreadable payload",
-                    place,
-                    packet(&Envelope { payload: self.unreadable(), ..self.outside(&target, &here) })?,
+                    "an undecodable payload",
+                    address,
+                    packet(&Envelope { payload: self.undecodable(), ..self.external_command(&target, &here) })?,
                 )
             }
             5 => {
-                let place = Address::Direct { to: here.clone(), from: None };
+                let address = Address::Direct { to: here.clone(), from: None };
                 let late = Some(Timestamp::from_millis(1));
-                ("a deadline of long ago", place, packet(&Envelope { deadline: late, ..self.outside(&target, &here) })?)
+                ("an expired deadline", address, packet(&Envelope { deadline: late, ..self.external_command(&target, &here) })?)
             }
             6 => {
-                let place = Address::Direct { to: here.clone(), from: None };
-                let more = usize::try_from(self.chance.below(400 * 1024)).unwrap_or(0);
+                let address = Address::Direct { to: here.clone(), from: None };
+                let more = usize::try_from(self.random.below(400 * 1024)).unwrap_or(0);
                 let payload = vec![7; MAX_PAYLOAD_BYTES + 1 + more].into();
-                ("an oversize message", place, Packet { payload, ..packet(&self.outside(&target, &here))? })
+                ("an oversize message", address, Packet { payload, ..packet(&self.external_command(&target, &here))? })
             }
             7 => {
                 let from = Some(there.clone());
-                let sent = self.sent(&target, &other, &here, &there, FAR + self.written);
-                ("a command of the future", Address::Direct { to: here.clone(), from }, packet(&sent)?)
+                let sent = self.forged_command(&target, &other, &here, &there, UNREACHED_POSITION + self.written);
+                ("a command ahead of its sequence", Address::Direct { to: here.clone(), from }, packet(&sent)?)
             }
             8 => {
-                let sent = self.sent(&target, &other, &here, &there, FAR + self.written);
-                // Its subject says that another one sends it.
+                let sent = self.forged_command(&target, &other, &here, &there, UNREACHED_POSITION + self.written);
+                // The subject contains another sender.
                 let from = Some(ShardId::new(there.domain.clone(), (there.shard + 1) % other.shards.max(1)));
                 ("a contradicting origin", Address::Direct { to: here.clone(), from }, packet(&sent)?)
             }
             9 => (
-                "an event of the future",
-                event_place(&target, &here),
-                packet(&self.event(&target, &here, FAR + self.written))?,
+                "an event ahead of its position",
+                event_address(&target, &here),
+                packet(&self.forged_event(&target, &here, UNREACHED_POSITION + self.written))?,
             ),
             10 if target.has_begun => (
-                "an event under a known position",
-                event_place(&target, &here),
-                packet(&self.event(&target, &here, 1))?,
+                "an event at a known position",
+                event_address(&target, &here),
+                packet(&self.forged_event(&target, &here, 1))?,
             ),
             11 => {
                 let elsewhere = ShardId::new(here.domain.clone(), here.shard.wrapping_add(1) % target.shards.max(1));
                 (
                     "an event of another shard",
-                    event_place(&target, &elsewhere),
-                    packet(&self.event(&target, &here, FAR))?,
+                    event_address(&target, &elsewhere),
+                    packet(&self.forged_event(&target, &here, UNREACHED_POSITION))?,
                 )
             }
             12 => {
-                let events = [self.event(&target, &here, FAR), self.event(&other, &there, FAR)];
+                let events = [self.forged_event(&target, &here, UNREACHED_POSITION), self.forged_event(&other, &there, UNREACHED_POSITION)];
                 ("a pack of two shards", Address::Events(here.clone()), Packet::from_events(&events))
             }
             13 => {
-                let head = Notification::Head { shard: here.clone(), position: FAR };
-                // In the wrong place it is refused; in the right one it makes subscribers ask the owner.
+                let head = Notification::Head { shard: here.clone(), position: UNREACHED_POSITION };
+                // At another address it is refused; at its own it makes subscribers ask the owner.
                 ("a head of another shard", Address::Head(there.clone()), Packet::from_notification(&head))
             }
             14 => {
                 let through = u64::MAX - self.written;
                 let committed = Notification::Committed { from: here.clone(), to: there.clone(), through };
                 (
-                    "a note of what was never sent",
+                    "a watermark beyond the last sequence",
                     Address::Committed { from: here.clone(), to: there.clone() },
                     Packet::from_notification(&committed),
                 )
             }
             _ => {
-                let asked = match self.chance.below(3) {
-                    0 => Request::Events { shard: here.clone(), after: self.chance.next_u64(), limit: u32::MAX },
+                let request = match self.random.below(3) {
+                    0 => Request::Events { shard: here.clone(), after: self.random.next_u64(), limit: u32::MAX },
                     1 => Request::Outbox { from: here.clone(), to: there.clone(), after: 0, limit: u32::MAX },
                     _ => Request::Watermark { from: there.clone(), to: here.clone() },
                 };
-                ("a question", Address::for_request(&asked), Packet::from_request(&asked).ok()?)
+                ("a request", Address::for_request(&request), Packet::from_request(&request).ok()?)
             }
         };
-        Some(Forgery { what, place, packet })
+        Some(Forgery { kind, address, packet })
     }
 
-    fn draw(&self) -> Option<Target> {
-        let at = usize::try_from(self.chance.below((self.targets.len() as u64).max(1))).ok()?;
+    fn pick_target(&self) -> Option<Target> {
+        let at = usize::try_from(self.random.below((self.targets.len() as u64).max(1))).ok()?;
         self.targets.get(at).cloned()
     }
 
     fn shard(&self, target: &Target) -> ShardId {
-        let shard = self.chance.below(u64::from(target.shards.max(1)));
+        let shard = self.random.below(u64::from(target.shards.max(1)));
         ShardId::new(target.domain.clone(), u16::try_from(shard).unwrap_or(0))
     }
 
-    /// Any place of a target.
-    fn place(&self, target: &Target, here: &ShardId, there: &ShardId) -> Address {
-        match self.chance.below(8) {
+    /// Returns a random address of a target.
+    fn address(&self, target: &Target, here: &ShardId, there: &ShardId) -> Address {
+        match self.random.below(8) {
             0 => Address::Direct { to: here.clone(), from: None },
             1 => Address::Direct { to: here.clone(), from: Some(there.clone()) },
-            2 => event_place(target, here),
+            2 => event_address(target, here),
             3 => Address::Events(here.clone()),
             4 => Address::CommandRequest { domain: target.domain.clone(), shard: Some(here.shard) },
             5 => Address::EventsRequest(here.clone()),
@@ -189,51 +189,51 @@ impl Hostile {
     }
 
     fn noise(&self, most: u64) -> Bytes {
-        let length = self.chance.below(most);
-        (0..length).map(|_| self.chance.next_u64().to_le_bytes()[0]).collect::<Vec<u8>>().into()
+        let length = self.random.below(most);
+        (0..length).map(|_| self.random.next_u64().to_le_bytes()[0]).collect::<Vec<u8>>().into()
     }
 
-    /// Bytes that no codec reads: a number in bincode does not begin so, and no text in JSON does.
-    fn unreadable(&self) -> Bytes {
+    /// Returns bytes that no codec decodes: neither a bincode number nor a JSON text begins with them.
+    fn undecodable(&self) -> Bytes {
         [&[0xFF; 9][..], &self.noise(40)].concat().into()
     }
 
-    /// A header that says what follows, and something else behind it.
-    fn noise_in_a_frame(&self) -> Packet {
+    /// Returns a packet whose header announces a frame and whose payload is noise.
+    fn framed_noise(&self) -> Packet {
         let kinds = [("whizbang-frame", "events"), ("whizbang-frame", "asked"), ("whizbang-frame", "tidings")];
-        let at = usize::try_from(self.chance.below(3)).unwrap_or(0);
+        let at = usize::try_from(self.random.below(3)).unwrap_or(0);
         let headers = kinds.get(at).map(|(name, value)| (Cow::Borrowed(*name), (*value).to_owned()));
         let payload = [&[1][..], &self.noise(100)].concat().into();
         Packet { headers: headers.into_iter().collect(), payload }
     }
 
-    /// A message with one header less, twice, or with another value.
-    fn spoilt(&self, target: &Target, here: &ShardId, there: &ShardId) -> Packet {
-        let sent = self.sent(target, target, here, there, FAR);
+    /// Returns a message with one header removed, repeated or changed.
+    fn corrupted(&self, target: &Target, here: &ShardId, there: &ShardId) -> Packet {
+        let sent = self.forged_command(target, target, here, there, UNREACHED_POSITION);
         let mut packet = packet(&sent).unwrap_or_default();
-        let at = usize::try_from(self.chance.below(packet.headers.len() as u64)).unwrap_or(0);
+        let at = usize::try_from(self.random.below(packet.headers.len() as u64)).unwrap_or(0);
         if at < packet.headers.len() {
             let (name, value) = packet.headers.remove(at);
-            match self.chance.below(3) {
+            match self.random.below(3) {
                 0 => {}
                 1 => packet.headers.extend([(name.clone(), value.clone()), (name, value)]),
-                _ => packet.headers.push((name, format!("{:x}/%{}", self.chance.next_u64(), self.written))),
+                _ => packet.headers.push((name, format!("{:x}/%{}", self.random.next_u64(), self.written))),
             }
         }
         packet
     }
 
-    /// The name of no message.
-    fn unknown(&self, target: &Target) -> Name {
-        Name::new(&format!("Unknown{}", self.chance.below(10_000))).unwrap_or_else(|_| target.event.clone())
+    /// Returns a name that no message has.
+    fn unknown_name(&self, target: &Target) -> Name {
+        Name::new(&format!("Unknown{}", self.random.below(10_000))).unwrap_or_else(|_| target.event.clone())
     }
 
     fn id(&self) -> MessageId {
-        MessageId::from_u128(FORGED | u128::from(self.chance.next_u64()) << 32 | u128::from(self.written))
+        MessageId::from_u128(FORGED_ID_BITS | u128::from(self.random.next_u64()) << 32 | u128::from(self.written))
     }
 
-    /// A command that no actor sends.
-    fn outside(&self, target: &Target, to: &ShardId) -> Envelope {
+    /// Returns a command of an external caller.
+    fn external_command(&self, target: &Target, to: &ShardId) -> Envelope {
         let id = self.id();
         Envelope {
             id,
@@ -258,7 +258,7 @@ impl Hostile {
         }
     }
 
-    fn sent(&self, target: &Target, sender: &Target, to: &ShardId, from: &ShardId, sequence: u64) -> Envelope {
+    fn forged_command(&self, target: &Target, sender: &Target, to: &ShardId, from: &ShardId, sequence: u64) -> Envelope {
         let origin = Origin {
             shard: from.clone(),
             actor: sender.actor.clone(),
@@ -267,10 +267,10 @@ impl Hostile {
             version: 0,
             store: None,
         };
-        Envelope { origin: Some(origin), ..self.outside(target, to) }
+        Envelope { origin: Some(origin), ..self.external_command(target, to) }
     }
 
-    fn event(&self, target: &Target, shard: &ShardId, position: u64) -> Envelope {
+    fn forged_event(&self, target: &Target, shard: &ShardId, position: u64) -> Envelope {
         let version = position;
         let key = "forged".to_owned();
         let origin =
@@ -282,12 +282,12 @@ impl Hostile {
             key: String::new(),
             origin: Some(origin),
             payload: self.noise(20),
-            ..self.outside(target, shard)
+            ..self.external_command(target, shard)
         }
     }
 }
 
-fn event_place(target: &Target, shard: &ShardId) -> Address {
+fn event_address(target: &Target, shard: &ShardId) -> Address {
     Address::Event { shard: shard.clone(), name: target.event.clone() }
 }
 

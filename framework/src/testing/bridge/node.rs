@@ -1,4 +1,4 @@
-//! A node as a bridge sees it: a card and a door that writes down what comes in.
+//! A test node as a bridge sees it: a card and an [`Inbound`] that records everything it receives.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,257 +13,257 @@ use crate::bridge::{
 };
 use crate::message::{Envelope, Name};
 
-/// How long a test waits for what must come.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// The time limit for a message that must arrive.
+pub const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What has come in at a door.
+/// The messages that a test node has received.
 #[derive(Debug, Default)]
-pub struct Seen {
+pub struct Received {
     /// Commands and replies.
     pub direct: Vec<Envelope>,
     /// Events.
     pub events: Vec<Envelope>,
-    /// Questions.
-    pub asked: Vec<Request>,
-    /// Tidings.
-    pub told: Vec<Notification>,
-    /// How often the connection was said to be back.
+    /// Requests.
+    pub requests: Vec<Request>,
+    /// Notifications.
+    pub notifications: Vec<Notification>,
+    /// The number of reported reconnections.
     pub reconnected: usize,
-    /// How many messages are being handled now.
+    /// The number of messages being handled now.
     pub handling: usize,
-    /// How many messages were being handled at most.
-    pub most: usize,
+    /// The maximum number of messages that were handled at the same time.
+    pub max_handling: usize,
 }
 
-/// Answers a question.
-pub type Answering = dyn Fn(Request) -> BoxFuture<'static, Response> + Send + Sync;
-/// Decides what becomes of a message.
-pub type Settling = dyn Fn(&Envelope, &Seen) -> AckOutcome + Send + Sync;
+/// Responds to a request.
+pub type Responder = dyn Fn(Request) -> BoxFuture<'static, Response> + Send + Sync;
+/// Returns the outcome of a message.
+pub type OutcomeHandler = dyn Fn(&Envelope, &Received) -> AckOutcome + Send + Sync;
 
-/// The door of a test's node.
+/// The [`Inbound`] of a test node.
 pub struct TestInbound {
-    seen: Mutex<Seen>,
+    received: Mutex<Received>,
     changed: Notify,
-    room: usize,
-    /// Messages are settled while it is open.
-    gate: watch::Sender<bool>,
-    answering: Box<Answering>,
-    settling: Box<Settling>,
+    capacity: usize,
+    /// Messages complete while it is true.
+    open: watch::Sender<bool>,
+    responder: Box<Responder>,
+    handler: Box<OutcomeHandler>,
     this: std::sync::Weak<TestInbound>,
 }
 
-/// How a node of a test behaves.
+/// The behavior of a test node.
 pub struct NodeBehavior {
-    /// How many messages it takes at once.
-    pub room: usize,
-    /// Whether it settles what it takes at once, or first when it is [opened](TestNode::open).
+    /// The number of messages that it handles at once.
+    pub capacity: usize,
+    /// Messages complete immediately; otherwise first after [`open`](TestNode::open) is called.
     pub open: bool,
-    /// What it answers.
-    pub answering: Box<Answering>,
-    /// What becomes of a message, given what was seen before it.
-    pub settling: Box<Settling>,
+    /// The responses to requests.
+    pub responder: Box<Responder>,
+    /// The outcome of a message, given everything received before it.
+    pub handler: Box<OutcomeHandler>,
 }
 
 impl Default for NodeBehavior {
     fn default() -> Self {
         Self {
-            room: 1024,
+            capacity: 1024,
             open: true,
-            answering: Box::new(|_| Box::pin(async { Response::Refused(RequestError::NotHere) })),
-            settling: Box::new(|_, _| AckOutcome::Ack),
+            responder: Box::new(|_| Box::pin(async { Response::Refused(RequestError::NotHere) })),
+            handler: Box::new(|_, _| AckOutcome::Ack),
         }
     }
 }
 
 impl TestInbound {
-    fn new(manners: NodeBehavior) -> Arc<Self> {
+    fn new(behavior: NodeBehavior) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
-            seen: Mutex::default(),
+            received: Mutex::default(),
             changed: Notify::new(),
-            room: manners.room,
-            gate: watch::channel(manners.open).0,
-            answering: manners.answering,
-            settling: manners.settling,
+            capacity: behavior.capacity,
+            open: watch::channel(behavior.open).0,
+            responder: behavior.responder,
+            handler: behavior.handler,
             this: this.clone(),
         })
     }
 
-    fn note<T>(&self, write: impl FnOnce(&mut Seen) -> T) -> T {
-        let written = write(&mut self.seen.lock());
+    fn record<T>(&self, write: impl FnOnce(&mut Received) -> T) -> T {
+        let result = write(&mut self.received.lock());
         self.changed.notify_waiters();
-        written
+        result
     }
 
-    fn take(&self, envelope: Envelope, list: fn(&mut Seen) -> &mut Vec<Envelope>) -> BoxFuture<'static, AckOutcome> {
-        let settled = self.note(|seen| {
-            let settled = (self.settling)(&envelope, seen);
-            list(seen).push(envelope);
-            seen.handling += 1;
-            seen.most = seen.most.max(seen.handling);
-            settled
+    fn handle(&self, envelope: Envelope, list: fn(&mut Received) -> &mut Vec<Envelope>) -> BoxFuture<'static, AckOutcome> {
+        let outcome = self.record(|received| {
+            let outcome = (self.handler)(&envelope, received);
+            list(received).push(envelope);
+            received.handling += 1;
+            received.max_handling = received.max_handling.max(received.handling);
+            outcome
         });
-        let mut gate = self.gate.subscribe();
+        let mut open = self.open.subscribe();
         let this = self.this.clone();
         Box::pin(async move {
-            // The door lives as long as the test; without it nobody looks at the outcome.
-            let _ = gate.wait_for(|open| *open).await;
-            if let Some(door) = this.upgrade() {
-                door.note(|seen| seen.handling -= 1);
+            // The inbound lives as long as the test; without it the count is not read.
+            let _ = open.wait_for(|open| *open).await;
+            if let Some(inbound) = this.upgrade() {
+                inbound.record(|received| received.handling -= 1);
             }
-            settled
+            outcome
         })
     }
 }
 
 impl Inbound for TestInbound {
     fn deliver(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
-        self.take(envelope, |seen| &mut seen.direct)
+        self.handle(envelope, |received| &mut received.direct)
     }
 
     fn event(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
-        self.take(envelope, |seen| &mut seen.events)
+        self.handle(envelope, |received| &mut received.events)
     }
 
-    fn request(&self, asked: Request) -> BoxFuture<'static, Response> {
-        self.note(|seen| seen.asked.push(asked.clone()));
-        (self.answering)(asked)
+    fn request(&self, request: Request) -> BoxFuture<'static, Response> {
+        self.record(|received| received.requests.push(request.clone()));
+        (self.responder)(request)
     }
 
-    fn notify(&self, tidings: Notification) {
-        self.note(|seen| seen.told.push(tidings));
+    fn notify(&self, notification: Notification) {
+        self.record(|received| received.notifications.push(notification));
     }
 
     fn reconnected(&self) {
-        self.note(|seen| seen.reconnected += 1);
+        self.record(|received| received.reconnected += 1);
     }
 
     fn capacity(&self) -> usize {
-        self.room.saturating_sub(self.seen.lock().handling)
+        self.capacity.saturating_sub(self.received.lock().handling)
     }
 }
 
-/// One node of a test.
+/// A node of a test.
 pub struct TestNode {
     /// Its bridge.
     pub bridge: Arc<dyn Bridge>,
-    door: Arc<TestInbound>,
+    inbound: Arc<TestInbound>,
 }
 
 impl TestNode {
-    /// A node of `service` that owns, subscribes and answers as `card` says.
+    /// Starts a node with the domains, subscriptions and queries on `card`.
     pub async fn start(fixture: &dyn Fixture, card: NodeCard) -> Self {
         Self::start_with(fixture, card, NodeBehavior::default()).await
     }
 
-    /// A node that behaves as `manners` say.
-    pub async fn start_with(fixture: &dyn Fixture, card: NodeCard, manners: NodeBehavior) -> Self {
-        Self::attach(fixture.bridge().await, card, manners).await.expect("attaches")
+    /// Starts a node with the given behavior.
+    pub async fn start_with(fixture: &dyn Fixture, card: NodeCard, behavior: NodeBehavior) -> Self {
+        Self::attach(fixture.bridge().await, card, behavior).await.expect("attaches")
     }
 
-    /// A node with a bridge of its own making.
+    /// Starts a node on the given bridge.
     ///
     /// # Errors
-    /// What attaching says.
-    pub async fn attach(bridge: Arc<dyn Bridge>, card: NodeCard, manners: NodeBehavior) -> Result<Self, BridgeError> {
-        let node = Self { bridge, door: TestInbound::new(manners) };
-        node.bridge.attach(card, Arc::clone(&node.door) as Arc<dyn Inbound>).await?;
+    /// The error of attaching.
+    pub async fn attach(bridge: Arc<dyn Bridge>, card: NodeCard, behavior: NodeBehavior) -> Result<Self, BridgeError> {
+        let node = Self { bridge, inbound: TestInbound::new(behavior) };
+        node.bridge.attach(card, Arc::clone(&node.inbound) as Arc<dyn Inbound>).await?;
         Ok(node)
     }
 
-    /// Looks at what has come in.
-    pub fn look<T>(&self, at: impl FnOnce(&Seen) -> T) -> T {
-        at(&self.door.seen.lock())
+    /// Reads the received messages.
+    pub fn inspect<T>(&self, read: impl FnOnce(&Received) -> T) -> T {
+        read(&self.inbound.received.lock())
     }
 
-    /// Lets the door settle what it has taken and will take.
+    /// Completes the messages that are being handled, and further ones immediately.
     pub fn open(&self) {
-        self.door.gate.send_replace(true);
+        self.inbound.open.send_replace(true);
     }
 
-    /// Waits until `holds`; fails the test if it does not within [`PATIENCE`].
-    pub async fn until(&self, what: &str, holds: impl Fn(&Seen) -> bool) {
+    /// Waits until `holds`; fails the test after [`ARRIVAL_TIMEOUT`].
+    pub async fn wait_until(&self, what: &str, holds: impl Fn(&Received) -> bool) {
         let waiting = async {
             loop {
-                let changed = self.door.changed.notified();
+                let changed = self.inbound.changed.notified();
                 tokio::pin!(changed);
                 changed.as_mut().enable();
-                if self.look(&holds) {
+                if self.inspect(&holds) {
                     return;
                 }
                 changed.await;
             }
         };
-        if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
-            panic!("{what}: not within {PATIENCE:?}; seen {}", self.look(summary));
+        if tokio::time::timeout(ARRIVAL_TIMEOUT, waiting).await.is_err() {
+            panic!("{what}: not within {ARRIVAL_TIMEOUT:?}; received {}", self.inspect(summary));
         }
     }
 
-    /// Repeats `deed` until `holds`: for what a courier may lose.
-    pub async fn insist<F>(&self, what: &str, mut deed: impl FnMut() -> F, holds: impl Fn(&Seen) -> bool)
+    /// Repeats `action` until `holds`, for messages that the broker may lose.
+    pub async fn retry_until<F>(&self, what: &str, mut action: impl FnMut() -> F, holds: impl Fn(&Received) -> bool)
     where
         F: Future<Output = Result<(), BridgeError>>,
     {
         let waiting = async {
-            while !self.look(&holds) {
-                // What goes wrong on the way is what is insisted against.
-                let _ = deed().await;
-                let changed = self.door.changed.notified();
+            while !self.inspect(&holds) {
+                // Failures are expected; the loop retries.
+                let _ = action().await;
+                let changed = self.inbound.changed.notified();
                 let _ = tokio::time::timeout(Duration::from_millis(50), changed).await;
             }
         };
-        if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
-            panic!("{what}: not within {PATIENCE:?}; seen {}", self.look(summary));
+        if tokio::time::timeout(ARRIVAL_TIMEOUT, waiting).await.is_err() {
+            panic!("{what}: not within {ARRIVAL_TIMEOUT:?}; received {}", self.inspect(summary));
         }
     }
 
-    /// Waits until something comes in, `span` at most: between two tries of what may fail.
-    pub async fn insist_once(&self, span: Duration) {
-        // Either is fine.
-        let _ = tokio::time::timeout(span, self.door.changed.notified()).await;
+    /// Waits for the next message for at most `span`, between two attempts of an action that may fail.
+    pub async fn wait_for_message(&self, span: Duration) {
+        // A timeout is fine.
+        let _ = tokio::time::timeout(span, self.inbound.changed.notified()).await;
     }
 
-    /// Detaches its bridge.
+    /// Detaches the bridge.
     pub async fn stop(self) {
         self.bridge.detach().await.expect("detaches");
     }
 }
 
-fn summary(seen: &Seen) -> String {
+fn summary(received: &Received) -> String {
     format!(
-        "{} commands, {} events, {} questions, {} tidings, {} reconnections, {} in hand",
-        seen.direct.len(),
-        seen.events.len(),
-        seen.asked.len(),
-        seen.told.len(),
-        seen.reconnected,
-        seen.handling
+        "{} commands, {} events, {} requests, {} notifications, {} reconnections, {} being handled",
+        received.direct.len(),
+        received.events.len(),
+        received.requests.len(),
+        received.notifications.len(),
+        received.reconnected,
+        received.handling
     )
 }
 
-/// A card of a service that does nothing yet.
+/// Returns the card of a service without domains, subscriptions and queries.
 pub fn service(name: &'static str) -> NodeCard {
     NodeCard { service: named(name), owns: Vec::new(), subscribes: Vec::new(), answers: Vec::new(), store: None }
 }
 
-/// A name.
+/// Returns a name.
 pub fn named(name: &'static str) -> Name {
     Name::from_static(name).expect("a name")
 }
 
 impl NodeCard {
-    /// Owns a domain as well.
+    /// Adds an owned domain.
     pub fn owning(mut self, domain: &'static str) -> Self {
         self.owns.push((named(domain), super::SHARDS));
         self
     }
 
-    /// Takes the events of a domain as well.
-    pub fn taking(mut self, domain: &'static str) -> Self {
+    /// Adds a subscription to the events of a domain.
+    pub fn subscribing(mut self, domain: &'static str) -> Self {
         self.subscribes.push((named(domain), super::SHARDS, vec![named("Happened")]));
         self
     }
 
-    /// Answers a query as well.
+    /// Adds an answered query.
     pub fn answering(mut self, domain: &'static str, query: &'static str) -> Self {
         self.answers.push((named(domain), named(query)));
         self

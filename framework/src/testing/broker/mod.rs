@@ -1,219 +1,219 @@
-//! A broker that behaves like JetStream, in memory, and the suite that holds it to what real servers do.
+//! An in-memory model of JetStream, and the suite that compares it with real servers.
 //!
-//! The [model] carries the messages of the [simulated cluster](crate::testing::sim). Real servers run the same
-//! [cases], with the same expectations: where the model and a server differ, a test fails.
+//! The [model] carries the messages of the [simulated cluster](crate::testing::sim). Real servers run the same [cases] with the same
+//! expectations, so a difference between model and server fails a test.
 
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a case fails by panicking, as every test does")]
 
 pub mod cases;
 pub mod model;
-mod modelled;
+mod model_broker;
 
-pub use modelled::Modelled;
+pub use model_broker::ModelBroker;
 
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-/// How long a case may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The time limit of a case.
+const CASE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a stream does with a message once it is settled.
+/// The effect of an acknowledgement on a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retention {
-    /// It is removed, and there is one consumer.
+    /// The message is removed. The stream has one consumer.
     WorkQueue,
-    /// It stays, for other consumers.
+    /// The message is kept for other consumers.
     Limits,
 }
 
-/// What a stream does that has as many messages as it may have.
+/// The behavior of a full stream on a new message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Full {
-    /// It takes nothing more.
-    Refuses,
-    /// It forgets its oldest message for each new one.
-    ForgetsItsOldest,
+pub enum Discard {
+    /// The new message is rejected.
+    New,
+    /// The oldest message is dropped.
+    Old,
 }
 
-/// How a stream is set.
+/// The settings of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamSettings {
-    /// What becomes of what is settled.
+    /// The effect of acknowledgements.
     pub retention: Retention,
-    /// The most messages it has; 0 stands for no limit.
+    /// The maximum number of messages; 0 means unlimited.
     pub max_messages: u64,
-    /// What it does then.
-    pub full: Full,
-    /// How long an id is known after its message was stored.
-    pub window: Duration,
+    /// The behavior at the maximum.
+    pub discard: Discard,
+    /// The time for which the id of a stored message is known.
+    pub duplicate_window: Duration,
 }
 
 impl StreamSettings {
-    /// A stream without a limit, with JetStream's window of two minutes.
+    /// Returns settings without a limit, with JetStream's duplicate window of two minutes.
     pub fn of(retention: Retention) -> Self {
-        Self { retention, max_messages: 0, full: Full::Refuses, window: Duration::from_secs(120) }
+        Self { retention, max_messages: 0, discard: Discard::New, duplicate_window: Duration::from_secs(120) }
     }
 }
 
-/// How a consumer is set. It delivers everything, and again for ever, until it is settled.
+/// The settings of a consumer. It delivers every message, and redelivers it without limit until it is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConsumerSettings {
-    /// How long a message may be in hand before it comes again.
+    /// The time after which an unacknowledged message is redelivered.
     pub ack_wait: Duration,
-    /// How many messages may be in hand at once.
-    pub max_in_hand: usize,
+    /// The maximum number of unacknowledged messages.
+    pub max_ack_pending: usize,
 }
 
-/// What is known of a stream.
+/// The state of a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StreamState {
-    /// Another one for each stream that was ever made.
+    /// The identity of the stream, distinct for each stream that was ever created.
     pub incarnation: String,
-    /// The number of the first message, or the next number if there is none; 0 if there never was one.
+    /// The sequence of the first message, or the next sequence if there is none; 0 if there never was a message.
     pub first: u64,
-    /// The number of the last message that was stored.
+    /// The sequence of the last stored message.
     pub last: u64,
-    /// How many messages it has.
+    /// The number of messages.
     pub messages: u64,
 }
 
-/// Where a message was stored.
+/// The acknowledgement of a publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stored {
-    /// Its number in the stream.
+pub struct PublishAck {
+    /// The sequence in the stream.
     pub sequence: u64,
-    /// Nothing was stored: its id is in the window, for the message with this number.
+    /// Nothing was stored: the id is in the window and belongs to the message with this sequence.
     pub duplicate: bool,
 }
 
-/// Why a message was not stored.
+/// The reason for which a message was not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Untaken {
-    /// There is no such stream.
-    Missing,
+pub enum PublishError {
+    /// The stream does not exist.
+    NoStream,
     /// The stream is full.
     Full,
 }
 
-/// What is said about a message that was delivered.
+/// The acknowledgement of a delivered message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Word {
-    /// It is done with (`+ACK`).
-    Done,
-    /// It shall come again after a while, or at once (`-NAK`).
-    Later(Duration),
-    /// It is still in hand (`+WPI`).
+pub enum Acknowledgement {
+    /// The message is complete (`+ACK`).
+    Ack,
+    /// The message should be redelivered after a delay, which may be zero (`-NAK`).
+    Nak(Duration),
+    /// The message is still being handled (`+WPI`).
     InProgress,
-    /// It shall not come again (`+TERM`).
-    Never,
+    /// The message must not be redelivered (`+TERM`).
+    Term,
 }
 
-/// A message that was delivered.
+/// A delivered message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delivered {
-    /// The stream it is from.
+pub struct ReceivedMessage {
+    /// The stream of the message.
     pub stream: String,
-    /// The consumer that has delivered it.
+    /// The consumer that delivered it.
     pub consumer: String,
-    /// Its number in the stream.
+    /// The sequence in the stream.
     pub sequence: u64,
-    /// How often it was delivered, this time included.
+    /// The number of deliveries, including this one.
     pub deliveries: u32,
-    /// What it carries.
+    /// The payload.
     pub payload: Vec<u8>,
-    /// Where what is said about it goes, if the server wants to know.
+    /// The subject of the acknowledgement, if the server uses one.
     pub reply: String,
 }
 
 /// A broker under test, empty at the start of each case.
 pub trait Broker {
-    /// Whether its time is virtual.
-    const VIRTUAL: bool;
+    /// True if the time of the broker is virtual.
+    const VIRTUAL_TIME: bool;
 
-    /// Makes a stream; there is none of that name.
-    fn make_stream<'a>(&'a self, name: &'a str, settings: StreamSettings) -> BoxFuture<'a, ()>;
+    /// Creates a stream of an unused name.
+    fn create_stream<'a>(&'a self, name: &'a str, settings: StreamSettings) -> BoxFuture<'a, ()>;
     /// Deletes a stream.
     fn delete_stream<'a>(&'a self, name: &'a str) -> BoxFuture<'a, ()>;
-    /// Empties a stream.
-    fn empty_stream<'a>(&'a self, name: &'a str) -> BoxFuture<'a, ()>;
-    /// What is known of a stream; none if there is none.
+    /// Removes all messages of a stream.
+    fn purge_stream<'a>(&'a self, name: &'a str) -> BoxFuture<'a, ()>;
+    /// Returns the state of a stream; `None` if it does not exist.
     fn state<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Option<StreamState>>;
-    /// Makes a consumer; there is none of that name.
-    fn make_consumer<'a>(&'a self, stream: &'a str, name: &'a str, settings: ConsumerSettings) -> BoxFuture<'a, ()>;
+    /// Creates a consumer of an unused name.
+    fn create_consumer<'a>(&'a self, stream: &'a str, name: &'a str, settings: ConsumerSettings) -> BoxFuture<'a, ()>;
     /// Deletes a consumer.
     fn delete_consumer<'a>(&'a self, stream: &'a str, name: &'a str) -> BoxFuture<'a, ()>;
-    /// Publishes a message, with an id or without.
+    /// Publishes a message, with or without an id.
     fn publish<'a>(
         &'a self,
         stream: &'a str,
         id: Option<&'a str>,
         payload: &'a [u8],
-    ) -> BoxFuture<'a, Result<Stored, Untaken>>;
-    /// Takes messages until there are `most`, or `wait` is over; none if there is no such consumer.
-    fn take<'a>(
+    ) -> BoxFuture<'a, Result<PublishAck, PublishError>>;
+    /// Pulls until `count` messages have arrived or `wait` is over; `None` if the consumer does not exist.
+    fn pull<'a>(
         &'a self,
         stream: &'a str,
         consumer: &'a str,
-        most: usize,
+        count: usize,
         wait: Duration,
-    ) -> BoxFuture<'a, Option<Vec<Delivered>>>;
-    /// Says something about a message; it has arrived when this ends.
-    fn say<'a>(&'a self, message: &'a Delivered, word: Word) -> BoxFuture<'a, ()>;
-    /// Ends at once and starts again with what it has on its disk.
+    ) -> BoxFuture<'a, Option<Vec<ReceivedMessage>>>;
+    /// Acknowledges a message; the acknowledgement has arrived when the future completes.
+    fn acknowledge<'a>(&'a self, message: &'a ReceivedMessage, acknowledgement: Acknowledgement) -> BoxFuture<'a, ()>;
+    /// Kills the broker and starts it again with the content of its disk.
     fn restart(&self) -> BoxFuture<'_, ()>;
 }
 
-/// Runs one case on a thread of its own, in the broker's time.
+/// Runs one case on its own runtime, in the time of the broker.
 pub fn run<B: Broker>(broker: impl FnOnce() -> B, case: impl AsyncFnOnce(&B)) {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_all().start_paused(B::VIRTUAL).build().expect("a runtime");
+    let runtime = runtime.enable_all().start_paused(B::VIRTUAL_TIME).build().expect("a runtime");
     let case = async {
         let broker = broker();
-        tokio::time::timeout(PATIENCE, case(&broker)).await.expect("the case goes on for ever");
+        tokio::time::timeout(CASE_TIMEOUT, case(&broker)).await.expect("the case does not end");
     };
     tokio::task::LocalSet::new().block_on(&runtime, case);
 }
 
-/// Makes a test of each case of the suite of brokers; the argument is an expression that makes a [`Broker`].
+/// Creates a test of each case of the broker suite. The argument is an expression that evaluates to a [`Broker`].
 #[macro_export]
 macro_rules! broker_suite {
     ($broker:expr) => {
         ::whizbang::broker_suite!(@ $broker;
-            what_is_published_is_numbered_and_delivered_in_order
-            an_id_that_is_sent_again_is_stored_once
-            an_id_is_forgotten_after_the_window
-            an_id_is_known_though_its_stream_was_emptied
-            an_id_is_known_though_its_message_is_done_with
-            an_id_is_forgotten_with_its_stream
-            what_is_not_settled_in_time_comes_again
-            what_is_said_to_be_in_progress_does_not_come_again
-            what_comes_again_comes_behind_what_is_newer
-            what_was_not_settled_in_time_comes_again_in_the_order_of_the_stream
-            what_is_refused_comes_again_in_the_order_of_the_refusals
-            what_is_refused_for_a_while_comes_again_after_it
-            what_shall_never_come_again_does_not
-            a_late_word_about_an_earlier_delivery_counts
-            a_word_said_twice_counts_once
-            no_more_is_in_hand_than_may_be
-            what_comes_again_does_not_wait_for_an_empty_hand
-            what_is_done_with_leaves_a_work_queue
-            what_is_done_with_stays_for_other_consumers
-            two_who_take_from_one_consumer_share
-            a_consumer_made_later_begins_with_the_oldest
-            a_consumer_made_anew_delivers_everything_again
-            an_emptied_stream_goes_on_with_its_numbers
-            what_is_in_hand_when_its_stream_is_emptied_does_not_come_again
-            a_deleted_stream_takes_nothing_and_has_no_consumers
-            a_stream_made_anew_is_another_one_and_begins_at_one
-            a_word_about_a_lost_stream_hits_the_same_number_of_the_new_one
-            a_full_work_queue_refuses_until_something_is_done_with
-            a_full_stream_forgets_its_oldest
-            what_was_stored_is_there_after_a_restart
+            messages_are_numbered_and_delivered_in_order
+            repeated_id_is_stored_once
+            id_is_forgotten_after_the_window
+            id_survives_a_purge_of_its_stream
+            id_survives_the_acknowledgement_of_its_message
+            id_is_forgotten_with_its_stream
+            unacknowledged_message_is_redelivered
+            message_in_progress_is_not_redelivered
+            redelivered_message_is_overtaken
+            expired_messages_keep_stream_order
+            rejected_messages_keep_rejection_order
+            delayed_redelivery_waits_for_its_delay
+            terminated_message_is_not_redelivered
+            late_acknowledgement_of_an_earlier_delivery_counts
+            repeated_acknowledgement_counts_once
+            unacknowledged_messages_are_limited
+            redelivery_ignores_the_limit
+            acknowledged_message_leaves_a_work_queue
+            acknowledged_message_stays_for_other_consumers
+            pulls_of_one_consumer_share_messages
+            new_consumer_starts_at_the_oldest_message
+            recreated_consumer_redelivers_everything
+            purged_stream_continues_its_sequence
+            purged_message_is_not_redelivered
+            deleted_stream_has_no_messages_and_no_consumers
+            recreated_stream_restarts_its_sequence
+            stale_acknowledgement_hits_the_recreated_stream
+            full_work_queue_rejects_until_an_acknowledgement
+            full_stream_drops_its_oldest_message
+            stored_messages_survive_a_restart
         );
     };
     (@ $broker:expr; $($case:ident)*) => { $(
-        // By its path, so that checks of this repository that look for tests do not take the macro for one.
+        // The full path of the attribute keeps source checks that look for tests from taking the macro for one.
         #[::core::prelude::v1::test]
         fn $case() {
             $crate::testing::broker::run(|| $broker, async |broker| {

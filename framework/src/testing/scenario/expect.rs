@@ -1,8 +1,8 @@
-//! What can be expected of a step.
+//! The expectations on a step.
 
 use std::time::Duration;
 
-use super::step::{Step, addressed, named, stored};
+use super::step::{Step, describe, describe_sent, describe_stored};
 use super::{Run, Scenario, fail};
 use crate::actor::{Stateful, timer_name};
 use crate::message::{Coded, Command, Document, Domain, Event};
@@ -10,7 +10,7 @@ use crate::router::Outcome;
 use crate::saga::OnTimer;
 
 impl<A: Stateful, C: Command> Scenario<A, C> {
-    /// The command is replied to with this.
+    /// Expects this reply to the command.
     #[track_caller]
     pub fn replies(mut self, reply: C::Reply) -> Self {
         let mut wanted = Vec::new();
@@ -18,9 +18,9 @@ impl<A: Stateful, C: Command> Scenario<A, C> {
         let written = C::Reply::write_reply(&Ok(reply), codec, &mut wanted);
         let run = &mut self.run;
         if let Err(error) = written {
-            run.fail(&format!("the expected reply {error}\n"));
+            run.fail(&format!("failed to encode the expected reply: {error}\n"));
         }
-        let step = run.taken();
+        let step = run.handled_step();
         let Outcome::Done(reply, _) = &step.outcome else { return self };
         if *reply == wanted {
             return self;
@@ -33,10 +33,10 @@ impl<A: Stateful, C: Command> Scenario<A, C> {
         run.fail(&format!("expected the reply\n  {wanted}\nbut {got}\n"));
     }
 
-    /// The command is rejected with this code.
+    /// Expects a rejection of the command with this code.
     #[track_caller]
     pub fn rejects(mut self, code: &str) -> Self {
-        let step = self.run.taken();
+        let step = self.run.handled_step();
         match &step.rejection {
             Some(no) if no.code() == code => self,
             Some(no) => {
@@ -49,44 +49,44 @@ impl<A: Stateful, C: Command> Scenario<A, C> {
 }
 
 impl<A: Stateful, C> Scenario<A, C> {
-    /// The next event it records is this. Once this is asked, the step must record nothing that is not expected.
+    /// Expects this event as the next one. From the first call on, every recorded event must be expected.
     #[track_caller]
     pub fn records<E: Event>(mut self, event: E) -> Self {
         let run = &mut self.run;
-        let step = run.taken();
+        let step = run.handled_step();
         let at = step.compared_events.unwrap_or(0);
         step.compared_events = Some(at + 1);
         let found = step.turn.as_ref().and_then(|turn| turn.events.get(at));
         let Some(found) = found else {
-            run.fail(&format!("expected it to record\n  {}\nbut it recorded nothing (more)\n", named(&event)));
+            run.fail(&format!("expected it to record\n  {}\nbut it recorded no further event\n", describe(&event)));
         };
         let mut wanted = Vec::new();
         let written = event.encode(found.codec, &mut wanted);
         if written.is_err() || found.name.as_str() != E::NAME || found.payload != wanted {
-            let got = stored::<E>(&found.name, found.version, found.codec, &found.payload);
-            run.fail(&format!("expected it to record\n  {}\nbut it recorded\n  {got}\n", named(&event)));
+            let got = describe_stored::<E>(&found.name, found.version, found.codec, &found.payload);
+            run.fail(&format!("expected it to record\n  {}\nbut it recorded\n  {got}\n", describe(&event)));
         }
         self
     }
 
-    /// It records no event.
+    /// Expects no event.
     #[track_caller]
     pub fn records_nothing(mut self) -> Self {
-        let step = self.run.taken();
+        let step = self.run.handled_step();
         step.compared_events.get_or_insert(0);
-        self.run.checked();
+        self.run.assert_no_unexpected();
         self
     }
 
-    /// The next command it sends is this. Once this is asked, the step must send nothing that is not expected.
+    /// Expects this command as the next one. From the first call on, every sent command must be expected.
     #[track_caller]
     pub fn sends<D: Command>(mut self, command: D) -> Self {
         let run = &mut self.run;
-        let step = run.taken();
+        let step = run.handled_step();
         let at = step.compared_sent.unwrap_or(0);
         step.compared_sent = Some(at + 1);
         let Some(found) = step.sent.get(at) else {
-            run.fail(&format!("expected it to send\n  {}\nbut it sent nothing (more)\n", named(&command)));
+            run.fail(&format!("expected it to send\n  {}\nbut it sent no further command\n", describe(&command)));
         };
         let mut wanted = Vec::new();
         let written = command.encode(found.codec, &mut wanted);
@@ -95,32 +95,32 @@ impl<A: Stateful, C> Scenario<A, C> {
             && found.key == command.key().as_str();
         if written.is_err() || !same || found.payload != wanted {
             let got = if same {
-                stored::<D>(&found.name, found.version, found.codec, &found.payload)
+                describe_stored::<D>(&found.name, found.version, found.codec, &found.payload)
             } else {
-                addressed(found)
+                describe_sent(found)
             };
-            run.fail(&format!("expected it to send\n  {}\nbut it sent\n  {got}\n", named(&command)));
+            run.fail(&format!("expected it to send\n  {}\nbut it sent\n  {got}\n", describe(&command)));
         }
         self
     }
 
-    /// It sends no command.
+    /// Expects no command.
     #[track_caller]
     pub fn sends_nothing(mut self) -> Self {
-        let step = self.run.taken();
+        let step = self.run.handled_step();
         step.compared_sent.get_or_insert(0);
-        self.run.checked();
+        self.run.assert_no_unexpected();
         self
     }
 
-    /// It sets the timer `T` to ring after this time.
+    /// Expects the step to set the timer `T` to fire after this time.
     #[track_caller]
     pub fn sets_timer<T: Document>(mut self, after: Duration) -> Self
     where
         A: OnTimer<T>,
     {
         let run = &mut self.run;
-        let step = run.taken();
+        let step = run.handled_step();
         let found =
             step.set.iter().find(|(name, _)| *name == *timer_name::<A, T>()).map(|(_, due)| due.since(step.time));
         match found {
@@ -132,13 +132,13 @@ impl<A: Stateful, C> Scenario<A, C> {
         }
     }
 
-    /// It takes the timer `T` back.
+    /// Expects the step to clear the timer `T`.
     #[track_caller]
     pub fn clears_timer<T: Document>(mut self) -> Self
     where
         A: OnTimer<T>,
     {
-        let step = self.run.taken();
+        let step = self.run.handled_step();
         let timers = step.turn.as_ref().map_or(&[][..], |turn| &turn.timers);
         if timers.iter().any(|(name, set)| *name == *timer_name::<A, T>() && !set) {
             return self;
@@ -146,55 +146,55 @@ impl<A: Stateful, C> Scenario<A, C> {
         self.run.fail(&format!("expected it to clear the timer {}\nbut it did not\n", T::NAME))
     }
 
-    /// The saga ends, and has undone nothing in this step.
+    /// Expects the saga to end without compensation in this step.
     #[track_caller]
     pub fn ends_completed(mut self) -> Self {
-        let step = self.run.taken();
+        let step = self.run.handled_step();
         match (step.ended, step.begins_undo) {
             (true, false) => self,
             (true, true) => self.run.fail("expected the saga to end completed\nbut it compensates\n"),
-            (false, _) => self.run.fail("expected the saga to end\nbut it goes on\n"),
+            (false, _) => self.run.fail("expected the saga to end\nbut it continues\n"),
         }
     }
 
-    /// The saga begins to undo its steps.
+    /// Expects the saga to begin its compensation.
     #[track_caller]
     pub fn compensates(mut self) -> Self {
-        if self.run.taken().begins_undo {
+        if self.run.handled_step().begins_undo {
             return self;
         }
         self.run.fail("expected the saga to compensate\nbut it did not\n")
     }
 
-    /// The saga has ended after undoing its steps: in this step, or with the reply to its last undoing command.
+    /// Expects the end of the saga after its compensation: in this step, or with the reply to its last compensating command.
     #[track_caller]
     pub fn ends_compensated(mut self) -> Self {
-        let ended = self.run.taken().ended;
-        if ended && self.run.bench.has_undone() {
+        let ended = self.run.handled_step().ended;
+        if ended && self.run.harness.has_compensated() {
             return self;
         }
         self.run.fail("expected the saga to end compensated\nbut it did not\n")
     }
 
-    /// It goes on: the saga neither ends nor begins to undo its steps.
+    /// Expects the saga to continue: it neither ends nor begins its compensation.
     #[track_caller]
-    pub fn goes_on(mut self) -> Self {
-        let step = self.run.taken();
+    pub fn continues(mut self) -> Self {
+        let step = self.run.handled_step();
         let (ended, begins_undo) = (step.ended, step.begins_undo);
         match (ended, begins_undo) {
             (false, false) => self,
-            (true, _) => self.run.fail("expected the saga to go on\nbut it ends\n"),
-            (false, true) => self.run.fail("expected the saga to go on\nbut it compensates\n"),
+            (true, _) => self.run.fail("expected the saga to continue\nbut it ends\n"),
+            (false, true) => self.run.fail("expected the saga to continue\nbut it compensates\n"),
         }
     }
 
-    /// The turn fails, and the error contains this text: a panic, a message that cannot be read or written.
+    /// Expects the turn to fail with an error that contains this text: a panic, or a message that cannot be decoded or encoded.
     #[track_caller]
     pub fn fails(mut self, text: &str) -> Self {
-        let trouble = self.run.last().trouble();
-        match trouble {
-            Some(trouble) if trouble.contains(text) => self,
-            Some(trouble) => self.run.fail(&format!("expected it to fail with\n  {text}\nbut {trouble}\n")),
+        let failure = self.run.last().failure();
+        match failure {
+            Some(failure) if failure.contains(text) => self,
+            Some(failure) => self.run.fail(&format!("expected it to fail with\n  {text}\nbut {failure}\n")),
             None => self.run.fail(&format!("expected it to fail with\n  {text}\nbut it did not\n")),
         }
     }
@@ -203,14 +203,14 @@ impl<A: Stateful, C> Scenario<A, C> {
 impl<A: Stateful> Run<A> {
     #[track_caller]
     fn fail(&self, difference: &str) -> ! {
-        fail(&self.bench.story(), difference)
+        fail(&self.harness.report(), difference)
     }
 
-    /// The last step.
+    /// Returns the last step.
     #[track_caller]
     fn last(&mut self) -> &mut Step {
         if self.step.is_none() {
-            self.fail("nothing has happened yet: begin with `when`, `on`, `on_reply` or `wake`\n");
+            self.fail("nothing has happened yet: begin with `when`, `on`, `on_reply` or `fire_timer`\n");
         }
         match &mut self.step {
             Some(step) => step,
@@ -218,17 +218,17 @@ impl<A: Stateful> Run<A> {
         }
     }
 
-    /// The last step, which was taken.
+    /// Returns the last step, whose message must have been handled.
     #[track_caller]
-    fn taken(&mut self) -> &mut Step {
-        if let Some(trouble) = self.last().trouble() {
-            self.fail(&format!("{trouble}\n"));
+    fn handled_step(&mut self) -> &mut Step {
+        if let Some(failure) = self.last().failure() {
+            self.fail(&format!("{failure}\n"));
         }
         self.last()
     }
 }
 
-/// A reply's content as JSON.
+/// Formats the content of a reply as JSON.
 fn json_of<R: Coded>(codec: crate::message::Codec, reply: &[u8]) -> String {
     let mut json = Vec::new();
     match R::read_reply(codec, reply) {

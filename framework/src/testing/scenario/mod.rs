@@ -1,11 +1,11 @@
-//! Given, when, then: one actor taken through messages by hand, what it asks for compared with what was expected.
+//! Given-when-then tests: one actor handles messages one by one, and its effects are compared with expectations.
 //!
-//! Called by users' tests. Runs the framework's own turns on a store in memory, one message at a time: what a scenario shows is
-//! what a node would store. Nothing leaves the actor, time stands still until it is moved, and no runtime is needed around it.
+//! Called by users' tests. Runs the framework's own turns on a store in memory, so a scenario shows what a node would store. No message
+//! leaves the actor, time passes only when the scenario advances it, and no runtime is needed around it.
 
-#![expect(clippy::panic, reason = "an expectation that does not hold fails by panicking, as every assertion does")]
+#![expect(clippy::panic, reason = "a failed expectation panics, as every assertion does")]
 
-mod bench;
+mod harness;
 mod expect;
 mod step;
 
@@ -16,10 +16,10 @@ use crate::actor::Stateful;
 use crate::aggregate::{Applies, Handle, React};
 use crate::message::{Command, Document, Event, Rejection};
 use crate::saga::OnTimer;
-use bench::Bench;
+use harness::Harness;
 use step::Step;
 
-/// No command has been given yet.
+/// The state of a scenario without a command.
 #[derive(Debug)]
 pub struct NoCommand;
 
@@ -36,26 +36,26 @@ pub struct NoCommand;
 ///     .records(Deposited { cents: 50 });
 /// ```
 ///
-/// Each step ([`when`](Scenario::when), [`on`](Self::on), [`on_reply`](Self::on_reply), [`wake`](Self::wake)) is one turn; the
-/// expectations behind it are about that turn. Events are compared by their bytes, so they need no `PartialEq`. A step whose
-/// events are compared at all must record exactly those; the same holds for the commands it sends.
+/// Each step ([`when`](Scenario::when), [`on`](Self::on), [`on_reply`](Self::on_reply), [`fire_timer`](Self::fire_timer)) is one turn;
+/// the expectations after it are about that turn. Events are compared by their bytes, so they need no `PartialEq`. Once an event of a
+/// step is expected, the step must record exactly the expected events; the same holds for sent commands.
 ///
-/// It has a small runtime of its own, so it is used in plain `#[test]` functions, not in async ones.
+/// A scenario has a small runtime of its own: use it in plain `#[test]` functions, not in async ones.
 pub struct Scenario<A: Stateful, C = NoCommand> {
     run: Run<A>,
     command: PhantomData<fn(C)>,
 }
 
-/// The actor, and what its last turn did.
+/// The actor, and the effects of its last turn.
 struct Run<A: Stateful> {
-    bench: Bench<A>,
+    harness: Harness<A>,
     step: Option<Step>,
 }
 
 impl<A: Stateful> Scenario<A> {
-    /// An actor of which nothing is stored.
+    /// Returns a scenario of an actor without stored events.
     pub fn new() -> Self {
-        Self { run: Run { bench: Bench::new(), step: None }, command: PhantomData }
+        Self { run: Run { harness: Harness::new(), step: None }, command: PhantomData }
     }
 }
 
@@ -66,38 +66,38 @@ impl<A: Stateful> Default for Scenario<A> {
 }
 
 impl<A: Stateful, C> Scenario<A, C> {
-    /// Sets the actor's key. Needed only if no command or event says it first.
+    /// Sets the actor's key. Needed only if no command or event determines it first.
     #[track_caller]
     pub fn key(mut self, key: &str) -> Self {
-        self.run.bench.is_key(key);
+        self.run.harness.set_key(key);
         self
     }
 
-    /// The actor has recorded these events before. Several calls for several types; they keep their order.
+    /// Adds events that the actor has recorded before. Call it once per event type; the order is kept.
     #[track_caller]
     pub fn given<E: Event>(mut self, events: impl IntoIterator<Item = E>) -> Self
     where
         A: Applies<E>,
     {
-        self.run.checked();
+        self.run.assert_no_unexpected();
         for event in events {
-            self.run.bench.given(&event);
+            self.run.harness.given(&event);
         }
         self
     }
 
-    /// The actor takes a command.
+    /// Sends a command to the actor.
     #[track_caller]
     pub fn when<D: Command>(mut self, command: D) -> Scenario<A, D>
     where
         A: Handle<D>,
     {
-        self.run.checked();
-        self.run.step = Some(self.run.bench.when(&command));
+        self.run.assert_no_unexpected();
+        self.run.step = Some(self.run.harness.when(&command));
         Scenario { run: self.run, command: PhantomData }
     }
 
-    /// The actor takes an event, recorded by the actor with the same key.
+    /// Delivers an event that the actor with the same key recorded.
     #[track_caller]
     pub fn on<E: Event>(self, event: E) -> Self
     where
@@ -106,71 +106,71 @@ impl<A: Stateful, C> Scenario<A, C> {
         self.on_from("", event)
     }
 
-    /// The actor takes an event, recorded by the actor with the key `from`.
+    /// Delivers an event that the actor with the key `from` recorded.
     #[track_caller]
     pub fn on_from<E: Event>(mut self, from: &str, event: E) -> Self
     where
         A: React<E>,
     {
-        self.run.checked();
-        self.run.step = Some(self.run.bench.on(from, &event));
+        self.run.assert_no_unexpected();
+        self.run.step = Some(self.run.harness.on(from, &event));
         self
     }
 
-    /// The actor hears the reply to the last command of this type that it has sent and that is not replied to.
+    /// Delivers the reply to the last command of this type that the actor has sent and that has no reply yet.
     #[track_caller]
     pub fn on_reply<D: Command>(mut self, reply: Result<D::Reply, Rejection>) -> Self {
-        self.run.checked();
-        self.run.step = Some(self.run.bench.on_reply::<D>(&reply));
+        self.run.assert_no_unexpected();
+        self.run.step = Some(self.run.harness.on_reply::<D>(&reply));
         self
     }
 
-    /// Time passes. No timer rings by itself: see [`wake`](Self::wake).
+    /// Advances the time. It fires no timer: see [`fire_timer`](Self::fire_timer).
     pub fn after(mut self, span: Duration) -> Self {
-        self.run.bench.pass(span);
+        self.run.harness.advance(span);
         self
     }
 
-    /// The timer `T` rings, at the moment for which it is set; time passes until then.
+    /// Fires the timer `T` at its due time; the time advances to it.
     #[track_caller]
-    pub fn wake<T: Document>(mut self) -> Self
+    pub fn fire_timer<T: Document>(mut self) -> Self
     where
         A: OnTimer<T>,
     {
-        self.run.checked();
-        self.run.step = Some(self.run.bench.wake::<T>());
+        self.run.assert_no_unexpected();
+        self.run.step = Some(self.run.harness.fire_timer::<T>());
         self
     }
 
-    /// Looks at the state, rebuilt from what is stored.
+    /// Reads the state, rebuilt from the stored events.
     #[track_caller]
     pub fn state(mut self, look: impl FnOnce(&A)) -> Self {
-        look(&self.run.bench.state());
+        look(&self.run.harness.state());
         self
     }
 }
 
 impl<A: Stateful> Run<A> {
-    /// What the last step did and nobody has expected is a difference, too.
+    /// Fails if the last step had effects that were not expected.
     #[track_caller]
-    fn checked(&self) {
-        if let Some(difference) = self.step.as_ref().and_then(Step::rest) {
-            fail(&self.bench.story(), &difference);
+    fn assert_no_unexpected(&self) {
+        if let Some(difference) = self.step.as_ref().and_then(Step::unexpected_effects) {
+            fail(&self.harness.report(), &difference);
         }
     }
 }
 
 impl<A: Stateful> Drop for Run<A> {
     fn drop(&mut self) {
-        // Where a difference has been found already, a second panic would end the whole program.
+        // After a failed expectation a second panic would abort the process.
         if !std::thread::panicking() {
-            self.checked();
+            self.assert_no_unexpected();
         }
     }
 }
 
-/// A difference between what was expected and what happened ends the test.
+/// Fails the test with a difference between expectation and effect.
 #[track_caller]
-fn fail(story: &str, difference: &str) -> ! {
-    panic!("{story}{difference}")
+fn fail(report: &str, difference: &str) -> ! {
+    panic!("{report}{difference}")
 }

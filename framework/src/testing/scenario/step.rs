@@ -1,60 +1,60 @@
-//! What one turn did, and how far it has been compared with what was expected.
+//! The effects of one turn, and the part of them that was compared with expectations.
 
 use crate::clock::Timestamp;
 use crate::message::{Codec, Envelope, Message, Rejection};
 use crate::router::Outcome;
 use crate::store::StoredTurn;
 
-/// What one turn did.
+/// The effects of one turn.
 pub(super) struct Step {
     pub(super) outcome: Outcome,
-    /// What was stored of it; nothing if it was not taken.
+    /// The stored turn; `None` if the message was not handled.
     pub(super) turn: Option<StoredTurn>,
-    /// What it sends, in the order in which it was asked for.
+    /// The sent commands, in order.
     pub(super) sent: Vec<Envelope>,
-    /// The timers it sets, and when they are due.
+    /// The timers it sets, with their due times.
     pub(super) set: Vec<(String, Timestamp)>,
-    /// When it was taken.
+    /// The time of the turn.
     pub(super) time: Timestamp,
     pub(super) rejection: Option<Rejection>,
-    /// The saga begins to undo its steps in it.
+    /// The saga begins its compensation in this turn.
     pub(super) begins_undo: bool,
     pub(super) ended: bool,
-    /// How many of its events have been compared; none means that nobody cares.
+    /// The number of compared events; `None` if events are not compared.
     pub(super) compared_events: Option<usize>,
     pub(super) compared_sent: Option<usize>,
 }
 
 impl Step {
-    /// Why it was not taken, if it was not.
-    pub(super) fn trouble(&self) -> Option<String> {
+    /// Returns the reason for which the message was not handled, if there is one.
+    pub(super) fn failure(&self) -> Option<String> {
         match &self.outcome {
             Outcome::Done(..) => None,
             Outcome::DeadLetter(error) => Some(format!("the message became a dead letter: {error}")),
             Outcome::Late => Some("the deadline had passed".to_owned()),
-            other => Some(format!("the message was not taken: {other:?}")),
+            other => Some(format!("the message was not handled: {other:?}")),
         }
     }
 
-    /// What nobody has expected, if anybody has begun to say what is.
-    pub(super) fn rest(&self) -> Option<String> {
+    /// Returns the unexpected effects, if expectations about that kind of effect exist.
+    pub(super) fn unexpected_effects(&self) -> Option<String> {
         let events = self.turn.as_ref().map_or(&[][..], |turn| &turn.events);
         let unexpected = |begun: Option<usize>, names: Vec<String>, verb: &str| {
             let rest: Vec<_> = names.into_iter().skip(begun?).collect();
-            (!rest.is_empty()).then(|| format!("expected nothing else\nbut it {verb} also\n  {}\n", rest.join("\n  ")))
+            (!rest.is_empty()).then(|| format!("expected nothing else\nbut it also {verb}\n  {}\n", rest.join("\n  ")))
         };
         unexpected(self.compared_events, events.iter().map(|event| event.name.to_string()).collect(), "recorded")
-            .or_else(|| unexpected(self.compared_sent, self.sent.iter().map(addressed).collect(), "sent"))
+            .or_else(|| unexpected(self.compared_sent, self.sent.iter().map(describe_sent).collect(), "sent"))
     }
 }
 
-/// A sent message by its name and whom it is for.
-pub(super) fn addressed(envelope: &Envelope) -> String {
+/// Formats a sent message as its name and destination.
+pub(super) fn describe_sent(envelope: &Envelope) -> String {
     format!("{}.{} to `{}`", envelope.domain, envelope.name, envelope.key)
 }
 
-/// A message by its name and content.
-pub(super) fn named<M: Message>(message: &M) -> String {
+/// Formats a message as its name and content.
+pub(super) fn describe<M: Message>(message: &M) -> String {
     // JSON, because a message need not be `Debug`.
     let mut json = Vec::new();
     match message.encode(Codec::Json, &mut json) {
@@ -63,10 +63,10 @@ pub(super) fn named<M: Message>(message: &M) -> String {
     }
 }
 
-/// A stored message by its name and, if it is an `M`, its content.
-pub(super) fn stored<M: Message>(name: &str, version: u32, codec: Codec, payload: &[u8]) -> String {
+/// Formats a stored message as its name and, if it is an `M`, its content.
+pub(super) fn describe_stored<M: Message>(name: &str, version: u32, codec: Codec, payload: &[u8]) -> String {
     match M::decode(version, codec, payload) {
-        Ok(message) if name == M::NAME => named(&message),
+        Ok(message) if name == M::NAME => describe(&message),
         _ => format!("{name} ({} bytes)", payload.len()),
     }
 }

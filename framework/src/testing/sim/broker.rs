@@ -22,7 +22,7 @@ use crate::clock::instant;
 use crate::message::{Envelope, IdSource, MessageId, Name, ShardId};
 use crate::testing::bridge::hostile::Hostile;
 use crate::testing::broker::model::{Delivery, Model, Next};
-use crate::testing::broker::{ConsumerSettings, Full, Retention, StreamSettings, Untaken, Word};
+use crate::testing::broker::{ConsumerSettings, Discard, Retention, StreamSettings, PublishError, Acknowledgement};
 
 /// How long a message may be in hand before it comes again. As a NATS server's, but shorter: more happens.
 pub(super) const ACK_WAIT: Duration = Duration::from_secs(5);
@@ -117,7 +117,7 @@ impl Broker {
             naming: None,
             failing: None,
             window: WINDOW,
-            consumers: ConsumerSettings { ack_wait: ACK_WAIT, max_in_hand: IN_HAND },
+            consumers: ConsumerSettings { ack_wait: ACK_WAIT, max_ack_pending: IN_HAND },
             slow: BTreeMap::new(),
             busy: BTreeMap::new(),
             bells: BTreeMap::new(),
@@ -311,7 +311,7 @@ impl Broker {
         let stored = {
             let mut state = self.state();
             let id = Some(id).filter(|_| state.naming.is_some_and(|until| until > now));
-            if let Some(id) = id.filter(|id| state.model.is_falsely_known(stream, id, now)) {
+            if let Some(id) = id.filter(|id| state.model.has_orphaned_id(stream, id, now)) {
                 self.2.one(FaultEvent::FalseDuplicate);
                 self.1.add(format_args!("  the broker takes it for a duplicate, and has not got it: {id}"));
                 state.notes_lost(parcel);
@@ -321,7 +321,7 @@ impl Broker {
                 if state.model.state(stream).is_none() {
                     return Reached::NoStream;
                 }
-                state.model.remember(stream, id, now);
+                state.model.insert_id(stream, id, now);
                 // Sent again with this id it is a duplicate.
                 state.notes_lost(parcel);
                 self.1.add(format_args!("  the broker fails while it stores it"));
@@ -337,8 +337,8 @@ impl Broker {
             stored
         };
         match stored {
-            Err(Untaken::Missing) => return Reached::NoStream,
-            Err(Untaken::Full) => return Reached::Failed,
+            Err(PublishError::NoStream) => return Reached::NoStream,
+            Err(PublishError::Full) => return Reached::Failed,
             Ok(stored) if stored.duplicate => {
                 self.2.one(FaultEvent::RepeatDropped);
                 self.1.add(format_args!("  the broker has it as {} already", stored.sequence));
@@ -354,7 +354,7 @@ impl Broker {
         let mut state = self.state();
         let still = [state.paused, state.electing].into_iter().flatten().filter(|until| *until > now).max();
         if let Some(until) = still {
-            return Next::Nothing(Some(until));
+            return Next::Empty(Some(until));
         }
         let next = state.model.next(stream, consumer.as_str(), now);
         match &next {
@@ -366,15 +366,15 @@ impl Broker {
                     self.2.one(FaultEvent::Overtaken);
                 }
             }
-            Next::HandsFull(_) => self.2.one(FaultEvent::HandsFull),
-            Next::Nothing(_) | Next::Missing => {}
+            Next::AtLimit(_) => self.2.one(FaultEvent::HandsFull),
+            Next::Empty(_) | Next::Missing => {}
         }
         next
     }
 
     /// A word about a message has reached the broker.
-    pub(super) fn settle(&self, stream: &str, consumer: &Name, sequence: u64, word: Word) {
-        self.state().model.settle(stream, consumer.as_str(), sequence, word, instant());
+    pub(super) fn settle(&self, stream: &str, consumer: &Name, sequence: u64, word: Acknowledgement) {
+        self.state().model.acknowledge(stream, consumer.as_str(), sequence, word, instant());
         self.bell(stream).notify_waiters();
     }
 
@@ -384,15 +384,15 @@ impl Broker {
         let (window, consumers) = (state.window, state.consumers);
         let service = line.card.service.as_str();
         for (domain, _) in &line.card.owns {
-            let settings = |retention, full| StreamSettings { window, full, ..StreamSettings::of(retention) };
-            state.model.make_stream(&commands(domain), settings(Retention::WorkQueue, Full::Refuses));
-            state.model.make_stream(&events(domain), settings(Retention::Limits, Full::ForgetsItsOldest));
-            state.model.make_consumer(&commands(domain), service, consumers);
+            let settings = |retention, discard| StreamSettings { duplicate_window: window, discard, ..StreamSettings::of(retention) };
+            state.model.create_stream(&commands(domain), settings(Retention::WorkQueue, Discard::New));
+            state.model.create_stream(&events(domain), settings(Retention::Limits, Discard::Old));
+            state.model.create_consumer(&commands(domain), service, consumers);
         }
         let mut taken = line.card.subscribes.iter();
         let all = taken
             .by_ref()
-            .fold(true, |all, (domain, ..)| state.model.make_consumer(&events(domain), service, consumers) && all);
+            .fold(true, |all, (domain, ..)| state.model.create_consumer(&events(domain), service, consumers) && all);
         drop(state);
         self.ring_all();
         all
@@ -431,7 +431,7 @@ impl Broker {
             };
             lines.peek().is_none() || lines.any(takes)
         };
-        state.under_way == 0 && state.model.unfinished(is_taken).is_none()
+        state.under_way == 0 && state.model.unfinished_consumer(is_taken).is_none()
     }
 }
 
@@ -467,8 +467,8 @@ impl State {
     /// Sets all consumers as they are to be set now.
     pub(super) fn retune(&mut self) {
         let wanted = self.consumers;
-        self.model.tune(|_, consumers| consumers.iter_mut().for_each(|consumer| **consumer = wanted));
-        self.model.hurry(instant());
+        self.model.reconfigure(|_, consumers| consumers.iter_mut().for_each(|consumer| **consumer = wanted));
+        self.model.shorten_ack_deadlines(instant());
     }
 }
 

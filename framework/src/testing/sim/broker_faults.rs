@@ -61,7 +61,7 @@ impl Broker {
         let mut state = self.state();
         state.electing = Some(now + lasts);
         for (stream, consumer) in state.model.consumers() {
-            if state.model.forget_the_last_word(&stream, &consumer, now) {
+            if state.model.lose_last_acknowledgement(&stream, &consumer, now) {
                 self.2.one(FaultEvent::WordForgotten);
             }
         }
@@ -74,8 +74,8 @@ impl Broker {
         state.emptied = Some(instant());
         self.2.add(FaultEvent::EmptiedAway, state.under_way as u64);
         state.under_way = 0;
-        for name in state.model.names() {
-            let lost = state.model.empty_stream(&name).unwrap_or(0);
+        for name in state.model.stream_names() {
+            let lost = state.model.purge_stream(&name).unwrap_or(0);
             self.2.add(FaultEvent::EmptiedAway, lost as u64);
         }
     }
@@ -85,7 +85,7 @@ impl Broker {
         {
             let mut state = self.state();
             state.emptied = Some(instant());
-            for name in state.model.names() {
+            for name in state.model.stream_names() {
                 state.model.delete_stream(&name);
                 self.2.one(FaultEvent::StreamLost);
             }
@@ -98,7 +98,7 @@ impl Broker {
         let mut state = self.state();
         state.naming = Some(instant() + lasts);
         state.window = window;
-        state.model.tune(|stream, _| stream.window = window);
+        state.model.reconfigure(|stream, _| stream.duplicate_window = window);
     }
 
     /// Fails in the middle of storing, now and then: the id is known then, the message is not there.
@@ -118,7 +118,7 @@ impl Broker {
 
     pub(super) fn set_in_hand(&self, most: Option<usize>) {
         let mut state = self.state();
-        state.consumers.max_in_hand = most.unwrap_or(IN_HAND);
+        state.consumers.max_ack_pending = most.unwrap_or(IN_HAND);
         state.retune();
         drop(state);
         self.ring_all();
@@ -149,7 +149,7 @@ impl Broker {
     pub(super) fn calm(&self) {
         let mut state = self.state();
         (state.paused, state.electing, state.naming, state.failing) = (None, None, None, None);
-        state.consumers = ConsumerSettings { ack_wait: ACK_WAIT, max_in_hand: IN_HAND };
+        state.consumers = ConsumerSettings { ack_wait: ACK_WAIT, max_ack_pending: IN_HAND };
         state.slow.clear();
         state.retune();
         drop(state);

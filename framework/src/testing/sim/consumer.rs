@@ -15,7 +15,7 @@ use super::fault_counts::FaultEvent;
 use super::link::{DELETION, SimLink, Stand, pause};
 use crate::bridge::AckOutcome;
 use crate::clock::instant;
-use crate::testing::broker::Word;
+use crate::testing::broker::Acknowledgement;
 use crate::testing::broker::model::{Delivery, Next};
 
 /// A node without room is asked again after this time.
@@ -89,7 +89,7 @@ impl SimConsumer {
         }
         match line.broker.next(&self.stream, &line.card.service) {
             Next::Message(delivery) => Ok(delivery),
-            Next::Nothing(due) | Next::HandsFull(due) => Err(Again::At(due)),
+            Next::Empty(due) | Next::AtLimit(due) => Err(Again::At(due)),
             Next::Missing => Err(Again::Missing),
         }
     }
@@ -164,11 +164,11 @@ impl SimConsumer {
     fn hand_over(self: &Arc<Self>, delivery: &Delivery<Arc<Parcel>>) {
         let line = &self.line;
         let broker = &line.broker;
-        if line.is_gone() || !broker.hears(line) || broker.is_cut(delivery.what.from, line.service) {
+        if line.is_gone() || !broker.hears(line) || broker.is_cut(delivery.payload.from, line.service) {
             return self.drop_it();
         }
         let (sequence, deliveries) = (delivery.sequence, delivery.deliveries);
-        let envelope = match delivery.what.packet.envelope() {
+        let envelope = match delivery.payload.packet.envelope() {
             Ok(envelope) => envelope,
             Err(error) => {
                 line.less(&line.reserved);
@@ -191,17 +191,17 @@ impl SimConsumer {
                     biased;
                     settled = &mut settled => break settled,
                     _ = stand.wait_for(|stand| *stand == Stand::Gone) => return lane.line.less(&lane.line.in_hand),
-                    () = tokio::time::sleep(KEEP) => lane.say(sequence, Word::InProgress),
+                    () = tokio::time::sleep(KEEP) => lane.say(sequence, Acknowledgement::InProgress),
                 }
             };
             match settled {
                 AckOutcome::Ack => {
                     lane.line.broker.settled(lane.line.service, &message);
-                    lane.say(sequence, Word::Done);
+                    lane.say(sequence, Acknowledgement::Ack);
                 }
                 AckOutcome::Retry => {
                     let doubled = SOONEST.saturating_mul(1 << deliveries.saturating_sub(1).min(10)).min(LATEST);
-                    lane.say(sequence, Word::Later(doubled));
+                    lane.say(sequence, Acknowledgement::Nak(doubled));
                 }
                 AckOutcome::Reject(reason) => {
                     lane.line.broker.put_aside(&message);
@@ -215,13 +215,13 @@ impl SimConsumer {
         let broker = &self.line.broker;
         broker.1.add(format_args!("{} puts {} {sequence} aside: {reason}", self.line.card.service, self.stream));
         broker.state().refused += 1;
-        self.say(sequence, Word::Never);
+        self.say(sequence, Acknowledgement::Term);
     }
 
     /// Says something about a message. The last word ends what the node has to do with it.
-    fn say(self: &Arc<Self>, sequence: u64, word: Word) {
+    fn say(self: &Arc<Self>, sequence: u64, word: Acknowledgement) {
         let line = &self.line;
-        let is_last = word != Word::InProgress;
+        let is_last = word != Acknowledgement::InProgress;
         let broker = &line.broker;
         if is_last {
             line.words.fetch_add(1, Ordering::Relaxed);

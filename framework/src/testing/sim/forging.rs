@@ -40,7 +40,7 @@ impl Broker {
     pub(super) fn forge(&self, forgery: &Forgery) -> bool {
         let owner = |card: &NodeCard, domain: &Name| card.owns.iter().any(|(owned, _)| owned == domain);
         let taker = |card: &NodeCard, domain: &Name| card.subscribes.iter().any(|(taken, ..)| taken == domain);
-        let arrives = match &forgery.place {
+        let arrives = match &forgery.address {
             Address::Direct { to, .. } => self.forge_into(&commands(&to.domain), forgery),
             Address::Event { shard, .. } | Address::Events(shard) => self.forge_into(&events(&shard.domain), forgery),
             Address::Committed { from, .. } => self.forge_news(forgery, |card| owner(card, &from.domain)),
@@ -54,7 +54,7 @@ impl Broker {
         };
         if arrives {
             self.2.one(FaultEvent::Forged);
-            self.1.add(format_args!("  a hostile client writes {}", forgery.what));
+            self.1.add(format_args!("  a hostile client writes {}", forgery.kind));
         }
         arrives
     }
@@ -76,7 +76,7 @@ impl Broker {
     fn forge_news(&self, forgery: &Forgery, listens: impl Fn(&NodeCard) -> bool) -> bool {
         let listeners = self.listeners(listens);
         if let Ok(tidings) = forgery.packet.notification()
-            && Address::for_notification(&tidings) == forgery.place
+            && Address::for_notification(&tidings) == forgery.address
         {
             listeners.iter().for_each(|line| line.door.notify(tidings.clone()));
         }

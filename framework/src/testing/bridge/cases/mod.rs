@@ -1,14 +1,14 @@
-//! The cases, each a sentence about what every bridge does.
+//! The cases, each a guarantee of every bridge.
 
-mod answers;
+mod responses;
 mod flow;
 mod hostile;
 pub mod sample;
-mod trouble;
-mod ways;
+mod failures;
+mod routing;
 
-pub use answers::*;
+pub use requests::*;
 pub use flow::*;
 pub use hostile::*;
-pub use trouble::*;
-pub use ways::*;
+pub use failures::*;
+pub use routing::*;

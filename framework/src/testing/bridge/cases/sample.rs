@@ -1,4 +1,4 @@
-//! The messages that the cases send, and what of them arrives.
+//! The messages of the cases, and the effects of received messages.
 
 use std::collections::BTreeSet;
 
@@ -9,25 +9,25 @@ use crate::clock::Timestamp;
 use crate::message::{Codec, Envelope, Kind, MessageId, Origin, ReplyMode, Shard, ShardId, shard_of};
 use crate::testing::bridge::SHARDS;
 
-/// A shard of a domain.
+/// Returns a shard of a domain.
 pub fn shard(domain: &'static str, number: u16) -> ShardId {
     ShardId::new(named(domain), number)
 }
 
-/// A key of a shard, another for each number.
+/// Returns a key of a shard, distinct for each number.
 pub fn key_in(shard: Shard, number: u64) -> String {
     key_of(shard, SHARDS, number)
 }
 
-/// A key of a shard of a domain with so many shards, another for each number.
+/// Returns a key of a shard in a domain of `shards` shards, distinct for each number.
 pub fn key_of(shard: Shard, shards: u16, number: u64) -> String {
     let mut tries = 0u64..;
     let mut keys = tries.by_ref().map(|salt| format!("key {number} {salt}"));
-    // One in `shards` keys fits, so this ends soon.
+    // One key in `shards` fits, so the search ends soon.
     keys.find(|key| shard_of(key, shards) == shard % shards.max(1)).unwrap_or_default()
 }
 
-/// A command number `sequence` from `from` for `to`.
+/// Returns command number `sequence` from `from` to `to`.
 pub fn command(from: &ShardId, to: &ShardId, sequence: u64) -> Envelope {
     let id = MessageId::from_u128(u128::from(sequence) << 64 | u128::from(crc(from)) << 32 | u128::from(crc(to)));
     Envelope {
@@ -64,12 +64,12 @@ fn crc(shard: &ShardId) -> u32 {
     u32::from(shard_of(&shard.to_string(), u16::MAX))
 }
 
-/// A command number `number` that no actor sent.
-pub fn outside(to: &ShardId, number: u64) -> Envelope {
+/// Returns command number `number` of an external caller.
+pub fn external_command(to: &ShardId, number: u64) -> Envelope {
     Envelope { origin: None, ..command(to, to, number) }
 }
 
-/// The event of a shard at a position.
+/// Returns the event of a shard at a position.
 pub fn event(shard: &ShardId, position: u64) -> Envelope {
     Envelope {
         kind: Kind::Event,
@@ -89,7 +89,7 @@ pub fn event(shard: &ShardId, position: u64) -> Envelope {
     }
 }
 
-/// The effects of what came: each way and number once.
+/// Returns the effects of the received messages: each route and sequence once.
 pub fn effects(envelopes: &[Envelope]) -> BTreeSet<(String, u64)> {
     let way = |origin: &Origin, to: &Option<ShardId>| match to {
         Some(to) => format!("{} -> {to}", origin.shard),

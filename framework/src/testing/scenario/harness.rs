@@ -1,6 +1,6 @@
-//! Runs one actor by hand: its door, its shard in memory, a clock that stands still.
+//! The harness of one actor: its dispatcher, its shard in memory, and a clock that only the scenario advances.
 
-#![expect(clippy::expect_used, reason = "what cannot fail in memory ends the test if it does")]
+#![expect(clippy::expect_used, reason = "operations in memory cannot fail; a failure ends the test")]
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -13,7 +13,7 @@ use futures_util::FutureExt;
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
-use super::step::{Step, named};
+use super::step::{Step, describe};
 
 use crate::actor::{
     Dispatcher, HandlerTable, OwnedShard, Stateful, ThreadContext, ThreadSettings, begins_compensation,
@@ -30,40 +30,40 @@ use crate::router::{Action, ActorEndpoint, DedupKey, Delivery, Outcome, Sequence
 use crate::store::memory::MemoryStore;
 use crate::store::{EventWrite, Mark, Note, OutboxEntry, Source, SourceKind, Store, StoredTurn, StreamHint, Turn};
 
-/// 2026-01-01T00:00:00Z, so that what is printed looks like a time.
+/// 2026-01-01T00:00:00Z, so that printed timestamps are realistic.
 const BEGIN: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
-/// One actor and what it lives on.
-pub(super) struct Bench<A: Stateful> {
+/// One actor with its runtime, clock and shard.
+pub(super) struct Harness<A: Stateful> {
     tasks: LocalSet,
     runtime: tokio::runtime::Runtime,
     clock: Clock,
-    hand: ManualClock,
+    manual_clock: ManualClock,
     ids: IdSource,
     actor: Name,
     domain: Name,
-    /// The key, and what was opened for it.
-    live: Option<Live>,
-    /// Events given that are not yet written.
+    /// The key, and the shard and dispatcher opened for it.
+    opened: Option<OpenedActor>,
+    /// The given events that are not written yet.
     given: Vec<(&'static str, u32, Vec<u8>)>,
-    /// How many messages have come from each source.
-    places: BTreeMap<Source, u64>,
-    /// The commands sent and not replied to.
+    /// The number of messages from each source.
+    sequences: BTreeMap<Source, u64>,
+    /// The sent commands without a reply.
     unreplied: Vec<Envelope>,
-    story: Vec<String>,
+    steps: Vec<String>,
     type_of_actor: PhantomData<fn() -> A>,
 }
 
-struct Live {
+struct OpenedActor {
     key: String,
-    cell: Rc<OwnedShard>,
-    door: Rc<Dispatcher>,
+    shard: Rc<OwnedShard>,
+    dispatcher: Rc<Dispatcher>,
 }
 
-/// Nobody counts what was appended.
-struct NoFloor;
+/// A tracker that does nothing: the harness numbers messages itself.
+struct NoTracker;
 
-impl SequenceTracker for NoFloor {
+impl SequenceTracker for NoTracker {
     fn watermark_after(&self, sequence: u64) -> u64 {
         sequence
     }
@@ -73,52 +73,52 @@ impl SequenceTracker for NoFloor {
     fn mark_known(&self, _sequence: u64) {}
 }
 
-impl<A: Stateful> Bench<A> {
+impl<A: Stateful> Harness<A> {
     pub(super) fn new() -> Self {
-        let (clock, hand) = Clock::manual(BEGIN);
+        let (clock, manual_clock) = Clock::manual(BEGIN);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         Self {
             tasks: LocalSet::new(),
             runtime: runtime.expect("a runtime without input and output needs nothing"),
             ids: IdSource::seeded(clock.clone(), 1),
             clock,
-            hand,
+            manual_clock,
             actor: Name::new(A::NAME).expect("the derive has checked the name"),
             domain: Name::new(A::Domain::NAME).expect("the derive has checked the name"),
-            live: None,
+            opened: None,
             given: Vec::new(),
-            places: BTreeMap::new(),
+            sequences: BTreeMap::new(),
             unreplied: Vec::new(),
-            story: Vec::new(),
+            steps: Vec::new(),
             type_of_actor: PhantomData,
         }
     }
 
-    /// What has happened so far, as the head of a difference.
-    pub(super) fn story(&self) -> String {
-        let key = self.live.as_ref().map_or("", |live| &live.key);
-        format!("\n{} `{key}`\n  {}\n", A::NAME, self.story.join("\n  "))
+    /// Returns the steps so far, as the head of a failure report.
+    pub(super) fn report(&self) -> String {
+        let key = self.opened.as_ref().map_or("", |opened| &opened.key);
+        format!("\n{} `{key}`\n  {}\n", A::NAME, self.steps.join("\n  "))
     }
 
     #[track_caller]
     fn fail(&self, difference: &str) -> ! {
-        super::fail(&self.story(), difference)
+        super::fail(&self.report(), difference)
     }
 
-    /// Says which actor it is, or checks that it is this one.
+    /// Sets the key of the actor, or checks that it is the same.
     #[track_caller]
-    pub(super) fn is_key(&mut self, key: &str) {
-        match &self.live {
-            None => self.live = Some(self.open(key)),
-            Some(live) if live.key == key => {}
-            Some(live) => {
-                let other = format!("the scenario is about `{}`, and this goes to `{key}`\n", live.key);
+    pub(super) fn set_key(&mut self, key: &str) {
+        match &self.opened {
+            None => self.opened = Some(self.open(key)),
+            Some(opened) if opened.key == key => {}
+            Some(opened) => {
+                let other = format!("the scenario is about `{}`, but this message is for `{key}`\n", opened.key);
                 self.fail(&other);
             }
         }
     }
 
-    fn open(&self, key: &str) -> Live {
+    fn open(&self, key: &str) -> OpenedActor {
         let shards = A::Domain::SHARDS;
         let id = ShardId::new(self.domain.clone(), shard_of(key, shards));
         let settings = ThreadSettings {
@@ -137,36 +137,36 @@ impl<A: Stateful> Bench<A> {
         let host = ThreadContext::new(self.ids.fork(), settings, Arc::default());
         let opened = MemoryStore::new().open(&id, shards, Arc::clone(&host.commits) as _).now_or_never();
         let handle = opened.expect("memory does not wait").expect("an empty store opens");
-        let cell = OwnedShard::new(id.clone(), handle, false);
-        let cells = (0..shards).map(|shard| (shard == id.shard).then(|| Rc::clone(&cell))).collect();
-        let door =
-            Dispatcher::new(host, Rc::new(HandlerTable::of::<A>()), self.domain.clone(), self.actor.clone(), cells);
-        door.load_deferred().now_or_never().expect("memory does not wait").expect("an empty store is read");
-        Live { key: key.to_owned(), cell, door }
+        let shard = OwnedShard::new(id.clone(), handle, false);
+        let shards_by_id = (0..shards).map(|shard| (shard == id.shard).then(|| Rc::clone(&shard))).collect();
+        let dispatcher =
+            Dispatcher::new(host, Rc::new(HandlerTable::of::<A>()), self.domain.clone(), self.actor.clone(), shards_by_id);
+        dispatcher.load_deferred().now_or_never().expect("memory does not wait").expect("an empty store is read");
+        OpenedActor { key: key.to_owned(), shard, dispatcher }
     }
 
-    /// What was opened; a scenario that nobody has given a key is about the key `key`.
-    fn live(&mut self) -> &Live {
-        if self.live.is_none() {
-            self.live = Some(self.open("key"));
+    /// Returns the opened actor. A scenario without a key uses the key `key`.
+    fn opened(&mut self) -> &OpenedActor {
+        if self.opened.is_none() {
+            self.opened = Some(self.open("key"));
         }
-        self.live.as_ref().expect("it was opened above")
+        self.opened.as_ref().expect("it was opened above")
     }
 
     fn turns(&self) -> Vec<StoredTurn> {
-        let Some(live) = &self.live else { return Vec::new() };
-        let reader = live.cell.reader();
-        let read = reader.history(&self.actor, &live.key).now_or_never();
+        let Some(opened) = &self.opened else { return Vec::new() };
+        let reader = opened.shard.reader();
+        let read = reader.history(&self.actor, &opened.key).now_or_never();
         read.expect("memory does not wait").expect("memory can be read")
     }
 
-    /// Takes down an event that was recorded before.
+    /// Records an event that the actor has recorded before.
     #[track_caller]
     pub(super) fn given<E: Event>(&mut self, event: &E)
     where
         A: Applies<E>,
     {
-        self.story.push(format!("given {}", named(event)));
+        self.steps.push(format!("given {}", describe(event)));
         let mut payload = Vec::new();
         if let Err(error) = event.encode(A::Domain::CODEC, &mut payload) {
             self.fail(&format!("{} {error}\n", E::NAME));
@@ -174,17 +174,17 @@ impl<A: Stateful> Bench<A> {
         self.given.push((E::NAME, E::VERSION, payload));
     }
 
-    /// Writes what was given into the log of the key, as if earlier turns had recorded it.
+    /// Writes the given events into the log of the key, as if earlier turns had recorded them.
     fn write_given(&mut self) {
         let given = std::mem::take(&mut self.given);
         let codec = A::Domain::CODEC;
         for (name, version, payload) in given {
             let turns = self.turns();
             let id = self.ids.message_id();
-            let Some(live) = &self.live else { return };
+            let Some(opened) = &self.opened else { return };
             let turn = Turn {
                 actor: &self.actor,
-                key: &live.key,
+                key: &opened.key,
                 stream: StreamHint::default(),
                 number: turns.len() as u64 + 1,
                 version: turns.iter().map(|turn| turn.events.len() as u64).sum(),
@@ -200,16 +200,16 @@ impl<A: Stateful> Bench<A> {
                 timers: &[],
                 notes: &[],
             };
-            live.cell.writer.borrow_mut().append(&turn).expect("memory takes every turn");
-            // What is live was rebuilt before this; the next message rebuilds it.
-            live.door.reset();
-            live.door.load_deferred().now_or_never().expect("memory does not wait").expect("the store can be read");
+            opened.shard.writer.borrow_mut().append(&turn).expect("memory takes every turn");
+            // The loaded state is outdated; the next message loads it again.
+            opened.dispatcher.reset();
+            opened.dispatcher.load_deferred().now_or_never().expect("memory does not wait").expect("the store can be read");
         }
     }
 
-    pub(super) fn pass(&mut self, span: Duration) {
-        self.story.push(format!("after {span:?}"));
-        self.hand.advance(span);
+    pub(super) fn advance(&mut self, span: Duration) {
+        self.steps.push(format!("after {span:?}"));
+        self.manual_clock.advance(span);
     }
 
     fn envelope<M: Message>(&mut self, message: &M) -> Envelope {
@@ -222,32 +222,32 @@ impl<A: Stateful> Bench<A> {
         let name = Name::new(M::NAME).expect("the derive has checked the name");
         Envelope {
             version: M::VERSION,
-            key: self.live().key.clone(),
+            key: self.opened().key.clone(),
             codec: M::Domain::CODEC,
             payload: Bytes::from(payload),
             ..Envelope::new(id, M::KIND, domain, name, self.clock.now())
         }
     }
 
-    /// The next place of a source.
-    fn place(&mut self, source: Source) -> (Rc<Source>, u64) {
-        let place = self.places.entry(source.clone()).or_default();
+    /// Returns the next sequence of a source.
+    fn next_sequence(&mut self, source: Source) -> (Rc<Source>, u64) {
+        let place = self.sequences.entry(source.clone()).or_default();
         *place += 1;
         (Rc::new(source), *place)
     }
 
     #[track_caller]
     pub(super) fn when<C: Command>(&mut self, command: &C) -> Step {
-        self.is_key(command.key().as_str());
-        self.story.push(format!("when  {}", named(command)));
+        self.set_key(command.key().as_str());
+        self.steps.push(format!("when  {}", describe(command)));
         let envelope = self.envelope(command);
         self.step(Action::Handle, envelope, DedupKey::MessageId)
     }
 
     #[track_caller]
     pub(super) fn on<E: Event>(&mut self, from: &str, event: &E) -> Step {
-        self.story.push(format!("on    {}", named(event)));
-        let named_key = self.live.as_ref().map(|live| live.key.clone());
+        self.steps.push(format!("on    {}", describe(event)));
+        let named_key = self.opened.as_ref().map(|opened| opened.key.clone());
         let stream =
             if from.is_empty() { named_key.clone().unwrap_or_else(|| "key".to_owned()) } else { from.to_owned() };
         let shard = ShardId::new(
@@ -255,72 +255,72 @@ impl<A: Stateful> Bench<A> {
             shard_of(&stream, E::Domain::SHARDS),
         );
         let source = Source { shard: shard.clone(), kind: SourceKind::Events { subscriber: self.actor.clone() } };
-        let (source, sequence) = self.place(source);
-        let mut envelope = match &self.live {
+        let (source, sequence) = self.next_sequence(source);
+        let mut envelope = match &self.opened {
             Some(_) => self.envelope(event),
             None => {
-                // Only to find the key: nothing is opened for it.
+                // Only to find the key: the actor is not opened.
                 let envelope = self.envelope(event);
-                self.live = None;
+                self.opened = None;
                 envelope
             }
         };
         let recorder = Name::new("recorder").expect("it is a name");
         envelope.origin =
             Some(Origin { shard, actor: recorder, key: stream, sequence, version: sequence, store: None });
-        match self.live().door.key_of(&envelope) {
+        match self.opened().dispatcher.key_of(&envelope) {
             Ok(Some(key)) => {
                 if named_key.is_none() {
-                    self.live = None;
+                    self.opened = None;
                 }
-                self.is_key(&key);
+                self.set_key(&key);
                 envelope.key = key;
             }
-            Ok(None) => self.fail("expected it to take the event\nbut `React::key` gives no key for it\n"),
-            Err(error) => self.fail(&format!("the event cannot be read: {error}\n")),
+            Ok(None) => self.fail("expected it to handle the event\nbut `React::key` returns no key for it\n"),
+            Err(error) => self.fail(&format!("failed to decode the event: {error}\n")),
         }
-        self.step(Action::React, envelope, DedupKey::Sequence { source, sequence, tracker: Rc::new(NoFloor) })
+        self.step(Action::React, envelope, DedupKey::Sequence { source, sequence, tracker: Rc::new(NoTracker) })
     }
 
     #[track_caller]
     pub(super) fn on_reply<C: Command>(&mut self, reply: &Result<C::Reply, Rejection>) -> Step {
         let place = |sent: &Envelope| sent.name.as_str() == C::NAME && sent.domain.as_str() == C::Domain::NAME;
         let Some(at) = self.unreplied.iter().rposition(place) else {
-            self.fail(&format!("expected it to have sent {} and to want the reply\nbut it has not\n", C::NAME));
+            self.fail(&format!("expected it to have sent {} and to await the reply\nbut it has not\n", C::NAME));
         };
         let command = self.unreplied.remove(at);
         let codec = C::Domain::CODEC;
         let mut payload = Vec::new();
         if let Err(error) = C::Reply::write_reply(reply, codec, &mut payload) {
-            self.fail(&format!("the reply {error}\n"));
+            self.fail(&format!("failed to encode the reply: {error}\n"));
         }
-        self.story.push(match reply {
+        self.steps.push(match reply {
             Ok(_) => format!("on    the reply to {}", C::NAME),
             Err(no) => format!("on    the rejection of {}: {no}", C::NAME),
         });
         let shard = command.to.clone().expect("what an actor sends has a destination");
-        let (source, sequence) = self.place(Source { shard, kind: SourceKind::Direct });
+        let (source, sequence) = self.next_sequence(Source { shard, kind: SourceKind::Direct });
         let envelope = Envelope {
             id: MessageId::of_reply(command.id),
             kind: Kind::Reply,
             causation: Some(command.id),
-            key: self.live().key.clone(),
+            key: self.opened().key.clone(),
             codec,
             payload: Bytes::from(payload),
             ..command
         };
-        self.step(Action::Reply, envelope, DedupKey::Sequence { source, sequence, tracker: Rc::new(NoFloor) })
+        self.step(Action::Reply, envelope, DedupKey::Sequence { source, sequence, tracker: Rc::new(NoTracker) })
     }
 
     #[track_caller]
-    pub(super) fn wake<T: Document>(&mut self) -> Step {
-        self.story.push(format!("wake  {}", T::NAME));
-        let timers = self.live().cell.reader().timers_due(Timestamp::from_millis(u64::MAX), usize::MAX);
+    pub(super) fn fire_timer<T: Document>(&mut self) -> Step {
+        self.steps.push(format!("timer {}", T::NAME));
+        let timers = self.opened().shard.reader().timers_due(Timestamp::from_millis(u64::MAX), usize::MAX);
         let Some(timer) = timers.into_iter().find(|timer| *timer.name == *timer_name::<A, T>()) else {
             self.fail(&format!("expected the timer {} to be set\nbut it is not\n", T::NAME));
         };
         if timer.due > self.clock.now() {
-            self.hand.set(timer.due);
+            self.manual_clock.set(timer.due);
         }
         let name = Name::new(T::NAME).expect("the derive has checked the name");
         let domain = Name::new(T::Domain::NAME).expect("the derive has checked the name");
@@ -336,25 +336,25 @@ impl<A: Stateful> Bench<A> {
         self.step(Action::Timer { turn: timer.turn }, envelope, DedupKey::Internal)
     }
 
-    /// The user's state, rebuilt from what is stored.
+    /// Returns the user's state, rebuilt from the stored events.
     #[track_caller]
     pub(super) fn state(&mut self) -> A {
-        self.live();
+        self.opened();
         self.write_given();
         match user_state(&self.turns()) {
             Ok(state) => state,
-            Err(error) => self.fail(&format!("the stored events cannot be applied: {error}\n")),
+            Err(error) => self.fail(&format!("failed to apply the stored events: {error}\n")),
         }
     }
 
-    /// Whether the saga has undone its steps to the end.
-    pub(super) fn has_undone(&self) -> bool {
+    /// Returns true if the saga has compensated all its steps.
+    pub(super) fn has_compensated(&self) -> bool {
         self.turns().iter().flat_map(|turn| &turn.notes).any(finishes_compensation)
     }
 
-    /// Takes one turn and gathers what it did.
+    /// Runs one turn and collects its effects.
     fn step(&mut self, work: Action, envelope: Envelope, arrival: DedupKey) -> Step {
-        self.live();
+        self.opened();
         self.write_given();
         let before = self.turns().len();
         let time = self.clock.now();
@@ -365,15 +365,15 @@ impl<A: Stateful> Bench<A> {
             dedup_key: arrival,
             completion: Box::new(move |outcome| drop(settle.send(outcome))),
         };
-        let door = Rc::clone(&self.live().door);
+        let dispatcher = Rc::clone(&self.opened().dispatcher);
         let outcome = self.tasks.block_on(&self.runtime, async move {
-            door.deliver(delivery);
+            dispatcher.deliver(delivery);
             settled.await.unwrap_or(Outcome::Stopped)
         });
         let turn = self.turns().into_iter().nth(before);
         let sent = turn.as_ref().map(|turn| self.sent(turn)).unwrap_or_default();
         self.unreplied.extend(sent.iter().filter(|sent| sent.wants != ReplyMode::Nothing).cloned());
-        let timers = self.live().cell.reader().timers_due(Timestamp::from_millis(u64::MAX), usize::MAX);
+        let timers = self.opened().shard.reader().timers_due(Timestamp::from_millis(u64::MAX), usize::MAX);
         let number = turn.as_ref().map_or(0, |turn| turn.number);
         let set =
             timers.into_iter().filter(|timer| timer.turn == number).map(|timer| (timer.name, timer.due)).collect();
@@ -396,10 +396,10 @@ impl<A: Stateful> Bench<A> {
         }
     }
 
-    /// What a turn has put into the outbox, in the order in which it was asked for; replies to other actors are left out.
+    /// Returns the commands of a turn in the outbox, in the order in which they were sent; replies to other actors are left out.
     fn sent(&self, turn: &StoredTurn) -> Vec<Envelope> {
-        let Some(live) = &self.live else { return Vec::new() };
-        let reader = live.cell.reader();
+        let Some(opened) = &self.opened else { return Vec::new() };
+        let reader = opened.shard.reader();
         let mut entries: BTreeMap<MessageId, Envelope> = BTreeMap::new();
         for (to, _, _) in reader.outbox_heads() {
             let read = reader.outbox(&to, 0, usize::MAX).now_or_never();

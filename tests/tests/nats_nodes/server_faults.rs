@@ -1,4 +1,4 @@
-//! The server is killed, paused, emptied, away, or loses a stream, while callers go on.
+//! The server is killed, paused, emptied or down, or loses a stream, while callers continue.
 
 use std::time::Duration;
 
@@ -7,30 +7,33 @@ use whizbang::testing::bridge::run;
 use whizbang_tests::nats::NatsServer;
 
 use crate::bank::{deposit, outcome, transfer};
-use crate::log::Log;
-use crate::town::{Town, Wishes};
+use crate::log_capture::Log;
+use crate::services::{Load, Services};
 use crate::{BOTH, diary, until};
 
-const FEW: Wishes = Wishes { callers: 20, each: 50, posts: false };
+const FEW: Load = Load { callers: 20, each: 50, posts: false };
 
 #[test]
-fn ten_thousand_commands_of_a_hundred_callers_are_decided_once_though_the_server_is_killed_twice() {
+fn commands_are_decided_once_although_the_server_is_killed() {
     for release in BOTH {
         run(async {
             let mut server = NatsServer::start(release);
-            let town = Town::start(&server).await;
+            let services = Services::start(&server).await;
             let killing = async {
                 for part in [3, 2] {
-                    town.callers.until("a part of them", |callers| callers.told.get() >= 10_000 / part).await;
+                    services
+                        .callers
+                        .until("a part of the commands", |callers| callers.answered.get() >= 10_000 / part)
+                        .await;
                     server.kill();
-                    let before = town.callers.again.get();
-                    town.callers.until("somebody to notice", |callers| callers.again.get() > before).await;
+                    let before = services.callers.retries.get();
+                    services.callers.until("a retry", |callers| callers.retries.get() > before).await;
                     server.restart();
                 }
             };
-            town.call(Wishes { callers: 100, each: 100, posts: true }, killing).await;
-            assert_eq!(town.callers.told.get(), 10_000);
-            let verdict = town.verdict().await;
+            services.call(Load { callers: 100, each: 100, posts: true }, killing).await;
+            assert_eq!(services.callers.answered.get(), 10_000);
+            let verdict = services.verdict().await;
             println!("{release:?}: {verdict}");
             verdict.assert_clean();
         });
@@ -38,21 +41,21 @@ fn ten_thousand_commands_of_a_hundred_callers_are_decided_once_though_the_server
 }
 
 #[test]
-fn a_server_that_stands_still_for_longer_than_the_ack_wait_changes_nothing() {
+fn long_server_pause_has_no_effect() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);
-            let town = Town::start(&server).await;
+            let services = Services::start(&server).await;
             let pausing = async {
-                town.callers.until("a part of them", |callers| callers.told.get() >= 300).await;
+                services.callers.until("a part of the commands", |callers| callers.answered.get() >= 300).await;
                 server.pause();
-                let before = town.callers.again.get();
-                // A caller waits three times the ack wait before it asks again.
-                town.callers.until("somebody to lose patience", |callers| callers.again.get() > before).await;
+                let before = services.callers.retries.get();
+                // A caller waits three times the ack wait before it retries.
+                services.callers.until("a retry", |callers| callers.retries.get() > before).await;
                 server.resume();
             };
-            town.call(FEW, pausing).await;
-            let verdict = town.verdict().await;
+            services.call(FEW, pausing).await;
+            let verdict = services.verdict().await;
             println!("{release:?}: {verdict}");
             verdict.assert_clean();
         });
@@ -60,47 +63,50 @@ fn a_server_that_stands_still_for_longer_than_the_ack_wait_changes_nothing() {
 }
 
 #[test]
-fn a_server_that_comes_back_empty_is_said_and_healed_from_the_logs() {
+fn emptied_server_is_reported_and_refilled_from_the_logs() {
     for release in BOTH {
         run(async {
             let log = Log::listen();
             let mut server = NatsServer::start(release);
-            let town = Town::start(&server).await;
+            let services = Services::start(&server).await;
             let emptying = async {
                 for part in [3, 2] {
-                    town.callers.until("a part of them", |callers| callers.told.get() >= 1_000 / part).await;
+                    services
+                        .callers
+                        .until("a part of the commands", |callers| callers.answered.get() >= 1_000 / part)
+                        .await;
                     server.kill();
-                    let before = town.callers.again.get();
-                    town.callers.until("somebody to notice", |callers| callers.again.get() > before).await;
+                    let before = services.callers.retries.get();
+                    services.callers.until("a retry", |callers| callers.retries.get() > before).await;
                     server.restart_empty();
                 }
             };
-            town.call(FEW, emptying).await;
-            let verdict = town.verdict().await;
+            services.call(FEW, emptying).await;
+            let verdict = services.verdict().await;
             println!("{release:?}: {verdict}");
             verdict.assert_clean();
-            assert!(log.says("the stream was made anew") > 0, "nobody said that streams are new");
+            assert!(log.says("the stream was recreated") > 0, "no node reported the new streams");
         });
     }
 }
 
 #[test]
-fn a_stream_that_is_deleted_under_way_is_made_again_and_what_it_lost_comes_from_the_log() {
+fn deleted_stream_is_recreated_and_losses_come_from_the_log() {
     for release in BOTH {
         run(async {
             let log = Log::listen();
             let server = NatsServer::start(release);
-            let town = Town::start(&server).await;
+            let services = Services::start(&server).await;
             let operator = jetstream::new(async_nats::connect(server.url()).await.expect("connects"));
             let deleting = async {
-                town.callers.until("a part of them", |callers| callers.told.get() >= 300).await;
+                services.callers.until("a part of the commands", |callers| callers.answered.get() >= 300).await;
                 operator.delete_stream("whizbang_events_bank").await.expect("deletes");
-                town.callers.until("more of them", |callers| callers.told.get() >= 600).await;
+                services.callers.until("more commands", |callers| callers.answered.get() >= 600).await;
             };
-            town.call(FEW, deleting).await;
+            services.call(FEW, deleting).await;
             until("the stream", async || operator.get_stream("whizbang_events_bank").await.is_ok()).await;
-            until("that to be said", async || log.says("the stream was made anew") > 0).await;
-            let verdict = town.verdict().await;
+            until("the report", async || log.says("the stream was recreated") > 0).await;
+            let verdict = services.verdict().await;
             println!("{release:?}: {verdict}");
             verdict.assert_clean();
         });
@@ -108,12 +114,12 @@ fn a_stream_that_is_deleted_under_way_is_made_again_and_what_it_lost_comes_from_
 }
 
 #[test]
-fn a_node_decides_its_own_commands_while_the_server_is_away_and_catches_up_afterwards() {
+fn node_decides_locally_while_the_server_is_down() {
     for release in BOTH {
         run(async {
             let mut server = NatsServer::start(release);
-            let town = Town::start(&server).await;
-            let (money, moves) = (town.accounts.client(), town.transfers.client());
+            let services = Services::start(&server).await;
+            let (money, moves) = (services.accounts.client(), services.transfers.client());
             assert_eq!(moves.send(deposit("ada", 1_000)).await.expect("is handled"), 1_000);
             server.kill();
             let away = moves.send(deposit("ada", 1)).deadline(Duration::from_secs(2)).await;
@@ -134,13 +140,13 @@ fn a_node_decides_its_own_commands_while_the_server_is_away_and_catches_up_after
                 .await;
             }
             assert_eq!(money.send(deposit("cy", 0)).await.expect("is handled"), 500);
-            for node in [&town.transfers, &town.accounts, &town.diary] {
+            for node in [&services.transfers, &services.accounts, &services.diary] {
                 node.wait_idle().await;
             }
-            // 2 + 100 + 100 deposits and 100 withdrawals of the bank (one deposit is the caller's that heard nothing, if it
-            // arrived), 100 beginnings and 100 ends of transfers.
-            let applied = diary::read(&town.diary.client()).await.len();
-            let deposited = town.accounts.metrics().events + town.transfers.metrics().events;
+            // 2 + 100 + 100 deposits and 100 withdrawals of the bank (one deposit belongs to the caller without a reply, if it arrived),
+            // 100 beginnings and 100 ends of transfers.
+            let applied = diary::read(&services.diary.client()).await.len();
+            let deposited = services.accounts.metrics().events + services.transfers.metrics().events;
             assert_eq!(applied as u64, deposited, "{release:?}");
             assert!(applied >= 502, "{applied}");
         });

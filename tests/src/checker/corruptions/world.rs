@@ -1,4 +1,4 @@
-//! A healthy run, made of turns as a store would list them.
+//! A correct run, made of turns as a store would list them.
 
 use bytes::Bytes;
 use whizbang::clock::Timestamp;
@@ -63,7 +63,7 @@ pub(super) fn letter(n: u128) -> DeadLetter {
     }
 }
 
-/// A turn without anything; its number and version are filled in by [`World::turn`].
+/// Returns an empty turn; [`add`] fills in its number and version.
 pub(super) fn turn(n: u128) -> StoredTurn {
     StoredTurn {
         number: 0,
@@ -99,9 +99,9 @@ pub(super) fn events_for_saga() -> Source {
     Source { shard: bank(), kind: SourceKind::Events { subscriber: name("saga") } }
 }
 
-/// A run: two shards, what clients were told, what a projection has applied.
+/// A run: two shards, the results of clients, and the events that a projection has applied.
 pub(super) struct World {
-    pub(super) told: Vec<(MessageId, &'static str)>,
+    pub(super) results: Vec<(MessageId, &'static str)>,
     pub(super) bank: ShardLog,
     pub(super) bonus: ShardLog,
     pub(super) view: Vec<Applied>,
@@ -119,7 +119,7 @@ pub(super) fn empty(shard: ShardId) -> ShardLog {
     }
 }
 
-/// Puts a turn with `events` events at the end of a stream.
+/// Appends a turn with `events` events to a stream.
 pub(super) fn add(log: &mut ShardLog, actor: &str, key: &str, mut turn: StoredTurn, events: u64) {
     let at = log.streams.iter().position(|stream| *stream.actor == *actor && stream.key == key).unwrap_or_else(|| {
         log.streams.push(StreamLog { actor: name(actor), key: key.into(), turns: Vec::new() });
@@ -153,13 +153,13 @@ pub(super) fn add(log: &mut ShardLog, actor: &str, key: &str, mut turn: StoredTu
 impl World {
     pub(super) fn healthy() -> Self {
         let (mut bank, mut saga) = (empty(bank()), empty(bonus()));
-        let mut told = Vec::new();
+        let mut results = Vec::new();
         for n in 1..=4 {
             let key = if n % 2 == 0 { "ada" } else { "bob" };
             add(&mut bank, "account", key, outside(n, "ok"), 1);
-            told.push((id(n), "ok"));
+            results.push((id(n), "ok"));
         }
-        // The saga reacts to the four events, sends a command for each, and takes its reply; one timer is set and rings.
+        // The saga reacts to the four events, sends a command for each, and handles its reply; one timer is set and fires.
         for n in 1..=4 {
             let mut reaction = from(100 + u128::from(n), events_for_saga(), n);
             reaction.sent = vec![sent(Kind::Command, 200 + u128::from(n))];
@@ -189,24 +189,24 @@ impl World {
             0,
         );
         add(&mut bank, "account", "eve", outside(5, "ok"), 1);
-        told.push((id(5), "ok"));
+        results.push((id(5), "ok"));
         let aside = StoredTurn { notes: vec![Note::DeadLetter(Box::new(letter(6)))], ..outside(6, "") };
         add(&mut bank, "account", "ada", aside, 0);
         bank.dead_letters.push(letter(6));
-        told.push((id(6), "dead letter"));
-        told.push((id(7), "unknown"));
-        told.push((id(8), "refused"));
+        results.push((id(6), "dead letter"));
+        results.push((id(7), "unknown"));
+        results.push((id(8), "refused"));
         add(&mut bank, "account", "bob", outside(9, "posted"), 1);
-        told.push((id(9), "accepted"));
+        results.push((id(9), "accepted"));
         let view = bank.events.iter().map(|event| Applied::new(&bank.shard, event)).collect();
-        Self { told, bank, bonus: saga, view }
+        Self { results, bank, bonus: saga, view }
     }
 
     pub(super) fn check(&self, stage: Stage) -> Verdict {
         let mut ledger = Ledger::new();
-        for (id, told) in &self.told {
+        for (id, results) in &self.results {
             ledger.sends(*id);
-            match *told {
+            match *results {
                 "unknown" => {}
                 "refused" => ledger.refused(*id),
                 "accepted" => ledger.accepted(*id),
@@ -229,7 +229,7 @@ impl World {
     }
 }
 
-/// A message that was sent.
+/// Returns a sent message.
 pub(super) fn sent(kind: Kind, number: u128) -> SentMessage {
     let wants = if kind == Kind::Command { ReplyMode::Reply } else { ReplyMode::Nothing };
     SentMessage { id: id(number), kind, name: name("Withdraw"), wants }

@@ -1,4 +1,4 @@
-//! Servers that a node cannot start with: each is said by a typed error that names it, and soon.
+//! Servers that a node cannot start with: each failure is a typed error that names the server, within a time limit.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use whizbang_tests::nats::{Certificates, NatsConfig, NatsServer, Release};
 use crate::BOTH;
 use crate::bank::Account;
 
-/// What a program does that runs a node, with its error.
+/// Runs a node as a program does, with its error.
 async fn service(builder: NatsBuilder) -> Result<(), whizbang::Error> {
     let bridge = builder.connect().await?;
     let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().bridge(bridge).start().await?;
     node.stop().await
 }
 
-/// Starts a node with a bridge that was made while all was well.
+/// Starts a node with a bridge that was created before the fault.
 async fn start(bridge: NatsBridge) -> StartError {
     let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().bridge(bridge);
     let begun = Instant::now();
@@ -30,7 +30,7 @@ async fn start(bridge: NatsBridge) -> StartError {
 }
 
 #[test]
-fn no_server_a_wrong_password_and_an_unknown_authority_are_typed_errors_of_the_program() {
+fn start_failures_are_typed_errors_of_the_program() {
     for release in BOTH {
         run(async {
             let port = NatsServer::start(release).port();
@@ -62,7 +62,7 @@ fn no_server_a_wrong_password_and_an_unknown_authority_are_typed_errors_of_the_p
 }
 
 #[test]
-fn a_server_that_goes_away_or_changes_its_mind_while_a_node_starts_is_said() {
+fn server_fault_between_connect_and_start_is_reported() {
     for release in BOTH {
         run(async {
             let mut server =
@@ -91,7 +91,7 @@ fn a_server_that_goes_away_or_changes_its_mind_while_a_node_starts_is_said() {
 }
 
 #[test]
-fn a_server_that_dies_in_the_midst_of_a_start_is_said_and_the_next_start_works() {
+fn server_death_during_start_is_reported_and_retry_works() {
     // A different moment each time, from before the first request to after the last.
     let mut failed = 0;
     for steps in [1, 20, 60, 120, 200, 300] {
@@ -116,7 +116,7 @@ fn a_server_that_dies_in_the_midst_of_a_start_is_said_and_the_next_start_works()
             let limit = Duration::from_secs(40);
             let started = match begun {
                 Some(started) => started,
-                None => tokio::time::timeout(limit, starting).await.expect("it is said in time"),
+                None => tokio::time::timeout(limit, starting).await.expect("the start ends in time"),
             };
             match started {
                 Err(StartError::Bridge(error)) => {
@@ -128,9 +128,9 @@ fn a_server_that_dies_in_the_midst_of_a_start_is_said_and_the_next_start_works()
             }
             server.restart();
             let bridge = NatsBridge::connect(&server.url()).await.expect("connects");
-            let node = builder().bridge(bridge).start().await.expect("starts now");
+            let node = builder().bridge(bridge).start().await.expect("starts after the restart");
             node.stop().await.expect("stops");
         });
     }
-    assert!(failed > 0, "no server died in the midst of a start");
+    assert!(failed > 0, "no server was killed during a start");
 }

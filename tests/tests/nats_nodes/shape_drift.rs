@@ -1,9 +1,9 @@
-//! Two services that have different types of one message, over real servers.
+//! Two services with different types of one message, on real servers.
 
 use whizbang::testing::bridge::run;
 use whizbang_tests::nats::NatsServer;
 
-use crate::town::bridge;
+use crate::services::bridge;
 use crate::{BOTH, contracts};
 
 #[test]

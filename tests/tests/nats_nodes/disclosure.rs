@@ -1,4 +1,4 @@
-//! What strangers learn of a node: the code of an error and an id, no texts of panics, no paths; and what its log keeps to itself.
+//! The information that other parties get about a node: an error code and an id, no panic texts and no paths; and its log.
 
 use std::time::Duration;
 
@@ -9,18 +9,18 @@ use whizbang::{Retry, SendError};
 use whizbang_tests::nats::{NatsServer, Release};
 
 use crate::bank::{Account, Explode, deposit};
-use crate::log::Log;
-use crate::town::bridge;
+use crate::log_capture::Log;
+use crate::services::bridge;
 use crate::{BOTH, until};
 
-/// On this thread, whose log is listened to.
+/// Starts a node on this thread, whose log is captured.
 async fn bank(server: &NatsServer) -> Node {
     let retry = Retry { attempts: 1, first: Duration::ZERO, longest: Duration::ZERO };
     let node = Node::builder("bank", MemoryStore::new()).threads(0).aggregate::<Account>().retry(retry);
     node.bridge(bridge(&server.url()).await).start().await.expect("starts")
 }
 
-/// A handler panics with a text. The caller over NATS gets a code and the id under which the owner's log has the text.
+/// A handler panics with a text. A caller over NATS gets a code and the id under which the owner's log has the text.
 #[test]
 fn remote_caller_gets_a_code_and_the_log_has_the_text() {
     for release in BOTH {
@@ -35,7 +35,7 @@ fn remote_caller_gets_a_code_and_the_log_has_the_text() {
             assert!(!reason.contains("boom") && reason.contains(&id.to_string()), "{reason}");
             let logged = log.lines();
             assert!(logged.iter().any(|line| line.contains(&id.to_string()) && line.contains("boom")), "{logged:#?}");
-            // A caller in the owner's process is no stranger.
+            // A caller in the owner's process gets the text.
             let error = node.client().send(Explode { account: "ada".to_owned() }).await.expect_err("panics");
             assert!(matches!(&error, SendError::Failed { reason } if reason.contains("boom")), "{error:?}");
             client.disconnect().await;
@@ -44,8 +44,8 @@ fn remote_caller_gets_a_code_and_the_log_has_the_text() {
     }
 }
 
-/// The client library logs whole messages at `TRACE`. The filter in docs/running.md lets everything of this framework through
-/// and no payload.
+/// The client library logs whole messages at `TRACE`. The filter in docs/running.md keeps all lines of this framework and no
+/// payload.
 #[test]
 fn documented_filter_logs_no_payload() {
     const DOCUMENTED: &str = "trace,async_nats=info";
@@ -57,7 +57,7 @@ fn documented_filter_logs_no_payload() {
             let log = Log::listen_to(filter);
             let node = bank(&server).await;
             let client = Client::connect("cashier", bridge(&server.url()).await).await.expect("connects");
-            // A deadline, so that it takes the way of an envelope; the number is what stands in the payload.
+            // A deadline, so that the command is sent as an envelope; the number identifies the payload.
             let sent = client.send(deposit("secret-of-ada", 7)).await.expect("is handled");
             assert_eq!(sent, 7);
             client.post(deposit("secret-of-ada", 7)).await.expect("is taken");
@@ -73,7 +73,7 @@ fn documented_filter_logs_no_payload() {
         found
     };
     let (payloads, _) = logged("trace");
-    assert!(payloads > 0, "nothing to hide: the filter is not needed any more");
+    assert!(payloads > 0, "no payload without the filter: it is not needed");
     let (payloads, own) = logged(DOCUMENTED);
     assert!(payloads == 0 && own > 0, "{payloads} payloads, {own} lines of its own");
 }

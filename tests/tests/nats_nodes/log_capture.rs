@@ -1,4 +1,4 @@
-//! What is said in the log while a test runs.
+//! Capturing of the log while a test runs.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,11 +9,11 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry;
 
-/// Listens to what this thread logs, until it is dropped.
+/// Captures the log of this thread until it is dropped.
 pub(crate) struct Log {
     lines: Lines,
-    /// A second one, first of all. While there is only one, a place that logs is switched by the thread that comes there first,
-    /// and another test's thread, which listens to nothing, would switch it off for this one as well.
+    /// A second dispatcher, created first. With only one dispatcher, the first thread that reaches a callsite decides whether it is
+    /// enabled, and a thread of another test without a subscriber would disable it for this one.
     _second: Dispatch,
     _listening: DefaultGuard,
 }
@@ -33,12 +33,12 @@ impl io::Write for Lines {
 }
 
 impl Log {
-    /// Listens from `INFO` on.
+    /// Captures `INFO` and above.
     pub(crate) fn listen() -> Self {
         Self::listen_to("info")
     }
 
-    /// Listens to what a filter lets through, written as an operator writes it: `trace,async_nats=info`.
+    /// Captures the lines that pass a filter, in an operator's notation: `trace,async_nats=info`.
     pub(crate) fn listen_to(filter: &str) -> Self {
         let second = Dispatch::new(registry());
         let lines = Lines::default();
@@ -49,13 +49,13 @@ impl Log {
         Self { lines, _second: second, _listening: tracing::subscriber::set_default(subscriber) }
     }
 
-    /// How many lines have a text in them.
+    /// Returns the number of lines that contain a text.
     pub(crate) fn says(&self, text: &str) -> usize {
         let lines = self.lines.0.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&lines).lines().filter(|line| line.contains(text)).count()
     }
 
-    /// All lines.
+    /// Returns all lines.
     pub(crate) fn lines(&self) -> Vec<String> {
         let lines = self.lines.0.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&lines).lines().map(str::to_owned).collect()

@@ -1,4 +1,4 @@
-//! Three services over one server: accounts, transfers between them, and a diary of all that happens.
+//! Three services on one server: accounts, transfers between them, and a record of all events.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::callers::Callers;
 use crate::diary::{self, Diary};
 use crate::until;
 
-/// How long everything may take to come to rest once faults have stopped.
-const REST: Duration = Duration::from_secs(60);
+/// The time limit for all nodes to become idle once faults have stopped.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The services, their stores, and those who call them.
-pub(crate) struct Town {
+/// The services, their stores and their callers.
+pub(crate) struct Services {
     url: String,
     money: MemoryStore,
     moves: MemoryStore,
@@ -28,16 +28,16 @@ pub(crate) struct Town {
     pub(crate) callers: Rc<Callers>,
 }
 
-/// How much callers ask for.
+/// The load of the callers.
 #[derive(Clone, Copy)]
-pub(crate) struct Wishes {
+pub(crate) struct Load {
     pub(crate) callers: usize,
     pub(crate) each: usize,
-    /// Whether some commands are handed to the courier: what a courier loses of them is lost.
+    /// Some commands are posted; a post that the broker loses is lost.
     pub(crate) posts: bool,
 }
 
-/// A bridge whose server delivers again after a second.
+/// Connects a bridge whose server redelivers after a second.
 pub(crate) async fn bridge(url: &str) -> NatsBridge {
     builder(url).connect().await.expect("connects")
 }
@@ -46,7 +46,7 @@ pub(crate) fn builder(url: &str) -> NatsBuilder {
     NatsBridge::builder(url).ack_wait(Duration::from_secs(1))
 }
 
-impl Town {
+impl Services {
     pub(crate) async fn start(server: &NatsServer) -> Self {
         let url = server.url();
         let (money, moves) = (MemoryStore::new(), MemoryStore::new());
@@ -68,18 +68,18 @@ impl Town {
         Self { url, money, moves, accounts, transfers, diary, callers: Rc::default() }
     }
 
-    /// Lets callers send all they wish, while something happens besides.
-    pub(crate) async fn call(&self, wishes: Wishes, meanwhile: impl Future<Output = ()>) {
+    /// Runs the load of all callers, while `meanwhile` runs.
+    pub(crate) async fn call(&self, load: Load, meanwhile: impl Future<Output = ()>) {
         let mut clients = Vec::new();
         for number in 0..4 {
             let name = format!("caller-{number}");
             clients.push(Client::connect(&name, bridge(&self.url).await).await.expect("connects"));
         }
-        let calling = (0..wishes.callers).map(|caller| {
+        let calling = (0..load.callers).map(|caller| {
             let client = clients[caller % clients.len()].clone();
             async move {
-                for number in 0..wishes.each {
-                    self.wish(&client, caller, number, wishes.posts).await;
+                for number in 0..load.each {
+                    self.send_one(&client, caller, number, load.posts).await;
                 }
             }
         });
@@ -89,37 +89,41 @@ impl Town {
         }
     }
 
-    async fn wish(&self, client: &Client, caller: usize, number: usize, posts: bool) {
+    async fn send_one(&self, client: &Client, caller: usize, number: usize, posts: bool) {
         let mine = format!("account{caller}");
         match number % 10 {
             0 => {
                 let (name, other) = (format!("t{caller}-{number}"), format!("account{}", (caller + 1) % 100));
-                if self.callers.insist(client, transfer(&name, &mine, &other, 7)).await.is_some() {
+                if self.callers.send_until_answered(client, transfer(&name, &mine, &other, 7)).await.is_some() {
                     self.callers.begun.borrow_mut().push(name);
                 }
             }
             1..=3 if posts => self.callers.post(client, deposit(&mine, 1)).await,
-            _ => drop(self.callers.insist(client, deposit(&mine, 5)).await),
+            _ => drop(self.callers.send_until_answered(client, deposit(&mine, 5)).await),
         }
     }
 
-    /// Waits until everything has come to its end, stops the services, and compares what they hold.
+    /// Waits until everything has completed, stops the services and compares their stores.
     pub(crate) async fn verdict(self) -> Verdict {
         let client = self.transfers.client();
         let begun = self.callers.begun.take();
         assert!(!begun.is_empty(), "no transfer has begun");
         for name in &begun {
-            let ended = async || self.callers.insist(&client, outcome(name)).await.is_some_and(|is| is != "open");
+            let ended =
+                async || self.callers.send_until_answered(&client, outcome(name)).await.is_some_and(|is| is != "open");
             until(&format!("the end of transfer {name}"), ended).await;
         }
         for _ in 0..2 {
             for node in [&self.transfers, &self.accounts, &self.diary] {
-                assert!(tokio::time::timeout(REST, node.wait_idle()).await.is_ok(), "{node:?} does not come to rest");
+                assert!(
+                    tokio::time::timeout(IDLE_TIMEOUT, node.wait_idle()).await.is_ok(),
+                    "{node:?} does not become idle"
+                );
             }
         }
         let applied = diary::read(&self.diary.client()).await;
         let gaps = self.accounts.metrics().gaps + self.transfers.metrics().gaps + self.diary.metrics().gaps;
-        println!("{} commands were sent again, {gaps} gaps were seen", self.callers.again.get());
+        println!("{} commands were sent again, {gaps} gaps were seen", self.callers.retries.get());
         for node in [self.transfers, self.accounts, self.diary] {
             node.stop().await.expect("stops");
         }
@@ -128,6 +132,6 @@ impl Town {
         logs.extend(ShardLog::read_domain::<Transfers>(&self.moves).await.expect("the store can be read"));
         logs.into_iter().for_each(|log| ledger.log(log));
         ledger.subscriber("the diary", |domain, _| domain == "bank" || domain == "transfers", applied);
-        ledger.check(Stage::Quiet)
+        ledger.check(Stage::Idle)
     }
 }

@@ -1,12 +1,12 @@
-//! Rows of numbers that must be 1, 2, 3 … and how they can fail to be.
+//! Sequences of numbers that must be 1, 2, 3 …, and their possible defects.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Broken, Found};
+use super::{Found, ViolationKind};
 
-/// Compares numbers in the order in which they were seen with those that were expected, in theirs.
+/// Compares the observed numbers, in their order, with the expected ones.
 ///
-/// `whole` says whether all of the expected must be there; otherwise the seen may end early, but not skip one.
+/// With `whole`, all expected numbers must be present; otherwise the observed ones may end early, but must not skip one.
 pub(super) fn compare(what: &str, expected: &[u64], seen: &[u64], whole: bool, found: &mut Found) {
     let mut counts = BTreeMap::<u64, usize>::new();
     for number in seen {
@@ -17,19 +17,19 @@ pub(super) fn compare(what: &str, expected: &[u64], seen: &[u64], whole: bool, f
     let missing = expected
         .iter()
         .filter(|number| !counts.contains_key(number) && (whole || last_seen.is_some_and(|last| last > **number)));
-    for_each_run(missing.copied(), |run| found.add(Broken::Lost, format!("{what}: {run} missing")));
+    for_each_run(missing.copied(), |run| found.add(ViolationKind::Lost, format!("{what}: {run} missing")));
     for (number, count) in counts.iter().filter(|(_, count)| **count > 1) {
-        found.add(Broken::Doubled, format!("{what}: {number} is there {count} times"));
+        found.add(ViolationKind::Duplicated, format!("{what}: {number} occurs {count} times"));
     }
     for_each_run(counts.keys().copied().filter(|number| !known.contains(number)), |run| {
-        found.add(Broken::Phantom, format!("{what}: {run} should not be there"));
+        found.add(ViolationKind::Phantom, format!("{what}: {run} should not exist"));
     });
-    // The order is judged by first appearances; a repetition is already found.
+    // The order is judged by first occurrences; a repetition is reported above.
     let mut once = BTreeSet::new();
     let firsts: Vec<u64> = seen.iter().copied().filter(|number| once.insert(*number)).collect();
     for pair in firsts.windows(2) {
         if pair[0] > pair[1] {
-            found.add(Broken::Misordered, format!("{what}: {} comes after {}", pair[1], pair[0]));
+            found.add(ViolationKind::Misordered, format!("{what}: {} comes after {}", pair[1], pair[0]));
         }
     }
 }
@@ -39,7 +39,7 @@ pub(super) fn contiguous(what: &str, last: u64, seen: &[u64], found: &mut Found)
     compare(what, &(1..=last).collect::<Vec<_>>(), seen, true, found);
 }
 
-/// Calls `each` with every run of following numbers, so that a thousand lost ones are one line.
+/// Calls `each` with every range of consecutive numbers, so that a thousand lost numbers are one line.
 fn for_each_run(numbers: impl Iterator<Item = u64>, mut each: impl FnMut(String)) {
     let mut run: Option<(u64, u64)> = None;
     for number in numbers {
@@ -66,24 +66,24 @@ fn written((first, last): (u64, u64)) -> String {
 mod tests {
     use super::*;
 
-    fn found(expected: &[u64], seen: &[u64], whole: bool) -> Vec<(Broken, String)> {
+    fn found(expected: &[u64], seen: &[u64], whole: bool) -> Vec<(ViolationKind, String)> {
         let mut found = Found::default();
         compare("row", expected, seen, whole, &mut found);
-        found.0.into_iter().map(|violation| (violation.broken, violation.what)).collect()
+        found.0.into_iter().map(|violation| (violation.kind, violation.what)).collect()
     }
 
     #[test]
-    fn each_way_to_be_wrong_is_told_from_the_others() {
+    fn each_defect_is_distinguished() {
         let all = [1, 2, 3, 4, 5];
-        let one = |broken, what: &str| vec![(broken, format!("row: {what}"))];
+        let one = |kind, what: &str| vec![(kind, format!("row: {what}"))];
         assert_eq!(found(&all, &all, true), []);
-        assert_eq!(found(&all, &[1, 2, 5], true), one(Broken::Lost, "3 to 4 missing"));
-        assert_eq!(found(&all, &[1, 2, 2, 3, 4, 5], true), one(Broken::Doubled, "2 is there 2 times"));
-        assert_eq!(found(&all, &[1, 3, 2, 4, 5], true), one(Broken::Misordered, "2 comes after 3"));
-        assert_eq!(found(&all, &[1, 2, 3, 4, 5, 9], true), one(Broken::Phantom, "9 should not be there"));
-        assert_eq!(found(&all, &[1, 2, 3], true), one(Broken::Lost, "4 to 5 missing"));
+        assert_eq!(found(&all, &[1, 2, 5], true), one(ViolationKind::Lost, "3 to 4 missing"));
+        assert_eq!(found(&all, &[1, 2, 2, 3, 4, 5], true), one(ViolationKind::Duplicated, "2 occurs 2 times"));
+        assert_eq!(found(&all, &[1, 3, 2, 4, 5], true), one(ViolationKind::Misordered, "2 comes after 3"));
+        assert_eq!(found(&all, &[1, 2, 3, 4, 5, 9], true), one(ViolationKind::Phantom, "9 should not exist"));
+        assert_eq!(found(&all, &[1, 2, 3], true), one(ViolationKind::Lost, "4 to 5 missing"));
         assert_eq!(found(&all, &[1, 2, 3], false), []);
-        assert_eq!(found(&all, &[1, 3], false), one(Broken::Lost, "2 missing"));
+        assert_eq!(found(&all, &[1, 3], false), one(ViolationKind::Lost, "2 missing"));
         assert_eq!(found(&[2, 4], &[2, 4, 4, 2], true).len(), 2);
         assert_eq!(found(&[], &[], true), []);
     }

@@ -1,20 +1,20 @@
-//! Questions and their answers.
+//! Requests and responses.
 
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::sample::{command, event, outside, shard};
+use super::sample::{command, event, external_command, shard};
 use crate::bridge::{BridgeError, Page, Request, RequestError, Response};
 use crate::clock::monotonic;
 use crate::message::{Envelope, Fingerprint, Kind};
 use crate::testing::bridge::Fixture;
 use crate::testing::bridge::node::{NodeBehavior, TestNode, named, service};
 
-/// Commands, queries, events, outbox entries and watermarks are asked for, answered and refused.
-pub async fn every_kind_of_question_is_answered(fixture: &dyn Fixture) {
-    let answering = |asked: Request| -> BoxFuture<'static, Response> {
-        let answer = match asked {
+/// Commands, queries, events, outbox entries and watermarks are requested, answered and refused.
+pub async fn every_kind_of_request_gets_a_response(fixture: &dyn Fixture) {
+    let responder = |request: Request| -> BoxFuture<'static, Response> {
+        let response = match request {
             Request::Command(envelope) if envelope.payload == 2u64.to_be_bytes().as_slice() => {
                 Response::Refused(RequestError::Busy)
             }
@@ -32,21 +32,22 @@ pub async fn every_kind_of_question_is_answered(fixture: &dyn Fixture) {
             Request::Sent { through, .. } => Response::watermark(through - 1),
             Request::Shape { from, to, shape } => Response::Shape(format!("{from} {to:?} {shape}")),
         };
-        Box::pin(async move { answer })
+        Box::pin(async move { response })
     };
-    let manners = NodeBehavior { answering: Box::new(answering), ..NodeBehavior::default() };
-    let bank = TestNode::start_with(fixture, service("bank").owning("bank").answering("bank", "Total"), manners).await;
+    let behavior = NodeBehavior { responder: Box::new(responder), ..NodeBehavior::default() };
+    let bank = TestNode::start_with(fixture, service("bank").owning("bank").answering("bank", "Total"), behavior).await;
     let shop = TestNode::start(fixture, service("shop").owning("shop")).await;
-    let ask = |asked| shop.bridge.request(asked, Duration::from_secs(10));
+    let ask = |request| shop.bridge.request(request, Duration::from_secs(10));
     let (from, to) = (shard("bank", 3), shard("shop", 1));
 
-    let one = outside(&shard("bank", 1), 1);
+    let one = external_command(&shard("bank", 1), 1);
     assert_eq!(ask(Request::Command(one.clone())).await.unwrap(), Response::Reply(one.payload.clone()));
-    // A caller that does not know the shard.
-    let lost = Envelope { to: None, ..one };
-    assert_eq!(ask(Request::Command(lost.clone())).await.unwrap(), Response::Reply(lost.payload));
+    // The caller does not know the shard.
+    let without_shard = Envelope { to: None, ..one };
+    let reply = Response::Reply(without_shard.payload.clone());
+    assert_eq!(ask(Request::Command(without_shard)).await.unwrap(), reply);
     assert_eq!(
-        ask(Request::Command(outside(&shard("bank", 1), 2))).await.unwrap(),
+        ask(Request::Command(external_command(&shard("bank", 1), 2))).await.unwrap(),
         Response::Refused(RequestError::Busy)
     );
     let query = Envelope { kind: Kind::Query, name: named("Total"), to: None, ..outside(&shard("bank", 0), 1) };
@@ -65,33 +66,33 @@ pub async fn every_kind_of_question_is_answered(fixture: &dyn Fixture) {
     let shape = Fingerprint::from_u64(7);
     for to in [None, Some(to.clone())] {
         let text = format!("{from} {to:?} {shape}");
-        let asked = Request::Shape { from: from.clone(), to, shape };
-        assert_eq!(ask(asked).await.unwrap(), Response::Shape(text));
+        let request = Request::Shape { from: from.clone(), to, shape };
+        assert_eq!(ask(request).await.unwrap(), Response::Shape(text));
     }
-    // The watermark is known to the receiver, here the bank.
+    // The receiver, here the bank, knows the watermark.
     assert_eq!(ask(Request::Watermark { from: to, to: from }).await.unwrap(), Response::watermark(1003));
-    shop.look(|seen| assert!(seen.asked.is_empty()));
+    shop.inspect(|received| assert!(received.requests.is_empty()));
     bank.stop().await;
     shop.stop().await;
 }
 
-/// An answer larger than the broker takes comes shortened; the asker asks on from where it ends.
-pub async fn a_long_answer_is_cut_and_continued(fixture: &dyn Fixture) {
-    let answering = |asked: Request| -> BoxFuture<'static, Response> {
-        let Request::Events { shard, after, .. } = asked else { return Box::pin(async { Response::watermark(0) }) };
+/// A response that exceeds the broker's limit is truncated; the caller requests the rest.
+pub async fn long_response_is_truncated_and_continued(fixture: &dyn Fixture) {
+    let responder = |request: Request| -> BoxFuture<'static, Response> {
+        let Request::Events { shard, after, .. } = request else { return Box::pin(async { Response::watermark(0) }) };
         let large = |at| Envelope { payload: vec![7; 300 * 1024].into(), ..event(&shard, at) };
-        let answer = Response::envelopes((after + 1..=10).map(large).collect(), 10);
-        Box::pin(async move { answer })
+        let response = Response::envelopes((after + 1..=10).map(large).collect(), 10);
+        Box::pin(async move { response })
     };
-    let manners = NodeBehavior { answering: Box::new(answering), ..NodeBehavior::default() };
-    let bank = TestNode::start_with(fixture, service("bank").owning("bank"), manners).await;
+    let behavior = NodeBehavior { responder: Box::new(responder), ..NodeBehavior::default() };
+    let bank = TestNode::start_with(fixture, service("bank").owning("bank"), behavior).await;
     let mut after = 0;
     while after < 10 {
-        let asked = Request::Events { shard: shard("bank", 0), after, limit: 100 };
+        let request = Request::Events { shard: shard("bank", 0), after, limit: 100 };
         let Response::Envelopes(Page { envelopes: events, last: 10, .. }) =
-            bank.bridge.request(asked, Duration::from_secs(10)).await.unwrap()
+            bank.bridge.request(request, Duration::from_secs(10)).await.unwrap()
         else {
-            panic!("another answer")
+            panic!("another response")
         };
         assert!(!events.is_empty(), "no event after {after}");
         for event in events {
@@ -102,37 +103,37 @@ pub async fn a_long_answer_is_cut_and_continued(fixture: &dyn Fixture) {
     bank.stop().await;
 }
 
-/// Nobody has ever owned the domain: the sender hears it now, not at its deadline.
-pub async fn a_domain_that_nobody_owns_is_said_at_once(fixture: &dyn Fixture) {
+/// The domain has no owner: the sender gets the error immediately and not at its deadline.
+pub async fn unowned_domain_is_reported_immediately(fixture: &dyn Fixture) {
     let bank = TestNode::start(fixture, service("bank").owning("bank")).await;
     let start = monotonic();
-    let nobody = shard("nobody", 0);
-    let sent = bank.bridge.send(command(&shard("bank", 0), &nobody, 1)).await;
+    let unowned = shard("nobody", 0);
+    let sent = bank.bridge.send(command(&shard("bank", 0), &unowned, 1)).await;
     assert!(matches!(&sent, Err(BridgeError::NoOwner { domain }) if domain == "nobody"), "{sent:?}");
-    for asked in [
-        Request::Command(outside(&nobody, 1)),
-        Request::Query(Envelope { kind: Kind::Query, ..outside(&nobody, 1) }),
-        Request::Events { shard: nobody.clone(), after: 0, limit: 1 },
+    for request in [
+        Request::Command(external_command(&unowned, 1)),
+        Request::Query(Envelope { kind: Kind::Query, ..outside(&unowned, 1) }),
+        Request::Events { shard: unowned.clone(), after: 0, limit: 1 },
     ] {
-        let answer = bank.bridge.request(asked, Duration::from_secs(30)).await;
-        assert!(matches!(&answer, Err(BridgeError::NoOwner { domain }) if domain == "nobody"), "{answer:?}");
+        let response = bank.bridge.request(request, Duration::from_secs(30)).await;
+        assert!(matches!(&response, Err(BridgeError::NoOwner { domain }) if domain == "nobody"), "{response:?}");
     }
     assert!(start.elapsed() < Duration::from_secs(15), "after {:?}", start.elapsed());
-    // Events need no owner and no subscriber.
+    // Events need neither an owner nor a subscriber.
     bank.bridge.publish(event(&shard("bank", 0), 1)).await.unwrap();
     bank.stop().await;
 }
 
-/// The owner is there and silent.
-pub async fn an_owner_that_does_not_answer_is_said_at_the_deadline(fixture: &dyn Fixture) {
-    let manners = NodeBehavior { answering: Box::new(|_| Box::pin(std::future::pending())), ..NodeBehavior::default() };
-    let bank = TestNode::start_with(fixture, service("bank").owning("bank"), manners).await;
+/// The owner exists and does not respond.
+pub async fn silent_owner_is_reported_at_the_deadline(fixture: &dyn Fixture) {
+    let behavior = NodeBehavior { responder: Box::new(|_| Box::pin(std::future::pending())), ..NodeBehavior::default() };
+    let bank = TestNode::start_with(fixture, service("bank").owning("bank"), behavior).await;
     let shop = TestNode::start(fixture, service("shop")).await;
     let (start, deadline) = (monotonic(), Duration::from_millis(300));
-    let answer = shop.bridge.request(Request::Command(outside(&shard("bank", 0), 1)), deadline).await;
-    assert!(matches!(&answer, Err(BridgeError::NoResponse { domain, .. }) if domain == "bank"), "{answer:?}");
+    let response = shop.bridge.request(Request::Command(external_command(&shard("bank", 0), 1)), deadline).await;
+    assert!(matches!(&response, Err(BridgeError::NoResponse { domain, .. }) if domain == "bank"), "{response:?}");
     let waited = start.elapsed();
     assert!(waited >= deadline && waited < deadline + Duration::from_secs(5), "{waited:?}");
-    bank.until("the question", |seen| seen.asked.len() == 1).await;
+    bank.wait_until("the request", |received| received.requests.len() == 1).await;
     shop.stop().await;
 }

@@ -1,13 +1,13 @@
-//! A program on the server that belongs to no service: writes what it likes, where it likes.
+//! A client of the server that belongs to no service and publishes any message to any subject.
 
 use async_nats::{Client, HeaderMap};
 use whizbang::bridge::subject::{Address, Namespace};
 use whizbang::testing::bridge::hostile::Forgery;
 
-/// A stranger's connection.
-pub struct Stranger(Client);
+/// The connection of an untrusted client.
+pub struct UntrustedClient(Client);
 
-impl Stranger {
+impl UntrustedClient {
     /// Connects without a login.
     ///
     /// # Panics
@@ -16,7 +16,7 @@ impl Stranger {
         Self(async_nats::connect(url).await.expect("connects"))
     }
 
-    /// Writes a packet to its place and waits for nothing.
+    /// Publishes a packet to its address without waiting.
     ///
     /// # Panics
     /// If the connection is closed.
@@ -25,9 +25,9 @@ impl Stranger {
         for (name, value) in &forgery.packet.headers {
             headers.append(name.as_ref(), value.as_str());
         }
-        let (subject, payload) = (Namespace::default().subject(&forgery.place), forgery.packet.payload);
+        let (subject, payload) = (Namespace::default().subject(&forgery.address), forgery.packet.payload);
         let is_question = matches!(
-            forgery.place,
+            forgery.address,
             Address::CommandRequest { .. }
                 | Address::QueryRequest { .. }
                 | Address::EventsRequest(_)
@@ -43,7 +43,7 @@ impl Stranger {
         written.expect("the connection is open");
     }
 
-    /// Waits until the server has everything that was written.
+    /// Waits until the server has received everything written before.
     ///
     /// # Panics
     /// If the connection is closed.

@@ -1,4 +1,4 @@
-//! A server without logins: what any program that reaches it can do.
+//! A server without logins: the power of any program that reaches it.
 
 use futures_util::StreamExt;
 use whizbang::prelude::*;
@@ -6,12 +6,12 @@ use whizbang::testing::bridge::run;
 use whizbang_tests::nats::NatsServer;
 
 use crate::bank::{Account, deposit};
-use crate::town::bridge;
+use crate::services::bridge;
 use crate::{BOTH, until};
 
-/// A peer reads what travels and writes a claim that ends the owner. Only logins and permissions keep it from that.
+/// A peer reads all messages and writes a claim that ends the owner. Only logins and permissions prevent that.
 #[test]
-fn peer_reads_everything_and_ends_a_node_where_nobody_logs_in() {
+fn peer_reads_and_ends_everything_without_logins() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);

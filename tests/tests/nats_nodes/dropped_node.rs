@@ -7,11 +7,11 @@ use whizbang::testing::bridge::run;
 use whizbang_tests::nats::NatsServer;
 
 use crate::bank::{Account, deposit};
-use crate::town::bridge;
+use crate::services::bridge;
 use crate::{BOTH, until};
 
 #[test]
-fn a_node_that_is_dropped_ends_its_connection_and_its_successor_goes_on_at_once() {
+fn dropped_node_disconnects_and_its_successor_continues() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);
@@ -30,8 +30,8 @@ fn a_node_that_is_dropped_ends_its_connection_and_its_successor_goes_on_at_once(
                 .await;
                 drop(node);
                 until("the end of its connection", async || server.sockets() <= without).await;
-                // Nobody answers in its name any more. The server closes a socket before it forgets who listened on it.
-                until("the word that nobody is there", async || {
+                // Nothing answers in its name. The server closes a socket before it forgets the subscriptions of that connection.
+                until("the error that the domain has no owner", async || {
                     let asked = client.send(deposit("ada", 0)).deadline(Duration::from_secs(1)).await;
                     matches!(asked, Err(whizbang::SendError::NoOwner { .. }))
                 })
