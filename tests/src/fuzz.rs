@@ -122,7 +122,7 @@ impl Fuzz {
         let whole: Vec<Vec<u8>> = self.samples.clone();
         let mutated = (0..self.rounds).map(|_| None);
         for input in whole.into_iter().map(Some).chain(mutated) {
-            let (input, is_spoilt) = match input {
+            let (input, is_mutated) = match input {
                 Some(input) => (input, false),
                 None => (mutate(&self.samples, &random), true),
             };
@@ -133,9 +133,9 @@ impl Fuzz {
             match tried {
                 Ok(true) => {
                     outcome.accepted += 1;
-                    if is_spoilt && self.samples.len() < given + MAX_SAMPLES {
+                    if is_mutated && self.samples.len() < given + MAX_SAMPLES {
                         self.samples.push(input);
-                    } else if is_spoilt {
+                    } else if is_mutated {
                         let at = given + at(&random, MAX_SAMPLES);
                         self.samples[at] = input;
                     }

@@ -90,7 +90,7 @@ fn refusing() -> NodeBehavior {
 }
 
 fn large(number: u64) -> Envelope {
-    Envelope { payload: vec![7; 500_000].into(), ..outside(&shard("bank", 1), number) }
+    Envelope { payload: vec![7; 500_000].into(), ..external_command(&shard("bank", 1), number) }
 }
 
 /// Returns the payload sizes in the stream of refused messages.

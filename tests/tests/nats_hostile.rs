@@ -91,7 +91,7 @@ fn message_that_contradicts_its_subject_is_refused() {
                 ("whizbang.cmd.bank.1.shop.0", packet(&event(&shop, 1)), "the kind"),
                 (
                     "whizbang.cmd.bank.1.outside",
-                    packet(&Envelope { kind: Kind::Reply, ..outside(&bank, 1) }),
+                    packet(&Envelope { kind: Kind::Reply, ..external_command(&bank, 1) }),
                     "the kind",
                 ),
                 ("whizbang.cmd.bank.1.outside", Packet::default(), "ce-specversion"),
@@ -248,7 +248,7 @@ fn pack_that_contradicts_its_subject_is_refused_whole() {
                 ("whizbang.evt.shop.1", Packet::from_events(&[event(&here, 1), command(&here, &other, 2)]), "the kind"),
                 ("whizbang.evt.shop.1", Packet::from_events(&[event(&here, 1), strange]), "the domain"),
                 ("whizbang.evt.shop.1", Packet::from_events(&[]), "without events"),
-                ("whizbang.evt.shop.1", cut, "too early"),
+                ("whizbang.evt.shop.1", cut, "truncated"),
                 ("whizbang.evt.shop.1", Packet::from_envelope(&event(&here, 1)).expect("written"), "whizbang-frame"),
                 ("whizbang.evt.shop.99", Packet::from_events(&good), "the origin"),
                 ("whizbang.evt.shop.1.Happened", Packet::from_events(&good), "ce-specversion"),

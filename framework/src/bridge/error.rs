@@ -105,7 +105,7 @@ pub enum BridgeError {
 /// The claim of another store on a domain of this node.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
-        "domain `{domain}` is claimed by service `{service}` with store {store} (start {epoch}), but this node's store is {mine}: {remedy}"
+    "domain `{domain}` is claimed by service `{service}` with store {store} (start {epoch}), but this node's store is {mine}: {remedy}"
 )]
 #[non_exhaustive]
 pub struct RivalClaim {

@@ -155,7 +155,9 @@ impl Address {
                 domain: envelope.domain.clone(),
                 shard: envelope.to.as_ref().filter(|to| to.domain == envelope.domain).map(|to| to.shard),
             },
-            Request::Query(envelope) => Self::QueryRequest { domain: envelope.domain.clone(), name: envelope.name.clone() },
+            Request::Query(envelope) => {
+                Self::QueryRequest { domain: envelope.domain.clone(), name: envelope.name.clone() }
+            }
             Request::Events { shard, .. } | Request::Shape { from: shard, to: None, .. } => {
                 Self::EventsRequest(shard.clone())
             }
@@ -223,7 +225,9 @@ impl Namespace {
                 let at = shard_id(domain, shard)?;
                 Address::CommandRequest { domain: at.domain, shard: Some(at.shard) }
             }
-            ["qry", domain, name] => Address::QueryRequest { domain: Name::new(domain).ok()?, name: Name::new(name).ok()? },
+            ["qry", domain, name] => {
+                Address::QueryRequest { domain: Name::new(domain).ok()?, name: Name::new(name).ok()? }
+            }
             ["ask", domain, "evt", shard] => Address::EventsRequest(shard_id(domain, shard)?),
             ["ask", from, "out", from_shard, to, to_shard] => {
                 Address::OutboxRequest { from: shard_id(from, from_shard)?, to: shard_id(to, to_shard)? }
@@ -335,7 +339,8 @@ mod tests {
             (shard(), prop::option::of(shard())).prop_map(|(to, from)| Address::Direct { to, from }),
             (shard(), name()).prop_map(|(shard, name)| Address::Event { shard, name }),
             shard().prop_map(Address::Events),
-            (name(), prop::option::of(any::<u16>())).prop_map(|(domain, shard)| Address::CommandRequest { domain, shard }),
+            (name(), prop::option::of(any::<u16>()))
+                .prop_map(|(domain, shard)| Address::CommandRequest { domain, shard }),
             (name(), name()).prop_map(|(domain, name)| Address::QueryRequest { domain, name }),
             shard().prop_map(Address::EventsRequest),
             (shard(), shard()).prop_map(|(from, to)| Address::OutboxRequest { from, to }),

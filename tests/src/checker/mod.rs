@@ -152,10 +152,10 @@ impl Ledger {
 
     fn update(&mut self, id: MessageId, status: Status) {
         let known = self.commands.entry(id).or_default();
-        if matches!((&known.status, &told), (Status::Reply(before), Status::Reply(now)) if before != now) {
+        if matches!((&known.status, &status), (Status::Reply(before), Status::Reply(now)) if before != now) {
             self.contradicted.insert(id);
         }
-        known.status = std::mem::take(&mut known.status).max(told);
+        known.status = std::mem::take(&mut known.status).max(status);
     }
 
     /// Adds the log of one shard. Add all shards of a run: the messages of a shard are looked up in the other logs.
@@ -232,8 +232,7 @@ impl fmt::Display for Verdict {
             "{commands} commands sent, {acknowledged} acknowledged, {refused} refused; {decisions} decisions, {events} events, \
              {dead_letters} dead letters in the logs; {applied} events applied by subscribers"
         )?;
-        for broken in
-            [ViolationKind::Lost, ViolationKind::Duplicated, ViolationKind::Misordered, ViolationKind::Phantom]
+        for kind in [ViolationKind::Lost, ViolationKind::Duplicated, ViolationKind::Misordered, ViolationKind::Phantom]
         {
             const SHOWN: usize = 20;
             let of_kind = self.violations.iter().filter(|violation| violation.kind == kind);

@@ -22,7 +22,7 @@ pub(super) fn check(logs: &[ShardLog], stage: Stage, found: &mut Found) {
     if by_shard.len() != logs.len() {
         found.add(ViolationKind::Duplicated, "two logs are of the same shard: the test has read one twice");
     }
-    let mut taken = BTreeMap::<Receiver, BTreeMap<u64, String>>::new();
+    let mut handled = BTreeMap::<Receiver, BTreeMap<u64, String>>::new();
     for log in logs {
         for stream in &log.streams {
             let named = stream.named(&log.shard);
@@ -42,7 +42,7 @@ pub(super) fn check(logs: &[ShardLog], stage: Stage, found: &mut Found) {
                     shard: (source.kind == SourceKind::Direct).then(|| log.shard.clone()),
                 };
                 let place = format!("{named} turn {}", turn.number);
-                if let Some(first) = taken.entry(receiver).or_default().insert(*sequence, place.clone()) {
+                if let Some(first) = handled.entry(receiver).or_default().insert(*sequence, place.clone()) {
                     let what = format!("{sequence} of {} is handled in {first} and in {place}", written(source));
                     found.add(ViolationKind::Duplicated, what);
                 }
@@ -57,7 +57,7 @@ pub(super) fn check(logs: &[ShardLog], stage: Stage, found: &mut Found) {
     }
     for log in logs {
         check_outbox(log, found);
-        check_watermarks(log, &by_shard, &taken, found);
+        check_watermarks(log, &by_shard, &handled, found);
         if stage == Stage::Idle {
             check_arrivals(log, &by_shard, found);
         }
@@ -72,7 +72,7 @@ fn check_outbox(log: &ShardLog, found: &mut Found) {
     let sent: usize = log.streams.iter().flat_map(|stream| &stream.turns).map(|turn| turn.sent.len()).sum();
     let given: u64 = log.outbox_heads.iter().map(|(_, _, last)| last).sum();
     if given != sent as u64 {
-        let broken = if given < sent as u64 { ViolationKind::Lost } else { ViolationKind::Phantom };
+        let kind = if given < sent as u64 { ViolationKind::Lost } else { ViolationKind::Phantom };
         found.add(kind, format!("the turns of {} have sent {sent} messages, but its outbox has {given}", log.shard));
     }
 }
@@ -80,12 +80,12 @@ fn check_outbox(log: &ShardLog, found: &mut Found) {
 /// Checks that each sent message of a turn is the message of another turn.
 fn check_sent(logs: &[ShardLog], by_shard: &BTreeMap<&ShardId, &ShardLog>, found: &mut Found) {
     let turns = || logs.iter().flat_map(|log| &log.streams).flat_map(|stream| &stream.turns);
-    let taken: BTreeSet<MessageId> = turns().map(|turn| turn.id).collect();
+    let handled: BTreeSet<MessageId> = turns().map(|turn| turn.id).collect();
     // A turn does not record the destinations, so shards with a destination whose log is unknown are skipped.
     for log in logs.iter().filter(|log| log.outbox_heads.iter().all(|(to, ..)| by_shard.contains_key(to))) {
         for stream in &log.streams {
             for turn in &stream.turns {
-                for id in turn.sent.iter().map(|sent| sent.id).filter(|id| !taken.contains(id)) {
+                for id in turn.sent.iter().map(|sent| sent.id).filter(|id| !handled.contains(id)) {
                     let place = format!("{} turn {}", stream.named(&log.shard), turn.number);
                     found.add(ViolationKind::Lost, format!("{place} sent {id}, which was never handled"));
                 }
@@ -114,7 +114,7 @@ fn head(by_shard: &BTreeMap<&ShardId, &ShardLog>, source: &Source, to: &ShardId)
 fn check_watermarks(
     log: &ShardLog,
     by_shard: &BTreeMap<&ShardId, &ShardLog>,
-    taken: &BTreeMap<Receiver, BTreeMap<u64, String>>,
+    handled: &BTreeMap<Receiver, BTreeMap<u64, String>>,
     found: &mut Found,
 ) {
     for mark in &log.watermarks {
@@ -131,7 +131,7 @@ fn check_watermarks(
                 shard: Some(log.shard.clone()),
             };
             let none = BTreeMap::new();
-            let numbers = taken.get(&receiver).unwrap_or(&none);
+            let numbers = handled.get(&receiver).unwrap_or(&none);
             let numbers: Vec<u64> = numbers.range(..=mark.through).map(|(number, _)| *number).collect();
             contiguous(&place, mark.through, &numbers, found);
         }
@@ -143,13 +143,13 @@ fn check_arrivals(log: &ShardLog, by_shard: &BTreeMap<&ShardId, &ShardLog>, foun
     for (to, through, last) in &log.outbox_heads {
         let Some(receiver) = by_shard.get(to) else { continue };
         let source = Source { shard: log.shard.clone(), kind: SourceKind::Direct };
-        let taken = receiver.watermarks.iter().find(|mark| mark.source == source).map_or(0, |mark| mark.through);
-        if taken < *last {
-            let what = format!("{} has sent {last} to {to}, which has handled {taken}", log.shard);
+        let handled = receiver.watermarks.iter().find(|mark| mark.source == source).map_or(0, |mark| mark.through);
+        if handled < *last {
+            let what = format!("{} has sent {last} to {to}, which has handled {handled}", log.shard);
             found.add(ViolationKind::Lost, what);
         }
-        if *through > taken {
-            let what = format!("{}: watermark of {to} is {through} but it has handled {taken}", log.shard);
+        if *through > handled {
+            let what = format!("{}: watermark of {to} is {through} but it has handled {handled}", log.shard);
             found.add(ViolationKind::Phantom, what);
         }
     }

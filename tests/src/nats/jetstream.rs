@@ -12,8 +12,8 @@ use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::OnceCell;
 use whizbang::testing::broker::{
-    Broker, ConsumerSettings, Discard, PublishAck, PublishError, ReceivedMessage, Retention, StreamSettings,
-    StreamState, Word,
+    Acknowledgement, Broker, ConsumerSettings, Discard, PublishAck, PublishError, ReceivedMessage, Retention,
+    StreamSettings, StreamState,
 };
 
 use super::{NatsServer, Release};

@@ -70,7 +70,7 @@ impl Trio {
             let name = format!("{round}-t{number}");
             let begun = client.send(transfer(&name, &account(number), &account(number + 1), 7)).await;
             begun.expect("begins");
-            let is = async || client.send(outcome(&name)).await.expect("is told");
+            let is = async || client.send(outcome(&name)).await.expect("gets a reply");
             until("a transfer", async || is().await != "open").await;
             is().await
         }));

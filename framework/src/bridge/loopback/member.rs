@@ -146,7 +146,8 @@ pub(super) async fn run(guard: MemberGuard) {
             member.inbound.reconnected();
         }
         let due = delayed.next_due();
-        let wake = if at_capacity { Some(monotonic() + CAPACITY_POLL_INTERVAL).into_iter().chain(due).min() } else { due };
+        let wake =
+            if at_capacity { Some(monotonic() + CAPACITY_POLL_INTERVAL).into_iter().chain(due).min() } else { due };
         tokio::select! {
             biased;
             Some(completed) = in_flight.next() => complete(hub, member, completed, &mut delayed),

@@ -20,7 +20,7 @@ use futures_util::future::{BoxFuture, FutureExt, join_all, ready};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
-use self::member::{Member, MemberGuard, QueuedMessage, QueuedRequest, MessageKind};
+use self::member::{Member, MemberGuard, MessageKind, QueuedMessage, QueuedRequest};
 use self::route::Routes;
 use super::claim::{self, Claim};
 use super::wire::Packet;
@@ -130,12 +130,18 @@ impl LoopbackHub {
                 (routes.subscribers(&shard.domain, shard.shard), MessageKind::Event, &shard.domain)
             }
             Address::Committed { from, .. } => (owner(from), MessageKind::Notification, &from.domain),
-            Address::Head(shard) => (routes.subscribers(&shard.domain, shard.shard), MessageKind::Notification, &shard.domain),
+            Address::Head(shard) => {
+                (routes.subscribers(&shard.domain, shard.shard), MessageKind::Notification, &shard.domain)
+            }
             Address::CommandRequest { domain, shard } => {
                 return self.forge_request(routes.owner(domain, shard.unwrap_or(0)), packet);
             }
-            Address::QueryRequest { domain, name } => return self.forge_request(routes.query_handler(domain, name), packet),
-            Address::EventsRequest(shard) | Address::OutboxRequest { from: shard, .. } | Address::WatermarkRequest { to: shard, .. } => {
+            Address::QueryRequest { domain, name } => {
+                return self.forge_request(routes.query_handler(domain, name), packet);
+            }
+            Address::EventsRequest(shard)
+            | Address::OutboxRequest { from: shard, .. }
+            | Address::WatermarkRequest { to: shard, .. } => {
                 return self.forge_request(routes.owner(&shard.domain, shard.shard), packet);
             }
         };

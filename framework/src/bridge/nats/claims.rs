@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::Report;
 use super::connection::LinkState;
-use super::jetstream::{JetStream, PublishOutcome, DesiredConfig};
+use super::jetstream::{DesiredConfig, JetStream, PublishOutcome};
 use crate::bridge::claim::{self, Claim};
 use crate::bridge::subject::Namespace;
 use crate::bridge::{BridgeError, Inbound, NodeCard, StoreCard};
@@ -69,7 +69,12 @@ fn parse_claim(domain: &Name, payload: &[u8]) -> Result<Claim, BridgeError> {
 
 impl Claims {
     /// Returns the claims of a node. `None` if its store has no identity or it owns no domain.
-    pub(super) fn new(jetstream: JetStream, namespace: Namespace, stream: DesiredConfig, card: &NodeCard) -> Option<Self> {
+    pub(super) fn new(
+        jetstream: JetStream,
+        namespace: Namespace,
+        stream: DesiredConfig,
+        card: &NodeCard,
+    ) -> Option<Self> {
         let store = card.store.clone().filter(|_| !card.owns.is_empty())?;
         Some(Self {
             jetstream,
@@ -229,7 +234,8 @@ impl Claims {
     }
 
     fn contended(&self, domain: &Name) -> BridgeError {
-        self.jetstream.refused(format!("the claim on domain `{domain}` keeps changing: another node writes it at the same time"))
+        self.jetstream
+            .refused(format!("the claim on domain `{domain}` keeps changing: another node writes it at the same time"))
     }
 
     /// Records that this node was stopped in order: its claims may be continued on a copy of its store.

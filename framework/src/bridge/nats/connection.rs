@@ -127,8 +127,9 @@ fn connect_options(config: &NatsBuilder, login: &Login, broker: &str) -> Result<
         Login::UserPassword(user, password) => ConnectOptions::with_user_and_password(user.clone(), password.clone()),
         Login::Token(token) => ConnectOptions::with_token(token.clone()),
         Login::NKey(seed) => ConnectOptions::with_nkey(seed.clone()),
-        Login::Credentials(text) => ConnectOptions::with_credentials(text)
-            .map_err(|error| unusable(format!("invalid credentials: {error}")))?,
+        Login::Credentials(text) => {
+            ConnectOptions::with_credentials(text).map_err(|error| unusable(format!("invalid credentials: {error}")))?
+        }
         Login::File(login) => {
             // A missing or invalid file is a configuration error at start. Later it only fails one attempt to connect.
             log_in(login, b"").map_err(|error| unusable(error.to_string()))?;

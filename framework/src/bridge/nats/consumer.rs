@@ -21,12 +21,12 @@ use tokio::time::Instant;
 use super::Report;
 use super::connection::{LinkState, round_trip};
 use super::decode::{self, excerpt};
-use super::json_request;
 use super::headers;
-use super::in_flight::{Completed, InFlightMessages, ReceivedMessage, OutboundMessage, RequestContext};
-use super::jetstream::{JetStream, DesiredConfig};
+use super::in_flight::{Completed, InFlightMessages, OutboundMessage, ReceivedMessage, RequestContext};
+use super::jetstream::{DesiredConfig, JetStream};
+use super::json_request;
 use super::publisher::PublisherLoop;
-use super::pull_consumer::{DELETION_GRACE, MAX_HANDLING, PullConsumer, ConsumerStatus};
+use super::pull_consumer::{ConsumerStatus, DELETION_GRACE, MAX_HANDLING, PullConsumer};
 use super::streams::StreamContent;
 use crate::bridge::subject::Namespace;
 use crate::bridge::wire::Packet;
@@ -170,7 +170,8 @@ impl ConsumerLoop {
             return;
         };
         in_flight.next_number += 1;
-        let received = ReceivedMessage { consumer: index, ack_subject, extended_at: now, remaining: 1, redeliver: false };
+        let received =
+            ReceivedMessage { consumer: index, ack_subject, extended_at: now, remaining: 1, redeliver: false };
         in_flight.messages.insert(in_flight.next_number, received);
         in_flight.extend_at.get_or_insert(now + self.ack_wait / 3);
         consumer.receive(in_flight.next_number, message);
@@ -381,7 +382,7 @@ impl ConsumerLoop {
         }
         in_flight.extend_at = (!in_flight.messages.is_empty()).then_some(now + third);
     }
-    
+
     /// Writes the outgoing messages. One that is lost with the connection costs a redelivery.
     ///
     /// The client bounds its queue by count, so large responses are flushed after [`MAX_UNFLUSHED_BYTES`]: this bounds the memory by

@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 
 use super::config::StreamSetup;
-use super::jetstream::{ApiFailure, Incarnation, JetStream, RETRY_PAUSE, DesiredConfig};
+use super::jetstream::{ApiFailure, DesiredConfig, Incarnation, JetStream, RETRY_PAUSE};
 use super::streams::{StreamContent, StreamSource};
 use crate::bridge::BridgeError;
 
@@ -80,8 +80,9 @@ impl JetStream {
     pub(super) async fn recreate_consumer(&self, source: &StreamSource) -> Result<Option<Incarnation>, BridgeError> {
         if self.setup == StreamSetup::Existing {
             let consumer = &source.consumer.label;
-            let reason =
-                format!("{consumer} stalled and this node must not recreate it: run `nats consumer rm`, then the setup");
+            let reason = format!(
+                "{consumer} stalled and this node must not recreate it: run `nats consumer rm`, then the setup"
+            );
             return Err(self.refused(reason));
         }
         self.delete_consumer(source).await?;

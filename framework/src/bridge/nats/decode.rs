@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::headers;
 use super::streams::{StreamContent, StreamSource};
-use crate::bridge::subject::{Namespace, Address};
+use crate::bridge::subject::{Address, Namespace};
 use crate::bridge::wire::Packet;
 use crate::bridge::{BridgeError, Notification, Request};
 use crate::message::{Envelope, Kind, MAX_PAYLOAD_BYTES, Name, ShardId, shard_of};
@@ -21,7 +21,7 @@ const MAX_COPIED_OVERSIZE_BYTES: usize = 64 * 1024;
 
 /// Decodes the single envelope in a message of a stream.
 fn envelope(namespace: &Namespace, source: &StreamSource, message: &Message) -> Result<Envelope, BridgeError> {
-    let address = namespace.parse(&message.subject).ok_or_else(|| subject_mismatch("subject"))?;
+    let address = namespace.parse(&message.subject).ok_or_else(unexpected_subject)?;
     let mut envelope = Packet::read_envelope(headers::from_nats(message.headers.as_ref()), message.payload.clone())?;
     let origin = envelope.origin.as_ref().map(|origin| &origin.shard);
     match (source.content, address) {
@@ -50,7 +50,7 @@ fn envelope(namespace: &Namespace, source: &StreamSource, message: &Message) -> 
             check(origin == Some(&shard), "origin")?;
             check(envelope.name == name && envelope.domain == shard.domain, "name")?;
         }
-        _ => return Err(subject_mismatch("subject")),
+        _ => return Err(unexpected_subject()),
     }
     Ok(envelope)
 }
@@ -80,7 +80,7 @@ pub(super) fn envelopes(
 ///
 /// A command whose caller does not know the number of shards gets the shard of its key; `owns` has the domains' shard counts.
 pub(super) fn request(namespace: &Namespace, owns: &[(Name, u16)], message: &Message) -> Result<Request, BridgeError> {
-    let address = namespace.parse(&message.subject).ok_or_else(|| subject_mismatch("subject"))?;
+    let address = namespace.parse(&message.subject).ok_or_else(unexpected_subject)?;
     let headers: Vec<_> = headers::from_nats(message.headers.as_ref()).collect();
     let mut request = Packet::read_request(&headers, message.payload.clone())?;
     let claimed = Address::for_request(&request);
@@ -91,7 +91,9 @@ pub(super) fn request(namespace: &Namespace, owns: &[(Name, u16)], message: &Mes
         }
         _ => claimed == address,
     };
-    check(agrees, "subject")?;
+    if !agrees {
+        return Err(unexpected_subject());
+    };
     if let Request::Command(envelope) | Request::Query(envelope) = &request {
         // The caller is not an actor: actors send one-way messages and receive replies as messages.
         check(envelope.origin.is_none(), "origin")?;
@@ -109,12 +111,16 @@ pub(super) fn request(namespace: &Namespace, owns: &[(Name, u16)], message: &Mes
 pub(super) fn notification(namespace: &Namespace, message: &Message) -> Result<Notification, BridgeError> {
     let headers: Vec<_> = headers::from_nats(message.headers.as_ref()).collect();
     let notification = Packet::read_notification(&headers, message.payload.clone())?;
-    check(namespace.parse(&message.subject) == Some(Address::for_notification(&notification)), "subject")?;
-    Ok(notification)
+    let agrees = namespace.parse(&message.subject) == Some(Address::for_notification(&notification));
+    if agrees { Ok(notification) } else { Err(unexpected_subject()) }
 }
 
 fn check(agrees: bool, what: &str) -> Result<(), BridgeError> {
     if agrees { Ok(()) } else { Err(subject_mismatch(what)) }
+}
+
+fn unexpected_subject() -> BridgeError {
+    BridgeError::Malformed { reason: "the subject does not fit the content of the message".to_owned() }
 }
 
 fn subject_mismatch(what: &str) -> BridgeError {

@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use super::consumer_setup::ConsumerState;
 use super::decode;
-use super::json_request::Names;
 use super::jetstream::Incarnation;
+use super::json_request::Names;
 use crate::bridge::{AckOutcome, BridgeError, Response};
 
 /// The delay before the first redelivery of a message; it doubles up to [`MAX_REDELIVERY_DELAY`].

@@ -179,7 +179,12 @@ impl JetStream {
 
     /// Publishes a message if the last message of its subject has the sequence `last`, 0 for none. After an error the message may be
     /// stored nevertheless.
-    pub(super) async fn publish_after(&self, subject: String, payload: Bytes, last: u64) -> Result<PublishOutcome, BridgeError> {
+    pub(super) async fn publish_after(
+        &self,
+        subject: String,
+        payload: Bytes,
+        last: u64,
+    ) -> Result<PublishOutcome, BridgeError> {
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Expected-Last-Subject-Sequence", last.to_string().as_str());
         match self.request(&subject, payload, Some(headers)).await {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::headers;
-use crate::bridge::subject::{Namespace, Address};
+use crate::bridge::subject::{Address, Namespace};
 use crate::bridge::wire::{Packet, percent};
 use crate::bridge::{BridgeError, Request};
 use crate::message::{Codec, Envelope, Name};

@@ -6,7 +6,6 @@
 
 mod acknowledgement;
 mod actor;
-mod pending_replies;
 mod claims;
 mod config;
 mod connection;
@@ -15,18 +14,19 @@ mod consumer_setup;
 mod credentials;
 pub(crate) mod decode;
 mod durability;
-mod json_request;
 mod headers;
 mod in_flight;
 mod jetstream;
+mod json_request;
+mod pending_replies;
 mod permissions;
 mod publisher;
 mod pull_consumer;
+mod recovery;
 mod refused;
 mod servers;
 mod streams;
 mod subscriptions;
-mod recovery;
 mod watchdog;
 
 pub use config::{NatsBuilder, StreamSetup};
@@ -46,13 +46,13 @@ use tokio::sync::{Notify, oneshot, watch};
 use self::acknowledgement::{PublishFailure, has_no_responder};
 use self::actor::{Detach, Loops, NatsActor};
 use self::claims::Claims;
-use self::connection::{Connection, LinkState, round_trip, client_name};
-use self::consumer::{ConsumerLoop, Channel, ChannelSubscriber};
+use self::connection::{Connection, LinkState, client_name, round_trip};
+use self::consumer::{Channel, ChannelSubscriber, ConsumerLoop};
 use self::jetstream::JetStream;
-use self::publisher::{Reply, ReplyFuture, ReplyKind, PublisherLoop};
+use self::publisher::{PublisherLoop, Reply, ReplyFuture, ReplyKind};
 use self::pull_consumer::PullConsumer;
 use self::subscriptions::{subscribe, subscriptions};
-use super::subject::{Namespace, Address};
+use super::subject::{Address, Namespace};
 use super::wire::Packet;
 use super::{Bridge, BridgeError, BridgeHealth, Inbound, NodeCard, Notification, Request, Response};
 use crate::clock::instant;
@@ -142,8 +142,8 @@ impl NatsBridge {
         if durability::parse_version(&info.version) < (2, 9, 0) || !info.jetstream {
             let reason = if info.jetstream {
                 format!("nats-server {} is older than the minimum 2.9", info.version)
-                } else {
-                    "the server runs without JetStream: start it with `-js`".to_owned()
+            } else {
+                "the server runs without JetStream: start it with `-js`".to_owned()
             };
             return Err(BridgeError::Refused { broker: connection.broker.to_string(), reason });
         }
@@ -252,9 +252,9 @@ impl NatsBridge {
         let report = Arc::<Report>::default();
         let link = connection.link.clone();
         let claim_renewal: BoxFuture<'static, ()> = match &claims {
-            Some(claims) => {
-                Arc::clone(claims).run(watched, connection.link.clone(), Arc::clone(&inbound), Arc::clone(&report)).boxed()
-            }
+            Some(claims) => Arc::clone(claims)
+                .run(watched, connection.link.clone(), Arc::clone(&inbound), Arc::clone(&report))
+                .boxed(),
             None => ready(()).boxed(),
         };
         let consumer = ConsumerLoop {

@@ -100,7 +100,9 @@ mod tests {
 
     #[test]
     fn unacknowledged_messages_are_bounded_in_count_and_bytes() {
-        for (bytes, most) in [(0, MAX_UNACKNOWLEDGED), (MAX_UNACKNOWLEDGED_BYTES / 4, 4), (2 * MAX_UNACKNOWLEDGED_BYTES, 1)] {
+        for (bytes, most) in
+            [(0, MAX_UNACKNOWLEDGED), (MAX_UNACKNOWLEDGED_BYTES / 4, 4), (2 * MAX_UNACKNOWLEDGED_BYTES, 1)]
+        {
             let mut pending = PendingReplies::default();
             let mut written = 0;
             while pending.has_capacity() {

@@ -21,13 +21,13 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::acknowledgement;
-pub(super) use super::pending_replies::{Reply, ReplyKind, ReplyError};
-use super::pending_replies::{PendingReply, PendingReplies};
 use super::connection::LinkState;
 use super::headers;
+use super::pending_replies::{PendingReplies, PendingReply};
+pub(super) use super::pending_replies::{Reply, ReplyError, ReplyKind};
 use crate::bridge::BridgeError;
 use crate::bridge::queue::Queue;
-use crate::bridge::subject::{Namespace, Address};
+use crate::bridge::subject::{Address, Namespace};
 use crate::bridge::wire::Packet;
 use crate::message::{Codec, Envelope, Origin};
 
@@ -107,13 +107,14 @@ impl PublisherLoop {
         subject: String,
         headers: HeaderMap,
         payload: Bytes,
-            kind: ReplyKind,
-        ) -> Result<ReplyFuture, BridgeError> {
-            let reply = self.register(kind)?;
-            let number = Some(reply.number);
-            let message = OutgoingMessage::Ready(EncodedMessage { subject: Subject::from(subject), headers, payload, number });
-            let queue = if kind == ReplyKind::Acknowledgement { &self.messages } else { &self.urgent };
-            self.enqueue(queue, message).map(|()| reply)
+        kind: ReplyKind,
+    ) -> Result<ReplyFuture, BridgeError> {
+        let reply = self.register(kind)?;
+        let number = Some(reply.number);
+        let message =
+            OutgoingMessage::Ready(EncodedMessage { subject: Subject::from(subject), headers, payload, number });
+        let queue = if kind == ReplyKind::Acknowledgement { &self.messages } else { &self.urgent };
+        self.enqueue(queue, message).map(|()| reply)
     }
 
     /// Queues an event, which may be packed with others, and returns the future of its acknowledgement.
@@ -126,8 +127,7 @@ impl PublisherLoop {
         self.check_open()?;
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let (sender, reply) = oneshot::channel();
-        let entry =
-            PendingReply { subject: None, kind, written_bytes: None, packed_with: Vec::new(), reply: sender };
+        let entry = PendingReply { subject: None, kind, written_bytes: None, packed_with: Vec::new(), reply: sender };
         self.pending.lock().entries.insert(number, entry);
         Ok(ReplyFuture { publisher: Arc::clone(self), number, reply })
     }
@@ -187,7 +187,8 @@ impl PublisherLoop {
     /// Fails the messages on a subject that the server denies.
     pub(super) fn fail_denied(&self, subject: &str) {
         let denied: Vec<u64> = {
-            let is_denied = |entry: &PendingReply| entry.subject.as_ref().is_some_and(|known| known.as_str() == subject);
+            let is_denied =
+                |entry: &PendingReply| entry.subject.as_ref().is_some_and(|known| known.as_str() == subject);
             let denied = |(number, entry): (&u64, &PendingReply)| is_denied(entry).then_some(*number);
             self.pending.lock().entries.iter().filter_map(denied).collect()
         };
@@ -312,11 +313,11 @@ impl PublisherLoop {
             let Some(OutgoingMessage::Event(next, number)) = self.dequeue(&self.messages, fits) else { break };
             bytes += Packet::packed_size(&next);
             events.push(*next);
-                packed_with.push(number);
-            }
-            if let Some(entry) = self.pending.lock().entries.get_mut(&number) {
-                entry.packed_with = packed_with;
-            }
+            packed_with.push(number);
+        }
+        if let Some(entry) = self.pending.lock().entries.get_mut(&number) {
+            entry.packed_with = packed_with;
+        }
         self.encode(&events, number, max_payload)
             .map_err(|error| self.resolve(number, Err(ReplyError::NotSent(error))))
             .ok()
@@ -336,7 +337,12 @@ impl PublisherLoop {
             return Err(BridgeError::Oversize { bytes: packet.size(), limit: max_payload });
         }
         let subject = Subject::from(self.namespace.subject(&address));
-        Ok(EncodedMessage { subject, headers: headers::to_nats(&packet)?, payload: packet.payload, number: Some(number) })
+        Ok(EncodedMessage {
+            subject,
+            headers: headers::to_nats(&packet)?,
+            payload: packet.payload,
+            number: Some(number),
+        })
     }
 
     /// Completes a message, and those of the same pack, with a reply or an error.
@@ -357,7 +363,8 @@ impl PublisherLoop {
 
     /// Fails the messages that wait to be written or acknowledged, after the connection was lost: their senders retry.
     fn fail_unacknowledged(&self) {
-        while let Some(message) = self.dequeue(&self.urgent, |_| true).or_else(|| self.dequeue(&self.messages, |_| true))
+        while let Some(message) =
+            self.dequeue(&self.urgent, |_| true).or_else(|| self.dequeue(&self.messages, |_| true))
         {
             let number = match message {
                 OutgoingMessage::Ready(encoded) => encoded.number,

@@ -82,7 +82,11 @@ impl PullConsumer {
             pull_subject: Subject::from(format!("$JS.API.CONSUMER.MSG.NEXT.{}", source.consumer.path)),
             source: Arc::new(source),
             inbox,
-            status: if incarnation.is_some() { ConsumerStatus::Open } else { ConsumerStatus::Missing(monotonic() + MIN_BACKOFF) },
+            status: if incarnation.is_some() {
+                ConsumerStatus::Open
+            } else {
+                ConsumerStatus::Missing(monotonic() + MIN_BACKOFF)
+            },
             incarnation: incarnation.unwrap_or_default(),
             received: VecDeque::new(),
             decoded: VecDeque::new(),
@@ -108,14 +112,15 @@ impl PullConsumer {
     }
 
     /// Returns the number of messages to pull now, given the node's capacity; `None` if enough are outstanding.
-    pub(super) fn pull_size(&mut self, room: usize, now: Instant) -> Option<usize> {
+    pub(super) fn pull_size(&mut self, capacity: usize, now: Instant) -> Option<usize> {
         while self.pulls.front().is_some_and(|(_, end)| *end <= now) {
             self.pulls.pop_front();
         }
-        if self.status != ConsumerStatus::Open || !self.is_empty() || self.paused_until.is_some_and(|until| until > now) {
+        if self.status != ConsumerStatus::Open || !self.is_empty() || self.paused_until.is_some_and(|until| until > now)
+        {
             return None;
         }
-        let enough = room.min(MAX_BATCH).min(MAX_HANDLING.saturating_sub(self.handling));
+        let enough = capacity.min(MAX_BATCH).min(MAX_HANDLING.saturating_sub(self.handling));
         let outstanding = self.outstanding();
         // Pull again at half, so that messages arrive without a pause and not one by one.
         (enough > 0 && outstanding <= enough / 2).then(|| enough - outstanding)
@@ -251,10 +256,10 @@ mod tests {
     #[test]
     fn two_silent_pulls_raise_suspicion() {
         let (mut consumer, now) = (pull_consumer(), monotonic());
-        lane.end_pull(408, "", now);
-        assert!(!lane.is_suspect);
-        lane.end_pull(408, "", now);
-        assert!(lane.is_suspect);
+        consumer.end_pull(408, "", now);
+        assert!(!consumer.is_suspect);
+        consumer.end_pull(408, "", now);
+        assert!(consumer.is_suspect);
         let message = Message {
             subject: "x".into(),
             reply: Some("$JS.ACK.s.c.1.2.3.4.5".into()),
@@ -264,23 +269,23 @@ mod tests {
             description: None,
             length: 0,
         };
-        lane.receive(1, message);
-        assert!(!lane.is_suspect);
+        consumer.receive(1, message);
+        assert!(!consumer.is_suspect);
     }
 
     #[test]
     fn unchanged_outstanding_messages_mean_a_stall() {
         let mut consumer = pull_consumer();
         let outstanding = ConsumerState { pending: 3, delivered: 7, ..ConsumerState::default() };
-        assert!(!lane.has_stalled(outstanding));
+        assert!(!consumer.has_stalled(outstanding));
         // The consumer has delivered since.
         assert!(!consumer.has_stalled(ConsumerState { delivered: 8, ..outstanding }));
         assert!(consumer.has_stalled(ConsumerState { delivered: 8, ..outstanding }));
         let idle = ConsumerState { delivered: 8, ..ConsumerState::default() };
-        assert!(!lane.has_stalled(idle));
-        assert!(!lane.has_stalled(idle));
+        assert!(!consumer.has_stalled(idle));
+        assert!(!consumer.has_stalled(idle));
         // Messages in flight on this node do not count.
-        lane.handling = 1;
+        consumer.handling = 1;
         assert!(!consumer.has_stalled(outstanding));
         assert!(!consumer.has_stalled(outstanding));
     }

@@ -96,8 +96,8 @@ impl ConsumerLoop {
                 in_flight.reconnect_pending = true;
             }
         }
-        let any_open = self.consumers.is_empty()
-            || self.consumers.iter().any(|consumer| consumer.status == ConsumerStatus::Open);
+        let any_open =
+            self.consumers.is_empty() || self.consumers.iter().any(|consumer| consumer.status == ConsumerStatus::Open);
         // A stream that is still missing or still invalid does not count: no further message can have been lost with it.
         if in_flight.pending_checks == 0 && any_open && std::mem::take(&mut in_flight.reconnect_pending) {
             self.inbound.reconnected();

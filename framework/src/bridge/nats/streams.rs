@@ -130,7 +130,14 @@ pub(super) fn claims_stream(config: &NatsBuilder) -> DesiredConfig {
     wanted
 }
 
-fn stream(config: &NatsBuilder, name: String, subjects: &str, retention: &str, discard: &str, max_age: u64) -> DesiredConfig {
+fn stream(
+    config: &NatsBuilder,
+    name: String,
+    subjects: &str,
+    retention: &str,
+    discard: &str,
+    max_age: u64,
+) -> DesiredConfig {
     let settings = json!({
         "name": name,
         "subjects": [subjects],

@@ -39,9 +39,7 @@ impl ConsumerLoop {
         let Some(consumer) = self.consumers.get_mut(index) else { return };
         let source = Arc::clone(&consumer.source);
         match state {
-            Ok(state)
-                if consumer.status == ConsumerStatus::Open && (consumer.has_stalled(state) || leaves_behind) =>
-            {
+            Ok(state) if consumer.status == ConsumerStatus::Open && (consumer.has_stalled(state) || leaves_behind) => {
                 tracing::error!(
                     stream = source.stream,
                     pending = state.pending,

@@ -292,7 +292,10 @@ impl Reader {
             headers: {
                 let count: usize = self.narrow_number()?;
                 if count > headers::MAX_HEADERS + 1 {
-                    return Err(malformed(format!("{count} extra headers exceed the limit of {}", headers::MAX_HEADERS)));
+                    return Err(malformed(format!(
+                        "{count} extra headers exceed the limit of {}",
+                        headers::MAX_HEADERS
+                    )));
                 }
                 (0..count).map(|_| Ok((self.text()?, self.text()?))).collect::<Result<_, BridgeError>>()?
             },

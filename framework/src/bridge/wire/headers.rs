@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use super::{BridgeError, Packet, instant, malformed, percent, excerpt};
+use super::{BridgeError, Packet, excerpt, instant, malformed, percent};
 use crate::clock::Timestamp;
 use crate::message::{
     Codec, Envelope, Fingerprint, Key, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, ReplyMode, SHAPE, ShardId,

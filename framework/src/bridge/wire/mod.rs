@@ -6,12 +6,12 @@
 //! [`Malformed`](BridgeError::Malformed) or [`Oversize`](BridgeError::Oversize). Decoding never panics and never allocates more
 //! than the received bytes justify.
 
-mod request;
 pub(crate) mod frame;
 mod headers;
 mod instant;
 mod pack;
 pub(crate) mod percent;
+mod request;
 
 use std::borrow::Cow;
 

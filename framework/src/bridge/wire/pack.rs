@@ -5,9 +5,9 @@
 
 use bytes::Bytes;
 
-use super::request::{FRAME, framed, single_header, read_store};
 use super::frame::{Reader, Writer};
-use super::{BridgeError, Packet, headers, malformed, excerpt};
+use super::request::{FRAME, framed, read_store, single_header};
+use super::{BridgeError, Packet, excerpt, headers, malformed};
 use crate::message::Envelope;
 
 impl Packet {

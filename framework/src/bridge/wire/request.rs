@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::frame::{Reader, Writer};
 use super::headers::{STORE, read_number};
-use super::{BridgeError, Packet, malformed, excerpt};
+use super::{BridgeError, Packet, excerpt, malformed};
 use crate::bridge::{Notification, Page, Request, RequestError, Response};
 use crate::message::{Fingerprint, Kind, MAX_PAYLOAD_BYTES, MAX_SHAPES_BYTES, StoreId};
 
@@ -181,7 +181,8 @@ impl Packet {
     /// # Errors
     /// [`BridgeError::Malformed`] or [`BridgeError::Oversize`].
     pub fn read_response(headers: &[(&str, &str)], payload: Bytes) -> Result<Response, BridgeError> {
-        let kind = single_header(headers, RESPONSE)?.ok_or_else(|| malformed(format!("header `{RESPONSE}` is missing")))?;
+        let kind =
+            single_header(headers, RESPONSE)?.ok_or_else(|| malformed(format!("header `{RESPONSE}` is missing")))?;
         match kind {
             "reply" if payload.len() > MAX_PAYLOAD_BYTES => {
                 Err(BridgeError::Oversize { bytes: payload.len(), limit: MAX_PAYLOAD_BYTES })

@@ -328,7 +328,7 @@ fn missing_or_repeated_header_is_named() {
     for (name, value) in &good.headers {
         let mut packet = good.clone();
         packet.headers.push((name.clone(), value.clone()));
-        assert_eq!(refused_because(&packet), format!("header `{name}` is there twice"));
+        assert_eq!(refused_because(&packet), format!("header `{name}` occurs twice"));
     }
 }
 

@@ -73,9 +73,11 @@ impl Hostile {
         let other = self.pick_target()?;
         let (here, there) = (self.shard(&target), self.shard(&other));
         let (kind, address, packet) = match self.random.below(16) {
-            0 => {
-                ("noise", self.address(&target, &here, &there), Packet { headers: Vec::new(), payload: self.noise(300) })
-            }
+            0 => (
+                "noise",
+                self.address(&target, &here, &there),
+                Packet { headers: Vec::new(), payload: self.noise(300) },
+            ),
             1 => ("a corrupted message", self.address(&target, &here, &there), self.corrupted(&target, &here, &there)),
             2 => ("a frame with noise", self.address(&target, &here, &there), self.framed_noise()),
             3 => {
@@ -97,7 +99,11 @@ impl Hostile {
             5 => {
                 let address = Address::Direct { to: here.clone(), from: None };
                 let late = Some(Timestamp::from_millis(1));
-                ("an expired deadline", address, packet(&Envelope { deadline: late, ..self.external_command(&target, &here) })?)
+                (
+                    "an expired deadline",
+                    address,
+                    packet(&Envelope { deadline: late, ..self.external_command(&target, &here) })?,
+                )
             }
             6 => {
                 let address = Address::Direct { to: here.clone(), from: None };
@@ -135,7 +141,10 @@ impl Hostile {
                 )
             }
             12 => {
-                let events = [self.forged_event(&target, &here, UNREACHED_POSITION), self.forged_event(&other, &there, UNREACHED_POSITION)];
+                let events = [
+                    self.forged_event(&target, &here, UNREACHED_POSITION),
+                    self.forged_event(&other, &there, UNREACHED_POSITION),
+                ];
                 ("a pack of two shards", Address::Events(here.clone()), Packet::from_events(&events))
             }
             13 => {
@@ -258,7 +267,14 @@ impl Hostile {
         }
     }
 
-    fn forged_command(&self, target: &Target, sender: &Target, to: &ShardId, from: &ShardId, sequence: u64) -> Envelope {
+    fn forged_command(
+        &self,
+        target: &Target,
+        sender: &Target,
+        to: &ShardId,
+        from: &ShardId,
+        sequence: u64,
+    ) -> Envelope {
         let origin = Origin {
             shard: from.clone(),
             actor: sender.actor.clone(),

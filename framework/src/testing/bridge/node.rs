@@ -94,7 +94,11 @@ impl TestInbound {
         result
     }
 
-    fn handle(&self, envelope: Envelope, list: fn(&mut Received) -> &mut Vec<Envelope>) -> BoxFuture<'static, AckOutcome> {
+    fn handle(
+        &self,
+        envelope: Envelope,
+        list: fn(&mut Received) -> &mut Vec<Envelope>,
+    ) -> BoxFuture<'static, AckOutcome> {
         let outcome = self.record(|received| {
             let outcome = (self.handler)(&envelope, received);
             list(received).push(envelope);

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Broker, ConsumerSettings, ReceivedMessage, Discard, Retention, PublishAck, StreamSettings, StreamState, PublishError, Acknowledgement};
+use super::{
+    Acknowledgement, Broker, ConsumerSettings, Discard, PublishAck, PublishError, ReceivedMessage, Retention,
+    StreamSettings, StreamState,
+};
 
 /// The time limit for a message that must arrive.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -72,7 +75,10 @@ pub async fn messages_are_numbered_and_delivered_in_order(broker: &impl Broker) 
     set_up(broker, limits(), LONG_ACK_WAIT, 5).await;
     let messages = pull(broker, 5).await;
     assert_eq!(deliveries(&messages), [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1)]);
-    assert!(messages.iter().all(|message| message.payload == message.sequence.to_string().into_bytes()), "{messages:?}");
+    assert!(
+        messages.iter().all(|message| message.payload == message.sequence.to_string().into_bytes()),
+        "{messages:?}"
+    );
     let StreamState { first, last, messages, .. } = state(broker).await;
     assert_eq!((first, last, messages), (1, 5, 5));
     expect_no_message(broker).await;
@@ -269,12 +275,12 @@ pub async fn redelivery_ignores_the_limit(broker: &impl Broker) {
 /// An acknowledged message is removed, and the sequence continues.
 pub async fn acknowledged_message_leaves_a_work_queue(broker: &impl Broker) {
     set_up(broker, work_queue(), LONG_ACK_WAIT, 3).await;
-    let messages = pull(broker, 3).await;
-    broker.acknowledge(&messages[1], Acknowledgement::Ack).await;
+    let pulled = pull(broker, 3).await;
+    broker.acknowledge(&pulled[1], Acknowledgement::Ack).await;
     let StreamState { first, last, messages, .. } = state(broker).await;
     assert_eq!((first, last, messages), (1, 3, 2));
-    broker.acknowledge(&messages[0], Acknowledgement::Ack).await;
-    broker.acknowledge(&messages[2], Acknowledgement::Ack).await;
+    broker.acknowledge(&pulled[0], Acknowledgement::Ack).await;
+    broker.acknowledge(&pulled[2], Acknowledgement::Ack).await;
     let StreamState { last, messages, .. } = state(broker).await;
     assert_eq!((last, messages), (3, 0));
     assert_eq!(publish(broker, None, 4).await, stored(4));

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use tokio::time::Instant;
 
-use super::{ConsumerSettings, Discard, Retention, PublishAck, StreamSettings, StreamState, PublishError, Acknowledgement};
+use super::{
+    Acknowledgement, ConsumerSettings, Discard, PublishAck, PublishError, Retention, StreamSettings, StreamState,
+};
 
 /// All streams of a server. `T` is the payload of a message.
 #[derive(Debug)]
@@ -160,7 +162,13 @@ impl<T: Clone> Model<T> {
     ///
     /// # Errors
     /// [`PublishError`], without an effect.
-    pub fn publish(&mut self, stream: &str, id: Option<&str>, payload: T, now: Instant) -> Result<PublishAck, PublishError> {
+    pub fn publish(
+        &mut self,
+        stream: &str,
+        id: Option<&str>,
+        payload: T,
+        now: Instant,
+    ) -> Result<PublishAck, PublishError> {
         let stream = self.streams.get_mut(stream).ok_or(PublishError::NoStream)?;
         stream.ids.retain(|_, (_, until)| *until > now);
         if let Some((sequence, _)) = id.and_then(|id| stream.ids.get(id)) {
@@ -238,7 +246,14 @@ impl<T: Clone> Model<T> {
     /// Handles the acknowledgement of a delivered message. It has no effect if the message is not pending.
     ///
     /// Only the sequence counts: the acknowledgement of a message of a lost stream hits the message with that sequence in the new stream.
-    pub fn acknowledge(&mut self, stream: &str, consumer: &str, sequence: u64, acknowledgement: Acknowledgement, now: Instant) {
+    pub fn acknowledge(
+        &mut self,
+        stream: &str,
+        consumer: &str,
+        sequence: u64,
+        acknowledgement: Acknowledgement,
+        now: Instant,
+    ) {
         let Some(stream) = self.streams.get_mut(stream) else { return };
         let Some(consumer) = stream.consumers.get_mut(consumer) else { return };
         let Some(pending) = consumer.pending.get_mut(&sequence) else { return };
@@ -313,8 +328,10 @@ impl<T: Clone> Model<T> {
 impl Consumer {
     /// Schedules redeliveries for expired messages, in stream order.
     fn expire(&mut self, now: Instant) {
-        let due =
-            self.pending.iter().filter(|(sequence, pending)| pending.due <= now && !self.redeliveries.contains(sequence));
+        let due = self
+            .pending
+            .iter()
+            .filter(|(sequence, pending)| pending.due <= now && !self.redeliveries.contains(sequence));
         let due: Vec<u64> = due.map(|(sequence, _)| *sequence).collect();
         self.redeliveries.extend(due);
     }

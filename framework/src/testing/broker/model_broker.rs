@@ -6,7 +6,9 @@ use futures_util::future::{BoxFuture, FutureExt, ready};
 use parking_lot::Mutex;
 
 use super::model::{Model, Next};
-use super::{Broker, ConsumerSettings, ReceivedMessage, PublishAck, StreamSettings, StreamState, PublishError, Acknowledgement};
+use super::{
+    Acknowledgement, Broker, ConsumerSettings, PublishAck, PublishError, ReceivedMessage, StreamSettings, StreamState,
+};
 use crate::clock::instant;
 
 /// A [`Model`] that implements [`Broker`].
@@ -94,7 +96,9 @@ impl Broker for ModelBroker {
     }
 
     fn acknowledge<'a>(&'a self, message: &'a ReceivedMessage, acknowledgement: Acknowledgement) -> BoxFuture<'a, ()> {
-        self.apply(|model| model.acknowledge(&message.stream, &message.consumer, message.sequence, acknowledgement, instant()))
+        self.apply(|model| {
+            model.acknowledge(&message.stream, &message.consumer, message.sequence, acknowledgement, instant())
+        })
     }
 
     fn restart(&self) -> BoxFuture<'_, ()> {

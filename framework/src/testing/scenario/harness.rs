@@ -134,15 +134,20 @@ impl<A: Stateful> Harness<A> {
             suspect_permits: Arc::new(tokio::sync::Semaphore::new(1)),
             digest_key: 0,
         };
-        let host = ThreadContext::new(self.ids.fork(), settings, Arc::default());
-        let opened = MemoryStore::new().open(&id, shards, Arc::clone(&host.commits) as _).now_or_never();
+        let context = ThreadContext::new(self.ids.fork(), settings, Arc::default());
+        let opened = MemoryStore::new().open(&id, shards, Arc::clone(&context.commits) as _).now_or_never();
         let handle = opened.expect("memory does not wait").expect("an empty store opens");
-        let shard = OwnedShard::new(id.clone(), handle, false);
-        let shards_by_id = (0..shards).map(|shard| (shard == id.shard).then(|| Rc::clone(&shard))).collect();
-        let dispatcher =
-            Dispatcher::new(host, Rc::new(HandlerTable::of::<A>()), self.domain.clone(), self.actor.clone(), shards_by_id);
+        let owned = OwnedShard::new(id.clone(), handle, false);
+        let shards_by_id = (0..shards).map(|shard| (shard == id.shard).then(|| Rc::clone(&owned))).collect();
+        let dispatcher = Dispatcher::new(
+            context,
+            Rc::new(HandlerTable::of::<A>()),
+            self.domain.clone(),
+            self.actor.clone(),
+            shards_by_id,
+        );
         dispatcher.load_deferred().now_or_never().expect("memory does not wait").expect("an empty store is read");
-        OpenedActor { key: key.to_owned(), shard, dispatcher }
+        OpenedActor { key: key.to_owned(), shard: owned, dispatcher }
     }
 
     /// Returns the opened actor. A scenario without a key uses the key `key`.
@@ -203,7 +208,12 @@ impl<A: Stateful> Harness<A> {
             opened.shard.writer.borrow_mut().append(&turn).expect("memory takes every turn");
             // The loaded state is outdated; the next message loads it again.
             opened.dispatcher.reset();
-            opened.dispatcher.load_deferred().now_or_never().expect("memory does not wait").expect("the store can be read");
+            opened
+                .dispatcher
+                .load_deferred()
+                .now_or_never()
+                .expect("memory does not wait")
+                .expect("the store can be read");
         }
     }
 
@@ -231,9 +241,9 @@ impl<A: Stateful> Harness<A> {
 
     /// Returns the next sequence of a source.
     fn next_sequence(&mut self, source: Source) -> (Rc<Source>, u64) {
-        let place = self.sequences.entry(source.clone()).or_default();
-        *place += 1;
-        (Rc::new(source), *place)
+        let sequence = self.sequences.entry(source.clone()).or_default();
+        *sequence += 1;
+        (Rc::new(source), *sequence)
     }
 
     #[track_caller]
@@ -284,11 +294,11 @@ impl<A: Stateful> Harness<A> {
 
     #[track_caller]
     pub(super) fn on_reply<C: Command>(&mut self, reply: &Result<C::Reply, Rejection>) -> Step {
-        let place = |sent: &Envelope| sent.name.as_str() == C::NAME && sent.domain.as_str() == C::Domain::NAME;
-        let Some(at) = self.unreplied.iter().rposition(place) else {
+        let is_command = |sent: &Envelope| sent.name.as_str() == C::NAME && sent.domain.as_str() == C::Domain::NAME;
+        let Some(index) = self.unreplied.iter().rposition(is_command) else {
             self.fail(&format!("expected it to have sent {} and to await the reply\nbut it has not\n", C::NAME));
         };
-        let command = self.unreplied.remove(at);
+        let command = self.unreplied.remove(index);
         let codec = C::Domain::CODEC;
         let mut payload = Vec::new();
         if let Err(error) = C::Reply::write_reply(reply, codec, &mut payload) {
@@ -353,22 +363,22 @@ impl<A: Stateful> Harness<A> {
     }
 
     /// Runs one turn and collects its effects.
-    fn step(&mut self, work: Action, envelope: Envelope, arrival: DedupKey) -> Step {
+    fn step(&mut self, action: Action, envelope: Envelope, dedup_key: DedupKey) -> Step {
         self.opened();
         self.write_given();
         let before = self.turns().len();
         let time = self.clock.now();
-        let (settle, settled) = oneshot::channel();
+        let (completion, completed) = oneshot::channel();
         let delivery = Delivery {
-            action: work,
+            action,
             envelope,
-            dedup_key: arrival,
-            completion: Box::new(move |outcome| drop(settle.send(outcome))),
+            dedup_key,
+            completion: Box::new(move |outcome| drop(completion.send(outcome))),
         };
         let dispatcher = Rc::clone(&self.opened().dispatcher);
         let outcome = self.tasks.block_on(&self.runtime, async move {
             dispatcher.deliver(delivery);
-            settled.await.unwrap_or(Outcome::Stopped)
+            completed.await.unwrap_or(Outcome::Stopped)
         });
         let turn = self.turns().into_iter().nth(before);
         let sent = turn.as_ref().map(|turn| self.sent(turn)).unwrap_or_default();

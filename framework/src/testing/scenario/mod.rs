@@ -5,8 +5,8 @@
 
 #![expect(clippy::panic, reason = "a failed expectation panics, as every assertion does")]
 
-mod harness;
 mod expect;
+mod harness;
 mod step;
 
 use std::marker::PhantomData;

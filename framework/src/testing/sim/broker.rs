@@ -22,7 +22,7 @@ use crate::clock::instant;
 use crate::message::{Envelope, IdSource, MessageId, Name, ShardId};
 use crate::testing::bridge::hostile::Hostile;
 use crate::testing::broker::model::{Delivery, Model, Next};
-use crate::testing::broker::{ConsumerSettings, Discard, Retention, StreamSettings, PublishError, Acknowledgement};
+use crate::testing::broker::{Acknowledgement, ConsumerSettings, Discard, PublishError, Retention, StreamSettings};
 
 /// How long a message may be in hand before it comes again. As a NATS server's, but shorter: more happens.
 pub(super) const ACK_WAIT: Duration = Duration::from_secs(5);
@@ -384,7 +384,11 @@ impl Broker {
         let (window, consumers) = (state.window, state.consumers);
         let service = line.card.service.as_str();
         for (domain, _) in &line.card.owns {
-            let settings = |retention, discard| StreamSettings { duplicate_window: window, discard, ..StreamSettings::of(retention) };
+            let settings = |retention, discard| StreamSettings {
+                duplicate_window: window,
+                discard,
+                ..StreamSettings::of(retention)
+            };
             state.model.create_stream(&commands(domain), settings(Retention::WorkQueue, Discard::New));
             state.model.create_stream(&events(domain), settings(Retention::Limits, Discard::Old));
             state.model.create_consumer(&commands(domain), service, consumers);

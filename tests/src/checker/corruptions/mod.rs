@@ -270,8 +270,8 @@ fn incomplete_run_is_a_violation_only_when_idle() {
         corrupt(&mut world);
         let running = world.check(Stage::Running);
         assert!(running.is_clean(), "{what}: {running}");
-        let quiet = world.check(Stage::Idle);
-        assert!(quiet.count(*kind) > 0, "{what}: not found\n{quiet}");
+        let idle = world.check(Stage::Idle);
+        assert!(idle.count(*kind) > 0, "{what}: not found\n{idle}");
     }
 }
 

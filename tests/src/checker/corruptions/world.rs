@@ -204,9 +204,9 @@ impl World {
 
     pub(super) fn check(&self, stage: Stage) -> Verdict {
         let mut ledger = Ledger::new();
-        for (id, results) in &self.results {
+        for (id, result) in &self.results {
             ledger.sends(*id);
-            match *results {
+            match *result {
                 "unknown" => {}
                 "refused" => ledger.refused(*id),
                 "accepted" => ledger.accepted(*id),

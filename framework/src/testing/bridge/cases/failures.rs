@@ -12,7 +12,7 @@ use crate::bridge::{BridgeError, Request, Response};
 use crate::clock::monotonic;
 use crate::message::{Envelope, MAX_PAYLOAD_BYTES};
 use crate::testing::bridge::Fixture;
-use crate::testing::bridge::node::{NodeBehavior, ARRIVAL_TIMEOUT, TestNode, service};
+use crate::testing::bridge::node::{ARRIVAL_TIMEOUT, NodeBehavior, TestNode, service};
 
 /// After an interruption the node is notified, and messages flow again.
 pub async fn node_is_notified_of_a_reconnection(fixture: &dyn Fixture) {
@@ -54,12 +54,18 @@ pub async fn oversize_is_refused_and_maximum_size_arrives(fixture: &dyn Fixture)
     };
     refused(bank.bridge.send(over(command(&to, &to, 1))).await);
     refused(bank.bridge.publish(over(event(&to, 1))).await);
-    refused(bank.bridge.request(Request::Command(over(external_command(&to, 1))), Duration::from_secs(10)).await.map(|_| ()));
+    refused(
+        bank.bridge
+            .request(Request::Command(over(external_command(&to, 1))), Duration::from_secs(10))
+            .await
+            .map(|_| ()),
+    );
 
     let full = |envelope| Envelope { payload: payload(MAX_PAYLOAD_BYTES), ..envelope };
     bank.bridge.send(full(command(&to, &to, 1))).await.unwrap();
     bank.bridge.publish(full(event(&to, 1))).await.unwrap();
-    let response = bank.bridge.request(Request::Command(full(external_command(&to, 2))), Duration::from_secs(10)).await.unwrap();
+    let response =
+        bank.bridge.request(Request::Command(full(external_command(&to, 2))), Duration::from_secs(10)).await.unwrap();
     assert_eq!(response, Response::Reply(payload(MAX_PAYLOAD_BYTES)));
     bank.wait_until("both", |received| received.direct.len() == 1 && received.events.len() == 1).await;
     bank.inspect(|received| {

@@ -62,14 +62,17 @@ pub async fn thousand_messages_in_flight_arrive(fixture: &dyn Fixture) {
     let (from, to) = (shard("bank", 0), shard("shop", 0));
     let sends = (1..=1000).map(|sequence| bank.bridge.send(command(&from, &to, sequence)));
     let publishes = (1..=1000).map(|position| bank.bridge.publish(event(&from, position)));
-    let asks =
-        (1..=1000).map(|number| shop.bridge.request(Request::Command(external_command(&from, number)), Duration::from_secs(30)));
+    let asks = (1..=1000)
+        .map(|number| shop.bridge.request(Request::Command(external_command(&from, number)), Duration::from_secs(30)));
     let (sent, published, responses) = tokio::join!(join_all(sends), join_all(publishes), join_all(asks));
     sent.into_iter().chain(published).for_each(|result| result.unwrap());
     for (number, response) in (1u64..).zip(responses) {
         assert_eq!(response.unwrap(), Response::Reply(number.to_be_bytes().to_vec().into()));
     }
-    shop.wait_until("all", |received| effects(&received.direct).len() == 1000 && effects(&received.events).len() == 1000).await;
+    shop.wait_until("all", |received| {
+        effects(&received.direct).len() == 1000 && effects(&received.events).len() == 1000
+    })
+    .await;
     bank.stop().await;
     shop.stop().await;
 }
@@ -87,14 +90,21 @@ pub async fn order_per_destination_is_preserved(fixture: &dyn Fixture) {
     }
     join_all(sends).await.into_iter().for_each(|result| result.unwrap());
     let (commands, events) = (50 * pairs.len(), 50 * usize::from(SHARDS));
-    shop.wait_until("all", |received| effects(&received.direct).len() == commands && effects(&received.events).len() == events).await;
+    shop.wait_until("all", |received| {
+        effects(&received.direct).len() == commands && effects(&received.events).len() == events
+    })
+    .await;
     shop.inspect(|received| {
         for (from, to) in &pairs {
             let of_pair = |envelope: &&Envelope| {
                 envelope.origin.as_ref().is_some_and(|origin| origin.shard == *from) && envelope.to.as_ref() == Some(to)
             };
-            let sequences: Vec<_> =
-                received.direct.iter().filter(of_pair).map(|envelope| envelope.origin.as_ref().unwrap().sequence).collect();
+            let sequences: Vec<_> = received
+                .direct
+                .iter()
+                .filter(of_pair)
+                .map(|envelope| envelope.origin.as_ref().unwrap().sequence)
+                .collect();
             assert!(sequences.is_sorted(), "{from} -> {to}: {sequences:?}");
         }
         for number in 0..SHARDS {
@@ -124,7 +134,8 @@ pub async fn node_receives_no_more_than_its_capacity(fixture: &dyn Fixture) {
     sent.into_iter().chain(published).for_each(|result| result.unwrap());
     shop.wait_until("as many messages as its capacity", |received| received.handling == 8).await;
     shop.open();
-    shop.wait_until("all", |received| effects(&received.direct).len() == 200 && effects(&received.events).len() == 200).await;
+    shop.wait_until("all", |received| effects(&received.direct).len() == 200 && effects(&received.events).len() == 200)
+        .await;
     shop.inspect(|received| assert_eq!(received.max_handling, 8));
     bank.stop().await;
     shop.stop().await;

@@ -53,8 +53,10 @@ async fn exchange(bank: &TestNode, shop: &TestNode, numbers: RangeInclusive<u64>
         let later = effects(&honest).into_iter().filter(|(_, number)| *number > before);
         later.map(|(way, number)| (way, number - before)).collect()
     };
-    shop.wait_until("all that was sent", |received| honest(&received.direct).len() == count && honest(&received.events).len() == count)
-        .await;
+    shop.wait_until("all that was sent", |received| {
+        honest(&received.direct).len() == count && honest(&received.events).len() == count
+    })
+    .await;
     let (sent, recorded) = shop.inspect(|received| (honest(&received.direct), honest(&received.events)));
     (sent, recorded, responses)
 }

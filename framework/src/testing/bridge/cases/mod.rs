@@ -1,14 +1,14 @@
 //! The cases, each a guarantee of every bridge.
 
-mod responses;
+mod failures;
 mod flow;
 mod hostile;
-pub mod sample;
-mod failures;
+mod requests;
 mod routing;
+pub mod sample;
 
-pub use requests::*;
+pub use failures::*;
 pub use flow::*;
 pub use hostile::*;
-pub use failures::*;
+pub use requests::*;
 pub use routing::*;

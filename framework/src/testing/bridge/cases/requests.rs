@@ -50,7 +50,8 @@ pub async fn every_kind_of_request_gets_a_response(fixture: &dyn Fixture) {
         ask(Request::Command(external_command(&shard("bank", 1), 2))).await.unwrap(),
         Response::Refused(RequestError::Busy)
     );
-    let query = Envelope { kind: Kind::Query, name: named("Total"), to: None, ..outside(&shard("bank", 0), 1) };
+    let query =
+        Envelope { kind: Kind::Query, name: named("Total"), to: None, ..external_command(&shard("bank", 0), 1) };
     assert_eq!(
         ask(Request::Query(query)).await.unwrap(),
         Response::Refused(RequestError::Unhandled("Total of bank".to_owned()))
@@ -112,7 +113,7 @@ pub async fn unowned_domain_is_reported_immediately(fixture: &dyn Fixture) {
     assert!(matches!(&sent, Err(BridgeError::NoOwner { domain }) if domain == "nobody"), "{sent:?}");
     for request in [
         Request::Command(external_command(&unowned, 1)),
-        Request::Query(Envelope { kind: Kind::Query, ..outside(&unowned, 1) }),
+        Request::Query(Envelope { kind: Kind::Query, ..external_command(&unowned, 1) }),
         Request::Events { shard: unowned.clone(), after: 0, limit: 1 },
     ] {
         let response = bank.bridge.request(request, Duration::from_secs(30)).await;
@@ -126,7 +127,8 @@ pub async fn unowned_domain_is_reported_immediately(fixture: &dyn Fixture) {
 
 /// The owner exists and does not respond.
 pub async fn silent_owner_is_reported_at_the_deadline(fixture: &dyn Fixture) {
-    let behavior = NodeBehavior { responder: Box::new(|_| Box::pin(std::future::pending())), ..NodeBehavior::default() };
+    let behavior =
+        NodeBehavior { responder: Box::new(|_| Box::pin(std::future::pending())), ..NodeBehavior::default() };
     let bank = TestNode::start_with(fixture, service("bank").owning("bank"), behavior).await;
     let shop = TestNode::start(fixture, service("shop")).await;
     let (start, deadline) = (monotonic(), Duration::from_millis(300));

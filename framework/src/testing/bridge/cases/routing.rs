@@ -44,7 +44,9 @@ pub async fn command_arrives_unchanged(fixture: &dyn Fixture) {
         sent.push(envelope);
     }
     bank.wait_until("all commands", |received| effects(&received.direct).len() == sent.len()).await;
-    bank.inspect(|received| assert!(sent.iter().all(|envelope| received.direct.contains(envelope)), "{:?}", received.direct));
+    bank.inspect(|received| {
+        assert!(sent.iter().all(|envelope| received.direct.contains(envelope)), "{:?}", received.direct)
+    });
     bank.stop().await;
 }
 
@@ -130,8 +132,18 @@ pub async fn notification_reaches_the_concerned_nodes(fixture: &dyn Fixture) {
     let mail = TestNode::start(fixture, service("mail").owning("mail")).await;
     let committed = Notification::Committed { from: shard("bank", 1), to: shard("shop", 2), through: 9 };
     let head = Notification::Head { shard: shard("bank", 1), position: 5 };
-    bank.retry_until("the watermark", || shop.bridge.notify(committed.clone()), |received| received.notifications.contains(&committed)).await;
-    shop.retry_until("the head", || bank.bridge.notify(head.clone()), |received| received.notifications.contains(&head)).await;
+    bank.retry_until(
+        "the watermark",
+        || shop.bridge.notify(committed.clone()),
+        |received| received.notifications.contains(&committed),
+    )
+    .await;
+    shop.retry_until(
+        "the head",
+        || bank.bridge.notify(head.clone()),
+        |received| received.notifications.contains(&head),
+    )
+    .await;
     bank.inspect(|received| assert!(!received.notifications.contains(&head)));
     shop.inspect(|received| assert!(!received.notifications.contains(&committed)));
     mail.inspect(|received| assert!(received.notifications.is_empty()));
