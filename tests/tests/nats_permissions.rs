@@ -76,9 +76,8 @@ async fn start_as(server: &NatsServer, card: NodeCard, setup: StreamSetup) -> Te
     let name = card.service.to_string();
     let builder = login(server, &name).stream_setup(setup);
     let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
-    TestNode::attach(bridge, card, NodeBehavior { responder: Box::new(responder), ..NodeBehavior::default() })
-        .await
-        .expect("attaches")
+    let behavior = NodeBehavior { responder: Box::new(responder), ..NodeBehavior::default() };
+    TestNode::attach(bridge, card, behavior).await.expect("attaches")
 }
 
 #[test]
@@ -94,16 +93,12 @@ fn service_works_with_the_permissions_of_its_card() {
             (reply.kind, reply.domain) = (Kind::Reply, named("shop"));
             shop.bridge.send(reply).await.expect("replies");
             bank.bridge.publish(event(&from, 1)).await.expect("publishes");
-            shop.wait_until("command and event", |received| received.direct.len() == 1 && received.events.len() == 1)
-                .await;
-            bank.wait_until("reply", |received| received.direct.len() == 1).await;
-
+            shop.wait_until("command and event", |got| got.direct.len() == 1 && got.events.len() == 1).await;
+            bank.wait_until("reply", |got| got.direct.len() == 1).await;
             let ask = |asked| shop.bridge.request(asked, Duration::from_secs(10));
             let asked = external_command(&from, 5);
-            assert_eq!(
-                ask(Request::Command(asked.clone())).await.expect("asks"),
-                Response::Reply(asked.payload.clone())
-            );
+            let reply = Response::Reply(asked.payload.clone());
+            assert_eq!(ask(Request::Command(asked.clone())).await.expect("asks"), reply);
             let query = Envelope { kind: Kind::Query, name: named("Total"), to: None, ..asked };
             assert_eq!(ask(Request::Query(query.clone())).await.expect("asks"), Response::Reply(query.payload.clone()));
             let empty = Response::envelopes(Vec::new(), 0);
@@ -119,21 +114,12 @@ fn service_works_with_the_permissions_of_its_card() {
                 let shapes = Request::Shape { from: from.clone(), to, shape: Fingerprint::from_u64(1) };
                 assert_eq!(ask(shapes).await.expect("asks"), Response::Shape("shapes".to_owned()));
             }
-
             let head = Notification::Head { shard: from.clone(), position: 1 };
-            shop.retry_until(
-                "the head",
-                || bank.bridge.notify(head.clone()),
-                |received| received.notifications.contains(&head),
-            )
-            .await;
-            let committed = Notification::Committed { from, to, through: 1 };
-            bank.retry_until(
-                "the watermark",
-                || shop.bridge.notify(committed.clone()),
-                |received| received.notifications.contains(&committed),
-            )
-            .await;
+            shop.retry_until("head", || bank.bridge.notify(head.clone()), |got| got.notifications.contains(&head))
+                .await;
+            let mark = Notification::Committed { from, to, through: 1 };
+            bank.retry_until("mark", || shop.bridge.notify(mark.clone()), |got| got.notifications.contains(&mark))
+                .await;
             bank.stop().await;
             shop.stop().await;
         });
@@ -185,7 +171,7 @@ fn every_foreign_publish_and_subscribe_is_denied() {
                 // Refused messages of other services, and their inboxes.
                 "whizbang.refused.bank",
                 "_INBOX_whizbang_bank.x.r.1",
-                "_INBOX.anybody",
+                "_INBOX.other",
                 // Streams and consumers of other services.
                 "$JS.API.STREAM.DELETE.whizbang_events_bank",
                 "$JS.API.STREAM.PURGE.whizbang_events_bank",
@@ -249,10 +235,8 @@ fn every_foreign_publish_and_subscribe_is_denied() {
                 subscriptions.push(hostile.subscribe(subject).await.expect("writes"));
                 check(format!("subscribing to {subject}")).await;
             }
-            bank_node.inspect(|received| {
-                assert!(received.direct.is_empty() && received.notifications.is_empty() && received.requests.is_empty())
-            });
-            shop_node.inspect(|received| assert!(received.direct.is_empty() && received.notifications.is_empty()));
+            bank_node.inspect(|r| assert!(r.direct.is_empty() && r.notifications.is_empty() && r.requests.is_empty()));
+            shop_node.inspect(|got| assert!(got.direct.is_empty() && got.notifications.is_empty()));
             println!("{release:?}: {expected} foreign publishes and subscribes denied");
             bank_node.stop().await;
             shop_node.stop().await;
@@ -287,7 +271,7 @@ fn denied_publish_fails_immediately() {
         let forged = shop.bridge.publish(event(&shard("bank", 0), 1)).await;
         assert!(matches!(&forged, Err(BridgeError::Refused { .. })), "{forged:?}");
         assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
-        bank.inspect(|received| assert_eq!(effects(&received.direct).len(), 0));
+        bank.inspect(|got| assert_eq!(effects(&got.direct).len(), 0));
         bank.stop().await;
         shop.stop().await;
     });
@@ -303,7 +287,7 @@ fn node_that_creates_its_streams_works_with_its_permissions() {
             let shop = start_as(&server, shop(), StreamSetup::Create).await;
             let bank = start_as(&server, bank(), StreamSetup::Create).await;
             bank.bridge.publish(event(&shard("bank", 1), 1)).await.expect("publishes");
-            shop.wait_until("the event", |received| received.events.len() == 1).await;
+            shop.wait_until("the event", |got| got.events.len() == 1).await;
             assert_eq!(bank.bridge.last_published(&shard("bank", 1)).await.expect("reads"), Some(1));
             bank.stop().await;
             shop.stop().await;
@@ -409,24 +393,17 @@ fn hostile_bodies_change_no_stream_and_reach_no_service() {
             // The bank's own first event is the only one that arrives.
             bank_node.bridge.publish(event(&shard("bank", 0), 1)).await.expect("publishes");
             bank_node.bridge.publish(event(&shard("bank", 1), 1)).await.expect("publishes");
-            shop_node.wait_until("the bank's events", |received| received.events.len() >= 2).await;
+            shop_node.wait_until("the bank's events", |got| got.events.len() >= 2).await;
             assert_eq!(state().await, before);
             // The messages that the API wrote to two streams are undecodable or contradict their subject.
             shop_node
                 .retry_until("six refused", || std::future::ready(Ok(())), |_| shop_node.bridge.health().refused == 6)
                 .await;
-            shop_node.inspect(|received| {
-                assert_eq!(received.events.len(), 2, "{:?}", received.events);
-                assert!(
-                    received.direct.is_empty() && received.notifications.is_empty(),
-                    "{:?} {:?}",
-                    received.direct,
-                    received.notifications
-                );
+            shop_node.inspect(|got| {
+                assert_eq!(got.events.len(), 2, "{:?}", got.events);
+                assert!(got.direct.is_empty() && got.notifications.is_empty(), "{:?}", got.notifications);
             });
-            bank_node.inspect(|received| {
-                assert!(received.direct.is_empty() && received.notifications.is_empty() && received.requests.is_empty())
-            });
+            bank_node.inspect(|r| assert!(r.direct.is_empty() && r.notifications.is_empty() && r.requests.is_empty()));
             bank_node.stop().await;
             shop_node.stop().await;
         });
@@ -502,14 +479,12 @@ fn client_queries_and_posts_with_the_permissions_of_its_card() {
             let to = shard("bank", 1);
             let ask = |asked| cashier.bridge.request(asked, Duration::from_secs(10));
             let asked = external_command(&to, 5);
-            assert_eq!(
-                ask(Request::Command(asked.clone())).await.expect("asks"),
-                Response::Reply(asked.payload.clone())
-            );
+            let reply = Response::Reply(asked.payload.clone());
+            assert_eq!(ask(Request::Command(asked.clone())).await.expect("asks"), reply);
             let query = Envelope { kind: Kind::Query, name: named("Total"), to: None, ..asked.clone() };
             assert_eq!(ask(Request::Query(query)).await.expect("asks"), Response::Reply(asked.payload));
             cashier.bridge.send(external_command(&to, 6)).await.expect("posts");
-            bank.wait_until("the posted command", |received| received.direct.len() == 1).await;
+            bank.wait_until("the posted command", |got| got.direct.len() == 1).await;
             // It sends for no shard and reads no events.
             for refused in [
                 cashier.bridge.send(command(&shard("shop", 0), &to, 1)).await,

@@ -82,7 +82,7 @@ fn to_be_put_aside() -> Vec<(Forgery, &'static str)> {
     let shard = shard_of("ada", Bank::SHARDS);
     let mut cases = vec![
         (good(100).carrying(&vec![0; 600 * 1024]), "bytes"),
-        (good(101).with("ce-type", "bank.Nonsense"), "nobody here handles"),
+        (good(101).with("ce-type", "bank.Nonsense"), "unhandled message"),
         (good(102).with("ce-type", "elsewhere.Deposit"), "the domain"),
         (good(103).with("ce-schemaversion", "99"), "version"),
         (good(104).with("ce-schemaversion", "many"), "ce-schemaversion"),

@@ -150,7 +150,7 @@ impl<A: Stateful, C> Scenario<A, C> {
     #[track_caller]
     pub fn ends_completed(mut self) -> Self {
         let step = self.run.handled_step();
-        match (step.ended, step.begins_undo) {
+        match (step.ended, step.begins_compensation) {
             (true, false) => self,
             (true, true) => self.run.fail("expected the saga to end completed\nbut it compensates\n"),
             (false, _) => self.run.fail("expected the saga to end\nbut it continues\n"),
@@ -160,7 +160,7 @@ impl<A: Stateful, C> Scenario<A, C> {
     /// Expects the saga to begin its compensation.
     #[track_caller]
     pub fn compensates(mut self) -> Self {
-        if self.run.handled_step().begins_undo {
+        if self.run.handled_step().begins_compensation {
             return self;
         }
         self.run.fail("expected the saga to compensate\nbut it did not\n")
@@ -180,8 +180,8 @@ impl<A: Stateful, C> Scenario<A, C> {
     #[track_caller]
     pub fn continues(mut self) -> Self {
         let step = self.run.handled_step();
-        let (ended, begins_undo) = (step.ended, step.begins_undo);
-        match (ended, begins_undo) {
+        let (ended, begins_compensation) = (step.ended, step.begins_compensation);
+        match (ended, begins_compensation) {
             (false, false) => self,
             (true, _) => self.run.fail("expected the saga to continue\nbut it ends\n"),
             (false, true) => self.run.fail("expected the saga to continue\nbut it compensates\n"),

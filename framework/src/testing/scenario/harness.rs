@@ -393,7 +393,7 @@ impl<A: Stateful> Harness<A> {
         };
         let notes = turn.as_ref().map_or(&[][..], |turn| &turn.notes);
         Step {
-            begins_undo: notes.iter().any(begins_compensation),
+            begins_compensation: notes.iter().any(begins_compensation),
             ended: notes.iter().any(|note| matches!(note, Note::Ended)),
             outcome,
             turn,

@@ -18,7 +18,7 @@ pub(super) struct Step {
     pub(super) time: Timestamp,
     pub(super) rejection: Option<Rejection>,
     /// The saga begins its compensation in this turn.
-    pub(super) begins_undo: bool,
+    pub(super) begins_compensation: bool,
     pub(super) ended: bool,
     /// The number of compared events; `None` if events are not compared.
     pub(super) compared_events: Option<usize>,

@@ -108,16 +108,16 @@ pub async fn long_response_is_truncated_and_continued(fixture: &dyn Fixture) {
 pub async fn unowned_domain_is_reported_immediately(fixture: &dyn Fixture) {
     let bank = TestNode::start(fixture, service("bank").owning("bank")).await;
     let start = monotonic();
-    let unowned = shard("nobody", 0);
+    let unowned = shard("ghost", 0);
     let sent = bank.bridge.send(command(&shard("bank", 0), &unowned, 1)).await;
-    assert!(matches!(&sent, Err(BridgeError::NoOwner { domain }) if domain == "nobody"), "{sent:?}");
+    assert!(matches!(&sent, Err(BridgeError::NoOwner { domain }) if domain == "ghost"), "{sent:?}");
     for request in [
         Request::Command(external_command(&unowned, 1)),
         Request::Query(Envelope { kind: Kind::Query, ..external_command(&unowned, 1) }),
         Request::Events { shard: unowned.clone(), after: 0, limit: 1 },
     ] {
         let response = bank.bridge.request(request, Duration::from_secs(30)).await;
-        assert!(matches!(&response, Err(BridgeError::NoOwner { domain }) if domain == "nobody"), "{response:?}");
+        assert!(matches!(&response, Err(BridgeError::NoOwner { domain }) if domain == "ghost"), "{response:?}");
     }
     assert!(start.elapsed() < Duration::from_secs(15), "after {:?}", start.elapsed());
     // Events need neither an owner nor a subscriber.
