@@ -9,6 +9,7 @@ pub mod nats;
 #[cfg(doctest)]
 mod pages;
 mod panics;
+pub mod postgres;
 mod sample;
 
 pub use eventually::eventually;

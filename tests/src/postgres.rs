@@ -1,0 +1,316 @@
+//! A PostgreSQL server of a test's own, on a free port, in a temporary folder.
+//!
+//! Called by the tests of the PostgreSQL store and by the benchmark. A server ends with the thread that started it. It runs
+//! with fsync on, as in production. A missing server fails the test. The cluster that Debian starts is never used.
+
+mod pooler;
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+pub use pooler::Pooler;
+
+use crate::eventually;
+use crate::nats::Certificates;
+
+/// The time that a server may take to start or to stop. Crash recovery is included.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The superuser and the database of the test's server.
+const NAME: &str = "postgres";
+
+/// A running PostgreSQL server, killed when it is dropped.
+pub struct PostgresServer {
+    folder: TempDir,
+    port: u16,
+    process: Option<Child>,
+    settings: Vec<(String, String)>,
+}
+
+/// The folder with PostgreSQL's programs: the newest that Debian has installed.
+///
+/// # Panics
+/// If there is none.
+pub fn programs() -> PathBuf {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let newest = versions.filter_map(|entry| {
+        let version: u32 = entry.file_name().to_str()?.parse().ok()?;
+        Some((version, entry.path().join("bin")))
+    });
+    let newest = newest.filter(|(_, programs)| programs.join("initdb").is_file()).max();
+    newest.unwrap_or_else(|| panic!("no PostgreSQL in /usr/lib/postgresql: run tests/install")).1
+}
+
+/// A command of PostgreSQL. The server refuses to run as root, so root runs it as the user `postgres` of the package.
+fn command(program: &str, with_parent: bool) -> Command {
+    let mut command = Command::new("setpriv");
+    if with_parent {
+        command.args(["--pdeathsig", "KILL"]);
+    }
+    command.args(as_server_user());
+    // It would complain of a folder that its user must not read.
+    command.current_dir("/tmp").arg("--").arg(programs().join(program)).stdin(Stdio::null());
+    command
+}
+
+/// The arguments of setpriv that change from root to the user of the package.
+fn as_server_user() -> &'static [&'static str] {
+    if is_root() { &["--reuid", NAME, "--regid", NAME, "--clear-groups"] } else { &[] }
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
+/// Gives a folder or a file to the user that the server runs as.
+fn hand_over(path: &Path) {
+    if is_root() {
+        let users = fs::read_to_string("/etc/passwd").expect("the list of users");
+        let user = users.lines().find_map(|line| line.strip_prefix("postgres:x:")).expect("the user `postgres`");
+        let mut numbers = user.split(':').map(|number| number.parse().ok());
+        chown(path, numbers.next().flatten(), numbers.next().flatten()).expect("changes the owner");
+    }
+}
+
+impl PostgresServer {
+    /// Creates a database cluster and starts its server with the default settings.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Creates a database cluster and starts its server with these settings, as in postgresql.conf.
+    ///
+    /// # Panics
+    /// If PostgreSQL is not installed or does not start; the log is in the message.
+    pub fn start_with(settings: &[(&str, &str)]) -> Self {
+        let mut server = Self::create(settings);
+        server.run();
+        server
+    }
+
+    /// As [`start`](Self::start), with TLS for the clients that want it.
+    pub fn start_tls(certificates: &Certificates) -> Self {
+        let mut server = Self::create(&[("ssl", "on")]);
+        for (setting, from) in
+            [("ssl_cert_file", certificates.server_certificate()), ("ssl_key_file", certificates.server_key())]
+        {
+            let to = server.folder.path().join(setting);
+            fs::copy(from, &to).expect("copies a certificate");
+            fs::set_permissions(&to, fs::Permissions::from_mode(0o600)).expect("sets the mode of a file");
+            hand_over(&to);
+            server.set(setting, &to.display().to_string());
+        }
+        server.run();
+        server
+    }
+
+    fn create(settings: &[(&str, &str)]) -> Self {
+        // Directly below /tmp: the path of a Unix socket has at most 107 bytes.
+        let folder = tempfile::Builder::new().prefix("whizbang-pg-").tempdir_in("/tmp").expect("a folder in /tmp");
+        hand_over(folder.path());
+        let data = folder.path().join("data");
+        let output = command("initdb", false)
+            .args(["-U", NAME, "-E", "UTF8", "--locale", "C", "-A", "trust", "--no-sync", "--wal-segsize", "16", "-D"])
+            .arg(&data)
+            .output()
+            .unwrap_or_else(|error| panic!("setpriv: {error}; run tests/install"));
+        assert!(output.status.success(), "initdb:\n{}", String::from_utf8_lossy(&output.stderr));
+        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Self { folder, port: free_port(), process: None, settings }
+    }
+
+    /// Starts the server again, at the same port, after [`stop`](Self::stop) or [`kill`](Self::kill). Nothing happens if it
+    /// runs.
+    pub fn run(&mut self) {
+        if self.process.is_some() {
+            return;
+        }
+        let mut process = None;
+        eventually("PostgreSQL to start", PATIENCE, || {
+            let started = process.get_or_insert_with(|| self.spawn());
+            if started.try_wait().expect("the state of a child").is_some() {
+                // After a SIGKILL the cluster counts as in use until the last backend has noticed it.
+                process = None;
+                return None;
+            }
+            self.is_ready().then_some(())
+        });
+        self.process = process;
+    }
+
+    fn spawn(&self) -> Child {
+        let mut log = fs::OpenOptions::new();
+        let log = log.create(true).append(true).open(self.folder.path().join("log")).expect("a log file");
+        let mut command = command("postgres", true);
+        command.arg("-D").arg(self.folder.path().join("data")).args(["-p", &self.port.to_string()]);
+        command.arg("-k").arg(self.folder.path()).args(["-h", "127.0.0.1"]);
+        for (name, value) in &self.settings {
+            command.args(["-c", &format!("{name}={value}")]);
+        }
+        command.stdout(Stdio::null()).stderr(log).spawn().expect("starts PostgreSQL")
+    }
+
+    /// Returns whether the server accepts connections.
+    pub fn is_ready(&self) -> bool {
+        if TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            return false;
+        }
+        let status = Command::new(programs().join("pg_isready"))
+            .args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()])
+            .status()
+            .expect("runs pg_isready");
+        status.success()
+    }
+
+    /// The URL of the database `postgres`, for the superuser, without a password.
+    pub fn url(&self) -> String {
+        format!("postgres://{NAME}@127.0.0.1:{}/{NAME}", self.port)
+    }
+
+    /// The server's port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The folder of the server's Unix socket and of its log.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The server's log.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Replaces the rules for logins (pg_hba.conf), at once.
+    ///
+    /// # Panics
+    /// If the server does not run.
+    pub fn set_logins(&self, rules: &str) {
+        fs::write(self.folder.path().join("data/pg_hba.conf"), rules).expect("writes the rules");
+        self.sql("SELECT pg_reload_conf()");
+    }
+
+    /// Changes a setting for the next start.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.settings.retain(|(known, _)| known != name);
+        self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Kills the server with SIGKILL, as a crash would. Nothing happens if it does not run.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("kills its child");
+            process.wait().expect("the end of a child");
+        }
+    }
+
+    /// Stops the server in an orderly way; sessions are disconnected ("fast" shutdown).
+    pub fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            signal(process.id(), "INT");
+            process.wait().expect("the end of a child");
+        }
+    }
+
+    /// Copies the cluster, which [`restore`](Self::restore) brings back. The server must be stopped.
+    ///
+    /// # Panics
+    /// If the server runs.
+    pub fn back_up(&self) -> TempDir {
+        assert!(self.process.is_none(), "a cluster is copied only while its server is stopped");
+        let copy = tempfile::tempdir_in("/tmp").expect("a folder in /tmp");
+        copy_folder(&self.folder.path().join("data"), &copy.path().join("data"));
+        copy
+    }
+
+    /// Replaces the cluster by an older copy. The server must be stopped.
+    ///
+    /// # Panics
+    /// If the server runs.
+    pub fn restore(&self, copy: &TempDir) {
+        assert!(self.process.is_none(), "a cluster is replaced only while its server is stopped");
+        let data = self.folder.path().join("data");
+        fs::remove_dir_all(&data).expect("removes the cluster");
+        copy_folder(&copy.path().join("data"), &data);
+    }
+
+    /// Stops every process of the server with SIGSTOP: connections stay open and nothing answers.
+    pub fn pause(&self) {
+        self.processes().into_iter().for_each(|process| signal(process, "STOP"));
+    }
+
+    /// Continues every process of the server after [`pause`](Self::pause).
+    pub fn resume(&self) {
+        self.processes().into_iter().for_each(|process| signal(process, "CONT"));
+    }
+
+    /// The server's processes, its own first.
+    fn processes(&self) -> Vec<u32> {
+        let own = self.process.as_ref().expect("a running server").id();
+        let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
+        std::iter::once(own).chain(children.split_whitespace().filter_map(|child| child.parse().ok())).collect()
+    }
+
+    /// Runs SQL with psql and returns its rows, one a line, columns separated by `|`.
+    ///
+    /// # Panics
+    /// If the SQL fails.
+    pub fn sql(&self, sql: &str) -> String {
+        let output = Command::new(programs().join("psql"))
+            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql, &self.url()])
+            .output()
+            .expect("runs psql");
+        assert!(output.status.success(), "{sql}:\n{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    }
+
+    /// Ends every other session of the server and returns their number.
+    pub fn terminate_sessions(&self) -> usize {
+        let ended = self.sql(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+             WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()",
+        );
+        ended.parse().expect("a number")
+    }
+}
+
+/// Copies a folder with the owners and modes of its files.
+fn copy_folder(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("runs cp");
+    assert!(status.success(), "cp -a: {status}");
+}
+
+fn signal(process: u32, signal: &str) {
+    let status = Command::new("kill").args(["-s", signal, &process.to_string()]).status().expect("runs kill");
+    assert!(status.success(), "kill -s {signal}: {status}");
+}
+
+/// A port that is free now. PostgreSQL cannot choose one and report it.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+impl Drop for PostgresServer {
+    fn drop(&mut self) {
+        if let Some(process) = &mut self.process {
+            // It may have ended already.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        if std::thread::panicking() {
+            let log = self.log();
+            let complaints =
+                log.lines().filter(|line| line.contains("ERROR") || line.contains("FATAL") || line.contains("PANIC"));
+            eprintln!("complaints of PostgreSQL:");
+            complaints.rev().take(10).for_each(|line| eprintln!("  {line}"));
+        }
+    }
+}
