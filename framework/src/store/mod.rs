@@ -19,6 +19,8 @@ pub mod memory;
     allow(dead_code, reason = "some stores need only a part")
 )]
 mod record;
+#[doc(hidden)]
+pub mod shard_log;
 #[cfg_attr(
     not(all(feature = "embedded", feature = "testing")),
     allow(dead_code, reason = "some stores need only a part")
