@@ -1,0 +1,52 @@
+//! Keeps the state of whizbang services in PostgreSQL.
+//!
+//! Called like any [store](whizbang::store::Store): `PostgresStore::connect(url)` takes the place of
+//! `EmbeddedStore::open(folder)`, and nothing else of a service changes. A turn is one row and a row for each of its events;
+//! the turns of many keys are committed by one statement. The events can be read with plain SQL from the view
+//! `whizbang.events`. docs/postgres.md describes the tables, the permissions, and what happens in a failure.
+//!
+//! Begin reading with `queue.rs` and `writer.rs`.
+
+// Nothing that comes in from outside may bring a node down, so nothing here panics; clippy.toml lets tests do it.
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
+
+mod blocking;
+mod builder;
+mod columns;
+mod connect;
+mod failure;
+mod migrations;
+mod open;
+mod pool;
+mod queue;
+mod reader;
+mod shard;
+mod snapshots;
+mod sql;
+mod store;
+mod tickets;
+mod tls;
+mod views;
+mod writer;
+
+pub use builder::PostgresBuilder;
+pub use connect::Durability;
+pub use migrations::Migrations;
+pub use store::PostgresStore;
+
+/// The target of everything the store logs.
+const TARGET: &str = "whizbang";
+
+/// The examples of docs/postgres.md, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/postgres.md")]
+struct Examples;

@@ -1,0 +1,224 @@
+//! The statements, with the name of the schema filled in.
+//!
+//! Called by everything that sends a statement. Names are qualified in each statement because a connection pooler may change
+//! the session, and with it the search path, between two statements.
+
+/// Writes turns and their events, and returns the shards whose epoch still is the writer's. Of other shards nothing is written.
+///
+/// The lock on the shards' rows is held until the commit, so a new owner that raises the epoch waits for the commit or comes
+/// first. `FOR SHARE` would fence as well, but lets groups on other connections overtake a waiting owner; `FOR KEY SHARE` does
+/// not fence. The join is repeated on the newest version of a row after a wait.
+const COMMIT: &str = r#"WITH owned AS MATERIALIZED (
+    SELECT s.id FROM unnest($1, $2) AS w (id, epoch) JOIN {schema}.shards s ON s.id = w.id AND s.epoch = w.epoch
+    ORDER BY s.id FOR NO KEY UPDATE OF s
+), put_turns AS (
+    INSERT INTO {schema}.turns
+    SELECT r.* FROM unnest($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+        AS r (shard, location, actor, key, number, version, position, events, recorded_at, message, correlation, record)
+    JOIN owned ON owned.id = r.shard
+), put_events AS (
+    INSERT INTO {schema}.event_data
+    SELECT r.* FROM unnest($15, $16, $17, $18, $19, $20, $21)
+        AS r (shard, position, location, name, version, codec, payload)
+    JOIN owned ON owned.id = r.shard
+)"#;
+
+/// Behind [`COMMIT`] in a group that also has progress. Progress never goes back.
+const COMMIT_PROGRESS: &str = r#", put_progress AS (
+    INSERT INTO {schema}.progress AS p
+    SELECT r.* FROM unnest($22, $23, $24, $25, $26) AS r (shard, source, location, through, record)
+    JOIN owned ON owned.id = r.shard
+    ON CONFLICT (shard, source) DO UPDATE
+    SET location = excluded.location, through = excluded.through, record = excluded.record
+    WHERE p.through <= excluded.through
+)"#;
+
+const COMMITTED: &str = " SELECT id FROM owned";
+
+const SNAPSHOTS: &str = r#"WITH owned AS MATERIALIZED (
+    SELECT s.id FROM unnest($1, $2) AS w (id, epoch) JOIN {schema}.shards s ON s.id = w.id AND s.epoch = w.epoch
+    ORDER BY s.id FOR NO KEY UPDATE OF s
+)
+INSERT INTO {schema}.snapshots AS p
+SELECT r.* FROM unnest($3, $4, $5, $6, $7, $8, $9) AS r (shard, actor, key, turn, version, schema, bytes)
+JOIN owned ON owned.id = r.shard
+ON CONFLICT (shard, actor, key) DO UPDATE
+SET turn = excluded.turn, version = excluded.version, schema = excluded.schema, bytes = excluded.bytes
+WHERE p.turn <= excluded.turn"#;
+
+/// Waits for every statement that still holds the rows of these shards.
+const LOCK: &str = "SELECT s.id FROM {schema}.shards s WHERE s.id = ANY ($1) ORDER BY s.id FOR NO KEY UPDATE OF s";
+const STATE: &str = r#"SELECT s.id, s.epoch,
+    (SELECT COALESCE(max(t.location), 0) FROM {schema}.turns t WHERE t.shard = s.id) AS location
+FROM {schema}.shards s WHERE s.id = ANY ($1)"#;
+
+/// The records at one location of each of some shards.
+const WRITTEN: &str = r#"SELECT t.shard, t.location, t.record FROM unnest($1, $2) AS w (shard, location)
+JOIN {schema}.turns t ON t.shard = w.shard AND t.location = w.location"#;
+
+const DOMAIN: &str = r#"WITH put AS (
+    INSERT INTO {schema}.domains VALUES ($1, $2) ON CONFLICT (name) DO NOTHING RETURNING shards
+)
+SELECT shards FROM put UNION ALL SELECT shards FROM {schema}.domains WHERE name = $1 LIMIT 1"#;
+const SHARD: &str =
+    "INSERT INTO {schema}.shards (domain, number) VALUES ($1, $2) ON CONFLICT (domain, number) DO NOTHING";
+const OPEN: &str = r#"UPDATE {schema}.shards SET epoch = epoch + 1, opened_at = now()
+WHERE domain = $1 AND number = $2 RETURNING id, epoch"#;
+const FIND: &str = "SELECT id FROM {schema}.shards WHERE domain = $1 AND number = $2";
+
+const PROGRESS: &str = "SELECT location, record FROM {schema}.progress WHERE shard = $1 ORDER BY location";
+const LOG: &str = "SELECT location, record FROM {schema}.turns WHERE shard = $1 AND location > $2 ORDER BY location";
+
+/// The turns of a stream after `$4` up to `$5`.
+const TURNS: &str = r#"SELECT t.location, t.record, ARRAY(
+    SELECT e.payload FROM {schema}.event_data e
+    WHERE e.shard = t.shard AND e.position > t.position AND e.position <= t.position + t.events ORDER BY e.position
+)
+FROM {schema}.turns t
+WHERE t.shard = $1 AND t.actor = $2 AND t.key = $3 AND t.number > $4 AND t.number <= $5
+ORDER BY t.number LIMIT $6"#;
+
+/// The newest snapshot of a stream that is not behind turn `$4`.
+const SNAPSHOT: &str = r#"SELECT turn, version, schema, bytes FROM {schema}.snapshots
+WHERE shard = $1 AND actor = $2 AND key = $3 AND turn <= $4"#;
+
+/// A snapshot, as a row with the number 0, and the turns after it up to `$4`: one request, one state of the database.
+const LOAD: &str = r#"WITH s AS ({snapshot}), n AS (
+    SELECT t.location, t.record, t.number, ARRAY(
+        SELECT e.payload FROM {schema}.event_data e
+        WHERE e.shard = t.shard AND e.position > t.position AND e.position <= t.position + t.events ORDER BY e.position
+    ) AS payloads
+    FROM {schema}.turns t
+    WHERE t.shard = $1 AND t.actor = $2 AND t.key = $3 AND t.number > COALESCE((SELECT turn FROM s), 0) AND t.number <= $4
+)
+SELECT 0::bigint AS number, turn AS location, version, schema, bytes AS record, NULL::bytea[] AS payloads FROM s
+UNION ALL SELECT number, location, 0, 0, record, payloads FROM n
+ORDER BY number"#;
+
+/// The turns at some locations.
+const AT: &str = r#"SELECT t.location, t.record, ARRAY(
+    SELECT e.payload FROM {schema}.event_data e
+    WHERE e.shard = t.shard AND e.position > t.position AND e.position <= t.position + t.events ORDER BY e.position
+)
+FROM {schema}.turns t WHERE t.shard = $1 AND t.location = ANY ($2) ORDER BY t.location"#;
+const RECORDS: &str =
+    "SELECT location, record FROM {schema}.turns WHERE shard = $1 AND location = ANY ($2) ORDER BY location";
+
+/// The turns with the events at the positions above `$2` up to `$3`.
+const EVENTS: &str = r#"SELECT t.location, t.record, ARRAY(
+    SELECT e.payload FROM {schema}.event_data e
+    WHERE e.shard = t.shard AND e.position > t.position AND e.position <= t.position + t.events ORDER BY e.position
+)
+FROM {schema}.turns t
+WHERE t.shard = $1 AND t.location = ANY (ARRAY(
+    SELECT DISTINCT e.location FROM {schema}.event_data e WHERE e.shard = $1 AND e.position > $2 AND e.position <= $3
+))
+ORDER BY t.location"#;
+const STREAMS: &str = "SELECT location, record FROM {schema}.turns WHERE shard = $1 AND number = 1 AND location < $2";
+
+const VIEW: &str =
+    "SELECT schema, checkpoint::text, bytes FROM {schema}.views WHERE projection = $1 AND schema IS NOT NULL";
+const CLAIM_VIEW: &str = r#"INSERT INTO {schema}.views AS v (projection, epoch) VALUES ($1, 1)
+ON CONFLICT (projection) DO UPDATE SET epoch = v.epoch + 1 RETURNING epoch"#;
+const SAVE_VIEW: &str = r#"UPDATE {schema}.views SET schema = $3, checkpoint = $4::text::jsonb, bytes = $5
+WHERE projection = $1 AND epoch = $2 RETURNING epoch"#;
+const VIEW_EPOCH: &str = "SELECT epoch FROM {schema}.views WHERE projection = $1";
+
+const META: &str = "SELECT value FROM {schema}.meta WHERE name = $1";
+const SAVE_META: &str = r#"INSERT INTO {schema}.meta VALUES ($1, $2)
+ON CONFLICT (name) DO UPDATE SET value = excluded.value"#;
+
+/// The statements for one schema.
+#[derive(Debug)]
+pub(crate) struct Sql {
+    schema: String,
+    pub(crate) commit: String,
+    pub(crate) commit_progress: String,
+    pub(crate) snapshots: String,
+    pub(crate) lock: String,
+    pub(crate) state: String,
+    pub(crate) written: String,
+    pub(crate) domain: String,
+    pub(crate) shard: String,
+    pub(crate) open: String,
+    pub(crate) find: String,
+    pub(crate) progress: String,
+    pub(crate) log: String,
+    pub(crate) turns: String,
+    pub(crate) snapshot: String,
+    pub(crate) load: String,
+    pub(crate) at: String,
+    pub(crate) records: String,
+    pub(crate) events: String,
+    pub(crate) streams: String,
+    pub(crate) view: String,
+    pub(crate) claim_view: String,
+    pub(crate) save_view: String,
+    pub(crate) view_epoch: String,
+    pub(crate) meta: String,
+    pub(crate) save_meta: String,
+}
+
+impl Sql {
+    /// The statements for a schema whose name [is one](is_schema).
+    pub(crate) fn new(schema: &str) -> Self {
+        let text = |sql: &str| sql.replace("{snapshot}", SNAPSHOT).replace("{schema}", schema);
+        Self {
+            schema: schema.to_owned(),
+            commit: text(COMMIT) + COMMITTED,
+            commit_progress: text(COMMIT) + &text(COMMIT_PROGRESS) + COMMITTED,
+            snapshots: text(SNAPSHOTS),
+            lock: text(LOCK),
+            state: text(STATE),
+            written: text(WRITTEN),
+            domain: text(DOMAIN),
+            shard: text(SHARD),
+            open: text(OPEN),
+            find: text(FIND),
+            progress: text(PROGRESS),
+            log: text(LOG),
+            turns: text(TURNS),
+            snapshot: text(SNAPSHOT),
+            load: text(LOAD),
+            at: text(AT),
+            records: text(RECORDS),
+            events: text(EVENTS),
+            streams: text(STREAMS),
+            view: text(VIEW),
+            claim_view: text(CLAIM_VIEW),
+            save_view: text(SAVE_VIEW),
+            view_epoch: text(VIEW_EPOCH),
+            meta: text(META),
+            save_meta: text(SAVE_META),
+        }
+    }
+
+    /// SQL with the schema filled in.
+    pub(crate) fn text(&self, sql: &str) -> String {
+        sql.replace("{schema}", &self.schema)
+    }
+
+    /// The table as people name it.
+    pub(crate) fn table(&self, name: &str) -> String {
+        format!("{}.{name}", self.schema)
+    }
+}
+
+/// Returns whether a name needs no quotes as the name of a schema.
+pub(crate) fn is_schema(name: &str) -> bool {
+    let mut letters = name.chars();
+    name.len() <= 63
+        && letters.next().is_some_and(|first| first.is_ascii_lowercase() || first == '_')
+        && letters.all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_need_quotes_are_rejected() {
+        assert!(["whizbang", "_a1"].into_iter().all(is_schema));
+        assert!(["", "1a", "A", "a-b", "a\"b", "a b", "a;b"].into_iter().all(|name| !is_schema(name)));
+    }
+}

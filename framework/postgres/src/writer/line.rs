@@ -1,0 +1,64 @@
+//! One connection and the group that is on it.
+//!
+//! Called by the [writer](super).
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::{StreamExt as _, pin_mut};
+use tokio::time::Instant;
+use tokio_postgres::{Client, Statement};
+
+use crate::blocking::Driver;
+use crate::failure::Failure;
+use crate::queue::Group;
+use crate::sql::Sql;
+
+/// A statement on its way: the rows of the shards that the group was committed for.
+pub(super) type Commit = Pin<Box<dyn Future<Output = Result<Vec<i32>, Failure>> + Send>>;
+
+/// The connection, and the group that is being written.
+pub(super) struct Line {
+    pub(super) driver: Option<Driver>,
+    /// The statements without and with progress, if the session keeps them.
+    pub(super) statements: Option<[Statement; 2]>,
+    /// False once a connection pooler has changed the session: it does not keep prepared statements.
+    pub(super) prepares: bool,
+    pub(super) current: Option<(Arc<Group>, Commit, Instant)>,
+    /// A group of which it is not known whether it is committed.
+    pub(super) doubt: Option<Arc<Group>>,
+    pub(super) failures: u32,
+}
+
+impl Line {
+    pub(super) fn new(prepares: bool) -> Self {
+        Self { driver: None, statements: None, prepares, current: None, doubt: None, failures: 0 }
+    }
+
+    /// Returns whether the next group can be sent right away.
+    pub(super) fn is_ready(&self) -> bool {
+        self.current.is_none() && self.doubt.is_none() && self.driver.as_ref().is_some_and(|driver| !driver.is_ended())
+    }
+}
+
+/// Commits a group and returns the rows of the shards that it was committed for.
+pub(super) async fn commit(
+    client: &Client,
+    sql: &Sql,
+    statement: Option<&Statement>,
+    group: &Group,
+) -> Result<Vec<i32>, tokio_postgres::Error> {
+    let rows = match statement {
+        Some(statement) => client.query_raw(statement, group.columns()).await?,
+        None => {
+            let text = if group.has_progress() { &sql.commit_progress } else { &sql.commit };
+            client.query_typed_raw(text, group.typed()).await?
+        }
+    };
+    pin_mut!(rows);
+    let mut owned = Vec::with_capacity(group.parts.len());
+    while let Some(row) = rows.next().await {
+        owned.push(row?.try_get(0)?);
+    }
+    Ok(owned)
+}
