@@ -10,6 +10,7 @@ mod idle;
 mod memory;
 mod nats;
 mod neighbors;
+mod postgres;
 mod remembered;
 mod report;
 mod simulation;
@@ -25,6 +26,8 @@ const ROWS: &[Row] = &[
     ("turn_256_in_flight", turn::in_flight),
     ("durable_alone", durable::alone),
     ("durable_together", durable::together),
+    ("postgres_alone", postgres::alone),
+    ("postgres_together", postgres::together),
     ("activation", durable::activation::from_events),
     ("activation_with_snapshot", durable::activation::from_snapshot),
     ("keys_1m", durable::keys::live),

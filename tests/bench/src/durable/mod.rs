@@ -27,9 +27,9 @@ const KEYS: usize = 1000;
 
 /// The figures of one repetition: appends or turns a second, and the 99th percentile of the wait, in ms.
 #[derive(Clone, Copy)]
-struct Rate {
-    each_second: f64,
-    p99: f64,
+pub(crate) struct Rate {
+    pub(crate) each_second: f64,
+    pub(crate) p99: f64,
 }
 
 async fn open(folder: &Path) -> Node {
@@ -57,7 +57,7 @@ fn bytes_each(folder: &Path, turns: usize) -> usize {
 }
 
 /// Returns true if the disk is as fast as on a quiet machine.
-fn is_quiet(folder: &Path) -> bool {
+pub(crate) fn is_quiet(folder: &Path) -> bool {
     let flush = median(raw::alone(folder, 200, 200).into_iter());
     if flush > SLOWEST_FLUSH {
         eprintln!("  thrown out: a raw flush takes {flush:.0} us");
@@ -66,7 +66,7 @@ fn is_quiet(folder: &Path) -> bool {
 }
 
 /// Prints a row, unless every repetition was thrown out.
-fn print(bench: &str, unit: &str, anchor: &str, pairs: &[(f64, f64)]) {
+pub(crate) fn print(bench: &str, unit: &str, anchor: &str, pairs: &[(f64, f64)]) {
     if pairs.is_empty() {
         eprintln!("  {bench}: nothing was measured, the machine is busy");
     } else {
@@ -104,7 +104,7 @@ pub(crate) fn alone() {
 }
 
 /// So many tasks that each ask one of `keys` again and again.
-async fn many(tasks: usize, keys: usize, each: usize, client: &Client) -> Rate {
+pub(crate) async fn many(tasks: usize, keys: usize, each: usize, client: &Client) -> Rate {
     let ask = |task: usize| {
         let client = client.clone();
         async move {
@@ -121,7 +121,7 @@ async fn many(tasks: usize, keys: usize, each: usize, client: &Client) -> Rate {
     measure(tasks, ask).await
 }
 
-async fn measure<F>(tasks: usize, ask: impl Fn(usize) -> F) -> Rate
+pub(crate) async fn measure<F>(tasks: usize, ask: impl Fn(usize) -> F) -> Rate
 where
     F: Future<Output = Vec<Duration>> + 'static,
 {
