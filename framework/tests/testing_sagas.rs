@@ -222,10 +222,10 @@ mod wrong {
     fn the_shortest_case_is_short() {
         let flow =
             Flow::new("orders", cluster, orders(), 1..10, place).at_end(what_is_charged_is_paid_for).no_regressions();
-        let found = flow.first_broken(0..200).expect("it is found");
+        let found = flow.first_failure(0..200).expect("it is found");
         assert!(found.plan.steps.len() + found.plan.faults.len() <= 10, "{}", found.plan);
-        let story = flow.play(found.seed, &found.path).expect_err("it is found again");
-        assert!(story.contains(&found.broken.trace[found.broken.trace.len() - 1000..]), "another run: {story}");
+        let story = flow.replay(found.seed, &found.path).expect_err("it is found again");
+        assert!(story.contains(&found.violation.trace[found.violation.trace.len() - 1000..]), "another run: {story}");
         is_told(&story, 0);
     }
 }
@@ -271,8 +271,8 @@ mod right {
             Flow::new("orders", cluster, orders(), 1..10, place).at_end(what_is_charged_is_paid_for).check(0..200);
         let order = coverage.of::<Order>();
         order.timer::<GiveUp>().while_open().at_least(1);
-        order.reply::<Charge>().while_undoing().at_least(1);
-        order.rejection::<Charge>().while_undoing().at_least(1);
+        order.reply::<Charge>().while_compensating().at_least(1);
+        order.rejection::<Charge>().while_compensating().at_least(1);
         order.event::<Charged>().never_reached();
     }
 }
@@ -409,28 +409,29 @@ mod outside {
     fn each_payout_is_paid_once() {
         let coverage = payouts(true).check(0..200);
         assert!(coverage.faults()["HangJobs"].fired > 0);
-        assert!(coverage.troubles()[&FaultEvent::EffectRepeated] > 0);
+        assert!(coverage.fault_events()[&FaultEvent::EffectRepeated] > 0);
     }
 
     #[test]
     fn bank_without_keys_is_found() {
         let flow = payouts(false);
-        let found = flow.first_broken(0..200).expect("it is found");
-        is_told(&flow.play(found.seed, &found.path).expect_err("it is found again"), 1);
+        let found = flow.first_failure(0..200).expect("it is found");
+        is_told(&flow.replay(found.seed, &found.path).expect_err("it is found again"), 1);
     }
 
     #[test]
     fn clients_that_repeat_a_command_pay_once() {
-        let run =
-            cluster(Sim::new(1), true).fault(Duration::ZERO, Fault::RepeatCommands { times: 1 }).run(async |world| {
+        let run = cluster(Sim::new(1), true).fault(Duration::ZERO, Fault::DuplicateCommands { times: 1 }).run(
+            async |world| {
                 world.sleep(Duration::from_millis(10)).await;
                 let pay = || world.call(PayOut { payout: "p1".into(), cents: 300 }).idempotency_key("order-1");
                 pay().await.unwrap();
-                pay().deadline(Duration::from_secs(1)).patient().await.unwrap();
+                pay().deadline(Duration::from_secs(1)).retrying().await.unwrap();
                 world.post(PayOut { payout: "p2".into(), cents: 200 }).await.unwrap();
-            });
-        let run = run.unwrap_or_else(|broken| panic!("{broken}\n{}", broken.deeds));
-        assert_eq!(run.coverage.troubles()[&FaultEvent::CommandRepeated], 1);
+            },
+        );
+        let run = run.unwrap_or_else(|broken| panic!("{broken}\n{}", broken.actor_steps));
+        assert_eq!(run.coverage.fault_events()[&FaultEvent::CommandDuplicated], 1);
     }
 
     #[test]
@@ -438,14 +439,14 @@ mod outside {
         let run = cluster(Sim::new(1), true)
             .fault(
                 Duration::ZERO,
-                Fault::CrashIn { service: 0, work: CrashPoint::Job, steps: 0, down: Duration::from_secs(1) },
+                Fault::CrashAt { service: 0, point: CrashPoint::Job, steps: 0, down: Duration::from_secs(1) },
             )
             .run(async |world| {
                 world.sleep(Duration::from_millis(10)).await;
                 world.send(PayOut { payout: "p1".into(), cents: 300 }).await.unwrap();
                 assert!(world.now() > Duration::from_secs(1));
             });
-        let run = run.unwrap_or_else(|broken| panic!("{broken}\n{}", broken.deeds));
-        assert_eq!(run.coverage.troubles()[&FaultEvent::CrashInAJob], 1);
+        let run = run.unwrap_or_else(|broken| panic!("{broken}\n{}", broken.actor_steps));
+        assert_eq!(run.coverage.fault_events()[&FaultEvent::CrashDuringJob], 1);
     }
 }

@@ -1,4 +1,4 @@
-//! What the simulated broker does to messages, one fault at a time. Each must have hit.
+//! Faults of the simulated broker, one at a time. Each must hit.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use whizbang::testing::{CrashPoint, Fault, FaultEvent, FaultProfile, LinkDirecti
 use crate::bank::*;
 use crate::cluster;
 
-/// Some transfers, in any weather, during a fault.
-fn transfers_during(weather: FaultProfile, fault: Fault) -> Run {
+/// Runs some transfers with a fault profile and a fault.
+fn transfers_during(profile: FaultProfile, fault: Fault) -> Run {
     let run = cluster(Sim::new(2))
-        .weather(weather)
+        .fault_profile(profile)
         .fault(Duration::from_millis(10), fault)
         .at_end(|world| match world.state::<Account>("bob").cents {
             120 => Ok(()),
@@ -24,18 +24,18 @@ fn transfers_during(weather: FaultProfile, fault: Fault) -> Run {
                 world.send(transfer(name, "ada", "bob", 30)).await.unwrap();
             }
         });
-    run.unwrap_or_else(|broken| panic!("{broken}\n{}", broken.trace))
+    run.unwrap_or_else(|violation| panic!("{violation}\n{}", violation.trace))
 }
 
 fn during(fault: Fault) -> Run {
-    transfers_during(FaultProfile::FAIR, fault)
+    transfers_during(FaultProfile::NONE, fault)
 }
 
-fn hit(run: &Run, trouble: FaultEvent) {
-    assert!(run.coverage.troubles().contains_key(&trouble), "nothing {trouble}\n{}", run.trace);
+fn assert_hit(run: &Run, event: FaultEvent) {
+    assert!(run.coverage.fault_events().contains_key(&event), "nothing {event}\n{}", run.trace);
 }
 
-/// The second at which a line stands in the trace.
+/// Returns the second at which a line appears in the trace.
 fn at(trace: &str, line: &str) -> f64 {
     let found = trace.lines().find(|text| text.contains(line)).unwrap_or_else(|| panic!("no `{line}` in\n{trace}"));
     found.split_whitespace().next().unwrap().parse().unwrap()
@@ -44,73 +44,73 @@ fn at(trace: &str, line: &str) -> f64 {
 const A_WHILE: Duration = Duration::from_secs(4);
 
 #[test]
-fn in_fair_weather_nothing_goes_wrong() {
-    let run = during(Fault::PauseBroker { lasts: Duration::ZERO });
-    assert!(run.coverage.troubles().is_empty(), "{:?}", run.coverage.troubles());
+fn run_without_faults_causes_no_fault_events() {
+    let run = during(Fault::PauseBroker { duration: Duration::ZERO });
+    assert!(run.coverage.fault_events().is_empty(), "{:?}", run.coverage.fault_events());
 }
 
 #[test]
-fn a_pause_holds_everything_up_and_loses_nothing() {
-    let run = during(Fault::PauseBroker { lasts: A_WHILE });
+fn broker_pause_delays_messages_and_loses_none() {
+    let run = during(Fault::PauseBroker { duration: A_WHILE });
     assert!(at(&run.trace, "[Withdrawn]") >= 4.0, "{}", run.trace);
-    hit(&run, FaultEvent::BrokerStoodStill);
+    assert_hit(&run, FaultEvent::BrokerPaused);
 }
 
 #[test]
-fn what_is_refused_while_the_leader_changes_is_sent_again_and_taken_once() {
-    let run = during(Fault::ChangeLeader { lasts: A_WHILE });
+fn refused_message_is_sent_again_and_handled_once() {
+    let run = during(Fault::ChangeLeader { duration: A_WHILE });
     assert!(run.trace.matches(" sends command Withdraw ").count() > 4, "{}", run.trace);
     assert_eq!(run.coverage.of::<Account>().command::<Withdraw>().count(), 4);
-    hit(&run, FaultEvent::RefusedByTheLeader);
+    assert_hit(&run, FaultEvent::RefusedWithoutLeader);
 }
 
 #[test]
-fn streams_that_are_lost_are_made_again() {
+fn lost_streams_are_recreated() {
     let run = during(Fault::LoseStreams);
-    hit(&run, FaultEvent::StreamLost);
-    assert!(run.trace.contains("commands_bank is back for accounts"), "{}", run.trace);
+    assert_hit(&run, FaultEvent::StreamLost);
+    assert!(run.trace.contains("commands_bank is recreated for accounts"), "{}", run.trace);
 }
 
 #[test]
-fn what_is_dropped_as_a_duplicate_and_was_never_stored_is_asked_for() {
-    let run = during(Fault::FailToStore { lasts: A_WHILE });
-    hit(&run, FaultEvent::FalseDuplicate);
+fn falsely_dropped_message_is_requested() {
+    let run = during(Fault::FailToStore { duration: A_WHILE });
+    assert_hit(&run, FaultEvent::FalseDuplicate);
 }
 
 #[test]
-fn what_is_sent_twice_within_the_window_is_dropped() {
-    let weather = FaultProfile { lose: 300, ..FaultProfile::FAIR };
+fn duplicate_within_window_is_dropped() {
+    let profile = FaultProfile { loss: 300, ..FaultProfile::NONE };
     let minute = Duration::from_secs(60);
-    let run = transfers_during(weather, Fault::DropRepeats { window: minute, lasts: minute });
-    hit(&run, FaultEvent::RepeatDropped);
+    let run = transfers_during(profile, Fault::DropDuplicates { window: minute, duration: minute });
+    assert_hit(&run, FaultEvent::DuplicateDropped);
 }
 
 #[test]
-fn what_is_not_settled_within_the_ack_wait_comes_again_and_is_taken_once() {
-    let weather = FaultProfile { disk: 30, load: 30, ..FaultProfile::FAIR };
+fn unsettled_message_is_redelivered_and_handled_once() {
+    let profile = FaultProfile { commit_delay: 30, read_delay: 30, ..FaultProfile::NONE };
     let wait = Duration::from_millis(5);
-    let run = transfers_during(weather, Fault::HurryAcks { wait, lasts: A_WHILE });
-    hit(&run, FaultEvent::AckWaitOver);
-    hit(&run, FaultEvent::Overtaken);
+    let run = transfers_during(profile, Fault::ShortenAckWait { wait, duration: A_WHILE });
+    assert_hit(&run, FaultEvent::AckWaitExpired);
+    assert_hit(&run, FaultEvent::RedeliveredOutOfOrder);
     assert_eq!(run.coverage.of::<Account>().command::<Withdraw>().count(), 4);
 }
 
 #[test]
-fn with_one_message_in_hand_at_once_all_of_them_come() {
-    let weather = FaultProfile { disk: 30, ..FaultProfile::FAIR };
-    let run = transfers_during(weather, Fault::FewInHand { most: 1, lasts: A_WHILE });
-    hit(&run, FaultEvent::HandsFull);
+fn in_flight_limit_of_one_delivers_all_messages() {
+    let profile = FaultProfile { commit_delay: 30, ..FaultProfile::NONE };
+    let run = transfers_during(profile, Fault::LimitInFlight { limit: 1, duration: A_WHILE });
+    assert_hit(&run, FaultEvent::InFlightLimitReached);
 }
 
 #[test]
-fn a_service_that_is_cut_off_one_way_or_both_catches_up() {
-    for (way, trouble) in [
-        (LinkDirection::In, FaultEvent::Unheard),
-        (LinkDirection::Out, FaultEvent::Unsaid),
-        (LinkDirection::Both, FaultEvent::Unsaid),
+fn isolated_service_catches_up() {
+    for (direction, event) in [
+        (LinkDirection::Inbound, FaultEvent::InboundBlocked),
+        (LinkDirection::Outbound, FaultEvent::OutboundBlocked),
+        (LinkDirection::Both, FaultEvent::OutboundBlocked),
     ] {
-        let run = during(Fault::Isolate { service: 0, way, lasts: A_WHILE });
-        hit(&run, trouble);
+        let run = during(Fault::Isolate { service: 0, direction, duration: A_WHILE });
+        assert_hit(&run, event);
         assert!(at(&run.trace, "[Withdrawn]") >= 4.0, "{}", run.trace);
     }
 }
@@ -119,25 +119,25 @@ fn a_service_that_is_cut_off_one_way_or_both_catches_up() {
 fn hostile_client_changes_nothing_in_a_cluster() {
     for seed in 0..5 {
         let run = during(Fault::Forge { seed, count: 300 });
-        hit(&run, FaultEvent::Forged);
+        assert_hit(&run, FaultEvent::PacketForged);
         // `transfers_during` compares the balances.
         assert_eq!(run.coverage.of::<Account>().command::<Withdraw>().count(), 4);
     }
 }
 
 #[test]
-fn slow_handlers_hold_up_what_waits_for_them() {
-    let each = Duration::from_millis(700);
-    let run = during(Fault::Slow { service: 0, each, lasts: A_WHILE });
-    hit(&run, FaultEvent::HandlerSlow);
+fn slow_handlers_delay_messages() {
+    let per_message = Duration::from_millis(700);
+    let run = during(Fault::SlowHandlers { service: 0, per_message, duration: A_WHILE });
+    assert_hit(&run, FaultEvent::HandlerSlow);
     assert!(at(&run.trace, "[Withdrawn]") >= 0.7, "{}", run.trace);
 }
 
 #[test]
-fn an_old_node_that_was_taken_over_commits_nothing_more() {
+fn replaced_node_commits_nothing() {
     let second = Duration::from_secs(1);
     let run = cluster(Sim::new(5))
-        .weather(FaultProfile { delay: 40, disk: 10, ..FaultProfile::FAIR })
+        .fault_profile(FaultProfile { delay: 40, commit_delay: 10, ..FaultProfile::NONE })
         .fault(second, Fault::HandOver { service: 0, cut_off: second, lingers: 20 * second })
         .at_end(|world| match world.state::<Account>("ada").cents {
             40 => Ok(()),
@@ -149,30 +149,30 @@ fn an_old_node_that_was_taken_over_commits_nothing_more() {
                 world.sleep(Duration::from_millis(100)).await;
             }
         });
-    let run = run.unwrap_or_else(|broken| panic!("{broken}\n{}", broken.trace));
-    hit(&run, FaultEvent::HandedOver);
-    hit(&run, FaultEvent::ZombieFenced);
+    let run = run.unwrap_or_else(|violation| panic!("{violation}\n{}", violation.trace));
+    assert_hit(&run, FaultEvent::HandedOver);
+    assert_hit(&run, FaultEvent::ZombieFenced);
 }
 
 #[test]
-fn a_node_is_killed_in_the_middle_of_what_the_fault_waits_for() {
-    for (work, trouble) in [
-        (CrashPoint::Commit, FaultEvent::CrashInACommit),
-        (CrashPoint::Publication, FaultEvent::CrashInAPublication),
-        (CrashPoint::Delivery, FaultEvent::CrashInADelivery),
-        (CrashPoint::Acknowledgement, FaultEvent::CrashInAnAcknowledgement),
+fn crash_hits_node_at_crash_point() {
+    for (point, event) in [
+        (CrashPoint::Commit, FaultEvent::CrashDuringCommit),
+        (CrashPoint::Publication, FaultEvent::CrashDuringPublication),
+        (CrashPoint::Delivery, FaultEvent::CrashDuringDelivery),
+        (CrashPoint::Acknowledgement, FaultEvent::CrashDuringAcknowledgement),
     ] {
-        let run = during(Fault::CrashIn { service: 0, work, steps: 0, down: A_WHILE });
-        hit(&run, trouble);
+        let run = during(Fault::CrashAt { service: 0, point, steps: 0, down: A_WHILE });
+        assert_hit(&run, event);
         assert_eq!(run.coverage.crashes(), 1, "{}", run.trace);
     }
 }
 
 #[test]
-fn a_crash_that_finds_nothing_to_interrupt_does_not_come() {
-    let crash = Fault::CrashIn { service: 0, work: CrashPoint::Commit, steps: 0, down: A_WHILE };
-    let sim = cluster(Sim::new(2)).faults_may_miss().fault(Duration::from_secs(1), crash);
+fn crash_without_crash_point_does_not_happen() {
+    let crash = Fault::CrashAt { service: 0, point: CrashPoint::Commit, steps: 0, down: A_WHILE };
+    let sim = cluster(Sim::new(2)).allow_missed_faults().fault(Duration::from_secs(1), crash);
     let run = sim.run(async |_| {}).expect("nothing happens");
     assert_eq!(run.coverage.crashes(), 0, "{}", run.trace);
-    assert!(run.lasted >= Fault::PATIENCE, "{:?}", run.lasted);
+    assert!(run.elapsed >= Fault::MAX_WAIT, "{:?}", run.elapsed);
 }

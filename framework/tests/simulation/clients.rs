@@ -1,4 +1,4 @@
-//! Clients in the simulated cluster: ids, keys and deadlines of their own, and what they do wrong.
+//! Clients in the simulated cluster: ids, idempotency keys, deadlines and client faults.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn cents(world: &World, account: &str) -> u64 {
 }
 
 fn holds(run: Result<Run, RuleViolation>) -> Run {
-    run.unwrap_or_else(|broken| panic!("{broken}\n{}\n{}", broken.deeds, broken.trace))
+    run.unwrap_or_else(|violation| panic!("{violation}\n{}\n{}", violation.actor_steps, violation.trace))
 }
 
 #[test]
@@ -31,7 +31,7 @@ fn repeated_call_gets_the_first_reply() {
 }
 
 #[test]
-fn id_counts_for_one_payload_and_one_target() {
+fn id_is_valid_for_one_payload_and_target() {
     holds(cluster(Sim::new(1)).run(async |world| {
         let id = world.new_id();
         assert_eq!(world.call(deposit("ada", 70)).id(id).await.unwrap(), 70);
@@ -45,21 +45,22 @@ fn id_counts_for_one_payload_and_one_target() {
 }
 
 #[test]
-fn call_without_an_answer_may_have_happened() {
-    let slow = Fault::Slow { service: 0, each: Duration::from_millis(400), lasts: Duration::from_secs(5) };
+fn call_without_reply_may_have_happened() {
+    let slow =
+        Fault::SlowHandlers { service: 0, per_message: Duration::from_millis(400), duration: Duration::from_secs(5) };
     holds(cluster(Sim::new(1)).fault(Duration::ZERO, slow).run(async |world| {
         world.sleep(Duration::from_millis(10)).await;
         let id = world.new_id();
         let hasty = world.call(deposit("ada", 70)).id(id).deadline(Duration::from_millis(100)).await;
         assert!(matches!(hasty, Err(SendError::NoReply { .. } | SendError::Late)), "{hasty:?}");
-        assert_eq!(world.call(deposit("ada", 70)).id(id).patient().await.unwrap(), 70);
+        assert_eq!(world.call(deposit("ada", 70)).id(id).retrying().await.unwrap(), 70);
         assert_eq!(cents(world, "ada"), 70);
     }));
 }
 
 #[test]
 fn late_command_is_not_handled() {
-    let behind = Fault::SkewClients { millis: -3_600_000, lasts: Duration::from_secs(5) };
+    let behind = Fault::SkewClientClocks { millis: -3_600_000, duration: Duration::from_secs(5) };
     let run = cluster(Sim::new(1)).fault(Duration::ZERO, behind).at_end(|world| match cents(world, "ada") {
         0 => Ok(()),
         cents => Err(format!("ada has {cents}")),
@@ -86,8 +87,8 @@ fn posted_commands_are_handled_once() {
 }
 
 #[test]
-fn handled_command_is_answered_after_its_owner_is_set_back() {
-    let back = Fault::Jump { service: 0, millis: -3_600_000, lasts: Duration::from_secs(60) };
+fn handled_command_gets_reply_after_owner_clock_jumps_back() {
+    let back = Fault::ClockJump { service: 0, millis: -3_600_000, duration: Duration::from_secs(60) };
     holds(cluster(Sim::new(1)).fault(Duration::from_secs(1), back).run(async |world| {
         let id = world.new_id();
         assert_eq!(world.call(deposit("ada", 70)).id(id).await.unwrap(), 70);
@@ -99,8 +100,8 @@ fn handled_command_is_answered_after_its_owner_is_set_back() {
 }
 
 #[test]
-fn client_whose_clock_was_ahead_goes_on_once_it_is_right() {
-    let ahead = Fault::SkewClients { millis: 3_600_000, lasts: Duration::from_secs(5) };
+fn client_with_fast_clock_recovers_after_correction() {
+    let ahead = Fault::SkewClientClocks { millis: 3_600_000, duration: Duration::from_secs(5) };
     let run = holds(cluster(Sim::new(1)).fault(Duration::ZERO, ahead).run(async |world| {
         world.sleep(Duration::from_millis(10)).await;
         let early = world.call(deposit("ada", 70)).await;
@@ -110,13 +111,13 @@ fn client_whose_clock_was_ahead_goes_on_once_it_is_right() {
         assert_eq!(world.call(deposit("ada", 5)).await.unwrap(), 75, "later ids are not from the future either");
         assert_eq!(world.sent::<crate::bank::Deposit>().len(), 3, "each is sent once, however often it was tried");
     }));
-    assert_eq!(run.coverage.troubles()[&FaultEvent::ClientSkewed], 1);
+    assert_eq!(run.coverage.fault_events()[&FaultEvent::ClientClockSkewed], 1);
 }
 
-/// Some commands during one fault of clients.
+/// Runs some commands with one fault of clients.
 fn during(fault: Fault) -> Run {
-    let rough = FaultProfile { lose: 50, repeat: 100, delay: 20, disk: 5, load: 5 };
-    let run = cluster(Sim::new(5)).weather(rough).fault(Duration::ZERO, fault).at_end(|world| {
+    let rough = FaultProfile { loss: 50, duplication: 100, delay: 20, commit_delay: 5, read_delay: 5 };
+    let run = cluster(Sim::new(5)).fault_profile(rough).fault(Duration::ZERO, fault).at_end(|world| {
         match (cents(world, "ada"), cents(world, "bob")) {
             (40, 30) => Ok(()),
             other => Err(format!("{other:?}")),
@@ -126,43 +127,47 @@ fn during(fault: Fault) -> Run {
         world.sleep(Duration::from_millis(10)).await;
         world.send(deposit("ada", 70)).await.unwrap();
         world.send(transfer("t1", "ada", "bob", 30)).await.unwrap();
-        world.send(withdraw("bob", 900, "")).await.expect_err("he has less");
+        world.send(withdraw("bob", 900, "")).await.expect_err("the balance is lower");
     }))
 }
 
 #[test]
-fn each_mischief_of_clients_strikes_and_changes_nothing() {
-    for (fault, trouble, kind) in [
-        (Fault::RepeatCommands { times: 3 }, FaultEvent::CommandRepeated, "RepeatCommands"),
+fn client_faults_hit_and_change_nothing() {
+    for (fault, event, kind) in [
+        (Fault::DuplicateCommands { times: 3 }, FaultEvent::CommandDuplicated, "DuplicateCommands"),
         (Fault::ReuseIds { times: 3 }, FaultEvent::IdReused, "ReuseIds"),
-        (Fault::OldAndFutureIds { times: 3 }, FaultEvent::IdOutOfTime, "OldAndFutureIds"),
-        (Fault::HurryClients { deadline: Duration::ZERO, times: 3 }, FaultEvent::CallHurried, "HurryClients"),
+        (Fault::OldAndFutureIds { times: 3 }, FaultEvent::IdOutsideTimeWindow, "OldAndFutureIds"),
+        (
+            Fault::ShortenDeadlines { deadline: Duration::ZERO, times: 3 },
+            FaultEvent::DeadlineShortened,
+            "ShortenDeadlines",
+        ),
     ] {
         let run = during(fault);
-        assert_eq!(run.coverage.troubles().get(&trouble), Some(&3), "{kind}");
+        assert_eq!(run.coverage.fault_events().get(&event), Some(&3), "{kind}");
         assert_eq!(run.coverage.faults()[kind].fired, 3, "{kind}");
     }
 }
 
 #[test]
-fn fault_of_commands_that_never_come_fails_the_run() {
-    let idle = cluster(Sim::new(1)).fault(Duration::ZERO, Fault::RepeatCommands { times: 1 }).run(async |_| {});
-    let broken = idle.expect_err("there was no command");
-    assert!(broken.reason.contains("no client sent a command before the faults stopped"), "{}", broken.reason);
+fn client_fault_without_commands_fails_the_run() {
+    let idle = cluster(Sim::new(1)).fault(Duration::ZERO, Fault::DuplicateCommands { times: 1 }).run(async |_| {});
+    let violation = idle.expect_err("there was no command");
+    assert!(violation.reason.contains("no client sent a command before the faults stopped"), "{}", violation.reason);
 }
 
 #[test]
-fn posts_and_their_repeats_are_handled_under_all_faults() {
+fn posts_and_duplicates_are_handled_once_under_all_faults() {
     let flow = Flow::new("posts", cluster, (0..3u8, 1..200u64), 1..12, async |world: &World, (account, cents)| {
         let account = format!("account{account}");
-        world.post(deposit(&account, cents)).patient().await.expect("it is accepted");
+        world.post(deposit(&account, cents)).retrying().await.expect("it is accepted");
         let key = format!("note{}", world.below(u64::MAX));
-        world.call(deposit(&account, cents)).idempotency_key(&key).patient().await.expect("these accounts are open");
-        world.call(deposit(&account, cents)).idempotency_key(&key).patient().await.expect("it is known");
+        world.call(deposit(&account, cents)).idempotency_key(&key).retrying().await.expect("these accounts are open");
+        world.call(deposit(&account, cents)).idempotency_key(&key).retrying().await.expect("it is known");
     });
     let coverage = flow.no_regressions().check(0..100);
     let fired = |kind: &str| coverage.faults().get(kind).map_or(0, |count| count.fired);
-    for kind in ["RepeatCommands", "ReuseIds", "OldAndFutureIds", "HurryClients", "SkewClients"] {
+    for kind in ["DuplicateCommands", "ReuseIds", "OldAndFutureIds", "ShortenDeadlines", "SkewClientClocks"] {
         assert!(fired(kind) > 5, "{kind}: {}", fired(kind));
     }
 }

@@ -1,4 +1,4 @@
-//! What the runs have reached and what never, and the pictures drawn from it.
+//! Coverage of runs: reached and unreached paths, diagrams and reports.
 
 use whizbang::testing::{Coverage, Sim};
 
@@ -9,14 +9,14 @@ fn one_transfer() -> Coverage {
     let run = cluster(Sim::new(1)).run(async |world| {
         world.send(deposit("ada", 100)).await.unwrap();
         world.send(transfer("good", "ada", "bob", 30)).await.unwrap();
-        world.settle().await;
+        world.wait_idle().await;
         world.send(transfer("poor", "ada", "bob", 300)).await.unwrap();
     });
     run.expect("nothing goes wrong").coverage
 }
 
 #[test]
-fn what_was_reached_is_counted_by_message_and_phase() {
+fn coverage_counts_messages_by_phase() {
     let coverage = one_transfer();
     let transfer = coverage.of::<Transfer>();
     assert_eq!(transfer.command::<StartTransfer>().count(), 2);
@@ -28,9 +28,9 @@ fn what_was_reached_is_counted_by_message_and_phase() {
 }
 
 #[test]
-fn what_was_never_reached_is_said() {
+fn coverage_lists_unreached_paths() {
     let coverage = one_transfer();
-    let never = coverage.never();
+    let never = coverage.unreached();
     for what in [
         "transfer: timer Overdue",
         "transfer: rejection of bank.Deposit",
@@ -41,26 +41,26 @@ fn what_was_never_reached_is_said() {
     }
     let panicked = std::panic::catch_unwind(|| coverage.of::<Transfer>().timer::<Overdue>().at_least(1));
     let text = panicked.expect_err("it was not reached").downcast_ref::<String>().cloned().unwrap();
-    assert!(text.starts_with("transfer: timer Overdue was reached 0 times, 1 are wanted"), "{text}");
+    assert!(text.starts_with("transfer: timer Overdue was reached 0 times, expected at least 1"), "{text}");
 }
 
 #[test]
-fn two_hundred_seeds_reach_the_late_paths_of_a_transfer() {
+fn two_hundred_seeds_reach_late_paths_of_transfers() {
     let coverage = transfers().check(0..200);
     let transfer = coverage.of::<Transfer>();
     transfer.reply::<Deposit>().at_least(100);
     transfer.rejection::<Withdraw>().at_least(100);
     transfer.rejection::<Deposit>().while_open().at_least(5);
-    transfer.reply::<Deposit>().while_undoing().at_least(5);
+    transfer.reply::<Deposit>().while_compensating().at_least(5);
     assert!(transfer.completed() > 100 && transfer.compensated() > 100, "{transfer}");
-    assert!(coverage.waits().measured > 100, "{:?}", coverage.waits());
+    assert!(coverage.wait_times().measured > 100, "{:?}", coverage.wait_times());
     println!("{coverage}\n{}\n{}\n{}", transfer.mermaid(), transfer.dot(), coverage.mermaid());
 }
 
 #[test]
-fn with_a_folder_in_the_environment_a_report_is_written_there() {
+fn report_is_written_to_folder_from_environment() {
     let folder = tempfile::tempdir().unwrap();
-    let name = "coverage::two_hundred_seeds_reach_the_late_paths_of_a_transfer";
+    let name = "coverage::two_hundred_seeds_reach_late_paths_of_transfers";
     let mut program = std::process::Command::new(std::env::current_exe().unwrap());
     let ran = program.args(["--exact", name]).env("WHIZBANG_SIM_REPORT", folder.path()).output().unwrap();
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stdout));
@@ -70,10 +70,10 @@ fn with_a_folder_in_the_environment_a_report_is_written_there() {
         "stateDiagram-v2\n",
         "flowchart LR\n",
         "200 runs",
-        "- killed inside a commit: ",
+        "- killed during a commit: ",
         "rejection of bank.Deposit",
-        "- CrashIn Commit: asked for ",
-        "- the longest wait: ",
+        "- CrashAt Commit: injected ",
+        "- longest wait: ",
     ] {
         assert!(page.contains(what), "`{what}` is not in\n{page}");
     }

@@ -1,4 +1,4 @@
-//! Workers in the simulated cluster: what the story tells of their jobs, and what goes wrong with them.
+//! Workers in the simulated cluster: their steps in failure reports, and faults of jobs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,7 +24,7 @@ struct Print {
     copies: u64,
 }
 
-/// A printer that has no paper so often.
+/// A printer that runs out of paper a given number of times.
 #[derive(Worker)]
 #[worker(domain = Prints, performs(Print))]
 struct Printer {
@@ -53,47 +53,53 @@ fn print(label: &str, copies: u64) -> Print {
     Print { label: label.to_owned(), copies }
 }
 
-/// The part of a story that tells of one actor or worker and key.
-fn part<'a>(deeds: &'a str, head: &str) -> Vec<&'a str> {
-    let lines = deeds.lines().skip_while(|line| line.trim() != head).skip(1);
+/// Returns the lines about one actor or worker and key.
+fn part<'a>(actor_steps: &'a str, head: &str) -> Vec<&'a str> {
+    let lines = actor_steps.lines().skip_while(|line| line.trim() != head).skip(1);
     lines.take_while(|line| line.starts_with("    ")).collect()
 }
 
 #[test]
-fn each_attempt_of_a_job_stands_in_the_story() {
+fn failure_report_lists_each_attempt_of_a_job() {
     let run = printers(2).at_end(|_| Err("told".to_owned())).run(async |world| {
         assert_eq!(world.send(print("a", 3)).await.unwrap(), 3);
         world.send(print("b", 0)).await.expect_err("nothing to print");
     });
-    let broken = run.expect_err("it is told");
-    assert_eq!(broken.reason, "at the end: told");
-    let deeds = broken.deeds;
-    let (a, b) = (part(&deeds, "prints.printer `a`"), part(&deeds, "prints.printer `b`"));
+    let violation = run.expect_err("it is told");
+    assert_eq!(violation.reason, "at the end: told");
+    let actor_steps = violation.actor_steps;
+    let (a, b) = (part(&actor_steps, "prints.printer `a`"), part(&actor_steps, "prints.printer `b`"));
     for (number, end) in [(1, "failed: there is no paper"), (2, "failed: there is no paper"), (3, "done")] {
         let line = format!("job Print {{\"label\":\"a\",\"copies\":3}}, attempt {number} -> {end}");
-        assert_eq!(a.iter().filter(|told| told.ends_with(&line)).count(), 1, "{line}\n{deeds}");
+        assert_eq!(a.iter().filter(|text| text.ends_with(&line)).count(), 1, "{line}\n{actor_steps}");
     }
-    assert!(a.last().unwrap().ends_with("Print {\"label\":\"a\",\"copies\":3} -> committed"), "{deeds}");
-    assert!(b.first().unwrap().ends_with("attempt 1 -> rejected"), "{deeds}");
-    assert!(b.last().unwrap().contains("rejected as prints.none -> committed"), "{deeds}");
-    assert!(!deeds.contains("shard-"), "jobs stand with their own keys:\n{deeds}");
+    assert!(a.last().unwrap().ends_with("Print {\"label\":\"a\",\"copies\":3} -> committed"), "{actor_steps}");
+    assert!(b.first().unwrap().ends_with("attempt 1 -> rejected"), "{actor_steps}");
+    assert!(b.last().unwrap().contains("rejected as prints.none -> committed"), "{actor_steps}");
+    assert!(!actor_steps.contains("shard-"), "jobs stand with their own keys:\n{actor_steps}");
 }
 
 #[test]
-fn payloads_stand_in_the_story() {
+fn failure_report_shows_payloads() {
     let run = cluster(Sim::new(1)).at_end(|_| Err("told".to_owned())).run(async |world| {
         world.send(deposit("ada", 70)).await.unwrap();
-        world.send(withdraw("ada", 90, "")).await.expect_err("she has less");
+        world.send(withdraw("ada", 90, "")).await.expect_err("the balance is lower");
         world.send(deposit(&"x".repeat(250), 1)).await.unwrap();
     });
-    let broken = run.expect_err("it is told");
-    assert_eq!(broken.reason, "at the end: told");
-    let deeds = broken.deeds;
-    assert!(deeds.contains("Deposit {\"account\":\"ada\",\"cents\":70} -> Deposited {\"cents\":70"), "{deeds}");
-    assert!(deeds.contains("\"cents\":90"), "rejected commands have payloads, too:\n{deeds}");
-    assert!(deeds.contains(&format!("Deposit {{\"account\":\"{}… -> Deposited", "x".repeat(68))), "{deeds}");
-    let longest = deeds.lines().filter(|line| line.contains("->")).map(|line| line.chars().count()).max();
-    assert!(longest < Some(200), "{deeds}");
+    let violation = run.expect_err("it is told");
+    assert_eq!(violation.reason, "at the end: told");
+    let actor_steps = violation.actor_steps;
+    assert!(
+        actor_steps.contains("Deposit {\"account\":\"ada\",\"cents\":70} -> Deposited {\"cents\":70"),
+        "{actor_steps}"
+    );
+    assert!(actor_steps.contains("\"cents\":90"), "rejected commands have payloads, too:\n{actor_steps}");
+    assert!(
+        actor_steps.contains(&format!("Deposit {{\"account\":\"{}… -> Deposited", "x".repeat(68))),
+        "{actor_steps}"
+    );
+    let longest = actor_steps.lines().filter(|line| line.contains("->")).map(|line| line.chars().count()).max();
+    assert!(longest < Some(200), "{actor_steps}");
 }
 
 #[test]
@@ -103,10 +109,10 @@ fn domain_hosted_twice_is_a_typed_error() {
         .service("two", |node| node.aggregate::<Account>())
         .run(async |_| panic!("it is not run"));
     let error = SimError::HostedTwice { domain: "bank".into(), first: "one".into(), second: "two".into() };
-    assert_eq!(run.expect_err("both would answer").description.as_deref(), Some(&error));
+    assert_eq!(run.expect_err("both would answer").setup_error.as_deref(), Some(&error));
 }
 
-/// A machine outside: what it has printed, by label. It knows the keys of its jobs, if it is a good one.
+/// An external machine with the labels it has printed. A careless one ignores the idempotency keys of jobs.
 #[derive(Clone, Default)]
 struct Machine {
     careless: bool,
@@ -155,63 +161,63 @@ fn presses(careless: bool) -> Flow<u8, impl AsyncFn(&World, u8)> {
     .no_regressions()
 }
 
-/// One print during a fault.
+/// Prints once during a fault.
 fn printed_during(fault: Fault) -> Run {
     let run = press(Sim::new(3), false).fault(Duration::ZERO, fault).run(async |world| {
         world.sleep(Duration::from_millis(10)).await;
         world.send(print("a", 1)).await.unwrap();
         world.sleep(Duration::from_secs(1)).await;
     });
-    run.unwrap_or_else(|broken| panic!("{broken}\n{}", broken.deeds))
+    run.unwrap_or_else(|violation| panic!("{violation}\n{}", violation.actor_steps))
 }
 
-fn happened(run: &Run, trouble: FaultEvent) -> u64 {
-    run.coverage.troubles().get(&trouble).copied().unwrap_or(0)
+fn count_of(run: &Run, event: FaultEvent) -> u64 {
+    run.coverage.fault_events().get(&event).copied().unwrap_or(0)
 }
 
 #[test]
-fn job_that_fails_after_its_effect_is_done_again() {
+fn job_failing_after_its_effect_is_retried() {
     let run = printed_during(Fault::FailJobs { service: 0, times: 2 });
-    assert_eq!((happened(&run, FaultEvent::JobFailed), happened(&run, FaultEvent::EffectRepeated)), (2, 2));
+    assert_eq!((count_of(&run, FaultEvent::JobFailed), count_of(&run, FaultEvent::EffectRepeated)), (2, 2));
     let count = run.coverage.faults()["FailJobs"];
-    assert_eq!((count.asked, count.fired), (1, 2));
+    assert_eq!((count.requested, count.fired), (1, 2));
 }
 
 #[test]
-fn job_that_hangs_after_its_effect_is_done_again() {
+fn job_hanging_after_its_effect_is_retried() {
     let run = printed_during(Fault::HangJobs { service: 0, times: 1 });
-    assert_eq!((happened(&run, FaultEvent::JobHung), happened(&run, FaultEvent::EffectRepeated)), (1, 1));
-    assert!(run.lasted > Duration::from_secs(300), "the limit of a job has passed: {:?}", run.lasted);
+    assert_eq!((count_of(&run, FaultEvent::JobHung), count_of(&run, FaultEvent::EffectRepeated)), (1, 1));
+    assert!(run.elapsed > Duration::from_secs(300), "the limit of a job has passed: {:?}", run.elapsed);
 }
 
 #[test]
-fn process_killed_between_effect_and_commit_does_the_job_again() {
-    let crash = Fault::CrashIn { service: 0, work: CrashPoint::Job, steps: 0, down: Duration::from_millis(100) };
+fn node_killed_between_effect_and_commit_retries_job() {
+    let crash = Fault::CrashAt { service: 0, point: CrashPoint::Job, steps: 0, down: Duration::from_millis(100) };
     let run = printed_during(crash.clone());
-    assert_eq!((happened(&run, FaultEvent::CrashInAJob), happened(&run, FaultEvent::EffectRepeated)), (1, 1));
+    assert_eq!((count_of(&run, FaultEvent::CrashDuringJob), count_of(&run, FaultEvent::EffectRepeated)), (1, 1));
     assert!(run.coverage.crashes() >= 1);
-    assert_eq!(run.coverage.faults()["CrashIn Job"].fired, 1);
+    assert_eq!(run.coverage.faults()["CrashAt Job"].fired, 1);
     let run = press(Sim::new(3), true).fault(Duration::ZERO, crash).run(async |world| {
         world.sleep(Duration::from_millis(10)).await;
         world.send(print("a", 1)).await.unwrap();
     });
-    let broken = run.expect_err("it was printed twice");
-    let told = part(&broken.deeds, "prints.press `a`");
-    assert!(told[0].ends_with("attempt 1 -> its process ended after its effect"), "{}", broken.deeds);
-    assert!(told[1].contains("-> done, once more: its effect was done before"), "{}", broken.deeds);
+    let violation = run.expect_err("it was printed twice");
+    let lines = part(&violation.actor_steps, "prints.press `a`");
+    assert!(lines[0].ends_with("attempt 1 -> its process ended after its effect"), "{}", violation.actor_steps);
+    assert!(lines[1].contains("-> done, once more: its effect was done before"), "{}", violation.actor_steps);
 }
 
 #[test]
-fn fault_that_strikes_nothing_fails_the_run() {
+fn fault_without_a_hit_fails_the_run() {
     let idle = |sim: Sim| sim.fault(Duration::ZERO, Fault::FailJobs { service: 0, times: 1 }).run(async |_| {});
-    let broken = idle(press(Sim::new(1), false)).expect_err("there was no job");
-    assert_eq!(broken.rule, "fault", "{}", broken.reason);
-    assert!(broken.reason.contains("no job of the service had an effect"), "{}", broken.reason);
-    idle(press(Sim::new(1), false).faults_may_miss()).expect("it may miss");
+    let violation = idle(press(Sim::new(1), false)).expect_err("there was no job");
+    assert_eq!(violation.rule, "fault", "{}", violation.reason);
+    assert!(violation.reason.contains("no job of the service had an effect"), "{}", violation.reason);
+    idle(press(Sim::new(1), false).allow_missed_faults()).expect("it may miss");
 }
 
 #[test]
-fn kill_of_a_node_that_is_not_there_fails_the_run() {
+fn kill_of_a_stopped_node_fails_the_run() {
     let twice = |sim: Sim| {
         sim.run(async |world| {
             world.kill(0);
@@ -219,45 +225,46 @@ fn kill_of_a_node_that_is_not_there_fails_the_run() {
             world.restart(0).await;
         })
     };
-    let broken = twice(press(Sim::new(1), false)).expect_err("it was dead");
-    assert_eq!(broken.reason, "fault: no node of prints was there to be killed");
-    twice(press(Sim::new(1), false).faults_may_miss()).expect("it may miss");
+    let violation = twice(press(Sim::new(1), false)).expect_err("it was dead");
+    assert_eq!(violation.reason, "fault: no node of prints was running");
+    twice(press(Sim::new(1), false).allow_missed_faults()).expect("it may miss");
 }
 
 #[test]
 fn fault_of_jobs_without_a_worker_is_an_error() {
     let fault = Fault::HangJobs { service: 0, times: 1 };
-    let broken = cluster(Sim::new(1)).fault(Duration::ZERO, fault).run(async |_| {}).expect_err("there is no worker");
-    assert!(matches!(broken.description.as_deref(), Some(SimError::NoWorker { .. })), "{broken}");
+    let violation =
+        cluster(Sim::new(1)).fault(Duration::ZERO, fault).run(async |_| {}).expect_err("there is no worker");
+    assert!(matches!(violation.setup_error.as_deref(), Some(SimError::NoWorker { .. })), "{violation}");
 }
 
 #[test]
 fn presses_print_each_label_once_under_all_faults() {
     let coverage = presses(false).check(0..200);
-    for kind in ["FailJobs", "HangJobs", "CrashIn Job", "Crash", "CrashIn Commit"] {
+    for kind in ["FailJobs", "HangJobs", "CrashAt Job", "Crash", "CrashAt Commit"] {
         let count = coverage.faults()[kind];
-        assert!(count.fired > 0 && count.asked > 10, "{kind}: {count:?}");
+        assert!(count.fired > 0 && count.requested > 10, "{kind}: {count:?}");
     }
-    for trouble in [FaultEvent::JobFailed, FaultEvent::JobHung, FaultEvent::CrashInAJob, FaultEvent::EffectRepeated] {
-        assert!(coverage.troubles().get(&trouble).is_some_and(|times| *times > 10), "{trouble}");
+    for event in [FaultEvent::JobFailed, FaultEvent::JobHung, FaultEvent::CrashDuringJob, FaultEvent::EffectRepeated] {
+        assert!(coverage.fault_events().get(&event).is_some_and(|times| *times > 10), "{event}");
     }
 }
 
 #[test]
 fn machine_that_ignores_keys_is_found() {
     let flow = presses(true);
-    let found = flow.first_broken(0..200).expect("it is found");
+    let found = flow.first_failure(0..200).expect("it is found");
     assert!(found.plan.size() <= 3, "{}", found.plan);
-    let told = &found.broken.deeds;
-    assert!(told.contains("once more: its effect was done before"), "{}\n{}\n{told}", found.plan, found.broken);
+    let steps = &found.violation.actor_steps;
+    assert!(steps.contains("once more: its effect was done before"), "{}\n{}\n{steps}", found.plan, found.violation);
 }
 
 #[test]
-fn kind_of_fault_that_never_strikes_fails_the_flow() {
+fn fault_kind_without_a_hit_fails_the_flow() {
     let late = Just((Duration::from_secs(600), Fault::FailJobs { service: 0, times: 1 }));
     let flow = || presses(false).faults_from(late.clone()).arrivals(Just(Duration::ZERO));
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| flow().check(0..10)));
-    let text = panicked.expect_err("nothing was struck").downcast_ref::<String>().cloned().unwrap();
-    assert!(text.contains("FailJobs was asked for ") && text.contains("and never struck"), "{text}");
-    flow().faults_may_miss().check(0..10);
+    let text = panicked.expect_err("nothing was hit").downcast_ref::<String>().cloned().unwrap();
+    assert!(text.contains("FailJobs was injected ") && text.contains("and never hit"), "{text}");
+    flow().allow_missed_faults().check(0..10);
 }

@@ -1,4 +1,4 @@
-//! Keys that are parked or cannot be read, operators who take care of them, and nodes on a second store.
+//! Parked and unreadable keys, operators that resolve dead letters, and second nodes on other stores.
 
 use std::time::Duration;
 
@@ -10,66 +10,70 @@ use crate::bank_transfers::{money_is_conserved, perform, steps};
 use crate::cluster;
 
 fn holds(run: Result<Run, RuleViolation>) -> Run {
-    run.unwrap_or_else(|broken| panic!("{broken}\n{}\n{}", broken.deeds, broken.trace))
+    run.unwrap_or_else(|violation| panic!("{violation}\n{}\n{}", violation.actor_steps, violation.trace))
 }
 
 fn cents(world: &World, account: &str) -> u64 {
     world.state::<Account>(account).cents
 }
 
-/// A transfer of 30 cents from ada, who has 70, whose first message to an account is poisoned.
-fn poisoned(then: OperatorAction) -> (Run, Vec<SentOutcome>) {
+/// Transfers 30 of ada's 70 cents. The first message to an account is poisoned.
+fn poisoned(action: OperatorAction) -> (Run, Vec<SentOutcome>) {
     let outcomes = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
     let seen = std::rc::Rc::clone(&outcomes);
     let sim = cluster(Sim::new(1)).at_end(move |world| {
         *seen.borrow_mut() = world.sent::<Withdraw>().into_iter().map(|sent| sent.outcome).collect();
-        match (then, cents(world, "ada"), cents(world, "bob")) {
+        match (action, cents(world, "ada"), cents(world, "bob")) {
             (OperatorAction::Redrive, 40, 30) | (OperatorAction::Discard, 70, 0) => Ok(()),
             other => Err(format!("{other:?}")),
         }
     });
     let run = holds(sim.run(async |world| {
         world.send(deposit("ada", 70)).await.unwrap();
-        let poison = Fault::Poison { service: 0, after: Duration::from_secs(2), then };
-        let struck = world.strike(&poison);
+        let poison = Fault::Poison { service: 0, after: Duration::from_secs(2), action };
+        let injected = world.inject(&poison);
         let sent = async { world.send(transfer("t1", "ada", "bob", 30)).await.unwrap() };
-        tokio::join!(struck, sent);
+        tokio::join!(injected, sent);
     }));
     (run, outcomes.take())
 }
 
 #[test]
-fn redriven_letter_is_handled_once() {
+fn redriven_dead_letter_is_handled_once() {
     let (run, outcomes) = poisoned(OperatorAction::Redrive);
-    assert_eq!(run.coverage.troubles()[&FaultEvent::MessagePoisoned], 1);
+    assert_eq!(run.coverage.fault_events()[&FaultEvent::MessagePoisoned], 1);
     assert_eq!(outcomes, [SentOutcome::Accepted]);
 }
 
 #[test]
-fn discarded_letter_rejects_its_sender_and_the_saga_ends() {
+fn discarded_dead_letter_rejects_sender_and_saga_ends() {
     let (run, outcomes) = poisoned(OperatorAction::Discard);
-    assert_eq!(run.coverage.troubles()[&FaultEvent::MessagePoisoned], 1);
+    assert_eq!(run.coverage.fault_events()[&FaultEvent::MessagePoisoned], 1);
     assert_eq!(outcomes, [SentOutcome::Rejected("command.discarded".to_owned())]);
 }
 
 #[test]
-fn poison_without_a_message_strikes_nothing() {
-    let poison = Fault::Poison { service: 0, after: Duration::ZERO, then: OperatorAction::Redrive };
+fn poison_without_a_message_hits_nothing() {
+    let poison = Fault::Poison { service: 0, after: Duration::ZERO, action: OperatorAction::Redrive };
     let run = cluster(Sim::new(1)).fault(Duration::ZERO, poison).run(async |world| {
         world.send(deposit("ada", 70)).await.unwrap();
     });
-    let broken = run.expect_err("commands of clients are no messages of actors");
-    assert!(broken.reason.contains("no message of an actor came to the service within 10 s"), "{}", broken.reason);
+    let violation = run.expect_err("commands of clients are not messages of actors");
+    assert!(
+        violation.reason.contains("no message of an actor reached the service within 10 s"),
+        "{}",
+        violation.reason
+    );
 }
 
 #[test]
-fn key_that_cannot_be_read_delays_no_other() {
-    let stick = Fault::StickKey { service: 0, lasts: Duration::from_secs(60) };
+fn unreadable_key_delays_no_other_key() {
+    let block = Fault::BlockKey { service: 0, duration: Duration::from_secs(60) };
     let run = holds(cluster(Sim::new(1)).run(async |world| {
         world.send(deposit("ada", 70)).await.unwrap();
-        // Actors are passivated after some seconds: the next message loads its key.
+        // Actors are passivated after some seconds, so that the next message loads its key.
         world.sleep(Duration::from_secs(20)).await;
-        let story = async {
+        let scenario = async {
             world.sleep(Duration::from_millis(10)).await;
             let (begun, stuck) = (world.now(), world.send(transfer("t1", "ada", "bob", 30)));
             stuck.await.unwrap();
@@ -80,36 +84,37 @@ fn key_that_cannot_be_read_delays_no_other() {
             assert!(world.now() - begun < Duration::from_secs(2), "{:?}", world.now() - begun);
             assert_eq!((cents(world, "ada"), cents(world, "bob")), (70, 5), "ada is stuck");
         };
-        tokio::join!(world.strike(&stick), story);
-        world.settle().await;
+        tokio::join!(world.inject(&block), scenario);
+        world.wait_idle().await;
         assert_eq!((cents(world, "ada"), cents(world, "bob")), (40, 35));
     }));
-    assert_eq!(run.coverage.troubles()[&FaultEvent::KeyStuck], 1);
-    assert!(run.coverage.waits().beside_stuck > 0, "{:?}", run.coverage.waits());
+    assert_eq!(run.coverage.fault_events()[&FaultEvent::KeyBlocked], 1);
+    assert!(run.coverage.wait_times().beside_stuck > 0, "{:?}", run.coverage.wait_times());
 }
 
 #[test]
 fn node_on_an_empty_store_is_refused_and_changes_nothing() {
-    let run =
-        holds(cluster(Sim::new(1)).fault(Duration::from_millis(500), Fault::Rival { service: 0 }).run(async |world| {
+    let run = holds(cluster(Sim::new(1)).fault(Duration::from_millis(500), Fault::SecondNode { service: 0 }).run(
+        async |world| {
             world.send(deposit("ada", 70)).await.unwrap();
             world.sleep(Duration::from_secs(1)).await;
             world.kill(0);
-            world.strike(&Fault::Rival { service: 0 }).await;
+            world.inject(&Fault::SecondNode { service: 0 }).await;
             world.restart(0).await;
             assert_eq!(world.send(deposit("ada", 5)).await.unwrap(), 75, "the service itself goes on");
             assert_eq!(world.sent::<Deposit>().len(), 2);
-        }));
-    assert_eq!(run.coverage.troubles()[&FaultEvent::RivalRefused], 2);
+        },
+    ));
+    assert_eq!(run.coverage.fault_events()[&FaultEvent::SecondNodeRefused], 2);
 }
 
 #[test]
 fn transfers_hold_while_keys_are_stuck_and_parked() {
     let flow = Flow::new("keys", cluster, steps(), 1..12, perform).at_end(money_is_conserved).no_regressions();
     let coverage = flow.check(0..100);
-    for kind in ["Poison", "StickKey", "Rival"] {
+    for kind in ["Poison", "BlockKey", "SecondNode"] {
         let count = coverage.faults()[kind];
         assert!(count.fired > 3, "{kind}: {count:?}");
     }
-    assert!(coverage.waits().beside_stuck > 0, "{:?}", coverage.waits());
+    assert!(coverage.wait_times().beside_stuck > 0, "{:?}", coverage.wait_times());
 }

@@ -1,4 +1,4 @@
-//! The bank's transfer in a simulated cluster: every fault, from one seed, and the framework's own invariants.
+//! The bank's transfer in a simulated cluster, with all faults and all invariants of the framework.
 
 #[path = "../bank/mod.rs"]
 mod bank;
@@ -8,16 +8,16 @@ mod bank_transfers;
 mod broker;
 mod clients;
 mod coverage;
+mod invariants;
 mod jobs;
 mod keys;
-mod kit;
-mod known;
 mod regressions;
 mod rules;
-mod standing;
-mod stuck;
+mod run_queries;
+mod stuck_keys;
 mod trips;
 mod versions;
+mod wrong_flows;
 mod zombies;
 
 use std::time::Duration;
@@ -26,12 +26,12 @@ use bank::*;
 use bank_transfers::{Step, cluster, money_is_conserved, perform, steps};
 use whizbang::testing::{Fault, FaultProfile, Flow, Sim, World};
 
-const ROUGH: FaultProfile = FaultProfile { lose: 100, repeat: 150, delay: 40, disk: 8, load: 8 };
+const ROUGH: FaultProfile = FaultProfile { loss: 100, duplication: 150, delay: 40, commit_delay: 8, read_delay: 8 };
 
 #[test]
 fn one_rough_run_holds() {
     let run = cluster(Sim::new(1))
-        .weather(ROUGH)
+        .fault_profile(ROUGH)
         .fault(Duration::from_millis(300), Fault::Crash { service: 0, steps: 3, down: Duration::from_millis(500) })
         .fault(Duration::from_millis(700), Fault::Crash { service: 1, steps: 9, down: Duration::from_millis(500) })
         .run(async |world| {
@@ -42,7 +42,7 @@ fn one_rough_run_holds() {
         });
     match run {
         Ok(run) => println!("{}", run.trace),
-        Err(broken) => panic!("{broken}\n{}", broken.trace),
+        Err(violation) => panic!("{violation}\n{}", violation.trace),
     }
 }
 
@@ -50,13 +50,13 @@ fn transfers() -> Flow<Step, impl AsyncFn(&World, Step)> {
     Flow::new("transfers", cluster, steps(), 1..12, perform).at_end(money_is_conserved)
 }
 
-/// The same with the store on disk, on disks that lose what was not flushed.
+/// The same flow with the store on disk, on disks that lose unflushed data.
 fn transfers_on_disk() -> Flow<Step, impl AsyncFn(&World, Step)> {
     Flow::new("transfers-on-disk", |sim| cluster(sim).on_disk(), steps(), 1..12, perform).at_end(money_is_conserved)
 }
 
 #[test]
-fn two_hundred_seeds_of_transfers_hold_on_disks_that_lose_what_was_not_flushed() {
+fn two_hundred_seeds_of_transfers_hold_on_lossy_disks() {
     transfers_on_disk().check(0..200);
 }
 
@@ -71,29 +71,30 @@ fn two_hundred_seeds_of_transfers_hold() {
 }
 
 #[test]
-fn a_lost_last_event_is_noticed_although_its_owner_has_started_again() {
-    let run = cluster(Sim::new(3)).weather(FaultProfile { delay: 100, ..FaultProfile::FAIR }).run(async |world| {
-        for number in 0..20 {
-            perform(world, Step::Deposit { account: number, cents: 1 }).await;
-            // EventContext half of the events are still under way.
-            world.strike(&Fault::EmptyStreams).await;
-        }
-        world.kill(0);
-        world.restart(0).await;
-    });
-    if let Err(broken) = run {
-        panic!("{broken}\n{}", broken.trace);
+fn lost_last_event_is_noticed_after_owner_restart() {
+    let run =
+        cluster(Sim::new(3)).fault_profile(FaultProfile { delay: 100, ..FaultProfile::NONE }).run(async |world| {
+            for number in 0..20 {
+                perform(world, Step::Deposit { account: number, cents: 1 }).await;
+                // About half of the events are still in transit.
+                world.inject(&Fault::PurgeStreams).await;
+            }
+            world.kill(0);
+            world.restart(0).await;
+        });
+    if let Err(violation) = run {
+        panic!("{violation}\n{}", violation.trace);
     }
 }
 
-/// The trace of some seeds, for comparison.
+/// Returns the traces of some seeds, for comparison.
 fn traces() -> String {
     let trace = |run: Result<whizbang::testing::sim::Run, _>| run.expect("the flow holds").trace;
     (0..6).flat_map(|seed| [trace(transfers().run(seed)), trace(transfers_on_disk().run(seed))]).collect()
 }
 
 #[test]
-fn the_same_seed_gives_the_same_trace_in_this_process_and_in_another() {
+fn same_seed_gives_same_trace_in_two_processes() {
     const MARK: &str = "WHIZBANG_TRACES_INTO";
     let here = traces();
     assert!(here.lines().count() > 200, "too little happened to compare:\n{here}");
@@ -104,9 +105,9 @@ fn the_same_seed_gives_the_same_trace_in_this_process_and_in_another() {
     assert!(here == traces(), "two runs of one process differ");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("traces");
-    // Another process has other addresses and other random states.
+    // Another process has other addresses and another hash seed.
     let ran = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "the_same_seed_gives_the_same_trace_in_this_process_and_in_another"])
+        .args(["--exact", "same_seed_gives_same_trace_in_two_processes"])
         .env(MARK, &path)
         .output()
         .unwrap();
@@ -116,14 +117,14 @@ fn the_same_seed_gives_the_same_trace_in_this_process_and_in_another() {
     assert!(here == there, "processes differ: {differs:?}");
 }
 
-/// A wrong saga.
+/// A saga with a bug.
 #[allow(unreachable_pub)]
 mod hasty {
     use whizbang::prelude::*;
 
     use super::bank::*;
 
-    /// Pays before it knows that the money was withdrawn.
+    /// Pays before the withdrawal is confirmed.
     #[derive(Saga, Debug, Default)]
     #[saga(domain = Transfers, handles(StartTransfer), applies(TransferStarted, TransferDone), replies(Deposit, Withdraw))]
     pub struct Hasty {
@@ -163,18 +164,18 @@ mod hasty {
 }
 
 #[test]
-fn a_saga_that_pays_before_it_knows_is_found_and_the_case_is_short() {
+fn saga_paying_too_early_is_found_with_short_case() {
     let cluster = |sim: Sim| {
         sim.service("accounts", |node| node.aggregate::<Account>())
             .service("transfers", |node| node.saga::<hasty::Hasty>())
     };
     let flow = Flow::new("hasty", cluster, steps(), 1..12, perform).at_end(money_is_conserved).no_regressions();
-    let found = flow.first_broken(0..200).expect("it is found");
+    let found = flow.first_failure(0..200).expect("it is found");
     let plan = &found.plan;
-    assert!(found.broken.reason.contains("cents were paid in"), "{}", found.broken.reason);
-    // The values are the simplest of their strategies, too.
+    assert!(found.violation.reason.contains("cents were paid in"), "{}", found.violation.reason);
+    // Values are shrunk to the simplest ones.
     assert!(matches!(plan.steps[..], [(_, Step::Transfer { from: 0, to: 0, cents: 1 })]), "{plan}");
     assert!(plan.faults.is_empty(), "{plan}");
-    let text = flow.play(found.seed, &found.path).expect_err("it is found again");
+    let text = flow.replay(found.seed, &found.path).expect_err("it is found again");
     assert!(text.contains(&format!("WHIZBANG_SIM=hasty/{}/{}", found.seed, found.path)), "{text}");
 }

@@ -1,4 +1,4 @@
-//! What must hold always, eventually and at the end; handlers that panic.
+//! Rules that must hold always, eventually and at the end, and handlers that panic.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -10,7 +10,7 @@ use crate::bank::*;
 use crate::{Step, cluster, perform, steps};
 
 #[test]
-fn what_must_eventually_hold_may_hold_for_a_moment_only() {
+fn eventually_rule_may_hold_for_a_moment() {
     let run = |wanted: u64| {
         cluster(Sim::new(1))
             .eventually(move |world| match world.state::<Account>("ada").cents {
@@ -23,12 +23,12 @@ fn what_must_eventually_hold_may_hold_for_a_moment_only() {
             })
     };
     assert!(run(70).is_ok());
-    let broken = run(71).expect_err("she never had that much");
-    assert_eq!(broken.reason, "eventually: ada never had 71 cents but 0");
+    let violation = run(71).expect_err("the balance never was 71");
+    assert_eq!(violation.reason, "eventually: ada never had 71 cents but 0");
 }
 
 #[test]
-fn what_must_always_hold_is_looked_at_after_every_commit() {
+fn always_rule_is_checked_after_every_commit() {
     let run = cluster(Sim::new(1))
         .always(|world| match world.state::<Account>("ada").cents {
             70 => Err("ada has 70 cents".to_owned()),
@@ -38,11 +38,11 @@ fn what_must_always_hold_is_looked_at_after_every_commit() {
             world.send(deposit("ada", 70)).await.unwrap();
             world.send(withdraw("ada", 70, "")).await.unwrap();
         });
-    assert_eq!(run.expect_err("for a moment she has them").reason, "always: ada has 70 cents");
+    assert_eq!(run.expect_err("the balance is 70 for a moment").reason, "always: ada has 70 cents");
 }
 
 #[test]
-fn rules_of_a_flow_know_what_is_done() {
+fn rules_of_a_flow_receive_its_steps() {
     let looked = Rc::new(Cell::new(0));
     let counted = Rc::clone(&looked);
     let flow = Flow::new("rules", cluster, steps(), 1..6, perform)
@@ -64,9 +64,9 @@ fn rules_of_a_flow_know_what_is_done() {
 }
 
 #[test]
-fn handlers_that_panic_are_tried_again_and_nothing_is_lost() {
+fn panicking_handlers_are_retried_without_loss() {
     let run = cluster(Sim::new(5))
-        .weather(FaultProfile { disk: 5, ..FaultProfile::FAIR })
+        .fault_profile(FaultProfile { commit_delay: 5, ..FaultProfile::NONE })
         .fault(Duration::from_millis(5), Fault::Panic { service: 0, times: 2 })
         .fault(Duration::from_millis(5), Fault::Panic { service: 1, times: 2 })
         .at_end(|world| match world.state::<Account>("bob").cents {
@@ -78,30 +78,34 @@ fn handlers_that_panic_are_tried_again_and_nothing_is_lost() {
             world.send(deposit("ada", 100)).await.unwrap();
             world.send(transfer("t1", "ada", "bob", 30)).await.unwrap();
         });
-    let run = run.unwrap_or_else(|broken| panic!("{broken}\n{}", broken.trace));
+    let run = run.unwrap_or_else(|violation| panic!("{violation}\n{}", violation.trace));
     assert_eq!(run.trace.matches("delivery 1 failed").count(), 2, "{}", run.trace);
     assert_eq!(run.trace.matches("delivery 2 failed").count(), 2, "{}", run.trace);
 }
 
 #[test]
-fn a_panic_of_the_story_is_told_with_what_led_to_it() {
+fn panic_of_the_scenario_is_reported_with_its_trace() {
     let run = cluster(Sim::new(1)).run(async |world| {
         world.send(deposit("ada", 70)).await.unwrap();
         assert_eq!(world.state::<Account>("ada").cents, 71);
     });
-    let broken = run.expect_err("70 is not 71");
-    assert!(broken.reason.contains("left: 70"), "{}", broken.reason);
-    assert!(broken.trace.contains("[Deposited]"), "{}", broken.trace);
-    assert!(broken.deeds.contains("bank.account `ada`") && broken.deeds.contains("Deposited"), "{}", broken.deeds);
+    let violation = run.expect_err("70 is not 71");
+    assert!(violation.reason.contains("left: 70"), "{}", violation.reason);
+    assert!(violation.trace.contains("[Deposited]"), "{}", violation.trace);
+    assert!(
+        violation.actor_steps.contains("bank.account `ada`") && violation.actor_steps.contains("Deposited"),
+        "{}",
+        violation.actor_steps
+    );
 }
 
 #[test]
-fn a_cluster_that_works_without_end_at_one_moment_is_found() {
+fn livelock_is_found() {
     let run = cluster(Sim::new(1)).run(async |_| {
         loop {
             tokio::task::yield_now().await;
         }
     });
-    let broken = run.expect_err("time stands still");
-    assert!(broken.reason.contains("works without end"), "{}", broken.reason);
+    let violation = run.expect_err("virtual time stops");
+    assert!(violation.reason.contains("livelock"), "{}", violation.reason);
 }

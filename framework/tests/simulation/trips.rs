@@ -1,4 +1,4 @@
-//! A saga with several steps under way at once: all that is booked for a trip that is given up is cancelled, the last first.
+//! A saga with several steps in flight: all bookings of an abandoned trip are cancelled in reverse order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -103,11 +103,11 @@ struct AllBooked {}
 #[document(domain = Trips)]
 struct TooLate {}
 
-/// What is wrong with a trip.
+/// A bug in the saga.
 #[derive(Clone, Copy, PartialEq)]
 enum Bug {
     None,
-    /// It ends as soon as it has begun to undo.
+    /// Completes in the turn that starts compensation.
     EndsAtOnce,
 }
 
@@ -183,7 +183,7 @@ macro_rules! trip {
 trip!(Trip, Bug::None);
 trip!(Hurried, Bug::EndsAtOnce);
 
-/// A trip goes to three places, each other than the others.
+/// A trip to three different places.
 impl Arbitrary for Plan {
     type Parameters = ();
     type Strategy = BoxedStrategy<Self>;
@@ -198,7 +198,7 @@ async fn plan(world: &World, plan: Plan) {
     world.send(plan).await.expect("a trip can always be planned");
 }
 
-/// Who stays somewhere has booked the whole trip.
+/// Checks that every guest has booked the whole trip.
 fn whole_trips(world: &World, _: &[Plan]) -> Result<(), String> {
     let booked: BTreeSet<_> = world.events::<AllBooked>().into_iter().map(|(trip, _)| trip).collect();
     for (place, Place { guests }) in world.states() {
@@ -219,43 +219,43 @@ macro_rules! flow {
 }
 
 #[test]
-fn two_hundred_seeds_of_trips_undo_what_was_done_in_reverse() {
+fn two_hundred_seeds_of_trips_compensate_in_reverse() {
     let coverage = flow!("trips", Trip).at_end(whole_trips).check(0..200);
     let trip = coverage.of::<Trip>();
     assert!(trip.completed() > 50 && trip.compensated() > 50, "{trip}");
-    trip.reply::<Cancel>().while_undoing().at_least(50);
-    trip.reply::<Book>().while_undoing().at_least(50);
-    trip.rejection::<Book>().while_undoing().at_least(20);
+    trip.reply::<Cancel>().while_compensating().at_least(50);
+    trip.reply::<Book>().while_compensating().at_least(50);
+    trip.rejection::<Book>().while_compensating().at_least(20);
     trip.timer::<TooLate>().while_open().at_least(20);
 }
 
 #[test]
-fn saga_that_completes_while_it_undoes_still_undoes_all() {
-    // Its `complete` beside `compensate` does nothing, so the rule of the simulation that sagas undo what was done holds.
-    let found = flow!("hurried", Hurried).no_regressions().first_broken(0..20);
-    assert!(found.is_none(), "{}", found.map(|found| found.broken.reason.to_string()).unwrap_or_default());
+fn saga_completing_during_compensation_compensates_all() {
+    // `complete` beside `compensate` has no effect, so the rule about compensation holds.
+    let found = flow!("hurried", Hurried).no_regressions().first_failure(0..20);
+    assert!(found.is_none(), "{}", found.map(|found| found.violation.reason.to_string()).unwrap_or_default());
 }
 
 #[test]
-fn commands_arrive_and_faults_strike_as_the_test_draws_them() {
+fn custom_strategies_control_arrivals_and_faults() {
     let crash = (1..20u64).prop_map(|tenths| {
         let fault = Fault::Crash { service: 0, steps: 0, down: Duration::from_millis(200) };
         (Duration::from_millis(100 * tenths), fault)
     });
-    let flow = flow!("trips-at-once", Trip).arrivals(Just(Duration::ZERO)).faults_from(crash).faults(3);
+    let flow = flow!("trips-at-once", Trip).arrivals(Just(Duration::ZERO)).faults_from(crash).max_faults(3);
     let coverage = flow.no_regressions().at_end(whole_trips).check(0..30);
-    // All trips come in the same instant, so that none has ended before the last begins; and nothing strikes but crashes.
-    let happened = |trouble| coverage.troubles().get(&trouble).copied().unwrap_or(0);
+    // All trips arrive at the same instant, before any has ended, and crashes are the only faults.
+    let happened = |event| coverage.fault_events().get(&event).copied().unwrap_or(0);
     assert!(coverage.crashes() > 10, "{}", coverage.crashes());
     assert_eq!(
         (happened(FaultEvent::ClockJumped), happened(FaultEvent::HandedOver), happened(FaultEvent::StreamLost)),
         (0, 0, 0)
     );
-    let together = flow!("trips-at-once", Trip).arrivals(Just(Duration::ZERO)).faults(0).no_regressions();
+    let together = flow!("trips-at-once", Trip).arrivals(Just(Duration::ZERO)).max_faults(0).no_regressions();
     let mut most = 0;
     for seed in 0..10 {
         let trace = together.run(seed).expect("it holds").trace;
-        // Who hears nothing asks again with the same id; what counts is when each was asked first.
+        // A client without a reply sends again with the same id; only the first request counts.
         let mut first: BTreeMap<_, _> = BTreeMap::new();
         for line in trace.lines().filter(|line| line.contains("asks trips Plan")) {
             first.entry(line.rsplit(' ').next()).or_insert_with(|| line.split_whitespace().next());

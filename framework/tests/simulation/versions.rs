@@ -1,4 +1,4 @@
-//! Services that are replaced by another version of them while a simulated cluster runs.
+//! Upgrades of services in a running simulated cluster.
 
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ mod old {
     }
 }
 
-/// The second version: messages with a field more, an actor with another name.
+/// The second version: messages with an additional field, and an actor with another name.
 mod new {
     use super::*;
 
@@ -177,7 +177,7 @@ fn described(sim: Sim) -> Sim {
     sim.service("desk", |node| node.aggregate::<old::Book>())
         .service("archive", |node| node.saga::<old::Shelf>())
         .version(ARCHIVE, |node| node.saga::<new::Rack>())
-        .sagas_may_go_on()
+        .allow_open_sagas()
 }
 
 /// Both services have a second version.
@@ -190,42 +190,42 @@ fn write(book: &str, pages: u64) -> old::Write {
 }
 
 fn holds(run: Result<Run, RuleViolation>) -> Run {
-    run.unwrap_or_else(|broken| panic!("{broken}\n{}\n{}", broken.deeds, broken.trace))
+    run.unwrap_or_else(|violation| panic!("{violation}\n{}\n{}", violation.actor_steps, violation.trace))
 }
 
 fn upgrade(service: usize, version: usize) -> Fault {
     Fault::Upgrade { service, version, down: Duration::from_millis(200) }
 }
 
-/// The pages on the desk and in the archive, as the second version reads them.
+/// Returns the pages on the desk and in the archive, as the second version reads them.
 fn pages(world: &World) -> (u64, u64) {
     let desk = world.states::<new::Book>().iter().map(|(_, book)| book.pages).sum();
     (desk, world.states::<new::Rack>().iter().map(|(_, rack)| rack.pages).sum())
 }
 
 #[test]
-fn upgraded_services_read_what_the_first_version_wrote() {
+fn upgraded_services_read_data_of_first_version() {
     let run = holds(library(Sim::new(1)).run(async |world| {
         assert_eq!(world.send(write("a", 3)).await.unwrap(), 3);
-        world.settle().await;
-        world.strike(&upgrade(ARCHIVE, 1)).await;
+        world.wait_idle().await;
+        world.inject(&upgrade(ARCHIVE, 1)).await;
         assert_eq!(world.send(write("a", 4)).await.unwrap(), 7);
-        world.settle().await;
-        world.strike(&upgrade(DESK, 1)).await;
+        world.wait_idle().await;
+        world.inject(&upgrade(DESK, 1)).await;
         assert_eq!(world.send(write("a", 5)).await.unwrap(), 12, "a caller of the first version");
         let new = new::Write { book: "a".to_owned(), author: "ada".to_owned(), pages: 1 };
         assert_eq!(world.send(new).await.unwrap(), 13);
-        world.settle().await;
+        world.wait_idle().await;
         assert_eq!(pages(world), (13, 13));
     }));
-    assert_eq!(run.coverage.troubles()[&FaultEvent::Upgraded], 2);
+    assert_eq!(run.coverage.fault_events()[&FaultEvent::Upgraded], 2);
     assert!(run.coverage.of::<new::Rack>().event::<new::Written>().count() >= 2, "{}", run.coverage);
 }
 
 #[test]
-fn event_of_a_new_version_waits_for_its_subscriber_to_be_upgraded() {
+fn new_event_version_waits_for_upgraded_subscriber() {
     let run = library(Sim::new(1)).run(async |world| {
-        world.strike(&upgrade(DESK, 1)).await;
+        world.inject(&upgrade(DESK, 1)).await;
         assert_eq!(world.send(write("a", 3)).await.unwrap(), 3);
         let letter = async || {
             while world.dead_letters().is_empty() {
@@ -234,29 +234,29 @@ fn event_of_a_new_version_waits_for_its_subscriber_to_be_upgraded() {
             world.dead_letters().remove(0)
         };
         assert_eq!(letter().await.envelope.name.as_str(), "Written", "the first version cannot read it");
-        world.strike(&upgrade(ARCHIVE, 1)).await;
+        world.inject(&upgrade(ARCHIVE, 1)).await;
         world.redrive(ARCHIVE, &letter().await).await.unwrap();
-        world.settle().await;
+        world.wait_idle().await;
         assert_eq!(pages(world), (3, 3));
     });
     holds(run);
 }
 
 #[test]
-fn type_that_is_hosted_again_takes_what_came_meanwhile() {
+fn rehosted_type_handles_missed_events() {
     let sim = described(Sim::new(1)).version(DESK, |node| node.aggregate::<new::Book>()).version(ARCHIVE, |node| {
-        // Nothing of the domain is hosted, and its name is given up.
+        // No actor of the domain is hosted, and its name is retired.
         node.aggregate::<Empty>().retired("shelf").retired("Filed")
     });
     holds(sim.run(async |world| {
         assert_eq!(world.send(write("a", 3)).await.unwrap(), 3);
-        world.settle().await;
-        world.strike(&upgrade(ARCHIVE, 2)).await;
+        world.wait_idle().await;
+        world.inject(&upgrade(ARCHIVE, 2)).await;
         assert_eq!(world.send(write("a", 4)).await.unwrap(), 7);
-        world.settle().await;
+        world.wait_idle().await;
         assert_eq!(pages(world), (7, 3));
-        world.strike(&upgrade(ARCHIVE, 0)).await;
-        world.settle().await;
+        world.inject(&upgrade(ARCHIVE, 0)).await;
+        world.wait_idle().await;
         assert_eq!(pages(world), (7, 7));
     }));
 }
@@ -268,7 +268,7 @@ struct Dust {
     room: String,
 }
 
-/// An actor that takes no events.
+/// An actor without subscriptions.
 #[derive(Aggregate, Debug, Default)]
 #[aggregate(domain = Archive, name = "empty", handles(Dust))]
 struct Empty {}
@@ -282,8 +282,8 @@ impl Handle<Dust> for Empty {
 #[test]
 fn upgrade_to_a_missing_version_is_an_error() {
     let run = described(Sim::new(1)).fault(Duration::ZERO, upgrade(DESK, 1)).run(async |_| panic!("it is not run"));
-    let broken = run.expect_err("the desk has one version");
-    assert!(matches!(broken.description.as_deref(), Some(SimError::MissingVersion { .. })), "{broken}");
+    let violation = run.expect_err("the desk has one version");
+    assert!(matches!(violation.setup_error.as_deref(), Some(SimError::MissingVersion { .. })), "{violation}");
 }
 
 #[test]

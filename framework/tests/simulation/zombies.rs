@@ -1,4 +1,4 @@
-//! Nodes whose service was taken over, and which live on.
+//! Old nodes that keep running after a takeover.
 
 use std::time::Duration;
 
@@ -63,8 +63,8 @@ impl Apply<Reminded> for Reminder {
 }
 
 #[test]
-fn a_timer_that_the_next_owner_set_rings_at_an_old_node_and_not_in_circles() {
-    // Which of the two nodes is asked first is drawn: in some of these the next owner has set the timer before it dies.
+fn timer_of_next_owner_does_not_loop_on_old_node() {
+    // The first node to respond is drawn: in some seeds the next owner sets the timer before it is killed.
     for seed in 0..8 {
         let run = Sim::new(seed)
             .service("reminders", |node| node.saga::<Reminder>())
@@ -72,32 +72,35 @@ fn a_timer_that_the_next_owner_set_rings_at_an_old_node_and_not_in_circles() {
                 Duration::from_secs(27),
                 Fault::HandOver { service: 0, cut_off: Duration::from_secs(5), lingers: Duration::from_secs(5) },
             )
-            // When the timer is due, nobody is there but the old node, which looks for timers every 30 s.
+            // When the timer is due, only the old node is running. It looks for timers every 30 s.
             .fault(Duration::from_secs(28), Fault::Crash { service: 0, steps: 0, down: Duration::from_secs(3) })
             .at_end(|world| match world.state::<Reminder>("a").times {
                 1 => Ok(()),
                 times => Err(format!("reminded {times} times")),
             })
             .run(async |world| {
-                // The old node knows the actor as it was before.
+                // The old node has loaded the actor in its earlier state.
                 world.sleep(Duration::from_millis(26_500)).await;
                 world.send(Look { name: "a".into() }).await.unwrap();
                 world.sleep(Duration::from_secs(1)).await;
                 world.send(Remind { name: "a".into() }).await.unwrap();
             });
-        let run = run.unwrap_or_else(|broken| panic!("{broken}\n{}", broken.trace));
-        assert!(run.coverage.troubles().contains_key(&FaultEvent::HandedOver), "{}", run.trace);
+        let run = run.unwrap_or_else(|violation| panic!("{violation}\n{}", violation.trace));
+        assert!(run.coverage.fault_events().contains_key(&FaultEvent::HandedOver), "{}", run.trace);
         assert!(run.coverage.crashes() >= 1, "{}", run.trace);
     }
 }
 
 #[test]
-fn clock_jumps_in_a_cluster_move_no_timer_of_a_live_node() {
+fn clock_jump_moves_no_timer_of_a_live_node() {
     for millis in [3_600_000, -3_600_000] {
         for seed in 0..4 {
             let run = Sim::new(seed)
                 .service("reminders", |node| node.saga::<Reminder>())
-                .fault(Duration::from_millis(500), Fault::Jump { service: 0, millis, lasts: Duration::from_secs(600) })
+                .fault(
+                    Duration::from_millis(500),
+                    Fault::ClockJump { service: 0, millis, duration: Duration::from_secs(600) },
+                )
                 .run(async |world| {
                     world.send(Remind { name: "before".into() }).await.unwrap();
                     world.sleep(Duration::from_secs(1)).await;
@@ -108,8 +111,8 @@ fn clock_jumps_in_a_cluster_move_no_timer_of_a_live_node() {
                     world.sleep(Duration::from_millis(600)).await;
                     assert_eq!(times("before"), 1, "late after {millis} ms");
                 });
-            let run = run.unwrap_or_else(|broken| panic!("{broken}\n{}", broken.trace));
-            assert!(run.coverage.troubles().contains_key(&FaultEvent::ClockJumped), "{}", run.trace);
+            let run = run.unwrap_or_else(|violation| panic!("{violation}\n{}", violation.trace));
+            assert!(run.coverage.fault_events().contains_key(&FaultEvent::ClockJumped), "{}", run.trace);
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::account::{Account, deposit};
 use crate::report::{REPETITIONS, report};
 
 const SEEDS: u32 = 50;
-const WEATHER: FaultProfile = FaultProfile { lose: 100, repeat: 100, delay: 50, disk: 10, load: 10 };
+const WEATHER: FaultProfile = FaultProfile { loss: 100, duplication: 100, delay: 50, commit_delay: 10, read_delay: 10 };
 
 /// Milliseconds for each seed, against the virtual time that passes in it: seeds a second are 1000 / value, and simulated time
 /// is real time / ratio.
@@ -27,7 +27,7 @@ pub(crate) fn seed() {
 }
 
 fn run(seed: u64) -> Duration {
-    let sim = Sim::new(seed).service("bank", |node| node.aggregate::<Account>()).weather(WEATHER);
+    let sim = Sim::new(seed).service("bank", |node| node.aggregate::<Account>()).fault_profile(WEATHER);
     let crash =
         |at| (Duration::from_millis(at), Fault::Crash { service: 0, steps: 5, down: Duration::from_millis(500) });
     let sim = [200, 900, 1600].map(crash).into_iter().fold(sim, |sim, (at, fault)| sim.fault(at, fault));
@@ -37,5 +37,5 @@ fn run(seed: u64) -> Duration {
             world.sleep(Duration::from_millis(100)).await;
         }
     });
-    run.expect("nothing is lost").lasted
+    run.expect("nothing is lost").elapsed
 }

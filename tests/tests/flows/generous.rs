@@ -1,4 +1,4 @@
-//! A payment that gives money back before it knows whether it has been charged.
+//! A payment with a bug: it refunds before the outcome of the charge is known.
 
 use shop::payments::{
     Charge, PaymentBegun, PaymentDeclined, PaymentRefunded, PaymentTaken, Payments, RefundBegun, RefundPayment,

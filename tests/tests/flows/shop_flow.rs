@@ -1,4 +1,4 @@
-//! The shop's fulfilment: what was set aside is given back or has left the house, what was charged is kept or returned.
+//! The shop's fulfilment: reserved stock is released or shipped, charged money is kept or refunded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,8 +20,8 @@ use whizbang::testing::{Coverage, Flow, Sim, World};
 use whizbang::{NodeBuilder, Retry};
 use whizbang_tests::brief_or_long;
 
-/// A provider that does everything that providers do, much more often.
-const HABITS: Habits = Habits {
+/// A provider that shows every problem of real providers, much more often.
+const PROVIDER_HABITS: Habits = Habits {
     declines: 150,
     answers_late: 150,
     late: Duration::from_millis(300),
@@ -30,15 +30,15 @@ const HABITS: Habits = Habits {
     silence: Duration::from_secs(3),
 };
 
-/// As the shop has it: the provider may be away for a minute before a payment becomes a dead letter.
-const PATIENT: Retry = Retry { attempts: 40, first: Duration::from_millis(100), longest: Duration::from_secs(2) };
+/// As in the shop: the provider may be down for a minute before a payment becomes a dead letter.
+const PAYMENT_RETRY: Retry = Retry { attempts: 40, first: Duration::from_millis(100), longest: Duration::from_secs(2) };
 
-/// What customers and suppliers do.
+/// An action of customers or suppliers.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    /// More of a product comes.
+    /// Adds stock of a product.
     Restock { product: u8, quantity: u8 },
-    /// Somebody orders; some orders go where no carrier goes.
+    /// Places an order. Some orders go to a country without a carrier.
     Order { order: u16, lines: Vec<(u8, u8)>, far: bool },
 }
 
@@ -56,7 +56,7 @@ pub(crate) async fn perform(world: &World, step: Step) {
         Step::Restock { product, quantity } => {
             let note = format!("note{}", world.below(u64::MAX));
             let restock = Restock { product: format!("product{product}"), note, quantity: quantity.into() };
-            world.send(restock).await.expect("more is always taken");
+            world.send(restock).await.expect("stock is always accepted");
         }
         Step::Order { order, lines, far } => {
             let lines = lines.into_iter().map(|(product, quantity)| Line {
@@ -72,12 +72,12 @@ pub(crate) async fn perform(world: &World, step: Step) {
             };
             let placed =
                 world.send(PlaceOrder { order: format!("order{order}"), document: format!("{order}"), cart }).await;
-            placed.expect("the same order twice is no second order");
+            placed.expect("a repeated order is accepted once");
         }
     }
 }
 
-/// The shop's services without those who only listen, but for one view.
+/// Adds the shop's services except subscribers.
 pub(crate) fn services(sim: Sim, orders: impl Fn(NodeBuilder) -> NodeBuilder + 'static) -> Sim {
     sim.service("orders", orders)
         .service("inventory", |node| node.aggregate::<Stock>())
@@ -86,11 +86,11 @@ pub(crate) fn services(sim: Sim, orders: impl Fn(NodeBuilder) -> NodeBuilder + '
 
 fn cluster(sim: Sim) -> Sim {
     let folder = TempDir::new().expect("a folder for the provider's ledger");
-    // One company, whichever nodes deal with it: what one has asked for the other does not get again.
-    let provider = Provider::open(&folder.path().join("ledger"), HABITS).expect("a ledger");
+    // All nodes use the same provider, which handles each request once.
+    let provider = Provider::open(&folder.path().join("ledger"), PROVIDER_HABITS).expect("a ledger");
     services(sim, |node| node.aggregate::<Order>().saga::<Fulfilment>().projection::<Progress>())
         .service("payments", move |node| {
-            node.aggregate::<Payment>().worker(Cashier::new(provider.clone())).retry(PATIENT)
+            node.aggregate::<Payment>().worker(Cashier::new(provider.clone())).retry(PAYMENT_RETRY)
         })
         .service("analytics", |node| node.projection::<Revenue>())
         .at_end(move |world| {
@@ -102,7 +102,7 @@ fn cluster(sim: Sim) -> Sim {
         })
 }
 
-/// Each order has ended, one way.
+/// Checks that each order has ended in exactly one way.
 pub(crate) fn orders_end(world: &World) -> Result<(), String> {
     for (order, _) in world.events::<shop::orders::OrderPlaced>() {
         let confirmed = world.events::<OrderConfirmed>().iter().filter(|(of, _)| *of == order).count();
@@ -114,7 +114,7 @@ pub(crate) fn orders_end(world: &World) -> Result<(), String> {
     Ok(())
 }
 
-/// Stock: what was set aside for a line has left the house if its order was confirmed, and lies on the shelf again if not.
+/// Checks the stock: reserved quantities were shipped if the order was confirmed, and released otherwise.
 pub(crate) fn stock_is_conserved(world: &World) -> Result<(), String> {
     let confirmed: BTreeSet<_> = world.events::<OrderConfirmed>().into_iter().map(|(order, _)| order).collect();
     let mut lines: BTreeMap<(String, u32), (u32, i64, i64)> = BTreeMap::new();
@@ -139,7 +139,7 @@ pub(crate) fn stock_is_conserved(world: &World) -> Result<(), String> {
     Ok(())
 }
 
-/// Money: what was taken for an order is kept if it was confirmed, and given back if not.
+/// Checks the money: payments were kept if the order was confirmed, and refunded otherwise.
 pub(crate) fn money_is_conserved(world: &World) -> Result<(), String> {
     let confirmed: BTreeSet<_> = world.events::<OrderConfirmed>().into_iter().map(|(order, _)| order).collect();
     let taken: Vec<_> = world.events::<PaymentTaken>();
@@ -162,7 +162,7 @@ pub(crate) fn money_is_conserved(world: &World) -> Result<(), String> {
     Ok(())
 }
 
-/// The view of the revenue is what was sold.
+/// Checks that the revenue view equals the confirmed orders.
 fn revenue_is_right(world: &World) -> Result<(), String> {
     let sold: u64 = world.events::<OrderConfirmed>().iter().map(|(_, order)| order.cart.total_cents()).sum();
     match world.view::<Revenue>().answer(shop::analytics::AskRevenue {}).cents {
@@ -186,14 +186,14 @@ fn checked(name: &'static str, cluster: impl Fn(Sim) -> Sim + 'static) -> Flow<S
 fn is_reached(coverage: &Coverage) {
     let saga = coverage.of::<Fulfilment>();
     saga.rejection::<shop::inventory::Reserve>().while_open().at_least(20);
-    saga.reply::<shop::inventory::Release>().while_undoing().at_least(20);
+    saga.reply::<shop::inventory::Release>().while_compensating().at_least(20);
     saga.event::<PaymentDeclined>().while_open().at_least(5);
     saga.event::<PaymentTaken>().while_open().at_least(20);
     saga.rejection::<Ship>().while_open().at_least(1);
     saga.timer::<PaymentOverdue>().while_open().at_least(5);
-    // The payment's late answer, after the order was given up.
-    saga.event::<PaymentTaken>().after_the_end().at_least(1);
-    saga.reply::<RefundPayment>().while_undoing().at_least(5);
+    // The payment's reply arrives after the order was abandoned.
+    saga.event::<PaymentTaken>().after_end().at_least(1);
+    saga.reply::<RefundPayment>().while_compensating().at_least(5);
     coverage.of::<Payment>().command::<TakePayment>().at_least(50);
     assert!(saga.completed() >= 20 && saga.compensated() >= 20, "{saga}");
 }
@@ -206,6 +206,6 @@ fn two_hundred_seeds_of_fulfilment_conserve_stock_and_money() {
 }
 
 #[test]
-fn fulfilment_conserves_stock_and_money_on_disks_that_lose_what_was_not_flushed() {
+fn fulfilment_conserves_stock_and_money_on_lossy_disks() {
     checked("fulfilment-on-disk", |sim| cluster(sim).on_disk()).check(0..brief_or_long(50, 500));
 }

@@ -1,4 +1,4 @@
-//! The bank's transfer: no cent is made or lost.
+//! The bank's transfer: money is conserved.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use crate::bank_transfers::{Step, cluster, money_is_conserved, perform, steps};
 
 pub(crate) fn transfers() -> Flow<Step, impl AsyncFn(&World, Step)> {
     Flow::new("transfers", cluster, steps(), 1..12, perform)
-        // A transfer is given up after an hour: clocks jump farther than that.
-        .jumps(Duration::from_secs(12 * 3600))
+        // A transfer is abandoned after an hour, and clocks jump farther than that.
+        .max_clock_jump(Duration::from_secs(12 * 3600))
         .at_end(money_is_conserved)
 }
 
@@ -21,13 +21,13 @@ fn two_hundred_seeds_of_transfers_conserve_money() {
     let saga = coverage.of::<Transfer>();
     saga.rejection::<Withdraw>().while_open().at_least(100);
     saga.rejection::<Deposit>().while_open().at_least(5);
-    saga.reply::<Deposit>().while_undoing().at_least(5);
-    // The withdrawal is answered after the transfer was given up: the money goes back.
+    saga.reply::<Deposit>().while_compensating().at_least(5);
+    // The withdrawal's reply arrives after the transfer was abandoned, and the money is returned.
     saga.timer::<Overdue>().while_open().at_least(5);
-    saga.reply::<Withdraw>().while_undoing().at_least(1);
-    // The reply to the withdrawal may come after all is done: the event was faster.
-    saga.reply::<Withdraw>().after_the_end().at_least(1);
+    saga.reply::<Withdraw>().while_compensating().at_least(1);
+    // The withdrawal's reply may arrive after the end, because the event was faster.
+    saga.reply::<Withdraw>().after_end().at_least(1);
     assert!(saga.completed() > 100 && saga.compensated() > 100, "{saga}");
-    // A fault that has hit nothing has proved nothing.
-    assert_eq!(coverage.untroubled(), []);
+    // A fault that hits nothing proves nothing.
+    assert_eq!(coverage.unseen_fault_events(), []);
 }

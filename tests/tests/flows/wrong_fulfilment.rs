@@ -1,4 +1,4 @@
-//! Fulfilments that are wrong in one thing each, and payments that are. All of them must be found.
+//! Fulfilments and payments with one bug each. All of them must be found.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -14,8 +14,8 @@ use whizbang::prelude::*;
 use whizbang::testing::{Flow, Sim, World};
 use whizbang::{NodeBuilder, Retry};
 
+use crate::assert_found_and_short;
 use crate::generous::Generous;
-use crate::is_found_and_short;
 use crate::shop_flow::{Step, money_is_conserved, orders_end, perform, services, steps, stock_is_conserved};
 
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
@@ -32,18 +32,18 @@ struct LineReserved {}
 #[document(domain = Orders)]
 struct Overdue {}
 
-/// What is wrong with a fulfilment.
+/// A bug in the fulfilment.
 #[derive(Clone, Copy, PartialEq)]
 enum Bug {
     None,
-    /// What was set aside is not given back.
+    /// Reserved stock is not released.
     ReleaseForgotten,
-    /// The timer of the payment is not cleared once it is paid.
+    /// The payment timer is not cleared after the payment.
     TimerAfterTheEnd,
 }
 
 /// The shop's fulfilment, with a bug.
-#[rustfmt::skip] // It would move the attribute further to the right each time.
+#[rustfmt::skip] // rustfmt would indent the attribute further on each run.
 macro_rules! fulfilment {
     ($saga:ident, $bug:expr) => {
         #[derive(Saga, Default)]
@@ -152,28 +152,28 @@ fulfilment!(Right, Bug::None);
 fulfilment!(Forgetful, Bug::ReleaseForgotten);
 fulfilment!(Alarmed, Bug::TimerAfterTheEnd);
 
-/// What a provider has in its books: cents by key.
+/// The books of a provider: cents by key.
 type Books = Arc<Mutex<BTreeMap<String, i64>>>;
 
-/// A cashier at a provider who is slow and declines some.
+/// A cashier with a slow provider that declines some charges.
 #[derive(Worker)]
 #[worker(domain = Payments, performs(Charge, ReturnMoney))]
-struct Till {
+struct FakeCashier {
     books: Books,
-    /// Whether the provider is given a key that is the same each time.
-    derived: bool,
+    /// True if the provider receives the same key in each attempt.
+    derives_keys: bool,
 }
 
-impl Till {
+impl FakeCashier {
     fn enter(&self, job: &Job, cents: i64) -> String {
         let mut books = self.books.lock().unwrap();
-        let key = if self.derived { job.idempotency_key.to_string() } else { format!("{}", books.len()) };
+        let key = if self.derives_keys { job.idempotency_key.to_string() } else { format!("{}", books.len()) };
         books.insert(key.clone(), cents);
         key
     }
 }
 
-impl Perform<Charge> for Till {
+impl Perform<Charge> for FakeCashier {
     async fn perform(&self, charge: Charge, job: Job) -> Result<String, WorkError> {
         let slow = charge.order.ends_with(['1', '3', '5', '7']);
         let declined = charge.order.ends_with('7');
@@ -183,13 +183,13 @@ impl Perform<Charge> for Till {
             Ok(self.enter(&job, charge.cents.try_into().unwrap()))
         };
         let silence = Duration::from_millis(if slow { 3000 } else { 20 });
-        // Nothing to wait for: the provider is just slow, in virtual time.
+        // The provider is slow, in virtual time.
         let _ = tokio::time::timeout(silence, std::future::pending::<()>()).await;
         answer
     }
 }
 
-impl Perform<ReturnMoney> for Till {
+impl Perform<ReturnMoney> for FakeCashier {
     async fn perform(&self, money: ReturnMoney, job: Job) -> Result<String, WorkError> {
         let cents: i64 = money.cents.try_into().unwrap();
         Ok(self.enter(&job, -cents))
@@ -200,15 +200,15 @@ fn flow(
     name: &'static str,
     orders: fn(NodeBuilder) -> NodeBuilder,
     payments: fn(NodeBuilder) -> NodeBuilder,
-    derived: bool,
+    derives_keys: bool,
 ) -> Flow<Step, impl AsyncFn(&World, Step)> {
     let cluster = move |sim: Sim| {
         let books = Books::default();
         let of_node = Arc::clone(&books);
         services(sim, orders)
             .service("payments", move |node| {
-                let till = Till { books: Arc::clone(&of_node), derived };
-                payments(node).worker(till).retry(Retry { attempts: 40, ..Retry::default() })
+                let cashier = FakeCashier { books: Arc::clone(&of_node), derives_keys };
+                payments(node).worker(cashier).retry(Retry { attempts: 40, ..Retry::default() })
             })
             .at_end(move |world| {
                 let sold: u64 = world.events::<OrderConfirmed>().iter().map(|(_, sold)| sold.cart.total_cents()).sum();
@@ -226,39 +226,39 @@ fn flow(
 }
 
 #[test]
-fn without_a_bug_the_same_flow_holds() {
+fn flow_without_a_bug_holds() {
     flow("right", |node| node.aggregate::<Order>().saga::<Right>(), |node| node.aggregate::<Payment>(), true)
         .check(0..100);
 }
 
 #[test]
-fn a_release_that_is_forgotten_is_found() {
+fn forgotten_release_is_found() {
     let flow = flow(
         "forgetful",
         |node| node.aggregate::<Order>().saga::<Forgetful>(),
         |node| node.aggregate::<Payment>(),
         true,
     );
-    is_found_and_short(&flow, "set aside for a line");
+    assert_found_and_short(&flow, "set aside for a line");
 }
 
 #[test]
-fn a_timer_that_fires_after_the_end_is_found() {
+fn timer_after_the_end_is_found() {
     let flow =
         flow("alarmed", |node| node.aggregate::<Order>().saga::<Alarmed>(), |node| node.aggregate::<Payment>(), true);
-    is_found_and_short(&flow, "of");
+    assert_found_and_short(&flow, "of");
 }
 
 #[test]
-fn a_refund_before_the_charge_is_known_is_found() {
+fn refund_before_known_charge_is_found() {
     let flow =
         flow("generous", |node| node.aggregate::<Order>().saga::<Right>(), |node| node.aggregate::<Generous>(), true);
-    is_found_and_short(&flow, "cents were sold and the provider holds");
+    assert_found_and_short(&flow, "cents were sold and the provider holds");
 }
 
 #[test]
-fn a_key_that_is_not_derived_from_the_command_is_found() {
+fn key_not_derived_from_command_is_found() {
     let flow =
         flow("keyless", |node| node.aggregate::<Order>().saga::<Right>(), |node| node.aggregate::<Payment>(), false);
-    is_found_and_short(&flow, "cents were sold and the provider holds");
+    assert_found_and_short(&flow, "cents were sold and the provider holds");
 }

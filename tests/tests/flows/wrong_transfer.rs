@@ -1,33 +1,33 @@
-//! Transfers that are wrong in one thing each. All of them must be found.
+//! Transfers with one bug each. All of them must be found.
 
 use std::time::Duration;
 
 use whizbang::prelude::*;
 use whizbang::testing::{Flow, Sim};
 
+use crate::assert_found_and_short;
 use crate::bank::{Account, Deposit, StartTransfer, TransferDone, TransferStarted, Transfers, Withdraw, Withdrawn};
 use crate::bank_transfers::{money_is_conserved, perform, steps};
-use crate::is_found_and_short;
 
 #[derive(Document, Debug, Serialize, Deserialize)]
 #[document(domain = Transfers)]
 struct Overdue {}
 
-/// What is wrong with a transfer.
+/// A bug in the transfer.
 #[derive(Clone, Copy, PartialEq)]
 enum Bug {
     None,
-    /// What was withdrawn is not given back if nobody takes it.
+    /// The withdrawn money is not returned if the deposit is rejected.
     RefundForgotten,
-    /// It is given back when the timer rings, though it is not known whether it was withdrawn.
+    /// The money is returned when the timer fires, before the outcome of the withdrawal is known.
     RefundBeforeItIsKnown,
-    /// The transfer does not end when it is done, and its timer rings.
+    /// The transfer does not end when it is done, and its timer fires.
     TimerAfterTheEnd,
-    /// The withdrawal is not named after its transfer, which nobody looks after with a timer.
+    /// The withdrawal is not named after its transfer, and no timer ends it.
     NotDerived,
 }
 
-// The formatter moves the attribute further to the right each time.
+// rustfmt would indent the attribute further on each run.
 #[rustfmt::skip]
 macro_rules! transfer {
     ($saga:ident, $bug:expr) => {
@@ -146,27 +146,27 @@ macro_rules! flow {
 }
 
 #[test]
-fn without_a_bug_the_same_flow_holds() {
+fn flow_without_a_bug_holds() {
     let coverage = flow!("right-transfer", Right).check(0..100);
     coverage.of::<Right>().timer::<Overdue>().while_open().at_least(1);
 }
 
 #[test]
-fn a_refund_that_is_forgotten_is_found() {
-    is_found_and_short(&flow!("forgetful-transfer", Forgetful), "cents were paid in");
+fn forgotten_refund_is_found() {
+    assert_found_and_short(&flow!("forgetful-transfer", Forgetful), "cents were paid in");
 }
 
 #[test]
-fn a_refund_before_it_is_known_whether_it_was_withdrawn_is_found() {
-    is_found_and_short(&flow!("hasty-transfer", Hasty), "cents were paid in");
+fn refund_before_known_withdrawal_is_found() {
+    assert_found_and_short(&flow!("hasty-transfer", Hasty), "cents were paid in");
 }
 
 #[test]
-fn a_timer_that_fires_after_the_end_is_found() {
-    is_found_and_short(&flow!("alarmed-transfer", Alarmed), "cents were paid in");
+fn timer_after_the_end_is_found() {
+    assert_found_and_short(&flow!("alarmed-transfer", Alarmed), "cents were paid in");
 }
 
 #[test]
-fn a_withdrawal_that_is_not_named_after_its_transfer_is_found() {
-    is_found_and_short(&flow!("nameless-transfer", Nameless), "has not ended");
+fn withdrawal_without_derived_name_is_found() {
+    assert_found_and_short(&flow!("nameless-transfer", Nameless), "has not ended");
 }

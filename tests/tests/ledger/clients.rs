@@ -1,4 +1,4 @@
-//! Callers from outside and what they write down.
+//! External callers, which record their commands and replies in the ledger.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -12,31 +12,31 @@ use whizbang_tests::checker::{Ledger, reply_bytes};
 
 use crate::bank::{deposit, transfer, withdraw};
 
-/// How long a caller waits for a reply, in virtual time.
+/// Time that a caller waits for a reply, in virtual time.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// What the callers of a run know.
+/// The shared knowledge of the callers of a run.
 #[derive(Default)]
 pub(crate) struct Callers {
     pub(crate) ledger: RefCell<Ledger>,
-    /// The transfers of which one knows that they have begun.
-    pub(crate) begun: RefCell<BTreeSet<String>>,
+    /// The transfers that are known to have started.
+    pub(crate) started: RefCell<BTreeSet<String>>,
 }
 
-/// A command that a caller sends.
+/// A command of a caller.
 #[derive(Clone)]
-pub(crate) enum Wish {
+pub(crate) enum CallerCommand {
     Deposit { account: String, cents: u64 },
     Withdraw { account: String, cents: u64 },
     Transfer { number: String, from: String, to: String, cents: u64 },
 }
 
-impl Wish {
-    /// Any of them, between a few accounts.
-    pub(crate) fn any(number: u64, chance: &IdSource) -> Self {
-        let account = || format!("account{}", chance.below(5));
-        let cents = chance.below(100);
-        match chance.below(10) {
+impl CallerCommand {
+    /// Draws a command between a few accounts.
+    pub(crate) fn any(number: u64, rng: &IdSource) -> Self {
+        let account = || format!("account{}", rng.below(5));
+        let cents = rng.below(100);
+        match rng.below(10) {
             0..3 => Self::Transfer { number: format!("t{number}"), from: account(), to: account(), cents },
             3..6 => Self::Withdraw { account: account(), cents },
             _ => Self::Deposit { account: account(), cents },
@@ -45,28 +45,32 @@ impl Wish {
 }
 
 impl Callers {
-    /// Sends what is wished.
-    pub(crate) async fn call(&self, client: &Client, id: MessageId, wish: Wish) {
-        match wish {
-            Wish::Deposit { account, cents } => drop(self.send(id, client.send(deposit(&account, cents))).await),
-            Wish::Withdraw { account, cents } => drop(self.send(id, client.send(withdraw(&account, cents, ""))).await),
-            Wish::Transfer { number, from, to, cents } => {
+    /// Sends a command.
+    pub(crate) async fn call(&self, client: &Client, id: MessageId, command: CallerCommand) {
+        match command {
+            CallerCommand::Deposit { account, cents } => {
+                drop(self.send(id, client.send(deposit(&account, cents))).await)
+            }
+            CallerCommand::Withdraw { account, cents } => {
+                drop(self.send(id, client.send(withdraw(&account, cents, ""))).await)
+            }
+            CallerCommand::Transfer { number, from, to, cents } => {
                 if self.send(id, client.send(transfer(&number, &from, &to, cents))).await.is_some() {
-                    self.begun.borrow_mut().insert(number);
+                    self.started.borrow_mut().insert(number);
                 }
             }
         }
     }
 
-    /// Sends a command and writes down what is told. Gives the reply, if there is one and it is no rejection.
-    pub(crate) async fn send<C: Command>(&self, id: MessageId, sending: SendCommand<C>) -> Option<C::Reply>
+    /// Sends a command and records the outcome. Returns the reply, unless it is missing or a rejection.
+    pub(crate) async fn send<C: Command>(&self, id: MessageId, request: SendCommand<C>) -> Option<C::Reply>
     where
         C::Reply: Clone,
     {
         self.ledger.borrow_mut().sends(id);
-        let told = sending.id(id).deadline(DEADLINE).await;
+        let result = request.id(id).deadline(DEADLINE).await;
         let mut ledger = self.ledger.borrow_mut();
-        match told {
+        match result {
             Ok(reply) => {
                 ledger.replied(id, reply_bytes::<C>(&Ok(reply.clone())));
                 return Some(reply);

@@ -1,7 +1,7 @@
-//! Real runs under the eyes of the checker: nodes that are killed and started again, callers that repeat themselves, a store that
-//! loses what it has not committed, a courier that loses, repeats and reorders.
+//! Runs of real nodes, verified by the checker: nodes are killed and restarted, callers repeat commands, stores lose uncommitted
+//! data, and the bridge loses, duplicates and reorders messages.
 //!
-//! Everything happens on one thread, in virtual time and from a seed. `tests/run --long` runs more seeds.
+//! All runs use one thread, virtual time and a seed. `tests/run --long` runs more seeds.
 
 #[path = "../../../framework/tests/bank/mod.rs"]
 mod bank;
@@ -18,22 +18,22 @@ use whizbang_tests::{Panics, brief_or_long};
 
 use world::World;
 
-/// What happens in a run.
+/// The parameters of a run.
 #[derive(Clone, Copy)]
 struct Plan {
-    /// How often nodes are killed.
+    /// The number of rounds. Each ends with a kill.
     rounds: u64,
-    /// How many commands are sent between two kills.
+    /// The number of commands per round.
     commands: u64,
-    /// How often each of them is sent, at once.
+    /// The number of times each command is sent, at once.
     deliveries: u64,
     /// The service of each node: one that hosts everything, or two.
     services: &'static [&'static str],
-    /// Whether commits come late, so that a kill loses some.
+    /// True if commits are delayed, so that a kill loses some.
     late_commits: bool,
-    /// Whether each node's wall clock jumps, by up to two hours in either direction.
+    /// True if each node's wall clock jumps, by up to two hours in either direction.
     clocks_jump: bool,
-    /// What the courier does.
+    /// The faults of the bridge.
     faults: Option<LoopbackFaults>,
 }
 
@@ -49,8 +49,8 @@ const ALONE: Plan = Plan {
 
 const PAIR: Plan = Plan { rounds: 10, services: &["accounts", "transfers"], ..ALONE };
 
-/// A source of chance whose numbers follow from the seed.
-fn chance(seed: u64) -> IdSource {
+/// Returns a source of random numbers derived from the seed.
+fn rng(seed: u64) -> IdSource {
     IdSource::seeded(Clock::manual(Timestamp::from_millis(1_800_000_000_000)).0, seed)
 }
 
@@ -62,7 +62,7 @@ async fn run(plan: Plan, seed: u64) -> Verdict {
     world.verdict().await
 }
 
-/// Runs a plan with each seed, on a runtime whose time passes when nothing else happens.
+/// Runs a plan with each seed, on a runtime with virtual time.
 fn check(plan: Plan, seeds: Range<u64>) {
     let panics = Panics::watch_here();
     let mut interrupted = 0;
@@ -83,7 +83,7 @@ fn seeds(from: u64) -> Range<u64> {
 }
 
 #[test]
-fn a_node_that_is_killed_again_and_again_loses_doubles_and_invents_nothing() {
+fn killed_node_loses_and_duplicates_nothing() {
     check(ALONE, seeds(0));
 }
 
@@ -93,29 +93,29 @@ fn commands_delivered_three_times_in_any_order_are_decided_once() {
 }
 
 #[test]
-fn nothing_is_said_before_it_is_committed_even_if_a_kill_loses_what_was_not() {
+fn kill_with_late_commits_breaks_no_reply() {
     check(Plan { late_commits: true, ..ALONE }, seeds(2_000));
 }
 
 #[test]
-fn two_services_that_are_killed_in_turn_lose_double_and_invent_nothing() {
+fn killed_services_lose_and_duplicate_nothing() {
     check(PAIR, seeds(3_000));
 }
 
 #[test]
-fn a_courier_that_loses_repeats_and_reorders_changes_nothing() {
+fn lossy_bridge_changes_nothing() {
     let faults = LoopbackFaults { drop: 0.1, duplicate: 0.2, reorder: 0.3, ..LoopbackFaults::default() };
     check(Plan { faults: Some(faults), ..PAIR }, seeds(4_000));
 }
 
 #[test]
-fn wall_clocks_that_jump_change_no_order_and_no_deduplication() {
+fn clock_jumps_change_no_order_and_no_deduplication() {
     check(Plan { clocks_jump: true, deliveries: 3, commands: 10, ..ALONE }, seeds(5_000));
     check(Plan { clocks_jump: true, deliveries: 2, commands: 15, ..PAIR }, seeds(6_000));
 }
 
 #[test]
-fn all_faults_together_lose_double_and_invent_nothing() {
+fn all_faults_together_lose_and_duplicate_nothing() {
     let faults = LoopbackFaults { drop: 0.1, duplicate: 0.2, reorder: 0.3, ..LoopbackFaults::default() };
     check(Plan { faults: Some(faults), late_commits: true, clocks_jump: true, deliveries: 2, ..PAIR }, seeds(7_000));
 }

@@ -1,4 +1,4 @@
-//! The nodes of a run, their stores and their courier, and how they are killed.
+//! The nodes of a run, with their stores and their bridge.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,141 +12,141 @@ use whizbang::store::memory::CommitControl;
 use whizbang_tests::checker::{ShardLog, Stage, Verdict};
 
 use crate::bank::{Account, Bank, Transfer, Transfers, outcome};
-use crate::clients::{Callers, Wish};
-use crate::{Plan, chance};
+use crate::clients::{CallerCommand, Callers};
+use crate::{Plan, rng};
 
-/// How long everything may take to come to its end once faults have stopped, in virtual time.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// Time in which all work must finish once faults have stopped, in virtual time.
+const TIME_LIMIT: Duration = Duration::from_secs(600);
 
-/// What the wall clocks show at first.
-const NOON: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+/// The initial time of the wall clocks.
+const START_TIME: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
-/// How far they jump at most, in either direction.
-const JUMP: Duration = Duration::from_secs(2 * 3600);
+/// The maximum jump of a wall clock, in either direction.
+const MAX_JUMP: Duration = Duration::from_secs(2 * 3600);
 
-/// A service with its store, and its node while that lives.
-struct Place {
+/// A service with its store, and its node while that runs.
+struct ServiceSlot {
     service: &'static str,
     store: MemoryStore,
     faults: CommitControl,
     clock: Clock,
-    hand: ManualClock,
+    manual_clock: ManualClock,
     node: Option<Node>,
 }
 
-/// All of a run.
+/// The state of a run.
 pub(crate) struct World {
     plan: Plan,
-    chance: IdSource,
+    rng: IdSource,
     hub: LoopbackHub,
-    places: Vec<Place>,
+    slots: Vec<ServiceSlot>,
     callers: Rc<Callers>,
     sent: u64,
 }
 
 impl World {
     pub(crate) fn new(plan: Plan, seed: u64) -> Self {
-        let place = |service: &&'static str| {
+        let slot = |service: &&'static str| {
             let (store, faults) = MemoryStore::faulty();
-            let (clock, hand) = Clock::manual(NOON);
-            Place { service, store, faults, clock, hand, node: None }
+            let (clock, manual_clock) = Clock::manual(START_TIME);
+            ServiceSlot { service, store, faults, clock, manual_clock, node: None }
         };
         let hub = LoopbackHub::new();
         if let Some(faults) = plan.faults {
-            hub.set_faults(faults, chance(seed ^ 0xFA));
+            hub.set_faults(faults, rng(seed ^ 0xFA));
         }
-        let places = plan.services.iter().map(place).collect();
-        Self { plan, chance: chance(seed), hub, places, callers: Rc::default(), sent: 0 }
+        let slots = plan.services.iter().map(slot).collect();
+        Self { plan, rng: rng(seed), hub, slots, callers: Rc::default(), sent: 0 }
     }
 
-    /// Starts what does not live, lets callers send, and kills something in the midst of it.
+    /// Starts all stopped nodes, lets callers send commands, and kills a node in between.
     pub(crate) async fn round(&mut self) {
         self.start().await;
         if self.plan.late_commits {
-            self.places.iter().for_each(|place| place.faults.hold());
+            self.slots.iter().for_each(|slot| slot.faults.hold());
         }
         let mut callers = Vec::new();
         for _ in 0..self.plan.commands {
             self.sent += 1;
-            let wish = Wish::any(self.sent, &self.chance);
+            let command = CallerCommand::any(self.sent, &self.rng);
             let client = self.client();
             let id = client.new_id();
             for _ in 0..self.plan.deliveries {
-                let (client, callers_know, wish) = (client.clone(), Rc::clone(&self.callers), wish.clone());
-                callers.push(tokio::task::spawn_local(async move { callers_know.call(&client, id, wish).await }));
+                let (client, shared, command) = (client.clone(), Rc::clone(&self.callers), command.clone());
+                callers.push(tokio::task::spawn_local(async move { shared.call(&client, id, command).await }));
             }
         }
-        // Most of it is over after a few rounds of the runtime, and the rest takes long.
-        let longest = 1 << self.chance.below(9);
-        for _ in 0..self.chance.below(longest) {
+        // Most work is done after a few polls of the runtime, the rest takes long.
+        let longest = 1 << self.rng.below(9);
+        for _ in 0..self.rng.below(longest) {
             tokio::task::yield_now().await;
-            if self.plan.clocks_jump && self.chance.below(3) == 0 {
-                let at = self.any_place();
-                let early = Timestamp::from_millis(NOON.as_millis() - JUMP.as_millis() as u64);
-                let millis = 2 * JUMP.as_millis() as u64;
-                self.places[at].hand.set(early.after(Duration::from_millis(self.chance.below(millis))));
+            if self.plan.clocks_jump && self.rng.below(3) == 0 {
+                let at = self.any_slot();
+                let early = Timestamp::from_millis(START_TIME.as_millis() - MAX_JUMP.as_millis() as u64);
+                let millis = 2 * MAX_JUMP.as_millis() as u64;
+                self.slots[at].manual_clock.set(early.after(Duration::from_millis(self.rng.below(millis))));
             }
-            if self.plan.late_commits && self.chance.below(3) == 0 {
-                let at = self.any_place();
-                self.places[at].faults.commit(1 + self.chance.below(20) as usize);
+            if self.plan.late_commits && self.rng.below(3) == 0 {
+                let at = self.any_slot();
+                self.slots[at].faults.commit(1 + self.rng.below(20) as usize);
             }
         }
-        let at = self.any_place();
+        let at = self.any_slot();
         self.kill(at);
-        if self.chance.below(4) == 0 {
-            (0..self.places.len()).for_each(|at| self.kill(at));
+        if self.rng.below(4) == 0 {
+            (0..self.slots.len()).for_each(|at| self.kill(at));
         }
-        self.places.iter().for_each(|place| place.faults.go_on());
+        self.slots.iter().for_each(|slot| slot.faults.go_on());
         for caller in callers {
             caller.await.expect("no caller panics");
         }
     }
 
-    fn any_place(&self) -> usize {
-        self.chance.below(self.places.len() as u64) as usize
+    fn any_slot(&self) -> usize {
+        self.rng.below(self.slots.len() as u64) as usize
     }
 
-    /// A client of any node that lives.
+    /// Returns a client of a random running node.
     fn client(&self) -> Client {
-        let nodes: Vec<&Node> = self.places.iter().filter_map(|place| place.node.as_ref()).collect();
-        nodes[self.chance.below(nodes.len() as u64) as usize].client()
+        let nodes: Vec<&Node> = self.slots.iter().filter_map(|slot| slot.node.as_ref()).collect();
+        nodes[self.rng.below(nodes.len() as u64) as usize].client()
     }
 
     async fn start(&mut self) {
-        for place in self.places.iter_mut().filter(|place| place.node.is_none()) {
-            let node = Node::builder(place.service, place.store.clone()).seed(self.chance.next_u64());
-            let node = node.clock(place.clock.clone());
-            let node = match place.service {
+        for slot in self.slots.iter_mut().filter(|slot| slot.node.is_none()) {
+            let node = Node::builder(slot.service, slot.store.clone()).seed(self.rng.next_u64());
+            let node = node.clock(slot.clock.clone());
+            let node = match slot.service {
                 "accounts" => node.aggregate::<Account>().bridge(self.hub.bridge()),
                 "transfers" => node.saga::<Transfer>().bridge(self.hub.bridge()),
                 _ => node.aggregate::<Account>().saga::<Transfer>(),
             };
-            place.node = Some(node.start().await.expect("a node starts"));
+            slot.node = Some(node.start().await.expect("a node starts"));
         }
     }
 
-    /// Kills a node as `kill -9` does: its store keeps what was committed, and of what was not, any first part.
+    /// Kills a node as `kill -9` does. Its store keeps committed data and any prefix of the pending appends.
     fn kill(&mut self, at: usize) {
-        let place = &mut self.places[at];
-        let Some(node) = place.node.take() else { return };
-        let kept = self.chance.below(place.faults.waiting() as u64 + 1) as usize;
-        // The node must not hear of it: whoever is killed tells nobody anything more.
+        let slot = &mut self.slots[at];
+        let Some(node) = slot.node.take() else { return };
+        let kept = self.rng.below(slot.faults.waiting() as u64 + 1) as usize;
+        // Drop the node first: a killed node must not be notified.
         drop(node);
-        place.faults.fail(kept, StoreError::Closed);
+        slot.faults.fail(kept, StoreError::Closed);
     }
 
-    /// Stops the faults, lets everything come to its end, then reads the logs and compares.
+    /// Stops the faults, waits for all work, then compares the logs with the ledger.
     pub(crate) async fn verdict(mut self) -> Verdict {
         self.hub.clear_faults();
-        // Late enough for every timer that was set.
-        self.places.iter().for_each(|place| place.hand.set(NOON.after(2 * JUMP)));
+        // Late enough for all timers.
+        self.slots.iter().for_each(|slot| slot.manual_clock.set(START_TIME.after(2 * MAX_JUMP)));
         self.start().await;
-        let begun = self.callers.begun.take();
-        assert!(!begun.is_empty(), "no transfer has begun");
-        let client = self.places[0].node.as_ref().expect("it was started").client();
-        let end = tokio::time::Instant::now() + PATIENCE;
+        let started = self.callers.started.take();
+        assert!(!started.is_empty(), "no transfer has begun");
+        let client = self.slots[0].node.as_ref().expect("it was started").client();
+        let end = tokio::time::Instant::now() + TIME_LIMIT;
         let mut open = Vec::new();
-        for transfer in &begun {
+        for transfer in &started {
             while self.callers.send(client.new_id(), client.send(outcome(transfer))).await.is_none_or(|is| is == "open")
             {
                 if tokio::time::Instant::now() > end {
@@ -157,17 +157,17 @@ impl World {
             }
         }
         virtual_time(Duration::from_secs(60)).await;
-        for place in &mut self.places {
-            place.node.take().expect("it was started").stop().await.expect("a node stops in order");
+        for slot in &mut self.slots {
+            slot.node.take().expect("it was started").stop().await.expect("a node stops in order");
         }
         let mut ledger = self.callers.ledger.take();
-        for (at, place) in self.places.iter().enumerate() {
+        for (at, slot) in self.slots.iter().enumerate() {
             let mut logs = Vec::new();
             if at == 0 {
-                logs.extend(ShardLog::read_domain::<Bank>(&place.store).await.expect("the store can be read"));
+                logs.extend(ShardLog::read_domain::<Bank>(&slot.store).await.expect("the store can be read"));
             }
-            if at + 1 == self.places.len() {
-                logs.extend(ShardLog::read_domain::<Transfers>(&place.store).await.expect("the store can be read"));
+            if at + 1 == self.slots.len() {
+                logs.extend(ShardLog::read_domain::<Transfers>(&slot.store).await.expect("the store can be read"));
             }
             logs.into_iter().for_each(|log| ledger.log(log));
         }
@@ -177,7 +177,7 @@ impl World {
     }
 }
 
-/// Lets virtual time pass; real time does not.
+/// Advances virtual time.
 #[expect(clippy::disallowed_methods, reason = "the runtime's time is paused: it passes when nothing else happens")]
 async fn virtual_time(span: Duration) {
     tokio::time::sleep(span).await;

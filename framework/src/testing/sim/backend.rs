@@ -1,6 +1,6 @@
-//! Where a simulated service keeps what is committed: in memory, or in the store on disk on a disk that is simulated.
+//! Backends of a simulated store: memory, or the store on disk on a simulated disk.
 //!
-//! Called by the [disk](super::disk), which decides when something is committed and when the power fails.
+//! Called by the [store](super::store), which decides about commits and power failures.
 
 use std::sync::Arc;
 
@@ -16,61 +16,61 @@ use {
     parking_lot::Mutex,
 };
 
-/// Segments and checkpoints are small: what happens at their borders happens often.
+/// Small segments and checkpoints, so that their borders are reached often.
 #[cfg(feature = "embedded")]
 const SEGMENT_BYTES: u64 = 16 * 1024;
 #[cfg(feature = "embedded")]
 const CHECKPOINT_BYTES: u64 = 4 * 1024;
 
-/// Where what is committed is kept.
+/// The place of committed data.
 pub(super) enum Backend {
-    /// What is appended is committed when it is said, and stays.
+    /// Appends are committed on request and survive.
     Memory(MemoryStore, CommitControl),
-    /// What is appended is committed once the store has written and flushed it.
+    /// Appends are committed once the store has written and flushed them.
     #[cfg(feature = "embedded")]
     OnDisk(OnDisk),
 }
 
-/// The store on disk, on a disk that is simulated.
+/// The store on disk, on a simulated disk.
 #[cfg(feature = "embedded")]
 pub(super) struct OnDisk {
-    platter: DiskImage,
-    /// The store of the present life, and the life of the disk in which it was opened.
+    image: DiskImage,
+    /// The open store, and the generation of the disk in which it was opened.
     store: Mutex<Option<(u64, Arc<EmbeddedStore>)>>,
     seeds: Mutex<IdSource>,
 }
 
 impl Backend {
     pub(super) fn memory() -> Self {
-        let (store, faults) = MemoryStore::faulty();
-        Self::Memory(store, faults)
+        let (store, commit_control) = MemoryStore::faulty();
+        Self::Memory(store, commit_control)
     }
 
     #[cfg(feature = "embedded")]
-    pub(super) fn on_disk(dice: &IdSource) -> Self {
+    pub(super) fn on_disk(rng: &IdSource) -> Self {
         Self::OnDisk(OnDisk {
-            platter: DiskImage::new(dice.fork()),
+            image: DiskImage::new(rng.fork()),
             store: Mutex::new(None),
-            seeds: Mutex::new(dice.fork()),
+            seeds: Mutex::new(rng.fork()),
         })
     }
 
-    /// A new life begins: the store is opened anew from what is left of it.
-    pub(super) fn renew(&self) -> Result<(), StoreError> {
+    /// Opens the store again from the surviving data.
+    pub(super) fn reopen(&self) -> Result<(), StoreError> {
         match self {
-            Self::Memory(_, faults) => {
-                faults.hold();
+            Self::Memory(_, commit_control) => {
+                commit_control.hold();
                 Ok(())
             }
             #[cfg(feature = "embedded")]
             Self::OnDisk(disk) => {
                 let mut store = disk.store.lock();
-                // It lets go of the disk first; what is left of it cannot write any more.
+                // Drop the old store first: it must not write to the disk after that.
                 *store = None;
                 let config = EmbeddedConfig::default().segment_bytes(SEGMENT_BYTES).checkpoint_bytes(CHECKPOINT_BYTES);
-                let (life, seed) = (disk.platter.life(), disk.seeds.lock().next_u64());
-                let opened = EmbeddedStore::open_on(Arc::new(disk.platter.spin()), &config, Some(seed))?;
-                *store = Some((life, Arc::new(opened)));
+                let (generation, seed) = (disk.image.generation(), disk.seeds.lock().next_u64());
+                let opened = EmbeddedStore::open_on(Arc::new(disk.image.mount()), &config, Some(seed))?;
+                *store = Some((generation, Arc::new(opened)));
                 Ok(())
             }
         }
@@ -104,7 +104,7 @@ impl Backend {
         self.store()?.view(projection).await
     }
 
-    pub(super) async fn take_view(&self, projection: &Name) -> Result<Epoch, StoreError> {
+    pub(super) async fn claim_view(&self, projection: &Name) -> Result<Epoch, StoreError> {
         self.store()?.claim_view(projection).await
     }
 
@@ -128,10 +128,10 @@ impl Backend {
         self.store()?.save_identity(identity).await
     }
 
-    /// Commits the first `appends` of what was appended, or more.
+    /// Commits at least the first `appends` pending appends.
     pub(super) fn commit(&self, appends: usize) {
         match self {
-            Self::Memory(_, faults) => drop(faults.commit(appends)),
+            Self::Memory(_, commit_control) => drop(commit_control.commit(appends)),
             #[cfg(feature = "embedded")]
             Self::OnDisk(disk) => {
                 let store = disk.store.lock().as_ref().map(|(_, store)| Arc::clone(store));
@@ -142,24 +142,24 @@ impl Backend {
         }
     }
 
-    /// Whether nobody knows what a crash leaves before it is opened again.
+    /// Returns whether the result of a crash is known only after reopening.
     pub(super) fn is_on_disk(&self) -> bool {
         !matches!(self, Self::Memory(..))
     }
 
-    /// The life ends. Of what was appended the first `kept` are in the log of a store in memory. A store on disk is writing when
-    /// the power fails, after some `changes` of the disk at the latest.
-    #[cfg_attr(not(feature = "embedded"), expect(unused_variables, reason = "only a disk changes"))]
-    pub(super) fn fail(&self, kept: usize, changes: u64) {
+    /// Ends this generation. A store in memory keeps the first `survivors` pending appends. A store on disk loses power while it
+    /// writes, after at most `changes` changes of the disk.
+    #[cfg_attr(not(feature = "embedded"), expect(unused_variables, reason = "only a simulated disk counts changes"))]
+    pub(super) fn fail(&self, survivors: usize, changes: u64) {
         match self {
-            Self::Memory(_, faults) => faults.fail(kept, StoreError::Closed),
+            Self::Memory(_, commit_control) => commit_control.fail(survivors, StoreError::Closed),
             #[cfg(feature = "embedded")]
             Self::OnDisk(disk) => {
-                let store = disk.store.lock().as_ref().map(|(life, store)| (*life, Arc::clone(store)));
-                if let Some((life, store)) = store {
-                    disk.platter.fail_after(changes);
+                let store = disk.store.lock().as_ref().map(|(generation, store)| (*generation, Arc::clone(store)));
+                if let Some((generation, store)) = store {
+                    disk.image.fail_after(changes);
                     store.step();
-                    disk.platter.end(life);
+                    disk.image.end(generation);
                 }
             }
         }

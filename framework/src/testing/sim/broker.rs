@@ -1,7 +1,7 @@
-//! The broker of a simulated cluster: a JetStream in memory, and everything that may go wrong around it.
+//! The simulated broker: JetStream in memory, with latency, loss and other faults around it.
 //!
-//! Called by the [bridges](super::link) of simulated nodes, and by what [brings faults about](super::fault_scheduler). Streams and consumers are
-//! those of the [model](crate::testing::broker::model); here are the ways to it, the chance, and who is cut off.
+//! Called by the [bridges](super::link) of simulated nodes and by the [fault scheduler](super::fault_scheduler). Streams and
+//! consumers are those of the [model](crate::testing::broker::model); this module adds transport, chance and partitions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,112 +24,116 @@ use crate::testing::bridge::hostile::Hostile;
 use crate::testing::broker::model::{Delivery, Model, Next};
 use crate::testing::broker::{Acknowledgement, ConsumerSettings, Discard, PublishError, Retention, StreamSettings};
 
-/// How long a message may be in hand before it comes again. As a NATS server's, but shorter: more happens.
+/// Time after which an unsettled message is redelivered. Shorter than a NATS server's, so that more happens.
 pub(super) const ACK_WAIT: Duration = Duration::from_secs(5);
-/// How many messages of a consumer may be in hand.
-pub(super) const IN_HAND: usize = 1000;
-/// For how long ids are known, while the broker drops repeats and nothing else is said.
-pub(super) const WINDOW: Duration = Duration::from_secs(120);
+/// Maximum number of unsettled messages per consumer.
+pub(super) const MAX_IN_FLIGHT: usize = 1000;
+/// Default time for which the broker knows an id while it drops duplicates.
+pub(super) const DEDUP_WINDOW: Duration = Duration::from_secs(120);
 
-/// A message in a stream, and who sent it.
-pub(super) struct Parcel {
+/// A packet in a stream, with the index of the sending service.
+pub(super) struct StoredPacket {
     pub(super) from: usize,
     pub(super) packet: Packet,
 }
 
-/// The broker of one simulated cluster. Clones are the same.
+/// The broker of one simulated cluster. Clones refer to the same broker.
 #[derive(Clone)]
-pub(super) struct Broker(Arc<Mutex<State>>, pub(super) Trace, pub(super) FaultCounts);
+pub(super) struct Broker {
+    state: Arc<Mutex<State>>,
+    pub(super) trace: Trace,
+    pub(super) fault_counts: FaultCounts,
+}
 
 pub(super) struct State {
-    pub(super) model: Model<Arc<Parcel>>,
-    pub(super) lines: BTreeMap<u64, Arc<SimLink>>,
-    last: u64,
-    pub(super) weather: FaultProfile,
-    pub(super) dice: IdSource,
-    pub(super) cuts: BTreeSet<(usize, usize)>,
-    /// Services that hear nothing, and such that are not heard.
-    pub(super) deaf: BTreeSet<usize>,
-    pub(super) mute: BTreeSet<usize>,
-    /// Rises when everything under way is lost.
-    pub(super) age: u64,
-    /// How much is on its way from or to a node.
-    pub(super) under_way: usize,
-    /// Until when the broker stands still.
-    pub(super) paused: Option<Instant>,
-    /// Until when it has no leader.
-    pub(super) electing: Option<Instant>,
-    /// Until when messages have ids, which the broker knows for a while.
-    pub(super) naming: Option<Instant>,
-    /// Until when storing may fail in the middle.
-    pub(super) failing: Option<Instant>,
+    pub(super) model: Model<Arc<StoredPacket>>,
+    pub(super) links: BTreeMap<u64, Arc<SimLink>>,
+    last_number: u64,
+    pub(super) profile: FaultProfile,
+    pub(super) rng: IdSource,
+    pub(super) partitions: BTreeSet<(usize, usize)>,
+    /// Services whose inbound or outbound messages are lost.
+    pub(super) inbound_blocked: BTreeSet<usize>,
+    pub(super) outbound_blocked: BTreeSet<usize>,
+    /// Incremented when all messages in transit are lost.
+    pub(super) purge_epoch: u64,
+    /// The number of messages on their way from or to a node.
+    pub(super) in_transit: usize,
+    /// The end of a pause.
+    pub(super) paused_until: Option<Instant>,
+    /// The end of a time without a leader.
+    pub(super) no_leader_until: Option<Instant>,
+    /// The end of a time in which messages carry ids and duplicates are dropped.
+    pub(super) dedup_until: Option<Instant>,
+    /// The end of a time in which storing may fail half-way.
+    pub(super) store_fails_until: Option<Instant>,
     pub(super) window: Duration,
     pub(super) consumers: ConsumerSettings,
-    /// Until when handlers of a service take how long for each message, and until when they are busy.
+    /// Slow services: the end of the slowness and the delay per message. `busy` holds the end of their current work.
     pub(super) slow: BTreeMap<usize, (Instant, Duration)>,
     pub(super) busy: BTreeMap<usize, Instant>,
-    bells: BTreeMap<String, Arc<Notify>>,
-    begun: BTreeMap<usize, CrashPoints>,
-    /// How many messages were put aside because they were none.
-    pub(super) refused: usize,
-    /// Told whenever a node of a service says that a message is done.
-    witness: Option<Witness>,
-    /// The events that were published: where they stand in their log, and which they are.
+    notifiers: BTreeMap<String, Arc<Notify>>,
+    crash_points: BTreeMap<usize, CrashPoints>,
+    /// The number of messages rejected because they could not be decoded or handled.
+    pub(super) rejected: usize,
+    /// Called for every message that a node has acknowledged.
+    ack_observer: Option<AckObserver>,
+    /// The ids of published events, by their position in the log.
     published: BTreeMap<(ShardId, u64), MessageId>,
-    /// Commands of clients that it has taken and lost, or that a node has put aside.
+    /// Commands of clients that the broker lost after accepting them, or that a node rejected.
     lost: BTreeSet<MessageId>,
-    /// When everything was lost.
-    pub(super) emptied: Option<Instant>,
-    /// Which store's node speaks for each domain. A real broker keeps that apart from the streams.
+    /// The last moment at which all messages were lost.
+    pub(super) purged_at: Option<Instant>,
+    /// The store that owns each domain. A real broker also keeps claims apart from the streams.
     claims: BTreeMap<Name, Claim>,
 }
 
-/// Told which service has settled which message as done.
-pub(super) type Witness = Arc<dyn Fn(usize, &Envelope) + Send + Sync>;
+/// A callback with the service and the message that it has acknowledged.
+pub(super) type AckObserver = Arc<dyn Fn(usize, &Envelope) + Send + Sync>;
 
-/// What becomes of a message that has reached the broker.
-pub(super) enum Reached {
-    /// It is stored, or known.
-    Taken,
-    /// There is no such stream.
+/// The outcome of storing a message.
+pub(super) enum StoreOutcome {
+    /// The message is stored, or is a duplicate.
+    Stored,
+    /// The stream does not exist.
     NoStream,
-    /// The broker refuses it; it may be stored all the same.
+    /// The broker refuses the message, and may have stored it.
     NoLeader,
-    /// The broker has failed while storing it.
+    /// The broker failed while storing the message.
     Failed,
 }
 
 impl Broker {
-    pub(super) fn new(dice: IdSource, trace: Trace, tally: FaultCounts) -> Self {
+    pub(super) fn new(rng: IdSource, trace: Trace, fault_counts: FaultCounts) -> Self {
         let state = State {
             model: Model::default(),
-            lines: BTreeMap::new(),
-            last: 0,
-            weather: FaultProfile::FAIR,
-            dice,
-            cuts: BTreeSet::new(),
-            deaf: BTreeSet::new(),
-            mute: BTreeSet::new(),
-            age: 0,
-            under_way: 0,
-            paused: None,
-            electing: None,
-            naming: None,
-            failing: None,
-            window: WINDOW,
-            consumers: ConsumerSettings { ack_wait: ACK_WAIT, max_ack_pending: IN_HAND },
+            links: BTreeMap::new(),
+            last_number: 0,
+            profile: FaultProfile::NONE,
+            rng,
+            partitions: BTreeSet::new(),
+            inbound_blocked: BTreeSet::new(),
+            outbound_blocked: BTreeSet::new(),
+            purge_epoch: 0,
+            in_transit: 0,
+            paused_until: None,
+            no_leader_until: None,
+            dedup_until: None,
+            store_fails_until: None,
+            window: DEDUP_WINDOW,
+            consumers: ConsumerSettings { ack_wait: ACK_WAIT, max_ack_pending: MAX_IN_FLIGHT },
             slow: BTreeMap::new(),
             busy: BTreeMap::new(),
-            bells: BTreeMap::new(),
-            begun: BTreeMap::new(),
-            refused: 0,
-            witness: None,
+            notifiers: BTreeMap::new(),
+            crash_points: BTreeMap::new(),
+            rejected: 0,
+            ack_observer: None,
             published: BTreeMap::new(),
             lost: BTreeSet::new(),
-            emptied: None,
+            purged_at: None,
             claims: BTreeMap::new(),
         };
-        Self(Arc::new(Mutex::new(state)), trace, tally)
+        Self { state: Arc::new(Mutex::new(state)), trace, fault_counts }
     }
 
     pub(super) fn bridge(&self, service: usize) -> SimulatedBridge {
@@ -137,39 +141,39 @@ impl Broker {
     }
 
     pub(super) fn state(&self) -> parking_lot::MutexGuard<'_, State> {
-        self.0.lock()
+        self.state.lock()
     }
 
-    pub(super) fn set_weather(&self, weather: FaultProfile) {
-        self.state().weather = weather;
+    pub(super) fn set_fault_profile(&self, profile: FaultProfile) {
+        self.state().profile = profile;
     }
 
-    /// What the nodes of a service begin.
-    pub(super) fn begun(&self, service: usize) -> CrashPoints {
-        self.state().begun.entry(service).or_default().clone()
+    /// Returns the crash points of a service.
+    pub(super) fn crash_points(&self, service: usize) -> CrashPoints {
+        self.state().crash_points.entry(service).or_default().clone()
     }
 
-    /// A node of a service begins something.
-    pub(super) fn begins(&self, service: usize, work: CrashPoint) {
-        if let Some(begun) = self.state().begun.get(&service) {
-            begun.tell(work);
+    /// Reports that a node of a service has reached a crash point.
+    pub(super) fn reach_crash_point(&self, service: usize, point: CrashPoint) {
+        if let Some(crash_points) = self.state().crash_points.get(&service) {
+            crash_points.reach(point);
         }
     }
 
-    pub(super) fn witness(&self, witness: Witness) {
-        self.state().witness = Some(witness);
+    pub(super) fn observe_acks(&self, ack_observer: AckObserver) {
+        self.state().ack_observer = Some(ack_observer);
     }
 
-    /// A node of a service has said that a message is done.
-    pub(super) fn settled(&self, service: usize, envelope: &Envelope) {
-        let witness = self.state().witness.clone();
-        // A forged message is done once it is dropped: nothing is committed for it.
-        if let Some(witness) = witness.filter(|_| !Hostile::is_forged(envelope)) {
-            witness(service, envelope);
+    /// Reports that a node of a service has acknowledged a message.
+    pub(super) fn acked(&self, service: usize, envelope: &Envelope) {
+        let ack_observer = self.state().ack_observer.clone();
+        // Forged messages are acknowledged without a commit, because they are dropped.
+        if let Some(ack_observer) = ack_observer.filter(|_| !Hostile::is_forged(envelope)) {
+            ack_observer(service, envelope);
         }
     }
 
-    /// Claims the domains of a node for its store, all or none, as the bridge to a real broker does.
+    /// Claims all domains of a node for its store, or none, as the bridge to a real broker does.
     pub(super) fn claim(&self, card: &NodeCard) -> Result<(), BridgeError> {
         let Some(store) = &card.store else { return Ok(()) };
         let claims = &mut self.state().claims;
@@ -183,176 +187,177 @@ impl Broker {
     }
 
     /// Adds a node.
-    pub(super) fn join(&self, line: impl FnOnce(u64) -> Arc<SimLink>) -> Arc<SimLink> {
+    pub(super) fn join(&self, link: impl FnOnce(u64) -> Arc<SimLink>) -> Arc<SimLink> {
         let mut state = self.state();
-        state.last += 1;
-        let line = line(state.last);
-        state.lines.insert(line.number, Arc::clone(&line));
-        line
+        state.last_number += 1;
+        let link = link(state.last_number);
+        state.links.insert(link.number, Arc::clone(&link));
+        link
     }
 
-    /// The nodes of a service, in the order in which they came.
-    pub(super) fn lines_of(&self, service: usize) -> Vec<Arc<SimLink>> {
-        self.state().lines.values().filter(|line| line.service == service).cloned().collect()
+    /// Returns the links of a service, in the order in which they were attached.
+    pub(super) fn links_of(&self, service: usize) -> Vec<Arc<SimLink>> {
+        self.state().links.values().filter(|link| link.service == service).cloned().collect()
     }
 
-    /// All nodes that are connected.
-    pub(super) fn lines(&self) -> Vec<Arc<SimLink>> {
-        self.state().lines.values().cloned().collect()
+    /// Returns all links.
+    pub(super) fn links(&self) -> Vec<Arc<SimLink>> {
+        self.state().links.values().cloned().collect()
     }
 
-    /// The node has died.
-    pub(super) fn leave(&self, line: &SimLink) {
-        self.state().lines.remove(&line.number);
-        line.end();
-        self.ring_all();
+    /// Removes a node that was killed or has detached.
+    pub(super) fn leave(&self, link: &SimLink) {
+        self.state().links.remove(&link.number);
+        link.end();
+        self.notify_all();
     }
 
-    /// Whoever waits for something in a stream looks again.
-    pub(super) fn bell(&self, stream: &str) -> Arc<Notify> {
-        Arc::clone(self.state().bells.entry(stream.to_owned()).or_default())
+    /// Returns the notifier for consumers that wait for a change of a stream.
+    pub(super) fn notifier(&self, stream: &str) -> Arc<Notify> {
+        Arc::clone(self.state().notifiers.entry(stream.to_owned()).or_default())
     }
 
-    pub(super) fn ring_all(&self) {
-        let bells: Vec<_> = self.state().bells.values().cloned().collect();
-        bells.iter().for_each(|bell| bell.notify_waiters());
+    pub(super) fn notify_all(&self) {
+        let notifiers: Vec<_> = self.state().notifiers.values().cloned().collect();
+        notifiers.iter().for_each(|notifier| notifier.notify_waiters());
     }
 
-    fn is_over(until: Option<Instant>) -> bool {
+    fn is_past(until: Option<Instant>) -> bool {
         until.is_none_or(|until| until <= instant())
     }
 
-    /// Waits until the broker does not stand still.
-    pub(super) async fn resumed(&self) {
-        let until = self.state().paused.filter(|until| *until > instant());
+    /// Waits until the broker is not paused.
+    pub(super) async fn wait_unpaused(&self) {
+        let until = self.state().paused_until.filter(|until| *until > instant());
         if let Some(until) = until {
-            self.2.one(FaultEvent::BrokerStoodStill);
+            self.fault_counts.one(FaultEvent::BrokerPaused);
             tokio::time::sleep_until(until).await;
         }
     }
 
-    /// How long a way takes.
-    pub(super) fn way(&self) -> Duration {
+    /// Draws the latency of one message.
+    pub(super) fn latency(&self) -> Duration {
         let state = self.state();
-        Duration::from_micros(state.dice.below(u64::from(state.weather.delay) * 1000 + 1))
+        Duration::from_micros(state.rng.below(u64::from(state.profile.delay) * 1000 + 1))
     }
 
-    /// Something sets out for the broker or for a node.
-    pub(super) fn sets_out(&self) -> Flight {
+    /// Counts a message in transit to the broker or to a node.
+    pub(super) fn start_transit(&self) -> InTransit {
         let mut state = self.state();
-        state.under_way += 1;
-        Flight(self.clone(), state.age)
+        state.in_transit += 1;
+        InTransit(self.clone(), state.purge_epoch)
     }
 
-    fn happens(&self, of_thousand: u16) -> bool {
-        of_thousand > 0 && self.state().dice.below(1000) < u64::from(of_thousand)
+    fn draws(&self, of_thousand: u16) -> bool {
+        of_thousand > 0 && self.state().rng.below(1000) < u64::from(of_thousand)
     }
 
-    /// Whether something is lost on its way.
-    pub(super) fn loses(&self) -> bool {
-        let lose = self.state().weather.lose;
-        self.happens(lose)
+    /// Draws whether a message is lost.
+    pub(super) fn draws_loss(&self) -> bool {
+        let per_mille = self.state().profile.loss;
+        self.draws(per_mille)
     }
 
-    /// Whether something happens twice.
-    pub(super) fn repeats(&self) -> bool {
-        let repeat = self.state().weather.repeat;
-        self.happens(repeat)
+    /// Draws whether a message is duplicated.
+    pub(super) fn draws_duplicate(&self) -> bool {
+        let per_mille = self.state().profile.duplication;
+        self.draws(per_mille)
     }
 
-    /// One of `count` ways in which something goes wrong.
+    /// Draws a number in `0..count`.
     pub(super) fn draw(&self, count: u64) -> u64 {
-        self.state().dice.below(count)
+        self.state().rng.below(count)
     }
 
-    /// Whether what a node says is heard.
-    pub(super) fn is_heard(&self, line: &SimLink) -> bool {
-        let heard = !line.is_isolated() && !self.state().mute.contains(&line.service);
-        if !heard {
-            self.2.one(FaultEvent::Unsaid);
+    /// Returns whether messages from a node pass. Counts the loss if they do not.
+    pub(super) fn is_outbound_open(&self, link: &SimLink) -> bool {
+        let is_open = !link.is_isolated() && !self.state().outbound_blocked.contains(&link.service);
+        if !is_open {
+            self.fault_counts.one(FaultEvent::OutboundBlocked);
         }
-        heard
+        is_open
     }
 
-    /// Whether a node hears what is said.
-    pub(super) fn hears(&self, line: &SimLink) -> bool {
-        let hears = !line.is_isolated() && !self.state().deaf.contains(&line.service);
-        if !hears {
-            self.2.one(FaultEvent::Unheard);
+    /// Returns whether messages to a node pass. Counts the loss if they do not.
+    pub(super) fn is_inbound_open(&self, link: &SimLink) -> bool {
+        let is_inbound_open = !link.is_isolated() && !self.state().inbound_blocked.contains(&link.service);
+        if !is_inbound_open {
+            self.fault_counts.one(FaultEvent::InboundBlocked);
         }
-        hears
+        is_inbound_open
     }
 
-    /// Whether a node can ask for messages at all.
-    pub(super) fn can_pull(&self, line: &SimLink) -> bool {
-        !line.is_isolated() && !self.state().mute.contains(&line.service)
+    /// Returns whether a node can pull messages.
+    pub(super) fn can_pull(&self, link: &SimLink) -> bool {
+        !link.is_isolated() && !self.state().outbound_blocked.contains(&link.service)
     }
 
-    pub(super) fn is_cut(&self, from: usize, to: usize) -> bool {
-        let cut = self.state().cuts.contains(&(from, to));
-        if cut {
-            self.2.one(FaultEvent::CutOff);
+    pub(super) fn is_partitioned(&self, from: usize, to: usize) -> bool {
+        let is_cut = self.state().partitions.contains(&(from, to));
+        if is_cut {
+            self.fault_counts.one(FaultEvent::Partitioned);
         }
-        cut
+        is_cut
     }
 
-    /// Stores what has reached the broker.
-    pub(super) fn store(&self, stream: &str, id: &str, parcel: &Arc<Parcel>) -> Reached {
+    /// Stores a message that has reached the broker.
+    pub(super) fn store(&self, stream: &str, id: &str, message: &Arc<StoredPacket>) -> StoreOutcome {
         let now = instant();
-        let electing = !Self::is_over(self.state().electing);
-        if electing {
-            self.2.one(FaultEvent::RefusedByTheLeader);
+        let has_no_leader = !Self::is_past(self.state().no_leader_until);
+        if has_no_leader {
+            self.fault_counts.one(FaultEvent::RefusedWithoutLeader);
             if self.draw(2) == 0 {
-                return Reached::NoLeader;
+                return StoreOutcome::NoLeader;
             }
-            self.2.one(FaultEvent::RefusedAndStored);
+            self.fault_counts.one(FaultEvent::RefusedAndStored);
         }
-        let twice = self.repeats() && self.draw(2) == 0;
+        let twice = self.draws_duplicate() && self.draw(2) == 0;
         let stored = {
             let mut state = self.state();
-            let id = Some(id).filter(|_| state.naming.is_some_and(|until| until > now));
+            let id = Some(id).filter(|_| state.dedup_until.is_some_and(|until| until > now));
             if let Some(id) = id.filter(|id| state.model.has_orphaned_id(stream, id, now)) {
-                self.2.one(FaultEvent::FalseDuplicate);
-                self.1.add(format_args!("  the broker takes it for a duplicate, and has not got it: {id}"));
-                state.notes_lost(parcel);
+                self.fault_counts.one(FaultEvent::FalseDuplicate);
+                self.trace.add(format_args!("  the broker drops it as a duplicate without having it: {id}"));
+                state.record_lost(message);
             }
-            let failing = state.failing.is_some_and(|until| until > now) && state.dice.below(2) == 0;
-            if let Some(id) = id.filter(|_| failing) {
+            let fails = state.store_fails_until.is_some_and(|until| until > now) && state.rng.below(2) == 0;
+            if let Some(id) = id.filter(|_| fails) {
                 if state.model.state(stream).is_none() {
-                    return Reached::NoStream;
+                    return StoreOutcome::NoStream;
                 }
                 state.model.insert_id(stream, id, now);
-                // Sent again with this id it is a duplicate.
-                state.notes_lost(parcel);
-                self.1.add(format_args!("  the broker fails while it stores it"));
-                return Reached::Failed;
+                // A retry with this id counts as a duplicate.
+                state.record_lost(message);
+                self.trace.add(format_args!("  the broker fails to store it"));
+                return StoreOutcome::Failed;
             }
-            let stored = state.model.publish(stream, id, Arc::clone(parcel), now);
+            let stored = state.model.publish(stream, id, Arc::clone(message), now);
             if matches!(stored, Ok(stored) if twice && !stored.duplicate)
-                && state.model.publish(stream, id, Arc::clone(parcel), now).is_ok_and(|again| !again.duplicate)
+                && state.model.publish(stream, id, Arc::clone(message), now).is_ok_and(|again| !again.duplicate)
             {
-                self.2.one(FaultEvent::StoredTwice);
-                self.1.add(format_args!("  the broker stores it twice"));
+                self.fault_counts.one(FaultEvent::StoredTwice);
+                self.trace.add(format_args!("  the broker stores it twice"));
             }
             stored
         };
         match stored {
-            Err(PublishError::NoStream) => return Reached::NoStream,
-            Err(PublishError::Full) => return Reached::Failed,
+            Err(PublishError::NoStream) => return StoreOutcome::NoStream,
+            Err(PublishError::Full) => return StoreOutcome::Failed,
             Ok(stored) if stored.duplicate => {
-                self.2.one(FaultEvent::RepeatDropped);
-                self.1.add(format_args!("  the broker has it as {} already", stored.sequence));
+                self.fault_counts.one(FaultEvent::DuplicateDropped);
+                self.trace.add(format_args!("  the broker already has it as {}", stored.sequence));
             }
-            Ok(_) => self.bell(stream).notify_waiters(),
+            Ok(_) => self.notifier(stream).notify_waiters(),
         }
-        if electing { Reached::NoLeader } else { Reached::Taken }
+        if has_no_leader { StoreOutcome::NoLeader } else { StoreOutcome::Stored }
     }
 
-    /// The next message for a service, or when to look again.
-    pub(super) fn next(&self, stream: &str, consumer: &Name) -> Next<Arc<Parcel>> {
+    /// Returns the next message for a service, or the time of the next attempt.
+    pub(super) fn next(&self, stream: &str, consumer: &Name) -> Next<Arc<StoredPacket>> {
         let now = instant();
         let mut state = self.state();
-        let still = [state.paused, state.electing].into_iter().flatten().filter(|until| *until > now).max();
+        let still =
+            [state.paused_until, state.no_leader_until].into_iter().flatten().filter(|until| *until > now).max();
         if let Some(until) = still {
             return Next::Empty(Some(until));
         }
@@ -360,30 +365,30 @@ impl Broker {
         match &next {
             Next::Message(Delivery { is_late, is_overtaken, .. }) => {
                 if *is_late {
-                    self.2.one(FaultEvent::AckWaitOver);
+                    self.fault_counts.one(FaultEvent::AckWaitExpired);
                 }
                 if *is_overtaken {
-                    self.2.one(FaultEvent::Overtaken);
+                    self.fault_counts.one(FaultEvent::RedeliveredOutOfOrder);
                 }
             }
-            Next::AtLimit(_) => self.2.one(FaultEvent::HandsFull),
+            Next::AtLimit(_) => self.fault_counts.one(FaultEvent::InFlightLimitReached),
             Next::Empty(_) | Next::Missing => {}
         }
         next
     }
 
-    /// A word about a message has reached the broker.
-    pub(super) fn settle(&self, stream: &str, consumer: &Name, sequence: u64, word: Acknowledgement) {
-        self.state().model.acknowledge(stream, consumer.as_str(), sequence, word, instant());
-        self.bell(stream).notify_waiters();
+    /// Applies a settlement that has reached the broker.
+    pub(super) fn settle(&self, stream: &str, consumer: &Name, sequence: u64, acknowledgement: Acknowledgement) {
+        self.state().model.acknowledge(stream, consumer.as_str(), sequence, acknowledgement, instant());
+        self.notifier(stream).notify_waiters();
     }
 
-    /// Makes the streams of a node, and its consumers as far as their streams are there. Whether all of them are.
-    pub(super) fn ensure(&self, line: &SimLink) -> bool {
+    /// Creates the streams of a node, and its consumers on existing streams. Returns whether all consumers exist.
+    pub(super) fn ensure_streams(&self, link: &SimLink) -> bool {
         let mut state = self.state();
         let (window, consumers) = (state.window, state.consumers);
-        let service = line.card.service.as_str();
-        for (domain, _) in &line.card.owns {
+        let service = link.card.service.as_str();
+        for (domain, _) in &link.card.owns {
             let settings = |retention, discard| StreamSettings {
                 duplicate_window: window,
                 discard,
@@ -393,28 +398,28 @@ impl Broker {
             state.model.create_stream(&events(domain), settings(Retention::Limits, Discard::Old));
             state.model.create_consumer(&commands(domain), service, consumers);
         }
-        let mut taken = line.card.subscribes.iter();
+        let mut taken = link.card.subscribes.iter();
         let all = taken
             .by_ref()
             .fold(true, |all, (domain, ..)| state.model.create_consumer(&events(domain), service, consumers) && all);
         drop(state);
-        self.ring_all();
+        self.notify_all();
         all
     }
 
-    pub(super) fn note_published(&self, shard: &ShardId, position: u64, id: MessageId) {
+    pub(super) fn record_published(&self, shard: &ShardId, position: u64, id: MessageId) {
         self.state().published.insert((shard.clone(), position), id);
     }
 
-    /// A message was put aside with a reason.
-    pub(super) fn put_aside(&self, envelope: &Envelope) {
+    /// Records that a node rejected a message.
+    pub(super) fn record_rejected(&self, envelope: &Envelope) {
         self.state().lost.insert(envelope.id);
     }
 
-    /// Returns whether a command that was handed over at `crash_points` may be lost or was put aside.
-    pub(super) fn has_lost(&self, id: MessageId, begun: Instant) -> bool {
+    /// Returns whether a command sent at or after `since` may be lost, or was rejected.
+    pub(super) fn may_have_lost(&self, id: MessageId, since: Instant) -> bool {
         let state = self.state();
-        state.lost.contains(&id) || state.emptied.is_some_and(|emptied| emptied >= begun)
+        state.lost.contains(&id) || state.purged_at.is_some_and(|purged_at| purged_at >= since)
     }
 
     pub(super) fn published(&self) -> Vec<(ShardId, u64, MessageId)> {
@@ -422,66 +427,66 @@ impl Broker {
         state.published.iter().map(|((shard, position), id)| (shard.clone(), *position, *id)).collect()
     }
 
-    /// Whether nothing is under way, in hand or still to be delivered.
+    /// Returns whether no message is in transit, in flight or waiting for delivery.
     pub(super) fn is_idle(&self) -> bool {
         let state = self.state();
-        // A version of a service may take no longer what the one before took: that stays with the broker.
+        // A new version of a service may no longer subscribe to a stream; its messages stay in the broker.
         let is_taken = |stream: &str, service: &str| {
-            let mut lines = state.lines.values().filter(|line| line.card.service.as_str() == service).peekable();
-            let takes = |line: &Arc<SimLink>| {
-                let mut domains = line.card.subscribes.iter().map(|(domain, ..)| events(domain));
-                let mut owned = line.card.owns.iter().map(|(domain, _)| commands(domain));
+            let mut links = state.links.values().filter(|link| link.card.service.as_str() == service).peekable();
+            let takes = |link: &Arc<SimLink>| {
+                let mut domains = link.card.subscribes.iter().map(|(domain, ..)| events(domain));
+                let mut owned = link.card.owns.iter().map(|(domain, _)| commands(domain));
                 domains.any(|of| of == stream) || owned.any(|of| of == stream)
             };
-            lines.peek().is_none() || lines.any(takes)
+            links.peek().is_none() || links.any(takes)
         };
-        state.under_way == 0 && state.model.unfinished_consumer(is_taken).is_none()
+        state.in_transit == 0 && state.model.unfinished_consumer(is_taken).is_none()
     }
 }
 
-/// Something that is on its way, until it is dropped: with a node that dies its messages are gone.
-pub(super) struct Flight(Broker, u64);
+/// A message in transit. Dropping it ends the transit: messages of a killed node are lost.
+pub(super) struct InTransit(Broker, u64);
 
-impl Flight {
-    /// Whether it arrives: what was under way when the streams were emptied does not.
+impl InTransit {
+    /// Ends the transit. Returns false if the streams were purged since its start.
     pub(super) fn arrives(self) -> bool {
-        self.0.state().age == self.1
+        self.0.state().purge_epoch == self.1
     }
 }
 
-impl Drop for Flight {
+impl Drop for InTransit {
     fn drop(&mut self) {
         let mut state = self.0.state();
-        if state.age == self.1 {
-            state.under_way -= 1;
+        if state.purge_epoch == self.1 {
+            state.in_transit -= 1;
         }
     }
 }
 
 impl State {
-    /// A message is lost. What an actor has sent is sent again, and so is what its log holds.
-    pub(super) fn notes_lost(&mut self, parcel: &Parcel) {
-        if let Ok(envelope) = parcel.packet.envelope()
+    /// Records a lost command of a client. Messages of actors and events are sent again from the log.
+    pub(super) fn record_lost(&mut self, message: &StoredPacket) {
+        if let Ok(envelope) = message.packet.envelope()
             && envelope.origin.is_none()
         {
             self.lost.insert(envelope.id);
         }
     }
 
-    /// Sets all consumers as they are to be set now.
-    pub(super) fn retune(&mut self) {
+    /// Applies the current settings to all consumers.
+    pub(super) fn apply_consumer_settings(&mut self) {
         let wanted = self.consumers;
         self.model.reconfigure(|_, consumers| consumers.iter_mut().for_each(|consumer| **consumer = wanted));
         self.model.shorten_ack_deadlines(instant());
     }
 }
 
-/// The stream of what is sent to a domain.
+/// Returns the name of the stream with messages for a domain.
 pub(super) fn commands(domain: &Name) -> String {
     format!("commands_{domain}")
 }
 
-/// The stream of a domain's events.
+/// Returns the name of the stream with the events of a domain.
 pub(super) fn events(domain: &Name) -> String {
     format!("events_{domain}")
 }

@@ -1,158 +1,159 @@
-//! What may be done to the broker of a simulated cluster on purpose, and to the ways to it.
+//! Faults of the simulated broker and of its links.
 //!
-//! Called by what [brings faults about](super::fault_scheduler). Each says what it does; whether it has hit something is counted where it does.
+//! Called by the [fault scheduler](super::fault_scheduler). Hits are counted where messages are affected.
 
 use std::time::Duration;
 
-use super::broker::{ACK_WAIT, Broker, IN_HAND, WINDOW};
+use super::broker::{ACK_WAIT, Broker, DEDUP_WINDOW, MAX_IN_FLIGHT};
 use super::fault_counts::FaultEvent;
 use crate::clock::instant;
 use crate::testing::broker::ConsumerSettings;
 
 impl Broker {
-    pub(super) fn cut(&self, from: usize, to: usize) {
-        self.state().cuts.insert((from, to));
+    pub(super) fn partition(&self, from: usize, to: usize) {
+        self.state().partitions.insert((from, to));
     }
 
-    /// Opens a way again; the nodes are told, as a client library would tell them.
-    pub(super) fn mend(&self, from: usize, to: usize) {
-        if self.state().cuts.remove(&(from, to)) {
+    /// Ends a partition. Nodes are notified, as a client library would do.
+    pub(super) fn heal(&self, from: usize, to: usize) {
+        if self.state().partitions.remove(&(from, to)) {
             self.reconnected(from);
             self.reconnected(to);
         }
     }
 
-    /// From now on a service hears nothing, or is not heard, or both.
-    pub(super) fn isolate(&self, service: usize, deaf: bool, mute: bool) {
+    /// Blocks messages to or from a service, or both.
+    pub(super) fn isolate(&self, service: usize, inbound_blocked: bool, outbound_blocked: bool) {
         let mut state = self.state();
-        if deaf {
-            state.deaf.insert(service);
+        if inbound_blocked {
+            state.inbound_blocked.insert(service);
         }
-        if mute {
-            state.mute.insert(service);
+        if outbound_blocked {
+            state.outbound_blocked.insert(service);
         }
     }
 
-    /// Connects it again.
+    /// Unblocks a service.
     pub(super) fn connect(&self, service: usize) {
         let mut state = self.state();
-        let was = state.deaf.remove(&service) | state.mute.remove(&service);
+        let was_isolated = state.inbound_blocked.remove(&service) | state.outbound_blocked.remove(&service);
         drop(state);
-        if was {
+        if was_isolated {
             self.reconnected(service);
-            self.ring_all();
+            self.notify_all();
         }
     }
 
     fn reconnected(&self, service: usize) {
-        for line in self.lines_of(service) {
-            line.door.reconnected();
+        for link in self.links_of(service) {
+            link.inbound.reconnected();
         }
     }
 
-    /// Stands still for a while.
-    pub(super) fn pause(&self, lasts: Duration) {
-        self.state().paused = Some(instant() + lasts);
+    /// Pauses the broker.
+    pub(super) fn pause(&self, duration: Duration) {
+        self.state().paused_until = Some(instant() + duration);
     }
 
-    /// Has no leader for a while: takes nothing in for sure, brings nothing, and has forgotten the last words of all nodes.
-    pub(super) fn elect(&self, lasts: Duration) {
+    /// Removes the leader for a while: nothing is stored reliably or delivered, and the last settlements are forgotten.
+    pub(super) fn drop_leader(&self, duration: Duration) {
         let now = instant();
         let mut state = self.state();
-        state.electing = Some(now + lasts);
+        state.no_leader_until = Some(now + duration);
         for (stream, consumer) in state.model.consumers() {
             if state.model.lose_last_acknowledgement(&stream, &consumer, now) {
-                self.2.one(FaultEvent::WordForgotten);
+                self.fault_counts.one(FaultEvent::SettlementForgotten);
             }
         }
     }
 
-    /// Loses all messages, and all that is under way. Nobody is told: the numbers must show it.
-    pub(super) fn empty(&self) {
+    /// Loses all stored messages and all messages in transit. Nodes are not notified: sequence numbers must reveal the loss.
+    pub(super) fn purge(&self) {
         let mut state = self.state();
-        state.age += 1;
-        state.emptied = Some(instant());
-        self.2.add(FaultEvent::EmptiedAway, state.under_way as u64);
-        state.under_way = 0;
+        state.purge_epoch += 1;
+        state.purged_at = Some(instant());
+        self.fault_counts.add(FaultEvent::MessagePurged, state.in_transit as u64);
+        state.in_transit = 0;
         for name in state.model.stream_names() {
             let lost = state.model.purge_stream(&name).unwrap_or(0);
-            self.2.add(FaultEvent::EmptiedAway, lost as u64);
+            self.fault_counts.add(FaultEvent::MessagePurged, lost as u64);
         }
     }
 
-    /// Loses all streams with their consumers.
+    /// Deletes all streams with their consumers.
     pub(super) fn lose_streams(&self) {
         {
             let mut state = self.state();
-            state.emptied = Some(instant());
+            state.purged_at = Some(instant());
             for name in state.model.stream_names() {
                 state.model.delete_stream(&name);
-                self.2.one(FaultEvent::StreamLost);
+                self.fault_counts.one(FaultEvent::StreamLost);
             }
         }
-        self.ring_all();
+        self.notify_all();
     }
 
-    /// Knows ids for a while: drops what comes again.
-    pub(super) fn drop_repeats(&self, window: Duration, lasts: Duration) {
+    /// Lets messages carry ids for a while, and drops duplicates.
+    pub(super) fn drop_duplicates(&self, window: Duration, duration: Duration) {
         let mut state = self.state();
-        state.naming = Some(instant() + lasts);
+        state.dedup_until = Some(instant() + duration);
         state.window = window;
         state.model.reconfigure(|stream, _| stream.duplicate_window = window);
     }
 
-    /// Fails in the middle of storing, now and then: the id is known then, the message is not there.
-    pub(super) fn fail_to_store(&self, lasts: Duration) {
-        self.drop_repeats(WINDOW, lasts + WINDOW);
-        self.state().failing = Some(instant() + lasts);
+    /// Fails to store some messages after their id was recorded.
+    pub(super) fn fail_to_store(&self, duration: Duration) {
+        self.drop_duplicates(DEDUP_WINDOW, duration + DEDUP_WINDOW);
+        self.state().store_fails_until = Some(instant() + duration);
     }
 
     pub(super) fn set_ack_wait(&self, wait: Option<Duration>) {
         let mut state = self.state();
-        // With no patience at all a message would come again before anybody has looked at it, for ever in one moment.
+        // With an ack wait of zero, a message would be redelivered forever at one instant.
         state.consumers.ack_wait = wait.map_or(ACK_WAIT, |wait| wait.max(Duration::from_millis(1)));
-        state.retune();
+        state.apply_consumer_settings();
         drop(state);
-        self.ring_all();
+        self.notify_all();
     }
 
-    pub(super) fn set_in_hand(&self, most: Option<usize>) {
+    pub(super) fn set_max_in_flight(&self, limit: Option<usize>) {
         let mut state = self.state();
-        state.consumers.max_ack_pending = most.unwrap_or(IN_HAND);
-        state.retune();
+        state.consumers.max_ack_pending = limit.unwrap_or(MAX_IN_FLIGHT);
+        state.apply_consumer_settings();
         drop(state);
-        self.ring_all();
+        self.notify_all();
     }
 
-    /// Lets the handlers of a service take so long for each message.
-    pub(super) fn slow_down(&self, service: usize, each: Duration, lasts: Duration) {
-        self.state().slow.insert(service, (instant() + lasts, each));
+    /// Delays the handlers of a service by `per_message`.
+    pub(super) fn slow_handlers(&self, service: usize, per_message: Duration, duration: Duration) {
+        self.state().slow.insert(service, (instant() + duration, per_message));
     }
 
-    /// How long a message for a service waits for its handlers, and how long it takes them.
-    pub(super) fn handlers_take(&self, service: usize) -> Duration {
-        /// So far behind a node may be at most: then it would have no room.
-        const BEHIND: Duration = Duration::from_secs(3);
+    /// Returns the time that a message waits for the handlers of a service and the time that they take.
+    pub(super) fn handler_delay(&self, service: usize) -> Duration {
+        /// Maximum backlog of a node; more would exhaust its capacity.
+        const MAX_BACKLOG: Duration = Duration::from_secs(3);
         let now = instant();
         let mut state = self.state();
-        let Some((_, each)) = state.slow.get(&service).copied().filter(|(until, _)| *until > now) else {
+        let Some((_, per_message)) = state.slow.get(&service).copied().filter(|(until, _)| *until > now) else {
             return Duration::ZERO;
         };
         let begins = state.busy.get(&service).copied().filter(|busy| *busy > now).unwrap_or(now);
-        let ends = (begins + each).min(now + BEHIND);
+        let ends = (begins + per_message).min(now + MAX_BACKLOG);
         state.busy.insert(service, ends);
-        self.2.one(FaultEvent::HandlerSlow);
+        self.fault_counts.one(FaultEvent::HandlerSlow);
         ends - now
     }
 
-    /// Nothing goes wrong any more.
-    pub(super) fn calm(&self) {
+    /// Clears all faults.
+    pub(super) fn clear_faults(&self) {
         let mut state = self.state();
-        (state.paused, state.electing, state.naming, state.failing) = (None, None, None, None);
-        state.consumers = ConsumerSettings { ack_wait: ACK_WAIT, max_ack_pending: IN_HAND };
+        (state.paused_until, state.no_leader_until, state.dedup_until, state.store_fails_until) =
+            (None, None, None, None);
+        state.consumers = ConsumerSettings { ack_wait: ACK_WAIT, max_ack_pending: MAX_IN_FLIGHT };
         state.slow.clear();
-        state.retune();
+        state.apply_consumer_settings();
         drop(state);
-        self.ring_all();
+        self.notify_all();
     }
 }

@@ -1,4 +1,4 @@
-//! The clients of a simulated cluster: what a story sends and asks.
+//! Clients of a simulated cluster: commands, posts and queries of a scenario.
 
 use std::future::IntoFuture;
 use std::time::Duration;
@@ -6,63 +6,63 @@ use std::time::Duration;
 use futures_util::future::LocalBoxFuture;
 
 use super::World;
-use super::clients::Written;
+use super::clients::EncodedCommand;
 use crate::client::{DEADLINE, SendError};
 use crate::clock::instant;
 use crate::message::{Command, Domain, MessageId, Query};
 
-/// How long a patient client waits for a reply before it asks again with the same id.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
-/// After what time it asks again first, if it was told that nobody is there; then later and later.
-pub(super) const SOON: Duration = Duration::from_millis(50);
+/// Time that a retrying client waits for a reply before it repeats the command with the same id.
+pub(super) const ATTEMPT_DEADLINE: Duration = Duration::from_secs(2);
+/// Delay before the first retry. It doubles with each retry.
+pub(super) const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 
-/// How long it waits before it asks again if its id is from the future: that lasts.
-const FUTURE: Duration = Duration::from_secs(5);
+/// Delay before a retry with an id from the future, a condition that lasts.
+const FUTURE_ID_BACKOFF: Duration = Duration::from_secs(5);
 
-/// A command that a client of a simulated cluster sends. Await it for the reply: one attempt, unless it is [`patient`](Self::patient).
-#[must_use = "a command is sent when it is awaited"]
+/// A command of a client. Await it for the reply. One attempt, unless [`retrying`](Self::retrying) is set.
+#[must_use = "futures do nothing unless you `.await` them"]
 pub struct Call<'a, C> {
     world: &'a World,
     command: C,
     id: Option<MessageId>,
     key: Option<String>,
     deadline: Option<Duration>,
-    patient: bool,
+    retrying: bool,
 }
 
 impl<C: Command> Call<'_, C> {
-    /// As [`SendCommand::id`](crate::client::SendCommand::id).
+    /// Sets the id, as [`SendCommand::id`](crate::client::SendCommand::id) does.
     pub fn id(mut self, id: MessageId) -> Self {
         self.id = Some(id);
         self
     }
 
-    /// As [`SendCommand::idempotency_key`](crate::client::SendCommand::idempotency_key).
+    /// Sets an idempotency key, as [`SendCommand::idempotency_key`](crate::client::SendCommand::idempotency_key) does.
     pub fn idempotency_key(mut self, key: &str) -> Self {
         self.key = Some(key.to_owned());
         self
     }
 
-    /// How long to wait for the reply. Default: 30 s; 2 s for each attempt of a patient one.
+    /// Sets the time to wait for the reply. Default: 30 s, or 2 s per attempt with [`retrying`](Self::retrying).
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
-    /// Asks again with the same id until the outcome is known.
-    pub fn patient(mut self) -> Self {
-        self.patient = true;
+    /// Retries with the same id until the outcome is known.
+    pub fn retrying(mut self) -> Self {
+        self.retrying = true;
         self
     }
 
-    /// The id that it is sent with.
-    fn written(&self) -> Result<Written, SendError> {
+    /// Encodes the command with its id.
+    fn encoded(&self) -> Result<EncodedCommand, SendError> {
         let id = match (&self.key, self.id) {
             (Some(key), _) => MessageId::from_idempotency_key(C::Domain::NAME, self.command.key().as_str(), key),
             (None, Some(id)) => id,
             (None, None) => self.world.new_id(),
         };
-        Written::of(id, &self.command)
+        EncodedCommand::of(id, &self.command)
     }
 }
 
@@ -72,54 +72,56 @@ impl<'a, C: Command> IntoFuture for Call<'a, C> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let mut written = self.written()?;
-            let Self { world, id, key, deadline, patient, .. } = self;
-            let default = if patient { PATIENCE } else { DEADLINE };
+            let mut encoded = self.encoded()?;
+            let Self { world, id, key, deadline, retrying, .. } = self;
+            let default = if retrying { ATTEMPT_DEADLINE } else { DEADLINE };
             let deadline = deadline.unwrap_or(default);
-            let mut next = world.misbehave(&written, deadline);
-            let mut wait = SOON;
+            let mut next = world.inject_client_faults(&encoded, deadline);
+            let mut wait = FIRST_BACKOFF;
             loop {
-                let tended = world.0.clients.is_tended();
-                let told = world.once::<C>(&written, key.as_deref(), std::mem::replace(&mut next, deadline)).await;
-                match told {
-                    // An operator is at work: it is answered under its id once its letter is redriven.
-                    Err(SendError::DeadLetter { .. }) if patient && (tended || world.0.clients.is_tended()) => {
-                        tokio::time::sleep(PATIENCE).await;
+                let has_operator = world.0.clients.has_operator();
+                let result = world.attempt::<C>(&encoded, key.as_deref(), std::mem::replace(&mut next, deadline)).await;
+                match result {
+                    // An operator will redrive the dead letter; the reply is then stored under its id.
+                    Err(SendError::DeadLetter { .. })
+                        if retrying && (has_operator || world.0.clients.has_operator()) =>
+                    {
+                        tokio::time::sleep(ATTEMPT_DEADLINE).await;
                     }
-                    Err(error) if patient && error.is_transient() => {
+                    Err(error) if retrying && error.is_transient() => {
                         let future = matches!(error, SendError::IdInFuture);
-                        tokio::time::sleep(if future { FUTURE } else { wait }).await;
-                        // An id that was never taken and is of another time: the clock of its maker was wrong.
+                        tokio::time::sleep(if future { FUTURE_ID_BACKOFF } else { wait }).await;
+                        // The id was never accepted and is out of time: the clock that created it was wrong. Use a new one.
                         if future && id.is_none() && key.is_none() {
-                            written = world.renewed(written);
+                            encoded = world.with_new_id(encoded);
                         }
-                        wait = (wait * 2).min(PATIENCE);
+                        wait = (wait * 2).min(ATTEMPT_DEADLINE);
                     }
-                    told => return told,
+                    result => return result,
                 }
             }
         })
     }
 }
 
-/// A command that a client of a simulated cluster hands over without a reply. Await it to know that it is accepted.
-#[must_use = "a command is handed over when it is awaited"]
+/// A command sent without waiting for a reply. Await it until it is accepted.
+#[must_use = "futures do nothing unless you `.await` them"]
 pub struct Post<'a, C>(Call<'a, C>);
 
 impl<C: Command> Post<'_, C> {
-    /// As [`PostCommand::id`](crate::client::PostCommand::id).
+    /// Sets the id, as [`PostCommand::id`](crate::client::PostCommand::id) does.
     pub fn id(self, id: MessageId) -> Self {
         Self(self.0.id(id))
     }
 
-    /// As [`PostCommand::idempotency_key`](crate::client::PostCommand::idempotency_key).
+    /// Sets an idempotency key, as [`PostCommand::idempotency_key`](crate::client::PostCommand::idempotency_key) does.
     pub fn idempotency_key(self, key: &str) -> Self {
         Self(self.0.idempotency_key(key))
     }
 
-    /// Hands it over again with the same id until it is accepted.
-    pub fn patient(self) -> Self {
-        Self(self.0.patient())
+    /// Retries with the same id until the command is accepted.
+    pub fn retrying(self) -> Self {
+        Self(self.0.retrying())
     }
 }
 
@@ -129,33 +131,33 @@ impl<'a, C: Command> IntoFuture for Post<'a, C> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let Call { world, key, patient, .. } = &self.0;
-            let written = self.0.written()?;
-            let repeats = world.repeats_post();
-            let (begun, mut wait) = (instant(), SOON);
-            world.asked(&written);
+            let Call { world, key, retrying, .. } = &self.0;
+            let encoded = self.0.encoded()?;
+            let duplicates = world.duplicates_post();
+            let (started, mut wait) = (instant(), FIRST_BACKOFF);
+            world.record_sent(&encoded);
             loop {
                 let client = world.client().ok_or(SendError::Stopped)?;
-                let post = client.post(written.read::<C>()?);
+                let post = client.post(encoded.decode::<C>()?);
                 let post = match key {
                     Some(key) => post.idempotency_key(key),
-                    None => post.id(written.id),
+                    None => post.id(encoded.id),
                 };
-                // It may be under way from now on, whatever is said of it.
-                world.0.clients.begins(written.id);
-                let told = post.await;
-                world.0.clients.ends(written.id, true);
-                world.0.clients.posted(&written, begun, told.is_ok());
-                match told {
-                    Ok(()) if repeats => {
-                        let _ = client.post(written.read::<C>()?).id(written.id).await;
+                // The command may be in flight from here on, whatever the outcome of this call.
+                world.0.clients.attempt_started(encoded.id);
+                let result = post.await;
+                world.0.clients.attempt_ended(encoded.id, true);
+                world.0.clients.record_post(&encoded, started, result.is_ok());
+                match result {
+                    Ok(()) if duplicates => {
+                        let _ = client.post(encoded.decode::<C>()?).id(encoded.id).await;
                         return Ok(());
                     }
-                    Err(error) if *patient && error.is_transient() => {
+                    Err(error) if *retrying && error.is_transient() => {
                         tokio::time::sleep(wait).await;
-                        wait = (wait * 2).min(PATIENCE);
+                        wait = (wait * 2).min(ATTEMPT_DEADLINE);
                     }
-                    told => return told,
+                    result => return result,
                 }
             }
         })
@@ -163,17 +165,15 @@ impl<'a, C: Command> IntoFuture for Post<'a, C> {
 }
 
 impl World {
-    /// Sends a command and waits for its reply, as a patient client does: asks again with the same id until the outcome is
-    /// known.
+    /// Sends a command and waits for its reply. Retries with the same id until the outcome is known.
     ///
     /// # Errors
-    /// [`SendError`] if asking again does not help: a rejection, a dead letter, a message that cannot be read.
+    /// [`SendError`] if a retry does not help: a rejection, a dead letter, a message that cannot be decoded.
     pub async fn send<C: Command>(&self, command: C) -> Result<C::Reply, SendError> {
-        self.call(command).patient().await
+        self.call(command).retrying().await
     }
 
-    /// Sends a command as a client does: with an id, an idempotency key and a deadline of its own, if it has them. Await it for
-    /// the reply to one attempt.
+    /// Sends a command with an optional id, idempotency key and deadline. Await it for the reply to one attempt.
     ///
     /// ```
     /// # use whizbang::doc_fixtures::*;
@@ -188,35 +188,36 @@ impl World {
     /// ```
     ///
     /// # Errors
-    /// As [`Client::send`](crate::Client::send).
+    /// The errors of [`Client::send`](crate::Client::send).
     pub fn call<C: Command>(&self, command: C) -> Call<'_, C> {
-        Call { world: self, command, id: None, key: None, deadline: None, patient: false }
+        Call { world: self, command, id: None, key: None, deadline: None, retrying: false }
     }
 
-    /// Hands a command over without waiting for a reply. Await it to know that it is accepted: then it must be handled once, be a
-    /// dead letter, or be put aside with a reason, unless a fault makes the broker lose it.
+    /// Sends a command without waiting for a reply. Await it until it is accepted. An accepted command must be handled once,
+    /// become a
+    /// dead letter, or be rejected with a reason, unless a fault makes the broker lose it.
     ///
     /// # Errors
-    /// As [`Client::post`](crate::Client::post).
+    /// The errors of [`Client::post`](crate::Client::post).
     pub fn post<C: Command>(&self, command: C) -> Post<'_, C> {
         Post(self.call(command))
     }
 
-    /// A new message id, as a client of the cluster makes it.
+    /// Returns a new message id, created with the clients' clock.
     pub fn new_id(&self) -> MessageId {
         self.0.ids.borrow().message_id()
     }
 
-    /// Asks a view, again until it answers.
+    /// Runs a query. Retries until the view replies.
     ///
     /// # Errors
-    /// [`SendError`] if asking again does not help.
+    /// [`SendError`] if a retry does not help.
     pub async fn query<Q: Query + Clone>(&self, query: Q) -> Result<Q::Reply, SendError> {
         loop {
             let client = self.client().ok_or(SendError::Stopped)?;
             match client.query(query.clone()).await {
-                Err(error) if error.is_transient() => tokio::time::sleep(SOON).await,
-                answered => return answered,
+                Err(error) if error.is_transient() => tokio::time::sleep(FIRST_BACKOFF).await,
+                result => return result,
             }
         }
     }

@@ -1,6 +1,6 @@
-//! What the clients of a simulated cluster have sent and were told, and what they do wrong while a fault says so.
+//! State of the simulated clients: sent commands, received replies, and the client faults that are armed.
 //!
-//! Written by [calls](super::call); read by the [checks](super::answers) at the end of a run.
+//! Written by [calls](super::call), read by the [reply checks](super::reply_checks) at the end of a run.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -17,9 +17,9 @@ use crate::client::SendError;
 use crate::clock::{Clock, Jumps, Timestamp, instant};
 use crate::message::{Codec, Command, Domain, Envelope, Kind, MessageId, Name, ShardId, shard_of};
 
-/// A command as a client has written it, so that it can be sent once more.
+/// An encoded command, kept so that it can be sent again.
 #[derive(Clone)]
-pub(super) struct Written {
+pub(super) struct EncodedCommand {
     pub(super) id: MessageId,
     pub(super) domain: &'static str,
     pub(super) name: &'static str,
@@ -30,7 +30,7 @@ pub(super) struct Written {
     shards: u16,
 }
 
-impl Written {
+impl EncodedCommand {
     pub(super) fn of<C: Command>(id: MessageId, command: &C) -> Result<Self, SendError> {
         let codec = C::Domain::CODEC;
         let mut bytes = Vec::new();
@@ -47,18 +47,18 @@ impl Written {
         })
     }
 
-    /// The command once more, as a value: not all of them can be cloned.
-    pub(super) fn read<C: Command>(&self) -> Result<C, SendError> {
+    /// Decodes the command again, because not all commands implement `Clone`.
+    pub(super) fn decode<C: Command>(&self) -> Result<C, SendError> {
         C::decode(self.version, self.codec, &self.bytes).map_err(SendError::Encode)
     }
 
-    /// The same with another id.
-    pub(super) fn under(&self, id: MessageId) -> Self {
+    /// Returns the same command with another id.
+    pub(super) fn with_id(&self, id: MessageId) -> Self {
         Self { id, ..self.clone() }
     }
 
-    /// Another command under the same id.
-    pub(super) fn changed(&self) -> Self {
+    /// Returns a command with the same id and another payload.
+    pub(super) fn with_changed_payload(&self) -> Self {
         let bytes = self.bytes.iter().copied().chain([0]).collect();
         Self { bytes, ..self.clone() }
     }
@@ -67,9 +67,9 @@ impl Written {
         Payload::new(self.name, self.version, self.codec, self.bytes.clone())
     }
 
-    /// The envelope of a caller that waits until `deadline`.
+    /// Returns the envelope of a caller that waits until `deadline`.
     pub(super) fn envelope(&self, now: Timestamp, deadline: Duration) -> Envelope {
-        let name = |text: &'static str| Name::from_static(text).expect("the derive has checked the name");
+        let name = |text: &'static str| Name::from_static(text).expect("the derive checked the name");
         let domain = name(self.domain);
         Envelope {
             version: self.version,
@@ -83,48 +83,48 @@ impl Written {
     }
 }
 
-/// What a client was told.
+/// A command with the reply that a client received.
 #[derive(Clone)]
-pub(super) struct Ack {
-    pub(super) written: Written,
+pub(super) struct AckedCommand {
+    pub(super) encoded: EncodedCommand,
     pub(super) reply: Bytes,
     pub(super) at: Instant,
 }
 
-/// A command that was handed over without a reply.
+/// A command sent without waiting for a reply.
 #[derive(Clone)]
 pub(super) struct Post {
-    pub(super) written: Written,
-    /// When it was handed over first.
-    pub(super) begun: Instant,
+    pub(super) encoded: EncodedCommand,
+    /// The moment of the first attempt.
+    pub(super) started: Instant,
     pub(super) accepted: bool,
 }
 
-/// Something that a client does wrong.
+/// A fault that clients cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mischief {
+pub(super) enum ClientFault {
     /// Sends a command twice.
-    Repeats,
-    /// Uses an id for another command.
-    Reuses,
-    /// Uses ids of another time.
-    OutOfTime,
-    /// Waits so long only.
-    Hurries(Duration),
+    Duplicate,
+    /// Uses an id for another payload.
+    ReuseId,
+    /// Uses ids that are too old or in the future.
+    WrongTimeIds,
+    /// Waits only this long.
+    ShortDeadline(Duration),
 }
 
-struct Armed {
-    mischief: Mischief,
+struct ArmedFault {
+    client_fault: ClientFault,
     left: u8,
     count: Count,
 }
 
 /// The attempts with one id.
 #[derive(Default)]
-struct Tries {
+struct Attempts {
     open: u32,
-    /// One of them may have had an effect.
-    doubt: bool,
+    /// True if one of them may have had an effect.
+    may_have_happened: bool,
     abandoned: bool,
 }
 
@@ -132,16 +132,16 @@ struct Tries {
 pub(super) struct Clients {
     pub(super) clock: Clock,
     pub(super) jumps: Jumps,
-    acks: RefCell<Vec<Ack>>,
-    /// Where an acknowledgement stands, by the id of the command and its target.
-    told: RefCell<BTreeMap<(MessageId, &'static str, String), usize>>,
+    acks: RefCell<Vec<AckedCommand>>,
+    /// The index in `acks`, by the id of the command and its target.
+    ack_index: RefCell<BTreeMap<(MessageId, &'static str, String), usize>>,
     posts: RefCell<Vec<Post>>,
-    tries: RefCell<BTreeMap<MessageId, Tries>>,
-    armed: RefCell<Vec<Armed>>,
-    /// Commands whose ids are to be used again once they are acknowledged.
+    attempts: RefCell<BTreeMap<MessageId, Attempts>>,
+    armed: RefCell<Vec<ArmedFault>>,
+    /// Commands whose ids are reused after their reply.
     reuses: RefCell<BTreeMap<MessageId, Count>>,
-    probes: RefCell<Vec<oneshot::Receiver<()>>>,
-    /// How many operators are about to redrive dead letters.
+    background: RefCell<Vec<oneshot::Receiver<()>>>,
+    /// The number of operators that are about to redrive dead letters.
     operators: Cell<u32>,
 }
 
@@ -151,17 +151,17 @@ impl Clients {
             clock,
             jumps,
             acks: RefCell::default(),
-            told: RefCell::default(),
+            ack_index: RefCell::default(),
             posts: RefCell::default(),
-            tries: RefCell::default(),
+            attempts: RefCell::default(),
             armed: RefCell::default(),
             reuses: RefCell::default(),
-            probes: RefCell::default(),
+            background: RefCell::default(),
             operators: Cell::new(0),
         }
     }
 
-    pub(super) fn acks(&self) -> Vec<Ack> {
+    pub(super) fn acks(&self) -> Vec<AckedCommand> {
         self.acks.borrow().clone()
     }
 
@@ -169,42 +169,42 @@ impl Clients {
         self.posts.borrow().clone()
     }
 
-    /// Lets the clients of the next commands do something wrong.
-    pub(super) fn arm(&self, mischief: Mischief, times: u8, count: &Count) {
-        self.armed.borrow_mut().push(Armed { mischief, left: times, count: Rc::clone(count) });
+    /// Injects a fault into the next `times` commands.
+    pub(super) fn arm(&self, client_fault: ClientFault, times: u8, count: &Count) {
+        self.armed.borrow_mut().push(ArmedFault { client_fault, left: times, count: Rc::clone(count) });
     }
 
-    /// An operator begins to look after dead letters, or ends.
-    pub(super) fn operator(&self, begins: bool) {
+    /// Counts operators that handle dead letters.
+    pub(super) fn operator(&self, is_started: bool) {
         let operators = self.operators.get();
-        self.operators.set(if begins { operators + 1 } else { operators.saturating_sub(1) });
+        self.operators.set(if is_started { operators + 1 } else { operators.saturating_sub(1) });
     }
 
-    /// Returns whether dead letters are going to be redriven.
-    pub(super) fn is_tended(&self) -> bool {
+    /// Returns whether an operator is about to redrive dead letters.
+    pub(super) fn has_operator(&self) -> bool {
         self.operators.get() > 0
     }
 
-    /// Lets clients do nothing wrong any more.
+    /// Disarms all faults and corrects the clients' clock.
     pub(super) fn disarm(&self) {
         self.armed.borrow_mut().clear();
         self.jumps.mend();
     }
 
-    /// What goes wrong with the next command, each kind once.
-    pub(super) fn mischief(&self, is: impl Fn(Mischief) -> bool) -> Vec<(Mischief, Count)> {
-        let mut taken: Vec<(Mischief, Count)> = Vec::new();
-        for armed in self.armed.borrow_mut().iter_mut().filter(|armed| armed.left > 0 && is(armed.mischief)) {
-            let kind = std::mem::discriminant(&armed.mischief);
-            if !taken.iter().any(|(of, _)| std::mem::discriminant(of) == kind) {
+    /// Takes the faults for the next command, at most one of each kind.
+    pub(super) fn take_faults(&self, is: impl Fn(ClientFault) -> bool) -> Vec<(ClientFault, Count)> {
+        let mut faults: Vec<(ClientFault, Count)> = Vec::new();
+        for armed in self.armed.borrow_mut().iter_mut().filter(|armed| armed.left > 0 && is(armed.client_fault)) {
+            let kind = std::mem::discriminant(&armed.client_fault);
+            if !faults.iter().any(|(of, _)| std::mem::discriminant(of) == kind) {
                 armed.left -= 1;
-                taken.push((armed.mischief, Rc::clone(&armed.count)));
+                faults.push((armed.client_fault, Rc::clone(&armed.count)));
             }
         }
-        taken
+        faults
     }
 
-    /// The id of a command is to be used again once that is acknowledged.
+    /// Marks the id of a command for reuse after its reply.
     pub(super) fn reuse(&self, id: MessageId, count: Count) {
         self.reuses.borrow_mut().insert(id, count);
     }
@@ -213,77 +213,77 @@ impl Clients {
         self.reuses.borrow_mut().remove(&id)
     }
 
-    /// Something goes on beside the story, and ends by itself.
-    pub(super) fn probe(&self, probe: impl Future<Output = ()> + 'static) {
+    /// Spawns a task that runs beside the scenario.
+    pub(super) fn spawn_background(&self, task: impl Future<Output = ()> + 'static) {
         let (end, wait) = oneshot::channel();
-        self.probes.borrow_mut().push(wait);
+        self.background.borrow_mut().push(wait);
         crate::spawn::alone("simulated client", async move {
-            probe.await;
+            task.await;
             let _ = end.send(());
         });
     }
 
-    /// Ends once nothing goes on beside the story.
-    pub(super) async fn probed(&self) {
+    /// Waits for all background tasks.
+    pub(super) async fn wait_background(&self) {
         loop {
-            let next = self.probes.borrow_mut().pop();
-            let Some(probe) = next else { return };
-            drop(probe.await);
+            let next = self.background.borrow_mut().pop();
+            let Some(task) = next else { return };
+            drop(task.await);
         }
     }
 
-    /// An attempt begins.
-    pub(super) fn begins(&self, id: MessageId) {
-        self.tries.borrow_mut().entry(id).or_default().open += 1;
+    /// Records the start of an attempt.
+    pub(super) fn attempt_started(&self, id: MessageId) {
+        self.attempts.borrow_mut().entry(id).or_default().open += 1;
     }
 
-    /// An attempt has ended; it may have had an effect or not. Returns whether no attempt with this id can have had one.
-    pub(super) fn ends(&self, id: MessageId, doubt: bool) -> bool {
-        let mut tries = self.tries.borrow_mut();
-        let tries = tries.entry(id).or_default();
-        tries.open = tries.open.saturating_sub(1);
-        tries.doubt |= doubt;
-        tries.open == 0 && !tries.doubt
+    /// Records the end of an attempt. Returns whether no attempt with this id can have had an effect.
+    pub(super) fn attempt_ended(&self, id: MessageId, may_have_happened: bool) -> bool {
+        let mut attempts = self.attempts.borrow_mut();
+        let attempts = attempts.entry(id).or_default();
+        attempts.open = attempts.open.saturating_sub(1);
+        attempts.may_have_happened |= may_have_happened;
+        attempts.open == 0 && !attempts.may_have_happened
     }
 
-    /// Gives an id up if no attempt with it can have had an effect. Returns whether it is given up.
+    /// Abandons an id if no attempt with it can have had an effect. Returns whether it is abandoned.
     pub(super) fn abandon(&self, id: MessageId) -> bool {
-        let mut tries = self.tries.borrow_mut();
-        let tries = tries.entry(id).or_default();
-        tries.abandoned |= tries.open == 0 && !tries.doubt;
-        tries.abandoned
+        let mut attempts = self.attempts.borrow_mut();
+        let attempts = attempts.entry(id).or_default();
+        attempts.abandoned |= attempts.open == 0 && !attempts.may_have_happened;
+        attempts.abandoned
     }
 
     pub(super) fn is_abandoned(&self, id: MessageId) -> bool {
-        self.tries.borrow().get(&id).is_some_and(|tries| tries.abandoned)
+        self.attempts.borrow().get(&id).is_some_and(|attempts| attempts.abandoned)
     }
 
-    /// A client hears a reply. What is wrong, if it heard another one before.
-    pub(super) fn heard(&self, written: &Written, reply: Bytes) -> Result<(), String> {
+    /// Records a reply. Returns an error if it differs from an earlier reply to the same command.
+    pub(super) fn record_reply(&self, encoded: &EncodedCommand, reply: Bytes) -> Result<(), String> {
         let mut acks = self.acks.borrow_mut();
-        let target = (written.id, written.domain, written.key.clone());
-        let known = self.told.borrow().get(&target).and_then(|at| acks.get(*at)).map(|ack| ack.reply == reply);
+        let target = (encoded.id, encoded.domain, encoded.key.clone());
+        let known = self.ack_index.borrow().get(&target).and_then(|at| acks.get(*at)).map(|ack| ack.reply == reply);
         match known {
             Some(true) => Ok(()),
             Some(false) => Err(format!(
-                "I4: {}.{} {} for `{}` was sent again and replied to with something else than the first time",
-                written.domain, written.name, written.id, written.key
+                "I4: {}.{} {} for `{}` was sent again and got a different reply",
+                encoded.domain, encoded.name, encoded.id, encoded.key
             )),
             None => {
-                self.told.borrow_mut().insert(target, acks.len());
-                acks.push(Ack { written: written.clone(), reply, at: instant() });
+                self.ack_index.borrow_mut().insert(target, acks.len());
+                acks.push(AckedCommand { encoded: encoded.clone(), reply, at: instant() });
                 Ok(())
             }
         }
     }
 
-    /// A command was handed over, or that was tried.
-    pub(super) fn posted(&self, written: &Written, begun: Instant, accepted: bool) {
+    /// Records an attempt to post a command.
+    pub(super) fn record_post(&self, encoded: &EncodedCommand, started: Instant, accepted: bool) {
         let mut posts = self.posts.borrow_mut();
-        let same = |post: &&mut Post| post.written.id == written.id && post.written.key == written.key;
+        let same = |post: &&mut Post| post.encoded.id == encoded.id && post.encoded.key == encoded.key;
         match posts.iter_mut().find(same) {
             Some(post) => post.accepted |= accepted,
-            None => posts.push(Post { written: written.clone(), begun, accepted }),
+            None => posts.push(Post { encoded: encoded.clone(), started, accepted }),
         }
     }
 }

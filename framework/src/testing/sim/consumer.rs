@@ -1,7 +1,7 @@
-//! How messages of one stream come to a simulated node: taken as far as it has room, handed to its door, settled after the commit.
+//! Delivery of one stream to a simulated node: pulls up to the node's capacity, calls the node, and settles after the commit.
 //!
-//! Started when a node attaches. Calls the node's door, and says to the [broker](super::broker) what becomes of each message.
-//! What is no message is put aside and does not come again.
+//! Started when a node attaches. Calls the node's [`Inbound`](crate::bridge::Inbound) and settles each message at the
+//! [broker](super::broker). Undecodable messages are rejected and not redelivered.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,252 +9,258 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::broker::Parcel;
+use super::broker::StoredPacket;
 use super::crash_points::CrashPoint;
 use super::fault_counts::FaultEvent;
-use super::link::{DELETION, SimLink, Stand, pause};
+use super::link::{LinkState, RECREATE_DELAY, SimLink, pause};
 use crate::bridge::AckOutcome;
 use crate::clock::instant;
 use crate::testing::broker::Acknowledgement;
 use crate::testing::broker::model::{Delivery, Next};
 
-/// A node without room is asked again after this time.
-const NO_ROOM: Duration = Duration::from_millis(5);
-/// How often the broker hears that a message is still in hand.
-const KEEP: Duration = Duration::from_millis(1600);
-/// A message that a node did not take comes again after this time, doubled each time up to [`LATEST`].
-const SOONEST: Duration = Duration::from_millis(50);
-const LATEST: Duration = Duration::from_secs(5);
-/// A stream that is missing is looked for again after this time at the latest.
-const LOOK: Duration = Duration::from_secs(5);
+/// Time between polls of a node without capacity.
+const CAPACITY_POLL: Duration = Duration::from_millis(5);
+/// Interval of progress notifications for a message in flight.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(1600);
+/// Delay of the first redelivery. It doubles with each delivery up to [`MAX_REDELIVERY`].
+const FIRST_REDELIVERY: Duration = Duration::from_millis(50);
+const MAX_REDELIVERY: Duration = Duration::from_secs(5);
+/// Maximum time between polls of a missing stream.
+const MISSING_POLL: Duration = Duration::from_secs(5);
 
-/// What a stream carries.
+/// The content of a stream.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Cargo {
+pub(super) enum StreamKind {
     Direct,
     Events,
 }
 
 struct SimConsumer {
-    line: Arc<SimLink>,
-    cargo: Cargo,
+    link: Arc<SimLink>,
+    kind: StreamKind,
     stream: String,
 }
 
-/// Begins to take from a stream, until the node leaves.
-pub(super) fn begin(line: &Arc<SimLink>, cargo: Cargo, stream: String) {
-    let lane = Arc::new(SimConsumer { line: Arc::clone(line), cargo, stream });
-    crate::spawn::alone("simulated broker", lane.run());
+/// Starts to consume a stream until the node detaches.
+pub(super) fn begin(link: &Arc<SimLink>, kind: StreamKind, stream: String) {
+    let consumer = Arc::new(SimConsumer { link: Arc::clone(link), kind, stream });
+    crate::spawn::alone("simulated broker", consumer.run());
 }
 
 impl SimConsumer {
     async fn run(self: Arc<Self>) {
-        let line = &self.line;
-        let bell = line.broker.bell(&self.stream);
-        let mut stand = line.stand.subscribe();
-        while line.is_here() {
-            let rung = bell.notified();
-            tokio::pin!(rung);
-            rung.as_mut().enable();
-            let again = match self.next() {
+        let link = &self.link;
+        let notifier = link.broker.notifier(&self.stream);
+        let mut state = link.state.subscribe();
+        while link.is_attached() {
+            // Registers before the check: a message stored between the check and the wait must wake this consumer. `biased` below
+            // keeps the order of the branches, and with it the trace, the same in every run.
+            let notified = notifier.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            let wait = match self.next() {
                 Ok(delivery) => {
-                    self.take(delivery);
+                    self.deliver(delivery);
                     continue;
                 }
-                Err(Again::At(again)) => again,
-                Err(Again::Missing) => {
-                    if self.found_again().await {
+                Err(Wait::Until(wait)) => wait,
+                Err(Wait::Missing) => {
+                    if self.recreate().await {
                         continue;
                     }
-                    Some(instant() + LOOK)
+                    Some(instant() + MISSING_POLL)
                 }
             };
             tokio::select! {
                 biased;
-                _ = stand.changed() => {}
-                () = rung => {}
-                () = sleep_until(again) => {}
+                _ = state.changed() => {}
+                () = notified => {}
+                () = sleep_until(wait) => {}
             }
         }
     }
 
-    fn next(&self) -> Result<Delivery<Arc<Parcel>>, Again> {
-        let line = &self.line;
-        if !line.broker.can_pull(line) {
-            // Whoever connects the node again rings.
-            return Err(Again::At(None));
+    fn next(&self) -> Result<Delivery<Arc<StoredPacket>>, Wait> {
+        let link = &self.link;
+        if !link.broker.can_pull(link) {
+            // Reconnecting the node notifies this consumer.
+            return Err(Wait::Until(None));
         }
-        if line.door.capacity() <= line.reserved.load(Ordering::Relaxed) {
-            return Err(Again::At(Some(instant() + NO_ROOM)));
+        if link.inbound.capacity() <= link.reserved.load(Ordering::Relaxed) {
+            return Err(Wait::Until(Some(instant() + CAPACITY_POLL)));
         }
-        match line.broker.next(&self.stream, &line.card.service) {
+        match link.broker.next(&self.stream, &link.card.service) {
             Next::Message(delivery) => Ok(delivery),
-            Next::Empty(due) | Next::AtLimit(due) => Err(Again::At(due)),
-            Next::Missing => Err(Again::Missing),
+            Next::Empty(due) | Next::AtLimit(due) => Err(Wait::Until(due)),
+            Next::Missing => Err(Wait::Missing),
         }
     }
 
-    /// The stream or the consumer is gone: whose it is makes it again after a while.
-    async fn found_again(&self) -> bool {
-        let line = &self.line;
-        tokio::time::sleep(DELETION).await;
-        if !line.is_here() || !line.broker.can_pull(line) {
+    /// Waits and recreates a deleted stream or consumer. Returns whether it exists.
+    async fn recreate(&self) -> bool {
+        let link = &self.link;
+        tokio::time::sleep(RECREATE_DELAY).await;
+        if !link.is_attached() || !link.broker.can_pull(link) {
             return false;
         }
-        line.broker.ensure(line);
-        let found = line.broker.state().model.has_consumer(&self.stream, line.card.service.as_str());
+        link.broker.ensure_streams(link);
+        let found = link.broker.state().model.has_consumer(&self.stream, link.card.service.as_str());
         if found {
-            line.broker.1.add(format_args!("{} is back for {}", self.stream, line.card.service));
-            line.door.reconnected();
+            link.broker.trace.add(format_args!("{} is recreated for {}", self.stream, link.card.service));
+            link.inbound.reconnected();
         }
         found
     }
 
-    /// A message is on its way to the node.
-    fn take(self: &Arc<Self>, delivery: Delivery<Arc<Parcel>>) {
-        let line = &self.line;
-        let broker = &line.broker;
+    /// Sends a message to the node.
+    fn deliver(self: &Arc<Self>, delivery: Delivery<Arc<StoredPacket>>) {
+        let link = &self.link;
+        let broker = &link.broker;
         if delivery.deliveries > 1 {
-            let (stream, service) = (&self.stream, &line.card.service);
+            let (stream, service) = (&self.stream, &link.card.service);
             broker
-                .1
+                .trace
                 .add(format_args!("delivery {} of {stream} {} to {service}", delivery.deliveries, delivery.sequence));
         }
-        if broker.loses() && broker.draw(2) == 0 {
-            broker.2.one(FaultEvent::LostOnTheWayOut);
-            broker.1.add(format_args!(
+        if broker.draws_loss() && broker.draw(2) == 0 {
+            broker.fault_counts.one(FaultEvent::DeliveryLost);
+            broker.trace.add(format_args!(
                 "  {} {} is lost on its way to {}",
-                self.stream, delivery.sequence, line.card.service
+                self.stream, delivery.sequence, link.card.service
             ));
             return;
         }
-        let copies = if broker.repeats() { 2 } else { 1 };
+        let copies = if broker.draws_duplicate() { 2 } else { 1 };
         for copy in 0..copies {
             if copy > 0 {
-                broker.2.one(FaultEvent::BroughtTwice);
-                broker.1.add(format_args!("  {} {} is brought twice", self.stream, delivery.sequence));
+                broker.fault_counts.one(FaultEvent::DeliveredTwice);
+                broker.trace.add(format_args!("  {} {} is delivered twice", self.stream, delivery.sequence));
             }
-            line.reserved.fetch_add(1, Ordering::Relaxed);
-            line.in_hand.fetch_add(1, Ordering::Relaxed);
-            let way = broker.way() + broker.handlers_take(line.service);
-            if way.is_zero() {
-                // In this call, so that what comes in order is handed over in order.
-                self.hand_over(&delivery);
+            link.reserved.fetch_add(1, Ordering::Relaxed);
+            link.in_flight.fetch_add(1, Ordering::Relaxed);
+            let latency = broker.latency() + broker.handler_delay(link.service);
+            if latency.is_zero() {
+                // Without a task, so that messages without latency keep their order.
+                self.hand_to_node(&delivery);
                 continue;
             }
-            let flight = broker.sets_out();
-            let (lane, delivery) = (Arc::clone(self), delivery.clone());
+            let transit = broker.start_transit();
+            let (consumer, delivery) = (Arc::clone(self), delivery.clone());
             crate::spawn::alone("simulated broker", async move {
-                tokio::time::sleep(way).await;
-                if flight.arrives() {
-                    lane.hand_over(&delivery);
+                tokio::time::sleep(latency).await;
+                if transit.arrives() {
+                    consumer.hand_to_node(&delivery);
                 } else {
-                    lane.drop_it();
+                    consumer.drop_delivery();
                 }
             });
         }
     }
 
-    /// It does not reach the node.
-    fn drop_it(&self) {
-        self.line.less(&self.line.reserved);
-        self.line.less(&self.line.in_hand);
+    /// Drops a delivery that does not reach the node.
+    fn drop_delivery(&self) {
+        self.link.decrement(&self.link.reserved);
+        self.link.decrement(&self.link.in_flight);
     }
 
-    fn hand_over(self: &Arc<Self>, delivery: &Delivery<Arc<Parcel>>) {
-        let line = &self.line;
-        let broker = &line.broker;
-        if line.is_gone() || !broker.hears(line) || broker.is_cut(delivery.payload.from, line.service) {
-            return self.drop_it();
+    fn hand_to_node(self: &Arc<Self>, delivery: &Delivery<Arc<StoredPacket>>) {
+        let link = &self.link;
+        let broker = &link.broker;
+        if link.is_gone() || !broker.is_inbound_open(link) || broker.is_partitioned(delivery.payload.from, link.service)
+        {
+            return self.drop_delivery();
         }
         let (sequence, deliveries) = (delivery.sequence, delivery.deliveries);
         let envelope = match delivery.payload.packet.envelope() {
             Ok(envelope) => envelope,
             Err(error) => {
-                line.less(&line.reserved);
-                return self.put_aside(sequence, &error.to_string());
+                link.decrement(&link.reserved);
+                return self.reject(sequence, &error.to_string());
             }
         };
-        broker.begins(line.service, CrashPoint::Delivery);
+        broker.reach_crash_point(link.service, CrashPoint::Delivery);
         let message = envelope.clone();
-        let settled = match self.cargo {
-            Cargo::Direct => line.door.deliver(envelope),
-            Cargo::Events => line.door.event(envelope),
+        let outcome = match self.kind {
+            StreamKind::Direct => link.inbound.deliver(envelope),
+            StreamKind::Events => link.inbound.event(envelope),
         };
-        line.less(&line.reserved);
-        let lane = Arc::clone(self);
+        link.decrement(&link.reserved);
+        let consumer = Arc::clone(self);
         crate::spawn::alone("simulated broker", async move {
-            let mut stand = lane.line.stand.subscribe();
-            tokio::pin!(settled);
-            let settled = loop {
+            let mut state = consumer.link.state.subscribe();
+            tokio::pin!(outcome);
+            let outcome = loop {
                 tokio::select! {
                     biased;
-                    settled = &mut settled => break settled,
-                    _ = stand.wait_for(|stand| *stand == Stand::Gone) => return lane.line.less(&lane.line.in_hand),
-                    () = tokio::time::sleep(KEEP) => lane.say(sequence, Acknowledgement::InProgress),
+                    outcome = &mut outcome => break outcome,
+                    _ = state.wait_for(|state| *state == LinkState::Gone) => {
+                        return consumer.link.decrement(&consumer.link.in_flight);
+                    }
+                    () = tokio::time::sleep(PROGRESS_INTERVAL) => consumer.send_settlement(sequence, Acknowledgement::InProgress),
                 }
             };
-            match settled {
+            match outcome {
                 AckOutcome::Ack => {
-                    lane.line.broker.settled(lane.line.service, &message);
-                    lane.say(sequence, Acknowledgement::Ack);
+                    consumer.link.broker.acked(consumer.link.service, &message);
+                    consumer.send_settlement(sequence, Acknowledgement::Ack);
                 }
                 AckOutcome::Retry => {
-                    let doubled = SOONEST.saturating_mul(1 << deliveries.saturating_sub(1).min(10)).min(LATEST);
-                    lane.say(sequence, Acknowledgement::Nak(doubled));
+                    let delay =
+                        FIRST_REDELIVERY.saturating_mul(1 << deliveries.saturating_sub(1).min(10)).min(MAX_REDELIVERY);
+                    consumer.send_settlement(sequence, Acknowledgement::Nak(delay));
                 }
                 AckOutcome::Reject(reason) => {
-                    lane.line.broker.put_aside(&message);
-                    lane.put_aside(sequence, &reason);
+                    consumer.link.broker.record_rejected(&message);
+                    consumer.reject(sequence, &reason);
                 }
             }
         });
     }
 
-    fn put_aside(self: &Arc<Self>, sequence: u64, reason: &str) {
-        let broker = &self.line.broker;
-        broker.1.add(format_args!("{} puts {} {sequence} aside: {reason}", self.line.card.service, self.stream));
-        broker.state().refused += 1;
-        self.say(sequence, Acknowledgement::Term);
+    fn reject(self: &Arc<Self>, sequence: u64, reason: &str) {
+        let broker = &self.link.broker;
+        broker.trace.add(format_args!("{} rejects {} {sequence}: {reason}", self.link.card.service, self.stream));
+        broker.state().rejected += 1;
+        self.send_settlement(sequence, Acknowledgement::Term);
     }
 
-    /// Says something about a message. The last word ends what the node has to do with it.
-    fn say(self: &Arc<Self>, sequence: u64, word: Acknowledgement) {
-        let line = &self.line;
-        let is_last = word != Acknowledgement::InProgress;
-        let broker = &line.broker;
+    /// Sends a settlement or a progress notification. A settlement ends the delivery for the node.
+    fn send_settlement(self: &Arc<Self>, sequence: u64, acknowledgement: Acknowledgement) {
+        let link = &self.link;
+        let is_last = acknowledgement != Acknowledgement::InProgress;
+        let broker = &link.broker;
         if is_last {
-            line.words.fetch_add(1, Ordering::Relaxed);
-            broker.begins(line.service, CrashPoint::Acknowledgement);
+            link.pending_settlements.fetch_add(1, Ordering::Relaxed);
+            broker.reach_crash_point(link.service, CrashPoint::Acknowledgement);
         }
-        let is_lost = broker.loses() && broker.draw(2) == 0;
-        let (lane, way) = (Arc::clone(self), broker.way());
+        let is_lost = broker.draws_loss() && broker.draw(2) == 0;
+        let (consumer, latency) = (Arc::clone(self), broker.latency());
         crate::spawn::alone("simulated broker", async move {
-            pause(way).await;
-            let line = &lane.line;
+            pause(latency).await;
+            let link = &consumer.link;
             if is_lost {
-                line.broker.2.one(FaultEvent::WordLost);
-            } else if !line.is_gone() && line.broker.is_heard(line) {
-                line.broker.settle(&lane.stream, &line.card.service, sequence, word);
+                link.broker.fault_counts.one(FaultEvent::SettlementLost);
+            } else if !link.is_gone() && link.broker.is_outbound_open(link) {
+                link.broker.settle(&consumer.stream, &link.card.service, sequence, acknowledgement);
             }
             if is_last {
-                line.less(&line.words);
-                line.less(&line.in_hand);
+                link.decrement(&link.pending_settlements);
+                link.decrement(&link.in_flight);
             }
         });
     }
 }
 
-/// When to look again.
-enum Again {
-    /// Then, or when somebody rings.
-    At(Option<Instant>),
+/// The condition for the next attempt.
+enum Wait {
+    /// The moment, or a notification if it comes first.
+    Until(Option<Instant>),
     Missing,
 }
 
-async fn sleep_until(again: Option<Instant>) {
-    match again {
-        Some(again) => tokio::time::sleep_until(again).await,
+async fn sleep_until(wait: Option<Instant>) {
+    match wait {
+        Some(wait) => tokio::time::sleep_until(wait).await,
         None => std::future::pending().await,
     }
 }
@@ -263,10 +269,10 @@ async fn sleep_until(again: Option<Instant>) {
 mod tests {
     use futures_util::future::{BoxFuture, FutureExt, ready};
 
-    use super::super::broker::{Broker, Reached, commands};
+    use super::super::broker::{Broker, StoreOutcome, commands};
     use super::super::fault_counts::FaultCounts;
     use super::super::trace::Trace;
-    use super::Parcel;
+    use super::StoredPacket;
     use crate::bridge::Bridge;
     use crate::bridge::wire::Packet;
     use crate::clock::{Clock, Timestamp};
@@ -279,8 +285,8 @@ mod tests {
 
     impl Simulated {
         fn new() -> Self {
-            let dice = IdSource::seeded(Clock::manual(Timestamp::from_millis(0)).0, 1);
-            Self(Broker::new(dice, Trace::new(), FaultCounts::default()))
+            let rng = IdSource::seeded(Clock::manual(Timestamp::from_millis(0)).0, 1);
+            Self(Broker::new(rng, Trace::new(), FaultCounts::default()))
         }
     }
 
@@ -296,8 +302,8 @@ mod tests {
         }
 
         fn inject(&self, to: ShardId, packet: Packet) -> BoxFuture<'_, ()> {
-            let stored = self.0.store(&commands(&to.domain), "injected", &Arc::new(Parcel { from: 0, packet }));
-            assert!(matches!(stored, Reached::Taken));
+            let stored = self.0.store(&commands(&to.domain), "injected", &Arc::new(StoredPacket { from: 0, packet }));
+            assert!(matches!(stored, StoreOutcome::Stored));
             ready(()).boxed()
         }
 
@@ -307,7 +313,7 @@ mod tests {
         }
 
         fn refused(&self) -> BoxFuture<'_, usize> {
-            ready(self.0.state().refused).boxed()
+            ready(self.0.state().rejected).boxed()
         }
     }
 

@@ -1,62 +1,62 @@
-//! Which paths through the actors the runs have taken, and which never.
+//! Coverage: the paths through actors that runs have taken, and those that none has taken.
 //!
-//! Made of what a run has seen; the coverages of many runs add up to one. What could be taken comes from what the derives list.
+//! Created from the step log of each run; coverages of many runs can be merged. Possible paths come from the derives.
 
-#![expect(clippy::panic, reason = "a path that should be reached and is not fails the test")]
+#![expect(clippy::panic, reason = "a required path that is not reached fails the test")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::step_log::{Cause, End, Phase, Taken};
-use super::{CrashPoint, Fault, FaultEvent, StruckFault, Waits};
+use super::step_log::{Cause, CommittedTurn, End, Phase};
+use super::{CrashPoint, Fault, FaultEvent, InjectedFault, WaitTimes};
 use crate::actor::{Stateful, stored_timer};
 use crate::message::{Command, Domain, Event, Message};
 use crate::router::{ActorCard, Manifest, MessageCard};
 
-/// Which paths through the actors of a cluster one or many runs have taken.
+/// The paths through the actors of a cluster that one or many runs have taken.
 ///
-/// Printed, it is a table: for each message that an actor can take how often it came while the saga went on, while it undid its
-/// steps, and after its end.
+/// `Display` prints a table: for each message of an actor, the number of times it was handled while the saga was open, while it
+/// was compensating, and after its end.
 #[derive(Clone, Debug, Default)]
 pub struct Coverage {
     runs: u64,
-    troubles: BTreeMap<FaultEvent, u64>,
+    fault_events: BTreeMap<FaultEvent, u64>,
     crashes: u64,
     faults: BTreeMap<String, FaultCount>,
-    waits: Waits,
-    pub(super) actors: BTreeMap<(String, String), Covered>,
+    wait_times: WaitTimes,
+    pub(super) actors: BTreeMap<(String, String), ActorCoverage>,
 }
 
-/// How often faults of one kind were asked for, and how often they struck.
+/// The number of injected faults of one kind, and the number of their hits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FaultCount {
-    /// How many times one was asked for: drawn, described or struck by the story.
-    pub asked: u64,
-    /// How many times they struck. A fault that may strike several times, as `Panic`, counts each.
+    /// The number of faults that were drawn, described, or injected by the scenario.
+    pub requested: u64,
+    /// The number of hits. A fault such as `Panic` may hit several times.
     pub fired: u64,
 }
 
 impl FaultCount {
-    fn add(&mut self, asked: u64, fired: u64) {
-        self.asked += asked;
+    fn add(&mut self, requested: u64, fired: u64) {
+        self.requested += requested;
         self.fired += fired;
     }
 }
 
-/// What the runs have seen of one aggregate, saga or worker.
+/// The coverage of one aggregate, saga or worker.
 #[derive(Clone, Debug, Default)]
-pub struct Covered {
+pub struct ActorCoverage {
     pub(super) domain: String,
     pub(super) card: ActorCard,
-    pub(super) taken: BTreeMap<(Cause, Phase), u64>,
+    pub(super) handled: BTreeMap<(Cause, Phase), u64>,
     pub(super) recorded: BTreeMap<String, u64>,
     pub(super) ends: BTreeMap<End, u64>,
     pub(super) edges: BTreeMap<Edge, u64>,
     pub(super) sent: BTreeMap<String, u64>,
 }
 
-/// A way from one state to another; a state is named after the last event recorded.
+/// A transition between two states. A state is named after the last recorded event.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Edge {
     pub(super) from: Option<String>,
@@ -68,125 +68,133 @@ pub(super) struct Edge {
 }
 
 impl Coverage {
-    /// What one run has seen.
+    /// Returns the coverage of one run.
     pub(super) fn of_run<'a>(
         manifests: impl Iterator<Item = &'a Manifest>,
-        turns: &[Taken],
-        troubles: BTreeMap<FaultEvent, u64>,
+        turns: &[CommittedTurn],
+        fault_events: BTreeMap<FaultEvent, u64>,
         crashes: u64,
-        faults: &[StruckFault],
-        waits: Waits,
+        faults: &[InjectedFault],
+        wait_times: WaitTimes,
     ) -> Self {
-        let mut coverage = Self { runs: 1, troubles, crashes, waits, ..Self::default() };
-        // Without a command there is nothing to strike for what strikes commands.
-        let asked = turns.iter().any(|turn| matches!(turn.cause, Cause::Command(_) | Cause::Rejected(..)));
+        let mut coverage = Self { runs: 1, fault_events, crashes, wait_times, ..Self::default() };
+        // Without commands, a fault of commands has no target.
+        let requested = turns.iter().any(|turn| matches!(turn.cause, Cause::Command(_) | Cause::Rejected(..)));
         let sent = turns.iter().any(|turn| !turn.sends.is_empty() || matches!(turn.cause, Cause::Event(_)));
-        let could = |fault: &Fault| (asked || !fault.is_of_commands()) && (sent || !fault.is_of_messages());
+        let could = |fault: &Fault| {
+            (requested || !fault.targets_client_commands()) && (sent || !fault.targets_actor_messages())
+        };
         for struck in faults.iter().filter(|struck| could(&struck.fault)) {
             coverage.faults.entry(struck.fault.kind()).or_default().add(1, struck.times);
         }
-        // What an actor has done before it was renamed counts for it.
+        // Turns of an actor before it was renamed count for its new name.
         let mut renamed = BTreeMap::new();
         for manifest in manifests {
             for domain in &manifest.domains {
                 for card in &domain.actors {
                     let before = card.formerly.iter().map(|name| (domain.name.clone(), (*name).to_owned()));
                     renamed.extend(before.map(|before| (before, card.name.clone())));
-                    let covered = Covered { domain: domain.name.clone(), card: card.clone(), ..Covered::default() };
+                    let covered =
+                        ActorCoverage { domain: domain.name.clone(), card: card.clone(), ..ActorCoverage::default() };
                     coverage.actors.insert((domain.name.clone(), card.name.clone()), covered);
                 }
             }
         }
         for turn in turns {
-            let place = (turn.domain.clone(), turn.actor.clone());
-            let place = renamed.get(&place).map_or(place.clone(), |name| (place.0.clone(), name.clone()));
-            if let Some(covered) = coverage.actors.get_mut(&place) {
+            let key = (turn.domain.clone(), turn.actor.clone());
+            let key = renamed.get(&key).map_or(key.clone(), |name| (key.0.clone(), name.clone()));
+            if let Some(covered) = coverage.actors.get_mut(&key) {
                 covered.add(turn);
             }
         }
         coverage
     }
 
-    /// Adds what other runs have seen.
+    /// Adds the coverage of other runs.
     pub fn merge(&mut self, other: &Self) {
         self.runs += other.runs;
         self.crashes += other.crashes;
-        self.waits.merge(&other.waits);
+        self.wait_times.merge(&other.wait_times);
         for (kind, count) in &other.faults {
-            self.faults.entry(kind.clone()).or_default().add(count.asked, count.fired);
+            self.faults.entry(kind.clone()).or_default().add(count.requested, count.fired);
         }
-        for (trouble, count) in &other.troubles {
-            *self.troubles.entry(*trouble).or_default() += count;
+        for (event, count) in &other.fault_events {
+            *self.fault_events.entry(*event).or_default() += count;
         }
-        for (name, theirs) in &other.actors {
-            self.actors.entry(name.clone()).or_default().merge(theirs);
+        for (name, other_actor) in &other.actors {
+            self.actors.entry(name.clone()).or_default().merge(other_actor);
         }
     }
 
-    /// What the runs have seen of one aggregate or saga.
+    /// Returns the coverage of one aggregate or saga.
     ///
     /// # Panics
     /// If no service of the cluster hosts it.
     #[track_caller]
-    pub fn of<A: Stateful>(&self) -> &Covered {
+    pub fn of<A: Stateful>(&self) -> &ActorCoverage {
         let found = self.actors.get(&(A::Domain::NAME.to_owned(), A::NAME.to_owned()));
         found.unwrap_or_else(|| panic!("no service hosts `{}.{}`", A::Domain::NAME, A::NAME))
     }
 
-    /// How often what has gone wrong, where it hit something.
-    pub fn troubles(&self) -> &BTreeMap<FaultEvent, u64> {
-        &self.troubles
+    /// Returns the events caused by faults, with the number of occurrences.
+    pub fn fault_events(&self) -> &BTreeMap<FaultEvent, u64> {
+        &self.fault_events
     }
 
-    /// How often each kind of fault was asked for, and how often it struck, by the name of its variant; `CrashIn` has one for each
+    /// Returns the injected faults by the name of their variant. `CrashAt` has one entry per
     /// [`CrashPoint`](super::CrashPoint).
     pub fn faults(&self) -> &BTreeMap<String, FaultCount> {
         &self.faults
     }
 
-    /// How long messages have waited for their keys, as far as nothing disturbed a run.
-    pub fn waits(&self) -> Waits {
-        self.waits
+    /// Returns the waiting times of messages in undisturbed runs.
+    pub fn wait_times(&self) -> WaitTimes {
+        self.wait_times
     }
 
-    /// The faults that were asked for `tries` times or more and never struck, in words. With `any_work` a crash inside of any work
-    /// stands for all that every cluster may have: one without messages between services publishes, delivers and acknowledges nothing.
-    pub(super) fn missed(&self, tries: u64, any_work: bool) -> Vec<String> {
+    /// Describes the kinds of faults that were injected at least `tries` times and never hit. With `any_work`, a hit at any
+    /// common
+    /// crash point counts for all: a cluster without messages between services has no publications or deliveries.
+    pub(super) fn missed_faults(&self, tries: u64, any_work: bool) -> Vec<String> {
         let mut kinds: BTreeMap<&str, FaultCount> = BTreeMap::new();
-        let common: Vec<_> = CrashPoint::COMMON.iter().map(|work| format!("CrashIn {work:?}")).collect();
+        let common: Vec<_> = CrashPoint::COMMON.iter().map(|work| format!("CrashAt {work:?}")).collect();
         for (kind, count) in &self.faults {
             let kind = if any_work && common.contains(kind) { "CrashIn" } else { kind };
-            kinds.entry(kind).or_default().add(count.asked, count.fired);
+            kinds.entry(kind).or_default().add(count.requested, count.fired);
         }
-        let missed = kinds.into_iter().filter(|(_, count)| count.asked >= tries && count.fired == 0);
-        missed.map(|(kind, count)| format!("{kind} was asked for {} times and never struck", count.asked)).collect()
+        let missed_faults = kinds.into_iter().filter(|(_, count)| count.requested >= tries && count.fired == 0);
+        missed_faults
+            .map(|(kind, count)| format!("{kind} was injected {} times and never hit", count.requested))
+            .collect()
     }
 
-    /// How many nodes were killed, but for those that are killed at the end of every run.
+    /// Returns the number of killed nodes, without the restart at the end of every run.
     pub fn crashes(&self) -> u64 {
         self.crashes
     }
 
-    /// What could have gone wrong and never has; in a cluster without workers jobs cannot, and nothing is forged unless a flow asks for
-    /// it. A node whose handlers were not to panic, for example, has seen none.
-    pub fn untroubled(&self) -> Vec<FaultEvent> {
+    /// Returns the events that faults could have caused but have not. Excludes events that need workers or versions if there are
+    /// none, and forged packets.
+    pub fn unseen_fault_events(&self) -> Vec<FaultEvent> {
         let has_workers = self.actors.values().any(|actor| actor.card.role == "worker");
-        let could = FaultEvent::ALL.iter().filter(|trouble| has_workers || !trouble.needs_worker());
-        let could = could.filter(|trouble| **trouble != FaultEvent::Forged);
-        let could = could.filter(|trouble| self.faults.contains_key("Upgrade") || !trouble.needs_version());
-        could.filter(|trouble| !self.troubles.contains_key(trouble)).copied().collect()
+        let could = FaultEvent::ALL.iter().filter(|event| has_workers || !event.needs_worker());
+        let could = could.filter(|event| **event != FaultEvent::PacketForged);
+        let could = could.filter(|event| self.faults.contains_key("Upgrade") || !event.needs_version());
+        could.filter(|event| !self.fault_events.contains_key(event)).copied().collect()
     }
 
-    /// Everything that could have been taken and never was, one line each.
-    pub fn never(&self) -> Vec<String> {
+    /// Returns all possible paths that no run has taken, one per line.
+    pub fn unreached(&self) -> Vec<String> {
         let actors = self.actors.values();
-        actors.flat_map(|actor| actor.never().into_iter().map(|what| format!("{}: {what}", actor.card.name))).collect()
+        actors
+            .flat_map(|actor| actor.unreached().into_iter().map(|label| format!("{}: {label}", actor.card.name)))
+            .collect()
     }
 }
 
-impl Covered {
-    fn add(&mut self, turn: &Taken) {
-        *self.taken.entry((turn.cause.clone(), turn.phase)).or_default() += 1;
+impl ActorCoverage {
+    fn add(&mut self, turn: &CommittedTurn) {
+        *self.handled.entry((turn.cause.clone(), turn.phase)).or_default() += 1;
         for event in &turn.records {
             *self.recorded.entry(event.name.clone()).or_default() += 1;
         }
@@ -215,77 +223,79 @@ impl Covered {
                 *into.entry(key.clone()).or_default() += count;
             }
         }
-        add(&mut self.taken, &other.taken);
+        add(&mut self.handled, &other.handled);
         add(&mut self.recorded, &other.recorded);
         add(&mut self.ends, &other.ends);
         add(&mut self.edges, &other.edges);
         add(&mut self.sent, &other.sent);
     }
 
-    fn path(&self, what: String, is: impl Fn(&Cause) -> bool + 'static) -> Path<'_> {
-        Path { actor: self, what, is: Box::new(is), phase: None }
+    fn path(&self, label: String, matches_cause: impl Fn(&Cause) -> bool + 'static) -> CoveragePath<'_> {
+        CoveragePath { actor: self, label, matches_cause: Box::new(matches_cause), phase: None }
     }
 
-    /// A command that it handles, whether it is rejected or not.
-    pub fn command<C: Command>(&self) -> Path<'_> {
+    /// Returns the path of a command, accepted or rejected.
+    pub fn command<C: Command>(&self) -> CoveragePath<'_> {
         let name = full_name::<C>();
-        let what = name.clone();
-        self.path(what, move |cause| matches!(cause, Cause::Command(of) | Cause::Rejected(of, _) if *of == name))
+        let label = name.clone();
+        self.path(label, move |cause| matches!(cause, Cause::Command(of) | Cause::Rejected(of, _) if *of == name))
     }
 
-    /// A command that it handles and rejects.
-    pub fn rejects<C: Command>(&self) -> Path<'_> {
+    /// Returns the path of a command that is rejected.
+    pub fn rejects<C: Command>(&self) -> CoveragePath<'_> {
         let name = full_name::<C>();
-        let what = format!("rejecting {name}");
-        self.path(what, move |cause| matches!(cause, Cause::Rejected(of, _) if *of == name))
+        let label = format!("rejecting {name}");
+        self.path(label, move |cause| matches!(cause, Cause::Rejected(of, _) if *of == name))
     }
 
-    /// An event that it takes.
-    pub fn event<E: Event>(&self) -> Path<'_> {
+    /// Returns the path of an event that the actor handles.
+    pub fn event<E: Event>(&self) -> CoveragePath<'_> {
         let name = full_name::<E>();
-        let what = name.clone();
-        self.path(what, move |cause| matches!(cause, Cause::Event(of) if *of == name))
+        let label = name.clone();
+        self.path(label, move |cause| matches!(cause, Cause::Event(of) if *of == name))
     }
 
-    /// The reply to a command that it sends, but for rejections.
-    pub fn reply<C: Command>(&self) -> Path<'_> {
+    /// Returns the path of the reply to a command that the actor sends, without rejections.
+    pub fn reply<C: Command>(&self) -> CoveragePath<'_> {
         let name = full_name::<C>();
-        let what = format!("reply to {name}");
-        self.path(what, move |cause| matches!(cause, Cause::Reply(of) if *of == name))
+        let label = format!("reply to {name}");
+        self.path(label, move |cause| matches!(cause, Cause::Reply(of) if *of == name))
     }
 
-    /// The rejection of a command that it sends.
-    pub fn rejection<C: Command>(&self) -> Path<'_> {
+    /// Returns the path of the rejection of a command that the actor sends.
+    pub fn rejection<C: Command>(&self) -> CoveragePath<'_> {
         let name = full_name::<C>();
-        let what = format!("rejection of {name}");
-        self.path(what, move |cause| matches!(cause, Cause::Rejection(of) if *of == name))
+        let label = format!("rejection of {name}");
+        self.path(label, move |cause| matches!(cause, Cause::Rejection(of) if *of == name))
     }
 
-    /// A timer of its own.
-    pub fn timer<T: Message>(&self) -> Path<'_> {
+    /// Returns the path of a timer of the actor.
+    pub fn timer<T: Message>(&self) -> CoveragePath<'_> {
         let name = stored_timer(&self.domain, T::Domain::NAME, T::NAME).into_owned();
-        let what = format!("timer {name}");
-        self.path(what, move |cause| matches!(cause, Cause::Timer(of) if *of == name))
+        let label = format!("timer {name}");
+        self.path(label, move |cause| matches!(cause, Cause::Timer(of) if *of == name))
     }
 
-    /// How many have ended without undoing anything.
+    /// Returns the number of sagas that completed without compensation.
     pub fn completed(&self) -> u64 {
         self.ends.get(&End::Completed).copied().unwrap_or(0)
     }
 
-    /// How many have ended with everything undone.
+    /// Returns the number of sagas that ended after compensation.
     pub fn compensated(&self) -> u64 {
         self.ends.get(&End::Compensated).copied().unwrap_or(0)
     }
 
-    fn count(&self, is: impl Fn(&Cause) -> bool, phase: Option<Phase>) -> u64 {
-        let taken =
-            self.taken.iter().filter(|((cause, in_phase), _)| is(cause) && phase.is_none_or(|of| of == *in_phase));
-        taken.map(|(_, count)| count).sum()
+    fn count(&self, matches_cause: impl Fn(&Cause) -> bool, phase: Option<Phase>) -> u64 {
+        let handled = self
+            .handled
+            .iter()
+            .filter(|((cause, in_phase), _)| matches_cause(cause) && phase.is_none_or(|of| of == *in_phase));
+        handled.map(|(_, count)| count).sum()
     }
 
-    /// What can be taken, as the derive lists it.
-    fn listed(&self) -> Vec<Cause> {
+    /// Returns the causes that the derive lists.
+    fn declared(&self) -> Vec<Cause> {
         let name = |card: &MessageCard| format!("{}.{}", card.domain, card.name);
         let card = &self.card;
         let mut causes: Vec<_> = card.handles.iter().map(|card| Cause::Command(name(card))).collect();
@@ -296,10 +306,10 @@ impl Covered {
         causes
     }
 
-    /// What is listed, and what came besides: rejections, and replies that only say that something is done or undone.
+    /// Returns the causes that the derive lists and all others that occurred, such as rejections and replies to compensations.
     fn possible(&self) -> Vec<Cause> {
-        let mut causes = self.listed();
-        let more = self.taken.keys().map(|(cause, _)| cause);
+        let mut causes = self.declared();
+        let more = self.handled.keys().map(|(cause, _)| cause);
         let more: BTreeSet<_> = more.filter(|cause| !causes.contains(cause)).cloned().collect();
         causes.extend(more);
         causes
@@ -309,11 +319,11 @@ impl Covered {
         self.card.role == "saga"
     }
 
-    /// The phases in which something may come: those that were seen.
+    /// Returns the phases that have occurred.
     fn phases(&self) -> Vec<Phase> {
         let mut phases = vec![Phase::Open];
-        if self.is_saga() && self.taken.keys().any(|(_, phase)| *phase == Phase::Undoing) {
-            phases.push(Phase::Undoing);
+        if self.is_saga() && self.handled.keys().any(|(_, phase)| *phase == Phase::Compensating) {
+            phases.push(Phase::Compensating);
         }
         if self.is_saga() && !self.ends.is_empty() {
             phases.push(Phase::Ended);
@@ -321,34 +331,34 @@ impl Covered {
         phases
     }
 
-    pub(super) fn never(&self) -> Vec<String> {
-        let mut never = Vec::new();
-        for cause in self.listed() {
+    pub(super) fn unreached(&self) -> Vec<String> {
+        let mut unreached = Vec::new();
+        for cause in self.declared() {
             for phase in self.phases() {
-                // A timer whose saga has ended rings for nobody; nobody can miss that.
-                let silent = matches!(cause, Cause::Timer(_)) && phase == Phase::Ended;
-                // A command that was rejected was reached.
-                let is = |of: &Cause| match (of, &cause) {
+                // Timers of ended sagas are cleared.
+                let is_cleared_timer = matches!(cause, Cause::Timer(_)) && phase == Phase::Ended;
+                // A rejected command counts as reached.
+                let matches_cause = |of: &Cause| match (of, &cause) {
                     (Cause::Rejected(of, _), Cause::Command(name)) => of == name,
                     (of, cause) => of == cause,
                 };
-                if !silent && self.count(is, Some(phase)) == 0 {
-                    never.push(format!("{}{}", cause.told(&self.domain), phase.while_it()));
+                if !is_cleared_timer && self.count(matches_cause, Some(phase)) == 0 {
+                    unreached.push(format!("{}{}", cause.describe(&self.domain), phase.suffix()));
                 }
             }
         }
         for event in self.card.records.iter().filter(|event| !self.recorded.contains_key(&event.name)) {
-            never.push(format!("records {}", event.name));
+            unreached.push(format!("records {}", event.name));
         }
-        never
+        unreached
     }
 }
 
 impl Phase {
-    fn while_it(self) -> &'static str {
+    fn suffix(self) -> &'static str {
         match self {
             Self::Open => "",
-            Self::Undoing => " while it undoes",
+            Self::Compensating => " while compensating",
             Self::Ended => " after its end",
         }
     }
@@ -358,55 +368,55 @@ fn full_name<M: Message>() -> String {
     format!("{}.{}", M::Domain::NAME, M::NAME)
 }
 
-/// One kind of message on its way into one kind of actor, counted over all runs.
-#[must_use = "a path is described, not checked"]
-pub struct Path<'a> {
-    actor: &'a Covered,
-    what: String,
-    is: Box<dyn Fn(&Cause) -> bool>,
+/// A path: one kind of message to one actor type, counted over all runs.
+#[must_use = "a path does nothing until it is counted or checked"]
+pub struct CoveragePath<'a> {
+    actor: &'a ActorCoverage,
+    label: String,
+    matches_cause: Box<dyn Fn(&Cause) -> bool>,
     phase: Option<Phase>,
 }
 
-impl Path<'_> {
-    /// Only while the saga goes on.
+impl CoveragePath<'_> {
+    /// Restricts the path to open sagas.
     pub fn while_open(mut self) -> Self {
         self.phase = Some(Phase::Open);
         self
     }
 
-    /// Only while the saga undoes its steps.
-    pub fn while_undoing(mut self) -> Self {
-        self.phase = Some(Phase::Undoing);
+    /// Restricts the path to compensating sagas.
+    pub fn while_compensating(mut self) -> Self {
+        self.phase = Some(Phase::Compensating);
         self
     }
 
-    /// Only after the saga's end.
-    pub fn after_the_end(mut self) -> Self {
+    /// Restricts the path to ended sagas.
+    pub fn after_end(mut self) -> Self {
         self.phase = Some(Phase::Ended);
         self
     }
 
-    /// How often it was taken.
+    /// Returns how often the path was taken.
     pub fn count(&self) -> u64 {
-        self.actor.count(&self.is, self.phase)
+        self.actor.count(&self.matches_cause, self.phase)
     }
 
-    /// Demands that it was taken so often.
+    /// Asserts that the path was taken at least `times` times.
     ///
     /// # Panics
-    /// If it was not: with the table of the actor.
+    /// If it was not. The text contains the table of the actor.
     #[track_caller]
     pub fn at_least(&self, times: u64) {
         let count = self.count();
         if count < times {
-            panic!("{self} was reached {count} times, {times} are wanted\n\n{}", self.actor);
+            panic!("{self} was reached {count} times, expected at least {times}\n\n{}", self.actor);
         }
     }
 
-    /// Demands that it was never taken.
+    /// Asserts that the path was never taken.
     ///
     /// # Panics
-    /// If it was: with the table of the actor.
+    /// If it was. The text contains the table of the actor.
     #[track_caller]
     pub fn never_reached(&self) {
         let count = self.count();
@@ -416,22 +426,22 @@ impl Path<'_> {
     }
 }
 
-impl fmt::Display for Path<'_> {
+impl fmt::Display for CoveragePath<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let phase = self.phase.map_or("", |phase| match phase {
             Phase::Open => " while it is open",
-            phase => phase.while_it(),
+            phase => phase.suffix(),
         });
-        write!(f, "{}: {}{phase}", self.actor.card.name, self.what)
+        write!(f, "{}: {}{phase}", self.actor.card.name, self.label)
     }
 }
 
-impl fmt::Display for Covered {
+impl fmt::Display for ActorCoverage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} {}.{}", self.card.role, self.domain, self.card.name)?;
         let phases = self.phases();
         let causes = self.possible();
-        let width = causes.iter().map(|cause| cause.told(&self.domain).len()).max().unwrap_or(0).max(12);
+        let width = causes.iter().map(|cause| cause.describe(&self.domain).len()).max().unwrap_or(0).max(12);
         let head: String = phases.iter().map(|phase| format!("{:>9}", format!("{phase:?}").to_lowercase())).collect();
         writeln!(f, "  {:<width$}{head}", "")?;
         for cause in causes {
@@ -439,12 +449,12 @@ impl fmt::Display for Covered {
                 0 => format!("{:>9}", "never"),
                 count => format!("{count:>9}"),
             });
-            writeln!(f, "  {:<width$}{}", cause.told(&self.domain), counts.collect::<String>())?;
+            writeln!(f, "  {:<width$}{}", cause.describe(&self.domain), counts.collect::<String>())?;
         }
         for event in &self.card.records {
             let count = self.recorded.get(&event.name).map_or_else(|| "never".to_owned(), u64::to_string);
-            let what = format!("records {}", event.name);
-            writeln!(f, "  {what:<width$}{count:>9}")?;
+            let label = format!("records {}", event.name);
+            writeln!(f, "  {label:<width$}{count:>9}")?;
         }
         for (end, count) in &self.ends {
             writeln!(f, "  {:<width$}{count:>9}", end.to_string())?;

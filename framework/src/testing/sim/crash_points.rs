@@ -1,59 +1,59 @@
-//! What the nodes of a simulated cluster begin, for faults that wait to kill one in the middle of it.
+//! Crash points: operations in the middle of which a fault can kill a node.
 //!
-//! Told by the [disk](super::disk) and the [ways to the broker](super::link); awaited by what [brings faults about](super::fault_scheduler).
+//! Reached by the [store](super::store) and the [links](super::link), awaited by the [fault scheduler](super::fault_scheduler).
 
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-/// Something in whose middle a node can be killed.
+/// An operation in the middle of which a node can be killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CrashPoint {
-    /// A turn is appended and not committed.
+    /// A turn is appended but not committed.
     Commit,
-    /// A message is on its way to the broker, and it is not known to be there.
+    /// A message was sent to the broker but is not acknowledged.
     Publication,
-    /// A message that the broker has brought is being handled.
+    /// A delivered message is being handled.
     Delivery,
-    /// The effect of a message is committed, and the broker has not heard of it.
+    /// The effect of a message is committed, but the broker has not received the acknowledgement.
     Acknowledgement,
-    /// The effect of a worker's job is done, and the job is not committed as done.
+    /// The effect of a worker's job is done, but the job is not committed.
     Job,
 }
 
 impl CrashPoint {
-    /// What every service does, with workers or without.
+    /// The crash points that every service has, with or without workers.
     pub(super) const COMMON: [Self; 4] = [Self::Commit, Self::Publication, Self::Delivery, Self::Acknowledgement];
 
-    pub(super) const fn told(self) -> &'static str {
+    pub(super) const fn describe(self) -> &'static str {
         match self {
             Self::Commit => "a commit",
             Self::Publication => "a publication",
-            Self::Delivery => "the handling of a delivery",
+            Self::Delivery => "a delivery",
             Self::Acknowledgement => "an acknowledgement",
-            Self::Job => "a job whose effect is done",
+            Self::Job => "a job after its effect",
         }
     }
 }
 
-/// What the nodes of one service begin. Clones are the same.
+/// The crash points of one service. Clones refer to the same ones.
 #[derive(Clone, Default)]
 pub(super) struct CrashPoints(Arc<[Notify; 5]>);
 
 impl CrashPoints {
-    pub(super) fn tell(&self, work: CrashPoint) {
-        self.of(work).notify_waiters();
+    pub(super) fn reach(&self, point: CrashPoint) {
+        self.notifier(point).notify_waiters();
     }
 
-    /// Waits until the next work of this kind begins.
-    pub(super) async fn next(&self, work: CrashPoint) {
-        self.of(work).notified().await;
+    /// Waits until a node reaches this crash point.
+    pub(super) async fn wait_for(&self, point: CrashPoint) {
+        self.notifier(point).notified().await;
     }
 
-    fn of(&self, work: CrashPoint) -> &Notify {
+    fn notifier(&self, point: CrashPoint) -> &Notify {
         let [commit, publication, delivery, acknowledgement, job] = &*self.0;
-        match work {
+        match point {
             CrashPoint::Commit => commit,
             CrashPoint::Publication => publication,
             CrashPoint::Delivery => delivery,

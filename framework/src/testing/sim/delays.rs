@@ -1,40 +1,40 @@
-//! How long messages wait: a key that is stuck or parked must not delay the messages of other keys.
+//! Waiting times of messages: a key that is stuck or parked must not delay messages for other keys.
 //!
-//! Called when turns are committed. Measured is the virtual time from the commit that sends a command, a reply or an event, or from
-//! a client's first try, to the commit of the turn that takes it; a job of a worker counts from there to its first attempt. What
-//! disturbs the cluster as a whole delays everything, so only undisturbed messages count. User code that panics or fails does not
-//! disturb: that is what makes keys stuck.
+//! Called when turns are committed. The waiting time is the virtual time from the commit that sends a message, or from a client's
+//! first attempt, to the commit of the turn that handles it; for a worker it ends with the first attempt of the job. Disturbances
+//! of the whole cluster delay all messages, so only undisturbed ones count. Failing user code is not a disturbance: it is what
+//! makes keys stuck.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::turn::{MarkedAs, OwnedTurn};
+use super::owned_turn::{MarkedAs, OwnedTurn};
 use crate::clock::instant;
 use crate::message::{Kind, MessageId, Name, ShardId};
 use crate::store::{Note, SourceKind};
 use crate::worker::Attempt;
 
-/// The longest time that an undisturbed message waits for its key, unless that key is stuck itself. Far above what the weather
-/// costs (some tenths of a second), and below the back-off of a message that has failed some times (30 s).
-pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// For so long after a disturbance messages do not count: what was lost in it is sent again later and later.
-const GRACE: Duration = Duration::from_secs(60);
+/// Maximum waiting time of an undisturbed message whose key is not stuck. Far above the cost of a fault profile (some tenths of a
+/// second) and below the backoff of a message that has failed several times (30 s).
+pub(super) const MAX_WAIT: Duration = Duration::from_secs(5);
+/// Time after a disturbance in which messages do not count: lost messages are sent again with growing delays.
+const DISTURBANCE_GRACE: Duration = Duration::from_secs(60);
 
-/// How long the messages of a run have waited, as far as nothing disturbed it.
+/// Waiting times of the undisturbed messages of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Waits {
-    /// How many messages were measured.
+pub struct WaitTimes {
+    /// The number of measured messages.
     pub measured: u64,
-    /// How many of them came after some other key had been stuck.
+    /// The number of those that were handled after another key had become stuck.
     pub beside_stuck: u64,
-    /// The longest time that one of them waited.
+    /// The longest waiting time.
     pub longest: Duration,
 }
 
-impl Waits {
+impl WaitTimes {
     pub(super) fn merge(&mut self, other: &Self) {
         self.measured += other.measured;
         self.beside_stuck += other.beside_stuck;
@@ -42,58 +42,58 @@ impl Waits {
     }
 }
 
-/// What is known of the messages of one run.
+/// The messages of one run.
 #[derive(Default)]
 pub(super) struct Delays {
     sent: BTreeMap<MessageId, Instant>,
-    /// What actors have sent and nothing has taken: when, to which domain and key, and its name.
+    /// Messages of actors that are not handled: the time, the domain, the key and the name.
     open: BTreeMap<MessageId, (Instant, Name, String, Name)>,
-    recorded: BTreeMap<(ShardId, u64), Instant>,
-    /// The events that were taken, by domain and actor.
-    events_taken: BTreeSet<(Name, Name, ShardId, u64)>,
-    /// The keys that were stuck at some time: domain, actor and key.
+    event_times: BTreeMap<(ShardId, u64), Instant>,
+    /// Handled events, by domain and actor.
+    handled_events: BTreeSet<(Name, Name, ShardId, u64)>,
+    /// All keys that were stuck at some time: domain, actor and key.
     stuck: BTreeSet<(Name, Name, String)>,
-    /// From when to when the cluster was disturbed.
+    /// Disturbances, from start to end.
     disturbed: Vec<(Instant, Option<Instant>)>,
-    waits: Waits,
+    waits: WaitTimes,
 }
 
 impl Delays {
-    pub(super) fn waits(&self) -> Waits {
+    pub(super) fn wait_times(&self) -> WaitTimes {
         self.waits
     }
 
-    /// Something disturbs the cluster from now on. Returns the number to end it with.
-    pub(super) fn begin(&mut self) -> usize {
+    /// Starts a disturbance. Returns the number for [`end_disturbance`](Self::end_disturbance).
+    pub(super) fn begin_disturbance(&mut self) -> usize {
         self.disturbed.push((instant(), None));
         self.disturbed.len() - 1
     }
 
-    pub(super) fn end(&mut self, number: usize) {
+    pub(super) fn end_disturbance(&mut self, number: usize) {
         if let Some((_, end)) = self.disturbed.get_mut(number) {
             *end = Some(instant());
         }
     }
 
-    /// A client asks for the first time.
-    pub(super) fn asked(&mut self, id: MessageId) {
+    /// Records the first attempt of a client.
+    pub(super) fn client_sent(&mut self, id: MessageId) {
         self.sent.entry(id).or_insert_with(instant);
     }
 
-    /// A turn was committed, and its events have the positions from `first` on. What is wrong, if the message has waited too long.
+    /// Records a committed turn whose events start at position `first`. Returns a violation if its message has waited too long.
     pub(super) fn committed(&mut self, shard: &ShardId, turn: &OwnedTurn, first: u64) -> Option<String> {
         let now = instant();
         for note in &turn.notes {
             match note {
-                Note::DeadLetter(letter) => {
-                    self.open.remove(&letter.envelope.id);
-                    self.is_stuck(shard, &letter.actor, &letter.key);
+                Note::DeadLetter(dead_letter) => {
+                    self.open.remove(&dead_letter.envelope.id);
+                    self.mark_stuck(shard, &dead_letter.actor, &dead_letter.key);
                 }
-                Note::Attempt { .. } => self.is_stuck(shard, &turn.actor, &turn.key),
+                Note::Attempt { .. } => self.mark_stuck(shard, &turn.actor, &turn.key),
                 _ => {}
             }
         }
-        let wrong = self.taken(shard, turn, now);
+        let violation = self.record_handled(shard, turn, now);
         let sent = turn.outbox.iter().filter(|sent| matches!(sent.kind, Kind::Command | Kind::Reply));
         for sent in sent {
             self.sent.insert(sent.id, now);
@@ -101,44 +101,44 @@ impl Delays {
             self.open.insert(sent.id, (now, domain.clone(), sent.key.clone(), sent.name.clone()));
         }
         let positions = turn.events.iter().zip(first..);
-        self.recorded.extend(positions.map(|(_, position)| ((shard.clone(), position), now)));
-        wrong
+        self.event_times.extend(positions.map(|(_, position)| ((shard.clone(), position), now)));
+        violation
     }
 
-    pub(super) fn is_stuck(&mut self, shard: &ShardId, actor: &Name, key: &str) {
+    pub(super) fn mark_stuck(&mut self, shard: &ShardId, actor: &Name, key: &str) {
         self.stuck.insert((shard.domain.clone(), actor.clone(), key.to_owned()));
     }
 
-    /// What is wrong, if a message of an actor to a hosted domain waits for too long now.
+    /// Returns a violation if a message for a hosted domain has been waiting for too long.
     pub(super) fn overdue(&self, is_hosted: impl Fn(&Name) -> bool) -> Option<String> {
         let now = instant();
         let stuck = |domain: &Name, key: &str| self.stuck.iter().any(|(of, _, stuck)| of == domain && stuck == key);
-        let mut open = self.open.values().filter(|(sent, ..)| now - *sent > LONGEST_WAIT);
+        let mut open = self.open.values().filter(|(sent, ..)| now - *sent > MAX_WAIT);
         let (sent, domain, key, name) = open.find(|(sent, domain, key, _)| {
             is_hosted(domain) && !stuck(domain, key) && !self.is_disturbed(*sent, now)
         })?;
-        Some(self.told_overdue(name, domain, key, now - *sent))
+        Some(self.overdue_text(name, domain, key, now - *sent))
     }
 
-    /// The same for an event and a key that takes it.
+    /// Returns a violation if an event has been waiting for too long for a subscriber.
     pub(super) fn event_overdue(
         &self,
         (shard, position): (&ShardId, u64),
-        taker: &(Name, Name, String),
+        subscriber: &(Name, Name, String),
     ) -> Option<String> {
-        let (now, sent) = (instant(), *self.recorded.get(&(shard.clone(), position))?);
-        let (domain, actor, key) = taker;
-        let is_late = now - sent > LONGEST_WAIT && !self.stuck.contains(taker) && !self.is_disturbed(sent, now);
-        if !is_late || self.events_taken.contains(&(domain.clone(), actor.clone(), shard.clone(), position)) {
+        let (now, sent) = (instant(), *self.event_times.get(&(shard.clone(), position))?);
+        let (domain, actor, key) = subscriber;
+        let is_late = now - sent > MAX_WAIT && !self.stuck.contains(subscriber) && !self.is_disturbed(sent, now);
+        if !is_late || self.handled_events.contains(&(domain.clone(), actor.clone(), shard.clone(), position)) {
             return None;
         }
-        Some(self.told_overdue(&format!("event {position} of {shard}"), domain, key, now - sent))
+        Some(self.overdue_text(&format!("event {position} of {shard}"), domain, key, now - sent))
     }
 
-    fn told_overdue(&self, what: &str, domain: &Name, key: &str, waits: Duration) -> String {
+    fn overdue_text(&self, what: &str, domain: &Name, key: &str, waits: Duration) -> String {
         format!(
-            "delay: {what} for `{key}` of {domain} is not taken {waits:?} after it was sent, though nothing disturbed the cluster; at \
-             most {LONGEST_WAIT:?} are allowed. Keys that were stuck: [{}]",
+            "delay: {what} for `{key}` of {domain} was not handled within {waits:?} without a disturbance; at \
+             most {MAX_WAIT:?} is allowed. Stuck keys: [{}]",
             self.stuck_keys()
         )
     }
@@ -148,38 +148,38 @@ impl Delays {
         keys.collect::<Vec<_>>().join(", ")
     }
 
-    fn taken(&mut self, shard: &ShardId, turn: &OwnedTurn, now: Instant) -> Option<String> {
+    fn record_handled(&mut self, shard: &ShardId, turn: &OwnedTurn, now: Instant) -> Option<String> {
         if !matches!(turn.mark, MarkedAs::Not) {
             self.open.remove(&turn.id);
         }
         let sent = match &turn.mark {
-            MarkedAs::From(source, place) if matches!(source.kind, SourceKind::Events { .. }) => {
+            MarkedAs::From(source, position) if matches!(source.kind, SourceKind::Events { .. }) => {
                 let (domain, actor) = (shard.domain.clone(), turn.actor.clone());
-                self.events_taken.insert((domain, actor, source.shard.clone(), *place));
-                *self.recorded.get(&(source.shard.clone(), *place))?
+                self.handled_events.insert((domain, actor, source.shard.clone(), *position));
+                *self.event_times.get(&(source.shard.clone(), *position))?
             }
             MarkedAs::From(..) | MarkedAs::Outside => *self.sent.get(&turn.id)?,
             MarkedAs::Timer(_) | MarkedAs::Not => return None,
         };
         let is_direct = matches!(&turn.mark, MarkedAs::From(source, _) if source.kind == SourceKind::Direct);
-        let begun = match Attempt::first_begun(turn.id) {
-            // Jobs for callers and events wait for a slot of their worker: that is no fault of a key.
+        let handled_at = match Attempt::first_begun(turn.id) {
+            // Jobs for callers and events may wait for a slot of their worker.
             Some(_) if !is_direct => return None,
-            begun => begun.unwrap_or(now),
+            handled_at => handled_at.unwrap_or(now),
         };
-        let (key, waited) = ((shard.domain.clone(), turn.actor.clone(), turn.key.clone()), begun - sent);
+        let (key, waited) = ((shard.domain.clone(), turn.actor.clone(), turn.key.clone()), handled_at - sent);
         if self.stuck.contains(&key) || self.is_disturbed(sent, now) {
             return None;
         }
         self.waits.measured += 1;
         self.waits.beside_stuck += u64::from(!self.stuck.is_empty());
         self.waits.longest = self.waits.longest.max(waited);
-        if waited <= LONGEST_WAIT {
+        if waited <= MAX_WAIT {
             return None;
         }
         Some(format!(
-            "delay: turn {} of {}.{} `{}` was taken {waited:?} after its message was sent, though nothing disturbed the cluster; \
-             at most {LONGEST_WAIT:?} are allowed. Keys that were stuck: [{}]",
+            "delay: turn {} of {}.{} `{}` was handled {waited:?} after its message was sent, without a disturbance; \
+             at most {MAX_WAIT:?} is allowed. Stuck keys: [{}]",
             turn.number,
             shard.domain,
             turn.actor,
@@ -189,8 +189,9 @@ impl Delays {
     }
 
     fn is_disturbed(&self, from: Instant, to: Instant) -> bool {
-        let overlaps =
-            |(begin, end): &(Instant, Option<Instant>)| *begin <= to && end.is_none_or(|end| end + GRACE >= from);
+        let overlaps = |(begin, end): &(Instant, Option<Instant>)| {
+            *begin <= to && end.is_none_or(|end| end + DISTURBANCE_GRACE >= from)
+        };
         self.disturbed.iter().any(overlaps)
     }
 }

@@ -1,15 +1,16 @@
-//! What must hold of those who take events and messages: each stream in its order, and nothing that is not there.
+//! Invariants of deliveries: events of a stream are handled in order, and only existing ones.
 //!
-//! Called by the [check](super::check) with what the stores hold.
+//! Called by the [store checks](super::store_checks) with the stored turns.
 
 use std::collections::BTreeMap;
 
 use crate::message::{Name, ShardId};
 use crate::store::{SourceKind, StoredEvent, StoredTurn, Watermark};
 
-/// I8: whoever takes the events of a stream takes them in the order of their versions. (A gap is found as I7: what becomes a
-/// dead letter behind another is taken in its place, too.) I6: and takes none that is not stored.
-pub(super) fn in_order<'a>(
+/// Checks I8: subscribers handle the events of a stream in the order of their versions. Checks I6: and only stored events.
+///
+/// Gaps are found as I7, because an event that becomes a dead letter behind another one is handled later.
+pub(super) fn events_in_order<'a>(
     logs: &BTreeMap<ShardId, Vec<StoredEvent>>,
     turns: impl Iterator<Item = (&'a ShardId, &'a Name, &'a str, &'a StoredTurn)>,
 ) -> Result<(), String> {
@@ -19,14 +20,14 @@ pub(super) fn in_order<'a>(
         else {
             continue;
         };
-        let place = usize::try_from(*position).ok().and_then(|position| position.checked_sub(1));
-        let Some(event) = logs.get(&source.shard).and_then(|log| log.get(place?)) else {
-            return Err(format!("I6: {actor} `{key}` took an event at {} {position}, where none is", source.shard));
+        let index = usize::try_from(*position).ok().and_then(|position| position.checked_sub(1));
+        let Some(event) = logs.get(&source.shard).and_then(|log| log.get(index?)) else {
+            return Err(format!("I6: {actor} `{key}` handled a missing event at {} {position}", source.shard));
         };
         let last = last.entry((shard, actor, key, &source.shard, &event.actor, &event.key)).or_default();
         if event.stream_version <= *last {
             return Err(format!(
-                "I8: {actor} `{key}` took version {} of {} `{}` after version {last}",
+                "I8: {actor} `{key}` handled version {} of {} `{}` after version {last}",
                 event.stream_version, event.actor, event.key
             ));
         }
@@ -35,12 +36,12 @@ pub(super) fn in_order<'a>(
     Ok(())
 }
 
-/// I9: nobody has taken note of more than there is: what comes there later would never be seen. `head` is the last number of the
-/// mark's source.
-pub(super) fn not_ahead(to: &ShardId, mark: &Watermark, head: u64) -> Result<(), String> {
-    if mark.through > head {
-        let from = &mark.source.shard;
-        return Err(format!("I9: {to} has taken {} messages from {from}, which has {head}", mark.through));
+/// Checks I9: a watermark is not ahead of its source, or events that arrive there later would be skipped. `head` is the last
+/// number of the source.
+pub(super) fn watermark_not_ahead(to: &ShardId, watermark: &Watermark, head: u64) -> Result<(), String> {
+    if watermark.through > head {
+        let from = &watermark.source.shard;
+        return Err(format!("I9: {to} has a watermark of {} for {from}, which has {head} messages", watermark.through));
     }
     Ok(())
 }
@@ -80,16 +81,16 @@ mod tests {
         }
     }
 
-    /// A turn that takes the event at a position of the bank's log.
-    fn takes(position: u64) -> StoredTurn {
-        let (id, lane) = (MessageId::from_u128(1), SourceKind::Events { subscriber: name("saga") });
+    /// Returns a turn that handles the event at a position of the bank's log.
+    fn turn_of_event(position: u64) -> StoredTurn {
+        let (id, kind) = (MessageId::from_u128(1), SourceKind::Events { subscriber: name("saga") });
         StoredTurn {
             number: 1,
             version: 0,
             time: Timestamp::default(),
             id,
             correlation: id,
-            from: Some((Source { shard: shard("bank"), kind: lane }, position)),
+            from: Some((Source { shard: shard("bank"), kind }, position)),
             digest: None,
             timer: None,
             reply: Bytes::new(),
@@ -101,35 +102,35 @@ mod tests {
         }
     }
 
-    /// Two events of ada's, one of bob's between them; a saga takes what stands at these positions.
+    /// Checks a saga that handles these positions of a log with two events of ada and one of bob between them.
     fn check(positions: &[u64]) -> Result<(), String> {
         let logs = BTreeMap::from([(shard("bank"), vec![event(1, "ada", 1), event(2, "bob", 1), event(3, "ada", 2)])]);
-        let (home, actor) = (shard("sagas"), name("saga"));
-        let turns: Vec<_> = positions.iter().map(|position| takes(*position)).collect();
-        in_order(&logs, turns.iter().map(|turn| (&home, &actor, "key", turn)))
+        let (shard_id, actor) = (shard("sagas"), name("saga"));
+        let turns: Vec<_> = positions.iter().map(|position| turn_of_event(*position)).collect();
+        events_in_order(&logs, turns.iter().map(|turn| (&shard_id, &actor, "key", turn)))
     }
 
     #[test]
-    fn events_of_one_stream_are_taken_in_order_and_those_of_two_in_any() {
+    fn events_of_one_stream_must_be_in_order() {
         assert_eq!(check(&[1, 2, 3]), Ok(()));
         assert_eq!(check(&[1, 3, 2]), Ok(()));
-        assert_eq!(check(&[3, 2, 1]).unwrap_err(), "I8: saga `key` took version 1 of account `ada` after version 2");
-        assert_eq!(check(&[1, 1]).unwrap_err(), "I8: saga `key` took version 1 of account `ada` after version 1");
+        assert_eq!(check(&[3, 2, 1]).unwrap_err(), "I8: saga `key` handled version 1 of account `ada` after version 2");
+        assert_eq!(check(&[1, 1]).unwrap_err(), "I8: saga `key` handled version 1 of account `ada` after version 1");
     }
 
     #[test]
-    fn an_event_that_is_not_stored_is_taken_by_nobody() {
+    fn missing_event_is_found() {
         for position in [0, 4] {
             let reason = check(&[1, position]).unwrap_err();
-            assert_eq!(reason, format!("I6: saga `key` took an event at bank/0 {position}, where none is"));
+            assert_eq!(reason, format!("I6: saga `key` handled a missing event at bank/0 {position}"));
         }
     }
 
     #[test]
-    fn nobody_has_taken_more_than_there_is() {
-        let mark = Watermark { source: Source { shard: shard("bank"), kind: SourceKind::Direct }, through: 7 };
-        assert_eq!(not_ahead(&shard("sagas"), &mark, 7), Ok(()));
-        let reason = not_ahead(&shard("sagas"), &mark, 6).unwrap_err();
-        assert_eq!(reason, "I9: sagas/0 has taken 7 messages from bank/0, which has 6");
+    fn watermark_ahead_of_source_is_found() {
+        let watermark = Watermark { source: Source { shard: shard("bank"), kind: SourceKind::Direct }, through: 7 };
+        assert_eq!(watermark_not_ahead(&shard("sagas"), &watermark, 7), Ok(()));
+        let reason = watermark_not_ahead(&shard("sagas"), &watermark, 6).unwrap_err();
+        assert_eq!(reason, "I9: sagas/0 has a watermark of 7 for bank/0, which has 6 messages");
     }
 }

@@ -1,51 +1,51 @@
-//! Pictures of actors and clusters, drawn from what the derives list and what the runs have seen.
+//! Diagrams of actors and clusters, drawn from the derives and from the coverage of runs.
 //!
-//! A state is named after the last event recorded. What could happen and never did stands beside the picture.
+//! A state is named after the last recorded event. Possible paths that no run took are listed beside the diagram.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use super::coverage::{Coverage, Covered, Edge};
+use super::coverage::{ActorCoverage, Coverage, Edge};
 use super::step_log::Phase;
 
-/// Where everything begins, and where sagas end.
+/// The initial state, and the final state of sagas.
 const TERMINAL: &str = "[*]";
 
-impl Covered {
-    /// The ways that differ in something that a picture shows, with their labels.
-    fn ways(&self) -> BTreeMap<(String, String), BTreeSet<String>> {
-        let mut ways: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
-        // What comes after the end does nothing and would only hide the rest.
+impl ActorCoverage {
+    /// Returns the transitions with their labels.
+    fn transitions(&self) -> BTreeMap<(String, String), BTreeSet<String>> {
+        let mut transitions: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
+        // Messages after the end have no effect and would hide the rest.
         for edge in self.edges.keys().filter(|edge| edge.phase != Phase::Ended) {
             let state = |name: &Option<String>| name.clone().unwrap_or_else(|| TERMINAL.to_owned());
             let (from, mut to) = (state(&edge.from), state(&edge.to));
             if edge.ends.is_some() && from == to {
                 to = TERMINAL.to_owned();
             } else if edge.ends.is_some() {
-                ways.entry((to.clone(), TERMINAL.to_owned())).or_default();
+                transitions.entry((to.clone(), TERMINAL.to_owned())).or_default();
             }
-            if from == TERMINAL && to == TERMINAL || Self::is_still(edge) {
+            if from == TERMINAL && to == TERMINAL || Self::has_no_effect(edge) {
                 continue;
             }
-            ways.entry((from, to)).or_default().insert(self.label(edge));
+            transitions.entry((from, to)).or_default().insert(self.label(edge));
         }
-        ways
+        transitions
     }
 
-    /// Nothing came of it.
-    fn is_still(edge: &Edge) -> bool {
+    /// Returns whether the transition changes nothing.
+    fn has_no_effect(edge: &Edge) -> bool {
         edge.from == edge.to && edge.effects.is_empty()
     }
 
     fn label(&self, edge: &Edge) -> String {
-        let cause = edge.cause.told(&self.domain);
+        let cause = edge.cause.describe(&self.domain);
         if edge.effects.is_empty() { cause } else { format!("{cause} / {}", edge.effects) }
     }
 
-    /// Its states and what leads from one to the other, as a Mermaid state diagram.
+    /// Returns the states and transitions as a Mermaid state diagram.
     pub fn mermaid(&self) -> String {
         let mut text = "stateDiagram-v2\n".to_owned();
-        for ((from, to), labels) in self.ways() {
+        for ((from, to), labels) in self.transitions() {
             let (from, to) = (mermaid_id(&from), mermaid_id(&to));
             if labels.is_empty() {
                 let _ = writeln!(text, "    {from} --> {to}");
@@ -54,17 +54,17 @@ impl Covered {
                 let _ = writeln!(text, "    {from} --> {to} : {label}");
             }
         }
-        let never = self.never();
-        if !never.is_empty() {
+        let unreached = self.unreached();
+        if !unreached.is_empty() {
             let _ = writeln!(text, "    state \"never reached\" as never");
-            for what in never {
-                let _ = writeln!(text, "    never : {what}");
+            for label in unreached {
+                let _ = writeln!(text, "    never : {label}");
             }
         }
         text
     }
 
-    /// The same for Graphviz.
+    /// Returns the states and transitions as a Graphviz graph.
     pub fn dot(&self) -> String {
         let mut text = format!("digraph \"{}\" {{\n    node [shape=box, style=rounded];\n", self.card.name);
         let id = |name: &str, ends: bool| match (name, ends) {
@@ -73,13 +73,13 @@ impl Covered {
             (name, _) => format!("\"{name}\""),
         };
         text.push_str("    \"begin\" [shape=point];\n    \"end\" [shape=doublecircle, label=\"\", width=0.15];\n");
-        for ((from, to), labels) in self.ways() {
+        for ((from, to), labels) in self.transitions() {
             let label = labels.into_iter().collect::<Vec<_>>().join("\\n");
             let _ = writeln!(text, "    {} -> {} [label=\"{label}\"];", id(&from, false), id(&to, true));
         }
-        let never = self.never();
-        if !never.is_empty() {
-            let lines = never.join("\\l");
+        let unreached = self.unreached();
+        if !unreached.is_empty() {
+            let lines = unreached.join("\\l");
             let _ = writeln!(text, "    \"never\" [shape=note, style=dashed, label=\"never reached:\\l{lines}\\l\"];");
         }
         text.push_str("}\n");
@@ -92,7 +92,7 @@ fn mermaid_id(name: &str) -> String {
 }
 
 impl Coverage {
-    /// Who sends what to whom, as a Mermaid flow chart. Commands are drawn whole, events dashed.
+    /// Returns the messages between actors as a Mermaid flow chart. Commands are solid arrows, events dashed ones.
     pub fn mermaid(&self) -> String {
         let mut text = "flowchart LR\n".to_owned();
         let id = |domain: &str, name: &str| format!("{domain}_{name}").replace('-', "_");

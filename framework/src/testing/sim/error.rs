@@ -1,42 +1,42 @@
-//! Why a simulated cluster cannot be run.
+//! Errors in the description of a simulated cluster.
 
-/// A description of a cluster that cannot be run. Found before the story begins, or when a fault names what is not there.
+/// An error in the description of a cluster. Detected before the scenario starts, or when an injected fault is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SimError {
-    /// Two services host one domain. Both would answer, each from its own log. Host the domain in one of them.
+    /// Two services host one domain. Both would reply, each from its own log. Host the domain in one of them.
     #[error("the services `{first}` and `{second}` both host the domain `{domain}`; host it in one of them")]
     HostedTwice {
         /// The domain.
         domain: String,
-        /// The service that was described first.
+        /// The service that was added first.
         first: String,
-        /// The other one.
+        /// The other service.
         second: String,
     },
-    /// A fault names a service that the cluster does not have. Services are numbered from 0, as they are described.
-    #[error("the fault {fault} names service {service}, and the cluster has {count}, numbered from 0")]
+    /// A fault refers to a service that does not exist. Services are numbered from 0, in the order in which they were added.
+    #[error("unknown service {service} in fault {fault}; the cluster has {count}, numbered from 0")]
     MissingService {
         /// The fault, as `Debug` prints it.
         fault: String,
-        /// The number that it names.
+        /// The unknown service.
         service: usize,
-        /// How many services there are.
+        /// The number of services.
         count: usize,
     },
-    /// A fault names a version that its service does not have. Version 0 is described with the service, others with
+    /// A fault refers to a version that does not exist. Version 0 is added with the service, others with
     /// [`Sim::version`](super::Sim::version).
-    #[error("the fault {fault} names version {version} of service {service}, which has not that many")]
+    #[error("unknown version {version} of service {service} in fault {fault}")]
     MissingVersion {
         /// The fault, as `Debug` prints it.
         fault: String,
         /// The service.
         service: usize,
-        /// The version that it names.
+        /// The unknown version.
         version: usize,
     },
-    /// A fault strikes jobs, and its service has no worker.
-    #[error("the fault {fault} strikes jobs, and the service `{service}` hosts no worker")]
+    /// A fault targets jobs, and its service has no worker.
+    #[error("fault {fault} targets jobs, and the service `{service}` hosts no worker")]
     NoWorker {
         /// The fault, as `Debug` prints it.
         fault: String,

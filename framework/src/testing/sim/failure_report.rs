@@ -1,4 +1,6 @@
-//! A failing case as people read it: what was done, what broke, what each actor did, what fell, and how to see it again.
+//! Failure reports: the steps of a failing case, the violation, the steps of each actor, the trace, and the replay command.
+//!
+//! Called by [`Flow`](super::Flow) and at the end of a failed run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -6,24 +8,24 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::payload::{Payload, Texts};
-use super::step_log::{Cause, Phase, Taken, short};
+use super::payload::{Payload, PayloadRenderer};
+use super::step_log::{Cause, CommittedTurn, Phase, short_name};
 use crate::message::Envelope;
 use crate::worker::{AttemptEnd, JobAttempt};
 
-/// The variable that names one case to play again.
+/// The variable that selects one case to replay.
 pub(super) const REPLAY: &str = "WHIZBANG_SIM";
-/// The variable that names the seeds to check instead of those in the code.
+/// The variable that selects other seeds than those in the code.
 pub(super) const SEEDS: &str = "WHIZBANG_SIM_SEEDS";
-/// How many lines of the end of what happened are shown.
-const SHOWN: usize = 150;
-/// How many lines of its beginning.
-const BEGINNING: usize = 50;
+/// Number of lines shown from the end of a trace.
+const TRACE_TAIL: usize = 150;
+/// Number of lines shown from the start of a trace.
+const TRACE_HEAD: usize = 50;
 
-/// The line that plays a case again, from any folder of the workspace.
+/// Returns a command that replays a case, from any folder of the workspace.
 pub(super) fn replay(flow: &str, seed: u64, path: &str) -> String {
     let mut line = format!("{REPLAY}={flow}/{seed}/{path} cargo test");
-    // Cargo calls a test program by its name and a hash; library tests and programs are found without their name.
+    // Cargo names a test program after the test and a hash. The programs of libraries and binaries need no name.
     let program = std::env::current_exe().ok();
     let stem = program.as_deref().and_then(|program| program.file_stem()?.to_str());
     let in_tests = std::env::current_dir().unwrap_or_default().join("tests");
@@ -32,40 +34,45 @@ pub(super) fn replay(flow: &str, seed: u64, path: &str) -> String {
     {
         let _ = write!(line, " --test {name}");
     }
-    // The test harness names the thread of a test after it, unless it runs all on its own.
+    // The test harness names the thread after the test, except if only one thread runs tests.
     if let Some(test) = std::thread::current().name().filter(|name| *name != "main") {
         let _ = write!(line, " {test}");
     }
     line
 }
 
-/// What happened: all of it if it is short, or how it began and how it ended.
-pub(super) fn ending(trace: &str) -> String {
+/// Returns the trace, or its start and end if it is long.
+pub(super) fn shorten_trace(trace: &str) -> String {
     let lines: Vec<_> = trace.lines().collect();
-    let Some(left_out) = lines.len().checked_sub(BEGINNING + SHOWN + 1) else { return lines.join("\n") };
-    let beginning = lines.get(..BEGINNING).unwrap_or_default().join("\n");
-    let shown = lines.get(BEGINNING + left_out + 1..).unwrap_or_default().join("\n");
+    let Some(left_out) = lines.len().checked_sub(TRACE_HEAD + TRACE_TAIL + 1) else { return lines.join("\n") };
+    let beginning = lines.get(..TRACE_HEAD).unwrap_or_default().join("\n");
+    let shown = lines.get(TRACE_HEAD + left_out + 1..).unwrap_or_default().join("\n");
     format!("{beginning}\n({} lines are left out)\n{shown}", left_out + 1)
 }
 
-/// What each actor and each worker did, by actor and key, in the order of time.
-pub(super) fn deeds(turns: &[Taken], attempts: &[JobAttempt], began: Instant, texts: &Texts) -> String {
-    // A worker's stream holds the jobs of many keys: here each stands with the key of its message.
+/// Describes the steps of each actor and each worker, by actor and key, in the order of time.
+pub(super) fn actor_steps(
+    turns: &[CommittedTurn],
+    attempts: &[JobAttempt],
+    started_at: Instant,
+    texts: &PayloadRenderer,
+) -> String {
+    // A worker's stream holds jobs of many keys; each job is listed under the key of its message.
     let keys: BTreeMap<_, _> = attempts.iter().map(|attempt| (attempt.message.id, &*attempt.message.key)).collect();
     let mut actors: BTreeMap<_, Vec<(Duration, String)>> = BTreeMap::new();
-    for (attempt, line) in attempts.iter().zip(tries(attempts, texts)) {
+    for (attempt, line) in attempts.iter().zip(describe_attempts(attempts, texts)) {
         let lines = actors.entry((attempt.domain, attempt.worker, &*attempt.message.key)).or_default();
-        lines.push((attempt.begun - began, line));
+        lines.push((attempt.begun - started_at, line));
     }
     for turn in turns {
         let job = keys.get(&turn.id).filter(|_| turn.key.starts_with("shard-") || turn.key.starts_with("key-"));
         let lines = actors.entry((&*turn.domain, &*turn.actor, job.copied().unwrap_or(&turn.key))).or_default();
-        lines.push((turn.at, told(turn, job.is_some(), texts)));
+        lines.push((turn.at, describe_turn(turn, job.is_some(), texts)));
     }
     let mut text = String::new();
     for ((domain, actor, key), mut lines) in actors {
         lines.sort_by_key(|(at, _)| *at);
-        // Writing into a text does not fail.
+        // Writing to a string does not fail.
         let _ = writeln!(text, "  {domain}.{actor} `{key}`");
         for (at, line) in lines {
             let _ = writeln!(text, "    {:>8.3} {line}", at.as_secs_f64());
@@ -74,21 +81,21 @@ pub(super) fn deeds(turns: &[Taken], attempts: &[JobAttempt], began: Instant, te
     text
 }
 
-/// A committed turn.
-fn told(turn: &Taken, is_job: bool, texts: &Texts) -> String {
-    let late = match turn.phase {
+/// Describes a committed turn.
+fn describe_turn(turn: &CommittedTurn, is_job: bool, texts: &PayloadRenderer) -> String {
+    let phase = match turn.phase {
         Phase::Open => "",
-        Phase::Undoing => " (while it undoes)",
+        Phase::Compensating => " (while compensating)",
         Phase::Ended => " (after its end)",
     };
     let event = |event: &Payload| {
         let payload = texts.message(&format!("{}.{}", turn.domain, event.name), event);
         format!("{}{payload}", event.name)
     };
-    let mut came: Vec<_> = turn.records.iter().map(event).collect();
-    came.extend(Some(turn.effects()).filter(|effects| !effects.is_empty()));
-    let came = match came.is_empty() {
-        false => came.join(", "),
+    let mut effects: Vec<_> = turn.records.iter().map(event).collect();
+    effects.extend(Some(turn.effects()).filter(|effects| !effects.is_empty()));
+    let effects = match effects.is_empty() {
+        false => effects.join(", "),
         true if is_job => "committed".to_owned(),
         true => "nothing".to_owned(),
     };
@@ -98,14 +105,14 @@ fn told(turn: &Taken, is_job: bool, texts: &Texts) -> String {
         Cause::Rejection(_) | Cause::Timer(_) => String::new(),
     });
     let cause = match &turn.cause {
-        Cause::Rejected(name, code) => format!("{}{payload} rejected as {code}", short(name, &turn.domain)),
-        cause => format!("{}{payload}", cause.told(&turn.domain)),
+        Cause::Rejected(name, code) => format!("{}{payload} rejected as {code}", short_name(name, &turn.domain)),
+        cause => format!("{}{payload}", cause.describe(&turn.domain)),
     };
-    format!("{cause}{late} -> {came}")
+    format!("{cause}{phase} -> {effects}")
 }
 
-/// The attempts of jobs: the number of each, how it ended, and whether its effect had been done before.
-fn tries<'a>(attempts: &'a [JobAttempt], texts: &'a Texts) -> impl Iterator<Item = String> + 'a {
+/// Describes the attempts of jobs: number, end, and whether the effect is a repetition.
+fn describe_attempts<'a>(attempts: &'a [JobAttempt], texts: &'a PayloadRenderer) -> impl Iterator<Item = String> + 'a {
     let mut done = BTreeSet::new();
     attempts.iter().map(move |attempt| {
         let message = &attempt.message;
@@ -126,12 +133,12 @@ fn tries<'a>(attempts: &'a [JobAttempt], texts: &'a Texts) -> impl Iterator<Item
         if attempt.effect.is_some() {
             done.insert(message.id);
         }
-        let name = short_of(message, attempt.domain);
+        let name = short_name_of(message, attempt.domain);
         format!("job {name}{payload}, attempt {} -> {end}{repeated}", attempt.number)
     })
 }
 
-/// The name of a message, without its domain if that is `home`.
-fn short_of(message: &Envelope, home: &str) -> String {
+/// Returns the name of a message, without its domain if that is `home`.
+fn short_name_of(message: &Envelope, home: &str) -> String {
     if *message.domain == *home { message.name.to_string() } else { format!("{}.{}", message.domain, message.name) }
 }

@@ -1,4 +1,6 @@
-//! What has really gone wrong in a simulated cluster, counted: a fault that hits nothing proves nothing.
+//! Counters of the events that faults have caused. A fault that hits nothing proves nothing.
+//!
+//! Incremented where a fault takes effect, read by [coverage](super::coverage) and rules.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,9 +8,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-macro_rules! troubles {
-    ($($(#[$doc:meta])* $name:ident $told:literal,)*) => {
-        /// Something that went wrong in a simulated cluster, where it hit.
+macro_rules! fault_events {
+    ($($(#[$doc:meta])* $name:ident $text:literal,)*) => {
+        /// An event that a fault has caused in a simulated cluster.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[non_exhaustive]
         pub enum FaultEvent {
@@ -16,145 +18,145 @@ macro_rules! troubles {
         }
 
         impl FaultEvent {
-            /// Everything that can go wrong.
+            /// All events that faults can cause.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
         }
 
         impl fmt::Display for FaultEvent {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(match self {
-                    $(Self::$name => $told,)*
+                    $(Self::$name => $text,)*
                 })
             }
         }
     };
 }
 
-troubles! {
-    /// A message was lost on its way to the broker; its sender was told nothing.
-    LostOnTheWayIn "lost on the way to the broker",
-    /// A message was stored, and its sender was told nothing.
-    AcknowledgementLost "stored, and the acknowledgement was lost",
-    /// A message was acknowledged and never stored.
-    LostByTheBroker "acknowledged by the broker and lost",
+fault_events! {
+    /// A message was lost on its way to the broker; the sender got no acknowledgement.
+    PublishLost "lost before the broker",
+    /// A message was stored, but its acknowledgement was lost.
+    PublishAckLost "stored, acknowledgement lost",
+    /// A message was acknowledged but never stored.
+    AckedAndLost "acknowledged but not stored",
     /// A message was stored twice.
     StoredTwice "stored twice",
     /// A message was lost on its way from the broker to a node.
-    LostOnTheWayOut "lost on the way from the broker",
-    /// A delivery was brought twice.
-    BroughtTwice "brought twice",
-    /// A node's word about a message was lost on its way to the broker.
-    WordLost "a node's word to the broker was lost",
-    /// A question or its answer was lost.
-    QuestionLost "a question or its answer was lost",
-    /// A message came again because nobody had settled it within the ack wait.
-    AckWaitOver "came again after the ack wait",
-    /// A message came again behind newer ones.
-    Overtaken "came again behind newer ones",
-    /// A message waited because as many were in hand as may be.
-    HandsFull "waited because too many were in hand",
-    /// A message was dropped because its id was in the window.
-    RepeatDropped "dropped because its id was in the window",
-    /// A message was dropped because its id was in the window, though the stream did not have it any more.
-    FalseDuplicate "dropped as a duplicate though it was not in the stream",
-    /// A hostile client wrote a packet.
-    Forged "written by a hostile client",
-    /// A message was lost with everything in its stream.
-    EmptiedAway "lost with all in its stream",
-    /// A stream was lost with its consumers.
-    StreamLost "a stream was lost",
-    /// A message was refused because the broker's leader changed.
-    RefusedByTheLeader "refused while the leader changed",
-    /// A message was refused and stored all the same.
-    RefusedAndStored "refused while the leader changed, and stored",
-    /// The broker forgot that a message had been settled, and brought it again.
-    WordForgotten "came again because the leader had forgotten it was settled",
-    /// Something waited because the broker stood still.
-    BrokerStoodStill "waited because the broker stood still",
-    /// Something was lost between two services that were cut off from each other one way.
-    CutOff "lost between two services",
-    /// Something for a node that hears nothing was lost.
-    Unheard "lost on the way to a node that hears nothing",
-    /// Something from a node that is not heard was lost.
-    Unsaid "lost on the way from a node that is not heard",
+    DeliveryLost "lost behind the broker",
+    /// A message was delivered twice.
+    DeliveredTwice "delivered twice",
+    /// A settlement was lost on its way to the broker.
+    SettlementLost "settlement lost",
+    /// A request or its response was lost.
+    RequestLost "request or response lost",
+    /// A message was redelivered because it was not settled within the ack wait.
+    AckWaitExpired "redelivered after the ack wait",
+    /// A message was redelivered behind newer ones.
+    RedeliveredOutOfOrder "redelivered behind newer messages",
+    /// A message waited because the limit of messages in flight was reached.
+    InFlightLimitReached "waited for the in-flight limit",
+    /// A message was dropped because its id was in the deduplication window.
+    DuplicateDropped "dropped as a duplicate",
+    /// A message was dropped as a duplicate although the stream no longer had the first one.
+    FalseDuplicate "dropped as a duplicate without being stored",
+    /// A hostile client sent a forged packet.
+    PacketForged "forged by a hostile client",
+    /// A message was lost when its stream was purged.
+    MessagePurged "purged from a stream",
+    /// A stream was deleted with its consumers.
+    StreamLost "stream lost",
+    /// A message was refused because the broker had no leader.
+    RefusedWithoutLeader "refused without a leader",
+    /// A message was refused but stored.
+    RefusedAndStored "refused without a leader, but stored",
+    /// The broker forgot a settlement and redelivered the message.
+    SettlementForgotten "redelivered after a forgotten settlement",
+    /// A message waited because the broker was paused.
+    BrokerPaused "waited for a paused broker",
+    /// A message between two partitioned services was lost.
+    Partitioned "lost in a partition",
+    /// A message to an isolated node was lost.
+    InboundBlocked "lost on the way to an isolated node",
+    /// A message from an isolated node was lost.
+    OutboundBlocked "lost on the way from an isolated node",
     /// A wall clock jumped.
-    ClockJumped "a clock jumped",
+    ClockJumped "clock jumped",
     /// A handler panicked.
-    HandlerPanicked "a handler panicked",
-    /// A message waited for handlers that take their time.
+    HandlerPanicked "handler panicked",
+    /// A message waited for slow handlers.
     HandlerSlow "waited for a slow handler",
     /// A store failed.
-    StoreFailed "a store failed",
-    /// A node was killed while something waited for its commit.
-    CrashInACommit "killed inside a commit",
-    /// An append that waited for its commit was in the log after the crash, and nobody had been told.
-    CommittedByACrash "committed by a crash without a word",
-    /// An append that waited for its commit was lost in a crash.
-    UncommittedByACrash "not committed because of a crash",
-    /// A node was killed while it waited for the broker's answer to a message.
-    CrashInAPublication "killed inside a publication",
-    /// A node was killed while it handled a message that the broker had brought.
-    CrashInADelivery "killed while it handled a delivery",
-    /// A node was killed between the commit of a message's effect and the broker's hearing of it.
-    CrashInAnAcknowledgement "killed inside an acknowledgement",
-    /// A node was killed while it started.
-    CrashWhileStarting "killed while it started",
-    /// A job failed once its effect was done.
-    JobFailed "a job failed after its effect",
-    /// A job did not end once its effect was done, until its limit of time ended it.
-    JobHung "a job hung after its effect",
+    StoreFailed "store failed",
+    /// A node was killed with pending commits.
+    CrashDuringCommit "killed during a commit",
+    /// A pending append survived a crash; its outcome was not reported.
+    AppendSurvivedCrash "pending append survived a crash",
+    /// A pending append was lost in a crash.
+    AppendLostInCrash "pending append lost in a crash",
+    /// A node was killed while it waited for the broker's acknowledgement.
+    CrashDuringPublication "killed during a publication",
+    /// A node was killed while it handled a delivery.
+    CrashDuringDelivery "killed during a delivery",
+    /// A node was killed between the commit of a message's effect and its settlement at the broker.
+    CrashDuringAcknowledgement "killed during an acknowledgement",
+    /// A node was killed during its start.
+    CrashDuringStart "killed during its start",
+    /// A job failed after its effect.
+    JobFailed "job failed after its effect",
+    /// A job hung after its effect, until its time limit ended it.
+    JobHung "job hung after its effect",
     /// A node was killed between the effect of a job and its commit.
-    CrashInAJob "killed between a job's effect and its commit",
-    /// The effect of a job was done again.
-    EffectRepeated "the effect of a job was done again",
-    /// A message of an actor failed until an operator took care of it.
-    MessagePoisoned "a message failed until an operator took care of it",
-    /// A key could not be read for a while.
-    KeyStuck "a key could not be read",
-    /// A node on a second store was refused.
-    RivalRefused "a node on a second store was refused",
-    /// A service was replaced by another version of it.
-    Upgraded "a service was upgraded",
+    CrashDuringJob "killed between the effect and the commit of a job",
+    /// The effect of a job was repeated.
+    EffectRepeated "effect of a job repeated",
+    /// A message of an actor failed until an operator acted.
+    MessagePoisoned "message failed until an operator acted",
+    /// A key was unreadable for a while.
+    KeyBlocked "key unreadable",
+    /// A second node on another store was refused.
+    SecondNodeRefused "second node refused",
+    /// A service was upgraded.
+    Upgraded "service upgraded",
     /// A client sent a command twice.
-    CommandRepeated "a client sent a command twice",
-    /// A client used an id again for another payload, and that was a conflict.
-    IdReused "an id was used for another payload",
-    /// A client used ids that were too old, or from the future.
-    IdOutOfTime "an id was of another time",
-    /// A client waited for a short time only.
-    CallHurried "a client was in a hurry",
+    CommandDuplicated "command sent twice",
+    /// A client reused an id for another payload and got a conflict.
+    IdReused "id reused for another payload",
+    /// A client used ids that were too old or in the future.
+    IdOutsideTimeWindow "id outside the time window",
+    /// A client used a short deadline.
+    DeadlineShortened "short deadline",
     /// The clock of the clients was wrong.
-    ClientSkewed "the clock of the clients was wrong",
-    /// A service was handed over to another node while the one before lived on.
-    HandedOver "handed over while the old node lived on",
-    /// A node that had lost its shards tried to commit and was refused.
-    ZombieFenced "the old node was fenced",
+    ClientClockSkewed "client clock skewed",
+    /// A service was handed over while its old node kept running.
+    HandedOver "handed over with the old node running",
+    /// A node that had lost its shards tried to commit and was fenced.
+    ZombieFenced "old node fenced",
 }
 
 impl FaultEvent {
-    /// Returns whether only a cluster with versions can have it.
+    /// Returns whether the event requires a cluster with versions.
     pub(super) fn needs_version(self) -> bool {
         matches!(self, Self::Upgraded)
     }
 
-    /// Returns whether only a cluster with workers can have it.
+    /// Returns whether the event requires a cluster with workers.
     pub(super) fn needs_worker(self) -> bool {
-        matches!(self, Self::JobFailed | Self::JobHung | Self::CrashInAJob | Self::EffectRepeated)
+        matches!(self, Self::JobFailed | Self::JobHung | Self::CrashDuringJob | Self::EffectRepeated)
     }
 }
 
-/// How often what has gone wrong. Clones count together.
+/// The number of occurrences per event. Clones share the counters.
 #[derive(Clone, Default)]
 pub(super) struct FaultCounts(Arc<Mutex<BTreeMap<FaultEvent, u64>>>);
 
 impl FaultCounts {
-    pub(super) fn one(&self, trouble: FaultEvent) {
-        self.add(trouble, 1);
+    pub(super) fn one(&self, event: FaultEvent) {
+        self.add(event, 1);
     }
 
-    pub(super) fn add(&self, trouble: FaultEvent, times: u64) {
+    pub(super) fn add(&self, event: FaultEvent, times: u64) {
         if times > 0 {
-            *self.0.lock().entry(trouble).or_default() += times;
+            *self.0.lock().entry(event).or_default() += times;
         }
     }
 

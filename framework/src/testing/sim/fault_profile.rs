@@ -1,4 +1,6 @@
-//! What goes wrong in a simulated cluster: all the time (weather), and at certain moments (faults).
+//! Faults of a simulated cluster: permanent ones ([`FaultProfile`]) and single ones at a moment ([`Fault`]).
+//!
+//! Drawn by [plans](super::plan), injected by the [scheduler](super::fault_scheduler).
 
 use std::fmt;
 use std::time::Duration;
@@ -6,278 +8,277 @@ use std::time::Duration;
 use super::crash_points::CrashPoint;
 use super::{OperatorAction, SimError};
 
-/// How a simulated cluster maltreats everything all the time.
+/// Faults that are active all the time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FaultProfile {
-    /// How many messages of a thousand are lost, on the way to the broker, there, or on the way from it, and how many of its answers.
-    pub lose: u16,
-    /// How many of a thousand are stored or brought twice.
-    pub repeat: u16,
-    /// The longest time a message is under way; messages overtake each other within it. In milliseconds.
+    /// Messages lost per thousand: on the way to the broker, in the broker, or on the way from it. Also applies to its replies.
+    pub loss: u16,
+    /// Messages stored or delivered twice, per thousand.
+    pub duplication: u16,
+    /// Maximum latency of a message in milliseconds. Messages overtake each other within it.
     pub delay: u16,
-    /// The longest time a commit takes, in milliseconds: what is not committed is lost in a crash.
-    pub disk: u16,
-    /// The longest time reading from a store takes, in milliseconds. What is read may be as old as that.
-    pub load: u16,
+    /// Maximum duration of a commit in milliseconds. Uncommitted data is lost in a crash.
+    pub commit_delay: u16,
+    /// Maximum duration of a read from a store in milliseconds. The data read may be that old.
+    pub read_delay: u16,
 }
 
 impl FaultProfile {
-    /// Returns whether messages wait for long because of it: what is lost is sent again later and later.
+    /// Returns whether the profile delays messages for long: lost messages are sent again with growing delays.
     pub(super) fn disturbs(self) -> bool {
         const LONG: u16 = 500;
-        self.lose > 0 || self.delay > LONG || self.disk > LONG || self.load > LONG
+        self.loss > 0 || self.delay > LONG || self.commit_delay > LONG || self.read_delay > LONG
     }
 
-    /// Everything arrives, once, in order and at once.
-    pub const FAIR: Self = Self { lose: 0, repeat: 0, delay: 0, disk: 0, load: 0 };
+    /// No faults: every message arrives once, in order and at once.
+    pub const NONE: Self = Self { loss: 0, duplication: 0, delay: 0, commit_delay: 0, read_delay: 0 };
 }
 
 impl fmt::Display for FaultProfile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if *self == Self::FAIR {
-            return f.write_str("fair");
+        if *self == Self::NONE {
+            return f.write_str("none");
         }
         write!(
             f,
-            "{} ‰ lost, {} ‰ twice, up to {} ms under way, commits take up to {} ms, loads up to {} ms",
-            self.lose, self.repeat, self.delay, self.disk, self.load
+            "{} ‰ loss, {} ‰ duplicates, latency up to {} ms, commits up to {} ms, reads up to {} ms",
+            self.loss, self.duplication, self.delay, self.commit_delay, self.read_delay
         )
     }
 }
 
-/// Which way is cut.
+/// The direction in which a link is interrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkDirection {
-    /// Nothing gets to the node.
-    In,
-    /// Nothing gets from the node.
-    Out,
-    /// Nothing gets through.
+    /// Messages to the node are lost.
+    Inbound,
+    /// Messages from the node are lost.
+    Outbound,
+    /// Messages in both directions are lost.
     Both,
 }
 
-/// Something that goes wrong at one moment. Services are numbered in the order in which they were described.
+/// A fault at one moment. Services are numbered from 0, in the order in which they were added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// A node of the service is killed, and started again after a while. Of what it had not committed, any beginning may be
-    /// in its log.
+    /// Kills a node of the service and restarts it later. Any prefix of its uncommitted appends may survive.
     Crash {
         /// The service.
         service: usize,
-        /// How many other tasks take a step before it dies: the moment inside the moment.
+        /// The number of steps that other tasks take before the crash: the order within one instant.
         steps: u8,
-        /// How long it stays down.
+        /// The time until the restart.
         down: Duration,
     },
-    /// A node of the service is killed in the middle of the next work of this kind, and started again after a while. If none begins
-    /// within [10 s](Fault::PATIENCE), nothing happens.
-    CrashIn {
+    /// Kills a node of the service in the middle of the next operation of this kind, and restarts it later. Has no effect if none
+    /// starts within [10 s](Fault::MAX_WAIT).
+    CrashAt {
         /// The service.
         service: usize,
-        /// In the middle of what.
-        work: CrashPoint,
-        /// How many other tasks take a step before it dies.
+        /// The operation to interrupt.
+        point: CrashPoint,
+        /// The number of steps that other tasks take before the crash.
         steps: u8,
-        /// How long it stays down.
+        /// The time until the restart.
         down: Duration,
     },
-    /// The wall clock of the service's node jumps.
-    Jump {
+    /// Makes the wall clock of the service's node jump.
+    ClockJump {
         /// The service.
         service: usize,
-        /// By how many milliseconds.
+        /// The size of the jump in milliseconds.
         millis: i64,
-        /// After what time it is set right. While it is wrong by more than a sender's deadline, commands from outside are
-        /// refused as late.
-        lasts: Duration,
+        /// The time until the clock is corrected. While the error exceeds a sender's deadline, external commands are rejected as
+        /// late.
+        duration: Duration,
     },
-    /// A node of the service is killed and started again at once, on a machine whose wall clock is wrong. A timer that was set before
-    /// is due then by that clock: this is how a timer fires long before its time has passed.
+    /// Kills a node of the service and restarts it at once on a machine with a wrong wall clock. Timers that were set before are
+    /// due
+    /// by that clock, so a timer may fire long before its time.
     Reboot {
         /// The service.
         service: usize,
-        /// By how many milliseconds the clock is wrong.
+        /// The clock error in milliseconds.
         millis: i64,
-        /// After what time it is set right.
-        lasts: Duration,
+        /// The time until the clock is corrected.
+        duration: Duration,
     },
-    /// What one service sends to another is lost for a while; the other way is open.
-    Cut {
-        /// Who sends.
+    /// Loses messages from one service to another. The other direction works.
+    Partition {
+        /// The sending service.
         from: usize,
-        /// Who receives nothing.
+        /// The receiving service.
         to: usize,
-        /// For how long.
-        lasts: Duration,
+        /// The duration.
+        duration: Duration,
     },
-    /// What is said to a service's nodes, or what they say, is lost for a while.
+    /// Loses messages to or from a service's nodes.
     Isolate {
         /// The service.
         service: usize,
-        /// Which way.
-        way: LinkDirection,
-        /// For how long.
-        lasts: Duration,
+        /// The direction.
+        direction: LinkDirection,
+        /// The duration.
+        duration: Duration,
     },
-    /// All messages that the broker has, and all that are under way, are lost.
-    EmptyStreams,
-    /// A hostile client writes forged, malformed and oversize packets to every domain: see
-    /// [`Hostile`](crate::testing::bridge::hostile::Hostile). It is not drawn at random, because it fills the trace.
+    /// Loses all messages stored in the broker or in transit.
+    PurgeStreams,
+    /// A hostile client writes forged, malformed and oversize packets to every domain, see
+    /// [`Hostile`](crate::testing::bridge::hostile::Hostile). Not drawn at random, because it fills the trace.
     Forge {
-        /// What it writes depends on this.
+        /// The seed of the packets.
         seed: u64,
-        /// How many packets it writes.
+        /// The number of packets.
         count: u16,
     },
-    /// The broker loses its streams with all messages and consumers. Whose they are makes them again.
+    /// Deletes all streams of the broker with their messages and consumers. Their owners create them again.
     LoseStreams,
-    /// The broker stands still for a while.
+    /// Pauses the broker.
     PauseBroker {
-        /// For how long.
-        lasts: Duration,
+        /// The duration.
+        duration: Duration,
     },
-    /// The broker's leader changes: for a while it takes nothing in, though half of what it refuses it brings all the same, and
-    /// it has forgotten what it was told last.
+    /// The broker has no leader: it refuses messages, yet stores half of those, delivers nothing, and has forgotten the last
+    /// settlement of every consumer.
     ChangeLeader {
-        /// For how long.
-        lasts: Duration,
+        /// The duration.
+        duration: Duration,
     },
-    /// Messages have ids for a while, and the broker drops those whose id it knows, whether it still has the message or not.
-    DropRepeats {
-        /// For how long an id is known.
+    /// Messages carry ids, and the broker drops every message with a known id, even if it no longer has the first one.
+    DropDuplicates {
+        /// The time for which the broker knows an id.
         window: Duration,
-        /// For how long messages have ids.
-        lasts: Duration,
+        /// The time during which messages carry ids.
+        duration: Duration,
     },
-    /// Half of what the broker is to store it does not, and remembers the id all the same: sent again, it is a duplicate.
+    /// The broker fails to store half of the messages but remembers their ids, so that a retry counts as a duplicate.
     FailToStore {
-        /// For how long.
-        lasts: Duration,
+        /// The duration.
+        duration: Duration,
     },
-    /// The broker's patience is short: what is not settled soon comes again.
-    HurryAcks {
+    /// Shortens the ack wait: unsettled messages are redelivered soon.
+    ShortenAckWait {
         /// The ack wait, at least 1 ms.
         wait: Duration,
-        /// For how long.
-        lasts: Duration,
+        /// The duration.
+        duration: Duration,
     },
-    /// The broker lets a service have only so many messages in hand.
-    FewInHand {
-        /// How many.
-        most: u16,
-        /// For how long.
-        lasts: Duration,
+    /// Limits the messages in flight per consumer.
+    LimitInFlight {
+        /// The limit.
+        limit: u16,
+        /// The duration.
+        duration: Duration,
     },
-    /// The service's handlers take their time for each message, one after the other.
-    Slow {
+    /// Delays the service's handlers for each message, one after the other.
+    SlowHandlers {
         /// The service.
         service: usize,
-        /// How long for each.
-        each: Duration,
-        /// For how long.
-        lasts: Duration,
+        /// The delay per message.
+        per_message: Duration,
+        /// The duration.
+        duration: Duration,
     },
-    /// The service's node is cut off, and another one takes over. Then the old one is connected again, and does not know that it
-    /// owns nothing any more. In the end it dies.
+    /// Isolates the service's node while another node takes over. Then reconnects the old node, which does not know that it
+    /// lost ownership, and kills it later.
     HandOver {
         /// The service.
         service: usize,
-        /// How long the old node is cut off.
+        /// The time during which the old node is isolated.
         cut_off: Duration,
-        /// How long it lives on after that.
+        /// The time until the old node is killed after that.
         lingers: Duration,
     },
-    /// The next messages that the service's handlers take make them panic, each before it is tried again with better luck. No
-    /// message suffers it more than twice.
+    /// The next messages of the service's handlers cause panics, and succeed when retried. At most two panics per message.
     Panic {
         /// The service.
         service: usize,
-        /// How many times.
+        /// The number of panics.
         times: u8,
     },
-    /// The next jobs of the service's workers fail once their effect is done, and are done again. No message suffers it, or a
-    /// panic, more than twice.
+    /// The next jobs of the service's workers fail after their effect and are retried. At most two failures or panics per
+    /// message.
     FailJobs {
         /// The service.
         service: usize,
-        /// How many times.
+        /// The number of failures.
         times: u8,
     },
-    /// The next jobs of the service's workers never end once their effect is done: the node's
-    /// [`job_limit`](crate::NodeConfig::job_limit) ends them, and they are done again. No message suffers it more than twice.
+    /// The next jobs of the service's workers hang after their effect, until the node's
+    /// [`job_limit`](crate::NodeConfig::job_limit) ends them, and are retried. At most two per message.
     HangJobs {
         /// The service.
         service: usize,
-        /// How many times.
+        /// The number of jobs.
         times: u8,
     },
-    /// The next message of an actor that the service's handlers take within [10 s](Fault::PATIENCE) fails in every attempt, and so
-    /// becomes a dead letter. An operator takes care of it a while later; from then on it can be handled.
+    /// The next message of an actor that the service handles within [10 s](Fault::MAX_WAIT) fails in every attempt and becomes a
+    /// dead letter. An operator handles it later; from then on the message succeeds.
     Poison {
         /// The service.
         service: usize,
-        /// How long after it is a dead letter.
+        /// The time between the dead letter and the operator action.
         after: Duration,
-        /// What the operator does.
-        then: OperatorAction,
+        /// The operator action.
+        action: OperatorAction,
     },
-    /// The next key of an aggregate or saga that a node of the service loads cannot be read for a while. Messages for other keys
-    /// must not wait for that.
-    StickKey {
+    /// Makes the next key of an aggregate or saga that a node of the service loads unreadable. Messages for other keys must not
+    /// wait.
+    BlockKey {
         /// The service.
         service: usize,
-        /// For how long, counted from the fault.
-        lasts: Duration,
+        /// The duration, counted from the fault.
+        duration: Duration,
     },
-    /// A second node of the service is started on an empty store, as after a folder that was not mounted: the broker refuses it,
-    /// because the domains are claimed for another store.
-    Rival {
+    /// Starts a second node of the service on an empty store, as after a missing mount. The broker must refuse it, because the
+    /// domains are claimed for another store.
+    SecondNode {
         /// The service. It owns a domain.
         service: usize,
     },
-    /// A node of the service is killed, and the next one is of another version, as [`Sim::version`](super::Sim::version) describes
-    /// it; 0 is the first.
+    /// Kills a node of the service and starts one of another version, see [`Sim::version`](super::Sim::version). Version 0 is the
+    /// first.
     Upgrade {
         /// The service.
         service: usize,
         /// The version.
         version: usize,
-        /// How long it stays down.
+        /// The time until the restart.
         down: Duration,
     },
-    /// The wall clock of all clients is wrong for a while: their commands have ids of another time, and deadlines that have passed or
-    /// never pass.
-    SkewClients {
-        /// By how many milliseconds.
+    /// Sets the wall clock of all clients wrong: their ids have another time, and their deadlines have passed or never pass.
+    SkewClientClocks {
+        /// The clock error in milliseconds.
         millis: i64,
-        /// For how long.
-        lasts: Duration,
+        /// The duration.
+        duration: Duration,
     },
-    /// The next commands of clients are sent once more with the same id, at once or within 3 s: they are handled once, and each
-    /// reply is the same.
-    RepeatCommands {
-        /// How many.
+    /// Sends the next commands of clients twice with the same id, at once or within 3 s. They must be handled once and get the
+    /// same
+    /// reply.
+    DuplicateCommands {
+        /// The number of commands.
         times: u8,
     },
-    /// The ids of the next commands that clients hear replies to are used again for another payload: that is a conflict.
+    /// Reuses the ids of the next acknowledged commands for another payload, which must be a conflict.
     ReuseIds {
-        /// How many.
+        /// The number of commands.
         times: u8,
     },
-    /// The next commands of clients are also sent with an id of the year 2000 and one of the year 2100: these are refused.
+    /// Also sends the next commands of clients with ids of the years 2000 and 2100, which must be rejected.
     OldAndFutureIds {
-        /// How many.
+        /// The number of commands.
         times: u8,
     },
-    /// The next commands of clients have a short deadline in their first attempt.
-    HurryClients {
+    /// Shortens the deadline of the first attempt of the next commands.
+    ShortenDeadlines {
         /// The deadline.
         deadline: Duration,
-        /// How many.
+        /// The number of commands.
         times: u8,
     },
-    /// The store of the service fails: nothing that waits is known to be committed, and the shards must be opened again.
+    /// Fails the store of the service: the outcome of pending commits is unknown, and the shards must be opened again.
     FailCommits {
         /// The service.
         service: usize,
@@ -285,149 +286,156 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// For so long a crash waits for what it is to interrupt.
-    pub const PATIENCE: Duration = Duration::from_secs(10);
+    /// The time that a fault waits for the operation that it interrupts.
+    pub const MAX_WAIT: Duration = Duration::from_secs(10);
 
-    /// The services that it names.
+    /// Returns the services that the fault refers to.
     fn services(&self) -> Vec<usize> {
         match self {
             Self::Crash { service, .. }
-            | Self::CrashIn { service, .. }
-            | Self::Jump { service, .. }
+            | Self::CrashAt { service, .. }
+            | Self::ClockJump { service, .. }
             | Self::Reboot { service, .. }
             | Self::Isolate { service, .. }
-            | Self::Slow { service, .. }
+            | Self::SlowHandlers { service, .. }
             | Self::HandOver { service, .. }
             | Self::Panic { service, .. }
             | Self::FailJobs { service, .. }
             | Self::HangJobs { service, .. }
             | Self::Poison { service, .. }
-            | Self::StickKey { service, .. }
+            | Self::BlockKey { service, .. }
             | Self::Upgrade { service, .. }
-            | Self::Rival { service }
+            | Self::SecondNode { service }
             | Self::FailCommits { service } => vec![*service],
-            Self::Cut { from, to, .. } => vec![*from, *to],
-            Self::EmptyStreams
+            Self::Partition { from, to, .. } => vec![*from, *to],
+            Self::PurgeStreams
             | Self::Forge { .. }
             | Self::LoseStreams
             | Self::PauseBroker { .. }
             | Self::ChangeLeader { .. }
-            | Self::DropRepeats { .. }
+            | Self::DropDuplicates { .. }
             | Self::FailToStore { .. }
-            | Self::HurryAcks { .. }
-            | Self::FewInHand { .. }
-            | Self::SkewClients { .. }
-            | Self::RepeatCommands { .. }
+            | Self::ShortenAckWait { .. }
+            | Self::LimitInFlight { .. }
+            | Self::SkewClientClocks { .. }
+            | Self::DuplicateCommands { .. }
             | Self::ReuseIds { .. }
             | Self::OldAndFutureIds { .. }
-            | Self::HurryClients { .. } => Vec::new(),
+            | Self::ShortenDeadlines { .. } => Vec::new(),
         }
     }
 
-    /// Why it cannot strike a cluster of so many services, if it cannot.
-    pub(super) fn impossible(&self, count: usize) -> Option<SimError> {
+    /// Returns an error if the fault refers to a service that a cluster of this size does not have.
+    pub(super) fn check_services(&self, count: usize) -> Option<SimError> {
         let service = self.services().into_iter().find(|service| *service >= count)?;
         Some(SimError::MissingService { fault: format!("{self:?}"), service, count })
     }
 
-    /// The service whose jobs it strikes, if it strikes jobs.
-    pub(super) fn strikes_jobs_of(&self) -> Option<usize> {
+    /// Returns the service whose jobs the fault targets.
+    pub(super) fn targets_jobs_of(&self) -> Option<usize> {
         match self {
             Self::FailJobs { service, .. } | Self::HangJobs { service, .. } => Some(*service),
-            Self::CrashIn { service, work: CrashPoint::Job, .. } => Some(*service),
+            Self::CrashAt { service, point: CrashPoint::Job, .. } => Some(*service),
             _ => None,
         }
     }
 
-    /// Returns whether it delays everything. One that strikes user code must delay nothing but the key or the job that it strikes, and
-    /// one of a client nothing but that.
+    /// Returns whether the fault may delay all messages. A fault of user code may only delay the key or job that it hits, and a
+    /// fault
+    /// of a client only its command.
     pub(super) fn disturbs(&self) -> bool {
-        let strikes_code = matches!(self, Self::Panic { .. } | Self::FailJobs { .. } | Self::HangJobs { .. });
-        let strikes_key = matches!(self, Self::Poison { .. } | Self::StickKey { .. } | Self::Rival { .. });
-        !strikes_code && !strikes_key && !self.is_of_commands()
+        let targets_code = matches!(self, Self::Panic { .. } | Self::FailJobs { .. } | Self::HangJobs { .. });
+        let targets_key = matches!(self, Self::Poison { .. } | Self::BlockKey { .. } | Self::SecondNode { .. });
+        !targets_code && !targets_key && !self.targets_client_commands()
     }
 
-    /// Returns whether it strikes what actors send to each other.
-    pub(super) fn is_of_messages(&self) -> bool {
+    /// Returns whether the fault targets messages between actors.
+    pub(super) fn targets_actor_messages(&self) -> bool {
         matches!(self, Self::Poison { .. })
     }
 
-    /// Returns whether it strikes commands of clients, and needs some to strike.
-    pub(super) fn is_of_commands(&self) -> bool {
+    /// Returns whether the fault targets commands of clients, and needs some to hit.
+    pub(super) fn targets_client_commands(&self) -> bool {
         let is_sent =
-            matches!(self, Self::RepeatCommands { .. } | Self::ReuseIds { .. } | Self::OldAndFutureIds { .. });
-        is_sent || matches!(self, Self::HurryClients { .. })
+            matches!(self, Self::DuplicateCommands { .. } | Self::ReuseIds { .. } | Self::OldAndFutureIds { .. });
+        is_sent || matches!(self, Self::ShortenDeadlines { .. })
     }
 
-    /// What was missing if it has not struck.
-    pub(super) fn missed(&self) -> &'static str {
+    /// Returns the reason why the fault had no target.
+    pub(super) fn miss_reason(&self) -> &'static str {
         match self {
             Self::Upgrade { .. } => "no node of the service was running",
-            Self::Poison { .. } => "no message of an actor came to the service within 10 s",
-            Self::StickKey { .. } => "no key was loaded before it was over",
-            Self::Rival { .. } => "the service owns no domain",
+            Self::Poison { .. } => "no message of an actor reached the service within 10 s",
+            Self::BlockKey { .. } => "no key was loaded during the fault",
+            Self::SecondNode { .. } => "the service owns no domain",
             Self::Crash { .. } | Self::Reboot { .. } | Self::HandOver { .. } | Self::FailCommits { .. } => {
                 "no node of the service was running"
             }
-            Self::CrashIn { .. } => "no such work began within 10 s, or no node of the service was running",
+            Self::CrashAt { .. } => "no such operation started within 10 s, or no node of the service was running",
             Self::Panic { .. } => "no handler of the service was called before the faults stopped",
             Self::FailJobs { .. } | Self::HangJobs { .. } => {
                 "no job of the service had an effect before the faults stopped"
             }
-            fault if fault.is_of_commands() => "no client sent a command before the faults stopped",
-            _ => "it was not its time",
+            fault if fault.targets_client_commands() => "no client sent a command before the faults stopped",
+            _ => "the faults stopped before its moment",
         }
     }
 
-    /// What kind of fault it is: the name of its variant, and in the middle of which work it strikes.
+    /// Returns the name of the variant, with the crash point if there is one.
     pub(super) fn kind(&self) -> String {
         let text = format!("{self:?}");
         let name = text.split([' ', '{']).next().unwrap_or_default();
         match self {
-            Self::CrashIn { work, .. } => format!("{name} {work:?}"),
+            Self::CrashAt { point, .. } => format!("{name} {point:?}"),
             _ => name.to_owned(),
         }
     }
 
-    /// The fault in words, with the services by their names.
-    pub(super) fn told(&self, services: &[String]) -> String {
-        let name = |service: &usize| services.get(service % services.len().max(1)).map_or("nobody", String::as_str);
+    /// Describes the fault, with the names of the services.
+    pub(super) fn describe(&self, services: &[String]) -> String {
+        let name = |service: &usize| {
+            services.get(service % services.len().max(1)).map_or("an unknown service", String::as_str)
+        };
         match self {
-            Self::Crash { service, down, .. } => format!("a node of {} is killed, for {down:?}", name(service)),
-            Self::CrashIn { service, work, down, .. } => {
-                format!("a node of {} is killed inside {}, for {down:?}", name(service), work.told())
+            Self::Crash { service, down, .. } => format!("a node of {} is killed, down for {down:?}", name(service)),
+            Self::CrashAt { service, point, down, .. } => {
+                format!("a node of {} is killed during {}, down for {down:?}", name(service), point.describe())
             }
-            Self::Jump { service, millis, lasts } => {
-                format!("the clock of {} jumps by {millis} ms, for {lasts:?}", name(service))
+            Self::ClockJump { service, millis, duration } => {
+                format!("the clock of {} jumps by {millis} ms, for {duration:?}", name(service))
             }
-            Self::Reboot { service, millis, lasts } => {
-                format!("{} starts again with a clock that is wrong by {millis} ms, for {lasts:?}", name(service))
+            Self::Reboot { service, millis, duration } => {
+                format!("{} restarts with a clock error of {millis} ms, for {duration:?}", name(service))
             }
-            Self::Cut { from, to, lasts } => {
-                format!("nothing gets from {} to {} for {lasts:?}", name(from), name(to))
+            Self::Partition { from, to, duration } => {
+                format!("messages from {} to {} are lost, for {duration:?}", name(from), name(to))
             }
-            Self::Isolate { service, way, lasts } => match way {
-                LinkDirection::In => format!("{} hears nothing, for {lasts:?}", name(service)),
-                LinkDirection::Out => format!("{} is not heard, for {lasts:?}", name(service)),
-                LinkDirection::Both => format!("{} is cut off, for {lasts:?}", name(service)),
+            Self::Isolate { service, direction, duration } => match direction {
+                LinkDirection::Inbound => format!("messages to {} are lost, for {duration:?}", name(service)),
+                LinkDirection::Outbound => format!("messages from {} are lost, for {duration:?}", name(service)),
+                LinkDirection::Both => format!("{} is isolated, for {duration:?}", name(service)),
             },
-            Self::EmptyStreams => "the broker loses all messages".to_owned(),
+            Self::PurgeStreams => "the broker purges all streams".to_owned(),
             Self::Forge { count, .. } => format!("a hostile client writes {count} packets"),
             Self::LoseStreams => "the broker loses all streams".to_owned(),
-            Self::PauseBroker { lasts } => format!("the broker stands still for {lasts:?}"),
-            Self::ChangeLeader { lasts } => format!("the broker's leader changes, for {lasts:?}"),
-            Self::DropRepeats { window, lasts } => {
-                format!("the broker drops what comes twice within {window:?}, for {lasts:?}")
+            Self::PauseBroker { duration } => format!("the broker pauses for {duration:?}"),
+            Self::ChangeLeader { duration } => format!("the broker's leader changes, for {duration:?}"),
+            Self::DropDuplicates { window, duration } => {
+                format!("the broker drops duplicates within {window:?}, for {duration:?}")
             }
-            Self::FailToStore { lasts } => format!("the broker fails to store, for {lasts:?}"),
-            Self::HurryAcks { wait, lasts } => format!("the broker waits {wait:?} for a node's word, for {lasts:?}"),
-            Self::FewInHand { most, lasts } => format!("the broker gives {most} messages at once, for {lasts:?}"),
-            Self::Slow { service, each, lasts } => {
-                format!("each message takes the handlers of {} {each:?}, for {lasts:?}", name(service))
+            Self::FailToStore { duration } => format!("the broker fails to store messages, for {duration:?}"),
+            Self::ShortenAckWait { wait, duration } => {
+                format!("the ack wait is {wait:?}, for {duration:?}")
+            }
+            Self::LimitInFlight { limit, duration } => {
+                format!("at most {limit} messages are in flight, for {duration:?}")
+            }
+            Self::SlowHandlers { service, per_message, duration } => {
+                format!("handlers of {} take {per_message:?} per message, for {duration:?}", name(service))
             }
             Self::HandOver { service, cut_off, lingers } => {
                 format!(
-                    "{} is taken over; its old node is cut off for {cut_off:?} and dies {lingers:?} later",
+                    "{} is taken over; the old node is isolated for {cut_off:?} and killed {lingers:?} later",
                     name(service)
                 )
             }
@@ -439,23 +447,25 @@ impl Fault {
                 format!("{times} jobs of {} will hang after their effect", name(service))
             }
             Self::FailCommits { service } => format!("the store of {} fails", name(service)),
-            Self::Poison { service, after, then } => {
-                let does = if *then == OperatorAction::Redrive { "redrives" } else { "discards" };
-                format!("a message of an actor fails in {}; an operator {does} it {after:?} later", name(service))
+            Self::Poison { service, after, action } => {
+                let does = if *action == OperatorAction::Redrive { "redrives" } else { "discards" };
+                format!("a message of an actor fails in {}; an operator {does} it after {after:?}", name(service))
             }
-            Self::Rival { service } => format!("a second node of {} is started on an empty store", name(service)),
-            Self::StickKey { service, lasts } => format!("a key of {} cannot be read, for {lasts:?}", name(service)),
+            Self::SecondNode { service } => format!("a second node of {} is started on an empty store", name(service)),
+            Self::BlockKey { service, duration } => {
+                format!("a key of {} is unreadable, for {duration:?}", name(service))
+            }
             Self::Upgrade { service, version, down } => {
-                format!("{} is replaced by its version {version}, after {down:?}", name(service))
+                format!("{} is upgraded to version {version}, down for {down:?}", name(service))
             }
-            Self::SkewClients { millis, lasts } => {
-                format!("the clock of the clients is wrong by {millis} ms, for {lasts:?}")
+            Self::SkewClientClocks { millis, duration } => {
+                format!("client clocks are wrong by {millis} ms, for {duration:?}")
             }
-            Self::RepeatCommands { times } => format!("{times} commands of clients will be sent twice"),
-            Self::ReuseIds { times } => format!("{times} ids of clients will be used again"),
-            Self::OldAndFutureIds { times } => format!("{times} commands of clients will have ids of other times"),
-            Self::HurryClients { deadline, times } => {
-                format!("{times} clients will wait for {deadline:?} only")
+            Self::DuplicateCommands { times } => format!("{times} client commands will be sent twice"),
+            Self::ReuseIds { times } => format!("{times} client ids will be reused"),
+            Self::OldAndFutureIds { times } => format!("{times} client commands will be sent with old and future ids"),
+            Self::ShortenDeadlines { deadline, times } => {
+                format!("{times} client calls will have a deadline of {deadline:?}")
             }
         }
     }

@@ -1,79 +1,82 @@
-//! How a simulated cluster comes to rest, and what is looked at then.
+//! The end of a run: waiting until the cluster is idle, firing all timers, and running the final checks.
+//!
+//! Called by [`Sim::run`](super::Sim::run), and by scenarios through [`World::wait_idle`].
 
 use std::time::Duration;
 
-use super::delays::LONGEST_WAIT;
+use super::delays::MAX_WAIT;
+use super::violation::Violation;
 use super::world::Service;
-use super::wrong::Wrong;
-use super::{World, check};
+use super::{World, store_checks};
 use crate::clock::Timestamp;
 use crate::message::Name;
 use crate::node::Node;
 
-/// How long nothing may be under way at the latest after the faults have stopped. Courier and relay wait up to minutes.
-const SETTLED: Duration = Duration::from_secs(1200);
-/// How long a node may take to say that it is at rest before all is looked at again.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How long after its last change a view is saved, with something to spare.
-const SAVED: Duration = Duration::from_secs(10);
-/// How long timers are given to ring once they are due. A node looks for them every 30 s at the latest.
-const LOOK: Duration = Duration::from_secs(1);
-/// How long after it is due a timer has fired at the latest.
-const OVERDUE: Duration = Duration::from_secs(60);
-/// How many timers are waited for at the end.
-const TIMERS: usize = 200;
+/// Time until the cluster must be idle after the faults have stopped. Bridge and relay back off for up to minutes.
+const IDLE_LIMIT: Duration = Duration::from_secs(1200);
+/// Time for a node to report that it is idle before all is inspected again.
+const NODE_IDLE_LIMIT: Duration = Duration::from_secs(60);
+/// Upper bound for the time between the last change of a view and its save.
+const VIEW_SAVE_DELAY: Duration = Duration::from_secs(10);
+/// Time for due timers to fire. A node looks for due timers at least every 30 s.
+const TIMER_GRACE: Duration = Duration::from_secs(1);
+/// Time after which a due timer that has not fired is a violation.
+const TIMER_OVERDUE: Duration = Duration::from_secs(60);
+/// Maximum number of rounds that wait for a timer at the end.
+const MAX_TIMER_ROUNDS: usize = 200;
 
 impl World {
-    /// Waits until nothing is under way any more; lets all timers ring; checks; kills all, starts them again and checks again.
-    pub(super) async fn end(&self) -> Result<(), Wrong> {
-        self.wait_idle().await?;
-        let (mut before, mut patience) = (None, LOOK);
-        for _ in 0..TIMERS {
+    /// Finishes a run: waits until the cluster is idle, lets all timers fire, checks, kills and restarts all nodes, and checks
+    /// again.
+    pub(super) async fn finish(&self) -> Result<(), Violation> {
+        self.try_wait_idle().await?;
+        let (mut last_timer, mut grace) = (None, TIMER_GRACE);
+        for _ in 0..MAX_TIMER_ROUNDS {
             let next = self.next_timer();
-            // A node counts time as it was at its start: one whose clock was wrong then takes longer than its clock says.
-            patience = if next == before { patience * 2 } else { LOOK };
-            before = next;
+            // A node measures time from its start. With a clock that was wrong then, a timer takes longer than the wall clock
+            // shows.
+            grace = if next == last_timer { grace * 2 } else { TIMER_GRACE };
+            last_timer = next;
             let Some((service, due)) = next else { break };
             let Some(now) = self.0.services.get(service).map(|service| service.clock.now()) else { break };
-            tokio::time::sleep(due.since(now).max(patience)).await;
-            self.wait_idle().await?;
+            tokio::time::sleep(due.since(now).max(grace)).await;
+            self.try_wait_idle().await?;
         }
         self.timers_fired()?;
-        self.save_views().await;
-        check::all(self)?;
+        self.wait_views_saved().await;
+        store_checks::all(self)?;
         for service in 0..self.0.services.len() {
-            self.kill_if_there(service);
+            self.try_kill(service);
         }
         tokio::task::yield_now().await;
         for service in 0..self.0.services.len() {
             self.restart(service).await;
         }
-        self.wait_idle().await?;
-        self.save_views().await;
-        check::all(self)?;
-        self.ask_again().await?;
-        self.look();
-        if let Some(wrong) = self.awaited() {
-            return Err(wrong);
+        self.try_wait_idle().await?;
+        self.wait_views_saved().await;
+        store_checks::all(self)?;
+        self.recheck_replies().await?;
+        self.check_rules();
+        if let Some(violation) = self.unmet_eventually() {
+            return Err(violation);
         }
         for (number, rule) in self.0.sim.at_end.iter().enumerate() {
-            rule(self).map_err(|reason| Wrong::of_user("at the end", number, &reason))?;
+            rule(self).map_err(|reason| Violation::of_user("at the end", number, &reason))?;
         }
-        self.missed()
+        self.check_missed_faults()
     }
 
-    /// Every timer that is due has fired, but for those of actor types that are not hosted.
+    /// Checks that every due timer has fired, except those of actor types that are not hosted.
     fn timers_fired(&self) -> Result<(), String> {
         for service in &self.0.services {
             let now = service.clock.now();
             for (shard, reader) in self.shards_of(service) {
-                let overdue = reader
-                    .timers_due(now, usize::MAX)
-                    .into_iter()
-                    .find(|timer| now.since(timer.due) > OVERDUE && service.hosts_actor(&shard.domain, &timer.actor));
+                let overdue = reader.timers_due(now, usize::MAX).into_iter().find(|timer| {
+                    now.since(timer.due) > TIMER_OVERDUE && service.hosts_actor(&shard.domain, &timer.actor)
+                });
                 if let Some(timer) = overdue {
                     return Err(format!(
-                        "timers: {} of {}.{} `{}` is due since {:?} and has not fired",
+                        "timers: {} of {}.{} `{}` is overdue by {:?}",
                         timer.name,
                         shard.domain,
                         timer.actor,
@@ -94,32 +97,32 @@ impl World {
         next.min_by_key(|(at, due)| (*due, *at))
     }
 
-    /// Waits until nothing is under way: no message, no commit, no outbox entry, no event that a subscriber lacks.
+    /// Waits until no work is in flight: no message, commit or outbox entry, and no event that a subscriber has not handled.
     ///
-    /// Virtual time passes meanwhile; timers that are not due do not count.
-    pub async fn settle(&self) {
-        if let Err(reason) = self.wait_idle().await {
-            self.violated(reason);
+    /// Virtual time passes. Does not wait for timers in the future.
+    pub async fn wait_idle(&self) {
+        if let Err(reason) = self.try_wait_idle().await {
+            self.report_violation(reason);
         }
     }
 
-    pub(super) async fn wait_idle(&self) -> Result<(), String> {
-        let begun = crate::clock::instant();
+    pub(super) async fn try_wait_idle(&self) -> Result<(), String> {
+        let started = crate::clock::instant();
         let mut wait = Duration::from_millis(20);
         loop {
-            let busy = match self.busy() {
+            let pending_work = match self.pending_work() {
                 None => self.views_behind().await,
-                busy => busy,
+                pending_work => pending_work,
             };
-            if begun.elapsed() > LONGEST_WAIT
+            if started.elapsed() > MAX_WAIT
                 && let Some(late) = self.overdue()
             {
                 return Err(late);
             }
-            match busy {
+            match pending_work {
                 None => return Ok(()),
-                Some(reason) if begun.elapsed() > SETTLED => {
-                    return Err(format!("it never becomes quiet: {reason}"));
+                Some(reason) if started.elapsed() > IDLE_LIMIT => {
+                    return Err(format!("the cluster does not become idle: {reason}"));
                 }
                 Some(_) => {}
             }
@@ -128,26 +131,27 @@ impl World {
         }
     }
 
-    /// A message or an event that waits for too long.
+    /// Returns a violation if a message or event has waited for too long.
     fn overdue(&self) -> Option<String> {
         let event_overdue = |service: &Service| {
             self.shards_of(service).into_iter().find_map(|(shard, reader)| {
-                check::events(&reader).iter().find_map(|event| {
-                    let takers = self.takers(&shard, event);
-                    let mut actors = takers.iter().filter(|(domain, actor, _)| !self.is_worker(domain, actor));
-                    actors.find_map(|taker| self.0.seen.event_overdue((&shard, event.position), taker))
+                store_checks::events(&reader).iter().find_map(|event| {
+                    let subscribers = self.subscribers(&shard, event);
+                    let mut actors = subscribers.iter().filter(|(domain, actor, _)| !self.is_worker(domain, actor));
+                    actors.find_map(|subscriber| self.0.step_log.event_overdue((&shard, event.position), subscriber))
                 })
             })
         };
-        let overdue = self.0.seen.overdue(|domain| self.is_hosted(domain));
+        let overdue = self.0.step_log.overdue(|domain| self.is_hosted(domain));
         overdue.or_else(|| self.0.services.iter().find_map(event_overdue))
     }
 
-    /// Jobs wait for a slot of their worker, however long that takes.
+    /// Returns whether the actor is a worker. Its jobs may wait for a slot for any time.
     pub(super) fn is_worker(&self, domain: &Name, actor: &Name) -> bool {
         let is = |service: &Service| {
-            let hosts = service.hosts.borrow();
-            let domains = hosts.iter().flat_map(|hosts| &hosts.domains).filter(|of| of.name == domain.as_str());
+            let manifest = service.manifest.borrow();
+            let domains =
+                manifest.iter().flat_map(|manifest| &manifest.domains).filter(|of| of.name == domain.as_str());
             domains
                 .flat_map(|of| &of.actors)
                 .any(|of| of.role == "worker" && of.names().any(|name| name == actor.as_str()))
@@ -156,59 +160,56 @@ impl World {
     }
 
     fn is_hosted(&self, domain: &Name) -> bool {
-        let hosts = |service: &Service| {
-            let hosts = service.hosts.borrow();
-            hosts.iter().flat_map(|hosts| &hosts.domains).any(|of| of.name == domain.as_str())
+        let manifest = |service: &Service| {
+            let manifest = service.manifest.borrow();
+            manifest.iter().flat_map(|manifest| &manifest.domains).any(|of| of.name == domain.as_str())
         };
-        self.0.services.iter().any(hosts)
+        self.0.services.iter().any(manifest)
     }
 
-    /// Views are saved a while after their last change.
-    async fn save_views(&self) {
-        let has_views =
-            |service: &Service| service.hosts.borrow().as_ref().is_some_and(|hosts| !hosts.projections.is_empty());
+    /// Waits until changed views are saved.
+    async fn wait_views_saved(&self) {
+        let has_views = |service: &Service| {
+            service.manifest.borrow().as_ref().is_some_and(|manifest| !manifest.projections.is_empty())
+        };
         if self.0.services.iter().any(has_views) {
-            tokio::time::sleep(SAVED).await;
+            tokio::time::sleep(VIEW_SAVE_DELAY).await;
         }
     }
 
-    /// Views are in no log: their nodes say whether they have followed.
+    /// Returns a service whose views lag behind. Views are not in the log, so their nodes must report it.
     async fn views_behind(&self) -> Option<String> {
         for service in &self.0.services {
-            if service.hosts.borrow().as_ref().is_none_or(|hosts| hosts.projections.is_empty()) {
+            if service.manifest.borrow().as_ref().is_none_or(|manifest| manifest.projections.is_empty()) {
                 continue;
             }
-            let quieted = service.node.borrow().as_ref().map(Node::idle);
-            if let Some(quieted) = quieted
-                && tokio::time::timeout(PATIENCE, quieted).await.is_err()
+            let idle = service.node.borrow().as_ref().map(Node::idle);
+            if let Some(idle) = idle
+                && tokio::time::timeout(NODE_IDLE_LIMIT, idle).await.is_err()
             {
-                return Some(format!("{} has work left, or views that have not followed", service.name));
+                return Some(format!("{} is not idle, or its views lag behind", service.name));
             }
         }
         None
     }
 
-    fn busy(&self) -> Option<String> {
+    fn pending_work(&self) -> Option<String> {
         if !self.0.broker.is_idle() {
-            return Some("messages are under way".to_owned());
+            return Some("messages are in transit".to_owned());
         }
-        if let Some(service) = self.0.services.iter().find(|service| !service.disk.is_idle()) {
+        if let Some(service) = self.0.services.iter().find(|service| !service.store.is_idle()) {
             return Some(format!("{} has uncommitted appends", service.name));
         }
-        if let Some(line) = self.0.broker.lines().into_iter().find(|line| line.holds_deliveries()) {
-            return Some(format!(
-                "a node of {} has not settled everything that the broker brought it",
-                line.card.service
-            ));
+        if let Some(link) = self.0.broker.links().into_iter().find(|link| link.holds_deliveries()) {
+            return Some(format!("a node of {} has unsettled deliveries", link.card.service));
         }
         if let Some((name, in_flight)) = self.in_flight() {
             return Some(format!("{in_flight} messages are in flight on {name}"));
         }
-        check::unsettled(self)
+        store_checks::pending_work(self)
     }
 
-    /// A node that has something in flight. Whoever holds a place and never gives it back makes its node answer `Busy` one
-    /// day (I13).
+    /// Returns a node with messages in flight. A permit that is never released would exhaust the node's capacity (I13).
     fn in_flight(&self) -> Option<(&str, u64)> {
         let services = self.0.services.iter().map(|service| (service.name.as_str(), &service.node));
         let mut nodes = services.chain([("the clients' node", &self.0.client)]);

@@ -1,56 +1,60 @@
-//! What can be seen of a simulated cluster: its stores, as far as they are committed.
+//! Queries of the committed data of a simulated cluster: states, events, views and dead letters.
+//!
+//! Called by users' rules and by the checks of the simulation.
 
-#![expect(clippy::expect_used, reason = "what cannot fail in memory ends the test if it does")]
+#![expect(clippy::expect_used, reason = "these reads cannot fail in memory; a failure ends the test")]
 
 use std::sync::Arc;
 
 use futures_util::FutureExt;
 
 use super::world::Service;
-use super::{World, check};
+use super::{World, store_checks};
 use crate::actor::{Stateful, user_state};
 use crate::message::{Domain, Event, Name, ShardId};
 use crate::projection::Projection;
 use crate::store::{DeadLetter, ShardReader, Store as _, StoredEvent, StoredTurn};
 
 impl World {
-    /// Who takes an event: for each actor type of a domain, the key.
-    pub(super) fn takers(&self, shard: &ShardId, event: &StoredEvent) -> Vec<(Name, Name, String)> {
+    /// Returns the subscribers of an event: domain, actor type and key.
+    pub(super) fn subscribers(&self, shard: &ShardId, event: &StoredEvent) -> Vec<(Name, Name, String)> {
         let nodes = self.services().iter().map(|service| service.node.borrow());
         nodes.flat_map(|node| node.as_ref().map(|node| node.takers(shard, event)).unwrap_or_default()).collect()
     }
 
-    /// The shards of a service's store, read from what is committed.
+    /// Returns the shards of a service's store, with readers of committed data.
     pub(super) fn shards_of(&self, service: &Service) -> Vec<(ShardId, Arc<dyn ShardReader>)> {
-        service.disk.readers()
+        service.store.readers()
     }
 
-    fn turns_of(&self, domain: &str, is_named: impl Fn(&Name) -> bool) -> Vec<(String, Vec<StoredTurn>)> {
+    fn streams_of(&self, domain: &str, is_named: impl Fn(&Name) -> bool) -> Vec<(String, Vec<StoredTurn>)> {
         let mut streams = Vec::new();
         for service in self.services() {
             for (_, reader) in self.shards_of(service).into_iter().filter(|(id, _)| id.domain.as_str() == domain) {
-                streams.extend(check::streams(&reader).into_iter().filter(|(of, _)| is_named(of)).map(|(of, key)| {
-                    let turns = check::history(&reader, &of, &key);
-                    (key, turns)
-                }));
+                streams.extend(store_checks::streams(&reader).into_iter().filter(|(of, _)| is_named(of)).map(
+                    |(of, key)| {
+                        let turns = store_checks::history(&reader, &of, &key);
+                        (key, turns)
+                    },
+                ));
             }
         }
         streams.sort_by(|one, other| one.0.cmp(&other.0));
         streams
     }
 
-    /// The states of all aggregates or sagas of a type by key, as far as they are committed.
+    /// Returns the committed states of all aggregates or sagas of a type, by key.
     ///
     /// # Panics
     /// If stored events cannot be applied.
     pub fn states<A: Stateful>(&self) -> Vec<(String, A)> {
-        // It is stored under the name that it had first.
+        // Streams are stored under the first name of the actor type.
         let is_named = |stored: &Name| stored.as_str() == A::NAME || A::FORMERLY.contains(&stored.as_str());
-        let turns = self.turns_of(A::Domain::NAME, is_named);
+        let turns = self.streams_of(A::Domain::NAME, is_named);
         turns.into_iter().map(|(key, turns)| (key, user_state(&turns).expect("stored events can be applied"))).collect()
     }
 
-    /// The state of one aggregate or saga, as far as it is committed; the initial one if nothing is.
+    /// Returns the committed state of one aggregate or saga. It is the initial state if no event is committed.
     ///
     /// # Panics
     /// If stored events cannot be applied.
@@ -58,38 +62,38 @@ impl World {
         self.states::<A>().into_iter().find(|(known, _)| known == key).map_or_else(A::initial, |(_, state)| state)
     }
 
-    /// All events of a type with the keys of those who recorded them, as far as they are committed: shard by shard, in the order
-    /// of each.
+    /// Returns all committed events of a type, with the keys of their streams: shard by shard, in the order of each shard.
     ///
     /// # Panics
-    /// If a stored event cannot be read.
+    /// If a stored event cannot be decoded.
     pub fn events<E: Event>(&self) -> Vec<(String, E)> {
         let readers = self.services().iter().flat_map(|service| self.shards_of(service));
         let readers = readers.filter(|(shard, _)| shard.domain.as_str() == E::Domain::NAME);
-        let events = readers.flat_map(|(_, reader)| check::events(&reader));
+        let events = readers.flat_map(|(_, reader)| store_checks::events(&reader));
         events
             .filter(|event| event.name.as_str() == E::NAME || E::FORMERLY.contains(&event.name.as_str()))
             .map(|event| {
                 let read = E::decode(event.version, event.codec, &event.payload);
-                (event.key, read.expect("stored events can be read"))
+                (event.key, read.expect("stored events can be decoded"))
             })
             .collect()
     }
 
-    /// A projection's view as it was saved last; the initial one if it never was. Views are saved some seconds after a change
-    /// at the latest, and at the end of a run.
+    /// Returns the saved view of a projection. It is the initial view if none was saved. Views are saved within seconds of a
+    /// change,
+    /// and at the end of a run.
     ///
     /// # Panics
-    /// If the view cannot be read.
+    /// If the view cannot be decoded.
     pub fn view<P: Projection>(&self) -> P {
-        let name = Name::new(P::NAME).expect("the derive has checked the name");
+        let name = Name::new(P::NAME).expect("the derive checked the name");
         let views =
-            self.services().iter().filter_map(|service| service.disk.view(&name).now_or_never()?.ok().flatten());
+            self.services().iter().filter_map(|service| service.store.view(&name).now_or_never()?.ok().flatten());
         let view = views.into_iter().find(|view| view.schema == P::SCHEMA);
-        view.map_or_else(P::initial, |view| P::restore(&view.bytes).expect("a saved view can be read"))
+        view.map_or_else(P::initial, |view| P::restore(&view.bytes).expect("saved views can be decoded"))
     }
 
-    /// The unresolved dead letters of all services.
+    /// Returns the unresolved dead letters of all services.
     pub fn dead_letters(&self) -> Vec<DeadLetter> {
         let readers = self.services().iter().flat_map(|service| self.shards_of(service));
         readers

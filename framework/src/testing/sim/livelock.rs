@@ -1,6 +1,6 @@
-//! A story in which time stands still: something works without end at one moment, as a timer does that rings in circles.
+//! Livelock detection: a task that runs forever at one instant, such as a timer that fires in a loop.
 //!
-//! Virtual time only passes while nothing can be done. Without this such a run would never end, and nobody would learn its seed.
+//! Virtual time only advances while all tasks wait. Without detection such a run would never end and never print its seed.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -11,32 +11,34 @@ use tokio::time::Instant;
 
 use crate::clock::instant;
 
-/// So many rounds of the runtime, each of which lets up to 61 tasks go on, may pass at one moment. None of the 20,000 long runs in
-/// docs/evidence.md came to that.
-const ROUNDS: u32 = 100_000;
+/// Maximum number of runtime rounds at one instant. Each round polls up to 61 tasks. None of the 20,000 long runs in
+/// docs/evidence.md reached it.
+const MAX_ROUNDS: u32 = 100_000;
 
-/// Lets a story go on until it ends, or until time stands still.
+/// Runs a future until it completes or a livelock is detected.
 ///
 /// # Errors
-/// What the story says, or that it works without end.
-pub(super) async fn unless_time_stands_still<T, E: From<String>>(
-    story: impl Future<Output = Result<T, E>>,
-) -> Result<T, E> {
-    let mut story = pin!(story);
-    let begun = instant();
-    let mut moment = begun;
+/// The error of the future, or the livelock.
+pub(super) async fn fail_on_livelock<T, E: From<String>>(future: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    let mut future = pin!(future);
+    let started = instant();
+    let mut last_instant = started;
     let mut rounds = 0;
-    // A set of local tasks asks the future that it runs in every round, whether that was woken or not.
+    // A local task set polls this future in every round, woken or not.
     poll_fn(|cx| {
         let now = instant();
-        rounds = if now == moment { rounds + 1 } else { 0 };
-        moment = now;
-        if rounds > ROUNDS { Poll::Ready(Err(stands_still(moment, begun).into())) } else { story.as_mut().poll(cx) }
+        rounds = if now == last_instant { rounds + 1 } else { 0 };
+        last_instant = now;
+        if rounds > MAX_ROUNDS {
+            Poll::Ready(Err(livelock_error(last_instant, started).into()))
+        } else {
+            future.as_mut().poll(cx)
+        }
     })
     .await
 }
 
-fn stands_still(moment: Instant, begun: Instant) -> String {
-    let after: Duration = moment - begun;
-    format!("something works without end: time has stood still since {after:?} for {ROUNDS} rounds")
+fn livelock_error(last_instant: Instant, started: Instant) -> String {
+    let after: Duration = last_instant - started;
+    format!("livelock: virtual time stopped at {after:?} for {MAX_ROUNDS} rounds")
 }

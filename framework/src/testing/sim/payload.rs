@@ -1,6 +1,6 @@
-//! Messages as stories show them: the name, and the payload as JSON of a bounded length.
+//! Payloads of messages, kept as bytes and rendered as JSON of limited length.
 //!
-//! Payloads are kept as bytes while a cluster runs and rendered when a story is told, which few runs need.
+//! Used by the [failure report](super::failure_report). Rendering waits until a report is printed, which few runs need.
 
 use std::collections::BTreeMap;
 
@@ -10,13 +10,13 @@ use crate::message::{Codec, Envelope, Message};
 use crate::router::{Manifest, MessageCard, PayloadTexts};
 use crate::store::EventWrite;
 
-/// How many characters of a payload are shown.
-const SHOWN: usize = 80;
+/// Maximum number of characters shown.
+const MAX_CHARS: usize = 80;
 
 /// The payload of a message.
 #[derive(Clone, Debug)]
 pub(super) struct Payload {
-    /// The message's name in its domain.
+    /// The name of the message in its domain.
     pub(super) name: String,
     version: u32,
     codec: Codec,
@@ -32,7 +32,7 @@ impl Payload {
         Self::new(&envelope.name, envelope.version, envelope.codec, envelope.payload.clone())
     }
 
-    /// The message, if it can be read as one of this type.
+    /// Decodes the message. `None` if it is not of this type.
     pub(super) fn read<M: Message>(&self) -> Option<M> {
         M::decode(self.version, self.codec, &self.bytes).ok()
     }
@@ -42,17 +42,17 @@ impl Payload {
     }
 }
 
-/// Renders the payloads of the message types that a cluster's nodes list.
+/// Renders payloads of the message types that the manifests of a cluster list.
 #[derive(Default)]
-pub(super) struct Texts(BTreeMap<String, PayloadTexts>);
+pub(super) struct PayloadRenderer(BTreeMap<String, PayloadTexts>);
 
-impl Texts {
+impl PayloadRenderer {
     pub(super) fn of<'a>(manifests: impl Iterator<Item = &'a Manifest>) -> Self {
         let mut texts: BTreeMap<String, PayloadTexts> = BTreeMap::new();
         let mut add = |card: &MessageCard| {
             for name in card.names() {
                 let text = texts.entry(format!("{}.{name}", card.domain)).or_insert(card.texts);
-                // The same type is listed as a command here and as a message there.
+                // A type may be listed as a command by one actor and as a message by another.
                 if card.texts.has_replies() {
                     *text = card.texts;
                 }
@@ -66,23 +66,23 @@ impl Texts {
         Self(texts)
     }
 
-    /// The payload of a message with a space before it; nothing if it has no fields, or if no node of the cluster lists it.
+    /// Returns the payload with a leading space. Empty if the message has no fields or is not listed.
     pub(super) fn message(&self, full_name: &str, payload: &Payload) -> String {
         let texts = self.0.get(full_name);
-        shown(texts.and_then(|texts| texts.message(payload.version, payload.codec, &payload.bytes)))
+        shorten(texts.and_then(|texts| texts.message(payload.version, payload.codec, &payload.bytes)))
     }
 
-    /// The payload of the reply to a command with a space before it; nothing if the reply is `()`.
+    /// Returns the reply to a command with a leading space. Empty if the reply is `()`.
     pub(super) fn reply(&self, command: &str, payload: &Payload) -> String {
-        shown(self.0.get(command).and_then(|texts| texts.reply(payload.codec, &payload.bytes)))
+        shorten(self.0.get(command).and_then(|texts| texts.reply(payload.codec, &payload.bytes)))
     }
 }
 
-fn shown(text: Option<String>) -> String {
+fn shorten(text: Option<String>) -> String {
     match text {
         None => String::new(),
         Some(text) if text == "null" || text == "{}" => String::new(),
-        Some(text) => match text.char_indices().nth(SHOWN) {
+        Some(text) => match text.char_indices().nth(MAX_CHARS) {
             None => format!(" {text}"),
             Some((end, _)) => format!(" {}…", text.get(..end).unwrap_or_default()),
         },
@@ -94,12 +94,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_payload_is_cut() {
-        assert_eq!(shown(Some("{}".to_owned())), "");
-        assert_eq!(shown(None), "");
-        assert_eq!(shown(Some("7".to_owned())), " 7");
-        let long = "ä".repeat(SHOWN + 1);
-        assert_eq!(shown(Some(long.clone())).chars().count(), SHOWN + 2);
-        assert!(!shown(Some("ä".repeat(SHOWN))).ends_with('…') && shown(Some(long)).ends_with('…'));
+    fn long_payload_is_shortened() {
+        assert_eq!(shorten(Some("{}".to_owned())), "");
+        assert_eq!(shorten(None), "");
+        assert_eq!(shorten(Some("7".to_owned())), " 7");
+        let long = "ä".repeat(MAX_CHARS + 1);
+        assert_eq!(shorten(Some(long.clone())).chars().count(), MAX_CHARS + 2);
+        assert!(!shorten(Some("ä".repeat(MAX_CHARS))).ends_with('…') && shorten(Some(long)).ends_with('…'));
     }
 }

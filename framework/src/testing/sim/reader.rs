@@ -1,4 +1,6 @@
-//! Readings that take their time, and may be as old as that.
+//! Readers with latency and with keys that cannot be read.
+//!
+//! Used by the [store](super::store). The data read may be as old as the latency.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -11,7 +13,7 @@ use parking_lot::Mutex;
 use send_wrapper::SendWrapper;
 
 use super::fault_counts::{FaultCounts, FaultEvent};
-use super::step_log::ObservedDeliveries;
+use super::step_log::StepLog;
 use crate::actor::{Count, ReplayChecker};
 use crate::clock::Timestamp;
 use crate::message::{IdSource, MessageId, Name, ShardId};
@@ -20,116 +22,116 @@ use crate::store::{
     TimerCursor, TimerPage, Watermark,
 };
 
-/// How long readings take. Clones are the same.
+/// The latency of reads. Clones share it.
 #[derive(Clone)]
-pub(super) struct Pace {
-    slowest: Arc<(AtomicU16, Mutex<IdSource>)>,
-    pub(super) jams: Jams,
+pub(super) struct ReadLatency {
+    max_millis: Arc<(AtomicU16, Mutex<IdSource>)>,
+    pub(super) unreadable_keys: UnreadableKeys,
 }
 
-impl Pace {
-    pub(super) fn new(dice: IdSource, jams: Jams) -> Self {
-        Self { slowest: Arc::new((AtomicU16::new(0), Mutex::new(dice))), jams }
+impl ReadLatency {
+    pub(super) fn new(rng: IdSource, unreadable_keys: UnreadableKeys) -> Self {
+        Self { max_millis: Arc::new((AtomicU16::new(0), Mutex::new(rng))), unreadable_keys }
     }
 
-    /// Sets the longest time, in milliseconds.
-    pub(super) fn set(&self, slowest: u16) {
-        self.slowest.0.store(slowest, Ordering::Relaxed);
+    /// Sets the maximum in milliseconds.
+    pub(super) fn set(&self, max_millis: u16) {
+        self.max_millis.0.store(max_millis, Ordering::Relaxed);
     }
 
-    /// The time before something is read and the time after.
-    fn throw(&self) -> Option<(Duration, Duration)> {
-        let slowest = u64::from(self.slowest.0.load(Ordering::Relaxed));
-        if slowest == 0 || ReplayChecker::is_reading() {
+    /// Draws the latency before and after a read.
+    fn draw(&self) -> Option<(Duration, Duration)> {
+        let max_millis = u64::from(self.max_millis.0.load(Ordering::Relaxed));
+        if max_millis == 0 || ReplayChecker::is_reading() {
             return None;
         }
-        let dice = self.slowest.1.lock();
-        let whole = dice.below(slowest * 1000 + 1);
-        let before = dice.below(whole + 1);
-        Some((Duration::from_micros(before), Duration::from_micros(whole - before)))
+        let rng = self.max_millis.1.lock();
+        let total = rng.below(max_millis * 1000 + 1);
+        let before = rng.below(total + 1);
+        Some((Duration::from_micros(before), Duration::from_micros(total - before)))
     }
 }
 
-/// Keys that cannot be read. Clones are the same.
+/// Keys that cannot be read. Clones share them.
 #[derive(Clone)]
-pub(super) struct Jams(Arc<Mutex<Jammed>>, ObservedDeliveries, FaultCounts);
+pub(super) struct UnreadableKeys(Arc<Mutex<State>>, StepLog, FaultCounts);
 
 #[derive(Default)]
-struct Jammed {
+struct State {
     last: u64,
-    /// The keys that cannot be read, by the number of the jam; those that are to be found are `None`.
+    /// The unreadable keys by the number of the block; `None` until a key is loaded.
     keys: BTreeMap<u64, Option<(ShardId, Name, String)>>,
-    struck: BTreeMap<u64, SendWrapper<Count>>,
-    /// All keys that could not be read at some time.
-    ever: BTreeSet<(ShardId, Name, String)>,
+    counts: BTreeMap<u64, SendWrapper<Count>>,
+    /// All keys that were unreadable at some time.
+    ever_blocked: BTreeSet<(ShardId, Name, String)>,
 }
 
-impl Jams {
-    pub(super) fn new(seen: ObservedDeliveries, tally: FaultCounts) -> Self {
-        Self(Arc::default(), seen, tally)
+impl UnreadableKeys {
+    pub(super) fn new(step_log: StepLog, fault_counts: FaultCounts) -> Self {
+        Self(Arc::default(), step_log, fault_counts)
     }
 
-    /// The next key that is loaded cannot be read from then on. Returns the number to end it with.
-    pub(super) fn next(&self, count: &Count) -> u64 {
-        let mut jammed = self.0.lock();
-        jammed.last += 1;
-        let number = jammed.last;
-        jammed.keys.insert(number, None);
-        jammed.struck.insert(number, SendWrapper::new(Rc::clone(count)));
+    /// Blocks the next key that is loaded. Returns the number for [`unblock`](Self::unblock).
+    pub(super) fn block_next(&self, count: &Count) -> u64 {
+        let mut state = self.0.lock();
+        state.last += 1;
+        let number = state.last;
+        state.keys.insert(number, None);
+        state.counts.insert(number, SendWrapper::new(Rc::clone(count)));
         number
     }
 
-    pub(super) fn end(&self, number: u64) {
-        let mut jammed = self.0.lock();
-        jammed.keys.remove(&number);
-        jammed.struck.remove(&number);
+    pub(super) fn unblock(&self, number: u64) {
+        let mut state = self.0.lock();
+        state.keys.remove(&number);
+        state.counts.remove(&number);
     }
 
-    /// Whether a key could not be read at some time.
-    pub(super) fn has_stuck(&self, shard: &ShardId, actor: &Name, key: &str) -> bool {
-        self.0.lock().ever.contains(&(shard.clone(), actor.clone(), key.to_owned()))
+    /// Returns whether a key was unreadable at some time.
+    pub(super) fn was_blocked(&self, shard: &ShardId, actor: &Name, key: &str) -> bool {
+        self.0.lock().ever_blocked.contains(&(shard.clone(), actor.clone(), key.to_owned()))
     }
 
-    /// Whether a key that is loaded can be read.
+    /// Returns an error if a key is unreadable. Blocks the key if a block is pending.
     fn check(&self, shard: &ShardId, actor: &Name, key: &str) -> Result<(), StoreError> {
         if ReplayChecker::is_reading() || actor.as_str() == crate::actor::DEFERRED {
             return Ok(());
         }
-        let jammed = &mut *self.0.lock();
-        let is_this = |(of, name, stuck): &(ShardId, Name, String)| of == shard && name == actor && stuck == key;
-        if jammed.keys.values().flatten().any(is_this) {
+        let state = &mut *self.0.lock();
+        let is_blocked = |(of, name, blocked): &(ShardId, Name, String)| of == shard && name == actor && blocked == key;
+        if state.keys.values().flatten().any(is_blocked) {
             return Err(unreadable());
         }
-        let Some((number, open)) = jammed.keys.iter_mut().find(|(_, key)| key.is_none()) else { return Ok(()) };
-        *open = Some((shard.clone(), actor.clone(), key.to_owned()));
-        if let Some(count) = jammed.struck.get(number) {
+        let Some((number, slot)) = state.keys.iter_mut().find(|(_, key)| key.is_none()) else { return Ok(()) };
+        *slot = Some((shard.clone(), actor.clone(), key.to_owned()));
+        if let Some(count) = state.counts.get(number) {
             count.set(count.get() + 1);
         }
-        jammed.ever.extend(open.clone());
-        self.1.sticks(shard, actor, key);
-        self.2.one(FaultEvent::KeyStuck);
+        state.ever_blocked.extend(slot.clone());
+        self.1.key_stuck(shard, actor, key);
+        self.2.one(FaultEvent::KeyBlocked);
         Err(unreadable())
     }
 }
 
 fn unreadable() -> StoreError {
-    StoreError::io("reading a key", std::io::Error::other("a simulated sector cannot be read"))
+    StoreError::io("reading a key", std::io::Error::other("simulated unreadable sector"))
 }
 
-/// Reads from another reader in its own time: what is read was so at some moment of that time.
+/// A reader with latency. The data is as of some moment during the read.
 pub(super) struct SlowReader {
     shard: ShardId,
     inner: Arc<dyn ShardReader>,
-    pace: Pace,
+    latency: ReadLatency,
 }
 
 impl SlowReader {
-    pub(super) fn new(shard: ShardId, inner: Arc<dyn ShardReader>, pace: Pace) -> Self {
-        Self { shard, inner, pace }
+    pub(super) fn new(shard: ShardId, inner: Arc<dyn ShardReader>, latency: ReadLatency) -> Self {
+        Self { shard, inner, latency }
     }
 
-    fn slow<'a, T: Send + 'a>(&self, read: impl FnOnce() -> BoxFuture<'a, T> + Send + 'a) -> BoxFuture<'a, T> {
-        match self.pace.throw() {
+    fn delayed<'a, T: Send + 'a>(&self, read: impl FnOnce() -> BoxFuture<'a, T> + Send + 'a) -> BoxFuture<'a, T> {
+        match self.latency.draw() {
             None => read(),
             Some((before, after)) => Box::pin(async move {
                 tokio::time::sleep(before).await;
@@ -147,7 +149,7 @@ impl ShardReader for SlowReader {
     }
 
     fn load<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<StreamState, StoreError>> {
-        self.slow(move || self.inner.load(actor, key))
+        self.delayed(move || self.inner.load(actor, key))
     }
 
     fn pages<'a>(
@@ -156,8 +158,8 @@ impl ShardReader for SlowReader {
         key: &'a str,
         snapshot: bool,
     ) -> BoxFuture<'a, Result<Box<dyn StreamPages>, StoreError>> {
-        match self.pace.jams.check(&self.shard, actor, key) {
-            Ok(()) => self.slow(move || self.inner.pages(actor, key, snapshot)),
+        match self.latency.unreadable_keys.check(&self.shard, actor, key) {
+            Ok(()) => self.delayed(move || self.inner.pages(actor, key, snapshot)),
             Err(error) => Box::pin(std::future::ready(Err(error))),
         }
     }
@@ -168,15 +170,15 @@ impl ShardReader for SlowReader {
         key: &'a str,
         id: MessageId,
     ) -> BoxFuture<'a, Result<Option<StoredTurn>, StoreError>> {
-        self.slow(move || self.inner.find_turn(actor, key, id))
+        self.delayed(move || self.inner.find_turn(actor, key, id))
     }
 
     fn history<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<Vec<StoredTurn>, StoreError>> {
-        self.slow(move || self.inner.history(actor, key))
+        self.delayed(move || self.inner.history(actor, key))
     }
 
     fn events(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredEvent>, StoreError>> {
-        self.slow(move || self.inner.events(after, limit))
+        self.delayed(move || self.inner.events(after, limit))
     }
 
     fn outbox<'a>(
@@ -185,7 +187,7 @@ impl ShardReader for SlowReader {
         after: u64,
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<OutboxEntry>, StoreError>> {
-        self.slow(move || self.inner.outbox(to, after, limit))
+        self.delayed(move || self.inner.outbox(to, after, limit))
     }
 
     fn outbox_heads(&self) -> Vec<(ShardId, u64, u64)> {
@@ -217,7 +219,7 @@ impl ShardReader for SlowReader {
         after: Option<MessageId>,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<DeadLetter>, StoreError>> {
-        self.slow(move || self.inner.dead_letters(after, limit))
+        self.delayed(move || self.inner.dead_letters(after, limit))
     }
 
     fn dead_letter_count(&self) -> u64 {
@@ -225,6 +227,6 @@ impl ShardReader for SlowReader {
     }
 
     fn streams(&self) -> BoxFuture<'_, Result<Vec<(Name, String)>, StoreError>> {
-        self.slow(move || self.inner.streams())
+        self.delayed(move || self.inner.streams())
     }
 }

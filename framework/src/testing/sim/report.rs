@@ -1,19 +1,19 @@
-//! What a flow's runs have reached, as a page: for people who call a test and want to see, not to assert.
+//! The report of a flow as a Markdown page: reached and unreached paths, diagrams, faults and waiting times.
 //!
-//! Written by [`Flow::check`](super::Flow::check) into the folder that the variable [`REPORT`] names.
+//! Written by [`Flow::check`](super::Flow::check) to the folder in the variable [`REPORT`].
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use super::{Coverage, FaultEvent};
 
-/// The variable that names the folder for the reports.
+/// The variable with the folder of the reports.
 pub(super) const REPORT: &str = "WHIZBANG_SIM_REPORT";
 
-/// Writes the report of a flow into the folder that the environment names, if it names one.
+/// Writes the report of a flow, if the variable is set.
 ///
 /// # Errors
-/// What cannot be written, and why.
+/// If the folder or the file cannot be written.
 pub(super) fn write(flow: &str, coverage: &Coverage) -> Result<(), String> {
     let Some(folder) = std::env::var_os(REPORT) else { return Ok(()) };
     let folder = Path::new(&folder);
@@ -22,36 +22,36 @@ pub(super) fn write(flow: &str, coverage: &Coverage) -> Result<(), String> {
     written.map_err(|error| format!("{REPORT}: {}: {error}", file.display()))
 }
 
-/// The page: what was never reached, who sends what to whom, each saga, how often what came, and what went wrong.
+/// Renders the page.
 fn page(flow: &str, coverage: &Coverage) -> String {
     let mut page = format!("# {flow}\n\n## Never reached\n\n");
-    let never = coverage.never();
-    // Writing into a text does not fail.
-    if never.is_empty() {
-        let _ = writeln!(page, "Everything was.");
+    let unreached = coverage.unreached();
+    // Writing to a string does not fail.
+    if unreached.is_empty() {
+        let _ = writeln!(page, "None.");
     }
-    for what in never {
+    for what in unreached {
         let _ = writeln!(page, "- {what}");
     }
-    let _ = write!(page, "\n## Who sends what to whom\n\n```mermaid\n{}```\n", coverage.mermaid());
+    let _ = write!(page, "\n## Messages between actors\n\n```mermaid\n{}```\n", coverage.mermaid());
     for actor in coverage.actors.values().filter(|actor| actor.card.role == "saga") {
         let _ = write!(page, "\n## {}\n\n```mermaid\n{}```\n", actor.card.name, actor.mermaid());
     }
-    let _ = write!(page, "\n## How often\n\n```text\n{coverage}```\n\n## What went wrong\n\n");
-    for trouble in FaultEvent::ALL {
-        let count = coverage.troubles().get(trouble).map_or_else(|| "never".to_owned(), u64::to_string);
-        let _ = writeln!(page, "- {trouble}: {count}");
+    let _ = write!(page, "\n## Coverage\n\n```text\n{coverage}```\n\n## Fault events\n\n");
+    for event in FaultEvent::ALL {
+        let count = coverage.fault_events().get(event).map_or_else(|| "never".to_owned(), u64::to_string);
+        let _ = writeln!(page, "- {event}: {count}");
     }
-    let _ = write!(page, "\n## Which faults struck\n\n");
+    let _ = write!(page, "\n## Injected faults\n\n");
     for (kind, count) in coverage.faults() {
-        let _ = writeln!(page, "- {kind}: asked for {} times, struck {} times", count.asked, count.fired);
+        let _ = writeln!(page, "- {kind}: injected {} times, hit {} times", count.requested, count.fired);
     }
-    let waits = coverage.waits();
+    let wait_times = coverage.wait_times();
     let _ = write!(
         page,
-        "\n## How long messages waited\n\n- measured, because nothing disturbed the cluster: {}\n- of them beside keys that were \
-         stuck: {}\n- the longest wait: {:?}\n",
-        waits.measured, waits.beside_stuck, waits.longest
+        "\n## Waiting times\n\n- measured undisturbed messages: {}\n- of them beside keys that were \
+         stuck: {}\n- longest wait: {:?}\n",
+        wait_times.measured, wait_times.beside_stuck, wait_times.longest
     );
     page
 }

@@ -1,89 +1,95 @@
-//! Makes a case that does not hold as short as it can be.
+//! Shrinking of a failing case.
 //!
-//! First whatever is not needed is left out, then the values of what is left become simpler, then again what is not needed any
-//! more is left out, and last the time between what is left. A shorter case counts if the same rule does not hold, whatever the
-//! reason says.
+//! Called by [`Flow`](super::Flow). First removes steps, faults and parts of the fault profile, then simplifies values, then
+//! removes
+//! items again, and finally removes gaps in time. A smaller case counts if it violates the same rule, whatever the reason says.
 
 use std::fmt;
 
 use super::RuleViolation;
-use super::plan::{Frame, Plan, Source};
+use super::plan::{CaseGenerator, Frame, Plan};
 use super::shrink_mask::{Moves, ShrinkMask};
 
-/// How many runs a failing case may be made shorter with.
-const RUNS: usize = 600;
-/// How many of them may be spent on the values of one step.
-const RUNS_FOR_VALUES: usize = 60;
+/// Maximum number of runs for shrinking one case.
+const MAX_RUNS: usize = 600;
+/// Maximum number of runs for the values of one step.
+const MAX_RUNS_FOR_VALUES: usize = 60;
 
-/// A case that does not hold.
+/// A failing case.
 #[derive(Clone, Debug)]
-pub struct Found<T> {
-    /// The seed it was drawn from.
+pub struct FailingCase<T> {
+    /// The seed of the case.
     pub seed: u64,
-    /// What is kept of it; part of the line that plays it again.
+    /// The part of the case that is kept, as printed in the replay command.
     pub path: String,
-    /// How many runs that took.
+    /// The number of runs used for shrinking.
     pub runs: usize,
-    /// What is left.
+    /// The remaining steps and faults.
     pub plan: Plan<T>,
-    /// What does not hold.
-    pub broken: RuleViolation,
+    /// The violation.
+    pub violation: RuleViolation,
 }
 
-/// One case that is made shorter.
-pub(super) struct Shrinking<'a, T, R> {
-    source: &'a Source<T>,
+/// The state of shrinking one case.
+pub(super) struct Shrinker<'a, T, R> {
+    generator: &'a CaseGenerator<T>,
     frame: &'a Frame,
-    /// Plays a plan.
+    /// Runs a plan.
     run: R,
-    cut: ShrinkMask,
+    mask: ShrinkMask,
     rule: String,
-    found: Found<T>,
+    found: FailingCase<T>,
 }
 
-impl<'a, T, R> Shrinking<'a, T, R>
+impl<'a, T, R> Shrinker<'a, T, R>
 where
     T: Clone + fmt::Debug + 'static,
     R: Fn(&Plan<T>) -> Option<RuleViolation>,
 {
-    /// Begins with what failed.
-    pub(super) fn new(source: &'a Source<T>, frame: &'a Frame, found: Found<T>, cut: ShrinkMask, run: R) -> Self {
-        Self { source, frame, run, cut, rule: found.broken.rule.clone(), found }
+    /// Starts with a failing case.
+    pub(super) fn new(
+        generator: &'a CaseGenerator<T>,
+        frame: &'a Frame,
+        found: FailingCase<T>,
+        mask: ShrinkMask,
+        run: R,
+    ) -> Self {
+        Self { generator, frame, run, mask, rule: found.violation.rule.clone(), found }
     }
 
-    /// The shortest case found.
-    pub(super) fn shortest(mut self) -> Found<T> {
-        self.leave_out();
-        let before = self.cut.clone();
+    /// Returns the smallest failing case found.
+    pub(super) fn shrink(mut self) -> FailingCase<T> {
+        self.remove_items();
+        let before = self.mask.clone();
         self.simplify();
-        if self.cut != before {
-            self.leave_out();
+        if self.mask != before {
+            self.remove_items();
         }
-        self.hurry();
+        self.remove_gaps();
         self.found
     }
 
-    /// Returns whether the same rule fails; if so the case is the shortest so far.
-    fn fails(&mut self, cut: ShrinkMask) -> bool {
+    /// Returns whether a smaller case violates the same rule, and keeps it in that case.
+    fn still_fails(&mut self, mask: ShrinkMask) -> bool {
         self.found.runs += 1;
-        let plan = self.source.plan(self.found.seed, self.frame, &cut);
+        let plan = self.generator.plan(self.found.seed, self.frame, &mask);
         match (self.run)(&plan) {
-            Some(broken) if self.rule == broken.rule => {
-                (self.found.path, self.found.plan, self.found.broken) = (cut.to_string(), plan, broken);
-                self.cut = cut;
+            Some(violation) if self.rule == violation.rule => {
+                (self.found.path, self.found.plan, self.found.violation) = (mask.to_string(), plan, violation);
+                self.mask = mask;
                 true
             }
             _ => false,
         }
     }
 
-    fn leave_out(&mut self) {
+    fn remove_items(&mut self) {
         'shorter: loop {
-            for shorter in self.cut.shorter().into_iter().chain(self.cut.shorter_by_two()) {
-                if self.found.runs >= RUNS {
+            for shorter in self.mask.shorter().into_iter().chain(self.mask.shorter_by_two()) {
+                if self.found.runs >= MAX_RUNS {
                     return;
                 }
-                if self.fails(shorter) {
+                if self.still_fails(shorter) {
                     continue 'shorter;
                 }
             }
@@ -91,31 +97,31 @@ where
         }
     }
 
-    /// Leaves out the time before steps and faults.
-    fn hurry(&mut self) {
-        for sooner in self.cut.sooner() {
-            if self.found.runs >= RUNS {
+    /// Removes the time before steps and faults.
+    fn remove_gaps(&mut self) {
+        for without_gap in self.mask.without_gaps() {
+            if self.found.runs >= MAX_RUNS {
                 return;
             }
-            // Each in turn, with what was left out before.
-            let sooner = self.cut.with_gaps_of(&sooner);
-            if sooner != self.cut {
-                self.fails(sooner);
+            // Removed gaps accumulate.
+            let without_gap = self.mask.with_gaps_of(&without_gap);
+            if without_gap != self.mask {
+                self.still_fails(without_gap);
             }
         }
     }
 
-    /// Walks the values of each step as proptest does: simpler as long as it fails, back as long as it does not.
+    /// Walks the value tree of each step as proptest does: simplifies while the case fails, backtracks otherwise.
     fn simplify(&mut self) {
-        for step in self.cut.steps.clone() {
-            let end = (self.found.runs + RUNS_FOR_VALUES).min(RUNS);
-            let mut moves: Moves = self.cut.moves(step);
-            let mut tree = self.source.tree(self.found.seed, step);
+        for step in self.mask.steps.clone() {
+            let end = (self.found.runs + MAX_RUNS_FOR_VALUES).min(MAX_RUNS);
+            let mut moves: Moves = self.mask.moves(step);
+            let mut tree = self.generator.tree(self.found.seed, step);
             moves.walk(tree.as_mut());
             let mut simpler = true;
             while self.found.runs < end && if simpler { tree.simplify() } else { tree.complicate() } {
                 moves.push(simpler);
-                simpler = self.fails(self.cut.moved(step, moves.clone()));
+                simpler = self.still_fails(self.mask.with_moves(step, moves.clone()));
             }
         }
     }

@@ -1,8 +1,9 @@
-//! What is left of a drawn case while it is made shorter.
+//! The mask of a shrunk case: the part of a drawn case that is kept.
 //!
-//! Steps, faults and kinds of bad weather are left out, and everything that is left stays as it was drawn, at its moment: so
-//! what is tried next differs from what failed in one thing only. (Trees of values that shrink element by element would move
-//! everything behind what they take away.) The values of a step shrink by themselves; how far is written down as moves.
+//! Used by [shrinking](super::shrink) and printed in the replay command. Steps, faults and parts of the fault profile are
+//! removed,
+//! and the others stay as drawn, at their moments, so that each attempt differs in one thing only. (Value trees of collections
+//! would move everything behind a removed element.) The values of a step shrink by themselves, recorded as moves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,32 +12,32 @@ use proptest::strategy::ValueTree;
 
 use super::FaultProfile;
 
-/// What is kept of a drawn case.
+/// The kept part of a drawn case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ShrinkMask {
     pub(super) steps: Vec<usize>,
     pub(super) faults: Vec<usize>,
-    /// One bit for each kind of bad weather that is kept.
-    weather: u8,
-    /// How far the values of a step are shrunk.
+    /// One bit for each part of the fault profile that is kept, and [`RELOAD_BIT`].
+    profile_bits: u8,
+    /// The moves in the value tree of each step.
     moves: BTreeMap<usize, Moves>,
-    /// What comes at once after what comes before it, without the time that was drawn.
+    /// The items that follow their predecessor without the drawn gap.
     at_once: BTreeSet<Item>,
 }
 
-/// A step or a fault of a case, by its number.
+/// A step or a fault of a case, by its index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Item {
     Step(usize),
     Fault(usize),
 }
 
-/// All kinds of bad weather, and that actors are reloaded.
-const FULL: u8 = 0b11_1111;
-/// The bit that says that actors are reloaded.
-const RELOAD: u8 = 0b10_0000;
+/// All parts of the fault profile, and reloading of actors.
+const ALL_BITS: u8 = 0b11_1111;
+/// The bit for reloading of actors.
+const RELOAD_BIT: u8 = 0b10_0000;
 
-/// How a tree of values was walked: `true` is one step simpler, `false` one step back.
+/// A walk through a value tree: `true` simplifies, `false` backtracks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Moves(Vec<bool>);
 
@@ -56,7 +57,7 @@ impl Moves {
     }
 }
 
-/// Four moves are one digit; a one stands before the first, so that leading moves back are not lost.
+/// Formats four moves as one hexadecimal digit. A leading one preserves moves that backtrack first.
 impl fmt::Display for Moves {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut bits: Vec<bool> = vec![true];
@@ -84,102 +85,103 @@ impl std::str::FromStr for Moves {
 }
 
 impl ShrinkMask {
-    pub(super) fn whole(steps: usize, faults: usize) -> Self {
+    pub(super) fn full(steps: usize, faults: usize) -> Self {
         Self {
             steps: (0..steps).collect(),
             faults: (0..faults).collect(),
-            weather: FULL,
+            profile_bits: ALL_BITS,
             moves: BTreeMap::new(),
             at_once: BTreeSet::new(),
         }
     }
 
-    /// Returns whether actors are reloaded, if that was drawn.
+    /// Returns whether actors are reloaded.
     pub(super) fn reload(&self, drawn: bool) -> bool {
-        drawn && self.weather & RELOAD != 0
+        drawn && self.profile_bits & RELOAD_BIT != 0
     }
 
-    /// Returns whether the time before a step or fault is left out.
+    /// Returns whether the gap before an item is removed.
     pub(super) fn is_at_once(&self, item: Item) -> bool {
         self.at_once.contains(&item)
     }
 
-    /// The same case in less time: without all gaps, or without one more.
-    pub(super) fn sooner(&self) -> Vec<Self> {
+    /// Returns masks with fewer gaps: without all of them, then without one each.
+    pub(super) fn without_gaps(&self) -> Vec<Self> {
         let steps = self.steps.iter().map(|step| Item::Step(*step));
         let items: BTreeSet<_> = steps.chain(self.faults.iter().map(|fault| Item::Fault(*fault))).collect();
-        let left = items.iter().filter(|item| !self.at_once.contains(item)).copied();
-        let one = left.map(|item| {
-            let mut sooner = self.clone();
-            sooner.at_once.insert(item);
-            sooner
+        let remaining = items.iter().filter(|item| !self.at_once.contains(item)).copied();
+        let one = remaining.map(|item| {
+            let mut earlier = self.clone();
+            earlier.at_once.insert(item);
+            earlier
         });
-        let mut sooner: Vec<_> = one.collect();
-        if sooner.len() > 1 {
-            sooner.insert(0, Self { at_once: items, ..self.clone() });
+        let mut earlier: Vec<_> = one.collect();
+        if earlier.len() > 1 {
+            earlier.insert(0, Self { at_once: items, ..self.clone() });
         }
-        sooner
+        earlier
     }
 
-    /// How far the values of a step are shrunk.
+    /// Returns the moves of a step.
     pub(super) fn moves(&self, step: usize) -> Moves {
         self.moves.get(&step).cloned().unwrap_or_default()
     }
 
-    /// The same with the values of a step shrunk so far.
-    pub(super) fn moved(&self, step: usize, moves: Moves) -> Self {
-        let mut moved = self.clone();
-        moved.moves.insert(step, moves);
-        moved
+    /// Returns the mask with other moves of a step.
+    pub(super) fn with_moves(&self, step: usize, moves: Moves) -> Self {
+        let mut with_moves = self.clone();
+        with_moves.moves.insert(step, moves);
+        with_moves
     }
 
-    /// The same without the gaps that another leaves out as well.
+    /// Returns the mask without the gaps that either mask removes.
     pub(super) fn with_gaps_of(&self, other: &Self) -> Self {
         Self { at_once: self.at_once.union(&other.at_once).copied().collect(), ..self.clone() }
     }
 
-    pub(super) fn weather(&self, drawn: FaultProfile) -> FaultProfile {
-        let kept = |bit: u8, value: u16| if self.weather & bit == 0 { 0 } else { value };
+    pub(super) fn fault_profile(&self, drawn: FaultProfile) -> FaultProfile {
+        let kept = |bit: u8, value: u16| if self.profile_bits & bit == 0 { 0 } else { value };
         FaultProfile {
-            lose: kept(1, drawn.lose),
-            repeat: kept(2, drawn.repeat),
+            loss: kept(1, drawn.loss),
+            duplication: kept(2, drawn.duplication),
             delay: kept(4, drawn.delay),
-            disk: kept(8, drawn.disk),
-            load: kept(16, drawn.load),
+            commit_delay: kept(8, drawn.commit_delay),
+            read_delay: kept(16, drawn.read_delay),
         }
     }
 
-    /// Shorter cases, the shortest first.
+    /// Returns smaller masks, the smallest first.
     pub(super) fn shorter(&self) -> Vec<Self> {
         let mut shorter = Vec::new();
-        shorter.extend(without(&self.faults).into_iter().map(|faults| Self { faults, ..self.clone() }));
-        shorter.extend(without(&self.steps).into_iter().map(|steps| Self { steps, ..self.clone() }));
-        let bits = [FULL & !RELOAD, 1, 2, 4, 8, 16, RELOAD].into_iter().filter(|bit| self.weather & bit != 0);
-        shorter.extend(bits.map(|bit| Self { weather: self.weather & !bit, ..self.clone() }));
+        shorter.extend(without_parts(&self.faults).into_iter().map(|faults| Self { faults, ..self.clone() }));
+        shorter.extend(without_parts(&self.steps).into_iter().map(|steps| Self { steps, ..self.clone() }));
+        let bits =
+            [ALL_BITS & !RELOAD_BIT, 1, 2, 4, 8, 16, RELOAD_BIT].into_iter().filter(|bit| self.profile_bits & bit != 0);
+        shorter.extend(bits.map(|bit| Self { profile_bits: self.profile_bits & !bit, ..self.clone() }));
         shorter
     }
 
-    /// Cases without two things each. What is left out changes what chance brings to all that is left, so two things may go
-    /// together of which neither can go alone.
+    /// Returns masks without two items each. Removing an item changes the random choices for the others, so two items may be
+    /// removable together although neither is alone.
     pub(super) fn shorter_by_two(&self) -> Vec<Self> {
         let count = self.faults.len() + self.steps.len();
-        let left = |kept: &[usize], from: usize, gone: [usize; 2]| {
-            let kept = kept.iter().enumerate().filter(|(at, _)| !gone.contains(&(from + at)));
+        let remaining = |kept: &[usize], from: usize, removed: [usize; 2]| {
+            let kept = kept.iter().enumerate().filter(|(at, _)| !removed.contains(&(from + at)));
             kept.map(|(_, number)| *number).collect()
         };
         let pairs = (0..count).flat_map(|one| (one + 1..count).map(move |other| [one, other]));
         pairs
-            .map(|gone| Self {
-                faults: left(&self.faults, 0, gone),
-                steps: left(&self.steps, self.faults.len(), gone),
+            .map(|removed| Self {
+                faults: remaining(&self.faults, 0, removed),
+                steps: remaining(&self.steps, self.faults.len(), removed),
                 ..self.clone()
             })
             .collect()
     }
 }
 
-/// The list without one of its halves, its quarters … its single elements.
-fn without(kept: &[usize]) -> Vec<Vec<usize>> {
+/// Returns the list without one of its halves, its quarters, … its elements.
+fn without_parts(kept: &[usize]) -> Vec<Vec<usize>> {
     let mut lists = Vec::new();
     let mut size = kept.len();
     while size > 0 {
@@ -195,7 +197,7 @@ fn without(kept: &[usize]) -> Vec<Vec<usize>> {
 impl fmt::Display for ShrinkMask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |kept: &[usize]| kept.iter().map(usize::to_string).collect::<Vec<_>>().join(".");
-        write!(f, "{}-{}-{}", list(&self.steps), list(&self.faults), self.weather)?;
+        write!(f, "{}-{}-{}", list(&self.steps), list(&self.faults), self.profile_bits)?;
         for (step, moves) in self.moves.iter().filter(|(step, _)| self.steps.contains(step)) {
             write!(f, "-{step}:{moves}")?;
         }
@@ -220,7 +222,7 @@ impl std::str::FromStr for ShrinkMask {
             part.unwrap_or_default().split('.').filter(|number| !number.is_empty()).map(str::parse).collect()
         };
         let (steps, faults) = (list(parts.next())?, list(parts.next())?);
-        let weather = parts.next().unwrap_or_default().parse()?;
+        let profile_bits = parts.next().unwrap_or_default().parse()?;
         let mut moves = BTreeMap::new();
         let mut at_once = BTreeSet::new();
         for part in parts {
@@ -235,7 +237,7 @@ impl std::str::FromStr for ShrinkMask {
             let (step, walked) = part.split_once(':').unwrap_or((part, ""));
             moves.insert(step.parse()?, walked.parse()?);
         }
-        Ok(Self { steps, faults, weather, moves, at_once })
+        Ok(Self { steps, faults, profile_bits, moves, at_once })
     }
 }
 
@@ -244,36 +246,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cut_is_read_as_it_is_written() {
-        for cut in [ShrinkMask::whole(3, 2), ShrinkMask::whole(0, 0)].into_iter().flat_map(|cut| cut.shorter()) {
-            assert_eq!(cut.to_string().parse(), Ok(cut));
+    fn mask_round_trips() {
+        for mask in [ShrinkMask::full(3, 2), ShrinkMask::full(0, 0)].into_iter().flat_map(|mask| mask.shorter()) {
+            assert_eq!(mask.to_string().parse(), Ok(mask));
         }
     }
 
     #[test]
-    fn moves_are_read_as_they_are_written() {
+    fn moves_round_trip() {
         for moves in [vec![], vec![true], vec![false, false, true], vec![true; 9]].map(Moves) {
-            let cut = ShrinkMask::whole(3, 0).moved(1, moves.clone());
+            let mask = ShrinkMask::full(3, 0).with_moves(1, moves.clone());
             assert_eq!(moves.to_string().parse(), Ok(moves));
-            assert_eq!(cut.to_string().parse(), Ok(cut));
+            assert_eq!(mask.to_string().parse(), Ok(mask));
         }
     }
 
     #[test]
-    fn gaps_left_out_are_read_as_they_are_written() {
-        let cuts = ShrinkMask::whole(2, 2).sooner();
-        assert_eq!(cuts.len(), 5, "all at once, and each alone");
-        for cut in cuts {
-            assert_eq!(cut.to_string().parse(), Ok(cut));
+    fn removed_gaps_round_trip() {
+        let masks = ShrinkMask::full(2, 2).without_gaps();
+        assert_eq!(masks.len(), 5, "all at once, and each alone");
+        for mask in masks {
+            assert_eq!(mask.to_string().parse(), Ok(mask));
         }
         let old: ShrinkMask = "0.2-1-27-0:6".parse().unwrap();
-        assert!(!old.reload(true) && old.at_once.is_empty(), "lines of older versions stay what they were");
+        assert!(!old.reload(true) && old.at_once.is_empty(), "paths of older versions keep their meaning");
     }
 
     #[test]
-    fn every_two_things_can_be_left_out_together() {
-        let cut = ShrinkMask::whole(3, 2);
-        let shorter = cut.shorter_by_two();
+    fn every_pair_can_be_removed() {
+        let mask = ShrinkMask::full(3, 2);
+        let shorter = mask.shorter_by_two();
         assert_eq!(shorter.len(), 10);
         assert!(shorter.iter().all(|shorter| shorter.steps.len() + shorter.faults.len() == 3));
         for (at, one) in shorter.iter().enumerate() {
@@ -282,11 +284,11 @@ mod tests {
     }
 
     #[test]
-    fn every_single_thing_can_be_left_out() {
-        let shorter = ShrinkMask::whole(3, 2).shorter();
+    fn every_item_can_be_removed() {
+        let shorter = ShrinkMask::full(3, 2).shorter();
         for step in 0..3 {
-            assert!(shorter.iter().any(|cut| cut.steps.len() == 2 && !cut.steps.contains(&step)));
+            assert!(shorter.iter().any(|mask| mask.steps.len() == 2 && !mask.steps.contains(&step)));
         }
-        assert!(ShrinkMask { weather: 0, ..ShrinkMask::whole(0, 0) }.shorter().is_empty());
+        assert!(ShrinkMask { profile_bits: 0, ..ShrinkMask::full(0, 0) }.shorter().is_empty());
     }
 }

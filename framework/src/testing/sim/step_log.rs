@@ -1,7 +1,7 @@
-//! What the actors of a simulated cluster have done, turn by turn, in words: what coverage, pictures and stories are made of.
+//! The step log: committed turns with the names of their messages, for coverage, diagrams and failure reports.
 //!
-//! Called by the stores when something is appended and committed, and by clients when they ask. Messages are known by their ids;
-//! here they get their names back.
+//! Written by the [stores](super::store) on append and commit, and by the clients when they send. Stores know messages by id; the
+//! log resolves their names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,24 +11,24 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::delays::{Delays, Waits};
-use super::known::{Sender, SentOutcome};
+use super::delays::{Delays, WaitTimes};
+use super::owned_turn::{MarkedAs, OwnedTurn};
 use super::payload::Payload;
-use super::turn::{MarkedAs, OwnedTurn};
+use super::run_queries::{Sender, SentOutcome};
 use crate::actor::{begins_compensation, finishes_compensation, restarts};
 use crate::clock::instant;
 use crate::message::{Codec, Envelope, Kind, MessageId, Name, ShardId, rejection_in};
 use crate::store::{Note, SourceKind};
 
-/// The name of a message with its domain: `payments.Charge`.
+/// The full name of a message, such as `payments.Charge`.
 pub(super) type FullName = String;
 
-/// What a turn was taken for.
+/// The message that a turn handled.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Cause {
-    /// A command, handled.
+    /// An accepted command.
     Command(FullName),
-    /// A command, rejected with this code.
+    /// A command rejected with this code.
     Rejected(FullName, String),
     /// An event.
     Event(FullName),
@@ -41,9 +41,9 @@ pub(super) enum Cause {
 }
 
 impl Cause {
-    /// The cause in words, the name without the domain if that is `home`.
-    pub(super) fn told(&self, home: &str) -> String {
-        let name = |full: &str| short(full, home).to_owned();
+    /// Describes the cause. Names are without their domain if that is `home`.
+    pub(super) fn describe(&self, home: &str) -> String {
+        let name = |full: &str| short_name(full, home).to_owned();
         match self {
             Self::Command(of) => name(of),
             Self::Rejected(of, code) => format!("{} rejected as {code}", name(of)),
@@ -55,24 +55,24 @@ impl Cause {
     }
 }
 
-/// A name without its domain if that is `home`.
-pub(super) fn short<'a>(full: &'a str, home: &str) -> &'a str {
+/// Returns a name without its domain if that is `home`.
+pub(super) fn short_name<'a>(full: &'a str, home: &str) -> &'a str {
     full.strip_prefix(home).and_then(|rest| rest.strip_prefix('.')).unwrap_or(full)
 }
 
-/// Where a saga stands when it takes a message. Aggregates are always open.
+/// The phase of a saga when it handles a message. Aggregates are always open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Phase {
-    /// It goes on.
+    /// The saga is in progress.
     #[default]
     Open,
-    /// It undoes its steps.
-    Undoing,
-    /// It has ended.
+    /// The saga compensates its steps.
+    Compensating,
+    /// The saga has ended.
     Ended,
 }
 
-/// How a saga has ended.
+/// The kind of end of a saga.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum End {
     Completed,
@@ -83,41 +83,41 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Completed => "ends",
-            Self::Compensated => "ends, all undone",
+            Self::Compensated => "ends, compensated",
         })
     }
 }
 
 /// One committed turn.
 #[derive(Clone, Debug)]
-pub(super) struct Taken {
+pub(super) struct CommittedTurn {
     pub(super) at: Duration,
-    /// The id of the message that it was taken for.
+    /// The id of the handled message.
     pub(super) id: MessageId,
-    /// The payload of that message; a timer has none.
+    /// The payload of that message; `None` for a timer.
     pub(super) payload: Option<Payload>,
     pub(super) domain: String,
     pub(super) actor: String,
     pub(super) key: String,
     pub(super) cause: Cause,
     pub(super) phase: Phase,
-    /// The last event recorded before it.
+    /// The last event recorded before this turn.
     pub(super) from: Option<String>,
     pub(super) records: Vec<Payload>,
-    /// The commands sent.
+    /// The commands that were sent.
     pub(super) sends: Vec<FullName>,
     pub(super) sets: Vec<String>,
     pub(super) clears: Vec<String>,
-    pub(super) undoes: bool,
+    pub(super) compensates: bool,
     pub(super) ends: Option<End>,
 }
 
-impl Taken {
-    /// What came of it, in words.
+impl CommittedTurn {
+    /// Describes the effects of the turn, apart from its events.
     pub(super) fn effects(&self) -> String {
         let mut parts = Vec::new();
         let mut part = |verb: &str, names: &[String]| {
-            let mut names: Vec<_> = names.iter().map(|name| short(name, &self.domain)).collect();
+            let mut names: Vec<_> = names.iter().map(|name| short_name(name, &self.domain)).collect();
             names.dedup();
             if !names.is_empty() {
                 parts.push(format!("{verb} {}", names.join(", ")));
@@ -126,68 +126,69 @@ impl Taken {
         part("sends", &self.sends);
         part("sets", &self.sets);
         part("clears", &self.clears);
-        if self.undoes {
-            parts.push("begins to undo".to_owned());
+        if self.compensates {
+            parts.push("starts compensation".to_owned());
         }
         parts.extend(self.ends.map(|end| end.to_string()));
         parts.join(", ")
     }
 }
 
-/// What the actors have done. Clones write into the same.
+/// The log of one run. Clones write to the same log.
 #[derive(Clone)]
-pub(super) struct ObservedDeliveries(Arc<Mutex<Book>>);
+pub(super) struct StepLog(Arc<Mutex<State>>);
 
-struct Book {
-    began: tokio::time::Instant,
-    said: BTreeMap<MessageId, Said>,
-    /// The commands that clients and actors have sent: the id, the sender, and when.
+struct State {
+    started_at: tokio::time::Instant,
+    messages: BTreeMap<MessageId, KnownMessage>,
+    /// The commands sent by clients and actors: id, sender and time.
     sent: Vec<(MessageId, Option<Sender>, Duration)>,
     events: BTreeMap<(ShardId, u64), (FullName, Payload)>,
-    stands: BTreeMap<(ShardId, Name, String), Stand>,
-    taken: Vec<Taken>,
-    /// What became of the commands that were decided, by the id of the command; those of actors by that of their reply.
-    decided: BTreeMap<MessageId, SentOutcome>,
-    /// What sagas have sent while they undid.
-    undoing: BTreeMap<MessageId, Envelope>,
-    /// The commands and replies whose effects are committed: the domain that took them, and where they came from.
-    marks: BTreeSet<(Name, ShardId, u64)>,
-    /// The ids of commands whose clients were told that nothing was done.
-    undone: BTreeSet<MessageId>,
+    actors: BTreeMap<(ShardId, Name, String), ActorState>,
+    turns: Vec<CommittedTurn>,
+    /// The outcomes of decided commands: by the id of the command, or for commands of actors by the id of the reply.
+    outcomes: BTreeMap<MessageId, SentOutcome>,
+    /// Messages that sagas sent in turns with compensation notes.
+    compensating: BTreeMap<MessageId, Envelope>,
+    /// The commands and replies with committed effects: the domain that handled them, and their source.
+    handled: BTreeSet<(Name, ShardId, u64)>,
+    /// Commands whose clients were told that they had no effect.
+    without_effect: BTreeSet<MessageId>,
     delays: Delays,
-    wrong: Option<String>,
-    /// Timers that fired before they were due by their own clock: allowed if a clock has jumped.
-    early: Option<String>,
+    violation: Option<String>,
+    /// The first timer that fired before it was due by its own clock. Allowed if a clock has jumped.
+    early_timer: Option<String>,
 }
 
-/// What is known of a message by its id.
-struct Said {
+/// A message by its id.
+struct KnownMessage {
     kind: Kind,
     name: FullName,
     rejected: bool,
     payload: Payload,
 }
 
-/// Where an actor stands.
+/// The state of one actor.
 #[derive(Clone, Default)]
-struct Stand {
+struct ActorState {
     phase: Phase,
-    undone: bool,
+    compensated: bool,
     last: Option<String>,
-    /// The timers that are set: since when, and how long they take.
+    /// The timers that are set, with the time of setting and the duration.
     timers: BTreeMap<String, (Instant, Duration)>,
 }
 
-impl Stand {
-    /// Takes down which timers a turn sets, clears and was taken for. What is wrong, and what is wrong if no clock has jumped.
+impl ActorState {
+    /// Applies the timers of a turn. Returns a violation, and a second one that is valid only if no clock has jumped.
     fn timers(&mut self, turn: &OwnedTurn) -> (Option<String>, Option<String>) {
-        let told = |what: String| format!("timers: {} `{}`: {what} in turn {}", turn.actor, turn.key, turn.number);
-        let (mut wrong, mut early) = (None, None);
+        let describe = |what: String| format!("timers: {} `{}`: {what} in turn {}", turn.actor, turn.key, turn.number);
+        let (mut violation, mut early_timer) = (None, None);
         if let MarkedAs::Timer(name) = &turn.mark {
             match self.timers.remove(name) {
-                None => wrong = Some(told(format!("{name} fires and is not set"))),
-                Some((set, after)) if turn.at + SLACK < set + after => {
-                    early = Some(told(format!("{name} fires {:?} after it was set for {after:?}", turn.at - set)));
+                None => violation = Some(describe(format!("{name} fired without being set"))),
+                Some((set, after)) if turn.at + CLOCK_SLACK < set + after => {
+                    early_timer =
+                        Some(describe(format!("{name} fired after {:?} instead of {after:?}", turn.at - set)));
                 }
                 Some(_) => {}
             }
@@ -201,181 +202,181 @@ impl Stand {
         if turn.notes.contains(&Note::Ended) {
             self.timers.clear();
         }
-        (wrong, early)
+        (violation, early_timer)
     }
 }
 
-/// So much earlier than due a timer may fire: wall clocks count in milliseconds.
-const SLACK: Duration = Duration::from_millis(2);
+/// Tolerance for early timers: wall clocks count in milliseconds.
+const CLOCK_SLACK: Duration = Duration::from_millis(2);
 
-impl ObservedDeliveries {
+impl StepLog {
     /// Returns whether the effect of a command or reply is committed in a domain.
-    pub(super) fn has_taken(&self, domain: &Name, from: &ShardId, sequence: u64) -> bool {
-        self.0.lock().marks.contains(&(domain.clone(), from.clone(), sequence))
+    pub(super) fn has_handled(&self, domain: &Name, from: &ShardId, sequence: u64) -> bool {
+        self.0.lock().handled.contains(&(domain.clone(), from.clone(), sequence))
     }
 
-    /// The first thing that is wrong with what was committed since the last call.
-    pub(super) fn take_wrong(&self) -> Option<String> {
-        self.0.lock().wrong.take()
+    /// Takes the first violation found since the last call.
+    pub(super) fn take_violation(&self) -> Option<String> {
+        self.0.lock().violation.take()
     }
 
-    /// Something disturbs the whole cluster from now on. Returns the number to end it with.
+    /// Starts a disturbance of the whole cluster. Returns the number for [`end_disturbance`](Self::end_disturbance).
     pub(super) fn begin_disturbance(&self) -> usize {
-        self.0.lock().delays.begin()
+        self.0.lock().delays.begin_disturbance()
     }
 
     pub(super) fn end_disturbance(&self, number: usize) {
-        self.0.lock().delays.end(number);
+        self.0.lock().delays.end_disturbance(number);
     }
 
-    /// What is wrong, if a message waits for too long now.
+    /// Returns a violation if a message has been waiting for too long.
     pub(super) fn overdue(&self, is_hosted: impl Fn(&Name) -> bool) -> Option<String> {
         self.0.lock().delays.overdue(is_hosted)
     }
 
-    /// What is wrong, if an event waits for too long now for a key that takes it.
-    pub(super) fn event_overdue(&self, event: (&ShardId, u64), taker: &(Name, Name, String)) -> Option<String> {
-        self.0.lock().delays.event_overdue(event, taker)
+    /// Returns a violation if an event has been waiting for too long for a subscriber.
+    pub(super) fn event_overdue(&self, event: (&ShardId, u64), subscriber: &(Name, Name, String)) -> Option<String> {
+        self.0.lock().delays.event_overdue(event, subscriber)
     }
 
-    /// How long messages have waited.
-    pub(super) fn waits(&self) -> Waits {
-        self.0.lock().delays.waits()
+    /// Returns the waiting times of messages.
+    pub(super) fn wait_times(&self) -> WaitTimes {
+        self.0.lock().delays.wait_times()
     }
 
-    /// A timer that fired before it was due by its own clock.
+    /// Returns the first timer that fired before it was due by its own clock.
     pub(super) fn early_timer(&self) -> Option<String> {
-        self.0.lock().early.clone()
+        self.0.lock().early_timer.clone()
     }
 
     pub(super) fn new() -> Self {
-        Self(Arc::new(Mutex::new(Book {
-            began: instant(),
-            said: BTreeMap::new(),
+        Self(Arc::new(Mutex::new(State {
+            started_at: instant(),
+            messages: BTreeMap::new(),
             sent: Vec::new(),
             events: BTreeMap::new(),
-            stands: BTreeMap::new(),
-            taken: Vec::new(),
-            decided: BTreeMap::new(),
-            undoing: BTreeMap::new(),
-            marks: BTreeSet::new(),
-            undone: BTreeSet::new(),
+            actors: BTreeMap::new(),
+            turns: Vec::new(),
+            outcomes: BTreeMap::new(),
+            compensating: BTreeMap::new(),
+            handled: BTreeSet::new(),
+            without_effect: BTreeSet::new(),
             delays: Delays::default(),
-            wrong: None,
-            early: None,
+            violation: None,
+            early_timer: None,
         })))
     }
 
-    /// A client asks.
-    pub(super) fn asked(&self, id: MessageId, domain: &str, payload: Payload) {
+    /// Records that a client sends a command.
+    pub(super) fn client_sent(&self, id: MessageId, domain: &str, payload: Payload) {
         let name = format!("{domain}.{}", payload.name);
-        let said = Said { kind: Kind::Command, name, rejected: false, payload };
-        let mut book = self.0.lock();
-        let at = book.began.elapsed();
-        book.sent.push((id, None, at));
-        book.delays.asked(id);
-        book.said.insert(id, said);
+        let message = KnownMessage { kind: Kind::Command, name, rejected: false, payload };
+        let mut state = self.0.lock();
+        let at = state.started_at.elapsed();
+        state.sent.push((id, None, at));
+        state.delays.client_sent(id);
+        state.messages.insert(id, message);
     }
 
-    /// A client asks under another id, because nothing was done under the one before.
-    pub(super) fn asked_anew(&self, before: MessageId, id: MessageId) {
-        let book = &mut *self.0.lock();
-        book.delays.asked(id);
-        if let Some(said) = book.said.remove(&before) {
-            book.said.insert(id, said);
+    /// Records that a client sends a command with a new id, because attempts with the old id had no effect.
+    pub(super) fn client_sent_with_new_id(&self, before: MessageId, id: MessageId) {
+        let state = &mut *self.0.lock();
+        state.delays.client_sent(id);
+        if let Some(message) = state.messages.remove(&before) {
+            state.messages.insert(id, message);
         }
-        book.sent.iter_mut().filter(|(of, ..)| *of == before).for_each(|(of, ..)| *of = id);
+        state.sent.iter_mut().filter(|(of, ..)| *of == before).for_each(|(of, ..)| *of = id);
     }
 
-    /// A key cannot be read for a while.
-    pub(super) fn sticks(&self, shard: &ShardId, actor: &Name, key: &str) {
-        self.0.lock().delays.is_stuck(shard, actor, key);
+    /// Records that a key is unreadable.
+    pub(super) fn key_stuck(&self, shard: &ShardId, actor: &Name, key: &str) {
+        self.0.lock().delays.mark_stuck(shard, actor, key);
     }
 
-    /// A client tries a command.
-    pub(super) fn may_happen(&self, id: MessageId) {
-        self.0.lock().undone.remove(&id);
+    /// Records that an attempt of a client starts.
+    pub(super) fn attempt_started(&self, id: MessageId) {
+        self.0.lock().without_effect.remove(&id);
     }
 
-    /// A client was told that nothing was done, of each of its attempts.
-    pub(super) fn cannot_happen(&self, id: MessageId) {
-        self.0.lock().undone.insert(id);
+    /// Records that the client knows that no attempt had an effect.
+    pub(super) fn attempts_had_no_effect(&self, id: MessageId) {
+        self.0.lock().without_effect.insert(id);
     }
 
-    /// A turn was appended: what it sends is known by name from now on, whether it gets committed or not.
+    /// Records an appended turn: the names of its messages are known even before the commit.
     pub(super) fn appended(&self, turn: &OwnedTurn) {
-        let mut book = self.0.lock();
+        let mut state = self.0.lock();
         for envelope in &turn.outbox {
             let rejected = envelope.kind == Kind::Reply && is_rejection(envelope);
             let name = format!("{}.{}", envelope.domain, envelope.name);
-            let said = Said { kind: envelope.kind, name, rejected, payload: Payload::of(envelope) };
-            book.said.insert(envelope.id, said);
+            let message = KnownMessage { kind: envelope.kind, name, rejected, payload: Payload::of(envelope) };
+            state.messages.insert(envelope.id, message);
         }
     }
 
-    /// A turn was committed; `position` is that of its shard's last event then.
+    /// Records a committed turn. `position` is that of the shard's last event after the commit.
     pub(super) fn committed(&self, shard: &ShardId, turn: &OwnedTurn, position: u64) {
-        let book = &mut *self.0.lock();
+        let state = &mut *self.0.lock();
         let records = turn.events.clone();
         for envelope in turn.outbox.iter().filter(|envelope| envelope.kind == Kind::Reply) {
-            book.decided.insert(envelope.id, outcome(envelope.codec, &envelope.payload));
+            state.outcomes.insert(envelope.id, outcome(envelope.codec, &envelope.payload));
         }
         if !turn.reply.is_empty() {
-            book.decided.insert(turn.id, outcome(turn.reply_codec, &turn.reply));
+            state.outcomes.insert(turn.id, outcome(turn.reply_codec, &turn.reply));
         }
         let sender = Sender { domain: shard.domain.to_string(), actor: turn.actor.to_string(), key: turn.key.clone() };
-        let at = book.began.elapsed();
+        let at = state.started_at.elapsed();
         let commands = turn.outbox.iter().filter(|envelope| envelope.kind == Kind::Command);
-        book.sent.extend(commands.map(|envelope| (envelope.id, Some(sender.clone()), at)));
+        state.sent.extend(commands.map(|envelope| (envelope.id, Some(sender.clone()), at)));
         if turn.notes.iter().any(|note| matches!(note, Note::Own(_))) {
             let commands = turn.outbox.iter().filter(|envelope| envelope.kind == Kind::Command);
-            book.undoing.extend(commands.map(|envelope| (envelope.id, envelope.clone())));
+            state.compensating.extend(commands.map(|envelope| (envelope.id, envelope.clone())));
         }
-        if let MarkedAs::From(source, place) = &turn.mark
+        if let MarkedAs::From(source, position) = &turn.mark
             && source.kind == SourceKind::Direct
         {
-            book.marks.insert((shard.domain.clone(), source.shard.clone(), *place));
+            state.handled.insert((shard.domain.clone(), source.shard.clone(), *position));
         }
         let first = position.saturating_sub(records.len() as u64);
-        let late = book.delays.committed(shard, turn, first + 1);
-        let is_undone = matches!(turn.mark, MarkedAs::Outside) && book.undone.contains(&turn.id);
-        let undone = is_undone.then(|| {
-            format!("undone: {} {} was handled after its client was told that nothing was done", turn.actor, turn.id)
+        let late = state.delays.committed(shard, turn, first + 1);
+        let had_no_effect = matches!(turn.mark, MarkedAs::Outside) && state.without_effect.contains(&turn.id);
+        let handled_anyway = had_no_effect.then(|| {
+            format!("outcome: {} {} was handled after its client was told that it had no effect", turn.actor, turn.id)
         });
         for (event, position) in records.iter().zip(first + 1..) {
             let name = format!("{}.{}", shard.domain, event.name);
-            book.events.insert((shard.clone(), position), (name, event.clone()));
+            state.events.insert((shard.clone(), position), (name, event.clone()));
         }
-        let stand = book.stands.entry((shard.clone(), turn.actor.clone(), turn.key.clone())).or_default();
-        let (wrong, early) = stand.timers(turn);
-        if book.wrong.is_none() {
-            book.wrong = wrong.or(late).or(undone);
+        let actor = state.actors.entry((shard.clone(), turn.actor.clone(), turn.key.clone())).or_default();
+        let (violation, early_timer) = actor.timers(turn);
+        if state.violation.is_none() {
+            state.violation = violation.or(late).or(handled_anyway);
         }
-        if book.early.is_none() {
-            book.early = early;
+        if state.early_timer.is_none() {
+            state.early_timer = early_timer;
         }
-        let before = stand.clone();
-        stand.last = records.last().map(|event| event.name.clone()).or_else(|| before.last.clone());
+        let before = actor.clone();
+        actor.last = records.last().map(|event| event.name.clone()).or_else(|| before.last.clone());
         if turn.notes.iter().any(restarts) {
-            (stand.phase, stand.undone) = (Phase::Open, false);
+            (actor.phase, actor.compensated) = (Phase::Open, false);
         }
-        let undoes = turn.notes.iter().any(begins_compensation);
-        if undoes {
-            stand.phase = Phase::Undoing;
+        let compensates = turn.notes.iter().any(begins_compensation);
+        if compensates {
+            actor.phase = Phase::Compensating;
         }
-        stand.undone |= turn.notes.iter().any(finishes_compensation);
+        actor.compensated |= turn.notes.iter().any(finishes_compensation);
         let ends = turn.notes.contains(&Note::Ended).then(|| {
-            stand.phase = Phase::Ended;
-            if stand.undone { End::Compensated } else { End::Completed }
+            actor.phase = Phase::Ended;
+            if actor.compensated { End::Compensated } else { End::Completed }
         });
-        let Some((cause, payload)) = cause(&book.said, &book.events, turn) else { return };
+        let Some((cause, payload)) = cause(&state.messages, &state.events, turn) else { return };
         let mut sends: Vec<_> = turn.outbox.iter().filter(|envelope| envelope.kind == Kind::Command).collect();
         sends.sort_by_key(|envelope| (envelope.domain.clone(), envelope.name.clone()));
         let timers = |set: bool| {
             turn.timers.iter().filter(move |(_, after)| after.is_some() == set).map(|(name, _)| name.clone())
         };
-        book.taken.push(Taken {
-            at: book.began.elapsed(),
+        state.turns.push(CommittedTurn {
+            at: state.started_at.elapsed(),
             id: turn.id,
             payload,
             domain: shard.domain.to_string(),
@@ -388,51 +389,52 @@ impl ObservedDeliveries {
             sends: sends.iter().map(|envelope| format!("{}.{}", envelope.domain, envelope.name)).collect(),
             sets: timers(true).collect(),
             clears: timers(false).collect(),
-            undoes,
+            compensates,
             ends,
         });
     }
 
-    /// Whether the committed reply to a command rejects it; nothing if there is none.
+    /// Returns whether the committed reply to a command is a rejection. `None` without a reply.
     pub(super) fn is_rejected(&self, command: MessageId) -> Option<bool> {
-        let book = self.0.lock();
-        let outcome = book.decided.get(&MessageId::of_reply(command))?;
+        let state = self.0.lock();
+        let outcome = state.outcomes.get(&MessageId::of_reply(command))?;
         Some(matches!(outcome, SentOutcome::Rejected(_)))
     }
 
-    /// What has become of each command that is decided, by its id.
-    pub(super) fn decided(&self) -> BTreeMap<MessageId, SentOutcome> {
-        let book = self.0.lock();
-        let sent = book.sent.iter().map(|(id, ..)| *id);
+    /// Returns the outcomes of all decided commands by id.
+    pub(super) fn outcomes(&self) -> BTreeMap<MessageId, SentOutcome> {
+        let state = self.0.lock();
+        let sent = state.sent.iter().map(|(id, ..)| *id);
         let found =
-            |id: MessageId| book.decided.get(&MessageId::of_reply(id)).or_else(|| book.decided.get(&id)).cloned();
+            |id: MessageId| state.outcomes.get(&MessageId::of_reply(id)).or_else(|| state.outcomes.get(&id)).cloned();
         sent.filter_map(|id| Some((id, found(id)?))).collect()
     }
 
-    /// The commands of a type that were sent, in the order in which they were.
+    /// Returns the commands of a type in the order in which they were sent.
     pub(super) fn sent(&self, domain: &str, name: &str) -> Vec<(MessageId, Option<Sender>, Duration, Payload)> {
-        let book = self.0.lock();
+        let state = self.0.lock();
         let full = format!("{domain}.{name}");
-        let sent = book.sent.iter().filter_map(|(id, from, at)| {
-            let said = book.said.get(id).filter(|said| said.name == full && said.kind == Kind::Command)?;
-            Some((*id, from.clone(), *at, said.payload.clone()))
+        let sent = state.sent.iter().filter_map(|(id, from, at)| {
+            let messages =
+                state.messages.get(id).filter(|messages| messages.name == full && messages.kind == Kind::Command)?;
+            Some((*id, from.clone(), *at, messages.payload.clone()))
         });
         sent.collect()
     }
 
-    /// A command that a saga has sent in a turn in which it took note of its steps.
-    pub(super) fn sent_undoing(&self, command: MessageId) -> Option<Envelope> {
-        self.0.lock().undoing.get(&command).cloned()
+    /// Returns a message that a saga sent in a turn with compensation notes.
+    pub(super) fn compensating_command(&self, command: MessageId) -> Option<Envelope> {
+        self.0.lock().compensating.get(&command).cloned()
     }
 
-    /// When the cluster began.
-    pub(super) fn began(&self) -> Instant {
-        self.0.lock().began
+    /// Returns the start of the cluster.
+    pub(super) fn started_at(&self) -> Instant {
+        self.0.lock().started_at
     }
 
-    /// Everything committed so far, in the order of the commits.
-    pub(super) fn taken(&self) -> Vec<Taken> {
-        self.0.lock().taken.clone()
+    /// Returns all committed turns in the order of their commits.
+    pub(super) fn turns(&self) -> Vec<CommittedTurn> {
+        self.0.lock().turns.clone()
     }
 }
 
@@ -447,21 +449,21 @@ fn is_rejection(reply: &Envelope) -> bool {
     rejection_in(reply.codec, &reply.payload).is_ok_and(|rejection| rejection.is_some())
 }
 
-/// What a turn was taken for, and its payload; nothing if it only takes note of something, or finishes nothing.
+/// Returns the cause of a turn and its payload. `None` for turns that failed or only record something.
 fn cause(
-    said: &BTreeMap<MessageId, Said>,
+    messages: &BTreeMap<MessageId, KnownMessage>,
     events: &BTreeMap<(ShardId, u64), (FullName, Payload)>,
     turn: &OwnedTurn,
 ) -> Option<(Cause, Option<Payload>)> {
-    let aside = |note: &Note| matches!(note, Note::Attempt { .. } | Note::DeadLetter(_));
-    if turn.notes.iter().any(aside) {
+    let is_failed = |note: &Note| matches!(note, Note::Attempt { .. } | Note::DeadLetter(_));
+    if turn.notes.iter().any(is_failed) {
         return None;
     }
-    let named = said.get(&turn.id);
+    let named = messages.get(&turn.id);
     Some(match &turn.mark {
         MarkedAs::Timer(name) => (Cause::Timer(name.clone()), None),
-        MarkedAs::From(source, place) if matches!(source.kind, SourceKind::Events { .. }) => {
-            let (name, payload) = events.get(&(source.shard.clone(), *place))?;
+        MarkedAs::From(source, position) if matches!(source.kind, SourceKind::Events { .. }) => {
+            let (name, payload) = events.get(&(source.shard.clone(), *position))?;
             (Cause::Event(name.clone()), Some(payload.clone()))
         }
         MarkedAs::From(..) | MarkedAs::Outside => {

@@ -1,4 +1,4 @@
-//! What happened in a simulated cluster, line by line: what is compared between runs, and what a person reads.
+//! The trace of a run, line by line. It is compared between runs and printed in failure reports.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -7,27 +7,27 @@ use parking_lot::Mutex;
 
 use crate::clock::instant;
 
-/// What has happened so far. Clones write into the same trace.
+/// The trace of a run. Clones write to the same trace.
 #[derive(Clone)]
 pub(super) struct Trace(Arc<Mutex<Lines>>);
 
 struct Lines {
-    began: tokio::time::Instant,
+    started_at: tokio::time::Instant,
     text: String,
     count: usize,
 }
 
 impl Trace {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Mutex::new(Lines { began: instant(), text: String::new(), count: 0 })))
+        Self(Arc::new(Mutex::new(Lines { started_at: instant(), text: String::new(), count: 0 })))
     }
 
-    /// Writes down what happens now.
-    pub(super) fn add(&self, what: std::fmt::Arguments<'_>) {
+    /// Adds a line with the current virtual time.
+    pub(super) fn add(&self, text: std::fmt::Arguments<'_>) {
         let lines = &mut *self.0.lock();
-        let micros = lines.began.elapsed().as_micros();
-        // Writing into a text does not fail.
-        let _ = writeln!(lines.text, "{:>6}.{:06} {what}", micros / 1_000_000, micros % 1_000_000);
+        let micros = lines.started_at.elapsed().as_micros();
+        // Writing to a string does not fail.
+        let _ = writeln!(lines.text, "{:>6}.{:06} {text}", micros / 1_000_000, micros % 1_000_000);
         lines.count += 1;
     }
 

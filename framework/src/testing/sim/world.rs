@@ -1,4 +1,6 @@
-//! A simulated cluster while it runs.
+//! A running simulated cluster: its services, nodes, clients and stores.
+//!
+//! Created by [`Sim::run`](super::Sim::run). Scenarios and rules use it through [`World`].
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -10,16 +12,16 @@ use tokio::sync::Notify;
 
 use super::broker::Broker;
 use super::clients::Clients;
-use super::disk::Disk;
-use super::failure_report::deeds;
+use super::failure_report::actor_steps;
 use super::fault_counts::{FaultCounts, FaultEvent};
 use super::fault_profile::FaultProfile;
-use super::known::StruckFault;
 use super::link::SimLink;
-use super::payload::Texts;
-use super::step_log::{ObservedDeliveries, Taken};
+use super::payload::PayloadRenderer;
+use super::run_queries::InjectedFault;
+use super::step_log::{CommittedTurn, StepLog};
+use super::store::SimStore;
 use super::trace::Trace;
-use super::wrong::Wrong;
+use super::violation::Violation;
 use super::{Coverage, Sim};
 use crate::actor::{Count, Failpoints, ReplayChecker};
 use crate::clock::{Clock, Jumps, Timestamp};
@@ -30,9 +32,9 @@ use crate::spawn::Task;
 use crate::worker::Attempt;
 
 /// 2026-01-01T00:00:00Z.
-const BEGIN: Timestamp = Timestamp::from_millis(1_767_225_600_000);
+const START_TIME: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
-/// A simulated cluster while it runs. Clones are the same.
+/// A running simulated cluster. Clones refer to the same cluster.
 #[derive(Clone)]
 pub struct World(pub(super) Rc<Inner>);
 
@@ -40,23 +42,23 @@ pub(super) struct Inner {
     pub(super) sim: Sim,
     pub(super) names: Vec<String>,
     pub(super) trace: Trace,
-    pub(super) seen: ObservedDeliveries,
+    pub(super) step_log: StepLog,
     pub(super) broker: Broker,
-    pub(super) tally: FaultCounts,
+    pub(super) fault_counts: FaultCounts,
     crashes: Cell<u64>,
     pub(super) services: Vec<Service>,
     pub(super) client: RefCell<Option<Node>>,
     pub(super) ids: RefCell<IdSource>,
     pub(super) clients: Clients,
-    pub(super) broken: RefCell<Option<Wrong>>,
-    pub(super) watching: Cell<bool>,
-    /// What must come to hold and has not: the rule's number, and why not.
-    pub(super) awaited: RefCell<Vec<(usize, String)>>,
-    pub(super) calm: Cell<bool>,
-    /// The disturbance that bad weather is.
-    pub(super) lossy: Cell<Option<usize>>,
-    /// The faults that have begun, with how often each has struck.
-    pub(super) struck: RefCell<Vec<(StruckFault, Count)>>,
+    pub(super) violation: RefCell<Option<Violation>>,
+    pub(super) checking: Cell<bool>,
+    /// The `eventually` rules that have not held yet, with the latest reason.
+    pub(super) pending_eventually: RefCell<Vec<(usize, String)>>,
+    pub(super) faults_stopped: Cell<bool>,
+    /// The disturbance caused by the fault profile.
+    pub(super) profile_disturbance: Cell<Option<usize>>,
+    /// The injected faults, with the number of hits.
+    pub(super) injected: RefCell<Vec<(InjectedFault, Count)>>,
     pub(super) tasks: RefCell<Vec<Task>>,
     /// Notified after each commit.
     pub(super) committed: Notify,
@@ -64,136 +66,144 @@ pub(super) struct Inner {
 
 pub(super) struct Service {
     pub(super) name: String,
-    pub(super) disk: Disk,
+    pub(super) store: SimStore,
     pub(super) clock: Clock,
     pub(super) jumps: Jumps,
     pub(super) node: RefCell<Option<Node>>,
-    lives: Cell<u64>,
+    starts: Cell<u64>,
     starting: Cell<bool>,
-    /// It is killed while it starts.
-    dying: Notify,
-    /// A node that owns nothing any more and does not know it.
+    /// Kills a node during its start.
+    kill_signal: Notify,
+    /// A node that has lost ownership and does not know it.
     zombie: RefCell<Option<Zombie>>,
-    /// The store as the present node has it.
-    plug: RefCell<Option<Disk>>,
-    /// Why it could not be started, the last time that it could not.
-    pub(super) refused: RefCell<Option<String>>,
-    /// What it hosts, as its present version is described.
-    pub(super) hosts: RefCell<Option<Manifest>>,
-    /// What its versions have hosted so far.
-    described: RefCell<Vec<Manifest>>,
-    /// The version of its next node.
+    /// The store handle of the running node.
+    store_handle: RefCell<Option<SimStore>>,
+    /// The reason why the last start failed.
+    pub(super) start_error: RefCell<Option<String>>,
+    /// The manifest of the version that runs.
+    pub(super) manifest: RefCell<Option<Manifest>>,
+    /// The manifests of all versions that have run.
+    manifests: RefCell<Vec<Manifest>>,
+    /// The version of the next node.
     pub(super) version: Cell<usize>,
 }
 
 impl Service {
     /// Returns whether the service has an actor type of this name in the domain.
     pub(super) fn hosts_actor(&self, domain: &Name, actor: &Name) -> bool {
-        let hosts = self.hosts.borrow();
-        let mut domains = hosts.iter().flat_map(|hosts| &hosts.domains);
+        let manifest = self.manifest.borrow();
+        let mut domains = manifest.iter().flat_map(|manifest| &manifest.domains);
         let is = |card: &ActorCard| card.names().any(|name| name == actor.as_str());
         domains.any(|of| of.name == domain.as_str() && of.actors.iter().any(is))
     }
 }
 
 impl Service {
-    /// A node of the present version has started.
-    fn describe(&self, manifest: &Manifest) {
-        *self.hosts.borrow_mut() = Some(manifest.clone());
-        let mut described = self.described.borrow_mut();
-        if !described.contains(manifest) {
-            described.push(manifest.clone());
+    /// Records the manifest of a node that has started.
+    fn record_manifest(&self, manifest: &Manifest) {
+        *self.manifest.borrow_mut() = Some(manifest.clone());
+        let mut manifests = self.manifests.borrow_mut();
+        if !manifests.contains(manifest) {
+            manifests.push(manifest.clone());
         }
     }
 }
 
-/// A node whose service was taken over by another.
+/// A node whose service was taken over by another node.
 struct Zombie {
     node: Node,
-    line: Arc<SimLink>,
-    plug: Option<Disk>,
+    link: Arc<SimLink>,
+    store_handle: Option<SimStore>,
 }
 
 impl World {
-    pub(super) fn begin(sim: Sim) -> Self {
-        // What an earlier cluster on this thread has left behind is none of this one's.
+    pub(super) fn new(sim: Sim) -> Self {
+        // Thread-local state of an earlier cluster must not leak into this one.
         Failpoints::clear();
         Attempt::record(true);
         ReplayChecker::set(true);
         let trace = Trace::new();
-        let seen = ObservedDeliveries::new();
-        let (client_clock, client_jumps) = Clock::ticking(BEGIN);
+        let step_log = StepLog::new();
+        let (client_clock, client_jumps) = Clock::ticking(START_TIME);
         let ids = IdSource::seeded(client_clock.clone(), sim.seed);
-        let tally = FaultCounts::default();
-        let broker = Broker::new(ids.fork(), trace.clone(), tally.clone());
+        let fault_counts = FaultCounts::default();
+        let broker = Broker::new(ids.fork(), trace.clone(), fault_counts.clone());
         let services = sim
             .services
             .iter()
             .enumerate()
             .map(|(at, (name, _))| {
-                let (clock, jumps) = Clock::ticking(BEGIN);
-                let dice = ids.fork();
-                let ground = sim.keeps.ground(&dice);
+                let (clock, jumps) = Clock::ticking(START_TIME);
+                let rng = ids.fork();
+                let backend = sim.store.backend(&rng);
                 Service {
                     name: name.clone(),
-                    disk: Disk::new(name, dice, trace.clone(), seen.clone(), tally.clone(), broker.begun(at), ground),
+                    store: SimStore::new(
+                        name,
+                        rng,
+                        trace.clone(),
+                        step_log.clone(),
+                        fault_counts.clone(),
+                        broker.crash_points(at),
+                        backend,
+                    ),
                     clock,
                     jumps,
                     node: RefCell::default(),
-                    lives: Cell::new(0),
+                    starts: Cell::new(0),
                     starting: Cell::new(false),
-                    dying: Notify::new(),
+                    kill_signal: Notify::new(),
                     zombie: RefCell::default(),
-                    plug: RefCell::default(),
-                    refused: RefCell::default(),
-                    hosts: RefCell::default(),
-                    described: RefCell::default(),
+                    store_handle: RefCell::default(),
+                    start_error: RefCell::default(),
+                    manifest: RefCell::default(),
+                    manifests: RefCell::default(),
                     version: Cell::new(0),
                 }
             })
             .collect();
         let names = sim.services.iter().map(|(name, _)| name.clone()).collect();
-        trace.add(format_args!("the weather is {}", sim.fault_profile));
+        trace.add(format_args!("fault profile: {}", sim.fault_profile));
         let world = Self(Rc::new(Inner {
-            awaited: RefCell::new(
-                (0..sim.eventually.len()).map(|rule| (rule, "nothing happened".to_owned())).collect(),
+            pending_eventually: RefCell::new(
+                (0..sim.eventually.len()).map(|number| (number, "no commit yet".to_owned())).collect(),
             ),
             sim,
             names,
             trace,
-            seen,
+            step_log,
             broker,
-            tally,
+            fault_counts,
             crashes: Cell::new(0),
             services,
             client: RefCell::default(),
             ids: RefCell::new(ids),
             clients: Clients::new(client_clock, client_jumps),
-            broken: RefCell::default(),
-            watching: Cell::new(false),
-            calm: Cell::new(false),
-            lossy: Cell::new(None),
-            struck: RefCell::default(),
+            violation: RefCell::default(),
+            checking: Cell::new(false),
+            faults_stopped: Cell::new(false),
+            profile_disturbance: Cell::new(None),
+            injected: RefCell::default(),
             tasks: RefCell::default(),
             committed: Notify::new(),
         }));
         for service in &world.0.services {
             let inner = SendWrapper::new(Rc::downgrade(&world.0));
-            service.disk.watch(Arc::new(move || {
+            service.store.on_commit(Arc::new(move || {
                 if let Some(inner) = inner.upgrade() {
                     let world = Self(inner);
-                    world.look();
+                    world.check_rules();
                     world.0.committed.notify_one();
                 }
             }));
         }
         let inner = SendWrapper::new(Rc::downgrade(&world.0));
-        world.0.broker.witness(Arc::new(move |service, envelope| {
+        world.0.broker.observe_acks(Arc::new(move |service, envelope| {
             if let Some(inner) = inner.upgrade() {
-                Self(inner).settled(service, envelope);
+                Self(inner).on_acked(service, envelope);
             }
         }));
-        if world.0.sim.reload {
+        if world.0.sim.reload_actors {
             world.reload_actors();
         }
         world
@@ -203,18 +213,18 @@ impl World {
         &self.0.broker
     }
 
-    pub(super) fn seen(&self) -> &ObservedDeliveries {
-        &self.0.seen
+    pub(super) fn step_log(&self) -> &StepLog {
+        &self.0.step_log
     }
 
     pub(super) fn services(&self) -> &[Service] {
         &self.0.services
     }
 
-    pub(super) fn set_weather(&self, weather: FaultProfile) {
-        self.0.broker.set_weather(weather);
+    pub(super) fn set_fault_profile(&self, profile: FaultProfile) {
+        self.0.broker.set_fault_profile(profile);
         for service in &self.0.services {
-            service.disk.set_slowest(weather.disk, weather.load);
+            service.store.set_max_delays(profile.commit_delay, profile.read_delay);
         }
     }
 
@@ -232,174 +242,174 @@ impl World {
             .await;
         match started {
             Ok(node) => *self.0.client.borrow_mut() = Some(node),
-            Err(error) => self.violated(format!("the clients' node cannot start: {error}")),
+            Err(error) => self.report_violation(format!("the clients' node failed to start: {error}")),
         }
     }
 
     async fn start(&self, at: usize) {
         let Some(service) = self.0.services.get(at) else { return };
         let Some(build) = self.0.sim.build_of(at, service.version.get()) else { return };
-        // Two crashes may overlap; there is one node of a service all the same.
+        // Two crashes may overlap, and a service has only one node.
         if service.starting.replace(true) {
             return;
         }
-        let lives = service.lives.get() + 1;
-        service.lives.set(lives);
-        if lives > 1 {
-            self.disturb();
+        let starts = service.starts.get() + 1;
+        service.starts.set(starts);
+        if starts > 1 {
+            self.mark_disturbance();
         }
-        // Each life has its own randomness, and the same in each run.
-        let seed = self.0.sim.seed.wrapping_mul(31).wrapping_add(at as u64).wrapping_mul(1009).wrapping_add(lives);
-        // Actors are put to rest often, and what is only noted once in a while is noted soon: more happens in less time.
+        // Each start has its own seed, which is the same in each run.
+        let seed = self.0.sim.seed.wrapping_mul(31).wrapping_add(at as u64).wrapping_mul(1009).wrapping_add(starts);
+        // Short intervals make more happen in less virtual time.
         let config = NodeConfig { passivate_after: Duration::from_secs(4), ..NodeConfig::default() };
-        let disk = service.disk.plugged();
-        *service.plug.borrow_mut() = Some(disk.clone());
-        let builder = Node::builder(&service.name, disk)
+        let store = service.store.new_handle();
+        *service.store_handle.borrow_mut() = Some(store.clone());
+        let builder = Node::builder(&service.name, store)
             .config(config)
             .bridge(self.0.broker.bridge(at))
             .clock(service.clock.clone())
             .seed(seed);
         let builder = build(builder);
-        if lives == 1 && self.is_hosted_twice(at, &builder.owned()) {
+        if starts == 1 && self.is_hosted_twice(at, &builder.owned()) {
             service.starting.set(false);
             return;
         }
         let started = tokio::select! {
             biased;
             started = builder.start() => Some(started),
-            () = service.dying.notified() => None,
+            () = service.kill_signal.notified() => None,
         };
         service.starting.set(false);
         let Some(started) = started else {
-            self.0.tally.one(FaultEvent::CrashWhileStarting);
-            self.0.trace.add(format_args!("{} is killed while it starts", service.name));
-            self.bury(service, at);
+            self.0.fault_counts.one(FaultEvent::CrashDuringStart);
+            self.0.trace.add(format_args!("{} is killed during start", service.name));
+            self.clean_up_killed(service, at);
             return;
         };
         match started {
             Ok(node) => {
                 self.0.trace.add(format_args!("{} starts", service.name));
-                service.describe(node.manifest());
+                service.record_manifest(node.manifest());
                 *service.node.borrow_mut() = Some(node);
             }
-            // It died while it started, or its description is wrong.
-            Err(error) if lives == 1 => self.violated(format!("{} cannot start: {error}", service.name)),
+            // A later start fails if the node is killed during it; the first one only if the description is wrong.
+            Err(error) if starts == 1 => self.report_violation(format!("{} failed to start: {error}", service.name)),
             Err(error) => {
-                self.0.trace.add(format_args!("{} cannot start: {error}", service.name));
-                *service.refused.borrow_mut() = Some(error.to_string());
+                self.0.trace.add(format_args!("{} failed to start: {error}", service.name));
+                *service.start_error.borrow_mut() = Some(error.to_string());
             }
         }
     }
 
-    /// Kills the service's node. What it has not committed may be lost.
+    /// Kills the service's node. Uncommitted data may be lost.
     ///
-    /// The run fails with the rule `fault` if none was running or starting, unless
-    /// [`faults_may_miss`](super::Sim::faults_may_miss).
+    /// The run fails with the rule `fault` if no node was running or starting, unless
+    /// [`allow_missed_faults`](super::Sim::allow_missed_faults) is set.
     pub fn kill(&self, service: usize) {
-        if !self.kill_if_there(service) && !self.0.sim.misses {
-            let name = self.0.services.get(service).map_or("a service that does not exist", |service| &service.name);
-            self.violated(format!("fault: no node of {name} was there to be killed"));
+        if !self.try_kill(service) && !self.0.sim.allow_missed_faults {
+            let name = self.0.services.get(service).map_or("an unknown service", |service| &service.name);
+            self.report_violation(format!("fault: no node of {name} was running"));
         }
     }
 
     /// Kills the service's node. Returns whether one was running or starting.
-    pub(super) fn kill_if_there(&self, service: usize) -> bool {
-        let Some(dying) = self.0.services.get(service) else { return false };
-        let node = dying.node.borrow_mut().take();
-        let Some(node) = node else { return self.kill_if_it_starts(service) };
-        self.0.trace.add(format_args!("{} is killed", dying.name));
-        self.bury(dying, service);
+    pub(super) fn try_kill(&self, service: usize) -> bool {
+        let Some(kill_signal) = self.0.services.get(service) else { return false };
+        let node = kill_signal.node.borrow_mut().take();
+        let Some(node) = node else { return self.try_kill_starting(service) };
+        self.0.trace.add(format_args!("{} is killed", kill_signal.name));
+        self.clean_up_killed(kill_signal, service);
         drop(node);
         true
     }
 
-    /// Kills a node of the service that is starting. Returns whether one was.
-    pub(super) fn kill_if_it_starts(&self, service: usize) -> bool {
+    /// Kills a node of the service that is starting. Returns whether there was one.
+    pub(super) fn try_kill_starting(&self, service: usize) -> bool {
         let starting = self.0.services.get(service).filter(|service| service.starting.get());
         if let Some(service) = starting {
-            service.dying.notify_waiters();
+            service.kill_signal.notify_waiters();
         }
         starting.is_some()
     }
 
-    /// The service's node is dead: so are its connection and what it was writing.
-    fn bury(&self, dead: &Service, service: usize) {
-        self.disturb();
-        if !self.0.calm.get() {
+    /// Disconnects a killed node and crashes its store.
+    fn clean_up_killed(&self, killed: &Service, service: usize) {
+        self.mark_disturbance();
+        if !self.0.faults_stopped.get() {
             self.0.crashes.set(self.0.crashes.get() + 1);
         }
-        let zombie = dead.zombie.borrow().as_ref().map(|zombie| zombie.line.number);
-        for line in self.0.broker.lines_of(service).into_iter().filter(|line| Some(line.number) != zombie) {
-            line.interrupted();
-            self.0.broker.leave(&line);
+        let zombie = killed.zombie.borrow().as_ref().map(|zombie| zombie.link.number);
+        for link in self.0.broker.links_of(service).into_iter().filter(|link| Some(link.number) != zombie) {
+            link.count_interrupted();
+            self.0.broker.leave(&link);
         }
-        dead.disk.crash();
-        if let Some(plug) = dead.plug.borrow_mut().take() {
-            plug.unplug();
+        killed.store.crash();
+        if let Some(store_handle) = killed.store_handle.borrow_mut().take() {
+            store_handle.revoke();
         }
     }
 
-    /// Something has disturbed the whole cluster in this moment.
-    fn disturb(&self) {
-        self.0.seen.end_disturbance(self.0.seen.begin_disturbance());
+    /// Marks a disturbance of the whole cluster at this instant.
+    fn mark_disturbance(&self) {
+        self.0.step_log.end_disturbance(self.0.step_log.begin_disturbance());
     }
 
-    /// Lets another node take the service over while the old one is cut off; then the old one is connected again, and dies later.
-    /// Returns whether that was possible.
+    /// Starts another node of the service while the old one is isolated. Then reconnects the old one and kills it later. Returns
+    /// whether that was possible.
     pub(super) async fn hand_over(&self, at: usize, cut_off: Duration, lingers: Duration) -> bool {
         let Some(service) = self.0.services.get(at) else { return false };
         if service.zombie.borrow().is_some() || service.starting.get() {
             return false;
         }
-        let Some(line) = self.0.broker.lines_of(at).pop() else { return false };
+        let Some(link) = self.0.broker.links_of(at).pop() else { return false };
         let Some(node) = service.node.borrow_mut().take() else { return false };
-        line.isolate(true);
+        link.isolate(true);
         *service.zombie.borrow_mut() =
-            Some(Zombie { node, line: Arc::clone(&line), plug: service.plug.borrow_mut().take() });
+            Some(Zombie { node, link: Arc::clone(&link), store_handle: service.store_handle.borrow_mut().take() });
         self.start(at).await;
         if service.node.borrow().is_some() {
-            self.0.tally.one(FaultEvent::HandedOver);
+            self.0.fault_counts.one(FaultEvent::HandedOver);
         }
         tokio::time::sleep(cut_off).await;
-        let is_mine = |zombie: &Zombie| zombie.line.number == line.number;
-        if service.zombie.borrow().as_ref().is_some_and(is_mine) {
-            self.0.trace.add(format_args!("the old node of {} is connected again", service.name));
-            line.isolate(false);
+        let is_same = |zombie: &Zombie| zombie.link.number == link.number;
+        if service.zombie.borrow().as_ref().is_some_and(is_same) {
+            self.0.trace.add(format_args!("the old node of {} is reconnected", service.name));
+            link.isolate(false);
         }
         tokio::time::sleep(lingers).await;
-        if service.zombie.borrow().as_ref().is_some_and(is_mine) {
-            self.end_zombie(service);
+        if service.zombie.borrow().as_ref().is_some_and(is_same) {
+            self.kill_zombie(service);
         }
-        // The node that took over may have died, and no other fault starts it.
-        self.start_for_good(at).await;
+        // The new owner may have been killed, and no other fault restarts it.
+        self.ensure_started(at).await;
         true
     }
 
-    /// An old node dies, if there is one.
-    pub(super) fn end_zombie(&self, service: &Service) {
+    /// Kills the old node of a service, if there is one.
+    pub(super) fn kill_zombie(&self, service: &Service) {
         let zombie = service.zombie.borrow_mut().take();
-        if let Some(Zombie { node, line, plug }) = zombie {
-            self.0.trace.add(format_args!("the old node of {} dies", service.name));
-            self.0.broker.leave(&line);
-            if let Some(plug) = plug {
-                plug.unplug();
+        if let Some(Zombie { node, link, store_handle }) = zombie {
+            self.0.trace.add(format_args!("the old node of {} is killed", service.name));
+            self.0.broker.leave(&link);
+            if let Some(store_handle) = store_handle {
+                store_handle.revoke();
             }
             drop(node);
         }
     }
 
-    /// Starts a node of the service again, once no other start is under way: that one may be killed.
-    pub(super) async fn start_for_good(&self, service: usize) {
+    /// Restarts the service's node once no other start is in progress, because that one may be killed.
+    pub(super) async fn ensure_started(&self, service: usize) {
         while self.0.services.get(service).is_some_and(|service| service.starting.get()) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         self.restart(service).await;
     }
 
-    /// Starts a node of the service again, if it has been killed.
+    /// Restarts the service's node, if it was killed.
     pub async fn restart(&self, service: usize) {
-        let dead = self.0.services.get(service).is_some_and(|service| service.node.borrow().is_none());
-        if dead {
+        let killed = self.0.services.get(service).is_some_and(|service| service.node.borrow().is_none());
+        if killed {
             self.start(service).await;
         }
     }
@@ -409,54 +419,54 @@ impl World {
         tokio::time::sleep(span).await;
     }
 
-    /// A random number in `0..bound` that follows from the seed.
+    /// Returns a random number in `0..bound` that follows from the seed.
     pub fn below(&self, bound: u64) -> u64 {
         self.0.ids.borrow().below(bound)
     }
 
-    /// Writes a line of the story.
-    pub fn note(&self, what: &str) {
-        self.0.trace.add(format_args!("{what}"));
+    /// Adds a line to the trace.
+    pub fn note(&self, text: &str) {
+        self.0.trace.add(format_args!("{text}"));
     }
 
-    pub(super) fn wants_no_dead_letters(&self) -> bool {
-        !self.0.sim.dead_letters
+    pub(super) fn forbids_dead_letters(&self) -> bool {
+        !self.0.sim.allow_dead_letters
     }
 
-    pub(super) fn wants_ended_sagas(&self) -> bool {
-        !self.0.sim.lasting
+    pub(super) fn requires_ended_sagas(&self) -> bool {
+        !self.0.sim.allow_open_sagas
     }
 
-    pub(super) fn turns_taken(&self) -> Vec<Taken> {
-        self.0.seen.taken()
+    pub(super) fn committed_turns(&self) -> Vec<CommittedTurn> {
+        self.0.step_log.turns()
     }
 
-    /// What the services have hosted, all versions of them.
-    fn described(&self) -> Vec<Manifest> {
-        self.0.services.iter().flat_map(|service| service.described.borrow().clone()).collect()
+    /// Returns the manifests of all versions of all services that have run.
+    fn manifests(&self) -> Vec<Manifest> {
+        self.0.services.iter().flat_map(|service| service.manifests.borrow().clone()).collect()
     }
 
-    /// What each actor and each worker did, by actor and key.
-    pub(super) fn deeds(&self, turns: &[Taken]) -> String {
-        let manifests = self.described();
-        let texts = Texts::of(manifests.iter());
-        deeds(turns, &Attempt::recorded(), self.0.seen.began(), &texts)
+    /// Describes the steps of each actor and each worker, by actor and key.
+    pub(super) fn actor_steps(&self, turns: &[CommittedTurn]) -> String {
+        let manifests = self.manifests();
+        let texts = PayloadRenderer::of(manifests.iter());
+        actor_steps(turns, &Attempt::recorded(), self.0.step_log.started_at(), &texts)
     }
 
-    pub(super) fn coverage(&self, turns: &[Taken]) -> Coverage {
-        let manifests = self.described();
-        let waits = self.0.seen.waits();
+    pub(super) fn coverage(&self, turns: &[CommittedTurn]) -> Coverage {
+        let manifests = self.manifests();
+        let waits = self.0.step_log.wait_times();
         Coverage::of_run(manifests.iter(), turns, self.fault_events(), self.0.crashes.get(), &self.faults(), waits)
     }
 
-    /// Ends the cluster; what happened.
+    /// Stops the cluster. Returns the trace and its number of lines.
     pub(super) fn close(&self) -> (String, usize) {
         Failpoints::clear();
         Attempt::record(false);
         ReplayChecker::set(false);
         self.0.tasks.borrow_mut().clear();
         for service in &self.0.services {
-            self.end_zombie(service);
+            self.kill_zombie(service);
             let node = service.node.borrow_mut().take();
             drop(node);
         }

@@ -1,4 +1,4 @@
-//! What the rules of a flow may know: the time, what went wrong, who sent what to whom, and random numbers for fakes.
+//! Queries of a run for rules: the time, faults, sent commands, and random numbers for fakes.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use crate::bank::*;
 use crate::{cluster, perform, steps};
 
 #[test]
-fn rules_know_which_commands_were_sent_to_whom() {
+fn rules_see_sent_commands_and_outcomes() {
     let run = cluster(Sim::new(1))
         .at_end(|world| {
             let sent = world.sent::<Withdraw>();
-            let told: Vec<_> = sent.iter().map(|sent| (&*sent.command.account, sent.outcome.clone())).collect();
+            let result: Vec<_> = sent.iter().map(|sent| (&*sent.command.account, sent.outcome.clone())).collect();
             let poor = world.sent::<Withdraw>().into_iter().find(|sent| sent.command.cents == 300).ok_or("not sent")?;
-            assert_eq!(poor.outcome, SentOutcome::Rejected("bank.insufficient-funds".to_owned()), "{told:?}");
+            assert_eq!(poor.outcome, SentOutcome::Rejected("bank.insufficient-funds".to_owned()), "{result:?}");
             let Some(Sender { domain, actor, key, .. }) = poor.from else { return Err("a client sent it".to_owned()) };
             assert_eq!((&*domain, &*actor, &*key), ("transfers", "transfer", "poor"));
-            assert_eq!(told.len(), 2);
+            assert_eq!(result.len(), 2);
             let deposits = world.sent::<Deposit>();
             assert!(deposits[0].from.is_none() && deposits[0].outcome == SentOutcome::Accepted, "{deposits:?}");
             assert_eq!(deposits[1].command.account, "bob", "the saga's: {deposits:?}");
@@ -31,21 +31,21 @@ fn rules_know_which_commands_were_sent_to_whom() {
             world.sleep(Duration::from_secs(5)).await;
             world.send(transfer("poor", "ada", "bob", 300)).await.unwrap();
         });
-    run.unwrap_or_else(|broken| panic!("{broken}\n{}", broken.deeds));
+    run.unwrap_or_else(|violation| panic!("{violation}\n{}", violation.actor_steps));
 }
 
 #[test]
 fn rules_expect_more_of_an_undisturbed_run() {
     let crash = Fault::Crash { service: 0, steps: 0, down: Duration::ZERO };
-    for (weather, fault, undisturbed) in [
-        (FaultProfile::FAIR, None, true),
-        (FaultProfile { lose: 1, ..FaultProfile::FAIR }, None, false),
-        (FaultProfile::FAIR, Some(crash.clone()), false),
+    for (profile, fault, undisturbed) in [
+        (FaultProfile::NONE, None, true),
+        (FaultProfile { loss: 1, ..FaultProfile::NONE }, None, false),
+        (FaultProfile::NONE, Some(crash.clone()), false),
     ] {
         let faults = fault.iter().cloned().collect::<Vec<_>>();
-        let sim = cluster(Sim::new(1)).weather(weather).at_end(move |world| {
+        let sim = cluster(Sim::new(1)).fault_profile(profile).at_end(move |world| {
             assert_eq!(world.is_undisturbed(), undisturbed);
-            assert_eq!(world.weather(), weather);
+            assert_eq!(world.fault_profile(), profile);
             let struck: Vec<_> = world.faults().into_iter().map(|struck| (struck.fault, struck.times)).collect();
             assert_eq!(struck, faults.iter().map(|fault| (fault.clone(), 1)).collect::<Vec<_>>());
             Ok(())
@@ -55,7 +55,7 @@ fn rules_expect_more_of_an_undisturbed_run() {
             world.send(deposit("ada", 100)).await.unwrap();
             world.sleep(Duration::from_millis(50)).await;
         });
-        run.unwrap_or_else(|broken| panic!("{broken}"));
+        run.unwrap_or_else(|violation| panic!("{violation}"));
     }
 }
 

@@ -1,4 +1,6 @@
-//! A turn as people read it: what a node has appended to its store, kept until it is known whether it is committed.
+//! Owned copies of appended turns, kept until it is known whether they are committed.
+//!
+//! Used by the [store](super::store), the [step log](super::step_log) and the [waiting times](super::delays).
 
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use crate::clock::instant;
 use crate::message::{Codec, Envelope, MessageId, Name, ShardId, unkeyed_digest as digest};
 use crate::store::{Mark, Note, Source, TimerWrite, Turn};
 
-/// What is told of a [`Turn`], borrowing nothing.
+/// An owned copy of the relevant parts of a [`Turn`].
 pub(super) struct OwnedTurn {
     pub(super) actor: Name,
     pub(super) key: String,
@@ -19,19 +21,19 @@ pub(super) struct OwnedTurn {
     pub(super) mark: MarkedAs,
     pub(super) reply: Vec<u8>,
     pub(super) reply_codec: Codec,
-    /// The events recorded.
+    /// The recorded events.
     pub(super) events: Vec<Payload>,
     pub(super) outbox: Vec<Envelope>,
-    /// The names of the timers: set, with the time until they are due, or cleared.
+    /// The names of timers: set with the time until they are due, or cleared with `None`.
     pub(super) timers: Vec<(String, Option<Duration>)>,
     pub(super) notes: Vec<Note>,
-    /// When it was appended.
+    /// The time of the append.
     pub(super) at: Instant,
-    /// Of all payloads in it.
+    /// A digest of all payloads.
     pub(super) digest: u64,
 }
 
-/// How a turn's message is marked as handled.
+/// The mark that a turn sets for its message.
 pub(super) enum MarkedAs {
     Not,
     Outside,
@@ -70,10 +72,10 @@ impl OwnedTurn {
         }
     }
 
-    /// Writes the turn into the trace.
+    /// Writes the turn to the trace.
     pub(super) fn trace(&self, trace: &Trace, service: &str, shard: &ShardId) {
         let sent: Vec<_> = self.outbox.iter().map(|sent| format!("{} {}", sent.kind.as_str(), sent.name)).collect();
-        let notes: Vec<_> = self.notes.iter().filter_map(told).collect();
+        let notes: Vec<_> = self.notes.iter().filter_map(describe_note).collect();
         trace.add(format_args!(
             "{service} commits {shard} {} `{}` turn {}: {} -> [{}] sends [{}] {} #{:08x}",
             self.actor,
@@ -88,17 +90,17 @@ impl OwnedTurn {
     }
 }
 
-/// Two runs of one case that differ in payloads alone differ in this.
+/// Returns a digest, so that two runs that differ only in payloads have different traces.
 fn digest_of(turn: &Turn<'_>) -> u64 {
     let events = turn.events.iter().map(|event| digest(event.name, event.payload));
     let sent = turn.outbox.iter().map(|sent| digest(&sent.envelope.name, &sent.envelope.payload));
     events.chain(sent).fold(digest("reply", turn.reply), |sum, one| sum.rotate_left(5) ^ one)
 }
 
-fn told(note: &Note) -> Option<String> {
+fn describe_note(note: &Note) -> Option<String> {
     match note {
         Note::Attempt { attempt, .. } => Some(format!("delivery {attempt} failed")),
-        Note::DeadLetter(letter) => Some(format!("dead letter: {}", letter.error)),
+        Note::DeadLetter(dead_letter) => Some(format!("dead letter: {}", dead_letter.error)),
         Note::Resolved { .. } => Some("a dead letter is resolved".to_owned()),
         Note::Ended => Some("ends".to_owned()),
         _ => None,

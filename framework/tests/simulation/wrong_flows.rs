@@ -1,6 +1,6 @@
-//! What the simulated cluster tells about a flow that is wrong, or described wrongly.
+//! Failure reports of flows that contain a bug or are described wrongly.
 
-#![allow(clippy::disallowed_methods, reason = "some handlers are not repeatable, which is what is to be found")]
+#![allow(clippy::disallowed_methods, reason = "some handlers are nondeterministic on purpose")]
 
 use std::cell::Cell;
 use std::collections::hash_map::RandomState;
@@ -30,14 +30,14 @@ struct Drawn {
     number: u64,
 }
 
-/// The derive does not see behind an alias; the simulation must.
+/// An alias hides the type from the derive. The simulation must find the bug.
 type Hidden = Cell<u64>;
 
 async fn draw(world: &World, queue: u8) {
     world.send(Draw { queue: format!("q{queue}") }).await.expect("a ticket can be drawn");
 }
 
-/// A queue whose numbers come from where its handler says.
+/// Defines a queue whose numbers come from an expression.
 macro_rules! queue {
     ($name:ident, $state:ident, $number:expr $(, $derive:ident)?) => {
         mod $name {
@@ -88,21 +88,21 @@ queue!(
     Debug
 );
 
-fn told(flow: &Flow<u8, impl AsyncFn(&World, u8) + 'static>) -> String {
-    let found = flow.first_broken(0..200).expect("200 seeds find it");
-    flow.play(found.seed, &found.path).expect_err("it is found again")
+fn failure_report(flow: &Flow<u8, impl AsyncFn(&World, u8) + 'static>) -> String {
+    let found = flow.first_failure(0..200).expect("200 seeds find it");
+    flow.replay(found.seed, &found.path).expect_err("it fails again")
 }
 
 #[test]
 fn handler_with_random_numbers_is_reported() {
-    let story = told(&random::flow());
-    assert!(story.contains("the same case was run twice"), "{story}");
-    assert!(story.contains("[Drawn]") && story.contains("random numbers, the order of a HashMap"), "{story}");
+    let report = failure_report(&random::flow());
+    assert!(report.contains("two runs of the same case differ"), "{report}");
+    assert!(report.contains("[Drawn]") && report.contains("random numbers, the order of a HashMap"), "{report}");
 }
 
 #[test]
 fn state_outside_events_is_found_by_its_rule() {
-    // Without `Debug` the state itself cannot be compared: actors are reloaded in some seeds, and the numbers begin again.
+    // Without `Debug` the state cannot be compared. Actors are reloaded in some seeds, and then the numbers start again.
     let flow = hidden::flow().always(|world, _| {
         let mut last = std::collections::BTreeMap::new();
         for (queue, drawn) in world.events::<Drawn>() {
@@ -113,20 +113,20 @@ fn state_outside_events_is_found_by_its_rule() {
         }
         Ok(())
     });
-    let found = flow.first_broken(0..200).expect("200 seeds find it");
-    assert_eq!(found.broken.rule, "always 1", "{}", found.broken.reason);
+    let found = flow.first_failure(0..200).expect("200 seeds find it");
+    assert_eq!(found.violation.rule, "always 1", "{}", found.violation.reason);
     assert!(found.plan.size() <= 4, "{}", found.plan);
 }
 
 #[test]
 fn state_outside_events_is_found_without_a_rule() {
-    let found = shown::flow().first_broken(0..200).expect("200 seeds find it");
-    assert_eq!(found.broken.rule, "state", "{}", found.broken.reason);
-    assert!(found.broken.reason.contains("tickets.queue `q"), "{}", found.broken.reason);
+    let found = shown::flow().first_failure(0..200).expect("200 seeds find it");
+    assert_eq!(found.violation.rule, "state", "{}", found.violation.reason);
+    assert!(found.violation.reason.contains("tickets.queue `q"), "{}", found.violation.reason);
     assert!(found.plan.size() <= 3, "{}", found.plan);
 }
 
-/// A flow in which an account must not hold more than `most`; the rule says so with or without all accounts.
+/// A flow with a limit for accounts. The reason of its rule contains all accounts or none.
 fn bounded(verbose: bool) -> Flow<Step, impl AsyncFn(&World, Step)> {
     Flow::new("bounded", cluster, steps(), 1..12, perform).no_regressions().at_end(move |world, _| {
         let accounts = world.states::<Account>();
@@ -141,37 +141,37 @@ fn bounded(verbose: bool) -> Flow<Step, impl AsyncFn(&World, Step)> {
 }
 
 #[test]
-fn case_is_as_short_whatever_its_rule_prints() {
+fn rule_text_does_not_affect_shrinking() {
     let (verbose, plain) = (bounded(true), bounded(false));
     for seed in 0..12 {
-        let (Some(verbose), Some(plain)) = (verbose.first_broken(seed..seed + 1), plain.first_broken(seed..seed + 1))
+        let (Some(verbose), Some(plain)) = (verbose.first_failure(seed..seed + 1), plain.first_failure(seed..seed + 1))
         else {
             continue;
         };
         assert_eq!(verbose.plan.size(), plain.plan.size(), "{}\n{}", verbose.plan, plain.plan);
         assert_eq!(verbose.runs, plain.runs);
     }
-    let found = bounded(true).first_broken(0..200).expect("it is found");
-    assert_eq!(found.broken.rule, "at the end 1");
+    let found = bounded(true).first_failure(0..200).expect("it is found");
+    assert_eq!(found.violation.rule, "at the end 1");
 }
 
 #[test]
-fn time_that_is_not_needed_is_left_out() {
-    let flow = bounded(false).arrivals(Just(Duration::from_secs(7))).faults(0);
-    let found = flow.first_broken(0..200).expect("it is found");
+fn shrinking_removes_unneeded_time() {
+    let flow = bounded(false).arrivals(Just(Duration::from_secs(7))).max_faults(0);
+    let found = flow.first_failure(0..200).expect("it is found");
     assert!(found.plan.steps.iter().all(|(at, _)| *at == Duration::ZERO), "{}", found.plan);
-    let story = flow.play(found.seed, &found.path).expect_err("the same case is played again");
-    assert!(story.contains(&found.plan.to_string()), "{story}");
+    let report = flow.replay(found.seed, &found.path).expect_err("it fails again");
+    assert!(report.contains(&found.plan.to_string()), "{report}");
 }
 
 #[test]
 fn fault_of_a_missing_service_is_an_error() {
     let faulty = || cluster(Sim::new(1)).fault(Duration::from_secs(1), Fault::FailCommits { service: 2 });
-    let broken = faulty().run(async |_| {}).expect_err("there are services 0 and 1");
-    assert!(broken.reason.contains("names service 2, and the cluster has 2"), "{}", broken.reason);
-    let fault = Fault::Cut { from: 0, to: 9, lasts: Duration::ZERO };
-    let broken = cluster(Sim::new(1)).run(async move |world| world.strike(&fault).await).expect_err("no service 9");
-    assert!(broken.reason.contains("names service 9"), "{}", broken.reason);
+    let violation = faulty().run(async |_| {}).expect_err("there are services 0 and 1");
+    assert!(violation.reason.contains("unknown service 2"), "{}", violation.reason);
+    let fault = Fault::Partition { from: 0, to: 9, duration: Duration::ZERO };
+    let violation = cluster(Sim::new(1)).run(async move |world| world.inject(&fault).await).expect_err("no service 9");
+    assert!(violation.reason.contains("unknown service 9"), "{}", violation.reason);
 }
 
 #[test]
@@ -180,8 +180,8 @@ fn domain_hosted_twice_is_an_error() {
         .service("one", |node| node.aggregate::<Account>())
         .service("two", |node| node.aggregate::<Account>())
         .run(async |_| panic!("it is not run"));
-    let broken = run.expect_err("both would answer");
-    assert!(broken.reason.contains("`one` and `two` both host the domain `bank`"), "{}", broken.reason);
+    let violation = run.expect_err("both would answer");
+    assert!(violation.reason.contains("`one` and `two` both host the domain `bank`"), "{}", violation.reason);
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn rejected_command_counts_as_reached() {
     let run = cluster(Sim::new(1)).run(async |world| {
         world.send(withdraw("ada", 1, "")).await.expect_err("there is nothing to withdraw");
     });
-    let never = run.expect("nothing is wrong").coverage.never();
+    let never = run.expect("nothing is wrong").coverage.unreached();
     assert!(never.iter().any(|line| line == "account: Deposit"), "{never:#?}");
     assert!(!never.iter().any(|line| line == "account: Withdraw"), "{never:#?}");
 }

@@ -1,8 +1,9 @@
-//! What must hold of a saga that undoes its steps: only what was done is undone, all of it, the last first, each once.
+//! Rules for sagas that compensate: all completed steps are compensated, only those, in reverse order, each once.
 //!
-//! Called by the [check](super::check) with the stored turns of each stream. Which steps there are and that they shall be undone
-//! is what the saga has taken down; whether a step was done is what its owner has committed, and whether that was known is which
-//! replies the saga had taken by then. What the saga itself has concluded from them is not believed.
+//! Called by the [store checks](super::store_checks) with the stored turns of each stream. Steps and the decision to compensate
+//! come
+//! from the notes of the saga. Whether a step was completed comes from the reply that its owner committed, and whether the saga
+//! knew that comes from the replies that it had handled. The saga's own conclusions are not trusted.
 
 use std::collections::BTreeSet;
 
@@ -10,160 +11,160 @@ use crate::actor::{CompensationChange, PlannedCommand, compensation_change};
 use crate::message::{Envelope, MessageId};
 use crate::store::{Note, StoredTurn};
 
-/// A step that may have been done and is not undone.
+/// A step that may have been completed and is not compensated.
 struct Step {
     command: MessageId,
     name: String,
-    undo: PlannedCommand,
+    compensation: PlannedCommand,
 }
 
-/// An undoing command under way.
-struct Waiting {
+/// A compensating command without a reply.
+struct PendingCompensation {
     command: MessageId,
     name: String,
     step: MessageId,
 }
 
-/// Follows a saga from turn to turn.
-struct Walk<R, S> {
+/// The state of a saga, updated turn by turn.
+struct Checker<R, S> {
     is_rejected: R,
     sent: S,
-    /// The ids of the replies taken so far.
-    heard: BTreeSet<MessageId>,
-    /// In the order in which they were sent.
+    /// The ids of the replies that were handled.
+    replies: BTreeSet<MessageId>,
+    /// The open steps in the order in which they were sent.
     steps: Vec<Step>,
-    waiting: Option<Waiting>,
-    begun: bool,
+    pending: Option<PendingCompensation>,
+    compensating: bool,
 }
 
-/// Whether the saga behind a stream has undone what it had to: what is wrong, if something is.
+/// Checks the compensation of the saga with this stream.
 ///
-/// `is_rejected` says what the committed reply to a command says, `sent` what was sent under an id by a turn that undoes.
-pub(super) fn undone(
+/// `is_rejected` returns the committed outcome of a command. `sent` returns the message that a compensating turn sent.
+pub(super) fn check_compensation(
     stream: &[StoredTurn],
     is_rejected: impl Fn(MessageId) -> Option<bool>,
     sent: impl Fn(MessageId) -> Option<Envelope>,
 ) -> Result<(), String> {
-    let (heard, steps) = (BTreeSet::new(), Vec::new());
-    let mut walk = Walk { is_rejected, sent, heard, steps, waiting: None, begun: false };
-    stream.iter().try_for_each(|turn| walk.turn(turn).map_err(|reason| format!("{reason} (turn {})", turn.number)))
+    let (replies, steps) = (BTreeSet::new(), Vec::new());
+    let mut checker = Checker { is_rejected, sent, replies, steps, pending: None, compensating: false };
+    stream.iter().try_for_each(|turn| checker.turn(turn).map_err(|reason| format!("{reason} (turn {})", turn.number)))
 }
 
-impl<R, S> Walk<R, S>
+impl<R, S> Checker<R, S>
 where
     R: Fn(MessageId) -> Option<bool>,
     S: Fn(MessageId) -> Option<Envelope>,
 {
     fn turn(&mut self, turn: &StoredTurn) -> Result<(), String> {
-        // A message that could not be handled is not taken yet.
-        let aside = |note: &Note| matches!(note, Note::Attempt { .. } | Note::DeadLetter(_));
-        if !turn.notes.iter().any(aside) {
-            self.heard.insert(turn.id);
+        // A message that failed is not handled yet.
+        let is_failed = |note: &Note| matches!(note, Note::Attempt { .. } | Note::DeadLetter(_));
+        if !turn.notes.iter().any(is_failed) {
+            self.replies.insert(turn.id);
         }
-        if self.waiting.as_ref().is_some_and(|waiting| self.is_done(waiting.command)) {
-            let step = self.waiting.take().map(|waiting| waiting.step);
+        if self.pending.as_ref().is_some_and(|pending| self.is_done(pending.command)) {
+            let step = self.pending.take().map(|pending| pending.step);
             self.steps.retain(|left| Some(left.command) != step);
         }
         for change in turn.notes.iter().filter_map(compensation_change) {
             match change {
-                CompensationChange::Step { command, undo } => {
+                CompensationChange::Step { command, undo: compensation } => {
                     let sent = turn.sent.iter().find(|sent| sent.id == command);
                     let Some(name) = sent.map(|sent| sent.name.to_string()) else {
-                        return Err(format!("takes down a step {command} that it does not send"));
+                        return Err(format!("records a step {command} that it does not send"));
                     };
-                    self.steps.push(Step { command, name, undo });
+                    self.steps.push(Step { command, name, compensation });
                 }
-                CompensationChange::Begin { .. } => self.begun = true,
-                CompensationChange::Sent { command } => self.undoes(command)?,
-                CompensationChange::Retry { .. } => self.waiting = None,
+                CompensationChange::Begin { .. } => self.compensating = true,
+                CompensationChange::Sent { command } => self.check_sent(command)?,
+                CompensationChange::Retry { .. } => self.pending = None,
                 CompensationChange::GivenUp { command } => {
-                    let given_up = self.waiting.take_if(|waiting| waiting.command == command);
-                    let Some(Waiting { name, step, .. }) = given_up else {
-                        return Err(format!("gives up {command}, which undoes nothing"));
+                    let given_up = self.pending.take_if(|pending| pending.command == command);
+                    let Some(PendingCompensation { name, step, .. }) = given_up else {
+                        return Err(format!("gives up {command}, which compensates nothing"));
                     };
                     if self.is_done(command) {
-                        return Err(format!("gives up {name}, which was done"));
+                        return Err(format!("gives up {name}, which was completed"));
                     }
                     self.steps.retain(|left| left.command != step);
                 }
                 CompensationChange::Restarted => {
                     self.steps.clear();
-                    (self.waiting, self.begun) = (None, false);
+                    (self.pending, self.compensating) = (None, false);
                 }
                 CompensationChange::Finished => {
-                    self.nothing_is_left()?;
-                    // Whatever it is asked for after its end, it was not told to undo it.
-                    self.begun = false;
+                    self.check_complete()?;
+                    // Steps added after the end are not part of this compensation.
+                    self.compensating = false;
                 }
-                // What it has concluded; the replies say what is so.
+                // Conclusions of the saga are ignored; the replies count.
                 CompensationChange::Done { .. }
                 | CompensationChange::Rejected { .. }
                 | CompensationChange::Undone { .. } => {}
             }
         }
-        if turn.notes.contains(&Note::Ended) && self.begun { self.nothing_is_left() } else { Ok(()) }
+        if turn.notes.contains(&Note::Ended) && self.compensating { self.check_complete() } else { Ok(()) }
     }
 
-    fn is_heard(&self, command: MessageId) -> bool {
-        self.heard.contains(&MessageId::of_reply(command))
+    fn is_outbound_open(&self, command: MessageId) -> bool {
+        self.replies.contains(&MessageId::of_reply(command))
     }
 
-    /// Whether the saga knows that a command was done, and that is so.
+    /// Returns whether the saga has handled a reply that confirms the command.
     fn is_done(&self, command: MessageId) -> bool {
-        self.is_heard(command) && (self.is_rejected)(command) == Some(false)
+        self.is_outbound_open(command) && (self.is_rejected)(command) == Some(false)
     }
 
-    /// It sends a command that undoes a step.
-    fn undoes(&mut self, command: MessageId) -> Result<(), String> {
+    /// Checks a compensating command.
+    fn check_sent(&mut self, command: MessageId) -> Result<(), String> {
         let Some(envelope) = (self.sent)(command) else {
-            return Err(format!("means to undo a step with {command} and does not send it"));
+            return Err(format!("records the compensating command {command} but does not send it"));
         };
         let name = envelope.name.to_string();
-        if !self.begun {
-            return Err(format!("sends {name} to undo a step before it was told to undo"));
+        if !self.compensating {
+            return Err(format!("sends {name} before compensation was requested"));
         }
-        if let Some(waiting) = &self.waiting {
-            return Err(format!("sends {name} before it knows whether {} has undone a step", waiting.name));
+        if let Some(pending) = &self.pending {
+            return Err(format!("sends {name} before it has the reply to {}", pending.name));
         }
-        if let Some(step) = self.steps.iter().find(|step| !self.is_heard(step.command)) {
-            return Err(format!("sends {name} before it knows whether {} was done", step.name));
+        if let Some(step) = self.steps.iter().find(|step| !self.is_outbound_open(step.command)) {
+            return Err(format!("sends {name} before it has the reply to {}", step.name));
         }
         let Some(step) = self.steps.iter().rev().find(|step| self.is_done(step.command)) else {
-            return Err(format!("sends {name} to undo a step, and has no done step that is not undone"));
+            return Err(format!("sends {name} without a completed step to compensate"));
         };
-        if !is(&step.undo, &envelope) {
-            let (of, undo) = (&envelope.key, &step.undo);
+        if !matches_plan(&step.compensation, &envelope) {
+            let (actual, compensation) = (&envelope.key, &step.compensation);
             return Err(format!(
-                "sends {name} of `{of}` while {}, the last done step, is to be undone by {} of `{}`",
-                step.name, undo.name, undo.key
+                "sends {name} of `{actual}`, but the last completed step {} is compensated by {} of `{}`",
+                step.name, compensation.name, compensation.key
             ));
         }
-        self.waiting = Some(Waiting { command, name, step: step.command });
+        self.pending = Some(PendingCompensation { command, name, step: step.command });
         Ok(())
     }
 
-    /// It ends.
-    fn nothing_is_left(&self) -> Result<(), String> {
-        if let Some(waiting) = &self.waiting {
-            return Err(format!("ends before it knows whether {} has undone a step", waiting.name));
+    /// Checks that nothing is left to compensate when the saga ends.
+    fn check_complete(&self) -> Result<(), String> {
+        if let Some(pending) = &self.pending {
+            return Err(format!("ends before it has the reply to {}", pending.name));
         }
-        if let Some(step) = self.steps.iter().find(|step| !self.is_heard(step.command)) {
-            return Err(format!("has begun to undo and ends before it knows whether {} was done", step.name));
+        if let Some(step) = self.steps.iter().find(|step| !self.is_outbound_open(step.command)) {
+            return Err(format!("ends compensation before it has the reply to {}", step.name));
         }
         match self.steps.iter().find(|step| self.is_done(step.command)) {
             Some(step) => Err(format!(
-                "has begun to undo and ends; {} was done, and {} was never sent or done",
-                step.name, step.undo.name
+                "ends compensation although {} was completed and {} was not",
+                step.name, step.compensation.name
             )),
             None => Ok(()),
         }
     }
 }
 
-/// Whether an envelope carries a command as it was planned.
-fn is(planned: &PlannedCommand, envelope: &Envelope) -> bool {
-    let of = (envelope.domain.as_str(), envelope.name.as_str(), envelope.key.as_str(), &envelope.payload[..]);
-    (planned.domain.as_str(), planned.name.as_str(), planned.key.as_str(), &planned.payload[..]) == of
+/// Returns whether an envelope contains the planned command.
+fn matches_plan(planned: &PlannedCommand, envelope: &Envelope) -> bool {
+    let actual = (envelope.domain.as_str(), envelope.name.as_str(), envelope.key.as_str(), &envelope.payload[..]);
+    (planned.domain.as_str(), planned.name.as_str(), planned.key.as_str(), &planned.payload[..]) == actual
 }
 
 #[cfg(test)]
@@ -205,7 +206,7 @@ mod tests {
         }
     }
 
-    /// A turn that takes a message, sends these and notes that.
+    /// Returns a turn that handles a message, sends commands and records changes.
     fn turn(taken: MessageId, sent: &[u128], changes: &[CompensationChange]) -> StoredTurn {
         let note = |change: &CompensationChange| {
             let mut bytes = Vec::new();
@@ -236,9 +237,10 @@ mod tests {
         }
     }
 
-    /// Two steps are sent.
+    /// Returns a turn that sends two steps.
     fn steps() -> StoredTurn {
-        let step = |command, undo| CompensationChange::Step { command: id(command), undo: planned(undo) };
+        let step =
+            |command, compensation| CompensationChange::Step { command: id(command), undo: planned(compensation) };
         turn(id(100), &[RESERVE, CHARGE], &[step(RESERVE, RELEASE), step(CHARGE, REFUND)])
     }
 
@@ -259,9 +261,9 @@ mod tests {
         turn
     }
 
-    /// Checks the turns; these commands were rejected.
+    /// Checks turns in which some commands were rejected.
     fn check(turns: &[StoredTurn], rejected: &[u128]) -> Result<(), String> {
-        undone(
+        check_compensation(
             turns,
             |command| Some(rejected.iter().any(|n| id(*n) == command)),
             |command| {
@@ -275,13 +277,13 @@ mod tests {
         )
     }
 
-    fn is_found(turns: &[StoredTurn], rejected: &[u128], what: &str) {
-        let reason = check(turns, rejected).expect_err(what);
-        assert!(reason.contains(what), "{reason}");
+    fn assert_violation(turns: &[StoredTurn], rejected: &[u128], expected: &str) {
+        let reason = check(turns, rejected).expect_err(expected);
+        assert!(reason.contains(expected), "{reason}");
     }
 
     #[test]
-    fn all_done_steps_undone_the_last_first_is_right() {
+    fn reverse_compensation_is_valid() {
         let turns = [
             steps(),
             reply(RESERVE, &[], &[]),
@@ -294,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_step_needs_no_undoing_and_a_saga_may_end_without() {
+    fn rejected_step_needs_no_compensation() {
         let refused = [
             steps(),
             reply(RESERVE, &[], &[]),
@@ -307,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn an_undoing_command_that_a_person_has_sent_again_is_right() {
+    fn redriven_compensation_is_valid() {
         let turns = [
             steps(),
             reply(RESERVE, &[], &[]),
@@ -319,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn step_whose_letter_was_discarded_may_stay_done() {
+    fn step_with_discarded_compensation_may_remain() {
         let (charge, release) = (
             reply(CHARGE, &[REFUND], &[begin(), sent(REFUND)]),
             ended(reply(RELEASE, &[], &[CompensationChange::Finished])),
@@ -337,8 +339,8 @@ mod tests {
         if let Some(turn) = hasty.get_mut(3) {
             *turn = ended(reply(REFUND, &[], &[given_up.clone(), CompensationChange::Finished]));
         }
-        is_found(&hasty, &[REFUND], "Reserve was done, and Release was never sent or done");
-        is_found(&[steps(), reply(RESERVE, &[], &[given_up])], &[], "gives up");
+        assert_violation(&hasty, &[REFUND], "Reserve was completed and Release was not");
+        assert_violation(&[steps(), reply(RESERVE, &[], &[given_up])], &[], "gives up");
     }
 
     #[test]
@@ -361,68 +363,72 @@ mod tests {
     }
 
     #[test]
-    fn undoing_in_the_order_of_the_steps_is_found() {
+    fn compensation_in_forward_order_is_found() {
         let turns = [steps(), reply(RESERVE, &[], &[]), reply(CHARGE, &[RELEASE], &[begin(), sent(RELEASE)])];
-        is_found(
+        assert_violation(
             &turns,
             &[],
-            "sends Release of `k` while Charge, the last done step, is to be undone by Refund of `k`",
+            "sends Release of `k`, but the last completed step Charge is compensated by Refund of `k`",
         );
     }
 
     #[test]
-    fn undoing_before_it_is_known_is_found() {
+    fn compensation_before_reply_is_found() {
         let turns = [steps(), reply(RESERVE, &[RELEASE], &[begin(), sent(RELEASE)])];
-        is_found(&turns, &[], "sends Release before it knows whether Charge was done");
+        assert_violation(&turns, &[], "sends Release before it has the reply to Charge");
     }
 
     #[test]
-    fn undoing_what_was_refused_is_found() {
+    fn compensation_of_rejected_step_is_found() {
         let turns = [steps(), reply(RESERVE, &[], &[]), reply(CHARGE, &[REFUND], &[begin(), sent(REFUND)])];
-        is_found(&turns, &[RESERVE, CHARGE], "sends Refund to undo a step, and has no done step that is not undone");
+        assert_violation(&turns, &[RESERVE, CHARGE], "sends Refund without a completed step to compensate");
     }
 
     #[test]
-    fn undoing_twice_is_found() {
+    fn repeated_compensation_is_found() {
         let turns = [
             steps(),
             reply(RESERVE, &[], &[]),
             reply(CHARGE, &[REFUND], &[begin(), sent(REFUND)]),
             turn(id(101), &[REFUND], &[sent(REFUND)]),
         ];
-        is_found(&turns, &[], "sends Refund before it knows whether Refund has undone a step");
+        assert_violation(&turns, &[], "sends Refund before it has the reply to Refund");
         let mut turns = turns;
         if let Some(last) = turns.last_mut() {
             *last = reply(REFUND, &[REFUND], &[sent(REFUND)]);
         }
-        is_found(&turns, &[], "sends Refund of `k` while Reserve, the last done step, is to be undone by Release");
+        assert_violation(
+            &turns,
+            &[],
+            "sends Refund of `k`, but the last completed step Reserve is compensated by Release",
+        );
     }
 
     #[test]
-    fn undoing_without_having_been_told_to_is_found() {
+    fn unrequested_compensation_is_found() {
         let turns = [steps(), reply(RESERVE, &[], &[]), reply(CHARGE, &[REFUND], &[sent(REFUND)])];
-        is_found(&turns, &[], "sends Refund to undo a step before it was told to undo");
+        assert_violation(&turns, &[], "sends Refund before compensation was requested");
     }
 
     #[test]
-    fn a_done_step_that_is_left_is_found_however_the_saga_ends() {
-        let left = "Reserve was done, and Release was never sent or done";
+    fn remaining_step_is_found_at_any_end() {
+        let left = "Reserve was completed and Release was not";
         let half = [steps(), reply(RESERVE, &[], &[]), reply(CHARGE, &[REFUND], &[begin(), sent(REFUND)])];
         let finished = [&half[..], &[ended(reply(REFUND, &[], &[CompensationChange::Finished]))]].concat();
-        is_found(&finished, &[], left);
+        assert_violation(&finished, &[], left);
         let given_up = [&half[..], &[ended(reply(REFUND, &[], &[]))]].concat();
-        is_found(&given_up, &[], left);
+        assert_violation(&given_up, &[], left);
         let hasty = [&half[..], &[ended(turn(id(101), &[], &[]))]].concat();
-        is_found(&hasty, &[], "ends before it knows whether Refund has undone a step");
+        assert_violation(&hasty, &[], "ends before it has the reply to Refund");
         let deaf = [steps(), ended(reply(RESERVE, &[], &[begin()]))];
-        is_found(&deaf, &[], "ends before it knows whether Charge was done");
+        assert_violation(&deaf, &[], "before it has the reply to Charge");
     }
 
     #[test]
-    fn a_reply_that_failed_to_be_taken_is_not_known() {
+    fn failed_reply_is_not_known() {
         let mut failed = reply(CHARGE, &[], &[]);
         failed.notes.push(Note::Attempt { message: failed.id, attempt: 1 });
         let turns = [steps(), reply(RESERVE, &[], &[]), failed, turn(id(101), &[REFUND], &[begin(), sent(REFUND)])];
-        is_found(&turns, &[], "before it knows whether Charge was done");
+        assert_violation(&turns, &[], "before it has the reply to Charge");
     }
 }

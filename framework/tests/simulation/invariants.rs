@@ -1,5 +1,5 @@
-//! The rules that every simulated cluster is held to: live actors equal the fold of their logs, timers fire as often as they are
-//! due, and deliveries are settled after their commit. Mutations in `tests/mutations` prove that each can fail.
+//! Invariants of every simulated cluster: live actors equal the fold of their logs, timers fire as often as they are due, and
+//! deliveries are settled after their commit. Patches in `tests/mutations` prove that each can fail.
 
 use std::time::Duration;
 
@@ -71,10 +71,10 @@ enum Act {
     Stop(u8),
 }
 
-/// Alarms that are set again and stopped around the moment at which they are due. Snapshots are kept every third turn, and a key
-/// handles more commands than its memory of ids begins with.
+/// A flow of alarms that are set again and stopped around the time at which they are due. Snapshots are taken every third turn,
+/// and a key handles more commands than its initial memory of ids holds.
 fn alarms() -> Flow<Act, impl AsyncFn(&World, Act)> {
-    let cluster = |sim: Sim| sim.service("alarms", |node| node.saga::<Alarm>()).sagas_may_go_on();
+    let cluster = |sim: Sim| sim.service("alarms", |node| node.saga::<Alarm>()).allow_open_sagas();
     let act = prop_oneof![
         4 => (0..2u8, 0..20u64).prop_map(|(clock, steps)| Act::Set(clock, steps * 20)),
         1 => (0..2u8).prop_map(Act::Stop),
@@ -91,7 +91,7 @@ fn alarms() -> Flow<Act, impl AsyncFn(&World, Act)> {
 }
 
 #[test]
-fn alarms_ring_as_often_as_they_are_due() {
+fn alarms_fire_as_often_as_they_are_due() {
     let coverage = alarms().check(0..200);
     coverage.of::<Alarm>().timer::<Ring>().at_least(500);
     coverage.of::<Alarm>().command::<Stop>().at_least(200);
