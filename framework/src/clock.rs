@@ -1,7 +1,7 @@
-//! Where product code gets the time from, so that a whole cluster can run on simulated time.
+//! Time source of product code, so that a whole cluster can run on simulated time.
 //!
-//! Used by every room. Waiting goes through tokio's timer, which the simulation pauses; the wall clock comes from here.
-//! Nothing orders messages, drops duplicates or holds a lease by the wall clock: it is written down for people.
+//! Used by every module. Waiting uses tokio's timer, which the simulation pauses; the wall clock is read here. The
+//! wall clock never orders messages, detects duplicates or holds a lease: it is recorded for people.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,32 +9,32 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-/// A moment of the wall clock: milliseconds since 1970-01-01T00:00:00Z.
+/// A point in wall-clock time: milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// A moment from milliseconds since 1970-01-01T00:00:00Z.
+    /// Creates a timestamp from milliseconds since 1970-01-01T00:00:00Z.
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis)
     }
 
-    /// Milliseconds since 1970-01-01T00:00:00Z.
+    /// Returns the milliseconds since 1970-01-01T00:00:00Z.
     pub const fn as_millis(self) -> u64 {
         self.0
     }
 
-    /// The moment `span` later; stops at the last one that can be written.
+    /// Returns the timestamp `span` later, saturating at the largest one.
     pub fn after(self, span: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
     }
 
-    /// The moment `span` earlier; stops at the first one that can be written.
+    /// Returns the timestamp `span` earlier, saturating at the smallest one.
     pub fn before(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
     }
 
-    /// How much later `self` is than `earlier`; zero if it is not later.
+    /// Returns how much later `self` is than `earlier`; zero if it is not later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
@@ -42,7 +42,7 @@ impl Timestamp {
 
 /// A source of wall-clock time. Cheap to clone.
 ///
-/// Waiting is never done with it: loops wait on tokio's monotonic timer.
+/// Never used for waiting: loops wait on tokio's monotonic timer.
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
 
@@ -64,24 +64,25 @@ impl Clock {
         Self(Source::System)
     }
 
-    /// A clock that stands still until it is [set](ManualClock::set).
+    /// Creates a clock that does not advance until it is [set](ManualClock::set).
     pub fn manual(start: Timestamp) -> (Self, ManualClock) {
         let millis = Arc::new(AtomicU64::new(start.0));
         (Self(Source::Manual(Arc::clone(&millis))), ManualClock(millis))
     }
 
-    /// A clock that says `start` now and goes with tokio's timer, which simulations pause, until it [jumps](Jumps::jump).
+    /// Creates a clock that reads `start` now and advances with tokio's timer, which simulations pause, until it
+    /// [jumps](ClockJumps::jump).
     #[cfg(feature = "testing")]
     pub fn ticking(start: Timestamp) -> (Self, Jumps) {
         let jumped = Arc::new(std::sync::atomic::AtomicI64::new(0));
         (Self(Source::Ticking { start, began: monotonic(), jumped: Arc::clone(&jumped) }), Jumps(jumped))
     }
 
-    /// The present moment.
+    /// Returns the current time.
     #[expect(clippy::disallowed_methods, reason = "the one place where the wall clock is read")]
     pub fn now(&self) -> Timestamp {
         match &self.0 {
-            // A clock before 1970 reads as 1970: nothing depends on it but what people read.
+            // A clock before 1970 reads as 1970: only people read it.
             Source::System => Timestamp(
                 SystemTime::now()
                     .duration_since(UNIX_EPOCH)
@@ -96,8 +97,8 @@ impl Clock {
     }
 }
 
-/// The time of a running node that no jump of the wall clock changes: the wall clock as it was when the node started, and from
-/// then on the monotonic timer. Timers go by it. It counts as Linux counts `CLOCK_MONOTONIC`: without the time a machine sleeps.
+/// Time of a running node that ignores jumps of the wall clock: the wall clock at the start plus the monotonic timer.
+/// Timers use it. It counts like `CLOCK_MONOTONIC` on Linux: without the time during which the machine is suspended.
 #[derive(Clone, Debug)]
 pub(crate) struct MonotonicTime {
     clock: Clock,
@@ -106,12 +107,12 @@ pub(crate) struct MonotonicTime {
 }
 
 impl MonotonicTime {
-    /// Begins to count.
+    /// Starts counting from the clock's current time.
     pub(crate) fn of(clock: &Clock) -> Self {
         Self { clock: clock.clone(), start: clock.now(), began: monotonic() }
     }
 
-    /// The present moment. A [manual clock](Clock::manual) is all the time there is in its test, so it counts as it is.
+    /// Returns the current time. A [manual clock](Clock::manual) is the only time of its test, so it is used as it is.
     pub(crate) fn now(&self) -> Timestamp {
         match &self.clock.0 {
             Source::Manual(_) => self.clock.now(),
@@ -132,18 +133,18 @@ impl Jumps {
         self.0.fetch_add(millis, Ordering::Relaxed);
     }
 
-    /// Sets the clock right again.
+    /// Undoes all jumps.
     pub fn mend(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
 }
 
-/// The present moment of the timer that loops wait on. The simulation pauses it; it never steps back.
+/// Returns the current instant of the timer that loops wait on. The simulation pauses it; it never steps back.
 pub(crate) fn monotonic() -> tokio::time::Instant {
     tokio::time::Instant::now()
 }
 
-/// The hand that moves a [manual clock](Clock::manual). Jumps in both directions are allowed.
+/// Sets a [manual clock](Clock::manual). Jumps in both directions are allowed.
 #[derive(Clone, Debug)]
 pub struct ManualClock(Arc<AtomicU64>);
 
@@ -160,7 +161,7 @@ impl ManualClock {
     }
 }
 
-/// The present moment of tokio's monotonic timer, which simulations pause: for measuring how long something takes.
+/// Returns the current instant of tokio's monotonic timer, for measuring durations. Simulations pause it.
 pub(crate) fn instant() -> tokio::time::Instant {
     tokio::time::Instant::now()
 }

@@ -1,17 +1,25 @@
-//! How often, and after how long, a failed delivery is tried again.
+//! Retry policy: how often, and after which waits, a failed delivery is repeated.
 
 use std::time::Duration;
 
 use crate::message::{Domain, Envelope, IdSource, Message};
 
-/// How often a message is delivered before it becomes a dead letter, and how long is waited between.
+/// Retry policy: number of deliveries before a message becomes a dead letter, and the waits in between.
+///
+/// ```
+/// use std::time::Duration;
+/// use whizbang::Retry;
+///
+/// let retry = Retry { attempts: 3, ..Retry::default() };
+/// assert_eq!((retry.first, retry.longest), (Duration::from_millis(100), Duration::from_secs(30)));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
-    /// Deliveries in all. Default 5; at least 1.
+    /// Total number of deliveries. Default 5; at least 1.
     pub attempts: u32,
-    /// The wait after the first failure; it doubles with each. Default 100 ms.
+    /// Wait after the first failure; doubles with each further one. Default 100 ms.
     pub first: Duration,
-    /// The longest wait. Default 30 s.
+    /// Longest wait. Default 30 s.
     pub longest: Duration,
 }
 
@@ -22,17 +30,18 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// No second delivery.
+    /// A single delivery without retries.
     pub const NEVER: Self = Self { attempts: 1, first: Duration::ZERO, longest: Duration::ZERO };
 
-    /// How many deliveries may end with the process before the message is not delivered again: at least two, because with one
-    /// several messages that were under way at once would be blamed for the crash of one.
+    /// Returns the number of deliveries that may end with a crash of the process before the message is not delivered
+    /// again. At least two: with one, every message in flight would be blamed for the crash of one.
     pub(crate) fn crashes(&self) -> u32 {
         self.attempts.max(2)
     }
 
-    /// The wait after failed delivery `attempt` (from 1): exponential, with "equal jitter" (half fixed, half random; Brooker,
-    /// "Exponential Backoff And Jitter", 2015) so that many keys that failed together do not come back together.
+    /// Returns the wait after failed delivery `attempt` (from 1): exponential with "equal jitter" (half fixed, half
+    /// random; Brooker, "Exponential Backoff And Jitter", 2015), so that keys that failed together are not retried
+    /// together.
     pub fn wait(&self, attempt: u32, random: &IdSource) -> Duration {
         let doubled = self.first.saturating_mul(1u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX));
         let full = doubled.min(self.longest);
@@ -42,11 +51,11 @@ impl Retry {
     }
 }
 
-/// How the failed deliveries of a node are tried again: in one way for all, in ways of their own for some messages.
+/// Retry policies of a node: a default, and overrides for some messages.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Retries {
     pub(crate) all: Retry,
-    /// By domain and name. A node has few of them.
+    /// Overrides by domain and name. A node has few of them.
     some: Vec<(&'static str, &'static str, Retry)>,
 }
 
@@ -57,12 +66,12 @@ impl From<Retry> for Retries {
 }
 
 impl Retries {
-    /// The same with another way for all.
+    /// Replaces the default.
     pub(crate) fn with_all(self, all: Retry) -> Self {
         Self { all, some: self.some }
     }
 
-    /// The last word on a message counts.
+    /// Sets the override for a message type, replacing an earlier one.
     pub(crate) fn set<M: Message>(&mut self, retry: Retry) {
         self.some.retain(|(domain, name, _)| (*domain, *name) != (M::Domain::NAME, M::NAME));
         self.some.push((M::Domain::NAME, M::NAME, retry));

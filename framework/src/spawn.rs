@@ -1,6 +1,6 @@
-//! The one place where tasks and threads are started.
+//! Spawning: the only place where tasks and threads are started.
 //!
-//! Used by every module. Tasks stay on the thread that starts them, so that a whole cluster can run on one.
+//! Used by every module. Tasks stay on the thread that starts them, so that a whole cluster can run on one thread.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::telemetry::TARGET;
 use crate::user_code::{UserCode, caught, user_code};
 
-/// A task that ends when this handle is dropped.
+/// A task that is aborted when this handle is dropped.
 #[derive(Debug)]
 pub(crate) struct Task(tokio::task::JoinHandle<()>);
 
@@ -22,15 +22,15 @@ impl Drop for Task {
     }
 }
 
-/// Where the failures of a thread's tasks are reported.
+/// Receives the failures of a thread's tasks.
 pub(crate) type Overseer = Arc<UserCode>;
 
-/// The first wait before a task that has failed is started again; it doubles up to [`LONGEST`].
+/// First wait before a failed task is restarted; doubles up to [`LONGEST_RESTART`].
 pub(crate) const FIRST: Duration = Duration::from_millis(100);
 pub(crate) const LONGEST: Duration = Duration::from_secs(10);
 
-/// Starts a task that ends by itself. If it panics, that is logged, counted and listed in the health until a task of the same name
-/// has done its work.
+/// Starts a task that ends by itself. A panic is logged, counted and listed in the health until a task of the same
+/// name succeeds.
 pub(crate) fn detached(overseer: &Overseer, name: &'static str, future: impl Future<Output = ()> + 'static) {
     let overseer = Arc::clone(overseer);
     drop(tokio::task::spawn_local(async move {
@@ -41,7 +41,7 @@ pub(crate) fn detached(overseer: &Overseer, name: &'static str, future: impl Fut
     }));
 }
 
-/// Starts a task as [`detached`] does. If it panics, it is started again after a wait.
+/// Starts a task as [`detached`] does, and restarts it after a wait if it panics.
 pub(crate) fn repeated<F: Future<Output = ()> + 'static>(
     overseer: &Overseer,
     name: &str,
@@ -50,41 +50,42 @@ pub(crate) fn repeated<F: Future<Output = ()> + 'static>(
     drop(tokio::task::spawn_local(until_done(Arc::clone(overseer), name.to_owned(), make)));
 }
 
-/// Runs what `make` makes to its end. If it panics, that is reported as with [`detached`], and it is made again after a wait.
+/// Runs the future that `make` returns to completion. A panic is reported as by [`detached`], and a new future is
+/// made after a wait.
 pub(crate) async fn until_done<F: Future<Output = ()>>(overseer: Overseer, name: String, make: impl Fn() -> F) {
     let mut wait = FIRST;
     while let Err(panicked) = caught(make()).await {
-        overseer.failed(&name, &format!("{}; it is started again", panicked.text()));
+        overseer.failed(&name, &format!("{}; restarting", panicked.text()));
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(LONGEST);
     }
     overseer.goes_on(&name);
 }
 
-/// Runs a future.
+/// Runs a future and catches its panic.
 ///
 /// # Errors
-/// The text of its panic.
+/// The text of the panic.
 #[cfg(feature = "nats")]
 pub(crate) async fn contained<F: Future>(future: F) -> Result<F::Output, String> {
     caught(future).await.map_err(|panicked| panicked.to_string())
 }
 
-/// Starts a task of another crate's making that has no overseer: a panic is logged.
+/// Starts a task without a monitor, for instance of another crate: a panic is logged.
 pub(crate) fn alone(name: &'static str, future: impl Future<Output = ()> + 'static) {
     drop(tokio::task::spawn_local(async move {
         if let Err(panicked) = caught(future).await {
-            tracing::error!(target: TARGET, task = name, error = panicked.text(), "a background task failed");
+            tracing::error!(target: TARGET, task = name, error = panicked.text(), "background task failed");
         }
     }));
 }
 
-/// Returns whether this thread unwinds from a panic: what is dropped now was not ended in order.
+/// Returns whether this thread is unwinding from a panic, so that values dropped now were not ended in order.
 pub(crate) fn is_unwinding() -> bool {
     std::thread::panicking()
 }
 
-/// Starts a thread with a runtime of its own that runs one future to its end.
+/// Starts a thread with its own runtime that runs one future to completion.
 pub(crate) fn thread<F: Future<Output = ()>>(
     name: &str,
     make: impl FnOnce() -> F + Send + 'static,
@@ -96,23 +97,23 @@ pub(crate) fn thread<F: Future<Output = ()>>(
     Ok(())
 }
 
-/// Returns whether this thread can run local tasks: it is inside a [`LocalSet`](tokio::task::LocalSet).
+/// Returns whether this thread can run local tasks, which requires a [`LocalSet`](tokio::task::LocalSet).
 pub(crate) fn has_local_set() -> bool {
-    // tokio tells only by a panic, whose text goes to the panic hook.
+    // tokio reports this only by a panic, whose text goes to the panic hook.
     user_code(|| drop(tokio::task::spawn_local(std::future::ready(())))).is_ok()
 }
 
 type Job = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
-/// A thread with a runtime of its own and a [`LocalSet`](tokio::task::LocalSet), for what must outlive the caller's runtime. Dropping it ends
-/// the thread, and what was spawned there.
+/// A thread with its own runtime and [`LocalSet`](tokio::task::LocalSet), for tasks that must outlive the caller's
+/// runtime. Dropping it ends the thread and its tasks.
 #[derive(Debug)]
 pub(crate) struct LocalThread(mpsc::UnboundedSender<Job>);
 
 impl LocalThread {
     /// Starts the thread.
     pub(crate) fn start(name: &str) -> std::io::Result<Self> {
-        // Unbounded: its owner runs one or two futures there.
+        // Unbounded: the owner runs one or two futures there.
         let (jobs, mut received) = mpsc::unbounded_channel::<Job>();
         thread(name, move || async move {
             while let Some(job) = received.recv().await {
@@ -122,7 +123,7 @@ impl LocalThread {
         Ok(Self(jobs))
     }
 
-    /// Runs a future on the thread to its end; `None` if it panicked. Not cancelled by dropping this.
+    /// Runs a future on the thread to completion; `None` if it panicked. Dropping this future does not cancel it.
     pub(crate) async fn run<F: Future<Output = T>, T: Send + 'static>(
         &self,
         make: impl FnOnce() -> F + Send + 'static,
@@ -130,7 +131,7 @@ impl LocalThread {
         let (done, wait) = oneshot::channel();
         let job = move || -> Pin<Box<dyn Future<Output = ()>>> {
             Box::pin(async move {
-                // Nobody waits for it if the caller was dropped.
+                // The receiver is gone if the caller was dropped.
                 let _ = done.send(make().await);
             })
         };
@@ -139,7 +140,8 @@ impl LocalThread {
     }
 }
 
-/// Starts a thread that calls `tick` after every `step`, until it returns `false`. Its owner is what `tick` looks at.
+/// Starts a thread that calls `tick` after every `step` until it returns `false`. Its lifetime is bounded by the
+/// value that `tick` observes.
 pub(crate) fn ticker(name: &str, step: Duration, tick: impl Fn() -> bool + Send + 'static) -> std::io::Result<()> {
     std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         while tick() {
@@ -149,7 +151,7 @@ pub(crate) fn ticker(name: &str, step: Duration, tick: impl Fn() -> bool + Send 
     Ok(())
 }
 
-/// Does work on a thread of its own, or here if there is none to be had. `None` if the thread ended in the midst of it.
+/// Runs `work` on a new thread, or here if no thread can be started. `None` if the thread ended during the work.
 pub(crate) async fn apart<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (done, wait) = oneshot::channel();
     let work = Arc::new(parking_lot::Mutex::new(Some((work, done))));

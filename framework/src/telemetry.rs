@@ -1,6 +1,6 @@
-//! The words of logs, spans and metrics, in one place.
+//! Telemetry: the target, the counters and the vocabulary of logs and spans.
 //!
-//! Used by every room. Spans carry `message`, `correlation` and `key` fields; a payload is never logged.
+//! Used by every module. Spans have the fields `message`, `correlation` and `key`; a payload is never logged.
 
 mod issues;
 
@@ -8,88 +8,88 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use issues::Issues;
 
-/// The target of all spans and log lines.
+/// Target of all spans and log lines.
 pub const TARGET: &str = "whizbang";
 
-/// A number that one thread counts up and any thread may read.
+/// A counter that one thread writes and any thread may read.
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);
 
 impl Count {
-    /// Counts one more. Only the owning thread calls it, so that no locked instruction is needed.
+    /// Adds one. Only the owning thread calls it, so that no locked instruction is needed.
     pub fn one(&self) {
         self.many(1);
     }
 
-    /// Counts `n` more.
+    /// Adds `n`.
     pub fn many(&self, n: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
-    /// Sets the number.
+    /// Sets the value.
     pub fn set(&self, n: u64) {
         self.0.store(n, Ordering::Relaxed);
     }
 
-    /// The number so far.
+    /// Returns the value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// What one thread of a node counts.
+/// Counters of one thread of a node.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// Turns in flight now.
+    /// Turns currently in flight.
     pub in_flight: Count,
-    /// Jobs of workers in memory now.
+    /// Jobs of workers currently in memory.
     pub jobs: Count,
-    /// Turns committed or on their way.
+    /// Turns appended, committed or not yet.
     pub turns: Count,
     /// Events recorded.
     pub events: Count,
-    /// Rejections given.
+    /// Rejections returned.
     pub rejections: Count,
     /// Duplicates dropped.
     pub duplicates: Count,
-    /// Deliveries that failed and will be tried again.
+    /// Failed deliveries that will be retried.
     pub retries: Count,
     /// Messages that became dead letters.
     pub dead_letters: Count,
     /// Commands from outside that failed for their caller alone.
     pub failed: Count,
-    /// Steps of sagas that stay done, because the dead letter of the command that undoes them was discarded.
+    /// Saga steps that stay done because the dead letter of their compensating command was discarded.
     pub given_up: Count,
     /// Panics in user code.
     pub panics: Count,
     /// Background tasks that ended unexpectedly.
     pub failed_tasks: Count,
-    /// Snapshots that were not kept because the state could not be encoded.
+    /// Snapshots skipped because the state could not be encoded.
     pub snapshots_skipped: Count,
-    /// Messages refused because there was no room.
+    /// Messages refused because a bound was reached.
     pub busy: Count,
-    /// Actors started.
+    /// Actors activated.
     pub activations: Count,
-    /// Actors put to rest.
+    /// Actors passivated.
     pub passivations: Count,
-    /// Keys that cannot be loaded now.
+    /// Keys that currently cannot be loaded.
     pub unloadable: Count,
-    /// Messages that wait, written down, for their key or for a worker now.
+    /// Messages currently deferred, for their key or for a worker.
     pub deferred: Count,
-    /// Gaps noticed in what came in.
+    /// Gaps detected in received sequences.
     pub gaps: Count,
-    /// Events dropped because the log of their domain's owner does not contain them.
+    /// Events dropped because their owner's log does not contain them.
     pub events_dropped: Count,
-    /// Commands and replies of actors dropped because the log of their sender does not contain them.
+    /// Commands and replies of actors dropped because their sender's log does not contain them.
     pub commands_dropped: Count,
     /// Events and commands handed to the bridge.
     pub sent: Count,
 }
 
-/// How many bytes of what user code says about its trouble are kept.
+/// Most bytes kept of an error text of user code.
 const MOST_TEXT: usize = 4096;
 
-/// What user code says about its trouble, short enough for a log line, a dead letter and an answer.
+/// Shortens an error text of user code for a log line, a dead letter or a response.
 pub(crate) fn shortened(mut text: String) -> String {
     if text.len() > MOST_TEXT {
         text.truncate(text.floor_char_boundary(MOST_TEXT));
@@ -98,8 +98,8 @@ pub(crate) fn shortened(mut text: String) -> String {
     text
 }
 
-/// Says that a message passes a room. With these a message can be followed through the node; a test holds the architecture's
-/// page against them.
+/// Traces that a message passes a module, so that it can be followed through the node; a test compares these with
+/// ARCHITECTURE.md.
 macro_rules! passes {
     ($room:literal, $message:expr, $id:expr, $correlation:expr) => {
         tracing::trace!(

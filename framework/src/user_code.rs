@@ -1,8 +1,8 @@
-//! The one function through which user code is called.
+//! User code: the one function through which it is called.
 //!
-//! Called by every room that runs code of users: handlers, `apply`, `Default`, keys, snapshots, upcasters, views, jobs. It
-//! catches panics and notes which code runs since when, so that a blocked thread is seen from outside. It never decides what a
-//! panic means for a message: the caller does. A test forbids `catch_unwind` everywhere else.
+//! Called by every module that runs code of users: handlers, `apply`, `Default`, keys, snapshots, upcasters, views,
+//! jobs. Catches panics and records which code runs since when, so that a blocked thread is visible from outside.
+//! Never decides what a panic means for a message: the caller does. A test forbids `catch_unwind` everywhere else.
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
@@ -20,13 +20,13 @@ use parking_lot::Mutex;
 
 use crate::telemetry::{Counts, TARGET, shortened};
 
-/// The step of the clock that measures user code. A call that begins and ends within one step counts as zero: reading a precise
-/// clock twice would make a turn in memory a tenth slower.
+/// Step of the clock that measures user code. A call within one step counts as zero: reading a precise clock twice
+/// would make a turn in memory 10 % slower.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
-/// How many pairs of actor type and message have a name of their own; message names may come from outside. The rest is shown
-/// by actor type alone.
+/// Most pairs of actor type and message with their own label, because message names may come from outside. Further
+/// ones are shown by actor type alone.
 const LABELS: usize = 4096;
-/// How many failed tasks are listed: their names may hold names from outside.
+/// Most failed tasks listed, because their names may contain names from outside.
 const TASKS: usize = 100;
 
 /// A panic of user code.
@@ -34,7 +34,7 @@ const TASKS: usize = 100;
 pub(crate) struct Panicked(String);
 
 impl Panicked {
-    /// The text of the panic, shortened.
+    /// Returns the text of the panic, shortened.
     pub(crate) fn text(&self) -> &str {
         &self.0
     }
@@ -51,7 +51,7 @@ pub(crate) fn user_code<T>(code: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(code)).map_err(panic_of)
 }
 
-/// Runs a future and catches its panic, whichever poll it comes in. For tasks of the framework itself.
+/// Runs a future and catches a panic in any poll. For tasks of the framework itself.
 pub(crate) async fn caught<F: Future>(future: F) -> Result<F::Output, Panicked> {
     let mut future: Pin<Box<F>> = Box::pin(future);
     poll_fn(|cx| match user_code(|| future.as_mut().poll(cx)) {
@@ -62,21 +62,21 @@ pub(crate) async fn caught<F: Future>(future: F) -> Result<F::Output, Panicked> 
     .await
 }
 
-/// The typed error of a panic's payload, which is dropped.
+/// Converts the payload of a panic to an error, and drops the payload.
 fn panic_of(payload: Box<dyn Any + Send>) -> Panicked {
     let text = payload
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())
         .or_else(|| payload.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "no text".to_owned());
-    // The payload is a value of the user as well: its `Drop` may panic again, and that payload is kept for good.
+    // The payload is a value of the user: its `Drop` may panic too, and that second payload is leaked.
     if let Err(again) = catch_unwind(AssertUnwindSafe(move || drop(payload))) {
         std::mem::forget(again);
     }
     Panicked(shortened(text))
 }
 
-/// Counts steps of [`TICK`]; all threads of a node share it. It stands still in a simulation.
+/// Counts steps of [`TICK`], shared by all threads of a node. Does not advance in a simulation.
 #[derive(Debug)]
 pub(crate) struct Ticks(AtomicU64);
 
@@ -88,7 +88,7 @@ impl Default for Ticks {
 }
 
 impl Ticks {
-    /// One step has passed.
+    /// Advances by one step.
     pub(crate) fn tick(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
@@ -98,22 +98,22 @@ impl Ticks {
     }
 }
 
-/// Names the actor type and the message for which user code runs.
+/// Identifies the actor type and message for which user code runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Label(u32);
 
-/// How user code is called on one thread of a node, and what is known about the call that runs now.
+/// Calls user code on one thread of a node, and tracks the running call.
 #[derive(Debug, Default)]
 pub(crate) struct UserCode {
     pub(crate) counts: Arc<Counts>,
     ticks: Arc<Ticks>,
-    /// When the running call began, in ticks (upper half), and its label (lower half); zero if none runs. Only the owning thread
-    /// writes it, so no locked instruction is needed.
+    /// Start of the running call in ticks (upper half) and its label (lower half); zero if none runs. Only the owning
+    /// thread writes it, so no locked instruction is needed.
     running: AtomicU64,
-    /// The longest call so far, in ticks.
+    /// Duration of the longest call so far, in ticks.
     longest: AtomicU64,
     labels: Mutex<Labels>,
-    /// The background tasks of the thread that have failed and have not gone on since, by name; and why.
+    /// Errors of the background tasks of the thread that have failed and not recovered, by name.
     failed: Mutex<BTreeMap<String, String>>,
 }
 
@@ -128,7 +128,7 @@ impl UserCode {
         Arc::new(Self { ticks: Arc::clone(ticks), ..Self::default() })
     }
 
-    /// The label of an actor type and a message; `message` is empty where there is none.
+    /// Returns the label of an actor type and a message; `message` is empty where there is none.
     pub(crate) fn label(&self, actor: &str, message: &str) -> Label {
         let labels = &mut *self.labels.lock();
         if let Some(label) = labels.known.get(actor).and_then(|of| of.get(message)) {
@@ -139,7 +139,7 @@ impl UserCode {
             return Label(*label);
         }
         labels.names.push((actor.to_owned(), shown.to_owned()));
-        // From 1 on: 0 is the label of code that has none.
+        // From 1 on: 0 is the label of unlabeled code.
         let label = u32::try_from(labels.names.len()).unwrap_or(0);
         labels.known.entry(actor.to_owned()).or_default().insert(shown.to_owned(), label);
         Label(label)
@@ -148,7 +148,7 @@ impl UserCode {
     /// Calls user code. A panic is counted and becomes an error.
     pub(crate) fn call<T>(&self, label: Label, code: impl FnOnce() -> T) -> Result<T, Panicked> {
         let began = self.ticks.now() & u64::from(u32::MAX);
-        // A call inside a call: the outer one runs on afterwards.
+        // Nested call: the outer one continues afterwards.
         let outer = self.running.load(Ordering::Relaxed);
         self.running.store((began << 32) | u64::from(label.0), Ordering::Relaxed);
         let ended = user_code(code);
@@ -160,30 +160,31 @@ impl UserCode {
         ended.inspect_err(|_| self.counts.panics.one())
     }
 
-    /// Counts and logs a background task of this thread that has failed. Health lists it until it [goes on](Self::goes_on).
+    /// Counts and logs a failed background task of this thread. Health lists it until it has
+    /// [recovered](Self::task_recovered).
     pub(crate) fn failed(&self, task: &str, error: &str) {
         self.counts.failed_tasks.one();
-        tracing::error!(target: TARGET, task, error, "a background task failed");
+        tracing::error!(target: TARGET, task, error, "background task failed");
         let mut failed = self.failed.lock();
         if failed.len() < TASKS || failed.contains_key(task) {
             failed.insert(task.to_owned(), format!("background task `{task}` failed: {error}"));
         }
     }
 
-    /// A background task has done its work: it is listed as failed no longer.
+    /// Records that a background task has succeeded: it is no longer listed as failed.
     pub(crate) fn goes_on(&self, task: &str) {
-        // Nearly always nothing has ever failed, and every small task comes by here.
+        // Nearly always no task has ever failed, and every small task calls this.
         if self.counts.failed_tasks.get() > 0 {
             self.failed.lock().remove(task);
         }
     }
 
-    /// The background tasks that have failed and have not gone on since.
+    /// Returns the errors of background tasks that have failed and not recovered.
     pub(crate) fn failures(&self) -> Vec<String> {
         self.failed.lock().values().cloned().collect()
     }
 
-    /// Names the running call more precisely than when it began.
+    /// Replaces the label of the running call with a more precise one.
     pub(crate) fn relabel(&self, label: Label) {
         let running = self.running.load(Ordering::Relaxed);
         if running != 0 {
@@ -200,12 +201,12 @@ impl UserCode {
             Err(panicked) => Poll::Ready(Err(panicked)),
         })
         .await;
-        // What the future holds is dropped here, and `Drop` is user code as well.
+        // The future's fields are dropped here, and their `Drop` is user code too.
         let _ = self.call(label, move || drop(future));
         ended
     }
 
-    /// The call that blocks the thread for longer than `limit`: since when, the actor type and the message.
+    /// Returns the call that has blocked the thread for longer than `limit`: duration, actor type and message.
     pub(crate) fn blocked(&self, limit: Duration) -> Option<(Duration, String, String)> {
         let running = self.running.load(Ordering::Relaxed);
         if running == 0 {
@@ -220,7 +221,7 @@ impl UserCode {
         (since > limit).then_some((since, actor, message))
     }
 
-    /// The longest call so far, in steps of [`TICK`].
+    /// Returns the duration of the longest call so far, in steps of [`TICK`].
     pub(crate) fn longest(&self) -> Duration {
         TICK * u32::try_from(self.longest.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
     }
@@ -267,7 +268,7 @@ mod tests {
             (0..3).for_each(|_| ticks.tick());
             let blocked = code.blocked(TICK).unwrap();
             assert_eq!(blocked, (TICK * 3, "account".to_owned(), "Deposit".to_owned()));
-            // A call inside it does not hide the outer one afterwards.
+            // A nested call does not hide the outer one afterwards.
             code.call(Label::default(), || ()).unwrap();
             assert_eq!(code.blocked(TICK).unwrap().1, "account");
         })

@@ -126,7 +126,7 @@ async fn event_that_cannot_be_projected_halts_its_shard_alone() {
     let health = node.health();
     // One event must not take a whole service out of its traffic: the node is ready, and says what is halted.
     assert!(health.ready && health.live, "{health:?}");
-    let place = format!("projection `fragile` stands still before position 3 of {shard}");
+    let place = format!("projection `fragile` halted at position 3 of {shard}");
     assert!(health.reasons[0].contains(&place) && health.reasons[0].contains("unlucky"), "{health:?}");
     assert_eq!(client.query(FragileSum {}).await.unwrap(), 3, "the view with everything up to the event");
     // Other shards of the projection, other projections and the aggregates go on.

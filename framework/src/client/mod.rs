@@ -1,7 +1,7 @@
-//! How commands and queries get in: from inside a node, and from a process that hosts nothing.
+//! Client: sends commands and queries, from inside a node and from a process that hosts nothing.
 //!
-//! Called by users. Calls the router: the owner in this very node is reached without a byte being written, everyone else
-//! through [`Remote`]. It never sends anything twice by itself.
+//! Called by users. Calls the router: an owner in the same node is reached without encoding, all others through
+//! [`Remote`]. Never sends a message twice by itself.
 
 mod request;
 
@@ -17,10 +17,10 @@ use crate::clock::Clock;
 use crate::message::{Command, IdSource, MessageId, Query};
 use crate::router::{NodeId, Remote};
 
-/// How long a sender waits for another node's reply, unless it says otherwise.
+/// Default time to wait for a reply of another node.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Sends commands and asks queries. Cheap to clone, and good on any thread.
+/// Sends commands and queries. Cheap to clone, and usable on any thread.
 ///
 /// ```
 /// # use whizbang::doc_fixtures::*;
@@ -49,52 +49,53 @@ impl Client {
         Self { inner: Arc::new(Inner { node, remote, ids: Mutex::new(ids), clock }) }
     }
 
-    /// Sends a command to the owner of its domain. Await it for the reply.
+    /// Sends a command to the owner of its domain. Await the returned future for the reply.
     ///
-    /// The future does nothing before it is first polled; it can be spawned, joined and selected like any other, and dropping it
-    /// after that does not take the command back.
+    /// Nothing is sent before the first poll. The future can be spawned, joined and selected. Dropping it after the
+    /// first poll does not cancel the command.
     ///
     /// # Errors
-    /// [`SendError`] says whether the command may have been handled. [`SendError::Rejected`] is the domain's "no".
+    /// [`SendError`] tells whether the command may have been handled. [`SendError::Rejected`] is a rejection by the
+    /// domain.
     pub fn send<C: Command>(&self, command: C) -> SendCommand<C> {
         SendCommand::new(self.clone(), command)
     }
 
-    /// Hands a command over to be handled some time, without a reply. Await it to know that it is accepted: then it is
-    /// durable as far as its owner's store, or the courier on the way there, is.
+    /// Hands a command over to be handled at any later time, without a reply. Await the returned future to know that
+    /// it is accepted: it is then as durable as its owner's store, or as the broker on the way there.
     ///
     /// # Errors
-    /// As [`send`](Self::send); a rejection is not heard of.
+    /// As [`send`](Self::send), except that a rejection is not reported.
     pub fn post<C: Command>(&self, command: C) -> PostCommand<C> {
         PostCommand::new(self.clone(), command)
     }
 
-    /// Asks a view. Await it for the answer.
+    /// Queries a view. Await the returned future for the answer.
     ///
     /// # Errors
-    /// As [`send`](Self::send); a query has no effect, so asking again is always safe.
+    /// As [`send`](Self::send); a query has no effect, so it can always be repeated.
     pub fn query<Q: Query>(&self, query: Q) -> SendQuery<Q> {
         SendQuery::new(self.clone(), query)
     }
 
-    /// The way that leaves this client's thread.
+    /// Returns the transport for messages that leave this client's thread.
     #[cfg(feature = "testing")]
     pub(crate) fn remote(&self) -> &dyn Remote {
         &*self.inner.remote
     }
 
-    /// The present moment of this client's clock.
+    /// Returns the current time of this client's clock.
     pub(crate) fn now(&self) -> crate::clock::Timestamp {
         self.inner.clock.now()
     }
 
-    /// Ends the connection of a client that was made with [`connect`](Self::connect); what it has posted is handed over first.
-    /// Clones of it reach nobody any more. A node's client has no connection of its own: for it this does nothing.
+    /// Closes the connection of a client created with [`connect`](Self::connect), after sending what it has posted.
+    /// Its clones reach no node afterwards. No-op for a client of a node, which has no connection of its own.
     pub async fn disconnect(self) {
         self.inner.remote.disconnect().await;
     }
 
-    /// A new message id, for [`SendCommand::id`].
+    /// Returns a new message id, for [`SendCommand::id`].
     pub fn new_id(&self) -> MessageId {
         self.inner.ids.lock().message_id()
     }

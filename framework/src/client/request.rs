@@ -1,4 +1,5 @@
-//! A command or a query that is sent: how it is described, and the wait for its reply.
+//! Request builders: a command, a posted command or a query, configured before the first poll and awaited for its
+//! result.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,9 +21,9 @@ use crate::telemetry::passes;
 
 /// A command for the owner of its domain. Await it for the reply.
 ///
-/// Nothing happens before it is first polled. Then the command is given to its actor: handled at once if the actor lives on this
-/// thread and nothing is before it, else queued. Dropping the future afterwards does not take the command back: it may be handled
-/// without its reply being seen.
+/// Nothing happens before the first poll. The first poll submits the command: it is handled inline if its actor lives
+/// on this thread and nothing is queued before it, otherwise it is queued. Dropping the future afterwards does not
+/// cancel the command: it may be handled without its reply being seen.
 ///
 /// ```
 /// # use whizbang::doc_fixtures::*;
@@ -32,13 +33,13 @@ use crate::telemetry::passes;
 /// use std::time::Duration;
 ///
 /// let deposit = client.send(Deposit { account: "ada".into(), cents: 500 });
-/// assert_eq!(deposit.idempotency_key("till-4711").deadline(Duration::from_secs(5)).await?, 500);
+/// assert_eq!(deposit.idempotency_key("deposit-4711").deadline(Duration::from_secs(5)).await?, 500);
 /// # Ok::<_, whizbang::Error>(()) }).unwrap();
 /// ```
-#[must_use = "a command is sent when it is awaited"]
+#[must_use = "futures do nothing unless you `.await` them"]
 pub struct SendCommand<C: Command>(State<C>);
 
-/// What is sent, before it is sent.
+/// A command before it is sent.
 struct Unsent<C> {
     client: Client,
     command: C,
@@ -54,14 +55,15 @@ enum State<C: Command> {
     Done,
 }
 
-/// The wait for a reply. Knows its type and not that of the command, so that it is compiled once for all commands with it.
+/// The wait for a reply. Generic over the reply, not the command, so that it is compiled once for all commands with
+/// that reply.
 enum Wait<R> {
     Ready(Option<Result<R, SendError>>),
     Here(oneshot::Receiver<Result<R, SendError>>),
     Boxed(BoxFuture<'static, Result<R, SendError>>),
 }
 
-// Nothing in it is pinned in place: the box is pinned by itself.
+// No field is structurally pinned: the box is pinned by itself.
 impl<C: Command> Unpin for SendCommand<C> {}
 
 impl<C: Command> SendCommand<C> {
@@ -69,7 +71,7 @@ impl<C: Command> SendCommand<C> {
         Self(State::Unsent(Unsent { client, command, meta: None, deadline: None, empty_key: false }))
     }
 
-    /// Changes what is sent. A future that was polled is not changed any more.
+    /// Changes the command, unless it has been polled.
     fn changed(mut self, change: impl FnOnce(&mut Unsent<C>)) -> Self {
         if let State::Unsent(unsent) = &mut self.0 {
             change(unsent);
@@ -77,35 +79,36 @@ impl<C: Command> SendCommand<C> {
         self
     }
 
-    /// How long to wait for the reply. Default: 30 s if another node has to answer; no limit if the actor lives in this
-    /// process, where every command comes to its end.
+    /// Sets how long to wait for the reply. Default: 30 s if another node must answer; no limit if the actor lives in
+    /// this process, where every command is completed.
     pub fn deadline(self, deadline: Duration) -> Self {
         self.changed(|unsent| unsent.deadline = Some(deadline))
     }
 
-    /// Gives the command an id of the caller's choosing: sent again to the same key with the same id it is handled once, and
-    /// answered with the first reply. The same id and key with another message is [`SendError::Conflict`]: name, schema
-    /// version, codec and payload count. An id counts for one key of one domain; with another key it is another command.
+    /// Sets the id of the command. Sent again to the same key with the same id, it is handled once and answered with
+    /// the first reply. The same id and key with another message is [`SendError::Conflict`]; name, schema version,
+    /// codec and payload are compared. An id counts for one key of one domain; with another key it is another
+    /// command.
     ///
-    /// Ids are remembered for `remember`, by default 7 days. An id that holds its time (UUID version 7) is refused as
-    /// [`SendError::Expired`] when it is older, handled or not, and as [`SendError::IdInFuture`] when it is more than 5 minutes
-    /// ahead of the owner's clock. An id without a time is handled anew after that span.
+    /// Ids are remembered for `remember`, by default 7 days. An id that contains its time (UUID version 7) is refused
+    /// as [`SendError::Expired`] when it is older, handled or not, and as [`SendError::IdInFuture`] when it is more
+    /// than 5 minutes ahead of the owner's clock. An id without a time is handled anew after that period.
     pub fn id(self, id: MessageId) -> Self {
         self.changed(|unsent| unsent.meta().id = Some(id))
     }
 
-    /// Gives the command an idempotency key of the caller's choosing. It counts for one target: sent again to the same
-    /// [key](Command::key) of the same domain it is handled once, and answered with the first reply; with another message it
-    /// is [`SendError::Conflict`]. With another target it is another command and is handled, so a caller that corrects the
-    /// target of a command must not count on the idempotency key.
+    /// Sets an idempotency key, which counts for one target. Sent again to the same [key](Command::key) of the same
+    /// domain, the command is handled once and answered with the first reply; with another message it is
+    /// [`SendError::Conflict`]. With another target it is another command and is handled, so a caller that corrects
+    /// the target of a command must not rely on the idempotency key.
     ///
-    /// Remembered for `remember`, by default 7 days; then a command with it is handled anew. An empty one is refused with
-    /// [`SendError::EmptyIdempotencyKey`].
+    /// Remembered for `remember`, by default 7 days; afterwards a command with it is handled anew. An empty key is
+    /// refused with [`SendError::EmptyIdempotencyKey`].
     ///
-    /// **All callers of a domain share its keys.** The first command that comes with a key and a target has it: a caller that
-    /// guesses `order-1043` can use it before you, and you get [`SendError::Conflict`]. Where callers do not trust each other,
-    /// begin each key with a random text of at least 16 characters that you keep to yourself, the same in every process that
-    /// may send the command again.
+    /// **All callers of a domain share its keys.** The first command with a key and a target owns it: a caller that
+    /// guesses `order-1043` can use it before you, and you get [`SendError::Conflict`]. Where callers do not trust
+    /// each other, start each key with a secret random text of at least 16 characters, the same in every process that
+    /// may repeat the command.
     pub fn idempotency_key(self, key: &str) -> Self {
         self.changed(|unsent| {
             unsent.empty_key = key.is_empty();
@@ -114,7 +117,7 @@ impl<C: Command> SendCommand<C> {
         })
     }
 
-    /// Makes the command part of something larger.
+    /// Sets the correlation id, which makes the command part of a larger unit of work.
     pub fn correlation(self, correlation: MessageId) -> Self {
         self.changed(|unsent| unsent.meta().correlation = Some(correlation))
     }
@@ -152,7 +155,7 @@ impl<C: Command> Unsent<C> {
         if let Some(home) = remote.thread_of(C::Domain::NAME, C::NAME, command.key().as_str()) {
             let (reply, receiver) = oneshot::channel();
             let ask = move |routes: &LocalRoutes| {
-                // Without a door the node has ended, and `reply` is dropped.
+                // Without an endpoint the node has ended, and `reply` is dropped.
                 if let Some(door) = routes.door::<C>() {
                     door.submit(command, meta, Some(reply));
                 }
@@ -170,7 +173,7 @@ impl<C: Command> Unsent<C> {
     }
 }
 
-/// How long to wait, and the id of the command: a caller that gets no reply is told the id to ask again with.
+/// Returns the time limit and the command's id. A caller whose deadline passes gets the id back, so that it can retry.
 fn limit(
     client: &Client,
     deadline: Option<Duration>,
@@ -185,7 +188,7 @@ fn busy(domain: &str) -> SendError {
 }
 
 impl<R: Coded + Send + 'static> Wait<R> {
-    /// The wait for an actor of this process, where every command comes to its end.
+    /// Waits for an actor of this process, where every command is completed.
     fn here(
         receiver: oneshot::Receiver<Result<R, SendError>>,
         limit: Option<(Duration, MessageId)>,
@@ -200,7 +203,7 @@ impl<R: Coded + Send + 'static> Wait<R> {
         }))
     }
 
-    /// The wait for another node, whose reply comes as bytes.
+    /// Waits for another node, whose reply arrives encoded.
     fn elsewhere(codec: Codec, answer: BoxFuture<'static, Result<Bytes, SendError>>) -> Self {
         Self::Boxed(Box::pin(async move {
             match R::read_reply(codec, &answer.await?) {
@@ -215,7 +218,7 @@ impl<R: Coded + Send + 'static> Wait<R> {
             Self::Here(receiver) => Pin::new(receiver).poll(cx).map(|reply| reply.unwrap_or(Err(SendError::Stopped))),
             Self::Boxed(future) => future.as_mut().poll(cx),
             Self::Ready(reply) => {
-                // A caller that asks again and again and never has to wait lets other tasks run in between.
+                // Consume coop budget even when ready, so that a tight loop of sends still yields.
                 ready!(poll_proceed(cx)).made_progress();
                 Poll::Ready(reply.take().unwrap_or(Err(SendError::Stopped)))
             }
@@ -253,7 +256,7 @@ fn of_command<C: Command>(
 ) -> Result<Envelope, SendError> {
     let (facts, key) = (MessageFacts::of::<C>(), command.key());
     let mut payload = Vec::new();
-    // The key first: a command that has no owner is not even written.
+    // The key is checked first: a command without an owner is not even encoded.
     if key.is_valid()
         && let Err(error) = encode_command_verified(command, facts.codec, &mut payload)
     {
@@ -271,7 +274,7 @@ fn of_query<Q: Query>(client: &Client, query: &Q, deadline: Duration) -> Result<
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "what is known of a message, and what the caller has said")]
+#[expect(clippy::too_many_arguments, reason = "facts of the message and options of the caller")]
 fn envelope(
     client: &Client,
     message: MessageFacts,
@@ -287,7 +290,7 @@ fn envelope(
     }
     let meta = *meta.unwrap_or_default();
     let no_name =
-        |name: &str| SendError::Encode(crate::message::CodecError::Encode { reason: format!("`{name}` is no name") });
+        |name: &str| SendError::Encode(crate::message::CodecError::Encode { reason: format!("invalid name `{name}`") });
     let domain = Name::from_static(message.domain).map_err(|_| no_name(message.domain))?;
     let name = Name::from_static(message.name).map_err(|_| no_name(message.name))?;
     let now = client.inner.clock.now();
@@ -309,8 +312,17 @@ fn envelope(
 
 /// A command that is handed over. Await it to know that it is accepted.
 ///
-/// Nothing happens before it is first polled. Dropping it afterwards does not take the command back.
-#[must_use = "a command is handed over when it is awaited"]
+/// Nothing happens before the first poll. Dropping it afterwards does not cancel the command.
+///
+/// ```
+/// # use whizbang::doc_fixtures::*;
+/// # whizbang::derive::block_on(async {
+/// # let node = bank().await;
+/// # let client = node.client();
+/// client.post(Deposit { account: "ada".into(), cents: 500 }).idempotency_key("deposit-4712").await?;
+/// # Ok::<_, whizbang::Error>(()) }).unwrap();
+/// ```
+#[must_use = "futures do nothing unless you `.await` them"]
 pub struct PostCommand<C: Command>(Post<C>);
 
 enum Post<C: Command> {
@@ -318,7 +330,7 @@ enum Post<C: Command> {
     Sent(BoxFuture<'static, Result<(), SendError>>),
 }
 
-// Nothing in it is pinned in place: the box is pinned by itself.
+// No field is structurally pinned: the box is pinned by itself.
 impl<C: Command> Unpin for PostCommand<C> {}
 
 impl<C: Command> PostCommand<C> {
@@ -358,7 +370,7 @@ impl<C: Command> Unsent<C> {
         }
         match of_command(&client, &command, meta, DEADLINE) {
             Ok(mut envelope) => {
-                // It may be handled at any time: no caller waits.
+                // No deadline: it may be handled at any time.
                 envelope.deadline = None;
                 client.inner.remote.post(envelope)
             }
@@ -393,8 +405,9 @@ impl<C: Command> std::fmt::Debug for PostCommand<C> {
 
 /// A query for a view. Await it for the answer.
 ///
-/// Nothing happens before it is first polled. A query has no effect, so dropping it is harmless.
-#[must_use = "a query is asked when it is awaited"]
+/// Nothing happens before the first poll. A query has no effect, so dropping it is harmless. See
+/// [`Projection`](crate::Projection) for an example.
+#[must_use = "futures do nothing unless you `.await` them"]
 pub struct SendQuery<Q: Query>(Asking<Q>);
 
 enum Asking<Q: Query> {
@@ -403,7 +416,7 @@ enum Asking<Q: Query> {
     Done,
 }
 
-// Nothing in it is pinned in place: the box is pinned by itself.
+// No field is structurally pinned: the box is pinned by itself.
 impl<Q: Query> Unpin for SendQuery<Q> {}
 
 impl<Q: Query> SendQuery<Q> {
@@ -411,7 +424,7 @@ impl<Q: Query> SendQuery<Q> {
         Self(Asking::Unsent { client, query, deadline: DEADLINE })
     }
 
-    /// How long to wait for the answer. Default 30 s.
+    /// Sets how long to wait for the answer. Default 30 s.
     pub fn deadline(mut self, limit: Duration) -> Self {
         if let Asking::Unsent { deadline, .. } = &mut self.0 {
             *deadline = limit;

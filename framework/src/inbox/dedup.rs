@@ -1,4 +1,6 @@
-//! What one actor remembers of the messages it has handled, so that a duplicate is known for what it is.
+//! Deduplication state of one actor: the messages it has handled, so that duplicates are detected.
+//!
+//! Called by actors and workers before and after each turn. Never forgets: an evicted id is looked up in the store.
 
 use std::collections::VecDeque;
 
@@ -9,52 +11,54 @@ use crate::clock::Timestamp;
 use crate::message::{Codec, Digest, MessageId, Name, ShardId};
 use crate::store::{Source, SourceKind, StoredTurn};
 
-/// How many ids without a time (idempotency keys) an actor keeps in memory. The store finds the older ones.
+/// Most ids without a time (idempotency keys) in memory. Older ones are found in the store.
 const KEYED: usize = 32;
 
-/// How many ids with a time an actor keeps in memory at most.
+/// Most ids with a time in memory.
 const MOST_RECENT: usize = 128;
 
-/// Replies of more bytes are not kept in memory: the store has them, and few callers ask twice.
+/// Largest reply kept in memory, in bytes: the store has larger ones, and few callers repeat a command.
 const LARGEST_REPLY: usize = 256;
 
-/// What one actor remembers of the messages it has handled.
+/// Deduplication state of one actor.
 ///
-/// Messages of actors and events are known by their place: of each source only the last place is kept, because an actor
-/// takes what one source sends it in order. There is no time window and the memory is one number per source.
+/// Messages of actors, and events, are identified by their sequence: for each source only the last one is kept,
+/// because an actor handles the messages of one source in order. There is no time window, and the memory is one
+/// number per source.
 ///
-/// Messages from outside are known by their id. Ids that hold their time are forgotten smallest first: an id above the last
-/// one forgotten that is not in memory is certainly new, whatever the clocks say; one below it is looked up in the store,
-/// which takes the same time whatever the number of turns. The memory is bounded in bytes: few ids, and short replies only.
+/// Messages from outside are identified by their id. Ids that contain a time are evicted smallest first: an id above
+/// the largest evicted one that is not in memory is certainly new, whatever the clocks say; one below it is looked up
+/// in the store, in constant time however many turns there are. The memory is bounded in bytes: few ids, and short
+/// replies only.
 ///
-/// `RECENT` is how many ids that hold their time are kept in memory at first. Where many callers at once make ids come far out
-/// of order, more are kept, up to 128: see [`looked_up`](Self::looked_up).
+/// `RECENT` is the initial number of ids with a time in memory. Where ids arrive far out of order because there are
+/// many concurrent callers, it grows up to 128: see [`grow`](Self::grow).
 #[derive(Clone, Debug, Default)]
 pub struct DedupStateOf<const RECENT: usize> {
     places: Vec<(Source, u64)>,
     recent: VecDeque<SeenId>,
-    /// How many ids are kept, if more than `RECENT`.
+    /// Number of ids kept, if more than `RECENT`.
     room: usize,
-    /// No id above this one was forgotten; 0 if none was.
+    /// Largest evicted id; 0 if none.
     forgotten: u128,
     /// Ids without a time.
     keyed: Option<Box<Keyed>>,
 }
 
-/// The ids without a time that an actor remembers, oldest first.
+/// Ids without a time, oldest first.
 #[derive(Clone, Debug, Default)]
 struct Keyed {
     ids: VecDeque<(Timestamp, SeenId)>,
-    /// Whether there were more.
+    /// Some ids were evicted.
     forgotten: bool,
 }
 
-/// What one aggregate or saga remembers of the messages it has handled.
+/// Deduplication state of one aggregate or saga.
 ///
 /// Few ids at first: there may be a million keys, and an id with its reply takes 48 bytes.
 pub type DedupState = DedupStateOf<8>;
 
-/// An id that was handled, and what was replied.
+/// A handled id, with its reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct SeenId {
     id: MessageId,
@@ -62,12 +66,12 @@ struct SeenId {
     reply: SmallReply,
 }
 
-/// A stored reply; most are so short that they need no allocation.
+/// A stored reply; most are short enough to need no allocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum SmallReply {
     Inline(Codec, u8, [u8; 21]),
     Heap(Codec, Box<[u8]>),
-    /// Only the store has it.
+    /// Only in the store.
     Stored,
 }
 
@@ -93,26 +97,26 @@ impl SmallReply {
     }
 }
 
-/// Whether a message was handled before.
+/// Result of checking whether a message was handled before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// It was not.
+    /// It was not handled.
     New,
-    /// It was; here is the reply.
+    /// It was handled, with this reply.
     Duplicate(Bytes, Codec),
-    /// Its id was, with another payload.
+    /// Its id was used with another payload.
     Conflict,
-    /// Memory does not say: ask the store.
+    /// Not known in memory: look it up in the store.
     LookUp,
 }
 
 impl<const RECENT: usize> DedupStateOf<RECENT> {
-    /// Whether what stands at `sequence` of `source` was handled.
+    /// Returns whether the message at `sequence` of `source` is new.
     pub fn admit_place(&self, source: &Source, sequence: u64) -> bool {
         self.places.iter().find(|(known, _)| known == source).is_none_or(|(_, last)| sequence > *last)
     }
 
-    /// Remembers what stands at `sequence` of `source`.
+    /// Records the message at `sequence` of `source` as handled.
     pub fn place(&mut self, source: &Source, sequence: u64) {
         match self.places.iter_mut().find(|(known, _)| known == source) {
             Some((_, last)) => *last = (*last).max(sequence),
@@ -120,8 +124,8 @@ impl<const RECENT: usize> DedupStateOf<RECENT> {
         }
     }
 
-    /// Whether the message `id` from outside, with this digest, was handled. Ids without a time that were handled before
-    /// `oldest` have expired.
+    /// Checks the message `id` from outside, with this digest. Ids without a time that were handled before `oldest`
+    /// have expired.
     pub(crate) fn admit_id(&self, id: MessageId, digest: &Digest<'_>, oldest: Timestamp) -> Admission {
         let timed = id.time().is_some();
         let found = if timed {
@@ -145,19 +149,20 @@ impl<const RECENT: usize> DedupStateOf<RECENT> {
         }
     }
 
-    /// Remembers the message `id` from outside, handled at `time`, and its reply. A dead letter has no reply until it is redriven: then the reply
-    /// takes its place.
+    /// Records the message `id` from outside, handled at `time`, with its reply. A dead letter has no reply until it
+    /// is redriven; recording it again replaces the reply.
     pub fn id(&mut self, id: MessageId, time: Timestamp, digest: u64, reply: &[u8], codec: Codec) {
         let seen = SeenId { id, digest, reply: SmallReply::new(reply, codec) };
         if id.time().is_none() {
             return self.keyed.get_or_insert_default().id(time, seen);
         }
-        // Ids rise nearly always, so this is a push at the end. Room is made first, so that the buffer never grows past it.
+        // Ids nearly always rise, so this is a push at the end. Evict first, so that the buffer never grows past its
+        // capacity.
         let full = self.recent.len() >= self.room.max(RECENT);
         match self.recent.back() {
             Some(last) if last.id >= id => match self.recent.binary_search_by_key(&id, |seen| seen.id) {
                 Ok(at) => self.recent.iter_mut().skip(at).take(1).for_each(|known| *known = seen.clone()),
-                // Below all that are remembered: it would be the next to go.
+                // Below all remembered ids: it would be evicted next.
                 Err(0) if full => self.forgotten = self.forgotten.max(id.as_u128()),
                 Err(at) => {
                     if full {
@@ -181,13 +186,13 @@ impl<const RECENT: usize> DedupStateOf<RECENT> {
         }
     }
 
-    /// An id had to be looked up and turned out to be new: ids come further out of order than memory reaches, so from now on
-    /// twice as many are kept.
+    /// Doubles the number of remembered ids: an id that was looked up turned out to be new, so ids arrive further out
+    /// of order than memory reaches.
     pub fn looked_up(&mut self) {
         self.room = (self.room.max(RECENT) * 2).min(MOST_RECENT);
     }
 
-    /// Remembers a turn read back from the log.
+    /// Records a turn read back from the log.
     pub fn turn(&mut self, turn: &StoredTurn) {
         if let Some((source, sequence)) = &turn.from {
             self.place(source, *sequence);
@@ -197,7 +202,7 @@ impl<const RECENT: usize> DedupStateOf<RECENT> {
         }
     }
 
-    /// What is kept in a snapshot.
+    /// Returns the state as it is kept in a snapshot.
     pub fn save(&self) -> SavedDedupState {
         // A reply that only the store has is looked up again, and so is its id.
         let stored = self.recent.iter().filter(|seen| seen.reply.get().is_none()).map(|seen| seen.id.as_u128()).max();
@@ -226,7 +231,7 @@ impl<const RECENT: usize> DedupStateOf<RECENT> {
         }
     }
 
-    /// From a snapshot; `None` if it cannot be used.
+    /// Restores the state from a snapshot; `None` if it cannot be used.
     pub fn restore(saved: SavedDedupState) -> Option<Self> {
         let restore = |(id, digest, reply, codec): (MessageId, u64, Vec<u8>, u8)| {
             Some(SeenId { id, digest, reply: SmallReply::new(&reply, Codec::from_id(codec)?) })
@@ -238,7 +243,7 @@ impl<const RECENT: usize> DedupStateOf<RECENT> {
             };
             Some((Source { shard: ShardId::new(Name::new(&domain).ok()?, shard), kind: lane }, last))
         });
-        // Older versions kept ids without their time; the store finds these ids and knows it.
+        // Older versions kept ids without their time; the store finds these ids with it.
         let forgotten = saved.keyed_forgotten || !saved.keyed.is_empty();
         Some(Self {
             places: places.collect::<Option<_>>()?,
@@ -264,7 +269,7 @@ impl Keyed {
     }
 }
 
-/// What an actor remembers, as a snapshot keeps it.
+/// Deduplication state in a snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedDedupState {
     places: Vec<(String, u16, Option<String>, u64)>,

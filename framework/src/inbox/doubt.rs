@@ -1,6 +1,9 @@
-//! Whether an owner's log still is what was taken from it, and what becomes of events that it does not contain.
+//! Divergence checks of a subscription: whether the owner's log still matches the dispatched events.
 //!
-//! Called by the [feed](super::subscription). Anyone who reaches the broker may send an event; only the owner's answer decides.
+//! Called by the [subscription](super::subscription). Anyone with access to the broker may send an event; only the
+//! owner's answer decides. A log restored from an older backup reuses positions for other events: reading on would
+//! mix two logs, dropping the events as duplicates would lose them. So the subscription stops until the owner's log
+//! matches again.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,21 +13,21 @@ use crate::clock::instant;
 use crate::message::Envelope;
 use crate::telemetry::TARGET;
 
-/// How often an owner is asked whose log was another one.
+/// Interval at which an owner with a diverged log is asked again.
 const AGAIN: Duration = Duration::from_secs(30);
 
 impl Subscription {
-    /// Another event came under a position that was taken. It is dropped: the owner's log decides, not who sends what. The owner is
-    /// asked, again and again while such events come, with one question at a time.
+    /// Drops an event whose position was dispatched with another id, and has the owner's log checked: the log
+    /// decides, not the sender. Checked repeatedly while such events arrive, one request at a time.
     pub(super) fn suspects(self: &Rc<Self>, position: u64) {
         self.overseer.counts.events_dropped.one();
-        tracing::debug!(target: TARGET, source = %self.source, position, "dropped an event that is not what was taken");
+        tracing::debug!(target: TARGET, source = %self.source, position, "event dropped: it differs from the one dispatched at this position");
         self.suspect.set(Some(position));
         self.doubt.set(true);
         self.fill();
     }
 
-    /// The owner is asked what stands where this has come to; not all the time.
+    /// Requests a check of the owner's log at the last position, at a bounded rate.
     pub(super) fn doubts(self: &Rc<Self>) {
         let now = instant();
         if self.doubted.get().is_none_or(|before| before + DOUBT < now) {
@@ -34,7 +37,7 @@ impl Subscription {
         }
     }
 
-    /// Whether the owner's log holds what was taken from it last, as far as that is known.
+    /// Returns whether the owner's log contains the event that was dispatched last or is suspect, as far as known.
     pub(super) async fn is_as_taken(&self) -> Result<bool, String> {
         let suspect = self.suspect.get();
         let position = suspect.unwrap_or_else(|| self.last.get());
@@ -46,27 +49,26 @@ impl Subscription {
         let known =
             events.first().filter(is_there).and_then(|event| self.recent_ids.borrow().knows(position, event.id));
         let as_taken = head >= position && known != Some(false);
-        // One that came while the owner was asked is asked for next.
+        // Another suspect recorded during the request is checked next.
         if as_taken && self.suspect.get() == suspect {
             self.suspect.set(None);
         }
         Ok(as_taken)
     }
 
-    /// The owner itself says that another event stands where one was taken: its log is not the one it was. What comes is not what
-    /// was missed, and taking it would mix two logs; what does not come would be lost unseen. So nothing is taken, health reports
+    /// Stops the subscription: the owner reports a different event, or none, at a dispatched position. Health reports
     /// it, and the owner is asked again from time to time.
     pub(super) fn contradicted(&self, position: u64) {
         let source = &self.source;
         let why = format!(
-            "events of {source} are not taken: its log is not the one whose position {position} was taken. Is it an older copy? \
+            "events of {source} are not handled: its log differs from the one read before at position {position}. Is it an older copy? \
              The owner is asked again every {} s",
             AGAIN.as_secs()
         );
         if self.issues.raise(&self.trouble(), why) {
             tracing::error!(
                 target: TARGET, %source, position,
-                "its log is not the one that was taken from: is it an older copy? Nothing is taken from it until it is",
+                "source log diverged: is it an older copy? Events are not handled until it matches again",
             );
         }
         self.stopped.set(true);
@@ -79,16 +81,17 @@ impl Subscription {
         format!("events of {}", self.source)
     }
 
-    /// The owner's log is the one that was taken from.
+    /// Resumes the subscription: the owner's log matches again.
     pub(super) fn confirmed(&self) {
         if self.stopped.replace(false) {
             self.issues.resolve(&self.trouble());
-            tracing::info!(target: TARGET, source = %self.source, "its log is the one again that was taken from: going on");
+            tracing::info!(target: TARGET, source = %self.source, "source log matches again: resuming");
         }
     }
 
-    /// The owner's log ends at `head`, by its answer to a question that was asked when `known` was claimed to exist and `mark` was
-    /// held. Whatever was claimed above that is false; what was claimed since then may be true, and is asked for next.
+    /// Applies the owner's answer that its log ends at `head`, to a request sent when `known` was the known head and
+    /// `mark` the buffer mark. Higher positions claimed before the request are forged; later claims may be true and
+    /// are checked next.
     pub(super) fn ends_at(&self, head: u64, known: u64, mark: u64) {
         let claimed = self.known.get();
         if known > head {
@@ -100,7 +103,7 @@ impl Subscription {
         forged.into_iter().for_each(|done| done());
     }
 
-    /// The owner's log has `event` at `position`: another one that is held for it is dropped.
+    /// Drops a held event whose position contains `event` in the owner's log.
     pub(super) fn displaces(&self, position: u64, event: &Envelope) {
         let forged = self.held.borrow_mut().other_than(position, event.id);
         if let Some(done) = forged {
@@ -112,10 +115,10 @@ impl Subscription {
     /// Stops, and waits until the owner is to be asked again.
     pub(super) async fn wait_for_another_log(&self, position: u64) {
         self.contradicted(position);
-        // Before the wait: whatever interrupts it, the owner is asked before anything is taken.
+        // Set before the wait: however it is interrupted, the owner is asked before any event is dispatched.
         self.doubt.set(true);
         tokio::time::sleep(DOUBT).await;
-        // A log that has grown, or was put back, is told by its owner.
+        // An owner announces a log that has grown or was restored.
         let _ = tokio::time::timeout(AGAIN, self.news.notified()).await;
     }
 }

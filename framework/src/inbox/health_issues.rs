@@ -1,8 +1,8 @@
-//! What has stopped on a node, and why: a person must look after it, so the node's health lists it until it goes on.
+//! Health issues of a node: what has stopped and needs an operator, listed until it is resolved.
 
 use crate::telemetry::Issues;
 
-/// What has stopped on a node, by its name, and why; and what leaves the node ready: notes, and keys that cannot be loaded.
+/// Open issues by name. Blocking issues make the node unready; notes and unloadable keys do not.
 #[derive(Debug, Default)]
 pub(crate) struct HealthIssues {
     standing: Issues,
@@ -11,17 +11,17 @@ pub(crate) struct HealthIssues {
 }
 
 impl HealthIssues {
-    /// Lists it as stopped from now on. Returns whether that is news.
+    /// Raises a blocking issue. Returns whether it is new.
     pub(crate) fn raise(&self, what: &str, why: String) -> bool {
         self.standing.open(what, || why)
     }
 
-    /// Lists it as stopped no longer. Returns whether that is news.
+    /// Resolves a blocking issue. Returns whether it was open.
     pub(crate) fn resolve(&self, what: &str) -> bool {
         self.standing.close(what)
     }
 
-    /// Notes what an operator should know though the node takes messages. Returns whether that is news.
+    /// Adds a note for operators that leaves the node ready. Returns whether it is new.
     pub(crate) fn note(&self, what: &str, why: String) -> bool {
         self.notes.open(what, || why)
     }
@@ -31,27 +31,27 @@ impl HealthIssues {
         self.notes.close(what);
     }
 
-    /// Lists a key that cannot be loaded. All others go on, so the node is ready.
+    /// Lists a key that cannot be loaded. All other keys are served, so the node stays ready.
     pub(crate) fn does_not_load(&self, key: &str, why: impl FnOnce() -> String) {
         self.keys.open(key, why);
     }
 
-    /// Lists a key no longer: it can be loaded.
+    /// Unlists a key that can be loaded again.
     pub(crate) fn loads(&self, key: &str) {
         self.keys.close(key);
     }
 
-    /// The reasons for which the node is not ready.
+    /// Returns the reasons for which the node is not ready.
     pub(crate) fn reasons(&self) -> Vec<String> {
         self.standing.texts()
     }
 
-    /// The notes.
+    /// Returns the notes.
     pub(crate) fn notes(&self) -> Vec<String> {
         self.notes.texts()
     }
 
-    /// The keys that cannot be loaded, the first hundred of them.
+    /// Returns the keys that cannot be loaded, at most the first hundred.
     pub(crate) fn keys(&self) -> Vec<String> {
         self.keys.texts()
     }

@@ -1,11 +1,11 @@
-//! Lets tasks of one thread wait until something there has come to rest, woken and not polled.
+//! Idle notifier: lets tasks of one thread wait for a condition, without polling.
 
 use std::cell::Cell;
 use std::pin::pin;
 
 use tokio::sync::Notify;
 
-/// Where tasks of one thread wait until something there has come to rest.
+/// Lets tasks of one thread wait until a condition holds, usually that something is idle.
 #[derive(Default)]
 pub(crate) struct IdleNotifier {
     waiting: Cell<usize>,
@@ -13,14 +13,14 @@ pub(crate) struct IdleNotifier {
 }
 
 impl IdleNotifier {
-    /// Something may have come to rest: whoever waits looks again. Costs next to nothing while nobody does.
+    /// Wakes the waiting tasks to check their condition again. Nearly free while no task waits.
     pub(crate) fn look(&self) {
         if self.waiting.get() > 0 {
             self.changed.notify_waiters();
         }
     }
 
-    /// Waits until `at_rest` holds.
+    /// Waits until `at_rest` returns true.
     pub(crate) async fn until(&self, at_rest: impl Fn() -> bool) {
         struct Waiting<'a>(&'a Cell<usize>);
         impl Drop for Waiting<'_> {
@@ -32,7 +32,7 @@ impl IdleNotifier {
         let _waiting = Waiting(&self.waiting);
         loop {
             let mut changed = pin!(self.changed.notified());
-            // Enlisted before the look: what comes to rest in between is not missed.
+            // Registered before the check: a notification in between is not missed.
             changed.as_mut().enable();
             if at_rest() {
                 return;

@@ -1,7 +1,7 @@
-//! Admits each message once, in order, and notices what is missing.
+//! Inbox: admits each message once and in order, and detects missing messages.
 //!
-//! Called by the bridge's door and by actors; calls the doors of actors, and asks for what is missing.
-//! Nothing here has a time window: everything follows from positions and sequences.
+//! Called by the node's threads for messages from the bridge, the relay and logs; calls the endpoints of actors and
+//! requests missing messages. Never uses a time window: everything follows from positions and sequences.
 
 mod dedup;
 mod doubt;
@@ -21,5 +21,5 @@ pub(crate) use recent_ids::RecentIds;
 pub(crate) use subscription::{Pages, Subscriber, Subscription};
 pub(crate) use watermark::{ActorSubscriber, WatermarkTracker};
 
-/// Called once when a message needs no more looking after.
+/// Callback, called once when a message is settled here.
 pub(crate) type Done = Box<dyn FnOnce()>;

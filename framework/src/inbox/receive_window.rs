@@ -1,4 +1,9 @@
-//! What one shard sends to another, admitted in order.
+//! Receive window: messages that one shard sends to another, admitted in order.
+//!
+//! Created by the node's thread for each pair of shards. A message that arrives early is held, and the missing ones
+//! are requested from the sender's outbox. A sequence that arrives again with another id may be forged or mean that
+//! the sender's log was restored from an older backup: only the sender's log decides, and until it has answered, live
+//! messages are refused.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -17,46 +22,47 @@ use crate::router::{AckOutcome, Action, ActorEndpoint, DedupKey, Delivery, Outco
 use crate::store::{Source, SourceKind, Watermark};
 use crate::telemetry::{Counts, TARGET, passes};
 
-/// How many are dispatched and not settled, at most.
+/// Most messages dispatched and not settled.
 const IN_FLIGHT: usize = 1024;
-/// How many bytes of payload they have at most; one message may have more.
+/// Most payload bytes dispatched and not settled; a single message may exceed them.
 const BYTES: usize = 16 << 20;
-/// How often a sender is asked at most about what contradicts what was taken from it.
+/// Shortest interval between requests to a sender about conflicting messages.
 const DOUBT: Duration = Duration::from_secs(1);
-/// How often a sender is asked whose log was another one.
+/// Interval at which a sender with a diverged log is asked again.
 const AGAIN: Duration = Duration::from_secs(30);
 
-/// Called once with what has become of a message.
+/// Callback, called once with the outcome of a message.
 type Settle = Box<dyn FnOnce(AckOutcome)>;
-/// Finds the door for a message, and says what is to be done with it there.
+/// Finds the endpoint of a message, and the action to perform there.
 pub(crate) type EndpointLookup = Rc<dyn Fn(&mut Envelope) -> (Rc<dyn ActorEndpoint>, Action)>;
-/// Told that the sender is to be asked, until there is no [question](ReceiveWindow::missing_range).
+/// Starts requesting from the sender, until [`missing_range`](ReceiveWindow::missing_range) is `None`.
 pub(crate) type RequestMissing = Rc<dyn Fn(&Rc<ReceiveWindow>)>;
-/// Told up to where everything is committed.
+/// Called when more messages are committed.
 pub(crate) type Committed = Rc<dyn Fn(&ReceiveWindow)>;
 
-/// What the sender of a gate is asked.
+/// Range of the sender's outbox to be requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MissingRange {
-    /// Its entries above this sequence.
+    /// Entries above this sequence.
     pub(crate) after: u64,
-    /// What is asked about: an entry that was contradicted, or else what is missing.
+    /// Sequence with conflicting messages; `None` if missing messages are requested.
     contradicted: Option<u64>,
-    /// A mark between what was held before the question and later.
+    /// Buffer mark that separates messages held before the request from later ones.
     mark: u64,
 }
 
-/// What one shard sends to another, admitted in order: contiguous sequences, so that every duplicate and every gap is seen.
+/// Messages that one shard sends to another, admitted in order. Sequences are contiguous, so every duplicate and
+/// every gap is detected.
 pub(crate) struct ReceiveWindow {
     pub(crate) from: ShardId,
     pub(crate) to: ShardId,
     track: Rc<WatermarkTracker>,
     last: Rc<Cell<u64>>,
     unsettled: RefCell<BTreeSet<u64>>,
-    /// The bytes of what is dispatched and not settled.
+    /// Payload bytes dispatched and not settled.
     bytes: Cell<usize>,
     held: RefCell<ReorderBuffer<Settle>>,
-    /// The sender is being asked: by one task at a time.
+    /// One task is requesting from the sender.
     asking: Cell<bool>,
     doors: EndpointLookup,
     asks: RequestMissing,
@@ -64,18 +70,18 @@ pub(crate) struct ReceiveWindow {
     counts: Arc<Counts>,
     standing: Arc<HealthIssues>,
     trail: RefCell<RecentIds>,
-    /// A sequence under which another message came than was taken. Until the sender has said what it sent there, only its log is
-    /// taken from: what comes by itself may be of the other log.
+    /// Sequence that arrived with two ids. Until the sender has answered which one it sent, only its log is read:
+    /// live messages may be of a diverged log.
     suspect: Cell<Option<u64>>,
-    /// Something was turned away because of that.
+    /// Messages were refused during the conflict.
     turned_away: Cell<bool>,
-    /// The sender says that it has sent what did not come.
+    /// The sender reports having sent messages that did not arrive.
     told: Cell<bool>,
-    /// The sender's log is another one than was taken from: nothing is taken until the sender says otherwise.
+    /// The sender's log has diverged: nothing is admitted until it matches again.
     shut: Cell<bool>,
-    /// When the sender may next be asked about contradictions.
+    /// Earliest time of the next request about a conflict.
     not_before: Cell<Option<Instant>>,
-    /// Something came from the sender while nothing is taken from it.
+    /// Notified when the sender sends something while its log is diverged.
     news: Notify,
 }
 
@@ -115,7 +121,7 @@ impl ReceiveWindow {
         })
     }
 
-    /// All up to and including this sequence is committed.
+    /// Returns the sequence up to which everything is committed.
     pub(crate) fn through(&self) -> u64 {
         match self.unsettled.borrow().first() {
             Some(first) => first.saturating_sub(1),
@@ -123,14 +129,15 @@ impl ReceiveWindow {
         }
     }
 
-    /// How far everything is appended, if the store does not know it yet. From now on it counts as known.
+    /// Returns the watermark up to which everything is appended, if the store does not know it yet. It counts as
+    /// stored from now on.
     pub(crate) fn unstored(&self) -> Option<Watermark> {
         let through = self.track.unstored()?;
         self.track.set_stored(through);
         Some(Watermark { source: Source::clone(&self.track.source), through })
     }
 
-    /// Whether nothing is under way, and the store knows how far it is.
+    /// Returns whether nothing is in flight, held or missing, and the store knows the watermark.
     pub(crate) fn is_at_rest(&self) -> bool {
         self.only_waits()
             && self.missing_range().is_none()
@@ -138,18 +145,19 @@ impl ReceiveWindow {
             && self.track.unstored().is_none()
     }
 
-    /// Whether nothing is dispatched and not settled.
+    /// Returns whether no message is dispatched and not settled.
     pub(crate) fn only_waits(&self) -> bool {
         self.unsettled.borrow().is_empty()
     }
 
-    /// Lets go what is held back behind a gap: it comes again. Whoever stops must not wait for what may never come.
+    /// Refuses the held messages, so that they are sent again. Needed on shutdown, which must not wait for messages
+    /// that may never arrive.
     pub(crate) fn let_go(&self) {
         let held = self.held.borrow_mut().take();
         held.for_each(|(_, settle)| settle(AckOutcome::Retry));
     }
 
-    /// A message that came in.
+    /// Admits a message that arrived.
     pub(crate) fn admit(self: &Rc<Self>, envelope: Envelope, settle: Settle) {
         let Some(sequence) = envelope.origin.as_ref().map(|origin| origin.sequence) else {
             return settle(AckOutcome::Ack);
@@ -162,14 +170,14 @@ impl ReceiveWindow {
         if sequence <= last {
             if self.trail.borrow().knows(sequence, envelope.id) == Some(false) {
                 self.suspects(sequence);
-                // What the sender did send stays in its outbox.
+                // The message that the sender really sent stays in its outbox.
                 return settle(AckOutcome::Ack);
             }
             self.counts.duplicates.one();
             if self.unsettled.borrow().contains(&sequence) {
                 return settle(AckOutcome::Retry);
             }
-            // The sender has not heard that it is committed, or would not have sent it again.
+            // The sender does not know that it is committed, or it would not have sent it again.
             (self.committed)(self);
             return settle(AckOutcome::Ack);
         }
@@ -191,22 +199,22 @@ impl ReceiveWindow {
         }
         if !self.asking.get() {
             self.counts.gaps.one();
-            tracing::debug!(target: TARGET, from = %self.from, to = %self.to, last, sequence, "a gap: asking the sender");
+            tracing::debug!(target: TARGET, from = %self.from, to = %self.to, last, sequence, "gap detected: requesting missing messages from the sender");
             self.ask();
         }
     }
 
-    /// The sender has sent everything up to `through` and hears of no progress. What of that did not come is asked for.
+    /// Handles the sender's report that it has sent everything up to `through`: missing messages are requested.
     pub(crate) fn is_told(self: &Rc<Self>, through: u64) {
         let last = self.last.get();
         if through > last && !self.shut.get() && !self.asking.get() {
-            tracing::debug!(target: TARGET, from = %self.from, to = %self.to, last, through, "asking for what did not come");
+            tracing::debug!(target: TARGET, from = %self.from, to = %self.to, last, through, "requesting messages that did not arrive");
             self.told.set(true);
             self.ask();
         }
     }
 
-    /// The sender does not answer. It tells again how far it has sent; what is held is asked for nevertheless.
+    /// Records that the sender did not answer. It repeats its report; held messages are requested regardless.
     pub(crate) fn is_not_answered(&self) {
         self.told.set(false);
     }
@@ -215,21 +223,22 @@ impl ReceiveWindow {
         self.unsettled.borrow().len() < IN_FLIGHT && self.bytes.get() < BYTES
     }
 
-    /// Dispatches what was held back and is next now.
+    /// Dispatches held messages that are next.
     fn drain(self: &Rc<Self>) {
         loop {
-            // What is held is behind the last one taken, so only the next one is not above it.
+            // Held messages are above the last dispatched one, so only the next one qualifies.
             let next = self.held.borrow_mut().first_up_to(self.last.get() + 1);
             let Some((sequence, envelope, settle)) = next else { break };
             self.dispatch(sequence, envelope, settle);
         }
     }
 
-    /// Another message came under a number that was taken. It is dropped: the sender's log decides, not who sends what.
+    /// Drops a message whose sequence was dispatched with another id, and has the sender's log checked: the log
+    /// decides, not the sender of the message.
     fn suspects(self: &Rc<Self>, sequence: u64) {
         self.counts.commands_dropped.one();
         let (from, to) = (&self.from, &self.to);
-        tracing::debug!(target: TARGET, %from, %to, sequence, "dropped a message that is not what was taken");
+        tracing::debug!(target: TARGET, %from, %to, sequence, "message dropped: it differs from the one dispatched under this sequence");
         self.suspect.set(Some(sequence));
         self.ask();
     }
@@ -240,7 +249,7 @@ impl ReceiveWindow {
         }
     }
 
-    /// What the sender is to be asked now; `None` ends the asking.
+    /// Returns what to request from the sender now; `None` ends the requests.
     pub(crate) fn missing_range(&self) -> Option<MissingRange> {
         let (last, mark) = (self.last.get(), self.held.borrow().mark());
         if let Some(sequence) = self.suspect.get() {
@@ -250,12 +259,12 @@ impl ReceiveWindow {
         lacks.then_some(MissingRange { after: last, contradicted: None, mark })
     }
 
-    /// Nobody asks the sender any longer.
+    /// Records that requesting has ended.
     pub(crate) fn asked(&self) {
         self.asking.set(false);
     }
 
-    /// Waits until the sender may be asked: about what contradicts what was taken, at a bounded rate.
+    /// Waits until the sender may be asked. Requests about conflicts are sent at a bounded rate.
     pub(crate) async fn may_ask(&self, question: &MissingRange) {
         if question.contradicted.is_none() {
             return;
@@ -269,8 +278,8 @@ impl ReceiveWindow {
         self.not_before.set(Some(instant() + DOUBT));
     }
 
-    /// What the sender has answered: entries of its log in order, and the last sequence that it has sent here. Returns whether to
-    /// ask on at once.
+    /// Applies the sender's response: entries of its log in order, and the last sequence that it has sent here.
+    /// Returns whether to request again at once.
     pub(crate) fn answered(self: &Rc<Self>, question: MissingRange, entries: Vec<Envelope>, head: u64) -> bool {
         if let Some(sequence) = question.contradicted {
             let there = entries.first().filter(|entry| sequence_of(entry) == sequence);
@@ -296,12 +305,12 @@ impl ReceiveWindow {
         let above = self.held.borrow_mut().above(head, question.mark);
         self.drop_forged(above);
         self.drain();
-        // There may be more than one page of what did not come.
+        // More than one page may be missing.
         self.told.set(told && self.last.get() > last && self.last.get() < head);
         self.last.get() > last || self.suspect.get().is_some()
     }
 
-    /// Drops what was held under numbers of which the sender says otherwise.
+    /// Acknowledges held messages that the sender's log contradicts, which drops them.
     fn drop_forged(&self, forged: impl IntoIterator<Item = Settle>) {
         for settle in forged {
             self.counts.commands_dropped.one();
@@ -309,34 +318,35 @@ impl ReceiveWindow {
         }
     }
 
-    /// The sender has sent under this number what was taken.
+    /// Records that the sender's log contains the dispatched message under this sequence.
     fn confirmed(&self, sequence: u64) {
         if self.suspect.get() == Some(sequence) {
             self.suspect.set(None);
-            // Those that came meanwhile were turned away.
+            // Messages that arrived during the conflict were refused.
             self.turned_away.set(true);
         }
         if self.shut.replace(false) {
             self.standing.resolve(&self.trouble());
-            tracing::info!(target: TARGET, from = %self.from, to = %self.to, "its log is the one again that was taken from");
+            tracing::info!(target: TARGET, from = %self.from, to = %self.to, "sender log matches again: resuming");
         }
     }
 
-    /// The sender itself says that it sent another message under a number that was taken: its log was put back to an older copy.
-    /// Dropped as duplicates its messages would be lost unseen; so they stay with it, health reports it, and it is asked again.
+    /// Stops admitting: the sender's log contains another message under a dispatched sequence, so it was restored
+    /// from an older backup. Dropped as duplicates, its messages would be lost; so they stay in its outbox, health
+    /// reports it, and the sender is asked again.
     fn contradicted(&self, sequence: u64) {
         let (from, to) = (&self.from, &self.to);
         self.shut.set(true);
         self.suspect.set(Some(sequence));
         let why = format!(
-            "what {from} sends to {to} is not taken: its number {sequence} was another message before. Is its log an older copy? \
+            "messages from {from} to {to} are not handled: sequence {sequence} was a different message before. Is the sender's log an older copy? \
              The sender is asked again every {} s",
             AGAIN.as_secs()
         );
         if self.standing.raise(&self.trouble(), why) {
             tracing::error!(
                 target: TARGET, %from, %to, sequence,
-                "sends another message under a number that was taken: is its log an older copy? Nothing is taken until it is not",
+                "sender log diverged: is it an older copy? Messages are not handled until it matches again",
             );
         }
         self.let_go();
@@ -368,8 +378,8 @@ impl ReceiveWindow {
                 (gate.committed)(&gate);
                 settle(AckOutcome::Ack);
             }
-            // The shard is to be opened again, or the node stops: the sender keeps it and sends it again. Whatever else may be
-            // said, nothing of it is committed.
+            // The shard is being reopened, or the node is shutting down: the sender keeps the message and sends it
+            // again. No other outcome commits it either.
             _ => settle(AckOutcome::Retry),
         });
         door.deliver(Delivery::new(work, envelope, arrival, settled));

@@ -1,26 +1,25 @@
-//! What stood at the last places of a source, so that a log which tells another story is found out.
+//! Recent ids of a source, to detect a log that was restored from an older backup.
 //!
-//! A place is a number, and a log that was put back to an older copy gives the same numbers again to other messages. By the
-//! number alone they would be taken for duplicates.
+//! A restored log assigns used sequences to new messages. By the sequence alone they would be dropped as duplicates.
 
 use std::collections::VecDeque;
 
 use crate::message::MessageId;
 
-/// How many places are remembered.
+/// Number of sequences remembered.
 const PLACES: usize = 256;
 
-/// What stood at the last places of a source.
+/// Ids at the last sequences of a source.
 #[derive(Default)]
 pub(crate) struct RecentIds {
-    /// The place of the newest.
+    /// Sequence of the newest id.
     last: u64,
-    /// A part of each id, oldest first.
+    /// A 64-bit part of each id, oldest first.
     parts: VecDeque<u64>,
 }
 
 impl RecentIds {
-    /// This message stands at `place`.
+    /// Records the id at `place`.
     pub(crate) fn passed(&mut self, place: u64, id: MessageId) {
         if place != self.last + 1 {
             self.parts.clear();
@@ -31,7 +30,7 @@ impl RecentIds {
         self.parts.push_back(part(id));
     }
 
-    /// Whether this message stood at `place`; `None` if that is not remembered.
+    /// Returns whether the id at `place` is this one; `None` if it is not remembered.
     pub(crate) fn knows(&self, place: u64, id: MessageId) -> Option<bool> {
         let back = usize::try_from(self.last.checked_sub(place)?).ok()?;
         let at = self.parts.len().checked_sub(back + 1)?;
@@ -60,7 +59,7 @@ mod tests {
         assert_eq!((trail.knows(10, id(10)), trail.knows(11, id(11))), (None, Some(true)));
         assert_eq!((trail.knows(last, id(last)), trail.knows(last, id(1))), (Some(true), Some(false)));
         assert_eq!(trail.knows(last + 1, id(last + 1)), None);
-        // It goes on somewhere else.
+        // A jump to another sequence.
         trail.passed(5, id(5));
         assert_eq!((trail.knows(5, id(5)), trail.knows(4, id(4))), (Some(true), None));
     }

@@ -1,26 +1,28 @@
-//! Messages that came early: kept until those before them have come, as far as there is room.
+//! Reorder buffer: messages that arrived early, held until those before them arrive.
+//!
+//! Used by receive windows and subscriptions. Bounded: a refused message is in its sender's log.
 
 use std::collections::BTreeMap;
 
 use crate::message::{Envelope, MessageId};
 
-/// How many messages are kept while one before them is missing.
+/// Most messages held.
 const MOST: usize = 1024;
-/// How many bytes of payload they have at most.
+/// Most payload bytes held.
 const BYTES: usize = 16 << 20;
 
-/// Messages that came before their turn, by their place, each with what is to be told once it is settled.
+/// Early messages by sequence, each with its completion.
 pub(super) struct ReorderBuffer<T> {
     messages: BTreeMap<u64, Early<T>>,
     bytes: usize,
-    /// How many were ever kept.
+    /// Number of messages ever inserted.
     kept: u64,
 }
 
 struct Early<T> {
     message: Envelope,
     told: T,
-    /// Its number among all that were ever kept.
+    /// Insertion number, compared with [`mark`](ReorderBuffer::mark).
     number: u64,
 }
 
@@ -35,7 +37,7 @@ impl<T> ReorderBuffer<T> {
         self.messages.is_empty()
     }
 
-    /// Keeps a message, or gives `told` back: it is kept already, or there is no room.
+    /// Holds a message. Returns `told` if it is held already or the buffer is full.
     pub(super) fn keep(&mut self, place: u64, message: Envelope, told: T) -> Option<T> {
         let bytes = message.payload.len();
         let room = self.messages.len() < MOST && self.bytes + bytes <= BYTES;
@@ -48,33 +50,33 @@ impl<T> ReorderBuffer<T> {
         None
     }
 
-    /// Takes out the first message if it stands at or below `place`.
+    /// Removes the first message if its sequence is at most `place`.
     pub(super) fn first_up_to(&mut self, place: u64) -> Option<(u64, Envelope, T)> {
         let place = self.messages.first_key_value().map(|(first, _)| *first).filter(|first| *first <= place)?;
         let early = self.remove(place)?;
         Some((place, early.message, early.told))
     }
 
-    /// Takes out all of them.
+    /// Removes all messages.
     pub(super) fn take(&mut self) -> impl Iterator<Item = (Envelope, T)> + use<T> {
         self.bytes = 0;
         std::mem::take(&mut self.messages).into_values().map(|early| (early.message, early.told))
     }
 
-    /// A mark between what is kept now and what is kept later.
+    /// Returns a mark between the messages inserted so far and later ones.
     pub(super) fn mark(&self) -> u64 {
         self.kept
     }
 
-    /// Takes out what was kept before `mark` above `place`: the sender's log, read after the mark, ends there, so it did not send
-    /// these. Costs the number of messages kept.
+    /// Removes messages above `place` inserted before `mark`: the sender's log, read after the mark, ends there, so
+    /// it did not send them. Costs the number of messages held.
     pub(super) fn above(&mut self, place: u64, mark: u64) -> Vec<T> {
         let above = self.messages.range(place.saturating_add(1)..).filter(|(_, early)| early.number <= mark);
         let places: Vec<u64> = above.map(|(place, _)| *place).collect();
         places.into_iter().filter_map(|place| self.remove(place)).map(|early| early.told).collect()
     }
 
-    /// Takes out what is kept at `place` if the sender's log has another message there.
+    /// Removes the message at `place` if the sender's log has another one there.
     pub(super) fn other_than(&mut self, place: u64, id: MessageId) -> Option<T> {
         self.messages.get(&place).filter(|early| early.message.id != id)?;
         self.remove(place).map(|early| early.told)
@@ -106,7 +108,7 @@ mod tests {
         let mut held = ReorderBuffer::default();
         let kept = (0..2 * MOST as u64).filter(|place| held.keep(*place, empty.clone(), ()).is_none()).count();
         assert_eq!(kept, MOST);
-        assert_eq!(held.keep(0, empty.clone(), ()), Some(()), "it is kept already");
+        assert_eq!(held.keep(0, empty.clone(), ()), Some(()), "it is held already");
         assert_eq!(held.first_up_to(7).map(|(place, ..)| place), Some(0));
         assert_eq!(held.take().count(), MOST - 1);
         let large = Envelope { payload: Bytes::from(vec![0; BYTES / 4]), ..empty };
@@ -134,7 +136,7 @@ mod tests {
         held.keep(8, empty(), 8);
         assert_eq!(held.other_than(5, empty().id), None, "the log has the same");
         assert_eq!(held.other_than(5, MessageId::from_u128(2)), Some(5));
-        assert_eq!(held.above(6, mark), [7, 9], "8 came after the question");
+        assert_eq!(held.above(6, mark), [7, 9], "8 arrived after the mark");
         assert_eq!(held.first_up_to(8).map(|(place, ..)| place), Some(8));
         assert!(held.is_empty() && held.bytes == 0);
     }

@@ -1,7 +1,8 @@
-//! The events of one source shard, in order and without gaps, for everyone on this thread who takes them.
+//! Subscription: the events of one source shard, in order and without gaps, for all subscribers on this thread.
 //!
-//! Live events come from the bridge; whatever is missing, and the whole history of a late subscriber, is read from the owner's
-//! log. Both are one path: an event is dispatched when it is the next one.
+//! Called by the node's thread with live events and log heads, and by projections. Live events arrive from the
+//! bridge; missing ones, and the history for a late subscriber, are read from the owner's log. Both use one path: an
+//! event is dispatched when it is the next one, wherever it came from.
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Ordering;
@@ -22,74 +23,76 @@ use crate::spawn::{self, Overseer, Task};
 use crate::store::Source;
 use crate::telemetry::{TARGET, passes};
 
-/// How many events are read from a log at a time.
+/// Number of events read from a log at a time.
 const PAGE: usize = 256;
-/// How many events are dispatched and not settled, at most.
+/// Most events dispatched and not settled.
 const IN_FLIGHT: usize = 1024;
-/// How many bytes of payload they have at most; one event may have more.
+/// Most payload bytes dispatched and not settled; a single event may exceed them.
 const BYTES: usize = 16 << 20;
-/// How often an owner is asked at most whether its log is still the one that was taken from.
+/// Shortest interval between checks whether an owner's log still matches.
 pub(super) const DOUBT: Duration = Duration::from_secs(1);
 
-/// Takes the events of one source shard, once each and in order.
+/// Handles the events of one source shard, once each and in order.
 pub(crate) trait Subscriber {
-    /// The position up to which it has everything; the greatest number there is if nothing is for it.
+    /// Returns the position up to which it has everything; `u64::MAX` if no event is for it.
     fn floor(&self) -> u64;
-    /// Whether it takes events of this name.
+    /// Returns whether it handles events of this name.
     fn takes(&self, event: &Name) -> bool;
-    /// Takes the event. `done` is called once it needs no more looking after.
+    /// Handles an event. Calls `done` once the event is settled.
     fn handle(&self, event: &Envelope, done: Done);
-    /// Floors that the store should be told: the shard that has taken, the source, the floor.
+    /// Returns watermarks to be stored: the subscribing shard, the source, the watermark.
     fn unstored(&self) -> Vec<(ShardId, Source, u64)> {
         Vec::new()
     }
 }
 
-/// Reads events of a shard above a position from its owner's log: the events, and the position of the log's last one.
+/// Reads events of a shard above a position from its owner's log. Returns the events, and the position of the log's
+/// last one.
 pub(crate) type Pages =
     Rc<dyn Fn(ShardId, u64, usize) -> LocalBoxFuture<'static, Result<(Vec<Envelope>, u64), String>>>;
 
-/// The events of one source shard on one thread.
+/// Events of one source shard on one thread.
 pub(crate) struct Subscription {
     pub(crate) source: ShardId,
     subscribers: RefCell<Vec<Box<dyn Subscriber>>>,
-    /// The last position dispatched.
+    /// Last position dispatched.
     pub(crate) last: Rc<Cell<u64>>,
-    /// A position that is known to exist.
+    /// Highest position known to exist.
     pub(super) known: Cell<u64>,
-    /// Live events that came while something before them is missing. More are dropped: the log has them.
+    /// Live events that arrived early. Those beyond the bound are dropped: the log contains them.
     pub(super) held: RefCell<ReorderBuffer<Done>>,
     filling: Cell<bool>,
     paused: Cell<bool>,
-    /// Dispatched and not settled. Closing begins a new count: what was under way settles later and counts down the old one.
+    /// Dispatched and unsettled events. Closing starts a new counter: older events settle later and decrement the old
+    /// one.
     in_flight: RefCell<Rc<InFlight>>,
     landed: Rc<Notify>,
-    /// Something was heard of the source while nothing is taken from it.
+    /// Notified of activity of the source while its log is diverged.
     pub(super) news: Notify,
-    /// It takes nothing any more.
+    /// Suspended: dispatches nothing until it is reopened.
     shut: Cell<bool>,
-    /// The owner's log is another one than was taken from: nothing is taken until the owner says otherwise.
+    /// The owner's log has diverged: nothing is dispatched until it matches again.
     pub(super) stopped: Cell<bool>,
     pub(super) pages: Pages,
     pub(super) overseer: Overseer,
     pub(super) idle: Rc<IdleNotifier>,
     pub(super) issues: Arc<HealthIssues>,
     pub(super) recent_ids: RefCell<RecentIds>,
-    /// Something came that may not be what was taken at its position; the owner is to be asked.
+    /// The owner must be asked whether its log still matches.
     pub(super) doubt: Cell<bool>,
-    /// A position under which another event came than was taken. Until the owner has said what stands there, only its log is
-    /// taken from: what comes live may be of the other log.
+    /// Position that arrived with two ids. Until the owner has answered which one its log contains, only the log is
+    /// read: live events may be of a diverged log.
     pub(super) suspect: Cell<Option<u64>>,
-    /// When there was doubt last.
+    /// Time of the last doubt.
     pub(super) doubted: Cell<Option<Instant>>,
-    /// When the owner was last asked though nothing was missing.
+    /// Time of the last check while nothing was missing.
     asked: Cell<Option<Instant>>,
-    /// When the owner last said that its log does not reach as far as was claimed.
+    /// Time at which the owner last refuted a claimed position.
     pub(super) disproved: Cell<Option<Instant>>,
     task: RefCell<Option<Task>>,
 }
 
-/// What is dispatched and not settled.
+/// Counters of dispatched and unsettled events.
 #[derive(Default)]
 struct InFlight {
     events: Cell<usize>,
@@ -131,11 +134,11 @@ impl Subscription {
         })
     }
 
-    /// Sets who takes the events; the feed goes on from where the last of them is.
+    /// Sets the subscribers; the subscription continues from the lowest of their watermarks.
     pub(crate) fn takers(&self, takers: Vec<Box<dyn Subscriber>>) {
         let floor = takers.iter().map(|taker| taker.floor()).min().unwrap_or(u64::MAX);
         if floor == u64::MAX {
-            // None of the shards that could take anything is of this thread: it need not read what is for nobody.
+            // No subscribing shard is on this thread: reading the log would be wasted.
             return self.shut();
         }
         self.last.set(floor);
@@ -144,7 +147,7 @@ impl Subscription {
         drop(held);
     }
 
-    /// Dispatches nothing more; what is dispatched may finish. What is held back behind a gap is let go: the log has it.
+    /// Stops dispatching; dispatched events may finish. Held events are settled: the log contains them.
     pub(crate) fn pause(&self) {
         self.paused.set(true);
         let task = self.task.borrow_mut().take();
@@ -153,7 +156,7 @@ impl Subscription {
         held.for_each(|(_, done)| done());
     }
 
-    /// Ends what runs in the background and forgets what is held: the thread's share of the node ends or starts anew.
+    /// Ends background work and discards held events, because the thread ends or recovers.
     pub(crate) fn close(&self) {
         let task = self.task.borrow_mut().take();
         drop(task);
@@ -164,38 +167,38 @@ impl Subscription {
         drop((takers, held));
     }
 
-    /// Takes nothing any more: who took from it stands still. What comes is settled at once; the log keeps it.
+    /// Suspends the subscription: its subscriber has halted. Arriving events are settled at once; the log keeps them.
     pub(crate) fn shut(&self) {
         self.shut.set(true);
         self.close();
         self.idle.look();
     }
 
-    /// It takes again, once it has takers.
+    /// Ends the suspension; dispatching begins once subscribers are set.
     pub(crate) fn reopen(&self) {
         self.shut.set(false);
     }
 
-    /// Returns whether it takes nothing now: it is shut, or its owner's log is another one.
+    /// Returns whether nothing is dispatched now: it is suspended, or the owner's log has diverged.
     pub(crate) fn is_shut(&self) -> bool {
         self.shut.get() || self.stopped.get()
     }
 
-    /// Whether everything that is known to exist has been taken.
+    /// Returns whether every event known to exist has been dispatched and settled.
     pub(crate) fn is_at_rest(&self) -> bool {
         let caught_up = !self.filling.get() && self.last.get() >= self.known.get() && self.held.borrow().is_empty();
         let takes = !self.shut.get() && !self.paused.get() && !self.stopped.get();
         !takes || (caught_up && self.in_flight.borrow().events.get() == 0)
     }
 
-    /// An event that came live. `done` is called once it is settled here.
+    /// Delivers a live event. `done` is called once it is settled here.
     pub(crate) fn event(self: &Rc<Self>, event: Envelope, done: Done) {
         let Some(position) = event.origin.as_ref().map(|origin| origin.sequence) else { return done() };
         if self.stopped.get() {
             self.news.notify_one();
         }
         if self.paused.get() || self.shut.get() || self.stopped.get() {
-            // It is in its log, and read from there when the node, or who stands still, starts again.
+            // The log keeps it, to be read when the node restarts or the subscriber resumes.
             return done();
         }
         self.known.set(self.known.get().max(position));
@@ -210,8 +213,8 @@ impl Subscription {
             }
             return done();
         }
-        // Also while the log is read, or an owner is waited for that could be asked: what is next is next wherever it comes
-        // from, and the reading leaves out what it finds taken.
+        // Also while the log is read or an unreachable owner is waited for: the next event is the next one wherever
+        // it comes from, and the reader skips what was dispatched.
         if position == last + 1 && self.has_room() && self.suspect.get().is_none() {
             self.dispatch(&event, position, done);
             self.drain();
@@ -223,12 +226,12 @@ impl Subscription {
         }
         if position > last + 1 && !self.filling.get() {
             self.overseer.counts.gaps.one();
-            tracing::debug!(target: TARGET, source = %self.source, last, position, "a gap: reading the owner's log");
+            tracing::debug!(target: TARGET, source = %self.source, last, position, "gap detected: reading the owner's log");
         }
         self.fill();
     }
 
-    /// The owner's log is known to reach up to `position`.
+    /// Records that the owner's log reaches up to `position`.
     pub(crate) fn head(self: &Rc<Self>, position: u64) {
         if self.stopped.get() {
             return self.news.notify_one();
@@ -237,7 +240,7 @@ impl Subscription {
         match position.cmp(&self.last.get()) {
             Ordering::Greater => self.fill(),
             Ordering::Equal => {}
-            // Told late, or by an owner whose log is an older copy.
+            // A late announcement, or an owner whose log is an older copy.
             Ordering::Less => self.doubts(),
         }
     }
@@ -251,7 +254,7 @@ impl Subscription {
         let bytes = event.payload.len();
         in_flight.events.set(in_flight.events.get() + 1);
         in_flight.bytes.set(in_flight.bytes.get() + bytes);
-        // One event, several takers: it is settled when the last of them is done.
+        // One event, several subscribers: it is settled when the last of them is done.
         let rest = Rc::new(Cell::new(1usize));
         let done = Rc::new(Cell::new(Some(done)));
         let finished = move |rest: &Cell<usize>| {
@@ -274,14 +277,14 @@ impl Subscription {
         finished(&rest);
     }
 
-    /// Dispatches what was held back and is next now.
+    /// Dispatches held events that are next.
     fn drain(&self) {
         while self.has_room() && self.suspect.get().is_none() {
             let last = self.last.get();
             let next = self.held.borrow_mut().first_up_to(last + 1);
             let Some((position, event, done)) = next else { break };
             if position <= last {
-                // What the log has brought meanwhile is settled.
+                // The log has delivered it already.
                 done();
             } else {
                 self.dispatch(&event, position, done);
@@ -289,7 +292,7 @@ impl Subscription {
         }
     }
 
-    /// Reads what is missing from the owner's log, in the background, until nothing is.
+    /// Reads missing events from the owner's log, in the background, until none are missing.
     pub(crate) fn fill(self: &Rc<Self>) {
         let closed = self.paused.get() || self.shut.get();
         if closed || self.filling.replace(true) {
@@ -298,10 +301,10 @@ impl Subscription {
         let feed = Rc::clone(self);
         let task = spawn::local(async move {
             let filling = Rc::clone(&feed);
-            let name = format!("feed of {}", feed.source);
+            let name = format!("subscription to {}", feed.source);
             spawn::until_done(Overseer::clone(&feed.overseer), name, move || Rc::clone(&filling).fill_gaps()).await;
             feed.filling.set(false);
-            // Nothing is awaited between the last look and this, so nothing can have come in between.
+            // No await between the last check and this line, so no event can have arrived in between.
             feed.idle.look();
         });
         *self.task.borrow_mut() = Some(task);
@@ -313,15 +316,15 @@ impl Subscription {
         let mut failures = 0;
         loop {
             if self.doubt.get() && self.last.get() >= self.known.get() {
-                // Nothing is missing: however many contradictions come, the owner is asked at a bounded rate.
+                // Nothing is missing: however many conflicting events arrive, the owner is asked at a bounded rate.
                 if let Some(before) = self.asked.get() {
                     tokio::time::sleep_until(before + DOUBT).await;
                 }
-                // After the wait: a time noted before it would let the next question go at once.
+                // Set after the wait: a time noted before it would let the next request go at once.
                 self.asked.set(Some(instant()));
             }
             if let Some(before) = self.disproved.take() {
-                // However many positions are claimed that do not exist, the owner is asked at a bounded rate.
+                // However many nonexistent positions are claimed, the owner is asked at a bounded rate.
                 tokio::time::sleep_until(before + DOUBT).await;
             }
             let as_taken = self.is_as_taken().await;
@@ -348,7 +351,7 @@ impl Subscription {
                         self.landing().await;
                         let position = event.origin.as_ref().map_or(0, |origin| origin.sequence);
                         self.displaces(position, &event);
-                        // Another page, or a live event, may have been quicker.
+                        // Another page, or a live event, may have been faster.
                         if position == self.last.get() + 1 {
                             self.dispatch(&event, position, Box::new(|| {}));
                         }
@@ -357,7 +360,7 @@ impl Subscription {
                     self.drain();
                     let missing = self.known.get() > self.last.get() || !self.held.borrow().is_empty();
                     let moved = self.last.get() > after;
-                    // What became known while the page was read may not be in it: nobody else comes to look for it.
+                    // A head that became known while the page was read may not be in it, and no other task fetches it.
                     let risen = self.known.get() > known.max(head);
                     let more = full || self.doubt.get() || (missing && (moved || risen));
                     if !more {
@@ -366,14 +369,14 @@ impl Subscription {
                 }
                 Err(reason) => {
                     failures += 1;
-                    tracing::debug!(target: TARGET, source = %self.source, reason, "the owner's log cannot be read");
+                    tracing::debug!(target: TARGET, source = %self.source, reason, "failed to read the owner's log");
                     tokio::time::sleep(retry.wait(failures, &ids)).await;
                 }
             }
         }
     }
 
-    /// Waits until there is room for one more event in flight.
+    /// Waits until one more event may be in flight.
     async fn landing(&self) {
         while !self.has_room() {
             self.landed.notified().await;
@@ -385,7 +388,7 @@ impl Subscription {
         in_flight.events.get() < IN_FLIGHT && in_flight.bytes.get() < BYTES
     }
 
-    /// Floors that the store should be told.
+    /// Returns watermarks to be stored.
     pub(crate) fn unstored(&self) -> Vec<(ShardId, Source, u64)> {
         self.subscribers.borrow().iter().flat_map(|taker| taker.unstored()).collect()
     }

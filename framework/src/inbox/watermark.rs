@@ -1,4 +1,7 @@
-//! Counts, for one source of one shard, what was dispatched and what of it is appended.
+//! Watermark tracking: for one source of one shard, which messages were dispatched and which of them are appended.
+//!
+//! Created by receive windows, and by subscriptions for each shard of a subscribing actor type. Messages of different
+//! keys are appended out of order; the watermark is the sequence below the first open one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -10,20 +13,21 @@ use crate::router::{Action, ActorEndpoint, DedupKey, Delivery, Outcome, Sequence
 use crate::store::{Source, SourceKind};
 use crate::telemetry::TARGET;
 
-/// Counts, for one source of one shard, what was dispatched and what of it is appended.
+/// Tracks, for one source of one shard, what was dispatched and what of it is appended.
 pub(crate) struct WatermarkTracker {
     pub(crate) source: Rc<Source>,
-    /// The last place dispatched, to whichever shard.
+    /// Last sequence dispatched, to any shard.
     dispatched: Rc<Cell<u64>>,
-    /// Dispatched to this shard and not yet appended.
+    /// Sequences dispatched to this shard and not yet appended.
     open: RefCell<BTreeSet<u64>>,
-    /// The floor that the store knows.
+    /// Watermark that the store knows.
     stored: Cell<u64>,
-    /// The floor when counting began.
+    /// Watermark at the start.
     began: u64,
 }
 
-/// How far above the first floor a message may have been under way when the node ended. More than a source has under way.
+/// Distance above the initial watermark within which a message may have been in flight when the node ended. More than
+/// a source ever has in flight.
 const NEAR_START: u64 = 4096;
 
 impl WatermarkTracker {
@@ -35,7 +39,7 @@ impl WatermarkTracker {
         self.open.borrow_mut().insert(sequence);
     }
 
-    /// All places up to and including this one are appended.
+    /// Returns the sequence up to which everything is appended.
     pub(crate) fn floor(&self) -> u64 {
         match self.open.borrow().first() {
             Some(first) => first.saturating_sub(1),
@@ -43,7 +47,7 @@ impl WatermarkTracker {
         }
     }
 
-    /// The floor, if the store does not know it yet and should.
+    /// Returns the watermark, if the store does not know it yet.
     pub(crate) fn unstored(&self) -> Option<u64> {
         let floor = self.floor();
         (floor > self.stored.get()).then_some(floor)
@@ -80,18 +84,18 @@ impl SequenceTracker for WatermarkTracker {
     }
 }
 
-/// Gives the events of one source shard to the actors of one type on this thread.
+/// Delivers the events of one source shard to the actors of one type on this thread.
 pub(crate) struct ActorSubscriber {
-    /// The actors' domain.
+    /// Domain of the actors.
     domain: Name,
     pub(crate) door: Rc<dyn ActorEndpoint>,
     pub(crate) events: Vec<Name>,
-    /// By the number of the actors' shard; `None` for those of other threads.
+    /// Trackers by the number of the actors' shard; `None` for shards of other threads.
     pub(crate) tracks: Vec<Option<Rc<WatermarkTracker>>>,
 }
 
 impl ActorSubscriber {
-    /// A taker whose tracks start from what the store knows.
+    /// Creates a subscriber whose trackers start from the stored watermarks.
     pub(crate) fn new(
         (domain, actor): (&Name, &Name),
         door: Rc<dyn ActorEndpoint>,
@@ -124,8 +128,9 @@ impl Subscriber for ActorSubscriber {
         let (key, work) = match self.door.key_of(event) {
             Ok(Some(key)) if Key::from(&key).is_valid() => (key, Action::React),
             Ok(None) => return done(),
-            // Nobody knows whose it is: the actor that has the key of its stream makes it a dead letter that a person sees.
-            Ok(Some(key)) => (origin.key.clone(), Action::DeadLetter(format!("asks for a key of {} bytes", key.len()))),
+            // The target key is unknown: the actor with the key of the event's stream dead-letters it, where an
+            // operator sees it.
+            Ok(Some(key)) => (origin.key.clone(), Action::DeadLetter(format!("invalid key of {} bytes", key.len()))),
             Err(error) => (origin.key.clone(), Action::DeadLetter(error)),
         };
         let shards = u16::try_from(self.tracks.len()).unwrap_or(u16::MAX);
@@ -145,7 +150,7 @@ impl Subscriber for ActorSubscriber {
         };
         let settle = Box::new(move |outcome: Outcome| {
             if let Outcome::Stopped | Outcome::Unknown(_) = outcome {
-                tracing::debug!(target: TARGET, ?outcome, "an event was not taken; it will be read again from its log");
+                tracing::debug!(target: TARGET, ?outcome, "event not handled: read again from its log");
             }
             done();
         });

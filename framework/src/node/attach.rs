@@ -1,4 +1,4 @@
-//! Attaches a bridge: on which thread, and with the claims of the node's store.
+//! Attaches a bridge, on its own thread or the caller's, and claims the node's domains for its store.
 //!
 //! Called when a node starts and when a client connects. Calls the bridge and the store.
 
@@ -11,7 +11,8 @@ use crate::bridge::{Bridge, Inbound, NodeCard, StoreCard};
 use crate::message::ReplacedStore;
 use crate::spawn::LocalThread;
 
-/// Attaches the bridge, which claims the node's domains for its store. Returns the bridge's thread, if the node has threads.
+/// Attaches the bridge, which claims the node's domains for its store. Returns the bridge's thread, if the node has
+/// threads.
 pub(super) async fn attach(
     spec: &NodeDefinition,
     bridge: &Arc<dyn Bridge>,
@@ -34,12 +35,12 @@ pub(super) async fn attach(
     let earlier = identity.runs();
     let (mut tried, run) = identity.trying(nonce);
     let store = tried.store;
-    // Before the claim is written: a node that ends in between must know its claim when it starts again.
+    // Saved before the claim is written: a node that crashes in between must recognize its claim at the next start.
     spec.store.save_identity(tried.clone()).await?;
     let replaces = spec.config.replaces_store;
-    // For good: what others know of the other store comes up shard by shard, also after later starts.
+    // Permanent: knowledge that peers have of the other store surfaces shard by shard, also after later starts.
     tried.in_place_of_other |= replaces != ReplacedStore::None;
-    // Before anything leaves the node, or comes in.
+    // Set before any message leaves or enters the node.
     let own = OwnIdentity { store, in_place_of_other: tried.in_place_of_other };
     drop(spec.identity.set(own));
     card.store = Some(StoreCard { store, run, earlier, replaces });
@@ -49,11 +50,11 @@ pub(super) async fn attach(
         bridge.abandon();
         return Err(error.into());
     }
-    tracing::info!(target: crate::telemetry::TARGET, %store, start = run.epoch, "the domains are claimed for the store");
+    tracing::info!(target: crate::telemetry::TARGET, %store, start = run.epoch, "domains claimed for the store");
     Ok(thread)
 }
 
-/// Attaches the bridge on a thread, whose tasks are the bridge's then; without one, on this thread.
+/// Attaches the bridge on `thread`, where its tasks then run; without one, on the current thread.
 pub(super) async fn attach_on(
     thread: Option<&LocalThread>,
     bridge: &Arc<dyn Bridge>,

@@ -1,4 +1,6 @@
-//! Background tasks of each thread: release commits, relay, passivate idle actors.
+//! Background tasks of each thread: complete commits, relay committed messages, passivate idle actors.
+//!
+//! Started by the thread's [runtime](super::thread) under the [supervisor](super::supervisor).
 
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
@@ -14,23 +16,24 @@ use crate::relay::Forward;
 use crate::store::StoreError;
 use crate::telemetry::TARGET;
 
-/// How long another node is waited for when something is missing. Short: asking again costs little, waiting holds things up.
+/// Time-out of a request to another node for missing messages. Short: repeating the request is cheap, waiting delays
+/// others.
 pub(super) const ASK: Duration = Duration::from_secs(1);
-/// How often the idle are looked for, as parts of the time they may be idle.
+/// Number of passivation sweeps per period of `passivate_after`.
 const SWEEPS: u32 = 8;
 
-/// Releases what was committed; opens the shards again when commits have failed.
+/// Completes what was committed; reopens the shards when commits have failed.
 pub(super) async fn release(share: Weak<ThreadRuntime>) {
     loop {
         let Some(host) = share.upgrade().map(|share| Rc::clone(&share.context)) else { return };
         let error = host.complete_commits().await;
         let Some(share) = share.upgrade() else { return };
         if let StoreError::Fenced { .. } = error {
-            tracing::error!(target: TARGET, %error, "another node has taken over: this one serves no more");
+            tracing::error!(target: TARGET, %error, "fenced: another node has taken over; shutting down");
             let reason = format!("another node has taken over: {error}");
             return share.definition.retire(&share.threads, NodeEnd::TakenOver { reason });
         }
-        tracing::error!(target: TARGET, %error, "commits have failed, opening the shards again");
+        tracing::error!(target: TARGET, %error, "commits failed: reopening the shards");
         host.report_append_error(&error);
         let mut failures = 0;
         loop {
@@ -39,11 +42,11 @@ pub(super) async fn release(share: Weak<ThreadRuntime>) {
                 Err(error @ (StoreError::Io { .. } | StoreError::Full { .. })) if failures < 8 => {
                     failures += 1;
                     let wait = host.settings.retry.all.wait(failures, &host.ids);
-                    tracing::error!(target: TARGET, %error, ?wait, "the shards cannot be opened again yet");
+                    tracing::error!(target: TARGET, %error, ?wait, "failed to reopen the shards: retrying");
                     tokio::time::sleep(wait).await;
                 }
                 Err(error) => {
-                    tracing::error!(target: TARGET, %error, "the node can commit no more: start it again");
+                    tracing::error!(target: TARGET, %error, "failed to reopen the shards: restart the node");
                     *share.definition.broken.lock() = Some(format!("the store failed: {error}"));
                     host.stopped.set(true);
                     return;
@@ -53,12 +56,12 @@ pub(super) async fn release(share: Weak<ThreadRuntime>) {
     }
 }
 
-/// Moves what was committed to where it belongs inside this node, and has the rest [carried](publisher::carry): a broker that
-/// takes its time holds up nothing in here.
+/// Forwards committed messages to their destinations inside this node, and hands the rest to the
+/// [publisher](publisher::run): a slow broker delays nothing inside the node.
 pub(super) async fn relay(share: Weak<ThreadRuntime>) {
     let mut told: BTreeMap<ShardId, u64> = BTreeMap::new();
     if let Some(share) = share.upgrade() {
-        // What was committed before is history: it is read from the log.
+        // Events committed before the start are history: subscribers read them from the log.
         told.clone_from(&share.history);
     }
     let mut again: Option<Instant> = None;
@@ -89,7 +92,7 @@ async fn relay_once(share: &Rc<ThreadRuntime>, told: &mut BTreeMap<ShardId, u64>
         let (id, reader) = (&cell.id, cell.reader());
         if let Some(lanes) = share.send_windows.get(id) {
             if let Err(error) = lanes.pump(&reader, &onward, |to| share.owns(to)).await {
-                tracing::warn!(target: TARGET, shard = %id, %error, "the outbox cannot be read");
+                tracing::warn!(target: TARGET, shard = %id, %error, "failed to read the outbox");
                 publisher::retry(&share.context, &cell);
             }
             again = earliest(again, lanes.next_impatience(|to| share.owns(to)));
@@ -101,7 +104,7 @@ async fn relay_once(share: &Rc<ThreadRuntime>, told: &mut BTreeMap<ShardId, u64>
         if told.insert(id.clone(), position).unwrap_or(0) < position
             && share.definition.sources.contains_key(&id.domain)
         {
-            // Every thread may have somebody who takes them; each reads them from the log.
+            // Every thread may have subscribers; each reads the events from the log.
             share.threads.head(id, position);
         }
         if share.definition.bridge.is_some() {
@@ -111,7 +114,7 @@ async fn relay_once(share: &Rc<ThreadRuntime>, told: &mut BTreeMap<ShardId, u64>
     again
 }
 
-/// Hands an outbox entry to its gate on this node.
+/// Returns the function that forwards an outbox entry to its receive window on this node.
 fn onward(share: &Rc<ThreadRuntime>) -> Forward {
     let share = Rc::clone(share);
     Rc::new(move |envelope| {
@@ -126,7 +129,7 @@ fn onward(share: &Rc<ThreadRuntime>) -> Forward {
     })
 }
 
-/// Puts idle actors to rest, and tells the store how far this thread has come.
+/// Passivates idle actors, and stores the watermarks of this thread.
 pub(super) async fn sweep(share: Weak<ThreadRuntime>) {
     loop {
         let Some((every, cap)) = share

@@ -1,4 +1,4 @@
-//! Describes a node, checks the description, and starts it.
+//! Node builder, called by users: collects the description of a node, checks it, and starts it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -31,8 +31,8 @@ use crate::store::Store;
 use crate::user_code::{TICK, Ticks, UserCode};
 use crate::worker::Worker;
 
-/// Describes a node; [`start`](Self::start) checks everything at once.
-#[must_use = "a node is described, not started"]
+/// Describes a node; [`start`](Self::start) validates the whole description at once.
+#[must_use = "a node starts only when `start` is called and awaited"]
 pub struct NodeBuilder {
     service: String,
     store: Arc<dyn Store>,
@@ -74,103 +74,101 @@ impl NodeBuilder {
         self
     }
 
-    /// Hosts a projection: its view follows the events it takes, of any domain, and answers queries.
+    /// Hosts a projection: its view follows the events it subscribes to, of any domain, and answers queries.
     pub fn projection<P: Projection>(mut self) -> Self {
         self.views.push(Arc::new(ProjectionType::<P>::new()));
         self
     }
 
-    /// Hosts a worker: it performs commands of its domain, which the node's service owns, and does something on events.
+    /// Hosts a worker: it performs commands of its domain, which the node's service owns, and reacts to events.
     pub fn worker(mut self, worker: impl Worker) -> Self {
         self.types.push(Arc::new(HostedWorker::new(worker)));
         self
     }
 
-    /// Connects the node to other services. Default: none, the node is alone.
+    /// Connects the node to other services. Default: no bridge.
     pub fn bridge(mut self, bridge: impl Bridge) -> Self {
         self.bridge = Some(Arc::new(bridge));
         self
     }
 
-    /// Returns whether it hosts an aggregate or a saga.
+    /// Returns whether the node hosts an aggregate or a saga.
     #[cfg(feature = "testing")]
     pub(crate) fn has_keys(&self) -> bool {
         self.types.iter().any(|hosted| hosted.card().role != "worker")
     }
 
-    /// The domains that the node would own.
+    /// Returns the domains that the node would own.
     #[cfg(feature = "testing")]
     pub(crate) fn owned(&self) -> Vec<String> {
         self.types.iter().map(|hosted| hosted.domain().0.to_owned()).collect()
     }
 
-    /// Returns whether it hosts a worker.
+    /// Returns whether the node hosts a worker.
     #[cfg(feature = "testing")]
     pub(crate) fn has_worker(&self) -> bool {
         self.types.iter().any(|hosted| hosted.card().role == "worker")
     }
 
-    /// Sets everything that can be set. Default: [`NodeConfig::default`].
+    /// Sets the whole configuration. Default: [`NodeConfig::default`].
     pub fn config(mut self, config: NodeConfig) -> Self {
         self.config = config;
         self
     }
 
-    /// Sets how many threads the actors run on: see [`NodeConfig::threads`]. Default 1; 0 is the thread that starts the node.
+    /// Sets the number of actor threads, see [`NodeConfig::threads`]. Default 1; 0 runs on the thread that starts the
+    /// node.
     pub fn threads(mut self, threads: usize) -> Self {
         self.config.threads = threads;
         self
     }
 
-    /// Sets how failed deliveries are tried again.
+    /// Sets how failed deliveries are retried.
     pub fn retry(mut self, retry: Retry) -> Self {
         self.config.retry = retry;
         self
     }
 
-    /// Sets how failed deliveries of one message (a command, an event) are tried again, whoever takes it on this node. The
-    /// replies to a command count as the command. Default: as all others, see [`retry`](Self::retry).
+    /// Overrides [`retry`](Self::retry) for one message type (a command, an event) and every handler on this node.
+    /// Replies to a command count as the command.
     pub fn retry_of<M: Message>(mut self, retry: Retry) -> Self {
         self.retries.set::<M>(retry);
         self
     }
 
-    /// Declares a name that the store may know and that the program has given up on purpose: of a domain, a projection, an actor
-    /// type, an event, a command or a timer. What is stored under it stays stored and is not read. Default: none; a stored name
-    /// that the program does not know is [`StartError::UnknownName`].
-    ///
-    /// A domain declares the names that it has given up itself, with `#[domain(retired("…"))]`.
+    /// Declares a name that the program has removed on purpose: of a domain, projection, actor type, event, command or
+    /// timer. Data stored under it is kept and not read. Default: none; any other unknown name in the store is
+    /// [`StartError::UnknownName`]. A domain declares its own removed names with `#[domain(retired("…"))]`.
     pub fn retired(mut self, name: &str) -> Self {
         self.retired.insert(name.to_owned());
         self
     }
 
-    /// Lets the node take over the claims of a store that it does not continue, for disaster recovery: see
+    /// Lets the node take over the broker claims of a store that it does not continue, for disaster recovery: see
     /// [`NodeConfig::replaces_store`]. Default: none.
     pub fn replaces_store(mut self, store: ReplacedStore) -> Self {
         self.config.replaces_store = store;
         self
     }
 
-    /// Sets where the node gets the time from. Default: the operating system's clock.
+    /// Sets the wall clock. Default: the operating system's clock.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Makes all ids and random numbers of the node follow from a seed, for simulations. Default: the operating system's
+    /// Derives all ids and random numbers of the node from a seed, for simulations. Default: the operating system's
     /// randomness.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
     }
 
-    /// Checks the description, opens the shards, attaches the bridge, and takes messages from then on.
-    ///
-    /// Works on every tokio runtime: the node has threads of its own, unless [`threads`](Self::threads) is 0.
+    /// Validates the description, opens the shards, attaches the bridge, and accepts messages from then on. Works on every
+    /// tokio runtime: the node has its own threads, unless [`threads`](Self::threads) is 0.
     ///
     /// # Errors
-    /// [`StartError`] says what is wrong; nothing was handled.
+    /// [`StartError`] with the cause. No message was handled.
     pub async fn start(mut self) -> Result<Node, StartError> {
         static NODES: AtomicU64 = AtomicU64::new(1);
         self.config.check()?;
@@ -297,13 +295,13 @@ impl NodeBuilder {
                     return Err(let_go(&spec, error).await);
                 }
             };
-            tracing::info!(target: crate::telemetry::TARGET, courier = bridge.durability(), "the bridge is attached");
+            tracing::info!(target: crate::telemetry::TARGET, durability = bridge.durability(), "bridge attached");
         }
         links.run_all(ThreadRuntime::go);
         unstarted.started();
         tracing::info!(
             target: crate::telemetry::TARGET, service = spec.manifest.service, store = spec.store.durability(),
-            "the node has started",
+            "node started",
         );
         let remote = Arc::new(RemoteClient::new(&spec, links.clone()));
         let client = Client::new(spec.id, remote, ids.fork());
@@ -312,8 +310,7 @@ impl NodeBuilder {
     }
 }
 
-/// The clock that measures user code. It has a thread of its own, because the others may be blocked; a simulation, which has a
-/// seed, has none, and there no handler takes time.
+/// Starts the clock that measures user code, on its own thread because all others may be blocked. A simulation has none.
 fn ticks(seed: Option<u64>) -> Result<Arc<Ticks>, StartError> {
     let ticks = Arc::new(Ticks::default());
     if seed.is_none() {
@@ -324,15 +321,15 @@ fn ticks(seed: Option<u64>) -> Result<Arc<Ticks>, StartError> {
     Ok(ticks)
 }
 
-/// Closes the store of a node that has not started: its ended threads may keep it a little longer, and it may be wanted again.
+/// Closes the store of a node that failed to start: its ended threads may hold it, and the caller may want to reopen it.
 async fn let_go(spec: &NodeDefinition, error: StartError) -> StartError {
     if let Err(error) = spec.store.close().await {
-        tracing::warn!(target: crate::telemetry::TARGET, %error, "the store could not be closed in order");
+        tracing::warn!(target: crate::telemetry::TARGET, %error, "failed to close the store");
     }
     error
 }
 
-/// The domains whose events come over the bridge: those that are taken and not owned here.
+/// Returns the subscribed domains that are not owned here: their events arrive over the bridge.
 fn subscribes(
     taken: &[(Name, Name)],
     sources: &BTreeMap<Name, u16>,
@@ -349,7 +346,7 @@ fn subscribes(
         .collect()
 }
 
-/// What the node is made of, checked for contradictions.
+/// Builds the manifest and rejects contradictions between the hosted types.
 fn manifest(service: &str, types: &[Arc<dyn HostedType>], views: &[Arc<dyn ViewType>]) -> Result<Manifest, StartError> {
     let mut domains: BTreeMap<&'static str, DomainCard> = BTreeMap::new();
     let mut handlers: HashMap<(String, String), String> = HashMap::new();
@@ -414,7 +411,7 @@ fn manifest(service: &str, types: &[Arc<dyn HostedType>], views: &[Arc<dyn ViewT
     Ok(Manifest { service: service.to_owned(), domains: domains.into_values().collect(), projections })
 }
 
-/// Two types that name one domain must say the same of it.
+/// Rejects two types that describe one domain differently.
 fn same_domain(
     known: &mut HashMap<String, (u16, Codec)>,
     domain: &str,
@@ -444,7 +441,7 @@ fn same_type(known: &mut HashMap<(String, String), &'static str>, message: &Mess
     Ok(())
 }
 
-/// Starts the shares: one on this thread, or each on a thread of its own.
+/// Starts the threads' runtimes: one on this thread, or each on a thread of its own.
 async fn start_shares(
     spec: &Arc<NodeDefinition>,
     ids: Vec<IdSource>,
@@ -467,7 +464,7 @@ async fn start_shares(
             }
         };
         if spec_threads == 0 {
-            // It ends with the node: `Node` tells it to when it is dropped.
+            // Ends with the node: `Node` ends it when it is dropped.
             crate::spawn::alone("thread", run(ids));
         } else {
             crate::spawn::thread(&format!("whizbang-{index}"), move || run(ids)).map_err(|_| StartError::Thread)?;
@@ -485,12 +482,11 @@ async fn start_shares(
     opened.map(|()| (links, unstarted))
 }
 
-/// The shares of a node that is not started yet. Whoever gives its start up drops this, and they end: otherwise they would
-/// keep each other, and the store, for ever.
+/// Ends the threads of a node whose start is abandoned. Without it they would keep each other and the store alive.
 struct Unstarted(Option<ThreadHandles>);
 
 impl Unstarted {
-    /// From now on the node ends them.
+    /// From now on the node ends the threads.
     fn started(mut self) {
         self.0 = None;
     }

@@ -1,9 +1,11 @@
-//! Compares the types of a node with what its store says was stored, before anything is read as something else.
+//! Catalog check: compares the node's types with the store's catalog before any stored byte is decoded as something
+//! else.
 //!
-//! Called once by the builder, before a shard is opened. Calls the store. Reads the catalog; a name in it that the program does
-//! not know is looked for in the store, because only what is stored is lost by being forgotten. Writes the catalog if the node
-//! brings anything new. Costs one small read, and one small write after a change. The whole log is read only if an event has
-//! vanished from the program without being declared, and all streams are listed once for a store that has no catalog.
+//! Called once by the builder, before a shard is opened. Calls the store. Reads the catalog; a name in it that the
+//! program does not know is looked up in the store, because forgetting a name only loses data if something is stored
+//! under it. Writes the catalog if the node adds an entry. Costs one small read, and one small write after a change.
+//! The whole log is read only if an event type was removed without being declared, and all streams are listed once
+//! for a store without a catalog.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -27,33 +29,33 @@ const REPLY: &str = "reply";
 const TIMER: &str = "timer";
 const SNAPSHOT: &str = "snapshot";
 
-/// What a store knows under other names than the program, and the names it may know.
+/// Names that differ between the store and the program, and the known event names.
 #[derive(Default)]
 pub(super) struct Known {
-    /// By domain (or service) and name, the name under which the store has an actor type (or a projection).
+    /// Stored name of an actor type (or projection), by domain (or service) and current name.
     stored: HashMap<(String, String), Name>,
-    /// By domain, the names of its events: those that are recorded or taken, those they had before, those that are given up.
+    /// Event names by domain: recorded or subscribed, former and retired ones.
     events: HashMap<String, Arc<HashSet<String>>>,
 }
 
 impl Known {
-    /// The name in the store of an actor type of a domain, or of a projection of a service.
+    /// Returns the stored name of an actor type of a domain, or of a projection of a service.
     pub(super) fn stored(&self, owner: &str, name: &Name) -> Name {
         let place = (owner.to_owned(), name.to_string());
         self.stored.get(&place).unwrap_or(name).clone()
     }
 
-    /// The names that stored events of a domain may have.
+    /// Returns the names that stored events of a domain may have.
     pub(super) fn events(&self, domain: &str) -> Arc<HashSet<String>> {
         self.events.get(domain).cloned().unwrap_or_default()
     }
 }
 
-/// Compares the node's types with its store's catalog, and brings the catalog up to date.
+/// Compares the node's types with the store's catalog, and updates the catalog.
 ///
 /// # Errors
-/// [`StartError::Shape`], [`StartError::UnknownName`], [`StartError::TwoFormer`], and what reading and writing can meet.
-/// Nothing was changed then.
+/// [`StartError::Shape`], [`StartError::UnknownName`], [`StartError::TwoFormer`], and errors of the store. The
+/// catalog is unchanged in that case.
 pub(super) async fn check(
     store: &dyn Store,
     manifest: &Manifest,
@@ -76,7 +78,7 @@ pub(super) async fn check(
     Ok(checking.known)
 }
 
-/// What a store that has no catalog holds: the actor types of the hosted domains, and the projections that have a view.
+/// Returns entries for a store without a catalog: actor types of the hosted domains, and projections with a saved view.
 async fn found_in(store: &dyn Store, manifest: &Manifest) -> Result<Vec<CatalogEntry>, StartError> {
     let mut actors = BTreeSet::new();
     for domain in &manifest.domains {
@@ -110,21 +112,21 @@ fn named(owner: &str, kind: &str, name: &str) -> CatalogEntry {
     }
 }
 
-/// What the entry is about: owner, kind, name, version, codec.
+/// Identity of an entry: owner, kind, name, version, codec.
 type Place = (String, String, String, u32, u8);
 
 fn place(entry: &CatalogEntry) -> Place {
     (entry.owner.clone(), entry.kind.clone(), entry.name.clone(), entry.version, entry.codec)
 }
 
-/// One node and one store, being compared.
+/// Comparison of one node with one store.
 struct Checking<'a> {
     store: &'a dyn Store,
     manifest: &'a Manifest,
     retired: &'a BTreeSet<String>,
     catalog: Vec<CatalogEntry>,
     known: Known,
-    /// What the program would write down.
+    /// Entries that the program would write.
     mine: BTreeMap<Place, Option<Arc<Shape>>>,
 }
 
@@ -133,12 +135,12 @@ struct Mine<'a> {
     owner: String,
     kind: &'static str,
     message: &'a MessageCard,
-    /// The names that it may be stored under, the current one first.
+    /// Names that it may be stored under, the current one first.
     names: Vec<String>,
 }
 
 impl<'a> Checking<'a> {
-    /// Finds out under which names the store has the actor types and projections that had other names before.
+    /// Resolves the stored names of actor types and projections that were renamed.
     fn resolve_names(&mut self) -> Result<(), StartError> {
         let service = &self.manifest.service;
         let actors = self
@@ -166,7 +168,7 @@ impl<'a> Checking<'a> {
         self.known.stored.get(&place).map_or_else(|| card.name.clone(), Name::to_string)
     }
 
-    /// The messages of a domain whose bytes are stored.
+    /// Returns the messages of a domain whose bytes are stored.
     fn messages(&self, domain: &'a DomainCard) -> Vec<Mine<'a>> {
         let mut mine = Vec::new();
         for actor in &domain.actors {
@@ -174,7 +176,7 @@ impl<'a> Checking<'a> {
             let lists = [(EVENT, &actor.records), (COMMAND, &actor.handles), (TIMER, &actor.timers)];
             for (kind, messages) in lists {
                 for message in messages {
-                    // A timer is one actor type's own, whatever domain its document is of.
+                    // A timer belongs to one actor type, whichever domain its document is of.
                     let owner = match kind {
                         TIMER => format!("{}/{stored}", domain.name),
                         _ => domain.name.clone(),
@@ -190,7 +192,7 @@ impl<'a> Checking<'a> {
         mine
     }
 
-    /// Collects what the program would write into an empty catalog, and the events that it knows.
+    /// Collects the entries that the program would write into an empty catalog, and the known events.
     fn collect(&mut self) {
         let manifest = self.manifest;
         for domain in &manifest.domains {
@@ -267,7 +269,7 @@ impl<'a> Checking<'a> {
         Ok(())
     }
 
-    /// What the program reads the bytes of an entry as, and what that is called.
+    /// Returns the kind, type name and shape with which the program decodes the bytes of an entry.
     fn counterpart(&self, entry: &CatalogEntry, codec: Codec) -> Option<(&'static str, String, Arc<Shape>)> {
         let is = |card: &&ActorCard, owner: &str| self.stored_name(owner, card) == entry.name;
         let state = |kind, card: &ActorCard| {
@@ -282,7 +284,7 @@ impl<'a> Checking<'a> {
             PROJECTION if entry.owner == self.manifest.service => {
                 state("view", self.manifest.projections.iter().find(|card| is(card, &entry.owner))?)
             }
-            // The reply has the version of its command; older ones are not written any more.
+            // A reply has the version of its command; older ones are no longer written.
             REPLY => {
                 let mut mine = self.manifest.domains.iter().flat_map(|domain| self.messages(domain));
                 let of = mine.find(|mine| {
@@ -305,7 +307,7 @@ impl<'a> Checking<'a> {
         }
     }
 
-    /// The entries whose names the program does not know, and of which nothing is stored.
+    /// Returns the entries whose names are unknown to the program and unused in the store.
     async fn find_unknown(&self) -> Result<HashSet<(String, String, String)>, StartError> {
         let mut unknown = BTreeSet::new();
         for entry in self.catalog.iter().filter(|entry| self.is_unknown(entry)) {
@@ -313,15 +315,15 @@ impl<'a> Checking<'a> {
         }
         let mut gone = HashSet::new();
         for (owner, kind, name) in unknown {
-            tracing::info!(target: TARGET, owner, kind, name, "an unknown name is looked for in the store");
+            tracing::info!(target: TARGET, owner, kind, name, "unknown name in the catalog: searching the store");
             if self.is_stored(&owner, &kind, &name).await? {
                 let remedy = match &*kind {
                     DOMAIN | PROJECTION => {
-                        "restore it with `name = \"…\"`, or declare it with `NodeBuilder::retired` if it is gone on purpose"
+                        "restore it with `name = \"…\"`, or declare it with `NodeBuilder::retired` if it was removed on purpose"
                     }
                     _ => {
-                        "declare `formerly = \"…\"` on the type it has become, or `retired(\"…\")` on the domain if it is gone \
-                         on purpose"
+                        "declare `formerly = \"…\"` on the type it has become, or `retired(\"…\")` on the domain if it was \
+                         removed on purpose"
                     }
                 };
                 let name = if matches!(&*kind, DOMAIN | PROJECTION) { name } else { format!("{owner}.{name}") };
@@ -345,13 +347,13 @@ impl<'a> Checking<'a> {
             (PROJECTION, _) => {
                 service && !manifest.projections.iter().any(|card| self.stored_name(&entry.owner, card) == entry.name)
             }
-            // Of a domain that this node does not host nothing is known.
+            // Nothing is known of a domain that this node does not host.
             (_, None) => false,
             (_, Some(domain)) if domain.retired.contains(&&*entry.name) => false,
             (ACTOR, Some(domain)) => {
                 !domain.actors.iter().any(|card| self.stored_name(&domain.name, card) == entry.name)
             }
-            // What nobody hosts any more is told once, as an actor type.
+            // The timers of a removed actor type are reported once, as the actor type.
             (TIMER, Some(domain))
                 if !domain.actors.iter().any(|card| Some(&*self.stored_name(&domain.name, card)) == actor) =>
             {
@@ -366,7 +368,7 @@ impl<'a> Checking<'a> {
         }
     }
 
-    /// Returns whether the store holds anything under a name.
+    /// Returns whether the store contains data under a name.
     async fn is_stored(&self, owner: &str, kind: &str, name: &str) -> Result<bool, StartError> {
         if kind == PROJECTION {
             return has_view(self.store, name).await;
@@ -392,7 +394,7 @@ impl<'a> Checking<'a> {
                     }
                     EVENT if hosted.name == card.name => has_event(&*reader, name).await?,
                     TIMER if hosted.name == card.name => has_timer(&*reader, &Name::new(actor)?, name),
-                    // A command may wait in any outbox of this node, and among the dead letters of its owner.
+                    // A command may be in any outbox of this node, and among the dead letters of its owner.
                     COMMAND => has_command(&*reader, domain, name).await?,
                     _ => false,
                 };
@@ -404,7 +406,7 @@ impl<'a> Checking<'a> {
         Ok(false)
     }
 
-    /// The catalog with what the program brings, and without what is gone.
+    /// Returns the catalog with the program's entries added and unused unknown ones removed.
     fn updated(&self, gone: &HashSet<(String, String, String)>) -> Vec<CatalogEntry> {
         let mut entries: BTreeMap<Place, CatalogEntry> = BTreeMap::new();
         for entry in &self.catalog {
@@ -434,12 +436,12 @@ fn full_name(entry: &CatalogEntry) -> String {
     format!("{}.{}", entry.owner, entry.name)
 }
 
-/// A shape, unless the type's own code panics while it is traced: then nothing is known of it.
+/// Returns a shape, or `None` if the type's own code panics while it is traced: nothing is known of it then.
 fn traced(shape: impl FnOnce() -> Option<Arc<Shape>>) -> Option<Arc<Shape>> {
     user_code(shape).ok().flatten()
 }
 
-/// The schema and the shape of a kept state.
+/// Returns the schema and the shape of a stored state.
 fn state_of(card: &ActorCard) -> Option<(u32, Arc<Shape>)> {
     let state = card.state?;
     Some((state.schema, traced(state.shape)?))

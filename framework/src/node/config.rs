@@ -1,4 +1,6 @@
-//! What can be set on a node: from code, from a TOML file, from the environment.
+//! Node configuration: from code, from a TOML file, from the environment.
+//!
+//! Called by users and by the [builder](super::NodeBuilder), which validates it once.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,41 +10,55 @@ use serde::Deserialize;
 use crate::message::ReplacedStore;
 use crate::retry::Retry;
 
-/// What can be set on a node. Every value has a default that is good for most.
+/// Configuration of a node. Every value has a default.
 ///
-/// In a file, durations are numbers of milliseconds and the key says so: `passivate_after_ms = 60000`. In the environment the
-/// same keys are upper case behind `WHIZBANG_`: `WHIZBANG_PASSIVATE_AFTER_MS=60000`. Unknown keys are errors.
+/// In a file, durations are milliseconds and the key says so: `passivate_after_ms = 60000`. In the environment the
+/// same keys are upper case with the prefix `WHIZBANG_`: `WHIZBANG_PASSIVATE_AFTER_MS=60000`. Unknown keys are
+/// errors.
+///
+/// ```
+/// use std::time::Duration;
+/// use whizbang::NodeConfig;
+///
+/// let config = NodeConfig::default().with_toml("threads = 2\npassivate_after_ms = 60000")?;
+/// assert_eq!(config.passivate_after, Duration::from_secs(60));
+/// # Ok::<_, whizbang::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
-    /// Threads for the actors, which the node starts and ends. Default 1; at most 1,024. A bridge has a thread of its own then.
+    /// Number of actor threads, started and ended by the node. Default 1; at most 1,024. With at least one, the
+    /// bridge has its own thread.
     ///
     /// With 0 everything runs on the thread that starts the node, which must be inside a tokio `LocalSet`
-    /// (`#[whizbang::main]` is one): a command sent there to an actor that lives there is handled without a thread switch. A
-    /// simulated node, which has a seed, always runs so.
+    /// (`#[whizbang::main]` is one): a command to an actor there is handled without a thread switch. A simulated
+    /// node, which has a seed, always runs like this.
     pub threads: usize,
-    /// Turns in flight at most on each thread, queued or waiting for their commit; more are answered `Busy`. Default 16,384.
+    /// Most turns in flight on each thread, queued or waiting for their commit; more are refused as `Busy`. Default
+    /// 16,384.
     pub in_flight: usize,
-    /// The same for one key. Default 1,024.
+    /// Most turns in flight for one key. Default 1,024.
     pub in_flight_per_key: u32,
-    /// How long an idle actor stays live. Default 5 min; at least 1 s.
+    /// Time after which an idle actor is passivated. Default 5 min; at least 1 s.
     pub passivate_after: Duration,
-    /// How many actors of one type are live on each thread. Idle ones are passivated when another is activated, those that were
-    /// not used lately first; only actors with turns in flight, which `in_flight` bounds, may be live above it. Default 100,000.
+    /// Most live actors of one type on each thread. Above it, activating an actor passivates the least recently used
+    /// idle ones; only actors with turns in flight, which `in_flight` bounds, may exceed it. Default 100,000.
     pub live_actors: usize,
-    /// How long the ids of callers from outside are remembered with their replies. Default 7 days; at least 1 min.
+    /// Time for which the ids of callers from outside are remembered with their replies. Default 7 days; at least 1
+    /// min.
     pub remember: Duration,
-    /// How failed deliveries are tried again.
+    /// Retry policy of failed deliveries.
     pub retry: Retry,
-    /// How many jobs of one worker run at once on each thread; more wait. Default 64; 1 to 1,048,576.
+    /// Most jobs of one worker that run at once on each thread; more wait. Default 64; 1 to 1,048,576.
     pub jobs: usize,
-    /// How long one job may take. One that takes longer is dropped where it waits and counts as failed: it is tried again with
-    /// the same idempotency key, as [`retry`](Self::retry) says. Default 5 min; at least 1 ms.
+    /// Longest duration of one job. A longer one is dropped at its await point and counts as failed: it is retried
+    /// with the same idempotency key, as [`retry`](Self::retry) says. Default 5 min; at least 1 ms.
     pub job_limit: Duration,
-    /// How long user code may run on a thread of the node before the node's [health](crate::Node::health) calls the thread blocked
-    /// and names the actor type and the message. Nothing is interrupted. Default 2 s; at least 100 ms. Measured in steps of 50 ms.
+    /// Time after which a thread running user code is reported as blocked in the node's
+    /// [health](crate::Node::health), with the actor type and the message. Nothing is interrupted. Default 2 s; at
+    /// least 100 ms. Measured in steps of 50 ms.
     pub blocked_after: Duration,
-    /// The store whose claims at the broker this node takes over though it does not continue that store. Default none. For disaster
-    /// recovery: set it for one start, and only if the old store is gone for good.
+    /// Store whose broker claims this node takes over although it does not continue that store. Default none. For
+    /// disaster recovery: set it for one start, and only if the old store is lost.
     pub replaces_store: ReplacedStore,
 }
 
@@ -64,7 +80,7 @@ impl Default for NodeConfig {
     }
 }
 
-/// The same as it stands in a file.
+/// The keys of a configuration file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileConfig {
@@ -86,7 +102,7 @@ struct FileConfig {
 const PREFIX: &str = "WHIZBANG_";
 
 impl NodeConfig {
-    /// The defaults, changed by what a TOML file says.
+    /// Returns the defaults, overridden by the keys of a TOML file.
     ///
     /// # Errors
     /// [`ConfigError`] names the file, the line and the key.
@@ -97,7 +113,7 @@ impl NodeConfig {
         Self::default().with_toml(&text)
     }
 
-    /// Changed by what a TOML text says.
+    /// Overrides the keys present in a TOML text.
     ///
     /// # Errors
     /// [`ConfigError::Toml`] names the line and the key.
@@ -111,12 +127,12 @@ impl NodeConfig {
         Ok(Self { replaces_store, ..self.changed(file) })
     }
 
-    /// Changed by the environment's variables that begin with `WHIZBANG_`.
+    /// Overrides the keys present in the environment as variables with the prefix `WHIZBANG_`.
     ///
     /// # Errors
     /// [`ConfigError`] names the variable.
     pub fn with_environment(self, variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
-        // Read as one TOML text, so that keys and values are checked in one place.
+        // Converted to one TOML text, so that keys and values are checked in one place.
         let mut text = String::new();
         for (name, value) in variables {
             if let Some(key) = name.strip_prefix(PREFIX) {
@@ -150,7 +166,7 @@ impl NodeConfig {
         self
     }
 
-    /// Checks the ranges.
+    /// Checks all ranges.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let checks = [
             ("threads", self.threads <= 1024, "0 to 1024"),
@@ -172,26 +188,26 @@ impl NodeConfig {
     }
 }
 
-/// A configuration that is wrong. The node did not start.
+/// Invalid configuration. The node did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("{} cannot be read: {source}", path.display())]
+    #[error("failed to read configuration file {}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The text is no configuration: a key is unknown or a value of the wrong kind.
-    #[error("the configuration is wrong: {reason}")]
+    /// The text is not a valid configuration: unknown key, or value of the wrong type.
+    #[error("invalid configuration: {reason}")]
     Toml {
-        /// Where and what.
+        /// Location and cause.
         reason: String,
     },
-    /// A variable's value is no number.
-    #[error("the variable {name} is `{value}`, expected a number")]
+    /// The value of a variable is not a number.
+    #[error("invalid value `{value}` of variable {name}: expected a number")]
     Variable {
         /// The variable.
         name: String,
@@ -203,7 +219,7 @@ pub enum ConfigError {
     Range {
         /// The key.
         key: &'static str,
-        /// What is allowed.
+        /// The allowed range.
         range: &'static str,
     },
 }

@@ -1,7 +1,10 @@
-//! What destinations say that they have committed, and what senders believe of it.
+//! Confirmations: notes of destinations about what they have committed, and their verification by the sender.
 //!
-//! A note may get lost, and on a broker without permissions anyone may write one. So a note lets the next messages go, and only the
-//! answer of the destination's owner lets the store forget: a sender asks for it, with one question for a destination at a time.
+//! Called by receive windows, which confirm, and by the bridge handler, which receives notes.
+//!
+//! A note may be lost, and on a broker without permissions anyone may forge one. So a note only lets the next
+//! messages go; only the answer of the destination's owner lets the store forget. A sender requests it, one request
+//! per destination at a time.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,25 +23,25 @@ use crate::retry::Retry;
 use crate::store::ShardReader;
 use crate::telemetry::TARGET;
 
-/// How many destinations that nothing was sent to are asked about at once. Anyone can name destinations without end.
+/// Most destinations without sent messages that are queried at once. A forger can name any number of destinations.
 const STRANGERS: usize = 64;
-/// How often a destination is asked at most.
+/// Shortest interval between requests to one destination.
 const PACE: Duration = Duration::from_secs(1);
-/// How often a destination is asked that has taken more than was ever sent to it.
+/// Interval of requests to a destination that has committed more than was ever sent to it.
 const AGAIN: Duration = Duration::from_secs(30);
 
-/// What the owner of a destination has said.
+/// Result of comparing a note with the answer of the destination's owner.
 enum Word {
-    /// All that it has noted.
+    /// The owner has committed everything noted.
     Confirmed,
-    /// Less than was noted: somebody else wrote the note.
+    /// The owner has committed less: the note was forged.
     Less,
-    /// More than was ever sent to it.
+    /// The owner has committed more than was ever sent to it.
     TooMuch,
 }
 
 impl ThreadRuntime {
-    /// Tells the sending shard's owner how far this node has committed what it sent.
+    /// Confirms to the sending shard's owner how far this node has committed its messages.
     pub(super) fn tell_committed(self: &Rc<Self>, from: &ShardId, to: &ShardId, through: u64) {
         if self.definition.owns(&from.domain).is_some() {
             let home = self.definition.home(from.shard);
@@ -49,21 +52,22 @@ impl ThreadRuntime {
                 self.threads.run(home, Box::new(move |share| share.has_committed(&from, &to, through)));
             }
         } else if self.definition.bridge.is_some() {
-            // Told when something is carried, which makes one of many.
+            // Sent by the publisher, which merges the confirmations of many messages.
             self.told.borrow_mut().insert((from.clone(), to.clone()), through);
             self.publisher.wake();
         }
     }
 
-    /// Nothing of what one shard has sent another was committed for long: its owner is away, or cannot take it.
+    /// Reports that a destination has committed nothing for long: its owner is unreachable or cannot handle the
+    /// messages.
     pub(super) fn stalls(&self, from: &ShardId, to: &ShardId) {
-        let why = format!("{to} commits nothing of what {from} has sent it; it is kept and sent again");
-        if self.definition.issues.note(&format!("{from} to {to} waits"), why) {
-            tracing::warn!(target: TARGET, %from, %to, "nothing of what was sent is committed; it is sent again");
+        let why = format!("{to} commits no messages of {from}: they are kept and sent again");
+        if self.definition.issues.note(&format!("{from} to {to} stalled"), why) {
+            tracing::warn!(target: TARGET, %from, %to, "destination commits nothing: messages are kept and sent again");
         }
     }
 
-    /// A shard of this node has committed what one of this thread's shards sent it.
+    /// Applies the watermark of a shard of this node for messages of one of this thread's shards.
     fn has_committed(&self, from: &ShardId, to: &ShardId, through: u64) {
         self.believe(from, to, through);
         if let Some(lanes) = self.send_windows.get(from) {
@@ -71,7 +75,7 @@ impl ThreadRuntime {
         }
     }
 
-    /// A note has come that a destination elsewhere has committed what one of this thread's shards sent it.
+    /// Applies a note of a remote destination about messages of one of this thread's shards.
     pub(super) fn heard_committed(self: &Rc<Self>, from: &ShardId, to: &ShardId, through: u64) {
         // Shards of this node write no notes.
         if self.owns(to) {
@@ -91,11 +95,11 @@ impl ThreadRuntime {
         match claim {
             ConfirmationCheck::News | ConfirmationCheck::Impossible => {}
             ConfirmationCheck::Resumed => {
-                self.definition.issues.no_note(&format!("{from} to {to} waits"));
-                tracing::info!(target: TARGET, %from, %to, "what was sent is committed again");
+                self.definition.issues.no_note(&format!("{from} to {to} stalled"));
+                tracing::info!(target: TARGET, %from, %to, "destination commits again");
             }
-            // Nothing new, so why was it told? The destination has started again, or was sent a duplicate: what it lacks is
-            // handed on, or offered to it, without waiting for patience to end.
+            // A repeated watermark means that the destination has restarted or received a duplicate: forward or offer
+            // missing messages without waiting for the retry delay.
             ConfirmationCheck::Known if self.owns(to) => lanes.hurry_to(to),
             ConfirmationCheck::Known => lanes.doubt(to),
         }
@@ -103,7 +107,7 @@ impl ThreadRuntime {
         Some(claim)
     }
 
-    /// Asks the owner of a destination itself how far it has committed, until it confirms what was noted.
+    /// Requests the watermark from the owner of a destination until it confirms what was noted.
     fn make_sure(self: &Rc<Self>, from: &ShardId, to: &ShardId) {
         let Some(lanes) = self.send_windows.get(from).cloned() else { return };
         let place = (from.clone(), to.clone());
@@ -157,41 +161,41 @@ impl ThreadRuntime {
                 }
             }
         };
-        crate::spawn::repeated(&self.context.user_code, "ask a destination how far it is", asking);
+        crate::spawn::repeated(&self.context.user_code, "query a destination", asking);
     }
 
-    /// The owner of a destination has answered how far it has committed, asked after `noted` was noted.
+    /// Applies the owner's answer to a request that was sent after `noted` was noted.
     fn hears_answer(&self, lanes: &SendWindows, from: &ShardId, to: &ShardId, through: u64, noted: u64) -> Word {
         let Some(shard) = self.shards.get(from) else { return Word::Confirmed };
         let sent = sent_to(&*shard.reader(), to);
         if through > sent {
-            // This log is not the one it heard from: whatever is sent now would be dropped for a duplicate, so nothing is.
+            // This log is older than the destination: new messages would be dropped as duplicates, so nothing is sent.
             lanes.stop(to);
             let why = format!(
-                "nothing is sent from {from} to {to}: it has taken {through} messages, and the log here knows of {sent}. \
+                "nothing is sent from {from} to {to}: the receiver has committed {through} messages, the log here contains {sent}. \
                  Is this store an older copy? It is asked again every {} s",
                 AGAIN.as_secs()
             );
             if self.definition.issues.raise(&format!("{from} to {to}"), why) {
                 tracing::error!(
                     target: TARGET, %from, %to, through, sent,
-                    "has taken more than was ever sent to it: is this store an older copy? Nothing more is sent to it",
+                    "receiver acknowledged a sequence that was never sent: is this store an older copy? Sending stopped",
                 );
             }
             return Word::TooMuch;
         }
         if lanes.resume(to) {
             self.definition.issues.resolve(&format!("{from} to {to}"));
-            tracing::info!(target: TARGET, %from, %to, "has taken no more than was sent to it: going on");
+            tracing::info!(target: TARGET, %from, %to, "receiver matches the log again: sending resumed");
         }
         let is_less = lanes.confirm(to, through, noted);
         if is_less {
             tracing::warn!(
                 target: TARGET, %from, %to, through, noted,
-                "a note claimed more than its destination has committed: what it has not is sent again",
+                "forged or outdated note: uncommitted messages are sent again",
             );
         }
-        // What was confirmed is written down at once, so that it is not sent again after a crash.
+        // Stored at once, so that confirmed messages are not sent again after a crash.
         for (to, through) in lanes.unstored(1) {
             let sent = shard.writer.borrow_mut().sent(&to, through);
             drop(sent.inspect_err(|error| self.context.report_append_error(error)));
@@ -200,7 +204,7 @@ impl ThreadRuntime {
         if is_less { Word::Less } else { Word::Confirmed }
     }
 
-    /// How far a destination has confirmed to have committed what one of this thread's shards sent it.
+    /// Returns how far a destination has confirmed messages of one of this thread's shards.
     pub(super) fn confirmed(&self, from: &ShardId, to: &ShardId) -> u64 {
         let stored = self.shards.get(from).map_or(0, |shard| {
             let heads = shard.reader().outbox_heads();
@@ -209,7 +213,8 @@ impl ThreadRuntime {
         stored.max(self.send_windows.get(from).map_or(0, |lanes| lanes.confirmed(to)))
     }
 
-    /// Asks once for what was noted and is not confirmed, so that it need not be sent again after the next start.
+    /// Requests once the confirmation of all open notes, so that their messages are not sent again after the next
+    /// start.
     pub(super) async fn confirm_notes(&self) {
         let open = self.send_windows.iter().flat_map(|(from, lanes)| {
             let open = lanes.unconfirmed().into_iter().filter_map(|to| Some((lanes.noted(&to)?, to)));
@@ -224,7 +229,7 @@ impl ThreadRuntime {
     }
 }
 
-/// How far a destination has committed what `from` has sent it, by the answer of its owner.
+/// Requests from a destination's owner how far it has committed messages of `from`.
 async fn committed(spec: &NodeDefinition, from: &ShardId, to: &ShardId) -> Option<u64> {
     let bridge = spec.bridge.as_ref()?;
     let asked = Request::Watermark { from: from.clone(), to: to.clone() };
@@ -233,7 +238,7 @@ async fn committed(spec: &NodeDefinition, from: &ShardId, to: &ShardId) -> Optio
     (speaker == KnownOwner::Owner).then_some(through)
 }
 
-/// The last sequence that a shard has sent to another.
+/// Returns the last sequence that a shard has sent to another.
 pub(super) fn sent_to(reader: &dyn ShardReader, to: &ShardId) -> u64 {
     reader.outbox_heads().into_iter().find(|(known, ..)| known == to).map_or(0, |(_, _, head)| head)
 }

@@ -1,4 +1,6 @@
-//! A process that hosts nothing: a client whose every message leaves over a bridge.
+//! Detached client: connects a process that hosts nothing to the broker.
+//!
+//! Called by users through [`Client::connect`]. All messages go over the bridge.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,12 +19,12 @@ use crate::router::{Remote, SendError, tell_shapes};
 use crate::spawn::LocalThread;
 use crate::telemetry::TARGET;
 
-/// No node has this number: what is sent never finds a door on its thread.
+/// Id of no node: routing by it never finds a local endpoint.
 const NOBODY: u64 = 0;
 
 impl Client {
-    /// Connects a process that hosts nothing: a client whose messages all leave over `bridge`. `name` says in the broker's
-    /// and the other nodes' logs who it is. Works on every tokio runtime; the connection has a thread of its own.
+    /// Connects a process that hosts nothing: all messages of the client go over `bridge`. `name` identifies it in
+    /// the logs of the broker and of other nodes. Works on every tokio runtime; the connection has its own thread.
     ///
     /// ```
     /// # use whizbang::doc_fixtures::{Account, Deposit};
@@ -41,7 +43,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`StartError::Name`] and [`StartError::Bridge`]; [`StartError::Thread`] if the operating system gives no thread.
+    /// [`StartError::Name`] and [`StartError::Bridge`]. [`StartError::Thread`] if no thread could be started.
     pub async fn connect(name: &str, bridge: impl Bridge) -> Result<Self, StartError> {
         let bridge: Arc<dyn Bridge> = Arc::new(bridge);
         let card = NodeCard {
@@ -58,10 +60,10 @@ impl Client {
     }
 }
 
-/// The client's only way: over the bridge.
+/// Client transport without a node: every message goes over the bridge.
 struct DetachedClient {
     bridge: Arc<dyn Bridge>,
-    /// Kept for what the bridge runs there.
+    /// Owned here because the bridge's tasks run on it.
     _thread: LocalThread,
 }
 
@@ -92,13 +94,13 @@ impl Remote for DetachedClient {
         let bridge = Arc::clone(&self.bridge);
         Box::pin(async move {
             if let Err(error) = bridge.detach().await {
-                tracing::debug!(target: TARGET, %error, "the bridge could not be detached in order");
+                tracing::debug!(target: TARGET, %error, "failed to detach the bridge");
             }
         })
     }
 }
 
-/// The door of a process that hosts nothing.
+/// Inbound handler of a process that hosts nothing.
 struct RejectingInbound;
 
 impl Inbound for RejectingInbound {

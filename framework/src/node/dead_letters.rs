@@ -1,6 +1,6 @@
-//! Dead letters, for operators: lists them, redrives a key, discards one.
+//! Dead letters of a node, for operators: list them, redrive a key, discard one.
 //!
-//! Called by the node and its handle. Calls the actors of the key on their thread.
+//! Called by users on the node and its handle. Runs on the thread of the dead letter's key.
 
 use std::collections::BTreeSet;
 
@@ -14,33 +14,44 @@ use crate::message::{Envelope, Kind, MessageId, Name, ShardId, shard_of};
 use crate::router::{Action, Outcome, SendError};
 use crate::store::{DeadLetter, DeadLetterReason};
 
-/// How many dead letters are read at a time.
+/// Number of dead letters read at a time.
 const PAGE: usize = 256;
 
 impl Node {
-    /// The unresolved dead letters of the domains this node owns, those that wait behind one included. Each is addressed to the
-    /// shard that holds it, events too. Cost grows with their number.
+    /// Returns the unresolved dead letters of the domains that this node owns, including messages parked behind one.
+    /// Each is addressed to the shard that holds it, events too. Costs their number.
     ///
     /// # Errors
-    /// [`Error::Store`] if they cannot be read.
+    /// [`Error::Store`] if the dead letters cannot be read.
     pub async fn dead_letters(&self) -> Result<Vec<DeadLetter>, Error> {
         list(&self.spec).await
     }
 
-    /// Handles the dead letters of one key again, oldest first, and what waits behind them; then the key continues. Stops at the
-    /// first that fails again: it stays a dead letter and the key stays parked.
+    /// Handles the dead letters of one key again, oldest first, then the messages parked behind them; after that the
+    /// key is unparked. Stops at the first that fails again: it stays a dead letter and the key stays parked.
+    ///
+    /// ```
+    /// # use whizbang::doc_fixtures::*;
+    /// # whizbang::derive::block_on(async {
+    /// # let node = bank().await;
+    /// for letter in node.dead_letters().await? {
+    ///     node.redrive(&letter).await?;
+    /// }
+    /// # Ok::<_, whizbang::Error>(()) }).unwrap();
+    /// ```
     ///
     /// # Errors
-    /// [`SendError::DeadLetter`] with the reason if one failed again; [`SendError::Unhandled`] if this node hosts no such actor.
+    /// [`SendError::DeadLetter`] with the reason if one failed again. [`SendError::Unhandled`] if this node hosts no
+    /// such actor.
     pub async fn redrive(&self, letter: &DeadLetter) -> Result<(), SendError> {
         tend(&self.spec, &self.links, &self.client, letter, Action::Redrive).await
     }
 
-    /// Discards one dead letter: it will never be handled, and the key continues if it was the last. The letter stays
+    /// Discards one dead letter: it will never be handled, and the key is unparked if none remain. The letter stays
     /// readable in the key's history.
     ///
     /// # Errors
-    /// [`SendError::Unhandled`] if there is no such dead letter any longer.
+    /// [`SendError::Unhandled`] if the dead letter no longer exists.
     pub async fn discard(&self, letter: &DeadLetter) -> Result<(), SendError> {
         tend(&self.spec, &self.links, &self.client, letter, Action::Discard { message: letter.envelope.id }).await
     }
@@ -91,7 +102,8 @@ async fn list(spec: &NodeDefinition) -> Result<Vec<DeadLetter>, Error> {
                     break;
                 }
             }
-            // What is only deferred is delivered without a person, unless its key cannot be loaded or its type is not hosted.
+            // Deferred messages are delivered without an operator, unless their key cannot be loaded or their type is
+            // not hosted.
             let mut of_shard = letters.split_off(first);
             let hosted =
                 |actor: &Name| spec.actors.iter().any(|hosted| hosted.domain == *domain && hosted.actor == *actor);
@@ -120,8 +132,8 @@ async fn tend(
     letter: &DeadLetter,
     work: Action,
 ) -> Result<(), SendError> {
-    // An event's envelope names the domain it comes from; the letter is in the domain of the actor that takes it, which is
-    // where it is addressed to.
+    // An event's envelope names its source domain; the dead letter is in the domain of the actor that handles it, to
+    // which it is addressed.
     let domain = letter.envelope.to.as_ref().map_or(&letter.envelope.domain, |to| &to.domain).clone();
     let shard = shard_of(&letter.key, spec.owns(&domain).unwrap_or(1));
     let id = client.new_id();
@@ -141,14 +153,14 @@ async fn tend(
     SendError::of(outcome, &domain, &letter.actor, id).map(drop)
 }
 
-/// A dead letter with the shard in whose log it stands. An event is sent to nobody in particular, and several domains may have
-/// an actor of the name that could not take it.
+/// Addresses a dead letter to the shard whose log contains it. An event has no destination, and several domains may
+/// have an actor type of that name.
 fn addressed(mut letter: DeadLetter, shard: &ShardId) -> DeadLetter {
     letter.envelope.to.get_or_insert_with(|| shard.clone());
     letter
 }
 
-/// The envelope of an errand of the node itself to one of its actors.
+/// Returns the envelope of an operator's request to one of the node's actors.
 fn errand(id: MessageId, domain: Name, shard: u16, letter: &DeadLetter, now: crate::clock::Timestamp) -> Envelope {
     Envelope {
         version: letter.envelope.version,

@@ -1,4 +1,7 @@
-//! What all threads of a node share: frozen when it starts.
+//! Node definition: the state that all threads of a node share.
+//!
+//! Built once by the builder, then read by the threads, the bridge handler and the handles. The set of types, domains
+//! and subscriptions never changes after the start.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,13 +26,13 @@ use crate::store::{DeadLetterReason, ShardReader, Store};
 use crate::telemetry::Counts;
 use crate::user_code::{Ticks, UserCode};
 
-/// The thread that has the projections.
+/// Index of the thread that runs the projections.
 pub(super) const VIEWS: usize = 0;
 
-/// How many letters are looked through for one that is not only deferred.
+/// Number of dead letters read to find one that is not only deferred.
 const EXAMPLES: usize = 16;
 
-/// What all threads of a node share.
+/// State that all threads of a node share.
 pub(super) struct NodeDefinition {
     pub(super) id: NodeId,
     pub(super) manifest: Manifest,
@@ -40,39 +43,40 @@ pub(super) struct NodeDefinition {
     pub(super) bridge: Option<Arc<dyn Bridge>>,
     pub(super) actors: Vec<ActorDefinition>,
     pub(super) views: Vec<ViewDefinition>,
-    /// Which projection answers a query, by domain and name.
+    /// Index of the projection that answers a query, by domain and name.
     pub(super) answers: HashMap<(Name, Name), usize, FixedState>,
     pub(super) issues: Arc<HealthIssues>,
-    /// The known shapes of other services; nothing without a bridge.
+    /// Known shapes of other services; empty without a bridge.
     pub(super) shapes: Arc<PeerShapes>,
-    /// Held while another service is asked for shapes.
+    /// Locked while shapes are requested from another service.
     pub(super) asks_for_shapes: tokio::sync::Mutex<super::peers::Failed>,
-    /// Owned domains and their number of shards.
+    /// Owned domains with their number of shards.
     pub(super) domains: BTreeMap<Name, u16>,
-    /// Domains whose events are taken, with their number of shards.
+    /// Subscribed domains with their number of shards.
     pub(super) sources: BTreeMap<Name, u16>,
     pub(super) readers: Mutex<HashMap<ShardId, Arc<dyn ShardReader>, FixedState>>,
-    /// How user code is called, by thread; and with it what each thread counts.
+    /// User-code runner of each thread, with the thread's counters.
     pub(super) user_code: Vec<Arc<UserCode>>,
-    /// Whether there may be threads besides those of the shares; not in a simulation.
+    /// Whether helper threads may be started; false in a simulation.
     pub(super) has_threads: bool,
-    /// Measures user code; stands still in a simulation.
+    /// Clock that measures user code; does not advance in a simulation.
     pub(super) ticks: Arc<Ticks>,
     pub(super) draining: AtomicBool,
-    /// One permit: what was under way when the process ended before is delivered one at a time.
+    /// One permit: messages in flight when the process last ended are delivered one at a time, so that a crash is
+    /// blamed on the right one.
     pub(super) suspect_permits: Arc<Semaphore>,
     pub(super) broken: Mutex<Option<String>>,
     /// Set once the node has ended itself.
     pub(super) ended: watch::Sender<Option<NodeEnd>>,
-    /// The identity of the store; set before anything leaves the node.
+    /// Identity of the store; set before any message leaves the node.
     pub(super) identity: OnceLock<OwnIdentity>,
     pub(super) known_owners: KnownOwners,
 }
 
-/// The store of this node, as other nodes know it.
+/// Identity of this node's store, as other nodes know it.
 pub(super) struct OwnIdentity {
     pub(super) store: StoreId,
-    /// An operator has said that it stands in for another one, or for a newer state of itself.
+    /// An operator has declared that it replaces another store, or a newer state of itself.
     pub(super) in_place_of_other: bool,
 }
 
@@ -81,13 +85,13 @@ pub(super) struct ActorDefinition {
     pub(super) domain: Name,
     pub(super) actor: Name,
     pub(super) hosted: Arc<dyn HostedType>,
-    /// The commands it handles.
+    /// Commands it handles.
     pub(super) handles: Vec<Name>,
-    /// The events it takes: source domain and name.
+    /// Events it subscribes to: source domain and name.
     pub(super) takes: Vec<(Name, Name)>,
-    /// The names that the domain's stored events may have.
+    /// Names that the domain's stored events may have.
     pub(super) events: Arc<HashSet<String>>,
-    /// It takes events through feeds of its own, because it may be slow.
+    /// Has its own subscriptions because it may be slow.
     pub(super) apart: bool,
 }
 
@@ -95,22 +99,22 @@ pub(super) struct ActorDefinition {
 pub(super) struct ViewDefinition {
     pub(super) name: Name,
     pub(super) hosted: Arc<dyn ViewType>,
-    /// The events it takes: source domain and name.
+    /// Events it subscribes to: source domain and name.
     pub(super) takes: Vec<(Name, Name)>,
 }
 
 impl NodeDefinition {
-    /// How many threads have a share of the node.
+    /// Returns the number of actor threads.
     pub(super) fn shares(&self) -> usize {
         self.user_code.len().max(1)
     }
 
-    /// How user code is called on a thread.
+    /// Returns the user-code runner of a thread.
     pub(super) fn code(&self, share: usize) -> Arc<UserCode> {
         self.user_code.get(share).cloned().unwrap_or_else(|| UserCode::new(&self.ticks))
     }
 
-    /// The thread that has a shard.
+    /// Returns the thread that owns a shard.
     pub(super) fn home(&self, shard: u16) -> usize {
         usize::from(shard) % self.shares()
     }
@@ -119,7 +123,7 @@ impl NodeDefinition {
         self.domains.get(domain).copied()
     }
 
-    /// Returns whether events of an event's shard are taken here.
+    /// Returns whether events of the event's shard have subscribers here.
     pub(super) fn takes_from(&self, event: &Envelope) -> bool {
         let source = event.origin.as_ref().map(|origin| &origin.shard);
         source.is_some_and(|source| self.sources.get(&source.domain).is_some_and(|shards| source.shard < *shards))
@@ -129,12 +133,12 @@ impl NodeDefinition {
         self.readers.lock().get(shard).cloned()
     }
 
-    /// The identity of the store, if it has one.
+    /// Returns the identity of the store, if it has one.
     pub(super) fn store_id(&self) -> Option<StoreId> {
         self.identity.get().map(|own| own.store)
     }
 
-    /// The envelope as it leaves the node.
+    /// Returns the envelope with this store's identity, as it leaves the node.
     pub(super) fn signed(&self, mut envelope: Envelope) -> Envelope {
         if let Some(origin) = &mut envelope.origin {
             origin.store = self.store_id();
@@ -142,8 +146,8 @@ impl NodeDefinition {
         envelope
     }
 
-    /// Ends the whole node: it must not answer for what is not its own, or do again what it has done. Taking the shards back from
-    /// another node would only have the two take them from each other in turns.
+    /// Ends the whole node: it must neither answer for shards that it lost nor repeat committed work. It does not try
+    /// to take the shards back: two nodes would take them from each other in turns.
     pub(super) fn retire(&self, links: &ThreadHandles, why: NodeEnd) {
         self.broken.lock().get_or_insert(why.to_string());
         self.ended.send_if_modified(|ended| {
@@ -157,10 +161,10 @@ impl NodeDefinition {
         links.run_all(|share| share.end());
     }
 
-    /// The health of the node whose threads are behind `thread_handles`.
+    /// Returns the health of the node whose threads are `threads`.
     pub(super) fn health_with(&self, links: &ThreadHandles) -> Health {
         let mut health = self.health();
-        // Of a node that was taken over all threads have ended, and it is known why.
+        // After a takeover all threads have ended, and the reason is known.
         if health.live
             && let Some(thread) = links.ended()
         {
@@ -178,7 +182,7 @@ impl NodeDefinition {
         }
         let live = reasons.is_empty();
         if self.draining.load(Ordering::Relaxed) {
-            reasons.push("the node stops".to_owned());
+            reasons.push("node is shutting down".to_owned());
         }
         reasons.extend(self.issues.reasons());
         reasons.extend(self.store.issues().iter().map(|trouble| format!("the store: {trouble}")));
@@ -187,8 +191,7 @@ impl NodeDefinition {
         }
         for (thread, code) in self.user_code.iter().enumerate() {
             if let Some((since, actor, message)) = code.blocked(self.config.blocked_after) {
-                reasons
-                    .push(format!("thread {thread} is blocked since {since:?} by user code: `{message}` at `{actor}`"));
+                reasons.push(format!("thread {thread} blocked by user code for {since:?}: `{message}` of `{actor}`"));
             }
         }
         let ready = reasons.is_empty();
@@ -197,25 +200,25 @@ impl NodeDefinition {
             reasons.extend(code.failures().into_iter().map(|failure| format!("thread {thread}: {failure}")));
         }
         reasons.extend(self.known_owners.strangers());
-        // They are listed, and the node is ready: all other keys are served.
+        // Listed without affecting readiness: all other keys are served.
         let keys = self.issues.keys();
         let all: u64 = self.user_code.iter().map(|code| code.counts.unloadable.get()).sum();
         let listed = keys.len() as u64;
         reasons.extend(keys);
         if all > listed {
-            reasons.push(format!("{all} keys cannot be loaded, {listed} of them are listed here"));
+            reasons.push(format!("{all} keys cannot be loaded, {listed} of them are listed"));
         }
-        // One bad key stops no others: the node is ready all the same, and an operator is told.
+        // One bad key does not stop the others, so the node stays ready.
         reasons.extend(self.letters());
         Health { live, ready, reasons }
     }
 
-    /// How many dead letters wait for an operator, and one of them. Costs the number of shards.
+    /// Returns the number of dead letters and one example. Costs the number of shards.
     fn letters(&self) -> Option<String> {
         let readers = self.readers.lock();
         let count: u64 = readers.values().map(|reader| reader.dead_letter_count()).sum();
         let first = readers.values().find(|reader| reader.dead_letter_count() > 0)?;
-        // A store that has to wait for its answer is not waited for.
+        // Health does not wait for a store that must wait itself.
         let letters = first.dead_letters(None, EXAMPLES).now_or_never().and_then(Result::ok).unwrap_or_default();
         let example = letters.iter().find(|letter| letter.reason != DeadLetterReason::Deferred);
         let example = example.map_or_else(String::new, |letter| {
@@ -226,12 +229,12 @@ impl NodeDefinition {
         Some(format!("{count} {them} (Node::dead_letters): redrive or discard{example}"))
     }
 
-    /// Turns in flight now.
+    /// Returns the number of turns in flight.
     pub(super) fn in_flight(&self) -> u64 {
         self.user_code.iter().map(|code| code.counts.in_flight.get()).sum()
     }
 
-    /// Jobs in memory now.
+    /// Returns the number of jobs in memory.
     #[cfg(feature = "testing")]
     pub(super) fn jobs(&self) -> u64 {
         self.user_code.iter().map(|code| code.counts.jobs.get()).sum()

@@ -1,4 +1,4 @@
-//! What can go wrong with a node as a whole.
+//! Errors of a node as a whole: starting, running and ending it.
 
 use super::ConfigError;
 use crate::bridge::BridgeError;
@@ -6,18 +6,18 @@ use crate::message::{Codec, NameError};
 use crate::router::SendError;
 use crate::store::StoreError;
 
-/// Why a node did not start. Nothing was sent or handled.
+/// Reason for which a node did not start. No message was sent or handled.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// A name that cannot be one. Change it.
+    /// A name is invalid. Change it.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// The configuration is wrong.
+    /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Two actor types of one domain have the same name, or one has a name that the other had before. Rename one with
-    /// `name = "…"`, or leave the name out of `formerly`.
+    /// Two actor types of one domain have the same name, or one uses a former name of the other. Rename one with
+    /// `name = "…"`, or remove the name from `formerly`.
     #[error("domain `{domain}` has two actor types named `{actor}`")]
     DoubleActor {
         /// The domain.
@@ -37,8 +37,8 @@ pub enum StartError {
         /// The other.
         other: String,
     },
-    /// Two projections have the same name, or one has a name that the other had before. Rename one with `name = "…"`, or leave
-    /// the name out of `formerly`.
+    /// Two projections have the same name, or one uses a former name of the other. Rename one with `name = "…"`, or
+    /// remove the name from `formerly`.
     #[error("two projections are named `{projection}`")]
     DoubleProjection {
         /// The name.
@@ -56,8 +56,8 @@ pub enum StartError {
         /// The other.
         other: String,
     },
-    /// Two message types have the same name in one domain, or one has a name that the other had before. Rename one with
-    /// `name = "…"`, or leave the name out of `formerly`.
+    /// Two message types of one domain have the same name, or one uses a former name of the other. Rename one with
+    /// `name = "…"`, or remove the name from `formerly`.
     #[error("`{domain}.{name}` is the name of `{one}` and of `{other}`")]
     DoubleName {
         /// The domain.
@@ -69,18 +69,17 @@ pub enum StartError {
         /// The other.
         other: &'static str,
     },
-    /// Two types disagree on how many shards a domain has.
-    #[error("domain `{domain}` has {one} shards here and {other} there")]
+    /// Two types declare different shard counts for one domain.
+    #[error("conflicting shard counts for domain `{domain}`: {one} and {other}")]
     Shards {
         /// The domain.
         domain: String,
-        /// One number.
+        /// One count.
         one: u16,
         /// The other.
         other: u16,
     },
-    /// Two types that name one domain differ in the codec. Nothing has started; use one type for the domain, or give both the
-    /// same `codec`.
+    /// Two types declare different codecs for one domain. Use one type for the domain, or give both the same `codec`.
     #[error(
         "domain `{domain}` has two codecs, {one:?} and {other:?}: use one type that derives `Domain`, or the same `codec`"
     )]
@@ -92,23 +91,25 @@ pub enum StartError {
         /// The other.
         other: Codec,
     },
-    /// A message, a snapshot or a view has another shape in this program than in the store, under the same schema version: its
-    /// stored bytes would be read as something else. Raise the version and say how the old one is read, or restore the shape.
+    /// A message, snapshot or view has a different shape in this program than in the store, under the same schema
+    /// version: its stored bytes would decode to something else. Raise the version and declare how to read the old
+    /// one, or restore the shape.
     #[error(transparent)]
     Shape(Box<ShapeChange>),
-    /// The store holds something under a name that this program does not know: a renamed or removed domain, actor type,
-    /// projection, event, command or timer. Declare what has become of it.
-    #[error("the store holds the {kind} `{name}`, which this program does not know; {remedy}")]
+    /// The store contains a name that this program does not know: a renamed or removed domain, actor type,
+    /// projection, event, command or timer. Declare what it was renamed to, or retire it.
+    #[error("the store contains the {kind} `{name}`, which this program does not know; {remedy}")]
     UnknownName {
-        /// What it names: `domain`, `actor`, `projection`, `event`, `command` or `timer`.
+        /// Kind of name: `domain`, `actor`, `projection`, `event`, `command` or `timer`.
         kind: String,
         /// The name, with the domain or the actor type it belongs to.
         name: String,
-        /// What to do.
+        /// Instructions for the developer.
         remedy: &'static str,
     },
-    /// One actor type or projection is said to be two that the store holds. They cannot become one: their keys would meet.
-    #[error("`{name}` was formerly `{former}`, but the store holds something of both, which cannot become one")]
+    /// One actor type or projection claims two names that both have data in the store. They cannot be merged: their
+    /// keys would collide.
+    #[error("`{name}` was formerly `{former}`, but the store holds data of both, which cannot be merged")]
     TwoFormer {
         /// One name.
         name: String,
@@ -121,25 +122,25 @@ pub enum StartError {
     /// The bridge cannot be attached.
     #[error(transparent)]
     Bridge(#[from] BridgeError),
-    /// [`threads`](super::NodeConfig::threads) is 0, and the thread that starts the node is not inside a tokio `LocalSet`. Use 1 thread or more,
-    /// or start it under `#[whizbang::main]`.
+    /// [`threads`](super::NodeConfig::threads) is 0, and the thread that starts the node is not inside a tokio
+    /// `LocalSet`. Use at least 1 thread, or start under `#[whizbang::main]`.
     #[error(
-        "a node with threads = 0 must be started inside a tokio `LocalSet`: use 1 thread or more, or `#[whizbang::main]`"
+        "a node with threads = 0 must be started inside a tokio `LocalSet`: use at least 1 thread, or `#[whizbang::main]`"
     )]
     NoLocalSet,
-    /// A thread of the node ended while it started.
-    #[error("a thread of the node ended while it started")]
+    /// A thread of the node could not be started, or ended during the start.
+    #[error("failed to start a thread of the node")]
     Thread,
 }
 
-/// Whatever can go wrong in a program that runs a node.
+/// Any error of a program that runs a node.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The node did not start.
-    #[error("the node did not start: {0}")]
+    #[error(transparent)]
     Start(#[from] StartError),
-    /// A command or a query has no reply.
+    /// A command or a query received no reply.
     #[error(transparent)]
     Send(#[from] SendError),
     /// The store failed.
@@ -148,29 +149,30 @@ pub enum Error {
     /// The bridge failed.
     #[error(transparent)]
     Bridge(#[from] BridgeError),
-    /// The configuration is wrong.
+    /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The node has ended itself.
     #[error(transparent)]
     Ended(#[from] NodeEnd),
-    /// The operating system gives no signals.
-    #[error("signals cannot be listened to: {0}")]
+    /// The operating system refused to install a signal handler.
+    #[error("failed to install signal handlers")]
     Signal(#[source] std::io::Error),
 }
 
-/// Why a running node has ended itself. Its process should end.
+/// Reason for which a running node has ended itself. Its process should end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NodeEnd {
-    /// Another node has the store or a claim. What was acknowledged is in the store; nothing is handled any longer.
+    /// Another node has taken over the store or a claim. Acknowledged messages are in the store; nothing more is
+    /// handled.
     #[error("{reason}")]
     TakenOver {
-        /// Who has taken over, and what.
+        /// The node that has taken over, and what it has taken.
         reason: String,
     },
-    /// The store has committed less than its peers know: it is empty, or an older copy. Nothing of what was missing was handled.
-    /// Start the node on its newest store.
+    /// The store has committed less than its peers know: it is empty, or an older copy. None of the missing messages
+    /// was handled again. Start the node on its newest store.
     #[error(
         "the store is empty or an older copy: {from} knows that {to} has committed {committed} of its messages, and the store here \
          has {here}. Start the node on its newest store (is its folder mounted?). If that is gone for good, start once with \
@@ -181,14 +183,14 @@ pub enum NodeEnd {
         from: String,
         /// The receiving shard, which this node owns.
         to: String,
-        /// How many messages the sender knows to be committed.
+        /// Number of messages that the sender knows to be committed.
         committed: u64,
-        /// How many the store has.
+        /// Number of messages that the store has committed.
         here: u64,
     },
 }
 
-/// The shape of a stored type that has changed under an unchanged schema version.
+/// A changed shape of a stored type under an unchanged schema version.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the shape of the {kind} `{name}` has changed in version {version}: {at} was {stored} in the store and is {found} in \
@@ -196,7 +198,7 @@ pub enum NodeEnd {
 )]
 #[non_exhaustive]
 pub struct ShapeChange {
-    /// What has changed: `event`, `command`, `reply`, `timer`, `snapshot` or `view`.
+    /// Kind of type: `event`, `command`, `reply`, `timer`, `snapshot` or `view`.
     pub kind: &'static str,
     /// Its name, with the domain or the actor type it belongs to.
     pub name: String,
@@ -204,12 +206,12 @@ pub struct ShapeChange {
     pub version: u32,
     /// The Rust type, or the actor type or projection whose state it is.
     pub type_name: String,
-    /// The place in it that has changed.
+    /// The changed field, as a path.
     pub at: String,
-    /// The shape of the stored bytes there.
+    /// Shape of the stored bytes there.
     pub stored: String,
-    /// The shape that the program has there.
+    /// Shape in the program there.
     pub found: String,
-    /// What to do.
+    /// Instructions for the developer.
     pub remedy: &'static str,
 }

@@ -1,6 +1,7 @@
-//! Looks for what is stored under a name that the program does not know.
+//! Searches the store for data under a name that the program does not know.
 //!
-//! Called by the [catalog](super::catalog). Calls the store. Nothing here is cheap, and it runs only when a name has vanished.
+//! Called by the [catalog](super::catalog). Calls the store. Every search here is expensive, and runs only when a
+//! name has been removed from the program.
 
 use std::sync::Arc;
 
@@ -9,10 +10,10 @@ use crate::clock::Timestamp;
 use crate::message::{Name, ShardId};
 use crate::store::{ShardReader, Store, StoreError, TimerCursor};
 
-/// How many events, outbox entries, timers or dead letters are looked through at a time.
+/// Number of events, outbox entries, timers or dead letters read at a time.
 const PAGE: usize = 1024;
 
-/// Returns whether a view was saved that has taken any event.
+/// Returns whether a saved view exists that contains any event.
 pub(super) async fn has_view(store: &dyn Store, projection: &str) -> Result<bool, StartError> {
     let view = store.view(&Name::new(projection)?).await?;
     Ok(view.is_some_and(|view| view.checkpoint.iter().any(|(_, position)| *position > 0)))
@@ -31,7 +32,7 @@ pub(super) async fn readers(
     Ok(readers)
 }
 
-/// Returns whether a shard's log has an event of that name. Reads the whole log if it has not.
+/// Returns whether a shard's log contains an event of that name. Reads the whole log if it does not.
 pub(super) async fn has_event(reader: &dyn ShardReader, name: &str) -> Result<bool, StoreError> {
     let mut after = 0;
     loop {
@@ -46,7 +47,7 @@ pub(super) async fn has_event(reader: &dyn ShardReader, name: &str) -> Result<bo
     }
 }
 
-/// Returns whether a timer of that name is set for an actor type. Looks at all timers of the type if none is.
+/// Returns whether a timer of that name is set for an actor type. Reads all timers of the type if none is.
 pub(super) fn has_timer(reader: &dyn ShardReader, actor: &Name, name: &str) -> bool {
     let mut after = TimerCursor::default();
     loop {
@@ -61,7 +62,7 @@ pub(super) fn has_timer(reader: &dyn ShardReader, actor: &Name, name: &str) -> b
     }
 }
 
-/// Returns whether a command of that name waits in a shard's outbox or among its dead letters.
+/// Returns whether a command of that name is in a shard's outbox or among its dead letters.
 pub(super) async fn has_command(reader: &dyn ShardReader, domain: &str, name: &str) -> Result<bool, StoreError> {
     for (to, committed, _) in reader.outbox_heads() {
         let mut after = committed;

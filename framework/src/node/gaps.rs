@@ -1,6 +1,7 @@
-//! What shards lack of what others have sent them, asked of the sender's log.
+//! Gaps: fetches messages between shards that did not arrive from the sender's outbox.
 //!
-//! Called by gates. Asks the owner of the sending shard over the bridge, or this node's own log, one question of a gate at a time.
+//! Called by receive windows. Requests them from the owner of the sending shard over the bridge, or reads this node's
+//! own log; one request per window at a time.
 
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -18,19 +19,20 @@ use crate::relay::page;
 use crate::retry::Retry;
 use crate::telemetry::TARGET;
 
-/// How many outbox entries are asked for at a time.
+/// Number of outbox entries requested at a time.
 const LIMIT: u16 = 256;
 
-/// What a sender has answered: entries of its outbox, and the last sequence that it has sent.
+/// Page of a sender's outbox, with the last sequence that it has sent.
 struct Sent {
     entries: Vec<Envelope>,
     head: u64,
-    /// How far this node has committed of it, as the sender knows.
+    /// Watermark of this node, as the sender knows it.
     committed: u64,
 }
 
 impl ThreadRuntime {
-    /// A sender has sent everything up to `through` and hears of no progress: what did not come is fetched from its outbox.
+    /// Handles a sender's report that it has sent up to `through` without progress: missing messages are fetched from
+    /// its outbox.
     pub(super) fn heard_sent(self: &Rc<Self>, from: &ShardId, to: &ShardId, through: u64) {
         if !self.shards.contains_key(to) || self.has_ended.get() || self.context.draining.get() {
             return;
@@ -40,15 +42,17 @@ impl ThreadRuntime {
         }
     }
 
-    /// Asks the sending shard's owner for as long as a gate has a question.
+    /// Requests missing messages from the sending shard's owner until the window lacks none.
     pub(super) fn ask_sender(self: &Rc<Self>, gate: &Rc<ReceiveWindow>) {
         let (me, gate) = (Rc::downgrade(self), Rc::downgrade(gate));
-        crate::spawn::repeated(&self.context.user_code, "ask a sender", move || ask(me.clone(), gate.clone()));
+        crate::spawn::repeated(&self.context.user_code, "request missing messages", move || {
+            ask(me.clone(), gate.clone())
+        });
     }
 }
 
 async fn ask(me: Weak<ThreadRuntime>, gate: Weak<ReceiveWindow>) {
-    // Asked again while something waits behind the gap: a question and its answer may get lost as well.
+    // Repeated while messages wait behind the gap: a request or its response may be lost too.
     let retry = Retry { longest: background::ASK, ..Retry::default() };
     let mut failures = 0;
     loop {
@@ -69,13 +73,13 @@ async fn ask(me: Weak<ThreadRuntime>, gate: Weak<ReceiveWindow>) {
             Ok(page) if share.is_older_than(&asking, page.committed) => return,
             Ok(page) => {
                 if stops || !asking.answered(question, page.entries, page.head) {
-                    // The sender sends again what was not committed, so this need not go on for ever.
+                    // The sender sends uncommitted messages again, so this need not continue forever.
                     return asking.asked();
                 }
                 failures = 0;
             }
             Err(again) if !again || stops || asking.missing_range().is_none() => return asking.asked(),
-            // An owner that is away is said at once: without a wait this would ask for ever and never let go.
+            // An unreachable owner is reported at once: without a wait this loop would spin.
             Err(_) => {
                 failures += 1;
                 let wait = retry.wait(failures, &share.context.ids);
@@ -87,8 +91,8 @@ async fn ask(me: Weak<ThreadRuntime>, gate: Weak<ReceiveWindow>) {
 }
 
 impl ThreadRuntime {
-    /// Ends the node if it has committed less of what came through a gate than its sender knows: its store is empty, or an older copy,
-    /// and would do again what it has done. An operator who says so goes on with it.
+    /// Ends the node if it has committed less of a window's messages than their sender knows: its store is empty or
+    /// an older copy, and committed work would be repeated. An operator may configure the node to continue.
     fn is_older_than(&self, gate: &ReceiveWindow, committed: u64) -> bool {
         let here = self.watermark(&gate.from, &gate.to);
         if committed <= here {
@@ -98,22 +102,22 @@ impl ThreadRuntime {
         if self.definition.identity.get().is_none_or(|own| own.in_place_of_other) {
             tracing::warn!(
                 target: TARGET, %from, %to, committed, here,
-                "had committed more than this store knows, and is handled again, as configured",
+                "store older than its peers know: messages are handled again, as configured",
             );
             return false;
         }
         let end = NodeEnd::OlderStore { from: from.to_string(), to: to.to_string(), committed, here };
-        tracing::error!(target: TARGET, %end, "the node serves no more: end its process");
+        tracing::error!(target: TARGET, %end, "store is empty or an older copy: shutting down; end the process");
         self.definition.retire(&self.threads, end);
         true
     }
 }
 
-/// What `from` has sent to `to` above a sequence: from this node's own log, or its owner's over the bridge. The error says
-/// whether to ask again.
+/// Returns entries of `from`'s outbox for `to` above a sequence, from this node's own log or from the owner over the
+/// bridge. The error tells whether to retry.
 async fn entries(spec: &Arc<NodeDefinition>, from: &ShardId, to: &ShardId, after: u64) -> Result<Sent, bool> {
     if let Some(reader) = spec.reader(from) {
-        // Before it is read: what is sent meanwhile may not be among what is read.
+        // Read before the entries: an entry sent in between may be missing from the page.
         let head = sent_to(&*reader, to);
         let entries = page::outbox(&*reader, to, after, usize::from(LIMIT)).await.map_err(|_| true)?;
         return Ok(Sent { entries: entries.into_iter().map(|entry| entry.envelope).collect(), head, committed: 0 });
@@ -129,7 +133,7 @@ async fn entries(spec: &Arc<NodeDefinition>, from: &ShardId, to: &ShardId, after
                 spec.judged_all(&mut entries).await.map_err(|_| true)?;
                 return Ok(Sent { entries, head, committed: committed.unwrap_or(0) });
             }
-            tracing::error!(target: TARGET, %from, %to, "its owner was asked for what it has sent, and answers for somebody else");
+            tracing::error!(target: TARGET, %from, %to, "owner returned entries of a different shard");
             Err(false)
         }
         Ok(_) => Err(true),

@@ -1,6 +1,6 @@
-//! A handle on a running node, for HTTP endpoints and other tasks beside it.
+//! Node handle, for HTTP endpoints and other tasks beside a running node.
 //!
-//! Called by users. It does not keep the node: it may outlive it, and the node's store is closed all the same.
+//! Called by users. It does not keep the node alive: a handle may outlive its node without keeping the store open.
 
 use std::sync::{Arc, Weak};
 
@@ -11,8 +11,8 @@ use super::thread_handles::ThreadHandles;
 use super::{Health, Metrics, Node};
 use crate::client::Client;
 
-/// Observes and stops a node from elsewhere, for instance from an HTTP endpoint while [`Node::run`] has the node. Cheap to clone,
-/// and usable on any thread. Dropping it does nothing.
+/// Observes and stops a node from another task, for instance from an HTTP endpoint while [`Node::run`] owns the node.
+/// Cheap to clone and usable on any thread. Dropping it has no effect.
 ///
 /// ```
 /// # use whizbang::doc_fixtures::*;
@@ -20,7 +20,7 @@ use crate::client::Client;
 /// # let node = bank().await;
 /// let handle = node.handle();
 /// let serving = async move {
-///     // As an endpoint would: ready or not, and why.
+///     // As an HTTP endpoint would: the readiness and its reasons.
 ///     assert!(handle.health().ready);
 ///     handle.request_stop();
 /// };
@@ -38,7 +38,7 @@ pub struct NodeHandle {
 }
 
 impl Node {
-    /// A handle that observes the node and can ask [`run`](Self::run) to end.
+    /// Returns a handle that observes the node and can ask [`run`](Self::run) to end.
     pub fn handle(&self) -> NodeHandle {
         NodeHandle {
             spec: Arc::downgrade(&self.spec),
@@ -51,7 +51,7 @@ impl Node {
 }
 
 impl NodeHandle {
-    /// What the node's threads share; none once the node has ended, though its threads may still be ending.
+    /// Returns the shared definition, or `None` once the node has ended, even while its threads are still ending.
     pub(super) fn spec(&self) -> Option<Arc<NodeDefinition>> {
         self.spec.upgrade().filter(|_| self.ended.has_changed().is_ok())
     }
@@ -61,7 +61,7 @@ impl NodeHandle {
         self.client.clone()
     }
 
-    /// As [`Node::health`]. Of a node that has ended: neither live nor ready.
+    /// As [`Node::health`]. A node that has ended is neither live nor ready.
     pub fn health(&self) -> Health {
         match self.spec() {
             Some(spec) => spec.health_with(&self.links),
@@ -74,16 +74,16 @@ impl NodeHandle {
         self.spec().map(|spec| spec.metrics())
     }
 
-    /// Asks [`Node::run`] to stop the node as SIGTERM does, and returns at once. If the node does not run yet, it stops as soon as it
-    /// is run; a node that is never run ends with [`Node::stop`]. More calls change nothing.
+    /// Asks [`Node::run`] to stop the node, like SIGTERM, and returns at once. A node that is not running yet stops
+    /// as soon as it runs; a node that is never run must be ended with [`Node::stop`]. Further calls have no effect.
     pub fn request_stop(&self) {
         self.stop_requested.notify_one();
     }
 
-    /// Waits until the node was stopped or dropped.
+    /// Waits until the node has been stopped or dropped.
     pub async fn ended(&self) {
         let mut ended = self.ended.clone();
-        // Nothing is ever sent: it ends with its sender, which the node holds.
+        // No value is ever sent: the channel closes with its sender, which the node owns.
         while ended.changed().await.is_ok() {}
     }
 }

@@ -1,4 +1,6 @@
-//! One hosted actor type, before its threads exist.
+//! Hosted actor types, before their threads exist.
+//!
+//! Called by the builder, which checks them, and by each thread, which installs them.
 
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -12,21 +14,21 @@ use crate::worker::{Worker, WorkerDispatcher, WorkerPlan};
 /// One hosted actor type, before its threads exist.
 pub(super) trait HostedType: Send + Sync {
     fn domain(&self) -> (&'static str, u16);
-    /// How the domain's messages become bytes.
+    /// The codec of the domain's messages.
     fn codec(&self) -> Codec;
-    /// The names its domain has given up.
+    /// The names that the domain has retired.
     fn retired(&self) -> &'static [&'static str];
     fn card(&self) -> ActorCard;
-    /// Whether it takes events through feeds of its own, because it may be slow.
+    /// Returns whether the type has its own event subscriptions because it may be slow.
     fn apart(&self) -> bool {
         false
     }
-    /// The key of the actor that takes an event, if one does.
+    /// Returns the key of the actor that handles an event, if one does.
     #[cfg(feature = "testing")]
     fn key_of(&self, _event: &crate::message::Envelope) -> Option<String> {
         None
     }
-    /// Hangs its doors in on one thread. `events` are the names that stored events of its domain may have.
+    /// Installs the type's endpoints on one thread. `events` are the names that stored events of its domain may have.
     fn install(
         &self,
         host: &Rc<ThreadContext>,
@@ -38,7 +40,8 @@ pub(super) trait HostedType: Send + Sync {
     ) -> Rc<dyn ActorEndpoint>;
 }
 
-/// An actor type: what of it depends on the type are its constants and the function that lists what it takes.
+/// An actor type. Everything that depends on the Rust type is in its constants and in the function that lists its
+/// handlers.
 pub(super) struct Hosted {
     domain: (&'static str, u16),
     codec: Codec,
@@ -102,7 +105,7 @@ impl HostedType for Hosted {
     }
 }
 
-/// One hosted worker, before its threads exist. They share the worker itself.
+/// One hosted worker, before its threads exist. All threads share the worker value.
 pub(super) struct HostedWorker<W>(Arc<W>);
 
 impl<W> HostedWorker<W> {
@@ -145,10 +148,10 @@ impl<W: Worker> HostedType for HostedWorker<W> {
     }
 }
 
-/// Takes what no actor of the domain takes, to make a dead letter of it that a person sees.
+/// Handles messages without a handler in the domain by making them dead letters, which an operator can see.
 pub(super) struct Unrouted;
 
-/// The domain of [`Unrouted`]; the real one is given when it is installed.
+/// Placeholder domain of [`Unrouted`]; the real one is passed when it is installed.
 pub(super) struct Anywhere;
 
 impl Domain for Anywhere {
@@ -156,7 +159,7 @@ impl Domain for Anywhere {
 }
 
 impl Unrouted {
-    /// Its name in the store; no actor type may take it.
+    /// Name in the store; reserved, no actor type may use it.
     pub(super) const NAME: &'static str = "unrouted";
 }
 

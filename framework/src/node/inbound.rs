@@ -1,4 +1,7 @@
-//! The node's door for what comes over the bridge.
+//! Bridge handler: receives messages, events and requests of other services from the bridge.
+//!
+//! Called by the bridge, on its thread. Checks the sender's store and the message's shape, then passes the message to
+//! the thread of its shard.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,10 +23,10 @@ use crate::relay::{envelope_of, page};
 use crate::router::Judgment;
 use crate::telemetry::TARGET;
 
-/// The most events or outbox entries in one answer, whatever is asked for.
+/// Most events or outbox entries in one response, whatever limit is requested.
 const MOST: usize = 1024;
 
-/// The node's door for what comes over the bridge.
+/// Receives everything that arrives over the bridge.
 #[derive(Clone)]
 pub(super) struct BridgeHandler {
     spec: Arc<NodeDefinition>,
@@ -35,7 +38,8 @@ impl BridgeHandler {
         Self { spec, links }
     }
 
-    /// How far `to` has committed what `from` sent it. If `from` says how far that is, what is missing is fetched.
+    /// Returns how far `to` has committed messages of `from`. If `from` reports how far it has sent, missing messages
+    /// are fetched.
     fn watermark(&self, from: ShardId, to: ShardId, sent: Option<u64>) -> BoxFuture<'static, Response> {
         if self.spec.owns(&to.domain).is_none_or(|shards| to.shard >= shards) {
             return Box::pin(async { Response::Refused(RequestError::NotHere) });
@@ -59,11 +63,11 @@ impl BridgeHandler {
         })
     }
 
-    /// Whether the store that an envelope says it is of speaks for its sender.
+    /// Returns whether the store named in an envelope is the owner of its sender's domain.
     fn speaker(&self, envelope: &Envelope) -> KnownOwner {
         match said_by(envelope) {
             None => KnownOwner::Owner,
-            // Nobody else speaks for what this node owns.
+            // No other store speaks for a domain that this node owns.
             Some((domain, store)) if self.spec.owns(domain).is_some() => match self.spec.identity.get() {
                 Some(own) if own.store != store => KnownOwner::Stranger,
                 _ => KnownOwner::Owner,
@@ -72,7 +76,7 @@ impl BridgeHandler {
         }
     }
 
-    /// The same, after the claim on its domain was read if need be.
+    /// As [`ownership`](Self::ownership); reads the claim on the domain first if it is unknown.
     async fn find(&self, envelope: &Envelope) -> KnownOwner {
         match (self.speaker(envelope), said_by(envelope), &self.spec.bridge) {
             (KnownOwner::Unknown, Some((domain, store)), Some(bridge)) => {
@@ -82,9 +86,9 @@ impl BridgeHandler {
         }
     }
 
-    /// A message of a store that does not own its domain: the owner's log has what is true.
+    /// Drops a message of a store that does not own its domain: the owner's log decides what was sent.
     fn drops(&self, envelope: &Envelope) -> AckOutcome {
-        tracing::debug!(target: TARGET, id = %envelope.id, "dropped a message of a store that does not own its domain");
+        tracing::debug!(target: TARGET, id = %envelope.id, "message dropped: its store does not own the domain");
         let is_event = envelope.kind == Kind::Event;
         self.links.run(
             0,
@@ -96,10 +100,10 @@ impl BridgeHandler {
         AckOutcome::Ack
     }
 
-    /// Takes what comes in, unless its store does not speak for its sender.
+    /// Delivers a message, unless its store does not own its sender's domain.
     fn hear(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         match self.speaker(&envelope) {
-            // Handed over in this call: what comes in keeps its order.
+            // Delivered within this call, so that messages keep their order.
             KnownOwner::Owner => self.take(envelope),
             KnownOwner::Stranger => Box::pin(ready(self.drops(&envelope))),
             KnownOwner::Unknown => {
@@ -114,7 +118,7 @@ impl BridgeHandler {
         }
     }
 
-    /// Hands a command or a reply to the thread of its shard.
+    /// Passes a command or a reply to the thread of its shard.
     fn deliver(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         let home = envelope.to.as_ref().map_or(0, |to| self.spec.home(to.shard));
         let (settle, settled) = oneshot::channel();
@@ -132,7 +136,7 @@ impl BridgeHandler {
         Box::pin(async move { settled.await.unwrap_or(AckOutcome::Retry) })
     }
 
-    /// Hands an event to all threads.
+    /// Passes an event to all threads.
     fn spread(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         let mut waits = Vec::with_capacity(1);
         for share in 0..self.spec.shares() {
@@ -159,13 +163,15 @@ impl BridgeHandler {
         })
     }
 
-    /// Hands on what is judged. What an actor has sent goes on also if it is refused: it becomes a dead letter, or halts who takes
-    /// it. A caller that does not wait is not told, so what it sent is put aside.
+    /// Delivers a judged message. A refused message of an actor is delivered too: it becomes a dead letter, or halts
+    /// its projection. A refused message of a caller that does not wait goes to the refused stream.
     fn hand_on(&self, envelope: Envelope, judgment: Option<Judgment>) -> BoxFuture<'static, AckOutcome> {
         let reason = match judgment {
             Some(Judgment::Differs { reason, .. }) => reason.to_string(),
             Some(Judgment::Fits { .. }) => String::new(),
-            Some(Judgment::Unknown) | None => "its sender has another shape of it, which cannot be compared".to_owned(),
+            Some(Judgment::Unknown) | None => {
+                "its sender has a different shape of it, which cannot be compared".to_owned()
+            }
         };
         if !reason.is_empty() && envelope.origin.is_none() {
             return Box::pin(async { AckOutcome::Reject(reason) });
@@ -173,9 +179,9 @@ impl BridgeHandler {
         if envelope.kind == Kind::Event { self.spread(envelope) } else { self.deliver(envelope) }
     }
 
-    /// Judges a message by its shape and hands it on.
+    /// Judges a message by its shape and delivers it.
     fn take(&self, mut envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
-        // Of an event that is not taken here the shape does not matter, and there may be no owner that could be asked for it.
+        // The shape of an event without subscribers does not matter, and its owner may not be reachable.
         if envelope.kind == Kind::Event && !self.spec.takes_from(&envelope) {
             return self.spread(envelope);
         }
@@ -192,7 +198,7 @@ impl BridgeHandler {
         })
     }
 
-    /// Why a question is refused, if it is because of its shape.
+    /// Returns the refusal of a request, if its shape demands one.
     fn refusal(&self, envelope: &mut Envelope) -> Option<Response> {
         match self.spec.judge(envelope, true) {
             Judgment::Fits { .. } => None,
@@ -205,9 +211,7 @@ impl BridgeHandler {
 impl Inbound for BridgeHandler {
     fn deliver(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         match envelope.kind {
-            Kind::Event => {
-                Box::pin(ready(AckOutcome::Reject("the message is an event, and came as a command".to_owned())))
-            }
+            Kind::Event => Box::pin(ready(AckOutcome::Reject("event received as a command".to_owned()))),
             _ => self.hear(envelope),
         }
     }
@@ -215,7 +219,7 @@ impl Inbound for BridgeHandler {
     fn event(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         match envelope.kind {
             Kind::Event => self.hear(envelope),
-            _ => Box::pin(ready(AckOutcome::Reject("the message is not an event, and came as one".to_owned()))),
+            _ => Box::pin(ready(AckOutcome::Reject("command or reply received as an event".to_owned()))),
         }
     }
 
@@ -229,7 +233,7 @@ impl Inbound for BridgeHandler {
                 if let Some(refused) = self.refusal(&mut envelope) {
                     return Box::pin(async { refused });
                 }
-                // The caller may believe in another number of shards, or know of none.
+                // The caller may assume another number of shards, or know none.
                 envelope.to = Some(ShardId::new(envelope.domain.clone(), shard_of(&envelope.key, shards)));
                 let outcome = ask_share(&self.spec, &self.links, envelope);
                 Box::pin(async move { asker.answer(outcome.await) })
@@ -253,7 +257,7 @@ impl Inbound for BridgeHandler {
                 let limit = usize::try_from(limit).unwrap_or(MOST).min(MOST);
                 Box::pin(async move {
                     let Some(reader) = reader else { return Response::Refused(RequestError::NotHere) };
-                    // Before it is read: what is committed meanwhile may not be among what is read.
+                    // Read before the events: an event committed in between may be missing from the page.
                     let head = reader.position();
                     match page::events(&*reader, after, limit).await {
                         Ok(events) => {
@@ -279,7 +283,7 @@ impl Inbound for BridgeHandler {
                 Box::pin(async move {
                     let Some(reader) = reader else { return Response::Refused(RequestError::NotHere) };
                     let Ok(committed) = told.await else { return Response::Refused(RequestError::NotHere) };
-                    // Before it is read: what is sent meanwhile may not be among what is read.
+                    // Read before the entries: an entry sent in between may be missing from the page.
                     let head = sent_to(&*reader, &to);
                     match page::outbox(&*reader, &to, after, limit).await {
                         Ok(entries) => {
@@ -293,7 +297,7 @@ impl Inbound for BridgeHandler {
             Request::Shape { shape, .. } => Box::pin(async move {
                 match shape.shapes().filter(|shapes| shapes.len() <= MAX_SHAPES_BYTES) {
                     Some(shapes) => Response::Shape(shapes.to_string()),
-                    None => Response::Refused(RequestError::Unhandled("no type here has this fingerprint".to_owned())),
+                    None => Response::Refused(RequestError::Unhandled("unknown fingerprint".to_owned())),
                 }
             }),
             Request::Watermark { from, to } => self.watermark(from, to, None),
@@ -321,7 +325,7 @@ impl Inbound for BridgeHandler {
     }
 
     fn claim_lost(&self, reason: String) {
-        tracing::error!(target: TARGET, reason, "the node serves no more: end its process");
+        tracing::error!(target: TARGET, reason, "claim lost: shutting down; end the process");
         self.spec.retire(&self.links, NodeEnd::TakenOver { reason });
     }
 

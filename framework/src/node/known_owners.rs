@@ -1,7 +1,8 @@
-//! Which store speaks for each domain of others.
+//! Known owners: which store owns each remote domain.
 //!
-//! Called by the node's door and by what asks others. Two stores must never speak for one domain: their logs give the same positions
-//! to different messages. The claim at the broker says which one is the owner's; it is read when a store appears that is not known.
+//! Called by the bridge handler and by requests to other services. Two stores must never speak for one domain: their
+//! logs assign the same positions to different messages. The claim at the broker names the owner; it is read when an
+//! unknown store appears.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,45 +16,45 @@ use crate::clock::instant;
 use crate::message::{Envelope, Name, StoreId};
 use crate::telemetry::TARGET;
 
-/// How many domains are known at most. Anyone can name domains without end.
+/// Most domains remembered. A forger can name any number of domains.
 const MOST: usize = 1024;
-/// How often the claim on a domain is read at most.
+/// Shortest interval between reads of the claim on a domain.
 const PACE: Duration = Duration::from_secs(1);
-/// How long a domain counts as unclaimed that had no claim.
+/// Time for which a domain without a claim counts as unclaimed.
 const UNCLAIMED: Duration = Duration::from_secs(30);
-/// How long a stranger is listed after its last message.
+/// Time for which a foreign store is listed after its last message.
 const LISTED: Duration = Duration::from_secs(300);
 
-/// Whether a store speaks for a domain.
+/// Relation of a store to a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KnownOwner {
-    /// It is the owner's, or nothing says otherwise.
+    /// The store owns the domain, or nothing contradicts it.
     Owner,
-    /// Another store is.
+    /// Another store owns the domain.
     Stranger,
-    /// The claim is to be read first.
+    /// The claim must be read first.
     Unknown,
 }
 
-/// What is known of one domain.
+/// Knowledge about one domain.
 #[derive(Default)]
 struct Peer {
-    /// The store of the last claim that was read.
+    /// Store of the last claim that was read.
     owner: Option<StoreId>,
-    /// When the claim was last read.
+    /// Time of the last read of the claim.
     read: Option<Instant>,
-    /// One reader at a time.
+    /// Held while the claim is read, by one task at a time.
     reading: Arc<tokio::sync::Mutex<()>>,
-    /// The last store that is not the owner's, and when it was last heard.
+    /// Last foreign store, and the time of its last message.
     stranger: Option<(StoreId, Instant)>,
 }
 
-/// Which store speaks for each domain of others.
+/// Owning stores of remote domains.
 #[derive(Default)]
 pub(super) struct KnownOwners(Mutex<BTreeMap<Name, Peer>>);
 
 impl KnownOwners {
-    /// Returns whether `store` speaks for a domain, by what is known now. A sender without an identity is not doubted.
+    /// Returns whether `store` owns a domain, as far as known. A sender without an identity is not doubted.
     pub(super) fn speaker(&self, domain: &Name, store: Option<StoreId>) -> KnownOwner {
         let Some(store) = store else { return KnownOwner::Owner };
         let mut peers = self.0.lock();
@@ -72,13 +73,13 @@ impl KnownOwners {
         }
     }
 
-    /// The same, after the claim was read if need be.
+    /// As [`check`](Self::check), after reading the claim if it is unknown.
     pub(super) async fn find(&self, bridge: &dyn Bridge, domain: &Name, store: Option<StoreId>) -> KnownOwner {
         if self.speaker(domain, store) == KnownOwner::Unknown {
             self.learn(bridge, domain, store).await;
         }
         match self.speaker(domain, store) {
-            // There are more domains than are kept, or reading has taken as long as an answer is good for.
+            // The table is full, or reading took longer than an answer is valid.
             KnownOwner::Unknown => KnownOwner::Owner,
             known => known,
         }
@@ -106,25 +107,25 @@ impl KnownOwners {
         match claimed {
             Ok(Ok(Some(owner))) if peer.owner != Some(owner) => {
                 if let Some(before) = peer.owner {
-                    tracing::warn!(target: TARGET, %domain, %before, store = %owner, "a domain is claimed for another store than before");
+                    tracing::warn!(target: TARGET, %domain, %before, store = %owner, "domain claimed for a different store than before");
                 }
                 peer.owner = Some(owner);
                 peer.stranger = None;
             }
-            // A claim that is lost is made again by its node: until then what was known holds.
+            // A lost claim is renewed by its node: until then the known owner stands.
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::warn!(target: TARGET, %domain, %error, "failed to read the claim on a domain"),
-            Err(_) => tracing::warn!(target: TARGET, %domain, "the claim on a domain was not read in time"),
+            Err(_) => tracing::warn!(target: TARGET, %domain, "claim on a domain not read in time"),
         }
         let owner = peer.owner;
         if let (Some(store), Some(owner)) = (store, owner)
             && store != owner
         {
-            tracing::error!(target: TARGET, %domain, %store, %owner, "messages of a store that does not own their domain are dropped");
+            tracing::error!(target: TARGET, %domain, %store, %owner, "messages dropped: their store does not own the domain");
         }
     }
 
-    /// The strangers that were heard of late, for health.
+    /// Returns the foreign stores seen recently, for health.
     pub(super) fn strangers(&self) -> Vec<String> {
         let now = instant();
         let peers = self.0.lock();
@@ -140,7 +141,7 @@ impl KnownOwners {
     }
 }
 
-/// The domain and the store that an envelope says it comes from.
+/// Returns the domain and the store that an envelope claims as its origin.
 pub(super) fn said_by(envelope: &Envelope) -> Option<(&Name, StoreId)> {
     let origin = envelope.origin.as_ref()?;
     Some((&origin.shard.domain, origin.store?))

@@ -1,6 +1,7 @@
-//! A node: what it hosts, how it is configured, in which order it starts and stops.
+//! Node: the public type that runs a service, with its configuration, startup, shutdown and health.
 //!
-//! Called by users. Builds all other rooms and wires them; afterwards messages do not pass through here.
+//! Called by users. Builds every other module and wires them. It also contains the private runtime of each thread
+//! ([`thread`]) and the paths between threads and the bridge.
 
 mod attach;
 mod background;
@@ -51,29 +52,29 @@ use crate::telemetry::TARGET;
 use definition::NodeDefinition;
 use thread_handles::ThreadHandles;
 
-/// How long a node that stops waits for its turns to finish.
+/// Longest wait for turns in progress while the node stops.
 const DRAIN: Duration = Duration::from_secs(10);
-/// How long it takes leave of the broker at least.
+/// Shortest time granted to detach from the broker, even if draining used up its limit.
 const DETACH: Duration = Duration::from_secs(1);
 
 /// One running process of a service.
 ///
-/// It works as long as it is kept: dropping it ends it at once, as a crash would; [`stop`](Self::stop) ends it in order.
-/// Either way nothing that was acknowledged is lost.
+/// The node runs until it is stopped or dropped. Dropping it ends it at once, like a crash; [`stop`](Self::stop)
+/// shuts it down in order. Neither loses an acknowledged message.
 pub struct Node {
     spec: Arc<NodeDefinition>,
     client: Client,
     links: ThreadHandles,
     /// Asks `run` to stop.
     stop_requested: Arc<Notify>,
-    /// Handles see the node's end by it.
+    /// Closed when the node ends, which handles observe.
     alive: watch::Sender<()>,
-    /// Kept for what the bridge runs there.
+    /// Owned here because the bridge's tasks run on it.
     _bridge_thread: Option<LocalThread>,
 }
 
 impl Node {
-    /// Begins to describe a node of `service`, which keeps what it owns in `store`.
+    /// Returns a builder for a node of `service` that keeps its domains in `store`.
     ///
     /// ```
     /// # use whizbang::doc_fixtures::*;
@@ -87,41 +88,44 @@ impl Node {
         NodeBuilder::new(service, Arc::new(store))
     }
 
-    /// A client that reaches this node's domains directly and others through its bridge.
+    /// Returns a client that reaches this node's domains directly and all others through the bridge.
     pub fn client(&self) -> Client {
         self.client.clone()
     }
 
-    /// What the node is made of. It can be printed.
+    /// Returns the node's description: domains, actor types, messages, subscriptions. It implements `Display`.
     pub fn manifest(&self) -> &Manifest {
         &self.spec.manifest
     }
 
-    /// The node as a bridge sees it: its service, its domains, and what it receives from others. Permissions at a broker are made
-    /// from it; start the node without a bridge to get it before those exist.
+    /// Returns the node as its bridge sees it: its service, its domains and what it receives from others. Broker
+    /// permissions are generated from it; to get it before they exist, start the node without a bridge.
     pub fn card(&self) -> &NodeCard {
         &self.spec.card
     }
 
-    /// Waits until nothing is under way on this node: no turn and no job, everything sent is committed by its receiver, every
-    /// event that exists when this is called is taken by who takes it here and is in its view. What others send meanwhile may
-    /// begin anew.
+    /// Waits until the node is idle: no turn or job is in flight, every sent message is committed by its receiver,
+    /// and every event that existed at the call has been handled by its local subscribers and views. Messages that
+    /// arrive later may start new work.
     ///
-    /// For tests, and for callers that read what was just written. It does not end while another node that is waited for is
-    /// away, while a failed message is tried again, and while messages have no room behind the dead letters of their key: give it
-    /// a time-out if that may be. Timers that are not due are not waited for. Neither are messages to a domain that this node does
-    /// not host and has no bridge to; [`health`](Self::health) names it.
+    /// Intended for tests and for callers that read their own writes. It does not return while a required peer is
+    /// unreachable, while a failed message is retried, or while messages are blocked behind the dead letters of their
+    /// key; use a timeout where that can happen. It does not wait for timers in the future, nor for messages to a
+    /// domain that this node neither hosts nor reaches through a bridge; [`health`](Self::health) names such a
+    /// domain.
+    ///
+    /// Cancel safe: dropping the future has no effect on the node.
     pub async fn wait_idle(&self) {
         self.idle().await;
     }
 
-    /// The same, without holding the node: it may be dropped meanwhile.
+    /// As [`wait_idle`](Self::wait_idle), without borrowing the node: it may be dropped during the wait.
     pub(crate) fn idle(&self) -> impl Future<Output = ()> + use<> {
         let links = self.links.clone();
         async move {
             let mut before = None;
             loop {
-                // Twice, with nothing done in between: while one thread was looked at, another may have given it something.
+                // Two equal readings in a row: while one thread was inspected, another may have sent it work.
                 let now = Some(links.at_rest().await);
                 if now == before {
                     return;
@@ -131,18 +135,19 @@ impl Node {
         }
     }
 
-    /// Whether the node works and can take messages. One that finds at a commit that another node of its service has taken over
-    /// ends itself and is not live any more: drop it.
+    /// Reports whether the node works and accepts messages. A node that finds at a commit that another node of its
+    /// service has taken over ends itself and is no longer live: drop it.
     pub fn health(&self) -> Health {
         self.spec.health_with(&self.links)
     }
 
-    /// Why the node has ended itself, `None` while it works. [`run`](Self::run) returns then.
+    /// Returns the reason for which the node has ended itself, or `None` while it works. [`run`](Self::run) returns
+    /// in that case.
     pub fn ended(&self) -> Option<NodeEnd> {
         self.spec.ended.borrow().clone()
     }
 
-    /// What the node has counted since it started.
+    /// Returns the counters of the node since it started.
     pub fn metrics(&self) -> Metrics {
         self.spec.metrics()
     }
@@ -153,26 +158,26 @@ impl Node {
         self.links.run_all(|share| share.endpoints.values().for_each(|door| door.passivate_idle(0, 0)));
     }
 
-    /// Turns and jobs in flight now.
+    /// Returns the number of turns and jobs in flight.
     #[cfg(feature = "testing")]
     pub(crate) fn in_flight(&self) -> u64 {
         self.spec.in_flight() + self.spec.jobs()
     }
 
-    /// How long the ids of callers are remembered, if the node owns the domain.
+    /// Returns how long the ids of callers are remembered, if the node owns the domain.
     #[cfg(feature = "testing")]
     pub(crate) fn remembers(&self, domain: &crate::message::Name) -> Option<std::time::Duration> {
         self.spec.owns(domain).map(|_| self.spec.config.remember)
     }
 
-    /// A background task that has failed, if one has.
+    /// Returns the text of a background task that has failed, if any.
     #[cfg(feature = "testing")]
     pub(crate) fn failed_task(&self) -> Option<String> {
         let failed = self.spec.user_code.iter().find(|code| code.counts.failed_tasks.get() > 0)?;
         Some(failed.failures().pop().unwrap_or_else(|| "a background task has failed".to_owned()))
     }
 
-    /// Who takes an event here: domain, actor type and key.
+    /// Returns the actors that an event is delivered to: domain, actor type and key.
     #[cfg(feature = "testing")]
     pub(crate) fn takers(
         &self,
@@ -189,22 +194,25 @@ impl Node {
             .collect()
     }
 
-    /// Takes nothing new in, finishes the turns it has begun, hands over what is committed, saves views and closes the store.
-    /// Takes 10 s at most, and one more to take leave of the broker; what is not finished by then is as after a crash: nothing that was acknowledged is lost.
+    /// Shuts the node down: accepts nothing new, finishes the turns in progress, forwards committed messages, saves
+    /// views and closes the store.
+    ///
+    /// Takes at most 10 s, and one more second to detach from the broker. Work unfinished by then is treated as after
+    /// a crash: no acknowledged message is lost.
     ///
     /// # Errors
-    /// [`Error::Store`] if the store could not be closed in order.
+    /// [`Error::Store`] if closing the store failed.
     pub async fn stop(self) -> Result<(), Error> {
         let begun = crate::clock::instant();
         self.links.drain(&self.spec, DRAIN).await;
         if let Some(bridge) = &self.spec.bridge {
-            // What was not finished in time is not waited for a second time.
+            // The drain limit is shared: time spent draining is not granted a second time.
             let limit = DRAIN.saturating_sub(begun.elapsed()).max(DETACH);
             match tokio::time::timeout(limit, bridge.detach()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(target: TARGET, %error, "the bridge could not be detached in order"),
+                Ok(Err(error)) => tracing::warn!(target: TARGET, %error, "failed to detach the bridge"),
                 Err(_) => {
-                    tracing::warn!(target: TARGET, "the bridge was not detached in time");
+                    tracing::warn!(target: TARGET, "bridge not detached in time: abandoned");
                     bridge.abandon();
                 }
             }
@@ -214,12 +222,12 @@ impl Node {
         Ok(())
     }
 
-    /// Works until the process is told to end (SIGTERM or SIGINT) or a [handle](Self::handle) asks for it, then
-    /// [stops](Self::stop).
+    /// Runs until the process receives SIGTERM or SIGINT, or a [handle](Self::handle) requests a stop, then
+    /// [stops](Self::stop) the node.
     ///
     /// # Errors
-    /// As [`stop`](Self::stop); [`Error::Signal`] if the operating system gives no signals; [`Error::Ended`] if the node has ended
-    /// itself.
+    /// As [`stop`](Self::stop). [`Error::Signal`] if signal handlers cannot be installed. [`Error::Ended`] if the
+    /// node has ended itself.
     pub async fn run(self) -> Result<(), Error> {
         let mut ended = self.spec.ended.subscribe();
         let ended = async { ended.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()) };
@@ -258,7 +266,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // After `stop` this finds nothing left to end.
+        // After `stop`, nothing is left to end.
         if let Some(bridge) = &self.spec.bridge {
             bridge.abandon();
         }
@@ -272,70 +280,72 @@ impl std::fmt::Debug for Node {
     }
 }
 
-/// Whether a node works.
+/// Health of a node, for probes and operators.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Health {
-    /// The process should be kept: its threads run and its store can be opened.
+    /// Liveness: the threads run and the store works. If false, the process should be restarted.
     pub live: bool,
-    /// It takes messages.
+    /// Readiness: the node accepts messages.
     pub ready: bool,
-    /// Why it is not live or not ready; behind that, what an operator should know though it is ready: keys that cannot be loaded
-    /// are named here, and how many dead letters wait, with one example. Bounded; each goes once it is resolved.
+    /// Reasons for not being live or ready, followed by notes for operators that leave the node ready: keys that
+    /// cannot be loaded, and the number of dead letters with one example. Bounded; an entry disappears once it is
+    /// resolved.
     pub reasons: Vec<String>,
 }
 
-/// What a node has counted since it started.
+/// Counters of a node since it started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Metrics {
     /// Turns appended.
     pub turns: u64,
     /// Events recorded.
     pub events: u64,
-    /// Rejections given.
+    /// Rejections returned.
     pub rejections: u64,
     /// Duplicates dropped.
     pub duplicates: u64,
-    /// Deliveries that failed and were tried again.
+    /// Failed deliveries that were retried.
     pub retries: u64,
     /// Messages that became dead letters.
     pub dead_letters: u64,
-    /// Commands from outside that failed for their caller alone: the handler panicked in every attempt, or asked for what cannot
-    /// be written.
+    /// Commands from outside that failed for their caller alone: the handler panicked in every attempt, or requested
+    /// effects that cannot be written.
     pub failed: u64,
-    /// Steps of sagas that stay done, because the dead letter of the command that undoes them was discarded.
+    /// Saga steps that stay done because the dead letter of their compensating command was discarded.
     pub given_up: u64,
     /// Panics in user code.
     pub panics: u64,
-    /// Background tasks of the node that ended unexpectedly; those that can be are started again.
+    /// Background tasks of the node that ended unexpectedly. Restartable ones are started again.
     pub failed_tasks: u64,
-    /// Snapshots that were not kept because the state could not be encoded. The key's next activation reads more of its log.
+    /// Snapshots skipped because the state could not be encoded. The key's next activation reads more of its log.
     pub snapshots_skipped: u64,
-    /// The longest single call of user code so far, in steps of 50 ms; shorter calls count as zero.
+    /// Duration of the longest single call of user code, in steps of 50 ms; shorter calls count as zero.
     pub longest_call: Duration,
-    /// Messages refused because there was no room.
+    /// Messages refused because a bound was reached.
     pub busy: u64,
-    /// Actors started.
+    /// Actors activated.
     pub activations: u64,
-    /// Actors put to rest.
+    /// Actors passivated.
     pub passivations: u64,
-    /// Keys that cannot be loaded now.
+    /// Keys that currently cannot be loaded.
     pub unloadable_keys: u64,
-    /// Messages that wait now, written down in the shard that received them: for a key in back-off, for one that cannot be
-    /// loaded, or for a worker.
+    /// Messages that currently wait, recorded in the shard that received them: for a key in back-off, for a key that
+    /// cannot be loaded, or for a worker.
     pub deferred: u64,
-    /// Gaps noticed in what came in.
+    /// Gaps detected in received sequences.
     pub gaps: u64,
-    /// Events dropped because the log of their domain's owner does not contain them: forged, or of another store.
+    /// Events dropped because their owner's log does not contain them: forged, or of another store.
     pub events_dropped: u64,
-    /// Commands and replies of actors dropped because the log of their sender does not contain them: forged, or of another store.
+    /// Commands and replies of actors dropped because their sender's log does not contain them: forged, or of another
+    /// store.
     pub commands_dropped: u64,
-    /// Events and outbox entries handed on.
+    /// Events and outbox entries forwarded.
     pub sent: u64,
-    /// Messages from other services that were refused because their type, or that of their reply, is another one there.
+    /// Messages of other services that were refused because the type of the message or of its reply differs there.
     pub shape_refusals: u64,
-    /// Messages that the bridge moved to the service's refused stream: unreadable, or without a handler here. They wait there for
-    /// an operator.
+    /// Messages moved to the service's refused stream by the bridge: undecodable, or without a handler here. They
+    /// stay there for an operator.
     pub refused: u64,
-    /// Consumers at the broker that stalled and were recreated.
+    /// Stalled broker consumers that were recreated.
     pub recreated_consumers: u64,
 }

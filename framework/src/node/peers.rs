@@ -1,8 +1,8 @@
-//! Judges what comes over the bridge by its shape, and asks its sender for shapes that are not known.
+//! Shapes of peers: judges received messages by their shape, and requests unknown shapes from the sender's service.
 //!
-//! Called by the node's door and by what reads other services' logs and outboxes. Calls the [shapes](PeerShapes) and the bridge.
-//! A message of which nothing is known waits until its sender has answered. One question is asked at a time: they are few, one for
-//! each type that differs, and all that comes of that type waits for the same answer.
+//! Called by the bridge handler and by readers of other services' logs and outboxes. Calls the [shapes](PeerShapes)
+//! and the bridge. A message of unknown shape waits until its sender has answered. One request is sent at a time:
+//! they are few, one for each type that differs, and all messages of that type wait for the same answer.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,19 +19,20 @@ use crate::message::{Envelope, Name};
 use crate::router::{Judgment, can_be_asked};
 use crate::telemetry::TARGET;
 
-/// How long a service that could not be asked is not asked again: what comes from others must not wait for its answer each time.
+/// Time for which an unreachable service is not asked again: messages of others must not wait for its time-out each
+/// time.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How many such services are remembered.
+/// Most unreachable services remembered.
 const MOST: usize = 256;
 
-/// The domains whose owners could not be asked, and when.
+/// Domains whose owners could not be reached, and when.
 pub(super) type Failed = HashMap<Name, Instant, FixedState>;
 
-/// The sender of a message cannot be asked now.
+/// The sender's service cannot be reached now.
 pub(super) struct Unreachable;
 
 impl NodeDefinition {
-    /// Judges a message by what is known; notes and logs the first of a type that is refused, and the first that is taken again.
+    /// Judges a message by the known shapes. Notes and logs the first refused and the first accepted message of a type.
     pub(super) fn judge(&self, envelope: &mut Envelope, asks: bool) -> Judgment {
         let sent = envelope.shape;
         let judgment = self.shapes.judge(envelope, asks, instant());
@@ -39,14 +40,14 @@ impl NodeDefinition {
         match &judgment {
             Judgment::Fits { resumes: true } => {
                 self.issues.no_note(&about(envelope));
-                tracing::info!(target: TARGET, %domain, message = %name, "messages have a shape again that can be read");
+                tracing::info!(target: TARGET, %domain, message = %name, "messages have a readable shape again");
             }
             Judgment::Differs { reason, is_news: true } => {
                 self.issues.note(&about(envelope), format!("refused from {}: {reason}", sender(envelope)));
                 tracing::error!(
                     target: TARGET, service = self.manifest.service, sender = sender(envelope), %domain, message = %name,
                     version = envelope.version, shape = ?sent, reason = &**reason,
-                    "messages are refused: their type is another one at their sender",
+                    "messages refused: their type differs at the sender",
                 );
             }
             Judgment::Fits { .. } | Judgment::Differs { .. } | Judgment::Unknown => {}
@@ -54,9 +55,9 @@ impl NodeDefinition {
         judgment
     }
 
-    /// Judges a message; its sender is asked if that is necessary.
+    /// Judges a message, requesting the shapes from the sender's service if necessary.
     ///
-    /// Returns `None` if the shapes are not known and its sender is no actor, so that no service can be asked.
+    /// Returns `None` if the shapes are unknown and the sender is not an actor, so that there is no service to ask.
     pub(super) async fn judged(
         self: &Arc<Self>,
         envelope: &mut Envelope,
@@ -71,7 +72,7 @@ impl NodeDefinition {
         }
         let mut failed = self.asks_for_shapes.lock().await;
         match self.judge(envelope, asks) {
-            // It came while another one waited for the same answer.
+            // Another message waited for the same answer.
             judgment @ (Judgment::Fits { .. } | Judgment::Differs { .. }) => return Ok(Some(judgment)),
             Judgment::Unknown => {}
         }
@@ -97,23 +98,23 @@ impl NodeDefinition {
         let asked = Request::Shape { from: origin.shard.clone(), to: envelope.to.clone(), shape };
         match bridge.request(asked, background::ASK).await {
             Ok(Response::Shape(text)) => self.shapes.learn(envelope, Some(&text)),
-            // It has another program now than the one that wrote the message, perhaps one that does not know the question.
+            // The service now runs another program than the one that wrote the message, perhaps without this request.
             Ok(Response::Refused(RequestError::Unhandled(_) | RequestError::Undecodable(_))) => {
                 self.shapes.learn(envelope, None)
             }
             Ok(other) => {
-                tracing::debug!(target: TARGET, from = %origin.shard, ?other, "shapes were asked for in vain");
+                tracing::debug!(target: TARGET, from = %origin.shard, ?other, "unexpected response to a request for shapes");
                 return Err(Unreachable);
             }
             Err(error) => {
-                tracing::debug!(target: TARGET, from = %origin.shard, %error, "failed to ask for shapes");
+                tracing::debug!(target: TARGET, from = %origin.shard, %error, "failed to request shapes");
                 return Err(Unreachable);
             }
         }
         Ok(())
     }
 
-    /// Judges messages that were read from another service's log or outbox, in their order.
+    /// Judges messages read from another service's log or outbox, in order.
     pub(super) async fn judged_all(self: &Arc<Self>, envelopes: &mut [Envelope]) -> Result<(), Unreachable> {
         for envelope in envelopes.iter_mut().filter(|envelope| envelope.shape.is_some()) {
             self.judged(envelope, false).await?;
@@ -122,7 +123,7 @@ impl NodeDefinition {
     }
 }
 
-/// The name of the note about a message type.
+/// Returns the name of the health note about a message type.
 fn about(envelope: &Envelope) -> String {
     format!("shape of {}.{}", envelope.domain, envelope.name)
 }

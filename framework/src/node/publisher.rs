@@ -1,7 +1,9 @@
-//! What leaves the node: outbox entries to their owners, events to their subscribers, how far this node has come.
+//! Publisher: sends outbox entries to their owners, events to their subscribers, and confirmations to peers, over the
+//! bridge.
 //!
-//! Woken by the relay, which has looked at a shard first. It alone waits for the broker, so nothing inside waits with it.
-//! Nothing gathers here while the broker hangs: only which shards are to be looked at again; the rest stays in their logs.
+//! Woken by the relay, which has handled a shard's local destinations first. Only this task waits for the broker, so
+//! a slow broker delays nothing inside the node. Nothing accumulates here while the broker hangs: only the set of
+//! dirty shards; the messages stay in their logs.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -25,22 +27,22 @@ use crate::message::{Envelope, ShardId};
 use crate::relay::{Forward, Suspicion, envelope_of, page};
 use crate::telemetry::TARGET;
 
-/// How many events are read and published at a time.
+/// Number of events read and published at a time.
 const PAGE: usize = 256;
-/// After how many bytes of payload what is gathered from the outboxes of a thread is sent, before more is read.
+/// Payload bytes gathered from the outboxes of a thread after which they are sent before more is read.
 const BATCH: usize = 8 << 20;
-/// How many shards publish a page of events at a time.
+/// Number of shards that publish a page of events concurrently.
 const PUBLISHING: usize = 16;
-/// The shards of which something may have to leave the node.
+/// Shards that may have messages to publish.
 #[derive(Default)]
 pub(super) struct Publisher {
     cells: RefCell<BTreeMap<ShardId, Rc<OwnedShard>>>,
     wake: Notify,
     carrying: Cell<bool>,
-    /// Up to where the events of each shard are published; nothing of a shard that the broker was not asked about yet. Kept
-    /// here, so that it outlives a failed task.
+    /// Position up to which the events of each shard are published; absent while the broker has not answered what it
+    /// holds. Stored here to survive a restart of the task.
     pub(super) published: RefCell<BTreeMap<ShardId, u64>>,
-    /// Of how many shards the broker has not yet answered what it holds.
+    /// Number of shards for which the broker has not yet answered what it holds.
     pub(super) unanswered: Cell<usize>,
 }
 
@@ -50,28 +52,28 @@ impl Publisher {
         self.wake.notify_one();
     }
 
-    /// The task that carries has failed.
+    /// Resets the state of a failed task.
     pub(super) fn failed(&self) {
         self.carrying.set(false);
     }
 
-    /// There is something to be told.
+    /// Wakes the task: confirmations are pending.
     pub(super) fn wake(&self) {
         self.wake.notify_one();
     }
 
-    /// Whether everything has been looked at, and what left is with the broker.
+    /// Returns whether every shard has been handled and all its messages are with the broker.
     pub(super) fn is_at_rest(&self) -> bool {
         !self.carrying.get() && self.cells.borrow().is_empty() && self.unanswered.get() == 0
     }
 }
 
-/// Carries what was committed to other services, over the bridge.
+/// Publishes committed messages to other services, over the bridge.
 pub(super) async fn carry(share: Weak<ThreadRuntime>) {
     let mut asking: Option<crate::spawn::Task> = None;
     if let Some(share) = share.upgrade() {
         asking = ask_what_is_published(&share);
-        // Shards whose events did not all reach the broker before this task failed are looked at once.
+        // Shards whose events did not all reach the broker before this task failed.
         for (id, cell) in &share.shards {
             if share.publisher.published.borrow().get(id).is_some_and(|last| Some(last) < share.history.get(id)) {
                 share.publisher.look_at(cell);
@@ -80,7 +82,7 @@ pub(super) async fn carry(share: Weak<ThreadRuntime>) {
     }
     let mut again: Option<Instant> = None;
     let mut heads = Heads::default();
-    // Subscribers that missed the last events before this start are told how far the logs reach.
+    // Announce the log heads, for subscribers that missed the last events before this start.
     let history = share.upgrade().map(|share| share.history.clone()).unwrap_or_default();
     for (id, position) in history.iter().filter(|(_, position)| **position > 0) {
         heads.grown(id, *position);
@@ -105,7 +107,7 @@ pub(super) async fn carry(share: Weak<ThreadRuntime>) {
     }
 }
 
-/// Some lane has waited long enough; which one is found by looking at all.
+/// Restarts the send windows that are overdue; finding them costs the number of windows.
 pub(super) fn impatience(share: &ThreadRuntime, of: impl Fn(&ShardId) -> bool) -> Option<Instant> {
     let mut again = None;
     for (id, lanes) in &share.send_windows {
@@ -118,8 +120,8 @@ pub(super) fn impatience(share: &ThreadRuntime, of: impl Fn(&ShardId) -> bool) -
     again
 }
 
-/// Some lane to another service has waited long enough: what its courier did not take is handed on again, and of the rest its
-/// destination is asked.
+/// Checks the send windows to other services that are overdue: entries that the bridge refused are sent again, and
+/// the destinations of the others are queried.
 fn suspicion(share: &Rc<ThreadRuntime>) -> Option<Instant> {
     let mut again = None;
     for (id, lanes) in &share.send_windows {
@@ -135,11 +137,11 @@ fn suspicion(share: &Rc<ThreadRuntime>) -> Option<Instant> {
     again
 }
 
-/// Asks the owner of `to` how far it has committed what `from` sent it, and tells how far that is.
+/// Queries the owner of `to` how far it has committed messages of `from`, and reports how far they were sent.
 fn ask_how_far(share: &Rc<ThreadRuntime>, from: &ShardId, to: &ShardId, sent: u64) {
     let Some(bridge) = share.definition.bridge.clone() else { return };
     let (me, from, to) = (Rc::downgrade(share), from.clone(), to.clone());
-    crate::spawn::detached(&share.context.user_code, "ask a destination how far it is", async move {
+    crate::spawn::detached(&share.context.user_code, "query a destination", async move {
         let asked = Request::Sent { from: from.clone(), to: to.clone(), through: sent };
         let answer = bridge.request(asked, background::ASK).await;
         let Some(share) = me.upgrade() else { return };
@@ -150,15 +152,15 @@ fn ask_how_far(share: &Rc<ThreadRuntime>, from: &ShardId, to: &ShardId, sent: u6
         } else if let Ok(Response::Refused(RequestError::Undecodable(_))) = answer
             && let Some(cell) = share.shards.get(&from)
         {
-            // An owner of an earlier version does not know the question, and fetches nothing: it is sent everything again.
+            // An owner of an earlier version does not know the request and fetches nothing: send everything again.
             lanes.restart(&to);
             share.publisher.look_at(cell);
         }
     });
 }
 
-/// After what times without a new event subscribers are told how far a log reaches: whoever has lost the last events, and
-/// the tidings before, notices by the next ones.
+/// Delays after the last event of a shard at which its head is announced. A subscriber that lost the last events and
+/// earlier announcements notices by the next one.
 const HEADS: [Duration; 8] = [
     Duration::from_secs(1),
     Duration::from_secs(2),
@@ -170,7 +172,7 @@ const HEADS: [Duration; 8] = [
     Duration::from_secs(300),
 ];
 
-/// The logs whose ends are to be told.
+/// Log heads to be announced.
 #[derive(Default)]
 struct Heads(BTreeMap<ShardId, (u64, usize, Option<Instant>)>);
 
@@ -188,7 +190,7 @@ impl Heads {
                 if let Err(error) =
                     bridge.notify(Notification::Head { shard: shard.clone(), position: *position }).await
                 {
-                    tracing::debug!(target: TARGET, %error, "the end of a log was not told; it will be");
+                    tracing::debug!(target: TARGET, %error, "failed to announce a log head: announced again later");
                 }
                 *told += 1;
                 *at = HEADS.get(*told).map(|wait| now + *wait);
@@ -218,32 +220,33 @@ async fn carry_once(share: &Rc<ThreadRuntime>, heads: &mut Heads) -> Option<Inst
                 match lanes.pump(&reader, &onward, |to| !share.owns(to)).await {
                     Ok(all) => full = !all,
                     Err(error) => {
-                        tracing::warn!(target: TARGET, shard = %id, %error, "the outbox cannot be read");
+                        tracing::warn!(target: TARGET, shard = %id, %error, "failed to read the outbox");
                         retry(&share.context, &cell);
                     }
                 }
             }
             if full {
-                // Memory is bounded: the rest of the outboxes is read once this is with the broker.
+                // Memory is bounded: the remaining outboxes are read once this batch is with the broker.
                 share.publisher.look_at(&cell);
             }
             again = earliest(again, lanes.next_impatience(|to| !share.owns(to)));
         }
         let position = reader.position();
-        // Until it is known what the broker has of a shard, nothing of it is published: it would overtake what is missing there.
+        // Nothing of a shard is published until it is known what the broker holds: it would overtake the missing
+        // events.
         let last = share.publisher.published.borrow().get(&id).copied();
         if let Some(last) = last.filter(|last| position > *last) {
             grown.push((cell, last, position));
         }
     }
-    // The messages of several shards are under way together: the broker is waited for once, not shard by shard.
+    // Messages of several shards are in flight together: the broker's latency is paid once, not per shard.
     let batch = std::mem::take(&mut *outgoing.borrow_mut());
     let publishing = grown.iter().map(|(cell, last, position)| publish(share, &cell.id, *last, *position));
     let publishing = stream::iter(publishing).buffered(PUBLISHING).collect::<Vec<_>>();
     let (ends, ()) = tokio::join!(publishing, send(share, batch));
     for ((cell, _, position), end) in grown.into_iter().zip(ends) {
         share.publisher.published.borrow_mut().insert(cell.id.clone(), end);
-        // What has come since the look may have been published with it.
+        // Events committed since the position was read may have been published too.
         heads.grown(&cell.id, position.max(end));
         if end < position {
             retry(&share.context, &cell);
@@ -253,7 +256,7 @@ async fn carry_once(share: &Rc<ThreadRuntime>, heads: &mut Heads) -> Option<Inst
     again
 }
 
-/// Ends at `at`; never if there is no such moment.
+/// Waits until `at`; forever if there is none.
 pub(super) async fn until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
@@ -261,10 +264,10 @@ pub(super) async fn until(at: Option<Instant>) {
     }
 }
 
-/// Lets the relay look at a shard again after a while.
+/// Marks a shard dirty again after a delay.
 pub(super) fn retry(host: &Rc<ThreadContext>, cell: &Rc<OwnedShard>) {
     let (host, cell) = (Rc::clone(host), Rc::clone(cell));
-    crate::spawn::detached(&Arc::clone(&host.user_code), "look at a shard again", async move {
+    crate::spawn::detached(&Arc::clone(&host.user_code), "retry a shard", async move {
         tokio::time::sleep(Duration::from_secs(1)).await;
         cell.mark_dirty(&host);
     });
@@ -277,7 +280,7 @@ pub(super) fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<I
     }
 }
 
-/// Sends what leaves the node. What does not get through stays in the outbox and is sent again.
+/// Sends outbox entries. A refused entry stays in the outbox and is sent again.
 async fn send(share: &Rc<ThreadRuntime>, batch: Vec<Envelope>) {
     let Some(bridge) = share.definition.bridge.as_ref().filter(|_| !batch.is_empty()) else { return };
     let sending = batch.into_iter().map(|envelope| {
@@ -288,7 +291,7 @@ async fn send(share: &Rc<ThreadRuntime>, batch: Vec<Envelope>) {
     });
     for (place, result) in join_all(sending).await {
         let Err(error) = result else { continue };
-        tracing::debug!(target: TARGET, %error, "an outbox entry was not taken, it is sent again");
+        tracing::debug!(target: TARGET, %error, "outbox entry refused by the bridge: sent again");
         if let Some(((from, sequence), to)) = place
             && let Some(lanes) = share.send_windows.get(&from)
         {
@@ -297,7 +300,7 @@ async fn send(share: &Rc<ThreadRuntime>, batch: Vec<Envelope>) {
     }
 }
 
-/// Publishes the events above `last` up to `position`, and says how far it has come.
+/// Publishes the events above `last` up to `position`, and returns the last published position.
 async fn publish(share: &Rc<ThreadRuntime>, id: &ShardId, mut last: u64, position: u64) -> u64 {
     let (Some(bridge), Some(cell)) = (&share.definition.bridge, share.shards.get(id)) else { return position };
     let reader = cell.reader();
@@ -305,7 +308,7 @@ async fn publish(share: &Rc<ThreadRuntime>, id: &ShardId, mut last: u64, positio
         let events = match page::events(&*reader, last, PAGE).await {
             Ok(events) => events,
             Err(error) => {
-                tracing::warn!(target: TARGET, shard = %id, %error, "the log cannot be read");
+                tracing::warn!(target: TARGET, shard = %id, %error, "failed to read the log");
                 return last;
             }
         };
@@ -316,7 +319,7 @@ async fn publish(share: &Rc<ThreadRuntime>, id: &ShardId, mut last: u64, positio
         }))
         .await;
         if let Some(Err(error)) = sent.into_iter().find(Result::is_err) {
-            tracing::debug!(target: TARGET, shard = %id, %error, "events were not taken, they are published again");
+            tracing::debug!(target: TARGET, shard = %id, %error, "events refused by the bridge: published again");
             return last;
         }
         share.context.counts.sent.many(count);
@@ -325,8 +328,8 @@ async fn publish(share: &Rc<ThreadRuntime>, id: &ShardId, mut last: u64, positio
     last
 }
 
-/// Tells other services' shards how far this node has committed what they sent. What was not told yet stays in the list, whatever
-/// interrupts this: a task that is started again tells it.
+/// Confirms to the shards of other services how far this node has committed their messages. An entry stays in the
+/// list until it is sent, so a restarted task sends it.
 async fn tell(share: &Rc<ThreadRuntime>) {
     let Some(bridge) = &share.definition.bridge else { return };
     loop {
@@ -334,7 +337,7 @@ async fn tell(share: &Rc<ThreadRuntime>) {
         let Some(((from, to), through)) = next else { return };
         let told = bridge.notify(Notification::Committed { from: from.clone(), to: to.clone(), through }).await;
         if let Err(error) = told {
-            tracing::debug!(target: TARGET, %error, "a watermark was not told; the next one will be");
+            tracing::debug!(target: TARGET, %error, "failed to confirm a watermark: the next one covers it");
         }
         if let Entry::Occupied(entry) = share.told.borrow_mut().entry((from, to))
             && *entry.get() == through

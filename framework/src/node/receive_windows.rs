@@ -1,4 +1,6 @@
-//! What shards send to each other, on the receiver's thread: through which gate it comes in, who takes it, what is told back.
+//! Receive windows of a thread: routes messages between shards to their endpoint, and confirms them to the sender.
+//!
+//! Called by the relay of this node and by the bridge handler.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -14,20 +16,20 @@ use crate::router::{AckOutcome, Action, ActorEndpoint, Delivery, Outcome};
 use crate::store::{Source, SourceKind};
 use crate::telemetry::TARGET;
 
-/// How many gates a thread has. A sender may name as many shards as it likes, so there is an end to them.
+/// Most receive windows of a thread. A forged sender can name any number of shards, so the count is bounded.
 const GATES: usize = if cfg!(test) { 64 } else { 8192 };
 
-/// By sending and receiving shard.
+/// Receive windows by sending and receiving shard.
 pub(super) type ReceiveWindows = HashMap<(ShardId, ShardId), Rc<ReceiveWindow>, FixedState>;
 
 impl ThreadRuntime {
-    /// The door for what no actor of a domain takes.
+    /// Returns the endpoint for messages that no actor of a domain handles.
     pub(super) fn unrouted(&self, domain: &Name) -> Option<Rc<dyn ActorEndpoint>> {
         let found = self.endpoints.iter().find(|((of, actor), _)| of == domain && actor.as_str() == Unrouted::NAME);
         found.map(|(_, door)| Rc::clone(door))
     }
 
-    /// Who takes what an actor has sent to the shard `to`, and what he does with it.
+    /// Returns the endpoint for a message sent by an actor to the shard `to`, and the action to perform there.
     fn way_of(&self, to: &ShardId, envelope: &mut Envelope) -> Option<(Rc<dyn ActorEndpoint>, Action)> {
         let shards = self.definition.owns(&to.domain)?;
         let valid = Key::from(envelope.key.as_str()).is_valid();
@@ -41,13 +43,14 @@ impl ThreadRuntime {
         } else {
             format!("has a key of {} bytes", envelope.key.len())
         };
-        // No actor of this shard has that key. Who stands in for it must be of this shard, where the message is counted.
+        // No actor of this shard has that key. The substitute key must be of this shard, whose watermark counts the
+        // message.
         let stands_in = (0..=u32::MAX).map(|n| format!("stray-{n}")).find(|key| shard_of(key, shards) == to.shard);
         envelope.key = stands_in?;
         Some((self.unrouted(&to.domain)?, Action::DeadLetter(reason)))
     }
 
-    /// Takes a message that was sent to one of this thread's shards.
+    /// Delivers a message that was sent to one of this thread's shards.
     pub(super) fn direct(self: &Rc<Self>, envelope: Envelope, settle: Box<dyn FnOnce(AckOutcome)>) {
         let Some(to) = envelope.to.clone().filter(|to| self.shards.contains_key(to)) else {
             return settle(self.nowhere(&envelope));
@@ -67,15 +70,16 @@ impl ThreadRuntime {
                         Outcome::Busy | Outcome::Stopped | Outcome::Refused(_) | Outcome::Unknown(_) => {
                             AckOutcome::Retry
                         }
-                        // Handed over without a reply, it was accepted: it must not vanish unseen.
-                        Outcome::Unhandled => AckOutcome::Reject("nobody here handles such a message".to_owned()),
-                        Outcome::Undecodable(reason) => AckOutcome::Reject(format!("the message {reason}")),
-                        Outcome::Conflict => {
-                            AckOutcome::Reject("its id was used before with another payload".to_owned())
+                        // It arrived without a reply channel and was acknowledged to its caller, so it must not
+                        // vanish unseen.
+                        Outcome::Unhandled => AckOutcome::Reject("no handler for this message".to_owned()),
+                        Outcome::Undecodable(reason) => {
+                            AckOutcome::Reject(format!("failed to decode the message: {reason}"))
                         }
-                        Outcome::Expired => AckOutcome::Reject("its id is older than ids are remembered".to_owned()),
-                        Outcome::IdInFuture => AckOutcome::Reject("its id is from the future".to_owned()),
-                        Outcome::Late => AckOutcome::Reject("its deadline had passed".to_owned()),
+                        Outcome::Conflict => AckOutcome::Reject("id already used with another payload".to_owned()),
+                        Outcome::Expired => AckOutcome::Reject("id expired".to_owned()),
+                        Outcome::IdInFuture => AckOutcome::Reject("id is from the future".to_owned()),
+                        Outcome::Late => AckOutcome::Reject("deadline passed".to_owned()),
                         Outcome::Unanswered(reason) | Outcome::Failed(reason) => AckOutcome::Reject(reason),
                         Outcome::Done(..) | Outcome::DeadLetter(_) => AckOutcome::Ack,
                     });
@@ -84,7 +88,7 @@ impl ThreadRuntime {
         }
     }
 
-    /// What becomes of a message to a shard that is not of this thread.
+    /// Returns the outcome for a message to a shard that does not exist on this thread.
     fn nowhere(&self, envelope: &Envelope) -> AckOutcome {
         let Some(to) = &envelope.to else { return AckOutcome::Retry };
         let Some(shards) = self.definition.owns(&to.domain).filter(|shards| to.shard >= *shards) else {
@@ -92,18 +96,15 @@ impl ThreadRuntime {
         };
         let domain = &to.domain;
         let Some(origin) = &envelope.origin else {
-            return AckOutcome::Reject(format!(
-                "`{domain}` has {shards} shards, and none with the number {}",
-                to.shard
-            ));
+            return AckOutcome::Reject(format!("no shard {} in `{domain}`: it has {shards} shards", to.shard));
         };
-        // An actor keeps what it has sent: it is taken once the two agree.
+        // An actor's message stays in its outbox: it is delivered once both agree on the shard count.
         let from = &origin.shard;
         let why = format!(
-            "what {from} sends to {to} cannot be taken and stays there: `{domain}` has {shards} shards, its sender believes in more"
+            "messages from {from} to {to} stay with their sender: `{domain}` has {shards} shards here and more at the sender; deploy the same shard count"
         );
         if self.definition.issues.raise(&format!("shards of {domain}"), why) {
-            tracing::error!(target: TARGET, %from, %to, shards, "something is sent to a shard that is not there");
+            tracing::error!(target: TARGET, %from, %to, shards, "message for a shard that does not exist: it stays with its sender");
         }
         AckOutcome::Retry
     }
@@ -112,7 +113,7 @@ impl ThreadRuntime {
         self.receive_windows.borrow().get(&(from.clone(), to.clone())).cloned()
     }
 
-    /// The gate between two shards; none if there are as many as there may be, and something is under way in all of them.
+    /// Returns the window between two shards; `None` if the bound is reached and every window has messages in flight.
     pub(super) fn gate(self: &Rc<Self>, from: &ShardId, to: &ShardId) -> Option<Rc<ReceiveWindow>> {
         if let Some(gate) = self.known_gate(from, to) {
             return Some(gate);
@@ -147,10 +148,11 @@ impl ThreadRuntime {
         Some(gate)
     }
 
-    /// Tells the sender how far all is committed, once the store here knows it too: what it was told of it does not keep.
+    /// Confirms to the sender how far everything is committed, once this store knows it too: the sender deletes what
+    /// is confirmed.
     fn tell_how_far(self: &Rc<Self>, gate: &ReceiveWindow) {
         let (from, to, through) = (gate.from.clone(), gate.to.clone(), gate.through());
-        // Most often the turn that took the last message has told the store. Of one that was taken before nothing is written.
+        // Most often the turn of the last message has stored the watermark. A duplicate writes nothing.
         let Some(floor) = gate.unstored() else { return self.tell_committed(&from, &to, through) };
         let Some(cell) = self.shards.get(&to) else { return };
         let appended = cell.writer.borrow_mut().advance(&floor);
@@ -165,8 +167,8 @@ impl ThreadRuntime {
         }
     }
 
-    /// Takes away the gates that are at rest: the store knows what they know. If none is, those that only wait for what is
-    /// missing; what they hold comes again.
+    /// Removes idle windows, whose state the store knows. If there are none, removes windows that only wait for
+    /// missing messages; what they hold is sent again.
     fn make_room(&self) -> bool {
         let mut gone: Vec<_> = self.receive_windows.borrow_mut().extract_if(|_, gate| gate.is_at_rest()).collect();
         if gone.is_empty() {
@@ -176,14 +178,14 @@ impl ThreadRuntime {
         !gone.is_empty()
     }
 
-    /// How far this thread's shard has committed what `from` sent it, as the store knows: what was answered once holds after a crash.
+    /// Returns the stored watermark for messages of `from`: the answer must hold after a crash.
     pub(super) fn watermark(&self, from: &ShardId, to: &ShardId) -> u64 {
         let source = Source { shard: from.clone(), kind: SourceKind::Direct };
         self.shards.get(to).map_or(0, |shard| shard.reader().watermark(&source))
     }
 }
 
-/// The door when there is none.
+/// Endpoint that stops every delivery, for a thread that has ended.
 struct RejectingEndpoint;
 
 impl ActorEndpoint for RejectingEndpoint {
@@ -212,7 +214,7 @@ mod tests {
     use crate::node::Node;
     use crate::store::memory::MemoryStore;
 
-    /// A command without a key from the shard `n` of what may be anybody.
+    /// A command without a key from the shard `n` of a forged sender.
     fn from_shard(n: usize, sequence: u64, to: &ShardId) -> Envelope {
         let name = |text: &str| Name::new(text).unwrap();
         let shard = ShardId::new(name(&format!("d{}", n / 1000)), u16::try_from(n % 1000).unwrap());
@@ -231,7 +233,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         tokio::task::LocalSet::new().block_on(&runtime, async {
             let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().start().await.unwrap();
-            // What comes first is taken, and what comes behind a gap is held.
+            // The first message is delivered; the one behind a gap is held.
             for sequence in [1, 3] {
                 let (done, wait) = oneshot::channel();
                 node.links.run(
@@ -255,7 +257,7 @@ mod tests {
                     }),
                 );
                 let later = wait.await.unwrap();
-                // Of what is taken as much is under way as there is room for, and what is held makes room for others.
+                // Deliveries are bounded by the windows in flight, and held messages give way to others.
                 assert!(later >= GATES, "{later} of {} come again", 3 * GATES);
                 node.wait_idle().await;
             }

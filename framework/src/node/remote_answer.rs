@@ -1,8 +1,8 @@
-//! The answers to callers over the bridge: what they may know, and what stays in this node's log.
+//! Responses to remote callers, without internal texts.
 //!
-//! Called by the node's [door](super::inbound). A caller over the bridge may be anyone whom the broker lets in. It is told what
-//! became of its command, and what is wrong with the bytes that it sent itself. Texts of panics, of handlers and of the store
-//! may hold paths, queries or other customers' data: they go to the log, under the id that the caller gets.
+//! Called by the [bridge handler](super::inbound). A remote caller may be anyone whom the broker admits. It learns
+//! the outcome of its command and any fault in the bytes that it sent. Texts of panics, handlers and the store may
+//! contain paths, queries or data of other customers: they go to the log, under the id that the caller gets.
 
 use std::fmt::Display;
 
@@ -12,7 +12,7 @@ use crate::router::Outcome;
 use crate::store::StoreError;
 use crate::telemetry::TARGET;
 
-/// What is needed to answer a command or query after it has been handed over.
+/// Data kept to answer a command or query after it has been passed on.
 pub(super) struct Asker {
     id: MessageId,
     name: Name,
@@ -24,17 +24,15 @@ impl Asker {
         Self { id: envelope.id, name: envelope.name.clone(), codec: envelope.codec }
     }
 
-    /// Returns the answer to an outcome.
+    /// Returns the response for an outcome.
     pub(super) fn answer(&self, outcome: Outcome) -> Response {
         Response::Refused(match outcome {
             Outcome::Done(reply, written) if written == self.codec => return Response::Reply(reply),
-            Outcome::Done(..) => {
-                RequestError::Unknown("it was handled, and its reply is written in another codec".to_owned())
-            }
+            Outcome::Done(..) => RequestError::Unknown("handled, but the reply is encoded in another codec".to_owned()),
             Outcome::DeadLetter(reason) => RequestError::DeadLetter(self.kept("dead-letter", &reason)),
             Outcome::Failed(reason) => RequestError::Failed(self.kept("failed", &reason)),
             Outcome::Busy => RequestError::Busy,
-            Outcome::Unhandled => RequestError::Unhandled("nobody here handles it".to_owned()),
+            Outcome::Unhandled => RequestError::Unhandled("no handler".to_owned()),
             Outcome::Conflict => RequestError::Conflict,
             Outcome::Expired => RequestError::Expired,
             Outcome::IdInFuture => RequestError::IdInFuture,
@@ -54,19 +52,19 @@ impl Asker {
         })
     }
 
-    /// Logs a reason, and returns what the caller gets instead.
+    /// Logs a reason, and returns the text that the caller gets instead.
     fn kept(&self, code: &'static str, reason: &dyn Display) -> String {
         tracing::warn!(
             target: TARGET, id = %self.id, message = %self.name, code, %reason,
-            "a remote caller was answered with the code alone",
+            "remote request failed: reason withheld from the caller",
         );
         format!("see the owner's log for {}", self.id)
     }
 }
 
-/// The answer to a page that cannot be read.
+/// Returns the response for a page that cannot be read.
 pub(super) fn unreadable(shard: &ShardId, error: &dyn Display) -> Response {
-    tracing::warn!(target: TARGET, %shard, %error, "a remote reader was refused a page of the log");
+    tracing::warn!(target: TARGET, %shard, %error, "failed to read a page of the log for a remote reader");
     Response::Refused(RequestError::Unknown(format!("see the owner's log for {shard}")))
 }
 
@@ -76,7 +74,7 @@ mod tests {
 
     const SECRET: &str = "/srv/data/7: hunter2";
 
-    /// No outcome but those that speak of the caller's own bytes hands a text of the node to a caller.
+    /// Only outcomes about the caller's own bytes pass a text to the caller.
     #[test]
     fn texts_of_the_node_stay_in_the_node() {
         let asker = Asker { id: MessageId::from_u128(7), name: Name::from_static("Do").unwrap(), codec: Codec::Json };
@@ -96,7 +94,7 @@ mod tests {
         let shard = ShardId::new(Name::from_static("bank").unwrap(), 3);
         let answer = format!("{:?}", unreadable(&shard, &store()));
         assert!(!answer.contains("/srv") && answer.contains("bank/3"), "{answer}");
-        // What is wrong with its own bytes a caller has to know.
+        // A caller must learn what is wrong with its own bytes.
         let answer = asker.answer(Outcome::Undecodable("the field `cents` is missing".to_owned()));
         assert_eq!(answer, Response::Refused(RequestError::Undecodable("the field `cents` is missing".to_owned())));
     }

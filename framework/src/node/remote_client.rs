@@ -1,4 +1,6 @@
-//! The client's ways that leave its thread: to the node's own shards, and over the bridge to others.
+//! Client transport that leaves the caller's thread: to the node's own shards, and over the bridge to other services.
+//!
+//! Called by the [client](crate::Client) and, for the shared parts, by the bridge handler and the detached client.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -15,9 +17,9 @@ use crate::message::{Envelope, MessageId, shard_of};
 use crate::router::{Completion, Outcome, Remote, RoutedJob, SendError, tell_shapes};
 use crate::store::StoreError;
 
-/// The client's ways that leave its thread.
+/// Client transport that leaves the caller's thread.
 ///
-/// It does not keep the node's store: clients outlive their node, and the store may be wanted by the next one.
+/// Holds no reference to the node's store: clients outlive their node, and the next node may open the store.
 pub(super) struct RemoteClient {
     spec: Weak<NodeDefinition>,
     links: ThreadHandles,
@@ -29,7 +31,7 @@ impl RemoteClient {
     }
 }
 
-/// Gives a command to the thread of its shard and waits for what becomes of it.
+/// Passes a command to the thread of its shard and waits for its outcome.
 pub(super) fn ask_share(
     spec: &NodeDefinition,
     links: &ThreadHandles,
@@ -53,14 +55,14 @@ impl Remote for RemoteClient {
     fn thread_of(&self, domain: &str, command: &str, key: &str) -> Option<usize> {
         let spec = self.spec.upgrade()?;
         let shards = spec.owns(domain)?;
-        // Workers take envelopes only.
+        // Workers accept envelopes only.
         let mut actors = spec.actors.iter().filter(|hosted| !hosted.apart && hosted.domain.as_str() == domain);
         actors.find(|hosted| hosted.handles.iter().any(|name| name.as_str() == command))?;
         Some(spec.home(shard_of(key, shards)))
     }
 
     fn run_on(&self, home: usize, job: RoutedJob) -> bool {
-        // Its values are this process's already: they are counted, and nobody knows their bytes.
+        // Typed values are already in memory and have no encoded size: only their number is bounded.
         self.links.ask(home, 0, move |share| job(&share.routes))
     }
 
@@ -119,7 +121,7 @@ impl Remote for RemoteClient {
     }
 }
 
-/// Gives a query to the thread of the view that answers it, if this node has one.
+/// Passes a query to the thread of the view that answers it, if this node has one.
 pub(super) fn ask_view(
     spec: &NodeDefinition,
     links: &ThreadHandles,
@@ -139,13 +141,13 @@ pub(super) fn ask_view(
     Some(async move { if room { outcome.await.unwrap_or(Outcome::Stopped) } else { Outcome::Busy } })
 }
 
-/// A message that does not leave this program need not be compared.
+/// Removes the fingerprint: a message that does not leave this program needs no comparison.
 fn of_this_program(envelope: Envelope) -> Envelope {
     Envelope { shape: None, ..envelope }
 }
 
-/// Asks the owner of a message's domain. If it has other shapes of the message and does not know this program's, it is asked once
-/// more and told.
+/// Requests a reply from the owner of a message's domain. If the owner does not know the fingerprint, the request is
+/// repeated with the shapes attached.
 pub(super) async fn ask(
     bridge: &dyn Bridge,
     question: fn(Envelope) -> Request,
@@ -162,17 +164,17 @@ pub(super) async fn ask(
     bridge.request(question(envelope), deadline.saturating_sub(begun.elapsed())).await
 }
 
-/// Asks whoever answers a query over the bridge.
+/// Sends a query over the bridge to a node that answers it.
 pub(super) async fn query_over(bridge: &dyn Bridge, query: Envelope, deadline: Duration) -> Result<Bytes, SendError> {
     let (id, domain, name) = (query.id, query.domain.to_string(), query.name.to_string());
     let answer = ask(bridge, Request::Query, query, deadline).await;
     match told(answer, &domain, &name, id, deadline) {
-        // A query commits nothing, so this is about its answer.
+        // A query commits nothing, so the error concerns its answer.
         Err(SendError::Unknown { source: StoreError::Io { source, .. }, .. }) => {
             Err(SendError::Unanswered { domain, name, reason: source.to_string() })
         }
         Err(SendError::NoOwner { domain, reason: _ }) => {
-            let reason = format!("nobody who answers `{name}` is connected at present");
+            let reason = format!("no node that answers `{name}` is connected");
             Err(SendError::NoOwner { domain, reason })
         }
         told => told,
@@ -183,7 +185,7 @@ fn alone(domain: String) -> SendError {
     SendError::NoOwner { domain, reason: "this node does not own it and has no bridge".to_owned() }
 }
 
-/// What a sender is told if the bridge fails. But for a missing answer, nothing was taken by the broker.
+/// Converts a bridge error for the sender. Unless the reply is missing, the broker has accepted nothing.
 pub(super) fn failed(error: BridgeError, domain: &str, id: MessageId) -> SendError {
     let domain = domain.to_owned();
     match error {
@@ -199,7 +201,7 @@ pub(super) fn failed(error: BridgeError, domain: &str, id: MessageId) -> SendErr
     }
 }
 
-/// What a sender is told about an answer.
+/// Converts the response of a domain's owner for the sender.
 pub(super) fn told(
     answer: Result<Response, BridgeError>,
     domain: &str,
@@ -213,14 +215,14 @@ pub(super) fn told(
         Ok(Response::Refused(refusal)) => Err(match refusal {
             RequestError::Busy => SendError::Busy { domain: owned },
             RequestError::NotHere => {
-                SendError::NoOwner { domain: owned, reason: "the owner stops or has changed".to_owned() }
+                SendError::NoOwner { domain: owned, reason: "the owner is shutting down or has changed".to_owned() }
             }
             RequestError::Full => SendError::Refused(StoreError::Full { at: format!("the store of domain `{owned}`") }),
             RequestError::Unhandled(_) => SendError::Unhandled { domain: owned, name: name.to_owned() },
             RequestError::Undecodable(reason) => SendError::Undecodable { domain: owned, reason },
             RequestError::Shape(reason) => SendError::Shape { domain: owned, reason },
             RequestError::UnknownShape => {
-                let reason = format!("`{name}` has another shape there, and the shapes are too large to be compared");
+                let reason = format!("`{name}` has a different shape there, and the shapes are too large to compare");
                 SendError::Shape { domain: owned, reason }
             }
             RequestError::Conflict => SendError::Conflict,

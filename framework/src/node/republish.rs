@@ -1,12 +1,14 @@
-//! Events that were committed and not published before the node ended: found by asking the broker what it holds.
+//! Republishing: finds events that were committed but not published before the node ended, by asking the broker what
+//! it holds.
 //!
-//! Called when a node begins to carry. It asks in the background, shard by shard: a broker that hangs holds up the events of
-//! the shards that it has not answered for, and nothing else, and health reports it.
+//! Called by the publisher when it starts. Asks in the background, shard by shard: a hanging broker delays the events
+//! of the shards that it has not answered for, and nothing else, and health reports it.
 //!
-//! A crash between a commit and its publication leaves events in the log that the broker never got. Nodes of this framework read
-//! them from the log; other subscribers have the broker alone, so these events are published now. What the broker holds of a
-//! shard decides. If it holds nothing, because it was emptied or everything is older than it keeps, the last [`REPUBLISHED`]
-//! events are published: more would flood it with history, and subscribers drop duplicates by position.
+//! A crash between a commit and its publication leaves events in the log that the broker never received. Nodes of
+//! this framework read them from the log; other subscribers have only the broker, so these events are published now.
+//! The broker's last event of a shard decides. If it holds none, because it was emptied or all events exceed its
+//! retention, the last [`MAX_REPUBLISHED`] events are published: more would flood it with history, and subscribers
+//! drop duplicates by position.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,14 +22,14 @@ use crate::message::ShardId;
 use crate::spawn::{self, Task};
 use crate::telemetry::TARGET;
 
-/// The most events of a shard that are published again at start if the broker holds none of it. More than are ever on their way
-/// to the broker at once.
+/// Most events of a shard that are published again at start if the broker holds none. More than are ever in flight to
+/// the broker at once.
 const REPUBLISHED: u64 = 1024;
-/// How long the broker may take to answer before health reports it.
+/// Time without an answer from the broker after which health reports it.
 const SLOW: Duration = Duration::from_secs(5);
 
-/// Finds for each shard of this thread up to where its events are published, in the background. Shards without history are
-/// known at once.
+/// Finds, in the background, the position up to which the events of each shard of this thread are published. Shards
+/// without history are known at once.
 pub(super) fn ask_what_is_published(share: &Rc<ThreadRuntime>) -> Option<Task> {
     let bridge = Arc::clone(share.definition.bridge.as_ref()?);
     let mut unknown = Vec::new();
@@ -63,11 +65,11 @@ pub(super) fn ask_what_is_published(share: &Rc<ThreadRuntime>) -> Option<Task> {
         let mut asking = std::pin::pin!(asking);
         if tokio::time::timeout(SLOW, &mut asking).await.is_err() {
             let why = format!(
-                "the broker was asked what it holds of the events of {counted} shards and has not answered for all of them: \
+                "the broker has not reported its last events of {counted} shards: \
                  their events are not published yet; check the server"
             );
             if standing.raise(&trouble, why) {
-                tracing::warn!(target: TARGET, "the broker does not say which events it holds; none are published yet");
+                tracing::warn!(target: TARGET, "no answer from the broker about its last events: publishing delayed");
             }
             asking.await;
             standing.resolve(&trouble);
@@ -75,7 +77,7 @@ pub(super) fn ask_what_is_published(share: &Rc<ThreadRuntime>) -> Option<Task> {
     }))
 }
 
-/// Finds up to where the events of a shard are published, whose log reaches up to `position`.
+/// Returns the position up to which the events of a shard are published; its log reaches up to `position`.
 async fn published_before(bridge: &dyn Bridge, id: &ShardId, position: u64) -> u64 {
     match bridge.last_published(id).await {
         Ok(Some(last)) => last.min(position),

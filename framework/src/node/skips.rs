@@ -1,4 +1,6 @@
-//! Lets an operator have a projection skip an event that it cannot project.
+//! Skipping events: lets an operator skip an event that a projection cannot project.
+//!
+//! Called by users on the node and its handle.
 
 use tokio::sync::oneshot;
 
@@ -10,21 +12,21 @@ use crate::projection::{SkipError, SkippedEvent, skipped};
 use crate::router::SendError;
 
 impl Node {
-    /// Skips the event before which a projection is halted, as the node's [health](Self::health) names it: projection, shard and
-    /// position. The projection goes on behind it. The skip is recorded in the store for good, so a view that is rebuilt skips the
-    /// event as well; the event itself stays in its owner's log.
+    /// Skips the event at which a projection is halted; the node's [health](Self::health) names projection, shard and
+    /// position. The projection then continues. The skip is stored permanently, so a rebuilt view skips the event
+    /// too; the event itself stays in its owner's log.
     ///
     /// # Errors
-    /// [`SkipError::NotHalted`] if the projection is not halted there, and nothing was changed; [`SkipError::Store`] if the skip
-    /// could not be recorded, and the projection is still halted.
+    /// [`SkipError::NotHalted`] if the projection is not halted there; nothing was changed. [`SkipError::Store`] if
+    /// the skip could not be stored; the projection is still halted.
     pub async fn skip_event(&self, projection: &str, shard: &ShardId, position: u64) -> Result<(), SkipError> {
         skip(&self.spec, &self.links, projection, shard, position).await
     }
 
-    /// The events that a projection has skipped, oldest first; also of a projection that this program does not host any more.
+    /// Returns the events that a projection has skipped, oldest first, even if this program no longer hosts it.
     ///
     /// # Errors
-    /// [`Error::Store`] if they cannot be read.
+    /// [`Error::Store`] if the skips cannot be read.
     pub async fn skipped_events(&self, projection: &str) -> Result<Vec<SkippedEvent>, Error> {
         list(&self.spec, projection).await
     }

@@ -1,4 +1,7 @@
-//! Who takes events on one thread, from which feeds, and whether everything there is taken.
+//! Event subscriptions of one thread: which actor types and views subscribe to which source, and the idle check over
+//! them.
+//!
+//! Called by the thread's runtime, by the bridge handler for live events, and by the threads with new log heads.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -21,9 +24,9 @@ use crate::relay::{envelope_of, page};
 use crate::store::{SourceKind, StoreError, Watermark};
 use crate::telemetry::TARGET;
 
-/// Actor types that take their events through the same feeds.
+/// Actor types that share their subscriptions.
 pub(super) struct Group {
-    /// By their place in the description.
+    /// Indexes into the definition's actor types.
     types: Vec<usize>,
     pub(super) feeds: BTreeMap<ShardId, Rc<Subscription>>,
 }
@@ -34,7 +37,8 @@ impl Group {
     }
 }
 
-/// Aggregates and sagas share their feeds; whoever may be slow has feeds of its own and holds nobody else back.
+/// Groups the actor types: aggregates and sagas share subscriptions; a possibly slow type has its own and delays no
+/// other.
 pub(super) fn groups(spec: &Arc<NodeDefinition>, host: &ThreadContext) -> Vec<Group> {
     let takes = |at: &usize| spec.actors.get(*at).is_some_and(|hosted| !hosted.takes.is_empty());
     let apart = |at: &usize| spec.actors.get(*at).is_some_and(|hosted| hosted.apart);
@@ -50,7 +54,7 @@ pub(super) fn groups(spec: &Arc<NodeDefinition>, host: &ThreadContext) -> Vec<Gr
         .collect()
 }
 
-/// A feed for each shard of the domains in `taken`.
+/// Creates a subscription for each shard of the subscribed domains.
 fn feeds<'a>(
     spec: &Arc<NodeDefinition>,
     host: &ThreadContext,
@@ -100,7 +104,7 @@ pub(super) async fn views(
 }
 
 impl ThreadRuntime {
-    /// Tells each feed who takes its events and from where, by what the store knows.
+    /// Sets the subscribers of each subscription and where they start, from the store's watermarks.
     pub(super) fn set_takers(&self) {
         let mut known: HashMap<(ShardId, ShardId, Name), u64, FixedState> = HashMap::default();
         for (id, shard) in &self.shards {
@@ -138,7 +142,8 @@ impl ThreadRuntime {
         }
     }
 
-    /// An event that came over the bridge. `done` is called once everyone on this thread who takes it has settled it.
+    /// Delivers an event that arrived over the bridge. `done` is called once all subscribers on this thread have
+    /// settled it.
     pub(super) fn event(&self, event: Envelope, done: Box<dyn FnOnce()>) {
         let feeds = event.origin.as_ref().and_then(|origin| self.subscriptions.get(&origin.shard));
         let Some([feed, others @ ..]) = feeds.map(Vec::as_slice) else {
@@ -148,7 +153,7 @@ impl ThreadRuntime {
         if others.is_empty() {
             return feed.event(event, done);
         }
-        // Dropped, and so called, by the last of them.
+        // The callback is shared: the last subscription to settle the event calls it.
         let all = Rc::new(Cell::new(Some(done)));
         let rest = Rc::new(Cell::new(others.len() + 1));
         for feed in std::iter::once(feed).chain(others) {
@@ -165,7 +170,7 @@ impl ThreadRuntime {
         }
     }
 
-    /// Nobody here takes events of the event's shard. If others of its domain are taken, this program knows of too few shards.
+    /// Reports an event of a shard that this program does not know, although it subscribes to others of the domain.
     fn beyond(&self, event: &Envelope) {
         let Some(source) = event.origin.as_ref().map(|origin| &origin.shard) else { return };
         let Some(shards) = self.definition.sources.get(&source.domain).filter(|shards| source.shard >= **shards) else {
@@ -173,27 +178,27 @@ impl ThreadRuntime {
         };
         let domain = &source.domain;
         let why = format!(
-            "events of shard {} of `{domain}` are not taken: it has {shards} shards as this program knows it, and more in truth",
+            "events of shard {} of `{domain}` are not handled: this program knows {shards} shards, the owner has more; deploy the same shard count",
             source.shard,
         );
         if self.definition.issues.raise(&format!("shards of {domain}"), why) {
-            tracing::error!(target: TARGET, %source, shards, "an event came from a shard that is not known here: it is not taken");
+            tracing::error!(target: TARGET, %source, shards, "event of an unknown shard dropped: it stays in its log");
         }
     }
 
-    /// The log of a source is known to reach up to `position`.
+    /// Records that the log of a source reaches up to `position`.
     pub(super) fn head(&self, source: &ShardId, position: u64) {
         for feed in self.subscriptions.get(source).into_iter().flatten() {
             feed.head(position);
         }
     }
 
-    /// Looks after everything that may be missing; `done` is told once nothing is under way: a number that changes with
-    /// whatever is done here.
+    /// Starts filling what may be missing; `done` receives, once nothing is in flight, a number that changes with any
+    /// work done here.
     pub(super) fn rest(self: &Rc<Self>, done: oneshot::Sender<u64>) {
         self.catch_up();
         let me = Rc::clone(self);
-        crate::spawn::detached(&self.context.user_code, "wait for rest", async move {
+        crate::spawn::detached(&self.context.user_code, "wait until idle", async move {
             me.context.idle.until(|| me.is_at_rest()).await;
             let counts = &me.context.counts;
             let taken: u64 = me.subscriptions.values().flatten().map(|feed| feed.last.get()).sum();
@@ -208,7 +213,7 @@ impl ThreadRuntime {
         let sent = self.send_windows.iter().all(|(id, lanes)| {
             self.shards.get(id).is_none_or(|shard| {
                 let mut heads = shard.reader().outbox_heads();
-                // Nothing leads there; the node's health says so.
+                // Unreachable destinations are reported in the node's health.
                 heads.retain(|(to, ..)| self.is_reachable(to));
                 lanes.is_at_rest(&heads)
             })
@@ -219,20 +224,21 @@ impl ThreadRuntime {
     }
 }
 
-/// Reads events from a log: this node's own, or the owner's over the bridge.
+/// Returns the function that reads events of a source: from this node's own log, or from the owner's over the bridge.
 fn pages(spec: &Arc<NodeDefinition>) -> Pages {
     let spec = Arc::clone(spec);
     Rc::new(move |source, after, limit| {
         let spec = Arc::clone(&spec);
         Box::pin(async move {
             if let Some(reader) = spec.reader(&source) {
-                // Before it is read: what is committed meanwhile may not be among what is read, and is told of anew.
+                // Read before the events: an event committed in between may be missing from the page, and is
+                // announced again.
                 let head = reader.position();
                 let events = page::events(&*reader, after, limit).await.map_err(|error| error.to_string())?;
                 return Ok((events.into_iter().map(|event| envelope_of(&source, event)).collect(), head));
             }
             let Some(bridge) = &spec.bridge else {
-                // Nobody can be asked. The manifest shows that the source has no owner here.
+                // There is no owner to ask. The manifest shows that the source has no owner here.
                 return Ok((Vec::new(), after));
             };
             let limit = u32::try_from(limit).unwrap_or(u32::MAX);
@@ -240,13 +246,13 @@ fn pages(spec: &Arc<NodeDefinition>) -> Pages {
             match bridge.request(asked.clone(), background::ASK).await {
                 Ok(Response::Envelopes(mut page)) if page.envelopes.iter().all(|event| asked.admits(event)) => {
                     if spec.known_owners.find(&**bridge, asked.domain(), page.store).await != KnownOwner::Owner {
-                        return Err("a store answers that does not own it".to_owned());
+                        return Err("answered by a store that does not own the domain".to_owned());
                     }
                     let judged = spec.judged_all(&mut page.envelopes).await;
-                    judged.map_err(|_| "its owner does not say which shapes its events have".to_owned())?;
+                    judged.map_err(|_| "failed to get the shapes of its events from the owner".to_owned())?;
                     Ok((page.envelopes, page.last))
                 }
-                Ok(Response::Envelopes(..)) => Err("its owner answers for somebody else".to_owned()),
+                Ok(Response::Envelopes(..)) => Err("owner returned events of a different shard".to_owned()),
                 Ok(other) => Err(format!("{other:?}")),
                 Err(error) => Err(error.to_string()),
             }

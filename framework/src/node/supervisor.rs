@@ -1,7 +1,7 @@
-//! The supervisor of a thread's background tasks: none of them ends unseen.
+//! Supervisor of a thread's background tasks: no task ends unnoticed.
 //!
-//! Called by the share when it starts. A task that ends while its node works is logged, counted in
-//! [`Metrics::failed_tasks`](super::Metrics), and named in the node's health. It is started again if nothing is lost by that.
+//! Called by the thread's runtime when it starts. A task that ends while its node works is logged, counted in
+//! [`Metrics::failed_tasks`](super::Metrics) and named in the node's health. It is restarted if that loses nothing.
 
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -13,19 +13,20 @@ use crate::store::StoreError;
 use crate::telemetry::TARGET;
 use crate::user_code::caught;
 
-/// After what time a task that was started again counts as well.
+/// Uptime after which a restarted task counts as healthy again.
 const WELL: Duration = Duration::from_secs(10);
 
-/// What follows when a task has ended unexpectedly.
+/// Reaction to a task that ended unexpectedly.
 #[derive(Clone, Copy)]
 pub(super) enum Restart {
-    /// It is started again after this was put in order; the node is not ready until it has run for a while.
+    /// Restarted after this cleanup has run. The node is not ready until the task has run for a while.
     After(fn(&Rc<ThreadRuntime>)),
-    /// What it had begun is lost: the node is not live any more, and callers are told that the outcome is unknown.
+    /// Not restarted, because the task's unfinished work is lost: the node is no longer live, and callers are told
+    /// that the outcome is unknown.
     Never,
 }
 
-/// Starts a background task of a thread and looks after it.
+/// Starts and supervises a background task of a thread.
 pub(super) fn supervise<F: Future<Output = ()> + 'static>(
     share: &Rc<ThreadRuntime>,
     name: &'static str,
@@ -53,7 +54,7 @@ pub(super) fn supervise<F: Future<Output = ()> + 'static>(
                     }
                 }
             };
-            // A node that is already broken ends its tasks itself; its first reason stays.
+            // A node that is already broken ends its tasks itself; its first reason is kept.
             let ends = |share: &Rc<ThreadRuntime>| {
                 share.has_ended.get() || share.context.stopped.get() || share.definition.broken.lock().is_some()
             };
@@ -62,7 +63,7 @@ pub(super) fn supervise<F: Future<Output = ()> + 'static>(
             share.context.counts.failed_tasks.one();
             let reason = format!("task `{name}` of thread {} failed: {error}", share.index);
             let Restart::After(put_in_order) = restart else {
-                tracing::error!(target: TARGET, task = name, thread = share.index, error, "task failed: start the node again");
+                tracing::error!(target: TARGET, task = name, thread = share.index, error, "task failed: restart the node");
                 *share.definition.broken.lock() = Some(reason);
                 share.context.stopped.set(true);
                 share.context.fail_pending_commits(&StoreError::Closed);
@@ -71,7 +72,7 @@ pub(super) fn supervise<F: Future<Output = ()> + 'static>(
             if begun.elapsed() >= WELL {
                 wait = FIRST;
             }
-            tracing::error!(target: TARGET, task = name, thread = share.index, error, ?wait, "task failed: it is started again");
+            tracing::error!(target: TARGET, task = name, thread = share.index, error, ?wait, "task failed: restarting");
             share.definition.issues.raise(&what(&share), reason);
             drop(share);
             tokio::time::sleep(wait).await;

@@ -1,4 +1,9 @@
-//! One thread's share of a node: its shards with all that belongs to them, wired.
+//! Thread runtime: one thread's shards with everything wired to them.
+//!
+//! Created by the builder, one per thread; runs until the node ends. Its methods are in the files of their concern:
+//! [`receive_windows`](super::receive_windows), [`subscriptions`](super::subscriptions),
+//! [`confirmations`](super::confirmations) and [`gaps`](super::gaps). All state here is `Rc` and `Cell`: other
+//! threads reach it only through jobs.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -29,33 +34,33 @@ use crate::user_code::{caught, user_code};
 
 pub(super) type Endpoints = HashMap<(Name, Name), Rc<dyn ActorEndpoint>, FixedState>;
 
-/// One thread's share of a node.
+/// One thread of a node.
 pub(super) struct ThreadRuntime {
     pub(super) definition: Arc<NodeDefinition>,
     pub(super) index: usize,
     pub(super) threads: ThreadHandles,
     pub(super) context: Rc<ThreadContext>,
     pub(super) shards: BTreeMap<ShardId, Rc<OwnedShard>>,
-    /// By domain and actor type.
+    /// Endpoints by domain and actor type.
     pub(super) endpoints: Endpoints,
-    /// By domain and command.
+    /// Endpoints by domain and command.
     commands: Endpoints,
-    /// The doors of typed commands.
+    /// Endpoints of typed commands.
     pub(super) routes: Rc<LocalRoutes>,
     pub(super) receive_windows: RefCell<ReceiveWindows>,
-    /// Everyone's feeds, by source shard.
+    /// All subscriptions, by source shard.
     pub(super) subscriptions: BTreeMap<ShardId, Vec<Rc<Subscription>>>,
     pub(super) groups: Vec<Group>,
     pub(super) views: Vec<Rc<dyn ViewEndpoint>>,
-    /// The last position of each shard when it was opened: what comes behind it is told to others as it comes.
+    /// Last position of each shard when it was opened. Events behind it are announced as they are committed.
     pub(super) history: BTreeMap<ShardId, u64>,
-    /// The relay is at work.
+    /// The relay task is working.
     pub(super) relaying: Cell<bool>,
     pub(super) publisher: Rc<Publisher>,
     pub(super) send_windows: BTreeMap<ShardId, Rc<SendWindows>>,
-    /// What other services' shards are to be told: how far this node's have committed what they sent.
+    /// Watermarks still to be confirmed to shards of other services.
     pub(super) told: RefCell<BTreeMap<(ShardId, ShardId), u64>>,
-    /// Notes about what was never sent, whose destinations are being asked.
+    /// Destinations that sent a note although nothing was sent to them, while they are queried.
     pub(super) strangers: RefCell<BTreeSet<(ShardId, ShardId)>>,
     pub(super) tasks: RefCell<Vec<Task>>,
     ended: Notify,
@@ -64,7 +69,7 @@ pub(super) struct ThreadRuntime {
 }
 
 impl ThreadRuntime {
-    /// Opens the shards of this thread and hangs the doors in. Nothing runs yet.
+    /// Opens the shards of this thread and installs the endpoints. No task runs yet.
     pub(super) async fn open(
         spec: Arc<NodeDefinition>,
         index: usize,
@@ -120,7 +125,7 @@ impl ThreadRuntime {
         let groups = groups(&spec, &host);
         let views = views(&spec, index, &host).await?;
         let routes = Rc::new(routes);
-        // With several threads a key may live on another one, and whoever sends must look where.
+        // With several threads a key may be on another one, so a sender must route by key.
         if spec.shares() == 1 {
             Rc::clone(&routes).publish(spec.id);
         }
@@ -163,7 +168,7 @@ impl ThreadRuntime {
         Ok(share)
     }
 
-    /// Does what is sent to this thread until the share ends.
+    /// Runs the jobs sent to this thread until it ends.
     pub(super) async fn run(self: Rc<Self>, jobs: mpsc::UnboundedReceiver<ThreadJob>) {
         if let Err(panicked) = caught(self.work(jobs)).await {
             self.context.user_code.failed("thread", panicked.text());
@@ -179,7 +184,7 @@ impl ThreadRuntime {
                 biased;
                 () = self.ended.notified() => return,
                 job = jobs.recv() => match job {
-                    // Whoever waits for it is told that it was stopped: what it holds is dropped.
+                    // A panicking job drops its reply channel, so its caller learns that it was stopped.
                     Some(job) => match user_code(|| job(self)) {
                         Ok(()) => self.context.user_code.goes_on("link"),
                         Err(panicked) => self.context.user_code.failed("link", panicked.text()),
@@ -190,10 +195,10 @@ impl ThreadRuntime {
         }
     }
 
-    /// Starts what works in the background.
+    /// Starts the background tasks.
     pub(super) fn go(self: &Rc<Self>) {
         let mut running = self.tasks.borrow_mut();
-        // A panic in `release` loses what it was about to tell: callers would wait for ever.
+        // A panic here loses the completions in progress: their callers would wait forever.
         running.push(supervise(self, "release", Restart::Never, background::release));
         running.push(supervise(self, "relay", Restart::After(ThreadRuntime::relay_again), background::relay));
         if self.definition.bridge.is_some() {
@@ -202,7 +207,7 @@ impl ThreadRuntime {
         running.push(supervise(self, "timers", Restart::After(|_| {}), timers::fire));
         running.push(supervise(self, "sweep", Restart::After(|_| {}), background::sweep));
         drop(running);
-        // Those who have sent to this node before are told that it is back.
+        // Peers that have sent to this node before learn that it is back.
         for (to, shard) in &self.shards {
             for mark in shard.reader().watermarks() {
                 let abroad = self.definition.bridge.is_some() && !self.owns(&mark.source.shard);
@@ -211,12 +216,13 @@ impl ThreadRuntime {
                 }
             }
         }
-        // Before anything new: what waits in the log for a key is older.
+        // Before anything new: messages recorded in the log for a key are older.
         self.endpoints.values().for_each(|door| door.deliver_deferred());
         self.catch_up();
     }
 
-    /// Hands everything on again that a failed relay may have taken and not handed on: receivers know what they have.
+    /// Restarts the relay, which may have lost what it was forwarding. Everything is forwarded again; receivers drop
+    /// duplicates.
     fn relay_again(self: &Rc<Self>) {
         self.relaying.set(false);
         self.publisher.failed();
@@ -226,7 +232,7 @@ impl ThreadRuntime {
         self.catch_up();
     }
 
-    /// Looks after everything that may be missing or waiting.
+    /// Checks everything that may be missing or waiting.
     pub(super) fn catch_up(&self) {
         for feed in self.subscriptions.values().flatten() {
             feed.fill();
@@ -237,17 +243,18 @@ impl ThreadRuntime {
         self.context.timers.notify_one();
     }
 
-    /// Whether a shard is of this node.
+    /// Returns whether a shard belongs to this node.
     pub(super) fn owns(&self, shard: &ShardId) -> bool {
         self.definition.owns(&shard.domain).is_some()
     }
 
-    /// Returns whether a way leads to a shard: it is of this node, or there is a bridge.
+    /// Returns whether a shard can be reached: it belongs to this node, or there is a bridge.
     pub(super) fn is_reachable(&self, shard: &ShardId) -> bool {
         self.definition.bridge.is_some() || self.owns(shard)
     }
 
-    /// Says which messages of a shard's outbox no way leads for. They stay there until the node is started with one.
+    /// Reports messages of a shard's outbox that cannot be forwarded. They stay there until the node starts with a
+    /// route to them.
     pub(super) fn report_unreachable(&self, from: &ShardId, heads: &[(ShardId, u64, u64)]) {
         for (to, ..) in heads.iter().filter(|(to, done, head)| done < head && !self.is_reachable(to)) {
             let domain = &to.domain;
@@ -255,13 +262,13 @@ impl ThreadRuntime {
                 "messages to `{domain}` stay in the outbox: this node does not host that domain and has no bridge. \
                  Host it, or start the node with a bridge to the service that does"
             );
-            if self.definition.issues.raise(&format!("no way to {domain}"), why) {
-                tracing::error!(target: TARGET, %from, %domain, "no way leads to a domain that messages were sent to: they stay in the outbox");
+            if self.definition.issues.raise(&format!("no route to {domain}"), why) {
+                tracing::error!(target: TARGET, %from, %domain, "no route to domain: messages stay in the outbox");
             }
         }
     }
 
-    /// Whether everything that was committed is on its way.
+    /// Returns whether everything committed has been forwarded.
     pub(super) fn is_relayed(&self) -> bool {
         let left = self.definition.bridge.is_none() || self.publisher.is_at_rest();
         !self.relaying.get() && self.context.is_clean() && left
@@ -276,10 +283,11 @@ impl ThreadRuntime {
         found.cloned().or_else(|| self.unrouted(domain))
     }
 
-    /// Gives a command from outside to its actor.
+    /// Delivers a command from outside to its actor.
     pub(super) fn outside(&self, mut envelope: Envelope, settle: Completion) {
         if let Some(deadline) = envelope.deadline {
-            // The sender wrote it by its own clock. How long it waits is known all the same: both times are of that clock.
+            // The sender wrote the deadline by its own clock. The remaining time is still known: both timestamps are
+            // of that clock.
             let now = self.context.ids.clock().now();
             if now <= deadline.after(CLOCKS_DIFFER) {
                 envelope.deadline = Some(now.after(deadline.since(envelope.time)));
@@ -293,9 +301,9 @@ impl ThreadRuntime {
         }
     }
 
-    /// Gives a message to the actor with its key, by actor type.
+    /// Delivers a message of the node itself to the actor with its key, by actor type.
     pub(super) fn inside(&self, actor: &Name, work: Action, envelope: Envelope, settle: Completion) {
-        // A timer's document may be of another domain than its actor.
+        // A timer's document may belong to another domain than its actor.
         let domain = envelope.to.as_ref().map_or(&envelope.domain, |to| &to.domain).clone();
         match self.endpoints.get(&(domain, actor.clone())) {
             Some(door) => door.deliver(Delivery::new(work, envelope, DedupKey::Internal, settle)),
@@ -303,7 +311,7 @@ impl ThreadRuntime {
         }
     }
 
-    /// Opens the shards again after a commit has failed: everything uncommitted is forgotten, here and in memory.
+    /// Reopens the shards after a failed commit. Discards all uncommitted state, in the store and in memory.
     pub(super) async fn recover(self: &Rc<Self>) -> Result<(), StoreError> {
         self.forget();
         for (id, cell) in &self.shards {
@@ -325,7 +333,7 @@ impl ThreadRuntime {
     }
 
     fn forget(&self) {
-        // The views keep theirs: what they have taken is committed, whatever has failed.
+        // Views keep their subscriptions: their events are committed, whatever has failed.
         for feed in self.groups.iter().flat_map(|group| group.feeds.values()) {
             feed.close();
         }
@@ -339,7 +347,7 @@ impl ThreadRuntime {
         }
     }
 
-    /// Tells the store how far this thread has come with what came in and what went out.
+    /// Stores the watermarks of received and sent messages that the store does not know yet.
     pub(super) fn store_floors(&self, at_least: u64) {
         for (_, feed, _) in self.groups.iter().flat_map(Group::each) {
             for (shard, source, through) in feed.unstored() {
@@ -366,7 +374,7 @@ impl ThreadRuntime {
         }
     }
 
-    /// Takes nothing new in; `done` is told when nothing is in flight any more and what was committed is handed on.
+    /// Stops accepting messages. `done` is notified once nothing is in flight and everything committed is forwarded.
     pub(super) fn drain(self: &Rc<Self>, done: oneshot::Sender<()>) {
         self.context.draining.set(true);
         self.context.drain_started.notify_waiters();
@@ -378,7 +386,7 @@ impl ThreadRuntime {
         let me = Rc::clone(self);
         crate::spawn::detached(&self.context.user_code, "drain", async move {
             me.context.idle.until(|| me.context.is_idle()).await;
-            // What these turns have left behind leaves before the node takes leave of the bridge.
+            // Messages that these turns have sent must leave before the node detaches the bridge.
             me.context.idle.until(|| me.is_relayed()).await;
             me.confirm_notes().await;
             me.store_floors(1);
@@ -389,18 +397,18 @@ impl ThreadRuntime {
         });
     }
 
-    /// Ends at once: tasks, doors, actors.
+    /// Ends at once: tasks, endpoints, actors.
     pub(super) fn end(&self) {
         if self.has_ended.replace(true) {
             return;
         }
         self.context.stopped.set(true);
-        // What waits for the end of a back-off holds on to the store.
+        // Actors waiting in a back-off hold the store.
         self.context.drain_started.notify_waiters();
         LocalRoutes::withdraw(self.definition.id);
         let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
         drop(tasks);
-        // Before anything is dropped: who waits for a commit must not be told that nothing was done.
+        // Before anything is dropped: a caller waiting for a commit must not be told that nothing was done.
         self.context.fail_pending_commits(&StoreError::Closed);
         self.forget();
         for view in &self.views {
@@ -411,13 +419,14 @@ impl ThreadRuntime {
     }
 }
 
-/// Whatever ends a thread's work without letting it end itself, as a runtime that is dropped: its routes must not stay behind.
+/// Covers a thread that is dropped without ending itself, for instance with its runtime: its routes must not stay
+/// behind.
 impl Drop for ThreadRuntime {
     fn drop(&mut self) {
         LocalRoutes::withdraw(self.definition.id);
     }
 }
 
-/// How far the clocks of two nodes may differ before a deadline is taken for passed that is not: 5 minutes, as Kerberos has it
-/// (RFC 4120).
+/// Largest clock difference between two nodes: a deadline further in the past counts as missed. 5 minutes, as in
+/// Kerberos (RFC 4120).
 const CLOCKS_DIFFER: Duration = Duration::from_secs(300);

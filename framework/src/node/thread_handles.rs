@@ -1,8 +1,8 @@
-//! The ways onto the threads of a node, and what may wait on them.
+//! Handles to the threads of a node: send jobs there, with bounds on what may be queued.
 //!
-//! Called by clients, by the bridge's door and by the threads themselves. Calls nothing but the jobs. What goes by here is bounded:
-//! messages of actors by the windows of their lanes, what the bridge brings by its own windows, what callers ask by count and by
-//! bytes, and what only says how far a log reaches is one entry for each shard.
+//! Called by clients, by the bridge handler and by the threads themselves. Everything queued here is bounded:
+//! messages of actors by their send windows, messages of the bridge by its own windows, commands of callers by count
+//! and by bytes, and log heads by one entry per shard.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,28 +16,28 @@ use super::definition::NodeDefinition;
 use super::thread::ThreadRuntime;
 use crate::message::ShardId;
 
-/// How many payload bytes of what callers ask may wait for a thread before more is answered `Busy`. One that is asked alone may have
-/// more. A thread takes what waits within microseconds unless user code blocks it, and then this is what piles up.
+/// Most payload bytes that callers may have queued for one thread; more is refused as `Busy`. A single job may exceed
+/// it. A thread takes its jobs within microseconds unless user code blocks it, and then the queue fills up.
 const ASKED_BYTES: usize = 64 << 20;
 
-/// Something to be done on a thread of the node.
+/// Job for a thread of the node.
 pub(super) type ThreadJob = Box<dyn FnOnce(&std::rc::Rc<ThreadRuntime>) + Send>;
 
-/// The ways onto the threads of a node.
+/// Handles to all threads of a node.
 #[derive(Clone)]
 pub(super) struct ThreadHandles {
     threads: Vec<Link>,
-    /// How many callers may wait for a thread.
+    /// Most callers that may be queued for a thread.
     room: usize,
 }
 
-/// The way onto one thread.
+/// Handle to one thread.
 #[derive(Clone)]
 struct Link {
     sender: mpsc::UnboundedSender<ThreadJob>,
-    /// What callers wait for the thread to look at.
+    /// Jobs of callers that the thread has not taken yet.
     waiting: Arc<Waiting>,
-    /// How far logs are known to reach, until the thread looks.
+    /// Known log heads that the thread has not taken yet.
     heads: Arc<Mutex<BTreeMap<ShardId, u64>>>,
 }
 
@@ -47,11 +47,11 @@ struct Waiting {
     bytes: AtomicUsize,
 }
 
-/// The place of one caller among those that wait; given back whatever becomes of its job.
+/// Permit of one queued caller; released when its job is taken or dropped.
 struct Place(Arc<Waiting>, usize);
 
 impl Waiting {
-    /// A place for so many bytes, if there is room.
+    /// Acquires a permit for a job of that many bytes, if the bounds allow it.
     fn place(self: &Arc<Self>, room: usize, bytes: usize) -> Option<Place> {
         let asked = self.asked.fetch_add(1, Ordering::Relaxed);
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -73,13 +73,13 @@ impl ThreadHandles {
         Self { threads: senders.into_iter().map(link).collect(), room }
     }
 
-    /// Does `job` on a thread; `false` if the node has ended.
+    /// Runs `job` on a thread; `false` if the node has ended.
     pub(super) fn run(&self, share: usize, job: ThreadJob) -> bool {
         self.threads.get(share).is_some_and(|link| link.sender.send(job).is_ok())
     }
 
-    /// The same for callers, of whom nobody says how many there are and how much they ask; `false` if as many as may, or as many
-    /// bytes, wait for the thread already.
+    /// As [`run`](Self::run), for callers, whose number and payloads are not bounded otherwise. Returns `false` if
+    /// the bound of queued callers or bytes is reached.
     pub(super) fn ask(
         &self,
         share: usize,
@@ -99,8 +99,8 @@ impl ThreadHandles {
         true
     }
 
-    /// Tells every thread that the log of a shard reaches up to `position`. A thread that has not looked since it was last told looks
-    /// once at all of it.
+    /// Announces to every thread that the log of a shard reaches up to `position`. Announcements are merged until the
+    /// thread takes them, so a blocked thread has at most one entry per shard.
     pub(super) fn head(&self, source: &ShardId, position: u64) {
         for (share, link) in self.threads.iter().enumerate() {
             let mut heads = link.heads.lock();
@@ -121,12 +121,12 @@ impl ThreadHandles {
         }
     }
 
-    /// A thread that does nothing any more though the node goes on, if there is one.
+    /// Returns a thread that has ended although the node runs, if any.
     pub(super) fn ended(&self) -> Option<usize> {
         self.threads.iter().position(|link| link.sender.is_closed())
     }
 
-    /// Does the same on every thread.
+    /// Runs a job on every thread.
     pub(super) fn run_all(&self, job: impl Fn(&std::rc::Rc<ThreadRuntime>) + Clone + Send + 'static) {
         for share in 0..self.threads.len() {
             let job = job.clone();
@@ -134,7 +134,7 @@ impl ThreadHandles {
         }
     }
 
-    /// Waits until every thread is at rest: a number for each that changes with whatever is done there.
+    /// Waits until every thread is idle. Returns a number per thread that changes with any work done there.
     pub(super) async fn at_rest(&self) -> Vec<u64> {
         let mut waits = Vec::new();
         for share in 0..self.threads.len() {
@@ -149,7 +149,7 @@ impl ThreadHandles {
         done
     }
 
-    /// Takes nothing new in and waits until what was begun is finished, `limit` at most.
+    /// Stops accepting messages and waits until everything in progress is finished, for at most `limit`.
     pub(super) async fn drain(&self, spec: &NodeDefinition, limit: Duration) {
         spec.draining.store(true, Ordering::Relaxed);
         let drained = async {
@@ -164,11 +164,11 @@ impl ThreadHandles {
             }
         };
         if tokio::time::timeout(limit, drained).await.is_err() {
-            tracing::warn!(target: crate::telemetry::TARGET, "the node did not finish its turns in time");
+            tracing::warn!(target: crate::telemetry::TARGET, "turns not finished in time: stopping anyway");
         }
     }
 
-    /// Ends every thread's share.
+    /// Ends every thread's runtime.
     pub(super) async fn end(&self) {
         let mut waits = Vec::new();
         for share in 0..self.threads.len() {
@@ -206,7 +206,7 @@ mod tests {
     fn what_callers_ask_is_bounded_in_bytes() {
         let (sender, mut jobs) = mpsc::unbounded_channel();
         let links = ThreadHandles::new(vec![sender], 100);
-        assert!(links.ask(0, 2 * ASKED_BYTES, |_| {}), "one alone may be larger");
+        assert!(links.ask(0, 2 * ASKED_BYTES, |_| {}), "a single job may exceed the bound");
         assert!(!links.ask(0, 1, |_| {}));
         drop(jobs.try_recv().unwrap());
         for _ in 0..64 {

@@ -1,8 +1,8 @@
-//! The task that fires timers when they are due.
+//! Timer task: fires due timers.
 //!
-//! Called by the thread's share, woken by turns that set a timer. Asks the store for one page at a time, by actor type, behind
-//! the place up to which it has fired: what was fired and is not settled yet, and timers of types that are not hosted, cost
-//! nothing. It goes by the node's [steady time](crate::clock::MonotonicTime), which no jump of the wall clock changes.
+//! Started by the thread's runtime; notified by turns that set a timer. Reads one page at a time from the store, by
+//! actor type, behind a cursor: fired but unsettled timers, and timers of types that are not hosted, cost nothing.
+//! Uses the node's [monotonic time](crate::clock::MonotonicTime), which ignores jumps of the wall clock.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};
@@ -21,14 +21,14 @@ use crate::router::{Action, Outcome};
 use crate::store::{Timer, TimerCursor};
 use crate::telemetry::TARGET;
 
-/// How many timers of a thread are fired and not settled, unless they take long. More wait in the store, so that messages are
-/// handled in between however many are due.
+/// Most fired, unsettled timers of a thread, not counting long-running ones. More stay in the store, so that messages
+/// are handled in between however many are due.
 const IN_FLIGHT: usize = 256;
-/// After what time a timer that is not settled takes long: its key is stuck, and others must not wait for it.
+/// Time after which an unsettled timer is long-running: its key is stuck, and others must not wait for it.
 const LONG: Duration = Duration::from_secs(1);
-/// How long a timer waits that could not be delivered.
+/// Time after which an undelivered timer is fired again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How often every shard is looked at, and the timers of unknown types are counted.
+/// Interval at which every shard is checked and the timers of unknown types are counted.
 const LOOK: Duration = Duration::from_secs(30);
 
 /// Fires the timers of a thread's shards.
@@ -39,7 +39,7 @@ pub(super) async fn fire(share: Weak<ThreadRuntime>) {
         let Some(share) = share.upgrade() else { return };
         let host = Rc::clone(&share.context);
         if queues.generation != host.generation.get() {
-            // The shards were opened again: places are others, and what was fired was answered.
+            // The shards were reopened: cursors are invalid, and all fired timers have an outcome.
             queues = Queues::of(&share);
             look = instant();
         }
@@ -62,35 +62,35 @@ fn earlier(one: Option<Instant>, other: Instant) -> Instant {
     one.map_or(other, |one| one.min(other))
 }
 
-/// The timers of one shard.
+/// Timers of one shard.
 struct Queue {
     id: ShardId,
     cell: Rc<OwnedShard>,
-    /// The hosted actor types, each with the place up to which its timers were fired.
+    /// Hosted actor types, each with the cursor up to which its timers were fired.
     actors: Vec<(Name, TimerCursor)>,
 }
 
-/// The timers of a thread, of one generation of its shards.
+/// Timers of a thread, for one generation of its shards.
 struct Queues {
     generation: u64,
     queues: Vec<Queue>,
     fired: Rc<Fired>,
-    /// Which shard comes first at the next look, so that none waits for the others.
+    /// Index of the shard to read first next time, so that none starves.
     first: usize,
 }
 
-/// A timer: the shard and the actor type by their numbers, and its place.
+/// Identifies a timer: index of the shard, index of the actor type, cursor.
 type At = (usize, usize, TimerCursor);
 
-/// The timers that were fired and are not settled.
+/// Timers that were fired and are not settled.
 #[derive(Default)]
 struct Fired {
     open: RefCell<HashSet<At, FixedState>>,
-    /// Those that could not be delivered: fired again.
+    /// Undelivered timers, to be fired again.
     again: RefCell<Vec<At>>,
-    /// How many of them do not take long yet.
+    /// Number of unsettled timers that are not long-running.
     fresh: Cell<usize>,
-    /// More are due than there was room for.
+    /// More timers are due than the bound allows.
     is_full: Cell<bool>,
     batches: RefCell<VecDeque<(Instant, Rc<Batch>)>>,
 }
@@ -99,12 +99,12 @@ struct Fired {
 #[derive(Default)]
 struct Batch {
     open: Cell<usize>,
-    /// It takes long, and is not counted any more.
+    /// Long-running: no longer counted against the bound.
     late: Cell<bool>,
 }
 
 impl Fired {
-    /// Forgets to count what takes long; when the next batch will.
+    /// Stops counting long-running batches; returns when the next batch becomes one.
     fn expire(&self) -> Option<Duration> {
         let now = instant();
         let mut batches = self.batches.borrow_mut();
@@ -126,7 +126,7 @@ impl Fired {
         if !batch.late.get() {
             self.fresh.set(self.fresh.get().saturating_sub(1));
         }
-        // Half of the room at once: a page is not read for each timer.
+        // Waits until half of the bound is free: a page is not read for each timer.
         if self.is_full.get() && self.fresh.get() <= IN_FLIGHT.min(host.settings.in_flight) / 2 {
             self.is_full.set(false);
             host.timers.notify_one();
@@ -144,7 +144,7 @@ impl Queues {
         Self { generation: share.context.generation.get(), queues: queues.collect(), fired: Rc::default(), first: 0 }
     }
 
-    /// Lets every shard be asked for its next timer, and says which timers nothing here takes.
+    /// Makes every shard report its next timer, and reports timers without a hosted actor type.
     fn look_at_all(&self, share: &ThreadRuntime) {
         let mut unknown = std::collections::BTreeMap::<(Name, Name), usize>::new();
         for queue in &self.queues {
@@ -163,17 +163,17 @@ impl Queues {
                 continue;
             }
             let why = format!(
-                "{count} timers of unknown actor type `{actor}` in domain `{domain}` on thread {}: they stay set and never \
-                 fire; host the type again, or leave them",
+                "{count} timers of unknown actor type `{actor}` in domain `{domain}` on thread {}: they never \
+                 fire; host the type again, or ignore them",
                 share.index,
             );
             if share.definition.issues.note(&what, why) {
-                tracing::warn!(target: TARGET, %domain, %actor, count, "timers of an actor type that is not hosted never fire");
+                tracing::warn!(target: TARGET, %domain, %actor, count, "timers of an actor type that is not hosted: they never fire");
             }
         }
     }
 
-    /// Fires what is due and there is room for; how long to wait for the next.
+    /// Fires due timers within the bound; returns the time until the next.
     fn fire(&mut self, share: &Rc<ThreadRuntime>) -> Option<Duration> {
         let now = share.context.monotonic.now();
         self.step_back();
@@ -214,13 +214,13 @@ impl Queues {
         }
         self.fired.is_full.set(is_full);
         if is_full {
-            // There is no room: settled timers wake this task, and those that take long stop counting.
+            // The bound is reached: settled timers notify this task, and long-running ones stop counting.
             return Some(expires.unwrap_or(LONG));
         }
         self.queues.iter().filter_map(|queue| queue.cell.next_timer.get()).min().map(|next| next.since(now))
     }
 
-    /// Steps back to timers that were set behind the place that was reached, and to those that were not delivered.
+    /// Moves cursors back to timers that were set behind them, and to undelivered ones.
     fn step_back(&mut self) {
         for queue in &mut self.queues {
             if let Some(due) = queue.cell.earliest_set_timer.take() {
@@ -239,14 +239,14 @@ impl Queues {
     }
 }
 
-/// Gives a timer to its actor.
+/// Delivers a timer to its actor.
 fn deliver(share: &Rc<ThreadRuntime>, id: &ShardId, timer: Timer, at: At, fired: &Rc<Fired>, batch: &Rc<Batch>) {
     let label = format!("timer/{}/{}/{}/{}", timer.actor, timer.key, timer.name, timer.turn);
     // A document of another domain is stored under both names.
     let (domain, name) = timer_parts(&timer.name);
     let domain = domain.map_or_else(|| Ok(id.domain.clone()), Name::new);
     let (Ok(domain), Ok(name)) = (domain, Name::new(name)) else {
-        tracing::error!(target: TARGET, timer = %label, "a timer with an invalid name never fires");
+        tracing::error!(target: TARGET, timer = %label, "timer has an invalid name: it never fires");
         return fired.settled(at, batch, &share.context);
     };
     let message = MessageId::of_timer(&id.domain, &label);
@@ -262,10 +262,11 @@ fn deliver(share: &Rc<ThreadRuntime>, id: &ShardId, timer: Timer, at: At, fired:
     };
     let (fired, batch, host) = (Rc::clone(fired), Rc::clone(batch), Rc::clone(&share.context));
     let settle = Box::new(move |outcome| match outcome {
-        // The turn has cleared it. If it is still set, another node has taken the shard over and set it: it fires there.
+        // The turn has cleared it. If it is still set, another node has taken over the shard and set it: it fires
+        // there.
         Outcome::Done(..) | Outcome::DeadLetter(_) => fired.settled(at, &batch, &host),
-        // The shard is being opened again, or the node stops.
-        _ => crate::spawn::detached(&Arc::clone(&host.user_code), "fire a timer again", async move {
+        // The shard is being reopened, or the node is shutting down.
+        _ => crate::spawn::detached(&Arc::clone(&host.user_code), "retry a timer", async move {
             tokio::time::sleep(AGAIN).await;
             fired.settled(at, &batch, &host);
             fired.again.borrow_mut().push(at);

@@ -1,4 +1,4 @@
-//! What the node knows of a projection: how it is started, given events, asked and put to rest.
+//! Projection endpoint: how the node starts, feeds, queries and stops a projection.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -22,48 +22,49 @@ use crate::router::{ActorCard, Completion, Outcome, PeerShapes};
 use crate::store::{Store, StoreError};
 use crate::user_code::UserCode;
 
-/// A projection before it is started.
+/// A projection type before it is started.
 pub(crate) trait ViewType: Send + Sync {
-    /// What it takes and answers.
+    /// Returns the events and queries of the projection.
     fn card(&self) -> ActorCard;
 
-    /// Reads the stored view and starts the actor on this thread. It takes nothing before its feeds are filled.
+    /// Loads the stored view and starts the actor on this thread. No event arrives before its subscriptions are filled.
     fn open(&self, context: ViewContext) -> LocalBoxFuture<'static, Result<Rc<dyn ViewEndpoint>, StoreError>>;
 }
 
-/// What a projection works with.
+/// Dependencies of a projection.
 pub(crate) struct ViewContext {
     pub(crate) name: Name,
     pub(crate) store: Arc<dyn Store>,
-    /// A feed for each source shard, for this projection alone: one that is slow, or rebuilt, holds nobody else back.
+    /// A subscription for each source shard, for this projection alone: a slow or rebuilding projection delays no
+    /// other.
     pub(crate) feeds: BTreeMap<ShardId, Rc<Subscription>>,
     pub(crate) retry: Retry,
     pub(crate) ids: IdSource,
     pub(crate) code: Arc<UserCode>,
     pub(crate) standing: Arc<HealthIssues>,
-    /// The known shapes of other services.
+    /// Known shapes of other services.
     pub(crate) shapes: Arc<PeerShapes>,
-    /// Whether work may be done on threads of its own; not in a simulation.
+    /// Whether helper threads may be started; false in a simulation.
     pub(crate) has_threads: bool,
-    /// How many queries may wait for an answer.
+    /// Most queries that may wait for an answer.
     pub(crate) queries: usize,
 }
 
 /// A projection on its thread.
 pub(crate) trait ViewEndpoint {
-    /// Its feeds.
+    /// Returns its subscriptions.
     fn feeds(&self) -> &BTreeMap<ShardId, Rc<Subscription>>;
 
     /// Answers a query.
     fn query(&self, envelope: Envelope, settle: Completion);
 
-    /// Skips the event before which the projection is halted.
+    /// Skips the event at which the projection is halted.
     fn skip(&self, shard: ShardId, position: u64) -> LocalBoxFuture<'static, Result<(), SkipError>>;
 
-    /// Takes nothing more and saves the view.
+    /// Stops accepting events and saves the view.
     fn drain(&self) -> LocalBoxFuture<'static, ()>;
 
-    /// Takes nothing more.
+    /// Stops accepting events.
     fn end(&self);
 }
 
@@ -86,7 +87,7 @@ impl<P: Projection> ViewType for ProjectionType<P> {
             let epoch = context.store.claim_view(&context.name).await?;
             let restored = restore::<P>(&context).await?;
             let skips = skipped(&*context.store, &context.name).await?;
-            // How far the logs of this store reach: a view that is built anew answers only once it has come that far.
+            // End of this store's logs: a rebuilt view answers only once it has come that far.
             let mut heads = BTreeMap::new();
             for shard in context.feeds.keys() {
                 if let Some(log) = context.store.read(shard).await? {
@@ -120,7 +121,7 @@ pub(super) struct Asking {
     pub(super) _place: Place,
 }
 
-/// A query's place among those that wait.
+/// Permit of one waiting query.
 pub(super) struct Place(Rc<Cell<usize>>);
 
 impl Drop for Place {
@@ -129,10 +130,10 @@ impl Drop for Place {
     }
 }
 
-/// The view is to be saved; whoever sent it is told.
+/// Request to save the view; the sender is notified.
 pub(super) struct SaveNow(pub(super) oneshot::Sender<()>);
 
-/// An event is to be skipped.
+/// Request to skip an event.
 pub(super) struct SkipNow {
     pub(super) shard: ShardId,
     pub(super) position: u64,

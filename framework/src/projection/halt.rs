@@ -1,4 +1,4 @@
-//! Halts a source shard of a projection before an event that cannot be projected, tries it again, or skips it.
+//! Halting: stops a source shard of a projection at an event that cannot be projected, retries the event, or skips it.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,26 +14,27 @@ use crate::inbox::Done;
 use crate::message::{Envelope, MessageId, Name, ShardId};
 use crate::telemetry::TARGET;
 
-/// A source shard that is halted before an event. Other shards go on.
+/// State of a source shard that is halted at an event. Other shards continue.
 pub(super) struct Halt {
     pub(super) position: u64,
-    /// No further attempt: an operator skips the event, or another version of the program projects it.
+    /// No further attempt: an operator must skip the event, or another version of the program project it.
     pub(super) is_final: bool,
     id: MessageId,
     reason: String,
-    /// The events that wait for the next attempt are not settled, so the feed is not at rest.
+    /// Completions of the events that wait for the next attempt; unsettled, so that the subscription is not idle.
     pub(super) dones: Vec<Done>,
 }
 
-/// Why an event was not projected.
+/// Reason why an event was not projected.
 pub(super) struct Failure {
     pub(super) text: String,
-    /// Whether another try may end better.
+    /// Another attempt may succeed.
     pub(super) may_pass: bool,
 }
 
 impl<P: Projection> ViewActor<P> {
-    /// Halts a source before an event that could not be projected: until the next attempt, or for good. Others go on.
+    /// Halts a source at an event that could not be projected, until the next attempt or finally. Other sources
+    /// continue.
     pub(super) fn fail(
         &mut self,
         at: usize,
@@ -51,10 +52,9 @@ impl<P: Projection> ViewActor<P> {
         let error = failure.text;
         let shard = &source.shard;
         if is_final {
-            tracing::error!(target: TARGET, projection = %name, message = %event.name, id = %event.id, %shard, position, attempt, error, "an event cannot be projected, the projection halts before it in this shard");
-            let reason = format!(
-                "projection `{name}` stands still before position {position} of {shard}, other shards go on: {error}"
-            );
+            tracing::error!(target: TARGET, projection = %name, message = %event.name, id = %event.id, %shard, position, attempt, error, "projection halted: event failed after the last attempt; skip it or deploy a version that projects it");
+            let reason =
+                format!("projection `{name}` halted at position {position} of {shard}, other shards continue: {error}");
             self.context.standing.note(&halted(name, shard), reason);
             if let Some(feed) = self.context.feeds.get(shard) {
                 feed.shut();
@@ -63,14 +63,14 @@ impl<P: Projection> ViewActor<P> {
             source.halt = Some(Halt { position, is_final, id: event.id, reason: error, dones: Vec::new() });
         } else {
             self.context.code.counts.retries.one();
-            tracing::warn!(target: TARGET, projection = %name, message = %event.name, id = %event.id, attempt, error, "an event could not be projected, it is tried again");
+            tracing::warn!(target: TARGET, projection = %name, message = %event.name, id = %event.id, attempt, error, "failed to project event: retrying");
             source.halt = Some(Halt { position, is_final, id: event.id, reason: error, dones: vec![done] });
             let wait = retry.wait(attempt, &self.context.ids);
             ctx.run_later(wait, move |this, ctx| this.go_on(at, position, ctx));
         }
     }
 
-    /// Lets a halted source go on: with the event before which it is halted, if that is not skipped.
+    /// Resumes a halted source, with the event at which it is halted unless that is skipped.
     fn go_on(&mut self, at: usize, position: u64, ctx: &mut Context<Self>) {
         let Some(source) = self.sources.get_mut(at).filter(|source| source.holds(position)) else { return };
         let Some(halt) = source.halt.take() else { return };
@@ -78,7 +78,7 @@ impl<P: Projection> ViewActor<P> {
         halt.dones.into_iter().for_each(|done| done());
     }
 
-    /// Skips the event before which a source is halted for good.
+    /// Skips the event at which a source is finally halted.
     pub(super) fn skip(&mut self, skip: SkipNow, ctx: &mut Context<Self>) {
         let SkipNow { shard, position, told } = skip;
         let is_it = |source: &Source| source.shard == shard && source.holds(position);
@@ -106,7 +106,7 @@ impl<P: Projection> ViewActor<P> {
             let _ = told.send(match saved {
                 Ok(skips) => {
                     let name = &this.context.name;
-                    tracing::warn!(target: TARGET, projection = %name, %shard, position, "an event is skipped, as an operator has asked for");
+                    tracing::warn!(target: TARGET, projection = %name, %shard, position, "event skipped by an operator");
                     this.skips = skips;
                     this.context.standing.no_note(&halted(name, &shard));
                     this.failures.remove(&(at, position));
@@ -118,7 +118,8 @@ impl<P: Projection> ViewActor<P> {
         }));
     }
 
-    /// Reads the view from the store again and lets all feeds begin behind it. Queries wait until it contains what it did.
+    /// Loads the view from the store again and restarts all subscriptions behind it. Queries wait until it contains
+    /// what it did.
     pub(super) fn start_again(&mut self, ctx: &mut Context<Self>) {
         self.view = None;
         for source in &mut self.sources {
@@ -140,7 +141,7 @@ impl<P: Projection> ViewActor<P> {
                 this.catch_up(ctx);
             }
             Err(error) => {
-                tracing::warn!(target: TARGET, projection = %this.context.name, %error, "the view cannot be read yet");
+                tracing::warn!(target: TARGET, projection = %this.context.name, %error, "failed to read the view: retrying");
                 let wait = this.context.retry.wait(3, &this.context.ids).max(Duration::from_millis(1));
                 ctx.wait(tokio::time::sleep(wait).into_actor(this).map(|(), this, ctx| this.start_again(ctx)));
             }
@@ -148,7 +149,7 @@ impl<P: Projection> ViewActor<P> {
     }
 }
 
-/// The name under which health notes a halted shard.
+/// Returns the name of the health note about a halted shard.
 fn halted(projection: &Name, shard: &ShardId) -> String {
     format!("projection {projection} at {shard}")
 }

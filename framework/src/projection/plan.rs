@@ -1,4 +1,4 @@
-//! What the derive says about a projection: the events it takes and the queries it answers.
+//! Projection plan: the events and queries that the derive lists for a projection.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -11,20 +11,20 @@ use crate::actor::{EventContext, names};
 use crate::message::{CodecError, Coded, Domain, Envelope, Event, Message, Query};
 use crate::router::{ActorCard, MessageCard, StateCard};
 
-/// Projects an event, and notes when the view is about to change; the error says why the event cannot be read.
+/// Projects an event, and sets the cell when the view is about to change. Fails if the event cannot be decoded.
 type Projecting<P> = fn(&mut P, &Envelope, &Cell<bool>) -> Result<(), CodecError>;
 /// Answers a query.
 type Answering<P> = fn(&P, &Envelope) -> Result<Bytes, Unanswered>;
 
-/// Why there is no answer.
+/// Reason why a query has no answer.
 pub(crate) enum Unanswered {
-    /// The query cannot be read.
+    /// The query cannot be decoded.
     Undecodable(CodecError),
-    /// The answer cannot be written.
+    /// The answer cannot be encoded.
     Unwritable(CodecError),
 }
 
-/// The list that [`Projection::wire`] fills.
+/// List filled by [`Projection::wire`].
 #[doc(hidden)]
 pub struct ProjectionPlan<P> {
     pub(crate) projects: HashMap<(&'static str, &'static str), Projecting<P>, FixedState>,
@@ -33,7 +33,7 @@ pub struct ProjectionPlan<P> {
 }
 
 impl<P: Projection> ProjectionPlan<P> {
-    /// The filled list of a projection.
+    /// Returns the filled list of a projection.
     pub(crate) fn of() -> Self {
         let card = ActorCard {
             name: P::NAME.to_owned(),

@@ -1,4 +1,4 @@
-//! Reads a view from the store, or begins an empty one.
+//! Restoring: loads a view from the store, or starts an empty one.
 
 use std::collections::BTreeMap;
 
@@ -9,20 +9,20 @@ use crate::store::StoreError;
 use crate::telemetry::TARGET;
 use crate::user_code::user_code;
 
-/// From which size on, in bytes, a view is encoded and decoded on a thread of its own. Smaller ones take less than a
+/// Size in bytes above which a view is encoded and decoded on a separate thread. Smaller ones take less than a
 /// millisecond.
 pub(super) const LARGE: usize = 256 * 1024;
 
-/// A view and how far it has come.
+/// A view with its positions.
 pub(super) struct Restored<P> {
     pub(super) view: Box<P>,
     pub(super) positions: BTreeMap<ShardId, u64>,
     pub(super) bytes: usize,
-    /// How far a stored view had come that is built again from the first event.
+    /// Positions of the stored view, if it must be rebuilt from the first event.
     pub(super) rebuilt: Option<Vec<(ShardId, u64)>>,
 }
 
-/// The stored view; an empty one if there is none that can be used.
+/// Loads the stored view; returns an empty one if there is none that can be used.
 pub(super) async fn restore<P: Projection>(context: &ViewContext) -> Result<Restored<P>, StoreError> {
     let stored = context.store.view(&context.name).await?;
     let empty = |rebuilt: Vec<(ShardId, u64)>| {
@@ -35,7 +35,7 @@ pub(super) async fn restore<P: Projection>(context: &ViewContext) -> Result<Rest
     if stored.schema != P::SCHEMA {
         tracing::info!(
             target: TARGET, projection = %context.name, stored = stored.schema, schema = P::SCHEMA,
-            "the view has another schema, it is rebuilt from the first event",
+            "view has another schema: rebuilt from the first event",
         );
         return empty(stored.checkpoint);
     }
@@ -47,14 +47,14 @@ pub(super) async fn restore<P: Projection>(context: &ViewContext) -> Result<Rest
             context.code.counts.panics.one();
             Err(panicked.to_string())
         }
-        None => Err("its thread has ended".to_owned()),
+        None => Err("thread ended".to_owned()),
     };
     match restored {
         Ok(view) => {
             if let Some(shard) = newer_than_its_log(context, &stored.checkpoint).await? {
                 tracing::warn!(
                     target: TARGET, projection = %context.name, %shard,
-                    "the view is newer than the log: is that an older copy? The view is rebuilt from the first event",
+                    "view is newer than the log: is the store an older copy? Rebuilding the view from the first event",
                 );
                 return empty(Vec::new());
             }
@@ -62,14 +62,14 @@ pub(super) async fn restore<P: Projection>(context: &ViewContext) -> Result<Rest
             Ok(Restored { view, positions, bytes: stored.bytes.len(), rebuilt: None })
         }
         Err(error) => {
-            tracing::warn!(target: TARGET, projection = %context.name, error, "the stored view cannot be used, it is rebuilt from the first event");
+            tracing::warn!(target: TARGET, projection = %context.name, error, "failed to decode the stored view: rebuilt from the first event");
             empty(stored.checkpoint)
         }
     }
 }
 
 impl ViewContext {
-    /// Does work of user code for a view of this size, on a thread of its own if it is large.
+    /// Runs user code for a view of this size, on a separate thread if it is large.
     async fn apart<T: Send + 'static>(&self, bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         if bytes <= LARGE || !self.has_threads {
             return Some(work());
@@ -78,7 +78,7 @@ impl ViewContext {
     }
 }
 
-/// A shard of this store whose log does not reach as far as a view does, if there is one.
+/// Returns a shard of this store whose log ends before the view's position, if any.
 async fn newer_than_its_log(
     context: &ViewContext,
     checkpoint: &[(ShardId, u64)],

@@ -1,4 +1,4 @@
-//! Saves a view with its checkpoint: when, how, and what follows if it fails.
+//! Saving: when and how a view is saved with its checkpoint, and what follows if that fails.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,13 +16,13 @@ use crate::store::{StoreError, View};
 use crate::telemetry::TARGET;
 use crate::user_code::{Panicked, caught, user_code};
 
-/// How many bytes are written for each event, on the average: a view of this many times `n` bytes is saved after `n` events.
+/// Average number of bytes written per event: a view of `n` times this size is saved after `n` events.
 const BYTES_PER_EVENT: usize = 256;
-/// After how many events a view is saved at the earliest, however small it is.
+/// Fewest events between saves, however small the view is.
 const EVENTS: usize = 256;
-/// How long a change waits at most until it is saved, if saving is quick.
+/// Longest delay of a save after a change, if saving is fast.
 const SAVE_AFTER: Duration = Duration::from_secs(3);
-/// How many times longer than a save takes the next one waits: saving a large view costs a twentieth of the time at most.
+/// Pause after a save, as a multiple of its duration: saving a large view takes at most a twentieth of the time.
 const REST: u32 = 20;
 
 impl<P: Projection> ViewActor<P> {
@@ -38,9 +38,9 @@ impl<P: Projection> ViewActor<P> {
         }
     }
 
-    /// Saves the view with its checkpoint, one save at a time; what comes in between waits for the next one.
+    /// Saves the view with its checkpoint, one save at a time; later changes wait for the next one.
     ///
-    /// A large view is encoded on a thread of its own, and its events and queries wait for that; actors do not.
+    /// A large view is encoded on a separate thread. Its events and queries wait for that; actors do not.
     pub(super) fn save(&mut self, ctx: &mut Context<Self>) {
         if self.saving {
             return;
@@ -63,7 +63,7 @@ impl<P: Projection> ViewActor<P> {
         });
         ctx.wait(encoding.into_actor(self).map(move |encoded, this, ctx| {
             this.saving = false;
-            // Only if the thread ended in the midst of it: the view went with it.
+            // `None` only if the thread ended during the encoding: the view is lost with it.
             let Some((view, bytes)) = encoded else { return this.start_again(ctx) };
             if bytes.is_err() {
                 this.context.code.counts.panics.one();
@@ -96,7 +96,7 @@ impl<P: Projection> ViewActor<P> {
                 Ok(saved) => saved,
                 Err(panicked) => {
                     let task = format!("save view {}", context.name);
-                    context.code.failed(&task, &format!("{}; it is saved again", panicked.text()));
+                    context.code.failed(&task, &format!("{}; saving again", panicked.text()));
                     Err(StoreError::io("saving a view", std::io::Error::other(panicked.to_string())))
                 }
             }
@@ -111,15 +111,15 @@ impl<P: Projection> ViewActor<P> {
                 return this.taken_over(&error);
             }
             if let Err(error) = saved {
-                tracing::warn!(target: TARGET, projection = %this.context.name, %error, "the view could not be saved, it will be tried again");
+                tracing::warn!(target: TARGET, projection = %this.context.name, %error, "failed to save the view: retrying");
                 this.unsaved = this.unsaved.max(1);
                 if !this.drained.is_empty() {
-                    // The node stops and waits: what is not saved is projected again when it has started again.
+                    // The node is shutting down: unsaved events are projected again after the restart.
                     return this.saved();
                 }
             }
             if !this.drained.is_empty() && this.unsaved > 0 && !this.is_taken_over {
-                // Something was projected while the save before was under way.
+                // Events were projected during the previous save.
                 this.unsaved = 0;
                 return this.save(ctx);
             }
@@ -130,11 +130,11 @@ impl<P: Projection> ViewActor<P> {
         }));
     }
 
-    /// Another node has the view now. What is followed here is of no use to anybody any more.
+    /// Stops the projection: another node has taken over the view.
     fn taken_over(&mut self, error: &StoreError) {
         let name = &self.context.name;
-        tracing::error!(target: TARGET, projection = %name, %error, "another node has taken over the view");
-        self.context.standing.raise(name, format!("projection `{name}` stands still: {error}"));
+        tracing::error!(target: TARGET, projection = %name, %error, "view taken over by another node: projection stopped");
+        self.context.standing.raise(name, format!("projection `{name}` stopped: {error}"));
         self.is_taken_over = true;
         for feed in self.context.feeds.values() {
             feed.shut();
@@ -142,15 +142,15 @@ impl<P: Projection> ViewActor<P> {
         self.saved();
     }
 
-    /// The view cannot be saved, or not restored from what would be saved: it works, and is rebuilt from the first event at every
-    /// start. The first time it is logged, and a note in the health says it until the view is saved.
+    /// Reports that the view cannot be encoded or decoded. The projection works, and is rebuilt from the first event
+    /// at every start. Logged once; a health note stays until the view is saved.
     fn unsavable(&mut self, error: &str) {
         let name = &self.context.name;
-        let reason = format!("the view of projection `{name}` is not saved, each start rebuilds it: it {error}");
+        let reason = format!("view of projection `{name}` not saved, each start rebuilds it: {error}");
         if self.context.standing.note(&format!("view {name}"), reason) {
             tracing::error!(target: TARGET, projection = %name, error, "view not saved: each start rebuilds it");
         }
-        // Not tried again before as many events have come as if it had been saved.
+        // Not retried before as many events have arrived as after a save.
         self.unsaved = 0;
         self.saved();
     }

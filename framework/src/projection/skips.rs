@@ -1,6 +1,6 @@
-//! The events that an operator has had a projection skip, kept in the store for good.
+//! Skipped events of a projection, stored permanently.
 //!
-//! Called by the view's actor. They stand beside the view and outlive it: a view that is rebuilt skips them as well.
+//! Called by the view's actor. Stored beside the view and outliving it: a rebuilt view skips them too.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,8 @@ use crate::clock::Timestamp;
 use crate::message::{Coded as _, MessageId, Name, ShardId};
 use crate::store::{Store, StoreError, View};
 
-/// An event that a projection was told to skip. It is in its owner's log as before; this projection's view is without it.
+/// An event that a projection skips on an operator's request. It stays in its owner's log; the projection's view does
+/// not contain it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SkippedEvent {
@@ -21,9 +22,9 @@ pub struct SkippedEvent {
     pub position: u64,
     /// The event's id.
     pub id: MessageId,
-    /// Why it could not be projected.
+    /// Reason why it could not be projected.
     pub reason: String,
-    /// When it was skipped.
+    /// Time of the skip.
     pub time: Timestamp,
 }
 
@@ -33,7 +34,7 @@ impl SkippedEvent {
     }
 }
 
-/// Why an event was not skipped.
+/// Reason why an event was not skipped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SkipError {
@@ -47,19 +48,19 @@ pub enum SkipError {
         /// The position.
         position: u64,
     },
-    /// The skip could not be written. The projection is still halted; try again.
+    /// The skip could not be stored. The projection is still halted; try again.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// The name under which the skips of a projection are stored: no derived name has an upper-case letter.
+/// Returns the name under which the skips of a projection are stored; no derived name has an upper-case letter.
 fn name_of(projection: &Name) -> Name {
     let whole = format!("SKIPS-{projection}");
     let hashed = || Name::new(&format!("SKIPS-{:08x}", crate::message::stable_hash(projection))).ok();
     Name::new(&whole).ok().or_else(hashed).unwrap_or_else(|| projection.clone())
 }
 
-/// The skips of a projection, oldest first.
+/// Returns the skips of a projection, oldest first.
 pub(crate) async fn skipped(store: &dyn Store, projection: &Name) -> Result<Vec<SkippedEvent>, StoreError> {
     match store.view(&name_of(projection)).await? {
         Some(stored) => Ok(Vec::restore(&stored.bytes)?),
@@ -67,7 +68,7 @@ pub(crate) async fn skipped(store: &dyn Store, projection: &Name) -> Result<Vec<
     }
 }
 
-/// Replaces the skips of a projection, durably.
+/// Replaces the skips of a projection durably.
 pub(super) async fn save(store: &dyn Store, projection: &Name, skips: &Vec<SkippedEvent>) -> Result<(), StoreError> {
     let name = name_of(projection);
     let bytes = Bytes::from(skips.save()?);

@@ -1,4 +1,4 @@
-//! Gives the events of a feed to a view.
+//! View subscriber: delivers the events of a subscription to a view.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -20,7 +20,7 @@ pub(super) struct Taken {
     pub(super) waiting: Rc<Cell<usize>>,
 }
 
-/// Gives the events of one source shard to a view.
+/// Delivers the events of one source shard to a view.
 pub(super) struct ViewSubscriber<P: Projection> {
     pub(super) view: Addr<ViewActor<P>>,
     pub(super) events: Vec<Name>,
@@ -42,7 +42,7 @@ impl<P: Projection> Subscriber for ViewSubscriber<P> {
     fn handle(&self, event: &Envelope, done: Done) {
         self.waiting.set(self.waiting.get() + 1);
         let (event, waiting) = (event.clone(), Rc::clone(&self.waiting));
-        #[expect(clippy::disallowed_methods, reason = "the feed bounds how many events are not settled")]
+        #[expect(clippy::disallowed_methods, reason = "the subscription bounds unsettled events")]
         self.view.do_send(LocalMessage::new(Taken { source: self.source, round: self.round, event, done, waiting }));
     }
 }

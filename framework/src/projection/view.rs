@@ -1,4 +1,4 @@
-//! The actor that has a view: projects, saves, answers, and stands still where it cannot go on.
+//! View actor: owns a view, projects events, saves it and answers queries.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
@@ -23,31 +23,32 @@ use crate::router::Outcome;
 use crate::store::Epoch;
 use crate::telemetry::TARGET;
 
-/// How many events are projected, and for how long, before other work of the thread has its turn.
+/// Number of events projected, and the time spent on them, before other tasks of the thread run.
 const BURST: u32 = 64;
 const BURST_TIME: Duration = Duration::from_millis(2);
-/// How often a view that catches up is looked at.
+/// Interval at which a view that is catching up is checked.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How far one source shard has come.
+/// Progress of one source shard.
 pub(super) struct Source {
     pub(super) shard: ShardId,
-    /// The last position of its feed that was dispatched, whether it is taken or not.
+    /// Last position dispatched by its subscription, including events that the view does not project.
     pub(super) dispatched: Rc<Cell<u64>>,
-    /// How many events wait in the mailbox.
+    /// Number of events in the mailbox.
     pub(super) waiting: Rc<Cell<usize>>,
-    /// Up to here everything is in the view.
+    /// Position up to which everything is in the view.
     pub(super) projected: u64,
-    /// Rises when the feed begins anew: what was dispatched before comes again.
+    /// Incremented when the subscription restarts: events dispatched earlier are delivered again.
     pub(super) round: u64,
     /// Where it is halted, if it is.
     pub(super) halt: Option<Halt>,
-    /// Queries are answered only once the view contains all up to here: no answer is older than one before.
+    /// Position that the view must contain before queries are answered: no answer is older than an earlier one.
     pub(super) target: u64,
 }
 
 impl Source {
-    /// Up to here the view contains everything; events that it does not take need no waiting.
+    /// Returns the position up to which the view contains everything; events that it does not project count as
+    /// contained.
     pub(super) fn position(&self) -> u64 {
         let is_open = self.waiting.get() == 0 && self.halt.is_none();
         if is_open { self.projected.max(self.dispatched.get()) } else { self.projected }
@@ -58,38 +59,38 @@ impl Source {
     }
 }
 
-/// The actor that has a view.
+/// The actor that owns a view.
 pub(super) struct ViewActor<P: Projection> {
     pub(super) plan: ProjectionPlan<P>,
     pub(super) context: Rc<ViewContext>,
-    /// Under which the view is saved.
+    /// Epoch under which the view is saved.
     pub(super) epoch: Epoch,
-    /// None while it is read from the store again, or encoded.
+    /// `None` while the view is reloaded or encoded.
     pub(super) view: Option<Box<P>>,
     pub(super) sources: Vec<Source>,
-    /// The events that an operator has had skipped.
+    /// Events skipped by an operator.
     pub(super) skips: Vec<SkippedEvent>,
-    /// The events at which it has failed, by source and position, and how often.
+    /// Number of failed attempts, by source and position.
     pub(super) failures: BTreeMap<(usize, u64), u32>,
-    /// Another node has the view: nothing is taken any more.
+    /// Another node has taken over the view: no event is projected.
     pub(super) is_taken_over: bool,
-    /// Queries that came while the view catches up with answers it has given.
+    /// Queries that arrived while the view is catching up.
     pub(super) parked: VecDeque<Asking>,
     pub(super) catches_up: bool,
-    /// It is looked at again whether it has.
+    /// A catch-up check is scheduled.
     pub(super) looks: bool,
-    /// How many events were projected since other work had its turn, and since when.
+    /// Number of events projected since other tasks ran, and since when.
     pub(super) burst: (u32, Instant),
-    /// How many events have been projected since the last save.
+    /// Number of events projected since the last save.
     pub(super) unsaved: usize,
-    /// The size of the view when it was last saved.
+    /// Encoded size at the last save.
     pub(super) bytes: usize,
     pub(super) saving: bool,
-    /// When the change is saved at the latest.
+    /// Timer of the next save.
     pub(super) alarm: Option<SpawnHandle>,
-    /// How long a save has taken.
+    /// Duration of the last save.
     pub(super) cost: Duration,
-    /// Told when all is saved.
+    /// Notified when everything is saved.
     pub(super) drained: Vec<oneshot::Sender<()>>,
 }
 
@@ -137,7 +138,7 @@ impl<P: Projection> ViewActor<P> {
         }
     }
 
-    /// Lets the feeds begin behind what the view contains, once they are filled.
+    /// Starts the subscriptions behind the view's positions, once they are filled.
     pub(super) fn begin(&mut self, ctx: &mut Context<Self>) {
         for at in 0..self.sources.len() {
             self.set_taker(at, ctx);
@@ -163,8 +164,8 @@ impl<P: Projection> ViewActor<P> {
         }
     }
 
-    /// Lets the feed of a source begin again behind what the view contains. One that was shut for another reason than a halt
-    /// stays shut.
+    /// Restarts the subscription of a source behind the view's position. One that is suspended for another reason
+    /// than a halt stays suspended.
     pub(super) fn take_again(&mut self, at: usize, was_halted: bool, ctx: &mut Context<Self>) {
         let feed = self.sources.get(at).and_then(|source| self.context.feeds.get(&source.shard)).map(Rc::clone);
         let Some(feed) = feed else { return };
@@ -177,7 +178,8 @@ impl<P: Projection> ViewActor<P> {
         feed.fill();
     }
 
-    /// Holds queries back, and says that the node is not ready, until the view contains what it has answered from before.
+    /// Holds queries back, and keeps the node unready, until the view contains everything that it has answered from
+    /// before.
     pub(super) fn catch_up(&mut self, ctx: &mut Context<Self>) {
         let what = format!("projection {} catches up", self.context.name);
         if let Some(source) = self.behind() {
@@ -204,7 +206,7 @@ impl<P: Projection> ViewActor<P> {
         }
     }
 
-    /// A source of which the view does not contain yet what queries wait for.
+    /// Returns a source whose events are still missing from the view before queries are answered.
     fn behind(&self) -> Option<&Source> {
         let is_shut = |source: &Source| self.context.feeds.get(&source.shard).is_some_and(|feed| feed.is_shut());
         let mut behind = self.sources.iter().filter(|source| source.position() < source.target);
@@ -257,17 +259,17 @@ impl<P: Projection> ViewActor<P> {
                 }
                 return self.rest(ctx);
             }
-            Ok(Err(error)) => Failure { text: format!("the event {error}"), may_pass: false },
+            Ok(Err(error)) => Failure { text: format!("failed to decode event: {error}"), may_pass: false },
             Err(panicked) => Failure { text: format!("`project` {panicked}"), may_pass: true },
         };
         self.fail(at, position, &event, failure, done, ctx);
         if changes.get() {
-            // The panic may have come in the midst of a change: what is in memory is not used any more.
+            // The panic may have interrupted a change: the view in memory is no longer used.
             self.start_again(ctx);
         }
     }
 
-    /// After a burst of events other work of the thread has its turn.
+    /// Yields to other tasks of the thread after a burst of events.
     fn rest(&mut self, ctx: &mut Context<Self>) {
         let (count, begun) = &mut self.burst;
         if *count == 0 {
@@ -295,19 +297,19 @@ impl<P: Projection> ViewActor<P> {
         settle(match code.call(code.label(P::NAME, &envelope.name), || answer(view, &envelope)) {
             Ok(Ok(bytes)) => Outcome::Done(bytes, envelope.codec),
             Ok(Err(Unanswered::Undecodable(error))) => Outcome::Undecodable(error.to_string()),
-            Ok(Err(Unanswered::Unwritable(error))) => Outcome::Unanswered(format!("the answer {error}")),
+            Ok(Err(Unanswered::Unwritable(error))) => Outcome::Unanswered(format!("failed to encode answer: {error}")),
             Err(panicked) => Outcome::Unanswered(format!("`answer` {panicked}")),
         });
     }
 }
 
-/// actix drops an actor whose context has panicked without a word.
+/// Reports a panic of the actor's context: actix drops such an actor silently.
 impl<P: Projection> Drop for ViewActor<P> {
     fn drop(&mut self) {
         if crate::spawn::is_unwinding() {
             let name = &self.context.name;
             self.context.code.failed(&format!("projection {name}"), "its actor panicked");
-            let reason = format!("projection `{name}` has failed: start the node again");
+            let reason = format!("projection `{name}` failed: restart the node");
             self.context.standing.raise(&format!("projection {name} failed"), reason);
         }
     }
@@ -332,7 +334,7 @@ impl<P: Projection> Handler<LocalMessage<Asking>> for ViewActor<P> {
 
     fn handle(&mut self, asking: LocalMessage<Asking>, _ctx: &mut Self::Context) {
         let asking = asking.0.take();
-        // Its door bounds how many wait.
+        // The dispatcher bounds the number of waiting queries.
         if self.catches_up { self.parked.push_back(asking) } else { self.answer(asking) }
     }
 }
@@ -350,7 +352,7 @@ impl<P: Projection> Handler<LocalMessage<SaveNow>> for ViewActor<P> {
 
     fn handle(&mut self, save: LocalMessage<SaveNow>, ctx: &mut Self::Context) {
         self.drained.push(save.0.take().0);
-        // A save that is under way looks again when it ends.
+        // A save in progress checks again when it ends.
         self.unsaved = self.unsaved.max(1);
         self.save(ctx);
     }

@@ -1,7 +1,9 @@
-//! Moves what a shard has committed to where it belongs: outbox entries to their destination, events to their subscribers.
+//! Relay: moves committed messages on, outbox entries to their destination and events to their subscribers.
 //!
-//! Called by nobody: it wakes on commits. Reads the [store](crate::store), hands over to gates and feeds of this node and to
-//! the [bridge](crate::bridge). An entry stays until its *destination* has committed it; no courier's word counts for that.
+//! Woken by commits; its tasks run in the node's `background` and `publisher` modules. Reads the
+//! [store](crate::store), passes messages to receive windows and subscriptions of this node and to the
+//! [bridge](crate::bridge). An outbox entry stays until its *destination* has committed it; a broker's acknowledgment
+//! does not count.
 
 pub(crate) mod page;
 mod send_window;
@@ -12,7 +14,7 @@ use crate::message::{Envelope, Kind, MessageId, Origin, ReplyMode, ShardId};
 use crate::store::StoredEvent;
 use crate::telemetry::passes;
 
-/// A stored event as it travels.
+/// Converts a stored event to the envelope in which it travels.
 pub(crate) fn envelope_of(shard: &ShardId, event: StoredEvent) -> Envelope {
     let id = MessageId::of_event(shard, event.position, event.cause);
     passes!("relay", event.name, id, event.correlation);
@@ -24,7 +26,7 @@ pub(crate) fn envelope_of(shard: &ShardId, event: StoredEvent) -> Envelope {
         shape: None,
         domain: shard.domain.clone(),
         to: None,
-        // It has no destination: who takes it finds the key of its own inside.
+        // No destination: each subscriber finds its own key in the event.
         key: String::new(),
         actor: None,
         origin: Some(Origin {

@@ -1,19 +1,20 @@
-//! Pages of a log and of an outbox that are bounded in bytes.
+//! Pages of a log or an outbox, bounded in bytes.
 //!
-//! Called wherever events or outbox entries are read to be sent, answered or taken. A store reads by count, and an entry has
-//! from no bytes to half a megabyte: so a page is read in steps, which grow only while the entries turn out to be small.
+//! Called wherever events or outbox entries are read to be sent, returned or handled. A store reads by count, and an
+//! entry has from zero bytes to half a megabyte, so a page is read in steps, which grow only while the entries are
+//! small.
 
 use crate::message::ShardId;
 use crate::store::{OutboxEntry, ShardReader, StoreError, StoredEvent};
 
-/// The bytes of payload after which a page ends. The last entry of a page may exceed them.
+/// Payload bytes after which a page ends. Its last entry may exceed them.
 pub(crate) const PAGE_BYTES: usize = 1 << 20;
-/// How many entries are read in the first step: of the largest size they have 4 MiB.
+/// Number of entries in the first step: 4 MiB if each has the largest size.
 const FIRST: usize = 8;
-/// How many entries are read in one step at most.
+/// Most entries read in one step.
 const MOST: usize = 32;
 
-/// Events above a position: `limit` at most, and no more after [`PAGE_BYTES`].
+/// Reads events above a position: at most `limit`, and none after [`PAGE_BYTES`].
 pub(crate) async fn events(reader: &dyn ShardReader, after: u64, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
     let (mut page, mut read) = (Vec::new(), Read::default());
     while let Some(step) = read.step(limit) {
@@ -26,7 +27,7 @@ pub(crate) async fn events(reader: &dyn ShardReader, after: u64, limit: usize) -
     Ok(page)
 }
 
-/// Outbox entries for `to` above a sequence: `limit` at most, and no more after [`PAGE_BYTES`].
+/// Reads outbox entries for `to` above a sequence: at most `limit`, and none after [`PAGE_BYTES`].
 pub(crate) async fn outbox(
     reader: &dyn ShardReader,
     to: &ShardId,
@@ -44,25 +45,25 @@ pub(crate) async fn outbox(
     Ok(page)
 }
 
-/// How far a page is read.
+/// Progress of reading a page.
 #[derive(Default)]
 struct Read {
     count: usize,
     bytes: usize,
-    /// The size of the largest entry so far.
+    /// Size of the largest entry so far.
     largest: usize,
-    /// There is nothing more to be read.
+    /// The end of the log or outbox is reached.
     ended: bool,
 }
 
 impl Read {
-    /// How many entries to read next; `None` if the page is full, or there are no more.
+    /// Returns how many entries to read next; `None` if the page is full or the end is reached.
     fn step(&self, limit: usize) -> Option<usize> {
         let left = limit.saturating_sub(self.count);
         if self.ended || left == 0 || self.bytes >= PAGE_BYTES {
             return None;
         }
-        // Twice as many as were read, and as many as have room if they are like the largest of those.
+        // At most as many as already read, and as many as fit if they are as large as the largest of those.
         let fit = (PAGE_BYTES - self.bytes) / self.largest.max(1);
         Some(self.count.min(fit).clamp(1, MOST).max(if self.count == 0 { FIRST } else { 1 }).min(left))
     }
@@ -77,7 +78,7 @@ impl Read {
         self.ended = self.count - before < step;
     }
 
-    /// Drops what was read behind the entry with which the page is full.
+    /// Drops the entries behind the one that fills the page.
     fn cut<T>(&self, page: &mut Vec<T>, size: impl Fn(&T) -> usize) {
         let mut bytes = 0;
         let full = page.iter().position(|entry| {
@@ -94,7 +95,7 @@ impl Read {
 mod tests {
     use super::*;
 
-    /// How many entries of these sizes a page has, and how many were read at most in one step.
+    /// Returns how many entries of these sizes a page has, and the most bytes read in one step.
     fn page(sizes: &[usize], limit: usize) -> (usize, usize) {
         let (mut entries, mut read, mut most) = (Vec::new(), Read::default(), 0);
         while let Some(step) = read.step(limit) {
@@ -115,7 +116,7 @@ mod tests {
         assert_eq!(page(&[0; 1000], 1000).0, 1000);
         let large = page(&[400_000; 1500], 1024);
         assert_eq!(large, (3, FIRST * 400_000));
-        // Small ones at the front are no promise for those behind them.
+        // Small entries at the front promise nothing about those behind them.
         let mixed: Vec<usize> = std::iter::repeat_n(100, 64).chain(std::iter::repeat_n(500_000, 1000)).collect();
         let (count, most) = page(&mixed, 1024);
         assert_eq!(count, 67);

@@ -1,4 +1,9 @@
-//! What one shard sends to others: one lane per destination, a window of entries on their way, sent again if need be.
+//! Send windows: what one shard sends to other shards, one window of in-flight entries per destination.
+//!
+//! Called by the relay for destinations on this node and by the publisher for remote ones. A window separates two
+//! watermarks. A *note* of the destination moves the window at once, but may be forged. Only a *confirmed* watermark,
+//! from the owner's answer or the store, lets the store delete entries; an exaggerated note is rolled back by the
+//! next confirmation.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -14,61 +19,63 @@ use crate::message::{Envelope, ShardId};
 use crate::store::{ShardReader, StoreError};
 use crate::telemetry::{Counts, passes};
 
-/// How many entries of a lane are on their way, at most.
+/// Most entries in flight in a window.
 const WINDOW: u64 = 1024;
-/// How many bytes of payload they have at most; one entry may have more.
+/// Most payload bytes in flight in a window; a single entry may exceed them.
 const BYTES: usize = 16 << 20;
-/// How many entries are read at a time.
+/// Number of entries read at a time.
 const PAGE: usize = 128;
-/// After what time without progress a lane's entries are sent again; it doubles up to [`LONGEST`].
+/// Time without progress after which a window's entries are sent again; doubles up to [`LONGEST_RETRY`].
 const PATIENCE: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// Hands an entry on, and returns whether there is room for more. The destination's commit is told to [`SendWindows::committed`].
+/// Forwards an entry, and returns whether more may follow. The destination's commit is reported to
+/// [`SendWindows::record_note`].
 pub(crate) type Forward = Rc<dyn Fn(Envelope) -> bool>;
 
-/// What a destination says that it has committed.
+/// Effect of a destination's note about what it has committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ConfirmationCheck {
-    /// More than before.
+    /// It has committed more than before.
     News,
-    /// More than before, after so long a time of nothing that it was reported.
+    /// It has committed more than before, after a stall that was reported.
     Resumed,
-    /// What was known.
+    /// It has committed nothing new.
     Known,
-    /// More than was ever sent to it. Believed, what comes next would never be sent.
+    /// It claims more than was ever sent to it. Accepting that would skip the next entries.
     Impossible,
 }
 
 struct SendWindow {
-    /// The last sequence handed on.
+    /// Last sequence forwarded.
     offered: u64,
-    /// The bytes of each entry on its way, by its sequence, and their sum.
+    /// Sizes of the entries in flight, by sequence, and their sum.
     sizes: VecDeque<(u64, usize)>,
     bytes: usize,
-    /// The last sequence the destination has committed, by its notes.
+    /// Last sequence committed by the destination, according to its notes.
     committed: u64,
-    /// The same by its own answer, or by the store. A note may be anybody's: only what is confirmed is ever forgotten.
+    /// Last sequence committed according to the owner's answer or the store. Notes can be forged: only confirmed
+    /// entries are deleted.
     confirmed: u64,
-    /// The destination is being asked.
+    /// The destination's owner is being asked to confirm.
     asking: bool,
-    /// The last sequence the store knows to be committed.
+    /// Last sequence that the store knows to be committed.
     stored: u64,
-    /// When the entries on their way are handed on again.
+    /// Time at which the entries in flight are sent again.
     again: Instant,
     patience: Duration,
-    /// Nothing is sent any more, and nothing believed.
+    /// Sending is stopped, and notes are ignored.
     stopped: bool,
-    /// It was reported that nothing is committed for long.
+    /// The stall was reported.
     stalled: bool,
-    /// The lowest sequence on its way that the courier did not take.
+    /// Lowest sequence in flight that the bridge refused.
     refused: Option<u64>,
-    /// The destination is being asked how far it has committed.
+    /// The destination is being queried about its progress.
     questioned: bool,
 }
 
 impl SendWindow {
-    /// A lane of which nothing is under way.
+    /// Creates a window without entries in flight.
     fn from(committed: u64) -> Self {
         Self {
             offered: committed,
@@ -89,7 +96,7 @@ impl SendWindow {
 }
 
 impl SendWindow {
-    /// How many more entries may be on their way.
+    /// Returns how many more entries may be in flight.
     fn room(&self) -> u64 {
         if self.bytes >= BYTES { 0 } else { self.committed.saturating_add(WINDOW).saturating_sub(self.offered) }
     }
@@ -109,8 +116,8 @@ impl SendWindow {
         }
     }
 
-    /// The destination itself has answered that it has committed up to `through`, asked after it had noted `noted`. Returns whether
-    /// the note was false: then what was not committed is handed on again.
+    /// Applies the owner's answer that it has committed up to `through`, requested after `noted` was noted. Returns
+    /// whether the note was exaggerated; uncommitted entries are sent again in that case.
     fn confirm(&mut self, through: u64, noted: u64) -> bool {
         self.confirmed = self.confirmed.max(through);
         if through < noted && self.confirmed < self.committed {
@@ -122,7 +129,7 @@ impl SendWindow {
         false
     }
 
-    /// Nothing is on its way any longer: what is not committed is handed on again.
+    /// Treats nothing as in flight: uncommitted entries are sent again.
     fn restart(&mut self) {
         self.offered = self.committed;
         self.sizes.clear();
@@ -130,7 +137,7 @@ impl SendWindow {
         self.refused = None;
     }
 
-    /// What the courier did not take is not on its way, nor what is behind it.
+    /// Treats the refused entry and those behind it as not in flight.
     fn go_back(&mut self, refused: u64) {
         self.offered = self.committed.max(refused.saturating_sub(1));
         while let Some((_, bytes)) = self.sizes.pop_back_if(|(sequence, _)| *sequence >= refused) {
@@ -139,18 +146,18 @@ impl SendWindow {
     }
 }
 
-/// What has come of looking at lanes abroad that make no progress.
+/// Result of checking the windows to remote destinations that make no progress.
 #[derive(Default)]
 pub(crate) struct Suspicion {
-    /// Something is to be handed on again.
+    /// Some entries must be sent again.
     pub(crate) restarted: bool,
-    /// The destinations to be asked, each with the last sequence handed on to it.
+    /// Destinations to be queried, each with the last sequence sent to it.
     pub(crate) doubtful: Vec<(ShardId, u64)>,
-    /// When to look next.
+    /// Time of the next check.
     pub(crate) next: Option<Instant>,
 }
 
-/// The lanes of one shard.
+/// Send windows of one shard.
 pub(crate) struct SendWindows {
     lanes: RefCell<BTreeMap<ShardId, SendWindow>>,
     counts: Arc<Counts>,
@@ -161,26 +168,26 @@ impl SendWindows {
         Rc::new(Self { lanes: RefCell::default(), counts })
     }
 
-    /// When to look for lanes without progress to such destinations.
+    /// Returns when to check windows to matching destinations for progress.
     pub(crate) fn next_impatience(&self, of: impl Fn(&ShardId) -> bool) -> Option<Instant> {
         let lanes = self.lanes.borrow();
         let waiting = lanes.iter().filter(|(to, lane)| lane.offered > lane.committed && of(to));
         waiting.map(|(_, lane)| lane.again).min()
     }
 
-    /// What is on its way may have been lost: it is handed on again at the next look.
+    /// Restarts all windows: entries in flight may have been lost and are sent again by the next run.
     pub(crate) fn hurry(&self) {
         self.lanes.borrow_mut().values_mut().for_each(SendWindow::restart);
     }
 
-    /// The same at once for what is on its way to one destination.
+    /// Restarts the window to one destination, unless it is stopped.
     pub(crate) fn restart(&self, to: &ShardId) {
         if let Some(lane) = self.lanes.borrow_mut().get_mut(to).filter(|lane| !lane.stopped) {
             lane.restart();
         }
     }
 
-    /// The same for what is on its way to one destination, unless that was just handed on.
+    /// Restarts the window to one destination, unless its entries were just sent.
     pub(crate) fn hurry_to(&self, to: &ShardId) {
         let now = instant();
         if let Some(lane) = self.lanes.borrow_mut().get_mut(to)
@@ -193,14 +200,14 @@ impl SendWindows {
         }
     }
 
-    /// The courier did not take an entry: it is handed on again after a while, with those behind it.
+    /// Records that the bridge refused an entry: it is sent again after a delay, with those behind it.
     pub(crate) fn refused(&self, to: &ShardId, sequence: u64) {
         if let Some(lane) = self.lanes.borrow_mut().get_mut(to).filter(|lane| sequence > lane.committed) {
             lane.refused = Some(lane.refused.map_or(sequence, |refused| refused.min(sequence)));
         }
     }
 
-    /// What is on its way to such destinations may have been lost: they are asked at the next look.
+    /// Makes the next check query matching destinations: entries in flight may have been lost.
     pub(crate) fn doubt_all(&self, of: impl Fn(&ShardId) -> bool) {
         let now = instant();
         for (_, lane) in self.lanes.borrow_mut().iter_mut().filter(|(to, _)| of(to)) {
@@ -208,7 +215,7 @@ impl SendWindows {
         }
     }
 
-    /// The same for one destination, unless it is about to be asked, or was just sent something.
+    /// Makes the next check query one destination, unless a query is due or its entries were just sent.
     pub(crate) fn doubt(&self, to: &ShardId) {
         let now = instant();
         if let Some(lane) = self.lanes.borrow_mut().get_mut(to)
@@ -219,7 +226,7 @@ impl SendWindows {
         }
     }
 
-    /// The destination was asked how far it is. Returns whether `through` is more than was known.
+    /// Records that the destination has answered a query. Returns whether `through` is more than was known.
     pub(crate) fn answered(&self, to: &ShardId, through: u64) -> bool {
         self.lanes.borrow_mut().get_mut(to).is_some_and(|lane| {
             lane.questioned = false;
@@ -227,11 +234,12 @@ impl SendWindows {
         })
     }
 
-    /// Looks for lanes to such destinations that make no progress.
+    /// Checks the windows to matching remote destinations that make no progress.
     ///
-    /// The courier took what is on its way, so it is not sent again: an owner that is away would find it many times. The owner
-    /// is asked instead, told how far everything was sent, and fetches what it lacks. Only what the courier did not take is handed
-    /// on again. Each lane without progress for as long as patience grows is reported to `stalled`, once.
+    /// The bridge accepted the entries in flight, so they are not sent again: an owner that is away would later
+    /// receive them many times. Instead, the owner is queried, told how far everything was sent, and fetches what it
+    /// lacks. Only entries that the bridge refused are sent again. A window that has reached the longest retry delay
+    /// is reported to `stalled`, once.
     pub(crate) fn suspicion(&self, of: impl Fn(&ShardId) -> bool, mut stalled: impl FnMut(&ShardId)) -> Suspicion {
         let now = instant();
         let mut found = Suspicion::default();
@@ -260,13 +268,13 @@ impl SendWindows {
         found
     }
 
-    /// Forgets what was on its way: it is handed on again.
+    /// Forgets all windows: uncommitted entries are sent again.
     pub(crate) fn reset(&self) {
         self.lanes.borrow_mut().clear();
     }
 
-    /// Hands on what the store has for such destinations and the windows have room for. Returns `false` if it ended because
-    /// there was no room for more.
+    /// Forwards stored entries to matching destinations, as far as the windows allow. Returns `false` if `onward`
+    /// accepts no more.
     pub(crate) async fn pump(
         &self,
         reader: &Arc<dyn ShardReader>,
@@ -301,7 +309,7 @@ impl SendWindows {
                     {
                         let mut lanes = self.lanes.borrow_mut();
                         let Some(lane) = lanes.get_mut(&to) else { return Ok(true) };
-                        // A commit that came back meanwhile may have moved the lane on.
+                        // A commit reported during the read may have advanced the window.
                         if entry.sequence <= lane.offered {
                             continue;
                         }
@@ -322,18 +330,18 @@ impl SendWindows {
         Ok(true)
     }
 
-    /// The destination says that it has committed all up to and including `through`. `head` is the last sequence that was sent to
-    /// it; it is looked up only if `through` is more than was handed on.
+    /// Applies a destination's note that it has committed everything up to `through`. `head` returns the last
+    /// sequence sent to it and is called only if `through` exceeds what was forwarded.
     pub(crate) fn committed(&self, to: &ShardId, through: u64, head: impl FnOnce() -> u64) -> ConfirmationCheck {
         let mut lanes = self.lanes.borrow_mut();
-        // Before anything is handed on, what the store knows is all that can be committed.
+        // Without a window nothing was forwarded since the start: the store's head is the limit.
         let Some(lane) = lanes.get_mut(to) else {
             return if through > head() { ConfirmationCheck::Impossible } else { ConfirmationCheck::Known };
         };
         if through <= lane.committed || lane.stopped {
             return ConfirmationCheck::Known;
         }
-        // It may have asked for more than was handed on, but never for more than there is.
+        // A destination may fetch more than was forwarded, but never more than exists.
         if through > lane.offered && through > head() {
             return ConfirmationCheck::Impossible;
         }
@@ -343,8 +351,8 @@ impl SendWindows {
         if std::mem::take(&mut lane.stalled) { ConfirmationCheck::Resumed } else { ConfirmationCheck::News }
     }
 
-    /// Returns the last sequence that a destination has noted, if there is a lane to it and its owner is not being asked about it. From
-    /// now on it is.
+    /// Marks a destination as being confirmed and returns its last noted sequence; `None` if there is no window or it
+    /// is being confirmed already.
     pub(crate) fn begins_asking(&self, to: &ShardId) -> Option<u64> {
         let mut lanes = self.lanes.borrow_mut();
         let lane = lanes.get_mut(to).filter(|lane| !lane.asking)?;
@@ -352,63 +360,63 @@ impl SendWindows {
         Some(lane.committed)
     }
 
-    /// Returns whether there is a lane to a destination.
+    /// Returns whether there is a window to a destination.
     pub(crate) fn has(&self, to: &ShardId) -> bool {
         self.lanes.borrow().contains_key(to)
     }
 
-    /// The last sequence that a destination has confirmed, 0 if there is no lane to it.
+    /// Returns the last sequence that a destination has confirmed, 0 without a window.
     pub(crate) fn confirmed(&self, to: &ShardId) -> u64 {
         self.lanes.borrow().get(to).map_or(0, |lane| lane.confirmed)
     }
 
-    /// The last sequence that a destination has noted and not confirmed, if there is one.
+    /// Returns the last sequence that a destination has noted beyond its confirmed one, if any.
     pub(crate) fn noted(&self, to: &ShardId) -> Option<u64> {
         self.lanes.borrow().get(to).filter(|lane| lane.committed > lane.confirmed).map(|lane| lane.committed)
     }
 
-    /// The owner of a destination is not being asked any longer.
+    /// Marks a destination as no longer being confirmed.
     pub(crate) fn asked(&self, to: &ShardId) {
         if let Some(lane) = self.lanes.borrow_mut().get_mut(to) {
             lane.asking = false;
         }
     }
 
-    /// The destination itself has said that it has committed up to `through`; it was asked after it had noted `noted`. Returns whether
-    /// that note was false.
+    /// Applies the owner's answer to a request sent after `noted` was noted: everything up to `through` is committed.
+    /// Returns whether the note was exaggerated.
     pub(crate) fn confirm(&self, to: &ShardId, through: u64, noted: u64) -> bool {
         self.lanes.borrow_mut().get_mut(to).is_some_and(|lane| lane.confirm(through, noted))
     }
 
-    /// The destinations that have noted more than they have confirmed.
+    /// Returns the destinations that have noted more than they have confirmed.
     pub(crate) fn unconfirmed(&self) -> Vec<ShardId> {
         let lanes = self.lanes.borrow();
         lanes.iter().filter(|(_, lane)| lane.committed > lane.confirmed).map(|(to, _)| to.clone()).collect()
     }
 
-    /// Hands nothing on to a destination any more.
+    /// Stops sending to a destination.
     pub(crate) fn stop(&self, to: &ShardId) {
         let mut lanes = self.lanes.borrow_mut();
         let lane = lanes.entry(to.clone()).or_insert_with(|| SendWindow::from(0));
         lane.stopped = true;
-        // The caller goes on asking, and says so here for lanes that were not there before.
+        // The caller keeps asking the owner; recorded here for windows that did not exist before.
         lane.asking = true;
         lane.restart();
     }
 
-    /// Hands on again what there is for a destination. Returns whether that was stopped.
+    /// Resumes sending to a destination. Returns whether it was stopped.
     pub(crate) fn resume(&self, to: &ShardId) -> bool {
         let mut lanes = self.lanes.borrow_mut();
         lanes.get_mut(to).is_some_and(|lane| std::mem::take(&mut lane.stopped))
     }
 
-    /// Whether all that was ever sent is committed by its destination, by what the store says was sent.
+    /// Returns whether every entry ever sent, according to the store, is committed by its destination.
     pub(crate) fn is_at_rest(&self, heads: &[(ShardId, u64, u64)]) -> bool {
         let lanes = self.lanes.borrow();
         heads.iter().all(|(to, done, head)| lanes.get(to).map_or(*done, |lane| lane.committed.max(*done)) >= *head)
     }
 
-    /// What the store should be told: the destination and how far it has confirmed to have committed.
+    /// Returns confirmed watermarks to be stored, by destination, and counts them as stored.
     pub(crate) fn unstored(&self, at_least: u64) -> Vec<(ShardId, u64)> {
         let mut lanes = self.lanes.borrow_mut();
         lanes
@@ -421,8 +429,8 @@ impl SendWindows {
             .collect()
     }
 
-    /// Lets lanes without progress to such destinations start again from what is committed: whether any does, and when to look
-    /// next. Each lane without progress for as long as patience grows is reported to `stalled`, once.
+    /// Restarts the windows to matching destinations that make no progress. Returns whether any was restarted, and
+    /// when to check next. A window that has reached the longest retry delay is reported to `stalled`, once.
     pub(crate) fn impatience(
         &self,
         of: impl Fn(&ShardId) -> bool,

@@ -1,4 +1,4 @@
-//! One message on its way to one actor, and what has become of it.
+//! Deliveries: one message on its way to one actor, and its outcome.
 
 use std::rc::Rc;
 
@@ -8,66 +8,68 @@ use crate::message::{Codec, Envelope, MessageId};
 use crate::store::{Source, StoreError};
 use crate::telemetry::passes;
 
-/// What an actor is to do with a message.
+/// Action that an actor performs for a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Handle a command.
     Handle,
     /// React to an event.
     React,
-    /// Make a dead letter of an event of which nobody knows whose it is: the text says why.
+    /// Dead-letter an event whose target key could not be determined. Holds the reason.
     DeadLetter(String),
-    /// Take the reply to a command it sent.
+    /// Handle the reply to a command that it sent.
     Reply,
-    /// Wake by a timer, if it is still the one set in that turn.
+    /// Fire a timer, if it is still the one set in that turn.
     Timer {
         /// The turn that set the timer.
         turn: u64,
     },
-    /// Handle its parked messages again, oldest first.
+    /// Handle the parked messages of the key again, oldest first.
     Redrive,
-    /// Throw a dead letter away.
+    /// Discard a dead letter.
     Discard {
-        /// The dead letter's message.
+        /// Id of the dead letter's message.
         message: MessageId,
     },
 }
 
-/// By what a repeated message is known.
+/// Identity by which duplicates of a message are detected.
 #[derive(Clone)]
 pub enum DedupKey {
-    /// By its id: it came from outside.
+    /// Its id: the message came from outside.
     MessageId,
-    /// By its place in a source.
+    /// Its sequence in a source.
     Sequence {
         /// The source.
         source: Rc<Source>,
-        /// The place.
+        /// The sequence.
         sequence: u64,
-        /// Who counts what has been taken.
+        /// Tracks which sequences are appended.
         tracker: Rc<dyn SequenceTracker>,
     },
-    /// By the actor itself: a timer, a redrive.
+    /// Checked by the actor itself: a timer, a redrive.
     Internal,
 }
 
-/// Counts, for one source of one shard, what has been appended.
+/// Tracks, for one source of one shard, which messages are appended.
 pub trait SequenceTracker {
-    /// Up to where is everything from the source appended, once the message at `sequence` is?
+    /// Returns the sequence up to which everything is appended once the message at `sequence` is.
     fn watermark_after(&self, sequence: u64) -> u64;
 
-    /// The message at `sequence` is appended, with the floor that this gives.
+    /// Records that the message at `sequence` is appended, together with the resulting watermark.
     fn mark_appended(&self, sequence: u64);
 
-    /// Whether the message is written down in the receiving shard: it waits there, and its source's floor has passed it.
+    /// Returns whether the message is deferred: recorded in the receiving shard, with its source's watermark beyond it.
     fn is_deferred(&self) -> bool {
         false
     }
 
-    /// The message at `sequence` was appended before: nothing is written for it now, so the store does not know of a floor that rises.
+    /// Records that the message at `sequence` was appended before. Nothing is written now, so the store does not
+    /// learn of a risen watermark.
     fn mark_known(&self, sequence: u64);
 
-    /// Whether `sequence` is so near to the first one counted here that it may have been under way when the node ended last.
+    /// Returns whether `sequence` is so close to the first tracked one that it may have been in flight when the node
+    /// last ended.
     fn is_near_start(&self, sequence: u64) -> bool {
         let _ = sequence;
         false
@@ -76,68 +78,68 @@ pub trait SequenceTracker {
 
 /// One message on its way to one actor.
 pub struct Delivery {
-    /// What the actor is to do.
+    /// Action of the actor.
     pub action: Action,
     /// The message.
     pub envelope: Envelope,
-    /// By what it is known.
+    /// Identity for deduplication.
     pub dedup_key: DedupKey,
-    /// Whom to tell once it is settled.
+    /// Called with the outcome.
     pub completion: Completion,
 }
 
 impl Delivery {
-    /// One message on its way to one actor.
+    /// Creates a delivery.
     pub fn new(work: Action, envelope: Envelope, arrival: DedupKey, settle: Completion) -> Self {
         passes!("router", envelope.name, envelope.id, envelope.correlation);
         Self { action: work, envelope, dedup_key: arrival, completion: settle }
     }
 }
 
-/// Called once with what has become of a message, after the commit.
+/// Callback, called once with the outcome of a message, after its commit.
 pub type Completion = Box<dyn FnOnce(Outcome)>;
 
-/// What has become of a message.
+/// Outcome of a message.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// Its effect is committed, now or by an earlier delivery; here is its reply, `Result<Reply, Rejection>` encoded.
+    /// Its effect is committed, now or by an earlier delivery. Holds its reply, an encoded `Result<Reply, Rejection>`.
     Done(Bytes, Codec),
-    /// It is a dead letter, or parked behind one.
+    /// It is a dead letter, or parked behind one. Holds the reason.
     DeadLetter(String),
-    /// A command from outside that failed in every attempt, or asked for what cannot be written; nothing was done. The text says
-    /// why.
+    /// A command from outside failed in every attempt, or requested effects that cannot be written; nothing was done.
+    /// Holds the reason.
     Failed(String),
-    /// The actor takes no more at present; nothing was done.
+    /// A bound on turns in flight is reached; nothing was done.
     Busy,
-    /// Nobody handles such a message; nothing was done.
+    /// No handler exists; nothing was done.
     Unhandled,
-    /// The same id came with another payload; nothing was done.
+    /// The id was used with another payload; nothing was done.
     Conflict,
-    /// The id is older than the time for which ids are kept; nothing was done now.
+    /// The id is older than ids are kept; nothing was done now.
     Expired,
     /// The time in the id is too far ahead; nothing was done.
     IdInFuture,
     /// The deadline had passed; nothing was done.
     Late,
-    /// It cannot be read; nothing was done.
+    /// It cannot be decoded; nothing was done. Holds the reason.
     Undecodable(String),
-    /// A query whose answer failed: the view's code panicked, or the answer cannot be written.
+    /// A query failed: the view's code panicked, or the answer cannot be encoded. Holds the reason.
     Unanswered(String),
-    /// The store refused it before anything was written.
+    /// The store refused the turn before anything was written; nothing was done.
     Refused(StoreError),
-    /// The turn ran and its commit failed: whether it is stored is unknown until the shard is opened again.
+    /// The turn ran and its commit failed: whether it is stored is unknown until the shard is reopened.
     Unknown(StoreError),
-    /// The node stops; nothing was done.
+    /// The node is shutting down; nothing was done.
     Stopped,
 }
 
-/// What a courier is told of a message that it brought.
+/// Acknowledgment of a message received from the bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AckOutcome {
-    /// Its effect is committed, or it is a duplicate, or it is a dead letter: forget it.
+    /// Acknowledge: its effect is committed, or it is a duplicate or a dead letter.
     Ack,
-    /// It was not taken: bring it again after a while.
+    /// Redeliver later: it was not handled.
     Retry,
-    /// Nobody here can ever take it, for this reason, and nobody waits to hear so: put it aside where a person finds it.
+    /// No handler exists and no caller is waiting: move it to the refused stream. Holds the reason.
     Reject(String),
 }

@@ -1,4 +1,4 @@
-//! The doors through which messages reach actors.
+//! Endpoints: the traits through which messages reach actors, on this thread and on others.
 
 use std::time::Duration;
 
@@ -10,63 +10,65 @@ use super::{Delivery, LocalRoutes, SendError};
 use crate::message::{Command, Envelope, MessageId};
 use crate::store::StoreError;
 
-/// The door of one actor type on one thread.
+/// Endpoint of one actor type on one thread.
 pub trait ActorEndpoint {
-    /// Hands a message to the actor with the envelope's key, starting it if need be.
+    /// Delivers a message to the actor with the envelope's key, activating it if necessary.
     fn deliver(&self, delivery: Delivery);
 
-    /// The key of the actor that takes this event; `None` if none does, an error if the event cannot be read.
+    /// Returns the key of the actor that handles this event; `None` if none does.
     ///
     /// # Errors
-    /// The text says what cannot be read.
+    /// The event cannot be decoded; the text is the reason.
     fn key_of(&self, event: &Envelope) -> Result<Option<String>, String>;
 
-    /// How many actors of the type are live.
+    /// Returns the number of live actors of the type.
     fn live_count(&self) -> usize;
 
-    /// Puts actors to rest that were idle since `idle_sweeps` sweeps, and the longest idle ones above `cap`.
+    /// Passivates actors that were idle for `idle_sweeps` sweeps, and the longest idle ones above `cap`.
     fn passivate_idle(&self, idle_sweeps: u64, cap: usize);
 
-    /// Lets every actor forget its state and fails what is queued: commits have failed.
+    /// Discards the state of every actor and fails what is queued, after a failed commit.
     fn reset(&self);
 
-    /// Reads from the log what waits there. Called before anything is delivered, after the start and after a [reset](Self::reset).
+    /// Loads the deferred messages from the log. Called before anything is delivered, after the start and after a
+    /// [reset](Self::reset).
     ///
     /// # Errors
-    /// What reading the store can meet.
+    /// Errors of reading the store.
     fn load_deferred(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// Begins to deliver what waits in the log.
+    /// Starts delivering the deferred messages.
     fn deliver_deferred(&self) {}
 
-    /// Returns whether nothing waits that will be delivered without a person.
+    /// Returns whether no deferred message is left that is delivered without an operator.
     fn is_idle(&self) -> bool {
         true
     }
 }
 
-/// What travels with a typed command inside one node, if anything does.
+/// Optional metadata of a typed command inside one node.
 #[derive(Clone, Debug, Default)]
 pub struct CommandMeta {
-    /// The command's id; `None` lets the actor's thread make one.
+    /// Id of the command; `None` lets the actor's thread create one.
     pub id: Option<MessageId>,
-    /// The correlation id, if it is part of something larger.
+    /// Correlation id, if the command is part of a larger unit of work.
     pub correlation: Option<MessageId>,
-    /// The trace context.
+    /// W3C trace context.
     pub traceparent: Option<Box<str>>,
 }
 
-/// What a typed command comes back with.
+/// Result of a typed command.
 pub type TypedReply<C> = Result<<C as Command>::Reply, SendError>;
 
-/// The typed door of a command on the thread of its actors: no bytes on the way in, none on the way out.
+/// Typed endpoint of a command on the thread of its actors: nothing is encoded or decoded.
 pub trait CommandEndpoint<C: Command> {
-    /// Takes the command's turn here and now if nothing is before it, else queues it with its actor. The reply comes after the
-    /// commit; at once if the command is refused: [`SendError::Busy`], [`SendError::Stopped`] or [`SendError::Key`].
+    /// Runs the command's turn inline if nothing is queued before it, otherwise queues it. The reply follows after
+    /// the commit; it is immediate if the command is refused: [`SendError::Busy`], [`SendError::Stopped`] or
+    /// [`SendError::Key`].
     ///
-    /// Who waits elsewhere gives `reply` for it.
+    /// A caller on another thread passes `reply` to receive the result there.
     fn submit(
         &self,
         command: C,
@@ -75,43 +77,44 @@ pub trait CommandEndpoint<C: Command> {
     ) -> Submission<C>;
 }
 
-/// Where the reply to a command is to be had.
+/// Tells how the reply to a command will be delivered.
 pub enum Submission<C: Command> {
-    /// Here.
+    /// The reply is ready.
     Done(TypedReply<C>),
-    /// Here, once the turn is committed.
+    /// The reply is sent on this channel once the turn is committed.
     Pending(oneshot::Receiver<TypedReply<C>>),
-    /// Where who asked has said.
+    /// The reply goes to the channel that the caller passed.
     Forwarded,
 }
 
-/// Something to be done where the actors live.
+/// Job for the thread on which the actors live.
 pub type RoutedJob = Box<dyn FnOnce(&LocalRoutes) + Send>;
 
-/// How what cannot be done on this thread leaves it: other threads of the node and other services.
+/// Transport for messages that leave this thread: to other threads of the node and to other services.
 pub trait Remote: Send + Sync {
-    /// The thread of this node on which the actor with this key takes the command; `None` if no actor of this node does.
+    /// Returns the thread of this node that runs the command for this key; `None` if no actor of this node handles it.
     fn thread_of(&self, domain: &str, command: &str, key: &str) -> Option<usize> {
         let _ = (domain, command, key);
         None
     }
 
-    /// Does `job` on that thread, or drops it if the node has ended; `false` if as many wait for that thread as may.
+    /// Runs `job` on that thread, or drops it if the node has ended. Returns `false` if the bound of queued callers
+    /// is reached.
     fn run_on(&self, home: usize, job: RoutedJob) -> bool {
         let _ = (home, job);
         false
     }
 
-    /// Sends a command and waits for its reply: `Result<Reply, Rejection>`, encoded in the envelope's codec.
+    /// Sends a command and waits for its reply: `Result<Reply, Rejection>`, encoded with the envelope's codec.
     fn send(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>>;
 
-    /// Hands a command over to be handled some time.
+    /// Hands a command over to be handled at any later time.
     fn post(&self, envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>>;
 
-    /// Asks a query; the answer is encoded in the envelope's codec.
+    /// Sends a query and waits for its answer, encoded with the envelope's codec.
     fn query(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>>;
 
-    /// Takes nothing more, if there is no node behind it whose business that is.
+    /// Closes the connection. No-op for a client of a node.
     fn disconnect(&self) -> BoxFuture<'static, ()> {
         Box::pin(std::future::ready(()))
     }

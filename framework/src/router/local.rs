@@ -1,4 +1,6 @@
-//! What can be reached on this very thread without leaving it.
+//! Local routes: typed endpoints that are reachable on this thread.
+//!
+//! Called by the client; filled by nodes when they start. Never crosses a thread.
 
 use std::any::{Any, TypeId};
 use std::cell::RefCell;
@@ -9,16 +11,16 @@ use std::rc::Rc;
 use super::CommandEndpoint;
 use crate::message::Command;
 
-/// Tells the nodes of one process apart.
+/// Distinguishes the nodes of one process.
 pub type NodeId = u64;
 
-/// The typed doors of one node on one thread.
+/// Typed endpoints of one node on one thread.
 #[derive(Default)]
 pub struct LocalRoutes {
     typed: HashMap<TypeId, Box<dyn Any>, BuildHasherDefault<TypeIdHasher>>,
 }
 
-/// A `TypeId` is a hash already: take it as it is.
+/// Uses a `TypeId` as its own hash, which it already is.
 #[derive(Default)]
 struct TypeIdHasher(u64);
 
@@ -43,20 +45,20 @@ thread_local! {
 }
 
 impl LocalRoutes {
-    /// Hangs in the door of a command.
+    /// Adds the endpoint of a command.
     pub fn add<C: Command>(&mut self, door: Rc<dyn CommandEndpoint<C>>) {
         self.typed.insert(TypeId::of::<C>(), Box::new(door));
     }
 
-    /// Makes these routes known on this thread.
+    /// Publishes these routes on this thread.
     pub fn publish(self: Rc<Self>, node: NodeId) {
         HERE.with(|here| here.borrow_mut().push((node, self)));
     }
 
-    /// Takes a node's routes back on this thread.
+    /// Withdraws a node's routes on this thread.
     pub fn withdraw(node: NodeId) {
-        // The routes are dropped after the borrow ends: dropping an actor's door may run user code.
-        // A thread that ends has none any more.
+        // Dropped after the borrow ends, because dropping an actor's endpoint may run user code. A thread that is
+        // ending has no routes left.
         let gone = HERE.try_with(|here| {
             let mut here = here.borrow_mut();
             let at = here.iter().position(|(id, _)| *id == node);
@@ -65,13 +67,13 @@ impl LocalRoutes {
         drop(gone);
     }
 
-    /// The routes of a node on this thread, if it has made them known.
+    /// Returns the routes of a node on this thread, if they are published.
     pub fn here(node: NodeId) -> Option<Rc<Self>> {
-        // Cloned out, so that a door may come back here without meeting a borrow.
+        // Cloned, so that a re-entrant call does not meet an open borrow.
         HERE.with(|here| here.borrow().iter().find(|(id, _)| *id == node).map(|(_, routes)| Rc::clone(routes)))
     }
 
-    /// The door of `C`, if an actor takes it.
+    /// Returns the endpoint of `C`, if an actor handles it.
     pub fn door<C: Command>(&self) -> Option<&dyn CommandEndpoint<C>> {
         let door = self.typed.get(&TypeId::of::<C>())?;
         door.downcast_ref::<Rc<dyn CommandEndpoint<C>>>().map(Rc::as_ref)

@@ -1,4 +1,4 @@
-//! What a node is made of, as a value that can be printed: domains, owners, messages, versions, subscriptions.
+//! Manifest: the composition of a node as a printable value: domains, owners, messages, versions, subscriptions.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,27 +7,27 @@ use serde::Serialize;
 
 use crate::message::{Codec, Coded, Command, Domain, Message, Query, ReplyShape, Shape};
 
-/// What a node is made of.
+/// Composition of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Manifest {
-    /// The service the node is of.
+    /// Service of the node.
     pub service: String,
-    /// The domains it owns.
+    /// Domains that it owns.
     pub domains: Vec<DomainCard>,
-    /// The projections it hosts.
+    /// Projections that it hosts.
     pub projections: Vec<ActorCard>,
 }
 
-/// One domain a node owns.
+/// One domain that a node owns.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DomainCard {
-    /// The domain's name.
+    /// Name of the domain.
     pub name: String,
-    /// How many shards it has.
+    /// Number of shards.
     pub shards: u16,
-    /// The actor types hosted.
+    /// Hosted actor types.
     pub actors: Vec<ActorCard>,
-    /// The names it has given up.
+    /// Retired names.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub retired: &'static [&'static str],
 }
@@ -35,36 +35,36 @@ pub struct DomainCard {
 /// One actor type, projection or worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ActorCard {
-    /// Its name.
+    /// Name.
     pub name: String,
     /// `aggregate`, `saga`, `projection` or `worker`.
     pub role: &'static str,
-    /// The commands it handles.
+    /// Commands that it handles.
     pub handles: Vec<MessageCard>,
-    /// The events it records.
+    /// Events that it records.
     pub records: Vec<MessageCard>,
-    /// The events it takes.
+    /// Events that it subscribes to.
     pub takes: Vec<MessageCard>,
-    /// The commands whose replies it takes.
+    /// Commands whose replies it handles.
     pub replies: Vec<MessageCard>,
     /// Its timers.
     pub timers: Vec<MessageCard>,
-    /// The queries it answers.
+    /// Queries that it answers.
     pub answers: Vec<MessageCard>,
-    /// The names it had before.
+    /// Former names.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub formerly: &'static [&'static str],
-    /// Its state as it is kept in snapshots or as a view.
+    /// Its state as kept in snapshots or as a view.
     #[serde(skip)]
     pub state: Option<StateCard>,
 }
 
-/// How the state of an actor type or a projection is kept.
+/// Stored state of an actor type or a projection.
 #[derive(Clone, Copy, Debug)]
 pub struct StateCard {
-    /// The schema of the state.
+    /// Schema of the state.
     pub schema: u32,
-    /// Returns the shape of the state, if it is kept.
+    /// Returns the shape of the state, if the state is stored.
     pub shape: fn() -> Option<Arc<Shape>>,
 }
 
@@ -79,41 +79,41 @@ impl Eq for StateCard {}
 /// One message type.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MessageCard {
-    /// The domain it belongs to.
+    /// Domain of the message.
     pub domain: String,
-    /// Its name there.
+    /// Name in the domain.
     pub name: String,
-    /// Its schema version.
+    /// Schema version.
     pub version: u32,
-    /// How many shards its domain has.
+    /// Number of shards of its domain.
     pub shards: u16,
-    /// How its domain's messages become bytes.
+    /// Codec of its domain.
     #[serde(skip)]
     pub codec: Codec,
-    /// The Rust type.
+    /// Rust type.
     #[serde(skip)]
     pub type_name: &'static str,
-    /// The names it had before.
+    /// Former names.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub formerly: &'static [&'static str],
-    /// The shapes of its schema versions.
+    /// Shapes of its schema versions.
     #[serde(skip)]
     pub shapes: Shapes,
-    /// The shape of the reply, if it is a command or a query.
+    /// Shape of the reply, for a command or a query.
     #[serde(skip)]
     pub reply: Option<ReplyShape>,
-    /// Renders its payloads for the stories of simulations.
+    /// Renders its payloads for the failure reports of simulations.
     #[cfg(feature = "testing")]
     #[serde(skip)]
     pub(crate) texts: PayloadTexts,
 }
 
-/// The shapes of a message type's schema versions.
+/// Shapes of a message type's schema versions.
 #[derive(Clone, Copy, Debug)]
 pub struct Shapes(fn(u32, Codec) -> Option<Arc<Shape>>);
 
 impl Shapes {
-    /// The shape that bytes of a schema version have, if it is known.
+    /// Returns the shape of a schema version's bytes, if it is known.
     pub fn of(&self, version: u32, codec: Codec) -> Option<Arc<Shape>> {
         (self.0)(version, codec)
     }
@@ -160,17 +160,17 @@ impl PayloadTexts {
         Self { reply: Some(reply), ..Self::of::<C>() }
     }
 
-    /// The payload of a message as JSON; `None` if it cannot be read or has no form in JSON.
+    /// Returns the payload of a message as JSON; `None` if it cannot be decoded or has no JSON form.
     pub(crate) fn message(&self, version: u32, codec: Codec, payload: &[u8]) -> Option<String> {
         (self.message)(version, codec, payload)
     }
 
-    /// The payload of a reply that is no rejection.
+    /// Returns the payload of a reply that is not a rejection as JSON.
     pub(crate) fn reply(&self, codec: Codec, payload: &[u8]) -> Option<String> {
         self.reply.and_then(|reply| reply(codec, payload))
     }
 
-    /// Returns whether it renders replies.
+    /// Returns whether replies can be rendered.
     pub(crate) fn has_replies(&self) -> bool {
         self.reply.is_some()
     }
@@ -187,7 +187,7 @@ impl PartialEq for PayloadTexts {
 impl Eq for PayloadTexts {}
 
 impl MessageCard {
-    /// The card of a command type.
+    /// Returns the card of a command type.
     pub fn of_command<C: Command>() -> Self {
         let card = Self { reply: Some(ReplyShape(C::Reply::shape)), ..Self::of::<C>() };
         #[cfg(feature = "testing")]
@@ -195,12 +195,12 @@ impl MessageCard {
         card
     }
 
-    /// The card of a query type.
+    /// Returns the card of a query type.
     pub fn of_query<Q: Query>() -> Self {
         Self { reply: Some(ReplyShape(Q::Reply::shape)), ..Self::of::<Q>() }
     }
 
-    /// The card of a message type.
+    /// Returns the card of a message type.
     pub fn of<M: Message>() -> Self {
         Self {
             domain: M::Domain::NAME.to_owned(),
@@ -217,19 +217,19 @@ impl MessageCard {
         }
     }
 
-    /// All names that its bytes may have in a store or on the wire: the current one and those it had before.
+    /// Returns all names under which its bytes may be stored or sent: the current one and the former ones.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&*self.name).chain(self.formerly.iter().copied())
     }
 }
 
 impl ActorCard {
-    /// All names that it may have in a store: the current one and those it had before.
+    /// Returns all names under which it may be stored: the current one and the former ones.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&*self.name).chain(self.formerly.iter().copied())
     }
 
-    /// Returns whether the two could mean the same stored data.
+    /// Returns whether the two could refer to the same stored data.
     pub fn shares_a_name(&self, other: &Self) -> bool {
         self.names().any(|name| other.names().any(|other| other == name))
     }

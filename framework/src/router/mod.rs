@@ -1,7 +1,7 @@
-//! Who takes a message: frozen routes, the doors of actors, and what a sender is told.
+//! Router: finds the endpoint of a message, and defines what its sender is told.
 //!
-//! Called by the client, the inbox and the relay; calls the doors that actors hang in.
-//! It is frozen when the node starts: routing takes no lock and never changes under a message.
+//! Called by the client, the inbox and the relay; calls the endpoints that actors install. Frozen when the node
+//! starts: routing takes no lock, and routes never change under a message.
 
 mod delivery;
 mod endpoint;

@@ -1,11 +1,13 @@
-//! What a node knows of the shapes that other services have of the messages which it takes.
+//! Shapes of peers: compares the types of messages between services.
 //!
-//! Called by the node's door for what comes over the bridge, by actors, workers and projections before they read a message, and by
-//! what leaves the node. Calls nothing but messages. It compares and remembers; the node asks other services.
+//! Called by the bridge handler for received messages, by actors, workers and projections before they decode a
+//! message, and by the publisher. Calls only the message module. Compares and remembers; the node requests shapes
+//! from other services.
 //!
-//! A message from another service bears the fingerprint of its type as the sender has it. At the door it is compared with the
-//! receiver's own: one look-up by name and one comparison of eight bytes. A different one is judged once. If the message can be
-//! read, the fingerprint is taken off. If it stays on, nothing behind the door reads the message.
+//! A message from another service contains the fingerprint of its type at the sender. The bridge handler compares it
+//! with the receiver's own: one lookup by name and one comparison of eight bytes. A different fingerprint is judged
+//! once. If the message can be decoded, its fingerprint is removed. A message that still has one is decoded by no
+//! actor.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -21,75 +23,75 @@ use crate::message::{
     Codec, CodecError, Difference, Envelope, Fingerprint, Kind, MAX_SHAPES_BYTES, MessageShapes, ReplyMode,
 };
 
-/// The header with the shapes themselves, where the receiver cannot ask for them: from callers that are no actors.
+/// Header with the shapes themselves, for receivers that cannot request them because the caller is not an actor.
 const SHAPES: &str = "whizbang-shapes";
-/// For how long none may have been refused before messages of a type count as readable again. While services are upgraded, both kinds
-/// come by turns.
+/// Time without a refusal after which messages of a type count as readable again. During a rolling upgrade, both
+/// kinds arrive alternately.
 const QUIET: Duration = Duration::from_secs(1);
-/// How many different fingerprints are remembered for one message type. A sender may name as many as it likes.
+/// Most fingerprints remembered for one message type. A sender may invent any number of them.
 const MOST: usize = 64;
 
-/// The message types of a node that other services send, or are sent.
+/// Message types that a node exchanges with other services.
 #[derive(Debug, Default)]
 pub(crate) struct PeerShapes {
-    /// The node's own domains; `None` if it has no bridge.
+    /// The node's own domains; `None` without a bridge.
     domains: Option<HashSet<String>>,
     own: HashMap<String, HashMap<String, Own, FixedState>, FixedState>,
-    /// Messages that were refused because of their shape.
+    /// Number of messages refused because of their shape.
     pub(crate) refused: AtomicU64,
 }
 
-/// What is known of one message type.
+/// One message type, as this node knows it.
 #[derive(Debug)]
 struct Own {
     codec: Codec,
-    /// Its versions from 1 on; none where the shape is not known.
+    /// Versions from 1 on; `None` where the shape is unknown.
     versions: Vec<Option<(Fingerprint, MessageShapes)>>,
-    /// By version and fingerprint, what was found about those of other services.
+    /// Verdicts about the fingerprints of other services, by version and fingerprint.
     judged: Mutex<HashMap<(u32, Fingerprint), Verdict, FixedState>>,
-    /// Messages of this type are refused.
+    /// Messages of this type are being refused.
     is_refused: AtomicBool,
-    /// When one was refused last.
+    /// Time of the last refusal.
     last: Mutex<Option<Instant>>,
 }
 
-/// What was found about a fingerprint of another service.
+/// Verdict about a fingerprint of another service.
 #[derive(Clone, Debug, Default)]
 struct Verdict {
-    /// Why the message cannot be read here.
+    /// Reason why the message cannot be decoded here.
     message: Option<Arc<str>>,
-    /// Why the reply could not be read there.
+    /// Reason why the reply could not be decoded there.
     reply: Option<Arc<str>>,
 }
 
 impl Verdict {
-    /// Why the message is refused; `reads_reply` says whether its reply will be read.
+    /// Returns the reason for refusing the message; `reads_reply` tells whether the sender will decode the reply.
     fn reason(&self, reads_reply: bool) -> Option<&Arc<str>> {
         self.message.as_ref().or(self.reply.as_ref().filter(|_| reads_reply))
     }
 }
 
-/// What becomes of a message, as far as shapes are concerned.
+/// Judgment about the shape of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Judgment {
-    /// It can be read. `resumes` if it is the first one after others that could not.
+    /// It can be decoded.
     Fits {
-        /// Whether messages of its type were refused before.
+        /// It is the first readable message after refused ones of its type.
         resumes: bool,
     },
-    /// It cannot be read, for this reason. `is_news` for the first one.
+    /// It cannot be decoded.
     Differs {
         /// The type, the difference and the remedy.
         reason: Arc<str>,
-        /// Whether no message of its type was refused before.
+        /// It is the first refused message of its type.
         is_news: bool,
     },
-    /// The shapes behind its fingerprint are not known.
+    /// The shapes behind its fingerprint are unknown.
     Unknown,
 }
 
 impl PeerShapes {
-    /// What a node with a bridge knows at its start: its own types.
+    /// Creates the state of a node with a bridge at its start: its own types.
     pub(crate) fn of(manifest: &Manifest) -> Self {
         let domains = manifest.domains.iter().map(|domain| domain.name.clone()).collect();
         let mut shapes = Self { domains: Some(domains), ..Self::default() };
@@ -100,7 +102,7 @@ impl PeerShapes {
         shapes
     }
 
-    /// Returns whether a command to a domain leaves the node, so that it is to bear the fingerprint of its type.
+    /// Returns whether a command to a domain leaves the node and must contain its fingerprint.
     pub(crate) fn leaves(&self, domain: &str) -> bool {
         self.domains.as_ref().is_some_and(|domains| !domains.contains(domain))
     }
@@ -128,26 +130,26 @@ impl PeerShapes {
         self.own.get(envelope.domain.as_str())?.get(envelope.name.as_str())
     }
 
-    /// Marks a message that leaves the node with the fingerprint of its type.
+    /// Adds the fingerprint of its type to a message that leaves the node.
     pub(crate) fn mark(&self, mut envelope: Envelope) -> Envelope {
         let own = self.own(&envelope).and_then(|own| own.version(envelope.version));
         envelope.shape = own.map(|(fingerprint, _)| *fingerprint);
         envelope
     }
 
-    /// Judges a message that came in. The fingerprint of one that can be read is taken off; `asks` says that its sender waits for
-    /// the reply.
+    /// Judges a received message, and removes the fingerprint of a readable one. `asks` tells that the sender waits
+    /// for the reply.
     pub(crate) fn judge(&self, envelope: &mut Envelope, asks: bool, now: Instant) -> Judgment {
         let told = take_shapes(envelope);
         let Some(fingerprint) = envelope.shape else { return Judgment::Fits { resumes: false } };
         let reads_reply = asks || envelope.wants == ReplyMode::Reply;
         let Some(own) = self.own(envelope) else {
-            // Not taken here at all; that is said elsewhere.
+            // Not handled here at all, which is reported elsewhere.
             envelope.shape = None;
             return Judgment::Fits { resumes: false };
         };
         let Some((mine, shapes)) = own.version(envelope.version) else {
-            // Of a newer version: reading it says so.
+            // Of a newer version: decoding it reports that.
             envelope.shape = None;
             return Judgment::Fits { resumes: false };
         };
@@ -175,15 +177,15 @@ impl PeerShapes {
         }
     }
 
-    /// Notes what another service says its fingerprint stands for; `None` if it does not know.
+    /// Records the shapes that another service reports for its fingerprint; `None` if it does not know them.
     pub(crate) fn learn(&self, envelope: &Envelope, text: Option<&str>) {
         let (Some(own), Some(fingerprint)) = (self.own(envelope), envelope.shape) else { return };
         let Some((_, shapes)) = own.version(envelope.version) else { return };
         own.compare(envelope, shapes, text.and_then(|text| MessageShapes::read(fingerprint, text)));
     }
 
-    /// Why a message must not be read; `None` if it may. All that costs, for messages that were judged as readable or come from
-    /// this node, is to look whether they have a fingerprint.
+    /// Returns the error for a message that must not be decoded; `None` if it may be. For readable and local messages
+    /// this costs one check for a fingerprint.
     pub(crate) fn refusal(&self, envelope: &Envelope) -> Option<CodecError> {
         let fingerprint = envelope.shape?;
         let own = self.own(envelope)?;
@@ -198,7 +200,7 @@ impl PeerShapes {
 }
 
 impl Own {
-    /// Returns whether a message that can be read is the first one after others that could not.
+    /// Returns whether a readable message is the first one after refused ones.
     fn resumes(&self, now: Instant) -> bool {
         let is_quiet = || self.last.lock().is_none_or(|last| now.saturating_duration_since(last) >= QUIET);
         self.is_refused.load(Ordering::Relaxed) && is_quiet() && self.is_refused.swap(false, Ordering::Relaxed)
@@ -208,7 +210,7 @@ impl Own {
         self.versions.get(usize::try_from(version).ok()?.checked_sub(1)?)?.as_ref()
     }
 
-    /// Compares the shapes of a sender, if it knows them, and remembers the result.
+    /// Compares the sender's shapes, if known, and remembers the verdict.
     fn compare(&self, envelope: &Envelope, own: &MessageShapes, sent: Option<MessageShapes>) -> Verdict {
         let verdict = match sent {
             None => Verdict { message: Some(self.unknown(envelope)), reply: None },
@@ -261,12 +263,12 @@ impl Own {
     }
 }
 
-/// A part of a shape, short enough and harmless enough for logs: another service has made it up.
+/// Returns a part of a shape, shortened and escaped for logs: it is input from another service.
 fn shown(text: &str) -> String {
     text.chars().take(200).flat_map(char::escape_debug).collect()
 }
 
-/// Adds the shapes of a message to it, for a receiver that cannot ask for them.
+/// Attaches the shapes of a message, for a receiver that cannot request them.
 pub(crate) fn tell_shapes(envelope: &mut Envelope) {
     let shapes = envelope.shape.and_then(Fingerprint::shapes);
     if let Some(shapes) = shapes.filter(|shapes| shapes.len() <= MAX_SHAPES_BYTES) {
@@ -279,7 +281,7 @@ fn take_shapes(envelope: &mut Envelope) -> Option<String> {
     Some(envelope.headers.swap_remove(at).1)
 }
 
-/// Returns whether another service can be asked for the shapes of a message: an actor sent it.
+/// Returns whether an actor sent the message, so that its service can be asked for shapes.
 pub(crate) fn can_be_asked(envelope: &Envelope) -> bool {
     envelope.origin.is_some() && matches!(envelope.kind, Kind::Command | Kind::Event)
 }

@@ -1,20 +1,20 @@
-//! What is wrong now, one entry for each thing that it concerns.
+//! Open issues, one entry per subject.
 //!
-//! Written by whatever notices a trouble and its end; read for the node's health.
+//! Written by the code that detects an issue and its end; read for the node's health.
 
 use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
 
-/// How many are listed. A sender may name as many shards as it likes, and an operator has enough with these.
+/// Most issues listed. A forged sender may name any number of shards, and an operator needs no more.
 pub(crate) const MOST: usize = 100;
 
-/// The open issues by the thing they concern, so that each is reported once and can be closed.
+/// Open issues by subject, so that each is reported once and can be closed.
 #[derive(Debug, Default)]
 pub(crate) struct Issues(Mutex<BTreeMap<String, String>>);
 
 impl Issues {
-    /// Opens an issue, or replaces its text. Returns whether it is new. Above [`MOST`] nothing is opened.
+    /// Opens an issue, or replaces its text. Returns whether it is new. Beyond [`MAX_ISSUES`] none is opened.
     pub(crate) fn open(&self, about: &str, text: impl FnOnce() -> String) -> bool {
         let mut open = self.0.lock();
         let room = open.len() < MOST || open.contains_key(about);
@@ -26,7 +26,7 @@ impl Issues {
         self.0.lock().remove(about).is_some()
     }
 
-    /// The texts of the open issues, by what they concern.
+    /// Returns the texts of the open issues, ordered by subject.
     pub(crate) fn texts(&self) -> Vec<String> {
         self.0.lock().values().cloned().collect()
     }
@@ -52,10 +52,10 @@ mod tests {
     fn issues_are_bounded_and_close_again() {
         let issues = Issues::default();
         for n in 0..2 * MOST {
-            issues.open(&n.to_string(), || format!("{n} stands still"));
+            issues.open(&n.to_string(), || format!("{n} stopped"));
         }
         assert_eq!(issues.texts().len(), MOST);
-        assert!(!issues.open("0", || "known".to_owned()), "what is open is replaced, though the list is full");
+        assert!(!issues.open("0", || "known".to_owned()), "an open issue is replaced even if the list is full");
         assert_eq!((0..2 * MOST).filter(|n| issues.close(&n.to_string())).count(), MOST);
         assert!(issues.texts().is_empty());
     }

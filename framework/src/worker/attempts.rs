@@ -1,7 +1,8 @@
-//! Records each attempt of a job while a simulation runs: what it was, whether its effect was done, and how it ended.
+//! Attempt log: records each attempt of a job during a simulation: its message, whether its effect was done, and its
+//! end.
 //!
-//! Switched on by the [simulated cluster](crate::testing::sim), which runs on one thread; called where a job calls user code.
-//! Without the feature `testing` there is none of it.
+//! Enabled by the [simulated cluster](crate::testing::sim), which runs on one thread; called where a job calls user
+//! code. Compiled only with the feature `testing`.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -19,18 +20,18 @@ use crate::message::{Envelope, MessageId};
 pub(crate) struct JobAttempt {
     pub(crate) domain: &'static str,
     pub(crate) worker: &'static str,
-    /// What the job is for.
+    /// Message of the job.
     pub(crate) message: Envelope,
-    /// The number of the attempt, from 1.
+    /// Number of the attempt, from 1.
     pub(crate) number: u32,
     pub(crate) begun: Instant,
-    /// When user code returned a reply or a rejection: its effect outside is done then.
+    /// Time at which user code returned a reply or a rejection: its external effect is done.
     pub(crate) effect: Option<Instant>,
-    /// When and how it ended; `None` if its process ended first, or if it has not ended.
+    /// Time and manner of its end; `None` if its process ended first, or if it is running.
     pub(crate) end: Option<(Instant, AttemptEnd)>,
 }
 
-/// How an attempt ended.
+/// End of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum AttemptEnd {
     Done,
@@ -42,22 +43,22 @@ thread_local! {
     static ATTEMPTS: RefCell<Option<Vec<Rc<RefCell<JobAttempt>>>>> = const { RefCell::new(None) };
 }
 
-/// One attempt while it is under way.
+/// One attempt in progress.
 #[derive(Clone)]
 pub(crate) struct Attempt(Rc<RefCell<JobAttempt>>);
 
 impl Attempt {
-    /// Begins or ends the recording on this thread, and forgets what was recorded.
+    /// Starts or stops recording on this thread, and clears the record.
     pub(crate) fn record(on: bool) {
         ATTEMPTS.set(on.then(Vec::new));
     }
 
-    /// The attempts since the recording began, in the order in which they began.
+    /// Returns the attempts since recording began, in the order in which they began.
     pub(crate) fn recorded() -> Vec<JobAttempt> {
         ATTEMPTS.with_borrow(|attempts| attempts.iter().flatten().map(|attempt| attempt.borrow().clone()).collect())
     }
 
-    /// When the first attempt for a message began, if one has.
+    /// Returns when the first attempt for a message began, if one has.
     pub(crate) fn first_begun(message: MessageId) -> Option<Instant> {
         ATTEMPTS.with_borrow(|attempts| {
             let mut all = attempts.iter().flatten().map(|attempt| attempt.borrow());
@@ -73,7 +74,7 @@ impl Attempt {
         Self(attempt)
     }
 
-    /// User code has returned: notes that its effect is done, and lets the attempt go wrong if that is due.
+    /// Records that user code has returned and its effect is done, and triggers a failpoint if one is set.
     pub(super) async fn returned(&self, done: Result<Done, Undone>) -> Result<Done, Undone> {
         let done = done?;
         self.0.borrow_mut().effect = Some(instant());

@@ -1,4 +1,4 @@
-//! What is written about a job once it is done, and waiting until that is durable.
+//! Committing jobs: what is recorded about a finished job, and the wait until it is durable.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -16,34 +16,34 @@ use crate::router::{DedupKey, Outcome};
 use crate::store::{Appended, Mark, Note, OutboxWrite, StoreError, StreamHint, Ticket, Turn};
 use crate::telemetry::TARGET;
 
-/// After how many turns of a stream a snapshot of its ledger is kept.
+/// Number of turns of a stream after which a snapshot of its ledger is saved.
 const SNAPSHOT_EVERY: u64 = 1024;
-/// One stream of a worker: one per shard, and one per idempotency key, so that a key is found in one read however long ago
-/// it was used.
+/// Log of one stream of a worker: one per shard, and one per idempotency key, so that a key is found with one read
+/// however long ago it was used.
 pub(super) struct JobLog {
     pub(super) shard: Rc<OwnedShard>,
     pub(super) key: String,
-    /// It is of one idempotency key, and is forgotten when its job ends.
+    /// Belongs to one idempotency key, and is dropped when its job ends.
     pub(super) single: bool,
     pub(super) ledger: OnceCell<RefCell<Ledger>>,
-    /// The jobs under way, with the digest of their message.
+    /// Jobs in progress, with the digest of their message.
     pub(super) running: RefCell<HashMap<MessageId, (Number, u64), FixedState>>,
-    /// The last append that may not be durable yet.
+    /// Last append that may not be durable yet.
     pub(super) last: Cell<Option<Ticket>>,
 }
 
-/// How a turn ends a message, or does not.
+/// Effect of a turn on its message.
 #[derive(Clone, Copy)]
 pub(super) enum End<'a> {
-    /// The message is done or put aside.
+    /// The message is done or dead-lettered.
     Marked(&'a DedupKey),
-    /// A dead letter is done after all, or thrown away.
+    /// A dead letter is done after all, or discarded.
     Resolved,
-    /// The message is not at its end.
+    /// The message is not finished.
     Not,
 }
 
-/// What is written about a message.
+/// Record about a message.
 pub(super) struct Entry<'a> {
     pub(super) envelope: &'a Envelope,
     pub(super) end: End<'a>,
@@ -53,8 +53,8 @@ pub(super) struct Entry<'a> {
 }
 
 impl<W: Worker> WorkerDispatcher<W> {
-    /// Writes a turn, and waits until it is durable. What cannot be written for the moment is tried again: what was done
-    /// outside is done, and only the writing is missing.
+    /// Appends a turn, and waits until it is durable. A transient append failure is retried: the external effect is
+    /// done, and only the record is missing.
     pub(super) async fn commit(
         &self,
         book: &JobLog,
@@ -70,7 +70,7 @@ impl<W: Worker> WorkerDispatcher<W> {
                 Err(error) if outside || !error.is_transient() => return Outcome::Unknown(error),
                 Err(error) => {
                     failures += 1;
-                    tracing::warn!(target: TARGET, worker = %self.actor, %error, "a job is done and cannot be committed yet");
+                    tracing::warn!(target: TARGET, worker = %self.actor, %error, "failed to commit a finished job: retrying");
                     tokio::time::sleep(self.host.settings.retry.all.wait(failures, &self.host.ids)).await;
                 }
             }
@@ -78,7 +78,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         self.after((!appended.committed).then_some(appended.ticket), outcome).await
     }
 
-    /// The outcome once everything up to `ticket` is durable.
+    /// Returns the outcome once everything up to `ticket` is durable.
     pub(super) async fn after(&self, ticket: Option<Ticket>, outcome: Outcome) -> Outcome {
         let Some(ticket) = ticket else { return outcome };
         let (tell, told) = tokio::sync::oneshot::channel();
@@ -108,7 +108,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             End::Marked(DedupKey::Sequence { source, sequence, tracker: floor }) => {
                 Mark::From { source, sequence: *sequence, floor: floor.watermark_after(*sequence) }
             }
-            // Marked again, so that the sender who asks again gets the reply.
+            // Marked again, so that a sender that repeats the command gets the reply.
             End::Resolved if !entry.reply.is_empty() && is_from_outside(envelope) => Mark::Outside { digest },
             End::Marked(DedupKey::Internal) | End::Resolved | End::Not => Mark::None,
         };
@@ -140,7 +140,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             Mark::None | Mark::Timer { .. } => {}
         }
         if let End::Marked(DedupKey::Sequence { sequence, tracker: floor, .. }) = entry.end {
-            // Only now: a floor above a message that is not in the log would lose it.
+            // Only after the append: a watermark above a message that is not in the log would lose it.
             floor.mark_appended(*sequence);
         }
         if !matches!(entry.end, End::Not) {
@@ -157,7 +157,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             match ledger.save() {
                 Ok(snapshot) => book.shard.writer.borrow_mut().save_snapshot(&self.actor, &book.key, snapshot),
                 Err(error) => {
-                    tracing::warn!(target: TARGET, worker = %self.actor, %error, "a snapshot cannot be written");
+                    tracing::warn!(target: TARGET, worker = %self.actor, %error, "failed to encode a snapshot");
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Dead letters of a worker, done again or thrown away.
+//! Dead letters of a worker: redriven or discarded.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -16,11 +16,11 @@ use crate::router::Outcome;
 use crate::store::{DeadLetter, DeadLetterReason, Note, StoreError};
 use crate::telemetry::TARGET;
 
-/// How many dead letters are read at a time: 16 MiB of payload at most.
+/// Number of dead letters read at a time: at most 16 MiB of payload.
 const PAGE: usize = 32;
 
 impl<W: Worker> WorkerDispatcher<W> {
-    /// Does the jobs of a key's dead letters again, oldest first, until one fails again.
+    /// Runs the jobs of a key's dead letters again, oldest first, until one fails again.
     pub(super) async fn redrive(self: &Rc<Self>, number: Number, shard: &Rc<OwnedShard>, errand: Envelope) {
         let outcome = match self.letters(shard, &errand.key).await {
             Ok(letters) => self.redrive_all(number, shard, &errand.key, letters).await,
@@ -29,7 +29,8 @@ impl<W: Worker> WorkerDispatcher<W> {
         self.settle(number, &outcome);
     }
 
-    /// Only the ids are held: a key may have any number of letters, and each of them half a MiB.
+    /// Redrives the dead letters with these ids. Only ids are held in memory: a key may have any number of dead
+    /// letters of up to half a MiB.
     async fn redrive_all(
         self: &Rc<Self>,
         number: Number,
@@ -52,7 +53,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             if !begin(&book, number, envelope, self.host.digest(envelope).value()) {
                 return Outcome::Busy;
             }
-            // Whoever had it until now may have brought it to its end since the letters were read.
+            // Another task may have resolved it since the ids were read.
             let outcome = match self.is_unresolved(shard, &letter).await {
                 Ok(true) => self.redrive_one(number, &book, ledger, &letter).await,
                 Ok(false) => Outcome::Done(Bytes::new(), Codec::Bincode),
@@ -112,7 +113,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             Ok(ledger) => ledger,
             Err(error) => return Outcome::Refused(error),
         };
-        // What is under way cannot be undone.
+        // A job in progress cannot be discarded.
         if !begin(&book, number, envelope, self.host.digest(envelope).value()) {
             return Outcome::Busy;
         }
@@ -135,12 +136,12 @@ impl<W: Worker> WorkerDispatcher<W> {
         outcome
     }
 
-    /// Whether a dead letter that was read waits for its end still.
+    /// Returns whether a dead letter that was read is still unresolved.
     async fn is_unresolved(&self, shard: &OwnedShard, letter: &DeadLetter) -> Result<bool, StoreError> {
         Ok(self.letter_of(shard, &letter.key, letter.envelope.id).await?.is_some())
     }
 
-    /// The dead letter of a key with this id, if it waits.
+    /// Returns the dead letter of a key with this id, if it is unresolved.
     async fn letter_of(&self, shard: &OwnedShard, key: &str, id: MessageId) -> Result<Option<DeadLetter>, StoreError> {
         let before = id.as_u128().checked_sub(1).map(MessageId::from_u128);
         let known = shard.reader().dead_letters(before, 1).await?;
@@ -148,11 +149,11 @@ impl<W: Worker> WorkerDispatcher<W> {
     }
 
     fn is_dead(&self, letter: &DeadLetter, key: &str) -> bool {
-        // What only waits is begun without a person.
+        // Deferred jobs start without an operator.
         letter.reason != DeadLetterReason::Deferred && letter.actor == self.actor && letter.key == key
     }
 
-    /// The ids of a key's dead letters, oldest first.
+    /// Returns the ids of a key's dead letters, oldest first.
     async fn letters(&self, shard: &OwnedShard, key: &str) -> Result<Vec<MessageId>, StoreError> {
         let reader = shard.reader();
         let (mut letters, mut after) = (Vec::new(), None);
@@ -171,7 +172,7 @@ impl<W: Worker> WorkerDispatcher<W> {
     }
 }
 
-/// Marks a message as under way; `false` if it is already.
+/// Marks a message as in progress; `false` if it is already.
 fn begin(book: &JobLog, number: Number, envelope: &Envelope, digest: u64) -> bool {
     let mut running = book.running.borrow_mut();
     if running.contains_key(&envelope.id) {

@@ -1,11 +1,12 @@
-//! Jobs that wait: for a slot, for the end of a back-off, or for a run that takes long.
+//! Deferred jobs: waiting for a slot, for the end of a back-off, or long-running.
 //!
-//! A message whose job is not done holds its lane up, and with it messages that are none of the worker's. So a job that waits is
-//! written down in the worker's own stream, which settles its message; of those that do not run, memory holds an id each.
-//! After a restart they are begun again from there. Events wait for a slot in their owner's log instead: a worker has feeds of
-//! its own, which hold up nothing else.
+//! A message whose job is unfinished blocks its receive window, and with it messages for other actors. So a waiting
+//! job is recorded in the worker's own stream, which settles its message; in memory it takes an id. After a restart
+//! it is started again from the stream. Events are not deferred for a slot: they wait in their owner's log, because a
+//! worker has its own subscriptions, which delay no other.
 //!
-//! Called by the way of a [job](super::job). Never holds more than [`MOST`] jobs of a door: then messages wait with their sender.
+//! Called by the path of a [job](super::job). Never holds more than [`MAX_DEFERRED`] jobs per worker and thread; more
+//! messages wait with their sender.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -32,17 +33,17 @@ use crate::store::{DeadLetter, DeadLetterReason, Note, SourceKind, StoreError};
 use crate::telemetry::{Counts, TARGET};
 use crate::user_code::caught;
 
-/// How long a job may run before its message is written down. Shorter ones are not worth a second record.
+/// Time after which the message of a running job is recorded. Shorter jobs are not worth a second record.
 pub(super) const KEEP_AFTER: Duration = Duration::from_millis(100);
-/// The most jobs of one worker that wait, written down, on one thread. In memory each takes about 100 bytes.
+/// Most deferred jobs of one worker on one thread. Each takes about 100 bytes of memory.
 const MOST: usize = 65_536;
-/// After what time a job is begun again whose message could not be read.
+/// Time after which a job is started again whose message could not be read.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
-/// By the time when it is due and a number: the shard and the message.
+/// Deferred jobs by due time and insertion number: the shard and the message.
 type Due = BTreeMap<(Instant, u64), (Rc<OwnedShard>, MessageId)>;
 
-/// The jobs that wait, by the time when they are due.
+/// Deferred jobs, by the time when they are due.
 pub(super) struct Pending {
     due: RefCell<Due>,
     next: Cell<u64>,
@@ -83,7 +84,7 @@ impl Pending {
         Some(job)
     }
 
-    /// Ends when a job is due.
+    /// Waits until a job is due.
     async fn is_due(&self) {
         loop {
             let next = self.due.borrow().first_key_value().map(|((due, _), _)| *due);
@@ -101,18 +102,18 @@ impl Pending {
 }
 
 impl<W: Worker> WorkerDispatcher<W> {
-    /// Returns whether a message can wait here, written down.
+    /// Returns whether a message can be deferred here.
     pub(super) fn can_defer(&self, arrival: &DedupKey) -> bool {
         matches!(arrival, DedupKey::Sequence { .. }) && self.pending.due.borrow().len() < MOST
     }
 
-    /// Returns whether a message waits, written down, for a slot.
+    /// Returns whether a message must be deferred until a slot is free.
     pub(super) fn must_wait(&self, arrival: &DedupKey) -> bool {
         let direct = matches!(arrival, DedupKey::Sequence { source, .. } if source.kind == SourceKind::Direct);
         direct && self.slots.available_permits() == 0 && self.can_defer(arrival)
     }
 
-    /// Writes a job down that is not done, after so many failed attempts. Returns whether its message is settled by that.
+    /// Records an unfinished job, after that many failed attempts. Returns whether its message is settled by that.
     pub(super) async fn defer(
         &self,
         book: &JobLog,
@@ -125,7 +126,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             actor: self.actor.clone(),
             key: envelope.key.clone(),
             reason: DeadLetterReason::Deferred,
-            error: "it waits for its worker".to_owned(),
+            error: "deferred until its worker is free".to_owned(),
             attempts: failed,
             time: self.host.ids.clock().now(),
             envelope: envelope.clone(),
@@ -136,7 +137,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         matches!(self.commit(book, ledger, &entry, nothing()).await, Outcome::Done(..))
     }
 
-    /// Has a job that is written down begun at `due`, when there is a slot.
+    /// Schedules a deferred job to start after `wait`, when a slot is free.
     pub(super) fn begin_later(self: &Rc<Self>, shard: &Rc<OwnedShard>, id: MessageId, wait: Duration) {
         self.pending.push(shard, id, instant() + wait);
         self.pending.task.borrow_mut().get_or_insert_with(|| {
@@ -149,7 +150,7 @@ impl<W: Worker> WorkerDispatcher<W> {
                         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
                         let Some(me) = me.upgrade() else { return };
                         if me.host.draining.get() || me.host.stopped.get() {
-                            // They are begun after the next start.
+                            // They are started after the restart.
                             return;
                         }
                         if let Some((shard, id)) = pending.pop_due() {
@@ -158,7 +159,7 @@ impl<W: Worker> WorkerDispatcher<W> {
                     }
                 }
             };
-            let name = format!("jobs of {} that wait", self.actor);
+            let name = format!("deferred jobs of {}", self.actor);
             crate::spawn::local(crate::spawn::until_done(Arc::clone(&self.host.user_code), name, begin))
         });
     }
@@ -170,7 +171,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             if let Err(panicked) = &running {
                 let book = me.shard_book(&shard);
                 me.close(&book, id, number);
-                me.host.user_code.failed(&me.task(), &format!("{}; its job is begun again", panicked.text()));
+                me.host.user_code.failed(&me.task(), &format!("{}; restarting its job", panicked.text()));
                 me.begin_later(&shard, id, READ_AGAIN);
             }
             if let Ok(Ok(())) = running {
@@ -178,7 +179,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             }
             if let Ok(Err(error)) = running {
                 tracing::warn!(
-                    target: TARGET, worker = %me.actor, %id, %error, "failed to read a deferred job; it is read again",
+                    target: TARGET, worker = %me.actor, %id, %error, "failed to read a deferred job: retrying",
                 );
                 me.begin_later(&shard, id, READ_AGAIN);
             }
@@ -186,7 +187,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         });
     }
 
-    /// Begins the jobs of a shard that were written down before the last start.
+    /// Schedules the jobs of a shard that were deferred before the last start.
     pub(super) async fn begin_deferred(self: Rc<Self>, shard: Rc<OwnedShard>) {
         let book = self.shard_book(&shard);
         loop {
@@ -226,7 +227,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         let envelope = Envelope { key: letter.key, ..letter.envelope };
         book.running.borrow_mut().insert(id, (number, self.host.digest(&envelope).value()));
         let mut failed = ledger.borrow().failing.get(&id).copied().unwrap_or(0);
-        // As with a message that is not written down: what may have ended the process is recorded before it begins.
+        // As with a job that is not deferred: an attempt that may crash the process is recorded before it begins.
         let mut alone = None;
         if self.host.predates_start(&envelope) {
             if failed >= self.host.settings.retry.of(&envelope).crashes() {
@@ -258,7 +259,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         Ok(())
     }
 
-    /// Commits that a job is done which was written down.
+    /// Commits that a deferred job is done.
     pub(super) async fn done_deferred(
         &self,
         book: &JobLog,
@@ -276,7 +277,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         self.commit(book, ledger, &entry, done).await
     }
 
-    /// Decides what becomes of a job that has failed so often and is written down.
+    /// Records the failure of a deferred job: it is retried or becomes a dead letter.
     pub(super) async fn failed_deferred(
         self: &Rc<Self>,
         book: &JobLog,
@@ -290,7 +291,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         let note = if again {
             tracing::warn!(
                 target: TARGET, worker = %self.actor, message = %envelope.name, id = %envelope.id, attempt = failed,
-                error = failure.text(), again, "a job has failed",
+                error = failure.text(), again, "job failed",
             );
             self.host.counts.retries.one();
             Note::Attempt { message: envelope.id, attempt: failed }
@@ -306,7 +307,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         }
     }
 
-    /// A message that waits; `None` if it does not any longer.
+    /// Returns the message of a deferred job; `None` if it is no longer deferred.
     async fn deferred_letter(&self, shard: &OwnedShard, id: MessageId) -> Result<Option<DeadLetter>, StoreError> {
         let before = id.as_u128().checked_sub(1).map(MessageId::from_u128);
         let letters = shard.reader().dead_letters(before, 1).await?;
@@ -316,7 +317,7 @@ impl<W: Worker> WorkerDispatcher<W> {
     }
 }
 
-/// The outcome for those who wait for no reply.
+/// Returns the outcome for a message without a reply.
 pub(super) fn nothing() -> Outcome {
     Outcome::Done(Bytes::new(), Codec::Bincode)
 }

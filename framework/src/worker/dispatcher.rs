@@ -1,4 +1,4 @@
-//! The door of one worker on one thread: lets messages in and starts their jobs.
+//! Worker dispatcher: admits the messages of one worker on one thread and starts their jobs.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -18,34 +18,34 @@ use crate::spawn::Task;
 use crate::store::StoreError;
 use crate::user_code::caught;
 
-/// The door of one worker on one thread.
+/// Endpoint of one worker on one thread.
 pub(crate) struct WorkerDispatcher<W: Worker> {
     pub(super) host: Rc<ThreadContext>,
     pub(super) plan: WorkerPlan<W>,
     pub(super) worker: Arc<W>,
     pub(super) domain: Name,
     pub(super) actor: Name,
-    /// By number; `None` for those that live on another thread.
+    /// Shards by number; `None` for those of other threads.
     shards: Vec<Option<Rc<OwnedShard>>>,
-    /// One for each job that may run at once.
+    /// One permit for each job that may run at once.
     pub(super) slots: Arc<Semaphore>,
-    /// The jobs that wait and are written down.
+    /// Deferred jobs.
     pub(super) pending: Rc<Pending>,
-    /// By stream.
+    /// Logs by stream key.
     pub(super) books: RefCell<HashMap<String, Rc<JobLog>, FixedState>>,
     jobs: RefCell<HashMap<Number, Running, FixedState>>,
     next: Cell<Number>,
 }
 
-/// Names one job of a door.
+/// Identifies one job of a dispatcher.
 pub(super) type Number = u64;
 
-/// A message that was let in and is not settled.
+/// An admitted, unsettled message.
 struct Running {
     _task: Task,
-    /// User code has begun: whatever comes, something may have happened outside.
+    /// User code has begun: from now on an external effect is possible.
     begun: bool,
-    /// Whoever brought it, and brought it again meanwhile.
+    /// Completions of the first delivery and of repeated ones.
     settle: Vec<Completion>,
     _flights: Vec<InFlightGuard>,
 }
@@ -75,14 +75,14 @@ impl<W: Worker> WorkerDispatcher<W> {
         })
     }
 
-    /// What the message must wait for before it is let in, if it cannot be.
+    /// Returns the outcome of a message that is not admitted.
     fn refused(&self, delivery: &Delivery) -> Option<Outcome> {
         let outside = matches!(delivery.dedup_key, DedupKey::MessageId);
         if self.host.stopped.get() || self.host.draining.get() {
             return Some(Outcome::Stopped);
         }
-        // Jobs have a bound of their own, so that those which wait for something slow take no room from turns. What the node itself
-        // brings (events, redrives) was bounded where it was pulled in.
+        // Jobs have their own bound, so that jobs waiting for slow services use up no turns. Messages of the node
+        // itself (events, redrives) were bounded where they were pulled in.
         if outside && self.jobs.borrow().len() >= self.host.settings.in_flight {
             self.host.counts.busy.one();
             return Some(Outcome::Busy);
@@ -96,14 +96,14 @@ impl<W: Worker> WorkerDispatcher<W> {
         self.shards.get(usize::from(shard_of(key, shards)))?.as_ref()
     }
 
-    /// User code begins.
+    /// Records that user code begins.
     pub(super) fn begin(&self, job: Number) {
         if let Some(running) = self.jobs.borrow_mut().get_mut(&job) {
             running.begun = true;
         }
     }
 
-    /// Tells whoever brought the message that it is settled: it is written down, and its job goes on.
+    /// Settles a message whose job continues, because it is deferred.
     pub(super) fn settle_early(&self, job: Number, outcome: &Outcome) {
         let settle = self.jobs.borrow_mut().get_mut(&job).map(|running| std::mem::take(&mut running.settle));
         for settle in settle.into_iter().flatten() {
@@ -124,7 +124,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         self.jobs.borrow_mut().insert(number, Running { _task: task, begun: false, settle, _flights: flights });
     }
 
-    /// The message came again while its job is under way: it gets the same outcome.
+    /// Merges a repeated delivery into the running job of its message: it gets the same outcome.
     pub(super) fn join(&self, again: Number, first: Number) {
         let mut jobs = self.jobs.borrow_mut();
         let Some(mut running) = jobs.remove(&again) else { return };
@@ -141,19 +141,19 @@ impl<W: Worker> WorkerDispatcher<W> {
         self.jobs.borrow().get(&job).is_some_and(|running| running.begun)
     }
 
-    /// The task under which the failures of jobs are reported.
+    /// Returns the task name under which failures of jobs are reported.
     pub(super) fn task(&self) -> String {
         format!("jobs of {}", self.actor)
     }
 
-    /// A job has come to its end: its worker is listed as failed no longer.
+    /// Reports that a job has ended normally: its worker is no longer listed as failed.
     pub(super) fn goes_on(&self) {
         if self.host.counts.failed_tasks.get() > 0 {
             self.host.user_code.goes_on(&self.task());
         }
     }
 
-    /// Runs what an operator has asked for. A panic outside of user code is reported, and the operator is told.
+    /// Runs an operator's request. A panic outside of user code is reported, and the operator gets an error.
     async fn guarded(&self, job: Number, work: impl Future<Output = ()>) {
         if let Err(panicked) = caught(work).await {
             self.host.user_code.failed(&self.task(), panicked.text());
@@ -161,11 +161,11 @@ impl<W: Worker> WorkerDispatcher<W> {
         }
     }
 
-    /// Tells whoever brought the message what has become of it.
+    /// Settles the message of a job with its outcome.
     pub(super) fn settle(&self, job: Number, outcome: &Outcome) {
         let Some(running) = self.jobs.borrow_mut().remove(&job) else { return };
         let Running { _task, settle, _flights, .. } = running;
-        // The flight ends first: whoever is told may look at once whether all is quiet.
+        // The in-flight guard is released first: the completion may check at once whether the node is idle.
         drop(_flights);
         for settle in settle {
             settle(outcome.clone());
@@ -202,14 +202,14 @@ impl<W: Worker> ActorEndpoint for Rc<WorkerDispatcher<W>> {
     }
 
     fn passivate_idle(&self, _idle_sweeps: u64, _cap: usize) {
-        // One book per shard stays; those of single messages go with their job.
+        // Logs of shards stay; those of single messages are dropped with their job.
     }
 
     fn deliver_deferred(&self) {
         for shard in self.shards.iter().flatten() {
             let (me, shard) = (Rc::clone(self), Rc::clone(shard));
             let begin = move || Rc::clone(&me).begin_deferred(Rc::clone(&shard));
-            crate::spawn::repeated(&self.host.user_code, "begin jobs that wait", begin);
+            crate::spawn::repeated(&self.host.user_code, "schedule deferred jobs", begin);
         }
     }
 
@@ -223,7 +223,7 @@ impl<W: Worker> ActorEndpoint for Rc<WorkerDispatcher<W>> {
         self.pending.clear();
         for running in jobs.into_values() {
             let outcome = if running.begun { Outcome::Unknown(StoreError::Closed) } else { Outcome::Stopped };
-            // The job ends before anybody is told, and so may send again.
+            // The job is ended before its completion is called, which may send the message again.
             drop(running._task);
             for settle in running.settle {
                 settle(outcome.clone());

@@ -1,4 +1,4 @@
-//! The way of one job: let in once, worked on, committed, told.
+//! Path of one job: admitted once, run, committed, settled.
 
 use std::cell::{Cell, RefCell};
 use std::pin::pin;
@@ -24,10 +24,10 @@ use crate::telemetry::TARGET;
 use crate::user_code::caught;
 
 impl<W: Worker> WorkerDispatcher<W> {
-    /// Takes a message from its delivery to its outcome.
+    /// Processes a message from its delivery to its outcome.
     ///
-    /// User code is caught where it is called. If anything else panics, the store for one, a caller is told, and what comes from an
-    /// actor or a log is taken again after a while: it comes from nowhere else.
+    /// Panics of user code are caught where it is called. If other code panics, for instance the store, a caller gets
+    /// an error, and a message of an actor or a log is processed again after a wait: it is delivered only once.
     pub(super) async fn take(
         self: &Rc<Self>,
         number: Number,
@@ -40,7 +40,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             let book = self.book(&shard, &envelope);
             self.close(&book, envelope.id, number);
             let again = matches!(arrival, DedupKey::Sequence { .. });
-            let then = if again { "; its message is taken again" } else { "" };
+            let then = if again { "; processing its message again" } else { "" };
             self.host.user_code.failed(&self.task(), &format!("{}{then}", panicked.text()));
             if again {
                 Rc::clone(&self.host).sleep_unless_draining(wait).await;
@@ -53,7 +53,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             }
             let waits = |ledger: &RefCell<Ledger>| ledger.borrow().waiting.contains(&envelope.id);
             if book.ledger.get().is_some_and(waits) {
-                // It was written down before.
+                // It was deferred before the panic.
                 self.begin_later(&shard, envelope.id, wait);
                 return self.settle(number, &nothing());
             }
@@ -78,7 +78,7 @@ impl<W: Worker> WorkerDispatcher<W> {
                 },
                 Err(error) if matches!(arrival, DedupKey::MessageId) => break Outcome::Refused(error),
                 Err(error) => {
-                    tracing::warn!(target: TARGET, worker = %self.actor, %error, "a worker's stream cannot be read yet");
+                    tracing::warn!(target: TARGET, worker = %self.actor, %error, "failed to read a worker's stream: retrying");
                     Rc::clone(&self.host)
                         .sleep_unless_draining(self.host.settings.retry.all.wait(3, &self.host.ids).max(MIN_WAIT))
                         .await;
@@ -92,13 +92,13 @@ impl<W: Worker> WorkerDispatcher<W> {
         self.settle(number, &outcome);
     }
 
-    /// The stream in which the message is written down.
+    /// Returns the log in which the message is recorded.
     pub(super) fn book(&self, shard: &Rc<OwnedShard>, envelope: &Envelope) -> Rc<JobLog> {
         let single = envelope.kind == Kind::Command && envelope.origin.is_none() && envelope.id.time().is_none();
         if single { self.book_of(shard, format!("key-{}", envelope.id), true) } else { self.shard_book(shard) }
     }
 
-    /// The stream of a shard.
+    /// Returns the log of a shard.
     pub(super) fn shard_book(&self, shard: &Rc<OwnedShard>) -> Rc<JobLog> {
         self.book_of(shard, stream_of(shard.id.shard), false)
     }
@@ -123,7 +123,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             let reader = book.shard.reader();
             let mut stored = reader.load(&self.actor, &book.key).await?;
             if stored.snapshot.as_ref().is_some_and(|snapshot| !Ledger::accepts(snapshot)) {
-                // A snapshot is a cache: without it the log says everything.
+                // A snapshot is a cache: the log is complete without it.
                 let turns = reader.history(&self.actor, &book.key).await?;
                 stored = StreamState { snapshot: None, turns };
             }
@@ -132,7 +132,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         book.ledger.get_or_try_init(load).await
     }
 
-    /// Whether the message is new. If it is, it is under way from now on.
+    /// Admits a new message, which is in progress from now on.
     async fn admit(
         &self,
         number: Number,
@@ -170,7 +170,7 @@ impl<W: Worker> WorkerDispatcher<W> {
                             looked_up = true;
                             match self.look_up(book, id, &digest).await {
                                 Some(outcome) => return Admitted::No(outcome),
-                                // Another delivery may have begun meanwhile.
+                                // Another delivery may have begun during the lookup.
                                 None => continue,
                             }
                         }
@@ -193,9 +193,9 @@ impl<W: Worker> WorkerDispatcher<W> {
         }
     }
 
-    /// Asks the store for an id that memory does not know.
+    /// Looks up an id in the store that memory does not know.
     async fn look_up(&self, book: &JobLog, id: MessageId, digest: &Digest<'_>) -> Option<Outcome> {
-        // What was appended last is found once it is committed.
+        // The last append is visible once it is committed.
         let outcome = self.after(book.last.get(), Outcome::Done(Bytes::new(), Codec::Bincode)).await;
         if !matches!(outcome, Outcome::Done(..)) {
             return Some(outcome);
@@ -211,7 +211,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         Some(duplicate_outcome(turn.reply, turn.reply_codec))
     }
 
-    /// Does the job, again if need be, and commits that it is done.
+    /// Runs the job, retrying if necessary, and commits that it is done.
     async fn perform(
         self: &Rc<Self>,
         number: Number,
@@ -222,8 +222,9 @@ impl<W: Worker> WorkerDispatcher<W> {
     ) -> Outcome {
         let retry = self.host.settings.retry.of(envelope);
         let mut failed = ledger.borrow().failing.get(&envelope.id).copied().unwrap_or(0);
-        // A fresh job needs no record before it begins. One that may have ended the process has each attempt recorded first, and
-        // one that was recorded and did not finish is done alone, so that none is blamed for the crash of another.
+        // A fresh job needs no record before it begins. One that may have crashed the process has each attempt
+        // recorded first, and a recorded, unfinished one runs alone, so that no job is blamed for the crash of
+        // another.
         let mut caution = self.host.envelope_may_have_begun(envelope, arrival);
         loop {
             if self.must_wait(arrival) && self.defer(book, ledger, envelope, arrival, failed).await {
@@ -237,8 +238,8 @@ impl<W: Worker> WorkerDispatcher<W> {
             let (done, kept) = {
                 let Ok(_slot) = self.slots.acquire().await else { return Outcome::Stopped };
                 if self.host.draining.get() || self.host.stopped.get() {
-                    // It stays where it is, and is done once the node has started again. Whoever waits is not told that
-                    // nothing was done if something was.
+                    // It stays in its source and is run after the restart. The caller must not be told that nothing
+                    // was done if an attempt was made.
                     return if failed == 0 { Outcome::Stopped } else { Outcome::Unknown(StoreError::Closed) };
                 }
                 // It may have waited long for its slot.
@@ -258,7 +259,7 @@ impl<W: Worker> WorkerDispatcher<W> {
                 match tokio::time::timeout(KEEP_AFTER, &mut job).await {
                     Ok(done) => (done, false),
                     Err(_) if self.can_defer(arrival) => {
-                        // It takes long: its message is written down, and so holds nothing up.
+                        // It runs long: its message is recorded, so that it blocks nothing.
                         let keep = async {
                             let kept = self.defer(book, ledger, envelope, arrival, failed).await;
                             if kept {
@@ -292,7 +293,7 @@ impl<W: Worker> WorkerDispatcher<W> {
                 }
                 Err(failure) => failure,
             };
-            // A sender from outside is there to be told; nothing was done.
+            // The caller is waiting and gets the error; nothing was done.
             match &failure {
                 Failure::Undecodable(text) if matches!(arrival, DedupKey::MessageId) => {
                     return Outcome::Undecodable(text.clone());
@@ -304,7 +305,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             let again = failure.is_transient() && failed < retry.attempts.max(1);
             tracing::warn!(
                 target: TARGET, worker = %self.actor, message = %envelope.name, id = %envelope.id, attempt = failed,
-                error = failure.text(), again, "a job has failed",
+                error = failure.text(), again, "job failed",
             );
             if !again {
                 return self.put_aside(book, ledger, envelope, arrival, &failure, failed).await;
@@ -315,7 +316,7 @@ impl<W: Worker> WorkerDispatcher<W> {
                 self.begin_later(&book.shard, envelope.id, wait);
                 return nothing();
             }
-            // Counted in the log before the next try: what fails must come to its end though the node is started again.
+            // Recorded before the next attempt: a failing job must reach its last attempt even across restarts.
             let noted = self.note_attempt(book, ledger, envelope, failed).await;
             if !matches!(noted, Outcome::Done(..)) {
                 return noted;
@@ -324,7 +325,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         }
     }
 
-    /// Records that so many deliveries of a message have begun, and waits until that is durable.
+    /// Records that this many deliveries of a message have begun, and waits until that is durable.
     pub(super) async fn note_attempt(
         &self,
         book: &JobLog,
@@ -350,7 +351,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         }
         tracing::debug!(
             target: TARGET, room = "worker", worker = %self.actor, message = %envelope.name, id = %envelope.id,
-            correlation = %envelope.correlation, delivery, "a job begins",
+            correlation = %envelope.correlation, delivery, "job started",
         );
         let job = Job {
             idempotency_key: envelope.id,
@@ -388,7 +389,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         ended
     }
 
-    /// Puts a message aside after its last delivery. Others go on: jobs are in no order.
+    /// Dead-letters a message after its last delivery. Other jobs continue, because jobs have no order.
     async fn put_aside(
         &self,
         book: &JobLog,
@@ -403,12 +404,12 @@ impl<W: Worker> WorkerDispatcher<W> {
         self.commit(book, ledger, &entry, Outcome::DeadLetter(failure.text().to_owned())).await
     }
 
-    /// The note that a message is a dead letter.
+    /// Returns the note that a message is a dead letter.
     pub(super) fn letter(&self, envelope: &Envelope, failure: &Failure, attempts: u32) -> Note {
         self.host.counts.dead_letters.one();
         tracing::error!(
             target: TARGET, worker = %self.actor, message = %envelope.name, id = %envelope.id, attempts,
-            error = failure.text(), "a message is a dead letter now",
+            error = failure.text(), "message dead-lettered: redrive or discard it",
         );
         Note::DeadLetter(Box::new(DeadLetter {
             actor: self.actor.clone(),
@@ -421,7 +422,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         }))
     }
 
-    /// The message is not under way any more.
+    /// Records that the message is no longer in progress.
     pub(super) fn close(&self, book: &Rc<JobLog>, id: MessageId, number: Number) {
         let mut running = book.running.borrow_mut();
         if running.get(&id).is_some_and(|(first, _)| *first == number) {
@@ -436,15 +437,15 @@ impl<W: Worker> WorkerDispatcher<W> {
     }
 }
 
-/// Whether a message is let in.
+/// Result of admitting a message.
 enum Admitted {
     Yes,
-    /// Its job is under way already; it waits for that.
+    /// Its job is in progress already; it gets the outcome of that.
     Joined,
     No(Outcome),
 }
 
-/// Why a job is not done.
+/// Reason why a job is not done.
 pub(super) enum Failure {
     Undecodable(String),
     Unhandled,
@@ -453,12 +454,12 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// The process ended during each of so many deliveries.
+    /// The process ended during each of this many deliveries.
     pub(super) fn ended(deliveries: u32) -> Self {
         Self::Fail(format!("the process ended during each of its last {deliveries} deliveries"))
     }
 
-    /// Returns whether another delivery may end better.
+    /// Returns whether another delivery may succeed.
     pub(super) fn is_transient(&self) -> bool {
         matches!(self, Self::Retry(_))
     }
@@ -466,7 +467,7 @@ impl Failure {
     pub(super) fn text(&self) -> &str {
         match self {
             Self::Undecodable(text) | Self::Retry(text) | Self::Fail(text) => text,
-            Self::Unhandled => "nobody here handles such a message",
+            Self::Unhandled => "no handler for this message",
         }
     }
 

@@ -1,4 +1,4 @@
-//! What one stream of a worker remembers of the messages it has done: places, ids, failed deliveries.
+//! Ledger: what one stream of a worker remembers of its messages: sequences, ids, failed deliveries.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,31 +9,32 @@ use crate::inbox::{DedupStateOf, SavedDedupState};
 use crate::message::{CodecError, Coded, MessageId, Name, ShardId};
 use crate::store::{DeadLetterReason, Note, Snapshot, Source, SourceKind, StoredTurn, StreamState, Watermark};
 
-/// How many ids of callers from outside are kept in memory; older ones are looked up in the log. Many, because jobs of all
-/// keys come here and end out of order.
+/// Number of ids of callers from outside in memory; older ones are looked up in the log. High, because jobs of all
+/// keys are recorded here and end out of order.
 const RECENT: usize = 4096;
-/// The schema of snapshots.
+/// Schema of snapshots.
 const SCHEMA: u32 = 2;
-/// Those of before, which are read as well.
+/// Previous schema, still readable.
 const WITHOUT_WAITING: u32 = 1;
 
-/// What one stream of a worker remembers.
+/// Memory of one stream of a worker.
 ///
-/// Jobs end out of order, so of each source it keeps the floor up to which all is done and, above it, what is done one by one.
-/// How many that are is bounded by how many a gate or a feed has in flight.
+/// Jobs end out of order, so for each source the ledger keeps the watermark up to which all are done and, above it,
+/// the finished sequences one by one. Their number is bounded by the messages in flight of a receive window or a
+/// subscription.
 #[derive(Default)]
 pub(super) struct Ledger {
     pub(super) turns: u64,
     floors: BTreeMap<Source, u64>,
     above: BTreeMap<Source, BTreeSet<u64>>,
     pub(super) seen: DedupStateOf<RECENT>,
-    /// How often the delivery of a message has failed.
+    /// Number of failed deliveries of a message.
     pub(super) failing: BTreeMap<MessageId, u32>,
-    /// The messages whose jobs are written down and not done.
+    /// Messages with a deferred job.
     pub(super) waiting: BTreeSet<MessageId>,
 }
 
-/// As schema 1 has it; schema 2 has the ids of what waits behind it.
+/// Snapshot of schema 1; schema 2 appends the ids of deferred messages.
 #[derive(Serialize, Deserialize)]
 struct Saved {
     above: Vec<(String, u16, Option<String>, Vec<u64>)>,
@@ -42,7 +43,7 @@ struct Saved {
 }
 
 impl Ledger {
-    /// From the log: the stream's turns, and how far its shard has taken from each source.
+    /// Rebuilds the ledger from the stream's turns and the shard's watermarks.
     pub(super) fn rebuild(stored: &StreamState, watermarks: Vec<Watermark>) -> Self {
         let restored = stored.snapshot.as_ref();
         let mut ledger = restored.and_then(Self::restore).unwrap_or_default();
@@ -56,7 +57,7 @@ impl Ledger {
         ledger
     }
 
-    /// Whether a snapshot can be used; if not, the whole stream must be read.
+    /// Returns whether a snapshot can be used; if not, the whole stream must be read.
     pub(super) fn accepts(snapshot: &Snapshot) -> bool {
         Self::restore(snapshot).is_some()
     }
@@ -75,7 +76,7 @@ impl Ledger {
         turn.notes.iter().for_each(|note| self.note(note));
     }
 
-    /// Takes down what a note says.
+    /// Applies a note.
     pub(super) fn note(&mut self, note: &Note) {
         match note {
             Note::Attempt { message, attempt } => drop(self.failing.insert(*message, *attempt)),
@@ -94,13 +95,13 @@ impl Ledger {
         }
     }
 
-    /// Whether what stands at `sequence` of `source` was done.
+    /// Returns whether the message at `sequence` of `source` is done.
     pub(super) fn has(&self, source: &Source, sequence: u64) -> bool {
         self.floors.get(source).is_some_and(|floor| sequence <= *floor)
             || self.above.get(source).is_some_and(|above| above.contains(&sequence))
     }
 
-    /// What stands at `sequence` of `source` is done, and so is everything up to `floor`.
+    /// Records that the message at `sequence` of `source` is done, and everything up to `floor`.
     pub(super) fn place(&mut self, source: &Source, sequence: u64, floor: u64) {
         if sequence > floor {
             self.above.entry(source.clone()).or_default().insert(sequence);
@@ -118,7 +119,7 @@ impl Ledger {
         }
     }
 
-    /// What is kept in a snapshot. The floors are not: the shard knows them.
+    /// Returns the snapshot. Watermarks are not in it: the shard has them.
     pub(super) fn save(&self) -> Result<Snapshot, CodecError> {
         let above = self.above.iter().filter(|(_, above)| !above.is_empty()).map(|(source, above)| {
             let subscriber = match &source.kind {

@@ -1,9 +1,9 @@
-//! Stateless async handlers that do I/O, as competing consumers.
+//! Workers: stateless async handlers that do I/O, as competing consumers.
 //!
-//! Called by the router's doors with commands and events; calls user code, then the [store](crate::store): the mark that a job
-//! is done, and its reply, are committed together, after it. So an outside effect happens at least once, each time with the
-//! same idempotency key; what a job replies is stored once. Jobs are not in any order among each other.
-//! Read on in `job.rs`: the way of one job; `deferred.rs`: jobs that wait; `commit.rs`: what is written of them.
+//! Called by the router with commands and events; calls user code, then the [store](crate::store). The mark that a
+//! job is done and its reply are committed together, after the job. So an external effect happens at least once, each
+//! time with the same idempotency key, and a job's reply is stored once. Jobs have no order. Start reading at
+//! `job.rs`, the path of one job; `deferred.rs` has jobs that wait, `commit.rs` what is recorded about them.
 
 #[cfg(feature = "testing")]
 mod attempts;
@@ -26,11 +26,12 @@ use std::future::Future;
 
 use crate::message::{Command, Domain, Event, MessageId, Rejection, Shard};
 
-/// A pool of async handlers. Derived with `#[derive(Worker)]`, hosted with [`NodeBuilder::worker`](crate::NodeBuilder::worker).
+/// A pool of async handlers. Derived with `#[derive(Worker)]`, hosted with
+/// [`NodeBuilder::worker`](crate::NodeBuilder::worker).
 ///
-/// Up to [`jobs`](crate::NodeConfig::jobs) messages are worked on at once on each of the node's threads, in no order. A job
-/// that fails with [`WorkError::Retry`], or panics, is done again after a while as the node's [`Retry`](crate::Retry) says, then
-/// it is a dead letter; other jobs do not wait for it. A job that was under way when its process ended is done again.
+/// Each thread of the node runs up to [`jobs`](crate::NodeConfig::jobs) messages at once, in no order. A job that
+/// fails with [`WorkError::Retry`], or panics, is retried as the node's [`Retry`](crate::Retry) says, and then
+/// becomes a dead letter; other jobs do not wait for it. A job in progress when its process ends is run again.
 ///
 /// ```
 /// use whizbang::prelude::*;
@@ -51,7 +52,7 @@ use crate::message::{Command, Domain, Event, MessageId, Rejection, Shard};
 ///         if charge.cents > self.limit {
 ///             return Err(Rejection::new("payments.limit", "the amount is too large").into());
 ///         }
-///         // Here a provider is called; it gets the key, and charges once however often it is called.
+///         // Call a provider here with the key, so that it charges once however often it is called.
 ///         Ok(format!("receipt {}", job.idempotency_key))
 ///     }
 /// }
@@ -64,48 +65,49 @@ use crate::message::{Command, Domain, Event, MessageId, Rejection, Shard};
 /// # }).unwrap();
 /// ```
 pub trait Worker: Send + Sync + 'static {
-    /// The domain whose commands it performs.
+    /// Domain whose commands it performs.
     type Domain: Domain;
-    /// Its name in the store, unique in its domain.
+    /// Name in the store, unique in its domain.
     const NAME: &'static str;
-    /// The names it had before.
+    /// Former names.
     #[doc(hidden)]
     const FORMERLY: &'static [&'static str] = &[];
 
-    /// Lists what it takes.
+    /// Lists its commands and events.
     #[doc(hidden)]
     fn wire(plan: &mut WorkerPlan<Self>)
     where
         Self: Sized;
 }
 
-/// The key of the stream that holds what a worker has done for one shard: a turn for each job, with the id of its message.
+/// Returns the key of the stream that records the jobs of a worker for one shard: a turn for each job, with the id of
+/// its message.
 ///
-/// What was done under an idempotency key of a caller from outside is not in it.
+/// Jobs under an idempotency key of a caller from outside have their own stream.
 pub fn stream_of(shard: Shard) -> String {
     format!("shard-{shard}")
 }
 
-/// What a worker is told about its job.
+/// Context of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
-    /// The same in every delivery of the same message: hand it to whatever is called outside.
+    /// Idempotency key, the same in every delivery of a message: pass it to every external service.
     pub idempotency_key: MessageId,
-    /// Which delivery this is, from 1.
+    /// Number of the delivery, from 1.
     pub delivery: u32,
-    /// The key: of a command the one it was sent to, of an event that of the actor which recorded it.
+    /// Key: for a command its target, for an event the key of the actor that recorded it.
     pub key: String,
     /// The correlation id.
     pub correlation: MessageId,
 }
 
-/// Why a worker has not done its job.
+/// Reason why a worker has not done its job.
 ///
-/// `?` makes one of any error: a [`Rejection`] stays the final "no", and every other error is tried again. Where trying again
-/// does not help, say so: `.map_err(|error| WorkError::Fail(error.into()))`.
+/// `?` converts any error: a [`Rejection`] is final, and every other error is retried. Where a retry does not help,
+/// use `.map_err(|error| WorkError::Fail(error.into()))`.
 ///
-/// It is not an `std::error::Error` itself, because then `?` could not make it of any other; it becomes a
-/// `Box<dyn Error>` where a caller needs one.
+/// It does not implement `std::error::Error`, because `?` could then not convert other errors; it converts into a
+/// `Box<dyn Error>`.
 ///
 /// ```
 /// use whizbang::prelude::*;
@@ -123,11 +125,11 @@ pub struct Job {
 /// ```
 #[derive(Debug)]
 pub enum WorkError {
-    /// The final "no": stored as the command's reply and never retried.
+    /// A rejection: stored as the command's reply and never retried.
     Rejected(Rejection),
-    /// Something that may pass: the job is done again after a while.
+    /// A transient failure: the job is retried after a wait.
     Retry(Box<dyn Error + Send + Sync>),
-    /// Something that will not pass: the message becomes a dead letter.
+    /// A permanent failure: the message becomes a dead letter.
     Fail(Box<dyn Error + Send + Sync>),
 }
 
@@ -154,30 +156,30 @@ impl fmt::Display for WorkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rejected(rejection) => write!(f, "rejected: {rejection}"),
-            Self::Retry(error) => write!(f, "failed, to be tried again: {error}"),
-            Self::Fail(error) => write!(f, "failed for good: {error}"),
+            Self::Retry(error) => write!(f, "failed, will be retried: {error}"),
+            Self::Fail(error) => write!(f, "failed permanently: {error}"),
         }
     }
 }
 
-/// Performs a command.
+/// Performs a command. See [`Worker`] for an example.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not perform `{C}`",
     label = "listed in `performs(…)`, but not performed",
     note = "write `impl Perform<{C}> for {Self} {{ async fn perform(&self, command: {C}, job: Job) -> Result<…, WorkError> {{ … }} }}`"
 )]
 pub trait Perform<C: Command>: Worker {
-    /// Does the job. Runs on the node's own thread: wait with `.await`, block never.
+    /// Runs the job on the node's own thread: wait with `.await`, never block.
     fn perform(&self, command: C, job: Job) -> impl Future<Output = Result<C::Reply, WorkError>>;
 }
 
-/// Does something on an event.
+/// Handles an event. See [`Worker`] for a worker.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does nothing on `{E}`",
     label = "listed in `on(…)`, but nothing is done",
     note = "write `impl OnEvent<{E}> for {Self} {{ async fn on_event(&self, event: {E}, job: Job) -> Result<(), WorkError> {{ … }} }}`"
 )]
 pub trait OnEvent<E: Event>: Worker {
-    /// Does the job. Runs on the node's own thread: wait with `.await`, block never.
+    /// Runs the job on the node's own thread: wait with `.await`, never block.
     fn on_event(&self, event: E, job: Job) -> impl Future<Output = Result<(), WorkError>>;
 }

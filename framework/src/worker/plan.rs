@@ -1,4 +1,4 @@
-//! What the derive says about a worker: the commands it performs and the events it does something on.
+//! Worker plan: the commands and events that the derive lists for a worker.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -13,24 +13,24 @@ use crate::message::{CodecError, Coded, Command, Domain, Envelope, Event, Messag
 use crate::router::{ActorCard, MessageCard};
 use crate::telemetry::shortened;
 
-/// Does one job.
+/// Runs one job.
 type Doing<W> = fn(Arc<W>, Envelope, Job) -> LocalBoxFuture<'static, Result<Done, Undone>>;
 type ByName<T> = HashMap<(&'static str, &'static str), T, FixedState>;
 
-/// A job that is done.
+/// A finished job.
 pub(crate) struct Done {
-    /// The encoded `Result<Reply, Rejection>`.
+    /// Encoded `Result<Reply, Rejection>`.
     pub(crate) reply: Vec<u8>,
     pub(crate) rejected: bool,
 }
 
-/// Why a job is not done.
+/// Reason why a job is not done.
 pub(crate) enum Undone {
-    /// The message cannot be read; nothing was done.
+    /// The message cannot be decoded; nothing was done.
     Undecodable(CodecError),
-    /// It may end better the next time.
+    /// Another attempt may succeed.
     Retry(String),
-    /// It will not.
+    /// Permanent failure.
     Fail(String),
 }
 
@@ -47,7 +47,7 @@ impl Undone {
     }
 }
 
-/// The list that [`Worker::wire`] fills.
+/// List filled by [`Worker::wire`].
 #[doc(hidden)]
 pub struct WorkerPlan<W: ?Sized> {
     pub(crate) performs: ByName<Doing<W>>,
@@ -56,7 +56,7 @@ pub struct WorkerPlan<W: ?Sized> {
 }
 
 impl<W: Worker> WorkerPlan<W> {
-    /// The filled list of a worker.
+    /// Returns the filled list of a worker.
     pub(crate) fn of() -> Self {
         let card =
             ActorCard { name: W::NAME.to_owned(), role: "worker", formerly: W::FORMERLY, ..ActorCard::default() };
@@ -81,7 +81,7 @@ impl<W: Worker> WorkerPlan<W> {
         self.performs.extend(names::<C>().map(|name| ((<C::Domain as Domain>::NAME, name), perform)));
     }
 
-    /// Lists an event that something is done on.
+    /// Lists an event with a handler.
     pub fn on<E: Event>(&mut self)
     where
         W: OnEvent<E>,
@@ -97,7 +97,7 @@ impl<W: Worker> WorkerPlan<W> {
                 let mut done = reply::<W, ()>(Ok(()))?;
                 for (event, nth) in events.into_iter().zip(0..) {
                     let mut job = job.clone();
-                    // Of several that one stored event has become, each has its own effect outside.
+                    // If one stored event was split into several, each has its own external effect.
                     if nth > 0 {
                         job.idempotency_key = job.idempotency_key.derive("split", nth);
                     }
@@ -120,6 +120,6 @@ fn reply<W: Worker, R: Coded + 'static>(result: Result<R, WorkError>) -> Result<
     let rejected = reply.is_err();
     let mut bytes = Vec::new();
     let settled = encode_reply_verified(reply, W::Domain::CODEC, &mut bytes);
-    drop(settled.map_err(|error| Undone::Fail(format!("the reply {error}")))?);
+    drop(settled.map_err(|error| Undone::Fail(format!("failed to encode reply: {error}")))?);
     Ok(Done { reply: bytes, rejected })
 }

@@ -366,7 +366,7 @@ pub async fn drifted_events_halt<B: Bridge>(bridge: impl AsyncFn() -> B) {
     eventually("a dead letter", async || !shop.dead_letters().await.unwrap().is_empty()).await;
     let letter = shop.dead_letters().await.unwrap().remove(0);
     assert!(letter.error.contains("the `bank.Paid` version 1"), "{letter:?}");
-    eventually("the halt", async || mentions(&shop.health(), "projection `payments` stands still")).await;
+    eventually("the halt", async || mentions(&shop.health(), "projection `payments` halted")).await;
     assert!(mentions(&shop.health(), "refused from `bank`: the `bank.Paid`"), "{:?}", shop.health());
     assert_eq!(inserted_shop::order(&shop, "ear", 0).await, "", "it is not read as a fee");
     shop.stop().await.unwrap();

@@ -1,4 +1,4 @@
-//! Tests of what an actor remembers: nothing handled is ever new again, and memory is bounded.
+//! Tests of the deduplication state: a handled message is never new again, and memory is bounded.
 
 use super::*;
 use crate::clock::{Clock, Timestamp};
@@ -33,7 +33,7 @@ fn every_id_is_a_duplicate_or_looked_up_and_never_new_again() {
     let ids = ids();
     let all: Vec<_> = (0..10 * RECENT).map(|_| ids.message_id()).collect();
     let mut seen: DedupState = DedupStateOf::default();
-    // Out of order, as several callers' clocks make it.
+    // Out of order, as the clocks of several callers make it.
     for chunk in all.chunks(7) {
         for id in chunk.iter().rev() {
             assert_eq!(admit(&seen, *id), Admission::New, "{id}");
@@ -55,7 +55,7 @@ fn more_is_remembered_where_ids_come_far_out_of_order() {
     let ids = ids();
     let mut seen: DedupState = DedupStateOf::default();
     let mut looked_up = 0;
-    // As many callers as this at once, for as long as this.
+    // Concurrent callers, and rounds.
     let (callers, rounds) = (100, 20);
     for _ in 0..rounds {
         let chunk: Vec<_> = (0..callers).map(|_| ids.message_id()).collect();
@@ -186,7 +186,7 @@ fn the_newest_ids_are_kept_in_memory() {
     remember(&mut seen, all[RECENT], b"yes");
     assert_eq!(admit(&seen, all[0]), Admission::LookUp);
     assert!(all.iter().skip(1).all(|id| admit(&seen, *id) == yes()));
-    // One that comes later than it was made is kept too, unless all that are kept are newer.
+    // A late id is kept too, unless all kept ids are newer.
     remember(&mut seen, all[0], b"yes");
     assert_eq!(admit(&seen, all[0]), Admission::LookUp);
     assert!(all.iter().skip(1).all(|id| admit(&seen, *id) == yes()));
@@ -229,7 +229,7 @@ fn idempotency_keys_in_memory_are_bounded() {
     let key = |n: usize| MessageId::from_idempotency_key("bank", "ada", &n.to_string());
     (0..KEYED).for_each(|n| remember(&mut seen, key(n), b"yes"));
     assert!((0..KEYED).all(|n| admit(&seen, key(n)) == yes()));
-    // Nothing was forgotten, so an unknown one is new without a question.
+    // Nothing was evicted, so an unknown key is new without a lookup.
     assert_eq!(admit(&seen, key(KEYED)), Admission::New);
     remember(&mut seen, key(KEYED), b"yes");
     assert_eq!((admit(&seen, key(0)), admit(&seen, key(1))), (Admission::LookUp, yes()));

@@ -1,4 +1,4 @@
-//! Tests of a gate whose actors, sender and receiving shard are played by the test.
+//! Tests of a receive window; the test plays its actors, its sender and the receiving shard.
 
 use bytes::Bytes;
 use futures_util::future::FutureExt as _;
@@ -7,7 +7,7 @@ use super::*;
 use crate::clock::Timestamp;
 use crate::message::{Codec, Kind, MessageId, Name, Origin};
 
-/// Actors that keep what is delivered until the test settles it.
+/// Actors that keep deliveries until the test settles them.
 #[derive(Default)]
 struct Actors(RefCell<Vec<Delivery>>);
 
@@ -32,13 +32,13 @@ impl ActorEndpoint for Actors {
 struct Fixture {
     gate: Rc<ReceiveWindow>,
     actors: Rc<Actors>,
-    /// How often the sender was to be asked.
+    /// Number of times that requests were started.
     asks: Rc<Cell<usize>>,
-    /// How far everything was committed, each time that the sender was to be told.
+    /// Committed sequence at each confirmation.
     committed: Rc<RefCell<Vec<u64>>>,
     counts: Arc<Counts>,
     standing: Arc<HealthIssues>,
-    /// What became of each message.
+    /// Outcomes of messages.
     settled: Rc<RefCell<Vec<(u64, AckOutcome)>>>,
 }
 
@@ -46,7 +46,7 @@ fn shard(number: u16) -> ShardId {
     ShardId::new(Name::from_static("bank").unwrap(), number)
 }
 
-/// The message that the sender sent under this number.
+/// The message that the sender sent under this sequence.
 fn message(sequence: u64) -> Envelope {
     let name = Name::from_static("bank").unwrap();
     let id = MessageId::from_u128(u128::from(sequence) + 1_000);
@@ -55,7 +55,7 @@ fn message(sequence: u64) -> Envelope {
     Envelope { origin: Some(origin), ..envelope }
 }
 
-/// Another message under the same number.
+/// Another message under the same sequence.
 fn other(sequence: u64) -> Envelope {
     Envelope { id: MessageId::from_u128(7), ..message(sequence) }
 }
@@ -65,7 +65,7 @@ fn done() -> Outcome {
 }
 
 impl Fixture {
-    /// A gate through which everything up to `floor` has come.
+    /// A window that has admitted everything up to `floor`.
     fn new(floor: u64) -> Self {
         let actors = Rc::new(Actors::default());
         let asks = Rc::new(Cell::new(0));
@@ -94,18 +94,18 @@ impl Fixture {
         self.gate.admit(envelope, Box::new(move |how| settled.borrow_mut().push((sequence, how))));
     }
 
-    /// What became of messages since the last call.
+    /// Returns the outcomes since the last call.
     fn settled(&self) -> Vec<(u64, AckOutcome)> {
         self.settled.take()
     }
 
-    /// The actors are done with the message delivered at `index` of those that wait.
+    /// Settles the delivery at `index` of those that wait.
     fn finish(&self, index: usize, outcome: Outcome) {
         let delivery = self.actors.0.borrow_mut().remove(index);
         (delivery.completion)(outcome);
     }
 
-    /// The sequences that wait in the actors.
+    /// Returns the sequences that wait in the actors.
     fn delivered(&self) -> Vec<u64> {
         self.actors.0.borrow().iter().map(|delivery| sequence_of(&delivery.envelope)).collect()
     }
@@ -136,7 +136,7 @@ fn messages_in_flight_are_bounded_in_bytes() {
         all.admit(large(sequence + 1));
         assert_eq!(all.settled(), [(sequence - 2, AckOutcome::Ack), (sequence + 1, AckOutcome::Retry)]);
     }
-    // One message may have more than all may have together.
+    // A single message may exceed the bound.
     let alone = Fixture::new(0);
     alone.admit(Envelope { payload: Bytes::from(vec![0; BYTES + 1]), ..message(1) });
     assert_eq!(alone.delivered(), [1]);
@@ -168,7 +168,7 @@ fn a_duplicate_is_settled_as_its_first_delivery_is() {
     all.finish(0, done());
     all.admit(message(1));
     assert_eq!(all.settled(), [(1, AckOutcome::Ack), (1, AckOutcome::Ack)]);
-    // The sender is told again: it would not have sent it if it knew.
+    // Confirmed again: the sender would not have sent it if it knew.
     assert_eq!((all.committed.borrow().len(), all.counts.duplicates.get()), (2, 2));
     let nowhere = Envelope { origin: None, ..message(0) };
     all.admit(nowhere);
@@ -192,7 +192,7 @@ fn what_comes_early_waits_for_what_is_missing() {
     all.gate.asked();
     all.admit(message(9));
     assert_eq!((all.asks.get(), all.counts.gaps.get()), (2, 2));
-    // Nothing moved and nothing is in doubt: asked again only later.
+    // No progress and no conflict: requested again only later.
     assert!(!all.gate.answered(all.gate.missing_range().unwrap(), vec![], 9));
     all.gate.let_go();
     assert_eq!((all.settled(), all.gate.missing_range()), (vec![(9, AckOutcome::Retry)], None));
@@ -205,7 +205,7 @@ fn a_message_that_the_sender_did_not_send_is_dropped() {
     all.admit(message(5));
     let question = all.gate.missing_range().unwrap();
     all.admit(message(4));
-    // The sender's log ends at 3 and has another message at 2; 4 came after the question.
+    // The sender's log ends at 3 and contains another message at 2; 4 arrived after the request.
     assert!(all.gate.answered(question, vec![message(1), message(2), message(3)], 3));
     assert_eq!(all.settled(), [(2, AckOutcome::Ack), (5, AckOutcome::Ack)]);
     assert_eq!((all.delivered(), all.counts.commands_dropped.get()), (vec![1, 2, 3, 4], 2));
@@ -236,15 +236,15 @@ fn a_contradiction_is_decided_by_the_sender() {
     all.admit(other(1));
     assert_eq!((all.settled(), all.asks.get()), (vec![(1, AckOutcome::Ack)], 1));
     assert_eq!((all.counts.commands_dropped.get(), all.counts.duplicates.get()), (1, 0));
-    // Until the answer only the sender's log is taken from.
+    // Until the answer, only the sender's log is read.
     all.admit(message(2));
     assert_eq!((all.settled(), all.asks.get()), (vec![(2, AckOutcome::Retry)], 1));
     let question = all.gate.missing_range().unwrap();
     assert_eq!((question.after, question.contradicted), (0, Some(1)));
-    // Its log ends with the message in doubt.
+    // Its log ends with the suspect message.
     assert!(all.gate.answered(question, vec![message(1)], 1));
     assert!(all.standing.reasons().is_empty());
-    // What was turned away is asked for.
+    // Refused messages are requested.
     let question = all.gate.missing_range().unwrap();
     assert_eq!((question.after, question.contradicted), (1, None));
     assert!(all.gate.answered(question, vec![message(2)], 2));
@@ -267,7 +267,7 @@ fn a_sender_with_an_older_log_is_not_taken_from() {
         all.admit(message(2));
         assert_eq!((all.settled(), all.delivered()), (vec![(2, AckOutcome::Retry)], vec![]));
         assert!(!all.gate.is_at_rest());
-        // The log is back.
+        // The log is restored.
         assert!(all.gate.answered(all.gate.missing_range().unwrap(), vec![message(1)], 3));
         assert!(all.standing.reasons().is_empty());
         all.admit(message(2));
@@ -282,12 +282,12 @@ fn contradictions_are_asked_about_at_a_bounded_rate() {
         let all = Fixture::new(0);
         let missing = MissingRange { after: 0, contradicted: None, mark: 0 };
         let doubt = MissingRange { contradicted: Some(1), ..missing };
-        assert!(all.gate.may_ask(&doubt).now_or_never().is_some(), "the first question does not wait");
-        assert!(all.gate.may_ask(&missing).now_or_never().is_some(), "what is missing is not in doubt");
+        assert!(all.gate.may_ask(&doubt).now_or_never().is_some(), "the first request does not wait");
+        assert!(all.gate.may_ask(&missing).now_or_never().is_some(), "requests for missing messages do not wait");
         let before = Instant::now();
         all.gate.may_ask(&doubt).await;
         assert_eq!(before.elapsed(), DOUBT);
-        // A sender with another log is asked when something comes from it, and otherwise seldom.
+        // A sender with a diverged log is asked when something arrives from it, and otherwise rarely.
         all.gate.contradicted(1);
         let before = Instant::now();
         all.gate.may_ask(&doubt).await;
@@ -306,7 +306,7 @@ fn the_store_is_told_once_how_far_everything_is_appended() {
     all.admit(message(5));
     all.admit(message(6));
     let DedupKey::Sequence { source, tracker: floor, .. } = all.actors.0.borrow()[0].dedup_key.clone() else {
-        panic!("it has a place")
+        panic!("it has a sequence")
     };
     floor.mark_known(5);
     assert!(!all.gate.is_at_rest());

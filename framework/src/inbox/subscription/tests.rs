@@ -1,4 +1,4 @@
-//! Tests of a feed whose owner and takers are played by the test.
+//! Tests of a subscription; the test plays its owner and subscribers.
 
 use std::collections::VecDeque;
 
@@ -8,19 +8,19 @@ use super::*;
 use crate::clock::Timestamp;
 use crate::message::{Kind, MessageId, Origin};
 
-/// The owner's log, and what it was asked.
+/// The owner's log, and the requests it received.
 #[derive(Default)]
 struct Owner {
     log: RefCell<Vec<Envelope>>,
-    /// Above which position and for how many events, each time.
+    /// Each request: position, number of events, time.
     asked: RefCell<Vec<(u64, usize, Instant)>>,
-    /// How many questions are not answered.
+    /// Number of requests that stay unanswered.
     silent: Cell<usize>,
-    /// How many events an answer has at most, if not as many as asked for.
+    /// Most events in a response, if fewer than requested.
     short: Cell<Option<usize>>,
 }
 
-/// Takes events of one name, and keeps them until the test is done with them.
+/// Handles events of one name, and keeps them until the test settles them.
 #[derive(Clone, Default)]
 struct Taken {
     floor: u64,
@@ -52,12 +52,12 @@ impl Taken {
         Self { floor, name, ..Self::default() }
     }
 
-    /// The positions that wait.
+    /// Returns the positions that wait.
     fn positions(&self) -> Vec<u64> {
         self.events.borrow().iter().map(|(position, _)| *position).collect()
     }
 
-    /// Is done with the first event.
+    /// Settles the first event.
     fn finish(&self) {
         let (_, done) = self.events.borrow_mut().pop_front().unwrap();
         done();
@@ -139,14 +139,14 @@ fn run(test: impl Future<Output = ()>) {
     tokio::task::LocalSet::new().block_on(&runtime, test);
 }
 
-/// Lets all tasks run until they wait; time stands still.
+/// Runs all tasks until they wait, without advancing the time.
 async fn turn() {
     for _ in 0..50 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Lets virtual time pass.
+/// Advances virtual time.
 async fn pass(span: Duration) {
     turn().await;
     tokio::time::advance(span).await;
@@ -221,7 +221,7 @@ fn events_in_flight_are_bounded_in_bytes() {
         }
         test.live(large(7));
         turn().await;
-        assert_eq!(taker.positions(), [5, 6], "there is no room for what comes live either");
+        assert_eq!(taker.positions(), [5, 6], "live events respect the bound too");
     });
 }
 
@@ -296,7 +296,7 @@ fn a_shut_feed_takes_again_after_it_is_opened() {
         test.feed.reopen();
         test.feed.takers(vec![Box::new(Taken { floor: 1, ..taker.clone() })]);
         assert!(!test.feed.is_shut());
-        // What was under way when it was shut does not count any longer.
+        // Events in flight when it was suspended no longer count.
         test.live(event(2));
         taker.finish();
         assert!(!test.feed.is_at_rest());
@@ -311,7 +311,7 @@ fn an_owner_is_asked_about_old_positions_at_a_bounded_rate() {
         let taker = Taken::new(5, "");
         let test = Fixture::new(std::slice::from_ref(&taker));
         test.log_reaches(5);
-        // Not remembered, so it may be another event than was taken.
+        // Not remembered, so it may differ from the dispatched event.
         test.live(event(4));
         turn().await;
         assert_eq!((test.settled(), test.questions(), test.overseer.counts.duplicates.get()), (vec![4], 2, 1));
@@ -324,7 +324,7 @@ fn an_owner_is_asked_about_old_positions_at_a_bounded_rate() {
         turn().await;
         assert_eq!(test.questions(), 4);
         assert!(test.feed.is_at_rest() && test.standing.reasons().is_empty());
-        // What is remembered is not in doubt, and neither is the last position.
+        // Neither a remembered event nor the last position is in doubt.
         test.live(event(6));
         pass(DOUBT + Duration::from_millis(1)).await;
         test.live(event(6));
@@ -353,7 +353,7 @@ fn an_owner_with_another_log_is_not_taken_from() {
         assert_eq!(test.standing.reasons().len(), 1);
         test.live(event(2));
         assert_eq!((test.settled(), taker.positions()), (vec![2], vec![]));
-        // The log is back; its owner is asked at the latest after a while.
+        // The log is restored; the owner is asked after a while at the latest.
         test.log_reaches(2);
         pass(DOUBT).await;
         pass(Duration::from_secs(31)).await;
@@ -433,7 +433,7 @@ fn what_was_held_waits_for_room_too() {
         test.live(event(most + 1));
         test.live(event(most));
         assert_eq!(taker.positions().len(), IN_FLIGHT);
-        // The next one that is settled makes room for one.
+        // The next settled event frees one slot.
         taker.finish();
         test.live(event(most + 2));
         assert_eq!(taker.positions().len(), IN_FLIGHT - 1);
@@ -450,7 +450,7 @@ fn forged_events_lead_to_questions_at_a_bounded_rate() {
         test.live(event(1));
         test.live(other(1));
         turn().await;
-        // Whether the log is as taken, and whether it has more.
+        // One request checks the log, one reads on.
         assert_eq!(test.questions(), 2);
         for round in 2..5 {
             (0..10).for_each(|_| test.live(other(1)));
@@ -487,7 +487,7 @@ fn short_answers_are_followed_by_more_questions() {
         test.feed.head(5);
         turn().await;
         assert_eq!((taker.positions(), test.questions()), (vec![1, 2, 3, 4, 5], 3));
-        // An owner that keeps back what it says it has is not asked without end.
+        // An owner that withholds announced events is not asked endlessly.
         test.log_reaches(8);
         test.owner.short.set(Some(0));
         test.feed.head(8);

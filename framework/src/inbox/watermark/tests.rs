@@ -1,4 +1,4 @@
-//! Tests of the counting of what is dispatched and appended.
+//! Tests of watermark tracking.
 
 use super::*;
 use crate::clock::Timestamp;
@@ -47,10 +47,10 @@ fn the_floor_is_below_the_first_open_place() {
     assert_eq!((track.floor(), track.unstored(), track.stored()), (6, Some(6), 4));
     track.mark_appended(7);
     assert_eq!((track.floor(), track.unstored(), track.stored()), (7, None, 7));
-    // With the last one appended nothing is open.
+    // Once the last one is appended, nothing is open.
     assert_eq!(track.watermark_after(8), 8);
     track.set_stored(3);
-    assert_eq!(track.stored(), 7, "the store forgets no floor");
+    assert_eq!(track.stored(), 7, "the stored watermark never falls");
 }
 
 #[test]
@@ -82,6 +82,6 @@ fn an_event_below_the_floor_is_not_taken_again() {
     let delivery = actors.0.borrow_mut().remove(0);
     (delivery.completion)(Outcome::Stopped);
     assert_eq!(done.get(), 3);
-    // 6 was not appended, so the store's floor stays.
+    // 6 was not appended, so the stored watermark stays.
     assert!(taker.unstored().is_empty());
 }

@@ -1,4 +1,4 @@
-//! Lanes by themselves: what is under way, what is noted, what is confirmed.
+//! Tests of send windows in isolation: entries in flight, notes and confirmations.
 
 use super::*;
 use crate::message::Name;
@@ -29,14 +29,14 @@ fn false_note_forgets_nothing() {
         (1..=9).for_each(|sequence| lane.offer(sequence, 1));
         lanes.lanes.borrow_mut().insert(to.clone(), lane);
         assert_eq!(lanes.committed(&to, 7, || 9), ConfirmationCheck::News);
-        assert_eq!((lanes.noted(&to), lanes.unstored(1)), (Some(7), vec![]), "a note alone is not written down");
-        assert_eq!((lanes.begins_asking(&to), lanes.begins_asking(&to)), (Some(7), None), "one question at a time");
+        assert_eq!((lanes.noted(&to), lanes.unstored(1)), (Some(7), vec![]), "a note alone is not stored");
+        assert_eq!((lanes.begins_asking(&to), lanes.begins_asking(&to)), (Some(7), None), "one request at a time");
         assert_eq!(lanes.committed(&to, 9, || 9), ConfirmationCheck::News);
-        assert!(!lanes.confirm(&to, 8, 7), "9 was noted after the question");
+        assert!(!lanes.confirm(&to, 8, 7), "9 was noted after the request");
         assert_eq!((lanes.noted(&to), lanes.unstored(1)), (Some(9), vec![(to.clone(), 8)]));
         assert!(lanes.confirm(&to, 8, 9));
         let lanes = lanes.lanes.borrow();
-        assert!(lanes.get(&to).is_some_and(|lane| (lane.committed, lane.offered) == (8, 8)), "9 is handed on again");
+        assert!(lanes.get(&to).is_some_and(|lane| (lane.committed, lane.offered) == (8, 8)), "9 is sent again");
     });
 }
 
@@ -53,11 +53,11 @@ fn taken_entries_are_asked_about_and_refused_ones_handed_on_again() {
             let found = lanes.suspicion(|_| true, |_| {});
             (found.restarted, found.doubtful.into_iter().map(|(_, sent)| sent).collect::<Vec<_>>())
         };
-        assert_eq!(look(&lanes), (false, vec![]), "it may still come");
+        assert_eq!(look(&lanes), (false, vec![]), "it may still arrive");
         tokio::time::sleep(PATIENCE).await;
         assert_eq!(look(&lanes), (false, vec![9]));
         tokio::time::sleep(LONGEST).await;
-        assert_eq!(look(&lanes), (false, vec![]), "one question at a time");
+        assert_eq!(look(&lanes), (false, vec![]), "one request at a time");
         assert!(!lanes.answered(&to, 0) && lanes.answered(&to, 1));
         for refused in [7, 5, 6] {
             lanes.refused(&to, refused);
@@ -69,10 +69,10 @@ fn taken_entries_are_asked_about_and_refused_ones_handed_on_again() {
         lanes.refused(&to, 3);
         assert_eq!(lanes.committed(&to, 3, || 9), ConfirmationCheck::News);
         tokio::time::sleep(LONGEST).await;
-        assert_eq!(look(&lanes), (false, vec![4]), "what is committed was not refused");
+        assert_eq!(look(&lanes), (false, vec![4]), "committed entries are no longer refused");
         lanes.answered(&to, 0);
         lanes.doubt(&to);
-        assert_eq!(look(&lanes), (false, vec![4]), "doubted, it is asked about at once");
+        assert_eq!(look(&lanes), (false, vec![4]), "queried at once on request");
     });
 }
 
@@ -99,7 +99,7 @@ fn lane_without_progress_is_reported_once_until_it_resumes() {
     });
 }
 
-/// Lanes with one to shard 3 on which 1 to `offered` are on their way.
+/// Windows with one to shard 3, in which 1 to `offered` are in flight.
 fn lanes(offered: u64) -> (Rc<SendWindows>, ShardId) {
     let lanes = SendWindows::new(Arc::default());
     let to = ShardId::new(Name::from_static("bank").unwrap(), 3);
@@ -123,7 +123,7 @@ fn only_what_was_sent_can_be_committed() {
         assert_eq!(lanes.committed(&to, 3, || 9), ConfirmationCheck::News);
         assert_eq!(lanes.committed(&to, 3, || 9), ConfirmationCheck::Known);
         assert_eq!(lanes.committed(&to, 10, || 9), ConfirmationCheck::Impossible);
-        assert_eq!(lanes.committed(&to, 9, || 9), ConfirmationCheck::News, "it has asked for more than was handed on");
+        assert_eq!(lanes.committed(&to, 9, || 9), ConfirmationCheck::News, "it has fetched more than was forwarded");
         assert!(lanes.has(&to) && !lanes.has(&other));
     });
 }
@@ -134,7 +134,7 @@ fn lanes_rest_when_all_that_was_sent_is_committed() {
         let (lanes, to) = lanes(5);
         let head = |done, head| [(to.clone(), done, head)];
         assert!(!lanes.is_at_rest(&head(0, 5)));
-        assert!(lanes.is_at_rest(&head(5, 5)), "the store knows more than the lane");
+        assert!(lanes.is_at_rest(&head(5, 5)), "the store knows more than the window");
         lanes.committed(&to, 4, || 5);
         assert!(!lanes.is_at_rest(&head(0, 5)) && lanes.is_at_rest(&head(0, 4)));
     });
@@ -163,15 +163,15 @@ fn lane_without_progress_starts_again_when_its_patience_ends() {
         assert_eq!(lanes.next_impatience(|_| false), None);
         assert_eq!(look(), (false, Some(began + PATIENCE)));
         tokio::time::advance(PATIENCE).await;
-        assert_eq!(look(), (true, Some(began + PATIENCE * 3)), "patience doubles");
-        assert_eq!(lanes.next_impatience(|_| true), None, "nothing is on its way");
-        // News from the destination of what was not just handed on.
+        assert_eq!(look(), (true, Some(began + PATIENCE * 3)), "the retry delay doubles");
+        assert_eq!(lanes.next_impatience(|_| true), None, "nothing is in flight");
+        // A note of the destination about entries that were not just sent.
         lanes.lanes.borrow_mut().get_mut(&to).unwrap().offer(1, 1);
         lanes.hurry_to(&to);
         assert_eq!(lanes.next_impatience(|_| true), None);
         lanes.lanes.borrow_mut().get_mut(&to).unwrap().offer(1, 1);
         lanes.hurry_to(&to);
-        assert!(lanes.next_impatience(|_| true).is_some(), "it was just hurried");
+        assert!(lanes.next_impatience(|_| true).is_some(), "it was just restarted");
     });
 }
 
@@ -181,7 +181,7 @@ fn stopped_lane_takes_no_note_until_it_resumes() {
         let (lanes, to) = lanes(5);
         lanes.stop(&to);
         assert_eq!(lanes.committed(&to, 3, || 5), ConfirmationCheck::Known);
-        assert_eq!(lanes.begins_asking(&to), None, "who stopped it asks on");
+        assert_eq!(lanes.begins_asking(&to), None, "the task that stopped it keeps asking");
         lanes.asked(&to);
         assert_eq!(lanes.begins_asking(&to), Some(0));
         assert!(lanes.resume(&to) && !lanes.resume(&to));
