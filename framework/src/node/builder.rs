@@ -144,8 +144,7 @@ impl NodeBuilder {
         self
     }
 
-    /// Lets the node take over the broker claims of a store that it does not continue, for disaster recovery: see
-    /// [`NodeConfig::replaces_store`]. Default: none.
+    /// Takes over the broker claims of another store, see [`NodeConfig::replaces_store`]. Default: none.
     pub fn replaces_store(mut self, store: ReplacedStore) -> Self {
         self.config.replaces_store = store;
         self
@@ -157,8 +156,7 @@ impl NodeBuilder {
         self
     }
 
-    /// Derives all ids and random numbers of the node from a seed, for simulations. Default: the operating system's
-    /// randomness.
+    /// Derives all ids and random numbers from a seed, for simulations. Default: the system's randomness.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self

@@ -57,7 +57,7 @@ pub(super) struct NodeDefinition {
     pub(super) readers: Mutex<HashMap<ShardId, Arc<dyn ShardReader>, FixedState>>,
     /// User-code runner of each thread, with the thread's counters.
     pub(super) user_code: Vec<Arc<UserCode>>,
-    /// Whether helper threads may be started; false in a simulation.
+    /// Permission to start helper threads may be started; false in a simulation.
     pub(super) has_threads: bool,
     /// Clock that measures user code; does not advance in a simulation.
     pub(super) ticks: Arc<Ticks>,

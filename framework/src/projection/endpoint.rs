@@ -44,7 +44,7 @@ pub(crate) struct ViewContext {
     pub(crate) standing: Arc<HealthIssues>,
     /// Known shapes of other services.
     pub(crate) shapes: Arc<PeerShapes>,
-    /// Whether helper threads may be started; false in a simulation.
+    /// Permission to start helper threads may be started; false in a simulation.
     pub(crate) has_threads: bool,
     /// Most queries that may wait for an answer.
     pub(crate) queries: usize,

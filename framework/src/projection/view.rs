@@ -40,7 +40,7 @@ pub(super) struct Source {
     pub(super) projected: u64,
     /// Incremented when the subscription restarts: events dispatched earlier are delivered again.
     pub(super) round: u64,
-    /// Where it is halted, if it is.
+    /// The halt, if it is halted.
     pub(super) halt: Option<Halt>,
     /// Position that the view must contain before queries are answered: no answer is older than an earlier one.
     pub(super) target: u64,
