@@ -77,7 +77,7 @@ impl Context {
         }
         Err(E::custom(format!(
             "`skip_serializing_if` leaves out field `{field}`, and bincode, which writes no names, would read the next field in its \
-             context: remove the attribute, or use `codec = json` for the domain"
+             place: remove the attribute, or use `codec = json` for the domain"
         )))
     }
 }

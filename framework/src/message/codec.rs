@@ -219,14 +219,14 @@ fn from_bincode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
 #[non_exhaustive]
 pub enum CodecError {
     /// The codec cannot encode the value, or could not decode it again. Nothing was sent or stored; change the type.
-    #[error("failed to encode: {reason}")]
+    #[error("{reason}")]
     Encode {
         /// The error of the codec.
         reason: String,
     },
     /// The bytes are not a valid message of the type. The message becomes a dead letter; send it again once the cause
     /// is fixed.
-    #[error("failed to decode: {reason}")]
+    #[error("{reason}")]
     Decode {
         /// The error of the codec.
         reason: String,

@@ -78,7 +78,7 @@ fn read(bytes: &[u8], hasher: &StreamHasher) -> Result<Checkpoint, Malformed> {
         return Err(Malformed("its header is not that of a checkpoint"));
     }
     if decode_stream(decoder)? != probe(hasher) {
-        return Err(Malformed("its streams were hashed with another function"));
+        return Err(Malformed("its streams were hashed with another seed or function"));
     }
     let place = BatchLocation { segment: decoder.number()?, offset: decoder.number()?, batch: decoder.number()? };
     let last = (place.batch > 0).then_some(place);

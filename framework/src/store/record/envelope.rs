@@ -150,13 +150,13 @@ pub(super) fn read(bytes: &[u8], record: &Bytes, given: Given<'_>, names: &mut N
     let time = Timestamp::from_millis(decoder.number()?);
     let to = match (has(TO), has(TO_GIVEN)) {
         (true, _) => Some(ShardId::new(names.get(decoder.text()?)?, decoder.shard()?)),
-        (_, true) => Some(given.to.ok_or(Malformed("an envelope without a destination outside of an outbox"))?.clone()),
+        (_, true) => Some(given.to.ok_or(Malformed("an envelope omits its destination outside of an outbox"))?.clone()),
         _ => None,
     };
     let domain = if has(DOMAIN) {
         names.get(decoder.text()?)?
     } else {
-        given.to.ok_or(Malformed("an envelope without a domain outside of an outbox"))?.domain.clone()
+        given.to.ok_or(Malformed("an envelope omits its domain outside of an outbox"))?.domain.clone()
     };
     let correlation = if has(CORRELATION) { decoder.id()? } else { given.correlation };
     let actor = if has(ACTOR) { Some(names.get(decoder.text()?)?) } else { None };
