@@ -1,4 +1,7 @@
 //! State shared by the handles of an opened store.
+//!
+//! Called by the store, by the shards' writers and readers, and by its threads. Lock order: registry, shard, write
+//! buffer. The log writer's lock is never taken with a shard's lock held.
 
 use std::collections::HashMap;
 use std::sync::{Arc, mpsc};

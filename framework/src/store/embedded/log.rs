@@ -1,4 +1,7 @@
 //! Reads single records of the log.
+//!
+//! Called by the readers of [shards](super::shard) while they follow the links between records. Each frame's checksum
+//! is verified on every read.
 
 use std::cell::RefCell;
 use std::io;

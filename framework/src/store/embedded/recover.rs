@@ -1,4 +1,7 @@
 //! Recovery: rebuilds the shards and their indexes from the log and finds its end.
+//!
+//! Called when a store is opened; the [read-only store](super::read_only) uses its replay of records. It starts at the
+//! newest checkpoint and never skips damage.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,4 +1,7 @@
 //! Reads the log batch by batch and distinguishes an unfinished end from damage.
+//!
+//! Called by [recovery](super::recover) and by the [read-only store](super::read_only). Never writes: recovery clears
+//! the end that is found here.
 
 use std::io;
 use std::ops::Range;
@@ -81,6 +84,8 @@ pub(super) fn follow(
             }
             found => {
                 let is_mark = matches!(found, ScannedBatch::Mark);
+                // Only the header is damaged if the records are intact and a later write proves that they are all.
+                // Treating this as damage would give up committed turns that can still be read.
                 if !is_mark && let Some(length) = window.length_without_head(place, &mut rest.clone(), segments)? {
                     let file = segments.path(&window.segment);
                     tracing::warn!(target: crate::telemetry::TARGET, file, offset = place.offset, batch = place.batch, "header of a batch damaged: its records are intact and were kept");

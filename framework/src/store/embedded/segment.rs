@@ -1,4 +1,6 @@
 //! The files of the log: numbered, of a fixed size, and filled with zeros in advance.
+//!
+//! Called by all readers and writers of the log. A segment is never resized or removed.
 
 use std::collections::VecDeque;
 use std::io;

@@ -1,4 +1,6 @@
 //! Assigns numbers to an append, writes its record and updates the index.
+//!
+//! Called by the writers of the stores that keep a log, with the shard's lock held.
 
 use super::latest_versions::LatestVersions;
 use super::{Change, Committed, Head, Index, OutOfTurn, POSITIONS_PER_ANCHOR, Pending};

@@ -1,4 +1,6 @@
 //! Rebuilds the index from the records of the log.
+//!
+//! Called by recovery. Each record must lead back to the state that was built from the records before it.
 
 use super::{Change, Index};
 use crate::message::ShardId;

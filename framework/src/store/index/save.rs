@@ -1,5 +1,6 @@
 //! Encodes the index, so that opening a store does not have to read the whole log.
 //!
+//! Called by the writer of checkpoints and, to decode, by recovery.
 //! The saved state is the state that readers see, after the last committed record. It is a cache: it can be rebuilt
 //! from the log.
 
