@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::docs::plain_path;
 use crate::source::{File, Finding, assert_none, file, repository};
 
 /// The pages whose Rust blocks another test compares with compiled code.
@@ -41,6 +42,35 @@ fn untested_pages(files: &[File], doctests: &File) -> Vec<Finding> {
     findings
 }
 
+/// The anchor that GitHub and mdBook give to a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.flat_map(char::to_lowercase).map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+/// Links to headings that their page does not have.
+fn dead_anchors(files: &[File]) -> Vec<Finding> {
+    let is_page = |file: &&File| file.path.ends_with(".md");
+    let mut anchors = BTreeSet::new();
+    for page in files.iter().filter(is_page) {
+        let headings = page.text.lines().filter(|line| line.starts_with('#'));
+        anchors.extend(headings.map(|line| (&*page.path, anchor(line.trim_start_matches('#')))));
+    }
+    let mut findings = Vec::new();
+    for page in files.iter().filter(is_page) {
+        let folder = page.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        for (at, _) in page.text.match_indices("](") {
+            let link = page.text[at + 2..].split([')', ' ', '\n']).next().unwrap_or_default();
+            let Some((target, heading)) = link.split_once('#').filter(|_| !link.contains("://")) else { continue };
+            let path = if target.is_empty() { page.path.clone() } else { plain_path(folder, target) };
+            if path.ends_with(".md") && !anchors.contains(&(&*path, heading.to_owned())) {
+                findings.push(page.finding(at, format!("links to `{link}`, and there is no such heading")));
+            }
+        }
+    }
+    findings
+}
+
 /// The first Rust block of a page.
 fn first_program(page: &File) -> &str {
     let block = page.text.split("```rust\n").nth(1).unwrap_or_default();
@@ -55,6 +85,11 @@ fn every_page_is_listed_in_the_summary() {
 #[test]
 fn every_rust_block_of_a_page_is_compiled() {
     assert_none(&untested_pages(&repository(), &file("tests/src/pages.rs")));
+}
+
+#[test]
+fn every_link_to_a_heading_finds_it() {
+    assert_none(&dead_anchors(&repository()));
 }
 
 #[test]
@@ -79,6 +114,15 @@ fn page_missing_from_the_summary_is_found() {
     assert_eq!(found("- [A](a.md)\n- [C](b/c.md)\n"), 0);
     assert_eq!(found("- [A](a.md)\n"), 1);
     assert_eq!(found(""), 2);
+}
+
+#[test]
+fn link_to_a_missing_heading_is_found() {
+    let page = |text: &str| File::new("docs/a.md", &format!("# One `Two`, three\n\n{text}\n"));
+    let other = || File::new("docs/b/c.md", "## Last-one\n");
+    let found = |text: &str| dead_anchors(&[page(text), other()]).len();
+    assert_eq!(found("[x](#one-two-three) [y](b/c.md#last-one) [z](https://a.b/c.md#x) [w](b/c.md)"), 0);
+    assert_eq!(found("[x](#one) [y](b/c.md#first-one)"), 2);
 }
 
 #[test]

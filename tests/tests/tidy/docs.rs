@@ -77,7 +77,7 @@ fn dead_paths(files: &[File], exists: impl Fn(&str) -> bool) -> Vec<Finding> {
 }
 
 /// A path from the root of the repository, without `.` and `..`.
-fn plain_path(folder: &str, target: &str) -> String {
+pub(crate) fn plain_path(folder: &str, target: &str) -> String {
     let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
     for part in target.split('/') {
         match part {
