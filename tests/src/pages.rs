@@ -29,4 +29,5 @@ pages! {
     ExportMetrics = "docs/how-to/export-metrics.md",
     Running = "docs/running.md",
     SchemaChanges = "docs/schema-changes.md",
+    Postgres = "docs/postgres.md",
 }

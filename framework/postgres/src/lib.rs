@@ -45,8 +45,3 @@ pub use store::PostgresStore;
 
 /// The target of everything the store logs.
 const TARGET: &str = "whizbang";
-
-/// The examples of docs/postgres.md, compiled.
-#[cfg(doctest)]
-#[doc = include_str!("../../../docs/postgres.md")]
-struct Examples;

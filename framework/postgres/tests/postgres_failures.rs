@@ -168,7 +168,7 @@ fn commit_whose_answer_is_lost_is_found_and_not_repeated() {
 }
 
 #[test]
-fn commit_that_never_arrived_is_not_taken_for_one_of_the_next_owner() {
+fn lost_commit_is_not_confused_with_one_of_the_next_owner() {
     let server = PostgresServer::start();
     let proxy = LossyProxy::start(server.port());
     run(async {

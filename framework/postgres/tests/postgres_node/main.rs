@@ -67,7 +67,7 @@ async fn killed_server_loses_and_doubles_nothing_under_load() {
 }
 
 #[whizbang::test]
-async fn restarts_and_terminated_sessions_lose_and_double_nothing_under_load() {
+async fn restarted_server_loses_and_doubles_nothing_under_load() {
     faults(&[Fault::Terminate, Fault::Restart], brief_or_long(6, 100), 0).await;
 }
 
