@@ -19,7 +19,7 @@ use whizbang_tests::checker::{ShardLog, Stage};
 use whizbang_tests::postgres::PostgresServer;
 
 use bank::{Bank, Transfers, deposit, outcome, transfer};
-use clients::{Callers, Wish};
+use clients::{CallerCommand, Callers};
 use world::{BalanceOf, Notify, start};
 
 /// The callers that send at the same time.
@@ -87,7 +87,7 @@ async fn faults(kinds: &[Fault], rounds: u64, threads: usize) {
                 for command in 0..40 {
                     let number = (round * CALLERS + caller) * 40 + command;
                     let id = client.new_id();
-                    callers.call(&client, id, Wish::any(number, &chance)).await;
+                    callers.call(&client, id, CallerCommand::any(number, &chance)).await;
                     answered.set(answered.get() + 1);
                 }
             }));
@@ -108,7 +108,7 @@ async fn faults(kinds: &[Fault], rounds: u64, threads: usize) {
     bank::eventually_within(60, async || node.health().ready).await;
     tokio::time::timeout(Duration::from_secs(60), node.wait_idle()).await.expect("everything comes to its end");
     let client = node.client();
-    for number in callers.begun.take() {
+    for number in callers.started.take() {
         let id = client.new_id();
         let ended = callers.send(id, client.send(outcome(&number))).await.unwrap();
         assert_ne!(ended, "open", "{number}");
@@ -122,7 +122,7 @@ async fn faults(kinds: &[Fault], rounds: u64, threads: usize) {
     for log in ShardLog::read_domain::<Transfers>(&store).await.unwrap() {
         ledger.log(log);
     }
-    let verdict = ledger.check(Stage::Quiet);
+    let verdict = ledger.check(Stage::Idle);
     println!("{rounds} faults: {verdict}");
     verdict.assert_clean();
 }
